@@ -1,0 +1,83 @@
+# Verbs for people. Bare `make` prints them. Every verb makes the environment first if need be.
+PYTHON  ?= python3
+VENV    := .venv
+BIN     := $(VENV)/bin
+READY   := $(VENV)/.ready
+CLASS   ?= cable
+DETECTOR ?= vqvae
+RECIPE  ?= $(DETECTOR)
+PRESET  ?= quick
+TRIALS  ?= 12
+DATA    ?=
+ARGS    ?=
+BENCH   ?= all
+RUN     ?=
+IMAGES  ?=
+
+COMMON = --category $(CLASS) --preset $(PRESET) $(if $(DATA),--data "$(DATA)")
+
+.DEFAULT_GOAL := help
+.PHONY: help setup sweep train evaluate promote predict leaderboard ui data-check test test-all check bench clean
+
+help:  ## Print this help
+	@echo "vqlab: vector-quantised detectors of visual defects"; echo
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo
+	@echo "  Variables (now): CLASS=$(CLASS) DETECTOR=$(DETECTOR) PRESET=$(PRESET) (quick|full) TRIALS=$(TRIALS)"
+	@echo "                   DATA=folder of MVTec AD, VisA or that layout; RUN=run to promote;"
+	@echo "                   IMAGES=files or folder to predict; ARGS=\"setting.path=value ...\""
+	@echo "  First time:      make sweep CLASS=cable      (no data needed: a synthetic set is built in)"
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "Python must be 3.10 or newer; got $$($(PYTHON) --version); set PYTHON=/path/to/python3."; exit 1; }
+	@echo "making the environment in $(VENV) (a few minutes, about 5 GB, once) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+setup: $(READY)  ## Make the environment (.venv) from pyproject.toml
+
+sweep: $(READY)  ## Search settings for CLASS, on validation only; score the best on test
+	@$(BIN)/vqlab sweep $(RECIPE) $(ARGS) $(COMMON) --trials $(TRIALS)
+
+train: $(READY)  ## Train one model for CLASS and score it on test
+	@$(BIN)/vqlab train $(RECIPE) $(ARGS) $(COMMON)
+
+evaluate: $(READY)  ## Score the champion of CLASS on test again
+	@$(BIN)/vqlab evaluate --category $(CLASS) $(if $(DATA),--data "$(DATA)")
+
+promote: $(READY)  ## Make the best checkpoint of CLASS the champion, if it is better
+	@$(BIN)/vqlab promote --category $(CLASS) $(if $(RUN),--run "$(RUN)")
+
+predict: $(READY)  ## Score IMAGES with the champion of CLASS
+	@test -n "$(IMAGES)" || { echo "IMAGES must be image files or a folder: make predict CLASS=$(CLASS) IMAGES=folder"; exit 2; }
+	@$(BIN)/vqlab predict $(IMAGES) --category $(CLASS)
+
+leaderboard: $(READY)  ## List the runs measured on test, best first
+	@$(BIN)/vqlab leaderboard --category $(CLASS)
+
+ui: $(READY)  ## Open the MLflow UI on everything tracked here
+	@$(BIN)/vqlab ui
+
+data-check: $(READY)  ## Check the data set whole (DATA=folder)
+	@$(BIN)/vqlab data check $(if $(DATA),"$(DATA)")
+
+test: $(READY)  ## Run the fast tests (a few minutes)
+	@$(BIN)/python -m pytest -m "not slow" -n 2 $(ARGS)
+
+test-all: $(READY)  ## Run every test
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+check: $(READY)  ## Format, lint, types and fast tests: what must pass before a commit
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(MAKE) --no-print-directory test
+
+bench: $(READY)  ## Measure CPU-seconds and memory (BENCH=all|start|training|scoring)
+	@$(BIN)/python tests/bench/bench.py $(BENCH)
+
+clean:  ## Delete caches and pictures; data, runs and the environment stay
+	@rm -rf results .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	@find vqlab tests -name __pycache__ -type d -prune -exec rm -rf {} +

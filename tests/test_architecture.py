@@ -1,0 +1,85 @@
+"""The house holds: imports point down the list of layers, and each outside library has one room."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "vqlab"
+LAYERS = [
+    {"errors", "version"},
+    {"types"},
+    {"config", "nn", "metrics"},
+    {"data", "features", "detectors", "recipes"},
+    {"training", "evaluation", "checkpoint"},
+    {"tracking", "plots"},
+    {"model"},
+    {"run"},
+    {"sweep", "promote", "predict"},
+    {"cli"},
+    {"__init__", "__main__"},
+]
+LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
+ROOM_OF_LIBRARY = {
+    "mlflow": {"tracking"},
+    "optuna": {"sweep"},
+    "timm": {"features"},
+    "FrEIA": {"nn"},
+    "cv2": {"data"},
+    "matplotlib": {"plots"},
+    "typer": {"cli"},
+    "rich": {"cli"},
+}
+FORBIDDEN_NAMES = {"utils", "helpers", "common", "core", "manager", "misc"}
+
+
+def files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            if node.module == "vqlab":
+                yield from (f"vqlab.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path) -> None:
+    own = room(path)
+    assert own in LAYER, f"{own} stands in no layer: add it to LAYERS and to design"
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] != "vqlab" or len(parts) < 2 or parts[1] == own:
+            continue
+        other = parts[1]
+        if other not in LAYER:  # a name of the package itself, such as UserError
+            continue
+        assert LAYER[other] < LAYER[own], f"{own} imports {other}, which is not below it"
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_each_library_has_one_room(path: Path) -> None:
+    for name in imports(path):
+        rooms = ROOM_OF_LIBRARY.get(name.split(".")[0])
+        assert rooms is None or room(path) in rooms, f"{room(path)} imports {name}"
+
+
+def test_no_rooms_without_a_sign() -> None:
+    names = {part.removesuffix(".py") for p in files() for part in p.relative_to(PACKAGE).parts}
+    assert not names & FORBIDDEN_NAMES
+
+
+def test_experiments_hold_no_python() -> None:
+    assert not list((PACKAGE.parent / "experiments").rglob("*.py"))

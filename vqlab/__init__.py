@@ -1,0 +1,56 @@
+"""vqlab: vector-quantised detectors of visual defects.
+
+    import vqlab
+    outcome = vqlab.train("vqvae", category="cable", preset="quick")
+    model = vqlab.load("champion", category="cable")     # or a run, or a checkpoint file
+    prediction = model.score(array)                      # (H, W, 3) uint8, or a path
+    prediction                                           # in a notebook: its panels
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vqlab.errors import UserError
+from vqlab.version import __version__
+
+if TYPE_CHECKING:
+    from vqlab.model import Model
+    from vqlab.run import Outcome
+
+__all__ = ["UserError", "__version__", "load", "train"]
+
+
+def train(
+    recipe: str = "vqvae",
+    *overrides: str,
+    category: str | None = None,
+    data: str | Path | None = None,
+    preset: str = "full",
+    mlruns: str | Path = "mlruns",
+    results: str | Path = "results",
+) -> Outcome:
+    """Train one model as `vqlab train` does: `train("vqvae", "training.epochs=3")`.
+
+    Raises UserError for every mistake in settings or data.
+    """
+    from vqlab.recipes import recipe_tree
+    from vqlab.run import resolve, run
+    from vqlab.tracking import Tracker
+
+    config = resolve(recipe_tree(recipe, overrides, category, data, preset))
+    return run(config, Tracker.open(Path(mlruns)), results=Path(results))
+
+
+def load(
+    reference: str = "champion", *, category: str | None = None, mlruns: str | Path = "mlruns"
+) -> Model:
+    """The champion of a category, the model of a run (id, start of it, name), or a checkpoint.
+
+    Raises UserError where there is no such thing.
+    """
+    from vqlab.predict import load_model
+    from vqlab.tracking import Tracker
+
+    return load_model(reference, category, Tracker.open(Path(mlruns)))

@@ -1,0 +1,56 @@
+"""The command line: `vqlab VERB`. Thin: each verb reads its options, calls one room, prints.
+
+Heavy libraries are imported inside the verbs, so that `vqlab --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import NoReturn
+
+import typer
+
+from vqlab.errors import UserError
+
+app = typer.Typer(
+    name="vqlab",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: drawing it with rich would double its time
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Vector-quantised detectors of visual defects: train on good parts only, compare, "
+    "choose on validation, promote, predict.\n\nSettings are dotted paths, spelled the same in "
+    "recipes, on the command line and in sweeps: `vqlab train experiments/vqvae.yaml "
+    "training.epochs=10 detector.codebook_size=256`.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look at, check and make data sets.")
+app.add_typer(data_app, name="data")
+
+from vqlab.cli import training, models, data  # noqa: E402, F401, I001  (they add verbs, in order)
+
+
+def main() -> NoReturn:
+    """Run the command line; a user's mistake is one sentence on stderr and status 2."""
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    try:
+        app(standalone_mode=True)
+    except KeyboardInterrupt:
+        _end("interrupted; what was finished is kept.", 130)
+    except UserError as error:
+        _end(str(error), 2)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = error.filename or "the file being written"
+            _end(f"the disk is full at {where}; free some space and run the command again.", 2)
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            _end(f"no permission to write {error.filename}; make it writable for you.", 2)
+        raise
+    raise SystemExit(0)
+
+
+def _end(sentence: str, status: int) -> NoReturn:
+    sys.stdout.flush()
+    print(f"vqlab: {sentence}", file=sys.stderr)
+    raise SystemExit(status)

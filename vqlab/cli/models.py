@@ -1,0 +1,136 @@
+"""Verbs on trained models: `evaluate`, `predict`, `promote`, `rollback`, `leaderboard`, `ui`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vqlab.cli import app
+from vqlab.cli.options import Category, Data, Results, Tracking
+
+if TYPE_CHECKING:
+    from vqlab.model import Model
+
+ModelRef = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="`champion`, a run (id, start of it, name), or a checkpoint file."
+    ),
+]
+
+
+def _load(reference: str, category: str | None, mlruns: Path) -> Model:
+    from vqlab.predict import load_model
+    from vqlab.tracking import Tracker
+
+    return load_model(reference, category, Tracker.open(mlruns))
+
+
+@app.command(short_help="Score images: verdicts and pictures.")
+def predict(
+    paths: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    model: ModelRef = "champion",
+    category: Category = None,
+    results: Annotated[
+        Path, typer.Option(help="Where panels and scores.csv are written.")
+    ] = Path("results/predictions"),
+    mlruns: Tracking = Path("mlruns"),
+) -> None:
+    """Score images: score, verdict and a row of panels for each."""
+    from vqlab.cli.render import out, prediction_table
+    from vqlab.predict import predict_files
+
+    loaded = _load(model, category, mlruns)
+    rows = predict_files(loaded, paths, results)
+    out.print(prediction_table(rows, loaded))
+    out.print(f"panels and scores.csv: {results}")
+
+
+@app.command(short_help="Score the test set with a trained model.")
+def evaluate(
+    model: ModelRef = "champion",
+    category: Category = None,
+    data: Data = None,
+    results: Results = Path("results"),
+    mlruns: Tracking = Path("mlruns"),
+) -> None:
+    """Score the test set with a trained model: metrics, pictures, curves, scores.csv."""
+    from vqlab.cli.render import out, report_table
+    from vqlab.run import evaluate_model
+    from vqlab.tracking import Tracker
+
+    loaded = _load(model, category, mlruns)
+    report, pictures = evaluate_model(loaded, data, Tracker.open(mlruns), results)
+    out.print(report_table("test", [("test", report)]))
+    for note in report.notes:
+        out.print(f"note: {note}")
+    out.print(f"pictures: {pictures}")
+
+
+@app.command(short_help="Make a checkpoint the champion, if better.")
+def promote(
+    category: Annotated[str, typer.Option("--category", "-c", help="Product class, e.g. cable.")],
+    run: Annotated[
+        str | None, typer.Option(help="Run to promote; default: the best of the latest study.")
+    ] = None,
+    metric: Annotated[str, typer.Option(help="What decides.")] = "test/image_auroc",
+    min_delta: Annotated[float, typer.Option(help="How much better it must be.")] = 0.0,
+    mlruns: Tracking = Path("mlruns"),
+) -> None:
+    """Make a checkpoint the champion of its category, if it is better on the same test data."""
+    from vqlab.cli.render import out
+    from vqlab.promote import promote as gate
+    from vqlab.tracking import Tracker
+
+    result = gate(
+        Tracker.open(mlruns), category, ref=run, metric=metric, min_delta=min_delta
+    )
+    out.print(("[bold green]promoted[/]: " if result.promoted else "") + result.reason)
+    if not result.promoted and not result.is_champion:
+        raise typer.Exit(1)
+
+
+@app.command(short_help="Make the previous champion champion again.")
+def rollback(
+    category: Annotated[str, typer.Option("--category", "-c", help="Product class, e.g. cable.")],
+    mlruns: Tracking = Path("mlruns"),
+) -> None:
+    """Make the previous champion the champion again."""
+    from vqlab.cli.render import out
+    from vqlab.promote import rollback as back
+    from vqlab.tracking import Tracker
+
+    out.print(back(Tracker.open(mlruns), category).reason)
+
+
+@app.command(short_help="List the runs measured on test, best first.")
+def leaderboard(
+    category: Category = None,
+    metric: Annotated[str, typer.Option(help="Order of the rows.")] = "test/image_auroc",
+    limit: Annotated[int, typer.Option(min=1, help="Rows shown.")] = 20,
+    mlruns: Tracking = Path("mlruns"),
+) -> None:
+    """The runs measured on test, best first, beside the no-learning baseline."""
+    from vqlab.cli.render import leaderboard_table, out
+    from vqlab.tracking import Tracker
+
+    rows = Tracker.open(mlruns).runs(experiments=[category] if category else None)
+    out.print(leaderboard_table(rows, metric, limit))
+
+
+@app.command(short_help="Open the MLflow UI.")
+def ui(
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    mlruns: Tracking = Path("mlruns"),
+) -> None:
+    """Open the MLflow UI on everything tracked here (stop with Ctrl-C)."""
+    from vqlab.cli.render import out
+    from vqlab.tracking import ui_command
+
+    argv, env = ui_command(mlruns, host=host, port=port)
+    out.print(f"MLflow UI: http://{host}:{port}/#/experiments?workflowType=machine_learning")
+    os.execvpe(argv[0], argv, {**os.environ, **env})

@@ -1,0 +1,179 @@
+"""Verbs that train: `train` and `sweep`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vqlab.cli import app
+from vqlab.cli.options import (
+    Category,
+    Data,
+    Overrides,
+    Preset,
+    Recipe,
+    Results,
+    Tracking,
+)
+
+if TYPE_CHECKING:
+    from vqlab.run import Outcome, RunConfig
+    from vqlab.tracking import Run, Tracker
+
+
+@app.command(short_help="Train a detector and score it on test.")
+def train(
+    recipe: Recipe = "vqvae",
+    overrides: Overrides = None,
+    category: Category = None,
+    data: Data = None,
+    preset: Preset = "full",
+    resume: Annotated[
+        str | None,
+        typer.Option(help="Go on with an interrupted run: its id, the start of it, or its name."),
+    ] = None,
+    results: Results = Path("results"),
+    mlruns: Tracking = Path("mlruns"),
+) -> None:
+    """Train a detector on good images, choose its thresholds, score the test set, track it all.
+
+    One model per category; `data.joint=true` makes one for all of them. An interrupted training
+    goes on with `--resume RUN`, bit for bit as if never stopped (on a CPU).
+    """
+    from vqlab.recipes import recipe_tree
+    from vqlab.run import each_model, resolve
+    from vqlab.tracking import Tracker
+
+    if resume is not None:
+        tracker = Tracker.open(mlruns)
+        resumed = tracker.resume(resume)
+        _train_one(resolve(resumed.config()), tracker, results, resumed)
+        return
+    config = resolve(recipe_tree(recipe, overrides or (), category, data, preset))
+    say_budget(preset, config)
+    models = each_model(config)
+    tracker = Tracker.open(mlruns)
+    for model in models:
+        _train_one(model, tracker, results, None)
+
+
+def say_budget(preset: str, config: RunConfig) -> None:
+    """One loud line where a preset made the work smaller."""
+    from vqlab.cli.render import out
+
+    if preset != "full":
+        out.print(
+            f"[bold yellow]preset {preset}:[/] {config.data.image_size} px and "
+            f"{config.training.epochs} epochs; the recipe's own budget: --preset full "
+            "(make: PRESET=full)."
+        )
+
+
+def say_data(config: RunConfig) -> None:
+    """One loud line saying which data are used."""
+    from vqlab.cli.render import out
+    from vqlab.data import describe_source, find_root
+
+    root, source = find_root(config.data)
+    style = "bold yellow" if source == "synthetic" else "bold"
+    out.print(f"[{style}]data:[/] {describe_source(root, source)}")
+
+
+def _train_one(config: RunConfig, tracker: Tracker, results: Path, resumed: Run | None) -> None:
+    from vqlab.cli.render import epochs
+    from vqlab.run import run
+
+    say_data(config)
+    names = config.data.categories
+    title = f"{config.detector['name']} {names if isinstance(names, str) else '+'.join(names)}"
+    try:
+        with epochs(title) as on_epoch:
+            outcome = run(config, tracker, resumed=resumed, results=results, on_epoch=on_epoch)
+    except KeyboardInterrupt:
+        from vqlab.cli.render import out
+
+        out.print("interrupted; go on with: vqlab train --resume RUN (vqlab leaderboard lists it)")
+        raise
+    say_outcome(outcome, tracker)
+
+
+def say_outcome(outcome: Outcome, tracker: Tracker) -> None:
+    """The report of a run, beside the no-learning baseline, and where to look further."""
+    from vqlab.cli.render import out, report_table
+
+    rows = [("validation", outcome.validation)]
+    if outcome.test is not None:
+        rows.append(("test", outcome.test))
+    if outcome.baseline is not None:
+        rows.append(("test, mean_image", outcome.baseline))
+    out.print(report_table(f"run {outcome.run_id}, {outcome.seconds:.0f} s", rows))
+    for note in outcome.test.notes if outcome.test else []:
+        out.print(f"note: {note}")
+    if outcome.pictures:
+        out.print(f"pictures: {outcome.pictures}")
+    out.print(f"run: {tracker.link(outcome.run_id)} (start it with `vqlab ui`)")
+
+
+@app.command(short_help="Search settings on validation; score the best on test.")
+def sweep(
+    recipe: Recipe = "vqvae",
+    overrides: Overrides = None,
+    category: Category = None,
+    data: Data = None,
+    preset: Preset = "full",
+    space: Annotated[
+        Path | None, typer.Option(help="Sweep space (YAML); default: the detector's own.")
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Trials the study shall have in all.")] = 12,
+    seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
+    results: Results = Path("results"),
+    mlruns: Tracking = Path("mlruns"),
+) -> None:
+    """Search settings with Optuna, on validation only; the winner is scored once on test.
+
+    Running it again continues to TRIALS, then only prints the result. A changed space or changed
+    data is a new study.
+    """
+    from vqlab.cli.render import sweep_progress, sweep_table
+    from vqlab.config import merge, nest
+    from vqlab.recipes import EXPERIMENTS, recipe_tree
+    from vqlab.run import each_model, resolve
+    from vqlab.sweep import read_space
+    from vqlab.sweep import sweep as search
+    from vqlab.tracking import Tracker
+
+    tree = recipe_tree(recipe, overrides or (), category, data, preset)
+    config = resolve(tree)
+    say_budget(preset, config)
+    say_data(config)
+    found = read_space(space or EXPERIMENTS / "sweeps" / f"{config.detector['name']}.yaml")
+    models = each_model(config)
+    tracker = Tracker.open(mlruns)
+    for model in models:
+        one = merge(tree, nest("data.categories", list(model.data.categories)))
+        with sweep_progress(trials) as on_event:
+            result = search(
+                one, found, tracker, trials=trials, seed=seed, on_event=on_event, results=results
+            )
+        sweep_table(result)
+
+
+@app.command(short_help="Print a recipe with every setting.")
+def settings(
+    recipe: Recipe = "vqvae",
+    overrides: Overrides = None,
+    category: Category = None,
+    data: Data = None,
+    preset: Preset = "full",
+) -> None:
+    """Print a recipe as it would run: every setting, defaults filled in."""
+    import yaml
+
+    from vqlab.config import dump
+    from vqlab.recipes import recipe_tree
+    from vqlab.run import resolve
+
+    tree = dump(resolve(recipe_tree(recipe, overrides or (), category, data, preset)))
+    typer.echo(yaml.safe_dump(tree, sort_keys=False), nl=False)

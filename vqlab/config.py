@@ -1,0 +1,145 @@
+"""Settings: a recipe (YAML) and dotted overrides become validated, frozen settings.
+
+`Settings` is the base class of every section; a section lives beside the code that uses it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vqlab.errors import UserError
+
+S = TypeVar("S", bound="Settings")
+Tree = dict[str, Any]
+
+
+class Settings(BaseModel):
+    """A section of settings: frozen, no unknown keys, finite numbers; defaults are part of it."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
+
+
+def read_recipe(path: Path) -> Tree:
+    """The tree of a YAML recipe. Raises UserError where it is missing or not a mapping."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = sorted(p for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        names = f"; beside it lie {', '.join(p.name for p in near)}" if near else ""
+        raise UserError(f"recipe {path} does not exist{names}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path} cannot be read: {error}.") from None
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise UserError(f"recipe {path} is not valid YAML: {problem}.") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(
+            f"recipe {path} must be a mapping of sections; got {type(tree).__name__}."
+        )
+    return tree
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
+    """`base` with the values of `over`, section by section; neither is changed."""
+    merged: Tree = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            merged[key] = merge(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def parse_overrides(assignments: Iterable[str]) -> Tree:
+    """`["training.epochs=3", ...]` as a tree; values are read as YAML (`1e-4` is a number)."""
+    tree: Tree = {}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path or path != path.strip():
+            raise UserError(
+                f"an override must be written dotted.path=value; got {assignment!r}."
+            )
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        tree = merge(tree, nest(path, value))
+    return tree
+
+
+def nest(path: str, value: Any) -> Tree:
+    """The tree in which `dotted.path` has `value`."""
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    return dict(value)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree as `dotted.path` → leaf; the inverse of `nest`, merged over all leaves."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def validate(kind: type[S], tree: Mapping[str, Any], prefix: str = "") -> S:
+    """Settings of `kind` from a tree; every fault becomes one sentence with its dotted path."""
+    try:
+        return kind.model_validate(dict(tree))
+    except ValidationError as error:
+        raise UserError(" ".join(_sentences(kind, error, prefix))) from None
+
+
+def _sentences(kind: type[Settings], error: ValidationError, prefix: str) -> list[str]:
+    sentences = []
+    for fault in error.errors():
+        path = prefix + ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            known = _paths(kind, prefix)
+            siblings = [p for p in known if p.rpartition(".")[0] == path.rpartition(".")[0]]
+            near = difflib.get_close_matches(path, known, n=1, cutoff=0.6)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(siblings)}."
+            sentences.append(f"setting {path} does not exist; {hint}")
+            continue
+        wanted = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        got = "" if isinstance(fault["input"], Mapping) else f"; got {fault['input']!r}"
+        sentences.append(f"setting {path or prefix or kind.__name__}: {wanted}{got}.")
+    return sentences
+
+
+def _paths(kind: type[Settings], prefix: str) -> list[str]:
+    paths = []
+    for name, field in kind.model_fields.items():
+        paths.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
+            paths += _paths(field.annotation, f"{prefix}{name}.")
+    return paths
+
+
+def dump(settings: Settings) -> Tree:
+    """The resolved whole as plain JSON values."""
+    return settings.model_dump(mode="json")
+
+
+def digest(value: Any) -> str:
+    """sha256 (hex) of plain values; the same values give the same digest in any process."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,90 @@
+"""The interface of a detector, and the register through which one is found by name."""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import ClassVar, TypeVar
+
+from torch import Tensor, nn
+
+from vqlab.config import Settings
+from vqlab.types import InputSpec, Pyramid, Scores, UserError
+
+
+class Detector(nn.Module, ABC):
+    """Learns from pyramids of normal images only; scores and localises defects.
+
+    It does not own the training loop, the data loader, files, tracking or labels. `score` depends
+    neither on batch mates nor on `self.training`, and has no side effect.
+    All state that scoring needs lives in parameters and buffers, so a state dict is the detector.
+    """
+
+    Config: ClassVar[type[Settings]]
+    """Its settings; a nested `scoring` section holds what may change without retraining."""
+
+    def __init__(self, config: Settings, spec: InputSpec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    @abstractmethod
+    def loss(self, pyramid: Pyramid) -> dict[str, Tensor]:
+        """`loss`, a scalar to minimise, and named terms, each a scalar."""
+
+    @abstractmethod
+    def score(self, pyramid: Pyramid) -> Scores:
+        """Anomaly maps (B, H, W) and image scores (B,); higher is more anomalous."""
+
+    def prepare(self, pyramids: Iterable[Pyramid]) -> None:  # noqa: B027  (optional)
+        """Once before the first epoch: fit what is not learned by gradient (a memory bank)."""
+
+    def calibrate(  # noqa: B027  (optional)
+        self, train: Iterable[Pyramid], held_out: Iterable[Pyramid]
+    ) -> None:
+        """Once training ended: fit the statistics that `score` needs, on normal images only.
+
+        `train` yields the images trained on, `held_out` normal images never trained on. Both may
+        be iterated several times. Calling it again replaces what it fitted.
+        """
+
+    def health(self) -> dict[str, float]:
+        """What to watch while training, e.g. `codebook/perplexity`; read and reset each epoch."""
+        return {}
+
+    def panels(self, pyramid: Pyramid) -> dict[str, Tensor]:
+        """Pictures by title: (B, 3, H, W) in [0, 1], or integer maps (B, h, w)."""
+        return {}
+
+
+_REGISTER: dict[str, type[Detector]] = {}
+D = TypeVar("D", bound=type[Detector])
+
+
+def register(name: str) -> Callable[[D], D]:
+    """Class decorator: make a detector known as `name`. Raises ValueError for a taken name."""
+
+    def add(kind: D) -> D:
+        if name in _REGISTER:
+            owner = _REGISTER[name]
+            raise ValueError(
+                f"detector name {name!r} is taken by {owner.__module__}.{owner.__qualname__}."
+            )
+        _REGISTER[name] = kind
+        return kind
+
+    return add
+
+
+def detector_class(name: str) -> type[Detector]:
+    """The class registered as `name`. Raises UserError that names the close matches."""
+    if name not in _REGISTER:
+        near = difflib.get_close_matches(name, _REGISTER, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names())}."
+        raise UserError(f"setting detector.name: there is no detector {name!r}; {hint}")
+    return _REGISTER[name]
+
+
+def names() -> list[str]:
+    """The names of all registered detectors, sorted."""
+    return sorted(_REGISTER)

@@ -1,0 +1,144 @@
+"""A model: detector, preprocessing and thresholds as one thing that scores images.
+
+What a checkpoint holds and what a user loads: nothing else is needed to score an array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vqlab.checkpoint import load_checkpoint, save_checkpoint
+from vqlab.config import validate
+from vqlab.data import DataSettings, ImageSet, read_image, to_network, to_original
+from vqlab.detectors import Detector, detector_class
+from vqlab.evaluation import Scored, Thresholds, score_images
+from vqlab.features import Backbone, FeatureSettings
+from vqlab.plots import panel_row
+from vqlab.types import InputSpec, UserError
+
+Array = NDArray[Any]
+
+
+def build_detector(tree: Mapping[str, Any], spec: InputSpec) -> Detector:
+    """The detector a resolved `detector` section describes. Raises UserError for bad settings."""
+    kind = detector_class(tree["name"])
+    rest = {key: value for key, value in tree.items() if key != "name"}
+    return kind(validate(kind.Config, rest, "detector."), spec)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image, in the image's own geometry."""
+
+    score: float
+    """Image score; higher is more anomalous."""
+    defect: bool
+    """The verdict: score > the model's image threshold."""
+    anomaly_map: Array
+    """(H, W) float32."""
+    mask: Array
+    """(H, W) bool: anomaly map > the model's pixel threshold."""
+    image: Array
+    """(H, W, 3) uint8, as read."""
+    panels: dict[str, Array]
+    """What the detector offers to look at, (H, W, 3) uint8 each, e.g. `reconstruction`."""
+    model: Model = field(repr=False)
+
+    def picture(self, title: str = "") -> Array:
+        """One row of panels as an RGB picture, uint8: original, reconstruction, map, mask …"""
+        return panel_row(self, title)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained detector with its preprocessing and thresholds."""
+
+    detector: Detector
+    backbone: Backbone
+    data: DataSettings
+    thresholds: Thresholds
+    meta: dict[str, Any]
+    """Resolved settings, data fingerprint, measured metrics, run id: what the checkpoint says."""
+    device: torch.device
+
+    @property
+    def category(self) -> str:
+        """Categories it was trained on, joined by `+`."""
+        return "+".join(self.meta["data"]["categories"])
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file with everything in it, atomically."""
+        save_checkpoint(path, self.detector, self.meta)
+
+    @classmethod
+    def load(cls, path: Path, device: str | torch.device = "auto") -> Model:
+        """The model a checkpoint holds. Raises UserError for a missing, cut or foreign file."""
+        state, meta = load_checkpoint(path)
+        config = meta["config"]
+        data = validate(DataSettings, config["data"], "data.")
+        backbone = Backbone(
+            validate(FeatureSettings, config["features"], "features."), data.image_size
+        )
+        detector = build_detector(config["detector"], backbone.spec)
+        try:
+            detector.load_state_dict(state)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"checkpoint {path} does not fit its own settings: {reason}") from None
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = torch.device(device)
+        detector.to(device).eval()
+        thresholds = Thresholds(**meta["thresholds"])
+        return cls(detector, backbone.to(device), data, thresholds, meta, device)
+
+    def score_set(self, images: ImageSet, progress: Any = None) -> Scored:
+        """Scores of a whole set, one image at a time, so that they do not depend on the set."""
+        return score_images(
+            self.detector, self.backbone, images, batch_size=1, device=self.device,
+            progress=progress,
+        )  # fmt: skip
+
+    @torch.inference_mode()
+    def score(self, image: Array | Path | str) -> Prediction:
+        """Score an image file, or an array (H, W, 3) or (H, W), uint8.
+
+        Raises UserError for a file that is no image, and for an array of another shape or type.
+        """
+        pixels = read_image(Path(image)) if isinstance(image, Path | str) else _as_rgb(image)
+        network, geometry = to_network(pixels, self.data)
+        pyramid = self.backbone(network[None].to(self.device))
+        scores = self.detector.score(pyramid)
+        own = to_original(scores.anomaly_map[0].float().cpu().numpy(), geometry)
+        value = float(scores.image_score[0])
+        panels = {}
+        for name, panel in self.detector.panels(pyramid).items():
+            if panel.ndim == 4:
+                panels[name] = _to_picture(panel[0].float().cpu().numpy(), geometry)
+        return Prediction(
+            value, value > self.thresholds.image, own, own > self.thresholds.pixel, pixels, panels,
+            self,
+        )  # fmt: skip
+
+
+def _as_rgb(image: Array) -> Array:
+    array = np.asarray(image)
+    shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+    if not shaped or array.dtype != np.uint8 or 0 in array.shape:
+        raise UserError(
+            "an image must be a uint8 array of shape (height, width, 3) or (height, width); got "
+            f"{array.dtype} of shape {array.shape}; convert it, e.g. (x * 255).astype('uint8')."
+        )
+    return np.repeat(array[:, :, None], 3, axis=2) if array.ndim == 2 else array
+
+
+def _to_picture(panel: Array, geometry: Any) -> Array:
+    channels = [to_original(channel, geometry) for channel in panel]
+    return (np.stack(channels, axis=2).clip(0, 1) * 255).round().astype(np.uint8)

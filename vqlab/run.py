@@ -1,0 +1,285 @@
+"""The whole story of one run: data → detector → training → thresholds → report. START HERE.
+
+`run()` tells it in about twenty lines; every step is one call into the room that does it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vqlab.checkpoint import load_state, save_state
+from vqlab.config import Settings, Tree, dump, flatten, merge, nest, validate
+from vqlab.data import DataSettings, Splits, categories_in, find_root, load_dataset
+from vqlab.detectors import detector_class
+from vqlab.evaluation import (
+    Report,
+    Scored,
+    Thresholds,
+    ThresholdSettings,
+    choose_thresholds,
+    evaluate,
+)
+from vqlab.features import Backbone, FeatureSettings
+from vqlab.model import Model, build_detector
+from vqlab.plots import loss_curves, write_results
+from vqlab.tracking import Run, Tracker
+from vqlab.training import (
+    Pyramids,
+    Trainer,
+    TrainingSettings,
+    choose_device,
+    deterministic,
+    seed_everything,
+)
+from vqlab.types import UserError
+from vqlab.version import __version__
+
+OnEpoch = Callable[[int, int, dict[str, float]], None]
+"""Called after each epoch with (epoch, epochs, metrics); may raise to end the run."""
+BASELINE: Tree = {"name": "mean_image"}
+
+
+class RunConfig(Settings):
+    """The settings of one run, whole and resolved."""
+
+    data: DataSettings = DataSettings()
+    features: FeatureSettings = FeatureSettings()
+    detector: dict[str, Any]
+    training: TrainingSettings = TrainingSettings()
+    threshold: ThresholdSettings = ThresholdSettings()
+
+
+def resolve(tree: Mapping[str, Any]) -> RunConfig:
+    """A recipe's tree as settings, defaults filled in. Raises UserError, a sentence per fault."""
+    section = tree.get("detector", {})
+    if isinstance(section, str):
+        section = {"name": section}
+    if not isinstance(section, Mapping) or not isinstance(section.get("name", "vqvae"), str):
+        raise UserError(f"setting detector must be a section with a name; got {section!r}.")
+    name = section.get("name", "vqvae")
+    rest = {key: value for key, value in section.items() if key != "name"}
+    settings = validate(detector_class(name).Config, rest, "detector.")
+    return validate(RunConfig, {**tree, "detector": {"name": name, **dump(settings)}})
+
+
+def each_model(config: RunConfig) -> list[RunConfig]:
+    """One configuration per model to train: per category, or one for all (`data.joint`)."""
+    root, _ = find_root(config.data)
+    names = config.data.categories
+    names = tuple(categories_in(root)) if names == "all" else names
+    groups = [names] if config.data.joint else [(name,) for name in names]
+    return [
+        config.model_copy(update={"data": config.data.model_copy(update={"categories": group})})
+        for group in groups
+    ]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to."""
+
+    run_id: str
+    model: Model
+    checkpoint: Path
+    validation: Report
+    test: Report | None
+    baseline: Report | None
+    """The no-learning baseline `mean_image` on the same test images."""
+    pictures: Path | None
+    seconds: float
+
+
+def run(
+    config: RunConfig,
+    tracker: Tracker,
+    *,
+    name: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    parent: str | None = None,
+    resumed: Run | None = None,
+    test: bool = True,
+    results: Path = Path("results"),
+    on_epoch: OnEpoch = lambda epoch, epochs, metrics: None,
+) -> Outcome:
+    """Train, calibrate and judge one model, and record it as one tracked run.
+
+    `test=False` leaves the test set alone (a trial of a sweep). `on_epoch` may raise to end the
+    run. Raises UserError for every mistake that can be known, most of them before work starts.
+    """
+    started = time.monotonic()
+    device = choose_device(config.training)
+    splits = load_dataset(config.data)
+    trainer = make_trainer(config, splits, device)
+    with resumed or start(tracker, config, splits, name, tags, parent) as tracked:
+        folder = tracker.run_folder(tracked.id)
+        _train(trainer, config, splits, tracked, folder / "state.safetensors", on_epoch)
+        model, validation = judge(config, trainer, splits, tracked.id)
+        tracked.log_metrics(validation.keyed("validation"), step=config.training.epochs)
+        checkpoint = folder / "model.safetensors"
+        model.save(checkpoint)
+        tracked.log_artifact(checkpoint, "checkpoint")
+        report, baseline, pictures = None, None, None
+        if test:
+            report, baseline, pictures = test_model(model, config, splits, tracked, results)
+        (folder / "state.safetensors").unlink(missing_ok=True)
+    return Outcome(
+        tracked.id, model, checkpoint, validation, report, baseline, pictures,
+        time.monotonic() - started,
+    )  # fmt: skip
+
+
+def make_trainer(config: RunConfig, splits: Splits, device: Any) -> Trainer:
+    """A fresh detector, seeded, ready to train."""
+    deterministic()
+    seed_everything(config.training.seed)
+    backbone = Backbone(config.features, config.data.image_size)
+    detector = build_detector(config.detector, backbone.spec)
+    return Trainer(
+        detector.to(device), backbone.to(device), splits.train, config.training, device
+    )
+
+
+def start(
+    tracker: Tracker,
+    config: RunConfig,
+    splits: Splits,
+    name: str | None,
+    tags: Mapping[str, str] | None,
+    parent: str | None,
+) -> Run:
+    """A tracked run with its settings, data set and origin recorded before work starts."""
+    categories = "+".join(splits.categories)
+    tree = dump(config)
+    tracked = tracker.start(
+        experiment=categories if len(splits.categories) == 1 else "joint",
+        name=name or f"{config.detector['name']}-{categories}",
+        tags={
+            "vqlab.kind": "train",
+            "vqlab.detector": config.detector["name"],
+            "vqlab.category": categories,
+            "vqlab.data": splits.source,
+            "vqlab.data_fingerprint": splits.fingerprint,
+            "vqlab.seed": str(config.training.seed),
+            "vqlab.version": __version__,
+            **(tags or {}),
+        },
+        params=flatten(tree),
+        parent=parent,
+    )
+    tracked.log_yaml(tree, "config.yaml")
+    tracked.log_dataset(
+        f"{splits.source}/{categories}", splits.fingerprint, str(splits.root), context="training"
+    )
+    return tracked
+
+
+def _train(
+    trainer: Trainer,
+    config: RunConfig,
+    splits: Splits,
+    tracked: Run,
+    state: Path,
+    on_epoch: OnEpoch,
+) -> None:
+    if state.exists():
+        trainer.load(load_state(state))
+        for epoch, metrics in enumerate(trainer.history, 1):
+            tracked.log_metrics(metrics, step=epoch)
+
+    def after(epoch: int, metrics: dict[str, float]) -> None:
+        every = config.training.validate_every
+        if every and epoch % every == 0 and epoch < config.training.epochs:
+            _, report = judge(config, trainer, splits, tracked.id)
+            metrics |= report.keyed("validation")
+        state.parent.mkdir(parents=True, exist_ok=True)
+        save_state(state, trainer.state())
+        tracked.log_metrics(metrics, step=epoch)
+        on_epoch(epoch, config.training.epochs, metrics)
+
+    trainer.fit(after)
+    if trainer.history:
+        tracked.log_figure(loss_curves(trainer.history), "curves/loss.png")
+
+
+def judge(
+    config: RunConfig, trainer: Trainer, splits: Splits, run_id: str
+) -> tuple[Model, Report]:
+    """Calibrate the detector, choose thresholds and measure it, all without the test set."""
+    detector, backbone, device = trainer.detector, trainer.backbone, trainer.device
+    detector.eval()
+    detector.calibrate(
+        Pyramids(splits.train, backbone, device, 16), Pyramids(splits.held_out, backbone, device, 16)
+    )
+    meta = {
+        "config": dump(config),
+        "data": {
+            "source": splits.source,
+            "fingerprint": splits.fingerprint,
+            "categories": list(splits.categories),
+        },
+        "run_id": run_id,
+        "version": __version__,
+    }
+    model = Model(detector, backbone, config.data, Thresholds(0.0, 0.0), meta, device)
+    scored = model.score_set(splits.validation)
+    thresholds = choose_thresholds(scored.normals(), config.threshold)
+    report = evaluate(scored, thresholds)
+    meta["thresholds"] = asdict(thresholds)
+    meta["validation"] = report.mean
+    return replace(model, thresholds=thresholds), report
+
+
+def test_model(
+    model: Model,
+    config: RunConfig,
+    splits: Splits,
+    tracked: Run,
+    results: Path,
+    progress: Any = None,
+) -> tuple[Report, Report, Path]:
+    """Score the test set, write its pictures, record both; beside it the no-learning baseline."""
+    scored = model.score_set(splits.test, progress)
+    report = evaluate(scored, model.thresholds)
+    baseline = evaluate(*_baseline(config, splits))
+    tracked.log_metrics(report.keyed("test") | baseline.keyed("baseline"))
+    tracked.log_dataset(
+        f"{splits.source}/{'+'.join(splits.categories)}", splits.fingerprint, str(splits.root),
+        context="test",
+    )  # fmt: skip
+    folders = write_results(results, model, splits.test, scored, report)
+    for folder in folders:
+        tracked.log_artifacts(folder, f"results/{folder.name}")
+    return report, baseline, results if len(folders) > 1 else folders[0]
+
+
+def evaluate_model(
+    model: Model, data: Path | None, tracker: Tracker, results: Path
+) -> tuple[Report, Path]:
+    """Score the test set of a data folder (default: the one trained on) as a run of its own."""
+    tree = merge(model.meta["config"], nest("data.root", str(data)) if data else {})
+    config = resolve(tree)
+    splits = load_dataset(config.data)
+    tags = {"vqlab.kind": "evaluate", "vqlab.model_run": model.meta["run_id"]}
+    name = f"evaluate-{config.detector['name']}-{'+'.join(splits.categories)}"
+    with start(tracker, config, splits, name, tags, None) as tracked:
+        report, _, pictures = test_model(model, config, splits, tracked, results)
+    return report, pictures
+
+
+def _baseline(config: RunConfig, splits: Splits) -> tuple[Scored, Thresholds]:
+    tree = {"detector": BASELINE, "data": dump(config.data), "training": {"epochs": 0}}
+    baseline = resolve(tree)
+    trainer = make_trainer(baseline, splits, choose_device(baseline.training))
+    trainer.fit(lambda epoch, metrics: None)
+    model, _ = judge(baseline, trainer, splits, "")
+    return model.score_set(splits.test), model.thresholds
+
+
+def forget(tracker: Tracker, run_id: str) -> None:
+    """Delete the local files of a run (its state and checkpoint copy)."""
+    shutil.rmtree(tracker.run_folder(run_id), ignore_errors=True)

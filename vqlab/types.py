@@ -1,0 +1,85 @@
+"""The nouns that flow between the rooms of vqlab: samples, batches, pyramids, scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from vqlab.errors import UserError as UserError
+
+Pyramid: TypeAlias = tuple[Tensor, ...]
+"""Multi-scale features: L tensors (B, C_l, h_l, w_l), finest first. An image is a pyramid of one."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a detector is built for, measured once from the backbone.
+
+    channels: C_l of every level; sizes: (h_l, w_l) of every level; image_size: (H, W) of the
+    anomaly maps that `score` returns.
+    """
+
+    channels: tuple[int, ...]
+    sizes: tuple[tuple[int, int], ...]
+    image_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """anomaly_map (B, H, W) and image_score (B,), float32; higher is more anomalous."""
+
+    anomaly_map: Tensor
+    image_score: Tensor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a data set: where it lies and what is known of it."""
+
+    path: Path
+    category: str
+    defect: str
+    """Defect type, `good` for a normal image."""
+    mask: Path | None = None
+
+    @property
+    def label(self) -> int:
+        """0 normal, 1 defect."""
+        return int(self.defect != "good")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How an image came to the network's square: its own (H, W), and the box it fills there."""
+
+    original: tuple[int, int]
+    box: tuple[int, int, int, int]
+    """(top, left, height, width) inside the network's image; the rest is padding (letterbox)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images (B, 3, H, W) float32 in [0, 1]; masks (B, H, W) bool; labels (B,) int64."""
+
+    images: Tensor
+    masks: Tensor
+    labels: Tensor
+    samples: tuple[Sample, ...]
+    geometry: tuple[Geometry, ...]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch with its images on `device` (masks and labels stay on the CPU)."""
+        return Batch(
+            self.images.to(device, non_blocking=True),
+            self.masks,
+            self.labels,
+            self.samples,
+            self.geometry,
+        )
