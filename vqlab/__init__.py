@@ -1,10 +1,10 @@
 """vqlab: vector-quantised detectors of visual defects.
 
-    import vqlab
-    outcome = vqlab.train("vqvae", category="cable", preset="quick")
-    model = vqlab.load("champion", category="cable")     # or a run, or a checkpoint file
-    prediction = model.score(array)                      # (H, W, 3) uint8, or a path
-    prediction                                           # in a notebook: its panels
+import vqlab
+outcome = vqlab.train("vqvae", category="cable", preset="quick")
+model = vqlab.load("champion", category="cable")     # or a run, or a checkpoint file
+prediction = model.score(array)                      # (H, W, 3) uint8, or a path
+prediction                                           # in a notebook: its panels
 """
 
 from __future__ import annotations

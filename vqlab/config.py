@@ -47,9 +47,7 @@ def read_recipe(path: Path) -> Tree:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise UserError(
-            f"recipe {path} must be a mapping of sections; got {type(tree).__name__}."
-        )
+        raise UserError(f"recipe {path} must be a mapping of sections; got {type(tree).__name__}.")
     return tree
 
 
@@ -71,9 +69,7 @@ def parse_overrides(assignments: Iterable[str]) -> Tree:
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path or path != path.strip():
-            raise UserError(
-                f"an override must be written dotted.path=value; got {assignment!r}."
-            )
+            raise UserError(f"an override must be written dotted.path=value; got {assignment!r}.")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:

@@ -8,15 +8,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from vqlab.data import IMAGE_SUFFIXES
 from vqlab.model import Model, Prediction
-from vqlab.plots import save_picture
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
 
 @dataclass(frozen=True)
-class Row:
+class PredictedFile:
     """One scored file."""
 
     path: Path
@@ -62,7 +63,7 @@ def predict_files(
     paths: Sequence[Path],
     results: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Row]:
+) -> list[PredictedFile]:
     """Score files and folders; write `<name>_viz.png` for each and `scores.csv` to `results`.
 
     The folder is written beside and renamed when whole. Raises UserError for a path that does not
@@ -79,12 +80,12 @@ def predict_files(
     partial = results.with_name(results.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    rows = []
+    rows: list[PredictedFile] = []
     try:
         for done, (path, name) in enumerate(zip(files, names, strict=True), 1):
             prediction = model.score(path)
-            save_picture(prediction.picture(path.name), partial / name)
-            rows.append(Row(path, prediction, results / name))
+            Image.fromarray(prediction.picture(path.name)).save(partial / name)
+            rows.append(PredictedFile(path, prediction, results / name))
             progress(done, len(files))
         with (partial / "scores.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)

@@ -9,12 +9,13 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vqlab.checkpoint import load_state, save_state
 from vqlab.config import Settings, Tree, dump, flatten, merge, nest, validate
-from vqlab.data import DataSettings, Splits, categories_in, find_root, load_dataset
+from vqlab.data import DataSettings, Splits, choose_categories, load_dataset
 from vqlab.detectors import detector_class
 from vqlab.evaluation import (
     Report,
@@ -41,6 +42,10 @@ from vqlab.version import __version__
 
 OnEpoch = Callable[[int, int, dict[str, float]], None]
 """Called after each epoch with (epoch, epochs, metrics); may raise to end the run."""
+OnProgress = Callable[[str, int, int], None]
+"""Called while images are scored and drawn, with (what, images done, images in all)."""
+CHECKPOINT = "model.safetensors"
+STATE = "state.safetensors"
 BASELINE: Tree = {"name": "mean_image"}
 
 
@@ -69,9 +74,7 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
 
 def each_model(config: RunConfig) -> list[RunConfig]:
     """One configuration per model to train: per category, or one for all (`data.joint`)."""
-    root, _ = find_root(config.data)
-    names = config.data.categories
-    names = tuple(categories_in(root)) if names == "all" else names
+    names = choose_categories(config.data)
     groups = [names] if config.data.joint else [(name,) for name in names]
     return [
         config.model_copy(update={"data": config.data.model_copy(update={"categories": group})})
@@ -102,9 +105,11 @@ def run(
     tags: Mapping[str, str] | None = None,
     parent: str | None = None,
     resumed: Run | None = None,
+    splits: Splits | None = None,
     test: bool = True,
     results: Path = Path("results"),
     on_epoch: OnEpoch = lambda epoch, epochs, metrics: None,
+    on_progress: OnProgress = lambda what, done, total: None,
 ) -> Outcome:
     """Train, calibrate and judge one model, and record it as one tracked run.
 
@@ -113,20 +118,21 @@ def run(
     """
     started = time.monotonic()
     device = choose_device(config.training)
-    splits = load_dataset(config.data)
+    splits = splits or load_dataset(config.data)
     trainer = make_trainer(config, splits, device)
     with resumed or start(tracker, config, splits, name, tags, parent) as tracked:
-        folder = tracker.run_folder(tracked.id)
-        _train(trainer, config, splits, tracked, folder / "state.safetensors", on_epoch)
+        _train(trainer, config, splits, tracked, on_epoch)
         model, validation = judge(config, trainer, splits, tracked.id)
         tracked.log_metrics(validation.keyed("validation"), step=config.training.epochs)
-        checkpoint = folder / "model.safetensors"
-        model.save(checkpoint)
-        tracked.log_artifact(checkpoint, "checkpoint")
+        model.save(tracked.folder / CHECKPOINT)
+        tracked.log_artifact(tracked.folder / CHECKPOINT, "checkpoint")
         report, baseline, pictures = None, None, None
         if test:
-            report, baseline, pictures = test_model(model, config, splits, tracked, results)
-        (folder / "state.safetensors").unlink(missing_ok=True)
+            report, baseline, pictures = test_model(
+                model, config, splits, tracked, results, on_progress
+            )
+        checkpoint = tracked.artifact(f"checkpoint/{CHECKPOINT}")
+        shutil.rmtree(tracked.folder, ignore_errors=True)
     return Outcome(
         tracked.id, model, checkpoint, validation, report, baseline, pictures,
         time.monotonic() - started,
@@ -139,9 +145,12 @@ def make_trainer(config: RunConfig, splits: Splits, device: Any) -> Trainer:
     seed_everything(config.training.seed)
     backbone = Backbone(config.features, config.data.image_size)
     detector = build_detector(config.detector, backbone.spec)
-    return Trainer(
-        detector.to(device), backbone.to(device), splits.train, config.training, device
-    )
+    return Trainer(detector.to(device), backbone.to(device), splits.train, config.training, device)
+
+
+def experiment_of(splits: Splits) -> str:
+    """Where runs on these data are filed: under their category, or `joint` for several."""
+    return splits.categories[0] if len(splits.categories) == 1 else "joint"
 
 
 def start(
@@ -156,7 +165,7 @@ def start(
     categories = "+".join(splits.categories)
     tree = dump(config)
     tracked = tracker.start(
-        experiment=categories if len(splits.categories) == 1 else "joint",
+        experiment=experiment_of(splits),
         name=name or f"{config.detector['name']}-{categories}",
         tags={
             "vqlab.kind": "train",
@@ -165,11 +174,12 @@ def start(
             "vqlab.data": splits.source,
             "vqlab.data_fingerprint": splits.fingerprint,
             "vqlab.seed": str(config.training.seed),
-            "vqlab.version": __version__,
             **(tags or {}),
         },
         params=flatten(tree),
         parent=parent,
+        device=str(choose_device(config.training)),
+        system_metrics=parent is None,
     )
     tracked.log_yaml(tree, "config.yaml")
     tracked.log_dataset(
@@ -183,9 +193,10 @@ def _train(
     config: RunConfig,
     splits: Splits,
     tracked: Run,
-    state: Path,
     on_epoch: OnEpoch,
 ) -> None:
+    state = tracked.folder / STATE
+    state.parent.mkdir(parents=True, exist_ok=True)
     if state.exists():
         trainer.load(load_state(state))
         for epoch, metrics in enumerate(trainer.history, 1):
@@ -196,7 +207,6 @@ def _train(
         if every and epoch % every == 0 and epoch < config.training.epochs:
             _, report = judge(config, trainer, splits, tracked.id)
             metrics |= report.keyed("validation")
-        state.parent.mkdir(parents=True, exist_ok=True)
         save_state(state, trainer.state())
         tracked.log_metrics(metrics, step=epoch)
         on_epoch(epoch, config.training.epochs, metrics)
@@ -206,14 +216,13 @@ def _train(
         tracked.log_figure(loss_curves(trainer.history), "curves/loss.png")
 
 
-def judge(
-    config: RunConfig, trainer: Trainer, splits: Splits, run_id: str
-) -> tuple[Model, Report]:
+def judge(config: RunConfig, trainer: Trainer, splits: Splits, run_id: str) -> tuple[Model, Report]:
     """Calibrate the detector, choose thresholds and measure it, all without the test set."""
     detector, backbone, device = trainer.detector, trainer.backbone, trainer.device
     detector.eval()
     detector.calibrate(
-        Pyramids(splits.train, backbone, device, 16), Pyramids(splits.held_out, backbone, device, 16)
+        Pyramids(splits.train, backbone, device, 16),
+        Pyramids(splits.held_out, backbone, device, 16),
     )
     meta = {
         "config": dump(config),
@@ -240,10 +249,10 @@ def test_model(
     splits: Splits,
     tracked: Run,
     results: Path,
-    progress: Any = None,
+    on_progress: OnProgress = lambda what, done, total: None,
 ) -> tuple[Report, Report, Path]:
     """Score the test set, write its pictures, record both; beside it the no-learning baseline."""
-    scored = model.score_set(splits.test, progress)
+    scored = model.score_set(splits.test, partial(on_progress, "scoring the test set"))
     report = evaluate(scored, model.thresholds)
     baseline = evaluate(*_baseline(config, splits))
     tracked.log_metrics(report.keyed("test") | baseline.keyed("baseline"))
@@ -251,7 +260,8 @@ def test_model(
         f"{splits.source}/{'+'.join(splits.categories)}", splits.fingerprint, str(splits.root),
         context="test",
     )  # fmt: skip
-    folders = write_results(results, model, splits.test, scored, report)
+    draw = partial(on_progress, "drawing pictures")
+    folders = write_results(results, model, splits.test, scored, report, draw)
     for folder in folders:
         tracked.log_artifacts(folder, f"results/{folder.name}")
     return report, baseline, results if len(folders) > 1 else folders[0]
@@ -278,8 +288,3 @@ def _baseline(config: RunConfig, splits: Splits) -> tuple[Scored, Thresholds]:
     trainer.fit(lambda epoch, metrics: None)
     model, _ = judge(baseline, trainer, splits, "")
     return model.score_set(splits.test), model.thresholds
-
-
-def forget(tracker: Tracker, run_id: str) -> None:
-    """Delete the local files of a run (its state and checkpoint copy)."""
-    shutil.rmtree(tracker.run_folder(run_id), ignore_errors=True)

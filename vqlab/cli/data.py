@@ -19,7 +19,8 @@ Root = Annotated[
 @data_app.command()
 def check(root: Root = None, category: Category = None) -> None:
     """Check a data set whole: counts, every image and mask, duplicates; print its fingerprint."""
-    from vqlab.cli.render import check_table, out
+    from vqlab.cli.progress import out
+    from vqlab.cli.tables import check_table
     from vqlab.data import DataSettings, check_dataset, find_root
 
     folder, _ = find_root(DataSettings(root=root))
@@ -40,7 +41,7 @@ def show(
     ),
 ) -> None:
     """Write a contact sheet: good images, and each kind of defect with its mask's outline."""
-    from vqlab.cli.render import out
+    from vqlab.cli.progress import out
     from vqlab.data import DataSettings, categories_in, contact_sheet, find_root
 
     folder, _ = find_root(DataSettings(root=root))
@@ -56,7 +57,7 @@ def make(
     seed: Annotated[int, typer.Option(help="Another seed makes another set.")] = 0,
 ) -> None:
     """Make the built-in synthetic set (done by itself where no data are given)."""
-    from vqlab.cli.render import out
+    from vqlab.cli.progress import out
     from vqlab.data import make_synthetic
 
     names = [category] if category and category != "all" else None
@@ -66,7 +67,7 @@ def make(
 @data_app.command(name="list")
 def list_categories(data: Data = None) -> None:
     """The categories of a data set."""
-    from vqlab.cli.render import out
+    from vqlab.cli.progress import out
     from vqlab.data import DataSettings, categories_in, find_root
 
     folder, source = find_root(DataSettings(root=data))

@@ -34,13 +34,14 @@ def predict(
     paths: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     model: ModelRef = "champion",
     category: Category = None,
-    results: Annotated[
-        Path, typer.Option(help="Where panels and scores.csv are written.")
-    ] = Path("results/predictions"),
+    results: Annotated[Path, typer.Option(help="Where panels and scores.csv are written.")] = Path(
+        "results/predictions"
+    ),
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
     """Score images: score, verdict and a row of panels for each."""
-    from vqlab.cli.render import out, prediction_table
+    from vqlab.cli.progress import out
+    from vqlab.cli.tables import prediction_table
     from vqlab.predict import predict_files
 
     loaded = _load(model, category, mlruns)
@@ -58,7 +59,8 @@ def evaluate(
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
     """Score the test set with a trained model: metrics, pictures, curves, scores.csv."""
-    from vqlab.cli.render import out, report_table
+    from vqlab.cli.progress import out
+    from vqlab.cli.tables import report_table
     from vqlab.run import evaluate_model
     from vqlab.tracking import Tracker
 
@@ -81,13 +83,11 @@ def promote(
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
     """Make a checkpoint the champion of its category, if it is better on the same test data."""
-    from vqlab.cli.render import out
+    from vqlab.cli.progress import out
     from vqlab.promote import promote as gate
     from vqlab.tracking import Tracker
 
-    result = gate(
-        Tracker.open(mlruns), category, ref=run, metric=metric, min_delta=min_delta
-    )
+    result = gate(Tracker.open(mlruns), category, ref=run, metric=metric, min_delta=min_delta)
     out.print(("[bold green]promoted[/]: " if result.promoted else "") + result.reason)
     if not result.promoted and not result.is_champion:
         raise typer.Exit(1)
@@ -99,7 +99,7 @@ def rollback(
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
     """Make the previous champion the champion again."""
-    from vqlab.cli.render import out
+    from vqlab.cli.progress import out
     from vqlab.promote import rollback as back
     from vqlab.tracking import Tracker
 
@@ -114,11 +114,12 @@ def leaderboard(
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
     """The runs measured on test, best first, beside the no-learning baseline."""
-    from vqlab.cli.render import leaderboard_table, out
+    from vqlab.cli.progress import out
+    from vqlab.cli.tables import leaderboard_table
     from vqlab.tracking import Tracker
 
-    rows = Tracker.open(mlruns).runs(experiments=[category] if category else None)
-    out.print(leaderboard_table(rows, metric, limit))
+    rows = Tracker.open(mlruns).runs([category] if category else None, order_by=metric)
+    out.print(leaderboard_table(rows, limit))
 
 
 @app.command(short_help="Open the MLflow UI.")
@@ -128,9 +129,9 @@ def ui(
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
     """Open the MLflow UI on everything tracked here (stop with Ctrl-C)."""
-    from vqlab.cli.render import out
-    from vqlab.tracking import ui_command
+    from vqlab.cli.progress import out
+    from vqlab.tracking import Tracker
 
-    argv, env = ui_command(mlruns, host=host, port=port)
+    argv, env = Tracker.open(mlruns).ui_command(host=host, port=port)
     out.print(f"MLflow UI: http://{host}:{port}/#/experiments?workflowType=machine_learning")
     os.execvpe(argv[0], argv, {**os.environ, **env})

@@ -20,6 +20,7 @@ from vqlab.cli.options import (
 
 if TYPE_CHECKING:
     from vqlab.run import Outcome, RunConfig
+    from vqlab.sweep import SweepResult
     from vqlab.tracking import Run, Tracker
 
 
@@ -61,7 +62,7 @@ def train(
 
 def say_budget(preset: str, config: RunConfig) -> None:
     """One loud line where a preset made the work smaller."""
-    from vqlab.cli.render import out
+    from vqlab.cli.progress import out
 
     if preset != "full":
         out.print(
@@ -73,26 +74,29 @@ def say_budget(preset: str, config: RunConfig) -> None:
 
 def say_data(config: RunConfig) -> None:
     """One loud line saying which data are used."""
-    from vqlab.cli.render import out
+    from vqlab.cli.progress import out
     from vqlab.data import describe_source, find_root
 
     root, source = find_root(config.data)
     style = "bold yellow" if source == "synthetic" else "bold"
-    out.print(f"[{style}]data:[/] {describe_source(root, source)}")
+    out.print(f"[{style}]{describe_source(root, source)}[/]")
 
 
 def _train_one(config: RunConfig, tracker: Tracker, results: Path, resumed: Run | None) -> None:
-    from vqlab.cli.render import epochs
+    from vqlab.cli.progress import work
     from vqlab.run import run
 
     say_data(config)
     names = config.data.categories
     title = f"{config.detector['name']} {names if isinstance(names, str) else '+'.join(names)}"
     try:
-        with epochs(title) as on_epoch:
-            outcome = run(config, tracker, resumed=resumed, results=results, on_epoch=on_epoch)
+        with work(title) as (on_epoch, on_progress):
+            outcome = run(
+                config, tracker, resumed=resumed, results=results, on_epoch=on_epoch,
+                on_progress=on_progress,
+            )  # fmt: skip
     except KeyboardInterrupt:
-        from vqlab.cli.render import out
+        from vqlab.cli.progress import out
 
         out.print("interrupted; go on with: vqlab train --resume RUN (vqlab leaderboard lists it)")
         raise
@@ -101,7 +105,8 @@ def _train_one(config: RunConfig, tracker: Tracker, results: Path, resumed: Run 
 
 def say_outcome(outcome: Outcome, tracker: Tracker) -> None:
     """The report of a run, beside the no-learning baseline, and where to look further."""
-    from vqlab.cli.render import out, report_table
+    from vqlab.cli.progress import out
+    from vqlab.cli.tables import report_table
 
     rows = [("validation", outcome.validation)]
     if outcome.test is not None:
@@ -136,7 +141,7 @@ def sweep(
     Running it again continues to TRIALS, then only prints the result. A changed space or changed
     data is a new study.
     """
-    from vqlab.cli.render import sweep_progress, sweep_table
+    from vqlab.cli.progress import sweeping
     from vqlab.config import merge, nest
     from vqlab.recipes import EXPERIMENTS, recipe_tree
     from vqlab.run import each_model, resolve
@@ -153,11 +158,39 @@ def sweep(
     tracker = Tracker.open(mlruns)
     for model in models:
         one = merge(tree, nest("data.categories", list(model.data.categories)))
-        with sweep_progress(trials) as on_event:
+        with sweeping() as on_event:
             result = search(
                 one, found, tracker, trials=trials, seed=seed, on_event=on_event, results=results
             )
-        sweep_table(result)
+        say_result(result)
+
+
+def say_result(result: SweepResult) -> None:
+    """What a study came to: trials, the best one's figures, and where to look."""
+    from vqlab.cli.progress import out
+    from vqlab.cli.tables import figures_table, trials_table
+
+    out.print(trials_table(result))
+    best = result.best
+    out.print(
+        f"[bold]best run[/]: trial {best.number}, {result.objective} {best.value:.4f}, run "
+        f"{best.run_id}"
+    )
+    out.print(
+        figures_table(
+            "the best trial, beside the no-learning baseline",
+            {
+                "validation": (result.validation, "validation"),
+                "test": (result.test, "test"),
+                "test, mean_image": (result.baseline, "baseline"),
+            },
+        )
+    )
+    out.print(f"pictures: {result.pictures or 'in the artifacts of the best run'}")
+    out.print(f"best settings: vqlab train {result.recipe}")
+    out.print(f"best run in MLflow: {result.best_link}")
+    out.print(f"all trials in MLflow: {result.link}")
+    out.print("(start the MLflow UI with: make ui)")
 
 
 @app.command(short_help="Print a recipe with every setting.")

@@ -1,0 +1,52 @@
+"""The `data` section takes what people write and refuses the rest by path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vqlab.config import validate
+from vqlab.data import DataSettings
+from vqlab.types import UserError
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("bottle", ("bottle",)),
+        ("bottle, screw", ("bottle", "screw")),
+        (["bottle", "screw", "bottle"], ("bottle", "screw")),
+        ("all", "all"),
+    ],
+)
+def test_categories(written: Any, meant: Any) -> None:
+    assert validate(DataSettings, {"categories": written}).categories == meant
+
+
+def test_an_empty_root_is_none_and_home_is_found() -> None:
+    assert validate(DataSettings, {"root": ""}).root is None
+    assert validate(DataSettings, {"root": "~/x"}).root == Path.home() / "x"
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        ({"categories": []}, "data.categories: must name at least one"),
+        ({"categories": 7}, "data.categories: must be a category"),
+        ({"categories": ["all", "nut"]}, "data.categories"),
+        ({"categories": "../nut"}, "data.root"),
+        ({"image_size": 30}, "data.image_size"),
+        ({"image_size": 66}, "multiple of 4"),
+        ({"image_size": 2048}, "1024"),
+        ({"held_out": 0.9}, "data.held_out"),
+        ({"resize": "crop"}, "letterbox"),
+        ({"brightness": "x"}, "border"),
+        ({"synthetic_defects": 0}, "data.synthetic_defects"),
+        ({"image_sise": 64}, "did you mean data.image_size"),
+    ],
+)
+def test_faults_name_their_path(tree: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        validate(DataSettings, tree, "data.")

@@ -1,0 +1,278 @@
+"""Every common kind of image file is read right, and geometry goes there and back."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from vqlab.data import DataSettings, read_image, read_mask, to_network, to_original
+from vqlab.data.images import border_brightness, box_for, fit_image, fit_mask
+from vqlab.types import UserError
+
+
+@pytest.fixture(scope="module")
+def rgb() -> np.ndarray:
+    """A smooth picture (24, 32, 3), so that JPEG keeps it nearly as it is."""
+    rows, columns = np.mgrid[0:24, 0:32].astype(float)
+    channels = [rows * 10, columns * 7, (rows + columns) * 4]
+    return np.stack(channels, axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "tiff", "webp", "ppm"])
+def test_lossless_rgb(tmp_path: Path, rgb: np.ndarray, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(rgb).save(path, **({"lossless": True} if suffix == "webp" else {}))
+    read = read_image(path)
+    assert read.dtype == np.uint8 and read.flags.c_contiguous
+    np.testing.assert_array_equal(read, rgb)
+
+
+def test_jpeg_of_rgb_grey_and_cmyk(tmp_path: Path, rgb: np.ndarray) -> None:
+    for mode in ("RGB", "L", "CMYK"):
+        path = tmp_path / f"{mode}.jpg"
+        Image.fromarray(rgb).convert(mode).save(path, quality=98)
+        wanted = np.asarray(Image.fromarray(rgb).convert(mode).convert("RGB"), int)
+        assert np.abs(read_image(path) - wanted).mean() < 3, mode
+
+
+def test_grey_one_bit_and_palette(tmp_path: Path, rgb: np.ndarray) -> None:
+    for mode in ("L", "1", "P"):
+        picture = Image.fromarray(rgb).convert(mode)
+        picture.save(tmp_path / f"{mode}.png")
+        picture.save(tmp_path / f"{mode}.tif")
+        wanted = np.asarray(picture.convert("RGB"))
+        np.testing.assert_array_equal(read_image(tmp_path / f"{mode}.png"), wanted)
+        np.testing.assert_array_equal(read_image(tmp_path / f"{mode}.tif"), wanted)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_sixteen_bits_keep_the_high_byte(tmp_path: Path, suffix: str) -> None:
+    deep = np.random.default_rng(0).integers(0, 65536, (10, 12, 3)).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / f"rgb.{suffix}"), deep[..., ::-1])
+    cv2.imwrite(str(tmp_path / f"grey.{suffix}"), deep[..., 0])
+    np.testing.assert_array_equal(read_image(tmp_path / f"rgb.{suffix}"), deep >> 8)
+    grey = np.repeat(deep[..., :1], 3, axis=2)
+    np.testing.assert_array_equal(read_image(tmp_path / f"grey.{suffix}"), grey >> 8)
+
+
+def test_floating_point(tmp_path: Path) -> None:
+    values = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+    Image.fromarray(values).save(tmp_path / "unit.tif")
+    wanted = np.round(values * 255).astype(np.uint8)
+    np.testing.assert_array_equal(read_image(tmp_path / "unit.tif")[..., 1], wanted)
+    Image.fromarray(values * 300).save(tmp_path / "wide.tif")
+    with pytest.raises(UserError, match=r"wide\.tif.*0 and 1"):
+        read_image(tmp_path / "wide.tif")
+
+
+def test_transparency_becomes_white(tmp_path: Path, rgb: np.ndarray) -> None:
+    alpha = np.full((24, 32, 1), 255, np.uint8)
+    alpha[:, :10] = 0
+    Image.fromarray(np.concatenate([rgb, alpha], axis=2)).save(tmp_path / "a.png")
+    read = read_image(tmp_path / "a.png")
+    assert (read[:, :10] == 255).all()
+    np.testing.assert_array_equal(read[:, 10:], rgb[:, 10:])
+    grey = Image.fromarray(rgb).convert("L")
+    grey.putalpha(Image.fromarray(alpha[..., 0]))
+    grey.save(tmp_path / "la.png")
+    read = read_image(tmp_path / "la.png")
+    assert (read[:, :10] == 255).all()
+    np.testing.assert_array_equal(read[:, 10:, 0], np.asarray(grey)[:, 10:, 0])
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_exif_rotation(tmp_path: Path, rgb: np.ndarray, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned a quarter clockwise
+    path = tmp_path / f"turned.{suffix}"
+    Image.fromarray(rgb).save(path, exif=exif.tobytes() if suffix != "tif" else exif)
+    read = read_image(path)
+    assert read.shape == (32, 24, 3)
+    assert np.abs(read.astype(int) - np.rot90(rgb, -1)).mean() < 5
+
+
+def test_exif_rotation_of_sixteen_bit_grey(tmp_path: Path) -> None:
+    deep = np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(deep).save(tmp_path / "deep.png", exif=exif.tobytes())
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "deep.png")[..., 0], np.rot90(deep >> 8, -1)
+    )
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
+@pytest.mark.parametrize("share", [0.2, 0.6, 0.9])
+def test_cut_short_is_refused_by_name(tmp_path: Path, suffix: str, share: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    kinds = {"jpg": "JPEG", "tif": "TIFF"}
+    whole = io.BytesIO()
+    Image.fromarray(noise).save(whole, kinds.get(suffix, suffix.upper()))
+    path = tmp_path / f"cut.{suffix}"
+    path.write_bytes(whole.getvalue()[: int(len(whole.getvalue()) * share)])
+    with pytest.raises(UserError, match=rf"cut\.{suffix} cannot be used"):
+        read_image(path)
+
+
+def test_no_image_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "empty.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"text\.png cannot be used: it is not an image we know"):
+        read_image(tmp_path / "text.png")
+    with pytest.raises(UserError, match=r"empty\.png cannot be used: it is empty"):
+        read_image(tmp_path / "empty.png")
+    with pytest.raises(UserError, match=r"gone\.png cannot be used: it does not exist"):
+        read_image(tmp_path / "gone.png")
+    with pytest.raises(UserError, match=r"cannot be used"):
+        read_image(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+def test_damaged_bytes_never_escape_as_another_error(tmp_path: Path, rgb: np.ndarray) -> None:
+    """Flipped bytes either still decode or are refused by name, in every format."""
+    rng = np.random.default_rng(1)
+    for kind in ("PNG", "JPEG", "TIFF", "BMP"):
+        whole = io.BytesIO()
+        Image.fromarray(rgb).save(whole, kind)
+        for trial in range(40):
+            content = bytearray(whole.getvalue())
+            for place in rng.integers(0, len(content), 8):
+                content[place] ^= int(rng.integers(1, 256))
+            path = tmp_path / f"{kind}{trial}.{kind.lower()}"
+            path.write_bytes(content)
+            try:
+                assert read_image(path).shape[2] == 3
+            except UserError as error:
+                assert path.name in str(error)
+
+
+def test_masks_are_everything_above_zero(tmp_path: Path) -> None:
+    marks = np.zeros((8, 9), np.uint8)
+    marks[2, 3], marks[5, 5] = 1, 7
+    wanted = marks > 0
+    Image.fromarray(marks).save(tmp_path / "index.png")
+    Image.fromarray(wanted).save(tmp_path / "bit.png")
+    Image.fromarray(marks.astype(np.uint16) * 9).save(tmp_path / "deep.png")
+    palette = Image.fromarray(marks)
+    palette.putpalette([0, 0, 0] * 256)
+    palette.save(tmp_path / "palette.png")
+    opaque = np.full((8, 9), 255, np.uint8)
+    coloured = np.stack([marks * 0, marks, marks * 0], axis=2)
+    Image.fromarray(coloured).save(tmp_path / "rgb.png")
+    Image.fromarray(np.dstack([coloured, opaque])).save(tmp_path / "rgba.png")
+    Image.fromarray(np.dstack([marks, opaque])).save(tmp_path / "la.png")
+    for name in ("index", "bit", "deep", "palette", "rgb", "rgba", "la"):
+        read = read_mask(tmp_path / f"{name}.png")
+        assert read.dtype == np.bool_, name
+        np.testing.assert_array_equal(read, wanted, err_msg=name)
+
+
+def test_jpeg_mask_ignores_its_noise(tmp_path: Path) -> None:
+    marks = np.zeros((32, 32), np.uint8)
+    marks[8:24, 8:24] = 255
+    Image.fromarray(marks).save(tmp_path / "mask.jpg", quality=60)
+    read = read_mask(tmp_path / "mask.jpg")
+    assert (read == (marks > 0)).mean() > 0.98
+
+
+sizes = st.tuples(st.integers(1, 90), st.integers(1, 90))
+resizes = st.sampled_from(["stretch", "letterbox"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(size=sizes, resize=resizes, data=st.data())
+def test_one_marked_pixel_is_never_lost(size: tuple[int, int], resize: str, data: st.DataObject):
+    """The mask at network size marks just the pixels that cover a marked one (brute force)."""
+    chosen = DataSettings(image_size=32, resize=resize)
+    place = tuple(data.draw(st.integers(0, length - 1)) for length in size)
+    mask = np.zeros(size, bool)
+    mask[place] = True
+    fitted = fit_mask(mask, chosen)
+    top, left, height, width = box_for(size, chosen).box
+    wanted = np.zeros((32, 32), bool)
+    for y in range(height):
+        for x in range(width):
+            inside_y = (
+                y * size[0] < (place[0] + 1) * height and (y + 1) * size[0] > place[0] * height
+            )
+            inside_x = x * size[1] < (place[1] + 1) * width and (x + 1) * size[1] > place[1] * width
+            wanted[top + y, left + x] = inside_y and inside_x
+    assert fitted.any()
+    np.testing.assert_array_equal(fitted, wanted)
+
+
+@settings(max_examples=40, deadline=None)
+@given(size=sizes, resize=resizes)
+def test_geometry_there_and_back(size: tuple[int, int], resize: str) -> None:
+    """A flat image fills its box and only that; a map comes back in the image's own size."""
+    chosen = DataSettings(image_size=48, resize=resize)
+    network, geometry = to_network(np.full((*size, 3), 200, np.uint8), chosen)
+    top, left, height, width = geometry.box
+    assert network.shape == (3, 48, 48) and geometry.original == size
+    inside = network[:, top : top + height, left : left + width]
+    np.testing.assert_allclose(inside.numpy(), 200 / 255, atol=1e-6)
+    assert np.isclose(network.sum().item(), inside.sum().item(), rtol=1e-5)
+    if resize == "letterbox":
+        assert max(height, width) == 48
+        assert abs(height * size[1] - width * size[0]) <= max(size)  # the aspect, to a pixel
+    else:
+        assert geometry.box == (0, 0, 48, 48)
+    back = to_original(network[0].numpy(), geometry)
+    assert back.shape == size and back.dtype == np.float32
+    np.testing.assert_allclose(back, 200 / 255, atol=1e-5)
+
+
+@pytest.mark.parametrize("resize", ["stretch", "letterbox"])
+def test_a_spot_stays_in_its_place(resize: str) -> None:
+    image = np.zeros((60, 200, 3), np.uint8)
+    image[40:50, 150:160] = 255
+    network, geometry = to_network(image, DataSettings(image_size=96, resize=resize))
+    back = to_original(network.numpy().mean(axis=0), geometry)
+    y, x = np.unravel_index(back.argmax(), back.shape)
+    assert 40 <= y < 50 and 150 <= x < 160
+    assert back[:30].max() < 0.01
+
+
+def test_shrinking_averages_and_growing_interpolates() -> None:
+    stripes = np.zeros((64, 8, 3), np.uint8)
+    stripes[::2] = 255
+    fitted, _ = fit_image(stripes, DataSettings(image_size=32))
+    assert np.abs(fitted.astype(int) - 127.5).max() <= 1  # no stripe is skipped
+
+
+def test_border_brightness_makes_two_lights_alike() -> None:
+    rng = np.random.default_rng(0)
+    light = np.full((50, 70, 3), 160, np.uint8)
+    light[20:30, 20:40] = rng.integers(40, 120, (10, 20, 3))
+    dark = (light * 0.6).round().astype(np.uint8)
+    for resize in ("stretch", "letterbox"):
+        chosen = DataSettings(image_size=64, brightness="border", resize=resize)
+        (one, geometry), (two, _) = to_network(light, chosen), to_network(dark, chosen)
+        assert (one - two).abs().max() < 0.02
+        top, left, *_ = geometry.box
+        assert one[:, top, left].tolist() == pytest.approx([0.5] * 3, abs=1e-3)
+        kept, _ = to_network(light, chosen.model_copy(update={"brightness": "keep"}))
+        assert kept[:, top, left].tolist() == pytest.approx([160 / 255] * 3)
+
+
+def test_border_brightness_of_black_and_white() -> None:
+    chosen = DataSettings(image_size=32, brightness="border")
+    for value in (0, 255):
+        network, geometry = to_network(np.full((5, 5, 3), value, np.uint8), chosen)
+        assert bool(((network >= 0) & (network <= 1)).all())
+        assert border_brightness(np.full((32, 32, 3), value, np.uint8), geometry) == value / 255
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 4), (0, 8, 3)])
+def test_what_is_no_rgb_array_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match="RGB array"):
+        to_network(np.zeros(shape, np.uint8), DataSettings())
+    with pytest.raises(UserError, match="float64"):
+        to_network(np.zeros((8, 8, 3)), DataSettings())

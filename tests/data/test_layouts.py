@@ -1,0 +1,212 @@
+"""Folders become categories, and every fault of a folder is one clear sentence."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.data.folders import make_category, make_visa, write_image, write_mask
+from vqlab.data import DataSettings, categories_in, load_dataset
+from vqlab.data.layouts import listing, read_category, recognise
+from vqlab.types import UserError
+
+
+def load(root: Path, *categories: str) -> None:
+    load_dataset(DataSettings(root=root, categories=categories or "nut", image_size=32))
+
+
+def test_mvtec_layout(root: Path) -> None:
+    layout = recognise(root)
+    assert layout.source == "MVTec AD layout" and categories_in(root) == ["bolt", "nut"]
+    nut = read_category(layout, "nut")
+    assert [s.path.name for s in nut.train] == [f"{i:03d}.png" for i in range(6)]
+    assert [(s.defect, s.label) for s in nut.test] == [("good", 0)] * 2 + [("hole", 1)] * 2
+    masks = [s.mask.name if s.mask else None for s in nut.test]
+    assert masks == [None, None, "000_mask.png", "001_mask.png"]
+    assert nut.faults == [] and nut.remarks == []
+
+
+def test_visa_as_downloaded(tmp_path: Path) -> None:
+    make_visa(tmp_path, "candle")
+    make_visa(tmp_path, "pcb1", train=5)
+    make_visa(tmp_path, "fryum")
+    shutil.rmtree(tmp_path / "fryum")  # in the split, but not downloaded
+    layout = recognise(tmp_path)
+    assert layout.source == "VisA layout" and categories_in(tmp_path) == ["candle", "pcb1"]
+    pcb1 = read_category(layout, "pcb1")
+    assert len(pcb1.train) == 5 and [s.label for s in pcb1.test] == [1, 1, 0, 0]
+    assert pcb1.faults == [] and pcb1.remarks == []
+    splits = load_dataset(DataSettings(root=tmp_path, categories="pcb1", image_size=32))
+    assert splits.source == "VisA layout"
+    batch = splits.test.batch(range(4))
+    assert batch.masks.flatten(1).any(dim=1).tolist() == [True, True, False, False]  # index 1, 2
+    alone = DataSettings(root=tmp_path / "candle", image_size=32)
+    assert load_dataset(alone).categories == ("candle",)
+
+
+@pytest.mark.parametrize("inside", ["", "1cls"])
+def test_visa_reorganised(tmp_path: Path, inside: str) -> None:
+    make_category(tmp_path / inside, "candle", kind="bad", suffix="")
+    layout = recognise(tmp_path)
+    assert layout.source == "VisA layout"
+    assert [s.mask is not None for s in read_category(layout, "candle").test] == [1, 1, 0, 0]
+    splits = load_dataset(DataSettings(root=tmp_path, categories="candle", image_size=32))
+    assert splits.test.batch([0]).masks.any()
+
+
+def test_a_categorys_own_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accepted, wherever one stands; asking for another category there is explained."""
+    wanted = load_dataset(DataSettings(root=root, categories="nut", image_size=32))
+    splits = load_dataset(DataSettings(root=root / "nut", image_size=32))
+    assert splits.categories == ("nut",) and splits.fingerprint == wanted.fingerprint
+    monkeypatch.chdir(root / "nut")
+    assert load_dataset(DataSettings(root=Path("."), image_size=32)).categories == ("nut",)
+    with pytest.raises(UserError, match="is itself the folder of the category nut"):
+        load(root / "nut", "cable")
+
+
+def test_hidden_files_and_strangers_are_not_images(root: Path) -> None:
+    good = root / "nut/train/good"
+    (good / "._000.png").write_text("a resource fork")
+    (good / ".DS_Store").write_text("")
+    (good / "notes.txt").write_text("")
+    os.rename(good / "000.png", good / "000.PNG")
+    nut = read_category(recognise(root), "nut")
+    assert len(nut.train) == 6 and nut.faults == []
+    assert len(nut.remarks) == 1 and "notes.txt" in nut.remarks[0]
+
+
+def test_a_missing_category_lists_those_there_and_says_how_to_get_more(root: Path) -> None:
+    with pytest.raises(UserError, match="no category cable in .*; it has bolt, nut") as error:
+        load(root, "cable", "nut")
+    for words in ("mvtec.com", "CC BY-NC-SA 4.0", "VisA.tar", "CC BY 4.0", "<category>/train/good"):
+        assert words in str(error.value)
+
+
+def one_image(root: Path) -> None:
+    for path in sorted((root / "nut/train/good").iterdir())[1:]:
+        path.unlink()
+
+
+def no_images(root: Path) -> None:
+    shutil.rmtree(root / "nut/train/good")
+    (root / "nut/train/good").mkdir()
+
+
+def truncate(root: Path) -> None:
+    path = root / "nut/train/good/003.png"
+    path.write_bytes(path.read_bytes()[:900])
+
+
+def no_mask_file(root: Path) -> None:
+    (root / "nut/ground_truth/hole/001_mask.png").unlink()
+
+
+FAULTS = {
+    "no folder": (lambda root: shutil.rmtree(root), "set does not exist"),
+    "empty folder": (
+        lambda root: [shutil.rmtree(path) for path in root.iterdir()],
+        "must hold categories.*holds no folder",
+    ),
+    "no train": (lambda root: shutil.rmtree(root / "nut/train"), "nut must have a folder train/go"),
+    "neither": (
+        lambda root: [shutil.rmtree(path) for path in (root / "nut").iterdir()],
+        "nut must have a folder train/good",
+    ),
+    "no train/good": (
+        lambda root: (root / "nut/train/good").rename(root / "nut/train/fine"),
+        "nut must have a folder train/good",
+    ),
+    "no images": (no_images, "train/good must hold images .*png.*holds none"),
+    "one image": (one_image, "nut must have at least 4 normal images.*has 1"),
+    "no test": (lambda root: shutil.rmtree(root / "nut/test"), "nut must have test images"),
+    "no mask": (no_mask_file, r"nut: every defect must have a mask.*1 of them has none .*001\.png"),
+    "no masks": (
+        lambda root: shutil.rmtree(root / "nut/ground_truth"),
+        r"2 of them have none \(test/hole/000\.png, test/hole/001\.png\)",
+    ),
+    "cut short": (truncate, r"train/good/003\.png cannot be used: it is cut short"),
+    "text": (
+        lambda root: (root / "nut/test/good/000.png").write_text("hello"),
+        r"test/good/000\.png cannot be used: it is not an image",
+    ),
+    "text mask": (
+        lambda root: (root / "nut/ground_truth/hole/000_mask.png").write_text("hello"),
+        r"hole/000_mask\.png cannot be used: it is not an image",
+    ),
+    "mask of another size": (
+        lambda root: write_mask(root / "nut/ground_truth/hole/000_mask.png", (24, 20)),
+        r"000_mask\.png.*the mask is 20x24 pixels and its image 000\.png 24x20",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_sentences(root: Path, fault: str) -> None:
+    spoil, words = FAULTS[fault]
+    spoil(root)
+    with pytest.raises(UserError, match=words) as error:
+        load(root)
+    assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+def test_all_bad_files_are_listed_at_once(root: Path) -> None:
+    for number in range(12):
+        write_image(root / f"nut/train/good/{number:03d}.png", number)
+    for number in range(12):
+        (root / f"nut/train/good/{number:03d}.png").write_text("hello")
+    (root / "nut/ground_truth/hole/000_mask.png").write_text("hello")
+    with pytest.raises(UserError, match="13 files cannot be used.*and 3 more") as error:
+        load(root)
+    assert str(error.value).count("not an image") == 10
+
+
+def test_faults_of_several_categories_come_together(root: Path) -> None:
+    shutil.rmtree(root / "nut/train")
+    shutil.rmtree(root / "bolt/ground_truth")
+    with pytest.raises(UserError) as error:
+        load(root, "bolt", "nut")
+    assert "bolt: every defect" in str(error.value) and "nut must have" in str(error.value)
+
+
+def test_the_folder_above_or_a_file_is_explained(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="below it set would do"):
+        load(tmp_path)
+    with pytest.raises(UserError, match="is a file"):
+        load(root / "nut/train/good/000.png")
+
+
+def test_visa_without_or_with_a_wrong_split(tmp_path: Path) -> None:
+    split = make_visa(tmp_path)
+    text = split.read_text()
+    split.write_text(text.replace("object,", "thing,"))
+    with pytest.raises(UserError, match="must have the columns object, split.*line 2"):
+        load(tmp_path, "candle")
+    split.write_text("")
+    with pytest.raises(UserError, match="it has no row"):
+        load(tmp_path, "candle")
+    split.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot be read"):
+        load(tmp_path, "candle")
+    split.unlink()
+    with pytest.raises(UserError, match=r"VisA \(candle\) without its split_csv/1cls\.csv"):
+        load(tmp_path, "candle")
+
+
+def test_visa_faults(tmp_path: Path) -> None:
+    make_visa(tmp_path)
+    (tmp_path / "candle/Data/Masks/Anomaly/001.png").unlink()
+    with pytest.raises(UserError, match=r"1 of them has none \(candle/Data/Images/Anomaly/001"):
+        load(tmp_path, "candle")
+    write_mask(tmp_path / "candle/Data/Masks/Anomaly/001.png")
+    (tmp_path / "candle/Data/Images/Normal/0000.JPG").unlink()
+    with pytest.raises(UserError, match=r"0000\.JPG cannot be used: it does not exist"):
+        load(tmp_path, "candle")
+
+
+def test_listing() -> None:
+    assert listing(["a", "b"]) == "a, b"
+    assert listing([str(i) for i in range(13)]).endswith("9 and 3 more")

@@ -1,0 +1,304 @@
+"""What is particular to the VQ-VAE: the published network, the warm-up, its scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vqlab.config import read_recipe, validate
+from vqlab.detectors.vqvae import TERMS, VQVAE, VQVAESettings
+from vqlab.types import InputSpec, UserError
+
+SIDE = 32
+RECIPES = Path(__file__).parents[2] / "experiments"
+SMALL: dict[str, Any] = {"hidden": 16, "codebook_size": 64, "dim": 8, "warmup": 20}
+
+
+def detector(seed: int = 0, side: int = SIDE, **settings: Any) -> VQVAE:
+    torch.manual_seed(seed)
+    spec = InputSpec(channels=(3,), sizes=((side, side),), image_size=(side, side))
+    return VQVAE(validate(VQVAESettings, SMALL | settings), spec)
+
+
+def published(**settings: Any) -> VQVAE:
+    tree = read_recipe(RECIPES / "paper" / "vqvae.yaml")["detector"]
+    return detector(**{k: v for k, v in tree.items() if k != "name"} | settings)
+
+
+def rings(count: int, seed: int = 1) -> Tensor:
+    """Images (N, 3, 32, 32) of a ring on a grey ground, with varied light and noise."""
+    draw = torch.Generator().manual_seed(seed)
+    y, x = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    far = ((y - 15.5).square() + (x - 15.5).square()).sqrt()
+    ring = torch.exp(-0.5 * ((far - 9) / 2).square())
+    colour = torch.tensor([0.4, 0.2, -0.1]).view(1, 3, 1, 1)
+    light = 1 + 0.1 * torch.rand(count, 1, 1, 1, generator=draw)
+    noise = 0.02 * torch.randn(count, 3, SIDE, SIDE, generator=draw)
+    return ((0.4 + colour * ring) * light + noise).clamp(0, 1)
+
+
+def train(part: VQVAE, steps: int) -> list[float]:
+    images = rings(32)
+    optimizer = torch.optim.Adam(part.parameters(), 3e-3)
+    torch.manual_seed(3)
+    part.train()
+    history = []
+    for _ in range(steps):
+        losses = part.loss((images[torch.randperm(len(images))[:8]],))
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        optimizer.step()
+        history.append(float(losses["loss"].detach()))
+    part.eval()
+    return history
+
+
+def calibrate(part: VQVAE) -> None:
+    part.calibrate([(rings(32),)], [(rings(12, seed=2),)])
+
+
+# The published baseline
+
+
+def test_recipe_of_the_paper_is_the_published_network() -> None:
+    part = published()
+    shapes = [tuple(weights.shape) for weights in part.parameters() if weights.ndim == 4]
+    hidden = 128
+    assert shapes == [
+        (hidden, 3, 4, 4),
+        (hidden, hidden, 4, 4),
+        (64, hidden, 3, 3),
+        (64, hidden, 3, 3),
+        (hidden, hidden, 4, 4),
+        (hidden, 3, 4, 4),
+    ]
+    kinds = [type(layer).__name__ for layer in [*part.encoder, *part.decoder]]
+    assert kinds == ["Conv2d", "ReLU", "Conv2d", "ReLU", "Conv2d"] + [
+        "ConvTranspose2d", "ReLU", "ConvTranspose2d", "ReLU", "ConvTranspose2d", "Sigmoid",
+    ]  # fmt: skip
+    codebook = dict(part.named_parameters())["quantizer.codebooks.0.vectors"]
+    assert codebook.shape == (512, 64)
+    assert float(codebook.detach().abs().max()) <= 1.001 / 512
+
+
+def test_recipe_of_the_paper_has_the_published_loss_and_score() -> None:
+    part, images = published(), rings(4)
+    losses = part.loss((images,))
+    z = part.encoder(images)
+    codebook = part.quantizer.codebooks[0].vectors
+    rows = z.movedim(1, -1)
+    codes = codebook[(rows[..., None, :] - codebook).square().sum(-1).argmin(-1)].movedim(-1, 1)
+    rebuilt = part.decoder(codes)
+    expected = F.mse_loss(rebuilt, images) + 1.25 * F.mse_loss(codes, z)
+    torch.testing.assert_close(losses["loss"], expected)
+    scores = part.score((images,))
+    error = (rebuilt - images).square().mean(1).detach()
+    torch.testing.assert_close(scores.anomaly_map, error)
+    torch.testing.assert_close(scores.image_score, error.amax((1, 2)))
+    torch.testing.assert_close(part.published((images,)).anomaly_map, error)
+
+
+def test_straight_through_reaches_the_encoder_unchanged() -> None:
+    part, images = published(commitment=0.0), rings(2)
+    z = part.latents(images).detach().requires_grad_()
+    codes = part.quantizer(z).codes
+    F.mse_loss(part.decoder(codes), images).backward()
+    at_codes = codes.detach().requires_grad_()
+    F.mse_loss(part.decoder(at_codes), images).backward()
+    assert z.grad is not None and at_codes.grad is not None
+    torch.testing.assert_close(z.grad, at_codes.grad)
+
+
+# Warm-up and the codebook's life
+
+
+def test_warmup_trains_unquantised_then_places_the_codebook() -> None:
+    part = detector(warmup=5)
+    for step in range(5):
+        losses = part.train().loss((rings(8),))
+        assert int(part.step) == step + 1 and not bool(part.quantizer.initialised)
+        assert float(losses["commitment"]) == 0 and part.health() == {}
+        torch.testing.assert_close(losses["loss"], losses["reconstruction"])
+    losses = part.loss((rings(8),))
+    assert bool(part.quantizer.initialised) and float(losses["commitment"]) > 0
+    assert part.health()["codebook/perplexity"] > 10
+
+
+def test_a_loss_outside_training_leaves_no_trace() -> None:
+    part = detector(warmup=0).eval()
+    before = {key: value.clone() for key, value in part.state_dict().items()}
+    part.loss((rings(4),))
+    for key, value in part.state_dict().items():
+        assert torch.equal(before[key], value), key
+    assert part.health() == {}
+
+
+def test_training_goes_on_from_a_state_as_if_never_stopped() -> None:
+    def steps(part: VQVAE, optimizer: torch.optim.Optimizer, numbers: range) -> None:
+        part.train()
+        for number in numbers:
+            torch.manual_seed(number)
+            loss = part.loss((rings(8, seed=number),))["loss"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    settings = {"warmup": 6, "restart": 0.3}
+    straight, first, second = (detector(seed, **settings) for seed in (0, 0, 5))
+    steps(straight, torch.optim.Adam(straight.parameters()), range(20))
+    optimizer = torch.optim.Adam(first.parameters())
+    steps(first, optimizer, range(9))
+    second.load_state_dict(first.state_dict())
+    resumed = torch.optim.Adam(second.parameters())
+    resumed.load_state_dict(optimizer.state_dict())
+    steps(second, resumed, range(9, 20))
+    for key, value in straight.state_dict().items():
+        assert torch.equal(value, second.state_dict()[key]), key
+
+
+def test_the_default_codebook_lives_where_the_published_one_collapses() -> None:
+    def perplexity(part: VQVAE) -> float:
+        train(part, 60)
+        part.health()
+        train(part, 10)
+        return part.health()["codebook/perplexity"]
+
+    small = {"hidden": 16, "codebook_size": 64, "dim": 64}
+    assert perplexity(published(**small)) < 5
+    assert perplexity(detector(**small)) > 30
+
+
+def test_health_counts_the_codes() -> None:
+    part = detector(warmup=0).train()
+    part.loss((rings(2),))
+    health = part.health()
+    assert set(health) == {"codebook/perplexity", "codebook/dead_codes", "codebook/usage"}
+    assert health["codebook/usage"] == pytest.approx(1 - health["codebook/dead_codes"] / 64)
+    assert part.health() == {}
+
+
+def test_codebook_quantises_in_float32_under_bfloat16() -> None:
+    part = detector(warmup=0).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = part.loss((rings(4),))
+    assert all(value.dtype == torch.float32 for value in losses.values())
+    losses["loss"].backward()
+    weights = next(part.encoder.parameters())
+    assert weights.grad is not None and weights.grad.dtype == torch.float32
+
+
+def test_golden_short_run() -> None:
+    """A change here changes users' numbers: say so in the CHANGELOG."""
+    history = train(detector(), 60)
+    assert history[19] == pytest.approx(GOLDEN[0], rel=0.1)
+    assert history[-1] == pytest.approx(GOLDEN[1], rel=0.2)
+
+
+GOLDEN = (0.0, 0.0)
+
+
+# Scores
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_training_shorter_than_the_warmup_still_scores_by_codes(levels: int) -> None:
+    part = detector(warmup=1000, levels=levels)
+    train(part, 5)
+    calibrate(part)
+    assert bool(part.quantizer.initialised)
+    terms = part.terms((rings(2),))
+    assert bool((terms.flatten(2).std(2) > 0).all())
+
+
+def test_calibration_standardises_every_term_over_held_out_normals() -> None:
+    part = detector()
+    train(part, 40)
+    calibrate(part)
+    held_out = (rings(12, seed=2),)
+    for term in TERMS:
+        one = detector(
+            scoring={"map_terms": [term], "image_terms": [term], "image_normalise": "pixel"}
+        )
+        one.load_state_dict(part.state_dict())
+        maps = one.score(held_out).anomaly_map
+        assert float(maps.mean()) == pytest.approx(0, abs=1e-3)
+        assert float(maps.std()) == pytest.approx(1, abs=1e-3)
+
+
+def test_map_is_the_sum_of_its_terms() -> None:
+    part = detector()
+    train(part, 40)
+    calibrate(part)
+    images = (rings(3, seed=5),)
+
+    def maps(*terms: str) -> Tensor:
+        other = detector(scoring={"map_terms": terms})
+        other.load_state_dict(part.state_dict())
+        return other.score(images).anomaly_map
+
+    torch.testing.assert_close(maps(*TERMS), sum(maps(term) for term in TERMS))
+
+
+@pytest.mark.parametrize("kind", ["max", "mean", "top"])
+def test_image_score_of_the_map(kind: str) -> None:
+    same = {"map_terms": ["error"], "image_terms": ["error"]}
+    plain = {"map_normalise": "none", "image_normalise": "none"}
+    part = detector(scoring={**same, **plain, "image_score": kind, "top": 0.25})
+    scores = part.score((rings(3),))
+    values = scores.anomaly_map.flatten(1).sort(1, descending=True).values
+    expected = {"max": values[:, 0], "mean": values.mean(1), "top": values[:, :256].mean(1)}
+    torch.testing.assert_close(scores.image_score, expected[kind])
+
+
+def test_a_defect_is_surprising_where_it_lies() -> None:
+    part = detector()
+    train(part, 60)
+    calibrate(part)
+    images = rings(4, seed=6)
+    broken = images.clone()
+    broken[:, :, 20:26, 8:14] = 0.05
+    for term in (1, 2):
+        rise = part.terms((broken,))[term] - part.terms((images,))[term]
+        assert bool((rise[:, 20:26, 8:14].mean((1, 2)) > 1).all()), TERMS[term]
+        assert not rise[:, :12].any(), TERMS[term]
+
+
+# Settings
+
+
+def test_settings_of_the_quantiser_reach_it() -> None:
+    part = detector(
+        commitment=0.7, learning="gradient", gradient="rotation", levels=2, restart=0.2, decay=0.9
+    )
+    quantizer = part.quantizer
+    assert (quantizer.commitment, quantizer.gradient, quantizer.levels) == (0.7, "rotation", 2)
+    assert quantizer.codebooks[1].restart == 0.2 and quantizer.codebooks[1].decay == 0.9
+    assert quantizer.codebooks[1].vectors.requires_grad
+
+
+def test_needs_images() -> None:
+    spec = InputSpec(channels=(8, 16), sizes=((16, 16), (8, 8)), image_size=(32, 32))
+    with pytest.raises(UserError, match="must see images.*set features.backbone=pixels"):
+        VQVAE(VQVAESettings(), spec)
+
+
+def test_needs_a_side_that_halves_twice() -> None:
+    with pytest.raises(UserError, match=r"data\.image_size must be a multiple of 4.*30 x 30"):
+        detector(side=30)
+
+
+def test_cosine_with_residual_levels_is_refused() -> None:
+    with pytest.raises(UserError, match="distance must be l2 where levels is above 1"):
+        detector(levels=2, distance="cosine")
+
+
+@pytest.mark.parametrize("recipe", ["vqvae.yaml", "paper/vqvae.yaml"])
+def test_recipes_are_valid(recipe: str) -> None:
+    tree = read_recipe(RECIPES / recipe)
+    assert tree["detector"].pop("name") == "vqvae"
+    validate(VQVAESettings, tree["detector"])

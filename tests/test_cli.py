@@ -1,0 +1,138 @@
+"""The command line: verbs work in a fresh process, mistakes are one sentence, --help is quick."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+Tree = dict[str, Any]
+
+
+def vqlab(*arguments: object, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "vqlab", *map(str, arguments)]
+    environment = {**os.environ, "COLUMNS": "160", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture
+def recipe(small: Tree, tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(small))
+    return path
+
+
+def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from vqlab.cli import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'mlflow', 'optuna', 'timm', 'numpy', 'pandas', 'sklearn', 'cv2'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stderr.strip() == "[]"
+    for verb in "train sweep settings predict evaluate promote leaderboard ui data".split():
+        assert verb in done.stdout
+
+
+def test_the_training_core_needs_no_tracking_libraries() -> None:
+    program = (
+        "import sys\n"
+        "sys.modules.update(mlflow=None, optuna=None, FrEIA=None)\n"
+        "import vqlab.training, vqlab.evaluation, vqlab.checkpoint, vqlab.model\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_train_then_predict_in_a_fresh_process(recipe: Path, tmp_path: Path, small: Tree) -> None:
+    done = vqlab("train", recipe, "training.epochs=1", cwd=tmp_path)
+    for words in ("SYNTHETIC", "image AUROC", "AUPRO", "mean_image", "pictures: results/cable"):
+        assert words in done.stdout
+    assert "epoch 1 of 1" in done.stdout
+    board = vqlab("leaderboard", "--category", "cable", cwd=tmp_path).stdout
+    assert "vqvae-cable" in board and "mean_image (no learning)" in board
+    images = Path(small["data"]["root"]) / "cable/test/good"
+    predicted = vqlab("predict", images, "--model", "vqvae-cable", cwd=tmp_path)
+    assert "good" in predicted.stdout
+    table = (tmp_path / "results/predictions/scores.csv").read_text().splitlines()
+    assert len(table) == 1 + len(list(images.iterdir()))
+    of_run = {
+        line.split(",")[1]: line.split(",")[4]
+        for line in (tmp_path / "results/cable/scores.csv").read_text().splitlines()
+    }
+    for line in table[1:]:
+        file, score = line.split(",")[:2]
+        assert of_run["/".join(Path(file).parts[-4:])] == score  # same bits in a fresh process
+
+
+def test_settings_prints_a_recipe_that_train_accepts(recipe: Path, tmp_path: Path) -> None:
+    printed = vqlab("settings", recipe, "training.batch_size=3", cwd=tmp_path).stdout
+    tree = yaml.safe_load(printed)
+    assert tree["training"]["batch_size"] == 3 and tree["detector"]["name"] == "vqvae"
+    (tmp_path / "whole.yaml").write_text(printed)
+    assert yaml.safe_load(vqlab("settings", "whole.yaml", cwd=tmp_path).stdout) == tree
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "none.yaml"], ["recipe none.yaml does not exist"]),
+        (["train", "RECIPE", "training.epoch=2"], ["did you mean training.epochs?"]),
+        (["train", "RECIPE", "training.epochs=-1"], ["training.epochs", "got -1"]),
+        (["train", "RECIPE", "training.learning_rate=fast"], ["training.learning_rate", "'fast'"]),
+        (["train", "RECIPE", "detector=vqvea"], ["did you mean vqvae"]),
+        (["train", "RECIPE", "--category", "cabel"], ["cabel", "cable", "mvtec.com", "spot-diff"]),
+        (["train", "RECIPE", "--data", "nowhere"], ["nowhere"]),
+        (["train", "RECIPE", "--data", "EMPTY"], ["EMPTY"]),
+        (["train", "RECIPE", "--preset", "ful"], ["preset must be one of full"]),
+        (["train", "training.epochs=2"], ["first argument must be a recipe"]),
+        (["train", "RECIPE", "--resume", "nobody"], ["there is no run 'nobody'"]),
+        (["predict", "RECIPE", "--model", "none.safetensors"], ["none.safetensors"]),
+        (["predict", "RECIPE", "--category", "cable"], ["champion"]),
+        (["promote", "--category", "cable"], ["cable"]),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else None,
+)
+def test_a_mistake_is_one_sentence(
+    arguments: list[str], words: list[str], recipe: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "EMPTY").mkdir()
+    places = {"RECIPE": str(recipe), "EMPTY": str(tmp_path / "EMPTY")}
+    done = vqlab(*(places.get(word, word) for word in arguments), cwd=tmp_path, code=2)
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("vqlab: ")
+    for word in words:
+        assert word in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_predict_never_deletes_what_is_not_its_own(recipe: Path, tmp_path: Path) -> None:
+    vqlab("train", recipe, "training.epochs=1", cwd=tmp_path)
+    mine = tmp_path / "photos"
+    mine.mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(mine / "part.png")
+    arguments = ("predict", mine, "--model", "vqvae-cable", "--results", mine)
+    done = vqlab(*arguments, cwd=tmp_path, code=2)
+    assert "part.png" in done.stderr and (mine / "part.png").exists()
+    (mine / "broken.png").write_text("no image")
+    done = vqlab("predict", mine, "--model", "vqvae-cable", cwd=tmp_path, code=2)
+    assert "broken.png" in done.stderr and not (tmp_path / "results/predictions").exists()
+
+
+def test_a_read_only_store_is_said_before_work(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "mlruns").write_text("a file where the folder should be")
+    done = vqlab("train", recipe, cwd=tmp_path, code=2)
+    assert "mlruns" in done.stderr and "epoch" not in done.stdout

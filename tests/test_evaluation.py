@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vqlab.config import validate
+from vqlab.data import DataSettings, ImageSet
+from vqlab.data.image_set import Memory, Photo
+from vqlab.evaluation import (
+    Scored,
+    Thresholds,
+    ThresholdSettings,
+    choose_thresholds,
+    evaluate,
+    score_images,
+)
+from vqlab.types import Geometry, Sample, Scores, UserError
+
+SIDE = 32
+
+
+class Darkness:
+    """A detector of dark pixels; an image's score is its darkest pixel's."""
+
+    def __init__(self, spoil: float | None = None) -> None:
+        self.spoil = spoil
+
+    def score(self, pyramid):
+        maps = 1 - pyramid[0].mean(1)
+        scores = maps.flatten(1).amax(1)
+        if self.spoil is not None:
+            scores = torch.where(scores > 0.9, torch.tensor(self.spoil), scores)
+        return Scores(maps, scores)
+
+
+def photos(folder: Path, sizes=((40, 40),), defects=2, category="toy"):
+    """White images; the first `defects` of them with a black square, whose mask is exact."""
+    items = []
+    for index in range(defects + 3):
+        height, width = sizes[index % len(sizes)]
+        image = np.full((height, width, 3), 255 - index, np.uint8)
+        kind = "hole" if index < defects else "good"
+        path = folder / category / "test" / kind / f"{index:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mask = None
+        if kind == "hole":
+            square = np.zeros((height, width), np.uint8)
+            square[4:12, 4:12] = 255
+            image[square > 0] = 0
+            mask = folder / category / "ground_truth" / kind / f"{index:03d}_mask.png"
+            mask.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(square).save(mask)
+        Image.fromarray(image).save(path)
+        items.append(Photo(Sample(path, category, kind, mask)))
+    return items
+
+
+def image_set(items, resize="stretch") -> ImageSet:
+    return ImageSet(items, Memory(DataSettings(image_size=SIDE, resize=resize)))
+
+
+def made(scores, labels, masks=None, maps=None, category="toy") -> Scored:
+    """A scored set of 2 × 2 maps, without any files; by default a map is its score everywhere."""
+    count = len(scores)
+    maps = maps or [np.full((2, 2), s, np.float32) for s in scores]
+    masks = masks or [np.full((2, 2), bool(label)) for label in labels]
+    categories = [category] * count if isinstance(category, str) else category
+    samples = tuple(
+        Sample(Path(f"{i}.png"), c, "hole" if label else "good")
+        for i, (c, label) in enumerate(zip(categories, labels, strict=True))
+    )
+    geometry = (Geometry((2, 2), (0, 0, 2, 2)),) * count
+    return Scored(maps, np.array(scores, float), np.array(labels), masks, samples, geometry)
+
+
+def test_score_images_keeps_order_truth_and_geometry(tmp_path):
+    images = image_set(photos(tmp_path))
+    seen = []
+    scored = score_images(
+        Darkness(), lambda x: (x,), images, 2, progress=lambda *at: seen.append(at)
+    )
+    assert scored.samples == images.samples
+    assert scored.labels.tolist() == [1, 1, 0, 0, 0]
+    assert seen == [(2, 5), (4, 5), (5, 5)]
+    assert scored.image_scores.dtype == np.float64 and scored.maps[0].dtype == np.float32
+    assert scored.image_scores[:2].min() > 0.9 > 0.1 > scored.image_scores[2:].max()
+    assert [m.any() for m in scored.masks] == [True, True, False, False, False]
+    assert scored.maps[0][scored.masks[0]].mean() > 0.5 > scored.maps[0][~scored.masks[0]].mean()
+
+
+def test_letterboxed_maps_and_masks_are_cropped_to_the_image(tmp_path):
+    images = image_set(photos(tmp_path, sizes=((40, 20), (10, 40))), resize="letterbox")
+    scored = score_images(Darkness(), lambda x: (x,), images)
+    for values, mask, geometry in zip(scored.maps, scored.masks, scored.geometry, strict=True):
+        assert values.shape == mask.shape == geometry.box[2:]
+    assert {values.shape for values in scored.maps} == {(32, 16), (8, 32)}
+    assert np.isfinite(evaluate(scored, Thresholds(0.5, 0.5)).mean["aupro"])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_score_that_is_not_finite_names_the_image(tmp_path, bad):
+    images = image_set(photos(tmp_path))
+    with pytest.raises(UserError, match=r"hole.000\.png must be finite"):
+        score_images(Darkness(spoil=bad), lambda x: (x,), images)
+
+
+def test_maps_of_another_size_are_refused(tmp_path):
+    class Coarse(Darkness):
+        def score(self, pyramid):
+            return Scores(pyramid[0].mean(1)[:, ::2, ::2], pyramid[0].mean((1, 2, 3)))
+
+    with pytest.raises(ValueError, match=r"\(5, 32, 32\).*\(5, 16, 16\)"):
+        score_images(Coarse(), lambda x: (x,), image_set(photos(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "count, rate, expected",
+    [(19, 0.05, 19), (39, 0.05, 38), (40, 0.05, 39), (99, 0.1, 90), (9, 0.1, 9), (1, 0.5, 1)],
+)
+def test_image_threshold_is_the_conformal_quantile(count, rate, expected):
+    rng = np.random.default_rng(count)
+    scores = rng.permutation(np.arange(1, count + 1)).astype(float)
+    chosen = choose_thresholds(made(scores, [0] * count), ThresholdSettings(false_reject_rate=rate))
+    assert chosen.image == expected
+    assert chosen.notes == ()
+
+
+def test_too_few_normals_take_the_largest_and_say_so():
+    chosen = choose_thresholds(made([3.0, 9.0, 4.0], [0, 0, 0]), ThresholdSettings())
+    assert chosen.image == 9.0
+    (note,) = chosen.notes
+    assert "3 held-out normal images" in note and "from 19 on" in note and "0.25" in note
+    assert evaluate(made([1.0, 99.0], [0, 1]), chosen).notes == [note]
+
+
+def test_the_promised_false_reject_rate_is_kept():
+    rng = np.random.default_rng(0)
+    rates = []
+    for _ in range(400):
+        scores = rng.lognormal(size=150)
+        chosen = choose_thresholds(made(scores[:50], [0] * 50), ThresholdSettings())
+        rates.append(np.mean(scores[50:] > chosen.image))
+    assert 0.025 < np.mean(rates) <= 0.05
+
+
+def test_pixel_threshold_leaves_the_set_share_above():
+    rng = np.random.default_rng(1)
+    maps = [rng.integers(0, 5000, (50, 40)).astype(np.float32) for _ in range(5)]
+    normals = made([0.0] * 5, [0] * 5, maps=maps)
+    for rate in (0.5, 0.01, 0.005, 1e-6):
+        chosen = choose_thresholds(normals, ThresholdSettings(pixel_false_positive_rate=rate))
+        share = np.mean(np.stack(maps) > np.float32(chosen.pixel))
+        assert rate - 0.002 <= share <= rate
+    flat = choose_thresholds(made([1.0, 1.0], [0, 0]), ThresholdSettings())
+    assert flat.pixel == 1.0 == flat.image
+
+
+def test_thresholds_never_look_at_defects():
+    scores, labels = [1.0, 2.0, 500.0, 3.0], [0, 0, 1, 0]
+    with_defect = choose_thresholds(made(scores, labels), ThresholdSettings())
+    without = choose_thresholds(made([1.0, 2.0, 3.0], [0, 0, 0]), ThresholdSettings())
+    assert with_defect == without
+    with pytest.raises(ValueError, match="at least one"):
+        choose_thresholds(made([1.0], [1]), ThresholdSettings())
+
+
+def test_thresholds_come_back_from_json():
+    thresholds = Thresholds(1.5, -2.0, ("A note.",))
+    assert Thresholds(**json.loads(json.dumps(asdict(thresholds)))) == thresholds
+
+
+@pytest.mark.parametrize("value", [0, 1, -0.1, "much"])
+def test_impossible_rates_are_refused(value):
+    with pytest.raises(UserError, match="threshold.false_reject_rate"):
+        validate(ThresholdSettings, {"false_reject_rate": value}, "threshold.")
+
+
+def test_report_of_one_category():
+    masks = [np.array([[1, 1], [0, 0]], bool)] * 2 + [np.zeros((2, 2), bool)] * 3
+    maps = [np.array([[5, 1], [5, 0]], np.float32)] * 2 + [np.zeros((2, 2), np.float32)] * 3
+    scored = made([9, 4, 5, 1, 0], [1, 1, 0, 0, 0], masks, maps)
+    report = evaluate(scored, Thresholds(4.0, 2.0))
+    assert report.mean == report.per_category["toy"]
+    assert report.mean["false_reject_rate"] == pytest.approx(1 / 3)
+    assert report.mean["escape_rate"] == 0.5  # the threshold itself is not above it
+    assert report.mean["pixel_iou"] == pytest.approx(2 / 6)
+    assert report.mean["image_auroc"] == pytest.approx(5 / 6)
+    assert set(report.curves["toy"]) == {
+        "image_roc",
+        "image_precision_recall",
+        "pixel_roc",
+        "pixel_precision_recall",
+        "pro",
+    }
+    assert set(report.f1max_thresholds["toy"]) == {"image", "pixel"}
+    assert report.notes == [] and report.pooled == {}
+    assert report.keyed("test") == {f"test/{k}": v for k, v in report.mean.items()}
+
+
+def test_report_of_several_categories():
+    # In each category defects lie above normals, but on scales of their own.
+    scored = made([1, 2, 11, 12], [0, 1, 0, 1], category=["nut", "nut", "bolt", "bolt"])
+    report = evaluate(scored, Thresholds(1.5, 1.5))
+    assert list(report.per_category) == ["bolt", "nut"]
+    keyed = report.keyed("validation")
+    assert keyed["validation/image_auroc"] == keyed["validation/nut/image_auroc"] == 1
+    assert keyed["validation/pooled/image_auroc"] == 0.75
+    assert keyed["validation/bolt/false_reject_rate"] == 1
+    assert keyed["validation/false_reject_rate"] == 0.5
+
+
+def test_what_is_undefined_is_absent_and_said():
+    category = ["all_good"] * 2 + ["all_bad"] * 2 + ["unmasked"] * 2 + ["half"] * 3
+    labels = [0, 0, 1, 1, 0, 1, 0, 1, 1]
+    empty, full = np.zeros((2, 2), bool), np.eye(2, dtype=bool)
+    masks = [empty, empty, full, full, empty, empty, empty, full, empty]
+    report = evaluate(made(range(9), labels, masks, category=category), Thresholds(0.5, 0.5))
+    found = report.per_category
+    assert set(found["all_good"]) == {"false_reject_rate"}
+    assert "image_auroc" not in found["all_bad"] and "escape_rate" in found["all_bad"]
+    assert "pixel_auroc" in found["all_bad"]
+    assert "image_auroc" in found["unmasked"] and "pixel_auroc" not in found["unmasked"]
+    assert "pixel_iou" not in found["unmasked"]
+    assert {"pixel_iou", "aupro", "image_auroc"} <= set(found["half"])
+    told = "\n".join(report.notes)
+    assert "all_good has no defects" in told
+    assert "all_bad has no normal images" in told
+    assert "unmasked has 1 of 1 defect images without a mask: the pixel metrics are un" in told
+    assert "half has 1 of 2 defect images without a mask: the pixel metrics leave it out" in told
+    assert "The mean image_auroc leaves out all_bad, all_good" in told
+    assert all(np.isfinite(value) for value in report.keyed("test").values())
+    assert not any(value == 0 for key, value in report.keyed("test").items() if "auroc" in key)

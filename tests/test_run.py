@@ -1,0 +1,221 @@
+"""The story of a run: same seed same numbers, resume bit for bit, the test set left alone."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from vqlab.checkpoint import load_checkpoint
+from vqlab.config import merge
+from vqlab.model import Model
+from vqlab.run import Outcome, each_model, evaluate_model, resolve, run
+from vqlab.tracking import Tracker
+from vqlab.types import UserError
+
+Tree = dict[str, Any]
+
+
+def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return dict(load_checkpoint(checkpoint)[0])
+
+
+def same(one: Path, other: Path) -> bool:
+    first, second = tensors(one), tensors(other)
+    return first.keys() == second.keys() and all(
+        torch.equal(first[key], second[key]) for key in first
+    )
+
+
+@pytest.fixture(scope="module")
+def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
+    return Tracker.open(tmp_path_factory.mktemp("store") / "mlruns")
+
+
+@pytest.fixture(scope="module")
+def outcome(small: Tree, tracker: Tracker, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return run(resolve(small), tracker, results=tmp_path_factory.mktemp("results"))
+
+
+def test_a_run_leaves_everything_it_promises(outcome: Outcome, tracker: Tracker) -> None:
+    record = tracker.find(outcome.run_id)
+    assert record.status == "FINISHED"
+    assert {"test/image_auroc", "test/pixel_auroc", "test/aupro", "validation/pixel_auroc"} <= set(
+        record.metrics
+    )
+    assert "baseline/image_auroc" in record.metrics and "train/loss" in record.metrics
+    assert "codebook/perplexity" in record.metrics
+    assert record.tags["vqlab.data"] == "synthetic"
+    assert record.tags["vqlab.data_fingerprint"] == outcome.model.meta["data"]["fingerprint"]
+    assert record.params["training.epochs"] == "3"
+    assert tracker.artifact(record, "config.yaml").exists()
+    assert tracker.artifact(record, "curves/loss.png").exists()
+    assert tracker.artifact(record, "results/cable/cable_000_viz.png").exists()
+    assert outcome.pictures is not None
+    rows = list(csv.DictReader((outcome.pictures / "scores.csv").open()))
+    pictures = sorted(outcome.pictures.glob("cable_*_viz.png"))
+    assert len(rows) == len(pictures) > 0
+    assert not (tracker.run_folder(outcome.run_id)).exists()
+
+
+def test_the_checkpoint_scores_as_the_run_did(outcome: Outcome) -> None:
+    model = Model.load(outcome.checkpoint, "cpu")
+    assert outcome.pictures is not None
+    rows = list(csv.DictReader((outcome.pictures / "scores.csv").open()))
+    root = Path(model.meta["config"]["data"]["root"])
+    for row in rows[:: max(1, len(rows) // 5)]:
+        prediction = model.score(root / row["file"])
+        assert repr(prediction.score) == row["score"]
+        assert ("defect" if prediction.defect else "normal") == row["verdict"]
+        assert prediction.anomaly_map.shape == prediction.image.shape[:2]
+
+
+def test_an_array_scores_as_its_file(outcome: Outcome) -> None:
+    model = outcome.model
+    path = next((Path(model.meta["config"]["data"]["root"]) / "cable/test/good").iterdir())
+    from_file = model.score(path)
+    assert model.score(from_file.image).score == from_file.score
+    assert from_file.picture("cable").dtype == np.uint8
+    grey = from_file.image[:, :, 0]
+    assert np.isfinite(model.score(grey).score)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
+        np.zeros((2, 8, 8, 3), np.uint8),
+    ],
+)
+def test_a_wrong_array_is_a_sentence(outcome: Outcome, array: np.ndarray[Any, Any]) -> None:
+    with pytest.raises(UserError, match="uint8 array"):
+        outcome.model.score(array)
+
+
+def test_same_seed_same_bits_other_seed_others(
+    small: Tree, tracker: Tracker, outcome: Outcome
+) -> None:
+    again = run(resolve(small), tracker, test=False)
+    assert same(again.checkpoint, outcome.checkpoint)
+    other = run(resolve(merge(small, {"training": {"seed": 1}})), tracker, test=False)
+    assert not same(other.checkpoint, outcome.checkpoint)
+
+
+def test_resume_is_bit_for_bit(
+    small: Tree, tracker: Tracker, outcome: Outcome, tmp_path: Path
+) -> None:
+    def stop(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(resolve(small), tracker, name="stopped", on_epoch=stop)
+    assert tracker.find("stopped").status == "KILLED"
+    seen = []
+    resumed = run(
+        resolve(small), tracker, resumed=tracker.resume("stopped"), results=tmp_path,
+        on_epoch=lambda epoch, epochs, metrics: seen.append(epoch),
+    )  # fmt: skip
+    assert seen == [3]
+    assert same(resumed.checkpoint, outcome.checkpoint)
+    record = tracker.find("stopped")
+    assert record.status == "FINISHED"
+    assert record.metrics["test/aupro"] == outcome.test.mean["aupro"]  # type: ignore[union-attr]
+
+
+def test_resume_after_kill_9(small: Tree, outcome: Outcome, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(merge(small, {"training": {"threads": 1}})))
+    argv = [sys.executable, "-m", "vqlab", "train", str(recipe), "--mlruns", str(tmp_path / "ml")]
+    process = subprocess.Popen(argv, cwd=tmp_path, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("ml/runs/*/state.safetensors")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    tracker = Tracker.open(tmp_path / "ml")
+    (record,) = tracker.runs()
+    assert record.status == "RUNNING"  # nobody could say otherwise
+    argv = [*argv[:4], "--resume", record.run_id[:8], *argv[5:]]
+    subprocess.run(argv, cwd=tmp_path, check=True, capture_output=True)
+    record = tracker.find(record.run_id)
+    assert record.status == "FINISHED"
+    checkpoint = tracker.artifact(record, "checkpoint/model.safetensors")
+    assert same(checkpoint, outcome.checkpoint)
+
+
+def test_a_trial_leaves_the_test_set_alone(small: Tree, tracker: Tracker) -> None:
+    trial = run(resolve(small), tracker, test=False)
+    metrics = tracker.find(trial.run_id).metrics
+    assert trial.test is None and not any(key.startswith("test/") for key in metrics)
+
+
+def test_validation_while_training_changes_nothing(
+    small: Tree, tracker: Tracker, outcome: Outcome
+) -> None:
+    reports = []
+    watched = run(
+        resolve(merge(small, {"training": {"validate_every": 1}})), tracker, test=False,
+        on_epoch=lambda epoch, epochs, metrics: reports.append(metrics),
+    )  # fmt: skip
+    assert ["validation/pixel_auroc" in metrics for metrics in reports] == [True, True, False]
+    assert same(watched.checkpoint, outcome.checkpoint)
+
+
+def test_evaluate_again_gives_the_same_report(
+    outcome: Outcome, tracker: Tracker, tmp_path: Path
+) -> None:
+    report, pictures = evaluate_model(
+        Model.load(outcome.checkpoint, "cpu"), None, tracker, tmp_path / "results"
+    )
+    assert outcome.test is not None and report.mean == outcome.test.mean
+    assert (pictures / "scores.csv").exists()
+
+
+def test_one_model_per_category_or_one_for_all(small: Tree) -> None:
+    both = resolve(merge(small, {"data": {"categories": ["cable", "fabric"]}}))
+    assert [c.data.categories for c in each_model(both)] == [("cable",), ("fabric",)]
+    joint = resolve(merge(small, {"data": {"categories": "all", "joint": True}}))
+    (only,) = each_model(joint)
+    assert {"cable", "fabric"} <= set(only.data.categories)
+
+
+def test_a_failed_run_says_why(small: Tree, tracker: Tracker) -> None:
+    def fail(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
+        raise UserError("the loss is not what it was.")
+
+    with pytest.raises(UserError):
+        run(resolve(small), tracker, name="failing", on_epoch=fail)
+    record = tracker.find("failing")
+    assert (record.status, record.tags["vqlab.failure"]) == (
+        "FAILED",
+        "the loss is not what it was.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        ({"detector": "vqvea"}, "did you mean vqvae"),
+        ({"detector": {"name": "vqvae", "hiden": 4}}, "did you mean detector.hidden"),
+        ({"detector": 3}, "must be a section"),
+        ({"training": {"epochs": -1}}, "training.epochs"),
+        ({"trainin": {}}, "did you mean training"),
+    ],
+)
+def test_a_wrong_recipe_is_a_sentence(tree: Tree, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        resolve(tree)

@@ -1,0 +1,583 @@
+"""Tracking on real SQLite stores, with processes that are really killed and a real server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import psutil
+import pytest
+
+from vqlab.errors import UserError
+from vqlab.tracking import CHECKPOINT, PREVIOUS, Run, Tracker, ui_command
+from vqlab.tracking.environment import git_tags
+from vqlab.tracking.store import locate
+
+BLACK = np.zeros((40, 50, 3), np.uint8)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store without runs: making its tables takes seconds, copying it does not."""
+    root = tmp_path_factory.mktemp("store") / "mlruns"
+    Tracker.open(root)
+    return root
+
+
+@pytest.fixture
+def tracker(empty_store: Path, tmp_path: Path) -> Tracker:
+    shutil.copytree(empty_store, tmp_path / "mlruns")
+    return Tracker.open(tmp_path / "mlruns")
+
+
+def start(tracker: Tracker, name: str = "one", experiment: str = "cable", **tags: str) -> Run:
+    every = {f"vqlab.{key}": value for key, value in tags.items()}
+    return tracker.start(experiment=experiment, name=name, tags=every)
+
+
+def history(tracker: Tracker, run_id: str, key: str) -> list[tuple[int, float]]:
+    """Every stored value of a metric, read past the code under test."""
+    with contextlib.closing(sqlite3.connect(tracker.root / "mlflow.db")) as connection:
+        rows = connection.execute(
+            "SELECT step, value FROM metrics WHERE run_uuid = ? AND key = ? ORDER BY step",
+            (run_id, key),
+        )
+        return rows.fetchall()
+
+
+def test_what_a_run_records(tracker: Tracker) -> None:
+    params = {"training.learning_rate": 1e-4, "data.root": None, "a": [1, "x"], "odd#key": True}
+    with tracker.start(
+        experiment="cable",
+        name="first",
+        params={**params, "long": "ü" * 7000, **{f"many.{i}": i for i in range(150)}},
+        tags={"vqlab.kind": "train", "note": "n" * 9000},
+        system_metrics=True,
+    ) as run:
+        for epoch in range(3):
+            run.log_metrics({"train/loss": 1 / (epoch + 1), "codebook/perplexity": 7.0}, epoch)
+        run.log_metrics({f"test/{i}": float(i) for i in range(1200)}, 3)
+        run.log_pictures({"test/bent_wire/000": BLACK, "test/ünfit:1": BLACK}, 2)
+        for _ in range(2):  # a resumed run says it again
+            run.log_dataset("cable", "ab" * 32, "/somewhere", "train")
+        run.log_yaml({"data": {"categories": ["cable"]}}, "config.yaml")
+        assert run.config() == {"data": {"categories": ["cable"]}}
+
+    record = tracker.find("first")
+    assert (record.status, record.experiment, record.run_id) == ("FINISHED", "cable", run.id)
+    assert record.params["training.learning_rate"] == "0.0001"
+    assert record.params["data.root"] == "null"
+    assert record.params["a"] == '[1, "x"]'
+    assert record.params["odd_key"] == "true"
+    assert len(record.params["long"]) == 6000 and record.params["many.149"] == "149"
+    assert len(record.tags["note"]) == 8000
+    assert record.metrics["train/loss"] == 1 / 3 and record.metrics["test/1199"] == 1199.0
+    assert "system/cpu_utilization_percentage" in record.metrics
+    assert record.tags["vqlab.pid"] == str(os.getpid())
+    assert record.duration is not None and 0 < record.duration < 60
+    assert history(tracker, run.id, "train/loss") == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
+
+    environment = json.loads(record.artifact("environment.json").read_text())
+    assert environment["torch"] and environment["cpu"] and environment["device"] == "cpu"
+    pictures = sorted(p.name for p in record.artifact("images").glob("*.png"))
+    assert [re.sub(r"\+timestamp.*", "", name) for name in pictures] == [
+        "test~_nfit_1+step+2",
+        "test~bent_wire~000+step+2",
+    ]
+    with contextlib.closing(sqlite3.connect(tracker.root / "mlflow.db")) as connection:
+        assert connection.execute("SELECT name, digest FROM datasets").fetchall() == [
+            ("cable", "ab" * 16)
+        ]
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute(
+            "SELECT value FROM experiment_tags WHERE key = 'mlflow.experimentKind'"
+        ).fetchall() == [("custom_model_development",)]
+    assert run.artifact_dir.is_relative_to(tracker.root / "artifacts" / "cable")
+    assert run.link == tracker.link(run.id) and run.link.endswith(f"/runs/{run.id}")
+
+
+def test_how_a_run_ends(tracker: Tracker) -> None:
+    with pytest.raises(UserError), start(tracker, "user"):
+        raise UserError("data.root must be a folder; got x.")
+    with pytest.raises(ZeroDivisionError), start(tracker, "crash"):
+        print(1 / 0)
+    with pytest.raises(KeyboardInterrupt), start(tracker, "ctrl-c"):
+        raise KeyboardInterrupt
+    with pytest.raises(ValueError, match="pruned"), start(tracker, "pruned") as run:
+        run.finish("KILLED", "pruned at epoch 2")
+        raise ValueError("pruned")
+    ends = {r.name: (r.status, r.tags["vqlab.failure"]) for r in tracker.runs()}
+    assert ends == {
+        "user": ("FAILED", "data.root must be a folder; got x."),
+        "crash": ("FAILED", "ZeroDivisionError: division by zero"),
+        "ctrl-c": ("KILLED", "interrupted by Ctrl-C"),
+        "pruned": ("KILLED", "pruned at epoch 2"),
+    }
+    assert "print(1 / 0)" in tracker.find("crash").artifact("failure.txt").read_text()
+    with pytest.raises(UserError, match=r"has no artifact 'failure\.txt'"):
+        tracker.find("user").artifact("failure.txt")
+
+
+def test_signal_handlers_are_given_back(tracker: Tracker) -> None:
+    with start(tracker) as outer:
+        inside = signal.getsignal(signal.SIGTERM)
+        with start(tracker, "child"):
+            assert signal.getsignal(signal.SIGTERM) is inside
+        assert signal.getsignal(signal.SIGTERM) is inside is not signal.SIG_DFL
+    assert outer.finished and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+PROGRAM = """
+import socket, sys, time
+from pathlib import Path
+def no_look_up(*arguments, **named):
+    raise SystemExit(f"looked up {arguments}")
+socket.getaddrinfo = no_look_up
+from vqlab.tracking import Tracker
+tracker = Tracker.open(Path(sys.argv[1]))
+with tracker.start(experiment="cable", name=sys.argv[2], system_metrics=True) as run:
+    run.log_metrics({"train/loss": 0.5}, 0)
+    print(run.id, flush=True)
+    time.sleep(float(sys.argv[3]))
+"""
+
+
+def launch(root: Path, name: str, seconds: float, cwd: Path) -> subprocess.Popen[str]:
+    """A process of its own that opens the store and holds a run for so long."""
+    clean = {k: v for k, v in os.environ.items() if k not in ("CI", "GITHUB_ACTIONS")}
+    clean = {k: v for k, v in clean.items() if not k.startswith(("MLFLOW_", "PYTEST_"))}
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(root), name, str(seconds)],
+        cwd=cwd,
+        env=clean,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_two_processes_make_one_store(tmp_path: Path) -> None:
+    """At once, on nothing; silently; without a look-up or a file outside the folder."""
+    cwd = tmp_path / "cwd"
+    cwd.mkdir()
+    root = tmp_path / "a b ü#" / "mlruns"
+    both = [launch(root, name, 0, cwd) for name in "ab"]
+    for process in both:
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, err) == (0, ""), err
+        assert re.fullmatch(r"[0-9a-f]{32}\n", out)
+    assert not list(cwd.iterdir())
+    assert {(r.name, r.status, r.experiment) for r in Tracker.open(root).runs()} == {
+        ("a", "FINISHED", "cable"),
+        ("b", "FINISHED", "cable"),
+    }
+    assert len(list((root / "artifacts" / "cable").iterdir())) == 2
+
+
+def test_ended_from_outside(tracker: Tracker, tmp_path: Path) -> None:
+    """SIGTERM is written down at once; kill -9 by the next who looks."""
+    killed, asked = (launch(tracker.root, name, 60, tmp_path) for name in ("killed", "asked"))
+    for process in (killed, asked):
+        assert process.stdout is not None and process.stdout.readline()
+    asked.terminate()
+    assert tracker.reconcile() == []  # both live, or have said how they ended
+    killed.kill()
+    for process in (killed, asked):
+        process.communicate()
+    record = tracker.find("asked")
+    assert (record.status, record.tags["vqlab.failure"]) == ("KILLED", "ended by SIGTERM")
+    assert tracker.find("killed").status == "RUNNING"
+    own = start(tracker, "own")
+    elsewhere = start(tracker, "elsewhere")
+    elsewhere.set_tags({"vqlab.host": "another", "vqlab.pid": "1"})
+    reused = start(tracker, "reused")  # the process has our number, but began at another time
+    reused.set_tags({"vqlab.process_start": f"{psutil.Process().create_time() - 5}"})
+    assert {r.name for r in tracker.reconcile()} == {"killed", "reused"}
+    record = tracker.find("killed")
+    assert (record.status, record.tags["vqlab.failure"]) == ("FAILED", "interrupted")
+    assert record.duration is not None
+    assert tracker.reconcile() == []
+    assert {r.name for r in tracker.runs() if r.status == "RUNNING"} == {own.name, elsewhere.name}
+
+
+def test_resume_doubles_nothing(tracker: Tracker) -> None:
+    with pytest.raises(KeyboardInterrupt), start(tracker, "stopped") as first:
+        for step in range(3):
+            first.log_metrics({"train/loss": float(step)}, step)
+        first.log_pictures({"a/b": BLACK}, 2)
+        first.folder.mkdir(parents=True)
+        raise KeyboardInterrupt
+    for reference in (first.id, first.id[:6], "stopped"):
+        with (
+            pytest.raises(KeyboardInterrupt),
+            tracker.resume(reference, system_metrics=True) as run,
+        ):
+            assert run.id == first.id and run.name == "stopped" and run.folder.is_dir()
+            assert tracker.find(first.id).status == "RUNNING"
+            assert "vqlab.failure" not in tracker.find(first.id).tags
+            raise KeyboardInterrupt
+    with tracker.resume("stopped", system_metrics=True) as run:
+        assert run.logged_steps("train/loss") == {0, 1, 2}
+        for step in range(1, 5):
+            for _ in range(2):
+                run.log_metrics({"train/loss": float(step), "new": 1.0}, step)
+        run.log_pictures({"a/b": BLACK, "c": BLACK}, 2)
+        run.log_pictures({"a/b": BLACK}, 4)
+    assert tracker.find("stopped").status == "FINISHED"
+    assert history(tracker, run.id, "train/loss") == [(s, float(s)) for s in range(5)]
+    assert history(tracker, run.id, "new") == [(s, 1.0) for s in range(1, 5)]
+    assert len(list(run.artifact("images").glob("*.png"))) == 3
+    steps = (
+        [step for step, _ in history(tracker, run.id, "system/memory_usage_megabytes")]
+        if (tracker.find("stopped"))
+        else []
+    )
+    assert steps == sorted(set(steps))
+
+
+def test_what_cannot_be_resumed(tracker: Tracker) -> None:
+    with pytest.raises(UserError, match="no run 'x', and none at all"):
+        tracker.resume("x")
+    run = start(tracker, "vqvae-cable")
+    with pytest.raises(UserError, match=rf"still being written by process {os.getpid()}"):
+        tracker.resume("vqvae-cable")
+    run.finish()
+    with pytest.raises(UserError, match="vqvae-cable .* is complete"):
+        tracker.resume(run.id[:8])
+    with pytest.raises(UserError, match=r"no run 'vqvae-cabel'; near ones: vqvae-cable \("):
+        tracker.find("vqvae-cabel")
+    with pytest.raises(UserError, match=r"no run 'zzz'; the latest: vqvae-cable \("):
+        tracker.find("zzz")
+    with pytest.raises(UserError, match="no run ''"):
+        tracker.find("")
+    start(tracker, "vqvae-cable").finish()
+    with pytest.raises(UserError, match="2 runs are meant by 'vqvae-cable'.*give an id"):
+        tracker.find("vqvae-cable")
+
+
+def test_runs_as_a_leaderboard(tracker: Tracker) -> None:
+    values = {"good": 0.9, "best": 0.95, "broken": float("nan"), "unmeasured": None}
+    for name, value in values.items():
+        with start(tracker, name, kind="train", study="S'1") as run:
+            if value is not None:
+                run.log_metrics({"test/image_auroc": 0.1}, 0)
+                run.log_metrics({"test/image_auroc": value}, 1)
+    start(tracker, "trial", kind="trial").finish()
+    start(tracker, "other", experiment="odd name/../", kind="train").finish()
+    names = [r.name for r in tracker.runs(["cable"], kinds=["train"], order_by="test/image_auroc")]
+    assert names[:2] == ["best", "good"] and set(names[2:]) == {"broken", "unmeasured"}
+    up = tracker.runs(["cable"], kinds=["train"], order_by="test/image_auroc", ascending=True)
+    assert [r.name for r in up][:2] == ["good", "best"]
+    assert {r.name for r in tracker.runs(tags={"vqlab.study": "S'1"})} == set(values)
+    assert tracker.runs(tags={"vqlab.study": "S"}) == []
+    assert [r.name for r in tracker.runs(["odd name/../"])] == ["other"]
+    assert tracker.runs(["absent"]) == []
+    assert len(tracker.runs()) == 6 and tracker.runs()[0].name == "other"
+
+
+def test_nested_runs_and_links(tracker: Tracker) -> None:
+    parent = start(tracker, "sweep")
+    with tracker.start(experiment="cable", name="trial", parent=parent.id) as child:
+        pass
+    assert tracker.find(child.id).tags["mlflow.parentRunId"] == parent.id
+    link = tracker.study_link("cable", "cable-vqvae-1a2b", "validation/image_auroc")
+    address, _, query = link.partition("?")
+    assert address == f"http://127.0.0.1:5000/#/experiments/{parent.experiment_id}/runs"
+    assert "tags.`vqlab.study` = 'cable-vqvae-1a2b'" in unquote(query)
+    assert " " not in link and "&orderByAsc=false&" in link
+
+
+def test_registry(tracker: Tracker) -> None:
+    registry = tracker.registry
+    with pytest.raises(UserError, match="'cable' has no champion; train and promote"):
+        tracker.champion("cable")
+    assert registry.at("cable") is None and registry.versions("cable") == []
+    versions = []
+    for number in range(3):
+        with start(tracker, f"run{number}") as run:
+            run.log_text(f"weights {number}", CHECKPOINT)
+        versions.append(registry.register(run.id, CHECKPOINT, "cable", {"vqlab.metric": "0.9"}))
+    with pytest.raises(UserError, match="has no artifact 'absent'"):
+        registry.register(run.id, "absent", "cable")
+    assert [v.version for v in registry.versions("cable")] == [3, 2, 1]
+    assert registry.at("cable") is None
+    first, second, third = versions
+    registry.crown(first, None)
+    registry.crown(second, first)
+    with pytest.raises(UserError, match=r"another champion meanwhile \(version 2\)"):
+        registry.crown(third, first)
+    champion = tracker.champion("cable")
+    assert (champion.version, champion.run_id) == (2, second.run_id)
+    assert champion.checkpoint.read_text() == "weights 1"
+    assert champion.tags["vqlab.metric"] == "0.9"
+    previous = registry.at("cable", PREVIOUS)
+    assert previous is not None and previous.version == 1
+    registry.set_tags(second, {"vqlab.reason": "better"})
+    assert tracker.champion("cable").tags["vqlab.reason"] == "better"
+    with pytest.raises(UserError, match="'screw' has no champion; these have one: cable;"):
+        tracker.champion("screw")
+    champion.checkpoint.write_text("tampered")
+    with pytest.raises(UserError, match="is not the file that was registered as version 2"):
+        tracker.champion("cable")
+    champion.checkpoint.unlink()
+    with pytest.raises(UserError, match="has no artifact"):
+        tracker.champion("cable")
+
+
+def test_a_moved_folder_keeps_its_artifacts(tracker: Tracker, tmp_path: Path) -> None:
+    with start(tracker, "old") as run:
+        run.log_text("weights", CHECKPOINT)
+    tracker.registry.crown(tracker.registry.register(run.id, CHECKPOINT, "cable"), None)
+    shutil.copytree(tracker.root, tmp_path / "moved" / "mlruns")
+    shutil.rmtree(tracker.root)
+    moved = Tracker.open(tmp_path / "moved" / "mlruns")
+    assert moved.champion("cable").checkpoint.is_relative_to(tmp_path / "moved")
+    with start(moved, "new") as new:
+        pass
+    assert new.artifact_dir.is_relative_to(tmp_path / "moved")
+    assert not tracker.root.exists()
+
+
+def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = locate(Path("mlruns"))
+    assert store.uri == f"sqlite:///{tmp_path}/mlruns/mlflow.db?timeout=60"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other/runs.db")
+    store = locate(Path("mlruns"))
+    assert (store.database, store.artifacts) == (
+        tmp_path / "other/runs.db",
+        tmp_path / "other/artifacts",
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somebody:secret@127.0.0.1:1/")
+    assert locate(Path("mlruns")).web == "http://127.0.0.1:1"
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"server http://127\.0\.0\.1:1 does not answer") as error:
+        Tracker.open()
+    assert time.monotonic() - started < 5 and "secret" not in str(error.value)
+    with pytest.raises(UserError, match="open http://127"):
+        ui_command(Path("mlruns"))
+    for address in ("file:./mlruns", "./mlruns", "sqlite://", "sqlite:///:memory:", "databricks"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        with pytest.raises(UserError, match=f"MLFLOW_TRACKING_URI must be .*{address}"):
+            Tracker.open()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(UserError, match="must not contain"):
+        Tracker.open(tmp_path / "100%")
+
+
+def test_another_sqlite_file(
+    empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other").mkdir()
+    shutil.copy(empty_store / "mlflow.db", tmp_path / "other" / "runs.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other/runs.db")
+    tracker = Tracker.open(tmp_path / "mlruns")
+    with start(tracker) as run:
+        run.log_text("x", "a.txt")
+    assert run.artifact("a.txt").is_relative_to(tmp_path / "other" / "artifacts" / "cable")
+    assert not (tmp_path / "mlruns" / "mlflow.db").exists()
+
+
+def test_places_that_cannot_be_used(empty_store: Path, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("in the way")
+    with pytest.raises(UserError, match=f"{file} must be a folder"):
+        Tracker.open(file)
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "mlflow.db").write_bytes(b"no database " * 1000)
+    with pytest.raises(UserError, match=f"database in {damaged} is damaged"):
+        Tracker.open(damaged)
+    older = tmp_path / "older"
+    shutil.copytree(empty_store, older)
+    with contextlib.closing(sqlite3.connect(older / "mlflow.db")) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0a8213491aaa'")
+        connection.commit()
+    with pytest.raises(UserError, match="another version of MLflow.*mlflow db upgrade"):
+        Tracker.open(older)
+
+
+@pytest.fixture
+def nobody() -> Iterator[Path]:
+    """A folder, and for the length of a test the rights of a user who may read it only."""
+    folder = Path(tempfile.mkdtemp())
+    root = os.geteuid() == 0
+    yield folder
+    if root:
+        os.seteuid(0)
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def become_nobody(folder: Path) -> None:
+    folder.chmod(0o555)
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+
+
+def test_a_read_only_folder(nobody: Path) -> None:
+    become_nobody(nobody)
+    with pytest.raises(UserError, match="mlruns cannot be written: Permission denied"):
+        Tracker.open(nobody / "mlruns")
+    assert not list(nobody.iterdir())
+
+
+def test_a_read_only_database(nobody: Path, empty_store: Path) -> None:
+    shutil.copytree(empty_store, nobody / "mlruns")
+    for path in [nobody / "mlruns", *(nobody / "mlruns").rglob("*")]:
+        path.chmod(0o777 if path.is_dir() or path.suffix == ".lock" else 0o444)
+    become_nobody(nobody)
+    with pytest.raises(UserError, match="the database in .* cannot be written"):
+        Tracker.open(nobody / "mlruns")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 12 MiB of its own; skipped where this process may not mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(mount, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("no mount command")
+    if done.returncode:
+        pytest.skip("may not mount a small file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk(small_disk: Path, empty_store: Path) -> None:
+    """Said before work starts, and while it goes on; what was written is not harmed."""
+    root = small_disk / "mlruns"
+    shutil.copytree(empty_store, root)
+    tracker = Tracker.open(root)
+    with pytest.raises(UserError, match="the disk is full"), start(tracker, "filled") as run:
+        run.log_metrics({"train/loss": 1.0}, 0)
+        with contextlib.suppress(OSError), (small_disk / "filler").open("wb") as filler:
+            while True:
+                filler.write(bytes(4096))
+                filler.flush()
+        for step in range(1, 3000):
+            run.log_metrics({f"key{i}": 1.0 for i in range(100)}, step)
+    with pytest.raises(UserError, match="mlruns cannot be written: the disk is full"):
+        Tracker.open(root)
+    (small_disk / "filler").unlink()
+    assert history(Tracker.open(root), run.id, "train/loss") == [(0, 1.0)]
+    assert not [p for p in root.iterdir() if p.name.startswith(".probe")]
+
+
+def test_a_deleted_experiment_comes_back(tracker: Tracker) -> None:
+    run = start(tracker)
+    run.finish()
+    tracker._client.delete_experiment(run.experiment_id)
+    assert tracker.runs() == []
+    start(tracker, "two").finish()
+    assert {r.name for r in tracker.runs()} == {"one", "two"}
+
+
+def test_git(tmp_path: Path) -> None:
+    package = tmp_path / "repository" / "package"
+    package.mkdir(parents=True)
+    (package / "code.py").write_text("1\n")
+    assert git_tags(package) == {}
+
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@t", "-c", "init.defaultBranch=main"]
+        command = ["git", *identity, "-C", str(package.parent), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init")
+    assert git_tags(package) == {}
+    git("commit", "--allow-empty", "-m", "empty")
+    assert git_tags(package) == {}  # not of this repository: an installed copy
+    git("add", ".")
+    git("commit", "-m", "first")
+    (package.parent / "result.txt").write_text("not code")
+    commit = {"mlflow.source.git.commit": git("rev-parse", "HEAD")}
+    assert git_tags(package) == {**commit, "vqlab.git_dirty": "false"}
+    (package / "code.py").write_text("2\n")
+    assert git_tags(package) == {**commit, "vqlab.git_dirty": "true"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server, the one that `vqlab ui` starts, on a store of its own."""
+    root = tmp_path_factory.mktemp("server") / "mlruns"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments, environment = ui_command(root, port=port)
+    log = (root.parent / "log").open("w+")
+    process = subprocess.Popen(
+        arguments, env=environment, stdout=log, stderr=log, start_new_session=True
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health"):
+                break
+            assert process.poll() is None, (root.parent / "log").read_text()
+            time.sleep(0.5)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        log.close()
+
+
+@pytest.mark.slow
+def test_everything_through_a_server(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    tracker = Tracker.open(tmp_path / "mlruns")
+    parent = start(tracker, "parent")
+    with pytest.raises(KeyboardInterrupt):
+        with tracker.start(
+            experiment="cable", name="one", params={"a.b": 1}, parent=parent.id, system_metrics=True
+        ) as run:
+            run.log_metrics({"train/loss": 1.0}, 0)
+            run.log_pictures({"a/b": BLACK}, 0)
+            run.log_dataset("cable", "ab" * 32, "/somewhere", "train")
+            run.log_yaml({"a": {"b": 1}}, "config.yaml")
+            raise KeyboardInterrupt
+    with tracker.resume("one", system_metrics=True) as run:
+        assert run.config() == {"a": {"b": 1}} and run.logged_steps("train/loss") == {0}
+        run.log_metrics({"train/loss": 2.0}, 0)
+        run.log_metrics({"train/loss": 3.0}, 1)
+        run.log_pictures({"a/b": BLACK}, 0)
+        run.log_text("weights", CHECKPOINT)
+    record = tracker.find("one")
+    assert record.status == "FINISHED" and record.metrics["train/loss"] == 3.0
+    assert len(list(record.artifact("images").glob("*.png"))) == 1
+    assert record.checkpoint().read_text() == "weights"
+    with pytest.raises(UserError, match="no-such-thing"):
+        record.artifact("no-such-thing")
+    assert run.link == f"{server}/#/experiments/{run.experiment_id}/runs/{run.id}"
+    assert tracker.reconcile() == [] and tracker.find("parent").status == "RUNNING"
+
+    registry = tracker.registry
+    with pytest.raises(UserError, match="'cable' has no champion"):
+        tracker.champion("cable")
+    registry.crown(registry.register(run.id, CHECKPOINT, "cable", {"t": "1"}), None)
+    champion = tracker.champion("cable")
+    assert champion.checkpoint.read_text() == "weights" and champion.tags["t"] == "1"
+    champion.checkpoint.write_text("a damaged download")
+    assert tracker.champion("cable").checkpoint.read_text() == "weights"
+    assert not (tmp_path / "mlruns" / "mlflow.db").exists()

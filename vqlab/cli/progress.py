@@ -1,0 +1,124 @@
+"""Progress: bars on a terminal, a line now and then in a log file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+if TYPE_CHECKING:
+    from vqlab.run import OnEpoch, OnProgress
+    from vqlab.sweep import Event, OnEvent, TrialFinished
+
+out = Console(soft_wrap=True, highlight=False)
+
+WATCHED = {
+    "train/loss": "loss",
+    "codebook/perplexity": "perplexity",
+    "codebook/dead_codes": "dead codes",
+    "validation/pixel_auroc": "validation pixel AUROC",
+}
+
+
+def _bars() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[metrics]}"),
+        console=out,
+        disable=not out.is_terminal,
+    )
+
+
+@contextmanager
+def work(title: str) -> Iterator[tuple[OnEpoch, OnProgress]]:
+    """Progress bars over epochs and over what follows them (scoring, drawing).
+
+    Where the output is not a terminal: a line per epoch, and one at the start of what follows.
+    """
+    progress = _bars()
+    training = progress.add_task(title, total=None, metrics="")
+    others: dict[str, TaskID] = {}
+
+    def on_epoch(epoch: int, total: int, metrics: dict[str, float]) -> None:
+        progress.update(training, completed=epoch, total=total, metrics=watched(metrics))
+        if not out.is_terminal:
+            out.print(f"{title}: epoch {epoch} of {total}, {watched(metrics)}")
+
+    def on_progress(what: str, done: int, total: int) -> None:
+        if what not in others:
+            others[what] = progress.add_task(what, total=total, metrics="")
+            if not out.is_terminal:
+                out.print(f"{title}: {what}, {total} images")
+        progress.update(others[what], completed=done, total=total)
+
+    with progress:
+        yield on_epoch, on_progress
+
+
+def watched(metrics: Mapping[str, float]) -> str:
+    """The few figures worth watching while training, on one line."""
+    return ", ".join(
+        f"{word} {metrics[key]:.4g}" for key, word in WATCHED.items() if key in metrics
+    )
+
+
+@contextmanager
+def sweeping() -> Iterator[OnEvent]:
+    """A sweep as it goes: a bar over trials, one over the epochs of the present trial, and a line
+    for every trial that ended."""
+    from vqlab.sweep import EpochDone, StudyOpened, TrialFinished, TrialStarted
+
+    progress = _bars()
+    trials = progress.add_task("trials", total=None, metrics="")
+    epochs = progress.add_task("epochs", total=None, metrics="")
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, StudyOpened):
+            progress.update(trials, completed=event.done, total=event.target)
+            out.print(f"study {event.study}, {event.done} of {event.target} trials done")
+            for note in event.notes:
+                out.print(f"note: {note}")
+        elif isinstance(event, TrialStarted):
+            progress.reset(epochs, description=f"trial {event.number}, epochs", metrics="")
+        elif isinstance(event, EpochDone):
+            text = watched(event.metrics)
+            progress.update(epochs, completed=event.epoch, total=event.epochs, metrics=text)
+        elif isinstance(event, TrialFinished):
+            progress.update(trials, completed=event.done, total=event.target)
+            out.print(_ended(event))
+
+    with progress:
+        yield on_event
+
+
+def _ended(event: TrialFinished) -> str:
+    trial = event.trial
+    settings = " ".join(
+        f"{path.rpartition('.')[2]}={value:.4g}" if isinstance(value, float)
+        else f"{path.rpartition('.')[2]}={value}"
+        for path, value in trial.params.items()
+    )  # fmt: skip
+    value = "" if trial.value is None else f" {trial.value:.4f}"
+    seconds = "" if trial.seconds is None else f", {trial.seconds:.0f} s"
+    best = "" if event.best is None else f"; best so far: trial {event.best.number}"
+    best += "" if event.best is None or event.best.value is None else f" {event.best.value:.4f}"
+    reason = f" ({trial.reason})" if trial.reason else ""
+    return (
+        f"trial {trial.number} {trial.state}{value}{reason}{seconds}: {settings}{best}; "
+        f"{event.done} of {event.target}"
+    )

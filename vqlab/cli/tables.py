@@ -1,0 +1,149 @@
+"""Tables: metrics, runs, trials, predictions, the check of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from vqlab.cli.progress import out
+
+if TYPE_CHECKING:
+    from vqlab.data import CheckReport
+    from vqlab.evaluation import Report
+    from vqlab.model import Model
+    from vqlab.predict import PredictedFile
+    from vqlab.sweep import SweepResult
+    from vqlab.tracking import RunRecord
+
+HEADLINES = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "image_f1max": "image F1max",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_f1max": "pixel F1max",
+    "aupro": "AUPRO",
+    "false_reject_rate": "false rejects",
+    "escape_rate": "escapes",
+}
+
+
+def report_table(title: str, rows: Sequence[tuple[str, Report]]) -> Table:
+    """Metrics of several reports, a column each (per category and their mean where several)."""
+    columns: dict[str, Mapping[str, float]] = {}
+    for name, report in rows:
+        if len(report.per_category) > 1:
+            columns |= {f"{name} {c}": metrics for c, metrics in report.per_category.items()}
+            columns[f"{name} mean"] = report.mean
+        else:
+            columns[name] = report.mean
+    return _metrics_table(title, columns)
+
+
+def figures_table(title: str, rows: Mapping[str, tuple[Mapping[str, float], str]]) -> Table:
+    """Metric keys such as `test/aupro`, a column per (metrics, split)."""
+    return _metrics_table(
+        title, {name: _split(metrics, split) for name, (metrics, split) in rows.items()}
+    )
+
+
+def _metrics_table(title: str, columns: Mapping[str, Mapping[str, float]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for key, words in HEADLINES.items():
+        cells = [_cells(metrics, [key])[0] for metrics in columns.values()]
+        if set(cells) != {"–"}:
+            table.add_row(words, *cells)
+    return table
+
+
+def leaderboard_table(records: Sequence[RunRecord], limit: int) -> Table:
+    """Runs with test metrics in the order given; the baseline of their data stands beside."""
+    shown = ["image_auroc", "pixel_auroc", "pixel_ap", "aupro"]
+    measured = [r for r in records if any(f"test/{key}" in r.metrics for key in shown)]
+    table = Table(title=f"{len(measured)} runs measured on test", title_justify="left")
+    for column in ("run", "name", "category", "data"):
+        table.add_column(column)
+    for key in shown:
+        table.add_column(HEADLINES[key], justify="right")
+    table.add_column("perplexity", justify="right")
+    baselines: dict[tuple[str, str], RunRecord] = {}
+    for record in measured[:limit]:
+        tags = record.tags
+        data = tags.get("vqlab.data_fingerprint", "")[:8]
+        category = tags.get("vqlab.category", record.experiment)
+        if "baseline/image_auroc" in record.metrics:
+            baselines.setdefault((category, data), record)
+        perplexity = record.metrics.get("codebook/perplexity")
+        table.add_row(
+            record.run_id[:8], record.name, category, f"{tags.get('vqlab.data', '')} {data}",
+            *_cells({k: v for k, v in _split(record.metrics, "test").items()}, shown),
+            "–" if perplexity is None else f"{perplexity:.0f}",
+        )  # fmt: skip
+    for (category, data), record in baselines.items():
+        cells = _cells(_split(record.metrics, "baseline"), shown)
+        table.add_row("", "mean_image (no learning)", category, data, *cells, "–", style="dim")
+    return table
+
+
+def _split(metrics: Mapping[str, float], split: str) -> dict[str, float]:
+    start = f"{split}/"
+    return {key[len(start) :]: value for key, value in metrics.items() if key.startswith(start)}
+
+
+def prediction_table(rows: Sequence[PredictedFile], model: Model) -> Table:
+    """Score and verdict of every file."""
+    title = f"{model.category}: threshold {model.thresholds.image:.4g}"
+    table = Table(title=title, title_justify="left")
+    for column in ("file", "score", "verdict"):
+        table.add_column(column, justify="right" if column == "score" else "left")
+    for row in rows:
+        verdict = "[red]defect[/]" if row.prediction.defect else "[green]good[/]"
+        table.add_row(str(row.path), f"{row.prediction.score:.4g}", verdict)
+    return table
+
+
+def check_table(report: CheckReport) -> None:
+    """The check's rows, then every warning and error on a line of its own."""
+    table = Table(title=f"{report.root} ({report.source})", title_justify="left")
+    for column in ("category", "train", "test good", "test defects", "masks", "size", "published"):
+        table.add_column(
+            column, justify="right" if column[:4] in ("trai", "test", "mask") else "left"
+        )
+    for row in report.rows:
+        counts = (str(count) for count in row.counts)
+        table.add_row(row.category, *counts, str(row.masks), row.sizes, row.published)
+    out.print(table)
+    for warning in report.warnings:
+        out.print(f"[yellow]warning[/]: {warning}")
+    for error in report.errors:
+        out.print(f"[red]error[/]: {error}")
+
+
+def trials_table(result: SweepResult) -> Table:
+    """Every trial of a study: state, value, settings, seconds."""
+    paths = list(dict.fromkeys(path for row in result.trials for path in row.params))
+    table = Table(title=f"study {result.study}", title_justify="left")
+    for column in ("trial", "state", result.objective.partition("/")[2].replace("_", " ")):
+        table.add_column(column, justify="right")
+    for path in paths:
+        table.add_column(path.rpartition(".")[2], justify="right")
+    table.add_column("s", justify="right")
+    table.add_column("reason")
+    for row in result.trials:
+        value = "–" if row.value is None else f"{row.value:.4f}"
+        seconds = "–" if row.seconds is None else f"{row.seconds:.0f}"
+        settings = [_setting(row.params.get(path)) for path in paths]
+        style = "bold green" if row.number == result.best.number else ""
+        table.add_row(
+            str(row.number), row.state, value, *settings, seconds, row.reason, style=style
+        )
+    return table
+
+
+def _setting(value: object) -> str:
+    return "–" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,32 @@
+"""Images: found in folders, read, brought to network size, split, checked, shown."""
+
+from vqlab.data.check import CheckReport, CheckRow, check_dataset
+from vqlab.data.image_set import ImageSet
+from vqlab.data.images import IMAGE_SUFFIXES, read_image, read_mask, to_network, to_original
+from vqlab.data.locate import categories_in, choose_categories, describe_source, find_root
+from vqlab.data.settings import DataSettings
+from vqlab.data.show import contact_sheet, write_pictures
+from vqlab.data.splits import Splits, load_dataset
+from vqlab.data.synthetic import make_synthetic
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "CheckReport",
+    "CheckRow",
+    "DataSettings",
+    "ImageSet",
+    "Splits",
+    "categories_in",
+    "check_dataset",
+    "choose_categories",
+    "contact_sheet",
+    "describe_source",
+    "find_root",
+    "load_dataset",
+    "make_synthetic",
+    "read_image",
+    "read_mask",
+    "to_network",
+    "to_original",
+    "write_pictures",
+]

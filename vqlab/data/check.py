@@ -1,0 +1,195 @@
+"""`vqlab data check`: is a data set whole, readable and fair? Everything found, not the first."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vqlab.data.image_set import THREADS, Progress
+from vqlab.data.images import BadFile, read_image, read_mask
+from vqlab.data.layouts import Category, listing, read_category, recognise
+from vqlab.data.locate import source_of
+from vqlab.data.published import Counts, published_counts
+from vqlab.data.splits import fingerprint
+from vqlab.types import Sample, UserError
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """One category: what is there, and what the published set of that name has."""
+
+    category: str
+    counts: Counts
+    masks: int
+    sizes: str
+    """`256x256`, or `640x480 to 1024x1024` (width x height)."""
+    published: str
+    """`as MVTec AD`, `MVTec AD has 224 / 58 / 92`, or nothing."""
+    fingerprint: str
+    """Of this category alone; empty where a file cannot be read."""
+
+
+@dataclass
+class CheckReport:
+    """What `check_dataset` found: `errors` keep the set from being used, `warnings` do not."""
+
+    root: Path
+    source: str
+    rows: list[CheckRow] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    fingerprint: str = ""
+    """Of all the checked categories together; empty where a file cannot be read."""
+
+    @property
+    def ok(self) -> bool:
+        """True where nothing keeps the set from being used."""
+        return not self.errors
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One decoded sample: its (H, W), the hash of its pixels, and its faults."""
+
+    size: tuple[int, int] | None
+    pixels: str
+    errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def check_dataset(
+    root: Path, categories: Sequence[str] | None = None, progress: Progress | None = None
+) -> CheckReport:
+    """Decode every image and mask below `root` and say all that is wrong.
+
+    Counts against the published ones, masks against their images, the same picture in train and
+    test, unreadable files. Raises UserError only where `root` holds no data set at all, or not the
+    `categories` asked for.
+    """
+    layout = recognise(root)
+    names = sorted(layout.folders) if categories is None else list(categories)
+    missing = [name for name in names if name not in layout.folders]
+    if missing:
+        raise UserError(
+            f"there is no category {listing(missing)} in {root}; "
+            f"it has {listing(sorted(layout.folders), most=30)}."
+        )
+    report = CheckReport(root, source_of(root))
+    found = [read_category(layout, name) for name in names]
+    total = sum(len(category.train) + len(category.test) for category in found)
+    done = 0
+    samples: list[Sample] = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for category in found:
+            mine = [*category.train, *category.test]
+            seen: list[_Seen] = []
+            for one in pool.map(_look, mine):
+                seen.append(one)
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+            _report(report, category, mine, seen, layout.root)
+            samples += mine
+    if all(row.fingerprint for row in report.rows):
+        report.fingerprint = fingerprint(samples, layout.root)
+    return report
+
+
+def _look(sample: Sample) -> _Seen:
+    """Decode a sample and its mask; nothing is raised."""
+    errors: list[str] = []
+    warnings: list[str] = []
+    size, pixels = None, ""
+    try:
+        image = read_image(sample.path)
+        size = (image.shape[0], image.shape[1])
+        pixels = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
+    except BadFile as error:
+        errors.append(f"{error.path}: {error.reason}.")
+    try:
+        mask = read_mask(sample.mask) if sample.mask is not None else None
+        if mask is not None and size is not None and mask.shape != size:
+            errors.append(
+                f"{sample.mask}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels, "
+                f"its image {size[1]}x{size[0]}."
+            )
+        if mask is not None and not mask.any():
+            warnings.append(f"{sample.mask}: the mask of a defect marks no pixel.")
+    except BadFile as error:
+        errors.append(f"{error.path}: {error.reason}.")
+    return _Seen(size, pixels, tuple(errors), tuple(warnings))
+
+
+def _report(
+    report: CheckReport,
+    category: Category,
+    samples: Sequence[Sample],
+    seen: Sequence[_Seen],
+    root: Path,
+) -> None:
+    counts = Counts(
+        len(category.train),
+        sum(sample.label == 0 for sample in category.test),
+        sum(sample.label == 1 for sample in category.test),
+    )
+    published = published_counts(category.name) if report.source != "synthetic" else None
+    note = ""
+    if published is not None:
+        name, official = published
+        note = f"as {name}" if counts == official else f"{name} has {_slashed(official)}"
+        if counts != official:
+            report.warnings.append(
+                f"category {category.name} has {_slashed(counts)} images (train / good / defect), "
+                f"{name} has {_slashed(official)}: a part is missing, or it is another set."
+            )
+    unreadable = [error for one in seen for error in one.errors]
+    report.errors += [*category.faults, *unreadable]
+    report.warnings += [*category.remarks, *(w for one in seen for w in one.warnings)]
+    report.warnings += _duplicates(category, seen)
+    masked = [sample for sample in category.test if sample.mask is not None]
+    whole = not unreadable and not category.faults
+    report.rows.append(
+        CheckRow(
+            category=category.name,
+            counts=counts,
+            masks=len(masked),
+            sizes=_sizes([one.size for one in seen if one.size is not None]),
+            published=note,
+            fingerprint=fingerprint(samples, root) if whole else "",
+        )
+    )
+
+
+def _slashed(counts: Counts) -> str:
+    return " / ".join(map(str, counts))
+
+
+def _sizes(sizes: Sequence[tuple[int, int]]) -> str:
+    if not sizes:
+        return ""
+    least, most = min(sizes), max(sizes)
+    texts = [f"{width}x{height}" for height, width in (least, most)]
+    return texts[0] if least == most else " to ".join(texts)
+
+
+def _duplicates(category: Category, seen: Sequence[_Seen]) -> list[str]:
+    """Pictures, pixel for pixel, that are both in train and in test."""
+    train: dict[str, list[Path]] = defaultdict(list)
+    for sample, one in zip(category.train, seen, strict=False):
+        train[one.pixels].append(sample.path)
+    train.pop("", None)
+    twins = [
+        f"{sample.path.parent.name}/{sample.path.name} = {train[one.pixels][0].name}"
+        for sample, one in zip(category.test, seen[len(category.train) :], strict=True)
+        if one.pixels in train
+    ]
+    if not twins:
+        return []
+    return [
+        f"category {category.name}: {len(twins)} test images are also in train "
+        f"({listing(twins)}): their scores are worth nothing."
+    ]

@@ -1,0 +1,213 @@
+"""Files of any common kind become RGB arrays, arrays become the network's square, and back."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
+from torch import Tensor
+
+from vqlab.data.settings import DataSettings
+from vqlab.types import Geometry, UserError
+
+Pixels = NDArray[np.uint8]
+"""(H, W, 3) RGB."""
+Mask = NDArray[np.bool_]
+"""(H, W), True on the defect."""
+
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+)
+BORDER_BRIGHTNESS = 0.5
+"""What `brightness: border` makes the border of every image."""
+
+
+class BadFile(UserError):
+    """A file that is not what its place says: `path` and `reason` for a list of several."""
+
+    def __init__(self, path: Path, reason: str, remedy: str = "replace or remove it") -> None:
+        super().__init__(f"file {path} cannot be used: {reason}; {remedy}.")
+        self.path = path
+        self.reason = reason
+
+
+def read_image(path: Path | str) -> Pixels:
+    """The picture as a person sees it: (H, W, 3) uint8 RGB, turned as its EXIF tag says.
+
+    16 bits become 8 by the high byte (the same scale for every file), transparency becomes white,
+    of several frames the first is taken. Raises BadFile (a UserError) that names the file.
+    """
+    return np.ascontiguousarray(_to_rgb(_decode(Path(path)), Path(path)))
+
+
+def read_mask(path: Path | str) -> Mask:
+    """The defect's pixels, (H, W) bool: every value above 0, so indices count as well as 255.
+
+    Transparency is not looked at; a JPEG's values count above 128, as its zeros are not exact.
+    Raises BadFile (a UserError) that names the file.
+    """
+    path = Path(path)
+    image = _decode(path)
+    values = np.atleast_3d(np.asarray(image))
+    colours = values[..., :-1] if image.mode in ("LA", "PA", "RGBA") else values
+    least = 128 if path.suffix.lower() in (".jpg", ".jpeg") else 0
+    return np.asarray((colours > least).any(axis=2), np.bool_)
+
+
+def _decode(path: Path) -> Image.Image:
+    """The whole first frame, decoded to its end and turned upright, in the file's own mode."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            _refuse_odd_tiff(image, path)
+            return ImageOps.exif_transpose(image)
+    except FileNotFoundError:
+        raise BadFile(path, "it does not exist", "check the path") from None
+    except UnidentifiedImageError:
+        empty = path.stat().st_size == 0
+        raise BadFile(path, "it is empty" if empty else "it is not an image we know") from None
+    except Image.DecompressionBombError:
+        raise BadFile(path, "it has too many pixels", "cut it into smaller images") from None
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+        reason = "it is cut short or damaged" if not isinstance(error, PermissionError) else ""
+        raise BadFile(path, reason or "reading it is not permitted") from None
+
+
+def _refuse_odd_tiff(image: Image.Image, path: Path) -> None:
+    """Two kinds of 16-bit TIFF that Pillow reads without complaint, and wrongly."""
+    if isinstance(image, TiffImageFile) and max(image.tag_v2.get(258, (8,))) > 8:
+        if image.mode == "RGB" and image.tag_v2.get(284) == 2:
+            raise BadFile(path, "its 16-bit colours lie in separate planes", "save it as PNG")
+        if image.mode.startswith("I") and image.tag_v2.get(262) == 0:
+            raise BadFile(path, "its 16-bit grey has white as 0", "save it as PNG")
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Pixels:
+    if image.mode.startswith(("I", "F")):
+        grey = _eight_bits(np.asarray(image), path)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    try:
+        return np.asarray(image.convert("RGB"))
+    except ValueError:
+        raise BadFile(path, f"its colours ({image.mode}) are not known", "save as RGB") from None
+
+
+def _eight_bits(values: NDArray[Any], path: Path) -> NDArray[np.uint8]:
+    """Grey of 16 bits (0..65535) or floating point (0..1) as 8 bits."""
+    if np.issubdtype(values.dtype, np.floating):
+        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+            raise BadFile(path, "its values are not within 0 and 1", "save it with 8 or 16 bits")
+        return np.round(values * 255).astype(np.uint8)
+    if values.min() < 0 or values.max() > 65535:
+        raise BadFile(path, "its values do not fit 16 bits", "save it with 8 or 16 bits")
+    return (values.astype(np.uint16) >> 8).astype(np.uint8)
+
+
+def box_for(size: tuple[int, int], settings: DataSettings) -> Geometry:
+    """Where an image of `size` (H, W) will lie in the network's square."""
+    side = settings.image_size
+    if settings.resize == "stretch":
+        return Geometry(size, (0, 0, side, side))
+    scale = side / max(size)
+    height, width = (max(1, round(length * scale)) for length in size)
+    return Geometry(size, ((side - height) // 2, (side - width) // 2, height, width))
+
+
+def fit_image(image: Pixels, settings: DataSettings) -> tuple[Pixels, Geometry]:
+    """(H, W, 3) to (S, S, 3) uint8; the area outside the box is black."""
+    geometry = box_for((image.shape[0], image.shape[1]), settings)
+    top, left, height, width = geometry.box
+    resized = _resize(image, height, width)
+    if (height, width) == (settings.image_size, settings.image_size):
+        return resized, geometry
+    square = np.zeros((settings.image_size, settings.image_size, 3), np.uint8)
+    square[top : top + height, left : left + width] = resized
+    return square, geometry
+
+
+def fit_mask(mask: Mask, settings: DataSettings) -> Mask:
+    """(H, W) to (S, S): a pixel is marked if it covers any marked pixel, however little of it."""
+    geometry = box_for((mask.shape[0], mask.shape[1]), settings)
+    top, left, height, width = geometry.box
+    sums = np.asarray(cv2.integral(mask.astype(np.uint8)))
+    (y0, y1), (x0, x1) = _spans(mask.shape[0], height), _spans(mask.shape[1], width)
+    rows = sums[y1] - sums[y0]
+    square = np.zeros((settings.image_size, settings.image_size), np.bool_)
+    square[top : top + height, left : left + width] = rows[:, x1] - rows[:, x0] > 0
+    return square
+
+
+def _spans(source: int, target: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and one-past-last source pixel that each of `target` pixels covers."""
+    steps = np.arange(target + 1, dtype=np.int64) * source
+    return steps[:-1] // target, -(-steps[1:] // target)
+
+
+def _resize(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    """Area averages where it shrinks, bilinear where it grows, each axis for itself."""
+    shrunk = (min(height, image.shape[0]), min(width, image.shape[1]))
+    for size, way in ((shrunk, cv2.INTER_AREA), ((height, width), cv2.INTER_LINEAR)):
+        if image.shape[:2] != size:
+            image = np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=way))
+    return image
+
+
+def to_tensor(square: Pixels, geometry: Geometry, settings: DataSettings) -> Tensor:
+    """(S, S, 3) uint8 to (3, S, S) float32 in [0, 1], with the brightness that `settings` ask for.
+
+    `brightness: border` multiplies the image so that the median grey of its border (a frame of
+    1/32 of the box) becomes 0.5, and clips at 1: two images of one product under different light
+    become alike. Borders darker than 0.05 count as 0.05.
+    """
+    image = torch.from_numpy(np.ascontiguousarray(square.transpose(2, 0, 1)))
+    values = image.to(torch.float32) / 255
+    if settings.brightness == "border":
+        gain = BORDER_BRIGHTNESS / max(border_brightness(square, geometry), 0.05)
+        values = (values * gain).clamp_(max=1)
+    return values
+
+
+def border_brightness(square: Pixels, geometry: Geometry) -> float:
+    """Median grey, in [0, 1], of a frame of 1/32 of the box's shorter side (at least 1 pixel)."""
+    top, left, height, width = geometry.box
+    grey = square[top : top + height, left : left + width].mean(axis=2)
+    edge = max(1, min(height, width) // 32)
+    frame = np.ones(grey.shape, np.bool_)
+    frame[edge:-edge, edge:-edge] = False
+    return float(np.median(grey[frame])) / 255
+
+
+def to_network(image: Pixels, settings: DataSettings) -> tuple[Tensor, Geometry]:
+    """An RGB image (H, W, 3) uint8 as the network sees it, (3, S, S) float32, and how it got there.
+
+    The same path that every image of a data set takes.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        raise UserError(
+            f"an image must be an RGB array (H, W, 3) of uint8; got {image.shape} of {image.dtype}."
+        )
+    square, geometry = fit_image(image, settings)
+    return to_tensor(square, geometry, settings), geometry
+
+
+def to_original(square: NDArray[Any], geometry: Geometry) -> NDArray[np.float32]:
+    """A map (S, S) or picture (S, S, C) in the image's own size, (H, W[, C]) float32, bilinear.
+
+    The padding of a letterbox is cut away.
+    """
+    top, left, height, width = geometry.box
+    inside = np.ascontiguousarray(square[top : top + height, left : left + width], np.float32)
+    size = (geometry.original[1], geometry.original[0])
+    return np.asarray(cv2.resize(inside, size, interpolation=cv2.INTER_LINEAR), np.float32)

@@ -1,0 +1,117 @@
+"""Where the images are: the folder the user names, else one in its usual place, else synthetic."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from vqlab.data.image_set import Progress
+from vqlab.data.layouts import Layout, listing, recognise
+from vqlab.data.published import HOW_TO_GET
+from vqlab.data.settings import DataSettings
+from vqlab.data.synthetic import CATEGORIES, MARKER, make_synthetic
+from vqlab.types import UserError
+
+USUAL = (Path("data/MVTec"), Path("data/VisA"))
+SYNTHETIC = Path("data/synthetic")
+SYNTHETIC_SOURCE = "synthetic"
+
+
+def find_root(settings: DataSettings, progress: Progress | None = None) -> tuple[Path, str]:
+    """The data set's folder and its source: `synthetic`, `MVTec AD layout` or `VisA layout`.
+
+    Without `data.root`: of data/MVTec and data/VisA (below the working folder) the first that has
+    the categories asked for; where neither exists, the built-in synthetic set. Of that, the
+    categories asked for are drawn where they are not there yet, which takes a minute or two:
+    `progress` is called with (pictures done, total).
+    Raises UserError where the folder is missing or holds no category.
+    """
+    root = settings.root or _usual(settings)
+    if root != SYNTHETIC and not (root / MARKER).is_file():
+        return root, source_of(root)
+    asked = CATEGORIES if settings.categories == "all" else settings.categories
+    known = [name for name in asked if name in CATEGORIES]
+    if known:
+        make_synthetic(root, known, _seed_of(root), progress)
+    return root, SYNTHETIC_SOURCE
+
+
+def _usual(settings: DataSettings) -> Path:
+    there = [root for root in USUAL if root.exists()]
+    wanted = set() if settings.categories == "all" else set(settings.categories)
+    fitting = [root for root in there if wanted <= set(recognise(root).folders)]
+    return [*fitting, *there, SYNTHETIC][0]
+
+
+def _seed_of(root: Path) -> int:
+    """The seed that the synthetic set in `root` was drawn with."""
+    try:
+        return int(json.loads((root / MARKER).read_text(encoding="utf-8"))["seed"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def source_of(root: Path) -> str:
+    """`synthetic`, or the name of the layout."""
+    layout = recognise(root)
+    return SYNTHETIC_SOURCE if (layout.root / MARKER).is_file() else layout.source
+
+
+def describe_source(root: Path, source: str) -> str:
+    """One loud line for the user: which images this is about."""
+    if source == SYNTHETIC_SOURCE:
+        return (
+            f"DATA: the BUILT-IN SYNTHETIC SET in {root}, drawn pictures and no photographs: its "
+            "figures say nothing about real products (DATA=path or data.root takes yours)."
+        )
+    return f"DATA: {root} ({source})."
+
+
+def categories_in(root: Path) -> list[str]:
+    """The names of the categories of a folder, sorted. Raises UserError where it holds none."""
+    return sorted(recognise(root).folders)
+
+
+def choose_categories(settings: DataSettings) -> tuple[str, ...]:
+    """The categories that `settings` mean, `all` spelled out.
+
+    Where `data.root` is itself the folder of one category and none was asked for, it is that one.
+    Raises UserError that lists those there and says how to get data sets.
+    """
+    root, source = find_root(settings)
+    strangers = [name for name in settings.categories if name not in CATEGORIES]
+    if source == SYNTHETIC_SOURCE and settings.categories != "all" and strangers:
+        raise UserError(
+            f"there is no category {listing(strangers)} in the built-in synthetic set ({root}); "
+            f"it has {listing(CATEGORIES)}.\n{HOW_TO_GET}"
+        )
+    layout = recognise(root)
+    there = sorted(layout.folders)
+    if settings.categories == "all":
+        return tuple(there)
+    if layout.alone and "categories" not in settings.model_fields_set:
+        return tuple(there)
+    missing = [name for name in settings.categories if name not in layout.folders]
+    if not missing:
+        return settings.categories
+    raise UserError(_not_there(missing, root, layout, settings))
+
+
+def _not_there(missing: list[str], root: Path, layout: Layout, settings: DataSettings) -> str:
+    there = sorted(layout.folders)
+    what = "category" if len(missing) == 1 else "categories"
+    if layout.alone:
+        return (
+            f"data.root {root} is itself the folder of the category {there[0]}; data.categories "
+            f"asks for {listing(missing)}; ask for {there[0]}, or give the folder above it."
+        )
+    for name in missing:
+        if (layout.root / name).is_dir():
+            return f"category {name} must have a folder train/good; {layout.root / name} has none."
+    sentence = f"there is no {what} {listing(missing)} in {root}; it has {listing(there, most=30)}"
+    others = [
+        f"{other} has {listing(categories_in(other), most=30)}"
+        for other in USUAL
+        if settings.root is None and other != root and other.exists()
+    ]
+    return "; ".join([sentence, *others]) + f".\n{HOW_TO_GET}"

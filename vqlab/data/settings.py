@@ -1,0 +1,61 @@
+"""The `data` section of a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from vqlab.config import Settings
+
+
+def _categories(value: Any) -> Any:
+    """`"all"`, one name, names with commas between, or a list of names."""
+    if value == "all":
+        return value
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError("must be a category, a list of categories, or all")
+    names = tuple(dict.fromkeys(name.strip() for name in names))
+    if not names or not all(names):
+        raise ValueError("must name at least one category, or be all")
+    if "all" in names:
+        raise ValueError("must be all alone, or a list of categories")
+    if any(name in (".", "..") or "/" in name or "\\" in name for name in names):
+        raise ValueError("must hold names of categories, not paths (a path goes to data.root)")
+    return names
+
+
+def _root(value: Any) -> Any:
+    """An empty string (`make sweep DATA=`) is the same as nothing said; `~` is the home folder."""
+    if isinstance(value, str):
+        value = Path(value) if value.strip() else None
+    return value.expanduser() if isinstance(value, Path) else value
+
+
+class DataSettings(Settings):
+    """Which images, and how they come to the network's square."""
+
+    root: Annotated[Path | None, BeforeValidator(_root)] = None
+    """Folder of a data set, or of one category; nothing: data/MVTec or data/VisA if there, else
+    the built-in synthetic set."""
+    categories: Annotated[tuple[str, ...] | Literal["all"], BeforeValidator(_categories)] = (
+        "cable",
+    )
+    joint: bool = False
+    """One model for all the categories instead of one each."""
+    image_size: Annotated[int, Field(ge=32, le=1024, multiple_of=4)] = 256
+    """Side of the network's square, pixels."""
+    resize: Literal["stretch", "letterbox"] = "stretch"
+    """`stretch` fills the square (the papers' way); `letterbox` keeps the aspect ratio."""
+    brightness: Literal["keep", "border"] = "keep"
+    """`border` divides each image by the brightness of its border, see `to_network`."""
+    held_out: Annotated[float, Field(ge=0.05, le=0.5)] = 0.15
+    """Share of train/good that is never trained on (at least 2 images)."""
+    synthetic_defects: Annotated[int, Field(ge=1, le=20)] = 2
+    """Copies of each held-out image with a drawn defect, for validation."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Decides the held-out images and the drawn defects."""
+    memory_mib: Annotated[int, Field(ge=0)] = 2048
+    """Resized images are kept in memory up to this much; the rest is decoded when needed."""

@@ -1,0 +1,122 @@
+"""`vqlab data show`: pictures of a data set, and of what validation sees, for people to look at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from vqlab.data.image_set import ImageSet, Photo
+from vqlab.data.images import Mask, Pixels, read_image
+from vqlab.data.layouts import Category, listing, read_category, recognise
+from vqlab.types import Sample, UserError
+
+TILE = 160
+CAPTION = 18
+GOOD = 4
+"""Tiles of train/good per category; of each defect there are two."""
+EACH = 2
+COLUMNS = 8
+RED = (255, 40, 40)
+
+
+def contact_sheet(root: Path, categories: Sequence[str] | None, path: Path) -> Path:
+    """Write a PNG of each category: some of train/good, then each defect with its mask outlined.
+
+    Returns `path`. Raises UserError where `root` or a category is missing, or a file is bad.
+    """
+    layout = recognise(root)
+    names = sorted(layout.folders) if categories is None else list(categories)
+    missing = [name for name in names if name not in layout.folders]
+    if missing:
+        raise UserError(
+            f"there is no category {listing(missing)} in {root}; "
+            f"it has {listing(sorted(layout.folders), most=30)}."
+        )
+    rows = [row for name in names for row in _rows(read_category(layout, name))]
+    _write(np.concatenate(rows), path)
+    return path
+
+
+def write_pictures(images: ImageSet, folder: Path) -> Path:
+    """Write a set as PNG files: `<category>_<index>_<defect>.png`, and `…_mask.png` for defects.
+
+    In their original size, drawn defects included. Returns `folder`.
+    """
+    for index, sample in enumerate(images.samples):
+        name = f"{sample.category}_{index:03d}_{sample.defect}"
+        _write(images.original(index), folder / f"{name}.png")
+        if sample.label:
+            mask = images.original_mask(index)
+            _write(mask.astype(np.uint8) * 255, folder / f"{name}_mask.png")
+    return folder
+
+
+def outline(image: Pixels, mask: Mask, thickness: int = 1) -> Pixels:
+    """The image with a red line around each marked region, outside of it where there is room."""
+    drawn = image.copy()
+    room = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8))
+    contours, _ = cv2.findContours(room, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(drawn, contours, -1, RED, thickness)
+    return np.asarray(drawn, np.uint8)
+
+
+def _rows(category: Category) -> list[Pixels]:
+    """A heading and rows of COLUMNS tiles, each (height, COLUMNS * TILE, 3)."""
+    tiles = [_tile(sample, "train") for sample in _spread(category.train, GOOD)]
+    for _, group in groupby(category.test, key=lambda sample: sample.defect):
+        tiles += [_tile(sample, sample.defect) for sample in _spread(list(group), EACH)]
+    blank = np.full((TILE + CAPTION, TILE, 3), 255, np.uint8)
+    tiles += [blank] * (-len(tiles) % COLUMNS)
+    heading = f"{category.name}: {len(category.train)} train, {len(category.test)} test"
+    return [
+        _text(heading, COLUMNS * TILE, 26, 18),
+        *(np.concatenate(tiles[i : i + COLUMNS], axis=1) for i in range(0, len(tiles), COLUMNS)),
+    ]
+
+
+def _spread(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """`count` of the samples, evenly spread over their order."""
+    places = np.linspace(0, len(samples) - 1, min(count, len(samples)))
+    return [samples[round(place)] for place in places]
+
+
+def _tile(sample: Sample, kind: str) -> Pixels:
+    """(TILE + CAPTION, TILE, 3): the image inside a square, its mask outlined, and its name."""
+    image = read_image(sample.path)
+    scale = (TILE - 4) / max(image.shape[:2])
+    width, height = (max(1, round(length * scale)) for length in (image.shape[1], image.shape[0]))
+    small = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    if sample.mask is not None:
+        mask = Photo(sample).mask((image.shape[0], image.shape[1]))
+        shrunk = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+        small = outline(small, shrunk > 0)
+    square = np.full((TILE, TILE, 3), 255, np.uint8)
+    top, left = (TILE - height) // 2, (TILE - width) // 2
+    square[top : top + height, left : left + width] = small
+    caption = _text(f"{kind}/{sample.path.stem}", TILE, CAPTION, 11)
+    return np.concatenate([square, caption])
+
+
+def _text(words: str, width: int, height: int, size: int) -> Pixels:
+    strip = Image.new("RGB", (width, height), "white")
+    ImageDraw.Draw(strip).text((4, 1), words, fill="black", font=ImageFont.load_default(size))
+    return np.asarray(strip, np.uint8)
+
+
+def _write(pixels: Pixels, path: Path) -> None:
+    """A PNG, written beside its place and then renamed. Raises UserError where it cannot be."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(beside, format="PNG")
+        beside.replace(path)
+    except OSError as error:
+        raise UserError(f"picture {path} cannot be written: {error.strerror or error}.") from None
+    finally:
+        beside.unlink(missing_ok=True)

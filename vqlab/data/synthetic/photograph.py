@@ -1,0 +1,105 @@
+"""The camera of the synthetic set: light, lens and sensor turn a surface into a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from vqlab.data.synthetic.surface import DRAWN, SIDE, Array, Surface, clouds
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One exposure's conditions; the same camera takes the part without and with its defect."""
+
+    light: tuple[float, float, float]
+    """Unit vector towards the lamp (x right, y down, z to the viewer)."""
+    ambient: float
+    shine: float
+    occlusion: float
+    """Depth in drawn pixels at which a hollow has lost about two thirds of the ambient light."""
+    exposure: Array
+    """(256, 256, 1): gain with uneven light and vignetting."""
+    tint: Array
+    """(3,) white balance."""
+    blur: float
+    noise: Array
+    """(256, 256, 3) float32: what the sensor adds, deviation 1 at mid grey."""
+
+    def shoot(self, surface: Surface) -> Array:
+        """Noise-free picture (256, 256, 3) float32 in [0, 1]."""
+        height = cv2.GaussianBlur(surface.height, (5, 5), 0.8)
+        slope_x = cv2.Sobel(height, cv2.CV_32F, 1, 0, ksize=1, scale=0.5)
+        slope_y = cv2.Sobel(height, cv2.CV_32F, 0, 1, ksize=1, scale=0.5)
+        length = 1 / np.sqrt(slope_x * slope_x + slope_y * slope_y + 1)
+        x, y, z = self.light
+        facing = np.maximum((z - slope_x * x - slope_y * y) * length, 0)
+        glint = np.maximum((z + 1 - slope_x * x - slope_y * y) * length, 0)
+        glint *= 1 / float(np.sqrt(x * x + y * y + (z + 1) ** 2))
+        for _ in range(4):  # to the power of 16
+            glint *= glint
+        lit = 1 - np.float32(0.85) * self._shadow(height)
+        diffuse = self.ambient * self._openness(height) + (1 - self.ambient) * facing * lit
+        mirror = surface.gloss * lit * glint * (0.5 * self.shine)
+        tones = [tone * (diffuse + mirror) + mirror for tone in surface.albedo]
+        small = [cv2.resize(tone, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for tone in tones]
+        picture = cv2.merge(small) * self.exposure
+        sharp = cv2.GaussianBlur(picture, (0, 0), self.blur) * self.tint
+        # A soft shoulder instead of hard clipping, as sensors and their curves have.
+        return np.asarray(np.where(sharp > 0.8, 1 - 0.2 * np.exp((0.8 - sharp) / 0.2), sharp))
+
+    def develop(self, picture: Array) -> Array:
+        """(256, 256, 3) uint8: the picture with sensor noise, which grows with the light."""
+        noisy = picture + self.noise * (0.3 + 0.7 * np.sqrt(np.clip(picture, 0, 1)))
+        return np.clip(np.rint(noisy * 255), 0, 255).astype(np.uint8)
+
+    def _openness(self, height: Array) -> Array:
+        """Share of the sky that a point sees (S, S): small in hollows."""
+        small = cv2.resize(height, (DRAWN // 4, DRAWN // 4), interpolation=cv2.INTER_AREA)
+        rim = sum(cv2.GaussianBlur(small, (0, 0), sigma) for sigma in (2.0, 6.0)) / 2
+        depth = cv2.resize(rim, (DRAWN, DRAWN), interpolation=cv2.INTER_LINEAR) - height
+        return np.exp(-np.clip(depth, 0, None) / self.occlusion)
+
+    def _shadow(self, height: Array) -> Array:
+        """1 where something taller stands towards the lamp (S, S), soft at the edge."""
+        side = DRAWN // 2
+        small = cv2.resize(height, (side, side), interpolation=cv2.INTER_AREA)
+        x, y, z = self.light
+        flat = float(np.hypot(x, y))
+        rise = z / flat
+        deepest = np.full_like(small, -1e3)
+        for step in np.geomspace(1.5, 24, 9):
+            move = np.array([[1, 0, -x / flat * step], [0, 1, -y / flat * step]])
+            taller = cv2.warpAffine(small, move, (side, side), borderMode=cv2.BORDER_REPLICATE)
+            deepest = np.maximum(deepest, taller - small - step * 2 * rise)
+        soft = cv2.GaussianBlur(np.clip(deepest / 4, 0, 1), (0, 0), 1.0)
+        return np.asarray(cv2.resize(soft, (DRAWN, DRAWN), interpolation=cv2.INTER_LINEAR))
+
+
+def set_up(rng: np.random.Generator, azimuth: float, spread: float, noise: float) -> Camera:
+    """A camera whose lamp stands about `azimuth` (rad, ± `spread`), with its own small faults."""
+    turn = azimuth + spread * rng.uniform(-1, 1)
+    tilt = rng.uniform(0.85, 1.1)
+    y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j].astype(np.float32)
+    uneven = (
+        0.05 * clouds(rng, 2, SIDE) + rng.uniform(-0.06, 0.06) * x + rng.uniform(-0.06, 0.06) * y
+    )
+    fall = 1 - rng.uniform(0.03, 0.14) * (x**2 + y**2)
+    gain = np.exp(rng.normal(0, 0.07))
+    return Camera(
+        light=(
+            float(np.cos(turn) * np.cos(tilt)),
+            float(np.sin(turn) * np.cos(tilt)),
+            float(np.sin(tilt)),
+        ),
+        ambient=float(rng.uniform(0.42, 0.55)),
+        shine=float(rng.uniform(0.7, 1.1)),
+        occlusion=float(rng.uniform(20, 28)),
+        exposure=(gain * fall * (1 + uneven)).astype(np.float32)[..., None],
+        tint=(1 + rng.normal(0, 0.015, 3)).astype(np.float32),
+        blur=float(rng.uniform(0.35, 0.75)),
+        noise=rng.standard_normal((SIDE, SIDE, 3), dtype=np.float32)
+        * np.float32(noise * rng.uniform(0.7, 1.4)),
+    )

@@ -1,0 +1,171 @@
+"""What a synthetic part is made of: colour, height and gloss on a grid, and random grain."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+"""A float32 or bool array; shapes are in the docstrings."""
+
+SIDE = 256
+"""Side of a finished picture, pixels."""
+
+SCALE = 2
+"""Parts are drawn this many times larger, then averaged down (anti-aliasing)."""
+
+DRAWN = SIDE * SCALE
+PIXEL = 2 / DRAWN
+"""Width of a drawn pixel where the picture spans [-1, 1]."""
+
+WHOLE = (slice(None), slice(None))
+
+
+class Surface:
+    """Albedo (3, S, S) in [0, 1], height (S, S) in drawn pixels, gloss (S, S), all float32."""
+
+    def __init__(self, colour: Array, height: float, gloss: float) -> None:
+        self.albedo = np.empty((3, DRAWN, DRAWN), np.float32)
+        self.albedo[:] = colour[:, None, None]
+        self.height = np.full((DRAWN, DRAWN), height, np.float32)
+        self.gloss = np.full((DRAWN, DRAWN), gloss, np.float32)
+
+    def lay(
+        self,
+        cover: Array,
+        colour: Array | None = None,
+        height: Array | float | None = None,
+        gloss: Array | float | None = None,
+        where: tuple[slice, slice] = WHOLE,
+    ) -> None:
+        """Blend a material over the surface inside the box `where`.
+
+        cover (h, w) in [0, 1]; colour (3,) or (3, h, w); height and gloss (h, w) or one number.
+        """
+        if colour is not None:
+            tones = colour.astype(np.float32)
+            for plane, tone in zip(self.albedo, tones, strict=True):
+                plane[where] += cover * (tone - plane[where])
+        if height is not None:
+            self.height[where] += cover * (height - self.height[where])
+        if gloss is not None:
+            self.gloss[where] += cover * (gloss - self.gloss[where])
+
+
+@dataclass(frozen=True)
+class Pose:
+    """How a part lies in the picture, which spans [-1, 1]: turn (rad), shift (x, y), size."""
+
+    turn: float
+    shift: tuple[float, float]
+    size: float
+
+    def grid(self) -> tuple[Array, Array]:
+        """(u, v), each (S, S) float32: every drawn pixel's place in the part's own frame."""
+        line = (np.arange(DRAWN, dtype=np.float32) + 0.5) * PIXEL - 1
+        x = ((line - self.shift[0]) / self.size)[None, :]
+        y = ((line - self.shift[1]) / self.size)[:, None]
+        cos, sin = math.cos(self.turn), math.sin(self.turn)
+        return cos * x + sin * y, cos * y - sin * x
+
+    def box(self, u: float, v: float, reach: float) -> tuple[slice, slice]:
+        """Slices (rows, columns) of the pixels at most `reach` from (u, v), with some margin."""
+        cos, sin = math.cos(self.turn), math.sin(self.turn)
+        x = (cos * u - sin * v) * self.size + self.shift[0]
+        y = (sin * u + cos * v) * self.size + self.shift[1]
+        half = reach * self.size + 0.02
+        return _span(y - half, y + half), _span(x - half, x + half)
+
+    def windows(self, u: Array, v: Array, reach: float) -> Array:
+        """Flat indices (n, h, h) of the pixels round each of n points (u, v), inside the picture."""
+        cos, sin = math.cos(self.turn), math.sin(self.turn)
+        x = (cos * u - sin * v) * self.size + self.shift[0]
+        y = (sin * u + cos * v) * self.size + self.shift[1]
+        half = round((reach * self.size + 0.01) / PIXEL)
+        line = np.arange(-half, half + 1)
+        columns = np.clip(np.rint((x + 1) / PIXEL).astype(int)[:, None] + line, 0, DRAWN - 1)
+        rows = np.clip(np.rint((y + 1) / PIXEL).astype(int)[:, None] + line, 0, DRAWN - 1)
+        return np.asarray(rows[:, :, None] * DRAWN + columns[:, None, :])
+
+
+def _span(low: float, high: float) -> slice:
+    start, stop = (min(DRAWN, max(0, round((end + 1) / PIXEL))) for end in (low, high))
+    return slice(start, stop)
+
+
+def polar(angle: float, radius: float) -> Array:
+    """(2,) point at `angle` (rad) and `radius`."""
+    return np.array([radius * math.cos(angle), radius * math.sin(angle)])
+
+
+def to_line(u: Array, v: Array, points: Array) -> Array:
+    """Distance (h, w) float32 of every pixel to the polyline `points` (n, 2)."""
+    away = np.full(np.broadcast_shapes(u.shape, v.shape), np.inf, np.float32)
+    for (x, y), (end_x, end_y) in itertools.pairwise(points.tolist()):
+        along_x, along_y = end_x - x, end_y - y
+        square = max(along_x**2 + along_y**2, 1e-9)
+        share = np.clip(((u - x) * along_x + (v - y) * along_y) / square, 0, 1)
+        away = np.minimum(away, np.hypot(u - x - share * along_x, v - y - share * along_y))
+    return away
+
+
+def around(distance: Array, softness: float) -> Array:
+    """Cover of an outline from its signed distance (negative inside), with a soft edge."""
+    return np.clip(0.5 - distance / softness, 0, 1)
+
+
+def clouds(rng: np.random.Generator, cells: int, side: int = DRAWN) -> Array:
+    """Smooth noise (side, side) float32, mean about 0, deviation about 0.8, `cells` across."""
+    if cells >= 32:  # fine grain: a random cut of one sheet is as good and far cheaper
+        sheet = _sheet(round(cells * 2 * DRAWN / side))
+        top, left = rng.integers(0, sheet.shape[0] - side, 2)
+        cut = sheet[top : top + side, left : left + side]
+        return cut.T if rng.random() < 0.5 else cut
+    coarse = rng.standard_normal((cells + 4, cells + 4), dtype=np.float32)
+    step = max(1, min(8, side // cells))
+    fine = cv2.resize(coarse, None, fx=step, fy=step, interpolation=cv2.INTER_CUBIC)
+    inner = fine[2 * step : -2 * step, 2 * step : -2 * step]
+    return np.asarray(cv2.resize(inner, (side, side), interpolation=cv2.INTER_LINEAR))
+
+
+@functools.cache
+def _sheet(cells: int) -> Array:
+    """Noise (2 * DRAWN, 2 * DRAWN) float32 with `cells` bumps across, always the same."""
+    coarse = np.random.default_rng(cells).standard_normal((cells, cells), dtype=np.float32)
+    sheet: Array = cv2.resize(coarse, (2 * DRAWN, 2 * DRAWN), interpolation=cv2.INTER_CUBIC)
+    return sheet
+
+
+def fractal(rng: np.random.Generator, cells: int, octaves: int) -> Array:
+    """Sum of clouds (S, S), each octave twice as fine and half as strong."""
+    total = clouds(rng, cells)
+    for octave in range(1, octaves):
+        total = total + clouds(rng, cells * 2**octave) * np.float32(0.5**octave)
+    return total
+
+
+def streaks(rng: np.random.Generator, angle: float, length: float) -> Array:
+    """Marks of a blade or brush: noise (S, S) drawn out `length` pixels along `angle` (rad)."""
+    sheet = _drawn_out(length)
+    turn = cv2.getRotationMatrix2D((DRAWN, DRAWN), float(np.degrees(angle)), 1.0)
+    turn[:, 2] -= DRAWN / 2 + rng.uniform(-DRAWN / 4, DRAWN / 4, 2)
+    marks: Array = cv2.warpAffine(
+        sheet, turn, (DRAWN, DRAWN), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+    )
+    return marks
+
+
+@functools.cache
+def _drawn_out(length: float) -> Array:
+    side = 2 * DRAWN
+    rng = np.random.default_rng(int(length))
+    thin = rng.standard_normal((side, max(2, int(side / length))), dtype=np.float32)
+    sheet: Array = cv2.resize(thin, (side, side), interpolation=cv2.INTER_LINEAR)
+    return sheet

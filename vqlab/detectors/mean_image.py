@@ -1,0 +1,79 @@
+"""The no-learning baseline: how far is each pixel from the mean training image?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from vqlab.config import Settings
+from vqlab.detectors.base import Detector, register
+from vqlab.nn.smoothing import smooth
+from vqlab.types import InputSpec, Pyramid, Scores
+
+
+class Scoring(Settings):
+    """What may change without fitting again."""
+
+    smoothing: float = Field(1 / 64, ge=0, le=0.25)
+    """Standard deviation of the Gaussian over the map, as a share of the image's side."""
+
+
+class MeanImageSettings(Settings):
+    """Settings of `mean_image`; its recipe sets `training.epochs: 0`."""
+
+    floor: float = Field(0.02, gt=0, le=1)
+    """Smallest standard deviation of a pixel, on the scale of the image's values."""
+    scoring: Scoring = Scoring()
+
+
+@register("mean_image")
+class MeanImage(Detector):
+    """|x − mean training image| / standard deviation per pixel, mean over channels, smoothed.
+
+    The image score is the map's maximum. Sees the pyramid's finest level only.
+    """
+
+    Config = MeanImageSettings
+    mean: Tensor
+    sd: Tensor
+
+    def __init__(self, config: MeanImageSettings, spec: InputSpec) -> None:
+        super().__init__(config, spec)
+        self.config = config
+        self.register_buffer("mean", torch.full((spec.channels[0], *spec.sizes[0]), 0.5))
+        self.register_buffer("sd", torch.ones_like(self.mean))
+
+    def prepare(self, pyramids: Iterable[Pyramid]) -> None:
+        total = torch.zeros_like(self.mean, dtype=torch.float64)
+        squares, count = torch.zeros_like(total), 0
+        for level, *_ in pyramids:
+            total += level.double().sum(0)
+            squares += level.double().square().sum(0)
+            count += len(level)
+        mean = total / count
+        self.mean.copy_(mean)
+        self.sd.copy_((squares / count - mean.square()).clamp_min(0).sqrt())
+
+    def loss(self, pyramid: Pyramid) -> dict[str, Tensor]:
+        return {"loss": self._distance(pyramid).mean()}
+
+    @torch.no_grad()
+    def score(self, pyramid: Pyramid) -> Scores:
+        side = max(self.spec.image_size)
+        distance = self._distance(pyramid)[:, None]
+        full = torch.nn.functional.interpolate(distance, self.spec.image_size, mode="bilinear")
+        maps = smooth(full[:, 0], self.config.scoring.smoothing * side)
+        return Scores(maps, maps.amax((1, 2)))
+
+    def _distance(self, pyramid: Pyramid) -> Tensor:
+        """(B, h, w)."""
+        sd = self.sd.clamp_min(self.config.floor)
+        return ((pyramid[0].float() - self.mean).abs() / sd).mean(1)
+
+    def panels(self, pyramid: Pyramid) -> dict[str, Tensor]:
+        if self.mean.shape[0] != 3:
+            return {}
+        return {"reconstruction": self.mean.expand(len(pyramid[0]), -1, -1, -1)}

@@ -1,0 +1,26 @@
+"""Pictures: rows of panels per image, score tables and curves. No pyplot, no global state."""
+
+from vqlab.plots.curves import (
+    codebook_usage,
+    loss_curves,
+    pro_figure,
+    roc_figure,
+    save_figure,
+    score_histogram,
+)
+from vqlab.plots.results import panel_row, write_results
+from vqlab.plots.row import Row, Scale, draw_row
+
+__all__ = [
+    "Row",
+    "Scale",
+    "codebook_usage",
+    "draw_row",
+    "loss_curves",
+    "panel_row",
+    "pro_figure",
+    "roc_figure",
+    "save_figure",
+    "score_histogram",
+    "write_results",
+]

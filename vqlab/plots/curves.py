@@ -1,0 +1,190 @@
+"""Curves as matplotlib figures, one style for all; no pyplot, so no window and no global state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike, NDArray
+
+from vqlab.metrics import FPR_LIMIT, Curve
+from vqlab.plots import style
+
+Array = NDArray[Any]
+Curves = Mapping[str, Curve]
+Metrics = Mapping[str, float]
+_LABELS = {"image": "images", "pixel": "pixels"}
+
+
+def score_histogram(title: str, scores: Array, labels: Array, threshold: float) -> Figure:
+    """Image scores (N,) of normal and of defect images (labels 0 and 1), with the threshold."""
+    figure, (axes,) = _figure(title, "image scores")
+    low, high = float(min(scores.min(), threshold)), float(max(scores.max(), threshold))
+    if not high > low:
+        low, high = low - 0.5, high + 0.5
+    edges = np.linspace(low, high, 41).tolist()
+    for label, name, colour in ((0, "normal", style.BLUE), (1, "defect", style.RED)):
+        own = scores[labels == label]
+        if len(own):
+            axes.hist(
+                own, edges, label=f"{name} ({len(own)})", color=_hex(colour), alpha=0.55,
+                edgecolor=_hex(colour), linewidth=0.6,
+            )  # fmt: skip
+    axes.axvline(threshold, color=_hex(style.INK), linewidth=1.5, linestyle=(0, (4, 3)))
+    rejected = int(np.count_nonzero((labels == 0) & (scores > threshold)))
+    escaped = int(np.count_nonzero((labels == 1) & (scores <= threshold)))
+    axes.set_title(
+        f"threshold {threshold:.4g}: {rejected} false reject{'s' * (rejected != 1)}, "
+        f"{escaped} escape{'s' * (escaped != 1)}",
+        loc="right", fontsize=9, color=_hex(style.MUTED),
+    )  # fmt: skip
+    axes.set(xlabel="image score", ylabel="images")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False)
+    return figure
+
+
+def roc_figure(title: str, curves: Curves, metrics: Metrics) -> Figure:
+    """ROC curves `image_roc` and `pixel_roc`, whichever there are."""
+    figure, (axes,) = _figure(title, "ROC", square=True)
+    axes.plot([0, 1], [0, 1], color=_hex(style.LINE), linewidth=1)
+    _draw(axes, curves, "roc", {k: metrics.get(f"{k}_auroc") for k in _LABELS}, "AUROC")
+    axes.set(xlabel="false-positive rate", ylabel="true-positive rate")
+    return figure
+
+
+def precision_recall_figure(title: str, curves: Curves, metrics: Metrics) -> Figure:
+    """Precision-recall curves of images and pixels, whichever there are."""
+    figure, (axes,) = _figure(title, "precision and recall", square=True)
+    averages = {k: metrics.get(f"{k}_ap") for k in _LABELS}
+    _draw(axes, curves, "precision_recall", averages, "AP")
+    axes.set(xlabel="recall", ylabel="precision")
+    return figure
+
+
+def pro_figure(title: str, curves: Curves, metrics: Metrics) -> Figure:
+    """The per-region overlap up to the false-positive rate that AUPRO integrates to."""
+    figure, (axes,) = _figure(title, "per-region overlap", square=True)
+    curve = curves["pro"]
+    axes.fill_between(curve.x, curve.y, color=_hex(style.BLUE), alpha=0.12, linewidth=0)
+    axes.plot(
+        curve.x, curve.y, color=_hex(style.BLUE), label=f"AUPRO {metrics['aupro']:.3f}", linewidth=2
+    )
+    axes.set(
+        xlabel="false-positive rate (pixels)", ylabel="mean overlap per region",
+        xlim=(0, FPR_LIMIT), ylim=(0, 1.02),
+    )  # fmt: skip
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def loss_curves(history: Sequence[Mapping[str, float]]) -> Figure:
+    """Metrics per epoch, one field per group: `train/loss` and `train/commitment` share one.
+
+    history: a mapping of metric names to values for every epoch, the first being epoch 1; a name
+    may be missing in some epochs. Values that are all positive and span a lot are drawn on a
+    logarithmic axis.
+    """
+    names = dict.fromkeys(name for metrics in history for name in metrics)
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(_group(name), []).append(name)
+    figure, fields = _figure("training", f"{len(history)} epochs", fields=max(1, len(groups)))
+    for axes, (group, members) in zip(fields, groups.items(), strict=False):
+        seen: list[float] = []
+        for name in members:
+            points = [(e, m[name]) for e, m in enumerate(history, 1) if name in m]
+            points = [(e, value) for e, value in points if math.isfinite(value)]
+            marker = "o" if len(points) < 12 else None
+            label = name.partition("/")[2] or name
+            xy = np.array(points).reshape(-1, 2)
+            axes.plot(xy[:, 0], xy[:, 1], label=label, marker=marker, markersize=3.5, linewidth=1.6)
+            seen += [value for _, value in points]
+        if seen and min(seen) > 0 and max(seen) > 20 * min(seen):
+            axes.set_yscale("log")
+        axes.set_title(group, loc="left", fontsize=10, color=_hex(style.MUTED))
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def codebook_usage(counts: ArrayLike, title: str = "codebook") -> Figure:
+    """How often each of K codes is used, most used first, against even use.
+
+    counts (K,): how often each code was chosen. The heading gives perplexity (the exponential of
+    the entropy of usage) and how many codes were never used.
+    """
+    used = np.sort(np.asarray(counts, dtype=np.float64))[::-1]
+    share = used / max(used.sum(), 1.0)
+    alive = share[share > 0]
+    perplexity = float(np.exp(-(alive * np.log(alive)).sum())) if len(alive) else 0.0
+    figure, (axes,) = _figure(
+        title, f"perplexity {perplexity:.1f} of {len(used)}, {len(used) - len(alive)} unused"
+    )
+    axes.fill_between(np.arange(len(used)), share, step="mid", color=_hex(style.BLUE), alpha=0.6)
+    axes.axhline(1 / len(used), color=_hex(style.INK), linewidth=1, linestyle=(0, (4, 3)))
+    axes.text(
+        len(used) - 1, 1 / len(used), "even use", ha="right", va="bottom", fontsize=8,
+        color=_hex(style.MUTED),
+    )  # fmt: skip
+    axes.set(xlabel="codes, most used first", ylabel="share of all", xlim=(-0.5, len(used) - 0.5))
+    axes.set_ylim(0, None)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG; the same figure gives the same bytes."""
+    figure.savefig(path, format="png", metadata={"Software": None})
+
+
+def _draw(
+    axes: Axes, curves: Curves, kind: str, areas: Mapping[str, float | None], name: str
+) -> None:
+    for level, colour in (("image", style.BLUE), ("pixel", style.AMBER)):
+        curve = curves.get(f"{level}_{kind}")
+        if curve is not None:
+            label = f"{_LABELS[level]}: {name} {areas[level]:.3f}"
+            axes.plot(curve.x, curve.y, color=_hex(colour), label=label, linewidth=2)
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
+    axes.legend(frameon=False, loc="lower right" if kind == "roc" else "lower left")
+
+
+def _figure(
+    title: str, subtitle: str, fields: int = 1, square: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """An empty figure with its heading and `fields` fields side by side."""
+    width = 5.0 if square else 6.4 if fields == 1 else 4.4 * fields
+    figure = Figure(figsize=(width, 4.8 if square else 4.0), dpi=110)
+    FigureCanvasAgg(figure)
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
+    figure.suptitle(
+        f"{title} · {subtitle}", x=0.02, ha="left", fontsize=12, color=_hex(style.INK),
+        fontweight="bold",
+    )  # fmt: skip
+    all_axes = [figure.add_subplot(1, fields, place + 1) for place in range(fields)]
+    for axes in all_axes:
+        axes.grid(color=_hex(style.LINE), linewidth=0.5, alpha=0.7)
+        axes.set_axisbelow(True)
+        axes.set_prop_cycle(color=[_hex(colour) for colour in style.LINES])
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(_hex(style.LINE))
+        axes.tick_params(color=_hex(style.LINE), labelcolor=_hex(style.INK), labelsize=9)
+        axes.xaxis.label.set_color(_hex(style.MUTED))
+        axes.yaxis.label.set_color(_hex(style.MUTED))
+    return figure, all_axes
+
+
+def _group(name: str) -> str:
+    return name.partition("/")[0] if "/" in name else "metrics"
+
+
+def _hex(colour: style.Colour) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)

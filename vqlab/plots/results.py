@@ -1,0 +1,278 @@
+"""The results folder: per category its pictures, score table and curves, written as a whole."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from vqlab.data import ImageSet
+from vqlab.detectors import Detector
+from vqlab.evaluation import Report, Scored, Thresholds
+from vqlab.plots.curves import (
+    codebook_usage,
+    precision_recall_figure,
+    pro_figure,
+    roc_figure,
+    save_figure,
+    score_histogram,
+)
+from vqlab.plots.row import Row, Scale, draw_row
+from vqlab.types import Geometry, Pyramid, Sample, UserError
+
+Array = NDArray[Any]
+_TOGETHER = 16
+
+
+class Scorer(Protocol):
+    """What is asked of a model here."""
+
+    @property
+    def detector(self) -> Detector: ...
+    @property
+    def backbone(self) -> Callable[[Tensor], Pyramid]: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def thresholds(self) -> Thresholds: ...
+
+
+class Scoring(Protocol):
+    """What is asked of a prediction here; arrays are in the image's own geometry."""
+
+    @property
+    def score(self) -> float: ...
+    @property
+    def anomaly_map(self) -> Array: ...
+    @property
+    def image(self) -> Array: ...
+    @property
+    def panels(self) -> Mapping[str, Array]: ...
+    @property
+    def model(self) -> Scorer: ...
+
+
+def write_results(
+    folder: Path,
+    model: Scorer,
+    images: ImageSet,
+    scored: Scored,
+    report: Report,
+    progress: Callable[[int, int], None] | None = None,
+    codebook_size: int | None = None,
+) -> list[Path]:
+    """Write `folder/<category>/` for every category of a scored set; return these folders.
+
+    Each holds `<category>_<index>_viz.png` per image (index: its place in this category's test
+    set), `scores.csv`, `score_histogram.png`, where they are defined `roc.png`, `pro.png` and
+    `precision_recall.png`, and `codebook_usage.png` over these images where the detector shows
+    its codes (`codebook_size`: how many there are; none: only those used are drawn). A folder
+    appears as a whole, in place of an older one, or not at all.
+    Raises UserError where it cannot be written, ValueError where `scored` is of another set.
+    """
+    if images.samples != scored.samples:
+        raise ValueError("images and scores must be of the same set, in the same order.")
+    folders, done = [], 0
+    for category, indices in scored.by_category().items():
+        part = scored.take(indices)
+        with _whole_folder(folder / category) as partial:
+            _write_table(partial / "scores.csv", part, model.thresholds)
+            _write_curves(partial, category, part, model.thresholds, report)
+            codes: list[Array] = []
+            for place, row in enumerate(_rows(category, model, images, indices, part, codes)):
+                picture = Image.fromarray(draw_row(row))
+                picture.save(partial / f"{category}_{place:03d}_viz.png", compress_level=3)
+                done += 1
+                if progress is not None:
+                    progress(done, len(scored))
+            if codes:
+                counts = np.bincount(np.concatenate(codes), minlength=codebook_size or 0)
+                counts = counts if codebook_size else counts[counts > 0]
+                save_figure(codebook_usage(counts, category), partial / "codebook_usage.png")
+        folders.append(folder / category)
+    return folders
+
+
+def panel_row(prediction: Scoring, title: str = "") -> Array:
+    """One prediction as a row of panels (h, w, 3) uint8, with the verdict; the truth is unknown."""
+    thresholds = prediction.model.thresholds
+    name, panel = _second(prediction.panels)
+    return draw_row(
+        Row(
+            title=title,
+            subtitle="",
+            image=prediction.image,
+            anomaly_map=prediction.anomaly_map,
+            score=prediction.score,
+            threshold=thresholds.image,
+            scale=Scale.of(
+                [prediction.anomaly_map], thresholds.pixel, np.array([prediction.score])
+            ),
+            second=panel,
+            second_title=name,
+        )
+    )
+
+
+def _rows(
+    category: str,
+    model: Scorer,
+    images: ImageSet,
+    indices: Sequence[int],
+    part: Scored,
+    codes: list[Array],
+) -> Iterator[Row]:
+    """The rows of one category in order; the codes seen on the way are appended to `codes`."""
+    scale = Scale.of(part.maps, model.thresholds.pixel, part.image_scores)
+    for start in range(0, len(indices), _TOGETHER):
+        here = indices[start : start + _TOGETHER]
+        panels = _second_panels(model, images, here, codes)
+        for place, (index, (name, panel)) in enumerate(zip(here, panels, strict=True), start):
+            sample = part.samples[place]
+            known = sample.label == 0 or bool(part.masks[place].any())
+            yield Row(
+                title=f"{category} {place:03d}",
+                subtitle=sample.defect.replace("_", " "),
+                image=images.original(index),
+                anomaly_map=part.maps[place],
+                score=float(part.image_scores[place]),
+                threshold=model.thresholds.image,
+                scale=scale,
+                defect=bool(sample.label),
+                mask=images.original_mask(index) if known else None,
+                second=panel,
+                second_title=name,
+            )
+
+
+@torch.inference_mode()
+def _second_panels(
+    model: Scorer, images: ImageSet, indices: Sequence[int], codes: list[Array]
+) -> list[tuple[str, Array | None]]:
+    """Of every image the name and picture that its detector offers, cropped to its box."""
+    batch = images.batch(indices)
+    panels = model.detector.panels(model.backbone(batch.images.to(model.device)))
+    pictures = {name: _as_pictures(panel) for name, panel in panels.items()}
+    codes += [picture.ravel() for picture in pictures.values() if picture.ndim == 3]
+    chosen, side = [], batch.images.shape[-1]
+    for i, geometry in enumerate(batch.geometry):
+        name, panel = _second({name: picture[i] for name, picture in pictures.items()})
+        chosen.append((name, None if panel is None else _inside(panel, geometry, side)))
+    return chosen
+
+
+def _inside(panel: Array, geometry: Geometry, side: int) -> Array:
+    """The part of a panel (h, w, ...) that the image fills; the box is given on a square `side`."""
+    top, left, height, width = (length / side for length in geometry.box)
+    rows, columns = panel.shape[:2]
+    return panel[
+        round(top * rows) : max(round((top + height) * rows), round(top * rows) + 1),
+        round(left * columns) : max(round((left + width) * columns), round(left * columns) + 1),
+    ]
+
+
+def _second(panels: Mapping[str, Array]) -> tuple[str, Array | None]:
+    """The reconstruction where there is one, else the first of what there is."""
+    for name in ("reconstruction", *panels):
+        if name in panels:
+            return name.replace("_", " "), panels[name]
+    return "no reconstruction", None
+
+
+def _as_pictures(panel: Tensor) -> Array:
+    """Pictures (B, h, w, 3) uint8 from (B, 3, h, w) in [0, 1]; codes (B, h, w) as they are."""
+    if panel.ndim == 3:
+        return panel.cpu().numpy()
+    bytes_ = (panel.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return bytes_.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def _write_table(path: Path, part: Scored, thresholds: Thresholds) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["index", "file", "defect", "label", "score", "verdict", "correct"])
+        for index, sample in enumerate(part.samples):
+            score = float(part.image_scores[index])
+            flagged = score > thresholds.image
+            table.writerow(
+                [
+                    index,
+                    _short(sample),
+                    sample.defect,
+                    sample.label,
+                    repr(score),
+                    "defect" if flagged else "normal",
+                    "yes" if flagged == bool(sample.label) else "no",
+                ]
+            )
+
+
+def _short(sample: Sample) -> str:
+    """The path from the category's folder on, as the data set writes it."""
+    parts = sample.path.parts
+    if sample.category not in parts:
+        return sample.path.as_posix()
+    last = len(parts) - 1 - parts[::-1].index(sample.category)
+    return "/".join(parts[last:])
+
+
+def _write_curves(
+    folder: Path, category: str, part: Scored, thresholds: Thresholds, report: Report
+) -> None:
+    figure = score_histogram(category, part.image_scores, part.labels, thresholds.image)
+    save_figure(figure, folder / "score_histogram.png")
+    metrics, curves = report.per_category[category], report.curves.get(category, {})
+    for name, draw in (
+        ("roc", roc_figure),
+        ("pro", pro_figure),
+        ("precision_recall", precision_recall_figure),
+    ):
+        if any(key.endswith(name) for key in curves):
+            save_figure(draw(category, curves, metrics), folder / f"{name}.png")
+
+
+@contextmanager
+def _whole_folder(target: Path) -> Iterator[Path]:
+    """A new folder to write in, which becomes `target` at the end, or vanishes on an error."""
+    partial = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.partial-", dir=target.parent))
+        partial.chmod(0o755)
+        yield partial
+        _replace(partial, target)
+    except OSError as error:
+        raise UserError(
+            f"the results folder {target} cannot be written: {error.strerror or error}; free the "
+            "disk or choose another folder."
+        ) from error
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _replace(new: Path, target: Path) -> None:
+    """Move `new` to `target`; what lay there is deleted once the new one stands."""
+    if target.is_symlink() or target.is_file():
+        raise FileExistsError(f"{target.name} is a file")
+    old = new.with_name(new.name + ".old")
+    try:
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
+    except OSError:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

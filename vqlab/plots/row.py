@@ -1,0 +1,281 @@
+"""One image's row of six panels, composed as an array: fast, and the same size within a set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from vqlab.data import to_original
+from vqlab.plots import style
+from vqlab.types import Geometry
+
+Array = NDArray[Any]
+SIDE = 256
+"""Width of a panel; one of a tall image is narrower, and at most half as high again."""
+_GAP, _MARGIN, _HEADER, _TITLE, _CAPTION = 12, 18, 62, 28, 26
+_GAUGE = 300
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the heat map's colours mean: the same for every picture of a set.
+
+    The threshold lies at the middle of the colours, whatever the scores' unit; values below `low`
+    and above `high` take the end colours.
+    """
+
+    low: float
+    threshold: float
+    high: float
+    scores: tuple[float, float] = (0.0, 1.0)
+    """Lowest and highest image score of the set: the ends of the gauge."""
+
+    @classmethod
+    def of(cls, maps: list[Array], threshold: float, scores: Array) -> Scale:
+        """From the 1 % quantile of all values to their 99.9 % quantile, around the threshold."""
+        step = max(1, int((sum(m.size for m in maps) / 2_000_000) ** 0.5))
+        sampled = np.concatenate([m[::step, ::step].ravel() for m in maps]).astype(np.float64)
+        low, high = (float(q) for q in np.quantile(sampled, (0.01, 0.999)))
+        reach = max(high - low, abs(threshold) * 1e-6, 1e-12)
+        low, high = min(low, threshold - 0.05 * reach), max(high, threshold + 0.25 * reach)
+        return cls(low, threshold, high, (float(np.min(scores)), float(np.max(scores))))
+
+    def colours(self, values: Array) -> Array:
+        """Colours (..., 3) uint8 of values (...)."""
+        share = np.interp(values, (self.low, self.threshold, self.high), (0.0, 0.5, 1.0))
+        picture: Array = style.lookup()[(share * 255).astype(np.uint8)]
+        return picture
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one picture shows. Maps and masks (h, w) are at any resolution of the same image."""
+
+    title: str
+    """Bold, e.g. `bottle 005`."""
+    subtitle: str
+    """Beside it, e.g. the defect type."""
+    image: Array
+    """(H, W, 3) uint8, the original."""
+    anomaly_map: Array
+    score: float
+    threshold: float
+    """The image threshold; the verdict is `score > threshold`."""
+    scale: Scale
+    """Its `threshold` is the pixel threshold."""
+    defect: bool | None = None
+    """Whether the image is defective; none where that is not known."""
+    mask: Array | None = None
+    """The ground truth; none where it is not known."""
+    second: Array | None = None
+    """Second panel: a picture (h, w, 3) uint8, or codes (h, w) of integers."""
+    second_title: str = "no reconstruction"
+
+    @property
+    def flagged(self) -> bool:
+        """The verdict: called defective."""
+        return self.score > self.threshold
+
+    @property
+    def verdict(self) -> tuple[str, style.Colour]:
+        """The verdict in words and its colour: green where right, amber or red where not."""
+        if self.defect is None:
+            return ("DEFECT", style.RED) if self.flagged else ("NORMAL", style.GREEN)
+        if self.defect:
+            return ("DEFECT FOUND", style.GREEN) if self.flagged else ("ESCAPE", style.RED)
+        return ("FALSE REJECT", style.AMBER) if self.flagged else ("CORRECTLY PASSED", style.GREEN)
+
+
+def draw_row(row: Row) -> Array:
+    """The picture (height, width, 3) uint8: header, six titled panels, captions."""
+    height, width = _fit(row.image.shape[:2])
+    canvas = Image.new(
+        "RGB", (2 * _MARGIN + 6 * SIDE + 5 * _GAP, _HEADER + _TITLE + height + _CAPTION + _MARGIN),
+        style.PAPER,
+    )  # fmt: skip
+    draw = ImageDraw.Draw(canvas)
+    _draw_header(canvas, draw, row)
+    for place, (title, caption, panel) in enumerate(_panels(row, height, width)):
+        left = _MARGIN + place * (SIDE + _GAP)
+        centre, top = left + SIDE // 2, _HEADER + _TITLE
+        draw.text((centre, top - 9), title, font=style.font(15), fill=style.INK, anchor="ms")
+        corner = left + (SIDE - width) // 2, top
+        canvas.paste(Image.fromarray(panel), corner)
+        draw.rectangle(
+            (corner[0] - 1, top - 1, corner[0] + width, top + height), outline=style.LINE
+        )
+        draw.text(
+            (centre, top + height + 17), caption, font=style.font(12), fill=style.MUTED,
+            anchor="ms",
+        )  # fmt: skip
+    _draw_scale(canvas, draw, row.scale, _HEADER + _TITLE + height + 7)
+    return np.asarray(canvas)
+
+
+def _panels(row: Row, height: int, width: int) -> list[tuple[str, str, Array]]:
+    """Title, caption and picture (height, width, 3) uint8 of each of the six panels."""
+    size = (height, width)
+    own_height, own_width = row.image.shape[:2]
+    original = _resize(row.image, size)
+    heat = _to_size(row.anomaly_map, size)
+    smaller = row.anomaly_map.shape[0] > height
+    predicted = (
+        _mask_to_size(row.anomaly_map > row.scale.threshold, size)
+        if smaller
+        else heat > row.scale.threshold
+    )
+    truth = None if row.mask is None else _mask_to_size(row.mask, size)
+    covered = style.percent(float(np.mean(row.anomaly_map > row.scale.threshold)))
+    return [
+        ("original", f"{own_width} × {own_height} px", original),
+        (row.second_title, _second_caption(row), _second(row, size)),
+        ("ground truth", *_truth(row, truth, size)),
+        ("error heat map", "", row.scale.colours(heat)),
+        ("predicted mask", f"{covered} of the image above threshold", _as_grey(predicted)),
+        ("overlay", _overlay_caption(truth), _overlay(original, predicted, truth)),
+    ]
+
+
+def _truth(row: Row, truth: Array | None, size: tuple[int, int]) -> tuple[str, Array]:
+    if truth is None or row.mask is None or (row.defect and not row.mask.any()):
+        return "not known", _empty(size, "not known")
+    share = float(row.mask.mean())
+    return (f"{style.percent(share)} of the image" if share else "no defect"), _as_grey(truth)
+
+
+def _second(row: Row, size: tuple[int, int]) -> Array:
+    if row.second is None:
+        return _empty(size, "none offered\nby this detector")
+    if row.second.ndim == 2:
+        return _nearest(style.code_colours(int(row.second.max()) + 1)[row.second], size)
+    return _resize(row.second, size)
+
+
+def _second_caption(row: Row) -> str:
+    if row.second is None or row.second.ndim == 3:
+        return ""
+    return f"{len(np.unique(row.second))} different codes"
+
+
+def _overlay_caption(truth: Array | None) -> str:
+    return "red: predicted" if truth is None or not truth.any() else "red: predicted · cyan: truth"
+
+
+def _overlay(original: Array, predicted: Array, truth: Array | None) -> Array:
+    """The original, greyed a little, with predicted regions in red and the truth outlined."""
+    grey = original.mean(axis=2, keepdims=True)
+    picture = 0.45 * original + 0.55 * (0.8 * grey + 40)
+    tinted = 0.5 * picture + 0.5 * np.array(style.ANOMALY)
+    picture = np.where(predicted[:, :, None], tinted, picture)
+    inner = predicted & ~style.edge(predicted)
+    picture[style.edge(predicted) | style.edge(inner)] = style.ANOMALY
+    if truth is not None:
+        picture[style.edge(truth)] = style.TRUTH
+    result: Array = picture.clip(0, 255).astype(np.uint8)
+    return result
+
+
+def _draw_header(canvas: Image.Image, draw: ImageDraw.ImageDraw, row: Row) -> None:
+    middle = _HEADER // 2
+    draw.text((_MARGIN, middle), row.title, font=style.font(24, True), fill=style.INK, anchor="lm")
+    left = _MARGIN + int(style.font(24, True).getlength(row.title)) + 16
+    draw.text((left, middle), row.subtitle, font=style.font(20), fill=style.MUTED, anchor="lm")
+    words, colour = row.verdict
+    badge = style.badge(words, colour)
+    right = canvas.width - _MARGIN - badge.width
+    canvas.paste(badge, (right, middle - badge.height // 2))
+    score, threshold = style.apart(row.score, row.threshold)
+    text = f"score {score}  {'>' if row.flagged else '≤'}  threshold {threshold}"
+    right -= 20
+    draw.text((right, middle), text, font=style.font(17), fill=style.INK, anchor="rm")
+    right -= int(style.font(17).getlength(text)) + 28
+    _draw_gauge(canvas, draw, row, (right - _GAUGE, middle))
+
+
+def _draw_gauge(
+    canvas: Image.Image, draw: ImageDraw.ImageDraw, row: Row, at: tuple[int, int]
+) -> None:
+    """The score as a dot on a line from the set's lowest to its highest, the threshold a tick."""
+    left, y = at
+    low = min(row.scale.scores[0], row.threshold, row.score)
+    high = max(row.scale.scores[1], row.threshold, row.score)
+    if not high > low:
+        return
+
+    def place(value: float) -> int:
+        return left + round(_GAUGE * (value / 2 - low / 2) / (high / 2 - low / 2))
+
+    tick = place(row.threshold)
+    draw.line((left, y, tick, y), fill=style.LINE, width=4)
+    draw.line((tick, y, left + _GAUGE, y), fill=(233, 178, 178), width=4)
+    draw.line((tick, y - 11, tick, y + 11), fill=style.INK, width=2)
+    disc = style.dot(row.verdict[1])
+    canvas.paste(disc, (place(row.score) - disc.width // 2, y - disc.height // 2), disc)
+
+
+def _draw_scale(canvas: Image.Image, draw: ImageDraw.ImageDraw, scale: Scale, top: int) -> None:
+    """The heat map's colours under it, from low over the threshold (a tick) to high."""
+    left = _MARGIN + 3 * (SIDE + _GAP)
+    bar = np.linspace(0, 255, SIDE).astype(np.uint8)
+    canvas.paste(Image.fromarray(np.repeat(style.lookup()[bar][None], 7, axis=0)), (left, top))
+    centre = left + SIDE // 2
+    draw.line((centre, top - 3, centre, top + 9), fill=style.INK, width=2)
+    small = style.font(11)
+    below = top + 20
+    draw.text((left, below), f"{scale.low:.3g}", font=small, fill=style.MUTED, anchor="ls")
+    draw.text(
+        (centre, below), f"threshold {scale.threshold:.3g}", font=small, fill=style.MUTED,
+        anchor="ms",
+    )  # fmt: skip
+    draw.text((left + SIDE, below), f"{scale.high:.3g}", font=small, fill=style.MUTED, anchor="rs")
+
+
+def _fit(shape: tuple[int, ...]) -> tuple[int, int]:
+    """The largest (height, width) of an image's own proportions within a panel."""
+    height, width = shape[0], shape[1]
+    factor = min(SIDE / width, 1.5 * SIDE / height)
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def _resize(picture: Array, size: tuple[int, int]) -> Array:
+    image = Image.fromarray(picture)
+    factor = max(1, min(picture.shape[0] // (2 * size[0]), picture.shape[1] // (2 * size[1])))
+    if factor > 1:
+        image = image.reduce(factor)
+    return np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+def _nearest(picture: Array, size: tuple[int, int]) -> Array:
+    return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.NEAREST))
+
+
+def _to_size(values: Array, size: tuple[int, int]) -> Array:
+    """A map (h, w) that fills the image, as the image's own geometry at `size` shows it."""
+    height, width = values.shape
+    return to_original(values.astype(np.float32), Geometry(size, (0, 0, height, width)))
+
+
+def _mask_to_size(mask: Array, size: tuple[int, int]) -> Array:
+    """A mask at `size`; a pixel is set where any of it is covered, so nothing small is lost."""
+    if mask.shape[0] <= size[0]:
+        return _to_size(mask, size) >= 0.5
+    image = Image.fromarray(mask.astype(np.uint8) * 255).convert("F")
+    return np.asarray(image.resize(size[::-1], Image.Resampling.BOX)) > 0
+
+
+def _as_grey(mask: Array) -> Array:
+    """White on black, framed so that an empty mask is seen to be one."""
+    return np.repeat((mask.astype(np.uint8) * 235 + 20)[:, :, None], 3, axis=2)
+
+
+def _empty(size: tuple[int, int], words: str) -> Array:
+    image = Image.new("RGB", size[::-1], (238, 241, 244))
+    ImageDraw.Draw(image).multiline_text(
+        (size[1] // 2, size[0] // 2), words, font=style.font(13), fill=style.MUTED, anchor="mm",
+        align="center",
+    )  # fmt: skip
+    return np.asarray(image)

@@ -1,0 +1,332 @@
+"""Promotion: a checkpoint becomes its category's champion if it is better on the same test data.
+
+`python -m vqlab.promote` scores images in a fresh process: a checkpoint must be all it takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import getpass
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vqlab.data import find_root, load_dataset
+from vqlab.model import Model
+from vqlab.run import RunConfig, resolve, test_model
+from vqlab.tracking import CHECKPOINT, PREVIOUS, RunRecord, Tracker, Version
+from vqlab.types import UserError
+
+_METRICS = {
+    "image_auroc": 1,
+    "image_ap": 1,
+    "image_f1max": 1,
+    "pixel_auroc": 1,
+    "pixel_ap": 1,
+    "pixel_f1max": 1,
+    "pixel_iou": 1,
+    "aupro": 1,
+    "escape_rate": -1,
+    "false_reject_rate": -1,
+}
+"""Metrics that may decide, and whether more (1) or less (-1) is better."""
+_LOOK = 4
+"""Test images scored again before a checkpoint becomes champion."""
+_SAME = 1e-5
+"""Relative difference that another device or number of threads may make in a score."""
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What became of a promotion, or of taking one back."""
+
+    version: int | None
+    """The registered version; None where none was registered."""
+    promoted: bool
+    """The champion changed."""
+    is_champion: bool
+    """The run asked about is the champion now."""
+    reason: str
+    """One sentence."""
+    run_id: str
+    value: float | None
+    champion_value: float | None
+    """The earlier champion's, on the same data; None where there is none."""
+
+
+def promote(
+    tracker: Tracker,
+    category: str,
+    *,
+    ref: str | None = None,
+    metric: str = "test/image_auroc",
+    min_delta: float = 0.0,
+    force: bool = False,
+    results: Path = Path("results"),
+) -> Promotion:
+    """Make a run's checkpoint the champion of `category` if it is better by more than `min_delta`.
+
+    ref: a run (id, beginning of it, name); none: the best of the latest study. Compared are values
+    of `metric` on data of the same fingerprint. `force` leaves the comparison out, not the checks.
+    Whether it is refused stands in the result; raises UserError where nothing can be compared.
+    """
+    sign = _direction(metric)
+    record = _candidate(tracker, category, ref)
+    present = tracker.registry.at(category)
+    if present is not None and present.run_id == record.run_id:
+        value = record.metrics.get(metric)
+        reason = f"{record.name} is the champion of {category} already (version {present.version})."
+        return Promotion(present.version, False, True, reason, record.run_id, value, None)
+    record = _measured(tracker, record, metric, results)
+    value, data = record.metrics[metric], record.tags["vqlab.data_fingerprint"]
+    old = _value_of(tracker, present, metric, data) if present else None
+    refusal = _refusal(record.name, metric, value, old, present, data, sign, min_delta)
+    if refusal and not force:
+        return Promotion(None, False, False, refusal, record.run_id, value, old)
+    reproduced = _reproduce(record)
+    reason = _reason(category, metric, value, old, present, forced=bool(refusal))
+    version = _version_of(tracker, record, category)
+    tracker.registry.set_tags(
+        version,
+        {
+            "vqlab.promoted_from": record.run_id,
+            "vqlab.metric": metric,
+            "vqlab.metric_value": repr(value),
+            "vqlab.champion_value": repr(old),
+            "vqlab.data": data,
+            "vqlab.git_commit": record.tags.get("mlflow.source.git.commit", "unknown"),
+            "vqlab.reason": reason,
+            "vqlab.reproduced": reproduced,
+            "vqlab.promoted_at": _now(),
+            "vqlab.promoted_by": _user(),
+        },
+    )
+    tracker.registry.crown(version, present)
+    return Promotion(version.version, True, True, reason, record.run_id, value, old)
+
+
+def rollback(tracker: Tracker, category: str) -> Promotion:
+    """Make the previous champion the champion again. Raises UserError where there is none."""
+    present = tracker.registry.at(category)
+    before = tracker.registry.at(category, PREVIOUS)
+    if present is None or before is None:
+        raise UserError(
+            f"category {category} has no previous champion; there is nothing to go back to."
+        )
+    tracker.registry.checkpoint(before)
+    tracker.registry.crown(before, present)
+    tracker.registry.set_tags(present, {"vqlab.rolled_back_at": _now()})
+    reason = (
+        f"version {before.version} is the champion of {category} again, instead of version "
+        f"{present.version}."
+    )
+    return Promotion(before.version, True, True, reason, before.run_id, None, None)
+
+
+def _direction(metric: str) -> int:
+    split, _, name = metric.partition("/")
+    if split != "test" or name not in _METRICS:
+        known = ", ".join(f"test/{name}" for name in _METRICS)
+        raise UserError(f"a promotion's metric must be one of {known}; got {metric!r}.")
+    return _METRICS[name]
+
+
+def _candidate(tracker: Tracker, category: str, ref: str | None) -> RunRecord:
+    """The run to promote, if it may be one. Raises UserError saying why it may not."""
+    if ref is None:
+        studies = tracker.runs(kinds=["study"], tags={"vqlab.category": category})
+        best = [s.tags["vqlab.best_run"] for s in studies if "vqlab.best_run" in s.tags]
+        if not best:
+            raise UserError(
+                f"category {category} has no finished study; sweep it first (make sweep "
+                f"CLASS={category}), or name a run."
+            )
+        ref = best[0]
+    record = tracker.find(ref)
+    trained = record.tags.get("vqlab.category", "")
+    if trained != category:
+        raise UserError(
+            f"run {record.short} is about {trained or 'no category'}, not {category}; promote it "
+            "there."
+        )
+    if record.status != "FINISHED" or record.tags.get("vqlab.kind") not in ("train", "trial"):
+        raise UserError(
+            f"run {record.short} must be a finished training to be promoted; it is a "
+            f"{record.tags.get('vqlab.kind', 'run')} that is {record.status}."
+        )
+    chosen = [record.tags.get(key, "") for key in ("vqlab.objective", "vqlab.chosen_by")]
+    if any(objective.startswith("test/") for objective in chosen):
+        raise UserError(
+            f"run {record.short} had its settings chosen on the test set, so its test figures "
+            "mean nothing; promote one that was chosen on validation."
+        )
+    return record
+
+
+def _measured(tracker: Tracker, record: RunRecord, metric: str, results: Path) -> RunRecord:
+    """The run with its test metrics: those it has, else measured now and recorded in it."""
+    if metric not in record.metrics:
+        model = Model.load(record.checkpoint())
+        config = resolve(model.meta["config"])
+        splits = load_dataset(config.data)
+        data = record.tags["vqlab.data_fingerprint"]
+        if splits.fingerprint != data:
+            raise UserError(
+                f"run {record.short} was trained on other data ({data[:12]}) than {splits.root} "
+                f"holds now ({splits.fingerprint[:12]}); bring those back, or train again."
+            )
+        test_model(model, config, splits, tracker.amend(record.run_id), results)
+        record = tracker.find(record.run_id)
+    value = record.metrics.get(metric, math.nan)
+    if not math.isfinite(value):
+        raise UserError(f"run {record.short} has no {metric}: it is undefined on its test set.")
+    return record
+
+
+def _value_of(tracker: Tracker, present: Version, metric: str, data: str) -> float | None:
+    """The champion's value on these data: by its own run, or by `vqlab evaluate` since."""
+    same = {"vqlab.data_fingerprint": data}
+    runs = tracker.runs(tags={**same, "vqlab.model_run": present.run_id})
+    own = tracker.find(present.run_id)
+    runs += [own] if own.tags.get("vqlab.data_fingerprint") == data else []
+    values = [run.metrics[metric] for run in runs if metric in run.metrics]
+    return values[0] if values else None
+
+
+def _refusal(
+    name: str,
+    metric: str,
+    value: float,
+    old: float | None,
+    present: Version | None,
+    data: str,
+    sign: int,
+    min_delta: float,
+) -> str:
+    """Why the run must not become champion; empty where it may."""
+    if present is None:
+        return ""
+    champion = f"the champion (version {present.version})"
+    if old is None:
+        return (
+            f"{name} was not promoted: {champion} was never measured on the same data "
+            f"({data[:12]}); score it there (vqlab evaluate --model champion --category "
+            f"{present.category} --data FOLDER) and promote again."
+        )
+    if sign * (value - old) > min_delta:
+        return ""
+    than = f"{champion} has {old:.4f}"
+    wanted = f", and {min_delta:g} better is asked for" if min_delta else ""
+    word = "as good" if value == old else "not better" if sign * (value - old) > 0 else "worse"
+    return f"{name} was not promoted: its {metric} is {value:.4f}, {word}: {than}{wanted}."
+
+
+def _reason(
+    category: str,
+    metric: str,
+    value: float,
+    old: float | None,
+    present: Version | None,
+    forced: bool,
+) -> str:
+    instead = ", the first"
+    if present is not None:
+        had = "not measured on these data" if old is None else f"{old:.4f}"
+        instead = f", instead of version {present.version} ({had})"
+    by = " by force" if forced else ""
+    return f"champion of {category}{by}: {metric} {value:.4f}{instead}."
+
+
+def _version_of(tracker: Tracker, record: RunRecord, category: str) -> Version:
+    """The run's registered version, the one it has or a new one."""
+    for version in tracker.registry.versions(category):
+        if version.run_id == record.run_id:
+            tracker.registry.checkpoint(version)
+            return version
+    return tracker.registry.register(record.run_id, CHECKPOINT, category)
+
+
+def _reproduce(record: RunRecord) -> str:
+    """Score some test images again in a fresh process; says how near the stored scores it came.
+
+    Raises UserError where a score differs.
+    """
+    checkpoint = record.checkpoint()
+    config = resolve(Model.load(checkpoint, "cpu").meta["config"])
+    stored = _stored_scores(record, config)
+    task = {
+        "checkpoint": str(checkpoint),
+        "images": [str(path) for path in stored],
+        "device": record.tags.get("vqlab.device", "cpu").partition(":")[0],
+        "threads": record.tags.get("vqlab.threads", ""),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "vqlab.promote"], input=json.dumps(task), capture_output=True,
+        text=True,
+    )  # fmt: skip
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"checkpoint {checkpoint} cannot be used in a fresh process: {last}")
+    scores = json.loads(done.stdout)
+    exact = True
+    for (path, wanted), score in zip(stored.items(), scores, strict=True):
+        if not math.isclose(score, wanted, rel_tol=_SAME, abs_tol=1e-9):
+            raise UserError(
+                f"checkpoint {checkpoint} gives {path} the score {score!r} in a fresh process, "
+                f"and {wanted!r} when it was tested; train it again."
+            )
+        exact &= score == wanted
+    return f"{len(scores)} scores {'bit for bit' if exact else f'to {_SAME:g}'}"
+
+
+def _stored_scores(record: RunRecord, config: RunConfig) -> dict[Path, float]:
+    """Some of the test images, spread over the set, with the scores that the run recorded."""
+    root, _ = find_root(config.data)
+    rows: list[Mapping[str, str]] = []
+    for category in record.tags["vqlab.category"].split("+"):
+        table = record.artifact(f"results/{category}/scores.csv")
+        with table.open(newline="", encoding="utf-8") as file:
+            rows += csv.DictReader(file)
+    step = max(1, (len(rows) - 1) // (_LOOK - 1))
+    stored = {}
+    for row in rows[::step]:
+        places = [place / row["file"] for place in (root, root.parent, Path())]
+        found = next((place for place in places if place.exists()), None)
+        if found is None:
+            raise UserError(
+                f"test image {row['file']} is not in {root} any more, so the scores of run "
+                f"{record.short} cannot be checked; bring it back."
+            )
+        stored[found] = float(row["score"])
+    return stored
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _user() -> str:
+    with contextlib.suppress(Exception):
+        return getpass.getuser()
+    return "unknown"
+
+
+def _score_in_this_process(task: Mapping[str, Any]) -> list[float]:
+    if str(task["threads"]).isdigit():
+        torch.set_num_threads(int(task["threads"]))
+    here = task["device"] == "cpu" or torch.cuda.is_available()
+    model = Model.load(Path(task["checkpoint"]), task["device"] if here else "cpu")
+    return [model.score(Path(image)).score for image in task["images"]]
+
+
+if __name__ == "__main__":
+    print(json.dumps(_score_in_this_process(json.load(sys.stdin))))

@@ -1,0 +1,34 @@
+"""Sweeps: Optuna searches settings on validation, MLflow shows its trials. Optuna is the truth.
+
+`read_space` and `sweep` are the door; the words it says meanwhile are in `vqlab.sweep.events`.
+"""
+
+from vqlab.sweep.events import (
+    EpochDone,
+    Event,
+    OnEvent,
+    StudyOpened,
+    SweepResult,
+    TrialFinished,
+    TrialRow,
+    TrialStarted,
+)
+from vqlab.sweep.loop import Interrupted, sweep
+from vqlab.sweep.space import Axis, Space, make_space, read_space
+
+__all__ = [
+    "Axis",
+    "EpochDone",
+    "Event",
+    "Interrupted",
+    "OnEvent",
+    "Space",
+    "StudyOpened",
+    "SweepResult",
+    "TrialFinished",
+    "TrialRow",
+    "TrialStarted",
+    "make_space",
+    "read_space",
+    "sweep",
+]

@@ -1,0 +1,102 @@
+"""What a sweep says while it goes on: small records, rendered by whoever listens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+
+@dataclass(frozen=True)
+class StudyOpened:
+    """The study was made or found; nothing was trained yet."""
+
+    study: str
+    link: str
+    objective: str
+    done: int
+    """Trials of earlier calls that count towards the target."""
+    target: int
+    notes: tuple[str, ...]
+    """Sentences: another study with other space or data, interrupted trials tried again."""
+
+
+@dataclass(frozen=True)
+class TrialStarted:
+    """A trial is about to train with `params`."""
+
+    number: int
+    params: Mapping[str, Any]
+    link: str
+    resumed_at: int
+    """Epochs taken over from the interrupted trial that this one repeats."""
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """A trial's epoch ended."""
+
+    number: int
+    epoch: int
+    epochs: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial, as a table of trials shows it."""
+
+    number: int
+    state: str
+    """COMPLETE, PRUNED, FAIL, RUNNING or WAITING."""
+    value: float | None
+    params: Mapping[str, Any]
+    """Sampled settings, and the threshold settings chosen for it."""
+    run_id: str | None
+    seconds: float | None
+    reason: str
+    """Why it was pruned or failed; empty for a complete trial."""
+    retry_of: int | None
+
+
+@dataclass(frozen=True)
+class TrialFinished:
+    """A trial ended; `best` is the best complete one so far."""
+
+    trial: TrialRow
+    best: TrialRow | None
+    done: int
+    target: int
+
+
+Event: TypeAlias = StudyOpened | TrialStarted | EpochDone | TrialFinished
+OnEvent: TypeAlias = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a study came to."""
+
+    study: str
+    link: str
+    """The UI's chart of its trials."""
+    objective: str
+    target: int
+    best: TrialRow
+    best_link: str
+    """The winner's run in the UI."""
+    validation: dict[str, float]
+    """The winner's metrics, `validation/…`."""
+    test: dict[str, float]
+    """The winner's metrics on the test set, `test/…`, measured once."""
+    baseline: dict[str, float]
+    """Those of the no-learning baseline on the same images, `baseline/…`."""
+    trials: tuple[TrialRow, ...]
+    recipe: Path
+    """The best settings, which `train` accepts."""
+    pictures: Path | None
+    """The winner's panels; None where the folder is gone (they stay in its run's artifacts)."""
+    parent_id: str
+    """The study's own run."""
+    seconds: float

@@ -1,0 +1,150 @@
+"""What a study came to: the winner on test, once; its settings as a recipe; how it was found."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import optuna
+import yaml
+from optuna.trial import TrialState
+
+from vqlab.model import Model
+from vqlab.plots.study import importance_bars, study_history
+from vqlab.run import resolve, test_model
+from vqlab.sweep.events import SweepResult, TrialRow
+from vqlab.sweep.project import row
+from vqlab.sweep.study import best_trial, settled
+from vqlab.sweep.trial import VALIDATION, Objective
+from vqlab.tracking import RunRecord
+from vqlab.types import UserError
+
+TESTED = "vqlab.tested"
+"""Tag of a run whose test metrics and pictures are all there."""
+_ENOUGH = 4
+"""Complete trials from which importances say anything."""
+
+
+def finish(
+    objective: Objective, target: int, link: str, results: Path, started: float
+) -> SweepResult:
+    """The result of a study; what is missing of it (test, recipe) is made.
+
+    Raises UserError where no trial is complete.
+    """
+    study, tracker = objective.study, objective.tracker
+    best = best_trial(study)
+    if best is None:
+        reasons = sorted({row(t).reason for t in study.get_trials(deepcopy=False)} - {""})
+        raise UserError(
+            f"study {study.study_name} has no complete trial ({'; '.join(reasons) or 'no time'}); "
+            "give it more trials, or another space."
+        )
+    shown = row(best)
+    assert shown.run_id is not None
+    record = tracker.find(shown.run_id)
+    pictures = results / "+".join(objective.splits.categories)
+    if record.tags.get(TESTED) != "true":
+        pictures = _test_once(objective, record, results)
+        record = tracker.find(shown.run_id)
+    recipe = tracker.root / "recipes" / f"{study.study_name}.yaml"
+    text = recipe_text(objective, shown)
+    if not recipe.exists() or recipe.read_text(encoding="utf-8") != text:
+        _write(recipe, text)
+        _show_study(objective, shown, recipe, link)
+    return SweepResult(
+        study=study.study_name,
+        link=link,
+        objective=objective.plan.space.objective,
+        target=target,
+        best=shown,
+        best_link=tracker.link(shown.run_id),
+        validation=dict(best.user_attrs.get(VALIDATION, {})),
+        test=_of(record, "test/"),
+        baseline=_of(record, "baseline/"),
+        trials=tuple(row(t) for t in study.get_trials(deepcopy=False)),
+        recipe=recipe,
+        pictures=pictures if pictures.is_dir() else None,
+        parent_id=objective.parent.id,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _test_once(objective: Objective, record: RunRecord, results: Path) -> Path:
+    """Score the test set with the winner's checkpoint, in the winner's own run."""
+    model = Model.load(record.checkpoint())
+    config = resolve(model.meta["config"])
+    run = objective.tracker.amend(record.run_id)
+    _, _, pictures = test_model(model, config, objective.splits_for(config), run, results)
+    run.set_tags({TESTED: "true", "vqlab.chosen_by": objective.plan.space.objective})
+    return pictures
+
+
+def recipe_text(objective: Objective, best: TrialRow) -> str:
+    """The winner's settings as a recipe that `train` accepts, with a header saying whence."""
+    study, plan = objective.study, objective.plan
+    header = (
+        f"# Best of {settled(study)} trials of study {study.study_name}: trial {best.number},\n"
+        f"# {plan.space.objective} {best.value:.6g}, run {best.run_id}.\n"
+        f"# vqlab train mlruns/recipes/{study.study_name}.yaml\n"
+    )
+    tree = plan.tree_of(best.params)
+    return header + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def _show_study(objective: Objective, best: TrialRow, recipe: Path, link: str) -> None:
+    """Recipe, history, importances and a summary on the study's own run."""
+    study, parent = objective.study, objective.parent
+    parent.log_artifact(recipe)
+    figures = {"history": _history(study, objective.plan.space.objective)}
+    shares = importances(study)
+    if shares:
+        figures["importances"] = importance_bars("PED-ANOVA", shares)
+    for name, figure in figures.items():
+        parent.log_figure(figure, f"study/{name}.png")
+    settings = "\n".join(f"- `{key}`: {value}" for key, value in best.params.items())
+    parent.set_tags(
+        {
+            "vqlab.best_trial": str(best.number),
+            "vqlab.best_run": str(best.run_id),
+            "mlflow.note.content": f"[All trials]({link})\n\nBest: trial {best.number}, "
+            f"{objective.plan.space.objective} {best.value:.4f}\n\n{settings}",
+        }
+    )
+
+
+def importances(study: optuna.Study) -> dict[str, float]:
+    """Each setting's share (PED-ANOVA) in what makes a trial good; empty for too few trials."""
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(done) < _ENOUGH or len({t.value for t in done}) < 2:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        try:
+            found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        except (ValueError, RuntimeError):
+            return {}
+    return {name: float(share) for name, share in found.items()}
+
+
+def _history(study: optuna.Study, objective: str) -> Any:
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    values = [float(t.value or 0) for t in done]
+    better = max if study.direction == optuna.study.StudyDirection.MAXIMIZE else min
+    best = [better(values[: i + 1]) for i in range(len(values))]
+    return study_history(study.study_name, objective, [t.number for t in done], values, best)
+
+
+def _of(record: RunRecord, prefix: str) -> dict[str, Any]:
+    return {key: value for key, value in record.metrics.items() if key.startswith(prefix)}

@@ -1,0 +1,99 @@
+"""Optuna's trials as MLflow shows them: state, value, reason; files of beaten trials go."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Literal
+
+from optuna.trial import FrozenTrial, TrialState
+
+from vqlab.sweep.events import TrialRow
+from vqlab.sweep.study import DEAD, INTERRUPTED, REASON, RETRY_OF, RUN_ID, best_trial
+from vqlab.sweep.trial import THRESHOLDS, Objective
+from vqlab.tracking import RunRecord
+
+_STATUS: dict[TrialState, Literal["FINISHED", "KILLED", "FAILED"]] = {
+    TrialState.COMPLETE: "FINISHED",
+    TrialState.PRUNED: "KILLED",
+    TrialState.FAIL: "FAILED",
+}
+
+
+def row(trial: FrozenTrial) -> TrialRow:
+    """A trial as a table shows it."""
+    attrs = trial.user_attrs
+    reason = attrs.get(REASON) or attrs.get(DEAD, "")
+    if trial.state == TrialState.FAIL and not reason:
+        reason = "interrupted" if attrs.get(INTERRUPTED) else "unknown"
+    return TrialRow(
+        number=trial.number,
+        state=trial.state.name,
+        value=trial.value if trial.state == TrialState.COMPLETE else None,
+        params={**trial.params, **attrs.get(THRESHOLDS, {})},
+        run_id=attrs.get(RUN_ID),
+        seconds=trial.duration.total_seconds() if trial.duration else None,
+        reason=str(reason),
+        retry_of=attrs.get(RETRY_OF),
+    )
+
+
+def project(objective: Objective, trial: FrozenTrial) -> None:
+    """Make the trial's run say what Optuna says of it."""
+    run_id = trial.user_attrs.get(RUN_ID)
+    if run_id is not None:
+        _settle(objective, run_id, trial)
+
+
+def _settle(objective: Objective, run_id: str, trial: FrozenTrial) -> None:
+    shown = row(trial)
+    tags = {"optuna.state": shown.state}
+    if shown.reason:
+        tags["vqlab.reason"] = shown.reason
+    if shown.value is not None:
+        tags["vqlab.value"] = repr(shown.value)
+    objective.tracker.settle(run_id, _STATUS[trial.state], tags)
+
+
+def project_all(objective: Objective) -> None:
+    """Correct every run of the study that disagrees with its trial, and tidy up.
+
+    To be called when no trial runs: a run found RUNNING belongs to a process that was killed.
+    """
+    trials = objective.study.get_trials(deepcopy=False)
+    for record in trial_runs(objective):
+        number = int(record.tags.get("vqlab.trial", -1))
+        trial = trials[number] if 0 <= number < len(trials) else None
+        if trial is None or not trial.state.is_finished():
+            continue
+        agrees = record.tags.get("optuna.state") == trial.state.name
+        if not agrees or record.status != _STATUS[trial.state]:
+            _settle(objective, record.run_id, trial)
+    tidy(objective)
+
+
+def trial_runs(objective: Objective) -> list[RunRecord]:
+    """All runs of the study's trials."""
+    name = objective.study.study_name
+    return objective.tracker.runs(tags={"vqlab.kind": "trial", "vqlab.study": name})
+
+
+def tidy(objective: Objective) -> None:
+    """Delete checkpoints and states of all ended trials but the best.
+
+    What is registered stays, and so does the state from which a queued retry will go on.
+    """
+    trials = objective.study.get_trials(deepcopy=False)
+    best = best_trial(objective.study)
+    kept = {best.user_attrs.get(RUN_ID)} if best else set()
+    category = "+".join(objective.splits.categories)
+    kept |= {version.run_id for version in objective.tracker.registry.versions(category)}
+    for trial in trials:
+        if trial.state == TrialState.WAITING and RETRY_OF in trial.user_attrs:
+            kept.add(trials[trial.user_attrs[RETRY_OF]].user_attrs.get(RUN_ID))
+    for trial in trials:
+        run_id = trial.user_attrs.get(RUN_ID)
+        if run_id is None or not trial.state.is_finished() or run_id in kept | objective.tidied:
+            continue
+        shutil.rmtree(objective.tracker.run_folder(run_id), ignore_errors=True)
+        objective.tracker.drop(run_id, "checkpoint")
+        objective.tidied.add(run_id)

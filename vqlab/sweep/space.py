@@ -1,0 +1,272 @@
+"""What a sweep searches: which settings, over which values, for which metric. Data, not code."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from pydantic import Field
+
+from vqlab.config import Settings, Tree, digest, dump, flatten, merge, nest, read_recipe, validate
+from vqlab.data import Splits
+from vqlab.run import RunConfig, resolve
+from vqlab.types import UserError
+
+OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
+    "pixel_auroc": "maximize",
+    "pixel_ap": "maximize",
+    "pixel_f1max": "maximize",
+    "pixel_iou": "maximize",
+    "aupro": "maximize",
+    "image_auroc": "maximize",
+    "image_ap": "maximize",
+    "image_f1max": "maximize",
+    "false_reject_rate": "minimize",
+    "escape_rate": "minimize",
+}
+"""The validation metrics a sweep may look at, and which way is better."""
+_JUDGE = "data.root data.categories data.joint data.held_out data.synthetic_defects data.seed"
+_GRID = 7
+"""Values tried of a threshold setting that is given as a range without a step."""
+_UNSEEN = ("training.device", "training.threads", "training.validate_every", "data.root")
+"""Settings that do not change what a trial comes to: a study goes on when they change."""
+
+
+class Axis(Settings):
+    """The values of one setting: `choices`, or a range from `low` to `high` (both included)."""
+
+    choices: tuple[Any, ...] | None = None
+    low: int | float | None = None
+    high: int | float | None = None
+    log: bool = False
+    step: int | float | None = Field(None, gt=0)
+
+
+@dataclass(frozen=True)
+class Space:
+    """The settings to search by dotted path, and the validation metric that decides."""
+
+    objective: str
+    axes: dict[str, Axis]
+
+    @property
+    def direction(self) -> Literal["maximize", "minimize"]:
+        """`maximize` or `minimize`."""
+        return OBJECTIVES[self.objective.rpartition("/")[2]]
+
+
+class _SpaceFile(Settings):
+    objective: str = "validation/pixel_auroc"
+    space: dict[str, dict[str, Any]]
+
+
+def read_space(path: Path) -> Space:
+    """The space a YAML file describes. Raises UserError, one sentence per fault."""
+    try:
+        tree = read_recipe(path)
+    except UserError as error:
+        raise UserError(f"sweep space: {error}") from None
+    return make_space(tree)
+
+
+def make_space(tree: Mapping[str, Any]) -> Space:
+    """A space from `{"objective": …, "space": {setting: {"choices": …} or {"low": …}}}`."""
+    raw = validate(_SpaceFile, tree)
+    axes = {}
+    for setting, values in raw.space.items():
+        axes[setting] = axis = validate(Axis, values, f"space.{setting}.")
+        ends = [end for end in (axis.low, axis.high) if end is not None]
+        if (len(ends) != 2) if axis.choices is None else (ends or not axis.choices):
+            raise UserError(
+                f"space {setting} must be {{choices: [...]}} or {{low: ..., high: ...}}; "
+                f"got {dict(values)}."
+            )
+    if not axes:
+        raise UserError("a sweep's space must name at least one setting; got none.")
+    return Space(_checked_objective(raw.objective), axes)
+
+
+def _checked_objective(objective: str) -> str:
+    split, _, name = objective.partition("/")
+    if split == "test":
+        raise UserError(
+            f"a sweep's objective must be a validation metric; got {objective!r}: what is chosen "
+            f"by the test set says nothing about new images; use validation/{name or 'aupro'}."
+        )
+    if split != "validation" or name.rpartition("/")[2] not in OBJECTIVES:
+        near = difflib.get_close_matches(objective, [f"validation/{n}" for n in OBJECTIVES], n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(OBJECTIVES)}."
+        raise UserError(
+            f"a sweep's objective must be validation/<metric>; got {objective!r}; {hint}"
+        )
+    return objective
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A space that was checked against the settings of one base recipe."""
+
+    space: Space
+    tree: Tree
+    """The base recipe's tree, one model's categories in it."""
+    config: RunConfig
+    """The base recipe resolved."""
+    sampled: dict[str, BaseDistribution]
+    """What Optuna draws, by setting. A choice that is no scalar is drawn as its JSON."""
+    thresholds: dict[str, tuple[float, ...]]
+    """What is searched within each trial without training again."""
+
+    def tree_of(self, params: Mapping[str, Any]) -> Tree:
+        """The base recipe's tree with sampled (and threshold) values in place."""
+        tree = self.tree
+        for setting, value in params.items():
+            if isinstance(value, str) and value in self._encoded(setting):
+                value = json.loads(value)
+            tree = merge(tree, nest(setting, value))
+        return tree
+
+    def _encoded(self, setting: str) -> tuple[str, ...]:
+        axis = self.space.axes.get(setting)
+        return tuple(_encode(c) for c in (axis.choices if axis else None) or () if not _scalar(c))
+
+    def own_params(self) -> dict[str, Any]:
+        """The base recipe's own values, as far as they lie inside the space."""
+        own = flatten(dump(self.config))
+        inside = {}
+        for setting, distribution in self.sampled.items():
+            value = own.get(setting)
+            value = value if _scalar(value) else _encode(value)
+            if _contains(distribution, value):
+                inside[setting] = value
+        return inside
+
+    def threshold_settings(self) -> Iterator[dict[str, float]]:
+        """Every combination of the threshold settings; none where they are not searched."""
+        if self.thresholds:
+            for values in itertools.product(*self.thresholds.values()):
+                yield dict(zip(self.thresholds, values, strict=True))
+
+    def study_name(self, splits: Splits, preset: str) -> str:
+        """`<category>-<detector>[-<preset>]-<8 hex>`: the same space, settings, objective and
+        data give the same name."""
+        unseen = {k: v for k, v in flatten(dump(self.config)).items() if k not in _UNSEEN}
+        axes = {name: dump(axis) for name, axis in self.space.axes.items()}
+        mark = digest([self.space.objective, axes, unseen, splits.fingerprint])[:8]
+        return f"{self.base_name(splits, preset)}-{mark}"
+
+    def base_name(self, splits: Splits, preset: str) -> str:
+        """The part of the study's name that a changed space or data set leaves alone."""
+        parts = ["+".join(splits.categories), str(self.config.detector["name"]), preset]
+        return "-".join(part for part in parts if part)
+
+
+def plan(space: Space, tree: Tree) -> Plan:
+    """Check every value of `space` against the settings, before any work.
+
+    Raises UserError for an unknown setting, an impossible value, a setting that a sweep must not
+    choose.
+    """
+    config = resolve(tree)
+    sampled: dict[str, BaseDistribution] = {}
+    thresholds: dict[str, tuple[float, ...]] = {}
+    for setting, axis in space.axes.items():
+        _refuse_judges(setting)
+        distribution = _distribution(setting, axis, tree)
+        if setting.startswith("threshold."):
+            thresholds[setting] = _grid(distribution)
+        else:
+            sampled[setting] = distribution
+    return Plan(space, tree, config, sampled, thresholds)
+
+
+def _refuse_judges(setting: str) -> None:
+    if setting in _JUDGE.split() or setting == "data":
+        raise UserError(
+            f"space {setting} must not be searched: trials are compared on the same validation "
+            "images; set it in the recipe."
+        )
+    if setting == "threshold.false_reject_rate":
+        raise UserError(
+            f"space {setting} must not be searched: how many good parts may be rejected is a "
+            "person's decision; set it in the recipe."
+        )
+
+
+def _distribution(setting: str, axis: Axis, tree: Tree) -> BaseDistribution:
+    if axis.choices is not None:
+        values = [_resolved(setting, choice, tree) for choice in axis.choices]
+        return CategoricalDistribution(
+            list(dict.fromkeys(v if _scalar(v) else _encode(v) for v in values))
+        )
+    low, high = (_resolved(setting, end, tree) for end in (axis.low, axis.high))
+    if isinstance(low, bool) or not isinstance(low, int | float):
+        raise UserError(
+            f"space {setting} must have choices, for it is no number; got low and high."
+        )
+    if not low < high or (axis.log and low <= 0):
+        raise UserError(
+            f"space {setting} must have low < high{', low > 0' if axis.log else ''}; "
+            f"got {axis.low} and {axis.high}."
+        )
+    if axis.log and axis.step is not None:
+        raise UserError(f"space {setting} must have log or step; got both.")
+    if isinstance(low, int):
+        if axis.step is not None and axis.step != int(axis.step):
+            raise UserError(f"space {setting} must have a whole step; got {axis.step}.")
+        return IntDistribution(low, int(high), log=axis.log, step=int(axis.step or 1))
+    return FloatDistribution(low, float(high), log=axis.log, step=axis.step)
+
+
+def _resolved(setting: str, value: Any, tree: Tree) -> Any:
+    """`value` as the settings take it: `"1e-4"` becomes a number. UserError if they don't."""
+    section = setting.rpartition(".")[0]
+    if not section:
+        raise UserError(f"space {setting} must be a dotted setting such as detector.commitment.")
+    try:
+        resolved: Any = dump(resolve(merge(tree, nest(setting, value))))
+    except UserError as error:
+        raise UserError(f"space {setting} with the value {value!r}: {error}") from None
+    for key in setting.split("."):
+        resolved = resolved[key]
+    if isinstance(resolved, Mapping):
+        raise UserError(f"space {setting} must be one setting; it is a section of several.")
+    return resolved
+
+
+def _grid(distribution: BaseDistribution) -> tuple[float, ...]:
+    if isinstance(distribution, CategoricalDistribution):
+        return tuple(float(str(choice)) for choice in distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high, step = distribution.low, distribution.high, distribution.step
+    if distribution.log:
+        return tuple(float(v) for v in np.geomspace(low, high, _GRID))
+    count = _GRID if step is None else math.floor((high - low) / step + 1e-9) + 1
+    return tuple(float(v) for v in np.linspace(low, high, count))
+
+
+def _contains(distribution: BaseDistribution, value: Any) -> bool:
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except (ValueError, TypeError):
+        return False
+
+
+def _scalar(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _encode(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)

@@ -1,0 +1,265 @@
+"""One trial: settings drawn, a detector trained and judged on validation, thresholds searched."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from vqlab.config import digest, dump, merge, nest, validate
+from vqlab.data import Splits, load_dataset
+from vqlab.evaluation import (
+    Report,
+    Scored,
+    Thresholds,
+    ThresholdSettings,
+    choose_thresholds,
+    evaluate,
+)
+from vqlab.run import CHECKPOINT, STATE, Outcome, RunConfig, resolve, run, start
+from vqlab.sweep.events import EpochDone, OnEvent, TrialStarted
+from vqlab.sweep.space import Plan
+from vqlab.sweep.study import DEAD, INTERRUPTED, REASON, RETRY_OF, RUN_ID, best_trial
+from vqlab.tracking import Run, Tracker
+from vqlab.types import UserError
+
+VALIDATION, THRESHOLDS = "validation", "thresholds"
+RULE = "pixel F1 at the threshold on the drawn defects"
+"""What chooses among threshold settings."""
+
+
+@dataclass
+class Objective:
+    """What Optuna calls for each trial of one study."""
+
+    plan: Plan
+    splits: Splits
+    study: optuna.Study
+    parent: Run
+    tracker: Tracker
+    say: OnEvent
+    tidied: set[str] = field(default_factory=set)
+    """Runs whose files are gone."""
+    _other_splits: dict[str, Splits] = field(default_factory=dict)
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        """Train and judge; the objective's value. Raises TrialPruned, and what training raises.
+
+        Whatever ends a trial early is noted in it first, so that both stores can say why.
+        """
+        try:
+            params = {name: _draw(trial, name, d) for name, d in self.plan.sampled.items()}
+            config = self._config(params)
+            splits = self.splits_for(config)
+            tracked = self._start(trial, config, splits)
+            taken = self._take_over(trial, tracked)
+            link = self.tracker.link(tracked.id)
+            self.say(TrialStarted(trial.number, params, link, taken))
+            outcome = run(
+                config,
+                self.tracker,
+                resumed=tracked,
+                splits=splits,
+                test=False,
+                on_epoch=lambda *epoch: self._watch(trial, config, *epoch),
+            )
+            report = self._search_thresholds(trial, outcome, config, splits, tracked)
+            return self._value(trial, report)
+        except optuna.TrialPruned as error:
+            trial.set_user_attr(REASON, str(error))
+            raise
+        except Exception as error:
+            trial.set_user_attr(REASON, _sentence(error))
+            raise
+        except BaseException:
+            trial.set_user_attr(INTERRUPTED, True)
+            trial.set_user_attr(REASON, "interrupted")
+            raise
+
+    def _config(self, params: Mapping[str, Any]) -> RunConfig:
+        config = resolve(self.plan.tree_of(params))
+        if config.training.validate_every:
+            return config
+        every = validations_every(config.training.epochs)
+        return resolve(merge(dump(config), nest("training.validate_every", every)))
+
+    def splits_for(self, config: RunConfig) -> Splits:
+        """The data, decoded again only where a trial changes how images are prepared."""
+        if config.data == self.plan.config.data:
+            return self.splits
+        key = digest(dump(config.data))
+        if key not in self._other_splits:
+            self._other_splits = {key: load_dataset(config.data)}
+        return self._other_splits[key]
+
+    def _start(self, trial: optuna.Trial, config: RunConfig, splits: Splits) -> Run:
+        tags = {
+            "vqlab.kind": "trial",
+            "vqlab.study": self.study.study_name,
+            "vqlab.trial": str(trial.number),
+            "vqlab.objective": self.plan.space.objective,
+            "optuna.state": "RUNNING",
+        }
+        if RETRY_OF in trial.user_attrs:
+            tags["vqlab.retry_of"] = str(trial.user_attrs[RETRY_OF])
+        name = f"{self.study.study_name}-{trial.number:03d}"
+        tracked = start(self.tracker, config, splits, name, tags, self.parent.id)
+        trial.set_user_attr(RUN_ID, tracked.id)
+        return tracked
+
+    def _take_over(self, trial: optuna.Trial, tracked: Run) -> int:
+        """Go on from the last epoch of the interrupted trial that this one repeats."""
+        number = trial.user_attrs.get(RETRY_OF)
+        if number is None:
+            return 0
+        before = trial.study.get_trials(deepcopy=False)[number]
+        state = self.tracker.run_folder(before.user_attrs.get(RUN_ID, "none")) / STATE
+        if not state.exists():
+            return 0
+        folder = self.tracker.run_folder(tracked.id)
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(state, folder / STATE)
+        return 1 + max(before.intermediate_values, default=0)
+
+    def _watch(
+        self,
+        trial: optuna.Trial,
+        config: RunConfig,
+        epoch: int,
+        epochs: int,
+        metrics: Mapping[str, float],
+    ) -> None:
+        self.say(EpochDone(trial.number, epoch, epochs, dict(metrics)))
+        value = metrics.get(self.plan.space.objective)
+        if value is not None and math.isfinite(value):
+            trial.report(value, epoch)
+            if trial.should_prune():
+                raise optuna.TrialPruned(
+                    f"behind the median of earlier trials at epoch {epoch} "
+                    f"({self.plan.space.objective} {value:.4f})"
+                )
+        if epoch == epochs:
+            reason = dead_codebook(metrics)
+            if reason:
+                trial.set_user_attr(DEAD, reason)
+                best = best_trial(trial.study)
+                if best is not None and DEAD not in best.user_attrs:
+                    raise optuna.TrialPruned(reason)
+
+    def _search_thresholds(
+        self,
+        trial: optuna.Trial,
+        outcome: Outcome,
+        config: RunConfig,
+        splits: Splits,
+        tracked: Run,
+    ) -> Report:
+        """Choose the threshold settings on the trained detector; store them where they changed."""
+        combinations = list(self.plan.threshold_settings())
+        if not combinations:
+            return outcome.validation
+        scored = outcome.model.score_set(splits.validation)
+        chosen, thresholds, f1 = best_thresholds(scored, config.threshold, combinations)
+        trial.set_user_attr(THRESHOLDS, chosen)
+        report = evaluate(scored, thresholds)
+        model = outcome.model
+        tree = dump(config)
+        for setting, number in chosen.items():
+            tree = merge(tree, nest(setting, number))
+        measured = {"thresholds": asdict(thresholds), "validation": report.mean, "config": tree}
+        model = replace(model, thresholds=thresholds, meta={**model.meta, **measured})
+        path = self.tracker.run_folder(tracked.id) / CHECKPOINT
+        model.save(path)
+        tracked.log_artifact(path, "checkpoint")
+        tracked.log_metrics(report.keyed("validation"), step=config.training.epochs)
+        tags = {f"vqlab.{setting}": f"{number:g}" for setting, number in chosen.items()}
+        tracked.set_tags({**tags, "vqlab.threshold_rule": f"{RULE} ({f1:.4f})"})
+        return report
+
+    def _value(self, trial: optuna.Trial, report: Report) -> float:
+        metrics = report.keyed("validation")
+        trial.set_user_attr(VALIDATION, metrics)
+        value = metrics.get(self.plan.space.objective)
+        if value is None:
+            known = ", ".join(sorted(metrics)) or "none"
+            raise UserError(
+                f"the objective {self.plan.space.objective} is not among the trial's metrics "
+                f"({known}); {' '.join(report.notes)}"
+            )
+        if not math.isfinite(value):
+            raise UserError(f"the objective {self.plan.space.objective} is {value}, no number.")
+        return value
+
+
+def validations_every(epochs: int) -> int:
+    """Epochs between validations, for about three before the last epoch's; 0 for none."""
+    return 0 if epochs < 2 else math.ceil(epochs / 4)
+
+
+def dead_codebook(metrics: Mapping[str, float]) -> str:
+    """Why the codebook counts as dead, by what `Detector.health` says; empty where it lives.
+
+    Limits: perplexity 20 (an eighth of a codebook smaller than 160), four fifths of codes unused.
+    """
+    perplexity, dead = metrics.get("codebook/perplexity"), metrics.get("codebook/dead_codes")
+    usage = metrics.get("codebook/usage")
+    if perplexity is None or dead is None or usage is None or usage == 1:
+        return ""
+    if usage < 0.2:
+        return f"dead codebook: {1 - usage:.0%} of its codes are unused (at most 80%)"
+    limit = min(20.0, dead / (1 - usage) / 8)
+    if perplexity < limit:
+        return f"dead codebook: perplexity {perplexity:.1f} (at least {limit:g})"
+    return ""
+
+
+def best_thresholds(
+    scored: Scored, base: ThresholdSettings, combinations: list[dict[str, float]]
+) -> tuple[dict[str, float], Thresholds, float]:
+    """Of several threshold settings those of highest pixel F1 on the drawn defects, the
+    thresholds they give, and that F1. The first of equals wins."""
+    normals = scored.normals()
+    best: tuple[dict[str, float], Thresholds, float] | None = None
+    for chosen in combinations:
+        values = {setting.partition(".")[2]: number for setting, number in chosen.items()}
+        settings = validate(ThresholdSettings, dump(base) | values, "threshold.")
+        thresholds = choose_thresholds(normals, settings)
+        f1 = pixel_f1(scored, thresholds.pixel)
+        if best is None or f1 > best[2]:
+            best = chosen, thresholds, f1
+    assert best is not None
+    return best
+
+
+def pixel_f1(scored: Scored, threshold: float) -> float:
+    """F1 of the flagged pixels over all images; 0 where none is both flagged and defective."""
+    hit = flagged = defective = 0
+    for values, mask in zip(scored.maps, scored.masks, strict=True):
+        predicted = values > threshold
+        hit += int(np.count_nonzero(predicted & mask))
+        flagged += int(np.count_nonzero(predicted))
+        defective += int(np.count_nonzero(mask))
+    return 2 * hit / (flagged + defective) if flagged + defective else 0.0
+
+
+def _draw(trial: optuna.Trial, name: str, distribution: Any) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(
+            name, distribution.low, distribution.high, log=distribution.log, step=distribution.step
+        )
+    assert isinstance(distribution, FloatDistribution)
+    return trial.suggest_float(
+        name, distribution.low, distribution.high, log=distribution.log, step=distribution.step
+    )
+
+
+def _sentence(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

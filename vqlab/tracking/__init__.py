@@ -1,0 +1,30 @@
+"""Tracking: every run with its metrics, pictures and checkpoint goes to MLflow, from here alone.
+
+`Tracker.open()` is the door. Nothing global is changed: no active run, no default address.
+"""
+
+# This one first: it sets what mlflow reads from the environment while it is imported.
+from vqlab.tracking.environment import MLFLOW_DEFAULTS, surroundings  # isort: split
+
+from vqlab.tracking.registry import CHAMPION, PREVIOUS, Champion, Registry, Version, model_name
+from vqlab.tracking.run import CHECKPOINT, CONFIG, Run, Terminated
+from vqlab.tracking.store import ui_command
+from vqlab.tracking.tracker import RunRecord, Tracker
+
+__all__ = [
+    "CHAMPION",
+    "CHECKPOINT",
+    "CONFIG",
+    "MLFLOW_DEFAULTS",
+    "PREVIOUS",
+    "Champion",
+    "Registry",
+    "Run",
+    "RunRecord",
+    "Terminated",
+    "Tracker",
+    "Version",
+    "model_name",
+    "surroundings",
+    "ui_command",
+]

@@ -1,0 +1,133 @@
+"""How MLflow is to behave, and what a run remembers of its surroundings.
+
+Imported before mlflow, which reads its environment variables while it is imported. A user's own
+variables win.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import socket
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+MLFLOW_DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+for _name, _value in MLFLOW_DEFAULTS.items():
+    os.environ.setdefault(_name, _value)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_SAME_START = 2.0
+"""Seconds within which two start times are one process's (psutil derives them from the clock)."""
+
+
+@cache
+def surroundings() -> dict[str, Any]:
+    """Versions, machine and devices of this process, as plain JSON values."""
+    import torch  # here, because whoever only reads runs should not wait for it
+
+    cuda = torch.cuda.is_available()
+    return {
+        "vqlab": _version("vqlab"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": _version("numpy"),
+        "mlflow": _version("mlflow"),
+        "optuna": _version("optuna"),
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "cuda": torch.version.cuda if cuda else None,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        if cuda
+        else [],
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def git_tags(package: Path = _PACKAGE) -> dict[str, str]:
+    """`mlflow.source.git.commit` and `vqlab.git_dirty` of the code; empty outside a repository.
+
+    Dirty means: a file of the package differs from the commit. A package that merely lies inside
+    somebody's repository without being tracked by it (an installed one) has no commit.
+    """
+    if not _git(package, "ls-files", "--", "."):
+        return {}
+    commit = _git(package, "rev-parse", "--verify", "HEAD")
+    changes = _git(package, "status", "--porcelain", "--", ".")
+    if not commit or changes is None:
+        return {}
+    return {"mlflow.source.git.commit": commit, "vqlab.git_dirty": str(bool(changes)).lower()}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git printed, stripped; None where it is absent or failed."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def owner_tags() -> dict[str, str]:
+    """Which process a run belongs to, so that others can tell whether it still lives."""
+    return {
+        "vqlab.host": socket.gethostname(),
+        "vqlab.pid": str(os.getpid()),
+        "vqlab.process_start": f"{psutil.Process().create_time():.2f}",
+    }
+
+
+def owner_is_gone(tags: dict[str, str]) -> bool:
+    """True where the owner named by `owner_tags` surely ended; False for another host's process,
+    about which nothing can be known here, and for runs that name no owner."""
+    if tags.get("vqlab.host") != socket.gethostname():
+        return False
+    try:
+        process = psutil.Process(int(tags["vqlab.pid"]))
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return True
+        apart = abs(float(process.create_time()) - float(tags["vqlab.process_start"]))
+        return apart > _SAME_START
+    except psutil.NoSuchProcess:
+        return True
+    except (KeyError, ValueError, psutil.AccessDenied):
+        return False

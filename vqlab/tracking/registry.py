@@ -1,0 +1,169 @@
+"""The registry: which checkpoint is a category's champion.
+
+A registered model `vqlab-<category>` has numbered versions; the aliases `champion` and `previous`
+point at them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from vqlab.errors import UserError
+from vqlab.tracking.run import artifact
+from vqlab.tracking.store import Client
+
+CHAMPION, PREVIOUS = "champion", "previous"
+_PATH, _SHA = "vqlab.checkpoint", "vqlab.checkpoint_sha256"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered checkpoint."""
+
+    category: str
+    version: int
+    run_id: str
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Champion(Version):
+    """The champion of a category."""
+
+    checkpoint: Path
+    """The file, on this machine."""
+
+
+class Registry:
+    """Versions and aliases of a category's models."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def register(
+        self, run_id: str, checkpoint: str, category: str, tags: Mapping[str, str] | None = None
+    ) -> Version:
+        """Register the artifact `checkpoint` (a file's path in the run's artifacts) as the next
+        version; its sha256 goes along. The aliases stay where they are.
+
+        Raises UserError where the run has no such artifact.
+        """
+        model, file = model_name(category), self._file(run_id, checkpoint)
+        every = {**(tags or {}), _PATH: checkpoint, _SHA: _sha256(file)}
+        try:
+            self._client.create_registered_model(model, tags={"vqlab.category": category})
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        source = f"runs:/{run_id}/{checkpoint}"
+        return _version(
+            category, self._client.create_model_version(model, source, run_id, tags=every)
+        )
+
+    def versions(self, category: str) -> list[Version]:
+        """All versions, newest first; none where nothing was registered."""
+        name = model_name(category)
+        found = self._client.search_model_versions(f"name = '{name}'", max_results=1000)
+        return sorted((_version(category, v) for v in found), key=lambda v: -v.version)
+
+    def at(self, category: str, alias: str = CHAMPION) -> Version | None:
+        """The version that an alias points at; None where there is none."""
+        try:
+            found = self._client.get_model_version_by_alias(model_name(category), alias)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+        return _version(category, found)
+
+    def crown(self, new: Version, instead_of: Version | None) -> None:
+        """Make `new` the champion and the present one `previous`.
+
+        Raises UserError where the present one is no longer `instead_of`, with which `new` was
+        compared (another promotion was faster).
+        """
+        model = model_name(new.category)
+        with FileLock(self._client.store.root / "registry.lock"):
+            present = self.at(new.category)
+            if (present and present.version) != (instead_of and instead_of.version):
+                raise UserError(
+                    f"{model} got another champion meanwhile (version "
+                    f"{present.version if present else 'none'}); promote again."
+                )
+            if present is not None:
+                self._client.set_registered_model_alias(model, PREVIOUS, str(present.version))
+            self._client.set_registered_model_alias(model, CHAMPION, str(new.version))
+
+    def set_tags(self, version: Version, tags: Mapping[str, str]) -> None:
+        """Add tags to a version (why it was promoted, or taken back)."""
+        for key, value in tags.items():
+            self._client.set_model_version_tag(
+                model_name(version.category), str(version.version), key, value
+            )
+
+    def champion(self, category: str) -> Champion:
+        """The champion, its checkpoint on this machine.
+
+        Raises UserError where there is none, naming the categories that have one, and where the
+        file is gone or is not the one that was registered.
+        """
+        version = self.at(category)
+        if version is None:
+            raise UserError(
+                f"category {category!r} has no champion; {self._champions()}train and promote one "
+                f"(make promote CLASS={category})."
+            )
+        return Champion(
+            category, version.version, version.run_id, version.tags, self.checkpoint(version)
+        )
+
+    def checkpoint(self, version: Version) -> Path:
+        """The checkpoint of a version on this machine, downloaded if need be.
+
+        Raises UserError where the file is gone or is not the one that was registered.
+        """
+        sha = version.tags.get(_SHA, "")
+        cached = self._client.store.root / "downloads" / version.run_id / version.tags[_PATH]
+        if cached.is_file() and _sha256(cached) == sha:
+            return cached
+        file = self._file(version.run_id, version.tags[_PATH])
+        if _sha256(file) != sha:
+            raise UserError(
+                f"{file} is not the file that was registered as version {version.version} of "
+                f"{model_name(version.category)} (its sha256 differs); promote again."
+            )
+        return file
+
+    def _file(self, run_id: str, path: str) -> Path:
+        uri = self._client.get_run(run_id).info.artifact_uri
+        return artifact(self._client, run_id, uri, path)
+
+    def _champions(self) -> str:
+        models = self._client.search_registered_models(max_results=1000)
+        have = [m.tags.get("vqlab.category", m.name) for m in models if CHAMPION in m.aliases]
+        return f"these have one: {', '.join(sorted(have))}; " if have else ""
+
+
+def model_name(category: str) -> str:
+    """`vqlab-<category>`, with what MLflow refuses in names replaced."""
+    return "vqlab-" + re.sub(r"[^\w.\- ]", "_", category)
+
+
+def _version(category: str, found: ModelVersion) -> Version:
+    return Version(category, int(found.version), found.run_id, dict(found.tags))
+
+
+def _sha256(file: Path) -> str:
+    sha = hashlib.sha256()
+    with file.open("rb") as handle:
+        while block := handle.read(2**20):
+            sha.update(block)
+    return sha.hexdigest()

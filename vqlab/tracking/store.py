@@ -1,0 +1,255 @@
+"""Where runs are kept: an SQLite file and a folder under mlruns/, or what MLFLOW_TRACKING_URI says.
+
+Everything a user can mend (a full disk, a read-only folder, a server that is not there) is found
+here and said in one sentence, before work starts where that can be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import http.client
+import logging
+import os
+import re
+import shutil
+import sqlite3
+import sys
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from vqlab.errors import UserError
+
+UI_HOST, UI_PORT = "127.0.0.1", 5000
+_PROBE_BYTES = 4 * 2**20
+_TIMEOUT = 60
+
+# What it would print with a traceback, `Client` raises as one sentence.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
+
+@dataclass(frozen=True)
+class Store:
+    """Addresses of a store. `artifacts` is None where a server decides where artifacts go."""
+
+    uri: str
+    root: Path
+    database: Path | None
+    artifacts: Path | None
+
+    @property
+    def web(self) -> str:
+        """The address under which the UI shows this store."""
+        if self.artifacts is None:
+            return _without_password(self.uri)
+        return f"http://{UI_HOST}:{UI_PORT}"
+
+    def run_folder(self, run_id: str) -> Path:
+        """A run's folder on this machine, for what is no artifact (it may not exist)."""
+        return self.root / "runs" / run_id
+
+
+def locate(root: Path) -> Store:
+    """The store that MLFLOW_TRACKING_URI names, else SQLite under `root`; nothing is touched.
+
+    Raises UserError for an address of a kind that vqlab does not use.
+    """
+    root = root.absolute()
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if uri.startswith(("http://", "https://")):
+        return Store(uri.rstrip("/"), root, None, None)
+    if uri.startswith("postgresql"):
+        return Store(uri, root, None, root / "artifacts")
+    path, _, query = uri.removeprefix("sqlite:///").partition("?")
+    if uri and (not uri.startswith("sqlite:///") or not path or path == ":memory:"):
+        raise UserError(
+            "MLFLOW_TRACKING_URI must be http(s)://…, sqlite:///file.db or postgresql://…; "
+            f"got {uri!r}; unset it to use {root}."
+        )
+    database = Path(path).absolute() if uri else root / "mlflow.db"
+    if set("?%") & set(str(database)):
+        raise UserError(
+            f"the path of the tracking database must not contain '?' or '%'; got {database}; "
+            "choose another folder."
+        )
+    full = f"sqlite:///{database}?{query or f'timeout={_TIMEOUT}'}"
+    return Store(full, root, database, database.parent / "artifacts")
+
+
+def connect(store: Store) -> Client:
+    """A client of `store`, which is made if need be. Raises UserError where it cannot be used."""
+    probe(store.root)
+    if store.artifacts:
+        probe(store.artifacts.parent)
+    else:
+        _reach(store.uri)
+    with FileLock(store.root / "store.lock"), told(store.root):
+        if store.database:
+            # Before MLflow, which tries a database that it cannot open again for hours.
+            _check_database(store.database)
+        client = Client(store)
+        # The first question makes the tables (seconds), which two processes must not do at once.
+        client.search_experiments(max_results=1)
+        if store.database:
+            _prepare_database(store.database)
+    return client
+
+
+class Client:
+    """MlflowClient, except that faults which a user can mend arrive as UserError."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        with warnings.catch_warnings():
+            # MLflow 3.17 uses what SQLAlchemy 2.1 deprecates; nothing that we could mend.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._client = MlflowClient(store.uri, registry_uri=store.uri)
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+
+        @functools.wraps(method)
+        def call(*arguments: Any, **named: Any) -> Any:
+            with told(self.store.root):
+                return method(*arguments, **named)
+
+        return call
+
+
+def probe(folder: Path) -> None:
+    """Write, flush and remove a file of a few MiB. Raises UserError where that fails."""
+    file = folder / f".probe-{os.getpid()}"
+    with told(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with file.open("wb") as handle:
+                handle.write(bytes(_PROBE_BYTES))
+                handle.flush()
+                os.fsync(handle.fileno())
+        finally:
+            with contextlib.suppress(OSError):
+                file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def told(place: Path) -> Iterator[None]:
+    """Turn what a full disk, a read-only place, a foreign database or a lost server raise into
+    UserError; other errors pass."""
+    try:
+        yield
+    except (MlflowException, OSError, sqlite3.Error, SQLAlchemyError) as error:
+        sentence = _sentence(place, error)
+        if sentence is None:
+            raise
+        raise UserError(sentence) from error
+
+
+def _sentence(place: Path, error: Exception) -> str | None:
+    text = str(error)
+    number = error.errno if isinstance(error, OSError) else None
+    if (
+        number in (errno.ENOSPC, errno.EDQUOT)
+        or "disk is full" in text
+        or ("disk I/O error" in text and shutil.disk_usage(place).free < _PROBE_BYTES)
+    ):
+        return f"{place} cannot be written: the disk is full; free some space and try again."
+    if "readonly database" in text or "unable to open database" in text:
+        return f"the database in {place} cannot be written; make it writable, or move it away."
+    if "not a database" in text or "disk image is malformed" in text:
+        return f"the database in {place} is damaged or not SQLite's; move it away and try again."
+    if "out-of-date database schema" in text or "Can't locate revision" in text:
+        return (
+            f"the database in {place} was made by another version of MLflow; back it up and run "
+            "`mlflow db upgrade` on it, or move it away."
+        )
+    if "API request to" in text and "failed with exception" in text:
+        return "the tracking server of MLFLOW_TRACKING_URI no longer answers; check that it runs."
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        return f"{place} must be a folder; move away the file of that name."
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{place} cannot be written: {os.strerror(number)}; make it writable."
+    return None
+
+
+def _without_password(uri: str) -> str:
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
+def _reach(uri: str) -> None:
+    """Raise UserError where no server answers, rather than retry for minutes as MLflow does."""
+    address = _without_password(uri)
+    try:
+        urllib.request.urlopen(f"{address}/health", timeout=10).close()
+    except urllib.error.HTTPError as error:  # it answers; 4xx is for MLflow's client to explain
+        error.close()
+        if error.code >= 500:
+            raise UserError(
+                f"the tracking server {address} is not well (status {error.code}); see its log."
+            ) from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(
+            f"the tracking server {address} does not answer ({reason}); start it, or unset "
+            "MLFLOW_TRACKING_URI."
+        ) from None
+
+
+def _check_database(database: Path) -> None:
+    """Raise sqlite3.Error unless the file is SQLite's and can be written; made where missing."""
+    with contextlib.closing(sqlite3.connect(database, timeout=_TIMEOUT)) as connection:
+        # A real write, undone: BEGIN IMMEDIATE alone also succeeds on a read-only file.
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("CREATE TABLE vqlab_probe (x)")
+        connection.rollback()
+
+
+def _prepare_database(database: Path) -> None:
+    """WAL mode (it lasts), and artifact addresses that follow a folder which was moved or copied:
+    MLflow stores absolute ones."""
+    here = database.parent / "artifacts"
+    with contextlib.closing(sqlite3.connect(database, timeout=_TIMEOUT)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        rows = connection.execute("SELECT experiment_id, artifact_location FROM experiments")
+        for experiment, location in rows.fetchall():
+            above, folder = str(location).rsplit("/", 1)
+            new = (here / folder).as_uri()
+            if location == new or not above.endswith("/artifacts") or not (here / folder).is_dir():
+                continue
+            with connection:
+                connection.execute(
+                    "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
+                    "WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?",
+                    (new, len(location) + 1, experiment, len(location), location),
+                )
+                connection.execute(
+                    "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
+                    (new, experiment),
+                )
+
+
+def ui_command(
+    root: Path, host: str = UI_HOST, port: int = UI_PORT
+) -> tuple[list[str], dict[str, str]]:
+    """Arguments and environment of the process that serves the UI in the foreground.
+
+    Raises UserError where a server serves it already, or the store cannot be used.
+    """
+    store = locate(root)
+    if store.artifacts is None:
+        raise UserError(f"the runs lie on a server with its own UI; open {store.web} instead.")
+    connect(store)
+    arguments = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri]
+    arguments += ["--artifacts-destination", str(store.artifacts), "--workers", "1"]
+    arguments += ["--host", host, "--port", str(port)]
+    return arguments, {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

@@ -1,0 +1,324 @@
+"""The tracker: starts runs, resumes them, finds them again, and says where to look at them."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from mlflow.entities import Experiment, RunTag
+from mlflow.entities import Run as Stored
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+from vqlab.errors import UserError
+from vqlab.tracking.environment import git_tags, owner_is_gone, owner_tags, surroundings
+from vqlab.tracking.registry import Champion, Registry
+from vqlab.tracking.run import CHECKPOINT, Run, Status, artifact
+from vqlab.tracking.store import Client, connect, locate
+
+_PAGE = 1000
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes the UI show the pages of model training rather than those of language models."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as it is stored: what a table of runs shows."""
+
+    run_id: str
+    name: str
+    experiment: str
+    status: str
+    """RUNNING, FINISHED, FAILED or KILLED."""
+    tags: dict[str, str]
+    params: dict[str, str]
+    metrics: dict[str, float]
+    """The last value of every key."""
+    start: datetime
+    duration: float | None
+    """Seconds; None while the run lasts."""
+
+    _artifact: Callable[[str], Path] = field(repr=False, compare=False)
+
+    def artifact(self, path: str) -> Path:
+        """Where the artifact `path` lies on this machine, downloaded if a server has it. Raises
+        UserError where the run has none of that name."""
+        return self._artifact(path)
+
+    def checkpoint(self) -> Path:
+        """The run's checkpoint on this machine. Raises UserError where it has none."""
+        return self._artifact(CHECKPOINT)
+
+    @property
+    def short(self) -> str:
+        """Name and the beginning of the id, for sentences."""
+        return f"{self.name} ({self.run_id[:8]}, {self.status})"
+
+
+class Tracker:
+    """All runs of one store: `mlruns/` here, or what MLFLOW_TRACKING_URI names."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.registry = Registry(client)
+        """Versions and champions."""
+
+    @classmethod
+    def open(cls, root: Path = Path("mlruns")) -> Tracker:
+        """Open the store, made if need be (the first time takes some seconds).
+
+        Raises UserError where it cannot be written or reached, or its address is of no known kind.
+        """
+        return cls(connect(locate(root)))
+
+    @property
+    def root(self) -> Path:
+        """The folder on this machine that holds everything of this store (absolute)."""
+        return self._client.store.root
+
+    # runs that are written
+
+    def start(
+        self,
+        *,
+        experiment: str,
+        name: str,
+        tags: Mapping[str, str] | None = None,
+        params: Mapping[str, Any] | None = None,
+        parent: str | None = None,
+        device: str = "cpu",
+        system_metrics: bool = False,
+    ) -> Run:
+        """Start a run in `experiment` (a category, or `all`), nested under the run id `parent`.
+
+        It carries, besides `tags` and `params` (flat), its owner process, the code's commit and the
+        surroundings (also as artifact environment.json).
+        """
+        around = surroundings()
+        known = {f"vqlab.{key}": str(around[key]) for key in ("python", "torch", "cpu", "threads")}
+        every = {
+            "mlflow.source.type": "LOCAL",
+            "mlflow.source.name": "vqlab",
+            "vqlab.version": str(around["vqlab"]),
+            "vqlab.device": device,
+            **known,
+            **git_tags(),
+            **owner_tags(),
+            **({"mlflow.parentRunId": parent} if parent else {}),
+        }
+        stored = self._client.create_run(
+            self._experiment(experiment).experiment_id, tags=every, run_name=name
+        )
+        run = Run(self._client, stored.info.run_id, system_metrics=system_metrics)
+        run.set_tags(tags or {})
+        run.log_params(params or {})
+        run.log_json({**around, "device": device}, "environment.json")
+        return run
+
+    def resume(self, reference: str, *, system_metrics: bool = False) -> Run:
+        """Take up a run that ended early (see `find`): it is RUNNING again and owned by this
+        process; steps that it logged are not logged twice.
+
+        Raises UserError where its process still lives, or has ended as it should.
+        """
+        record = self.find(reference)
+        if record.status == "FINISHED":
+            raise UserError(f"run {record.short} is complete; there is nothing to resume.")
+        if record.status == "RUNNING" and not owner_is_gone(record.tags):
+            raise UserError(
+                f"run {record.short} is still being written by process "
+                f"{record.tags.get('vqlab.pid', '?')} on {record.tags.get('vqlab.host', '?')}; "
+                "wait for it, or end it first."
+            )
+        client, run_id = self._client, record.run_id
+        client.log_batch(run_id, tags=[RunTag(k, v) for k, v in owner_tags().items()])
+        client.update_run(run_id, status="RUNNING")
+        if "vqlab.failure" in record.tags:
+            client.delete_tag(run_id, "vqlab.failure")
+        return Run(client, run_id, resumed=True, system_metrics=system_metrics)
+
+    def reconcile(self) -> list[RunRecord]:
+        """Mark runs whose process was killed, and so could not say so, as FAILED/`interrupted`;
+        returns them as they were. Runs of other hosts are left alone."""
+        gone = [r for r in self._search("attributes.status = 'RUNNING'") if owner_is_gone(r.tags)]
+        for record in gone:
+            self._client.set_tag(record.run_id, "vqlab.failure", "interrupted")
+            self._client.set_terminated(record.run_id, status="FAILED")
+        return gone
+
+    def run_folder(self, run_id: str) -> Path:
+        """A run's folder on this machine, for what is no artifact (it may not exist)."""
+        return self._client.store.run_folder(run_id)
+
+    def _experiment(self, name: str) -> Experiment:
+        """The experiment `name`, made (or brought back, where it was deleted) if need be."""
+        artifacts = self._client.store.artifacts
+        folder = re.sub(r"[^\w\-]", "_", name)
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                self._client.create_experiment(
+                    name,
+                    artifact_location=(artifacts / folder).as_uri() if artifacts else None,
+                    tags=_EXPERIMENT_TAGS,
+                )
+            except MlflowException as error:  # another process was faster
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            found = self._client.get_experiment_by_name(name)
+        elif found.lifecycle_stage == "deleted":
+            self._client.restore_experiment(found.experiment_id)
+        return found
+
+    # runs that are read
+
+    def find(self, reference: str) -> RunRecord:
+        """The run with this id, unique beginning of an id (4 or more), or unique name.
+
+        Raises UserError that lists the ones meant, near ones, or the latest.
+        """
+        records = self._search("")
+        for fits in (
+            [r for r in records if r.run_id == reference],
+            [r for r in records if r.name == reference],
+            [r for r in records if len(reference) >= 4 and r.run_id.startswith(reference)],
+        ):
+            if len(fits) == 1:
+                return fits[0]
+            if fits:
+                meant = ", ".join(f"{r.run_id[:12]} ({r.status}, {r.start:%F %T})" for r in fits)
+                raise UserError(
+                    f"{len(fits)} runs are meant by {reference!r}: {meant}; give an id."
+                )
+        if not records:
+            raise UserError(f"there is no run {reference!r}, and none at all in {self.root}.")
+        names = difflib.get_close_matches(reference, {r.name for r in records}, n=5)
+        near = [r for r in records if r.name in names][:5]
+        said = "near ones" if near else "the latest"
+        listed = ", ".join(r.short for r in near or records[:5])
+        raise UserError(f"there is no run {reference!r}; {said}: {listed}.")
+
+    def runs(
+        self,
+        experiments: Iterable[str] | None = None,
+        *,
+        kinds: Iterable[str] | None = None,
+        tags: Mapping[str, str] | None = None,
+        order_by: str | None = None,
+        ascending: bool = False,
+    ) -> list[RunRecord]:
+        """Stored runs of `experiments` (None: all) whose tag `vqlab.kind` is among `kinds` and
+        whose `tags` are so, newest first; or ordered by the metric `order_by`, best (largest,
+        unless `ascending`) first and those without it last."""
+        query = " and ".join(f"tags.`{key}` = {_quoted(tag)}" for key, tag in (tags or {}).items())
+        records = self._search(query, experiments)
+        if kinds is not None:
+            allowed = set(kinds)
+            records = [r for r in records if r.tags.get("vqlab.kind") in allowed]
+        if order_by is not None:
+            sign = 1.0 if ascending else -1.0
+            records.sort(key=lambda r: _rank(r.metrics.get(order_by), sign))
+        return records
+
+    def _search(self, query: str, experiments: Iterable[str] | None = None) -> list[RunRecord]:
+        wanted = None if experiments is None else set(experiments)
+        known = {
+            e.experiment_id: e.name
+            for e in self._client.search_experiments(max_results=_PAGE)
+            if wanted is None or e.name in wanted
+        }
+        records: list[RunRecord] = []
+        token = None
+        while known:
+            page = self._client.search_runs(list(known), query, max_results=_PAGE, page_token=token)
+            records += [self._record(run, known[run.info.experiment_id]) for run in page]
+            token = page.token
+            if not token:
+                break
+        return records
+
+    def _record(self, run: Stored, experiment: str) -> RunRecord:
+        info = run.info
+        ended = info.end_time if info.status != "RUNNING" else None
+        return RunRecord(
+            run_id=info.run_id,
+            name=info.run_name,
+            experiment=experiment,
+            status=info.status,
+            tags=dict(run.data.tags),
+            params=dict(run.data.params),
+            metrics=dict(run.data.metrics),
+            start=datetime.fromtimestamp(info.start_time / 1000, tz=timezone.utc),
+            duration=None if ended is None else (ended - info.start_time) / 1000,
+            _artifact=partial(artifact, self._client, info.run_id, info.artifact_uri),
+        )
+
+    def champion(self, category: str) -> Champion:
+        """The champion of a category, its checkpoint on this machine. Raises UserError where there
+        is none, or its file is gone or another."""
+        return self.registry.champion(category)
+
+    # runs that have ended
+
+    def amend(self, run_id: str) -> Run:
+        """A run that ended, to add metrics, tags and artifacts to; how it ended stays."""
+        return Run(self._client, run_id)
+
+    def reopen(self, run_id: str) -> None:
+        """Make a run RUNNING again, owned by this process, however it ended."""
+        owner = [RunTag(key, tag) for key, tag in owner_tags().items()]
+        self._client.log_batch(run_id, tags=owner)
+        self._client.update_run(run_id, status="RUNNING")
+        if "vqlab.failure" in self._client.get_run(run_id).data.tags:
+            self._client.delete_tag(run_id, "vqlab.failure")
+
+    def settle(self, run_id: str, status: Status, tags: Mapping[str, str]) -> None:
+        """Correct how a run ended, whatever it said itself."""
+        run = Run(self._client, run_id)
+        run.set_tags(tags)
+        if self._client.get_run(run_id).info.status != status:
+            self._client.set_terminated(run_id, status=status)
+
+    def drop(self, run_id: str, path: str) -> None:
+        """Delete an artifact (a file or a folder) of a run; nothing happens where it is gone."""
+        uri = self._client.get_run(run_id).info.artifact_uri
+        with contextlib.suppress(MlflowException, OSError):
+            get_artifact_repository(uri, self._client.store.uri).delete_artifacts(path)
+
+    # where to look
+
+    def link(self, run_id: str) -> str:
+        """The page of a run in the UI."""
+        experiment = self._client.get_run(run_id).info.experiment_id
+        return f"{self._client.store.web}/#/experiments/{experiment}/runs/{run_id}"
+
+    def study_link(self, experiment: str, study: str, metric: str, ascending: bool = False) -> str:
+        """The UI's chart of a study's trials, ordered by `metric`."""
+        query = quote(
+            f"tags.`vqlab.kind` = 'trial' and tags.`vqlab.study` = {_quoted(study)}", safe=""
+        )
+        order = quote(f"metrics.`{metric}`", safe="")
+        return (
+            f"{self._client.store.web}/#/experiments/{self._experiment(experiment).experiment_id}"
+            f"/runs?workflowType=machine_learning&searchFilter={query}&orderByKey={order}"
+            f"&orderByAsc={str(ascending).lower()}&compareRunsMode=CHART"
+        )
+
+
+def _quoted(text: str) -> str:
+    """Text in MLflow's query language, which has no escapes."""
+    mark = '"' if "'" in text else "'"
+    return f"{mark}{text}{mark}"
+
+
+def _rank(value: float | None, sign: float) -> tuple[bool, float]:
+    missing = value is None or value != value
+    return missing, 0.0 if value is None or missing else sign * value
