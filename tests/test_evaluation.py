@@ -110,6 +110,18 @@ def test_a_score_that_is_not_finite_names_the_image(tmp_path, bad):
         score_images(Darkness(spoil=bad), lambda x: (x,), images)
 
 
+def test_a_map_that_is_not_finite_names_the_image(tmp_path):
+    class Holed(Darkness):
+        def score(self, pyramid):
+            scores = super().score(pyramid)
+            return Scores(scores.anomaly_map.log(), scores.image_score)  # −inf at pure white
+
+    items = photos(tmp_path)
+    Image.fromarray(np.full((40, 40, 3), 255, np.uint8)).save(items[3].sample.path)
+    with pytest.raises(UserError, match=r"good.003\.png must be finite"):
+        score_images(Holed(), lambda x: (x,), image_set(items[2:]))
+
+
 def test_maps_of_another_size_are_refused(tmp_path):
     class Coarse(Darkness):
         def score(self, pyramid):

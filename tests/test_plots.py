@@ -171,7 +171,7 @@ def test_rows_are_cheap():
     start = time.process_time()
     for _ in range(10):
         draw_row(row(image=image))
-    assert time.process_time() - start < 1.5  # about 0.3 s on an idle core
+    assert time.process_time() - start < 3.0  # about 0.5 s on an idle core
 
 
 # --- the results folder ---------------------------------------------------------------------
@@ -316,6 +316,24 @@ def test_an_interrupted_write_leaves_the_old_results(tmp_path, error, quick):
 
     with pytest.raises(error):
         write(tmp_path / "results", scored_set(tmp_path / "data"), progress=stop)
+    assert (old / "scores.csv").read_text() == "old"
+    assert [p.name for p in old.parent.iterdir()] == ["nut"]
+
+
+def test_the_old_results_come_back_where_the_new_cannot_move_in(tmp_path, monkeypatch, quick):
+    old = tmp_path / "results" / "nut"
+    old.mkdir(parents=True)
+    (old / "scores.csv").write_text("old")
+    rename = Path.rename
+
+    def refuse(self, target):
+        if ".partial-" in self.name and not self.name.endswith(".old"):
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(UserError, match="Input/output error"):
+        write(tmp_path / "results", scored_set(tmp_path / "data"))
     assert (old / "scores.csv").read_text() == "old"
     assert [p.name for p in old.parent.iterdir()] == ["nut"]
 

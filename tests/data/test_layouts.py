@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from folders import make_category, make_visa, write_image, write_mask
 
-from tests.data.folders import make_category, make_visa, write_image, write_mask
 from vqlab.data import DataSettings, categories_in, load_dataset
 from vqlab.data.layouts import listing, read_category, recognise
 from vqlab.types import UserError

@@ -72,6 +72,8 @@ def draw_defect(
         scene = Scene(image, texture, interest, backdrop, side, 1 + attempt / 2)
         drawn = image.copy()
         _DRAW[kind](drawn, scene, rng)
+        if backdrop is not None and kind in _ON_OBJECT and rng.random() < 0.8:
+            drawn = np.where(_object(image, backdrop)[..., None], drawn, image)
         mask = _changed(image, drawn)
         if mask.sum() >= max(4, side * side // 8192) and mask.mean() < 0.5:
             return drawn, mask, kind
@@ -122,6 +124,14 @@ def _interest(image: Array) -> tuple[Array, Array | None]:
         return np.full(size[::-1], 1 / (size[0] * size[1])), None
     weight = cv2.GaussianBlur((unlike > 25).astype(np.float32), (0, 0), 1.0) + 0.02
     return weight / weight.sum(dtype=np.float64), colour
+
+
+def _object(image: Array, backdrop: Array) -> Array:
+    """Pixels (H, W) bool of the object before a plain background, its shiny places included."""
+    unlike = np.abs(image - backdrop.astype(np.float32)).max(axis=2) > 20
+    reach = max(3, min(image.shape[:2]) // 20) | 1
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
+    return np.asarray(cv2.morphologyEx(unlike.astype(np.uint8), cv2.MORPH_CLOSE, kernel) > 0)
 
 
 def _place(scene: Scene, rng: np.random.Generator) -> tuple[float, float]:
@@ -349,3 +359,5 @@ _DRAW: dict[str, Callable[[Array, Scene, np.random.Generator], None]] = {
     "missing": _missing,
     "noise": _noise,
 }
+_ON_OBJECT = ("scratch", "blob", "scar", "noise")
+"""Kinds that mostly end where the object ends."""

@@ -12,6 +12,7 @@ import optuna
 import yaml
 from optuna.trial import TrialState
 
+from vqlab.config import digest
 from vqlab.model import Model
 from vqlab.plots.study import importance_bars, study_history
 from vqlab.run import resolve, test_model
@@ -54,7 +55,11 @@ def finish(
     text = recipe_text(objective, shown)
     if not recipe.exists() or recipe.read_text(encoding="utf-8") != text:
         _write(recipe, text)
+    shown_before = tracker.find(objective.parent.id).tags.get("vqlab.recipe_sha256")
+    if shown_before != digest(text):
         _show_study(objective, shown, recipe, link)
+        objective.parent.set_tags({"vqlab.recipe_sha256": digest(text)})
+    tracker.settle(objective.parent.id, "FINISHED", {})
     return SweepResult(
         study=study.study_name,
         link=link,

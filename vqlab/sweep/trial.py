@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -174,9 +176,9 @@ class Objective:
             tree = merge(tree, nest(setting, number))
         measured = {"thresholds": asdict(thresholds), "validation": report.mean, "config": tree}
         model = replace(model, thresholds=thresholds, meta={**model.meta, **measured})
-        path = self.tracker.run_folder(tracked.id) / CHECKPOINT
-        model.save(path)
-        tracked.log_artifact(path, "checkpoint")
+        with tempfile.TemporaryDirectory() as folder:
+            model.save(Path(folder) / CHECKPOINT)
+            tracked.log_artifact(Path(folder) / CHECKPOINT, "checkpoint")
         tracked.log_metrics(report.keyed("validation"), step=config.training.epochs)
         tags = {f"vqlab.{setting}": f"{number:g}" for setting, number in chosen.items()}
         tracked.set_tags({**tags, "vqlab.threshold_rule": f"{RULE} ({f1:.4f})"})

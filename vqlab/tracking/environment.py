@@ -77,7 +77,13 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def git_tags(package: Path = _PACKAGE) -> dict[str, str]:
+@cache
+def code_tags() -> dict[str, str]:
+    """`git_tags` of the code that runs: as it was when first asked for, since it is in memory."""
+    return git_tags(_PACKAGE)
+
+
+def git_tags(package: Path) -> dict[str, str]:
     """`mlflow.source.git.commit` and `vqlab.git_dirty` of the code; empty outside a repository.
 
     Dirty means: a file of the package differs from the commit. A package that merely lies inside

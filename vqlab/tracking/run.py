@@ -285,13 +285,14 @@ def artifact(client: Client, run_id: str, artifact_uri: str, path: str) -> Path:
         if not path:
             found.mkdir(parents=True, exist_ok=True)
     else:
-        downloads = client.store.root / "downloads" / run_id
-        downloads.mkdir(parents=True, exist_ok=True)
-        found = downloads / path
+        found = client.store.root / "downloads" / run_id / path
+        into = found.parent if path else found  # MLflow keeps the last part of the path only
+        into.mkdir(parents=True, exist_ok=True)
         try:
-            client.download_artifacts(run_id, path, str(downloads))
+            client.download_artifacts(run_id, path, str(into))
         except (MlflowException, OSError) as error:
-            raise UserError(f"artifact {path!r} of run {run_id} cannot be had: {error}") from error
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"artifact {path!r} of run {run_id} cannot be had: {reason}") from error
     if not found.exists():
         raise UserError(f"run {run_id} has no artifact {path!r}; was it removed by hand?")
     return found

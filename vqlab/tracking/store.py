@@ -35,8 +35,9 @@ UI_HOST, UI_PORT = "127.0.0.1", 5000
 _PROBE_BYTES = 4 * 2**20
 _TIMEOUT = 60
 
-# What it would print with a traceback, `Client` raises as one sentence.
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+# What these would print, and the first with a traceback, `Client` raises as one sentence.
+for _name in ("mlflow.store.db.utils", "mlflow.system_metrics"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from vqlab.errors import UserError
-from vqlab.tracking.environment import git_tags, owner_is_gone, owner_tags, surroundings
+from vqlab.tracking.environment import code_tags, owner_is_gone, owner_tags, surroundings
 from vqlab.tracking.registry import Champion, Registry
 from vqlab.tracking.run import CHECKPOINT, Run, Status, artifact
 from vqlab.tracking.store import Client, connect, locate
@@ -73,11 +73,14 @@ class Tracker:
 
     @classmethod
     def open(cls, root: Path = Path("mlruns")) -> Tracker:
-        """Open the store, made if need be (the first time takes some seconds).
+        """Open the store, made if need be (the first time takes some seconds), and say of runs
+        whose process was killed that they were (see `reconcile`).
 
         Raises UserError where it cannot be written or reached, or its address is of no known kind.
         """
-        return cls(connect(locate(root)))
+        tracker = cls(connect(locate(root)))
+        tracker.reconcile()
+        return tracker
 
     @property
     def root(self) -> Path:
@@ -110,7 +113,7 @@ class Tracker:
             "vqlab.version": str(around["vqlab"]),
             "vqlab.device": device,
             **known,
-            **git_tags(),
+            **code_tags(),
             **owner_tags(),
             **({"mlflow.parentRunId": parent} if parent else {}),
         }
@@ -138,12 +141,8 @@ class Tracker:
                 f"{record.tags.get('vqlab.pid', '?')} on {record.tags.get('vqlab.host', '?')}; "
                 "wait for it, or end it first."
             )
-        client, run_id = self._client, record.run_id
-        client.log_batch(run_id, tags=[RunTag(k, v) for k, v in owner_tags().items()])
-        client.update_run(run_id, status="RUNNING")
-        if "vqlab.failure" in record.tags:
-            client.delete_tag(run_id, "vqlab.failure")
-        return Run(client, run_id, resumed=True, system_metrics=system_metrics)
+        self.reopen(record.run_id)
+        return Run(self._client, record.run_id, resumed=True, system_metrics=system_metrics)
 
     def reconcile(self) -> list[RunRecord]:
         """Mark runs whose process was killed, and so could not say so, as FAILED/`interrupted`;

@@ -112,19 +112,27 @@ def sample(category: str, seed: int, index: int, defect: str | None = None) -> t
 
     Without a defect the mask is empty. `index` numbers the specimens of a category and a type.
     """
+    good, broken, mask = twins(category, seed, index, defect)
+    return (good if defect is None else broken), mask
+
+
+def twins(category: str, seed: int, index: int, defect: str | None) -> tuple[Array, Array, Array]:
+    """The same specimen without and with its defect, as in `sample`, and the mask."""
     recipe = _RECIPES[category]
     key = (seed, zlib.crc32(f"{category}/{defect}".encode()), index)
     rng = np.random.default_rng(key)
-    part = recipe.draw(rng)
+    part: Part = recipe.draw(rng)
     camera = set_up(rng, LAMP, recipe.swing, recipe.noise)
     clean = camera.shoot(part.surface())
+    good = camera.develop(clean)
     if defect is None:
-        return camera.develop(clean), np.zeros(clean.shape[:2], np.bool_)
+        return good, good, np.zeros(clean.shape[:2], np.bool_)
     while True:
-        broken = camera.shoot(recipe.damage(part, defect, rng).surface())
+        worse: Part = recipe.damage(part, defect, rng)
+        broken = camera.shoot(worse.surface())
         mask = _difference(clean, broken)
         if mask.sum() >= SMALLEST:
-            return camera.develop(broken), mask
+            return good, camera.develop(broken), mask
 
 
 def _difference(clean: Array, broken: Array) -> Array:

@@ -33,7 +33,7 @@ def _with_wire(cable: Cable, index: int, wire: Wire) -> Cable:
 
 def _ragged(start: Array, end: Array, rough: float, rng: np.random.Generator) -> Array:
     steps = np.linspace(0, 1, 6)[:, None]
-    return start + steps * (end - start) + rng.normal(0, rough, (6, 2))
+    return np.asarray(start + steps * (end - start) + rng.normal(0, rough, (6, 2)))
 
 
 def _bend(cable: Cable, rng: np.random.Generator) -> Cable:

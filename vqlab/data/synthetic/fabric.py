@@ -131,7 +131,7 @@ def damage(fabric: Fabric, defect: str, rng: np.random.Generator) -> Fabric:
 
 def _spot(fabric: Fabric, rng: np.random.Generator, reach: float = 0.7) -> Array:
     """A point (2,) in the cloth's own frame that lies well inside the picture."""
-    return rng.uniform(-reach, reach, 2) - np.array(fabric.pose.shift)
+    return np.asarray(rng.uniform(-reach, reach, 2) - np.array(fabric.pose.shift))
 
 
 def _tear(fabric: Fabric, rng: np.random.Generator) -> Fabric:

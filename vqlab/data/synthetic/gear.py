@@ -103,7 +103,8 @@ class Gear:
         rim = np.clip((radius - 0.555) / 0.02, 0, 1)
         chamfer = 3 * (1 - np.exp(np.minimum(out, 0) / 0.012))
         face = np.maximum(hub, rim)
-        return 7 * face + chamfer + 0.18 * rings * (1 - face) + 0.22 * brushed * face + 0.12 * grit
+        marks = 0.18 * rings * (1 - face) + 0.22 * brushed * face + 0.12 * grit
+        return np.asarray(7 * face + chamfer + marks)
 
     def _press(self, surface: Surface, u: Array, v: Array, mark: Mark) -> None:
         x, y = mark.points.mean(0).tolist()
@@ -113,7 +114,8 @@ class Gear:
         groove = np.exp(-(away**2)) * steel
         surface.height[where] -= mark.depth * groove
         surface.height[where] += 0.35 * mark.depth * np.exp(-((away - 1.6) ** 2) * 3) * steel
-        surface.albedo[(slice(None), *where)] *= 1 + (mark.bright - 1) * groove
+        for tone in surface.albedo:
+            tone[where] *= 1 + (mark.bright - 1) * groove
 
     def _smear(
         self,

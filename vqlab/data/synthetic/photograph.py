@@ -33,17 +33,29 @@ class Camera:
         height = cv2.GaussianBlur(surface.height, (5, 5), 0.8)
         slope_x = cv2.Sobel(height, cv2.CV_32F, 1, 0, ksize=1, scale=0.5)
         slope_y = cv2.Sobel(height, cv2.CV_32F, 0, 1, ksize=1, scale=0.5)
-        length = 1 / np.sqrt(slope_x * slope_x + slope_y * slope_y + 1)
         x, y, z = self.light
-        facing = np.maximum((z - slope_x * x - slope_y * y) * length, 0)
-        glint = np.maximum((z + 1 - slope_x * x - slope_y * y) * length, 0)
-        glint *= 1 / float(np.sqrt(x * x + y * y + (z + 1) ** 2))
+        towards = z - x * slope_x
+        towards -= y * slope_y
+        slope_x *= slope_x
+        slope_y *= slope_y
+        slope_x += slope_y
+        slope_x += 1
+        length = 1 / np.sqrt(slope_x)
+        glint = towards + 1  # the half vector between lamp and viewer is (x, y, z + 1)
+        glint *= length / float(np.sqrt(x * x + y * y + (z + 1) ** 2))
+        np.maximum(glint, 0, out=glint)
         for _ in range(4):  # to the power of 16
             glint *= glint
+        np.maximum(towards, 0, out=towards)
+        towards *= length
         lit = 1 - np.float32(0.85) * self._shadow(height)
-        diffuse = self.ambient * self._openness(height) + (1 - self.ambient) * facing * lit
-        mirror = surface.gloss * lit * glint * (0.5 * self.shine)
-        tones = [tone * (diffuse + mirror) + mirror for tone in surface.albedo]
+        towards *= lit * (1 - self.ambient)
+        glint *= lit * (0.5 * self.shine)
+        glint *= surface.gloss
+        diffuse = self._openness(height) * self.ambient
+        diffuse += towards
+        diffuse += glint
+        tones = [tone * diffuse + glint for tone in surface.albedo]
         small = [cv2.resize(tone, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for tone in tones]
         picture = cv2.merge(small) * self.exposure
         sharp = cv2.GaussianBlur(picture, (0, 0), self.blur) * self.tint
@@ -53,14 +65,15 @@ class Camera:
     def develop(self, picture: Array) -> Array:
         """(256, 256, 3) uint8: the picture with sensor noise, which grows with the light."""
         noisy = picture + self.noise * (0.3 + 0.7 * np.sqrt(np.clip(picture, 0, 1)))
-        return np.clip(np.rint(noisy * 255), 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(np.rint(noisy * 255), 0, 255).astype(np.uint8))
 
     def _openness(self, height: Array) -> Array:
         """Share of the sky that a point sees (S, S): small in hollows."""
         small = cv2.resize(height, (DRAWN // 4, DRAWN // 4), interpolation=cv2.INTER_AREA)
         rim = sum(cv2.GaussianBlur(small, (0, 0), sigma) for sigma in (2.0, 6.0)) / 2
         depth = cv2.resize(rim, (DRAWN, DRAWN), interpolation=cv2.INTER_LINEAR) - height
-        return np.exp(-np.clip(depth, 0, None) / self.occlusion)
+        np.maximum(depth, 0, out=depth)
+        return np.asarray(np.exp(depth * (-1 / self.occlusion)))
 
     def _shadow(self, height: Array) -> Array:
         """1 where something taller stands towards the lamp (S, S), soft at the edge."""

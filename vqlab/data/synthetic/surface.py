@@ -49,14 +49,17 @@ class Surface:
 
         cover (h, w) in [0, 1]; colour (3,) or (3, h, w); height and gloss (h, w) or one number.
         """
+        layers: list[tuple[Array, Array | float | None]] = [
+            (self.height, height),
+            (self.gloss, gloss),
+        ]
         if colour is not None:
-            tones = colour.astype(np.float32)
-            for plane, tone in zip(self.albedo, tones, strict=True):
-                plane[where] += cover * (tone - plane[where])
-        if height is not None:
-            self.height[where] += cover * (height - self.height[where])
-        if gloss is not None:
-            self.gloss[where] += cover * (gloss - self.gloss[where])
+            layers += zip(self.albedo, colour.astype(np.float32), strict=True)
+        for plane, value in layers:
+            if value is not None:
+                change = value - plane[where]
+                change *= cover
+                plane[where] += change
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Pose:
         return _span(y - half, y + half), _span(x - half, x + half)
 
     def windows(self, u: Array, v: Array, reach: float) -> Array:
-        """Flat indices (n, h, h) of the pixels round each of n points (u, v), inside the picture."""
+        """Flat indices (n, h, h) of the pixels round each of n points (u, v)."""
         cos, sin = math.cos(self.turn), math.sin(self.turn)
         x = (cos * u - sin * v) * self.size + self.shift[0]
         y = (sin * u + cos * v) * self.size + self.shift[1]

@@ -1,0 +1,116 @@
+"""`vqlab data check` finds everything that is wrong, not the first thing only."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+from folders import make_category, make_visa, write_image, write_mask
+from PIL import Image
+
+from vqlab.data import DataSettings, check_dataset, load_dataset
+from vqlab.data.published import MVTEC, VISA, Counts
+from vqlab.types import UserError
+
+
+def test_a_sound_set(root: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    report = check_dataset(root, progress=lambda done, total: calls.append((done, total)))
+    assert report.ok and report.errors == [] and report.warnings == []
+    assert [row.category for row in report.rows] == ["bolt", "nut"]
+    assert report.rows[0].counts == Counts(6, 2, 2) and report.rows[0].masks == 2
+    assert report.rows[0].sizes == "24x20" and report.rows[0].published == ""
+    assert calls == [(i, 20) for i in range(1, 21)]
+    all_of_it = DataSettings(root=root, categories="all", image_size=32)
+    assert report.fingerprint == load_dataset(all_of_it).fingerprint
+    one = check_dataset(root, ["nut"])
+    assert one.fingerprint == one.rows[0].fingerprint == report.rows[1].fingerprint
+
+
+def test_every_fault_is_listed_at_once(root: Path) -> None:
+    nut, bolt = root / "nut", root / "bolt"
+    (nut / "train/good/000.png").write_text("hello")
+    cut = nut / "train/good/001.png"
+    cut.write_bytes(cut.read_bytes()[:700])
+    (nut / "ground_truth/hole/000_mask.png").write_text("hello")
+    write_mask(nut / "ground_truth/hole/001_mask.png", (10, 10))
+    write_mask(nut / "ground_truth/hole/007_mask.png")
+    (bolt / "ground_truth/hole/000_mask.png").unlink()
+    report = check_dataset(root)
+    text = "\n".join(report.errors)
+    assert not report.ok and len(report.errors) == 5 and report.fingerprint == ""
+    for words in ("good/000.png: it is not an image", "good/001.png: it is cut short"):
+        assert words in text
+    assert "000_mask.png: it is not an image" in text
+    assert "the mask is 10x10 pixels, its image 24x20" in text
+    assert "bolt: every defect must have a mask" in text
+    assert len(report.warnings) == 1
+    assert "1 masks belong to no image (hole/007_mask.png)" in report.warnings[0]
+    assert [row.fingerprint for row in report.rows] == ["", ""]
+
+
+def test_the_same_picture_in_train_and_test(root: Path) -> None:
+    """Pixel for pixel, whatever the file's name and kind."""
+    with Image.open(root / "nut/train/good/004.png") as picture:
+        picture.save(root / "nut/test/good/zzz.bmp")
+    report = check_dataset(root)
+    assert len(report.warnings) == 1 and report.ok
+    assert "1 test images are also in train (good/zzz.bmp = 004.png)" in report.warnings[0]
+
+
+def test_a_defect_whose_mask_marks_nothing(root: Path) -> None:
+    write_mask(root / "nut/ground_truth/hole/000_mask.png", value=0)
+    report = check_dataset(root)
+    assert report.ok and "marks no pixel" in report.warnings[0]
+
+
+def test_counts_against_the_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_category(tmp_path, "bottle")
+    report = check_dataset(tmp_path)
+    assert report.rows[0].published == "MVTec AD has 209 / 20 / 63"
+    assert report.ok and "bottle has 6 / 2 / 2 images" in report.warnings[0]
+    monkeypatch.setitem(MVTEC, "bottle", Counts(6, 2, 2))
+    report = check_dataset(tmp_path)
+    assert report.rows[0].published == "as MVTec AD" and report.warnings == []
+
+
+def test_published_tables() -> None:
+    """The totals that the papers give."""
+    assert len(MVTEC) == 15 and len(VISA) == 12
+    assert sum(c.train for c in MVTEC.values()) == 3629
+    assert sum(c.good + c.defect for c in MVTEC.values()) == 1725
+    assert sum(c.train for c in VISA.values()) == 8659
+    assert sum(c.good + c.defect for c in VISA.values()) == 2162
+    assert sum(c.defect for c in VISA.values()) == 1200
+
+
+def test_visa(tmp_path: Path) -> None:
+    split = make_visa(tmp_path)
+    report = check_dataset(tmp_path)
+    assert report.ok and report.source == "VisA layout"
+    assert report.rows[0].counts == Counts(6, 2, 2)
+    write_mask(tmp_path / "candle/Data/Masks/Anomaly/044.png")
+    write_image(tmp_path / "candle/Data/Images/Normal/0999.JPG", 3)
+    with split.open("a", newline="") as file:
+        gone = "candle/Data/Images/Normal/0777.JPG"
+        csv.writer(file).writerow(["candle", "train", "normal", gone, ""])
+    report = check_dataset(tmp_path)
+    assert len(report.errors) == 1 and "0777.JPG: it does not exist" in report.errors[0]
+    text = "\n".join(report.warnings)
+    assert "Anomaly/044.png" in text and "not in the split, unused: 0999.JPG" in text
+
+
+def test_what_is_no_data_set(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no category cable in .*; it has bolt, nut"):
+        check_dataset(root, ["cable"])
+    with pytest.raises(UserError, match="does not exist"):
+        check_dataset(tmp_path / "gone")
+
+
+def test_a_category_without_images(root: Path) -> None:
+    shutil.rmtree(root / "nut/train/good")
+    report = check_dataset(root)
+    assert "nut must have a folder train/good" in report.errors[0]
+    assert report.rows[1].counts == Counts(0, 2, 2)

@@ -1,0 +1,120 @@
+"""Drawn defects: visible, masked exactly, decided by the generator alone, on any image."""
+
+import cv2
+import numpy as np
+import pytest
+
+from vqlab.data.defects import KINDS, SHARES, VISIBLE, draw_defect
+
+RNG = np.random.default_rng
+
+
+def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A lit disc with some texture before a plain background."""
+    rng = RNG(seed)
+    rows, columns = np.mgrid[:height, :width]
+    away = np.hypot(rows - height / 2, columns - width / 2)
+    grey = np.where(away < min(height, width) * 0.3, 150 + 20 * np.sin(columns / 3), 40)
+    colours = grey[..., None] * np.array([1, 0.8, 0.6]) + rng.normal(0, 3, (height, width, 3))
+    return np.clip(colours, 0, 255).astype(np.uint8)
+
+
+def plain(value: int, side: int = 64) -> np.ndarray:
+    return np.full((side, side, 3), value, np.uint8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [(32, 32), (96, 240), (256, 256)])
+def test_mask_is_where_pixels_changed_visibly(kind: str, size: tuple[int, int]) -> None:
+    image, texture = photo(*size), photo(*size, seed=1)
+    for seed in range(12):
+        drawn, mask, drawn_kind = draw_defect(image, texture, RNG(seed), kind)
+        change = np.abs(drawn.astype(int) - image).max(axis=2)
+        assert drawn.shape == image.shape and drawn.dtype == np.uint8 and drawn_kind == kind
+        assert mask.shape == size and mask.dtype == np.bool_ and mask.sum() >= 4
+        assert not (change >= VISIBLE)[~mask].any()
+        assert (change >= VISIBLE)[mask].mean() > 0.5
+        assert mask.mean() < 0.5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", [0, 20, 128, 255])
+def test_shows_on_images_without_any_structure(kind: str, value: int) -> None:
+    for seed in range(8):
+        drawn, mask, _ = draw_defect(plain(value), plain(value), RNG(seed), kind)
+        assert mask.sum() >= 4 and mask.mean() < 0.5
+        assert np.abs(drawn.astype(int) - value).max() >= VISIBLE
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_large_images_are_no_trouble(kind: str) -> None:
+    image = photo(1024, 1024)
+    _, mask, _ = draw_defect(image, photo(1024, 1024, seed=1), RNG(2), kind)
+    assert 100 < mask.sum() < 0.2 * mask.size
+
+
+def test_the_generator_decides_alone_and_nothing_is_changed_in_place() -> None:
+    image, texture = photo(128, 128), photo(128, 128, seed=1)
+    kept = image.copy(), texture.copy()
+    image.flags.writeable = texture.flags.writeable = False
+    for seed in range(10):
+        one, two = draw_defect(image, texture, RNG(seed)), draw_defect(image, texture, RNG(seed))
+        assert np.array_equal(one[0], two[0]) and np.array_equal(one[1], two[1])
+        assert one[2] == two[2]
+    assert np.array_equal(image, kept[0]) and np.array_equal(texture, kept[1])
+    assert not np.array_equal(one[0], draw_defect(image, texture, RNG(99))[0])
+
+
+def test_kinds_come_by_their_shares() -> None:
+    image, texture = photo(32, 32), photo(32, 32, seed=1)
+    kinds = [draw_defect(image, texture, RNG(seed))[2] for seed in range(300)]
+    assert set(kinds) == set(KINDS) == set(SHARES)
+    assert kinds.count("scratch") > 2 * kinds.count("noise") > 0
+    assert sum(SHARES.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_defects_lie_on_the_object(kind: str) -> None:
+    """The disc is 28 % of the picture; by chance 28 % of the defects would touch it."""
+    image, texture = photo(128, 128), photo(128, 128, seed=1)
+    rows, columns = np.mgrid[:128, :128]
+    disc = np.hypot(rows - 64, columns - 64) < 128 * 0.3
+    touched = [draw_defect(image, texture, RNG(seed), kind)[1][disc].any() for seed in range(40)]
+    assert np.mean(touched) > 0.75
+
+
+def test_sizes_differ_and_stay_small() -> None:
+    image, texture = photo(256, 256), photo(256, 256, seed=1)
+    shares = [draw_defect(image, texture, RNG(seed))[1].mean() for seed in range(80)]
+    assert np.quantile(shares, 0.9) > 8 * np.quantile(shares, 0.1)
+    assert np.median(shares) < 0.02 and max(shares) < 0.25
+
+
+def test_scratches_are_long_and_thin_and_blobs_are_not() -> None:
+    image, texture = photo(256, 256), photo(256, 256, seed=1)
+
+    def thickness(kind: str) -> float:
+        depths = []
+        for seed in range(20):
+            mask = draw_defect(image, texture, RNG(seed), kind)[1].astype(np.uint8)
+            depths.append(cv2.distanceTransform(mask, cv2.DIST_L2, 3).max() / mask.sum() ** 0.5)
+        return float(np.median(depths))
+
+    assert thickness("scratch") < 0.6 * thickness("blob")
+
+
+@pytest.mark.parametrize(
+    ("image", "texture", "kind", "sentence"),
+    [
+        (plain(0), plain(0), "crack", "kind must be one of scratch, "),
+        (plain(0), plain(0, 32), None, "must have one size"),
+        (plain(0, 4), plain(0, 4), None, "at least 8 x 8 pixels"),
+        (plain(0)[..., 0], plain(0), None, "image must be"),
+        (plain(0), plain(0).astype(np.float32), None, "texture must be"),
+    ],
+)
+def test_wrong_arguments_are_refused(
+    image: np.ndarray, texture: np.ndarray, kind: str | None, sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        draw_defect(image, texture, RNG(0), kind)

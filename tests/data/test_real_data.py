@@ -1,0 +1,44 @@
+"""Real photographs, where VQLAB_REAL_DATA says that they are: every file is read, none is lost."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vqlab.data import DataSettings, check_dataset, load_dataset
+from vqlab.data.published import Counts
+
+REAL = os.environ.get("VQLAB_REAL_DATA")
+pytestmark = [
+    pytest.mark.data,
+    pytest.mark.skipif(not REAL, reason="VQLAB_REAL_DATA names no folder of real images"),
+]
+COUNTS = {
+    ("MVTec", "bottle"): Counts(209, 20, 63),
+    ("MVTec", "screw"): Counts(320, 41, 119),
+    ("Kolektor", "commutator"): Counts(264, 84, 52),
+    ("Cookies", "cookie"): Counts(31, 14, 32),
+}
+
+
+@pytest.mark.parametrize(("folder", "category"), COUNTS)
+def test_loads_whole(folder: str, category: str) -> None:
+    root = Path(str(REAL)) / folder
+    counts = COUNTS[folder, category]
+    splits = load_dataset(DataSettings(root=root, categories=category, image_size=64))
+    assert len(splits.train) + len(splits.held_out) == counts.train
+    batch = splits.test.batch(range(len(splits.test)))
+    assert batch.labels.sum() == counts.defect and len(batch) == counts.good + counts.defect
+    assert (batch.masks.flatten(1).any(dim=1) == batch.labels.bool()).all()
+    assert 0.05 < batch.images.mean() < 0.95
+
+
+@pytest.mark.parametrize("folder", ["MVTec", "Kolektor", "Cookies"])
+def test_checks_sound(folder: str) -> None:
+    report = check_dataset(Path(str(REAL)) / folder)
+    assert report.errors == [] and report.warnings == []
+    assert {row.category: row.counts for row in report.rows} == {
+        name: counts for (place, name), counts in COUNTS.items() if place == folder
+    }

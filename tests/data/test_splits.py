@@ -1,0 +1,204 @@
+"""The four sets: disjoint, decided by the seed, the same however they are kept in memory."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from folders import make_category, write_image
+
+from vqlab.data import DataSettings, ImageSet, Splits, image_set, load_dataset, read_image
+from vqlab.types import UserError
+
+
+def load(root: Path, **changes: object) -> Splits:
+    tree = {"root": root, "categories": "nut", "image_size": 32, **changes}
+    return load_dataset(DataSettings.model_validate(tree))
+
+
+@pytest.fixture
+def big(tmp_path: Path) -> Path:
+    """Twenty training images a category."""
+    for name in ("bolt", "nut"):
+        make_category(tmp_path / "big", name, train=20)
+    return tmp_path / "big"
+
+
+def paths(images: ImageSet) -> list[Path]:
+    return [sample.path for sample in images.samples]
+
+
+def test_held_out_is_apart_and_decided_by_the_seed(big: Path) -> None:
+    splits = load(big)
+    assert (len(splits.train), len(splits.held_out), len(splits.test)) == (17, 3, 4)
+    assert not set(paths(splits.train)) & set(paths(splits.held_out))
+    assert not {p for s in (splits.train, splits.held_out) for p in paths(s)} & set(
+        paths(splits.test)
+    )
+    assert paths(load(big).held_out) == paths(splits.held_out)
+    others = [paths(load(big, seed=seed).held_out) for seed in (1, 2, 3)]
+    assert any(other != paths(splits.held_out) for other in others)
+    assert len(load(big, held_out=0.05).held_out) == 2
+    assert len(load(big, held_out=0.5).held_out) == 10
+
+
+def test_a_category_is_split_alike_alone_and_with_others(big: Path) -> None:
+    both = load(big, categories="all")
+    assert both.categories == ("bolt", "nut") and len(both.train) == 34
+    alone = load(big)
+    assert paths(both.held_out.of_category("nut")) == paths(alone.held_out)
+    ours = both.validation.of_category("nut")
+    torch.testing.assert_close(
+        ours.batch(range(len(ours))).images, alone.validation.batch(range(len(ours))).images
+    )
+
+
+def test_validation_is_held_out_and_drawn_defects(big: Path) -> None:
+    splits = load(big, synthetic_defects=4)
+    validation = splits.validation
+    assert len(validation) == 3 + 12
+    batch = validation.batch(range(15))
+    assert batch.labels.tolist() == [0] * 3 + [1] * 12
+    marked = batch.masks.flatten(1).any(dim=1)
+    assert marked.tolist() == [False] * 3 + [True] * 12
+    assert {s.defect[:6] for s in validation.samples[3:]} == {"drawn_"}
+    assert set(paths(validation)) == set(paths(splits.held_out))
+    clean = {sample.path: image for sample, image in zip(batch.samples, batch.images, strict=True)}
+    for sample, image, mask in zip(
+        batch.samples[3:], batch.images[3:], batch.masks[3:], strict=True
+    ):
+        changed = (image != splits_image(splits, sample.path)).any(dim=0)
+        assert changed.any() and mask[changed].float().mean() > 0.5
+    assert len(clean) == 3
+
+
+def splits_image(splits: Splits, path: Path) -> torch.Tensor:
+    return splits.held_out.batch([paths(splits.held_out).index(path)]).images[0]
+
+
+def test_drawn_defects_are_the_same_every_time(big: Path) -> None:
+    one = load(big).validation
+    two = load(big).validation
+    first = one.batch(range(len(one)))
+    backwards = two.batch(list(reversed(range(len(two)))))
+    torch.testing.assert_close(first.images, backwards.images.flip(0), rtol=0, atol=0)
+    assert torch.equal(first.masks, backwards.masks.flip(0))
+    other = load(big, seed=5).validation
+    assert not torch.equal(first.images[3:], other.batch(range(len(other))).images[3:])
+
+
+def test_drawn_defects_stay_inside_the_letterbox(tmp_path: Path) -> None:
+    make_category(tmp_path, "nut", size=(20, 60))
+    splits = load(tmp_path, resize="letterbox", image_size=64)
+    batch = splits.validation.batch(range(len(splits.validation)))
+    for image, mask, geometry in zip(batch.images, batch.masks, batch.geometry, strict=True):
+        top, left, height, width = geometry.box
+        assert (top, left, height, width) == (21, 0, 21, 64)
+        outside = torch.ones(64, 64, dtype=torch.bool)
+        outside[top : top + height] = False
+        assert not mask[outside].any() and not image[:, outside].any()
+
+
+def test_too_narrow_for_its_letterbox(tmp_path: Path) -> None:
+    make_category(tmp_path, "nut", size=(10, 100))
+    with pytest.raises(UserError, match="letterboxed it is 32x3 pixels|files cannot be used"):
+        load(tmp_path, resize="letterbox")
+    assert len(load(tmp_path).train) == 4
+
+
+def test_memory_changes_nothing_but_time(big: Path) -> None:
+    """Nothing kept, some kept, all kept: the same bits, in any order of batches."""
+    order = [5, 3, 8, 0, 1, 16, 2]
+    results = []
+    for images in (load(big).train, load(big, memory_mib=0).train, _small_memory(big)):
+        batches = list(images.batches(3, order))
+        assert [len(batch) for batch in batches] == [3, 3, 1]
+        results.append(torch.cat([batch.images for batch in batches]))
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+def _small_memory(root: Path) -> ImageSet:
+    images = load(root, memory_mib=0).train
+    images._memory._left = 20_000  # room for four pictures of 32x32
+    images.load()
+    assert 0 < sum(item in images._memory for item in images._items) < len(images)
+    return images
+
+
+def test_what_is_kept_is_not_decoded_again(big: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = load(big)
+    monkeypatch.setattr(image_set, "read_image", lambda path: pytest.fail("decoded again"))
+    list(splits.train.batches(4))
+    list(splits.validation.batches(4))
+
+
+def test_batches(big: Path) -> None:
+    train = load(big).train
+    batches = list(train.batches(5))
+    assert [len(batch) for batch in batches] == [5, 5, 5, 2]
+    assert [s.path for b in batches for s in b.samples] == paths(train)
+    assert batches[0].images.shape == (5, 3, 32, 32)
+    assert batches[0].images.dtype == torch.float32 and batches[0].images.is_contiguous()
+    assert batches[0].masks.dtype == torch.bool and batches[0].labels.dtype == torch.int64
+    assert list(train.batches(5, [])) == []
+    unkept = load(big, memory_mib=0).train
+    assert len(next(iter(unkept.batches(5)))) == 5  # and the rest is not waited for in vain
+    subset = train.subset([2, 0])
+    assert paths(subset) == [paths(train)[2], paths(train)[0]]
+    assert torch.equal(subset.batch([1]).images, train.batch([0]).images)
+
+
+def test_originals(root: Path) -> None:
+    splits = load(root)
+    np.testing.assert_array_equal(splits.test.original(3), read_image(splits.test.samples[3].path))
+    mask = splits.test.original_mask(3)
+    assert mask.shape == (20, 24) and mask.sum() == 30
+    last = len(splits.validation) - 1
+    drawn, mask = splits.validation.original(last), splits.validation.original_mask(last)
+    clean = read_image(splits.validation.samples[last].path)
+    assert drawn.shape == clean.shape and drawn.dtype == np.uint8
+    assert mask.any() and (drawn != clean).any()
+    np.testing.assert_array_equal(drawn[~mask], clean[~mask])
+
+
+def test_a_user_cannot_change_what_is_kept(root: Path) -> None:
+    train = load(root).train
+    train.batch([0]).images.zero_()
+    assert train.batch([0]).images.any()
+    with pytest.raises(ValueError, match="read-only"):
+        train.picture(0).image[0, 0, 0] = 1
+
+
+def test_fingerprint(root: Path, tmp_path: Path) -> None:
+    """Names, contents, labels and masks decide it; the folder's place and times do not."""
+    fingerprint = load(root).fingerprint
+    assert len(fingerprint) == 64 and int(fingerprint, 16) > 0
+    shutil.copytree(root, tmp_path / "elsewhere")
+    assert load(tmp_path / "elsewhere").fingerprint == fingerprint
+    assert load(root, seed=3, image_size=64).fingerprint == fingerprint
+    seen = {fingerprint, load(root, categories="all").fingerprint}
+    nut = root / "nut"
+    changes = [
+        lambda: write_image(nut / "train/good/000.png", 99),
+        lambda: (nut / "train/good/001.png").rename(nut / "train/good/777.png"),
+        lambda: shutil.copy(nut / "test/good/000.png", nut / "test/good/009.png"),
+        lambda: shutil.copy(nut / "test/hole/000.png", nut / "ground_truth/hole/000_mask.png"),
+        lambda: (
+            (nut / "test/hole").rename(nut / "test/good2")
+            and (nut / "ground_truth/hole").rename(nut / "ground_truth/good2")
+        ),
+    ]
+    for change in changes:
+        change()
+        seen.add(load(root).fingerprint)
+    assert len(seen) == 2 + len(changes)
+
+
+def test_progress_counts_every_file(root: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    settings = DataSettings(root=root, categories="all", image_size=32)
+    load_dataset(settings, lambda done, total: calls.append((done, total)))
+    assert calls == [(i, 20) for i in range(1, 21)]

@@ -1,0 +1,213 @@
+"""The built-in synthetic set: layout, exact masks, no shortcut, written once and whole."""
+
+import errno
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from vqlab.data import synthetic
+from vqlab.data.synthetic import CATEGORIES, MARKER, make_synthetic, sample, twins
+from vqlab.types import UserError
+
+DEFECTS = [(name, defect) for name in CATEGORIES for defect in synthetic._RECIPES[name].defects]
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sets of a handful of pictures, so that writing one takes a second."""
+    small = {
+        name: replace(recipe, train=2, good=1, each=1, defects=recipe.defects[:2])
+        for name, recipe in synthetic._RECIPES.items()
+    }
+    monkeypatch.setattr(synthetic, "_RECIPES", small)
+
+
+def auroc(scores: np.ndarray, labels: np.ndarray) -> float:
+    above = scores[labels == 1][:, None] - scores[labels == 0][None]
+    return float(((above > 0) + 0.5 * (above == 0)).mean())
+
+
+@pytest.mark.parametrize(("category", "defect"), DEFECTS)
+def test_mask_is_where_the_defect_changed_the_picture(category: str, defect: str) -> None:
+    good, broken, mask = twins(category, 0, 0, defect)
+    change = np.abs(good.astype(int) - broken).max(axis=2)
+    near = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    assert 0.0002 < mask.mean() < 0.35
+    assert (change[~near] > 14).mean() < 1e-4
+    assert np.mean(change[mask] > 7) > 0.6
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_same_arguments_give_the_same_picture(category: str) -> None:
+    defect = synthetic._RECIPES[category].defects[0]
+    first, mask = sample(category, 3, 1, defect)
+    again, same_mask = sample(category, 3, 1, defect)
+    assert np.array_equal(first, again) and np.array_equal(mask, same_mask)
+    for other in (sample(category, 4, 1, defect), sample(category, 3, 2, defect)):
+        assert np.abs(first.astype(int) - other[0]).mean() > 1
+
+
+GOLDEN = {
+    "cable": (0, 0, 0),
+    "fabric": (0, 0, 0),
+    "gear": (0, 0, 0),
+    "wood": (0, 0, 0),
+}
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_pictures_are_those_of_this_version(category: str) -> None:
+    """Changed on purpose? Raise synthetic.VERSION, so that users' sets are drawn anew."""
+    picture, _ = sample(category, 0, 0)
+    assert synthetic.VERSION == 1
+    assert picture.reshape(-1, 3).mean(0) == pytest.approx(GOLDEN[category], abs=0.3)
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_no_trivial_statistic_separates_the_classes(category: str) -> None:
+    """Mean grey, border and contrast: as much variation among good parts as by defects."""
+    recipe = synthetic._RECIPES[category]
+    each = 24 // len(recipe.defects)
+    plan = [(index, None) for index in range(18)]
+    plan += [(index, defect) for defect in recipe.defects for index in range(each)]
+    pictures = [sample(category, 0, index, defect)[0].astype(float) for index, defect in plan]
+    labels = np.array([defect is not None for _, defect in plan], int)
+    frame = np.ones((256, 256), bool)
+    frame[8:-8, 8:-8] = False
+    for statistic in (np.mean, np.std, lambda p: p[frame].mean(), lambda p: np.quantile(p, 0.99)):
+        assert 0.28 <= auroc(np.array([statistic(p) for p in pictures]), labels) <= 0.72
+
+
+def test_a_cable_shows_its_three_colours() -> None:
+    """Green and yellow above, blue at the lower right, brown at the lower left; copper inside."""
+    for index in range(3):
+        picture, _ = sample("cable", 0, index)
+        red, green, blue = np.moveaxis(picture.astype(float), 2, 0)
+        top, right, left = (slice(15, 95), slice(88, 168)), (slice(110, 200), slice(130, 220)), None
+        left = (slice(110, 200), slice(36, 126))
+        assert (blue > 1.5 * red)[right].mean() > 0.2 > 10 * (blue > 1.5 * red)[left].mean()
+        assert (green > 1.5 * blue)[top].mean() > 0.2
+        assert (red > 1.3 * blue)[left].mean() > 0.4
+
+
+def test_layout_is_that_of_mvtec_ad(tmp_path: Path, few: None) -> None:
+    seen: list[tuple[int, int]] = []
+    root = make_synthetic(tmp_path / "data" / "set", progress=lambda *done: seen.append(done))
+    assert sorted(path.name for path in root.iterdir()) == sorted([*CATEGORIES, MARKER])
+    assert seen[-1] == (5 * len(CATEGORIES), 5 * len(CATEGORIES)) and len(seen) == seen[-1][1]
+    for category in CATEGORIES:
+        here = root / category
+        defects = synthetic._RECIPES[category].defects
+        assert sorted(p.name for p in (here / "train/good").iterdir()) == ["000.png", "001.png"]
+        assert sorted(p.name for p in (here / "test").iterdir()) == sorted([*defects, "good"])
+        assert sorted(p.name for p in (here / "ground_truth").iterdir()) == sorted(defects)
+        for defect in defects:
+            mask = cv2.imread(str(here / f"ground_truth/{defect}/000_mask.png"), -1)
+            assert mask.shape == (256, 256) and set(np.unique(mask)) == {0, 255}
+            picture = cv2.imread(str(here / f"test/{defect}/000.png"), -1)
+            assert np.array_equal(picture[..., ::-1], sample(category, 0, 0, defect)[0])
+    train = cv2.imread(str(root / "cable/train/good/000.png"), -1)
+    assert not np.array_equal(train, cv2.imread(str(root / "cable/test/good/000.png"), -1))
+
+
+def test_drawn_once_and_only_what_is_asked_for(tmp_path: Path, few: None) -> None:
+    root = make_synthetic(tmp_path / "set", ["wood"])
+    assert not (root / "gear").exists()
+    before = (root / "wood/train/good/000.png").stat().st_mtime_ns
+    make_synthetic(root, ["wood", "gear"])
+    assert (root / "gear/train/good/000.png").exists()
+    assert (root / "wood/train/good/000.png").stat().st_mtime_ns == before
+    assert json.loads((root / MARKER).read_text())["made"] == ["gear", "wood"]
+
+
+def test_another_version_or_seed_is_drawn_anew(
+    tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_synthetic(tmp_path / "set", ["wood", "gear"])
+    picture = root / "wood/train/good/000.png"
+    old = picture.read_bytes()
+    make_synthetic(root, ["wood"], seed=5)
+    assert picture.read_bytes() != old
+    assert json.loads((root / MARKER).read_text())["made"] == ["wood"]
+    picture.write_bytes(b"old")
+    monkeypatch.setattr(synthetic, "VERSION", synthetic.VERSION + 1)
+    make_synthetic(root, ["wood"])
+    assert picture.read_bytes() == old
+
+
+def test_two_processes_may_ask_at_once(tmp_path: Path, few: None) -> None:
+    script = (
+        "import sys; from dataclasses import replace; from pathlib import Path\n"
+        "from vqlab.data import synthetic as s\n"
+        "few = {n: replace(r, train=2, good=1, each=1, defects=r.defects[:2])"
+        " for n, r in s._RECIPES.items()}\n"
+        "s._RECIPES = few; print('ready', flush=True); sys.stdin.readline()\n"
+        "s.make_synthetic(Path(sys.argv[1]), ['wood'])\n"
+    )
+    root = tmp_path / "set"
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, str(root)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout is not None and other.stdin is not None
+    assert other.stdout.readline() == "ready\n"
+    other.stdin.write("go\n")
+    other.stdin.flush()
+    make_synthetic(root, ["wood"])
+    _, complaint = other.communicate(timeout=60)
+    assert other.returncode == 0, complaint
+    assert sorted(path.name for path in root.iterdir()) == [MARKER, "wood"]
+    assert len(list(root.glob("wood/**/*.png"))) == 2 + 1 + 2 + 2
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
+def test_nothing_half_written_is_left(
+    tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch, fault: BaseException
+) -> None:
+    written: list[Path] = []
+    write = synthetic._write
+
+    def break_off(path: Path, pixels: np.ndarray) -> None:
+        written.append(path)
+        if len(written) > 3:
+            raise fault
+        write(path, pixels)
+
+    monkeypatch.setattr(synthetic, "_write", break_off)
+    wanted = UserError if isinstance(fault, OSError) else KeyboardInterrupt
+    with pytest.raises(wanted, match="No space left" if isinstance(fault, OSError) else None):
+        make_synthetic(tmp_path / "set", ["wood"])
+    assert [path.name for path in (tmp_path / "set").iterdir()] == [MARKER]
+    monkeypatch.undo()
+    assert json.loads((tmp_path / "set" / MARKER).read_text())["made"] == []
+
+
+def test_a_complete_set_needs_no_right_to_write(
+    tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_synthetic(tmp_path / "set", ["wood"])
+    monkeypatch.setattr(synthetic, "FileLock", None)
+    assert make_synthetic(root, ["wood"]) == root
+
+
+def test_other_peoples_files_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "wood").mkdir()
+    (tmp_path / "wood" / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds other files; give an empty or a new folder"):
+        make_synthetic(tmp_path, ["wood"])
+    assert (tmp_path / "wood" / "mine.txt").read_text() == "mine"
+
+
+def test_an_unknown_category_lists_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cable, fabric, gear, wood; got bottle"):
+        make_synthetic(tmp_path / "set", ["bottle"])
+    assert not (tmp_path / "set").exists()

@@ -1,0 +1,651 @@
+"""Sweeps on real SQLite, Optuna and MLflow: what is searched, what survives, what is refused."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import sqlalchemy
+import torch
+from optuna.trial import TrialState
+from tiny_set import tiny_recipe, write_tiny_set
+from torch import Tensor, nn
+
+from vqlab.config import Settings, flatten, merge, nest, read_recipe
+from vqlab.detectors import base
+from vqlab.evaluation import Scored, ThresholdSettings
+from vqlab.model import Model
+from vqlab.run import load_dataset, resolve
+from vqlab.sweep import (
+    EpochDone,
+    Event,
+    Interrupted,
+    Space,
+    StudyOpened,
+    SweepResult,
+    TrialFinished,
+    TrialStarted,
+    make_space,
+    read_space,
+    sweep,
+)
+from vqlab.sweep import study as studies
+from vqlab.sweep.space import plan
+from vqlab.sweep.trial import best_thresholds, dead_codebook, pixel_f1
+from vqlab.tracking import Tracker
+from vqlab.types import Scores, UserError
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+Tree = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_set(tmp_path_factory.mktemp("set"), ("part", "other"))
+
+
+@pytest.fixture(scope="module")
+def tree(root: Path) -> Tree:
+    return tiny_recipe(root)
+
+
+@pytest.fixture(autouse=True)
+def _quiet_optuna() -> Iterator[None]:
+    before = optuna.logging.get_verbosity()
+    yield
+    optuna.logging.set_verbosity(before)
+
+
+def space_of(objective: str = "validation/pixel_auroc", **axes: Any) -> Space:
+    named = {key.replace("__", "."): value for key, value in axes.items()}
+    return make_space({"objective": objective, "space": named})
+
+
+# What is searched
+
+
+@pytest.mark.parametrize("path", sorted((EXPERIMENTS / "sweeps").glob("*.yaml")), ids=str)
+def test_shipped_spaces_fit_their_detectors(path: Path, tree: Tree) -> None:
+    space = read_space(path)
+    recipe = {**tree, "detector": {"name": path.stem}}
+    checked = plan(space, recipe)
+    assert set(checked.sampled) | set(checked.thresholds) == set(space.axes)
+    assert set(checked.own_params()) == set(checked.sampled), "the recipe's own values lie outside"
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        ({"detector.codebok_size": {"choices": [8]}}, "did you mean detector.codebook_size"),
+        ({"detector.codebook_size": {"choices": [8, -1]}}, "-1"),
+        ({"training.learning_rate": {"low": 0.1, "high": 7}}, "training.learning_rate"),
+        ({"training.learning_rate": {"low": 0.1, "high": 0.01}}, "low < high"),
+        ({"training.learning_rate": {"low": 0.1}}, "choices"),
+        ({"training.learning_rate": {"low": 0.1, "high": 0.2, "choices": [0.1]}}, "choices"),
+        ({"training.learning_rate": {"low": 0.1, "high": 0.2, "log": True, "step": 0.1}}, "both"),
+        ({"training.learning_rate": {"lo": 0.1, "high": 0.2}}, "did you mean"),
+        ({"detector.learning": {"low": 1, "high": 2}}, "detector.learning"),
+        ({"detector.codebook_size": {"low": 8, "high": 9.5}}, "9.5"),
+        ({"detector.scoring": {"choices": [{"top": 0.1}]}}, "section"),
+        ({"training": {"choices": [1]}}, "dotted"),
+        ({"data.seed": {"choices": [0, 1]}}, "same validation"),
+        ({"threshold.false_reject_rate": {"low": 0.01, "high": 0.1}}, "person's decision"),
+        ({}, "at least one"),
+    ],
+)
+def test_an_impossible_space_is_a_sentence(axes: Tree, words: str, tree: Tree) -> None:
+    with pytest.raises(UserError, match=words):
+        plan(make_space({"space": axes}), tree)
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        ("test/image_auroc", "use validation/image_auroc"),
+        ("validation/pixel_aurok", "did you mean validation/pixel_auroc"),
+        ("train/loss", "validation/<metric>"),
+    ],
+)
+def test_only_validation_decides(objective: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        space_of(objective, detector__codebook_size={"choices": [8]})
+
+
+def test_axes_take_the_type_of_their_setting(tree: Tree) -> None:
+    checked = plan(
+        space_of(
+            detector__codebook_size={"low": 8, "high": 64, "log": True},
+            training__learning_rate={"low": "1e-4", "high": "1e-2", "log": True},
+            detector__commitment={"low": 0, "high": 1},
+            detector__scoring__map_terms={"choices": [["error"], ["error", "neighbours"]]},
+        ),
+        tree,
+    )
+    kinds = {name.rpartition(".")[2]: type(d).__name__ for name, d in checked.sampled.items()}
+    assert kinds == {
+        "codebook_size": "IntDistribution",
+        "learning_rate": "FloatDistribution",
+        "commitment": "FloatDistribution",
+        "map_terms": "CategoricalDistribution",
+    }
+    own = checked.own_params()
+    assert own["training.learning_rate"] == 1e-3 and own["detector.codebook_size"] == 16
+    assert resolve(checked.tree_of(own)) == resolve(tree)
+
+
+def test_thresholds_are_a_grid_within_the_trial(tree: Tree) -> None:
+    checked = plan(
+        space_of(
+            threshold__pixel_false_positive_rate={"low": 0.01, "high": 0.05, "step": 0.02},
+            detector__codebook_size={"choices": [8, 16]},
+        ),
+        tree,
+    )
+    assert list(checked.sampled) == ["detector.codebook_size"]
+    rates = [c["threshold.pixel_false_positive_rate"] for c in checked.threshold_settings()]
+    assert rates == pytest.approx([0.01, 0.03, 0.05])
+
+
+def test_the_study_is_named_after_all_that_matters(tree: Tree) -> None:
+    splits = load_dataset(resolve(tree).data)
+    axes = {"detector__codebook_size": {"choices": [8, 16]}}
+
+    def name(tree: Tree, **more: Any) -> str:
+        return plan(space_of(**{**axes, **more}), tree).study_name(splits, "tiny")
+
+    one = name(tree)
+    assert one.startswith("part-vqvae-tiny-") and one == name(tree)
+    assert one == name(merge(tree, {"training": {"threads": 2}}))
+    assert one != name(merge(tree, {"training": {"epochs": 3}}))
+    assert one != name(tree, detector__codebook_size={"choices": [8, 32]})
+    assert one != name(tree, objective="validation/aupro")
+
+
+# Parts
+
+
+@pytest.mark.parametrize(
+    ("perplexity", "dead", "size", "says"),
+    [
+        (100.0, 50, 512, ""),
+        (15.0, 300, 512, "perplexity 15.0"),
+        (100.0, 420, 512, "82% of its codes"),
+        (9.0, 2, 64, ""),
+        (7.0, 2, 64, "perplexity 7.0 (at least 8)"),
+        (2.0, 511, 512, "unused"),
+    ],
+)
+def test_a_dead_codebook_is_told(perplexity: float, dead: int, size: int, says: str) -> None:
+    metrics = {
+        "codebook/perplexity": perplexity,
+        "codebook/dead_codes": float(dead),
+        "codebook/usage": 1 - dead / size,
+    }
+    reason = dead_codebook(metrics)
+    assert says in reason and bool(says) == bool(reason)
+    assert dead_codebook({"train/loss": 1.0}) == ""
+
+
+def scored(maps: list[np.ndarray], masks: list[np.ndarray]) -> Scored:
+    labels = np.array([int(mask.any()) for mask in masks])
+    images = np.array([float(values.max()) for values in maps])
+    empty: Any = tuple(None for _ in maps)
+    return Scored(maps, images, labels, masks, empty, empty)
+
+
+def test_the_threshold_of_best_pixel_f1_is_chosen() -> None:
+    rng = np.random.default_rng(0)
+    normals = [rng.uniform(0, 1, (16, 16)).astype(np.float32) for _ in range(4)]
+    mask = np.zeros((16, 16), bool)
+    mask[4:8, 4:8] = True
+    defect = np.where(mask, 0.95, rng.uniform(0, 0.9, (16, 16))).astype(np.float32)
+    both = scored([*normals, defect], [np.zeros((16, 16), bool)] * 4 + [mask])
+    rates = [0.001, 0.02, 0.06, 0.3]
+    combinations = [{"threshold.pixel_false_positive_rate": rate} for rate in rates]
+    chosen, thresholds, f1 = best_thresholds(both, ThresholdSettings(), combinations)
+    assert chosen == {"threshold.pixel_false_positive_rate": 0.06}
+    by_hand = {}
+    for rate in rates:
+        flat = np.sort(np.concatenate([values.ravel() for values in normals]))
+        threshold = flat[len(flat) - 1 - int(rate * len(flat))]
+        hit = sum(((m > threshold) & k).sum() for m, k in zip(both.maps, both.masks, strict=True))
+        flagged = sum((m > threshold).sum() for m in both.maps)
+        by_hand[rate] = 2 * hit / (flagged + mask.sum())
+    assert f1 == pytest.approx(max(by_hand.values())) and by_hand[0.06] == max(by_hand.values())
+    assert thresholds.image == best_thresholds(both, ThresholdSettings(), combinations[:1])[1].image
+    assert pixel_f1(scored(normals, [np.zeros((16, 16), bool)] * 4), 2.0) == 0.0
+
+
+def storage_at(folder: Path) -> Any:
+    return studies.open_storage(folder / "optuna.db")
+
+
+def line(trial: optuna.Trial) -> float:
+    return trial.suggest_float("x", 0, 1) + trial.suggest_int("k", 1, 5)
+
+
+def optimise(study: optuna.Study, trials: int) -> None:
+    while len(study.get_trials(deepcopy=False)) < trials:
+        study.sampler = studies.sampler(7, len(study.get_trials(deepcopy=False)))
+        study.optimize(line, n_trials=1)
+
+
+def test_a_study_stopped_in_between_draws_the_same(tmp_path: Path) -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    whole = studies.open_study(storage_at(tmp_path), "whole", "maximize", 0)
+    optimise(whole, 9)
+    optimise(studies.open_study(storage_at(tmp_path), "halves", "maximize", 0), 4)
+    again = studies.open_study(storage_at(tmp_path), "halves", "maximize", 0)
+    optimise(again, 9)
+    assert [t.params for t in again.trials] == [t.params for t in whole.trials]
+    assert len({t.params["x"] for t in whole.trials}) == 9
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_an_interrupted_trial_is_queued_once(tmp_path: Path) -> None:
+    study = studies.open_study(storage_at(tmp_path), "s", "maximize", 0)
+    trial = study.ask()
+    drawn = trial.suggest_float("x", 0, 1)
+    assert studies.reconcile(study) == [0]
+    assert studies.reconcile(study) == []
+    states = [t.state for t in study.trials]
+    assert states == [TrialState.FAIL, TrialState.WAITING]
+    assert not studies.retry(study, study.trials[0])
+    again = study.ask()
+    assert again.number == 1 and again.suggest_float("x", 0, 1) == drawn
+    assert again.user_attrs[studies.RETRY_OF] == 0
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_a_trial_that_always_kills_is_given_up(tmp_path: Path) -> None:
+    study = studies.open_study(storage_at(tmp_path), "s", "maximize", 0)
+    queued = []
+    for _ in range(6):
+        study.ask()
+        queued.append(studies.reconcile(study))
+    assert queued[:3] == [[0], [1], []]
+
+
+def test_a_live_codebook_beats_a_better_dead_one(tmp_path: Path) -> None:
+    study = studies.open_study(storage_at(tmp_path), "s", "maximize", 0)
+
+    def add(value: float, **attrs: str) -> None:
+        study.add_trial(optuna.create_trial(value=value, user_attrs=attrs))
+
+    assert studies.best_trial(study) is None
+    add(0.9, dead_codebook="dead")
+    best = studies.best_trial(study)
+    assert best is not None and best.value == 0.9
+    add(0.5)
+    add(0.6)
+    add(0.6)
+    best = studies.best_trial(study)
+    assert best is not None and best.number == 2
+    assert studies.settled(study) == 4
+
+
+def test_one_sweep_at_a_time(tmp_path: Path) -> None:
+    with studies.only_one(tmp_path, "s"):
+        with pytest.raises(UserError, match=f"process {os.getpid()} already"):
+            with studies.only_one(tmp_path, "s"):
+                pass
+        with studies.only_one(tmp_path, "another"):
+            pass
+    with studies.only_one(tmp_path, "s"):
+        pass
+
+
+def test_an_unusable_store_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "optuna.db").write_text("this is no database, " * 100)
+    with pytest.raises(UserError, match=r"optuna\.db cannot be used .*not a database"):
+        storage_at(tmp_path)
+    (tmp_path / "folder" / "optuna.db").mkdir(parents=True)
+    with pytest.raises(UserError, match="cannot be used"):
+        storage_at(tmp_path / "folder")
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_a_full_disk_under_the_store_is_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "optuna.db"
+    study = studies.open_study(studies.open_storage(path), "s", "maximize", 0)
+    engine = study._storage._backend.engine  # type: ignore[attr-defined]
+
+    @sqlalchemy.event.listens_for(engine, "connect")
+    def no_more_pages(connection: Any, record: Any) -> None:
+        connection.execute("PRAGMA max_page_count=1")
+
+    engine.dispose()
+    with pytest.raises(UserError, match="database or disk is full.*free some space"):
+        with studies.store_errors(path):
+            for _ in range(100):
+                study.ask().set_user_attr("padding", "x" * 500)
+
+
+# Whole sweeps
+
+VQVAE_AXES: Tree = {
+    "detector.codebook_size": {"choices": [8, 16]},
+    "training.learning_rate": {"low": "3e-4", "high": "3e-3", "log": True},
+    "threshold.pixel_false_positive_rate": {"choices": [0.002, 0.02, 0.1]},
+}
+
+
+class Told(list[Event]):
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self if isinstance(event, kind)]
+
+
+@pytest.fixture(scope="module")
+def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
+    return Tracker.open(tmp_path_factory.mktemp("store") / "mlruns")
+
+
+@pytest.fixture(scope="module")
+def swept(
+    tree: Tree, tracker: Tracker, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[SweepResult, Told, Callable[[int, Told], SweepResult]]:
+    results = tmp_path_factory.mktemp("results")
+    space = make_space({"space": VQVAE_AXES})
+
+    def again(trials: int, told: Told) -> SweepResult:
+        return sweep(
+            tree, space, tracker, trials=trials, preset="tiny", on_event=told.append,
+            results=results,
+        )  # fmt: skip
+
+    told = Told()
+    return again(2, told), told, again
+
+
+def test_a_sweep_leaves_what_it_promises(swept: Any, tracker: Tracker) -> None:
+    result, told, _ = swept
+    assert [row.state for row in result.trials] == ["COMPLETE"] * 2
+    assert result.best.value == max(row.value for row in result.trials)
+    assert result.validation["validation/pixel_auroc"] == result.best.value
+    assert {"test/image_auroc", "test/aupro"} <= set(result.test)
+    assert "baseline/image_auroc" in result.baseline
+    assert result.pictures is not None and list(result.pictures.glob("part_*_viz.png"))
+    (opened,) = told.of(StudyOpened)
+    assert (opened.done, opened.target, opened.notes) == (0, 2, ())
+    assert [e.number for e in told.of(TrialStarted)] == [0, 1]
+    assert "validation/pixel_auroc" in told.of(EpochDone)[0].metrics
+    assert told.of(TrialFinished)[-1].best == result.best
+
+    parent = tracker.find(result.parent_id)
+    assert (parent.status, parent.tags["vqlab.kind"]) == ("FINISHED", "study")
+    assert parent.tags["vqlab.best_run"] == result.best.run_id
+    assert parent.artifact("study/history.png").exists()
+    assert parent.artifact(result.recipe.name).read_bytes() == result.recipe.read_bytes()
+    runs = tracker.runs(tags={"vqlab.kind": "trial", "vqlab.study": result.study})
+    assert len(runs) == 2
+    for run in runs:
+        assert run.tags["mlflow.parentRunId"] == result.parent_id
+        assert (run.status, run.tags["optuna.state"]) == ("FINISHED", "COMPLETE")
+        tested = any(key.startswith("test/") for key in run.metrics)
+        assert tested == (run.run_id == result.best.run_id)
+        if tested:
+            assert run.checkpoint().exists()
+        else:
+            with pytest.raises(UserError):
+                run.checkpoint()
+        assert not tracker.run_folder(run.run_id).exists()
+
+
+def test_the_first_trial_is_the_recipe(swept: Any, tree: Tree) -> None:
+    first = swept[0].trials[0].params
+    assert first["detector.codebook_size"] == 16
+    assert first["training.learning_rate"] == 1e-3
+
+
+def test_checkpoint_recipe_and_run_agree_on_the_threshold(swept: Any, tracker: Tracker) -> None:
+    result = swept[0]
+    key = "threshold.pixel_false_positive_rate"
+    chosen = result.best.params[key]
+    record = tracker.find(result.best.run_id)
+    assert float(record.tags[f"vqlab.{key}"]) == chosen
+    assert "pixel F1" in record.tags["vqlab.threshold_rule"]
+    model = Model.load(record.checkpoint(), "cpu")
+    assert flatten(model.meta["config"])[key] == chosen
+    recipe = read_recipe(result.recipe)
+    config = resolve(recipe)
+    assert config.threshold.pixel_false_positive_rate == chosen
+    splits = load_dataset(config.data)
+    images = model.score_set(splits.validation)
+    rates = VQVAE_AXES[key]["choices"]
+    best = best_thresholds(images, config.threshold, [{key: rate} for rate in rates])
+    assert best[0][key] == chosen and best[1].pixel == model.thresholds.pixel
+    same_settings = {k: v for k, v in flatten(model.meta["config"]).items() if "every" not in k}
+    resolved = flatten(config.model_dump(mode="json"))
+    assert {k: v for k, v in resolved.items() if "every" not in k} == same_settings
+
+
+def test_again_does_nothing_and_then_continues(swept: Any, tracker: Tracker) -> None:
+    result, _, again = swept
+    before = [(r.run_id, r.metrics) for r in tracker.runs()]
+    told = Told()
+    same = again(2, told)
+    assert not told.of(TrialStarted) and told.of(StudyOpened)[0].done == 2
+    assert (same.study, same.best, same.test) == (result.study, result.best, result.test)
+    assert [(r.run_id, r.metrics) for r in tracker.runs()] == before
+    more = again(3, Told())
+    assert [row.number for row in more.trials] == [0, 1, 2]
+    assert more.trials[:2] == result.trials
+    assert more.recipe == result.recipe and "Best of 3 trials" in more.recipe.read_text()
+
+
+def test_kill_9_and_on(tree: Tree, tmp_path: Path) -> None:
+    """A process killed in a trial: nothing finished is lost, that trial is retried once, from its
+    last epoch, and both stores agree."""
+    script = f"""
+import os, signal, sys
+sys.path[:0] = {[str(Path(__file__).parent)]!r}
+from pathlib import Path
+from vqlab.sweep import EpochDone, make_space, sweep
+from vqlab.tracking import Tracker
+def kill(event):
+    if isinstance(event, EpochDone) and (event.number, event.epoch) == (1, 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+sweep({tree!r}, make_space({{"space": {VQVAE_AXES!r}}}), Tracker.open(Path("mlruns")), trials=3,
+      on_event=kill)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+    tracker = Tracker.open(tmp_path / "mlruns")
+    space = make_space({"space": VQVAE_AXES})
+    assert [r.status for r in tracker.runs(kinds=["study"])] == ["FAILED"]  # nobody holds it
+    told = Told()
+    result = sweep(
+        tree, space, tracker, trials=3, on_event=told.append, results=tmp_path / "results"
+    )
+    assert told.of(StudyOpened)[0].done == 1 and "trial 1" in told.of(StudyOpened)[0].notes[0]
+    retried = told.of(TrialStarted)[0]
+    assert retried.number == 2 and retried.resumed_at == 1
+    assert [e.epoch for e in told.of(EpochDone) if e.number == 2] == [2]
+    rows = result.trials
+    assert [row.state for row in rows] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert [row.retry_of for row in rows] == [None, None, 1, None]
+    assert rows[1].reason == "interrupted"
+    sampled = [k for k in VQVAE_AXES if not k.startswith("threshold")]
+    assert [rows[1].params[k] for k in sampled] == [rows[2].params[k] for k in sampled]
+    shown = {
+        int(r.tags["vqlab.trial"]): (r.tags["optuna.state"], r.status)
+        for r in tracker.runs(kinds=["trial"])
+    }
+    finished, failed = ("COMPLETE", "FINISHED"), ("FAIL", "FAILED")
+    assert shown == {0: finished, 1: failed, 2: finished, 3: finished}
+    assert not any(r.status == "RUNNING" for r in tracker.runs())
+    assert not list((tmp_path / "mlruns").glob("runs/*/*"))
+
+
+# Scripted detectors: what fails, dies or lags behind
+
+
+class ScriptedSettings(Settings):
+    quality: float = 1.0
+    act: str = ""
+
+
+class Scripted(base.Detector):
+    """Scores |x − mean training image| times `quality`; `act` says what goes wrong."""
+
+    Config = ScriptedSettings
+    mean: Tensor
+
+    def __init__(self, config: ScriptedSettings, spec: Any) -> None:
+        super().__init__(config, spec)
+        self.config = config
+        self.weight = nn.Parameter(torch.ones(()))
+        self.register_buffer("mean", torch.zeros(3, *spec.image_size))
+
+    def prepare(self, pyramids: Iterable[Any]) -> None:
+        images = torch.cat([level for (level,) in pyramids])
+        self.mean.copy_(images.mean(0))
+
+    def loss(self, pyramid: Any) -> dict[str, Tensor]:
+        if self.config.act == "raise":
+            raise RuntimeError("a wheel came off")
+        if self.config.act == "full disk":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return {"loss": self.weight.square() * (torch.nan if self.config.act == "nan" else 1)}
+
+    def score(self, pyramid: Any) -> Scores:
+        maps = (pyramid[0] - self.mean).abs().mean(1) * self.config.quality
+        return Scores(maps, maps.amax((1, 2)))
+
+    def health(self) -> dict[str, float]:
+        if self.config.act != "dead":
+            return {}
+        return {"codebook/perplexity": 1.5, "codebook/dead_codes": 500, "codebook/usage": 12 / 512}
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch, tree: Tree) -> Tree:
+    monkeypatch.setitem(base._REGISTER, "scripted", Scripted)
+    return {**tree, "detector": {"name": "scripted"}}
+
+
+def run_sweep(
+    tree: Tree, tracker: Tracker, trials: int, axes: Tree, told: Told | None = None
+) -> SweepResult:
+    return sweep(
+        tree, make_space({"space": axes}), tracker, trials=trials, results=tracker.root / "results",
+        on_event=(told if told is not None else Told()).append,
+    )  # fmt: skip
+
+
+def test_what_lags_behind_is_pruned(scripted: Tree, tracker: Tracker) -> None:
+    recipe = merge(scripted, {"training": {"epochs": 4}})
+    result = run_sweep(recipe, tracker, 9, {"detector.quality": {"low": -1.0, "high": 1.0}})
+    pruned = [row for row in result.trials if row.state == "PRUNED"]
+    assert pruned and all(row.params["detector.quality"] < 0 for row in pruned)
+    assert all(row.number >= 5 and "behind the median" in row.reason for row in pruned)
+    assert len(result.trials) == 9 and len(pruned) <= 4
+    run = tracker.find(str(pruned[0].run_id))
+    assert (run.status, run.tags["optuna.state"]) == ("KILLED", "PRUNED")
+    assert run.tags["vqlab.reason"] == pruned[0].reason
+    assert "validation/pixel_auroc" in run.metrics and not run.metrics.get("test/aupro")
+    assert tracker.find(result.parent_id).artifact("study/importances.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [("raise", "a wheel came off"), ("nan", "diverged"), ("full disk", "No space left")],
+)
+def test_one_failing_trial_does_not_stop_the_others(
+    scripted: Tree, tracker: Tracker, act: str, words: str
+) -> None:
+    result = run_sweep(scripted, tracker, 3, {"detector.act": {"choices": ["", act]}})
+    failed = [row for row in result.trials if row.state == "FAIL"]
+    assert failed, "the seed drew no failing trial"
+    assert all(words in row.reason and row.value is None for row in failed)
+    assert sum(row.state == "COMPLETE" for row in result.trials) == 3
+    run = tracker.find(str(failed[0].run_id))
+    assert (run.status, run.tags["optuna.state"]) == ("FAILED", "FAIL")
+    assert words in run.tags["vqlab.reason"]
+
+
+def test_a_sweep_whose_trials_all_fail_stops(scripted: Tree, tracker: Tracker) -> None:
+    told = Told()
+    recipe = merge(scripted, nest("detector.act", "raise"))
+    with pytest.raises(UserError, match="3 of its 3 trials failed.*a wheel came off"):
+        run_sweep(recipe, tracker, 50, {"detector.quality": {"low": 0.1, "high": 1.0}}, told)
+    assert len(told.of(TrialFinished)) == 3
+    study = told.of(StudyOpened)[0].study
+    (parent,) = tracker.runs(tags={"vqlab.kind": "study", "vqlab.study": study})
+    assert parent.status == "FAILED" and "a wheel came off" in parent.tags["vqlab.failure"]
+
+
+def test_dead_codebooks_prune_but_do_not_end_everything(scripted: Tree, tracker: Tracker) -> None:
+    recipe = merge(scripted, nest("detector.act", "dead"))
+    all_dead = run_sweep(recipe, tracker, 2, {"detector.quality": {"low": 0.1, "high": 1.0}})
+    assert [row.state for row in all_dead.trials] == ["COMPLETE"] * 2
+    assert "dead codebook" in all_dead.best.reason
+    some = run_sweep(scripted, tracker, 5, {"detector.act": {"choices": ["", "dead"]}})
+    states = {(row.params["detector.act"], row.state) for row in some.trials}
+    assert states == {("", "COMPLETE"), ("dead", "PRUNED")}
+    dead = next(row for row in some.trials if row.state == "PRUNED")
+    assert "dead codebook" in tracker.find(str(dead.run_id)).tags["vqlab.reason"]
+
+
+def test_ctrl_c_leaves_all_consistent_and_says_how_to_go_on(
+    scripted: Tree, tracker: Tracker
+) -> None:
+    axes = {"detector.quality": {"low": 0.2, "high": 1.0}}
+    told = Told()
+
+    class Stopping(Told):
+        def append(self, event: Event) -> None:
+            super().append(event)
+            if isinstance(event, EpochDone) and event.number == 1:
+                raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="1 of 3 trials done; the same command goes on"):
+        run_sweep(scripted, tracker, 3, axes, Stopping())
+    assert not any(r.status == "RUNNING" for r in tracker.runs())
+    result = run_sweep(scripted, tracker, 3, axes, told)
+    assert [r.state for r in result.trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert result.trials[2].retry_of == 1 and result.trials[1].reason == "interrupted"
+
+
+def test_other_data_or_space_is_another_study_and_says_so(
+    scripted: Tree, tracker: Tracker
+) -> None:
+    one = run_sweep(scripted, tracker, 1, {"detector.quality": {"low": 0.3, "high": 1.0}})
+    told = Told()
+    two = run_sweep(scripted, tracker, 1, {"detector.quality": {"low": 0.4, "high": 1.0}}, told)
+    assert two.study != one.study
+    assert one.study in told.of(StudyOpened)[0].notes[0]
+
+
+def test_a_registered_checkpoint_stays_when_beaten(scripted: Tree, tracker: Tracker) -> None:
+    recipe = merge(scripted, nest("detector.quality", -1.0))
+    axes = {"detector.quality": {"low": -1.0, "high": 1.0}}
+    first = run_sweep(recipe, tracker, 1, axes)
+    run_id = str(first.best.run_id)
+    tracker.registry.register(run_id, "checkpoint/model.safetensors", "part")
+    more = run_sweep(recipe, tracker, 4, axes)
+    assert more.best.run_id != run_id
+    assert tracker.find(run_id).checkpoint().exists()
+
+
+def test_a_sweep_is_about_one_model(tree: Tree, tracker: Tracker) -> None:
+    both = merge(tree, nest("data.categories", ["part", "other"]))
+    with pytest.raises(UserError, match="got 2 categories"):
+        run_sweep(both, tracker, 1, VQVAE_AXES)
+    with pytest.raises(UserError, match="did you mean|known"):
+        run_sweep(tree, tracker, 1, {"detector.nothing": {"choices": [1]}})
+
+
+def test_time_up_starts_no_further_trial(scripted: Tree, tracker: Tracker) -> None:
+    axes = {"detector.quality": {"low": 0.25, "high": 1.0}}
+    with pytest.raises(UserError, match="has no complete trial"):
+        sweep(scripted, make_space({"space": axes}), tracker, trials=5, timeout=0.0)
