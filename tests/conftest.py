@@ -33,7 +33,9 @@ def small(synthetic_root: Path) -> dict[str, object]:
             "name": "vqvae",
             "hidden": 8,
             "warmup": 5,
-            "quantizer": {"codebook_size": 32, "dim": 16},
+            "codebook_size": 32,
+            "dim": 16,
+            "scoring": {"context_steps": 5},
         },
         "training": {"epochs": 3, "device": "cpu"},
     }

@@ -6,9 +6,11 @@ import json
 import math
 import os
 import random
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -193,25 +195,23 @@ def test_an_unwritable_place_is_said(tmp_path: Path) -> None:
         save_checkpoint(tmp_path / "file" / "model", nn.Linear(1, 1), {})
 
 
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """The system's own limit on a file's size (bytes), which stands for the disk's end."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
-    """The system's own limit on a file's size stands for the disk's end."""
     path = save_state(tmp_path / "state", {"epoch": 1})
     old = path.read_bytes()
-    program = (
-        "import resource, sys, torch\n"
-        "from pathlib import Path\n"
-        "from vqlab.checkpoint import save_state\n"
-        "from vqlab.errors import UserError\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        "try:\n"
-        "    save_state(Path(sys.argv[1]), {'epoch': 2, 'big': torch.zeros(100_000)})\n"
-        "except UserError as error:\n"
-        "    print(error)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True
-    )
-    assert "the disk is full" in done.stdout and str(path) in done.stdout
+    big = {"epoch": 2, "big": torch.zeros(100_000)}
+    with largest_file(100_000), pytest.raises(UserError, match="state .* the disk is full"):
+        save_state(path, big)
     assert path.read_bytes() == old
     assert [p.name for p in tmp_path.iterdir()] == ["state"]
 

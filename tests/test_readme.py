@@ -21,7 +21,9 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    lines = [line.partition("  #")[0].strip() for block in blocks("sh") for line in block.split("\n")]
+    lines = [
+        line.partition("  #")[0].strip() for block in blocks("sh") for line in block.split("\n")
+    ]
     return [line for line in lines if line and line not in SKIPPED]
 
 

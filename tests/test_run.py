@@ -53,8 +53,9 @@ def test_a_run_leaves_everything_it_promises(outcome: Outcome, tracker: Tracker)
     assert {"test/image_auroc", "test/pixel_auroc", "test/aupro", "validation/pixel_auroc"} <= set(
         record.metrics
     )
-    assert "baseline/image_auroc" in record.metrics and "train/loss" in record.metrics
+    assert "test_mean_image/image_auroc" in record.metrics and "train/loss" in record.metrics
     assert "codebook/perplexity" in record.metrics
+    assert "test_squared_error/image_auroc" in record.metrics
     assert record.tags["vqlab.data"] == "synthetic"
     assert record.tags["vqlab.data_fingerprint"] == outcome.model.meta["data"]["fingerprint"]
     assert record.params["training.epochs"] == "3"

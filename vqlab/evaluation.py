@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from vqlab.config import Settings
 from vqlab.data import ImageSet
-from vqlab.detectors import Detector
 from vqlab.metrics import Curve, summarise_images, summarise_pixels
 from vqlab.types import Geometry, Pyramid, Sample, Scores, UserError
 
@@ -72,9 +71,15 @@ class Scored:
         return dict(sorted(groups.items()))
 
 
+class Scorer(Protocol):
+    """Whatever scores pyramids: a detector."""
+
+    def score(self, pyramid: Pyramid) -> Scores: ...
+
+
 @torch.inference_mode()
 def score_images(
-    detector: Detector,
+    detector: Scorer,
     backbone: Callable[[Tensor], Pyramid],
     images: ImageSet,
     batch_size: int = 16,

@@ -5,6 +5,7 @@ What a checkpoint holds and what a user loads: nothing else is needed to score a
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,15 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from vqlab.checkpoint import load_checkpoint, save_checkpoint
 from vqlab.config import validate
 from vqlab.data import DataSettings, ImageSet, read_image, to_network, to_original
 from vqlab.detectors import Detector, detector_class
-from vqlab.evaluation import Scored, Thresholds, score_images
+from vqlab.evaluation import Progress, Scored, Thresholds, score_images
 from vqlab.features import Backbone, FeatureSettings
 from vqlab.plots import panel_row
-from vqlab.types import InputSpec, UserError
+from vqlab.types import InputSpec, Pyramid, Scores, UserError
 
 Array = NDArray[Any]
 
@@ -50,6 +52,12 @@ class Prediction:
     panels: dict[str, Array]
     """What the detector offers to look at, (H, W, 3) uint8 each, e.g. `reconstruction`."""
     model: Model = field(repr=False)
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows: the row of panels."""
+        buffer = io.BytesIO()
+        Image.fromarray(self.picture()).save(buffer, "PNG")
+        return buffer.getvalue()
 
     def picture(self, title: str = "") -> Array:
         """One row of panels as an RGB picture, uint8: original, reconstruction, map, mask …"""
@@ -99,12 +107,15 @@ class Model:
         thresholds = Thresholds(**meta["thresholds"])
         return cls(detector, backbone.to(device), data, thresholds, meta, device)
 
-    def score_set(self, images: ImageSet, progress: Any = None) -> Scored:
-        """Scores of a whole set, one image at a time, so that they do not depend on the set."""
-        return score_images(
-            self.detector, self.backbone, images, batch_size=1, device=self.device,
-            progress=progress,
-        )  # fmt: skip
+    def score_set(
+        self, images: ImageSet, progress: Progress | None = None, by: str | None = None
+    ) -> Scored:
+        """Scores of a whole set, one image at a time, so that they do not depend on the set.
+
+        by: one of the detector's `alternatives` in place of its own score.
+        """
+        scorer = self.detector if by is None else _Alternative(self.detector, by)
+        return score_images(scorer, self.backbone, images, 1, self.device, progress)
 
     @torch.inference_mode()
     def score(self, image: Array | Path | str) -> Prediction:
@@ -126,6 +137,17 @@ class Model:
             value, value > self.thresholds.image, own, own > self.thresholds.pixel, pixels, panels,
             self,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Alternative:
+    """One of a detector's other scores, in the place of its own."""
+
+    detector: Detector
+    name: str
+
+    def score(self, pyramid: Pyramid) -> Scores:
+        return self.detector.alternatives(pyramid)[self.name]
 
 
 def _as_rgb(image: Array) -> Array:

@@ -263,20 +263,13 @@ def _reproduce(record: RunRecord) -> str:
     checkpoint = record.checkpoint()
     config = resolve(Model.load(checkpoint, "cpu").meta["config"])
     stored = _stored_scores(record, config)
-    task = {
+    task: dict[str, Any] = {
         "checkpoint": str(checkpoint),
         "images": [str(path) for path in stored],
         "device": record.tags.get("vqlab.device", "cpu").partition(":")[0],
         "threads": record.tags.get("vqlab.threads", ""),
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "vqlab.promote"], input=json.dumps(task), capture_output=True,
-        text=True,
-    )  # fmt: skip
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"checkpoint {checkpoint} cannot be used in a fresh process: {last}")
-    scores = json.loads(done.stdout)
+    scores = _score_in_a_fresh_process(task)
     exact = True
     for (path, wanted), score in zip(stored.items(), scores, strict=True):
         if not math.isclose(score, wanted, rel_tol=_SAME, abs_tol=1e-9):
@@ -286,6 +279,22 @@ def _reproduce(record: RunRecord) -> str:
             )
         exact &= score == wanted
     return f"{len(scores)} scores {'bit for bit' if exact else f'to {_SAME:g}'}"
+
+
+def _score_in_a_fresh_process(task: Mapping[str, Any]) -> list[float]:
+    done = subprocess.run(
+        [sys.executable, "-m", "vqlab.promote"],
+        input=json.dumps(task),
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(
+            f"checkpoint {task['checkpoint']} cannot be used in a fresh process: {last}"
+        )
+    scores: list[float] = json.loads(done.stdout)
+    return scores
 
 
 def _stored_scores(record: RunRecord, config: RunConfig) -> dict[Path, float]:

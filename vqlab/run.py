@@ -15,7 +15,14 @@ from typing import Any
 
 from vqlab.checkpoint import load_state, save_state
 from vqlab.config import Settings, Tree, dump, flatten, merge, nest, validate
-from vqlab.data import DataSettings, Splits, choose_categories, load_dataset
+from vqlab.data import (
+    DataSettings,
+    ImageSet,
+    Splits,
+    choose_categories,
+    load_dataset,
+    read_image,
+)
 from vqlab.detectors import detector_class
 from vqlab.evaluation import (
     Report,
@@ -91,8 +98,8 @@ class Outcome:
     checkpoint: Path
     validation: Report
     test: Report | None
-    baseline: Report | None
-    """The no-learning baseline `mean_image` on the same test images."""
+    beside: dict[str, Report]
+    """Other scores on the same test images: the detector's own, and the baseline `mean_image`."""
     pictures: Path | None
     seconds: float
 
@@ -126,15 +133,15 @@ def run(
         tracked.log_metrics(validation.keyed("validation"), step=config.training.epochs)
         model.save(tracked.folder / CHECKPOINT)
         tracked.log_artifact(tracked.folder / CHECKPOINT, "checkpoint")
-        report, baseline, pictures = None, None, None
+        report, beside, pictures = None, {}, None
         if test:
-            report, baseline, pictures = test_model(
+            report, beside, pictures = test_model(
                 model, config, splits, tracked, results, on_progress
             )
         checkpoint = tracked.artifact(f"checkpoint/{CHECKPOINT}")
         shutil.rmtree(tracked.folder, ignore_errors=True)
     return Outcome(
-        tracked.id, model, checkpoint, validation, report, baseline, pictures,
+        tracked.id, model, checkpoint, validation, report, beside, pictures,
         time.monotonic() - started,
     )  # fmt: skip
 
@@ -250,12 +257,17 @@ def test_model(
     tracked: Run,
     results: Path,
     on_progress: OnProgress = lambda what, done, total: None,
-) -> tuple[Report, Report, Path]:
-    """Score the test set, write its pictures, record both; beside it the no-learning baseline."""
+) -> tuple[Report, dict[str, Report], Path]:
+    """Score the test set, write its pictures, record both; beside it other scores and detectors.
+
+    Beside it: the scores of `Detector.alternatives`, and the no-learning baseline `mean_image`.
+    """
     scored = model.score_set(splits.test, partial(on_progress, "scoring the test set"))
     report = evaluate(scored, model.thresholds)
-    baseline = evaluate(*_baseline(config, splits))
-    tracked.log_metrics(report.keyed("test") | baseline.keyed("baseline"))
+    beside = alternatives(model, splits.test, splits.held_out, config.threshold)
+    beside["mean_image"] = evaluate(*_baseline(config, splits))
+    for split, other in {"test": report, **{f"test_{k}": v for k, v in beside.items()}}.items():
+        tracked.log_metrics(other.keyed(split))
     tracked.log_dataset(
         f"{splits.source}/{'+'.join(splits.categories)}", splits.fingerprint, str(splits.root),
         context="test",
@@ -264,7 +276,33 @@ def test_model(
     folders = write_results(results, model, splits.test, scored, report, draw)
     for folder in folders:
         tracked.log_artifacts(folder, f"results/{folder.name}")
-    return report, baseline, results if len(folders) > 1 else folders[0]
+    tracked.log_pictures(_chosen_pictures(splits, folders))
+    return report, beside, results if len(folders) > 1 else folders[0]
+
+
+def alternatives(
+    model: Model, images: ImageSet, held_out: ImageSet, settings: ThresholdSettings
+) -> dict[str, Report]:
+    """Reports of the other scores a detector offers, each with thresholds of its own."""
+    reports = {}
+    for name in model.detector.alternatives(model.backbone(images.batch([0]).images)):
+        thresholds = choose_thresholds(model.score_set(held_out, by=name), settings)
+        reports[name] = evaluate(model.score_set(images, by=name), thresholds)
+    return reports
+
+
+def _chosen_pictures(splits: Splits, folders: list[Path]) -> dict[str, Any]:
+    """The first test image of every defect type, under the same key in every run on these data."""
+    pictures: dict[str, Any] = {}
+    places = {folder.name: 0 for folder in folders}
+    for sample in splits.test.samples:
+        place = places[sample.category]
+        places[sample.category] += 1
+        key = f"{sample.category}/{sample.defect}"
+        folder = next(f for f in folders if f.name == sample.category)
+        if key not in pictures:
+            pictures[key] = read_image(folder / f"{sample.category}_{place:03d}_viz.png")
+    return pictures
 
 
 def evaluate_model(

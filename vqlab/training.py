@@ -26,6 +26,8 @@ class TrainingSettings(Settings):
     """Section `training`: how long, how fast, on what."""
 
     epochs: int = Field(30, ge=0, le=100_000)
+    steps_per_epoch: int | None = Field(None, ge=1)
+    """Steps of an epoch, however many images there are; none: every image once."""
     batch_size: int = Field(8, ge=1, le=4096)
     learning_rate: float = Field(1e-3, gt=0, le=1)
     schedule: Literal["constant", "cosine"] = "constant"
@@ -114,7 +116,7 @@ class Trainer:
     def _epoch(self, epoch: int) -> dict[str, float]:
         seed_everything(self.settings.seed, epoch)
         self.detector.train()
-        order = torch.randperm(len(self.images)).tolist()
+        order = self._order()
         totals: dict[str, float] = {}
         steps = math.ceil(len(order) / self.settings.batch_size)
         for step, batch in enumerate(self.images.batches(self.settings.batch_size, order)):
@@ -129,6 +131,15 @@ class Trainer:
         self.detector.eval()
         metrics = {f"train/{name}": value for name, value in totals.items()}
         return metrics | self.detector.health()
+
+    def _order(self) -> list[int]:
+        """The images of an epoch: a shuffled pass, or as many and as much as its steps take."""
+        batch, steps = self.settings.batch_size, self.settings.steps_per_epoch
+        wanted = len(self.images) if steps is None else steps * batch
+        order: list[int] = []
+        while len(order) < wanted:
+            order += torch.randperm(len(self.images)).tolist()
+        return order[:wanted]
 
     def _step(self, pyramid: Pyramid) -> dict[str, Tensor]:
         cast = self.settings.precision == "bfloat16"

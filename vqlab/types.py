@@ -12,7 +12,7 @@ from torch import Tensor
 from vqlab.errors import UserError as UserError
 
 Pyramid: TypeAlias = tuple[Tensor, ...]
-"""Multi-scale features: L tensors (B, C_l, h_l, w_l), finest first; an image is a pyramid of one."""
+"""Multi-scale features: L tensors (B, C_l, h_l, w_l), finest first; an image is one level."""
 
 
 @dataclass(frozen=True)

@@ -176,10 +176,10 @@ def test_masks_are_everything_above_zero(tmp_path: Path) -> None:
 
 def test_jpeg_mask_ignores_its_noise(tmp_path: Path) -> None:
     marks = np.zeros((32, 32), np.uint8)
-    marks[8:24, 8:24] = 255
+    marks[5:21, 11:27] = 255  # across the blocks of 8 that JPEG works in
     Image.fromarray(marks).save(tmp_path / "mask.jpg", quality=60)
-    read = read_mask(tmp_path / "mask.jpg")
-    assert (read == (marks > 0)).mean() > 0.98
+    assert (np.asarray(Image.open(tmp_path / "mask.jpg")) > 0).mean() > 0.35
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.jpg"), marks > 0)
 
 
 sizes = st.tuples(st.integers(1, 90), st.integers(1, 90))
@@ -241,10 +241,14 @@ def test_a_spot_stays_in_its_place(resize: str) -> None:
 
 
 def test_shrinking_averages_and_growing_interpolates() -> None:
-    stripes = np.zeros((64, 8, 3), np.uint8)
-    stripes[::2] = 255
+    stripes = np.zeros((256, 8, 3), np.uint8)
+    stripes[::8] = 240
     fitted, _ = fit_image(stripes, DataSettings(image_size=32))
-    assert np.abs(fitted.astype(int) - 127.5).max() <= 1  # no stripe is skipped
+    assert (fitted == 30).all()  # 240 / 8: no stripe is skipped
+    steps = np.zeros((32, 2, 3), np.uint8)
+    steps[:, 1] = 200
+    fitted, _ = fit_image(steps, DataSettings(image_size=32))
+    assert (np.diff(fitted[0, :, 0].astype(int)) >= 0).all() and len(np.unique(fitted)) > 8
 
 
 def test_border_brightness_makes_two_lights_alike() -> None:

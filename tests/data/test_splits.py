@@ -11,7 +11,8 @@ import torch
 from folders import make_category, write_image
 
 from vqlab.data import DataSettings, ImageSet, Splits, image_set, load_dataset, read_image
-from vqlab.types import UserError
+from vqlab.data.splits import fingerprint
+from vqlab.types import Sample, UserError
 
 
 def load(root: Path, **changes: object) -> Splits:
@@ -195,6 +196,12 @@ def test_fingerprint(root: Path, tmp_path: Path) -> None:
         change()
         seen.add(load(root).fingerprint)
     assert len(seen) == 2 + len(changes)
+
+
+def test_the_label_is_part_of_the_fingerprint(root: Path) -> None:
+    path = root / "nut/test/good/000.png"
+    prints = [fingerprint([Sample(path, "nut", defect)], root) for defect in ("good", "hole")]
+    assert prints[0] != prints[1]
 
 
 def test_progress_counts_every_file(root: Path) -> None:

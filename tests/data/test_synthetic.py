@@ -54,11 +54,12 @@ def test_same_arguments_give_the_same_picture(category: str) -> None:
 
 
 GOLDEN = {
-    "cable": (0, 0, 0),
-    "fabric": (0, 0, 0),
-    "gear": (0, 0, 0),
-    "wood": (0, 0, 0),
+    "cable": [63.4, 64.0, 68.9, 60.4],
+    "fabric": [107.9, 111.8, 93.8, 103.3],
+    "gear": [124.3, 129.1, 136.3, 134.7],
+    "wood": [101.9, 104.5, 101.7, 105.2],
 }
+"""Mean grey of the four quarters of the first picture."""
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
@@ -66,22 +67,26 @@ def test_pictures_are_those_of_this_version(category: str) -> None:
     """Changed on purpose? Raise synthetic.VERSION, so that users' sets are drawn anew."""
     picture, _ = sample(category, 0, 0)
     assert synthetic.VERSION == 1
-    assert picture.reshape(-1, 3).mean(0) == pytest.approx(GOLDEN[category], abs=0.3)
+    quarters = picture.astype(float).reshape(2, 128, 2, 128, 3).mean((1, 3, 4)).ravel()
+    assert quarters.tolist() == pytest.approx(GOLDEN[category], abs=0.3)
 
 
-@pytest.mark.parametrize("category", CATEGORIES)
+@pytest.mark.parametrize(
+    "category",
+    ["cable", *(pytest.param(name, marks=pytest.mark.slow) for name in CATEGORIES[1:])],
+)
 def test_no_trivial_statistic_separates_the_classes(category: str) -> None:
     """Mean grey, border and contrast: as much variation among good parts as by defects."""
     recipe = synthetic._RECIPES[category]
     each = 24 // len(recipe.defects)
-    plan = [(index, None) for index in range(18)]
+    plan = [(index, None) for index in range(24)]
     plan += [(index, defect) for defect in recipe.defects for index in range(each)]
     pictures = [sample(category, 0, index, defect)[0].astype(float) for index, defect in plan]
     labels = np.array([defect is not None for _, defect in plan], int)
     frame = np.ones((256, 256), bool)
     frame[8:-8, 8:-8] = False
     for statistic in (np.mean, np.std, lambda p: p[frame].mean(), lambda p: np.quantile(p, 0.99)):
-        assert 0.28 <= auroc(np.array([statistic(p) for p in pictures]), labels) <= 0.72
+        assert 0.3 <= auroc(np.array([statistic(p) for p in pictures]), labels) <= 0.7
 
 
 def test_a_cable_shows_its_three_colours() -> None:
@@ -89,9 +94,9 @@ def test_a_cable_shows_its_three_colours() -> None:
     for index in range(3):
         picture, _ = sample("cable", 0, index)
         red, green, blue = np.moveaxis(picture.astype(float), 2, 0)
-        top, right, left = (slice(15, 95), slice(88, 168)), (slice(110, 200), slice(130, 220)), None
+        top, right = (slice(15, 95), slice(88, 168)), (slice(110, 200), slice(130, 220))
         left = (slice(110, 200), slice(36, 126))
-        assert (blue > 1.5 * red)[right].mean() > 0.2 > 10 * (blue > 1.5 * red)[left].mean()
+        assert (blue > 1.5 * red)[right].mean() > 0.2 > 0.06 > (blue > 1.5 * red)[left].mean()
         assert (green > 1.5 * blue)[top].mean() > 0.2
         assert (red > 1.3 * blue)[left].mean() > 0.4
 
@@ -135,10 +140,13 @@ def test_another_version_or_seed_is_drawn_anew(
     make_synthetic(root, ["wood"], seed=5)
     assert picture.read_bytes() != old
     assert json.loads((root / MARKER).read_text())["made"] == ["wood"]
+    assert not (root / "gear").exists()
+    (root / ".wood-killed").mkdir()
     picture.write_bytes(b"old")
     monkeypatch.setattr(synthetic, "VERSION", synthetic.VERSION + 1)
     make_synthetic(root, ["wood"])
     assert picture.read_bytes() == old
+    assert sorted(path.name for path in root.iterdir()) == [MARKER, "wood"]
 
 
 def test_two_processes_may_ask_at_once(tmp_path: Path, few: None) -> None:

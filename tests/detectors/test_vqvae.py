@@ -11,12 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vqlab.config import read_recipe, validate
-from vqlab.detectors.vqvae import TERMS, VQVAE, VQVAESettings
+from vqlab.detectors.vqvae import TERMS, VQVAE, VQVAESettings, random_crops
 from vqlab.types import InputSpec, UserError
 
 SIDE = 32
 RECIPES = Path(__file__).parents[2] / "experiments"
-SMALL: dict[str, Any] = {"hidden": 16, "codebook_size": 64, "dim": 8, "warmup": 20}
+SMALL: dict[str, Any] = {
+    "hidden": 16,
+    "codebook_size": 64,
+    "dim": 8,
+    "warmup": 20,
+    "scoring": {"context_steps": 10},
+}
 
 
 def detector(seed: int = 0, side: int = SIDE, **settings: Any) -> VQVAE:
@@ -100,7 +106,7 @@ def test_recipe_of_the_paper_has_the_published_loss_and_score() -> None:
     error = (rebuilt - images).square().mean(1).detach()
     torch.testing.assert_close(scores.anomaly_map, error)
     torch.testing.assert_close(scores.image_score, error.amax((1, 2)))
-    torch.testing.assert_close(part.published((images,)).anomaly_map, error)
+    torch.testing.assert_close(part.alternatives((images,))["squared_error"].anomaly_map, error)
 
 
 def test_straight_through_reaches_the_encoder_unchanged() -> None:
@@ -202,9 +208,24 @@ def test_golden_short_run() -> None:
 # Scores
 
 
+def scored_by(part: VQVAE, *terms: str, **scoring: Any) -> VQVAE:
+    """The same trained detector with other scoring settings, calibrated anew."""
+    other = detector(scoring={"terms": terms, "context_steps": 10, **scoring})
+    other.load_state_dict(part.state_dict())
+    calibrate(other)
+    return other.eval()
+
+
+@pytest.fixture(scope="module")
+def trained() -> VQVAE:
+    part = detector()
+    train(part, 60)
+    return part
+
+
 @pytest.mark.parametrize("levels", [1, 2])
 def test_training_shorter_than_the_warmup_still_scores_by_codes(levels: int) -> None:
-    part = detector(warmup=1000, levels=levels)
+    part = detector(warmup=1000, levels=levels, scoring={"terms": TERMS, "context_steps": 2})
     train(part, 5)
     calibrate(part)
     assert bool(part.quantizer.initialised)
@@ -212,57 +233,87 @@ def test_training_shorter_than_the_warmup_still_scores_by_codes(levels: int) -> 
     assert bool((terms.flatten(2).std(2) > 0).all())
 
 
-def test_calibration_standardises_every_term_over_held_out_normals() -> None:
-    part = detector()
-    train(part, 40)
-    calibrate(part)
-    held_out = (rings(12, seed=2),)
-    for term in TERMS:
-        one = detector(
-            scoring={"map_terms": [term], "image_terms": [term], "image_normalise": "pixel"}
-        )
-        one.load_state_dict(part.state_dict())
-        maps = one.score(held_out).anomaly_map
-        assert float(maps.mean()) == pytest.approx(0, abs=1e-3)
-        assert float(maps.std()) == pytest.approx(1, abs=1e-3)
+@pytest.mark.parametrize("term", TERMS)
+@pytest.mark.parametrize("normalise", ["global", "pixel"])
+def test_normalised_terms_are_standard_over_held_out_normals(
+    trained: VQVAE, term: str, normalise: str
+) -> None:
+    part = scored_by(trained, term, normalise=normalise)
+    maps = part.score((rings(12, seed=2),)).anomaly_map
+    assert float(maps.mean()) == pytest.approx(0, abs=1e-3)
+    assert float(maps.std()) == pytest.approx(1, abs=0.3 if normalise == "pixel" else 1e-3)
 
 
-def test_map_is_the_sum_of_its_terms() -> None:
-    part = detector()
-    train(part, 40)
-    calibrate(part)
+@pytest.mark.parametrize("term", TERMS)
+def test_excess_is_zero_for_what_is_common_and_one_for_what_is_rare(
+    trained: VQVAE, term: str
+) -> None:
+    maps = scored_by(trained, term, normalise="excess").score((rings(12, seed=2),)).anomaly_map
+    assert float((maps == 0).float().mean()) == pytest.approx(0.5, abs=0.01)
+    assert float((maps > 1).float().mean()) == pytest.approx(0.001, abs=0.0005)
+
+
+def test_map_is_the_weighted_sum_of_its_terms(trained: VQVAE) -> None:
     images = (rings(3, seed=5),)
+    single = {term: scored_by(trained, term).score(images).anomaly_map for term in TERMS}
+    equal = scored_by(trained, *TERMS, balance="equal").score(images).anomaly_map
+    torch.testing.assert_close(equal, sum(single.values()))
+    both = scored_by(trained, "error", "context")
+    share = float(both.explained)
+    assert 0 < share < 1
+    expected = (1 - share) * single["error"] + share * single["context"]
+    torch.testing.assert_close(both.score(images).anomaly_map, expected)
 
-    def maps(*terms: str) -> Tensor:
-        other = detector(scoring={"map_terms": terms})
-        other.load_state_dict(part.state_dict())
-        return other.score(images).anomaly_map
 
-    torch.testing.assert_close(maps(*TERMS), sum(maps(term) for term in TERMS))
+def test_where_codes_are_noise_the_error_decides(trained: VQVAE) -> None:
+    part = scored_by(trained, "error", "context")
+    noise = torch.randint(64, (40, 8, 8), generator=torch.Generator().manual_seed(0))
+    part.prior.fit(noise[:30], part.quantizer.codebook, steps=10)
+    assert part._explains(noise[:30], noise[30:]) < 0.05
+
+
+def test_relative_error_measures_each_place_by_its_own(trained: VQVAE) -> None:
+    part = scored_by(trained, "error", error_smoothing=0)
+    images = rings(3, seed=5)
+    error = (part.reconstruct(images)[0] - images).square().mean(1)
+    mean = part.error_mean
+    expected = (error - mean) / (mean + 0.3 * mean.mean())
+    torch.testing.assert_close(part.terms((images,))[0], expected)
+    assert float(part.terms((rings(32),))[0].mean()) == pytest.approx(0, abs=0.02)
 
 
 @pytest.mark.parametrize("kind", ["max", "mean", "top"])
 def test_image_score_of_the_map(kind: str) -> None:
-    same = {"map_terms": ["error"], "image_terms": ["error"]}
-    plain = {"map_normalise": "none", "image_normalise": "none"}
-    part = detector(scoring={**same, **plain, "image_score": kind, "top": 0.25})
+    plain = {"terms": ["error"], "error": "plain", "normalise": "none"}
+    part = detector(scoring={**plain, "image_score": kind, "top": 0.25})
     scores = part.score((rings(3),))
     values = scores.anomaly_map.flatten(1).sort(1, descending=True).values
     expected = {"max": values[:, 0], "mean": values.mean(1), "top": values[:, :256].mean(1)}
     torch.testing.assert_close(scores.image_score, expected[kind])
 
 
-def test_a_defect_is_surprising_where_it_lies() -> None:
-    part = detector()
-    train(part, 60)
-    calibrate(part)
+@pytest.mark.parametrize("term", TERMS)
+def test_a_defect_is_surprising_where_it_lies(trained: VQVAE, term: str) -> None:
+    part = scored_by(trained, term)
     images = rings(4, seed=6)
     broken = images.clone()
     broken[:, :, 20:26, 8:14] = 0.05
-    for term in (1, 2):
-        rise = part.terms((broken,))[term] - part.terms((images,))[term]
-        assert bool((rise[:, 20:26, 8:14].mean((1, 2)) > 1).all()), TERMS[term]
-        assert not rise[:, :8].any(), TERMS[term]
+    rise = part.score((broken,)).anomaly_map - part.score((images,)).anomaly_map
+    inside, outside = rise[:, 20:26, 8:14].mean((1, 2)), rise[:, :8].mean((1, 2))
+    assert bool((inside > 0.5).all()) and bool((inside > 3 * outside).all())
+
+
+def test_crops_are_places_of_their_image() -> None:
+    images = torch.arange(2 * 3 * 24 * 32).view(2, 3, 24, 32).float()
+    torch.manual_seed(0)
+    crops = random_crops(images, 16)
+    assert crops.shape == (2, 3, 16, 16)
+    for image, crop in zip(images, crops, strict=True):
+        (place,) = (image[0] == crop[0, 0, 0]).nonzero().tolist()
+        y, x = place
+        assert y % 4 == 0 and x % 4 == 0
+        assert torch.equal(crop, image[:, y : y + 16, x : x + 16])
+    assert random_crops(images, 64) is images
 
 
 # Settings

@@ -23,7 +23,7 @@ app = typer.Typer(
     help="Vector-quantised detectors of visual defects: train on good parts only, compare, "
     "choose on validation, promote, predict.\n\nSettings are dotted paths, spelled the same in "
     "recipes, on the command line and in sweeps: `vqlab train experiments/vqvae.yaml "
-    "training.epochs=10 detector.quantizer.codebook_size=256`.",
+    "training.epochs=10 detector.codebook_size=256`.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Look at, check and make data sets.")
 app.add_typer(data_app, name="data")

@@ -17,7 +17,7 @@ Recipe = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help="Settings, e.g. training.epochs=10 detector.quantizer.codebook_size=256."),
+    typer.Argument(help="Settings, e.g. training.epochs=10 detector.codebook_size=256."),
 ]
 Category = Annotated[
     str | None,

@@ -76,7 +76,7 @@ def leaderboard_table(records: Sequence[RunRecord], limit: int) -> Table:
         tags = record.tags
         data = tags.get("vqlab.data_fingerprint", "")[:8]
         category = tags.get("vqlab.category", record.experiment)
-        if "baseline/image_auroc" in record.metrics:
+        if "test_mean_image/image_auroc" in record.metrics:
             baselines.setdefault((category, data), record)
         perplexity = record.metrics.get("codebook/perplexity")
         table.add_row(
@@ -85,9 +85,13 @@ def leaderboard_table(records: Sequence[RunRecord], limit: int) -> Table:
             "–" if perplexity is None else f"{perplexity:.0f}",
         )  # fmt: skip
     for (category, data), record in baselines.items():
-        cells = _cells(_split(record.metrics, "baseline"), shown)
+        cells = _cells(_split(record.metrics, "test_mean_image"), shown)
         table.add_row("", "mean_image (no learning)", category, data, *cells, "–", style="dim")
     return table
+
+
+def _cells(metrics: Mapping[str, float], keys: Sequence[str]) -> list[str]:
+    return [f"{metrics[key]:.3f}" if key in metrics else "–" for key in keys]
 
 
 def _split(metrics: Mapping[str, float], split: str) -> dict[str, float]:

@@ -111,8 +111,7 @@ def say_outcome(outcome: Outcome, tracker: Tracker) -> None:
     rows = [("validation", outcome.validation)]
     if outcome.test is not None:
         rows.append(("test", outcome.test))
-    if outcome.baseline is not None:
-        rows.append(("test, mean_image", outcome.baseline))
+    rows += [(f"test, {name}", report) for name, report in outcome.beside.items()]
     out.print(report_table(f"run {outcome.run_id}, {outcome.seconds:.0f} s", rows))
     for note in outcome.test.notes if outcome.test else []:
         out.print(f"note: {note}")
@@ -182,7 +181,7 @@ def say_result(result: SweepResult) -> None:
             {
                 "validation": (result.validation, "validation"),
                 "test": (result.test, "test"),
-                "test, mean_image": (result.baseline, "baseline"),
+                "test, mean_image": (result.baseline, "test_mean_image"),
             },
         )
     )

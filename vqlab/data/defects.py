@@ -57,7 +57,7 @@ def draw_defect(
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_], str]:
     """The image with a defect on it, its mask (H, W) bool, and its kind.
 
-    image, texture: (H, W, 3) uint8 of one size, at least 8 pixels a side; the texture is another
+    image, texture: (H, W, 3) uint8 of one size, at least 3 pixels a side; the texture is another
     normal image, from which patches are taken. kind: one of `KINDS`; None draws one by `SHARES`.
     The mask holds the pixels that differ visibly, and the gaps of a pixel or two among them; it
     is never empty. The arguments are left as they are; the same generator state gives the same.
@@ -86,9 +86,9 @@ def _require(image: Array, texture: Array, kind: str | None) -> None:
     for name, array in (("image", image), ("texture", texture)):
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
             raise ValueError(f"{name} must be (H, W, 3) uint8; got {array.shape} {array.dtype}.")
-    if image.shape != texture.shape or min(image.shape[:2]) < 8:
+    if image.shape != texture.shape or min(image.shape[:2]) < 3:
         raise ValueError(
-            "image and texture must have one size of at least 8 x 8 pixels; "
+            "image and texture must have one size of at least 3 x 3 pixels; "
             f"got {image.shape} and {texture.shape}."
         )
     if kind is not None and kind not in KINDS:

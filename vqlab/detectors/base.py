@@ -36,6 +36,10 @@ class Detector(nn.Module, ABC):
     def score(self, pyramid: Pyramid) -> Scores:
         """Anomaly maps (B, H, W) and image scores (B,); higher is more anomalous."""
 
+    def alternatives(self, pyramid: Pyramid) -> dict[str, Scores]:
+        """Other scores by name, reported beside `score` (a published one, say)."""
+        return {}
+
     def prepare(self, pyramids: Iterable[Pyramid]) -> None:  # noqa: B027  (optional)
         """Once before the first epoch: fit what is not learned by gradient (a memory bank)."""
 

@@ -13,15 +13,17 @@ from torch import Tensor, nn
 
 from vqlab.config import Settings
 from vqlab.detectors.base import Detector, register
+from vqlab.nn.normality import Normalise, Normality
+from vqlab.nn.prior import CodePrior
 from vqlab.nn.quantizer import VectorQuantizer
 from vqlab.nn.smoothing import smooth
 from vqlab.nn.surprisal import CodeSurprisal
 from vqlab.types import InputSpec, Pyramid, Scores, UserError
 
-Term = Literal["error", "position", "neighbours"]
-TERMS: tuple[Term, ...] = ("error", "position", "neighbours")
-"""Squared error of a pixel, mean over channels; surprisal of its code given the position; given
-the neighbours' codes."""
+Term = Literal["error", "context", "position", "neighbours"]
+TERMS: tuple[Term, ...] = ("error", "context", "position", "neighbours")
+"""Squared error of a pixel, mean over channels; and the surprisal −log p of its code, given the
+codes some way around it (learned, `CodePrior`), its position, its neighbours (counted)."""
 
 
 class CodebookSettings(Settings):
@@ -47,25 +49,36 @@ class CodebookSettings(Settings):
 
 
 class Scoring(Settings):
-    """How maps and image scores are made of the terms; may change without training again.
+    """How the terms make one anomaly map, and the map an image score.
 
-    Normalising sets a term's mean over held-out normal images to 0 and its deviation to 1: over
-    all pixels (`global`), or at each pixel (`pixel`), which needs products that lie alike.
+    May change without training again (calibrating again fits it).
     """
 
-    map_terms: tuple[Term, ...] = Field(("error", "neighbours"), min_length=1)
-    map_normalise: Literal["none", "global", "pixel"] = "global"
-    image_terms: tuple[Term, ...] = Field(("error", "position", "neighbours"), min_length=1)
-    image_normalise: Literal["none", "global", "pixel"] = "pixel"
+    terms: tuple[Term, ...] = Field(("error", "context"), min_length=1)
+    error: Literal["plain", "relative"] = "relative"
+    """`relative`: of a pixel's squared error, how much it exceeds that pixel's mean on training
+    images, as a multiple of that mean (plus a share of the mean over all pixels)."""
+    normalise: Normalise = "excess"
+    """How terms are made comparable by held-out normal images: `vqlab.nn.normality.Normality`."""
+    balance: Literal["explained", "equal"] = "explained"
+    """`explained`: surprisals weigh as much as the learned prior explains of the codes' entropy on
+    held-out normal images (none, where codes are noise to it), the error weighs the rest."""
+    error_smoothing: float = Field(1 / 128, ge=0, le=0.25)
+    """Standard deviation of the Gaussian over the error, as a share of the image's side."""
+    code_smoothing: float = Field(1 / 32, ge=0, le=0.25)
+    """Likewise over the surprisals."""
     image_score: Literal["max", "mean", "top"] = "top"
-    """Of the image's map: its maximum, its mean, or the mean of its highest share `top`."""
-    top: float = Field(0.01, gt=0, le=1)
-    smoothing: float = Field(1 / 32, ge=0, le=0.25)
-    """Standard deviation of the Gaussian over each term, as a share of the image's side."""
+    """Of the map: its maximum, its mean, or the mean of its highest share `top`."""
+    top: float = Field(0.001, gt=0, le=1)
+    context: tuple[float, ...] = Field((0.094, 0.156), min_length=1)
+    """What the learned prior looks at: how far apart its 5 × 5 codes are, a predictor for each, as
+    a share of the code map's side."""
+    context_steps: int = Field(200, ge=1)
+    """Steps for which the learned prior is fitted."""
     spread: float = Field(1.0, ge=0)
     """Standard deviation, in codes, over which counts by position are shared."""
     prior: float = Field(1.0, gt=0)
-    """Weight, in counts, of a code's overall frequency in its surprisal."""
+    """Weight, in counts, of a code's overall frequency in its counted surprisals."""
 
 
 class VQVAESettings(CodebookSettings):
@@ -75,6 +88,8 @@ class VQVAESettings(CodebookSettings):
     """Channels of the convolutions."""
     latent_norm: Literal["none", "layer"] = "layer"
     """`layer`: each latent vector is set to mean 0 and variance 1 before it is quantised."""
+    crop: int = Field(128, ge=16, multiple_of=4)
+    """Side of the random crops trained on, pixels; images no larger are taken whole."""
     warmup: int = Field(100, ge=0)
     """Training steps without quantising, before the codebook is placed (`init`)."""
     scoring: Scoring = Scoring()
@@ -114,12 +129,10 @@ class VQVAE(Detector):
     Config = VQVAESettings
     step: Tensor
     """Training steps taken, ()."""
-    pixel_mean: Tensor
-    """Of each smoothed term over held-out normal images, (T, H, W); likewise `pixel_sd`."""
-    pixel_sd: Tensor
-    global_mean: Tensor
-    """Of each smoothed term over all their pixels, (T, 1, 1); likewise `global_sd`."""
-    global_sd: Tensor
+    error_mean: Tensor
+    """Squared error of each pixel, mean over training images, (H, W)."""
+    explained: Tensor
+    """Share of the codes' entropy that the learned prior explains on held-out images, ()."""
 
     def __init__(self, config: VQVAESettings, spec: InputSpec) -> None:
         super().__init__(config, spec)
@@ -141,19 +154,22 @@ class VQVAE(Detector):
         self.quantizer = VectorQuantizer(
             **config.model_dump(include=set(CodebookSettings.model_fields))
         )
-        self.surprisal = CodeSurprisal(config.codebook_size, (height // 4, width // 4))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        terms = len(TERMS)
-        self.register_buffer("pixel_mean", torch.zeros(terms, height, width))
-        self.register_buffer("pixel_sd", torch.ones(terms, height, width))
-        self.register_buffer("global_mean", torch.zeros(terms, 1, 1))
-        self.register_buffer("global_sd", torch.ones(terms, 1, 1))
+        grid = (height // 4, width // 4)
+        self.surprisal = CodeSurprisal(config.codebook_size, grid)
+        spacings = [max(1, round(share * max(grid))) for share in config.scoring.context]
+        self.prior = CodePrior(config.codebook_size, config.dim, spacings)
+        self.normality = Normality(len(TERMS), spec.image_size)
+        self.register_buffer("error_mean", torch.zeros(height, width))
+        self.register_buffer("explained", torch.ones(()))
 
     # Training
 
     def loss(self, pyramid: Pyramid) -> dict[str, Tensor]:
         """Terms: `reconstruction`, `codebook` and `commitment` (not weighted)."""
         (images,) = pyramid
+        if self.training:
+            images = random_crops(images, self.config.crop)
         z = self.latents(images)
         zero = torch.zeros((), device=images.device)
         codes, codebook, commitment, added = z, zero, zero, zero
@@ -204,74 +220,108 @@ class VQVAE(Detector):
 
     @torch.no_grad()
     def terms(self, pyramid: Pyramid) -> Tensor:
-        """The terms in the order of `TERMS`, neither smoothed nor normalised, (T, B, H, W)."""
-        (images,) = pyramid
-        rebuilt, indices = self.reconstruct(images)
-        error = (rebuilt - images.float()).square().mean(1)
-        surprisal = [self.surprisal.by_position(indices), self.surprisal.by_neighbours(indices)]
-        coarse = torch.stack(surprisal)
-        return torch.cat(
-            [error[None], F.interpolate(coarse, self.spec.image_size, mode="bilinear")]
-        )
+        """The terms in the order of `TERMS`, smoothed, not normalised, (T, B, H, W).
 
-    def published(self, pyramid: Pyramid) -> Scores:
-        """Scores of the published VQ-VAE: squared error, mean over channels; its maximum."""
-        error = self.terms(pyramid)[0]
-        return Scores(error, error.amax((1, 2)))
+        Terms that the scoring does not use are 0.
+        """
+        (images,) = pyramid
+        scoring = self.config.scoring
+        rebuilt, indices = self.reconstruct(images)
+        error = squared_error(rebuilt, images)
+        if scoring.error == "relative":
+            floor = 0.3 * self.error_mean.mean()
+            error = (error - self.error_mean) / (self.error_mean + floor).clamp_min(1e-12)
+        side = max(self.spec.image_size)
+        terms = torch.zeros(len(TERMS), *error.shape, device=error.device)
+        terms[0] = smooth(error, scoring.error_smoothing * side)
+        for row, term in enumerate(TERMS[1:], 1):
+            if term in scoring.terms:
+                coarse = smooth(self._surprisal(term, indices), scoring.code_smoothing * side / 4)
+                terms[row] = F.interpolate(coarse[None], self.spec.image_size, mode="bilinear")[0]
+        return terms
+
+    def _surprisal(self, term: Term, indices: Tensor) -> Tensor:
+        """−log p of codes (B, h, w), (B, h, w)."""
+        if term == "context":
+            return self.prior.surprisal(indices, self.quantizer.codebook)
+        if term == "position":
+            return self.surprisal.by_position(indices)
+        return self.surprisal.by_neighbours(indices)
 
     @torch.no_grad()
     def score(self, pyramid: Pyramid) -> Scores:
         scoring = self.config.scoring
-        terms = self._smoothed(pyramid)
-        maps = self._combine(terms, scoring.map_terms, scoring.map_normalise)
-        judged = self._combine(terms, scoring.image_terms, scoring.image_normalise).flatten(1)
+        chosen = [TERMS.index(term) for term in scoring.terms]
+        measured = self.normality.measure(self.terms(pyramid), scoring.normalise)[chosen]
+        maps = (self.weights()[chosen][:, None, None, None] * measured).sum(0)
+        flat = maps.flatten(1)
         if scoring.image_score == "max":
-            return Scores(maps, judged.amax(1))
+            return Scores(maps, flat.amax(1))
         if scoring.image_score == "top":
-            judged = judged.topk(max(1, round(scoring.top * judged.shape[1])), sorted=False).values
-        return Scores(maps, judged.mean(1))
+            flat = flat.topk(max(1, round(scoring.top * flat.shape[1])), sorted=False).values
+        return Scores(maps, flat.mean(1))
 
-    def _smoothed(self, pyramid: Pyramid) -> Tensor:
-        side = max(self.spec.image_size)
-        return smooth(self.terms(pyramid), self.config.scoring.smoothing * side)
+    def weights(self) -> Tensor:
+        """What each of the terms weighs in the map, (T,)."""
+        weights = torch.ones(len(TERMS), device=self.explained.device)
+        scoring = self.config.scoring
+        if scoring.balance == "explained" and "error" in scoring.terms and len(scoring.terms) > 1:
+            weights[0] = 1 - self.explained
+            weights[1:] = self.explained / (len(scoring.terms) - 1)
+        return weights
 
-    def _combine(
-        self, terms: Tensor, chosen: tuple[Term, ...], normalise: Literal["none", "global", "pixel"]
-    ) -> Tensor:
-        """Sum of the chosen of terms (T, B, H, W), normalised, (B, H, W)."""
-        which = [TERMS.index(term) for term in chosen]
-        picked = terms[which]
-        if normalise != "none":
-            mean = self.pixel_mean if normalise == "pixel" else self.global_mean
-            sd = self.pixel_sd if normalise == "pixel" else self.global_sd
-            picked = (picked - mean[which, None]) / sd[which, None]
-        return picked.sum(0)
+    @torch.no_grad()
+    def alternatives(self, pyramid: Pyramid) -> dict[str, Scores]:
+        """`squared_error`: the published score, squared error and its maximum, always reported."""
+        (images,) = pyramid
+        error = squared_error(self.reconstruct(images)[0], images)
+        return {"squared_error": Scores(error, error.amax((1, 2)))}
 
     @torch.no_grad()
     def calibrate(self, train: Iterable[Pyramid], held_out: Iterable[Pyramid]) -> None:
         scoring = self.config.scoring
         if not self.quantizer.initialised:  # training was shorter than the warm-up
             self.quantizer.initialise(torch.cat([self.latents(images) for (images,) in train]))
-        indices = (self.reconstruct(images)[1] for (images,) in train)
-        self.surprisal.fit(indices, spread=scoring.spread, prior=scoring.prior)
-        self._fit_moments(self._smoothed(pyramid).double() for pyramid in held_out)
+        seen, total, count = [], torch.zeros_like(self.error_mean, dtype=torch.float64), 0
+        for (images,) in train:
+            rebuilt, indices = self.reconstruct(images)
+            seen.append(indices)
+            total += squared_error(rebuilt, images).double().sum(0)
+            count += len(images)
+        self.error_mean.copy_(smooth(total / count, 1.0))
+        indices = torch.cat(seen)
+        self.surprisal.fit([indices], spread=scoring.spread, prior=scoring.prior)
+        if "context" in scoring.terms:
+            self.prior.fit(indices, self.quantizer.codebook, steps=scoring.context_steps)
+            unseen = [self.reconstruct(images)[1] for (images,) in held_out]
+            self.explained.fill_(self._explains(indices, torch.cat(unseen)))
+        self.normality.fit(self.terms(pyramid) for pyramid in held_out)
 
-    def _fit_moments(self, batches: Iterable[Tensor]) -> None:
-        total = torch.zeros_like(self.pixel_mean, dtype=torch.float64)
-        squares, count = torch.zeros_like(total), 0
-        for terms in batches:
-            total += terms.sum(1)
-            squares += terms.square().sum(1)
-            count += terms.shape[1]
-        mean, square = total / count, squares / count
-        self.pixel_mean.copy_(mean)
-        self.global_mean.copy_(mean.mean((1, 2), keepdim=True))
-        spread = square.mean((1, 2), keepdim=True) - self.global_mean.double().square()
-        self.global_sd.copy_(spread.clamp_min(0).sqrt().clamp_min(1e-8))
-        own = smooth((square - mean.square()).clamp_min(0), 2.0).sqrt()
-        self.pixel_sd.copy_(own + 0.1 * self.global_sd)
+    def _explains(self, train: Tensor, held_out: Tensor) -> float:
+        """1 − mean surprisal of the held-out codes / entropy of the usage of codes, in [0, 1]."""
+        usage = torch.bincount(train.flatten(), minlength=self.config.codebook_size).double()
+        entropy = float(torch.special.entr(usage / usage.sum()).sum())
+        surprisal = float(self.prior.surprisal(held_out, self.quantizer.codebook).mean())
+        return min(1.0, max(0.0, 1 - surprisal / max(entropy, 1e-12)))
 
     def panels(self, pyramid: Pyramid) -> dict[str, Tensor]:
         (images,) = pyramid
         rebuilt, indices = self.reconstruct(images)
         return {"reconstruction": rebuilt, "code map": indices}
+
+
+def squared_error(rebuilt: Tensor, images: Tensor) -> Tensor:
+    """Of images (B, C, H, W), mean over channels, (B, H, W)."""
+    return (rebuilt - images.float()).square().mean(1)
+
+
+def random_crops(images: Tensor, side: int) -> Tensor:
+    """A square (B, C, side, side) of each image, corners at multiples of 4 (a code's pixels)."""
+    height, width = images.shape[-2:]
+    tall, wide = min(side, height), min(side, width)
+    if (tall, wide) == (height, width):
+        return images
+    top = 4 * torch.randint((height - tall) // 4 + 1, (len(images),))
+    left = 4 * torch.randint((width - wide) // 4 + 1, (len(images),))
+    corners = zip(images, top.tolist(), left.tolist(), strict=True)
+    return torch.stack([image[:, y : y + tall, x : x + wide] for image, y, x in corners])

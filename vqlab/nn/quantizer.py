@@ -146,6 +146,11 @@ class VectorQuantizer(nn.Module):
             book.usage.zero_()
         return Usage(histogram) if bool(histogram.any()) else None
 
+    @property
+    def codebook(self) -> Tensor:
+        """The codes (K, D) of the first level."""
+        return self._books()[0].table()
+
     def _books(self) -> list[Codebook]:
         return [book for book in self.codebooks if isinstance(book, Codebook)]
 

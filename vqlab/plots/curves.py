@@ -116,19 +116,20 @@ def loss_curves(history: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def codebook_usage(counts: ArrayLike, title: str = "codebook") -> Figure:
+def codebook_usage(counts: ArrayLike, title: str = "codebook", whole: bool = True) -> Figure:
     """How often each of K codes is used, most used first, against even use.
 
     counts (K,): how often each code was chosen. The heading gives perplexity (the exponential of
-    the entropy of usage) and how many codes were never used.
+    the entropy of usage) and how many codes were never used; with `whole=False` the codebook may
+    hold more codes than are counted here, and it gives how many were used.
     """
     used = np.sort(np.asarray(counts, dtype=np.float64))[::-1]
     share = used / max(used.sum(), 1.0)
     alive = share[share > 0]
     perplexity = float(np.exp(-(alive * np.log(alive)).sum())) if len(alive) else 0.0
-    figure, (axes,) = _figure(
-        title, f"perplexity {perplexity:.1f} of {len(used)}, {len(used) - len(alive)} unused"
-    )
+    known = f" of {len(used)}, {len(used) - len(alive)} unused"
+    told = known if whole else f", {len(alive)} codes used"
+    figure, (axes,) = _figure(title, f"perplexity {perplexity:.1f}{told}")
     axes.fill_between(np.arange(len(used)), share, step="mid", color=_hex(style.BLUE), alpha=0.6)
     axes.axhline(1 / len(used), color=_hex(style.INK), linewidth=1, linestyle=(0, (4, 3)))
     axes.text(

@@ -98,7 +98,8 @@ def write_results(
             if codes:
                 counts = np.bincount(np.concatenate(codes), minlength=codebook_size or 0)
                 counts = counts if codebook_size else counts[counts > 0]
-                save_figure(codebook_usage(counts, category), partial / "codebook_usage.png")
+                figure = codebook_usage(counts, category, whole=codebook_size is not None)
+                save_figure(figure, partial / "codebook_usage.png")
         folders.append(folder / category)
     return folders
 

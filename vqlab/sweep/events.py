@@ -91,7 +91,7 @@ class SweepResult:
     test: dict[str, float]
     """The winner's metrics on the test set, `test/…`, measured once."""
     baseline: dict[str, float]
-    """Those of the no-learning baseline on the same images, `baseline/…`."""
+    """Those of the no-learning baseline on the same images, `test_mean_image/…`."""
     trials: tuple[TrialRow, ...]
     recipe: Path
     """The best settings, which `train` accepts."""

@@ -69,7 +69,7 @@ def finish(
         best_link=tracker.link(shown.run_id),
         validation=dict(best.user_attrs.get(VALIDATION, {})),
         test=_of(record, "test/"),
-        baseline=_of(record, "baseline/"),
+        baseline=_of(record, "test_mean_image/"),
         trials=tuple(row(t) for t in study.get_trials(deepcopy=False)),
         recipe=recipe,
         pictures=pictures if pictures.is_dir() else None,

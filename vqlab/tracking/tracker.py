@@ -184,9 +184,11 @@ class Tracker:
 
         Raises UserError that lists the ones meant, near ones, or the latest.
         """
+        if re.fullmatch("[0-9a-f]{32}", reference):  # spares reading all runs
+            for record in self._search(f"attributes.run_id = '{reference}'"):
+                return record
         records = self._search("")
         for fits in (
-            [r for r in records if r.run_id == reference],
             [r for r in records if r.name == reference],
             [r for r in records if len(reference) >= 4 and r.run_id.startswith(reference)],
         ):

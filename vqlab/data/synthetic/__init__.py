@@ -167,8 +167,12 @@ def _draw_missing(
             "give an empty or a new folder."
         )
     root.mkdir(exist_ok=True)
-    if len(_missing(root, CATEGORIES, seed)) == len(CATEGORIES):
-        _write_marker(root, seed, [])  # of another version, or nothing yet: none of it counts
+    for left_over in root.glob(".*-*"):  # of a process that was killed
+        shutil.rmtree(left_over, ignore_errors=True)
+    if len(_missing(root, CATEGORIES, seed)) == len(CATEGORIES):  # another version, or nothing yet
+        _write_marker(root, seed, [])
+        for name in CATEGORIES:
+            shutil.rmtree(root / name, ignore_errors=True)
     plans = {name: list(_plan(name)) for name in missing}
     total, done = sum(len(plan) for plan in plans.values()), 0
     for name, plan in plans.items():
@@ -184,7 +188,7 @@ def _draw_missing(
             shutil.rmtree(root / name, ignore_errors=True)
             (Path(folder) / name).rename(root / name)
         there = [other for other in CATEGORIES if other not in _missing(root, CATEGORIES, seed)]
-        _write_marker(root, seed, [*there, name])
+        _write_marker(root, seed, sorted({*there, name}))
 
 
 def _plan(category: str) -> Iterator[tuple[str, str | None, int]]:
@@ -210,7 +214,7 @@ def _write_sample(
 
 def _write(path: Path, pixels: Array) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    _, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    _, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     path.write_bytes(data.tobytes())
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from vqlab.data.synthetic.surface import (
     PIXEL,
+    UNIT,
     Array,
     Pose,
     Surface,
@@ -54,7 +55,7 @@ class Cut:
     """(n, 2) in the cable's own frame."""
     width: float
     rim: float
-    """Height of the burr around it, drawn pixels."""
+    """Height of the burr around it, `UNIT`."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Cable:
             where = self.pose.box(x, y, 0.35)
             away = to_line(u[where], v[where], bent.points)
             across = np.sqrt(np.clip(1 - (away / bent.radius) ** 2, 0, 1))
-            tall = 6 + 2 * bent.radius / PIXEL * across
+            tall = 6 + 2 * bent.radius / UNIT * across
             cover = around(away - bent.radius, 1.5 * PIXEL)
             surface.lay(cover, COPPER * bent.brightness, tall, 0.9, where)
         return surface
@@ -183,7 +184,7 @@ class Cable:
         dx, dy = u.ravel()[inside] - x, v.ravel()[inside] - y
         away = np.hypot(dx, dy)
         flat = 3.5 * (1 - np.minimum(away / radius, 1) ** 4)
-        height = flat - 2 + (tilt_x * dx + tilt_y * dy) / PIXEL + 0.8 * marks.ravel()[inside]
+        height = flat - 2 + (tilt_x * dx + tilt_y * dy) / UNIT + 0.8 * marks.ravel()[inside]
         cover = around(away - radius, 1.5 * PIXEL)
         tones = [
             copper * bright * (1 + extra * red)
@@ -244,7 +245,7 @@ def _pack(rng: np.random.Generator) -> Array:
         angles = rng.uniform(0, 2 * math.pi) + 2 * math.pi * np.arange(count) / count
         rings.append(0.064 * ring * np.column_stack([np.cos(angles), np.sin(angles)]))
     places = np.concatenate(rings) + rng.normal(0, 0.006, (37, 2))
-    for _ in range(10):
+    for _ in range(6):
         apart = places[:, None] - places[None]
         far = np.hypot(apart[..., 0], apart[..., 1]) + np.eye(37)
         push = np.clip(0.0625 - far, 0, None)[..., None] * apart / far[..., None]

@@ -24,8 +24,21 @@ YARN = np.array([[0.44, 0.47, 0.55], [0.66, 0.62, 0.54]], np.float32)
 """Colour of warp and weft."""
 UNDER = np.array([0.07, 0.07, 0.08], np.float32)
 STAINS = np.array([[0.30, 0.22, 0.15], [0.20, 0.24, 0.34], [0.62, 0.52, 0.30]], np.float32)
-PITCH = 0.075
+PITCH = 0.105
 """Distance from yarn to yarn; the picture spans [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """Yarns that are wrong over a stretch (in yarns from the cloth's own origin)."""
+
+    weft: bool
+    first: int
+    last: int
+    start: float
+    end: float
+    left: float
+    """Share of their thickness; at 1 they float over their neighbours instead of weaving."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +55,7 @@ class Fabric:
     """(3,) as for the hole, index into STAINS, strength."""
     thread: tuple[Array, Array] | None = None
     """Points (n, 2) of a loose thread, its colour (3,)."""
-    wrong: tuple[bool, int, float, float, float] | None = None
-    """A yarn that is wrong from one place to another: is it weft, its number, start, end (yarns),
-    share of its thickness left; at 1 it floats over its neighbours instead of weaving."""
+    wrong: Wrong | None = None
 
     def surface(self) -> Surface:
         """What the camera sees."""
@@ -52,10 +63,10 @@ class Fabric:
         surface = Surface(UNDER, -9, 0.0)
         u, v = self.pose.grid()
         # Yarns wander a little; each has its own thickness and shade.
-        across = (u + 0.010 * clouds(rng, 4) + 0.004 * clouds(rng, 14)) / PITCH
-        down = (v + 0.010 * clouds(rng, 4) + 0.004 * clouds(rng, 14)) / PITCH
+        across = (u + 0.007 * clouds(rng, 4) + 0.002 * clouds(rng, 14)) / PITCH
+        down = (v + 0.007 * clouds(rng, 4) + 0.002 * clouds(rng, 14)) / PITCH
         fuzz = clouds(rng, 220)
-        tones = rng.normal(0, 0.05, (2, 64)).astype(np.float32)
+        tones = rng.normal(0, 0.03, (2, 64)).astype(np.float32)
         thick = rng.normal(0.41, 0.018, (2, 64)).astype(np.float32)
         hole = self._hole(u, v, rng)
         for weft, (along, place) in enumerate(((down, across), (across, down))):
@@ -67,7 +78,7 @@ class Fabric:
             lift, half = self._weave(lift, half, bool(weft), number, along)
             aside = (place - number.astype(np.float32) - 0.5) / half
             twist = np.sin(2 * math.pi * (3.0 * along + 0.9 * aside))
-            height = 6 * lift + 7 * np.sqrt(np.clip(1 - aside**2, 0, 1)) - 3.5
+            height = 7 * lift + 8 * np.sqrt(np.clip(1 - aside**2, 0, 1)) - 4
             height = height + 0.35 * twist + 0.5 * fuzz
             shade = self.shades[weft] * (1 + tones[weft, number % 64] + 0.06 * fuzz + 0.03 * twist)
             cover = around(np.abs(aside) - 1, 0.12) * (1 - hole)
@@ -81,12 +92,13 @@ class Fabric:
         self, lift: Array, half: Array, weft: bool, number: Array, along: Array
     ) -> tuple[Array, Array]:
         """Lift and half thickness (S, S) of one set of yarns, with the wrong one among them."""
-        if self.wrong is None or self.wrong[0] != weft:
+        wrong = self.wrong
+        if wrong is None or wrong.weft != weft:
             return lift, half
-        _, yarn, start, end, left = self.wrong
-        here = (number == yarn) & (along > start) & (along < end)
-        if left < 1:
-            return lift, np.where(here, np.maximum(half * left, 0.02), half)
+        here = (number >= wrong.first) & (number <= wrong.last)
+        here &= (along > wrong.start) & (along < wrong.end)
+        if wrong.left < 1:
+            return lift, np.where(here, np.maximum(half * wrong.left, 0.02), half)
         return np.where(here, 1.1, lift), half
 
     def _hole(self, u: Array, v: Array, rng: np.random.Generator) -> Array:
@@ -107,8 +119,8 @@ class Fabric:
         if self.thread is not None:
             points, colour = self.thread
             away = to_line(u, v, points)
-            tall = 10 + 6 * np.sqrt(np.clip(1 - (away / 0.014) ** 2, 0, 1))
-            surface.lay(around(away - 0.014, 1.5 * PIXEL), colour, tall, 0.1)
+            tall = 10 + 9 * np.sqrt(np.clip(1 - (away / 0.022) ** 2, 0, 1))
+            surface.lay(around(away - 0.022, 1.5 * PIXEL), colour, tall, 0.1)
 
 
 def draw(rng: np.random.Generator) -> Fabric:
@@ -118,7 +130,7 @@ def draw(rng: np.random.Generator) -> Fabric:
         pose=Pose(
             turn=float(rng.normal(0, 0.05)),
             shift=(float(rng.uniform(-0.5, 0.5)), float(rng.uniform(-0.5, 0.5))),
-            size=float(rng.uniform(0.92, 1.08)),
+            size=float(rng.uniform(0.95, 1.05)),
         ),
         shades=(float(np.exp(rng.normal(0, 0.06))), float(np.exp(rng.normal(0, 0.06)))),
     )
@@ -139,8 +151,8 @@ def _tear(fabric: Fabric, rng: np.random.Generator) -> Fabric:
 
 
 def _spill(fabric: Fabric, rng: np.random.Generator) -> Fabric:
-    spot = np.array([*_spot(fabric, rng), rng.uniform(0.08, 0.30)])
-    stain = (spot, int(rng.integers(len(STAINS))), float(rng.uniform(0.35, 0.75)))
+    spot = np.array([*_spot(fabric, rng), rng.uniform(0.10, 0.30)])
+    stain = (spot, int(rng.integers(len(STAINS))), float(rng.uniform(0.55, 0.95)))
     return replace(fabric, stain=stain)
 
 
@@ -158,9 +170,15 @@ def _misweave(fabric: Fabric, rng: np.random.Generator) -> Fabric:
     u, v = (_spot(fabric, rng, 0.5) / PITCH).tolist()
     weft = bool(rng.integers(2))
     middle, yarn = (u, v) if weft else (v, u)
-    reach = float(rng.uniform(2, 9))
-    left = float(rng.choice([0.0, 0.5, 1.0]))
-    wrong = (weft, math.floor(yarn), middle - reach, middle + reach, left)
+    first, reach = math.floor(yarn), float(rng.uniform(2.5, 8))
+    wrong = Wrong(
+        weft=weft,
+        first=first,
+        last=first + int(rng.integers(2)),
+        start=middle - reach,
+        end=middle + reach,
+        left=float(rng.choice([0.0, 0.5, 1.0])),
+    )
     return replace(fabric, wrong=wrong)
 
 

@@ -29,7 +29,7 @@ TABLE = np.array([0.50, 0.46, 0.41], np.float32)
 DIRT = np.array([[0.13, 0.10, 0.07], [0.42, 0.20, 0.08], [0.62, 0.60, 0.55]], np.float32)
 """Grease, rust, dust."""
 TALL = 26.0
-"""Thickness of the gear, drawn pixels."""
+"""Thickness of the gear, `UNIT`."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from vqlab.data.synthetic.surface import DRAWN, SIDE, Array, Surface, clouds
+from vqlab.data.synthetic.surface import DRAWN, PIXEL, SIDE, UNIT, Array, Surface, clouds
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Camera:
     ambient: float
     shine: float
     occlusion: float
-    """Depth in drawn pixels at which a hollow has lost about two thirds of the ambient light."""
+    """Depth (drawn pixels) at which a hollow has lost about two thirds of the ambient light."""
     exposure: Array
     """(256, 256, 1): gain with uneven light and vignetting."""
     tint: Array
@@ -30,7 +30,7 @@ class Camera:
 
     def shoot(self, surface: Surface) -> Array:
         """Noise-free picture (256, 256, 3) float32 in [0, 1]."""
-        height = cv2.GaussianBlur(surface.height, (5, 5), 0.8)
+        height = cv2.GaussianBlur(surface.height * (UNIT / PIXEL), (5, 5), 0.7)  # in pixels
         slope_x = cv2.Sobel(height, cv2.CV_32F, 1, 0, ksize=1, scale=0.5)
         slope_y = cv2.Sobel(height, cv2.CV_32F, 0, 1, ksize=1, scale=0.5)
         x, y, z = self.light
@@ -70,7 +70,7 @@ class Camera:
     def _openness(self, height: Array) -> Array:
         """Share of the sky that a point sees (S, S): small in hollows."""
         small = cv2.resize(height, (DRAWN // 4, DRAWN // 4), interpolation=cv2.INTER_AREA)
-        rim = sum(cv2.GaussianBlur(small, (0, 0), sigma) for sigma in (2.0, 6.0)) / 2
+        rim = sum(cv2.GaussianBlur(small, (0, 0), sigma) for sigma in (1.5, 4.5)) / 2
         depth = cv2.resize(rim, (DRAWN, DRAWN), interpolation=cv2.INTER_LINEAR) - height
         np.maximum(depth, 0, out=depth)
         return np.asarray(np.exp(depth * (-1 / self.occlusion)))
@@ -83,11 +83,11 @@ class Camera:
         flat = float(np.hypot(x, y))
         rise = z / flat
         deepest = np.full_like(small, -1e3)
-        for step in np.geomspace(1.5, 24, 9):
+        for step in np.geomspace(1.2, 18, 8):
             move = np.array([[1, 0, -x / flat * step], [0, 1, -y / flat * step]])
             taller = cv2.warpAffine(small, move, (side, side), borderMode=cv2.BORDER_REPLICATE)
             deepest = np.maximum(deepest, taller - small - step * 2 * rise)
-        soft = cv2.GaussianBlur(np.clip(deepest / 4, 0, 1), (0, 0), 1.0)
+        soft = cv2.GaussianBlur(np.clip(deepest / 3, 0, 1), (0, 0), 1.0)
         return np.asarray(cv2.resize(soft, (DRAWN, DRAWN), interpolation=cv2.INTER_LINEAR))
 
 
@@ -109,7 +109,7 @@ def set_up(rng: np.random.Generator, azimuth: float, spread: float, noise: float
         ),
         ambient=float(rng.uniform(0.42, 0.55)),
         shine=float(rng.uniform(0.7, 1.1)),
-        occlusion=float(rng.uniform(20, 28)),
+        occlusion=float(rng.uniform(15, 21)),
         exposure=(gain * fall * (1 + uneven)).astype(np.float32)[..., None],
         tint=(1 + rng.normal(0, 0.015, 3)).astype(np.float32),
         blur=float(rng.uniform(0.35, 0.75)),

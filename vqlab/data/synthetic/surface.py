@@ -18,18 +18,20 @@ Array: TypeAlias = NDArray[Any]
 SIDE = 256
 """Side of a finished picture, pixels."""
 
-SCALE = 2
-"""Parts are drawn this many times larger, then averaged down (anti-aliasing)."""
+DRAWN = SIDE * 3 // 2
+"""Side at which parts are drawn; the picture is averaged down from it (anti-aliasing)."""
 
-DRAWN = SIDE * SCALE
 PIXEL = 2 / DRAWN
 """Width of a drawn pixel where the picture spans [-1, 1]."""
+
+UNIT = 1 / 256
+"""Unit of heights, likewise."""
 
 WHOLE = (slice(None), slice(None))
 
 
 class Surface:
-    """Albedo (3, S, S) in [0, 1], height (S, S) in drawn pixels, gloss (S, S), all float32."""
+    """Albedo (3, S, S) in [0, 1], height (S, S) in `UNIT`, gloss (S, S), all float32."""
 
     def __init__(self, colour: Array, height: float, gloss: float) -> None:
         self.albedo = np.empty((3, DRAWN, DRAWN), np.float32)
@@ -155,7 +157,7 @@ def fractal(rng: np.random.Generator, cells: int, octaves: int) -> Array:
 
 
 def streaks(rng: np.random.Generator, angle: float, length: float) -> Array:
-    """Marks of a blade or brush: noise (S, S) drawn out `length` pixels along `angle` (rad)."""
+    """Marks of a blade or brush: noise (S, S), `length` pixels long along `angle` (rad)."""
     sheet = _drawn_out(length)
     turn = cv2.getRotationMatrix2D((DRAWN, DRAWN), float(np.degrees(angle)), 1.0)
     turn[:, 2] -= DRAWN / 2 + rng.uniform(-DRAWN / 4, DRAWN / 4, 2)

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import numpy as np
+
+from vqlab.metrics import Curve
+from vqlab.plots import (
+    codebook_usage,
+    loss_curves,
+    pro_figure,
+    roc_figure,
+    save_figure,
+    score_histogram,
+)
+
+
+def test_figures_carry_their_data(tmp_path):
+    curve = Curve(np.array([0, 0.1, 1.0]), np.array([0, 0.8, 1.0]))
+    curves = {"image_roc": curve, "pro": curve}
+    (axes,) = roc_figure("nut", curves, {"image_auroc": 0.85}).axes
+    assert [line.get_label() for line in axes.lines][1:] == ["images: AUROC 0.850"]
+    assert (axes.lines[1].get_ydata() == curve.y).all()
+    (axes,) = pro_figure("nut", curves, {"aupro": 0.5}).axes
+    assert axes.get_xlim() == (0, 0.3)
+    scores, labels = np.array([0.0, 1.0, 2.0, 2.0]), np.array([0, 0, 1, 0])
+    (axes,) = score_histogram("nut", scores, labels, 1.5).axes
+    assert sum(patch.get_height() for patch in axes.patches) == 4
+    assert axes.lines[0].get_xdata()[0] == 1.5
+    assert "1 false reject, 0 escapes" in axes.get_title(loc="right")
+    score_histogram("flat", np.ones(3), np.zeros(3), 1.0)
+
+
+def test_loss_curves_group_by_first_word(tmp_path):
+    history = [
+        {"train/loss": 1.0, "codebook/perplexity": 3.0},
+        {"train/loss": 0.001, "codebook/perplexity": float("nan"), "plain": 1.0},
+        {"train/loss": 0.5, "train/late": -1.0},
+    ]
+    figure = loss_curves(history)
+    assert [a.get_title(loc="left") for a in figure.axes] == ["train", "codebook", "metrics"]
+    train, codebook, _ = figure.axes
+    assert train.get_yscale() == "linear"  # one value is negative
+    assert codebook.lines[0].get_xdata().tolist() == [1.0]
+    assert train.lines[1].get_xdata().tolist() == [3.0]
+    assert loss_curves(history[:2]).axes[0].get_yscale() == "log"
+    for epochs in ([], history[:1], [{"train/loss": float("inf")}]):
+        save_figure(loss_curves(epochs), tmp_path / "loss.png")
+
+
+def test_codebook_usage_tells_perplexity_and_unused():
+    figure = codebook_usage([5, 0, 5, 0])
+    assert "perplexity 2.0 of 4, 2 unused" in figure.get_suptitle()
+    assert "perplexity 8.0 of 8, 0 unused" in codebook_usage(np.ones(8)).get_suptitle()
+    assert "4 unused" in codebook_usage(np.zeros(4)).get_suptitle()
+
+
+def test_the_same_figure_gives_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        save_figure(codebook_usage([1, 2, 3]), tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()

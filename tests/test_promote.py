@@ -1,0 +1,236 @@
+"""The gate: what becomes champion, what is refused and why, and the way back."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_set import tiny_recipe, write_tiny_set
+
+from vqlab import promote as gate
+from vqlab.config import merge, nest
+from vqlab.model import Model
+from vqlab.promote import promote, rollback
+from vqlab.run import Outcome, evaluate_model, resolve, run
+from vqlab.sweep import make_space, sweep
+from vqlab.tracking import Tracker
+from vqlab.types import UserError
+
+METRIC = "test/image_auroc"
+Tree = dict[str, Any]
+Train = Callable[..., str]
+
+
+def baseline(root: Path, category: str = "part") -> Tree:
+    recipe = tiny_recipe(root, category, epochs=0)
+    return {**recipe, "detector": {"name": "mean_image"}}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_set(tmp_path_factory.mktemp("set"))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
+    return Tracker.open(tmp_path_factory.mktemp("store") / "mlruns")
+
+
+@pytest.fixture(scope="module")
+def tested(root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return run(
+        resolve(baseline(root)), store, name="tested", results=tmp_path_factory.mktemp("results")
+    )
+
+
+@pytest.fixture
+def tracker(store: Tracker) -> Iterator[Tracker]:
+    """The store, without champions."""
+    yield store
+    client = store._client
+    for model in client.search_registered_models():
+        client.delete_registered_model(model.name)
+
+
+@pytest.fixture
+def train(root: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """A trained run whose test metric is what the test says; nothing is scored for it."""
+    monkeypatch.setattr(gate, "_reproduce", lambda record: "not looked at")
+
+    def make(name: str, value: float | None, tree: Tree | None = None, **tags: str) -> str:
+        outcome = run(resolve(tree or baseline(root)), tracker, name=name, test=False)
+        added = tracker.amend(outcome.run_id)
+        added.set_tags({key.replace("__", "."): tag for key, tag in tags.items()})
+        if value is not None:
+            added.log_metrics({METRIC: value})
+        return outcome.run_id
+
+    return make
+
+
+def champion(tracker: Tracker) -> int | None:
+    version = tracker.registry.at("part")
+    return version.version if version else None
+
+
+def test_the_gate(train: Train, tracker: Tracker) -> None:
+    first, worse, better = train("a", 0.95), train("b", 0.94), train("c", 0.97)
+    one = promote(tracker, "part", ref=first)
+    assert (one.promoted, one.version, champion(tracker)) == (True, 1, 1)
+    assert "the first" in one.reason
+    refused = promote(tracker, "part", ref=worse)
+    assert not refused.promoted and not refused.is_champion and champion(tracker) == 1
+    assert "0.9400, worse: the champion (version 1) has 0.9500" in refused.reason
+    same = train("d", 0.95)
+    assert "as good" in promote(tracker, "part", ref=same).reason and champion(tracker) == 1
+    two = promote(tracker, "part", ref=better)
+    assert (two.promoted, two.version, champion(tracker)) == (True, 2, 2)
+    assert two.champion_value == 0.95 and two.value == 0.97
+    again = promote(tracker, "part", ref=better)
+    assert not again.promoted and again.is_champion and champion(tracker) == 2
+    assert len(tracker.registry.versions("part")) == 2
+    back = rollback(tracker, "part")
+    assert back.promoted and back.run_id == first and champion(tracker) == 1
+    tags = {v.version: v.tags for v in tracker.registry.versions("part")}
+    assert "vqlab.rolled_back_at" in tags[2]
+    assert tags[2]["vqlab.promoted_from"] == better and tags[2]["vqlab.metric_value"] == "0.97"
+    assert tags[2]["vqlab.champion_value"] == "0.95" and "instead of" in tags[2]["vqlab.reason"]
+    returned = promote(tracker, "part", ref=better)
+    assert returned.version == 2 and champion(tracker) == 2
+
+
+def test_min_delta_and_force(train: Train, tracker: Tracker) -> None:
+    promote(tracker, "part", ref=train("a", 0.90))
+    near = train("b", 0.91)
+    refused = promote(tracker, "part", ref=near, min_delta=0.02)
+    assert not refused.promoted and "0.02 better is asked for" in refused.reason
+    worse = train("c", 0.5)
+    forced = promote(tracker, "part", ref=worse, force=True)
+    assert forced.promoted and "by force" in forced.reason and champion(tracker) == 2
+
+
+def test_less_is_better_for_escapes(train: Train, tracker: Tracker) -> None:
+    one, two = train("a", 0.5), train("b", 0.5)
+    tracker.amend(one).log_metrics({"test/escape_rate": 0.2})
+    tracker.amend(two).log_metrics({"test/escape_rate": 0.1})
+    assert promote(tracker, "part", ref=one, metric="test/escape_rate").promoted
+    assert promote(tracker, "part", ref=two, metric="test/escape_rate").promoted
+    assert not promote(tracker, "part", ref=one, metric="test/escape_rate").promoted
+
+
+def test_other_data_is_refused_until_the_champion_is_scored_there(
+    train: Train, tracker: Tracker, root: Path, tmp_path: Path
+) -> None:
+    old = train("old", 0.8)
+    assert promote(tracker, "part", ref=old).promoted
+    other = write_tiny_set(tmp_path / "other", seed=5)
+    new = train("new", 1.0, baseline(other))
+    refused = promote(tracker, "part", ref=new)
+    assert not refused.promoted and champion(tracker) == 1
+    assert "never measured on the same data" in refused.reason
+    assert "vqlab evaluate --model champion --category part" in refused.reason
+    model = Model.load(tracker.champion("part").checkpoint, "cpu")
+    evaluate_model(model, other, tracker, tmp_path / "results")
+    compared = promote(tracker, "part", ref=new)
+    assert compared.champion_value is not None
+    assert compared.promoted == (1.0 > compared.champion_value)
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ({"vqlab__category": "screw"}, "is about screw, not part"),
+        ({"vqlab__objective": "test/image_auroc"}, "chosen on the test set"),
+        ({"vqlab__kind": "evaluate"}, "must be a finished training"),
+    ],
+)
+def test_what_may_not_be_promoted(
+    train: Train, tracker: Tracker, tags: dict[str, str], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        promote(tracker, "part", ref=train("a", 0.9, **tags))
+    assert champion(tracker) is None
+
+
+def test_an_unfinished_run_is_refused(train: Train, tracker: Tracker) -> None:
+    run_id = train("a", 0.9)
+    tracker.settle(run_id, "KILLED", {})
+    with pytest.raises(UserError, match="KILLED"):
+        promote(tracker, "part", ref=run_id)
+
+
+@pytest.mark.parametrize("metric", ["validation/pixel_auroc", "test/image_aurok", "image_auroc"])
+def test_only_test_metrics_decide(tracker: Tracker, metric: str) -> None:
+    with pytest.raises(UserError, match="metric must be one of"):
+        promote(tracker, "part", ref="x", metric=metric)
+
+
+def test_nothing_to_promote_or_to_go_back_to(train: Train, tracker: Tracker) -> None:
+    with pytest.raises(UserError, match="no finished study; sweep it first"):
+        promote(tracker, "part-without-study")
+    with pytest.raises(UserError, match="no previous champion"):
+        rollback(tracker, "part")
+    promote(tracker, "part", ref=train("a", 0.9))
+    with pytest.raises(UserError, match="no previous champion"):
+        rollback(tracker, "part")
+
+
+def test_the_checkpoint_is_scored_again_in_a_fresh_process(
+    tested: Outcome, tracker: Tracker
+) -> None:
+    result = promote(tracker, "part", ref="tested")
+    assert result.promoted
+    assert tested.test is not None and result.value == tested.test.mean["image_auroc"]
+    tags = tracker.champion("part").tags
+    assert tags["vqlab.reproduced"].endswith("bit for bit")
+    assert int(tags["vqlab.reproduced"].split()[0]) >= 4
+
+
+def test_a_checkpoint_that_scores_otherwise_is_refused(
+    tested: Outcome, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "_score_in_a_fresh_process", gate._score_in_this_process)
+    table = tracker.find(tested.run_id).artifact("results/part/scores.csv")
+    before = table.read_bytes()
+    rows = list(csv.reader(before.decode().splitlines()))
+    column = rows[0].index("score")
+    rows[1][column] = repr(float(rows[1][column]) * 1.001)
+    try:
+        with table.open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
+        with pytest.raises(UserError, match="when it was tested"):
+            promote(tracker, "part", ref="tested")
+    finally:
+        table.write_bytes(before)
+    assert champion(tracker) is None and not tracker.registry.versions("part")
+
+
+def test_the_best_of_the_latest_study_is_scored_once_and_promoted(
+    root: Path, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = make_space({"space": {"detector.floor": {"low": 0.01, "high": 0.1}}})
+    result = sweep(baseline(root), space, tracker, trials=1, results=tmp_path / "results")
+    monkeypatch.setattr(gate, "test_model", None)  # it has its test metrics already
+    monkeypatch.setattr(gate, "_score_in_a_fresh_process", gate._score_in_this_process)
+    promoted = promote(tracker, "part")
+    assert promoted.promoted and promoted.run_id == result.best.run_id
+    assert promoted.value == result.test[METRIC]
+
+
+def test_an_untested_run_is_tested_once_and_the_data_must_be_the_same(
+    root: Path, train: Train, tracker: Tracker, tmp_path: Path
+) -> None:
+    run_id = train("untested", None)
+    result = promote(tracker, "part", ref="untested", results=tmp_path / "results")
+    assert result.promoted
+    assert tracker.find(run_id).metrics[METRIC] == result.value
+    assert (tmp_path / "results" / "part" / "scores.csv").exists()
+
+    changing = write_tiny_set(tmp_path / "changing")
+    train("stale", None, merge(baseline(changing), nest("data.seed", 1)))
+    write_tiny_set(changing, seed=9)
+    with pytest.raises(UserError, match="trained on other data"):
+        promote(tracker, "part", ref="stale", results=tmp_path / "results")

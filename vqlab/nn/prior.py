@@ -1,0 +1,134 @@
+"""A learned prior over code maps: how surprising is a code, given the codes some way around it?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+REACH = 2
+"""A predictor sees a square of 2 · REACH + 1 codes a side, its middle left out."""
+HIDDEN = 128
+PLACES = 16
+"""Side of the learned map of positions, resized to the code map's."""
+
+
+class CodePrior(nn.Module):
+    """p(code | codes around it, position), one blind-spot predictor for every spacing.
+
+    The predictor of spacing d sees 24 codes: a 5 × 5 grid, d codes apart, without its middle. Near
+    codes share pixels with the one predicted, so a defect would predict itself; a wide hole keeps
+    it out. Its first layer is a dilated convolution of the quantised map, computed as a sum of rows
+    of a table (a code has only K values), which costs a fraction of the convolution.
+
+    codebook_size: K; dim: D, the length of a code; spacings: in codes.
+    """
+
+    def __init__(self, codebook_size: int, dim: int, spacings: Sequence[int]) -> None:
+        super().__init__()
+        self.codebook_size, self.spacings = codebook_size, tuple(spacings)
+        levels, taps = len(self.spacings), (2 * REACH + 1) ** 2 - 1
+        self.outside = nn.Parameter(torch.empty(1, dim))
+        """Stands for the codes beyond the map's border."""
+        self.taps = nn.Parameter(torch.empty(levels, taps, dim, HIDDEN))
+        self.position = nn.Parameter(torch.empty(levels, HIDDEN, PLACES, PLACES))
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, codebook_size)
+            )
+            for _ in self.spacings
+        )
+        self.requires_grad_(False)  # fitted by `fit`, never by a detector's training
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was fitted."""
+        nn.init.zeros_(self.outside)
+        nn.init.zeros_(self.position)
+        nn.init.normal_(self.taps, std=1 / math.sqrt(self.taps[0, :, :, 0].numel()))
+        for layer in self.heads.modules():
+            if isinstance(layer, nn.Linear):
+                layer.reset_parameters()
+
+    def fit(
+        self,
+        indices: Tensor,
+        codebook: Tensor,
+        *,
+        steps: int = 200,
+        batch_size: int = 8,
+        places: int = 2048,
+        rate: float = 3e-3,
+        seed: int = 0,
+    ) -> None:
+        """Fit to code maps of normal images, indices (N, h, w), afresh; codebook (K, D) stays.
+
+        Every step sees at most `places` random positions of `batch_size` maps. The same arguments give the
+        same prior, whatever was drawn before.
+        """
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.manual_seed(seed)
+            self.reset()
+            self.requires_grad_(True)
+            optimizer = torch.optim.AdamW(self.parameters(), rate, weight_decay=0.0)
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+            for _ in range(steps):
+                chosen = torch.randint(len(indices), (batch_size,)).to(indices.device)
+                loss = self._loss(indices[chosen], codebook, places)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+            self.requires_grad_(False)
+            optimizer.zero_grad(set_to_none=True)
+
+    def _loss(self, indices: Tensor, codebook: Tensor, places: int) -> Tensor:
+        flat, total = indices.flatten(), codebook.new_zeros(())
+        places = min(places, flat.numel())
+        for level in range(len(self.spacings)):
+            where = torch.randint(flat.numel(), (places,)).to(indices.device)
+            total = total + F.cross_entropy(
+                self.logits(indices, codebook, where, level), flat[where]
+            )
+        return total
+
+    @torch.no_grad()
+    def surprisal(self, indices: Tensor, codebook: Tensor) -> Tensor:
+        """−log p(code | context) in nats of indices (B, h, w), mean over the predictors."""
+        maps = []
+        for one in indices.split(1):  # bounds memory, and keeps batch mates apart
+            where = torch.arange(one.numel(), device=one.device)
+            levels = [
+                F.cross_entropy(
+                    self.logits(one, codebook, where, level), one.flatten(), reduction="none"
+                )
+                for level in range(len(self.spacings))
+            ]
+            maps.append(torch.stack(levels).mean(0))
+        return torch.stack(maps).view(indices.shape)
+
+    def logits(self, indices: Tensor, codebook: Tensor, where: Tensor, level: int) -> Tensor:
+        """Scores (P, K) of every code at flat positions `where` (P,) = (b · h + y) · w + x."""
+        _, height, width = indices.shape
+        spacing = self.spacings[level]
+        margin = REACH * spacing
+        padded = F.pad(indices, (margin,) * 4, value=self.codebook_size)
+        y, x = where // width % height, where % width
+        stride = width + 2 * margin
+        start = (where // (height * width) * (height + 2 * margin) + y + margin) * stride
+        steps = torch.arange(-REACH, REACH + 1, device=indices.device) * spacing
+        offsets = (steps[:, None] * stride + steps).flatten()
+        offsets = offsets[offsets != 0]
+        seen = padded.flatten()[(start + x + margin)[:, None] + offsets]
+        rows = torch.cat([codebook.detach(), self.outside])
+        table = (rows @ self.taps[level]).flatten(0, 1)
+        seen = seen + torch.arange(len(offsets), device=indices.device) * len(rows)
+        place = F.interpolate(
+            self.position[level][None], (height, width), mode="bilinear", align_corners=False
+        )
+        hidden = F.embedding_bag(seen, table, mode="sum") + place[0][:, y, x].t()
+        scores: Tensor = self.heads[level](hidden)
+        return scores
