@@ -1,4 +1,4 @@
-"""What tests share: a data set on disk and small settings that run in a second or two."""
+"""What tests share: a small data set on disk and settings that run in a second or two."""
 
 from __future__ import annotations
 
@@ -7,32 +7,51 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 REPOSITORY = Path(__file__).parent.parent
+SIDE = 64
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # a developer's own server is no place for tests
 torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session")
-def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built-in set with its `cable` and one texture; made once for all test processes."""
-    from vqlab.data.synthetic import make_synthetic
-
-    base = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent
-    return make_synthetic(base / "synthetic-set", ["cable", "fabric"])
+def _write(path: Path, pixels: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX).save(path)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")
-def small(synthetic_root: Path) -> dict[str, object]:
+def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set in MVTec AD's layout, 64 px: some pictures of the synthetic cable and fabric."""
+    from vqlab.data.synthetic import sample
+
+    root = tmp_path_factory.mktemp("small")
+    for category, defects, train in (
+        ("cable", ("missing_cable", "cut_outer_insulation"), 14),
+        ("fabric", ("hole",), 8),
+    ):
+        for index in range(train + 4):
+            split = "train" if index < train else "test"
+            image, _ = sample(category, 0, index)
+            _write(root / category / split / "good" / f"{index:03d}.png", image)
+        for defect in defects:
+            for index in range(3):
+                image, mask = sample(category, 0, index, defect)
+                _write(root / category / "test" / defect / f"{index:03d}.png", image)
+                truth = root / category / "ground_truth" / defect / f"{index:03d}_mask.png"
+                _write(truth, mask.astype("uint8") * 255)
+    return root
+
+
+@pytest.fixture(scope="session")
+def small(small_root: Path) -> dict[str, object]:
     """A recipe's tree that trains in about a second."""
     return {
-        "data": {"root": str(synthetic_root), "categories": ["cable"], "image_size": 32},
+        "data": {"root": str(small_root), "categories": ["cable"], "image_size": 32},
         "detector": {
             "name": "vqvae",
             "hidden": 8,
-            "warmup": 5,
+            "warmup": 2,
             "codebook_size": 32,
             "dim": 16,
             "scoring": {"context_steps": 5},

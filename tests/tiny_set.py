@@ -51,6 +51,7 @@ def tiny_recipe(root: Path, category: str = "part", **training: Any) -> dict[str
             "dim": 8,
             "warmup": 1,
             "codebook_size": 16,
+            "scoring": {"context_steps": 3},
         },
         "training": {"epochs": 2, "device": "cpu", "threads": 1, **training},
     }

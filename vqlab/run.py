@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from copy import copy, deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -212,7 +213,9 @@ def _train(
     def after(epoch: int, metrics: dict[str, float]) -> None:
         every = config.training.validate_every
         if every and epoch % every == 0 and epoch < config.training.epochs:
-            _, report = judge(config, trainer, splits, tracked.id)
+            copied = copy(trainer)  # judging calibrates, which must not change what is trained
+            copied.detector = deepcopy(trainer.detector)
+            _, report = judge(config, copied, splits, tracked.id)
             metrics |= report.keyed("validation")
         save_state(state, trainer.state())
         tracked.log_metrics(metrics, step=epoch)

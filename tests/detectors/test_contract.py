@@ -15,10 +15,12 @@ from vqlab.types import InputSpec, Pyramid, UserError
 
 SIDE = 32
 SPEC = InputSpec(channels=(3,), sizes=((SIDE, SIDE),), image_size=(SIDE, SIDE))
+SMALL = {"hidden": 16, "codebook_size": 32, "dim": 8, "scoring": {"context_steps": 30}}
 QUICK: dict[str, list[dict[str, Any]]] = {
     "vqvae": [
-        {"hidden": 16, "codebook_size": 32, "dim": 8, "warmup": 20},
-        {"hidden": 16, "codebook_size": 32, "dim": 8, "warmup": 0, "latent_norm": "none"}
+        SMALL | {"warmup": 20},
+        SMALL
+        | {"warmup": 0, "latent_norm": "none"}
         | {"learning": "gradient", "init": "random", "restart": 0},
     ],
 }

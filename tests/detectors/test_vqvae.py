@@ -73,7 +73,8 @@ def calibrate(part: VQVAE) -> None:
 
 def test_recipe_of_the_paper_is_the_published_network() -> None:
     part = published()
-    shapes = [tuple(weights.shape) for weights in part.parameters() if weights.ndim == 4]
+    learned = [weights for weights in part.parameters() if weights.requires_grad]
+    shapes = [tuple(weights.shape) for weights in learned if weights.ndim == 4]
     hidden = 128
     assert shapes == [
         (hidden, 3, 4, 4),
@@ -234,14 +235,23 @@ def test_training_shorter_than_the_warmup_still_scores_by_codes(levels: int) -> 
 
 
 @pytest.mark.parametrize("term", TERMS)
-@pytest.mark.parametrize("normalise", ["global", "pixel"])
-def test_normalised_terms_are_standard_over_held_out_normals(
-    trained: VQVAE, term: str, normalise: str
+def test_globally_normalised_terms_are_standard_over_held_out_normals(
+    trained: VQVAE, term: str
 ) -> None:
-    part = scored_by(trained, term, normalise=normalise)
-    maps = part.score((rings(12, seed=2),)).anomaly_map
+    maps = scored_by(trained, term, normalise="global").score((rings(12, seed=2),)).anomaly_map
     assert float(maps.mean()) == pytest.approx(0, abs=1e-3)
-    assert float(maps.std()) == pytest.approx(1, abs=0.3 if normalise == "pixel" else 1e-3)
+    assert float(maps.std()) == pytest.approx(1, abs=1e-3)
+
+
+def test_terms_normalised_by_pixel_are_centred_at_each_of_them(trained: VQVAE) -> None:
+    part = scored_by(trained, "error", normalise="pixel")
+    held_out = (rings(12, seed=2),)
+    maps = part.score(held_out).anomaly_map
+    assert float(maps.mean(0).abs().max()) < 1e-3
+    torch.testing.assert_close(
+        maps * part.normality.pixel_sd[0] + part.normality.pixel_mean[0], part.terms(held_out)[0]
+    )
+    )
 
 
 @pytest.mark.parametrize("term", TERMS)
@@ -265,6 +275,13 @@ def test_map_is_the_weighted_sum_of_its_terms(trained: VQVAE) -> None:
     torch.testing.assert_close(both.score(images).anomaly_map, expected)
 
 
+def test_a_collapsed_codebook_leaves_the_error_to_decide(trained: VQVAE) -> None:
+    part = scored_by(trained, "error", "context")
+    one_code = torch.zeros(8, 8, 8, dtype=torch.int64)
+    part.prior.fit(one_code, part.quantizer.codebook, steps=60, places=64)
+    assert part._explains(one_code, one_code) == 0
+
+
 def test_where_codes_are_noise_the_error_decides(trained: VQVAE) -> None:
     part = scored_by(trained, "error", "context")
     noise = torch.randint(64, (40, 8, 8), generator=torch.Generator().manual_seed(0))
@@ -279,7 +296,7 @@ def test_relative_error_measures_each_place_by_its_own(trained: VQVAE) -> None:
     mean = part.error_mean
     expected = (error - mean) / (mean + 0.3 * mean.mean())
     torch.testing.assert_close(part.terms((images,))[0], expected)
-    assert float(part.terms((rings(32),))[0].mean()) == pytest.approx(0, abs=0.02)
+    assert float(part.terms((rings(32),))[0].mean()) == pytest.approx(0, abs=0.05)
 
 
 @pytest.mark.parametrize("kind", ["max", "mean", "top"])

@@ -17,14 +17,14 @@ from vqlab.types import InputSpec, Pyramid, Scores
 class Scoring(Settings):
     """What may change without fitting again."""
 
-    smoothing: float = Field(1 / 64, ge=0, le=0.25)
+    smoothing: float = Field(default=1 / 64, ge=0, le=0.25)
     """Standard deviation of the Gaussian over the map, as a share of the image's side."""
 
 
 class MeanImageSettings(Settings):
     """Settings of `mean_image`; its recipe sets `training.epochs: 0`."""
 
-    floor: float = Field(0.02, gt=0, le=1)
+    floor: float = Field(default=0.02, gt=0, le=1)
     """Smallest standard deviation of a pixel, on the scale of the image's values."""
     scoring: Scoring = Scoring()
 

@@ -298,11 +298,14 @@ class VQVAE(Detector):
         self.normality.fit(self.terms(pyramid) for pyramid in held_out)
 
     def _explains(self, train: Tensor, held_out: Tensor) -> float:
-        """1 − mean surprisal of the held-out codes / entropy of the usage of codes, in [0, 1]."""
+        """1 − mean surprisal of the held-out codes / entropy of the usage of codes, in [0, 1].
+
+        Less where the entropy is under a nat: a collapsed codebook explains nothing.
+        """
         usage = torch.bincount(train.flatten(), minlength=self.config.codebook_size).double()
         entropy = float(torch.special.entr(usage / usage.sum()).sum())
         surprisal = float(self.prior.surprisal(held_out, self.quantizer.codebook).mean())
-        return min(1.0, max(0.0, 1 - surprisal / max(entropy, 1e-12)))
+        return max(0.0, entropy - surprisal) / max(entropy, 1.0)
 
     def panels(self, pyramid: Pyramid) -> dict[str, Tensor]:
         (images,) = pyramid

@@ -66,8 +66,8 @@ class CodePrior(nn.Module):
     ) -> None:
         """Fit to code maps of normal images, indices (N, h, w), afresh; codebook (K, D) stays.
 
-        Every step sees at most `places` random positions of `batch_size` maps. The same arguments give the
-        same prior, whatever was drawn before.
+        Every step sees at most `places` random positions of `batch_size` maps. The same arguments
+        give the same prior, whatever was drawn before.
         """
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(seed)
