@@ -51,6 +51,5 @@ def load(
     Raises UserError where there is no such thing.
     """
     from vqlab.predict import load_model
-    from vqlab.tracking import Tracker
 
-    return load_model(reference, category, Tracker.open(Path(mlruns)))
+    return load_model(reference, category, Path(mlruns))

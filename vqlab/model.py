@@ -163,4 +163,5 @@ def _as_rgb(image: Array) -> Array:
 
 def _to_picture(panel: Array, geometry: Any) -> Array:
     channels = [to_original(channel, geometry) for channel in panel]
-    return (np.stack(channels, axis=2).clip(0, 1) * 255).round().astype(np.uint8)
+    picture: Array = (np.stack(channels, axis=2).clip(0, 1) * 255).round().astype(np.uint8)
+    return picture

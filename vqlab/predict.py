@@ -25,13 +25,14 @@ class PredictedFile:
     picture: Path
 
 
-def load_model(reference: str, category: str | None, tracker: Tracker) -> Model:
+def load_model(reference: str, category: str | None, mlruns: Path) -> Model:
     """The model meant by `champion`, a checkpoint file, or a run (id, start of it, name).
 
     Raises UserError where there is no such thing, saying what there is.
     """
     if Path(reference).suffix == ".safetensors":
         return Model.load(Path(reference))
+    tracker = Tracker.open(mlruns)
     if reference != "champion":
         return Model.load(tracker.find(reference).checkpoint())
     if category is None:

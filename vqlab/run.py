@@ -134,7 +134,8 @@ def run(
         tracked.log_metrics(validation.keyed("validation"), step=config.training.epochs)
         model.save(tracked.folder / CHECKPOINT)
         tracked.log_artifact(tracked.folder / CHECKPOINT, "checkpoint")
-        report, beside, pictures = None, {}, None
+        report, pictures = None, None
+        beside: dict[str, Report] = {}
         if test:
             report, beside, pictures = test_model(
                 model, config, splits, tracked, results, on_progress

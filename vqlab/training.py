@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vqlab.config import Settings
 from vqlab.data import ImageSet
 from vqlab.detectors import Detector
+from vqlab.features import Backbone
 from vqlab.types import Pyramid, UserError
 
 OnEpoch = Callable[[int, dict[str, float]], None]
@@ -68,14 +69,15 @@ class Pyramids:
     """The pyramids of a set of images, batch by batch; may be iterated any number of times."""
 
     def __init__(
-        self, images: ImageSet, backbone: nn.Module, device: torch.device, batch_size: int
+        self, images: ImageSet, backbone: Backbone, device: torch.device, batch_size: int
     ) -> None:
         self.images, self.backbone, self.device = images, backbone, device
         self.batch_size = batch_size
 
     def __iter__(self) -> Iterator[Pyramid]:
         for batch in self.images.batches(self.batch_size):
-            yield self.backbone(batch.images.to(self.device))
+            pyramid: Pyramid = self.backbone(batch.images.to(self.device))
+            yield pyramid
 
 
 class Trainer:
@@ -89,7 +91,7 @@ class Trainer:
     def __init__(
         self,
         detector: Detector,
-        backbone: nn.Module,
+        backbone: Backbone,
         images: ImageSet,
         settings: TrainingSettings,
         device: torch.device,
@@ -147,7 +149,7 @@ class Trainer:
             losses = self.detector.loss(pyramid)
         if self.optimizer is not None:
             self.optimizer.zero_grad(set_to_none=True)
-            losses["loss"].backward()
+            losses["loss"].backward()  # type: ignore[no-untyped-call]
             if self.settings.clip is not None:
                 nn.utils.clip_grad_norm_(self.detector.parameters(), self.settings.clip)
             self.optimizer.step()

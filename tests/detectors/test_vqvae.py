@@ -251,7 +251,6 @@ def test_terms_normalised_by_pixel_are_centred_at_each_of_them(trained: VQVAE) -
     torch.testing.assert_close(
         maps * part.normality.pixel_sd[0] + part.normality.pixel_mean[0], part.terms(held_out)[0]
     )
-    )
 
 
 @pytest.mark.parametrize("term", TERMS)
@@ -269,10 +268,12 @@ def test_map_is_the_weighted_sum_of_its_terms(trained: VQVAE) -> None:
     equal = scored_by(trained, *TERMS, balance="equal").score(images).anomaly_map
     torch.testing.assert_close(equal, sum(single.values()))
     both = scored_by(trained, "error", "context")
-    share = float(both.explained)
-    assert 0 < share < 1
+    both.explained.fill_(0.2)
+    share = 0.4
     expected = (1 - share) * single["error"] + share * single["context"]
     torch.testing.assert_close(both.score(images).anomaly_map, expected)
+    both.explained.fill_(0.7)  # from a half on the surprisals decide alone
+    torch.testing.assert_close(both.score(images).anomaly_map, single["context"])
 
 
 def test_a_collapsed_codebook_leaves_the_error_to_decide(trained: VQVAE) -> None:

@@ -24,9 +24,8 @@ ModelRef = Annotated[
 
 def _load(reference: str, category: str | None, mlruns: Path) -> Model:
     from vqlab.predict import load_model
-    from vqlab.tracking import Tracker
 
-    return load_model(reference, category, Tracker.open(mlruns))
+    return load_model(reference, category, mlruns)
 
 
 @app.command(short_help="Score images: verdicts and pictures.")
@@ -130,8 +129,8 @@ def ui(
 ) -> None:
     """Open the MLflow UI on everything tracked here (stop with Ctrl-C)."""
     from vqlab.cli.progress import out
-    from vqlab.tracking import Tracker
+    from vqlab.tracking import ui_command
 
-    argv, env = Tracker.open(mlruns).ui_command(host=host, port=port)
+    argv, env = ui_command(mlruns, host=host, port=port)
     out.print(f"MLflow UI: http://{host}:{port}/#/experiments?workflowType=machine_learning")
     os.execvpe(argv[0], argv, {**os.environ, **env})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -45,6 +46,22 @@ def _bars() -> Progress:
 
 
 @contextmanager
+def counting() -> Iterator[OnProgress]:
+    """A progress bar for every kind of work that is counted; a line each where not a terminal."""
+    progress = _bars()
+    with progress:
+        yield partial(_count, progress, {})
+
+
+def _count(progress: Progress, tasks: dict[str, TaskID], what: str, done: int, total: int) -> None:
+    if what not in tasks:
+        tasks[what] = progress.add_task(what, total=total, metrics="")
+        if not out.is_terminal:
+            out.print(f"{what}: {total}")
+    progress.update(tasks[what], completed=done, total=total)
+
+
+@contextmanager
 def work(title: str) -> Iterator[tuple[OnEpoch, OnProgress]]:
     """Progress bars over epochs and over what follows them (scoring, drawing).
 
@@ -52,22 +69,14 @@ def work(title: str) -> Iterator[tuple[OnEpoch, OnProgress]]:
     """
     progress = _bars()
     training = progress.add_task(title, total=None, metrics="")
-    others: dict[str, TaskID] = {}
 
     def on_epoch(epoch: int, total: int, metrics: dict[str, float]) -> None:
         progress.update(training, completed=epoch, total=total, metrics=watched(metrics))
         if not out.is_terminal:
             out.print(f"{title}: epoch {epoch} of {total}, {watched(metrics)}")
 
-    def on_progress(what: str, done: int, total: int) -> None:
-        if what not in others:
-            others[what] = progress.add_task(what, total=total, metrics="")
-            if not out.is_terminal:
-                out.print(f"{title}: {what}, {total} images")
-        progress.update(others[what], completed=done, total=total)
-
     with progress:
-        yield on_epoch, on_progress
+        yield on_epoch, partial(_count, progress, {})
 
 
 def watched(metrics: Mapping[str, float]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,10 +75,11 @@ def say_budget(preset: str, config: RunConfig) -> None:
 
 def say_data(config: RunConfig) -> None:
     """One loud line saying which data are used."""
-    from vqlab.cli.progress import out
+    from vqlab.cli.progress import counting, out
     from vqlab.data import describe_source, find_root
 
-    root, source = find_root(config.data)
+    with counting() as on_progress:
+        root, source = find_root(config.data, partial(on_progress, "drawing the synthetic set"))
     style = "bold yellow" if source == "synthetic" else "bold"
     out.print(f"[{style}]{describe_source(root, source)}[/]")
 

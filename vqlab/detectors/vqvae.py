@@ -61,8 +61,9 @@ class Scoring(Settings):
     normalise: Normalise = "excess"
     """How terms are made comparable by held-out normal images: `vqlab.nn.normality.Normality`."""
     balance: Literal["explained", "equal"] = "explained"
-    """`explained`: surprisals weigh as much as the learned prior explains of the codes' entropy on
-    held-out normal images (none, where codes are noise to it), the error weighs the rest."""
+    """`explained`: surprisals weigh twice the share of the codes' entropy that the learned prior
+    explains on held-out normal images, at most 1 (none, where codes are noise to it); the error
+    weighs the rest."""
     error_smoothing: float = Field(1 / 128, ge=0, le=0.25)
     """Standard deviation of the Gaussian over the error, as a share of the image's side."""
     code_smoothing: float = Field(1 / 32, ge=0, le=0.25)
@@ -266,8 +267,9 @@ class VQVAE(Detector):
         weights = torch.ones(len(TERMS), device=self.explained.device)
         scoring = self.config.scoring
         if scoring.balance == "explained" and "error" in scoring.terms and len(scoring.terms) > 1:
-            weights[0] = 1 - self.explained
-            weights[1:] = self.explained / (len(scoring.terms) - 1)
+            share = (2 * self.explained).clamp_max(1)
+            weights[0] = 1 - share
+            weights[1:] = share / (len(scoring.terms) - 1)
         return weights
 
     @torch.no_grad()

@@ -79,7 +79,7 @@ class CodePrior(nn.Module):
                 chosen = torch.randint(len(indices), (batch_size,)).to(indices.device)
                 loss = self._loss(indices[chosen], codebook, places)
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
             self.requires_grad_(False)
@@ -99,7 +99,7 @@ class CodePrior(nn.Module):
     def surprisal(self, indices: Tensor, codebook: Tensor) -> Tensor:
         """−log p(code | context) in nats of indices (B, h, w), mean over the predictors."""
         maps = []
-        for one in indices.split(1):  # bounds memory, and keeps batch mates apart
+        for one in indices.unsqueeze(1):  # bounds memory, and keeps batch mates apart
             where = torch.arange(one.numel(), device=one.device)
             levels = [
                 F.cross_entropy(
