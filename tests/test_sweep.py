@@ -42,7 +42,7 @@ from vqlab.sweep import (
 from vqlab.sweep import study as studies
 from vqlab.sweep.space import plan
 from vqlab.sweep.trial import best_thresholds, dead_codebook, pixel_f1
-from vqlab.tracking import Tracker
+from vqlab.tracking import Run, Tracker
 from vqlab.types import Scores, UserError
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -154,6 +154,16 @@ def test_thresholds_are_a_grid_within_the_trial(tree: Tree) -> None:
     assert list(checked.sampled) == ["detector.codebook_size"]
     rates = [c["threshold.pixel_false_positive_rate"] for c in checked.threshold_settings()]
     assert rates == pytest.approx([0.01, 0.03, 0.05])
+
+
+@pytest.mark.parametrize(
+    ("validations", "epochs", "at"),
+    [(3, 12, [3, 6, 9]), (3, 30, [8, 16, 24]), (1, 12, [6]), (0, 12, []), (3, 2, [1]), (3, 1, [])],
+)
+def test_trials_are_validated_in_between(validations: int, epochs: int, at: list[int]) -> None:
+    axes = {"detector.codebook_size": {"choices": [8]}}
+    every = make_space({"space": axes, "validations": validations}).validate_every(epochs)
+    assert [e for e in range(1, epochs) if every and e % every == 0] == at
 
 
 def test_the_study_is_named_after_all_that_matters(tree: Tree) -> None:
@@ -273,7 +283,7 @@ def test_a_trial_that_always_kills_is_given_up(tmp_path: Path) -> None:
     for _ in range(6):
         study.ask()
         queued.append(studies.reconcile(study))
-    assert queued[:3] == [[0], [1], []]
+    assert queued == [[0], [1], [2], [3], [], [5]]
 
 
 def test_a_live_codebook_beats_a_better_dead_one(tmp_path: Path) -> None:
@@ -528,12 +538,12 @@ class Scripted(base.Detector):
 def scripted(monkeypatch: pytest.MonkeyPatch, tree: Tree) -> Tree:
     monkeypatch.setitem(base._REGISTER, "scripted", Scripted)
 
-    def write_nothing(results: Path, *_: Any) -> list[Path]:
-        (results / "part").mkdir(parents=True, exist_ok=True)
-        return [results / "part"]
+    def tested(model: Any, config: Any, splits: Any, run: Run, results: Path) -> Any:
+        run.log_metrics({"test/image_auroc": 1.0})
+        return None, None, results
 
-    # Pictures are drawn in `swept`; they take longer than all the rest.
-    monkeypatch.setattr("vqlab.run.write_results", write_nothing)
+    # The test set is scored and drawn in `swept`; that takes longer than all the rest.
+    monkeypatch.setattr("vqlab.sweep.finish.test_model", tested)
     monkeypatch.setattr("vqlab.run.loss_curves", lambda history: Figure(figsize=(1, 1)))
     return {**tree, "detector": {"name": "scripted"}}
 

@@ -38,7 +38,7 @@ def recipe_tree(
     else:
         tree = read_recipe(path)
     if preset != "full":
-        tree = merge(tree, _preset(preset))
+        tree = merge(tree, _preset(preset, tree))
     if category is not None:
         tree = merge(tree, nest("data.categories", "all" if category == "all" else [category]))
     if data is not None:
@@ -46,9 +46,14 @@ def recipe_tree(
     return merge(tree, parse_overrides(overrides))
 
 
-def _preset(name: str) -> Tree:
+def _preset(name: str, tree: Tree) -> Tree:
+    """A preset's tree; of its section `detectors` only what is for the recipe's detector."""
     path = EXPERIMENTS / "presets" / f"{name}.yaml"
     if not path.exists():
         there = ["full", *sorted(p.stem for p in path.parent.glob("*.yaml"))]
         raise UserError(f"preset must be one of {', '.join(there)}; got {name!r}.")
-    return read_recipe(path)
+    preset = read_recipe(path)
+    of_detectors = preset.pop("detectors", {})
+    section = tree.get("detector", {})
+    detector = section.get("name", "vqvae") if isinstance(section, dict) else section
+    return merge(preset, {"detector": of_detectors[detector]} if detector in of_detectors else {})

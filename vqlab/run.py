@@ -216,7 +216,7 @@ def _train(
         if every and epoch % every == 0 and epoch < config.training.epochs:
             copied = copy(trainer)  # judging calibrates, which must not change what is trained
             copied.detector = deepcopy(trainer.detector)
-            _, report = judge(config, copied, splits, tracked.id)
+            _, report = judge(config, copied, splits, tracked.id, effort=0.2)
             metrics |= report.keyed("validation")
         save_state(state, trainer.state())
         tracked.log_metrics(metrics, step=epoch)
@@ -227,14 +227,16 @@ def _train(
         tracked.log_figure(loss_curves(trainer.history), "curves/loss.png")
 
 
-def judge(config: RunConfig, trainer: Trainer, splits: Splits, run_id: str) -> tuple[Model, Report]:
+def judge(
+    config: RunConfig, trainer: Trainer, splits: Splits, run_id: str, effort: float = 1.0
+) -> tuple[Model, Report]:
     """Calibrate the detector, choose thresholds and measure it, all without the test set."""
     detector, backbone, device = trainer.detector, trainer.backbone, trainer.device
     detector.eval()
-    detector.calibrate(
-        Pyramids(splits.train, backbone, device, 16),
-        Pyramids(splits.held_out, backbone, device, 16),
+    train, held_out = (
+        Pyramids(images, backbone, device, 16) for images in (splits.train, splits.held_out)
     )
+    detector.calibrate(train, held_out, effort)
     meta = {
         "config": dump(config),
         "data": {

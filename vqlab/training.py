@@ -105,12 +105,14 @@ class Trainer:
     def fit(self, on_epoch: OnEpoch) -> None:
         """Train to the last epoch; `on_epoch(epoch, metrics)` after each, counted from 1.
 
-        Raises UserError where the loss is no longer a finite number.
+        A detector without weights to learn is only prepared. Raises UserError where the loss is no
+        longer a finite number.
         """
         if not self.history:
             seed_everything(self.settings.seed, 0)
             self.detector.prepare(Pyramids(self.images, self.backbone, self.device, 32))
-        for epoch in range(len(self.history) + 1, self.settings.epochs + 1):
+        epochs = self.settings.epochs if self.optimizer else 0
+        for epoch in range(len(self.history) + 1, epochs + 1):
             metrics = self._epoch(epoch)
             self.history.append(metrics)
             on_epoch(epoch, metrics)
@@ -147,19 +149,20 @@ class Trainer:
         cast = self.settings.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16) if cast else nullcontext():
             losses = self.detector.loss(pyramid)
-        if self.optimizer is not None:
-            self.optimizer.zero_grad(set_to_none=True)
-            losses["loss"].backward()  # type: ignore[no-untyped-call]
-            if self.settings.clip is not None:
-                nn.utils.clip_grad_norm_(self.detector.parameters(), self.settings.clip)
-            self.optimizer.step()
+        assert self.optimizer is not None
+        self.optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()  # type: ignore[no-untyped-call]
+        if self.settings.clip is not None:
+            nn.utils.clip_grad_norm_(self.detector.parameters(), self.settings.clip)
+        self.optimizer.step()
         return {name: value.detach() for name, value in losses.items()}
 
     def _set_rate(self, step: int, steps: int) -> float:
         rate = self.settings.learning_rate
         if self.settings.schedule == "cosine":
             rate *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / max(steps - 1, 1)))
-        for group in self.optimizer.param_groups if self.optimizer else ():
+        assert self.optimizer is not None
+        for group in self.optimizer.param_groups:
             group["lr"] = rate
         return rate
 

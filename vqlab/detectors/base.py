@@ -44,12 +44,13 @@ class Detector(nn.Module, ABC):
         """Once before the first epoch: fit what is not learned by gradient (a memory bank)."""
 
     def calibrate(  # noqa: B027  (optional)
-        self, train: Iterable[Pyramid], held_out: Iterable[Pyramid]
+        self, train: Iterable[Pyramid], held_out: Iterable[Pyramid], effort: float = 1.0
     ) -> None:
         """Once training ended: fit the statistics that `score` needs, on normal images only.
 
         `train` yields the images trained on, `held_out` normal images never trained on. Both may
-        be iterated several times. Calling it again replaces what it fitted.
+        be iterated several times. Calling it again replaces what it fitted. `effort` is the share
+        of the work to spend, below 1 for a judgement while training.
         """
 
     def health(self) -> dict[str, float]:

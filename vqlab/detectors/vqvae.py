@@ -74,7 +74,7 @@ class Scoring(Settings):
     context: tuple[float, ...] = Field((0.094, 0.156), min_length=1)
     """What the learned prior looks at: how far apart its 5 × 5 codes are, a predictor for each, as
     a share of the code map's side."""
-    context_steps: int = Field(200, ge=1)
+    context_steps: int = Field(400, ge=1)
     """Steps for which the learned prior is fitted."""
     spread: float = Field(1.0, ge=0)
     """Standard deviation, in codes, over which counts by position are shared."""
@@ -280,7 +280,9 @@ class VQVAE(Detector):
         return {"squared_error": Scores(error, error.amax((1, 2)))}
 
     @torch.no_grad()
-    def calibrate(self, train: Iterable[Pyramid], held_out: Iterable[Pyramid]) -> None:
+    def calibrate(
+        self, train: Iterable[Pyramid], held_out: Iterable[Pyramid], effort: float = 1.0
+    ) -> None:
         scoring = self.config.scoring
         if not self.quantizer.initialised:  # training was shorter than the warm-up
             self.quantizer.initialise(torch.cat([self.latents(images) for (images,) in train]))
@@ -294,7 +296,8 @@ class VQVAE(Detector):
         indices = torch.cat(seen)
         self.surprisal.fit([indices], spread=scoring.spread, prior=scoring.prior)
         if "context" in scoring.terms:
-            self.prior.fit(indices, self.quantizer.codebook, steps=scoring.context_steps)
+            steps = max(1, round(effort * scoring.context_steps))
+            self.prior.fit(indices, self.quantizer.codebook, steps=steps)
             unseen = [self.reconstruct(images)[1] for (images,) in held_out]
             self.explained.fill_(self._explains(indices, torch.cat(unseen)))
         self.normality.fit(self.terms(pyramid) for pyramid in held_out)

@@ -129,6 +129,7 @@ class CodePrior(nn.Module):
         place = F.interpolate(
             self.position[level][None], (height, width), mode="bilinear", align_corners=False
         )
-        hidden = F.embedding_bag(seen, table, mode="sum") + place[0][:, y, x].t()
+        here = F.embedding(y * width + x, place[0].flatten(1).t())
+        hidden = F.embedding_bag(seen, table, mode="sum") + here
         scores: Tensor = self.heads[level](hidden)
         return scores

@@ -47,7 +47,8 @@ def finish(
     shown = row(best)
     assert shown.run_id is not None
     record = tracker.find(shown.run_id)
-    pictures = results / "+".join(objective.splits.categories)
+    categories = objective.splits.categories
+    pictures = results / categories[0] if len(categories) == 1 else results
     if record.tags.get(TESTED) != "true":
         pictures = _test_once(objective, record, results)
         record = tracker.find(shown.run_id)

@@ -18,7 +18,7 @@ from vqlab.sweep.events import OnEvent, StudyOpened, SweepResult, TrialFinished
 from vqlab.sweep.finish import finish
 from vqlab.sweep.project import project, project_all, row, tidy
 from vqlab.sweep.space import Plan, Space, plan
-from vqlab.sweep.trial import Objective, validations_every
+from vqlab.sweep.trial import Objective
 from vqlab.tracking import Run, Tracker
 from vqlab.types import UserError
 
@@ -60,7 +60,7 @@ def sweep(
             studies.open_storage(database),
             name,
             space.direction,
-            warmup=validations_every(checked.config.training.epochs),
+            warmup=_warmup(space, checked.config.training.epochs),
         )
         notes = _notes(study, checked.base_name(splits, preset))
         link = tracker.study_link(
@@ -76,6 +76,11 @@ def sweep(
                 deadline = float("inf") if timeout is None else started + timeout
                 _run_trials(objective, trials, seed, deadline)
         return finish(objective, trials, link, results, started)
+
+
+def _warmup(space: Space, epochs: int) -> int:
+    """Epochs before which nothing is pruned: the first of several validations says too little."""
+    return space.validate_every(epochs) + 1 if space.validations > 1 else 0
 
 
 def _plan_for_one_model(space: Space, tree: Tree) -> Plan:

@@ -61,6 +61,13 @@ class Space:
 
     objective: str
     axes: dict[str, Axis]
+    validations: int = 3
+    """Validations within a trial, by which it may be pruned; each calibrates the detector anew."""
+
+    def validate_every(self, epochs: int) -> int:
+        """Epochs between a trial's validations; 0 for none but the last."""
+        every = math.ceil(epochs / (self.validations + 1))
+        return every if self.validations and every < epochs else 0
 
     @property
     def direction(self) -> Literal["maximize", "minimize"]:
@@ -70,6 +77,7 @@ class Space:
 
 class _SpaceFile(Settings):
     objective: str = "validation/pixel_auroc"
+    validations: int = Field(3, ge=0)
     space: dict[str, dict[str, Any]]
 
 
@@ -83,7 +91,7 @@ def read_space(path: Path) -> Space:
 
 
 def make_space(tree: Mapping[str, Any]) -> Space:
-    """A space from `{"objective": …, "space": {setting: {"choices": …} or {"low": …}}}`."""
+    """A space from `{"objective": …, "validations": …, "space": {setting: {"choices": …}}}`."""
     raw = validate(_SpaceFile, tree)
     axes = {}
     for setting, values in raw.space.items():
@@ -96,7 +104,7 @@ def make_space(tree: Mapping[str, Any]) -> Space:
             )
     if not axes:
         raise UserError("a sweep's space must name at least one setting; got none.")
-    return Space(_checked_objective(raw.objective), axes)
+    return Space(_checked_objective(raw.objective), axes, raw.validations)
 
 
 def _checked_objective(objective: str) -> str:

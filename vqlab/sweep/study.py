@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from vqlab.types import UserError
 
 _HEARTBEAT, _GRACE = 60, 180
-_CHAIN = 3
+_CHAIN = 5
 """A trial that ends its process this often in a row is not tried again."""
 _STARTUP = 5
 """Trials before the sampler models anything and the pruner prunes: budgets are small."""

@@ -14,6 +14,7 @@ import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from vqlab.checkpoint import load_state
 from vqlab.config import digest, dump, merge, nest, validate
 from vqlab.data import Splits, load_dataset
 from vqlab.evaluation import (
@@ -88,7 +89,7 @@ class Objective:
         config = resolve(self.plan.tree_of(params))
         if config.training.validate_every:
             return config
-        every = validations_every(config.training.epochs)
+        every = self.plan.space.validate_every(config.training.epochs)
         return resolve(merge(dump(config), nest("training.validate_every", every)))
 
     def splits_for(self, config: RunConfig) -> Splits:
@@ -124,10 +125,11 @@ class Objective:
         state = self.tracker.run_folder(before.user_attrs.get(RUN_ID, "none")) / STATE
         if not state.exists():
             return 0
+        epochs = len(load_state(state)["history"])
         folder = self.tracker.run_folder(tracked.id)
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(state, folder / STATE)
-        return 1 + max(before.intermediate_values, default=0)
+        return epochs
 
     def _watch(
         self,
@@ -197,11 +199,6 @@ class Objective:
         if not math.isfinite(value):
             raise UserError(f"the objective {self.plan.space.objective} is {value}, no number.")
         return value
-
-
-def validations_every(epochs: int) -> int:
-    """Epochs between validations, for about three before the last epoch's; 0 for none."""
-    return 0 if epochs < 2 else math.ceil(epochs / 4)
 
 
 def dead_codebook(metrics: Mapping[str, float]) -> str:

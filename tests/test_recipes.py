@@ -1,0 +1,64 @@
+"""Every recipe, preset and sweep space that is shipped is valid; presets lie under overrides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vqlab.errors import UserError
+from vqlab.recipes import recipe_tree
+from vqlab.run import resolve
+from vqlab.sweep import read_space
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+RECIPES = [
+    p for p in EXPERIMENTS.rglob("*.yaml") if p.relative_to(EXPERIMENTS).parts[0] not in (
+        "sweeps", "presets",
+    )
+]  # fmt: skip
+PRESETS = ["full", *sorted(p.stem for p in (EXPERIMENTS / "presets").glob("*.yaml"))]
+
+
+@pytest.fixture(autouse=True)
+def in_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(EXPERIMENTS.parent)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_recipe_is_valid_under_every_preset(path: Path, preset: str) -> None:
+    assert path.read_text().startswith("# ")
+    resolve(recipe_tree(str(path), preset=preset))
+
+
+@pytest.mark.parametrize(
+    "path", list((EXPERIMENTS / "sweeps").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_every_space_is_valid(path: Path) -> None:
+    space = read_space(path)
+    assert space.objective.startswith("validation/")
+    resolve({"detector": path.stem})
+
+
+def test_a_name_finds_its_recipe() -> None:
+    assert recipe_tree("paper/vqvae")["detector"]["learning"] == "gradient"
+
+
+def test_the_later_wins() -> None:
+    tree = recipe_tree("vqvae", ["training.epochs=7"], "bottle", "/data", "quick")
+    assert tree["training"]["epochs"] == 7
+    assert tree["data"]["image_size"] == 128
+    assert (tree["data"]["categories"], tree["data"]["root"]) == (["bottle"], "/data")
+    assert tree["detector"]["scoring"]["context_steps"] == 100
+
+
+def test_a_preset_says_to_a_detector_only_what_it_knows() -> None:
+    other = recipe_tree("vqvae", preset="quick")
+    assert "detectors" not in other
+    resolve({**other, "detector": "mean_image"})
+
+
+def test_an_unknown_preset_is_a_sentence() -> None:
+    with pytest.raises(UserError, match="preset must be one of full, quick, tiny; got 'fast'"):
+        recipe_tree("vqvae", preset="fast")
