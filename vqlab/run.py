@@ -129,7 +129,11 @@ def run(
     splits = splits or load_dataset(config.data)
     trainer = make_trainer(config, splits, device)
     with resumed or start(tracker, config, splits, name, tags, parent) as tracked:
-        _train(trainer, config, splits, tracked, on_epoch)
+        try:
+            _train(trainer, config, splits, tracked, on_epoch)
+        except KeyboardInterrupt as error:
+            how = f"go on with: vqlab train --resume {tracked.id[:12]}"
+            raise type(error)(f"interrupted after epoch {len(trainer.history)}; {how}") from None
         model, validation = judge(config, trainer, splits, tracked.id)
         tracked.log_metrics(validation.keyed("validation"), step=config.training.epochs)
         model.save(tracked.folder / CHECKPOINT)

@@ -185,4 +185,4 @@ class Trainer:
 def deterministic() -> None:
     """Ask torch for algorithms that give the same bits each time (cuBLAS needs the variable)."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # as use_deterministic_algorithms, but quick

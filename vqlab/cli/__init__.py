@@ -36,8 +36,6 @@ def main() -> NoReturn:
     os.environ.setdefault("MPLBACKEND", "Agg")
     try:
         app(standalone_mode=True)
-    except KeyboardInterrupt:
-        _end("interrupted; what was finished is kept.", 130)
     except UserError as error:
         _end(str(error), 2)
     except OSError as error:

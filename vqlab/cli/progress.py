@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -43,6 +44,16 @@ def _bars() -> Progress:
         console=out,
         disable=not out.is_terminal,
     )
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C inside ends the program with the sentence that says how to go on, and status 130."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        print(f"vqlab: {str(error) or 'interrupted; nothing is lost.'}", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 @contextmanager

@@ -85,23 +85,17 @@ def say_data(config: RunConfig) -> None:
 
 
 def _train_one(config: RunConfig, tracker: Tracker, results: Path, resumed: Run | None) -> None:
-    from vqlab.cli.progress import work
+    from vqlab.cli.progress import interruptible, work
     from vqlab.run import run
 
     say_data(config)
     names = config.data.categories
     title = f"{config.detector['name']} {names if isinstance(names, str) else '+'.join(names)}"
-    try:
-        with work(title) as (on_epoch, on_progress):
-            outcome = run(
-                config, tracker, resumed=resumed, results=results, on_epoch=on_epoch,
-                on_progress=on_progress,
-            )  # fmt: skip
-    except KeyboardInterrupt:
-        from vqlab.cli.progress import out
-
-        out.print("interrupted; go on with: vqlab train --resume RUN (vqlab leaderboard lists it)")
-        raise
+    with interruptible(), work(title) as (on_epoch, on_progress):
+        outcome = run(
+            config, tracker, resumed=resumed, results=results, on_epoch=on_epoch,
+            on_progress=on_progress,
+        )  # fmt: skip
     say_outcome(outcome, tracker)
 
 
@@ -142,7 +136,7 @@ def sweep(
     Running it again continues to TRIALS, then only prints the result. A changed space or changed
     data is a new study.
     """
-    from vqlab.cli.progress import sweeping
+    from vqlab.cli.progress import interruptible, sweeping
     from vqlab.config import merge, nest
     from vqlab.recipes import EXPERIMENTS, recipe_tree
     from vqlab.run import each_model, resolve
@@ -159,9 +153,16 @@ def sweep(
     tracker = Tracker.open(mlruns)
     for model in models:
         one = merge(tree, nest("data.categories", list(model.data.categories)))
-        with sweeping() as on_event:
+        with interruptible(), sweeping() as on_event:
             result = search(
-                one, found, tracker, trials=trials, seed=seed, on_event=on_event, results=results
+                one,
+                found,
+                tracker,
+                trials=trials,
+                seed=seed,
+                preset="" if preset == "full" else preset,
+                on_event=on_event,
+                results=results,
             )
         say_result(result)
 

@@ -89,7 +89,7 @@ class VQVAESettings(CodebookSettings):
     """Channels of the convolutions."""
     latent_norm: Literal["none", "layer"] = "layer"
     """`layer`: each latent vector is set to mean 0 and variance 1 before it is quantised."""
-    crop: int = Field(128, ge=16, multiple_of=4)
+    crop: int = Field(256, ge=16, multiple_of=4)
     """Side of the random crops trained on, pixels; images no larger are taken whole."""
     warmup: int = Field(100, ge=0)
     """Training steps without quantising, before the codebook is placed (`init`)."""
