@@ -13,6 +13,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from vqlab.cli import main
+
 Tree = dict[str, Any]
 
 
@@ -113,15 +115,24 @@ def test_settings_prints_a_recipe_that_train_accepts(recipe: Path, tmp_path: Pat
     ids=lambda value: "-".join(value) if isinstance(value, list) else None,
 )
 def test_a_mistake_is_one_sentence(
-    arguments: list[str], words: list[str], recipe: Path, tmp_path: Path
+    arguments: list[str],
+    words: list[str],
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "EMPTY").mkdir()
     places = {"RECIPE": str(recipe), "EMPTY": str(tmp_path / "EMPTY")}
-    done = vqlab(*(places.get(word, word) for word in arguments), cwd=tmp_path, code=2)
-    assert "Traceback" not in done.stderr
-    assert done.stderr.startswith("vqlab: ")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["vqlab", *(places.get(word, word) for word in arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.startswith("vqlab: ") and "Traceback" not in said
     for word in words:
-        assert word in done.stderr
+        assert word in said
     assert not (tmp_path / "results").exists()
 
 

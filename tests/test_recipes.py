@@ -50,7 +50,7 @@ def test_the_later_wins() -> None:
     assert tree["training"]["epochs"] == 7
     assert tree["data"]["image_size"] == 128
     assert (tree["data"]["categories"], tree["data"]["root"]) == (["bottle"], "/data")
-    assert tree["detector"]["scoring"]["context_steps"] == 100
+    assert tree["detector"]["scoring"]["context_steps"] == 60
 
 
 def test_a_preset_says_to_a_detector_only_what_it_knows() -> None:
