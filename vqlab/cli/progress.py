@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -128,17 +129,22 @@ def sweeping() -> Iterator[OnEvent]:
 
 def _ended(event: TrialFinished) -> str:
     trial = event.trial
-    settings = " ".join(
-        f"{path.rpartition('.')[2]}={value:.4g}" if isinstance(value, float)
-        else f"{path.rpartition('.')[2]}={value}"
-        for path, value in trial.params.items()
-    )  # fmt: skip
     value = "" if trial.value is None else f" {trial.value:.4f}"
     seconds = "" if trial.seconds is None else f", {trial.seconds:.0f} s"
     best = "" if event.best is None else f"; best so far: trial {event.best.number}"
     best += "" if event.best is None or event.best.value is None else f" {event.best.value:.4f}"
     reason = f" ({trial.reason})" if trial.reason else ""
-    return (
-        f"trial {trial.number} {trial.state}{value}{reason}{seconds}: {settings}{best}; "
-        f"{event.done} of {event.target}"
-    )
+    said = f"trial {trial.number} {trial.state}{value}{reason}{seconds}"
+    done = f"{event.done} of {event.target}"
+    return f"{said}: {settings_text(trial.params)}{best}; {done}"
+
+
+def settings_text(params: Mapping[str, object]) -> str:
+    """A trial's settings in short: the last words of their paths, four digits, `error+context`."""
+    words = []
+    for path, value in params.items():
+        if isinstance(value, str) and value.startswith("["):
+            value = "+".join(json.loads(value))
+        text = f"{value:.4g}" if isinstance(value, float) else str(value)
+        words.append(f"{path.rpartition('.')[2]}={text}")
+    return " ".join(words)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from vqlab.cli.progress import out
+from vqlab.cli.progress import out, settings_text
 
 if TYPE_CHECKING:
     from vqlab.data import CheckReport
@@ -129,25 +129,15 @@ def check_table(report: CheckReport) -> None:
 
 
 def trials_table(result: SweepResult) -> Table:
-    """Every trial of a study: state, value, settings, seconds."""
-    paths = list(dict.fromkeys(path for row in result.trials for path in row.params))
+    """Every trial of a study: state, value, seconds, settings."""
     table = Table(title=f"study {result.study}", title_justify="left")
-    for column in ("trial", "state", result.objective.partition("/")[2].replace("_", " ")):
+    for column in ("trial", "state", result.objective.partition("/")[2].replace("_", " "), "s"):
         table.add_column(column, justify="right")
-    for path in paths:
-        table.add_column(path.rpartition(".")[2], justify="right")
-    table.add_column("s", justify="right")
-    table.add_column("reason")
+    table.add_column("settings")
     for row in result.trials:
         value = "–" if row.value is None else f"{row.value:.4f}"
         seconds = "–" if row.seconds is None else f"{row.seconds:.0f}"
-        settings = [_setting(row.params.get(path)) for path in paths]
+        text = settings_text(row.params) + (f" ({row.reason})" if row.reason else "")
         style = "bold green" if row.number == result.best.number else ""
-        table.add_row(
-            str(row.number), row.state, value, *settings, seconds, row.reason, style=style
-        )
+        table.add_row(str(row.number), row.state, value, seconds, text, style=style)
     return table
-
-
-def _setting(value: object) -> str:
-    return "–" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
