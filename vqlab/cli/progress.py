@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from vqlab.run import OnEpoch, OnProgress
     from vqlab.sweep import Event, OnEvent, TrialFinished
 
-out = Console(soft_wrap=True, highlight=False)
+out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 140)
+"""Where everything is printed; 140 columns in a log file."""
 
 WATCHED = {
     "train/loss": "loss",
