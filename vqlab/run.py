@@ -295,7 +295,8 @@ def alternatives(
 ) -> dict[str, Report]:
     """Reports of the other scores a detector offers, each with thresholds of its own."""
     reports = {}
-    for name in model.detector.alternatives(model.backbone(images.batch([0]).images)):
+    one = model.backbone(images.batch([0]).images.to(model.device))
+    for name in model.detector.alternatives(one):
         thresholds = choose_thresholds(model.score_set(held_out, by=name), settings)
         reports[name] = evaluate(model.score_set(images, by=name), thresholds)
     return reports
@@ -316,7 +317,11 @@ def _chosen_pictures(splits: Splits, folders: list[Path]) -> dict[str, Any]:
 
 
 def evaluate_model(
-    model: Model, data: Path | None, tracker: Tracker, results: Path
+    model: Model,
+    data: Path | None,
+    tracker: Tracker,
+    results: Path,
+    on_progress: OnProgress = lambda what, done, total: None,
 ) -> tuple[Report, Path]:
     """Score the test set of a data folder (default: the one trained on) as a run of its own."""
     tree = merge(model.meta["config"], nest("data.root", str(data)) if data else {})
@@ -325,13 +330,13 @@ def evaluate_model(
     tags = {"vqlab.kind": "evaluate", "vqlab.model_run": model.meta["run_id"]}
     name = f"evaluate-{config.detector['name']}-{'+'.join(splits.categories)}"
     with start(tracker, config, splits, name, tags, None) as tracked:
-        report, _, pictures = test_model(model, config, splits, tracked, results)
+        report, _, pictures = test_model(model, config, splits, tracked, results, on_progress)
     return report, pictures
 
 
 def _baseline(config: RunConfig, splits: Splits) -> tuple[Scored, Thresholds]:
-    tree = {"detector": BASELINE, "data": dump(config.data), "training": {"epochs": 0}}
-    baseline = resolve(tree)
+    training = {"epochs": 0, "device": config.training.device}
+    baseline = resolve({"detector": BASELINE, "data": dump(config.data), "training": training})
     trainer = make_trainer(baseline, splits, choose_device(baseline.training))
     trainer.fit(lambda epoch, metrics: None)
     model, _ = judge(baseline, trainer, splits, "")

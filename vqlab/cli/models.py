@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,12 +40,13 @@ def predict(
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
     """Score images: score, verdict and a row of panels for each."""
-    from vqlab.cli.progress import out
+    from vqlab.cli.progress import counting, out
     from vqlab.cli.tables import prediction_table
     from vqlab.predict import predict_files
 
     loaded = _load(model, category, mlruns)
-    rows = predict_files(loaded, paths, results)
+    with counting() as on_progress:
+        rows = predict_files(loaded, paths, results, partial(on_progress, "scoring images"))
     out.print(prediction_table(rows, loaded))
     out.print(f"panels and scores.csv: {results}")
 
@@ -58,13 +60,14 @@ def evaluate(
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
     """Score the test set with a trained model: metrics, pictures, curves, scores.csv."""
-    from vqlab.cli.progress import out
+    from vqlab.cli.progress import counting, out
     from vqlab.cli.tables import report_table
     from vqlab.run import evaluate_model
     from vqlab.tracking import Tracker
 
     loaded = _load(model, category, mlruns)
-    report, pictures = evaluate_model(loaded, data, Tracker.open(mlruns), results)
+    with counting() as on_progress:
+        report, pictures = evaluate_model(loaded, data, Tracker.open(mlruns), results, on_progress)
     out.print(report_table("test", [("test", report)]))
     for note in report.notes:
         out.print(f"note: {note}")
