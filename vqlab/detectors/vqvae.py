@@ -54,7 +54,7 @@ class Scoring(Settings):
     May change without training again (calibrating again fits it).
     """
 
-    terms: tuple[Term, ...] = Field(("error", "context"), min_length=1)
+    terms: tuple[Term, ...] = Field(TERMS, min_length=1)
     error: Literal["plain", "relative"] = "relative"
     """`relative`: of a pixel's squared error, how much it exceeds that pixel's mean on training
     images, as a multiple of that mean (plus a share of the mean over all pixels)."""

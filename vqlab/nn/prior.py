@@ -12,6 +12,9 @@ from torch import Tensor, nn
 REACH = 2
 """A predictor sees a square of 2 · REACH + 1 codes a side, its middle left out."""
 HIDDEN = 128
+MASKED = 0.5
+"""Share of the codes hidden from a predictor while it is fitted, as those beyond the border are: few
+images would be learned by heart otherwise."""
 PLACES = 16
 """Side of the learned map of positions, resized to the code map's."""
 
@@ -88,11 +91,11 @@ class CodePrior(nn.Module):
     def _loss(self, indices: Tensor, codebook: Tensor, places: int) -> Tensor:
         flat, total = indices.flatten(), codebook.new_zeros(())
         places = min(places, flat.numel())
+        hidden = (torch.rand(indices.shape) < MASKED).to(indices.device)
+        seen = indices.masked_fill(hidden, self.codebook_size)
         for level in range(len(self.spacings)):
             where = torch.randint(flat.numel(), (places,)).to(indices.device)
-            total = total + F.cross_entropy(
-                self.logits(indices, codebook, where, level), flat[where]
-            )
+            total = total + F.cross_entropy(self.logits(seen, codebook, where, level), flat[where])
         return total
 
     @torch.no_grad()
