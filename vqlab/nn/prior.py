@@ -13,8 +13,8 @@ REACH = 2
 """A predictor sees a square of 2 · REACH + 1 codes a side, its middle left out."""
 HIDDEN = 128
 MASKED = 0.5
-"""Share of the codes hidden from a predictor while it is fitted, as those beyond the border are: few
-images would be learned by heart otherwise."""
+"""Share of the codes hidden from a predictor while it is fitted, as those beyond the border are:
+few images would be learned by heart otherwise."""
 PLACES = 16
 """Side of the learned map of positions, resized to the code map's."""
 
