@@ -117,6 +117,7 @@ def test_pixel_metrics_agree_with_definition_and_scikit_learn(case):
     assert found["pixel_ap"] == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
     assert found["pixel_f1max"] == pytest.approx(plain_f1max(scores, labels), abs=1e-12)
     assert found["aupro"] == pytest.approx(plain_aupro(maps, masks, FPR_LIMIT), abs=1e-12)
+    assert found["aupro_005"] == pytest.approx(plain_aupro(maps, masks, 0.05), abs=1e-12)
 
 
 def test_larger_maps_agree_with_scikit_learn():
@@ -176,7 +177,7 @@ def test_perfect_constant_and_inverted_maps():
     mask[2:4, 2:4] = mask[10:16, 10:16] = True
     perfect = pixel_metrics([mask.astype(np.float32)], [mask])
     assert perfect == pytest.approx(
-        {"pixel_auroc": 1.0, "pixel_ap": 1.0, "pixel_f1max": 1.0, "aupro": 1.0}
+        {"pixel_auroc": 1, "pixel_ap": 1, "pixel_f1max": 1, "aupro": 1, "aupro_005": 1}
     )
     share = mask.mean()
     constant = pixel_metrics([np.full((20, 20), -7.5)], [mask])
@@ -187,6 +188,7 @@ def test_perfect_constant_and_inverted_maps():
             "pixel_ap": share,
             "pixel_f1max": 2 * share / (1 + share),
             "aupro": FPR_LIMIT / 2,
+            "aupro_005": 0.05 / 2,
         }
     )
     inverted = pixel_metrics([-mask.astype(np.float32)], [mask])

@@ -1,6 +1,18 @@
 """Metrics: arrays in, floats out. Right for any real scores; higher is more anomalous."""
 
-from vqlab.metrics.ranking import Curve
+from vqlab.metrics.bootstrap import (
+    LEVEL,
+    Difference,
+    Evidence,
+    Interval,
+    distributions,
+    intervals,
+    paired_difference,
+    resample,
+)
+from vqlab.metrics.groups import Curve
+from vqlab.metrics.regions import Regions
+from vqlab.metrics.stream import Histogram, PixelStream
 from vqlab.metrics.summary import (
     FPR_LIMIT,
     Summary,
@@ -12,10 +24,21 @@ from vqlab.metrics.summary import (
 
 __all__ = [
     "FPR_LIMIT",
+    "LEVEL",
     "Curve",
+    "Difference",
+    "Evidence",
+    "Histogram",
+    "Interval",
+    "PixelStream",
+    "Regions",
     "Summary",
+    "distributions",
     "image_metrics",
+    "intervals",
+    "paired_difference",
     "pixel_metrics",
+    "resample",
     "summarise_images",
     "summarise_pixels",
 ]

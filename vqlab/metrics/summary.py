@@ -1,32 +1,36 @@
-"""The figures of a detector, at image and at pixel level, each from one ranking."""
+"""The figures of a detector at image and at pixel level, exactly, from scores in memory.
+
+`PixelStream` gives the same pixel figures in one pass and bounded memory, with their bounds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
+from numpy.typing import ArrayLike
 
-from vqlab.metrics.ranking import (
+from vqlab.metrics.exact import group
+from vqlab.metrics.groups import (
+    Array,
     Curve,
-    Ranking,
-    area,
+    Groups,
+    aupro,
+    auroc,
     average_precision,
     best_f1,
     precision_recall_curve,
     pro_curve,
-    rank,
     roc_curve,
     thin,
 )
+from vqlab.metrics.regions import Regions
 
-Array = NDArray[Any]
 FPR_LIMIT = 0.3
-"""AUPRO integrates up to this false-positive rate (Bergmann et al., MVTec AD, IJCV 2021)."""
-_EIGHT_CONNECTED = np.ones((3, 3), dtype=np.int8)
+"""`aupro` integrates up to this false-positive rate (Bergmann et al., MVTec AD, IJCV 2021)."""
+STRICT_LIMIT = 0.05
+"""`aupro_005` up to this one (Bergmann et al., MVTec 3D-AD, VISAPP 2022, Sec. 5)."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Summary:
     """Metrics by name, curves by name, and where F1 is best; all empty where undefined."""
 
     metrics: dict[str, float] = field(default_factory=dict)
+    bounds: dict[str, float] = field(default_factory=dict)
+    """How far each metric can be from that of the unbinned scores; all 0 in exact mode."""
     curves: dict[str, Curve] = field(default_factory=dict)
     f1max_threshold: float | None = None
     """Flagging scores at or above this gives the F1max."""
@@ -45,7 +51,7 @@ def image_metrics(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
 
 
 def pixel_metrics(maps: Sequence[ArrayLike], masks: Sequence[ArrayLike]) -> dict[str, float]:
-    """pixel_auroc, pixel_ap, pixel_f1max and aupro; see `summarise_pixels`."""
+    """pixel_auroc, pixel_ap, pixel_f1max, aupro, aupro_005; see `summarise_pixels`."""
     return summarise_pixels(maps, masks).metrics
 
 
@@ -68,8 +74,8 @@ def summarise_images(scores: ArrayLike, labels: ArrayLike) -> Summary:
     defect = truth.astype(bool)
     if defect.all() or not defect.any():
         return Summary()
-    ranking = rank(values[defect], values[~defect])
-    return _summary("image", ranking)
+    groups, lowest = group(values[defect], values[~defect])
+    return summarise("image", groups, lambda index: float(lowest[index]))
 
 
 def summarise_pixels(maps: Sequence[ArrayLike], masks: Sequence[ArrayLike]) -> Summary:
@@ -90,37 +96,39 @@ def summarise_pixels(maps: Sequence[ArrayLike], masks: Sequence[ArrayLike]) -> S
         return Summary()
     kind = np.result_type(*{values.dtype for values in scored}, np.float32)
     positives, negatives = np.empty(found, kind), np.empty(total - found, kind)
-    weights = np.empty(found)
+    overlap = np.empty(found)
     filled = passed = 0
     for values, mask in zip(scored, truth, strict=True):
-        if not mask.any():
-            negatives[passed : passed + mask.size] = values.ravel()
-            passed += mask.size
-            continue
         inside, outside = values[mask], values[~mask]
         positives[filled : filled + inside.size] = inside
-        weights[filled : filled + inside.size] = _region_weights(mask)
+        overlap[filled : filled + inside.size] = Regions.of(mask).pixel_weights()
         negatives[passed : passed + outside.size] = outside
         filled, passed = filled + inside.size, passed + outside.size
-    ranking = rank(positives, negatives, weights)
-    summary = _summary("pixel", ranking)
-    pro = pro_curve(ranking)
-    summary.metrics["aupro"] = area(pro, FPR_LIMIT)
-    summary.curves["pro"] = thin(_up_to(pro, FPR_LIMIT))
-    return summary
+    groups, lowest = group(positives, negatives, overlap)
+    return summarise("pixel", groups, lambda index: float(lowest[index]))
 
 
-def _summary(level: str, ranking: Ranking) -> Summary:
-    roc = roc_curve(ranking)
-    f1, threshold = best_f1(ranking)
+def summarise(level: str, groups: Groups, lowest: Callable[[int], float]) -> Summary:
+    """The summary of groups; `level` is `image` or `pixel`, which also has AUPRO.
+
+    lowest: the least score of a group, by its index.
+    """
+    if not groups.defined:
+        return Summary()
+    f1, last = best_f1(groups)
+    found = {"auroc": auroc(groups), "ap": average_precision(groups), "f1max": f1}
+    estimates = {f"{level}_{name}": estimate for name, estimate in found.items()}
+    curves = {"roc": thin(roc_curve(groups))}
+    curves["precision_recall"] = thin(precision_recall_curve(groups))
+    if level == "pixel":
+        estimates["aupro"] = aupro(groups, FPR_LIMIT)
+        estimates["aupro_005"] = aupro(groups, STRICT_LIMIT)
+        curves["pro"] = thin(pro_curve(groups, FPR_LIMIT))
     return Summary(
-        metrics={
-            f"{level}_auroc": area(roc),
-            f"{level}_ap": average_precision(ranking),
-            f"{level}_f1max": f1,
-        },
-        curves={"roc": thin(roc), "precision_recall": thin(precision_recall_curve(ranking))},
-        f1max_threshold=threshold,
+        metrics={name: estimate.value for name, estimate in estimates.items()},
+        bounds={name: estimate.bound for name, estimate in estimates.items()},
+        curves=curves,
+        f1max_threshold=lowest(last),
     )
 
 
@@ -136,18 +144,3 @@ def _check(maps: list[Array], masks: list[Array]) -> None:
         if not np.isfinite(values).all():
             count = int(np.count_nonzero(~np.isfinite(values)))
             raise ValueError(f"maps must be finite; got {count} NaN or infinite at index {index}.")
-
-
-def _region_weights(mask: Array) -> Array:
-    """1 / area of its own region, for every defective pixel in order."""
-    regions, _ = ndimage.label(mask, structure=_EIGHT_CONNECTED)
-    own = regions[mask]
-    weights: Array = 1.0 / np.bincount(own)[own]
-    return weights
-
-
-def _up_to(curve: Curve, limit: float) -> Curve:
-    """The part of a curve with x <= limit, ended by its point at the limit."""
-    inside = int(np.searchsorted(curve.x, limit, side="right"))
-    end = float(np.interp(limit, curve.x[inside - 1 :], curve.y[inside - 1 :]))
-    return Curve(np.append(curve.x[:inside], limit), np.append(curve.y[:inside], end))

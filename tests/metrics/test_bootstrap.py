@@ -1,0 +1,105 @@
+"""Intervals by resampling images: right on average, and honest about few images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_stream import smooth_maps
+
+from vqlab.metrics import (
+    Evidence,
+    PixelStream,
+    distributions,
+    image_metrics,
+    intervals,
+    paired_difference,
+    pixel_metrics,
+    resample,
+)
+
+
+def case(count: int = 24, seed: int = 0, lift: float = 0.0):
+    maps, masks = smooth_maps(count, 48, seed)
+    maps = maps + np.float32(lift) * masks
+    labels = masks.any(axis=(1, 2)).astype(int)
+    scores = maps.max(axis=(1, 2)).astype(float)
+    images = PixelStream(keep_images=True).update(maps, masks).images
+    return maps, masks, Evidence.of(scores, labels, scores > np.median(scores), images)
+
+
+def test_the_set_itself_gives_its_metrics():
+    maps, masks, evidence = case()
+    found = distributions(evidence, np.ones((1, 24), np.float32))
+    exact = image_metrics(evidence.scores, evidence.labels)
+    for name, value in exact.items():
+        assert found[name][0] == pytest.approx(value, abs=1e-6)
+    for name, value in pixel_metrics(list(maps), list(masks)).items():
+        assert found[name][0] == pytest.approx(value, abs=0.01)  # coarse histograms
+    rejected = evidence.flagged[evidence.labels == 0].mean()
+    assert found["false_reject_rate"][0] == pytest.approx(rejected)
+
+
+def test_a_row_is_what_those_images_give():
+    maps, masks, evidence = case()
+    drawn = resample(evidence.labels, 5, seed=3)
+    found = distributions(evidence, drawn)
+    for row in range(1, 6):
+        times = drawn[row].astype(int)
+        again = np.repeat(np.arange(24), times)
+        scores, labels = evidence.scores[again], evidence.labels[again]
+        for name, value in image_metrics(scores, labels).items():
+            assert found[name][row] == pytest.approx(value, abs=1e-5)
+        exact = pixel_metrics(list(maps[again]), list(masks[again]))
+        for name, value in exact.items():
+            assert found[name][row] == pytest.approx(value, abs=0.015), name
+
+
+def test_strata_keep_their_size_and_the_seed_decides():
+    labels = np.array([0] * 7 + [1] * 5)
+    drawn = resample(labels, 50, seed=1)
+    assert (drawn[0] == 1).all()
+    assert (drawn[:, labels == 0].sum(1) == 7).all()
+    assert (drawn[:, labels == 1].sum(1) == 5).all()
+    assert (drawn == resample(labels, 50, seed=1)).all()
+    assert (drawn != resample(labels, 50, seed=2)).any()
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say():
+    """Normal and defect scores one apart: the true AUROC is Φ(1 / √2) = 0.7602."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 40)
+    held = 0
+    for seed in range(200):
+        scores = rng.normal(labels, 1)
+        evidence = Evidence.of(scores, labels, scores > 1, [None] * 80)
+        found = distributions(evidence, resample(labels, 300, seed))
+        low, high = intervals(image_metrics(scores, labels), found)["image_auroc"]
+        held += low <= 0.7602 <= high
+    assert 0.89 <= held / 200 <= 0.99
+
+
+def test_no_masks_leave_the_image_metrics():
+    scores, labels = np.array([0.1, 0.2, 0.9, 0.8]), np.array([0, 0, 1, 1])
+    evidence = Evidence.of(scores, labels, scores > 0.5, [None] * 4)
+    found = distributions(evidence, resample(labels, 10))
+    assert set(found) == {
+        "image_auroc", "image_ap", "image_f1max", "false_reject_rate", "escape_rate"
+    }  # fmt: skip
+
+
+def test_paired_difference_sees_what_unpaired_intervals_do_not():
+    _, _, first = case(seed=5)
+    _, _, second = case(seed=5, lift=0.3)
+    drawn = resample(first.labels)
+    a, b = distributions(first, drawn), distributions(second, drawn)
+    name = "pixel_auroc"
+    value = float(b[name][0] - a[name][0])
+    found = paired_difference(a[name], b[name], value)
+    assert found.interval.low > 0
+    assert found.p < 0.01
+    same = paired_difference(a[name], a[name], 0.0)
+    assert same.p == 1
+    assert same.interval == (0, 0)
+    back = paired_difference(b[name], a[name], -value)
+    assert back.p == found.p
+    assert back.interval.low == pytest.approx(-found.interval.high)

@@ -1,0 +1,256 @@
+"""One pass in bins: agrees with sorting within the bound it states, whatever the scores."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import ndimage
+
+from vqlab.metrics import PixelStream, Regions, pixel_metrics, summarise_pixels
+from vqlab.metrics.kernels import BITS, SIDE
+from vqlab.metrics.stream import Bins
+
+FEW = settings(max_examples=80, deadline=None, derandomize=True)
+ROUNDING = 1e-12
+
+
+def smooth_maps(count: int = 12, side: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Maps (n, h, w) float32 of smooth noise with raised ellipses, and their masks."""
+    rng = np.random.default_rng(seed)
+    noise = ndimage.gaussian_filter(rng.standard_normal((count, side, side)), (0, 3, 3))
+    maps = (noise / noise.std() + 0.05 * rng.standard_normal(noise.shape)).astype(np.float32)
+    masks = np.zeros(maps.shape, bool)
+    y, x = np.mgrid[:side, :side] / side
+    for mask in masks[::2]:
+        for _ in range(rng.integers(1, 4)):
+            cx, cy, a, b = *rng.uniform(0.2, 0.8, 2), *rng.uniform(0.04, 0.12, 2)
+            mask |= ((x - cx) / a) ** 2 + ((y - cy) / b) ** 2 < 1
+    maps[masks] += 1.5
+    return maps, masks
+
+
+def stream(maps, masks, batch: int = 5, **settings_) -> PixelStream:
+    made = PixelStream(**settings_)
+    for start in range(0, len(maps), batch):
+        made.update(maps[start : start + batch], masks[start : start + batch])
+    return made
+
+
+def assert_within_bounds(maps, masks) -> None:
+    found, exact = stream(maps, masks).compute(), summarise_pixels(list(maps), list(masks))
+    assert found.metrics.keys() == exact.metrics.keys() == found.bounds.keys()
+    for name, value in exact.metrics.items():
+        assert abs(found.metrics[name] - value) <= found.bounds[name] + ROUNDING, name
+        assert exact.bounds[name] == 0
+
+
+@st.composite
+def any_maps(draw):
+    kind = draw(st.sampled_from([np.float32, np.float64, np.float16, np.int16]))
+    if kind == np.int16:
+        values = st.integers(-300, 300)
+    elif kind == np.float16:
+        values = st.floats(-1000, 1000, width=16)
+    else:
+        few = st.sampled_from([-3e6, -1.0, 0.0, 1e-30, 0.5, 2.0, 7e7, 3e38])
+        near = st.floats(-1e6 - 1, -1e6 + 1, width=32)
+        values = draw(st.sampled_from([few, near, st.floats(-float(2**99), float(2**99), width=32)]))
+    maps, masks = [], []
+    for _ in range(draw(st.integers(1, 4))):
+        shape = draw(st.tuples(st.integers(2, 9), st.integers(2, 9)))
+        constant = draw(st.booleans()) and draw(st.booleans())
+        fill = np.full(shape, draw(values), kind)
+        maps.append(fill if constant else draw(hnp.arrays(kind, shape, elements=values)))
+        masks.append(draw(hnp.arrays(np.bool_, shape)))
+    masks[0][0, 0], masks[0][1, 1] = True, False
+    return maps, masks
+
+
+@FEW
+@given(any_maps())
+def test_agrees_with_sorting_within_its_bound(case):
+    assert_within_bounds(*case)
+
+
+WARPS = {
+    "as they are": lambda m: m,
+    "log-likelihoods": lambda m: m - np.float32(1e6),
+    "tiny": lambda m: m * np.float32(1e-20),
+    "huge": lambda m: m * np.float32(1e20),
+    "negative": lambda m: m - np.float32(1000),
+    "probabilities": lambda m: 1 / (1 + np.exp(-m)),
+    "squared errors": lambda m: np.exp(3 * m),
+    "float64": lambda m: m.astype(np.float64) - 1e9,
+}
+
+
+@pytest.mark.parametrize("name", WARPS)
+def test_increasing_transforms_change_nothing_beyond_the_bound(name):
+    maps, masks = smooth_maps()
+    warped = WARPS[name](maps)
+    assert_within_bounds(warped, masks)
+    found = stream(warped, masks).compute()
+    exact = pixel_metrics(list(warped), list(masks))  # rounding may join scores: compare to these
+    for metric, bound in found.bounds.items():
+        assert abs(found.metrics[metric] - exact[metric]) <= bound + ROUNDING
+    limit = 1e-4 if name != "log-likelihoods" else 1e-9  # few float32 there: all ties are known
+    assert max(found.bounds.values()) < limit, name
+
+
+def test_ties_are_exact():
+    maps, masks = smooth_maps()
+    coarse = np.round(maps * 2) / 2
+    found, exact = stream(coarse, masks).compute(), pixel_metrics(list(coarse), list(masks))
+    assert found.bounds == {name: 0 for name in exact}
+    assert found.metrics == pytest.approx(exact, abs=ROUNDING)
+
+
+def test_constant_maps_are_one_tie():
+    masks = smooth_maps(4)[1]
+    for value in (0.0, -7.5e8, 3e-40):
+        maps = np.full(masks.shape, value, np.float32)
+        found = stream(maps, masks).compute()
+        assert found.metrics["pixel_auroc"] == 0.5
+        assert found.metrics["pixel_ap"] == pytest.approx(masks.mean())
+        assert set(found.bounds.values()) == {0.0}
+
+
+def test_constant_maps_before_the_bins_are_fixed_count():
+    maps, masks = smooth_maps(6)
+    maps[:2] = 0.25
+    maps[2] = -0.5
+    assert_within_bounds(maps, masks)
+    late = stream(maps, masks, keep_images=True)
+    assert len(late.images) == 6
+    for image, mask in zip(late.images, masks, strict=True):
+        defective = 0 if image.positives is None else image.positives.sum()
+        assert (image.negatives.sum(), defective) == ((~mask).sum(), mask.sum())
+
+
+def test_an_outlier_costs_no_resolution():
+    maps, masks = smooth_maps()
+    maps[0, 0, 0], maps[3, 1, 1] = 3e38, -3e38
+    assert_within_bounds(maps, masks)
+    assert max(stream(maps, masks).compute().bounds.values()) < 1e-4
+
+
+def test_f1max_is_reached_at_its_threshold():
+    maps, masks = smooth_maps()
+    found = stream(maps, masks).compute()
+    flagged = maps >= np.float32(found.f1max_threshold)
+    f1 = 2 * np.sum(flagged & masks) / (np.sum(flagged) + masks.sum())
+    assert found.metrics["pixel_f1max"] == pytest.approx(f1, abs=ROUNDING)
+
+
+def test_batches_do_not_matter_after_the_first_map():
+    maps, masks = smooth_maps()
+    one, other = stream(maps, masks, 1).compute(), stream(maps, masks, 12).compute()
+    assert one.metrics == other.metrics
+    assert one.bounds == other.bounds
+
+
+def test_no_masks_means_all_normal():
+    maps, _ = smooth_maps(3)
+    assert PixelStream().update(maps).compute().metrics == {}
+
+
+@pytest.mark.parametrize("values", [np.float32, np.float64])
+def test_bins_never_fall_where_values_rise(values):
+    rng = np.random.default_rng(1)
+    scores = np.sort(np.concatenate([rng.normal(0, s, 4000) for s in (1e-6, 1, 1e6, 1e30)]))
+    bins = Bins(values(0.3), values(7), False)
+    places = bins.places(scores.astype(values))
+    assert (np.diff(places) >= 0).all()
+    assert places.min() >= 0
+    assert places.max() < 2 * SIDE
+    near = np.abs(scores - 0.3) < 1e6  # wider than their share of the distance nowhere
+    edges = np.array([bins.edge(int(p), 1e37) for p in np.unique(places[near])[::97]])
+    width = np.array([bins.edge(int(p) + 1, 1e37) for p in np.unique(places[near])[::97]]) - edges
+    assert (width <= 2**-BITS * (np.abs(edges - 0.3) + width + 1 / 7) * 1.001).all()
+
+
+def test_an_edge_is_the_least_value_of_its_bin():
+    bins = Bins(np.float32(-3), np.float32(11), False)
+    for value in (-1e5, -3.0, -2.99, 0.0, 4.2e7):
+        place = int(bins.places(np.array([value], np.float32))[0])
+        edge = np.float32(bins.edge(place, 3e38))
+        assert bins.places(np.array([edge]))[0] == place
+        below = np.nextafter(edge, np.float32(-np.inf))
+        assert bins.places(np.array([below]))[0] < place
+
+
+def test_counts_at_a_threshold():
+    maps, masks = smooth_maps()
+    found = stream(maps, masks, threshold=1.1).at.metrics()
+    flagged = maps > 1.1
+    both = np.sum(flagged & masks)
+    assert found["pixel_iou"] == pytest.approx(both / np.sum(flagged | masks))
+    assert found["pixel_recall"] == pytest.approx(both / masks.sum())
+    assert found["pixel_precision"] == pytest.approx(both / flagged.sum())
+    shares = []
+    for hit, mask in zip(flagged, masks, strict=True):
+        regions, count = ndimage.label(mask, np.ones((3, 3)))
+        shares += [hit[regions == region].mean() for region in range(1, count + 1)]
+    assert found["region_overlap"] == pytest.approx(np.mean(shares))
+    assert "pixel_precision" not in stream(maps, masks, threshold=1e9).at.metrics()
+
+
+@FEW
+@given(hnp.arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12))))
+def test_regions_agree_with_scipy(mask):
+    expected, count = ndimage.label(mask, np.ones((3, 3)))
+    found = Regions.of(mask)
+    assert found.count == count
+    painted = np.zeros(mask.shape, int)
+    for row, start, end, region in found.runs:
+        painted[row, start:end] = region + 1
+    assert (painted > 0).tolist() == mask.tolist()
+    pairs = {(int(a), int(b)) for a, b in zip(painted.ravel(), expected.ravel(), strict=True)}
+    assert len(pairs) == count + (not mask.all())  # one number of ours for each of theirs
+    areas = np.bincount(painted[mask], minlength=1)[1:]
+    assert found.areas.tolist() == areas.tolist()
+    assert found.pixel_weights() == pytest.approx(1 / areas[painted[mask] - 1])
+
+
+def test_a_spiral_is_one_region():
+    mask = np.zeros((9, 9), bool)
+    mask[0, :] = mask[:, 8] = mask[8, :] = mask[2:, 0] = mask[2, :7] = mask[2:7, 6] = True
+    mask[6, 2:7] = mask[4:7, 2] = True
+    assert Regions.of(mask).count == 1
+
+
+def test_nan_names_its_place_and_what_came_before_counts():
+    maps, masks = smooth_maps(6)
+    bad = maps.copy()
+    bad[4, 3, 3], bad[4, 4, 4] = np.nan, np.inf
+    broken = PixelStream().update(bad[:1], masks[:1])
+    with pytest.raises(ValueError, match="got 2 NaN or infinite at index 4"):
+        broken.update(bad[1:], masks[1:])
+    assert broken.compute().metrics == stream(maps[:4], masks[:4]).compute().metrics
+    with pytest.raises(ValueError, match="at index 0"):
+        PixelStream().update(np.full((1, 4, 4), np.nan))
+
+
+def test_shapes_that_disagree_are_named():
+    with pytest.raises(ValueError, match=r"map \(4, 4\) and mask \(4, 5\) at index 0"):
+        PixelStream().update(np.zeros((1, 4, 4)), np.zeros((1, 4, 5)))
+    with pytest.raises(ValueError, match="got 2 and 1"):
+        PixelStream().update(np.zeros((2, 4, 4)), np.zeros((1, 4, 4)))
+
+
+def test_memory_does_not_grow_with_the_images():
+    maps, masks = smooth_maps(8, 128)
+    counted = stream(maps, masks)
+    tracemalloc.start()
+    for _ in range(40):
+        counted.update(maps, masks)
+    grown, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert counted.seen == 41 * 8
+    assert grown < 50_000
+    assert peak < 2_000_000

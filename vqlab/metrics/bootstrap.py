@@ -1,0 +1,165 @@
+"""How sure a metric is: the images drawn again, with replacement, many times.
+
+A test set is one sample of the images a detector will see. Resampling its images, normal and
+defective ones apart, shows how far a metric would move on another sample (Efron and Tibshirani, An
+Introduction to the Bootstrap, 1993). Pixels are not resampled: those of one image belong together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from vqlab.metrics.groups import Array
+from vqlab.metrics.stream import Histogram
+from vqlab.metrics.summary import FPR_LIMIT, STRICT_LIMIT
+
+RESAMPLES = 1000
+LEVEL = 0.95
+_BLOCK = 100
+"""Resamples worked on together: bounds the memory."""
+
+
+class Interval(NamedTuple):
+    """From `low` to `high`, in which a share `LEVEL` of the resamples lies."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What N images of one category contribute to its metrics: all that resampling needs."""
+
+    scores: Array
+    """(N,) image scores."""
+    labels: Array
+    """(N,) 0 normal, 1 defect."""
+    flagged: Array
+    """(N,) bool: called a defect."""
+    negatives: Array
+    """(N, bins) float32 normal pixels, from the highest scores down."""
+    positives: Array
+    """(N, bins) defective pixels."""
+    overlap: Array
+    """(N, bins) their share of their regions' areas."""
+
+    @classmethod
+    def of(
+        cls, scores: Array, labels: Array, flagged: Array, images: Sequence[Histogram | None]
+    ) -> Evidence:
+        """images: a histogram each; None for those that the pixel metrics leave out."""
+        kept = [image for image in images if image is not None]
+        width = len(kept[0].negatives) if kept else 0
+        none = np.zeros(width, np.float32)
+        parts = []
+        for name in ("negatives", "positives", "overlap"):
+            rows = [none if image is None else getattr(image, name) for image in images]
+            parts.append(np.stack([none if row is None else row for row in rows]))
+        held = (parts[0] + parts[1]).any(axis=0)
+        return cls(scores, labels, flagged, *(part[:, held] for part in parts))
+
+
+def resample(labels: Array, resamples: int = RESAMPLES, seed: int = 0) -> Array:
+    """How often each image is drawn, (resamples, N) float32; as many normals and defects as there
+    are. The first row is the set itself, every image once."""
+    rng = np.random.default_rng(seed)
+    drawn = np.ones((resamples + 1, len(labels)), np.float32)
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels == label)
+        drawn[1:, own] = rng.multinomial(len(own), np.full(len(own), 1 / len(own)), resamples)
+    return drawn
+
+
+def distributions(evidence: Evidence, drawn: Array) -> dict[str, Array]:
+    """Every metric that is defined, for each row of `drawn` (R, N), (R,) each.
+
+    Image metrics are exact, pixel metrics come from the coarse histograms.
+    """
+    order = np.argsort(-evidence.scores, kind="stable")
+    ties = np.flatnonzero(np.diff(evidence.scores[order], prepend=np.nan) != 0)
+    defect = evidence.labels.astype(np.float32)
+    blocks: list[dict[str, Array]] = []
+    for start in range(0, len(drawn), _BLOCK):
+        weights = drawn[start : start + _BLOCK]
+        found = {}
+        for name, own in (("positives", defect), ("negatives", 1 - defect)):
+            found[name] = np.add.reduceat((weights * own)[:, order], ties, axis=1)
+        measured = _ranked("image", found["positives"], found["negatives"], None)
+        positives, negatives = weights @ evidence.positives, weights @ evidence.negatives
+        measured |= _ranked("pixel", positives, negatives, weights @ evidence.overlap)
+        for name, own, wrong in (
+            ("false_reject_rate", 1 - defect, evidence.flagged),
+            ("escape_rate", defect, ~evidence.flagged),
+        ):
+            if own.any():
+                measured[name] = (weights @ (own * wrong)) / (weights @ own)
+        blocks.append(measured)
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def intervals(estimates: Mapping[str, float], found: Mapping[str, Array]) -> dict[str, Interval]:
+    """Intervals of the metrics that are in both; `found` as of `distributions`, whose first entry
+    is the set itself. Moved to `estimates`, which are finer than the coarse histograms."""
+    given = {}
+    for name, values in found.items():
+        if name in estimates:
+            tails = [50 * (1 - LEVEL), 50 * (1 + LEVEL)]
+            low, high = np.percentile(values[1:], tails) - values[0] + estimates[name]
+            given[name] = Interval(max(0.0, float(low)), min(1.0, float(high)))
+    return given
+
+
+class Difference(NamedTuple):
+    """One metric of two detectors on the same images: the second's minus the first's."""
+
+    value: float
+    interval: Interval
+    p: float
+    """Two-sided, of the hypothesis that there is none."""
+
+
+def paired_difference(first: Array, second: Array, value: float) -> Difference:
+    """first, second (R,): a metric on the same resamples; value: its difference on the set."""
+    moved = second[1:] - first[1:]
+    low, high = np.percentile(moved, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    shift = value - float(second[0] - first[0])
+    tail = min(int(np.sum(moved + shift <= 0)), int(np.sum(moved + shift >= 0)))
+    p = min(1.0, 2 * (tail + 1) / (len(moved) + 1))
+    return Difference(value, Interval(float(low) + shift, float(high) + shift), p)
+
+
+def _ranked(
+    level: str, positives: Array, negatives: Array, overlap: Array | None
+) -> dict[str, Array]:
+    """Metrics (R,) from counts (R, G), the highest scores first, ties and bins passed as one."""
+    found = np.cumsum(positives, axis=1, dtype=np.float64)
+    passed = np.cumsum(negatives, axis=1, dtype=np.float64)
+    if not found.size or not found[:, -1].all() or not passed[:, -1].all():
+        return {}
+    hits, total = found[:, -1:], passed[:, -1:]
+    height = found - 0.5 * positives
+    precision = found / np.maximum(found + passed, 1e-300)
+    measured = {
+        f"{level}_auroc": (negatives * height).sum(1) / (hits * total)[:, 0],
+        f"{level}_ap": (positives * precision).sum(1) / hits[:, 0],
+        f"{level}_f1max": (2 * found / (found + passed + hits)).max(1),
+    }
+    if overlap is not None:
+        top = np.cumsum(overlap, axis=1, dtype=np.float64)
+        top /= top[:, -1:]
+        for name, limit in (("aupro", FPR_LIMIT), ("aupro_005", STRICT_LIMIT)):
+            measured[name] = _area(passed / total, top, limit)
+    return measured
+
+
+def _area(rate: Array, height: Array, limit: float) -> Array:
+    """Areas (R,) under curves (R, G) up to `limit`, divided by it."""
+    left = np.concatenate([np.zeros((len(rate), 1)), rate[:, :-1]], axis=1)
+    base = np.concatenate([np.zeros((len(rate), 1)), height[:, :-1]], axis=1)
+    width = np.clip(np.minimum(rate, limit) - left, 0, None)
+    share = np.divide(width, rate - left, out=np.ones_like(rate), where=rate > left)
+    return np.asarray((width * (base + 0.5 * share * (height - base))).sum(1) / limit)
