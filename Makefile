@@ -17,7 +17,7 @@ IMAGES  ?=
 COMMON = --category $(CLASS) --preset $(PRESET) $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep train evaluate promote predict leaderboard ui data-check test test-all check bench clean
+.PHONY: help setup sweep train evaluate promote predict leaderboard ui data-check data-audit test test-all check bench clean
 
 help:  ## Print this help
 	@echo "vqlab: vector-quantised detectors of visual defects"; echo
@@ -62,6 +62,9 @@ ui: $(READY)  ## Open the MLflow UI on everything tracked here
 
 data-check: $(READY)  ## Check the data set whole (DATA=folder)
 	@$(BIN)/vqlab data check $(if $(DATA),"$(DATA)")
+
+data-audit: $(READY)  ## Warn where trivial statistics separate the test set (DATA=folder)
+	@$(BIN)/vqlab data audit $(if $(DATA),"$(DATA)")
 
 test: $(READY)  ## Run the fast tests (a few minutes)
 	@$(BIN)/python -m pytest -m "not slow" -n 2 $(ARGS)

@@ -41,6 +41,8 @@ class Prediction:
 
     score: float
     """Image score; higher is more anomalous."""
+    calibrated: float
+    """The score for display: rises with it, in [0, 1], 0.5 at the model's image threshold."""
     defect: bool
     """The verdict: score > the model's image threshold."""
     anomaly_map: Array
@@ -104,7 +106,7 @@ class Model:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         device = torch.device(device)
         detector.to(device).eval()
-        thresholds = Thresholds(**meta["thresholds"])
+        thresholds = Thresholds.read(meta["thresholds"])
         return cls(detector, backbone.to(device), data, thresholds, meta, device)
 
     def score_set(
@@ -134,9 +136,15 @@ class Model:
             if panel.ndim == 4:
                 panels[name] = _to_picture(panel[0].float().cpu().numpy(), geometry)
         return Prediction(
-            value, value > self.thresholds.image, own, own > self.thresholds.pixel, pixels, panels,
-            self,
-        )  # fmt: skip
+            score=value,
+            calibrated=self.thresholds.calibrated(value),
+            defect=value > self.thresholds.image,
+            anomaly_map=own,
+            mask=own > self.thresholds.pixel,
+            image=pixels,
+            panels=panels,
+            model=self,
+        )
 
 
 @dataclass(frozen=True)

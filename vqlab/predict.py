@@ -90,11 +90,12 @@ def predict_files(
             progress(done, len(files))
         with (partial / "scores.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["file", "score", "threshold", "verdict", "picture"])
+            writer.writerow(["file", "score", "threshold", "calibrated", "verdict", "picture"])
             for row, name in zip(rows, names, strict=True):
                 verdict = "defect" if row.prediction.defect else "good"
-                score = repr(row.prediction.score)
-                writer.writerow([row.path, score, repr(model.thresholds.image), verdict, name])
+                seen = row.prediction
+                numbers = map(repr, (seen.score, model.thresholds.image, seen.calibrated))
+                writer.writerow([row.path, *numbers, verdict, name])
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

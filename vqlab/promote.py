@@ -76,8 +76,9 @@ def promote(
     """Make a run's checkpoint the champion of `category` if it is better by more than `min_delta`.
 
     ref: a run (id, beginning of it, name); none: the best of the latest study. Compared are values
-    of `metric` on data of the same fingerprint. `force` leaves the comparison out, not the checks.
-    Whether it is refused stands in the result; raises UserError where nothing can be compared.
+    of `metric` on data of the same fingerprint, of which validation took the same. `force` leaves
+    the comparison out, not the checks. Whether it is refused stands in the result; raises UserError
+    where nothing can be compared.
     """
     sign = _direction(metric)
     record = _candidate(tracker, category, ref)
@@ -88,8 +89,10 @@ def promote(
         return Promotion(present.version, False, True, reason, record.run_id, value, None)
     record = _measured(tracker, record, metric, results)
     value, data = record.metrics[metric], record.tags["vqlab.data_fingerprint"]
-    old = _value_of(tracker, present, metric, data) if present else None
-    refusal = _refusal(record.name, metric, value, old, present, data, sign, min_delta)
+    old = _value_of(tracker, present, metric, record) if present else None
+    refusal = _refusal(record, metric, value, old, present, sign, min_delta)
+    if refusal and old is None and present is not None:
+        refusal = _never_comparable(tracker, record, present) or refusal
     if refusal and not force:
         return Promotion(None, False, False, refusal, record.run_id, value, old)
     reproduced = _reproduce(record)
@@ -192,29 +195,55 @@ def _measured(tracker: Tracker, record: RunRecord, metric: str, results: Path) -
     return record
 
 
-def _value_of(tracker: Tracker, present: Version, metric: str, data: str) -> float | None:
-    """The champion's value on these data: by its own run, or by `vqlab evaluate` since."""
-    same = {"vqlab.data_fingerprint": data}
-    runs = tracker.runs(tags={**same, "vqlab.model_run": present.run_id})
-    own = tracker.find(present.run_id)
-    runs += [own] if own.tags.get("vqlab.data_fingerprint") == data else []
-    values = [run.metrics[metric] for run in runs if metric in run.metrics]
+def _value_of(tracker: Tracker, present: Version, metric: str, record: RunRecord) -> float | None:
+    """The champion's value on the run's test images: by its own run, or `vqlab evaluate` since."""
+    runs = tracker.runs(tags={"vqlab.model_run": present.run_id})
+    runs.append(tracker.find(present.run_id))
+    wanted = _tested_on(record)
+    values = [r.metrics[metric] for r in runs if metric in r.metrics and _tested_on(r) == wanted]
     return values[0] if values else None
 
 
+def _tested_on(record: RunRecord) -> tuple[str, str]:
+    """The fingerprints of a run's data, and of its test images where they are not all there are."""
+    data = record.tags.get("vqlab.data_fingerprint", "")
+    return data, record.tags["vqlab.test_fingerprint"] if _takes(record) else ""
+
+
+def _takes(record: RunRecord) -> tuple[str | None, ...]:
+    """What decides which test images validation took; empty where it took none (and in runs
+    recorded before it could)."""
+    if record.params.get("data.validation.source") != "test":
+        return ()
+    return tuple(record.params.get(f"data.{key}") for key in ("validation.fraction", "seed"))
+
+
+def _never_comparable(tracker: Tracker, record: RunRecord, present: Version) -> str:
+    """Why the champion can not be measured on the run's test images; empty where it can."""
+    champion = tracker.find(present.run_id)
+    if _takes(champion) == _takes(record):
+        return ""
+    made = [r.tags.get("vqlab.validation", "no test image") for r in (record, champion)]
+    return (
+        f"{record.name} was not promoted: its test images cannot be those of the champion (version "
+        f"{present.version}): its validation is made of {made[0]}, the champion's of {made[1]}; "
+        "train one of them again with data.validation and data.seed as the other's."
+    )
+
+
 def _refusal(
-    name: str,
+    record: RunRecord,
     metric: str,
     value: float,
     old: float | None,
     present: Version | None,
-    data: str,
     sign: int,
     min_delta: float,
 ) -> str:
     """Why the run must not become champion; empty where it may."""
     if present is None:
         return ""
+    name, data = record.name, record.tags["vqlab.data_fingerprint"]
     champion = f"the champion (version {present.version})"
     if old is None:
         return (

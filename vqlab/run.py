@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from copy import copy, deepcopy
@@ -20,9 +21,12 @@ from vqlab.data import (
     DataSettings,
     ImageSet,
     Splits,
+    audit,
+    audit_metrics,
     choose_categories,
     load_dataset,
     read_image,
+    write_picture,
 )
 from vqlab.detectors import detector_class
 from vqlab.evaluation import (
@@ -32,6 +36,7 @@ from vqlab.evaluation import (
     ThresholdSettings,
     choose_thresholds,
     evaluate,
+    promise_note,
 )
 from vqlab.features import Backbone, FeatureSettings
 from vqlab.model import Model, build_detector
@@ -186,6 +191,8 @@ def start(
             "vqlab.category": categories,
             "vqlab.data": splits.source,
             "vqlab.data_fingerprint": splits.fingerprint,
+            "vqlab.test_fingerprint": splits.test_fingerprint,
+            "vqlab.validation": config.data.validation.described,
             "vqlab.seed": str(config.training.seed),
             **(tags or {}),
         },
@@ -198,6 +205,10 @@ def start(
     tracked.log_dataset(
         f"{splits.source}/{categories}", splits.fingerprint, str(splits.root), context="training"
     )
+    with tempfile.TemporaryDirectory() as folder:
+        splits.write_table(Path(folder) / "splits.csv")
+        write_picture(splits.validation_sheet, Path(folder) / "validation.png")
+        tracked.log_artifacts(Path(folder), "data")
     return tracked
 
 
@@ -234,13 +245,15 @@ def _train(
 def judge(
     config: RunConfig, trainer: Trainer, splits: Splits, run_id: str, effort: float = 1.0
 ) -> tuple[Model, Report]:
-    """Calibrate the detector, choose thresholds and measure it, all without the test set."""
+    """Calibrate the detector, choose thresholds and measure it, all without the test set.
+
+    It is calibrated on training images only: a score that was fitted to the held-out images would
+    not meet them as it meets new ones, and the thresholds' promise would not hold.
+    """
     detector, backbone, device = trainer.detector, trainer.backbone, trainer.device
     detector.eval()
-    train, held_out = (
-        Pyramids(images, backbone, device, 16) for images in (splits.train, splits.held_out)
-    )
-    detector.calibrate(train, held_out, effort)
+    most, rest = (Pyramids(part, backbone, device, 16) for part in _parted(splits.train))
+    detector.calibrate(most, rest, effort)
     meta = {
         "config": dump(config),
         "data": {
@@ -253,11 +266,17 @@ def judge(
     }
     model = Model(detector, backbone, config.data, Thresholds(0.0, 0.0), meta, device)
     scored = model.score_set(splits.validation)
-    thresholds = choose_thresholds(scored.normals(), config.threshold)
+    thresholds = choose_thresholds(scored, config.threshold)
     report = evaluate(scored, thresholds)
     meta["thresholds"] = asdict(thresholds)
     meta["validation"] = report.mean
     return replace(model, thresholds=thresholds), report
+
+
+def _parted(train: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """The training images for `Detector.calibrate`: five of six to fit, every sixth to measure."""
+    places = range(len(train))
+    return train.subset([i for i in places if i % 6]), train.subset(list(places[::6]))
 
 
 def test_model(
@@ -271,10 +290,13 @@ def test_model(
     """Score the test set, write its pictures, record both; beside it other scores and detectors.
 
     Beside it: the scores of `Detector.alternatives`, and the no-learning baseline `mean_image`.
+    What the data audit warns of goes into the report's notes and the tag `vqlab.audit`.
     """
     scored = model.score_set(splits.test, partial(on_progress, "scoring the test set"))
     report = evaluate(scored, model.thresholds)
-    beside = alternatives(model, splits.test, splits.held_out, config.threshold)
+    report.notes.extend(_audited(splits, tracked))
+    report.notes.extend(_broken_promise(scored, model.thresholds))
+    beside = alternatives(model, splits.test, splits, config.threshold)
     beside["mean_image"] = evaluate(*_baseline(config, splits))
     for split, other in {"test": report, **{f"test_{k}": v for k, v in beside.items()}}.items():
         tracked.log_metrics(other.keyed(split))
@@ -283,23 +305,43 @@ def test_model(
         context="test",
     )  # fmt: skip
     draw = partial(on_progress, "drawing pictures")
-    folders = write_results(results, model, splits.test, scored, report, draw)
+    size = config.detector.get("codebook_size")
+    folders = write_results(results, model, splits.test, scored, report, draw, size)
     for folder in folders:
         tracked.log_artifacts(folder, f"results/{folder.name}")
     tracked.log_pictures(_chosen_pictures(splits, folders))
     return report, beside, results if len(folders) > 1 else folders[0]
 
 
+def _audited(splits: Splits, tracked: Run) -> list[str]:
+    """Audit the data, record its metrics and warnings, and return the warnings."""
+    audits = audit(splits)
+    warnings = [sentence for one in audits.values() for sentence in one.warnings]
+    tracked.log_metrics(audit_metrics(audits))
+    if warnings:
+        tracked.set_tags({"vqlab.audit": " ".join(warnings)})
+    return warnings
+
+
 def alternatives(
-    model: Model, images: ImageSet, held_out: ImageSet, settings: ThresholdSettings
+    model: Model, images: ImageSet, splits: Splits, settings: ThresholdSettings
 ) -> dict[str, Report]:
     """Reports of the other scores a detector offers, each with thresholds of its own."""
     reports = {}
+    judges = splits.validation if settings.method == "f1max" else splits.held_out
     one = model.backbone(images.batch([0]).images.to(model.device))
     for name in model.detector.alternatives(one):
-        thresholds = choose_thresholds(model.score_set(held_out, by=name), settings)
+        thresholds = choose_thresholds(model.score_set(judges, by=name), settings)
         reports[name] = evaluate(model.score_set(images, by=name), thresholds)
     return reports
+
+
+def _broken_promise(scored: Scored, thresholds: Thresholds) -> list[str]:
+    """The note on too many false rejects, where there are too many."""
+    rejected = (scored.labels == 0) & (scored.image_scores > thresholds.image)
+    normals = len(scored) - int(scored.labels.sum())
+    note = promise_note(thresholds, int(rejected.sum()), normals)
+    return [note] if note else []
 
 
 def _chosen_pictures(splits: Splits, folders: list[Path]) -> dict[str, Any]:

@@ -44,9 +44,22 @@ def test_an_empty_root_is_none_and_home_is_found() -> None:
         ({"resize": "crop"}, "letterbox"),
         ({"brightness": "x"}, "border"),
         ({"synthetic_defects": 0}, "data.synthetic_defects"),
+        (
+            {"validation": {"source": "train"}},
+            "data.validation.source: should be 'drawn' or 'test'",
+        ),
+        ({"validation": {"fraction": 1}}, "data.validation.fraction"),
+        ({"validation": {"share": 0.3}}, "setting data.validation.share does not exist"),
         ({"image_sise": 64}, "did you mean data.image_size"),
     ],
 )
 def test_faults_name_their_path(tree: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         validate(DataSettings, tree, "data.")
+
+
+def test_validation_in_words() -> None:
+    said = DataSettings().validation.described
+    assert said == "held-out normals with drawn defects"
+    shared = validate(DataSettings, {"validation": {"source": "test", "fraction": 0.25}})
+    assert shared.validation.described == "held-out normals with 25% of test, excluded from test"

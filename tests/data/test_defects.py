@@ -101,6 +101,34 @@ def test_sizes_differ_and_stay_small() -> None:
     assert np.median(shares) < 0.02 and max(shares) < 0.25
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_size_and_contrast_are_obeyed(kind: str) -> None:
+    image, texture = photo(256, 256), photo(256, 256, seed=1)
+
+    def means(size: float, contrast: float) -> tuple[float, float]:
+        """Share of pixels in the mask, and grey levels that they changed by."""
+        areas, changes = [], []
+        for seed in range(16):
+            drawn, mask, _ = draw_defect(image, texture, RNG(seed), kind, size, contrast)
+            areas.append(mask.mean())
+            changes.append(np.abs(drawn.astype(int) - image).max(axis=2)[mask].mean())
+        return float(np.median(areas)), float(np.median(changes))
+
+    small, middle, large = (means(size, 0.5)[0] for size in (0.0, 0.5, 1.0))
+    assert large > 1.3 * middle > 1.3 * 1.3 * small
+    if kind in ("scratch", "blob"):
+        assert means(0.5, 1.0)[1] > 1.4 * means(0.5, 0.0)[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("side", [8, 32])
+def test_the_smallest_and_faintest_show_too(kind: str, side: int) -> None:
+    for seed in range(8):
+        for image in (plain(128, side), photo(side, side)):
+            _, mask, _ = draw_defect(image, image, RNG(seed), kind, 0.0, 0.0)
+            assert mask.any() and mask.mean() < 0.5
+
+
 def test_scratches_are_long_and_thin_and_blobs_are_not() -> None:
     image, texture = photo(256, 256), photo(256, 256, seed=1)
 
@@ -129,3 +157,8 @@ def test_wrong_arguments_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
         draw_defect(image, texture, RNG(0), kind)
+
+
+def test_a_place_outside_the_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="within 0 and 1; got 1.5"):
+        draw_defect(plain(0), plain(0), RNG(0), "blob", size=1.5)

@@ -14,9 +14,10 @@ from vqlab.data import (
     load_dataset,
     read_image,
     read_mask,
+    set_sheet,
     write_pictures,
 )
-from vqlab.data.show import COLUMNS, RED, TILE, outline
+from vqlab.data.show import CAPTION, COLUMNS, MOST, RED, TILE, outline
 from vqlab.types import UserError
 
 
@@ -61,3 +62,18 @@ def test_write_validation(root: Path, tmp_path: Path) -> None:
     assert len(names) == 2 + 4 * 2
     mask = next(path for path in folder.iterdir() if path.name.endswith("_mask.png"))
     assert read_mask(mask).any() and read_mask(mask).shape == (20, 24)
+
+
+def test_sheet_of_a_set(root: Path) -> None:
+    settings = DataSettings(root=root, categories="all", image_size=32, synthetic_defects=20)
+    splits = load_dataset(settings)
+    assert len(splits.validation) > MOST
+    sheet = set_sheet(splits.validation)
+    rows = (sheet.shape[0] - 26) / (TILE + CAPTION)
+    assert sheet.shape[1] == COLUMNS * TILE and 0 < rows <= MOST / COLUMNS and rows == int(rows)
+    assert (sheet == RED).all(axis=2).any()
+    assert splits.validation_sheet is splits.validation_sheet
+    np.testing.assert_array_equal(splits.validation_sheet, sheet)
+    good = splits.held_out.subset([0])
+    assert set_sheet(good).shape[0] == 26 + TILE + CAPTION
+    assert not (set_sheet(good)[26:] == RED).all(axis=2).any()

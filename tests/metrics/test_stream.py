@@ -59,7 +59,9 @@ def any_maps(draw):
     else:
         few = st.sampled_from([-3e6, -1.0, 0.0, 1e-30, 0.5, 2.0, 7e7, 3e38])
         near = st.floats(-1e6 - 1, -1e6 + 1, width=32)
-        values = draw(st.sampled_from([few, near, st.floats(-float(2**99), float(2**99), width=32)]))
+        values = draw(
+            st.sampled_from([few, near, st.floats(-float(2**99), float(2**99), width=32)])
+        )
     maps, masks = [], []
     for _ in range(draw(st.integers(1, 4))):
         shape = draw(st.tuples(st.integers(2, 9), st.integers(2, 9)))

@@ -9,6 +9,7 @@ from vqlab.plots import (
     pro_figure,
     roc_figure,
     save_figure,
+    score_by_defect,
     score_histogram,
 )
 
@@ -27,6 +28,28 @@ def test_figures_carry_their_data(tmp_path):
     assert axes.lines[0].get_xdata()[0] == 1.5
     assert "1 false reject, 0 escapes" in axes.get_title(loc="right")
     score_histogram("flat", np.ones(3), np.zeros(3), 1.0)
+
+
+def test_scores_by_defect_show_every_image(tmp_path):
+    kinds = ["good"] * 5 + ["hole"] * 4 + ["thin_scratch"] * 2
+    labels = np.array([0] * 5 + [1] * 6)
+    scores = np.array([0.1, 0.2, 0.3, 0.4, 2.0, 1.0, 3.0, 4.0, 5.0, 0.5, 6.0])
+    figure = score_by_defect("nut", scores, labels, kinds, 1.0)
+    (axes,) = figure.axes
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["good", "thin scratch", "hole"]
+    shown = np.concatenate([c.get_offsets() for c in axes.collections if len(c.get_offsets())])
+    points = [x for x, y in shown if (x, y) != (0, 0)]
+    assert sorted(points) == sorted(scores)
+    assert [t.get_text() for t in axes.texts] == [
+        "1 of 5 rejected",
+        "1 of 2 escaped",
+        "1 of 4 escaped",
+    ]
+    assert len(axes.patches) == 2  # two points make no box
+    save_figure(figure, tmp_path / "a.png")
+    (axes,) = score_by_defect("nut", scores * 1e3, labels, kinds, 1.0).axes
+    assert axes.get_xscale() == "log"
+    save_figure(score_by_defect("flat", np.ones(3), np.zeros(3), ["good"] * 3, 1.0), tmp_path / "b")
 
 
 def test_loss_curves_group_by_first_word(tmp_path):

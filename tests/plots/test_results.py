@@ -98,6 +98,7 @@ def test_results_of_two_categories(tmp_path, quick):
     assert seen[-1] == (8, 8) and len(seen) == 8
     for folder in folders:
         curves = {"score_histogram.png", "roc.png", "pro.png", "precision_recall.png"}
+        curves |= {"score_by_defect.png", "worst.png"}
         pictures = {f"{folder.name}_{i:03d}_viz.png" for i in range(4)}
         assert {p.name for p in folder.iterdir()} == pictures | curves | {"scores.csv"}
         assert len({opened(folder / name).shape for name in pictures}) == 1
@@ -109,7 +110,7 @@ def test_score_table(tmp_path):
     (folder,) = write(tmp_path / "results", images)
     with (folder / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
-    keys = ["index", "file", "defect", "label", "score", "verdict", "correct"]
+    keys = ["index", "file", "defect", "label", "score", "calibrated", "verdict", "correct"]
     assert list(rows[0]) == keys
     assert [r["index"] for r in rows] == ["0", "1", "2", "3"]
     assert rows[0]["file"] == "nut/test/hole/0.png"
@@ -117,7 +118,8 @@ def test_score_table(tmp_path):
     assert [r["verdict"] for r in rows] == ["defect", "normal", "normal", "normal"]
     assert [r["correct"] for r in rows] == ["yes", "no", "yes", "yes"]
     assert float(rows[0]["score"]) == 1.0
-    for name in ("score_histogram", "roc", "pro", "precision_recall"):
+    assert [float(r["calibrated"]) > 0.5 for r in rows] == [True, False, False, False]
+    for name in ("score_histogram", "score_by_defect", "roc", "pro", "precision_recall", "worst"):
         assert np.ptp(opened(folder / f"{name}.png")) > 100
 
 
@@ -231,4 +233,5 @@ def test_a_set_without_defects_has_no_curves(tmp_path, quick):
     images = scored_set(tmp_path / "data").subset([2, 3])
     (folder,) = write(tmp_path / "results", images)
     assert not {"roc.png", "pro.png", "precision_recall.png"} & {p.name for p in folder.iterdir()}
-    assert (folder / "score_histogram.png").exists()
+    assert (folder / "score_histogram.png").exists() and (folder / "worst.png").exists()
+    assert (folder / "score_by_defect.png").exists()

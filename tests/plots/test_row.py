@@ -88,6 +88,13 @@ def test_the_verdict_is_told_in_words_and_colour(defect, score, words, colour):
     assert not {GREEN, AMBER, RED} - {colour} & header
 
 
+def test_the_header_tells_the_calibrated_score() -> None:
+    assert row().told == "score 2  >  threshold 1"
+    assert row(calibrated=0.98765).told == "score 2  >  threshold 1  ·  calibrated 0.988"
+    plain, told = draw_row(row()), draw_row(row(calibrated=0.5))
+    assert (plain[:60] != told[:60]).any() and (plain[62:] == told[62:]).all()
+
+
 def test_proportions_are_the_images_own():
     wide = draw_row(row(image=np.full((100, 400, 3), 90, np.uint8)))
     assert (panel(wide, 0, height=64) == 90).all() and wide.shape[0] == 390 - SIDE + 64
@@ -157,6 +164,7 @@ def test_rows_are_cheap():
 def test_a_prediction_is_a_row_without_truth():
     prediction = SimpleNamespace(
         score=2.0,
+        calibrated=0.9,
         anomaly_map=row().anomaly_map,
         image=row().image,
         panels={"reconstruction": np.full((128, 128, 3), 9, np.uint8)},

@@ -1,15 +1,20 @@
-"""`vqlab data …`: check, show, make, list."""
+"""`vqlab data …`: check, show, validation, audit, make, list."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vqlab.cli import data_app
 from vqlab.cli.options import Category, Data
+
+if TYPE_CHECKING:
+    from vqlab.data import CategoryAudit, DataSettings
+    from vqlab.run import OnProgress
 
 Root = Annotated[
     Path | None,
@@ -54,6 +59,69 @@ def show(
     names = [category] if category and category != "all" else categories_in(folder)
     contact_sheet(folder, names, to)
     out.print(f"contact sheet: {to}")
+
+
+@data_app.command()
+def validation(
+    root: Root = None,
+    category: Category = None,
+    to: Annotated[Path, typer.Option(help="Folder to write.")] = Path("results/validation"),
+    source: Annotated[
+        str, typer.Option(help="`drawn` or `test`, as data.validation.source.")
+    ] = "drawn",
+    seed: Annotated[int, typer.Option(help="As data.seed.")] = 0,
+) -> None:
+    """Write the images and masks that choose settings, and a contact sheet of them."""
+    from vqlab.cli.progress import counting, out
+    from vqlab.data import load_dataset, write_picture, write_pictures
+
+    tree = {"seed": seed, "validation": {"source": source}}
+    with counting() as on_progress:
+        for settings in _each_category(root, category, tree, on_progress):
+            splits = load_dataset(settings, partial(on_progress, "reading images"))
+            write_pictures(splits.validation, to)
+            sheet = to / f"{splits.categories[0]}_contact_sheet.png"
+            write_picture(splits.validation_sheet, sheet)
+            out.print(f"{len(splits.validation)} images ({settings.validation.described}): {to}")
+            out.print(f"contact sheet: {sheet}")
+
+
+@data_app.command()
+def audit(
+    root: Root = None,
+    category: Category = None,
+    brightness: Annotated[
+        str, typer.Option(help="`keep` or `border`, as data.brightness.")
+    ] = "keep",
+) -> None:
+    """Warn where trivial statistics of the images separate test normals from test defects."""
+    from vqlab.cli.progress import counting, out
+    from vqlab.cli.tables import audit_table
+    from vqlab.data import STATISTICS, load_dataset
+    from vqlab.data import audit as audit_splits
+
+    rows: list[CategoryAudit] = []
+    with counting() as on_progress:
+        for settings in _each_category(root, category, {"brightness": brightness}, on_progress):
+            splits = load_dataset(settings, partial(on_progress, "reading images"))
+            rows += audit_splits(splits).values()
+    audit_table(rows, STATISTICS)
+    if not any(row.warnings for row in rows):
+        out.print("[bold green]no statistic alone separates a test set[/]")
+
+
+def _each_category(
+    root: Path | None, category: str | None, tree: dict[str, object], on_progress: OnProgress
+) -> Iterator[DataSettings]:
+    """Settings of one category after the other (none asked for: all), one in memory at a time."""
+    from vqlab.config import validate
+    from vqlab.data import DataSettings, choose_categories, find_root
+
+    whole = {"root": root, "categories": category or "all", **tree}
+    settings = validate(DataSettings, whole, "data.")
+    find_root(settings, partial(on_progress, "drawing the synthetic set"))
+    for name in choose_categories(settings):
+        yield validate(DataSettings, {**whole, "categories": name}, "data.")
 
 
 @data_app.command()

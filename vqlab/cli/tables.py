@@ -10,7 +10,7 @@ from rich.table import Table
 from vqlab.cli.progress import out, settings_text
 
 if TYPE_CHECKING:
-    from vqlab.data import CheckReport
+    from vqlab.data import CategoryAudit, CheckReport
     from vqlab.evaluation import Report
     from vqlab.model import Model
     from vqlab.predict import PredictedFile
@@ -30,8 +30,20 @@ HEADLINES = {
 }
 
 
-def report_table(title: str, rows: Sequence[tuple[str, Report]]) -> Table:
-    """Metrics of several reports, a column each (per category and their mean where several)."""
+AUDITED = (
+    "⚠ here a trivial statistic of the images separates test normals from test defects, so image "
+    "metrics may flatter (vqlab data audit): judge by pixel metrics."
+)
+"""Footnote of the category of a run whose data audit warns."""
+
+
+def report_table(
+    title: str, rows: Sequence[tuple[str, Report]], promised: float | None = None
+) -> Table:
+    """Metrics of several reports, a column each (per category and their mean where several).
+
+    promised: the share of false rejects that their thresholds promise, all categories together.
+    """
     columns: dict[str, Mapping[str, float]] = {}
     for name, report in rows:
         if len(report.per_category) > 1:
@@ -39,7 +51,8 @@ def report_table(title: str, rows: Sequence[tuple[str, Report]]) -> Table:
             columns[f"{name} mean"] = report.mean
         else:
             columns[name] = report.mean
-    return _metrics_table(title, columns)
+    told = {} if promised is None else {"false_reject_rate": f"\n(promised ≤ {promised:.3f})"}
+    return _metrics_table(title, columns, told)
 
 
 def figures_table(title: str, rows: Mapping[str, tuple[Mapping[str, float], str]]) -> Table:
@@ -49,7 +62,12 @@ def figures_table(title: str, rows: Mapping[str, tuple[Mapping[str, float], str]
     )
 
 
-def _metrics_table(title: str, columns: Mapping[str, Mapping[str, float]]) -> Table:
+def _metrics_table(
+    title: str,
+    columns: Mapping[str, Mapping[str, float]],
+    told: Mapping[str, str] | None = None,
+) -> Table:
+    """told: by metric, what to say behind its name."""
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for name in columns:
@@ -57,7 +75,7 @@ def _metrics_table(title: str, columns: Mapping[str, Mapping[str, float]]) -> Ta
     for key, words in HEADLINES.items():
         cells = [_cells(metrics, [key])[0] for metrics in columns.values()]
         if set(cells) != {"–"}:
-            table.add_row(words, *cells)
+            table.add_row(words + (told or {}).get(key, ""), *cells)
     return table
 
 
@@ -75,7 +93,12 @@ def leaderboard_table(records: Sequence[RunRecord], limit: int) -> Table:
     for record in measured[:limit]:
         tags = record.tags
         data = tags.get("vqlab.data_fingerprint", "")[:8]
+        if record.params.get("data.validation.source") == "test":
+            data += f", part {tags.get('vqlab.test_fingerprint', '')[:8]}"
         category = tags.get("vqlab.category", record.experiment)
+        if "vqlab.audit" in tags:
+            category += " ⚠"
+            table.caption, table.caption_justify = AUDITED, "left"
         if "test_mean_image/image_auroc" in record.metrics:
             baselines.setdefault((category, data), record)
         perplexity = record.metrics.get("codebook/perplexity")
@@ -126,6 +149,30 @@ def check_table(report: CheckReport) -> None:
         out.print(f"[yellow]warning[/]: {warning}")
     for error in report.errors:
         out.print(f"[red]error[/]: {error}")
+
+
+def audit_table(rows: Sequence[CategoryAudit], statistics: Mapping[str, str]) -> None:
+    """How well each statistic (name → words) separates the test set, a row per category, then
+    every warning on a line of its own."""
+    title = "image AUROC of trivial statistics (↑ ↓: defects have higher, lower values)"
+    table = Table(title=title, title_justify="left")
+    table.add_column("category")
+    for words in statistics.values():
+        table.add_column(words, justify="right")
+    for row in rows:
+        cells = [_audit_cell(row, name) for name in statistics]
+        table.add_row(row.category + (" ⚠" if row.warnings else ""), *cells)
+    out.print(table)
+    for row in rows:
+        for warning in row.warnings:
+            out.print(f"[yellow]warning[/]: {warning}")
+
+
+def _audit_cell(row: CategoryAudit, name: str) -> str:
+    if name not in row.aurocs:
+        return "–"
+    cell = f"{row.aurocs[name]:.3f} {'↑' if row.higher[name] else '↓'}"
+    return f"[bold yellow]{cell}[/]" if name in row.warned else cell
 
 
 def trials_table(result: SweepResult) -> Table:

@@ -108,7 +108,8 @@ def say_outcome(outcome: Outcome, tracker: Tracker) -> None:
     if outcome.test is not None:
         rows.append(("test", outcome.test))
     rows += [(f"test, {name}", report) for name, report in outcome.beside.items()]
-    out.print(report_table(f"run {outcome.run_id}, {outcome.seconds:.0f} s", rows))
+    title = f"run {outcome.run_id}, {outcome.seconds:.0f} s"
+    out.print(report_table(title, rows, outcome.model.thresholds.promised))
     for note in outcome.test.notes if outcome.test else []:
         out.print(f"note: {note}")
     if outcome.pictures:

@@ -1,21 +1,34 @@
 """Images: found in folders, read, brought to network size, split, checked, shown."""
 
+from vqlab.data.audit import STATISTICS, CategoryAudit, audit, audit_metrics
 from vqlab.data.check import CheckReport, CheckRow, check_dataset
 from vqlab.data.image_set import ImageSet
-from vqlab.data.images import IMAGE_SUFFIXES, read_image, read_mask, to_network, to_original
+from vqlab.data.images import (
+    IMAGE_SUFFIXES,
+    read_image,
+    read_mask,
+    resized,
+    to_network,
+    to_original,
+)
 from vqlab.data.locate import categories_in, choose_categories, describe_source, find_root
-from vqlab.data.settings import DataSettings
-from vqlab.data.show import contact_sheet, write_pictures
+from vqlab.data.settings import DataSettings, ValidationSettings
+from vqlab.data.show import contact_sheet, set_sheet, write_picture, write_pictures
 from vqlab.data.splits import Splits, load_dataset
 from vqlab.data.synthetic import make_synthetic
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "STATISTICS",
+    "CategoryAudit",
     "CheckReport",
     "CheckRow",
     "DataSettings",
     "ImageSet",
     "Splits",
+    "ValidationSettings",
+    "audit",
+    "audit_metrics",
     "categories_in",
     "check_dataset",
     "choose_categories",
@@ -26,7 +39,10 @@ __all__ = [
     "make_synthetic",
     "read_image",
     "read_mask",
+    "resized",
+    "set_sheet",
     "to_network",
     "to_original",
+    "write_picture",
     "write_pictures",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -46,7 +46,10 @@ class Scene:
     """(3,) colour of a plain background; None where there is none."""
     side: int
     boost: float
-    """Contrast; 1, and more for every try that came out invisible."""
+    """Factor on contrast; 1, and more for every try that came out invisible."""
+    size: float | None
+    contrast: float | None
+    """Places in [0, 1] in a kind's ranges, small to large and faint to strong; None: by chance."""
 
 
 def draw_defect(
@@ -54,22 +57,28 @@ def draw_defect(
     texture: NDArray[np.uint8],
     rng: np.random.Generator,
     kind: str | None = None,
+    size: float | None = None,
+    contrast: float | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_], str]:
     """The image with a defect on it, its mask (H, W) bool, and its kind.
 
     image, texture: (H, W, 3) uint8 of one size, at least 3 pixels a side; the texture is another
     normal image, from which patches are taken. kind: one of `KINDS`; None draws one by `SHARES`.
-    The mask holds the pixels that differ visibly, and the gaps of a pixel or two among them; it
-    is never empty. The arguments are left as they are; the same generator state gives the same.
-    Raises ValueError for other shapes or kinds.
+    size, contrast: places in [0, 1] in the ranges of the kind, 0 the smallest or faintest (but as
+    large and strong as it takes to be visible); None leaves them to chance. The mask holds the
+    pixels that differ visibly, and the gaps of a pixel or two among them; it is never empty. The
+    arguments are left as they are; the same generator state gives the same. Raises ValueError for
+    other shapes, kinds or places.
     """
-    _require(image, texture, kind)
+    _require(image, texture, kind, size, contrast)
     if kind is None:
         kind = KINDS[int(rng.choice(len(KINDS), p=list(SHARES.values())))]
     interest, backdrop = _interest(image)
     side = min(image.shape[:2])
     for attempt in range(TRIES):
-        scene = Scene(image, texture, interest, backdrop, side, 1 + attempt / 2)
+        larger = None if size is None else size + (1 - size) * attempt / TRIES
+        boost = 1 + attempt / 2
+        scene = Scene(image, texture, interest, backdrop, side, boost, larger, contrast)
         drawn = image.copy()
         _DRAW[kind](drawn, scene, rng)
         if backdrop is not None and kind in _ON_OBJECT and rng.random() < 0.8:
@@ -82,7 +91,7 @@ def draw_defect(
     return drawn, _changed(image, drawn), kind
 
 
-def _require(image: Array, texture: Array, kind: str | None) -> None:
+def _require(image: Array, texture: Array, kind: str | None, *places: float | None) -> None:
     for name, array in (("image", image), ("texture", texture)):
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
             raise ValueError(f"{name} must be (H, W, 3) uint8; got {array.shape} {array.dtype}.")
@@ -93,6 +102,9 @@ def _require(image: Array, texture: Array, kind: str | None) -> None:
         )
     if kind is not None and kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}.")
+    for place in places:
+        if place is not None and not 0 <= place <= 1:
+            raise ValueError(f"size and contrast must be within 0 and 1; got {place}.")
 
 
 def _changed(before: Array, after: Array) -> NDArray[np.bool_]:
@@ -174,13 +186,25 @@ def _blend(drawn: Array, box: Box, cover: Array, colour: Array | float) -> None:
 
 
 def _size(scene: Scene, rng: np.random.Generator, low: float, high: float) -> float:
-    """A length in pixels between two shares of the image's side, small ones as often as large."""
-    return float(np.exp(rng.uniform(math.log(low), math.log(high)))) * scene.side
+    """The defect's length in pixels, between two shares of the image's side, even in its log."""
+    place = rng.random() if scene.size is None else scene.size
+    return math.exp(math.log(low) + place * math.log(high / low)) * scene.side
+
+
+def _width(scene: Scene, rng: np.random.Generator, low: float, high: float) -> float:
+    """The same of a thin one's other side, always by chance."""
+    return _size(replace(scene, size=None), rng, low, high)
+
+
+def _contrast(scene: Scene, rng: np.random.Generator, low: float, high: float) -> float:
+    """A difference in light between two limits, times the scene's boost."""
+    place = rng.random() if scene.contrast is None else scene.contrast
+    return (low + place * (high - low)) * scene.boost
 
 
 def _tone(local: Array, scene: Scene, rng: np.random.Generator) -> Array:
     """A colour (3,) that differs from `local` (3,): darker or brighter, seldom tinted."""
-    shift = scene.boost * rng.uniform(28, 95)
+    shift = _contrast(scene, rng, 28, 95)
     grey = float(local.mean())
     up = rng.random() < 1 / (1 + math.exp((grey - 115) / 25))
     tint = rng.normal(0, 1, 3) * (14 if rng.random() < 0.4 else 2)
@@ -191,7 +215,7 @@ def _tone(local: Array, scene: Scene, rng: np.random.Generator) -> Array:
 def _scratch(drawn: Array, scene: Scene, rng: np.random.Generator) -> None:
     """One to three thin curved lines, brighter or darker, fading along their way."""
     heading = rng.uniform(0, 2 * math.pi)
-    width = max(0.7, _size(scene, rng, 0.0025, 0.009))
+    width = max(0.7, _width(scene, rng, 0.0025, 0.009))
     for _ in range(int(rng.choice([1, 1, 1, 2, 3]))):
         x, y = _place(scene, rng)
         length = _size(scene, rng, 0.06, 0.40)
@@ -260,7 +284,7 @@ def _taken(box: Box, scene: Scene, rng: np.random.Generator) -> Array:
     piece = scene.texture[top : top + height, left : left + width].astype(np.float32)
     piece = piece[:: int(rng.choice([-1, 1])), :: int(rng.choice([-1, 1]))]
     # Each further try relights more, so that a patch of an even surface shows at last.
-    light = 1 + rng.choice([-1, 1]) * rng.uniform(0.05, 0.25) * scene.boost
+    light = 1 + rng.choice([-1, 1]) * _contrast(scene, rng, 0.05, 0.25)
     piece = piece * light + rng.choice([-1, 1]) * rng.uniform(0, 20) * (scene.boost - 0.5)
     return np.asarray(np.clip(piece, 0, 255))
 
@@ -276,7 +300,7 @@ def _scar(drawn: Array, scene: Scene, rng: np.random.Generator) -> None:
     """A long thin piece of the texture, turned (as above, "scar")."""
     for _ in range(int(rng.integers(1, 3))):
         x, y = _place(scene, rng)
-        long, wide = _size(scene, rng, 0.05, 0.16), max(1.0, _size(scene, rng, 0.006, 0.018))
+        long, wide = _size(scene, rng, 0.05, 0.16), max(1.0, _width(scene, rng, 0.006, 0.018))
         _paste(drawn, scene, rng, x, y, (long * wide) ** 0.5, max(1.0, long / wide))
 
 

@@ -129,12 +129,15 @@ class Photo:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A normal photo with a defect drawn on it at network size, decided by `seed` alone."""
+    """A normal photo with a defect drawn on it at network size, the same one every time."""
 
     photo: Photo
     texture: Photo
     kind: str
     seed: tuple[int, ...]
+    size: float | None = None
+    contrast: float | None = None
+    """How large and how strong, see `draw_defect`."""
 
     @property
     def sample(self) -> Sample:
@@ -147,7 +150,9 @@ class Drawn:
         box = (slice(top, top + height), slice(left, left + width))
         other, _ = fit_image(_inside(texture), memory.settings)
         rng = np.random.default_rng(self.seed)
-        image[box], mask[box], _ = draw_defect(image[box].copy(), other[box], rng, self.kind)
+        image[box], mask[box], _ = draw_defect(
+            image[box].copy(), other[box], rng, self.kind, self.size, self.contrast
+        )
         return Picture(image, mask, clean.geometry)
 
     def original(self, memory: Memory) -> Pixels:

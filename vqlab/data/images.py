@@ -182,11 +182,16 @@ def to_tensor(square: Pixels, geometry: Geometry, settings: DataSettings) -> Ten
 def border_brightness(square: Pixels, geometry: Geometry) -> float:
     """Median grey, in [0, 1], of a frame of 1/32 of the box's shorter side (at least 1 pixel)."""
     top, left, height, width = geometry.box
-    grey = square[top : top + height, left : left + width].mean(axis=2)
-    edge = max(1, min(height, width) // 32)
-    frame = np.ones(grey.shape, np.bool_)
+    frame = square[top : top + height, left : left + width][border_frame((height, width))]
+    return float(np.median(frame.mean(axis=1))) / 255
+
+
+def border_frame(size: tuple[int, ...]) -> Mask:
+    """The frame of an image of `size` (H, W): 1/32 of the shorter side wide, at least 1 pixel."""
+    edge = max(1, min(size) // 32)
+    frame = np.ones(size, np.bool_)
     frame[edge:-edge, edge:-edge] = False
-    return float(np.median(grey[frame])) / 255
+    return frame
 
 
 def to_network(image: Pixels, settings: DataSettings) -> tuple[Tensor, Geometry]:
@@ -209,5 +214,10 @@ def to_original(square: NDArray[Any], geometry: Geometry) -> NDArray[np.float32]
     """
     top, left, height, width = geometry.box
     inside = np.ascontiguousarray(square[top : top + height, left : left + width], np.float32)
-    size = (geometry.original[1], geometry.original[0])
-    return np.asarray(cv2.resize(inside, size, interpolation=cv2.INTER_LINEAR), np.float32)
+    return resized(inside, geometry.original)
+
+
+def resized(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """A map (h, w[, C]) float32 at another size (H, W), bilinear."""
+    large = cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.asarray(large, np.float32)

@@ -34,6 +34,23 @@ def _root(value: Any) -> Any:
     return value.expanduser() if isinstance(value, Path) else value
 
 
+class ValidationSettings(Settings):
+    """Section `data.validation`: which images with defects choose settings."""
+
+    source: Literal["drawn", "test"] = "drawn"
+    """`drawn`: defects drawn on the held-out normals. `test`: a share of the test images, which
+    are then left out of the reported test set."""
+    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of the test images, of each defect type and of `good`, that `source: test` takes."""
+
+    @property
+    def described(self) -> str:
+        """What validation is made of, in words: the tag `vqlab.validation` of a run."""
+        if self.source == "drawn":
+            return "held-out normals with drawn defects"
+        return f"held-out normals with {self.fraction:.0%} of test, excluded from test"
+
+
 class DataSettings(Settings):
     """Which images, and how they come to the network's square."""
 
@@ -55,7 +72,8 @@ class DataSettings(Settings):
     """Share of train/good that is never trained on (at least 2 images)."""
     synthetic_defects: Annotated[int, Field(ge=1, le=20)] = 2
     """Copies of each held-out image with a drawn defect, for validation."""
+    validation: ValidationSettings = ValidationSettings()
     seed: Annotated[int, Field(ge=0)] = 0
-    """Decides the held-out images and the drawn defects."""
+    """Decides the held-out images, the drawn defects and what validation takes of test."""
     memory_mib: Annotated[int, Field(ge=0)] = 2048
     """Resized images are kept in memory up to this much; the rest is decoded when needed."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -23,7 +24,10 @@ GOOD = 4
 """Tiles of train/good per category; of each defect there are two."""
 EACH = 2
 COLUMNS = 8
+MOST = 24
+"""Tiles of a sheet of an image set."""
 RED = (255, 40, 40)
+T = TypeVar("T")
 
 
 def contact_sheet(root: Path, categories: Sequence[str] | None, path: Path) -> Path:
@@ -40,7 +44,7 @@ def contact_sheet(root: Path, categories: Sequence[str] | None, path: Path) -> P
             f"it has {listing(sorted(layout.folders), most=30)}."
         )
     rows = [row for name in names for row in _rows(read_category(layout, name))]
-    _write(np.concatenate(rows), path)
+    write_picture(np.concatenate(rows), path)
     return path
 
 
@@ -51,11 +55,35 @@ def write_pictures(images: ImageSet, folder: Path) -> Path:
     """
     for index, sample in enumerate(images.samples):
         name = f"{sample.category}_{index:03d}_{sample.defect}"
-        _write(images.original(index), folder / f"{name}.png")
+        write_picture(images.original(index), folder / f"{name}.png")
         if sample.label:
             mask = images.original_mask(index)
-            _write(mask.astype(np.uint8) * 255, folder / f"{name}_mask.png")
+            write_picture(mask.astype(np.uint8) * 255, folder / f"{name}_mask.png")
     return folder
+
+
+def set_sheet(images: ImageSet, most: int = MOST) -> Pixels:
+    """Some of a set as one picture, (height, COLUMNS * TILE, 3), masks outlined, kinds below.
+
+    At most `most` images, of each category's kinds about as many; at network size, in the colours
+    of the files, as drawn on.
+    """
+
+    def kind(index: int) -> tuple[str, str]:
+        return images.samples[index].category, images.samples[index].defect
+
+    order = sorted(range(len(images)), key=kind)
+    groups = [list(group) for _, group in groupby(order, key=kind)]
+    each = max(1, most // max(1, len(groups)))
+    tiles = []
+    for index in _spread([index for group in groups for index in _spread(group, each)], most):
+        picture, sample = images.picture(index), images.samples[index]
+        top, left, height, width = picture.geometry.box
+        box = (slice(top, top + height), slice(left, left + width))
+        tiles.append(_tile(picture.image[box], picture.mask[box], _caption(sample, sample.defect)))
+    names = ", ".join(dict.fromkeys(sample.category for sample in images.samples))
+    heading = f"{names}: {len(tiles)} of {len(images)} images"
+    return np.concatenate([_text(heading, COLUMNS * TILE, 26, 18), *_grid(tiles)])
 
 
 def outline(image: Pixels, mask: Mask, thickness: int = 1) -> Pixels:
@@ -69,39 +97,48 @@ def outline(image: Pixels, mask: Mask, thickness: int = 1) -> Pixels:
 
 def _rows(category: Category) -> list[Pixels]:
     """A heading and rows of COLUMNS tiles, each (height, COLUMNS * TILE, 3)."""
-    tiles = [_tile(sample, "train") for sample in _spread(category.train, GOOD)]
+    tiles = [_file_tile(sample, "train") for sample in _spread(category.train, GOOD)]
     for _, group in groupby(category.test, key=lambda sample: sample.defect):
-        tiles += [_tile(sample, sample.defect) for sample in _spread(list(group), EACH)]
-    blank = np.full((TILE + CAPTION, TILE, 3), 255, np.uint8)
-    tiles += [blank] * (-len(tiles) % COLUMNS)
+        tiles += [_file_tile(sample, sample.defect) for sample in _spread(list(group), EACH)]
     heading = f"{category.name}: {len(category.train)} train, {len(category.test)} test"
-    return [
-        _text(heading, COLUMNS * TILE, 26, 18),
-        *(np.concatenate(tiles[i : i + COLUMNS], axis=1) for i in range(0, len(tiles), COLUMNS)),
-    ]
+    return [_text(heading, COLUMNS * TILE, 26, 18), *_grid(tiles)]
 
 
-def _spread(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """`count` of the samples, evenly spread over their order."""
-    places = np.linspace(0, len(samples) - 1, min(count, len(samples)))
-    return [samples[round(place)] for place in places]
+def _grid(tiles: Sequence[Pixels]) -> list[Pixels]:
+    """Rows of COLUMNS tiles, the last one filled up with white."""
+    blank = np.full((TILE + CAPTION, TILE, 3), 255, np.uint8)
+    full = [*tiles, *[blank] * (-len(tiles) % COLUMNS)]
+    return [np.concatenate(full[i : i + COLUMNS], axis=1) for i in range(0, len(full), COLUMNS)]
 
 
-def _tile(sample: Sample, kind: str) -> Pixels:
-    """(TILE + CAPTION, TILE, 3): the image inside a square, its mask outlined, and its name."""
+def _spread(things: Sequence[T], count: int) -> list[T]:
+    """`count` of the things, evenly spread over their order."""
+    places = np.linspace(0, len(things) - 1, min(count, len(things)))
+    return [things[round(place)] for place in places]
+
+
+def _file_tile(sample: Sample, kind: str) -> Pixels:
     image = read_image(sample.path)
+    mask = Photo(sample).mask((image.shape[0], image.shape[1]))
+    return _tile(image, mask, _caption(sample, kind))
+
+
+def _caption(sample: Sample, kind: str) -> str:
+    return f"{kind}/{sample.path.stem}"
+
+
+def _tile(image: Pixels, mask: Mask, caption: str) -> Pixels:
+    """(TILE + CAPTION, TILE, 3): the image inside a square, its mask outlined, and its name."""
     scale = (TILE - 4) / max(image.shape[:2])
     width, height = (max(1, round(length * scale)) for length in (image.shape[1], image.shape[0]))
     small = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-    if sample.mask is not None:
-        mask = Photo(sample).mask((image.shape[0], image.shape[1]))
+    if mask.any():
         shrunk = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
         small = outline(small, shrunk > 0)
     square = np.full((TILE, TILE, 3), 255, np.uint8)
     top, left = (TILE - height) // 2, (TILE - width) // 2
     square[top : top + height, left : left + width] = small
-    caption = _text(f"{kind}/{sample.path.stem}", TILE, CAPTION, 11)
-    return np.concatenate([square, caption])
+    return np.concatenate([square, _text(caption, TILE, CAPTION, 11)])
 
 
 def _text(words: str, width: int, height: int, size: int) -> Pixels:
@@ -110,8 +147,11 @@ def _text(words: str, width: int, height: int, size: int) -> Pixels:
     return np.asarray(strip, np.uint8)
 
 
-def _write(pixels: Pixels, path: Path) -> None:
-    """A PNG, written beside its place and then renamed. Raises UserError where it cannot be."""
+def write_picture(pixels: Pixels, path: Path) -> None:
+    """Write (H, W, 3) or (H, W) uint8 as a PNG, beside its place and then renamed.
+
+    Raises UserError where it cannot be.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

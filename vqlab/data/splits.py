@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import os
 import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
 from vqlab.data.defects import SHARES
-from vqlab.data.image_set import THREADS, Drawn, ImageSet, Memory, Photo, Progress
+from vqlab.data.image_set import THREADS, Drawn, ImageSet, Item, Memory, Photo, Progress
+from vqlab.data.images import Pixels
 from vqlab.data.layouts import Category, read_category, recognise
 from vqlab.data.locate import choose_categories, find_root
 from vqlab.data.settings import DataSettings
+from vqlab.data.show import set_sheet
 from vqlab.types import Sample, UserError
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The images of one or more categories, each image in one role (`validation` draws on
+    """The images of one or more categories, each image in one role (but `validation` begins with
     `held_out`)."""
 
     train: ImageSet
@@ -30,14 +35,38 @@ class Splits:
     held_out: ImageSet
     """Normals never trained on: thresholds and calibration come from them."""
     validation: ImageSet
-    """`held_out`, then copies of it with drawn defects and their exact masks."""
+    """What chooses settings and thresholds: `held_out`, then copies of it with drawn defects and
+    their exact masks, or the test images that `data.validation` takes."""
     test: ImageSet
+    """What is reported; none of it is in `validation`."""
     root: Path
     source: str
     """`synthetic`, `MVTec AD layout` or `VisA layout`."""
     fingerprint: str
     """64 hex digits, see `fingerprint`; the same files give the same, wherever they lie."""
+    test_fingerprint: str
+    """The same of the images in `test` alone."""
     categories: tuple[str, ...]
+
+    @cached_property
+    def validation_sheet(self) -> Pixels:
+        """Some of `validation` as one picture, see `set_sheet`; drawn once."""
+        return set_sheet(self.validation)
+
+    def write_table(self, path: Path) -> Path:
+        """Write every set's images as a CSV: category, split, file (relative to `root`), defect.
+
+        A drawn copy stands there as the photo it is drawn on and `drawn_<kind>`. Returns `path`.
+        """
+        sets = ("train", "held_out", "validation", "test")
+        with path.open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["category", "split", "file", "defect"])
+            for name in sets:
+                for sample in getattr(self, name).samples:
+                    place = Path(os.path.relpath(sample.path, self.root)).as_posix()
+                    table.writerow([sample.category, name, place, sample.defect])
+        return path
 
 
 def load_dataset(settings: DataSettings, progress: Progress | None = None) -> Splits:
@@ -59,16 +88,23 @@ def load_dataset(settings: DataSettings, progress: Progress | None = None) -> Sp
 
     parts = [_split(category, settings) for category in categories]
     train, held_out = ([photo for part in parts for photo in part[i]] for i in (0, 1))
-    drawn = [item for part in parts for item in _draw(part[0], part[1], settings)]
     test = [Photo(sample) for category in categories for sample in category.test]
+    judges: list[Item] = []
+    if settings.validation.source == "test":
+        taken = {photo for category in categories for photo in _take(category, settings)}
+        judges += [photo for photo in test if photo in taken]
+        test = [photo for photo in test if photo not in taken]
+    else:
+        judges += [item for part in parts for item in _draw(part[0], part[1], settings)]
     return Splits(
         train=ImageSet(train, memory),
         held_out=ImageSet(held_out, memory),
-        validation=ImageSet([*held_out, *drawn], memory),
+        validation=ImageSet([*held_out, *judges], memory),
         test=ImageSet(test, memory),
         root=root,
         source=source,
         fingerprint=fingerprint(samples, layout.root),
+        test_fingerprint=fingerprint((photo.sample for photo in test), layout.root),
         categories=names,
     )
 
@@ -83,8 +119,34 @@ def _split(category: Category, settings: DataSettings) -> tuple[list[Photo], lis
     return train, [photo for index, photo in enumerate(photos) if index in out]
 
 
+def _take(category: Category, settings: DataSettings) -> list[Photo]:
+    """The test photos that go to validation: the set share of each defect type and of `good`.
+
+    At least one of each type and never all; a single one stays in test. Which ones depends on the
+    seed and the names only. Raises UserError where that leaves validation without a defect.
+    """
+    taken = []
+    for defect, group in groupby(category.test, key=lambda sample: sample.defect):
+        samples = list(group)
+        count = max(1, min(round(settings.validation.fraction * len(samples)), len(samples) - 1))
+        rng = np.random.default_rng((settings.seed, _number(category.name), _number(defect)))
+        chosen = rng.permutation(len(samples))[:count] if len(samples) > 1 else ()
+        taken += [Photo(samples[index]) for index in sorted(chosen)]
+    if not any(photo.sample.label for photo in taken):
+        defects = sum(sample.label for sample in category.test)
+        raise UserError(
+            f"category {category.name} must have 2 test images of one kind of defect to share "
+            f"them with validation; it has {defects} of any kind; use data.validation.source=drawn."
+        )
+    return taken
+
+
 def _draw(train: Sequence[Photo], held_out: Sequence[Photo], settings: DataSettings) -> list[Drawn]:
-    """Each held-out photo with drawn defects; every kind comes as often as `SHARES` say, evenly."""
+    """Each held-out photo with drawn defects; every kind comes as often as `SHARES` say, evenly.
+
+    So do small and large ones within each kind, and faint and strong ones: of n copies one lies in
+    each n-th of the range (Latin hypercube sampling).
+    """
     seed = (settings.seed, _number(held_out[0].sample.category), 1)
     rng = np.random.default_rng(seed)
     canvases = [photo for photo in held_out for _ in range(settings.synthetic_defects)]
@@ -92,8 +154,20 @@ def _draw(train: Sequence[Photo], held_out: Sequence[Photo], settings: DataSetti
     bounds = np.cumsum(list(SHARES.values()))
     kinds = np.searchsorted(bounds / bounds[-1], places)
     textures = rng.integers(len(train), size=len(canvases))
+    spread = np.empty((len(canvases), 2))
+    for kind in np.unique(kinds):
+        here = np.flatnonzero(kinds == kind)
+        for column in (0, 1):
+            spread[here, column] = (rng.permutation(len(here)) + rng.random(len(here))) / len(here)
     return [
-        Drawn(photo, train[textures[number]], tuple(SHARES)[kinds[number]], (*seed, number))
+        Drawn(
+            photo,
+            train[textures[number]],
+            tuple(SHARES)[kinds[number]],
+            (*seed, number),
+            float(spread[number, 0]),
+            float(spread[number, 1]),
+        )
         for number, photo in enumerate(canvases)
     ]
 

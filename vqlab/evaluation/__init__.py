@@ -1,21 +1,31 @@
-"""Evaluation: score a set of images, choose thresholds on normal ones, report what they are worth.
+"""Evaluation: score a set of images, choose thresholds, report what they are worth.
 
 Thresholds are chosen from held-out images and never see the test set.
 """
 
-from vqlab.evaluation.report import Report, evaluate
+from vqlab.evaluation.calibration import CalibrationScores, calibrated
+from vqlab.evaluation.report import EvaluationSettings, Report, evaluate
 from vqlab.evaluation.scoring import Progress, Scored, Scorer, crop, score_images
-from vqlab.evaluation.thresholds import Thresholds, ThresholdSettings, choose_thresholds
+from vqlab.evaluation.thresholds import (
+    Thresholds,
+    ThresholdSettings,
+    choose_thresholds,
+    promise_note,
+)
 
 __all__ = [
+    "CalibrationScores",
+    "EvaluationSettings",
     "Progress",
     "Report",
     "Scored",
     "Scorer",
     "ThresholdSettings",
     "Thresholds",
+    "calibrated",
     "choose_thresholds",
     "crop",
     "evaluate",
+    "promise_note",
     "score_images",
 ]

@@ -1,24 +1,52 @@
-"""The report: what the scores of a set of images are worth."""
+"""The report: what the scores of a set of images are worth, and how sure that is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
-from vqlab.evaluation.scoring import Scored
+from vqlab.config import Settings
+from vqlab.data import ImageSet, resized
+from vqlab.evaluation.scoring import Array, Scored
 from vqlab.evaluation.thresholds import Thresholds
-from vqlab.metrics import Curve, summarise_images, summarise_pixels
+from vqlab.metrics import (
+    Curve,
+    Evidence,
+    Interval,
+    PixelStream,
+    Regions,
+    Summary,
+    distributions,
+    intervals,
+    resample,
+    summarise_images,
+)
+
+
+class EvaluationSettings(Settings):
+    """Section `evaluation`: how the test set is measured."""
+
+    resolution: Literal["network", "original"] = "network"
+    """Where pixels are compared: at the network's size, or at each image's own."""
+    resamples: int = Field(default=1000, ge=0, le=100_000)
+    """Resamples of the test images behind the 95 % intervals; 0: none."""
+    seed: int = Field(default=0, ge=0)
+    """Decides the resamples."""
 
 
 @dataclass(frozen=True)
 class Report:
     """What a detector is worth on a set of images; a metric that is undefined is absent.
 
-    Names: image_auroc, image_ap, image_f1max, pixel_auroc, pixel_ap, pixel_f1max, aupro; and at
-    the thresholds false_reject_rate (normal images called defective), escape_rate (defects called
-    normal), pixel_iou (flagged ∩ defective over flagged ∪ defective pixels, over all images).
+    Names: image_auroc, image_ap, image_f1max, pixel_auroc, pixel_ap, pixel_f1max, aupro (up to a
+    false-positive rate of 0.30), aupro_005; and at the thresholds false_reject_rate (normal images
+    called defective), escape_rate (defects called normal), image_precision, image_recall,
+    pixel_precision, pixel_recall, pixel_iou (flagged ∩ defective over flagged ∪ defective pixels,
+    over all images), region_overlap (mean flagged share of a region).
     """
 
     per_category: dict[str, dict[str, float]]
@@ -32,99 +60,171 @@ class Report:
     """Per category: image_roc, image_precision_recall, pixel_roc, pixel_precision_recall, pro."""
     f1max_thresholds: dict[str, dict[str, float]] = field(default_factory=dict)
     """Per category and level (image, pixel): flagging scores at or above it gives the F1max."""
+    bounds: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Per category: how far binning can have moved a pixel metric; never further."""
+    intervals: dict[str, dict[str, Interval]] = field(default_factory=dict)
+    """Per category, and `mean`: 95 % bootstrap intervals over images; none where not asked for."""
+    evidence: dict[str, Evidence] = field(default_factory=dict, repr=False)
+    """Per category: what resampling needs, for comparing with another run on the same images."""
 
     def keyed(self, split: str) -> dict[str, float]:
-        """Metric keys such as `test/image_auroc`, the mean over categories.
+        """Metric keys such as `test/image_auroc`, the mean over categories; intervals likewise, as
+        `test/image_auroc_low` and `_high`.
 
         With several categories also `test/<category>/image_auroc` and `test/pooled/image_auroc`.
         """
         keyed = {f"{split}/{name}": value for name, value in self.mean.items()}
+        for name, interval in self.intervals.get("mean", {}).items():
+            keyed |= {f"{split}/{name}_low": interval.low, f"{split}/{name}_high": interval.high}
         if len(self.per_category) > 1:
             for group, metrics in {**self.per_category, "pooled": self.pooled}.items():
                 keyed |= {f"{split}/{group}/{name}": value for name, value in metrics.items()}
         return keyed
 
 
-def evaluate(scored: Scored, thresholds: Thresholds) -> Report:
-    """Measure a scored set: per category, their mean, and pooled where there are several."""
-    per_category: dict[str, dict[str, float]] = {}
-    report = Report(per_category, {}, notes=list(thresholds.notes))
+def evaluate(
+    scored: Scored,
+    thresholds: Thresholds,
+    settings: EvaluationSettings | None = None,
+    images: ImageSet | None = None,
+) -> Report:
+    """Measure a scored set: per category, their mean, and pooled where there are several.
+
+    images: the set that was scored; with it masks come in their own size where `settings` ask for
+    that, and regions that only meet at the network's size are noted. settings: none gives no
+    intervals.
+    """
+    settings = settings or EvaluationSettings(resamples=0)
+    report = Report({}, {}, notes=list(thresholds.notes))
     groups = scored.by_category()
     for category, indices in groups.items():
-        part = scored if len(groups) == 1 else scored.take(indices)
-        per_category[category] = _measure(category, part, thresholds, report)
-    report.mean.update(_mean(per_category, report.notes))
+        measure = _Measure(scored, indices, thresholds, settings, images)
+        report.per_category[category] = measure.metrics
+        measure.enter(category, report)
+    report.mean.update(_mean(report.per_category, report.notes))
+    _intervals(report, settings)
     if len(groups) > 1:
-        report.pooled.update(_measure("all categories together", scored, thresholds, None))
+        everything = range(len(scored))
+        plain = settings.model_copy(update={"resamples": 0})
+        report.pooled.update(_Measure(scored, everything, thresholds, plain, images).metrics)
     return report
 
 
-def _measure(
-    name: str, scored: Scored, thresholds: Thresholds, report: Report | None
-) -> dict[str, float]:
-    """The metrics of one set; its curves, F1max thresholds and notes go into `report`."""
-    known = [i for i in range(len(scored)) if scored.labels[i] == 0 or scored.masks[i].any()]
-    image = summarise_images(scored.image_scores, scored.labels)
-    pixel = summarise_pixels([scored.maps[i] for i in known], [scored.masks[i] for i in known])
-    metrics = image.metrics | pixel.metrics | _at_thresholds(scored, known, thresholds)
-    if report is not None:
-        report.notes.extend(_undefined(name, scored, len(known)))
-        pixel_curves = {
-            key if key == "pro" else f"pixel_{key}": curve for key, curve in pixel.curves.items()
-        }
-        image_curves = {f"image_{key}": curve for key, curve in image.curves.items()}
-        report.curves[name] = image_curves | pixel_curves
-        report.f1max_thresholds[name] = {
+class _Measure:
+    """The metrics of some images of a scored set, as one set."""
+
+    def __init__(
+        self,
+        scored: Scored,
+        indices: Sequence[int],
+        thresholds: Thresholds,
+        settings: EvaluationSettings,
+        images: ImageSet | None,
+    ) -> None:
+        chosen = list(indices)
+        self.labels, self.scores = scored.labels[chosen], scored.image_scores[chosen]
+        self.flagged = self.scores > thresholds.image
+        self.known = [i for i in chosen if scored.labels[i] == 0 or scored.masks[i].any()]
+        self.unmasked = len(chosen) - len(self.known)
+        self.regions = self.met = 0
+        self.image = summarise_images(self.scores, self.labels)
+        own = settings.resolution == "original" and images is not None
+        stream = PixelStream(threshold=thresholds.pixel, keep_images=settings.resamples > 0)
+        for values, mask in self._pixels(scored, images, own):
+            stream.update([values], None if mask is None else [mask])
+        self.pixel: Summary = stream.compute()
+        self.metrics = self.image.metrics | self.pixel.metrics | self._at_threshold()
+        self.metrics |= stream.at.metrics()
+        self.evidence: Evidence | None = None
+        if settings.resamples:
+            kept = dict(zip(self.known, stream.images, strict=True))
+            histograms = [kept.get(i) for i in chosen]
+            self.evidence = Evidence.of(self.scores, self.labels, self.flagged, histograms)
+
+    def _pixels(
+        self, scored: Scored, images: ImageSet | None, own: bool
+    ) -> Iterator[tuple[Array, Array | None]]:
+        for i in self.known:
+            values, mask = scored.maps[i], scored.masks[i] if scored.labels[i] else None
+            if mask is not None and images is not None:
+                original = images.original_mask(i)
+                count = Regions.of(original).count
+                self.regions += count
+                self.met += count - Regions.of(mask).count
+                mask = original if own else mask
+            yield (resized(values, scored.geometry[i].original) if own else values), mask
+
+    def _at_threshold(self) -> dict[str, float]:
+        normal = self.labels == 0
+        found = {}
+        if normal.any():
+            found["false_reject_rate"] = float(self.flagged[normal].mean())
+        if not normal.all():
+            found["escape_rate"] = float((~self.flagged[~normal]).mean())
+            found["image_recall"] = 1 - found["escape_rate"]
+            if self.flagged.any():
+                found["image_precision"] = float((~normal)[self.flagged].mean())
+        return found
+
+    def enter(self, category: str, report: Report) -> None:
+        """Put all but the metrics into the report."""
+        report.notes.extend(self._notes(category))
+        report.bounds[category] = self.pixel.bounds
+        if self.evidence is not None:
+            report.evidence[category] = self.evidence
+        curves = {f"image_{key}": curve for key, curve in self.image.curves.items()}
+        for key, curve in self.pixel.curves.items():
+            curves[key if key == "pro" else f"pixel_{key}"] = curve
+        report.curves[category] = curves
+        report.f1max_thresholds[category] = {
             level: summary.f1max_threshold
-            for level, summary in (("image", image), ("pixel", pixel))
+            for level, summary in (("image", self.image), ("pixel", self.pixel))
             if summary.f1max_threshold is not None
         }
-    return metrics
+
+    def _notes(self, name: str) -> Iterator[str]:
+        """A sentence for everything that keeps a metric from being defined, or might mislead."""
+        defects = int(self.labels.sum())
+        if defects == 0:
+            yield (
+                f"{name} has no defects here: AUROC, AP, F1max, AUPRO, escape_rate and the pixel "
+                "metrics are undefined."
+            )
+        if defects == len(self.labels):
+            yield (
+                f"{name} has no normal images here: image AUROC, AP, F1max and false_reject_rate "
+                "are undefined."
+            )
+        if self.unmasked:
+            left = f"the pixel metrics leave {'it' if self.unmasked == 1 else 'them'} out"
+            none = "the pixel metrics are undefined"
+            yield (
+                f"{name} has {self.unmasked} of {defects} defect images without a mask: "
+                f"{none if self.unmasked == defects else left}."
+            )
+        if self.met > 0:
+            yield (
+                f"{name}: at the network's size {self.met} of {self.regions} defect regions touch "
+                "another and count as one with it (none vanishes); evaluation.resolution=original "
+                "keeps them apart."
+            )
 
 
-def _at_thresholds(
-    scored: Scored, known: Sequence[int], thresholds: Thresholds
-) -> dict[str, float]:
-    flagged = scored.image_scores > thresholds.image
-    normal = scored.labels == 0
-    metrics = {}
-    if normal.any():
-        metrics["false_reject_rate"] = float(flagged[normal].mean())
-    if not normal.all():
-        metrics["escape_rate"] = float((~flagged[~normal]).mean())
-    if any(scored.masks[i].any() for i in known):
-        both = either = 0
-        for i in known:
-            predicted = scored.maps[i] > thresholds.pixel
-            both += int(np.count_nonzero(predicted & scored.masks[i]))
-            either += int(np.count_nonzero(predicted | scored.masks[i]))
-        metrics["pixel_iou"] = both / either
-    return metrics
-
-
-def _undefined(name: str, scored: Scored, known: int) -> list[str]:
-    """A sentence for everything that keeps a metric of this set from being defined."""
-    defects = int(scored.labels.sum())
-    notes = []
-    if defects == 0:
-        notes.append(
-            f"{name} has no defects here: AUROC, AP, F1max, AUPRO, escape_rate and pixel_iou "
-            "are undefined."
-        )
-    if defects == len(scored):
-        notes.append(
-            f"{name} has no normal images here: image AUROC, AP, F1max and false_reject_rate are "
-            "undefined."
-        )
-    unmasked = len(scored) - known
-    if unmasked:
-        left = f"the pixel metrics leave {'it' if unmasked == 1 else 'them'} out"
-        none = "the pixel metrics are undefined"
-        notes.append(
-            f"{name} has {unmasked} of {defects} defect images without a mask: "
-            f"{none if unmasked == defects else left}."
-        )
-    return notes
+def _intervals(report: Report, settings: EvaluationSettings) -> None:
+    """Bootstrap intervals per category and of the mean over categories."""
+    if not settings.resamples:
+        return
+    found: dict[str, dict[str, Array]] = {}
+    for place, (category, evidence) in enumerate(report.evidence.items()):
+        drawn = resample(evidence.labels, settings.resamples, settings.seed + place)
+        found[category] = distributions(evidence, drawn)
+        report.intervals[category] = intervals(report.per_category[category], found[category])
+    names = {name for each in found.values() for name in each}
+    means = {
+        name: np.mean([each[name] for each in found.values() if name in each], axis=0)
+        for name in names
+    }
+    report.intervals["mean"] = intervals(report.mean, means)
 
 
 def _mean(per_category: Mapping[str, Mapping[str, float]], notes: list[str]) -> dict[str, float]:

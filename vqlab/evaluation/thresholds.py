@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from vqlab.config import Settings
+from vqlab.evaluation.calibration import CalibrationScores, calibrated
 from vqlab.evaluation.scoring import Scored
+from vqlab.types import UserError
+
+Array = NDArray[Any]
+Method = Literal["conformal", "quantile", "f1max"]
+SIGNIFICANT = 0.05
+"""Below this probability of so many false rejects the promise counts as broken."""
+_CANDIDATES = 4096
+"""Pixel thresholds tried for the best F1."""
 
 
 class ThresholdSettings(Settings):
-    """Section `threshold`: how many normal images and pixels may be flagged."""
+    """Section `threshold`: how the image and the pixel threshold are chosen on validation."""
 
+    method: Method = "conformal"
+    """`conformal`: the share of normal images below is promised, whatever their distribution;
+    `quantile`: the plain quantile of the held-out normal images; `f1max`: best F1 against drawn
+    defects, for images and for pixels."""
     false_reject_rate: float = Field(default=0.05, gt=0, lt=1)
-    """Share of normal images that may be called defective, with a finite-sample guarantee."""
+    """Share of normal images that may be called defective (not with `f1max`)."""
     pixel_false_positive_rate: float = Field(default=0.005, gt=0, lt=1)
-    """Share of normal pixels that may lie above the pixel threshold."""
+    """Share of normal pixels that may lie above the pixel threshold (not with `f1max`)."""
 
 
 @dataclass(frozen=True)
@@ -29,34 +45,160 @@ class Thresholds:
     pixel: float
     notes: tuple[str, ...] = ()
     """Sentences on what the thresholds can not promise."""
+    method: Method | None = None
+    """How they were chosen; none where an older checkpoint does not say."""
+    promised: float | None = None
+    """The expected share of unseen normal images that are rejected is at most this; none where
+    nothing is promised (`f1max`)."""
+    calibration: CalibrationScores | None = None
+    """The scores of the held-out normal images that they were chosen on."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "notes", tuple(self.notes))  # a list, when read from JSON
 
+    @classmethod
+    def read(cls, tree: Mapping[str, Any]) -> Thresholds:
+        """What `dataclasses.asdict` made of thresholds, also in older checkpoints."""
+        summary = tree.get("calibration")
+        return cls(**{**tree, "calibration": summary and CalibrationScores(**summary)})
 
-def choose_thresholds(normals: Scored, settings: ThresholdSettings) -> Thresholds:
-    """Thresholds from held-out normal images (defects among them are left out).
+    def calibrated(self, score: float) -> float:
+        """A raw image score as a number in [0, 1] for display, 0.5 at the image threshold."""
+        return calibrated(score, self.image, self.calibration)
 
-    Image: the ⌈(n + 1)(1 − α)⌉-th smallest of n scores. An unseen normal image, exchangeable with
-    these, exceeds it with probability at most α (split conformal prediction; Vovk et al. 2005).
-    Where n is too small for α it is the largest, and a note says so. Pixel: the quantile above
-    which at most the set share of these pixels lies. Raises ValueError without a normal image.
+
+def choose_thresholds(validation: Scored, settings: ThresholdSettings) -> Thresholds:
+    """Thresholds from a scored validation set; its defects are looked at by `f1max` only.
+
+    Image: the k-th smallest of the scores of n normal images. An unseen normal image, exchangeable
+    with these, exceeds it with probability at most (n + 1 − k) / (n + 1) (split conformal
+    prediction; Vovk, Gammerman, Shafer 2005, Algorithmic Learning in a Random World).
+    `conformal`: k = ⌈(n + 1)(1 − α)⌉; where n is too small for α it is the largest, and a note
+    says so. `quantile`: k − 1 = ⌈(n − 1)(1 − α)⌉. `f1max`: halfway between the lowest score that
+    is flagged at the best F1 and the next one. Pixel: the value above which at most the set share
+    of normal pixels lies; `f1max`: just below the lowest value flagged at the best pixel F1.
+    Raises ValueError without a normal image, UserError where `f1max` finds no defects.
     """
-    normals = normals.normals()
-    count, rate = len(normals), settings.false_reject_rate
-    if count == 0:
+    normals = validation.normals()
+    if len(normals) == 0:
         raise ValueError("thresholds need at least one held-out normal image; got none.")
-    place = math.ceil((count + 1) * (1 - rate) - 1e-9)
-    notes = []
-    if place > count:
-        needed = math.ceil(1 / rate - 1e-9) - 1
-        notes.append(
-            f"The image threshold is the largest score of {count} held-out normal images: a "
-            f"false-reject rate of {rate:g} can be promised from {needed} on, "
-            f"here only {1 / (count + 1):.3g}."
+    scores = np.sort(normals.image_scores)
+    summary = CalibrationScores.of(scores)
+    if settings.method == "f1max":
+        image, pixel = _at_best_f1(validation)
+        return Thresholds(image, pixel, (), "f1max", None, summary)
+    place, promised, notes = _CHOOSE[settings.method](len(scores), settings.false_reject_rate)
+    pixel = _exceeded_by(normals.maps, settings.pixel_false_positive_rate)
+    return Thresholds(
+        float(scores[place - 1]), pixel, notes, settings.method, promised, summary
+    )  # fmt: skip
+
+
+def promise_note(thresholds: Thresholds, false_rejects: int, normals: int) -> str | None:
+    """A sentence where significantly more normal images were rejected than was promised.
+
+    Of m new images, exchangeable with the n calibration images, the number above the k-th smallest
+    of these follows a beta-binomial distribution (m; n + 1 − k, k), or is less where scores tie
+    (Angelopoulos and Bates 2021, arXiv:2107.07511, appendix C). One-sided test at 0.05.
+    """
+    if thresholds.promised is None or thresholds.calibration is None or normals == 0:
+        return None
+    rate, promised = false_rejects / normals, thresholds.promised
+    if rate <= promised:
+        return None
+    from scipy.stats import betabinom
+
+    count = thresholds.calibration.count
+    place = _conformal_place(count, promised)
+    chance = float(betabinom.sf(false_rejects - 1, normals, count + 1 - place, place))
+    if chance >= SIGNIFICANT:
+        return None
+    return (
+        f"{false_rejects} of {normals} normal test images ({rate:.3f}) were rejected where at most "
+        f"{promised:.3g} was promised from {count} held-out normal images (p = {chance:.2g}): "
+        "normal test images seem to differ from normal training images."
+    )
+
+
+def _conformal_place(count: int, rate: float) -> int:
+    return math.ceil((count + 1) * (1 - rate) - 1e-9)
+
+
+def _conformal(count: int, rate: float) -> tuple[int, float, tuple[str, ...]]:
+    """Which of the sorted scores, counted from 1; what it promises; notes."""
+    place = _conformal_place(count, rate)
+    if place <= count:
+        return place, rate, ()
+    needed = math.ceil(1 / rate - 1e-9) - 1
+    note = (
+        f"The image threshold is the largest score of {count} held-out normal images: a "
+        f"false-reject rate of {rate:g} can be promised from {needed} on, "
+        f"here only {1 / (count + 1):.3g}."
+    )
+    return count, 1 / (count + 1), (note,)
+
+
+def _quantile(count: int, rate: float) -> tuple[int, float, tuple[str, ...]]:
+    """As `_conformal`; its promise is what an order statistic of so few scores can hold."""
+    place = math.ceil((count - 1) * (1 - rate) - 1e-9) + 1
+    return place, (count + 1 - place) / (count + 1), ()
+
+
+_CHOOSE: dict[str, Callable[[int, float], tuple[int, float, tuple[str, ...]]]] = {
+    "conformal": _conformal,
+    "quantile": _quantile,
+}
+
+
+def _exceeded_by(maps: Sequence[Array], rate: float) -> float:
+    """The value above which at most the share `rate` of all pixels lies; holds but that share."""
+    keep = math.floor(rate * sum(values.size for values in maps)) + 1
+    top = np.empty(0, np.float32)
+    for values in maps:
+        top = np.concatenate([top, values.ravel()])
+        if top.size > keep:
+            top = np.partition(top, top.size - keep)[top.size - keep :]
+    return float(top.min())
+
+
+def _at_best_f1(validation: Scored) -> tuple[float, float]:
+    """Image and pixel threshold; pixels of defects without a mask are left out."""
+    scores, defect = validation.image_scores, validation.labels == 1
+    masked = [i for i in range(len(validation)) if validation.masks[i].any()]
+    known = masked + [int(i) for i in np.flatnonzero(~defect)]
+    if not masked:
+        raise UserError(
+            f"threshold.method f1max needs defects with masks among the validation images; got "
+            f"{int(defect.sum())} defects, none with a mask; set threshold.method=conformal."
         )
-    image = np.sort(normals.image_scores)[min(place, count) - 1]
-    pixels = np.concatenate([values.ravel() for values in normals.maps])
-    allowed = math.floor(settings.pixel_false_positive_rate * pixels.size)
-    pixel = np.partition(pixels, pixels.size - 1 - allowed)[pixels.size - 1 - allowed]
-    return Thresholds(float(image), float(pixel), tuple(notes))
+    cut = best_f1_cut(scores[defect], [scores[~defect]])
+    below = scores[scores < cut]
+    image = float(below.max() / 2 + cut / 2) if len(below) else cut
+    if image >= cut:  # nothing below, or no number between
+        image = float(np.nextafter(cut, -np.inf))
+    maps, masks = validation.maps, validation.masks
+    defective = np.concatenate([maps[i][masks[i]] for i in masked])
+    cut = best_f1_cut(defective, (maps[i][~masks[i]] for i in known))
+    return image, float(np.nextafter(np.float32(cut), np.float32(-np.inf)))
+
+
+def best_f1_cut(defective: Array, normal: Iterable[Array]) -> float:
+    """The value at or above which flagging has the best F1; the highest of equals.
+
+    defective: values (D,), D ≥ 1, of what should be flagged; normal: arrays of those that should
+    not, looked at one by one. Of more than 4,096 different defective values so many are tried,
+    evenly spaced, which costs at most 1/4096 of recall.
+    """
+    defective = np.sort(defective)
+    tried = np.unique(defective)
+    if len(tried) > _CANDIDATES:
+        places = np.linspace(0, len(defective) - 1, _CANDIDATES).astype(np.int64)
+        tried = np.unique(defective[places])
+    hit = len(defective) - np.searchsorted(defective, tried, "left")
+    passed = np.zeros(len(tried) + 1, np.int64)  # normal values by how many of `tried` they reach
+    for values in normal:
+        reached = np.searchsorted(tried, values.ravel(), "right")
+        passed += np.bincount(reached, minlength=len(tried) + 1)
+    wrong = passed[::-1].cumsum()[::-1][1:]
+    f1 = 2 * hit / (hit + wrong + len(defective))
+    return float(tried[len(tried) - 1 - int(np.argmax(f1[::-1]))])

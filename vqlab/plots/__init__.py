@@ -6,6 +6,7 @@ from vqlab.plots.curves import (
     pro_figure,
     roc_figure,
     save_figure,
+    score_by_defect,
     score_histogram,
 )
 from vqlab.plots.results import panel_row, write_results
@@ -21,6 +22,7 @@ __all__ = [
     "pro_figure",
     "roc_figure",
     "save_figure",
+    "score_by_defect",
     "score_histogram",
     "write_results",
 ]

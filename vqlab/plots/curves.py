@@ -51,6 +51,53 @@ def score_histogram(title: str, scores: Array, labels: Array, threshold: float) 
     return figure
 
 
+def score_by_defect(
+    title: str, scores: Array, labels: Array, kinds: Sequence[str], threshold: float
+) -> Figure:
+    """Image scores (N,) as points by type: normal images, then defects, the lowest scores first.
+
+    labels (N,): 0 normal, 1 defect; kinds: each image's type. Boxes span the quartiles, lines the
+    range; a box has at least four points.
+    """
+    groups: dict[tuple[int, str], Array] = {}
+    for key in dict.fromkeys(zip(labels.tolist(), kinds, strict=True)):
+        own = [pair == key for pair in zip(labels.tolist(), kinds, strict=True)]
+        groups[key] = np.sort(scores[own])
+    order = sorted(groups, key=lambda key: (key[0], float(np.median(groups[key])), key[1]))
+    figure, (axes,) = _figure(title, "image scores by type", height=1.7 + 0.36 * len(order))
+    for row, (label, _) in enumerate(order):
+        _draw_group(axes, row, groups[order[row]], label, threshold)
+    axes.axvline(threshold, color=_hex(style.INK), linewidth=1.5, linestyle=(0, (4, 3)))
+    axes.set_title(f"threshold {threshold:.4g}", loc="right", fontsize=9, color=_hex(style.MUTED))
+    axes.set_yticks(range(len(order)), [kind.replace("_", " ") for _, kind in order])
+    axes.set(xlabel="image score", ylim=(len(order) - 0.4, -0.6))
+    axes.grid(visible=False, axis="y")
+    if threshold > 0 and scores.min() > 0 and scores.max() > 30 * threshold:
+        axes.set_xscale("log")
+    return figure
+
+
+def _draw_group(axes: Axes, row: int, own: Array, label: int, threshold: float) -> None:
+    """One row of `score_by_defect`: a box, the points, and how many of them are judged wrong."""
+    colour = _hex(style.RED if label else style.BLUE)
+    if len(own) >= 4:
+        low, middle, high = np.quantile(own, (0.25, 0.5, 0.75))
+        axes.hlines(row, own[0], own[-1], color=colour, linewidth=1, alpha=0.6)
+        axes.barh(row, high - low, 0.56, low, color=colour, alpha=0.18, edgecolor=colour)
+        axes.vlines(middle, row - 0.28, row + 0.28, color=colour, linewidth=2)
+    wrong = own <= threshold if label else own > threshold
+    offsets = row + 0.36 * ((np.arange(len(own)) * 0.618034) % 1 - 0.5)
+    for chosen, dot in ((~wrong, style.MUTED), (wrong, style.RED if label else style.AMBER)):
+        axes.scatter(own[chosen], offsets[chosen], 13, color=_hex(dot), linewidths=0, zorder=3)
+    count = int(np.count_nonzero(wrong))
+    axes.annotate(
+        f"{count} of {len(own)} {'escaped' if label else 'rejected'}", (1.015, row),
+        xycoords=("axes fraction", "data"), va="center", fontsize=9,
+        color=_hex((style.RED if label else style.AMBER) if count else style.MUTED),
+        annotation_clip=False,
+    )  # fmt: skip
+
+
 def roc_figure(title: str, curves: Curves, metrics: Metrics) -> Figure:
     """ROC curves `image_roc` and `pixel_roc`, whichever there are."""
     figure, (axes,) = _figure(title, "ROC", square=True)
@@ -159,11 +206,11 @@ def _draw(
 
 
 def _figure(
-    title: str, subtitle: str, fields: int = 1, square: bool = False
+    title: str, subtitle: str, fields: int = 1, square: bool = False, height: float = 4.0
 ) -> tuple[Figure, list[Axes]]:
-    """An empty figure with its heading and `fields` fields side by side."""
+    """An empty figure with its heading and `fields` fields side by side; height in inches."""
     width = 5.0 if square else 6.4 if fields == 1 else 4.4 * fields
-    figure = Figure(figsize=(width, 4.8 if square else 4.0), dpi=110)
+    figure = Figure(figsize=(width, 4.8 if square else height), dpi=110)
     FigureCanvasAgg(figure)
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
     figure.suptitle(

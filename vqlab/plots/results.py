@@ -25,9 +25,11 @@ from vqlab.plots.curves import (
     pro_figure,
     roc_figure,
     save_figure,
+    score_by_defect,
     score_histogram,
 )
 from vqlab.plots.row import Row, Scale, draw_row
+from vqlab.plots.worst import draw_worst, worst_of
 from vqlab.types import Geometry, Pyramid, Sample, UserError
 
 Array = NDArray[Any]
@@ -53,6 +55,8 @@ class Scoring(Protocol):
     @property
     def score(self) -> float: ...
     @property
+    def calibrated(self) -> float: ...
+    @property
     def anomaly_map(self) -> Array: ...
     @property
     def image(self) -> Array: ...
@@ -74,7 +78,8 @@ def write_results(
     """Write `folder/<category>/` for every category of a scored set; return these folders.
 
     Each holds `<category>_<index>_viz.png` per image (index: its place in this category's test
-    set), `scores.csv`, `score_histogram.png`, where they are defined `roc.png`, `pro.png` and
+    set), `worst.png` (the worst misses and false alarms), `scores.csv`, `score_histogram.png`,
+    `score_by_defect.png`, where they are defined `roc.png`, `pro.png` and
     `precision_recall.png`, and `codebook_usage.png` over these images where the detector shows
     its codes (`codebook_size`: how many there are; none: only those used are drawn). A folder
     appears as a whole, in place of an older one, or not at all.
@@ -89,12 +94,17 @@ def write_results(
             _write_table(partial / "scores.csv", part, model.thresholds)
             _write_curves(partial, category, part, model.thresholds, report)
             codes: list[Array] = []
+            misses, alarms = worst_of(part.image_scores, part.labels)
+            kept: dict[int, Row] = {}
             for place, row in enumerate(_rows(category, model, images, indices, part, codes)):
-                picture = Image.fromarray(draw_row(row))
-                picture.save(partial / f"{category}_{place:03d}_viz.png", compress_level=3)
+                _save(draw_row(row), partial / f"{category}_{place:03d}_viz.png")
+                if place in misses or place in alarms:
+                    kept[place] = row
                 done += 1
                 if progress is not None:
                     progress(done, len(scored))
+            worst = draw_worst(category, [kept[i] for i in misses], [kept[i] for i in alarms])
+            _save(worst, partial / "worst.png")
             if codes:
                 counts = np.bincount(np.concatenate(codes), minlength=codebook_size or 0)
                 counts = counts if codebook_size else counts[counts > 0]
@@ -115,6 +125,7 @@ def panel_row(prediction: Scoring, title: str = "") -> Array:
             image=prediction.image,
             anomaly_map=prediction.anomaly_map,
             score=prediction.score,
+            calibrated=prediction.calibrated,
             threshold=thresholds.image,
             scale=Scale.of(
                 [prediction.anomaly_map], thresholds.pixel, np.array([prediction.score])
@@ -147,6 +158,7 @@ def _rows(
                 image=images.original(index),
                 anomaly_map=part.maps[place],
                 score=float(part.image_scores[place]),
+                calibrated=model.thresholds.calibrated(float(part.image_scores[place])),
                 threshold=model.thresholds.image,
                 scale=scale,
                 defect=bool(sample.label),
@@ -201,7 +213,9 @@ def _as_pictures(panel: Tensor) -> Array:
 def _write_table(path: Path, part: Scored, thresholds: Thresholds) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["index", "file", "defect", "label", "score", "verdict", "correct"])
+        table.writerow(
+            ["index", "file", "defect", "label", "score", "calibrated", "verdict", "correct"]
+        )
         for index, sample in enumerate(part.samples):
             score = float(part.image_scores[index])
             flagged = score > thresholds.image
@@ -212,10 +226,15 @@ def _write_table(path: Path, part: Scored, thresholds: Thresholds) -> None:
                     sample.defect,
                     sample.label,
                     repr(score),
+                    repr(thresholds.calibrated(score)),
                     "defect" if flagged else "normal",
                     "yes" if flagged == bool(sample.label) else "no",
                 ]
             )
+
+
+def _save(picture: Array, path: Path) -> None:
+    Image.fromarray(picture).save(path, compress_level=3)
 
 
 def _short(sample: Sample) -> str:
@@ -232,6 +251,9 @@ def _write_curves(
 ) -> None:
     figure = score_histogram(category, part.image_scores, part.labels, thresholds.image)
     save_figure(figure, folder / "score_histogram.png")
+    kinds = [sample.defect for sample in part.samples]
+    figure = score_by_defect(category, part.image_scores, part.labels, kinds, thresholds.image)
+    save_figure(figure, folder / "score_by_defect.png")
     metrics, curves = report.per_category[category], report.curves.get(category, {})
     for name, draw in (
         ("roc", roc_figure),

@@ -74,6 +74,15 @@ class Row:
     second: Array | None = None
     """Second panel: a picture (h, w, 3) uint8, or codes (h, w) of integers."""
     second_title: str = "no reconstruction"
+    calibrated: float | None = None
+    """The score in [0, 1], 0.5 at the threshold; none where it is not shown."""
+
+    @property
+    def told(self) -> str:
+        """Score and threshold in words, and the score on its scale from 0 to 1."""
+        score, threshold = style.apart(self.score, self.threshold)
+        text = f"score {score}  {'>' if self.flagged else '≤'}  threshold {threshold}"
+        return text if self.calibrated is None else f"{text}  ·  calibrated {self.calibrated:.3f}"
 
     @property
     def flagged(self) -> bool:
@@ -92,14 +101,14 @@ class Row:
 
 def draw_row(row: Row) -> Array:
     """The picture (height, width, 3) uint8: header, six titled panels, captions."""
-    height, width = _fit(row.image.shape[:2])
+    height, width = _fit(row.image.shape[:2], SIDE)
     canvas = Image.new(
         "RGB", (2 * _MARGIN + 6 * SIDE + 5 * _GAP, _HEADER + _TITLE + height + _CAPTION + _MARGIN),
         style.PAPER,
     )  # fmt: skip
     draw = ImageDraw.Draw(canvas)
     _draw_header(canvas, draw, row)
-    for place, (title, caption, panel) in enumerate(_panels(row, height, width)):
+    for place, (title, caption, panel) in enumerate(panels_of(row)):
         left = _MARGIN + place * (SIDE + _GAP)
         centre, top = left + SIDE // 2, _HEADER + _TITLE
         draw.text((centre, top - 9), title, font=style.font(15), fill=style.INK, anchor="ms")
@@ -116,13 +125,16 @@ def draw_row(row: Row) -> Array:
     return np.asarray(canvas)
 
 
-def _panels(row: Row, height: int, width: int) -> list[tuple[str, str, Array]]:
-    """Title, caption and picture (height, width, 3) uint8 of each of the six panels."""
-    size = (height, width)
+def panels_of(row: Row, side: int = SIDE) -> list[tuple[str, str, Array]]:
+    """Title, caption and picture (height, width, 3) uint8 of each of the six panels.
+
+    side: their largest width, pixels.
+    """
+    size = _fit(row.image.shape[:2], side)
     own_height, own_width = row.image.shape[:2]
     original = _resize(row.image, size)
     heat = _to_size(row.anomaly_map, size)
-    smaller = row.anomaly_map.shape[0] > height
+    smaller = row.anomaly_map.shape[0] > size[0]
     predicted = (
         _mask_to_size(row.anomaly_map > row.scale.threshold, size)
         if smaller
@@ -188,8 +200,7 @@ def _draw_header(canvas: Image.Image, draw: ImageDraw.ImageDraw, row: Row) -> No
     badge = style.badge(words, colour)
     right = canvas.width - _MARGIN - badge.width
     canvas.paste(badge, (right, middle - badge.height // 2))
-    score, threshold = style.apart(row.score, row.threshold)
-    text = f"score {score}  {'>' if row.flagged else '≤'}  threshold {threshold}"
+    text = row.told
     right -= 20
     draw.text((right, middle), text, font=style.font(17), fill=style.INK, anchor="rm")
     right -= int(style.font(17).getlength(text)) + 28
@@ -234,10 +245,10 @@ def _draw_scale(canvas: Image.Image, draw: ImageDraw.ImageDraw, scale: Scale, to
     draw.text((left + SIDE, below), f"{scale.high:.3g}", font=small, fill=style.MUTED, anchor="rs")
 
 
-def _fit(shape: tuple[int, ...]) -> tuple[int, int]:
+def _fit(shape: tuple[int, ...], side: int) -> tuple[int, int]:
     """The largest (height, width) of an image's own proportions within a panel."""
     height, width = shape[0], shape[1]
-    factor = min(SIDE / width, 1.5 * SIDE / height)
+    factor = min(side / width, 1.5 * side / height)
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 

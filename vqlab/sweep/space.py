@@ -38,7 +38,10 @@ OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
     "escape_rate": "minimize",
 }
 """The validation metrics a sweep may look at, and which way is better."""
-_JUDGE = "data.root data.categories data.joint data.held_out data.synthetic_defects data.seed"
+_JUDGE = (
+    "data.root data.categories data.joint data.held_out data.synthetic_defects data.seed "
+    "data.validation data.validation.source data.validation.fraction"
+)
 _GRID = 7
 """Values tried of a threshold setting that is given as a range without a step."""
 _UNSEEN = ("training.device", "training.threads", "training.validate_every", "data.root")
@@ -206,7 +209,7 @@ def _refuse_judges(setting: str) -> None:
             f"space {setting} must not be searched: trials are compared on the same validation "
             "images; set it in the recipe."
         )
-    if setting == "threshold.false_reject_rate":
+    if setting in ("threshold.false_reject_rate", "threshold.method"):
         raise UserError(
             f"space {setting} must not be searched: how many good parts may be rejected is a "
             "person's decision; set it in the recipe."

@@ -223,12 +223,11 @@ def best_thresholds(
 ) -> tuple[dict[str, float], Thresholds, float]:
     """Of several threshold settings those of highest pixel F1 on the drawn defects, the
     thresholds they give, and that F1. The first of equals wins."""
-    normals = scored.normals()
     best: tuple[dict[str, float], Thresholds, float] | None = None
     for chosen in combinations:
         values = {setting.partition(".")[2]: number for setting, number in chosen.items()}
         settings = validate(ThresholdSettings, dump(base) | values, "threshold.")
-        thresholds = choose_thresholds(normals, settings)
+        thresholds = choose_thresholds(scored, settings)
         f1 = pixel_f1(scored, thresholds.pixel)
         if best is None or f1 > best[2]:
             best = chosen, thresholds, f1

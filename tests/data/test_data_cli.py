@@ -1,0 +1,77 @@
+"""`vqlab data validation` and `vqlab data audit`, as one types them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vqlab.cli import main
+from vqlab.data import read_image, read_mask
+
+Verb = Callable[..., str]
+
+
+@pytest.fixture
+def vqlab(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Verb:
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: object, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["vqlab", "data", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert (ended.value.code or 0) == code
+        said = capsys.readouterr()
+        return said.err if code else said.out
+
+    return call
+
+
+def test_validation_is_written_with_masks_and_a_sheet(
+    vqlab: Verb, root: Path, tmp_path: Path
+) -> None:
+    said = vqlab("validation", root, "--category", "nut", "--to", "seen")
+    assert "held-out normals with drawn defects" in said
+    names = sorted(path.name for path in (tmp_path / "seen").iterdir())
+    assert "nut_000_good.png" in names and "nut_contact_sheet.png" in names
+    masks = [name for name in names if name.endswith("_mask.png")]
+    assert len(masks) == 4 and read_mask(tmp_path / "seen" / masks[0]).any()
+    assert read_image(tmp_path / "seen" / masks[0].replace("_mask", "")).shape == (20, 24, 3)
+
+
+def test_validation_of_every_category_from_test(vqlab: Verb, root: Path, tmp_path: Path) -> None:
+    said = vqlab("validation", root, "--to", "seen", "--source", "test")
+    assert "excluded from test" in said
+    names = {path.name for path in (tmp_path / "seen").iterdir()}
+    assert {"bolt_contact_sheet.png", "nut_contact_sheet.png", "nut_003_hole_mask.png"} <= names
+
+
+def test_audit_warns_and_is_no_failure(vqlab: Verb, root: Path) -> None:
+    for path in (root / "nut/test/hole").iterdir():
+        Image.fromarray(np.full((20, 24, 3), 250, np.uint8)).save(path)
+    said = vqlab("audit", root)
+    assert "nut ⚠" in said and "mean grey" in said and "1.000 ↑" in said
+    assert "warning: nut: mean grey alone separates" in said
+    assert "bolt" in said and "bolt: mean grey" not in vqlab("audit", root, "--category", "nut")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("audit", "ROOT", "--brightness", "dark"), "data.brightness"),
+        (("validation", "ROOT", "--source", "train"), "data.validation.source"),
+        (("audit", "ROOT", "--category", "gear"), "there is no category gear"),
+        (("validation", "nowhere"), "nowhere does not exist"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    vqlab, root: Path, words: tuple[str, ...], sentence: str
+) -> None:
+    said = vqlab(*(root if word == "ROOT" else word for word in words), code=2)
+    assert said.startswith("vqlab: ") and sentence in said

@@ -1,0 +1,167 @@
+"""Validation: drawn defects evenly spread, or a share of test that is then no longer reported."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from folders import make_category, make_visa, write_image, write_mask
+
+from vqlab.data import DataSettings, ImageSet, Splits, load_dataset
+from vqlab.types import UserError
+
+
+def load(root: Path, source: str = "drawn", fraction: float = 0.3, **changes: object) -> Splits:
+    tree = {"root": root, "categories": "nut", "image_size": 32, **changes}
+    validation = {"source": source, "fraction": fraction}
+    return load_dataset(DataSettings.model_validate({**tree, "validation": validation}))
+
+
+@pytest.fixture
+def kinds(tmp_path: Path) -> Path:
+    """Ten good test images, six holes, two cracks, one bend."""
+    root = tmp_path / "kinds"
+    make_category(root, "nut", train=20, good=10, defects=6)
+    for kind, count in (("crack", 2), ("bend", 1)):
+        for number in range(count):
+            write_image(root / f"nut/test/{kind}/{number:03d}.png", 900 + number + len(kind))
+            write_mask(root / f"nut/ground_truth/{kind}/{number:03d}_mask.png")
+    return root
+
+
+def paths(images: ImageSet) -> list[Path]:
+    return [sample.path for sample in images.samples]
+
+
+def counts(images: ImageSet) -> Counter[str]:
+    return Counter(sample.defect for sample in images.samples)
+
+
+def test_a_share_of_test_is_validation_and_no_longer_test(kinds: Path) -> None:
+    whole, shared = load(kinds), load(kinds, "test")
+    taken = shared.validation.subset(range(len(shared.held_out), len(shared.validation)))
+    assert counts(taken) == {"good": 3, "hole": 2, "crack": 1}
+    assert counts(shared.test) == {"good": 7, "hole": 4, "crack": 1, "bend": 1}
+    assert not set(paths(shared.test)) & set(paths(shared.validation))
+    assert sorted(paths(shared.test) + paths(taken)) == sorted(paths(whole.test))
+    assert paths(shared.validation)[: len(shared.held_out)] == paths(whole.held_out)
+    assert paths(shared.train) == paths(whole.train)
+    assert taken.batch(range(6)).masks.flatten(1).any(1).sum() == 3
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.5, 0.99])
+def test_every_kind_with_two_images_is_on_both_sides(kinds: Path, fraction: float) -> None:
+    shared = load(kinds, "test", fraction)
+    for kind in ("good", "hole", "crack"):
+        assert counts(shared.test)[kind] >= 1 and counts(shared.validation)[kind] >= 1
+    assert counts(shared.test)["bend"] == 1
+
+
+def test_seed_and_category_decide_what_is_taken(kinds: Path) -> None:
+    one = load(kinds, "test")
+    assert paths(load(kinds, "test").test) == paths(one.test)
+    others = [paths(load(kinds, "test", seed=seed).test) for seed in (1, 2, 3)]
+    assert any(other != paths(one.test) for other in others)
+    make_category(kinds, "bolt", train=20)
+    both = load(kinds, "test", categories="all")
+    assert paths(both.test.of_category("nut")) == paths(one.test)
+    assert paths(both.validation.of_category("nut")) == paths(one.validation)
+
+
+def test_what_is_reported_has_a_fingerprint_of_its_own(kinds: Path) -> None:
+    whole, shared = load(kinds), load(kinds, "test")
+    assert shared.fingerprint == whole.fingerprint
+    assert shared.test_fingerprint != whole.test_fingerprint
+    assert load(kinds, "test", seed=5).test_fingerprint != shared.test_fingerprint
+    assert load(kinds, seed=5).test_fingerprint == whole.test_fingerprint
+    write_image(kinds / "nut/train/good/000.png", 4711)
+    again = load(kinds)
+    assert again.test_fingerprint == whole.test_fingerprint
+    assert again.fingerprint != whole.fingerprint
+
+
+def test_visa_too(tmp_path: Path) -> None:
+    make_visa(tmp_path, good=4, bad=4)
+    shared = load(tmp_path, "test", 0.5, categories="candle")
+    assert counts(shared.test) == {"good": 2, "bad": 2}
+
+
+@pytest.mark.parametrize("defects", [0, 1])
+def test_too_few_defects_is_a_sentence(tmp_path: Path, defects: int) -> None:
+    make_category(tmp_path, "nut", defects=defects)
+    with pytest.raises(UserError, match=f"has {defects} of any kind; use data.validation.source"):
+        load(tmp_path, "test")
+    assert len(load(tmp_path).test) == 2 + defects
+
+
+@pytest.mark.parametrize(
+    ("source", "taken"), [("drawn", {"drawn"}), ("test", {"good", "hole", "crack"})]
+)
+def test_the_table_says_which_image_had_which_role(
+    kinds: Path, source: str, taken: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = load(kinds, source)
+    text = splits.write_table(tmp_path / "splits.csv").read_text()
+    rows = list(csv.DictReader(text.splitlines()))
+    for name in ("train", "held_out", "validation", "test"):
+        files = [kinds / row["file"] for row in rows if row["split"] == name]
+        assert files == paths(getattr(splits, name))
+    judged = [row for row in rows if row["split"] == "validation"][len(splits.held_out) :]
+    assert {row["defect"].partition("_")[0] for row in judged} == taken
+    assert all(row["category"] == "nut" for row in rows)
+    monkeypatch.chdir(kinds)  # the same where the folder is given as that of one category
+    alone = load(Path("nut"), source).write_table(tmp_path / "alone.csv").read_text()
+    assert alone == text.replace("nut/t", "t")
+
+
+def places(root: Path, **changes: object) -> np.ndarray:
+    """Kind number, size and contrast of every drawn copy, (N, 3)."""
+    items = load(root, **changes).validation._items
+    drawn = [item for item in items if hasattr(item, "kind")]
+    kinds = sorted({item.kind for item in drawn})  # type: ignore[attr-defined]
+    rows = [(kinds.index(d.kind), d.size, d.contrast) for d in drawn]  # type: ignore[attr-defined]
+    return np.array(rows)
+
+
+def test_sizes_and_contrasts_are_spread_evenly(tmp_path: Path) -> None:
+    """Of each kind's n copies one lies in each n-th of either range, and the two are unrelated."""
+    make_category(tmp_path, "nut", train=40)
+    spread = places(tmp_path, synthetic_defects=5, held_out=0.5)
+    assert len(spread) == 100
+    for kind in np.unique(spread[:, 0]):
+        rows = spread[spread[:, 0] == kind]
+        for column in (1, 2):
+            assert sorted((rows[:, column] * len(rows)).astype(int)) == list(range(len(rows)))
+    assert abs(np.corrcoef(spread[:, 1], spread[:, 2])[0, 1]) < 0.3
+    assert not np.array_equal(spread, places(tmp_path, synthetic_defects=5, held_out=0.5, seed=1))
+
+
+def poisoned(root: Path, to: Path) -> Path:
+    """A copy of `nut` in which every test image has the other label."""
+    shutil.copytree(root, to)
+    nut = to / "nut"
+    (nut / "test/good").rename(nut / "test/was_good")
+    (nut / "test/hole").rename(nut / "test/good")
+    (nut / "ground_truth/hole").rename(nut / "ground_truth/unused")
+    for image in (nut / "test/was_good").iterdir():
+        write_mask(nut / f"ground_truth/was_good/{image.stem}_mask.png")
+    return to
+
+
+def test_poisoned_test_labels_change_nothing_but_test(root: Path, tmp_path: Path) -> None:
+    honest, lied = load(root), load(poisoned(root, tmp_path / "poisoned"))
+    assert counts(lied.test) == {"good": 2, "was_good": 2} and counts(honest.test)["hole"] == 2
+    for name in ("train", "held_out", "validation"):
+        one, other = getattr(honest, name), getattr(lied, name)
+        assert [s.defect for s in one.samples] == [s.defect for s in other.samples]
+        assert [p.relative_to(root) for p in paths(one)] == [
+            p.relative_to(tmp_path / "poisoned") for p in paths(other)
+        ]
+        ours, theirs = one.batch(range(len(one))), other.batch(range(len(other)))
+        assert torch.equal(ours.images, theirs.images) and torch.equal(ours.masks, theirs.masks)
+    assert honest.fingerprint != lied.fingerprint

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import numpy as np
+
+from vqlab.plots.row import Row, Scale
+from vqlab.plots.style import AMBER, GREEN, RED
+from vqlab.plots.worst import draw_worst, worst_of
+
+
+def row(score: float, defect: bool, grey: int, shape: tuple[int, int] = (64, 64)) -> Row:
+    """A picture of one grey with a threshold of 1."""
+    return Row(
+        title="nut 007",
+        subtitle="scratch",
+        image=np.full((*shape, 3), grey, np.uint8),
+        anomaly_map=np.zeros((16, 16), np.float32),
+        score=score,
+        threshold=1.0,
+        scale=Scale(0.0, 0.5, 1.0),
+        defect=defect,
+        mask=np.zeros(shape, bool),
+    )
+
+
+def colours(picture: np.ndarray) -> set[tuple[int, ...]]:
+    return {tuple(c) for c in picture.reshape(-1, 3).tolist()}
+
+
+def test_the_lowest_defects_and_the_highest_normals_are_chosen() -> None:
+    scores = np.array([5.0, 1, 9, 3, 7, 2, 8, 4, 6, 0])
+    labels = np.array([1, 1, 1, 1, 1, 0, 0, 0, 0, 0])
+    assert worst_of(scores, labels) == ([1, 3, 0, 4], [6, 8, 7, 5])
+    assert worst_of(scores[:2], labels[:2]) == ([1, 0], [])
+    assert worst_of(scores[:0], labels[:0]) == ([], [])
+
+
+def test_the_sheet_shows_misses_left_and_alarms_right() -> None:
+    sheet = draw_worst("nut", [row(0.5, True, 71), row(2, True, 72)], [row(2, False, 73)])
+    middle = sheet.shape[1] // 2
+    left, right = colours(sheet[:, :middle]), colours(sheet[:, middle:])
+    assert {(71, 71, 71), (72, 72, 72), RED, GREEN} <= left and (73, 73, 73) not in left
+    assert {(73, 73, 73), AMBER} <= right and not {RED, GREEN} & right
+    assert sheet.dtype == np.uint8
+
+
+def test_all_right_is_said_and_nothing_is_no_error() -> None:
+    right = draw_worst("nut", [row(2, True, 71)], [row(0.5, False, 73)])
+    wrong = draw_worst("nut", [row(0.5, True, 71)], [row(0.5, False, 73)])
+    middle = right.shape[1] // 2
+    heading = np.s_[50:74, :middle]
+    assert GREEN in colours(right[heading]) and GREEN not in colours(wrong[heading])
+    assert draw_worst("nut", [], []).shape[1] == right.shape[1]
+    tall = draw_worst("nut", [row(2, True, 71, (300, 20))] * 4, [])
+    wide = draw_worst("nut", [row(2, True, 71, (20, 300))] * 4, [])
+    assert tall.shape[0] > right.shape[0] + 600 > wide.shape[0]

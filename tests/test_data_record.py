@@ -1,0 +1,215 @@
+"""What a run says of its data: which image had which role, what the audit warns of, and that
+figures on different test images are never compared."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_set import tiny_recipe, write_tiny_set
+
+from vqlab import promote as gate
+from vqlab.checkpoint import load_checkpoint
+from vqlab.cli.tables import leaderboard_table
+from vqlab.config import merge, nest
+from vqlab.data import STATISTICS, load_dataset, read_image
+from vqlab.model import Model
+from vqlab.promote import promote
+from vqlab.run import Outcome, evaluate_model, resolve, run
+from vqlab.sweep import make_space, sweep
+from vqlab.tracking import RunRecord, Tracker
+from vqlab.types import UserError
+
+Tree = dict[str, Any]
+METRIC = "test/image_auroc"
+
+
+def baseline(root: Path, **validation: object) -> Tree:
+    tree = {**tiny_recipe(root, epochs=0), "detector": {"name": "mean_image"}}
+    return merge(tree, nest("data.validation", validation)) if validation else tree
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_set(tmp_path_factory.mktemp("set"))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
+    return Tracker.open(tmp_path_factory.mktemp("store") / "mlruns")
+
+
+@pytest.fixture(scope="module")
+def drawn(root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    results = tmp_path_factory.mktemp("results")
+    return run(resolve(baseline(root)), store, name="drawn", results=results)
+
+
+@pytest.fixture(scope="module")
+def shared(root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    results = tmp_path_factory.mktemp("results")
+    config = resolve(baseline(root, source="test", fraction=0.5))
+    return run(config, store, name="shared", results=results)
+
+
+@pytest.fixture
+def tracker(store: Tracker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracker]:
+    """The store, without champions; nothing is scored again."""
+    monkeypatch.setattr(gate, "_reproduce", lambda record: "not looked at")
+    yield store
+    client = store._client
+    for model in client.search_registered_models():
+        client.delete_registered_model(model.name)
+
+
+def table(record: RunRecord) -> list[dict[str, str]]:
+    text = record.artifact("data/splits.csv").read_text()
+    return list(csv.DictReader(text.splitlines()))
+
+
+def test_a_run_keeps_its_split(drawn: Outcome, shared: Outcome, store: Tracker, root: Path) -> None:
+    for outcome, said in (
+        (drawn, "held-out normals with drawn defects"),
+        (shared, "held-out normals with 50% of test, excluded from test"),
+    ):
+        record = store.find(outcome.run_id)
+        assert record.tags["vqlab.validation"] == said
+        splits = load_dataset(resolve(record_config(record)).data)
+        assert record.tags["vqlab.test_fingerprint"] == splits.test_fingerprint
+        rows = table(record)
+        for name in ("train", "held_out", "validation", "test"):
+            files = [root / row["file"] for row in rows if row["split"] == name]
+            assert files == [sample.path for sample in getattr(splits, name).samples]
+        assert (read_image(record.artifact("data/validation.png")) == splits.validation_sheet).all()
+
+
+def record_config(record: RunRecord) -> Tree:
+    return Model.load(record.checkpoint(), "cpu").meta["config"]
+
+
+def test_what_validation_took_is_not_reported(drawn: Outcome, shared: Outcome) -> None:
+    assert drawn.pictures is not None and shared.pictures is not None
+    scores = [
+        list(csv.DictReader((outcome.pictures / "scores.csv").read_text().splitlines()))
+        for outcome in (drawn, shared)
+        if outcome.pictures
+    ]
+    assert [len(rows) for rows in scores] == [8, 4]
+
+
+def test_every_test_is_audited(drawn: Outcome, store: Tracker) -> None:
+    """The defect of the tiny set is a bright square: the brightest pixel tells it."""
+    record = store.find(drawn.run_id)
+    assert {f"audit/{name}" for name in STATISTICS} <= set(record.metrics)
+    assert record.metrics["audit/brightest"] == 1
+    assert "part: brightest pixel alone" in record.tags["vqlab.audit"]
+    assert drawn.test is not None
+    assert any("brightest pixel alone" in note for note in drawn.test.notes)
+
+
+def test_the_leaderboard_marks_the_category(
+    drawn: Outcome, shared: Outcome, store: Tracker
+) -> None:
+    records = [store.find(outcome.run_id) for outcome in (drawn, shared)]
+    board = leaderboard_table(records, 10)
+    cells = [list(column.cells) for column in board.columns]
+    assert cells[2][:2] == ["part ⚠", "part ⚠"] and "⚠" in str(board.caption)
+    whole = records[0].tags["vqlab.data_fingerprint"][:8]
+    part = records[1].tags["vqlab.test_fingerprint"][:8]
+    assert cells[3][0].endswith(whole) and cells[3][1].endswith(f"{whole}, part {part}")
+    assert len(board.rows) == 4  # a baseline for each of the two test sets
+    sound = [store.find(drawn.run_id)]
+    del sound[0].tags["vqlab.audit"]
+    assert leaderboard_table(sound, 10).caption is None
+
+
+def test_other_test_images_are_not_compared(
+    drawn: Outcome, shared: Outcome, tracker: Tracker, root: Path, tmp_path: Path
+) -> None:
+    assert promote(tracker, "part", ref=shared.run_id).promoted
+    refused = promote(tracker, "part", ref=drawn.run_id)
+    assert not refused.promoted and refused.champion_value is None
+    assert "50% of test, excluded from test; train one of them again" in refused.reason
+    evaluate_model(Model.load(shared.checkpoint, "cpu"), None, tracker, tmp_path / "results")
+    assert not promote(tracker, "part", ref=drawn.run_id).promoted
+    again = run(
+        resolve(baseline(root, source="test", fraction=0.5)), tracker, results=tmp_path / "again"
+    )
+    assert promote(tracker, "part", ref=again.run_id).champion_value is not None
+    other = run(
+        resolve(baseline(root, source="test", fraction=0.3)), tracker, results=tmp_path / "other"
+    )
+    assert "train one of them again" in promote(tracker, "part", ref=other.run_id).reason
+
+
+def test_runs_from_before_are_compared_as_ever(
+    drawn: Outcome, root: Path, tracker: Tracker, tmp_path: Path
+) -> None:
+    """They lack the setting and the tags, and reported the whole test set."""
+    old = run(resolve(baseline(root)), tracker, name="old", results=tmp_path)
+    for key in ("vqlab.test_fingerprint", "vqlab.validation"):
+        tracker._client.delete_tag(old.run_id, key)
+    find = tracker.find
+
+    def found(reference: str) -> RunRecord:
+        record = find(reference)
+        if record.run_id == old.run_id:
+            record.params.pop("data.validation.source", None)
+            record.params.pop("data.validation.fraction", None)
+        return record
+
+    tracker.find = found  # type: ignore[method-assign]
+    try:
+        assert promote(tracker, "part", ref=old.run_id).promoted
+        compared = promote(tracker, "part", ref=drawn.run_id)
+    finally:
+        del tracker.find
+    assert not compared.promoted and compared.champion_value == compared.value
+
+
+def swapped(root: Path) -> Path:
+    """Every test label poisoned: good ones are called defects, with masks, and defects good."""
+    part = root / "part"
+    (part / "test/good").rename(part / "test/was_good")
+    (part / "test/hole").rename(part / "test/good")
+    (part / "ground_truth/hole").rename(part / "ground_truth/was_good")
+    return root
+
+
+def test_poisoned_test_labels_change_no_weight_and_no_threshold(
+    root: Path, tracker: Tracker, tmp_path: Path
+) -> None:
+    outcomes = [
+        run(resolve(tiny_recipe(place, validate_every=1)), tracker, test=False)
+        for place in (root, swapped(write_tiny_set(tmp_path / "poisoned")))
+    ]
+    states = [load_checkpoint(outcome.checkpoint)[0] for outcome in outcomes]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert outcomes[0].model.thresholds == outcomes[1].model.thresholds
+    assert outcomes[0].validation.mean == outcomes[1].validation.mean
+    fingerprints = [outcome.model.meta["data"]["fingerprint"] for outcome in outcomes]
+    assert fingerprints[0] != fingerprints[1]  # the poison was there
+
+
+def test_poisoned_test_labels_change_no_chosen_setting(
+    root: Path, tracker: Tracker, tmp_path: Path
+) -> None:
+    space = make_space({"space": {"detector.floor": {"choices": [0.01, 0.05, 0.3]}}})
+    chosen = []
+    for place in (root, swapped(write_tiny_set(tmp_path / "poisoned"))):
+        result = sweep(baseline(place), space, tracker, trials=3, results=tmp_path / "results")
+        chosen.append((json.dumps(result.best.params), result.best.value))
+    assert chosen[0] == chosen[1]
+
+
+@pytest.mark.parametrize("setting", ["data.validation.source", "data.validation.fraction"])
+def test_a_sweep_does_not_choose_its_judges(root: Path, tracker: Tracker, setting: str) -> None:
+    values = ["drawn", "test"] if setting.endswith("source") else [0.2, 0.4]
+    space = make_space({"space": {setting: {"choices": values}}})
+    with pytest.raises(UserError, match="must not be searched"):
+        sweep(baseline(root), space, tracker, trials=1)

@@ -1,0 +1,284 @@
+"""Thresholds: three methods, what they promise, what is kept of them; scores for display."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from scipy.stats import betabinom
+from sklearn.metrics import f1_score, precision_recall_curve
+
+from vqlab.cli.tables import report_table
+from vqlab.config import merge, validate
+from vqlab.evaluation import (
+    CalibrationScores,
+    Report,
+    Scored,
+    Thresholds,
+    ThresholdSettings,
+    calibrated,
+    choose_thresholds,
+    promise_note,
+)
+from vqlab.evaluation.thresholds import best_f1_cut
+from vqlab.model import Model
+from vqlab.predict import predict_files
+from vqlab.run import Outcome, resolve, run
+from vqlab.tracking import Tracker
+from vqlab.types import Geometry, Sample, UserError
+
+FINITE = st.floats(-1e150, 1e150)
+
+
+def made(scores: Any, labels: Any, maps: Any = None, masks: Any = None) -> Scored:
+    """A scored set without any files; by default a map is its score everywhere."""
+    maps = maps or [np.full((2, 2), s, np.float32) for s in scores]
+    masks = masks or [np.full(m.shape, bool(k)) for m, k in zip(maps, labels, strict=True)]
+    samples = tuple(Sample(Path(f"{i}.png"), "toy", "hole" * k or "good") for i, k in
+                    enumerate(labels))  # fmt: skip
+    geometry = (Geometry((2, 2), (0, 0, 2, 2)),) * len(samples)
+    return Scored(maps, np.array(scores, float), np.array(labels), masks, samples, geometry)
+
+
+def settings(**values: Any) -> ThresholdSettings:
+    return validate(ThresholdSettings, values, "threshold.")
+
+
+def set_with_defects(seed: int, scale: float = 1.0, shift: float = 0.0) -> Scored:
+    """20 normal and 15 defect images, overlapping in images and in pixels."""
+    rng = np.random.default_rng(seed)
+    labels = [0] * 20 + [1] * 15
+    masks = [np.zeros((8, 8), bool) for _ in labels]
+    maps = []
+    for label, mask in zip(labels, masks, strict=True):
+        mask[2:5, 3:6] = bool(label)
+        maps.append(((rng.normal(size=(8, 8)) + 1.5 * mask) * scale + shift).astype(np.float32))
+    scores = (rng.normal(size=35) + np.array(labels)) * scale + shift
+    return made(scores, labels, maps, masks)
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=70), st.floats(0.001, 0.999))
+def test_quantile_is_numpys_higher(scores: list[int], rate: float) -> None:
+    chosen = choose_thresholds(
+        made(scores, [0] * len(scores)), settings(method="quantile", false_reject_rate=rate)
+    )
+    place = (len(scores) - 1) * (1 - rate)
+    if abs(place - round(place)) > 1e-6:
+        assert chosen.image == np.quantile(scores, 1 - rate, method="higher")
+    assert chosen.promised is not None and chosen.promised >= 1 / (len(scores) + 1)
+
+
+@pytest.mark.parametrize("method", ["conformal", "quantile"])
+def test_normals_alone_choose(method: str) -> None:
+    scored = set_with_defects(0)
+    rates = settings(method=method, false_reject_rate=0.1, pixel_false_positive_rate=0.03)
+    chosen = choose_thresholds(scored, rates)
+    assert chosen == choose_thresholds(scored.normals(), rates)
+    assert chosen.method == method and chosen.calibration is not None
+    assert chosen.calibration.count == 20
+
+
+@pytest.mark.parametrize("scale, shift", [(1.0, 0.0), (1e-6, 0.0), (3.0, -1e6), (1e8, 1e9)])
+@pytest.mark.parametrize("seed", range(3))
+def test_f1max_is_the_best_there_is(seed: int, scale: float, shift: float) -> None:
+    scored = set_with_defects(seed, scale, shift)
+    chosen = choose_thresholds(scored, settings(method="f1max"))
+    truth = np.stack(scored.masks).ravel()
+    pixels = np.stack(scored.maps).ravel()
+    for values, labels, threshold in (
+        (scored.image_scores, scored.labels, chosen.image),
+        (pixels, truth, chosen.pixel),
+    ):
+        precision, recall, _ = precision_recall_curve(labels, values)
+        best = (2 * precision * recall / np.maximum(precision + recall, 1e-9)).max()
+        assert f1_score(labels, values > threshold) == pytest.approx(best)
+    assert chosen.promised is None and chosen.notes == ()
+
+
+def test_f1max_of_many_pixels_is_close_to_the_best() -> None:
+    rng = np.random.default_rng(0)
+    defective, normal = rng.normal(1.5, 1, 30_000), rng.normal(0, 1, 300_000)
+    cut = best_f1_cut(defective, np.array_split(normal, 7))
+    values, labels = np.concatenate([defective, normal]), np.arange(330_000) < 30_000
+    order = np.argsort(-values)
+    hit = labels[order].cumsum()
+    best = (2 * hit / (np.arange(330_000) + 1 + 30_000)).max()
+    assert best - 1e-4 < f1_score(labels, values >= cut) <= best + 1e-12
+
+
+def test_f1max_where_nothing_or_all_is_told_apart() -> None:
+    apart = choose_thresholds(made([1.0, 2.0, 4.0], [0, 0, 1]), settings(method="f1max"))
+    assert apart.image == 3.0 and 2.0 <= apart.pixel < 4.0
+    flat = choose_thresholds(made([1.0, 1.0], [0, 1]), settings(method="f1max"))
+    assert flat.image < 1.0 > flat.pixel and flat.image == pytest.approx(1.0)
+
+
+def test_f1max_without_defects_is_a_sentence() -> None:
+    with pytest.raises(UserError, match="f1max needs defects.*got 0 defects"):
+        choose_thresholds(made([1.0, 2.0], [0, 0]), settings(method="f1max"))
+    unmasked = made([1.0, 2.0], [0, 1], masks=[np.zeros((2, 2), bool)] * 2)
+    with pytest.raises(UserError, match="1 defects, none with a mask; set threshold.method=conf"):
+        choose_thresholds(unmasked, settings(method="f1max"))
+    with pytest.raises(UserError, match="threshold.method"):
+        settings(method="best")
+
+
+@pytest.mark.parametrize("method", ["conformal", "quantile"])
+@pytest.mark.parametrize("count, rate", [(7, 0.05), (18, 0.05), (31, 0.05), (40, 0.2)])
+def test_the_promise_is_kept_on_average(method: str, count: int, rate: float) -> None:
+    rng = np.random.default_rng(count)
+    realised, notes = [], 0
+    for _ in range(300):
+        scores = rng.standard_cauchy(count + 50)
+        normals = made(scores[:count], [0] * count)
+        chosen = choose_thresholds(normals, settings(method=method, false_reject_rate=rate))
+        rejected = int(np.count_nonzero(scores[count:] > chosen.image))
+        realised.append(rejected / 50)
+        notes += promise_note(chosen, rejected, 50) is not None
+    assert chosen.promised is not None
+    error = np.std(realised) / math.sqrt(len(realised))
+    assert np.mean(realised) < chosen.promised + 3 * error
+    assert notes / 300 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 300)  # the test keeps its level
+
+
+def test_a_broken_promise_is_told() -> None:
+    chosen = choose_thresholds(made(range(31), [0] * 31), settings())
+    assert chosen.promised == 0.05 and chosen.image == 30
+    told = [rejected for rejected in range(25) if promise_note(chosen, rejected, 24)]
+    chances = [betabinom(24, 1, 31).sf(rejected - 1) for rejected in range(25)]
+    assert told == [rejected for rejected in range(25) if chances[rejected] < 0.05]
+    note = promise_note(chosen, 12, 24)
+    assert note is not None and "12 of 24" in note and "(0.500)" in note and "0.05 was" in note
+    assert "differ from normal training images" in note
+    assert promise_note(chosen, 0, 0) is None
+    assert promise_note(Thresholds(1.0, 1.0), 24, 24) is None
+    f1max = choose_thresholds(made([1.0, 2.0], [0, 1]), settings(method="f1max"))
+    assert promise_note(f1max, 24, 24) is None
+
+
+def test_a_rate_that_is_not_above_the_promise_is_never_told() -> None:
+    chosen = choose_thresholds(made(range(31), [0] * 31), settings(false_reject_rate=0.06))
+    assert promise_note(chosen, 59, 1000) is None
+
+
+def test_too_few_normals_promise_less() -> None:
+    chosen = choose_thresholds(made([3.0, 9.0, 4.0], [0, 0, 0]), settings())
+    assert chosen.image == 9.0 and chosen.promised == 0.25
+    assert "from 19 on" in chosen.notes[0]
+
+
+def test_the_summary_of_calibration_scores() -> None:
+    few = CalibrationScores.of(np.array([4.0, 1.0, 3.0, 2.0, 5.0]))
+    assert few == CalibrationScores(5, (1, 2, 3, 4, 5)) and few.quartiles == (2, 3, 4)
+    scores = np.random.default_rng(0).lognormal(size=1234)
+    many = CalibrationScores.of(scores)
+    assert many.count == 1234 and len(many.quantiles) == 65
+    assert (many.minimum, many.maximum) == (scores.min(), scores.max())
+    assert many.quartiles == pytest.approx(np.quantile(scores, (0.25, 0.5, 0.75)))
+
+
+def test_thresholds_come_back_whole_also_from_older_checkpoints() -> None:
+    chosen = choose_thresholds(set_with_defects(1), settings())
+    assert Thresholds.read(json.loads(json.dumps(asdict(chosen)))) == chosen
+    old = Thresholds.read({"image": 1.5, "pixel": -2.0, "notes": ["A note."]})
+    assert old == Thresholds(1.5, -2.0, ("A note.",)) and old.calibration is None
+    assert old.calibrated(1.5) == 0.5 > old.calibrated(1.0) > old.calibrated(-9.0)
+
+
+@given(st.lists(FINITE, min_size=1, max_size=80), FINITE, st.lists(FINITE, min_size=2, max_size=9))
+def test_the_display_scale_rises_and_stays_within_bounds(
+    normal: list[float], threshold: float, scores: list[float]
+) -> None:
+    summary = CalibrationScores.of(np.array(normal))
+    shown = [calibrated(score, threshold, summary) for score in sorted(scores)]
+    assert shown == sorted(shown) and 0 <= shown[0] and shown[-1] <= 1
+    assert calibrated(threshold, threshold, summary) == 0.5
+    for score in scores:
+        if score != threshold:
+            assert (calibrated(score, threshold, summary) > 0.5) <= (score > threshold)
+
+
+@pytest.mark.parametrize("shift, scale", [(0, 1), (-1e6, 3), (5e8, 1e3), (0, 1e-9)])
+def test_different_scores_stay_different(shift: float, scale: float) -> None:
+    normal = shift + scale * np.random.default_rng(0).gamma(2, size=31)
+    chosen = choose_thresholds(made(normal, [0] * 31), settings())
+    summary = chosen.calibration
+    assert summary is not None
+    assert chosen.calibrated(chosen.image) == 0.5
+    assert chosen.calibrated(summary.quartiles[1]) == pytest.approx(0.05)
+    far = shift + scale * np.linspace(-1e4, 1e4, 20_001)
+    shown = [chosen.calibrated(score) for score in far]
+    assert (np.diff(shown) > 0).all()
+
+
+def test_the_display_scale_of_constant_scores() -> None:
+    for method in ("conformal", "f1max"):
+        flat = made([3.0] * 5, [0, 0, 0, 0, 1])
+        chosen = choose_thresholds(flat, settings(method=method))
+        assert chosen.calibrated(2.9) < chosen.calibrated(chosen.image) == 0.5
+        assert chosen.calibrated(3.1) > 0.5
+
+
+def printed(table: Any) -> str:
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+def test_the_table_shows_promised_and_realised() -> None:
+    report = Report({"toy": {"false_reject_rate": 0.036}}, {"false_reject_rate": 0.036})
+    assert "promised" not in printed(report_table("run", [("test", report)]))
+    shown = printed(report_table("run", [("test", report)], 0.05))
+    assert "false rejects" in shown and "0.036" in shown and "(promised ≤ 0.050)" in shown
+
+
+@pytest.fixture(scope="module")
+def outcome(small_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """A run of the baseline: seconds."""
+    tree = {
+        "data": {"root": str(small_root), "categories": ["cable"], "image_size": 32},
+        "detector": {"name": "mean_image"},
+        "training": {"epochs": 0, "device": "cpu"},
+    }
+    folder = tmp_path_factory.mktemp("thresholds")
+    return run(resolve(tree), Tracker.open(folder / "mlruns"), results=folder / "results")
+
+
+def test_a_checkpoint_keeps_the_thresholds(outcome: Outcome) -> None:
+    loaded = Model.load(outcome.checkpoint, "cpu")
+    assert loaded.thresholds == outcome.model.thresholds
+    assert loaded.thresholds.method == "conformal" and loaded.thresholds.promised == 1 / 3
+    assert loaded.thresholds.calibration is not None
+    assert loaded.thresholds.calibration.count == 2
+
+
+def test_predictions_show_the_calibrated_score(outcome: Outcome, tmp_path: Path) -> None:
+    root = Path(outcome.model.meta["config"]["data"]["root"])
+    rows = predict_files(outcome.model, [root / "cable/test/missing_cable"], tmp_path / "out")
+    with (tmp_path / "out" / "scores.csv").open() as file:
+        table = list(csv.DictReader(file))
+    for row, told in zip(rows, table, strict=True):
+        seen = row.prediction
+        assert float(told["calibrated"]) == seen.calibrated
+        assert (seen.calibrated > 0.5) == seen.defect
+        assert float(told["score"]) == seen.score
+    assert outcome.pictures is not None
+    assert {"worst.png", "score_by_defect.png"} <= {p.name for p in outcome.pictures.iterdir()}
+
+
+def test_f1max_runs_from_end_to_end(outcome: Outcome, tmp_path: Path) -> None:
+    tree = merge(outcome.model.meta["config"], {"threshold": {"method": "f1max"}})
+    other = run(resolve(tree), Tracker.open(tmp_path / "mlruns"), test=False)
+    assert other.model.thresholds.method == "f1max"
+    best = other.validation.mean["image_f1max"]
+    assert best == outcome.validation.mean["image_f1max"]

@@ -1,0 +1,74 @@
+"""Calibration: what the scores of held-out normal images say of a new score, as a number in [0, 1].
+
+For display only: verdicts compare raw scores with the threshold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+QUANTILES = 65
+"""Most quantiles kept of the calibration scores; 65 hold the quartiles exactly."""
+MEDIAN = 0.05
+"""What the median normal image is mapped to."""
+
+
+@dataclass(frozen=True)
+class CalibrationScores:
+    """A summary of the image scores of the held-out normal images that thresholds come from."""
+
+    count: int
+    quantiles: tuple[float, ...]
+    """Evenly spaced quantiles, lowest to highest score; all the scores where these are few."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "quantiles", tuple(self.quantiles))  # a list, when from JSON
+
+    @classmethod
+    def of(cls, scores: NDArray[np.float64]) -> CalibrationScores:
+        """Of scores (N,), N ≥ 1."""
+        shares = np.linspace(0, 1, min(len(scores), QUANTILES))
+        return cls(len(scores), tuple(np.quantile(scores, shares).tolist()))
+
+    @property
+    def minimum(self) -> float:
+        """The lowest score."""
+        return self.quantiles[0]
+
+    @property
+    def quartiles(self) -> tuple[float, float, float]:
+        """Lower quartile, median, upper quartile."""
+        low, middle, high = np.quantile(self.quantiles, (0.25, 0.5, 0.75)).tolist()
+        return low, middle, high
+
+    @property
+    def maximum(self) -> float:
+        """The highest score."""
+        return self.quantiles[-1]
+
+
+def calibrated(score: float, threshold: float, normal: CalibrationScores | None) -> float:
+    """A raw image score on the scale of its model, in [0, 1]: 0.5 at the threshold.
+
+    The median normal image gets 0.05 and the same distance above the threshold 0.95. Never falls
+    where the score rises. Tails fall off as 1 / distance and not exponentially, so that scores far
+    from the threshold stay different as long as float64 tells the results apart. Not a
+    probability: how common defects are is not known. Without a summary (an older checkpoint) the
+    threshold's own size is the unit.
+    """
+    distance = (score - threshold) / _unit(threshold, normal)
+    share = 0.5 / (1 + abs(distance))
+    return share if distance < 0 else 1 - share
+
+
+def _unit(threshold: float, normal: CalibrationScores | None) -> float:
+    """The distance from the threshold at which the scale reads 0.25 and 0.75; positive."""
+    candidates = [abs(threshold), 1.0]
+    if normal is not None:
+        median, spread = normal.quartiles[1], normal.maximum - normal.minimum
+        candidates = [threshold - median, spread, abs(threshold) * 1e-6, 1e-6]
+    reach = next(width for width in candidates if width > 0)
+    return max(reach / (0.5 / MEDIAN - 1), np.finfo(float).tiny)

@@ -1,0 +1,84 @@
+"""The contact sheet of the worst misses and the worst false alarms of one category."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from vqlab.plots import style
+from vqlab.plots.row import Row, panels_of
+
+Array = NDArray[Any]
+SHOWN = 4
+"""Pictures at most of misses, and of false alarms."""
+_SIDE, _GAP, _MARGIN, _LABEL = 184, 8, 20, 46
+_TOP = 84
+_WIDTH = 3 * _SIDE + 2 * _GAP
+"""Of one picture: the image, its heat map, its overlay."""
+_PANELS = ("original", "error heat map", "overlay")
+_MISSES = "Defects that score lowest"
+_ALARMS = "Normal images that score highest"
+
+
+def worst_of(scores: Array, labels: Array) -> tuple[list[int], list[int]]:
+    """Places of the lowest-scoring defects and of the highest-scoring normals, worst first.
+
+    scores, labels (N,): image scores; 0 normal, 1 defect.
+    """
+    order = np.argsort(scores, kind="stable")
+    misses = [int(i) for i in order if labels[i] == 1]
+    alarms = [int(i) for i in order[::-1] if labels[i] == 0]
+    return misses[:SHOWN], alarms[:SHOWN]
+
+
+def draw_worst(title: str, misses: Sequence[Row], alarms: Sequence[Row]) -> Array:
+    """The sheet (height, width, 3) uint8: two columns, each picture as image, map and overlay.
+
+    misses: rows of defects, alarms: rows of normal images, both worst first.
+    """
+    columns = [[_tile(row) for row in rows] for rows in (misses, alarms)]
+    height = _TOP + max(1, *(sum(tile.height + 12 for tile in tiles) for tiles in columns))
+    sheet = Image.new("RGB", (2 * _WIDTH + 2 * _MARGIN + 40, height + _MARGIN), style.PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_MARGIN, 24), title, font=style.font(22, True), fill=style.INK, anchor="lm")
+    legend = "heat map: middle colour = pixel threshold · overlay: red predicted, cyan truth"
+    corner = sheet.width - _MARGIN, 24
+    draw.text(corner, legend, font=style.font(13), fill=style.MUTED, anchor="rm")
+    for place, (heading, rows, tiles) in enumerate(
+        zip((_MISSES, _ALARMS), (misses, alarms), columns, strict=True)
+    ):
+        left, top = _MARGIN + place * (_WIDTH + 40), _TOP
+        words = heading if rows else f"{heading}: none in this set"
+        draw.text((left, 62), words, font=style.font(16, True), fill=style.INK, anchor="lm")
+        if rows and all(row.flagged == row.defect for row in rows):
+            draw.text(
+                (left + _WIDTH, 62), "all judged right", font=style.font(14), fill=style.GREEN,
+                anchor="rm",
+            )  # fmt: skip
+        for tile in tiles:
+            sheet.paste(tile, (left, top))
+            top += tile.height + 12
+    return np.asarray(sheet)
+
+
+def _tile(row: Row) -> Image.Image:
+    """One picture: its name, verdict and score, above image, heat map and overlay."""
+    shown = [picture for name, _, picture in panels_of(row, _SIDE) if name in _PANELS]
+    height = shown[0].shape[0]
+    tile = Image.new("RGB", (_WIDTH, _LABEL + height + 1), style.PAPER)
+    draw = ImageDraw.Draw(tile)
+    name = style.font(14, True)
+    draw.text((0, 11), row.title, font=name, fill=style.INK, anchor="lm")
+    left = int(name.getlength(row.title)) + 10
+    draw.text((left, 11), row.subtitle, font=style.font(14), fill=style.MUTED, anchor="lm")
+    words, colour = row.verdict
+    draw.text((_WIDTH - 1, 11), words, font=name, fill=colour, anchor="rm")
+    draw.text((0, 31), row.told, font=style.font(13), fill=style.INK, anchor="lm")
+    for place, picture in enumerate(shown):
+        corner = place * (_SIDE + _GAP) + (_SIDE - picture.shape[1]) // 2
+        tile.paste(Image.fromarray(picture), (corner, _LABEL))
+    return tile
