@@ -78,7 +78,7 @@ check: $(READY)  ## Format, lint, types and fast tests: what must pass before a 
 	@$(BIN)/mypy
 	@$(MAKE) --no-print-directory test
 
-bench: $(READY)  ## Measure CPU-seconds and memory (BENCH=all|start|training|scoring)
+bench: $(READY)  ## Measure CPU-seconds and memory (BENCH=all|start|training|scoring|metrics)
 	@$(BIN)/python tests/bench/bench.py $(BENCH)
 
 clean:  ## Delete caches and pictures; data, runs and the environment stay

@@ -18,7 +18,7 @@ LAYERS = [
     {"tracking", "plots"},
     {"model"},
     {"run"},
-    {"sweep", "promote", "predict"},
+    {"sweep", "promote", "predict", "compare", "correlate"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import math
-from dataclasses import asdict
+from copy import copy, deepcopy
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -19,6 +21,7 @@ from sklearn.metrics import f1_score, precision_recall_curve
 
 from vqlab.cli.tables import report_table
 from vqlab.config import merge, validate
+from vqlab.data import load_dataset
 from vqlab.evaluation import (
     CalibrationScores,
     Report,
@@ -32,8 +35,9 @@ from vqlab.evaluation import (
 from vqlab.evaluation.thresholds import best_f1_cut
 from vqlab.model import Model
 from vqlab.predict import predict_files
-from vqlab.run import Outcome, resolve, run
+from vqlab.run import Outcome, judge, make_trainer, resolve, run
 from vqlab.tracking import Tracker
+from vqlab.training import seed_everything
 from vqlab.types import Geometry, Sample, UserError
 
 FINITE = st.floats(-1e150, 1e150)
@@ -274,6 +278,26 @@ def test_predictions_show_the_calibrated_score(outcome: Outcome, tmp_path: Path)
         assert float(told["score"]) == seen.score
     assert outcome.pictures is not None
     assert {"worst.png", "score_by_defect.png"} <= {p.name for p in outcome.pictures.iterdir()}
+
+
+def test_the_held_out_images_meet_the_score_as_new_ones_do(small: dict[str, Any]) -> None:
+    """Nothing of a detector is fitted to the images that its threshold is chosen on."""
+    scoring = {"detector": {"scoring": {"normalise": "pixel"}}, "training": {"epochs": 1}}
+    config = resolve(merge(small, scoring))
+    splits = load_dataset(config.data)
+    normals = [i for i, sample in enumerate(splits.test.samples) if sample.label == 0]
+    others = splits.test.subset(normals)
+    trainer = make_trainer(config, splits, torch.device("cpu"))
+    trainer.fit(lambda epoch, metrics: None)
+    judged = []
+    for one in (splits, replace(splits, held_out=others, validation=others)):
+        own = copy(trainer)
+        own.detector = deepcopy(trainer.detector)
+        seed_everything(0)
+        judged.append(judge(config, own, one, "")[0])
+    first, second = (model.detector.state_dict() for model in judged)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert judged[0].thresholds.image != judged[1].thresholds.image
 
 
 def test_f1max_runs_from_end_to_end(outcome: Outcome, tmp_path: Path) -> None:

@@ -378,7 +378,8 @@ def evaluate_model(
 
 def _baseline(config: RunConfig, splits: Splits) -> tuple[Scored, Thresholds]:
     training = {"epochs": 0, "device": config.training.device}
-    baseline = resolve({"detector": BASELINE, "data": dump(config.data), "training": training})
+    sections = {"data": dump(config.data), "threshold": dump(config.threshold)}
+    baseline = resolve({"detector": BASELINE, "training": training, **sections})
     trainer = make_trainer(baseline, splits, choose_device(baseline.training))
     trainer.fit(lambda epoch, metrics: None)
     model, _ = judge(baseline, trainer, splits, "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -72,9 +73,12 @@ def run_row(name: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bench", choices=["all", *ROWS], nargs="?", default="all")
+    parser.add_argument("bench", choices=["all", "metrics", *ROWS], nargs="?", default="all")
     parser.add_argument("--row", choices=list(ROWS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.bench == "metrics":
+        runpy.run_path(str(Path(__file__).with_name("metrics.py")), run_name="__main__")
+        return
     if arguments.row:
         run_row(arguments.row)
         return

@@ -94,12 +94,12 @@ def test_paired_difference_sees_what_unpaired_intervals_do_not():
     a, b = distributions(first, drawn), distributions(second, drawn)
     name = "pixel_auroc"
     value = float(b[name][0] - a[name][0])
-    found = paired_difference(a[name], b[name], value)
+    found = paired_difference(b[name] - a[name], value)
     assert found.interval.low > 0
     assert found.p < 0.01
-    same = paired_difference(a[name], a[name], 0.0)
+    same = paired_difference(a[name] - a[name], 0.0)
     assert same.p == 1
     assert same.interval == (0, 0)
-    back = paired_difference(b[name], a[name], -value)
+    back = paired_difference(a[name] - b[name], -value)
     assert back.p == found.p
     assert back.interval.low == pytest.approx(-found.interval.high)

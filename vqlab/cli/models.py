@@ -74,6 +74,29 @@ def evaluate(
     out.print(f"pictures: {pictures}")
 
 
+@app.command(short_help="By how much do two runs differ, and how surely?")
+def compare(
+    first: Annotated[str, typer.Argument(help="Run: its id, the start of it, or its name.")],
+    second: Annotated[str, typer.Argument(help="The run measured against it.")],
+    resamples: Annotated[int, typer.Option(min=100, help="Resamples of the test images.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Decides the resamples.")] = 0,
+    mlruns: Tracking = Path("mlruns"),
+) -> None:
+    """Compare two runs on the same test images: differences with 95 % intervals and p-values.
+
+    A paired bootstrap: both runs are measured on the same resamples of the test images.
+    """
+    from vqlab.cli.progress import out
+    from vqlab.cli.tables import comparison_tables
+    from vqlab.compare import compare as measure
+    from vqlab.tracking import Tracker
+
+    found = measure(Tracker.open(mlruns), first, second, resamples=resamples, seed=seed)
+    for table in comparison_tables(found):
+        out.print(table)
+    out.print("bold: the interval does not hold 0")
+
+
 @app.command(short_help="Make a checkpoint the champion, if better.")
 def promote(
     category: Annotated[str, typer.Option("--category", "-c", help="Product class, e.g. cable.")],
@@ -117,11 +140,14 @@ def leaderboard(
 ) -> None:
     """The runs measured on test, best first, beside the no-learning baseline."""
     from vqlab.cli.progress import out
-    from vqlab.cli.tables import leaderboard_table
+    from vqlab.cli.tables import leaderboard_table, seeds_table
     from vqlab.tracking import Tracker
 
     rows = Tracker.open(mlruns).runs([category] if category else None, order_by=metric)
     out.print(leaderboard_table(rows, limit))
+    repeated = seeds_table(rows)
+    if repeated is not None:
+        out.print(repeated)
 
 
 @app.command(short_help="Open the MLflow UI.")

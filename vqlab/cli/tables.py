@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -10,6 +11,7 @@ from rich.table import Table
 from vqlab.cli.progress import out, settings_text
 
 if TYPE_CHECKING:
+    from vqlab.compare import Comparison
     from vqlab.data import CategoryAudit, CheckReport
     from vqlab.evaluation import Report
     from vqlab.model import Model
@@ -48,9 +50,9 @@ def report_table(
     for name, report in rows:
         if len(report.per_category) > 1:
             columns |= {f"{name} {c}": metrics for c, metrics in report.per_category.items()}
-            columns[f"{name} mean"] = report.mean
+            columns[f"{name} mean"] = _with_intervals(report)
         else:
-            columns[name] = report.mean
+            columns[name] = _with_intervals(report)
     told = {} if promised is None else {"false_reject_rate": f"\n(promised ≤ {promised:.3f})"}
     return _metrics_table(title, columns, told)
 
@@ -73,10 +75,57 @@ def _metrics_table(
     for name in columns:
         table.add_column(name, justify="right")
     for key, words in HEADLINES.items():
-        cells = [_cells(metrics, [key])[0] for metrics in columns.values()]
+        cells = [_cell(metrics, key) for metrics in columns.values()]
         if set(cells) != {"–"}:
             table.add_row(words + (told or {}).get(key, ""), *cells)
     return table
+
+
+def _with_intervals(report: Report) -> dict[str, float]:
+    """The mean metrics, and as `…_low` and `…_high` their 95 % intervals where there are any."""
+    keyed = report.keyed("")
+    return {key[1:]: value for key, value in keyed.items() if key.count("/") == 1}
+
+
+def _cell(metrics: Mapping[str, float], key: str) -> str:
+    if key not in metrics:
+        return "–"
+    if f"{key}_low" not in metrics:
+        return f"{metrics[key]:.3f}"
+    return f"{metrics[key]:.3f} [dim]{metrics[f'{key}_low']:.2f}–{metrics[f'{key}_high']:.2f}[/]"
+
+
+def seeds_table(records: Sequence[RunRecord]) -> Table | None:
+    """Mean ± standard deviation of runs that differ in `training.seed` alone; None without any."""
+    shown = ["image_auroc", "pixel_auroc", "pixel_ap", "aupro"]
+    groups: dict[tuple[object, ...], list[RunRecord]] = {}
+    for record in records:
+        if "test/image_auroc" in record.metrics and "training.seed" in record.params:
+            settings = {k: v for k, v in record.params.items() if k not in _NO_SETTINGS}
+            data = record.tags.get("vqlab.data_fingerprint", "")
+            key = (data, record.tags.get("vqlab.category", ""), *sorted(settings.items()))
+            groups.setdefault(key, []).append(record)
+    table = Table(title="the same settings with several seeds", title_justify="left")
+    for column in ("runs", "category", "seeds"):
+        table.add_column(column)
+    for metric in shown:
+        table.add_column(HEADLINES[metric], justify="right")
+    for (_, category, *_), runs in groups.items():
+        by_seed = {run.params["training.seed"]: run for run in runs}
+        if len(by_seed) > 1:
+            names = ", ".join(run.run_id[:8] for run in by_seed.values())
+            cells = [_spread([r.metrics.get(f"test/{m}") for r in by_seed.values()]) for m in shown]
+            table.add_row(names, str(category), ", ".join(sorted(by_seed, key=int)), *cells)
+    return table if table.row_count else None
+
+
+_NO_SETTINGS = {"training.seed", "training.device", "training.threads"}
+"""What two runs of the same settings may differ in."""
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{mean(known):.3f} ± {stdev(known):.3f}" if len(known) > 1 else "–"
 
 
 def leaderboard_table(records: Sequence[RunRecord], limit: int) -> Table:
@@ -188,3 +237,25 @@ def trials_table(result: SweepResult) -> Table:
         style = "bold green" if row.number == result.best.number else ""
         table.add_row(str(row.number), row.state, value, seconds, text, style=style)
     return table
+
+
+def comparison_tables(comparison: Comparison) -> list[Table]:
+    """For every category each headline metric of both runs, the difference and how sure it is."""
+    tables = []
+    for category, differences in comparison.differences.items():
+        table = Table(title=category, title_justify="left")
+        table.add_column("")
+        for run in (comparison.first, comparison.second):
+            table.add_column(f"{run.name} ({run.run_id[:8]})", justify="right")
+        table.add_column("difference, 95 % interval", justify="right")
+        table.add_column("p", justify="right")
+        for key, words in HEADLINES.items():
+            if key in differences:
+                found = differences[key]
+                low, high = found.interval
+                style = "bold" if not low <= 0 <= high else ""
+                pair = (f"{value:.3f}" for value in comparison.values[category][key])
+                moved = f"{found.value:+.3f}  [{low:+.3f}, {high:+.3f}]"
+                table.add_row(words, *pair, moved, f"{found.p:.3f}", style=style)
+        tables.append(table)
+    return tables

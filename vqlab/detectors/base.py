@@ -48,9 +48,11 @@ class Detector(nn.Module, ABC):
     ) -> None:
         """Once training ended: fit the statistics that `score` needs, on normal images only.
 
-        `train` yields the images trained on, `held_out` normal images never trained on. Both may
-        be iterated several times. Calling it again replaces what it fitted. `effort` is the share
-        of the work to spend, below 1 for a judgement while training.
+        `train` yields most of the images trained on; `held_out` yields the others, which are not
+        in what is fitted to `train`. The images that thresholds come from are in neither, so that
+        they meet the score as new ones do. Both may be iterated several times. Calling it again
+        replaces what it fitted. `effort` is the share of the work to spend, below 1 for a
+        judgement while training.
         """
 
     def health(self) -> dict[str, float]:

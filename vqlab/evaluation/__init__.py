@@ -4,6 +4,7 @@ Thresholds are chosen from held-out images and never see the test set.
 """
 
 from vqlab.evaluation.calibration import CalibrationScores, calibrated
+from vqlab.evaluation.evidence import EVIDENCE, Measured, load_evidence, save_evidence
 from vqlab.evaluation.report import EvaluationSettings, Report, evaluate
 from vqlab.evaluation.scoring import Progress, Scored, Scorer, crop, score_images
 from vqlab.evaluation.thresholds import (
@@ -14,8 +15,10 @@ from vqlab.evaluation.thresholds import (
 )
 
 __all__ = [
+    "EVIDENCE",
     "CalibrationScores",
     "EvaluationSettings",
+    "Measured",
     "Progress",
     "Report",
     "Scored",
@@ -26,6 +29,8 @@ __all__ = [
     "choose_thresholds",
     "crop",
     "evaluate",
+    "load_evidence",
     "promise_note",
+    "save_evidence",
     "score_images",
 ]

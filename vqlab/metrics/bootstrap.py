@@ -122,14 +122,14 @@ class Difference(NamedTuple):
     """Two-sided, of the hypothesis that there is none."""
 
 
-def paired_difference(first: Array, second: Array, value: float) -> Difference:
-    """first, second (R,): a metric on the same resamples; value: its difference on the set."""
-    moved = second[1:] - first[1:]
+def paired_difference(moved: Array, value: float) -> Difference:
+    """moved (R,): a metric's difference on the same resamples, first the set itself; value: the
+    difference on the set, which is finer than that of the coarse histograms."""
+    moved = moved[1:] - moved[0] + value
     low, high = np.percentile(moved, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-    shift = value - float(second[0] - first[0])
-    tail = min(int(np.sum(moved + shift <= 0)), int(np.sum(moved + shift >= 0)))
+    tail = min(int(np.sum(moved <= 0)), int(np.sum(moved >= 0)))
     p = min(1.0, 2 * (tail + 1) / (len(moved) + 1))
-    return Difference(value, Interval(float(low) + shift, float(high) + shift), p)
+    return Difference(value, Interval(float(low), float(high)), p)
 
 
 def _ranked(

@@ -1,0 +1,260 @@
+"""The study of validation against test: ranks, what is kept, what is tracked, what is refused."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny_set import tiny_recipe, write_tiny_set
+from typer.testing import CliRunner
+
+from vqlab.cli import app
+from vqlab.correlate import Correlation, correlate, mean, measure, read_study
+from vqlab.correlate.kept import Kept, Row
+from vqlab.correlate.ranks import correlations, held, spearman
+from vqlab.correlate.study import plan
+from vqlab.data import load_dataset
+from vqlab.promote import promote
+from vqlab.tracking import Tracker
+from vqlab.types import UserError
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+Tree = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_set(tmp_path_factory.mktemp("set"), ("part", "other"))
+
+
+def study_file(folder: Path, root: Path, **changes: Any) -> Path:
+    """Two trainings by two scorings of a tiny VQ-VAE, four smoothings of the baseline."""
+    recipes = {"vqvae": tiny_recipe(root), "mean_image": tiny_recipe(root)}
+    recipes["mean_image"]["detector"] = {"name": "mean_image"}
+    for name, tree in recipes.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree))
+    tree: Tree = {
+        "vqvae": {
+            "recipe": str(folder / "vqvae.yaml"),
+            "set": {"training.epochs": 1},
+            "train": {"detector.codebook_size": [4, 16]},
+            "score": [
+                {"detector.scoring.terms": [["error"]], "detector.scoring.error": ["plain"]},
+                {"detector.scoring.terms": [["neighbours"]]},
+            ],
+            "hold": ["detector.scoring.terms"],
+        },
+        "mean_image": {
+            "recipe": str(folder / "mean_image.yaml"),
+            "score": [{"detector.scoring.smoothing": [0, 0.02, 0.1, 0.25]}],
+        },
+    }
+    for detector, values in changes.items():
+        tree[detector] |= values
+    path = folder / "little.yaml"
+    path.write_text(yaml.safe_dump({"detectors": tree}, sort_keys=False))
+    return path
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, limit: int = 100) -> list[str]:
+    """Calls of training and measuring from now on; measuring is interrupted after `limit`."""
+    calls: list[str] = []
+    train, judge = measure._trained, measure.measure
+
+    def trained(*given: Any) -> Any:
+        calls.append("train")
+        return train(*given)
+
+    def measured(*given: Any) -> Any:
+        if calls.count("measure") == limit:
+            raise KeyboardInterrupt
+        calls.append("measure")
+        return judge(*given)
+
+    monkeypatch.setattr(measure, "_trained", trained)
+    monkeypatch.setattr(measure, "measure", measured)
+    return calls
+
+
+# A whole study
+
+
+def test_a_study_is_measured_once_and_goes_on_where_it_stopped(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, tracker = study_file(tmp_path, root), Tracker.open(tmp_path / "mlruns")
+
+    def go() -> list[Correlation]:
+        return correlate(str(path), [root], ["part"], tracker, results=tmp_path / "results")
+
+    table = tmp_path / "results/correlate/little/part.csv"
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        counted(patched, limit=3)
+        go()
+    before = table.read_text().splitlines()
+    assert len(before) == 1 + 3 and tracker.runs() == []
+    with monkeypatch.context() as patched:
+        calls = counted(patched)
+        found = go()
+        # of the second training one scoring was missing; the baseline is one training
+        assert (calls.count("train"), calls.count("measure")) == (2, 1 + 4)
+    assert table.read_text().splitlines()[1][:40] == before[1][:40]
+    with monkeypatch.context() as patched:
+        calls = counted(patched)
+        assert go() == found and calls == []
+    assert len(tracker.runs()) == 2
+    assert [path.name for path in table.parent.iterdir()] == ["part.csv"]
+
+    vqvae, baseline = found
+    assert (vqvae.detector, vqvae.settings, baseline.settings) == ("vqvae", 4, 4)
+    assert vqvae.held == {}, "two settings of a form are too few to rank"
+    assert baseline.free["pixel_auroc", "pixel_auroc"] == pytest.approx(
+        correlations(rows_of(table, "mean_image"))["pixel_auroc", "pixel_auroc"]
+    )
+    assert all(-1 <= rho <= 1 for rho in {**vqvae.free, **baseline.free}.values())
+    nothing_to_choose_by(tracker)
+    other = table.with_name("other.csv")
+    correlate(str(path), [root], ["other"], tracker, results=tmp_path / "results")
+    assert other.exists() and len(tracker.runs()) == 4
+
+
+def rows_of(table: Path, detector: str) -> list[Tree]:
+    with table.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["detector"] == detector]
+
+
+def nothing_to_choose_by(tracker: Tracker) -> None:
+    """The runs carry correlations and the table, no test metric; they can not be promoted."""
+    for record in tracker.runs():
+        assert record.tags["vqlab.kind"] == "correlate" and record.status == "FINISHED"
+        assert {key.partition("/")[0] for key in record.metrics} <= {
+            "study", "correlation", "correlation_held", "correlation_kind",
+        }  # fmt: skip
+        with record.artifact("settings.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == record.metrics["study/settings"] == 4
+        assert {"test/pixel_auroc", "validation/pixel_auroc", "settings"} <= set(rows[0])
+        with pytest.raises(UserError, match="must be a finished training to be promoted; it is a"):
+            promote(tracker, "part", ref=record.run_id)
+
+
+def test_another_way_to_draw_is_measured_again(root: Path) -> None:
+    config = plan("vqvae", read_study("validation")[1].detectors["vqvae"], "part", root, "tiny")
+    data = config[0].config.data
+    one, other = load_dataset(data), load_dataset(data)
+    assert measure.validation_digest(one) == measure.validation_digest(other)
+    more = load_dataset(data.model_copy(update={"synthetic_defects": 3}))
+    marks = [measure.validation_digest(splits) for splits in (one, more)]
+    keys = {measure.setting_key(config[0].config, one, mark) for mark in marks}
+    assert len(set(marks)) == len(keys) == 2
+
+
+def test_the_verb_prints_what_was_found(root: Path, tmp_path: Path) -> None:
+    small = {"train": {}, "score": [{"detector.scoring.error_smoothing": [0, 0.02, 0.05, 0.1]}]}
+    path = study_file(tmp_path, root, vqvae=small)
+    done = CliRunner().invoke(
+        app,
+        ["correlate", str(path), "-d", str(root), "-c", "part, other", "--mlruns",
+         str(tmp_path / "mlruns"), "--results", str(tmp_path / "results")],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    for words in (
+        "vqvae: validation with test",
+        "mean_image, mean over categories",
+        "part",
+        "mean",
+    ):
+        assert words in done.output
+
+
+# Ranks
+
+
+def test_rank_correlation() -> None:
+    assert spearman([1, 2, 3, 4], [10, 20, 21, 1000]) == pytest.approx(1)
+    assert spearman([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
+    assert spearman([1, 2, 3], [1, 2, 3]) is None, "too few"
+    assert spearman([1, 1, 1, 1], [1, 2, 3, 4]) is None, "constant"
+
+
+def row(chosen: float, judged: float, settings: str = "{}") -> Row:
+    figures = {"validation/pixel_auroc": chosen, "test/pixel_auroc": judged}
+    return {"key": "k", "detector": "d", "settings": settings, **figures}
+
+
+def test_a_score_held_fixed_may_rank_where_all_together_do_not() -> None:
+    """Two forms of score: each ranks rightly, but validation has one above the other wrongly."""
+    rows = [row(0.9 + i / 100, 0.5 + i / 100, '{"terms": ["a"]}') for i in range(4)]
+    rows += [row(0.5 + i / 100, 0.9 + i / 100, '{"terms": ["b"]}') for i in range(4)]
+    objective = ("pixel_auroc", "pixel_auroc")
+    assert correlations(rows)[objective] < 0
+    groups = held(rows, ["terms"])
+    assert [len(group) for group in groups] == [4, 4]
+    assert mean([correlations(group) for group in groups])[objective] == pytest.approx(1)
+    assert held(rows, []) == []
+    assert set(correlations(rows)) == {objective}, "what was not measured is absent"
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"train": {"detector.codebok_size": [4, 8]}}, "did you mean detector.codebook_size"),
+        ({"score": [{"training.epochs": [1, 2]}]}, "move it to train"),
+        ({"train": {}, "score": []}, "must have 4 settings or more to rank; got 1"),
+        ({"train": {"detector": [4]}}, "dotted"),
+        ({"trian": {}}, "did you mean"),
+        ({"recipe": "nothing"}, "does not exist"),
+        ({"recipe": "mean_image"}, "one of vqvae's; got one of mean_image"),
+    ],
+)
+def test_an_impossible_study_is_a_sentence(
+    changes: Tree, words: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(EXPERIMENTS.parent)
+    path = study_file(tmp_path, root)
+    tree = yaml.safe_load(path.read_text())
+    if changes.get("recipe") == "mean_image":
+        changes = {**changes, "train": {}, "set": {}, "score": [], "hold": []}
+    tree["detectors"]["vqvae"] |= changes
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    with pytest.raises(UserError, match=words):
+        correlate(str(path), [root], ["part"], None)  # type: ignore[arg-type]
+
+
+def test_wrong_names_are_a_sentence(root: Path, tmp_path: Path) -> None:
+    path = str(study_file(tmp_path, root))
+    for roots, categories, words in (
+        ([root], ["prat"], "no category 'prat' in these data; known: other, part"),
+        ([root / "none"], ["part"], "does not exist"),
+        ([root], [], "at least one category"),
+    ):
+        with pytest.raises(UserError, match=words):
+            correlate(path, roots, categories, None)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="study nothing: .*does not exist"):
+        read_study("nothing")
+    (tmp_path / "part.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="is not a table of measured settings"):
+        Kept(tmp_path / "part.csv")
+
+
+# The shipped study
+
+
+@pytest.mark.parametrize("path", sorted((EXPERIMENTS / "studies").glob("*.yaml")), ids=str)
+def test_shipped_studies_have_twelve_settings_or_more(
+    path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(EXPERIMENTS.parent)
+    assert path.read_text().startswith("# ")
+    name, study = read_study(path.stem)
+    assert name == path.stem and {"vqvae", "mean_image"} <= set(study.detectors)
+    for detector, part in study.detectors.items():
+        trainings = plan(detector, part, "part", root, "quick")
+        configs = [config for training in trainings for _, config in training.settings]
+        assert len(configs) >= 12 and len({repr(config) for config in configs}) == len(configs)
