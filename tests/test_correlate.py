@@ -18,7 +18,7 @@ from vqlab.correlate.ranks import correlations, held, spearman
 from vqlab.correlate.study import plan
 from vqlab.data import load_dataset
 from vqlab.promote import promote
-from vqlab.tracking import Tracker
+from vqlab.tracking import RunRecord, Tracker
 from vqlab.types import UserError
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -30,7 +30,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_set(tmp_path_factory.mktemp("set"), ("part", "other"))
 
 
-def study_file(folder: Path, root: Path, **changes: Any) -> Path:
+@pytest.fixture(scope="module")
+def mlruns(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store") / "mlruns"
+
+
+def study_file(folder: Path, root: Path, name: str = "little", **changes: Any) -> Path:
     """Two trainings by two scorings of a tiny VQ-VAE, four smoothings of the baseline."""
     recipes = {"vqvae": tiny_recipe(root), "mean_image": tiny_recipe(root)}
     recipes["mean_image"]["detector"] = {"name": "mean_image"}
@@ -54,7 +59,7 @@ def study_file(folder: Path, root: Path, **changes: Any) -> Path:
     }
     for detector, values in changes.items():
         tree[detector] |= values
-    path = folder / "little.yaml"
+    path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump({"detectors": tree}, sort_keys=False))
     return path
 
@@ -83,9 +88,9 @@ def counted(monkeypatch: pytest.MonkeyPatch, limit: int = 100) -> list[str]:
 
 
 def test_a_study_is_measured_once_and_goes_on_where_it_stopped(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, tmp_path: Path, mlruns: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, tracker = study_file(tmp_path, root), Tracker.open(tmp_path / "mlruns")
+    path, tracker = study_file(tmp_path, root), Tracker.open(mlruns)
 
     def go() -> list[Correlation]:
         return correlate(str(path), [root], ["part"], tracker, results=tmp_path / "results")
@@ -95,7 +100,7 @@ def test_a_study_is_measured_once_and_goes_on_where_it_stopped(
         counted(patched, limit=3)
         go()
     before = table.read_text().splitlines()
-    assert len(before) == 1 + 3 and tracker.runs() == []
+    assert len(before) == 1 + 3 and runs_of(tracker) == []
     with monkeypatch.context() as patched:
         calls = counted(patched)
         found = go()
@@ -105,7 +110,7 @@ def test_a_study_is_measured_once_and_goes_on_where_it_stopped(
     with monkeypatch.context() as patched:
         calls = counted(patched)
         assert go() == found and calls == []
-    assert len(tracker.runs()) == 2
+    assert len(runs_of(tracker)) == 2
     assert [path.name for path in table.parent.iterdir()] == ["part.csv"]
 
     vqvae, baseline = found
@@ -118,7 +123,11 @@ def test_a_study_is_measured_once_and_goes_on_where_it_stopped(
     nothing_to_choose_by(tracker)
     other = table.with_name("other.csv")
     correlate(str(path), [root], ["other"], tracker, results=tmp_path / "results")
-    assert other.exists() and len(tracker.runs()) == 4
+    assert other.exists() and len(runs_of(tracker)) == 4
+
+
+def runs_of(tracker: Tracker) -> list[RunRecord]:
+    return tracker.runs(tags={"vqlab.correlate": "little"})
 
 
 def rows_of(table: Path, detector: str) -> list[Tree]:
@@ -128,7 +137,7 @@ def rows_of(table: Path, detector: str) -> list[Tree]:
 
 def nothing_to_choose_by(tracker: Tracker) -> None:
     """The runs carry correlations and the table, no test metric; they can not be promoted."""
-    for record in tracker.runs():
+    for record in runs_of(tracker):
         assert record.tags["vqlab.kind"] == "correlate" and record.status == "FINISHED"
         assert {key.partition("/")[0] for key in record.metrics} <= {
             "study", "correlation", "correlation_held", "correlation_kind",
@@ -152,13 +161,13 @@ def test_another_way_to_draw_is_measured_again(root: Path) -> None:
     assert len(set(marks)) == len(keys) == 2
 
 
-def test_the_verb_prints_what_was_found(root: Path, tmp_path: Path) -> None:
+def test_the_verb_prints_what_was_found(root: Path, tmp_path: Path, mlruns: Path) -> None:
     small = {"train": {}, "score": [{"detector.scoring.error_smoothing": [0, 0.02, 0.05, 0.1]}]}
-    path = study_file(tmp_path, root, vqvae=small)
+    path = study_file(tmp_path, root, "verb", vqvae=small)
     done = CliRunner().invoke(
         app,
         ["correlate", str(path), "-d", str(root), "-c", "part, other", "--mlruns",
-         str(tmp_path / "mlruns"), "--results", str(tmp_path / "results")],
+         str(mlruns), "--results", str(tmp_path / "results")],
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     for words in (

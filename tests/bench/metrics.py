@@ -1,4 +1,4 @@
-"""`make bench BENCH=metrics`: our metrics beside other libraries' and beside reading the bytes once.
+"""`make bench BENCH=metrics`: our metrics beside other libraries' and one reading of the bytes.
 
 Every row runs in a process of its own on the same maps, warmed up on two of them. CPU-seconds are
 user + system of one thread; extra memory is the peak beyond what lay in memory before.

@@ -256,3 +256,10 @@ def test_memory_does_not_grow_with_the_images():
     assert counted.seen == 41 * 8
     assert grown < 50_000
     assert peak < 2_000_000
+
+
+def test_counts_beyond_32_bits(monkeypatch):
+    maps, masks = smooth_maps()
+    whole = stream(maps, masks).compute()
+    monkeypatch.setattr("vqlab.metrics.stream._ROOM", maps[0].size + 5)  # emptied at each map
+    assert stream(maps, masks).compute().metrics == whole.metrics

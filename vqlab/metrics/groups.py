@@ -9,6 +9,7 @@ bound that holds exactly, and is 0 where all groups are ties.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,36 +49,68 @@ class Groups:
     @property
     def defined(self) -> bool:
         """There are positives and negatives to rank."""
-        return bool(self.positives.any() and self.negatives.any())
+        return len(self.tied) > 0 and self.found[-1] > 0 and self.passed[-1] > 0
+
+    @cached_property
+    def found(self) -> Array:
+        """(G,) float64 positives of this and the earlier groups."""
+        return np.cumsum(self.positives, dtype=np.float64)
+
+    @cached_property
+    def passed(self) -> Array:
+        """(G,) float64 negatives likewise."""
+        return np.cumsum(self.negatives, dtype=np.float64)
+
+    @cached_property
+    def height(self) -> Array:
+        """(G,) mean overlap per region of flagging this and the earlier groups; the last is 1."""
+        covered = np.cumsum(self.overlap)
+        covered /= covered[-1]
+        return covered
+
+    def compact(self) -> tuple[Groups, Array]:
+        """The same with neighbours that hold no positive as one: no metric changes among them.
+
+        And of each new group the first of the old ones.
+        """
+        gains = self.positives > 0
+        starts = gains.copy()
+        starts[0] = True
+        starts[1:] |= gains[:-1]
+        first = np.flatnonzero(starts)
+        groups = Groups(
+            np.add.reduceat(self.positives, first),
+            np.add.reduceat(self.negatives, first),
+            np.add.reduceat(self.overlap, first),
+            self.tied[first] | ~gains[first],
+        )
+        return groups, first
 
 
 def auroc(groups: Groups) -> Estimate:
     """Area under the ROC curve, a group passed as a straight line (half of its pairs right)."""
     found, size = groups.positives, groups.negatives
-    pairs = float(found.sum()) * float(size.sum())
-    before = np.cumsum(found) - found
-    area = float(np.dot(size.astype(np.float64), before + 0.5 * found)) / pairs
-    loose = ~groups.tied
-    unknown = np.dot(found[loose].astype(np.float64), size[loose].astype(np.float64))
+    pairs = groups.found[-1] * groups.passed[-1]
+    area = float(np.dot(size, groups.found - 0.5 * found)) / pairs
+    unknown = np.dot(found.astype(np.float64), np.where(groups.tied, 0, size))
     return Estimate(area, 0.5 * float(unknown) / pairs)
 
 
 def aupro(groups: Groups, limit: float) -> Estimate:
     """Area under the curve of mean overlap per region over the false-positive rate, from 0 to
     `limit`, divided by it (Bergmann et al., MVTec AD, IJCV 2021)."""
-    rate = np.cumsum(groups.negatives) / groups.negatives.sum()
-    height = np.cumsum(groups.overlap) / groups.overlap.sum()
-    inside = int(np.searchsorted(rate, limit, side="left")) + 1
-    right, top = rate[:inside], height[:inside]
-    left = np.concatenate([[0.0], right[:-1]])
-    base = np.concatenate([[0.0], top[:-1]])
-    width = np.minimum(right, limit) - left
-    share = np.divide(width, right - left, out=np.ones(len(right)), where=right > left)
-    value = float(np.sum(width * (base + 0.5 * share * (top - base)))) / limit
-    loose = ~groups.tied[:inside]
-    rise = (width * (top - base))[loose]
-    below = 0.5 * float(np.dot(rise, share[loose])) / limit
-    return Estimate(value, max(below, float(rise.sum()) / limit - below))
+    inside = int(np.searchsorted(groups.passed, limit * groups.passed[-1], side="left")) + 1
+    right, top = groups.passed[:inside] / groups.passed[-1], groups.height[:inside]
+    width, rise = np.diff(right, prepend=0.0), np.diff(top, prepend=0.0)
+    share = np.ones(inside)
+    last = inside - 1  # the group that the limit lies in is passed in part
+    if right[last] > limit:
+        share[last] = 1 - (right[last] - limit) / width[last]
+        width[last] *= share[last]
+    value = float(np.dot(width, top - rise + 0.5 * share * rise)) / limit
+    loose = np.where(groups.tied[:inside], 0, width * rise)
+    below = 0.5 * float(np.dot(loose, share)) / limit
+    return Estimate(value, max(below, float(loose.sum()) / limit - below))
 
 
 def average_precision(groups: Groups) -> Estimate:
@@ -86,21 +119,21 @@ def average_precision(groups: Groups) -> Estimate:
     Of a bin, the least is that all negatives came first and the positives one by one, the greatest
     that the positives came first, together; the value is the middle.
     """
-    gains = groups.positives > 0
-    found, size = (a[gains].astype(np.float64) for a in (groups.positives, groups.negatives))
-    total = float(found.sum())
-    before = np.cumsum(found) - found
-    passed = np.cumsum(groups.negatives)[gains].astype(np.float64)
-    tie = found * (before + found) / (before + found + passed)
-    high = found * (before + found) / (before + found + (passed - size))
+    gains = np.flatnonzero(groups.positives)
+    found, passed = groups.found[gains], groups.passed[gains]
+    own, size = groups.positives[gains].astype(np.float64), groups.negatives[gains]
+    tie = own * found / (found + passed)
+    tied = groups.tied[gains]
+    high = np.where(tied, tie, own * found / (found + passed - size))
+    low = tie.copy()
+    several = np.flatnonzero((own > 1) & ~tied)
     # Σ_{j=1..p} (T + j) / (T + j + F) = p − F · (ψ(T + p + F + 1) − ψ(T + F + 1))
-    start = before + passed
-    low = found - passed * (digamma(start + found + 1) - digamma(start + 1))
-    one = (found == 1) | groups.tied[gains]
-    low = np.where(one, tie, np.minimum(low, tie))
-    high = np.where(groups.tied[gains], tie, high)
-    least, greatest = float(low.sum()) / total, float(high.sum()) / total
-    return Estimate(0.5 * (least + greatest), 0.5 * (greatest - least))
+    end = (found + passed)[several] + 1
+    tail = digamma(end) - digamma(end - own[several])
+    low[several] = np.minimum(tie[several], own[several] - passed[several] * tail)
+    least, greatest = float(low.sum()), float(high.sum())
+    total = groups.found[-1]
+    return Estimate(0.5 * (least + greatest) / total, 0.5 * (greatest - least) / total)
 
 
 def best_f1(groups: Groups) -> tuple[Estimate, int]:
@@ -108,24 +141,24 @@ def best_f1(groups: Groups) -> tuple[Estimate, int]:
 
     It is reached exactly; the bound is by how much a threshold within a bin could be better.
     """
-    found, passed = np.cumsum(groups.positives), np.cumsum(groups.negatives)
-    total = int(found[-1])
-    f1 = 2 * found / (found + passed + total)
+    found, passed = groups.found, groups.passed
+    twice, total = 2 * found, found + found[-1]
+    f1 = twice / (total + passed)
     best = int(np.argmax(f1))
     first = np.where(groups.tied, passed, passed - groups.negatives)
-    highest = float(np.max(2 * found / (found + first + total)))
+    highest = float(np.max(twice / (total + first)))
     value = float(f1[best])
     return Estimate(value, max(0.0, highest - value)), best
 
 
 def roc_curve(groups: Groups) -> Curve:
     """True-positive over false-positive rate."""
-    return _from_origin(groups.negatives, groups.positives)
+    return _from_origin(groups, groups.found / groups.found[-1])
 
 
 def pro_curve(groups: Groups, limit: float) -> Curve:
     """Mean overlap per region over the false-positive rate, up to `limit`."""
-    curve = _from_origin(groups.negatives, groups.overlap)
+    curve = _from_origin(groups, groups.height)
     inside = int(np.searchsorted(curve.x, limit, side="right"))
     end = float(np.interp(limit, curve.x[inside - 1 :], curve.y[inside - 1 :]))
     return Curve(np.append(curve.x[:inside], limit), np.append(curve.y[:inside], end))
@@ -133,8 +166,8 @@ def pro_curve(groups: Groups, limit: float) -> Curve:
 
 def precision_recall_curve(groups: Groups) -> Curve:
     """Precision (y) over recall (x), a point for every group with a positive."""
-    gains = groups.positives > 0
-    found, passed = np.cumsum(groups.positives)[gains], np.cumsum(groups.negatives)[gains]
+    gains = np.flatnonzero(groups.positives)
+    found, passed = groups.found[gains], groups.passed[gains]
     return Curve(found / found[-1], found / (found + passed))
 
 
@@ -150,6 +183,6 @@ def thin(curve: Curve, points: int = 500) -> Curve:
     return Curve(curve.x[chosen], curve.y[chosen])
 
 
-def _from_origin(across: Array, up: Array) -> Curve:
-    x, y = np.cumsum(across, dtype=np.float64), np.cumsum(up, dtype=np.float64)
-    return Curve(np.append(0.0, x / x[-1]), np.append(0.0, y / y[-1]))
+def _from_origin(groups: Groups, height: Array) -> Curve:
+    rate = groups.passed / groups.passed[-1]
+    return Curve(np.append(0.0, rate), np.append(0.0, height))

@@ -16,6 +16,8 @@ from vqlab.metrics.summary import Summary, summarise
 
 _SAMPLE = 1 << 16
 """Pixels that fix the bins."""
+_ROOM = 2**31 - 1
+"""Pixels that a count of 32 bits has room for."""
 _FEW = 0.1
 """Share of distinct values in a sample below which equal scores are kept apart from near ones."""
 
@@ -141,8 +143,10 @@ class PixelStream:
         self._constant: list[tuple[Array, int, int, int]] = []
         """Maps before the bins were fixed: value (1,), normal and defective pixels, regions."""
         size = 2 * kernels.SIDE
-        self._negatives, self._positives = np.zeros(size, np.int64), np.zeros(size, np.int64)
-        self._overlap = np.zeros(size)
+        self._negatives = np.zeros(size, np.int32)  # small, so that it stays in the cache
+        self._total: Array | int = 0
+        self._room = _ROOM
+        self._positives, self._overlap = np.zeros(size, np.int64), np.zeros(size)
         self._low = self._high = np.zeros(0)
 
     def update(
@@ -167,17 +171,14 @@ class PixelStream:
         self._settle()
         if self.bins is None:
             return Summary()
-        held, groups = self._groups()
-        return summarise("pixel", groups, lambda index: self._lowest(int(held[index])))
-
-    def _groups(self) -> tuple[Array, Groups]:
-        """The bins that hold anything, the highest first, and what they hold."""
-        held = np.flatnonzero(self._negatives + self._positives)[::-1]
+        negatives = self._total + self._negatives
+        held = np.flatnonzero((negatives > 0) | (self._positives > 0))[::-1]
         tied = np.zeros(len(held), np.bool_)
         if len(self._low):
             tied = self._low[held] == self._high[held]
-        counts = (self._positives[held], self._negatives[held], self._overlap[held])
-        return held, Groups(*counts, tied)
+        counts = (self._positives[held], negatives[held], self._overlap[held])
+        groups, first = Groups(*counts, tied).compact()
+        return summarise("pixel", groups, lambda index: self._lowest(int(held[first[index]])))
 
     def _lowest(self, place: int) -> float:
         if len(self._low):
@@ -209,6 +210,7 @@ class PixelStream:
 
     def _count(self, values: Array, regions: Regions | None) -> None:
         assert self.bins is not None
+        self._make_room(values.size)
         where = (self.bins.centre, self.bins.per_scale)
         own = np.zeros((3 if regions else 1, 2 * kernels.OWN_SIDE if self._keep else 0))
         bad = kernels.count(values.ravel(), *where, self._negatives, own[0], 1)
@@ -222,6 +224,14 @@ class PixelStream:
             kernels.extend(values.ravel(), *where, self._low, self._high)
         if self._keep:
             self.images.append(Histogram(*own[:, ::-1].astype(np.float32)))
+
+    def _make_room(self, pixels: int) -> None:
+        """Move the counts of negatives where there is room for more."""
+        self._room -= pixels
+        if self._room < 0:
+            self._total = self._total + self._negatives.astype(np.int64)
+            self._negatives[:] = 0
+            self._room = _ROOM - pixels
 
     def _settle(self) -> None:
         """Fix the bins where every map so far was constant."""
@@ -241,6 +251,7 @@ class PixelStream:
         for value, normal, defective, regions in self._constant:
             value = value.astype(type(self.bins.centre))
             place = int(self.bins.places(value)[0])
+            self._make_room(normal)
             self._negatives[place] += normal
             self._positives[place] += defective
             self._overlap[place] += regions
