@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ import pytest
 import torch
 import yaml
 
-from vqlab.checkpoint import load_checkpoint
+from vqlab.checkpoint import load_checkpoint, load_state
 from vqlab.config import merge
+from vqlab.evaluation import EVIDENCE, load_evidence
 from vqlab.model import Model
+from vqlab.promote import promote
 from vqlab.run import Outcome, each_model, evaluate_model, resolve, run
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
@@ -220,3 +223,68 @@ def test_a_failed_run_says_why(small: Tree, tracker: Tracker) -> None:
 def test_a_wrong_recipe_is_a_sentence(tree: Tree, words: str) -> None:
     with pytest.raises(UserError, match=words):
         resolve(tree)
+
+
+def test_the_papers_habit_is_marked_and_cannot_be_promoted(
+    small: Tree, tracker: Tracker, tmp_path: Path
+) -> None:
+    """`training.select: best_on_test` keeps the epoch of the best test AUROC, and says so."""
+    config = resolve(merge(small, {"training": {"select": "best_on_test"}}))
+    outcome = run(config, tracker, results=tmp_path)
+    record = tracker.find(outcome.run_id)
+    assert record.tags["vqlab.selected_on"] == "test"
+    assert "best_on_test/image_auroc" in record.metrics
+    assert not any(key.startswith("test") for key in record.metrics)
+    assert outcome.test_split == "best_on_test"
+    with pytest.raises(UserError, match="epoch chosen on the test set"):
+        promote(tracker, "cable", ref=outcome.run_id)
+    with pytest.raises(UserError, match="must not"):
+        run(config, tracker, test=False, results=tmp_path)
+    # a later evaluation of its checkpoint is marked as well
+    evaluate_model(outcome.model, None, tracker, tmp_path)
+    tested = tracker.runs(tags={"vqlab.model_run": outcome.run_id})
+    assert not any(key.startswith("test/") for run_ in tested for key in run_.metrics)
+
+
+def test_the_epoch_kept_is_the_best_on_test(small: Tree, tracker: Tracker, tmp_path: Path) -> None:
+    seen: list[float] = []
+    kept: list[dict[str, torch.Tensor]] = []
+
+    def watch(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
+        seen.append(metrics["best_on_test/image_auroc"])
+        folder = max(tracker.run_folder("x").parent.iterdir(), key=lambda f: f.stat().st_mtime)
+        kept.append(dict(load_state(folder / "best.safetensors")["detector"]))
+
+    config = resolve(merge(small, {"training": {"select": "best_on_test", "seed": 3}}))
+    outcome = run(config, tracker, results=tmp_path, on_epoch=watch)
+    best = kept[int(np.argmax(seen))]
+    weight = "encoder.0.weight"
+    assert torch.equal(tensors(outcome.checkpoint)[weight], best[weight])
+    assert len(seen) == 3
+
+
+def test_intervals_and_evidence_are_recorded(outcome: Outcome, tracker: Tracker) -> None:
+    assert outcome.test is not None
+    record = tracker.find(outcome.run_id)
+    for name in ("image_auroc", "pixel_auroc", "aupro", "aupro_005"):
+        low, high = (record.metrics[f"test/{name}_{end}"] for end in ("low", "high"))
+        assert low <= record.metrics[f"test/{name}"] <= high
+    assert not any(key.startswith("validation/image_auroc_") for key in record.metrics)
+    measured = load_evidence(record.artifact(EVIDENCE))["cable"]
+    assert measured.metrics == outcome.test.per_category["cable"]
+    assert (measured.evidence.labels == outcome.test.evidence["cable"].labels).all()
+    assert max(outcome.test.bounds["cable"].values()) < 1e-2
+
+
+def test_pixels_may_be_compared_at_the_images_own_size(
+    small: Tree, tracker: Tracker, tmp_path: Path, outcome: Outcome
+) -> None:
+    model = outcome.model
+    changed = merge(model.meta["config"], {"evaluation": {"resolution": "original"}})
+    model = replace(model, meta={**model.meta, "config": changed})
+    report, _ = evaluate_model(model, None, tracker, tmp_path)
+    assert outcome.test is not None
+    assert report.mean["image_auroc"] == outcome.test.mean["image_auroc"]
+    network, own = outcome.test.mean["pixel_auroc"], report.mean["pixel_auroc"]
+    assert own != network
+    assert own == pytest.approx(network, abs=0.1)

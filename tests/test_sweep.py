@@ -22,10 +22,11 @@ from tiny_set import tiny_recipe, write_tiny_set
 from torch import Tensor, nn
 
 from vqlab.config import Settings, flatten, merge, nest, read_recipe
+from vqlab.data import load_dataset
 from vqlab.detectors import base
 from vqlab.evaluation import Scored, ThresholdSettings
 from vqlab.model import Model
-from vqlab.run import load_dataset, resolve
+from vqlab.run import resolve
 from vqlab.sweep import (
     EpochDone,
     Event,
@@ -544,7 +545,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tree: Tree) -> Tree:
 
     # The test set is scored and drawn in `swept`; that takes longer than all the rest.
     monkeypatch.setattr("vqlab.sweep.finish.test_model", tested)
-    monkeypatch.setattr("vqlab.run.loss_curves", lambda history: Figure(figsize=(1, 1)))
+    monkeypatch.setattr("vqlab.run.story.loss_curves", lambda history: Figure(figsize=(1, 1)))
     return {**tree, "detector": {"name": "scripted"}}
 
 

@@ -167,10 +167,12 @@ def _candidate(tracker: Tracker, category: str, ref: str | None) -> RunRecord:
             f"{record.tags.get('vqlab.kind', 'run')} that is {record.status}."
         )
     chosen = [record.tags.get(key, "") for key in ("vqlab.objective", "vqlab.chosen_by")]
-    if any(objective.startswith("test/") for objective in chosen):
+    on_test = record.tags.get("vqlab.selected_on") == "test"
+    if on_test or any(objective.startswith("test/") for objective in chosen):
+        what = "epoch" if on_test else "settings"
         raise UserError(
-            f"run {record.short} had its settings chosen on the test set, so its test figures "
-            "mean nothing; promote one that was chosen on validation."
+            f"run {record.short} had its {what} chosen on the test set, so its test figures mean "
+            "nothing; promote one that was chosen on validation."
         )
     return record
 

@@ -39,6 +39,9 @@ class TrainingSettings(Settings):
     """`bfloat16`: convolutions and matrix products by autocast; losses stay float32."""
     validate_every: int = Field(0, ge=0)
     """Epochs between validations while training; 0: once, after the last epoch."""
+    select: Literal["last", "best_on_test"] = "last"
+    """Which epoch's weights count. `best_on_test` is the papers' habit, only for reproducing their
+    tables: its numbers are filed apart and the run cannot be promoted."""
     seed: int = Field(0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(None, ge=1)

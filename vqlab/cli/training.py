@@ -106,8 +106,8 @@ def say_outcome(outcome: Outcome, tracker: Tracker) -> None:
 
     rows = [("validation", outcome.validation)]
     if outcome.test is not None:
-        rows.append(("test", outcome.test))
-    rows += [(f"test, {name}", report) for name, report in outcome.beside.items()]
+        rows.append((outcome.test_split, outcome.test))
+    rows += [(f"{outcome.test_split}, {name}", report) for name, report in outcome.beside.items()]
     title = f"run {outcome.run_id}, {outcome.seconds:.0f} s"
     out.print(report_table(title, rows, outcome.model.thresholds.promised))
     for note in outcome.test.notes if outcome.test else []:

@@ -1,0 +1,109 @@
+"""Comparing two runs: paired over the same test images, refused on others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from vqlab.cli import app
+from vqlab.compare import MEAN, compare, compared
+from vqlab.config import merge
+from vqlab.evaluation import EVIDENCE, Measured, load_evidence
+from vqlab.metrics import Evidence, image_metrics
+from vqlab.run import Outcome, resolve, run
+from vqlab.tracking import Tracker
+from vqlab.types import UserError
+
+Tree = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
+    return Tracker.open(tmp_path_factory.mktemp("store") / "mlruns")
+
+
+@pytest.fixture(scope="module")
+def runs(
+    small: Tree, tracker: Tracker, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Outcome, Outcome]:
+    results = tmp_path_factory.mktemp("results")
+    base = {"detector": "mean_image", "data": small["data"], "training": {"epochs": 0}}
+    other = merge(base, {"detector": {"name": "mean_image", "scoring": {"smoothing": 0.2}}})
+    first = run(resolve(base), tracker, results=results, name="sharp")
+    return first, run(resolve(other), tracker, results=results, name="blurred")
+
+
+def test_two_runs_on_the_same_images(tracker: Tracker, runs: tuple[Outcome, Outcome]) -> None:
+    found = compare(tracker, "sharp", runs[1].run_id[:10])
+    reports = [outcome.test for outcome in runs]
+    assert reports[0] is not None and reports[1] is not None
+    for name, difference in found.differences["cable"].items():
+        first, second = (report.per_category["cable"][name] for report in reports if report)
+        assert difference.value == pytest.approx(second - first)
+        assert difference.interval.low <= difference.value <= difference.interval.high
+        assert 0 < difference.p <= 1
+    assert {"image_auroc", "pixel_auroc", "aupro", "escape_rate"} <= set(found.values["cable"])
+    again = compare(tracker, "sharp", "blurred")
+    assert again.differences == found.differences  # seeded
+
+
+def test_a_run_does_not_differ_from_itself(tracker: Tracker, runs: tuple[Outcome, Outcome]) -> None:
+    found = compare(tracker, "sharp", "sharp")
+    assert all(d.value == 0 and d.p == 1 for d in found.differences["cable"].values())
+
+
+def test_the_command_prints_a_table(tracker: Tracker, runs: tuple[Outcome, Outcome]) -> None:
+    arguments = ["compare", "sharp", "blurred", "--mlruns", str(tracker.root)]
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 0, shown.output
+    assert "pixel AUROC" in shown.output and "sharp" in shown.output
+
+
+def test_other_test_images_are_refused(
+    small: Tree, tracker: Tracker, runs: tuple[Outcome, Outcome], tmp_path: Path
+) -> None:
+    data = {**small["data"], "validation": {"source": "test", "fraction": 0.5}}
+    other = resolve({"detector": "mean_image", "data": data, "training": {"epochs": 0}})
+    run(other, tracker, results=tmp_path, name="half")
+    with pytest.raises(UserError, match="the same test images"):
+        compare(tracker, "sharp", "half")
+
+
+def test_a_run_without_test_figures_is_refused(
+    small: Tree, tracker: Tracker, runs: tuple[Outcome, Outcome], tmp_path: Path
+) -> None:
+    base = {"detector": "mean_image", "data": small["data"], "training": {"epochs": 0}}
+    run(resolve(base), tracker, results=tmp_path, name="untested", test=False)
+    with pytest.raises(UserError, match="was not measured on test"):
+        compare(tracker, "sharp", "untested")
+
+
+def test_a_file_that_is_no_evidence_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "evidence.npz").write_text("no archive")
+    with pytest.raises(UserError, match="must be the evidence"):
+        load_evidence(tmp_path / "evidence.npz")
+    assert EVIDENCE.endswith("evidence.npz")
+
+
+def test_the_mean_over_categories_stands_beside_them() -> None:
+    def measured(seed: int, lift: float) -> Measured:
+        rng = np.random.default_rng(seed)
+        labels = np.repeat([0, 1], 30)
+        scores = rng.normal(0, 1, 60) + labels * lift
+        return Measured(
+            image_metrics(scores, labels), Evidence.of(scores, labels, scores > 1, [None] * 60)
+        )
+
+    before = {name: measured(place, 1.0) for place, name in enumerate(("bottle", "cable"))}
+    after = {name: measured(place, 2.5) for place, name in enumerate(("bottle", "cable"))}
+    runs: Any = (None, None)
+    found = compared(runs, before, after, 400, 0)
+    mean = found.differences[MEAN]["image_auroc"]
+    single = [found.differences[name]["image_auroc"].value for name in before]
+    assert mean.value == pytest.approx(np.mean(single))
+    assert mean.interval.low > 0
+    assert mean.p < 0.01

@@ -1,0 +1,61 @@
+"""Judging what was trained: calibration and thresholds, all without the test set."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from vqlab.config import dump
+from vqlab.data import ImageSet, Splits
+from vqlab.evaluation import Report, Thresholds, choose_thresholds, evaluate
+from vqlab.features import Backbone
+from vqlab.model import Model, build_detector
+from vqlab.run.settings import RunConfig
+from vqlab.training import Pyramids, Trainer, deterministic, seed_everything
+from vqlab.version import __version__
+
+
+def make_trainer(config: RunConfig, splits: Splits, device: Any) -> Trainer:
+    """A fresh detector, seeded, ready to train."""
+    deterministic()
+    seed_everything(config.training.seed)
+    backbone = Backbone(config.features, config.data.image_size)
+    detector = build_detector(config.detector, backbone.spec)
+    return Trainer(detector.to(device), backbone.to(device), splits.train, config.training, device)
+
+
+def judge(
+    config: RunConfig, trainer: Trainer, splits: Splits, run_id: str, effort: float = 1.0
+) -> tuple[Model, Report]:
+    """Calibrate the detector, choose thresholds and measure it, all without the test set.
+
+    It is calibrated on training images only: a score that was fitted to the held-out images would
+    not meet them as it meets new ones, and the thresholds' promise would not hold.
+    """
+    detector, backbone, device = trainer.detector, trainer.backbone, trainer.device
+    detector.eval()
+    most, rest = (Pyramids(part, backbone, device, 16) for part in _parted(splits.train))
+    detector.calibrate(most, rest, effort)
+    meta = {
+        "config": dump(config),
+        "data": {
+            "source": splits.source,
+            "fingerprint": splits.fingerprint,
+            "categories": list(splits.categories),
+        },
+        "run_id": run_id,
+        "version": __version__,
+    }
+    model = Model(detector, backbone, config.data, Thresholds(0.0, 0.0), meta, device)
+    scored = model.score_set(splits.validation)
+    thresholds = choose_thresholds(scored, config.threshold)
+    report = evaluate(scored, thresholds)
+    meta["thresholds"] = asdict(thresholds)
+    meta["validation"] = report.mean
+    return replace(model, thresholds=thresholds), report
+
+
+def _parted(train: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """The training images for `Detector.calibrate`: five of six to fit, every sixth to measure."""
+    places = range(len(train))
+    return train.subset([i for i in places if i % 6]), train.subset(list(places[::6]))

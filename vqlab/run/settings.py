@@ -1,0 +1,57 @@
+"""The settings of a run: the sections of a recipe, resolved and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vqlab.config import Settings, dump, validate
+from vqlab.data import DataSettings, choose_categories
+from vqlab.detectors import detector_class
+from vqlab.evaluation import EvaluationSettings, ThresholdSettings
+from vqlab.features import FeatureSettings
+from vqlab.training import TrainingSettings
+from vqlab.types import UserError
+
+BEST_ON_TEST = "best_on_test"
+"""Where metrics are filed that the test set had a hand in; neither promotion nor the leaderboard
+looks there."""
+
+
+class RunConfig(Settings):
+    """The settings of one run, whole and resolved."""
+
+    data: DataSettings = DataSettings()
+    features: FeatureSettings = FeatureSettings()
+    detector: dict[str, Any]
+    training: TrainingSettings = TrainingSettings()
+    threshold: ThresholdSettings = ThresholdSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @property
+    def test_split(self) -> str:
+        """What the test metrics are filed under: not `test` where the test set chose the epoch."""
+        return "test" if self.training.select == "last" else BEST_ON_TEST
+
+
+def resolve(tree: Mapping[str, Any]) -> RunConfig:
+    """A recipe's tree as settings, defaults filled in. Raises UserError, a sentence per fault."""
+    section = tree.get("detector", {})
+    if isinstance(section, str):
+        section = {"name": section}
+    if not isinstance(section, Mapping) or not isinstance(section.get("name", "vqvae"), str):
+        raise UserError(f"setting detector must be a section with a name; got {section!r}.")
+    name = section.get("name", "vqvae")
+    rest = {key: value for key, value in section.items() if key != "name"}
+    settings = validate(detector_class(name).Config, rest, "detector.")
+    return validate(RunConfig, {**tree, "detector": {"name": name, **dump(settings)}})
+
+
+def each_model(config: RunConfig) -> list[RunConfig]:
+    """One configuration per model to train: per category, or one for all (`data.joint`)."""
+    names = choose_categories(config.data)
+    groups = [names] if config.data.joint else [(name,) for name in names]
+    return [
+        config.model_copy(update={"data": config.data.model_copy(update={"categories": group})})
+        for group in groups
+    ]

@@ -1,0 +1,131 @@
+"""The test set, once: what a model is worth, beside other scores and the no-learning baseline."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vqlab.config import Tree, dump
+from vqlab.data import ImageSet, Splits, audit, audit_metrics, read_image
+from vqlab.evaluation import (
+    EVIDENCE,
+    Report,
+    Scored,
+    Thresholds,
+    ThresholdSettings,
+    choose_thresholds,
+    evaluate,
+    promise_note,
+    save_evidence,
+)
+from vqlab.model import Model
+from vqlab.plots import write_results
+from vqlab.run.judging import judge, make_trainer
+from vqlab.run.settings import RunConfig, resolve
+from vqlab.tracking import Run
+from vqlab.training import choose_device
+
+OnProgress = Callable[[str, int, int], None]
+"""Called while images are scored and drawn, with (what, images done, images in all)."""
+BASELINE: Tree = {"name": "mean_image"}
+
+
+def test_model(
+    model: Model,
+    config: RunConfig,
+    splits: Splits,
+    tracked: Run,
+    results: Path,
+    on_progress: OnProgress = lambda what, done, total: None,
+) -> tuple[Report, dict[str, Report], Path]:
+    """Score the test set, write its pictures, record both; beside it other scores and detectors.
+
+    Beside it: the scores of `Detector.alternatives`, and the no-learning baseline `mean_image`.
+    What the data audit warns of goes into the report's notes and the tag `vqlab.audit`.
+    """
+    scored = model.score_set(splits.test, partial(on_progress, "scoring the test set"))
+    report = evaluate(scored, model.thresholds, config.evaluation, splits.test)
+    report.notes.extend(_audited(splits, tracked))
+    report.notes.extend(_broken_promise(scored, model.thresholds))
+    beside = alternatives(model, splits.test, splits, config.threshold)
+    beside["mean_image"] = evaluate(*_baseline(config, splits))
+    split = config.test_split
+    for key, other in {split: report, **{f"{split}_{k}": v for k, v in beside.items()}}.items():
+        tracked.log_metrics(other.keyed(key))
+    _keep_evidence(report, tracked)
+    tracked.log_dataset(
+        f"{splits.source}/{'+'.join(splits.categories)}", splits.fingerprint, str(splits.root),
+        context="test",
+    )  # fmt: skip
+    draw = partial(on_progress, "drawing pictures")
+    size = config.detector.get("codebook_size")
+    folders = write_results(results, model, splits.test, scored, report, draw, size)
+    for folder in folders:
+        tracked.log_artifacts(folder, f"results/{folder.name}")
+    tracked.log_pictures(_chosen_pictures(splits, folders))
+    return report, beside, results if len(folders) > 1 else folders[0]
+
+
+def _keep_evidence(report: Report, tracked: Run) -> None:
+    if report.evidence:
+        with tempfile.TemporaryDirectory() as folder:
+            save_evidence(report, Path(folder) / Path(EVIDENCE).name)
+            tracked.log_artifact(Path(folder) / Path(EVIDENCE).name, Path(EVIDENCE).parent.name)
+
+
+def _audited(splits: Splits, tracked: Run) -> list[str]:
+    """Audit the data, record its metrics and warnings, and return the warnings."""
+    audits = audit(splits)
+    warnings = [sentence for one in audits.values() for sentence in one.warnings]
+    tracked.log_metrics(audit_metrics(audits))
+    if warnings:
+        tracked.set_tags({"vqlab.audit": " ".join(warnings)})
+    return warnings
+
+
+def alternatives(
+    model: Model, images: ImageSet, splits: Splits, settings: ThresholdSettings
+) -> dict[str, Report]:
+    """Reports of the other scores a detector offers, each with thresholds of its own."""
+    reports = {}
+    judges = splits.validation if settings.method == "f1max" else splits.held_out
+    one = model.backbone(images.batch([0]).images.to(model.device))
+    for name in model.detector.alternatives(one):
+        thresholds = choose_thresholds(model.score_set(judges, by=name), settings)
+        reports[name] = evaluate(model.score_set(images, by=name), thresholds)
+    return reports
+
+
+def _broken_promise(scored: Scored, thresholds: Thresholds) -> list[str]:
+    """The note on too many false rejects, where there are too many."""
+    rejected = (scored.labels == 0) & (scored.image_scores > thresholds.image)
+    normals = len(scored) - int(scored.labels.sum())
+    note = promise_note(thresholds, int(rejected.sum()), normals)
+    return [note] if note else []
+
+
+def _chosen_pictures(splits: Splits, folders: list[Path]) -> dict[str, Any]:
+    """The first test image of every defect type, under the same key in every run on these data."""
+    pictures: dict[str, Any] = {}
+    places = {folder.name: 0 for folder in folders}
+    for sample in splits.test.samples:
+        place = places[sample.category]
+        places[sample.category] += 1
+        key = f"{sample.category}/{sample.defect}"
+        folder = next(f for f in folders if f.name == sample.category)
+        if key not in pictures:
+            pictures[key] = read_image(folder / f"{sample.category}_{place:03d}_viz.png")
+    return pictures
+
+
+def _baseline(config: RunConfig, splits: Splits) -> tuple[Scored, Thresholds]:
+    training = {"epochs": 0, "device": config.training.device}
+    sections = {"data": dump(config.data), "threshold": dump(config.threshold)}
+    baseline = resolve({"detector": BASELINE, "training": training, **sections})
+    trainer = make_trainer(baseline, splits, choose_device(baseline.training))
+    trainer.fit(lambda epoch, metrics: None)
+    model, _ = judge(baseline, trainer, splits, "")
+    return model.score_set(splits.test), model.thresholds
