@@ -69,7 +69,8 @@ class DataSettings(Settings):
     brightness: Literal["keep", "border"] = "keep"
     """`border` divides each image by the brightness of its border, see `to_network`."""
     held_out: Annotated[float, Field(ge=0.05, le=0.5)] = 0.15
-    """Share of train/good that is never trained on (at least 2 images)."""
+    """Share of train/good that is never trained on, at least 19 images (what a promise of 5 %
+    false rejects needs) or a fifth where that is less."""
     synthetic_defects: Annotated[int, Field(ge=1, le=20)] = 2
     """Copies of each held-out image with a drawn defect, for validation."""
     validation: ValidationSettings = ValidationSettings()

@@ -24,6 +24,9 @@ from vqlab.data.settings import DataSettings
 from vqlab.data.show import set_sheet
 from vqlab.types import Sample, UserError
 
+ENOUGH = 19
+"""Held-out images from which on a false-reject rate of 5 % can be promised: 1 / 0.05 − 1."""
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -112,7 +115,8 @@ def load_dataset(settings: DataSettings, progress: Progress | None = None) -> Sp
 def _split(category: Category, settings: DataSettings) -> tuple[list[Photo], list[Photo]]:
     """Training and held-out photos of a category; which ones depends on seed and name only."""
     photos = [Photo(sample) for sample in category.train]
-    count = min(max(2, round(settings.held_out * len(photos))), len(photos) - 2)
+    least = max(2, min(ENOUGH, len(photos) // 5))
+    count = min(max(least, round(settings.held_out * len(photos))), len(photos) - 2)
     rng = np.random.default_rng((settings.seed, _number(category.name)))
     out = set(rng.permutation(len(photos))[:count].tolist())
     train = [photo for index, photo in enumerate(photos) if index not in out]

@@ -44,11 +44,11 @@ class Detector(nn.Module, ABC):
         """Once before the first epoch: fit what is not learned by gradient (a memory bank)."""
 
     def calibrate(  # noqa: B027  (optional)
-        self, train: Iterable[Pyramid], held_out: Iterable[Pyramid], effort: float = 1.0
+        self, train: Iterable[Pyramid], rest: Iterable[Pyramid], effort: float = 1.0
     ) -> None:
         """Once training ended: fit the statistics that `score` needs, on normal images only.
 
-        `train` yields most of the images trained on; `held_out` yields the others, which are not
+        `train` yields most of the images trained on; `rest` yields the others, which are not
         in what is fitted to `train`. The images that thresholds come from are in neither, so that
         they meet the score as new ones do. Both may be iterated several times. Calling it again
         replaces what it fitted. `effort` is the share of the work to spend, below 1 for a

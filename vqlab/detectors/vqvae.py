@@ -59,11 +59,11 @@ class Scoring(Settings):
     """`relative`: of a pixel's squared error, how much it exceeds that pixel's mean on training
     images, as a multiple of that mean (plus a share of the mean over all pixels)."""
     normalise: Normalise = "excess"
-    """How terms are made comparable by held-out normal images: `vqlab.nn.normality.Normality`."""
+    """How terms are made comparable by what is normal: `vqlab.nn.normality.Normality`."""
     balance: Literal["explained", "equal"] = "explained"
     """`explained`: surprisals weigh twice the share of the codes' entropy that the learned prior
-    explains on held-out normal images, at most 1 (none, where codes are noise to it); the error
-    weighs the rest."""
+    explains on images it was not fitted to, at most 1 (none, where codes are noise to it); the
+    error weighs the rest."""
     error_smoothing: float = Field(1 / 128, ge=0, le=0.25)
     """Standard deviation of the Gaussian over the error, as a share of the image's side."""
     code_smoothing: float = Field(1 / 32, ge=0, le=0.25)
@@ -133,7 +133,7 @@ class VQVAE(Detector):
     error_mean: Tensor
     """Squared error of each pixel, mean over training images, (H, W)."""
     explained: Tensor
-    """Share of the codes' entropy that the learned prior explains on held-out images, ()."""
+    """Share of the codes' entropy that the prior explains on images it was not fitted to, ()."""
 
     def __init__(self, config: VQVAESettings, spec: InputSpec) -> None:
         super().__init__(config, spec)
@@ -281,7 +281,7 @@ class VQVAE(Detector):
 
     @torch.no_grad()
     def calibrate(
-        self, train: Iterable[Pyramid], held_out: Iterable[Pyramid], effort: float = 1.0
+        self, train: Iterable[Pyramid], rest: Iterable[Pyramid], effort: float = 1.0
     ) -> None:
         scoring = self.config.scoring
         if not self.quantizer.initialised:  # training was shorter than the warm-up
@@ -298,18 +298,18 @@ class VQVAE(Detector):
         if "context" in scoring.terms:
             steps = max(1, round(effort * scoring.context_steps))
             self.prior.fit(indices, self.quantizer.codebook, steps=steps)
-            unseen = [self.reconstruct(images)[1] for (images,) in held_out]
+            unseen = [self.reconstruct(images)[1] for (images,) in rest]
             self.explained.fill_(self._explains(indices, torch.cat(unseen)))
-        self.normality.fit(self.terms(pyramid) for pyramid in held_out)
+        self.normality.fit(self.terms(pyramid) for pyramid in rest)
 
-    def _explains(self, train: Tensor, held_out: Tensor) -> float:
-        """1 − mean surprisal of the held-out codes / entropy of the usage of codes, in [0, 1].
+    def _explains(self, train: Tensor, rest: Tensor) -> float:
+        """1 − mean surprisal of the codes of `rest` / entropy of the usage of codes, in [0, 1].
 
         Less where the entropy is under a nat: a collapsed codebook explains nothing.
         """
         usage = torch.bincount(train.flatten(), minlength=self.config.codebook_size).double()
         entropy = float(torch.special.entr(usage / usage.sum()).sum())
-        surprisal = float(self.prior.surprisal(held_out, self.quantizer.codebook).mean())
+        surprisal = float(self.prior.surprisal(rest, self.quantizer.codebook).mean())
         return max(0.0, entropy - surprisal) / max(entropy, 1.0)
 
     def panels(self, pyramid: Pyramid) -> dict[str, Tensor]:

@@ -49,7 +49,7 @@ class Groups:
     @property
     def defined(self) -> bool:
         """There are positives and negatives to rank."""
-        return len(self.tied) > 0 and self.found[-1] > 0 and self.passed[-1] > 0
+        return bool(len(self.tied) and self.found[-1] and self.passed[-1])
 
     @cached_property
     def found(self) -> Array:
@@ -90,7 +90,7 @@ class Groups:
 def auroc(groups: Groups) -> Estimate:
     """Area under the ROC curve, a group passed as a straight line (half of its pairs right)."""
     found, size = groups.positives, groups.negatives
-    pairs = groups.found[-1] * groups.passed[-1]
+    pairs = float(groups.found[-1] * groups.passed[-1])
     area = float(np.dot(size, groups.found - 0.5 * found)) / pairs
     unknown = np.dot(found.astype(np.float64), np.where(groups.tied, 0, size))
     return Estimate(area, 0.5 * float(unknown) / pairs)
@@ -132,7 +132,7 @@ def average_precision(groups: Groups) -> Estimate:
     tail = digamma(end) - digamma(end - own[several])
     low[several] = np.minimum(tie[several], own[several] - passed[several] * tail)
     least, greatest = float(low.sum()), float(high.sum())
-    total = groups.found[-1]
+    total = float(groups.found[-1])
     return Estimate(0.5 * (least + greatest) / total, 0.5 * (greatest - least) / total)
 
 
