@@ -20,6 +20,7 @@ from vqlab.data.images import (
     fit_mask,
     read_image,
     read_mask,
+    scaled,
     to_original,
     to_tensor,
 )
@@ -27,6 +28,8 @@ from vqlab.data.settings import DataSettings
 from vqlab.types import Batch, Geometry, Sample, UserError
 
 THREADS = 4
+CANVAS = 256
+"""Pixels; the least side of the square on which defects are drawn."""
 NARROWEST = 8
 """Pixels; the shorter side of an image at network size."""
 Progress = Callable[[int, int], None]
@@ -144,15 +147,20 @@ class Drawn:
         return Sample(self.photo.sample.path, self.photo.sample.category, f"drawn_{self.kind}")
 
     def picture(self, memory: Memory) -> Picture:
-        clean, texture = memory.picture(self.photo), memory.picture(self.texture)
-        image, mask = clean.image.copy(), np.zeros_like(clean.mask)
+        """Drawn at `CANVAS` at least and then made smaller, as a photographed defect is: a thin one
+        fades where the network's size is small, and settings of any size see the same defects."""
+        clean, settings = memory.picture(self.photo), memory.settings
+        canvas = settings.model_copy(update={"image_size": max(CANVAS, settings.image_size)})
+        whole, texture = (_inside(_fitted(p, canvas, memory)) for p in (self.photo, self.texture))
+        texture = scaled(texture, whole.shape[0], whole.shape[1])
+        rng = np.random.default_rng(self.seed)
+        drawn, marked, _ = draw_defect(whole, texture, rng, self.kind, self.size, self.contrast)
         top, left, height, width = clean.geometry.box
         box = (slice(top, top + height), slice(left, left + width))
-        other, _ = fit_image(_inside(texture), memory.settings)
-        rng = np.random.default_rng(self.seed)
-        image[box], mask[box], _ = draw_defect(
-            image[box].copy(), other[box], rng, self.kind, self.size, self.contrast
-        )
+        change = scaled(drawn.astype(np.float32) - whole, height, width)
+        image, mask = clean.image.copy(), np.zeros_like(clean.mask)
+        image[box] = np.clip(np.rint(image[box] + change), 0, 255).astype(np.uint8)
+        mask[box] = scaled(marked.astype(np.float32), height, width) > 0
         return Picture(image, mask, clean.geometry)
 
     def original(self, memory: Memory) -> Pixels:
@@ -164,6 +172,14 @@ class Drawn:
     def original_mask(self, memory: Memory) -> Mask:
         picture = memory.picture(self)
         return np.asarray(to_original(picture.mask, picture.geometry) > 0)
+
+
+def _fitted(photo: Photo, settings: DataSettings, memory: Memory) -> Picture:
+    """The photo at the size of `settings`, from memory where that is the network's."""
+    if settings == memory.settings:
+        return memory.picture(photo)
+    image, geometry = fit_image(read_image(photo.sample.path), settings)
+    return Picture(image, np.zeros(image.shape[:2], np.bool_), geometry)
 
 
 def _inside(picture: Picture) -> Pixels:

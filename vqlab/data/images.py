@@ -129,7 +129,7 @@ def fit_image(image: Pixels, settings: DataSettings) -> tuple[Pixels, Geometry]:
     """(H, W, 3) to (S, S, 3) uint8; the area outside the box is black."""
     geometry = box_for((image.shape[0], image.shape[1]), settings)
     top, left, height, width = geometry.box
-    resized = _resize(image, height, width)
+    resized = scaled(image, height, width)
     if (height, width) == (settings.image_size, settings.image_size):
         return resized, geometry
     square = np.zeros((settings.image_size, settings.image_size, 3), np.uint8)
@@ -155,7 +155,7 @@ def _spans(source: int, target: int) -> tuple[NDArray[np.int64], NDArray[np.int6
     return steps[:-1] // target, -(-steps[1:] // target)
 
 
-def _resize(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+def scaled(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     """Area averages where it shrinks, bilinear where it grows, each axis for itself."""
     shrunk = (min(height, image.shape[0]), min(width, image.shape[1]))
     for size, way in ((shrunk, cv2.INTER_AREA), ((height, width), cv2.INTER_LINEAR)):
