@@ -13,11 +13,12 @@ ARGS    ?=
 BENCH   ?= all
 RUN     ?=
 IMAGES  ?=
+STUDY   ?= validation
 
 COMMON = --category $(CLASS) --preset $(PRESET) $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep train evaluate promote predict leaderboard ui data-check data-audit test test-all check bench clean
+.PHONY: help setup sweep train evaluate promote predict leaderboard correlate ui data-check data-audit test test-all check bench clean
 
 help:  ## Print this help
 	@echo "vqlab: vector-quantised detectors of visual defects"; echo
@@ -56,6 +57,9 @@ predict: $(READY)  ## Score IMAGES with the champion of CLASS
 
 leaderboard: $(READY)  ## List the runs measured on test, best first
 	@$(BIN)/vqlab leaderboard --category $(CLASS)
+
+correlate: $(READY)  ## Ask whether validation ranks settings as test does (STUDY=validation CLASS=a,b)
+	@$(BIN)/vqlab correlate $(STUDY) $(COMMON)
 
 ui: $(READY)  ## Open the MLflow UI on everything tracked here
 	@$(BIN)/vqlab ui

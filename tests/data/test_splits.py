@@ -99,6 +99,21 @@ def test_drawn_defects_are_the_same_every_time(big: Path) -> None:
     assert not torch.equal(first.images[3:], other.batch(range(len(other))).images[3:])
 
 
+def test_settings_of_any_size_see_the_same_drawn_defects(tmp_path: Path) -> None:
+    """Drawn at one size and made smaller: the mask at 64 px is where that at 256 px is."""
+    make_category(tmp_path, "nut", size=(300, 200))
+    small, large = (load(tmp_path, image_size=side).validation for side in (64, 256))
+    assert [s.defect for s in small.samples] == [s.defect for s in large.samples]
+    drawn = [i for i, sample in enumerate(small.samples) if sample.label]
+    faint = []
+    for index in drawn:
+        fine = large.picture(index).mask
+        coarse = small.picture(index).mask
+        np.testing.assert_array_equal(coarse, fine.reshape(64, 4, 64, 4).any(axis=(1, 3)))
+        faint.append(coarse.mean() >= fine.mean())
+    assert drawn and all(faint)
+
+
 def test_drawn_defects_stay_inside_the_letterbox(tmp_path: Path) -> None:
     make_category(tmp_path, "nut", size=(20, 60))
     splits = load(tmp_path, resize="letterbox", image_size=64)
@@ -139,6 +154,7 @@ def _small_memory(root: Path) -> ImageSet:
 
 def test_what_is_kept_is_not_decoded_again(big: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     splits = load(big)
+    list(splits.validation.batches(4))  # drawn defects are drawn when first asked for, from files
     monkeypatch.setattr(image_set, "read_image", lambda path: pytest.fail("decoded again"))
     list(splits.train.batches(4))
     list(splits.validation.batches(4))

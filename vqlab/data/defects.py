@@ -1,8 +1,8 @@
 """Defects drawn on normal images, with exact masks: settings are chosen by how well they show.
 
 Nothing here imitates a particular product. No kind ranks settings best on every product: thin ones
-agree with real cracks, patches of texture with real stains and breaks, so all are drawn, from specks
-to a seventh of the image (docs/validation.md).
+agree with real cracks, patches of texture with real stains and breaks. So all are drawn, from
+specks to a tenth of the image and more (docs/validation.md).
 """
 
 from __future__ import annotations
