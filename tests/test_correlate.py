@@ -39,8 +39,8 @@ def study_file(folder: Path, root: Path, name: str = "little", **changes: Any) -
     """Two trainings by two scorings of a tiny VQ-VAE, four smoothings of the baseline."""
     recipes = {"vqvae": tiny_recipe(root), "mean_image": tiny_recipe(root)}
     recipes["mean_image"]["detector"] = {"name": "mean_image"}
-    for name, tree in recipes.items():
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree))
+    for detector, recipe in recipes.items():
+        (folder / f"{detector}.yaml").write_text(yaml.safe_dump(recipe))
     tree: Tree = {
         "vqvae": {
             "recipe": str(folder / "vqvae.yaml"),

@@ -276,6 +276,13 @@ def test_map_is_the_weighted_sum_of_its_terms(trained: VQVAE) -> None:
     torch.testing.assert_close(both.score(images).anomaly_map, single["context"])
 
 
+def test_without_the_learned_prior_all_terms_weigh_alike(trained: VQVAE) -> None:
+    images = (rings(3, seed=5),)
+    single = {t: scored_by(trained, t).score(images).anomaly_map for t in ("error", "neighbours")}
+    both = scored_by(trained, "error", "neighbours").score(images).anomaly_map
+    torch.testing.assert_close(both, single["error"] + single["neighbours"])
+
+
 def test_a_collapsed_codebook_leaves_the_error_to_decide(trained: VQVAE) -> None:
     part = scored_by(trained, "error", "context")
     one_code = torch.zeros(8, 8, 8, dtype=torch.int64)

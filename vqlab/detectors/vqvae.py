@@ -63,7 +63,7 @@ class Scoring(Settings):
     balance: Literal["explained", "equal"] = "explained"
     """`explained`: surprisals weigh twice the share of the codes' entropy that the learned prior
     explains on images it was not fitted to, at most 1 (none, where codes are noise to it); the
-    error weighs the rest."""
+    error weighs the rest. Without `context` among the terms nothing says so, and all are equal."""
     error_smoothing: float = Field(1 / 128, ge=0, le=0.25)
     """Standard deviation of the Gaussian over the error, as a share of the image's side."""
     code_smoothing: float = Field(1 / 32, ge=0, le=0.25)
@@ -266,7 +266,7 @@ class VQVAE(Detector):
         """What each of the terms weighs in the map, (T,)."""
         weights = torch.ones(len(TERMS), device=self.explained.device)
         scoring = self.config.scoring
-        if scoring.balance == "explained" and "error" in scoring.terms and len(scoring.terms) > 1:
+        if scoring.balance == "explained" and {"error", "context"} <= set(scoring.terms):
             share = (2 * self.explained).clamp_max(1)
             weights[0] = 1 - share
             weights[1:] = share / (len(scoring.terms) - 1)
