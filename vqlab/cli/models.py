@@ -105,6 +105,9 @@ def promote(
     ] = None,
     metric: Annotated[str, typer.Option(help="What decides.")] = "test/image_auroc",
     min_delta: Annotated[float, typer.Option(help="How much better it must be.")] = 0.0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Promote it even where it is not better (it is noted).")
+    ] = False,
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
     """Make a checkpoint the champion of its category, if it is better on the same test data."""
@@ -112,7 +115,9 @@ def promote(
     from vqlab.promote import promote as gate
     from vqlab.tracking import Tracker
 
-    result = gate(Tracker.open(mlruns), category, ref=run, metric=metric, min_delta=min_delta)
+    result = gate(
+        Tracker.open(mlruns), category, ref=run, metric=metric, min_delta=min_delta, force=force
+    )
     out.print(("[bold green]promoted[/]: " if result.promoted else "") + result.reason)
     if not result.promoted and not result.is_champion:
         raise typer.Exit(1)
