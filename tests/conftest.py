@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ REPOSITORY = Path(__file__).parent.parent
 SIDE = 64
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # a developer's own server is no place for tests
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # run in the background of a shell, where
+    # what tests start would never hear Ctrl-C either
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _write(path: Path, pixels: object) -> None:

@@ -122,6 +122,12 @@ def test_constant_maps_are_one_tie():
         assert set(found.bounds.values()) == {0.0}
 
 
+def test_minus_zero_is_zero():
+    for kind in (np.float32, np.float64):
+        maps, mask = np.array([[[-0.0, 1], [0, 0]]], kind), np.array([[[1, 0], [0, 0]]], bool)
+        assert_within_bounds(maps, mask)
+
+
 def test_constant_maps_before_the_bins_are_fixed_count():
     maps, masks = smooth_maps(6)
     maps[:2] = 0.25

@@ -22,7 +22,8 @@ SIDE = DOUBLINGS << BITS
 """Bins on either side of the centre."""
 OWN_SIDE = DOUBLINGS << OWN_BITS
 _SIDE, _LAST, _SHIFT = np.int32(SIDE), np.int32(SIDE - 1), np.int32(23 - BITS)
-_ONE, _ONE_BITS, _SIGN = np.float32(1), np.int32(0x3F800000), np.int32(31)
+_ZERO, _ONE = np.float32(0), np.float32(1)
+_ONE_BITS, _SIGN = np.int32(0x3F800000), np.int32(31)
 _CHUNK = 512
 
 
@@ -35,7 +36,7 @@ def places_of(values: Any, centre: Any, per_scale: Any, places: Any) -> int:
     bad = 0
     for i in range(len(values)):
         bad += not np.isfinite(values[i])
-        away = np.float32((values[i] - centre) * per_scale)
+        away = np.float32((values[i] - centre) * per_scale) + _ZERO  # makes -0 the 0 it equals
         steps = np.int32(
             np.int32(np.float32(abs(away) + _ONE).view(np.int32) - _ONE_BITS) >> _SHIFT
         )
