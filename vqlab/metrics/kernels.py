@@ -36,7 +36,8 @@ def places_of(values: Any, centre: Any, per_scale: Any, places: Any) -> int:
     bad = 0
     for i in range(len(values)):
         bad += not np.isfinite(values[i])
-        away = np.float32((values[i] - centre) * per_scale) + _ZERO  # makes -0 the 0 it equals
+        away = np.float32((values[i] - centre) * per_scale)
+        away = np.float32(away + _ZERO)  # -0 becomes the 0 that it equals
         steps = np.int32(
             np.int32(np.float32(abs(away) + _ONE).view(np.int32) - _ONE_BITS) >> _SHIFT
         )
