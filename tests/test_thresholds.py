@@ -32,7 +32,7 @@ from vqlab.evaluation import (
     choose_thresholds,
     promise_note,
 )
-from vqlab.evaluation.thresholds import best_f1_cut
+from vqlab.metrics import summarise_images
 from vqlab.model import Model
 from vqlab.predict import predict_files
 from vqlab.run import Outcome, judge, make_trainer, resolve, run
@@ -111,8 +111,8 @@ def test_f1max_is_the_best_there_is(seed: int, scale: float, shift: float) -> No
 def test_f1max_of_many_pixels_is_close_to_the_best() -> None:
     rng = np.random.default_rng(0)
     defective, normal = rng.normal(1.5, 1, 30_000), rng.normal(0, 1, 300_000)
-    cut = best_f1_cut(defective, np.array_split(normal, 7))
     values, labels = np.concatenate([defective, normal]), np.arange(330_000) < 30_000
+    cut = summarise_images(values, labels).f1max_threshold
     order = np.argsort(-values)
     hit = labels[order].cumsum()
     best = (2 * hit / (np.arange(330_000) + 1 + 30_000)).max()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,14 +14,13 @@ from pydantic import Field
 from vqlab.config import Settings
 from vqlab.evaluation.calibration import CalibrationScores, calibrated
 from vqlab.evaluation.scoring import Scored
+from vqlab.metrics import summarise_images, summarise_pixels
 from vqlab.types import UserError
 
 Array = NDArray[Any]
 Method = Literal["conformal", "quantile", "f1max"]
 SIGNIFICANT = 0.05
 """Below this probability of so many false rejects the promise counts as broken."""
-_CANDIDATES = 4096
-"""Pixel thresholds tried for the best F1."""
 
 
 class ThresholdSettings(Settings):
@@ -171,34 +170,13 @@ def _at_best_f1(validation: Scored) -> tuple[float, float]:
             f"threshold.method f1max needs defects with masks among the validation images; got "
             f"{int(defect.sum())} defects, none with a mask; set threshold.method=conformal."
         )
-    cut = best_f1_cut(scores[defect], [scores[~defect]])
+    cut = summarise_images(scores, validation.labels).f1max_threshold
+    assert cut is not None  # there are normals and defects
     below = scores[scores < cut]
     image = float(below.max() / 2 + cut / 2) if len(below) else cut
     if image >= cut:  # nothing below, or no number between
         image = float(np.nextafter(cut, -np.inf))
     maps, masks = validation.maps, validation.masks
-    defective = np.concatenate([maps[i][masks[i]] for i in masked])
-    cut = best_f1_cut(defective, (maps[i][~masks[i]] for i in known))
+    cut = summarise_pixels([maps[i] for i in known], [masks[i] for i in known]).f1max_threshold
+    assert cut is not None
     return image, float(np.nextafter(np.float32(cut), np.float32(-np.inf)))
-
-
-def best_f1_cut(defective: Array, normal: Iterable[Array]) -> float:
-    """The value at or above which flagging has the best F1; the highest of equals.
-
-    defective: values (D,), D ≥ 1, of what should be flagged; normal: arrays of those that should
-    not, looked at one by one. Of more than 4,096 different defective values so many are tried,
-    evenly spaced, which costs at most 1/4096 of recall.
-    """
-    defective = np.sort(defective)
-    tried = np.unique(defective)
-    if len(tried) > _CANDIDATES:
-        places = np.linspace(0, len(defective) - 1, _CANDIDATES).astype(np.int64)
-        tried = np.unique(defective[places])
-    hit = len(defective) - np.searchsorted(defective, tried, "left")
-    passed = np.zeros(len(tried) + 1, np.int64)  # normal values by how many of `tried` they reach
-    for values in normal:
-        reached = np.searchsorted(tried, values.ravel(), "right")
-        passed += np.bincount(reached, minlength=len(tried) + 1)
-    wrong = passed[::-1].cumsum()[::-1][1:]
-    f1 = 2 * hit / (hit + wrong + len(defective))
-    return float(tried[len(tried) - 1 - int(np.argmax(f1[::-1]))])

@@ -57,10 +57,10 @@ class Bins:
         kernels.places_of(values, self.centre, self.per_scale, places)
         return places
 
-    def edge(self, place: int, inside: float) -> float:
-        """The least value of a bin, by halving; `inside` is any value of it or above."""
+    def edge(self, place: int) -> float:
+        """The least value of a bin, by halving."""
         kind = type(self.centre)
-        low, high = kind(np.finfo(kind).min), kind(inside)
+        low, high = kind(np.finfo(kind).min), kind(np.finfo(kind).max)
         while True:
             middle = kind(low / 2 + high / 2)
             if not low < middle < high:
@@ -184,7 +184,7 @@ class PixelStream:
         if len(self._low):
             return float(self._low[place])
         assert self.bins is not None
-        return self.bins.edge(place, float(np.finfo(type(self.bins.centre)).max))
+        return self.bins.edge(place)
 
     def _add(self, values: Array, mask: Array | None) -> None:
         if values.ndim != 2 or (mask is not None and values.shape != mask.shape):
