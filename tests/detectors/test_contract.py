@@ -15,6 +15,13 @@ from vqlab.types import InputSpec, Pyramid, UserError
 
 SIDE = 32
 SPEC = InputSpec(channels=(3,), sizes=((SIDE, SIDE),), image_size=(SIDE, SIDE))
+FLOW = {
+    "neighbourhood": 1,
+    "positions": 8,
+    "concept": {"codebook_size": 4, "dim": 8},
+    "pattern": {"codebook_size": 16, "coverage": 200},
+    "flow": {"blocks": [2], "hidden": 16, "condition": 16},
+}
 SMALL = {"hidden": 16, "codebook_size": 32, "dim": 8, "scoring": {"context_steps": 30}}
 QUICK: dict[str, list[dict[str, Any]]] = {
     "vqvae": [
@@ -22,6 +29,13 @@ QUICK: dict[str, list[dict[str, Any]]] = {
         SMALL
         | {"warmup": 0, "latent_norm": "none"}
         | {"learning": "gradient", "init": "random", "restart": 0},
+    ],
+    "vqflow": [
+        FLOW,
+        FLOW | {"base": "mixture"},
+        FLOW
+        | {"levels": "each", "base": "standard"}
+        | {"flow": {"blocks": [1], "hidden": 8, "kernel": 3, "fusion": True, "condition": 8}},
     ],
 }
 """Settings that make a detector small; one without an entry is tested as it is by default."""
@@ -115,11 +129,14 @@ def test_loss_is_finite_scalar_and_named(case: tuple[str, dict[str, Any]]) -> No
 def test_every_trainable_parameter_gets_a_gradient(case: tuple[str, dict[str, Any]]) -> None:
     detector = build(*case)
     detector.prepare(batches(products(8, seed=1)))
-    for _ in range(25):
+    learned = [w for w in detector.parameters() if w.requires_grad]
+    optimizer = torch.optim.SGD(learned, 1e-2) if learned else None
+    for _ in range(25):  # with steps: layers that start at zero hide those before them
         detector.zero_grad()
         loss = detector.loss((products(8, seed=1),))["loss"]
-        if loss.requires_grad:
+        if optimizer is not None:
             loss.backward()
+            optimizer.step()
     for name, weights in detector.named_parameters():
         if not weights.requires_grad:
             continue

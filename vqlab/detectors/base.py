@@ -5,12 +5,25 @@ from __future__ import annotations
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
 from torch import Tensor, nn
 
 from vqlab.config import Settings
 from vqlab.types import InputSpec, Pyramid, Scores, UserError
+
+
+@dataclass(frozen=True)
+class ImagePrototypes:
+    """What images are of, as far as a codebook of image-level codes can tell."""
+
+    indices: Tensor
+    """Of each image's prototype in the codebook, int64 (B,)."""
+    vectors: Tensor
+    """What was quantised, (B, D)."""
+    codebook: Tensor
+    """All prototypes, (K, D)."""
 
 
 class Detector(nn.Module, ABC):
@@ -60,8 +73,19 @@ class Detector(nn.Module, ABC):
         return {}
 
     def panels(self, pyramid: Pyramid) -> dict[str, Tensor]:
-        """Pictures by title: (B, 3, H, W) in [0, 1], or integer maps (B, h, w)."""
+        """Pictures by title: (B, 3, H, W) in [0, 1], or maps of codes (B, h, w), integers."""
         return {}
+
+    def codebook_sizes(self) -> dict[str, int]:
+        """How many codes there are, by the title of each map of codes in `panels`."""
+        return {}
+
+    def prototypes_of(self, pyramid: Pyramid) -> ImagePrototypes | None:
+        """The image-level code of each image; none where the detector has no such codebook.
+
+        Depends neither on batch mates nor on `self.training`, and has no side effect, as `score`.
+        """
+        return None
 
 
 _REGISTER: dict[str, type[Detector]] = {}

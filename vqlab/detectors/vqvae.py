@@ -317,6 +317,9 @@ class VQVAE(Detector):
         rebuilt, indices = self.reconstruct(images)
         return {"reconstruction": rebuilt, "code map": indices}
 
+    def codebook_sizes(self) -> dict[str, int]:
+        return {"code map": self.config.codebook_size}
+
 
 def squared_error(rebuilt: Tensor, images: Tensor) -> Tensor:
     """Of images (B, C, H, W), mean over channels, (B, H, W)."""

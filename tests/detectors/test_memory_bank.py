@@ -1,0 +1,157 @@
+"""What is particular to the memory bank: its figures by hand, and its bank."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from vqlab.config import validate
+from vqlab.detectors.memory_bank import MemoryBank, MemoryBankSettings
+from vqlab.metrics import image_metrics, pixel_metrics
+from vqlab.nn.patches import joined, rows_of
+from vqlab.nn.smoothing import smooth
+from vqlab.types import InputSpec, Pyramid, UserError
+
+SPEC = InputSpec(channels=(4, 6), sizes=((8, 8), (4, 4)), image_size=(32, 32))
+
+
+def pyramids(count: int, seed: int) -> Pyramid:
+    draw = torch.Generator().manual_seed(seed)
+    return (
+        torch.randn(count, 4, 8, 8, generator=draw),
+        torch.randn(count, 6, 4, 4, generator=draw),
+    )
+
+
+def parts(pyramid: Pyramid, size: int) -> list[Pyramid]:
+    return list(zip(*(level.split(size) for level in pyramid), strict=True))
+
+
+def filled(seed: int = 0, **settings: Any) -> MemoryBank:
+    torch.manual_seed(seed)
+    detector = MemoryBank(validate(MemoryBankSettings, settings), SPEC)
+    detector.prepare(parts(pyramids(12, 1), 5))
+    return detector
+
+
+def distances(pyramid: Pyramid, bank: Tensor) -> Tensor:
+    """(B, h, w, bank_size), the long way."""
+    patches = joined(pyramid).movedim(1, -1)
+    return (patches[..., None, :] - bank).square().sum(-1).sqrt()
+
+
+def test_the_map_is_the_distance_to_the_nearest_of_the_bank() -> None:
+    detector = filled(bank_size=60, scoring={"smoothing": 0.05})
+    image = pyramids(3, 2)
+    nearest = distances(image, detector.bank).amin(-1)
+    full = torch.nn.functional.interpolate(nearest[:, None], (32, 32), mode="bilinear")
+    scores = detector.score(image)
+    torch.testing.assert_close(scores.anomaly_map, smooth(full[:, 0], 0.05 * 32))
+    torch.testing.assert_close(scores.image_score, scores.anomaly_map.amax((1, 2)))
+    torch.testing.assert_close(detector.loss(image)["loss"], nearest.mean())
+
+
+def test_the_bank_is_of_training_patches_that_leave_none_far_away() -> None:
+    detector = filled(bank_size=60)
+    patches = rows_of(joined(pyramids(12, 1)))
+    to_patches = torch.cdist(detector.bank, patches)
+    assert float(to_patches.amin(1).max()) < 1e-2  # half precision
+    at_random = patches[torch.randperm(len(patches))[:60]]
+    assert float(to_patches.amin(0).max()) < 0.95 * float(
+        torch.cdist(at_random, patches).amin(0).max()
+    )
+
+
+def test_a_bank_of_all_patches_knows_each_training_image() -> None:
+    detector = filled(bank_size=12 * 64)
+    assert float(detector.score(pyramids(12, 1)).anomaly_map.max()) < 1e-2
+
+
+@pytest.mark.parametrize("settings", [{"bank_size": 1000}, {"bank_size": 90, "patches": 70}])
+def test_fewer_patches_than_the_bank_holds(settings: dict[str, int]) -> None:
+    detector = filled(**settings)
+    assert detector.bank.shape == (settings["bank_size"], 10)
+    most = min(settings.get("patches", 12 * 64), 12 * 64)
+    assert len(detector.bank.unique(dim=0)) == most
+    assert detector.bank.abs().sum(1).all()  # no row is left empty
+
+
+def test_preparing_again_replaces() -> None:
+    detector = filled(bank_size=40)
+    detector.prepare([pyramids(4, 9)])
+    patches = rows_of(joined(pyramids(4, 9)))
+    assert float(torch.cdist(detector.bank, patches).amin(1).max()) < 1e-2
+
+
+def test_reweighting_is_papers_equation() -> None:
+    detector = filled(bank_size=50, scoring={"image_score": "reweighted", "neighbours": 4})
+    image = pyramids(2, 3)
+    far = distances(image, detector.bank).view(2, 64, 50)
+    for each, score in zip(far, detector.score(image).image_score, strict=True):
+        patch = each[int(each.amin(1).argmax())]
+        found = detector.bank[int(patch.argmin())]
+        near = (detector.bank - found).norm(dim=1).argsort()[:4]
+        weight = 1 - patch.min().exp() / patch[near].exp().sum()
+        torch.testing.assert_close(score, weight * patch.min())
+
+
+def test_far_patches_do_not_overflow_the_reweighting() -> None:
+    detector = filled(bank_size=50, scoring={"image_score": "reweighted"})
+    far: Pyramid = tuple(level * 1000 for level in pyramids(2, 3))
+    assert bool(detector.score(far).image_score.isfinite().all())
+
+
+def test_the_highest_share_of_the_map() -> None:
+    detector = filled(bank_size=50, scoring={"image_score": "top", "top": 0.01})
+    scores = detector.score(pyramids(2, 3))
+    highest = scores.anomaly_map.flatten(1).sort(descending=True).values[:, :10]
+    torch.testing.assert_close(scores.image_score, highest.mean(1))
+
+
+def test_a_panel_shows_near_patches_in_near_colours() -> None:
+    detector = filled(bank_size=50)
+    panel = detector.panels(pyramids(2, 3))["nearest in bank"]
+    assert panel.shape == (2, 3, 32, 32) and 0 <= float(panel.min()) <= float(panel.max()) <= 1
+    assert torch.equal(panel, detector.panels(pyramids(2, 3))["nearest in bank"])
+    cells = panel.view(2, 3, 8, 4, 8, 4)
+    assert torch.equal(cells.amax((3, 5)), cells.amin((3, 5)))  # a patch, one colour
+    assert len(cells[..., 0, :, 0].flatten(2).unique(dim=2)[0].T) > 5
+
+
+def test_an_even_neighbourhood_is_refused() -> None:
+    with pytest.raises(UserError, match="neighbourhood: must be odd; got 4"):
+        validate(MemoryBankSettings, {"neighbourhood": 4})
+
+
+DATA, WEIGHTS = os.environ.get("VQLAB_REAL_DATA"), os.environ.get("VQLAB_WEIGHTS")
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.skipif(not (DATA and WEIGHTS), reason="VQLAB_REAL_DATA or VQLAB_WEIGHTS is not set")
+def test_it_finds_the_defects_of_real_bottles() -> None:
+    from vqlab.data import DataSettings, load_dataset
+    from vqlab.features import Backbone, FeatureSettings
+
+    weights = Path(str(WEIGHTS)) / "resnet18_layer1to3.pth"
+    settings = {"backbone": "resnet18", "weights": str(weights)}
+    backbone = Backbone(validate(FeatureSettings, settings), 256)
+    splits = load_dataset(DataSettings(root=Path(str(DATA)) / "MVTec", categories="bottle"))
+    torch.manual_seed(0)
+    config = validate(MemoryBankSettings, {"bank_size": 1000, "patches": 60_000})
+    detector = MemoryBank(config, backbone.spec)
+    detector.prepare(backbone(batch.images) for batch in splits.train.batches(16))
+    maps, masks, scores, labels = [], [], [], []
+    for batch in splits.test.batches(16):
+        found = detector.score(backbone(batch.images))
+        maps += list(found.anomaly_map.numpy())
+        masks += list(batch.masks.numpy())
+        scores += found.image_score.tolist()
+        labels += batch.labels.tolist()
+    assert image_metrics(scores, labels)["image_auroc"] > 0.99
+    assert pixel_metrics(maps, masks)["pixel_auroc"] > 0.975

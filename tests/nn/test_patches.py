@@ -1,0 +1,57 @@
+"""Patch features against their definition, and the draw of rows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vqlab.nn.patches import drawn, joined, rows_of
+
+
+def test_a_patch_is_the_mean_of_its_neighbourhood_on_every_level() -> None:
+    torch.manual_seed(0)
+    fine, coarse = torch.randn(2, 3, 8, 6), torch.randn(2, 5, 4, 3)
+    patches = joined((fine, coarse))
+    assert patches.shape == (2, 8, 8, 6)
+    torch.testing.assert_close(patches[:, :3, 4, 2], fine[:, :, 3:6, 1:4].mean((2, 3)))
+    torch.testing.assert_close(patches[:, :3, 0, 0], fine[:, :, :2, :2].sum((2, 3)) / 9)
+    mean = F.pad(coarse, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1).mean((4, 5))
+    # Row 3 of 8 lies a quarter of the way from row 1 of 4 to row 2; column 2 of 6 likewise
+    # three quarters of the way from column 0 of 3 to column 1.
+    rows = 0.75 * mean[:, :, 1] + 0.25 * mean[:, :, 2]
+    torch.testing.assert_close(patches[:, 3:, 3, 2], 0.25 * rows[:, :, 0] + 0.75 * rows[:, :, 1])
+
+
+def test_a_kernel_of_one_leaves_the_finest_level_alone() -> None:
+    fine = torch.randn(1, 3, 8, 8)
+    assert torch.equal(joined((fine,), kernel=1), fine)
+
+
+def test_rows_are_places_in_reading_order() -> None:
+    maps = torch.arange(2 * 3 * 2 * 2.0).view(2, 3, 2, 2)
+    rows = rows_of(maps)
+    assert rows.shape == (8, 3)
+    assert torch.equal(rows[1], maps[0, :, 0, 1]) and torch.equal(rows[6], maps[1, :, 1, 0])
+
+
+def test_few_rows_are_all_kept_in_order() -> None:
+    rows = torch.randn(50, 4).half()
+    assert torch.equal(drawn(rows.split(7), 50), rows)
+
+
+def test_a_draw_is_even_over_the_rows_whenever_they_come() -> None:
+    torch.manual_seed(0)
+    rows = torch.arange(1000.0)[:, None]
+    seen = torch.zeros(1000)
+    for _ in range(200):
+        kept = drawn(rows.split(90), 100)[:, 0].long()
+        assert len(kept) == 100 and bool((kept.diff() > 0).all())
+        seen[kept] += 1
+    thirds = seen.view(10, 100).sum(1) / 200  # rows kept of each hundred: 10 on average
+    assert float((thirds - 10).abs().max()) < 1
+
+
+def test_drawing_from_nothing_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no rows"):
+        drawn([], 5)

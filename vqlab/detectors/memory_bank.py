@@ -1,0 +1,145 @@
+"""Memory bank: how far is each patch from the nearest of the normal patches that were kept?
+
+PatchCore (Roth et al. 2022): nothing is learned by gradient, a greedy coreset of the training
+images' patch features is the detector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from vqlab.config import Settings
+from vqlab.detectors.base import Detector, register
+from vqlab.nn.coreset import k_centre
+from vqlab.nn.patches import drawn, joined, rows_of
+from vqlab.nn.quantizer import nearest
+from vqlab.nn.smoothing import smooth
+from vqlab.types import InputSpec, Pyramid, Scores
+
+
+class Scoring(Settings):
+    """What may change without filling the bank again."""
+
+    smoothing: float = Field(1 / 64, ge=0, le=0.25)
+    """Standard deviation of the Gaussian over the map, as a share of the image's side."""
+    image_score: Literal["max", "top", "reweighted"] = "max"
+    """Of the map: its maximum, or the mean of its highest share `top`; `reweighted`: PatchCore's
+    (its eq. 7), the largest distance of a patch, less where the bank is dense."""
+    top: float = Field(0.001, gt=0, le=1)
+    neighbours: int = Field(9, ge=2, le=1000)
+    """Vectors of the bank that tell `reweighted` how dense it is."""
+
+
+class MemoryBankSettings(Settings):
+    """Settings of `memory_bank`; its recipe sets `training.epochs: 0`."""
+
+    bank_size: int = Field(5000, ge=1, le=1_000_000)
+    """Vectors kept; where the training images have fewer patches, some are kept twice."""
+    neighbourhood: int = Field(3, ge=1, le=15)
+    """Side of the square over which each level's features are averaged, odd; 1: not averaged."""
+    patches: int = Field(250_000, ge=1)
+    """Most patches that the bank is chosen from, drawn at random where there are more: bounds
+    memory (two bytes a number) and time."""
+    projection: int | None = Field(None, ge=1)
+    """Dimensions in which the bank is chosen, by random projection (a half of the time at 128 of
+    384, and half a point of AUROC); none: in all. Scores always use all."""
+    scoring: Scoring = Scoring()
+
+    @field_validator("neighbourhood")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError("must be odd")
+        return value
+
+
+@register("memory_bank")
+class MemoryBank(Detector):
+    """L2 distance of every patch to the nearest vector of the bank, made a smooth map."""
+
+    Config = MemoryBankSettings
+    bank: Tensor
+    """The kept patch features, (bank_size, Σ C_l)."""
+
+    def __init__(self, config: MemoryBankSettings, spec: InputSpec) -> None:
+        super().__init__(config, spec)
+        self.config = config
+        self.register_buffer("bank", torch.zeros(config.bank_size, sum(spec.channels)))
+
+    @torch.no_grad()
+    def prepare(self, pyramids: Iterable[Pyramid]) -> None:
+        config = self.config
+        patches = drawn((self._patches(pyramid) for pyramid in pyramids), config.patches)
+        chosen = k_centre(patches, config.bank_size, dim=config.projection)
+        self.bank.copy_(patches[chosen])
+
+    def loss(self, pyramid: Pyramid) -> dict[str, Tensor]:
+        """The mean distance; there is nothing to minimise."""
+        return {"loss": self._distances(pyramid)[0].mean()}
+
+    @torch.no_grad()
+    def score(self, pyramid: Pyramid) -> Scores:
+        scoring = self.config.scoring
+        distance, index = self._distances(pyramid)
+        full = F.interpolate(distance[:, None], self.spec.image_size, mode="bilinear")[:, 0]
+        maps = smooth(full, scoring.smoothing * max(self.spec.image_size))
+        flat = maps.flatten(1)
+        if scoring.image_score == "max":
+            return Scores(maps, flat.amax(1))
+        if scoring.image_score == "reweighted":
+            return Scores(maps, self._reweighted(pyramid, distance, index))
+        top = flat.topk(max(1, round(scoring.top * flat.shape[1])), sorted=False)
+        return Scores(maps, top.values.mean(1))
+
+    def _patches(self, pyramid: Pyramid) -> Tensor:
+        """Rows (B·h·w, D) of a pyramid, image by image."""
+        return rows_of(joined(pyramid, self.config.neighbourhood))
+
+    def _distances(self, pyramid: Pyramid) -> tuple[Tensor, Tensor]:
+        """Of every patch: L2 distance to the nearest vector of the bank, and its index; (B, h, w).
+
+        The vector is found by a matrix product, its distance from the difference, which keeps the
+        digits that the product loses where they are close.
+        """
+        rows = self._patches(pyramid)
+        index = nearest(rows, self.bank)
+        distance = torch.cat(
+            [
+                (part - self.bank[at]).norm(dim=1)
+                for part, at in zip(torch.split(rows, 4096), torch.split(index, 4096), strict=True)
+            ]
+        )
+        shape = (len(pyramid[0]), *pyramid[0].shape[-2:])
+        return distance.view(shape), index.view(shape)
+
+    def _reweighted(self, pyramid: Pyramid, distance: Tensor, index: Tensor) -> Tensor:
+        """PatchCore's eq. 7, (B,): for the patch farthest from the bank, its distance d to the
+        vector found, times 1 − exp d / Σ exp(its distances to that vector's neighbours)."""
+        farthest, place = distance.flatten(1).max(1)
+        rows = self._patches(pyramid).view(len(place), -1, self.bank.shape[1])
+        patch = rows[torch.arange(len(place)), place]
+        found = self.bank[index.flatten(1).gather(1, place[:, None])[:, 0]]
+        count = min(self.config.scoring.neighbours, len(self.bank))
+        near = torch.cdist(found, self.bank).topk(count, largest=False).indices
+        to_near = (patch[:, None] - self.bank[near]).norm(dim=2)
+        share = torch.exp(farthest - to_near.logsumexp(1))
+        return (1 - share).clamp_min(0) * farthest
+
+    @torch.no_grad()
+    def panels(self, pyramid: Pyramid) -> dict[str, Tensor]:
+        """`nearest in bank`: the found vectors in colours, near colours for near vectors: the three
+        main axes of the bank."""
+        centred = self.bank.double() - self.bank.double().mean(0)
+        axes = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -3:].flip(1)
+        colours = centred @ axes
+        low, high = colours.quantile(0.01, 0), colours.quantile(0.99, 0)
+        colours = ((colours - low) / (high - low).clamp_min(1e-12)).clamp(0, 1).float()
+        colours = F.pad(colours, (0, 3 - colours.shape[1]))
+        picture = colours[self._distances(pyramid)[1]].movedim(-1, 1)
+        return {"nearest in bank": F.interpolate(picture, self.spec.image_size, mode="nearest")}

@@ -1,0 +1,335 @@
+"""VQ-Flow: how likely are features, given what the image is of and which pattern lies where?
+
+A conditional normalising flow of frozen features; its condition comes from two codebooks, concepts
+(one code per image, CPC) and patterns (one code per place, CSPC): arXiv 2409.00942. The likelihood
+is exact where the published code left out a log-determinant. Ours adds the distance to a codebook
+of patterns that covers all that was seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vqlab.detectors.base import Detector, ImagePrototypes, register
+from vqlab.detectors.vqflow.level import (
+    Condition,
+    Latents,
+    Level,
+    as_maps,
+    brought,
+    flow_of,
+    rows_at,
+)
+from vqlab.detectors.vqflow.settings import Scoring, VQFlowSettings
+from vqlab.nn.base_density import Prototypes
+from vqlab.nn.expectation import Expectation
+from vqlab.nn.flow import FusionFlow
+from vqlab.nn.hierarchy import Concept, Concepts, Coverage
+from vqlab.nn.patches import drawn, joined, rows_of
+from vqlab.nn.smoothing import smooth
+from vqlab.types import InputSpec, Pyramid, Scores
+
+WHITENED_ON = 60_000
+"""Patches that the whitening is fitted to."""
+SHRINK = 20.0
+"""Images of a concept at which what is normal at a place counts half."""
+
+
+@register("vqflow")
+class VQFlow(Detector):
+    """Likelihood of features under a flow conditioned on codes, and their distance to all seen."""
+
+    Config = VQFlowSettings
+
+    def __init__(self, config: VQFlowSettings, spec: InputSpec) -> None:
+        super().__init__(config, spec)
+        self.config = config
+        flow, joins = config.flow, config.levels == "joined"
+        levels = list(zip(spec.channels, spec.sizes, strict=True))
+        self.apart = len(levels) > 1 and config.deepest == "condition"
+        shown = levels[:-1] if self.apart else levels
+        self.joined_spec = (sum(c for c, _ in shown), shown[0][1])
+        chosen = [self.joined_spec] if joins else shown
+        self.whole = flow.kernel > 1 or flow.fusion
+        """Whether a step takes whole maps: then places are not independent."""
+        self.concepts: Concepts | None = None
+        concept = config.concept
+        if concept.enabled:
+            self.concepts = Concepts(
+                spec.channels[-1], concept.codebook_size, concept.dim, encoder=concept.encoder,
+                quantise=config.quantise, commitment=config.commitment, decay=concept.decay,
+                restart=concept.restart, init=concept.init,
+            )  # fmt: skip
+        known = self.concepts.dim if self.concepts is not None else 0
+        top = spec.channels[-1]
+        self.levels = nn.ModuleList(
+            Level(config, own, top, known, number) for number, own in enumerate(chosen)
+        )
+        self.fusion: FusionFlow | None = None
+        if flow.fusion:
+            self.above = Condition(config, levels[-1], 0, known)
+            dims = [(level.channels, *level.size) for level in self._levels()]
+            width = self.above.width
+            self.fusion = FusionFlow(
+                dims, ((width, *chosen[-1][1]),) if width else None, kernel=flow.kernel,
+                clamp=flow.clamp, norm=flow.norm,
+            )  # fmt: skip
+        self.coverage: Coverage | None = None
+        if config.pattern.coverage:
+            self.coverage = Coverage(config.pattern.coverage, self.joined_spec[0])
+        self.expectation = Expectation(
+            len(chosen) + (self.coverage is not None), self.joined_spec[1],
+            concept.codebook_size if concept.enabled else 1, SHRINK,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def prepare(self, pyramids: Iterable[Pyramid]) -> None:
+        if self.concepts is not None:
+            means = [self.concepts.means(pyramid[-1]) for pyramid in pyramids]
+            self.concepts.fit(torch.cat(means))
+        if self.coverage is not None:
+            most = self.config.pattern.patches
+            self.coverage.fit(drawn((rows_of(self._patches(p)) for p in pyramids), most))
+        for number, level in enumerate(self._levels()):
+            rows = drawn((rows_of(self._maps(p)[number]) for p in pyramids), WHITENED_ON)
+            level.whitening.fit(rows)
+
+    def loss(self, pyramid: Pyramid) -> dict[str, Tensor]:
+        """`nll` in nats per dimension of the features, and what the codebooks add."""
+        concept = self._concept(pyramid)
+        latents = self._latents(pyramid, concept, noise=self.config.flow.noise)
+        nll = self._nll(latents, concept)
+        zero = nll.new_zeros(())
+        terms = {"nll": nll, "pattern": sum((one.described.loss for one in latents), zero)}
+        if concept is not None:
+            terms["concept"] = concept.loss
+        return {"loss": sum(terms.values(), zero), **terms}
+
+    def _nll(self, latents: list[Latents], concept: Concept | None) -> Tensor:
+        """Negative log-likelihood per dimension of the features, mean over images, ()."""
+        total, dims = latents[0].z.new_zeros(()), 0
+        for level, (z, log_det, _) in zip(self._levels(), latents, strict=True):
+            likely = self._likely(level, z, concept).view(z.shape[:2])
+            whole = level.places * level.whitening.log_det
+            if log_det.ndim == 2:
+                total = total + level.places * (likely + log_det).mean(1).mean() + whole
+            else:
+                total = total + (likely.sum(1) + log_det).mean() + whole
+            dims += level.places * level.channels
+        return -total / dims
+
+    @torch.no_grad()
+    def score(self, pyramid: Pyramid) -> Scores:
+        scoring = self.config.scoring
+        with self._calm():
+            maps = self._combine(*self._terms(pyramid), scoring)
+        maps = smooth(maps, scoring.smoothing * max(self.spec.image_size))
+        flat = maps.flatten(1)
+        if scoring.image_score == "max":
+            return Scores(maps, flat.amax(1))
+        top = flat.topk(max(1, round(scoring.top * flat.shape[1])), sorted=False)
+        return Scores(maps, top.values.mean(1))
+
+    def _terms(self, pyramid: Pyramid) -> tuple[Tensor, Tensor]:
+        """−log p of each level and the distance to the covering codes, (T, B, h, w) on the finest
+        level's grid, up to constants, per dimension; and the images' concepts (B,)."""
+        concept = self._concept(pyramid)
+        size, share = self.joined_spec[1], self.config.scoring.jacobian
+        terms = []
+        latents = self._latents(pyramid, concept)
+        for level, (z, log_det, _) in zip(self._levels(), latents, strict=True):
+            term = self._quadratic(level, z, concept).view(z.shape[:2])
+            if share:
+                term = term - share * log_det / level.channels
+            maps = term.view(-1, 1, *level.size)
+            terms.append(maps if level.size == size else brought(maps, size))
+        if self.coverage is not None:
+            _, distance = self.coverage(rows_of(self._patches(pyramid)))
+            terms.append(distance.view(-1, 1, *size))
+        none = torch.zeros(len(pyramid[0]), dtype=torch.int64, device=pyramid[0].device)
+        return torch.stack(terms)[:, :, 0], none if concept is None else concept.indices
+
+    def _combine(self, terms: Tensor, concept: Tensor, scoring: Scoring) -> Tensor:
+        """One map (B, H, W) of terms (T, B, h, w) of images of these concepts (B,)."""
+        size = self.spec.image_size
+        if scoring.combine != "sum":
+            maps = brought(terms[: len(self.levels)], size)
+            best = maps.amin((2, 3), keepdim=True)
+            if scoring.combine == "add":
+                total = torch.exp(best - maps).sum(0)
+                return total.amax((1, 2), keepdim=True) - total
+            total = maps.sum(0)
+            return 1 - torch.exp(total.amin((1, 2), keepdim=True) - total)
+        weights = torch.ones(len(self.levels))
+        if scoring.weights:
+            weights = torch.tensor(scoring.weights)
+        weights = weights / weights.sum()
+        if self.coverage is not None:
+            share = scoring.coverage
+            weights = torch.cat([(1 - share) * weights, torch.tensor([share])])
+        measured = self.expectation.measure(terms, concept, scoring.standardise)
+        one = (weights.to(measured)[:, None, None, None] * measured).sum(0)
+        return brought(one[None], size)[0]
+
+    @torch.no_grad()
+    def calibrate(
+        self, train: Iterable[Pyramid], rest: Iterable[Pyramid], effort: float = 1.0
+    ) -> None:
+        with self._calm():
+            self.expectation.fit(map(self._terms, train), map(self._terms, rest))
+
+    @torch.no_grad()
+    def alternatives(self, pyramid: Pyramid) -> dict[str, Scores]:
+        """`add` and `mul`: the paper's scores; the image's is the mean of the highest 3 %."""
+        found = {}
+        with self._calm():
+            terms, concept = self._terms(pyramid)
+        for name in ("add", "mul"):
+            own = self.config.scoring.model_copy(update={"combine": name})
+            maps = self._combine(terms, concept, own)
+            flat = maps.flatten(1)
+            top = flat.topk(max(1, int(0.03 * flat.shape[1])), sorted=False).values
+            found[name] = Scores(maps, top.mean(1))
+        return found
+
+    @torch.no_grad()
+    def prototypes_of(self, pyramid: Pyramid) -> ImagePrototypes | None:
+        if self.concepts is None:
+            return None
+        with self._calm():
+            vectors = self.concepts.describe(pyramid[-1])
+        quantizer = self.concepts.quantizer
+        return ImagePrototypes(quantizer.encode(vectors), vectors, quantizer.codebook)
+
+    def health(self) -> dict[str, float]:
+        """Usage in training of concepts and of each level's patterns, since the last reading."""
+        books: dict[str, Any] = {}
+        if self.concepts is not None:
+            books["concept"] = self.concepts.quantizer
+        for number, level in enumerate(self._levels()):
+            if level.condition.patterns is not None:
+                books[f"pattern{number}"] = level.condition.patterns
+        found = {}
+        for name, book in books.items():
+            usage = book.read_usage()
+            if usage is not None:
+                found[f"codebook/{name}_perplexity"] = usage.perplexity
+                found[f"codebook/{name}_dead_codes"] = float(usage.dead)
+        return found
+
+    @torch.no_grad()
+    def panels(self, pyramid: Pyramid) -> dict[str, Tensor]:
+        """`pattern codes`: which code lies where, (B, h, w)."""
+        with self._calm():
+            latents = self._latents(pyramid, self._concept(pyramid))
+        for level, (_, _, described) in zip(self._levels(), latents, strict=True):
+            if described.pattern is not None:
+                return {"pattern codes": described.pattern.view(-1, *level.size)}
+        if self.coverage is None:
+            return {}
+        index, _ = self.coverage(rows_of(self._patches(pyramid)))
+        return {"pattern codes": index.view(-1, *self.joined_spec[1])}
+
+    def codebook_sizes(self) -> dict[str, int]:
+        pattern = self.config.pattern
+        each = self.config.concept.codebook_size if pattern.kind == "per_concept" else 1
+        size = pattern.coverage if pattern.kind == "none" else each * pattern.codebook_size
+        return {"pattern codes": size} if size else {}
+
+    @contextmanager
+    def _calm(self) -> Iterator[None]:
+        """As in `eval`, whatever the flag: nothing is learned, drawn or noisy."""
+        training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(training)
+
+    def _levels(self) -> list[Level]:
+        return [level for level in self.levels if isinstance(level, Level)]
+
+    def _shown(self, pyramid: Pyramid) -> Pyramid:
+        """The levels that are modelled."""
+        return pyramid[:-1] if self.apart else pyramid
+
+    def _patches(self, pyramid: Pyramid) -> Tensor:
+        """All levels together (B, C, h, w) on the finest one's grid."""
+        return joined(self._shown(pyramid), self.config.neighbourhood)
+
+    def _maps(self, pyramid: Pyramid) -> list[Tensor]:
+        """What each flow looks at, (B, C_l, h_l, w_l)."""
+        if self.config.levels == "joined":
+            return [self._patches(pyramid)]
+        return [joined((level,), self.config.neighbourhood) for level in self._shown(pyramid)]
+
+    def _concept(self, pyramid: Pyramid) -> Concept | None:
+        return None if self.concepts is None else self.concepts(pyramid[-1])
+
+    def _latents(
+        self, pyramid: Pyramid, concept: Concept | None, noise: float = 0.0
+    ) -> list[Latents]:
+        """Of each level; in training of random places where these are independent."""
+        given = None if concept is None else (concept.vectors, concept.indices)
+        few = self.training and not self.whole
+        found = []
+        for level, maps in zip(self._levels(), self._maps(pyramid), strict=True):
+            places = self._places(level, len(maps), few)
+            rows = rows_at(maps, places)
+            rows = level.whitening(rows.flatten(0, 1)).view(*rows.shape[:2], -1)
+            if self.training and noise:
+                rows = rows + noise * torch.randn_like(rows)
+            described = level.condition(rows, places, given, pyramid[-1])
+            found.append(Latents(*flow_of(level, rows, described.condition), described))
+        return found if self.fusion is None else self._fused(found, pyramid, given)
+
+    def _places(self, level: Level, images: int, few: bool) -> Tensor:
+        """Indices of places (B, P): random ones, or all."""
+        everywhere = torch.arange(level.places, device=self.expectation.mean.device)
+        if not few or self.config.flow.places >= level.places:
+            return everywhere.expand(images, -1)
+        drawn_ones = torch.randint(level.places, (images, self.config.flow.places))
+        return drawn_ones.to(everywhere.device)
+
+    def _fused(
+        self, latents: list[Latents], pyramid: Pyramid, given: tuple[Tensor, Tensor] | None
+    ) -> list[Latents]:
+        """The latents after the fusion flow, whose log_det goes to the finest level's."""
+        assert self.fusion is not None
+        top = pyramid[-1].float()
+        places = torch.arange(top.shape[-2] * top.shape[-1], device=top.device)
+        above = self.above(rows_at(top, places.expand(len(top), -1)), places.expand(len(top), -1),
+                           given, top)  # fmt: skip
+        shapes = [level.size for level in self._levels()]
+        condition: tuple[Tensor, ...] = ()
+        if above.condition is not None:
+            condition = (brought(as_maps(above.condition, self.above.size), shapes[-1]),)
+        maps = [as_maps(one.z, size) for one, size in zip(latents, shapes, strict=True)]
+        fused, log_det = self.fusion(maps, condition)
+        found = []
+        for number, (one, z) in enumerate(zip(latents, fused, strict=True)):
+            own = one.log_det.sum(1) if one.log_det.ndim == 2 else one.log_det
+            rows = z.flatten(2).mT
+            found.append(Latents(rows, own + log_det if number == 0 else own, one.described))
+        return found
+
+    def _prototypes(self, z: Tensor, concept: Concept | None) -> Prototypes:
+        """Of every row of z (B, P, C): the image's own vector, or for the mixture the codebook."""
+        images, places = z.shape[:2]
+        rows = torch.arange(images, device=z.device).repeat_interleave(places)
+        if concept is None or self.concepts is None:
+            return Prototypes(z.new_zeros(1, 1), torch.zeros_like(rows))
+        if self.config.base == "mixture":
+            return Prototypes(self.concepts.quantizer.codebook, concept.indices[rows])
+        return Prototypes(concept.vectors, rows)
+
+    def _likely(self, level: Level, z: Tensor, concept: Concept | None) -> Tensor:
+        return level.base.log_prob(z.flatten(0, 1), self._prototypes(z, concept))
+
+    def _quadratic(self, level: Level, z: Tensor, concept: Concept | None) -> Tensor:
+        return level.base.quadratic(z.flatten(0, 1), self._prototypes(z, concept))

@@ -1,0 +1,187 @@
+"""Base densities: what a flow's latents are distributed as, given the prototypes of their images.
+
+Each is a normalised density over R^C, in nats. `standard` is the normal density; `selected` a
+Gaussian of the row's own prototype; `mixture` a sum of such Gaussians over all prototypes. Mean
+and log σ are linear in the prototype's vector. (The published method selects, but leaves log σ
+out of its likelihood, which thereby is no density.)
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BaseName = Literal["standard", "selected", "mixture"]
+LOG_2PI = math.log(2 * math.pi)
+BOUND = 2.0
+"""Largest |log σ|."""
+
+
+class Prototypes(NamedTuple):
+    """Which prototype each row has.
+
+    Either the codebook with codes, or one vector per image with each row's image: `selected` is
+    then taught through the vectors (straight-through). `mixture` takes the whole codebook.
+    """
+
+    vectors: Tensor
+    """Float (K, D)."""
+    indices: Tensor
+    """Int64 (N,), into the vectors."""
+
+
+class BaseDensity(nn.Module, ABC):
+    """A density of latents z (N, C); computed in float32 or wider under any autocast."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def log_prob(self, z: Tensor, prototypes: Prototypes) -> Tensor:
+        """log p(z | prototypes) in nats, (N,)."""
+        with torch.autocast(z.device.type, enabled=False):
+            return self._log_prob(_wide(z), prototypes) - 0.5 * self.channels * LOG_2PI
+
+    def quadratic(self, z: Tensor, prototypes: Prototypes) -> Tensor:
+        """Half the mean square, over channels, of the standardised z, (N,): a score, ½ expected.
+
+        For the mixture the mean over its components by their responsibility for z.
+        """
+        with torch.autocast(z.device.type, enabled=False):
+            return self._quadratic(_wide(z), prototypes)
+
+    @abstractmethod
+    def sample(self, prototypes: Prototypes, generator: torch.Generator | None = None) -> Tensor:
+        """One z for every index, (N, C)."""
+
+    @abstractmethod
+    def _log_prob(self, z: Tensor, prototypes: Prototypes) -> Tensor:
+        """`log_prob` without −C/2 · log 2π."""
+
+    @abstractmethod
+    def _quadratic(self, z: Tensor, prototypes: Prototypes) -> Tensor: ...
+
+
+class Standard(BaseDensity):
+    """N(0, I), whatever the prototype."""
+
+    def _log_prob(self, z: Tensor, prototypes: Prototypes) -> Tensor:
+        return -0.5 * z.square().sum(1)
+
+    def _quadratic(self, z: Tensor, prototypes: Prototypes) -> Tensor:
+        return 0.5 * z.square().mean(1)
+
+    def sample(self, prototypes: Prototypes, generator: torch.Generator | None = None) -> Tensor:
+        vectors, indices = prototypes
+        return _noise(vectors, len(indices), self.channels, generator)
+
+
+class Selected(BaseDensity):
+    """N(μ(v), σ(v)²) of the row's prototype v, |log σ| ≤ 2 by tanh; starts at N(0, I)."""
+
+    def __init__(self, channels: int, prototype_dim: int) -> None:
+        super().__init__(channels)
+        self.moments = Moments(channels, prototype_dim)
+
+    def _log_prob(self, z: Tensor, prototypes: Prototypes) -> Tensor:
+        standardised, log_sigma = self._standardise(z, prototypes)
+        return -0.5 * standardised.square().sum(1) - log_sigma
+
+    def _quadratic(self, z: Tensor, prototypes: Prototypes) -> Tensor:
+        standardised, _ = self._standardise(z, prototypes)
+        return 0.5 * standardised.square().mean(1)
+
+    def sample(self, prototypes: Prototypes, generator: torch.Generator | None = None) -> Tensor:
+        mean, log_sigma = self.moments(prototypes.vectors)
+        noise = _noise(mean, len(prototypes.indices), self.channels, generator)
+        z: Tensor = mean[prototypes.indices] + noise * log_sigma.exp()[prototypes.indices]
+        return z
+
+    def _standardise(self, z: Tensor, prototypes: Prototypes) -> tuple[Tensor, Tensor]:
+        """(z − μ) / σ (N, C) and Σ log σ (N,): few vectors, so their moments come first."""
+        mean, log_sigma = self.moments(prototypes.vectors)
+        rate = torch.exp(-log_sigma)
+        table = torch.cat([-mean * rate, rate], 1)
+        shift, rate = F.embedding(prototypes.indices, table).chunk(2, 1)
+        return torch.addcmul(shift, z, rate), log_sigma.sum(1)[prototypes.indices]
+
+
+class Mixture(BaseDensity):
+    """Σ_k π_k N(μ(v_k), σ(v_k)²) over all K prototypes, with learned weights π.
+
+    Which prototype a row's image has does not enter. Starts near N(0, I), with means just far
+    enough apart to part.
+    """
+
+    def __init__(self, channels: int, prototype_dim: int, codebook_size: int) -> None:
+        super().__init__(channels)
+        self.moments = Moments(channels, prototype_dim)
+        nn.init.normal_(self.moments.mean.weight, std=0.1 / math.sqrt(prototype_dim))
+        self.logits = nn.Parameter(torch.zeros(codebook_size))
+
+    def _log_prob(self, z: Tensor, prototypes: Prototypes) -> Tensor:
+        return torch.logsumexp(self._terms(z, prototypes.vectors)[0], 1)
+
+    def _quadratic(self, z: Tensor, prototypes: Prototypes) -> Tensor:
+        terms, squares = self._terms(z, prototypes.vectors)
+        return 0.5 / self.channels * (terms.softmax(1) * squares).sum(1)
+
+    def sample(self, prototypes: Prototypes, generator: torch.Generator | None = None) -> Tensor:
+        mean, log_sigma = self.moments(prototypes.vectors)
+        rows = len(prototypes.indices)
+        component = self.logits.softmax(0).multinomial(rows, replacement=True, generator=generator)
+        noise = _noise(mean, rows, self.channels, generator)
+        z: Tensor = mean[component] + noise * log_sigma.exp()[component]
+        return z
+
+    def _terms(self, z: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """log(π_k σ_k^-1 e^(−½ square)) and the squared standardised distance, both (N, K).
+
+        The square is expanded into two matrix products: (N, K, C) would not fit.
+        """
+        mean, log_sigma = self.moments(vectors)
+        precision = torch.exp(-2 * log_sigma)
+        weighted = mean * precision
+        constant = (mean * weighted).sum(1)
+        squares = torch.addmm(constant, z.square(), precision.T) - 2 * (z @ weighted.T)
+        log_weight = F.log_softmax(self.logits, 0) - log_sigma.sum(1)
+        return log_weight - 0.5 * squares, squares
+
+
+class Moments(nn.Module):
+    """Mean and log σ, both (K, C), of each prototype vector (K, D); zero at the start."""
+
+    def __init__(self, channels: int, prototype_dim: int) -> None:
+        super().__init__()
+        self.mean = nn.Linear(prototype_dim, channels)
+        self.log_sigma = nn.Linear(prototype_dim, channels)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        vectors = _wide(vectors)
+        return self.mean(vectors), BOUND * torch.tanh(self.log_sigma(vectors) / BOUND)
+
+
+def base_density(
+    name: BaseName, channels: int, *, prototype_dim: int, codebook_size: int
+) -> BaseDensity:
+    """The base density of that name; `codebook_size` counts for the mixture alone."""
+    if name == "standard":
+        return Standard(channels)
+    if name == "selected":
+        return Selected(channels, prototype_dim)
+    return Mixture(channels, prototype_dim, codebook_size)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _noise(like: Tensor, rows: int, channels: int, generator: torch.Generator | None) -> Tensor:
+    return torch.randn(rows, channels, generator=generator, dtype=like.dtype, device=like.device)

@@ -1,0 +1,239 @@
+"""The invertible steps of a flow, each a FrEIA `InvertibleModule`.
+
+All take channels at dimension 1: rows (N, C), whose log_det is (N,), or maps (B, C, h, w), whose
+log_det (B,) sums over positions. FrEIA's calling convention: `module((x,), (condition,), rev=…)`
+→ `((z,), log_det)`, and with `rev` the log_det of the inverse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from FrEIA.modules import InvertibleModule
+from torch import Tensor, nn
+
+from vqlab.errors import UserError
+
+Dims = Sequence[tuple[int, ...]]
+MixingName = Literal["orthogonal", "reflection", "permutation"]
+Step = tuple[tuple[Tensor], Tensor | float]
+
+
+class Coupling(InvertibleModule):  # type: ignore[misc]
+    """Conditional affine coupling: one half of the channels scales and shifts the other half.
+
+    x2 ← x2 · exp(s) + t with (s, t) a two-layer subnet of x1, and |s| < `clamp` by a soft clamp,
+    clamp · tanh(·/clamp) (Dinh et al. 2017; Ardizzone et al. 2019). The condition is what it adds
+    to the subnet's hidden layer, (N, hidden) or (B, hidden, h, w): a layer over [x1; condition]
+    split in two, so that the caller may compute that part of all blocks at once. The last layer
+    starts at zero, so that training starts at the identity. `norm`: layer norm over the hidden
+    channels. `flip`: x1 is the second half, not the first. Scale, shift and log_det have the dtype
+    of x under any autocast.
+    """
+
+    def __init__(
+        self,
+        dims_in: Dims,
+        dims_c: Dims | None = None,
+        *,
+        hidden: int,
+        kernel: int = 1,
+        clamp: float = 1.9,
+        norm: bool = False,
+        flip: bool = False,
+    ) -> None:
+        super().__init__(dims_in, dims_c)
+        channels, maps = dims_in[0][0], len(dims_in[0]) == 3
+        self.active = channels // 2
+        self.passive = channels - self.active
+        self.flip = flip
+        self.clamp = clamp
+        self.first = affine(self.passive, hidden, kernel, maps=maps, bias=not dims_c)
+        self.norm = ChannelNorm(hidden) if norm else nn.Identity()
+        self.last = affine(hidden, 2 * self.active, kernel, maps=maps)
+        start_at_zero(self.last)
+
+    def forward(
+        self, x: Sequence[Tensor], c: Sequence[Tensor] = (), rev: bool = False, jac: bool = True
+    ) -> Step:
+        x1, x2 = self._halves(x[0])
+        hidden = self.first(x1)
+        if c:
+            hidden = hidden + c[0]
+        log_scale, shift = clamped(self.last(F.relu(self.norm(hidden))), self.clamp, x1)
+        if rev:
+            x2 = (x2 - shift) * torch.exp(-log_scale)
+        else:
+            x2 = torch.addcmul(shift, x2, torch.exp(log_scale))
+        log_det = log_scale.flatten(1).sum(1)
+        halves = [x2, x1] if self.flip else [x1, x2]
+        return (torch.cat(halves, 1),), -log_det if rev else log_det
+
+    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The passive x1 and the active x2."""
+        if self.flip:
+            x2, x1 = torch.split(x, [self.active, self.passive], 1)
+        else:
+            x1, x2 = torch.split(x, [self.passive, self.active], 1)
+        return x1, x2
+
+    def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        return input_dims
+
+
+class ActNorm(InvertibleModule):  # type: ignore[misc]
+    """A learned scale and shift per channel, `fit` to data first (Kingma & Dhariwal 2018)."""
+
+    def __init__(self, dims_in: Dims, dims_c: Dims | None = None) -> None:
+        super().__init__(dims_in, dims_c)
+        self.log_scale = nn.Parameter(torch.zeros(dims_in[0][0]))
+        self.shift = nn.Parameter(torch.zeros(dims_in[0][0]))
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        """Give x mean 0 and standard deviation 1 per channel.
+
+        A channel that hardly moves counts as having 5 % of the median deviation; where most do
+        not move at all (a single row), nothing is scaled.
+        """
+        rows = x.movedim(1, -1).flatten(0, -2)
+        deviation = rows.std(0, correction=0)
+        floor = 0.05 * deviation.median()
+        deviation = deviation.clamp_min(floor) if floor > 0 else torch.ones_like(deviation)
+        self.log_scale.copy_(-deviation.log())
+        self.shift.copy_(-rows.mean(0) / deviation)
+
+    def forward(
+        self, x: Sequence[Tensor], c: Sequence[Tensor] = (), rev: bool = False, jac: bool = True
+    ) -> Step:
+        (x0,) = x
+        shape = (1, -1) + (1,) * (x0.ndim - 2)
+        log_scale, shift = self.log_scale.view(shape), self.shift.view(shape)
+        log_det = self.log_scale.sum() * x0[0, 0].numel()
+        if rev:
+            return ((x0 - shift) * torch.exp(-log_scale),), -log_det
+        return (torch.addcmul(shift, x0, torch.exp(log_scale)),), log_det
+
+    def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        return input_dims
+
+
+class Mixing(InvertibleModule):  # type: ignore[misc]
+    """A fixed mixing of the channels drawn from `generator`; log_det 0, kept with the weights.
+
+    `orthogonal`: any rotation, at C² products per position. `reflection`: I − 2VVᵀ with V spanning
+    a random space of `rank` dimensions, its own inverse, at 2 · C · rank products. `permutation`:
+    another order, at none. Rotations are exact to torch's default dtype at construction, and are
+    computed in the dtype of x under any autocast.
+    """
+
+    matrix: Tensor
+    order: Tensor
+    back: Tensor
+
+    def __init__(
+        self,
+        dims_in: Dims,
+        dims_c: Dims | None = None,
+        *,
+        kind: MixingName,
+        generator: torch.Generator,
+        rank: int = 64,
+    ) -> None:
+        super().__init__(dims_in, dims_c)
+        channels = dims_in[0][0]
+        self.kind = kind
+        if kind == "permutation":
+            order = torch.randperm(channels, generator=generator)
+            self.register_buffer("order", order)
+            self.register_buffer("back", order.argsort())
+        else:
+            turn = rotation(channels, generator)
+            if kind == "reflection":
+                turn = turn[:, : min(rank, channels // 2)].contiguous()
+            self.register_buffer("matrix", turn)
+
+    def forward(
+        self, x: Sequence[Tensor], c: Sequence[Tensor] = (), rev: bool = False, jac: bool = True
+    ) -> Step:
+        (x0,) = x
+        if self.kind == "permutation":
+            orders = (self.back, self.order) if rev else (self.order, self.back)
+            return (permute(x0, *orders),), 0.0
+        with torch.autocast(x0.device.type, enabled=False):
+            if x0.ndim == 2:
+                return (self._turn(x0, rev),), 0.0
+            return (self._turn(x0.movedim(1, -1), rev).movedim(-1, 1),), 0.0
+
+    def _turn(self, x: Tensor, rev: bool) -> Tensor:
+        if self.kind == "orthogonal":
+            return x @ (self.matrix.T if rev else self.matrix)
+        if x.ndim == 2:
+            return torch.addmm(x, x @ self.matrix, self.matrix.T, alpha=-2)
+        return x - 2 * (x @ self.matrix) @ self.matrix.T
+
+    def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        return input_dims
+
+
+class _Permute(torch.autograd.Function):
+    """index_select, whose own gradient is a slow scattered sum: here it selects back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        ctx.orders = order, back
+        return x.index_select(1, order)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        order, back = ctx.orders
+        return permute(gradient, back, order), None, None
+
+
+def permute(x: Tensor, order: Tensor, back: Tensor) -> Tensor:
+    """The channels of x in another order; `back` undoes `order`."""
+    permuted: Tensor = _Permute.apply(x, order, back)
+    return permuted
+
+
+def rotation(size: int, generator: torch.Generator) -> Tensor:
+    """An orthogonal matrix drawn uniformly (Stewart 1980), (size, size)."""
+    q, r = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
+    turned: Tensor = q * r.diagonal().sign()
+    return turned.to(torch.get_default_dtype()).contiguous()
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels (dimension 1) of every position, with scale and shift."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.norm(x.movedim(1, -1)).movedim(-1, 1)
+        return normed
+
+
+def affine(given: int, made: int, kernel: int, *, maps: bool, bias: bool = True) -> nn.Module:
+    """A linear layer over rows, or a convolution over maps that keeps their size."""
+    if maps:
+        return nn.Conv2d(given, made, kernel, padding=kernel // 2, bias=bias)
+    if kernel != 1:
+        raise UserError(f"a flow over rows must have kernel 1; got {kernel}; give it maps.")
+    return nn.Linear(given, made, bias=bias)
+
+
+def start_at_zero(layer: nn.Module) -> None:
+    """Let the layer put out zeros until it has learned."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
+def clamped(raw: Tensor, clamp: float, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Log scale (within ± clamp) and shift, from the two halves of a subnet's output."""
+    wish, shift = raw.to(like.dtype).chunk(2, 1)
+    return clamp * torch.tanh(wish / clamp), shift

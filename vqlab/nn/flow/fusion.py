@@ -1,0 +1,145 @@
+"""The fusion flow: one affine coupling across the levels of a pyramid (VQ-Flow, MSFlow)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from FrEIA.modules import InvertibleModule
+from torch import Tensor, nn
+
+from vqlab.errors import UserError
+from vqlab.nn.flow.blocks import ChannelNorm, Dims, affine, clamped, permute, start_at_zero
+
+Levels = Sequence[Tensor]
+
+
+class FusionFlow(InvertibleModule):  # type: ignore[misc]
+    """Lets the latents of all levels scale and shift each other: latents (B, C_l, h_l, w_l).
+
+    Every level's channels are split in two random halves (`seed`); the first halves are scaled and
+    shifted by a subnet of all second halves and the condition, then the second by the new first.
+    dims_in: (C_l, h_l, w_l) of each level, finest first; dims_c: ((D, h, w),) of the coarsest
+    level, or none. Only channels are read: any sizes may come, the coarsest last. Starts at the
+    identity. kernel 3 and norm are the paper's; kernel 1 sees each place by itself, as far as the
+    bringing to one size allows. A FrEIA module: `fusion(latents, (condition,))` → (latents,
+    log_det (B,)); `rev=True` inverts.
+    """
+
+    def __init__(
+        self,
+        dims_in: Dims,
+        dims_c: Dims | None = None,
+        *,
+        hidden: int = 384,
+        kernel: int = 3,
+        clamp: float = 1.9,
+        norm: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(dims_in, dims_c)
+        channels = [dims[0] for dims in dims_in]
+        if min(channels) < 2:
+            raise UserError(f"every level of a fusion flow must have 2 channels; got {channels}.")
+        generator = torch.Generator().manual_seed(seed)
+        for level, count in enumerate(channels):
+            order = torch.randperm(count, generator=generator)
+            self.register_buffer(f"order{level}", order)
+            self.register_buffer(f"back{level}", order.argsort())
+        self.sizes = [[count - count // 2, count // 2] for count in channels]
+        firsts, seconds = ([size[half] for size in self.sizes] for half in (0, 1))
+        condition = dims_c[0][0] if dims_c else 0
+        self.on_first = CrossLevel(seconds, firsts, condition, hidden, kernel, clamp, norm)
+        self.on_second = CrossLevel(firsts, seconds, condition, hidden, kernel, clamp, norm)
+
+    def forward(
+        self, x: Levels, c: Sequence[Tensor] = (), rev: bool = False, jac: bool = True
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        firsts, seconds = self._split(x)
+        if rev:
+            seconds, det2 = _apply(seconds, self.on_second(firsts, c), rev)
+            firsts, det1 = _apply(firsts, self.on_first(seconds, c), rev)
+        else:
+            firsts, det1 = _apply(firsts, self.on_first(seconds, c), rev)
+            seconds, det2 = _apply(seconds, self.on_second(firsts, c), rev)
+        return self._join(firsts, seconds), det1 + det2
+
+    def inverse(self, z: Levels, c: Sequence[Tensor] = ()) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The latents that `forward` turns into z, and the log_det of that step (B,)."""
+        return self.forward(z, c, rev=True)
+
+    def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        return input_dims
+
+    def _orders(self, level: int) -> tuple[Tensor, Tensor]:
+        return self.get_buffer(f"order{level}"), self.get_buffer(f"back{level}")
+
+    def _split(self, levels: Levels) -> tuple[list[Tensor], list[Tensor]]:
+        firsts, seconds = [], []
+        for level, (x, sizes) in enumerate(zip(levels, self.sizes, strict=True)):
+            order, back = self._orders(level)
+            first, second = torch.split(permute(x, order, back), sizes, 1)
+            firsts.append(first)
+            seconds.append(second)
+        return firsts, seconds
+
+    def _join(self, firsts: Levels, seconds: Levels) -> tuple[Tensor, ...]:
+        joined = []
+        for level, halves in enumerate(zip(firsts, seconds, strict=True)):
+            order, back = self._orders(level)
+            joined.append(permute(torch.cat(halves, 1), back, order))
+        return tuple(joined)
+
+
+class CrossLevel(nn.Module):
+    """(log scale, shift) for every level, from one half of all levels and the condition.
+
+    The halves meet at the size of the last, coarsest level; what two layers make of them there is
+    added to each half at its own size, and a last layer, starting at zero, reads off the pair.
+    """
+
+    def __init__(
+        self,
+        given: list[int],
+        made: list[int],
+        condition: int,
+        hidden: int,
+        kernel: int,
+        clamp: float,
+        norm: bool,
+    ) -> None:
+        super().__init__()
+        self.given, self.clamp = given, clamp
+        self.down = affine(sum(given) + condition, hidden, kernel, maps=True)
+        self.norm = ChannelNorm(hidden) if norm else nn.Identity()
+        self.up = affine(hidden, sum(given), kernel, maps=True)
+        self.last = nn.ModuleList(
+            affine(g, 2 * m, kernel, maps=True) for g, m in zip(given, made, strict=True)
+        )
+        start_at_zero(self.last)
+
+    def forward(self, halves: Levels, c: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        size = (halves[-1].shape[2], halves[-1].shape[3])
+        met = torch.cat([*(F.adaptive_avg_pool2d(half, size) for half in halves), *c], 1)
+        hidden = F.relu(self.up(F.relu(self.norm(self.down(met))))).to(halves[0].dtype)
+        pairs = []
+        for layer, half, seen in zip(
+            self.last, halves, torch.split(hidden, self.given, 1), strict=True
+        ):
+            seen = F.interpolate(seen, half.shape[2:], mode="bilinear", align_corners=False)
+            pairs.append(clamped(layer(half + seen), self.clamp, half))
+        return pairs
+
+
+def _apply(
+    halves: Levels, pairs: Sequence[tuple[Tensor, Tensor]], rev: bool
+) -> tuple[list[Tensor], Tensor]:
+    moved, log_det = [], torch.zeros_like(halves[0][:, 0, 0, 0])
+    for half, (log_scale, shift) in zip(halves, pairs, strict=True):
+        if rev:
+            moved.append((half - shift) * torch.exp(-log_scale))
+        else:
+            moved.append(torch.addcmul(shift, half, torch.exp(log_scale)))
+        log_det = log_det + log_scale.flatten(1).sum(1)
+    return moved, -log_det if rev else log_det

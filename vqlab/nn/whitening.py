@@ -1,0 +1,64 @@
+"""A fixed first layer: features whitened, or standardised, by what was seen in training."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+WhiteningName = Literal["whiten", "standardise", "none"]
+
+
+class Whitening(nn.Module):
+    """Rows (N, C) → (N, dim): x ↦ (x − mean) · matrix, fitted once and then fixed.
+
+    `whiten`: principal axes, each to variance 1 (an axis of less than `floor` of the mean variance
+    counts as that much, so that noise is not blown up); `standardise`: every channel to variance 1
+    with the same floor; `none`: as they are. `dims` of whitening's axes are kept, those of most
+    variance; none: all. `log_det` (): log |det| of the matrix (of what is kept), in nats, so that
+    likelihoods of the features themselves can be compared.
+    """
+
+    mean: Tensor
+    matrix: Tensor
+    log_det: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        kind: WhiteningName = "whiten",
+        floor: float = 0.01,
+        dims: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.kind, self.floor = kind, floor
+        self.dim = channels if dims is None or kind != "whiten" else min(dims, channels)
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("matrix", torch.eye(channels)[:, : self.dim].contiguous())
+        self.register_buffer("log_det", torch.zeros(()))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        with torch.autocast(rows.device.type, enabled=False):
+            if self.kind == "none":
+                return rows.float()
+            return (rows.float() - self.mean) @ self.matrix
+
+    @torch.no_grad()
+    def fit(self, rows: Tensor) -> None:
+        """Fit to rows (N, C), N ≥ 2."""
+        if self.kind == "none":
+            return
+        wide = rows.double()
+        mean = wide.mean(0)
+        covariance = (wide - mean).T @ (wide - mean) / (len(wide) - 1)
+        if self.kind == "standardise":
+            variance, axes = covariance.diagonal(), torch.eye(len(mean)).to(wide)
+        else:
+            variance, axes = torch.linalg.eigh(covariance)
+            variance, axes = variance.flip(0), axes.flip(1)
+        least = (self.floor * variance.mean()).clamp_min(1e-12)
+        self.mean.copy_(mean)
+        deviation = variance.clamp_min(least).sqrt()[: self.dim]
+        self.matrix.copy_(axes[:, : self.dim] / deviation)
+        self.log_det.copy_(-deviation.log().sum())
