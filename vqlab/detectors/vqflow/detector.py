@@ -181,7 +181,8 @@ class VQFlow(Detector):
         self, train: Iterable[Pyramid], rest: Iterable[Pyramid], effort: float = 1.0
     ) -> None:
         with self._calm():
-            self.expectation.fit(map(self._terms, train), map(self._terms, rest))
+            alike = self.config.scoring.standardise in ("none", "global")
+            self.expectation.fit(map(self._terms, rest if alike else train), map(self._terms, rest))
 
     @torch.no_grad()
     def alternatives(self, pyramid: Pyramid) -> dict[str, Scores]:

@@ -65,9 +65,9 @@ class FlowSettings(Settings):
     """Width to which the condition is projected once per level; 0: as it is (the paper's)."""
     fusion: bool = False
     """A last coupling in which the latents of all levels see each other."""
-    noise: float = Field(0.2, ge=0)
+    noise: float = Field(0.15, ge=0)
     """Gaussian noise on the features while training, in their (whitened) units."""
-    places: int = Field(128, ge=1)
+    places: int = Field(96, ge=1)
     """Random places of each image and level in a step, where kernel is 1 and there is no fusion."""
 
 
@@ -77,14 +77,14 @@ class Scoring(Settings):
     combine: Literal["sum", "add", "mul"] = "sum"
     """`sum`: the levels' −log p, each standardised by normal images; `add` and `mul`: the paper's
     two, which compare the places of one image with each other."""
-    standardise: Standardise = "place"
+    standardise: Standardise = "global"
     """By what is normal everywhere (`global`), for the image's concept (`concept`), or for it at
     the place (`place`); `none`: not. See `Expectation`."""
     weights: tuple[float, ...] = ()
     """Of the levels in the sum, finest first; none: alike."""
     jacobian: float = Field(0.0, ge=0, le=1)
     """Share of −log |det| in a level's score: 0, the latent's density alone; 1, the features'."""
-    coverage: float = Field(0.8, ge=0, le=1)
+    coverage: float = Field(0.7, ge=0, le=1)
     """Share of the distance to the covering codes in the map."""
     smoothing: float = Field(1 / 64, ge=0, le=0.25)
     """Standard deviation of the Gaussian over the map, as a share of the image's side."""
@@ -96,7 +96,7 @@ class Scoring(Settings):
 class VQFlowSettings(Settings):
     """Settings of `vqflow`."""
 
-    levels: Literal["joined", "each"] = "joined"
+    levels: Literal["joined", "each"] = "each"
     """`joined`: one flow of all levels together, on the finest's grid; `each`: one per level."""
     deepest: Literal["modelled", "condition"] = "modelled"
     """`condition`: the backbone's deepest level only tells concepts and patterns (the paper's)."""

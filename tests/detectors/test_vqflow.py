@@ -1,0 +1,232 @@
+"""VQ-Flow: its likelihood is the one its parts give, its codebooks live, its ablations train."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from vqlab.config import merge, validate
+from vqlab.detectors.vqflow import VQFlow, VQFlowSettings
+from vqlab.nn.quantizer import VectorQuantizer
+from vqlab.types import InputSpec, Pyramid, UserError
+
+SPEC = InputSpec(channels=(6, 8), sizes=((8, 8), (4, 4)), image_size=(32, 32))
+SMALL: dict[str, Any] = {
+    "positions": 8,
+    "concept": {"codebook_size": 4, "dim": 6},
+    "pattern": {"codebook_size": 16, "dim": 8, "coverage": 100},
+    "flow": {"blocks": [2], "hidden": 16, "condition": 8, "noise": 0.05, "places": 16},
+}
+PAPER = {
+    "deepest": "condition",
+    "whitening": "none",
+    "concept": {"encoder": "mlp"},
+    "pattern": {"encoder": "mlp", "coverage": 0},
+    "flow": {"kernel": 3, "hidden": 0, "condition": 0, "norm": True, "fusion": True, "noise": 0.0}
+    | {"mixing": "permutation"},
+    "scoring": {"combine": "add"},
+}
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "whole": {},
+    "paper": PAPER,
+    "joined": {"levels": "joined"},
+    "without CPC": {"concept": {"enabled": False}, "base": "standard"},
+    "without CSPC": {"pattern": {"kind": "none"}},
+    "naive": {"pattern": {"kind": "naive"}},
+    "per concept": {"pattern": {"kind": "per_concept"}},
+    "without positions": {"positions": 0},
+    "without mixture": {"base": "standard"},
+    "true mixture": {"base": "mixture"},
+    "without VQ": {"quantise": False},
+    "without any condition": {"concept": {"enabled": False}, "base": "standard", "positions": 0}
+    | {"pattern": {"kind": "none", "coverage": 0}},
+}
+
+
+def two_products(count: int, seed: int) -> Pyramid:
+    """Pyramids of two kinds of product, half each: smooth patterns with noise."""
+    draw = torch.Generator().manual_seed(seed)
+    own = torch.Generator().manual_seed(99)
+    levels = []
+    for channels, (height, width) in zip(SPEC.channels, SPEC.sizes, strict=True):
+        kinds = torch.randn(2, channels, height, width, generator=own)
+        kind = torch.arange(count) % 2
+        noise = torch.randn(count, channels, height, width, generator=draw)
+        levels.append(2 * kinds[kind] + 0.5 * noise)
+    return tuple(levels)
+
+
+def build(settings: dict[str, Any], seed: int = 0) -> VQFlow:
+    torch.manual_seed(seed)
+    return VQFlow(validate(VQFlowSettings, merge(SMALL, settings)), SPEC)
+
+
+def train(detector: VQFlow, steps: int = 60) -> list[float]:
+    """Train and calibrate; the negative log-likelihoods of the steps."""
+    parts = [two_products(16, seed) for seed in range(3)]
+    torch.manual_seed(1)
+    detector.train()
+    detector.prepare(parts)
+    optimizer = torch.optim.Adam(detector.parameters(), 3e-3)
+    found = []
+    for step in range(steps):
+        losses = detector.loss(parts[step % 3])
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        optimizer.step()
+        found.append(float(losses["nll"].detach()))
+    detector.eval()
+    detector.calibrate(parts[:2], parts[2:])
+    return found
+
+
+def spoiled(pyramid: Pyramid) -> Pyramid:
+    """The same with a patch of foreign features."""
+    levels = [level.clone() for level in pyramid]
+    levels[0][:, :, 2:4, 2:4] += 4
+    levels[1][:, :, 1:2, 1:2] += 4
+    return tuple(levels)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_ablation_trains_and_finds_a_defect(name: str) -> None:
+    detector = build(ABLATIONS[name])
+    nll = train(detector)
+    assert sum(nll[-10:]) < sum(nll[:10])
+    clean = two_products(6, seed=8)
+    before, after = detector.score(clean), detector.score(spoiled(clean))
+    assert bool((after.anomaly_map[:, 8:16, 8:16].mean((1, 2))
+                 > before.anomaly_map[:, 8:16, 8:16].mean((1, 2))).all())  # fmt: skip
+    health = detector.health()
+    assert all(1 <= v for k, v in health.items() if k.endswith("perplexity"))
+
+
+@pytest.mark.parametrize("name", ["whole", "joined", "true mixture", "without CPC"])
+def test_the_loss_is_the_likelihood_of_the_features(name: str) -> None:
+    """−log p(features) per dimension, the whitening's and the flow's log-determinant counted."""
+    detector = build(merge(ABLATIONS[name], {"flow": {"noise": 0.0, "places": 64}}))
+    train(detector, steps=5)
+    pyramid = two_products(2, seed=5)
+    detector.eval()
+    loss = float(detector.loss(pyramid)["nll"].detach())
+    concept = detector._concept(pyramid)
+    total, dims = 0.0, 0
+    for level, maps in zip(detector._levels(), detector._maps(pyramid), strict=True):
+        rows = maps.flatten(2).mT
+        white = level.whitening(rows.flatten(0, 1)).view_as(rows)
+        places = torch.arange(level.places).expand(2, -1)
+        given = None if concept is None else (concept.vectors, concept.indices)
+        condition = level.condition(white, places, given, pyramid[-1]).condition
+        flat = None if condition is None else condition.flatten(0, 1)
+        z, log_det = level.flow(white.flatten(0, 1), flat)
+        likely = detector._likely(level, z.view_as(white), concept)
+        slope = torch.linalg.slogdet(level.whitening.matrix.double()).logabsdet
+        total += float((likely + log_det).detach().sum()) + len(likely) * float(slope)
+        dims += white.numel()
+    assert loss == pytest.approx(-total / dims, rel=1e-4)
+
+
+def test_whitened_features_start_at_the_normal_density() -> None:
+    """The flow starts as a rotation: nll without the whitening's log-det is that of N(0, I)."""
+    detector = build({"base": "standard", "flow": {"noise": 0.0}})
+    parts = [two_products(32, seed) for seed in range(4)]
+    detector.prepare(parts)
+    detector.eval()
+    nll = float(detector.loss(parts[0])["nll"].detach())
+    slopes = sum(one.places * float(one.whitening.log_det) for one in detector._levels())
+    dims = sum(one.places * one.channels for one in detector._levels())
+    assert nll + slopes / dims == pytest.approx(0.5 * (1 + math.log(2 * math.pi)), abs=0.06)
+
+
+def test_conditioning_on_concepts_makes_normal_images_likelier() -> None:
+    held_out = two_products(16, seed=12)
+
+    def of_held_out(name: str) -> float:
+        detector = build(ABLATIONS[name])
+        train(detector, steps=150)
+        return float(detector.loss(held_out)["nll"].detach())
+
+    assert of_held_out("without CSPC") < of_held_out("without any condition")
+
+
+def test_concepts_tell_products_apart_without_labels() -> None:
+    detector = build({})
+    train(detector, steps=10)
+    found = detector.prototypes_of(two_products(16, seed=4))
+    assert found is not None
+    kinds = [set(found.indices[kind::2].tolist()) for kind in (0, 1)]
+    assert not kinds[0] & kinds[1]
+
+
+def test_published_initialisation_collapses_and_ours_does_not() -> None:
+    """The reference starts its moving averages at count 0 and sum N(0, 1) (rosinality's VQ-VAE-2):
+    an unused code is thrown far away at once, and one or two take all. Ours: k-means, count 1."""
+    draw = torch.Generator().manual_seed(0)
+    centres = 3 * torch.randn(15, 16, generator=draw)
+
+    def batch() -> Tensor:
+        kind = torch.randint(15, (64,), generator=draw)
+        return centres[kind] + 0.3 * torch.randn(64, 16, generator=draw)
+
+    codes, count, total = torch.randn(32, 16, generator=draw), torch.zeros(32), torch.zeros(32, 16)
+    total += codes
+    for _ in range(20):
+        rows = batch()
+        index = torch.cdist(rows, codes).argmin(1)
+        members = torch.bincount(index, minlength=32).float()
+        count = 0.99 * count + 0.01 * members
+        total = 0.99 * total + 0.01 * torch.zeros_like(total).index_add_(0, index, rows)
+        smoothed = (count + 1e-5) / (count.sum() + 32e-5) * count.sum()
+        codes = total / smoothed[:, None]
+    alive_there = len(torch.cdist(batch(), codes).argmin(1).unique())
+
+    ours = VectorQuantizer(32, 16, learning="ema", init="kmeans", restart=0.02).train()
+    for _ in range(20):
+        ours(batch())
+    usage = ours.read_usage()
+    assert usage is not None
+    assert alive_there <= 2
+    assert usage.perplexity >= 0.3 * 32
+
+
+def test_the_score_may_change_without_training_again() -> None:
+    detector = build({})
+    train(detector, steps=20)
+    images = two_products(4, seed=3)
+    before = detector.score(images)
+    other = build({"scoring": {"coverage": 0.2, "image_score": "max", "standardise": "global"}})
+    other.load_state_dict(detector.state_dict())
+    after = other.eval().score(images)
+    assert not torch.equal(before.anomaly_map, after.anomaly_map)
+    assert torch.equal(after.image_score, after.anomaly_map.amax((1, 2)))
+
+
+def test_alternatives_are_the_papers_scores() -> None:
+    detector = build({})
+    train(detector, steps=10)
+    for name, scores in detector.alternatives(two_products(3, seed=3)).items():
+        assert name in ("add", "mul")
+        assert float(scores.anomaly_map.amin()) == pytest.approx(0, abs=1e-5)
+        assert float(scores.anomaly_map.amax()) <= (2 if name == "add" else 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"levels": "joined", "flow": {"fusion": True}}, "set detector.levels=each"),
+        ({"flow": {"kernel": 3}, "scoring": {"jacobian": 0.5}}, "jacobian"),
+        ({"concept": {"enabled": False}}, "set detector.base=standard"),
+        (
+            {"concept": {"enabled": False}, "base": "standard", "pattern": {"kind": "per_concept"}},
+            "set detector.pattern.kind=naive",
+        ),
+        ({"flow": {"kernel": 2}}, "detector.flow.kernel|flow.kernel"),
+    ],
+)
+def test_settings_that_do_not_go_together(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        build(settings)
