@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
+from tiny_set import write_tiny_set
+
+if TYPE_CHECKING:
+    from vqlab.tracking import Tracker
 
 REPOSITORY = Path(__file__).parent.parent
 SIDE = 64
@@ -22,6 +30,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # run in the background o
 def _write(path: Path, pixels: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX).save(path)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test keeps features in the developer's own cache."""
+    os.environ["VQLAB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")
@@ -62,3 +76,46 @@ def small(small_root: Path) -> dict[str, object]:
         },
         "training": {"epochs": 3, "device": "cpu"},
     }
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The set of `tiny_set`, categories `part` and `other`; no test writes into it."""
+    return write_tiny_set(tmp_path_factory.mktemp("set"), ("part", "other"))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
+    """A store that the tests of a file share."""
+    from vqlab.tracking import Tracker
+
+    return Tracker.open(tmp_path_factory.mktemp("store") / "mlruns")
+
+
+@pytest.fixture(scope="module")
+def blank_figures() -> Iterator[None]:
+    """Figures are saved as one white pixel, for tests that run much and look at no figure: drawing
+    them is more than half of a tiny run's time."""
+
+    def save(figure: Figure, target: Path | BinaryIO, **_: object) -> None:
+        Image.new("RGB", (1, 1), "white").save(target, format="png")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        yield
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 12 MiB of its own; skipped where this process may not mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(mount, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("no mount command")
+    if done.returncode:
+        pytest.skip("may not mount a small file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)

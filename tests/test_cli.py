@@ -55,7 +55,7 @@ def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
 def test_the_training_core_needs_no_tracking_libraries() -> None:
     program = (
         "import sys\n"
-        "sys.modules.update(mlflow=None, optuna=None, FrEIA=None)\n"
+        "sys.modules.update(mlflow=None, optuna=None, timm=None)\n"
         "import vqlab.training, vqlab.evaluation, vqlab.checkpoint, vqlab.model\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)

@@ -28,35 +28,53 @@ FORMAT = 1
 
 CHECKPOINT = "vqlab checkpoint"
 STATE = "vqlab training state"
+BACKBONE = "backbone."
+"""What the keys of a backbone's state begin with in a checkpoint."""
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _LENGTH = struct.Struct("<Q")
 
 
-def save_checkpoint(path: Path, detector: nn.Module, meta: Mapping[str, Any]) -> Path:
+def save_checkpoint(
+    path: Path, detector: nn.Module, meta: Mapping[str, Any], backbone: nn.Module | None = None
+) -> Path:
     """Write a detector's state dict and `meta` (plain JSON values) to `path`; returns `path`.
 
+    A backbone's state dict goes beside it, each key after `backbone.`.
     Raises UserError where the place cannot be written (an older file there stays as it was), and
     TypeError for values that are neither a tensor nor JSON.
     """
     tensors = {}
-    for key, value in detector.state_dict().items():
+    frozen = backbone.state_dict() if backbone is not None else {}
+    state = {BACKBONE + key: value for key, value in frozen.items()}
+    for key, value in [*detector.state_dict().items(), *state.items()]:
         if not isinstance(value, Tensor):
             raise TypeError(
                 f"state dict entry {key!r} must be a tensor; got {type(value).__name__}."
             )
+        if key.startswith(BACKBONE) != (key in state):
+            raise TypeError(f"a detector's state must not begin with {BACKBONE!r}; got {key!r}.")
         tensors[key] = value
     _write(path, CHECKPOINT, tensors, json.dumps(meta))
     return path
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state dict (on the CPU) and `meta` of a checkpoint.
+    """The state dict (on the CPU) and `meta` of a checkpoint; `split_state` parts the former.
 
     Raises UserError naming the file where it is missing, cut, damaged, not a checkpoint, or
     written by a newer vqlab.
     """
     tensors, meta = _read(path, CHECKPOINT)
     return tensors, meta
+
+
+def split_state(
+    tensors: Mapping[str, Tensor],
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The state dicts of the detector and of its backbone."""
+    detector = {k: value for k, value in tensors.items() if not k.startswith(BACKBONE)}
+    backbone = {k.removeprefix(BACKBONE): tensors[k] for k in tensors if k not in detector}
+    return detector, backbone
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> Path:

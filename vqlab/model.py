@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from vqlab.checkpoint import load_checkpoint, save_checkpoint
+from vqlab.checkpoint import load_checkpoint, save_checkpoint, split_state
 from vqlab.config import validate
 from vqlab.data import DataSettings, ImageSet, read_image, to_network, to_original
 from vqlab.detectors import Detector, detector_class
 from vqlab.evaluation import Progress, Scored, Thresholds, score_images
 from vqlab.features import Backbone, FeatureSettings
-from vqlab.plots import panel_row
+from vqlab.plots import inside, panel_row
 from vqlab.types import InputSpec, Pyramid, Scores, UserError
 
 Array = NDArray[Any]
@@ -52,7 +52,8 @@ class Prediction:
     image: Array
     """(H, W, 3) uint8, as read."""
     panels: dict[str, Array]
-    """What the detector offers to look at, (H, W, 3) uint8 each, e.g. `reconstruction`."""
+    """What the detector offers to look at: pictures (H, W, 3) uint8, e.g. `reconstruction`, and
+    maps of codes (h, w), integers, that fill the image."""
     model: Model = field(repr=False)
 
     def _repr_png_(self) -> bytes:
@@ -85,7 +86,7 @@ class Model:
 
     def save(self, path: Path) -> None:
         """Write one safetensors file with everything in it, atomically."""
-        save_checkpoint(path, self.detector, self.meta)
+        save_checkpoint(path, self.detector, self.meta, self.backbone)
 
     @classmethod
     def load(cls, path: Path, device: str | torch.device = "auto") -> Model:
@@ -93,12 +94,12 @@ class Model:
         state, meta = load_checkpoint(path)
         config = meta["config"]
         data = validate(DataSettings, config["data"], "data.")
-        backbone = Backbone(
-            validate(FeatureSettings, config["features"], "features."), data.image_size
-        )
-        detector = build_detector(config["detector"], backbone.spec)
+        features = validate(FeatureSettings, config["features"], "features.")
+        own, frozen = split_state(state)
         try:
-            detector.load_state_dict(state)
+            backbone = Backbone(features, data.image_size, frozen)
+            detector = build_detector(config["detector"], backbone.spec)
+            detector.load_state_dict(own)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise UserError(f"checkpoint {path} does not fit its own settings: {reason}") from None
@@ -135,6 +136,8 @@ class Model:
         for name, panel in self.detector.panels(pyramid).items():
             if panel.ndim == 4:
                 panels[name] = _to_picture(panel[0].float().cpu().numpy(), geometry)
+            else:
+                panels[name] = inside(panel[0].cpu().numpy(), geometry, network.shape[-1])
         return Prediction(
             score=value,
             calibrated=self.thresholds.calibrated(value),

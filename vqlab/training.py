@@ -5,22 +5,25 @@ from __future__ import annotations
 import math
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any, Literal
+from copy import deepcopy
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from vqlab.config import Settings
 from vqlab.data import ImageSet
 from vqlab.detectors import Detector
-from vqlab.features import Backbone
+from vqlab.features import Backbone, pyramids
 from vqlab.types import Pyramid, UserError
 
 OnEpoch = Callable[[int, dict[str, float]], None]
+T = TypeVar("T")
 
 
 class TrainingSettings(Settings):
@@ -30,22 +33,68 @@ class TrainingSettings(Settings):
     steps_per_epoch: int | None = Field(None, ge=1)
     """Steps of an epoch, however many images there are; none: every image once."""
     batch_size: int = Field(8, ge=1, le=4096)
+    drop_last: bool = False
+    """Leave out an epoch's last batch where it is not full."""
+    sampling: Literal["natural", "balanced"] = "natural"
+    """`balanced`: an epoch, as long as it was, has as many images of each category."""
     learning_rate: float = Field(1e-3, gt=0, le=1)
-    schedule: Literal["constant", "cosine"] = "constant"
-    """`cosine` falls to 2 % of the learning rate at the last step."""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    """`adam` adds it, times the weights, to their gradient; `adamw` shrinks the weights by it."""
+    warmup_steps: int = Field(0, ge=0)
+    """First steps, at most half of all, in which the rate rises linearly to the schedule's."""
+    schedule: Literal["constant", "cosine", "steps"] = "constant"
+    """`cosine` falls to 2 % of the learning rate at the last step; `steps` multiplies it by
+    `gamma` after each epoch of `milestones`."""
+    milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    gamma: float = Field(0.1, gt=0, lt=1)
     clip: float | None = Field(None, gt=0)
     """Largest norm of the whole gradient; none: not clipped."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay per step of a moving average of the weights, which is then what is validated and kept;
+    early steps decay faster (t / (t + 10) at step t). None: the weights themselves."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """`bfloat16`: convolutions and matrix products by autocast; losses stay float32."""
     validate_every: int = Field(0, ge=0)
     """Epochs between validations while training; 0: once, after the last epoch."""
-    select: Literal["last", "best_on_test"] = "last"
-    """Which epoch's weights count. `best_on_test` is the papers' habit, only for reproducing their
-    tables: its numbers are filed apart and the run cannot be promoted."""
+    select: Literal["last", "best_on_validation", "best_on_test"] = "last"
+    """Which epoch's weights count. `best_on_validation`: of the epochs validated and the last, the
+    one with the highest validation pixel AUROC. `best_on_test` is the papers' habit, only for
+    reproducing their tables: its numbers are filed apart and the run cannot be promoted."""
     seed: int = Field(0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(None, ge=1)
     """CPU threads; none: torch's own choice (all cores)."""
+
+    @field_validator("milestones")
+    @classmethod
+    def _milestones_rise(cls, milestones: tuple[int, ...]) -> tuple[int, ...]:
+        if list(milestones) != sorted(set(milestones)):
+            raise ValueError("epochs must rise, each once")
+        return milestones
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> TrainingSettings:
+        if self.schedule == "steps" and not self.milestones:
+            raise ValueError(
+                "schedule steps needs the epochs after which the rate falls; set "
+                "training.milestones, e.g. [70, 90], or another training.schedule"
+            )
+        if self.milestones and self.schedule != "steps":
+            raise ValueError(
+                f"milestones are for schedule steps; got schedule {self.schedule}; set "
+                "training.schedule=steps or training.milestones=[]"
+            )
+        if self.select == "best_on_validation" and not self.validate_every:
+            raise ValueError(
+                "select best_on_validation must validate while training; got validate_every 0; "
+                "set training.validate_every=1 (epochs between validations) or more"
+            )
+        return self
+
+
+class Diverged(UserError):
+    """The loss or its gradient is no longer a finite number; nothing was learned from that step."""
 
 
 def choose_device(settings: TrainingSettings) -> torch.device:
@@ -78,9 +127,7 @@ class Pyramids:
         self.batch_size = batch_size
 
     def __iter__(self) -> Iterator[Pyramid]:
-        for batch in self.images.batches(self.batch_size):
-            pyramid: Pyramid = self.backbone(batch.images.to(self.device))
-            yield pyramid
+        yield from pyramids(self.backbone, self.images, self.batch_size, self.device)
 
 
 class Trainer:
@@ -102,14 +149,25 @@ class Trainer:
         self.detector, self.backbone, self.images = detector, backbone, images
         self.settings, self.device = settings, device
         self.history: list[dict[str, float]] = []
-        weights = [p for p in detector.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(weights, settings.learning_rate) if weights else None
+        self.kept: dict[str, Tensor] | None = None
+        """The weights and buffers of the epoch that counts, where `keep` was called."""
+        weights = {name: p for name, p in detector.named_parameters() if p.requires_grad}
+        kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+        self.optimizer = (
+            kind(weights.values(), settings.learning_rate, weight_decay=settings.weight_decay)
+            if weights
+            else None
+        )
+        averaged = weights if settings.ema is not None else {}
+        self._average = {name: p.detach().clone() for name, p in averaged.items()}
+        if weights and settings.epochs:
+            self._length()  # raises where nothing is left
 
     def fit(self, on_epoch: OnEpoch) -> None:
         """Train to the last epoch; `on_epoch(epoch, metrics)` after each, counted from 1.
 
-        A detector without weights to learn is only prepared. Raises UserError where the loss is no
-        longer a finite number.
+        A detector without weights to learn is only prepared. In the end it has the weights that
+        count: those kept, else the averaged ones, else the last. Raises Diverged, a UserError.
         """
         if not self.history:
             seed_everything(self.settings.seed, 0)
@@ -119,70 +177,185 @@ class Trainer:
             metrics = self._epoch(epoch)
             self.history.append(metrics)
             on_epoch(epoch, metrics)
+        if self.kept is not None:
+            self.detector.load_state_dict(self.kept)
+        elif self.history:
+            self._put_average(self.detector)
+        seed_everything(self.settings.seed, epochs + 1)  # what follows draws alike after a resume
+
+    def judged(self) -> Detector:
+        """A copy of the detector as it now counts: with averaged weights where there are any."""
+        copied = deepcopy(self.detector)
+        self._put_average(copied)
+        return copied
+
+    def keep(self) -> None:
+        """Let this epoch's weights count in the end, unless a later call replaces them."""
+        self.kept = {name: t.clone() for name, t in self.judged().state_dict().items()}
 
     def _epoch(self, epoch: int) -> dict[str, float]:
         seed_everything(self.settings.seed, epoch)
         self.detector.train()
         order = self._order()
         totals: dict[str, float] = {}
+        clip = self.settings.clip
+        gradient = {"gradient_norm": 0.0} | ({} if clip is None else {"clipped": 0.0})
         steps = math.ceil(len(order) / self.settings.batch_size)
-        for step, batch in enumerate(self.images.batches(self.settings.batch_size, order)):
-            rate = self._set_rate((epoch - 1) * steps + step, self.settings.epochs * steps)
-            for name, value in self._step(self.backbone(batch.images.to(self.device))).items():
-                totals[name] = totals.get(name, 0.0) + float(value) * len(batch) / len(order)
-            if not math.isfinite(totals["loss"]):
-                raise UserError(
-                    f"training diverged: the loss is {totals['loss']} at epoch {epoch}, step "
-                    f"{step + 1}; lower training.learning_rate (now {rate:g}) or set training.clip."
-                )
+        batches = pyramids(self.backbone, self.images, self.settings.batch_size, self.device, order)
+        for step, pyramid in enumerate(batches):
+            now = (epoch - 1) * steps + step
+            self._set_rate(now, self.settings.epochs * steps)
+            values, norm = self._step(pyramid)
+            for name, value in values.items():
+                totals[name] = totals.get(name, 0.0) + value * len(pyramid[0]) / len(order)
+            gradient["gradient_norm"] += norm / steps
+            if clip is not None:
+                gradient["clipped"] += (norm > clip) / steps
+            for name, value in (("loss", values["loss"]), ("gradient's norm", norm)):
+                if not math.isfinite(value):
+                    raise self._diverged(f"the {name} is {value} at epoch {epoch}, step {step + 1}")
+            self._update_average(now)
         self.detector.eval()
-        metrics = {f"train/{name}": value for name, value in totals.items()}
+        metrics = {f"train/{name}": value for name, value in (totals | gradient).items()}
         return metrics | self.detector.health()
+
+    def _diverged(self, what: str) -> Diverged:
+        clip = self.settings.clip
+        remedy = "set training.clip" if clip is None else f"training.clip (now {clip:g})"
+        return Diverged(
+            f"training diverged: {what}; lower training.learning_rate (now "
+            f"{self.settings.learning_rate:g}) or {remedy}."
+        )
+
+    def _length(self) -> int:
+        """Images of an epoch, repeated ones counted again."""
+        batch, steps = self.settings.batch_size, self.settings.steps_per_epoch
+        length = len(self.images) if steps is None else steps * batch
+        if self.settings.drop_last:
+            length -= length % batch
+        if not length:
+            raise UserError(
+                f"setting training.drop_last leaves nothing of {len(self.images)} images in "
+                f"batches of {batch}; set training.batch_size={len(self.images)} or less, or "
+                "training.drop_last=false."
+            )
+        return length
 
     def _order(self) -> list[int]:
         """The images of an epoch: a shuffled pass, or as many and as much as its steps take."""
-        batch, steps = self.settings.batch_size, self.settings.steps_per_epoch
-        wanted = len(self.images) if steps is None else steps * batch
+        wanted = self._length()
+        if self.settings.sampling == "natural":
+            return _drawn(range(len(self.images)), wanted)
+        groups: dict[str, list[int]] = {}
+        for index, sample in enumerate(self.images.samples):
+            groups.setdefault(sample.category, []).append(index)
+        share, more = divmod(wanted, len(groups))
         order: list[int] = []
-        while len(order) < wanted:
-            order += torch.randperm(len(self.images)).tolist()
-        return order[:wanted]
+        for place, name in enumerate(_drawn(sorted(groups), len(groups))):
+            order += _drawn(groups[name], share + (place < more))
+        return _drawn(order, wanted)
 
-    def _step(self, pyramid: Pyramid) -> dict[str, Tensor]:
-        cast = self.settings.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16) if cast else nullcontext():
-            losses = self.detector.loss(pyramid)
+    def _step(self, pyramid: Pyramid) -> tuple[dict[str, float], float]:
+        """The losses of a batch and the norm of the whole gradient before it is clipped.
+
+        The weights stay as they are where either is not finite.
+        """
+        losses = self._losses(pyramid)
         assert self.optimizer is not None
         self.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
+        weights = [p for p in self.detector.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
         if self.settings.clip is not None:
-            nn.utils.clip_grad_norm_(self.detector.parameters(), self.settings.clip)
-        self.optimizer.step()
-        return {name: value.detach() for name, value in losses.items()}
+            nn.utils.clip_grads_with_norm_(weights, self.settings.clip, norm)
+        values = {name: float(value.detach()) for name, value in losses.items()}
+        if math.isfinite(values["loss"]) and math.isfinite(norm):
+            self.optimizer.step()
+        return values, float(norm)
+
+    def _losses(self, pyramid: Pyramid) -> dict[str, Tensor]:
+        cast = self.settings.precision == "bfloat16"
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16) if cast else nullcontext():
+                return self.detector.loss(pyramid)
+        except ValueError:
+            normed = any(isinstance(m, _BatchNorm) for m in self.detector.modules())
+            if len(pyramid[0]) > 1 or not normed:
+                raise
+            raise UserError(
+                f"a batch must have two images or more, as the detector uses batch norm; got one "
+                f"({len(self.images)} images in batches of {self.settings.batch_size}); set "
+                "training.drop_last=true or another training.batch_size."
+            ) from None
 
     def _set_rate(self, step: int, steps: int) -> float:
-        rate = self.settings.learning_rate
-        if self.settings.schedule == "cosine":
-            rate *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / max(steps - 1, 1)))
+        rate = learning_rate(self.settings, step, steps)
         assert self.optimizer is not None
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         return rate
 
+    @torch.no_grad()
+    def _update_average(self, step: int) -> None:
+        if self._average:
+            decay = min(self.settings.ema or 0.0, step / (step + 10))
+            weights = dict(self.detector.named_parameters())
+            for name, average in self._average.items():
+                average.lerp_(weights[name], 1 - decay)
+
+    @torch.no_grad()
+    def _put_average(self, detector: Detector) -> None:
+        weights = dict(detector.named_parameters())
+        for name, average in self._average.items():
+            weights[name].copy_(average)
+
     def state(self) -> dict[str, Any]:
-        """All that going on needs: the detector's and the optimizer's state, the history."""
+        """All that going on needs: the states of detector and optimizer, averaged and kept weights,
+        the history."""
         return {
             "detector": self.detector.state_dict(),
             "optimizer": self.optimizer.state_dict() if self.optimizer else {},
+            "average": self._average,
+            "kept": self.kept,
             "history": self.history,
+            "backbone": self.backbone.key if self.backbone.network is not None else None,
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+        """Go on from what `state` returned. UserError where the backbone is another one now."""
+        if state.get("backbone") != self.state()["backbone"]:
+            raise UserError(
+                "a training must go on with the backbone that it began with; this one has other "
+                "weights; give features.weights what it was."
+            )
         self.detector.load_state_dict(state["detector"])
         if self.optimizer:
             self.optimizer.load_state_dict(state["optimizer"])
+        for name, average in self._average.items():
+            average.copy_(state["average"][name])
+        self.kept = state.get("kept")
         self.history = list(state["history"])
+
+
+def learning_rate(settings: TrainingSettings, step: int, steps: int) -> float:
+    """The rate of a step, counted from 0, of `steps` in the whole training."""
+    rate = settings.learning_rate
+    warmup = min(settings.warmup_steps, steps // 2)
+    if settings.schedule == "cosine":
+        done = max(step - warmup, 0) / max(steps - 1 - warmup, 1)
+        rate *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
+    elif settings.schedule == "steps":
+        epochs = step * settings.epochs // steps
+        rate *= settings.gamma ** sum(milestone <= epochs for milestone in settings.milestones)
+    return rate * min(1.0, (step + 1) / warmup) if warmup else rate
+
+
+def _drawn(things: Sequence[T], count: int) -> list[T]:
+    """`count` of the things: shuffled passes over all, one after another, by torch's seed."""
+    order: list[int] = []
+    while len(order) < count:
+        order += torch.randperm(len(things)).tolist()
+    return [things[place] for place in order[:count]]
 
 
 def deterministic() -> None:

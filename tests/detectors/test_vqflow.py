@@ -230,3 +230,9 @@ def test_alternatives_are_the_papers_scores() -> None:
 def test_settings_that_do_not_go_together(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         build(settings)
+
+
+def test_more_prototypes_than_images_are_refused() -> None:
+    detector = build({"concept": {"codebook_size": 40}})
+    with pytest.raises(UserError, match="40 prototypes need as many training images; got 16"):
+        detector.prepare([two_products(16, seed=0)])

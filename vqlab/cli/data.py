@@ -1,4 +1,4 @@
-"""`vqlab data …`: check, show, validation, audit, make, list."""
+"""`vqlab data …`: check, show, validation, audit, make, list (and cache, in `cache.py`)."""
 
 from __future__ import annotations
 

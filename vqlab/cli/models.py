@@ -61,7 +61,7 @@ def evaluate(
 ) -> None:
     """Score the test set with a trained model: metrics, pictures, curves, scores.csv."""
     from vqlab.cli.progress import counting, out
-    from vqlab.cli.tables import report_table
+    from vqlab.cli.tables import report_table, say_notes
     from vqlab.run import evaluate_model
     from vqlab.tracking import Tracker
 
@@ -69,8 +69,7 @@ def evaluate(
     with counting() as on_progress:
         report, pictures = evaluate_model(loaded, data, Tracker.open(mlruns), results, on_progress)
     out.print(report_table("test", [("test", report)], loaded.thresholds.promised))
-    for note in report.notes:
-        out.print(f"note: {note}")
+    say_notes(report.notes)
     out.print(f"pictures: {pictures}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -116,7 +117,8 @@ def sweeping() -> Iterator[OnEvent]:
             for note in event.notes:
                 out.print(f"note: {note}")
         elif isinstance(event, TrialStarted):
-            progress.reset(epochs, description=f"trial {event.number}, epochs", metrics="")
+            of = f" ({event.recipe})" if event.recipe else ""
+            progress.reset(epochs, description=f"trial {event.number}{of}, epochs", metrics="")
         elif isinstance(event, EpochDone):
             text = watched(event.metrics)
             progress.update(epochs, completed=event.epoch, total=event.epochs, metrics=text)
@@ -141,11 +143,15 @@ def _ended(event: TrialFinished) -> str:
 
 
 def settings_text(params: Mapping[str, object]) -> str:
-    """A trial's settings in short: the last words of their paths, four digits, `error+context`."""
+    """A trial's settings in short: the last words of their paths (two where one is ambiguous), four
+    digits, `error+context`."""
     words = []
+    ends = Counter(path.rpartition(".")[2] for path in params)
     for path, value in params.items():
         if isinstance(value, str) and value.startswith("["):
-            value = "+".join(json.loads(value))
+            value = "+".join(map(str, json.loads(value)))
         text = f"{value:.4g}" if isinstance(value, float) else str(value)
-        words.append(f"{path.rpartition('.')[2]}={text}")
+        section, _, name = path.rpartition(".")
+        section = f"{section.rpartition('.')[2]}." if ends[name] > 1 else ""
+        words.append(f"{section}{name}={text}")
     return " ".join(words)

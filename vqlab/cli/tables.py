@@ -48,20 +48,36 @@ def report_table(
     """
     columns: dict[str, Mapping[str, float]] = {}
     for name, report in rows:
-        if len(report.per_category) > 1:
-            columns |= {f"{name} {c}": metrics for c, metrics in report.per_category.items()}
-            columns[f"{name} mean"] = _with_intervals(report)
-        else:
-            columns[name] = _with_intervals(report)
+        marks = {c: " ⚠" if c in report.warned else "" for c in report.per_category}
+        if len(marks) > 1:
+            each = report.per_category.items()
+            columns |= {f"{name} {c}{marks[c]}": metrics for c, metrics in each}
+            name += " mean"
+        columns[name + max(marks.values(), default="")] = _with_intervals(report)
     told = {} if promised is None else {"false_reject_rate": f"\n(promised ≤ {promised:.3f})"}
     return _metrics_table(title, columns, told)
 
 
-def figures_table(title: str, rows: Mapping[str, tuple[Mapping[str, float], str]]) -> Table:
-    """Metric keys such as `test/aupro`, a column per (metrics, split)."""
-    return _metrics_table(
-        title, {name: _split(metrics, split) for name, (metrics, split) in rows.items()}
-    )
+def figures_table(
+    title: str, rows: Mapping[str, tuple[Mapping[str, float], str]], warned: bool = False
+) -> Table:
+    """Metric keys such as `test/aupro`, a column per (metrics, split).
+
+    warned: the data audit warns of the test images.
+    """
+    marks = {
+        split: " ⚠" if warned and split.startswith("test") else "" for _, split in rows.values()
+    }
+    columns = {
+        name + marks[split]: _split(figures, split) for name, (figures, split) in rows.items()
+    }
+    return _metrics_table(title, columns)
+
+
+def say_notes(notes: Sequence[str]) -> None:
+    """What is to be known of the figures above: what is undefined, not promised, or may flatter."""
+    for note in notes:
+        out.print(f"note: {note}")
 
 
 def _metrics_table(
@@ -71,6 +87,7 @@ def _metrics_table(
 ) -> Table:
     """told: by metric, what to say behind its name."""
     table = Table(title=title, title_justify="left")
+    _explain(table, any("⚠" in name for name in columns))
     table.add_column("")
     for name in columns:
         table.add_column(name, justify="right")
@@ -79,6 +96,12 @@ def _metrics_table(
         if set(cells) != {"–"}:
             table.add_row(words + (told or {}).get(key, ""), *cells)
     return table
+
+
+def _explain(table: Table, warned: bool) -> None:
+    """The footnote of ⚠ where it is in the table."""
+    if warned:
+        table.caption, table.caption_justify = AUDITED, "left"
 
 
 def _with_intervals(report: Report) -> dict[str, float]:
@@ -114,6 +137,9 @@ def seeds_table(records: Sequence[RunRecord]) -> Table | None:
         by_seed = {run.params["training.seed"]: run for run in runs}
         if len(by_seed) > 1:
             names = ", ".join(run.run_id[:8] for run in by_seed.values())
+            warned = any("vqlab.audit" in run.tags for run in runs)
+            category = f"{category} ⚠" if warned else category
+            _explain(table, warned)
             cells = [_spread([r.metrics.get(f"test/{m}") for r in by_seed.values()]) for m in shown]
             table.add_row(names, str(category), ", ".join(sorted(by_seed, key=int)), *cells)
     return table if table.row_count else None
@@ -147,7 +173,7 @@ def leaderboard_table(records: Sequence[RunRecord], limit: int) -> Table:
         category = tags.get("vqlab.category", record.experiment)
         if "vqlab.audit" in tags:
             category += " ⚠"
-            table.caption, table.caption_justify = AUDITED, "left"
+            _explain(table, True)
         if "test_mean_image/image_auroc" in record.metrics:
             baselines.setdefault((category, data), record)
         perplexity = record.metrics.get("codebook/perplexity")
@@ -225,25 +251,52 @@ def _audit_cell(row: CategoryAudit, name: str) -> str:
 
 
 def trials_table(result: SweepResult) -> Table:
-    """Every trial of a study: state, value, seconds, settings."""
+    """Every trial of a study: recipe where there are several, state, value, seconds, settings."""
     table = Table(title=f"study {result.study}", title_justify="left")
-    for column in ("trial", "state", result.objective.partition("/")[2].replace("_", " "), "s"):
-        table.add_column(column, justify="right")
+    several = ["recipe"] if result.best.recipe else []
+    words = result.objective.partition("/")[2].replace("_", " ")
+    for column in ("trial", *several, "state", words, "s"):
+        table.add_column(column, justify="left" if column in several else "right")
     table.add_column("settings")
     for row in result.trials:
         value = "–" if row.value is None else f"{row.value:.4f}"
         seconds = "–" if row.seconds is None else f"{row.seconds:.0f}"
-        text = settings_text(row.params) + (f" ({row.reason})" if row.reason else "")
+        params = {key: row.params[key] for key in row.params if key not in several}
+        text = settings_text(params) + (f" ({row.reason})" if row.reason else "")
         style = "bold green" if row.number == result.best.number else ""
-        table.add_row(str(row.number), row.state, value, seconds, text, style=style)
+        named = [row.recipe for _ in several]
+        table.add_row(str(row.number), *named, row.state, value, seconds, text, style=style)
+    return table
+
+
+def recipes_table(result: SweepResult) -> Table:
+    """What became of each recipe of a study: trials, its best one, seconds of a complete trial."""
+    words = result.objective.partition("/")[2].replace("_", " ")
+    table = Table(title="the recipes, each at its best on validation", title_justify="left")
+    for column in ("recipe", "trials", "complete", words, "trial", "run", "s per trial"):
+        table.add_column(column, justify="left" if column in ("recipe", "run") else "right")
+    for recipe, best in result.recipes.items():
+        rows = [row for row in result.trials if row.recipe == recipe]
+        done = [row for row in rows if row.state == "COMPLETE"]
+        seconds = [row.seconds for row in done if row.seconds is not None]
+        cells = ["–", "–", "–", "–"]
+        if best is not None:
+            cells = [f"{best.value:.4f}", str(best.number), str(best.run_id)[:8]]
+            cells.append(f"{mean(seconds):.0f}" if seconds else "–")
+        style = "bold green" if recipe == result.best.recipe else ""
+        table.add_row(recipe, str(len(rows)), str(len(done)), *cells, style=style)
     return table
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """For every category each headline metric of both runs, the difference and how sure it is."""
+    from vqlab.compare import MEAN
+
     tables = []
     for category, differences in comparison.differences.items():
-        table = Table(title=category, title_justify="left")
+        warned = category in comparison.warned or (category == MEAN and bool(comparison.warned))
+        table = Table(title=category + " ⚠" * warned, title_justify="left")
+        _explain(table, warned)
         table.add_column("")
         for run in (comparison.first, comparison.second):
             table.add_column(f"{run.name} ({run.run_id[:8]})", justify="right")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,8 +21,9 @@ from vqlab.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from vqlab.config import Tree
     from vqlab.run import Outcome, RunConfig
-    from vqlab.sweep import SweepResult
+    from vqlab.sweep import Space, Spaces, SweepResult
     from vqlab.tracking import Run, Tracker
 
 
@@ -54,23 +56,30 @@ def train(
         _train_one(resolve(resumed.config()), tracker, results, resumed)
         return
     config = resolve(recipe_tree(recipe, overrides or (), category, data, preset))
-    say_budget(preset, config)
+    say_budget(preset, {"": config})
     models = each_model(config)
     tracker = Tracker.open(mlruns)
     for model in models:
         _train_one(model, tracker, results, None)
 
 
-def say_budget(preset: str, config: RunConfig) -> None:
-    """One loud line where a preset made the work smaller."""
+def say_budget(preset: str, configs: Mapping[str, RunConfig]) -> None:
+    """One loud line where a preset made the work of the recipes, by name, smaller."""
     from vqlab.cli.progress import out
 
     if preset != "full":
+        first = next(iter(configs.values()))
+        each = (f"{name} {_budget(config)}".strip() for name, config in configs.items())
         out.print(
-            f"[bold yellow]preset {preset}:[/] {config.data.image_size} px and "
-            f"{config.training.epochs} epochs; the recipe's own budget: --preset full "
-            "(make: PRESET=full)."
+            f"[bold yellow]preset {preset}:[/] {first.data.image_size} px, {', '.join(each)}; the "
+            "recipe's own budget: --preset full (make: PRESET=full)."
         )
+
+
+def _budget(config: RunConfig) -> str:
+    backbone, epochs = config.features.backbone, config.training.epochs
+    seen = "" if backbone == "pixels" else f" on features of {backbone}"
+    return (f"{epochs} epochs" if epochs else "nothing to train") + seen
 
 
 def say_data(config: RunConfig) -> None:
@@ -102,7 +111,7 @@ def _train_one(config: RunConfig, tracker: Tracker, results: Path, resumed: Run 
 def say_outcome(outcome: Outcome, tracker: Tracker) -> None:
     """The report of a run, beside the no-learning baseline, and where to look further."""
     from vqlab.cli.progress import out
-    from vqlab.cli.tables import report_table
+    from vqlab.cli.tables import report_table, say_notes
 
     rows = [("validation", outcome.validation)]
     if outcome.test is not None:
@@ -110,8 +119,7 @@ def say_outcome(outcome: Outcome, tracker: Tracker) -> None:
     rows += [(f"{outcome.test_split}, {name}", report) for name, report in outcome.beside.items()]
     title = f"run {outcome.run_id}, {outcome.seconds:.0f} s"
     out.print(report_table(title, rows, outcome.model.thresholds.promised))
-    for note in outcome.test.notes if outcome.test else []:
-        out.print(f"note: {note}")
+    say_notes(outcome.test.notes if outcome.test else [])
     if outcome.pictures:
         out.print(f"pictures: {outcome.pictures}")
     out.print(f"run: {tracker.link(outcome.run_id)} (start it with `vqlab ui`)")
@@ -134,29 +142,32 @@ def sweep(
 ) -> None:
     """Search settings with Optuna, on validation only; the winner is scored once on test.
 
+    `vqlab sweep all` compares several recipes in one study, in which they take turns; a setting for
+    one of them alone is written `vqflow.training.epochs=5`.
+
     Running it again continues to TRIALS, then only prints the result. A changed space or changed
     data is a new study.
     """
     from vqlab.cli.progress import interruptible, sweeping
     from vqlab.config import merge, nest
-    from vqlab.recipes import EXPERIMENTS, recipe_tree
     from vqlab.run import each_model, resolve
-    from vqlab.sweep import read_space
+    from vqlab.sweep import Spaces
     from vqlab.sweep import sweep as search
     from vqlab.tracking import Tracker
 
-    tree = recipe_tree(recipe, overrides or (), category, data, preset)
-    config = resolve(tree)
-    say_budget(preset, config)
+    found, trees = _searched(recipe, space, overrides or [], category, data, preset)
+    configs = {name: resolve(tree) for name, tree in trees.items()}
+    config = next(iter(configs.values()))
+    say_budget(preset, configs)
     say_data(config)
-    found = read_space(space or EXPERIMENTS / "sweeps" / f"{config.detector['name']}.yaml")
     models = each_model(config)
     tracker = Tracker.open(mlruns)
     for model in models:
-        one = merge(tree, nest("data.categories", list(model.data.categories)))
+        only = nest("data.categories", list(model.data.categories))
+        ones = {name: merge(tree, only) for name, tree in trees.items()}
         with interruptible(), sweeping() as on_event:
             result = search(
-                one,
+                ones if isinstance(found, Spaces) else ones[""],
                 found,
                 tracker,
                 trials=trials,
@@ -168,15 +179,51 @@ def sweep(
         say_result(result)
 
 
+def _searched(
+    recipe: str,
+    space: Path | None,
+    overrides: list[str],
+    category: str | None,
+    data: Path | None,
+    preset: str,
+) -> tuple[Space | Spaces, dict[str, Tree]]:
+    """The space of a sweep, and its recipe's tree under the empty name, or its recipes' by name."""
+    from vqlab.errors import UserError
+    from vqlab.recipes import ALL, EXPERIMENTS, recipe_tree, recipe_trees
+    from vqlab.run import resolve
+    from vqlab.sweep import Spaces, read_space
+
+    if recipe == ALL:
+        path = space or EXPERIMENTS / "sweeps" / f"{ALL}.yaml"
+        found = read_space(path)
+        if not isinstance(found, Spaces):
+            raise UserError(
+                f"space {path} must name several `recipes` for a sweep of all; it is of one."
+            )
+        return found, recipe_trees(found.recipes, overrides, category, data, preset)
+    tree = recipe_tree(recipe, overrides, category, data, preset)
+    path = space or EXPERIMENTS / "sweeps" / f"{resolve(tree).detector['name']}.yaml"
+    found = read_space(path)
+    if isinstance(found, Spaces):
+        raise UserError(
+            f"space {path} must be of one recipe for a sweep of {recipe}; it is of several; write "
+            f"`vqlab sweep all --space {path}`."
+        )
+    return found, {"": tree}
+
+
 def say_result(result: SweepResult) -> None:
     """What a study came to: trials, the best one's figures, and where to look."""
     from vqlab.cli.progress import out
-    from vqlab.cli.tables import figures_table, trials_table
+    from vqlab.cli.tables import figures_table, recipes_table, say_notes, trials_table
 
     out.print(trials_table(result))
     best = result.best
+    if best.recipe:
+        out.print(recipes_table(result))
+    of = f" ({best.recipe})" if best.recipe else ""
     out.print(
-        f"[bold]best run[/]: trial {best.number}, {result.objective} {best.value:.4f}, run "
+        f"[bold]best run[/]: trial {best.number}{of}, {result.objective} {best.value:.4f}, run "
         f"{best.run_id}"
     )
     out.print(
@@ -187,8 +234,10 @@ def say_result(result: SweepResult) -> None:
                 "test": (result.test, "test"),
                 "test, mean_image": (result.baseline, "test_mean_image"),
             },
+            warned=bool(result.warned),
         )
     )
+    say_notes(result.notes)
     out.print(f"pictures: {result.pictures or 'in the artifacts of the best run'}")
     out.print(f"best settings: vqlab train {result.recipe}")
     out.print(f"best run in MLflow: {result.best_link}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -69,6 +70,7 @@ class Memory:
         self.settings = settings
         self._left = settings.memory_mib * 2**20
         self._pictures: dict[Item, Picture] = {}
+        self._digests: dict[Item, bytes] = {}
         self._lock = threading.Lock()
 
     def __contains__(self, item: Item) -> bool:
@@ -86,6 +88,22 @@ class Memory:
                 self._left -= picture.nbytes
                 self._pictures[item] = picture
         return picture
+
+    def fingerprint(self, items: Sequence[Item]) -> str:
+        """sha256 (hex) of the items' pictures, in their order; each is looked at once."""
+        new = [item for item in dict.fromkeys(items) if item not in self._digests]
+        if new:
+            with ThreadPoolExecutor(THREADS) as pool:
+                self._digests.update(zip(new, pool.map(self._digest, new), strict=True))
+        whole = self.settings.brightness.encode() + b"".join(map(self._digests.__getitem__, items))
+        return hashlib.sha256(whole).hexdigest()
+
+    def _digest(self, item: Item) -> bytes:
+        """sha256 of the item's picture: its pixels and the box they fill."""
+        picture = self.picture(item)
+        sha = hashlib.sha256(f"{picture.image.shape} {picture.geometry.box}\n".encode())
+        sha.update(np.ascontiguousarray(picture.image).data)
+        return sha.digest()
 
 
 @dataclass(frozen=True)
@@ -193,6 +211,7 @@ class ImageSet:
     def __init__(self, items: Iterable[Item], memory: Memory) -> None:
         self._items = tuple(items)
         self._memory = memory
+        self._origin: tuple[ImageSet, Sequence[int]] | None = None
         self.samples: tuple[Sample, ...] = tuple(item.sample for item in self._items)
 
     def __len__(self) -> int:
@@ -236,7 +255,26 @@ class ImageSet:
 
     def subset(self, indices: Iterable[int]) -> ImageSet:
         """Some of the images, in the order of `indices`."""
-        return ImageSet([self._items[index] for index in indices], self._memory)
+        chosen = list(indices)
+        images = ImageSet([self._items[index] for index in chosen], self._memory)
+        whole, places = self.origin
+        images._origin = whole, [places[index] for index in chosen]
+        return images
+
+    @property
+    def origin(self) -> tuple[ImageSet, Sequence[int]]:
+        """The set this one was taken from by `subset`, once or more often, and the places of its
+        images there; else itself and all of its places."""
+        return self._origin or (self, range(len(self)))
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of all that a network sees of the images, in their order.
+
+        Taken of the pictures at network size, so that a change of a file, of a setting or of the
+        way they are resized or drawn changes it, and a change of place or name does not.
+        """
+        return self._memory.fingerprint(self._items)
 
     def of_category(self, category: str) -> ImageSet:
         """The images of one category, in their order."""

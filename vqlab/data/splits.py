@@ -99,10 +99,11 @@ def load_dataset(settings: DataSettings, progress: Progress | None = None) -> Sp
         test = [photo for photo in test if photo not in taken]
     else:
         judges += [item for part in parts for item in _draw(part[0], part[1], settings)]
+    validation = ImageSet([*held_out, *judges], memory)
     return Splits(
         train=ImageSet(train, memory),
-        held_out=ImageSet(held_out, memory),
-        validation=ImageSet([*held_out, *judges], memory),
+        held_out=validation.subset(range(len(held_out))),
+        validation=validation,
         test=ImageSet(test, memory),
         root=root,
         source=source,

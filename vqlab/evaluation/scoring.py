@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 import torch
@@ -12,11 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqlab.data import ImageSet
+from vqlab.features import kept_features
 from vqlab.types import Geometry, Pyramid, Sample, Scores, UserError
 
 Array = NDArray[Any]
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
+_IN_MEMORY = 1 << 30
+"""Bytes of anomaly maps kept in memory: 4,096 of 256 px. What goes beyond waits in a file."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,48 @@ class Scored:
         return dict(sorted(groups.items()))
 
 
+class _Maps:
+    """Anomaly maps in the order given; beyond `_IN_MEMORY` bytes in a file without a name, which
+    the system deletes when the last map of it is gone."""
+
+    def __init__(self) -> None:
+        self._kept: list[Array] = []
+        self._bytes = 0
+        self._shapes: list[tuple[int, ...]] = []
+        """Of the maps in the file."""
+        self._file: IO[bytes] | None = None
+
+    def __del__(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, values: Array) -> None:
+        """Raises UserError where the folder for temporary files is full."""
+        self._bytes += values.nbytes
+        if self._bytes <= _IN_MEMORY:
+            self._kept.append(values)
+            return
+        self._shapes.append(values.shape)
+        try:
+            self._file = self._file or tempfile.TemporaryFile(prefix="vqlab-maps-")
+            self._file.write(values.tobytes())
+            self._file.flush()
+        except OSError as error:
+            raise UserError(
+                f"the folder for temporary files must hold the anomaly maps; got {error.strerror} "
+                f"in {tempfile.gettempdir()}; free it, or name another by the variable TMPDIR."
+            ) from error
+
+    def all(self) -> list[Array]:
+        """Those of the file are read when they are looked at."""
+        if self._file is None:
+            return self._kept
+        line = np.asarray(np.memmap(self._file, np.float32, "c"))
+        ends = np.cumsum([height * width for height, width in self._shapes])
+        pieces = zip(np.split(line, ends[:-1]), self._shapes, strict=True)
+        return self._kept + [piece.reshape(shape) for piece, shape in pieces]
+
+
 class Scorer(Protocol):
     """Whatever scores pyramids: a detector."""
 
@@ -85,25 +131,31 @@ def score_images(
     the detector's maps or scores are of another shape than the images.
     """
     device = device or torch.device("cpu")
-    maps: list[Array] = []
+    maps, nothing = _Maps(), dict[tuple[int, ...], Array]()
     masks: list[Array] = []
     values: list[Array] = []
     samples: list[Sample] = []
     geometry: list[Geometry] = []
+    kept = kept_features(backbone, images, device, progress)
     for batch in images.batches(batch_size):
-        scores = detector.score(backbone(batch.images.to(device)))
+        if kept is None:
+            pyramid = backbone(batch.images.to(device))
+        else:
+            pyramid = kept(range(len(samples), len(samples) + len(batch)))
+        scores = detector.score(pyramid)
         whole, value = _checked(scores, batch.samples, tuple(batch.masks.shape))
         values.append(value)
         for i, own in enumerate(batch.geometry):
-            maps.append(crop(whole[i], own))
-            masks.append(crop(batch.masks[i].numpy(), own))
+            maps.add(crop(whole[i], own))
+            mask = crop(batch.masks[i].numpy(), own)
+            masks.append(mask if mask.any() else nothing.setdefault(mask.shape, mask))
         samples += batch.samples
         geometry += batch.geometry
         if progress is not None:
             progress(len(samples), len(images))
     labels = np.array([sample.label for sample in samples], dtype=np.int64)
     image_scores = np.concatenate(values) if values else np.empty(0)
-    return Scored(maps, image_scores, labels, masks, tuple(samples), tuple(geometry))
+    return Scored(maps.all(), image_scores, labels, masks, tuple(samples), tuple(geometry))
 
 
 def _checked(

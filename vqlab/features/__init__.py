@@ -1,29 +1,17 @@
 """Features: a frozen backbone turns images into pyramids. `pixels` is the image itself."""
 
-from __future__ import annotations
+from vqlab.features.backbone import Backbone
+from vqlab.features.cache import kept_features, pyramids
+from vqlab.features.settings import FeatureSettings
+from vqlab.features.store import KeptFile, cache_folder, clear_files, kept_files
 
-from typing import Literal
-
-from torch import Tensor, nn
-
-from vqlab.config import Settings
-from vqlab.types import InputSpec, Pyramid
-
-
-class FeatureSettings(Settings):
-    """Section `features`: which frozen network looks at the images before the detector."""
-
-    backbone: Literal["pixels"] = "pixels"
-    """`pixels`: the image itself, a pyramid of one level."""
-
-
-class Backbone(nn.Module):
-    """Images (B, 3, S, S) in [0, 1] → pyramid; frozen, the same for every run."""
-
-    def __init__(self, settings: FeatureSettings, image_size: int) -> None:
-        super().__init__()
-        side = (image_size, image_size)
-        self.spec = InputSpec(channels=(3,), sizes=(side,), image_size=side)
-
-    def forward(self, images: Tensor) -> Pyramid:
-        return (images,)
+__all__ = [
+    "Backbone",
+    "FeatureSettings",
+    "KeptFile",
+    "cache_folder",
+    "clear_files",
+    "kept_features",
+    "kept_files",
+    "pyramids",
+]

@@ -12,7 +12,7 @@ from vqlab.run.story import (
     run,
     start,
 )
-from vqlab.run.testing import OnProgress, test_model
+from vqlab.run.testing import OnProgress, test_model, warned_of
 
 __all__ = [
     "BEST_ON_TEST",
@@ -31,4 +31,5 @@ __all__ = [
     "run",
     "start",
     "test_model",
+    "warned_of",
 ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from vqlab.config import dump
 from vqlab.data import ImageSet, Splits
 from vqlab.evaluation import Report, Thresholds, choose_thresholds, evaluate
-from vqlab.features import Backbone
+from vqlab.features import Backbone, kept_features
 from vqlab.model import Model, build_detector
 from vqlab.run.settings import RunConfig
 from vqlab.training import Pyramids, Trainer, deterministic, seed_everything
@@ -22,6 +24,18 @@ def make_trainer(config: RunConfig, splits: Splits, device: Any) -> Trainer:
     backbone = Backbone(config.features, config.data.image_size)
     detector = build_detector(config.detector, backbone.spec)
     return Trainer(detector.to(device), backbone.to(device), splits.train, config.training, device)
+
+
+def look_once(
+    trainer: Trainer,
+    splits: Splits,
+    test: bool = True,
+    on_progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> None:
+    """Extract the features that a run will ask for, where they are kept, before its work starts."""
+    for images in (splits.train, splits.validation, *([splits.test] if test else [])):
+        said = partial(on_progress, "extracting features")
+        kept_features(trainer.backbone, images, trainer.device, said)
 
 
 def judge(

@@ -31,7 +31,7 @@ class RunConfig(Settings):
     @property
     def test_split(self) -> str:
         """What the test metrics are filed under: not `test` where the test set chose the epoch."""
-        return "test" if self.training.select == "last" else BEST_ON_TEST
+        return BEST_ON_TEST if self.training.select == BEST_ON_TEST else "test"
 
 
 def resolve(tree: Mapping[str, Any]) -> RunConfig:

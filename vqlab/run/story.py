@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from copy import copy, deepcopy
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,18 +19,23 @@ from vqlab.data import Splits, load_dataset, write_picture
 from vqlab.evaluation import Report, evaluate
 from vqlab.model import Model
 from vqlab.plots import loss_curves
-from vqlab.run.judging import judge, make_trainer
+from vqlab.run.concepts import concept_metrics
+from vqlab.run.judging import judge, look_once, make_trainer
 from vqlab.run.settings import BEST_ON_TEST, RunConfig, resolve
 from vqlab.run.testing import OnProgress, test_model
 from vqlab.tracking import Run, Tracker
-from vqlab.training import Trainer, choose_device
+from vqlab.training import Diverged, Trainer, choose_device
 from vqlab.types import UserError
 
 OnEpoch = Callable[[int, int, dict[str, float]], None]
 """Called after each epoch with (epoch, epochs, metrics); may raise to end the run."""
 CHECKPOINT = "model.safetensors"
 STATE = "state.safetensors"
-BEST = "best.safetensors"
+CHOSEN_BY = {
+    "best_on_validation": "best_on_validation/pixel_auroc",
+    BEST_ON_TEST: f"{BEST_ON_TEST}/image_auroc",
+}
+"""Metric whose highest value chooses the epoch, by `training.select`."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +83,19 @@ def run(
     device = choose_device(config.training)
     splits = splits or load_dataset(config.data)
     trainer = make_trainer(config, splits, device)
+    look_once(trainer, splits, test, on_progress)
     with resumed or start(tracker, config, splits, name, tags, parent) as tracked:
         try:
             _train(trainer, config, splits, tracked, on_epoch)
         except KeyboardInterrupt as error:
             how = f"go on with: vqlab train --resume {tracked.id[:12]}"
             raise type(error)(f"interrupted after epoch {len(trainer.history)}; {how}") from None
+        except Diverged as error:
+            kept = _keep_the_last_good(trainer, config, splits, tracked, checkpoint=test)
+            raise Diverged(f"{error} {kept}") from None
         model, validation = judge(config, trainer, splits, tracked.id)
-        tracked.log_metrics(validation.keyed("validation"), step=config.training.epochs)
+        found = validation.keyed("validation") | concept_metrics(model, splits.train, "codebook")
+        tracked.log_metrics(found, step=config.training.epochs)
         model.save(tracked.folder / CHECKPOINT)
         tracked.log_artifact(tracked.folder / CHECKPOINT, "checkpoint")
         report, pictures = None, None
@@ -130,6 +140,7 @@ def start(
             "vqlab.test_fingerprint": splits.test_fingerprint,
             "vqlab.validation": config.data.validation.described,
             "vqlab.seed": str(config.training.seed),
+            **config.features.tags,
             **({"vqlab.selected_on": "test"} if config.test_split == BEST_ON_TEST else {}),
             **(tags or {}),
         },
@@ -163,48 +174,79 @@ def _train(
         for epoch, metrics in enumerate(trainer.history, 1):
             tracked.log_metrics(metrics, step=epoch)
 
+    key = CHOSEN_BY.get(config.training.select, "")
+
     def after(epoch: int, metrics: dict[str, float]) -> None:
-        every = config.training.validate_every
-        if every and epoch % every == 0 and epoch < config.training.epochs:
-            _, report = _judge_a_copy(trainer, config, splits, tracked)
-            metrics |= report.keyed("validation")
-        if config.training.select == BEST_ON_TEST:
-            _keep_the_best_on_test(trainer, config, splits, tracked, metrics)
+        metrics |= _judged_meanwhile(trainer, config, splits, tracked, epoch)
+        before = [past[key] for past in trainer.history[:-1] if key in past]
+        if key in metrics and metrics[key] > max(before, default=-1.0):
+            trainer.keep()
         save_state(state, trainer.state())
         tracked.log_metrics(metrics, step=epoch)
         on_epoch(epoch, config.training.epochs, metrics)
 
     trainer.fit(after)
-    if config.training.select == BEST_ON_TEST and trainer.history:
-        trainer.detector.load_state_dict(load_state(tracked.folder / BEST)["detector"])
+    figures = {epoch: past[key] for epoch, past in enumerate(trainer.history, 1) if key in past}
+    if figures:
+        tracked.set_tags({"vqlab.selected_epoch": str(max(figures, key=lambda e: figures[e]))})
     if trainer.history:
         tracked.log_figure(loss_curves(trainer.history), "curves/loss.png")
 
 
-def _judge_a_copy(
-    trainer: Trainer, config: RunConfig, splits: Splits, tracked: Run
-) -> tuple[Model, Report]:
-    """Judge while training, with less effort; judging calibrates, and must not change training."""
+def _judged_meanwhile(
+    trainer: Trainer, config: RunConfig, splits: Splits, tracked: Run, epoch: int
+) -> dict[str, float]:
+    """What judging says of an epoch: validation where that is due, and what chooses the epoch.
+
+    A copy is judged, with less effort: judging calibrates, and must not change training. The last
+    epoch's own validation metrics come after training.
+    """
+    training = config.training
+    last = epoch == training.epochs
+    due = training.validate_every > 0 and epoch % training.validate_every == 0 and not last
+    chosen_by = CHOSEN_BY.get(training.select, "")
+    on_test = training.select == BEST_ON_TEST
+    if not (due or on_test or (chosen_by and last)):
+        return {}
     copied = copy(trainer)
-    copied.detector = deepcopy(trainer.detector)
-    return judge(config, copied, splits, tracked.id, effort=0.2)
+    copied.detector = trainer.judged()
+    model, report = judge(config, copied, splits, tracked.id, effort=0.2)
+    metrics = report.keyed("validation") if due else {}
+    if chosen_by:
+        # The papers' habit, for reproducing their tables, looks at the test set.
+        found = evaluate(model.score_set(splits.test), model.thresholds) if on_test else report
+        figure = chosen_by.partition("/")[2]
+        if figure not in found.mean:
+            raise UserError(
+                f"setting training.select: {training.select} needs {figure}, which these images "
+                f"do not give; {' '.join(found.notes)} Set training.select=last."
+            )
+        metrics[chosen_by] = found.mean[figure]
+    return metrics
 
 
-def _keep_the_best_on_test(
-    trainer: Trainer,
-    config: RunConfig,
-    splits: Splits,
-    tracked: Run,
-    metrics: dict[str, float],
-) -> None:
-    """The papers' habit, for reproducing their tables: keep the epoch with the best test AUROC."""
-    key = f"{BEST_ON_TEST}/image_auroc"
-    model, _ = _judge_a_copy(trainer, config, splits, tracked)
-    report = evaluate(model.score_set(splits.test), model.thresholds)
-    before = [epoch[key] for epoch in trainer.history if key in epoch]
-    metrics |= {key: report.mean.get("image_auroc", 0.0)}
-    if metrics[key] > max(before, default=-1.0):
-        save_state(tracked.folder / BEST, {"detector": trainer.detector.state_dict()})
+def _keep_the_last_good(
+    trainer: Trainer, config: RunConfig, splits: Splits, tracked: Run, checkpoint: bool
+) -> str:
+    """The state before training diverged as a checkpoint of the run; the sentence that says so."""
+    good = len(trainer.history)
+    if not good:
+        return "It was in its first epoch: there is nothing to keep."
+    words = f"The state after epoch {good} is kept in {tracked.folder / STATE}."
+    if not checkpoint:
+        return words
+    try:
+        trainer.load(load_state(tracked.folder / STATE))
+        trainer.detector = trainer.judged()
+        model, _ = judge(config, trainer, splits, tracked.id)
+        model.save(tracked.folder / CHECKPOINT)
+        tracked.log_artifact(tracked.folder / CHECKPOINT, "checkpoint")
+    except Exception:  # why training failed matters more than what goes wrong afterwards
+        return words
+    return (
+        f"The model after epoch {good} is kept: score with it by `vqlab evaluate --model "
+        f"{tracked.id[:12]}`."
+    )
 
 
 def evaluate_model(

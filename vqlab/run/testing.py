@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from vqlab.evaluation import (
 )
 from vqlab.model import Model
 from vqlab.plots import write_results
+from vqlab.run.concepts import concept_metrics, show_concepts
 from vqlab.run.judging import judge, make_trainer
 from vqlab.run.settings import RunConfig, resolve
 from vqlab.tracking import Run
@@ -30,6 +32,8 @@ from vqlab.training import choose_device
 
 OnProgress = Callable[[str, int, int], None]
 """Called while images are scored and drawn, with (what, images done, images in all)."""
+AUDIT = "vqlab.audit"
+"""Tag of a tested run: the data audit's warnings, each beginning with its category."""
 BASELINE: Tree = {"name": "mean_image"}
 
 
@@ -48,25 +52,30 @@ def test_model(
     """
     scored = model.score_set(splits.test, partial(on_progress, "scoring the test set"))
     report = evaluate(scored, model.thresholds, config.evaluation, splits.test)
-    report.notes.extend(_audited(splits, tracked))
+    warned, warnings = _audited(splits, tracked)
+    report.notes.extend(warnings)
     report.notes.extend(_broken_promise(scored, model.thresholds))
     beside = alternatives(model, splits.test, splits, config.threshold)
     beside["mean_image"] = evaluate(*_baseline(config, splits))
+    for each in (report, *beside.values()):
+        each.warned.extend(warned)
     split = config.test_split
     for key, other in {split: report, **{f"{split}_{k}": v for k, v in beside.items()}}.items():
         tracked.log_metrics(other.keyed(key))
+    tracked.log_metrics(concept_metrics(model, splits.test, split))
     _keep_evidence(report, tracked)
     tracked.log_dataset(
         f"{splits.source}/{'+'.join(splits.categories)}", splits.fingerprint, str(splits.root),
         context="test",
     )  # fmt: skip
     draw = partial(on_progress, "drawing pictures")
-    size = config.detector.get("codebook_size")
-    folders = write_results(results, model, splits.test, scored, report, draw, size)
+    folders = write_results(results, model, splits.test, scored, report, draw)
     for folder in folders:
         tracked.log_artifacts(folder, f"results/{folder.name}")
     tracked.log_pictures(_chosen_pictures(splits, folders))
-    return report, beside, results if len(folders) > 1 else folders[0]
+    whole = results if len(folders) > 1 else folders[0]
+    show_concepts(model, splits, scored, tracked, whole)
+    return report, beside, whole
 
 
 def _keep_evidence(report: Report, tracked: Run) -> None:
@@ -76,14 +85,21 @@ def _keep_evidence(report: Report, tracked: Run) -> None:
             tracked.log_artifact(Path(folder) / Path(EVIDENCE).name, Path(EVIDENCE).parent.name)
 
 
-def _audited(splits: Splits, tracked: Run) -> list[str]:
-    """Audit the data, record its metrics and warnings, and return the warnings."""
+def _audited(splits: Splits, tracked: Run) -> tuple[list[str], list[str]]:
+    """Audit the data, record its metrics and warnings; the categories warned of, the warnings."""
     audits = audit(splits)
     warnings = [sentence for one in audits.values() for sentence in one.warnings]
     tracked.log_metrics(audit_metrics(audits))
     if warnings:
-        tracked.set_tags({"vqlab.audit": " ".join(warnings)})
-    return warnings
+        tracked.set_tags({AUDIT: " ".join(warnings)})
+    return [category for category, one in audits.items() if one.warned], warnings
+
+
+def warned_of(tags: Mapping[str, str], categories: Iterable[str]) -> list[str]:
+    """Those of the categories that the data audit warned of when a run with these tags was
+    tested."""
+    said = tags.get(AUDIT, "")
+    return [name for name in categories if re.search(rf"(^| ){re.escape(name)}: ", said)]
 
 
 def alternatives(

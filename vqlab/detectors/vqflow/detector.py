@@ -32,10 +32,12 @@ from vqlab.nn.flow import FusionFlow
 from vqlab.nn.hierarchy import Concept, Concepts, Coverage
 from vqlab.nn.patches import drawn, joined, rows_of
 from vqlab.nn.smoothing import smooth
-from vqlab.types import InputSpec, Pyramid, Scores
+from vqlab.types import InputSpec, Pyramid, Scores, UserError
 
 WHITENED_ON = 60_000
 """Patches that the whitening is fitted to."""
+LEAST = 1e-6
+"""Least −log p, up to constants, whose logarithm is taken."""
 SHRINK = 20.0
 """Images of a concept at which what is normal at a place counts half."""
 
@@ -65,6 +67,12 @@ class VQFlow(Detector):
                 quantise=config.quantise, commitment=config.commitment, decay=concept.decay,
                 restart=concept.restart, init=concept.init,
             )  # fmt: skip
+        weights = config.scoring.weights
+        if weights and len(weights) != len(chosen):
+            raise UserError(
+                f"setting detector.scoring.weights must have a number for each of {len(chosen)} "
+                f"levels; got {list(weights)}; set [] to weigh them alike."
+            )
         known = self.concepts.dim if self.concepts is not None else 0
         top = spec.channels[-1]
         self.levels = nn.ModuleList(
@@ -83,15 +91,16 @@ class VQFlow(Detector):
         if config.pattern.coverage:
             self.coverage = Coverage(config.pattern.coverage, self.joined_spec[0])
         self.expectation = Expectation(
-            len(chosen) + (self.coverage is not None), self.joined_spec[1],
+            2 * len(chosen) + (self.coverage is not None), self.joined_spec[1],
             concept.codebook_size if concept.enabled else 1, SHRINK,
         )  # fmt: skip
 
     @torch.no_grad()
     def prepare(self, pyramids: Iterable[Pyramid]) -> None:
         if self.concepts is not None:
-            means = [self.concepts.means(pyramid[-1]) for pyramid in pyramids]
-            self.concepts.fit(torch.cat(means))
+            means = torch.cat([self.concepts.means(pyramid[-1]) for pyramid in pyramids])
+            _enough(len(means), self.config.concept.codebook_size)
+            self.concepts.fit(means)
         if self.coverage is not None:
             most = self.config.pattern.patches
             self.coverage.fit(drawn((rows_of(self._patches(p)) for p in pyramids), most))
@@ -136,8 +145,9 @@ class VQFlow(Detector):
         return Scores(maps, top.values.mean(1))
 
     def _terms(self, pyramid: Pyramid) -> tuple[Tensor, Tensor]:
-        """−log p of each level and the distance to the covering codes, (T, B, h, w) on the finest
-        level's grid, up to constants, per dimension; and the images' concepts (B,)."""
+        """Terms (T, B, h, w) on the finest level's grid, and the images' concepts (B,): −log p of
+        each level, per dimension, up to constants; its logarithm, of each level; and the distance
+        to the covering codes."""
         concept = self._concept(pyramid)
         size, share = self.joined_spec[1], self.config.scoring.jacobian
         terms = []
@@ -148,6 +158,7 @@ class VQFlow(Detector):
                 term = term - share * log_det / level.channels
             maps = term.view(-1, 1, *level.size)
             terms.append(maps if level.size == size else brought(maps, size))
+        terms += [term.clamp_min(LEAST).log() for term in terms]
         if self.coverage is not None:
             _, distance = self.coverage(rows_of(self._patches(pyramid)))
             terms.append(distance.view(-1, 1, *size))
@@ -165,15 +176,13 @@ class VQFlow(Detector):
                 return total.amax((1, 2), keepdim=True) - total
             total = maps.sum(0)
             return 1 - torch.exp(total.amin((1, 2), keepdim=True) - total)
-        weights = torch.ones(len(self.levels))
-        if scoring.weights:
-            weights = torch.tensor(scoring.weights)
-        weights = weights / weights.sum()
-        if self.coverage is not None:
-            share = scoring.coverage
-            weights = torch.cat([(1 - share) * weights, torch.tensor([share])])
         measured = self.expectation.measure(terms, concept, scoring.standardise)
-        one = (weights.to(measured)[:, None, None, None] * measured).sum(0)
+        count = len(self.levels)
+        chosen = measured[count : 2 * count] if scoring.scale == "log" else measured[:count]
+        weights = torch.tensor(scoring.weights or [1.0] * count).to(chosen)
+        one = (weights[:, None, None, None] * chosen).sum(0) / weights.sum()
+        if self.coverage is not None:
+            one = (1 - scoring.coverage) * one + scoring.coverage * measured[-1]
         return brought(one[None], size)[0]
 
     @torch.no_grad()
@@ -334,3 +343,13 @@ class VQFlow(Detector):
 
     def _quadratic(self, level: Level, z: Tensor, concept: Concept | None) -> Tensor:
         return level.base.quadratic(z.flatten(0, 1), self._prototypes(z, concept))
+
+
+def _enough(images: int, codebook_size: int) -> None:
+    """Raise UserError where there are more prototypes than images: each would be one image."""
+    if images < codebook_size:
+        raise UserError(
+            f"setting detector.concept.codebook_size: {codebook_size} prototypes need as many "
+            f"training images; got {images}; set it to {max(1, images // 4)}, or train several "
+            "categories together (data.joint=true)."
+        )

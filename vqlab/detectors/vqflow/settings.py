@@ -82,9 +82,12 @@ class Scoring(Settings):
     the place (`place`); `none`: not. See `Expectation`."""
     weights: tuple[float, ...] = ()
     """Of the levels in the sum, finest first; none: alike."""
+    scale: Literal["log", "linear"] = "log"
+    """Of a level's −log p in the sum: its logarithm, so that a few wild places do not drown the
+    rest, or as it is."""
     jacobian: float = Field(0.0, ge=0, le=1)
     """Share of −log |det| in a level's score: 0, the latent's density alone; 1, the features'."""
-    coverage: float = Field(0.7, ge=0, le=1)
+    coverage: float = Field(0.5, ge=0, le=1)
     """Share of the distance to the covering codes in the map."""
     smoothing: float = Field(1 / 64, ge=0, le=0.25)
     """Standard deviation of the Gaussian over the map, as a share of the image's side."""
@@ -127,6 +130,11 @@ class VQFlowSettings(Settings):
             raise ValueError(
                 "flow.fusion and several flow.blocks are for a flow of each level; got levels "
                 "joined; set detector.levels=each"
+            )
+        if self.scoring.jacobian and self.scoring.scale == "log" and self.scoring.combine == "sum":
+            raise ValueError(
+                "scoring.jacobian may make a term negative, which has no logarithm; got scale log; "
+                "set detector.scoring.scale=linear"
             )
         if self.scoring.jacobian and (self.flow.fusion or self.flow.kernel > 1):
             raise ValueError(

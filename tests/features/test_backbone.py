@@ -1,0 +1,290 @@
+"""The frozen backbone: what it gives, what it takes, and what it says where it cannot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from huggingface_hub import constants as hub
+
+from vqlab.config import dump, validate
+from vqlab.features import Backbone, FeatureSettings
+from vqlab.types import UserError
+
+SIDE = 64
+WEIGHTS = os.environ.get("VQLAB_WEIGHTS")
+
+
+def settings(**values: object) -> FeatureSettings:
+    return validate(FeatureSettings, values, "features.")
+
+
+def built(size: int = SIDE, **values: object) -> Backbone:
+    return Backbone(settings(**{"backbone": "test_resnet", "weights": "random", **values}), size)
+
+
+def images(count: int = 3, size: int = SIDE) -> torch.Tensor:
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(7))
+
+
+def test_pixels_are_the_image_itself_and_hold_nothing():
+    backbone = Backbone(FeatureSettings(), 32)
+    x = images(2, 32)
+    assert backbone(x)[0] is x
+    assert backbone.state_dict() == {} and not backbone.kept
+
+
+def test_levels_of_stride_8_and_16_by_default_and_no_layer_beyond_them():
+    backbone = built(backbone="resnet18")
+    assert backbone.spec.channels == (128, 256)
+    assert backbone.spec.sizes == ((8, 8), (4, 4))
+    assert backbone.spec.image_size == (SIDE, SIDE)
+    pyramid = backbone(images())
+    assert [tuple(level.shape) for level in pyramid] == [(3, 128, 8, 8), (3, 256, 4, 4)]
+    assert not [name for name in backbone.state_dict() if "layer4" in name]
+
+
+def test_the_levels_are_those_of_timm_after_its_mean_and_std():
+    backbone = built(levels=[1, 4])
+    network = timm.create_model("test_resnet", features_only=True, out_indices=(1, 4)).eval()
+    own = backbone.network.model.state_dict()
+    network.load_state_dict(own)
+    mean, std = (network.pretrained_cfg[name] for name in ("mean", "std"))
+    x = images(1)
+    with torch.no_grad():
+        wanted = network((x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1))
+    for mine, theirs in zip(backbone(x), wanted, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)  # half precision
+
+
+def test_it_is_frozen_whatever_is_asked_of_it():
+    backbone = built()
+    before = [level.clone() for level in backbone(images())]
+    backbone.train()
+    assert not any(module.training for module in backbone.modules())
+    assert not any(weight.requires_grad for weight in backbone.parameters())
+    after = backbone(images().requires_grad_())
+    assert all(
+        torch.equal(a, b) and not b.requires_grad for a, b in zip(before, after, strict=True)
+    )
+
+
+def test_features_do_not_depend_on_batch_mates_and_are_half_precision_numbers():
+    backbone = built()
+    x = images(5)
+    for whole, alone in zip(backbone(x), backbone(x[3:4]), strict=True):
+        assert torch.equal(whole[3:4], alone)
+        assert whole.dtype == torch.float32 and whole.is_contiguous()
+        assert torch.equal(whole, whole.half().float())
+
+
+def test_a_value_beyond_half_precision_stays_finite():
+    backbone = built()
+    with torch.no_grad():
+        for weight in backbone.parameters():
+            weight.mul_(30)
+    assert all(level.isfinite().all() for level in backbone(images()))
+
+
+def test_random_weights_come_from_their_seed_and_move_no_other_draw():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, again, other = built(), built(), built(seed=1)
+    assert torch.equal(torch.rand(3), expected)
+    assert first.key == again.key != other.key
+    assert torch.equal(first(images())[0], again(images())[0])
+
+
+def test_the_key_changes_with_all_that_changes_features():
+    keys = {
+        built().key,
+        built(levels=[1, 2]).key,
+        built(pool="avg").key,
+        built(pool="max").key,
+        built(size=96).key,
+        built(backbone="test_convnext").key,
+        Backbone(FeatureSettings(), SIDE).key,
+    }
+    assert len(keys) == 7
+
+
+def test_pooling_halves_every_level_but_the_last():
+    plain, avg, top = (
+        built(levels=[1, 2, 3]),
+        *(built(levels="1,2,3", pool=p) for p in ("avg", "max")),
+    )
+    assert avg.spec.sizes == top.spec.sizes == ((8, 8), (4, 4), (4, 4))
+    x = images(1)
+    assert torch.equal(plain(x)[2], avg(x)[2])
+    assert (top(x)[0] >= avg(x)[0] - 1e-3).all()
+
+
+def test_a_network_of_patches():
+    assert built(160, backbone="test_vit").spec.sizes == ((10, 10), (10, 10))
+
+
+def test_a_network_that_puts_its_channels_last():
+    backbone = built()
+    plain, network = backbone(images()), backbone.network
+    last = network.model
+    network._modules["model"] = lambda x: [level.permute(0, 2, 3, 1) for level in last(x)]
+    for a, b in zip(backbone(images()), plain, strict=True):
+        assert torch.equal(a, b) and a.is_contiguous()
+
+
+@pytest.mark.slow
+def test_swin_puts_its_channels_last():
+    backbone = built(224, backbone="swin_tiny_patch4_window7_224")
+    assert backbone.spec.channels == (192, 384) and backbone.spec.sizes == ((28, 28), (14, 14))
+
+
+@pytest.mark.parametrize(
+    ("values", "size", "words"),
+    [
+        ({"backbone": "resnet81"}, 64, "features.backbone: resnet81 does not exist.*resnet18"),
+        ({"backbone": "zzz"}, 64, "zzz does not exist; choose a timm network"),
+        ({"backbone": "resnet18.nothing"}, 64, "gives no feature maps.*nothing"),
+        (
+            {"levels": [2, 5]},
+            64,
+            r"levels 0 \(stride 2, 32 channels\), .*4 \(stride 32.*got \[2, 5\]",
+        ),
+        ({}, 100, "data.image_size: must be a multiple of 16.*nearest are 96 and 112"),
+        ({"backbone": "test_vit"}, 64, "only images of 160 px; got 64; set data.image_size=160"),
+    ],
+)
+def test_what_does_not_go_together_is_one_sentence(values, size, words):
+    with pytest.raises(UserError, match=words):
+        built(size, **values)
+
+
+@pytest.mark.parametrize("levels", [[3, 2], [2, 2], [-1], [], "two", 1.5])
+def test_levels_must_be_rising_numbers(levels):
+    with pytest.raises(UserError, match="setting features.levels"):
+        settings(levels=levels)
+
+
+def test_settings_take_what_a_command_line_gives(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = settings(backbone="resnet18", levels="2,3", weights="~/w.pth")
+    assert given.levels == (2, 3) and settings(levels=2).levels == (2,)
+    assert given.weights == str(tmp_path / "w.pth")
+    assert validate(FeatureSettings, dump(given)) == given
+    assert given.tags == {"vqlab.backbone": "resnet18"}
+    assert settings(backbone="resnet18", weights="random").tags["vqlab.features"] == "random"
+
+
+def test_weights_of_a_file_that_holds_more_than_needed(tmp_path):
+    source = built(levels=[2, 3, 4])
+    state = dict(source.network.model.state_dict()) | {"fc.weight": torch.ones(2, 2)}
+    del state["conv1.1.num_batches_tracked"]  # counts training steps; some files lack it
+    torch.save({"state_dict": state}, tmp_path / "w.pth")
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    wanted = built(levels=[2, 3])  # the same seed, but fewer layers to draw
+    for name in ("w.pth", "w.safetensors"):
+        backbone = built(weights=str(tmp_path / name))
+        assert torch.equal(backbone(images())[0], source(images())[0])
+        assert list(backbone.state_dict()) == list(wanted.state_dict())
+
+
+def test_weights_of_the_whole_network_fit_where_timm_renames_their_keys(tmp_path):
+    whole = timm.create_model("test_convnext")
+    torch.save(whole.state_dict(), tmp_path / "whole.pth")
+    backbone = built(backbone="test_convnext", weights=str(tmp_path / "whole.pth"))
+    own = backbone.network.model.state_dict()
+    assert torch.equal(
+        own["stages_1.blocks.0.conv_dw.weight"], whole.stages[1].blocks[0].conv_dw.weight
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "must be hub, random, or the file.*does not exist"),
+        (b"no weights at all", "cannot be read as a state dict"),
+        ({}, "holds no tensors by name"),
+        ([1, 2], "holds no tensors by name"),
+        (
+            {"conv1.0.weight": torch.ones(8, 3, 7, 7)},
+            r"does not fit test_resnet: conv1.0.weight is \(8, 3, 7, 7\) and must be \(16, 3, 3, "
+            r"3\), conv1.1.weight is missing, .*and \d+ more; give a state dict of test_resnet",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_one_sentence(tmp_path, content, words):
+    path = tmp_path / "w.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(UserError, match=words) as caught:
+        built(weights=str(path))
+    assert str(path) in str(caught.value)
+
+
+@pytest.fixture
+def empty_hub(monkeypatch, tmp_path):
+    """A hub that nobody answers at, and an empty cache of it."""
+    monkeypatch.setattr(hub, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return tmp_path / "hub"
+
+
+def test_offline_and_not_cached_is_one_sentence_that_says_what_to_do(empty_hub):
+    with pytest.raises(
+        UserError, match="weights of test_resnet are not on this machine.*features.weig"
+    ):
+        built(weights="hub")
+    assert not hub.HF_HUB_OFFLINE  # as it was
+
+
+def test_a_network_without_weights_at_the_hub_says_so(empty_hub):
+    with pytest.raises(UserError, match="features.weights: No pretrained weights.*state dict"):
+        built(160, backbone="test_mambaout", weights="hub")
+
+
+def test_offline_and_cached_needs_no_network(empty_hub):
+    folder = empty_hub / "models--timm--test_resnet.r160_in1k"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    place = folder / "snapshots" / ("0" * 40)
+    place.mkdir(parents=True)
+    whole = timm.create_model("test_resnet")
+    safetensors.torch.save_file(whole.state_dict(), place / "model.safetensors")
+    backbone = built(backbone="test_resnet", weights="hub")
+    assert torch.equal(backbone.network.model.conv1[0].weight, whole.conv1[0].weight)
+
+
+def test_a_backbone_is_filled_from_its_state_without_the_source_of_its_weights(tmp_path, empty_hub):
+    torch.save(built().network.model.state_dict(), tmp_path / "w.pth")
+    first = built(weights=str(tmp_path / "w.pth"))
+    (tmp_path / "w.pth").unlink()
+    again = Backbone(first.settings, SIDE, first.state_dict())
+    assert again.key == first.key
+    assert torch.equal(again(images())[1], first(images())[1])
+    Backbone(
+        settings(backbone="test_resnet"), SIDE, first.state_dict()
+    )  # hub: nothing is asked of it
+    with pytest.raises(RuntimeError, match="size mismatch|Missing key"):
+        Backbone(settings(backbone="test_convnext"), SIDE, first.state_dict())
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not WEIGHTS, reason="VQLAB_WEIGHTS is not set: no real weights here")
+def test_real_weights_fit_and_say_what_they_lack():
+    folder = Path(WEIGHTS or "")
+    resnet = str(folder / "resnet18_layer1to3.pth")
+    assert built(256, backbone="resnet18", weights=resnet).spec.channels == (128, 256)
+    mobile = built(256, backbone="mobilenetv2_100", weights=str(folder / "mobilenetv2_100.pth"))
+    assert mobile.spec.channels == (32, 96)
+    with pytest.raises(UserError, match="layer4.0.conv1.weight is missing"):
+        built(backbone="resnet18", weights=resnet, levels=[2, 4])
+    with pytest.raises(UserError, match="does not fit mobilenetv2_100"):
+        built(backbone="mobilenetv2_100", weights=resnet)

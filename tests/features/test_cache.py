@@ -1,0 +1,320 @@
+"""Features kept on disk: a hit is a miss, one process works, and what is broken is made again."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vqlab.config import validate
+from vqlab.data import DataSettings, ImageSet, load_dataset
+from vqlab.evaluation import score_images
+from vqlab.features import (
+    Backbone,
+    FeatureSettings,
+    clear_files,
+    kept_features,
+    kept_files,
+    pyramids,
+    store,
+)
+from vqlab.types import Scores, UserError
+
+CPU = torch.device("cpu")
+SIDE = 32
+CHILD = f"""
+import importlib.util, pathlib, sys, time
+import numpy as np
+spec = importlib.util.spec_from_file_location("store", {str(store.__file__)!r})  # without torch
+store = sys.modules["store"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(store)
+
+def make():
+    with open("log", "a") as log:
+        log.write("made ")
+    for row in range(3):
+        yield np.full((1, 4), row, np.float16)
+        pathlib.Path("writing").touch()
+        time.sleep(float(sys.argv[1]))
+
+print(store.kept_records("some", {{}}, 3, 4, make).sum())
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A cache of the test's own."""
+    monkeypatch.setenv("VQLAB_CACHE", str(tmp_path / "kept"))
+    return tmp_path / "kept"
+
+
+def data(root: Path, **values: object) -> DataSettings:
+    tree = {"root": str(root), "categories": "all", "image_size": SIDE, **values}
+    return validate(DataSettings, tree, "data.")
+
+
+@pytest.fixture
+def backbone() -> Backbone:
+    return Backbone(FeatureSettings(backbone="test_resnet", weights="random"), SIDE)
+
+
+def counted(backbone: Backbone) -> list[int]:
+    """Grows by one number, images seen, with every call of the network."""
+    seen: list[int] = []
+    assert backbone.network is not None
+    backbone.network.register_forward_hook(lambda m, args, out: seen.append(len(args[0])))
+    return seen
+
+
+def fresh(backbone: Backbone, images: ImageSet) -> tuple[torch.Tensor, ...]:
+    return backbone(images.batch(range(len(images))).images)
+
+
+def test_a_hit_is_a_miss_exactly_and_asks_nothing_of_the_network(backbone, small_root, folder):
+    splits = load_dataset(data(small_root))
+    seen = counted(backbone)
+    calls: list[tuple[int, int]] = []
+    first = kept_features(backbone, splits.train, CPU, lambda *done: calls.append(done))
+    assert sum(seen) == len(splits.train) and calls[-1][0] == calls[-1][1]
+    del seen[:], calls[:]
+    again = kept_features(backbone, splits.train, CPU, lambda *done: calls.append(done))
+    assert seen == [] and calls == []
+    everything = range(len(splits.train))
+    wanted = fresh(backbone, splits.train)
+    for kept in (first, again):
+        for a, b in zip(kept(everything), wanted, strict=True):
+            assert torch.equal(a, b) and a.dtype == torch.float32 and a.is_contiguous()
+    assert [a.shape[0] for a in again([5, 1, 5])] == [3, 3]
+    assert torch.equal(again([5, 1])[0], wanted[0][[5, 1]])
+    sizes = {path.stat().st_size for path in folder.glob("*.features")}
+    numbers = sum(c * h * w for c, (h, w) in zip(backbone.spec.channels, backbone.spec.sizes))  # noqa: B905
+    counts = {len(splits.train.of_category(name)) for name in splits.categories}
+    assert sizes == {store.HEADER + 2 * numbers * count for count in counts}
+
+
+def test_subsets_and_a_model_of_one_category_share_the_files(backbone, small_root, folder):
+    joint = load_dataset(data(small_root))
+    for images in (joint.train, joint.validation):
+        kept_features(backbone, images, CPU)
+    before = sorted(folder.glob("*.features"))
+    assert len(before) == 2 * len(joint.categories)
+    seen = counted(backbone)
+    alone = load_dataset(data(small_root, categories=["cable"]))
+    parts = (
+        joint.held_out,
+        joint.train.subset([7, 2, 15]),
+        joint.train.subset([9, 4, 1]).subset([2, 0]),
+        joint.train.of_category("fabric"),
+        alone.train,
+        alone.held_out,
+    )
+    for images in parts:
+        kept = kept_features(backbone, images, CPU)
+        assert seen == []
+        for a, b in zip(kept(range(len(images))), fresh(backbone, images), strict=True):
+            assert torch.equal(a, b)
+        del seen[:]
+    assert sorted(folder.glob("*.features")) == before
+
+
+def test_what_changes_an_image_or_the_backbone_is_another_file(backbone, small_root, tmp_path):
+    own = shutil.copytree(small_root, tmp_path / "own")
+    seen = counted(backbone)
+
+    def extracted(root: Path, network: Backbone = backbone, **values: object) -> bool:
+        kept_features(network, load_dataset(data(root, categories=["fabric"], **values)).train, CPU)
+        asked = bool(seen)
+        del seen[:]
+        return asked
+
+    assert extracted(small_root)
+    assert not extracted(own)  # the same pictures elsewhere
+    assert extracted(own, brightness="border")
+    assert extracted(own, seed=1)  # other images held out
+    photo = own / "fabric" / "train" / "good" / "003.png"
+    shutil.copy(own / "fabric" / "train" / "good" / "004.png", photo)
+    assert extracted(own)
+    settings = backbone.settings.model_copy(update={"pool": "avg"})
+    other = Backbone(settings, SIDE)
+    seen = counted(other)
+    assert extracted(own, other)
+    assert not extracted(own, other)
+
+
+def test_pixels_and_cache_off_keep_nothing(backbone, small_root, folder):
+    images = load_dataset(data(small_root, categories=["fabric"])).train
+    off = Backbone(backbone.settings.model_copy(update={"cache": False}), SIDE)
+    assert kept_features(Backbone(FeatureSettings(), SIDE), images, CPU) is None
+    assert kept_features(lambda x: (x,), images, CPU) is None
+    assert kept_features(off, images, CPU) is None
+    order = [3, 0, 3, 1, 2]
+    without, with_cache = ([*pyramids(b, images, 2, CPU, order)] for b in (off, backbone))
+    assert [len(pyramid[0]) for pyramid in without] == [2, 2, 1]
+    for a, b in zip(without, with_cache, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+class Brightness:
+    """Scores by the finest level's first channel."""
+
+    def score(self, pyramid):
+        level = torch.nn.functional.interpolate(pyramid[0], (SIDE, SIDE))
+        return Scores(level[:, 0], level.mean(dim=(1, 2, 3)))
+
+
+def test_scores_are_the_same_with_and_without_the_cache(backbone, small_root, folder):
+    images = load_dataset(data(small_root)).validation
+    off = Backbone(backbone.settings.model_copy(update={"cache": False}), SIDE)
+    wanted = score_images(Brightness(), off, images, 1)
+    assert not folder.exists()
+    for size in (1, 5):
+        scored = score_images(Brightness(), backbone, images, size)
+        assert np.array_equal(scored.image_scores, wanted.image_scores)
+        assert all(np.array_equal(a, b) for a, b in zip(scored.maps, wanted.maps, strict=True))
+
+
+def records(count: int = 3, length: int = 4, about: dict[str, str] | None = None) -> store.Halves:
+    """A file `some` of rows 0, 1, 2 …"""
+    make: Callable[[], Iterator[store.Halves]] = lambda: (  # noqa: E731
+        np.full((1, length), row, np.float16) for row in range(count)
+    )
+    return store.kept_records("some", about or {}, count, length, make)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def beheaded(path: Path) -> None:
+    os.truncate(path, 20)
+
+
+def longer(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"more")
+
+
+def newer(path: Path) -> None:
+    raw = path.read_bytes()
+    header = json.loads(raw[: store.HEADER]) | {"format": store.FORMAT + 1}
+    path.write_bytes(json.dumps(header).encode().ljust(store.HEADER) + raw[store.HEADER :])
+
+
+def foreign(path: Path) -> None:
+    path.write_bytes(b"\x00" * 9000)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (cut, "are cut short"),
+        (beheaded, "are cut short, or not of vqlab"),
+        (longer, "are cut short"),
+        (newer, f"have format {store.FORMAT + 1}, and this vqlab's is {store.FORMAT}"),
+        (foreign, "not of vqlab"),
+    ],
+)
+def test_a_spoilt_file_is_made_again_and_said(folder, caplog, spoil, words):
+    records()
+    assert not caplog.records
+    spoil(folder / "some.features")
+    assert np.array_equal(records(), [[row] * 4 for row in range(3)])
+    (said,) = caplog.messages
+    assert words in said and "extracted again" in said and str(folder) in said
+    records()
+    assert len(caplog.records) == 1
+
+
+def test_a_file_about_something_else_is_made_again(caplog, folder):
+    records(about={"key": "a"})
+    records(about={"key": "b"})
+    assert "something else" in caplog.text
+
+
+def test_records_are_read_only():
+    with pytest.raises(ValueError, match="read-only"):
+        records()[0] = 1
+
+
+def child(tmp_path: Path, seconds: float) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-c", CHILD, str(seconds)]
+    return subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+
+
+def test_of_several_processes_one_works_and_a_killed_one_leaves_no_half_file(tmp_path, folder):
+    with child(tmp_path, 600) as killed:
+        while not (tmp_path / "writing").exists():
+            assert killed.poll() is None
+            time.sleep(0.02)
+        assert not (folder / "some.features").exists()
+        killed.send_signal(signal.SIGKILL)
+    (left,) = kept_files()
+    assert left.path.suffix == ".part" and not left.backbone
+
+    (tmp_path / "log").unlink()
+    children = [child(tmp_path, 0.1) for _ in range(3)]
+    assert [process.communicate()[0].strip() for process in children] == ["12.0"] * 3
+    assert (tmp_path / "log").read_text() == "made "
+    assert [path.name for path in folder.glob("some*")] == ["some.features"]
+
+
+def test_an_error_while_extracting_leaves_nothing(folder):
+    def make() -> Iterator[store.Halves]:
+        yield np.zeros((1, 4), np.float16)
+        raise UserError("image x is bad.")
+
+    with pytest.raises(UserError, match="image x is bad"):
+        store.kept_records("some", {}, 2, 4, make)
+    assert not list(folder.glob("some*"))
+    assert len(records()) == 3
+
+
+def test_a_full_disk_is_one_sentence(folder, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(
+            UserError, match="cannot be kept in .*the disk is full; set VQLAB_CACHE"
+        ):
+            records()
+    assert not list(folder.glob("some*"))
+    with pytest.raises(UserError, match="the disk is full"):  # known before the work
+        store.kept_records("large", {}, 10**9, 10**9, lambda: pytest.fail("it was tried"))
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(folder):
+    folder.write_text("a file in its place")
+    with pytest.raises(UserError, match="cannot be kept in .*features.cache=false"):
+        records()
+
+
+def test_clearing_by_last_use_spares_what_is_being_written(folder):
+    records()
+    (folder / "old.part").write_bytes(b"123")
+    long_ago = time.time() - 10 * 86400
+    os.utime(folder / "old.part", (long_ago, long_ago))
+    assert [file.path.name for file in kept_files()] == ["some.features", "old.part"]
+    assert [file.path.name for file in clear_files(older_than=7)] == ["old.part"]
+    with store._lock(folder / "some.features"):
+        assert clear_files() == []
+    assert [file.images for file in clear_files()] == [3]
+    assert kept_files() == []
+
+
+def test_reading_counts_as_use(folder):
+    records()
+    os.utime(folder / "some.features", (0, 0))
+    records()
+    assert time.time() - kept_files()[0].used < 60

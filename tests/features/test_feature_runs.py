@@ -1,0 +1,137 @@
+"""Runs on a timm backbone: tags, states, checkpoints that need no weights file, the command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from typer.testing import CliRunner
+
+from vqlab.checkpoint import BACKBONE, load_checkpoint, load_state, save_checkpoint
+from vqlab.cli import app
+from vqlab.data import load_dataset
+from vqlab.model import Model
+from vqlab.run import Outcome, make_trainer, resolve, run
+from vqlab.tracking import Tracker
+from vqlab.types import UserError
+
+SCORE = """
+import sys
+from pathlib import Path
+from vqlab.model import Model
+model = Model.load(Path(sys.argv[1]), "cpu")
+print(repr(model.score(sys.argv[2]).score))
+"""
+
+
+def tree(root: Path, **features: object) -> dict[str, object]:
+    return {
+        "data": {"root": str(root), "categories": ["fabric"], "image_size": 64},
+        "features": {"backbone": "test_resnet", **features},
+        "detector": {"name": "mean_image"},
+        "training": {"epochs": 0, "device": "cpu"},
+    }
+
+
+@pytest.fixture(scope="module")
+def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
+    return Tracker.open(tmp_path_factory.mktemp("tracked") / "mlruns")
+
+
+@pytest.fixture(scope="module")
+def outcome(
+    small_root: Path, tracker: Tracker, tmp_path_factory: pytest.TempPathFactory
+) -> Outcome:
+    """A run on weights from a file that is then deleted."""
+    place = tmp_path_factory.mktemp("run")
+    torch.manual_seed(3)
+    torch.save(timm.create_model("test_resnet").state_dict(), place / "w.pth")
+    config = resolve(tree(small_root, weights=str(place / "w.pth")))
+    said: list[str] = []
+    done = run(
+        config,
+        tracker,
+        results=place / "results",
+        on_progress=lambda what, done, total: said.append(what),
+    )
+    assert said[0] == "extracting features"
+    (place / "w.pth").unlink()
+    return done
+
+
+def test_a_checkpoint_needs_neither_hub_nor_weights_file(outcome, small_root):
+    tensors, _ = load_checkpoint(outcome.checkpoint)
+    assert any(key.startswith(BACKBONE) for key in tensors)
+    image = sorted((small_root / "fabric" / "test" / "hole").glob("*.png"))[0]
+    expected = outcome.model.score(image).score
+    arguments = [sys.executable, "-c", SCORE, str(outcome.checkpoint), str(image)]
+    fresh = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert float(fresh.stdout) == expected
+
+
+def test_a_loaded_model_scores_the_cached_test_set_alike(outcome, small_root):
+    splits = load_dataset(resolve(tree(small_root)).data)
+    wanted = outcome.model.score_set(splits.test)
+    loaded = Model.load(outcome.checkpoint, "cpu")
+    assert loaded.backbone.key == outcome.model.backbone.key
+    assert np.array_equal(loaded.score_set(splits.test).image_scores, wanted.image_scores)
+    for index, sample in enumerate(splits.test.samples):
+        assert loaded.score(sample.path).score == wanted.image_scores[index]
+
+
+def test_a_checkpoint_whose_backbone_is_not_whole_is_one_sentence(outcome, tmp_path):
+    _, meta = load_checkpoint(outcome.checkpoint)
+    path = save_checkpoint(tmp_path / "m.safetensors", outcome.model.detector, meta)
+    with pytest.raises(UserError, match="does not fit its own settings"):
+        Model.load(path, "cpu")
+
+
+def test_a_detector_must_not_use_the_backbones_prefix(tmp_path):
+    detector = torch.nn.ModuleDict({"backbone": torch.nn.Linear(1, 1)})
+    with pytest.raises(TypeError, match="must not begin with 'backbone.'"):
+        save_checkpoint(tmp_path / "m.safetensors", detector, {})
+
+
+def test_a_run_is_tagged_with_its_backbone(tracker, small_root, tmp_path):
+    config = resolve(tree(small_root, weights="random"))
+    done = run(config, tracker, test=False, results=tmp_path / "results")
+    tags = tracker.find(done.run_id).tags
+    assert tags["vqlab.backbone"] == "test_resnet" and tags["vqlab.features"] == "random"
+
+
+def test_training_state_holds_no_backbone_and_knows_it(small_root, tmp_path):
+    from vqlab.checkpoint import save_state
+
+    first, other = (
+        make_trainer(config, load_dataset(config.data), torch.device("cpu"))
+        for config in (resolve(tree(small_root, weights="random", seed=s)) for s in (0, 1))
+    )
+    save_state(tmp_path / "s", first.state())
+    state = load_state(tmp_path / "s")
+    assert (tmp_path / "s").stat().st_size < 200_000  # the network alone has 100,000 weights
+    first.load(state)
+    with pytest.raises(UserError, match="the backbone that it began with"):
+        other.load(state)
+
+
+def test_the_command_shows_and_clears_the_cache(monkeypatch, small_root, tmp_path):
+    monkeypatch.setenv("VQLAB_CACHE", str(tmp_path / "kept"))
+    called = CliRunner().invoke(app, ["data", "cache"])
+    assert called.exit_code == 0 and "0 files, 0.0 MB" in called.output
+    config = resolve(tree(small_root, weights="random"))
+    make_trainer(config, load_dataset(config.data), torch.device("cpu")).fit(lambda e, m: None)
+    (tmp_path / "kept" / "dead.part").write_bytes(b"x")
+    shown = CliRunner().invoke(app, ["data", "cache"]).output
+    assert "test_resnet" in shown and "fabric" in shown and "2 files" in shown
+    assert "not whole: dead.part" in shown
+    refused = CliRunner().invoke(app, ["data", "cache", "--older-than", "3"])
+    assert isinstance(refused.exception, UserError)
+    kept = CliRunner().invoke(app, ["data", "cache", "--clear", "--older-than", "3"]).output
+    assert "0 files deleted" in kept
+    assert "2 files deleted" in CliRunner().invoke(app, ["data", "cache", "--clear"]).output
+    assert not list((tmp_path / "kept").glob("*.features"))

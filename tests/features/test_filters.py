@@ -1,0 +1,113 @@
+"""The fixed filter bank: what each kind of channel sees, and what it is blind to."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from vqlab.config import validate
+from vqlab.features import Backbone, FeatureSettings
+from vqlab.features.filters import FilterBank, gabor_filters, octaves_of, spread
+from vqlab.types import UserError
+
+SIDE = 64
+MAGNITUDE, SIGN = slice(0, 12), slice(12, 24)
+"""Channels of a level's finest octave."""
+
+
+def backbone(side: int = SIDE, **settings: object) -> Backbone:
+    return Backbone(validate(FeatureSettings, {"backbone": "filters", **settings}), side)
+
+
+def features(image: Tensor, level: int = 2) -> Tensor:
+    """Of a grey image (SIDE, SIDE) or one (3, SIDE, SIDE), as the filters give them, (C, h, w)."""
+    bank = FilterBank(validate(FeatureSettings, {"backbone": "filters", "levels": [level]}), SIDE)
+    found = bank(image.expand(3, SIDE, SIDE)[None])[0][0]
+    return found * spread(level)[:, None, None]
+
+
+def stripes(angle: float, wavelength: float = 4.5) -> Tensor:
+    y, x = torch.meshgrid(torch.arange(float(SIDE)), torch.arange(float(SIDE)), indexing="ij")
+    angle = torch.deg2rad(torch.tensor(angle))
+    return 0.5 + 0.2 * torch.sin(2 * torch.pi / wavelength * (x * angle.cos() + y * angle.sin()))
+
+
+def test_levels_of_stride_8_and_16_by_default() -> None:
+    spec = backbone().spec
+    assert spec.sizes == ((8, 8), (4, 4)) and spec.channels == (79, 81)
+    assert len(spread(2)) == 79 and len(spread(3)) == 81
+
+
+def test_chosen_levels() -> None:
+    chosen = backbone(levels=[1, 4])
+    assert chosen.spec.sizes == ((16, 16), (2, 2))
+    assert chosen.spec.channels == (len(spread(1)), len(spread(4)))
+    assert [list(octaves_of(level)) for level in (1, 2, 4)] == [[0, 1], [0, 1, 2], [2, 3, 4]]
+
+
+def test_filters_are_blind_to_a_constant_and_of_unit_norm() -> None:
+    filters = gabor_filters()
+    assert filters.shape == (12, 1, 7, 7)
+    torch.testing.assert_close(filters.sum((1, 2, 3)), torch.zeros(12), atol=1e-5, rtol=0)
+    torch.testing.assert_close(filters.square().sum((1, 2, 3)), torch.ones(12))
+
+
+def test_a_constant_image_has_colour_and_nothing_else() -> None:
+    image = torch.tensor([0.6, 0.3, 0.1]).view(3, 1, 1)
+    found = features(image)
+    edges, colour = found[:-3], found[-3:, 0, 0]
+    assert float(edges.abs().max()) < 0.011  # the root of the floor
+    torch.testing.assert_close(colour, torch.tensor([1 / 3, 0.3, -0.35]))
+
+
+@pytest.mark.parametrize("place", range(6))
+def test_stripes_answer_in_their_own_direction(place: int) -> None:
+    inside = features(stripes(30.0 * place))[MAGNITUDE, 2:-2, 2:-2].mean((1, 2))
+    assert int((inside[:6] + inside[6:]).argmax()) == place
+
+
+def test_the_octave_follows_the_size() -> None:
+    for octave in range(3):
+        found = features(stripes(0, 4.5 * 2**octave))[:, 2:-2, 2:-2].mean((1, 2))
+        starts = (0, 24, 50)  # octave 0 has no colour differences
+        strongest = [float(found[start : start + 12].max()) for start in starts]
+        assert strongest.index(max(strongest)) == octave
+
+
+def test_signs_tell_bright_on_dark_from_dark_on_bright() -> None:
+    image = torch.full((SIDE, SIDE), 0.5)
+    image[:, 32:34] += 0.2
+    bright, dark = features(image), features(1 - image)
+    torch.testing.assert_close(bright[MAGNITUDE], dark[MAGNITUDE], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(bright[SIGN], -dark[SIGN], atol=1e-4, rtol=1e-4)
+    assert float(bright[SIGN].abs().max()) > 0.05
+
+
+def test_a_grey_image_has_no_colour() -> None:
+    found = features(torch.rand(SIDE, SIDE, generator=torch.Generator().manual_seed(0)))
+    assert float(found[-2:].abs().max()) < 1e-6
+    assert float(found[48:50].max()) < 0.0101  # differences in octave 1: the root of the floor
+
+
+def test_the_same_numbers_without_and_with_a_state() -> None:
+    image = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    one = backbone()
+    two = Backbone(one.settings, SIDE, one.state_dict())
+    for left, right in zip(one(image), two(image), strict=True):
+        assert torch.equal(left, right)
+    assert one.key == two.key != backbone(levels=[2]).key
+
+
+@pytest.mark.parametrize(
+    ("settings", "side", "words"),
+    [
+        ({"weights": "random"}, 64, "filters has no weights to load; got random"),
+        ({"levels": [0, 1]}, 64, r"has the levels 1 \(stride 4\), 2 .*; got \[0, 1\]"),
+        ({"levels": [2, 5]}, 64, r"4 \(stride 32\); got \[2, 5\]"),
+        ({}, 72, "must be a multiple of 16, .* the nearest are 64 and 80"),
+    ],
+)
+def test_what_does_not_go_is_a_sentence(settings: dict[str, object], side: int, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        backbone(side, **settings)

@@ -1,0 +1,123 @@
+"""The frozen network before the detector: images → pyramid, the same numbers for every run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vqlab.config import digest
+from vqlab.errors import UserError
+from vqlab.features.filters import FILTERS, FilterBank
+from vqlab.features.settings import PIXELS, FeatureSettings
+from vqlab.types import InputSpec, Pyramid
+
+HALF = torch.finfo(torch.float16).max
+
+
+class Network(Protocol):
+    """What a frozen network must offer: an nn.Module whose whole state is its state dict."""
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """Images (B, 3, S, S) in [0, 1] → its chosen levels (B, C_l, h_l, w_l), finest first."""
+
+
+def build_network(settings: FeatureSettings, image_size: int, bare: bool) -> nn.Module | None:
+    """The network that `settings` name, see `Network`; none for `pixels`.
+
+    bare: without its weights, which come with `load_state_dict`. Raises UserError for names,
+    levels, weights and image sizes that do not go together.
+    """
+    if settings.backbone == PIXELS:
+        return None
+    if settings.backbone == FILTERS:
+        return FilterBank(settings, image_size)
+    from vqlab.features.timm_network import TimmNetwork  # timm takes seconds to import
+
+    return TimmNetwork(settings, image_size, bare)
+
+
+class Backbone(nn.Module):
+    """Images (B, 3, S, S) in [0, 1] → pyramid of float32; frozen, the same for every run.
+
+    Values are rounded to half precision, so that what a cache holds is exactly what a fresh
+    extraction gives; on a CPU images go through one at a time, so that an image's features do not
+    depend on its batch mates.
+    """
+
+    def __init__(
+        self,
+        settings: FeatureSettings,
+        image_size: int,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """state: the `state_dict` of the same backbone, in place of the source of its weights.
+
+        Raises UserError as `build_network`, and RuntimeError for the state of another backbone.
+        """
+        super().__init__()
+        self.settings, self.image_size = settings, image_size
+        with torch.random.fork_rng(devices=[]):  # what is built here must not move other draws
+            torch.manual_seed(settings.seed)
+            self.network = build_network(settings, image_size, bare=state is not None)
+        if state is not None:
+            self.load_state_dict(dict(state))
+        self.requires_grad_(False).eval()
+        self.spec = self._measured()
+        self.key = self._key()
+
+    @property
+    def kept(self) -> bool:
+        """Whether its features are worth a place on disk, see `vqlab.features.cache`."""
+        return self.network is not None and self.settings.cache
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Always stays in evaluation: a frozen network has frozen batch norms."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Pyramid:
+        if self.network is None:
+            return (images,)
+        with torch.autocast(images.device.type, enabled=False):
+            if images.device.type != "cpu":
+                return self._levels(images)
+            each = [self._levels(image) for image in torch.split(images, 1)]
+        return tuple(torch.cat(level) for level in zip(*each, strict=True))
+
+    def _levels(self, images: Tensor) -> Pyramid:
+        assert self.network is not None
+        levels = [level.float() for level in self.network(images)]
+        pool = self.settings.pool
+        if pool != "none":
+            pooled = functional.avg_pool2d if pool == "avg" else functional.max_pool2d
+            levels = [*(pooled(level, 3, 2, 1) for level in levels[:-1]), levels[-1]]
+        # Contiguous, as a cache gives them: what follows may sum in the order of the strides.
+        return tuple(level.clamp(-HALF, HALF).half().float().contiguous() for level in levels)
+
+    def _measured(self) -> InputSpec:
+        side = (self.image_size, self.image_size)
+        try:
+            levels = self(torch.zeros(1, 3, *side))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(
+                f"setting data.image_size: {self.settings.backbone} cannot take images of "
+                f"{side[0]} px ({reason}); choose another size or backbone."
+            ) from None
+        sizes = tuple((level.shape[2], level.shape[3]) for level in levels)
+        return InputSpec(tuple(level.shape[1] for level in levels), sizes, side)
+
+    def _key(self) -> str:
+        """sha256 (hex) of all that decides an image's features: weights, levels, pool, size."""
+        sha = hashlib.sha256()
+        for name, value in sorted(self.state_dict().items()):
+            sha.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+            sha.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        levels = getattr(self.network, "levels", None)
+        named: list[Any] = [self.settings.backbone, levels, self.settings.pool, self.image_size]
+        return digest([*named, sha.hexdigest()])

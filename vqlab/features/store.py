@@ -1,0 +1,201 @@
+"""Files of features: half-precision records behind a header, written once, read through the map.
+
+A file is written beside its place under a lock and renamed when whole: a file of that name is never
+half written, and of several processes that want it one works while the others wait.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+from numpy.typing import NDArray
+
+from vqlab.errors import UserError
+
+KIND = "vqlab features"
+FORMAT = 1
+"""Written into every file; a file of another format is made again."""
+HEADER = 4096
+"""Bytes before the first record: JSON, filled up with spaces."""
+SUFFIX = ".features"
+VARIABLE = "VQLAB_CACHE"
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+Halves = NDArray[np.float16]
+log = logging.getLogger(__name__)
+
+
+def cache_folder() -> Path:
+    """Where features are kept: the variable VQLAB_CACHE, else ~/.cache/vqlab/features."""
+    return Path(os.environ.get(VARIABLE) or "~/.cache/vqlab/features").expanduser()
+
+
+def kept_records(
+    name: str,
+    about: Mapping[str, Any],
+    count: int,
+    length: int,
+    make: Callable[[], Iterator[Halves]],
+) -> Halves:
+    """The records of the file `name`, (count, length) float16, mapped, read-only.
+
+    Made by `make`, some records (n, length) at a time, where there is no such file, or where it is
+    cut short, of another format or not about the same (JSON values): then a warning is logged.
+    Raises UserError where the folder cannot be written or the disk is full.
+    """
+    path = cache_folder() / f"{name}{SUFFIX}"
+    header = {"kind": KIND, "format": FORMAT, "count": count, "length": length, **about}
+    if not _fault(path, header):
+        return _mapped(path, header)
+    with _sentences(path, _size(header)), _lock(path):
+        fault = _fault(path, header)  # another process may have made it meanwhile
+        if fault:
+            if path.exists():
+                log.warning("features kept in %s %s; they are extracted again", path, fault)
+            _write(path, header, make)
+    return _mapped(path, header)
+
+
+def _fault(path: Path, header: Mapping[str, Any]) -> str:
+    """Why a file is not what its header should say; empty where it is."""
+    found = read_header(path)
+    if found is None:
+        return "are cut short, or not of vqlab"
+    if found.get("format") != FORMAT:
+        return f"have format {found.get('format')}, and this vqlab's is {FORMAT}"
+    if found != header:
+        return "are of something else"
+    if path.stat().st_size != _size(header):
+        return "are cut short"
+    return ""
+
+
+def _size(header: Mapping[str, Any]) -> int:
+    return HEADER + int(header["count"]) * int(header["length"]) * 2
+
+
+def read_header(path: Path) -> dict[str, Any] | None:
+    """What a file of features says of itself; nothing where it is missing, cut or another's."""
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.read(HEADER))
+    except (OSError, ValueError):
+        return None
+    ours = isinstance(header, dict) and header.get("kind") == KIND
+    return header if ours else None
+
+
+def _mapped(path: Path, header: Mapping[str, Any]) -> Halves:
+    with suppress(OSError):  # a folder that is only read has no last use
+        os.utime(path)
+    shape = (int(header["count"]), int(header["length"]))
+    return np.memmap(path, "<f2", "r", HEADER, shape)
+
+
+def _write(path: Path, header: Mapping[str, Any], make: Callable[[], Iterator[Halves]]) -> None:
+    beside = _beside(path)  # what a killed writer left is overwritten: the lock is ours
+    text = json.dumps(header).encode()
+    if shutil.disk_usage(path.parent).free < _size(header):
+        raise OSError(errno.ENOSPC, "too little room", str(beside))
+    try:
+        with beside.open("wb") as file:
+            file.write(text.ljust(HEADER))
+            for records in make():
+                file.write(np.ascontiguousarray(records, "<f2").data)
+            file.flush()
+            os.fsync(file.fileno())
+        if beside.stat().st_size != _size(header):
+            raise ValueError(f"the records made must be {header['count']} of {header['length']}.")
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def _beside(path: Path) -> Path:
+    return path.with_suffix(".part")
+
+
+def _lock(path: Path, timeout: float = -1) -> filelock.BaseFileLock:
+    folder = path.parent / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return filelock.FileLock(folder / f"{path.stem}.lock", timeout=timeout)
+
+
+@contextmanager
+def _sentences(path: Path, size: int) -> Iterator[None]:
+    """What goes wrong with the folder in one sentence; other errors pass as they are."""
+    remedy = (
+        f"set {VARIABLE} to another folder, clear this one with `vqlab data cache --clear`, or set "
+        "features.cache=false."
+    )
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in _DISK_FULL
+        ours = error.filename and Path(error.filename).is_relative_to(path.parent)
+        if not (full or ours):
+            raise
+        reason = "the disk is full" if full else error.strerror or error
+        raise UserError(
+            f"features ({size / 1e6:.0f} MB) cannot be kept in {path.parent}: {reason}; {remedy}"
+        ) from None
+
+
+@dataclass(frozen=True)
+class KeptFile:
+    """A file of features, or what is left of one."""
+
+    path: Path
+    backbone: str
+    """Empty where the file is no whole one."""
+    category: str
+    images: int
+    size: int
+    """Bytes."""
+    used: float
+    """When it was last read or written, seconds since 1970."""
+
+
+def kept_files() -> list[KeptFile]:
+    """All files of features in the cache, also what killed writers left, last used first."""
+    found = []
+    for path in cache_folder().glob("*"):
+        if path.suffix not in (SUFFIX, ".part"):
+            continue
+        with suppress(FileNotFoundError):  # cleared meanwhile
+            state = path.stat()
+            header = read_header(path) or {}
+            if path.suffix == ".part" or (header and state.st_size != _size(header)):
+                header = {}
+            backbone, category = (str(header.get(key, "")) for key in ("backbone", "category"))
+            count = int(header.get("count", 0))
+            found.append(KeptFile(path, backbone, category, count, state.st_size, state.st_mtime))
+    return sorted(found, key=lambda file: -file.used)
+
+
+def clear_files(older_than: float = 0.0) -> list[KeptFile]:
+    """Delete the files last used `older_than` days ago or earlier; returns them.
+
+    A file that a process is writing stays.
+    """
+    gone = []
+    for file in kept_files():
+        if time.time() - file.used < older_than * 86400:
+            continue
+        with suppress(filelock.Timeout, FileNotFoundError), _lock(file.path, timeout=0):
+            file.path.unlink()
+            gone.append(file)
+    return gone
