@@ -25,6 +25,7 @@ help:  ## Print this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 	@echo
 	@echo "  Variables (now): CLASS=$(CLASS) DETECTOR=$(DETECTOR) PRESET=$(PRESET) (quick|full) TRIALS=$(TRIALS)"
+	@echo "                   DETECTOR=vqvae|vqflow|memory_bank; make sweep DETECTOR=all compares them"
 	@echo "                   DATA=folder of MVTec AD, VisA or that layout; RUN=run to promote;"
 	@echo "                   IMAGES=files or folder to predict; ARGS=\"setting.path=value ...\""
 	@echo "  First time:      make sweep CLASS=cable      (no data needed: a synthetic set is built in)"

@@ -19,6 +19,7 @@ from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
 Tree = dict[str, Any]
+pytestmark = pytest.mark.usefixtures("blank_figures")
 
 
 @pytest.fixture(scope="module")

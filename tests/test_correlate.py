@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tiny_set import tiny_recipe, write_tiny_set
+from tiny_set import tiny_recipe
 from typer.testing import CliRunner
 
 from vqlab.cli import app
@@ -23,11 +23,6 @@ from vqlab.types import UserError
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 Tree = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_set(tmp_path_factory.mktemp("set"), ("part", "other"))
 
 
 @pytest.fixture(scope="module")

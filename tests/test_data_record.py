@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +16,27 @@ from tiny_set import tiny_recipe, write_tiny_set
 
 from vqlab import promote as gate
 from vqlab.checkpoint import load_checkpoint
-from vqlab.cli.tables import leaderboard_table
+from vqlab.cli.progress import out
+from vqlab.cli.tables import comparison_tables, leaderboard_table, report_table, seeds_table
+from vqlab.cli.training import say_result
+from vqlab.compare import compare
 from vqlab.config import merge, nest
 from vqlab.data import STATISTICS, load_dataset, read_image
 from vqlab.model import Model
 from vqlab.promote import promote
-from vqlab.run import Outcome, evaluate_model, resolve, run
+from vqlab.run import Outcome, evaluate_model, resolve, run, warned_of
 from vqlab.sweep import make_space, sweep
 from vqlab.tracking import RunRecord, Tracker
 from vqlab.types import UserError
 
 Tree = dict[str, Any]
 METRIC = "test/image_auroc"
+pytestmark = pytest.mark.usefixtures("blank_figures")
 
 
 def baseline(root: Path, **validation: object) -> Tree:
     tree = {**tiny_recipe(root, epochs=0), "detector": {"name": "mean_image"}}
     return merge(tree, nest("data.validation", validation)) if validation else tree
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_set(tmp_path_factory.mktemp("set"))
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
-    return Tracker.open(tmp_path_factory.mktemp("store") / "mlruns")
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +121,36 @@ def test_the_leaderboard_marks_the_category(
     sound = [store.find(drawn.run_id)]
     del sound[0].tags["vqlab.audit"]
     assert leaderboard_table(sound, 10).caption is None
+
+
+def test_every_table_of_test_figures_marks_the_category(drawn: Outcome, store: Tracker) -> None:
+    assert drawn.test is not None
+    rows = [("validation", drawn.validation), ("test", drawn.test), *drawn.beside.items()]
+    report = report_table("run", rows)
+    headers = [str(column.header) for column in report.columns]
+    assert headers == ["", "validation", "test ⚠", "mean_image ⚠"]
+    compared = comparison_tables(compare(store, drawn.run_id, drawn.run_id, resamples=100))
+    assert [table.title for table in compared] == ["part ⚠"]
+    record = store.find(drawn.run_id)
+    other = replace(record, params={**record.params, "training.seed": "1"})
+    seeds = seeds_table([record, other])
+    assert seeds is not None and list(seeds.columns[1].cells) == ["part ⚠"]
+    assert all(str(table.caption).startswith("⚠") for table in (report, *compared, seeds))
+    assert report_table("run", rows[:1]).caption is None
+    assert warned_of(record.tags, ["art", "part", "parts"]) == ["part"]
+
+
+def test_a_sweep_tells_what_the_audit_warns_of(root: Path, store: Tracker, tmp_path: Path) -> None:
+    space = make_space({"space": {"detector.floor": {"choices": [0.01, 0.05]}}})
+    said = []
+    for _ in range(2):  # the second time nothing is scored again
+        result = sweep(baseline(root), space, store, trials=1, results=tmp_path / "results")
+        with out.capture() as captured:
+            say_result(result)
+        said.append(captured.get())
+    for text in said:
+        assert "test ⚠" in text and "test, mean_image ⚠" in text
+        assert text.count("note: part: brightest pixel alone") == 1
 
 
 def test_other_test_images_are_not_compared(

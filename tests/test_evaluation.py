@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -92,6 +93,26 @@ def test_score_images_keeps_order_truth_and_geometry(tmp_path):
     assert scored.image_scores[:2].min() > 0.9 > 0.1 > scored.image_scores[2:].max()
     assert [m.any() for m in scored.masks] == [True, True, False, False, False]
     assert scored.maps[0][scored.masks[0]].mean() > 0.5 > scored.maps[0][~scored.masks[0]].mean()
+
+
+def test_maps_beyond_the_memory_wait_in_a_file(tmp_path, monkeypatch):
+    images = image_set(photos(tmp_path, sizes=((40, 20), (10, 40), (30, 30))), resize="letterbox")
+    whole = score_images(Darkness(), lambda x: (x,), images, 2)
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setattr("vqlab.evaluation.scoring._IN_MEMORY", whole.maps[0].nbytes)
+    scored = score_images(Darkness(), lambda x: (x,), images, 2)
+    assert list(folder.iterdir()) == []  # it has no name
+    first, *rest = scored.maps[1:]
+    assert rest[0].ctypes.data == first.ctypes.data + first.nbytes  # one mapping of them all
+    for values, expected in zip(scored.maps, whole.maps, strict=True):
+        assert np.array_equal(values, expected)
+    both = [evaluate(each, Thresholds(0.5, 0.5)) for each in (scored, whole)]
+    assert both[0].mean == both[1].mean
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(UserError, match="name another by the variable TMPDIR"):
+        score_images(Darkness(), lambda x: (x,), images, 2)
 
 
 def test_letterboxed_maps_and_masks_are_cropped_to_the_image(tmp_path):

@@ -20,6 +20,7 @@ from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
 METRIC = "test/image_auroc"
+pytestmark = pytest.mark.usefixtures("blank_figures")
 Tree = dict[str, Any]
 Train = Callable[..., str]
 
@@ -27,16 +28,6 @@ Train = Callable[..., str]
 def baseline(root: Path, category: str = "part") -> Tree:
     recipe = tiny_recipe(root, category, epochs=0)
     return {**recipe, "detector": {"name": "mean_image"}}
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_set(tmp_path_factory.mktemp("set"))
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
-    return Tracker.open(tmp_path_factory.mktemp("store") / "mlruns")
 
 
 @pytest.fixture(scope="module")

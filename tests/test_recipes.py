@@ -9,7 +9,7 @@ import pytest
 from vqlab.errors import UserError
 from vqlab.recipes import recipe_tree
 from vqlab.run import resolve
-from vqlab.sweep import read_space
+from vqlab.sweep import Spaces, read_space
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 RECIPES = [
@@ -38,7 +38,8 @@ def test_every_recipe_is_valid_under_every_preset(path: Path, preset: str) -> No
 def test_every_space_is_valid(path: Path) -> None:
     space = read_space(path)
     assert space.objective.startswith("validation/")
-    resolve({"detector": path.stem})
+    for recipe in space.recipes if isinstance(space, Spaces) else [path.stem]:
+        resolve({"detector": recipe})
 
 
 def test_a_name_finds_its_recipe() -> None:
@@ -57,6 +58,22 @@ def test_a_preset_says_to_a_detector_only_what_it_knows() -> None:
     other = recipe_tree("vqvae", preset="quick")
     assert "detectors" not in other
     resolve({**other, "detector": "mean_image"})
+
+
+def test_a_preset_turns_nothing_on(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "detector: {name: vqflow, pattern: {codebook_size: 300, coverage: 0}}\n"
+        "training: {epochs: 0}\n"
+    )
+    tree = recipe_tree(str(recipe), preset="quick")
+    assert tree["detector"]["pattern"] == {"codebook_size": 128, "coverage": 0}
+    assert tree["training"]["epochs"] == 0
+
+
+def test_all_is_for_sweeps() -> None:
+    with pytest.raises(UserError, match="must be one recipe; got all"):
+        recipe_tree("all")
 
 
 def test_an_unknown_preset_is_a_sentence() -> None:

@@ -144,7 +144,7 @@ def test_resume_after_kill_9(small: Tree, outcome: Outcome, tmp_path: Path) -> N
     recipe.write_text(yaml.safe_dump(merge(small, {"training": {"threads": 1}})))
     argv = [sys.executable, "-m", "vqlab", "train", str(recipe), "--mlruns", str(tmp_path / "ml")]
     process = subprocess.Popen(argv, cwd=tmp_path, start_new_session=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not list(tmp_path.glob("ml/runs/*/state.safetensors")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
@@ -253,7 +253,7 @@ def test_the_epoch_kept_is_the_best_on_test(small: Tree, tracker: Tracker, tmp_p
     def watch(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         seen.append(metrics["best_on_test/image_auroc"])
         folder = max(tracker.run_folder("x").parent.iterdir(), key=lambda f: f.stat().st_mtime)
-        kept.append(dict(load_state(folder / "best.safetensors")["detector"]))
+        kept.append(dict(load_state(folder / "state.safetensors")["kept"]))
 
     config = resolve(merge(small, {"training": {"select": "best_on_test", "seed": 3}}))
     outcome = run(config, tracker, results=tmp_path, on_epoch=watch)
@@ -261,6 +261,100 @@ def test_the_epoch_kept_is_the_best_on_test(small: Tree, tracker: Tracker, tmp_p
     weight = "encoder.0.weight"
     assert torch.equal(tensors(outcome.checkpoint)[weight], best[weight])
     assert len(seen) == 3
+    chosen = tracker.find(outcome.run_id).tags["vqlab.selected_epoch"]
+    assert chosen == str(1 + int(np.argmax(seen)))
+
+
+HASTY = {
+    "select": "best_on_validation",
+    "validate_every": 1,
+    "learning_rate": 0.5,  # ruins what the first epoch learned
+    "ema": 0.5,
+    "optimizer": "adamw",
+    "weight_decay": 0.01,
+    "warmup_steps": 2,
+    "schedule": "steps",
+    "milestones": [2],
+    "clip": 0.1,
+}
+
+
+def test_the_best_epoch_on_validation_counts_and_survives_a_resume(
+    small: Tree, tracker: Tracker
+) -> None:
+    config = resolve(merge(small, {"training": HASTY}))
+    history: list[dict[str, float]] = []
+    whole = run(
+        config, tracker, test=False,
+        on_epoch=lambda epoch, epochs, metrics: history.append(metrics),
+    )  # fmt: skip
+    figures = [metrics["best_on_validation/pixel_auroc"] for metrics in history]
+    best = 1 + int(np.argmax(figures))
+    assert best < 3 and max(figures) > figures[2] + 0.02
+    assert ["validation/pixel_auroc" in metrics for metrics in history] == [True, True, False]
+    assert 0 <= history[1]["train/clipped"] <= 1 and history[1]["train/gradient_norm"] > 0
+    record = tracker.find(whole.run_id)
+    assert record.tags["vqlab.selected_epoch"] == str(best)
+    assert "vqlab.selected_on" not in record.tags and whole.test_split == "test"
+
+    kept, trained = [], []
+
+    def stop(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
+        if epoch == best:
+            folder = tracker.run_folder(tracker.find("hasty").run_id)
+            state = load_state(folder / "state.safetensors")
+            kept.append(state["kept"])
+            trained.append(state["detector"])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tracker, name="hasty", test=False, on_epoch=stop)
+    resumed = run(config, tracker, resumed=tracker.resume("hasty"), test=False)
+    assert same(resumed.checkpoint, whole.checkpoint)
+    assert resumed.validation.mean == whole.validation.mean
+    for key in ("encoder.0.weight", "decoder.0.weight"):
+        assert torch.equal(tensors(whole.checkpoint)[key], kept[0][key])
+        assert not torch.equal(trained[0][key], kept[0][key])  # the average of them
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_a_diverged_run_keeps_its_last_good_model(
+    small: Tree, tracker: Tracker, tmp_path: Path, test: bool
+) -> None:
+    """A β for which the first epochs (the codebook's warm-up) go well and the next does not."""
+    seen: list[int] = []
+    tree = merge(small, {"detector": {"commitment": 1e38, "warmup": 5}})
+    name = f"diverging-{test}"
+    with pytest.raises(UserError, match="diverged: .* at epoch 3, step 2; lower training") as said:
+        run(
+            resolve(tree), tracker, name=name, test=test, results=tmp_path,
+            on_epoch=lambda epoch, epochs, metrics: seen.append(epoch),
+        )  # fmt: skip
+    record = tracker.find(name)
+    assert (record.status, record.tags["vqlab.failure"]) == ("FAILED", str(said.value))
+    assert seen == [1, 2]
+    state = load_state(tracker.run_folder(record.run_id) / "state.safetensors")
+    assert len(state["history"]) == 2
+    assert all(torch.isfinite(tensor).all() for tensor in state["detector"].values())
+    if not test:  # a trial of a sweep: not worth a model
+        assert f"kept in {tracker.run_folder(record.run_id)}" in str(said.value)
+        return
+    assert "The model after epoch 2 is kept" in str(said.value)
+    assert f"vqlab evaluate --model {record.run_id[:12]}" in str(said.value)
+    model = Model.load(tracker.find(record.run_id[:12]).checkpoint(), "cpu")
+    for key, tensor in model.detector.named_parameters():
+        if key.startswith(("encoder", "decoder")):
+            assert torch.equal(tensor, state["detector"][key])
+    image = next((Path(model.meta["config"]["data"]["root"]) / "cable/test/good").iterdir())
+    assert np.isfinite(model.score(image).score)
+
+
+def test_a_run_that_diverges_at_once_says_that_nothing_is_kept(
+    small: Tree, tracker: Tracker
+) -> None:
+    tree = merge(small, {"detector": {"commitment": 1e38, "warmup": 0}})
+    with pytest.raises(UserError, match="at epoch 1, step 1; .*there is nothing to keep"):
+        run(resolve(tree), tracker)
 
 
 def test_intervals_and_evidence_are_recorded(outcome: Outcome, tracker: Tracker) -> None:

@@ -16,15 +16,14 @@ import optuna
 import pytest
 import sqlalchemy
 import torch
-from matplotlib.figure import Figure
 from optuna.trial import TrialState
-from tiny_set import tiny_recipe, write_tiny_set
+from tiny_set import tiny_recipe
 from torch import Tensor, nn
 
 from vqlab.config import Settings, flatten, merge, nest, read_recipe
 from vqlab.data import load_dataset
 from vqlab.detectors import base
-from vqlab.evaluation import Scored, ThresholdSettings
+from vqlab.evaluation import Report, Scored, ThresholdSettings
 from vqlab.model import Model
 from vqlab.run import resolve
 from vqlab.sweep import (
@@ -36,6 +35,7 @@ from vqlab.sweep import (
     SweepResult,
     TrialFinished,
     TrialStarted,
+    make_contest,
     make_space,
     read_space,
     sweep,
@@ -47,12 +47,9 @@ from vqlab.tracking import Run, Tracker
 from vqlab.types import Scores, UserError
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+SHIPPED = sorted(p for p in (EXPERIMENTS / "sweeps").glob("*.yaml") if p.stem != "all")
 Tree = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_set(tmp_path_factory.mktemp("set"), ("part", "other"))
+pytestmark = pytest.mark.usefixtures("blank_figures")
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +72,10 @@ def space_of(objective: str = "validation/pixel_auroc", **axes: Any) -> Space:
 # What is searched
 
 
-@pytest.mark.parametrize("path", sorted((EXPERIMENTS / "sweeps").glob("*.yaml")), ids=str)
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_spaces_fit_their_detectors(path: Path, tree: Tree) -> None:
     space = read_space(path)
+    assert isinstance(space, Space)
     recipe = {**tree, "detector": {"name": path.stem}}
     checked = plan(space, recipe)
     assert set(checked.sampled) | set(checked.thresholds) == set(space.axes)
@@ -172,7 +170,7 @@ def test_the_study_is_named_after_all_that_matters(tree: Tree) -> None:
     axes = {"detector__codebook_size": {"choices": [8, 16]}}
 
     def name(tree: Tree, **more: Any) -> str:
-        return plan(space_of(**{**axes, **more}), tree).study_name(splits, "tiny")
+        return make_contest(space_of(**{**axes, **more}), tree).study_name(splits, "tiny")
 
     one = name(tree)
     assert one.startswith("part-vqvae-tiny-") and one == name(tree)
@@ -253,10 +251,10 @@ def optimise(study: optuna.Study, trials: int) -> None:
 
 def test_a_study_stopped_in_between_draws_the_same(tmp_path: Path) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    whole = studies.open_study(storage_at(tmp_path), "whole", "maximize", 0)
+    whole = studies.open_study(storage_at(tmp_path), "whole", "maximize")
     optimise(whole, 9)
-    optimise(studies.open_study(storage_at(tmp_path), "halves", "maximize", 0), 4)
-    again = studies.open_study(storage_at(tmp_path), "halves", "maximize", 0)
+    optimise(studies.open_study(storage_at(tmp_path), "halves", "maximize"), 4)
+    again = studies.open_study(storage_at(tmp_path), "halves", "maximize")
     optimise(again, 9)
     assert [t.params for t in again.trials] == [t.params for t in whole.trials]
     assert len({t.params["x"] for t in whole.trials}) == 9
@@ -264,7 +262,7 @@ def test_a_study_stopped_in_between_draws_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 def test_an_interrupted_trial_is_queued_once(tmp_path: Path) -> None:
-    study = studies.open_study(storage_at(tmp_path), "s", "maximize", 0)
+    study = studies.open_study(storage_at(tmp_path), "s", "maximize")
     trial = study.ask()
     drawn = trial.suggest_float("x", 0, 1)
     assert studies.reconcile(study) == [0]
@@ -279,7 +277,7 @@ def test_an_interrupted_trial_is_queued_once(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 def test_a_trial_that_always_kills_is_given_up(tmp_path: Path) -> None:
-    study = studies.open_study(storage_at(tmp_path), "s", "maximize", 0)
+    study = studies.open_study(storage_at(tmp_path), "s", "maximize")
     queued = []
     for _ in range(6):
         study.ask()
@@ -288,7 +286,7 @@ def test_a_trial_that_always_kills_is_given_up(tmp_path: Path) -> None:
 
 
 def test_a_live_codebook_beats_a_better_dead_one(tmp_path: Path) -> None:
-    study = studies.open_study(storage_at(tmp_path), "s", "maximize", 0)
+    study = studies.open_study(storage_at(tmp_path), "s", "maximize")
 
     def add(value: float, **attrs: str) -> None:
         study.add_trial(optuna.create_trial(value=value, user_attrs=attrs))
@@ -328,7 +326,7 @@ def test_an_unusable_store_is_a_sentence(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 def test_a_full_disk_under_the_store_is_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "optuna.db"
-    study = studies.open_study(studies.open_storage(path), "s", "maximize", 0)
+    study = studies.open_study(studies.open_storage(path), "s", "maximize")
     engine = study._storage._backend.engine  # type: ignore[attr-defined]
 
     @sqlalchemy.event.listens_for(engine, "connect")
@@ -541,11 +539,10 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tree: Tree) -> Tree:
 
     def tested(model: Any, config: Any, splits: Any, run: Run, results: Path) -> Any:
         run.log_metrics({"test/image_auroc": 1.0})
-        return None, None, results
+        return Report({}, {}), {}, results
 
     # The test set is scored and drawn in `swept`; that takes longer than all the rest.
     monkeypatch.setattr("vqlab.sweep.finish.test_model", tested)
-    monkeypatch.setattr("vqlab.run.story.loss_curves", lambda history: Figure(figsize=(1, 1)))
     return {**tree, "detector": {"name": "scripted"}}
 
 

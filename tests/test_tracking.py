@@ -447,22 +447,6 @@ def test_a_read_only_database(nobody: Path, empty_store: Path) -> None:
         Tracker.open(nobody / "mlruns")
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 12 MiB of its own; skipped where this process may not mount one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(mount, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("no mount command")
-    if done.returncode:
-        pytest.skip("may not mount a small file system")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def test_a_full_disk(small_disk: Path, empty_store: Path) -> None:
     """Said before work starts, and while it goes on; what was written is not harmed."""
     root = small_disk / "mlruns"

@@ -2,24 +2,65 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from vqlab.config import merge
+from vqlab.config import Settings, merge
 from vqlab.data import load_dataset
+from vqlab.detectors import Detector
 from vqlab.run import make_trainer, resolve
-from vqlab.training import Trainer, TrainingSettings, choose_device, seed_everything
-from vqlab.types import UserError
+from vqlab.training import (
+    Diverged,
+    Trainer,
+    TrainingSettings,
+    choose_device,
+    learning_rate,
+    seed_everything,
+)
+from vqlab.types import Pyramid, Scores, UserError
 
 Tree = dict[str, Any]
+BOTH = {"data": {"categories": ["cable", "fabric"], "joint": True}}
 
 
 def trainer(small: Tree, **training: Any) -> Trainer:
     config = resolve(merge(small, {"training": training}))
     return make_trainer(config, load_dataset(config.data), torch.device("cpu"))
+
+
+def weights_of(part: Trainer) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in part.detector.named_parameters()}
+
+
+class Toy(Detector):
+    """Three weights in place of a network, so that a test can say what its loss does."""
+
+    def __init__(self, part: Trainer, kind: str) -> None:
+        super().__init__(Settings(), part.backbone.spec)
+        self.kind = kind
+        self.weights = nn.Parameter(torch.ones(3))
+        self.norm = nn.BatchNorm1d(3)
+
+    def loss(self, pyramid: Pyramid) -> dict[str, Tensor]:
+        if self.kind == "runaway":  # no lower bound, as a likelihood may have none
+            return {"loss": -self.weights.exp().sum()}
+        if self.kind == "kink":  # 0, with a gradient that is none
+            return {"loss": (0 * self.weights).abs().sqrt().sum()}
+        return {"loss": (self.norm(pyramid[0].mean((2, 3))) * self.weights).square().mean()}
+
+    def score(self, pyramid: Pyramid) -> Scores:
+        raise NotImplementedError
+
+
+def toy(small: Tree, kind: str, **training: Any) -> Trainer:
+    part = trainer(small, **training)
+    return Trainer(Toy(part, kind), part.backbone, part.images, part.settings, part.device)
 
 
 def test_an_epoch_sees_every_image_once_in_another_order(small: Tree) -> None:
@@ -79,28 +120,53 @@ def test_divergence_is_a_sentence_that_says_what_to_do(small: Tree) -> None:
         part.fit(lambda epoch, metrics: None)
 
 
-def test_state_goes_on_where_it_was(small: Tree) -> None:
-    whole = trainer(small)
-    whole.fit(lambda epoch, metrics: None)
+RESUMED: list[Tree] = [
+    {},
+    {"training": {"ema": 0.8, "batch_size": 4}},
+    {
+        **BOTH,
+        "training": {
+            "sampling": "balanced",
+            "batch_size": 5,
+            "drop_last": True,
+            "optimizer": "adamw",
+            "weight_decay": 0.1,
+            "warmup_steps": 3,
+            "schedule": "steps",
+            "milestones": [1, 2],
+            "clip": 0.1,
+        },
+    },
+]
+
+
+@pytest.mark.parametrize("last", [2, 3])
+@pytest.mark.parametrize("tree", RESUMED, ids=["plain", "ema", "everything"])
+def test_state_goes_on_where_it_was(small: Tree, tree: Tree, last: int) -> None:
+    """Also where training had ended, and where the weights of the first epoch are kept."""
     states: list[Tree] = []
 
     class Stop(Exception):
         pass
 
-    def stop(epoch: int, metrics: dict[str, float]) -> None:
-        import copy
+    def fit(part: Trainer, to: int) -> Trainer:
+        def after(epoch: int, metrics: dict[str, float]) -> None:
+            if epoch == 1 and "sampling" in tree.get("training", {}):
+                part.keep()
+            states.append(copy.deepcopy(part.state()))
+            if epoch == to:
+                raise Stop
 
-        states.append(copy.deepcopy(part.state()))
-        if epoch == 2:
-            raise Stop
+        part.fit(after)
+        return part
 
-    part = trainer(small)
+    whole = fit(trainer(merge(small, tree)), to=4)
     with pytest.raises(Stop):
-        part.fit(stop)
-    resumed = trainer(small)
+        fit(trainer(merge(small, tree)), to=last)
+    resumed = trainer(merge(small, tree))
     resumed.load(states[-1])
     resumed.fit(lambda epoch, metrics: None)
-    assert resumed.history == whole.history
+    assert resumed.history == whole.history and len(whole.history) == 3
     for name, tensor in whole.detector.state_dict().items():
         assert torch.equal(tensor, resumed.detector.state_dict()[name]), name
 
@@ -119,3 +185,238 @@ def test_cuda_where_there_is_none_is_a_sentence() -> None:
         assert choose_device(TrainingSettings()).type == "cpu"
         with pytest.raises(UserError, match="cuda is not available here"):
             choose_device(TrainingSettings(device="cuda"))
+
+
+# What sets the pace
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "steps"])
+def test_warmup_rises_linearly_and_leaves_the_schedule_as_it_is(schedule: str) -> None:
+    settings = {"learning_rate": 0.5, "schedule": schedule, "epochs": 10, "gamma": 0.2}
+    milestones = {"milestones": [5, 8]} if schedule == "steps" else {}
+    plain = TrainingSettings.model_validate({**settings, **milestones})
+    warm = plain.model_copy(update={"warmup_steps": 4})
+    rates = [learning_rate(warm, step, 100) for step in range(100)]
+    assert rates[:4] == pytest.approx([0.125, 0.25, 0.375, 0.5])
+    without = [learning_rate(plain, step, 100) for step in range(100)]
+    if schedule == "cosine":  # falls over the steps that are left, from all to 2 %
+        half = 0.5 * (0.02 + 0.98 / 2)
+        assert rates[4:] == sorted(rates[4:], reverse=True)
+        assert (rates[4], rates[-1]) == pytest.approx((0.5, 0.01))
+        assert 0.5 * (rates[51] + rates[52]) == pytest.approx(half)
+    else:
+        assert rates[4:] == without[4:]
+    if schedule == "steps":
+        epochs = [rates[10 * epoch + 9] for epoch in range(10)]
+        assert epochs == pytest.approx([0.5] * 5 + [0.1] * 3 + [0.02] * 2)
+        assert rates[49] == 0.5 and rates[50] == pytest.approx(0.1)
+
+
+def test_warmup_takes_half_of_a_short_training_at_most() -> None:
+    settings = TrainingSettings(warmup_steps=1000, learning_rate=0.1)
+    rates = [learning_rate(settings, step, 6) for step in range(6)]
+    assert rates == pytest.approx([0.1 / 3, 0.2 / 3, 0.1, 0.1, 0.1, 0.1])
+    assert learning_rate(settings, 0, 1) == 0.1
+
+
+def test_adamw_shrinks_the_weights_themselves(small: Tree) -> None:
+    one = {"epochs": 1, "steps_per_epoch": 1, "learning_rate": 0.01}
+    adam = trainer(small, **one)
+    decayed = trainer(small, **one, optimizer="adamw", weight_decay=0.5)
+    coupled = trainer(small, **one, weight_decay=0.5)
+    start = weights_of(adam)
+    for part in (adam, decayed, coupled):
+        part.fit(lambda epoch, metrics: None)
+    differ = False
+    for name, free in weights_of(adam).items():
+        if not name.startswith(("encoder", "decoder")):  # not trained by this loss
+            continue
+        expected = free - 0.01 * 0.5 * start[name]
+        torch.testing.assert_close(weights_of(decayed)[name], expected)
+        differ |= not torch.allclose(weights_of(coupled)[name], expected)
+    assert differ
+
+
+def test_gradient_norm_is_that_before_clipping(small: Tree) -> None:
+    metrics: list[dict[str, float]] = []
+    one = {"epochs": 1, "steps_per_epoch": 1}
+    for clip in (None, 1e-6, 1e6):
+        part = trainer(small, **one, clip=clip)
+        part.fit(lambda epoch, found: metrics.append(found))
+        grads = [p.grad for p in part.detector.parameters() if p.grad is not None]
+        left = float(torch.cat([grad.flatten() for grad in grads]).norm())
+        norm = metrics[-1]["train/gradient_norm"]
+        assert left == pytest.approx(1e-6 if clip == 1e-6 else norm, rel=1e-3)
+    assert metrics[0]["train/gradient_norm"] == metrics[1]["train/gradient_norm"] > 1e-3
+    assert "train/clipped" not in metrics[0]
+    assert [found["train/clipped"] for found in metrics[1:]] == [1.0, 0.0]
+
+
+def test_clipped_is_a_share_of_the_steps(small: Tree) -> None:
+    norms: list[float] = []
+    part = trainer(small, epochs=1, batch_size=3)
+    step = part._step
+
+    def noted(pyramid: Pyramid) -> tuple[dict[str, float], float]:
+        values, norm = step(pyramid)
+        norms.append(norm)
+        return values, norm
+
+    part._step = noted  # type: ignore[method-assign]
+    part.settings = part.settings.model_copy(update={"clip": 1e9})
+    part.fit(lambda epoch, metrics: None)
+    between = sorted(norms)[1] * 0.5 + sorted(norms)[2] * 0.5
+    assert part.history[0]["train/gradient_norm"] == pytest.approx(sum(norms) / len(norms))
+    # what is clipped changes the next steps, so the share is compared with the norms of its own run
+    norms.clear()
+    part = trainer(small, epochs=1, batch_size=3, clip=between)
+    step, part._step = part._step, noted  # type: ignore[method-assign]
+    part.fit(lambda epoch, metrics: None)
+    assert 0 < sum(norm > between for norm in norms) < len(norms)
+    share = sum(norm > between for norm in norms) / len(norms)
+    assert part.history[0]["train/clipped"] == pytest.approx(share)
+
+
+# Averaged weights
+
+
+def test_averaged_weights_are_the_moving_average_of_every_step(small: Tree) -> None:
+    quick = {"batch_size": 1, "learning_rate": 0.02}
+    plain, part = trainer(small, **quick), trainer(small, **quick, ema=0.7)
+    seen: list[dict[str, Tensor]] = []
+    assert part.optimizer is not None
+    part.optimizer.register_step_post_hook(lambda *_: seen.append(weights_of(part)))
+    judged: list[Detector] = []
+    part.fit(lambda epoch, metrics: judged.append(part.judged()))
+    plain.fit(lambda epoch, metrics: None)
+    assert plain.history == part.history  # averaging watches, training is the same
+    average = seen[0]
+    for step, weights in enumerate(seen[1:], 1):
+        decay = min(0.7, step / (step + 10))
+        average = {n: decay * average[n] + (1 - decay) * w for n, w in weights.items()}
+    assert len(seen) > 25  # so that both decays were in use
+    last = weights_of(plain)
+    for name, tensor in part.detector.state_dict().items():
+        assert torch.equal(tensor, judged[-1].state_dict()[name])
+        if name in average:
+            torch.testing.assert_close(tensor, average[name])
+        else:  # buffers are as training left them
+            assert torch.equal(tensor, plain.detector.state_dict()[name])
+    assert not torch.allclose(average["encoder.0.weight"], last["encoder.0.weight"])
+    assert all(torch.equal(seen[-1][name], last[name]) for name in last)
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_averaging_begins_with_what_was_prepared(small: Tree, epochs: int) -> None:
+    part = toy(small, "norm", epochs=epochs, steps_per_epoch=1, ema=0.9, learning_rate=0.01)
+    weights = part.detector.weights
+    part.detector.prepare = lambda pyramids: weights.data.fill_(5)  # type: ignore[method-assign]
+    part.fit(lambda epoch, metrics: None)
+    assert weights.tolist() == pytest.approx([5 - 0.01 * epochs] * 3)
+
+
+def test_kept_weights_count_in_the_end(small: Tree) -> None:
+    part = trainer(small)
+    kept: list[dict[str, Tensor]] = []
+
+    def keep(epoch: int, metrics: dict[str, float]) -> None:
+        if epoch < 3:
+            part.keep()
+            kept.append(weights_of(part))
+
+    part.fit(keep)
+    assert all(torch.equal(tensor, kept[1][name]) for name, tensor in weights_of(part).items())
+    assert not torch.equal(kept[0]["encoder.0.weight"], kept[1]["encoder.0.weight"])
+
+
+# What an epoch sees
+
+
+@pytest.mark.parametrize("steps", [None, 5])
+def test_balanced_sampling_sees_each_category_equally_often(small: Tree, steps: int | None) -> None:
+    orders = {}
+    for sampling in ("natural", "balanced"):
+        part = trainer(merge(small, BOTH), sampling=sampling, steps_per_epoch=steps, batch_size=5)
+        seed_everything(0, 1)
+        orders[sampling] = part._order()
+        seed_everything(0, 1)
+        assert part._order() == orders[sampling]
+        seed_everything(0, 2)
+        assert part._order() != orders[sampling]
+    categories = [sample.category for sample in part.images.samples]
+    assert len(orders["balanced"]) == len(orders["natural"])
+    count = Counter(categories[index] for index in orders["balanced"])
+    natural = Counter(categories)
+    assert abs(natural["cable"] - natural["fabric"]) > 3
+    assert abs(count["cable"] - count["fabric"]) <= 1
+    for name in natural:  # within a category all are drawn evenly
+        own = Counter(i for i in orders["balanced"] if categories[i] == name)
+        everyone = [own[i] for i, category in enumerate(categories) if category == name]
+        assert max(everyone) - min(everyone) <= 1
+    first = [categories[index] for index in orders["balanced"][: len(categories) // 2]]
+    assert len(set(first)) == 2  # mixed, not one category after the other
+
+
+def test_the_last_batch_may_be_left_out(small: Tree) -> None:
+    part = trainer(small, epochs=1, batch_size=5, drop_last=True)
+    count = len(part.images)
+    assert count % 5 and len(part._order()) == count - count % 5
+    with pytest.raises(UserError, match=rf"leaves nothing of {count} images in batches of 50; set"):
+        trainer(small, batch_size=50, drop_last=True)
+    trainer(small, batch_size=50, drop_last=True, steps_per_epoch=2)
+
+
+def test_a_batch_of_one_with_batch_norm_is_a_sentence(small: Tree) -> None:
+    count = len(trainer(small).images)
+    part = toy(small, "norm", epochs=1, batch_size=count - 1)
+    with pytest.raises(UserError, match="two images or more.*set training.drop_last=true or"):
+        part.fit(lambda epoch, metrics: None)
+    part = toy(small, "norm", epochs=1, batch_size=count - 1, drop_last=True)
+    part.fit(lambda epoch, metrics: None)
+    assert len(part.history) == 1
+
+
+# When it goes wrong
+
+
+def test_a_training_that_runs_away_stops_at_its_last_good_step(small: Tree) -> None:
+    part = toy(small, "runaway", epochs=200, learning_rate=1.0, clip=1e30)
+    with pytest.raises(
+        Diverged, match=r"training.learning_rate \(now 1\) or training.clip"
+    ) as said:
+        part.fit(lambda epoch, metrics: None)
+    assert "-inf" in str(said.value) or "norm is inf" in str(said.value)
+    steps = math.ceil(len(part.images) / 8)
+    place = f"epoch {len(part.history) + 1}, step "
+    assert place in str(said.value) and 10 < len(part.history) * steps < 200
+    assert all(torch.isfinite(tensor).all() for tensor in weights_of(part).values())
+    assert all(math.isfinite(value) for m in part.history for value in m.values())
+
+
+def test_a_gradient_that_is_no_number_does_not_reach_the_weights(small: Tree) -> None:
+    part = toy(small, "kink", epochs=1)
+    with pytest.raises(Diverged, match="gradient's norm is nan at epoch 1, step 1; lower"):
+        part.fit(lambda epoch, metrics: None)
+    assert weights_of(part)["weights"].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ({"schedule": "steps"}, "set training.milestones"),
+        ({"milestones": [3]}, "got schedule constant; set training.schedule=steps"),
+        ({"schedule": "cosine", "milestones": [3]}, "got schedule cosine"),
+        ({"schedule": "steps", "milestones": [5, 3]}, "milestones: epochs must rise"),
+        ({"schedule": "steps", "milestones": [0]}, "milestones.0: .*greater than or equal to 1"),
+        ({"schedule": "steps", "milestones": [3], "gamma": 1.5}, "gamma"),
+        ({"ema": 1.0}, "ema: .*less than 1"),
+        ({"ema": 0}, "ema: .*greater than 0"),
+        ({"select": "best_on_validation"}, "set training.validate_every=1"),
+        ({"optimizer": "sgd"}, "optimizer"),
+        ({"warmup_steps": -1}, "warmup_steps"),
+        ({"weight_decay": -0.1}, "weight_decay"),
+    ],
+)
+def test_settings_that_cannot_be_are_a_sentence(training: Tree, words: str) -> None:
+    with pytest.raises(UserError, match=f"setting training.*{words}"):
+        resolve({"training": training})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from vqlab.evaluation import EVIDENCE, Measured, load_evidence
 from vqlab.metrics import Difference, distributions, paired_difference, resample
+from vqlab.run import warned_of
 from vqlab.tracking import RunRecord, Tracker
 from vqlab.types import UserError
 
@@ -26,6 +27,8 @@ class Comparison:
     """Category, metric: the first's value and the second's."""
     differences: dict[str, dict[str, Difference]]
     """Category, metric: second minus first, its 95 % interval and p-value."""
+    warned: list[str] = field(default_factory=list)
+    """Categories of which the data audit warns."""
 
 
 def compare(
@@ -39,7 +42,10 @@ def compare(
     runs = tracker.find(first), tracker.find(second)
     _require_same_test(*runs)
     before, after = (load_evidence(run.artifact(EVIDENCE)) for run in runs)
-    return compared(runs, before, after, resamples, seed)
+    found = compared(runs, before, after, resamples, seed)
+    audited = [warned_of(run.tags, before) for run in runs]
+    found.warned.extend(name for name in before if any(name in each for each in audited))
+    return found
 
 
 def compared(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from vqlab.config import Tree, merge, nest, parse_overrides, read_recipe
 from vqlab.errors import UserError
 
 EXPERIMENTS = Path("experiments")
+ALL = "all"
+"""In a recipe's place: several recipes at once, which only a sweep can do."""
 
 
 def recipe_path(recipe: str) -> Path:
@@ -33,6 +36,11 @@ def recipe_tree(
             f"`vqlab train vqvae {recipe}`."
         )
     path = recipe_path(recipe)
+    if recipe == ALL and not path.exists():
+        raise UserError(
+            "the recipe must be one recipe; got all, which only a sweep compares; name one, e.g. "
+            "vqvae, or write `vqlab sweep all`."
+        )
     if recipe == "vqvae" and not path.exists():  # installed without a checkout: the defaults
         tree: Tree = {"detector": {"name": "vqvae"}}
     else:
@@ -46,8 +54,28 @@ def recipe_tree(
     return merge(tree, parse_overrides(overrides))
 
 
+def recipe_trees(
+    recipes: Iterable[str],
+    overrides: Sequence[str] = (),
+    category: str | None = None,
+    data: Path | str | None = None,
+    preset: str = "full",
+) -> dict[str, Tree]:
+    """The tree of each of several recipes, by name; `vqflow.training.epochs=3` overrides the one of
+    that name alone, `training.epochs=3` all of them."""
+    names = list(recipes)
+    trees = {}
+    for recipe in names:
+        others = tuple(f"{name}." for name in names if name != recipe)
+        own = [word for word in overrides if not word.startswith(others)]
+        own = [word.removeprefix(f"{recipe}.") for word in own]
+        trees[recipe] = recipe_tree(recipe, own, category, data, preset)
+    return trees
+
+
 def _preset(name: str, tree: Tree) -> Tree:
-    """A preset's tree; of its section `detectors` only what is for the recipe's detector."""
+    """What a preset says to a recipe: its section of the recipe's detector in `detectors` over the
+    rest. What the recipe turned off (0 or false) stays off: a preset makes work smaller only."""
     path = EXPERIMENTS / "presets" / f"{name}.yaml"
     if not path.exists():
         there = ["full", *sorted(p.stem for p in path.parent.glob("*.yaml"))]
@@ -56,4 +84,16 @@ def _preset(name: str, tree: Tree) -> Tree:
     of_detectors = preset.pop("detectors", {})
     section = tree.get("detector", {})
     detector = section.get("name", "vqvae") if isinstance(section, dict) else section
-    return merge(preset, {"detector": of_detectors[detector]} if detector in of_detectors else {})
+    return _left_on(merge(preset, of_detectors.get(detector, {})), tree)
+
+
+def _left_on(preset: Mapping[str, Any], tree: Mapping[str, Any]) -> Tree:
+    """The preset without settings that are 0 or false in `tree`."""
+    kept: Tree = {}
+    for key, value in preset.items():
+        below = tree.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            kept[key] = _left_on(value, below)
+        elif not isinstance(below, int | float) or below:
+            kept[key] = value
+    return kept

@@ -1,7 +1,8 @@
 """`make bench BENCH=metrics`: our metrics beside other libraries' and one reading of the bytes.
 
 Every row runs in a process of its own on the same maps, warmed up on two of them. CPU-seconds are
-user + system of one thread; extra memory is the peak beyond what lay in memory before.
+user + system of one thread, the best of several rounds; extra memory is the peak beyond what lay in
+memory before.
 """
 
 from __future__ import annotations
@@ -130,7 +131,8 @@ def run_row(name: str, side: int) -> None:
     except ImportError:
         print(f"{name:13} {side:5}²  not installed (pip install {name})")
         return
-    seconds, extra, found = timed(lambda: work(maps, masks), 1 if name == "scikit-learn" else 3)
+    repeats = 1 if name == "scikit-learn" else 3 if side > 256 else 15
+    seconds, extra, found = timed(lambda: work(maps, masks), repeats)
     shown = " ".join(
         f"{k} {found[k]:.6f}" for k in ("pixel_auroc", "pixel_ap", "aupro") if k in found
     )

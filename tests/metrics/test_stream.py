@@ -254,6 +254,7 @@ def test_shapes_that_disagree_are_named():
 def test_memory_does_not_grow_with_the_images():
     maps, masks = smooth_maps(8, 128)
     counted = stream(maps, masks)
+    counted.compute()
     tracemalloc.start()
     for _ in range(40):
         counted.update(maps, masks)
@@ -264,8 +265,30 @@ def test_memory_does_not_grow_with_the_images():
     assert peak < 2_000_000
 
 
-def test_counts_beyond_32_bits(monkeypatch):
+def test_a_bin_counts_beyond_16_bits():
+    maps = np.zeros((4, 300, 300), np.float32)  # 90,000 pixels in one bin, which holds 65,535
+    maps[:, 5:9, 20:90] = 1
+    masks = np.zeros(maps.shape, bool)
+    masks[1, 4:280, 10:200] = masks[3, 7, 40:60] = True
+    assert_within_bounds(maps, masks)
+    broken, bad = stream(maps, masks), maps[:1].copy()
+    bad[0, 0, 0] = np.inf
+    with pytest.raises(ValueError, match="at index 4"):
+        broken.update(bad)
+    assert broken.compute().metrics == stream(maps, masks).compute().metrics
+
+
+def test_a_map_with_more_defective_pixels_than_wait(monkeypatch):
     maps, masks = smooth_maps()
     whole = stream(maps, masks).compute()
-    monkeypatch.setattr("vqlab.metrics.stream._ROOM", maps[0].size + 5)  # emptied at each map
-    assert stream(maps, masks).compute().metrics == whole.metrics
+    monkeypatch.setattr("vqlab.metrics.defects._WAITING", 100)
+    assert stream(maps, masks).compute().metrics == pytest.approx(whole.metrics, abs=ROUNDING)
+
+
+def test_more_maps_may_follow_the_metrics():
+    maps, masks = smooth_maps()
+    maps[6:] *= 3  # into bins beyond the first ones
+    early = stream(maps[:6], masks[:6])
+    early.compute()
+    early.update(maps[6:], masks[6:])
+    assert early.compute().metrics == pytest.approx(stream(maps, masks).compute().metrics)

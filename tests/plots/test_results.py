@@ -38,8 +38,8 @@ def colours_of(picture, region=np.s_[:60]):
 
 
 class Darkness:
-    def __init__(self, shown=("reconstruction",)) -> None:
-        self.shown = shown
+    def __init__(self, shown=("reconstruction",), size=None) -> None:
+        self.shown, self.size = shown, size
 
     def score(self, pyramid):
         maps = 1 - pyramid[0].mean(1)
@@ -51,6 +51,9 @@ class Darkness:
             "code map": (pyramid[0].mean(1)[:, ::4, ::4] * 3).long(),
         }
         return {name: offered[name] for name in self.shown}
+
+    def codebook_sizes(self):
+        return {"code map": self.size} if self.size else {}
 
 
 def scored_set(folder: Path, categories=("nut",), resize="stretch", shape=(32, 32)):
@@ -142,7 +145,8 @@ def test_codes_are_shown_and_counted(tmp_path, monkeypatch, size, told):
         lambda figure, path: titles.update({path.name: figure.get_suptitle()}),
     )
     images = scored_set(tmp_path / "data")
-    (folder,) = write(tmp_path / "results", images, Darkness(("code map",)), codebook_size=size)
+    (folder,) = write(tmp_path / "results", images, Darkness(("code map",), size))
+    assert titles["codebook_usage.png"].startswith("nut · code map · perplexity")
     assert titles["codebook_usage.png"].endswith(told)
     shown = panel(opened(folder / "nut_000_viz.png"), 1)
     assert len({tuple(c) for c in shown.reshape(-1, 3).tolist()}) == 2

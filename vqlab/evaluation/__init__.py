@@ -4,6 +4,7 @@ Thresholds are chosen from held-out images and never see the test set.
 """
 
 from vqlab.evaluation.calibration import CalibrationScores, calibrated
+from vqlab.evaluation.concepts import FoundConcepts, find_concepts
 from vqlab.evaluation.evidence import EVIDENCE, Measured, load_evidence, save_evidence
 from vqlab.evaluation.report import EvaluationSettings, Report, evaluate
 from vqlab.evaluation.scoring import Progress, Scored, Scorer, crop, score_images
@@ -18,6 +19,7 @@ __all__ = [
     "EVIDENCE",
     "CalibrationScores",
     "EvaluationSettings",
+    "FoundConcepts",
     "Measured",
     "Progress",
     "Report",
@@ -29,6 +31,7 @@ __all__ = [
     "choose_thresholds",
     "crop",
     "evaluate",
+    "find_concepts",
     "load_evidence",
     "promise_note",
     "save_evidence",

@@ -56,6 +56,8 @@ class Report:
     """All images as one set, one threshold for all; empty where there is one category."""
     notes: list[str] = field(default_factory=list)
     """Sentences on what is undefined or not promised, and why."""
+    warned: list[str] = field(default_factory=list)
+    """Categories of which the data audit warns: their image metrics may flatter."""
     curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
     """Per category: image_roc, image_precision_recall, pixel_roc, pixel_precision_recall, pro."""
     f1max_thresholds: dict[str, dict[str, float]] = field(default_factory=dict)

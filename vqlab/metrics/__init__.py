@@ -11,6 +11,7 @@ from vqlab.metrics.bootstrap import (
     resample,
 )
 from vqlab.metrics.groups import Curve
+from vqlab.metrics.information import entropy, mutual_information, purity
 from vqlab.metrics.regions import Regions
 from vqlab.metrics.stream import Histogram, PixelStream
 from vqlab.metrics.summary import (
@@ -34,10 +35,13 @@ __all__ = [
     "Regions",
     "Summary",
     "distributions",
+    "entropy",
     "image_metrics",
     "intervals",
+    "mutual_information",
     "paired_difference",
     "pixel_metrics",
+    "purity",
     "resample",
     "summarise_images",
     "summarise_pixels",

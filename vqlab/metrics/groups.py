@@ -14,9 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import digamma
+
+from vqlab.metrics import passes
 
 Array = NDArray[Any]
+POINTS = 500
+"""A curve has no more points than these, evenly along its length; both ends are among them."""
 
 
 class Curve(NamedTuple):
@@ -49,91 +52,57 @@ class Groups:
     @property
     def defined(self) -> bool:
         """There are positives and negatives to rank."""
-        return bool(len(self.tied) and self.found[-1] and self.passed[-1])
+        return self.hits > 0 and self.normals > 0
+
+    @cached_property
+    def hits(self) -> float:
+        """Positives in all."""
+        return float(self.positives.sum())
+
+    @cached_property
+    def normals(self) -> float:
+        """Negatives in all."""
+        return float(self.negatives.sum())
+
+    @cached_property
+    def regions(self) -> float:
+        """Regions in all."""
+        return float(self.overlap.sum())
 
     @cached_property
     def found(self) -> Array:
-        """(G,) float64 positives of this and the earlier groups."""
-        return np.cumsum(self.positives, dtype=np.float64)
+        """(G + 1,) float64 positives before each group, and in all."""
+        return np.asarray(passes.running(self.positives))
 
     @cached_property
     def passed(self) -> Array:
-        """(G,) float64 negatives likewise."""
-        return np.cumsum(self.negatives, dtype=np.float64)
-
-    @cached_property
-    def height(self) -> Array:
-        """(G,) mean overlap per region of flagging this and the earlier groups; the last is 1."""
-        covered = np.cumsum(self.overlap)
-        covered /= covered[-1]
-        return covered
-
-    def compact(self) -> tuple[Groups, Array]:
-        """The same with neighbours that hold no positive as one: no metric changes among them.
-
-        And of each new group the first of the old ones.
-        """
-        gains = self.positives > 0
-        starts = gains.copy()
-        starts[0] = True
-        starts[1:] |= gains[:-1]
-        first = np.flatnonzero(starts)
-        groups = Groups(
-            np.add.reduceat(self.positives, first),
-            np.add.reduceat(self.negatives, first),
-            np.add.reduceat(self.overlap, first),
-            self.tied[first] | ~gains[first],
-        )
-        return groups, first
+        """(G + 1,) float64 negatives likewise."""
+        return np.asarray(passes.running(self.negatives))
 
 
 def auroc(groups: Groups) -> Estimate:
     """Area under the ROC curve, a group passed as a straight line (half of its pairs right)."""
-    found, size = groups.positives, groups.negatives
-    pairs = float(groups.found[-1] * groups.passed[-1])
-    area = float(np.dot(size, groups.found - 0.5 * found)) / pairs
-    unknown = np.dot(found.astype(np.float64), np.where(groups.tied, 0, size))
-    return Estimate(area, 0.5 * float(unknown) / pairs)
+    right, unknown = passes.pairs(groups.positives, groups.negatives, groups.tied)
+    pairs = groups.hits * groups.normals
+    return Estimate(right / pairs, 0.5 * unknown / pairs)
 
 
 def aupro(groups: Groups, limit: float) -> Estimate:
     """Area under the curve of mean overlap per region over the false-positive rate, from 0 to
     `limit`, divided by it (Bergmann et al., MVTec AD, IJCV 2021)."""
-    inside = int(np.searchsorted(groups.passed, limit * groups.passed[-1], side="left")) + 1
-    right, top = groups.passed[:inside] / groups.passed[-1], groups.height[:inside]
-    width, rise = np.diff(right, prepend=0.0), np.diff(top, prepend=0.0)
-    share = np.ones(inside)
-    last = inside - 1  # the group that the limit lies in is passed in part
-    if right[last] > limit:
-        share[last] = 1 - (right[last] - limit) / width[last]
-        width[last] *= share[last]
-    value = float(np.dot(width, top - rise + 0.5 * share * rise)) / limit
-    loose = np.where(groups.tied[:inside], 0, width * rise)
-    below = 0.5 * float(np.dot(loose, share)) / limit
-    return Estimate(value, max(below, float(loose.sum()) / limit - below))
+    stop = limit * groups.normals
+    area, down, up = passes.overlap_area(groups.negatives, groups.overlap, groups.tied, stop)
+    whole = stop * groups.regions
+    return Estimate(area / whole, max(down, up) / whole)
 
 
 def average_precision(groups: Groups) -> Estimate:
     """Σ (recall gained) × precision, without interpolation; a tie is gained at its end.
 
-    Of a bin, the least is that all negatives came first and the positives one by one, the greatest
-    that the positives came first, together; the value is the middle.
+    In the middle of the least and the greatest that it can be.
     """
-    gains = np.flatnonzero(groups.positives)
-    found, passed = groups.found[gains], groups.passed[gains]
-    own, size = groups.positives[gains].astype(np.float64), groups.negatives[gains]
-    tie = own * found / (found + passed)
-    tied = groups.tied[gains]
-    high = np.where(tied, tie, own * found / (found + passed - size))
-    low = tie.copy()
-    several = np.flatnonzero((own > 1) & ~tied)
-    # Σ_{j=1..p} (T + j) / (T + j + F) = p − F · (ψ(T + p + F + 1) − ψ(T + F + 1))
-    end = (found + passed)[several] + 1
-    tail = digamma(end) - digamma(end - own[several])
-    low[several] = np.minimum(tie[several], own[several] - passed[several] * tail)
-    least, greatest = float(low.sum()), float(high.sum())
-    total = float(groups.found[-1])
-    return Estimate(0.5 * (least + greatest) / total, 0.5 * (greatest - least) / total)
+    least, greatest = passes.precision_sums(groups.positives, groups.negatives, groups.tied)
+    return Estimate(0.5 * (least + greatest) / groups.hits, 0.5 * (greatest - least) / groups.hits)
 
 
 def best_f1(groups: Groups) -> tuple[Estimate, int]:
@@ -141,48 +110,34 @@ def best_f1(groups: Groups) -> tuple[Estimate, int]:
 
     It is reached exactly; the bound is by how much a threshold within a bin could be better.
     """
-    found, passed = groups.found, groups.passed
-    twice, total = 2 * found, found + found[-1]
-    f1 = twice / (total + passed)
-    best = int(np.argmax(f1))
-    first = np.where(groups.tied, passed, passed - groups.negatives)
-    highest = float(np.max(twice / (total + first)))
-    value = float(f1[best])
-    return Estimate(value, max(0.0, highest - value)), best
+    best, last, reachable = passes.highest_f1(
+        groups.positives, groups.negatives, groups.tied, groups.hits
+    )
+    return Estimate(best, max(0.0, reachable - best)), last
 
 
 def roc_curve(groups: Groups) -> Curve:
     """True-positive over false-positive rate."""
-    return _from_origin(groups, groups.found / groups.found[-1])
+    return _curve(groups.passed, groups.found, groups.normals, groups.hits)
 
 
 def pro_curve(groups: Groups, limit: float) -> Curve:
     """Mean overlap per region over the false-positive rate, up to `limit`."""
-    curve = _from_origin(groups, groups.height)
-    inside = int(np.searchsorted(curve.x, limit, side="right"))
-    end = float(np.interp(limit, curve.x[inside - 1 :], curve.y[inside - 1 :]))
-    return Curve(np.append(curve.x[:inside], limit), np.append(curve.y[:inside], end))
+    passed, covered = groups.passed, passes.running(groups.overlap)
+    stop = limit * groups.normals
+    inside = int(np.searchsorted(passed, stop, side="right"))
+    end = float(np.interp(stop, passed[inside - 1 : inside + 1], covered[inside - 1 : inside + 1]))
+    curve = _curve(passed[:inside], covered[:inside], groups.normals, groups.regions)
+    return Curve(np.append(curve.x, limit), np.append(curve.y, end / groups.regions))
 
 
 def precision_recall_curve(groups: Groups) -> Curve:
     """Precision (y) over recall (x), a point for every group with a positive."""
-    gains = np.flatnonzero(groups.positives)
-    found, passed = groups.found[gains], groups.passed[gains]
-    return Curve(found / found[-1], found / (found + passed))
+    found, precision = passes.precisions(groups.positives, groups.negatives)
+    return _curve(found, precision, groups.hits, 1.0)
 
 
-def thin(curve: Curve, points: int = 500) -> Curve:
-    """At most `points` of a curve's points, evenly along its length; both ends stay."""
-    if len(curve.x) <= points:
-        return curve
-    steps = np.abs(np.diff(curve.x)) + np.abs(np.diff(curve.y))
-    length = np.concatenate([[0.0], np.cumsum(steps)])
-    wanted = np.linspace(0.0, length[-1], points)
-    chosen = np.unique(np.minimum(np.searchsorted(length, wanted), len(length) - 1))
-    chosen[[0, -1]] = 0, len(length) - 1
-    return Curve(curve.x[chosen], curve.y[chosen])
-
-
-def _from_origin(groups: Groups, height: Array) -> Curve:
-    rate = groups.passed / groups.passed[-1]
-    return Curve(np.append(0.0, rate), np.append(0.0, height))
+def _curve(x: Array, y: Array, width: float, height: float) -> Curve:
+    """x / width and y / height: `POINTS` of the points where there are more."""
+    chosen = passes.spread_out(x, y, width, height, POINTS)
+    return Curve(x[chosen] / width, y[chosen] / height)

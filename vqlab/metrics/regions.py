@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,9 +26,7 @@ class Regions:
         """mask (h, w), non-zero where defective."""
         array = np.asarray(mask)
         line = (array if array.dtype == np.bool_ else array != 0).ravel()
-        changes = np.flatnonzero(line[1:] != line[:-1]) + 1
-        changes = np.concatenate([[0] * bool(line[0]), changes, [line.size] * bool(line[-1])])
-        ends = changes.astype(np.int64)
+        ends = kernels.turns(np.ascontiguousarray(line).view(np.uint8))
         runs = kernels.cut_runs(ends[::2], ends[1::2], array.shape[1])
         return cls(runs, kernels.join_runs(runs))
 
@@ -35,12 +34,12 @@ class Regions:
     def count(self) -> int:
         return len(self.areas)
 
-    @property
+    @cached_property
     def pixels(self) -> int:
         """In all regions together."""
         return int(self.areas.sum())
 
-    @property
+    @cached_property
     def weights(self) -> Array:
         """(regions,) what a pixel counts so that every region counts alike: 1 / area."""
         return 1.0 / self.areas
@@ -49,3 +48,7 @@ class Regions:
         """(pixels,) the weight of every defective pixel, row by row."""
         lengths = self.runs[:, 2] - self.runs[:, 1]
         return np.repeat(self.weights[self.runs[:, 3]], lengths)
+
+
+NONE = Regions(np.empty((0, 4), np.int32), np.empty(0, np.int64))
+"""Of a normal image."""

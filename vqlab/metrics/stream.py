@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vqlab.metrics import kernels
+from vqlab.metrics.defects import Defects
 from vqlab.metrics.groups import Array, Groups
-from vqlab.metrics.regions import Regions
+from vqlab.metrics.regions import NONE, Regions
 from vqlab.metrics.summary import Summary, summarise
 
 _SAMPLE = 1 << 16
 """Pixels that fix the bins."""
-_ROOM = 2**31 - 1
-"""Pixels that a count of 32 bits has room for."""
 _FEW = 0.1
 """Share of distinct values in a sample below which equal scores are kept apart from near ones."""
 
@@ -40,13 +39,14 @@ class Bins:
         precision and AUPRO are decided above it. For scores with a long upper tail it is the
         median, since bins as wide as a share of that tail could not tell the others apart.
         """
-        sample = values[:: max(1, len(values) // _SAMPLE)].astype(np.float64)
-        decile, low, centre, high, top = np.percentile(sample, (10, 25, 50, 75, 90))
+        sample = np.sort(values[:: max(1, len(values) // _SAMPLE)])
+        rank = (len(sample) - 1) * np.array([0.1, 0.25, 0.5, 0.75, 0.9])
+        decile, low, centre, high, top = sample[np.round(rank).astype(int)].astype(np.float64)
         spread = high - low or float(np.abs(values.astype(np.float64) - centre).mean())
         if not spread > 0:
             return None
         centre = top if top - centre <= 2 * (centre - decile) else centre
-        ties = len(np.unique(sample)) < _FEW * len(sample)
+        ties = int(np.count_nonzero(np.diff(sample))) + 1 < _FEW * len(sample)
         kind = values.dtype.type
         largest = float(np.finfo(kind).max)
         return cls(kind(centre), kind(min(8 / spread, largest / 4)), ties)
@@ -59,16 +59,10 @@ class Bins:
 
     def edge(self, place: int) -> float:
         """The least value of a bin, by halving."""
-        kind = type(self.centre)
-        low, high = kind(np.finfo(kind).min), kind(np.finfo(kind).max)
-        while True:
-            middle = kind(low / 2 + high / 2)
-            if not low < middle < high:
-                return float(high)
-            if self.places(np.array([middle]))[0] >= place:
-                high = middle
-            else:
-                low = middle
+        largest = np.finfo(type(self.centre)).max
+        return float(
+            kernels.least_of(place, self.centre, self.per_scale, -largest, largest),
+        )
 
 
 @dataclass
@@ -85,17 +79,13 @@ class AtThreshold:
     """Σ over the regions of the share that is flagged."""
     regions: int = 0
 
-    def add(self, values: Array, regions: Regions | None, threshold: float) -> None:
-        """Count one map (h, w)."""
-        above = int(np.count_nonzero(values > threshold))
-        if regions is not None:
-            hits, overlap = kernels.flagged(values, regions.runs, regions.weights, threshold)
-            self.hits += hits
-            self.missed += regions.pixels - hits
-            self.overlap += overlap
-            self.regions += regions.count
-            above -= hits
-        self.false += above
+    def add(self, above: int, hits: int, overlap: float, regions: Regions) -> None:
+        """Count one map of which `above` pixels are flagged, `hits` of them defective."""
+        self.hits += hits
+        self.false += above - hits
+        self.missed += regions.pixels - hits
+        self.overlap += overlap
+        self.regions += regions.count
 
     def metrics(self) -> dict[str, float]:
         """pixel_iou, pixel_recall, region_overlap, and pixel_precision where anything is flagged;
@@ -142,11 +132,12 @@ class PixelStream:
         """Maps counted."""
         self._constant: list[tuple[Array, int, int, int]] = []
         """Maps before the bins were fixed: value (1,), normal and defective pixels, regions."""
-        size = 2 * kernels.SIDE
-        self._negatives = np.zeros(size, np.int32)  # small, so that it stays in the cache
-        self._total: Array | int = 0
-        self._room = _ROOM
-        self._positives, self._overlap = np.zeros(size, np.int64), np.zeros(size)
+        size = 2 * kernels.SIDE + 1  # the last is for nothing
+        self._counts, self._carries = np.zeros(size, np.uint16), np.zeros(size, np.int32)
+        """Normal pixels: the low 16 bits and those above."""
+        self._defects = Defects()
+        self._span = np.array([size, -1], np.int32)
+        """The lowest and the highest bin in use."""
         self._low = self._high = np.zeros(0)
 
     def update(
@@ -171,14 +162,14 @@ class PixelStream:
         self._settle()
         if self.bins is None:
             return Summary()
-        negatives = self._total + self._negatives
-        held = np.flatnonzero((negatives > 0) | (self._positives > 0))[::-1]
-        tied = np.zeros(len(held), np.bool_)
-        if len(self._low):
-            tied = self._low[held] == self._high[held]
-        counts = (self._positives[held], negatives[held], self._overlap[held])
-        groups, first = Groups(*counts, tied).compact()
-        return summarise("pixel", groups, lambda index: self._lowest(int(held[first[index]])))
+        first, last = int(self._span[0]), int(self._span[1]) + 1
+        used = slice(first, last)
+        tied = self._low[used] == self._high[used]
+        defects = self._defects.table(first, last - 1)
+        *counts, places = kernels.gather(
+            self._counts[used], self._carries[used], defects, self._defects.held, tied
+        )
+        return summarise("pixel", Groups(*counts), lambda i: self._lowest(first + int(places[i])))
 
     def _lowest(self, place: int) -> float:
         if len(self._low):
@@ -193,45 +184,44 @@ class PixelStream:
                 f"{values.shape} and mask {mask.shape if mask is not None else 'none'} "
                 f"at index {self.seen}."
             )
-        regions = None if mask is None or not mask.any() else Regions.of(mask)
+        regions = NONE if mask is None else Regions.of(mask)
         if self.bins is None:
             _require_finite(values, self.seen)
             self.bins = Bins.fitted(values.ravel())
             if self.bins is not None:
                 self._open()
         if self.bins is None:
-            pixels, count = (regions.pixels, regions.count) if regions else (0, 0)
-            self._constant.append((values.ravel()[:1], values.size - pixels, pixels, count))
+            value, pixels = values.ravel()[:1], regions.pixels
+            self._constant.append((value, values.size - pixels, pixels, regions.count))
+            if self.threshold is not None and value[0] > self.threshold:
+                self.at.add(values.size, pixels, regions.count, regions)
+            elif self.threshold is not None:
+                self.at.add(0, 0, 0.0, regions)
         else:
-            self._count(values.astype(type(self.bins.centre), copy=False), regions)
-        if self.threshold is not None:
-            self.at.add(values, regions, self.threshold)
+            self._count(values.astype(type(self.bins.centre), copy=False), mask, regions)
         self.seen += 1
 
-    def _count(self, values: Array, regions: Regions | None) -> None:
+    def _count(self, values: Array, mask: Array | None, regions: Regions) -> None:
         assert self.bins is not None
-        self._make_room(values.size)
-        where = (self.bins.centre, self.bins.per_scale)
-        own = np.zeros((3 if regions else 1, 2 * kernels.OWN_SIDE if self._keep else 0))
-        bad = kernels.count(values.ravel(), *where, self._negatives, own[0], 1)
+        where, counts = (self.bins.centre, self.bins.per_scale), (self._counts, self._carries)
+        threshold = type(self.bins.centre)(np.inf if self.threshold is None else self.threshold)
+        own = np.zeros((3, 2 * kernels.OWN_SIDE if self._keep else 0))
+        bad, above, hits, overlap = kernels.count(
+            values, regions.runs, regions.weights, *where, threshold, *counts, self._span,
+            *self._defects.room(regions.pixels), own,
+        )  # fmt: skip
         if bad:
-            kernels.count(values.ravel(), *where, self._negatives, own[0], -1)
+            normal = values.ravel() if mask is None else values[mask == 0]
+            kernels.uncount(normal, *where, *counts)
+            self._defects.give_back(regions.pixels)
             raise _not_finite(bad, self.seen)
-        if regions is not None:
-            counts = (self._negatives, self._positives, self._overlap)
-            kernels.move(values, regions.runs, regions.weights, *where, *counts, own)
+        if self.threshold is not None:
+            self.at.add(above, hits, overlap, regions)
         if self.bins.ties:
             kernels.extend(values.ravel(), *where, self._low, self._high)
         if self._keep:
-            self.images.append(Histogram(*own[:, ::-1].astype(np.float32)))
-
-    def _make_room(self, pixels: int) -> None:
-        """Move the counts of negatives where there is room for more."""
-        self._room -= pixels
-        if self._room < 0:
-            self._total = self._total + self._negatives.astype(np.int64)
-            self._negatives[:] = 0
-            self._room = _ROOM - pixels
+            kept = own[: 3 if regions.count else 1, ::-1].astype(np.float32)
+            self.images.append(Histogram(*kept))
 
     def _settle(self) -> None:
         """Fix the bins where every map so far was constant."""
@@ -246,15 +236,16 @@ class PixelStream:
         assert self.bins is not None
         if self.bins.ties:
             kind = type(self.bins.centre)
-            self._low = np.full(len(self._negatives), np.inf, kind)
-            self._high = np.full(len(self._negatives), -np.inf, kind)
+            self._low = np.full(len(self._counts), np.inf, kind)
+            self._high = np.full(len(self._counts), -np.inf, kind)
         for value, normal, defective, regions in self._constant:
             value = value.astype(type(self.bins.centre))
             place = int(self.bins.places(value)[0])
-            self._make_room(normal)
-            self._negatives[place] += normal
-            self._positives[place] += defective
-            self._overlap[place] += regions
+            total = int(self._counts[place]) + normal
+            self._counts[place] = total & 0xFFFF
+            self._carries[place] += total >> 16
+            self._defects.put(place, defective, regions)
+            self._span[:] = min(self._span[0], place), max(self._span[1], place)
             if self.bins.ties:
                 kernels.extend(value, self.bins.centre, self.bins.per_scale, self._low, self._high)
             if self._keep:
@@ -271,6 +262,8 @@ def _constant_image(place: int, normal: int, defective: int, regions: int) -> Hi
 def _as_floats(values: ArrayLike) -> Array:
     """float64 for float64 and wide integers, else float32; contiguous."""
     array = np.asarray(values)
+    if array.dtype == np.float32:
+        return np.ascontiguousarray(array)
     wide = np.result_type(array.dtype, np.float32) == np.float64
     return np.ascontiguousarray(array, np.float64 if wide else np.float32)
 

@@ -23,7 +23,6 @@ from vqlab.metrics.groups import (
     precision_recall_curve,
     pro_curve,
     roc_curve,
-    thin,
 )
 from vqlab.metrics.regions import Regions
 
@@ -118,12 +117,12 @@ def summarise(level: str, groups: Groups, lowest: Callable[[int], float]) -> Sum
     f1, last = best_f1(groups)
     found = {"auroc": auroc(groups), "ap": average_precision(groups), "f1max": f1}
     estimates = {f"{level}_{name}": estimate for name, estimate in found.items()}
-    curves = {"roc": thin(roc_curve(groups))}
-    curves["precision_recall"] = thin(precision_recall_curve(groups))
+    curves = {"roc": roc_curve(groups)}
+    curves["precision_recall"] = precision_recall_curve(groups)
     if level == "pixel":
         estimates["aupro"] = aupro(groups, FPR_LIMIT)
         estimates["aupro_005"] = aupro(groups, STRICT_LIMIT)
-        curves["pro"] = thin(pro_curve(groups, FPR_LIMIT))
+        curves["pro"] = pro_curve(groups, FPR_LIMIT)
     return Summary(
         metrics={name: estimate.value for name, estimate in estimates.items()},
         bounds={name: estimate.bound for name, estimate in estimates.items()},

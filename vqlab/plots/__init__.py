@@ -1,5 +1,6 @@
 """Pictures: rows of panels per image, score tables and curves. No pyplot, no global state."""
 
+from vqlab.plots.concepts import likelihood_figure, map_figure, usage_figure
 from vqlab.plots.curves import (
     codebook_usage,
     loss_curves,
@@ -9,7 +10,7 @@ from vqlab.plots.curves import (
     score_by_defect,
     score_histogram,
 )
-from vqlab.plots.results import panel_row, write_results
+from vqlab.plots.results import inside, panel_row, write_results
 from vqlab.plots.row import Row, Scale, draw_row
 
 __all__ = [
@@ -17,12 +18,16 @@ __all__ = [
     "Scale",
     "codebook_usage",
     "draw_row",
+    "inside",
+    "likelihood_figure",
     "loss_curves",
+    "map_figure",
     "panel_row",
     "pro_figure",
     "roc_figure",
     "save_figure",
     "score_by_defect",
     "score_histogram",
+    "usage_figure",
     "write_results",
 ]

@@ -34,16 +34,16 @@ def score_histogram(title: str, scores: Array, labels: Array, threshold: float) 
         own = scores[labels == label]
         if len(own):
             axes.hist(
-                own, edges, label=f"{name} ({len(own)})", color=_hex(colour), alpha=0.55,
-                edgecolor=_hex(colour), linewidth=0.6,
+                own, edges, label=f"{name} ({len(own)})", color=hexed(colour), alpha=0.55,
+                edgecolor=hexed(colour), linewidth=0.6,
             )  # fmt: skip
-    axes.axvline(threshold, color=_hex(style.INK), linewidth=1.5, linestyle=(0, (4, 3)))
+    axes.axvline(threshold, color=hexed(style.INK), linewidth=1.5, linestyle=(0, (4, 3)))
     rejected = int(np.count_nonzero((labels == 0) & (scores > threshold)))
     escaped = int(np.count_nonzero((labels == 1) & (scores <= threshold)))
     axes.set_title(
         f"threshold {threshold:.4g}: {rejected} false reject{'s' * (rejected != 1)}, "
         f"{escaped} escape{'s' * (escaped != 1)}",
-        loc="right", fontsize=9, color=_hex(style.MUTED),
+        loc="right", fontsize=9, color=hexed(style.MUTED),
     )  # fmt: skip
     axes.set(xlabel="image score", ylabel="images")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -67,8 +67,8 @@ def score_by_defect(
     figure, (axes,) = _figure(title, "image scores by type", height=1.7 + 0.36 * len(order))
     for row, (label, _) in enumerate(order):
         _draw_group(axes, row, groups[order[row]], label, threshold)
-    axes.axvline(threshold, color=_hex(style.INK), linewidth=1.5, linestyle=(0, (4, 3)))
-    axes.set_title(f"threshold {threshold:.4g}", loc="right", fontsize=9, color=_hex(style.MUTED))
+    axes.axvline(threshold, color=hexed(style.INK), linewidth=1.5, linestyle=(0, (4, 3)))
+    axes.set_title(f"threshold {threshold:.4g}", loc="right", fontsize=9, color=hexed(style.MUTED))
     axes.set_yticks(range(len(order)), [kind.replace("_", " ") for _, kind in order])
     axes.set(xlabel="image score", ylim=(len(order) - 0.4, -0.6))
     axes.grid(visible=False, axis="y")
@@ -79,7 +79,7 @@ def score_by_defect(
 
 def _draw_group(axes: Axes, row: int, own: Array, label: int, threshold: float) -> None:
     """One row of `score_by_defect`: a box, the points, and how many of them are judged wrong."""
-    colour = _hex(style.RED if label else style.BLUE)
+    colour = hexed(style.RED if label else style.BLUE)
     if len(own) >= 4:
         low, middle, high = np.quantile(own, (0.25, 0.5, 0.75))
         axes.hlines(row, own[0], own[-1], color=colour, linewidth=1, alpha=0.6)
@@ -88,12 +88,12 @@ def _draw_group(axes: Axes, row: int, own: Array, label: int, threshold: float) 
     wrong = own <= threshold if label else own > threshold
     offsets = row + 0.36 * ((np.arange(len(own)) * 0.618034) % 1 - 0.5)
     for chosen, dot in ((~wrong, style.MUTED), (wrong, style.RED if label else style.AMBER)):
-        axes.scatter(own[chosen], offsets[chosen], 13, color=_hex(dot), linewidths=0, zorder=3)
+        axes.scatter(own[chosen], offsets[chosen], 13, color=hexed(dot), linewidths=0, zorder=3)
     count = int(np.count_nonzero(wrong))
     axes.annotate(
         f"{count} of {len(own)} {'escaped' if label else 'rejected'}", (1.015, row),
         xycoords=("axes fraction", "data"), va="center", fontsize=9,
-        color=_hex((style.RED if label else style.AMBER) if count else style.MUTED),
+        color=hexed((style.RED if label else style.AMBER) if count else style.MUTED),
         annotation_clip=False,
     )  # fmt: skip
 
@@ -101,7 +101,7 @@ def _draw_group(axes: Axes, row: int, own: Array, label: int, threshold: float) 
 def roc_figure(title: str, curves: Curves, metrics: Metrics) -> Figure:
     """ROC curves `image_roc` and `pixel_roc`, whichever there are."""
     figure, (axes,) = _figure(title, "ROC", square=True)
-    axes.plot([0, 1], [0, 1], color=_hex(style.LINE), linewidth=1)
+    axes.plot([0, 1], [0, 1], color=hexed(style.LINE), linewidth=1)
     _draw(axes, curves, "roc", {k: metrics.get(f"{k}_auroc") for k in _LABELS}, "AUROC")
     axes.set(xlabel="false-positive rate", ylabel="true-positive rate")
     return figure
@@ -120,9 +120,13 @@ def pro_figure(title: str, curves: Curves, metrics: Metrics) -> Figure:
     """The per-region overlap up to the false-positive rate that AUPRO integrates to."""
     figure, (axes,) = _figure(title, "per-region overlap", square=True)
     curve = curves["pro"]
-    axes.fill_between(curve.x, curve.y, color=_hex(style.BLUE), alpha=0.12, linewidth=0)
+    axes.fill_between(curve.x, curve.y, color=hexed(style.BLUE), alpha=0.12, linewidth=0)
     axes.plot(
-        curve.x, curve.y, color=_hex(style.BLUE), label=f"AUPRO {metrics['aupro']:.3f}", linewidth=2
+        curve.x,
+        curve.y,
+        color=hexed(style.BLUE),
+        label=f"AUPRO {metrics['aupro']:.3f}",
+        linewidth=2,
     )
     axes.set(
         xlabel="false-positive rate (pixels)", ylabel="mean overlap per region",
@@ -156,7 +160,7 @@ def loss_curves(history: Sequence[Mapping[str, float]]) -> Figure:
             seen += [value for _, value in points]
         if seen and min(seen) > 0 and max(seen) > 20 * min(seen):
             axes.set_yscale("log")
-        axes.set_title(group, loc="left", fontsize=10, color=_hex(style.MUTED))
+        axes.set_title(group, loc="left", fontsize=10, color=hexed(style.MUTED))
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False, fontsize=8)
@@ -177,11 +181,11 @@ def codebook_usage(counts: ArrayLike, title: str = "codebook", whole: bool = Tru
     known = f" of {len(used)}, {len(used) - len(alive)} unused"
     told = known if whole else f", {len(alive)} codes used"
     figure, (axes,) = _figure(title, f"perplexity {perplexity:.1f}{told}")
-    axes.fill_between(np.arange(len(used)), share, step="mid", color=_hex(style.BLUE), alpha=0.6)
-    axes.axhline(1 / len(used), color=_hex(style.INK), linewidth=1, linestyle=(0, (4, 3)))
+    axes.fill_between(np.arange(len(used)), share, step="mid", color=hexed(style.BLUE), alpha=0.6)
+    axes.axhline(1 / len(used), color=hexed(style.INK), linewidth=1, linestyle=(0, (4, 3)))
     axes.text(
         len(used) - 1, 1 / len(used), "even use", ha="right", va="bottom", fontsize=8,
-        color=_hex(style.MUTED),
+        color=hexed(style.MUTED),
     )  # fmt: skip
     axes.set(xlabel="codes, most used first", ylabel="share of all", xlim=(-0.5, len(used) - 0.5))
     axes.set_ylim(0, None)
@@ -200,7 +204,7 @@ def _draw(
         curve = curves.get(f"{level}_{kind}")
         if curve is not None:
             label = f"{_LABELS[level]}: {name} {areas[level]:.3f}"
-            axes.plot(curve.x, curve.y, color=_hex(colour), label=label, linewidth=2)
+            axes.plot(curve.x, curve.y, color=hexed(colour), label=label, linewidth=2)
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
     axes.legend(frameon=False, loc="lower right" if kind == "roc" else "lower left")
 
@@ -210,29 +214,40 @@ def _figure(
 ) -> tuple[Figure, list[Axes]]:
     """An empty figure with its heading and `fields` fields side by side; height in inches."""
     width = 5.0 if square else 6.4 if fields == 1 else 4.4 * fields
-    figure = Figure(figsize=(width, 4.8 if square else height), dpi=110)
+    figure = new_figure(f"{title} · {subtitle}", width, 4.8 if square else height)
+    return figure, [dressed(figure.add_subplot(1, fields, n + 1)) for n in range(fields)]
+
+
+def new_figure(heading: str, width: float, height: float) -> Figure:
+    """An empty figure with its heading; width and height in inches."""
+    figure = Figure(figsize=(width, height), dpi=110)
     FigureCanvasAgg(figure)
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
     figure.suptitle(
-        f"{title} · {subtitle}", x=0.02, ha="left", fontsize=12, color=_hex(style.INK),
-        fontweight="bold",
-    )  # fmt: skip
-    all_axes = [figure.add_subplot(1, fields, place + 1) for place in range(fields)]
-    for axes in all_axes:
-        axes.grid(color=_hex(style.LINE), linewidth=0.5, alpha=0.7)
-        axes.set_axisbelow(True)
-        axes.set_prop_cycle(color=[_hex(colour) for colour in style.LINES])
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(_hex(style.LINE))
-        axes.tick_params(color=_hex(style.LINE), labelcolor=_hex(style.INK), labelsize=9)
-        axes.xaxis.label.set_color(_hex(style.MUTED))
-        axes.yaxis.label.set_color(_hex(style.MUTED))
-    return figure, all_axes
+        heading, x=0.02, ha="left", fontsize=12, color=hexed(style.INK), fontweight="bold"
+    )
+    return figure
+
+
+def dressed(axes: Axes) -> Axes:
+    """The axes, with our grid, colours and frame."""
+    axes.grid(color=hexed(style.LINE), linewidth=0.5, alpha=0.7)
+    axes.set_axisbelow(True)
+    axes.set_prop_cycle(color=[hexed(colour) for colour in style.LINES])
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(hexed(style.LINE))
+    axes.tick_params(color=hexed(style.LINE), labelcolor=hexed(style.INK), labelsize=9)
+    axes.xaxis.label.set_color(hexed(style.MUTED))
+    axes.yaxis.label.set_color(hexed(style.MUTED))
+    return axes
 
 
 def _group(name: str) -> str:
+    if name in ("train/gradient_norm", "train/clipped"):  # losses are no match for these
+        return "gradient"
     return name.partition("/")[0] if "/" in name else "metrics"
 
 
-def _hex(colour: style.Colour) -> str:
+def hexed(colour: style.Colour) -> str:
+    """A colour as matplotlib takes it."""
     return "#{:02x}{:02x}{:02x}".format(*colour)

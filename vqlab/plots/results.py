@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -73,7 +74,6 @@ def write_results(
     scored: Scored,
     report: Report,
     progress: Callable[[int, int], None] | None = None,
-    codebook_size: int | None = None,
 ) -> list[Path]:
     """Write `folder/<category>/` for every category of a scored set; return these folders.
 
@@ -81,8 +81,8 @@ def write_results(
     set), `worst.png` (the worst misses and false alarms), `scores.csv`, `score_histogram.png`,
     `score_by_defect.png`, where they are defined `roc.png`, `pro.png` and
     `precision_recall.png`, and `codebook_usage.png` over these images where the detector shows
-    its codes (`codebook_size`: how many there are; none: only those used are drawn). A folder
-    appears as a whole, in place of an older one, or not at all.
+    its codes (only those used, where it does not say how many there are). A folder appears as a
+    whole, in place of an older one, or not at all.
     Raises UserError where it cannot be written, ValueError where `scored` is of another set.
     """
     if images.samples != scored.samples:
@@ -93,7 +93,7 @@ def write_results(
         with _whole_folder(folder / category) as partial:
             _write_table(partial / "scores.csv", part, model.thresholds)
             _write_curves(partial, category, part, model.thresholds, report)
-            codes: list[Array] = []
+            codes: dict[str, list[Array]] = {}
             misses, alarms = worst_of(part.image_scores, part.labels)
             kept: dict[int, Row] = {}
             for place, row in enumerate(_rows(category, model, images, indices, part, codes)):
@@ -106,9 +106,7 @@ def write_results(
             worst = draw_worst(category, [kept[i] for i in misses], [kept[i] for i in alarms])
             _save(worst, partial / "worst.png")
             if codes:
-                counts = np.bincount(np.concatenate(codes), minlength=codebook_size or 0)
-                counts = counts if codebook_size else counts[counts > 0]
-                figure = codebook_usage(counts, category, whole=codebook_size is not None)
+                figure = _usage_of_codes(category, codes, model.detector.codebook_sizes())
                 save_figure(figure, partial / "codebook_usage.png")
         folders.append(folder / category)
     return folders
@@ -142,9 +140,9 @@ def _rows(
     images: ImageSet,
     indices: Sequence[int],
     part: Scored,
-    codes: list[Array],
+    codes: dict[str, list[Array]],
 ) -> Iterator[Row]:
-    """The rows of one category in order; the codes seen on the way are appended to `codes`."""
+    """The rows of one category in order; the codes seen on the way go to `codes` by title."""
     scale = Scale.of(part.maps, model.thresholds.pixel, part.image_scores)
     for start in range(0, len(indices), _TOGETHER):
         here = indices[start : start + _TOGETHER]
@@ -170,21 +168,34 @@ def _rows(
 
 @torch.inference_mode()
 def _second_panels(
-    model: Scorer, images: ImageSet, indices: Sequence[int], codes: list[Array]
+    model: Scorer, images: ImageSet, indices: Sequence[int], codes: dict[str, list[Array]]
 ) -> list[tuple[str, Array | None]]:
     """Of every image the name and picture that its detector offers, cropped to its box."""
     batch = images.batch(indices)
     panels = model.detector.panels(model.backbone(batch.images.to(model.device)))
     pictures = {name: _as_pictures(panel) for name, panel in panels.items()}
-    codes += [picture.ravel() for picture in pictures.values() if picture.ndim == 3]
+    for name, picture in pictures.items():
+        if picture.ndim == 3:
+            codes.setdefault(name, []).append(picture.ravel())
     chosen, side = [], batch.images.shape[-1]
     for i, geometry in enumerate(batch.geometry):
         name, panel = _second({name: picture[i] for name, picture in pictures.items()})
-        chosen.append((name, None if panel is None else _inside(panel, geometry, side)))
+        chosen.append((name, None if panel is None else inside(panel, geometry, side)))
     return chosen
 
 
-def _inside(panel: Array, geometry: Geometry, side: int) -> Array:
+def _usage_of_codes(
+    category: str, codes: Mapping[str, Sequence[Array]], sizes: Mapping[str, int]
+) -> Figure:
+    """Of the first of the maps of codes."""
+    title, seen = next(iter(codes.items()))
+    size = sizes.get(title)
+    counts = np.bincount(np.concatenate(seen), minlength=size or 0)
+    counts = counts if size else counts[counts > 0]
+    return codebook_usage(counts, f"{category} · {title.replace('_', ' ')}", whole=bool(size))
+
+
+def inside(panel: Array, geometry: Geometry, side: int) -> Array:
     """The part of a panel (h, w, ...) that the image fills; the box is given on a square `side`."""
     top, left, height, width = (length / side for length in geometry.box)
     rows, columns = panel.shape[:2]

@@ -10,13 +10,24 @@ from matplotlib.ticker import MaxNLocator
 
 
 def study_history(
-    title: str, metric: str, numbers: Sequence[int], values: Sequence[float], best: Sequence[float]
+    title: str,
+    metric: str,
+    numbers: Sequence[int],
+    values: Sequence[float],
+    best: Sequence[float],
+    recipes: Sequence[str],
 ) -> Figure:
-    """The value of each complete trial by its number, and the best up to there."""
+    """The value of each complete trial by its number, and the best up to there.
+
+    recipes: of each trial, which has the recipe's colour; empty names where there is but one.
+    """
     figure = _figure(7, 4)
     axes = figure.add_subplot()
-    axes.plot(numbers, values, "o", label="trial")
-    axes.step(numbers, best, where="post", label="best so far")
+    for recipe in dict.fromkeys(recipes):
+        own = [place for place, name in enumerate(recipes) if name == recipe]
+        label = f"trial of {recipe}" if recipe else "trial"
+        axes.plot([numbers[i] for i in own], [values[i] for i in own], "o", label=label)
+    axes.step(numbers, best, where="post", color="0.5", zorder=1, label="best so far")
     axes.set(title=title, xlabel="trial", ylabel=metric)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)

@@ -47,11 +47,15 @@ def lookup(name: str = "inferno") -> Array:
 
 @lru_cache
 def code_colours(count: int) -> Array:
-    """Colours (count, 3) uint8 that differ well between codes of near indices."""
-    hue = (np.arange(count) * 0.61803398875) % 1.0
-    light = 0.45 + 0.5 * ((np.arange(count) * 0.7548776662) % 1.0)
+    """Colours (count, 3) uint8, one per code whatever the count; those of near indices differ well.
+
+    Hue, lightness and paleness each advance by an irrational step, so that thousands of codes fill
+    the colours evenly.
+    """
+    hue, light, pale = np.arange(count) * np.array([[0.61803398875], [0.7548776662], [0.569840291]])
     wheel = np.abs((hue[:, None] * 6 + np.array([0, 4, 2])) % 6 - 3) - 1
-    colours = 255 * light[:, None] * (0.35 + 0.65 * wheel.clip(0, 1))
+    floor = 0.1 + 0.5 * (pale[:, None] % 1)
+    colours = 255 * (0.45 + 0.5 * (light[:, None] % 1)) * (floor + (1 - floor) * wheel.clip(0, 1))
     return np.asarray(colours, np.uint8)
 
 

@@ -14,7 +14,7 @@ from vqlab.model import Model
 from vqlab.plots import likelihood_figure, map_figure, save_figure, usage_figure
 from vqlab.tracking import Run
 
-MOST_SCORED = 50
+MOST_SCORED = 30
 """Images at most of each category, training and held-out, that are scored for their histogram."""
 _FOLDER = "concepts"
 _PICTURES = ("usage.png", "map.png", "likelihood.png")

@@ -3,6 +3,7 @@
 `read_space` and `sweep` are the door; the words it says meanwhile are in `vqlab.sweep.events`.
 """
 
+from vqlab.sweep.contest import Contest, Spaces, make_contest, make_spaces, read_space
 from vqlab.sweep.events import (
     EpochDone,
     Event,
@@ -14,21 +15,25 @@ from vqlab.sweep.events import (
     TrialStarted,
 )
 from vqlab.sweep.loop import Interrupted, sweep
-from vqlab.sweep.space import Axis, Space, make_space, read_space
+from vqlab.sweep.space import Axis, Space, make_space
 
 __all__ = [
     "Axis",
+    "Contest",
     "EpochDone",
     "Event",
     "Interrupted",
     "OnEvent",
     "Space",
+    "Spaces",
     "StudyOpened",
     "SweepResult",
     "TrialFinished",
     "TrialRow",
     "TrialStarted",
+    "make_contest",
     "make_space",
+    "make_spaces",
     "read_space",
     "sweep",
 ]

@@ -31,6 +31,8 @@ class TrialStarted:
     link: str
     resumed_at: int
     """Epochs taken over from the interrupted trial that this one repeats."""
+    recipe: str = ""
+    """Where the study compares several."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class TrialRow:
     reason: str
     """Why it was pruned or failed; empty for a complete trial."""
     retry_of: int | None
+    recipe: str = ""
+    """Where the study compares several."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,14 @@ class SweepResult:
     """The winner's metrics on the test set, `test/…`, measured once."""
     baseline: dict[str, float]
     """Those of the no-learning baseline on the same images, `test_mean_image/…`."""
+    notes: tuple[str, ...]
+    """What is to be known of these figures, the data audit's warnings among it."""
+    warned: tuple[str, ...]
+    """Categories of which the data audit warns."""
     trials: tuple[TrialRow, ...]
+    recipes: dict[str, TrialRow | None]
+    """The best trial of each of several recipes, None where it has no complete one; empty for a
+    study of one recipe."""
     recipe: Path
     """The best settings, which `train` accepts."""
     pictures: Path | None

@@ -15,16 +15,18 @@ from optuna.trial import TrialState
 from vqlab.config import digest
 from vqlab.model import Model
 from vqlab.plots.study import importance_bars, study_history
-from vqlab.run import resolve, test_model
+from vqlab.run import resolve, test_model, warned_of
 from vqlab.sweep.events import SweepResult, TrialRow
 from vqlab.sweep.project import row
-from vqlab.sweep.study import best_trial, settled
+from vqlab.sweep.study import best_trial, recipe_of, settled
 from vqlab.sweep.trial import VALIDATION, Objective
 from vqlab.tracking import RunRecord
 from vqlab.types import UserError
 
 TESTED = "vqlab.tested"
 """Tag of a run whose test metrics and pictures are all there."""
+NOTES = "vqlab.notes"
+"""Tag of such a run: the notes of its test, a line each."""
 _ENOUGH = 4
 """Complete trials from which importances say anything."""
 
@@ -64,14 +66,17 @@ def finish(
     return SweepResult(
         study=study.study_name,
         link=link,
-        objective=objective.plan.space.objective,
+        objective=objective.contest.objective,
         target=target,
         best=shown,
         best_link=tracker.link(shown.run_id),
         validation=dict(best.user_attrs.get(VALIDATION, {})),
         test=_of(record, "test/"),
         baseline=_of(record, "test_mean_image/"),
+        notes=tuple(record.tags.get(NOTES, "").splitlines()),
+        warned=tuple(warned_of(record.tags, categories)),
         trials=tuple(row(t) for t in study.get_trials(deepcopy=False)),
+        recipes=_best_of_each(objective),
         recipe=recipe,
         pictures=pictures if pictures.is_dir() else None,
         parent_id=objective.parent.id,
@@ -79,25 +84,33 @@ def finish(
     )
 
 
+def _best_of_each(objective: Objective) -> dict[str, TrialRow | None]:
+    found = {name: best_trial(objective.study, name) for name in objective.contest.plans if name}
+    return {name: row(trial) if trial else None for name, trial in found.items()}
+
+
 def _test_once(objective: Objective, record: RunRecord, results: Path) -> Path:
     """Score the test set with the winner's checkpoint, in the winner's own run."""
     model = Model.load(record.checkpoint())
     config = resolve(model.meta["config"])
     run = objective.tracker.amend(record.run_id)
-    _, _, pictures = test_model(model, config, objective.splits_for(config), run, results)
-    run.set_tags({TESTED: "true", "vqlab.chosen_by": objective.plan.space.objective})
+    report, _, pictures = test_model(model, config, objective.splits_for(config), run, results)
+    tags = {TESTED: "true", "vqlab.chosen_by": objective.contest.objective}
+    run.set_tags(tags | {NOTES: "\n".join(report.notes)})
     return pictures
 
 
 def recipe_text(objective: Objective, best: TrialRow) -> str:
     """The winner's settings as a recipe that `train` accepts, with a header saying whence."""
-    study, plan = objective.study, objective.plan
+    study = objective.study
+    name, plan, settings = objective.contest.of(best.params)
+    of = f" ({name})" if name else ""
     header = (
-        f"# Best of {settled(study)} trials of study {study.study_name}: trial {best.number},\n"
-        f"# {plan.space.objective} {best.value:.6g}, run {best.run_id}.\n"
+        f"# Best of {settled(study)} trials of study {study.study_name}: trial {best.number}{of},\n"
+        f"# {objective.contest.objective} {best.value:.6g}, run {best.run_id}.\n"
         f"# vqlab train mlruns/recipes/{study.study_name}.yaml\n"
     )
-    tree = plan.tree_of(best.params)
+    tree = plan.tree_of(settings)
     return header + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
@@ -112,7 +125,7 @@ def _show_study(objective: Objective, best: TrialRow, recipe: Path, link: str) -
     """Recipe, history, importances and a summary on the study's own run."""
     study, parent = objective.study, objective.parent
     parent.log_artifact(recipe)
-    figures = {"history": _history(study, objective.plan.space.objective)}
+    figures = {"history": _history(study, objective.contest.objective)}
     shares = importances(study)
     if shares:
         figures["importances"] = importance_bars("PED-ANOVA", shares)
@@ -124,7 +137,7 @@ def _show_study(objective: Objective, best: TrialRow, recipe: Path, link: str) -
             "vqlab.best_trial": str(best.number),
             "vqlab.best_run": str(best.run_id),
             "mlflow.note.content": f"[All trials]({link})\n\nBest: trial {best.number}, "
-            f"{objective.plan.space.objective} {best.value:.4f}\n\n{settings}",
+            f"{objective.contest.objective} {best.value:.4f}\n\n{settings}",
         }
     )
 
@@ -149,7 +162,8 @@ def _history(study: optuna.Study, objective: str) -> Any:
     values = [float(t.value or 0) for t in done]
     better = max if study.direction == optuna.study.StudyDirection.MAXIMIZE else min
     best = [better(values[: i + 1]) for i in range(len(values))]
-    return study_history(study.study_name, objective, [t.number for t in done], values, best)
+    numbers, recipes = [t.number for t in done], [recipe_of(t) for t in done]
+    return study_history(study.study_name, objective, numbers, values, best, recipes)
 
 
 def _of(record: RunRecord, prefix: str) -> dict[str, Any]:

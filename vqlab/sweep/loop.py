@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from vqlab.config import Tree, dump, flatten, merge, nest
+from vqlab.config import Tree, dump, flatten
 from vqlab.data import Splits, load_dataset
-from vqlab.run import each_model, experiment_of, resolve
+from vqlab.features import Backbone
+from vqlab.model import build_detector
+from vqlab.run import experiment_of
 from vqlab.sweep import study as studies
+from vqlab.sweep.contest import Contest, Spaces, make_contest
 from vqlab.sweep.events import OnEvent, StudyOpened, SweepResult, TrialFinished
 from vqlab.sweep.finish import finish
 from vqlab.sweep.project import project, project_all, row, tidy
-from vqlab.sweep.space import Plan, Space, plan
+from vqlab.sweep.space import Space
 from vqlab.sweep.trial import Objective
 from vqlab.tracking import Run, Tracker
 from vqlab.types import UserError
@@ -32,7 +37,7 @@ class Interrupted(KeyboardInterrupt):
 
 def sweep(
     tree: Tree,
-    space: Space,
+    space: Space | Spaces,
     tracker: Tracker,
     *,
     trials: int,
@@ -44,32 +49,30 @@ def sweep(
 ) -> SweepResult:
     """Search `space` around the recipe `tree` until the study has `trials` trials in all.
 
-    Called again it goes on from there, then only gives the result. The same space, settings and
-    data are the same study; `preset` is part of its name. `timeout`: seconds after which no
+    `Spaces` compare several recipes, which then take turns; `tree` has the tree of each by its
+    name. Called again it goes on from there, then only gives the result. The same space, settings
+    and data are the same study; `preset` is part of its name. `timeout`: seconds after which no
     further trial is started. Raises UserError for what can be known beforehand, for a study that
     another process sweeps, for one whose trials all fail; Interrupted on Ctrl-C.
     """
     started = time.monotonic()
-    checked = _plan_for_one_model(space, tree)
-    splits = load_dataset(checked.config.data)
-    name = checked.study_name(splits, preset)
+    contest = make_contest(space, tree)
+    minimize = contest.first.space.direction == "minimize"
+    splits = load_dataset(contest.first.config.data)
+    name = contest.study_name(splits, preset)
     database = tracker.root / "optuna.db"
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with studies.only_one(tracker.root / "locks", name), studies.store_errors(database):
-        study = studies.open_study(
-            studies.open_storage(database),
-            name,
-            space.direction,
-            warmup=_warmup(space, checked.config.training.epochs),
-        )
-        notes = _notes(study, checked.base_name(splits, preset))
-        link = tracker.study_link(
-            experiment_of(splits), name, space.objective, space.direction == "minimize"
-        )
+        storage = studies.open_storage(database)
+        study = studies.open_study(storage, name, contest.first.space.direction)
+        notes = _notes(study, contest.base_name(splits, preset))
+        link = tracker.study_link(experiment_of(splits), name, contest.objective, minimize)
         done = studies.settled(study)
-        on_event(StudyOpened(name, link, space.objective, done, trials, notes))
-        parent = _parent(study, tracker, checked, splits, link)
-        objective = Objective(checked, splits, study, parent, tracker, on_event)
+        if done < trials:
+            _check_buildable(contest)
+        on_event(StudyOpened(name, link, contest.objective, done, trials, notes))
+        parent = _parent(study, tracker, contest, splits, link)
+        objective = Objective(contest, splits, study, parent, tracker, on_event)
         project_all(objective)
         if done < trials:
             with _running(objective, trials):
@@ -78,20 +81,16 @@ def sweep(
         return finish(objective, trials, link, results, started)
 
 
-def _warmup(space: Space, epochs: int) -> int:
-    """Epochs before which nothing is pruned: the first of several validations says too little."""
-    return space.validate_every(epochs) + 1 if space.validations > 1 else 0
-
-
-def _plan_for_one_model(space: Space, tree: Tree) -> Plan:
-    models = each_model(resolve(tree))
-    if len(models) != 1:
-        raise UserError(
-            f"a sweep must be about one model; got {len(models)} categories: sweep them one by "
-            "one, or as one model with data.joint=true."
-        )
-    categories = list(models[0].data.categories)
-    return plan(space, merge(tree, nest("data.categories", categories)))
+def _check_buildable(contest: Contest) -> None:
+    """Raise UserError where a recipe's backbone or detector cannot be made (weights that are not
+    there, say), before its trials fail one by one while those of the others go on."""
+    for recipe, plan in contest.plans.items():
+        config = plan.config
+        try:
+            backbone = Backbone(config.features, config.data.image_size)
+            build_detector(config.detector, backbone.spec)
+        except UserError as error:
+            raise UserError(f"recipe {recipe}: {error}" if recipe else str(error)) from None
 
 
 def _notes(study: optuna.Study, base: str) -> tuple[str, ...]:
@@ -110,29 +109,40 @@ def _notes(study: optuna.Study, base: str) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _parent(study: optuna.Study, tracker: Tracker, checked: Plan, splits: Splits, link: str) -> Run:
+def _parent(
+    study: optuna.Study, tracker: Tracker, contest: Contest, splits: Splits, link: str
+) -> Run:
     """The study's own run; found by its tag where the one who made it was killed at once."""
     kind = {"vqlab.kind": "study", "vqlab.study": study.study_name}
     known = tracker.runs(tags=kind)
     if known:
         return tracker.amend(known[-1].run_id)
-    params = flatten(dump(checked.config))
+    detectors = [str(plan.config.detector["name"]) for plan in contest.plans.values()]
+    params: dict[str, Any] = {}
+    spaces: dict[str, Any] = {}
+    for recipe, plan in contest.plans.items():
+        fixed = flatten(dump(plan.config))
+        fixed = {key: value for key, value in fixed.items() if key not in plan.space.axes}
+        params |= contest.named(recipe, fixed)
+        spaces[recipe] = {setting: dump(axis) for setting, axis in plan.space.axes.items()}
     parent = tracker.start(
         experiment=experiment_of(splits),
         name=study.study_name,
         tags={
             **kind,
-            "vqlab.detector": str(checked.config.detector["name"]),
+            "vqlab.detector": "+".join(dict.fromkeys(detectors)),
             "vqlab.category": "+".join(splits.categories),
             "vqlab.data": splits.source,
             "vqlab.data_fingerprint": splits.fingerprint,
-            "vqlab.objective": checked.space.objective,
+            "vqlab.objective": contest.objective,
             "mlflow.note.content": f"[The trials of this study]({link})",
         },
-        params={key: value for key, value in params.items() if key not in checked.space.axes},
+        params=params,
     )
-    axes = {setting: dump(axis) for setting, axis in checked.space.axes.items()}
-    parent.log_yaml({"objective": checked.space.objective, "space": axes}, "space.yaml")
+    searched = {"recipes": {recipe: {"space": axes} for recipe, axes in spaces.items()}}
+    if "" in spaces:
+        searched = {"space": spaces[""]}
+    parent.log_yaml({"objective": contest.objective, **searched}, "space.yaml")
     return parent
 
 
@@ -153,9 +163,7 @@ def _running(objective: Objective, target: int) -> Iterator[None]:
 
 
 def _run_trials(objective: Objective, target: int, seed: int, deadline: float) -> None:
-    study, plan = objective.study, objective.plan
-    if not study.get_trials(deepcopy=False):
-        study.enqueue_trial(plan.own_params(), user_attrs={"recipe": True})
+    study = objective.study
     failures = successes = 0
 
     def ended(study: optuna.Study, trial: FrozenTrial) -> None:
@@ -169,12 +177,31 @@ def _run_trials(objective: Objective, target: int, seed: int, deadline: float) -
         done = studies.settled(study)
         objective.say(TrialFinished(row(trial), best_row, done, target))
         if best is not None and best.value is not None:
-            objective.parent.log_metrics({plan.space.objective: best.value}, step=trial.number)
+            figure = {objective.contest.objective: best.value}
+            objective.parent.log_metrics(figure, step=trial.number)
         _stop_if_hopeless(trial, failures, successes, target)
 
     while studies.settled(study) < target and time.monotonic() < deadline:
+        _queue_next(study, objective.contest)
         study.sampler = studies.sampler(seed, len(study.get_trials(deepcopy=False)))
         study.optimize(objective, n_trials=1, catch=(Exception,), callbacks=[ended])
+
+
+def _queue_next(study: optuna.Study, contest: Contest) -> None:
+    """Recipes take turns, so that each is the best of as many trials; the first trial of each has
+    the recipe's own values."""
+    trials = study.get_trials(deepcopy=False)
+    if any(trial.state == TrialState.WAITING for trial in trials):
+        return
+    repeated = {trial.user_attrs.get(studies.RETRY_OF) for trial in trials}
+    turns = Counter(studies.recipe_of(t) for t in trials if t.number not in repeated)
+    recipe = min(contest.plans, key=lambda name: turns[name])
+    fixed = {studies.RECIPE: recipe} if recipe else {}
+    if not turns[recipe]:
+        own = contest.named(recipe, contest.plans[recipe].own_params())
+        study.enqueue_trial({**fixed, **own}, user_attrs={"as_in_recipe": True})
+    elif recipe:
+        study.enqueue_trial(fixed)
 
 
 def _stop_if_hopeless(trial: FrozenTrial, failures: int, successes: int, target: int) -> None:

@@ -8,7 +8,15 @@ from typing import Literal
 from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.sweep.events import TrialRow
-from vqlab.sweep.study import DEAD, INTERRUPTED, REASON, RETRY_OF, RUN_ID, best_trial
+from vqlab.sweep.study import (
+    DEAD,
+    INTERRUPTED,
+    REASON,
+    RETRY_OF,
+    RUN_ID,
+    best_trial,
+    recipe_of,
+)
 from vqlab.sweep.trial import THRESHOLDS, Objective
 from vqlab.tracking import RunRecord
 
@@ -34,6 +42,7 @@ def row(trial: FrozenTrial) -> TrialRow:
         seconds=trial.duration.total_seconds() if trial.duration else None,
         reason=str(reason),
         retry_of=attrs.get(RETRY_OF),
+        recipe=recipe_of(trial),
     )
 
 
@@ -78,18 +87,19 @@ def trial_runs(objective: Objective) -> list[RunRecord]:
 
 
 def tidy(objective: Objective) -> None:
-    """Delete checkpoints and states of all ended trials but the best.
+    """Delete checkpoints and states of all ended trials but the best of each recipe.
 
-    What is registered stays, and so does the state from which a queued retry will go on.
+    What is registered stays, and so does the state from which a retry will go on.
     """
     trials = objective.study.get_trials(deepcopy=False)
-    best = best_trial(objective.study)
-    kept = {best.user_attrs.get(RUN_ID)} if best else set()
+    best = [best_trial(objective.study, recipe) for recipe in objective.contest.plans]
+    kept = {trial.user_attrs.get(RUN_ID) for trial in best if trial}
     category = "+".join(objective.splits.categories)
     kept |= {version.run_id for version in objective.tracker.registry.versions(category)}
+    begun = {t.user_attrs.get(RETRY_OF) for t in trials if t.state != TrialState.WAITING}
     for trial in trials:
-        if trial.state == TrialState.WAITING and RETRY_OF in trial.user_attrs:
-            kept.add(trials[trial.user_attrs[RETRY_OF]].user_attrs.get(RUN_ID))
+        if INTERRUPTED in trial.user_attrs and trial.number not in begun:
+            kept.add(trial.user_attrs.get(RUN_ID))
     for trial in trials:
         run_id = trial.user_attrs.get(RUN_ID)
         if run_id is None or not trial.state.is_finished() or run_id in kept | objective.tidied:

@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,8 +19,7 @@ from optuna.distributions import (
 )
 from pydantic import Field
 
-from vqlab.config import Settings, Tree, digest, dump, flatten, merge, nest, read_recipe, validate
-from vqlab.data import Splits
+from vqlab.config import Settings, Tree, dump, flatten, merge, nest, validate
 from vqlab.run import RunConfig, resolve
 from vqlab.types import UserError
 
@@ -72,6 +70,11 @@ class Space:
         every = math.ceil(epochs / (self.validations + 1))
         return every if self.validations and every < epochs else 0
 
+    def warmup(self, epochs: int) -> int:
+        """Epochs before which nothing is pruned: the first of several validations says too
+        little."""
+        return self.validate_every(epochs) + 1 if self.validations > 1 else 0
+
     @property
     def direction(self) -> Literal["maximize", "minimize"]:
         """`maximize` or `minimize`."""
@@ -82,15 +85,6 @@ class _SpaceFile(Settings):
     objective: str = "validation/pixel_auroc"
     validations: int = Field(3, ge=0)
     space: dict[str, dict[str, Any]]
-
-
-def read_space(path: Path) -> Space:
-    """The space a YAML file describes. Raises UserError, one sentence per fault."""
-    try:
-        tree = read_recipe(path)
-    except UserError as error:
-        raise UserError(f"sweep space: {error}") from None
-    return make_space(tree)
 
 
 def make_space(tree: Mapping[str, Any]) -> Space:
@@ -107,10 +101,11 @@ def make_space(tree: Mapping[str, Any]) -> Space:
             )
     if not axes:
         raise UserError("a sweep's space must name at least one setting; got none.")
-    return Space(_checked_objective(raw.objective), axes, raw.validations)
+    return Space(checked_objective(raw.objective), axes, raw.validations)
 
 
-def _checked_objective(objective: str) -> str:
+def checked_objective(objective: str) -> str:
+    """The objective, if a sweep may have it. Raises UserError saying why it may not."""
     split, _, name = objective.partition("/")
     if split == "test":
         raise UserError(
@@ -170,18 +165,11 @@ class Plan:
             for values in itertools.product(*self.thresholds.values()):
                 yield dict(zip(self.thresholds, values, strict=True))
 
-    def study_name(self, splits: Splits, preset: str) -> str:
-        """`<category>-<detector>[-<preset>]-<8 hex>`: the same space, settings, objective and
-        data give the same name."""
-        unseen = {k: v for k, v in flatten(dump(self.config)).items() if k not in _UNSEEN}
-        axes = {name: dump(axis) for name, axis in self.space.axes.items()}
-        mark = digest([self.space.objective, axes, unseen, splits.fingerprint])[:8]
-        return f"{self.base_name(splits, preset)}-{mark}"
-
-    def base_name(self, splits: Splits, preset: str) -> str:
-        """The part of the study's name that a changed space or data set leaves alone."""
-        parts = ["+".join(splits.categories), str(self.config.detector["name"]), preset]
-        return "-".join(part for part in parts if part)
+    @property
+    def marks(self) -> list[Any]:
+        """The axes and the settings: what makes another study where it changes."""
+        seen = {k: v for k, v in flatten(dump(self.config)).items() if k not in _UNSEEN}
+        return [{name: dump(axis) for name, axis in self.space.axes.items()}, seen]
 
 
 def plan(space: Space, tree: Tree) -> Plan:

@@ -7,16 +7,17 @@ import fcntl
 import os
 import sqlite3
 import warnings
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -31,6 +32,8 @@ _STARTUP = 5
 RUN_ID, INTERRUPTED, RETRY_OF, DEAD, REASON = (
     "mlflow_run_id", "interrupted", "retry_of", "dead_codebook", "reason",
 )  # fmt: skip
+RECIPE = "recipe"
+"""What a trial draws first where a study compares several recipes."""
 
 
 @contextlib.contextmanager
@@ -89,18 +92,15 @@ def only_one(folder: Path, study: str) -> Iterator[None]:
 
 
 def open_study(
-    storage: RDBStorage, name: str, direction: Literal["maximize", "minimize"], warmup: int
+    storage: BaseStorage, name: str, direction: Literal["maximize", "minimize"]
 ) -> optuna.Study:
-    """The study of that name, made where it is not there.
-
-    warmup: epochs of a trial before which it is never pruned.
-    """
+    """The study of that name, made where it is not there."""
     return optuna.create_study(
         study_name=name,
         storage=storage,
         direction=direction,
         load_if_exists=True,
-        pruner=MedianPruner(n_startup_trials=_STARTUP, n_warmup_steps=warmup, n_min_trials=3),
+        pruner=_PruneAmongAlike(n_startup_trials=_STARTUP, n_min_trials=3),
     )
 
 
@@ -108,7 +108,46 @@ def sampler(seed: int, trials_so_far: int) -> TPESampler:
     """A sampler seeded anew for each trial, so that a resumed study does not draw the same points
     again, and a study draws the same whether or not it was stopped in between."""
     word = np.random.SeedSequence([seed, trials_so_far]).generate_state(1)[0]
-    return TPESampler(seed=int(word), n_startup_trials=_STARTUP)
+    return _SampleAmongAlike(seed=int(word), n_startup_trials=_STARTUP)
+
+
+def recipe_of(trial: FrozenTrial) -> str:
+    """The recipe that a trial drew, or is to draw; empty in a study of one recipe."""
+    queued = trial.system_attrs.get("fixed_params", {})
+    return str(trial.params.get(RECIPE, queued.get(RECIPE, "")))
+
+
+class _Alike(optuna.Study):
+    """A study in which there are only the trials of one recipe.
+
+    Recipes are compared by what becomes of them, not before: an epoch of one says nothing of an
+    epoch of another, and what is good among all trials would be the settings of one recipe alone.
+    """
+
+    def __init__(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self.__dict__.update(study.__dict__)  # the same study, the store is not asked again
+        self._recipe = recipe_of(trial)
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        trials = super()._get_trials(deepcopy, states, use_cache)
+        return [trial for trial in trials if recipe_of(trial) == self._recipe]
+
+
+class _PruneAmongAlike(MedianPruner):
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        return super().prune(_Alike(study, trial), trial)
+
+
+class _SampleAmongAlike(TPESampler):
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
+    ) -> Any:
+        return super().sample_independent(_Alike(study, trial), trial, name, distribution)
 
 
 def siblings(study: optuna.Study, base: str) -> list[str]:
@@ -122,9 +161,13 @@ def settled(study: optuna.Study) -> int:
     return sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in study.get_trials(False))
 
 
-def best_trial(study: optuna.Study) -> FrozenTrial | None:
-    """The complete trial of best value, those with a dead codebook only where no other is there."""
+def best_trial(study: optuna.Study, recipe: str | None = None) -> FrozenTrial | None:
+    """The complete trial of best value, those with a dead codebook only where no other is there.
+
+    recipe: among the trials of this one alone.
+    """
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    done = [t for t in done if recipe in (None, recipe_of(t))]
     done = [t for t in done if DEAD not in t.user_attrs] or done
     sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
     return min(done, key=lambda t: (sign * _value(t), t.number), default=None)

@@ -26,9 +26,9 @@ from vqlab.evaluation import (
     evaluate,
 )
 from vqlab.run import CHECKPOINT, STATE, Outcome, RunConfig, resolve, run, start
+from vqlab.sweep.contest import Contest
 from vqlab.sweep.events import EpochDone, OnEvent, TrialStarted
-from vqlab.sweep.space import Plan
-from vqlab.sweep.study import DEAD, INTERRUPTED, REASON, RETRY_OF, RUN_ID, best_trial
+from vqlab.sweep.study import DEAD, INTERRUPTED, REASON, RECIPE, RETRY_OF, RUN_ID, best_trial
 from vqlab.tracking import Run, Tracker
 from vqlab.types import UserError
 
@@ -41,7 +41,7 @@ RULE = "pixel F1 at the threshold on the drawn defects"
 class Objective:
     """What Optuna calls for each trial of one study."""
 
-    plan: Plan
+    contest: Contest
     splits: Splits
     study: optuna.Study
     parent: Run
@@ -57,20 +57,20 @@ class Objective:
         Whatever ends a trial early is noted in it first, so that both stores can say why.
         """
         try:
-            params = {name: _draw(trial, name, d) for name, d in self.plan.sampled.items()}
-            config = self._config(params)
+            config = self._config(trial)
             splits = self.splits_for(config)
             tracked = self._start(trial, config, splits)
             taken = self._take_over(trial, tracked)
             link = self.tracker.link(tracked.id)
-            self.say(TrialStarted(trial.number, params, link, taken))
+            recipe = self.contest.of(trial.params)[0]
+            self.say(TrialStarted(trial.number, trial.params, link, taken, recipe))
             outcome = run(
                 config,
                 self.tracker,
                 resumed=tracked,
                 splits=splits,
                 test=False,
-                on_epoch=lambda *epoch: self._watch(trial, config, *epoch),
+                on_epoch=lambda *epoch: self._watch(trial, *epoch),
             )
             report = self._search_thresholds(trial, outcome, config, splits, tracked)
             return self._value(trial, report)
@@ -85,16 +85,24 @@ class Objective:
             trial.set_user_attr(REASON, "interrupted")
             raise
 
-    def _config(self, params: Mapping[str, Any]) -> RunConfig:
-        config = resolve(self.plan.tree_of(params))
+    def _config(self, trial: optuna.Trial) -> RunConfig:
+        """The settings of a trial: where there are several recipes, one is drawn first."""
+        recipes = list(self.contest.plans)
+        recipe = recipes[0]
+        if recipe:
+            recipe = trial.suggest_categorical(RECIPE, recipes)
+        plan = self.contest.plans[recipe]
+        for name, distribution in self.contest.named(recipe, plan.sampled).items():
+            _draw(trial, name, distribution)
+        config = resolve(plan.tree_of(self.contest.of(trial.params)[2]))
         if config.training.validate_every:
             return config
-        every = self.plan.space.validate_every(config.training.epochs)
+        every = plan.space.validate_every(config.training.epochs)
         return resolve(merge(dump(config), nest("training.validate_every", every)))
 
     def splits_for(self, config: RunConfig) -> Splits:
         """The data, decoded again only where a trial changes how images are prepared."""
-        if config.data == self.plan.config.data:
+        if config.data == self.contest.first.config.data:
             return self.splits
         key = digest(dump(config.data))
         if key not in self._other_splits:
@@ -106,12 +114,16 @@ class Objective:
             "vqlab.kind": "trial",
             "vqlab.study": self.study.study_name,
             "vqlab.trial": str(trial.number),
-            "vqlab.objective": self.plan.space.objective,
+            "vqlab.objective": self.contest.objective,
             "optuna.state": "RUNNING",
         }
         if RETRY_OF in trial.user_attrs:
             tags["vqlab.retry_of"] = str(trial.user_attrs[RETRY_OF])
         name = f"{self.study.study_name}-{trial.number:03d}"
+        recipe = self.contest.of(trial.params)[0]
+        if recipe:
+            tags["vqlab.recipe"] = recipe
+            name += f"-{recipe}"
         tracked = start(self.tracker, config, splits, name, tags, self.parent.id)
         trial.set_user_attr(RUN_ID, tracked.id)
         return tracked
@@ -134,25 +146,26 @@ class Objective:
     def _watch(
         self,
         trial: optuna.Trial,
-        config: RunConfig,
         epoch: int,
         epochs: int,
         metrics: Mapping[str, float],
     ) -> None:
         self.say(EpochDone(trial.number, epoch, epochs, dict(metrics)))
-        value = metrics.get(self.plan.space.objective)
+        recipe, plan, _ = self.contest.of(trial.params)
+        value = metrics.get(self.contest.objective)
         if value is not None and math.isfinite(value):
             trial.report(value, epoch)
-            if trial.should_prune():
+            if epoch >= plan.space.warmup(epochs) and trial.should_prune():
+                of = f" of {recipe}" if recipe else ""
                 raise optuna.TrialPruned(
-                    f"behind the median of earlier trials at epoch {epoch} "
-                    f"({self.plan.space.objective} {value:.4f})"
+                    f"behind the median of earlier trials{of} at epoch {epoch} "
+                    f"({self.contest.objective} {value:.4f})"
                 )
         if epoch == epochs:
             reason = dead_codebook(metrics)
             if reason:
                 trial.set_user_attr(DEAD, reason)
-                best = best_trial(trial.study)
+                best = best_trial(trial.study, recipe)
                 if best is not None and DEAD not in best.user_attrs:
                     raise optuna.TrialPruned(reason)
 
@@ -165,12 +178,13 @@ class Objective:
         tracked: Run,
     ) -> Report:
         """Choose the threshold settings on the trained detector; store them where they changed."""
-        combinations = list(self.plan.threshold_settings())
+        recipe, plan, _ = self.contest.of(trial.params)
+        combinations = list(plan.threshold_settings())
         if not combinations:
             return outcome.validation
         scored = outcome.model.score_set(splits.validation)
         chosen, thresholds, f1 = best_thresholds(scored, config.threshold, combinations)
-        trial.set_user_attr(THRESHOLDS, chosen)
+        trial.set_user_attr(THRESHOLDS, self.contest.named(recipe, chosen))
         report = evaluate(scored, thresholds)
         model = outcome.model
         tree = dump(config)
@@ -189,15 +203,15 @@ class Objective:
     def _value(self, trial: optuna.Trial, report: Report) -> float:
         metrics = report.keyed("validation")
         trial.set_user_attr(VALIDATION, metrics)
-        value = metrics.get(self.plan.space.objective)
+        value = metrics.get(self.contest.objective)
         if value is None:
             known = ", ".join(sorted(metrics)) or "none"
             raise UserError(
-                f"the objective {self.plan.space.objective} is not among the trial's metrics "
+                f"the objective {self.contest.objective} is not among the trial's metrics "
                 f"({known}); {' '.join(report.notes)}"
             )
         if not math.isfinite(value):
-            raise UserError(f"the objective {self.plan.space.objective} is {value}, no number.")
+            raise UserError(f"the objective {self.contest.objective} is {value}, no number.")
         return value
 
 
