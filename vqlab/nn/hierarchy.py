@@ -250,7 +250,7 @@ class Coverage(nn.Module):
     @torch.no_grad()
     def fit(self, patches: Tensor) -> None:
         """Choose the codes among patches (N, D)."""
-        self.vectors.copy_(patches[k_centre(patches, len(self.vectors), dim=128)])
+        self.vectors.copy_(patches[k_centre(patches, len(self.vectors))])
 
     @torch.no_grad()
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
