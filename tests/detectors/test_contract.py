@@ -231,7 +231,23 @@ def test_panels_are_pictures_or_integer_maps(trained: Detector) -> None:
             assert panel.shape[1:] == (3, SIDE, SIDE)
             assert 0 <= float(panel.min()) and float(panel.max()) <= 1
         else:
-            assert panel.ndim == 3
+            assert panel.ndim == 3 and int(panel.min()) >= 0
+            assert int(panel.max()) < trained.codebook_sizes()[title]
+
+
+def test_prototypes_are_codes_of_single_images(trained: Detector) -> None:
+    images = products(6, seed=3)
+    together, alone = (trained.prototypes_of((part,)) for part in (images, images[2:3]))
+    if together is None or alone is None:
+        assert together is alone
+        return
+    assert together.indices.shape == (6,) and together.indices.dtype == torch.int64
+    assert together.vectors.shape == (6, together.codebook.shape[1])
+    assert int(together.indices[2]) == int(alone.indices[0]) < len(together.codebook)
+    torch.testing.assert_close(together.vectors[2], alone.vectors[0], rtol=1e-3, atol=1e-4)
+    eager = trained.train().prototypes_of((images,))
+    trained.eval()
+    assert eager is not None and torch.equal(eager.vectors, together.vectors)
 
 
 def test_unknown_name_lists_close_matches() -> None:

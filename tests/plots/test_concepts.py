@@ -1,0 +1,155 @@
+"""Pictures of prototypes and of how likely images are: they show the numbers, all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+
+from vqlab.evaluation import FoundConcepts
+from vqlab.plots import likelihood_figure, map_figure, save_figure, usage_figure
+from vqlab.plots.concepts import MOST_COLUMNS, MOST_SHOWN, _apart, _main_axes
+from vqlab.types import Sample
+
+
+def concepts(names: list[str], indices: list[int], size: int, dim: int = 5) -> FoundConcepts:
+    """Images of these categories with these prototypes, near them."""
+    rng = np.random.default_rng(0)
+    codebook = rng.normal(0, 4, (size, dim))
+    vectors = codebook[indices] + rng.normal(0, 1, (len(indices), dim))
+    samples = tuple(Sample(Path(f"{i}.png"), name, "good") for i, name in enumerate(names))
+    return FoundConcepts(np.array(indices), vectors, codebook, samples)
+
+
+def spread(size: int, images: int, categories: int = 3, dim: int = 5) -> FoundConcepts:
+    indices = np.random.default_rng(1).integers(0, size, images).tolist()
+    return concepts([f"part_{i % categories:02d}" for i in range(images)], indices, size, dim)
+
+
+def grey(index: int) -> np.ndarray:
+    return np.full((20, 30, 3), index % 256, np.uint8)
+
+
+def test_usage_is_a_matrix_in_blocks() -> None:
+    found = concepts(list("bbbbaaaba"), [4, 4, 1, 1, 2, 2, 0, 2, 2], size=6)
+    figure = usage_figure(found)
+    (axes,) = figure.axes
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["a (4)", "b (5)"]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["2", "0", "1", "4"]
+    shown = np.asarray(axes.images[0].get_array())
+    assert np.allclose(shown, [[3 / 4, 1 / 4, 0, 0], [1 / 5, 0, 2 / 5, 2 / 5]])
+    told = {t.get_position(): t.get_text() for t in axes.texts}
+    assert told == {(0, 0): "3", (1, 0): "1", (0, 1): "1", (2, 1): "2", (3, 1): "2"}
+    assert "4 of 6 live" in figure.get_suptitle() and "of the category" in figure.get_suptitle()
+
+
+def test_usage_of_one_category_is_bars() -> None:
+    figure = usage_figure(concepts(["a"] * 6, [3, 3, 3, 0, 0, 2], size=5))
+    (axes,) = figure.axes
+    assert [bar.get_height() for bar in axes.patches] == [3, 2, 1]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["3", "0", "2"]
+    assert figure.get_suptitle() == "a by prototype · 3 of 5 live"
+
+
+def test_many_prototypes_are_cut_and_said() -> None:
+    found = spread(300, 900)
+    figure = usage_figure(found)
+    assert figure.axes[0].images[0].get_array().shape == (3, MOST_COLUMNS)
+    assert f"the {MOST_COLUMNS} most used" in figure.get_suptitle()
+    assert not figure.axes[0].texts
+    assert len(map_figure(found, grey).axes) == 1 + MOST_SHOWN
+
+
+def test_the_map_shows_every_image_and_the_nearest_of_each_prototype() -> None:
+    found, asked = spread(6, 40), []
+
+    def picture(index: int) -> np.ndarray:
+        asked.append(index)
+        return grey(index)
+
+    figure = map_figure(found, picture)
+    axes, *pictures = figure.axes
+    points = {c.get_label(): len(c.get_offsets()) for c in axes.collections}
+    live = int(np.count_nonzero(found.counts.sum(0)))
+    assert points["part_00 (14)"] == 14 and points["part_02 (13)"] == 13
+    assert points["prototype"] == live == len(pictures)
+    codes = [int(field.get_title().split()[0]) for field in pictures]
+    assert sorted(codes) == np.flatnonzero(found.counts.sum(0)).tolist()
+    for code, index, field in zip(codes, asked, pictures, strict=True):
+        own = [i for i in range(40) if found.indices[i] == code]
+        far = [np.linalg.norm(found.vectors[i] - found.codebook[code]) for i in own]
+        assert index == own[int(np.argmin(far))]
+        assert field.get_title().startswith(f"{code} · {len(own)} image")
+        assert found.samples[index].category in field.get_title()
+
+
+def test_the_axes_of_the_map_are_the_principal_ones() -> None:
+    vectors = np.random.default_rng(2).normal(size=(50, 6)) * [5, 3, 1, 1, 1, 1]
+    mean, main, explained = _main_axes(vectors)
+    theirs = PCA(2).fit(vectors)
+    assert np.allclose(np.abs(main.T @ theirs.components_.T), np.eye(2), atol=1e-9)
+    assert np.allclose([share for _, share in explained], theirs.explained_variance_ratio_)
+    again = _main_axes(2 * mean - vectors)[1]  # mirrored: the signs hold
+    assert np.allclose(main, again)
+
+
+def test_numbers_do_not_lie_upon_each_other() -> None:
+    points = np.repeat([[0.5, 0.5], [0.01, 0.99]], [12, 3], axis=0)
+    places = _apart(points, least=0.045)
+    gaps = np.linalg.norm(places[:, None] - places[None], axis=2) + np.eye(len(places))
+    assert gaps.min() > 0.03
+    assert (places >= 0).all() and (places <= 1).all()
+    assert np.linalg.norm(places - points, axis=1).max() < 0.2
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        spread(1, 1, 1, dim=1),
+        spread(4, 2, 2, dim=1),
+        spread(8, 5, 1),
+        spread(2, 60, 30),
+        concepts(["a"] * 3, [0, 0, 0], size=1),
+    ],
+    ids=["one image", "one dimension", "fewer images", "thirty categories", "one prototype"],
+)
+def test_odd_sets_are_drawn(found: FoundConcepts, tmp_path: Path) -> None:
+    save_figure(usage_figure(found), tmp_path / "usage.png")
+    save_figure(map_figure(found, grey), tmp_path / "map.png")
+
+
+def test_the_same_map_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_figure(map_figure(spread(5, 20), grey), tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_likelihood_shows_every_set_and_cuts_far_defects() -> None:
+    rng = np.random.default_rng(0)
+    normal = rng.normal(0, 1, 40)
+    by_set = {
+        "test defects": np.array([1.0, 3.0, 400.0, 500.0]),
+        "training": normal,
+        "held-out": normal[:9],
+        "test normal": normal[:5] + 0.1,
+    }
+    figure = likelihood_figure({"cable": by_set, "nut": {"training": normal}}, 2.5)
+    cable, nut = figure.axes
+    assert [t.get_text() for t in cable.get_yticklabels()] == [
+        "training (40)",
+        "held-out (9)",
+        "test normal (5)",
+        "test defects (4)",
+    ]
+    assert [t.get_text() for t in cable.texts] == ["2 beyond"]
+    assert cable.lines[0].get_xdata()[0] == 2.5 and cable.get_xlim()[1] < 20
+    assert [t.get_text() for t in nut.get_yticklabels()] == ["training (40)"]
+    assert cable.get_title(loc="left") == "cable"
+
+
+def test_likelihood_of_odd_scores(tmp_path: Path) -> None:
+    flat = {"training": np.ones(3), "test defects": np.array([])}
+    for number, scores in enumerate(({"a": flat}, {name: flat for name in "abcdefg"})):
+        save_figure(likelihood_figure(scores, 1.0), tmp_path / f"{number}.png")

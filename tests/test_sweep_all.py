@@ -1,0 +1,464 @@
+"""Several recipes in one study: what each may search, how they take turns, what is left of it."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from matplotlib.figure import Figure
+from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial, create_trial
+from tiny_set import tiny_recipe, write_tiny_set
+
+from vqlab.cli import main
+from vqlab.config import merge, nest, read_recipe
+from vqlab.data import load_dataset
+from vqlab.errors import UserError
+from vqlab.evaluation import Report
+from vqlab.model import Model
+from vqlab.promote import promote
+from vqlab.recipes import recipe_trees
+from vqlab.run import resolve
+from vqlab.sweep import (
+    EpochDone,
+    Event,
+    Interrupted,
+    Spaces,
+    SweepResult,
+    TrialStarted,
+    make_contest,
+    make_spaces,
+    read_space,
+    sweep,
+)
+from vqlab.sweep import study as studies
+from vqlab.tracking import Tracker
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+Tree = dict[str, Any]
+RATE = {"threshold.pixel_false_positive_rate": {"choices": [0.01, 0.1]}}
+RECIPES: Tree = {
+    "vqvae": {"validations": 1, "space": {"detector.codebook_size": {"choices": [8, 16]}, **RATE}},
+    "vqflow": {"space": {"detector.flow.blocks": {"choices": [[1], [2]]}, **RATE}},
+    "memory_bank": {"space": {"detector.bank_size": {"low": 10, "high": 60}, **RATE}},
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_set(tmp_path_factory.mktemp("set"))
+
+
+def of(tree: Tree, detector: Tree, **training: Any) -> Tree:
+    return {
+        **tree,
+        "detector": detector,
+        "features": {"backbone": "filters"},
+        "training": {**tree["training"], **training},
+    }
+
+
+@pytest.fixture(scope="module")
+def trees(root: Path) -> dict[str, Tree]:
+    """A small training of each, on the same pictures."""
+    tree = tiny_recipe(root)
+    flow = {
+        "name": "vqflow",
+        "positions": 8,
+        "pattern": {"codebook_size": 8, "dim": 16, "coverage": 20},
+        "concept": {"codebook_size": 4, "dim": 8},
+        "flow": {"blocks": [1], "hidden": 8, "condition": 8},
+    }
+    return {
+        "vqvae": tree,
+        "vqflow": of(tree, flow),
+        "memory_bank": of(tree, {"name": "memory_bank", "bank_size": 40}, epochs=0),
+    }
+
+
+@pytest.fixture
+def only_vqvae(trees: dict[str, Tree]) -> dict[str, Tree]:
+    return {"one": trees["vqvae"], "two": trees["vqvae"]}
+
+
+def spaces(name: str = "all", **more: Any) -> Spaces:
+    return make_spaces({"recipes": RECIPES, **more}, name)
+
+
+def two(first: Tree, second: Tree) -> Spaces:
+    return make_spaces({"recipes": {"one": {"space": first}, "two": {"space": second}}}, "both")
+
+
+SIZE: Tree = {"detector.codebook_size": {"choices": [8, 16]}}
+
+
+# What is compared
+
+
+def test_settings_of_recipes_never_collide(trees: dict[str, Tree]) -> None:
+    contest = make_contest(spaces(), trees)
+    own = {r: contest.named(r, plan.own_params()) for r, plan in contest.plans.items()}
+    assert own["vqvae"] == {"vqvae.detector.codebook_size": 16}
+    assert own["vqflow"] == {"vqflow.detector.flow.blocks": "[1]"}
+    recipe, plan, settings = contest.of({"recipe": "vqflow", "vqflow.detector.flow.blocks": "[2]"})
+    assert (recipe, settings) == ("vqflow", {"detector.flow.blocks": "[2]"})
+    config = resolve(plan.tree_of(settings))
+    assert config.detector["flow"]["blocks"] == [2] and config.features.backbone == "filters"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("data.held_out", 0.2),
+        ("data.image_size", 64),
+        ("data.validation.source", "test"),
+        ("evaluation.resolution", "original"),
+        ("threshold.false_reject_rate", 0.2),
+    ],
+)
+def test_all_are_judged_alike(setting: str, value: Any, only_vqvae: dict[str, Tree]) -> None:
+    unlike = {**only_vqvae, "two": merge(only_vqvae["two"], nest(setting, value))}
+    with pytest.raises(UserError, match=f"must have the same {setting}.*two {value}"):
+        make_contest(two(SIZE, SIZE), unlike)
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        ({"recipes": {"one": {"space": SIZE}}}, "two recipes or more"),
+        ({"recipes": {"one": {"space": SIZE}, "two": {"space": {}}}}, "recipe two: .*at least one"),
+        ({"recipes": {"one": "none", "two": "none"}}, "none.yaml does not exist"),
+        ({"objective": "test/aupro", "recipes": RECIPES}, "use validation/aupro"),
+        (
+            {
+                "recipes": {
+                    "one": {"space": SIZE},
+                    "two": {"space": SIZE, "objective": "validation/aupro"},
+                }
+            },
+            "one objective; got one validation/pixel_auroc, two validation/aupro",
+        ),
+        ({"recipes": RECIPES, "space": SIZE}, "setting space does not exist"),
+    ],
+    ids=["alone", "empty", "missing", "test", "objectives", "both"],
+)
+def test_impossible_spaces_are_a_sentence(tree: Tree, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        make_spaces(tree, "all")
+
+
+def test_a_fault_says_whose_it_is(only_vqvae: dict[str, Tree]) -> None:
+    with pytest.raises(UserError, match="recipe two: .*did you mean detector.codebook_size"):
+        make_contest(two(SIZE, {"detector.codebok_size": {"choices": [8]}}), only_vqvae)
+    with pytest.raises(UserError, match="recipe two: space data.resize .*the same images"):
+        resize = {"data.resize": {"choices": ["stretch", "letterbox"]}}
+        make_contest(two(SIZE, resize), only_vqvae)
+
+
+def test_the_objective_of_all_holds_for_each() -> None:
+    found = spaces(objective="validation/aupro")
+    assert {space.objective for space in found.recipes.values()} == {"validation/aupro"}
+
+
+def test_another_space_of_one_recipe_is_another_study(only_vqvae: dict[str, Tree]) -> None:
+    splits = load_dataset(resolve(only_vqvae["one"]).data)
+    names = {
+        make_contest(two(SIZE, second), only_vqvae).study_name(splits, "tiny")
+        for second in (SIZE, {"detector.codebook_size": {"choices": [8]}}, SIZE)
+    }
+    assert len(names) == 2 and all(name.startswith("part-both-tiny-") for name in names)
+
+
+def test_overrides_for_one_recipe_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(EXPERIMENTS.parent)
+    overrides = ["training.seed=3", "memory_bank.detector.bank_size=7"]
+    found = recipe_trees(["vqvae", "memory_bank"], overrides, "bottle", None, "quick")
+    assert [tree["training"]["seed"] for tree in found.values()] == [3, 3]
+    assert found["memory_bank"]["detector"]["bank_size"] == 7
+    assert "bank_size" not in found["vqvae"]["detector"]
+
+
+# Equal terms
+
+
+def ended(recipe: str, x: float, value: float, step_value: float) -> FrozenTrial:
+    number = optuna.distributions.FloatDistribution(0, 1)
+    either = optuna.distributions.CategoricalDistribution(["good", "poor"])
+    return create_trial(
+        params={"recipe": recipe, f"{recipe}.x": x},
+        distributions={"recipe": either, f"{recipe}.x": number},
+        value=value,
+        intermediate_values={1: step_value},
+    )
+
+
+def begun(study: optuna.Study, recipe: str) -> optuna.Trial:
+    study.enqueue_trial({"recipe": recipe})
+    study.sampler = studies.sampler(0, len(study.get_trials(deepcopy=False)))
+    trial = study.ask()
+    trial.suggest_categorical("recipe", ["good", "poor"])
+    return trial
+
+
+def test_a_trial_is_pruned_by_its_own_kind_only() -> None:
+    """Epoch 1 of `poor` lies behind all epochs of `good`; that is no reason to stop it."""
+    study = studies.open_study(InMemoryStorage(), "s", "maximize")
+    for index in range(6):
+        study.add_trial(ended("good", 0.1 * index, 0.9, 0.9))
+    trial = begun(study, "poor")
+    trial.report(0.3, 1)
+    assert not trial.should_prune()
+    study.tell(trial, 0.3)
+    for index in range(5):
+        study.add_trial(ended("poor", 0.1 * index, 0.3, 0.3))
+    ahead, behind = begun(study, "poor"), begun(study, "poor")
+    ahead.report(0.31, 1)
+    behind.report(0.29, 1)
+    assert not ahead.should_prune() and behind.should_prune()
+
+
+def test_a_recipe_behind_the_others_is_searched_as_well_as_they() -> None:
+    """What is drawn for a recipe does not depend on how good another one is."""
+    drawn = {}
+    for name, level in (("behind", 0.9), ("ahead", 0.1)):
+        study = studies.open_study(InMemoryStorage(), name, "maximize")
+        for index in range(12):
+            x = index / 11
+            study.add_trial(ended("poor", x, 0.5 - abs(x - 0.8), 0.0))
+            study.add_trial(ended("good", x, level, 0.0))
+        drawn[name] = [begun(study, "poor").suggest_float("poor.x", 0, 1) for _ in range(3)]
+    assert drawn["behind"] == drawn["ahead"]
+    assert all(0.5 < x < 1 for x in drawn["ahead"]), "TPE found nothing near 0.8"
+
+
+# A whole study
+
+
+@pytest.fixture(scope="module")
+def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
+    return Tracker.open(tmp_path_factory.mktemp("store") / "mlruns")
+
+
+class Told(list[Event]):
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self if isinstance(event, kind)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quiet_optuna() -> Iterator[None]:
+    before = optuna.logging.get_verbosity()
+    yield
+    optuna.logging.set_verbosity(before)
+
+
+def stand_in(model: Any, config: Any, splits: Any, run: Any, results: Path) -> Any:
+    """Scoring and drawing the test set is told elsewhere, and takes longer than all the rest."""
+    run.log_metrics({"test/image_auroc": 1.0})
+    return Report({}, {}, []), None, results
+
+
+@pytest.fixture(scope="module")
+def swept(trees: dict[str, Tree], tracker: Tracker) -> Iterator[tuple[SweepResult, Told, Tree]]:
+    """Five trials, the last one, the second of vqflow, interrupted after its first epoch; what was
+    said of the rest, and that trial's settings."""
+    drawn: Tree = {}
+
+    def stop(event: Event) -> None:
+        if isinstance(event, TrialStarted) and event.number == 4:
+            drawn.update(event.params)
+        if isinstance(event, EpochDone) and (event.number, event.epoch) == (4, 1):
+            raise KeyboardInterrupt
+
+    told = Told()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vqlab.sweep.finish.test_model", stand_in)
+        patch.setattr("vqlab.run.story.loss_curves", lambda history: Figure(figsize=(1, 1)))
+        with pytest.raises(Interrupted, match="4 of 5 trials done"):
+            sweep(trees, spaces(), tracker, trials=5, on_event=stop)
+        result = sweep(trees, spaces(), tracker, trials=5, on_event=told.append)
+        yield result, told, drawn
+
+
+def test_recipes_take_turns_from_their_own_values(swept: Any, trees: dict[str, Tree]) -> None:
+    result, *_ = swept
+    assert [row.recipe for row in result.trials[:3]] == list(trees)
+    first = {row.recipe: row.params for row in result.trials[:3]}
+    assert first["vqvae"]["vqvae.detector.codebook_size"] == 16
+    assert first["vqflow"]["vqflow.detector.flow.blocks"] == "[1]"
+    assert first["memory_bank"]["memory_bank.detector.bank_size"] == 40
+    settled = [row.recipe for row in result.trials if row.state == "COMPLETE"]
+    assert Counter(settled) == {"vqvae": 2, "vqflow": 2, "memory_bank": 1}
+    for row in result.trials:
+        assert all(key == "recipe" or key.startswith(row.recipe + ".") for key in row.params)
+
+
+def test_an_interrupted_trial_is_repeated_with_its_recipe(swept: Any) -> None:
+    result, told, drawn = swept
+    states = [row.state for row in result.trials]
+    assert states == ["COMPLETE"] * 4 + ["FAIL", "COMPLETE"]
+    repeated = told.of(TrialStarted)[0]
+    assert (repeated.recipe, repeated.resumed_at) == ("vqflow", 1)
+    assert drawn["recipe"] == "vqflow" and repeated.params == drawn
+    assert result.trials[5].retry_of == 4
+
+
+def test_runs_say_which_recipe_they_are(swept: Any, tracker: Tracker) -> None:
+    result, *_ = swept
+    runs = tracker.runs(tags={"vqlab.kind": "trial", "vqlab.study": result.study})
+    rows = {str(row.run_id): row for row in result.trials}
+    for run in runs:
+        recipe = rows[run.run_id].recipe
+        assert run.tags["vqlab.recipe"] == run.tags["vqlab.detector"] == recipe
+        assert run.name.endswith(f"-{recipe}")
+        assert run.tags["vqlab.backbone"] == ("pixels" if recipe == "vqvae" else "filters")
+    parent = tracker.find(result.parent_id)
+    assert parent.tags["vqlab.detector"] == "vqvae+vqflow+memory_bank"
+    searched = read_recipe(parent.artifact("space.yaml"))
+    assert make_spaces(searched, "again").recipes.keys() == RECIPES.keys()
+    assert not any(run.status == "RUNNING" for run in tracker.runs())
+
+
+def test_the_best_of_each_recipe_stays(swept: Any, tracker: Tracker) -> None:
+    result, *_ = swept
+    assert list(result.recipes) == list(RECIPES)
+    best = max(result.recipes.values(), key=lambda row: row.value)
+    assert best == result.best and result.best.recipe == best.recipe
+    for run in tracker.runs(tags={"vqlab.kind": "trial", "vqlab.study": result.study}):
+        kept = run.run_id in {row.run_id for row in result.recipes.values()}
+        assert kept == (run.tags["optuna.state"] == "COMPLETE" and _has_checkpoint(run))
+        assert any(key.startswith("test/") for key in run.metrics) == (run.run_id == best.run_id)
+
+
+def _has_checkpoint(run: Any) -> bool:
+    try:
+        return bool(run.checkpoint().exists())
+    except UserError:
+        return False
+
+
+def test_recipe_checkpoint_and_threshold_agree(swept: Any, tracker: Tracker) -> None:
+    result, *_ = swept
+    config = resolve(read_recipe(result.recipe))
+    assert config.detector["name"] == result.best.recipe
+    assert f"({result.best.recipe})" in result.recipe.read_text().splitlines()[0]
+    key = "threshold.pixel_false_positive_rate"
+    chosen = result.best.params[f"{result.best.recipe}.{key}"]
+    assert config.threshold.pixel_false_positive_rate == chosen
+    model = Model.load(tracker.find(result.best.run_id).checkpoint(), "cpu")
+    assert model.meta["config"]["threshold"]["pixel_false_positive_rate"] == chosen
+    assert model.meta["config"]["detector"] == config.detector
+
+
+def test_again_does_nothing(swept: Any, trees: dict[str, Tree], tracker: Tracker) -> None:
+    told = Told()
+    again = sweep(trees, spaces(), tracker, trials=5, on_event=told.append)
+    assert not told.of(TrialStarted)
+    assert (again.study, again.best, again.recipes) == (
+        swept[0].study,
+        swept[0].best,
+        swept[0].recipes,
+    )
+
+
+@pytest.mark.slow
+def test_the_winner_is_promoted(
+    trees: dict[str, Tree], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = Tracker.open(tmp_path / "mlruns")
+    result = sweep(trees, spaces(), tracker, trials=3, results=tmp_path / "results")
+    assert {"test/image_auroc", "test/aupro"} <= set(result.test)
+    promoted = promote(tracker, "part")
+    assert promoted.promoted and promoted.run_id == result.best.run_id
+
+
+def test_weights_that_are_not_there_are_said_before_any_trial(
+    trees: dict[str, Tree], tracker: Tracker, tmp_path: Path
+) -> None:
+    features = {"backbone": "resnet18", "weights": str(tmp_path / "none.pth")}
+    told = Told()
+    with pytest.raises(UserError, match="recipe memory_bank: .*none.pth"):
+        broken = {**trees, "memory_bank": {**trees["memory_bank"], "features": features}}
+        sweep(broken, spaces(), tracker, trials=3, on_event=told.append)
+    assert not told
+
+
+# The command
+
+
+@pytest.fixture
+def folder(trees: dict[str, Tree], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder whose experiments are two small recipes."""
+    for path, tree in {
+        "quick_one": trees["vqvae"],
+        "bank": trees["memory_bank"],
+        "sweeps/bank": RECIPES["memory_bank"],
+        "sweeps/all": {"recipes": {"quick_one": RECIPES["vqvae"], "bank": "bank"}},
+    }.items():
+        file = tmp_path / "experiments" / f"{path}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(yaml.safe_dump(tree, sort_keys=False))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["vqlab", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def test_sweep_all_tells_which_recipe_is_which(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vqlab.sweep.finish.test_model", stand_in)
+    words = ("bank.detector.bank_size=30", "training.seed=1", "--trials", "2")
+    assert command(monkeypatch, "sweep", "all", *words) == 0
+    said = capsys.readouterr().out
+    assert "study part-all-" in said and "bank_size=30" in said
+    lines = [line.split() for line in said.splitlines()]
+    table = {line[1]: line for line in lines if line[:1] == ["│"] and "COMPLETE" in line}
+    assert [table[number][3] for number in ("0", "1")] == ["quick_one", "bank"]
+    assert "the recipes, each at its best" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "all"], "only a sweep compares"),
+        (["sweep", "all", "detector.bank_size=3"], "setting detector.bank_size does not exist"),
+        (["sweep", "all", "--space", "experiments/sweeps/bank.yaml"], "must name several"),
+        (["sweep", "bank", "--space", "experiments/sweeps/all.yaml"], "vqlab sweep all --space"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    arguments: list[str],
+    words: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command(monkeypatch, *arguments) == 2
+    assert words in capsys.readouterr().err and not (folder / "mlruns/optuna.db").exists()
+
+
+@pytest.mark.parametrize("preset", ["tiny", "quick"])
+def test_the_shipped_comparison_needs_no_download(
+    preset: str, monkeypatch: pytest.MonkeyPatch, root: Path
+) -> None:
+    """Every recipe's own values lie in its space, and its backbone is built in."""
+    monkeypatch.chdir(EXPERIMENTS.parent)
+    found = read_space(EXPERIMENTS / "sweeps" / "all.yaml")
+    assert isinstance(found, Spaces)
+    trees = recipe_trees(found.recipes, [], "part", root, preset)
+    contest = make_contest(found, trees)
+    for recipe, plan in contest.plans.items():
+        assert plan.config.features.backbone in ("pixels", "filters")
+        if preset == "quick":
+            assert set(plan.own_params()) == set(plan.sampled), recipe

@@ -1,0 +1,93 @@
+"""Which prototype each image has, and whether the prototypes are the categories: nobody told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from vqlab.data import ImageSet
+from vqlab.detectors import ImagePrototypes
+from vqlab.evaluation.scoring import Array
+from vqlab.features import Backbone, pyramids
+from vqlab.metrics import entropy, mutual_information, purity
+from vqlab.types import Pyramid, Sample
+
+_TOGETHER = 32
+
+
+class Prototyper(Protocol):
+    """Whatever has a codebook of image-level codes: a detector."""
+
+    def prototypes_of(self, pyramid: Pyramid) -> ImagePrototypes | None: ...
+
+
+@dataclass(frozen=True)
+class FoundConcepts:
+    """A set of N images with their prototypes, in the order of the set."""
+
+    indices: Array
+    """(N,) int64."""
+    vectors: Array
+    """(N, D) float64, before quantisation."""
+    codebook: Array
+    """(K, D) float64."""
+    samples: tuple[Sample, ...]
+
+    @cached_property
+    def categories(self) -> tuple[str, ...]:
+        """Those of the images, sorted."""
+        return tuple(sorted({sample.category for sample in self.samples}))
+
+    @cached_property
+    def of_category(self) -> Array:
+        """Each image's place in `categories`, (N,) int64."""
+        place = {name: number for number, name in enumerate(self.categories)}
+        return np.array([place[sample.category] for sample in self.samples], np.int64)
+
+    @cached_property
+    def counts(self) -> Array:
+        """Images of each category with each prototype, (C, K) int64."""
+        size = len(self.codebook)
+        pairs = self.of_category * size + self.indices
+        counts = np.bincount(pairs, minlength=len(self.categories) * size)
+        return counts.reshape(-1, size)
+
+    def metrics(self) -> dict[str, float]:
+        """`concept_live`: prototypes that an image has; and where there are several categories
+        `concept_information`, the share of the entropy of the category that the prototype tells,
+        and `concept_purity`, the share of images in the main category of their prototype.
+
+        The last two are high for as many prototypes as images, too; chance is not taken off.
+        """
+        found = {"concept_live": float(np.count_nonzero(self.counts.sum(0)))}
+        if len(self.categories) > 1:
+            told = mutual_information(self.indices, self.of_category)
+            found["concept_information"] = min(1.0, told / entropy(self.of_category))
+            found["concept_purity"] = purity(self.indices, self.of_category)
+        return found
+
+
+@torch.inference_mode()
+def find_concepts(
+    detector: Prototyper,
+    backbone: Backbone,
+    images: ImageSet,
+    device: torch.device,
+) -> FoundConcepts | None:
+    """The prototype of every image; none where the detector has none, or there are no images."""
+    parts = []
+    for pyramid in pyramids(backbone, images, _TOGETHER, device):
+        part = detector.prototypes_of(pyramid)
+        if part is None:
+            return None
+        parts.append(part)
+    if not parts:
+        return None
+    indices = torch.cat([part.indices for part in parts]).cpu().numpy()
+    vectors = torch.cat([part.vectors for part in parts]).double().cpu().numpy()
+    codebook = parts[0].codebook.double().cpu().numpy()
+    return FoundConcepts(indices, vectors, codebook, images.samples)
