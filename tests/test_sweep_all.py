@@ -264,7 +264,7 @@ def stand_in(model: Any, config: Any, splits: Any, run: Any, results: Path) -> A
 
 
 @pytest.fixture(scope="module")
-def swept(trees: dict[str, Tree], tracker: Tracker) -> Iterator[tuple[SweepResult, Told, Tree]]:
+def swept(trees: dict[str, Tree], tracker: Tracker) -> tuple[SweepResult, Told, Tree]:
     """Five trials, the last one, the second of vqflow, interrupted after its first epoch; what was
     said of the rest, and that trial's settings."""
     drawn: Tree = {}
@@ -282,7 +282,7 @@ def swept(trees: dict[str, Tree], tracker: Tracker) -> Iterator[tuple[SweepResul
         with pytest.raises(Interrupted, match="4 of 5 trials done"):
             sweep(trees, spaces(), tracker, trials=5, on_event=stop)
         result = sweep(trees, spaces(), tracker, trials=5, on_event=told.append)
-        yield result, told, drawn
+    return result, told, drawn
 
 
 def test_recipes_take_turns_from_their_own_values(swept: Any, trees: dict[str, Tree]) -> None:
@@ -367,9 +367,7 @@ def test_again_does_nothing(swept: Any, trees: dict[str, Tree], tracker: Tracker
 
 
 @pytest.mark.slow
-def test_the_winner_is_promoted(
-    trees: dict[str, Tree], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_winner_is_promoted(trees: dict[str, Tree], tmp_path: Path) -> None:
     tracker = Tracker.open(tmp_path / "mlruns")
     result = sweep(trees, spaces(), tracker, trials=3, results=tmp_path / "results")
     assert {"test/image_auroc", "test/aupro"} <= set(result.test)
