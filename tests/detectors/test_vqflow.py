@@ -236,3 +236,13 @@ def test_more_prototypes_than_images_are_refused() -> None:
     detector = build({"concept": {"codebook_size": 40}})
     with pytest.raises(UserError, match="40 prototypes need as many training images; got 16"):
         detector.prepare([two_products(16, seed=0)])
+
+
+def test_the_fusions_codebook_is_committed_to_as_well() -> None:
+    detector = build(merge(PAPER, {"flow": {"fusion": True}}))
+    detector.train().prepare([two_products(16, seed=0)])
+    detector.loss(two_products(16, seed=0))["pattern"].backward()
+    own = detector.above.encoder.own
+    weights = [p.grad for p in own.parameters()]
+    assert all(grad is not None for grad in weights)
+    assert any(bool(grad.any()) for grad in weights if grad is not None)

@@ -325,7 +325,12 @@ class VQFlow(Detector):
         for number, (one, z) in enumerate(zip(latents, fused, strict=True)):
             own = one.log_det.sum(1) if one.log_det.ndim == 2 else one.log_det
             rows = z.flatten(2).mT
-            found.append(Latents(rows, own + log_det if number == 0 else own, one.described))
+            if number == 0:  # it carries what the fusion adds
+                own = own + log_det
+                described = one.described._replace(loss=one.described.loss + above.loss)
+            else:
+                described = one.described
+            found.append(Latents(rows, own, described))
         return found
 
     def _prototypes(self, z: Tensor, concept: Concept | None) -> Prototypes:
