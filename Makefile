@@ -8,6 +8,7 @@ DETECTOR ?= vqvae
 RECIPE  ?= $(DETECTOR)
 PRESET  ?= quick
 TRIALS  ?= 10
+WORKERS ?= 1
 DATA    ?=
 ARGS    ?=
 BENCH   ?= all
@@ -24,7 +25,7 @@ help:  ## Print this help
 	@echo "vqlab: vector-quantised detectors of visual defects"; echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 	@echo
-	@echo "  Variables (now): CLASS=$(CLASS) DETECTOR=$(DETECTOR) PRESET=$(PRESET) (quick|full) TRIALS=$(TRIALS)"
+	@echo "  Variables (now): CLASS=$(CLASS) DETECTOR=$(DETECTOR) PRESET=$(PRESET) (quick|full) TRIALS=$(TRIALS) WORKERS=$(WORKERS)"
 	@echo "                   DETECTOR=vqvae|vqflow|memory_bank; make sweep DETECTOR=all compares them"
 	@echo "                   DATA=folder of MVTec AD, VisA or that layout; RUN=run to promote;"
 	@echo "                   IMAGES=files or folder to predict; ARGS=\"setting.path=value ...\""
@@ -41,7 +42,7 @@ $(READY): pyproject.toml
 setup: $(READY)  ## Make the environment (.venv) from pyproject.toml
 
 sweep: $(READY)  ## Search settings for CLASS, on validation only; score the best on test
-	@$(BIN)/vqlab sweep $(RECIPE) $(ARGS) $(COMMON) --trials $(TRIALS)
+	@$(BIN)/vqlab sweep $(RECIPE) $(ARGS) $(COMMON) --trials $(TRIALS) --workers $(WORKERS)
 
 train: $(READY)  ## Train one model for CLASS and score it on test
 	@$(BIN)/vqlab train $(RECIPE) $(ARGS) $(COMMON)

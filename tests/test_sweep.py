@@ -42,6 +42,7 @@ from vqlab.sweep import (
 )
 from vqlab.sweep import study as studies
 from vqlab.sweep.space import plan
+from vqlab.sweep.storage import only_one, open_storage, store_errors
 from vqlab.sweep.trial import best_thresholds, dead_codebook, pixel_f1
 from vqlab.tracking import Run, Tracker
 from vqlab.types import Scores, UserError
@@ -236,7 +237,7 @@ def test_the_threshold_of_best_pixel_f1_is_chosen() -> None:
 
 
 def storage_at(folder: Path) -> Any:
-    return studies.open_storage(folder / "optuna.db")
+    return open_storage(f"sqlite:///{folder / 'optuna.db'}")
 
 
 def line(trial: optuna.Trial) -> float:
@@ -304,13 +305,13 @@ def test_a_live_codebook_beats_a_better_dead_one(tmp_path: Path) -> None:
 
 
 def test_one_sweep_at_a_time(tmp_path: Path) -> None:
-    with studies.only_one(tmp_path, "s"):
+    with only_one(tmp_path, "s"):
         with pytest.raises(UserError, match=f"process {os.getpid()} already"):
-            with studies.only_one(tmp_path, "s"):
+            with only_one(tmp_path, "s"):
                 pass
-        with studies.only_one(tmp_path, "another"):
+        with only_one(tmp_path, "another"):
             pass
-    with studies.only_one(tmp_path, "s"):
+    with only_one(tmp_path, "s"):
         pass
 
 
@@ -326,7 +327,7 @@ def test_an_unusable_store_is_a_sentence(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 def test_a_full_disk_under_the_store_is_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "optuna.db"
-    study = studies.open_study(studies.open_storage(path), "s", "maximize")
+    study = studies.open_study(storage_at(tmp_path), "s", "maximize")
     engine = study._storage._backend.engine  # type: ignore[attr-defined]
 
     @sqlalchemy.event.listens_for(engine, "connect")
@@ -335,7 +336,7 @@ def test_a_full_disk_under_the_store_is_a_sentence(tmp_path: Path) -> None:
 
     engine.dispose()
     with pytest.raises(UserError, match="database or disk is full.*free some space"):
-        with studies.store_errors(path):
+        with store_errors(f"sqlite:///{path}"):
             for _ in range(100):
                 study.ask().set_user_attr("padding", "x" * 500)
 

@@ -102,13 +102,13 @@ def watched(metrics: Mapping[str, float]) -> str:
 
 @contextmanager
 def sweeping() -> Iterator[OnEvent]:
-    """A sweep as it goes: a bar over trials, one over the epochs of the present trial, and a line
-    for every trial that ended."""
+    """A sweep as it goes: a bar over trials, one over the epochs of each trial under way, and a
+    line for every trial that ended."""
     from vqlab.sweep import EpochDone, StudyOpened, TrialFinished, TrialStarted
 
     progress = _bars()
     trials = progress.add_task("trials", total=None, metrics="")
-    epochs = progress.add_task("epochs", total=None, metrics="")
+    epochs: dict[int, TaskID] = {}
 
     def on_event(event: Event) -> None:
         if isinstance(event, StudyOpened):
@@ -118,19 +118,23 @@ def sweeping() -> Iterator[OnEvent]:
                 out.print(f"note: {note}")
         elif isinstance(event, TrialStarted):
             of = f" ({event.recipe})" if event.recipe else ""
-            progress.reset(epochs, description=f"trial {event.number}{of}, epochs", metrics="")
-        elif isinstance(event, EpochDone):
-            text = watched(event.metrics)
-            progress.update(epochs, completed=event.epoch, total=event.epochs, metrics=text)
+            title = f"trial {event.number}{of}, epochs"
+            epochs[event.number] = progress.add_task(title, total=None, metrics="")
+        elif isinstance(event, EpochDone) and event.number in epochs:
+            bar, text = epochs[event.number], watched(event.metrics)
+            progress.update(bar, completed=event.epoch, total=event.epochs, metrics=text)
         elif isinstance(event, TrialFinished):
+            if event.trial.number in epochs:
+                progress.remove_task(epochs.pop(event.trial.number))
             progress.update(trials, completed=event.done, total=event.target)
-            out.print(_ended(event))
+            out.print(ended_text(event))
 
     with progress:
         yield on_event
 
 
-def _ended(event: TrialFinished) -> str:
+def ended_text(event: TrialFinished) -> str:
+    """A line on a trial that ended."""
     trial = event.trial
     value = "" if trial.value is None else f" {trial.value:.4f}"
     seconds = "" if trial.seconds is None else f", {trial.seconds:.0f} s"

@@ -136,6 +136,7 @@ def sweep(
         Path | None, typer.Option(help="Sweep space (YAML); default: the detector's own.")
     ] = None,
     trials: Annotated[int, typer.Option(min=1, help="Trials the study shall have in all.")] = 12,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that work on trials at once.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
     results: Results = Path("results"),
     mlruns: Tracking = Path("mlruns"),
@@ -146,7 +147,8 @@ def sweep(
     one of them alone is written `vqflow.training.epochs=5`.
 
     Running it again continues to TRIALS, then only prints the result. A changed space or changed
-    data is a new study.
+    data is a new study. Several workers share this machine's cores; more of them, on any machine,
+    join by `vqlab worker STUDY` (docs/several_machines.md).
     """
     from vqlab.cli.progress import interruptible, sweeping
     from vqlab.config import merge, nest
@@ -171,6 +173,7 @@ def sweep(
                 found,
                 tracker,
                 trials=trials,
+                workers=workers,
                 seed=seed,
                 preset="" if preset == "full" else preset,
                 on_event=on_event,

@@ -51,6 +51,8 @@ class Outcome:
     """Other scores on the same test images: the detector's own, and the baseline `mean_image`."""
     pictures: Path | None
     seconds: float
+    last_epoch: dict[str, float]
+    """Metrics of the last epoch of training; empty where nothing was trained."""
     test_split: str = "test"
     """`best_on_test` where the test set chose the epoch, so that `test` is no fair measure."""
 
@@ -108,7 +110,8 @@ def run(
         shutil.rmtree(tracked.folder, ignore_errors=True)
     return Outcome(
         tracked.id, model, checkpoint, validation, report, beside, pictures,
-        time.monotonic() - started, config.test_split,
+        time.monotonic() - started, dict(trainer.history[-1]) if trainer.history else {},
+        config.test_split,
     )  # fmt: skip
 
 

@@ -14,8 +14,10 @@ from vqlab.sweep.events import (
     TrialRow,
     TrialStarted,
 )
+from vqlab.sweep.launch import Launcher, LocalWorkers
 from vqlab.sweep.loop import Interrupted, sweep
 from vqlab.sweep.space import Axis, Space, make_space
+from vqlab.sweep.worker import join
 
 __all__ = [
     "Axis",
@@ -23,6 +25,8 @@ __all__ = [
     "EpochDone",
     "Event",
     "Interrupted",
+    "Launcher",
+    "LocalWorkers",
     "OnEvent",
     "Space",
     "Spaces",
@@ -31,6 +35,7 @@ __all__ = [
     "TrialFinished",
     "TrialRow",
     "TrialStarted",
+    "join",
     "make_contest",
     "make_space",
     "make_spaces",

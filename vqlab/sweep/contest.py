@@ -10,7 +10,7 @@ from typing import Any
 from vqlab.config import Settings, Tree, digest, dump, flatten, merge, nest, read_recipe, validate
 from vqlab.data import Splits
 from vqlab.run import each_model, resolve
-from vqlab.sweep.space import Plan, Space, checked_objective, make_space, plan
+from vqlab.sweep.space import Plan, Space, checked_objectives, make_space, plan
 from vqlab.sweep.study import RECIPE
 from vqlab.types import UserError
 
@@ -29,12 +29,17 @@ class Spaces:
 
     @property
     def objective(self) -> str:
-        """The validation metric that decides between them."""
+        """The validation metric that chooses between them."""
         return next(iter(self.recipes.values())).objective
+
+    @property
+    def tree(self) -> Tree:
+        """What `make_spaces` makes these spaces of."""
+        return {"recipes": {recipe: space.tree for recipe, space in self.recipes.items()}}
 
 
 class _SpacesFile(Settings):
-    objective: str | None = None
+    objective: str | tuple[str, ...] | None = None
     """None: the one that all of their spaces name."""
     recipes: dict[str, str | dict[str, Any]]
     """A space file's name (beside this one) or path, or the space itself."""
@@ -64,9 +69,9 @@ def make_spaces(tree: Mapping[str, Any], name: str, folder: Path = Path()) -> Sp
     recipes = {}
     for recipe, given in raw.recipes.items():
         own = _one_space(recipe, given, folder)
-        objective = own.objective if raw.objective is None else checked_objective(raw.objective)
-        recipes[recipe] = replace(own, objective=objective)
-    objectives = {recipe: space.objective for recipe, space in recipes.items()}
+        names = own.objectives if raw.objective is None else checked_objectives(raw.objective)
+        recipes[recipe] = replace(own, objectives=names)
+    objectives = {recipe: "+".join(space.objectives) for recipe, space in recipes.items()}
     if len(set(objectives.values())) > 1:
         raise UserError(
             f"recipes of one study must have one objective; got {_each(objectives)}; give {name} "
@@ -104,8 +109,13 @@ class Contest:
 
     @property
     def objective(self) -> str:
-        """The validation metric that decides."""
+        """The validation metric that chooses the winner."""
         return self.first.space.objective
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """That metric and, for a Pareto front, others."""
+        return self.first.space.objectives
 
     def named(self, recipe: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """A recipe's settings as Optuna and tables name them: `vqflow.detector.commitment`."""
@@ -124,7 +134,8 @@ class Contest:
         marks: list[Any] = [[plan.marks for plan in self.plans.values()], list(self.plans)]
         if "" in self.plans:
             marks = self.first.marks
-        mark = digest([self.objective, *marks, splits.fingerprint])[:8]
+        objective = self.objective if len(self.objectives) == 1 else list(self.objectives)
+        mark = digest([objective, *marks, splits.fingerprint])[:8]
         return f"{self.base_name(splits, preset)}-{mark}"
 
     def base_name(self, splits: Splits, preset: str) -> str:

@@ -58,10 +58,13 @@ class TrialRow:
     run_id: str | None
     seconds: float | None
     reason: str
-    """Why it was pruned or failed; empty for a complete trial."""
+    """Why it was pruned or failed, or why a complete trial is chosen last (a limit, a dead
+    codebook); else empty."""
     retry_of: int | None
     recipe: str = ""
     """Where the study compares several."""
+    values: tuple[float, ...] = ()
+    """Of all objectives; `value` is the first."""
 
 
 @dataclass(frozen=True)

@@ -145,13 +145,15 @@ def _show_study(objective: Objective, best: TrialRow, recipe: Path, link: str) -
 def importances(study: optuna.Study) -> dict[str, float]:
     """Each setting's share (PED-ANOVA) in what makes a trial good; empty for too few trials."""
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len(done) < _ENOUGH or len({t.value for t in done}) < 2:
+    if len(done) < _ENOUGH or len({t.values[0] for t in done}) < 2:
         return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
         try:
-            found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+            found = optuna.importance.get_param_importances(
+                study, evaluator=evaluator, target=lambda trial: trial.values[0]
+            )
         except (ValueError, RuntimeError):
             return {}
     return {name: float(share) for name, share in found.items()}
@@ -159,8 +161,8 @@ def importances(study: optuna.Study) -> dict[str, float]:
 
 def _history(study: optuna.Study, objective: str) -> Any:
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    values = [float(t.value or 0) for t in done]
-    better = max if study.direction == optuna.study.StudyDirection.MAXIMIZE else min
+    values = [t.values[0] for t in done]
+    better = max if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else min
     best = [better(values[: i + 1]) for i in range(len(values))]
     numbers, recipes = [t.number for t in done], [recipe_of(t) for t in done]
     return study_history(study.study_name, objective, numbers, values, best, recipes)

@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.storages import RDBStorage
 
-from vqlab.config import Tree, dump, flatten
+from vqlab.config import Tree, dump, flatten, merge, nest
 from vqlab.data import Splits, load_dataset
 from vqlab.features import Backbone
 from vqlab.model import build_detector
 from vqlab.run import experiment_of
 from vqlab.sweep import study as studies
 from vqlab.sweep.contest import Contest, Spaces, make_contest
-from vqlab.sweep.events import OnEvent, StudyOpened, SweepResult, TrialFinished
+from vqlab.sweep.events import OnEvent, StudyOpened, SweepResult
 from vqlab.sweep.finish import finish
-from vqlab.sweep.project import project, project_all, row, tidy
+from vqlab.sweep.launch import Launcher, LocalWorkers
+from vqlab.sweep.project import project_all
 from vqlab.sweep.space import Space
+from vqlab.sweep.storage import Turn, only_one, open_storage, storage_address, store_errors
 from vqlab.sweep.trial import Objective
+from vqlab.sweep.watch import watch
+from vqlab.sweep.worker import PARENT, TASK, Task, work
 from vqlab.tracking import Run, Tracker
 from vqlab.types import UserError
-
-_FAILURES = 3
-"""Trials that may fail in one call while none succeeds."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -43,6 +44,8 @@ def sweep(
     trials: int,
     seed: int = 0,
     preset: str = "",
+    workers: int = 1,
+    launcher: Launcher | None = None,
     on_event: OnEvent = lambda event: None,
     timeout: float | None = None,
     results: Path = Path("results"),
@@ -51,21 +54,23 @@ def sweep(
 
     `Spaces` compare several recipes, which then take turns; `tree` has the tree of each by its
     name. Called again it goes on from there, then only gives the result. The same space, settings
-    and data are the same study; `preset` is part of its name. `timeout`: seconds after which no
-    further trial is started. Raises UserError for what can be known beforehand, for a study that
-    another process sweeps, for one whose trials all fail; Interrupted on Ctrl-C.
+    and data are the same study; `preset` is part of its name. One worker works in this process,
+    several are processes of their own; a `launcher` starts them elsewhere. `timeout`: seconds after
+    which no further trial is started. Raises UserError for what can be known beforehand, for a
+    study that another process sweeps, for one whose trials all fail; Interrupted on Ctrl-C.
     """
     started = time.monotonic()
     contest = make_contest(space, tree)
-    minimize = contest.first.space.direction == "minimize"
     splits = load_dataset(contest.first.config.data)
     name = contest.study_name(splits, preset)
-    database = tracker.root / "optuna.db"
+    address = storage_address(tracker.root)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with studies.only_one(tracker.root / "locks", name), studies.store_errors(database):
-        storage = studies.open_storage(database)
-        study = studies.open_study(storage, name, contest.first.space.direction)
-        notes = _notes(study, contest.base_name(splits, preset))
+    with only_one(tracker.root / "locks", name), store_errors(address):
+        storage = open_storage(address)
+        study = studies.open_study(storage, name, *contest.first.space.directions)
+        with Turn(storage, name):
+            notes = _notes(study, contest.base_name(splits, preset))
+        minimize = contest.first.space.directions[0] == "minimize"
         link = tracker.study_link(experiment_of(splits), name, contest.objective, minimize)
         done = studies.settled(study)
         if done < trials:
@@ -75,10 +80,49 @@ def sweep(
         objective = Objective(contest, splits, study, parent, tracker, on_event)
         project_all(objective)
         if done < trials:
+            _give_task(objective, space, tree, trials, seed)
+            if launcher is None and workers > 1:
+                launcher = LocalWorkers(workers, tracker.root, timeout)
+            deadline = float("inf") if timeout is None else started + timeout
             with _running(objective, trials):
-                deadline = float("inf") if timeout is None else started + timeout
-                _run_trials(objective, trials, seed, deadline)
+                _run_trials(objective, storage, launcher, trials, deadline)
         return finish(objective, trials, link, results, started)
+
+
+def _give_task(
+    objective: Objective, space: Space | Spaces, tree: Tree, trials: int, seed: int
+) -> None:
+    """Write into the study what its workers need to know."""
+    study, splits = objective.study, objective.splits
+    trees = tree if isinstance(space, Spaces) else {"": tree}
+    here = nest("data.root", str(splits.root.absolute()))
+    trees = {recipe: merge(own, here) for recipe, own in trees.items()}
+    begun = len(study.get_trials(deepcopy=False))
+    name = space.name if isinstance(space, Spaces) else ""
+    study.set_user_attr(TASK, asdict(Task(trees, space.tree, name, trials, seed, begun)))
+    study.set_user_attr(PARENT, objective.parent.id)
+    study.set_user_attr("data_fingerprint", splits.fingerprint)
+
+
+def _run_trials(
+    objective: Objective,
+    storage: RDBStorage,
+    launcher: Launcher | None,
+    target: int,
+    deadline: float,
+) -> None:
+    if launcher is None:
+        work(objective, storage, deadline)
+        return
+    study = objective.study
+    try:
+        launcher.start(study.study_name)
+        watch(study, launcher, objective.tracker, target, objective.say)
+    finally:
+        launcher.stop()
+        with Turn(storage, study.study_name):
+            studies.reconcile(study)
+        project_all(objective)
 
 
 def _check_buildable(contest: Contest) -> None:
@@ -160,53 +204,3 @@ def _running(objective: Objective, target: int) -> Iterator[None]:
             f"study {study.study_name} was interrupted with {studies.settled(study)} of {target} "
             "trials done; the same command goes on from there."
         ) from error
-
-
-def _run_trials(objective: Objective, target: int, seed: int, deadline: float) -> None:
-    study = objective.study
-    failures = successes = 0
-
-    def ended(study: optuna.Study, trial: FrozenTrial) -> None:
-        nonlocal failures, successes
-        failures += trial.state == TrialState.FAIL
-        successes += trial.state != TrialState.FAIL
-        best = studies.best_trial(study)
-        project(objective, trial)
-        tidy(objective)
-        best_row = row(best) if best else None
-        done = studies.settled(study)
-        objective.say(TrialFinished(row(trial), best_row, done, target))
-        if best is not None and best.value is not None:
-            figure = {objective.contest.objective: best.value}
-            objective.parent.log_metrics(figure, step=trial.number)
-        _stop_if_hopeless(trial, failures, successes, target)
-
-    while studies.settled(study) < target and time.monotonic() < deadline:
-        _queue_next(study, objective.contest)
-        study.sampler = studies.sampler(seed, len(study.get_trials(deepcopy=False)))
-        study.optimize(objective, n_trials=1, catch=(Exception,), callbacks=[ended])
-
-
-def _queue_next(study: optuna.Study, contest: Contest) -> None:
-    """Recipes take turns, so that each is the best of as many trials; the first trial of each has
-    the recipe's own values."""
-    trials = study.get_trials(deepcopy=False)
-    if any(trial.state == TrialState.WAITING for trial in trials):
-        return
-    repeated = {trial.user_attrs.get(studies.RETRY_OF) for trial in trials}
-    turns = Counter(studies.recipe_of(t) for t in trials if t.number not in repeated)
-    recipe = min(contest.plans, key=lambda name: turns[name])
-    fixed = {studies.RECIPE: recipe} if recipe else {}
-    if not turns[recipe]:
-        own = contest.named(recipe, contest.plans[recipe].own_params())
-        study.enqueue_trial({**fixed, **own}, user_attrs={"as_in_recipe": True})
-    elif recipe:
-        study.enqueue_trial(fixed)
-
-
-def _stop_if_hopeless(trial: FrozenTrial, failures: int, successes: int, target: int) -> None:
-    if failures >= _FAILURES and successes == 0 or failures > max(target, 10):
-        raise UserError(
-            f"the sweep stopped: {failures} of its {failures + successes} trials failed, the last "
-            f"one because: {row(trial).reason} Mend that, and run the same command again."
-        )

@@ -9,13 +9,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.sweep.events import TrialRow
 from vqlab.sweep.study import (
+    BEYOND,
     DEAD,
-    INTERRUPTED,
     REASON,
     RETRY_OF,
     RUN_ID,
     best_trial,
     recipe_of,
+    was_interrupted,
 )
 from vqlab.sweep.trial import THRESHOLDS, Objective
 from vqlab.tracking import RunRecord
@@ -30,13 +31,14 @@ _STATUS: dict[TrialState, Literal["FINISHED", "KILLED", "FAILED"]] = {
 def row(trial: FrozenTrial) -> TrialRow:
     """A trial as a table shows it."""
     attrs = trial.user_attrs
-    reason = attrs.get(REASON) or attrs.get(DEAD, "")
-    if trial.state == TrialState.FAIL and not reason:
-        reason = "interrupted" if attrs.get(INTERRUPTED) else "unknown"
+    reason = attrs.get(REASON) or attrs.get(BEYOND) or attrs.get(DEAD, "")
+    if was_interrupted(trial) and not reason:
+        reason = "interrupted"
     return TrialRow(
         number=trial.number,
         state=trial.state.name,
-        value=trial.value if trial.state == TrialState.COMPLETE else None,
+        value=trial.values[0] if trial.state == TrialState.COMPLETE else None,
+        values=tuple(trial.values) if trial.state == TrialState.COMPLETE else (),
         params={**trial.params, **attrs.get(THRESHOLDS, {})},
         run_id=attrs.get(RUN_ID),
         seconds=trial.duration.total_seconds() if trial.duration else None,
@@ -66,7 +68,7 @@ def _settle(objective: Objective, run_id: str, trial: FrozenTrial) -> None:
 def project_all(objective: Objective) -> None:
     """Correct every run of the study that disagrees with its trial, and tidy up.
 
-    To be called when no trial runs: a run found RUNNING belongs to a process that was killed.
+    A run found RUNNING whose trial has ended belongs to a process that was killed.
     """
     trials = objective.study.get_trials(deepcopy=False)
     for record in trial_runs(objective):
@@ -96,9 +98,9 @@ def tidy(objective: Objective) -> None:
     kept = {trial.user_attrs.get(RUN_ID) for trial in best if trial}
     category = "+".join(objective.splits.categories)
     kept |= {version.run_id for version in objective.tracker.registry.versions(category)}
-    begun = {t.user_attrs.get(RETRY_OF) for t in trials if t.state != TrialState.WAITING}
+    repeated = {t.user_attrs.get(RETRY_OF) for t in trials if t.state.is_finished()}
     for trial in trials:
-        if INTERRUPTED in trial.user_attrs and trial.number not in begun:
+        if was_interrupted(trial) and trial.number not in repeated:
             kept.add(trial.user_attrs.get(RUN_ID))
     for trial in trials:
         run_id = trial.user_attrs.get(RUN_ID)

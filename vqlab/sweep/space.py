@@ -6,8 +6,8 @@ import difflib
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vqlab.config import Settings, Tree, dump, flatten, merge, nest, validate
 from vqlab.run import RunConfig, resolve
@@ -36,6 +36,8 @@ OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
     "escape_rate": "minimize",
 }
 """The validation metrics a sweep may look at, and which way is better."""
+COSTS = ("cost/cpu_seconds_per_image", "cost/parameters")
+"""What a further objective or a limit may be, besides: less is better."""
 _JUDGE = (
     "data.root data.categories data.joint data.held_out data.synthetic_defects data.seed "
     "data.validation data.validation.source data.validation.fraction"
@@ -56,14 +58,50 @@ class Axis(Settings):
     step: int | float | None = Field(None, gt=0)
 
 
+class Limit(Settings):
+    """What a trial's metric must not pass for the trial to be chosen."""
+
+    low: float | None = None
+    high: float | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Limit:
+        if (self.low is None) == (self.high is None):
+            raise ValueError("must be {low: NUMBER} or {high: NUMBER}")
+        return self
+
+    def beyond(self, value: float) -> float:
+        """How far a value lies beyond it; at most 0 where it is kept."""
+        return value - self.high if self.high is not None else (self.low or 0.0) - value
+
+
 @dataclass(frozen=True)
 class Space:
-    """The settings to search by dotted path, and the validation metric that decides."""
+    """The settings to search by dotted path, and the metrics that decide: the first one chooses
+    the winner, further ones make a Pareto front with it."""
 
-    objective: str
+    objectives: tuple[str, ...]
     axes: dict[str, Axis]
     validations: int = 3
-    """Validations within a trial, by which it may be pruned; each calibrates the detector anew."""
+    """Validations within a trial, by which it may be pruned; each calibrates the detector anew.
+    With several objectives nothing is pruned."""
+    limits: Mapping[str, Limit] = field(default_factory=dict)
+    """By metric of a trial: `validation/…`, `codebook/…`, `cost/…`."""
+
+    @property
+    def objective(self) -> str:
+        """The metric that chooses the winner."""
+        return self.objectives[0]
+
+    @property
+    def tree(self) -> Tree:
+        """What `make_space` makes this space of."""
+        return {
+            "objective": list(self.objectives),
+            "validations": self.validations,
+            "limits": {name: dump(limit) for name, limit in self.limits.items()},
+            "space": {name: dump(axis) for name, axis in self.axes.items()},
+        }
 
     def validate_every(self, epochs: int) -> int:
         """Epochs between a trial's validations; 0 for none but the last."""
@@ -76,14 +114,15 @@ class Space:
         return self.validate_every(epochs) + 1 if self.validations > 1 else 0
 
     @property
-    def direction(self) -> Literal["maximize", "minimize"]:
-        """`maximize` or `minimize`."""
-        return OBJECTIVES[self.objective.rpartition("/")[2]]
+    def directions(self) -> list[Literal["maximize", "minimize"]]:
+        """`maximize` or `minimize`, for each objective."""
+        return [OBJECTIVES.get(name.rpartition("/")[2], "minimize") for name in self.objectives]
 
 
 class _SpaceFile(Settings):
-    objective: str = "validation/pixel_auroc"
+    objective: str | tuple[str, ...] = "validation/pixel_auroc"
     validations: int = Field(3, ge=0)
+    limits: dict[str, Limit] = {}
     space: dict[str, dict[str, Any]]
 
 
@@ -101,7 +140,30 @@ def make_space(tree: Mapping[str, Any]) -> Space:
             )
     if not axes:
         raise UserError("a sweep's space must name at least one setting; got none.")
-    return Space(checked_objective(raw.objective), axes, raw.validations)
+    for metric in raw.limits:
+        _check_limited(metric)
+    return Space(checked_objectives(raw.objective), axes, raw.validations, raw.limits)
+
+
+def checked_objectives(given: str | Sequence[str]) -> tuple[str, ...]:
+    """The objectives, if a sweep may have them. Raises UserError saying why it may not."""
+    names = (given,) if isinstance(given, str) else tuple(given)
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"a sweep's objectives must be one or more, each once; got {list(names)}.")
+    return checked_objective(names[0]), *(
+        name if name in COSTS else checked_objective(name) for name in names[1:]
+    )
+
+
+def _check_limited(metric: str) -> None:
+    split, _, name = metric.partition("/")
+    if split == "test":
+        checked_objective(metric)
+    if split not in ("validation", "codebook", "cost") or not name:
+        raise UserError(
+            f"a sweep's limit must be on validation/…, codebook/… or {', '.join(COSTS)}; got "
+            f"{metric!r}."
+        )
 
 
 def checked_objective(objective: str) -> str:
@@ -115,6 +177,8 @@ def checked_objective(objective: str) -> str:
     if split != "validation" or name.rpartition("/")[2] not in OBJECTIVES:
         near = difflib.get_close_matches(objective, [f"validation/{n}" for n in OBJECTIVES], n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(OBJECTIVES)}."
+        if objective in COSTS:
+            hint = "a cost may only come second, as in [validation/pixel_auroc, cost/parameters]."
         raise UserError(
             f"a sweep's objective must be validation/<metric>; got {objective!r}; {hint}"
         )
@@ -169,7 +233,9 @@ class Plan:
     def marks(self) -> list[Any]:
         """The axes and the settings: what makes another study where it changes."""
         seen = {k: v for k, v in flatten(dump(self.config)).items() if k not in _UNSEEN}
-        return [{name: dump(axis) for name, axis in self.space.axes.items()}, seen]
+        own: list[Any] = [{name: dump(axis) for name, axis in self.space.axes.items()}, seen]
+        limits = {name: dump(limit) for name, limit in self.space.limits.items()}
+        return [*own, limits] if limits else own
 
 
 def plan(space: Space, tree: Tree) -> Plan:

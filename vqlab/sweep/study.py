@@ -1,107 +1,59 @@
-"""The study: where Optuna keeps it, who may work on it, what a killed sweep left behind."""
+"""The study: what it draws and prunes, which trials count, what killed workers left behind."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-import sqlite3
-import warnings
-from collections.abc import Container, Iterator
-from pathlib import Path
+import difflib
+from collections.abc import Container
 from typing import Any, Literal
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
+from vqlab.tracking import owner_is_gone
 from vqlab.types import UserError
 
-_HEARTBEAT, _GRACE = 60, 180
+Direction = Literal["maximize", "minimize"]
 _CHAIN = 5
 """A trial that ends its process this often in a row is not tried again."""
 _STARTUP = 5
 """Trials before the sampler models anything and the pruner prunes: budgets are small."""
 
-RUN_ID, INTERRUPTED, RETRY_OF, DEAD, REASON = (
-    "mlflow_run_id", "interrupted", "retry_of", "dead_codebook", "reason",
+RUN_ID, INTERRUPTED, RETRY_OF, DEAD, BEYOND, REASON, WORKER = (
+    "mlflow_run_id", "interrupted", "retry_of", "dead_codebook", "beyond_limit", "reason", "worker",
 )  # fmt: skip
 RECIPE = "recipe"
 """What a trial draws first where a study compares several recipes."""
 
 
-@contextlib.contextmanager
-def store_errors(path: Path) -> Iterator[None]:
-    """Turn what a full disk or an unusable study store raises into one sentence."""
-    try:
-        yield
-    except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
-        cause = error.__cause__ or error
-        reason = str(getattr(cause, "orig", None) or cause).splitlines()[0]
-        raise UserError(
-            f"the study store {path} cannot be used ({reason}); free some space, or make it "
-            "readable and writable, and run the same command again."
-        ) from error
-
-
-def open_storage(path: Path) -> RDBStorage:
-    """The SQLite store of studies, made where it is not there. Raises UserError if unusable."""
-    with store_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            return RDBStorage(
-                f"sqlite:///{path.absolute()}",
-                engine_kwargs={"connect_args": {"timeout": 60}},
-                heartbeat_interval=_HEARTBEAT,
-                grace_period=_GRACE,
-                heartbeat_stale_trial_callback=_retry_stale,
-            )
-
-
-@contextlib.contextmanager
-def only_one(folder: Path, study: str) -> Iterator[None]:
-    """Hold the study's lock. Raises UserError naming the process that holds it.
-
-    The lock ends with its process, however that ends; so whoever holds it knows that no trial of
-    the study is running.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{study}.lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            pid = file.read().strip() or "unknown"
-            raise UserError(
-                f"study {study} is being swept by process {pid} already; wait for it, or end it "
-                f"(kill {pid}), and run the same command again."
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
-def open_study(
-    storage: BaseStorage, name: str, direction: Literal["maximize", "minimize"]
-) -> optuna.Study:
-    """The study of that name, made where it is not there."""
+def open_study(storage: BaseStorage, name: str, *directions: Direction) -> optuna.Study:
+    """The study of that name, with a direction for each objective, made where it is not there."""
     return optuna.create_study(
         study_name=name,
         storage=storage,
-        direction=direction,
+        directions=list(directions),
         load_if_exists=True,
-        pruner=_PruneAmongAlike(n_startup_trials=_STARTUP, n_min_trials=3),
+        pruner=_pruner(),
     )
+
+
+def load_study(storage: BaseStorage, name: str) -> optuna.Study:
+    """The study of that name. Raises UserError that lists those there are."""
+    names = optuna.get_all_study_names(storage)
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3) or sorted(names)[-5:]
+        listed = f"there are {', '.join(near)}" if near else "there is none in this store"
+        raise UserError(f"there is no study {name!r}; {listed}.")
+    return optuna.load_study(study_name=name, storage=storage, pruner=_pruner())
+
+
+def _pruner() -> MedianPruner:
+    return _PruneAmongAlike(n_startup_trials=_STARTUP, n_min_trials=3)
 
 
 def sampler(seed: int, trials_so_far: int) -> TPESampler:
@@ -162,56 +114,66 @@ def settled(study: optuna.Study) -> int:
 
 
 def best_trial(study: optuna.Study, recipe: str | None = None) -> FrozenTrial | None:
-    """The complete trial of best value, those with a dead codebook only where no other is there.
+    """The complete trial of best value (of the first objective); those beyond a limit or with a
+    dead codebook only where no other is there.
 
     recipe: among the trials of this one alone.
     """
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     done = [t for t in done if recipe in (None, recipe_of(t))]
+    done = [t for t in done if BEYOND not in t.user_attrs] or done
     done = [t for t in done if DEAD not in t.user_attrs] or done
-    sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
-    return min(done, key=lambda t: (sign * _value(t), t.number), default=None)
+    sign = -1 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else 1
+    return min(done, key=lambda t: (sign * t.values[0], t.number), default=None)
 
 
-def _value(trial: FrozenTrial) -> float:
-    assert trial.value is not None
-    return trial.value
+def was_interrupted(trial: FrozenTrial) -> bool:
+    """Whether a trial ended because its worker did, and not by a fault of its own."""
+    attrs = trial.user_attrs
+    return trial.state == TrialState.FAIL and (INTERRUPTED in attrs or REASON not in attrs)
 
 
 def reconcile(study: optuna.Study) -> list[int]:
-    """Mark what a killed sweep left running as failed and queue each such trial once more.
+    """Mark running trials whose worker is gone as failed, and queue each once more.
 
-    To be called by the holder of the study's lock. Returns the numbers of the trials queued.
+    To be called in a `Turn`: whoever is drawing a trial that names no worker yet holds it. Returns
+    the numbers of the trials queued.
     """
     storage = study._storage
+    stale = _gave_no_sign(study)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        storage.set_trial_user_attr(trial._trial_id, INTERRUPTED, True)
-        storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        worker = trial.user_attrs.get(WORKER)
+        if worker is None or owner_is_gone(worker) or trial._trial_id in stale:
+            try:
+                storage.set_trial_user_attr(trial._trial_id, INTERRUPTED, True)
+                storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            except UpdateFinishedTrialError:  # it ended just now
+                continue
     queued = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
-        if trial.user_attrs.get(INTERRUPTED) and retry(study, trial):
+        if was_interrupted(trial) and retry(study, trial):
             queued.append(trial.number)
     return queued
 
 
+def _gave_no_sign(study: optuna.Study) -> set[int]:
+    """Ids of running trials whose heartbeat stopped: how another machine's death is noticed."""
+    storage: Any = getattr(study._storage, "_backend", study._storage)
+    if not hasattr(storage, "_get_stale_trial_ids") or storage.heartbeat_interval is None:
+        return set()
+    return set(storage._get_stale_trial_ids(study._study_id))
+
+
 def retry(study: optuna.Study, trial: FrozenTrial) -> bool:
-    """Queue an interrupted trial's settings again, once; says whether it did.
-
-    Two workers may find the same stale trial at once, hence the lock around looking and adding.
-    """
-    with _retry_lock(study):
-        trials = study.get_trials(deepcopy=False)
-        if any(t.user_attrs.get(RETRY_OF) == trial.number for t in trials):
-            return False
-        if _attempts(trials, trial) >= _CHAIN:
-            return False
-        params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-        study.enqueue_trial(params, user_attrs={RETRY_OF: trial.number})
-        return True
-
-
-def _retry_stale(study: optuna.Study, trial: FrozenTrial) -> None:
-    retry(study, trial)
+    """Queue an interrupted trial's settings again, once; says whether it did. In a `Turn`."""
+    trials = study.get_trials(deepcopy=False)
+    if any(t.user_attrs.get(RETRY_OF) == trial.number for t in trials):
+        return False
+    if _attempts(trials, trial) >= _CHAIN:
+        return False
+    params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    study.enqueue_trial(params, user_attrs={RETRY_OF: trial.number})
+    return True
 
 
 def _attempts(trials: list[FrozenTrial], trial: FrozenTrial) -> int:
@@ -219,12 +181,3 @@ def _attempts(trials: list[FrozenTrial], trial: FrozenTrial) -> int:
     while number is not None:
         count, number = count + 1, trials[number].user_attrs.get(RETRY_OF)
     return count
-
-
-@contextlib.contextmanager
-def _retry_lock(study: optuna.Study) -> Iterator[None]:
-    storage: Any = getattr(study._storage, "_backend", study._storage)
-    database = str(storage.engine.url.database)
-    with open(f"{database}.retry.lock", "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

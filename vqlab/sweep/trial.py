@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,14 +26,29 @@ from vqlab.evaluation import (
     choose_thresholds,
     evaluate,
 )
+from vqlab.model import Model
 from vqlab.run import CHECKPOINT, STATE, Outcome, RunConfig, resolve, run, start
 from vqlab.sweep.contest import Contest
 from vqlab.sweep.events import EpochDone, OnEvent, TrialStarted
-from vqlab.sweep.study import DEAD, INTERRUPTED, REASON, RECIPE, RETRY_OF, RUN_ID, best_trial
+from vqlab.sweep.study import (
+    BEYOND,
+    DEAD,
+    INTERRUPTED,
+    REASON,
+    RECIPE,
+    RETRY_OF,
+    RUN_ID,
+    best_trial,
+)
 from vqlab.tracking import Run, Tracker
 from vqlab.types import UserError
 
-VALIDATION, THRESHOLDS = "validation", "thresholds"
+VALIDATION, THRESHOLDS, PROGRESS = "validation", "thresholds", "progress"
+"""Attributes of a trial: its metrics, the threshold settings chosen for it, [epoch, epochs]."""
+_SECONDS = 1.0
+"""At least this long between two notes of a trial's progress."""
+_COSTED_ON = 8
+"""Images on which a cost in seconds is measured."""
 RULE = "pixel F1 at the threshold on the drawn defects"
 """What chooses among threshold settings."""
 
@@ -50,9 +66,10 @@ class Objective:
     tidied: set[str] = field(default_factory=set)
     """Runs whose files are gone."""
     _other_splits: dict[str, Splits] = field(default_factory=dict)
+    _noted: float = 0.0
 
-    def __call__(self, trial: optuna.Trial) -> float:
-        """Train and judge; the objective's value. Raises TrialPruned, and what training raises.
+    def __call__(self, trial: optuna.Trial) -> float | tuple[float, ...]:
+        """Train and judge; the objectives' values. Raises TrialPruned, and what training raises.
 
         Whatever ends a trial early is noted in it first, so that both stores can say why.
         """
@@ -73,7 +90,7 @@ class Objective:
                 on_epoch=lambda *epoch: self._watch(trial, *epoch),
             )
             report = self._search_thresholds(trial, outcome, config, splits, tracked)
-            return self._value(trial, report)
+            return self._values(trial, outcome, report, splits)
         except optuna.TrialPruned as error:
             trial.set_user_attr(REASON, str(error))
             raise
@@ -151,9 +168,13 @@ class Objective:
         metrics: Mapping[str, float],
     ) -> None:
         self.say(EpochDone(trial.number, epoch, epochs, dict(metrics)))
+        if time.monotonic() > self._noted + _SECONDS:
+            self._noted = time.monotonic()
+            trial.set_user_attr(PROGRESS, [epoch, epochs])
         recipe, plan, _ = self.contest.of(trial.params)
         value = metrics.get(self.contest.objective)
-        if value is not None and math.isfinite(value):
+        alone = len(self.contest.objectives) == 1  # Optuna prunes by one objective only
+        if alone and value is not None and math.isfinite(value):
             trial.report(value, epoch)
             if epoch >= plan.space.warmup(epochs) and trial.should_prune():
                 of = f" of {recipe}" if recipe else ""
@@ -200,19 +221,55 @@ class Objective:
         tracked.set_tags({**tags, "vqlab.threshold_rule": f"{RULE} ({f1:.4f})"})
         return report
 
-    def _value(self, trial: optuna.Trial, report: Report) -> float:
+    def _values(
+        self, trial: optuna.Trial, outcome: Outcome, report: Report, splits: Splits
+    ) -> float | tuple[float, ...]:
         metrics = report.keyed("validation")
         trial.set_user_attr(VALIDATION, metrics)
-        value = metrics.get(self.contest.objective)
-        if value is None:
-            known = ", ".join(sorted(metrics)) or "none"
-            raise UserError(
-                f"the objective {self.contest.objective} is not among the trial's metrics "
-                f"({known}); {' '.join(report.notes)}"
-            )
-        if not math.isfinite(value):
-            raise UserError(f"the objective {self.contest.objective} is {value}, no number.")
-        return value
+        plan = self.contest.of(trial.params)[1]
+        objectives, limits = self.contest.objectives, plan.space.limits
+        asked = {*objectives, *limits}
+        known = {**outcome.last_epoch, **metrics, **_costs(outcome.model, splits, asked)}
+        values = tuple(_number(known, name, report) for name in objectives)
+        beyond = []
+        for name, limit in limits.items():
+            over = limit.beyond(_number(known, name, report))
+            trial.set_constraint(name, over)
+            if over > 0:
+                beyond.append(f"{name} {known[name]:.4g} is beyond its limit")
+        if beyond:
+            trial.set_user_attr(BEYOND, "; ".join(beyond))
+        return values if len(values) > 1 else values[0]
+
+
+def _costs(model: Model, splits: Splits, asked: set[str]) -> dict[str, float]:
+    """What the model costs, as far as it is asked for. CPU-seconds: of all threads, from the file
+    to the score."""
+    found: dict[str, float] = {}
+    if "cost/parameters" in asked:
+        every = [*model.detector.parameters(), *model.backbone.parameters()]
+        found["cost/parameters"] = float(sum(weights.numel() for weights in every))
+    if "cost/cpu_seconds_per_image" in asked:
+        few = splits.train.samples[:_COSTED_ON]
+        started = time.process_time()
+        for sample in few:
+            model.score(sample.path)
+        found["cost/cpu_seconds_per_image"] = (time.process_time() - started) / len(few)
+    return found
+
+
+def _number(metrics: Mapping[str, float], name: str, report: Report) -> float:
+    """A metric of a trial. Raises UserError where there is none, or no number."""
+    value = metrics.get(name)
+    if value is None:
+        known = ", ".join(sorted(metrics)) or "none"
+        raise UserError(
+            f"the objective {name} is not among the trial's metrics ({known}); "
+            f"{' '.join(report.notes)}"
+        )
+    if not math.isfinite(value):
+        raise UserError(f"the objective {name} is {value}, no number.")
+    return value
 
 
 def dead_codebook(metrics: Mapping[str, float]) -> str:

@@ -4,7 +4,12 @@
 """
 
 # This one first: it sets what mlflow reads from the environment while it is imported.
-from vqlab.tracking.environment import MLFLOW_DEFAULTS, surroundings  # isort: split
+from vqlab.tracking.environment import (  # isort: split
+    MLFLOW_DEFAULTS,
+    owner_is_gone,
+    owner_tags,
+    surroundings,
+)
 
 from vqlab.tracking.registry import CHAMPION, PREVIOUS, Champion, Registry, Version, model_name
 from vqlab.tracking.run import CHECKPOINT, CONFIG, Run, Terminated
@@ -25,6 +30,8 @@ __all__ = [
     "Tracker",
     "Version",
     "model_name",
+    "owner_is_gone",
+    "owner_tags",
     "surroundings",
     "ui_command",
 ]

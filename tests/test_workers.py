@@ -1,0 +1,242 @@
+"""Several processes on one study: real workers, really killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+import yaml
+from optuna.trial import TrialState
+from tiny_set import tiny_recipe
+
+from vqlab.sweep import study as studies
+from vqlab.sweep.storage import Turn, open_storage, storage_address
+from vqlab.tracking import Tracker
+
+SPACE = {
+    "validations": 0,
+    "space": {
+        "detector.codebook_size": {"choices": [8, 16]},
+        "training.learning_rate": {"low": "3e-4", "high": "3e-3", "log": True},
+    },
+}
+STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+
+
+@pytest.fixture
+def folder(root: Path, tmp_path: Path) -> Path:
+    """A folder to sweep in: a recipe of many short epochs, its space."""
+    recipe = tiny_recipe(root, epochs=25)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(recipe))
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
+    return tmp_path
+
+
+def begin(folder: Path, trials: int, workers: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "vqlab", "sweep", "tiny.yaml", "--space", "space.yaml"]
+    command += ["--trials", str(trials), "--workers", str(workers)]
+    return subprocess.Popen(
+        command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+    )  # fmt: skip
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    said, complaint = process.communicate(timeout=400)
+    assert process.returncode == 0, complaint[-3000:]
+    return said
+
+
+def the_study(folder: Path) -> optuna.Study:
+    storage = open_storage(storage_address(folder / "mlruns"))
+    (name,) = optuna.get_all_study_names(storage)
+    return studies.load_study(storage, name)
+
+
+def wait_for(look: Callable[[], Any], seconds: float = 200) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = look()
+        if found:
+            return found
+        time.sleep(0.1)
+    raise AssertionError("nothing came of it")
+
+
+def under_way(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    """Running trials that have trained for some epochs."""
+    if not (folder / "mlruns" / "optuna.db").exists():
+        return []
+    try:
+        trials = the_study(folder).get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    except ValueError:  # the study is not there yet
+        return []
+    return [trial for trial in trials if "progress" in trial.user_attrs]
+
+
+def lives(process: psutil.Process) -> bool:
+    """Not so a zombie, which nobody may have asked how it ended."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def check_all_agrees(folder: Path, target: int) -> optuna.Study:
+    """Target reached, each interrupted trial repeated once, MLflow says what Optuna says."""
+    study = the_study(folder)
+    trials = study.get_trials(deepcopy=False)
+    states = Counter(trial.state.name for trial in trials)
+    assert states["COMPLETE"] + states["PRUNED"] == target
+    assert set(states) <= {"COMPLETE", "PRUNED", "FAIL"}
+    repeats = Counter(t.user_attrs[studies.RETRY_OF] for t in trials if "retry_of" in t.user_attrs)
+    assert repeats == {t.number: 1 for t in trials if t.state == TrialState.FAIL}
+    tracker = Tracker.open(folder / "mlruns")
+    assert not [run.name for run in tracker.runs() if run.status == "RUNNING"]
+    runs = tracker.runs(tags={"vqlab.kind": "trial"})
+    for run in runs:
+        trial = trials[int(run.tags["vqlab.trial"])]
+        assert (run.tags["optuna.state"], run.status) == (
+            trial.state.name, STATUS[trial.state.name],
+        )  # fmt: skip
+    complete = [t.user_attrs[studies.RUN_ID] for t in trials if t.state == TrialState.COMPLETE]
+    assert set(complete) <= {run.run_id for run in runs}
+    return study
+
+
+def test_a_killed_worker_costs_one_retry(folder: Path) -> None:
+    sweep = begin(folder, trials=3, workers=2)
+    trial = wait_for(lambda: under_way(folder))[0]
+    os.kill(int(trial.user_attrs["worker"]["vqlab.pid"]), signal.SIGKILL)
+    said = end(sweep)
+    assert "best run" in said and "3 of 3" in said
+    trials = check_all_agrees(folder, 3).get_trials(deepcopy=False)
+    (retry,) = [t for t in trials if t.user_attrs.get(studies.RETRY_OF) == trial.number]
+    assert retry.params == trials[trial.number].params
+    assert len({t.user_attrs["worker"]["vqlab.pid"] for t in trials}) >= 2
+
+
+@pytest.mark.slow
+def test_workers_stop_when_their_launcher_is_killed(folder: Path) -> None:
+    sweep = begin(folder, trials=4, workers=2)
+    trial = wait_for(lambda: under_way(folder))[0]
+    launcher = psutil.Process(sweep.pid)
+    workers = [p for p in launcher.children() if "worker" in p.cmdline()]
+    assert len(workers) == 2
+    os.kill(sweep.pid, signal.SIGKILL)
+    sweep.communicate()
+    wait_for(lambda: not any(lives(p) for p in workers), seconds=60)
+    stopped = the_study(folder).get_trials(deepcopy=False)[trial.number]
+    assert stopped.state == TrialState.FAIL and studies.was_interrupted(stopped)
+    end(begin(folder, trials=4, workers=1))
+    check_all_agrees(folder, 4)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_all_within_seconds(folder: Path) -> None:
+    sweep = begin(folder, trials=4, workers=2)
+    wait_for(lambda: under_way(folder))
+    workers = psutil.Process(sweep.pid).children()
+    os.kill(sweep.pid, signal.SIGINT)
+    _, complaint = sweep.communicate(timeout=60)
+    assert sweep.returncode == 130 and "the same command goes on from there" in complaint
+    assert not any(lives(p) for p in workers)
+    assert not [r for r in Tracker.open(folder / "mlruns").runs() if r.status == "RUNNING"]
+    end(begin(folder, trials=4, workers=2))
+    check_all_agrees(folder, 4)
+
+
+@pytest.mark.slow
+def test_another_worker_joins(folder: Path) -> None:
+    sweep = begin(folder, trials=5, workers=1)
+    wait_for(lambda: under_way(folder))
+    name = the_study(folder).study_name
+    joined = subprocess.run(
+        [sys.executable, "-m", "vqlab", "worker", name, "--threads", "1"],
+        cwd=folder, capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    assert joined.returncode == 0, joined.stderr[-2000:]
+    end(sweep)
+    trials = check_all_agrees(folder, 5).get_trials(deepcopy=False)
+    assert len({t.user_attrs["worker"]["vqlab.pid"] for t in trials}) == 2
+
+
+def test_a_worker_of_no_study_is_told_so(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "vqlab", "worker", "cable-vqvae-00000000"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and "there is no study 'cable-vqvae-00000000'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+COUNTED = """
+import sys
+from functools import partial
+from pathlib import Path
+import optuna
+from vqlab.sweep import study as studies
+from vqlab.sweep.storage import Turn, open_storage
+from vqlab.tracking import owner_tags
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+storage = open_storage(sys.argv[1])
+study = studies.open_study(storage, "s", "maximize")
+def claimed(turn, trial):
+    trial.set_user_attr(studies.WORKER, owner_tags())
+    turn.end()
+    return trial.suggest_float("x", 0, 1)
+while True:
+    with Turn(storage, "s") as turn:
+        studies.reconcile(study)
+        trials = study.get_trials(deepcopy=False)
+        running = sum(t.state.name == "RUNNING" for t in trials)
+        if studies.settled(study) + running >= 100:
+            break
+        study.sampler = studies.sampler(0, len(trials))
+        study.optimize(partial(claimed, turn), n_trials=1)
+"""
+
+
+@pytest.mark.slow
+def test_four_workers_make_a_hundred_trials_and_no_more(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path / 'optuna.db'}"
+    command = [sys.executable, "-c", COUNTED, address]
+    workers = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(4)]
+    for worker in workers:
+        _, complaint = worker.communicate(timeout=300)
+        assert worker.returncode == 0, complaint.decode()[-2000:]
+    study = studies.load_study(open_storage(address), "s")
+    trials = study.get_trials(deepcopy=False)
+    assert [t.number for t in trials] == list(range(100))
+    assert all(t.state == TrialState.COMPLETE for t in trials)
+    assert len({t.params["x"] for t in trials}) == 100
+    assert len({t.user_attrs["worker"]["vqlab.pid"] for t in trials}) == 4
+
+
+def test_one_turn_at_a_time(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path / 'optuna.db'}"
+    waiting = (
+        "import sys; from vqlab.sweep.storage import Turn, open_storage\n"
+        "with Turn(open_storage(sys.argv[1]), 's'): print('mine', flush=True)"
+    )
+    storage = open_storage(address)
+    with Turn(storage, "s") as turn:
+        other = subprocess.Popen(
+            [sys.executable, "-c", waiting, address], stdout=subprocess.PIPE, text=True
+        )
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(timeout=8)
+        turn.end()
+        turn.end()
+        said, _ = other.communicate(timeout=60)
+    assert said == "mine\n" and other.returncode == 0

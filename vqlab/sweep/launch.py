@@ -1,0 +1,113 @@
+"""Launchers: what starts the workers of a study and keeps them alive. One interface, several kinds.
+
+A worker needs the name of its study and the addresses of the two stores, no more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+_RESTARTS = 5
+"""Times that a worker which was killed is started again."""
+_GRACE = 10.0
+"""Seconds that a worker has to end its trial when it is told to stop."""
+
+
+class Launcher(Protocol):
+    """Starts workers; they end by themselves when the study has its trials."""
+
+    def start(self, study: str) -> None:
+        """Start the workers of a study."""
+
+    def tend(self) -> int:
+        """Start again what was killed; how many workers are alive."""
+
+    def stop(self) -> None:
+        """End all of them, within seconds; nothing happens to those that ended."""
+
+    def complaint(self) -> str:
+        """Why the last worker that failed did; empty where none has."""
+
+
+class LocalWorkers:
+    """Processes on this machine, its cores shared out between them, its GPUs too.
+
+    root: the tracking store's folder; a worker's output goes to `sweeps/` there. They notice when
+    the process that started them is gone, and stop.
+    """
+
+    def __init__(self, count: int, root: Path, timeout: float | None = None) -> None:
+        self.count, self.root, self.timeout = count, root, timeout
+        self._study = ""
+        self._workers: list[subprocess.Popen[bytes] | None] = []
+        self._restarts = [0] * count
+        self._failed: list[Path] = []
+
+    def start(self, study: str) -> None:
+        self._study = study
+        (self.root / "sweeps").mkdir(parents=True, exist_ok=True)
+        self._workers = [self._spawn(slot) for slot in range(self.count)]
+
+    def tend(self) -> int:
+        for slot, worker in enumerate(self._workers):
+            code = worker.poll() if worker is not None else None
+            if code is None:
+                continue
+            self._workers[slot] = None
+            if code and code > 0:
+                self._failed.append(self._log(slot))
+            elif code and self._restarts[slot] < _RESTARTS:  # by a signal
+                self._restarts[slot] += 1
+                self._workers[slot] = self._spawn(slot)
+        return sum(worker is not None for worker in self._workers)
+
+    def stop(self) -> None:
+        there = [worker for worker in self._workers if worker is not None]
+        for worker in there:
+            with contextlib.suppress(ProcessLookupError):
+                worker.terminate()
+        deadline = time.monotonic() + _GRACE
+        for worker in there:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.wait(max(0.1, deadline - time.monotonic()))
+            if worker.poll() is None:
+                worker.kill()
+                worker.wait()
+        self._workers = []
+
+    def complaint(self) -> str:
+        if not self._failed:
+            return ""
+        lines = self._failed[-1].read_text(encoding="utf-8", errors="replace").split("\n")
+        said = [line for line in lines if line.strip()]
+        return said[-1].removeprefix("vqlab: ") if said else f"see {self._failed[-1]}"
+
+    def _log(self, slot: int) -> Path:
+        return self.root / "sweeps" / f"{self._study}-worker{slot}.log"
+
+    def _spawn(self, slot: int) -> subprocess.Popen[bytes]:
+        threads = max(1, (os.cpu_count() or 1) // self.count)
+        command = [sys.executable, "-m", "vqlab", "worker", self._study, "--follow"]
+        command += ["--mlruns", str(self.root), "--threads", str(threads)]
+        if self.timeout is not None:
+            command += ["--timeout", str(self.timeout)]
+        around = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        if torch.cuda.device_count() > 1:
+            around["CUDA_VISIBLE_DEVICES"] = str(slot % torch.cuda.device_count())
+        with self._log(slot).open("ab") as log:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,  # its end tells the worker that this process is gone
+                stdout=log,
+                stderr=log,
+                env=around,
+                start_new_session=True,  # Ctrl-C is for this process, which then stops them
+            )

@@ -1,0 +1,202 @@
+"""Where Optuna keeps studies: an SQLite file under mlruns/, or what VQLAB_STORAGE names.
+
+Whoever works on a study takes turns through the store itself, so that workers need nothing else in
+common: a file lock beside SQLite, an advisory lock of PostgreSQL. Both end with their process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import sqlite3
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import sqlalchemy
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy.exc import SQLAlchemyError
+
+from vqlab.types import UserError
+
+ADDRESS = "VQLAB_STORAGE"
+"""Environment variable: where studies are kept; empty: an SQLite file under mlruns/."""
+_HEARTBEAT = "VQLAB_HEARTBEAT"
+"""Environment variable: seconds between the signs of life of a trial; missed three times, another
+machine's trial counts as dead."""
+_PATIENCE = 120
+"""Seconds to wait for a store that another process has locked."""
+_KEEPALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+"""So that the locks of a machine that vanished are free within a minute."""
+
+
+def storage_address(root: Path) -> str:
+    """The URL of the store of studies. Raises UserError for a kind that vqlab does not use."""
+    address = os.environ.get(ADDRESS, "").strip()
+    if not address:
+        return f"sqlite:///{root.absolute() / 'optuna.db'}"
+    if address.startswith(("postgresql://", "postgresql+")):
+        return address
+    if address.startswith("sqlite:///") and address != "sqlite:///:memory:":
+        return f"sqlite:///{Path(address.removeprefix('sqlite:///')).absolute()}"
+    raise UserError(
+        f"{ADDRESS} must be postgresql://user:password@host/database or sqlite:///file.db; got "
+        f"{without_password(address)!r}; unset it to use {root}."
+    )
+
+
+def without_password(address: str) -> str:
+    """An address as it may be shown."""
+    return re.sub(r"//([^/@:]*):[^/@]*@", r"//\1@", address)
+
+
+@contextlib.contextmanager
+def store_errors(address: str) -> Iterator[None]:
+    """Turn what a full disk or an unusable study store raises into one sentence."""
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
+        cause = error.__cause__ or error
+        reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
+        shown = without_password(address).removeprefix("sqlite:///")
+        remedy = "free some space, or make it readable and writable"
+        if shown.startswith("postgresql"):
+            remedy = f"check that the server runs and that {ADDRESS} is right"
+        raise UserError(
+            f"the study store {shown} cannot be used ({reason}); {remedy}, and run the same "
+            "command again."
+        ) from error
+
+
+def open_storage(address: str) -> RDBStorage:
+    """The store of studies, made where it is not there. Raises UserError if unusable."""
+    options: dict[str, Any] = {"connect_args": {"timeout": _PATIENCE}}
+    interval = _heartbeat()
+    with store_errors(address):
+        if address.startswith("sqlite:///"):
+            path = Path(address.removeprefix("sqlite:///"))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.closing(sqlite3.connect(path, timeout=_PATIENCE)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+        else:
+            options = {"connect_args": _KEEPALIVE, "pool_pre_ping": True, "pool_size": 2}
+        with warnings.catch_warnings(), _one_makes_the_tables(address):
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            try:
+                return RDBStorage(
+                    address,
+                    engine_kwargs=options,
+                    heartbeat_interval=interval,
+                    grace_period=3 * interval,
+                )
+            except ImportError as error:
+                raise UserError(
+                    f"studies in PostgreSQL need its driver ({error}); install it with: "
+                    "pip install 'vqlab[postgres]'"
+                ) from None
+
+
+def _heartbeat() -> int:
+    text = os.environ.get(_HEARTBEAT, "").strip() or "60"
+    if not text.isdigit() or not int(text):
+        raise UserError(f"{_HEARTBEAT} must be a whole number of seconds, 1 or more; got {text!r}.")
+    return int(text)
+
+
+@contextlib.contextmanager
+def _one_makes_the_tables(address: str) -> Iterator[None]:
+    """The first to open an empty store makes its tables; two at once would fail each other."""
+    if address.startswith("sqlite:///"):
+        with _file_lock(Path(address.removeprefix("sqlite:///") + ".lock")):
+            yield
+        return
+    engine = sqlalchemy.create_engine(address, connect_args=_KEEPALIVE)
+    try:
+        with engine.connect() as connection:
+            _advise(connection, "pg_advisory_lock", "tables")
+            yield
+    finally:
+        engine.dispose()
+
+
+@contextlib.contextmanager
+def _file_lock(path: Path) -> Iterator[None]:
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class Turn:
+    """Held by one worker of a study at a time while it looks what is to be done next.
+
+    As a context manager; `end` gives it up earlier. It ends with its process, however that ends.
+    """
+
+    def __init__(self, storage: RDBStorage, name: str) -> None:
+        self._storage, self._name = storage, name
+        self._release: Callable[[], None] | None = None
+
+    def __enter__(self) -> Turn:
+        database = self._storage.engine.url.database
+        if self._storage.engine.dialect.name == "sqlite":
+            folder = Path(str(database)).parent / "locks"
+            folder.mkdir(parents=True, exist_ok=True)
+            file: IO[str] = (folder / f"{self._name}.turn").open("a")
+            fcntl.flock(file, fcntl.LOCK_EX)
+            self._release = file.close
+            return self
+        connection = self._storage.engine.connect()
+        _advise(connection, "pg_advisory_lock", self._name)
+
+        def release() -> None:
+            _advise(connection, "pg_advisory_unlock", self._name)
+            connection.close()
+
+        self._release = release
+        return self
+
+    def end(self) -> None:
+        """Give the turn to the next; nothing happens the second time."""
+        if self._release is not None:
+            release, self._release = self._release, None
+            release()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.end()
+
+
+def _advise(connection: sqlalchemy.Connection, function: str, name: str) -> None:
+    key = int.from_bytes(hashlib.sha256(f"vqlab {name}".encode()).digest()[:8], "big", signed=True)
+    connection.execute(sqlalchemy.text(f"SELECT {function}(:key)"), {"key": key})
+    connection.commit()  # not idle in a transaction; the lock belongs to the session
+
+
+@contextlib.contextmanager
+def only_one(folder: Path, study: str) -> Iterator[None]:
+    """Hold the study's lock on this machine. Raises UserError naming the process that holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{study}.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            pid = file.read().strip() or "unknown"
+            raise UserError(
+                f"study {study} is being swept by process {pid} already; wait for it, or end it "
+                f"(kill {pid}), and run the same command again."
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

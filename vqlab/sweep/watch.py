@@ -1,0 +1,73 @@
+"""Watching a study that workers are at: what happens is read from the store and told as events."""
+
+from __future__ import annotations
+
+import time
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from vqlab.sweep import study as studies
+from vqlab.sweep.events import EpochDone, OnEvent, TrialFinished, TrialStarted
+from vqlab.sweep.launch import Launcher
+from vqlab.sweep.project import row
+from vqlab.sweep.trial import PROGRESS
+from vqlab.tracking import Tracker
+from vqlab.types import UserError
+
+_PAUSE = 0.5
+
+
+def watch(
+    study: optuna.Study, launcher: Launcher, tracker: Tracker, target: int, say: OnEvent
+) -> None:
+    """Tend the workers and tell what becomes of trials, until all workers have ended.
+
+    Raises UserError with what the workers complained of, where they ended before the target and
+    no time limit was reached.
+    """
+    told = _Told(study, tracker, target, say)
+    while True:
+        alive = launcher.tend()
+        told.look()
+        if not alive:
+            break
+        time.sleep(_PAUSE)
+    complaint = launcher.complaint()
+    if complaint and studies.settled(study) < target:
+        raise UserError(complaint)
+
+
+class _Told:
+    """What was said of each trial already."""
+
+    def __init__(self, study: optuna.Study, tracker: Tracker, target: int, say: OnEvent) -> None:
+        self._study, self._tracker, self._target, self._say = study, tracker, target, say
+        self._states: dict[int, TrialState] = {
+            t.number: t.state for t in study.get_trials(deepcopy=False)
+        }
+        self._epochs: dict[int, int] = {}
+
+    def look(self) -> None:
+        for trial in self._study.get_trials(deepcopy=False):
+            begun = trial.number in self._epochs
+            if not begun and self._has_begun(trial):
+                self._epochs[trial.number] = 0
+                run_id = str(trial.user_attrs[studies.RUN_ID])
+                params = {k: v for k, v in trial.params.items() if k != studies.RECIPE}
+                link, recipe = self._tracker.link(run_id), studies.recipe_of(trial)
+                self._say(TrialStarted(trial.number, params, link, 0, recipe))
+            epoch, epochs = trial.user_attrs.get(PROGRESS, (0, 0))
+            if begun and epoch > self._epochs[trial.number]:
+                self._epochs[trial.number] = epoch
+                self._say(EpochDone(trial.number, epoch, epochs, {}))
+            if trial.state.is_finished() and self._states.get(trial.number) != trial.state:
+                best = studies.best_trial(self._study)
+                done = studies.settled(self._study)
+                best_row = row(best) if best else None
+                self._say(TrialFinished(row(trial), best_row, done, self._target))
+            self._states[trial.number] = trial.state
+
+    def _has_begun(self, trial: FrozenTrial) -> bool:
+        new = trial.state == TrialState.RUNNING or self._states.get(trial.number) != trial.state
+        return new and studies.RUN_ID in trial.user_attrs

@@ -1,0 +1,186 @@
+"""A worker: takes one trial after another until the study has as many as it shall have.
+
+Any number of them, in as many processes and on as many machines, work on one study; the store is
+all they have in common.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from vqlab.config import Tree, merge, nest
+from vqlab.data import load_dataset
+from vqlab.sweep import study as studies
+from vqlab.sweep.contest import Contest, make_contest, make_spaces
+from vqlab.sweep.events import OnEvent, TrialFinished
+from vqlab.sweep.project import project, row, tidy
+from vqlab.sweep.space import make_space
+from vqlab.sweep.storage import Turn, open_storage, storage_address, store_errors
+from vqlab.sweep.trial import Objective
+from vqlab.tracking import Tracker, owner_tags
+from vqlab.types import UserError
+
+TASK, PARENT = "task", "mlflow_parent"
+"""Attributes of a study: what its workers need to know, and its own run."""
+_FAILURES = 3
+"""Trials that may fail in one call while none succeeds."""
+_PAUSE = 0.5
+"""Seconds between looks at a study whose last trials others are at."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker does: kept in the study."""
+
+    trees: dict[str, Tree]
+    """Of each recipe, by name; of the only one under the empty name."""
+    space: Tree
+    name: str
+    """Of the comparison, where there are several recipes."""
+    target: int
+    """Trials the study shall have in all."""
+    seed: int
+    begun: int = 0
+    """Trials there were when the present call began: its failures are counted from there."""
+
+    def contest(self, data: Path | None = None) -> Contest:
+        """What is compared; `data`: where the images lie on this machine."""
+        trees = self.trees
+        if data is not None:
+            trees = {k: merge(tree, nest("data.root", str(data))) for k, tree in trees.items()}
+        if "recipes" in self.space:
+            return make_contest(make_spaces(self.space, self.name), trees)
+        return make_contest(make_space(self.space), trees[""])
+
+
+def join(
+    name: str,
+    tracker: Tracker,
+    *,
+    data: Path | None = None,
+    say: OnEvent = lambda event: None,
+    timeout: float | None = None,
+) -> None:
+    """Work on a study that a sweep has opened, until it has its trials; on any machine.
+
+    data: the images' folder where it is another one here. Raises UserError for a study or images
+    that are not there or others, and for trials that all fail.
+    """
+    started = time.monotonic()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    address = storage_address(tracker.root)
+    with store_errors(address):
+        storage = open_storage(address)
+        study = studies.load_study(storage, name)
+        if TASK not in study.user_attrs:
+            raise UserError(
+                f"study {name} does not say what is to be done (it was opened by another program, "
+                "or an older vqlab); start it again with `vqlab sweep`."
+            )
+        contest = Task(**study.user_attrs[TASK]).contest(data)
+        splits = load_dataset(contest.first.config.data)
+        known = study.user_attrs.get("data_fingerprint", splits.fingerprint)
+        if splits.fingerprint != known:
+            raise UserError(
+                f"the images in {splits.root} are not those of study {name} (fingerprint "
+                f"{splits.fingerprint[:12]}, the study's is {known[:12]}); copy the same ones here."
+            )
+        parent = tracker.amend(study.user_attrs[PARENT])
+        objective = Objective(contest, splits, study, parent, tracker, say)
+        deadline = float("inf") if timeout is None else started + timeout
+        work(objective, storage, deadline)
+
+
+def work(objective: Objective, storage: RDBStorage, deadline: float = float("inf")) -> None:
+    """Take trials until the study has its target, and those of other workers have ended too.
+
+    deadline: on `time.monotonic`, after which no further trial is started. Raises UserError where
+    trials fail and none succeeds.
+    """
+    study = objective.study
+    while time.monotonic() < deadline:
+        with Turn(storage, study.study_name) as turn:
+            task = Task(**study.user_attrs[TASK])
+            todo = _todo(study, task)
+            if todo == "nothing":
+                return
+            if todo == "start":
+                _queue_next(study, objective.contest)
+                count = len(study.get_trials(deepcopy=False))
+                study.sampler = studies.sampler(task.seed, count)
+                study.optimize(
+                    partial(_claimed, objective, turn),
+                    n_trials=1,
+                    catch=(Exception,),
+                    callbacks=[partial(_ended, objective, task)],
+                )
+                continue
+        time.sleep(_PAUSE)
+
+
+def _claimed(objective: Objective, turn: Turn, trial: optuna.Trial) -> float | tuple[float, ...]:
+    """The trial is this worker's; the next one may look."""
+    trial.set_user_attr(studies.WORKER, owner_tags())
+    turn.end()
+    return objective(trial)
+
+
+def _ended(objective: Objective, task: Task, study: optuna.Study, trial: FrozenTrial) -> None:
+    best = studies.best_trial(study)
+    project(objective, trial)
+    tidy(objective)
+    done = studies.settled(study)
+    objective.say(TrialFinished(row(trial), row(best) if best else None, done, task.target))
+    if best is not None:
+        figure = {objective.contest.objective: best.values[0]}
+        objective.parent.log_metrics(figure, step=trial.number)
+
+
+def _todo(study: optuna.Study, task: Task) -> Literal["start", "wait", "nothing"]:
+    studies.reconcile(study)
+    trials = study.get_trials(deepcopy=False)
+    if studies.settled(study) >= task.target:
+        return "nothing"
+    _stop_if_hopeless(trials[task.begun :], task.target)
+    under_way = sum(trial.state == TrialState.RUNNING for trial in trials)
+    return "start" if studies.settled(study) + under_way < task.target else "wait"
+
+
+def _stop_if_hopeless(trials: list[FrozenTrial], target: int) -> None:
+    failed = [
+        trial
+        for trial in trials
+        if trial.state == TrialState.FAIL and not studies.was_interrupted(trial)
+    ]
+    succeeded = sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
+    if len(failed) >= _FAILURES and not succeeded or len(failed) > max(target, 10):
+        raise UserError(
+            f"the sweep stopped: {len(failed)} of its {len(failed) + succeeded} trials failed, the "
+            f"last one because: {row(failed[-1]).reason} Mend that, and run the same command again."
+        )
+
+
+def _queue_next(study: optuna.Study, contest: Contest) -> None:
+    """Recipes take turns, so that each is the best of as many trials; the first trial of each has
+    the recipe's own values."""
+    trials = study.get_trials(deepcopy=False)
+    if any(trial.state == TrialState.WAITING for trial in trials):
+        return
+    repeated = {trial.user_attrs.get(studies.RETRY_OF) for trial in trials}
+    turns = Counter(studies.recipe_of(t) for t in trials if t.number not in repeated)
+    recipe = min(contest.plans, key=lambda name: turns[name])
+    fixed: dict[str, Any] = {studies.RECIPE: recipe} if recipe else {}
+    if not turns[recipe]:
+        own = contest.named(recipe, contest.plans[recipe].own_params())
+        study.enqueue_trial({**fixed, **own}, user_attrs={"as_in_recipe": True})
+    elif recipe:
+        study.enqueue_trial(fixed)
