@@ -19,7 +19,7 @@ STUDY   ?= validation
 COMMON = --category $(CLASS) --preset $(PRESET) $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep train evaluate promote predict leaderboard correlate ui data-check data-audit test test-all check bench clean
+.PHONY: help setup sweep train evaluate promote predict leaderboard correlate ui data-check data-audit test test-all check bench crashtest clean
 
 help:  ## Print this help
 	@echo "vqlab: vector-quantised detectors of visual defects"; echo
@@ -86,6 +86,9 @@ check: $(READY)  ## Format, lint, types and fast tests: what must pass before a 
 
 bench: $(READY)  ## Measure CPU-seconds and memory (BENCH=all|start|training|scoring|metrics)
 	@$(BIN)/python tests/bench/bench.py $(BENCH)
+
+crashtest: $(READY)  ## Kill a sweep's processes at random moments; see that nothing is lost
+	@$(BIN)/python tests/crashtest.py $(ARGS)
 
 clean:  ## Delete caches and pictures; data, runs and the environment stay
 	@rm -rf results .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -49,7 +49,7 @@ class LocalWorkers:
         self._study = ""
         self._workers: list[subprocess.Popen[bytes] | None] = []
         self._restarts = [0] * count
-        self._failed: list[Path] = []
+        self._complaint = ""
 
     def start(self, study: str) -> None:
         self._study = study
@@ -62,9 +62,14 @@ class LocalWorkers:
             if code is None:
                 continue
             self._workers[slot] = None
-            if code and code > 0:
-                self._failed.append(self._log(slot))
-            elif code and self._restarts[slot] < _RESTARTS:  # by a signal
+            if code > 0:
+                self._complaint = self._last_words(slot)
+            elif code < 0 and self._restarts[slot] == _RESTARTS:
+                self._complaint = (
+                    f"workers were killed {_RESTARTS + 1} times by signal {-code}; is there enough "
+                    "memory? Use fewer workers, and run the same command again."
+                )
+            elif code < 0:
                 self._restarts[slot] += 1
                 self._workers[slot] = self._spawn(slot)
         return sum(worker is not None for worker in self._workers)
@@ -84,11 +89,12 @@ class LocalWorkers:
         self._workers = []
 
     def complaint(self) -> str:
-        if not self._failed:
-            return ""
-        lines = self._failed[-1].read_text(encoding="utf-8", errors="replace").split("\n")
+        return self._complaint
+
+    def _last_words(self, slot: int) -> str:
+        lines = self._log(slot).read_text(encoding="utf-8", errors="replace").splitlines()
         said = [line for line in lines if line.strip()]
-        return said[-1].removeprefix("vqlab: ") if said else f"see {self._failed[-1]}"
+        return said[-1].removeprefix("vqlab: ") if said else f"see {self._log(slot)}"
 
     def _log(self, slot: int) -> Path:
         return self.root / "sweeps" / f"{self._study}-worker{slot}.log"

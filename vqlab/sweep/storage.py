@@ -86,20 +86,20 @@ def open_storage(address: str) -> RDBStorage:
                 connection.execute("PRAGMA journal_mode=WAL")
         else:
             options = {"connect_args": _KEEPALIVE, "pool_pre_ping": True, "pool_size": 2}
-        with warnings.catch_warnings(), _one_makes_the_tables(address):
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            try:
+        try:
+            with warnings.catch_warnings(), _one_makes_the_tables(address):
+                warnings.simplefilter("ignore", ExperimentalWarning)
                 return RDBStorage(
                     address,
                     engine_kwargs=options,
                     heartbeat_interval=interval,
                     grace_period=3 * interval,
                 )
-            except ImportError as error:
-                raise UserError(
-                    f"studies in PostgreSQL need its driver ({error}); install it with: "
-                    "pip install 'vqlab[postgres]'"
-                ) from None
+        except ImportError as error:
+            raise UserError(
+                f"studies in PostgreSQL need its driver ({error}); install it with: "
+                "pip install 'vqlab[postgres]'"
+            ) from None
 
 
 def _heartbeat() -> int:

@@ -1,0 +1,200 @@
+"""Kill a sweep's processes at random moments and see what becomes of its trials: `make crashtest`.
+
+Real workers train real (small) models on a study in SQLite, or in a PostgreSQL server started for
+it. Now and then a worker, the launcher or all of them are killed with signal 9 and the same command
+is given again. Prints what was lost, duplicated or left inconsistent, which must be nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+
+import optuna
+import psutil
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parent))
+from postgres_server import postgres_server  # noqa: E402
+from tiny_set import tiny_recipe, write_tiny_set  # noqa: E402
+
+from vqlab.sweep import study as studies  # noqa: E402
+from vqlab.sweep.storage import ADDRESS, open_storage, storage_address  # noqa: E402
+from vqlab.tracking import Tracker  # noqa: E402
+
+STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+SPACE = {
+    "validations": 1,
+    "space": {
+        "detector.codebook_size": {"choices": [8, 16, 32]},
+        "training.learning_rate": {"low": "3e-4", "high": "3e-3", "log": True},
+        "threshold.pixel_false_positive_rate": {"choices": [0.01, 0.1]},
+    },
+}
+GROWTH = 4
+"""Trials by which the target grows where the sweep reaches it before the last kill."""
+
+
+class CrashTest:
+    """A sweep in a folder of its own, and what was seen of it."""
+
+    def __init__(self, folder: Path, seed: int, workers: int) -> None:
+        self.folder, self.random, self.workers = folder, random.Random(seed), workers
+        self.target = GROWTH
+        self.sweep: subprocess.Popen[bytes] | None = None
+        self.finished: dict[int, tuple[str, tuple[float, ...]]] = {}
+        self.killed: Counter[str] = Counter()
+        root = write_tiny_set(folder / "data")
+        recipe = tiny_recipe(root, epochs=30)
+        (folder / "tiny.yaml").write_text(yaml.safe_dump(recipe))
+        (folder / "space.yaml").write_text(yaml.safe_dump(SPACE))
+
+    def begin(self) -> None:
+        command = [sys.executable, "-m", "vqlab", "sweep", "tiny.yaml", "--space", "space.yaml"]
+        command += ["--trials", str(self.target), "--workers", str(self.workers)]
+        with (self.folder / "sweep.log").open("ab") as log:
+            self.sweep = subprocess.Popen(
+                command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    def study(self) -> optuna.Study | None:
+        address = storage_address(self.folder / "mlruns")
+        if address.startswith("sqlite") and not (self.folder / "mlruns" / "optuna.db").exists():
+            return None
+        storage = open_storage(address)
+        names = optuna.get_all_study_names(storage)
+        return studies.load_study(storage, names[0]) if names else None
+
+    def look(self) -> list[str]:
+        """Remember the trials that have ended; those that are no longer as they were."""
+        study = self.study()
+        trials = study.get_trials(deepcopy=False) if study else []
+        now = {
+            t.number: (t.state.name, tuple(t.values or ()))
+            for t in trials
+            if t.state.name in ("COMPLETE", "PRUNED")
+        }
+        lost = [f"trial {n}: was {was}, is {now.get(n)}" for n, was in self.finished.items()
+                if now.get(n) != was]  # fmt: skip
+        self.finished = now
+        return lost
+
+    def kill(self) -> str:
+        """Kill a worker, the launcher, or all, if there is one; what was killed."""
+        assert self.sweep is not None
+        if self.sweep.poll() is not None:
+            return ""
+        children = psutil.Process(self.sweep.pid).children()
+        workers = [child for child in children if "worker" in child.cmdline()]
+        what = self.random.choice(["worker", "worker", "launcher", "all"])
+        if what == "worker" and not workers:
+            what = "launcher"
+        victims = [self.random.choice(workers).pid] if what == "worker" else [self.sweep.pid]
+        victims += [process.pid for process in workers] if what == "all" else []
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        self.killed[what] += 1
+        return what
+
+    def run(self, kills: int) -> list[str]:
+        """All the kills, then the sweep to its end; what was lost meanwhile."""
+        lost: list[str] = []
+        self.begin()
+        while sum(self.killed.values()) < kills:
+            assert self.sweep is not None
+            time.sleep(self.random.uniform(0.2, 14))
+            lost += self.look()
+            what = self.kill()
+            count = sum(self.killed.values())
+            print(f"kill {count} of {kills}: {what or 'none, it had ended'}; {len(self.finished)} "
+                  f"of {self.target} trials done", flush=True)  # fmt: skip
+            if not what and self.sweep.returncode:
+                raise SystemExit(f"the sweep failed; see {self.folder / 'sweep.log'}")
+            if what != "worker":
+                self.sweep.wait()
+                self.target += 0 if what else GROWTH
+                self.begin()
+        assert self.sweep is not None
+        if self.sweep.wait():
+            raise SystemExit(f"the sweep failed; see {self.folder / 'sweep.log'}")
+        return lost + self.look()
+
+    def judge(self) -> dict[str, list[str]]:
+        """What is not as it must be, now that all has ended."""
+        study = self.study()
+        assert study is not None
+        trials = study.get_trials(deepcopy=False)
+        repeats = Counter(
+            t.user_attrs[studies.RETRY_OF] for t in trials if studies.RETRY_OF in t.user_attrs
+        )
+        duplicated = [f"trial {n} was tried again {c} times" for n, c in repeats.items() if c > 1]
+        if len(self.finished) > self.target:
+            duplicated.append(f"{len(self.finished)} trials where {self.target} were asked for")
+        inconsistent = [
+            f"trial {t.number} was interrupted and not tried again"
+            for t in trials
+            if studies.was_interrupted(t) and not repeats[t.number]
+        ]
+        inconsistent += [f"trial {t.number} is {t.state.name}" for t in trials
+                         if not t.state.is_finished()]  # fmt: skip
+        tracker = Tracker.open(self.folder / "mlruns")
+        own = {t.user_attrs.get(studies.RUN_ID): t.number for t in trials}
+        records = tracker.runs(tags={"vqlab.kind": "trial"})
+        runs = {own[record.run_id]: record for record in records if record.run_id in own}
+        for trial in trials:
+            run = runs.get(trial.number)
+            if run is None:
+                if trial.state.name != "FAIL":
+                    inconsistent.append(f"trial {trial.number} has no run")
+            elif (run.status, run.tags["optuna.state"]) != (
+                STATUS[trial.state.name], trial.state.name,
+            ):  # fmt: skip
+                inconsistent.append(
+                    f"trial {trial.number} is {trial.state.name}, its run {run.status}"
+                )
+        inconsistent += [
+            f"run {r.name} is RUNNING" for r in tracker.runs() if r.status == "RUNNING"
+        ]
+        return {"duplicated": duplicated, "inconsistent": inconsistent}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, prog="make crashtest")
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--postgres", action="store_true", help="in a PostgreSQL server of its own")
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="crashtest-")))
+        if options.postgres:
+            os.environ[ADDRESS] = stack.enter_context(postgres_server())
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        test = CrashTest(folder, options.seed, options.workers)
+        try:
+            lost = test.run(options.kills)
+            found = {"lost": lost, **test.judge()}
+        finally:
+            if test.sweep is not None and test.sweep.poll() is None:
+                test.sweep.kill()
+    for what, faults in found.items():
+        for fault in faults:
+            print(f"{what}: {fault}")
+    store = "PostgreSQL" if options.postgres else "SQLite"
+    print(f"{store}: killed {dict(test.killed)}; {len(test.finished)} trials finished; " +
+          ", ".join(f"{what} {len(faults)}" for what, faults in found.items()))  # fmt: skip
+    return int(any(found.values()))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

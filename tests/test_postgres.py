@@ -1,0 +1,107 @@
+"""Studies in a real PostgreSQL server, started for the tests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+from postgres_server import NoPostgres, postgres_server
+from test_workers import COUNTED
+
+from vqlab.sweep import study as studies
+from vqlab.sweep.storage import Turn, open_storage, storage_address
+from vqlab.types import UserError
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    try:
+        with postgres_server() as found:
+            yield found
+    except NoPostgres as reason:
+        pytest.skip(str(reason))
+
+
+@contextmanager
+def opened(address: str) -> Iterator[RDBStorage]:
+    """Its connections closed again, which psycopg insists on."""
+    storage = open_storage(address)
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def test_turns_pass_between_processes_and_end_with_them(address: str) -> None:
+    holding = (
+        "import sys, time; from vqlab.sweep.storage import Turn, open_storage\n"
+        "with Turn(open_storage(sys.argv[1]), 's'):\n"
+        "    print('mine', flush=True); time.sleep(600)"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", holding, address], stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None and other.stdout.readline() == "mine\n"
+    with opened(address) as storage:
+        with Turn(storage, "another"):
+            pass
+        psutil.Process(other.pid).kill()  # the server sees its connection end
+        other.communicate()
+        with Turn(storage, "s") as turn:
+            turn.end()
+        with Turn(storage, "s"):
+            pass
+
+
+@pytest.mark.slow
+def test_four_workers_make_a_hundred_trials_and_no_more(address: str) -> None:
+    command = [sys.executable, "-c", COUNTED, address]
+    workers = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(4)]
+    for worker in workers:
+        _, complaint = worker.communicate(timeout=300)
+        assert worker.returncode == 0, complaint.decode()[-2000:]
+    with opened(address) as storage:
+        trials = studies.load_study(storage, "s").get_trials(deepcopy=False)
+    assert [t.number for t in trials] == list(range(100))
+    assert all(t.state == TrialState.COMPLETE for t in trials)
+
+
+def test_a_missing_study_is_told_with_those_there_are(address: str) -> None:
+    with opened(address) as storage:
+        studies.open_study(storage, "cable-vqvae-12345678", "maximize")
+        with pytest.raises(
+            UserError, match="'cable-vqvae-1234567'; there are cable-vqvae-12345678"
+        ):
+            studies.load_study(storage, "cable-vqvae-1234567")
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("postgresql://me:secret@127.0.0.1:9/none", "check that the server runs"),
+        ("postgresql+pg8000://me:secret@127.0.0.1:9/none", "pip install 'vqlab"),
+    ],
+)
+def test_a_server_that_is_not_there_is_a_sentence(address: str, words: str) -> None:
+    with pytest.raises(UserError) as told:
+        open_storage(address)
+    assert words in str(told.value) and "secret" not in str(told.value)
+
+
+def test_the_address_of_studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VQLAB_STORAGE", raising=False)
+    assert storage_address(tmp_path) == f"sqlite:///{tmp_path / 'optuna.db'}"
+    monkeypatch.setenv("VQLAB_STORAGE", "mysql://me:secret@host/db")
+    with pytest.raises(UserError, match="must be postgresql://.*; got 'mysql://me@host/db'"):
+        storage_address(tmp_path)
+    monkeypatch.setenv("VQLAB_STORAGE", "sqlite:///studies.db")
+    monkeypatch.chdir(tmp_path)
+    assert storage_address(tmp_path) == f"sqlite:///{tmp_path / 'studies.db'}"
