@@ -41,9 +41,10 @@ from vqlab.sweep import (
     sweep,
 )
 from vqlab.sweep import study as studies
+from vqlab.sweep.codebooks import dead_codebook
 from vqlab.sweep.space import plan
 from vqlab.sweep.storage import only_one, open_storage, store_errors
-from vqlab.sweep.trial import best_thresholds, dead_codebook, pixel_f1
+from vqlab.sweep.thresholds import best_thresholds, pixel_f1
 from vqlab.tracking import Run, Tracker
 from vqlab.types import Scores, UserError
 
@@ -79,7 +80,7 @@ def test_shipped_spaces_fit_their_detectors(path: Path, tree: Tree) -> None:
     assert isinstance(space, Space)
     recipe = {**tree, "detector": {"name": path.stem}}
     checked = plan(space, recipe)
-    assert set(checked.sampled) | set(checked.thresholds) == set(space.axes)
+    assert {*checked.sampled, *checked.scoring, *checked.thresholds} == set(space.axes)
     assert set(checked.own_params()) == set(checked.sampled), "the recipe's own values lie outside"
 
 
@@ -131,7 +132,8 @@ def test_axes_take_the_type_of_their_setting(tree: Tree) -> None:
         ),
         tree,
     )
-    kinds = {name.rpartition(".")[2]: type(d).__name__ for name, d in checked.sampled.items()}
+    drawn = checked.sampled | checked.scoring
+    kinds = {name.rpartition(".")[2]: type(d).__name__ for name, d in drawn.items()}
     assert kinds == {
         "codebook_size": "IntDistribution",
         "learning_rate": "FloatDistribution",
@@ -615,6 +617,7 @@ def test_ctrl_c_leaves_all_consistent_and_says_how_to_go_on(
     scripted: Tree, tracker: Tracker
 ) -> None:
     axes = {"detector.quality": {"low": 0.2, "high": 1.0}}
+    recipe = merge(scripted, nest("training.seed", 1))  # trained by no test before
     told = Told()
 
     class Stopping(Told):
@@ -624,9 +627,9 @@ def test_ctrl_c_leaves_all_consistent_and_says_how_to_go_on(
                 raise KeyboardInterrupt
 
     with pytest.raises(Interrupted, match="1 of 3 trials done; the same command goes on"):
-        run_sweep(scripted, tracker, 3, axes, Stopping())
+        run_sweep(recipe, tracker, 3, axes, Stopping())
     assert not any(r.status == "RUNNING" for r in tracker.runs())
-    result = run_sweep(scripted, tracker, 3, axes, told)
+    result = run_sweep(recipe, tracker, 3, axes, told)
     assert [r.state for r in result.trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     assert result.trials[2].retry_of == 1 and result.trials[1].reason == "interrupted"
 

@@ -193,6 +193,16 @@ def test_a_drawn_defect_scores_above_its_clean_twin(trained: Detector) -> None:
     assert bool((inside > after.anomaly_map[:, ~mask].mean(1)).all())
 
 
+def test_what_was_read_is_scored_as_the_image_is(trained: Detector) -> None:
+    images = products(4, seed=3)
+    reading = trained.read((images,))
+    assert all(len(part) == 4 for part in reading)
+    for scores in (trained.scores_of(reading), trained.scores_of(tuple(reading))):
+        direct = trained.score((images,))
+        assert torch.equal(scores.anomaly_map, direct.anomaly_map)
+        assert torch.equal(scores.image_score, direct.image_score)
+
+
 def test_state_round_trip(case: tuple[str, dict[str, Any]], trained: Detector) -> None:
     other = build(*case, seed=9).eval()
     other.load_state_dict(trained.state_dict())

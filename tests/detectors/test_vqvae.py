@@ -230,7 +230,7 @@ def test_training_shorter_than_the_warmup_still_scores_by_codes(levels: int) -> 
     train(part, 5)
     calibrate(part)
     assert bool(part.quantizer.initialised)
-    terms = part.terms((rings(2),))
+    terms = part.terms(part.read((rings(2),)))
     assert bool((terms.flatten(2).std(2) > 0).all())
 
 
@@ -249,7 +249,8 @@ def test_terms_normalised_by_pixel_are_centred_at_each_of_them(trained: VQVAE) -
     maps = part.score(held_out).anomaly_map
     assert float(maps.mean(0).abs().max()) < 1e-3
     torch.testing.assert_close(
-        maps * part.normality.pixel_sd[0] + part.normality.pixel_mean[0], part.terms(held_out)[0]
+        maps * part.normality.pixel_sd[0] + part.normality.pixel_mean[0],
+        part.terms(part.read(held_out))[0],
     )
 
 
@@ -303,8 +304,8 @@ def test_relative_error_measures_each_place_by_its_own(trained: VQVAE) -> None:
     error = (part.reconstruct(images)[0] - images).square().mean(1)
     mean = part.error_mean
     expected = (error - mean) / (mean + 0.3 * mean.mean())
-    torch.testing.assert_close(part.terms((images,))[0], expected)
-    assert float(part.terms((rings(32),))[0].mean()) == pytest.approx(0, abs=0.05)
+    torch.testing.assert_close(part.terms(part.read((images,)))[0], expected)
+    assert float(part.terms(part.read((rings(32),)))[0].mean()) == pytest.approx(0, abs=0.05)
 
 
 @pytest.mark.parametrize("kind", ["max", "mean", "top"])

@@ -6,12 +6,15 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import ClassVar, TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
 from vqlab.config import Settings
 from vqlab.types import InputSpec, Pyramid, Scores, UserError
+
+Reading: TypeAlias = tuple[Tensor, ...]
+"""What a detector read in images, its own affair; tensors (B, …)."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Detector(nn.Module, ABC):
 
     Config: ClassVar[type[Settings]]
     """Its settings; a nested `scoring` section holds what may change without retraining."""
+    image_scoring: ClassVar[frozenset[str]] = frozenset({"image_score", "top"})
+    """Of `scoring`: what makes an image score of the map and leaves the map as it is."""
 
     def __init__(self, config: Settings, spec: InputSpec) -> None:
         super().__init__()
@@ -48,6 +53,28 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def score(self, pyramid: Pyramid) -> Scores:
         """Anomaly maps (B, H, W) and image scores (B,); higher is more anomalous."""
+
+    def read(self, pyramid: Pyramid) -> Reading:
+        """What `score` computes before `scoring` matters: the costly part, tensors (B, …).
+
+        A detector that parts its score so has `score(p) = scores_of(read(p))`, and can then be
+        scored with hundreds of settings for the price of reading the images once.
+        """
+        return pyramid
+
+    def scores_of(self, reading: Reading) -> Scores:
+        """The scores of what was read, by the present `scoring`."""
+        return self.score(reading)
+
+    def settle(self, readings: Iterable[Reading]) -> None:  # noqa: B027  (optional)
+        """The last part of `calibrate`: fit what depends on the present `scoring` to readings of
+        normal images that nothing else was fitted to."""
+
+    @classmethod
+    def rescorable(cls, calibrated: Settings, wanted: Settings) -> bool:
+        """Whether a detector calibrated by one `scoring` section needs only `settle` to score by
+        another; where not, it must be calibrated again."""
+        return calibrated == wanted
 
     def alternatives(self, pyramid: Pyramid) -> dict[str, Scores]:
         """Other scores by name, reported beside `score` (a published one, say)."""

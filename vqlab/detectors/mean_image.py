@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from vqlab.config import Settings
-from vqlab.detectors.base import Detector, register
+from vqlab.detectors.base import Detector, Reading, register
 from vqlab.nn.smoothing import smooth
 from vqlab.types import InputSpec, Pyramid, Scores
 
@@ -62,11 +62,24 @@ class MeanImage(Detector):
 
     @torch.no_grad()
     def score(self, pyramid: Pyramid) -> Scores:
+        return self.scores_of(self.read(pyramid))
+
+    @torch.no_grad()
+    def read(self, pyramid: Pyramid) -> Reading:
+        """The distance of each pixel, (B, h, w)."""
+        return (self._distance(pyramid),)
+
+    @torch.no_grad()
+    def scores_of(self, reading: Reading) -> Scores:
         side = max(self.spec.image_size)
-        distance = self._distance(pyramid)[:, None]
+        distance = reading[0][:, None]
         full = torch.nn.functional.interpolate(distance, self.spec.image_size, mode="bilinear")
         maps = smooth(full[:, 0], self.config.scoring.smoothing * side)
         return Scores(maps, maps.amax((1, 2)))
+
+    @classmethod
+    def rescorable(cls, calibrated: Settings, wanted: Settings) -> bool:
+        return True
 
     def _distance(self, pyramid: Pyramid) -> Tensor:
         """(B, h, w)."""

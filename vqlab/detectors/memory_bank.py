@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from vqlab.config import Settings
-from vqlab.detectors.base import Detector, register
+from vqlab.detectors.base import Detector, Reading, register
 from vqlab.nn.coreset import k_centre
 from vqlab.nn.patches import drawn, joined, rows_of
 from vqlab.nn.quantizer import nearest
@@ -64,6 +64,7 @@ class MemoryBank(Detector):
     """L2 distance of every patch to the nearest vector of the bank, made a smooth map."""
 
     Config = MemoryBankSettings
+    image_scoring = frozenset({"image_score", "top", "neighbours"})
     bank: Tensor
     """The kept patch features, (bank_size, Σ C_l)."""
 
@@ -85,15 +86,33 @@ class MemoryBank(Detector):
 
     @torch.no_grad()
     def score(self, pyramid: Pyramid) -> Scores:
-        scoring = self.config.scoring
+        return self.scores_of(self.read(pyramid))
+
+    @torch.no_grad()
+    def read(self, pyramid: Pyramid) -> Reading:
+        """Of every patch the distance to the vector found (B, h, w); of the farthest patch of each
+        image its features (B, D) and that vector's index (B,)."""
         distance, index = self._distances(pyramid)
+        place = distance.flatten(1).argmax(1)
+        rows = self._patches(pyramid).view(len(place), -1, self.bank.shape[1])
+        patch = rows[torch.arange(len(place)), place]
+        return distance, patch, index.flatten(1).gather(1, place[:, None])[:, 0]
+
+    @classmethod
+    def rescorable(cls, calibrated: Settings, wanted: Settings) -> bool:
+        return True
+
+    @torch.no_grad()
+    def scores_of(self, reading: Reading) -> Scores:
+        scoring = self.config.scoring
+        distance, patch, index = reading
         full = F.interpolate(distance[:, None], self.spec.image_size, mode="bilinear")[:, 0]
         maps = smooth(full, scoring.smoothing * max(self.spec.image_size))
         flat = maps.flatten(1)
         if scoring.image_score == "max":
             return Scores(maps, flat.amax(1))
         if scoring.image_score == "reweighted":
-            return Scores(maps, self._reweighted(pyramid, distance, index))
+            return Scores(maps, self._reweighted(distance.flatten(1).amax(1), patch, index))
         top = flat.topk(max(1, round(scoring.top * flat.shape[1])), sorted=False)
         return Scores(maps, top.values.mean(1))
 
@@ -118,13 +137,10 @@ class MemoryBank(Detector):
         shape = (len(pyramid[0]), *pyramid[0].shape[-2:])
         return distance.view(shape), index.view(shape)
 
-    def _reweighted(self, pyramid: Pyramid, distance: Tensor, index: Tensor) -> Tensor:
-        """PatchCore's eq. 7, (B,): for the patch farthest from the bank, its distance d to the
-        vector found, times 1 − exp d / Σ exp(its distances to that vector's neighbours)."""
-        farthest, place = distance.flatten(1).max(1)
-        rows = self._patches(pyramid).view(len(place), -1, self.bank.shape[1])
-        patch = rows[torch.arange(len(place)), place]
-        found = self.bank[index.flatten(1).gather(1, place[:, None])[:, 0]]
+    def _reweighted(self, farthest: Tensor, patch: Tensor, index: Tensor) -> Tensor:
+        """PatchCore's eq. 7, (B,): for the patch (B, D) farthest from the bank, its distance d to
+        the vector found, times 1 − exp d / Σ exp(its distances to that vector's neighbours)."""
+        found = self.bank[index]
         count = min(self.config.scoring.neighbours, len(self.bank))
         near = torch.cdist(found, self.bank).topk(count, largest=False).indices
         to_near = (patch[:, None] - self.bank[near]).norm(dim=2)

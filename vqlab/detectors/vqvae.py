@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vqlab.config import Settings
-from vqlab.detectors.base import Detector, register
+from vqlab.detectors.base import Detector, Reading, register
 from vqlab.nn.normality import Normalise, Normality
 from vqlab.nn.prior import CodePrior
 from vqlab.nn.quantizer import VectorQuantizer
@@ -220,15 +220,21 @@ class VQVAE(Detector):
         return rebuilt, indices if self.quantizer.levels == 1 else indices[:, 0]
 
     @torch.no_grad()
-    def terms(self, pyramid: Pyramid) -> Tensor:
+    def read(self, pyramid: Pyramid) -> Reading:
+        """Squared error (B, H, W), and the surprisals in the order of `TERMS` (B, 3, h, w);
+        `context` is 0 where the scoring does not use it, for it takes the longest."""
+        (images,) = pyramid
+        rebuilt, indices = self.reconstruct(images)
+        surprisals = [self._surprisal(term, indices) for term in TERMS[1:]]
+        return squared_error(rebuilt, images), torch.stack(surprisals, 1)
+
+    def terms(self, reading: Reading) -> Tensor:
         """The terms in the order of `TERMS`, smoothed, not normalised, (T, B, H, W).
 
         Terms that the scoring does not use are 0.
         """
-        (images,) = pyramid
+        error, surprisals = reading
         scoring = self.config.scoring
-        rebuilt, indices = self.reconstruct(images)
-        error = squared_error(rebuilt, images)
         if scoring.error == "relative":
             floor = 0.3 * self.error_mean.mean()
             error = (error - self.error_mean) / (self.error_mean + floor).clamp_min(1e-12)
@@ -237,12 +243,14 @@ class VQVAE(Detector):
         terms[0] = smooth(error, scoring.error_smoothing * side)
         for row, term in enumerate(TERMS[1:], 1):
             if term in scoring.terms:
-                coarse = smooth(self._surprisal(term, indices), scoring.code_smoothing * side / 4)
+                coarse = smooth(surprisals[:, row - 1], scoring.code_smoothing * side / 4)
                 terms[row] = F.interpolate(coarse[None], self.spec.image_size, mode="bilinear")[0]
         return terms
 
     def _surprisal(self, term: Term, indices: Tensor) -> Tensor:
         """−log p of codes (B, h, w), (B, h, w)."""
+        if term == "context" and term not in self.config.scoring.terms:
+            return torch.zeros(indices.shape, device=indices.device)
         if term == "context":
             return self.prior.surprisal(indices, self.quantizer.codebook)
         if term == "position":
@@ -251,9 +259,13 @@ class VQVAE(Detector):
 
     @torch.no_grad()
     def score(self, pyramid: Pyramid) -> Scores:
+        return self.scores_of(self.read(pyramid))
+
+    @torch.no_grad()
+    def scores_of(self, reading: Reading) -> Scores:
         scoring = self.config.scoring
         chosen = [TERMS.index(term) for term in scoring.terms]
-        measured = self.normality.measure(self.terms(pyramid), scoring.normalise)[chosen]
+        measured = self.normality.measure(self.terms(reading), scoring.normalise)[chosen]
         maps = (self.weights()[chosen][:, None, None, None] * measured).sum(0)
         flat = maps.flatten(1)
         if scoring.image_score == "max":
@@ -300,7 +312,18 @@ class VQVAE(Detector):
             self.prior.fit(indices, self.quantizer.codebook, steps=steps)
             unseen = [self.reconstruct(images)[1] for (images,) in rest]
             self.explained.fill_(self._explains(indices, torch.cat(unseen)))
-        self.normality.fit(self.terms(pyramid) for pyramid in rest)
+        self.settle(self.read(pyramid) for pyramid in rest)
+
+    @torch.no_grad()
+    def settle(self, readings: Iterable[Reading]) -> None:
+        self.normality.fit(self.terms(reading) for reading in readings)
+
+    @classmethod
+    def rescorable(cls, calibrated: Settings, wanted: Settings) -> bool:
+        assert isinstance(calibrated, Scoring) and isinstance(wanted, Scoring)
+        fitted = ("context", "context_steps", "spread", "prior")
+        alike = all(getattr(calibrated, name) == getattr(wanted, name) for name in fitted)
+        return alike and ("context" in calibrated.terms or "context" not in wanted.terms)
 
     def _explains(self, train: Tensor, rest: Tensor) -> float:
         """1 − mean surprisal of the codes of `rest` / entropy of the usage of codes, in [0, 1].

@@ -7,7 +7,16 @@ from vqlab.evaluation.calibration import CalibrationScores, calibrated
 from vqlab.evaluation.concepts import FoundConcepts, find_concepts
 from vqlab.evaluation.evidence import EVIDENCE, Measured, load_evidence, save_evidence
 from vqlab.evaluation.report import EvaluationSettings, Report, evaluate
-from vqlab.evaluation.scoring import Progress, Scored, Scorer, crop, score_images
+from vqlab.evaluation.scoring import (
+    Progress,
+    ReadSet,
+    Scored,
+    Scorer,
+    crop,
+    read_images,
+    score_images,
+    score_read,
+)
 from vqlab.evaluation.thresholds import (
     Thresholds,
     ThresholdSettings,
@@ -22,6 +31,7 @@ __all__ = [
     "FoundConcepts",
     "Measured",
     "Progress",
+    "ReadSet",
     "Report",
     "Scored",
     "Scorer",
@@ -34,6 +44,8 @@ __all__ = [
     "find_concepts",
     "load_evidence",
     "promise_note",
+    "read_images",
     "save_evidence",
     "score_images",
+    "score_read",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any, Protocol
 
 import numpy as np
@@ -114,6 +114,63 @@ class Scorer(Protocol):
     """Whatever scores pyramids: a detector."""
 
     def score(self, pyramid: Pyramid) -> Scores: ...
+
+
+class Reader(Protocol):
+    """Whatever reads pyramids first and scores what it read: a detector."""
+
+    def read(self, pyramid: Pyramid) -> tuple[Tensor, ...]: ...
+
+    def scores_of(self, reading: tuple[Tensor, ...]) -> Scores: ...
+
+
+@dataclass(frozen=True)
+class ReadSet:
+    """A set of N images as a detector has read them, with their truth: all that scoring takes."""
+
+    readings: list[tuple[Tensor, ...]]
+    truth: Scored
+    """Without maps and scores."""
+    shape: tuple[int, ...]
+    """Of the network's images, (H, W)."""
+
+
+@torch.inference_mode()
+def read_images(
+    detector: Reader, backbone: Callable[[Tensor], Pyramid], images: ImageSet, device: torch.device
+) -> ReadSet:
+    """Read every image of a set, one at a time, as `score_images` with batches of 1 does."""
+    nothing = dict[tuple[int, ...], Array]()
+    readings: list[tuple[Tensor, ...]] = []
+    masks: list[Array] = []
+    samples: list[Sample] = []
+    geometry: list[Geometry] = []
+    shape: tuple[int, ...] = ()
+    kept = kept_features(backbone, images, device)
+    for number, batch in enumerate(images.batches(1)):
+        pyramid = backbone(batch.images.to(device)) if kept is None else kept([number])
+        readings.append(detector.read(pyramid))
+        shape = tuple(batch.masks.shape[1:])
+        mask = crop(batch.masks[0].numpy(), batch.geometry[0])
+        masks.append(mask if mask.any() else nothing.setdefault(mask.shape, mask))
+        samples += batch.samples
+        geometry += batch.geometry
+    labels = np.array([sample.label for sample in samples], dtype=np.int64)
+    truth = Scored([], np.empty(0), labels, masks, tuple(samples), tuple(geometry))
+    return ReadSet(readings, truth, shape)
+
+
+@torch.inference_mode()
+def score_read(detector: Reader, read: ReadSet) -> Scored:
+    """Score what was read, by the detector's present settings. Raises as `score_images` does."""
+    maps, values = _Maps(), list[Array]()
+    truth = read.truth
+    for number, reading in enumerate(read.readings):
+        sample = truth.samples[number : number + 1]
+        whole, value = _checked(detector.scores_of(reading), sample, (1, *read.shape))
+        values.append(value)
+        maps.add(crop(whole[0], truth.geometry[number]))
+    return replace(truth, maps=maps.all(), image_scores=np.concatenate(values))
 
 
 @torch.inference_mode()

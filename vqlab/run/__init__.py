@@ -1,7 +1,7 @@
 """A run: data → detector → training → thresholds → report. START READING in `story.py`."""
 
-from vqlab.run.judging import judge, make_trainer
-from vqlab.run.settings import BEST_ON_TEST, RunConfig, each_model, resolve
+from vqlab.run.judging import judge, make_trainer, unseen_in_fitting
+from vqlab.run.settings import BEST_ON_TEST, RunConfig, each_model, resolve, trained_key
 from vqlab.run.story import (
     CHECKPOINT,
     STATE,
@@ -31,5 +31,7 @@ __all__ = [
     "run",
     "start",
     "test_model",
+    "trained_key",
+    "unseen_in_fitting",
     "warned_of",
 ]

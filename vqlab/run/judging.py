@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
+
+import torch
 
 from vqlab.config import dump
 from vqlab.data import ImageSet, Splits
@@ -14,6 +16,7 @@ from vqlab.features import Backbone, kept_features
 from vqlab.model import Model, build_detector
 from vqlab.run.settings import RunConfig
 from vqlab.training import Pyramids, Trainer, deterministic, seed_everything
+from vqlab.types import Pyramid
 from vqlab.version import __version__
 
 
@@ -67,6 +70,13 @@ def judge(
     meta["thresholds"] = asdict(thresholds)
     meta["validation"] = report.mean
     return replace(model, thresholds=thresholds), report
+
+
+def unseen_in_fitting(
+    splits: Splits, backbone: Backbone, device: torch.device
+) -> Iterable[Pyramid]:
+    """The training images to which `judge` fitted nothing but what `Detector.settle` fits."""
+    return Pyramids(_parted(splits.train)[1], backbone, device, 16)
 
 
 def _parted(train: ImageSet) -> tuple[ImageSet, ImageSet]:

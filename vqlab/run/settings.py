@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vqlab.config import Settings, dump, validate
+from vqlab.config import Settings, digest, dump, flatten, validate
 from vqlab.data import DataSettings, choose_categories
 from vqlab.detectors import detector_class
 from vqlab.evaluation import EvaluationSettings, ThresholdSettings
@@ -16,6 +16,9 @@ from vqlab.types import UserError
 BEST_ON_TEST = "best_on_test"
 """Where metrics are filed that the test set had a hand in; neither promotion nor the leaderboard
 looks there."""
+
+_NOT_TRAINED = ("data.root", "training.device", "training.threads")
+_AFTERWARDS = ("detector.scoring.", "threshold.", "evaluation.")
 
 
 class RunConfig(Settings):
@@ -32,6 +35,20 @@ class RunConfig(Settings):
     def test_split(self) -> str:
         """What the test metrics are filed under: not `test` where the test set chose the epoch."""
         return BEST_ON_TEST if self.training.select == BEST_ON_TEST else "test"
+
+
+def trained_key(config: RunConfig, fingerprint: str) -> str:
+    """The same for all settings that train the same detector on the same images (of that
+    fingerprint): what scores, thresholds and measures it afterwards does not count."""
+    unseen = set(_NOT_TRAINED)
+    if config.training.select == "last":
+        unseen.add("training.validate_every")
+    kept = {
+        name: value
+        for name, value in flatten(dump(config)).items()
+        if name not in unseen and not name.startswith(_AFTERWARDS)
+    }
+    return digest([kept, fingerprint])
 
 
 def resolve(tree: Mapping[str, Any]) -> RunConfig:

@@ -21,7 +21,7 @@ from vqlab.model import Model
 from vqlab.plots import loss_curves
 from vqlab.run.concepts import concept_metrics
 from vqlab.run.judging import judge, look_once, make_trainer
-from vqlab.run.settings import BEST_ON_TEST, RunConfig, resolve
+from vqlab.run.settings import BEST_ON_TEST, RunConfig, resolve, trained_key
 from vqlab.run.testing import OnProgress, test_model
 from vqlab.tracking import Run, Tracker
 from vqlab.training import Diverged, Trainer, choose_device
@@ -143,6 +143,7 @@ def start(
             "vqlab.test_fingerprint": splits.test_fingerprint,
             "vqlab.validation": config.data.validation.described,
             "vqlab.seed": str(config.training.seed),
+            "vqlab.trained": trained_key(config, splits.fingerprint),
             **config.features.tags,
             **({"vqlab.selected_on": "test"} if config.test_split == BEST_ON_TEST else {}),
             **(tags or {}),

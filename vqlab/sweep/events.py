@@ -46,6 +46,15 @@ class EpochDone:
 
 
 @dataclass(frozen=True)
+class Progressed:
+    """Work before or after training that is counted, such as extracting features, went on."""
+
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class TrialRow:
     """One trial, as a table of trials shows it."""
 
@@ -54,7 +63,7 @@ class TrialRow:
     """COMPLETE, PRUNED, FAIL, RUNNING or WAITING."""
     value: float | None
     params: Mapping[str, Any]
-    """Sampled settings, and the threshold settings chosen for it."""
+    """Sampled settings, and those of scoring and thresholds chosen for it."""
     run_id: str | None
     seconds: float | None
     reason: str
@@ -63,6 +72,8 @@ class TrialRow:
     retry_of: int | None
     recipe: str = ""
     """Where the study compares several."""
+    reused: str = ""
+    """The trial or run whose training it took over."""
     values: tuple[float, ...] = ()
     """Of all objectives; `value` is the first."""
 
@@ -77,7 +88,7 @@ class TrialFinished:
     target: int
 
 
-Event: TypeAlias = StudyOpened | TrialStarted | EpochDone | TrialFinished
+Event: TypeAlias = StudyOpened | TrialStarted | EpochDone | Progressed | TrialFinished
 OnEvent: TypeAlias = Callable[[Event], None]
 
 
@@ -114,3 +125,5 @@ class SweepResult:
     parent_id: str
     """The study's own run."""
     seconds: float
+    saved: float
+    """Seconds of training that trials did not take because it was known already."""

@@ -18,6 +18,7 @@ from vqlab.plots.study import importance_bars, study_history
 from vqlab.run import resolve, test_model, warned_of
 from vqlab.sweep.events import SweepResult, TrialRow
 from vqlab.sweep.project import row
+from vqlab.sweep.reuse import SAVED
 from vqlab.sweep.study import best_trial, recipe_of, settled
 from vqlab.sweep.trial import VALIDATION, Objective
 from vqlab.tracking import RunRecord
@@ -81,6 +82,7 @@ def finish(
         pictures=pictures if pictures.is_dir() else None,
         parent_id=objective.parent.id,
         seconds=time.monotonic() - started,
+        saved=sum(t.user_attrs.get(SAVED, 0.0) for t in study.get_trials(deepcopy=False)),
     )
 
 

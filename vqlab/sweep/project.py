@@ -8,6 +8,7 @@ from typing import Literal
 from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.sweep.events import TrialRow
+from vqlab.sweep.reuse import REUSED
 from vqlab.sweep.study import (
     BEYOND,
     DEAD,
@@ -18,7 +19,7 @@ from vqlab.sweep.study import (
     recipe_of,
     was_interrupted,
 )
-from vqlab.sweep.trial import THRESHOLDS, Objective
+from vqlab.sweep.trial import SCORING, THRESHOLDS, Objective
 from vqlab.tracking import RunRecord
 
 _STATUS: dict[TrialState, Literal["FINISHED", "KILLED", "FAILED"]] = {
@@ -39,12 +40,13 @@ def row(trial: FrozenTrial) -> TrialRow:
         state=trial.state.name,
         value=trial.values[0] if trial.state == TrialState.COMPLETE else None,
         values=tuple(trial.values) if trial.state == TrialState.COMPLETE else (),
-        params={**trial.params, **attrs.get(THRESHOLDS, {})},
+        params={**trial.params, **attrs.get(SCORING, {}), **attrs.get(THRESHOLDS, {})},
         run_id=attrs.get(RUN_ID),
         seconds=trial.duration.total_seconds() if trial.duration else None,
         reason=str(reason),
         retry_of=attrs.get(RETRY_OF),
         recipe=recipe_of(trial),
+        reused=str(attrs.get(REUSED, "")),
     )
 
 

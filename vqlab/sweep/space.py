@@ -20,6 +20,7 @@ from optuna.distributions import (
 from pydantic import Field, model_validator
 
 from vqlab.config import Settings, Tree, dump, flatten, merge, nest, validate
+from vqlab.detectors import detector_class
 from vqlab.run import RunConfig, resolve
 from vqlab.types import UserError
 
@@ -42,6 +43,7 @@ _JUDGE = (
     "data.root data.categories data.joint data.held_out data.synthetic_defects data.seed "
     "data.validation data.validation.source data.validation.fraction"
 )
+SCORING = "detector.scoring"
 _GRID = 7
 """Values tried of a threshold setting that is given as a range without a step."""
 _UNSEEN = ("training.device", "training.threads", "training.validate_every", "data.root")
@@ -85,6 +87,8 @@ class Space:
     validations: int = 3
     """Validations within a trial, by which it may be pruned; each calibrates the detector anew.
     With several objectives nothing is pruned."""
+    scorings: int = 48
+    """Settings of the scoring that are tried within a trial, on the trained detector."""
     limits: Mapping[str, Limit] = field(default_factory=dict)
     """By metric of a trial: `validation/…`, `codebook/…`, `cost/…`."""
 
@@ -99,6 +103,7 @@ class Space:
         return {
             "objective": list(self.objectives),
             "validations": self.validations,
+            "scorings": self.scorings,
             "limits": {name: dump(limit) for name, limit in self.limits.items()},
             "space": {name: dump(axis) for name, axis in self.axes.items()},
         }
@@ -122,6 +127,7 @@ class Space:
 class _SpaceFile(Settings):
     objective: str | tuple[str, ...] = "validation/pixel_auroc"
     validations: int = Field(3, ge=0)
+    scorings: int = Field(48, ge=1)
     limits: dict[str, Limit] = {}
     space: dict[str, dict[str, Any]]
 
@@ -142,7 +148,7 @@ def make_space(tree: Mapping[str, Any]) -> Space:
         raise UserError("a sweep's space must name at least one setting; got none.")
     for metric in raw.limits:
         _check_limited(metric)
-    return Space(checked_objectives(raw.objective), axes, raw.validations, raw.limits)
+    return Space(checked_objectives(raw.objective), axes, raw.validations, raw.scorings, raw.limits)
 
 
 def checked_objectives(given: str | Sequence[str]) -> tuple[str, ...]:
@@ -196,27 +202,35 @@ class Plan:
     """The base recipe resolved."""
     sampled: dict[str, BaseDistribution]
     """What Optuna draws, by setting. A choice that is no scalar is drawn as its JSON."""
+    scoring: dict[str, BaseDistribution]
+    """What is searched within each trial on what the trained detector read, by setting."""
+    image_scoring: dict[str, BaseDistribution]
+    """Likewise, of what makes an image score of the map."""
     thresholds: dict[str, tuple[float, ...]]
-    """What is searched within each trial without training again."""
+    """What is searched within each trial after that."""
 
     def tree_of(self, params: Mapping[str, Any]) -> Tree:
         """The base recipe's tree with sampled (and threshold) values in place."""
         tree = self.tree
         for setting, value in params.items():
-            if isinstance(value, str) and value in self._encoded(setting):
-                value = json.loads(value)
-            tree = merge(tree, nest(setting, value))
+            tree = merge(tree, nest(setting, self.decoded(setting, value)))
         return tree
+
+    def decoded(self, setting: str, value: Any) -> Any:
+        """A value as the settings take it: a choice that is no scalar was drawn as its JSON."""
+        encoded = isinstance(value, str) and value in self._encoded(setting)
+        return json.loads(value) if encoded else value
 
     def _encoded(self, setting: str) -> tuple[str, ...]:
         axis = self.space.axes.get(setting)
         return tuple(_encode(c) for c in (axis.choices if axis else None) or () if not _scalar(c))
 
-    def own_params(self) -> dict[str, Any]:
-        """The base recipe's own values, as far as they lie inside the space."""
+    def own_params(self, among: Mapping[str, BaseDistribution] | None = None) -> dict[str, Any]:
+        """The base recipe's own values of what is sampled (or of `among`), as far as they lie
+        inside the space."""
         own = flatten(dump(self.config))
         inside = {}
-        for setting, distribution in self.sampled.items():
+        for setting, distribution in (self.sampled if among is None else among).items():
             value = own.get(setting)
             value = value if _scalar(value) else _encode(value)
             if _contains(distribution, value):
@@ -235,7 +249,7 @@ class Plan:
         seen = {k: v for k, v in flatten(dump(self.config)).items() if k not in _UNSEEN}
         own: list[Any] = [{name: dump(axis) for name, axis in self.space.axes.items()}, seen]
         limits = {name: dump(limit) for name, limit in self.space.limits.items()}
-        return [*own, limits] if limits else own
+        return [*own, self.space.scorings, limits]
 
 
 def plan(space: Space, tree: Tree) -> Plan:
@@ -246,15 +260,55 @@ def plan(space: Space, tree: Tree) -> Plan:
     """
     config = resolve(tree)
     sampled: dict[str, BaseDistribution] = {}
+    scoring: dict[str, BaseDistribution] = {}
+    image_scoring: dict[str, BaseDistribution] = {}
     thresholds: dict[str, tuple[float, ...]] = {}
     for setting, axis in space.axes.items():
         _refuse_judges(setting)
         distribution = _distribution(setting, axis, tree)
         if setting.startswith("threshold."):
             thresholds[setting] = _grid(distribution)
+        elif _of_the_image_score(setting, config):
+            image_scoring[setting] = distribution
+        elif _needs_no_training(setting, axis, tree):
+            scoring[setting] = distribution
         else:
             sampled[setting] = distribution
-    return Plan(space, tree, config, sampled, thresholds)
+    return Plan(space, tree, config, sampled, scoring, image_scoring, thresholds)
+
+
+def _of_the_image_score(setting: str, config: RunConfig) -> bool:
+    """Raises UserError where drawn defects would choose it: they rank settings by pixel metrics
+    well and by image metrics badly."""
+    section, _, name = setting.rpartition(".")
+    if section != SCORING or name not in detector_class(config.detector["name"]).image_scoring:
+        return False
+    if config.data.validation.source != "test":
+        raise UserError(
+            f"space {setting} must not be searched on drawn defects, which do not tell image "
+            "scores apart as real ones do; set it in the recipe, or give real defects to "
+            "validation: data.validation.source=test."
+        )
+    return True
+
+
+def _needs_no_training(setting: str, axis: Axis, tree: Tree) -> bool:
+    """Whether a detector calibrated by the recipe's scoring can be scored by all of the values."""
+    if not setting.startswith(f"{SCORING}."):
+        return False
+    values = (axis.low, axis.high) if axis.choices is None else axis.choices
+    own = scoring_of(resolve(tree))
+    kind = detector_class(resolve(tree).detector["name"])
+    wanted = (scoring_of(resolve(merge(tree, nest(setting, value)))) for value in values)
+    return all(kind.rescorable(own, other) for other in wanted)
+
+
+def scoring_of(config: RunConfig) -> Settings:
+    """The detector's section `scoring`, as its settings."""
+    rest = {key: value for key, value in config.detector.items() if key != "name"}
+    settings = validate(detector_class(config.detector["name"]).Config, rest, "detector.")
+    scoring: Settings = getattr(settings, "scoring", Settings())
+    return scoring
 
 
 def _refuse_judges(setting: str) -> None:

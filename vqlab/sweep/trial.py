@@ -1,4 +1,4 @@
-"""One trial: settings drawn, a detector trained and judged on validation, thresholds searched."""
+"""One trial: settings drawn, a detector trained, its scoring and thresholds searched."""
 
 from __future__ import annotations
 
@@ -9,27 +9,30 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import optuna
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial
 
 from vqlab.checkpoint import load_state
-from vqlab.config import digest, dump, merge, nest, validate
+from vqlab.config import digest, dump, merge, nest
 from vqlab.data import Splits, load_dataset
-from vqlab.evaluation import (
-    Report,
-    Scored,
-    Thresholds,
-    ThresholdSettings,
-    choose_thresholds,
-    evaluate,
-)
+from vqlab.evaluation import Report, choose_thresholds, evaluate
 from vqlab.model import Model
-from vqlab.run import CHECKPOINT, STATE, Outcome, RunConfig, resolve, run, start
+from vqlab.run import CHECKPOINT, STATE, RunConfig, resolve, run, start
+from vqlab.sweep.codebooks import dead_codebook
 from vqlab.sweep.contest import Contest
-from vqlab.sweep.events import EpochDone, OnEvent, TrialStarted
+from vqlab.sweep.costs import costs, number
+from vqlab.sweep.draw import draw
+from vqlab.sweep.events import EpochDone, OnEvent, Progressed, TrialStarted
+from vqlab.sweep.rescore import Rescored, search_scoring
+from vqlab.sweep.reuse import (
+    REUSED,
+    SAVED,
+    TRAINED,
+    same_trial,
+    trained_before,
+    trained_mark,
+)
 from vqlab.sweep.study import (
     BEYOND,
     DEAD,
@@ -40,17 +43,25 @@ from vqlab.sweep.study import (
     RUN_ID,
     best_trial,
 )
+from vqlab.sweep.thresholds import RULE, best_thresholds
 from vqlab.tracking import Run, Tracker
+from vqlab.training import choose_device
 from vqlab.types import UserError
 
-VALIDATION, THRESHOLDS, PROGRESS = "validation", "thresholds", "progress"
-"""Attributes of a trial: its metrics, the threshold settings chosen for it, [epoch, epochs]."""
+VALIDATION, SCORING, THRESHOLDS, PROGRESS = "validation", "scoring", "thresholds", "progress"
+"""Attributes of a trial: its metrics, the settings of scoring and thresholds chosen for it,
+[epoch, epochs]."""
 _SECONDS = 1.0
 """At least this long between two notes of a trial's progress."""
-_COSTED_ON = 8
-"""Images on which a cost in seconds is measured."""
-RULE = "pixel F1 at the threshold on the drawn defects"
-"""What chooses among threshold settings."""
+
+
+@dataclass(frozen=True)
+class _Trained:
+    model: Model
+    last_epoch: dict[str, float]
+    """Metrics of the last epoch of training."""
+    validation: Report | None
+    """By the recipe's scoring, where it was judged now."""
 
 
 @dataclass
@@ -76,21 +87,19 @@ class Objective:
         try:
             config = self._config(trial)
             splits = self.splits_for(config)
+            mark = trained_mark(config, splits)
+            known = same_trial(trial.study, mark[0], config)
+            trial.set_user_attr(TRAINED, mark)
             tracked = self._start(trial, config, splits)
-            taken = self._take_over(trial, tracked)
+            taken = 0 if known else self._take_over(trial, tracked)
             link = self.tracker.link(tracked.id)
             recipe = self.contest.of(trial.params)[0]
             self.say(TrialStarted(trial.number, trial.params, link, taken, recipe))
-            outcome = run(
-                config,
-                self.tracker,
-                resumed=tracked,
-                splits=splits,
-                test=False,
-                on_epoch=lambda *epoch: self._watch(trial, *epoch),
-            )
-            report = self._search_thresholds(trial, outcome, config, splits, tracked)
-            return self._values(trial, outcome, report, splits)
+            if known is not None:
+                return self._as_before(trial, known, tracked)
+            trained = self._trained(trial, config, splits, tracked, mark[0])
+            model, report = self._searched(trial, trained, config, splits, tracked)
+            return self._values(trial, model, trained.last_epoch, report, splits)
         except optuna.TrialPruned as error:
             trial.set_user_attr(REASON, str(error))
             raise
@@ -110,7 +119,7 @@ class Objective:
             recipe = trial.suggest_categorical(RECIPE, recipes)
         plan = self.contest.plans[recipe]
         for name, distribution in self.contest.named(recipe, plan.sampled).items():
-            _draw(trial, name, distribution)
+            draw(trial, name, distribution)
         config = resolve(plan.tree_of(self.contest.of(trial.params)[2]))
         if config.training.validate_every:
             return config
@@ -147,11 +156,11 @@ class Objective:
 
     def _take_over(self, trial: optuna.Trial, tracked: Run) -> int:
         """Go on from the last epoch of the interrupted trial that this one repeats."""
-        number = trial.user_attrs.get(RETRY_OF)
-        if number is None:
+        before = trial.user_attrs.get(RETRY_OF)
+        if before is None:
             return 0
-        before = trial.study.get_trials(deepcopy=False)[number]
-        state = self.tracker.run_folder(before.user_attrs.get(RUN_ID, "none")) / STATE
+        earlier = trial.study.get_trials(deepcopy=False)[before]
+        state = self.tracker.run_folder(earlier.user_attrs.get(RUN_ID, "none")) / STATE
         if not state.exists():
             return 0
         epochs = len(load_state(state)["history"])
@@ -160,12 +169,47 @@ class Objective:
         shutil.copyfile(state, folder / STATE)
         return epochs
 
+    def _as_before(
+        self, trial: optuna.Trial, known: FrozenTrial, tracked: Run
+    ) -> float | tuple[float, ...]:
+        """The values of a trial of this study that trained the same."""
+        with tracked:
+            for name in (VALIDATION, SCORING, THRESHOLDS, BEYOND, DEAD):
+                if name in known.user_attrs:
+                    trial.set_user_attr(name, known.user_attrs[name])
+            trial.set_user_attr(REUSED, f"trial {known.number}")
+            trial.set_user_attr(SAVED, known.duration.total_seconds() if known.duration else 0.0)
+            tracked.log_metrics(known.user_attrs[VALIDATION])
+            tracked.set_tags({"vqlab.reused": f"trial {known.number}"})
+        return tuple(known.values) if len(known.values) > 1 else known.values[0]
+
+    def _trained(
+        self, trial: optuna.Trial, config: RunConfig, splits: Splits, tracked: Run, key: str
+    ) -> _Trained:
+        device = choose_device(config.training)
+        found = trained_before(self.tracker, key, config, device)
+        if found is not None:
+            model, record = found
+            trial.set_user_attr(REUSED, f"run {record.run_id}")
+            trial.set_user_attr(SAVED, record.duration or 0.0)
+            with tracked:
+                tracked.set_tags({"vqlab.reused": f"run {record.run_id}"})
+                self._check_codebooks(trial, record.metrics)
+            meta = {**model.meta, "config": dump(config), "run_id": tracked.id}
+            return _Trained(replace(model, meta=meta), record.metrics, None)
+        outcome = run(
+            config,
+            self.tracker,
+            resumed=tracked,
+            splits=splits,
+            test=False,
+            on_epoch=lambda *epoch: self._watch(trial, *epoch),
+            on_progress=lambda what, done, total: self.say(Progressed(what, done, total)),
+        )
+        return _Trained(outcome.model, outcome.last_epoch, outcome.validation)
+
     def _watch(
-        self,
-        trial: optuna.Trial,
-        epoch: int,
-        epochs: int,
-        metrics: Mapping[str, float],
+        self, trial: optuna.Trial, epoch: int, epochs: int, metrics: Mapping[str, float]
     ) -> None:
         self.say(EpochDone(trial.number, epoch, epochs, dict(metrics)))
         if time.monotonic() > self._noted + _SECONDS:
@@ -183,151 +227,83 @@ class Objective:
                     f"({self.contest.objective} {value:.4f})"
                 )
         if epoch == epochs:
-            reason = dead_codebook(metrics)
-            if reason:
-                trial.set_user_attr(DEAD, reason)
-                best = best_trial(trial.study, recipe)
-                if best is not None and DEAD not in best.user_attrs:
-                    raise optuna.TrialPruned(reason)
+            self._check_codebooks(trial, metrics)
 
-    def _search_thresholds(
+    def _check_codebooks(self, trial: optuna.Trial, metrics: Mapping[str, float]) -> None:
+        """Prune a trial with a dead codebook where there is a trial without."""
+        reason = dead_codebook(metrics, len(self.splits.categories))
+        if reason:
+            trial.set_user_attr(DEAD, reason)
+            best = best_trial(trial.study, self.contest.of(trial.params)[0])
+            if best is not None and DEAD not in best.user_attrs:
+                raise optuna.TrialPruned(reason)
+
+    def _searched(
         self,
         trial: optuna.Trial,
-        outcome: Outcome,
+        trained: _Trained,
         config: RunConfig,
         splits: Splits,
         tracked: Run,
-    ) -> Report:
-        """Choose the threshold settings on the trained detector; store them where they changed."""
+    ) -> tuple[Model, Report]:
+        """Choose scoring and thresholds on the trained detector; the checkpoint with them."""
         recipe, plan, _ = self.contest.of(trial.params)
+        model = trained.model
+        if plan.scoring or plan.image_scoring:
+            found = search_scoring(model, splits, config, plan, self.contest.objective, seed=0)
+        elif plan.thresholds or trained.validation is None:
+            found = Rescored(dump(config), model.score_set(splits.validation))
+        else:
+            return model, trained.validation
+        trial.set_user_attr(SCORING, self.contest.named(recipe, found.chosen))
+        tags = {f"vqlab.{name}": str(value) for name, value in found.chosen.items()}
+        tags |= {f"vqlab.chosen_by.{name}": metric for name, metric in found.rules.items()}
         combinations = list(plan.threshold_settings())
-        if not combinations:
-            return outcome.validation
-        scored = outcome.model.score_set(splits.validation)
-        chosen, thresholds, f1 = best_thresholds(scored, config.threshold, combinations)
-        trial.set_user_attr(THRESHOLDS, self.contest.named(recipe, chosen))
-        report = evaluate(scored, thresholds)
-        model = outcome.model
-        tree = dump(config)
-        for setting, number in chosen.items():
-            tree = merge(tree, nest(setting, number))
+        tree = found.tree
+        if combinations:
+            picked, thresholds, f1 = best_thresholds(found.scored, config.threshold, combinations)
+            trial.set_user_attr(THRESHOLDS, self.contest.named(recipe, picked))
+            tags |= {f"vqlab.{name}": f"{value:g}" for name, value in picked.items()}
+            tags["vqlab.threshold_rule"] = f"{RULE} ({f1:.4f})"
+            for name, value in picked.items():
+                tree = merge(tree, nest(name, value))
+        else:
+            thresholds = choose_thresholds(found.scored, config.threshold)
+        if found.tried:
+            tags["vqlab.scorings_tried"] = f"{found.tried} in {found.seconds:.1f} s"
+        report = evaluate(found.scored, thresholds)
         measured = {"thresholds": asdict(thresholds), "validation": report.mean, "config": tree}
         model = replace(model, thresholds=thresholds, meta={**model.meta, **measured})
         with tempfile.TemporaryDirectory() as folder:
             model.save(Path(folder) / CHECKPOINT)
             tracked.log_artifact(Path(folder) / CHECKPOINT, "checkpoint")
         tracked.log_metrics(report.keyed("validation"), step=config.training.epochs)
-        tags = {f"vqlab.{setting}": f"{number:g}" for setting, number in chosen.items()}
-        tracked.set_tags({**tags, "vqlab.threshold_rule": f"{RULE} ({f1:.4f})"})
-        return report
+        tracked.set_tags(tags)
+        return model, report
 
     def _values(
-        self, trial: optuna.Trial, outcome: Outcome, report: Report, splits: Splits
+        self,
+        trial: optuna.Trial,
+        model: Model,
+        last_epoch: Mapping[str, float],
+        report: Report,
+        splits: Splits,
     ) -> float | tuple[float, ...]:
         metrics = report.keyed("validation")
         trial.set_user_attr(VALIDATION, metrics)
-        plan = self.contest.of(trial.params)[1]
-        objectives, limits = self.contest.objectives, plan.space.limits
-        asked = {*objectives, *limits}
-        known = {**outcome.last_epoch, **metrics, **_costs(outcome.model, splits, asked)}
-        values = tuple(_number(known, name, report) for name in objectives)
+        limits = self.contest.of(trial.params)[1].space.limits
+        objectives = self.contest.objectives
+        known = {**last_epoch, **metrics, **costs(model, splits, {*objectives, *limits})}
+        values = tuple(number(known, name, report) for name in objectives)
         beyond = []
         for name, limit in limits.items():
-            over = limit.beyond(_number(known, name, report))
+            over = limit.beyond(number(known, name, report))
             trial.set_constraint(name, over)
             if over > 0:
                 beyond.append(f"{name} {known[name]:.4g} is beyond its limit")
         if beyond:
             trial.set_user_attr(BEYOND, "; ".join(beyond))
         return values if len(values) > 1 else values[0]
-
-
-def _costs(model: Model, splits: Splits, asked: set[str]) -> dict[str, float]:
-    """What the model costs, as far as it is asked for. CPU-seconds: of all threads, from the file
-    to the score."""
-    found: dict[str, float] = {}
-    if "cost/parameters" in asked:
-        every = [*model.detector.parameters(), *model.backbone.parameters()]
-        found["cost/parameters"] = float(sum(weights.numel() for weights in every))
-    if "cost/cpu_seconds_per_image" in asked:
-        few = splits.train.samples[:_COSTED_ON]
-        started = time.process_time()
-        for sample in few:
-            model.score(sample.path)
-        found["cost/cpu_seconds_per_image"] = (time.process_time() - started) / len(few)
-    return found
-
-
-def _number(metrics: Mapping[str, float], name: str, report: Report) -> float:
-    """A metric of a trial. Raises UserError where there is none, or no number."""
-    value = metrics.get(name)
-    if value is None:
-        known = ", ".join(sorted(metrics)) or "none"
-        raise UserError(
-            f"the objective {name} is not among the trial's metrics ({known}); "
-            f"{' '.join(report.notes)}"
-        )
-    if not math.isfinite(value):
-        raise UserError(f"the objective {name} is {value}, no number.")
-    return value
-
-
-def dead_codebook(metrics: Mapping[str, float]) -> str:
-    """Why the codebook counts as dead, by what `Detector.health` says; empty where it lives.
-
-    Limits: perplexity 20 (an eighth of a codebook smaller than 160), four fifths of codes unused.
-    """
-    perplexity, dead = metrics.get("codebook/perplexity"), metrics.get("codebook/dead_codes")
-    usage = metrics.get("codebook/usage")
-    if perplexity is None or dead is None or usage is None or usage == 1:
-        return ""
-    if usage < 0.2:
-        return f"dead codebook: {1 - usage:.0%} of its codes are unused (at most 80%)"
-    limit = min(20.0, dead / (1 - usage) / 8)
-    if perplexity < limit:
-        return f"dead codebook: perplexity {perplexity:.1f} (at least {limit:g})"
-    return ""
-
-
-def best_thresholds(
-    scored: Scored, base: ThresholdSettings, combinations: list[dict[str, float]]
-) -> tuple[dict[str, float], Thresholds, float]:
-    """Of several threshold settings those of highest pixel F1 on the drawn defects, the
-    thresholds they give, and that F1. The first of equals wins."""
-    best: tuple[dict[str, float], Thresholds, float] | None = None
-    for chosen in combinations:
-        values = {setting.partition(".")[2]: number for setting, number in chosen.items()}
-        settings = validate(ThresholdSettings, dump(base) | values, "threshold.")
-        thresholds = choose_thresholds(scored, settings)
-        f1 = pixel_f1(scored, thresholds.pixel)
-        if best is None or f1 > best[2]:
-            best = chosen, thresholds, f1
-    assert best is not None
-    return best
-
-
-def pixel_f1(scored: Scored, threshold: float) -> float:
-    """F1 of the flagged pixels over all images; 0 where none is both flagged and defective."""
-    hit = flagged = defective = 0
-    for values, mask in zip(scored.maps, scored.masks, strict=True):
-        predicted = values > threshold
-        hit += int(np.count_nonzero(predicted & mask))
-        flagged += int(np.count_nonzero(predicted))
-        defective += int(np.count_nonzero(mask))
-    return 2 * hit / (flagged + defective) if flagged + defective else 0.0
-
-
-def _draw(trial: optuna.Trial, name: str, distribution: Any) -> Any:
-    if isinstance(distribution, CategoricalDistribution):
-        return trial.suggest_categorical(name, distribution.choices)
-    if isinstance(distribution, IntDistribution):
-        return trial.suggest_int(
-            name, distribution.low, distribution.high, log=distribution.log, step=distribution.step
-        )
-    assert isinstance(distribution, FloatDistribution)
-    return trial.suggest_float(
-        name, distribution.low, distribution.high, log=distribution.log, step=distribution.step
-    )
 
 
 def _sentence(error: Exception) -> str:

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vqlab.detectors.base import Detector, ImagePrototypes, register
+from vqlab.config import Settings
+from vqlab.detectors.base import Detector, ImagePrototypes, Reading, register
 from vqlab.detectors.vqflow.level import (
     Condition,
     Latents,
@@ -134,9 +135,26 @@ class VQFlow(Detector):
 
     @torch.no_grad()
     def score(self, pyramid: Pyramid) -> Scores:
-        scoring = self.config.scoring
+        return self.scores_of(self.read(pyramid))
+
+    @torch.no_grad()
+    def read(self, pyramid: Pyramid) -> Reading:
+        """Terms (B, T, h, w) and the images' concepts (B,): see `_terms`."""
         with self._calm():
-            maps = self._combine(*self._terms(pyramid), scoring)
+            terms, concept = self._terms(pyramid)
+        return terms.movedim(0, 1), concept
+
+    @classmethod
+    def rescorable(cls, calibrated: Settings, wanted: Settings) -> bool:
+        assert isinstance(calibrated, Scoring) and isinstance(wanted, Scoring)
+        fitted = ("jacobian", "standardise")
+        return all(getattr(calibrated, name) == getattr(wanted, name) for name in fitted)
+
+    @torch.no_grad()
+    def scores_of(self, reading: Reading) -> Scores:
+        scoring = self.config.scoring
+        terms, concept = reading
+        maps = self._combine(terms.movedim(1, 0), concept, scoring)
         maps = smooth(maps, scoring.smoothing * max(self.spec.image_size))
         flat = maps.flatten(1)
         if scoring.image_score == "max":

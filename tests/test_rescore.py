@@ -1,0 +1,173 @@
+"""Scoring searched without training again, and training that is taken over instead of repeated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_set import tiny_recipe
+
+from vqlab.config import flatten, merge
+from vqlab.data import load_dataset
+from vqlab.evaluation import evaluate, read_images, score_read
+from vqlab.model import Model
+from vqlab.run import judge, make_trainer, resolve, run
+from vqlab.sweep import SweepResult, make_space, sweep
+from vqlab.sweep.rescore import search_scoring
+from vqlab.sweep.space import plan
+from vqlab.tracking import Tracker
+from vqlab.training import Trainer, choose_device
+from vqlab.types import UserError
+
+Tree = dict[str, Any]
+pytestmark = pytest.mark.usefixtures("blank_figures")
+SCORING: Tree = {
+    "detector.scoring.terms": {"choices": [["error", "context"], ["error"], ["neighbours"]]},
+    "detector.scoring.code_smoothing": {"low": 0.02, "high": 0.2},
+    "detector.scoring.error": {"choices": ["plain", "relative"]},
+}
+SIZES: Tree = {"detector.codebook_size": {"choices": [8, 16]}}
+
+
+@pytest.fixture(scope="module")
+def tree(root: Path) -> Tree:
+    return tiny_recipe(root)
+
+
+@pytest.fixture
+def tracker(tmp_path: Path) -> Tracker:
+    return Tracker.open(tmp_path / "mlruns")
+
+
+@pytest.fixture
+def epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The epochs that are trained from here on."""
+    trained: list[int] = []
+    plain = Trainer._epoch
+
+    def counted(self: Trainer, epoch: int) -> dict[str, float]:
+        trained.append(epoch)
+        return plain(self, epoch)
+
+    monkeypatch.setattr(Trainer, "_epoch", counted)
+    return trained
+
+
+def trained_model(tree: Tree) -> tuple[Model, Any, Any]:
+    config = resolve(tree)
+    splits = load_dataset(config.data)
+    trainer = make_trainer(config, splits, choose_device(config.training))
+    trainer.fit(lambda epoch, metrics: None)
+    return judge(config, trainer, splits, "none")[0], config, splits
+
+
+def go(tree: Tree, tracker: Tracker, trials: int, axes: Tree, **more: Any) -> SweepResult:
+    space = make_space({"space": axes, "validations": 0, **more})
+    return sweep(tree, space, tracker, trials=trials, results=tracker.root / "results")
+
+
+def test_settings_are_parted_by_what_they_need(tree: Tree) -> None:
+    axes = {**SIZES, **SCORING, "detector.scoring.context_steps": {"choices": [2, 3]}}
+    checked = plan(make_space({"space": axes}), tree)
+    assert set(checked.scoring) == set(SCORING)
+    assert set(checked.sampled) == {"detector.codebook_size", "detector.scoring.context_steps"}
+    without = merge(tree, {"detector": {"scoring": {"terms": ["error"]}}})
+    later = plan(make_space({"space": SCORING}), without)
+    assert "detector.scoring.terms" in later.sampled, "its prior is not fitted: train and calibrate"
+
+
+def test_drawn_defects_do_not_choose_an_image_score(tree: Tree, root: Path) -> None:
+    axes = {"detector.scoring.image_score": {"choices": ["max", "top"]}}
+    with pytest.raises(UserError, match="data.validation.source=test"):
+        plan(make_space({"space": axes}), tree)
+    real = merge(tree, {"data": {"validation": {"source": "test", "fraction": 0.5}}})
+    assert set(plan(make_space({"space": axes}), real).image_scoring) == set(axes)
+
+
+def test_rescoring_is_scoring_after_a_calibration(tree: Tree) -> None:
+    """The scores by another setting, from what was read once, are those of a detector that was
+    calibrated with it from the start."""
+    model, config, splits = trained_model(tree)
+    checked = plan(make_space({"space": SCORING, "scorings": 6}), tree)
+    found = search_scoring(model, splits, config, checked, "validation/pixel_auroc", seed=0)
+    assert set(found.chosen) == set(SCORING) and 6 <= found.tried <= 7
+    other, _, _ = trained_model(found.tree)
+    direct = other.score_set(splits.validation)
+    np.testing.assert_array_equal(np.stack(found.scored.maps), np.stack(direct.maps))
+    np.testing.assert_array_equal(found.scored.image_scores, direct.image_scores)
+
+
+def test_what_is_chosen_is_the_best_of_what_was_tried(tree: Tree) -> None:
+    model, config, splits = trained_model(tree)
+    axes = {"detector.scoring.terms": SCORING["detector.scoring.terms"]}
+    checked = plan(make_space({"space": axes}), tree)
+    found = search_scoring(model, splits, config, checked, "validation/pixel_auroc", seed=0)
+    values = {}
+    for terms in axes["detector.scoring.terms"]["choices"]:
+        one, _, _ = trained_model(merge(tree, {"detector": {"scoring": {"terms": terms}}}))
+        report = evaluate(one.score_set(splits.validation), one.thresholds)
+        values[tuple(terms)] = report.mean["pixel_auroc"]
+    assert found.tried == 3
+    best = max(values, key=lambda terms: values[terms])
+    assert tuple(found.chosen["detector.scoring.terms"]) == best
+    assert found.rules == {"detector.scoring.terms": "validation/pixel_auroc"}
+
+
+def test_reading_first_changes_nothing(tree: Tree) -> None:
+    model, _, splits = trained_model(tree)
+    read = read_images(model.detector, model.backbone, splits.validation, model.device)
+    once, direct = score_read(model.detector, read), model.score_set(splits.validation)
+    np.testing.assert_array_equal(np.stack(once.maps), np.stack(direct.maps))
+    np.testing.assert_array_equal(once.image_scores, direct.image_scores)
+    assert (once.labels == direct.labels).all() and once.samples == direct.samples
+
+
+def test_a_trial_searches_its_scoring_and_keeps_it(
+    tree: Tree, tracker: Tracker, epochs: list[int]
+) -> None:
+    result = go(tree, tracker, 2, {**SIZES, **SCORING}, scorings=5)
+    assert epochs == [1, 2] * 2, "one training for each trial"
+    record = tracker.find(str(result.best.run_id))
+    assert record.tags["vqlab.chosen_by.detector.scoring.terms"] == "validation/pixel_auroc"
+    model = Model.load(record.checkpoint(), "cpu")
+    config = flatten(model.meta["config"])
+    for setting in SCORING:
+        assert result.best.params[setting] == config[setting]
+    splits = load_dataset(resolve(tree).data)
+    again = evaluate(model.score_set(splits.validation), model.thresholds)
+    assert again.mean["pixel_auroc"] == result.best.value
+    trained = resolve(tree)
+    assert trained.detector["scoring"] != resolve(model.meta["config"]).detector["scoring"]
+
+
+def test_the_same_training_is_taken_over_within_a_study(
+    tree: Tree, tracker: Tracker, epochs: list[int]
+) -> None:
+    result = go(tree, tracker, 5, SIZES)
+    assert len(epochs) == 4, "two sizes, two epochs each"
+    assert [row.state for row in result.trials] == ["COMPLETE"] * 5
+    by_size: dict[int, set[float | None]] = {}
+    for row in result.trials:
+        by_size.setdefault(row.params["detector.codebook_size"], set()).add(row.value)
+    assert all(len(values) == 1 for values in by_size.values())
+    taken = [row for row in result.trials if row.reused]
+    assert len(taken) == 3 and result.saved > 0
+    assert tracker.find(str(taken[0].run_id)).tags["vqlab.reused"] == taken[0].reused
+    assert not result.best.reused and tracker.find(str(result.best.run_id)).checkpoint().exists()
+
+
+def test_a_later_study_takes_over_a_checkpoint(
+    tree: Tree, tracker: Tracker, epochs: list[int]
+) -> None:
+    run(resolve(tree), tracker, test=False)
+    assert epochs == [1, 2]
+    result = go(tree, tracker, 1, {**SIZES, **SCORING}, scorings=4)
+    assert epochs == [1, 2], "trained before by `train`"
+    (row,) = result.trials
+    assert row.reused.startswith("run ") and row.state == "COMPLETE"
+    assert tracker.find(str(row.run_id)).checkpoint().exists()
+    other = merge(tree, {"training": {"seed": 1}})
+    go(other, tracker, 1, {**SIZES, **SCORING}, scorings=4)
+    assert epochs == [1, 2, 1, 2], "another seed is another training"

@@ -1,0 +1,162 @@
+"""The scoring of a trained detector: settings are tried on what it read, nothing is trained again.
+
+What may be chosen by what follows the evidence on real images: settings of the map by a pixel
+metric, also on drawn defects; those of the image score by image AUROC, on real defects only.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import TPESampler
+
+from vqlab.config import Settings, Tree, dump, merge, nest
+from vqlab.data import Splits
+from vqlab.detectors import Detector, Reading
+from vqlab.evaluation import (
+    Report,
+    Scored,
+    ThresholdSettings,
+    choose_thresholds,
+    evaluate,
+    read_images,
+    score_read,
+)
+from vqlab.model import Model
+from vqlab.run import RunConfig, resolve, unseen_in_fitting
+from vqlab.sweep.draw import draw
+from vqlab.sweep.space import OBJECTIVES, Plan, scoring_of
+from vqlab.types import UserError
+
+BY_PIXELS, BY_IMAGES = "pixel_auroc", "image_auroc"
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """What the search came to; the model's detector is left with the chosen scoring."""
+
+    tree: Tree
+    """The trial's settings with the chosen ones in place."""
+    scored: Scored
+    """The validation set by the chosen scoring."""
+    chosen: dict[str, Any] = field(default_factory=dict)
+    """By setting, as a recipe spells values."""
+    rules: dict[str, str] = field(default_factory=dict)
+    """Which metric chose a setting."""
+    tried: int = 0
+    seconds: float = 0.0
+
+
+def search_scoring(
+    model: Model, splits: Splits, config: RunConfig, plan: Plan, objective: str, seed: int
+) -> Rescored:
+    """Try up to `plan.space.scorings` settings of the map, then as many of the image score."""
+    started = time.monotonic()
+    search = _Search(model, splits, config, plan, seed)
+    names = objective.rpartition("/")
+    pixels = names[2] if names[2].startswith(("pixel", "aupro")) else BY_PIXELS
+    chosen: dict[str, Any] = {}
+    rules: dict[str, str] = {}
+    for axes, metric in ((plan.scoring, pixels), (plan.image_scoring, BY_IMAGES)):
+        if axes:
+            found = search.best(axes, chosen, metric)
+            chosen |= found
+            rules |= {setting: f"validation/{metric}" for setting in found}
+    tree, scored = search.settle_on(chosen)
+    return Rescored(tree, scored, chosen, rules, search.tried, time.monotonic() - started)
+
+
+class _Search:
+    def __init__(
+        self, model: Model, splits: Splits, config: RunConfig, plan: Plan, seed: int
+    ) -> None:
+        self.detector, self.config, self.plan, self.seed = model.detector, config, plan, seed
+        self.tried = 0
+        self.unseen: list[Reading] = []
+        if type(self.detector).settle is not Detector.settle:
+            with torch.inference_mode():
+                unseen = unseen_in_fitting(splits, model.backbone, model.device)
+                self.unseen = [self.detector.read(pyramid) for pyramid in unseen]
+        self.read = read_images(self.detector, model.backbone, splits.validation, model.device)
+        self._now: Settings | None = None
+
+    def best(
+        self, axes: Mapping[str, BaseDistribution], fixed: Mapping[str, Any], metric: str
+    ) -> dict[str, Any]:
+        """The settings on `axes`, beside those fixed, with the best value of a metric."""
+        sign = 1 if OBJECTIVES[metric] == "maximize" else -1
+        values: dict[str, float] = {}
+        trees: dict[str, dict[str, Any]] = {}
+
+        def value_of(drawn: Mapping[str, Any]) -> float:
+            own = {setting: self.plan.decoded(setting, value) for setting, value in drawn.items()}
+            key = repr(own)
+            if key not in values:
+                self.tried += 1
+                trees[key], values[key] = own, sign * self._measure({**fixed, **own}, metric)
+            return values[key]
+
+        own = self.plan.own_params(axes)
+        if len(own) == len(axes):
+            value_of(own)
+        _try(axes, self.plan.space.scorings, self.seed, value_of)
+        return trees[max(values, key=lambda key: values[key])]
+
+    def settle_on(self, chosen: Mapping[str, Any]) -> tuple[Tree, Scored]:
+        tree = dump(self.config)
+        for setting, value in chosen.items():
+            tree = merge(tree, nest(setting, value))
+        return tree, self._score(resolve(tree))
+
+    def _measure(self, chosen: Mapping[str, Any], metric: str) -> float:
+        """−inf where settings do not go together, or the metric is not defined."""
+        try:
+            _, scored = self.settle_on(chosen)
+        except UserError:
+            return -math.inf
+        report = self._judge(scored, self.config.threshold)
+        return report.mean.get(metric, -math.inf)
+
+    def _judge(self, scored: Scored, settings: ThresholdSettings) -> Report:
+        return evaluate(scored, choose_thresholds(scored, settings))
+
+    @torch.inference_mode()
+    def _score(self, config: RunConfig) -> Scored:
+        wanted = scoring_of(config)
+        if wanted != self._now:
+            whole: Any = self.detector.config
+            self.detector.config = whole.model_copy(update={"scoring": wanted})
+            self.detector.settle(self.unseen)
+            self._now = wanted
+        return score_read(self.detector, self.read)
+
+
+def _try(
+    axes: Mapping[str, BaseDistribution],
+    most: int,
+    seed: int,
+    value_of: Callable[[Mapping[str, Any]], float],
+) -> None:
+    """All combinations where there are no more than that, else what TPE proposes."""
+    choices = [list(d.choices) for d in axes.values() if isinstance(d, CategoricalDistribution)]
+    if len(choices) == len(axes) and math.prod(map(len, choices)) <= most:
+        for values in itertools.product(*choices):
+            value_of(dict(zip(axes, values, strict=True)))
+        return
+    word = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
+    study = optuna.create_study(direction="maximize", sampler=TPESampler(seed=word))
+
+    def proposed(trial: optuna.Trial) -> float:
+        value = value_of({name: draw(trial, name, axis) for name, axis in axes.items()})
+        return max(value, -1e9)
+
+    study.optimize(proposed, n_trials=most)
