@@ -73,9 +73,9 @@ def wait_for(look: Callable[[], Any], seconds: float = 200) -> Any:
     raise AssertionError("nothing came of it")
 
 
-def under_way(folder: Path) -> list[optuna.trial.FrozenTrial]:
+def under_way(folder: Path, any_store: bool = False) -> list[optuna.trial.FrozenTrial]:
     """Running trials that have trained for some epochs."""
-    if not (folder / "mlruns" / "optuna.db").exists():
+    if not any_store and not (folder / "mlruns" / "optuna.db").exists():
         return []
     try:
         trials = the_study(folder).get_trials(deepcopy=False, states=(TrialState.RUNNING,))

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -117,3 +118,23 @@ class LocalWorkers:
                 env=around,
                 start_new_session=True,  # Ctrl-C is for this process, which then stops them
             )
+
+
+class WorkersElsewhere:
+    """No workers of its own: it waits for those that others start (`vqlab worker STUDY`, a Slurm
+    array), until the study has its trials."""
+
+    def __init__(self, finished: Callable[[], bool]) -> None:
+        self._finished = finished
+
+    def start(self, study: str) -> None:
+        pass
+
+    def tend(self) -> int:
+        return int(not self._finished())
+
+    def stop(self) -> None:
+        pass
+
+    def complaint(self) -> str:
+        return ""

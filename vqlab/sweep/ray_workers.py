@@ -1,0 +1,123 @@
+"""Workers as Ray tasks, on the machines of a Ray cluster. Ray only places them and starts them
+again when a machine is lost; what is to be done they read from the study."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+from vqlab.types import UserError
+
+_HANDED_ON = ("VQLAB_STORAGE", "VQLAB_HEARTBEAT", "VQLAB_WEIGHTS", "MLFLOW_TRACKING_URI")
+"""Environment variables that workers on other machines need."""
+_RETRIES = 5
+"""Times that Ray starts a worker again whose machine or process was lost."""
+
+
+class RayWorkers:
+    """`count` workers on a Ray cluster (`vqlab[ray]`), each with a share of CPUs and GPUs.
+
+    address: the cluster's, `auto` for the one that runs here; none: one is started on this machine.
+    root: the folder of each machine for what is not in the stores. data: where the images lie on
+    those machines.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        root: Path,
+        *,
+        address: str | None = None,
+        cpus: float = 1,
+        gpus: float = 0,
+        data: Path | None = None,
+    ) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            import ray
+        except ImportError:
+            raise UserError(
+                "workers on Ray need it installed; install it with: pip install 'vqlab[ray]'"
+            ) from None
+        self._ray: Any = ray
+        self.count, self.root, self.data = count, root, data
+        self.address, self.cpus, self.gpus = address, cpus, gpus
+        self._tasks: list[Any] = []
+        self._complaint = ""
+        self._mine = False
+
+    def start(self, study: str) -> None:
+        """Raises UserError where the cluster cannot be reached, or is of several machines and the
+        study is in a file on this one."""
+        ray = self._ray
+        if not ray.is_initialized():
+            around = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
+            around["OMP_NUM_THREADS"] = str(max(1, int(self.cpus)))
+            try:
+                ray.init(
+                    address=self.address, log_to_driver=False, runtime_env={"env_vars": around},
+                    logging_level="ERROR",
+                )  # fmt: skip
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise UserError(
+                    f"the Ray cluster {self.address} cannot be reached "
+                    f"({str(error).splitlines()[0]}); start one with `ray start --head`."
+                ) from None
+            self._mine = True
+        machines = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+        if len(machines) > 1 and not os.environ.get("VQLAB_STORAGE", "").startswith("postgresql"):
+            raise UserError(
+                f"a sweep on {len(machines)} machines must keep its study in PostgreSQL; set "
+                "VQLAB_STORAGE=postgresql://… (docs/several_machines.md)."
+            )
+        task = ray.remote(_work).options(
+            num_cpus=self.cpus, num_gpus=self.gpus, max_retries=_RETRIES, retry_exceptions=False
+        )
+        data = str(self.data) if self.data is not None else None
+        threads = max(1, int(self.cpus))
+        self._tasks = [task.remote(study, str(self.root), data, threads) for _ in range(self.count)]
+
+    def tend(self) -> int:
+        ended, self._tasks = self._ray.wait(self._tasks, num_returns=len(self._tasks), timeout=0)
+        for task in ended:
+            try:
+                self._complaint = self._ray.get(task) or self._complaint
+            except Exception as error:  # what Ray says of a worker that it gave up
+                self._complaint = f"a worker on Ray was lost ({str(error).splitlines()[0]})."
+        return len(self._tasks)
+
+    def stop(self) -> None:
+        for task in self._tasks:
+            with contextlib.suppress(Exception):
+                self._ray.cancel(task, force=False)
+        if self._tasks:
+            _, late = self._ray.wait(self._tasks, num_returns=len(self._tasks), timeout=10)
+            for task in late:
+                with contextlib.suppress(Exception):
+                    self._ray.cancel(task, force=True)
+        self._tasks = []
+        if self._mine:
+            self._ray.shutdown()
+            self._mine = False
+
+    def complaint(self) -> str:
+        return self._complaint
+
+
+def _work(study: str, root: str, data: str | None, threads: int) -> str:
+    """On a machine of the cluster: a worker to its end; why it failed, if by a known fault."""
+    import torch
+
+    from vqlab.sweep.worker import join
+    from vqlab.tracking import Tracker
+
+    torch.set_num_threads(threads)
+    try:
+        join(study, Tracker.open(Path(root)), data=Path(data) if data else None)
+    except UserError as error:
+        return str(error)
+    except KeyboardInterrupt:
+        return "stopped; its trial will be tried again."
+    return ""
