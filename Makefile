@@ -19,7 +19,8 @@ STUDY   ?= validation
 COMMON = --category $(CLASS) --preset $(PRESET) $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep train evaluate promote predict leaderboard correlate ui data-check data-audit test test-all check bench crashtest clean
+.PHONY: help setup sweep train evaluate promote predict leaderboard correlate ui dashboard data-check \
+  data-audit test test-all check bench crashtest clean
 
 help:  ## Print this help
 	@echo "vqlab: vector-quantised detectors of visual defects"; echo
@@ -66,6 +67,9 @@ correlate: $(READY)  ## Ask whether validation ranks settings as test does (STUD
 ui: $(READY)  ## Open the MLflow UI on everything tracked here
 	@$(BIN)/vqlab ui
 
+dashboard: $(READY)  ## Open optuna-dashboard on the studies of all sweeps
+	@$(BIN)/vqlab dashboard
+
 data-check: $(READY)  ## Check the data set whole (DATA=folder)
 	@$(BIN)/vqlab data check $(if $(DATA),"$(DATA)")
 
@@ -84,7 +88,7 @@ check: $(READY)  ## Format, lint, types and fast tests: what must pass before a 
 	@$(BIN)/mypy
 	@$(MAKE) --no-print-directory test
 
-bench: $(READY)  ## Measure CPU-seconds and memory (BENCH=all|start|training|scoring|metrics)
+bench: $(READY)  ## Measure CPU-seconds and memory (BENCH=all|start|training|scoring|metrics|sweep)
 	@$(BIN)/python tests/bench/bench.py $(BENCH)
 
 crashtest: $(READY)  ## Kill a sweep's processes at random moments; see that nothing is lost

@@ -26,6 +26,8 @@ LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 ROOM_OF_LIBRARY = {
     "mlflow": {"tracking"},
     "optuna": {"sweep"},
+    "plotly": {"sweep"},
+    "optuna_dashboard": {"cli"},
     "timm": {"features"},
     "FrEIA": {"nn"},
     "cv2": {"data"},

@@ -46,9 +46,8 @@ def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert done.stderr.strip() == "[]"
-    for (
-        verb
-    ) in "train sweep settings predict evaluate promote leaderboard correlate ui data".split():
+    verbs = "train sweep settings predict evaluate promote leaderboard correlate ui dashboard data"
+    for verb in verbs.split():
         assert verb in done.stdout
 
 

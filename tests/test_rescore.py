@@ -15,8 +15,8 @@ from vqlab.evaluation import evaluate, read_images, score_read
 from vqlab.model import Model
 from vqlab.run import judge, make_trainer, resolve, run
 from vqlab.sweep import SweepResult, make_space, sweep
+from vqlab.sweep.plan import plan
 from vqlab.sweep.rescore import search_scoring
-from vqlab.sweep.space import plan
 from vqlab.tracking import Tracker
 from vqlab.training import Trainer, choose_device
 from vqlab.types import UserError

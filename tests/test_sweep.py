@@ -42,7 +42,7 @@ from vqlab.sweep import (
 )
 from vqlab.sweep import study as studies
 from vqlab.sweep.codebooks import dead_codebook
-from vqlab.sweep.space import plan
+from vqlab.sweep.plan import plan
 from vqlab.sweep.storage import only_one, open_storage, store_errors
 from vqlab.sweep.thresholds import best_thresholds, pixel_f1
 from vqlab.tracking import Run, Tracker

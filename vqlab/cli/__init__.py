@@ -28,7 +28,8 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Look at, check and make data sets.")
 app.add_typer(data_app, name="data")
 
-from vqlab.cli import training, worker, models, correlate, data, cache  # noqa: E402, F401, I001  (in order)
+# In the order of `vqlab --help`.
+from vqlab.cli import training, sweeping, worker, models, dashboard, correlate, data, cache  # noqa: E402, F401, I001
 
 
 def main() -> NoReturn:

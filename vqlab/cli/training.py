@@ -1,4 +1,4 @@
-"""Verbs that train: `train` and `sweep`."""
+"""Verbs that train: `train`, and `settings`, which says what it would take."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ from vqlab.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from vqlab.config import Tree
     from vqlab.run import Outcome, RunConfig
-    from vqlab.sweep import Space, Spaces, SweepResult
     from vqlab.tracking import Run, Tracker
 
 
@@ -123,129 +121,6 @@ def say_outcome(outcome: Outcome, tracker: Tracker) -> None:
     if outcome.pictures:
         out.print(f"pictures: {outcome.pictures}")
     out.print(f"run: {tracker.link(outcome.run_id)} (start it with `vqlab ui`)")
-
-
-@app.command(short_help="Search settings on validation; score the best on test.")
-def sweep(
-    recipe: Recipe = "vqvae",
-    overrides: Overrides = None,
-    category: Category = None,
-    data: Data = None,
-    preset: Preset = "full",
-    space: Annotated[
-        Path | None, typer.Option(help="Sweep space (YAML); default: the detector's own.")
-    ] = None,
-    trials: Annotated[int, typer.Option(min=1, help="Trials the study shall have in all.")] = 12,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that work on trials at once.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
-    results: Results = Path("results"),
-    mlruns: Tracking = Path("mlruns"),
-) -> None:
-    """Search settings with Optuna, on validation only; the winner is scored once on test.
-
-    `vqlab sweep all` compares several recipes in one study, in which they take turns; a setting for
-    one of them alone is written `vqflow.training.epochs=5`.
-
-    Running it again continues to TRIALS, then only prints the result. A changed space or changed
-    data is a new study. Several workers share this machine's cores; more of them, on any machine,
-    join by `vqlab worker STUDY` (docs/several_machines.md).
-    """
-    from vqlab.cli.progress import interruptible, sweeping
-    from vqlab.config import merge, nest
-    from vqlab.run import each_model, resolve
-    from vqlab.sweep import Spaces
-    from vqlab.sweep import sweep as search
-    from vqlab.tracking import Tracker
-
-    found, trees = _searched(recipe, space, overrides or [], category, data, preset)
-    configs = {name: resolve(tree) for name, tree in trees.items()}
-    config = next(iter(configs.values()))
-    say_budget(preset, configs)
-    say_data(config)
-    models = each_model(config)
-    tracker = Tracker.open(mlruns)
-    for model in models:
-        only = nest("data.categories", list(model.data.categories))
-        ones = {name: merge(tree, only) for name, tree in trees.items()}
-        with interruptible(), sweeping() as on_event:
-            result = search(
-                ones if isinstance(found, Spaces) else ones[""],
-                found,
-                tracker,
-                trials=trials,
-                workers=workers,
-                seed=seed,
-                preset="" if preset == "full" else preset,
-                on_event=on_event,
-                results=results,
-            )
-        say_result(result)
-
-
-def _searched(
-    recipe: str,
-    space: Path | None,
-    overrides: list[str],
-    category: str | None,
-    data: Path | None,
-    preset: str,
-) -> tuple[Space | Spaces, dict[str, Tree]]:
-    """The space of a sweep, and its recipe's tree under the empty name, or its recipes' by name."""
-    from vqlab.errors import UserError
-    from vqlab.recipes import ALL, EXPERIMENTS, recipe_tree, recipe_trees
-    from vqlab.run import resolve
-    from vqlab.sweep import Spaces, read_space
-
-    if recipe == ALL:
-        path = space or EXPERIMENTS / "sweeps" / f"{ALL}.yaml"
-        found = read_space(path)
-        if not isinstance(found, Spaces):
-            raise UserError(
-                f"space {path} must name several `recipes` for a sweep of all; it is of one."
-            )
-        return found, recipe_trees(found.recipes, overrides, category, data, preset)
-    tree = recipe_tree(recipe, overrides, category, data, preset)
-    path = space or EXPERIMENTS / "sweeps" / f"{resolve(tree).detector['name']}.yaml"
-    found = read_space(path)
-    if isinstance(found, Spaces):
-        raise UserError(
-            f"space {path} must be of one recipe for a sweep of {recipe}; it is of several; write "
-            f"`vqlab sweep all --space {path}`."
-        )
-    return found, {"": tree}
-
-
-def say_result(result: SweepResult) -> None:
-    """What a study came to: trials, the best one's figures, and where to look."""
-    from vqlab.cli.progress import out
-    from vqlab.cli.tables import figures_table, recipes_table, say_notes, trials_table
-
-    out.print(trials_table(result))
-    best = result.best
-    if best.recipe:
-        out.print(recipes_table(result))
-    of = f" ({best.recipe})" if best.recipe else ""
-    out.print(
-        f"[bold]best run[/]: trial {best.number}{of}, {result.objective} {best.value:.4f}, run "
-        f"{best.run_id}"
-    )
-    out.print(
-        figures_table(
-            "the best trial, beside the no-learning baseline",
-            {
-                "validation": (result.validation, "validation"),
-                "test": (result.test, "test"),
-                "test, mean_image": (result.baseline, "test_mean_image"),
-            },
-            warned=bool(result.warned),
-        )
-    )
-    say_notes(result.notes)
-    out.print(f"pictures: {result.pictures or 'in the artifacts of the best run'}")
-    out.print(f"best settings: vqlab train {result.recipe}")
-    out.print(f"best run in MLflow: {result.best_link}")
-    out.print(f"all trials in MLflow: {result.link}")
-    out.print("(start the MLflow UI with: make ui)")
 
 
 @app.command(short_help="Print a recipe with every setting.")

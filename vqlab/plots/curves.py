@@ -218,14 +218,19 @@ def _figure(
     return figure, [dressed(figure.add_subplot(1, fields, n + 1)) for n in range(fields)]
 
 
-def new_figure(heading: str, width: float, height: float) -> Figure:
-    """An empty figure with its heading; width and height in inches."""
+def new_figure(heading: str, width: float, height: float, arranged: bool = True) -> Figure:
+    """An empty figure with its heading; width and height in inches.
+
+    arranged: fields find their own room, for which all is drawn twice.
+    """
     figure = Figure(figsize=(width, height), dpi=110)
     FigureCanvasAgg(figure)
-    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
+    if arranged:
+        figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
     figure.suptitle(
-        heading, x=0.02, ha="left", fontsize=12, color=hexed(style.INK), fontweight="bold"
-    )
+        heading, x=0.02, ha="left", fontsize=12, color=hexed(style.INK), fontweight="bold",
+        **({} if arranged else {"y": 1 - 0.12 / height}),
+    )  # fmt: skip
     return figure
 
 

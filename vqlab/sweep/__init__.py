@@ -16,6 +16,7 @@ from vqlab.sweep.events import (
 )
 from vqlab.sweep.launch import Launcher, LocalWorkers
 from vqlab.sweep.loop import Interrupted, sweep
+from vqlab.sweep.ray_workers import RayWorkers
 from vqlab.sweep.space import Axis, Space, make_space
 from vqlab.sweep.worker import join
 
@@ -28,6 +29,7 @@ __all__ = [
     "Launcher",
     "LocalWorkers",
     "OnEvent",
+    "RayWorkers",
     "Space",
     "Spaces",
     "StudyOpened",

@@ -10,7 +10,8 @@ from typing import Any
 from vqlab.config import Settings, Tree, digest, dump, flatten, merge, nest, read_recipe, validate
 from vqlab.data import Splits
 from vqlab.run import each_model, resolve
-from vqlab.sweep.space import Plan, Space, checked_objectives, make_space, plan
+from vqlab.sweep.plan import Plan, plan
+from vqlab.sweep.space import Space, checked_objectives, make_space
 from vqlab.sweep.study import RECIPE
 from vqlab.types import UserError
 

@@ -122,6 +122,8 @@ class SweepResult:
     """The best settings, which `train` accepts."""
     pictures: Path | None
     """The winner's panels; None where the folder is gone (they stay in its run's artifacts)."""
+    page: Path
+    """Its charts and table, interactive, for a browser."""
     parent_id: str
     """The study's own run."""
     seconds: float

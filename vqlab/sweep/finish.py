@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
-import optuna
 import yaml
-from optuna.trial import TrialState
 
 from vqlab.config import digest
 from vqlab.model import Model
-from vqlab.plots.study import importance_bars, study_history
 from vqlab.run import resolve, test_model, warned_of
 from vqlab.sweep.events import SweepResult, TrialRow
+from vqlab.sweep.pictures import draw_study
 from vqlab.sweep.project import row
 from vqlab.sweep.reuse import SAVED
-from vqlab.sweep.study import best_trial, recipe_of, settled
+from vqlab.sweep.study import best_trial, settled
 from vqlab.sweep.trial import VALIDATION, Objective
 from vqlab.tracking import RunRecord
 from vqlab.types import UserError
@@ -28,8 +26,8 @@ TESTED = "vqlab.tested"
 """Tag of a run whose test metrics and pictures are all there."""
 NOTES = "vqlab.notes"
 """Tag of such a run: the notes of its test, a line each."""
-_ENOUGH = 4
-"""Complete trials from which importances say anything."""
+STUDY = "study"
+"""Folder of a study's pictures among the artifacts of its run."""
 
 
 def finish(
@@ -61,7 +59,7 @@ def finish(
         _write(recipe, text)
     shown_before = tracker.find(objective.parent.id).tags.get("vqlab.recipe_sha256")
     if shown_before != digest(text):
-        _show_study(objective, shown, recipe, link)
+        _show_study(objective, shown, record, recipe, link)
         objective.parent.set_tags({"vqlab.recipe_sha256": digest(text)})
     tracker.settle(objective.parent.id, "FINISHED", {})
     return SweepResult(
@@ -80,6 +78,7 @@ def finish(
         recipes=_best_of_each(objective),
         recipe=recipe,
         pictures=pictures if pictures.is_dir() else None,
+        page=objective.parent.artifact(f"{STUDY}/study.html"),
         parent_id=objective.parent.id,
         seconds=time.monotonic() - started,
         saved=sum(t.user_attrs.get(SAVED, 0.0) for t in study.get_trials(deepcopy=False)),
@@ -123,16 +122,16 @@ def _write(path: Path, text: str) -> None:
     os.replace(beside, path)
 
 
-def _show_study(objective: Objective, best: TrialRow, recipe: Path, link: str) -> None:
-    """Recipe, history, importances and a summary on the study's own run."""
+def _show_study(
+    objective: Objective, best: TrialRow, record: RunRecord, recipe: Path, link: str
+) -> None:
+    """Recipe, pictures, table and a summary on the study's own run."""
     study, parent = objective.study, objective.parent
     parent.log_artifact(recipe)
-    figures = {"history": _history(study, objective.contest.objective)}
-    shares = importances(study)
-    if shares:
-        figures["importances"] = importance_bars("PED-ANOVA", shares)
-    for name, figure in figures.items():
-        parent.log_figure(figure, f"study/{name}.png")
+    with tempfile.TemporaryDirectory() as folder:
+        tested = {best.number: _of(record, "test/")}
+        draw_study(study, objective.contest.objectives, Path(folder), tested)
+        parent.log_artifacts(Path(folder), STUDY)
     settings = "\n".join(f"- `{key}`: {value}" for key, value in best.params.items())
     parent.set_tags(
         {
@@ -142,32 +141,6 @@ def _show_study(objective: Objective, best: TrialRow, recipe: Path, link: str) -
             f"{objective.contest.objective} {best.value:.4f}\n\n{settings}",
         }
     )
-
-
-def importances(study: optuna.Study) -> dict[str, float]:
-    """Each setting's share (PED-ANOVA) in what makes a trial good; empty for too few trials."""
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len(done) < _ENOUGH or len({t.values[0] for t in done}) < 2:
-        return {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-        try:
-            found = optuna.importance.get_param_importances(
-                study, evaluator=evaluator, target=lambda trial: trial.values[0]
-            )
-        except (ValueError, RuntimeError):
-            return {}
-    return {name: float(share) for name, share in found.items()}
-
-
-def _history(study: optuna.Study, objective: str) -> Any:
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    values = [t.values[0] for t in done]
-    better = max if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else min
-    best = [better(values[: i + 1]) for i in range(len(values))]
-    numbers, recipes = [t.number for t in done], [recipe_of(t) for t in done]
-    return study_history(study.study_name, objective, numbers, values, best, recipes)
 
 
 def _of(record: RunRecord, prefix: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.storages import RDBStorage
@@ -21,7 +21,7 @@ from vqlab.sweep import study as studies
 from vqlab.sweep.contest import Contest, Spaces, make_contest
 from vqlab.sweep.events import OnEvent, StudyOpened, SweepResult
 from vqlab.sweep.finish import finish
-from vqlab.sweep.launch import Launcher, LocalWorkers
+from vqlab.sweep.launch import Launcher, LocalWorkers, WorkersElsewhere
 from vqlab.sweep.project import project_all
 from vqlab.sweep.space import Space
 from vqlab.sweep.storage import Turn, only_one, open_storage, storage_address, store_errors
@@ -45,7 +45,7 @@ def sweep(
     seed: int = 0,
     preset: str = "",
     workers: int = 1,
-    launcher: Launcher | None = None,
+    launcher: Launcher | Literal["elsewhere"] | None = None,
     on_event: OnEvent = lambda event: None,
     timeout: float | None = None,
     results: Path = Path("results"),
@@ -55,9 +55,10 @@ def sweep(
     `Spaces` compare several recipes, which then take turns; `tree` has the tree of each by its
     name. Called again it goes on from there, then only gives the result. The same space, settings
     and data are the same study; `preset` is part of its name. One worker works in this process,
-    several are processes of their own; a `launcher` starts them elsewhere. `timeout`: seconds after
-    which no further trial is started. Raises UserError for what can be known beforehand, for a
-    study that another process sweeps, for one whose trials all fail; Interrupted on Ctrl-C.
+    several are processes of their own; a `launcher` starts them in another way, `elsewhere` waits
+    for those that others start. `timeout`: seconds after which no further trial is started. Raises
+    UserError for what can be known beforehand, for a study that another process sweeps, for one
+    whose trials all fail; Interrupted on Ctrl-C.
     """
     started = time.monotonic()
     contest = make_contest(space, tree)
@@ -83,6 +84,8 @@ def sweep(
             _give_task(objective, space, tree, trials, seed)
             if launcher is None and workers > 1:
                 launcher = LocalWorkers(workers, tracker.root, timeout)
+            elif launcher == "elsewhere":
+                launcher = WorkersElsewhere(lambda: studies.settled(study) >= trials)
             deadline = float("inf") if timeout is None else started + timeout
             with _running(objective, trials):
                 _run_trials(objective, storage, launcher, trials, deadline)

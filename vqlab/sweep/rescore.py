@@ -34,7 +34,8 @@ from vqlab.evaluation import (
 from vqlab.model import Model
 from vqlab.run import RunConfig, resolve, unseen_in_fitting
 from vqlab.sweep.draw import draw
-from vqlab.sweep.space import OBJECTIVES, Plan, scoring_of
+from vqlab.sweep.plan import Plan, scoring_of
+from vqlab.sweep.space import OBJECTIVES
 from vqlab.types import UserError
 
 BY_PIXELS, BY_IMAGES = "pixel_auroc", "image_auroc"

@@ -12,7 +12,7 @@ from vqlab.data import Splits
 from vqlab.detectors import detector_class
 from vqlab.model import Model
 from vqlab.run import RunConfig, resolve, trained_key
-from vqlab.sweep.space import scoring_of
+from vqlab.sweep.plan import scoring_of
 from vqlab.tracking import RunRecord, Tracker
 from vqlab.types import UserError
 

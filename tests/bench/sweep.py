@@ -1,0 +1,271 @@
+"""`make bench BENCH=sweep`: what sweeps cost beside training, and what they spare.
+
+Rows: `overhead` (CPU of a trial outside training and scoring), `start` (from imports to the first
+training step), `naive` and `staged` (the same 40 settings, retrained for each and stage-aware, on
+MVTec bottle with VQLAB_REAL_DATA, else on the synthetic cable), `features` (extractions of a study
+with a frozen backbone, and of a second one), `workers` (trials per hour of 2 against 1),
+`hundred` (4 workers x 25 trivial trials).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROWS = ("overhead", "start", "naive", "staged", "features", "workers", "hundred")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+@contextlib.contextmanager
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        yield Path(name)
+
+
+class Clock:
+    """CPU-seconds of this process inside some functions, and how often they were called."""
+
+    def __init__(self) -> None:
+        self.spent, self.calls, self._deep = 0.0, 0, 0
+
+    def around(self, owner: Any, name: str) -> None:
+        plain: Callable[..., Any] = getattr(owner, name)
+
+        def timed(*arguments: Any, **named: Any) -> Any:
+            self.calls += 1
+            self._deep += 1
+            began = time.process_time()
+            try:
+                return plain(*arguments, **named)
+            finally:
+                self._deep -= 1
+                if not self._deep:  # what is inside another is counted there
+                    self.spent += time.process_time() - began
+
+        setattr(owner, name, timed)
+
+
+def tiny(place: Path, **training: Any) -> dict[str, Any]:
+    from tiny_set import tiny_recipe, write_tiny_set
+
+    return tiny_recipe(write_tiny_set(place / "data"), **training)
+
+
+SPACE = {
+    "validations": 0,
+    "space": {
+        "detector.codebook_size": {"choices": [8, 16]},
+        "training.learning_rate": {"low": 3e-4, "high": 3e-3, "log": True},
+    },
+}
+
+
+def overhead() -> str:
+    from vqlab.run import judging, story
+    from vqlab.sweep import make_space, sweep, trial
+    from vqlab.tracking import Tracker
+    from vqlab.training import Trainer
+
+    clock = Clock()
+    for owner, name in (
+        (Trainer, "fit"), (Trainer, "__init__"), (story, "judge"), (story, "make_trainer"),
+        (story, "concept_metrics"), (judging, "score_images"), (trial, "search_scoring"),
+    ):  # fmt: skip
+        if hasattr(owner, name):
+            clock.around(owner, name)
+    with folder() as place:
+        recipe, space = tiny(place), make_space(SPACE)
+        tracker = Tracker.open(place / "mlruns")
+
+        def go(trials: int) -> float:
+            before = time.process_time() - clock.spent
+            sweep(recipe, space, tracker, trials=trials, results=place / "results")
+            return time.process_time() - clock.spent - before
+
+        go(2)  # imports, tables, the test of the winner
+        again, more = go(2), go(14)
+        each = (more - again) / 12
+    return f"{1000 * each:.0f} ms CPU per trial outside training and scoring (aim: 60)"
+
+
+def start() -> str:
+    from vqlab.recipes import recipe_tree
+    from vqlab.sweep import read_space, sweep
+    from vqlab.tracking import Tracker
+    from vqlab.training import Trainer
+
+    class Reached(Exception):
+        pass
+
+    def first(self: Any, *rest: Any) -> Any:
+        raise Reached
+
+    with folder() as place:
+        recipe = recipe_tree("vqvae", [], "cable", None, "quick")
+        space = read_space(Path("experiments/sweeps/vqvae.yaml"))
+        from vqlab.data import load_dataset
+        from vqlab.run import resolve
+
+        load_dataset(resolve(recipe).data)  # the synthetic set is drawn once for all
+        began = time.monotonic()
+        Trainer._step = first  # type: ignore[method-assign]
+        with contextlib.suppress(Exception):
+            sweep(recipe, space, Tracker.open(place / "mlruns"), trials=1, timeout=1)
+        seconds = time.monotonic() - began
+    return (
+        f"{seconds:.1f} s from imports to the first training step of the synthetic cable (aim: 8)"
+    )
+
+
+def bottle() -> list[str]:
+    real = os.environ.get("VQLAB_REAL_DATA")
+    if real and (Path(real) / "MVTec" / "bottle").is_dir():
+        return [f"data.root={Path(real) / 'MVTec'}", "data.categories=[bottle]"]
+    return ["data.categories=[cable]"]
+
+
+TRAINED = {"detector.codebook_size": [128, 512], "training.learning_rate": [1e-3, 2e-3]}
+SCORED = {
+    "detector.scoring.terms": [
+        ["error", "context", "position", "neighbours"], ["error", "context"],
+        ["error", "neighbours"], ["error"], ["context"],
+    ],
+    "detector.scoring.code_smoothing": [0.02, 0.04],
+}  # fmt: skip
+
+
+def staged(naive: bool = False) -> str:
+    from vqlab.config import merge, nest
+    from vqlab.recipes import recipe_tree
+    from vqlab.run import resolve, run
+    from vqlab.sweep import make_space, sweep
+    from vqlab.tracking import Tracker
+
+    small = ["data.image_size=128", "training.epochs=10", "training.threads=1", *bottle()]
+    tree = recipe_tree("vqvae", small)
+    began = time.process_time()
+    with folder() as place:
+        tracker = Tracker.open(place / "mlruns")
+        if not naive:
+            axes = {name: {"choices": values} for name, values in {**TRAINED, **SCORED}.items()}
+            space = make_space({"validations": 0, "scorings": 10, "space": axes})
+            best = -1.0
+            for size in TRAINED["detector.codebook_size"]:
+                for rate in TRAINED["training.learning_rate"]:
+                    own = merge(tree, nest("detector.codebook_size", size))
+                    own = merge(own, nest("training.learning_rate", rate))
+                    result = sweep(own, space, tracker, trials=1, results=place / "results")
+                    best = max(best, result.best.value or -1.0)
+        else:
+            best = -1.0
+            for settings in every():
+                own = tree
+                for name, value in settings.items():
+                    own = merge(own, nest(name, value))
+                outcome = run(resolve(own), tracker, test=False)
+                best = max(best, outcome.validation.mean["pixel_auroc"])
+    seconds = time.process_time() - began
+    how = "a training for each" if naive else "4 trainings, scoring searched on each"
+    return f"{seconds:.0f} CPU-s for 40 settings ({how}); best validation pixel AUROC {best:.4f}"
+
+
+def every() -> Iterator[dict[str, Any]]:
+    import itertools
+
+    axes = {**TRAINED, **SCORED}
+    for values in itertools.product(*axes.values()):
+        yield dict(zip(axes, values, strict=True))
+
+
+def features() -> str:
+    from vqlab.recipes import recipe_tree
+    from vqlab.sweep import make_space, sweep
+    from vqlab.tracking import Tracker
+
+    counts: Counter[str] = Counter()
+    with folder() as place:
+        os.environ["VQLAB_CACHE"] = str(place / "cache")
+        from vqlab.features import store
+
+        clock = Clock()
+        clock.around(store, "_write")
+        tree = recipe_tree("vqflow", ["training.epochs=1", "training.steps_per_epoch=2",
+                                      "data.image_size=64"], "cable", None, "quick")  # fmt: skip
+        for number, size in enumerate((128, 256)):
+            axes = {"detector.pattern.codebook_size": {"choices": [size]},
+                    "detector.commitment": {"low": 0.1, "high": 1.0}}  # fmt: skip
+            before = clock.calls
+            sweep(tree, make_space({"validations": 0, "space": axes}),
+                  Tracker.open(place / "mlruns"), trials=3, results=place / "results")  # fmt: skip
+            counts[f"study {number}"] = clock.calls - before
+    return f"image sets extracted: {dict(counts)} (3 of train, validation, test; then none)"
+
+
+def workers() -> str:
+    import yaml
+
+    seconds: dict[int, float] = {}
+    with folder() as place:
+        recipe = tiny(place, epochs=150)
+        (place / "tiny.yaml").write_text(yaml.safe_dump(recipe))
+        (place / "space.yaml").write_text(yaml.safe_dump(SPACE))
+        for count in (1, 2):
+            command = [sys.executable, "-m", "vqlab", "sweep", "tiny.yaml", "--space", "space.yaml"]
+            command += ["--workers", str(count), "--mlruns", f"mlruns{count}"]
+            marks = []
+            for trials in (2, 14):  # the first two pay for imports and tables
+                began = time.monotonic()
+                subprocess.run([*command, "--trials", str(trials)], cwd=place, check=True,
+                               capture_output=True)  # fmt: skip
+                marks.append(time.monotonic() - began)
+            seconds[count] = marks[1]
+    per_hour = {count: 3600 * 12 / took for count, took in seconds.items()}
+    return (f"{per_hour[1]:.0f} trials an hour by 1 worker, {per_hour[2]:.0f} by 2: "
+            f"x {per_hour[2] / per_hour[1]:.2f} (aim: 1.6)")  # fmt: skip
+
+
+def hundred() -> str:
+    from test_workers import COUNTED
+
+    from vqlab.sweep import study as studies
+    from vqlab.sweep.storage import open_storage
+
+    with folder() as place:
+        address = f"sqlite:///{place / 'optuna.db'}"
+        began = time.monotonic()
+        four = [subprocess.Popen([sys.executable, "-c", COUNTED, address]) for _ in range(4)]
+        for one in four:
+            one.wait()
+        seconds = time.monotonic() - began
+        trials = studies.load_study(open_storage(address), "s").get_trials(deepcopy=False)
+    complete = {t.number for t in trials if t.state.name == "COMPLETE"}
+    return (f"{len(complete)} of 100 complete, {len(trials) - 100} too many, "
+            f"{100 - len({t.params['x'] for t in trials})} duplicated, {seconds:.0f} s")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", nargs="*", default=list(ROWS), help="of: " + ", ".join(ROWS))
+    parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.row:
+        measure = {"naive": lambda: staged(naive=True)}.get(arguments.row)
+        print(f"{arguments.row:9} {(measure or globals()[arguments.row])()}", flush=True)
+        return
+    print(f"one thread for each process; cores here: {os.cpu_count()}", flush=True)
+    for name in arguments.rows:
+        command = [sys.executable, str(Path(__file__)), "--row", name]
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+if __name__ == "__main__":
+    main()

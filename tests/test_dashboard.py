@@ -1,0 +1,120 @@
+"""`vqlab dashboard`: really started on the studies' store, or one sentence saying why not."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+import pytest
+
+from vqlab.cli import main
+from vqlab.cli.dashboard import serving, store_address
+from vqlab.sweep.storage import ADDRESS, open_storage
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[str]:
+    """The dashboard in a process of its own; its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vqlab", "dashboard", "--port", "0"],
+        cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert "http://127.0.0.1:" in line, line + process.communicate()[1]
+        yield line.split()[-1].removesuffix("/dashboard")
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=60)
+        assert (process.returncode, out, error) == (0, "stopped\n", "")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose mlruns/ holds a study of two trials."""
+    place = tmp_path_factory.mktemp("sweeps")
+    storage = open_storage(f"sqlite:///{place / 'mlruns' / 'optuna.db'}")
+    study = optuna.create_study(study_name="cable-vqvae-12345678", storage=storage)
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    return place
+
+
+@pytest.fixture
+def refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Calls the command in the study's folder, where it must end with one sentence."""
+
+    def call(*arguments: object, cwd: Path = folder, **environment: str) -> str:
+        monkeypatch.chdir(cwd)
+        monkeypatch.delenv(ADDRESS, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["vqlab", "dashboard", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, error = capsys.readouterr()
+        assert end.value.code == 2 and not out, out + error
+        assert error.startswith("vqlab: ") and error.count("\n") == 1, error
+        return error
+
+    return call
+
+
+def studies(address: str) -> list[str]:
+    with urllib.request.urlopen(f"{address}/api/studies", timeout=60) as answer:
+        assert answer.status == 200
+        return [study["study_name"] for study in json.load(answer)["study_summaries"]]
+
+
+def test_it_shows_the_studies_of_sweeps(folder: Path, refused: Callable[..., str]) -> None:
+    with running(folder) as address:
+        assert studies(address) == ["cable-vqvae-12345678"]
+        with urllib.request.urlopen(f"{address}/dashboard", timeout=60) as page:
+            assert page.status == 200 and b"<html" in page.read().lower()
+        taken = address.rpartition(":")[2]
+        assert f"port {taken} of 127.0.0.1 cannot be used" in refused("--port", taken)
+
+
+def test_it_opens_the_store_that_the_environment_names(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ADDRESS, f"sqlite:///{folder}/mlruns/optuna.db")
+    with serving(store_address(tmp_path / "mlruns"), "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert studies(f"http://127.0.0.1:{server.server_port}") == ["cable-vqvae-12345678"]
+        server.shutdown()
+    assert not (tmp_path / "mlruns").exists()
+    monkeypatch.setenv(ADDRESS, "postgresql://me@host/optuna")
+    assert store_address(tmp_path / "mlruns") == "postgresql://me@host/optuna"
+
+
+def test_what_cannot_be_opened_is_one_sentence(
+    tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = refused(cwd=tmp_path)
+    assert "does not exist yet; run `vqlab sweep` first" in said
+    assert not list(tmp_path.iterdir())
+    assert "missing.db does not exist yet" in refused(VQLAB_STORAGE="sqlite:///missing.db")
+    (tmp_path / "optuna.db").write_text("no database " * 100)
+    assert "cannot be used (file is not a database)" in refused("--mlruns", tmp_path)
+    (tmp_path / "optuna.db").write_text("")
+    assert "cannot be used (no such table" in refused("--mlruns", tmp_path)
+    with socket.socket() as nobody:  # bound and not listening
+        nobody.bind(("127.0.0.1", 0))
+        store = f"postgresql://me:secret@127.0.0.1:{nobody.getsockname()[1]}/optuna"
+        assert "secret" not in refused(VQLAB_STORAGE=store)
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
+    assert "needs the package optuna-dashboard" in refused()

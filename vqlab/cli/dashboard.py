@@ -1,0 +1,117 @@
+"""The verb `dashboard`: Optuna's own page on the store that sweeps write."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vqlab.cli import app
+from vqlab.cli.options import Tracking
+
+
+@app.command(short_help="Open optuna-dashboard on all studies.")
+def dashboard(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for a free one.")] = 8080,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    mlruns: Tracking = Path("mlruns"),
+) -> None:
+    """Open optuna-dashboard on the studies of all sweeps, those that run among them (stop with
+    Ctrl-C)."""
+    from vqlab.cli.progress import out
+
+    with serving(store_address(mlruns), host, port) as server:
+        out.print(f"optuna-dashboard: http://{host}:{server.server_port}/dashboard")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            out.print("stopped")
+
+
+def store_address(mlruns: Path) -> str:
+    """The database address of the studies: what VQLAB_STORAGE says, else `optuna.db` in `mlruns`.
+
+    Raises UserError where that file is not there.
+    """
+    from vqlab.errors import UserError
+    from vqlab.sweep.storage import ADDRESS, storage_address
+
+    address, prefix = storage_address(mlruns), "sqlite:///"
+    if not address.startswith(prefix):
+        return address
+    path = Path(address.removeprefix(prefix))
+    if not path.is_file():
+        raise UserError(
+            f"the studies' store {path} does not exist yet; run `vqlab sweep` first, or name "
+            f"another place with {ADDRESS if os.environ.get(ADDRESS) else '--mlruns'}."
+        )
+    # A sweep may be writing; SQLite's own patience ends after five seconds.
+    return f"{address}?timeout=60"
+
+
+def serving(address: str, host: str, port: int) -> Any:
+    """A server bound to that port, a thread per request, which shows the studies.
+
+    Raises UserError where optuna-dashboard is missing, the store cannot be used, the port is taken.
+    """
+    from socketserver import ThreadingMixIn
+    from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+    class Server(ThreadingMixIn, WSGIServer):
+        daemon_threads = True
+
+    class Handler(WSGIRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            """Say nothing of each request."""
+
+    from vqlab.errors import UserError
+
+    site = _site(address)
+    try:
+        return make_server(host, port, site, Server, Handler)
+    except OSError as error:
+        raise UserError(
+            f"port {port} of {host} cannot be used ({os.strerror(error.errno or 0)}); choose "
+            "another with --port."
+        ) from None
+
+
+def _site(address: str) -> Any:
+    import warnings
+
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from vqlab.errors import UserError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # ours are not theirs to mend
+            from optuna_dashboard import wsgi
+
+            return wsgi(address)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"the dashboard needs the package {_package(error.name)}, which is not installed; run "
+            "`make setup`, or pip install it."
+        ) from None
+    except Exception as error:  # Optuna's own is a room away; what it wraps says more
+        cause = error if isinstance(error, SQLAlchemyError) else error.__cause__
+        if not isinstance(cause, SQLAlchemyError):
+            raise
+        reason = str(getattr(cause, "orig", None) or cause).splitlines()[0]
+        raise UserError(
+            f"the studies' store {_without_password(address)} cannot be used ({reason}); check "
+            "that it is Optuna's, that it runs, and that you may read it."
+        ) from None
+
+
+def _package(module: str | None) -> str:
+    return {"psycopg2": "psycopg2-binary"}.get(str(module), str(module).replace("_", "-"))
+
+
+def _without_password(address: str) -> str:
+    from sqlalchemy import make_url
+
+    return make_url(address).render_as_string(hide_password=True)

@@ -1,0 +1,185 @@
+"""The verb `sweep`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from vqlab.cli import app
+from vqlab.cli.options import (
+    Category,
+    Data,
+    Overrides,
+    Preset,
+    Recipe,
+    Results,
+    Tracking,
+)
+from vqlab.cli.training import say_budget, say_data
+
+if TYPE_CHECKING:
+    from vqlab.config import Tree
+    from vqlab.sweep import Launcher, Space, Spaces, SweepResult
+    from vqlab.tracking import Tracker
+
+
+@app.command(short_help="Search settings on validation; score the best on test.")
+def sweep(
+    recipe: Recipe = "vqvae",
+    overrides: Overrides = None,
+    category: Category = None,
+    data: Data = None,
+    preset: Preset = "full",
+    space: Annotated[
+        Path | None, typer.Option(help="Sweep space (YAML); default: the detector's own.")
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Trials the study shall have in all.")] = 12,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that work on trials at once.")] = 1,
+    launcher: Annotated[
+        Literal["local", "ray", "none"],
+        typer.Option(
+            help="Who starts workers: `local`, here; `ray`, on a Ray cluster; `none`: they join by "
+            "`vqlab worker STUDY`."
+        ),
+    ] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option(help="Of the Ray cluster; `auto`: the one that runs here.")
+    ] = None,
+    gpus_per_worker: Annotated[float, typer.Option(min=0, help="Share of GPUs, on Ray.")] = 0,
+    cpus_per_worker: Annotated[float, typer.Option(min=0, help="Share of CPUs, on Ray.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
+    results: Results = Path("results"),
+    mlruns: Tracking = Path("mlruns"),
+) -> None:
+    """Search settings with Optuna, on validation only; the winner is scored once on test.
+
+    `vqlab sweep all` compares several recipes in one study, in which they take turns; a setting for
+    one of them alone is written `vqflow.training.epochs=5`.
+
+    Running it again continues to TRIALS, then only prints the result. A changed space or changed
+    data is a new study. Several workers share this machine's cores; more of them, on any machine,
+    join by `vqlab worker STUDY` (docs/sweeps.md).
+    """
+    from vqlab.cli.progress import interruptible, sweeping
+    from vqlab.config import merge, nest
+    from vqlab.run import each_model, resolve
+    from vqlab.sweep import Spaces
+    from vqlab.sweep import sweep as search
+    from vqlab.tracking import Tracker
+
+    found, trees = _searched(recipe, space, overrides or [], category, data, preset)
+    configs = {name: resolve(tree) for name, tree in trees.items()}
+    config = next(iter(configs.values()))
+    say_budget(preset, configs)
+    say_data(config)
+    models = each_model(config)
+    tracker = Tracker.open(mlruns)
+    shares = cpus_per_worker, gpus_per_worker
+    for model in models:
+        only = nest("data.categories", list(model.data.categories))
+        ones = {name: merge(tree, only) for name, tree in trees.items()}
+        with interruptible(), sweeping() as on_event:
+            result = search(
+                ones if isinstance(found, Spaces) else ones[""],
+                found,
+                tracker,
+                trials=trials,
+                workers=workers,
+                launcher=_launcher(launcher, workers, tracker, shares, ray_address, data),
+                seed=seed,
+                preset="" if preset == "full" else preset,
+                on_event=on_event,
+                results=results,
+            )
+        say_result(result)
+
+
+def _searched(
+    recipe: str,
+    space: Path | None,
+    overrides: list[str],
+    category: str | None,
+    data: Path | None,
+    preset: str,
+) -> tuple[Space | Spaces, dict[str, Tree]]:
+    """The space of a sweep, and its recipe's tree under the empty name, or its recipes' by name."""
+    from vqlab.errors import UserError
+    from vqlab.recipes import ALL, EXPERIMENTS, recipe_tree, recipe_trees
+    from vqlab.run import resolve
+    from vqlab.sweep import Spaces, read_space
+
+    if recipe == ALL:
+        path = space or EXPERIMENTS / "sweeps" / f"{ALL}.yaml"
+        found = read_space(path)
+        if not isinstance(found, Spaces):
+            raise UserError(
+                f"space {path} must name several `recipes` for a sweep of all; it is of one."
+            )
+        return found, recipe_trees(found.recipes, overrides, category, data, preset)
+    tree = recipe_tree(recipe, overrides, category, data, preset)
+    path = space or EXPERIMENTS / "sweeps" / f"{resolve(tree).detector['name']}.yaml"
+    found = read_space(path)
+    if isinstance(found, Spaces):
+        raise UserError(
+            f"space {path} must be of one recipe for a sweep of {recipe}; it is of several; write "
+            f"`vqlab sweep all --space {path}`."
+        )
+    return found, {"": tree}
+
+
+def say_result(result: SweepResult) -> None:
+    """What a study came to: trials, the best one's figures, and where to look."""
+    from vqlab.cli.progress import out
+    from vqlab.cli.tables import figures_table, recipes_table, say_notes, trials_table
+
+    out.print(trials_table(result))
+    best = result.best
+    if best.recipe:
+        out.print(recipes_table(result))
+    of = f" ({best.recipe})" if best.recipe else ""
+    out.print(
+        f"[bold]best run[/]: trial {best.number}{of}, {result.objective} {best.value:.4f}, run "
+        f"{best.run_id}"
+    )
+    out.print(
+        figures_table(
+            "the best trial, beside the no-learning baseline",
+            {
+                "validation": (result.validation, "validation"),
+                "test": (result.test, "test"),
+                "test, mean_image": (result.baseline, "test_mean_image"),
+            },
+            warned=bool(result.warned),
+        )
+    )
+    say_notes(result.notes)
+    reused = [row for row in result.trials if row.reused]
+    if reused:
+        out.print(f"reused: the training of {len(reused)} trials, {result.saved:.0f} s saved")
+    out.print(f"pictures: {result.pictures or 'in the artifacts of the best run'}")
+    out.print(f"best settings: vqlab train {result.recipe}")
+    out.print(f"the study in pictures: {result.page}")
+    out.print(f"best run in MLflow: {result.best_link}")
+    out.print(f"all trials in MLflow: {result.link}")
+    out.print("(start the MLflow UI with: make ui)")
+
+
+def _launcher(
+    kind: str,
+    workers: int,
+    tracker: Tracker,
+    shares: tuple[float, float],
+    address: str | None,
+    data: Path | None,
+) -> Launcher | Literal["elsewhere"] | None:
+    """What starts workers; none where the sweep's own way is meant."""
+    if kind == "ray":
+        from vqlab.sweep import RayWorkers
+
+        return RayWorkers(
+            workers, tracker.root, address=address, cpus=shares[0], gpus=shares[1],
+            data=data.absolute() if data else None,
+        )  # fmt: skip
+    return "elsewhere" if kind == "none" else None
