@@ -569,7 +569,7 @@ def test_what_lags_behind_is_pruned(scripted: Tree, tracker: Tracker) -> None:
     assert (run.status, run.tags["optuna.state"]) == ("KILLED", "PRUNED")
     assert run.tags["vqlab.reason"] == pruned[0].reason
     assert "validation/pixel_auroc" in run.metrics and not run.metrics.get("test/aupro")
-    assert tracker.find(result.parent_id).artifact("study/importances.png").exists()
+    assert tracker.find(result.parent_id).artifact("study/intermediate.png").exists()
 
 
 @pytest.mark.parametrize(

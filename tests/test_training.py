@@ -257,8 +257,8 @@ def test_clipped_is_a_share_of_the_steps(small: Tree) -> None:
     part = trainer(small, epochs=1, batch_size=3)
     step = part._step
 
-    def noted(pyramid: Pyramid) -> tuple[dict[str, float], float]:
-        values, norm = step(pyramid)
+    def noted(pyramid: Pyramid, images: int) -> tuple[dict[str, float], float]:
+        values, norm = step(pyramid, images)
         norms.append(norm)
         return values, norm
 

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import typer
 
+from vqlab.cli.processes import first
 from vqlab.errors import UserError
 
 app = typer.Typer(
@@ -51,5 +52,6 @@ def main() -> NoReturn:
 
 def _end(sentence: str, status: int) -> NoReturn:
     sys.stdout.flush()
-    print(f"vqlab: {sentence}", file=sys.stderr)
+    if first():  # of processes that work together each ends with the same sentence
+        print(f"vqlab: {sentence}", file=sys.stderr)
     raise SystemExit(status)

@@ -17,6 +17,7 @@ from vqlab.cli.options import (
     Results,
     Tracking,
 )
+from vqlab.cli.processes import alone
 from vqlab.cli.training import say_budget, say_data
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def sweep(
     data is a new study. Several workers share this machine's cores; more of them, on any machine,
     join by `vqlab worker STUDY` (docs/sweeps.md).
     """
+    alone("sweep", "give a sweep --workers instead")
     from vqlab.cli.progress import interruptible, sweeping
     from vqlab.config import merge, nest
     from vqlab.run import each_model, resolve

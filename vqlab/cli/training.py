@@ -19,8 +19,10 @@ from vqlab.cli.options import (
     Results,
     Tracking,
 )
+from vqlab.cli.processes import joined
 
 if TYPE_CHECKING:
+    from vqlab.config import Tree
     from vqlab.run import Outcome, RunConfig
     from vqlab.tracking import Run, Tracker
 
@@ -43,22 +45,38 @@ def train(
 
     One model per category; `data.joint=true` makes one for all of them. An interrupted training
     goes on with `--resume RUN`, bit for bit as if never stopped (on a CPU).
+
+    Several processes train together: `torchrun --nproc-per-node=2 -m vqlab train …`
+    (docs/several_machines.md).
     """
+    from vqlab.config import dump
+    from vqlab.nn.together import from_first
     from vqlab.recipes import recipe_tree
-    from vqlab.run import each_model, resolve
+    from vqlab.run import each_model, resolve, train_along
     from vqlab.tracking import Tracker
 
-    if resume is not None:
-        tracker = Tracker.open(mlruns)
-        resumed = tracker.resume(resume)
-        _train_one(resolve(resumed.config()), tracker, results, resumed)
-        return
-    config = resolve(recipe_tree(recipe, overrides or (), category, data, preset))
-    say_budget(preset, {"": config})
-    models = each_model(config)
-    tracker = Tracker.open(mlruns)
-    for model in models:
-        _train_one(model, tracker, results, None)
+    jobs: list[tuple[RunConfig, Tracker, Run | None]] = []
+
+    def chosen() -> list[Tree]:
+        if resume is not None:
+            tracker = Tracker.open(mlruns)
+            resumed = tracker.resume(resume)
+            jobs.append((resolve(resumed.config()), tracker, resumed))
+        else:
+            config = resolve(recipe_tree(recipe, overrides or (), category, data, preset))
+            say_budget(preset, {"": config})
+            models = each_model(config)
+            tracker = Tracker.open(mlruns)
+            jobs.extend((model, tracker, None) for model in models)
+        return [dump(config) for config, _, _ in jobs]
+
+    with joined():
+        trees = from_first(chosen)
+        for config, tracker, resumed in jobs:
+            _train_one(config, tracker, results, resumed)
+        if not jobs:  # not the first of several processes
+            for tree in trees:
+                train_along(resolve(tree))
 
 
 def say_budget(preset: str, configs: Mapping[str, RunConfig]) -> None:

@@ -48,7 +48,11 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, pyramid: Pyramid) -> dict[str, Tensor]:
-        """`loss`, a scalar to minimise, and named terms, each a scalar."""
+        """`loss`, a scalar to minimise, and named terms, each a scalar.
+
+        All are means over the images, so that several processes may share a batch: what else looks
+        at the whole of it, or draws for it, does so by `vqlab.nn.together`.
+        """
 
     @abstractmethod
     def score(self, pyramid: Pyramid) -> Scores:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vqlab.config import Settings
 from vqlab.detectors.base import Detector, Reading, register
+from vqlab.nn import together
 from vqlab.nn.normality import Normalise, Normality
 from vqlab.nn.prior import CodePrior
 from vqlab.nn.quantizer import VectorQuantizer
@@ -355,7 +356,8 @@ def random_crops(images: Tensor, side: int) -> Tensor:
     tall, wide = min(side, height), min(side, width)
     if (tall, wide) == (height, width):
         return images
-    top = 4 * torch.randint((height - tall) // 4 + 1, (len(images),))
-    left = 4 * torch.randint((width - wide) // 4 + 1, (len(images),))
+    down, across = (height - tall) // 4 + 1, (width - wide) // 4 + 1
+    top = 4 * together.drawn(lambda count: torch.randint(down, (count,)), len(images))
+    left = 4 * together.drawn(lambda count: torch.randint(across, (count,)), len(images))
     corners = zip(images, top.tolist(), left.tolist(), strict=True)
     return torch.stack([image[:, y : y + tall, x : x + wide] for image, y, x in corners])

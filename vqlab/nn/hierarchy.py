@@ -12,8 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vqlab.nn import together
+from vqlab.nn.batch_norm import BatchNorm
 from vqlab.nn.coreset import k_centre
-from vqlab.nn.quantizer import Codebook, Usage, VectorQuantizer, draw, kmeans, nearest
+from vqlab.nn.quantizer import (
+    Codebook,
+    Usage,
+    VectorQuantizer,
+    drawn_places,
+    kmeans,
+    nearest,
+)
 from vqlab.nn.whitening import Whitening
 
 PatternKind = Literal["residual", "naive", "per_concept", "none"]
@@ -62,8 +71,8 @@ class Concepts(nn.Module):
         self.register_buffer("axes", torch.eye(channels)[:, : self.dim].contiguous())
         self.register_buffer("scale", torch.ones(()))
         self.mlp = nn.Sequential(
-            nn.Linear(channels, dim), nn.BatchNorm1d(dim), nn.ReLU(),
-            nn.Linear(dim, dim), nn.BatchNorm1d(dim), nn.ReLU(),
+            nn.Linear(channels, dim), BatchNorm(dim), nn.ReLU(),
+            nn.Linear(dim, dim), BatchNorm(dim), nn.ReLU(),
         ) if encoder == "mlp" else None  # fmt: skip
         self.quantizer = VectorQuantizer(
             codebook_size, self.dim, commitment=commitment, learning="ema", init=init,
@@ -218,11 +227,13 @@ class GroupedQuantizer(nn.Module):
     @torch.no_grad()
     def _place(self, z: Tensor, group: Tensor) -> None:
         """k-means for a group seen for the first time, a new place for codes that died."""
-        for number in torch.unique(group).tolist():
-            rows = z[group == number].flatten(0, 1)
+        everyone, each = together.gather_rows(group), z.shape[1]
+        together.as_first(self.book.counts)
+        for number in torch.unique(everyone).tolist():
             own = torch.arange(self.size, device=z.device) + number * self.size
             counts = self.book.counts[own]
             if not self.initialised[number]:
+                rows = together.gather_rows(z)[everyone == number].flatten(0, 1)
                 table = kmeans(rows, self.size)
                 members = torch.bincount(nearest(rows, table), minlength=self.size)
                 self.book._place(own, table, members.clamp_min(1).to(rows))
@@ -230,7 +241,11 @@ class GroupedQuantizer(nn.Module):
             elif self.restart:
                 dead = own[counts < self.restart * counts.mean()]
                 if len(dead):
-                    self.book._place(dead, draw(rows, len(dead)), counts.mean().expand(len(dead)))
+                    images = (everyone == number).nonzero()[:, 0]
+                    drawn = drawn_places(len(images) * each, len(dead), z.device)
+                    places = images[drawn // each] * each + drawn % each
+                    at = together.rows_at(z.flatten(0, 1), places)
+                    self.book._place(dead, at, counts.mean().expand(len(dead)))
 
 
 class Coverage(nn.Module):

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vqlab.nn import together
+
 ROWS = 1024
 """Vectors compared with the codebook at a time: their distances fit into a CPU's cache."""
 
@@ -59,8 +61,8 @@ class VectorQuantizer(nn.Module):
     or `kmeans` on the first vectors seen in training. restart: a code chosen less often than this
     share of uniform usage moves onto a vector of the present batch; 0: never.
 
-    A training forward updates codebooks and usage; `encode`, `lookup` and an eval forward change
-    nothing. Computes in float32 under any autocast.
+    A training forward updates codebooks and usage, by the whole batch where ranks share one;
+    `encode`, `lookup` and an eval forward change nothing. Computes in float32 under any autocast.
     """
 
     initialised: Tensor
@@ -133,7 +135,7 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def initialise(self, z: Tensor) -> None:
         """Set every codebook to the k-means centres of z, and its moving averages to match."""
-        residual = self._rows(z.detach().float())
+        residual = together.gather_rows(self._rows(z.detach().float()))
         for book in self._books():
             book.fit(residual)
             residual = residual - F.embedding(nearest(residual, book.table()), book.table())
@@ -225,14 +227,17 @@ class Codebook(nn.Module):
         members = torch.bincount(nearest(rows, table), minlength=len(table))
         everyone = torch.arange(len(table), device=rows.device)
         self._place(everyone, table, members.clamp_min(1).to(rows))
+        for tensor in (self.vectors.data, self.counts, *([self.sums] if self.moving else [])):
+            together.as_first(tensor)
 
     @torch.no_grad()
     def _observe(self, rows: Tensor, index: Tensor) -> None:
-        members = torch.bincount(index, minlength=len(self.counts))
+        members = together.sum_over_ranks(torch.bincount(index, minlength=len(self.counts)))
         self.usage += members
         self.counts.lerp_(members.to(self.counts), 1 - self.decay)
         if self.moving:
-            self.sums.lerp_(torch.zeros_like(self.sums).index_add_(0, index, rows), 1 - self.decay)
+            sums = torch.zeros_like(self.sums).index_add_(0, index, rows)
+            self.sums.lerp_(together.sum_over_ranks(sums), 1 - self.decay)
             # Count and sum of an unused code fade alike: it stays where it is, until both are
             # too small to divide.
             alive = self.counts > 1e-20
@@ -240,10 +245,11 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def _restart(self, rows: Tensor) -> None:
-        uniform = self.counts.mean()
+        uniform = together.as_first(self.counts).mean()
         dead = (self.counts < self.restart * uniform).nonzero()[:, 0]
         if len(dead):
-            self._place(dead, draw(rows, len(dead)), uniform.expand(len(dead)))
+            places = drawn_places(together.count_rows(rows), len(dead), rows.device)
+            self._place(dead, together.rows_at(rows, places), uniform.expand(len(dead)))
 
     def _place(self, codes: Tensor, at: Tensor, counts: Tensor) -> None:
         self.vectors.data[codes] = at
@@ -306,9 +312,14 @@ def kmeans(rows: Tensor, size: int, *, on_sphere: bool = False, iterations: int 
 
 def draw(rows: Tensor, size: int) -> Tensor:
     """`size` of rows (N, D) at random: different ones where there are enough."""
-    if size <= len(rows):
-        return rows[torch.randperm(len(rows), device=rows.device)[:size]]
-    return rows[torch.randint(len(rows), (size,), device=rows.device)]
+    return rows[drawn_places(len(rows), size, rows.device)]
+
+
+def drawn_places(count: int, size: int, device: torch.device) -> Tensor:
+    """`size` of the numbers below `count` at random: different ones where there are enough."""
+    if size <= count:
+        return torch.randperm(count, device=device)[:size]
+    return torch.randint(count, (size,), device=device)
 
 
 def perplexity(histogram: Tensor) -> Tensor:

@@ -1,14 +1,17 @@
 """A run: data → detector → training → thresholds → report. START READING in `story.py`."""
 
+from vqlab.run.along import train_along
 from vqlab.run.judging import judge, make_trainer, unseen_in_fitting
 from vqlab.run.settings import BEST_ON_TEST, RunConfig, each_model, resolve, trained_key
 from vqlab.run.story import (
     CHECKPOINT,
+    LOSS,
     STATE,
     OnEpoch,
     Outcome,
     evaluate_model,
     experiment_of,
+    log_data,
     run,
     start,
 )
@@ -17,6 +20,7 @@ from vqlab.run.testing import OnProgress, test_model, warned_of
 __all__ = [
     "BEST_ON_TEST",
     "CHECKPOINT",
+    "LOSS",
     "STATE",
     "OnEpoch",
     "OnProgress",
@@ -26,11 +30,13 @@ __all__ = [
     "evaluate_model",
     "experiment_of",
     "judge",
+    "log_data",
     "make_trainer",
     "resolve",
     "run",
     "start",
     "test_model",
+    "train_along",
     "trained_key",
     "unseen_in_fitting",
     "warned_of",

@@ -20,13 +20,15 @@ from vqlab.types import Pyramid
 from vqlab.version import __version__
 
 
-def make_trainer(config: RunConfig, splits: Splits, device: Any) -> Trainer:
+def make_trainer(
+    config: RunConfig, splits: Splits, device: Any, kind: type[Trainer] = Trainer
+) -> Trainer:
     """A fresh detector, seeded, ready to train."""
     deterministic()
     seed_everything(config.training.seed)
     backbone = Backbone(config.features, config.data.image_size)
     detector = build_detector(config.detector, backbone.spec)
-    return Trainer(detector.to(device), backbone.to(device), splits.train, config.training, device)
+    return kind(detector.to(device), backbone.to(device), splits.train, config.training, device)
 
 
 def look_once(

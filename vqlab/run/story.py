@@ -18,19 +18,21 @@ from vqlab.config import dump, flatten, merge, nest
 from vqlab.data import Splits, load_dataset, write_picture
 from vqlab.evaluation import Report, evaluate
 from vqlab.model import Model
+from vqlab.nn import together
 from vqlab.plots import loss_curves
 from vqlab.run.concepts import concept_metrics
 from vqlab.run.judging import judge, look_once, make_trainer
 from vqlab.run.settings import BEST_ON_TEST, RunConfig, resolve, trained_key
 from vqlab.run.testing import OnProgress, test_model
 from vqlab.tracking import Run, Tracker
-from vqlab.training import Diverged, Trainer, choose_device
+from vqlab.training import Diverged, SharedTrainer, Trainer, choose_device
 from vqlab.types import UserError
 
 OnEpoch = Callable[[int, int, dict[str, float]], None]
 """Called after each epoch with (epoch, epochs, metrics); may raise to end the run."""
 CHECKPOINT = "model.safetensors"
 STATE = "state.safetensors"
+LOSS = "curves/loss.png"
 CHOSEN_BY = {
     "best_on_validation": "best_on_validation/pixel_auroc",
     BEST_ON_TEST: f"{BEST_ON_TEST}/image_auroc",
@@ -84,11 +86,14 @@ def run(
     started = time.monotonic()
     device = choose_device(config.training)
     splits = splits or load_dataset(config.data)
-    trainer = make_trainer(config, splits, device)
+    kind = SharedTrainer if together.ranks() > 1 else Trainer
+    trainer = make_trainer(config, splits, device, kind)
     look_once(trainer, splits, test, on_progress)
     with resumed or start(tracker, config, splits, name, tags, parent) as tracked:
         try:
             _train(trainer, config, splits, tracked, on_epoch)
+            if test and trainer.history:  # drawing takes longer than a trial's tracking
+                tracked.log_figure(loss_curves(trainer.history), LOSS)
         except KeyboardInterrupt as error:
             how = f"go on with: vqlab train --resume {tracked.id[:12]}"
             raise type(error)(f"interrupted after epoch {len(trainer.history)}; {how}") from None
@@ -143,6 +148,7 @@ def start(
             "vqlab.test_fingerprint": splits.test_fingerprint,
             "vqlab.validation": config.data.validation.described,
             "vqlab.seed": str(config.training.seed),
+            "vqlab.processes": str(together.ranks()),
             "vqlab.trained": trained_key(config, splits.fingerprint),
             **config.features.tags,
             **({"vqlab.selected_on": "test"} if config.test_split == BEST_ON_TEST else {}),
@@ -157,11 +163,18 @@ def start(
     tracked.log_dataset(
         f"{splits.source}/{categories}", splits.fingerprint, str(splits.root), context="training"
     )
+    if parent is None:
+        log_data(tracked, splits)
+    return tracked
+
+
+def log_data(tracked: Run, splits: Splits) -> None:
+    """Which image is in which split, and the validation images as a sheet; a study's trials have
+    the same ones, which lie with the study."""
     with tempfile.TemporaryDirectory() as folder:
         splits.write_table(Path(folder) / "splits.csv")
         write_picture(splits.validation_sheet, Path(folder) / "validation.png")
         tracked.log_artifacts(Path(folder), "data")
-    return tracked
 
 
 def _train(
@@ -193,8 +206,6 @@ def _train(
     figures = {epoch: past[key] for epoch, past in enumerate(trainer.history, 1) if key in past}
     if figures:
         tracked.set_tags({"vqlab.selected_epoch": str(max(figures, key=lambda e: figures[e]))})
-    if trainer.history:
-        tracked.log_figure(loss_curves(trainer.history), "curves/loss.png")
 
 
 def _judged_meanwhile(

@@ -12,7 +12,8 @@ import yaml
 
 from vqlab.config import digest
 from vqlab.model import Model
-from vqlab.run import resolve, test_model, warned_of
+from vqlab.plots import loss_curves
+from vqlab.run import LOSS, resolve, test_model, warned_of
 from vqlab.sweep.events import SweepResult, TrialRow
 from vqlab.sweep.pictures import draw_study
 from vqlab.sweep.project import row
@@ -96,6 +97,9 @@ def _test_once(objective: Objective, record: RunRecord, results: Path) -> Path:
     config = resolve(model.meta["config"])
     run = objective.tracker.amend(record.run_id)
     report, _, pictures = test_model(model, config, objective.splits_for(config), run, results)
+    epochs = objective.tracker.history(record.run_id, ("train/", "codebook/"))
+    if epochs:
+        run.log_figure(loss_curves(epochs), LOSS)
     tags = {TESTED: "true", "vqlab.chosen_by": objective.contest.objective}
     run.set_tags(tags | {NOTES: "\n".join(report.notes)})
     return pictures

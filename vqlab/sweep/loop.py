@@ -16,7 +16,7 @@ from vqlab.config import Tree, dump, flatten, merge, nest
 from vqlab.data import Splits, load_dataset
 from vqlab.features import Backbone
 from vqlab.model import build_detector
-from vqlab.run import experiment_of
+from vqlab.run import experiment_of, log_data
 from vqlab.sweep import study as studies
 from vqlab.sweep.contest import Contest, Spaces, make_contest
 from vqlab.sweep.events import OnEvent, StudyOpened, SweepResult
@@ -189,6 +189,7 @@ def _parent(
     searched = {"recipes": {recipe: {"space": axes} for recipe, axes in spaces.items()}}
     if "" in spaces:
         searched = {"space": spaces[""]}
+    log_data(parent, splits)
     parent.log_yaml({"objective": contest.objective, **searched}, "space.yaml")
     return parent
 

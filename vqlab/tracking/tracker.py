@@ -207,6 +207,15 @@ class Tracker:
         listed = ", ".join(r.short for r in near or records[:5])
         raise UserError(f"there is no run {reference!r}; {said}: {listed}.")
 
+    def history(self, run_id: str, prefixes: tuple[str, ...]) -> list[dict[str, float]]:
+        """The metrics of a run whose keys begin so, a dict for each step at which there are any."""
+        steps: dict[int, dict[str, float]] = {}
+        for key in self._client.get_run(run_id).data.metrics:
+            if key.startswith(prefixes):
+                for metric in self._client.get_metric_history(run_id, key):
+                    steps.setdefault(metric.step, {})[key] = metric.value
+        return [steps[step] for step in sorted(steps)]
+
     def runs(
         self,
         experiments: Iterable[str] | None = None,

@@ -27,6 +27,7 @@ from vqlab.detectors.vqflow.level import (
     rows_at,
 )
 from vqlab.detectors.vqflow.settings import Scoring, VQFlowSettings
+from vqlab.nn import together
 from vqlab.nn.base_density import Prototypes
 from vqlab.nn.expectation import Expectation
 from vqlab.nn.flow import FusionFlow
@@ -311,7 +312,7 @@ class VQFlow(Detector):
             rows = rows_at(maps, places)
             rows = level.whitening(rows.flatten(0, 1)).view(*rows.shape[:2], -1)
             if self.training and noise:
-                rows = rows + noise * torch.randn_like(rows)
+                rows = rows + noise * _normal_like(rows)
             described = level.condition(rows, places, given, pyramid[-1])
             found.append(Latents(*flow_of(level, rows, described.condition), described))
         return found if self.fusion is None else self._fused(found, pyramid, given)
@@ -321,7 +322,10 @@ class VQFlow(Detector):
         everywhere = torch.arange(level.places, device=self.expectation.mean.device)
         if not few or self.config.flow.places >= level.places:
             return everywhere.expand(images, -1)
-        drawn_ones = torch.randint(level.places, (images, self.config.flow.places))
+        most = self.config.flow.places
+        drawn_ones = together.drawn(
+            lambda count: torch.randint(level.places, (count, most)), images
+        )
         return drawn_ones.to(everywhere.device)
 
     def _fused(
@@ -366,6 +370,13 @@ class VQFlow(Detector):
 
     def _quadratic(self, level: Level, z: Tensor, concept: Concept | None) -> Tensor:
         return level.base.quadratic(z.flatten(0, 1), self._prototypes(z, concept))
+
+
+def _normal_like(rows: Tensor) -> Tensor:
+    """Standard normal numbers, shaped as rows (B, P, C)."""
+    return together.drawn(
+        lambda count: torch.randn(count, *rows.shape[1:], device=rows.device), len(rows)
+    )
 
 
 def _enough(images: int, codebook_size: int) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vqlab.detectors.vqflow.settings import VQFlowSettings
 from vqlab.nn.base_density import base_density
+from vqlab.nn.batch_norm import BatchNorm
 from vqlab.nn.flow import LevelFlow
 from vqlab.nn.hierarchy import Patterns
 from vqlab.nn.patches import rows_of
@@ -116,7 +117,7 @@ class _Dense(nn.Sequential):
     def __init__(self, *widths: int) -> None:
         layers: list[nn.Module] = []
         for before, after in zip(widths[:-1], widths[1:], strict=True):
-            layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU()]
+            layers += [nn.Linear(before, after), BatchNorm(after), nn.ReLU()]
         super().__init__(*layers)
 
 

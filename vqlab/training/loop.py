@@ -3,118 +3,27 @@
 from __future__ import annotations
 
 import math
-import os
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from vqlab.config import Settings
 from vqlab.data import ImageSet
 from vqlab.detectors import Detector
 from vqlab.features import Backbone, pyramids
+from vqlab.training.settings import TrainingSettings, learning_rate, seed_everything
 from vqlab.types import Pyramid, UserError
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 T = TypeVar("T")
 
 
-class TrainingSettings(Settings):
-    """Section `training`: how long, how fast, on what."""
-
-    epochs: int = Field(30, ge=0, le=100_000)
-    steps_per_epoch: int | None = Field(None, ge=1)
-    """Steps of an epoch, however many images there are; none: every image once."""
-    batch_size: int = Field(8, ge=1, le=4096)
-    drop_last: bool = False
-    """Leave out an epoch's last batch where it is not full."""
-    sampling: Literal["natural", "balanced"] = "natural"
-    """`balanced`: an epoch, as long as it was, has as many images of each category."""
-    learning_rate: float = Field(1e-3, gt=0, le=1)
-    optimizer: Literal["adam", "adamw"] = "adam"
-    weight_decay: float = Field(0.0, ge=0, le=1)
-    """`adam` adds it, times the weights, to their gradient; `adamw` shrinks the weights by it."""
-    warmup_steps: int = Field(0, ge=0)
-    """First steps, at most half of all, in which the rate rises linearly to the schedule's."""
-    schedule: Literal["constant", "cosine", "steps"] = "constant"
-    """`cosine` falls to 2 % of the learning rate at the last step; `steps` multiplies it by
-    `gamma` after each epoch of `milestones`."""
-    milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    gamma: float = Field(0.1, gt=0, lt=1)
-    clip: float | None = Field(None, gt=0)
-    """Largest norm of the whole gradient; none: not clipped."""
-    ema: float | None = Field(None, gt=0, lt=1)
-    """Decay per step of a moving average of the weights, which is then what is validated and kept;
-    early steps decay faster (t / (t + 10) at step t). None: the weights themselves."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """`bfloat16`: convolutions and matrix products by autocast; losses stay float32."""
-    validate_every: int = Field(0, ge=0)
-    """Epochs between validations while training; 0: once, after the last epoch."""
-    select: Literal["last", "best_on_validation", "best_on_test"] = "last"
-    """Which epoch's weights count. `best_on_validation`: of the epochs validated and the last, the
-    one with the highest validation pixel AUROC. `best_on_test` is the papers' habit, only for
-    reproducing their tables: its numbers are filed apart and the run cannot be promoted."""
-    seed: int = Field(0, ge=0, lt=2**31)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = Field(None, ge=1)
-    """CPU threads; none: torch's own choice (all cores)."""
-
-    @field_validator("milestones")
-    @classmethod
-    def _milestones_rise(cls, milestones: tuple[int, ...]) -> tuple[int, ...]:
-        if list(milestones) != sorted(set(milestones)):
-            raise ValueError("epochs must rise, each once")
-        return milestones
-
-    @model_validator(mode="after")
-    def _fit_together(self) -> TrainingSettings:
-        if self.schedule == "steps" and not self.milestones:
-            raise ValueError(
-                "schedule steps needs the epochs after which the rate falls; set "
-                "training.milestones, e.g. [70, 90], or another training.schedule"
-            )
-        if self.milestones and self.schedule != "steps":
-            raise ValueError(
-                f"milestones are for schedule steps; got schedule {self.schedule}; set "
-                "training.schedule=steps or training.milestones=[]"
-            )
-        if self.select == "best_on_validation" and not self.validate_every:
-            raise ValueError(
-                "select best_on_validation must validate while training; got validate_every 0; "
-                "set training.validate_every=1 (epochs between validations) or more"
-            )
-        return self
-
-
 class Diverged(UserError):
     """The loss or its gradient is no longer a finite number; nothing was learned from that step."""
-
-
-def choose_device(settings: TrainingSettings) -> torch.device:
-    """The device asked for; `auto` takes CUDA where there is one. Sets the CPU threads."""
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    there = torch.cuda.is_available()
-    if settings.device == "cuda" and not there:
-        raise UserError(
-            "setting training.device: cuda is not available here; set training.device=cpu or auto."
-        )
-    return torch.device("cuda" if there and settings.device != "cpu" else "cpu")
-
-
-def seed_everything(*numbers: int) -> None:
-    """Seed Python, numpy and torch from a tuple such as (seed, epoch)."""
-    words = np.random.SeedSequence(numbers).generate_state(3)
-    random.seed(int(words[0]))
-    np.random.seed(int(words[1]))
-    torch.manual_seed(int(words[2]))
 
 
 class Pyramids:
@@ -169,9 +78,7 @@ class Trainer:
         A detector without weights to learn is only prepared. In the end it has the weights that
         count: those kept, else the averaged ones, else the last. Raises Diverged, a UserError.
         """
-        if not self.history:
-            seed_everything(self.settings.seed, 0)
-            self.detector.prepare(Pyramids(self.images, self.backbone, self.device, 32))
+        self._begin()
         epochs = self.settings.epochs if self.optimizer else 0
         for epoch in range(len(self.history) + 1, epochs + 1):
             metrics = self._epoch(epoch)
@@ -193,6 +100,17 @@ class Trainer:
         """Let this epoch's weights count in the end, unless a later call replaces them."""
         self.kept = {name: t.clone() for name, t in self.judged().state_dict().items()}
 
+    def _begin(self) -> None:
+        """Prepare the detector, where training does not go on from a state."""
+        if not self.history:
+            seed_everything(self.settings.seed, 0)
+            self.detector.prepare(Pyramids(self.images, self.backbone, self.device, 32))
+
+    def _batches(self, order: Sequence[int]) -> Iterator[Pyramid]:
+        """The batches of an epoch."""
+        size = self.settings.batch_size
+        return pyramids(self.backbone, self.images, size, self.device, order)
+
     def _epoch(self, epoch: int) -> dict[str, float]:
         seed_everything(self.settings.seed, epoch)
         self.detector.train()
@@ -200,14 +118,15 @@ class Trainer:
         totals: dict[str, float] = {}
         clip = self.settings.clip
         gradient = {"gradient_norm": 0.0} | ({} if clip is None else {"clipped": 0.0})
-        steps = math.ceil(len(order) / self.settings.batch_size)
-        batches = pyramids(self.backbone, self.images, self.settings.batch_size, self.device, order)
-        for step, pyramid in enumerate(batches):
+        size = self.settings.batch_size
+        steps = math.ceil(len(order) / size)
+        for step, pyramid in enumerate(self._batches(order)):
+            images = min(size, len(order) - step * size)
             now = (epoch - 1) * steps + step
             self._set_rate(now, self.settings.epochs * steps)
-            values, norm = self._step(pyramid)
+            values, norm = self._step(pyramid, images)
             for name, value in values.items():
-                totals[name] = totals.get(name, 0.0) + value * len(pyramid[0]) / len(order)
+                totals[name] = totals.get(name, 0.0) + value * images / len(order)
             gradient["gradient_norm"] += norm / steps
             if clip is not None:
                 gradient["clipped"] += (norm > clip) / steps
@@ -255,32 +174,35 @@ class Trainer:
             order += _drawn(groups[name], share + (place < more))
         return _drawn(order, wanted)
 
-    def _step(self, pyramid: Pyramid) -> tuple[dict[str, float], float]:
-        """The losses of a batch and the norm of the whole gradient before it is clipped.
-
-        The weights stay as they are where either is not finite.
+    def _step(self, pyramid: Pyramid, images: int) -> tuple[dict[str, float], float]:
+        """The losses of a batch of so many images and the norm of the whole gradient before it is
+        clipped. The weights stay as they are where either is not finite.
         """
-        losses = self._losses(pyramid)
+        losses = self._losses(pyramid, images)
         assert self.optimizer is not None
         self.optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()  # type: ignore[no-untyped-call]
+        values = self._backward(losses)
         weights = [p for p in self.detector.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
         if self.settings.clip is not None:
             nn.utils.clip_grads_with_norm_(weights, self.settings.clip, norm)
-        values = {name: float(value.detach()) for name, value in losses.items()}
         if math.isfinite(values["loss"]) and math.isfinite(norm):
             self.optimizer.step()
         return values, float(norm)
 
-    def _losses(self, pyramid: Pyramid) -> dict[str, Tensor]:
+    def _backward(self, losses: dict[str, Tensor]) -> dict[str, float]:
+        """Give the weights their gradients; the values of the losses."""
+        losses["loss"].backward()  # type: ignore[no-untyped-call]
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    def _losses(self, pyramid: Pyramid, images: int) -> dict[str, Tensor]:
         cast = self.settings.precision == "bfloat16"
         try:
             with torch.autocast(self.device.type, torch.bfloat16) if cast else nullcontext():
                 return self.detector.loss(pyramid)
         except ValueError:
             normed = any(isinstance(m, _BatchNorm) for m in self.detector.modules())
-            if len(pyramid[0]) > 1 or not normed:
+            if images > 1 or not normed:
                 raise
             raise UserError(
                 f"a batch must have two images or more, as the detector uses batch norm; got one "
@@ -337,28 +259,9 @@ class Trainer:
         self.history = list(state["history"])
 
 
-def learning_rate(settings: TrainingSettings, step: int, steps: int) -> float:
-    """The rate of a step, counted from 0, of `steps` in the whole training."""
-    rate = settings.learning_rate
-    warmup = min(settings.warmup_steps, steps // 2)
-    if settings.schedule == "cosine":
-        done = max(step - warmup, 0) / max(steps - 1 - warmup, 1)
-        rate *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
-    elif settings.schedule == "steps":
-        epochs = step * settings.epochs // steps
-        rate *= settings.gamma ** sum(milestone <= epochs for milestone in settings.milestones)
-    return rate * min(1.0, (step + 1) / warmup) if warmup else rate
-
-
 def _drawn(things: Sequence[T], count: int) -> list[T]:
     """`count` of the things: shuffled passes over all, one after another, by torch's seed."""
     order: list[int] = []
     while len(order) < count:
         order += torch.randperm(len(things)).tolist()
     return [things[place] for place in order[:count]]
-
-
-def deterministic() -> None:
-    """Ask torch for algorithms that give the same bits each time (cuBLAS needs the variable)."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_deterministic_debug_mode("warn")  # as use_deterministic_algorithms, but quick

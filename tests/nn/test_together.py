@@ -1,0 +1,209 @@
+"""Two processes that share batches come to the same as one that has them whole, and to the same
+bits as each other."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from two_processes import in_two_processes
+
+from vqlab.errors import UserError
+from vqlab.nn import together
+from vqlab.nn.batch_norm import BatchNorm
+from vqlab.nn.hierarchy import GroupedQuantizer
+from vqlab.nn.quantizer import VectorQuantizer
+
+Found = dict[str, Tensor]
+BATCHES = (5, 4, 7, 1)
+"""Images of the batches: shared unevenly, evenly, and too few to share."""
+
+
+def images(count: int, seed: int, *shape: int) -> Tensor:
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def wandering(count: int, step: int, *shape: int) -> Tensor:
+    """Images that leave some codes behind every few steps, so that these start anew."""
+    to = torch.zeros(shape[:1] + (1,) * (len(shape) - 1))
+    to[step // 4] = 10.0
+    return images(count, step, *shape) + to
+
+
+def state_of(module: nn.Module) -> Found:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def quantised(quantizer: VectorQuantizer) -> Found:
+    """What steps on shared batches make of codebooks; a gradient codebook descends."""
+    for step in range(12):
+        count = BATCHES[step % len(BATCHES)]
+        z = together.own(wandering(count, step, 4, 3, 2))
+        with together.batch_of(count):
+            loss = quantizer(z).loss * together.weight()
+            for weight in quantizer.parameters():
+                (gradient,) = torch.autograd.grad(loss, weight)
+                weight.data -= 0.1 * together.sum_over_ranks(gradient)
+    usage = quantizer.read_usage()
+    assert usage is not None
+    return state_of(quantizer) | {"usage": usage.histogram}
+
+
+def moving() -> Found:
+    return quantised(
+        VectorQuantizer(6, 4, learning="ema", init="kmeans", restart=0.3, decay=0.8, levels=2)
+    )
+
+
+def by_gradient() -> Found:
+    return quantised(VectorQuantizer(6, 4, init="kmeans", restart=0.3, decay=0.8))
+
+
+def on_sphere() -> Found:
+    return quantised(
+        VectorQuantizer(6, 4, learning="ema", distance="cosine", restart=0.2, decay=0.7)
+    )
+
+
+def grouped() -> Found:
+    quantizer = GroupedQuantizer(3, 4, 5, restart=0.4, decay=0.5)
+    for step in range(12):
+        count = BATCHES[step % len(BATCHES)]
+        group = together.own((torch.arange(count) * (step + 1)) % 3)
+        with together.batch_of(count):
+            quantizer(together.own(wandering(count, step, 6, 5)), group)
+    usage = quantizer.read_usage()
+    assert usage is not None
+    return state_of(quantizer) | {"usage": usage.histogram}
+
+
+def normed() -> Found:
+    """A network with batch norm: its gradients, and what the norm remembers."""
+    network = nn.Sequential(nn.Linear(3, 4), BatchNorm(4), nn.ReLU(), nn.Linear(4, 2))
+    found = {}
+    for step, count in enumerate((5, 2, 4)):
+        rows = together.own(images(count, step, 2, 3)).flatten(0, 1)
+        with together.batch_of(count):
+            loss = network(rows).square().mean() * together.weight()
+            for place, gradient in enumerate(torch.autograd.grad(loss, list(network.parameters()))):
+                found[f"{step} {place}"] = together.sum_over_ranks(gradient)
+    return found | state_of(network)
+
+
+def rows_and_draws() -> Found:
+    mine = together.own(images(5, 0, 3, 2))
+    with together.batch_of(5):
+        whole = together.gather_rows(mine.flatten(0, 1))
+        places = torch.tensor([14, 0, 8, 9, 8])
+        noise = together.drawn(lambda count: torch.randn(count, 2), len(mine))
+        return {
+            "rows": whole,
+            "some": together.rows_at(mine.flatten(0, 1), places),
+            "noise": together.gather_rows(noise),
+            "next": torch.rand(1),
+            "count": torch.tensor(together.count_rows(mine.flatten(0, 1))),
+        }
+
+
+CASES: dict[str, Callable[[], Found]] = {
+    case.__name__: case
+    for case in (moving, by_gradient, on_sphere, grouped, normed, rows_and_draws)
+}
+
+
+def seeded(case: Callable[[], Found]) -> Found:
+    torch.manual_seed(0)
+    return case()
+
+
+def found_here() -> dict[str, object]:
+    """What this process finds, together with the other one."""
+    found: dict[str, object] = {}
+    try:
+        with together.joined():
+            found |= {name: seeded(case) for name, case in CASES.items()}
+            number = together.rank()
+            found["told"] = together.from_first(lambda: {"rank": number, "t": torch.ones(2)})
+            shares = [together.own(range(count)) for count in range(1, 6)]
+            found["shares"] = [list(share) for share in shares]
+            if number == 1:
+                raise UserError("the picture is torn.")
+            with together.agreed():  # where the first rank learns of it
+                pass
+            found["error"] = "went on"
+    except UserError as error:
+        found["error"] = str(error)
+    return found
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
+    """What each of two processes found."""
+    return in_two_processes(found_here, tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_processes_agree_with_each_other_and_with_one(
+    found: list[dict[str, object]], name: str
+) -> None:
+    alone = seeded(CASES[name])
+    first, second = (one[name] for one in found)
+    assert isinstance(first, dict) and isinstance(second, dict)
+    assert alone.keys() == first.keys() == second.keys()
+    for key, tensor in alone.items():
+        assert torch.equal(first[key], second[key]), key
+        if tensor.is_floating_point():
+            torch.testing.assert_close(first[key], tensor, rtol=1e-4, atol=1e-5, msg=key)
+        else:
+            assert torch.equal(first[key], tensor), key
+
+
+@pytest.mark.parametrize("name", ["moving", "by_gradient", "on_sphere", "grouped"])
+def test_the_cases_restart_codes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else they would not show that restarts are shared."""
+    restarted = []
+
+    def counted(rows: Tensor, places: Tensor) -> Tensor:
+        restarted.append(len(places))
+        return rows[places]
+
+    monkeypatch.setattr(together, "rows_at", counted)
+    seeded(CASES[name])
+    assert sum(restarted) > 2
+
+
+def test_shares_are_even_and_too_few_images_are_everyones(found: list[dict[str, object]]) -> None:
+    assert found[0]["shares"] == [[0], [0], [0, 1], [0, 1], [0, 1, 2]]
+    assert found[1]["shares"] == [[0], [1], [2], [2, 3], [3, 4]]
+
+
+def test_the_first_tells_the_others(found: list[dict[str, object]]) -> None:
+    for one in found:
+        told = one["told"]
+        assert isinstance(told, dict)
+        assert told["rank"] == 0 and torch.equal(told["t"], torch.ones(2))
+
+
+def test_an_error_of_one_is_everyones(found: list[dict[str, object]]) -> None:
+    assert found[1]["error"] == "the picture is torn."
+    assert found[0]["error"] == f"process 1 on {socket.gethostname()}: the picture is torn."
+
+
+def test_one_process_shares_nothing() -> None:
+    assert (together.ranks(), together.rank()) == (1, 0)
+    rows = images(4, 0, 2)
+    with together.agreed(), together.batch_of(4):
+        assert len(together.own(rows)) == 4 and together.gather_rows(rows) is rows
+        assert together.sum_over_ranks(rows) is rows and together.summed(rows) is rows
+        assert together.weight() == 1
+    assert together.from_first(lambda: rows) is rows
+
+
+def test_batch_norm_is_torchs_in_one_process() -> None:
+    rows = images(6, 0, 4)
+    own, theirs = BatchNorm(4), nn.BatchNorm1d(4)
+    assert torch.equal(own(rows), theirs(rows))
+    assert torch.equal(own.running_var, theirs.running_var)  # type: ignore[arg-type]

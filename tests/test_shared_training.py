@@ -1,0 +1,113 @@
+"""Two processes that share every batch learn what one learns, and the same bits as each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_set import tiny_recipe
+from two_processes import in_two_processes
+
+from vqlab.config import merge, validate
+from vqlab.data import DataSettings, load_dataset
+from vqlab.detectors import detector_class
+from vqlab.features import Backbone, FeatureSettings
+from vqlab.nn import together
+from vqlab.training import SharedTrainer, Trainer, TrainingSettings, seed_everything
+
+Tree = dict[str, Any]
+UNEVEN = {"batch_size": 5, "epochs": 3, "learning_rate": 0.003}
+"""Of 11 images: batches shared 3 and 2, and a last one of a single image."""
+FLOW = {
+    "name": "vqflow",
+    "positions": 8,
+    "concept": {"codebook_size": 3, "dim": 8, "restart": 0.5, "decay": 0.8},
+    "pattern": {"kind": "per_concept", "codebook_size": 8, "dim": 8, "coverage": 20}
+    | {"restart": 0.5, "decay": 0.8},
+    "flow": {"blocks": [2], "hidden": 8, "condition": 8, "places": 9},
+}
+PAPER = {
+    "whitening": "none",
+    "concept": {"encoder": "mlp"},
+    "pattern": {"kind": "residual", "encoder": "mlp"},
+    "flow": {"kernel": 3, "fusion": True},
+}
+
+
+def recipes(root: Path) -> dict[str, Tree]:
+    """Each draws all it can draw: crops, noise, places, first codes and those that start anew."""
+    vqvae = tiny_recipe(root, **UNEVEN, ema=0.5, clip=0.05)
+    codes = {"crop": 16, "restart": 0.5, "decay": 0.8}
+    flow = tiny_recipe(root, **UNEVEN) | {"features": {"backbone": "filters"}, "detector": FLOW}
+    full = {"training": {"drop_last": True}}  # batch norm cannot take a batch of one
+    return {
+        "vqvae": merge(vqvae, {"detector": codes}),
+        "vqflow": flow,
+        "paper": merge(merge(flow, {"detector": PAPER}), full),
+    }
+
+
+def trained(kind: type[Trainer], tree: Tree) -> dict[str, Any]:
+    """The state of a training that has ended."""
+    settings = dict(tree["detector"])
+    detector = detector_class(settings.pop("name"))
+    data = validate(DataSettings, tree["data"], "data.")
+    seed_everything(0)
+    features = validate(FeatureSettings, tree.get("features", {}), "features.")
+    backbone = Backbone(features, data.image_size)
+    built = detector(validate(detector.Config, settings, "detector."), backbone.spec)
+    training = validate(TrainingSettings, tree["training"], "training.")
+    images = load_dataset(data).train
+    trainer = kind(built, backbone, images, training, torch.device("cpu"))
+    told = []
+    trainer.fit(lambda epoch, metrics: told.append(epoch))
+    return trainer.state() | {"told": told}
+
+
+def trained_together(root: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    with together.joined():
+        return {name: trained(SharedTrainer, recipes(root)[name]) for name in names}
+
+
+@pytest.fixture(scope="module")
+def found(root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    return in_two_processes(trained_together, folder, root, ("vqvae", "vqflow"))
+
+
+def alike(first: dict[str, Any], second: dict[str, Any], alone: dict[str, Any]) -> None:
+    """All bits of the two, and every figure of them and the one; each figure tells of all weights
+    and gradients."""
+    assert alone["told"] == first["told"] == [1, 2, 3] and second["told"] == []
+    assert first["history"] == second["history"]
+    for key, tensor in first["detector"].items():
+        assert torch.equal(tensor, second["detector"][key]), key
+    for metrics, expected in zip(first["history"], alone["history"], strict=True):
+        assert metrics == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    falls = [metrics.get("train/nll", metrics["train/loss"]) for metrics in first["history"]]
+    assert falls[-1] < falls[0]
+
+
+def test_two_processes_learn_a_vqvae_as_one_does(root: Path, found: list[dict[str, Any]]) -> None:
+    first, second = (one["vqvae"] for one in found)
+    alone = trained(Trainer, recipes(root)["vqvae"])
+    alike(first, second, alone)
+    for key, tensor in alone["detector"].items():
+        torch.testing.assert_close(first["detector"][key], tensor, rtol=1e-3, atol=1e-4, msg=key)
+
+
+def test_two_processes_learn_a_vqflow_as_one_does(root: Path, found: list[dict[str, Any]]) -> None:
+    """Not each weight: of a gradient that is rounding alone (an actnorm's, just fitted) Adam makes
+    a step of full size."""
+    first, second = (one["vqflow"] for one in found)
+    alike(first, second, trained(Trainer, recipes(root)["vqflow"]))
+
+
+@pytest.mark.slow
+def test_two_processes_learn_the_papers_vqflow_as_one_does(root: Path, tmp_path: Path) -> None:
+    """With batch norm, convolutions and the fusion flow."""
+    found = in_two_processes(trained_together, tmp_path, root, ("paper",))
+    first, second = (one["paper"] for one in found)
+    alike(first, second, trained(Trainer, recipes(root)["paper"]))

@@ -1,0 +1,34 @@
+"""Batch norm over the batch of all processes that share it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vqlab.nn import together
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Over rows (N, C). Where ranks share a batch, by the mean and variance of all of its rows.
+
+    (torch's SyncBatchNorm does so on CUDA devices only.)
+    """
+
+    def forward(self, rows: Tensor) -> Tensor:
+        count = together.count_rows(rows)
+        if not self.training or count == len(rows):
+            normed: Tensor = super().forward(rows)
+            return normed
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        with torch.autocast(rows.device.type, enabled=False):
+            wide = rows.float()
+            mean = together.summed(wide.sum(0)) / count
+            centred = wide - mean
+            variance = together.summed(centred.square().sum(0)) / count
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            scaled = centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+            return scaled.to(rows.dtype)

@@ -1,0 +1,24 @@
+"""Training: a detector learns from images, epoch by epoch, in one process or in several."""
+
+from vqlab.training.loop import Diverged, OnEpoch, Pyramids, Trainer
+from vqlab.training.settings import (
+    TrainingSettings,
+    choose_device,
+    deterministic,
+    learning_rate,
+    seed_everything,
+)
+from vqlab.training.shared import SharedTrainer
+
+__all__ = [
+    "Diverged",
+    "OnEpoch",
+    "Pyramids",
+    "SharedTrainer",
+    "Trainer",
+    "TrainingSettings",
+    "choose_device",
+    "deterministic",
+    "learning_rate",
+    "seed_everything",
+]
