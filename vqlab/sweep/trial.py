@@ -92,9 +92,8 @@ class Objective:
             trial.set_user_attr(TRAINED, mark)
             tracked = self._start(trial, config, splits)
             taken = 0 if known else self._take_over(trial, tracked)
-            link = self.tracker.link(tracked.id)
             recipe = self.contest.of(trial.params)[0]
-            self.say(TrialStarted(trial.number, trial.params, link, taken, recipe))
+            self.say(TrialStarted(trial.number, trial.params, tracked.link, taken, recipe))
             if known is not None:
                 return self._as_before(trial, known, tracked)
             trained = self._trained(trial, config, splits, tracked, mark[0])

@@ -18,7 +18,7 @@ from urllib.request import url2pathname
 
 import numpy as np
 import yaml
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunInfo, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -52,9 +52,15 @@ class Run:
     """
 
     def __init__(
-        self, client: Client, run_id: str, *, resumed: bool = False, system_metrics: bool = False
+        self,
+        client: Client,
+        run_id: str,
+        *,
+        resumed: bool = False,
+        system_metrics: bool = False,
+        info: RunInfo | None = None,
     ) -> None:
-        info = client.get_run(run_id).info
+        info = info or client.get_run(run_id).info
         self.id: str = run_id
         self.name: str = info.run_name
         self.experiment_id: str = info.experiment_id
@@ -129,7 +135,7 @@ class Run:
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags, in one go."""
-        entities = [RunTag(_key(key), _cut(str(tag), _TAG_LENGTH)) for key, tag in tags.items()]
+        entities = [RunTag(key, tag) for key, tag in stored_tags(tags).items()]
         self._client.log_batch(self.id, tags=entities)
 
     def log_text(self, text: str, path: str) -> None:
@@ -257,6 +263,11 @@ def _stop_monitor(monitor: SystemMetricsMonitor) -> None:
         monitor.collect_metrics()
         monitor.publish_metrics(monitor.aggregate_metrics())
         monitor.mlflow_logger.flush()
+
+
+def stored_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags as MLflow takes them."""
+    return {_key(key): _cut(str(tag), _TAG_LENGTH) for key, tag in tags.items()}
 
 
 def _key(name: str) -> str:

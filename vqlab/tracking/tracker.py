@@ -21,7 +21,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from vqlab.errors import UserError
 from vqlab.tracking.environment import code_tags, owner_is_gone, owner_tags, surroundings
 from vqlab.tracking.registry import Champion, Registry
-from vqlab.tracking.run import CHECKPOINT, Run, Status, artifact
+from vqlab.tracking.run import CHECKPOINT, Run, Status, artifact, stored_tags
 from vqlab.tracking.store import Client, connect, locate
 
 _PAGE = 1000
@@ -68,6 +68,7 @@ class Tracker:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._experiments: dict[str, str] = {}
         self.registry = Registry(client)
         """Versions and champions."""
 
@@ -116,12 +117,10 @@ class Tracker:
             **code_tags(),
             **owner_tags(),
             **({"mlflow.parentRunId": parent} if parent else {}),
+            **stored_tags(tags or {}),
         }
-        stored = self._client.create_run(
-            self._experiment(experiment).experiment_id, tags=every, run_name=name
-        )
-        run = Run(self._client, stored.info.run_id, system_metrics=system_metrics)
-        run.set_tags(tags or {})
+        stored = self._client.create_run(self._experiment_id(experiment), tags=every, run_name=name)
+        run = Run(self._client, stored.info.run_id, system_metrics=system_metrics, info=stored.info)
         run.log_params(params or {})
         run.log_json({**around, "device": device}, "environment.json")
         return run
@@ -156,6 +155,12 @@ class Tracker:
     def run_folder(self, run_id: str) -> Path:
         """A run's folder on this machine, for what is no artifact (it may not exist)."""
         return self._client.store.run_folder(run_id)
+
+    def _experiment_id(self, name: str) -> str:
+        """As `_experiment`, asked for once."""
+        if name not in self._experiments:
+            self._experiments[name] = str(self._experiment(name).experiment_id)
+        return self._experiments[name]
 
     def _experiment(self, name: str) -> Experiment:
         """The experiment `name`, made (or brought back, where it was deleted) if need be."""
@@ -292,9 +297,9 @@ class Tracker:
 
     def settle(self, run_id: str, status: Status, tags: Mapping[str, str]) -> None:
         """Correct how a run ended, whatever it said itself."""
-        run = Run(self._client, run_id)
-        run.set_tags(tags)
-        if self._client.get_run(run_id).info.status != status:
+        info = self._client.get_run(run_id).info
+        Run(self._client, run_id, info=info).set_tags(tags)
+        if info.status != status:
             self._client.set_terminated(run_id, status=status)
 
     def drop(self, run_id: str, path: str) -> None:
