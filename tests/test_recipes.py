@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from vqlab.config import dump, flatten, read_recipe
 from vqlab.errors import UserError
 from vqlab.recipes import recipe_tree
 from vqlab.run import resolve
@@ -69,6 +70,58 @@ def test_a_preset_turns_nothing_on(tmp_path: Path) -> None:
     tree = recipe_tree(str(recipe), preset="quick")
     assert tree["detector"]["pattern"] == {"codebook_size": 128, "coverage": 0}
     assert tree["training"]["epochs"] == 0
+
+
+def test_an_ablation_says_only_what_differs() -> None:
+    whole = resolve(recipe_tree("vqflow"))
+    paths = sorted((EXPERIMENTS / "ablations").glob("*.yaml"))
+    assert len(paths) >= 8
+    for path in paths:
+        tree = recipe_tree(str(path))
+        assert "base" not in tree
+        own, base = flatten(dump(resolve(tree))), flatten(dump(whole))
+        differ = {key for key in own if own[key] != base[key]}
+        assert differ == set(flatten(read_recipe(path))) - {"base"}
+
+
+def test_a_base_lies_under_the_recipe_and_presets_over_both(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "first.yaml").write_text("detector: {name: vqvae, hidden: 8}\ndata: {seed: 3}\n")
+    (tmp_path / "below/second.yaml").write_text("base: first\ndetector: {hidden: 16}\n")
+    third = tmp_path / "below/third.yaml"
+    third.write_text("base: ./second.yaml\ntraining: {epochs: 99}\n")
+    tree = recipe_tree(str(third), ["data.seed=4"], preset="quick")
+    assert tree["detector"] == {"name": "vqvae", "hidden": 16, "scoring": {"context_steps": 60}}
+    assert (tree["data"]["seed"], tree["training"]["epochs"]) == (4, 12)
+
+
+def test_a_recipe_may_be_named_as_its_base(tmp_path: Path) -> None:
+    own = tmp_path / "vqflow.yaml"
+    own.write_text("base: vqflow\ntraining: {seed: 5}\n")
+    tree = recipe_tree(str(own))
+    assert tree["training"] == {**recipe_tree("vqflow")["training"], "seed": 5}
+
+
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        ("vqflwo", r"base must be a recipe that exists; got 'vqflwo'; did you mean vqflow\?"),
+        ("nowhere.yaml", r"got 'nowhere.yaml'"),
+        ("3", "base must be the name or the path of a recipe; got 3"),
+        ("{name: vqflow}", "base must be the name or the path of a recipe"),
+    ],
+)
+def test_an_unknown_base_is_a_sentence(tmp_path: Path, base: str, words: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(f"base: {base}\n")
+    with pytest.raises(UserError, match=words):
+        recipe_tree(str(tmp_path / "recipe.yaml"))
+
+
+def test_bases_in_a_circle_are_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text("base: two\n")
+    (tmp_path / "two.yaml").write_text("base: one.yaml\n")
+    with pytest.raises(UserError, match=r"based on itself; got .*one.yaml -> .*two.yaml -> .*one"):
+        recipe_tree(str(tmp_path / "one.yaml"))
 
 
 def test_all_is_for_sweeps() -> None:

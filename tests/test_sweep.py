@@ -41,12 +41,11 @@ from vqlab.sweep import (
     sweep,
 )
 from vqlab.sweep import study as studies
-from vqlab.sweep.codebooks import dead_codebook
 from vqlab.sweep.plan import plan
 from vqlab.sweep.storage import only_one, open_storage, store_errors
 from vqlab.sweep.thresholds import best_thresholds, pixel_f1
 from vqlab.tracking import Run, Tracker
-from vqlab.types import Scores, UserError
+from vqlab.types import Sample, Scores, UserError
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 SHIPPED = sorted(p for p in (EXPERIMENTS / "sweeps").glob("*.yaml") if p.stem != "all")
@@ -186,33 +185,12 @@ def test_the_study_is_named_after_all_that_matters(tree: Tree) -> None:
 # Parts
 
 
-@pytest.mark.parametrize(
-    ("perplexity", "dead", "size", "says"),
-    [
-        (100.0, 50, 512, ""),
-        (15.0, 300, 512, "perplexity 15.0"),
-        (100.0, 420, 512, "82% of its codes"),
-        (9.0, 2, 64, ""),
-        (7.0, 2, 64, "perplexity 7.0 (at least 8)"),
-        (2.0, 511, 512, "unused"),
-    ],
-)
-def test_a_dead_codebook_is_told(perplexity: float, dead: int, size: int, says: str) -> None:
-    metrics = {
-        "codebook/perplexity": perplexity,
-        "codebook/dead_codes": float(dead),
-        "codebook/usage": 1 - dead / size,
-    }
-    reason = dead_codebook(metrics)
-    assert says in reason and bool(says) == bool(reason)
-    assert dead_codebook({"train/loss": 1.0}) == ""
-
-
 def scored(maps: list[np.ndarray], masks: list[np.ndarray]) -> Scored:
     labels = np.array([int(mask.any()) for mask in masks])
     images = np.array([float(values.max()) for values in maps])
+    samples = tuple(Sample(Path(f"{i}.png"), "toy", "good") for i in range(len(maps)))
     empty: Any = tuple(None for _ in maps)
-    return Scored(maps, images, labels, masks, empty, empty)
+    return Scored(maps, images, labels, masks, samples, empty)
 
 
 def test_the_threshold_of_best_pixel_f1_is_chosen() -> None:

@@ -174,6 +174,40 @@ def test_a_rate_that_is_not_above_the_promise_is_never_told() -> None:
     assert promise_note(chosen, 59, 1000) is None
 
 
+def of_categories(scores: dict[str, Any]) -> Scored:
+    """Normal images with these scores, by category."""
+    plain = made(np.concatenate([*scores.values()]), [0] * sum(map(len, scores.values())))
+    names = [name for name, own in scores.items() for _ in own]
+    pairs = zip(plain.samples, names, strict=True)
+    return replace(plain, samples=tuple(replace(one, category=name) for one, name in pairs))
+
+
+@pytest.mark.parametrize("method", ["conformal", "quantile"])
+def test_one_threshold_that_does_not_fit_all_categories_is_told(method: str) -> None:
+    rng = np.random.default_rng(1)
+    three = {name: rng.normal(size=40) for name in ("bolt", "nut", "ring")}
+    assert choose_thresholds(of_categories(three), settings(method=method)).notes == ()
+    apart = three | {"nut": three["nut"] + 5}
+    chosen = choose_thresholds(of_categories(apart), settings(method=method))
+    (note,) = chosen.notes
+    rejected = int((apart["nut"] > chosen.image).sum())
+    assert (
+        f"for 3 categories rejects {rejected} of 40 held-out normal images of nut and 0 of 80"
+        in note
+    )
+    alone = {"nut": np.concatenate(list(apart.values()))}
+    assert choose_thresholds(of_categories(alone), settings(method=method)).notes == ()
+
+
+def test_categories_whose_scores_lie_alike_are_seldom_told_apart() -> None:
+    rng = np.random.default_rng(2)
+    told = 0
+    for _ in range(200):
+        scores = {name: rng.gamma(2, size=25) for name in ("bolt", "nut", "ring", "washer")}
+        told += bool(choose_thresholds(of_categories(scores), settings()).notes)
+    assert told / 200 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
+
+
 def test_too_few_normals_promise_less() -> None:
     chosen = choose_thresholds(made([3.0, 9.0, 4.0], [0, 0, 0]), settings())
     assert chosen.image == 9.0 and chosen.promised == 0.25

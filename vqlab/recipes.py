@@ -1,7 +1,9 @@
-"""Recipes by name, and how preset, options and overrides lie over one: the later wins."""
+"""Recipes by name, what one is based on, and how preset, options and overrides lie over it: the
+later wins."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from vqlab.errors import UserError
 EXPERIMENTS = Path("experiments")
 ALL = "all"
 """In a recipe's place: several recipes at once, which only a sweep can do."""
+BASE = "base"
+"""The key of a recipe that says only what differs: the recipe that it is read over."""
 
 
 def recipe_path(recipe: str) -> Path:
@@ -29,7 +33,7 @@ def recipe_tree(
     data: Path | str | None = None,
     preset: str = "full",
 ) -> Tree:
-    """Recipe, then preset, then options, then overrides: the later wins."""
+    """What the recipe is based on, the recipe, then preset, options, overrides: the later wins."""
     if "=" in recipe:
         raise UserError(
             f"the first argument must be a recipe; got the setting {recipe!r}; write e.g. "
@@ -44,7 +48,7 @@ def recipe_tree(
     if recipe == "vqvae" and not path.exists():  # installed without a checkout: the defaults
         tree: Tree = {"detector": {"name": "vqvae"}}
     else:
-        tree = read_recipe(path)
+        tree = _based(path, ())
     if preset != "full":
         tree = merge(tree, _preset(preset, tree))
     if category is not None:
@@ -71,6 +75,43 @@ def recipe_trees(
         own = [word.removeprefix(f"{recipe}.") for word in own]
         trees[recipe] = recipe_tree(recipe, own, category, data, preset)
     return trees
+
+
+def _based(path: Path, above: tuple[Path, ...]) -> Tree:
+    """The tree of a recipe over that of its `base`; `above`: the recipes that are based on it."""
+    tree = read_recipe(path)
+    if BASE not in tree:
+        return tree
+    chain = (*above, path)
+    base = _base_path(path, tree.pop(BASE))
+    for number, known in enumerate(chain):
+        if base.resolve() == known.resolve():
+            circle = " -> ".join(map(str, (*chain[number:], base)))
+            raise UserError(
+                f"recipe {path} must not be based on itself; got {circle}; take one `base` out."
+            )
+    return merge(_based(base, chain), tree)
+
+
+def _base_path(path: Path, base: object) -> Path:
+    """The file that the `base` of the recipe `path` means: a path from where it lies, or a name,
+    looked for beside it, in the folder above and under experiments/."""
+    if not isinstance(base, str) or not base:
+        raise UserError(
+            f"recipe {path}: base must be the name or the path of a recipe; got {base!r}."
+        )
+    if Path(base).suffix in (".yaml", ".yml"):
+        found, folders = [path.parent / base], [(path.parent / base).parent]
+    else:
+        folders = [path.parent, path.parent.parent, EXPERIMENTS]
+        found = [folder / f"{base}.yaml" for folder in folders]
+    for one in found:
+        if one.is_file() and one.resolve() != path.resolve():
+            return one
+    there = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")} - {path.stem})
+    near = difflib.get_close_matches(Path(base).stem, there, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(there) or 'none'}."
+    raise UserError(f"recipe {path}: base must be a recipe that exists; got {base!r}; {hint}")
 
 
 def _preset(name: str, tree: Tree) -> Tree:

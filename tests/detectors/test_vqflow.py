@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from vqlab.config import merge, validate
+from vqlab.config import merge, read_recipe, validate
 from vqlab.detectors.vqflow import VQFlow, VQFlowSettings
 from vqlab.nn.quantizer import VectorQuantizer
 from vqlab.types import InputSpec, Pyramid, UserError
@@ -30,33 +31,29 @@ PAPER = {
     | {"mixing": "permutation"},
     "scoring": {"combine": "add"},
 }
+RECIPES = Path(__file__).parents[2] / "experiments" / "ablations"
 ABLATIONS: dict[str, dict[str, Any]] = {
+    path.stem: read_recipe(path)["detector"] for path in sorted(RECIPES.glob("vqflow_*.yaml"))
+} | {
     "whole": {},
     "paper": PAPER,
     "joined": {"levels": "joined"},
-    "without CPC": {"concept": {"enabled": False}, "base": "standard"},
-    "without CSPC": {"pattern": {"kind": "none"}},
-    "naive": {"pattern": {"kind": "naive"}},
-    "per concept": {"pattern": {"kind": "per_concept"}},
-    "without positions": {"positions": 0},
-    "without mixture": {"base": "standard"},
     "true mixture": {"base": "mixture"},
-    "without VQ": {"quantise": False},
     "without any condition": {"concept": {"enabled": False}, "base": "standard", "positions": 0}
     | {"pattern": {"kind": "none", "coverage": 0}},
 }
 
 
-def two_products(count: int, seed: int) -> Pyramid:
-    """Pyramids of two kinds of product, half each: smooth patterns with noise."""
+def two_products(count: int, seed: int, noise: tuple[float, float] = (0.5, 0.5)) -> Pyramid:
+    """Pyramids of two kinds of product, half each: smooth patterns, each with its noise."""
     draw = torch.Generator().manual_seed(seed)
     own = torch.Generator().manual_seed(99)
     levels = []
     for channels, (height, width) in zip(SPEC.channels, SPEC.sizes, strict=True):
         kinds = torch.randn(2, channels, height, width, generator=own)
         kind = torch.arange(count) % 2
-        noise = torch.randn(count, channels, height, width, generator=draw)
-        levels.append(2 * kinds[kind] + 0.5 * noise)
+        drawn = torch.randn(count, channels, height, width, generator=draw)
+        levels.append(2 * kinds[kind] + torch.tensor(noise)[kind, None, None, None] * drawn)
     return tuple(levels)
 
 
@@ -65,9 +62,11 @@ def build(settings: dict[str, Any], seed: int = 0) -> VQFlow:
     return VQFlow(validate(VQFlowSettings, merge(SMALL, settings)), SPEC)
 
 
-def train(detector: VQFlow, steps: int = 60) -> list[float]:
+def train(
+    detector: VQFlow, steps: int = 60, noise: tuple[float, float] = (0.5, 0.5)
+) -> list[float]:
     """Train and calibrate; the negative log-likelihoods of the steps."""
-    parts = [two_products(16, seed) for seed in range(3)]
+    parts = [two_products(16, seed, noise) for seed in range(3)]
     torch.manual_seed(1)
     detector.train()
     detector.prepare(parts)
@@ -105,7 +104,28 @@ def test_every_ablation_trains_and_finds_a_defect(name: str) -> None:
     assert all(1 <= v for k, v in health.items() if k.endswith("perplexity"))
 
 
-@pytest.mark.parametrize("name", ["whole", "joined", "true mixture", "without CPC"])
+@pytest.mark.parametrize(
+    ("name", "books"),
+    [
+        ("whole", {"concept": 4, "pattern0": 16, "pattern1": 16}),
+        ("paper", {"concept": 4, "pattern0": 16, "pattern_top": 16}),
+        ("vqflow_no_cpc", {"pattern0": 16, "pattern1": 16}),
+        ("vqflow_no_cspc", {"concept": 4}),
+    ],
+)
+def test_health_tells_how_much_of_every_book_is_used(name: str, books: dict[str, int]) -> None:
+    detector = build(ABLATIONS[name])
+    train(detector, steps=3)
+    health = detector.health()
+    kinds = ("perplexity", "dead_codes", "usage")
+    assert set(health) == {f"codebook/{book}_{kind}" for book in books for kind in kinds}
+    for book, size in books.items():
+        dead = health[f"codebook/{book}_dead_codes"]
+        assert health[f"codebook/{book}_usage"] == pytest.approx(1 - dead / size)
+    assert detector.health() == {}
+
+
+@pytest.mark.parametrize("name", ["whole", "joined", "true mixture", "vqflow_no_cpc"])
 def test_the_loss_is_the_likelihood_of_the_features(name: str) -> None:
     """−log p(features) per dimension, the whitening's and the flow's log-determinant counted."""
     detector = build(merge(ABLATIONS[name], {"flow": {"noise": 0.0, "places": 64}}))
@@ -115,7 +135,8 @@ def test_the_loss_is_the_likelihood_of_the_features(name: str) -> None:
     loss = float(detector.loss(pyramid)["nll"].detach())
     concept = detector._concept(pyramid)
     total, dims = 0.0, 0
-    for level, maps in zip(detector._levels(), detector._maps(pyramid), strict=True):
+    for number, level in enumerate(detector._levels()):
+        maps = detector._map(pyramid, number)
         rows = maps.flatten(2).mT
         white = level.whitening(rows.flatten(0, 1)).view_as(rows)
         places = torch.arange(level.places).expand(2, -1)
@@ -150,7 +171,7 @@ def test_conditioning_on_concepts_makes_normal_images_likelier() -> None:
         train(detector, steps=150)
         return float(detector.loss(held_out)["nll"].detach())
 
-    assert of_held_out("without CSPC") < of_held_out("without any condition")
+    assert of_held_out("vqflow_no_cspc") < of_held_out("without any condition")
 
 
 def test_concepts_tell_products_apart_without_labels() -> None:
@@ -198,11 +219,34 @@ def test_the_score_may_change_without_training_again() -> None:
     train(detector, steps=20)
     images = two_products(4, seed=3)
     before = detector.score(images)
-    other = build({"scoring": {"coverage": 0.2, "image_score": "max", "standardise": "global"}})
+    other = build({"scoring": {"coverage": 0.2, "image_score": "max", "image_standardise": "none"}})
     other.load_state_dict(detector.state_dict())
     after = other.eval().score(images)
     assert not torch.equal(before.anomaly_map, after.anomaly_map)
     assert torch.equal(after.image_score, after.anomaly_map.amax((1, 2)))
+
+
+def test_one_threshold_serves_products_whose_scores_lie_apart() -> None:
+    """Image scores of two products, one of which scatters more, are brought together; maps stay.
+
+    So many patches are codes that training images lie on their own: taken as they are (and not as
+    new ones) they would tell nothing of how far new images lie.
+    """
+    noise = (0.3, 0.8)
+    new = two_products(24, seed=31, noise=noise)
+    found = {}
+    for kind in ("none", "concept"):
+        detector = build({"scoring": {"image_standardise": kind}, "pattern": {"coverage": 1500}})
+        train(detector, steps=20, noise=noise)
+        found[kind] = detector.score(new)
+    assert torch.equal(found["none"].anomaly_map, found["concept"].anomaly_map)
+
+    def apart(scores: Tensor) -> float:
+        calm, wild = scores[0::2], scores[1::2]
+        return float((wild.mean() - calm.mean()) / (wild.std() + calm.std()))
+
+    assert apart(found["none"].image_score) > 2
+    assert abs(apart(found["concept"].image_score)) < 0.5 * apart(found["none"].image_score)
 
 
 def test_alternatives_are_the_papers_scores() -> None:

@@ -124,3 +124,19 @@ def test_shrinking_lets_few_images_say_little() -> None:
     expectation.fit([(terms, concept)], [(terms, concept)])
     wanted = (terms[0, 0] - terms.mean()) / 21
     torch.testing.assert_close(expectation.places[0, 0], wanted)
+
+
+def test_an_image_is_measured_as_a_new_one_beyond_its_own_codes() -> None:
+    """Codes chosen from two images, kept in half precision: each image is measured by those of the
+    other alone, an image that none was chosen from by all."""
+    first, second, third = (10 * correlated(30, seed) for seed in (1, 2, 3))
+    cover = Coverage(40, first.shape[1])
+    cover.vectors.copy_(torch.cat([first[:20], second[:20]]).half().float())
+    assert 0 < float(cover(first[:20])[1].max()) < 0.2
+    by_hand = torch.cdist(first, cover.vectors[20:]).amin(1)
+    assert torch.allclose(cover.beyond_own(first), by_hand, atol=0.1)
+    assert float(by_hand.min()) > 1
+    assert torch.equal(cover.beyond_own(third), cover(third)[1])
+    alone = Coverage(20, first.shape[1])
+    alone.vectors.copy_(first[:20])
+    assert torch.equal(alone.beyond_own(first), alone(first)[1])  # there are no others

@@ -102,13 +102,14 @@ def watched(metrics: Mapping[str, float]) -> str:
 
 @contextmanager
 def sweeping() -> Iterator[OnEvent]:
-    """A sweep as it goes: a bar over trials, one over the epochs of each trial under way, and a
-    line for every trial that ended."""
-    from vqlab.sweep import EpochDone, StudyOpened, TrialFinished, TrialStarted
+    """A sweep as it goes: a bar over trials, one over the epochs of each trial under way, one for
+    each kind of other work that is counted, and a line for every trial that ended."""
+    from vqlab.sweep import EpochDone, Progressed, StudyOpened, TrialFinished, TrialStarted
 
     progress = _bars()
     trials = progress.add_task("trials", total=None, metrics="")
     epochs: dict[int, TaskID] = {}
+    counted: dict[str, TaskID] = {}
 
     def on_event(event: Event) -> None:
         if isinstance(event, StudyOpened):
@@ -123,6 +124,8 @@ def sweeping() -> Iterator[OnEvent]:
         elif isinstance(event, EpochDone) and event.number in epochs:
             bar, text = epochs[event.number], watched(event.metrics)
             progress.update(bar, completed=event.epoch, total=event.epochs, metrics=text)
+        elif isinstance(event, Progressed):
+            _count(progress, counted, event.what, event.done, event.total)
         elif isinstance(event, TrialFinished):
             if event.trial.number in epochs:
                 progress.remove_task(epochs.pop(event.trial.number))

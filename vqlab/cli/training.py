@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 @app.command(short_help="Train a detector and score it on test.")
 def train(
+    context: typer.Context,
     recipe: Recipe = "vqvae",
     overrides: Overrides = None,
     category: Category = None,
@@ -44,7 +45,7 @@ def train(
     """Train a detector on good images, choose its thresholds, score the test set, track it all.
 
     One model per category; `data.joint=true` makes one for all of them. An interrupted training
-    goes on with `--resume RUN`, bit for bit as if never stopped (on a CPU).
+    goes on with `--resume RUN` and the settings it has, bit for bit as if never stopped (on a CPU).
 
     Several processes train together: `torchrun --nproc-per-node=2 -m vqlab train …`
     (docs/several_machines.md).
@@ -59,6 +60,7 @@ def train(
 
     def chosen() -> list[Tree]:
         if resume is not None:
+            _nothing_beside_resume(context)
             tracker = Tracker.open(mlruns)
             resumed = tracker.resume(resume)
             jobs.append((resolve(resumed.config()), tracker, resumed))
@@ -77,6 +79,28 @@ def train(
         if not jobs:  # not the first of several processes
             for tree in trees:
                 train_along(resolve(tree))
+
+
+def _nothing_beside_resume(context: typer.Context) -> None:
+    """Raise UserError where the command line has settings, which a resumed run would not take.
+
+    A variable of the environment, such as VQLAB_PRESET, is no word on this run.
+    """
+    from vqlab.errors import UserError
+
+    given = []
+    for name in ("recipe", "overrides", "category", "data", "preset"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            value = context.params[name]
+            option = name in ("category", "data", "preset")
+            words = value if isinstance(value, list | tuple) else [value]
+            given += [f"--{name} {word}" if option else str(word) for word in words]
+    if given:
+        raise UserError(
+            f"--resume goes on with the settings a run has; got {' '.join(given)} beside it; leave "
+            "that out, or start a new run for other settings."
+        )
 
 
 def say_budget(preset: str, configs: Mapping[str, RunConfig]) -> None:

@@ -76,8 +76,9 @@ class Detector(nn.Module, ABC):
 
     @classmethod
     def rescorable(cls, calibrated: Settings, wanted: Settings) -> bool:
-        """Whether a detector calibrated by one `scoring` section needs only `settle` to score by
-        another; where not, it must be calibrated again."""
+        """Whether a detector calibrated by one `scoring` section needs only `settle` for maps by
+        another; where not, it must be calibrated again. A detector that does not `settle` is
+        calibrated again in any case before another scoring is kept."""
         return calibrated == wanted
 
     def alternatives(self, pyramid: Pyramid) -> dict[str, Scores]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from vqlab.config import Settings
 from vqlab.detectors.base import Detector, Reading, register
 from vqlab.nn.coreset import k_centre
+from vqlab.nn.image_score import image_score
 from vqlab.nn.patches import drawn, joined, rows_of
 from vqlab.nn.quantizer import nearest
 from vqlab.nn.smoothing import smooth
@@ -108,13 +109,9 @@ class MemoryBank(Detector):
         distance, patch, index = reading
         full = F.interpolate(distance[:, None], self.spec.image_size, mode="bilinear")[:, 0]
         maps = smooth(full, scoring.smoothing * max(self.spec.image_size))
-        flat = maps.flatten(1)
-        if scoring.image_score == "max":
-            return Scores(maps, flat.amax(1))
         if scoring.image_score == "reweighted":
             return Scores(maps, self._reweighted(distance.flatten(1).amax(1), patch, index))
-        top = flat.topk(max(1, round(scoring.top * flat.shape[1])), sorted=False)
-        return Scores(maps, top.values.mean(1))
+        return Scores(maps, image_score(maps, scoring.image_score, scoring.top))
 
     def _patches(self, pyramid: Pyramid) -> Tensor:
         """Rows (B·h·w, D) of a pyramid, image by image."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vqlab.config import Settings
 from vqlab.detectors.base import Detector, Reading, register
 from vqlab.nn import together
+from vqlab.nn.image_score import ImageScore, image_score
 from vqlab.nn.normality import Normalise, Normality
 from vqlab.nn.prior import CodePrior
 from vqlab.nn.quantizer import VectorQuantizer
@@ -69,7 +70,7 @@ class Scoring(Settings):
     """Standard deviation of the Gaussian over the error, as a share of the image's side."""
     code_smoothing: float = Field(1 / 32, ge=0, le=0.25)
     """Likewise over the surprisals."""
-    image_score: Literal["max", "mean", "top"] = "top"
+    image_score: ImageScore = "top"
     """Of the map: its maximum, its mean, or the mean of its highest share `top`."""
     top: float = Field(0.001, gt=0, le=1)
     context: tuple[float, ...] = Field((0.094, 0.156), min_length=1)
@@ -202,7 +203,7 @@ class VQVAE(Detector):
         return {
             "codebook/perplexity": usage.perplexity,
             "codebook/dead_codes": float(usage.dead),
-            "codebook/usage": 1 - usage.dead / usage.histogram.numel(),
+            "codebook/usage": usage.used,
         }
 
     # Scoring
@@ -268,12 +269,7 @@ class VQVAE(Detector):
         chosen = [TERMS.index(term) for term in scoring.terms]
         measured = self.normality.measure(self.terms(reading), scoring.normalise)[chosen]
         maps = (self.weights()[chosen][:, None, None, None] * measured).sum(0)
-        flat = maps.flatten(1)
-        if scoring.image_score == "max":
-            return Scores(maps, flat.amax(1))
-        if scoring.image_score == "top":
-            flat = flat.topk(max(1, round(scoring.top * flat.shape[1])), sorted=False).values
-        return Scores(maps, flat.mean(1))
+        return Scores(maps, image_score(maps, scoring.image_score, scoring.top))
 
     def weights(self) -> Tensor:
         """What each of the terms weighs in the map, (T,)."""

@@ -85,12 +85,40 @@ def choose_thresholds(validation: Scored, settings: ThresholdSettings) -> Thresh
     summary = CalibrationScores.of(scores)
     if settings.method == "f1max":
         image, pixel = _at_best_f1(validation)
-        return Thresholds(image, pixel, (), "f1max", None, summary)
+        return Thresholds(image, pixel, _uneven(normals, image), "f1max", None, summary)
     place, promised, notes = _CHOOSE[settings.method](len(scores), settings.false_reject_rate)
+    image = float(scores[place - 1])
     pixel = _exceeded_by(normals.maps, settings.pixel_false_positive_rate)
-    return Thresholds(
-        float(scores[place - 1]), pixel, notes, settings.method, promised, summary
-    )  # fmt: skip
+    notes += _uneven(normals, image)
+    return Thresholds(image, pixel, notes, settings.method, promised, summary)
+
+
+def _uneven(normals: Scored, threshold: float) -> tuple[str, ...]:
+    """A sentence for each of several categories that the one image threshold does not fit.
+
+    Where scores of all categories lie alike, the number of a category's m normal images among the R
+    that are rejected of all N is hypergeometric (N, R, m). One-sided test at 0.05, divided by the
+    number of categories. A category that is rejected too often keeps the threshold too high for the
+    others.
+    """
+    groups = normals.by_category()
+    flagged = normals.image_scores > threshold
+    total, rejected = len(normals), int(flagged.sum())
+    if len(groups) < 2 or rejected == 0:
+        return ()
+    from scipy.stats import hypergeom
+
+    notes = []
+    for category, places in groups.items():
+        own, count = int(flagged[places].sum()), len(places)
+        if hypergeom.sf(own - 1, total, rejected, count) < SIGNIFICANT / len(groups):
+            notes.append(
+                f"One image threshold for {len(groups)} categories rejects {own} of {count} "
+                f"held-out normal images of {category} and {rejected - own} of {total - count} "
+                "others: image scores of the categories do not lie alike, so false_reject_rate and "
+                "escape_rate mislead; a model for each category has a threshold of its own."
+            )
+    return tuple(notes)
 
 
 def promise_note(thresholds: Thresholds, false_rejects: int, normals: int) -> str | None:

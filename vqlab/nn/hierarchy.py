@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.nn import together
-from vqlab.nn.batch_norm import BatchNorm
 from vqlab.nn.coreset import k_centre
+from vqlab.nn.dense import Dense
 from vqlab.nn.quantizer import (
     Codebook,
     Usage,
@@ -25,6 +25,9 @@ from vqlab.nn.quantizer import (
 )
 from vqlab.nn.whitening import Whitening
 
+SAME = 2e-3
+"""A patch lies on a covering code, which keeps 11 bits of each number, where it is nearer than this
+share of the code's length."""
 PatternKind = Literal["residual", "naive", "per_concept", "none"]
 
 
@@ -70,10 +73,7 @@ class Concepts(nn.Module):
         self.standardise = Whitening(channels, "standardise", floor=1e-3)
         self.register_buffer("axes", torch.eye(channels)[:, : self.dim].contiguous())
         self.register_buffer("scale", torch.ones(()))
-        self.mlp = nn.Sequential(
-            nn.Linear(channels, dim), BatchNorm(dim), nn.ReLU(),
-            nn.Linear(dim, dim), BatchNorm(dim), nn.ReLU(),
-        ) if encoder == "mlp" else None  # fmt: skip
+        self.mlp = Dense(channels, dim, dim) if encoder == "mlp" else None
         self.quantizer = VectorQuantizer(
             codebook_size, self.dim, commitment=commitment, learning="ema", init=init,
             restart=restart, decay=decay,
@@ -271,5 +271,27 @@ class Coverage(nn.Module):
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Index (N,) of the nearest code of rows (N, D), and the L2 distance to it (N,)."""
         index = nearest(rows, self.vectors)
-        parts = zip(torch.split(rows, 4096), torch.split(index, 4096), strict=True)
-        return index, torch.cat([(part - self.vectors[at]).norm(dim=1) for part, at in parts])
+        return index, _distances(rows, self.vectors, index)
+
+    @torch.no_grad()
+    def beyond_own(self, rows: Tensor) -> Tensor:
+        """L2 distance (N,) of an image's rows (N, D) to the nearest code that is none of them.
+
+        An image that codes were chosen from lies on its own; this is what it would show as a new
+        one. Equal to `forward`'s where no code lies on a row.
+        """
+        index, distance = self.forward(rows)
+        own = torch.unique(index[distance < SAME * self.vectors.norm(dim=1)[index]])
+        others = torch.ones(len(self.vectors), dtype=torch.bool, device=rows.device)
+        others[own] = False
+        moved = ~others[index]
+        if bool(moved.any()) and bool(others.any()):
+            vectors, rows = self.vectors[others], rows[moved]
+            distance[moved] = _distances(rows, vectors, nearest(rows, vectors))
+        return distance
+
+
+def _distances(rows: Tensor, vectors: Tensor, index: Tensor) -> Tensor:
+    """Of rows (N, D) to the vectors at `index` (N,), from the difference: exact where close."""
+    parts = zip(torch.split(rows, 4096), torch.split(index, 4096), strict=True)
+    return torch.cat([(part - vectors[at]).norm(dim=1) for part, at in parts])

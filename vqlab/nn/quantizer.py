@@ -51,6 +51,11 @@ class Usage:
         """Number of codes never chosen, over all levels."""
         return int((self.histogram == 0).sum())
 
+    @property
+    def used(self) -> float:
+        """Share of the codes that were chosen at all."""
+        return 1 - self.dead / self.histogram.numel()
+
 
 class VectorQuantizer(nn.Module):
     """The codebooks: one, or L residual levels of which each quantises what the former left over.

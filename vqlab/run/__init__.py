@@ -1,7 +1,7 @@
 """A run: data → detector → training → thresholds → report. START READING in `story.py`."""
 
 from vqlab.run.along import train_along
-from vqlab.run.judging import judge, make_trainer, unseen_in_fitting
+from vqlab.run.judging import calibrate, judge, make_trainer, unseen_in_fitting
 from vqlab.run.settings import BEST_ON_TEST, RunConfig, each_model, resolve, trained_key
 from vqlab.run.story import (
     CHECKPOINT,
@@ -26,6 +26,7 @@ __all__ = [
     "OnProgress",
     "Outcome",
     "RunConfig",
+    "calibrate",
     "each_model",
     "evaluate_model",
     "experiment_of",

@@ -11,6 +11,7 @@ import torch
 
 from vqlab.config import dump
 from vqlab.data import ImageSet, Splits
+from vqlab.detectors import Detector
 from vqlab.evaluation import Report, Thresholds, choose_thresholds, evaluate
 from vqlab.features import Backbone, kept_features
 from vqlab.model import Model, build_detector
@@ -52,9 +53,7 @@ def judge(
     not meet them as it meets new ones, and the thresholds' promise would not hold.
     """
     detector, backbone, device = trainer.detector, trainer.backbone, trainer.device
-    detector.eval()
-    most, rest = (Pyramids(part, backbone, device, 16) for part in _parted(splits.train))
-    detector.calibrate(most, rest, effort)
+    calibrate(detector, backbone, splits, device, effort)
     meta = {
         "config": dump(config),
         "data": {
@@ -72,6 +71,15 @@ def judge(
     meta["thresholds"] = asdict(thresholds)
     meta["validation"] = report.mean
     return replace(model, thresholds=thresholds), report
+
+
+def calibrate(
+    detector: Detector, backbone: Backbone, splits: Splits, device: torch.device, effort: float = 1
+) -> None:
+    """Fit what scoring needs to the training images, five of six and the sixth apart."""
+    detector.eval()
+    most, rest = (Pyramids(part, backbone, device, 16) for part in _parted(splits.train))
+    detector.calibrate(most, rest, effort)
 
 
 def unseen_in_fitting(

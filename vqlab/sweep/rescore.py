@@ -32,10 +32,11 @@ from vqlab.evaluation import (
     score_read,
 )
 from vqlab.model import Model
-from vqlab.run import RunConfig, resolve, unseen_in_fitting
+from vqlab.run import RunConfig, calibrate, resolve, unseen_in_fitting
 from vqlab.sweep.draw import draw
 from vqlab.sweep.plan import Plan, scoring_of
 from vqlab.sweep.space import OBJECTIVES
+from vqlab.training import seed_everything
 from vqlab.types import UserError
 
 BY_PIXELS, BY_IMAGES = "pixel_auroc", "image_auroc"
@@ -72,7 +73,7 @@ def search_scoring(
             found = search.best(axes, chosen, metric)
             chosen |= found
             rules |= {setting: f"validation/{metric}" for setting in found}
-    tree, scored = search.settle_on(chosen)
+    tree, scored = search.keep(chosen)
     return Rescored(tree, scored, chosen, rules, search.tried, time.monotonic() - started)
 
 
@@ -80,6 +81,7 @@ class _Search:
     def __init__(
         self, model: Model, splits: Splits, config: RunConfig, plan: Plan, seed: int
     ) -> None:
+        self.model, self.splits = model, splits
         self.detector, self.config, self.plan, self.seed = model.detector, config, plan, seed
         self.tried = 0
         self.unseen: list[Reading] = []
@@ -117,6 +119,16 @@ class _Search:
         for setting, value in chosen.items():
             tree = merge(tree, nest(setting, value))
         return tree, self._score(resolve(tree))
+
+    def keep(self, chosen: Mapping[str, Any]) -> tuple[Tree, Scored]:
+        """As `settle_on`; a detector that does not settle is calibrated by what is chosen."""
+        tree, scored = self.settle_on(chosen)
+        own = scoring_of(self.config) == scoring_of(resolve(tree))
+        if own or type(self.detector).settle is not Detector.settle:
+            return tree, scored
+        seed_everything(self.config.training.seed, self.config.training.epochs + 1)
+        calibrate(self.detector, self.model.backbone, self.splits, self.model.device)
+        return tree, self.model.score_set(self.splits.validation)
 
     def _measure(self, chosen: Mapping[str, Any], metric: str) -> float:
         """−inf where settings do not go together, or the metric is not defined."""

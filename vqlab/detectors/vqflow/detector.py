@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -21,18 +21,22 @@ from vqlab.detectors.vqflow.level import (
     Condition,
     Latents,
     Level,
-    as_maps,
     brought,
     flow_of,
+    fused,
     rows_at,
 )
+from vqlab.detectors.vqflow.published import published_map, published_scores
 from vqlab.detectors.vqflow.settings import Scoring, VQFlowSettings
 from vqlab.nn import together
 from vqlab.nn.base_density import Prototypes
 from vqlab.nn.expectation import Expectation
 from vqlab.nn.flow import FusionFlow
-from vqlab.nn.hierarchy import Concept, Concepts, Coverage
+from vqlab.nn.hierarchy import Concept, Concepts, Coverage, Patterns
+from vqlab.nn.image_level import ImageLevel
+from vqlab.nn.image_score import image_score
 from vqlab.nn.patches import drawn, joined, rows_of
+from vqlab.nn.quantizer import VectorQuantizer
 from vqlab.nn.smoothing import smooth
 from vqlab.types import InputSpec, Pyramid, Scores, UserError
 
@@ -49,6 +53,7 @@ class VQFlow(Detector):
     """Likelihood of features under a flow conditioned on codes, and their distance to all seen."""
 
     Config = VQFlowSettings
+    image_scoring = frozenset({"image_score", "top", "image_standardise"})
 
     def __init__(self, config: VQFlowSettings, spec: InputSpec) -> None:
         super().__init__(config, spec)
@@ -92,10 +97,10 @@ class VQFlow(Detector):
         self.coverage: Coverage | None = None
         if config.pattern.coverage:
             self.coverage = Coverage(config.pattern.coverage, self.joined_spec[0])
-        self.expectation = Expectation(
-            2 * len(chosen) + (self.coverage is not None), self.joined_spec[1],
-            concept.codebook_size if concept.enabled else 1, SHRINK,
-        )  # fmt: skip
+        kinds = concept.codebook_size if concept.enabled else 1
+        terms = 2 * len(chosen) + (self.coverage is not None)
+        self.expectation = Expectation(terms, self.joined_spec[1], kinds, SHRINK)
+        self.image_level = ImageLevel(kinds)
 
     @torch.no_grad()
     def prepare(self, pyramids: Iterable[Pyramid]) -> None:
@@ -107,8 +112,8 @@ class VQFlow(Detector):
             most = self.config.pattern.patches
             self.coverage.fit(drawn((rows_of(self._patches(p)) for p in pyramids), most))
         for number, level in enumerate(self._levels()):
-            rows = drawn((rows_of(self._maps(p)[number]) for p in pyramids), WHITENED_ON)
-            level.whitening.fit(rows)
+            own = (rows_of(self._map(pyramid, number)) for pyramid in pyramids)
+            level.whitening.fit(drawn(own, WHITENED_ON))
 
     def loss(self, pyramid: Pyramid) -> dict[str, Tensor]:
         """`nll` in nats per dimension of the features, and what the codebooks add."""
@@ -153,20 +158,23 @@ class VQFlow(Detector):
 
     @torch.no_grad()
     def scores_of(self, reading: Reading) -> Scores:
-        scoring = self.config.scoring
         terms, concept = reading
-        maps = self._combine(terms.movedim(1, 0), concept, scoring)
-        maps = smooth(maps, scoring.smoothing * max(self.spec.image_size))
-        flat = maps.flatten(1)
-        if scoring.image_score == "max":
-            return Scores(maps, flat.amax(1))
-        top = flat.topk(max(1, round(scoring.top * flat.shape[1])), sorted=False)
-        return Scores(maps, top.values.mean(1))
+        scores = self._scores(terms.movedim(1, 0), concept)
+        if self.config.scoring.image_standardise == "none":
+            return scores
+        return Scores(scores.anomaly_map, self.image_level.measure(scores.image_score, concept))
 
-    def _terms(self, pyramid: Pyramid) -> tuple[Tensor, Tensor]:
+    def _scores(self, terms: Tensor, concept: Tensor) -> Scores:
+        """Of terms (T, B, h, w) of images of these concepts (B,); image scores as they are."""
+        scoring = self.config.scoring
+        maps = self._combined(terms, concept)
+        maps = smooth(maps, scoring.smoothing * max(self.spec.image_size))
+        return Scores(maps, image_score(maps, scoring.image_score, scoring.top))
+
+    def _terms(self, pyramid: Pyramid, as_new: bool = False) -> tuple[Tensor, Tensor]:
         """Terms (T, B, h, w) on the finest level's grid, and the images' concepts (B,): −log p of
         each level, per dimension, up to constants; its logarithm, of each level; and the distance
-        to the covering codes."""
+        to the covering codes (`as_new`: to those that are no patches of the image itself)."""
         concept = self._concept(pyramid)
         size, share = self.joined_spec[1], self.config.scoring.jacobian
         terms = []
@@ -179,22 +187,21 @@ class VQFlow(Detector):
             terms.append(maps if level.size == size else brought(maps, size))
         terms += [term.clamp_min(LEAST).log() for term in terms]
         if self.coverage is not None:
-            _, distance = self.coverage(rows_of(self._patches(pyramid)))
+            rows = rows_of(self._patches(pyramid))
+            if as_new:
+                parts = rows.chunk(len(pyramid[0]))
+                distance = torch.cat([self.coverage.beyond_own(part) for part in parts])
+            else:
+                _, distance = self.coverage(rows)
             terms.append(distance.view(-1, 1, *size))
         none = torch.zeros(len(pyramid[0]), dtype=torch.int64, device=pyramid[0].device)
         return torch.stack(terms)[:, :, 0], none if concept is None else concept.indices
 
-    def _combine(self, terms: Tensor, concept: Tensor, scoring: Scoring) -> Tensor:
+    def _combined(self, terms: Tensor, concept: Tensor) -> Tensor:
         """One map (B, H, W) of terms (T, B, h, w) of images of these concepts (B,)."""
-        size = self.spec.image_size
+        scoring, size = self.config.scoring, self.spec.image_size
         if scoring.combine != "sum":
-            maps = brought(terms[: len(self.levels)], size)
-            best = maps.amin((2, 3), keepdim=True)
-            if scoring.combine == "add":
-                total = torch.exp(best - maps).sum(0)
-                return total.amax((1, 2), keepdim=True) - total
-            total = maps.sum(0)
-            return 1 - torch.exp(total.amin((1, 2), keepdim=True) - total)
+            return published_map(brought(terms[: len(self.levels)], size), scoring.combine)
         measured = self.expectation.measure(terms, concept, scoring.standardise)
         count = len(self.levels)
         chosen = measured[count : 2 * count] if scoring.scale == "log" else measured[:count]
@@ -209,22 +216,26 @@ class VQFlow(Detector):
         self, train: Iterable[Pyramid], rest: Iterable[Pyramid], effort: float = 1.0
     ) -> None:
         with self._calm():
+            known = [self._terms(pyramid) for pyramid in rest]
             alike = self.config.scoring.standardise in ("none", "global")
-            self.expectation.fit(map(self._terms, rest if alike else train), map(self._terms, rest))
+            self.expectation.fit(known if alike else map(self._terms, train), known)
+            if self.config.scoring.image_standardise == "concept":
+                # Of all images, for a concept has few; as of new ones, for an image with patches
+                # among the codes scores far lower than others of its concept will.
+                scores, concepts = [], []
+                for pyramid in chain(_share(train, effort), rest):
+                    terms, concept = self._terms(pyramid, as_new=True)
+                    scores.append(self._scores(terms, concept).image_score)
+                    concepts.append(concept)
+                self.image_level.fit(torch.cat(scores), torch.cat(concepts))
 
     @torch.no_grad()
     def alternatives(self, pyramid: Pyramid) -> dict[str, Scores]:
-        """`add` and `mul`: the paper's scores; the image's is the mean of the highest 3 %."""
-        found = {}
+        """`add` and `mul`: the paper's two."""
         with self._calm():
-            terms, concept = self._terms(pyramid)
-        for name in ("add", "mul"):
-            own = self.config.scoring.model_copy(update={"combine": name})
-            maps = self._combine(terms, concept, own)
-            flat = maps.flatten(1)
-            top = flat.topk(max(1, int(0.03 * flat.shape[1])), sorted=False).values
-            found[name] = Scores(maps, top.mean(1))
-        return found
+            terms, _ = self._terms(pyramid)
+        levels = brought(terms[: len(self.levels)], self.spec.image_size)
+        return {"add": published_scores(levels, "add"), "mul": published_scores(levels, "mul")}
 
     @torch.no_grad()
     def prototypes_of(self, pyramid: Pyramid) -> ImagePrototypes | None:
@@ -236,20 +247,26 @@ class VQFlow(Detector):
         return ImagePrototypes(quantizer.encode(vectors), vectors, quantizer.codebook)
 
     def health(self) -> dict[str, float]:
-        """Usage in training of concepts and of each level's patterns, since the last reading."""
-        books: dict[str, Any] = {}
-        if self.concepts is not None:
-            books["concept"] = self.concepts.quantizer
-        for number, level in enumerate(self._levels()):
-            if level.condition.patterns is not None:
-                books[f"pattern{number}"] = level.condition.patterns
+        """Usage in training, since the last reading, of concepts and of patterns: each level's, and
+        those of the deepest level that the fusion flow is conditioned on (`pattern_top`)."""
         found = {}
-        for name, book in books.items():
+        for name, book in self._books().items():
             usage = book.read_usage()
             if usage is not None:
                 found[f"codebook/{name}_perplexity"] = usage.perplexity
                 found[f"codebook/{name}_dead_codes"] = float(usage.dead)
+                found[f"codebook/{name}_usage"] = usage.used
         return found
+
+    def _books(self) -> dict[str, VectorQuantizer | Patterns]:
+        books: dict[str, VectorQuantizer | Patterns | None] = {}
+        if self.concepts is not None:
+            books["concept"] = self.concepts.quantizer
+        for number, level in enumerate(self._levels()):
+            books[f"pattern{number}"] = level.condition.patterns
+        if self.fusion is not None:
+            books["pattern_top"] = self.above.patterns
+        return {name: book for name, book in books.items() if book is not None}
 
     @torch.no_grad()
     def panels(self, pyramid: Pyramid) -> dict[str, Tensor]:
@@ -283,19 +300,15 @@ class VQFlow(Detector):
     def _levels(self) -> list[Level]:
         return [level for level in self.levels if isinstance(level, Level)]
 
-    def _shown(self, pyramid: Pyramid) -> Pyramid:
-        """The levels that are modelled."""
-        return pyramid[:-1] if self.apart else pyramid
-
     def _patches(self, pyramid: Pyramid) -> Tensor:
-        """All levels together (B, C, h, w) on the finest one's grid."""
-        return joined(self._shown(pyramid), self.config.neighbourhood)
+        """All levels that are modelled together (B, C, h, w), on the finest one's grid."""
+        return joined(pyramid[:-1] if self.apart else pyramid, self.config.neighbourhood)
 
-    def _maps(self, pyramid: Pyramid) -> list[Tensor]:
-        """What each flow looks at, (B, C_l, h_l, w_l)."""
+    def _map(self, pyramid: Pyramid, number: int) -> Tensor:
+        """What the flow of that number looks at, (B, C_l, h_l, w_l)."""
         if self.config.levels == "joined":
-            return [self._patches(pyramid)]
-        return [joined((level,), self.config.neighbourhood) for level in self._shown(pyramid)]
+            return self._patches(pyramid)
+        return joined((pyramid[number],), self.config.neighbourhood)
 
     def _concept(self, pyramid: Pyramid) -> Concept | None:
         return None if self.concepts is None else self.concepts(pyramid[-1])
@@ -307,7 +320,8 @@ class VQFlow(Detector):
         given = None if concept is None else (concept.vectors, concept.indices)
         few = self.training and not self.whole
         found = []
-        for level, maps in zip(self._levels(), self._maps(pyramid), strict=True):
+        for number, level in enumerate(self._levels()):
+            maps = self._map(pyramid, number)
             places = self._places(level, len(maps), few)
             rows = rows_at(maps, places)
             rows = level.whitening(rows.flatten(0, 1)).view(*rows.shape[:2], -1)
@@ -315,7 +329,10 @@ class VQFlow(Detector):
                 rows = rows + noise * _normal_like(rows)
             described = level.condition(rows, places, given, pyramid[-1])
             found.append(Latents(*flow_of(level, rows, described.condition), described))
-        return found if self.fusion is None else self._fused(found, pyramid, given)
+        if self.fusion is None:
+            return found
+        sizes = [level.size for level in self._levels()]
+        return fused(self.fusion, self.above, found, sizes, pyramid[-1], given)
 
     def _places(self, level: Level, images: int, few: bool) -> Tensor:
         """Indices of places (B, P): random ones, or all."""
@@ -327,33 +344,6 @@ class VQFlow(Detector):
             lambda count: torch.randint(level.places, (count, most)), images
         )
         return drawn_ones.to(everywhere.device)
-
-    def _fused(
-        self, latents: list[Latents], pyramid: Pyramid, given: tuple[Tensor, Tensor] | None
-    ) -> list[Latents]:
-        """The latents after the fusion flow, whose log_det goes to the finest level's."""
-        assert self.fusion is not None
-        top = pyramid[-1].float()
-        places = torch.arange(top.shape[-2] * top.shape[-1], device=top.device)
-        above = self.above(rows_at(top, places.expand(len(top), -1)), places.expand(len(top), -1),
-                           given, top)  # fmt: skip
-        shapes = [level.size for level in self._levels()]
-        condition: tuple[Tensor, ...] = ()
-        if above.condition is not None:
-            condition = (brought(as_maps(above.condition, self.above.size), shapes[-1]),)
-        maps = [as_maps(one.z, size) for one, size in zip(latents, shapes, strict=True)]
-        fused, log_det = self.fusion(maps, condition)
-        found = []
-        for number, (one, z) in enumerate(zip(latents, fused, strict=True)):
-            own = one.log_det.sum(1) if one.log_det.ndim == 2 else one.log_det
-            rows = z.flatten(2).mT
-            if number == 0:  # it carries what the fusion adds
-                own = own + log_det
-                described = one.described._replace(loss=one.described.loss + above.loss)
-            else:
-                described = one.described
-            found.append(Latents(rows, own, described))
-        return found
 
     def _prototypes(self, z: Tensor, concept: Concept | None) -> Prototypes:
         """Of every row of z (B, P, C): the image's own vector, or for the mixture the codebook."""
@@ -377,6 +367,13 @@ def _normal_like(rows: Tensor) -> Tensor:
     return together.drawn(
         lambda count: torch.randn(count, *rows.shape[1:], device=rows.device), len(rows)
     )
+
+
+def _share(pyramids: Iterable[Pyramid], effort: float) -> Iterator[Pyramid]:
+    """About that share of the batches, evenly spaced; all of them where effort is 1."""
+    for number, pyramid in enumerate(pyramids):
+        if int((number + 1) * effort) > int(number * effort):
+            yield pyramid
 
 
 def _enough(images: int, codebook_size: int) -> None:

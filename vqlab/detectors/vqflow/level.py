@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from vqlab.detectors.vqflow.settings import VQFlowSettings
 from vqlab.nn.base_density import base_density
-from vqlab.nn.batch_norm import BatchNorm
-from vqlab.nn.flow import LevelFlow
+from vqlab.nn.dense import Dense
+from vqlab.nn.flow import FusionFlow, LevelFlow
 from vqlab.nn.hierarchy import Patterns
 from vqlab.nn.patches import rows_of
 from vqlab.nn.positions import sine_positions
@@ -96,8 +96,8 @@ class Encoder(nn.Module):
 
     def __init__(self, channels: int, dim: int, top: int, wide: bool) -> None:
         super().__init__()
-        self.own = _Dense(channels, dim, dim) if wide else nn.Linear(channels, dim)
-        self.top = _Dense(top, dim) if top else None
+        self.own = Dense(channels, dim, dim) if wide else nn.Linear(channels, dim)
+        self.top = Dense(top, dim) if top else None
         self.onto = nn.Linear(dim, dim) if top else None
 
     def forward(self, rows: Tensor, places: Tensor, top: Tensor, size: tuple[int, int]) -> Tensor:
@@ -109,16 +109,6 @@ class Encoder(nn.Module):
         above = F.interpolate(above.float(), size, mode="bilinear")
         from_above: Tensor = self.onto(rows_at(above, places))
         return encoded + from_above
-
-
-class _Dense(nn.Sequential):
-    """Rows through linear layers, each with batch norm and ReLU."""
-
-    def __init__(self, *widths: int) -> None:
-        layers: list[nn.Module] = []
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
-            layers += [nn.Linear(before, after), BatchNorm(after), nn.ReLU()]
-        super().__init__(*layers)
 
 
 class Level(nn.Module):
@@ -174,6 +164,35 @@ def flow_of(level: Level, rows: Tensor, condition: Tensor | None) -> tuple[Tenso
     maps = None if condition is None else as_maps(condition, level.size)
     z, log_det = level.flow(as_maps(rows, level.size), maps)
     return z.flatten(2).mT, log_det
+
+
+def fused(
+    flow: FusionFlow,
+    condition: Condition,
+    latents: list[Latents],
+    sizes: list[tuple[int, int]],
+    top: Tensor,
+    given: tuple[Tensor, Tensor] | None,
+) -> list[Latents]:
+    """The latents of levels of these sizes after the fusion flow, conditioned on the deepest level
+    `top` (B, C, h, w) and concepts `given`; its log_det and loss go to the finest level's."""
+    top = top.float()
+    places = torch.arange(top.shape[-2] * top.shape[-1], device=top.device).expand(len(top), -1)
+    above = condition(rows_at(top, places), places, given, top)
+    conditions: tuple[Tensor, ...] = ()
+    if above.condition is not None:
+        conditions = (brought(as_maps(above.condition, condition.size), sizes[-1]),)
+    maps = [as_maps(one.z, size) for one, size in zip(latents, sizes, strict=True)]
+    after, log_det = flow(maps, conditions)
+    found = []
+    for number, (one, z) in enumerate(zip(latents, after, strict=True)):
+        own = one.log_det.sum(1) if one.log_det.ndim == 2 else one.log_det
+        described = one.described
+        if number == 0:
+            own = own + log_det
+            described = described._replace(loss=described.loss + above.loss)
+        found.append(Latents(z.flatten(2).mT, own, described))
+    return found
 
 
 def rows_at(maps: Tensor, places: Tensor) -> Tensor:

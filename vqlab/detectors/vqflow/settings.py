@@ -93,6 +93,10 @@ class Scoring(Settings):
     """Standard deviation of the Gaussian over the map, as a share of the image's side."""
     image_score: Literal["max", "top"] = "top"
     """Of the map: its maximum, or the mean of its highest share `top`."""
+    image_standardise: Literal["none", "concept"] = "concept"
+    """`concept`: the image's score minus where those of normal images of its concept lie, over
+    their scatter, so that one threshold serves all categories of a joint model; `none`: as it is.
+    See `ImageLevel`; calibrating again fits it."""
     top: float = Field(0.01, gt=0, le=1)
 
 

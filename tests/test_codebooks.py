@@ -1,0 +1,63 @@
+"""The gate for dead codebooks: every book that a detector's health names is judged by its kind."""
+
+from __future__ import annotations
+
+import pytest
+
+from vqlab.sweep.codebooks import dead_codebook
+
+
+def health(name: str, perplexity: float, dead: int, size: int) -> dict[str, float]:
+    stem = f"codebook/{name}_" if name else "codebook/"
+    return {
+        f"{stem}perplexity": perplexity,
+        f"{stem}dead_codes": float(dead),
+        f"{stem}usage": 1 - dead / size,
+    }
+
+
+@pytest.mark.parametrize("name", ["", "pattern0", "pattern_top"])
+@pytest.mark.parametrize(
+    ("perplexity", "dead", "size", "says"),
+    [
+        (100.0, 50, 512, ""),
+        (15.0, 300, 512, "perplexity 15.0 (at least 20)"),
+        (100.0, 420, 512, "82% of its codes"),
+        (9.0, 2, 64, ""),
+        (7.0, 2, 64, "perplexity 7.0 (at least 8)"),
+        (2.0, 511, 512, "unused"),
+        (1.0, 0, 1, ""),
+    ],
+)
+def test_a_dead_codebook_is_told_by_its_name(
+    name: str, perplexity: float, dead: int, size: int, says: str
+) -> None:
+    reason = dead_codebook(health(name, perplexity, dead, size))
+    assert says in reason and bool(says) == bool(reason)
+    assert not reason or reason.startswith(f"dead codebook {name}: ".replace(" :", ":"))
+
+
+@pytest.mark.parametrize(
+    ("perplexity", "dead", "size", "categories", "dead_it_is"),
+    [
+        (28.0, 0, 32, 4, False),
+        (2.1, 29, 32, 4, False),  # few prototypes, but several: unused ones are no fault
+        (1.1, 30, 32, 4, True),
+        (1.0, 31, 32, 4, True),
+        (1.0, 31, 32, 1, False),  # one category may be of one kind
+        (1.2, 1, 3, 2, False),  # too few to ask anything of
+    ],
+)
+def test_prototypes_are_dead_where_one_stands_for_several_categories(
+    perplexity: float, dead: int, size: int, categories: int, dead_it_is: bool
+) -> None:
+    reason = dead_codebook(health("concept", perplexity, dead, size), categories)
+    assert bool(reason) == dead_it_is
+    assert not reason or f"one prototype stands for {categories} categories" in reason
+
+
+def test_one_dead_book_of_several_is_enough() -> None:
+    alive = health("concept", 20.0, 2, 32) | health("pattern0", 300.0, 9, 512)
+    assert dead_codebook(alive, 4) == ""
+    assert "dead codebook pattern1: " in dead_codebook(alive | health("pattern1", 1.0, 511, 512), 4)
+    assert dead_codebook({"train/loss": 1.0, "codebook/concept_live": 1.0}, 4) == ""
