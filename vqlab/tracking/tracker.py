@@ -119,7 +119,7 @@ class Tracker:
             **({"mlflow.parentRunId": parent} if parent else {}),
             **stored_tags(tags or {}),
         }
-        stored = self._client.create_run(self._experiment_id(experiment), tags=every, run_name=name)
+        stored = self._create_run(experiment, every, name)
         run = Run(self._client, stored.info.run_id, system_metrics=system_metrics, info=stored.info)
         run.log_params(params or {})
         run.log_json({**around, "device": device}, "environment.json")
@@ -156,11 +156,14 @@ class Tracker:
         """A run's folder on this machine, for what is no artifact (it may not exist)."""
         return self._client.store.run_folder(run_id)
 
-    def _experiment_id(self, name: str) -> str:
-        """As `_experiment`, asked for once."""
-        if name not in self._experiments:
-            self._experiments[name] = str(self._experiment(name).experiment_id)
-        return self._experiments[name]
+    def _create_run(self, experiment: str, tags: Mapping[str, str], name: str) -> Stored:
+        """The experiment is looked up once, and again where it is gone meanwhile."""
+        known = self._experiments.get(experiment)
+        if known is not None:
+            with contextlib.suppress(MlflowException):
+                return self._client.create_run(known, tags=tags, run_name=name)
+        self._experiments[experiment] = str(self._experiment(experiment).experiment_id)
+        return self._client.create_run(self._experiments[experiment], tags=tags, run_name=name)
 
     def _experiment(self, name: str) -> Experiment:
         """The experiment `name`, made (or brought back, where it was deleted) if need be."""
