@@ -22,6 +22,7 @@ from pathlib import Path
 import optuna
 import psutil
 import yaml
+from optuna.storages import RDBStorage
 
 sys.path.insert(0, str(Path(__file__).parent))
 from postgres_server import postgres_server  # noqa: E402
@@ -40,6 +41,8 @@ SPACE = {
         "threshold.pixel_false_positive_rate": {"choices": [0.01, 0.1]},
     },
 }
+LONGEST = 25.0
+"""Seconds between two kills, at most: a worker needs some to start."""
 GROWTH = 4
 """Trials by which the target grows where the sweep reaches it before the last kill."""
 
@@ -53,6 +56,7 @@ class CrashTest:
         self.sweep: subprocess.Popen[bytes] | None = None
         self.finished: dict[int, tuple[str, tuple[float, ...]]] = {}
         self.killed: Counter[str] = Counter()
+        self.storage: RDBStorage | None = None
         root = write_tiny_set(folder / "data")
         recipe = tiny_recipe(root, epochs=30)
         (folder / "tiny.yaml").write_text(yaml.safe_dump(recipe))
@@ -70,9 +74,9 @@ class CrashTest:
         address = storage_address(self.folder / "mlruns")
         if address.startswith("sqlite") and not (self.folder / "mlruns" / "optuna.db").exists():
             return None
-        storage = open_storage(address)
-        names = optuna.get_all_study_names(storage)
-        return studies.load_study(storage, names[0]) if names else None
+        self.storage = self.storage or open_storage(address)
+        names = optuna.get_all_study_names(self.storage)
+        return studies.load_study(self.storage, names[0]) if names else None
 
     def look(self) -> list[str]:
         """Remember the trials that have ended; those that are no longer as they were."""
@@ -111,7 +115,7 @@ class CrashTest:
         self.begin()
         while sum(self.killed.values()) < kills:
             assert self.sweep is not None
-            time.sleep(self.random.uniform(0.2, 14))
+            time.sleep(self.random.uniform(0.2, LONGEST))
             lost += self.look()
             what = self.kill()
             count = sum(self.killed.values())

@@ -5,18 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
-from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from postgres_server import NoPostgres, postgres_server
 from test_workers import COUNTED
 
 from vqlab.sweep import study as studies
-from vqlab.sweep.storage import Turn, open_storage, storage_address
+from vqlab.sweep.storage import Turn, open_storage, opened_storage, storage_address
 from vqlab.types import UserError
 
 
@@ -29,17 +27,6 @@ def address() -> Iterator[str]:
         pytest.skip(str(reason))
 
 
-@contextmanager
-def opened(address: str) -> Iterator[RDBStorage]:
-    """Its connections closed again, which psycopg insists on."""
-    storage = open_storage(address)
-    try:
-        yield storage
-    finally:
-        storage.remove_session()
-        storage.engine.dispose()
-
-
 def test_turns_pass_between_processes_and_end_with_them(address: str) -> None:
     holding = (
         "import sys, time; from vqlab.sweep.storage import Turn, open_storage\n"
@@ -50,7 +37,7 @@ def test_turns_pass_between_processes_and_end_with_them(address: str) -> None:
         [sys.executable, "-c", holding, address], stdout=subprocess.PIPE, text=True
     )
     assert other.stdout is not None and other.stdout.readline() == "mine\n"
-    with opened(address) as storage:
+    with opened_storage(address) as storage:
         with Turn(storage, "another"):
             pass
         psutil.Process(other.pid).kill()  # the server sees its connection end
@@ -68,14 +55,14 @@ def test_four_workers_make_a_hundred_trials_and_no_more(address: str) -> None:
     for worker in workers:
         _, complaint = worker.communicate(timeout=300)
         assert worker.returncode == 0, complaint.decode()[-2000:]
-    with opened(address) as storage:
+    with opened_storage(address) as storage:
         trials = studies.load_study(storage, "s").get_trials(deepcopy=False)
     assert [t.number for t in trials] == list(range(100))
     assert all(t.state == TrialState.COMPLETE for t in trials)
 
 
 def test_a_missing_study_is_told_with_those_there_are(address: str) -> None:
-    with opened(address) as storage:
+    with opened_storage(address) as storage:
         studies.open_study(storage, "cable-vqvae-12345678", "maximize")
         with pytest.raises(
             UserError, match="'cable-vqvae-1234567'; there are cable-vqvae-12345678"

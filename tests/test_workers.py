@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import optuna
 import psutil
 import pytest
 import yaml
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from tiny_set import tiny_recipe
 
@@ -57,8 +58,24 @@ def end(process: subprocess.Popen[str]) -> str:
     return said
 
 
+_OPEN: dict[str, RDBStorage] = {}
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """Stores that a test looked at are closed, which psycopg insists on."""
+    yield
+    for storage in _OPEN.values():
+        storage.remove_session()
+        storage.engine.dispose()
+    _OPEN.clear()
+
+
 def the_study(folder: Path) -> optuna.Study:
-    storage = open_storage(storage_address(folder / "mlruns"))
+    address = storage_address(folder / "mlruns")
+    if address not in _OPEN:
+        _OPEN[address] = open_storage(address)
+    storage = _OPEN[address]
     (name,) = optuna.get_all_study_names(storage)
     return studies.load_study(storage, name)
 

@@ -48,7 +48,7 @@ def train(
     goes on with `--resume RUN` and the settings it has, bit for bit as if never stopped (on a CPU).
 
     Several processes train together: `torchrun --nproc-per-node=2 -m vqlab train …`
-    (docs/several_machines.md).
+    (docs/several_gpus.md).
     """
     from vqlab.config import dump
     from vqlab.nn.together import from_first

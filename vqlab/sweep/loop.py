@@ -24,7 +24,7 @@ from vqlab.sweep.finish import finish
 from vqlab.sweep.launch import Launcher, LocalWorkers, WorkersElsewhere
 from vqlab.sweep.project import project_all
 from vqlab.sweep.space import Space
-from vqlab.sweep.storage import Turn, only_one, open_storage, storage_address, store_errors
+from vqlab.sweep.storage import Turn, only_one, opened_storage, storage_address
 from vqlab.sweep.trial import Objective
 from vqlab.sweep.watch import watch
 from vqlab.sweep.worker import PARENT, TASK, Task, work
@@ -66,8 +66,7 @@ def sweep(
     name = contest.study_name(splits, preset)
     address = storage_address(tracker.root)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with only_one(tracker.root / "locks", name), store_errors(address):
-        storage = open_storage(address)
+    with only_one(tracker.root / "locks", name), opened_storage(address) as storage:
         study = studies.open_study(storage, name, *contest.first.space.directions)
         with Turn(storage, name):
             notes = _notes(study, contest.base_name(splits, preset))

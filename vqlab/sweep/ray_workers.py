@@ -70,7 +70,7 @@ class RayWorkers:
         if len(machines) > 1 and not os.environ.get("VQLAB_STORAGE", "").startswith("postgresql"):
             raise UserError(
                 f"a sweep on {len(machines)} machines must keep its study in PostgreSQL; set "
-                "VQLAB_STORAGE=postgresql://… (docs/several_machines.md)."
+                "VQLAB_STORAGE=postgresql://… (docs/sweeps.md)."
             )
         task = ray.remote(_work).options(
             num_cpus=self.cpus, num_gpus=self.gpus, max_retries=_RETRIES, retry_exceptions=False

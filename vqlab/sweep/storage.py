@@ -102,6 +102,19 @@ def open_storage(address: str) -> RDBStorage:
             ) from None
 
 
+@contextlib.contextmanager
+def opened_storage(address: str) -> Iterator[RDBStorage]:
+    """The store of studies, its connections closed afterwards. Raises as `open_storage`, and turns
+    what an unusable store raises meanwhile into one sentence."""
+    with store_errors(address):
+        storage = open_storage(address)
+        try:
+            yield storage
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
+
+
 def _heartbeat() -> int:
     text = os.environ.get(_HEARTBEAT, "").strip() or "60"
     if not text.isdigit() or not int(text):

@@ -24,7 +24,7 @@ from vqlab.sweep.contest import Contest, make_contest, make_spaces
 from vqlab.sweep.events import OnEvent, TrialFinished
 from vqlab.sweep.project import project, row, tidy
 from vqlab.sweep.space import make_space
-from vqlab.sweep.storage import Turn, open_storage, storage_address, store_errors
+from vqlab.sweep.storage import Turn, opened_storage, storage_address
 from vqlab.sweep.trial import Objective
 from vqlab.tracking import Tracker, owner_tags
 from vqlab.types import UserError
@@ -78,8 +78,7 @@ def join(
     started = time.monotonic()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     address = storage_address(tracker.root)
-    with store_errors(address):
-        storage = open_storage(address)
+    with opened_storage(address) as storage:
         study = studies.load_study(storage, name)
         if TASK not in study.user_attrs:
             raise UserError(

@@ -1,0 +1,87 @@
+"""Several objectives, costs, and limits that a chosen trial keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_set import tiny_recipe
+
+from vqlab.model import Model
+from vqlab.sweep import SweepResult, make_space, sweep
+from vqlab.tracking import Tracker
+from vqlab.types import UserError
+
+pytestmark = pytest.mark.usefixtures("blank_figures")
+WIDTHS = {"detector.hidden": {"choices": [4, 16]}}
+FRONT = ["validation/pixel_auroc", "cost/parameters", "cost/cpu_seconds_per_image"]
+
+
+@pytest.fixture(scope="module")
+def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
+    return Tracker.open(tmp_path_factory.mktemp("store") / "mlruns")
+
+
+def go(root: Path, tracker: Tracker, **space: Any) -> SweepResult:
+    tree = {"space": WIDTHS, "validations": 0, **space}
+    return sweep(
+        tiny_recipe(root), make_space(tree), tracker, trials=4, results=tracker.root / "results"
+    )
+
+
+def parameters(tracker: Tracker, run_id: str | None) -> int:
+    model = Model.load(tracker.find(str(run_id)).checkpoint(), "cpu")
+    return sum(weights.numel() for weights in model.detector.parameters())
+
+
+def test_a_front_of_quality_and_costs(root: Path, tracker: Tracker) -> None:
+    result = go(root, tracker, objective=FRONT)
+    assert {row.state for row in result.trials} == {"COMPLETE"}
+    assert all(len(row.values) == 3 and row.values[0] == row.value for row in result.trials)
+    sizes = {row.params["detector.hidden"]: row.values[1] for row in result.trials}
+    assert len(sizes) == 2 and sizes[4] < sizes[16]
+    assert parameters(tracker, result.best.run_id) == sizes[result.best.params["detector.hidden"]]
+    assert all(row.values[2] > 0 for row in result.trials)
+    assert result.best.value == max(row.value or 0 for row in result.trials)
+    assert tracker.find(result.parent_id).artifact("study/pareto.png").exists()
+
+
+def test_a_trial_beyond_a_limit_is_chosen_last(root: Path, tracker: Tracker) -> None:
+    free = go(root, tracker)
+    sizes = {w: s for w, s in ((r.params["detector.hidden"], r.value) for r in free.trials)}
+    assert set(sizes) == {4, 16}
+    small = go(root, tracker, limits={"cost/parameters": {"high": 10_000}})
+    beyond = [row for row in small.trials if "beyond its limit" in row.reason]
+    assert {row.params["detector.hidden"] for row in beyond} == {16}
+    assert small.best.params["detector.hidden"] == 4
+    none = go(root, tracker, limits={"codebook/perplexity": {"low": 1e6}})
+    assert all("codebook/perplexity" in row.reason for row in none.trials)
+    assert none.best.value == max(row.value or 0 for row in none.trials)
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        ({"objective": ["cost/parameters"]}, "may only come second"),
+        ({"objective": ["validation/pixel_auroc", "test/aupro"]}, "use validation/aupro"),
+        ({"objective": ["validation/aupro", "validation/aupro"]}, "each once"),
+        ({"objective": []}, "one or more"),
+        ({"limits": {"test/image_auroc": {"low": 0.9}}}, "use validation/image_auroc"),
+        ({"limits": {"train/loss": {"high": 1}}}, "validation/…, codebook/…"),
+        ({"limits": {"cost/parameters": {}}}, "low: NUMBER"),
+        ({"limits": {"cost/parameters": {"low": 1, "high": 2}}}, "low: NUMBER"),
+    ],
+)
+def test_an_impossible_aim_is_a_sentence(space: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        make_space({"space": WIDTHS, **space})
+
+
+def test_a_space_is_made_again_from_its_own_words() -> None:
+    tree = {
+        "objective": FRONT, "validations": 2, "scorings": 7, "space": WIDTHS,
+        "limits": {"cost/parameters": {"high": 10_000}},
+    }  # fmt: skip
+    space = make_space(tree)
+    assert make_space(space.tree) == space and space.directions[1] == "minimize"
