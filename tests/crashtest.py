@@ -41,8 +41,8 @@ SPACE = {
         "threshold.pixel_false_positive_rate": {"choices": [0.01, 0.1]},
     },
 }
-LONGEST = 25.0
-"""Seconds between two kills, at most: a worker needs some to start."""
+SOON, LATE = (0.2, 10.0), (10.0, 45.0)
+"""Seconds between two kills: half of them while processes start, half when trials are under way."""
 GROWTH = 4
 """Trials by which the target grows where the sweep reaches it before the last kill."""
 
@@ -115,7 +115,7 @@ class CrashTest:
         self.begin()
         while sum(self.killed.values()) < kills:
             assert self.sweep is not None
-            time.sleep(self.random.uniform(0.2, LONGEST))
+            time.sleep(self.random.uniform(*self.random.choice((SOON, LATE))))
             lost += self.look()
             what = self.kill()
             count = sum(self.killed.values())

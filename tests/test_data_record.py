@@ -17,8 +17,8 @@ from tiny_set import tiny_recipe, write_tiny_set
 from vqlab import promote as gate
 from vqlab.checkpoint import load_checkpoint
 from vqlab.cli.progress import out
+from vqlab.cli.sweeping import say_result
 from vqlab.cli.tables import comparison_tables, leaderboard_table, report_table, seeds_table
-from vqlab.cli.training import say_result
 from vqlab.compare import compare
 from vqlab.config import merge, nest
 from vqlab.data import STATISTICS, load_dataset, read_image

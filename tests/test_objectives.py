@@ -35,8 +35,13 @@ def parameters(tracker: Tracker, run_id: str | None) -> int:
     return sum(weights.numel() for weights in model.detector.parameters())
 
 
-def test_a_front_of_quality_and_costs(root: Path, tracker: Tracker) -> None:
-    result = go(root, tracker, objective=FRONT)
+@pytest.fixture(scope="module")
+def front(root: Path, tracker: Tracker) -> SweepResult:
+    return go(root, tracker, objective=FRONT)
+
+
+def test_a_front_of_quality_and_costs(front: SweepResult, tracker: Tracker) -> None:
+    result = front
     assert {row.state for row in result.trials} == {"COMPLETE"}
     assert all(len(row.values) == 3 and row.values[0] == row.value for row in result.trials)
     sizes = {row.params["detector.hidden"]: row.values[1] for row in result.trials}
@@ -47,11 +52,11 @@ def test_a_front_of_quality_and_costs(root: Path, tracker: Tracker) -> None:
     assert tracker.find(result.parent_id).artifact("study/pareto.png").exists()
 
 
-def test_a_trial_beyond_a_limit_is_chosen_last(root: Path, tracker: Tracker) -> None:
-    free = go(root, tracker)
-    sizes = {w: s for w, s in ((r.params["detector.hidden"], r.value) for r in free.trials)}
-    assert set(sizes) == {4, 16}
-    small = go(root, tracker, limits={"cost/parameters": {"high": 10_000}})
+def test_a_trial_beyond_a_limit_is_chosen_last(
+    front: SweepResult, root: Path, tracker: Tracker
+) -> None:
+    sizes = {row.params["detector.hidden"]: row.values[1] for row in front.trials}
+    small = go(root, tracker, limits={"cost/parameters": {"high": sizes[4]}})
     beyond = [row for row in small.trials if "beyond its limit" in row.reason]
     assert {row.params["detector.hidden"] for row in beyond} == {16}
     assert small.best.params["detector.hidden"] == 4
