@@ -191,11 +191,14 @@ class Objective:
             model, record = found
             trial.set_user_attr(REUSED, f"run {record.run_id}")
             trial.set_user_attr(SAVED, record.duration or 0.0)
+            trained = ("train/", "codebook/")
+            learned = {k: value for k, value in record.metrics.items() if k.startswith(trained)}
             with tracked:
                 tracked.set_tags({"vqlab.reused": f"run {record.run_id}"})
-                self._check_codebooks(trial, record.metrics)
+                tracked.log_metrics(learned, step=config.training.epochs)
+                self._check_codebooks(trial, learned)
             meta = {**model.meta, "config": dump(config), "run_id": tracked.id}
-            return _Trained(replace(model, meta=meta), record.metrics, None)
+            return _Trained(replace(model, meta=meta), learned, None)
         outcome = run(
             config,
             self.tracker,
