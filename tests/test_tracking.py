@@ -574,3 +574,26 @@ def test_everything_through_a_server(
     champion.checkpoint.write_text("a damaged download")
     assert tracker.champion("cable").checkpoint.read_text() == "weights"
     assert not (tmp_path / "mlruns" / "mlflow.db").exists()
+
+
+@pytest.mark.slow
+def test_a_store_that_is_locked_for_a_while_is_waited_for(tracker: Tracker) -> None:
+    """Longer than MLflow's own patience of 20 seconds, and nothing is written twice."""
+    run = start(tracker)
+    database = tracker.root / "mlflow.db"
+    holding = (
+        "import sqlite3, sys, time\n"
+        "store = sqlite3.connect(sys.argv[1]); store.execute('BEGIN EXCLUSIVE')\n"
+        "print('locked', flush=True); time.sleep(25); store.rollback()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", holding, str(database)], stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None and other.stdout.readline() == "locked\n"
+    began = time.monotonic()
+    run.log_metrics({"validation/aupro": 0.5}, step=1)
+    assert time.monotonic() - began > 15
+    other.communicate()
+    run.finish()
+    assert run.logged_steps("validation/aupro") == {1}
+    assert tracker.find(run.id).status == "FINISHED"

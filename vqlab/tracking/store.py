@@ -16,6 +16,7 @@ import re
 import shutil
 import sqlite3
 import sys
+import time
 import urllib.error
 import urllib.request
 import warnings
@@ -34,6 +35,8 @@ from vqlab.errors import UserError
 UI_HOST, UI_PORT = "127.0.0.1", 5000
 _PROBE_BYTES = 4 * 2**20
 _TIMEOUT = 60
+_PATIENCE = 120
+"""Seconds to wait for a database that another process has locked."""
 
 # What these would print, and the first with a traceback, `Client` raises as one sentence.
 for _name in ("mlflow.store.db.utils", "mlflow.system_metrics"):
@@ -122,8 +125,16 @@ class Client:
 
         @functools.wraps(method)
         def call(*arguments: Any, **named: Any) -> Any:
+            given_up = time.monotonic() + _PATIENCE
             with told(self.store.root):
-                return method(*arguments, **named)
+                while True:
+                    try:
+                        return method(*arguments, **named)
+                    except MlflowException as error:
+                        # MLflow waits 20 seconds itself; what it began is undone.
+                        if "database is locked" not in str(error) or time.monotonic() > given_up:
+                            raise
+                        time.sleep(0.2)
 
         return call
 
@@ -165,6 +176,11 @@ def _sentence(place: Path, error: Exception) -> str | None:
         or ("disk I/O error" in text and shutil.disk_usage(place).free < _PROBE_BYTES)
     ):
         return f"{place} cannot be written: the disk is full; free some space and try again."
+    if "database is locked" in text:
+        return (
+            f"the database in {place} has been locked by another process for {_PATIENCE} seconds; "
+            "end that process, and run the same command again."
+        )
     if "readonly database" in text or "unable to open database" in text:
         return f"the database in {place} cannot be written; make it writable, or move it away."
     if "not a database" in text or "disk image is malformed" in text:
