@@ -20,9 +20,11 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from tiny_set import tiny_recipe
 
+from vqlab.sweep import join
 from vqlab.sweep import study as studies
 from vqlab.sweep.storage import Turn, open_storage, storage_address
 from vqlab.tracking import Tracker
+from vqlab.types import UserError
 
 SPACE = {
     "validations": 0,
@@ -131,6 +133,7 @@ def check_all_agrees(folder: Path, target: int) -> optuna.Study:
     return study
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_one_retry(folder: Path) -> None:
     sweep = begin(folder, trials=3, workers=2)
     trial = wait_for(lambda: under_way(folder))[0]
@@ -189,12 +192,9 @@ def test_another_worker_joins(folder: Path) -> None:
 
 
 def test_a_worker_of_no_study_is_told_so(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "vqlab", "worker", "cable-vqvae-00000000"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 2 and "there is no study 'cable-vqvae-00000000'" in done.stderr
-    assert "Traceback" not in done.stderr
+    tracker = Tracker.open(tmp_path / "mlruns")
+    with pytest.raises(UserError, match="there is no study 'cable-vqvae-00000000'"):
+        join("cable-vqvae-00000000", tracker)
 
 
 COUNTED = """
@@ -202,6 +202,7 @@ import sys
 from functools import partial
 from pathlib import Path
 import optuna
+from vqlab.sweep import join
 from vqlab.sweep import study as studies
 from vqlab.sweep.storage import Turn, open_storage
 from vqlab.tracking import owner_tags
