@@ -241,6 +241,7 @@ def test_four_workers_make_a_hundred_trials_and_no_more(tmp_path: Path) -> None:
     assert len({t.user_attrs["worker"]["vqlab.pid"] for t in trials}) == 4
 
 
+@pytest.mark.slow
 def test_one_turn_at_a_time(tmp_path: Path) -> None:
     address = f"sqlite:///{tmp_path / 'optuna.db'}"
     waiting = (
