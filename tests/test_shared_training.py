@@ -90,7 +90,6 @@ def alike(first: dict[str, Any], second: dict[str, Any], alone: dict[str, Any]) 
     assert falls[-1] < falls[0]
 
 
-@pytest.mark.slow
 def test_two_processes_learn_a_vqvae_as_one_does(root: Path, found: list[dict[str, Any]]) -> None:
     first, second = (one["vqvae"] for one in found)
     alone = trained(Trainer, recipes(root)["vqvae"])
