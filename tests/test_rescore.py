@@ -171,3 +171,19 @@ def test_a_later_study_takes_over_a_checkpoint(
     other = merge(tree, {"training": {"seed": 1}})
     go(other, tracker, 1, {**SIZES, **SCORING}, scorings=4)
     assert epochs == [1, 2, 1, 2], "another seed is another training"
+
+
+@pytest.mark.parametrize("searched", [{}, {"detector.scoring.error": {"choices": ["relative"]}}])
+def test_a_checkpoint_taken_over_is_scored_by_the_trials_own_scoring(
+    searched: Tree, tree: Tree, tracker: Tracker
+) -> None:
+    """Not by that of the run it comes from, neither its maps nor its statistics."""
+    wanted = merge(tree, {"detector": {"scoring": {"terms": ["error"], "error_smoothing": 0.1}}})
+    plain, _, splits = trained_model(wanted)
+    run(resolve(tree), tracker, test=False)
+    (row,) = go(wanted, tracker, 1, {**SIZES, **searched}).trials
+    assert row.reused.startswith("run ")
+    model = Model.load(tracker.find(str(row.run_id)).checkpoint(), "cpu")
+    expected, found = plain.score_set(splits.validation), model.score_set(splits.validation)
+    np.testing.assert_allclose(np.stack(found.maps), np.stack(expected.maps), rtol=1e-5, atol=1e-6)
+    assert row.value == evaluate(found, model.thresholds).mean["pixel_auroc"]

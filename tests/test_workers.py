@@ -199,30 +199,18 @@ def test_a_worker_of_no_study_is_told_so(tmp_path: Path) -> None:
 
 COUNTED = """
 import sys
-from functools import partial
-from pathlib import Path
+from dataclasses import asdict
 import optuna
-from vqlab.sweep import join
 from vqlab.sweep import study as studies
-from vqlab.sweep.storage import Turn, open_storage
-from vqlab.tracking import owner_tags
+from vqlab.sweep.storage import open_storage
+from vqlab.sweep.worker import TASK, Task, take_trials
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 storage = open_storage(sys.argv[1])
 study = studies.open_study(storage, "s", "maximize")
-def claimed(turn, trial):
-    trial.set_user_attr(studies.WORKER, owner_tags())
-    turn.end()
-    return trial.suggest_float("x", 0, 1)
-while True:
-    with Turn(storage, "s") as turn:
-        studies.reconcile(study)
-        trials = study.get_trials(deepcopy=False)
-        running = sum(t.state.name == "RUNNING" for t in trials)
-        if studies.settled(study) + running >= 100:
-            break
-        study.sampler = studies.sampler(0, len(trials))
-        study.optimize(partial(claimed, turn), n_trials=1)
+study.set_user_attr(TASK, asdict(Task({}, {}, "", target=100, seed=0)))
+take_trials(study, storage, lambda trial: trial.suggest_float("x", 0, 1))
 """
+"""A worker's own loop, with trials that take no time."""
 
 
 @pytest.mark.slow

@@ -2,7 +2,14 @@
 
 from vqlab.run.along import train_along
 from vqlab.run.judging import calibrate, judge, make_trainer, unseen_in_fitting
-from vqlab.run.settings import BEST_ON_TEST, RunConfig, each_model, resolve, trained_key
+from vqlab.run.settings import (
+    BEST_ON_TEST,
+    TRAINED_TAG,
+    RunConfig,
+    each_model,
+    resolve,
+    trained_key,
+)
 from vqlab.run.story import (
     CHECKPOINT,
     LOSS,
@@ -22,6 +29,7 @@ __all__ = [
     "CHECKPOINT",
     "LOSS",
     "STATE",
+    "TRAINED_TAG",
     "OnEpoch",
     "OnProgress",
     "Outcome",

@@ -17,6 +17,8 @@ BEST_ON_TEST = "best_on_test"
 """Where metrics are filed that the test set had a hand in; neither promotion nor the leaderboard
 looks there."""
 
+TRAINED_TAG = "vqlab.trained"
+"""Tag of a run: its `trained_key`."""
 _NOT_TRAINED = ("data.root", "training.device", "training.threads")
 _AFTERWARDS = ("detector.scoring.", "threshold.", "evaluation.")
 

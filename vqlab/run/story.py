@@ -22,7 +22,7 @@ from vqlab.nn import together
 from vqlab.plots import loss_curves
 from vqlab.run.concepts import concept_metrics
 from vqlab.run.judging import judge, look_once, make_trainer
-from vqlab.run.settings import BEST_ON_TEST, RunConfig, resolve, trained_key
+from vqlab.run.settings import BEST_ON_TEST, TRAINED_TAG, RunConfig, resolve, trained_key
 from vqlab.run.testing import OnProgress, test_model
 from vqlab.tracking import Run, Tracker
 from vqlab.training import Diverged, SharedTrainer, Trainer, choose_device
@@ -149,7 +149,7 @@ def start(
             "vqlab.validation": config.data.validation.described,
             "vqlab.seed": str(config.training.seed),
             "vqlab.processes": str(together.ranks()),
-            "vqlab.trained": trained_key(config, splits.fingerprint),
+            TRAINED_TAG: trained_key(config, splits.fingerprint),
             **config.features.tags,
             **({"vqlab.selected_on": "test"} if config.test_split == BEST_ON_TEST else {}),
             **(tags or {}),

@@ -23,9 +23,7 @@ from vqlab.config import Settings, Tree, dump, merge, nest
 from vqlab.data import Splits
 from vqlab.detectors import Detector, Reading
 from vqlab.evaluation import (
-    Report,
     Scored,
-    ThresholdSettings,
     choose_thresholds,
     evaluate,
     read_images,
@@ -35,7 +33,6 @@ from vqlab.model import Model
 from vqlab.run import RunConfig, calibrate, resolve, unseen_in_fitting
 from vqlab.sweep.draw import draw
 from vqlab.sweep.plan import Plan, scoring_of
-from vqlab.sweep.space import OBJECTIVES
 from vqlab.training import seed_everything
 from vqlab.types import UserError
 
@@ -61,11 +58,15 @@ class Rescored:
 def search_scoring(
     model: Model, splits: Splits, config: RunConfig, plan: Plan, objective: str, seed: int
 ) -> Rescored:
-    """Try up to `plan.space.scorings` settings of the map, then as many of the image score."""
+    """Try up to `plan.space.scorings` settings of the map, then as many of the image score.
+
+    The model may have been calibrated by another scoring than the trial's; it is left with the one
+    that is chosen, the trial's own where nothing is searched.
+    """
     started = time.monotonic()
     search = _Search(model, splits, config, plan, seed)
-    names = objective.rpartition("/")
-    pixels = names[2] if names[2].startswith(("pixel", "aupro")) else BY_PIXELS
+    name = objective.rpartition("/")[2]
+    pixels = name if name.startswith(("pixel", "aupro")) else BY_PIXELS
     chosen: dict[str, Any] = {}
     rules: dict[str, str] = {}
     for axes, metric in ((plan.scoring, pixels), (plan.image_scoring, BY_IMAGES)):
@@ -90,13 +91,14 @@ class _Search:
                 unseen = unseen_in_fitting(splits, model.backbone, model.device)
                 self.unseen = [self.detector.read(pyramid) for pyramid in unseen]
         self.read = read_images(self.detector, model.backbone, splits.validation, model.device)
+        whole: Any = self.detector.config
+        self._calibrated: Settings = getattr(whole, "scoring", Settings())
         self._now: Settings | None = None
 
     def best(
         self, axes: Mapping[str, BaseDistribution], fixed: Mapping[str, Any], metric: str
     ) -> dict[str, Any]:
-        """The settings on `axes`, beside those fixed, with the best value of a metric."""
-        sign = 1 if OBJECTIVES[metric] == "maximize" else -1
+        """The settings on `axes`, beside those fixed, with the highest value of a metric."""
         values: dict[str, float] = {}
         trees: dict[str, dict[str, Any]] = {}
 
@@ -105,7 +107,7 @@ class _Search:
             key = repr(own)
             if key not in values:
                 self.tried += 1
-                trees[key], values[key] = own, sign * self._measure({**fixed, **own}, metric)
+                trees[key], values[key] = own, self._measure({**fixed, **own}, metric)
             return values[key]
 
         own = self.plan.own_params(axes)
@@ -123,8 +125,7 @@ class _Search:
     def keep(self, chosen: Mapping[str, Any]) -> tuple[Tree, Scored]:
         """As `settle_on`; a detector that does not settle is calibrated by what is chosen."""
         tree, scored = self.settle_on(chosen)
-        own = scoring_of(self.config) == scoring_of(resolve(tree))
-        if own or type(self.detector).settle is not Detector.settle:
+        if self._now == self._calibrated or type(self.detector).settle is not Detector.settle:
             return tree, scored
         seed_everything(self.config.training.seed, self.config.training.epochs + 1)
         calibrate(self.detector, self.model.backbone, self.splits, self.model.device)
@@ -136,11 +137,8 @@ class _Search:
             _, scored = self.settle_on(chosen)
         except UserError:
             return -math.inf
-        report = self._judge(scored, self.config.threshold)
+        report = evaluate(scored, choose_thresholds(scored, self.config.threshold))
         return report.mean.get(metric, -math.inf)
-
-    def _judge(self, scored: Scored, settings: ThresholdSettings) -> Report:
-        return evaluate(scored, choose_thresholds(scored, settings))
 
     @torch.inference_mode()
     def _score(self, config: RunConfig) -> Scored:

@@ -8,10 +8,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.config import digest, dump
-from vqlab.data import Splits
 from vqlab.detectors import detector_class
 from vqlab.model import Model
-from vqlab.run import RunConfig, resolve, trained_key
+from vqlab.run import TRAINED_TAG, RunConfig, resolve
 from vqlab.sweep.plan import scoring_of
 from vqlab.tracking import RunRecord, Tracker
 from vqlab.types import UserError
@@ -19,24 +18,19 @@ from vqlab.types import UserError
 TRAINED, REUSED, SAVED = "trained", "reused", "seconds_saved"
 """Attributes of a trial: what makes its training what it is; the trial or run it took over; the
 seconds that took less."""
-TAG = "vqlab.trained"
 
 
-def same_trial(study: optuna.Study, key: str, config: RunConfig) -> FrozenTrial | None:
-    """A complete trial that trained the same and began its search of the scoring from the same."""
+def trained_mark(key: str, recipe: str, config: RunConfig) -> list[str]:
+    """The same for trials of one study that train the same and search their scoring alike."""
+    return [recipe, key, digest([config.detector.get("scoring"), dump(config.threshold)])]
+
+
+def same_trial(study: optuna.Study, mark: list[str]) -> FrozenTrial | None:
+    """A complete trial of that mark."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        if trial.user_attrs.get(TRAINED) == [key, _scoring_key(config)]:
+        if trial.user_attrs.get(TRAINED) == mark:
             return trial
     return None
-
-
-def trained_mark(config: RunConfig, splits: Splits) -> list[str]:
-    """What `same_trial` looks for."""
-    return [trained_key(config, splits.fingerprint), _scoring_key(config)]
-
-
-def _scoring_key(config: RunConfig) -> str:
-    return digest([config.detector.get("scoring"), dump(config.threshold)])
 
 
 def trained_before(
@@ -45,7 +39,7 @@ def trained_before(
     """The model of a run that trained the same, whose checkpoint is still there and can be scored
     by these settings; and that run."""
     kind = detector_class(config.detector["name"])
-    for record in tracker.runs(tags={TAG: key}):
+    for record in tracker.runs(tags={TRAINED_TAG: key}):
         if record.status != "FINISHED" or "vqlab.selected_on" in record.tags:
             continue
         try:

@@ -18,7 +18,7 @@ from vqlab.config import digest, dump, merge, nest
 from vqlab.data import Splits, load_dataset
 from vqlab.evaluation import Report, choose_thresholds, evaluate
 from vqlab.model import Model
-from vqlab.run import CHECKPOINT, STATE, RunConfig, resolve, run, start
+from vqlab.run import CHECKPOINT, STATE, RunConfig, resolve, run, start, trained_key
 from vqlab.sweep.codebooks import dead_codebook
 from vqlab.sweep.contest import Contest
 from vqlab.sweep.costs import costs, number
@@ -87,16 +87,17 @@ class Objective:
         try:
             config = self._config(trial)
             splits = self.splits_for(config)
-            mark = trained_mark(config, splits)
-            known = same_trial(trial.study, mark[0], config)
+            recipe = self.contest.of(trial.params)[0]
+            key = trained_key(config, splits.fingerprint)
+            mark = trained_mark(key, recipe, config)
+            known = same_trial(trial.study, mark)
             trial.set_user_attr(TRAINED, mark)
             tracked = self._start(trial, config, splits)
             taken = 0 if known else self._take_over(trial, tracked)
-            recipe = self.contest.of(trial.params)[0]
             self.say(TrialStarted(trial.number, trial.params, tracked.link, taken, recipe))
             if known is not None:
                 return self._as_before(trial, known, tracked)
-            trained = self._trained(trial, config, splits, tracked, mark[0])
+            trained = self._trained(trial, config, splits, tracked, key)
             model, report = self._searched(trial, trained, config, splits, tracked)
             return self._values(trial, model, trained.last_epoch, report, splits)
         except optuna.TrialPruned as error:
@@ -251,9 +252,9 @@ class Objective:
         """Choose scoring and thresholds on the trained detector; the checkpoint with them."""
         recipe, plan, _ = self.contest.of(trial.params)
         model = trained.model
-        if plan.scoring or plan.image_scoring:
+        if plan.scoring or plan.image_scoring or trained.validation is None:
             found = search_scoring(model, splits, config, plan, self.contest.objective, seed=0)
-        elif plan.thresholds or trained.validation is None:
+        elif plan.thresholds:
             found = Rescored(dump(config), model.score_set(splits.validation))
         else:
             return model, trained.validation

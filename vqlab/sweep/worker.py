@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -100,12 +101,32 @@ def join(
 
 
 def work(objective: Objective, storage: RDBStorage, deadline: float = float("inf")) -> None:
+    """`take_trials` of a sweep."""
+    take_trials(
+        objective.study,
+        storage,
+        objective,
+        queue_next=lambda: _queue_next(objective.study, objective.contest),
+        ended=partial(_ended, objective),
+        deadline=deadline,
+    )
+
+
+def take_trials(
+    study: optuna.Study,
+    storage: RDBStorage,
+    run: Callable[[optuna.Trial], float | tuple[float, ...]],
+    *,
+    queue_next: Callable[[], None] = lambda: None,
+    ended: Callable[[optuna.Study, FrozenTrial], None] = lambda study, trial: None,
+    deadline: float = float("inf"),
+) -> None:
     """Take trials until the study has its target, and those of other workers have ended too.
 
-    deadline: on `time.monotonic`, after which no further trial is started. Raises UserError where
-    trials fail and none succeeds.
+    queue_next: called before a trial is drawn, while no other worker draws one. deadline: on
+    `time.monotonic`, after which no further trial is started. Raises UserError where trials fail
+    and none succeeds.
     """
-    study = objective.study
     while time.monotonic() < deadline:
         with Turn(storage, study.study_name) as turn:
             task = Task(**study.user_attrs[TASK])
@@ -113,32 +134,31 @@ def work(objective: Objective, storage: RDBStorage, deadline: float = float("inf
             if todo == "nothing":
                 return
             if todo == "start":
-                _queue_next(study, objective.contest)
+                queue_next()
                 count = len(study.get_trials(deepcopy=False))
                 study.sampler = studies.sampler(task.seed, count)
-                study.optimize(
-                    partial(_claimed, objective, turn),
-                    n_trials=1,
-                    catch=(Exception,),
-                    callbacks=[partial(_ended, objective, task)],
-                )
+                claimed = partial(_claimed, run, turn)
+                study.optimize(claimed, n_trials=1, catch=(Exception,), callbacks=[ended])
                 continue
         time.sleep(_PAUSE)
 
 
-def _claimed(objective: Objective, turn: Turn, trial: optuna.Trial) -> float | tuple[float, ...]:
+def _claimed(
+    run: Callable[[optuna.Trial], float | tuple[float, ...]], turn: Turn, trial: optuna.Trial
+) -> float | tuple[float, ...]:
     """The trial is this worker's; the next one may look."""
     trial.set_user_attr(studies.WORKER, owner_tags())
     turn.end()
-    return objective(trial)
+    return run(trial)
 
 
-def _ended(objective: Objective, task: Task, study: optuna.Study, trial: FrozenTrial) -> None:
+def _ended(objective: Objective, study: optuna.Study, trial: FrozenTrial) -> None:
+    target = Task(**study.user_attrs[TASK]).target
     best = studies.best_trial(study)
     project(objective, trial)
     tidy(objective)
     done = studies.settled(study)
-    objective.say(TrialFinished(row(trial), row(best) if best else None, done, task.target))
+    objective.say(TrialFinished(row(trial), row(best) if best else None, done, target))
     if best is not None:
         figure = {objective.contest.objective: best.values[0]}
         objective.parent.log_metrics(figure, step=trial.number)
@@ -147,11 +167,12 @@ def _ended(objective: Objective, task: Task, study: optuna.Study, trial: FrozenT
 def _todo(study: optuna.Study, task: Task) -> Literal["start", "wait", "nothing"]:
     studies.reconcile(study)
     trials = study.get_trials(deepcopy=False)
-    if studies.settled(study) >= task.target:
+    done = studies.settled(study)
+    if done >= task.target:
         return "nothing"
     _stop_if_hopeless(trials[task.begun :], task.target)
     under_way = sum(trial.state == TrialState.RUNNING for trial in trials)
-    return "start" if studies.settled(study) + under_way < task.target else "wait"
+    return "start" if done + under_way < task.target else "wait"
 
 
 def _stop_if_hopeless(trials: list[FrozenTrial], target: int) -> None:
