@@ -133,13 +133,25 @@ def test_how_a_run_ends(tracker: Tracker) -> None:
         tracker.find("user").artifact("failure.txt")
 
 
+def test_what_an_open_run_logs_within_a_second_is_written_by_its_end(tracker: Tracker) -> None:
+    with start(tracker, "outer") as run:
+        run.log_metrics({"train/loss": 2.0}, 1)
+        run.set_tags({"vqlab.note": "a"})
+        with run:  # ends nothing
+            run.log_metrics({"train/loss": 1.0}, 2)
+        assert run.status is None
+    assert history(tracker, run.id, "train/loss") == [(1, 2.0), (2, 1.0)]
+    record = tracker.find(run.id)
+    assert (record.status, record.tags["vqlab.note"]) == ("FINISHED", "a")
+
+
 def test_signal_handlers_are_given_back(tracker: Tracker) -> None:
     with start(tracker) as outer:
         inside = signal.getsignal(signal.SIGTERM)
         with start(tracker, "child"):
             assert signal.getsignal(signal.SIGTERM) is inside
         assert signal.getsignal(signal.SIGTERM) is inside is not signal.SIG_DFL
-    assert outer.finished and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert outer.status and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 PROGRAM = """
@@ -452,8 +464,9 @@ def test_a_full_disk(small_disk: Path, empty_store: Path) -> None:
     root = small_disk / "mlruns"
     shutil.copytree(empty_store, root)
     tracker = Tracker.open(root)
-    with pytest.raises(UserError, match="the disk is full"), start(tracker, "filled") as run:
-        run.log_metrics({"train/loss": 1.0}, 0)
+    run = start(tracker, "filled")
+    run.log_metrics({"train/loss": 1.0}, 0)
+    with pytest.raises(UserError, match="the disk is full"), run:
         with contextlib.suppress(OSError), (small_disk / "filler").open("wb") as filler:
             while True:
                 filler.write(bytes(4096))

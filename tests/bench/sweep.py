@@ -77,8 +77,9 @@ def overhead() -> str:
 
     clock, drawing = Clock(), Clock()
     for owner, name in (
-        (Trainer, "_epoch"), (story, "judge"), (story, "make_trainer"), (story, "concept_metrics"),
-        (trial, "search_scoring"), (finish, "_test_once"),
+        (Trainer, "_epoch"), (story, "calibrated"), (story, "make_trainer"),
+        (story, "concept_metrics"), (trial, "assess"), (trial, "search_scoring"),
+        (finish, "_test_once"),
     ):  # fmt: skip
         clock.around(owner, name)
     drawing.around(finish, "draw_study")  # once for a study, however many trials it has

@@ -1,7 +1,7 @@
 """A run: data → detector → training → thresholds → report. START READING in `story.py`."""
 
 from vqlab.run.along import train_along
-from vqlab.run.judging import calibrate, judge, make_trainer, unseen_in_fitting
+from vqlab.run.judging import assess, calibrate, judge, make_trainer, unseen_in_fitting
 from vqlab.run.settings import (
     BEST_ON_TEST,
     TRAINED_TAG,
@@ -34,6 +34,7 @@ __all__ = [
     "OnProgress",
     "Outcome",
     "RunConfig",
+    "assess",
     "calibrate",
     "each_model",
     "evaluate_model",

@@ -47,7 +47,14 @@ def look_once(
 def judge(
     config: RunConfig, trainer: Trainer, splits: Splits, run_id: str, effort: float = 1.0
 ) -> tuple[Model, Report]:
-    """Calibrate the detector, choose thresholds and measure it, all without the test set.
+    """Calibrate the detector, choose thresholds and measure it, all without the test set."""
+    return assess(calibrated(config, trainer, splits, run_id, effort), config, splits)
+
+
+def calibrated(
+    config: RunConfig, trainer: Trainer, splits: Splits, run_id: str, effort: float = 1.0
+) -> Model:
+    """The model that was trained, its scores fitted, still without thresholds.
 
     It is calibrated on training images only: a score that was fitted to the held-out images would
     not meet them as it meets new ones, and the thresholds' promise would not hold.
@@ -64,13 +71,16 @@ def judge(
         "run_id": run_id,
         "version": __version__,
     }
-    model = Model(detector, backbone, config.data, Thresholds(0.0, 0.0), meta, device)
+    return Model(detector, backbone, config.data, Thresholds(0.0, 0.0), meta, device)
+
+
+def assess(model: Model, config: RunConfig, splits: Splits) -> tuple[Model, Report]:
+    """The calibrated model with thresholds, and what it is worth, by the held-out images."""
     scored = model.score_set(splits.validation)
     thresholds = choose_thresholds(scored, config.threshold)
     report = evaluate(scored, thresholds)
-    meta["thresholds"] = asdict(thresholds)
-    meta["validation"] = report.mean
-    return replace(model, thresholds=thresholds), report
+    meta = {**model.meta, "thresholds": asdict(thresholds), "validation": report.mean}
+    return replace(model, thresholds=thresholds, meta=meta), report
 
 
 def calibrate(

@@ -21,7 +21,7 @@ from vqlab.model import Model
 from vqlab.nn import together
 from vqlab.plots import loss_curves
 from vqlab.run.concepts import concept_metrics
-from vqlab.run.judging import judge, look_once, make_trainer
+from vqlab.run.judging import assess, calibrated, judge, look_once, make_trainer
 from vqlab.run.settings import BEST_ON_TEST, TRAINED_TAG, RunConfig, resolve, trained_key
 from vqlab.run.testing import OnProgress, test_model
 from vqlab.tracking import Run, Tracker
@@ -30,6 +30,8 @@ from vqlab.types import UserError
 
 OnEpoch = Callable[[int, int, dict[str, float]], None]
 """Called after each epoch with (epoch, epochs, metrics); may raise to end the run."""
+Assess = Callable[[Model, RunConfig, Splits], tuple[Model, Report]]
+"""What makes a calibrated model ready: `assess`, or a search of scoring and thresholds."""
 CHECKPOINT = "model.safetensors"
 STATE = "state.safetensors"
 LOSS = "curves/loss.png"
@@ -70,13 +72,15 @@ def run(
     splits: Splits | None = None,
     test: bool = True,
     results: Path = Path("results"),
+    assess: Assess = assess,
     on_epoch: OnEpoch = lambda epoch, epochs, metrics: None,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> Outcome:
     """Train, calibrate and judge one model, and record it as one tracked run.
 
-    `test=False` leaves the test set alone (a trial of a sweep). `on_epoch` may raise to end the
-    run. Raises UserError for every mistake that can be known, most of them before work starts.
+    `test=False` leaves the test set alone (a trial of a sweep). `resumed` is a run to write into;
+    where it is open already it stays so. `on_epoch` may raise to end the run. Raises UserError for
+    every mistake that can be known, most of them before work starts.
     """
     if config.training.select == BEST_ON_TEST and not test:
         raise UserError(
@@ -100,7 +104,7 @@ def run(
         except Diverged as error:
             kept = _keep_the_last_good(trainer, config, splits, tracked, checkpoint=test)
             raise Diverged(f"{error} {kept}") from None
-        model, validation = judge(config, trainer, splits, tracked.id)
+        model, validation = assess(calibrated(config, trainer, splits, tracked.id), config, splits)
         found = validation.keyed("validation") | concept_metrics(model, splits.train, "codebook")
         tracked.log_metrics(found, step=config.training.epochs)
         model.save(tracked.folder / CHECKPOINT)

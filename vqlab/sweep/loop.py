@@ -22,7 +22,7 @@ from vqlab.sweep.contest import Contest, Spaces, make_contest
 from vqlab.sweep.events import OnEvent, StudyOpened, SweepResult
 from vqlab.sweep.finish import finish
 from vqlab.sweep.launch import Launcher, LocalWorkers, WorkersElsewhere
-from vqlab.sweep.project import project_all
+from vqlab.sweep.project import project_all, tidy
 from vqlab.sweep.space import Space
 from vqlab.sweep.storage import Turn, only_one, opened_storage, storage_address
 from vqlab.sweep.trial import Objective
@@ -115,6 +115,7 @@ def _run_trials(
 ) -> None:
     if launcher is None:
         work(objective, storage, deadline)
+        tidy(objective, objective.study.get_trials(deepcopy=False))
         return
     study = objective.study
     try:

@@ -10,13 +10,12 @@ from optuna.trial import FrozenTrial, TrialState
 from vqlab.sweep.events import TrialRow
 from vqlab.sweep.reuse import REUSED
 from vqlab.sweep.study import (
-    BEYOND,
-    DEAD,
-    REASON,
     RETRY_OF,
     RUN_ID,
     best_trial,
+    reason_of,
     recipe_of,
+    state_tags,
     was_interrupted,
 )
 from vqlab.sweep.trial import SCORING, THRESHOLDS, Objective
@@ -32,9 +31,6 @@ _STATUS: dict[TrialState, Literal["FINISHED", "KILLED", "FAILED"]] = {
 def row(trial: FrozenTrial) -> TrialRow:
     """A trial as a table shows it."""
     attrs = trial.user_attrs
-    reason = attrs.get(REASON) or attrs.get(BEYOND) or attrs.get(DEAD, "")
-    if was_interrupted(trial) and not reason:
-        reason = "interrupted"
     return TrialRow(
         number=trial.number,
         state=trial.state.name,
@@ -43,7 +39,7 @@ def row(trial: FrozenTrial) -> TrialRow:
         params={**trial.params, **attrs.get(SCORING, {}), **attrs.get(THRESHOLDS, {})},
         run_id=attrs.get(RUN_ID),
         seconds=trial.duration.total_seconds() if trial.duration else None,
-        reason=str(reason),
+        reason=reason_of(trial.state, attrs),
         retry_of=attrs.get(RETRY_OF),
         recipe=recipe_of(trial),
         reused=str(attrs.get(REUSED, "")),
@@ -58,13 +54,12 @@ def project(objective: Objective, trial: FrozenTrial) -> None:
 
 
 def _settle(objective: Objective, run_id: str, trial: FrozenTrial) -> None:
-    shown = row(trial)
-    tags = {"optuna.state": shown.state}
-    if shown.reason:
-        tags["vqlab.reason"] = shown.reason
-    if shown.value is not None:
-        tags["vqlab.value"] = repr(shown.value)
-    objective.tracker.settle(run_id, _STATUS[trial.state], tags)
+    tags, status = state_tags(trial.state, trial.values, trial.user_attrs), _STATUS[trial.state]
+    run = objective.mine.get(run_id)
+    if run is None:
+        objective.tracker.settle(run_id, status, tags)
+    elif run.status != status or not tags.items() <= run.tags.items():
+        objective.tracker.settle(run_id, status, tags, run.status)
 
 
 def project_all(objective: Objective) -> None:
@@ -81,7 +76,7 @@ def project_all(objective: Objective) -> None:
         agrees = record.tags.get("optuna.state") == trial.state.name
         if not agrees or record.status != _STATUS[trial.state]:
             _settle(objective, record.run_id, trial)
-    tidy(objective)
+    tidy(objective, trials)
 
 
 def trial_runs(objective: Objective) -> list[RunRecord]:
@@ -90,13 +85,20 @@ def trial_runs(objective: Objective) -> list[RunRecord]:
     return objective.tracker.runs(tags={"vqlab.kind": "trial", "vqlab.study": name})
 
 
-def tidy(objective: Objective) -> None:
+def tidy_mine(objective: Objective, trials: list[FrozenTrial], most: int) -> None:
+    """`tidy` what this process left, once that is more than the files of `most` trials."""
+    if len(objective.mine) > most:
+        tidy(objective, [t for t in trials if t.user_attrs.get(RUN_ID) in objective.mine])
+        objective.mine.clear()
+
+
+def tidy(objective: Objective, ended: list[FrozenTrial]) -> None:
     """Delete checkpoints and states of all ended trials but the best of each recipe.
 
     What is registered stays, and so does the state from which a retry will go on.
     """
     trials = objective.study.get_trials(deepcopy=False)
-    best = [best_trial(objective.study, recipe) for recipe in objective.contest.plans]
+    best = [best_trial(objective.study, recipe, trials) for recipe in objective.contest.plans]
     kept = {trial.user_attrs.get(RUN_ID) for trial in best if trial}
     category = "+".join(objective.splits.categories)
     kept |= {version.run_id for version in objective.tracker.registry.versions(category)}
@@ -104,7 +106,7 @@ def tidy(objective: Objective) -> None:
     for trial in trials:
         if was_interrupted(trial) and trial.number not in repeated:
             kept.add(trial.user_attrs.get(RUN_ID))
-    for trial in trials:
+    for trial in ended:
         run_id = trial.user_attrs.get(RUN_ID)
         if run_id is None or not trial.state.is_finished() or run_id in kept | objective.tidied:
             continue

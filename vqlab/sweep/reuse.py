@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
-import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from vqlab.config import digest, dump
 from vqlab.detectors import detector_class
 from vqlab.model import Model
 from vqlab.run import TRAINED_TAG, RunConfig, resolve
 from vqlab.sweep.plan import scoring_of
+from vqlab.sweep.study import RUN_ID
 from vqlab.tracking import RunRecord, Tracker
+from vqlab.training import choose_device
 from vqlab.types import UserError
 
 TRAINED, REUSED, SAVED = "trained", "reused", "seconds_saved"
 """Attributes of a trial: what makes its training what it is; the trial or run it took over; the
 seconds that took less."""
+Reused = tuple[Model, RunRecord]
+"""What was trained before, and the run that trained it."""
 
 
 def trained_mark(key: str, recipe: str, config: RunConfig) -> list[str]:
@@ -25,27 +28,36 @@ def trained_mark(key: str, recipe: str, config: RunConfig) -> list[str]:
     return [recipe, key, digest([config.detector.get("scoring"), dump(config.threshold)])]
 
 
-def same_trial(study: optuna.Study, mark: list[str]) -> FrozenTrial | None:
-    """A complete trial of that mark."""
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        if trial.user_attrs.get(TRAINED) == mark:
-            return trial
-    return None
+def same_trial(complete: list[FrozenTrial], mark: list[str]) -> FrozenTrial | None:
+    """One of the complete trials with that mark."""
+    return next((trial for trial in complete if trial.user_attrs.get(TRAINED) == mark), None)
 
 
-def trained_before(
-    tracker: Tracker, key: str, config: RunConfig, device: Any
-) -> tuple[Model, RunRecord] | None:
-    """The model of a run that trained the same, whose checkpoint is still there and can be scored
-    by these settings; and that run."""
-    kind = detector_class(config.detector["name"])
-    for record in tracker.runs(tags={TRAINED_TAG: key}):
-        if record.status != "FINISHED" or "vqlab.selected_on" in record.tags:
-            continue
-        try:
-            model = Model.load(record.checkpoint(), device)
-        except UserError:
-            continue
-        if kind.rescorable(scoring_of(resolve(model.meta["config"])), scoring_of(config)):
-            return model, record
-    return None
+class Earlier:
+    """Runs on the same data that ended before; asked for once, for the store grows and grows."""
+
+    def __init__(self, tracker: Tracker, data_fingerprint: str) -> None:
+        self._tracker = tracker
+        self._by_key: dict[str, list[RunRecord]] = {}
+        for record in tracker.runs(tags={"vqlab.data_fingerprint": data_fingerprint}):
+            key = record.tags.get(TRAINED_TAG)
+            if key and record.status == "FINISHED" and "vqlab.selected_on" not in record.tags:
+                self._by_key.setdefault(key, []).append(record)
+
+    def model(self, complete: list[FrozenTrial], key: str, config: RunConfig) -> Reused | None:
+        """The model of a run that trained the same, whose checkpoint is still there and can be
+        scored by these settings; and that run. complete: trials that may be it, too."""
+        kind, device = detector_class(config.detector["name"]), choose_device(config.training)
+        for record in [*self._trials(complete, key), *self._by_key.get(key, [])]:
+            try:
+                model = Model.load(record.checkpoint(), device)
+            except UserError:
+                continue
+            if kind.rescorable(scoring_of(resolve(model.meta["config"])), scoring_of(config)):
+                return model, record
+        return None
+
+    def _trials(self, complete: list[FrozenTrial], key: str) -> Iterator[RunRecord]:
+        for trial in complete:
+            if trial.user_attrs.get(TRAINED, ["", ""])[1] == key:
+                yield self._tracker.find(trial.user_attrs[RUN_ID])

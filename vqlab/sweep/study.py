@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Container
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -108,18 +108,22 @@ def siblings(study: optuna.Study, base: str) -> list[str]:
     return sorted(n for n in names if n != study.study_name and n.rpartition("-")[0] == base)
 
 
-def settled(study: optuna.Study) -> int:
-    """Trials that count towards the target: complete or pruned."""
-    return sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in study.get_trials(False))
+def settled(study: optuna.Study, trials: list[FrozenTrial] | None = None) -> int:
+    """Trials that count towards the target: complete or pruned. trials: as read just now."""
+    trials = study.get_trials(deepcopy=False) if trials is None else trials
+    return sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
 
 
-def best_trial(study: optuna.Study, recipe: str | None = None) -> FrozenTrial | None:
+def best_trial(
+    study: optuna.Study, recipe: str | None = None, trials: list[FrozenTrial] | None = None
+) -> FrozenTrial | None:
     """The complete trial of best value (of the first objective); those beyond a limit or with a
     dead codebook only where no other is there.
 
-    recipe: among the trials of this one alone.
+    recipe: among the trials of this one alone. trials: as read just now.
     """
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    trials = study.get_trials(deepcopy=False) if trials is None else trials
+    done = [t for t in trials if t.state == TrialState.COMPLETE]
     done = [t for t in done if recipe in (None, recipe_of(t))]
     done = [t for t in done if BEYOND not in t.user_attrs] or done
     done = [t for t in done if DEAD not in t.user_attrs] or done
@@ -129,19 +133,43 @@ def best_trial(study: optuna.Study, recipe: str | None = None) -> FrozenTrial | 
 
 def was_interrupted(trial: FrozenTrial) -> bool:
     """Whether a trial ended because its worker did, and not by a fault of its own."""
-    attrs = trial.user_attrs
-    return trial.state == TrialState.FAIL and (INTERRUPTED in attrs or REASON not in attrs)
+    return _interrupted(trial.state, trial.user_attrs)
 
 
-def reconcile(study: optuna.Study) -> list[int]:
+def _interrupted(state: TrialState, attrs: Mapping[str, Any]) -> bool:
+    return state == TrialState.FAIL and (INTERRUPTED in attrs or REASON not in attrs)
+
+
+def reason_of(state: TrialState, attrs: Mapping[str, Any]) -> str:
+    """Why a trial ended so, or what is to be held against it; empty where there is nothing."""
+    known = attrs.get(REASON) or attrs.get(BEYOND) or attrs.get(DEAD)
+    return str(known or ("interrupted" if _interrupted(state, attrs) else ""))
+
+
+def state_tags(
+    state: TrialState, values: Sequence[float] | None, attrs: Mapping[str, Any]
+) -> dict[str, str]:
+    """What the run of a trial that ended says of it, as tags."""
+    tags = {"optuna.state": state.name}
+    reason = reason_of(state, attrs)
+    if reason:
+        tags["vqlab.reason"] = reason
+    if values and state == TrialState.COMPLETE:
+        tags["vqlab.value"] = repr(values[0])
+    return tags
+
+
+def reconcile(study: optuna.Study, trials: list[FrozenTrial] | None = None) -> list[int]:
     """Mark running trials whose worker is gone as failed, and queue each once more.
 
     To be called in a `Turn`: whoever is drawing a trial that names no worker yet holds it. Returns
-    the numbers of the trials queued.
+    the numbers of the trials queued. trials: as read in this turn.
     """
     storage = study._storage
-    stale = _gave_no_sign(study)
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+    trials = study.get_trials(deepcopy=False) if trials is None else trials
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    stale = _gave_no_sign(study) if running else set()
+    for trial in running:
         worker = trial.user_attrs.get(WORKER)
         if worker is None or owner_is_gone(worker) or trial._trial_id in stale:
             try:
@@ -149,8 +177,10 @@ def reconcile(study: optuna.Study) -> list[int]:
                 storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
             except UpdateFinishedTrialError:  # it ended just now
                 continue
+    if running:
+        trials = study.get_trials(deepcopy=False)
     queued = []
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
+    for trial in trials:
         if was_interrupted(trial) and retry(study, trial):
             queued.append(trial.number)
     return queued

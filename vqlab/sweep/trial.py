@@ -8,31 +8,27 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.checkpoint import load_state
-from vqlab.config import digest, dump, merge, nest
+from vqlab.config import Settings, digest, dump, merge, nest
 from vqlab.data import Splits, load_dataset
 from vqlab.evaluation import Report, choose_thresholds, evaluate
 from vqlab.model import Model
-from vqlab.run import CHECKPOINT, STATE, RunConfig, resolve, run, start, trained_key
+from vqlab.run import CHECKPOINT, STATE, RunConfig, assess, resolve, run, start, trained_key
 from vqlab.sweep.codebooks import dead_codebook
 from vqlab.sweep.contest import Contest
 from vqlab.sweep.costs import costs, number
 from vqlab.sweep.draw import draw
 from vqlab.sweep.events import EpochDone, OnEvent, Progressed, TrialStarted
+from vqlab.sweep.plan import scoring_of
 from vqlab.sweep.rescore import Rescored, search_scoring
-from vqlab.sweep.reuse import (
-    REUSED,
-    SAVED,
-    TRAINED,
-    same_trial,
-    trained_before,
-    trained_mark,
-)
+from vqlab.sweep.reuse import REUSED, SAVED, TRAINED, Earlier, Reused, same_trial, trained_mark
 from vqlab.sweep.study import (
     BEYOND,
     DEAD,
@@ -42,10 +38,10 @@ from vqlab.sweep.study import (
     RETRY_OF,
     RUN_ID,
     best_trial,
+    state_tags,
 )
 from vqlab.sweep.thresholds import RULE, best_thresholds
 from vqlab.tracking import Run, Tracker
-from vqlab.training import choose_device
 from vqlab.types import UserError
 
 VALIDATION, SCORING, THRESHOLDS, PROGRESS = "validation", "scoring", "thresholds", "progress"
@@ -58,10 +54,10 @@ _SECONDS = 1.0
 @dataclass(frozen=True)
 class _Trained:
     model: Model
+    """With the scoring and thresholds that were chosen for it."""
     last_epoch: dict[str, float]
     """Metrics of the last epoch of training."""
-    validation: Report | None
-    """By the recipe's scoring, where it was judged now."""
+    validation: Report
 
 
 @dataclass
@@ -76,6 +72,9 @@ class Objective:
     say: OnEvent
     tidied: set[str] = field(default_factory=set)
     """Runs whose files are gone."""
+    mine: dict[str, Run] = field(default_factory=dict)
+    """By id, the runs of trials that this process is at or was at since it last tidied up."""
+    _earlier: Earlier | None = None
     _other_splits: dict[str, Splits] = field(default_factory=dict)
     _noted: float = 0.0
 
@@ -90,16 +89,24 @@ class Objective:
             recipe = self.contest.of(trial.params)[0]
             key = trained_key(config, splits.fingerprint)
             mark = trained_mark(key, recipe, config)
-            known = same_trial(trial.study, mark)
+            complete = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            known = same_trial(complete, mark)
             trial.set_user_attr(TRAINED, mark)
-            tracked = self._start(trial, config, splits)
-            taken = 0 if known else self._take_over(trial, tracked)
-            self.say(TrialStarted(trial.number, trial.params, tracked.link, taken, recipe))
-            if known is not None:
-                return self._as_before(trial, known, tracked)
-            trained = self._trained(trial, config, splits, tracked, key)
-            model, report = self._searched(trial, trained, config, splits, tracked)
-            return self._values(trial, model, trained.last_epoch, report, splits)
+            with self._start(trial, config, splits) as tracked:
+                taken = 0 if known else self._take_over(trial, tracked)
+                self.say(TrialStarted(trial.number, trial.params, tracked.link, taken, recipe))
+                if known is not None:
+                    values = self._as_before(trial, known, tracked)
+                else:
+                    earlier = self._earlier_runs().model(complete, key, config)
+                    trained = (
+                        self._taken(trial, config, splits, tracked, earlier)
+                        if earlier
+                        else self._trained(trial, config, splits, tracked)
+                    )
+                    values = self._values(trial, trained, splits)
+                tracked.set_tags(state_tags(TrialState.COMPLETE, values, trial.user_attrs))
+                return values if len(values) > 1 else values[0]
         except optuna.TrialPruned as error:
             trial.set_user_attr(REASON, str(error))
             raise
@@ -125,6 +132,11 @@ class Objective:
             return config
         every = plan.space.validate_every(config.training.epochs)
         return resolve(merge(dump(config), nest("training.validate_every", every)))
+
+    def _earlier_runs(self) -> Earlier:
+        if self._earlier is None:
+            self._earlier = Earlier(self.tracker, self.splits.fingerprint)
+        return self._earlier
 
     def splits_for(self, config: RunConfig) -> Splits:
         """The data, decoded again only where a trial changes how images are prepared."""
@@ -152,6 +164,7 @@ class Objective:
             name += f"-{recipe}"
         tracked = start(self.tracker, config, splits, name, tags, self.parent.id)
         trial.set_user_attr(RUN_ID, tracked.id)
+        self.mine[tracked.id] = tracked
         return tracked
 
     def _take_over(self, trial: optuna.Trial, tracked: Run) -> int:
@@ -171,45 +184,51 @@ class Objective:
 
     def _as_before(
         self, trial: optuna.Trial, known: FrozenTrial, tracked: Run
-    ) -> float | tuple[float, ...]:
+    ) -> tuple[float, ...]:
         """The values of a trial of this study that trained the same."""
-        with tracked:
-            for name in (VALIDATION, SCORING, THRESHOLDS, BEYOND, DEAD):
-                if name in known.user_attrs:
-                    trial.set_user_attr(name, known.user_attrs[name])
-            trial.set_user_attr(REUSED, f"trial {known.number}")
-            trial.set_user_attr(SAVED, known.duration.total_seconds() if known.duration else 0.0)
-            tracked.log_metrics(known.user_attrs[VALIDATION])
-            tracked.set_tags({"vqlab.reused": f"trial {known.number}"})
-        return tuple(known.values) if len(known.values) > 1 else known.values[0]
+        for name in (VALIDATION, SCORING, THRESHOLDS, BEYOND, DEAD):
+            if name in known.user_attrs:
+                trial.set_user_attr(name, known.user_attrs[name])
+        trial.set_user_attr(REUSED, f"trial {known.number}")
+        trial.set_user_attr(SAVED, known.duration.total_seconds() if known.duration else 0.0)
+        tracked.log_metrics(known.user_attrs[VALIDATION])
+        tracked.set_tags({"vqlab.reused": f"trial {known.number}"})
+        return tuple(known.values)
 
     def _trained(
-        self, trial: optuna.Trial, config: RunConfig, splits: Splits, tracked: Run, key: str
+        self, trial: optuna.Trial, config: RunConfig, splits: Splits, tracked: Run
     ) -> _Trained:
-        device = choose_device(config.training)
-        found = trained_before(self.tracker, key, config, device)
-        if found is not None:
-            model, record = found
-            trial.set_user_attr(REUSED, f"run {record.run_id}")
-            trial.set_user_attr(SAVED, record.duration or 0.0)
-            trained = ("train/", "codebook/")
-            learned = {k: value for k, value in record.metrics.items() if k.startswith(trained)}
-            with tracked:
-                tracked.set_tags({"vqlab.reused": f"run {record.run_id}"})
-                tracked.log_metrics(learned, step=config.training.epochs)
-                self._check_codebooks(trial, learned)
-            meta = {**model.meta, "config": dump(config), "run_id": tracked.id}
-            return _Trained(replace(model, meta=meta), learned, None)
         outcome = run(
             config,
             self.tracker,
             resumed=tracked,
             splits=splits,
             test=False,
+            assess=partial(self._chosen, trial, tracked),
             on_epoch=lambda *epoch: self._watch(trial, *epoch),
             on_progress=lambda what, done, total: self.say(Progressed(what, done, total)),
         )
         return _Trained(outcome.model, outcome.last_epoch, outcome.validation)
+
+    def _taken(
+        self, trial: optuna.Trial, config: RunConfig, splits: Splits, tracked: Run, earlier: Reused
+    ) -> _Trained:
+        """What an earlier run trained, scored as this trial wants it."""
+        model, record = earlier
+        trial.set_user_attr(REUSED, f"run {record.run_id}")
+        trial.set_user_attr(SAVED, record.duration or 0.0)
+        trained = ("train/", "codebook/")
+        learned = {k: value for k, value in record.metrics.items() if k.startswith(trained)}
+        tracked.set_tags({"vqlab.reused": f"run {record.run_id}"})
+        tracked.log_metrics(learned, step=config.training.epochs)
+        self._check_codebooks(trial, learned)
+        meta = {**model.meta, "config": dump(config), "run_id": tracked.id}
+        model, report = self._chosen(trial, tracked, replace(model, meta=meta), config, splits)
+        with tempfile.TemporaryDirectory() as folder:
+            model.save(Path(folder) / CHECKPOINT)
+            tracked.log_artifact(Path(folder) / CHECKPOINT, "checkpoint")
+        tracked.log_metrics(report.keyed("validation"), step=config.training.epochs)
+        return _Trained(model, learned, report)
 
     def _watch(
         self, trial: optuna.Trial, epoch: int, epochs: int, metrics: Mapping[str, float]
@@ -241,23 +260,19 @@ class Objective:
             if best is not None and DEAD not in best.user_attrs:
                 raise optuna.TrialPruned(reason)
 
-    def _searched(
-        self,
-        trial: optuna.Trial,
-        trained: _Trained,
-        config: RunConfig,
-        splits: Splits,
-        tracked: Run,
+    def _chosen(
+        self, trial: optuna.Trial, tracked: Run, model: Model, config: RunConfig, splits: Splits
     ) -> tuple[Model, Report]:
-        """Choose scoring and thresholds on the trained detector; the checkpoint with them."""
+        """The calibrated model with the scoring and thresholds that suit it best."""
         recipe, plan, _ = self.contest.of(trial.params)
-        model = trained.model
-        if plan.scoring or plan.image_scoring or trained.validation is None:
+        whole: Any = model.detector.config
+        as_wanted = getattr(whole, "scoring", Settings()) == scoring_of(config)
+        if plan.scoring or plan.image_scoring or not as_wanted:  # another run's, taken over
             found = search_scoring(model, splits, config, plan, self.contest.objective, seed=0)
         elif plan.thresholds:
             found = Rescored(dump(config), model.score_set(splits.validation))
         else:
-            return model, trained.validation
+            return assess(model, config, splits)
         trial.set_user_attr(SCORING, self.contest.named(recipe, found.chosen))
         tags = {f"vqlab.{name}": str(value) for name, value in found.chosen.items()}
         tags |= {f"vqlab.chosen_by.{name}": metric for name, metric in found.rules.items()}
@@ -276,27 +291,16 @@ class Objective:
             tags["vqlab.scorings_tried"] = f"{found.tried} in {found.seconds:.1f} s"
         report = evaluate(found.scored, thresholds)
         measured = {"thresholds": asdict(thresholds), "validation": report.mean, "config": tree}
-        model = replace(model, thresholds=thresholds, meta={**model.meta, **measured})
-        with tempfile.TemporaryDirectory() as folder:
-            model.save(Path(folder) / CHECKPOINT)
-            tracked.log_artifact(Path(folder) / CHECKPOINT, "checkpoint")
-        tracked.log_metrics(report.keyed("validation"), step=config.training.epochs)
         tracked.set_tags(tags)
-        return model, report
+        return replace(model, thresholds=thresholds, meta={**model.meta, **measured}), report
 
-    def _values(
-        self,
-        trial: optuna.Trial,
-        model: Model,
-        last_epoch: Mapping[str, float],
-        report: Report,
-        splits: Splits,
-    ) -> float | tuple[float, ...]:
-        metrics = report.keyed("validation")
+    def _values(self, trial: optuna.Trial, trained: _Trained, splits: Splits) -> tuple[float, ...]:
+        report, metrics = trained.validation, trained.validation.keyed("validation")
         trial.set_user_attr(VALIDATION, metrics)
         limits = self.contest.of(trial.params)[1].space.limits
         objectives = self.contest.objectives
-        known = {**last_epoch, **metrics, **costs(model, splits, {*objectives, *limits})}
+        measured = costs(trained.model, splits, {*objectives, *limits})
+        known = {**trained.last_epoch, **metrics, **measured}
         values = tuple(number(known, name, report) for name in objectives)
         beyond = []
         for name, limit in limits.items():
@@ -306,7 +310,7 @@ class Objective:
                 beyond.append(f"{name} {known[name]:.4g} is beyond its limit")
         if beyond:
             trial.set_user_attr(BEYOND, "; ".join(beyond))
-        return values if len(values) > 1 else values[0]
+        return values
 
 
 def _sentence(error: Exception) -> str:

@@ -23,7 +23,7 @@ from vqlab.data import load_dataset
 from vqlab.sweep import study as studies
 from vqlab.sweep.contest import Contest, make_contest, make_spaces
 from vqlab.sweep.events import OnEvent, TrialFinished
-from vqlab.sweep.project import project, row, tidy
+from vqlab.sweep.project import project, row, tidy_mine
 from vqlab.sweep.space import make_space
 from vqlab.sweep.storage import Turn, opened_storage, storage_address
 from vqlab.sweep.trial import Objective
@@ -34,6 +34,8 @@ TASK, PARENT = "task", "mlflow_parent"
 """Attributes of a study: what its workers need to know, and its own run."""
 _FAILURES = 3
 """Trials that may fail in one call while none succeeds."""
+_UNTIDIED = 8
+"""Ended trials whose files may lie about until the next tidying up."""
 _PAUSE = 0.5
 """Seconds between looks at a study whose last trials others are at."""
 
@@ -102,14 +104,17 @@ def join(
 
 def work(objective: Objective, storage: RDBStorage, deadline: float = float("inf")) -> None:
     """`take_trials` of a sweep."""
-    take_trials(
-        objective.study,
-        storage,
-        objective,
-        queue_next=lambda: _queue_next(objective.study, objective.contest),
-        ended=partial(_ended, objective),
-        deadline=deadline,
-    )
+    try:
+        take_trials(
+            objective.study,
+            storage,
+            objective,
+            queue_next=lambda trials: _queue_next(objective.study, objective.contest, trials),
+            ended=partial(_ended, objective),
+            deadline=deadline,
+        )
+    finally:
+        tidy_mine(objective, objective.study.get_trials(deepcopy=False), most=0)
 
 
 def take_trials(
@@ -117,26 +122,27 @@ def take_trials(
     storage: RDBStorage,
     run: Callable[[optuna.Trial], float | tuple[float, ...]],
     *,
-    queue_next: Callable[[], None] = lambda: None,
+    queue_next: Callable[[list[FrozenTrial]], None] = lambda trials: None,
     ended: Callable[[optuna.Study, FrozenTrial], None] = lambda study, trial: None,
     deadline: float = float("inf"),
 ) -> None:
     """Take trials until the study has its target, and those of other workers have ended too.
 
-    queue_next: called before a trial is drawn, while no other worker draws one. deadline: on
+    queue_next: called before a trial is drawn, with those there are, while no other worker draws
+    one. deadline: on
     `time.monotonic`, after which no further trial is started. Raises UserError where trials fail
     and none succeeds.
     """
     while time.monotonic() < deadline:
         with Turn(storage, study.study_name) as turn:
             task = Task(**study.user_attrs[TASK])
-            todo = _todo(study, task)
+            todo, trials = _todo(study, task)
             if todo == "nothing":
                 return
             if todo == "start":
-                queue_next()
-                count = len(study.get_trials(deepcopy=False))
-                study.sampler = studies.sampler(task.seed, count)
+                queue_next(trials)
+                begun = sum(trial.state != TrialState.WAITING for trial in trials)
+                study.sampler = studies.sampler(task.seed, begun)
                 claimed = partial(_claimed, run, turn)
                 study.optimize(claimed, n_trials=1, catch=(Exception,), callbacks=[ended])
                 continue
@@ -154,25 +160,29 @@ def _claimed(
 
 def _ended(objective: Objective, study: optuna.Study, trial: FrozenTrial) -> None:
     target = Task(**study.user_attrs[TASK]).target
-    best = studies.best_trial(study)
+    trials = study.get_trials(deepcopy=False)
+    best, done = studies.best_trial(study, None, trials), studies.settled(study, trials)
     project(objective, trial)
-    tidy(objective)
-    done = studies.settled(study)
+    tidy_mine(objective, trials, most=_UNTIDIED)
     objective.say(TrialFinished(row(trial), row(best) if best else None, done, target))
     if best is not None:
         figure = {objective.contest.objective: best.values[0]}
         objective.parent.log_metrics(figure, step=trial.number)
 
 
-def _todo(study: optuna.Study, task: Task) -> Literal["start", "wait", "nothing"]:
-    studies.reconcile(study)
+def _todo(
+    study: optuna.Study, task: Task
+) -> tuple[Literal["start", "wait", "nothing"], list[FrozenTrial]]:
+    """What to do next; the trials there are."""
     trials = study.get_trials(deepcopy=False)
-    done = studies.settled(study)
+    if studies.reconcile(study, trials):
+        trials = study.get_trials(deepcopy=False)
+    done = studies.settled(study, trials)
     if done >= task.target:
-        return "nothing"
+        return "nothing", trials
     _stop_if_hopeless(trials[task.begun :], task.target)
     under_way = sum(trial.state == TrialState.RUNNING for trial in trials)
-    return "start" if done + under_way < task.target else "wait"
+    return ("start" if done + under_way < task.target else "wait"), trials
 
 
 def _stop_if_hopeless(trials: list[FrozenTrial], target: int) -> None:
@@ -189,10 +199,9 @@ def _stop_if_hopeless(trials: list[FrozenTrial], target: int) -> None:
         )
 
 
-def _queue_next(study: optuna.Study, contest: Contest) -> None:
+def _queue_next(study: optuna.Study, contest: Contest, trials: list[FrozenTrial]) -> None:
     """Recipes take turns, so that each is the best of as many trials; the first trial of each has
     the recipe's own values."""
-    trials = study.get_trials(deepcopy=False)
     if any(trial.state == TrialState.WAITING for trial in trials):
         return
     repeated = {trial.user_attrs.get(studies.RETRY_OF) for trial in trials}

@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import signal
+import tempfile
 import threading
 import time
 import traceback
@@ -20,10 +21,11 @@ import numpy as np
 import yaml
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunInfo, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from vqlab.errors import UserError
-from vqlab.tracking.store import Client
+from vqlab.tracking.store import Client, told
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -37,7 +39,11 @@ _PARAMS_AT_ONCE, _METRICS_AT_ONCE = 100, 1000
 _PARAM_LENGTH, _TAG_LENGTH, _KEY_LENGTH = 6000, 8000, 250
 _DIGEST_LENGTH = 32
 _SAMPLING_SECONDS = 10.0
+_GATHERED_SECONDS = 1.0
+"""While a run is open, what it logs within this time of the last writing goes in one go."""
 _SIGNALS = ("SIGTERM", "SIGHUP")
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+"""Ten times as fast where PyYAML was built with libyaml."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -49,6 +55,8 @@ class Run:
 
     normally FINISHED; on an exception FAILED, the sentence in the tag `vqlab.failure`; on Ctrl-C,
     SIGTERM or SIGHUP KILLED. Exceptions pass on. A `finish` inside the block has the last word.
+    A block within a block of the same run ends nothing. Inside, metrics and tags of the same
+    second are written together; none is later than that, or than the end.
     """
 
     def __init__(
@@ -65,8 +73,15 @@ class Run:
         self.name: str = info.run_name
         self.experiment_id: str = info.experiment_id
         self.resumed = resumed
-        self.finished = False
+        self.status: Status | None = None
+        """How it ended; None as long as it has not, by this object."""
+        self.tags: dict[str, str] = {}
+        """Those set by this object, as they are stored."""
         self._client = client
+        self._depth = 0
+        self._metrics: list[Metric] = []
+        self._unwritten: set[str] = set()
+        self._written = time.monotonic()
         self._artifact_uri: str = info.artifact_uri
         self._steps: dict[str, set[int]] = {}
         self._handlers: dict[int, Any] = {}
@@ -109,16 +124,14 @@ class Run:
         In a resumed run, steps that a key already has are left as they are: nothing doubles.
         """
         now = int(time.time() * 1000)
-        entities = []
         for name, value in metrics.items():
             key = _key(name)
             if self.resumed and step in self.logged_steps(key):
                 continue
-            entities.append(Metric(key, float(value), now, step))
+            self._metrics.append(Metric(key, float(value), now, step))
             if key in self._steps:
                 self._steps[key].add(step)
-        for first in range(0, len(entities), _METRICS_AT_ONCE):
-            self._client.log_batch(self.id, metrics=entities[first : first + _METRICS_AT_ONCE])
+        self._write_when_due()
 
     def logged_steps(self, key: str) -> set[int]:
         """The steps at which the metric `key` has values; empty where it was never logged."""
@@ -135,12 +148,33 @@ class Run:
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags, in one go."""
-        entities = [RunTag(key, tag) for key, tag in stored_tags(tags).items()]
-        self._client.log_batch(self.id, tags=entities)
+        self._gather_tags(tags)
+        self._write_when_due()
+
+    def _gather_tags(self, tags: Mapping[str, str]) -> None:
+        stored = stored_tags(tags)
+        self.tags |= stored
+        self._unwritten |= set(stored)
+
+    def _write_when_due(self) -> None:
+        if not self._depth or time.monotonic() - self._written >= _GATHERED_SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        """Write what was gathered; what cannot be written is not tried again."""
+        metrics, tags = self._metrics, [RunTag(key, self.tags[key]) for key in self._unwritten]
+        self._metrics, self._unwritten = [], set()
+        for first in range(0, len(metrics) or bool(tags), _METRICS_AT_ONCE):
+            batch = metrics[first : first + _METRICS_AT_ONCE]
+            self._client.log_batch(self.id, metrics=batch, tags=[] if first else tags)
+        self._written = time.monotonic()
 
     def log_text(self, text: str, path: str) -> None:
         """Write `text` as the artifact `path`."""
-        self._client.log_text(self.id, text, path)
+        name = Path(path)
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / name.name).write_text(text, encoding="utf-8")
+            self.log_artifacts(Path(folder), str(name.parent) if name.parent.name else None)
 
     def log_json(self, tree: Mapping[str, Any], path: str) -> None:
         """Write plain values as the JSON artifact `path`."""
@@ -148,7 +182,8 @@ class Run:
 
     def log_yaml(self, tree: Mapping[str, Any], path: str) -> None:
         """Write plain values as the YAML artifact `path`."""
-        self.log_text(yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True), path)
+        text = yaml.dump(dict(tree), Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
+        self.log_text(text, path)
 
     def log_figure(self, figure: Any, path: str) -> None:
         """Draw a matplotlib figure into the artifact `path`, its kind by the suffix."""
@@ -156,11 +191,18 @@ class Run:
 
     def log_artifact(self, file: Path, folder: str | None = None) -> None:
         """Copy a file into the artifacts, into `folder` there."""
-        self._client.log_artifact(self.id, str(file), folder)
+        with told(self._client.store.root):
+            self._artifacts.log_artifact(str(file), folder)
 
     def log_artifacts(self, folder: Path, path: str | None = None) -> None:
         """Copy what lies in `folder` into the artifacts, under `path` there."""
-        self._client.log_artifacts(self.id, str(folder), path)
+        with told(self._client.store.root):
+            self._artifacts.log_artifacts(str(folder), path)
+
+    @property
+    def _artifacts(self) -> Any:
+        # The client's own methods ask the store each time where a run's artifacts lie.
+        return get_artifact_repository(self._artifact_uri, self._client.store.uri)
 
     def log_pictures(self, pictures: Mapping[str, np.ndarray[Any, Any]], step: int = 0) -> None:
         """Log pictures (H, W, 3) uint8 under keys that are the same in every run, so that the UI
@@ -193,15 +235,19 @@ class Run:
 
     def finish(self, status: Status = "FINISHED", failure: str | None = None) -> None:
         """End the run; `failure` is the sentence that says why it did not finish."""
-        self.finished = True
+        self.status = status
         if self._monitor is not None:
             _stop_monitor(self._monitor)
             self._monitor = None
         if failure:
-            self.set_tags({"vqlab.failure": failure})
+            self._gather_tags({"vqlab.failure": failure})
+        self._write()
         self._client.set_terminated(self.id, status=status)
 
     def __enter__(self) -> Run:
+        self._depth += 1
+        if self._depth > 1:
+            return self
         if threading.current_thread() is threading.main_thread():
             for name in _SIGNALS:
                 number = getattr(signal, name, None)
@@ -216,10 +262,13 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._depth -= 1
+        if self._depth:
+            return
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
-        if self.finished:
+        if self.status is not None:
             return
         if error is None:
             self.finish()

@@ -69,6 +69,8 @@ class Tracker:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._experiments: dict[str, str] = {}
+        self._artifact_uris: dict[str, str] = {}
+        """Of runs that were started here."""
         self.registry = Registry(client)
         """Versions and champions."""
 
@@ -121,6 +123,7 @@ class Tracker:
         }
         stored = self._create_run(experiment, every, name)
         run = Run(self._client, stored.info.run_id, system_metrics=system_metrics, info=stored.info)
+        self._artifact_uris[run.id] = stored.info.artifact_uri
         run.log_params(params or {})
         run.log_json({**around, "device": device}, "environment.json")
         return run
@@ -298,16 +301,19 @@ class Tracker:
         if "vqlab.failure" in self._client.get_run(run_id).data.tags:
             self._client.delete_tag(run_id, "vqlab.failure")
 
-    def settle(self, run_id: str, status: Status, tags: Mapping[str, str]) -> None:
-        """Correct how a run ended, whatever it said itself."""
-        info = self._client.get_run(run_id).info
-        Run(self._client, run_id, info=info).set_tags(tags)
-        if info.status != status:
+    def settle(
+        self, run_id: str, status: Status, tags: Mapping[str, str], known: str | None = None
+    ) -> None:
+        """Correct how a run ended, whatever it said itself. known: that, where it is known."""
+        stored = [RunTag(key, tag) for key, tag in stored_tags(tags).items()]
+        if stored:
+            self._client.log_batch(run_id, tags=stored)
+        if (known or self._client.get_run(run_id).info.status) != status:
             self._client.set_terminated(run_id, status=status)
 
     def drop(self, run_id: str, path: str) -> None:
         """Delete an artifact (a file or a folder) of a run; nothing happens where it is gone."""
-        uri = self._client.get_run(run_id).info.artifact_uri
+        uri = self._artifact_uris.get(run_id) or self._client.get_run(run_id).info.artifact_uri
         with contextlib.suppress(MlflowException, OSError):
             get_artifact_repository(uri, self._client.store.uri).delete_artifacts(path)
 
