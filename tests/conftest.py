@@ -107,10 +107,10 @@ def blank_figures() -> Iterator[None]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 12 MiB of its own; skipped where this process may not mount one."""
+    """A file system of 48 MiB of its own; skipped where this process may not mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder)]
     try:
         done = subprocess.run(mount, capture_output=True)
     except FileNotFoundError:

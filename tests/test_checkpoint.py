@@ -219,7 +219,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
 def test_a_really_full_disk(small_disk: Path) -> None:
     path = save_state(small_disk / "state", {"epoch": 1})
     with pytest.raises(UserError, match="the disk is full"):
-        save_state(path, {"epoch": 2, "big": torch.zeros(4_000_000)})
+        save_state(path, {"epoch": 2, "big": torch.zeros(16_000_000)})
     assert load_state(path) == {"epoch": 1}
     assert [p.name for p in small_disk.iterdir()] == ["state"]
 

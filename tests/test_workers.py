@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tiny_set import tiny_recipe
 
 from vqlab.sweep import join
 from vqlab.sweep import study as studies
+from vqlab.sweep.project import row
 from vqlab.sweep.storage import Turn, open_storage, storage_address
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
@@ -111,15 +112,21 @@ def lives(process: psutil.Process) -> bool:
         return False
 
 
-def check_all_agrees(folder: Path, target: int) -> optuna.Study:
-    """Target reached, each interrupted trial repeated once, MLflow says what Optuna says."""
+def check_all_agrees(folder: Path, target: int, failed: Collection[int] = ()) -> optuna.Study:
+    """Target reached, each interrupted trial repeated once, MLflow says what Optuna says.
+
+    failed: numbers of the trials that failed by themselves, each for a reason.
+    """
     study = the_study(folder)
     trials = study.get_trials(deepcopy=False)
     states = Counter(trial.state.name for trial in trials)
     assert states["COMPLETE"] + states["PRUNED"] == target
     assert set(states) <= {"COMPLETE", "PRUNED", "FAIL"}
     repeats = Counter(t.user_attrs[studies.RETRY_OF] for t in trials if "retry_of" in t.user_attrs)
-    assert repeats == {t.number: 1 for t in trials if t.state == TrialState.FAIL}
+    ended = {t.number for t in trials if t.state == TrialState.FAIL}
+    assert repeats == {number: 1 for number in ended if number not in failed}
+    by_themselves = {number for number in ended if not studies.was_interrupted(trials[number])}
+    assert by_themselves == set(failed)
     tracker = Tracker.open(folder / "mlruns")
     assert not [run.name for run in tracker.runs() if run.status == "RUNNING"]
     runs = tracker.runs(tags={"vqlab.kind": "trial"})
@@ -128,6 +135,9 @@ def check_all_agrees(folder: Path, target: int) -> optuna.Study:
         assert (run.tags["optuna.state"], run.status) == (
             trial.state.name, STATUS[trial.state.name],
         )  # fmt: skip
+        assert run.tags.get("vqlab.reason", "") == row(trial).reason
+    shown = {int(run.tags["vqlab.trial"]) for run in runs}
+    assert shown >= by_themselves
     complete = [t.user_attrs[studies.RUN_ID] for t in trials if t.state == TrialState.COMPLETE]
     assert set(complete) <= {run.run_id for run in runs}
     return study

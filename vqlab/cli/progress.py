@@ -104,7 +104,14 @@ def watched(metrics: Mapping[str, float]) -> str:
 def sweeping() -> Iterator[OnEvent]:
     """A sweep as it goes: a bar over trials, one over the epochs of each trial under way, one for
     each kind of other work that is counted, and a line for every trial that ended."""
-    from vqlab.sweep import EpochDone, Progressed, StudyOpened, TrialFinished, TrialStarted
+    from vqlab.sweep import (
+        EpochDone,
+        Progressed,
+        StudyOpened,
+        TrialFinished,
+        TrialStarted,
+        WorkerEnded,
+    )
 
     progress = _bars()
     trials = progress.add_task("trials", total=None, metrics="")
@@ -131,6 +138,8 @@ def sweeping() -> Iterator[OnEvent]:
                 progress.remove_task(epochs.pop(event.trial.number))
             progress.update(trials, completed=event.done, total=event.target)
             out.print(ended_text(event))
+        elif isinstance(event, WorkerEnded):
+            out.print(f"note: a worker ended: {event.reason}")
 
     with progress:
         yield on_event

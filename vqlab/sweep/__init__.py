@@ -14,6 +14,7 @@ from vqlab.sweep.events import (
     TrialFinished,
     TrialRow,
     TrialStarted,
+    WorkerEnded,
 )
 from vqlab.sweep.launch import Launcher, LocalWorkers
 from vqlab.sweep.loop import Interrupted, sweep
@@ -39,6 +40,7 @@ __all__ = [
     "TrialFinished",
     "TrialRow",
     "TrialStarted",
+    "WorkerEnded",
     "join",
     "make_contest",
     "make_space",

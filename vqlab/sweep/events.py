@@ -88,7 +88,14 @@ class TrialFinished:
     target: int
 
 
-Event: TypeAlias = StudyOpened | TrialStarted | EpochDone | Progressed | TrialFinished
+@dataclass(frozen=True)
+class WorkerEnded:
+    """A worker ended by a fault, while the study can do without it."""
+
+    reason: str
+
+
+Event: TypeAlias = StudyOpened | TrialStarted | EpochDone | Progressed | TrialFinished | WorkerEnded
 OnEvent: TypeAlias = Callable[[Event], None]
 
 

@@ -22,10 +22,10 @@ from vqlab.sweep.contest import Contest, Spaces, make_contest
 from vqlab.sweep.events import OnEvent, StudyOpened, SweepResult
 from vqlab.sweep.finish import finish
 from vqlab.sweep.launch import Launcher, LocalWorkers, WorkersElsewhere
-from vqlab.sweep.project import project_all, tidy
+from vqlab.sweep.project import project_all
 from vqlab.sweep.space import Space
 from vqlab.sweep.storage import Turn, only_one, opened_storage, storage_address
-from vqlab.sweep.trial import Objective
+from vqlab.sweep.trial import FINGERPRINT, Objective
 from vqlab.sweep.watch import watch
 from vqlab.sweep.worker import PARENT, TASK, Task, work
 from vqlab.tracking import Run, Tracker
@@ -103,7 +103,7 @@ def _give_task(
     name = space.name if isinstance(space, Spaces) else ""
     study.set_user_attr(TASK, asdict(Task(trees, space.tree, name, trials, seed, begun)))
     study.set_user_attr(PARENT, objective.parent.id)
-    study.set_user_attr("data_fingerprint", splits.fingerprint)
+    study.set_user_attr(FINGERPRINT, splits.fingerprint)
 
 
 def _run_trials(
@@ -113,16 +113,16 @@ def _run_trials(
     target: int,
     deadline: float,
 ) -> None:
-    if launcher is None:
-        work(objective, storage, deadline)
-        tidy(objective, objective.study.get_trials(deepcopy=False))
-        return
     study = objective.study
     try:
-        launcher.start(study.study_name)
-        watch(study, launcher, objective.tracker, target, objective.say)
+        if launcher is None:
+            work(objective, storage, deadline)
+        else:
+            launcher.start(study.study_name)
+            watch(study, launcher, objective.tracker, target, objective.say)
     finally:
-        launcher.stop()
+        if launcher is not None:
+            launcher.stop()
         with Turn(storage, study.study_name):
             studies.reconcile(study)
         project_all(objective)
@@ -149,7 +149,8 @@ def _notes(study: optuna.Study, base: str) -> tuple[str, ...]:
             f"this is a new study: its space, settings or data differ from those of "
             f"{', '.join(others)}."
         )
-    queued = studies.reconcile(study)
+    studies.reconcile(study)
+    queued = studies.to_be_repeated(study)
     if queued:
         numbers = ", ".join(map(str, queued))
         notes.append(f"interrupted before, tried again: trial {numbers}.")
@@ -203,7 +204,6 @@ def _running(objective: Objective, target: int) -> Iterator[None]:
         with parent:
             yield
     except KeyboardInterrupt as error:
-        project_all(objective)
         raise Interrupted(
             f"study {study.study_name} was interrupted with {studies.settled(study)} of {target} "
             "trials done; the same command goes on from there."

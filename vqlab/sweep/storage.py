@@ -62,16 +62,28 @@ def store_errors(address: str) -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
-        cause = error.__cause__ or error
-        reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
         shown = without_password(address).removeprefix("sqlite:///")
         remedy = "free some space, or make it readable and writable"
         if shown.startswith("postgresql"):
             remedy = f"check that the server runs and that {ADDRESS} is right"
         raise UserError(
-            f"the study store {shown} cannot be used ({reason}); {remedy}, and run the same "
-            "command again."
+            f"the study store {shown} cannot be used ({database_said(error)}); {remedy}, and run "
+            "the same command again."
         ) from error
+
+
+def database_said(error: Exception) -> str:
+    """What an unusable study store said itself, a line; Optuna's own words hide it."""
+    cause = error.__cause__ or error
+    return str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
+
+
+class _Store(RDBStorage):
+    def record_heartbeat(self, trial_id: int) -> None:
+        """A sign of life that a full or locked store does not take is left out: an error would end
+        the thread that gives them, and others would take the trial for dead."""
+        with contextlib.suppress(StorageInternalError):
+            super().record_heartbeat(trial_id)
 
 
 def open_storage(address: str) -> RDBStorage:
@@ -89,7 +101,7 @@ def open_storage(address: str) -> RDBStorage:
         try:
             with warnings.catch_warnings(), _one_makes_the_tables(address):
                 warnings.simplefilter("ignore", ExperimentalWarning)
-                return RDBStorage(
+                return _Store(
                     address,
                     engine_kwargs=options,
                     heartbeat_interval=interval,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import threading
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from optuna.samplers import TPESampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from vqlab.tracking import owner_is_gone
+from vqlab.tracking import owner_is_gone, owner_tags
 from vqlab.types import UserError
 
 Direction = Literal["maximize", "minimize"]
@@ -159,19 +160,24 @@ def state_tags(
     return tags
 
 
-def reconcile(study: optuna.Study, trials: list[FrozenTrial] | None = None) -> list[int]:
-    """Mark running trials whose worker is gone as failed, and queue each once more.
+def this_worker() -> dict[str, str]:
+    """Who is at a trial: a thread of a process, which is at one at a time."""
+    return {**owner_tags(), "vqlab.thread": str(threading.get_ident())}
 
-    To be called in a `Turn`: whoever is drawing a trial that names no worker yet holds it. Returns
-    the numbers of the trials queued. trials: as read in this turn.
+
+def reconcile(study: optuna.Study, trials: list[FrozenTrial] | None = None) -> list[int]:
+    """Mark running trials that nobody is at any more as failed, and queue each once more.
+
+    To be called in a `Turn`, for whoever is drawing a trial that names no worker yet holds it; and
+    between trials, for one that names the caller was left behind (its process goes on, as a
+    notebook's does). Returns the numbers of the trials queued. trials: as read in this turn.
     """
     storage = study._storage
     trials = study.get_trials(deepcopy=False) if trials is None else trials
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     stale = _gave_no_sign(study) if running else set()
     for trial in running:
-        worker = trial.user_attrs.get(WORKER)
-        if worker is None or owner_is_gone(worker) or trial._trial_id in stale:
+        if _left(trial.user_attrs.get(WORKER)) or trial._trial_id in stale:
             try:
                 storage.set_trial_user_attr(trial._trial_id, INTERRUPTED, True)
                 storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
@@ -184,6 +190,20 @@ def reconcile(study: optuna.Study, trials: list[FrozenTrial] | None = None) -> l
         if was_interrupted(trial) and retry(study, trial):
             queued.append(trial.number)
     return queued
+
+
+def to_be_repeated(study: optuna.Study) -> list[int]:
+    """Numbers of the interrupted trials whose repetition has not begun."""
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    return [t.user_attrs[RETRY_OF] for t in waiting if RETRY_OF in t.user_attrs]
+
+
+def _left(worker: dict[str, str] | None) -> bool:
+    """Whether the worker of a running trial is surely not at it."""
+    if worker is None or owner_is_gone(worker):
+        return True
+    here = this_worker()
+    return all(worker.get(key) == here[key] for key in ("vqlab.host", "vqlab.pid", "vqlab.thread"))
 
 
 def _gave_no_sign(study: optuna.Study) -> set[int]:

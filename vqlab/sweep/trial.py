@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.checkpoint import load_state
@@ -20,7 +21,17 @@ from vqlab.config import Settings, digest, dump, merge, nest
 from vqlab.data import Splits, load_dataset
 from vqlab.evaluation import Report, choose_thresholds, evaluate
 from vqlab.model import Model
-from vqlab.run import CHECKPOINT, STATE, RunConfig, assess, resolve, run, start, trained_key
+from vqlab.run import (
+    CHECKPOINT,
+    STATE,
+    RunConfig,
+    assess,
+    experiment_of,
+    resolve,
+    run,
+    start,
+    trained_key,
+)
 from vqlab.sweep.codebooks import dead_codebook
 from vqlab.sweep.contest import Contest
 from vqlab.sweep.costs import costs, number
@@ -29,6 +40,7 @@ from vqlab.sweep.events import EpochDone, OnEvent, Progressed, TrialStarted
 from vqlab.sweep.plan import scoring_of
 from vqlab.sweep.rescore import Rescored, search_scoring
 from vqlab.sweep.reuse import REUSED, SAVED, TRAINED, Earlier, Reused, same_trial, trained_mark
+from vqlab.sweep.storage import database_said
 from vqlab.sweep.study import (
     BEYOND,
     DEAD,
@@ -47,6 +59,8 @@ from vqlab.types import UserError
 VALIDATION, SCORING, THRESHOLDS, PROGRESS = "validation", "scoring", "thresholds", "progress"
 """Attributes of a trial: its metrics, the settings of scoring and thresholds chosen for it,
 [epoch, epochs]."""
+FINGERPRINT = "data_fingerprint"
+"""Attribute of a study: which images it is about."""
 _SECONDS = 1.0
 """At least this long between two notes of a trial's progress."""
 
@@ -111,7 +125,9 @@ class Objective:
             trial.set_user_attr(REASON, str(error))
             raise
         except Exception as error:
-            trial.set_user_attr(REASON, _sentence(error))
+            trial.set_user_attr(REASON, sentence(error))
+            if RUN_ID not in trial.user_attrs:
+                self._start_bare(trial)
             raise
         except BaseException:
             trial.set_user_attr(INTERRUPTED, True)
@@ -144,10 +160,32 @@ class Objective:
             return self.splits
         key = digest(dump(config.data))
         if key not in self._other_splits:
-            self._other_splits = {key: load_dataset(config.data)}
+            splits = load_dataset(config.data)
+            refuse_other_images(self.study, splits)
+            self._other_splits = {key: splits}
         return self._other_splits[key]
 
     def _start(self, trial: optuna.Trial, config: RunConfig, splits: Splits) -> Run:
+        name, tags = self._named(trial)
+        tracked = start(self.tracker, config, splits, name, tags, self.parent.id)
+        trial.set_user_attr(RUN_ID, tracked.id)
+        self.mine[tracked.id] = tracked
+        return tracked
+
+    def _start_bare(self, trial: optuna.Trial) -> None:
+        """The run of a trial whose settings or images could not be had: it shows the reason."""
+        name, tags = self._named(trial)
+        tracked = self.tracker.start(
+            experiment=experiment_of(self.splits),
+            name=name,
+            tags=tags,
+            params=trial.params,
+            parent=self.parent.id,
+        )
+        trial.set_user_attr(RUN_ID, tracked.id)
+
+    def _named(self, trial: optuna.Trial) -> tuple[str, dict[str, str]]:
+        """Name and tags of a trial's run."""
         tags = {
             "vqlab.kind": "trial",
             "vqlab.study": self.study.study_name,
@@ -158,14 +196,11 @@ class Objective:
         if RETRY_OF in trial.user_attrs:
             tags["vqlab.retry_of"] = str(trial.user_attrs[RETRY_OF])
         name = f"{self.study.study_name}-{trial.number:03d}"
-        recipe = self.contest.of(trial.params)[0]
+        recipe = trial.params.get(RECIPE, "")
         if recipe:
             tags["vqlab.recipe"] = recipe
             name += f"-{recipe}"
-        tracked = start(self.tracker, config, splits, name, tags, self.parent.id)
-        trial.set_user_attr(RUN_ID, tracked.id)
-        self.mine[tracked.id] = tracked
-        return tracked
+        return name, tags
 
     def _take_over(self, trial: optuna.Trial, tracked: Run) -> int:
         """Go on from the last epoch of the interrupted trial that this one repeats."""
@@ -313,5 +348,18 @@ class Objective:
         return values
 
 
-def _sentence(error: Exception) -> str:
+def refuse_other_images(study: optuna.Study, splits: Splits) -> None:
+    """Raise UserError where these are not the images that the study is about."""
+    known = study.user_attrs.get(FINGERPRINT, splits.fingerprint)
+    if splits.fingerprint != known:
+        raise UserError(
+            f"the images in {splits.root} are not those of study {study.study_name} (fingerprint "
+            f"{splits.fingerprint[:12]}, the study's is {known[:12]}); copy the same ones here."
+        )
+
+
+def sentence(error: Exception) -> str:
+    """Why a trial failed."""
+    if isinstance(error, StorageInternalError):
+        return f"the study store could not be used: {database_said(error)}."
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

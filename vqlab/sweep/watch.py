@@ -8,7 +8,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.sweep import study as studies
-from vqlab.sweep.events import EpochDone, OnEvent, TrialFinished, TrialStarted
+from vqlab.sweep.events import EpochDone, OnEvent, TrialFinished, TrialStarted, WorkerEnded
 from vqlab.sweep.launch import Launcher
 from vqlab.sweep.project import row
 from vqlab.sweep.trial import PROGRESS
@@ -21,21 +21,25 @@ _PAUSE = 0.5
 def watch(
     study: optuna.Study, launcher: Launcher, tracker: Tracker, target: int, say: OnEvent
 ) -> None:
-    """Tend the workers and tell what becomes of trials, until all workers have ended.
+    """Tend the workers and tell what becomes of trials and workers, until all have ended.
 
     Raises UserError with what the workers complained of, where they ended before the target and
     no time limit was reached.
     """
     told = _Told(study, tracker, target, say)
+    known = ""
     while True:
         alive = launcher.tend()
         told.look()
+        complaint = launcher.complaint()
+        if complaint and not alive and studies.settled(study) < target:
+            raise UserError(complaint)
+        if complaint != known:
+            known = complaint
+            say(WorkerEnded(complaint))
         if not alive:
-            break
+            return
         time.sleep(_PAUSE)
-    complaint = launcher.complaint()
-    if complaint and studies.settled(study) < target:
-        raise UserError(complaint)
 
 
 class _Told:

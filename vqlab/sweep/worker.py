@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -26,8 +28,8 @@ from vqlab.sweep.events import OnEvent, TrialFinished
 from vqlab.sweep.project import project, row, tidy_mine
 from vqlab.sweep.space import make_space
 from vqlab.sweep.storage import Turn, opened_storage, storage_address
-from vqlab.sweep.trial import Objective
-from vqlab.tracking import Tracker, owner_tags
+from vqlab.sweep.trial import Objective, refuse_other_images
+from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
 TASK, PARENT = "task", "mlflow_parent"
@@ -90,12 +92,7 @@ def join(
             )
         contest = Task(**study.user_attrs[TASK]).contest(data)
         splits = load_dataset(contest.first.config.data)
-        known = study.user_attrs.get("data_fingerprint", splits.fingerprint)
-        if splits.fingerprint != known:
-            raise UserError(
-                f"the images in {splits.root} are not those of study {name} (fingerprint "
-                f"{splits.fingerprint[:12]}, the study's is {known[:12]}); copy the same ones here."
-            )
+        refuse_other_images(study, splits)
         parent = tracker.amend(study.user_attrs[PARENT])
         objective = Objective(contest, splits, study, parent, tracker, say)
         deadline = float("inf") if timeout is None else started + timeout
@@ -144,16 +141,28 @@ def take_trials(
                 begun = sum(trial.state != TrialState.WAITING for trial in trials)
                 study.sampler = studies.sampler(task.seed, begun)
                 claimed = partial(_claimed, run, turn)
-                study.optimize(claimed, n_trials=1, catch=(Exception,), callbacks=[ended])
+                with _store_errors_plain():
+                    study.optimize(claimed, n_trials=1, catch=(Exception,), callbacks=[ended])
                 continue
         time.sleep(_PAUSE)
+
+
+@contextmanager
+def _store_errors_plain() -> Iterator[None]:
+    """Where the store does not take how a trial ended, Optuna 5 hides that behind an assertion."""
+    try:
+        yield
+    except AssertionError as error:
+        if isinstance(error.__context__, StorageInternalError):
+            raise error.__context__  # noqa: B904 (its own cause is what the database said)
+        raise
 
 
 def _claimed(
     run: Callable[[optuna.Trial], float | tuple[float, ...]], turn: Turn, trial: optuna.Trial
 ) -> float | tuple[float, ...]:
     """The trial is this worker's; the next one may look."""
-    trial.set_user_attr(studies.WORKER, owner_tags())
+    trial.set_user_attr(studies.WORKER, studies.this_worker())
     turn.end()
     return run(trial)
 

@@ -224,7 +224,7 @@ def _reach(uri: str) -> None:
 
 def _check_database(database: Path) -> None:
     """Raise sqlite3.Error unless the file is SQLite's and can be written; made where missing."""
-    with contextlib.closing(sqlite3.connect(database, timeout=_TIMEOUT)) as connection:
+    with contextlib.closing(sqlite3.connect(database, timeout=_PATIENCE)) as connection:
         # A real write, undone: BEGIN IMMEDIATE alone also succeeds on a read-only file.
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("CREATE TABLE vqlab_probe (x)")
@@ -235,7 +235,7 @@ def _prepare_database(database: Path) -> None:
     """WAL mode (it lasts), and artifact addresses that follow a folder which was moved or copied:
     MLflow stores absolute ones."""
     here = database.parent / "artifacts"
-    with contextlib.closing(sqlite3.connect(database, timeout=_TIMEOUT)) as connection:
+    with contextlib.closing(sqlite3.connect(database, timeout=_PATIENCE)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
         rows = connection.execute("SELECT experiment_id, artifact_location FROM experiments")
         for experiment, location in rows.fetchall():

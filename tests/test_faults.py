@@ -1,0 +1,354 @@
+"""What goes wrong around a sweep: a trial fails with its cause, or waits; the others go on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Collection, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import sqlalchemy
+import yaml
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from PIL import Image
+from test_workers import (  # noqa: F401
+    begin,
+    check_all_agrees,
+    closed,
+    end,
+    the_study,
+    under_way,
+    wait_for,
+)
+from tiny_set import tiny_recipe, write_tiny_set
+
+from vqlab.config import merge, nest
+from vqlab.evaluation import Report
+from vqlab.sweep import EpochDone, Event, SweepResult, TrialStarted, make_space, sweep
+from vqlab.sweep import study as studies
+from vqlab.sweep.storage import open_storage, opened_storage
+from vqlab.sweep.trial import sentence
+from vqlab.sweep.worker import TASK, Task, take_trials
+from vqlab.tracking import Run, Tracker
+from vqlab.types import UserError
+
+Tree = dict[str, Any]
+RATE = {"training.learning_rate": {"low": "3e-4", "high": "3e-3", "log": True}}
+SIZES = {**RATE, "data.image_size": {"choices": [32, 48]}}
+BROKEN = 1e39
+"""A commitment beyond what float32 holds: the loss is infinite at once."""
+
+
+# In this process
+
+
+@pytest.fixture
+def untested(monkeypatch: pytest.MonkeyPatch, blank_figures: None) -> None:
+    """The winner's test is left out; it takes longer than all the rest."""
+
+    def tested(model: Any, config: Any, splits: Any, run: Run, results: Path) -> Any:
+        run.log_metrics({"test/image_auroc": 1.0})
+        return Report({}, {}), {}, results
+
+    monkeypatch.setattr("vqlab.sweep.finish.test_model", tested)
+
+
+def sweep_here(
+    folder: Path, tree: Tree, axes: Tree, trials: int, on_event: Any = lambda event: None
+) -> SweepResult:
+    verbosity = optuna.logging.get_verbosity()
+    try:
+        return sweep(
+            tree, make_space({"validations": 0, "space": axes}), Tracker.open(folder / "mlruns"),
+            trials=trials, results=folder / "results", on_event=on_event,
+        )  # fmt: skip
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+@pytest.mark.usefixtures("untested")
+def test_a_trial_that_its_process_survives_is_tried_again(root: Path, tmp_path: Path) -> None:
+    """What ends a trial without ending the process, as in a notebook: SystemExit, say."""
+    started = []
+
+    def leave(event: Event) -> None:
+        if isinstance(event, EpochDone):
+            raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        sweep_here(tmp_path, tiny_recipe(root), RATE, 1, leave)
+    trials = the_study(tmp_path).get_trials(deepcopy=False)
+    assert [t.state for t in trials] == [TrialState.FAIL, TrialState.WAITING]
+    assert studies.was_interrupted(trials[0])
+    runs = Tracker.open(tmp_path / "mlruns").runs(kinds=["trial"])
+    assert [(r.status, r.tags["optuna.state"]) for r in runs] == [("FAILED", "FAIL")]
+
+    def note(event: Event) -> None:
+        if isinstance(event, TrialStarted):
+            started.append((event.number, event.resumed_at))
+
+    sweep_here(tmp_path, tiny_recipe(root), RATE, 1, note)
+    assert started == [(1, 1)]
+    check_all_agrees(tmp_path, 1)
+
+
+class Frozen:
+    """A study store that takes nothing while `on`."""
+
+    def __init__(self, storage: RDBStorage) -> None:
+        self._engine, self.on = storage.engine, False
+        sqlalchemy.event.listen(storage.engine, "connect", self._connected)
+
+    def set(self, on: bool) -> None:
+        self.on = on
+        self._engine.dispose()
+
+    def _connected(self, connection: Any, record: Any) -> None:
+        connection.execute(f"PRAGMA query_only={int(self.on)}")
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_a_trial_whose_end_the_store_does_not_take_is_tried_again(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path / 'optuna.db'}"
+    with pytest.raises(UserError, match="cannot be used .*readonly") as told:
+        with opened_storage(address) as storage:
+            study = studies.open_study(storage, "s", "maximize")
+            study.set_user_attr(TASK, asdict(Task({}, {}, "", target=2, seed=0)))
+            study.ask().set_user_attr(studies.WORKER, {**studies.this_worker(), "vqlab.thread": ""})
+            frozen = Frozen(storage)
+
+            def run(trial: optuna.Trial) -> float:
+                frozen.set(True)
+                return 1.0
+
+            take_trials(study, storage, run)
+    assert isinstance(told.value.__cause__, optuna.exceptions.StorageInternalError)
+    assert "store could not be used: attempt to write" in sentence(told.value.__cause__)
+    with opened_storage(address) as storage:
+        study = studies.load_study(storage, "s")
+        assert [t.state.name for t in study.trials] == ["RUNNING", "RUNNING"]
+        assert studies.reconcile(study) == [1]  # the other one is another thread's
+        assert [t.state.name for t in study.trials] == ["RUNNING", "FAIL", "WAITING"]
+
+
+@pytest.mark.usefixtures("untested")
+def test_an_image_that_becomes_another_one(tmp_path: Path) -> None:
+    """Only a trial that reads the images again can know; it says so in both stores."""
+    root = write_tiny_set(tmp_path / "data")
+    image = root / "part/train/good/000.png"
+
+    def replace(event: Event) -> None:
+        if isinstance(event, TrialStarted) and event.number == 0:
+            Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(image)
+
+    result = sweep_here(tmp_path, tiny_recipe(root, epochs=0), SIZES, 3, replace)
+    other = {row.number for row in result.trials if row.params["data.image_size"] == 48}
+    assert other
+    for trial in check_all_agrees(tmp_path, 3, failed=other).trials:
+        if trial.number in other:
+            assert "are not those of study" in trial.user_attrs[studies.REASON]
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_a_store_that_takes_no_sign_of_life(tmp_path: Path) -> None:
+    """That sign is left out, and the next one is given."""
+    storage = open_storage(f"sqlite:///{tmp_path / 'optuna.db'}")
+    study = studies.open_study(storage, "s", "maximize")
+    trial = study.ask()
+    frozen = Frozen(storage)
+
+    def signs() -> int:
+        with storage.engine.connect() as connection:
+            return connection.scalar(sqlalchemy.text("SELECT COUNT(*) FROM trial_heartbeats")) or 0
+
+    frozen.set(True)
+    storage.record_heartbeat(trial._trial_id)
+    assert signs() == 0
+    frozen.set(False)
+    storage.record_heartbeat(trial._trial_id)
+    assert signs() == 1
+
+
+# Two workers
+
+
+def prepare(folder: Path, tree: Tree, axes: Tree) -> Path:
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(tree))
+    (folder / "space.yaml").write_text(yaml.safe_dump({"validations": 0, "space": axes}))
+    return folder
+
+
+def trials_of(folder: Path, state: TrialState) -> list[FrozenTrial]:
+    try:
+        return the_study(folder).get_trials(deepcopy=False, states=(state,))
+    except ValueError:  # the study is not there yet
+        return []
+
+
+def by_themselves(folder: Path) -> set[int]:
+    """Numbers of the trials that failed, and not because their worker was killed."""
+    failed = trials_of(folder, TrialState.FAIL)
+    return {trial.number for trial in failed if not studies.was_interrupted(trial)}
+
+
+def kill_worker_of(trial: FrozenTrial) -> None:
+    os.kill(int(trial.user_attrs[studies.WORKER]["vqlab.pid"]), signal.SIGKILL)
+
+
+def complaint_of(process: subprocess.Popen[str]) -> str:
+    """The one sentence with which a sweep ended early."""
+    _, complaint = process.communicate(timeout=400)
+    assert process.returncode == 2, complaint[-3000:]
+    assert len(complaint.strip().splitlines()) == 1, complaint
+    return complaint
+
+
+def check(folder: Path, target: int, failed: Collection[int] = ()) -> optuna.Study:
+    """As `check_all_agrees`, and no worker showed a traceback."""
+    for log in (folder / "mlruns" / "sweeps").glob("*.log"):
+        assert "Traceback" not in log.read_text()
+    return check_all_agrees(folder, target, failed)
+
+
+def one_line(said: str, words: str) -> str:
+    (line,) = (line for line in said.splitlines() if line.startswith(words))
+    return line
+
+
+@pytest.mark.slow
+def test_an_exception_in_one_trial(root: Path, tmp_path: Path) -> None:
+    axes = {**RATE, "detector.commitment": {"choices": [0.2, 0.3, 0.4, BROKEN]}}
+    tree = merge(tiny_recipe(root), nest("detector.commitment", BROKEN))  # so the first trial fails
+    said = end(begin(prepare(tmp_path, tree, axes), trials=3, workers=2))
+    trials = the_study(tmp_path).get_trials(deepcopy=False)
+    faulty = {t.number for t in trials if t.params["detector.commitment"] == BROKEN}
+    check(tmp_path, 3, failed=faulty)
+    assert 0 in faulty and "diverged" in one_line(said, "trial 0 FAIL (")
+
+
+@pytest.mark.slow
+def test_a_study_whose_trials_all_fail_ends(root: Path, tmp_path: Path) -> None:
+    axes = {**RATE, "detector.commitment": {"choices": [BROKEN, 2 * BROKEN]}}
+    tree = merge(tiny_recipe(root), nest("detector.commitment", BROKEN))
+    folder = prepare(tmp_path, tree, axes)
+    for call in (1, 2):
+        complaint = complaint_of(begin(folder, trials=20, workers=2))
+        assert "the sweep stopped: " in complaint and "diverged" in complaint
+        trials = the_study(folder).get_trials(deepcopy=False)
+        assert {t.state for t in trials} == {TrialState.FAIL}
+        assert 3 * call <= len(trials) <= 4 * call  # the other worker was at one more
+        runs = Tracker.open(folder / "mlruns").runs()
+        assert {r.status for r in runs} == {"FAILED"} and len(runs) == len(trials) + 1
+
+
+@pytest.mark.slow
+def test_an_image_that_becomes_unreadable(tmp_path: Path) -> None:
+    """Trials that read it again fail, and a worker that comes later ends; the others go on."""
+    root = write_tiny_set(tmp_path / "data")
+    folder = prepare(tmp_path, tiny_recipe(root, epochs=25), SIZES)
+    process = begin(folder, trials=4, workers=2)
+    trial = wait_for(lambda: under_way(folder))[0]
+    wait_for(lambda: len(trials_of(folder, TrialState.RUNNING)) == 2)
+    image = root / "part/train/good/000.png"
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 2])
+    kill_worker_of(trial)
+    said = end(process)
+    assert str(image) in one_line(said, "note: a worker ended: ")
+    faulty = by_themselves(folder)
+    assert faulty
+    study = check(folder, 4, failed=faulty)
+    for number in faulty:
+        assert str(image) in study.trials[number].user_attrs[studies.REASON]
+    assert str(image) in complaint_of(begin(folder, trials=5, workers=2))
+    image.write_bytes(whole)
+    end(begin(folder, trials=5, workers=2))
+    check(folder, 5, failed=faulty)
+
+
+HOLDING = """
+import sqlite3, sys, time
+store = sqlite3.connect(sys.argv[1], timeout=60)
+store.execute("BEGIN EXCLUSIVE")
+print("locked", flush=True)
+time.sleep(90)
+store.rollback()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["optuna.db", "mlflow.db"])
+def test_a_store_that_is_locked_for_a_minute(root: Path, tmp_path: Path, name: str) -> None:
+    """Waited for, by a worker at its trial and by one that starts meanwhile."""
+    folder = prepare(tmp_path, tiny_recipe(root, epochs=25), RATE)
+    process = begin(folder, trials=4, workers=2)
+    trial = wait_for(lambda: under_way(folder))[0]
+    command = [sys.executable, "-c", HOLDING, str(folder / "mlruns" / name)]
+    other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None and other.stdout.readline() == "locked\n"
+    kill_worker_of(trial)
+    other.communicate()
+    said = end(process)
+    assert "note: a worker ended" not in said
+    study = check(folder, 4)
+    assert [t.number for t in study.trials if t.state == TrialState.FAIL] == [trial.number]
+
+
+@contextlib.contextmanager
+def filled(disk: Path) -> Iterator[None]:
+    with contextlib.suppress(OSError), (disk / "filler").open("wb") as filler:
+        while True:
+            filler.write(bytes(4096))
+            filler.flush()
+    yield
+    (disk / "filler").unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("under", ["both stores", "runs"])
+def test_a_full_disk_under_a_store(
+    root: Path, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, under: str
+) -> None:
+    """No trial can go on: the sweep ends with a sentence, and goes on when there is room."""
+    if under == "runs":
+        monkeypatch.setenv("VQLAB_STORAGE", f"sqlite:///{tmp_path / 'optuna.db'}")
+    folder = prepare(small_disk, tiny_recipe(root, epochs=25), RATE)
+    process = begin(folder, trials=4, workers=2)
+    wait_for(lambda: under_way(folder, any_store=True))
+    with filled(small_disk):
+        complaint = complaint_of(process)
+    assert "disk is full" in complaint and str(small_disk) in complaint
+    faulty = by_themselves(folder)
+    for trial in trials_of(folder, TrialState.FAIL):
+        assert trial.number not in faulty or "full" in trial.user_attrs[studies.REASON]
+    end(begin(folder, trials=4, workers=2))
+    check(folder, 4, failed=faulty)
+
+
+@pytest.mark.slow
+def test_a_full_disk_under_the_states(
+    root: Path, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the stores lie elsewhere, only the trials that had to write fail."""
+    monkeypatch.setenv("VQLAB_STORAGE", f"sqlite:///{tmp_path / 'optuna.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    folder = prepare(small_disk, tiny_recipe(root, epochs=25), RATE)
+    process = begin(folder, trials=5, workers=2)
+    wait_for(lambda: trials_of(folder, TrialState.COMPLETE))
+    with filled(small_disk):
+        wait_for(lambda: trials_of(folder, TrialState.FAIL))
+    said = end(process)
+    faulty = by_themselves(folder)
+    assert faulty
+    check(folder, 5, failed=faulty)
+    for number in faulty:
+        assert "disk is full" in one_line(said, f"trial {number} FAIL (")
