@@ -15,6 +15,8 @@ BENCH   ?= all
 RUN     ?=
 IMAGES  ?=
 STUDY   ?= validation
+TEST    :=
+comma   := ,
 
 COMMON = --category $(CLASS) --preset $(PRESET) $(if $(DATA),--data "$(DATA)")
 
@@ -28,6 +30,7 @@ help:  ## Print this help
 	@echo
 	@echo "  Variables (now): CLASS=$(CLASS) DETECTOR=$(DETECTOR) PRESET=$(PRESET) (quick|full) TRIALS=$(TRIALS) WORKERS=$(WORKERS)"
 	@echo "                   DETECTOR=vqvae|vqflow|memory_bank; make sweep DETECTOR=all compares them"
+	@echo "                   TEST=4,7: sweep scores these trials on test too, besides the best"
 	@echo "                   DATA=folder of MVTec AD, VisA or that layout; RUN=run to promote;"
 	@echo "                   IMAGES=files or folder to predict; ARGS=\"setting.path=value ...\""
 	@echo "  First time:      make sweep CLASS=cable      (no data needed: a synthetic set is built in)"
@@ -43,7 +46,8 @@ $(READY): pyproject.toml
 setup: $(READY)  ## Make the environment (.venv) from pyproject.toml
 
 sweep: $(READY)  ## Search settings for CLASS, on validation only; score the best on test
-	@$(BIN)/vqlab sweep $(RECIPE) $(ARGS) $(COMMON) --trials $(TRIALS) --workers $(WORKERS)
+	@$(BIN)/vqlab sweep $(RECIPE) $(ARGS) $(COMMON) --trials $(TRIALS) --workers $(WORKERS) \
+	  $(addprefix --test ,$(subst $(comma), ,$(TEST)))
 
 train: $(READY)  ## Train one model for CLASS and score it on test
 	@$(BIN)/vqlab train $(RECIPE) $(ARGS) $(COMMON)

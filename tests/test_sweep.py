@@ -77,9 +77,13 @@ def space_of(objective: str = "validation/pixel_auroc", **axes: Any) -> Space:
 def test_shipped_spaces_fit_their_detectors(path: Path, tree: Tree) -> None:
     space = read_space(path)
     assert isinstance(space, Space)
-    recipe = {**tree, "detector": {"name": path.stem}}
+    recipe = {**tree, "detector": {"name": path.stem}, "features": {"weights": "random"}}
     checked = plan(space, recipe)
     assert {*checked.sampled, *checked.scoring, *checked.thresholds} == set(space.axes)
+    asked = space.axes.get("features.backbone")
+    if asked is not None and asked.available is not None:  # random weights can be had of all
+        choices = checked.space.axes["features.backbone"].choices
+        assert choices == ("pixels", *asked.available)
     assert set(checked.own_params()) == set(checked.sampled), "the recipe's own values lie outside"
 
 

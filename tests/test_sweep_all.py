@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 import pytest
 import yaml
+from huggingface_hub import constants as hub
 from matplotlib.figure import Figure
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, create_trial
@@ -452,15 +453,22 @@ def test_a_mistake_is_one_sentence(
 
 @pytest.mark.parametrize("preset", ["tiny", "quick"])
 def test_the_shipped_comparison_needs_no_download(
-    preset: str, monkeypatch: pytest.MonkeyPatch, root: Path
+    preset: str, monkeypatch: pytest.MonkeyPatch, root: Path, tmp_path: Path
 ) -> None:
-    """Every recipe's own values lie in its space, and its backbone is built in."""
+    """Every recipe's own values lie in its space, and its backbone is built in; without the hub it
+    is the only one."""
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.chdir(EXPERIMENTS.parent)
     found = read_space(EXPERIMENTS / "sweeps" / "all.yaml")
     assert isinstance(found, Spaces)
     trees = recipe_trees(found.recipes, [], "part", root, preset)
     contest = make_contest(found, trees)
+    (note,) = contest.notes
+    assert note.startswith("vqflow, memory_bank: features.backbone is filters in all trials; left")
+    assert "resnet18, mobilenetv2_100, wide_resnet50_2 (weights not on this machine" in note
     for recipe, plan in contest.plans.items():
+        assert "features.backbone" not in plan.space.axes
         assert plan.config.features.backbone in ("pixels", "filters")
         if preset == "quick":
             assert set(plan.own_params()) == set(plan.sampled), recipe

@@ -71,14 +71,14 @@ SPACE = {
 
 def overhead() -> str:
     from vqlab.run import story
-    from vqlab.sweep import finish, make_space, sweep, trial
+    from vqlab.sweep import choose, finish, make_space, sweep
     from vqlab.tracking import Tracker
     from vqlab.training import Trainer
 
     clock, drawing = Clock(), Clock()
     for owner, name in (
         (Trainer, "_epoch"), (story, "calibrated"), (story, "make_trainer"),
-        (story, "concept_metrics"), (trial, "assess"), (trial, "search_scoring"),
+        (story, "concept_metrics"), (choose, "assess"), (choose, "search_scoring"),
         (finish, "_test_once"),
     ):  # fmt: skip
         clock.around(owner, name)

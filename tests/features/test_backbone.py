@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import safetensors.torch
@@ -12,7 +14,8 @@ import torch
 from huggingface_hub import constants as hub
 
 from vqlab.config import dump, validate
-from vqlab.features import Backbone, FeatureSettings
+from vqlab.features import Backbone, FeatureSettings, missing
+from vqlab.features.state_dict import find_state_dict
 from vqlab.types import UserError
 
 SIDE = 64
@@ -205,7 +208,7 @@ def test_weights_of_the_whole_network_fit_where_timm_renames_their_keys(tmp_path
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "must be hub, random, or the file.*does not exist"),
+        (None, "must be hub, random, the file.*does not exist"),
         (b"no weights at all", "cannot be read as a state dict"),
         ({}, "holds no tensors by name"),
         ([1, 2], "holds no tensors by name"),
@@ -227,6 +230,54 @@ def test_weights_that_do_not_fit_are_one_sentence(tmp_path, content, words):
     assert str(path) in str(caught.value)
 
 
+def test_weights_in_a_folder_are_found_by_the_backbone_s_name(tmp_path):
+    source = built()
+    torch.save(source.network.model.state_dict(), tmp_path / "test_resnet_part.pth")
+    (tmp_path / "test_resnet2.pth").write_bytes(b"of another backbone")
+    (tmp_path / "test_resnet_notes.txt").write_text("no state dict")
+    backbone = built(weights=str(tmp_path))
+    assert torch.equal(backbone(images())[0], source(images())[0])
+    assert missing(settings(backbone="test_resnet", weights=str(tmp_path)), SIDE) == ""
+    (tmp_path / "test_resnet.other.safetensors").write_bytes(b"")
+    with pytest.raises(
+        UserError,
+        match=r"must hold one state dict of test_resnet; it holds test_resnet.other.safetensors, "
+        "test_resnet_part.pth; rename one",
+    ):
+        built(weights=str(tmp_path))
+    (tmp_path / "test_resnet.pth").write_bytes(b"")
+    assert find_state_dict(tmp_path, "test_resnet").name == "test_resnet.pth"
+    with pytest.raises(UserError, match=r"must hold resnet18.pth, .*; it holds test_resnet.other"):
+        built(backbone="resnet18", weights=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("values", "size", "words"),
+    [
+        ({"backbone": "pixels"}, 63, ""),
+        ({"backbone": "filters", "weights": "random"}, SIDE, ""),
+        ({"backbone": "filters", "levels": [0, 1]}, SIDE, "filters has the levels"),
+        ({"weights": "random"}, SIDE, ""),
+        ({"weights": "random"}, 100, "multiple of 16"),
+        ({"weights": "random", "levels": [7]}, SIDE, "test_resnet has the levels"),
+        ({"weights": "nowhere.pth"}, SIDE, "nowhere.pth does not exist"),
+    ],
+)
+def test_why_a_backbone_cannot_be_had(values, size, words):
+    found = missing(settings(**{"backbone": "test_resnet", **values}), size)
+    assert words in found and bool(found) == bool(words)
+
+
+def test_a_file_is_of_one_backbone(tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save(built().network.model.state_dict(), path)
+    assert missing(settings(backbone="test_resnet", weights=str(path)), SIDE) == ""
+    other = settings(backbone="test_convnext", weights=str(path))
+    assert "w.pth does not fit test_convnext" in missing(other, SIDE)
+    with pytest.raises(UserError, match="did you mean resnet18"):
+        missing(settings(backbone="resnet81", weights=str(path)), SIDE)
+
+
 @pytest.fixture
 def empty_hub(monkeypatch, tmp_path):
     """A hub that nobody answers at, and an empty cache of it."""
@@ -243,6 +294,33 @@ def test_offline_and_not_cached_is_one_sentence_that_says_what_to_do(empty_hub):
     ):
         built(weights="hub")
     assert not hub.HF_HUB_OFFLINE  # as it was
+    assert "weights not on this machine" in missing(settings(backbone="test_resnet"), SIDE)
+
+
+def test_what_a_hub_in_reach_has_counts_as_there(empty_hub, monkeypatch):
+    """Only whether it answers is asked: nothing is downloaded."""
+    asked = []
+
+    class Answering(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answering) as server:
+        monkeypatch.setattr(hub, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        server.timeout = 10  # so that nobody waits for ever
+        thread = Thread(target=server.handle_request)
+        thread.start()
+        assert missing(settings(backbone="test_resnet"), SIDE) == ""
+        thread.join()
+    assert asked in (["/"], [""])
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE is set" in missing(settings(backbone="test_resnet"), SIDE)
+    assert "no weights of it" in missing(settings(backbone="test_mambaout"), 160)
 
 
 def test_a_network_without_weights_at_the_hub_says_so(empty_hub):
@@ -258,6 +336,7 @@ def test_offline_and_cached_needs_no_network(empty_hub):
     place.mkdir(parents=True)
     whole = timm.create_model("test_resnet")
     safetensors.torch.save_file(whole.state_dict(), place / "model.safetensors")
+    assert missing(settings(backbone="test_resnet"), SIDE) == ""
     backbone = built(backbone="test_resnet", weights="hub")
     assert torch.equal(backbone.network.model.conv1[0].weight, whole.conv1[0].weight)
 

@@ -99,10 +99,16 @@ def test_the_same_numbers_without_and_with_a_state() -> None:
     assert one.key == two.key != backbone(levels=[2]).key
 
 
+def test_it_has_no_weights_whatever_they_are_set_to() -> None:
+    plain = backbone()
+    for weights in ("random", "nowhere.pth"):
+        other = backbone(weights=weights)
+        assert other.key == plain.key and "vqlab.features" not in other.settings.tags
+
+
 @pytest.mark.parametrize(
     ("settings", "side", "words"),
     [
-        ({"weights": "random"}, 64, "filters has no weights to load; got random"),
         ({"levels": [0, 1]}, 64, r"has the levels 1 \(stride 4\), 2 .*; got \[0, 1\]"),
         ({"levels": [2, 5]}, 64, r"4 \(stride 32\); got \[2, 5\]"),
         ({}, 72, "must be a multiple of 16, .* the nearest are 64 and 80"),

@@ -51,6 +51,13 @@ def sweep(
     gpus_per_worker: Annotated[float, typer.Option(min=0, help="Share of GPUs, on Ray.")] = 0,
     cpus_per_worker: Annotated[float, typer.Option(min=0, help="Share of CPUs, on Ray.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
+    test: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=0,
+            help="Trial to score on test too, besides the best; may be given several times.",
+        ),
+    ] = None,
     results: Results = Path("results"),
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
@@ -62,10 +69,13 @@ def sweep(
     Running it again continues to TRIALS, then only prints the result. A changed space or changed
     data is a new study. Several workers share this machine's cores; more of them, on any machine,
     join by `vqlab worker STUDY` (docs/sweeps.md).
+
+    `--test 4` scores trial 4 on test as well, for comparison: it decides nothing.
     """
     alone("sweep", "give a sweep --workers instead")
     from vqlab.cli.progress import interruptible, sweeping
     from vqlab.config import merge, nest
+    from vqlab.errors import UserError
     from vqlab.run import each_model, resolve
     from vqlab.sweep import Spaces
     from vqlab.sweep import sweep as search
@@ -77,6 +87,11 @@ def sweep(
     say_budget(preset, configs)
     say_data(config)
     models = each_model(config)
+    if test and len(models) > 1:
+        raise UserError(
+            f"--test must be about the trials of one study; got {len(models)} categories, each of "
+            "which is a study of its own; name one with --category."
+        )
     tracker = Tracker.open(mlruns)
     shares = cpus_per_worker, gpus_per_worker
     for model in models:
@@ -91,6 +106,7 @@ def sweep(
                 workers=workers,
                 launcher=_launcher(launcher, workers, tracker, shares, ray_address, data),
                 seed=seed,
+                test=test or (),
                 preset="" if preset == "full" else preset,
                 on_event=on_event,
                 results=results,
@@ -134,7 +150,13 @@ def _searched(
 def say_result(result: SweepResult) -> None:
     """What a study came to: trials, the best one's figures, and where to look."""
     from vqlab.cli.progress import out
-    from vqlab.cli.tables import figures_table, recipes_table, say_notes, trials_table
+    from vqlab.cli.tables import (
+        figures_table,
+        recipes_table,
+        say_notes,
+        tested_table,
+        trials_table,
+    )
 
     out.print(trials_table(result))
     best = result.best
@@ -157,6 +179,10 @@ def say_result(result: SweepResult) -> None:
         )
     )
     say_notes(result.notes)
+    if len(result.tested) > 1:
+        out.print(tested_table(result))
+        for trial in result.tested:
+            say_notes([note for note in trial.notes if note not in result.notes])
     reused = [row for row in result.trials if row.reused]
     if reused:
         out.print(f"reused: the training of {len(reused)} trials, {result.saved:.0f} s saved")

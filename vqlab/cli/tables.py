@@ -269,6 +269,24 @@ def trials_table(result: SweepResult) -> Table:
     return table
 
 
+def tested_table(result: SweepResult) -> Table:
+    """Validation against test, of every trial that was scored on test, and for what it was."""
+    table = Table(title="validation → test, of the trials scored on test", title_justify="left")
+    own = result.objective.partition("/")[2]
+    names = list(dict.fromkeys((own, "image_auroc", "pixel_auroc", "aupro")))
+    for column in ("trial", "for", "run", *(HEADLINES.get(name, name) for name in names)):
+        table.add_column(column, justify="left" if column in ("for", "run") else "right")
+    for trial in result.tested:
+        pairs = (
+            (trial.validation.get(f"validation/{n}"), trial.test.get(f"test/{n}")) for n in names
+        )
+        cells = [" → ".join("–" if v is None else f"{v:.4f}" for v in pair) for pair in pairs]
+        style = "bold green" if trial.number == result.best.number else ""
+        of = f"{trial.number} ({trial.recipe})" if trial.recipe else str(trial.number)
+        table.add_row(of, trial.why, trial.run_id[:8], *cells, style=style)
+    return table
+
+
 def recipes_table(result: SweepResult) -> Table:
     """What became of each recipe of a study: trials, its best one, seconds of a complete trial."""
     words = result.objective.partition("/")[2].replace("_", " ")

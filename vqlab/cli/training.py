@@ -119,6 +119,8 @@ def say_budget(preset: str, configs: Mapping[str, RunConfig]) -> None:
 def _budget(config: RunConfig) -> str:
     backbone, epochs = config.features.backbone, config.training.epochs
     seen = "" if backbone == "pixels" else f" on features of {backbone}"
+    if backbone == "filters" and config.features.weights != "hub":
+        seen += ", which have no weights"
     return (f"{epochs} epochs" if epochs else "nothing to train") + seen
 
 

@@ -1,6 +1,6 @@
 """Features: a frozen backbone turns images into pyramids. `pixels` is the image itself."""
 
-from vqlab.features.backbone import Backbone
+from vqlab.features.backbone import Backbone, missing
 from vqlab.features.cache import kept_features, pyramids
 from vqlab.features.settings import FeatureSettings
 from vqlab.features.store import KeptFile, cache_folder, clear_files, kept_files
@@ -13,5 +13,6 @@ __all__ = [
     "clear_files",
     "kept_features",
     "kept_files",
+    "missing",
     "pyramids",
 ]

@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from vqlab.config import digest
 from vqlab.errors import UserError
-from vqlab.features.filters import FILTERS, FilterBank
-from vqlab.features.settings import PIXELS, FeatureSettings
+from vqlab.features.filters import FilterBank
+from vqlab.features.settings import BUILT_IN, FILTERS, PIXELS, FeatureSettings
 from vqlab.types import InputSpec, Pyramid
 
 HALF = torch.finfo(torch.float16).max
@@ -39,6 +39,24 @@ def build_network(settings: FeatureSettings, image_size: int, bare: bool) -> nn.
     from vqlab.features.timm_network import TimmNetwork  # timm takes seconds to import
 
     return TimmNetwork(settings, image_size, bare)
+
+
+def missing(settings: FeatureSettings, image_size: int) -> str:
+    """Why the backbone that `settings` name cannot be had on this machine; empty where it can.
+
+    Weights that are neither built in nor in a file, and not kept from an earlier download, count
+    as there where the hub answers; nothing is downloaded. Raises UserError for a name that no
+    backbone has.
+    """
+    if settings.backbone in BUILT_IN:
+        try:
+            build_network(settings, image_size, bare=True)
+        except UserError as error:
+            return str(error)
+        return ""
+    from vqlab.features.timm_network import missing_network  # timm takes seconds to import
+
+    return missing_network(settings, image_size)
 
 
 class Backbone(nn.Module):

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vqlab.errors import UserError
-from vqlab.features.settings import HUB, FeatureSettings
+from vqlab.features.settings import FILTERS, FeatureSettings
 
-FILTERS = "filters"
 LEVELS = (1, 2, 3, 4)
 """Level l has stride 2 ** (l + 1), as those of a ResNet in timm."""
 ORIENTATIONS = 6
@@ -116,11 +115,6 @@ def gabor_filters() -> Tensor:
 
 
 def _check(settings: FeatureSettings, levels: tuple[int, ...], size: int) -> None:
-    if settings.weights != HUB:
-        raise UserError(
-            f"setting features.weights: {FILTERS} has no weights to load; got {settings.weights}; "
-            "leave it out, or choose a network of timm as features.backbone."
-        )
     if levels[0] < LEVELS[0] or levels[-1] > LEVELS[-1]:
         there = ", ".join(f"{level} (stride {2 ** (level + 1)})" for level in LEVELS)
         raise UserError(

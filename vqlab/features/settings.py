@@ -10,8 +10,11 @@ from pydantic import BeforeValidator, Field, field_validator
 from vqlab.config import Settings
 
 PIXELS = "pixels"
+FILTERS = "filters"
 HUB = "hub"
 RANDOM = "random"
+BUILT_IN = (PIXELS, FILTERS)
+"""Backbones without weights: `features.weights` says nothing of them."""
 
 
 def _numbers(value: Any) -> Any:
@@ -32,7 +35,7 @@ class FeatureSettings(Settings):
 
     backbone: Annotated[str, Field(min_length=1)] = PIXELS
     """`pixels`: the image itself, a pyramid of one level. Otherwise a timm network that offers
-    `features_only`, e.g. `resnet18`; names starting with `filters` are built in."""
+    `features_only`, e.g. `resnet18`; `filters` is a built-in filter bank."""
     levels: Annotated[tuple[int, ...] | None, BeforeValidator(_numbers)] = None
     """Which of the network's levels, by timm's number (`out_indices`), finest first; none: those
     of stride 8 and 16."""
@@ -40,7 +43,8 @@ class FeatureSettings(Settings):
     """3x3 pooling of stride 2 on every level but the last, as VQ-Flow's authors do."""
     weights: Annotated[str, Field(min_length=1), BeforeValidator(_home)] = HUB
     """`hub`: timm's own; `random`: untrained, from `seed`; else the path of a state dict (.pth,
-    .safetensors)."""
+    .safetensors), or of a folder of them, in which the backbone's name says which: `resnet18.pth`,
+    or the only `resnet18_….pth`. What is built in has none."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Of random weights."""
     cache: bool = True
@@ -60,6 +64,6 @@ class FeatureSettings(Settings):
     def tags(self) -> dict[str, str]:
         """What a run says of its features: the backbone, and loudly where it is untrained."""
         tags = {"vqlab.backbone": self.backbone}
-        if self.weights == RANDOM and self.backbone != PIXELS:
+        if self.weights == RANDOM and self.backbone not in BUILT_IN:
             tags["vqlab.features"] = RANDOM
         return tags

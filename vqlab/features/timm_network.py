@@ -5,12 +5,11 @@ from __future__ import annotations
 import difflib
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import timm
 import torch
 from huggingface_hub import constants as hub
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.features.settings import HUB, RANDOM, FeatureSettings
+from vqlab.features.state_dict import find_state_dict, read_state_dict
 
 REACH_SECONDS = 5
 """How long the hub may take to answer before this machine counts as offline."""
@@ -44,7 +44,7 @@ class TimmNetwork(nn.Module):
         else:
             self.model = _create(name, self.levels)
             if weights != RANDOM and not bare:
-                _load_weights(self.model, name, Path(weights))
+                self.model.load_state_dict(_fitting(self.model, name, Path(weights)))
         self.channels: list[int] = self.model.feature_info.channels()
         data = timm.data.resolve_model_data_config(self.model)
         self.register_buffer("mean", torch.tensor(data["mean"]).view(1, 3, 1, 1))
@@ -138,8 +138,51 @@ def _from_hub(name: str, levels: tuple[int, ...]) -> Any:
     raise UserError(
         f"the weights of {name} are not on this machine and {hub.ENDPOINT} cannot be reached "
         f"({unreachable}); run once with internet, or set features.weights to a state dict of it "
-        "(.pth, .safetensors), or features.weights=random to only try things out."
+        "(.pth, .safetensors), or features.backbone=filters, which needs none, or "
+        "features.weights=random to only try things out."
     )
+
+
+def missing_network(settings: FeatureSettings, image_size: int) -> str:
+    """As `vqlab.features.missing`, of a network of timm."""
+    name, weights = settings.backbone, settings.weights
+    whole = _skeleton(name)
+    try:
+        levels = _choose_levels(name, whole.feature_info, settings.levels)
+        _check_size(name, whole, levels[-1], image_size)
+        if weights == HUB:
+            return _missing_at_hub(name)
+        if weights != RANDOM:
+            with torch.device("meta"):
+                model = _create(name, levels)
+            _fitting(model, name, Path(weights))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _missing_at_hub(name: str) -> str:
+    known = timm.get_pretrained_cfg(name)
+    if known is None or not known.has_weights:
+        return "timm has no weights of it"
+    if _is_kept(known):
+        return ""
+    why = "HF_HUB_OFFLINE is set" if hub.HF_HUB_OFFLINE else _unreachable()
+    where = f"weights not on this machine, and {hub.ENDPOINT} cannot be reached"
+    return f"{where} ({why})" if why else ""
+
+
+def _is_kept(known: Any) -> bool:
+    """Whether the weights of a timm configuration were downloaded before."""
+    if not known.hf_hub_id:
+        return (Path(torch.hub.get_dir()) / "checkpoints" / Path(known.url).name).is_file()
+    name = [known.hf_hub_filename] if known.hf_hub_filename else []
+    try:
+        with _without_network():
+            timm.models.load_state_dict_from_hf(known.hf_hub_id, *name)
+    except Exception:  # not there, or not readable: then it is not of use either
+        return False
+    return True
 
 
 @contextmanager
@@ -163,9 +206,11 @@ def _unreachable() -> str:
     return ""
 
 
-def _load_weights(model: nn.Module, name: str, path: Path) -> None:
-    """Fill `model` from a state dict, which may hold more. UserError says what does not fit."""
-    found = {_plain(key): value for key, value in _read_weights(path).items()}
+def _fitting(model: nn.Module, name: str, weights: Path) -> dict[str, Tensor]:
+    """What fills `model` of the state dict at `weights` (or in that folder), which may hold more.
+    UserError says what does not fit."""
+    path = find_state_dict(weights, name)
+    found = {_plain(key): value for key, value in read_state_dict(path).items()}
     own = model.state_dict()
     prefix = "model." if all(key.startswith("model.") for key in own) else ""
     state: dict[str, Tensor] = {}
@@ -186,36 +231,9 @@ def _load_weights(model: nn.Module, name: str, path: Path) -> None:
             f"setting features.weights: {path} does not fit {name}: {', '.join(faults[:3])}{more}; "
             f"give a state dict of {name}, or choose levels that it reaches."
         )
-    model.load_state_dict(state)
+    return state
 
 
 def _plain(key: str) -> str:
     """A key as both sides spell it: timm joins `stages.0` to `stages_0` in a feature network."""
     return key.removeprefix("module.").replace(".", "_")
-
-
-def _read_weights(path: Path) -> Mapping[str, Tensor]:
-    if not path.is_file():
-        raise UserError(
-            f"setting features.weights: must be hub, random, or the file of a state dict; "
-            f"{path} does not exist."
-        )
-    try:
-        if path.suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling has no error of its own
-        reason = " ".join(str(error).split())[:100]
-        raise UserError(
-            f"setting features.weights: {path} cannot be read as a state dict ({reason}); save one "
-            "with torch.save(network.state_dict(), path) or as .safetensors."
-        ) from None
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    named = state if isinstance(state, Mapping) else {}
-    tensors = {key: value for key, value in named.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise UserError(f"setting features.weights: {path} holds no tensors by name.")
-    return tensors

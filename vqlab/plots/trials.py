@@ -20,8 +20,10 @@ from vqlab.plots.curves import dressed, hexed, new_figure
 
 FAINT = "#a9b4c0"
 WORDS = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
+ON_REQUEST = "on request"
+"""For what a trial was scored on test that did not win."""
 _ODD = "constraint broken, or dead codebook"
-_TOLD = 3
+_TOLD = 1
 """Points beside which there is room for their figures."""
 _LEAST = 0.1
 """The least that the axes of validation and test span: small differences shall look small."""
@@ -240,12 +242,16 @@ def _pareto(axes: Axes, goals: Sequence[Goal], place: int, trials: Sequence[Tria
 
 
 def agreement_figure(
-    study: str, pairs: Mapping[str, Sequence[tuple[int, float, float]]]
+    study: str,
+    pairs: Mapping[str, Sequence[tuple[int, float, float]]],
+    why: Mapping[int, str] | None = None,
 ) -> Figure | None:
     """Validation value against test value, a field per metric; below the diagonal test is lower.
 
-    pairs: by metric, (trial, validation value, test value) of every trial scored on test.
+    pairs: by metric, (trial, validation value, test value) of every trial scored on test. why: for
+    what each was; points of trials that were `on request` are hollow.
     """
+    asked = {number for number, reason in (why or {}).items() if reason == ON_REQUEST}
     pairs = {name: [p for p in own if all(map(math.isfinite, p))] for name, own in pairs.items()}
     pairs = {name: own for name, own in pairs.items() if own}
     if not pairs:
@@ -262,7 +268,8 @@ def agreement_figure(
         low, high = low - room - over, high + room - over
         axes.plot([low, high], [low, high], color=hexed(style.MUTED), linewidth=1, zorder=1)
         for number, validation, test in own:
-            axes.plot(validation, test, "o", color=hexed(style.BLUE), markersize=6)
+            inside = "none" if number in asked else hexed(style.BLUE)
+            axes.plot(validation, test, "o", color=hexed(style.BLUE), mfc=inside, markersize=6)
             told = f": {validation:.3f} → {test:.3f}" if len(own) <= _TOLD else ""
             away = -1 if test < validation else 1  # from the diagonal
             axes.annotate(
@@ -274,6 +281,9 @@ def agreement_figure(
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(4))
         axes.set_title(name, loc="left", fontsize=10, color=hexed(style.INK))
+        if asked and not place:
+            words = f"hollow: {ON_REQUEST}"
+            axes.set_title(words, loc="right", fontsize=9, color=hexed(style.MUTED))
     return figure
 
 

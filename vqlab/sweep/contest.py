@@ -118,6 +118,25 @@ class Contest:
         """That metric and, for a Pareto front, others."""
         return self.first.space.objectives
 
+    @property
+    def tree(self) -> Tree:
+        """What a worker makes these spaces of: as searched here, whatever is available there."""
+        if "" in self.plans:
+            return self.first.space.tree
+        return Spaces(self.name, {name: plan.space for name, plan in self.plans.items()}).tree
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of the spaces, each sentence once."""
+        of: dict[str, list[str]] = {}
+        for recipe, checked in self.plans.items():
+            if checked.note:
+                of.setdefault(checked.note, []).append(recipe)
+        return tuple(
+            ", ".join(recipes) + (": " if recipes != [""] else "") + note
+            for note, recipes in of.items()
+        )
+
     def named(self, recipe: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """A recipe's settings as Optuna and tables name them: `vqflow.detector.commitment`."""
         return {f"{recipe}.{key}" if recipe else key: value for key, value in settings.items()}

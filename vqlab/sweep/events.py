@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class StudyOpened:
     """Trials of earlier calls that count towards the target."""
     target: int
     notes: tuple[str, ...]
-    """Sentences: another study with other space or data, interrupted trials tried again."""
+    """Sentences: which backbones are searched where that depends on this machine, another study
+    with other space or data, interrupted trials tried again."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,23 @@ OnEvent: TypeAlias = Callable[[Event], None]
 
 
 @dataclass(frozen=True)
+class TrialOnTest:
+    """A trial that was scored on test."""
+
+    number: int
+    why: Literal["winner", "earlier winner", "on request"]
+    run_id: str
+    validation: Mapping[str, float]
+    """Its metrics, `validation/…`."""
+    test: Mapping[str, float]
+    """Its metrics on the test set, `test/…`."""
+    notes: tuple[str, ...]
+    """What is to be known of these figures."""
+    recipe: str = ""
+    """Where the study compares several."""
+
+
+@dataclass(frozen=True)
 class SweepResult:
     """What a study came to."""
 
@@ -122,6 +140,8 @@ class SweepResult:
     warned: tuple[str, ...]
     """Categories of which the data audit warns."""
     trials: tuple[TrialRow, ...]
+    tested: tuple[TrialOnTest, ...]
+    """All trials that were scored on test, in this call or an earlier one, by number."""
     recipes: dict[str, TrialRow | None]
     """The best trial of each of several recipes, None where it has no complete one; empty for a
     study of one recipe."""

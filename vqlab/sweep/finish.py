@@ -1,30 +1,36 @@
-"""What a study came to: the winner on test, once; its settings as a recipe; how it was found."""
+"""What a study came to: the winner on test, once, and others on request; its settings as a recipe;
+how it was found."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
+from optuna.trial import TrialState
 
 from vqlab.config import digest
 from vqlab.model import Model
 from vqlab.plots import loss_curves
 from vqlab.run import LOSS, resolve, test_model, warned_of
-from vqlab.sweep.events import SweepResult, TrialRow
+from vqlab.sweep.again import bring_back
+from vqlab.sweep.events import SweepResult, TrialOnTest, TrialRow
 from vqlab.sweep.pictures import draw_study
 from vqlab.sweep.project import row
 from vqlab.sweep.reuse import SAVED
-from vqlab.sweep.study import best_trial, settled
+from vqlab.sweep.study import RUN_ID, best_trial, recipe_of, settled
 from vqlab.sweep.trial import VALIDATION, Objective
 from vqlab.tracking import RunRecord
 from vqlab.types import UserError
 
 TESTED = "vqlab.tested"
 """Tag of a run whose test metrics and pictures are all there."""
+REQUESTED = "vqlab.tested_on_request"
+"""Tag of such a run that did not win."""
 NOTES = "vqlab.notes"
 """Tag of such a run: the notes of its test, a line each."""
 STUDY = "study"
@@ -32,11 +38,17 @@ STUDY = "study"
 
 
 def finish(
-    objective: Objective, target: int, link: str, results: Path, started: float
+    objective: Objective,
+    target: int,
+    link: str,
+    results: Path,
+    started: float,
+    asked: Sequence[int] = (),
 ) -> SweepResult:
     """The result of a study; what is missing of it (test, recipe) is made.
 
-    Raises UserError where no trial is complete.
+    asked: numbers of trials that are scored on test besides the winner, those of them that are
+    complete. Raises UserError where no trial is complete.
     """
     study, tracker = objective.study, objective.tracker
     best = best_trial(study)
@@ -52,16 +64,19 @@ def finish(
     categories = objective.splits.categories
     pictures = results / categories[0] if len(categories) == 1 else results
     if record.tags.get(TESTED) != "true":
-        pictures = _test_once(objective, record, results)
+        chosen_by = {"vqlab.chosen_by": objective.contest.objective}
+        pictures = _test_once(objective, record, results, chosen_by)
         record = tracker.find(shown.run_id)
+    _test_others(objective, asked)
+    tested = _tested(objective, best.number)
     recipe = tracker.root / "recipes" / f"{study.study_name}.yaml"
     text = recipe_text(objective, shown)
     if not recipe.exists() or recipe.read_text(encoding="utf-8") != text:
         _write(recipe, text)
-    shown_before = tracker.find(objective.parent.id).tags.get("vqlab.recipe_sha256")
-    if shown_before != digest(text):
-        _show_study(objective, shown, record, recipe, link)
-        objective.parent.set_tags({"vqlab.recipe_sha256": digest(text)})
+    shows = digest([text, [trial.number for trial in tested]])
+    if tracker.find(objective.parent.id).tags.get("vqlab.shows") != shows:
+        _show_study(objective, shown, tested, recipe, link)
+        objective.parent.set_tags({"vqlab.shows": shows})
     tracker.settle(objective.parent.id, "FINISHED", {})
     return SweepResult(
         study=study.study_name,
@@ -76,6 +91,7 @@ def finish(
         notes=tuple(record.tags.get(NOTES, "").splitlines()),
         warned=tuple(warned_of(record.tags, categories)),
         trials=tuple(row(t) for t in study.get_trials(deepcopy=False)),
+        tested=tested,
         recipes=_best_of_each(objective),
         recipe=recipe,
         pictures=pictures if pictures.is_dir() else None,
@@ -91,8 +107,54 @@ def _best_of_each(objective: Objective) -> dict[str, TrialRow | None]:
     return {name: row(trial) if trial else None for name, trial in found.items()}
 
 
-def _test_once(objective: Objective, record: RunRecord, results: Path) -> Path:
-    """Score the test set with the winner's checkpoint, in the winner's own run."""
+def _test_others(objective: Objective, asked: Sequence[int]) -> None:
+    """Score those of the trials that were not scored before, each in its own run, which keeps the
+    pictures: the folder of results shows the winner."""
+    trials = objective.study.get_trials(deepcopy=False)
+    for number in sorted(set(asked)):
+        if not 0 <= number < len(trials) or trials[number].state != TrialState.COMPLETE:
+            continue
+        record = objective.tracker.find(trials[number].user_attrs[RUN_ID])
+        if record.tags.get(TESTED) == "true":
+            continue
+        note = bring_back(objective, trials[number], record)
+        with tempfile.TemporaryDirectory() as folder:
+            tags = {REQUESTED: "true"}
+            _test_once(objective, record, Path(folder), tags, [note] if note else [])
+
+
+def _tested(objective: Objective, best: int) -> tuple[TrialOnTest, ...]:
+    """The trials that were scored on test, by number, of which `best` won."""
+    trials = objective.study.get_trials(deepcopy=False)
+    tags = {"vqlab.kind": "trial", "vqlab.study": objective.study.study_name, TESTED: "true"}
+    found = []
+    for record in objective.tracker.runs(tags=tags):
+        trial = trials[int(record.tags["vqlab.trial"])]
+        other: Literal["earlier winner", "on request"] = "earlier winner"
+        if REQUESTED in record.tags:
+            other = "on request"
+        found.append(
+            TrialOnTest(
+                number=trial.number,
+                why="winner" if trial.number == best else other,
+                run_id=record.run_id,
+                validation=dict(trial.user_attrs.get(VALIDATION, {})),
+                test=_of(record, "test/"),
+                notes=tuple(record.tags.get(NOTES, "").splitlines()),
+                recipe=recipe_of(trial),
+            )
+        )
+    return tuple(sorted(found, key=lambda each: each.number))
+
+
+def _test_once(
+    objective: Objective,
+    record: RunRecord,
+    results: Path,
+    tags: Mapping[str, str],
+    notes: Sequence[str] = (),
+) -> Path:
+    """Score the test set with a trial's checkpoint, in the trial's own run."""
     model = Model.load(record.checkpoint())
     config = resolve(model.meta["config"])
     run = objective.tracker.amend(record.run_id)
@@ -100,8 +162,7 @@ def _test_once(objective: Objective, record: RunRecord, results: Path) -> Path:
     epochs = objective.tracker.history(record.run_id, ("train/", "codebook/"))
     if epochs:
         run.log_figure(loss_curves(epochs), LOSS)
-    tags = {TESTED: "true", "vqlab.chosen_by": objective.contest.objective}
-    run.set_tags(tags | {NOTES: "\n".join(report.notes)})
+    run.set_tags({**tags, TESTED: "true", NOTES: "\n".join([*report.notes, *notes])})
     return pictures
 
 
@@ -127,14 +188,19 @@ def _write(path: Path, text: str) -> None:
 
 
 def _show_study(
-    objective: Objective, best: TrialRow, record: RunRecord, recipe: Path, link: str
+    objective: Objective,
+    best: TrialRow,
+    tested: Sequence[TrialOnTest],
+    recipe: Path,
+    link: str,
 ) -> None:
     """Recipe, pictures, table and a summary on the study's own run."""
     study, parent = objective.study, objective.parent
     parent.log_artifact(recipe)
     with tempfile.TemporaryDirectory() as folder:
-        tested = {best.number: _of(record, "test/")}
-        draw_study(study, objective.contest.objectives, Path(folder), tested)
+        figures = {trial.number: trial.test for trial in tested}
+        why = {trial.number: trial.why for trial in tested}
+        draw_study(study, objective.contest.objectives, Path(folder), figures, why)
         parent.log_artifacts(Path(folder), STUDY)
     settings = "\n".join(f"- `{key}`: {value}" for key, value in best.params.items())
     parent.set_tags(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +18,7 @@ from vqlab.features import Backbone
 from vqlab.model import build_detector
 from vqlab.run import experiment_of, log_data
 from vqlab.sweep import study as studies
+from vqlab.sweep.again import ask
 from vqlab.sweep.contest import Contest, Spaces, make_contest
 from vqlab.sweep.events import OnEvent, StudyOpened, SweepResult
 from vqlab.sweep.finish import finish
@@ -47,6 +48,7 @@ def sweep(
     workers: int = 1,
     launcher: Launcher | Literal["elsewhere"] | None = None,
     on_event: OnEvent = lambda event: None,
+    test: Sequence[int] = (),
     timeout: float | None = None,
     results: Path = Path("results"),
 ) -> SweepResult:
@@ -54,11 +56,13 @@ def sweep(
 
     `Spaces` compare several recipes, which then take turns; `tree` has the tree of each by its
     name. Called again it goes on from there, then only gives the result. The same space, settings
-    and data are the same study; `preset` is part of its name. One worker works in this process,
+    and data are the same study; `preset` is part of its name. A space's `available` backbones are
+    looked for now: where others can be had, it is another study. One worker works in this process,
     several are processes of their own; a `launcher` starts them in another way, `elsewhere` waits
-    for those that others start. `timeout`: seconds after which no further trial is started. Raises
-    UserError for what can be known beforehand, for a study that another process sweeps, for one
-    whose trials all fail; Interrupted on Ctrl-C.
+    for those that others start. `test`: numbers of trials to score on test in the end, besides the
+    winner. `timeout`: seconds after which no further trial is started. Raises UserError for what
+    can be known beforehand, for a study that another process sweeps, for one whose trials all fail,
+    for a trial to test that did not complete; Interrupted on Ctrl-C.
     """
     started = time.monotonic()
     contest = make_contest(space, tree)
@@ -75,12 +79,14 @@ def sweep(
         done = studies.settled(study)
         if done < trials:
             _check_buildable(contest)
-        on_event(StudyOpened(name, link, contest.objective, done, trials, notes))
+        ask(study, test, more=done < trials)
+        said = (*contest.notes, *notes)
+        on_event(StudyOpened(name, link, contest.objective, done, trials, said))
         parent = _parent(study, tracker, contest, splits, link)
         objective = Objective(contest, splits, study, parent, tracker, on_event)
         project_all(objective)
         if done < trials:
-            _give_task(objective, space, tree, trials, seed)
+            _give_task(objective, tree, trials, seed)
             if launcher is None and workers > 1:
                 launcher = LocalWorkers(workers, tracker.root, timeout)
             elif launcher == "elsewhere":
@@ -88,20 +94,20 @@ def sweep(
             deadline = float("inf") if timeout is None else started + timeout
             with _running(objective, trials):
                 _run_trials(objective, storage, launcher, trials, deadline)
-        return finish(objective, trials, link, results, started)
+        result = finish(objective, trials, link, results, started, test)
+        ask(study, test)  # what could not be known before is said when nothing else is left to do
+        return result
 
 
-def _give_task(
-    objective: Objective, space: Space | Spaces, tree: Tree, trials: int, seed: int
-) -> None:
+def _give_task(objective: Objective, tree: Tree, trials: int, seed: int) -> None:
     """Write into the study what its workers need to know."""
-    study, splits = objective.study, objective.splits
-    trees = tree if isinstance(space, Spaces) else {"": tree}
+    study, splits, contest = objective.study, objective.splits, objective.contest
+    trees = {"": tree} if "" in contest.plans else tree
     here = nest("data.root", str(splits.root.absolute()))
     trees = {recipe: merge(own, here) for recipe, own in trees.items()}
     begun = len(study.get_trials(deepcopy=False))
-    name = space.name if isinstance(space, Spaces) else ""
-    study.set_user_attr(TASK, asdict(Task(trees, space.tree, name, trials, seed, begun)))
+    name = "" if "" in contest.plans else contest.name
+    study.set_user_attr(TASK, asdict(Task(trees, contest.tree, name, trials, seed, begun)))
     study.set_user_attr(PARENT, objective.parent.id)
     study.set_user_attr(FINGERPRINT, splits.fingerprint)
 
@@ -172,7 +178,7 @@ def _parent(
         fixed = flatten(dump(plan.config))
         fixed = {key: value for key, value in fixed.items() if key not in plan.space.axes}
         params |= contest.named(recipe, fixed)
-        spaces[recipe] = {setting: dump(axis) for setting, axis in plan.space.axes.items()}
+        spaces[recipe] = {setting: axis.tree for setting, axis in plan.space.axes.items()}
     parent = tracker.start(
         experiment=experiment_of(splits),
         name=study.study_name,
@@ -184,6 +190,7 @@ def _parent(
             "vqlab.data_fingerprint": splits.fingerprint,
             "vqlab.objective": contest.objective,
             "mlflow.note.content": f"[The trials of this study]({link})",
+            **({"vqlab.available": " ".join(contest.notes)} if contest.notes else {}),
         },
         params=params,
     )

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial
 
 from vqlab.plots import style
 from vqlab.plots.curves import hexed
-from vqlab.plots.trials import Trial, best, colours, front
+from vqlab.plots.trials import ON_REQUEST, Trial, best, colours, front
 from vqlab.sweep.shown import Shown, plain, short_names
 from vqlab.sweep.views import quiet, view
 
@@ -58,6 +58,7 @@ def write_page(
     pairs: Pairs,
     columns: Sequence[str],
     rows: Sequence[Sequence[Any]],
+    why: Mapping[int, str],
 ) -> None:
     """Write charts under headings and the table of trials; what would say nothing is left out."""
     from plotly.offline import get_plotlyjs
@@ -69,7 +70,10 @@ def write_page(
         "Slices": ("Later trials are darker.", _slices(shown)),
         "Intermediate values": ("", _intermediate(shown)),
         "Pareto front": ("Orange: no trial is better in all.", _pareto(shown)),
-        "Validation and test": ("Below the diagonal test is lower.", _agreement(pairs)),
+        "Validation and test": (
+            f"Below the diagonal test is lower. {_why_tested(why)}",
+            _agreement(pairs, why),
+        ),
     }
     parts: list[str] = []
     links: list[str] = []
@@ -211,7 +215,13 @@ def _pareto(shown: Shown) -> Charts:
         yield "", figure
 
 
-def _agreement(pairs: Pairs) -> Charts:
+def _why_tested(why: Mapping[int, str]) -> str:
+    """`Trial 3: winner. Trial 1: on request, which decides nothing.`"""
+    words = {ON_REQUEST: f"{ON_REQUEST}, which decides nothing"}
+    return " ".join(f"Trial {number}: {words.get(w, w)}." for number, w in sorted(why.items()))
+
+
+def _agreement(pairs: Pairs, why: Mapping[int, str]) -> Charts:
     import plotly.graph_objects as go
 
     if not pairs:
@@ -219,8 +229,12 @@ def _agreement(pairs: Pairs) -> Charts:
     figure = go.Figure()
     for name, own in pairs.items():
         numbers, validation, test = zip(*own, strict=True)
-        texts = [f"trial {number}" for number in numbers]
-        figure.add_scatter(x=validation, y=test, text=texts, mode="markers", name=name)
+        told = {number: f" ({why[number]})" if number in why else "" for number in numbers}
+        marks = ["circle-open" if why.get(n) == ON_REQUEST else "circle" for n in numbers]
+        figure.add_scatter(
+            x=validation, y=test, text=[f"trial {n}{told[n]}" for n in numbers], mode="markers",
+            name=name, marker={"symbol": marks, "size": 9},
+        )  # fmt: skip
     ends = [value for own in pairs.values() for _, *both in own for value in both]
     figure.add_scatter(
         x=[min(ends), max(ends)], y=[min(ends), max(ends)], mode="lines", name="equal",

@@ -39,17 +39,20 @@ def draw_study(
     objectives: Sequence[str],
     folder: Path,
     tested: Tested | None = None,
+    why: Mapping[int, str] | None = None,
 ) -> list[Path]:
     """Write pictures (PNG), `study.html` (interactive, needs no network) and `trials.csv`.
 
     objectives: names of the study's values, in their order. tested: test metrics of the trials
-    that were scored on test, by trial number. A picture that would say nothing is left out, and
+    that were scored on test, by trial number; why: for what each was (`winner`, `on request`). A
+    picture that would say nothing is left out, and
     an earlier one of that name removed. Returns what was written.
     """
     shown = Shown(study, objectives)
     folder.mkdir(parents=True, exist_ok=True)
     shares = importances(shown)
-    pairs = agreement(shown, tested or {})
+    tested, why = tested or {}, why or {}
+    pairs = agreement(shown, tested)
     varied = shown.settings
     figures = {
         "history": trials.history_figure(shown.name, shown.goals, shown.trials),
@@ -58,15 +61,15 @@ def draw_study(
         "slices": slices.slices_figure(shown.name, shown.goals, shown.trials, varied),
         "intermediate": trials.curves_figure(shown.name, shown.goals[0], shown.trials),
         "pareto": trials.pareto_figure(shown.name, shown.goals, shown.trials),
-        "validation_and_test": trials.agreement_figure(shown.name, pairs),
+        "validation_and_test": trials.agreement_figure(shown.name, pairs, why),
     }
     written = [path for name, figure in figures.items() for path in _saved(folder, name, figure)]
     table = folder / "trials.csv"
-    columns, rows = trial_table(shown)
+    columns, rows = trial_table(shown, tested, why)
     with table.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([columns, *rows])
     page = folder / "study.html"
-    write_page(page, shown, EVALUATOR, MEANING, shares, pairs, columns, rows)
+    write_page(page, shown, EVALUATOR, MEANING, shares, pairs, columns, rows, why)
     return [*written, table, page]
 
 
@@ -145,16 +148,40 @@ def _validation(shown: Shown, trial: FrozenTrial) -> dict[str, float]:
     return {key: value for key, value in metrics.items() if key.startswith("validation/")}
 
 
-def trial_table(shown: Shown) -> tuple[list[str], list[list[Any]]]:
+def trial_table(
+    shown: Shown, tested: Tested, why: Mapping[int, str]
+) -> tuple[list[str], list[list[Any]]]:
     """Columns and rows of the table of trials; empty where a trial has no such thing."""
     settings = list(dict.fromkeys(name for trial in shown.raw for name in settings_of(trial)))
     several = shown.recipes != [""] and bool(shown.recipes)
-    columns = ["trial", *(["recipe"] if several else []), "state", *shown.objectives, *settings]
+    columns = ["trial", *(["recipe"] if several else []), "state", *shown.objectives]
+    on_test = _measured(shown, tested)
+    columns += [*on_test, *(["tested"] if why else []), *settings]
     columns += ["seconds", "reason", "retry_of", "reused_from", "run_id"]
-    return columns, [_row(shown, trial, settings, several) for trial in shown.raw]
+    rows = []
+    for trial in shown.raw:
+        own = tested.get(trial.number, {})
+        cells = [own.get(name, "") for name in on_test]
+        cells += [why.get(trial.number, "")] if why else []
+        rows.append(_row(shown, trial, cells, settings, several))
+    return columns, rows
 
 
-def _row(shown: Shown, trial: FrozenTrial, settings: Sequence[str], several: bool) -> list[Any]:
+def _measured(shown: Shown, tested: Tested) -> list[str]:
+    """The test metrics that stand in the table: those of the objectives and the headlines."""
+    wanted = [f"test/{name.partition('/')[2]}" for name in shown.objectives]
+    wanted += [f"test/{name}" for name in ("image_auroc", "pixel_auroc", "aupro")]
+    there = {name for metrics in tested.values() for name in metrics}
+    return [name for name in dict.fromkeys(wanted) if name in there]
+
+
+def _row(
+    shown: Shown,
+    trial: FrozenTrial,
+    on_test: Sequence[Any],
+    settings: Sequence[str],
+    several: bool,
+) -> list[Any]:
     attrs, own = trial.user_attrs, settings_of(trial)
     done = trial.state == TrialState.COMPLETE
     values = list(trial.values) if done else [""] * len(shown.objectives)
@@ -164,6 +191,7 @@ def _row(shown: Shown, trial: FrozenTrial, settings: Sequence[str], several: boo
         *([recipe_of(trial)] if several else []),
         trial.state.name,
         *values,
+        *on_test,
         *(_cell(own[name]) if name in own else "" for name in settings),
         seconds,
         attrs.get(REASON) or attrs.get(DEAD, ""),

@@ -20,6 +20,7 @@ from optuna.distributions import (
 from vqlab.config import Settings, Tree, dump, flatten, merge, nest, validate
 from vqlab.detectors import detector_class
 from vqlab.run import RunConfig, resolve
+from vqlab.sweep.available import choose_available
 from vqlab.sweep.space import Axis, Space
 from vqlab.types import UserError
 
@@ -51,6 +52,9 @@ class Plan:
     """Likewise, of what makes an image score of the map."""
     thresholds: dict[str, tuple[float, ...]]
     """What is searched within each trial after that."""
+    note: str = ""
+    """Which backbones are searched and which are left out, where the space asks for those that are
+    available."""
 
     def tree_of(self, params: Mapping[str, Any]) -> Tree:
         """The base recipe's tree with sampled (and threshold) values in place."""
@@ -90,7 +94,7 @@ class Plan:
     def marks(self) -> list[Any]:
         """The axes and the settings: what makes another study where it changes."""
         seen = {k: v for k, v in flatten(dump(self.config)).items() if k not in _UNSEEN}
-        own: list[Any] = [{name: dump(axis) for name, axis in self.space.axes.items()}, seen]
+        own: list[Any] = [{name: axis.tree for name, axis in self.space.axes.items()}, seen]
         limits = {name: dump(limit) for name, limit in self.space.limits.items()}
         return [*own, self.space.scorings, limits]
 
@@ -98,10 +102,12 @@ class Plan:
 def plan(space: Space, tree: Tree) -> Plan:
     """Check every value of `space` against the settings, before any work.
 
-    Raises UserError for an unknown setting, an impossible value, a setting that a sweep must not
-    choose.
+    `{available: [...]}` becomes the choices that can be had on this machine, or no axis where only
+    the recipe's own can. Raises UserError for an unknown setting, an impossible value, a setting
+    that a sweep must not choose.
     """
     config = resolve(tree)
+    space, note = choose_available(space, config)
     sampled: dict[str, BaseDistribution] = {}
     scoring: dict[str, BaseDistribution] = {}
     image_scoring: dict[str, BaseDistribution] = {}
@@ -117,7 +123,7 @@ def plan(space: Space, tree: Tree) -> Plan:
             scoring[setting] = distribution
         else:
             sampled[setting] = distribution
-    return Plan(space, tree, config, sampled, scoring, image_scoring, thresholds)
+    return Plan(space, tree, config, sampled, scoring, image_scoring, thresholds, note)
 
 
 def _of_the_image_score(setting: str, config: RunConfig) -> bool:

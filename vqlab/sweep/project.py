@@ -7,9 +7,11 @@ from typing import Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
+from vqlab.sweep.choose import SCORING, THRESHOLDS
 from vqlab.sweep.events import TrialRow
 from vqlab.sweep.reuse import REUSED
 from vqlab.sweep.study import (
+    ASKED,
     RETRY_OF,
     RUN_ID,
     best_trial,
@@ -18,7 +20,7 @@ from vqlab.sweep.study import (
     state_tags,
     was_interrupted,
 )
-from vqlab.sweep.trial import SCORING, THRESHOLDS, Objective
+from vqlab.sweep.trial import Objective
 from vqlab.tracking import RunRecord
 
 _STATUS: dict[TrialState, Literal["FINISHED", "KILLED", "FAILED"]] = {
@@ -93,7 +95,8 @@ def tidy_mine(objective: Objective, trials: list[FrozenTrial], most: int) -> Non
 
 
 def tidy(objective: Objective, ended: list[FrozenTrial]) -> None:
-    """Delete checkpoints and states of all ended trials but the best of each recipe.
+    """Delete checkpoints and states of ended trials but the best of each recipe, and those that
+    were to be tested.
 
     What is registered stays, and so does the state from which a retry will go on.
     """
@@ -102,6 +105,8 @@ def tidy(objective: Objective, ended: list[FrozenTrial]) -> None:
     kept = {trial.user_attrs.get(RUN_ID) for trial in best if trial}
     category = "+".join(objective.splits.categories)
     kept |= {version.run_id for version in objective.tracker.registry.versions(category)}
+    asked = objective.study.user_attrs.get(ASKED, ())
+    kept |= {trials[number].user_attrs.get(RUN_ID) for number in asked if number < len(trials)}
     repeated = {t.user_attrs.get(RETRY_OF) for t in trials if t.state.is_finished()}
     for trial in trials:
         if was_interrupted(trial) and trial.number not in repeated:

@@ -29,15 +29,29 @@ OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
 COSTS = ("cost/cpu_seconds_per_image", "cost/parameters")
 """What a further objective or a limit may be, besides: less is better."""
 
+BACKBONE = "features.backbone"
+"""The setting whose choices may depend on what can be had on this machine."""
+
 
 class Axis(Settings):
     """The values of one setting: `choices`, or a range from `low` to `high` (both included)."""
 
     choices: tuple[Any, ...] | None = None
+    available: tuple[str, ...] | None = None
+    """Of `features.backbone`: those of these that can be had here, see `vqlab.sweep.available`."""
     low: int | float | None = None
     high: int | float | None = None
     log: bool = False
     step: int | float | None = Field(None, gt=0)
+
+    @property
+    def tree(self) -> Tree:
+        """What `make_space` makes this axis of; the same in all versions, for studies are named
+        after it."""
+        tree = dump(self)
+        return (
+            tree if self.available is not None else {k: tree[k] for k in tree if k != "available"}
+        )
 
 
 class Limit(Settings):
@@ -85,7 +99,7 @@ class Space:
             "validations": self.validations,
             "scorings": self.scorings,
             "limits": {name: dump(limit) for name, limit in self.limits.items()},
-            "space": {name: dump(axis) for name, axis in self.axes.items()},
+            "space": {name: axis.tree for name, axis in self.axes.items()},
         }
 
     def validate_every(self, epochs: int) -> int:
@@ -118,17 +132,27 @@ def make_space(tree: Mapping[str, Any]) -> Space:
     axes = {}
     for setting, values in raw.space.items():
         axes[setting] = axis = validate(Axis, values, f"space.{setting}.")
-        ends = [end for end in (axis.low, axis.high) if end is not None]
-        if (len(ends) != 2) if axis.choices is None else (ends or not axis.choices):
-            raise UserError(
-                f"space {setting} must be {{choices: [...]}} or {{low: ..., high: ...}}; "
-                f"got {dict(values)}."
-            )
+        _check_axis(setting, axis, values)
     if not axes:
         raise UserError("a sweep's space must name at least one setting; got none.")
     for metric in raw.limits:
         _check_limited(metric)
     return Space(checked_objectives(raw.objective), axes, raw.validations, raw.scorings, raw.limits)
+
+
+def _check_axis(setting: str, axis: Axis, values: Mapping[str, Any]) -> None:
+    ends = [end for end in (axis.low, axis.high) if end is not None]
+    if axis.available is not None:
+        if setting != BACKBONE or ends or axis.choices is not None or not axis.available:
+            raise UserError(
+                f"space {setting} must not be {dict(values)}; only {BACKBONE} may be {{available: "
+                "[...]}, of which those are searched that can be had here."
+            )
+    elif (len(ends) != 2) if axis.choices is None else (ends or not axis.choices):
+        raise UserError(
+            f"space {setting} must be {{choices: [...]}} or {{low: ..., high: ...}}; "
+            f"got {dict(values)}."
+        )
 
 
 def checked_objectives(given: str | Sequence[str]) -> tuple[str, ...]:

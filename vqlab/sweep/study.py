@@ -28,6 +28,8 @@ _STARTUP = 5
 RUN_ID, INTERRUPTED, RETRY_OF, DEAD, BEYOND, REASON, WORKER = (
     "mlflow_run_id", "interrupted", "retry_of", "dead_codebook", "beyond_limit", "reason", "worker",
 )  # fmt: skip
+ASKED = "tested_on_request"
+"""Attribute of a study: numbers of the trials that were to be scored on test besides the winner."""
 RECIPE = "recipe"
 """What a trial draws first where a study compares several recipes."""
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -17,28 +15,25 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.checkpoint import load_state
-from vqlab.config import Settings, digest, dump, merge, nest
+from vqlab.config import digest, dump, merge, nest
 from vqlab.data import Splits, load_dataset
-from vqlab.evaluation import Report, choose_thresholds, evaluate
+from vqlab.evaluation import Report
 from vqlab.model import Model
 from vqlab.run import (
-    CHECKPOINT,
     STATE,
     RunConfig,
-    assess,
     experiment_of,
     resolve,
     run,
     start,
     trained_key,
 )
+from vqlab.sweep.choose import SCORING, THRESHOLDS, Chosen, choose_within, take_over
 from vqlab.sweep.codebooks import dead_codebook
 from vqlab.sweep.contest import Contest
 from vqlab.sweep.costs import costs, number
 from vqlab.sweep.draw import draw
 from vqlab.sweep.events import EpochDone, OnEvent, Progressed, TrialStarted
-from vqlab.sweep.plan import scoring_of
-from vqlab.sweep.rescore import Rescored, search_scoring
 from vqlab.sweep.reuse import REUSED, SAVED, TRAINED, Earlier, Reused, same_trial, trained_mark
 from vqlab.sweep.storage import database_said
 from vqlab.sweep.study import (
@@ -52,13 +47,11 @@ from vqlab.sweep.study import (
     best_trial,
     state_tags,
 )
-from vqlab.sweep.thresholds import RULE, best_thresholds
 from vqlab.tracking import Run, Tracker
 from vqlab.types import UserError
 
-VALIDATION, SCORING, THRESHOLDS, PROGRESS = "validation", "scoring", "thresholds", "progress"
-"""Attributes of a trial: its metrics, the settings of scoring and thresholds chosen for it,
-[epoch, epochs]."""
+VALIDATION, PROGRESS = "validation", "progress"
+"""Attributes of a trial: its metrics, [epoch, epochs]."""
 FINGERPRINT = "data_fingerprint"
 """Attribute of a study: which images it is about."""
 _SECONDS = 1.0
@@ -66,9 +59,10 @@ _SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class _Trained:
+class Trained:
+    """What a trial came to."""
+
     model: Model
-    """With the scoring and thresholds that were chosen for it."""
     last_epoch: dict[str, float]
     """Metrics of the last epoch of training."""
     validation: Report
@@ -112,7 +106,7 @@ class Objective:
                 if known is not None:
                     values = self._as_before(trial, known, tracked)
                 else:
-                    earlier = self._earlier_runs().model(complete, key, config)
+                    earlier = self.earlier_runs().model(complete, key, config)
                     trained = (
                         self._taken(trial, config, splits, tracked, earlier)
                         if earlier
@@ -143,13 +137,10 @@ class Objective:
         plan = self.contest.plans[recipe]
         for name, distribution in self.contest.named(recipe, plan.sampled).items():
             draw(trial, name, distribution)
-        config = resolve(plan.tree_of(self.contest.of(trial.params)[2]))
-        if config.training.validate_every:
-            return config
-        every = plan.space.validate_every(config.training.epochs)
-        return resolve(merge(dump(config), nest("training.validate_every", every)))
+        return trial_config(self.contest, trial.params)
 
-    def _earlier_runs(self) -> Earlier:
+    def earlier_runs(self) -> Earlier:
+        """Those whose training may be taken over."""
         if self._earlier is None:
             self._earlier = Earlier(self.tracker, self.splits.fingerprint)
         return self._earlier
@@ -232,7 +223,7 @@ class Objective:
 
     def _trained(
         self, trial: optuna.Trial, config: RunConfig, splits: Splits, tracked: Run
-    ) -> _Trained:
+    ) -> Trained:
         outcome = run(
             config,
             self.tracker,
@@ -243,11 +234,11 @@ class Objective:
             on_epoch=lambda *epoch: self._watch(trial, *epoch),
             on_progress=lambda what, done, total: self.say(Progressed(what, done, total)),
         )
-        return _Trained(outcome.model, outcome.last_epoch, outcome.validation)
+        return Trained(outcome.model, outcome.last_epoch, outcome.validation)
 
     def _taken(
         self, trial: optuna.Trial, config: RunConfig, splits: Splits, tracked: Run, earlier: Reused
-    ) -> _Trained:
+    ) -> Trained:
         """What an earlier run trained, scored as this trial wants it."""
         model, record = earlier
         trial.set_user_attr(REUSED, f"run {record.run_id}")
@@ -257,13 +248,9 @@ class Objective:
         tracked.set_tags({"vqlab.reused": f"run {record.run_id}"})
         tracked.log_metrics(learned, step=config.training.epochs)
         self._check_codebooks(trial, learned)
-        meta = {**model.meta, "config": dump(config), "run_id": tracked.id}
-        model, report = self._chosen(trial, tracked, replace(model, meta=meta), config, splits)
-        with tempfile.TemporaryDirectory() as folder:
-            model.save(Path(folder) / CHECKPOINT)
-            tracked.log_artifact(Path(folder) / CHECKPOINT, "checkpoint")
-        tracked.log_metrics(report.keyed("validation"), step=config.training.epochs)
-        return _Trained(model, learned, report)
+        found = take_over(self.contest, trial.params, tracked, model, config, splits)
+        self._note(trial, found)
+        return Trained(found.model, learned, found.report)
 
     def _watch(
         self, trial: optuna.Trial, epoch: int, epochs: int, metrics: Mapping[str, float]
@@ -298,38 +285,15 @@ class Objective:
     def _chosen(
         self, trial: optuna.Trial, tracked: Run, model: Model, config: RunConfig, splits: Splits
     ) -> tuple[Model, Report]:
-        """The calibrated model with the scoring and thresholds that suit it best."""
-        recipe, plan, _ = self.contest.of(trial.params)
-        whole: Any = model.detector.config
-        as_wanted = getattr(whole, "scoring", Settings()) == scoring_of(config)
-        if plan.scoring or plan.image_scoring or not as_wanted:  # another run's, taken over
-            found = search_scoring(model, splits, config, plan, self.contest.objective, seed=0)
-        elif plan.thresholds:
-            found = Rescored(dump(config), model.score_set(splits.validation))
-        else:
-            return assess(model, config, splits)
-        trial.set_user_attr(SCORING, self.contest.named(recipe, found.chosen))
-        tags = {f"vqlab.{name}": str(value) for name, value in found.chosen.items()}
-        tags |= {f"vqlab.chosen_by.{name}": metric for name, metric in found.rules.items()}
-        combinations = list(plan.threshold_settings())
-        tree = found.tree
-        if combinations:
-            picked, thresholds, f1 = best_thresholds(found.scored, config.threshold, combinations)
-            trial.set_user_attr(THRESHOLDS, self.contest.named(recipe, picked))
-            tags |= {f"vqlab.{name}": f"{value:g}" for name, value in picked.items()}
-            tags["vqlab.threshold_rule"] = f"{RULE} ({f1:.4f})"
-            for name, value in picked.items():
-                tree = merge(tree, nest(name, value))
-        else:
-            thresholds = choose_thresholds(found.scored, config.threshold)
-        if found.tried:
-            tags["vqlab.scorings_tried"] = f"{found.tried} in {found.seconds:.1f} s"
-        report = evaluate(found.scored, thresholds)
-        measured = {"thresholds": asdict(thresholds), "validation": report.mean, "config": tree}
-        tracked.set_tags(tags)
-        return replace(model, thresholds=thresholds, meta={**model.meta, **measured}), report
+        found = choose_within(self.contest, trial.params, tracked, model, config, splits)
+        self._note(trial, found)
+        return found.model, found.report
 
-    def _values(self, trial: optuna.Trial, trained: _Trained, splits: Splits) -> tuple[float, ...]:
+    def _note(self, trial: optuna.Trial, found: Chosen) -> None:
+        for name, value in found.attributes.items():
+            trial.set_user_attr(name, value)
+
+    def _values(self, trial: optuna.Trial, trained: Trained, splits: Splits) -> tuple[float, ...]:
         report, metrics = trained.validation, trained.validation.keyed("validation")
         trial.set_user_attr(VALIDATION, metrics)
         limits = self.contest.of(trial.params)[1].space.limits
@@ -356,6 +320,16 @@ def refuse_other_images(study: optuna.Study, splits: Splits) -> None:
             f"the images in {splits.root} are not those of study {study.study_name} (fingerprint "
             f"{splits.fingerprint[:12]}, the study's is {known[:12]}); copy the same ones here."
         )
+
+
+def trial_config(contest: Contest, params: Mapping[str, Any]) -> RunConfig:
+    """The settings by which a trial with these parameters is trained."""
+    _, plan, own = contest.of(params)
+    config = resolve(plan.tree_of(own))
+    if config.training.validate_every:
+        return config
+    every = plan.space.validate_every(config.training.epochs)
+    return resolve(merge(dump(config), nest("training.validate_every", every)))
 
 
 def sentence(error: Exception) -> str:

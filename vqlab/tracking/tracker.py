@@ -289,9 +289,10 @@ class Tracker:
 
     # runs that have ended
 
-    def amend(self, run_id: str) -> Run:
-        """A run that ended, to add metrics, tags and artifacts to; how it ended stays."""
-        return Run(self._client, run_id)
+    def amend(self, run_id: str, *, repeated: bool = False) -> Run:
+        """A run that ended, to add metrics, tags and artifacts to; how it ended stays. `repeated`:
+        what is done in it was done before, and steps that it logged are not logged twice."""
+        return Run(self._client, run_id, resumed=repeated)
 
     def reopen(self, run_id: str) -> None:
         """Make a run RUNNING again, owned by this process, however it ended."""

@@ -1,0 +1,184 @@
+"""Backbones that a sweep searches as far as they can be had on this machine."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import timm
+import torch
+from huggingface_hub import constants as hub
+from tiny_set import tiny_recipe
+
+from vqlab.config import merge, read_recipe
+from vqlab.data import load_dataset
+from vqlab.evaluation import Report
+from vqlab.run import resolve
+from vqlab.sweep import (
+    Contest,
+    Event,
+    StudyOpened,
+    make_contest,
+    make_space,
+    make_spaces,
+    sweep,
+)
+from vqlab.sweep import study as studies
+from vqlab.sweep.storage import opened_storage, storage_address
+from vqlab.sweep.worker import TASK, Task
+from vqlab.tracking import Tracker
+from vqlab.types import UserError
+
+Tree = dict[str, Any]
+pytestmark = pytest.mark.usefixtures("blank_figures")
+BACKBONE = "features.backbone"
+ASKED: Tree = {BACKBONE: {"available": ["test_resnet", "filters", "test_convnext"]}}
+SIZE: Tree = {"detector.bank_size": {"low": 10, "high": 40}}
+
+
+@pytest.fixture(autouse=True)
+def _offline_and_quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    before = optuna.logging.get_verbosity()
+    yield
+    optuna.logging.set_verbosity(before)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A folder with a state dict of `test_resnet`."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_resnet").state_dict(), folder / "test_resnet_part.pth")
+    return folder
+
+
+@pytest.fixture
+def bank(root: Path) -> Tree:
+    """A memory bank on features of `filters`."""
+    return {
+        **tiny_recipe(root, epochs=0),
+        "detector": {"name": "memory_bank", "bank_size": 30},
+        "features": {"backbone": "filters"},
+    }
+
+
+def no_test(model: Any, config: Any, splits: Any, run: Any, results: Path) -> Any:
+    """Scoring and drawing the test set takes longer than all the rest."""
+    return Report({}, {}), {}, results
+
+
+def no_pictures(study: Any, objectives: Any, folder: Path, *_: Any) -> None:
+    (folder / "study.html").write_text("nothing")
+
+
+def with_weights(tree: Tree, weights: Path | str) -> Tree:
+    return merge(tree, {"features": {"weights": str(weights)}})
+
+
+def contest_of(tree: Tree, **axes: Any) -> Contest:
+    return make_contest(make_space({"space": {**ASKED, **SIZE, **axes}}), tree)
+
+
+def choices(contest: Contest) -> tuple[Any, ...] | None:
+    axis = contest.first.space.axes.get(BACKBONE)
+    return axis.choices if axis else None
+
+
+def test_the_recipe_s_own_comes_first_then_what_can_be_had(bank: Tree, weights: Path) -> None:
+    contest = contest_of(with_weights(bank, weights))
+    assert choices(contest) == ("filters", "test_resnet")
+    assert contest.first.own_params()[BACKBONE] == "filters"
+    (note,) = contest.notes
+    assert note.startswith(f"{BACKBONE} is one of filters, test_resnet; left out: test_convnext (")
+    assert "must hold test_convnext.pth" in note and "it holds test_resnet_part.pth)." in note
+    everything = contest_of(with_weights(bank, "random"))
+    assert choices(everything) == ("filters", "test_resnet", "test_convnext")
+    assert "left out" not in everything.notes[0]
+
+
+def test_a_file_is_there_for_its_own_backbone_alone(bank: Tree, weights: Path) -> None:
+    contest = contest_of(with_weights(bank, weights / "test_resnet_part.pth"))
+    assert choices(contest) == ("filters", "test_resnet")
+    assert "test_resnet_part.pth does not fit test_convnext" in contest.notes[0]
+
+
+def test_offline_without_weights_what_is_left_is_no_axis(bank: Tree) -> None:
+    contest = contest_of(bank)
+    assert choices(contest) is None and BACKBONE not in contest.first.sampled
+    assert contest.notes == (
+        f"{BACKBONE} is filters in all trials; left out: test_resnet, test_convnext (weights not "
+        f"on this machine, and {hub.ENDPOINT} cannot be reached (HF_HUB_OFFLINE is set)).",
+    )
+    splits = load_dataset(resolve(bank).data)
+    without = make_contest(make_space({"space": SIZE}), bank)
+    assert contest.study_name(splits, "") == without.study_name(splits, "")
+    with pytest.raises(UserError, match="must leave something to search; got filters alone; left"):
+        make_contest(make_space({"space": ASKED}), bank)
+
+
+def test_what_can_be_had_is_part_of_the_study_s_name(bank: Tree, weights: Path) -> None:
+    splits = load_dataset(resolve(bank).data)
+    tree = with_weights(bank, weights)
+    one = contest_of(tree).study_name(splits, "")
+    assert one == contest_of(tree).study_name(splits, "")
+    torch.save(timm.create_model("test_convnext").state_dict(), weights / "test_convnext.pth")
+    assert one != contest_of(tree).study_name(splits, "")
+
+
+def test_recipes_say_it_once(bank: Tree) -> None:
+    space = {"space": {**ASKED, **SIZE}}
+    both = make_spaces({"recipes": {"one": space, "two": space}}, "both")
+    contest = make_contest(both, {"one": bank, "two": bank})
+    assert len(contest.notes) == 1 and contest.notes[0].startswith("one, two: features.backbone is")
+    assert make_spaces(contest.tree, "both").recipes["two"].axes.keys() == SIZE.keys()
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        ({"detector.bank_size": {"available": ["1", "2"]}}, "only features.backbone may be"),
+        ({BACKBONE: {"available": []}}, "must not be"),
+        ({BACKBONE: {"available": ["filters"], "choices": ["filters"]}}, "must not be"),
+        ({BACKBONE: {"available": ["resnet81"]}}, "value 'resnet81': .*did you mean resnet18"),
+    ],
+)
+def test_an_impossible_wish_is_a_sentence(axes: Tree, words: str, bank: Tree) -> None:
+    with pytest.raises(UserError, match=words):
+        make_contest(make_space({"space": {**SIZE, **axes}}), bank)
+
+
+def test_a_sweep_tries_both_and_workers_look_no_more(
+    bank: Tree, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vqlab.sweep.finish.test_model", no_test)
+    monkeypatch.setattr("vqlab.sweep.finish.draw_study", no_pictures)
+    tracker = Tracker.open(tmp_path / "mlruns")
+    told: list[Event] = []
+    result = sweep(
+        with_weights(bank, weights), make_space({"validations": 0, "space": {**ASKED, **SIZE}}),
+        tracker, trials=4, on_event=told.append, results=tmp_path / "results",
+    )  # fmt: skip
+    assert [row.state for row in result.trials] == ["COMPLETE"] * 4
+    tried = [row.params[BACKBONE] for row in result.trials]
+    assert tried[0] == "filters" and set(tried) == {"filters", "test_resnet"}
+    for row in result.trials:
+        tags = tracker.find(str(row.run_id)).tags
+        assert tags["vqlab.backbone"] == row.params[BACKBONE]
+    (opened,) = (event for event in told if isinstance(event, StudyOpened))
+    assert "left out: test_convnext" in opened.notes[0]
+    parent = tracker.find(result.parent_id)
+    assert parent.tags["vqlab.available"] == opened.notes[0]
+    axis = read_recipe(parent.artifact("space.yaml"))["space"][BACKBONE]
+    assert axis["choices"] == ["filters", "test_resnet"] and "available" not in axis
+    shutil.rmtree(weights)
+    with opened_storage(storage_address(tracker.root)) as storage:
+        study = studies.load_study(storage, result.study)
+        contest = Task(**study.user_attrs[TASK]).contest()
+    assert choices(contest) == ("filters", "test_resnet") and contest.notes == ()

@@ -1,0 +1,257 @@
+"""Trials that are scored on test because somebody asked, beside the winner."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from optuna.trial import FrozenTrial
+from tiny_set import tiny_recipe
+
+from vqlab.cli import main
+from vqlab.config import read_recipe
+from vqlab.evaluation import Report
+from vqlab.run import resolve, run
+from vqlab.sweep import Event, Progressed, SweepResult, make_space, sweep
+from vqlab.sweep.again import AGAIN, bring_back
+from vqlab.sweep.finish import REQUESTED, TESTED
+from vqlab.sweep.trial import Objective
+from vqlab.tracking import RunRecord, Tracker
+from vqlab.training import Trainer
+from vqlab.types import UserError
+
+Tree = dict[str, Any]
+pytestmark = pytest.mark.usefixtures("blank_figures")
+AXES: Tree = {
+    "training.learning_rate": {"low": "3e-4", "high": "3e-3", "log": True},
+    "detector.scoring.code_smoothing": {"low": 0.02, "high": 0.2},
+    "threshold.pixel_false_positive_rate": {"choices": [0.002, 0.1]},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quiet_optuna() -> Iterator[None]:
+    before = optuna.logging.get_verbosity()
+    yield
+    optuna.logging.set_verbosity(before)
+
+
+@pytest.fixture
+def epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The epochs that are trained from here on."""
+    trained: list[int] = []
+    plain = Trainer._epoch
+
+    def counted(self: Trainer, epoch: int) -> dict[str, float]:
+        trained.append(epoch)
+        return plain(self, epoch)
+
+    monkeypatch.setattr(Trainer, "_epoch", counted)
+    return trained
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the test nor the study's pictures, which take longer than all the rest and are looked
+    at in the first test."""
+
+    def tested(model: Any, config: Any, splits: Any, run: Any, results: Path) -> Any:
+        run.log_metrics({"test/image_auroc": 1.0})
+        return Report({}, {}), {}, results
+
+    def drawn(study: Any, objectives: Any, folder: Path, *_: Any) -> None:
+        (folder / "study.html").write_text("nothing")
+
+    monkeypatch.setattr("vqlab.sweep.finish.test_model", tested)
+    monkeypatch.setattr("vqlab.sweep.finish.draw_study", drawn)
+
+
+def go(root: Path, tracker: Tracker, trials: int = 3, seed: int = 0, **more: Any) -> SweepResult:
+    """A study of its own for each seed of training."""
+    space = make_space({"validations": 0, "scorings": 3, "space": AXES})
+    return sweep(
+        tiny_recipe(root, seed=seed), space, tracker, trials=trials,
+        results=tracker.root / "results", **more,
+    )  # fmt: skip
+
+
+def beaten(result: SweepResult) -> int:
+    return next(row.number for row in result.trials if row.number != result.best.number)
+
+
+def run_of(tracker: Tracker, result: SweepResult, number: int) -> RunRecord:
+    return tracker.find(str(result.trials[number].run_id))
+
+
+def has_checkpoint(record: RunRecord) -> bool:
+    try:
+        return record.checkpoint().exists()
+    except UserError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def first(root: Path, store: Tracker) -> SweepResult:
+    return go(root, store)
+
+
+def test_a_beaten_trial_is_trained_again_as_it_was_and_tested(
+    first: SweepResult, root: Path, store: Tracker, epochs: list[int]
+) -> None:
+    number = beaten(first)
+    before = run_of(store, first, number)
+    assert not has_checkpoint(before) and not any(key.startswith("test/") for key in before.metrics)
+    assert [(trial.number, trial.why) for trial in first.tested] == [(first.best.number, "winner")]
+    pictures = {p.name: p.read_bytes() for p in (store.root / "results" / "part").iterdir()}
+    recipe = first.recipe.read_bytes()
+
+    result = go(root, store, test=[number])
+    assert epochs == [1, 2]
+    after = run_of(store, result, number)
+    assert after.status == "FINISHED" and has_checkpoint(after)
+    tags = {key: after.tags.get(key) for key in (TESTED, REQUESTED, AGAIN, "vqlab.chosen_by")}
+    assert list(tags.values()) == ["true", "true", "the same", None]
+    assert {k: v for k, v in after.metrics.items() if k in before.metrics} == before.metrics
+    for key in ("train/loss", "validation/pixel_auroc"):
+        assert len(store.history(after.run_id, (key,))) == len(store.history(before.run_id, (key,)))
+    assert "test/image_auroc" in after.metrics
+
+    assert (result.best, result.test, result.trials) == (first.best, first.test, first.trials)
+    assert result.recipe.read_bytes() == recipe
+    shown = {p.name: p.read_bytes() for p in (store.root / "results" / "part").iterdir()}
+    assert shown == pictures, "the folder of results shows the winner"
+    why = {trial.number: trial.why for trial in result.tested}
+    assert why == {result.best.number: "winner", number: "on request"}
+    tested = next(trial for trial in result.tested if trial.number == number)
+    assert tested.validation["validation/pixel_auroc"] == result.trials[number].value
+    assert tested.test["test/image_auroc"] == after.metrics["test/image_auroc"]
+    assert not any("trained again" in note for note in tested.notes)
+    with result.page.with_name("trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {int(row["trial"]): row["tested"] for row in rows if row["tested"]} == why
+    assert float(rows[number]["test/pixel_auroc"]) == after.metrics["test/pixel_auroc"]
+    page = result.page.read_text(encoding="utf-8")
+    assert f"Trial {number}: on request, which decides nothing." in page
+
+    epochs.clear()
+    modified = result.page.stat().st_mtime_ns
+    again = go(root, store, test=[number])
+    assert epochs == [] and again.tested == result.tested
+    assert again.page.stat().st_mtime_ns == modified
+    assert run_of(store, again, number) == after
+    assert has_checkpoint(after), "what was tested can be promoted, and is not tidied away"
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(7, "does not exist; complete are 0, 1, 2"), (-1, "does not exist")],
+)
+def test_what_is_no_complete_trial_is_refused(
+    number: int, words: str, first: SweepResult, root: Path, store: Tracker
+) -> None:
+    told: list[Event] = []
+    with pytest.raises(UserError, match=f"trial {number} of study .* must be complete .*{words}"):
+        go(root, store, test=[beaten(first), number], on_event=told.append)
+    assert not told
+
+
+@pytest.mark.slow
+def test_asked_for_beforehand_nothing_is_trained_twice(
+    plain: None, root: Path, store: Tracker, epochs: list[int]
+) -> None:
+    """What only the trials tell is said when all else is done."""
+    with pytest.raises(UserError, match="trial 5 .* does not exist; complete are 0, 1"):
+        go(root, store, trials=2, seed=1, test=[0, 1, 5])
+    assert epochs == [1, 2] * 2
+    result = go(root, store, trials=2, seed=1)
+    assert [trial.number for trial in result.tested] == [0, 1] and len(epochs) == 4
+    assert AGAIN not in run_of(store, result, beaten(result)).tags
+
+
+@pytest.mark.slow
+def test_a_test_that_was_interrupted_goes_on(
+    plain: None, root: Path, store: Tracker, epochs: list[int]
+) -> None:
+    result = go(root, store, trials=2, seed=2)
+    number = beaten(result)
+    epochs.clear()
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Progressed) and (event.done, event.total) == (1, 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match=f"while trial {number} was trained again"):
+        go(root, store, trials=2, seed=2, test=[number], on_event=stop)
+    record = run_of(store, result, number)
+    assert (record.status, record.tags["optuna.state"]) == ("FINISHED", "COMPLETE")
+    assert TESTED not in record.tags
+    result = go(root, store, trials=2, seed=2, test=[number])
+    assert epochs == [1, 2], "from its last epoch"
+    record = run_of(store, result, number)
+    assert record.tags[AGAIN] == "the same" and record.tags[TESTED] == "true"
+    assert not any(r.status == "RUNNING" for r in store.runs())
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_the_same_training_spares_it(
+    plain: None, root: Path, store: Tracker, epochs: list[int]
+) -> None:
+    result = go(root, store, trials=2, seed=5)
+    number = beaten(result)
+    config = read_recipe(run_of(store, result, number).artifact("config.yaml"))
+    run(resolve(config), store, test=False)
+    epochs.clear()
+    result = go(root, store, trials=2, seed=5, test=[number])
+    assert not epochs and run_of(store, result, number).tags[AGAIN] == "the same"
+
+
+@pytest.mark.slow
+def test_a_model_that_comes_out_otherwise_is_noted(
+    plain: None, root: Path, store: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = go(root, store, trials=2, seed=3)
+    number = beaten(result)
+
+    def from_elsewhere(objective: Objective, trial: FrozenTrial, record: RunRecord) -> str:
+        other = copy.deepcopy(trial)
+        other.user_attrs["validation"]["validation/pixel_auroc"] -= 0.25
+        return bring_back(objective, other, record)
+
+    monkeypatch.setattr("vqlab.sweep.finish.bring_back", from_elsewhere)
+    result = go(root, store, trials=2, seed=3, test=[number])
+    tested = next(trial for trial in result.tested if trial.number == number)
+    assert f"trial {number} was trained again for its test: its validation/pix" in tested.notes[-1]
+    assert "validation/pixel_auroc" in run_of(store, result, number).tags[AGAIN]
+
+
+# The command
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["vqlab", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.slow
+def test_the_command_shows_validation_against_test(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(yaml.safe_dump(tiny_recipe(root, epochs=1)))
+    Path("space.yaml").write_text(yaml.safe_dump({"validations": 0, "space": AXES, "scorings": 2}))
+    words = ("sweep", "tiny.yaml", "--space", "space.yaml", "--trials", "2")
+    assert command(monkeypatch, *words, "--test", "0", "--test", "1") == 0
+    said = capsys.readouterr().out
+    assert "validation → test, of the trials scored on test" in said
+    assert "on request" in said and "winner" in said
+    assert command(monkeypatch, *words, "--category", "all", "--test", "0") == 2
+    assert "--test must be about the trials of one study; got 2" in capsys.readouterr().err

@@ -1,0 +1,137 @@
+"""Trials that are to be scored on test besides the winner, on request: they get their checkpoint
+back where it was tidied away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+import optuna
+import torch
+from optuna.trial import FrozenTrial, TrialState
+
+from vqlab.data import Splits
+from vqlab.evaluation import Report
+from vqlab.model import Model
+from vqlab.run import RunConfig, run, trained_key
+from vqlab.sweep.choose import choose_within, take_over
+from vqlab.sweep.events import Progressed
+from vqlab.sweep.project import project
+from vqlab.sweep.study import ASKED
+from vqlab.sweep.trial import VALIDATION, Objective, trial_config
+from vqlab.tracking import Run, RunRecord
+from vqlab.types import UserError
+
+AGAIN, UNDER_WAY = "vqlab.trained_again", "under way"
+"""Tag of a trial's run that was trained a second time: what it came to, as against the first."""
+_LISTED = 12
+"""Trials that an error names."""
+
+
+def ask(study: optuna.Study, numbers: Sequence[int], more: bool = False) -> None:
+    """Note in the study that these trials are to be scored on test, so that their checkpoints are
+    not tidied away. Raises UserError for one that is not complete.
+
+    more: trials are still to come, so that one which has not ended yet may be among them.
+    """
+    if not numbers:
+        return
+    before = set(study.user_attrs.get(ASKED, ()))
+    trials = study.get_trials(deepcopy=False)
+    for number in numbers:
+        trial = trials[number] if 0 <= number < len(trials) else None
+        if trial is not None and trial.state == TrialState.COMPLETE:
+            continue
+        if more and (trial is None or not trial.state.is_finished()):
+            continue
+        if number in before:
+            study.set_user_attr(ASKED, sorted(before - {number}))
+        done = [str(each.number) for each in trials if each.state == TrialState.COMPLETE]
+        there = ", ".join(done[:_LISTED]) + (", …" if len(done) > _LISTED else "")
+        raise UserError(
+            f"trial {number} of study {study.study_name} must be complete to be scored on test; it "
+            f"{f'is {trial.state.name}' if trial else 'does not exist'}; complete are "
+            f"{there or 'none'}."
+        )
+    if not before.issuperset(numbers):
+        study.set_user_attr(ASKED, sorted(before.union(numbers)))
+
+
+def bring_back(objective: Objective, trial: FrozenTrial, record: RunRecord) -> str:
+    """See that the run of a complete trial has its checkpoint: the one it has, else that of the
+    same training in another run, else its training is done once more, in its run.
+
+    Returns what is to be said where it comes out otherwise than it did; empty where it does not.
+    """
+    if record.tags.get(AGAIN) != UNDER_WAY:  # else it may lack what was chosen within the trial
+        with suppress(UserError):
+            record.checkpoint()
+            return ""
+    tracked = objective.tracker.amend(record.run_id, repeated=True)
+    config = trial_config(objective.contest, trial.params)
+    splits = objective.splits_for(config)
+    tracked.set_tags({AGAIN: UNDER_WAY})
+    try:
+        with _as_many_threads(record):
+            key = trained_key(config, splits.fingerprint)
+            complete = objective.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            found = objective.earlier_runs().model(complete, key, config)
+            if found is not None:
+                contest, params = objective.contest, trial.params
+                report = take_over(contest, params, tracked, found[0], config, splits).report
+            else:
+                report = _trained_again(objective, trial, config, splits, tracked)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted while trial {trial.number} was trained again for its test; the same "
+            "command goes on from there."
+        ) from None
+    finally:
+        project(objective, trial)
+    return _compared(objective, trial, report, tracked)
+
+
+def _trained_again(
+    objective: Objective, trial: FrozenTrial, config: RunConfig, splits: Splits, tracked: Run
+) -> Report:
+    def choose(model: Model, config: RunConfig, splits: Splits) -> tuple[Model, Report]:
+        found = choose_within(objective.contest, trial.params, tracked, model, config, splits)
+        return found.model, found.report
+
+    what = f"training trial {trial.number} again"
+    objective.tracker.reopen(tracked.id)
+    outcome = run(
+        config,
+        objective.tracker,
+        resumed=tracked,
+        splits=splits,
+        test=False,
+        assess=choose,
+        on_epoch=lambda epoch, epochs, metrics: objective.say(Progressed(what, epoch, epochs)),
+        on_progress=lambda *counted: objective.say(Progressed(*counted)),
+    )
+    return outcome.validation
+
+
+def _compared(objective: Objective, trial: FrozenTrial, report: Report, tracked: Run) -> str:
+    name = objective.contest.objective
+    before = trial.user_attrs[VALIDATION][name]
+    after = report.keyed("validation")[name]
+    tracked.set_tags({AGAIN: "the same" if after == before else f"{name} {after!r}"})
+    if after == before:
+        return ""
+    return (
+        f"trial {trial.number} was trained again for its test: its {name} is {after:.6g} and was "
+        f"{before:.6g}, so its test figures are of a slightly other model."
+    )
+
+
+@contextmanager
+def _as_many_threads(record: RunRecord) -> Iterator[None]:
+    """As many CPU threads as the trial had: another number sums in another order."""
+    before, then = torch.get_num_threads(), record.tags.get("vqlab.threads", "")
+    try:
+        torch.set_num_threads(int(then) if then.isdigit() else before)
+        yield
+    finally:
+        torch.set_num_threads(before)

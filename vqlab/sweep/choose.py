@@ -1,0 +1,92 @@
+"""Scoring and thresholds of a trained detector: chosen within a trial, without training again."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vqlab.config import Settings, dump, merge, nest
+from vqlab.data import Splits
+from vqlab.evaluation import Report, choose_thresholds, evaluate
+from vqlab.model import Model
+from vqlab.run import CHECKPOINT, RunConfig, assess
+from vqlab.sweep.contest import Contest
+from vqlab.sweep.plan import scoring_of
+from vqlab.sweep.rescore import Rescored, search_scoring
+from vqlab.sweep.thresholds import RULE, best_thresholds
+from vqlab.tracking import Run
+
+SCORING, THRESHOLDS = "scoring", "thresholds"
+"""Attributes of a trial: the settings of scoring and thresholds chosen for it."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A trial's detector with its scoring and thresholds."""
+
+    model: Model
+    report: Report
+    attributes: dict[str, Any]
+    """Of the trial: what was chosen."""
+
+
+def choose_within(
+    contest: Contest,
+    params: Mapping[str, Any],
+    tracked: Run,
+    model: Model,
+    config: RunConfig,
+    splits: Splits,
+) -> Chosen:
+    """The calibrated model of a trial with the scoring and thresholds that suit it best."""
+    recipe, plan, _ = contest.of(params)
+    whole: Any = model.detector.config
+    as_wanted = getattr(whole, "scoring", Settings()) == scoring_of(config)
+    if plan.scoring or plan.image_scoring or not as_wanted:  # another run's, taken over
+        found = search_scoring(model, splits, config, plan, contest.objective, seed=0)
+    elif plan.thresholds:
+        found = Rescored(dump(config), model.score_set(splits.validation))
+    else:
+        return Chosen(*assess(model, config, splits), {})
+    attributes: dict[str, Any] = {SCORING: contest.named(recipe, found.chosen)}
+    tags = {f"vqlab.{name}": str(value) for name, value in found.chosen.items()}
+    tags |= {f"vqlab.chosen_by.{name}": metric for name, metric in found.rules.items()}
+    combinations = list(plan.threshold_settings())
+    tree = found.tree
+    if combinations:
+        picked, thresholds, f1 = best_thresholds(found.scored, config.threshold, combinations)
+        attributes[THRESHOLDS] = contest.named(recipe, picked)
+        tags |= {f"vqlab.{name}": f"{value:g}" for name, value in picked.items()}
+        tags["vqlab.threshold_rule"] = f"{RULE} ({f1:.4f})"
+        for name, value in picked.items():
+            tree = merge(tree, nest(name, value))
+    else:
+        thresholds = choose_thresholds(found.scored, config.threshold)
+    if found.tried:
+        tags["vqlab.scorings_tried"] = f"{found.tried} in {found.seconds:.1f} s"
+    tracked.set_tags(tags)
+    report = evaluate(found.scored, thresholds)
+    measured = {"thresholds": asdict(thresholds), "validation": report.mean, "config": tree}
+    model = replace(model, thresholds=thresholds, meta={**model.meta, **measured})
+    return Chosen(model, report, attributes)
+
+
+def take_over(
+    contest: Contest,
+    params: Mapping[str, Any],
+    tracked: Run,
+    model: Model,
+    config: RunConfig,
+    splits: Splits,
+) -> Chosen:
+    """Another run's model as this trial wants it scored; its checkpoint in the trial's run."""
+    model = replace(model, meta={**model.meta, "config": dump(config), "run_id": tracked.id})
+    found = choose_within(contest, params, tracked, model, config, splits)
+    with tempfile.TemporaryDirectory() as folder:
+        found.model.save(Path(folder) / CHECKPOINT)
+        tracked.log_artifact(Path(folder) / CHECKPOINT, "checkpoint")
+    tracked.log_metrics(found.report.keyed("validation"), step=config.training.epochs)
+    return found
