@@ -26,7 +26,7 @@ from vqlab.sweep.launch import Launcher, LocalWorkers, WorkersElsewhere
 from vqlab.sweep.project import project_all
 from vqlab.sweep.space import Space
 from vqlab.sweep.storage import Turn, only_one, opened_storage, storage_address
-from vqlab.sweep.trial import FINGERPRINT, Objective
+from vqlab.sweep.trial import Objective
 from vqlab.sweep.watch import watch
 from vqlab.sweep.worker import PARENT, TASK, Task, work
 from vqlab.tracking import Run, Tracker
@@ -109,7 +109,7 @@ def _give_task(objective: Objective, tree: Tree, trials: int, seed: int) -> None
     name = "" if "" in contest.plans else contest.name
     study.set_user_attr(TASK, asdict(Task(trees, contest.tree, name, trials, seed, begun)))
     study.set_user_attr(PARENT, objective.parent.id)
-    study.set_user_attr(FINGERPRINT, splits.fingerprint)
+    study.set_user_attr(studies.FINGERPRINT, splits.fingerprint)
 
 
 def _run_trials(

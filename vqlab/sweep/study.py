@@ -16,6 +16,7 @@ from optuna.samplers import TPESampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from vqlab.data import Splits
 from vqlab.tracking import owner_is_gone, owner_tags
 from vqlab.types import UserError
 
@@ -30,6 +31,8 @@ RUN_ID, INTERRUPTED, RETRY_OF, DEAD, BEYOND, REASON, WORKER = (
 )  # fmt: skip
 ASKED = "tested_on_request"
 """Attribute of a study: numbers of the trials that were to be scored on test besides the winner."""
+FINGERPRINT = "data_fingerprint"
+"""Attribute of a study: which images it is about."""
 RECIPE = "recipe"
 """What a trial draws first where a study compares several recipes."""
 
@@ -109,6 +112,16 @@ def siblings(study: optuna.Study, base: str) -> list[str]:
     """Names of the other studies that differ from this one in space, settings or data only."""
     names = optuna.get_all_study_names(study._storage)
     return sorted(n for n in names if n != study.study_name and n.rpartition("-")[0] == base)
+
+
+def refuse_other_images(study: optuna.Study, splits: Splits) -> None:
+    """Raise UserError where these are not the images that the study is about."""
+    known = study.user_attrs.get(FINGERPRINT, splits.fingerprint)
+    if splits.fingerprint != known:
+        raise UserError(
+            f"the images in {splits.root} are not those of study {study.study_name} (fingerprint "
+            f"{splits.fingerprint[:12]}, the study's is {known[:12]}); copy the same ones here."
+        )
 
 
 def settled(study: optuna.Study, trials: list[FrozenTrial] | None = None) -> int:

@@ -45,6 +45,7 @@ from vqlab.sweep.study import (
     RETRY_OF,
     RUN_ID,
     best_trial,
+    refuse_other_images,
     state_tags,
 )
 from vqlab.tracking import Run, Tracker
@@ -52,8 +53,6 @@ from vqlab.types import UserError
 
 VALIDATION, PROGRESS = "validation", "progress"
 """Attributes of a trial: its metrics, [epoch, epochs]."""
-FINGERPRINT = "data_fingerprint"
-"""Attribute of a study: which images it is about."""
 _SECONDS = 1.0
 """At least this long between two notes of a trial's progress."""
 
@@ -310,16 +309,6 @@ class Objective:
         if beyond:
             trial.set_user_attr(BEYOND, "; ".join(beyond))
         return values
-
-
-def refuse_other_images(study: optuna.Study, splits: Splits) -> None:
-    """Raise UserError where these are not the images that the study is about."""
-    known = study.user_attrs.get(FINGERPRINT, splits.fingerprint)
-    if splits.fingerprint != known:
-        raise UserError(
-            f"the images in {splits.root} are not those of study {study.study_name} (fingerprint "
-            f"{splits.fingerprint[:12]}, the study's is {known[:12]}); copy the same ones here."
-        )
 
 
 def trial_config(contest: Contest, params: Mapping[str, Any]) -> RunConfig:

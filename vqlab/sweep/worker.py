@@ -28,7 +28,7 @@ from vqlab.sweep.events import OnEvent, TrialFinished
 from vqlab.sweep.project import project, row, tidy_mine
 from vqlab.sweep.space import make_space
 from vqlab.sweep.storage import Turn, opened_storage, storage_address
-from vqlab.sweep.trial import Objective, refuse_other_images
+from vqlab.sweep.trial import Objective
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
@@ -92,7 +92,7 @@ def join(
             )
         contest = Task(**study.user_attrs[TASK]).contest(data)
         splits = load_dataset(contest.first.config.data)
-        refuse_other_images(study, splits)
+        studies.refuse_other_images(study, splits)
         parent = tracker.amend(study.user_attrs[PARENT])
         objective = Objective(contest, splits, study, parent, tracker, say)
         deadline = float("inf") if timeout is None else started + timeout
