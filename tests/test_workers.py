@@ -188,7 +188,8 @@ def test_ctrl_c_ends_all_within_seconds(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_another_worker_joins(folder: Path) -> None:
-    sweep = begin(folder, trials=5, workers=1)
+    """With enough trials that some are left when it has imported what it needs."""
+    sweep = begin(folder, trials=24, workers=1)
     wait_for(lambda: under_way(folder))
     name = the_study(folder).study_name
     joined = subprocess.run(
@@ -197,7 +198,7 @@ def test_another_worker_joins(folder: Path) -> None:
     )  # fmt: skip
     assert joined.returncode == 0, joined.stderr[-2000:]
     end(sweep)
-    trials = check_all_agrees(folder, 5).get_trials(deepcopy=False)
+    trials = check_all_agrees(folder, 24).get_trials(deepcopy=False)
     assert len({t.user_attrs["worker"]["vqlab.pid"] for t in trials}) == 2
 
 
