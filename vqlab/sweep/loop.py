@@ -57,7 +57,7 @@ def sweep(
     `Spaces` compare several recipes, which then take turns; `tree` has the tree of each by its
     name. Called again it goes on from there, then only gives the result. The same space, settings
     and data are the same study; `preset` is part of its name. A space's `available` backbones are
-    looked for now: where others can be had, it is another study. One worker works in this process,
+    resolved here: where others can be had, it is another study. One worker works in this process,
     several are processes of their own; a `launcher` starts them in another way, `elsewhere` waits
     for those that others start. `test`: numbers of trials to score on test in the end, besides the
     winner. `timeout`: seconds after which no further trial is started. Raises UserError for what

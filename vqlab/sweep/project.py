@@ -51,17 +51,11 @@ def row(trial: FrozenTrial) -> TrialRow:
 def project(objective: Objective, trial: FrozenTrial) -> None:
     """Make the trial's run say what Optuna says of it."""
     run_id = trial.user_attrs.get(RUN_ID)
-    if run_id is not None:
-        _settle(objective, run_id, trial)
-
-
-def _settle(objective: Objective, run_id: str, trial: FrozenTrial) -> None:
-    tags, status = state_tags(trial.state, trial.values, trial.user_attrs), _STATUS[trial.state]
-    run = objective.mine.get(run_id)
-    if run is None:
-        objective.tracker.settle(run_id, status, tags)
-    elif run.status != status or not tags.items() <= run.tags.items():
-        objective.tracker.settle(run_id, status, tags, run.status)
+    run = objective.mine.get(run_id) if run_id else None
+    tags = state_tags(trial.state, trial.values, trial.user_attrs)
+    said = run and run.status == _STATUS[trial.state] and tags.items() <= run.tags.items()
+    if run_id and not said:
+        objective.tracker.settle(run_id, _STATUS[trial.state], tags, run.status if run else None)
 
 
 def project_all(objective: Objective) -> None:
@@ -77,7 +71,8 @@ def project_all(objective: Objective) -> None:
             continue
         agrees = record.tags.get("optuna.state") == trial.state.name
         if not agrees or record.status != _STATUS[trial.state]:
-            _settle(objective, record.run_id, trial)
+            tags = state_tags(trial.state, trial.values, trial.user_attrs)
+            objective.tracker.settle(record.run_id, _STATUS[trial.state], tags, record.status)
     tidy(objective, trials)
 
 

@@ -40,7 +40,7 @@ _PARAM_LENGTH, _TAG_LENGTH, _KEY_LENGTH = 6000, 8000, 250
 _DIGEST_LENGTH = 32
 _SAMPLING_SECONDS = 10.0
 _GATHERED_SECONDS = 1.0
-"""While a run is open, what it logs within this time of the last writing goes in one go."""
+"""While a run is open, what it logs within this time of the last writing waits for the next."""
 _SIGNALS = ("SIGTERM", "SIGHUP")
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 """Ten times as fast where PyYAML was built with libyaml."""
@@ -55,8 +55,8 @@ class Run:
 
     normally FINISHED; on an exception FAILED, the sentence in the tag `vqlab.failure`; on Ctrl-C,
     SIGTERM or SIGHUP KILLED. Exceptions pass on. A `finish` inside the block has the last word.
-    A block within a block of the same run ends nothing. Inside, metrics and tags of the same
-    second are written together; none is later than that, or than the end.
+    A block within a block of the same run ends nothing. Inside, what is logged within a second of
+    the last writing waits for the next one, or for the end: a killed process may lose it.
     """
 
     def __init__(
