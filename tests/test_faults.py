@@ -116,7 +116,6 @@ class Frozen:
         connection.execute(f"PRAGMA query_only={int(self.on)}")
 
 
-@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 def test_a_trial_whose_end_the_store_does_not_take_is_tried_again(tmp_path: Path) -> None:
     address = f"sqlite:///{tmp_path / 'optuna.db'}"
     with pytest.raises(UserError, match="cannot be used .*readonly") as told:
@@ -158,7 +157,6 @@ def test_an_image_that_becomes_another_one(tmp_path: Path) -> None:
             assert "are not those of study" in trial.user_attrs[studies.REASON]
 
 
-@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 def test_a_store_that_takes_no_sign_of_life(tmp_path: Path) -> None:
     """That sign is left out, and the next one is given."""
     storage = open_storage(f"sqlite:///{tmp_path / 'optuna.db'}")
@@ -175,7 +173,26 @@ def test_a_store_that_takes_no_sign_of_life(tmp_path: Path) -> None:
     assert signs() == 0
     frozen.set(False)
     storage.record_heartbeat(trial._trial_id)
+    storage.record_heartbeat(trial._trial_id)
     assert signs() == 1
+
+
+def test_a_trial_that_others_gave_up(tmp_path: Path) -> None:
+    """Its worker finds it ended when it is done with it, and takes the next one."""
+    address = f"sqlite:///{tmp_path / 'optuna.db'}"
+    ended = []
+    with opened_storage(address) as storage, opened_storage(address) as others:
+        study = studies.open_study(storage, "s", "maximize")
+        study.set_user_attr(TASK, asdict(Task({}, {}, "", target=1, seed=0)))
+
+        def run(trial: optuna.Trial) -> float:
+            if trial.number == 0:
+                others.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            return 1.0
+
+        take_trials(study, storage, run, ended=lambda trial, target: ended.append(trial))
+    assert [(t.number, t.state.name) for t in ended] == [(0, "FAIL"), (1, "COMPLETE")]
+    assert ended[1].user_attrs[studies.RETRY_OF] == 0
 
 
 # Two workers

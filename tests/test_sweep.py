@@ -245,7 +245,6 @@ def test_a_study_stopped_in_between_draws_the_same(tmp_path: Path) -> None:
     assert len({t.params["x"] for t in whole.trials}) == 9
 
 
-@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 def test_an_interrupted_trial_is_queued_once(tmp_path: Path) -> None:
     study = studies.open_study(storage_at(tmp_path), "s", "maximize")
     trial = study.ask()
@@ -260,7 +259,6 @@ def test_an_interrupted_trial_is_queued_once(tmp_path: Path) -> None:
     assert again.user_attrs[studies.RETRY_OF] == 0
 
 
-@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 def test_a_trial_that_always_kills_is_given_up(tmp_path: Path) -> None:
     study = studies.open_study(storage_at(tmp_path), "s", "maximize")
     queued = []
@@ -308,7 +306,6 @@ def test_an_unusable_store_is_a_sentence(tmp_path: Path) -> None:
         storage_at(tmp_path / "folder")
 
 
-@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 def test_a_full_disk_under_the_store_is_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "optuna.db"
     study = studies.open_study(storage_at(tmp_path), "s", "maximize")

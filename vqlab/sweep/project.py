@@ -56,6 +56,7 @@ def project(objective: Objective, trial: FrozenTrial) -> None:
     said = run and run.status == _STATUS[trial.state] and tags.items() <= run.tags.items()
     if run_id and not said:
         objective.tracker.settle(run_id, _STATUS[trial.state], tags, run.status if run else None)
+    objective.agreed.add(trial.number)
 
 
 def project_all(objective: Objective) -> None:
@@ -64,7 +65,8 @@ def project_all(objective: Objective) -> None:
     A run found RUNNING whose trial has ended belongs to a process that was killed.
     """
     trials = objective.study.get_trials(deepcopy=False)
-    for record in trial_runs(objective):
+    ended = {trial.number for trial in trials if trial.state.is_finished()}
+    for record in trial_runs(objective) if ended - objective.agreed else ():
         number = int(record.tags.get("vqlab.trial", -1))
         trial = trials[number] if 0 <= number < len(trials) else None
         if trial is None or not trial.state.is_finished():
@@ -73,6 +75,7 @@ def project_all(objective: Objective) -> None:
         if not agrees or record.status != _STATUS[trial.state]:
             tags = state_tags(trial.state, trial.values, trial.user_attrs)
             objective.tracker.settle(record.run_id, _STATUS[trial.state], tags, record.status)
+    objective.agreed |= ended
     tidy(objective, trials)
 
 

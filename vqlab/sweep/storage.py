@@ -78,12 +78,19 @@ def database_said(error: Exception) -> str:
     return str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
 
 
+_SIGN = sqlalchemy.text(
+    "INSERT INTO trial_heartbeats (trial_id, heartbeat) VALUES (:trial, CURRENT_TIMESTAMP) "
+    "ON CONFLICT (trial_id) DO UPDATE SET heartbeat = CURRENT_TIMESTAMP"
+)
+
+
 class _Store(RDBStorage):
     def record_heartbeat(self, trial_id: int) -> None:
-        """A sign of life that a full or locked store does not take is left out: an error would end
-        the thread that gives them, and others would take the trial for dead."""
-        with contextlib.suppress(StorageInternalError):
-            super().record_heartbeat(trial_id)
+        """In one statement, for every trial begins with it. A sign of life that a full or locked
+        store does not take is left out: an error would end the thread that gives them, and others
+        would take the trial for dead."""
+        with contextlib.suppress(SQLAlchemyError), self.engine.begin() as connection:
+            connection.execute(_SIGN, {"trial": trial_id})
 
 
 def open_storage(address: str) -> RDBStorage:

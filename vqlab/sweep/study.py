@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import threading
 from collections.abc import Container, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -13,10 +14,11 @@ from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.data import Splits
+from vqlab.sweep.remembered import Remembered
 from vqlab.tracking import owner_is_gone, owner_tags
 from vqlab.types import UserError
 
@@ -41,7 +43,7 @@ def open_study(storage: BaseStorage, name: str, *directions: Direction) -> optun
     """The study of that name, with a direction for each objective, made where it is not there."""
     return optuna.create_study(
         study_name=name,
-        storage=storage,
+        storage=_remembered(storage),
         directions=list(directions),
         load_if_exists=True,
         pruner=_pruner(),
@@ -55,7 +57,17 @@ def load_study(storage: BaseStorage, name: str) -> optuna.Study:
         near = difflib.get_close_matches(name, names, n=3) or sorted(names)[-5:]
         listed = f"there are {', '.join(near)}" if near else "there is none in this store"
         raise UserError(f"there is no study {name!r}; {listed}.")
-    return optuna.load_study(study_name=name, storage=storage, pruner=_pruner())
+    return optuna.load_study(study_name=name, storage=_remembered(storage), pruner=_pruner())
+
+
+def as_read(study: optuna.Study) -> AbstractContextManager[None]:
+    """Within, the trials are what they were when they were last read: the store is not asked."""
+    storage = study._storage
+    return storage.as_read() if isinstance(storage, Remembered) else nullcontext()
+
+
+def _remembered(storage: BaseStorage) -> BaseStorage:
+    return Remembered(storage) if isinstance(storage, RDBStorage) else storage
 
 
 def _pruner() -> MedianPruner:
@@ -223,8 +235,8 @@ def _left(worker: dict[str, str] | None) -> bool:
 
 def _gave_no_sign(study: optuna.Study) -> set[int]:
     """Ids of running trials whose heartbeat stopped: how another machine's death is noticed."""
-    storage: Any = getattr(study._storage, "_backend", study._storage)
-    if not hasattr(storage, "_get_stale_trial_ids") or storage.heartbeat_interval is None:
+    storage = study._storage
+    if not isinstance(storage, Remembered):
         return set()
     return set(storage._get_stale_trial_ids(study._study_id))
 

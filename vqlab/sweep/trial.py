@@ -44,6 +44,7 @@ from vqlab.sweep.study import (
     RECIPE,
     RETRY_OF,
     RUN_ID,
+    as_read,
     best_trial,
     refuse_other_images,
     state_tags,
@@ -81,6 +82,8 @@ class Objective:
     """Runs whose files are gone."""
     mine: dict[str, Run] = field(default_factory=dict)
     """By id, the runs of trials that this process is at or was at since it last tidied up."""
+    agreed: set[int] = field(default_factory=set)
+    """Numbers of the trials that ended and whose runs say so."""
     _earlier: Earlier | None = None
     _other_splits: dict[str, Splits] = field(default_factory=dict)
     _noted: float = 0.0
@@ -91,12 +94,13 @@ class Objective:
         Whatever ends a trial early is noted in it first, so that both stores can say why.
         """
         try:
-            config = self._config(trial)
+            with as_read(trial.study):
+                config = self._config(trial)
+                complete = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             splits = self.splits_for(config)
             recipe = self.contest.of(trial.params)[0]
             key = trained_key(config, splits.fingerprint)
             mark = trained_mark(key, recipe, config)
-            complete = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             known = same_trial(complete, mark)
             trial.set_user_attr(TRAINED, mark)
             with self._start(trial, config, splits) as tracked:

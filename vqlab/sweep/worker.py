@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
+from optuna.storages._heartbeat import HeartbeatThread
 from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.config import Tree, merge, nest
@@ -120,18 +120,18 @@ def take_trials(
     run: Callable[[optuna.Trial], float | tuple[float, ...]],
     *,
     queue_next: Callable[[list[FrozenTrial]], None] = lambda trials: None,
-    ended: Callable[[optuna.Study, FrozenTrial], None] = lambda study, trial: None,
+    ended: Callable[[FrozenTrial, int], None] = lambda trial, target: None,
     deadline: float = float("inf"),
 ) -> None:
     """Take trials until the study has its target, and those of other workers have ended too.
 
     queue_next: called before a trial is drawn, with those there are, while no other worker draws
-    one. deadline: on
-    `time.monotonic`, after which no further trial is started. Raises UserError where trials fail
-    and none succeeds.
+    one. ended: called with a trial that ended, and the target. deadline: on `time.monotonic`, after
+    which no further trial is started. Raises UserError where trials fail and none succeeds.
     """
     while time.monotonic() < deadline:
-        with Turn(storage, study.study_name) as turn:
+        trial = None
+        with Turn(storage, study.study_name):
             task = Task(**study.user_attrs[TASK])
             todo, trials = _todo(study, task)
             if todo == "nothing":
@@ -140,35 +140,47 @@ def take_trials(
                 queue_next(trials)
                 begun = sum(trial.state != TrialState.WAITING for trial in trials)
                 study.sampler = studies.sampler(task.seed, begun)
-                claimed = partial(_claimed, run, turn)
-                with _store_errors_plain():
-                    study.optimize(claimed, n_trials=1, catch=(Exception,), callbacks=[ended])
-                continue
-        time.sleep(_PAUSE)
+                trial = _taken(study)
+        if trial is None:
+            time.sleep(_PAUSE)
+        else:
+            ended(_at(study, storage, trial, run), task.target)
 
 
-@contextmanager
-def _store_errors_plain() -> Iterator[None]:
-    """Where the store does not take how a trial ended, Optuna 5 hides that behind an assertion."""
-    try:
-        yield
-    except AssertionError as error:
-        if isinstance(error.__context__, StorageInternalError):
-            raise error.__context__  # noqa: B904 (its own cause is what the database said)
-        raise
-
-
-def _claimed(
-    run: Callable[[optuna.Trial], float | tuple[float, ...]], turn: Turn, trial: optuna.Trial
-) -> float | tuple[float, ...]:
-    """The trial is this worker's; the next one may look."""
+def _taken(study: optuna.Study) -> optuna.Trial:
+    """A new trial, or the one that is queued; this worker's from now on."""
+    with studies.as_read(study):
+        trial = study.ask()
     trial.set_user_attr(studies.WORKER, studies.this_worker())
-    turn.end()
-    return run(trial)
+    return trial
 
 
-def _ended(objective: Objective, study: optuna.Study, trial: FrozenTrial) -> None:
-    target = Task(**study.user_attrs[TASK]).target
+def _at(
+    study: optuna.Study,
+    storage: RDBStorage,
+    trial: optuna.Trial,
+    run: Callable[[optuna.Trial], float | tuple[float, ...]],
+) -> FrozenTrial:
+    """A trial run to its end, whatever that is; signs of life are given meanwhile."""
+    values, state = None, TrialState.FAIL
+    try:
+        with HeartbeatThread(trial._trial_id, storage):
+            values, state = run(trial), TrialState.COMPLETE
+    except optuna.TrialPruned:
+        state = TrialState.PRUNED
+    except KeyboardInterrupt:
+        study.tell(trial, state=TrialState.FAIL)
+        raise
+    except Exception:
+        pass  # why is noted in the trial
+    try:
+        return study.tell(trial, values, state)
+    except UpdateFinishedTrialError:  # others, who saw no sign of life, gave it up
+        return study._storage.get_trial(trial._trial_id)
+
+
+def _ended(objective: Objective, trial: FrozenTrial, target: int) -> None:
+    study = objective.study
     trials = study.get_trials(deepcopy=False)
     best, done = studies.best_trial(study, None, trials), studies.settled(study, trials)
     project(objective, trial)
