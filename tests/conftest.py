@@ -119,3 +119,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("may not mount a small file system")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The epochs that are trained from here on."""
+    from vqlab.training import Trainer
+
+    trained: list[int] = []
+    plain = Trainer._epoch
+
+    def counted(self: Trainer, epoch: int) -> dict[str, float]:
+        trained.append(epoch)
+        return plain(self, epoch)
+
+    monkeypatch.setattr(Trainer, "_epoch", counted)
+    return trained

@@ -24,7 +24,6 @@ from vqlab.sweep.again import AGAIN, bring_back
 from vqlab.sweep.finish import REQUESTED, TESTED
 from vqlab.sweep.trial import Objective
 from vqlab.tracking import RunRecord, Tracker
-from vqlab.training import Trainer
 from vqlab.types import UserError
 
 Tree = dict[str, Any]
@@ -41,20 +40,6 @@ def _quiet_optuna() -> Iterator[None]:
     before = optuna.logging.get_verbosity()
     yield
     optuna.logging.set_verbosity(before)
-
-
-@pytest.fixture
-def epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The epochs that are trained from here on."""
-    trained: list[int] = []
-    plain = Trainer._epoch
-
-    def counted(self: Trainer, epoch: int) -> dict[str, float]:
-        trained.append(epoch)
-        return plain(self, epoch)
-
-    monkeypatch.setattr(Trainer, "_epoch", counted)
-    return trained
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from vqlab.sweep import SweepResult, make_space, sweep
 from vqlab.sweep.plan import plan
 from vqlab.sweep.rescore import search_scoring
 from vqlab.tracking import Tracker
-from vqlab.training import Trainer, choose_device
+from vqlab.training import choose_device
 from vqlab.types import UserError
 
 Tree = dict[str, Any]
@@ -39,20 +39,6 @@ def tree(root: Path) -> Tree:
 @pytest.fixture
 def tracker(tmp_path: Path) -> Tracker:
     return Tracker.open(tmp_path / "mlruns")
-
-
-@pytest.fixture
-def epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The epochs that are trained from here on."""
-    trained: list[int] = []
-    plain = Trainer._epoch
-
-    def counted(self: Trainer, epoch: int) -> dict[str, float]:
-        trained.append(epoch)
-        return plain(self, epoch)
-
-    monkeypatch.setattr(Trainer, "_epoch", counted)
-    return trained
 
 
 def trained_model(tree: Tree) -> tuple[Model, Any, Any]:
@@ -91,7 +77,7 @@ def test_rescoring_is_scoring_after_a_calibration(tree: Tree) -> None:
     calibrated with it from the start."""
     model, config, splits = trained_model(tree)
     checked = plan(make_space({"space": SCORING, "scorings": 6}), tree)
-    found = search_scoring(model, splits, config, checked, "validation/pixel_auroc", seed=0)
+    found = search_scoring(model, splits, config, checked, seed=0)
     assert set(found.chosen) == set(SCORING) and 6 <= found.tried <= 7
     other, _, _ = trained_model(found.tree)
     direct = other.score_set(splits.validation)
@@ -103,7 +89,7 @@ def test_what_is_chosen_is_the_best_of_what_was_tried(tree: Tree) -> None:
     model, config, splits = trained_model(tree)
     axes = {"detector.scoring.terms": SCORING["detector.scoring.terms"]}
     checked = plan(make_space({"space": axes}), tree)
-    found = search_scoring(model, splits, config, checked, "validation/pixel_auroc", seed=0)
+    found = search_scoring(model, splits, config, checked, seed=0)
     values = {}
     for terms in axes["detector.scoring.terms"]["choices"]:
         one, _, _ = trained_model(merge(tree, {"detector": {"scoring": {"terms": terms}}}))

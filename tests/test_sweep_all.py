@@ -39,6 +39,7 @@ from vqlab.sweep import (
     sweep,
 )
 from vqlab.sweep import study as studies
+from vqlab.sweep.contest import named
 from vqlab.tracking import Tracker
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -104,7 +105,7 @@ SIZE: Tree = {"detector.codebook_size": {"choices": [8, 16]}}
 
 def test_settings_of_recipes_never_collide(trees: dict[str, Tree]) -> None:
     contest = make_contest(spaces(), trees)
-    own = {r: contest.named(r, plan.own_params()) for r, plan in contest.plans.items()}
+    own = {r: named(r, plan.own_params()) for r, plan in contest.plans.items()}
     assert own["vqvae"] == {"vqvae.detector.codebook_size": 16}
     assert own["vqflow"] == {"vqflow.detector.flow.blocks": "[1]"}
     recipe, plan, settings = contest.of({"recipe": "vqflow", "vqflow.detector.flow.blocks": "[2]"})

@@ -77,8 +77,8 @@ def bring_back(objective: Objective, trial: FrozenTrial, record: RunRecord) -> s
             complete = objective.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             found = objective.earlier_runs().model(complete, key, config)
             if found is not None:
-                contest, params = objective.contest, trial.params
-                report = take_over(contest, params, tracked, found[0], config, splits).report
+                drawn = objective.contest.of(trial.params)
+                report = take_over(drawn, tracked, found[0], config, splits).report
             else:
                 report = _trained_again(objective, trial, config, splits, tracked)
     except KeyboardInterrupt:
@@ -95,9 +95,10 @@ def _trained_again(
     objective: Objective, trial: FrozenTrial, config: RunConfig, splits: Splits, tracked: Run
 ) -> Report:
     def choose(model: Model, config: RunConfig, splits: Splits) -> tuple[Model, Report]:
-        found = choose_within(objective.contest, trial.params, tracked, model, config, splits)
+        found = choose_within(drawn, tracked, model, config, splits)
         return found.model, found.report
 
+    drawn = objective.contest.of(trial.params)
     what = f"training trial {trial.number} again"
     objective.tracker.reopen(tracked.id)
     outcome = run(

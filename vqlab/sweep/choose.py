@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from vqlab.data import Splits
 from vqlab.evaluation import Report, choose_thresholds, evaluate
 from vqlab.model import Model
 from vqlab.run import CHECKPOINT, RunConfig, assess
-from vqlab.sweep.contest import Contest
+from vqlab.sweep.contest import Drawn, named
 from vqlab.sweep.plan import scoring_of
 from vqlab.sweep.rescore import Rescored, search_scoring
 from vqlab.sweep.thresholds import RULE, best_thresholds
@@ -34,31 +33,30 @@ class Chosen:
 
 
 def choose_within(
-    contest: Contest,
-    params: Mapping[str, Any],
+    drawn: Drawn,
     tracked: Run,
     model: Model,
     config: RunConfig,
     splits: Splits,
 ) -> Chosen:
     """The calibrated model of a trial with the scoring and thresholds that suit it best."""
-    recipe, plan, _ = contest.of(params)
+    plan = drawn.plan
     whole: Any = model.detector.config
     as_wanted = getattr(whole, "scoring", Settings()) == scoring_of(config)
     if plan.scoring or plan.image_scoring or not as_wanted:  # another run's, taken over
-        found = search_scoring(model, splits, config, plan, contest.objective, seed=0)
+        found = search_scoring(model, splits, config, plan, seed=0)
     elif plan.thresholds:
         found = Rescored(dump(config), model.score_set(splits.validation))
     else:
         return Chosen(*assess(model, config, splits), {})
-    attributes: dict[str, Any] = {SCORING: contest.named(recipe, found.chosen)}
+    attributes: dict[str, Any] = {SCORING: named(drawn.recipe, found.chosen)}
     tags = {f"vqlab.{name}": str(value) for name, value in found.chosen.items()}
     tags |= {f"vqlab.chosen_by.{name}": metric for name, metric in found.rules.items()}
     combinations = list(plan.threshold_settings())
     tree = found.tree
     if combinations:
         picked, thresholds, f1 = best_thresholds(found.scored, config.threshold, combinations)
-        attributes[THRESHOLDS] = contest.named(recipe, picked)
+        attributes[THRESHOLDS] = named(drawn.recipe, picked)
         tags |= {f"vqlab.{name}": f"{value:g}" for name, value in picked.items()}
         tags["vqlab.threshold_rule"] = f"{RULE} ({f1:.4f})"
         for name, value in picked.items():
@@ -75,8 +73,7 @@ def choose_within(
 
 
 def take_over(
-    contest: Contest,
-    params: Mapping[str, Any],
+    drawn: Drawn,
     tracked: Run,
     model: Model,
     config: RunConfig,
@@ -84,7 +81,7 @@ def take_over(
 ) -> Chosen:
     """Another run's model as this trial wants it scored; its checkpoint in the trial's run."""
     model = replace(model, meta={**model.meta, "config": dump(config), "run_id": tracked.id})
-    found = choose_within(contest, params, tracked, model, config, splits)
+    found = choose_within(drawn, tracked, model, config, splits)
     with tempfile.TemporaryDirectory() as folder:
         found.model.save(Path(folder) / CHECKPOINT)
         tracked.log_artifact(Path(folder) / CHECKPOINT, "checkpoint")

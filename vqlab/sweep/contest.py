@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vqlab.config import Settings, Tree, digest, dump, flatten, merge, nest, read_recipe, validate
 from vqlab.data import Splits
@@ -94,6 +94,21 @@ def _one_space(recipe: str, given: str | dict[str, Any], folder: Path) -> Space:
         raise UserError(f"recipe {recipe}: {error}") from None
 
 
+def named(recipe: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's settings as Optuna and tables name them: `vqflow.detector.commitment`."""
+    return {f"{recipe}.{key}" if recipe else key: value for key, value in settings.items()}
+
+
+class Drawn(NamedTuple):
+    """What a trial is about."""
+
+    recipe: str
+    """Empty in a study of one recipe."""
+    plan: Plan
+    settings: dict[str, Any]
+    """Those that were drawn, without the recipe's name."""
+
+
 @dataclass(frozen=True)
 class Contest:
     """The recipes of a study, each with its space checked against its settings."""
@@ -137,16 +152,12 @@ class Contest:
             for note, recipes in of.items()
         )
 
-    def named(self, recipe: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """A recipe's settings as Optuna and tables name them: `vqflow.detector.commitment`."""
-        return {f"{recipe}.{key}" if recipe else key: value for key, value in settings.items()}
-
-    def of(self, params: Mapping[str, Any]) -> tuple[str, Plan, dict[str, Any]]:
-        """Recipe, plan and settings of a trial with these names and values."""
+    def of(self, params: Mapping[str, Any]) -> Drawn:
+        """What a trial with these names and values drew."""
         recipe = str(params.get(RECIPE, ""))
         prefix = f"{recipe}." if recipe else ""
         own = {key.removeprefix(prefix): params[key] for key in params if key != RECIPE}
-        return recipe, self.plans[recipe], own
+        return Drawn(recipe, self.plans[recipe], own)
 
     def study_name(self, splits: Splits, preset: str) -> str:
         """`<category>-<name>[-<preset>]-<8 hex>`: the same spaces, settings, objective and data

@@ -19,7 +19,7 @@ from vqlab.model import build_detector
 from vqlab.run import experiment_of, log_data
 from vqlab.sweep import study as studies
 from vqlab.sweep.again import ask
-from vqlab.sweep.contest import Contest, Spaces, make_contest
+from vqlab.sweep.contest import Contest, Spaces, make_contest, named
 from vqlab.sweep.events import OnEvent, StudyOpened, SweepResult
 from vqlab.sweep.finish import finish
 from vqlab.sweep.launch import Launcher, LocalWorkers, WorkersElsewhere
@@ -177,7 +177,7 @@ def _parent(
     for recipe, plan in contest.plans.items():
         fixed = flatten(dump(plan.config))
         fixed = {key: value for key, value in fixed.items() if key not in plan.space.axes}
-        params |= contest.named(recipe, fixed)
+        params |= named(recipe, fixed)
         spaces[recipe] = {setting: axis.tree for setting, axis in plan.space.axes.items()}
     parent = tracker.start(
         experiment=experiment_of(splits),

@@ -56,7 +56,7 @@ class Rescored:
 
 
 def search_scoring(
-    model: Model, splits: Splits, config: RunConfig, plan: Plan, objective: str, seed: int
+    model: Model, splits: Splits, config: RunConfig, plan: Plan, seed: int
 ) -> Rescored:
     """Try up to `plan.space.scorings` settings of the map, then as many of the image score.
 
@@ -65,7 +65,7 @@ def search_scoring(
     """
     started = time.monotonic()
     search = _Search(model, splits, config, plan, seed)
-    name = objective.rpartition("/")[2]
+    name = plan.space.objective.rpartition("/")[2]
     pixels = name if name.startswith(("pixel", "aupro")) else BY_PIXELS
     chosen: dict[str, Any] = {}
     rules: dict[str, str] = {}

@@ -30,7 +30,7 @@ from vqlab.run import (
 )
 from vqlab.sweep.choose import SCORING, THRESHOLDS, Chosen, choose_within, take_over
 from vqlab.sweep.codebooks import dead_codebook
-from vqlab.sweep.contest import Contest
+from vqlab.sweep.contest import Contest, named
 from vqlab.sweep.costs import costs, number
 from vqlab.sweep.draw import draw
 from vqlab.sweep.events import EpochDone, OnEvent, Progressed, TrialStarted
@@ -98,7 +98,7 @@ class Objective:
                 config = self._config(trial)
                 complete = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             splits = self.splits_for(config)
-            recipe = self.contest.of(trial.params)[0]
+            recipe = self.contest.of(trial.params).recipe
             key = trained_key(config, splits.fingerprint)
             mark = trained_mark(key, recipe, config)
             known = same_trial(complete, mark)
@@ -138,7 +138,7 @@ class Objective:
         if recipe:
             recipe = trial.suggest_categorical(RECIPE, recipes)
         plan = self.contest.plans[recipe]
-        for name, distribution in self.contest.named(recipe, plan.sampled).items():
+        for name, distribution in named(recipe, plan.sampled).items():
             draw(trial, name, distribution)
         return trial_config(self.contest, trial.params)
 
@@ -251,7 +251,7 @@ class Objective:
         tracked.set_tags({"vqlab.reused": f"run {record.run_id}"})
         tracked.log_metrics(learned, step=config.training.epochs)
         self._check_codebooks(trial, learned)
-        found = take_over(self.contest, trial.params, tracked, model, config, splits)
+        found = take_over(self.contest.of(trial.params), tracked, model, config, splits)
         self._note(trial, found)
         return Trained(found.model, learned, found.report)
 
@@ -281,14 +281,14 @@ class Objective:
         reason = dead_codebook(metrics, len(self.splits.categories))
         if reason:
             trial.set_user_attr(DEAD, reason)
-            best = best_trial(trial.study, self.contest.of(trial.params)[0])
+            best = best_trial(trial.study, self.contest.of(trial.params).recipe)
             if best is not None and DEAD not in best.user_attrs:
                 raise optuna.TrialPruned(reason)
 
     def _chosen(
         self, trial: optuna.Trial, tracked: Run, model: Model, config: RunConfig, splits: Splits
     ) -> tuple[Model, Report]:
-        found = choose_within(self.contest, trial.params, tracked, model, config, splits)
+        found = choose_within(self.contest.of(trial.params), tracked, model, config, splits)
         self._note(trial, found)
         return found.model, found.report
 
@@ -299,7 +299,7 @@ class Objective:
     def _values(self, trial: optuna.Trial, trained: Trained, splits: Splits) -> tuple[float, ...]:
         report, metrics = trained.validation, trained.validation.keyed("validation")
         trial.set_user_attr(VALIDATION, metrics)
-        limits = self.contest.of(trial.params)[1].space.limits
+        limits = self.contest.of(trial.params).plan.space.limits
         objectives = self.contest.objectives
         measured = costs(trained.model, splits, {*objectives, *limits})
         known = {**trained.last_epoch, **metrics, **measured}

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from vqlab.config import Tree, merge, nest
 from vqlab.data import load_dataset
 from vqlab.sweep import study as studies
-from vqlab.sweep.contest import Contest, make_contest, make_spaces
+from vqlab.sweep.contest import Contest, make_contest, make_spaces, named
 from vqlab.sweep.events import OnEvent, TrialFinished
 from vqlab.sweep.project import project, row, tidy_mine
 from vqlab.sweep.space import make_space
@@ -230,7 +230,7 @@ def _queue_next(study: optuna.Study, contest: Contest, trials: list[FrozenTrial]
     recipe = min(contest.plans, key=lambda name: turns[name])
     fixed: dict[str, Any] = {studies.RECIPE: recipe} if recipe else {}
     if not turns[recipe]:
-        own = contest.named(recipe, contest.plans[recipe].own_params())
+        own = named(recipe, contest.plans[recipe].own_params())
         study.enqueue_trial({**fixed, **own}, user_attrs={"as_in_recipe": True})
     elif recipe:
         study.enqueue_trial(fixed)
