@@ -10,13 +10,12 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import optuna
@@ -45,6 +44,13 @@ SOON, LATE = (0.2, 10.0), (10.0, 45.0)
 """Seconds between two kills: half of them while processes start, half when trials are under way."""
 GROWTH = 4
 """Trials by which the target grows where the sweep reaches it before the last kill."""
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return "worker" in process.cmdline()
+    except psutil.NoSuchProcess:  # it ended just now, and nobody has asked how
+        return False
 
 
 class CrashTest:
@@ -97,15 +103,19 @@ class CrashTest:
         assert self.sweep is not None
         if self.sweep.poll() is not None:
             return ""
-        children = psutil.Process(self.sweep.pid).children()
-        workers = [child for child in children if "worker" in child.cmdline()]
+        try:
+            launcher = psutil.Process(self.sweep.pid)
+            workers = [child for child in launcher.children() if _is_worker(child)]
+        except psutil.NoSuchProcess:  # it ended just now
+            return ""
         what = self.random.choice(["worker", "worker", "launcher", "all"])
         if what == "worker" and not workers:
             what = "launcher"
-        victims = [self.random.choice(workers).pid] if what == "worker" else [self.sweep.pid]
-        victims += [process.pid for process in workers] if what == "all" else []
-        for pid in victims:
-            os.kill(pid, signal.SIGKILL)
+        victims = [self.random.choice(workers)] if what == "worker" else [launcher]
+        victims += workers if what == "all" else []
+        for process in victims:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self.killed[what] += 1
         return what
 
