@@ -14,7 +14,7 @@ from vqlab.data import load_dataset
 from vqlab.evaluation import evaluate, read_images, score_read
 from vqlab.model import Model
 from vqlab.run import judge, make_trainer, resolve, run
-from vqlab.sweep import SweepResult, make_space, sweep
+from vqlab.sweep import SweepResult, make_space, rescore, sweep
 from vqlab.sweep.plan import plan
 from vqlab.sweep.rescore import search_scoring
 from vqlab.tracking import Tracker
@@ -99,6 +99,38 @@ def test_what_is_chosen_is_the_best_of_what_was_tried(tree: Tree) -> None:
     best = max(values, key=lambda terms: values[terms])
     assert tuple(found.chosen["detector.scoring.terms"]) == best
     assert found.rules == {"detector.scoring.terms": "validation/pixel_auroc"}
+
+
+@pytest.mark.parametrize(("margin", "stays"), [(0.0, False), (1.0, True)])
+def test_the_recipes_scoring_gives_way_to_a_clearly_better_one_only(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, margin: float, stays: bool
+) -> None:
+    monkeypatch.setattr(rescore, "CLEARLY", margin)
+    own = merge(tree, {"detector": {"scoring": {"code_smoothing": 0.02}}})
+    model, config, splits = trained_model(own)
+    before = evaluate(model.score_set(splits.validation), model.thresholds)
+    axis = {"detector.scoring.code_smoothing": {"low": 0.02, "high": 0.2}}
+    checked = plan(make_space({"space": axis, "scorings": 6}), own)
+    found = search_scoring(model, splits, config, checked, seed=0)
+    after = evaluate(found.scored, model.thresholds).mean["pixel_auroc"]
+    assert (found.chosen == {"detector.scoring.code_smoothing": 0.02}) == stays
+    assert (after == before.mean["pixel_auroc"]) == stays
+    assert after >= before.mean["pixel_auroc"]
+    (rule,) = found.rules.values()
+    assert rule == (rescore.OWN if stays else "validation/pixel_auroc")
+
+
+def test_real_defects_need_no_margin(
+    tree: Tree, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rescore, "CLEARLY", 1.0)
+    own = merge(tree, {"detector": {"scoring": {"code_smoothing": 0.02}}})
+    own = merge(own, {"data": {"validation": {"source": "test", "fraction": 0.5}}})
+    model, config, splits = trained_model(own)
+    axis = {"detector.scoring.code_smoothing": {"low": 0.02, "high": 0.2}}
+    checked = plan(make_space({"space": axis, "scorings": 6}), own)
+    found = search_scoring(model, splits, config, checked, seed=0)
+    assert found.rules == {"detector.scoring.code_smoothing": "validation/pixel_auroc"}
 
 
 def test_reading_first_changes_nothing(tree: Tree) -> None:

@@ -37,6 +37,10 @@ from vqlab.training import seed_everything
 from vqlab.types import UserError
 
 BY_PIXELS, BY_IMAGES = "pixel_auroc", "image_auroc"
+CLEARLY = 0.01
+"""By as much must a scoring be better on drawn defects for the recipe's own to give way: smaller
+differences say nothing of real ones (docs/validation.md)."""
+OWN = "the recipe, as none was clearly better"
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Rescored:
     chosen: dict[str, Any] = field(default_factory=dict)
     """By setting, as a recipe spells values."""
     rules: dict[str, str] = field(default_factory=dict)
-    """Which metric chose a setting."""
+    """Which metric chose a setting, or `OWN`."""
     tried: int = 0
     seconds: float = 0.0
 
@@ -71,9 +75,9 @@ def search_scoring(
     rules: dict[str, str] = {}
     for axes, metric in ((plan.scoring, pixels), (plan.image_scoring, BY_IMAGES)):
         if axes:
-            found = search.best(axes, chosen, metric)
+            found, clear = search.best(axes, chosen, metric)
             chosen |= found
-            rules |= {setting: f"validation/{metric}" for setting in found}
+            rules |= {name: f"validation/{metric}" if clear else OWN for name in found}
     tree, scored = search.keep(chosen)
     return Rescored(tree, scored, chosen, rules, search.tried, time.monotonic() - started)
 
@@ -85,6 +89,7 @@ class _Search:
         self.model, self.splits = model, splits
         self.detector, self.config, self.plan, self.seed = model.detector, config, plan, seed
         self.tried = 0
+        self.real = config.data.validation.source == "test"
         self.unseen: list[Reading] = []
         if type(self.detector).settle is not Detector.settle:
             with torch.inference_mode():
@@ -97,8 +102,9 @@ class _Search:
 
     def best(
         self, axes: Mapping[str, BaseDistribution], fixed: Mapping[str, Any], metric: str
-    ) -> dict[str, Any]:
-        """The settings on `axes`, beside those fixed, with the highest value of a metric."""
+    ) -> tuple[dict[str, Any], bool]:
+        """The settings on `axes`, beside those fixed, with the highest value of a metric, and True;
+        the recipe's own, and False, where they are among them and none is clearly better."""
         values: dict[str, float] = {}
         trees: dict[str, dict[str, Any]] = {}
 
@@ -111,10 +117,13 @@ class _Search:
             return values[key]
 
         own = self.plan.own_params(axes)
+        best = -math.inf
         if len(own) == len(axes):
-            value_of(own)
+            best = value_of(own) + (0.0 if self.real else CLEARLY)
         _try(axes, self.plan.space.scorings, self.seed, value_of)
-        return trees[max(values, key=lambda key: values[key])]
+        clear = [key for key in values if values[key] >= best]
+        key = max(clear, key=lambda key: values[key]) if clear else next(iter(values))
+        return trees[key], bool(clear)
 
     def settle_on(self, chosen: Mapping[str, Any]) -> tuple[Tree, Scored]:
         tree = dump(self.config)
