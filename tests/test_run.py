@@ -22,7 +22,7 @@ from vqlab.config import merge
 from vqlab.evaluation import EVIDENCE, load_evidence
 from vqlab.model import Model
 from vqlab.promote import promote
-from vqlab.run import Outcome, each_model, evaluate_model, resolve, run
+from vqlab.run import Outcome, each_model, evaluate_model, resolve, run, story
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
@@ -48,6 +48,12 @@ def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
 @pytest.fixture(scope="module")
 def outcome(small: Tree, tracker: Tracker, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return run(resolve(small), tracker, results=tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture
+def every_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state is written after every epoch, however short."""
+    monkeypatch.setattr(story, "STATE_SECONDS", 0.0)
 
 
 def test_a_run_leaves_everything_it_promises(outcome: Outcome, tracker: Tracker) -> None:
@@ -117,6 +123,7 @@ def test_same_seed_same_bits_other_seed_others(
     assert not same(other.checkpoint, outcome.checkpoint)
 
 
+@pytest.mark.usefixtures("every_state")
 def test_resume_is_bit_for_bit(
     small: Tree, tracker: Tracker, outcome: Outcome, tmp_path: Path
 ) -> None:
@@ -246,6 +253,7 @@ def test_the_papers_habit_is_marked_and_cannot_be_promoted(
     assert not any(key.startswith("test/") for run_ in tested for key in run_.metrics)
 
 
+@pytest.mark.usefixtures("every_state")
 def test_the_epoch_kept_is_the_best_on_test(small: Tree, tracker: Tracker, tmp_path: Path) -> None:
     seen: list[float] = []
     kept: list[dict[str, torch.Tensor]] = []
@@ -279,6 +287,7 @@ HASTY = {
 }
 
 
+@pytest.mark.usefixtures("every_state")
 def test_the_best_epoch_on_validation_counts_and_survives_a_resume(
     small: Tree, tracker: Tracker
 ) -> None:
@@ -317,6 +326,29 @@ def test_the_best_epoch_on_validation_counts_and_survives_a_resume(
         assert not torch.equal(trained[0][key], kept[0][key])  # the average of them
 
 
+def test_epochs_shorter_than_a_second_are_trained_again(
+    small: Tree, tracker: Tracker, outcome: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(story, "STATE_SECONDS", 1e9)
+    seen: list[int] = []
+
+    def stop(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
+        seen.append(epoch)
+        if epoch == 2 and seen.count(2) == 1:
+            raise KeyboardInterrupt
+
+    config = resolve(small)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tracker, name="short", test=False, on_epoch=stop)
+    tracked = tracker.resume("short")
+    assert len(load_state(tracked.folder / "state.safetensors")["history"]) == 1
+    again = run(config, tracker, resumed=tracked, test=False, on_epoch=stop)
+    assert seen == [1, 2, 2, 3]
+    assert same(again.checkpoint, outcome.checkpoint)
+    assert len(tracker.history(tracked.id, ("train/loss",))) == 3
+
+
+@pytest.mark.usefixtures("every_state")
 @pytest.mark.parametrize("test", [True, False])
 def test_a_diverged_run_keeps_its_last_good_model(
     small: Tree, tracker: Tracker, tmp_path: Path, test: bool

