@@ -135,3 +135,11 @@ def epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(Trainer, "_epoch", counted)
     return trained
+
+
+@pytest.fixture
+def every_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state of a training is written after every epoch, however short."""
+    from vqlab.run import story
+
+    monkeypatch.setattr(story, "STATE_SECONDS", 0.0)

@@ -50,12 +50,6 @@ def outcome(small: Tree, tracker: Tracker, tmp_path_factory: pytest.TempPathFact
     return run(resolve(small), tracker, results=tmp_path_factory.mktemp("results"))
 
 
-@pytest.fixture
-def every_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The state is written after every epoch, however short."""
-    monkeypatch.setattr(story, "STATE_SECONDS", 0.0)
-
-
 def test_a_run_leaves_everything_it_promises(outcome: Outcome, tracker: Tracker) -> None:
     record = tracker.find(outcome.run_id)
     assert record.status == "FINISHED"

@@ -93,6 +93,7 @@ def test_a_sweep_must_be_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("every_state")
 def test_an_interrupted_training_goes_on_in_processes(root: Path, tmp_path: Path) -> None:
     """Begun by one, gone on with by two; validated, with averaged weights and the best epoch."""
     tree = tiny_recipe(root, **UNEVEN, ema=0.5, validate_every=1, select="best_on_validation")
