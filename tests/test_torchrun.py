@@ -85,6 +85,7 @@ def test_a_sweep_must_be_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for key, value in {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "2", "RANK": "1"}.items():
         monkeypatch.setenv(key, value)
     assert not first()
+    monkeypatch.setattr("vqlab.cli.processes._PATIENCE", 0.0)
     with pytest.raises(UserError, match="`vqlab sweep` must be one process; torchrun started 2"):
         alone("sweep", "give it --workers")
     monkeypatch.setenv("WORLD_SIZE", "1")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vqlab.errors import UserError
+
+_PATIENCE = 60.0
+"""Seconds that the others give the first process to say what is wrong."""
 
 
 def several() -> bool:
@@ -22,11 +26,14 @@ def first() -> bool:
 
 def alone(verb: str, instead: str) -> None:
     """Raise UserError under torchrun: the verb is not for several processes of one command."""
-    if several():
-        raise UserError(
-            f"`vqlab {verb}` must be one process; torchrun started {os.environ['WORLD_SIZE']}, "
-            f"which only `vqlab train` can be; {instead}."
-        )
+    if not several():
+        return
+    if not first():
+        time.sleep(_PATIENCE)  # torchrun ends all as soon as one ends: the first speaks before
+    raise UserError(
+        f"`vqlab {verb}` must be one process; torchrun started {os.environ['WORLD_SIZE']}, "
+        f"which only `vqlab train` can be; {instead}."
+    )
 
 
 @contextmanager
