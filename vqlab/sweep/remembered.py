@@ -52,7 +52,7 @@ class Remembered(_CachedStorage):
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
-        own = self._last_read(trial_id) if state == TrialState.RUNNING else self._is_own(trial_id)
+        own = self._last_read(trial_id) if state == TrialState.RUNNING else self._mine(trial_id)
         self._own = None
         done = super().set_trial_state_values(trial_id, state, values)
         if done and own is not None:
@@ -66,7 +66,7 @@ class Remembered(_CachedStorage):
         return done
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        own = self._is_own(trial_id)
+        own = self._mine(trial_id)
         return super().get_trial(trial_id) if own is None else deepcopy(own)
 
     def set_trial_param(
@@ -77,7 +77,7 @@ class Remembered(_CachedStorage):
         distribution: BaseDistribution,
     ) -> None:
         super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
-        own = self._is_own(trial_id)
+        own = self._mine(trial_id)
         if own is not None:
             own.params[param_name] = distribution.to_external_repr(param_value_internal)
             own.distributions[param_name] = distribution
@@ -86,19 +86,19 @@ class Remembered(_CachedStorage):
         self, trial_id: int, step: int, intermediate_value: float
     ) -> None:
         super().set_trial_intermediate_value(trial_id, step, intermediate_value)
-        own = self._is_own(trial_id)
+        own = self._mine(trial_id)
         if own is not None:
             own.intermediate_values[step] = intermediate_value
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         super().set_trial_user_attr(trial_id, key, value)
-        own = self._is_own(trial_id)
+        own = self._mine(trial_id)
         if own is not None:
             own.user_attrs[key] = value
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         super().set_trial_system_attr(trial_id, key, value)
-        own = self._is_own(trial_id)
+        own = self._mine(trial_id)
         if own is not None:
             own.system_attrs[key] = value
 
@@ -106,5 +106,5 @@ class Remembered(_CachedStorage):
         study_id, number = self._trial_id_to_study_id_and_number[trial_id]
         return deepcopy(self._studies[study_id].trials[number])
 
-    def _is_own(self, trial_id: int) -> FrozenTrial | None:
+    def _mine(self, trial_id: int) -> FrozenTrial | None:
         return self._own if self._own is not None and self._own._trial_id == trial_id else None

@@ -117,11 +117,11 @@ class _Search:
             return values[key]
 
         own = self.plan.own_params(axes)
-        best = -math.inf
+        least = -math.inf
         if len(own) == len(axes):
-            best = value_of(own) + (0.0 if self.real else CLEARLY)
+            least = value_of(own) + (0.0 if self.real else CLEARLY)
         _try(axes, self.plan.space.scorings, self.seed, value_of)
-        clear = [key for key in values if values[key] >= best]
+        clear = [key for key in values if values[key] >= least]
         key = max(clear, key=lambda key: values[key]) if clear else next(iter(values))
         return trees[key], bool(clear)
 
