@@ -172,20 +172,27 @@ def test_the_same_training_is_taken_over_within_a_study(
     assert all(len(values) == 1 for values in by_size.values())
     taken = [row for row in result.trials if row.reused]
     assert len(taken) == 3 and result.saved > 0
-    assert tracker.find(str(taken[0].run_id)).tags["vqlab.reused"] == taken[0].reused
+    tags = tracker.find(str(taken[0].run_id)).tags
+    of = next(row for row in result.trials if taken[0].reused == f"trial {row.number}")
+    assert tags["vqlab.reused"] == taken[0].reused and not of.reused
+    assert float(tags["vqlab.seconds_saved"]) == pytest.approx(of.seconds, abs=0.01)
+    assert float(tracker.find(result.parent_id).tags["vqlab.seconds_saved"]) == result.saved
     assert not result.best.reused and tracker.find(str(result.best.run_id)).checkpoint().exists()
 
 
 def test_a_later_study_takes_over_a_checkpoint(
     tree: Tree, tracker: Tracker, epochs: list[int]
 ) -> None:
-    run(resolve(tree), tracker, test=False)
+    trained = run(resolve(tree), tracker, test=False)
     assert epochs == [1, 2]
     result = go(tree, tracker, 1, {**SIZES, **SCORING}, scorings=4)
     assert epochs == [1, 2], "trained before by `train`"
     (row,) = result.trials
-    assert row.reused.startswith("run ") and row.state == "COMPLETE"
-    assert tracker.find(str(row.run_id)).checkpoint().exists()
+    before, now = tracker.find(trained.run_id).tags, tracker.find(str(row.run_id))
+    assert row.taken_over and row.reused == f"run {trained.run_id}" and row.state == "COMPLETE"
+    assert now.tags["vqlab.reused"] == row.reused
+    assert now.tags["vqlab.seconds_saved"] == before["vqlab.training_seconds"]
+    assert now.checkpoint().exists()
     other = merge(tree, {"training": {"seed": 1}})
     go(other, tracker, 1, {**SIZES, **SCORING}, scorings=4)
     assert epochs == [1, 2, 1, 2], "another seed is another training"

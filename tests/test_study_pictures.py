@@ -253,7 +253,7 @@ def test_odd_trials_do_no_harm(tmp_path: Path) -> None:
             value=0.9,
             intermediate_values={1: math.nan, 2: math.inf, 3: 0.5},
             user_attrs={
-                DEAD: "dead codebook", RETRY_OF: 1, "reused": "trial 0",
+                DEAD: "dead codebook", RETRY_OF: 1, "reused": "trial 0", "seconds_saved": 1.5,
                 "validation": {AUROC: None},
                 "scoring": {"detector.scoring.terms": ["error"], "s.y": None},
                 "thresholds": "none",
@@ -276,7 +276,8 @@ def test_odd_trials_do_no_harm(tmp_path: Path) -> None:
     draw_study(study, [AUROC], tmp_path, tested)
     with (tmp_path / "trials.csv").open(encoding="utf-8") as file:
         row = list(csv.DictReader(file))[2]
-    assert (row["retry_of"], row["reused_from"], row["reason"]) == ("1", "trial 0", "dead codebook")
+    assert (row["retry_of"], row["reason"]) == ("1", "dead codebook")
+    assert (row["reused"], row["seconds_saved"]) == ("trial 0", "1.5")
     shown = Shown(study, [AUROC])
     winner = best(shown.trials, shown.goals[0], 0)
     assert winner is not None and winner.number == 3  # the better one's codebook is dead

@@ -330,6 +330,17 @@ def test_runs_say_which_recipe_they_are(swept: Any, tracker: Tracker) -> None:
     assert not any(run.status == "RUNNING" for run in tracker.runs())
 
 
+def test_features_that_another_recipe_extracted_are_reused(swept: Any, tracker: Tracker) -> None:
+    result, *_ = swept
+    for number in (2, 5):  # memory_bank, and vqflow again
+        row = result.trials[number]
+        run = tracker.find(str(row.run_id))
+        assert row.reused == run.tags["vqlab.reused"] and row.reused.startswith("features of ")
+        assert float(run.tags["vqlab.seconds_saved"]) >= 0 and not row.taken_over
+    assert not result.trials[0].reused, "vqvae has none"
+    assert result.saved > 0
+
+
 def test_the_best_of_each_recipe_stays(swept: Any, tracker: Tracker) -> None:
     result, *_ = swept
     assert list(result.recipes) == list(RECIPES)

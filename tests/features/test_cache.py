@@ -48,7 +48,7 @@ def make():
         pathlib.Path("writing").touch()
         time.sleep(float(sys.argv[1]))
 
-print(store.kept_records("some", {{}}, 3, 4, make).sum())
+print(store.kept_records("some", {{}}, 3, 4, make).records.sum())
 """
 
 
@@ -189,7 +189,7 @@ def records(count: int = 3, length: int = 4, about: dict[str, str] | None = None
     make: Callable[[], Iterator[store.Halves]] = lambda: (  # noqa: E731
         np.full((1, length), row, np.float16) for row in range(count)
     )
-    return store.kept_records("some", about or {}, count, length, make)
+    return store.kept_records("some", about or {}, count, length, make).records
 
 
 def cut(path: Path) -> None:

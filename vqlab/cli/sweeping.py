@@ -183,9 +183,12 @@ def say_result(result: SweepResult) -> None:
         out.print(tested_table(result))
         for trial in result.tested:
             say_notes([note for note in trial.notes if note not in result.notes])
-    reused = [row for row in result.trials if row.reused]
+    taken_over = sum(row.taken_over for row in result.trials)
+    others = sum(bool(row.reused) for row in result.trials) - taken_over
+    counts = {"training": taken_over, "features": others}
+    reused = [f"the {what} of {count} trials" for what, count in counts.items() if count]
     if reused:
-        out.print(f"reused: the training of {len(reused)} trials, {result.saved:.0f} s saved")
+        out.print(f"reused: {' and '.join(reused)}; {result.saved:.0f} s saved")
     out.print(f"pictures: {result.pictures or 'in the artifacts of the best run'}")
     out.print(f"best settings: vqlab train {result.recipe}")
     out.print(f"the study in pictures: {result.page}")

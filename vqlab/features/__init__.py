@@ -3,11 +3,12 @@
 from vqlab.features.backbone import Backbone, missing
 from vqlab.features.cache import kept_features, pyramids
 from vqlab.features.settings import FeatureSettings
-from vqlab.features.store import KeptFile, cache_folder, clear_files, kept_files
+from vqlab.features.store import Kept, KeptFile, cache_folder, clear_files, kept_files
 
 __all__ = [
     "Backbone",
     "FeatureSettings",
+    "Kept",
     "KeptFile",
     "cache_folder",
     "clear_files",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vqlab.config import digest
 from vqlab.features.backbone import Backbone
-from vqlab.features.store import Halves, kept_records
+from vqlab.features.store import Halves, Kept, kept_records
 from vqlab.types import Batch, Pyramid, Sample
 
 BATCH = 16
@@ -41,7 +41,8 @@ class KeptFeatures:
         spec, self._device = backbone.spec, device
         self._shapes = [(c, *size) for c, size in zip(spec.channels, spec.sizes, strict=True)]
         self._lengths = [math.prod(shape) for shape in self._shapes]
-        self._files: list[Halves] = []
+        self.files: list[Kept] = []
+        """One for each category."""
         self._places = np.zeros((count, 2), np.int64)
 
     @property
@@ -49,16 +50,16 @@ class KeptFeatures:
         """Numbers of one image, all levels."""
         return sum(self._lengths)
 
-    def add(self, records: Halves, images: Sequence[int], rows: Sequence[int]) -> None:
-        """The features of `images` (their places in the set) are those rows of `records`."""
-        self._places[list(images)] = np.stack([np.full(len(rows), len(self._files)), rows], axis=1)
-        self._files.append(records)
+    def add(self, file: Kept, images: Sequence[int], rows: Sequence[int]) -> None:
+        """The features of `images` (their places in the set) are those rows of `file`."""
+        self._places[list(images)] = np.stack([np.full(len(rows), len(self.files)), rows], axis=1)
+        self.files.append(file)
 
     def __call__(self, indices: Sequence[int]) -> Pyramid:
         """The pyramid of the images at `indices`, float32, as the backbone would give it."""
         halves = np.empty((len(indices), self.length), np.float16)
         for to, (file, row) in enumerate(self._places[list(indices)]):
-            halves[to] = self._files[file][row]
+            halves[to] = self.files[file].records[row]
         levels = torch.split(torch.from_numpy(halves).to(self._device), self._lengths, dim=1)
         pairs = zip(levels, self._shapes, strict=True)
         return tuple(level.float().view(-1, *shape) for level, shape in pairs)
@@ -101,7 +102,7 @@ def _records(
     category: str,
     device: torch.device,
     progress: Progress | None,
-) -> Halves:
+) -> Kept:
     name = backbone.settings.backbone
     key = digest([backbone.key, device.type, images.fingerprint])
     about = {"key": key, "backbone": name, "category": category}

@@ -29,6 +29,8 @@ FORMAT = 1
 """Written into every file; a file of another format is made again."""
 HEADER = 4096
 """Bytes before the first record: JSON, filled up with spaces."""
+SECONDS = "seconds"
+"""Key of the header: what making the records took."""
 SUFFIX = ".features"
 VARIABLE = "VQLAB_CACHE"
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -42,14 +44,27 @@ def cache_folder() -> Path:
     return Path(os.environ.get(VARIABLE) or "~/.cache/vqlab/features").expanduser()
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What a file holds."""
+
+    path: Path
+    records: Halves
+    """(count, length) float16, mapped, read-only."""
+    found: bool
+    """Whether they were there when they were asked for, or another process made them."""
+    seconds: float
+    """What making them took, by the clock."""
+
+
 def kept_records(
     name: str,
     about: Mapping[str, Any],
     count: int,
     length: int,
     make: Callable[[], Iterator[Halves]],
-) -> Halves:
-    """The records of the file `name`, (count, length) float16, mapped, read-only.
+) -> Kept:
+    """The `count` records of the file `name`, each of `length` numbers.
 
     Made by `make`, some records (n, length) at a time, where there is no such file, or where it is
     cut short, of another format or not about the same (JSON values): then a warning is logged.
@@ -58,14 +73,14 @@ def kept_records(
     path = cache_folder() / f"{name}{SUFFIX}"
     header = {"kind": KIND, "format": FORMAT, "count": count, "length": length, **about}
     if not _fault(path, header):
-        return _mapped(path, header)
+        return _mapped(path, header, found=True)
     with _sentences(path, _size(header)), _lock(path):
         fault = _fault(path, header)  # another process may have made it meanwhile
         if fault:
             if path.exists():
                 log.warning("features kept in %s %s; they are extracted again", path, fault)
             _write(path, header, make)
-    return _mapped(path, header)
+    return _mapped(path, header, found=not fault)
 
 
 def _fault(path: Path, header: Mapping[str, Any]) -> str:
@@ -75,7 +90,7 @@ def _fault(path: Path, header: Mapping[str, Any]) -> str:
         return "are cut short, or not of vqlab"
     if found.get("format") != FORMAT:
         return f"have format {found.get('format')}, and this vqlab's is {FORMAT}"
-    if found != header:
+    if {key: value for key, value in found.items() if key != SECONDS} != header:
         return "are of something else"
     if path.stat().st_size != _size(header):
         return "are cut short"
@@ -97,23 +112,27 @@ def read_header(path: Path) -> dict[str, Any] | None:
     return header if ours else None
 
 
-def _mapped(path: Path, header: Mapping[str, Any]) -> Halves:
+def _mapped(path: Path, header: Mapping[str, Any], found: bool) -> Kept:
     with suppress(OSError):  # a folder that is only read has no last use
         os.utime(path)
     shape = (int(header["count"]), int(header["length"]))
-    return np.memmap(path, "<f2", "r", HEADER, shape)
+    seconds = float((read_header(path) or {}).get(SECONDS, 0.0))
+    return Kept(path, np.memmap(path, "<f2", "r", HEADER, shape), found, seconds)
 
 
 def _write(path: Path, header: Mapping[str, Any], make: Callable[[], Iterator[Halves]]) -> None:
     beside = _beside(path)  # what a killed writer left is overwritten: the lock is ours
-    text = json.dumps(header).encode()
+    began = time.monotonic()
     if shutil.disk_usage(path.parent).free < _size(header):
         raise OSError(errno.ENOSPC, "too little room", str(beside))
     try:
         with beside.open("wb") as file:
-            file.write(text.ljust(HEADER))
+            file.seek(HEADER)
             for records in make():
                 file.write(np.ascontiguousarray(records, "<f2").data)
+            file.seek(0)
+            whole = {**header, SECONDS: round(time.monotonic() - began, 3)}
+            file.write(json.dumps(whole).encode().ljust(HEADER))
             file.flush()
             os.fsync(file.fileno())
         if beside.stat().st_size != _size(header):

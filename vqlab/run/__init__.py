@@ -4,10 +4,14 @@ from vqlab.run.along import train_along
 from vqlab.run.judging import assess, calibrate, judge, make_trainer, unseen_in_fitting
 from vqlab.run.settings import (
     BEST_ON_TEST,
+    REUSED_TAG,
+    SAVED_TAG,
     TRAINED_TAG,
+    TRAINING_TAG,
     RunConfig,
     each_model,
     resolve,
+    reused_tags,
     trained_key,
 )
 from vqlab.run.story import (
@@ -28,8 +32,11 @@ __all__ = [
     "BEST_ON_TEST",
     "CHECKPOINT",
     "LOSS",
+    "REUSED_TAG",
+    "SAVED_TAG",
     "STATE",
     "TRAINED_TAG",
+    "TRAINING_TAG",
     "OnEpoch",
     "OnProgress",
     "Outcome",
@@ -43,6 +50,7 @@ __all__ = [
     "log_data",
     "make_trainer",
     "resolve",
+    "reused_tags",
     "run",
     "start",
     "test_model",

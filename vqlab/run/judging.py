@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +14,9 @@ from vqlab.config import dump
 from vqlab.data import ImageSet, Splits
 from vqlab.detectors import Detector
 from vqlab.evaluation import Report, Thresholds, choose_thresholds, evaluate
-from vqlab.features import Backbone, kept_features
+from vqlab.features import Backbone, Kept, kept_features
 from vqlab.model import Model, build_detector
-from vqlab.run.settings import RunConfig
+from vqlab.run.settings import RunConfig, reused_tags
 from vqlab.training import Pyramids, Trainer, deterministic, seed_everything
 from vqlab.types import Pyramid
 from vqlab.version import __version__
@@ -37,11 +38,21 @@ def look_once(
     splits: Splits,
     test: bool = True,
     on_progress: Callable[[str, int, int], None] = lambda what, done, total: None,
-) -> None:
-    """Extract the features that a run will ask for, where they are kept, before its work starts."""
+) -> dict[str, str]:
+    """Extract the features that a run will ask for, where they are kept, before its work starts.
+
+    Returns tags for the run: those that were there, and the seconds that this spares.
+    """
+    files: dict[Path, Kept] = {}
     for images in (splits.train, splits.validation, *([splits.test] if test else [])):
         said = partial(on_progress, "extracting features")
-        kept_features(trainer.backbone, images, trainer.device, said)
+        kept = kept_features(trainer.backbone, images, trainer.device, said)
+        for file in kept.files if kept else ():
+            files.setdefault(file.path, file)  # the first look says whether it was there
+    found = [file for file in files.values() if file.found]
+    images_found = sum(len(file.records) for file in found)
+    seconds = sum(file.seconds for file in found)
+    return reused_tags(f"features of {images_found} images", seconds) if found else {}
 
 
 def judge(

@@ -19,6 +19,10 @@ looks there."""
 
 TRAINED_TAG = "vqlab.trained"
 """Tag of a run: its `trained_key`."""
+REUSED_TAG, SAVED_TAG = "vqlab.reused", "vqlab.seconds_saved"
+"""Tags of a run: what it did not work out again, and the seconds by the clock that this spared."""
+TRAINING_TAG = "vqlab.training_seconds"
+"""Tag of a run: by the clock, of the process that ended its training."""
 _NOT_TRAINED = ("data.root", "training.device", "training.threads")
 _AFTERWARDS = ("detector.scoring.", "threshold.", "evaluation.")
 
@@ -37,6 +41,11 @@ class RunConfig(Settings):
     def test_split(self) -> str:
         """What the test metrics are filed under: not `test` where the test set chose the epoch."""
         return BEST_ON_TEST if self.training.select == BEST_ON_TEST else "test"
+
+
+def reused_tags(what: str, seconds: float) -> dict[str, str]:
+    """The tags that say what a run did not work out again."""
+    return {REUSED_TAG: what, SAVED_TAG: f"{seconds:.2f}"}
 
 
 def trained_key(config: RunConfig, fingerprint: str) -> str:

@@ -23,7 +23,14 @@ from vqlab.nn import together
 from vqlab.plots import loss_curves
 from vqlab.run.concepts import concept_metrics
 from vqlab.run.judging import assess, calibrated, judge, look_once, make_trainer
-from vqlab.run.settings import BEST_ON_TEST, TRAINED_TAG, RunConfig, resolve, trained_key
+from vqlab.run.settings import (
+    BEST_ON_TEST,
+    TRAINED_TAG,
+    TRAINING_TAG,
+    RunConfig,
+    resolve,
+    trained_key,
+)
 from vqlab.run.testing import OnProgress, test_model
 from vqlab.tracking import Run, Tracker
 from vqlab.training import Diverged, SharedTrainer, Trainer, choose_device
@@ -96,8 +103,10 @@ def run(
     splits = splits or load_dataset(config.data)
     kind = SharedTrainer if together.ranks() > 1 else Trainer
     trainer = make_trainer(config, splits, device, kind)
-    look_once(trainer, splits, test, on_progress)
+    reused = look_once(trainer, splits, test, on_progress)
     with resumed or start(tracker, config, splits, name, tags, parent) as tracked:
+        if reused:
+            tracked.set_tags(reused)
         try:
             _train(trainer, config, splits, tracked, on_epoch)
             if test and trainer.history:  # drawing takes longer than a trial's tracking
@@ -214,7 +223,9 @@ def _train(
         tracked.log_metrics(metrics, step=epoch)
         on_epoch(epoch, config.training.epochs, metrics)
 
+    began = time.monotonic()
     trainer.fit(after)
+    tracked.set_tags({TRAINING_TAG: f"{time.monotonic() - began:.2f}"})
     figures = {epoch: past[key] for epoch, past in enumerate(trainer.history, 1) if key in past}
     if figures:
         tracked.set_tags({"vqlab.selected_epoch": str(max(figures, key=lambda e: figures[e]))})

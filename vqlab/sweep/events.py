@@ -74,9 +74,14 @@ class TrialRow:
     recipe: str = ""
     """Where the study compares several."""
     reused: str = ""
-    """The trial or run whose training it took over."""
+    """The trial or run whose training it took over, or the features that were there."""
     values: tuple[float, ...] = ()
     """Of all objectives; `value` is the first."""
+
+    @property
+    def taken_over(self) -> bool:
+        """Whether it was not trained itself."""
+        return self.reused.startswith(("trial ", "run "))
 
 
 @dataclass(frozen=True)

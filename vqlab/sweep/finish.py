@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from vqlab.config import digest
 from vqlab.model import Model
 from vqlab.plots import loss_curves
-from vqlab.run import LOSS, resolve, test_model, warned_of
+from vqlab.run import LOSS, SAVED_TAG, resolve, test_model, warned_of
 from vqlab.sweep.again import bring_back
 from vqlab.sweep.events import SweepResult, TrialOnTest, TrialRow
 from vqlab.sweep.pictures import draw_study
@@ -202,11 +202,13 @@ def _show_study(
         why = {trial.number: trial.why for trial in tested}
         draw_study(study, objective.contest.objectives, Path(folder), figures, why)
         parent.log_artifacts(Path(folder), STUDY)
+    saved = sum(trial.user_attrs.get(SAVED, 0.0) for trial in study.get_trials(deepcopy=False))
     settings = "\n".join(f"- `{key}`: {value}" for key, value in best.params.items())
     parent.set_tags(
         {
             "vqlab.best_trial": str(best.number),
             "vqlab.best_run": str(best.run_id),
+            SAVED_TAG: f"{saved:.2f}",
             "mlflow.note.content": f"[All trials]({link})\n\nBest: trial {best.number}, "
             f"{objective.contest.objective} {best.value:.4f}\n\n{settings}",
         }

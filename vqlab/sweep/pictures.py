@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.plots import save_figure, slices, trials
 from vqlab.sweep.page import write_page
-from vqlab.sweep.reuse import REUSED
+from vqlab.sweep.reuse import REUSED, SAVED
 from vqlab.sweep.shown import Shown, settings_of
 from vqlab.sweep.space import OBJECTIVES
 from vqlab.sweep.study import DEAD, REASON, RETRY_OF, RUN_ID, recipe_of
@@ -157,7 +157,7 @@ def trial_table(
     columns = ["trial", *(["recipe"] if several else []), "state", *shown.objectives]
     on_test = _measured(shown, tested)
     columns += [*on_test, *(["tested"] if why else []), *settings]
-    columns += ["seconds", "reason", "retry_of", "reused_from", "run_id"]
+    columns += ["seconds", "reason", "retry_of", "reused", "seconds_saved", "run_id"]
     rows = []
     for trial in shown.raw:
         own = tested.get(trial.number, {})
@@ -197,6 +197,7 @@ def _row(
         attrs.get(REASON) or attrs.get(DEAD, ""),
         attrs.get(RETRY_OF, ""),
         attrs.get(REUSED, ""),
+        attrs.get(SAVED, ""),
         attrs.get(RUN_ID, ""),
     ]
 

@@ -17,8 +17,8 @@ from vqlab.training import choose_device
 from vqlab.types import UserError
 
 TRAINED, REUSED, SAVED = "trained", "reused", "seconds_saved"
-"""Attributes of a trial: what makes its training what it is; the trial or run it took over; the
-seconds that took less."""
+"""Attributes of a trial: what makes its training what it is; the trial or run that it took over, or
+the features that were there; the seconds that this spared."""
 Reused = tuple[Model, RunRecord]
 """What was trained before, and the run that trained it."""
 

@@ -20,10 +20,14 @@ from vqlab.data import Splits, load_dataset
 from vqlab.evaluation import Report
 from vqlab.model import Model
 from vqlab.run import (
+    REUSED_TAG,
+    SAVED_TAG,
     STATE,
+    TRAINING_TAG,
     RunConfig,
     experiment_of,
     resolve,
+    reused_tags,
     run,
     start,
     trained_key,
@@ -218,10 +222,10 @@ class Objective:
         for name in (VALIDATION, SCORING, THRESHOLDS, BEYOND, DEAD):
             if name in known.user_attrs:
                 trial.set_user_attr(name, known.user_attrs[name])
-        trial.set_user_attr(REUSED, f"trial {known.number}")
-        trial.set_user_attr(SAVED, known.duration.total_seconds() if known.duration else 0.0)
+        seconds = known.duration.total_seconds() if known.duration else 0.0
+        tracked.set_tags(reused_tags(f"trial {known.number}", seconds))
+        self._note_reused(trial, tracked)
         tracked.log_metrics(known.user_attrs[VALIDATION])
-        tracked.set_tags({"vqlab.reused": f"trial {known.number}"})
         return tuple(known.values)
 
     def _trained(
@@ -237,6 +241,7 @@ class Objective:
             on_epoch=lambda *epoch: self._watch(trial, *epoch),
             on_progress=lambda what, done, total: self.say(Progressed(what, done, total)),
         )
+        self._note_reused(trial, tracked)
         return Trained(outcome.model, outcome.last_epoch, outcome.validation)
 
     def _taken(
@@ -244,11 +249,11 @@ class Objective:
     ) -> Trained:
         """What an earlier run trained, scored as this trial wants it."""
         model, record = earlier
-        trial.set_user_attr(REUSED, f"run {record.run_id}")
-        trial.set_user_attr(SAVED, record.duration or 0.0)
+        seconds = float(record.tags.get(TRAINING_TAG, record.duration or 0.0))
+        tracked.set_tags(reused_tags(f"run {record.run_id}", seconds))
+        self._note_reused(trial, tracked)
         trained = ("train/", "codebook/")
         learned = {k: value for k, value in record.metrics.items() if k.startswith(trained)}
-        tracked.set_tags({"vqlab.reused": f"run {record.run_id}"})
         tracked.log_metrics(learned, step=config.training.epochs)
         self._check_codebooks(trial, learned)
         found = take_over(self.contest.of(trial.params), tracked, model, config, splits)
@@ -295,6 +300,12 @@ class Objective:
     def _note(self, trial: optuna.Trial, found: Chosen) -> None:
         for name, value in found.attributes.items():
             trial.set_user_attr(name, value)
+
+    def _note_reused(self, trial: optuna.Trial, tracked: Run) -> None:
+        """What the trial's run says of what was not worked out again."""
+        if REUSED_TAG in tracked.tags:
+            trial.set_user_attr(REUSED, tracked.tags[REUSED_TAG])
+            trial.set_user_attr(SAVED, float(tracked.tags[SAVED_TAG]))
 
     def _values(self, trial: optuna.Trial, trained: Trained, splits: Splits) -> tuple[float, ...]:
         report, metrics = trained.validation, trained.validation.keyed("validation")
