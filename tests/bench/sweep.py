@@ -273,10 +273,16 @@ def features() -> str:
 
 
 def workers() -> str:
-    """Two calls each, in turns, for the machine's speed changes; by the clock of the study."""
+    """Two calls each, in turns, for the machine's speed changes; by the clock of the study.
+
+    Beside the ratio stands how many cores the processes kept busy, which does not depend on the
+    machine's speed: what is missing there, workers waited for each other.
+    """
     import yaml
 
-    seconds, ended = Counter[int](), Counter[int]()
+    seconds: Counter[int] = Counter()
+    ended: Counter[int] = Counter()
+    busy: Counter[int] = Counter()
     with folder() as place:
         recipe = tiny(place, epochs=150)
         (place / "tiny.yaml").write_text(yaml.safe_dump(recipe))
@@ -284,20 +290,40 @@ def workers() -> str:
         for call, count in enumerate((1, 2, 1, 2)):
             command = [sys.executable, "-m", "vqlab", "sweep", "tiny.yaml", "--space", "space.yaml"]
             command += ["--workers", str(count), "--trials", "10", "--mlruns", f"mlruns{call}"]
-            subprocess.run(command, cwd=place, check=True, capture_output=True)
-            trials, took = in_full_swing(f"sqlite:///{place}/mlruns{call}/optuna.db", count)
+            spent = watched(command, place)
+            trials, since, until = in_full_swing(f"sqlite:///{place}/mlruns{call}/optuna.db", count)
             ended[count] += trials
-            seconds[count] += took
+            seconds[count] += until - since
+            within = [cpu for at, cpu in spent if since <= at <= until]
+            busy[count] += within[-1] - within[0]
     per_hour = {count: 3600 * ended[count] / seconds[count] for count in (1, 2)}
+    cores = {count: busy[count] / seconds[count] for count in (1, 2)}
     return (
         f"{per_hour[1]:.0f} trials an hour by 1 worker, {per_hour[2]:.0f} by 2: "
-        f"x {per_hour[2] / per_hour[1]:.2f} (aim: 1.6), from each worker's second trial on"
+        f"x {per_hour[2] / per_hour[1]:.2f} (aim: 1.6), from each worker's second trial on; cores "
+        f"kept busy {cores[1]:.2f} and {cores[2]:.2f}: x {cores[2] / cores[1]:.2f}"
     )
 
 
-def in_full_swing(address: str, workers: int) -> tuple[int, float]:
+def watched(command: list[str], place: Path) -> list[tuple[float, float]]:
+    """Run a command to its end; (time, CPU-seconds of its processes so far), often."""
+    import psutil
+
+    spent = []
+    with open(os.devnull, "wb") as nowhere:
+        process = psutil.Popen(command, cwd=place, stdout=nowhere, stderr=nowhere)
+        while process.poll() is None:
+            with contextlib.suppress(psutil.Error):
+                times = [p.cpu_times() for p in (process, *process.children(recursive=True))]
+                spent.append((time.time(), sum(each.user + each.system for each in times)))
+            time.sleep(0.1)
+    assert process.returncode == 0, f"{command} ended with {process.returncode}"
+    return spent
+
+
+def in_full_swing(address: str, workers: int) -> tuple[int, float, float]:
     """Trials that ended while every worker was past its first one, which pays for imports, and
-    none was out of work; the seconds of that."""
+    none was out of work; from when to when that was."""
     import optuna
 
     (name,) = optuna.get_all_study_names(address)
@@ -309,7 +335,7 @@ def in_full_swing(address: str, workers: int) -> tuple[int, float]:
         mine.setdefault(pid, []).append(trial.datetime_complete.timestamp())
     assert len(mine) == workers
     begun, done = max(min(ends) for ends in mine.values()), min(max(e) for e in mine.values())
-    return sum(begun < end <= done for ends in mine.values() for end in ends), done - begun
+    return sum(begun < end <= done for ends in mine.values() for end in ends), begun, done
 
 
 def hundred() -> str:
