@@ -105,8 +105,7 @@ def run(
     trainer = make_trainer(config, splits, device, kind)
     reused = look_once(trainer, splits, test, on_progress)
     with resumed or start(tracker, config, splits, name, tags, parent) as tracked:
-        if reused:
-            tracked.set_tags(reused)
+        tracked.set_tags(reused)
         try:
             _train(trainer, config, splits, tracked, on_epoch)
             if test and trainer.history:  # drawing takes longer than a trial's tracking

@@ -98,8 +98,13 @@ def finish(
         page=objective.parent.artifact(f"{STUDY}/study.html"),
         parent_id=objective.parent.id,
         seconds=time.monotonic() - started,
-        saved=sum(t.user_attrs.get(SAVED, 0.0) for t in study.get_trials(deepcopy=False)),
+        saved=_seconds_saved(objective),
     )
+
+
+def _seconds_saved(objective: Objective) -> float:
+    trials = objective.study.get_trials(deepcopy=False)
+    return float(sum(trial.user_attrs.get(SAVED, 0.0) for trial in trials))
 
 
 def _best_of_each(objective: Objective) -> dict[str, TrialRow | None]:
@@ -202,13 +207,12 @@ def _show_study(
         why = {trial.number: trial.why for trial in tested}
         draw_study(study, objective.contest.objectives, Path(folder), figures, why)
         parent.log_artifacts(Path(folder), STUDY)
-    saved = sum(trial.user_attrs.get(SAVED, 0.0) for trial in study.get_trials(deepcopy=False))
     settings = "\n".join(f"- `{key}`: {value}" for key, value in best.params.items())
     parent.set_tags(
         {
             "vqlab.best_trial": str(best.number),
             "vqlab.best_run": str(best.run_id),
-            SAVED_TAG: f"{saved:.2f}",
+            SAVED_TAG: f"{_seconds_saved(objective):.2f}",
             "mlflow.note.content": f"[All trials]({link})\n\nBest: trial {best.number}, "
             f"{objective.contest.objective} {best.value:.4f}\n\n{settings}",
         }
