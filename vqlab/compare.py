@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from vqlab.evaluation import EVIDENCE, Measured, load_evidence
-from vqlab.metrics import Difference, distributions, paired_difference, resample
+from vqlab.evaluation import EVIDENCE, MEAN, Measured, load_evidence, paired_differences
+from vqlab.metrics import Difference
 from vqlab.run import warned_of
 from vqlab.tracking import RunRecord, Tracker
 from vqlab.types import UserError
 
-MEAN = "mean"
-"""The mean over categories stands beside them where there are several."""
+__all__ = ["MEAN", "Comparison", "compare", "compared"]
 
 
 @dataclass(frozen=True)
@@ -56,29 +53,7 @@ def compared(
     seed: int,
 ) -> Comparison:
     """The comparison of what two runs measured on the same images."""
-    values: dict[str, dict[str, tuple[float, float]]] = {}
-    moved: dict[str, dict[str, np.ndarray]] = {}
-    found = Comparison(*runs, values, {})
-    for place, category in enumerate(before):
-        a, b = before[category], after[category]
-        drawn = resample(a.evidence.labels, resamples, seed + place)
-        one, two = distributions(a.evidence, drawn), distributions(b.evidence, drawn)
-        names = [name for name in one if name in two and name in a.metrics and name in b.metrics]
-        values[category] = {name: (a.metrics[name], b.metrics[name]) for name in names}
-        moved[category] = {name: two[name] - one[name] for name in names}
-    if len(values) > 1:
-        shared = set.intersection(*(set(each) for each in values.values()))
-        names = [name for name in next(iter(values.values())) if name in shared]
-        every = list(values)
-        means = {n: np.mean([values[c][n] for c in every], axis=0).tolist() for n in names}
-        moved[MEAN] = {n: np.mean([moved[c][n] for c in every], axis=0) for n in names}
-        values[MEAN] = {name: (pair[0], pair[1]) for name, pair in means.items()}
-    for category, metrics in values.items():
-        found.differences[category] = {
-            name: paired_difference(moved[category][name], second - first)
-            for name, (first, second) in metrics.items()
-        }
-    return found
+    return Comparison(*runs, *paired_differences(before, after, resamples, seed))
 
 
 def _require_same_test(first: RunRecord, second: RunRecord) -> None:

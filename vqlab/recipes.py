@@ -32,8 +32,13 @@ def recipe_tree(
     category: str | None = None,
     data: Path | str | None = None,
     preset: str = "full",
+    *,
+    compared: bool = False,
 ) -> Tree:
-    """What the recipe is based on, the recipe, then preset, options, overrides: the later wins."""
+    """What the recipe is based on, the recipe, then preset, options, overrides: the later wins.
+
+    compared: the recipe is compared with others; the preset's section `comparison` applies too.
+    """
     if "=" in recipe:
         raise UserError(
             f"the first argument must be a recipe; got the setting {recipe!r}; write e.g. "
@@ -50,7 +55,7 @@ def recipe_tree(
     else:
         tree = _based(path, ())
     if preset != "full":
-        tree = merge(tree, _preset(preset, tree))
+        tree = merge(tree, _preset(preset, tree, compared))
     if category is not None:
         tree = merge(tree, nest("data.categories", "all" if category == "all" else [category]))
     if data is not None:
@@ -73,7 +78,7 @@ def recipe_trees(
         others = tuple(f"{name}." for name in names if name != recipe)
         own = [word for word in overrides if not word.startswith(others)]
         own = [word.removeprefix(f"{recipe}.") for word in own]
-        trees[recipe] = recipe_tree(recipe, own, category, data, preset)
+        trees[recipe] = recipe_tree(recipe, own, category, data, preset, compared=True)
     return trees
 
 
@@ -114,18 +119,24 @@ def _base_path(path: Path, base: object) -> Path:
     raise UserError(f"recipe {path}: base must be a recipe that exists; got {base!r}; {hint}")
 
 
-def _preset(name: str, tree: Tree) -> Tree:
-    """What a preset says to a recipe: its section of the recipe's detector in `detectors` over the
-    rest. What the recipe turned off (0 or false) stays off: a preset makes work smaller only."""
+def _preset(name: str, tree: Tree, compared: bool) -> Tree:
+    """Return what a preset says to a recipe: its section of the recipe's detector in `detectors`
+    over the rest, and for recipes that are compared the section `comparison`, of the same form,
+    over both. What the recipe turned off (0 or false) stays off: a preset makes work smaller only.
+    """
     path = EXPERIMENTS / "presets" / f"{name}.yaml"
     if not path.exists():
         there = ["full", *sorted(p.stem for p in path.parent.glob("*.yaml"))]
         raise UserError(f"preset must be one of {', '.join(there)}; got {name!r}.")
     preset = read_recipe(path)
-    of_detectors = preset.pop("detectors", {})
+    comparison = preset.pop("comparison", {})
     section = tree.get("detector", {})
     detector = section.get("name", "vqvae") if isinstance(section, dict) else section
-    return _left_on(merge(preset, of_detectors.get(detector, {})), tree)
+    result: Tree = {}
+    for part in (preset, comparison) if compared else (preset,):
+        of_detectors = part.pop("detectors", {})
+        result = merge(merge(result, part), of_detectors.get(detector, {}))
+    return _left_on(result, tree)
 
 
 def _left_on(preset: Mapping[str, Any], tree: Mapping[str, Any]) -> Tree:

@@ -5,7 +5,14 @@ Thresholds are chosen from held-out images and never see the test set.
 
 from vqlab.evaluation.calibration import CalibrationScores, calibrated
 from vqlab.evaluation.concepts import FoundConcepts, find_concepts
-from vqlab.evaluation.evidence import EVIDENCE, Measured, load_evidence, save_evidence
+from vqlab.evaluation.evidence import (
+    EVIDENCE,
+    VALIDATION_EVIDENCE,
+    Measured,
+    load_evidence,
+    save_evidence,
+)
+from vqlab.evaluation.paired import MEAN, Paired, paired_differences
 from vqlab.evaluation.report import EvaluationSettings, Report, evaluate
 from vqlab.evaluation.scoring import (
     Progress,
@@ -29,7 +36,9 @@ __all__ = [
     "CalibrationScores",
     "EvaluationSettings",
     "FoundConcepts",
+    "MEAN",
     "Measured",
+    "Paired",
     "Progress",
     "ReadSet",
     "Report",
@@ -37,12 +46,14 @@ __all__ = [
     "Scorer",
     "ThresholdSettings",
     "Thresholds",
+    "VALIDATION_EVIDENCE",
     "calibrated",
     "choose_thresholds",
     "crop",
     "evaluate",
     "find_concepts",
     "load_evidence",
+    "paired_differences",
     "promise_note",
     "read_images",
     "save_evidence",

@@ -15,6 +15,8 @@ from vqlab.types import UserError
 
 EVIDENCE = "evaluation/evidence.npz"
 """Where a run keeps it among its artifacts."""
+VALIDATION_EVIDENCE = "validation/evidence.npz"
+"""The same of the validation images, kept by the trials of a sweep."""
 _PARTS = tuple(part.name for part in fields(Evidence))
 
 

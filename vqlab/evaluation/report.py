@@ -89,18 +89,20 @@ def evaluate(
     thresholds: Thresholds,
     settings: EvaluationSettings | None = None,
     images: ImageSet | None = None,
+    *,
+    keep_evidence: bool = False,
 ) -> Report:
     """Measure a scored set: per category, their mean, and pooled where there are several.
 
     images: the set that was scored; with it masks come in their own size where `settings` ask for
     that, and regions that only meet at the network's size are noted. settings: none gives no
-    intervals.
+    intervals. keep_evidence: fill `Report.evidence` even without intervals.
     """
     settings = settings or EvaluationSettings(resamples=0)
     report = Report({}, {}, notes=list(thresholds.notes))
     groups = scored.by_category()
     for category, indices in groups.items():
-        measure = _Measure(scored, indices, thresholds, settings, images)
+        measure = _Measure(scored, indices, thresholds, settings, images, keep_evidence)
         report.per_category[category] = measure.metrics
         measure.enter(category, report)
     report.mean.update(_mean(report.per_category, report.notes))
@@ -122,8 +124,10 @@ class _Measure:
         thresholds: Thresholds,
         settings: EvaluationSettings,
         images: ImageSet | None,
+        keep_evidence: bool = False,
     ) -> None:
         chosen = list(indices)
+        keep_evidence |= settings.resamples > 0
         self.labels, self.scores = scored.labels[chosen], scored.image_scores[chosen]
         self.flagged = self.scores > thresholds.image
         self.known = [i for i in chosen if scored.labels[i] == 0 or scored.masks[i].any()]
@@ -131,14 +135,14 @@ class _Measure:
         self.regions = self.met = 0
         self.image = summarise_images(self.scores, self.labels)
         own = settings.resolution == "original" and images is not None
-        stream = PixelStream(threshold=thresholds.pixel, keep_images=settings.resamples > 0)
+        stream = PixelStream(threshold=thresholds.pixel, keep_images=keep_evidence)
         for values, mask in self._pixels(scored, images, own):
             stream.update([values], None if mask is None else [mask])
         self.pixel: Summary = stream.compute()
         self.metrics = self.image.metrics | self.pixel.metrics | self._at_threshold()
         self.metrics |= stream.at.metrics()
         self.evidence: Evidence | None = None
-        if settings.resamples:
+        if keep_evidence:
             kept = dict(zip(self.known, stream.images, strict=True))
             histograms = [kept.get(i) for i in chosen]
             self.evidence = Evidence.of(self.scores, self.labels, self.flagged, histograms)

@@ -1,16 +1,18 @@
 """Features: a frozen backbone turns images into pyramids. `pixels` is the image itself."""
 
-from vqlab.features.backbone import Backbone, missing
+from vqlab.features.backbone import Backbone, choose_backbone, missing
 from vqlab.features.cache import kept_features, pyramids
-from vqlab.features.settings import FeatureSettings
+from vqlab.features.settings import AUTO, FeatureSettings
 from vqlab.features.store import Kept, KeptFile, cache_folder, clear_files, kept_files
 
 __all__ = [
+    "AUTO",
     "Backbone",
     "FeatureSettings",
     "Kept",
     "KeptFile",
     "cache_folder",
+    "choose_backbone",
     "clear_files",
     "kept_features",
     "kept_files",

@@ -11,6 +11,7 @@ from vqlab.config import Settings
 
 PIXELS = "pixels"
 FILTERS = "filters"
+AUTO = "auto"
 HUB = "hub"
 RANDOM = "random"
 BUILT_IN = (PIXELS, FILTERS)
@@ -35,16 +36,19 @@ class FeatureSettings(Settings):
 
     backbone: Annotated[str, Field(min_length=1)] = PIXELS
     """`pixels`: the image itself, a pyramid of one level. Otherwise a timm network that offers
-    `features_only`, e.g. `resnet18`; `filters` is a built-in filter bank."""
+    `features_only`, e.g. `resnet18`; `filters` is a built-in filter bank; `auto` is resnet18 if its
+    weights are at hand, else `filters`."""
     levels: Annotated[tuple[int, ...] | None, BeforeValidator(_numbers)] = None
     """Which of the network's levels, by timm's number (`out_indices`), finest first; none: those
     of stride 8 and 16."""
     pool: Literal["none", "avg", "max"] = "none"
     """3x3 pooling of stride 2 on every level but the last, as VQ-Flow's authors do."""
     weights: Annotated[str, Field(min_length=1), BeforeValidator(_home)] = HUB
-    """`hub`: timm's own; `random`: untrained, from `seed`; else the path of a state dict (.pth,
-    .safetensors), or of a folder of them, in which the backbone's name says which: `resnet18.pth`,
-    or the only `resnet18_….pth`. What is built in has none."""
+    """`hub`: timm's own, from the folder that the variable VQLAB_WEIGHTS names if a state dict of
+    the backbone lies there, else from the hub's cache or the hub; `random`: untrained, from `seed`;
+    else the path of a state dict (.pth, .safetensors), or of a folder of them, in which the
+    backbone's name says which: `resnet18.pth`, or the only `resnet18_….pth`. What is built in has
+    none."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Of random weights."""
     cache: bool = True

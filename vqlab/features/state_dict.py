@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from torch import Tensor
 from vqlab.errors import UserError
 
 _KINDS = (".pth", ".safetensors")
+WEIGHTS_FOLDER = "VQLAB_WEIGHTS"
+"""Environment variable: a folder of state dicts that is looked into before the hub."""
 _LISTED = 8
 """Files of a folder that an error names."""
 
@@ -39,6 +42,17 @@ def find_state_dict(weights: Path, name: str) -> Path:
         f"one {name}_….pth; it holds {_names(files) or 'none of any backbone'}; put it there, or "
         "choose another backbone."
     )
+
+
+def local_state_dict(name: str) -> Path | None:
+    """The file of a backbone's weights in the folder that VQLAB_WEIGHTS names, None without one."""
+    folder = os.environ.get(WEIGHTS_FOLDER, "").strip()
+    if not folder:
+        return None
+    try:
+        return find_state_dict(Path(folder).expanduser(), name)
+    except UserError:
+        return None
 
 
 def _names(files: list[Path]) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.features.settings import HUB, RANDOM, FeatureSettings
-from vqlab.features.state_dict import find_state_dict, read_state_dict
+from vqlab.features.state_dict import find_state_dict, local_state_dict, read_state_dict
 
 REACH_SECONDS = 5
 """How long the hub may take to answer before this machine counts as offline."""
@@ -39,6 +39,7 @@ class TimmNetwork(nn.Module):
         whole = _skeleton(name)
         self.levels = _choose_levels(name, whole.feature_info, settings.levels)
         _check_size(name, whole, self.levels[-1], image_size)
+        weights = _source(name, weights)
         if weights == HUB and not bare:
             self.model = _from_hub(name, self.levels)
         else:
@@ -56,6 +57,12 @@ class TimmNetwork(nn.Module):
             level if level.shape[1] == count else level.permute(0, 3, 1, 2)
             for level, count in zip(levels, self.channels, strict=True)
         ]  # some transformers put their channels last
+
+
+def _source(name: str, weights: str) -> str:
+    """`features.weights` with a local copy of the hub's weights in the place of `hub`."""
+    local = local_state_dict(name) if weights == HUB else None
+    return weights if local is None else str(local)
 
 
 def _create(name: str, levels: tuple[int, ...], pretrained: bool = False) -> Any:
@@ -145,8 +152,8 @@ def _from_hub(name: str, levels: tuple[int, ...]) -> Any:
 
 def missing_network(settings: FeatureSettings, image_size: int) -> str:
     """As `vqlab.features.missing`, of a network of timm."""
-    name, weights = settings.backbone, settings.weights
-    whole = _skeleton(name)
+    name = settings.backbone
+    whole, weights = _skeleton(name), _source(name, settings.weights)
     try:
         levels = _choose_levels(name, whole.feature_info, settings.levels)
         _check_size(name, whole, levels[-1], image_size)

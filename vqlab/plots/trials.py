@@ -60,7 +60,8 @@ class Trial:
     curve: Mapping[int, float] = field(default_factory=dict)
     """What it reported, by epoch."""
     eligible: bool = True
-    """False where it breaks a constraint or its codebook is dead: best only for want of others."""
+    """False if it violates a constraint, has a dead codebook or is not clearly better than the
+    recipe's own trial: best only for want of others."""
 
 
 def history_figure(study: str, goals: Sequence[Goal], trials: Sequence[Trial]) -> Figure | None:

@@ -26,7 +26,7 @@ from vqlab.run.story import (
     run,
     start,
 )
-from vqlab.run.testing import OnProgress, test_model, warned_of
+from vqlab.run.testing import OnProgress, log_evidence, test_model, warned_of
 
 __all__ = [
     "BEST_ON_TEST",
@@ -48,6 +48,7 @@ __all__ = [
     "experiment_of",
     "judge",
     "log_data",
+    "log_evidence",
     "make_trainer",
     "resolve",
     "reused_tags",

@@ -89,7 +89,7 @@ def assess(model: Model, config: RunConfig, splits: Splits) -> tuple[Model, Repo
     """The calibrated model with thresholds, and what it is worth, by the held-out images."""
     scored = model.score_set(splits.validation)
     thresholds = choose_thresholds(scored, config.threshold)
-    report = evaluate(scored, thresholds)
+    report = evaluate(scored, thresholds, keep_evidence=True)
     meta = {**model.meta, "thresholds": asdict(thresholds), "validation": report.mean}
     return replace(model, thresholds=thresholds, meta=meta), report
 

@@ -9,7 +9,7 @@ from vqlab.config import Settings, digest, dump, flatten, validate
 from vqlab.data import DataSettings, choose_categories
 from vqlab.detectors import detector_class
 from vqlab.evaluation import EvaluationSettings, ThresholdSettings
-from vqlab.features import FeatureSettings
+from vqlab.features import FeatureSettings, choose_backbone
 from vqlab.training import TrainingSettings
 from vqlab.types import UserError
 
@@ -63,7 +63,10 @@ def trained_key(config: RunConfig, fingerprint: str) -> str:
 
 
 def resolve(tree: Mapping[str, Any]) -> RunConfig:
-    """A recipe's tree as settings, defaults filled in. Raises UserError, a sentence per fault."""
+    """Return a recipe's tree as settings: defaults filled in, the backbone `auto` replaced.
+
+    Raises UserError, a sentence per fault.
+    """
     section = tree.get("detector", {})
     if isinstance(section, str):
         section = {"name": section}
@@ -72,7 +75,9 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
     name = section.get("name", "vqvae")
     rest = {key: value for key, value in section.items() if key != "name"}
     settings = validate(detector_class(name).Config, rest, "detector.")
-    return validate(RunConfig, {**tree, "detector": {"name": name, **dump(settings)}})
+    config = validate(RunConfig, {**tree, "detector": {"name": name, **dump(settings)}})
+    features = choose_backbone(config.features, config.data.image_size)
+    return config.model_copy(update={"features": features})
 
 
 def each_model(config: RunConfig) -> list[RunConfig]:

@@ -63,7 +63,7 @@ def test_model(
     for key, other in {split: report, **{f"{split}_{k}": v for k, v in beside.items()}}.items():
         tracked.log_metrics(other.keyed(key))
     tracked.log_metrics(concept_metrics(model, splits.test, split))
-    _keep_evidence(report, tracked)
+    log_evidence(report, tracked, EVIDENCE)
     tracked.log_dataset(
         f"{splits.source}/{'+'.join(splits.categories)}", splits.fingerprint, str(splits.root),
         context="test",
@@ -78,11 +78,13 @@ def test_model(
     return report, beside, whole
 
 
-def _keep_evidence(report: Report, tracked: Run) -> None:
+def log_evidence(report: Report, tracked: Run, path: str) -> None:
+    """Log what resampling the images of a report needs as the artifact `path`."""
     if report.evidence:
         with tempfile.TemporaryDirectory() as folder:
-            save_evidence(report, Path(folder) / Path(EVIDENCE).name)
-            tracked.log_artifact(Path(folder) / Path(EVIDENCE).name, Path(EVIDENCE).parent.name)
+            file = Path(folder) / Path(path).name
+            save_evidence(report, file)
+            tracked.log_artifact(file, Path(path).parent.name)
 
 
 def _audited(splits: Splits, tracked: Run) -> tuple[list[str], list[str]]:

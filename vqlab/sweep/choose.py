@@ -9,9 +9,9 @@ from typing import Any
 
 from vqlab.config import Settings, dump, merge, nest
 from vqlab.data import Splits
-from vqlab.evaluation import Report, choose_thresholds, evaluate
+from vqlab.evaluation import VALIDATION_EVIDENCE, Report, choose_thresholds, evaluate
 from vqlab.model import Model
-from vqlab.run import CHECKPOINT, RunConfig, assess
+from vqlab.run import CHECKPOINT, RunConfig, assess, log_evidence
 from vqlab.sweep.contest import Drawn, named
 from vqlab.sweep.plan import scoring_of
 from vqlab.sweep.rescore import Rescored, search_scoring
@@ -48,7 +48,9 @@ def choose_within(
     elif plan.thresholds:
         found = Rescored(dump(config), model.score_set(splits.validation))
     else:
-        return Chosen(*assess(model, config, splits), {})
+        model, report = assess(model, config, splits)
+        log_evidence(report, tracked, VALIDATION_EVIDENCE)
+        return Chosen(model, report, {})
     attributes: dict[str, Any] = {SCORING: named(drawn.recipe, found.chosen)}
     tags = {f"vqlab.{name}": str(value) for name, value in found.chosen.items()}
     tags |= {f"vqlab.chosen_by.{name}": metric for name, metric in found.rules.items()}
@@ -66,7 +68,8 @@ def choose_within(
     if found.tried:
         tags["vqlab.scorings_tried"] = f"{found.tried} in {found.seconds:.1f} s"
     tracked.set_tags(tags)
-    report = evaluate(found.scored, thresholds)
+    report = evaluate(found.scored, thresholds, keep_evidence=True)
+    log_evidence(report, tracked, VALIDATION_EVIDENCE)
     measured = {"thresholds": asdict(thresholds), "validation": report.mean, "config": tree}
     model = replace(model, thresholds=thresholds, meta={**model.meta, **measured})
     return Chosen(model, report, attributes)

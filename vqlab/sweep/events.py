@@ -86,7 +86,7 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class TrialFinished:
-    """A trial ended; `best` is the best complete one so far."""
+    """A trial ended; `best` would win now."""
 
     trial: TrialRow
     best: TrialRow | None
@@ -132,6 +132,8 @@ class SweepResult:
     objective: str
     target: int
     best: TrialRow
+    reason: str
+    """How the winner compares with its recipe's own trial: one sentence."""
     best_link: str
     """The winner's run in the UI."""
     validation: dict[str, float]

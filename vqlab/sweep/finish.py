@@ -22,7 +22,7 @@ from vqlab.sweep.events import SweepResult, TrialOnTest, TrialRow
 from vqlab.sweep.pictures import draw_study
 from vqlab.sweep.project import row
 from vqlab.sweep.reuse import SAVED
-from vqlab.sweep.study import RUN_ID, best_trial, recipe_of, settled
+from vqlab.sweep.study import RUN_ID, recipe_of, settled
 from vqlab.sweep.trial import VALIDATION, Objective
 from vqlab.tracking import RunRecord
 from vqlab.types import UserError
@@ -51,7 +51,7 @@ def finish(
     complete. Raises UserError where no trial is complete.
     """
     study, tracker = objective.study, objective.tracker
-    best = best_trial(study)
+    best = objective.rule.winner()
     if best is None:
         reasons = sorted({row(t).reason for t in study.get_trials(deepcopy=False)} - {""})
         raise UserError(
@@ -84,6 +84,7 @@ def finish(
         objective=objective.contest.objective,
         target=target,
         best=shown,
+        reason=objective.rule.reason(),
         best_link=tracker.link(shown.run_id),
         validation=dict(best.user_attrs.get(VALIDATION, {})),
         test=_of(record, "test/"),
@@ -108,7 +109,7 @@ def _seconds_saved(objective: Objective) -> float:
 
 
 def _best_of_each(objective: Objective) -> dict[str, TrialRow | None]:
-    found = {name: best_trial(objective.study, name) for name in objective.contest.plans if name}
+    found = {name: objective.rule.winner(name) for name in objective.contest.plans if name}
     return {name: row(trial) if trial else None for name, trial in found.items()}
 
 
@@ -205,7 +206,8 @@ def _show_study(
     with tempfile.TemporaryDirectory() as folder:
         figures = {trial.number: trial.test for trial in tested}
         why = {trial.number: trial.why for trial in tested}
-        draw_study(study, objective.contest.objectives, Path(folder), figures, why)
+        rejected = objective.rule.not_clearly_better()
+        draw_study(study, objective.contest.objectives, Path(folder), figures, why, rejected)
         parent.log_artifacts(Path(folder), STUDY)
     settings = "\n".join(f"- `{key}`: {value}" for key, value in best.params.items())
     parent.set_tags(
@@ -214,7 +216,8 @@ def _show_study(
             "vqlab.best_run": str(best.run_id),
             SAVED_TAG: f"{_seconds_saved(objective):.2f}",
             "mlflow.note.content": f"[All trials]({link})\n\nBest: trial {best.number}, "
-            f"{objective.contest.objective} {best.value:.4f}\n\n{settings}",
+            f"{objective.contest.objective} {best.value:.4f}\n\n{objective.rule.reason()}"
+            f"\n\n{settings}",
         }
     )
 

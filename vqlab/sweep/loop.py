@@ -86,7 +86,7 @@ def sweep(
         objective = Objective(contest, splits, study, parent, tracker, on_event)
         project_all(objective)
         if done < trials:
-            _give_task(objective, tree, trials, seed)
+            _give_task(objective, trials, seed)
             if launcher is None and workers > 1:
                 launcher = LocalWorkers(workers, tracker.root, timeout)
             elif launcher == "elsewhere":
@@ -99,12 +99,11 @@ def sweep(
         return result
 
 
-def _give_task(objective: Objective, tree: Tree, trials: int, seed: int) -> None:
+def _give_task(objective: Objective, trials: int, seed: int) -> None:
     """Write into the study what its workers need to know."""
     study, splits, contest = objective.study, objective.splits, objective.contest
-    trees = {"": tree} if "" in contest.plans else tree
     here = nest("data.root", str(splits.root.absolute()))
-    trees = {recipe: merge(own, here) for recipe, own in trees.items()}
+    trees = {recipe: merge(plan.tree, here) for recipe, plan in contest.plans.items()}
     begun = len(study.get_trials(deepcopy=False))
     name = "" if "" in contest.plans else contest.name
     study.set_user_attr(TASK, asdict(Task(trees, contest.tree, name, trials, seed, begun)))
@@ -125,7 +124,7 @@ def _run_trials(
             work(objective, storage, deadline)
         else:
             launcher.start(study.study_name)
-            watch(study, launcher, objective.tracker, target, objective.say)
+            watch(objective.rule, launcher, target, objective.say)
     finally:
         if launcher is not None:
             launcher.stop()

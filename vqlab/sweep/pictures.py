@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +40,16 @@ def draw_study(
     folder: Path,
     tested: Tested | None = None,
     why: Mapping[int, str] | None = None,
+    not_clearly_better: Container[int] = (),
 ) -> list[Path]:
     """Write pictures (PNG), `study.html` (interactive, needs no network) and `trials.csv`.
 
     objectives: names of the study's values, in their order. tested: test metrics of the trials
-    that were scored on test, by trial number; why: for what each was (`winner`, `on request`). A
-    picture that would say nothing is left out, and
-    an earlier one of that name removed. Returns what was written.
+    that were scored on test, by trial number; why: for what each was (`winner`, `on request`).
+    not_clearly_better: numbers of trials that may not win. A picture that would say nothing is left
+    out, and an earlier one of that name removed. Returns what was written.
     """
-    shown = Shown(study, objectives)
+    shown = Shown(study, objectives, not_clearly_better)
     folder.mkdir(parents=True, exist_ok=True)
     shares = importances(shown)
     tested, why = tested or {}, why or {}

@@ -19,9 +19,10 @@ from optuna.distributions import (
 
 from vqlab.config import Settings, Tree, dump, flatten, merge, nest, validate
 from vqlab.detectors import detector_class
+from vqlab.features import AUTO
 from vqlab.run import RunConfig, resolve
 from vqlab.sweep.available import choose_available
-from vqlab.sweep.space import Axis, Space
+from vqlab.sweep.space import BACKBONE, Axis, Space
 from vqlab.types import UserError
 
 _JUDGE = (
@@ -107,6 +108,8 @@ def plan(space: Space, tree: Tree) -> Plan:
     that a sweep must not choose.
     """
     config = resolve(tree)
+    if flatten(tree).get(BACKBONE) == AUTO:
+        tree = merge(tree, nest(BACKBONE, config.features.backbone))
     space, note = choose_available(space, config)
     sampled: dict[str, BaseDistribution] = {}
     scoring: dict[str, BaseDistribution] = {}

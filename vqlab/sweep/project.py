@@ -14,7 +14,6 @@ from vqlab.sweep.study import (
     ASKED,
     RETRY_OF,
     RUN_ID,
-    best_trial,
     reason_of,
     recipe_of,
     state_tags,
@@ -99,7 +98,7 @@ def tidy(objective: Objective, ended: list[FrozenTrial]) -> None:
     What is registered stays, and so does the state from which a retry will go on.
     """
     trials = objective.study.get_trials(deepcopy=False)
-    best = [best_trial(objective.study, recipe, trials) for recipe in objective.contest.plans]
+    best = [objective.rule.winner(recipe, trials) for recipe in objective.contest.plans]
     kept = {trial.user_attrs.get(RUN_ID) for trial in best if trial}
     category = "+".join(objective.splits.categories)
     kept |= {version.run_id for version in objective.tracker.registry.versions(category)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -28,6 +28,8 @@ class Shown:
 
     study: optuna.Study
     objectives: Sequence[str]
+    not_clearly_better: Container[int] = ()
+    """Numbers of the trials that do not replace their recipe's own trial."""
     raw: list[FrozenTrial] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,6 +78,7 @@ class Shown:
                 if math.isfinite(value)
             },
             eligible=DEAD not in trial.user_attrs
+            and trial.number not in self.not_clearly_better
             and all(value <= 0 for value in trial.constraints.values()),
         )
 

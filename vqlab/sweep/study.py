@@ -35,6 +35,10 @@ ASKED = "tested_on_request"
 """Attribute of a study: numbers of the trials that were to be scored on test besides the winner."""
 FINGERPRINT = "data_fingerprint"
 """Attribute of a study: which images it is about."""
+AS_RECIPE = "as_in_recipe"
+"""Attribute of a trial whose settings are all the recipe's own."""
+SAME_AS = "same_as"
+"""Attribute of a trial: the number of the trial that trained and scored exactly the same."""
 RECIPE = "recipe"
 """What a trial draws first where a study compares several recipes."""
 
@@ -142,21 +146,33 @@ def settled(study: optuna.Study, trials: list[FrozenTrial] | None = None) -> int
     return sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
 
 
+def candidates(trials: Sequence[FrozenTrial], recipe: str | None = None) -> list[FrozenTrial]:
+    """Return the complete trials that may win; those that violate a constraint or have a dead
+    codebook only if there is no other.
+
+    recipe: only the trials of this one.
+    """
+    done = [t for t in trials if t.state == TrialState.COMPLETE]
+    done = [t for t in done if recipe in (None, recipe_of(t))]
+    done = [t for t in done if BEYOND not in t.user_attrs] or done
+    return [t for t in done if DEAD not in t.user_attrs] or done
+
+
+def best_of(study: optuna.Study, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """Return the trial with the best value of the first objective, the earliest of equals."""
+    sign = -1 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else 1
+    return min(trials, key=lambda t: (sign * t.values[0], t.number), default=None)
+
+
 def best_trial(
     study: optuna.Study, recipe: str | None = None, trials: list[FrozenTrial] | None = None
 ) -> FrozenTrial | None:
-    """The complete trial of best value (of the first objective); those beyond a limit or with a
-    dead codebook only where no other is there.
+    """Return the best candidate by value alone; see `vqlab.sweep.winner` for the one that wins.
 
     recipe: among the trials of this one alone. trials: as read just now.
     """
     trials = study.get_trials(deepcopy=False) if trials is None else trials
-    done = [t for t in trials if t.state == TrialState.COMPLETE]
-    done = [t for t in done if recipe in (None, recipe_of(t))]
-    done = [t for t in done if BEYOND not in t.user_attrs] or done
-    done = [t for t in done if DEAD not in t.user_attrs] or done
-    sign = -1 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else 1
-    return min(done, key=lambda t: (sign * t.values[0], t.number), default=None)
+    return best_of(study, candidates(trials, recipe))
 
 
 def was_interrupted(trial: FrozenTrial) -> bool:
@@ -249,7 +265,8 @@ def retry(study: optuna.Study, trial: FrozenTrial) -> bool:
     if _attempts(trials, trial) >= _CHAIN:
         return False
     params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-    study.enqueue_trial(params, user_attrs={RETRY_OF: trial.number})
+    kept = {AS_RECIPE: True} if trial.user_attrs.get(AS_RECIPE) else {}
+    study.enqueue_trial(params, user_attrs={RETRY_OF: trial.number, **kept})
     return True
 
 

@@ -48,11 +48,13 @@ from vqlab.sweep.study import (
     RECIPE,
     RETRY_OF,
     RUN_ID,
+    SAME_AS,
     as_read,
     best_trial,
     refuse_other_images,
     state_tags,
 )
+from vqlab.sweep.winner import WinnerRule
 from vqlab.tracking import Run, Tracker
 from vqlab.types import UserError
 
@@ -88,9 +90,13 @@ class Objective:
     """By id, the runs of trials that this process is at or was at since it last tidied up."""
     agreed: set[int] = field(default_factory=set)
     """Numbers of the trials that ended and whose runs say so."""
+    rule: WinnerRule = field(init=False)
     _earlier: Earlier | None = None
     _other_splits: dict[str, Splits] = field(default_factory=dict)
     _noted: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.rule = WinnerRule(self.study, self.tracker, self.contest.objective)
 
     def __call__(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         """Train and judge; the objectives' values. Raises TrialPruned, and what training raises.
@@ -222,6 +228,7 @@ class Objective:
         for name in (VALIDATION, SCORING, THRESHOLDS, BEYOND, DEAD):
             if name in known.user_attrs:
                 trial.set_user_attr(name, known.user_attrs[name])
+        trial.set_user_attr(SAME_AS, known.user_attrs.get(SAME_AS, known.number))
         seconds = known.duration.total_seconds() if known.duration else 0.0
         tracked.set_tags(reused_tags(f"trial {known.number}", seconds))
         self._note_reused(trial, tracked)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.sweep import study as studies
@@ -12,21 +11,20 @@ from vqlab.sweep.events import EpochDone, OnEvent, TrialFinished, TrialStarted, 
 from vqlab.sweep.launch import Launcher
 from vqlab.sweep.project import row
 from vqlab.sweep.trial import PROGRESS
-from vqlab.tracking import Tracker
+from vqlab.sweep.winner import WinnerRule
 from vqlab.types import UserError
 
 _PAUSE = 0.5
 
 
-def watch(
-    study: optuna.Study, launcher: Launcher, tracker: Tracker, target: int, say: OnEvent
-) -> None:
+def watch(rule: WinnerRule, launcher: Launcher, target: int, say: OnEvent) -> None:
     """Tend the workers and tell what becomes of trials and workers, until all have ended.
 
     Raises UserError with what the workers complained of, where they ended before the target and
     no time limit was reached.
     """
-    told = _Told(study, tracker, target, say)
+    study = rule.study
+    told = _Told(rule, target, say)
     known = ""
     while True:
         alive = launcher.tend()
@@ -45,10 +43,10 @@ def watch(
 class _Told:
     """What was said of each trial already."""
 
-    def __init__(self, study: optuna.Study, tracker: Tracker, target: int, say: OnEvent) -> None:
-        self._study, self._tracker, self._target, self._say = study, tracker, target, say
+    def __init__(self, rule: WinnerRule, target: int, say: OnEvent) -> None:
+        self._rule, self._study, self._target, self._say = rule, rule.study, target, say
         self._states: dict[int, TrialState] = {
-            t.number: t.state for t in study.get_trials(deepcopy=False)
+            t.number: t.state for t in rule.study.get_trials(deepcopy=False)
         }
         self._epochs: dict[int, int] = {}
 
@@ -59,14 +57,14 @@ class _Told:
                 self._epochs[trial.number] = 0
                 run_id = str(trial.user_attrs[studies.RUN_ID])
                 params = {k: v for k, v in trial.params.items() if k != studies.RECIPE}
-                link, recipe = self._tracker.link(run_id), studies.recipe_of(trial)
+                link, recipe = self._rule.tracker.link(run_id), studies.recipe_of(trial)
                 self._say(TrialStarted(trial.number, params, link, 0, recipe))
             epoch, epochs = trial.user_attrs.get(PROGRESS, (0, 0))
             if begun and epoch > self._epochs[trial.number]:
                 self._epochs[trial.number] = epoch
                 self._say(EpochDone(trial.number, epoch, epochs, {}))
             if trial.state.is_finished() and self._states.get(trial.number) != trial.state:
-                best = studies.best_trial(self._study)
+                best = self._rule.winner()
                 done = studies.settled(self._study)
                 best_row = row(best) if best else None
                 self._say(TrialFinished(row(trial), best_row, done, self._target))

@@ -6,6 +6,7 @@ all they have in common.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.storages._heartbeat import HeartbeatThread
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.config import Tree, merge, nest
@@ -25,6 +27,7 @@ from vqlab.data import load_dataset
 from vqlab.sweep import study as studies
 from vqlab.sweep.contest import Contest, make_contest, make_spaces, named
 from vqlab.sweep.events import OnEvent, TrialFinished
+from vqlab.sweep.halving import next_recipe
 from vqlab.sweep.project import project, row, tidy_mine
 from vqlab.sweep.space import make_space
 from vqlab.sweep.storage import Turn, opened_storage, storage_address
@@ -182,7 +185,7 @@ def _at(
 def _ended(objective: Objective, trial: FrozenTrial, target: int) -> None:
     study = objective.study
     trials = study.get_trials(deepcopy=False)
-    best, done = studies.best_trial(study, None, trials), studies.settled(study, trials)
+    best, done = objective.rule.winner(None, trials), studies.settled(study, trials)
     project(objective, trial)
     tidy_mine(objective, trials, most=_UNTIDIED)
     objective.say(TrialFinished(row(trial), row(best) if best else None, done, target))
@@ -221,16 +224,23 @@ def _stop_if_hopeless(trials: list[FrozenTrial], target: int) -> None:
 
 
 def _queue_next(study: optuna.Study, contest: Contest, trials: list[FrozenTrial]) -> None:
-    """Recipes take turns, so that each is the best of as many trials; the first trial of each has
-    the recipe's own values."""
+    """Queue the next recipe's turn; the first trial of each recipe has the recipe's own values."""
     if any(trial.state == TrialState.WAITING for trial in trials):
         return
     repeated = {trial.user_attrs.get(studies.RETRY_OF) for trial in trials}
     turns = Counter(studies.recipe_of(t) for t in trials if t.number not in repeated)
-    recipe = min(contest.plans, key=lambda name: turns[name])
+
+    def loss(name: str) -> float:
+        best = studies.best_of(study, studies.candidates(trials, name))
+        sign = -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
+        return math.inf if best is None else sign * float(best.values[0])
+
+    recipe = next_recipe(list(contest.plans), turns, loss)
     fixed: dict[str, Any] = {studies.RECIPE: recipe} if recipe else {}
     if not turns[recipe]:
-        own = named(recipe, contest.plans[recipe].own_params())
-        study.enqueue_trial({**fixed, **own}, user_attrs={"as_in_recipe": True})
+        plan = contest.plans[recipe]
+        own = plan.own_params()
+        marks = {studies.AS_RECIPE: True} if own.keys() == plan.sampled.keys() else {}
+        study.enqueue_trial({**fixed, **named(recipe, own)}, user_attrs=marks)
     elif recipe:
         study.enqueue_trial(fixed)

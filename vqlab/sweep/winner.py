@@ -1,0 +1,142 @@
+"""Choose the winner of a study: the recipe's own trial unless another one is clearly better."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+
+from vqlab.evaluation import (
+    MEAN,
+    VALIDATION_EVIDENCE,
+    Measured,
+    load_evidence,
+    paired_differences,
+)
+from vqlab.metrics import Difference
+from vqlab.sweep.study import AS_RECIPE, RUN_ID, SAME_AS, best_of, candidates, recipe_of
+from vqlab.tracking import Tracker
+from vqlab.types import UserError
+
+
+@dataclass
+class WinnerRule:
+    """Rank the complete trials of one study.
+
+    The validation set is one small sample of images, and the best of many trials is partly the
+    luckiest. So a trial replaces the trial with the recipe's own settings only if the 95 % interval
+    of their difference in the objective, by the paired bootstrap over the validation images,
+    excludes 0 (Efron and Tibshirani 1993). Among the recipes of a study the highest objective wins.
+    Where an objective has no bootstrap distribution, or a run no evidence, the value decides.
+    """
+
+    study: optuna.Study
+    tracker: Tracker
+    objective: str
+    """`validation/…`."""
+    _evidence: dict[int, Mapping[str, Measured] | None] = field(default_factory=dict)
+    _differences: dict[tuple[int, int], Difference | None] = field(default_factory=dict)
+
+    def winner(
+        self, recipe: str | None = None, trials: Sequence[FrozenTrial] | None = None
+    ) -> FrozenTrial | None:
+        """Return the winning trial (of one recipe, or of all), None without a complete trial.
+
+        trials: all trials of the study where the caller has read them already.
+        """
+        trials = self._read(trials)
+        rejected = self.not_clearly_better(trials)
+        eligible = [t for t in candidates(trials, recipe) if t.number not in rejected]
+        return best_of(self.study, eligible)
+
+    def not_clearly_better(self, trials: Sequence[FrozenTrial] | None = None) -> set[int]:
+        """Return the numbers of the trials that do not replace their recipe's own trial."""
+        trials = self._read(trials)
+        rejected = set()
+        for trial in candidates(trials):
+            reference = self._reference(trial, trials)
+            if reference is None or reference.number == trial.number:
+                continue
+            difference = self._difference(reference, trial, trials)
+            if difference is not None and not self._clearly_better(difference):
+                rejected.add(trial.number)
+        return rejected
+
+    def reason(self, trials: Sequence[FrozenTrial] | None = None) -> str:
+        """Return a sentence on how the winner compares with its recipe's own trial."""
+        trials = self._read(trials)
+        winner = self.winner(None, trials)
+        if winner is None:
+            return ""
+        reference = self._reference(winner, trials)
+        if reference is None:
+            return f"Trial {winner.number} has the best {self.objective}."
+        if reference.number != winner.number:
+            return (
+                f"Trial {winner.number} is clearly better than trial {reference.number}, the "
+                f"recipe's own settings: {self._described(reference, winner, trials)}."
+            )
+        recipe = recipe_of(winner)
+        others = [t for t in candidates(trials, recipe) if t.number != winner.number]
+        best = best_of(self.study, others)
+        kept = f"Trial {winner.number} has the recipe's own settings"
+        if best is None:
+            return f"{kept}; no other trial of it is complete."
+        return (
+            f"{kept}, which stay because no other trial of it is clearly better: trial "
+            f"{best.number} differs by {self._described(winner, best, trials)}."
+        )
+
+    def _read(self, trials: Sequence[FrozenTrial] | None) -> Sequence[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False) if trials is None else trials
+
+    def _reference(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+        """The trial with the recipe's own settings, if it is among the candidates."""
+        own = candidates(trials, recipe_of(trial))
+        return next((each for each in own if each.user_attrs.get(AS_RECIPE)), None)
+
+    def _clearly_better(self, difference: Difference) -> bool:
+        if self.study.directions[0] == StudyDirection.MAXIMIZE:
+            return difference.interval.low > 0
+        return difference.interval.high < 0
+
+    def _described(
+        self, reference: FrozenTrial, trial: FrozenTrial, trials: Sequence[FrozenTrial]
+    ) -> str:
+        difference = self._difference(reference, trial, trials)
+        if difference is None:
+            return f"{trial.values[0] - reference.values[0]:+.4f} in {self.objective}"
+        low, high = difference.interval
+        interval = f"[{low:+.4f}, {high:+.4f}]"
+        return f"{difference.value:+.4f} in {self.objective}, 95 % interval {interval}"
+
+    def _difference(
+        self, reference: FrozenTrial, trial: FrozenTrial, trials: Sequence[FrozenTrial]
+    ) -> Difference | None:
+        """The trial's objective minus the reference's; None where it cannot be resampled."""
+        key = (reference.number, trial.number)
+        if key not in self._differences:
+            before, after = (self._measured(each, trials) for each in (reference, trial))
+            found = None
+            if before is not None and after is not None and before.keys() == after.keys():
+                *category, name = self.objective.split("/")[1:]
+                differences = paired_differences(before, after).differences
+                among = category[0] if category else MEAN if len(before) > 1 else next(iter(before))
+                found = differences.get(among, {}).get(name)
+            self._differences[key] = found
+        return self._differences[key]
+
+    def _measured(
+        self, trial: FrozenTrial, trials: Sequence[FrozenTrial]
+    ) -> Mapping[str, Measured] | None:
+        number = int(trial.user_attrs.get(SAME_AS, trial.number))
+        if number not in self._evidence:
+            try:
+                record = self.tracker.find(trials[number].user_attrs.get(RUN_ID, "none"))
+                self._evidence[number] = load_evidence(record.artifact(VALIDATION_EVIDENCE))
+            except UserError:
+                self._evidence[number] = None
+        return self._evidence[number]
