@@ -4,12 +4,13 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
 CLASS   ?= cable
-DETECTOR ?= vqvae
+DETECTOR ?=
 RECIPE  ?= $(DETECTOR)
 PRESET  ?= quick
 TRIALS  ?= 10
 WORKERS ?= 1
 DATA    ?=
+WEIGHTS ?=
 ARGS    ?=
 BENCH   ?= all
 RUN     ?=
@@ -18,6 +19,9 @@ STUDY   ?= validation
 TEST    :=
 comma   := ,
 
+ifneq ($(WEIGHTS),)
+export VQLAB_WEIGHTS := $(WEIGHTS)
+endif
 COMMON = --category $(CLASS) --preset $(PRESET) $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
@@ -28,8 +32,10 @@ help:  ## Print this help
 	@echo "vqlab: vector-quantised detectors of visual defects"; echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 	@echo
-	@echo "  Variables (now): CLASS=$(CLASS) DETECTOR=$(DETECTOR) PRESET=$(PRESET) (quick|full) TRIALS=$(TRIALS) WORKERS=$(WORKERS)"
-	@echo "                   DETECTOR=vqvae|vqflow|memory_bank; make sweep DETECTOR=all compares them"
+	@echo "  Variables (now): CLASS=$(CLASS) PRESET=$(PRESET) (quick|full) TRIALS=$(TRIALS) WORKERS=$(WORKERS)"
+	@echo "                   DETECTOR=vqvae|vqflow|memory_bank for one of them; make sweep compares all,"
+	@echo "                   make train trains vqvae, if DETECTOR is not given"
+	@echo "                   WEIGHTS=folder of state dicts (resnet18.pth ...) for use without the hub"
 	@echo "                   TEST=4,7: sweep scores these trials on test too, besides the best"
 	@echo "                   DATA=folder of MVTec AD, VisA or that layout; RUN=run to promote;"
 	@echo "                   IMAGES=files or folder to predict; ARGS=\"setting.path=value ...\""
@@ -45,12 +51,12 @@ $(READY): pyproject.toml
 
 setup: $(READY)  ## Make the environment (.venv) from pyproject.toml
 
-sweep: $(READY)  ## Search settings for CLASS, on validation only; score the best on test
-	@$(BIN)/vqlab sweep $(RECIPE) $(ARGS) $(COMMON) --trials $(TRIALS) --workers $(WORKERS) \
+sweep: $(READY)  ## Compare detectors and search settings for CLASS on validation; score the best on test
+	@$(BIN)/vqlab sweep $(or $(RECIPE),all) $(ARGS) $(COMMON) --trials $(TRIALS) --workers $(WORKERS) \
 	  $(addprefix --test ,$(subst $(comma), ,$(TEST)))
 
 train: $(READY)  ## Train one model for CLASS and score it on test
-	@$(BIN)/vqlab train $(RECIPE) $(ARGS) $(COMMON)
+	@$(BIN)/vqlab train $(or $(RECIPE),vqvae) $(ARGS) $(COMMON)
 
 evaluate: $(READY)  ## Score the champion of CLASS on test again
 	@$(BIN)/vqlab evaluate --category $(CLASS) $(if $(DATA),--data "$(DATA)")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @app.command(short_help="Search settings on validation; score the best on test.")
 def sweep(
-    recipe: Recipe = "vqvae",
+    recipe: Recipe = "all",
     overrides: Overrides = None,
     category: Category = None,
     data: Data = None,
@@ -63,12 +63,17 @@ def sweep(
 ) -> None:
     """Search settings with Optuna, on validation only; the winner is scored once on test.
 
-    `vqlab sweep all` compares several recipes in one study, in which they take turns; a setting for
-    one of them alone is written `vqflow.training.epochs=5`.
+    Without a recipe (or with `all`) several recipes are compared in one study: each gets two
+    trials, the first with its own settings, then the better half gets more (successive halving). A
+    setting of one of them alone is written `vqflow.training.epochs=5`. `vqlab sweep vqvae` searches
+    one recipe.
 
-    Running it again continues to TRIALS, then only prints the result. A changed space or changed
-    data is a new study. Several workers share this machine's cores; more of them, on any machine,
-    join by `vqlab worker STUDY` (docs/sweeps.md).
+    A trial replaces its recipe's own settings only if it is clearly better on validation: the 95 %
+    interval of the difference (paired bootstrap over the images) excludes 0.
+
+    Run it again to continue to TRIALS; after that it only prints the result. A changed space or
+    changed data is a new study. Several workers share this machine's cores; more of them, on any
+    machine, join with `vqlab worker STUDY` (docs/sweeps.md).
 
     `--test 4` scores trial 4 on test as well, for comparison: it decides nothing.
     """
@@ -167,6 +172,7 @@ def say_result(result: SweepResult) -> None:
         f"[bold]best run[/]: trial {best.number}{of}, {result.objective} {best.value:.4f}, run "
         f"{best.run_id}"
     )
+    out.print(result.reason)
     out.print(
         figures_table(
             "the best trial, beside the no-learning baseline",

@@ -1,0 +1,144 @@
+"""The winner of a study: the recipe's own trial unless another one is clearly better."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+
+from vqlab.evaluation import VALIDATION_EVIDENCE, Scored, Thresholds, evaluate, save_evidence
+from vqlab.sweep.study import AS_RECIPE, DEAD, RECIPE, RUN_ID, SAME_AS
+from vqlab.sweep.winner import WinnerRule
+from vqlab.tracking import Tracker
+from vqlab.types import Geometry, Sample
+
+SIDE, IMAGES = 16, 40
+OBJECTIVE = "validation/pixel_auroc"
+
+
+@pytest.fixture
+def tracker(tmp_path: Path) -> Tracker:
+    return Tracker.open(tmp_path / "mlruns")
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    return optuna.create_study(direction="maximize")
+
+
+def scored(signal: float, noise: float = 0.0) -> Scored:
+    """Half of the images have a defect that stands out by `signal`; `noise` is each image's own."""
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(IMAGES, SIDE, SIDE))
+    other = np.random.default_rng(1).normal(size=(IMAGES, 1, 1))
+    labels = np.arange(IMAGES) % 2
+    masks = np.zeros((IMAGES, SIDE, SIDE), bool)
+    masks[labels == 1, 2:8, 2:8] = True
+    maps = (base + (signal + noise * other) * masks).astype(np.float32)
+    samples = tuple(Sample(Path(f"{i}.png"), "toy", "hole", int(v)) for i, v in enumerate(labels))
+    geometry = (Geometry((SIDE, SIDE), (0, 0, SIDE, SIDE)),) * IMAGES
+    return Scored(list(maps), maps.max((1, 2)), labels, list(masks), samples, geometry)
+
+
+def add(
+    study: optuna.Study,
+    tracker: Tracker,
+    folder: Path,
+    images: Scored | None,
+    recipe: str = "",
+    **attributes: object,
+) -> float:
+    """Add a complete trial; without images, one whose run has no evidence."""
+    run = tracker.start(experiment="toy", name="trial", tags={}, params={})
+    value = 0.99
+    if images is not None:
+        report = evaluate(images, Thresholds(0.0, 0.0), keep_evidence=True)
+        value = report.mean["pixel_auroc"]
+        save_evidence(report, folder / "evidence.npz")
+        run.log_artifact(folder / "evidence.npz", str(Path(VALIDATION_EVIDENCE).parent))
+    params = {RECIPE: recipe} if recipe else {}
+    choice = optuna.distributions.CategoricalDistribution(["a", "b"])
+    study.add_trial(
+        optuna.create_trial(
+            value=value,
+            params=params,
+            distributions={name: choice for name in params},
+            user_attrs={RUN_ID: run.id, **attributes},
+        )
+    )
+    return value
+
+
+def winner(rule: WinnerRule, recipe: str | None = None) -> int | None:
+    trial = rule.winner(recipe)
+    return trial.number if trial else None
+
+
+def test_no_trial_no_winner(study: optuna.Study, tracker: Tracker) -> None:
+    rule = WinnerRule(study, tracker, OBJECTIVE)
+    assert rule.winner() is None and rule.reason() == ""
+
+
+def test_a_lucky_trial_does_not_replace_the_recipe(
+    study: optuna.Study, tracker: Tracker, tmp_path: Path
+) -> None:
+    own = add(study, tracker, tmp_path, scored(1.0), **{AS_RECIPE: True})
+    lucky = add(study, tracker, tmp_path, scored(1.05, noise=0.4))
+    assert lucky > own
+    rule = WinnerRule(study, tracker, OBJECTIVE)
+    assert winner(rule) == 0 and rule.not_clearly_better() == {1}
+    assert "stay because no other trial" in rule.reason() and f"{lucky - own:+.4f}" in rule.reason()
+
+
+def test_a_clearly_better_trial_replaces_the_recipe(
+    study: optuna.Study, tracker: Tracker, tmp_path: Path
+) -> None:
+    own = add(study, tracker, tmp_path, scored(1.0), **{AS_RECIPE: True})
+    better = add(study, tracker, tmp_path, scored(2.0))
+    rule = WinnerRule(study, tracker, OBJECTIVE)
+    assert winner(rule) == 1 and not rule.not_clearly_better()
+    assert "clearly better than trial 0" in rule.reason()
+    assert f"{better - own:+.4f}" in rule.reason()
+
+
+def test_less_is_better_where_the_study_minimises(tracker: Tracker, tmp_path: Path) -> None:
+    study = optuna.create_study(direction="minimize")
+    add(study, tracker, tmp_path, scored(2.0), **{AS_RECIPE: True})
+    add(study, tracker, tmp_path, scored(1.0))
+    assert winner(WinnerRule(study, tracker, OBJECTIVE)) == 1
+
+
+def test_the_best_recipe_wins_by_its_own_winner(
+    study: optuna.Study, tracker: Tracker, tmp_path: Path
+) -> None:
+    add(study, tracker, tmp_path, scored(1.0), "a", **{AS_RECIPE: True})
+    add(study, tracker, tmp_path, scored(1.02), "b", **{AS_RECIPE: True})
+    add(study, tracker, tmp_path, scored(1.05, noise=0.4), "a")
+    rule = WinnerRule(study, tracker, OBJECTIVE)
+    assert winner(rule) == 1 and winner(rule, "a") == 0 and winner(rule, "b") == 1
+
+
+def test_without_evidence_the_value_decides(
+    study: optuna.Study, tracker: Tracker, tmp_path: Path
+) -> None:
+    add(study, tracker, tmp_path, scored(1.0), **{AS_RECIPE: True})
+    add(study, tracker, tmp_path, None)
+    assert winner(WinnerRule(study, tracker, OBJECTIVE)) == 1
+
+
+def test_a_trial_that_trained_the_same_is_measured_by_the_first(
+    study: optuna.Study, tracker: Tracker, tmp_path: Path
+) -> None:
+    add(study, tracker, tmp_path, scored(1.0), **{AS_RECIPE: True})
+    add(study, tracker, tmp_path, None, **{SAME_AS: 0})
+    assert winner(WinnerRule(study, tracker, OBJECTIVE)) == 0
+
+
+def test_a_dead_codebook_in_the_recipe_gives_way(
+    study: optuna.Study, tracker: Tracker, tmp_path: Path
+) -> None:
+    add(study, tracker, tmp_path, scored(1.0), **{AS_RECIPE: True, DEAD: "dead"})
+    add(study, tracker, tmp_path, scored(0.9))
+    assert winner(WinnerRule(study, tracker, OBJECTIVE)) == 1
