@@ -26,8 +26,9 @@ FLOOR = 1e-4
 EDGES, CHROMA = (0.186, 0.133, 0.081), (0.06, 0.054, 0.038)
 BRIGHTNESS, DIFFERENCE = 0.117, 0.045
 """Spread of each kind of channel, from the coarsest octave of a level to its finest: standard
-deviation over places and images, root mean square over the built-in synthetic categories.
-Magnitudes and signs share one, so that they weigh as bright-on-dark beside dark-on-bright."""
+deviation over places and images, root mean square over the built-in synthetic categories (their
+version 1). Magnitudes and signs share one, so that they weigh as bright-on-dark beside
+dark-on-bright."""
 
 
 class FilterBank(nn.Module):

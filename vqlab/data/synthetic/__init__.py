@@ -27,7 +27,7 @@ from vqlab.data.synthetic.photograph import set_up
 from vqlab.data.synthetic.surface import Array, Surface
 from vqlab.types import UserError
 
-VERSION = 1
+VERSION = 2
 """Goes up whenever other pictures are drawn; sets of another version are drawn anew."""
 MARKER = "synthetic.json"
 """File in the root that says which version, seed and categories lie there."""
@@ -68,7 +68,7 @@ class Recipe:
 _RECIPES = {
     "cable": Recipe(cable.draw, cable_damage.damage, cable_damage.DEFECTS, 120, 24, 8),
     "fabric": Recipe(fabric.draw, fabric.damage, fabric.DEFECTS, 60, 15, 6),
-    "gear": Recipe(gear.draw, gear.damage, gear.DEFECTS, 60, 15, 6),
+    "gear": Recipe(gear.draw, gear.damage, gear.DEFECTS, 120, 24, 10, swing=0.3, noise=0.012),
     "wood": Recipe(wood.draw, wood.damage, wood.DEFECTS, 60, 15, 6),
 }
 CATEGORIES = tuple(_RECIPES)

@@ -1,4 +1,9 @@
-"""`gear`: a steel spur gear lying on a table, turned any way."""
+"""`gear`: a steel spur gear on a dark mat, turned any way.
+
+Teeth and holes are large enough to be seen in an image of 128 px and repeat every 90 degrees, so
+the training images show the gear at every angle. Every defect is larger than the marks that a
+flawless gear has.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +26,18 @@ from vqlab.data.synthetic.surface import (
     to_line,
 )
 
-TEETH = 22
-ROOT, TIP, BORE = 0.66, 0.80, 0.185
+TEETH, HOLES = 12, 4
+ROOT, TIP, BORE = 0.64, 0.83, 0.19
 """Radii of the tooth gaps, the tooth tips and the bore; the picture spans [-1, 1]."""
+HUB, RIM = 0.30, 0.56
+"""The raised hub ends and the raised rim begins at these radii; the holes lie between."""
+HOLE_AT, HOLE = 0.43, 0.085
+"""Distance of the holes from the centre, and their radius."""
 STEEL = np.array([0.56, 0.57, 0.60], np.float32)
-TABLE = np.array([0.50, 0.46, 0.41], np.float32)
-DIRT = np.array([[0.13, 0.10, 0.07], [0.42, 0.20, 0.08], [0.62, 0.60, 0.55]], np.float32)
-"""Grease, rust, dust."""
-TALL = 26.0
+MAT = np.array([0.20, 0.22, 0.25], np.float32)
+DIRT = np.array([[0.09, 0.07, 0.05], [0.42, 0.19, 0.07], [0.62, 0.55, 0.22]], np.float32)
+"""Grease, rust, brass swarf."""
+TALL = 20.0
 """Thickness of the gear, `UNIT`."""
 
 
@@ -50,7 +59,7 @@ class Gear:
     seed: int
     pose: Pose
     shades: tuple[float, float]
-    """Brightness of the steel and of the table."""
+    """Brightness of the steel and of the mat."""
     worn: tuple[float, ...]
     """How much of each tooth is left: 1 whole, 0 gone."""
     marks: tuple[Mark, ...] = ()
@@ -60,14 +69,14 @@ class Gear:
     def surface(self) -> Surface:
         """What the camera sees."""
         rng = np.random.default_rng(self.seed)
-        surface = Surface(TABLE * self.shades[1], -TALL, 0.02)
-        surface.albedo *= 1 + 0.05 * fractal(rng, 5, 4) + 0.05 * clouds(rng, 150)
+        surface = Surface(MAT * self.shades[1], -TALL, 0.02)
+        surface.albedo *= 1 + 0.02 * fractal(rng, 5, 2) + 0.02 * clouds(rng, 150)
         u, v = self.pose.grid()
         radius, angle = np.hypot(u, v), np.arctan2(v, u)
         grit = clouds(rng, 200)
         out = self._outline(radius, angle, u, v)
         rings = _lathe(radius, rng)
-        shade = self.shades[0] * (1 + 0.05 * fractal(rng, 4, 3) + 0.03 * rings + 0.02 * grit)
+        shade = self.shades[0] * (1 + 0.02 * fractal(rng, 4, 2) + 0.02 * rings + 0.01 * grit)
         surface.lay(
             around(out, 2 * PIXEL),
             STEEL[:, None, None] * shade,
@@ -85,25 +94,24 @@ class Gear:
         turns = (angle / (2 * math.pi)) % 1.0 * TEETH
         tooth = np.array(self.worn, np.float32)[np.minimum(turns.astype(np.int32), TEETH - 1)]
         aside = np.abs(turns % 1.0 - 0.5)  # 0 in the middle of a tooth, 0.5 between two
-        flank = np.clip((0.34 - aside) / 0.17, 0, 1)
+        flank = np.clip((0.33 - aside) / 0.13, 0, 1)
         flank = flank * flank * (3 - 2 * flank)
         out = (radius - ROOT - (TIP - ROOT) * flank * tooth) * 0.75
         keyway = np.maximum(np.abs(u) - 0.05, np.abs(v + BORE) - 0.075)
         bore = np.minimum(radius - BORE, keyway)
-        for hole in range(5):
-            x, y = polar(2 * math.pi * hole / 5 + 0.31, 0.42).tolist()
-            bore = np.minimum(bore, np.hypot(u - x, v - y) - 0.085)
+        for x, y in _holes().tolist():
+            bore = np.minimum(bore, np.hypot(u - x, v - y) - HOLE)
         return np.maximum(out, -bore)
 
     def _relief(
         self, out: Array, radius: Array, rings: Array, grit: Array, brushed: Array
     ) -> Array:
         """Height (S, S): raised hub and rim, a turned face between them, chamfered edges."""
-        hub = np.clip((0.285 - radius) / 0.02, 0, 1)
-        rim = np.clip((radius - 0.555) / 0.02, 0, 1)
+        hub = np.clip((HUB - radius) / 0.02, 0, 1)
+        rim = np.clip((radius - RIM) / 0.02, 0, 1)
         chamfer = 3 * (1 - np.exp(np.minimum(out, 0) / 0.012))
         face = np.maximum(hub, rim)
-        marks = 0.18 * rings * (1 - face) + 0.22 * brushed * face + 0.12 * grit
+        marks = 0.06 * rings * (1 - face) + 0.05 * brushed * face + 0.04 * grit
         return np.asarray(7 * face + chamfer + marks)
 
     def _press(self, surface: Surface, u: Array, v: Array, mark: Mark) -> None:
@@ -128,16 +136,21 @@ class Gear:
         rng: np.random.Generator,
     ) -> None:
         x, y = centre.tolist()
-        edge = np.hypot(u - x, v - y) - size * (1 + 0.30 * fractal(rng, 9, 3))
+        edge = np.hypot(u - x, v - y) - size * (1 + 0.22 * fractal(rng, 9, 3))
         cover = around(edge, 0.35 * size) * np.clip(0.85 + 0.25 * clouds(rng, 60), 0, 1)
         tones = DIRT[kind][:, None, None] * (1 + 0.15 * clouds(rng, 90))
         surface.lay(cover, tones, surface.height + 1.5 + clouds(rng, 90), 0.3 if kind == 0 else 0.0)
 
 
+def _holes() -> Array:
+    """(HOLES, 2) centres of the holes, in the gear's frame."""
+    return np.array([polar(2 * math.pi * (i + 0.5) / HOLES, HOLE_AT) for i in range(HOLES)])
+
+
 def _lathe(radius: Array, rng: np.random.Generator) -> Array:
     """Fine concentric turning marks (S, S), deviation about 1."""
     profile = rng.standard_normal(260).astype(np.float32)
-    place = np.minimum(radius * 180, 258)
+    place = np.minimum(radius * 90, 258)
     low = place.astype(np.int32)
     share = place - low.astype(np.float32)
     return np.asarray(profile[low] * (1 - share) + profile[low + 1] * share)
@@ -149,10 +162,10 @@ def draw(rng: np.random.Generator) -> Gear:
         seed=int(rng.integers(2**31)),
         pose=Pose(
             turn=float(rng.uniform(0, 2 * math.pi)),
-            shift=(float(rng.normal(0, 0.03)), float(rng.normal(0, 0.03))),
-            size=float(rng.uniform(0.94, 1.04)),
+            shift=(float(rng.normal(0, 0.02)), float(rng.normal(0, 0.02))),
+            size=float(rng.uniform(0.97, 1.03)),
         ),
-        shades=(float(np.exp(rng.normal(0, 0.08))), float(np.exp(rng.normal(0, 0.08)))),
+        shades=(float(np.exp(rng.normal(0, 0.05))), float(np.exp(rng.normal(0, 0.08)))),
         worn=(1.0,) * TEETH,
     )
 
@@ -163,43 +176,61 @@ def damage(gear: Gear, defect: str, rng: np.random.Generator) -> Gear:
 
 
 def _break_tooth(gear: Gear, rng: np.random.Generator) -> Gear:
-    first, count = int(rng.integers(TEETH)), int(rng.choice([1, 1, 2, 3]))
+    first, count = int(rng.integers(TEETH)), int(rng.choice([1, 1, 2]))
     worn = list(gear.worn)
     for tooth in range(first, first + count):
-        worn[tooth % TEETH] = float(rng.choice([0.0, 0.2, 0.45]))
+        worn[tooth % TEETH] = float(rng.uniform(0.0, 0.4))
     return replace(gear, worn=tuple(worn))
 
 
+def _clear(points: Array) -> bool:
+    """True where every one of `points` (n, 2) lies on the face, clear of bore, holes and gaps."""
+    radius = np.hypot(points[:, 0], points[:, 1])
+    to_holes = np.linalg.norm(points[:, None] - _holes(), axis=2)
+    inside = (radius > BORE + 0.07) & (radius < ROOT - 0.02)
+    return bool((inside & (to_holes.min(1) > HOLE + 0.05)).all())
+
+
 def _on_face(rng: np.random.Generator) -> Array:
-    """A point (2,) on the steel, clear of the holes."""
-    return polar(rng.uniform(0, 2 * math.pi), float(rng.choice([rng.uniform(0.54, 0.64), 0.24])))
+    """A point (2,) that is `_clear`."""
+    while True:
+        spot = polar(rng.uniform(0, 2 * math.pi), rng.uniform(BORE, ROOT))
+        if _clear(spot[None]):
+            return spot
+
+
+def _line(rng: np.random.Generator) -> Array:
+    """A slightly bent line (n, 2) that is `_clear`, at least a sixth of the gear's width long."""
+    while True:
+        heading = rng.uniform(0, 2 * math.pi)
+        points = [_on_face(rng)]
+        for _ in range(int(rng.integers(5, 9))):
+            points.append(points[-1] + polar(heading, 0.06))
+            heading += rng.normal(0, 0.12)
+        if _clear(np.array(points)):
+            return np.array(points)
 
 
 def _scratch(gear: Gear, rng: np.random.Generator) -> Gear:
-    heading = rng.uniform(0, 2 * math.pi)
-    points = [polar(rng.uniform(0, 2 * math.pi), rng.uniform(0.3, 0.6))]
-    for _ in range(int(rng.integers(4, 9))):
-        points.append(points[-1] + polar(heading, 0.06))
-        heading += rng.normal(0, 0.2)
     mark = Mark(
-        points=np.array(points),
-        width=float(rng.uniform(0.007, 0.013)),
-        depth=float(rng.uniform(2.5, 6)),
-        bright=float(rng.choice([0.6, 1.5])),
+        points=_line(rng),
+        width=float(rng.uniform(0.012, 0.020)),
+        depth=float(rng.uniform(3, 7)),
+        bright=float(rng.choice([0.35, 1.7])),
     )
     return replace(gear, marks=(*gear.marks, mark))
 
 
 def _dent(gear: Gear, rng: np.random.Generator) -> Gear:
     marks = list(gear.marks)
-    for _ in range(int(rng.integers(1, 4))):
+    for _ in range(int(rng.integers(1, 3))):
         spot = _on_face(rng)
         marks.append(
             Mark(
-                points=np.stack([spot, spot + rng.normal(0, 0.015, 2)]),
-                width=float(rng.uniform(0.025, 0.045)),
-                depth=float(rng.uniform(6, 13)),
-                bright=float(rng.uniform(0.75, 0.95)),
+                points=np.stack([spot, spot + rng.normal(0, 0.02, 2)]),
+                width=float(rng.uniform(0.04, 0.07)),
+                depth=float(rng.uniform(10, 18)),
+                bright=float(rng.uniform(0.65, 0.85)),
             )
         )
     return replace(gear, marks=tuple(marks))
@@ -208,7 +239,7 @@ def _dent(gear: Gear, rng: np.random.Generator) -> Gear:
 def _soil(gear: Gear, rng: np.random.Generator) -> Gear:
     kind = int(rng.integers(len(DIRT)))
     spots = tuple(
-        (_on_face(rng), float(rng.uniform(0.035, 0.11)), kind) for _ in range(rng.integers(1, 4))
+        (_on_face(rng), float(rng.uniform(0.075, 0.12)), kind) for _ in range(rng.integers(1, 3))
     )
     return replace(gear, dirt=spots)
 
