@@ -13,6 +13,8 @@ from rich.text import Text
 
 Cell = str | Text
 """A str is shown as it is, without markup."""
+PROTECTED = "\u00a0"
+"""A space at which no line is broken."""
 _LEAST = 10
 """Width that each text has at least, before a table is split in two."""
 _ENOUGH = 16
@@ -131,13 +133,18 @@ def _drawn(part: FittedTable, width: int, title: str, caption: str) -> Table:
         title=title or None, title_justify="left", caption=caption or None, caption_justify="left"
     )
     for column, size in zip(part.columns, widths, strict=True):
-        header = Text(_broken(column.header, size))
+        header = _text(column.header, size)
         table.add_column(header, justify="left" if column.text else "right", min_width=size)
     for row in part.rows:
         pairs = zip(row.cells, widths, strict=False)
-        cells = [Text(_broken(c, w)) if isinstance(c, str) else c for c, w in pairs]
+        cells = [_text(c, w) if isinstance(c, str) else c for c, w in pairs]
         table.add_row(*cells, style=row.style or None, end_section=row.last)
     return table
+
+
+def _text(text: str, width: int) -> Text:
+    """A text as it is printed: broken first, then with plain spaces for protected ones."""
+    return Text(_broken(text, width).replace(PROTECTED, " "))
 
 
 def _shared(columns: Sequence[Column], narrow: Sequence[int], width: int) -> list[int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from vqlab.cli.fitted import Cell, Column, FittedTable, Row, Widest
+from vqlab.cli.fitted import PROTECTED, Cell, Column, FittedTable, Row, Widest
 
 if TYPE_CHECKING:
     from vqlab.compare import Comparison
@@ -33,9 +33,9 @@ AUDITED = (
     "metrics may flatter (vqlab data audit): judge by pixel metrics."
 )
 """Footnote of the category of a run whose data audit warns."""
-_INDENT = "\u00a0\u00a0"
-"""Before the name of a category under its heading; a line is not broken here."""
-_MARK = "\u00a0⚠"
+_INDENT = 2 * PROTECTED
+"""Before the name of a category under its heading."""
+_MARK = PROTECTED + "⚠"
 Metrics = Mapping[str, float]
 
 
