@@ -185,6 +185,7 @@ def test_predictions_fit(width: int) -> None:
     lines = lines_of(tables.prediction_table(rows, model), width)
     holds(lines, width, ["cable: 1 of 2 images rejected", *paths, "held-out normal images"])
     first, second = (line for line in lines if "5.123" in line)
+    assert any("calibrated" in line for line in lines) == (width == 200)
     assert "reject" in first and "10.0%" in first and " pass " in second and "%" not in second
 
 

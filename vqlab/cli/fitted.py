@@ -17,11 +17,9 @@ PROTECTED = "\u00a0"
 """A space at which no line is broken."""
 _LEAST = 10
 """Width that each text has at least, before a table is split in two."""
-_ENOUGH = 16
-"""Width of a text that counts as fitting, however long it is."""
 _WORD = 11
 """Words of a header are broken where they are longer."""
-_BREAKS = re.compile(r"(?<=[_/,+=·:])(?=[^\d])|(?<=[-.])(?=[A-Za-z])")
+_BREAKS = re.compile(r"(?<=/)|(?<=[_,+=·:])(?=\D)|(?<=-)(?=[A-Za-z])")
 """Where a word that is too long is broken: not within a number."""
 
 
@@ -55,11 +53,13 @@ class FittedTable:
     columns: Sequence[Column]
     rows: Sequence[Row]
     caption: str = ""
+    enough: int = 16
+    """Width of a text that counts as fitting, however long it is."""
 
     def fits(self, width: int) -> bool:
         """Whether all figures fit beside texts of enough width, headers broken at spaces."""
         pairs = zip(self._narrow(), self.columns, strict=True)
-        sizes = [min(size, _ENOUGH) if column.text else size for size, column in pairs]
+        sizes = [min(size, self.enough) if column.text else size for size, column in pairs]
         return _total(sizes) <= width
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

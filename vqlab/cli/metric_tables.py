@@ -157,6 +157,7 @@ def _with_intervals(report: Report) -> dict[str, float]:
 
 def _metrics_table(title: str, entries: Sequence[_Entry], thresholds: Thresholds | None) -> Widest:
     """The wider the terminal, the more metrics, with their intervals beside, below, or not."""
+    sampled = any(key.endswith("_low") for entry in entries for key in entry.metrics or ())
     captions = [] if thresholds is None else [thresholds_text(thresholds)]
     captions += [AUDITED] if any("⚠" in entry.name for entry in entries) else []
     forms = []
@@ -171,7 +172,8 @@ def _metrics_table(title: str, entries: Sequence[_Entry], thresholds: Thresholds
             cells = [promised if key == "false_reject_rate" else "" for key in shown]
             rows.append(Row(["promised", *cells], "dim"))
         columns = [Column("", text=True), *(Column(HEADLINES[key]) for key in shown)]
-        forms.append(FittedTable(title, columns, rows, "\n".join(captions)))
+        legend = ["a–b: 95 % interval"] if sampled and between is not None else []
+        forms.append(FittedTable(title, columns, rows, "\n".join([*legend, *captions])))
     return Widest(forms)
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def say_notes(notes: Sequence[str]) -> None:
     """What is to be known of the figures above: what is undefined, not promised, or may flatter."""
     for note in notes:
-        out.print(f"note: {note}")
+        out.print(f"note: {note}", soft_wrap=not out.is_terminal)
 
 
 def _explain(table: Table, warned: bool) -> None:

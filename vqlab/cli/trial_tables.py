@@ -37,8 +37,9 @@ def trials_table(result: SweepResult) -> FittedTable:
 
 def tested_table(result: SweepResult) -> Widest:
     """Validation against test, of every trial that was scored on test, and for what it was."""
-    objective = result.objective.partition("/")[2]
-    names = list(dict.fromkeys((objective, "image_auroc", "pixel_auroc", "aupro")))
+    names = list(
+        dict.fromkeys((result.objective.partition("/")[2], "image_auroc", "pixel_auroc", "aupro"))
+    )
     columns = [Column("trial", text=True), Column("for", text=True), Column("run")]
     columns += [Column(HEADLINES.get(name, name.replace("_", " "))) for name in names]
     title = "validation → test, of the trials scored on test"
@@ -79,4 +80,5 @@ def recipes_table(result: SweepResult) -> FittedTable:
 
 
 def _objective(result: SweepResult) -> str:
-    return result.objective.partition("/")[2].replace("_", " ")
+    name = result.objective.partition("/")[2]
+    return HEADLINES.get(name, name.replace("_", " "))
