@@ -75,8 +75,11 @@ def test_train_then_predict_in_a_fresh_process(recipe: Path, tmp_path: Path, sma
     assert "vqvae-cable" in board and "mean_image (no learning)" in board
     images = Path(small["data"]["root"]) / "cable/test/good"
     predicted = vqlab("predict", images, "--model", "vqvae-cable", cwd=tmp_path)
-    assert "good" in predicted.stdout
+    verdicts = {"pass", "reject"}
+    assert any(word in predicted.stdout for word in verdicts)
+    assert "held-out normal images" in predicted.stdout and "held-out" in done.stdout
     table = (tmp_path / "results/predictions/scores.csv").read_text().splitlines()
+    assert {line.split(",")[4] for line in table[1:]} <= verdicts
     assert len(table) == 1 + len(list(images.iterdir()))
     of_run = {
         line.split(",")[1]: line.split(",")[4]

@@ -80,7 +80,8 @@ def test_the_checkpoint_scores_as_the_run_did(outcome: Outcome) -> None:
     for row in rows[:: max(1, len(rows) // 5)]:
         prediction = model.score(root / row["file"])
         assert repr(prediction.score) == row["score"]
-        assert ("defect" if prediction.defect else "normal") == row["verdict"]
+        assert prediction.verdict == row["verdict"]
+        assert prediction.mask.any() == (row["verdict"] == "reject")
         assert prediction.anomaly_map.shape == prediction.image.shape[:2]
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from scipy.stats import betabinom
 from sklearn.metrics import f1_score, precision_recall_curve
 
-from vqlab.cli.tables import report_table
+from vqlab.cli.tables import report_table, thresholds_text
 from vqlab.config import merge, validate
 from vqlab.data import load_dataset
 from vqlab.evaluation import (
@@ -211,7 +211,29 @@ def test_categories_whose_scores_lie_alike_are_seldom_told_apart() -> None:
 def test_too_few_normals_promise_less() -> None:
     chosen = choose_thresholds(made([3.0, 9.0, 4.0], [0, 0, 0]), settings())
     assert chosen.image == 9.0 and chosen.promised == 0.25
-    assert "from 19 on" in chosen.notes[0]
+    (note,) = chosen.notes
+    assert "highest score of only 3 held-out normal images" in note
+    assert "1 / (3 + 1) = 0.25 (at most 0.63 with 95 % confidence)" in note
+    assert "19 images would be needed for 0.05" in note
+
+
+def test_a_threshold_that_is_the_highest_score_says_what_it_can_promise() -> None:
+    (note,) = choose_thresholds(made(range(19), [0] * 19), settings()).notes
+    assert "only 19 held-out" in note and "mean over such sets" in note
+    assert "at most 0.15 with 95 % confidence" in note and "From 39 images on" in note
+    assert choose_thresholds(made(range(38), [0] * 38), settings()).notes
+    assert choose_thresholds(made(range(39), [0] * 39), settings()).notes == ()
+    quantile = settings(method="quantile")
+    assert "only 10" in choose_thresholds(made(range(10), [0] * 10), quantile).notes[0]
+    assert choose_thresholds(made(range(21), [0] * 21), quantile).notes == ()
+
+
+def test_the_confidence_of_the_highest_score_holds() -> None:
+    """Of uniform scores the share above a threshold t is 1 − t."""
+    highest = np.random.default_rng(0).random((4000, 19)).max(axis=1)
+    share = float(np.mean(1 - highest <= 1 - 0.05 ** (1 / 19)))
+    assert share == pytest.approx(0.95, abs=4 * math.sqrt(0.05 * 0.95 / 4000))
+    assert 1 - 0.05 ** (1 / 19) == pytest.approx(0.15, abs=0.005)
 
 
 def test_the_summary_of_calibration_scores() -> None:
@@ -276,8 +298,18 @@ def printed(table: Any) -> str:
 def test_the_table_shows_promised_and_realised() -> None:
     report = Report({"toy": {"false_reject_rate": 0.036}}, {"false_reject_rate": 0.036})
     assert "promised" not in printed(report_table("run", [("test", report)]))
-    shown = printed(report_table("run", [("test", report)], 0.05))
-    assert "false rejects" in shown and "0.036" in shown and "(promised ≤ 0.050)" in shown
+    chosen = choose_thresholds(made(range(1, 41), [0] * 40), settings(false_reject_rate=0.1))
+    lines = printed(report_table("run", [("test", report)], chosen)).splitlines()
+    assert "false rejects" in lines[2] and "0.036" in lines[4]
+    assert lines[5].split()[1:4:2] == ["promised", "≤"] and "0.100" in lines[5]
+    said = " ".join(" ".join(lines[7:]).split())
+    assert "(conformal, from 40 held-out normal images)" in said
+    assert "where its score exceeds 37;" in said and "pixels above 40 are marked" in said
+    assert "a mean false-reject rate of at most 0.1." in said
+    f1max = choose_thresholds(made([1.0, 2.0], [0, 1]), settings(method="f1max"))
+    assert "≤" not in printed(report_table("run", [("test", report)], f1max))
+    old = thresholds_text(Thresholds(1.5, -2.0))
+    assert old.startswith("thresholds: an image is") and "no false-reject rate is promised" in old
 
 
 @pytest.fixture(scope="module")
@@ -308,7 +340,9 @@ def test_predictions_show_the_calibrated_score(outcome: Outcome, tmp_path: Path)
     for row, told in zip(rows, table, strict=True):
         seen = row.prediction
         assert float(told["calibrated"]) == seen.calibrated
-        assert (seen.calibrated > 0.5) == seen.defect
+        assert (seen.calibrated > 0.5) == seen.defect == (seen.verdict == "reject")
+        assert seen.mask.any() == seen.defect
+        assert told["verdict"] == seen.verdict
         assert float(told["score"]) == seen.score
     assert outcome.pictures is not None
     assert {"worst.png", "score_by_defect.png"} <= {p.name for p in outcome.pictures.iterdir()}

@@ -20,7 +20,15 @@ from vqlab.checkpoint import load_checkpoint, save_checkpoint, split_state
 from vqlab.config import validate
 from vqlab.data import DataSettings, ImageSet, read_image, to_network, to_original
 from vqlab.detectors import Detector, detector_class
-from vqlab.evaluation import Progress, Scored, Thresholds, score_images
+from vqlab.evaluation import (
+    REJECT,
+    Progress,
+    Scored,
+    Thresholds,
+    Verdict,
+    predicted_mask,
+    score_images,
+)
 from vqlab.features import Backbone, FeatureSettings
 from vqlab.plots import inside, panel_row
 from vqlab.types import InputSpec, Pyramid, Scores, UserError
@@ -43,18 +51,24 @@ class Prediction:
     """Image score; higher is more anomalous."""
     calibrated: float
     """The score for display: rises with it, in [0, 1], 0.5 at the model's image threshold."""
-    defect: bool
-    """The verdict: score > the model's image threshold."""
+    verdict: Verdict
+    """`reject` where the score exceeds the model's image threshold, else `pass`."""
     anomaly_map: Array
     """(H, W) float32."""
     mask: Array
-    """(H, W) bool: anomaly map > the model's pixel threshold."""
+    """(H, W) bool: where a rejected image exceeds the model's pixel threshold (its peak where no
+    pixel does); empty where the image passed."""
     image: Array
     """(H, W, 3) uint8, as read."""
     panels: dict[str, Array]
     """What the detector offers to look at: pictures (H, W, 3) uint8, e.g. `reconstruction`, and
     maps of codes (h, w), integers, that fill the image."""
     model: Model = field(repr=False)
+
+    @property
+    def defect(self) -> bool:
+        """Whether the verdict is `reject`."""
+        return self.verdict == REJECT
 
     def _repr_png_(self) -> bytes:
         """What a notebook shows: the row of panels."""
@@ -132,6 +146,7 @@ class Model:
         scores = self.detector.score(pyramid)
         own = to_original(scores.anomaly_map[0].float().cpu().numpy(), geometry)
         value = float(scores.image_score[0])
+        verdict = self.thresholds.verdict(value)
         panels = {}
         for name, panel in self.detector.panels(pyramid).items():
             if panel.ndim == 4:
@@ -141,9 +156,9 @@ class Model:
         return Prediction(
             score=value,
             calibrated=self.thresholds.calibrated(value),
-            defect=value > self.thresholds.image,
+            verdict=verdict,
             anomaly_map=own,
-            mask=own > self.thresholds.pixel,
+            mask=predicted_mask(own, self.thresholds.pixel, verdict),
             image=pixels,
             panels=panels,
             model=self,

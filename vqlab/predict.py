@@ -92,10 +92,9 @@ def predict_files(
             writer = csv.writer(file)
             writer.writerow(["file", "score", "threshold", "calibrated", "verdict", "picture"])
             for row, name in zip(rows, names, strict=True):
-                verdict = "defect" if row.prediction.defect else "good"
                 seen = row.prediction
                 numbers = map(repr, (seen.score, model.thresholds.image, seen.calibrated))
-                writer.writerow([row.path, *numbers, verdict, name])
+                writer.writerow([row.path, *numbers, seen.verdict, name])
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -113,12 +113,13 @@ def test_score_table(tmp_path):
     (folder,) = write(tmp_path / "results", images)
     with (folder / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
-    keys = ["index", "file", "defect", "label", "score", "calibrated", "verdict", "correct"]
-    assert list(rows[0]) == keys
+    keys = ["index", "file", "defect", "label", "score", "threshold", "calibrated", "verdict"]
+    assert list(rows[0]) == [*keys, "correct"]
     assert [r["index"] for r in rows] == ["0", "1", "2", "3"]
     assert rows[0]["file"] == "nut/test/hole/0.png"
-    assert [r["label"] for r in rows] == ["1", "1", "0", "0"]
-    assert [r["verdict"] for r in rows] == ["defect", "normal", "normal", "normal"]
+    assert [r["label"] for r in rows] == ["anomalous", "anomalous", "normal", "normal"]
+    assert [r["verdict"] for r in rows] == ["reject", "pass", "pass", "pass"]
+    assert {r["threshold"] for r in rows} == {"0.5"}
     assert [r["correct"] for r in rows] == ["yes", "no", "yes", "yes"]
     assert float(rows[0]["score"]) == 1.0
     assert [float(r["calibrated"]) > 0.5 for r in rows] == [True, False, False, False]

@@ -13,8 +13,8 @@ from vqlab.plots import (
     draw_row,
     panel_row,
 )
-from vqlab.plots.row import SIDE
-from vqlab.plots.style import AMBER, ANOMALY, GREEN, RED, TRUTH, apart, edge, lookup, percent
+from vqlab.plots.row import SIDE, panels_of
+from vqlab.plots.style import AMBER, ANOMALY, BELOW, GREEN, RED, TRUTH, apart, edge, lookup, percent
 
 LEFT, STEP, TOP = 18, SIDE + 12, 90
 """Where the first panel begins, how far it is to the next, and the panels' upper edge."""
@@ -71,25 +71,62 @@ def test_the_row_shows_six_panels_in_order():
 @pytest.mark.parametrize(
     "defect, score, words, colour",
     [
-        (True, 2.0, "DEFECT FOUND", GREEN),
-        (True, 1.0, "ESCAPE", RED),
-        (False, 2.0, "FALSE REJECT", AMBER),
-        (False, 0.5, "CORRECTLY PASSED", GREEN),
-        (None, 2.0, "DEFECT", RED),
-        (None, 0.5, "NORMAL", GREEN),
+        (True, 2.0, "REJECT · correct", GREEN),
+        (True, 1.0, "PASS · missed", RED),
+        (False, 2.0, "REJECT · false alarm", AMBER),
+        (False, 0.5, "PASS · correct", GREEN),
+        (None, 2.0, "REJECT", RED),
+        (None, 0.5, "PASS", GREEN),
     ],
 )
 def test_the_verdict_is_told_in_words_and_colour(defect, score, words, colour):
     shown = row(defect=defect, score=score)
-    assert shown.verdict == (words, colour)
+    assert shown.badge == (words, colour)
+    assert shown.verdict == words.partition(" ")[0].lower()
     header = colours_of(draw_row(shown))
     assert colour in header
     assert not {GREEN, AMBER, RED} - {colour} & header
 
 
+def reddish(picture):
+    """Where a pixel of the overlay, otherwise grey, is tinted red."""
+    overlay = panel(picture, 5)
+    return (overlay[..., 0] > 1.5 * overlay[..., 1]) & (overlay[..., 0] > 1.5 * overlay[..., 2])
+
+
+def test_a_passed_image_has_no_predicted_mask():
+    """What exceeds the pixel threshold in it is drawn in other colours, and named."""
+    passed = row(score=1.0)
+    picture = draw_row(passed)
+    assert not reddish(picture).any() and reddish(draw_row(row())).any()
+    predicted, overlay = panel(picture, 4), panel(picture, 5)
+    assert predicted.max() < 128 and predicted[96, 96].max() > 60 > predicted[10, 10].max()
+    assert BELOW in {tuple(c) for c in overlay.reshape(-1, 3).tolist()}
+    captions = {title: caption for title, caption, _ in panels_of(passed)}
+    assert captions["predicted mask"] == "passed · grey: above pixel threshold"
+    assert captions["overlay"] == "amber: not rejected · cyan: truth"
+    quiet = row(score=1.0, anomaly_map=np.zeros((64, 64), np.float32))
+    captions = {title: caption for title, caption, _ in panels_of(quiet)}
+    assert captions["predicted mask"] == "passed: no pixel above threshold"
+    assert captions["overlay"] == "cyan: truth"
+
+
+@pytest.mark.parametrize("side", [64, 1024])
+def test_a_rejected_image_always_has_a_predicted_mask(side):
+    """Its peak, where no pixel exceeds the pixel threshold."""
+    values = np.full((side, side), 0.2, np.float32)
+    values[side // 2, side // 4] = 0.9
+    shown = row(anomaly_map=values)
+    captions = {title: caption for title, caption, _ in panels_of(shown)}
+    assert captions["predicted mask"] == "none above threshold: peak marked"
+    picture = draw_row(shown)
+    assert reddish(picture)[128, 64] and panel(picture, 4)[128, 64].min() > 200
+    assert reddish(picture).mean() < 0.01
+
+
 def test_the_header_tells_the_calibrated_score() -> None:
-    assert row().told == "score 2  >  threshold 1"
-    assert row(calibrated=0.98765).told == "score 2  >  threshold 1  ·  calibrated 0.988"
+    assert row().told == "score 2  >  image threshold 1"
+    assert row(calibrated=0.98765).told == "score 2  >  image threshold 1  ·  calibrated 0.988"
     plain, told = draw_row(row()), draw_row(row(calibrated=0.5))
     assert (plain[:60] != told[:60]).any() and (plain[62:] == told[62:]).all()
 

@@ -68,7 +68,7 @@ def evaluate(
     loaded = _load(model, category, mlruns)
     with counting() as on_progress:
         report, pictures = evaluate_model(loaded, data, Tracker.open(mlruns), results, on_progress)
-    out.print(report_table("test", [("test", report)], loaded.thresholds.promised))
+    out.print(report_table("test", [("test", report)], loaded.thresholds))
     say_notes(report.notes)
     out.print(f"pictures: {pictures}")
 

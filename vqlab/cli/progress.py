@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from vqlab.run import OnEpoch, OnProgress
     from vqlab.sweep import Event, OnEvent, TrialFinished
 
-out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 140)
-"""Where everything is printed; 140 columns in a log file."""
+_FITTED = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+out = Console(soft_wrap=True, highlight=False, width=None if _FITTED else 140)
+"""Where everything is printed; in a log file `COLUMNS` wide, 140 where that is not set."""
 
 WATCHED = {
     "train/loss": "loss",

@@ -182,6 +182,7 @@ def say_result(result: SweepResult) -> None:
                 "test, mean_image": (result.baseline, "test_mean_image"),
             },
             warned=bool(result.warned),
+            thresholds=result.thresholds,
         )
     )
     say_notes(result.notes)

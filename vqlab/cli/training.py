@@ -158,9 +158,9 @@ def say_outcome(outcome: Outcome, tracker: Tracker) -> None:
     rows = [("validation", outcome.validation)]
     if outcome.test is not None:
         rows.append((outcome.test_split, outcome.test))
-    rows += [(f"{outcome.test_split}, {name}", report) for name, report in outcome.beside.items()]
+    beside = [(f"{outcome.test_split}, {name}", other) for name, other in outcome.beside.items()]
     title = f"run {outcome.run_id}, {outcome.seconds:.0f} s"
-    out.print(report_table(title, rows, outcome.model.thresholds.promised))
+    out.print(report_table(title, rows, outcome.model.thresholds, beside))
     say_notes(outcome.test.notes if outcome.test else [])
     if outcome.pictures:
         out.print(f"pictures: {outcome.pictures}")

@@ -30,9 +30,12 @@ from vqlab.evaluation.thresholds import (
     choose_thresholds,
     promise_note,
 )
+from vqlab.evaluation.verdict import PASS, REJECT, Verdict, predicted_mask, verdict_of
 
 __all__ = [
     "EVIDENCE",
+    "PASS",
+    "REJECT",
     "CalibrationScores",
     "EvaluationSettings",
     "FoundConcepts",
@@ -47,6 +50,7 @@ __all__ = [
     "ThresholdSettings",
     "Thresholds",
     "VALIDATION_EVIDENCE",
+    "Verdict",
     "calibrated",
     "choose_thresholds",
     "crop",
@@ -54,9 +58,11 @@ __all__ = [
     "find_concepts",
     "load_evidence",
     "paired_differences",
+    "predicted_mask",
     "promise_note",
     "read_images",
     "save_evidence",
     "score_images",
     "score_read",
+    "verdict_of",
 ]

@@ -14,6 +14,7 @@ from pydantic import Field
 from vqlab.config import Settings
 from vqlab.evaluation.calibration import CalibrationScores, calibrated
 from vqlab.evaluation.scoring import Scored
+from vqlab.evaluation.verdict import Verdict, verdict_of
 from vqlab.metrics import summarise_images, summarise_pixels
 from vqlab.types import UserError
 
@@ -31,14 +32,15 @@ class ThresholdSettings(Settings):
     `quantile`: the plain quantile of the held-out normal images; `f1max`: best F1 against drawn
     defects, for images and for pixels."""
     false_reject_rate: float = Field(default=0.05, gt=0, lt=1)
-    """Share of normal images that may be called defective (not with `f1max`)."""
+    """Share of normal images that may be rejected (not with `f1max`)."""
     pixel_false_positive_rate: float = Field(default=0.005, gt=0, lt=1)
     """Share of normal pixels that may lie above the pixel threshold (not with `f1max`)."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """An image is called defective where its score, a pixel where its map's value, is above."""
+    """An image is rejected where its score exceeds `image`; a rejected image is marked where its
+    anomaly map exceeds `pixel`."""
 
     image: float
     pixel: float
@@ -60,6 +62,10 @@ class Thresholds:
         """What `dataclasses.asdict` made of thresholds, also in older checkpoints."""
         summary = tree.get("calibration")
         return cls(**{**tree, "calibration": summary and CalibrationScores(**summary)})
+
+    def verdict(self, score: float) -> Verdict:
+        """`pass` or `reject`, for a raw image score."""
+        return verdict_of(score, self.image)
 
     def calibrated(self, score: float) -> float:
         """A raw image score as a number in [0, 1] for display, 0.5 at the image threshold."""
@@ -86,10 +92,10 @@ def choose_thresholds(validation: Scored, settings: ThresholdSettings) -> Thresh
     if settings.method == "f1max":
         image, pixel = _at_best_f1(validation)
         return Thresholds(image, pixel, _uneven(normals, image), "f1max", None, summary)
-    place, promised, notes = _CHOOSE[settings.method](len(scores), settings.false_reject_rate)
+    place, promised = _CHOOSE[settings.method](len(scores), settings.false_reject_rate)
     image = float(scores[place - 1])
     pixel = _exceeded_by(normals.maps, settings.pixel_false_positive_rate)
-    notes += _uneven(normals, image)
+    notes = _too_few(place, len(scores), settings.false_reject_rate) + _uneven(normals, image)
     return Thresholds(image, pixel, notes, settings.method, promised, summary)
 
 
@@ -151,27 +157,42 @@ def _conformal_place(count: int, rate: float) -> int:
     return math.ceil((count + 1) * (1 - rate) - 1e-9)
 
 
-def _conformal(count: int, rate: float) -> tuple[int, float, tuple[str, ...]]:
-    """Which of the sorted scores, counted from 1; what it promises; notes."""
+def _conformal(count: int, rate: float) -> tuple[int, float]:
+    """Which of the sorted scores, counted from 1; the false-reject rate that it promises."""
     place = _conformal_place(count, rate)
-    if place <= count:
-        return place, rate, ()
-    needed = math.ceil(1 / rate - 1e-9) - 1
-    note = (
-        f"The image threshold is the largest score of {count} held-out normal images: a "
-        f"false-reject rate of {rate:g} can be promised from {needed} on, "
-        f"here only {1 / (count + 1):.3g}."
-    )
-    return count, 1 / (count + 1), (note,)
+    return (place, rate) if place <= count else (count, 1 / (count + 1))
 
 
-def _quantile(count: int, rate: float) -> tuple[int, float, tuple[str, ...]]:
+def _quantile(count: int, rate: float) -> tuple[int, float]:
     """As `_conformal`; its promise is what an order statistic of so few scores can hold."""
     place = math.ceil((count - 1) * (1 - rate) - 1e-9) + 1
-    return place, (count + 1 - place) / (count + 1), ()
+    return place, (count + 1 - place) / (count + 1)
 
 
-_CHOOSE: dict[str, Callable[[int, float], tuple[int, float, tuple[str, ...]]]] = {
+def _too_few(place: int, count: int, rate: float) -> tuple[str, ...]:
+    """A sentence where the threshold is the highest of `count` scores: what that can promise.
+
+    The share of normal images above the highest of n scores is distributed as Beta(1, n): its mean
+    is 1 / (n + 1), and it is at most 1 − 0.05^(1 / n) with 95 % confidence.
+    """
+    if place < count:
+        return ()
+    only = f"The image threshold is the highest score of only {count} held-out normal images"
+    highest = f"at most {1 - 0.05 ** (1 / count):.2g} with 95 % confidence"
+    needed = math.ceil(1 / rate - 1e-9) - 1
+    if count < needed:
+        return (
+            f"{only}: it can promise a mean false-reject rate of 1 / ({count} + 1) = "
+            f"{1 / (count + 1):.3g} ({highest}); {needed} images would be needed for {rate:g}.",
+        )
+    return (
+        f"{only}: the promised false-reject rate of {rate:g} is a mean over such sets of images; "
+        f"this threshold's own rate is {highest}. From {math.ceil(2 / rate - 1e-9) - 1} images on "
+        "it would not depend on a single image.",
+    )
+
+
+_CHOOSE: dict[str, Callable[[int, float], tuple[int, float]]] = {
     "conformal": _conformal,
     "quantile": _quantile,
 }

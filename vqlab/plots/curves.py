@@ -24,13 +24,13 @@ _LABELS = {"image": "images", "pixel": "pixels"}
 
 
 def score_histogram(title: str, scores: Array, labels: Array, threshold: float) -> Figure:
-    """Image scores (N,) of normal and of defect images (labels 0 and 1), with the threshold."""
+    """Image scores (N,) of normal and anomalous images (labels 0 and 1), with the threshold."""
     figure, (axes,) = _figure(title, "image scores")
     low, high = float(min(scores.min(), threshold)), float(max(scores.max(), threshold))
     if not high > low:
         low, high = low - 0.5, high + 0.5
     edges = np.linspace(low, high, 41).tolist()
-    for label, name, colour in ((0, "normal", style.BLUE), (1, "defect", style.RED)):
+    for label, name, colour in ((0, "normal", style.BLUE), (1, "anomalous", style.RED)):
         own = scores[labels == label]
         if len(own):
             axes.hist(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vqlab.data import ImageSet
 from vqlab.detectors import Detector
-from vqlab.evaluation import Report, Scored, Thresholds
+from vqlab.evaluation import REJECT, Report, Scored, Thresholds
 from vqlab.plots.curves import (
     codebook_usage,
     precision_recall_figure,
@@ -225,21 +225,25 @@ def _write_table(path: Path, part: Scored, thresholds: Thresholds) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(
-            ["index", "file", "defect", "label", "score", "calibrated", "verdict", "correct"]
-        )
+            [
+                "index", "file", "defect", "label", "score", "threshold", "calibrated", "verdict",
+                "correct",
+            ]
+        )  # fmt: skip
         for index, sample in enumerate(part.samples):
             score = float(part.image_scores[index])
-            flagged = score > thresholds.image
+            verdict = thresholds.verdict(score)
             table.writerow(
                 [
                     index,
                     _short(sample),
                     sample.defect,
-                    sample.label,
+                    "anomalous" if sample.label else "normal",
                     repr(score),
+                    repr(thresholds.image),
                     repr(thresholds.calibrated(score)),
-                    "defect" if flagged else "normal",
-                    "yes" if flagged == bool(sample.label) else "no",
+                    verdict,
+                    "yes" if (verdict == REJECT) == bool(sample.label) else "no",
                 ]
             )
 

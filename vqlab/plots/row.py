@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from vqlab.data import to_original
+from vqlab.evaluation import REJECT, Verdict, predicted_mask, verdict_of
 from vqlab.plots import style
 from vqlab.types import Geometry
 
@@ -64,7 +65,7 @@ class Row:
     anomaly_map: Array
     score: float
     threshold: float
-    """The image threshold; the verdict is `score > threshold`."""
+    """The image threshold, which the verdict comes from."""
     scale: Scale
     """Its `threshold` is the pixel threshold."""
     defect: bool | None = None
@@ -81,22 +82,31 @@ class Row:
     def told(self) -> str:
         """Score and threshold in words, and the score on its scale from 0 to 1."""
         score, threshold = style.apart(self.score, self.threshold)
-        text = f"score {score}  {'>' if self.flagged else '≤'}  threshold {threshold}"
+        sign = ">" if self.verdict == REJECT else "≤"
+        text = f"score {score}  {sign}  image threshold {threshold}"
         return text if self.calibrated is None else f"{text}  ·  calibrated {self.calibrated:.3f}"
 
     @property
-    def flagged(self) -> bool:
-        """The verdict: called defective."""
-        return self.score > self.threshold
+    def verdict(self) -> Verdict:
+        """`pass` or `reject`."""
+        return verdict_of(self.score, self.threshold)
 
     @property
-    def verdict(self) -> tuple[str, style.Colour]:
-        """The verdict in words and its colour: green where right, amber or red where not."""
+    def correct(self) -> bool:
+        """Whether the verdict is known to be right."""
+        return self.defect is not None and self.defect == (self.verdict == REJECT)
+
+    @property
+    def badge(self) -> tuple[str, style.Colour]:
+        """The verdict, and where the truth is known whether it is right, in words and colour."""
+        rejected, word = self.verdict == REJECT, self.verdict.upper()
         if self.defect is None:
-            return ("DEFECT", style.RED) if self.flagged else ("NORMAL", style.GREEN)
-        if self.defect:
-            return ("DEFECT FOUND", style.GREEN) if self.flagged else ("ESCAPE", style.RED)
-        return ("FALSE REJECT", style.AMBER) if self.flagged else ("CORRECTLY PASSED", style.GREEN)
+            return word, style.RED if rejected else style.GREEN
+        if self.correct:
+            return f"{word} · correct", style.GREEN
+        return (
+            (f"{word} · false alarm", style.AMBER) if rejected else (f"{word} · missed", style.RED)
+        )
 
 
 def draw_row(row: Row) -> Array:
@@ -135,20 +145,24 @@ def panels_of(row: Row, side: int = SIDE) -> list[tuple[str, str, Array]]:
     original = _resize(row.image, size)
     heat = _to_size(row.anomaly_map, size)
     smaller = row.anomaly_map.shape[0] > size[0]
-    predicted = (
-        _mask_to_size(row.anomaly_map > row.scale.threshold, size)
-        if smaller
-        else heat > row.scale.threshold
-    )
+    values = row.anomaly_map if smaller else heat
+    above = values > row.scale.threshold
+    predicted = predicted_mask(values, row.scale.threshold, row.verdict)
+    if smaller:
+        above, predicted = _mask_to_size(above, size), _mask_to_size(predicted, size)
+    below = above & ~predicted
     truth = None if row.mask is None else _mask_to_size(row.mask, size)
-    covered = style.percent(float(np.mean(row.anomaly_map > row.scale.threshold)))
     return [
         ("original", f"{own_width} × {own_height} px", original),
         (row.second_title, _second_caption(row), _second(row, size)),
         ("ground truth", *_truth(row, truth, size)),
         ("error heat map", "", row.scale.colours(heat)),
-        ("predicted mask", f"{covered} of the image above threshold", _as_grey(predicted)),
-        ("overlay", _overlay_caption(truth), _overlay(original, predicted, truth)),
+        ("predicted mask", _predicted_caption(row), _as_grey(predicted, below)),
+        (
+            "overlay",
+            _overlay_caption(row, bool(below.any()), truth),
+            _overlay(original, predicted, below, truth),
+        ),
     ]
 
 
@@ -173,18 +187,36 @@ def _second_caption(row: Row) -> str:
     return f"{len(np.unique(row.second))} different codes"
 
 
-def _overlay_caption(truth: Array | None) -> str:
-    return "red: predicted" if truth is None or not truth.any() else "red: predicted · cyan: truth"
+def _predicted_caption(row: Row) -> str:
+    above = row.anomaly_map > row.scale.threshold
+    if row.verdict == REJECT:
+        covered = f"{style.percent(float(above.mean()))} of the image above threshold"
+        return covered if above.any() else "none above threshold: peak marked"
+    return (
+        f"passed{' · grey: above pixel threshold' if above.any() else ': no pixel above threshold'}"
+    )
 
 
-def _overlay(original: Array, predicted: Array, truth: Array | None) -> Array:
-    """The original, greyed a little, with predicted regions in red and the truth outlined."""
+def _overlay_caption(row: Row, below: bool, truth: Array | None) -> str:
+    """What the colours in the overlay are."""
+    colours = ["red: predicted"] if row.verdict == REJECT else []
+    colours += ["amber: not rejected"] if below else []
+    colours += ["cyan: truth"] if truth is not None and truth.any() else []
+    return " · ".join(colours)
+
+
+def _overlay(original: Array, predicted: Array, below: Array, truth: Array | None) -> Array:
+    """The original, greyed a little, with predicted regions in red and the truth outlined.
+
+    below (h, w): pixels above the pixel threshold in an image that passed, outlined in amber.
+    """
     grey = original.mean(axis=2, keepdims=True)
     picture = 0.45 * original + 0.55 * (0.8 * grey + 40)
     tinted = 0.5 * picture + 0.5 * np.array(style.ANOMALY)
     picture = np.where(predicted[:, :, None], tinted, picture)
     inner = predicted & ~style.edge(predicted)
     picture[style.edge(predicted) | style.edge(inner)] = style.ANOMALY
+    picture[style.edge(below)] = style.BELOW
     if truth is not None:
         picture[style.edge(truth)] = style.TRUTH
     result: Array = picture.clip(0, 255).astype(np.uint8)
@@ -196,7 +228,7 @@ def _draw_header(canvas: Image.Image, draw: ImageDraw.ImageDraw, row: Row) -> No
     draw.text((_MARGIN, middle), row.title, font=style.font(24, True), fill=style.INK, anchor="lm")
     left = _MARGIN + int(style.font(24, True).getlength(row.title)) + 16
     draw.text((left, middle), row.subtitle, font=style.font(20), fill=style.MUTED, anchor="lm")
-    words, colour = row.verdict
+    words, colour = row.badge
     badge = style.badge(words, colour)
     right = canvas.width - _MARGIN - badge.width
     canvas.paste(badge, (right, middle - badge.height // 2))
@@ -224,7 +256,7 @@ def _draw_gauge(
     draw.line((left, y, tick, y), fill=style.LINE, width=4)
     draw.line((tick, y, left + _GAUGE, y), fill=(233, 178, 178), width=4)
     draw.line((tick, y - 11, tick, y + 11), fill=style.INK, width=2)
-    disc = style.dot(row.verdict[1])
+    disc = style.dot(row.badge[1])
     canvas.paste(disc, (place(row.score) - disc.width // 2, y - disc.height // 2), disc)
 
 
@@ -239,7 +271,7 @@ def _draw_scale(canvas: Image.Image, draw: ImageDraw.ImageDraw, scale: Scale, to
     below = top + 20
     draw.text((left, below), f"{scale.low:.3g}", font=small, fill=style.MUTED, anchor="ls")
     draw.text(
-        (centre, below), f"threshold {scale.threshold:.3g}", font=small, fill=style.MUTED,
+        (centre, below), f"pixel threshold {scale.threshold:.3g}", font=small, fill=style.MUTED,
         anchor="ms",
     )  # fmt: skip
     draw.text((left + SIDE, below), f"{scale.high:.3g}", font=small, fill=style.MUTED, anchor="rs")
@@ -278,9 +310,12 @@ def _mask_to_size(mask: Array, size: tuple[int, int]) -> Array:
     return np.asarray(image.resize(size[::-1], Image.Resampling.BOX)) > 0
 
 
-def _as_grey(mask: Array) -> Array:
-    """White on black, framed so that an empty mask is seen to be one."""
-    return np.repeat((mask.astype(np.uint8) * 235 + 20)[:, :, None], 3, axis=2)
+def _as_grey(mask: Array, below: Array | None = None) -> Array:
+    """A mask in white on black; `below` (h, w) in dark grey."""
+    values = np.where(mask, 255, 20).astype(np.uint8)
+    if below is not None:
+        values[below] = 90
+    return np.repeat(values[:, :, None], 3, axis=2)
 
 
 def _empty(size: tuple[int, int], words: str) -> Array:

@@ -26,6 +26,8 @@ LINES: tuple[Colour, ...] = (BLUE, AMBER, GREEN, RED, (116, 72, 168), (12, 133, 
 """Colours of several lines in one field, in order."""
 ANOMALY: Colour = (255, 24, 40)
 """The red of anomalies in overlays."""
+BELOW: Colour = (255, 190, 40)
+"""The outline, in overlays, of what exceeds the pixel threshold in an image that passed."""
 TRUTH: Colour = (60, 230, 255)
 """The outline of the ground truth in overlays."""
 _SMOOTH = 4

@@ -20,14 +20,14 @@ _TOP = 84
 _WIDTH = 3 * _SIDE + 2 * _GAP
 """Of one picture: the image, its heat map, its overlay."""
 _PANELS = ("original", "error heat map", "overlay")
-_MISSES = "Defects that score lowest"
+_MISSES = "Anomalous images that score lowest"
 _ALARMS = "Normal images that score highest"
 
 
 def worst_of(scores: Array, labels: Array) -> tuple[list[int], list[int]]:
-    """Places of the lowest-scoring defects and of the highest-scoring normals, worst first.
+    """Places of the lowest-scoring anomalous and the highest-scoring normal images, worst first.
 
-    scores, labels (N,): image scores; 0 normal, 1 defect.
+    scores, labels (N,): image scores; 0 normal, 1 anomalous.
     """
     order = np.argsort(scores, kind="stable")
     misses = [int(i) for i in order if labels[i] == 1]
@@ -38,14 +38,17 @@ def worst_of(scores: Array, labels: Array) -> tuple[list[int], list[int]]:
 def draw_worst(title: str, misses: Sequence[Row], alarms: Sequence[Row]) -> Array:
     """The sheet (height, width, 3) uint8: two columns, each picture as image, map and overlay.
 
-    misses: rows of defects, alarms: rows of normal images, both worst first.
+    misses: rows of anomalous images, alarms: rows of normal images, both worst first.
     """
     columns = [[_tile(row) for row in rows] for rows in (misses, alarms)]
     height = _TOP + max(1, *(sum(tile.height + 12 for tile in tiles) for tiles in columns))
     sheet = Image.new("RGB", (2 * _WIDTH + 2 * _MARGIN + 40, height + _MARGIN), style.PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((_MARGIN, 24), title, font=style.font(22, True), fill=style.INK, anchor="lm")
-    legend = "heat map: middle colour = pixel threshold · overlay: red predicted, cyan truth"
+    legend = (
+        "heat map: middle colour = pixel threshold · overlay: red predicted in a rejected image, "
+        "amber above the pixel threshold but not rejected, cyan truth"
+    )
     corner = sheet.width - _MARGIN, 24
     draw.text(corner, legend, font=style.font(13), fill=style.MUTED, anchor="rm")
     for place, (heading, rows, tiles) in enumerate(
@@ -54,9 +57,9 @@ def draw_worst(title: str, misses: Sequence[Row], alarms: Sequence[Row]) -> Arra
         left, top = _MARGIN + place * (_WIDTH + 40), _TOP
         words = heading if rows else f"{heading}: none in this set"
         draw.text((left, 62), words, font=style.font(16, True), fill=style.INK, anchor="lm")
-        if rows and all(row.flagged == row.defect for row in rows):
+        if rows and all(row.correct for row in rows):
             draw.text(
-                (left + _WIDTH, 62), "all judged right", font=style.font(14), fill=style.GREEN,
+                (left + _WIDTH, 62), "all correct", font=style.font(14), fill=style.GREEN,
                 anchor="rm",
             )  # fmt: skip
         for tile in tiles:
@@ -75,7 +78,7 @@ def _tile(row: Row) -> Image.Image:
     draw.text((0, 11), row.title, font=name, fill=style.INK, anchor="lm")
     left = int(name.getlength(row.title)) + 10
     draw.text((left, 11), row.subtitle, font=style.font(14), fill=style.MUTED, anchor="lm")
-    words, colour = row.verdict
+    words, colour = row.badge
     draw.text((_WIDTH - 1, 11), words, font=name, fill=colour, anchor="rm")
     draw.text((0, 31), row.told, font=style.font(13), fill=style.INK, anchor="lm")
     for place, picture in enumerate(shown):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from vqlab.evaluation import Thresholds
+
 
 @dataclass(frozen=True)
 class StudyOpened:
@@ -163,3 +165,5 @@ class SweepResult:
     seconds: float
     saved: float
     """Seconds of training that trials did not take because it was known already."""
+    thresholds: Thresholds | None = None
+    """The winner's, which its test metrics were measured at; none where its checkpoint is gone."""

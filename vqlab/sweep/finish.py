@@ -13,7 +13,9 @@ from typing import Any, Literal
 import yaml
 from optuna.trial import TrialState
 
+from vqlab.checkpoint import load_checkpoint
 from vqlab.config import digest
+from vqlab.evaluation import Thresholds
 from vqlab.model import Model
 from vqlab.plots import loss_curves
 from vqlab.run import LOSS, SAVED_TAG, resolve, test_model, warned_of
@@ -100,7 +102,17 @@ def finish(
         parent_id=objective.parent.id,
         seconds=time.monotonic() - started,
         saved=_seconds_saved(objective),
+        thresholds=_thresholds_of(record),
     )
+
+
+def _thresholds_of(record: RunRecord) -> Thresholds | None:
+    """Those in a run's checkpoint; none where it is gone."""
+    try:
+        _, meta = load_checkpoint(record.checkpoint())
+    except UserError:
+        return None
+    return Thresholds.read(meta["thresholds"])
 
 
 def _seconds_saved(objective: Objective) -> float:

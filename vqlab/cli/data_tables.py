@@ -1,0 +1,77 @@
+"""Tables of images: predictions, the check and the audit of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from vqlab.cli.fitted import Cell, Column, FittedTable, Row, Widest
+from vqlab.cli.metric_tables import thresholds_text
+from vqlab.cli.progress import out
+
+if TYPE_CHECKING:
+    from vqlab.data import CategoryAudit, CheckReport
+    from vqlab.model import Model
+    from vqlab.predict import PredictedFile
+
+
+def prediction_table(rows: Sequence[PredictedFile], model: Model) -> Widest:
+    """Score and verdict of every file, and the share of it that is marked; where there is room its
+    calibrated score."""
+    rejected = sum(row.prediction.defect for row in rows)
+    columns = [Column("file", text=True), *map(Column, ("score", "verdict", "marked"))]
+    columns.append(Column("calibrated"))
+    shown: list[list[Cell]] = []
+    for row in rows:
+        seen = row.prediction
+        verdict = Text(seen.verdict, "red" if seen.defect else "green")
+        marked = f"{seen.mask.mean():.1%}" if seen.defect else "–"
+        score, calibrated = f"{seen.score:.4g}", f"{seen.calibrated:.3f}"
+        shown.append([str(row.path), score, verdict, marked, calibrated])
+    title = f"{model.category}: {rejected} of {len(rows)} images rejected"
+    caption = thresholds_text(model.thresholds)
+    forms = [
+        FittedTable(title, columns[:count], [Row(c[:count]) for c in shown], caption, enough=120)
+        for count in (5, 4)
+    ]
+    return Widest(forms)
+
+
+def check_table(report: CheckReport) -> None:
+    """The check's rows, then every warning and error on a line of its own."""
+    figures = map(Column, ("train", "test normal", "test anomalous", "masks"))
+    texts = (Column(name, text=True) for name in ("size", "published"))
+    rows = []
+    for row in report.rows:
+        counts = (str(count) for count in row.counts)
+        rows.append(Row([row.category, *counts, str(row.masks), row.sizes, row.published]))
+    columns = [Column("category", text=True), *figures, *texts]
+    out.print(FittedTable(f"{report.root} ({report.source})", columns, rows))
+    for warning in report.warnings:
+        out.print(f"[yellow]warning[/]: {warning}")
+    for error in report.errors:
+        out.print(f"[red]error[/]: {error}")
+
+
+def audit_table(rows: Sequence[CategoryAudit], statistics: Mapping[str, str]) -> None:
+    """How well each statistic (name → words) separates the test set, a row per category, then
+    every warning on a line of its own."""
+    title = "image AUROC of trivial statistics (↑ ↓: anomalous images have higher, lower values)"
+    columns = [Column("category", text=True), *map(Column, statistics.values())]
+    shown = []
+    for row in rows:
+        cells = [_audit_cell(row, name) for name in statistics]
+        shown.append(Row([row.category + (" ⚠" if row.warnings else ""), *cells]))
+    out.print(FittedTable(title, columns, shown))
+    for row in rows:
+        for warning in row.warnings:
+            out.print(f"[yellow]warning[/]: {warning}")
+
+
+def _audit_cell(row: CategoryAudit, name: str) -> Cell:
+    if name not in row.aurocs:
+        return "–"
+    cell = f"{row.aurocs[name]:.3f} {'↑' if row.higher[name] else '↓'}"
+    return Text(cell, "bold yellow") if name in row.warned else cell

@@ -1,0 +1,199 @@
+"""Tables of metrics: a row per category or split, a column per metric."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from vqlab.cli.fitted import PROTECTED, Cell, Column, FittedTable, Row, Widest
+
+if TYPE_CHECKING:
+    from vqlab.compare import Comparison
+    from vqlab.evaluation import Report, Thresholds
+
+HEADLINES = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "image_f1max": "image F1max",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_f1max": "pixel F1max",
+    "aupro": "AUPRO",
+    "false_reject_rate": "false rejects",
+    "escape_rate": "escapes",
+}
+_ESSENTIAL = ("image_auroc", "pixel_auroc", "aupro", "false_reject_rate", "escape_rate")
+"""What is shown of them in a terminal of 80 columns."""
+_MORE = (*_ESSENTIAL, "image_ap", "pixel_ap")
+AUDITED = (
+    "⚠ here a trivial statistic of the images separates test normals from test defects, so image "
+    "metrics may flatter (vqlab data audit): judge by pixel metrics."
+)
+"""Footnote of the category of a run whose data audit warns."""
+_INDENT = 2 * PROTECTED
+"""Before the name of a category under its heading."""
+_MARK = PROTECTED + "⚠"
+Metrics = Mapping[str, float]
+
+
+def report_table(
+    title: str,
+    rows: Sequence[tuple[str, Report]],
+    thresholds: Thresholds | None = None,
+    beside: Sequence[tuple[str, Report]] = (),
+) -> Widest:
+    """Metrics of several reports, a row each; where there are several categories a row for each of
+    them, their mean, and all images pooled. Of reports in `beside` (baselines) the mean alone.
+
+    thresholds: those that the reports were measured at.
+    """
+    entries: list[_Entry] = []
+    for name, report in rows:
+        entries += _of_report(name, report)
+    several = any(len(report.per_category) > 1 for _, report in rows)
+    for name, report in beside:
+        name += (", mean" if several else "") + (_MARK if report.warned else "")
+        entries.append(_Entry(name, _with_intervals(report), "dim"))
+    return _metrics_table(title, entries, thresholds)
+
+
+def figures_table(
+    title: str,
+    rows: Mapping[str, tuple[Metrics, str]],
+    warned: bool = False,
+    thresholds: Thresholds | None = None,
+) -> Widest:
+    """Metric keys such as `test/aupro`, a row per (metrics, split).
+
+    warned: the data audit warns of the test images.
+    """
+    entries = []
+    for name, (metrics, split) in rows.items():
+        mark = _MARK if warned and split.startswith("test") else ""
+        entries.append(_Entry(name + mark, split_of(metrics, split)))
+    return _metrics_table(title, entries, thresholds)
+
+
+def comparison_tables(comparison: Comparison) -> list[FittedTable]:
+    """For every category each headline metric of both runs, the difference and how sure it is."""
+    from vqlab.compare import MEAN
+
+    runs = (comparison.first, comparison.second)
+    columns = [Column("", text=True), *(Column(f"{run.name} ({run.run_id[:8]})") for run in runs)]
+    columns += [Column("difference, 95 % interval"), Column("p")]
+    tables = []
+    for category, differences in comparison.differences.items():
+        warned = category in comparison.warned or (category == MEAN and bool(comparison.warned))
+        rows = []
+        for key, words in HEADLINES.items():
+            if key in differences:
+                found = differences[key]
+                low, high = found.interval
+                pair = (f"{value:.3f}" for value in comparison.values[category][key])
+                moved = f"{found.value:+.3f}  [{low:+.3f}, {high:+.3f}]"
+                style = "bold" if not low <= 0 <= high else ""
+                rows.append(Row([words, *pair, moved, f"{found.p:.3f}"], style))
+        title = category + " ⚠" * warned
+        tables.append(FittedTable(title, columns, rows, AUDITED if warned else ""))
+    return tables
+
+
+def thresholds_text(thresholds: Thresholds) -> str:
+    """The thresholds that were chosen, from how many images, and what is promised of them."""
+    chosen: list[str] = [] if thresholds.method is None else [thresholds.method]
+    if thresholds.calibration is not None:
+        chosen.append(f"from {thresholds.calibration.count} held-out normal images")
+    how = f" ({', '.join(chosen)})" if chosen else ""
+    promise = "no false-reject rate is promised"
+    if thresholds.promised is not None:
+        promise = f"promised: a mean false-reject rate of at most {thresholds.promised:.3g}"
+    return (
+        f"thresholds{how}: an image is rejected where its score exceeds {thresholds.image:.4g}; in "
+        f"a rejected image, pixels above {thresholds.pixel:.4g} are marked; {promise}."
+    )
+
+
+def split_of(metrics: Metrics, split: str) -> dict[str, float]:
+    """The metrics of one split, by name: `test/aupro` of `test` as `aupro`."""
+    start = f"{split}/"
+    return {key[len(start) :]: value for key, value in metrics.items() if key.startswith(start)}
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One row before its metrics are put into columns; a heading has none."""
+
+    name: str
+    metrics: Metrics | None
+    style: str = ""
+    last: bool = False
+    """The last one under its heading."""
+
+
+def _of_report(name: str, report: Report) -> Iterator[_Entry]:
+    """A row, or of several categories a heading and a row for each, mean and pooled."""
+    marks = {
+        category: _MARK if category in report.warned else "" for category in report.per_category
+    }
+    mark = max(marks.values(), default="")
+    if len(marks) < 2:
+        yield _Entry(name + mark, _with_intervals(report))
+        return
+    yield _Entry(name, None, "bold")
+    for category, metrics in report.per_category.items():
+        yield _Entry(f"{_INDENT}{category}{marks[category]}", metrics)
+    yield _Entry(f"{_INDENT}mean{mark}", _with_intervals(report), "bold")
+    yield _Entry(f"{_INDENT}pooled{mark}", report.pooled, last=True)
+
+
+def _with_intervals(report: Report) -> dict[str, float]:
+    """The mean metrics, and as `…_low` and `…_high` their 95 % intervals where there are any."""
+    keyed = report.keyed("")
+    return {key[1:]: value for key, value in keyed.items() if key.count("/") == 1}
+
+
+def _metrics_table(title: str, entries: Sequence[_Entry], thresholds: Thresholds | None) -> Widest:
+    """The wider the terminal, the more metrics, with their intervals beside, below, or not."""
+    sampled = any(key.endswith("_low") for entry in entries for key in entry.metrics or ())
+    captions = [] if thresholds is None else [thresholds_text(thresholds)]
+    captions += [AUDITED] if any("⚠" in entry.name for entry in entries) else []
+    forms = []
+    for keys, between in (
+        (HEADLINES, " "), (HEADLINES, "\n"), (_MORE, "\n"), (_ESSENTIAL, " "), (_ESSENTIAL, "\n"),
+        (_ESSENTIAL, None),
+    ):  # fmt: skip
+        shown = [key for key in HEADLINES if key in keys and any(_has(e, key) for e in entries)]
+        rows = [_row(entry, shown, between) for entry in entries]
+        if thresholds is not None and thresholds.promised is not None:
+            promised = f"≤ {thresholds.promised:.3f}"
+            cells = [promised if key == "false_reject_rate" else "" for key in shown]
+            rows.append(Row(["promised", *cells], "dim"))
+        columns = [Column("", text=True), *(Column(HEADLINES[key]) for key in shown)]
+        legend = ["a–b: 95 % interval"] if sampled and between is not None else []
+        forms.append(FittedTable(title, columns, rows, "\n".join([*legend, *captions])))
+    return Widest(forms)
+
+
+def _has(entry: _Entry, key: str) -> bool:
+    return entry.metrics is not None and key in entry.metrics
+
+
+def _row(entry: _Entry, keys: Sequence[str], between: str | None) -> Row:
+    if entry.metrics is None:
+        return Row([entry.name], entry.style)
+    cells = [_cell(entry.metrics, key, between) for key in keys]
+    return Row([entry.name, *cells], entry.style, entry.last)
+
+
+def _cell(metrics: Metrics, key: str, between: str | None) -> Cell:
+    """A metric; behind it, after `between`, its interval where it has one and that is shown."""
+    if key not in metrics:
+        return "–"
+    value = f"{metrics[key]:.3f}"
+    if between is None or f"{key}_low" not in metrics:
+        return value
+    interval = f"{metrics[f'{key}_low']:.2f}–{metrics[f'{key}_high']:.2f}"
+    return Text.assemble(value, between, (interval, "dim"))

@@ -1,0 +1,84 @@
+"""Tables of a study: its trials, those scored on test, its recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import mean
+from typing import TYPE_CHECKING
+
+from vqlab.cli.fitted import Column, FittedTable, Row, Widest
+from vqlab.cli.metric_tables import HEADLINES
+from vqlab.cli.progress import settings_text
+
+if TYPE_CHECKING:
+    from vqlab.sweep import SweepResult, TrialOnTest
+
+_BEST = "bold green"
+
+
+def trials_table(result: SweepResult) -> FittedTable:
+    """Every trial of a study: recipe where there are several, state, value, seconds, settings."""
+    several = ["recipe"] if result.best.recipe else []
+    columns = [
+        Column("trial"), *(Column(name, text=True) for name in several), Column("state"),
+        Column(_objective(result)), Column("s"), Column("settings", text=True),
+    ]  # fmt: skip
+    rows = []
+    for trial in result.trials:
+        value = "–" if trial.value is None else f"{trial.value:.4f}"
+        seconds = "–" if trial.seconds is None else f"{trial.seconds:.0f}"
+        params = {key: trial.params[key] for key in trial.params if key not in several}
+        text = settings_text(params) + (f" ({trial.reason})" if trial.reason else "")
+        style = _BEST if trial.number == result.best.number else ""
+        named = [trial.recipe for _ in several]
+        rows.append(Row([str(trial.number), *named, trial.state, value, seconds, text], style))
+    return FittedTable(f"study {result.study}", columns, rows)
+
+
+def tested_table(result: SweepResult) -> Widest:
+    """Validation against test, of every trial that was scored on test, and for what it was."""
+    names = list(
+        dict.fromkeys((result.objective.partition("/")[2], "image_auroc", "pixel_auroc", "aupro"))
+    )
+    columns = [Column("trial", text=True), Column("for", text=True), Column("run")]
+    columns += [Column(HEADLINES.get(name, name.replace("_", " "))) for name in names]
+    title = "validation → test, of the trials scored on test"
+    forms = []
+    for between, digits in ((" → ", 4), ("\n→ ", 4), ("\n→ ", 3)):
+        rows = []
+        for trial in result.tested:
+            style = _BEST if trial.number == result.best.number else ""
+            of = f"{trial.number} ({trial.recipe})" if trial.recipe else str(trial.number)
+            cells = [of, trial.why, trial.run_id[:8], *_pairs(trial, names, between, digits)]
+            rows.append(Row(cells, style))
+        forms.append(FittedTable(title, columns, rows))
+    return Widest(forms)
+
+
+def _pairs(trial: TrialOnTest, names: Sequence[str], between: str, digits: int) -> list[str]:
+    """Of every metric its validation and its test figure."""
+    pairs = ((trial.validation.get(f"validation/{n}"), trial.test.get(f"test/{n}")) for n in names)
+    return [between.join("–" if v is None else f"{v:.{digits}f}" for v in pair) for pair in pairs]
+
+
+def recipes_table(result: SweepResult) -> FittedTable:
+    """What became of each recipe of a study: trials, its best one, seconds of a complete trial."""
+    columns = [Column("recipe", text=True), *map(Column, ("trials", "complete"))]
+    columns += map(Column, (_objective(result), "trial", "run", "s per trial"))
+    rows = []
+    for recipe, best in result.recipes.items():
+        trials = [trial for trial in result.trials if trial.recipe == recipe]
+        done = [trial for trial in trials if trial.state == "COMPLETE"]
+        seconds = [trial.seconds for trial in done if trial.seconds is not None]
+        cells = ["–", "–", "–", "–"]
+        if best is not None:
+            cells = [f"{best.value:.4f}", str(best.number), str(best.run_id)[:8]]
+            cells.append(f"{mean(seconds):.0f}" if seconds else "–")
+        style = _BEST if recipe == result.best.recipe else ""
+        rows.append(Row([recipe, str(len(trials)), str(len(done)), *cells], style))
+    return FittedTable("the recipes, each at its best on validation", columns, rows)
+
+
+def _objective(result: SweepResult) -> str:
+    name = result.objective.partition("/")[2]
+    return HEADLINES.get(name, name.replace("_", " "))
