@@ -34,7 +34,9 @@ def _write(path: Path, pixels: object) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test keeps features in the developer's own cache."""
+    """No test keeps features in the developer's own cache, or finds the developer's weights: tests
+    that want these name them."""
+    os.environ.pop("VQLAB_WEIGHTS", None)
     os.environ["VQLAB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 

@@ -17,6 +17,7 @@ from tiny_set import tiny_recipe
 from vqlab.config import merge, read_recipe
 from vqlab.data import load_dataset
 from vqlab.evaluation import Report
+from vqlab.features import Backbone
 from vqlab.run import resolve
 from vqlab.sweep import (
     Contest,
@@ -182,3 +183,24 @@ def test_a_sweep_tries_both_and_workers_look_no_more(
         study = studies.load_study(storage, result.study)
         contest = Task(**study.user_attrs[TASK]).contest()
     assert choices(contest) == ("filters", "test_resnet") and contest.notes == ()
+
+
+def test_auto_is_resnet18_where_its_weights_are_at_hand(
+    bank: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auto = {"features": {"backbone": "auto"}, "data": {"image_size": 64}}
+    assert resolve(merge(bank, auto)).features.backbone == "filters"
+    resnet = timm.create_model("resnet18", features_only=True, out_indices=(2, 3))
+    torch.save(resnet.state_dict(), tmp_path / "resnet18_part.pth")
+    monkeypatch.setenv("VQLAB_WEIGHTS", str(tmp_path))
+    features = resolve(merge(bank, auto)).features
+    assert features.backbone == "resnet18" and features.weights == "hub"
+    state = Backbone(features, 64).state_dict()
+    for name, value in resnet.state_dict().items():
+        assert torch.equal(state[f"network.model.{name}"], value)
+
+
+def test_workers_are_given_the_backbone_by_name(bank: Tree) -> None:
+    """`auto` may mean another backbone on another machine."""
+    contest = contest_of(merge(bank, {"features": {"backbone": "auto"}}))
+    assert contest.first.tree["features"]["backbone"] == "filters"

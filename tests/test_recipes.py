@@ -8,7 +8,7 @@ import pytest
 
 from vqlab.config import dump, flatten, read_recipe
 from vqlab.errors import UserError
-from vqlab.recipes import recipe_tree
+from vqlab.recipes import recipe_tree, recipe_trees
 from vqlab.run import resolve
 from vqlab.sweep import Spaces, read_space
 
@@ -59,6 +59,15 @@ def test_a_preset_says_to_a_detector_only_what_it_knows() -> None:
     other = recipe_tree("vqvae", preset="quick")
     assert "detectors" not in other
     resolve({**other, "detector": "mean_image"})
+
+
+def test_a_comparison_has_a_budget_of_its_own() -> None:
+    trees = recipe_trees(["vqvae", "memory_bank"], preset="quick")
+    assert {tree["data"]["image_size"] for tree in trees.values()} == {256}
+    assert trees["memory_bank"]["detector"]["bank_size"] == 5000
+    alone = recipe_tree("memory_bank", preset="quick")
+    assert alone["data"]["image_size"] == 128 and alone["detector"]["bank_size"] == 1000
+    assert "comparison" not in alone and "comparison" not in trees["vqvae"]
 
 
 def test_a_preset_turns_nothing_on(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Features: a frozen backbone turns images into pyramids. `pixels` is the image itself."""
 
-from vqlab.features.backbone import Backbone, choose_backbone, missing
+from vqlab.features.auto import choose_backbone
+from vqlab.features.backbone import Backbone, missing
 from vqlab.features.cache import kept_features, pyramids
 from vqlab.features.settings import AUTO, FeatureSettings
 from vqlab.features.store import Kept, KeptFile, cache_folder, clear_files, kept_files

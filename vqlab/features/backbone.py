@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -15,13 +13,10 @@ from torch.nn import functional
 from vqlab.config import digest
 from vqlab.errors import UserError
 from vqlab.features.filters import FilterBank
-from vqlab.features.settings import AUTO, BUILT_IN, FILTERS, PIXELS, FeatureSettings
-from vqlab.features.state_dict import WEIGHTS_FOLDER
+from vqlab.features.settings import BUILT_IN, FILTERS, PIXELS, FeatureSettings
 from vqlab.types import InputSpec, Pyramid
 
 HALF = torch.finfo(torch.float16).max
-PREFERRED = "resnet18"
-"""What `auto` stands for where its weights are at hand."""
 
 
 class Network(Protocol):
@@ -44,24 +39,6 @@ def build_network(settings: FeatureSettings, image_size: int, bare: bool) -> nn.
     from vqlab.features.timm_network import TimmNetwork  # timm takes seconds to import
 
     return TimmNetwork(settings, image_size, bare)
-
-
-def choose_backbone(settings: FeatureSettings, image_size: int) -> FeatureSettings:
-    """Return the settings with the backbone `auto` replaced by one whose weights are at hand.
-
-    Raises UserError as `build_network` does for levels or an image size that do not fit.
-    """
-    if settings.backbone != AUTO:
-        return settings
-    preferred = settings.model_copy(update={"backbone": PREFERRED})
-    unavailable = _missing(preferred, image_size, os.environ.get(WEIGHTS_FOLDER))
-    return settings.model_copy(update={"backbone": FILTERS}) if unavailable else preferred
-
-
-@lru_cache
-def _missing(settings: FeatureSettings, image_size: int, folder: str | None) -> str:
-    """As `missing`, asked once per process; `folder` is part of the key only."""
-    return missing(settings, image_size)
 
 
 def missing(settings: FeatureSettings, image_size: int) -> str:
