@@ -89,7 +89,10 @@ def test_a_lucky_trial_does_not_replace_the_recipe(
     assert lucky > own
     rule = WinnerRule(study, tracker, OBJECTIVE)
     assert winner(rule) == 0 and rule.not_clearly_better() == {1}
-    assert "stay because no other trial" in rule.reason() and f"{lucky - own:+.4f}" in rule.reason()
+    assert (
+        "keeps the recipe's own settings: no other trial is clearly better" in rule.reason()
+        and f"{lucky - own:+.4f}" in rule.reason()
+    )
 
 
 def test_a_clearly_better_trial_replaces_the_recipe(

@@ -82,12 +82,12 @@ class WinnerRule:
         recipe = recipe_of(winner)
         others = [t for t in candidates(trials, recipe) if t.number != winner.number]
         best = best_of(self.study, others)
-        kept = f"Trial {winner.number} has the recipe's own settings"
         if best is None:
-            return f"{kept}; no other trial of it is complete."
+            return f"Trial {winner.number} has the recipe's own settings."
+        of = f" of {recipe}" if recipe else ""
         return (
-            f"{kept}, which stay because no other trial of it is clearly better: trial "
-            f"{best.number} differs by {self._described(winner, best, trials)}."
+            f"Trial {winner.number} keeps the recipe's own settings: no other trial{of} is clearly "
+            f"better (trial {best.number}: {self._described(winner, best, trials)})."
         )
 
     def _read(self, trials: Sequence[FrozenTrial] | None) -> Sequence[FrozenTrial]:
