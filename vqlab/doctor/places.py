@@ -83,7 +83,7 @@ def cache() -> Finding:
     """Return whether features can be kept on disk."""
     folder = cache_folder()
     if not _writable(folder):
-        advice = "features cannot be kept; set VQLAB_CACHE to a folder of yours (features.cache=false)."
+        advice = "features cannot be kept; set VQLAB_CACHE to a folder that you may write."
         return Finding("cache", str(folder), "error", advice)
     return Finding("cache", f"{folder} ({'there' if folder.is_dir() else 'made when needed'})")
 
