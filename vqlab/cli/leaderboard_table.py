@@ -12,8 +12,8 @@ import yaml
 from rich.table import Table
 
 from vqlab.cli.columns import Column, fitted_table
-from vqlab.cli.progress import settings_text
 from vqlab.cli.metric_tables import AUDITED, HEADLINES
+from vqlab.cli.progress import settings_text
 from vqlab.metrics import less_is_better
 
 if TYPE_CHECKING:
