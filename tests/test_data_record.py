@@ -114,15 +114,17 @@ def test_the_leaderboard_marks_the_category(
 ) -> None:
     records = [store.find(outcome.run_id) for outcome in (drawn, shared)]
     board = make_board(records, 2, METRIC).table(200)
-    cells = {str(column.header): list(map(str, column.cells)) for column in board.columns}
+    cells = {
+        c.header: [str(row.cells[i]) for row in board.rows] for i, c in enumerate(board.columns)
+    }
     assert str(board.title).splitlines()[1] == "category: part ⚠" and "⚠" in str(board.caption)
     whole = records[0].tags["vqlab.data_fingerprint"][:8]
     part = records[1].tags["vqlab.test_fingerprint"][:8]
-    assert cells["data"][0].endswith(whole) and cells["data"][1].endswith(f"{whole}, part {part}")
+    assert data[0].endswith(whole) and data[1].endswith(f"{whole}, part {part}")
     assert len(board.rows) == 4  # a baseline for each of the two test sets
     sound = [store.find(drawn.run_id)]
     del sound[0].tags["vqlab.audit"]
-    assert make_board(sound, 1, METRIC).table(200).caption is None
+    assert make_board(sound, 1, METRIC).table(200).caption == ""
 
 
 def printed(table: Any) -> str:
@@ -144,7 +146,7 @@ def test_every_table_of_test_figures_marks_the_category(drawn: Outcome, store: T
     record = store.find(drawn.run_id)
     other = replace(record, params={**record.params, "training.seed": "1"})
     seeds = seeds_table([record, other], 80)
-    assert seeds is not None and list(map(str, seeds.columns[0].cells)) == ["part ⚠"]
+    assert seeds is not None and [row.cells[0] for row in seeds.rows] == ["part\u00a0⚠"]
     assert all("\n⚠" in printed(table) for table in (report, *compared, seeds))
     assert "⚠" not in printed(report_table("run", rows[:1]))
     assert warned_of(record.tags, ["art", "part", "parts"]) == ["part"]

@@ -13,8 +13,7 @@ from vqlab.cli import app
 from vqlab.cli.options import Data, Tracking
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from vqlab.cli.fitted import FittedTable
     from vqlab.doctor import Finding
 
 _STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
@@ -58,7 +57,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _table(findings: list[Finding], width: int) -> Table:
+def _table(findings: list[Finding], width: int) -> FittedTable:
     from vqlab.cli.columns import Column, fitted_table
 
     columns = [

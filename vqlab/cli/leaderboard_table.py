@@ -9,9 +9,9 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from rich.table import Table
 
 from vqlab.cli.columns import Column, fitted_table
+from vqlab.cli.fitted import FittedTable
 from vqlab.cli.metric_tables import AUDITED, HEADLINES
 from vqlab.cli.progress import settings_text
 from vqlab.metrics import less_is_better
@@ -75,7 +75,7 @@ class Board:
     total: int
     metric: str
 
-    def table(self, width: int) -> Table:
+    def table(self, width: int) -> FittedTable:
         """Return the table that fits into `width` characters, the baselines below the runs."""
         rows, baselines = self.rows, self._baselines()
         every = [*rows, *baselines]
@@ -94,12 +94,9 @@ class Board:
         names = [row.run.name for row in rows] + ["learns nothing"] * len(baselines)
         columns.append(Column("name", names, rank=30))
         styles = ["bold green" if row.champion else "" for row in rows] + ["dim"] * len(baselines)
-        table = fitted_table(self._title(), columns, width, styles)
         notes = ["★ champion"] * any(row.champion for row in rows)
         notes += [AUDITED] * any(row.warned for row in every)
-        if notes:
-            table.caption, table.caption_justify = "\n".join(notes), "left"
-        return table
+        return fitted_table(self._title(), columns, width, styles, "\n".join(notes))
 
     def _several_data(self) -> bool:
         """Whether rows of one category were measured on different images."""
@@ -230,7 +227,7 @@ def _number(value: float | None, key: str) -> str:
     return f"{value:.3f}" if key.startswith("test") else f"{value:.4g}"
 
 
-def seeds_table(records: Sequence[RunRecord], width: int) -> Table | None:
+def seeds_table(records: Sequence[RunRecord], width: int) -> FittedTable | None:
     """Mean ± standard deviation of runs that differ in `training.seed` alone; None without any."""
     groups: dict[tuple[object, ...], dict[str, RunRecord]] = {}
     for record in records:
@@ -255,10 +252,8 @@ def seeds_table(records: Sequence[RunRecord], width: int) -> Table | None:
         columns.append(Column(HEADLINES[name], cells, rank, number=True))
     runs = [" ".join(run.run_id[:8] for run in by.values()) for by in several]
     columns.append(Column("runs", runs, rank=10, wraps=True))
-    table = fitted_table("the same settings with several seeds", columns, width)
-    if any(warned):
-        table.caption, table.caption_justify = AUDITED, "left"
-    return table
+    title = "the same settings with several seeds"
+    return fitted_table(title, columns, width, caption=AUDITED if any(warned) else "")
 
 
 def _spread(values: Sequence[float | None]) -> str:
