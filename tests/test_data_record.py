@@ -114,9 +114,8 @@ def test_the_leaderboard_marks_the_category(
 ) -> None:
     records = [store.find(outcome.run_id) for outcome in (drawn, shared)]
     board = make_board(records, 2, METRIC).table(200)
-    cells = {
-        c.header: [str(row.cells[i]) for row in board.rows] for i, c in enumerate(board.columns)
-    }
+    places = {column.header: place for place, column in enumerate(board.columns)}
+    data = [str(row.cells[places["data"]]) for row in board.rows]
     assert str(board.title).splitlines()[1] == "category: part ⚠" and "⚠" in str(board.caption)
     whole = records[0].tags["vqlab.data_fingerprint"][:8]
     part = records[1].tags["vqlab.test_fingerprint"][:8]
