@@ -26,7 +26,7 @@ COMMON = --category $(CLASS) --preset $(PRESET) $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
 .PHONY: help setup sweep train evaluate promote predict leaderboard correlate ui dashboard data-check \
-  data-audit test test-all check bench crashtest clean
+  data-audit doctor test test-all check bench crashtest clean
 
 help:  ## Print this help
 	@echo "vqlab: vector-quantised detectors of visual defects"; echo
@@ -85,6 +85,9 @@ data-check: $(READY)  ## Check the data set whole (DATA=folder)
 
 data-audit: $(READY)  ## Warn where trivial statistics separate the test set (DATA=folder)
 	@$(BIN)/vqlab data audit $(if $(DATA),"$(DATA)")
+
+doctor: $(READY)  ## Check this machine: what would not work, and what to do (DATA=folder)
+	@$(BIN)/vqlab doctor $(if $(DATA),--data "$(DATA)")
 
 test: $(READY)  ## Run the fast tests (a few minutes)
 	@$(BIN)/python -m pytest -m "not slow" -n 2 $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -86,12 +87,24 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_set(tmp_path_factory.mktemp("set"), ("part", "other"))
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store without runs: making its tables takes seconds, copying it does not."""
+    from vqlab.tracking import Tracker
+
+    root = tmp_path_factory.mktemp("empty") / "mlruns"
+    Tracker.open(root)
+    return root
+
+
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
+def store(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Tracker:
     """A store that the tests of a file share."""
     from vqlab.tracking import Tracker
 
-    return Tracker.open(tmp_path_factory.mktemp("store") / "mlruns")
+    root = tmp_path_factory.mktemp("store") / "mlruns"
+    shutil.copytree(empty_store, root)
+    return Tracker.open(root)
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,14 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "vqlab"
 LAYERS = [
     {"errors", "version"},
-    {"types"},
+    {"types", "ports"},
     {"config", "nn", "metrics"},
     {"data", "features", "detectors", "recipes"},
     {"training", "evaluation", "checkpoint"},
     {"tracking", "plots"},
     {"model"},
     {"run"},
-    {"sweep", "promote", "predict", "compare", "correlate"},
+    {"sweep", "promote", "rollback", "predict", "compare", "correlate", "doctor"},
     {"cli"},
     {"__init__", "__main__"},
 ]

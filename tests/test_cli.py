@@ -14,8 +14,10 @@ import yaml
 from PIL import Image
 
 from vqlab.cli import main
+from vqlab.version import __version__
 
 Tree = dict[str, Any]
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 
 def vqlab(*arguments: object, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -46,7 +48,10 @@ def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert done.stderr.strip() == "[]"
-    verbs = "train sweep settings predict evaluate promote leaderboard correlate ui dashboard data"
+    verbs = (
+        "train sweep settings predict evaluate promote rollback leaderboard correlate ui dashboard "
+        "doctor data"
+    )
     for verb in verbs.split():
         assert verb in done.stdout
 
@@ -72,7 +77,7 @@ def test_train_then_predict_in_a_fresh_process(recipe: Path, tmp_path: Path, sma
         assert words in done.stdout
     assert "epoch 1 of 1" in done.stdout
     board = vqlab("leaderboard", "--category", "cable", cwd=tmp_path).stdout
-    assert "vqvae-cable" in board and "mean_image (no learning)" in board
+    assert "vqvae-cable" in board and "mean_image" in board
     images = Path(small["data"]["root"]) / "cable/test/good"
     predicted = vqlab("predict", images, "--model", "vqvae-cable", cwd=tmp_path)
     verdicts = {"pass", "reject"}
@@ -106,7 +111,7 @@ def test_settings_prints_a_recipe_that_train_accepts(recipe: Path, tmp_path: Pat
         (["train", "RECIPE", "training.epochs=-1"], ["training.epochs", "got -1"]),
         (["train", "RECIPE", "training.learning_rate=fast"], ["training.learning_rate", "'fast'"]),
         (["train", "RECIPE", "detector=vqvea"], ["did you mean vqvae"]),
-        (["train", "RECIPE", "--category", "cabel"], ["cabel", "cable", "mvtec.com", "spot-diff"]),
+        (["train", "RECIPE", "--category", "tube"], ["tube", "cable", "mvtec.com", "spot-diff"]),
         (["train", "RECIPE", "--data", "nowhere"], ["nowhere"]),
         (["train", "RECIPE", "--data", "EMPTY"], ["EMPTY"]),
         (["train", "RECIPE", "--preset", "ful"], ["preset must be one of full"]),
@@ -121,8 +126,15 @@ def test_settings_prints_a_recipe_that_train_accepts(recipe: Path, tmp_path: Pat
         (["train", "--resume", "nobody", "--preset", "full"], ["got --preset full beside it"]),
         (["train", "--resume", "nobody", "--data", "EMPTY"], ["--data", "EMPTY beside it"]),
         (["predict", "RECIPE", "--model", "none.safetensors"], ["none.safetensors"]),
-        (["predict", "RECIPE", "--category", "cable"], ["champion"]),
-        (["promote", "--category", "cable"], ["cable"]),
+        (["predict", "RECIPE"], ["champion", "--category"]),
+        (["predict", "RECIPE", "--category", "cable"], ["no tracked runs", "sweep first"]),
+        (["evaluate", "--category", "cable"], ["no tracked runs"]),
+        (["compare", "one", "two"], ["no tracked runs"]),
+        (["promote", "--category", "cable"], ["no tracked runs"]),
+        (["rollback", "--category", "cable"], ["no tracked runs"]),
+        (["leaderboard"], ["no tracked runs"]),
+        (["leaderboard", "--json", "--csv"], ["exclude each other"]),
+        (["ui"], ["no tracked runs"]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else None,
 )
@@ -146,6 +158,49 @@ def test_a_mistake_is_one_sentence(
     for word in words:
         assert word in said
     assert not (tmp_path / "results").exists()
+    if arguments[0] not in ("train", "sweep"):  # what reads creates nothing
+        assert {path.name for path in tmp_path.iterdir()} <= {"EMPTY", "recipe.yaml"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "RECIPE"],
+        ["sweep", "RECIPE"],
+        ["train", "RECIPE", "data.root=null"],
+        ["sweep", "all", "data.root=null"],
+        ["data", "check", "ROOT"],
+        ["data", "check"],
+        ["data", "show"],
+        ["data", "audit", "ROOT"],
+        ["data", "validation"],
+        ["data", "make"],
+    ],
+    ids=" ".join,
+)
+def test_a_misspelt_category_is_asked_about_in_one_line(
+    arguments: list[str],
+    recipe: Path,
+    small: Tree,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = {"RECIPE": str(recipe), "ROOT": small["data"]["root"]}
+    (tmp_path / "experiments").symlink_to(EXPERIMENTS)
+    monkeypatch.chdir(tmp_path)
+    words = [places.get(word, word) for word in arguments]
+    monkeypatch.setattr(sys, "argv", ["vqlab", *words, "--category", "Cabel"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.count("\n") == 1
+    assert "Cabel" in said and said.endswith("did you mean cable?\n")
+    assert not (tmp_path / "data").exists()
+
+
+def test_version(tmp_path: Path) -> None:
+    assert vqlab("--version", cwd=tmp_path).stdout == f"vqlab {__version__}\n"
 
 
 def test_predict_never_deletes_what_is_not_its_own(recipe: Path, tmp_path: Path) -> None:

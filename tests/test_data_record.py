@@ -17,9 +17,10 @@ from tiny_set import tiny_recipe, write_tiny_set
 
 from vqlab import promote as gate
 from vqlab.checkpoint import load_checkpoint
+from vqlab.cli.leaderboard_table import make_board, seeds_table
 from vqlab.cli.progress import out
 from vqlab.cli.sweeping import say_result
-from vqlab.cli.tables import comparison_tables, leaderboard_table, report_table, seeds_table
+from vqlab.cli.tables import comparison_tables, report_table
 from vqlab.compare import compare
 from vqlab.config import merge, nest
 from vqlab.data import STATISTICS, load_dataset, read_image
@@ -112,16 +113,17 @@ def test_the_leaderboard_marks_the_category(
     drawn: Outcome, shared: Outcome, store: Tracker
 ) -> None:
     records = [store.find(outcome.run_id) for outcome in (drawn, shared)]
-    board = leaderboard_table(records, 10)
-    cells = [list(column.cells) for column in board.columns]
-    assert cells[2][:2] == ["part ⚠", "part ⚠"] and "⚠" in str(board.caption)
+    board = make_board(records, 2, METRIC).table(200)
+    places = {column.header: place for place, column in enumerate(board.columns)}
+    data = [str(row.cells[places["data"]]) for row in board.rows]
+    assert str(board.title).splitlines()[1] == "category: part ⚠" and "⚠" in str(board.caption)
     whole = records[0].tags["vqlab.data_fingerprint"][:8]
     part = records[1].tags["vqlab.test_fingerprint"][:8]
-    assert cells[3][0].endswith(whole) and cells[3][1].endswith(f"{whole}, part {part}")
+    assert data[0].endswith(whole) and data[1].endswith(f"{whole}, part {part}")
     assert len(board.rows) == 4  # a baseline for each of the two test sets
     sound = [store.find(drawn.run_id)]
     del sound[0].tags["vqlab.audit"]
-    assert leaderboard_table(sound, 10).caption is None
+    assert make_board(sound, 1, METRIC).table(200).caption == ""
 
 
 def printed(table: Any) -> str:
@@ -142,8 +144,8 @@ def test_every_table_of_test_figures_marks_the_category(drawn: Outcome, store: T
     assert [table.title for table in compared] == ["part ⚠"]
     record = store.find(drawn.run_id)
     other = replace(record, params={**record.params, "training.seed": "1"})
-    seeds = seeds_table([record, other])
-    assert seeds is not None and list(seeds.columns[1].cells) == ["part ⚠"]
+    seeds = seeds_table([record, other], 80)
+    assert seeds is not None and [row.cells[0] for row in seeds.rows] == ["part\u00a0⚠"]
     assert all("\n⚠" in printed(table) for table in (report, *compared, seeds))
     assert "⚠" not in printed(report_table("run", rows[:1]))
     assert warned_of(record.tags, ["art", "part", "parts"]) == ["part"]

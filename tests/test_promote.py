@@ -13,10 +13,12 @@ from tiny_set import tiny_recipe, write_tiny_set
 from vqlab import promote as gate
 from vqlab.config import merge, nest
 from vqlab.model import Model
-from vqlab.promote import promote, rollback
+from vqlab.predict import load_model
+from vqlab.promote import promote
+from vqlab.rollback import rollback
 from vqlab.run import Outcome, evaluate_model, resolve, run
 from vqlab.sweep import make_space, sweep
-from vqlab.tracking import Tracker
+from vqlab.tracking import PREVIOUS, Tracker
 from vqlab.types import UserError
 
 METRIC = "test/image_auroc"
@@ -84,13 +86,98 @@ def test_the_gate(train: Train, tracker: Tracker) -> None:
     assert not again.promoted and again.is_champion and champion(tracker) == 2
     assert len(tracker.registry.versions("part")) == 2
     back = rollback(tracker, "part")
-    assert back.promoted and back.run_id == first and champion(tracker) == 1
+    assert (back.version, back.run_id) == (1, first) and champion(tracker) == 1
     tags = {v.version: v.tags for v in tracker.registry.versions("part")}
-    assert "vqlab.rolled_back_at" in tags[2]
+    assert "vqlab.rolled_back_at" in tags[2] and tags[2]["vqlab.rolled_back_to"] == "1"
+    assert "vqlab.restored_at" in tags[1]
     assert tags[2]["vqlab.promoted_from"] == better and tags[2]["vqlab.metric_value"] == "0.97"
     assert tags[2]["vqlab.champion_value"] == "0.95" and "instead of" in tags[2]["vqlab.reason"]
     returned = promote(tracker, "part", ref=better)
     assert returned.version == 2 and champion(tracker) == 2
+
+
+def test_rollback_goes_back_in_history(train: Train, tracker: Tracker) -> None:
+    """A version that was rolled back is not crowned again by going back once more."""
+    for number, value in enumerate((0.90, 0.92, 0.94, 0.96), 1):
+        assert promote(tracker, "part", ref=train(f"r{number}", value)).version == number
+    registry = tracker.registry
+    assert registry.history("part") == [1, 2, 3, 4]
+    assert [rollback(tracker, "part").version for _ in range(3)] == [3, 2, 1]
+    assert registry.at("part", PREVIOUS) is None
+    with pytest.raises(UserError, match=r"no champion before version 1 .*--to \(2, 3, 4\)"):
+        rollback(tracker, "part")
+    assert rollback(tracker, "part", to=3).version == 3 and registry.history("part") == [1, 3]
+    assert rollback(tracker, "part").version == 1
+    with pytest.raises(UserError, match="version 1 is the champion of part already"):
+        rollback(tracker, "part", to=1)
+    with pytest.raises(UserError, match=r"no version 9; choose a version with --to \(2, 3, 4\)"):
+        rollback(tracker, "part", to=9)
+    assert champion(tracker) == 1
+
+
+def test_rollback_after_a_version_was_promoted_twice(train: Train, tracker: Tracker) -> None:
+    one, two = train("one", 0.9), train("two", 0.95)
+    promote(tracker, "part", ref=one)
+    promote(tracker, "part", ref=two)
+    promote(tracker, "part", ref=one, force=True)
+    assert tracker.registry.history("part") == [1, 2, 1]
+    assert [rollback(tracker, "part").version for _ in range(2)] == [2, 1]
+    with pytest.raises(UserError, match="no champion before"):
+        rollback(tracker, "part")
+
+
+def test_rollback_in_a_store_without_a_recorded_history(train: Train, tracker: Tracker) -> None:
+    """Stores of an earlier vqlab have the tags of the versions alone."""
+    for number, value in enumerate((0.90, 0.92, 0.94), 1):
+        promote(tracker, "part", ref=train(f"r{number}", value))
+        version = tracker.registry.versions("part")[0]
+        tracker.registry.set_tags(version, {"vqlab.promoted_at": f"2026-01-0{number}T00:00:00"})
+    tracker._client.delete_registered_model_tag("vqlab-part", "vqlab.champions")
+    assert tracker.registry.history("part") == [1, 2, 3]
+    assert [rollback(tracker, "part").version for _ in range(2)] == [2, 1]
+
+
+def test_rollback_to_a_version_whose_checkpoint_is_gone(train: Train, tracker: Tracker) -> None:
+    first = train("a", 0.9)
+    promote(tracker, "part", ref=first)
+    promote(tracker, "part", ref=train("b", 0.95))
+    tracker.drop(first, "checkpoint")
+    with pytest.raises(UserError, match="version 1 of part cannot be used: run .* has no artifact"):
+        rollback(tracker, "part")
+    assert champion(tracker) == 2 and tracker.registry.history("part") == [1, 2]
+
+
+def test_without_a_study_candidates_are_listed(train: Train, tracker: Tracker) -> None:
+    with pytest.raises(UserError, match=r"no finished study and no run to promote; sweep it first"):
+        promote(tracker, "socket")
+    tag = {"vqlab__category": "listed"}
+    low, high, without = (train(n, v, **tag) for n, v in (("a", 0.8), ("b", 0.9), ("c", None)))
+    with pytest.raises(UserError, match=r"no finished study .*choose one of its runs") as error:
+        promote(tracker, "listed")
+    lines = str(error.value).splitlines()[1:]
+    assert [line.split()[:3] for line in lines] == [
+        [high[:12], METRIC, "0.9000"],
+        [low[:12], METRIC, "0.8000"],
+        [without[:12], METRIC, "not"],
+    ]
+    with pytest.raises(UserError, match=r"did you mean listed\?"):
+        promote(tracker, "lisetd")
+
+
+def test_a_model_of_another_category_is_refused(tested: Outcome, tracker: Tracker) -> None:
+    for reference in ("tested", str(tested.checkpoint)):
+        with pytest.raises(UserError, match="was trained on part and cannot judge other; name a"):
+            load_model(reference, "other", tracker.root)
+        assert load_model(reference, "part", tracker.root).category == "part"
+        assert load_model(reference, None, tracker.root).category == "part"
+
+
+def test_a_misspelt_champion(train: Train, tracker: Tracker) -> None:
+    promote(tracker, "part", ref=train("a", 0.9))
+    with pytest.raises(UserError, match=r"'prat' has no champion; did you mean part\?"):
+        load_model("champion", "prat", tracker.root)
+    with pytest.raises(UserError, match=r"did you mean part\?"):
+        rollback(tracker, "prat")
 
 
 def test_min_delta_and_force(train: Train, tracker: Tracker) -> None:
@@ -159,13 +246,11 @@ def test_only_test_metrics_decide(tracker: Tracker, metric: str) -> None:
         promote(tracker, "part", ref="x", metric=metric)
 
 
-def test_nothing_to_promote_or_to_go_back_to(train: Train, tracker: Tracker) -> None:
-    with pytest.raises(UserError, match="no finished study; sweep it first"):
-        promote(tracker, "part-without-study")
-    with pytest.raises(UserError, match="no previous champion"):
+def test_nothing_to_go_back_to(train: Train, tracker: Tracker) -> None:
+    with pytest.raises(UserError, match="has no champion"):
         rollback(tracker, "part")
     promote(tracker, "part", ref=train("a", 0.9))
-    with pytest.raises(UserError, match="no previous champion"):
+    with pytest.raises(UserError, match="no champion before version 1 .*promote another run"):
         rollback(tracker, "part")
 
 

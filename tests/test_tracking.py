@@ -31,14 +31,6 @@ from vqlab.tracking.store import locate
 BLACK = np.zeros((40, 50, 3), np.uint8)
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store without runs: making its tables takes seconds, copying it does not."""
-    root = tmp_path_factory.mktemp("store") / "mlruns"
-    Tracker.open(root)
-    return root
-
-
 @pytest.fixture
 def tracker(empty_store: Path, tmp_path: Path) -> Tracker:
     shutil.copytree(empty_store, tmp_path / "mlruns")
@@ -334,6 +326,7 @@ def test_registry(tracker: Tracker) -> None:
     registry.crown(second, first)
     with pytest.raises(UserError, match=r"another champion meanwhile \(version 2\)"):
         registry.crown(third, first)
+    assert registry.history("cable") == [1, 2]
     champion = tracker.champion("cable")
     assert (champion.version, champion.run_id) == (2, second.run_id)
     assert champion.checkpoint.read_text() == "weights 1"
@@ -391,6 +384,55 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with pytest.raises(UserError, match="must not contain"):
         Tracker.open(tmp_path / "100%")
+
+
+def test_reading_creates_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "experiment").mkdir()
+    with pytest.raises(UserError, match=r"no tracked runs in .*/mlruns .*train or sweep first"):
+        Tracker.open(tmp_path / "mlruns", create=False)
+    with pytest.raises(UserError, match="no tracked runs"):
+        ui_command(tmp_path / "mlruns")
+    with pytest.raises(UserError, match="no tracked runs"):  # a folder without a store
+        Tracker.open(tmp_path / "experiment", create=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other/runs.db")
+    with pytest.raises(UserError, match="runs.db does not exist; check MLFLOW_TRACKING_URI"):
+        Tracker.open(tmp_path / "mlruns", create=False)
+    assert [path.name for path in tmp_path.rglob("*")] == ["experiment"]
+
+
+def test_a_store_of_a_similar_name_is_suggested(tracker: Tracker) -> None:
+    assert Tracker.open(tracker.root, create=False).runs() == []
+    with pytest.raises(UserError, match=r"did you mean mlruns\?"):
+        Tracker.open(tracker.root.with_name("mlrun"), create=False)
+    assert not tracker.root.with_name("mlrun").exists()
+
+
+def test_a_database_elsewhere_is_read_without_a_folder(
+    empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other").mkdir()
+    shutil.copy(empty_store / "mlflow.db", tmp_path / "other" / "runs.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other/runs.db")
+    assert Tracker.open(tmp_path / "mlruns", create=False).runs() == []
+    assert not (tmp_path / "mlruns").exists()
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [("COMPLETE", "command with `--test 4` .make sweep CLASS=cable TEST=4"), ("PRUNED", "early")],
+)
+def test_a_checkpoint_that_its_sweep_deleted(tracker: Tracker, state: str, words: str) -> None:
+    tags = {"kind": "trial", "study": "S", "trial": "4", "category": "cable"}
+    with start(tracker, "trial", **tags) as run:
+        run.set_tags({"optuna.state": state})
+        run.log_text("weights", CHECKPOINT)
+    assert tracker.find(run.id).checkpoint().read_text() == "weights"
+    tracker.drop(run.id, "checkpoint")
+    with pytest.raises(UserError, match=f"is not kept: it is trial 4 of study S.*{words}"):
+        tracker.find(run.id).checkpoint()
+    start(tracker, "plain", kind="train").finish()
+    with pytest.raises(UserError, match="has no artifact"):
+        tracker.find("plain").checkpoint()
 
 
 def test_another_sqlite_file(
@@ -520,6 +562,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    Tracker.open(root)
     arguments, environment = ui_command(root, port=port)
     log = (root.parent / "log").open("w+")
     process = subprocess.Popen(

@@ -40,7 +40,8 @@ def train(
     from vqlab.tracking import Tracker
 
     config = resolve(recipe_tree(recipe, overrides, category, data, preset))
-    return run(config, Tracker.open(Path(mlruns)), results=Path(results))
+    tags = {"vqlab.preset": preset}
+    return run(config, Tracker.open(Path(mlruns)), tags=tags, results=Path(results))
 
 
 def load(

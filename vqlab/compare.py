@@ -59,6 +59,8 @@ def compared(
 def _require_same_test(first: RunRecord, second: RunRecord) -> None:
     for run in (first, second):
         if not any(key.startswith("test/") for key in run.metrics):
+            if run.not_kept:  # then evaluating it does not work either
+                raise UserError(f"run {run.name} was not measured on test, and {run.not_kept}")
             raise UserError(
                 f"run {run.short} was not measured on test; `vqlab evaluate --model "
                 f"{run.run_id[:8]}` does that."

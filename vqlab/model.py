@@ -18,7 +18,7 @@ from PIL import Image
 
 from vqlab.checkpoint import load_checkpoint, save_checkpoint, split_state
 from vqlab.config import validate
-from vqlab.data import DataSettings, ImageSet, read_image, to_network, to_original
+from vqlab.data import DataSettings, ImageSet, as_rgb, read_image, to_network, to_original
 from vqlab.detectors import Detector, detector_class
 from vqlab.evaluation import (
     REJECT,
@@ -135,12 +135,13 @@ class Model:
         return score_images(scorer, self.backbone, images, 1, self.device, progress)
 
     @torch.inference_mode()
-    def score(self, image: Array | Path | str) -> Prediction:
-        """Score an image file, or an array (H, W, 3) or (H, W), uint8.
+    def score(self, image: Array | Image.Image | Path | str) -> Prediction:
+        """Score an image file, a PIL image, or an array (H, W, 3) or (H, W), uint8.
 
-        Raises UserError for a file that is no image, and for an array of another shape or type.
+        Raises UserError for a file that is no image, and for an array of another shape or type,
+        with what converts it.
         """
-        pixels = read_image(Path(image)) if isinstance(image, Path | str) else _as_rgb(image)
+        pixels = read_image(Path(image)) if isinstance(image, Path | str) else as_rgb(image)
         network, geometry = to_network(pixels, self.data)
         pyramid = self.backbone(network[None].to(self.device))
         scores = self.detector.score(pyramid)
@@ -174,17 +175,6 @@ class _Alternative:
 
     def score(self, pyramid: Pyramid) -> Scores:
         return self.detector.alternatives(pyramid)[self.name]
-
-
-def _as_rgb(image: Array) -> Array:
-    array = np.asarray(image)
-    shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
-    if not shaped or array.dtype != np.uint8 or 0 in array.shape:
-        raise UserError(
-            "an image must be a uint8 array of shape (height, width, 3) or (height, width); got "
-            f"{array.dtype} of shape {array.shape}; convert it, e.g. (x * 255).astype('uint8')."
-        )
-    return np.repeat(array[:, :, None], 3, axis=2) if array.ndim == 2 else array
 
 
 def _to_picture(panel: Array, geometry: Any) -> Array:

@@ -28,16 +28,32 @@ class PredictedFile:
 def load_model(reference: str, category: str | None, mlruns: Path) -> Model:
     """The model meant by `champion`, a checkpoint file, or a run (id, start of it, name).
 
-    Raises UserError where there is no such thing, saying what there is.
+    Raises UserError where there is no such thing, saying what there is, and where a file or a run
+    is not about `category`.
     """
     if Path(reference).suffix == ".safetensors":
-        return Model.load(Path(reference))
-    tracker = Tracker.open(mlruns)
-    if reference != "champion":
-        return Model.load(tracker.find(reference).checkpoint())
-    if category is None:
+        model = Model.load(Path(reference))
+        _require_category(f"checkpoint {reference}", model.category, category)
+        return model
+    if reference == "champion" and category is None:
         raise UserError("a champion belongs to a category; say which, e.g. --category cable.")
-    return Model.load(tracker.champion(category).checkpoint)
+    tracker = Tracker.open(mlruns, create=False)
+    if reference == "champion":
+        return Model.load(tracker.champion(str(category)).checkpoint)
+    record = tracker.find(reference)
+    _require_category(f"run {record.short}", record.tags.get("vqlab.category", ""), category)
+    return Model.load(record.checkpoint())
+
+
+def _require_category(what: str, trained: str, category: str | None) -> None:
+    """Raise UserError unless a model trained on the categories `trained` (joined by +) is about
+    the category asked for."""
+    if category is None or category in (trained, *trained.split("+")):
+        return
+    raise UserError(
+        f"{what} was trained on {trained or 'no category'} and cannot judge {category}; name a "
+        f"model of {category} with --model, or leave out --category to score with this one."
+    )
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:

@@ -21,24 +21,27 @@ from typing import Any
 import torch
 
 from vqlab.data import find_root, load_dataset
+from vqlab.errors import UserError, did_you_mean
+from vqlab.metrics import less_is_better
 from vqlab.model import Model
 from vqlab.run import RunConfig, resolve, test_model
-from vqlab.tracking import CHECKPOINT, PREVIOUS, RunRecord, Tracker, Version
-from vqlab.types import UserError
+from vqlab.tracking import CHECKPOINT, RunRecord, Tracker, Version
 
-_METRICS = {
-    "image_auroc": 1,
-    "image_ap": 1,
-    "image_f1max": 1,
-    "pixel_auroc": 1,
-    "pixel_ap": 1,
-    "pixel_f1max": 1,
-    "pixel_iou": 1,
-    "aupro": 1,
-    "escape_rate": -1,
-    "false_reject_rate": -1,
-}
-"""Metrics that may decide, and whether more (1) or less (-1) is better."""
+_METRICS = (
+    "image_auroc",
+    "image_ap",
+    "image_f1max",
+    "pixel_auroc",
+    "pixel_ap",
+    "pixel_f1max",
+    "pixel_iou",
+    "aupro",
+    "escape_rate",
+    "false_reject_rate",
+)
+"""Metrics that may decide."""
+_LISTED = 8
+"""Candidates that an error lists."""
 _LOOK = 4
 """Test images scored again before a checkpoint becomes champion."""
 _SAME = 1e-5
@@ -47,7 +50,7 @@ _SAME = 1e-5
 
 @dataclass(frozen=True)
 class Promotion:
-    """What became of a promotion, or of taking one back."""
+    """What became of a promotion."""
 
     version: int | None
     """The registered version; None where none was registered."""
@@ -81,7 +84,7 @@ def promote(
     where nothing can be compared.
     """
     sign = _direction(metric)
-    record = _candidate(tracker, category, ref)
+    record = _candidate(tracker, category, ref, metric)
     present = tracker.registry.at(category)
     if present is not None and present.run_id == record.run_id:
         value = record.metrics.get(metric)
@@ -117,42 +120,22 @@ def promote(
     return Promotion(version.version, True, True, reason, record.run_id, value, old)
 
 
-def rollback(tracker: Tracker, category: str) -> Promotion:
-    """Make the previous champion the champion again. Raises UserError where there is none."""
-    present = tracker.registry.at(category)
-    before = tracker.registry.at(category, PREVIOUS)
-    if present is None or before is None:
-        raise UserError(
-            f"category {category} has no previous champion; there is nothing to go back to."
-        )
-    tracker.registry.checkpoint(before)
-    tracker.registry.crown(before, present)
-    tracker.registry.set_tags(present, {"vqlab.rolled_back_at": _now()})
-    reason = (
-        f"version {before.version} is the champion of {category} again, instead of version "
-        f"{present.version}."
-    )
-    return Promotion(before.version, True, True, reason, before.run_id, None, None)
-
-
 def _direction(metric: str) -> int:
+    """Return 1 if more of the metric is better, -1 if less is."""
     split, _, name = metric.partition("/")
     if split != "test" or name not in _METRICS:
         known = ", ".join(f"test/{name}" for name in _METRICS)
         raise UserError(f"a promotion's metric must be one of {known}; got {metric!r}.")
-    return _METRICS[name]
+    return -1 if less_is_better(metric) else 1
 
 
-def _candidate(tracker: Tracker, category: str, ref: str | None) -> RunRecord:
+def _candidate(tracker: Tracker, category: str, ref: str | None, metric: str) -> RunRecord:
     """The run to promote, if it may be one. Raises UserError saying why it may not."""
     if ref is None:
         studies = tracker.runs(kinds=["study"], tags={"vqlab.category": category})
         best = [s.tags["vqlab.best_run"] for s in studies if "vqlab.best_run" in s.tags]
         if not best:
-            raise UserError(
-                f"category {category} has no finished study; sweep it first (make sweep "
-                f"CLASS={category}), or name a run."
-            )
+            raise UserError(_candidates(tracker, category, metric))
         ref = best[0]
     record = tracker.find(ref)
     trained = record.tags.get("vqlab.category", "")
@@ -175,6 +158,30 @@ def _candidate(tracker: Tracker, category: str, ref: str | None) -> RunRecord:
             "nothing; promote one that was chosen on validation."
         )
     return record
+
+
+def _candidates(tracker: Tracker, category: str, metric: str) -> str:
+    """Return the sentence that lists what could be promoted where no study names its best run."""
+    runs = [r for r in tracker.runs(kinds=["train", "trial"]) if r.status == "FINISHED"]
+    # A trial that was never tested has most likely no checkpoint any more.
+    runs = [r for r in runs if r.tags["vqlab.kind"] == "train" or metric in r.metrics]
+    mine = [r for r in runs if r.tags.get("vqlab.category") == category]
+    if not mine:
+        hint = did_you_mean(category, {r.tags.get("vqlab.category", "") for r in runs})
+        hint = hint or f"sweep it first (make sweep CLASS={category})."
+        return f"category {category} has no finished study and no run to promote; {hint}"
+    worst = -_direction(metric) * math.inf
+    mine.sort(key=lambda r: r.metrics.get(metric, worst), reverse=_direction(metric) > 0)
+    lines = [
+        f"category {category} has no finished study to take the best run of; choose one of its "
+        f"runs with --run ID (make promote CLASS={category} RUN=ID):"
+    ]
+    for run in mine[:_LISTED]:
+        value = f"{run.metrics[metric]:.4f}" if metric in run.metrics else "not measured yet"
+        lines.append(f"  {run.run_id[:12]}  {metric} {value}  {run.name}")
+    if len(mine) > _LISTED:
+        lines.append(f"  and {len(mine) - _LISTED} more: vqlab leaderboard --category {category}")
+    return "\n".join(lines)
 
 
 def _measured(tracker: Tracker, record: RunRecord, metric: str, results: Path) -> RunRecord:

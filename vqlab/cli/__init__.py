@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -26,11 +26,32 @@ app = typer.Typer(
     "recipes, on the command line and in sweeps: `vqlab train experiments/vqvae.yaml "
     "training.epochs=10 detector.codebook_size=256`.",
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from vqlab.version import __version__
+
+        typer.echo(f"vqlab {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
 data_app = typer.Typer(no_args_is_help=True, help="Look at, check and make data sets.")
 app.add_typer(data_app, name="data")
 
 # In the order of `vqlab --help`.
-from vqlab.cli import training, sweeping, worker, models, dashboard, correlate, data, cache  # noqa: E402, F401, I001
+from vqlab.cli import training, sweeping, worker, models, leaderboard, ui, dashboard  # noqa: E402, F401, I001
+from vqlab.cli import correlate, data, cache, doctor  # noqa: E402, F401
 
 
 def main() -> NoReturn:

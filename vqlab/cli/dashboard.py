@@ -10,6 +10,7 @@ import typer
 
 from vqlab.cli import app
 from vqlab.cli.options import Tracking
+from vqlab.ports import cannot_listen
 
 
 @app.command(short_help="Open optuna-dashboard on all studies.")
@@ -66,16 +67,11 @@ def serving(address: str, host: str, port: int) -> Any:
         def log_message(self, format: str, *args: Any) -> None:
             """Say nothing of each request."""
 
-    from vqlab.errors import UserError
-
     site = _site(address)
     try:
         return make_server(host, port, site, Server, Handler)
     except OSError as error:
-        raise UserError(
-            f"port {port} of {host} cannot be used ({os.strerror(error.errno or 0)}); choose "
-            "another with --port."
-        ) from None
+        raise cannot_listen(host, port, error) from None
 
 
 def _site(address: str) -> Any:

@@ -1,8 +1,7 @@
-"""Verbs on trained models: `evaluate`, `predict`, `promote`, `rollback`, `leaderboard`, `ui`."""
+"""Verbs on trained models: `evaluate`, `predict`, `compare`, `promote`, `rollback`."""
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -90,7 +89,9 @@ def compare(
     from vqlab.compare import compare as measure
     from vqlab.tracking import Tracker
 
-    found = measure(Tracker.open(mlruns), first, second, resamples=resamples, seed=seed)
+    found = measure(
+        Tracker.open(mlruns, create=False), first, second, resamples=resamples, seed=seed
+    )
     for table in comparison_tables(found):
         out.print(table)
     out.print("bold: the interval does not hold 0")
@@ -114,56 +115,24 @@ def promote(
     from vqlab.promote import promote as gate
     from vqlab.tracking import Tracker
 
-    result = gate(
-        Tracker.open(mlruns), category, ref=run, metric=metric, min_delta=min_delta, force=force
-    )
+    tracker = Tracker.open(mlruns, create=False)
+    result = gate(tracker, category, ref=run, metric=metric, min_delta=min_delta, force=force)
     out.print(("[bold green]promoted[/]: " if result.promoted else "") + result.reason)
     if not result.promoted and not result.is_champion:
         raise typer.Exit(1)
 
 
-@app.command(short_help="Make the previous champion champion again.")
+@app.command(short_help="Make an earlier champion champion again.")
 def rollback(
     category: Annotated[str, typer.Option("--category", "-c", help="Product class, e.g. cable.")],
+    to: Annotated[
+        int | None, typer.Option(min=1, help="Version to go back to; default: the one before.")
+    ] = None,
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
-    """Make the previous champion the champion again."""
+    """Make an earlier champion the champion again; repeated, it goes further back in history."""
     from vqlab.cli.progress import out
-    from vqlab.promote import rollback as back
+    from vqlab.rollback import rollback as back
     from vqlab.tracking import Tracker
 
-    out.print(back(Tracker.open(mlruns), category).reason)
-
-
-@app.command(short_help="List the runs measured on test, best first.")
-def leaderboard(
-    category: Category = None,
-    metric: Annotated[str, typer.Option(help="Order of the rows.")] = "test/image_auroc",
-    limit: Annotated[int, typer.Option(min=1, help="Rows shown.")] = 20,
-    mlruns: Tracking = Path("mlruns"),
-) -> None:
-    """The runs measured on test, best first, beside the no-learning baseline."""
-    from vqlab.cli.progress import out
-    from vqlab.cli.tables import leaderboard_table, seeds_table
-    from vqlab.tracking import Tracker
-
-    rows = Tracker.open(mlruns).runs([category] if category else None, order_by=metric)
-    out.print(leaderboard_table(rows, limit))
-    repeated = seeds_table(rows)
-    if repeated is not None:
-        out.print(repeated)
-
-
-@app.command(short_help="Open the MLflow UI.")
-def ui(
-    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    mlruns: Tracking = Path("mlruns"),
-) -> None:
-    """Open the MLflow UI on everything tracked here (stop with Ctrl-C)."""
-    from vqlab.cli.progress import out
-    from vqlab.tracking import ui_command
-
-    argv, env = ui_command(mlruns, host=host, port=port)
-    out.print(f"MLflow UI: http://{host}:{port}/#/experiments?workflowType=machine_learning")
-    os.execvpe(argv[0], argv, {**os.environ, **env})
+    out.print(back(Tracker.open(mlruns, create=False), category, to).reason)

@@ -75,7 +75,7 @@ def train(
     with joined():
         trees = from_first(chosen)
         for config, tracker, resumed in jobs:
-            _train_one(config, tracker, results, resumed)
+            _train_one(config, tracker, results, resumed, preset)
         if not jobs:  # not the first of several processes
             for tree in trees:
                 train_along(resolve(tree))
@@ -135,7 +135,9 @@ def say_data(config: RunConfig) -> None:
     out.print(f"[{style}]{describe_source(root, source)}[/]")
 
 
-def _train_one(config: RunConfig, tracker: Tracker, results: Path, resumed: Run | None) -> None:
+def _train_one(
+    config: RunConfig, tracker: Tracker, results: Path, resumed: Run | None, preset: str
+) -> None:
     from vqlab.cli.progress import interruptible, work
     from vqlab.run import run
 
@@ -144,8 +146,8 @@ def _train_one(config: RunConfig, tracker: Tracker, results: Path, resumed: Run 
     title = f"{config.detector['name']} {names if isinstance(names, str) else '+'.join(names)}"
     with interruptible(), work(title) as (on_epoch, on_progress):
         outcome = run(
-            config, tracker, resumed=resumed, results=results, on_epoch=on_epoch,
-            on_progress=on_progress,
+            config, tracker, tags={"vqlab.preset": preset}, resumed=resumed, results=results,
+            on_epoch=on_epoch, on_progress=on_progress,
         )  # fmt: skip
     say_outcome(outcome, tracker)
 

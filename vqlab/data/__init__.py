@@ -1,5 +1,6 @@
 """Images: found in folders, read, brought to network size, split, checked, shown."""
 
+from vqlab.data.arrays import as_rgb
 from vqlab.data.audit import STATISTICS, CategoryAudit, audit, audit_metrics
 from vqlab.data.check import CheckReport, CheckRow, check_dataset
 from vqlab.data.image_set import ImageSet
@@ -27,6 +28,7 @@ __all__ = [
     "ImageSet",
     "Splits",
     "ValidationSettings",
+    "as_rgb",
     "audit",
     "audit_metrics",
     "categories_in",

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from vqlab.data.image_set import THREADS, Progress
 from vqlab.data.images import BadFile, read_image, read_mask
-from vqlab.data.layouts import Category, listing, read_category, recognise
+from vqlab.data.layouts import Category, listing, read_category, recognise, require_categories
 from vqlab.data.locate import source_of
 from vqlab.data.published import Counts, published_counts
 from vqlab.data.splits import fingerprint
-from vqlab.types import Sample, UserError
+from vqlab.types import Sample
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,7 @@ def check_dataset(
     """
     layout = recognise(root)
     names = sorted(layout.folders) if categories is None else list(categories)
-    missing = [name for name in names if name not in layout.folders]
-    if missing:
-        raise UserError(
-            f"there is no category {listing(missing)} in {root}; "
-            f"it has {listing(sorted(layout.folders), most=30)}."
-        )
+    require_categories(layout, names)
     report = CheckReport(root, source_of(root))
     found = [read_category(layout, name) for name in names]
     total = sum(len(category.train) + len(category.test) for category in found)

@@ -45,7 +45,7 @@ def read_image(path: Path | str) -> Pixels:
     16 bits become 8 by the high byte (the same scale for every file), transparency becomes white,
     of several frames the first is taken. Raises BadFile (a UserError) that names the file.
     """
-    return np.ascontiguousarray(_to_rgb(_decode(Path(path)), Path(path)))
+    return np.ascontiguousarray(rgb_of(_decode(Path(path)), Path(path)))
 
 
 def read_mask(path: Path | str) -> Mask:
@@ -90,7 +90,11 @@ def _refuse_odd_tiff(image: Image.Image, path: Path) -> None:
             raise BadFile(path, "its 16-bit grey has white as 0", "save it as PNG")
 
 
-def _to_rgb(image: Image.Image, path: Path) -> Pixels:
+def rgb_of(image: Image.Image, path: Path) -> Pixels:
+    """(H, W, 3) uint8 RGB of a PIL image of any mode, as `read_image` says; `path` is for errors.
+
+    Raises BadFile (a UserError).
+    """
     if image.mode.startswith(("I", "F")):
         grey = _eight_bits(np.asarray(image), path)
         return np.repeat(grey[..., None], 3, axis=2)

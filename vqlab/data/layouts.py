@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vqlab.data.images import IMAGE_SUFFIXES
-from vqlab.types import Sample, UserError
+from vqlab.errors import UserError, did_you_mean
+from vqlab.types import Sample
 
 FEWEST = 4
 """Images in train/good: two to train on and two held out."""
@@ -95,6 +96,17 @@ def _nothing_in(root: Path, inside: Sequence[Path]) -> str:
         return f"{sentence}; below it {listing(deeper)} would do, give one of them."
     got = listing([path.name for path in inside]) if inside else "no folder"
     return f"{sentence}; it holds {got}."
+
+
+def require_categories(layout: Layout, names: Sequence[str]) -> None:
+    """Raise UserError unless the layout has all the categories of these names."""
+    missing = [name for name in names if name not in layout.folders]
+    if missing:
+        hint = did_you_mean(missing[0], layout.folders) if len(missing) == 1 else ""
+        raise UserError(
+            f"there is no category {listing(missing)} in {layout.root}; "
+            f"{hint or f'it has {listing(sorted(layout.folders), most=30)}.'}"
+        )
 
 
 def read_category(layout: Layout, name: str) -> Category:

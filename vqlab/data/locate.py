@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from vqlab.data.image_set import Progress
@@ -10,7 +11,7 @@ from vqlab.data.layouts import Layout, listing, recognise
 from vqlab.data.published import HOW_TO_GET
 from vqlab.data.settings import DataSettings
 from vqlab.data.synthetic import CATEGORIES, MARKER, make_synthetic
-from vqlab.types import UserError
+from vqlab.errors import UserError, did_you_mean
 
 USUAL = (Path("data/MVTec"), Path("data/VisA"))
 SYNTHETIC = Path("data/synthetic")
@@ -24,15 +25,17 @@ def find_root(settings: DataSettings, progress: Progress | None = None) -> tuple
     the categories asked for; where neither exists, the built-in synthetic set. Of that, the
     categories asked for are drawn where they are not there yet, which takes a minute or two:
     `progress` is called with (pictures done, total).
-    Raises UserError where the folder is missing or holds no category.
+    Raises UserError where the folder is missing or holds no category, and for a category that the
+    synthetic set does not have.
     """
     root = settings.root or _usual(settings)
     if root != SYNTHETIC and not (root / MARKER).is_file():
         return root, source_of(root)
     asked = CATEGORIES if settings.categories == "all" else settings.categories
-    known = [name for name in asked if name in CATEGORIES]
-    if known:
-        make_synthetic(root, known, _seed_of(root), progress)
+    strangers = [name for name in asked if name not in CATEGORIES]
+    if strangers:
+        raise UserError(_not_synthetic(strangers, root))
+    make_synthetic(root, list(asked), _seed_of(root), progress)
     return root, SYNTHETIC_SOURCE
 
 
@@ -78,13 +81,7 @@ def choose_categories(settings: DataSettings) -> tuple[str, ...]:
     Where `data.root` is itself the folder of one category and none was asked for, it is that one.
     Raises UserError that lists those there and says how to get data sets.
     """
-    root, source = find_root(settings)
-    strangers = [name for name in settings.categories if name not in CATEGORIES]
-    if source == SYNTHETIC_SOURCE and settings.categories != "all" and strangers:
-        raise UserError(
-            f"there is no category {listing(strangers)} in the built-in synthetic set ({root}); "
-            f"it has {listing(CATEGORIES)}.\n{HOW_TO_GET}"
-        )
+    root, _ = find_root(settings)
     layout = recognise(root)
     there = sorted(layout.folders)
     if settings.categories == "all":
@@ -108,10 +105,27 @@ def _not_there(missing: list[str], root: Path, layout: Layout, settings: DataSet
     for name in missing:
         if (layout.root / name).is_dir():
             return f"category {name} must have a folder train/good; {layout.root / name} has none."
-    sentence = f"there is no {what} {listing(missing)} in {root}; it has {listing(there, most=30)}"
+    sentence = f"there is no {what} {listing(missing)} in {root}"
+    hint = _meant(missing, there)
+    if hint:
+        return f"{sentence}; {hint}"
+    sentence += f"; it has {listing(there, most=30)}"
     others = [
         f"{other} has {listing(categories_in(other), most=30)}"
         for other in USUAL
         if settings.root is None and other != root and other.exists()
     ]
     return "; ".join([sentence, *others]) + f".\n{HOW_TO_GET}"
+
+
+def _not_synthetic(strangers: list[str], root: Path) -> str:
+    sentence = f"there is no category {listing(strangers)} in the built-in synthetic set"
+    hint = _meant(strangers, CATEGORIES)
+    if hint:
+        return f"{sentence}; {hint}"
+    return f"{sentence} ({root}); it has {listing(CATEGORIES)}.\n{HOW_TO_GET}"
+
+
+def _meant(missing: list[str], there: Iterable[str]) -> str:
+    """Return `did you mean cable?` where a single category is missing and a name there is close."""
+    return did_you_mean(missing[0], there) if len(missing) == 1 else ""

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vqlab.data.image_set import ImageSet, Photo
 from vqlab.data.images import Mask, Pixels, read_image
-from vqlab.data.layouts import Category, listing, read_category, recognise
+from vqlab.data.layouts import Category, read_category, recognise, require_categories
 from vqlab.types import Sample, UserError
 
 TILE = 160
@@ -37,12 +37,7 @@ def contact_sheet(root: Path, categories: Sequence[str] | None, path: Path) -> P
     """
     layout = recognise(root)
     names = sorted(layout.folders) if categories is None else list(categories)
-    missing = [name for name in names if name not in layout.folders]
-    if missing:
-        raise UserError(
-            f"there is no category {listing(missing)} in {root}; "
-            f"it has {listing(sorted(layout.folders), most=30)}."
-        )
+    require_categories(layout, names)
     rows = [row for name in names for row in _rows(read_category(layout, name))]
     write_picture(np.concatenate(rows), path)
     return path

@@ -10,6 +10,7 @@ from vqlab.metrics.bootstrap import (
     paired_difference,
     resample,
 )
+from vqlab.metrics.direction import less_is_better
 from vqlab.metrics.groups import Curve
 from vqlab.metrics.information import entropy, mutual_information, purity
 from vqlab.metrics.regions import Regions
@@ -38,6 +39,7 @@ __all__ = [
     "entropy",
     "image_metrics",
     "intervals",
+    "less_is_better",
     "mutual_information",
     "paired_difference",
     "pixel_metrics",

@@ -82,6 +82,7 @@ def sweep(
         ask(study, test, more=done < trials)
         said = (*contest.notes, *notes)
         on_event(StudyOpened(name, link, contest.objective, done, trials, said))
+        study.set_user_attr(studies.PRESET, preset or "full")
         parent = _parent(study, tracker, contest, splits, link)
         objective = Objective(contest, splits, study, parent, tracker, on_event)
         project_all(objective)

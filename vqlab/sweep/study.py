@@ -39,6 +39,8 @@ AS_RECIPE = "as_in_recipe"
 """Attribute of a trial whose settings are all the recipe's own."""
 SAME_AS = "same_as"
 """Attribute of a trial: the number of the trial that trained and scored exactly the same."""
+PRESET = "vqlab:preset"
+"""Attribute of a study: the preset that lies over its recipes."""
 RECIPE = "recipe"
 """What a trial draws first where a study compares several recipes."""
 

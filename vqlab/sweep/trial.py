@@ -44,6 +44,7 @@ from vqlab.sweep.study import (
     BEYOND,
     DEAD,
     INTERRUPTED,
+    PRESET,
     REASON,
     RECIPE,
     RETRY_OF,
@@ -197,6 +198,8 @@ class Objective:
             "vqlab.objective": self.contest.objective,
             "optuna.state": "RUNNING",
         }
+        if preset := self.study.user_attrs.get(PRESET):
+            tags["vqlab.preset"] = preset
         if RETRY_OF in trial.user_attrs:
             tags["vqlab.retry_of"] = str(trial.user_attrs[RETRY_OF])
         name = f"{self.study.study_name}-{trial.number:03d}"

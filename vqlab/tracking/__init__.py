@@ -11,10 +11,11 @@ from vqlab.tracking.environment import (  # isort: split
     surroundings,
 )
 
+from vqlab.tracking.record import RunRecord
 from vqlab.tracking.registry import CHAMPION, PREVIOUS, Champion, Registry, Version, model_name
 from vqlab.tracking.run import CHECKPOINT, CONFIG, Run, Terminated
-from vqlab.tracking.store import ui_command
-from vqlab.tracking.tracker import RunRecord, Tracker
+from vqlab.tracking.tracker import Tracker
+from vqlab.tracking.ui import ui_command
 
 __all__ = [
     "CHAMPION",

@@ -1,12 +1,14 @@
 """The registry: which checkpoint is a category's champion.
 
-A registered model `vqlab-<category>` has numbered versions; the aliases `champion` and `previous`
-point at them.
+A registered model `vqlab-<category>` has numbered versions. The alias `champion` points at one of
+them, `previous` at the one that `rollback` goes back to. The tag `vqlab.champions` of the
+registered model is the history: the versions that were champion in turn, the present one last.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,12 +18,13 @@ from filelock import FileLock
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from vqlab.errors import UserError
+from vqlab.errors import UserError, did_you_mean
 from vqlab.tracking.run import artifact
 from vqlab.tracking.store import Client
 
 CHAMPION, PREVIOUS = "champion", "previous"
 _PATH, _SHA = "vqlab.checkpoint", "vqlab.checkpoint_sha256"
+_HISTORY = "vqlab.champions"
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,13 @@ class Registry:
             raise
         return _version(category, found)
 
-    def crown(self, new: Version, instead_of: Version | None) -> None:
-        """Make `new` the champion and the present one `previous`.
+    def crown(self, new: Version, instead_of: Version | None, *, back: bool = False) -> None:
+        """Make `new` the champion; its predecessor in the history becomes `previous`.
 
-        Raises UserError where the present one is no longer `instead_of`, with which `new` was
+        back: return to where `new` is in the history and forget what came after it, so that going
+        back again goes further back. Otherwise `new` is appended.
+
+        Raises UserError where the present champion is no longer `instead_of`, with which `new` was
         compared (another promotion was faster).
         """
         model = model_name(new.category)
@@ -98,9 +104,41 @@ class Registry:
                     f"{model} got another champion meanwhile (version "
                     f"{present.version if present else 'none'}); promote again."
                 )
-            if present is not None:
-                self._client.set_registered_model_alias(model, PREVIOUS, str(present.version))
+            before = self.history(new.category)
+            if back and new.version in before[:-1]:
+                last = max(i for i, version in enumerate(before[:-1]) if version == new.version)
+                before = before[:last]
+            history = [*before, new.version]
+            self._client.set_registered_model_tag(model, _HISTORY, json.dumps(history))
+            if len(history) > 1:
+                self._client.set_registered_model_alias(model, PREVIOUS, str(history[-2]))
+            elif self.at(new.category, PREVIOUS):
+                self._client.delete_registered_model_alias(model, PREVIOUS)
             self._client.set_registered_model_alias(model, CHAMPION, str(new.version))
+
+    def history(self, category: str) -> list[int]:
+        """Return the versions that were champion in turn, the present one last, without those that
+        were rolled back; empty where there is no champion."""
+        present = self.at(category)
+        if present is None:
+            return []
+        tags = self._client.get_registered_model(model_name(category)).tags
+        if _HISTORY in tags:
+            return list(json.loads(tags[_HISTORY]))
+        return self._history_of_tags(present)
+
+    def _history_of_tags(self, present: Version) -> list[int]:
+        """The history of a model promoted before vqlab recorded it: by the tags of its versions."""
+        promoted = [v for v in self.versions(present.category) if "vqlab.promoted_at" in v.tags]
+        stayed = [
+            v for v in promoted
+            if v.tags["vqlab.promoted_at"] > v.tags.get("vqlab.rolled_back_at", "")
+            and v.version != present.version
+        ]  # fmt: skip
+        stayed.sort(key=lambda v: (v.tags["vqlab.promoted_at"], v.version))
+        since = present.tags.get("vqlab.promoted_at", "~")
+        earlier = [v.version for v in stayed if v.tags["vqlab.promoted_at"] <= since]
+        return [*earlier, present.version]
 
     def set_tags(self, version: Version, tags: Mapping[str, str]) -> None:
         """Add tags to a version (why it was promoted, or taken back)."""
@@ -117,10 +155,7 @@ class Registry:
         """
         version = self.at(category)
         if version is None:
-            raise UserError(
-                f"category {category!r} has no champion; {self._champions()}train and promote one "
-                f"(make promote CLASS={category})."
-            )
+            raise self.no_champion(category)
         return Champion(
             category, version.version, version.run_id, version.tags, self.checkpoint(version)
         )
@@ -146,10 +181,18 @@ class Registry:
         uri = self._client.get_run(run_id).info.artifact_uri
         return artifact(self._client, run_id, uri, path)
 
-    def _champions(self) -> str:
+    def no_champion(self, category: str) -> UserError:
+        """Return the error on a category without a champion, naming those that have one."""
+        champions = self.champions()
+        there = f"these have one: {', '.join(champions)}; " if champions else ""
+        hint = did_you_mean(category, champions)
+        hint = hint or f"{there}train and promote one (make promote CLASS={category})."
+        return UserError(f"category {category!r} has no champion; {hint}")
+
+    def champions(self) -> list[str]:
+        """Return the categories that have a champion, sorted."""
         models = self._client.search_registered_models(max_results=1000)
-        have = [m.tags.get("vqlab.category", m.name) for m in models if CHAMPION in m.aliases]
-        return f"these have one: {', '.join(sorted(have))}; " if have else ""
+        return sorted(m.tags.get("vqlab.category", m.name) for m in models if CHAMPION in m.aliases)
 
 
 def model_name(category: str) -> str:

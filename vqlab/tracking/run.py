@@ -46,6 +46,10 @@ _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 """Ten times as fast where PyYAML was built with libyaml."""
 
 
+class MissingArtifact(UserError):
+    """A run has no artifact of that name."""
+
+
 class Terminated(KeyboardInterrupt):
     """The process was asked to end (SIGTERM, SIGHUP) inside a run; treated as Ctrl-C is."""
 
@@ -337,7 +341,7 @@ def _cut(text: str, length: int) -> str:
 def artifact(client: Client, run_id: str, artifact_uri: str, path: str) -> Path:
     """Where the artifact `path` of a run lies on this machine, downloaded if need be.
 
-    Raises UserError where the run has no such artifact.
+    Raises MissingArtifact (a UserError) where the run has no such artifact.
     """
     parts = urlsplit(artifact_uri)
     if parts.scheme == "file":
@@ -352,7 +356,9 @@ def artifact(client: Client, run_id: str, artifact_uri: str, path: str) -> Path:
             client.download_artifacts(run_id, path, str(into))
         except (MlflowException, OSError) as error:
             reason = str(error).partition("\n")[0]
-            raise UserError(f"artifact {path!r} of run {run_id} cannot be had: {reason}") from error
+            raise MissingArtifact(
+                f"artifact {path!r} of run {run_id} could not be retrieved: {reason}"
+            ) from error
     if not found.exists():
-        raise UserError(f"run {run_id} has no artifact {path!r}; was it removed by hand?")
+        raise MissingArtifact(f"run {run_id} has no artifact {path!r}; was it removed by hand?")
     return found

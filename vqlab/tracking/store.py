@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import sqlite3
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -30,7 +29,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from vqlab.errors import UserError
+from vqlab.errors import UserError, did_you_mean
 
 UI_HOST, UI_PORT = "127.0.0.1", 5000
 _PROBE_BYTES = 4 * 2**20
@@ -91,14 +90,21 @@ def locate(root: Path) -> Store:
     return Store(full, root, database, database.parent / "artifacts")
 
 
-def connect(store: Store) -> Client:
-    """A client of `store`, which is made if need be. Raises UserError where it cannot be used."""
-    probe(store.root)
-    if store.artifacts:
-        probe(store.artifacts.parent)
-    else:
+def connect(store: Store, create: bool = True) -> Client:
+    """Return a client of `store`. Raises UserError if the store cannot be used.
+
+    create: create a store that does not exist; otherwise that is a UserError, and no file or
+    folder is created on this machine.
+    """
+    if store.artifacts is None:
         _reach(store.uri)
-    with FileLock(store.root / "store.lock"), told(store.root):
+    if create:
+        probe(store.root)
+        if store.artifacts:
+            probe(store.artifacts.parent)
+    else:
+        require_store(store)
+    with told(store.root), _lock(store):
         if store.database:
             # Before MLflow, which tries a database that it cannot open again for hours.
             _check_database(store.database)
@@ -108,6 +114,32 @@ def connect(store: Store) -> Client:
         if store.database:
             _prepare_database(store.database)
     return client
+
+
+def require_store(store: Store) -> None:
+    """Raise UserError if the database of `store` is a file that does not exist."""
+    if store.database is None or store.database.is_file():
+        return
+    if store.root.exists() and not store.root.is_dir():
+        raise UserError(f"{store.root} must be a folder; move away the file of that name.")
+    where = store.database.parent
+    if where != store.root:  # MLFLOW_TRACKING_URI names the file
+        raise UserError(
+            f"the tracking database {store.database} does not exist; check MLFLOW_TRACKING_URI."
+        )
+    siblings = where.parent.glob("*/mlflow.db") if where.parent.is_dir() else ()
+    hint = did_you_mean(where.name, (path.parent.name for path in siblings))
+    hint = hint or "train or sweep first (make sweep), or name another folder with --mlruns."
+    raise UserError(f"there are no tracked runs in {where} (it has no mlflow.db); {hint}")
+
+
+def _lock(store: Store) -> contextlib.AbstractContextManager[object]:
+    """Return a lock for opening the store; none if there is no local folder to put it in."""
+    folders = [store.root, *([store.database.parent] if store.database else [])]
+    for folder in folders:
+        if folder.is_dir():
+            return FileLock(folder / "store.lock")
+    return contextlib.nullcontext()
 
 
 class Client:
@@ -253,20 +285,3 @@ def _prepare_database(database: Path) -> None:
                     "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
                     (new, experiment),
                 )
-
-
-def ui_command(
-    root: Path, host: str = UI_HOST, port: int = UI_PORT
-) -> tuple[list[str], dict[str, str]]:
-    """Arguments and environment of the process that serves the UI in the foreground.
-
-    Raises UserError where a server serves it already, or the store cannot be used.
-    """
-    store = locate(root)
-    if store.artifacts is None:
-        raise UserError(f"the runs lie on a server with its own UI; open {store.web} instead.")
-    connect(store)
-    arguments = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri]
-    arguments += ["--artifacts-destination", str(store.artifacts), "--workers", "1"]
-    arguments += ["--host", host, "--port", str(port)]
-    return arguments, {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

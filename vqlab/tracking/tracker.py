@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -20,47 +19,14 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from vqlab.errors import UserError
 from vqlab.tracking.environment import code_tags, owner_is_gone, owner_tags, surroundings
+from vqlab.tracking.record import RunRecord
 from vqlab.tracking.registry import Champion, Registry
-from vqlab.tracking.run import CHECKPOINT, Run, Status, artifact, stored_tags
+from vqlab.tracking.run import Run, Status, artifact, stored_tags
 from vqlab.tracking.store import Client, connect, locate
 
 _PAGE = 1000
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Makes the UI show the pages of model training rather than those of language models."""
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """A run as it is stored: what a table of runs shows."""
-
-    run_id: str
-    name: str
-    experiment: str
-    status: str
-    """RUNNING, FINISHED, FAILED or KILLED."""
-    tags: dict[str, str]
-    params: dict[str, str]
-    metrics: dict[str, float]
-    """The last value of every key."""
-    start: datetime
-    duration: float | None
-    """Seconds; None while the run lasts."""
-
-    _artifact: Callable[[str], Path] = field(repr=False, compare=False)
-
-    def artifact(self, path: str) -> Path:
-        """Where the artifact `path` lies on this machine, downloaded if a server has it. Raises
-        UserError where the run has none of that name."""
-        return self._artifact(path)
-
-    def checkpoint(self) -> Path:
-        """The run's checkpoint on this machine. Raises UserError where it has none."""
-        return self._artifact(CHECKPOINT)
-
-    @property
-    def short(self) -> str:
-        """Name and the beginning of the id, for sentences."""
-        return f"{self.name} ({self.run_id[:8]}, {self.status})"
 
 
 class Tracker:
@@ -75,13 +41,15 @@ class Tracker:
         """Versions and champions."""
 
     @classmethod
-    def open(cls, root: Path = Path("mlruns")) -> Tracker:
-        """Open the store, made if need be (the first time takes some seconds), and say of runs
-        whose process was killed that they were (see `reconcile`).
+    def open(cls, root: Path = Path("mlruns"), *, create: bool = True) -> Tracker:
+        """Open the store, and mark runs whose process was killed (see `reconcile`).
+
+        create: create a store that does not exist, which takes some seconds; False, for whatever
+        reads runs, makes that a UserError.
 
         Raises UserError where it cannot be written or reached, or its address is of no known kind.
         """
-        tracker = cls(connect(locate(root)))
+        tracker = cls(connect(locate(root), create))
         tracker.reconcile()
         return tracker
 

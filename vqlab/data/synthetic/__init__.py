@@ -25,7 +25,7 @@ from filelock import FileLock
 from vqlab.data.synthetic import cable, cable_damage, fabric, gear, wood
 from vqlab.data.synthetic.photograph import set_up
 from vqlab.data.synthetic.surface import Array, Surface
-from vqlab.types import UserError
+from vqlab.errors import UserError, did_you_mean
 
 VERSION = 2
 """Goes up whenever other pictures are drawn; sets of another version are drawn anew."""
@@ -91,7 +91,7 @@ def make_synthetic(
     if unknown:
         raise UserError(
             f"the synthetic set has the categories {', '.join(CATEGORIES)}; "
-            f"got {', '.join(unknown)}."
+            f"got {', '.join(unknown)}; {did_you_mean(unknown[0], CATEGORIES)}".rstrip("; ")
         )
     if not _missing(root, wanted, seed):
         return root

@@ -1,0 +1,90 @@
+"""Images in memory: what is accepted, and that the advice of every refusal works as written."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from vqlab.data import as_rgb
+from vqlab.errors import UserError
+
+RNG = np.random.default_rng(0)
+COLOUR = RNG.integers(0, 256, (20, 30, 3), np.uint8)
+GREY = RNG.integers(0, 256, (20, 30), np.uint8)
+REPEATED = np.repeat(GREY[:, :, None], 3, axis=2)
+CLEAR = np.dstack([COLOUR, np.full((20, 30), 255, np.uint8)])
+FLOAT = COLOUR.astype(np.float32) / 255
+
+ADVISED: dict[str, tuple[Any, np.ndarray[Any, Any]]] = {
+    "float in 0..1": (FLOAT, COLOUR),
+    "float in 0..255": (COLOUR.astype(np.float64), COLOUR),
+    "integers": (COLOUR.astype(np.int64), COLOUR),
+    "16 bits": (COLOUR.astype(np.uint16) * 257, COLOUR),
+    "boolean": (GREY > 100, np.where(REPEATED > 100, 255, 0)),
+    "channels first": (COLOUR.transpose(2, 0, 1), COLOUR),
+    "float, channels first": (FLOAT.transpose(2, 0, 1), COLOUR),
+    "one channel first": (GREY[None], REPEATED),
+    "one channel last": (GREY[:, :, None], REPEATED),
+    "batch of one": (COLOUR[None], COLOUR),
+    "transparent": (CLEAR, COLOUR),
+    "transparent, channels first": (CLEAR.transpose(2, 0, 1), COLOUR),
+    "list": (COLOUR.tolist(), COLOUR),
+    "tensor": (torch.from_numpy(FLOAT).permute(2, 0, 1), COLOUR),
+    "tensor with gradient": (
+        torch.from_numpy(FLOAT).permute(2, 0, 1)[None].requires_grad_(), COLOUR,
+    ),
+    "tensor of bytes": (torch.from_numpy(COLOUR), COLOUR),
+    "grey tensor": (torch.from_numpy(GREY).float(), REPEATED),
+    "half tensor": (torch.ones(3, 20, 30, dtype=torch.bfloat16), np.full((20, 30, 3), 255)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ADVISED)
+def test_the_advice_makes_the_image(name: str) -> None:
+    x, expected = ADVISED[name]
+    with pytest.raises(UserError, match="an image must be") as error:
+        as_rgb(x)
+    said = re.search(r"give `(.+)`\.$", str(error.value))
+    assert said, error.value
+    assert (as_rgb(eval(said[1], {"x": x, "numpy": np, "PIL": PIL})) == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (FLOAT * 4 - 2, "values -2 to 2; bring its values to 0..255 .* normalisation"),
+        (np.full((4, 4), np.nan), "bring its values"),
+        (np.zeros((0, 4, 3), np.uint8), "no pixels"),
+        (np.zeros((2, 4, 4, 3), np.uint8), "its 2 images one at a time"),
+        (np.zeros((7, 4, 5), np.uint8), "one image of 1, 3 or 4 channels"),
+        (np.zeros(5, np.uint8), "give its file"),
+        ([[1, 2], [3]], "give its file"),
+        (None, "got NoneType .*give its file"),
+        (b"bytes", "give its file"),
+    ],
+)
+def test_what_no_expression_converts(x: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        as_rgb(x)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16", "CMYK"])
+def test_a_pil_image_is_read_as_its_file(mode: str, tmp_path: Any) -> None:
+    from vqlab.data import read_image
+
+    if mode == "I;16":
+        image = PIL.Image.fromarray(GREY.astype(np.uint16) * 200)
+    else:
+        image = PIL.Image.fromarray(COLOUR).convert(mode)
+    path = tmp_path / "image.tif"
+    image.save(path)
+    assert (as_rgb(image) == read_image(path)).all()
+
+
+def test_arrays_that_are_accepted() -> None:
+    assert (as_rgb(COLOUR) == COLOUR).all() and (as_rgb(GREY) == REPEATED).all()

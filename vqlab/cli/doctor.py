@@ -1,0 +1,69 @@
+"""The verb `doctor`: what would not work on this machine, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vqlab.cli import app
+from vqlab.cli.options import Data, Tracking
+
+if TYPE_CHECKING:
+    from vqlab.cli.fitted import FittedTable
+    from vqlab.doctor import Finding
+
+_STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
+
+
+@app.command(short_help="Check this machine: what would not work, and why.")
+def doctor(
+    data: Data = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Import PyTorch too (seconds), and ask it for the GPU.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    mlruns: Tracking = Path("mlruns"),
+) -> None:
+    """Check Python, packages, cores, memory, disk, threads, GPU, hub, weights, data, stores, cache
+    and ports. Nothing is created or downloaded.
+
+    The exit status is 1 where something essential would not work.
+    """
+    from vqlab.doctor import examine
+
+    findings = examine(mlruns, data, full)
+    failed = any(finding.state == "error" for finding in findings)
+    if as_json:
+        rows = [asdict(finding) for finding in findings]
+        typer.echo(json.dumps({"ok": not failed, "findings": rows}, indent=2))
+    else:
+        from rich.markup import escape
+
+        from vqlab.cli.progress import out
+
+        out.print(_table(findings, out.width))
+        for finding in findings:
+            if finding.advice:
+                style = _STYLES[finding.state]
+                advice = escape(f"{finding.name}: {finding.advice}")
+                out.print(f"[{style}]{finding.state}[/]: {advice}", soft_wrap=not out.is_terminal)
+        if not failed:
+            out.print("[bold green]vqlab works here[/]")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _table(findings: list[Finding], width: int) -> FittedTable:
+    from vqlab.cli.columns import Column, fitted_table
+
+    columns = [
+        Column("", [finding.name for finding in findings]),
+        Column("state", [finding.state for finding in findings]),
+        Column("what there is", [finding.value for finding in findings], wraps=True),
+    ]
+    styles = [_STYLES[f.state] if f.state != "ok" else "" for f in findings]
+    return fitted_table("vqlab doctor", columns, width, styles)

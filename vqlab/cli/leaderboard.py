@@ -1,0 +1,130 @@
+"""The verb `leaderboard`: the runs measured on test, best first."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vqlab.cli import app
+from vqlab.cli.options import Category, Tracking
+
+if TYPE_CHECKING:
+    from vqlab.cli.leaderboard_table import Board
+    from vqlab.tracking import RunRecord, Tracker
+
+
+@app.command(short_help="List the runs measured on test, best first.")
+def leaderboard(
+    category: Category = None,
+    metric: Annotated[
+        str, typer.Option(help="Metric that orders the rows, best first.")
+    ] = "test/image_auroc",
+    limit: Annotated[int, typer.Option(min=1, help="Rows shown.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of the rows.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the rows as CSV.")] = False,
+    mlruns: Tracking = Path("mlruns"),
+) -> None:
+    """The runs measured on test, best first, beside the no-learning baseline.
+
+    Rows of one detector that differ in settings show these. Wider terminals show more columns.
+    """
+    from vqlab.cli.leaderboard_table import make_board, seeds_table
+    from vqlab.cli.progress import out
+    from vqlab.errors import UserError
+    from vqlab.tracking import Tracker
+
+    if as_json and as_csv:
+        raise UserError("--json and --csv exclude each other; leave one out.")
+    tracker = Tracker.open(mlruns, create=False)
+    runs = _measured(tracker, None if category == "all" else category, metric)
+    board = make_board(runs[:limit], len(runs), metric, _champions(tracker, runs))
+    if as_json:
+        typer.echo(json.dumps(board_rows(board), indent=2))
+    elif as_csv:
+        typer.echo(_csv(board_rows(board)), nl=False)
+    elif not runs:
+        out.print("no run is measured on test yet; `vqlab train` and `vqlab sweep` do that.")
+    else:
+        out.print(board.table(out.width))
+        seeds = seeds_table(runs, out.width)
+        if seeds is not None:
+            out.print(seeds)
+
+
+def _measured(tracker: Tracker, category: str | None, metric: str) -> list[RunRecord]:
+    """Return the runs with test metrics, best first. Raises UserError for a category or a metric
+    that no run has."""
+    from vqlab.errors import UserError, did_you_mean
+    from vqlab.metrics import less_is_better
+
+    runs = tracker.runs(order_by=metric, ascending=less_is_better(metric))
+    if category is not None:
+        there = sorted({run.experiment for run in runs})
+        if category not in there:
+            hint = did_you_mean(category, there) or f"there are runs of {', '.join(there)}."
+            raise UserError(
+                f"category {category} has no runs; {hint if there else 'there are no runs at all.'}"
+            )
+        runs = [run for run in runs if run.experiment == category]
+    measured = [run for run in runs if any(key.startswith("test/") for key in run.metrics)]
+    keys = {key for run in measured for key in run.metrics}
+    if measured and metric not in keys:
+        names = sorted(key for key in keys if key.startswith("test/") and key.count("/") == 1)
+        plain = [name for name in names if not name.endswith(("_low", "_high"))]
+        hint = did_you_mean(metric, keys) or f"there are, among others, {', '.join(plain)}."
+        raise UserError(f"metric {metric} is in none of these runs; {hint}")
+    return measured
+
+
+def _champions(tracker: Tracker, runs: Sequence[RunRecord]) -> set[str]:
+    """Return the run ids of the champions of the runs' categories."""
+    categories = {run.tags.get("vqlab.category", run.experiment) for run in runs}
+    versions = [tracker.registry.at(category) for category in sorted(categories)]
+    return {version.run_id for version in versions if version is not None}
+
+
+def board_rows(board: Board) -> list[dict[str, Any]]:
+    """Return the rows as plain values: what identifies a run, its test metrics, the settings in
+    which rows of its detector differ."""
+    return [
+        {
+            "run_id": row.run.run_id,
+            "name": row.run.name,
+            "category": row.category,
+            "detector": row.detector,
+            "data": row.run.tags.get("vqlab.data", ""),
+            "data_fingerprint": row.run.tags.get("vqlab.data_fingerprint", ""),
+            "test_fingerprint": row.run.tags.get("vqlab.test_fingerprint", ""),
+            "audit_warns": row.warned,
+            "champion": row.champion,
+            "seconds": row.run.duration,
+            "metrics": {
+                key: value
+                for key, value in sorted(row.run.metrics.items())
+                if key.startswith("test/") or key == board.metric
+            },
+            "settings": row.settings,
+        }
+        for row in board.rows
+    ]
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    """One line per run; metrics and settings are columns under their keys."""
+    flat = [
+        {**{k: v for k, v in row.items() if not isinstance(v, dict)}, **row["metrics"]}
+        | row["settings"]
+        for row in rows
+    ]
+    text = io.StringIO()
+    names = list(dict.fromkeys(key for row in flat for key in row))
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()

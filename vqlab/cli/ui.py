@@ -1,0 +1,54 @@
+"""The verb `ui`: the MLflow UI on everything tracked here."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vqlab.cli import app
+from vqlab.cli.options import Tracking
+from vqlab.ports import is_loopback, names_of, require_free
+
+
+@app.command(short_help="Open the MLflow UI.")
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0: reachable from other machines.")
+    ] = "127.0.0.1",
+    allowed_hosts: Annotated[
+        str | None,
+        typer.Option(
+            help="With --host: names by which browsers call this machine, separated by commas; "
+            "default: its name and its addresses."
+        ),
+    ] = None,
+    mlruns: Tracking = Path("mlruns"),
+) -> None:
+    """Open the MLflow UI on everything tracked here (stop with Ctrl-C)."""
+    from vqlab.cli.progress import out
+    from vqlab.tracking import ui_command
+
+    hosts = _hosts(host, allowed_hosts)
+    argv, env = ui_command(mlruns, host=host, port=port, allowed_hosts=hosts)
+    require_free(host, port)
+    shown = host if is_loopback(host) else names_of(host)[0]
+    out.print(f"MLflow UI: http://{shown}:{port}/#/experiments?workflowType=machine_learning")
+    if not is_loopback(host):
+        out.print(
+            f"[bold yellow]warning[/]: anyone who reaches port {port} of this machine can read, "
+            "change and delete every run and artifact; there is no password. Safer: leave out "
+            f"--host and forward the port: ssh -L {port}:127.0.0.1:{port} {socket.gethostname()}"
+        )
+    os.execvpe(argv[0], argv, {**os.environ, **env})
+
+
+def _hosts(host: str, allowed: str | None) -> list[str]:
+    """Return the names by which other machines may call the server; none on the loopback interface
+    unless they are given."""
+    names = [name for name in (word.strip() for word in (allowed or "").split(",")) if name]
+    return names or ([] if is_loopback(host) else names_of(host))

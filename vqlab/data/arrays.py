@@ -1,0 +1,116 @@
+"""Images in memory: what a user has of a camera or a data loader becomes an RGB array."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from vqlab.data.images import Pixels, rgb_of
+from vqlab.errors import UserError
+
+_CHANNELS = (1, 3, 4)
+
+
+def as_rgb(image: Any) -> Pixels:
+    """Return a PIL image, or a uint8 array (H, W, 3) or (H, W), as an array (H, W, 3) uint8.
+
+    A PIL image is converted as `read_image` converts a file. Raises UserError for anything else,
+    with the expression that converts it, where there is one.
+    """
+    if isinstance(image, Image.Image):
+        return np.ascontiguousarray(rgb_of(ImageOps.exif_transpose(image), Path("in memory")))
+    array, start = _as_array(image)
+    shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+    if start != "x" or not shaped or array.dtype != np.uint8 or 0 in array.shape:
+        kind = f"{type(image).__name__} of {array.dtype}, shape {array.shape}"
+        raise UserError(
+            "an image must be a path, a PIL image, or a uint8 array of shape (height, width, 3) or "
+            f"(height, width); got {kind}{_range(array)}; {_advice(array, start)}"
+        )
+    return np.repeat(array[:, :, None], 3, axis=2) if array.ndim == 2 else array
+
+
+def _as_array(image: Any) -> tuple[NDArray[Any], str]:
+    """Return the values as an array, and the expression that makes it of the image `x`."""
+    if isinstance(image, np.ndarray):
+        return image, "x"
+    if isinstance(image, torch.Tensor):
+        if image.dtype == torch.bfloat16:  # NumPy has no such type
+            return image.detach().cpu().float().numpy(), "x.detach().cpu().float().numpy()"
+        return image.detach().cpu().numpy(), "x.detach().cpu().numpy()"
+    try:
+        return np.asarray(image), "numpy.asarray(x)"
+    except (TypeError, ValueError):  # e.g. rows of different lengths
+        return np.empty((), object), ""
+
+
+def _range(array: NDArray[Any]) -> str:
+    if array.size == 0 or array.dtype.kind not in "iuf":
+        return ""
+    return f", values {array.min():.4g} to {array.max():.4g}"
+
+
+def _advice(array: NDArray[Any], start: str) -> str:
+    """Return what makes an image that is accepted of the array that the expression `start` is."""
+    if array.ndim < 2 or array.dtype.kind not in "biuf":
+        return "give its file, or open it with PIL.Image.open."
+    if array.size == 0:
+        return "it has no pixels."
+    if array.ndim == 4 and len(array) > 1:
+        return f"give its {len(array)} images one at a time: x[0], x[1], ..."
+    steps = _layout(array)
+    if steps is None:
+        return "give one image of 1, 3 or 4 channels."
+    scaled = _scaled(array)
+    if scaled is None:
+        return (
+            "bring its values to 0..255 as in the image files, e.g. undo a normalisation by mean "
+            "and standard deviation."
+        )
+    expression = scaled.format(start + steps)
+    if steps.endswith(_ALPHA):
+        expression = f"PIL.Image.fromarray({expression.replace(_ALPHA, '')})"
+    return f"give `{expression}`."
+
+
+_ALPHA = "[:, :, :4]"
+"""Marks four channels: the fourth is transparency, which PIL knows."""
+
+
+def _layout(array: NDArray[Any]) -> str | None:
+    """Return what brings the axes into the order (H, W) or (H, W, C); None if nothing does."""
+    steps, shape = "", array.shape
+    if len(shape) == 4:
+        steps, shape = "[0]", shape[1:]
+    if len(shape) == 2:
+        return steps
+    if len(shape) != 3:
+        return None
+    if shape[2] not in _CHANNELS:
+        if shape[0] not in _CHANNELS:
+            return None
+        steps += ".transpose(1, 2, 0)"
+        shape = (*shape[1:], shape[0])
+    return steps + {1: "[:, :, 0]", 3: "", 4: _ALPHA}[shape[2]]
+
+
+def _scaled(array: NDArray[Any]) -> str | None:
+    """Return what makes uint8 of the values, `{}` in place of the array; None if unclear."""
+    if array.dtype == np.uint8:
+        return "{}"
+    if array.dtype == np.bool_:
+        return "({} * 255).astype('uint8')"
+    low, high = float(array.min()), float(array.max())
+    if not (low >= 0 and high <= 65535):  # NaN as well
+        return None
+    if np.issubdtype(array.dtype, np.floating):
+        if high <= 1:
+            return "({} * 255).round().astype('uint8')"
+        return "{}.round().astype('uint8')" if high <= 255 else None
+    # 16 bits become 8 by the high byte, as of a file.
+    return "{}.astype('uint8')" if high <= 255 else "({} >> 8).astype('uint8')"

@@ -1,0 +1,76 @@
+"""Addresses that servers listen on: whether one is free, and who can reach it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import os
+import socket
+
+from vqlab.errors import UserError
+
+
+def cannot_listen(host: str, port: int, error: OSError) -> UserError:
+    """Return the error on an address that no server can listen on."""
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return UserError(
+            f"host {host} is not an address of this machine; give one with --host, e.g. 127.0.0.1."
+        )
+    return UserError(
+        f"port {port} of {host} cannot be used ({os.strerror(error.errno or 0)}); choose another "
+        "with --port."
+    )
+
+
+def require_free(host: str, port: int) -> None:
+    """Raise UserError unless a server can listen on that address now."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as listener:
+            # As servers do: a port that was closed a moment ago counts as free.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(1)
+    except OSError as error:
+        raise cannot_listen(host, port, error) from None
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach a server on `host`."""
+    if host == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
+def names_of(host: str) -> list[str]:
+    """Return what browsers on other machines may call a server on `host`, as in an address: the
+    host, or all addresses of this machine where it is `0.0.0.0` or `::`; and this machine's name.
+    """
+    hosts = [host]
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host).is_unspecified:
+            hosts = _addresses()
+    names = [_bracketed(address) for address in hosts]
+    return list(dict.fromkeys([*names, socket.gethostname(), socket.getfqdn()]))
+
+
+def _addresses() -> list[str]:
+    import psutil
+
+    families = (socket.AF_INET, socket.AF_INET6)
+    every = [
+        address.address.partition("%")[0]
+        for addresses in psutil.net_if_addrs().values()
+        for address in addresses
+        if address.family in families
+    ]
+    return [a for a in every if not ipaddress.ip_address(a).is_loopback]
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
