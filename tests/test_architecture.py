@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vqlab"
 LAYERS = [
-    {"errors", "version"},
+    {"errors", "openmp", "version"},
     {"types"},
     {"config", "nn", "metrics"},
     {"data", "features", "detectors", "recipes"},
