@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import pytest
 import torch
+from hypothesis import settings
 from matplotlib.figure import Figure
 from PIL import Image
 from tiny_set import write_tiny_set
@@ -22,6 +23,11 @@ REPOSITORY = Path(__file__).parent.parent
 SIDE = 64
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # a developer's own server is no place for tests
 torch.set_num_threads(1)
+# Property tests look at the same examples in every run, so that a change is what makes them fail.
+# `make test-random` looks at others, and at more. No deadline: a busy machine is not a failure.
+settings.register_profile("fixed", derandomize=True, max_examples=60, deadline=None)
+settings.register_profile("random", max_examples=500, deadline=None, print_blob=True)
+settings.load_profile("fixed")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # run in the background of a shell, where
     # what tests start would never hear Ctrl-C either
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "vqlab"
 LAYERS = [
     {"errors", "openmp", "version"},
-    {"types"},
+    {"types", "experiment_files"},
     {"config", "nn", "metrics"},
     {"data", "features", "detectors", "recipes"},
     {"training", "evaluation", "checkpoint"},
