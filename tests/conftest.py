@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -28,6 +30,17 @@ torch.set_num_threads(1)
 settings.register_profile("fixed", derandomize=True, max_examples=60, deadline=None)
 settings.register_profile("random", max_examples=500, deadline=None, print_blob=True)
 settings.load_profile("fixed")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Each test and its fixtures draw the same numbers, whichever tests ran before in its process:
+    xdist deals tests out by chance."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # run in the background of a shell, where
     # what tests start would never hear Ctrl-C either
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,7 +1,7 @@
 """Files of `experiments/` by name: recipes, sweep spaces, studies and presets.
 
-The folder `experiments/` of the current folder comes first, then the one that is shipped: inside the
-installed package, or beside it in a checkout.
+The folder `experiments/` of the current folder comes first, then the one that is shipped: inside
+the installed package, or beside it in a checkout.
 """
 
 from __future__ import annotations
