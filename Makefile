@@ -26,7 +26,7 @@ COMMON = --category $(CLASS) --preset $(PRESET) $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
 .PHONY: help setup sweep train evaluate promote predict leaderboard correlate ui dashboard data-check \
-  data-audit doctor test test-all check bench crashtest clean
+  data-audit doctor test test-all test-random check bench crashtest clean
 
 help:  ## Print this help
 	@echo "vqlab: vector-quantised detectors of visual defects"; echo
@@ -94,6 +94,9 @@ test: $(READY)  ## Run the fast tests (a few minutes)
 
 test-all: $(READY)  ## Run every test
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-random: $(READY)  ## Run the property tests on random examples, many of them
+	@$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=random -n 2 $(ARGS)
 
 check: $(READY)  ## Format, lint, types and fast tests: what must pass before a commit
 	@$(BIN)/ruff format --check .

@@ -10,8 +10,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vqlab"
 LAYERS = [
-    {"errors", "version"},
-    {"types", "ports"},
+    {"errors", "openmp", "version"},
+    {"types", "ports", "experiment_files"},
     {"config", "nn", "metrics"},
     {"data", "features", "detectors", "recipes"},
     {"training", "evaluation", "checkpoint"},

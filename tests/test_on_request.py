@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 import yaml
 from optuna.trial import FrozenTrial
 from tiny_set import tiny_recipe
@@ -20,10 +21,11 @@ from vqlab.config import read_recipe
 from vqlab.evaluation import Report
 from vqlab.run import resolve, run
 from vqlab.sweep import Event, Progressed, SweepResult, make_space, sweep
-from vqlab.sweep.again import AGAIN, bring_back
+from vqlab.sweep.again import AGAIN, THREADS, bring_back
 from vqlab.sweep.finish import REQUESTED, TESTED
 from vqlab.sweep.trial import Objective
 from vqlab.tracking import RunRecord, Tracker
+from vqlab.training import Trainer
 from vqlab.types import UserError
 
 Tree = dict[str, Any]
@@ -214,6 +216,48 @@ def test_a_model_that_comes_out_otherwise_is_noted(
     tested = next(trial for trial in result.tested if trial.number == number)
     assert f"trial {number} was trained again for its test: its validation/pix" in tested.notes[-1]
     assert "validation/pixel_auroc" in run_of(store, result, number).tags[AGAIN]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("requested", "setting", "expected"), [(None, None, 2), (1, None, 1), (2, 1, 1)]
+)
+def test_threads_that_the_user_asks_for_come_before_those_of_the_trial(
+    requested: int | None,
+    setting: int | None,
+    expected: int,
+    plain: None,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def swept(threads: int | None, **more: Any) -> SweepResult:
+        space = make_space({"validations": 0, "scorings": 1, "space": AXES})
+        recipe = tiny_recipe(root, threads=threads)
+        return sweep(recipe, space, tracker, trials=2, results=tmp_path / "results", **more)
+
+    def noted(self: Trainer, epoch: int) -> dict[str, float]:
+        counts.append(torch.get_num_threads())
+        return epoch_as_it_is(self, epoch)
+
+    tracker, counts = Tracker.open(tmp_path / "mlruns"), list[int]()
+    before, epoch_as_it_is = torch.get_num_threads(), Trainer._epoch
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    try:
+        torch.set_num_threads(2)
+        result = swept(None)
+        number = beaten(result)
+        assert run_of(tracker, result, number).tags[THREADS] == "2"
+
+        if requested:
+            monkeypatch.setenv("OMP_NUM_THREADS", str(requested))
+        torch.set_num_threads(requested or 1)
+        monkeypatch.setattr(Trainer, "_epoch", noted)
+        swept(setting, test=[number])
+        assert counts == [expected] * 2
+        assert run_of(tracker, result, number).tags[THREADS] == str(expected)
+    finally:
+        torch.set_num_threads(before)
 
 
 # The command

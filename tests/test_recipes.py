@@ -8,7 +8,9 @@ import pytest
 
 from vqlab.config import dump, flatten, read_recipe
 from vqlab.errors import UserError
-from vqlab.recipes import recipe_tree, recipe_trees
+from vqlab.experiment_files import RECIPES as RECIPE
+from vqlab.experiment_files import STUDIES, SWEEPS, find
+from vqlab.recipes import recipe_path, recipe_tree, recipe_trees
 from vqlab.run import resolve
 from vqlab.sweep import Spaces, read_space
 
@@ -131,6 +133,56 @@ def test_bases_in_a_circle_are_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "two.yaml").write_text("base: one.yaml\n")
     with pytest.raises(UserError, match=r"based on itself; got .*one.yaml -> .*two.yaml -> .*one"):
         recipe_tree(str(tmp_path / "one.yaml"))
+
+
+def test_names_are_found_here_first_then_as_shipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find("vqflow") == EXPERIMENTS / "vqflow.yaml"
+    assert recipe_tree("ablations/vqflow_no_cpc", preset="tiny")["detector"]["name"] == "vqflow"
+    local = Path("experiments/vqflow.yaml")
+    local.parent.mkdir()
+    local.write_text("base: vqflow\ntraining: {seed: 5}\n")
+    assert find("vqflow") == local and recipe_path(str(EXPERIMENTS / "vqflow.yaml")) != local
+    shipped = recipe_tree(str(EXPERIMENTS / "vqflow.yaml"))["training"]
+    assert recipe_tree("vqflow")["training"] == {**shipped, "seed": 5}
+    assert find("all", SWEEPS) == EXPERIMENTS / "sweeps/all.yaml"
+    Path("vqvae").mkdir()  # a folder of that name is no recipe
+    assert recipe_path("vqvae") == EXPERIMENTS / "vqvae.yaml"
+
+
+def test_a_local_space_may_name_shipped_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("two.yaml").write_text(
+        "objective: validation/pixel_auroc\nrecipes: {vqvae: vqvae, memory_bank: memory_bank}\n"
+    )
+    space = read_space(Path("two.yaml"))
+    assert isinstance(space, Spaces) and list(space.recipes) == ["vqvae", "memory_bank"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("vqfolw", RECIPE, r"recipe vqfolw does not exist; did you mean vqflow\? There are: .*"
+         r"memory_bank, .*ablations/vqflow_naive, .*paper/vqvae; or give a YAML file\."),
+        ("nothing", SWEEPS, "sweep space nothing does not exist; there are: all, mean_image, "),
+        ("validatoin", STUDIES, r"study validatoin does not exist; did you mean validation\?"),
+    ],
+)  # fmt: skip
+def test_an_unknown_name_lists_what_there_is(
+    name: str, kind: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=words):
+        find(name, kind)
+
+
+def test_a_recipe_file_that_does_not_exist_is_a_sentence() -> None:
+    with pytest.raises(UserError, match=r"recipe my/vqvea.yaml does not exist; did you mean vqvae"):
+        recipe_tree("my/vqvea.yaml")
 
 
 def test_all_is_for_sweeps() -> None:

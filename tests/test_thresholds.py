@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 from scipy.stats import betabinom
@@ -40,7 +40,8 @@ from vqlab.tracking import Tracker
 from vqlab.training import seed_everything
 from vqlab.types import Geometry, Sample, UserError
 
-FINITE = st.floats(-1e150, 1e150)
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+LARGEST, SMALLEST = float(np.finfo(float).max), 5e-324
 
 
 def made(scores: Any, labels: Any, maps: Any = None, masks: Any = None) -> Scored:
@@ -255,6 +256,11 @@ def test_thresholds_come_back_whole_also_from_older_checkpoints() -> None:
 
 
 @given(st.lists(FINITE, min_size=1, max_size=80), FINITE, st.lists(FINITE, min_size=2, max_size=9))
+@example([0.0], 2.2e-313, [4.0, 0.0])
+@example([0.0], SMALLEST, [0.0, SMALLEST, 2 * SMALLEST, LARGEST, -LARGEST])
+@example([-LARGEST, LARGEST, -LARGEST], LARGEST, [-LARGEST, 0.0, LARGEST])
+@example([LARGEST] * 3, -LARGEST, [-LARGEST, LARGEST])
+@example([0.0, SMALLEST], -LARGEST, [LARGEST, -LARGEST])
 def test_the_display_scale_rises_and_stays_within_bounds(
     normal: list[float], threshold: float, scores: list[float]
 ) -> None:
@@ -262,9 +268,18 @@ def test_the_display_scale_rises_and_stays_within_bounds(
     shown = [calibrated(score, threshold, summary) for score in sorted(scores)]
     assert shown == sorted(shown) and 0 <= shown[0] and shown[-1] <= 1
     assert calibrated(threshold, threshold, summary) == 0.5
+    assert (summary.minimum, summary.maximum) == (min(normal), max(normal))
+    if threshold > (median := summary.quartiles[1]):
+        assert calibrated(median, threshold, summary) == pytest.approx(0.05)
     for score in scores:
         if score != threshold:
             assert (calibrated(score, threshold, summary) > 0.5) <= (score > threshold)
+
+
+def test_scores_that_are_not_finite_stay_on_the_scale() -> None:
+    summary = CalibrationScores.of(np.array([1.0, 2.0]))
+    assert [calibrated(score, 3.0, summary) for score in (-math.inf, math.inf)] == [0, 1]
+    assert math.isnan(calibrated(math.nan, 3.0, summary))
 
 
 @pytest.mark.parametrize("shift, scale", [(0, 1), (-1e6, 3), (5e8, 1e3), (0, 1e-9)])

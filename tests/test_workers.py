@@ -20,7 +20,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from tiny_set import tiny_recipe
 
-from vqlab.sweep import join
+from vqlab.sweep import LocalWorkers, join
 from vqlab.sweep import study as studies
 from vqlab.sweep.project import row
 from vqlab.sweep.storage import Turn, open_storage, storage_address
@@ -59,6 +59,25 @@ def end(process: subprocess.Popen[str]) -> str:
     said, complaint = process.communicate(timeout=400)
     assert process.returncode == 0, complaint[-3000:]
     return said
+
+
+@pytest.mark.parametrize(("requested", "threads"), [("3", "3"), (None, str(os.cpu_count()))])
+def test_a_worker_has_the_threads_that_the_user_asks_for(
+    requested: str | None, threads: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its share of the cores, which is all of them for the only worker."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if requested:
+        monkeypatch.setenv("OMP_NUM_THREADS", requested)
+    workers = LocalWorkers(1, tmp_path)
+    workers.start("no-such-study")
+    try:
+        worker = workers._workers[0]
+        assert worker is not None
+        command = [str(word) for word in worker.args]  # type: ignore[union-attr]
+        assert command[command.index("--threads") + 1] == threads
+    finally:
+        workers.stop()
 
 
 _OPEN: dict[str, RDBStorage] = {}

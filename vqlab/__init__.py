@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vqlab.errors import UserError
+from vqlab.openmp import set_defaults
 from vqlab.version import __version__
 
 if TYPE_CHECKING:
     from vqlab.model import Model
     from vqlab.run import Outcome
+
+set_defaults()  # before torch and numpy, which nothing above imports
 
 __all__ = ["UserError", "__version__", "load", "train"]
 

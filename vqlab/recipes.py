@@ -10,8 +10,8 @@ from typing import Any
 
 from vqlab.config import Tree, merge, nest, parse_overrides, read_recipe
 from vqlab.errors import UserError
+from vqlab.experiment_files import LOCAL, PRESETS, find, hint, locate, names, shipped
 
-EXPERIMENTS = Path("experiments")
 ALL = "all"
 """In a recipe's place: several recipes at once, which only a sweep can do."""
 BASE = "base"
@@ -19,11 +19,14 @@ BASE = "base"
 
 
 def recipe_path(recipe: str) -> Path:
-    """The file a recipe's name or path means."""
+    """Return the file that a recipe's path or name means: a file of that path, else the one of that
+    name in `experiments/`, here or as shipped. Raises UserError where there is neither."""
     path = Path(recipe)
-    if path.suffix in (".yaml", ".yml") or path.exists():
+    if path.is_file():
         return path
-    return EXPERIMENTS / f"{recipe}.yaml"
+    if path.suffix in (".yaml", ".yml"):
+        raise UserError(f"recipe {path} does not exist; {hint(path.stem, names())}")
+    return find(recipe)
 
 
 def recipe_tree(
@@ -44,16 +47,12 @@ def recipe_tree(
             f"the first argument must be a recipe; got the setting {recipe!r}; write e.g. "
             f"`vqlab train vqvae {recipe}`."
         )
-    path = recipe_path(recipe)
-    if recipe == ALL and not path.exists():
+    if recipe == ALL and not Path(recipe).is_file() and locate(recipe) is None:
         raise UserError(
             "the recipe must be one recipe; got all, which only a sweep compares; name one, e.g. "
             "vqvae, or write `vqlab sweep all`."
         )
-    if recipe == "vqvae" and not path.exists():  # installed without a checkout: the defaults
-        tree: Tree = {"detector": {"name": "vqvae"}}
-    else:
-        tree = _based(path, ())
+    tree = _based(recipe_path(recipe), ())
     if preset != "full":
         tree = merge(tree, _preset(preset, tree, compared))
     if category is not None:
@@ -100,7 +99,7 @@ def _based(path: Path, above: tuple[Path, ...]) -> Tree:
 
 def _base_path(path: Path, base: object) -> Path:
     """The file that the `base` of the recipe `path` means: a path from where it lies, or a name,
-    looked for beside it, in the folder above and under experiments/."""
+    looked for beside it, in the folder above and under experiments/, here and as shipped."""
     if not isinstance(base, str) or not base:
         raise UserError(
             f"recipe {path}: base must be the name or the path of a recipe; got {base!r}."
@@ -108,7 +107,7 @@ def _base_path(path: Path, base: object) -> Path:
     if Path(base).suffix in (".yaml", ".yml"):
         found, folders = [path.parent / base], [(path.parent / base).parent]
     else:
-        folders = [path.parent, path.parent.parent, EXPERIMENTS]
+        folders = [path.parent, path.parent.parent, LOCAL, shipped()]
         found = [folder / f"{base}.yaml" for folder in folders]
     for one in found:
         if one.is_file() and one.resolve() != path.resolve():
@@ -124,10 +123,10 @@ def _preset(name: str, tree: Tree, compared: bool) -> Tree:
     over the rest, and for recipes that are compared the section `comparison`, of the same form,
     over both. What the recipe turned off (0 or false) stays off: a preset makes work smaller only.
     """
-    path = EXPERIMENTS / "presets" / f"{name}.yaml"
-    if not path.exists():
-        there = ["full", *sorted(p.stem for p in path.parent.glob("*.yaml"))]
-        raise UserError(f"preset must be one of {', '.join(there)}; got {name!r}.")
+    path = locate(name, PRESETS)
+    if path is None:
+        available = ["full", *names(PRESETS)]
+        raise UserError(f"preset must be one of {', '.join(available)}; got {name!r}.")
     preset = read_recipe(path)
     comparison = preset.pop("comparison", {})
     section = tree.get("detector", {})

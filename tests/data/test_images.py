@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -186,7 +186,6 @@ sizes = st.tuples(st.integers(1, 90), st.integers(1, 90))
 resizes = st.sampled_from(["stretch", "letterbox"])
 
 
-@settings(max_examples=60, deadline=None)
 @given(size=sizes, resize=resizes, data=st.data())
 def test_one_marked_pixel_is_never_lost(size: tuple[int, int], resize: str, data: st.DataObject):
     """The mask at network size marks just the pixels that cover a marked one (brute force)."""
@@ -208,7 +207,6 @@ def test_one_marked_pixel_is_never_lost(size: tuple[int, int], resize: str, data
     np.testing.assert_array_equal(fitted, wanted)
 
 
-@settings(max_examples=40, deadline=None)
 @given(size=sizes, resize=resizes)
 def test_geometry_there_and_back(size: tuple[int, int], resize: str) -> None:
     """A flat image fills its box and only that; a map comes back in the image's own size."""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
@@ -67,7 +67,6 @@ def plain_aupro(maps: list[np.ndarray], masks: list[np.ndarray], limit: float) -
     return area / limit
 
 
-FEW = settings(max_examples=60, deadline=None, derandomize=True)
 # Few distinct values, so that ties are the rule; and huge, tiny and negative ones among them.
 TIED = st.sampled_from([-1e300, -5e6, -1.5, -0.0, 0.0, 1e-300, 0.25, 1.0, 1e9, 1e300])
 LOOSE = st.floats(-1e12, 1e12, allow_nan=False)
@@ -95,7 +94,6 @@ def maps_and_masks(draw):
     return maps, masks
 
 
-@FEW
 @given(images())
 def test_image_metrics_agree_with_definition_and_scikit_learn(case):
     scores, labels = case
@@ -106,7 +104,6 @@ def test_image_metrics_agree_with_definition_and_scikit_learn(case):
     assert found["image_f1max"] == pytest.approx(plain_f1max(scores, labels), abs=1e-12)
 
 
-@FEW
 @given(maps_and_masks())
 def test_pixel_metrics_agree_with_definition_and_scikit_learn(case):
     maps, masks = case
@@ -136,7 +133,6 @@ def test_larger_maps_agree_with_scikit_learn():
     assert found["pixel_f1max"] == pytest.approx(best, abs=1e-12)
 
 
-@FEW
 @given(images(st.integers(-1000, 1000)), st.sampled_from(["shift", "scale", "cube", "exp"]))
 def test_image_metrics_ignore_any_increasing_transform(case, how):
     scores, labels = case

@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
@@ -15,7 +15,6 @@ from vqlab.metrics import PixelStream, Regions, pixel_metrics, summarise_pixels
 from vqlab.metrics.kernels import BITS, SIDE
 from vqlab.metrics.stream import Bins
 
-FEW = settings(max_examples=80, deadline=None, derandomize=True)
 ROUNDING = 1e-12
 
 
@@ -73,7 +72,6 @@ def any_maps(draw):
     return maps, masks
 
 
-@FEW
 @given(any_maps())
 def test_agrees_with_sorting_within_its_bound(case):
     assert_within_bounds(*case)
@@ -208,7 +206,6 @@ def test_counts_at_a_threshold():
     assert "pixel_precision" not in stream(maps, masks, threshold=1e9).at.metrics()
 
 
-@FEW
 @given(hnp.arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12))))
 def test_regions_agree_with_scipy(mask):
     expected, count = ndimage.label(mask, np.ones((3, 3)))

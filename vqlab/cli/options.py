@@ -10,8 +10,8 @@ import typer
 Recipe = Annotated[
     str,
     typer.Argument(
-        help="A recipe: a YAML file, or the name of one under experiments/ (`vqvae`, `smoke`, "
-        "`paper/vqvae`).",
+        help="A recipe: a YAML file, or the name of one under experiments/, yours or the shipped "
+        "ones (`vqvae`, `smoke`, `paper/vqvae`).",
         metavar="[RECIPE]",
     ),
 ]

@@ -129,12 +129,13 @@ def _searched(
 ) -> tuple[Space | Spaces, dict[str, Tree]]:
     """The space of a sweep, and its recipe's tree under the empty name, or its recipes' by name."""
     from vqlab.errors import UserError
-    from vqlab.recipes import ALL, EXPERIMENTS, recipe_tree, recipe_trees
+    from vqlab.experiment_files import SWEEPS, find
+    from vqlab.recipes import ALL, recipe_tree, recipe_trees
     from vqlab.run import resolve
     from vqlab.sweep import Spaces, read_space
 
     if recipe == ALL:
-        path = space or EXPERIMENTS / "sweeps" / f"{ALL}.yaml"
+        path = space or find(ALL, SWEEPS)
         found = read_space(path)
         if not isinstance(found, Spaces):
             raise UserError(
@@ -142,7 +143,7 @@ def _searched(
             )
         return found, recipe_trees(found.recipes, overrides, category, data, preset)
     tree = recipe_tree(recipe, overrides, category, data, preset)
-    path = space or EXPERIMENTS / "sweeps" / f"{resolve(tree).detector['name']}.yaml"
+    path = space or find(resolve(tree).detector["name"], SWEEPS)
     found = read_space(path)
     if isinstance(found, Spaces):
         raise UserError(

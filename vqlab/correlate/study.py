@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vqlab.config import Settings, merge, nest, read_recipe, validate
-from vqlab.recipes import EXPERIMENTS, recipe_tree
+from vqlab.experiment_files import STUDIES, find
+from vqlab.recipes import recipe_tree
 from vqlab.run import RunConfig, resolve
 from vqlab.types import UserError
 
@@ -49,10 +50,11 @@ class Training:
 
 
 def read_study(reference: str) -> tuple[str, Study]:
-    """Name and content of a study: a file, or a name under experiments/studies."""
+    """Name and content of a study: a file, or a name under experiments/studies, here or as
+    shipped."""
     path = Path(reference)
     if path.suffix not in (".yaml", ".yml"):
-        path = EXPERIMENTS / "studies" / f"{reference}.yaml"
+        path = find(reference, STUDIES)
     try:
         study = validate(Study, read_recipe(path))
     except UserError as error:

@@ -5,14 +5,18 @@ For display only: verdicts compare raw scores with the threshold.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 QUANTILES = 65
 """Most quantiles kept of the calibration scores; 65 hold the quartiles exactly."""
-MEDIAN = 0.05
+MEDIAN = Fraction(1, 20)
 """What the median normal image is mapped to."""
 
 
@@ -31,7 +35,7 @@ class CalibrationScores:
     def of(cls, scores: NDArray[np.float64]) -> CalibrationScores:
         """Of scores (N,), N ≥ 1."""
         shares = np.linspace(0, 1, min(len(scores), QUANTILES))
-        return cls(len(scores), tuple(np.quantile(scores, shares).tolist()))
+        return cls(len(scores), tuple(_quantiles(scores, shares)))
 
     @property
     def minimum(self) -> float:
@@ -41,7 +45,7 @@ class CalibrationScores:
     @property
     def quartiles(self) -> tuple[float, float, float]:
         """Lower quartile, median, upper quartile."""
-        low, middle, high = np.quantile(self.quantiles, (0.25, 0.5, 0.75)).tolist()
+        low, middle, high = _quantiles(self.quantiles, (0.25, 0.5, 0.75))
         return low, middle, high
 
     @property
@@ -58,17 +62,32 @@ def calibrated(score: float, threshold: float, normal: CalibrationScores | None)
     from the threshold stay different as long as float64 tells the results apart. Not a
     probability: how common defects are is not known. Without a summary (an older checkpoint) the
     threshold's own size is the unit.
+
+    Computed in exact fractions and rounded once, so that this holds for all finite floats, where
+    a difference may overflow and a unit may be subnormal.
     """
-    distance = (score - threshold) / _unit(threshold, normal)
-    share = 0.5 / (1 + abs(distance))
+    if not (math.isfinite(score) and math.isfinite(threshold)):
+        return math.nan if math.isnan(score - threshold) else float(score > threshold)
+    distance = Fraction(float(score)) - Fraction(float(threshold))
+    unit = _unit(threshold, normal)
+    share = float(unit / (unit + abs(distance)) / 2)
     return share if distance < 0 else 1 - share
 
 
-def _unit(threshold: float, normal: CalibrationScores | None) -> float:
+def _unit(threshold: float, normal: CalibrationScores | None) -> Fraction:
     """The distance from the threshold at which the scale reads 0.25 and 0.75; positive."""
-    candidates = [abs(threshold), 1.0]
+    own = Fraction(float(threshold))
+    candidates = [abs(own), Fraction(1)]
     if normal is not None:
-        median, spread = normal.quartiles[1], normal.maximum - normal.minimum
-        candidates = [threshold - median, spread, abs(threshold) * 1e-6, 1e-6]
+        low, median, high = map(Fraction, (normal.minimum, normal.quartiles[1], normal.maximum))
+        candidates = [own - median, high - low, abs(own) / 1_000_000, Fraction(1, 1_000_000)]
     reach = next(width for width in candidates if width > 0)
-    return max(reach / (0.5 / MEDIAN - 1), np.finfo(float).tiny)
+    return reach * MEDIAN / (Fraction(1, 2) - MEDIAN)
+
+
+def _quantiles(scores: Sequence[float] | NDArray[np.float64], shares: Any) -> list[float]:
+    """Quantiles of finite scores, also of some whose differences overflow."""
+    values = np.asarray(scores, np.float64)
+    scale = 0.5 if np.abs(values).max() > np.finfo(np.float64).max / 2 else 1.0
+    quantiles: list[float] = (np.quantile(values * scale, shares) / scale).tolist()
+    return quantiles

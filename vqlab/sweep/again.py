@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from vqlab.data import Splits
 from vqlab.evaluation import Report
 from vqlab.model import Model
+from vqlab.openmp import requested_threads
 from vqlab.run import RunConfig, run, trained_key
 from vqlab.sweep.choose import choose_within, take_over
 from vqlab.sweep.events import Progressed
@@ -24,6 +25,8 @@ from vqlab.types import UserError
 
 AGAIN, UNDER_WAY = "vqlab.trained_again", "under way"
 """Tag of a trial's run that was trained a second time: what it came to, as against the first."""
+THREADS = "vqlab.threads"
+"""Tag of a run: the CPU threads of its training."""
 _LISTED = 12
 """Trials that an error names."""
 
@@ -72,7 +75,8 @@ def bring_back(objective: Objective, trial: FrozenTrial, record: RunRecord) -> s
     splits = objective.splits_for(config)
     tracked.set_tags({AGAIN: UNDER_WAY})
     try:
-        with _as_many_threads(record):
+        with _as_many_threads(threads_again(config, record)):
+            tracked.set_tags({THREADS: str(config.training.threads or torch.get_num_threads())})
             key = trained_key(config, splits.fingerprint)
             complete = objective.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             found = objective.earlier_runs().model(complete, key, config)
@@ -88,7 +92,7 @@ def bring_back(objective: Objective, trial: FrozenTrial, record: RunRecord) -> s
         ) from None
     finally:
         project(objective, trial)
-    return _compared(objective, trial, report, tracked)
+    return _compared(objective, trial, report, tracked, record)
 
 
 def _trained_again(
@@ -114,25 +118,42 @@ def _trained_again(
     return outcome.validation
 
 
-def _compared(objective: Objective, trial: FrozenTrial, report: Report, tracked: Run) -> str:
+def _compared(
+    objective: Objective, trial: FrozenTrial, report: Report, tracked: Run, record: RunRecord
+) -> str:
     name = objective.contest.objective
     before = trial.user_attrs[VALIDATION][name]
     after = report.keyed("validation")[name]
     tracked.set_tags({AGAIN: "the same" if after == before else f"{name} {after!r}"})
     if after == before:
         return ""
+    then, now = record.tags.get(THREADS), tracked.tags.get(THREADS)
+    threads = f" (with {now} CPU threads instead of {then})" if then != now else ""
     return (
-        f"trial {trial.number} was trained again for its test: its {name} is {after:.6g} and was "
-        f"{before:.6g}, so its test figures are of a slightly other model."
+        f"trial {trial.number} was trained again for its test{threads}: its {name} is {after:.6g} "
+        f"and was {before:.6g}, so its test figures are of a slightly other model."
+    )
+
+
+def threads_again(config: RunConfig, record: RunRecord) -> int | None:
+    """Return the number of CPU threads for training the trial of `record` again; None: unchanged.
+
+    What the user asks for (`training.threads`, OMP_NUM_THREADS) comes first, then the number that
+    the trial had: another number sums in another order.
+    """
+    before = record.tags.get(THREADS, "")
+    return (
+        config.training.threads
+        or requested_threads()
+        or (int(before) if before.isdigit() else None)
     )
 
 
 @contextmanager
-def _as_many_threads(record: RunRecord) -> Iterator[None]:
-    """As many CPU threads as the trial had: another number sums in another order."""
-    before, then = torch.get_num_threads(), record.tags.get("vqlab.threads", "")
+def _as_many_threads(threads: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
     try:
-        torch.set_num_threads(int(then) if then.isdigit() else before)
+        torch.set_num_threads(threads or before)
         yield
     finally:
         torch.set_num_threads(before)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from vqlab.config import Settings, Tree, digest, dump, flatten, merge, nest, read_recipe, validate
 from vqlab.data import Splits
+from vqlab.experiment_files import SWEEPS, locate
 from vqlab.run import each_model, resolve
 from vqlab.sweep.plan import Plan, plan
 from vqlab.sweep.space import Space, checked_objectives, make_space
@@ -59,7 +60,7 @@ def read_space(path: Path) -> Space | Spaces:
 def make_spaces(tree: Mapping[str, Any], name: str, folder: Path = Path()) -> Spaces:
     """Spaces from `{"objective": …, "recipes": {recipe: file or space}}`.
 
-    folder: where spaces that are given by name lie.
+    folder: where spaces that are given by name lie, if not in experiments/sweeps.
     """
     raw = validate(_SpacesFile, tree)
     if len(raw.recipes) < 2:
@@ -84,7 +85,10 @@ def make_spaces(tree: Mapping[str, Any], name: str, folder: Path = Path()) -> Sp
 def _one_space(recipe: str, given: str | dict[str, Any], folder: Path) -> Space:
     if isinstance(given, str):
         path = Path(given)
-        found = read_space(path if path.suffix in (".yaml", ".yml") else folder / f"{given}.yaml")
+        if path.suffix not in (".yaml", ".yml"):
+            beside = folder / f"{given}.yaml"
+            path = beside if beside.is_file() else locate(given, SWEEPS) or beside
+        found = read_space(path)
         if isinstance(found, Spaces):
             raise UserError(f"recipe {recipe} must have a space of its own; {given} is of several.")
         return found

@@ -16,6 +16,8 @@ from typing import Protocol
 
 import torch
 
+from vqlab.openmp import requested_threads
+
 _RESTARTS = 5
 """Times that a worker which was killed is started again."""
 _GRACE = 10.0
@@ -39,7 +41,8 @@ class Launcher(Protocol):
 
 
 class LocalWorkers:
-    """Processes on this machine, its cores shared out between them, its GPUs too.
+    """Processes on this machine, its cores shared out between them (OMP_NUM_THREADS, where it
+    is set, is the number of threads of each), its GPUs too.
 
     root: the tracking store's folder; a worker's output goes to `sweeps/` there. They notice when
     the process that started them is gone, and stop.
@@ -87,6 +90,8 @@ class LocalWorkers:
             if worker.poll() is None:
                 worker.kill()
                 worker.wait()
+            if worker.stdin is not None:
+                worker.stdin.close()
         self._workers = []
 
     def complaint(self) -> str:
@@ -101,7 +106,7 @@ class LocalWorkers:
         return self.root / "sweeps" / f"{self._study}-worker{slot}.log"
 
     def _spawn(self, slot: int) -> subprocess.Popen[bytes]:
-        threads = max(1, (os.cpu_count() or 1) // self.count)
+        threads = requested_threads() or max(1, (os.cpu_count() or 1) // self.count)
         command = [sys.executable, "-m", "vqlab", "worker", self._study, "--follow"]
         command += ["--mlruns", str(self.root), "--threads", str(threads)]
         if self.timeout is not None:

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from vqlab.openmp import VARIABLES
 from vqlab.types import UserError
 
 _HANDED_ON = ("VQLAB_STORAGE", "VQLAB_HEARTBEAT", "VQLAB_WEIGHTS", "MLFLOW_TRACKING_URI")
@@ -53,7 +54,9 @@ class RayWorkers:
         study is in a file on this one."""
         ray = self._ray
         if not ray.is_initialized():
-            around = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
+            around = {
+                name: os.environ[name] for name in (*_HANDED_ON, *VARIABLES) if name in os.environ
+            }
             around["OMP_NUM_THREADS"] = str(max(1, int(self.cpus)))
             try:
                 ray.init(

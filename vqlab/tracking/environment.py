@@ -37,10 +37,16 @@ _SAME_START = 2.0
 """Seconds within which two start times are one process's (psutil derives them from the clock)."""
 
 
-@cache
 def surroundings() -> dict[str, Any]:
-    """Versions, machine and devices of this process, as plain JSON values."""
+    """Return versions, machine, devices and CPU threads of this process, as plain JSON values."""
     import torch  # here, because whoever only reads runs should not wait for it
+
+    return {**_machine(), "threads": torch.get_num_threads()}
+
+
+@cache
+def _machine() -> dict[str, Any]:
+    import torch
 
     cuda = torch.cuda.is_available()
     return {
@@ -53,7 +59,6 @@ def surroundings() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": _cpu_model(),
         "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "cuda": torch.version.cuda if cuda else None,
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
