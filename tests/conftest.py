@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parent.parent
 SIDE = 64
-os.environ.pop("MLFLOW_TRACKING_URI", None)  # a developer's own server is no place for tests
+for _name in ("MLFLOW_TRACKING_URI", "VQLAB_UI"):  # a developer's own server is no place for tests
+    os.environ.pop(_name, None)
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # run in the background of a shell, where
     # what tests start would never hear Ctrl-C either

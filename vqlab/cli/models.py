@@ -160,10 +160,14 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
-    """Open the MLflow UI on everything tracked here (stop with Ctrl-C)."""
+    """Open the MLflow UI on everything tracked here (stop with Ctrl-C).
+
+    Links that other verbs print lead to where it was last started, or to VQLAB_UI=http://host:port.
+    """
     from vqlab.cli.progress import out
-    from vqlab.tracking import ui_command
+    from vqlab.tracking import remember_ui, ui_command
 
     argv, env = ui_command(mlruns, host=host, port=port)
+    remember_ui(mlruns, host, port)
     out.print(f"MLflow UI: http://{host}:{port}/#/experiments?workflowType=machine_learning")
     os.execvpe(argv[0], argv, {**os.environ, **env})

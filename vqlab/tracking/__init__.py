@@ -11,9 +11,10 @@ from vqlab.tracking.environment import (  # isort: split
     surroundings,
 )
 
+from vqlab.tracking.pages import NOTE, ExperimentPages, picture_address
 from vqlab.tracking.registry import CHAMPION, PREVIOUS, Champion, Registry, Version, model_name
 from vqlab.tracking.run import CHECKPOINT, CONFIG, Run, Terminated
-from vqlab.tracking.store import ui_command
+from vqlab.tracking.store import remember_ui, ui_command
 from vqlab.tracking.tracker import RunRecord, Tracker
 
 __all__ = [
@@ -21,8 +22,10 @@ __all__ = [
     "CHECKPOINT",
     "CONFIG",
     "MLFLOW_DEFAULTS",
+    "NOTE",
     "PREVIOUS",
     "Champion",
+    "ExperimentPages",
     "Registry",
     "Run",
     "RunRecord",
@@ -32,6 +35,8 @@ __all__ = [
     "model_name",
     "owner_is_gone",
     "owner_tags",
+    "picture_address",
+    "remember_ui",
     "surroundings",
     "ui_command",
 ]
