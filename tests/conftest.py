@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parent.parent
 SIDE = 64
-os.environ.pop("MLFLOW_TRACKING_URI", None)  # a developer's own server is no place for tests
+for _name in ("MLFLOW_TRACKING_URI", "VQLAB_UI"):  # a developer's own server is no place for tests
+    os.environ.pop(_name, None)
 torch.set_num_threads(1)
 # Property tests look at the same examples in every run, so that a change is what makes them fail.
 # `make test-random` looks at others, and at more. No deadline: a busy machine is not a failure.

@@ -21,8 +21,9 @@ from PIL import Image
 from vqlab.plots import trials as plots
 from vqlab.plots.slices import Setting, parallel_figure, slices_figure
 from vqlab.plots.trials import Goal, Trial, best, front, limits
+from vqlab.run import short_names
 from vqlab.sweep.pictures import draw_study, importances
-from vqlab.sweep.shown import Shown, plain, short_names
+from vqlab.sweep.shown import Shown, plain
 from vqlab.sweep.study import DEAD, REASON, RECIPE, RETRY_OF, RUN_ID
 
 AUROC, SECONDS = "validation/pixel_auroc", "seconds_per_image"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -15,16 +16,17 @@ import sys
 import tempfile
 import time
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
 from vqlab.errors import UserError
-from vqlab.tracking import CHECKPOINT, PREVIOUS, Run, Tracker, ui_command
+from vqlab.tracking import CHECKPOINT, NOTE, PREVIOUS, Run, Tracker, remember_ui, ui_command, views
 from vqlab.tracking.environment import git_tags
 from vqlab.tracking.store import locate
 
@@ -100,7 +102,7 @@ def test_what_a_run_records(tracker: Tracker) -> None:
             "SELECT value FROM experiment_tags WHERE key = 'mlflow.experimentKind'"
         ).fetchall() == [("custom_model_development",)]
     assert run.artifact_dir.is_relative_to(tracker.root / "artifacts" / "cable")
-    assert run.link == tracker.link(run.id) and run.link.endswith(f"/runs/{run.id}")
+    assert run.link == tracker.link(run.id) and run.link.endswith(f"/runs/{run.id}{MODE}")
 
 
 def test_how_a_run_ends(tracker: Tracker) -> None:
@@ -295,16 +297,136 @@ def test_runs_as_a_leaderboard(tracker: Tracker) -> None:
     assert len(tracker.runs()) == 6 and tracker.runs()[0].name == "other"
 
 
-def test_nested_runs_and_links(tracker: Tracker) -> None:
-    parent = start(tracker, "sweep")
-    with tracker.start(experiment="cable", name="trial", parent=parent.id) as child:
+def test_nested_runs_are_found_by_what_they_are_of(tracker: Tracker) -> None:
+    study = {"study": "cable-vqvae-1a2b3c4d"}
+    parent = start(tracker, "vqvae-1a2b3c4d", kind="study", **study)
+    with tracker.start(
+        experiment="cable",
+        name="003 K=512 · vqvae",
+        parent=parent.id,
+        tags={"vqlab.kind": "trial", "vqlab.trial": "3", "vqlab.study": study["study"]},
+    ) as child:
         pass
+    trained = start(tracker, "vqvae quick", kind="train", detector="vqvae", category="cable")
     assert tracker.find(child.id).tags["mlflow.parentRunId"] == parent.id
-    link = tracker.study_link("cable", "cable-vqvae-1a2b", "validation/image_auroc")
-    address, _, query = link.partition("?")
-    assert address == f"http://127.0.0.1:5000/#/experiments/{parent.experiment_id}/runs"
-    assert "tags.`vqlab.study` = 'cable-vqvae-1a2b'" in unquote(query)
-    assert " " not in link and "&orderByAsc=false&" in link
+    assert tracker.find("003 K=512 · vqvae").run_id == child.id
+    assert tracker.find("cable-vqvae-1a2b3c4d-003").run_id == child.id
+    assert tracker.find("cable-vqvae-1a2b3c4d").run_id == parent.id
+    assert tracker.find("vqvae-cable").run_id == trained.id
+    with pytest.raises(UserError, match=r"near ones: 003 K=512"):
+        tracker.find("cable-vqvae-1a2b3c4e-003")
+
+
+MODE = "?workflowType=machine_learning"
+
+
+def test_links_lead_to_where_the_ui_is(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start(tracker)
+    path = f"#/experiments/{run.experiment_id}/runs/{run.id}{MODE}"
+    assert run.link == tracker.link(run.id) == f"http://127.0.0.1:5000/{path}"
+    pages = tracker.pages("cable")
+    charts = f"#/experiments/{run.experiment_id}/runs{MODE}&viewStateShareKey=a-b&compareRunsMode="
+    assert pages.charts("a-b") == f"{charts}CHART" and pages.table("a-b") == f"{charts}TABLE"
+    for host, shown in (("127.0.0.1", "127.0.0.1"), ("results", "results"), ("::1", "[::1]")):
+        remember_ui(tracker.root, host, 5001)
+        assert tracker.link(run.id) == f"http://{shown}:5001/{path}"
+        assert pages.link("#/x") == f"http://{shown}:5001/#/x"
+    monkeypatch.setenv("VQLAB_UI", "https://results.example/mlflow/")
+    assert run.link == f"https://results.example/mlflow/{path}"
+    monkeypatch.setenv("VQLAB_UI", "localhost:5001")
+    with pytest.raises(UserError, match="VQLAB_UI must be the address of the MLflow UI.*got 'loc"):
+        locate(tracker.root)
+
+
+def stored_views(tracker: Tracker, experiment: str = "cable") -> dict[str, tuple[str, int, Any]]:
+    """Name, time and state of every view, decoded as the UI does."""
+    tags = tracker._client.get_experiment_by_name(experiment).tags
+    views = {}
+    for key, text in tags.items():
+        if key.startswith("mlflow.sharedViewState."):
+            tag = json.loads(text)
+            kind, _, packed = tag["state"].partition(";")
+            assert kind == "deflate" and len(text) < 20_000
+            state = json.loads(zlib.decompress(base64.b64decode(packed)))
+            views[key.rpartition(".")[2]] = tag["name"], tag["createdAt"], state
+    return views
+
+
+def test_views_are_stored_once_as_the_ui_reads_them(tracker: Tracker) -> None:
+    runs = views.Runs(views.tagged({"vqlab.study": "S'1"}), "objective", ascending=True)
+    columns = [views.tag("optuna.state"), views.metric("objective"), views.param("a.b")]
+    charts = [
+        views.line("One", "validation/pixel_auroc"),
+        views.scatter("Two", "a.b", "objective"),
+        views.bar("One", "objective"),
+        views.pictures("Three", ["part/bent_wire", "part/ünfit"]),
+    ]
+    both = {
+        "t": views.table_view("table", columns, runs),
+        "c": views.chart_view("charts", charts, runs, columns, ["cost/parameters"]),
+    }
+    pages = tracker.pages("cable")
+    pages.save(both)
+    first = stored_views(tracker)
+    name, created, state = first["t"]
+    assert name == "table" and abs(created / 1000 - time.time()) < 60
+    assert state["searchFilter"] == """tags.`vqlab.study` = "S'1\""""
+    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`objective`", True)
+    assert state["selectedColumns"] == columns
+    state = first["c"][2]
+    sections = {section["uuid"]: section for section in state["compareRunSections"]}
+    shown = [section["name"] for section in sections.values() if section["display"]]
+    assert shown == ["One", "Two", "Three"]
+    closed = {section["name"] for section in sections.values() if not section["display"]}
+    assert {"test", "cost", "part", "Model metrics"} <= closed
+    cards = state["compareRunCharts"]
+    assert [(card["type"], sections[card["metricSectionId"]]["name"]) for card in cards] == [
+        ("LINE", "One"), ("SCATTER", "Two"), ("BAR", "One"), ("IMAGE", "Three"),
+    ]  # fmt: skip
+    assert len({card["uuid"] for card in cards}) == 4
+    assert cards[3]["imageKeys"] == ["part/bent_wire", "part/_nfit"]
+    time.sleep(0.002)
+    pages.save(both)
+    assert stored_views(tracker) == first
+    pages.save({"t": views.table_view("table", columns[:1], runs)})
+    changed = stored_views(tracker)
+    assert changed["c"] == first["c"] and changed["t"][2]["selectedColumns"] == columns[:1]
+
+
+def test_a_description_that_a_person_wrote_stays(tracker: Tracker) -> None:
+    pages = tracker.pages("cable")
+
+    def described() -> str:
+        return str(tracker._client.get_experiment_by_name("cable").tags.get(NOTE, ""))
+
+    for text in ("first", "second"):
+        pages.describe(text)
+        assert described() == text
+    experiment = tracker._client.get_experiment_by_name("cable").experiment_id
+    tracker._client.set_experiment_tag(experiment, NOTE, "mine")
+    pages.describe("third")
+    assert described() == "mine"
+
+
+@pytest.mark.slow
+def test_several_processes_store_views_at_once(tracker: Tracker) -> None:
+    tracker.pages("cable")
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from vqlab.tracking import Tracker, views\n"
+        "pages = Tracker.open(Path(sys.argv[1])).pages('cable')\n"
+        "runs = views.Runs('', 'objective')\n"
+        "for i in range(10):\n"
+        "    pages.save({f'v{i}': views.table_view(f'view {i}', [], runs)})\n"
+        "    pages.describe(sys.argv[2])\n"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, str(tracker.root), name])
+        for name in ("one", "two", "three")
+    ]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    assert stored_views(tracker).keys() == {f"v{i}" for i in range(10)}
+    assert tracker._client.get_experiment_by_name("cable").tags[NOTE] in ("one", "two", "three")
 
 
 def test_registry(tracker: Tracker) -> None:
@@ -611,7 +733,7 @@ def test_everything_through_a_server(
     assert record.checkpoint().read_text() == "weights"
     with pytest.raises(UserError, match="no-such-thing"):
         record.artifact("no-such-thing")
-    assert run.link == f"{server}/#/experiments/{run.experiment_id}/runs/{run.id}"
+    assert run.link == f"{server}/#/experiments/{run.experiment_id}/runs/{run.id}{MODE}"
     assert tracker.reconcile() == [] and tracker.find("parent").status == "RUNNING"
 
     registry = tracker.registry

@@ -13,7 +13,8 @@ from vqlab.plots import (
     draw_row,
     panel_row,
 )
-from vqlab.plots.row import SIDE, panels_of
+from vqlab.plots.row import _HEADER as HEADER
+from vqlab.plots.row import SIDE, in_two_rows, panels_of
 from vqlab.plots.style import AMBER, ANOMALY, BELOW, GREEN, RED, TRUTH, apart, edge, lookup, percent
 
 LEFT, STEP, TOP = 18, SIDE + 12, 90
@@ -201,3 +202,20 @@ def test_a_prediction_is_a_row_without_truth():
     assert RED in colours_of(picture)
     assert (panel(picture, 1) == 9).all()
     assert (panel(picture, 2)[0, 0] == (238, 241, 244)).all()
+
+
+@pytest.mark.parametrize("shape", [(128, 128), (60, 200), (200, 60)])
+def test_two_rows_of_three_panels_hold_the_whole_picture(shape):
+    picture = draw_row(row(image=np.full((*shape, 3), 120, np.uint8), mask=None))
+    folded = in_two_rows(picture)
+    width, body = picture.shape[1] // 2, picture.shape[0] - HEADER
+    assert folded.dtype == np.uint8 and folded.shape[1] == width
+    above, below = folded[-2 * body : -body], folded[-body:]
+    for place in range(3):
+        left = slice(LEFT + place * STEP, LEFT + place * STEP + SIDE)
+        right = slice(left.start + 3 * STEP, left.stop + 3 * STEP)
+        assert (above[:, left] == picture[HEADER:, left]).all()
+        assert (below[:, left] == picture[HEADER:, right]).all()
+    header = folded[: -2 * body]
+    assert colours_of(header, np.s_[:HEADER]) == colours_of(picture, np.s_[:HEADER, :600])
+    assert (header[HEADER:].min(axis=(0, 1)) < 120).all()  # score and verdict

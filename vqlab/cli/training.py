@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -57,6 +57,7 @@ def train(
     from vqlab.tracking import Tracker
 
     jobs: list[tuple[RunConfig, Tracker, Run | None]] = []
+    name = _name(recipe, preset, overrides or ())
 
     def chosen() -> list[Tree]:
         if resume is not None:
@@ -75,10 +76,20 @@ def train(
     with joined():
         trees = from_first(chosen)
         for config, tracker, resumed in jobs:
-            _train_one(config, tracker, results, resumed, preset)
+            _train_one(config, tracker, results, resumed, name, preset)
         if not jobs:  # not the first of several processes
             for tree in trees:
                 train_along(resolve(tree))
+
+
+def _name(recipe: str, preset: str, overrides: Sequence[str]) -> str:
+    """The name of a run: recipe, preset, overridden settings."""
+    from vqlab.config import flatten, parse_overrides
+    from vqlab.run import run_name
+
+    first = Path(recipe).stem + (f" {preset}" if preset != "full" else "")
+    settings = flatten(parse_overrides(overrides))
+    return run_name(first, {k: v for k, v in settings.items() if not k.startswith("data.root")})
 
 
 def _nothing_beside_resume(context: typer.Context) -> None:
@@ -136,7 +147,7 @@ def say_data(config: RunConfig) -> None:
 
 
 def _train_one(
-    config: RunConfig, tracker: Tracker, results: Path, resumed: Run | None, preset: str
+    config: RunConfig, tracker: Tracker, results: Path, resumed: Run | None, name: str, preset: str
 ) -> None:
     from vqlab.cli.progress import interruptible, work
     from vqlab.run import run
@@ -146,8 +157,8 @@ def _train_one(
     title = f"{config.detector['name']} {names if isinstance(names, str) else '+'.join(names)}"
     with interruptible(), work(title) as (on_epoch, on_progress):
         outcome = run(
-            config, tracker, tags={"vqlab.preset": preset}, resumed=resumed, results=results,
-            on_epoch=on_epoch, on_progress=on_progress,
+            config, tracker, name=name, tags={"vqlab.preset": preset}, resumed=resumed,
+            results=results, on_epoch=on_epoch, on_progress=on_progress,
         )  # fmt: skip
     say_outcome(outcome, tracker)
 

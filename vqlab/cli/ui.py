@@ -29,14 +29,18 @@ def ui(
     ] = None,
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
-    """Open the MLflow UI on everything tracked here (stop with Ctrl-C)."""
+    """Open the MLflow UI on everything tracked here (stop with Ctrl-C).
+
+    Links that other verbs print lead to where it was last started, or to VQLAB_UI=http://host:port.
+    """
     from vqlab.cli.progress import out
-    from vqlab.tracking import ui_command
+    from vqlab.tracking import remember_ui, ui_command
 
     hosts = _hosts(host, allowed_hosts)
     argv, env = ui_command(mlruns, host=host, port=port, allowed_hosts=hosts)
     require_free(host, port)
     shown = host if is_loopback(host) else names_of(host)[0]
+    remember_ui(mlruns, shown, port)
     out.print(f"MLflow UI: http://{shown}:{port}/#/experiments?workflowType=machine_learning")
     if not is_loopback(host):
         out.print(

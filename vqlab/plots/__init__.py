@@ -11,13 +11,14 @@ from vqlab.plots.curves import (
     score_histogram,
 )
 from vqlab.plots.results import inside, panel_row, write_results
-from vqlab.plots.row import Row, Scale, draw_row
+from vqlab.plots.row import Row, Scale, draw_row, in_two_rows
 
 __all__ = [
     "Row",
     "Scale",
     "codebook_usage",
     "draw_row",
+    "in_two_rows",
     "inside",
     "likelihood_figure",
     "loss_curves",

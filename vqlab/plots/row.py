@@ -19,6 +19,8 @@ SIDE = 256
 """Width of a panel; one of a tall image is narrower, and at most half as high again."""
 _GAP, _MARGIN, _HEADER, _TITLE, _CAPTION = 12, 18, 62, 28, 26
 _GAUGE = 300
+_TITLE_ENDS = 600
+"""Pixels of a header's left part, with the title; gauge, score and verdict are right of it."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,22 @@ def draw_row(row: Row) -> Array:
         )  # fmt: skip
     _draw_scale(canvas, draw, row.scale, _HEADER + _TITLE + height + 7)
     return np.asarray(canvas)
+
+
+def in_two_rows(picture: Array) -> Array:
+    """A picture of `draw_row` as two rows of three panels, nearly square: for a small place."""
+    half = picture.shape[1] // 2
+    title, verdict = picture[:_HEADER, :_TITLE_ENDS], picture[:_HEADER, _TITLE_ENDS:]
+    size = half, round(_HEADER * half / verdict.shape[1])
+    verdict = np.asarray(Image.fromarray(verdict).resize(size, Image.Resampling.LANCZOS))
+    left, right = picture[_HEADER:, :half], picture[_HEADER:, half:-_GAP]
+    return np.concatenate([_padded(title, 0, half), verdict, left, _padded(right, _GAP, half)])
+
+
+def _padded(picture: Array, before: int, width: int) -> Array:
+    """The picture `before` pixels from the left on paper of this width."""
+    after = width - before - picture.shape[1]
+    return np.pad(picture, ((0, 0), (before, after), (0, 0)), constant_values=style.PAPER[0])
 
 
 def panels_of(row: Row, side: int = SIDE) -> list[tuple[str, str, Array]]:

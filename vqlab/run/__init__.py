@@ -2,6 +2,8 @@
 
 from vqlab.run.along import train_along
 from vqlab.run.judging import assess, calibrate, judge, make_trainer, unseen_in_fitting
+from vqlab.run.names import run_name, short_names
+from vqlab.run.pages import PICTURES, TEST_METRICS, show_experiment
 from vqlab.run.settings import (
     BEST_ON_TEST,
     REUSED_TAG,
@@ -26,15 +28,24 @@ from vqlab.run.story import (
     run,
     start,
 )
-from vqlab.run.testing import OnProgress, log_evidence, test_model, warned_of
+from vqlab.run.testing import (
+    OnProgress,
+    chosen_pictures,
+    log_evidence,
+    six_panels,
+    test_model,
+    warned_of,
+)
 
 __all__ = [
     "BEST_ON_TEST",
     "CHECKPOINT",
     "LOSS",
+    "PICTURES",
     "REUSED_TAG",
     "SAVED_TAG",
     "STATE",
+    "TEST_METRICS",
     "TRAINED_TAG",
     "TRAINING_TAG",
     "OnEpoch",
@@ -43,6 +54,7 @@ __all__ = [
     "RunConfig",
     "assess",
     "calibrate",
+    "chosen_pictures",
     "each_model",
     "evaluate_model",
     "experiment_of",
@@ -53,6 +65,10 @@ __all__ = [
     "resolve",
     "reused_tags",
     "run",
+    "run_name",
+    "short_names",
+    "show_experiment",
+    "six_panels",
     "start",
     "test_model",
     "train_along",

@@ -23,6 +23,7 @@ from vqlab.nn import together
 from vqlab.plots import loss_curves
 from vqlab.run.concepts import concept_metrics
 from vqlab.run.judging import assess, calibrated, judge, look_once, make_trainer
+from vqlab.run.pages import show_experiment
 from vqlab.run.settings import (
     BEST_ON_TEST,
     TRAINED_TAG,
@@ -181,6 +182,7 @@ def start(
     )
     if parent is None:
         log_data(tracked, splits)
+        show_experiment(tracker, splits, experiment_of(splits))
     return tracked
 
 

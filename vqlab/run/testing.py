@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from vqlab.config import Tree, dump
 from vqlab.data import ImageSet, Splits, audit, audit_metrics, read_image
@@ -23,17 +26,19 @@ from vqlab.evaluation import (
     save_evidence,
 )
 from vqlab.model import Model
-from vqlab.plots import write_results
+from vqlab.plots import in_two_rows, write_results
 from vqlab.run.concepts import concept_metrics, show_concepts
 from vqlab.run.judging import judge, make_trainer
 from vqlab.run.settings import RunConfig, resolve
-from vqlab.tracking import Run
+from vqlab.tracking import Run, RunRecord
 from vqlab.training import choose_device
 
 OnProgress = Callable[[str, int, int], None]
 """Called while images are scored and drawn, with (what, images done, images in all)."""
 AUDIT = "vqlab.audit"
 """Tag of a tested run: the data audit's warnings, each beginning with its category."""
+AUDIT_FILE = "data/audit.json"
+"""Artifact of a tested run: the audit's figures, by `audit/<statistic>`."""
 BASELINE: Tree = {"name": "mean_image"}
 
 
@@ -72,7 +77,8 @@ def test_model(
     folders = write_results(results, model, splits.test, scored, report, draw)
     for folder in folders:
         tracked.log_artifacts(folder, f"results/{folder.name}")
-    tracked.log_pictures(_chosen_pictures(splits, folders))
+    chosen = chosen_pictures(splits).items()
+    tracked.log_pictures({k: in_two_rows(read_image(folders[0].parent / f)) for k, f in chosen})
     whole = results if len(folders) > 1 else folders[0]
     show_concepts(model, splits, scored, tracked, whole)
     return report, beside, whole
@@ -88,10 +94,13 @@ def log_evidence(report: Report, tracked: Run, path: str) -> None:
 
 
 def _audited(splits: Splits, tracked: Run) -> tuple[list[str], list[str]]:
-    """Audit the data, record its metrics and warnings; the categories warned of, the warnings."""
+    """Audit the data, record its figures and warnings; the categories warned of, the warnings.
+
+    The figures are an artifact: as metrics they would come first among the UI's charts.
+    """
     audits = audit(splits)
     warnings = [sentence for one in audits.values() for sentence in one.warnings]
-    tracked.log_metrics(audit_metrics(audits))
+    tracked.log_json(audit_metrics(audits), AUDIT_FILE)
     if warnings:
         tracked.set_tags({AUDIT: " ".join(warnings)})
     return [category for category, one in audits.items() if one.warned], warnings
@@ -125,18 +134,23 @@ def _broken_promise(scored: Scored, thresholds: Thresholds) -> list[str]:
     return [note] if note else []
 
 
-def _chosen_pictures(splits: Splits, folders: list[Path]) -> dict[str, Any]:
-    """The first test image of every defect type, under the same key in every run on these data."""
-    pictures: dict[str, Any] = {}
-    places = {folder.name: 0 for folder in folders}
+def chosen_pictures(splits: Splits) -> dict[str, str]:
+    """Of every defect type its first test image, so that runs on the same data show the same ones:
+    the key of the picture, `<category>/<defect>`, and its file in the folder of results. Defects
+    come before `good`."""
+    pictures: dict[str, str] = {}
+    places: Counter[str] = Counter()
     for sample in splits.test.samples:
-        place = places[sample.category]
+        file = f"{sample.category}/{sample.category}_{places[sample.category]:03d}_viz.png"
         places[sample.category] += 1
-        key = f"{sample.category}/{sample.defect}"
-        folder = next(f for f in folders if f.name == sample.category)
-        if key not in pictures:
-            pictures[key] = read_image(folder / f"{sample.category}_{place:03d}_viz.png")
-    return pictures
+        pictures.setdefault(f"{sample.category}/{sample.defect}", file)
+    return dict(sorted(pictures.items(), key=lambda pair: pair[0].endswith("/good")))
+
+
+def six_panels(record: RunRecord, splits: Splits) -> np.ndarray[Any, Any]:
+    """The first chosen picture of a tested run, (h, w, 3) uint8."""
+    file = next(iter(chosen_pictures(splits).values()))
+    return in_two_rows(read_image(record.artifact(f"results/{file}")))
 
 
 def _baseline(config: RunConfig, splits: Splits) -> tuple[Scored, Thresholds]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from vqlab.tracking import Run
 
 SCORING, THRESHOLDS = "scoring", "thresholds"
 """Attributes of a trial: the settings of scoring and thresholds chosen for it."""
+CHOSEN = "chosen."
+"""Before the names of such settings among the parameters of a trial's run."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,19 @@ def choose_within(
     if found.tried:
         tags["vqlab.scorings_tried"] = f"{found.tried} in {found.seconds:.1f} s"
     tracked.set_tags(tags)
+    if not tracked.resumed:  # else they are there, and MLflow takes no other value
+        log_chosen(tracked, {**found.chosen, **attributes.get(THRESHOLDS, {})}, drawn.recipe)
     report = evaluate(found.scored, thresholds, keep_evidence=True)
     log_evidence(report, tracked, VALIDATION_EVIDENCE)
     measured = {"thresholds": asdict(thresholds), "validation": report.mean, "config": tree}
     model = replace(model, thresholds=thresholds, meta={**model.meta, **measured})
     return Chosen(model, report, attributes)
+
+
+def log_chosen(tracked: Run, settings: Mapping[str, Any], recipe: str) -> None:
+    """Log what was searched within a trial as parameters of its run, which charts can use."""
+    prefix = f"{recipe}." if recipe else ""
+    tracked.log_params({CHOSEN + k.removeprefix(prefix): value for k, value in settings.items()})
 
 
 def take_over(

@@ -130,7 +130,9 @@ class SweepResult:
 
     study: str
     link: str
-    """The UI's chart of its trials."""
+    """Its trials in the UI, as a table."""
+    charts_link: str
+    """Its trials in the UI, as charts and test pictures."""
     objective: str
     target: int
     best: TrialRow

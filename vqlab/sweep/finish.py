@@ -7,6 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,18 +16,20 @@ from optuna.trial import TrialState
 
 from vqlab.checkpoint import load_checkpoint
 from vqlab.config import digest
+from vqlab.data import write_picture
 from vqlab.evaluation import Thresholds
 from vqlab.model import Model
 from vqlab.plots import loss_curves
-from vqlab.run import LOSS, SAVED_TAG, resolve, test_model, warned_of
+from vqlab.run import LOSS, SAVED_TAG, resolve, six_panels, test_model, warned_of
 from vqlab.sweep.again import bring_back
 from vqlab.sweep.events import SweepResult, TrialOnTest, TrialRow
 from vqlab.sweep.pictures import draw_study
-from vqlab.sweep.project import row
+from vqlab.sweep.project import row, trial_runs
 from vqlab.sweep.reuse import SAVED
 from vqlab.sweep.study import RUN_ID, recipe_of, settled
+from vqlab.sweep.study_views import OBJECTIVE, PICTURE, StudyPages
 from vqlab.sweep.trial import VALIDATION, Objective
-from vqlab.tracking import RunRecord
+from vqlab.tracking import NOTE, RunRecord
 from vqlab.types import UserError
 
 TESTED = "vqlab.tested"
@@ -42,7 +45,7 @@ STUDY = "study"
 def finish(
     objective: Objective,
     target: int,
-    link: str,
+    pages: StudyPages,
     results: Path,
     started: float,
     asked: Sequence[int] = (),
@@ -75,14 +78,15 @@ def finish(
     text = recipe_text(objective, shown)
     if not recipe.exists() or recipe.read_text(encoding="utf-8") != text:
         _write(recipe, text)
-    shows = digest([text, [trial.number for trial in tested]])
+    shows = digest([text, [trial.number for trial in tested], pages.table])
     if tracker.find(objective.parent.id).tags.get("vqlab.shows") != shows:
-        _show_study(objective, shown, tested, recipe, link)
+        _show_study(objective, shown, tested, recipe, pages)
         objective.parent.set_tags({"vqlab.shows": shows})
     tracker.settle(objective.parent.id, "FINISHED", {})
     return SweepResult(
         study=study.study_name,
-        link=link,
+        link=pages.table_link,
+        charts_link=pages.charts_link,
         objective=objective.contest.objective,
         target=target,
         best=shown,
@@ -210,9 +214,9 @@ def _show_study(
     best: TrialRow,
     tested: Sequence[TrialOnTest],
     recipe: Path,
-    link: str,
+    pages: StudyPages,
 ) -> None:
-    """Recipe, pictures, table and a summary on the study's own run."""
+    """Recipe, pictures, table and a summary on the study's own run; the UI's views of it."""
     study, parent = objective.study, objective.parent
     parent.log_artifact(recipe)
     with tempfile.TemporaryDirectory() as folder:
@@ -220,18 +224,36 @@ def _show_study(
         why = {trial.number: trial.why for trial in tested}
         rejected = objective.rule.not_clearly_better()
         draw_study(study, objective.contest.objectives, Path(folder), figures, why, rejected)
+        picture = Path(folder) / Path(PICTURE).name
+        with suppress(UserError):  # somebody removed it
+            best_run = objective.tracker.find(str(best.run_id))
+            write_picture(six_panels(best_run, objective.splits), picture)
+        shown_in = parent.id if picture.exists() else None
         parent.log_artifacts(Path(folder), STUDY)
-    settings = "\n".join(f"- `{key}`: {value}" for key, value in best.params.items())
+    _show_views(objective, pages)
+    test = next((trial.test for trial in tested if trial.number == best.number), {})
+    description = pages.described(best, test, objective.rule.reason(), shown_in)
+    pages.pages.describe(description)
     parent.set_tags(
         {
             "vqlab.best_trial": str(best.number),
             "vqlab.best_run": str(best.run_id),
             SAVED_TAG: f"{_seconds_saved(objective):.2f}",
-            "mlflow.note.content": f"[All trials]({link})\n\nBest: trial {best.number}, "
-            f"{objective.contest.objective} {best.value:.4f}\n\n{objective.rule.reason()}"
-            f"\n\n{settings}",
+            NOTE: description,
         }
     )
+
+
+def _show_views(objective: Objective, pages: StudyPages) -> None:
+    """The study's views, by what its trials logged; runs of an older vqlab get the metric by which
+    the views sort."""
+    logged: set[str] = set()
+    for record in trial_runs(objective):
+        logged |= record.metrics.keys()
+        value = record.tags.get("vqlab.value")
+        if value is not None and OBJECTIVE not in record.metrics:
+            objective.tracker.amend(record.run_id).log_metrics({OBJECTIVE: float(value)})
+    pages.save(logged)
 
 
 def _of(record: RunRecord, prefix: str) -> dict[str, Any]:

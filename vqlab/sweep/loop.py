@@ -16,7 +16,7 @@ from vqlab.config import Tree, dump, flatten, merge, nest
 from vqlab.data import Splits, load_dataset
 from vqlab.features import Backbone
 from vqlab.model import build_detector
-from vqlab.run import experiment_of, log_data
+from vqlab.run import experiment_of, log_data, show_experiment
 from vqlab.sweep import study as studies
 from vqlab.sweep.again import ask
 from vqlab.sweep.contest import Contest, Spaces, make_contest, named
@@ -26,10 +26,11 @@ from vqlab.sweep.launch import Launcher, LocalWorkers, WorkersElsewhere
 from vqlab.sweep.project import project_all
 from vqlab.sweep.space import Space
 from vqlab.sweep.storage import Turn, only_one, opened_storage, storage_address
+from vqlab.sweep.study_views import StudyPages
 from vqlab.sweep.trial import Objective
 from vqlab.sweep.watch import watch
 from vqlab.sweep.worker import PARENT, TASK, Task, work
-from vqlab.tracking import Run, Tracker
+from vqlab.tracking import NOTE, Run, Tracker
 from vqlab.types import UserError
 
 
@@ -74,16 +75,16 @@ def sweep(
         study = studies.open_study(storage, name, *contest.first.space.directions)
         with Turn(storage, name):
             notes = _notes(study, contest.base_name(splits, preset))
-        minimize = contest.first.space.directions[0] == "minimize"
-        link = tracker.study_link(experiment_of(splits), name, contest.objective, minimize)
+        pages = StudyPages(tracker, contest, splits, name)
         done = studies.settled(study)
         if done < trials:
             _check_buildable(contest)
         ask(study, test, more=done < trials)
         said = (*contest.notes, *notes)
-        on_event(StudyOpened(name, link, contest.objective, done, trials, said))
+        pages.save()
+        on_event(StudyOpened(name, pages.table_link, contest.objective, done, trials, said))
         study.set_user_attr(studies.PRESET, preset or "full")
-        parent = _parent(study, tracker, contest, splits, link)
+        parent = _parent(study, tracker, contest, splits, pages)
         objective = Objective(contest, splits, study, parent, tracker, on_event)
         project_all(objective)
         if done < trials:
@@ -95,7 +96,7 @@ def sweep(
             deadline = float("inf") if timeout is None else started + timeout
             with _running(objective, trials):
                 _run_trials(objective, storage, launcher, trials, deadline)
-        result = finish(objective, trials, link, results, started, test)
+        result = finish(objective, trials, pages, results, started, test)
         ask(study, test)  # what could not be known before is said when nothing else is left to do
         return result
 
@@ -164,7 +165,7 @@ def _notes(study: optuna.Study, base: str) -> tuple[str, ...]:
 
 
 def _parent(
-    study: optuna.Study, tracker: Tracker, contest: Contest, splits: Splits, link: str
+    study: optuna.Study, tracker: Tracker, contest: Contest, splits: Splits, pages: StudyPages
 ) -> Run:
     """The study's own run; found by its tag where the one who made it was killed at once."""
     kind = {"vqlab.kind": "study", "vqlab.study": study.study_name}
@@ -181,7 +182,7 @@ def _parent(
         spaces[recipe] = {setting: axis.tree for setting, axis in plan.space.axes.items()}
     parent = tracker.start(
         experiment=experiment_of(splits),
-        name=study.study_name,
+        name=pages.title,
         tags={
             **kind,
             "vqlab.detector": "+".join(dict.fromkeys(detectors)),
@@ -189,7 +190,7 @@ def _parent(
             "vqlab.data": splits.source,
             "vqlab.data_fingerprint": splits.fingerprint,
             "vqlab.objective": contest.objective,
-            "mlflow.note.content": f"[The trials of this study]({link})",
+            NOTE: pages.links,
             **({"vqlab.available": " ".join(contest.notes)} if contest.notes else {}),
         },
         params=params,
@@ -198,6 +199,7 @@ def _parent(
     if "" in spaces:
         searched = {"space": spaces[""]}
     log_data(parent, splits)
+    show_experiment(tracker, splits, experiment_of(splits))
     parent.log_yaml({"objective": contest.objective, **searched}, "space.yaml")
     return parent
 

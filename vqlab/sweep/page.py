@@ -18,7 +18,8 @@ from optuna.trial import FrozenTrial
 from vqlab.plots import style
 from vqlab.plots.curves import hexed
 from vqlab.plots.trials import ON_REQUEST, Trial, best, colours, front
-from vqlab.sweep.shown import Shown, plain, short_names
+from vqlab.run import short_names
+from vqlab.sweep.shown import Shown, plain
 from vqlab.sweep.views import quiet, view
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.plots.slices import Setting
 from vqlab.plots.trials import Goal, Trial
+from vqlab.run import short_names
 from vqlab.sweep.study import DEAD, RECIPE, recipe_of
 
 FOUND = ("scoring", "thresholds")
@@ -130,20 +131,6 @@ def found_within(trial: FrozenTrial) -> dict[str, Any]:
         if isinstance(attribute, Mapping):
             found |= {str(key).removeprefix(prefix): value for key, value in attribute.items()}
     return found
-
-
-def short_names(paths: Iterable[str]) -> dict[str, str]:
-    """The last words of dotted paths, as many of each as it takes to tell them apart."""
-    paths = list(paths)
-    words = {path: 1 for path in paths}
-    while True:
-        names = {path: ".".join(path.split(".")[-words[path] :]) for path in paths}
-        taken = list(names.values())
-        unclear = [p for p in paths if taken.count(names[p]) > 1 and words[p] <= p.count(".")]
-        if not unclear:
-            return names
-        for path in unclear:
-            words[path] += 1
 
 
 def plain(value: Any) -> float | str:

@@ -32,7 +32,7 @@ from vqlab.run import (
     start,
     trained_key,
 )
-from vqlab.sweep.choose import SCORING, THRESHOLDS, Chosen, choose_within, take_over
+from vqlab.sweep.choose import SCORING, THRESHOLDS, Chosen, choose_within, log_chosen, take_over
 from vqlab.sweep.codebooks import dead_codebook
 from vqlab.sweep.contest import Contest, named
 from vqlab.sweep.costs import costs, number
@@ -55,6 +55,7 @@ from vqlab.sweep.study import (
     refuse_other_images,
     state_tags,
 )
+from vqlab.sweep.study_views import objective_metrics, trial_name
 from vqlab.sweep.winner import WinnerRule
 from vqlab.tracking import Run, Tracker
 from vqlab.types import UserError
@@ -127,6 +128,7 @@ class Objective:
                         else self._trained(trial, config, splits, tracked)
                     )
                     values = self._values(trial, trained, splits)
+                tracked.log_metrics(objective_metrics(self.contest, values))
                 tracked.set_tags(state_tags(TrialState.COMPLETE, values, trial.user_attrs))
                 return values if len(values) > 1 else values[0]
         except optuna.TrialPruned as error:
@@ -202,12 +204,9 @@ class Objective:
             tags["vqlab.preset"] = preset
         if RETRY_OF in trial.user_attrs:
             tags["vqlab.retry_of"] = str(trial.user_attrs[RETRY_OF])
-        name = f"{self.study.study_name}-{trial.number:03d}"
-        recipe = trial.params.get(RECIPE, "")
-        if recipe:
-            tags["vqlab.recipe"] = recipe
-            name += f"-{recipe}"
-        return name, tags
+        if RECIPE in trial.params:
+            tags["vqlab.recipe"] = trial.params[RECIPE]
+        return trial_name(self.contest, trial.number, trial.params), tags
 
     def _take_over(self, trial: optuna.Trial, tracked: Run) -> int:
         """Go on from the last epoch of the interrupted trial that this one repeats."""
@@ -236,6 +235,8 @@ class Objective:
         tracked.set_tags(reused_tags(f"trial {known.number}", seconds))
         self._note_reused(trial, tracked)
         tracked.log_metrics(known.user_attrs[VALIDATION])
+        chosen = {**known.user_attrs.get(SCORING, {}), **known.user_attrs.get(THRESHOLDS, {})}
+        log_chosen(tracked, chosen, self.contest.of(trial.params).recipe)
         return tuple(known.values)
 
     def _trained(

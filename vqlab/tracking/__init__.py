@@ -11,9 +11,11 @@ from vqlab.tracking.environment import (  # isort: split
     surroundings,
 )
 
+from vqlab.tracking.pages import NOTE, ExperimentPages, picture_address
 from vqlab.tracking.record import RunRecord
 from vqlab.tracking.registry import CHAMPION, PREVIOUS, Champion, Registry, Version, model_name
 from vqlab.tracking.run import CHECKPOINT, CONFIG, Run, Terminated
+from vqlab.tracking.store import remember_ui
 from vqlab.tracking.tracker import Tracker
 from vqlab.tracking.ui import ui_command
 
@@ -22,8 +24,10 @@ __all__ = [
     "CHECKPOINT",
     "CONFIG",
     "MLFLOW_DEFAULTS",
+    "NOTE",
     "PREVIOUS",
     "Champion",
+    "ExperimentPages",
     "Registry",
     "Run",
     "RunRecord",
@@ -33,6 +37,8 @@ __all__ = [
     "model_name",
     "owner_is_gone",
     "owner_tags",
+    "picture_address",
+    "remember_ui",
     "surroundings",
     "ui_command",
 ]

@@ -25,7 +25,9 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from vqlab.errors import UserError
+from vqlab.tracking.pages import run_route
 from vqlab.tracking.store import Client, told
+from vqlab.tracking.views import picture_key
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -96,8 +98,7 @@ class Run:
     @property
     def link(self) -> str:
         """The run's page in the UI."""
-        web = self._client.store.web
-        return f"{web}/#/experiments/{self.experiment_id}/runs/{self.id}"
+        return f"{self._client.store.web}/{run_route(self.experiment_id, self.id)}"
 
     @property
     def folder(self) -> Path:
@@ -213,7 +214,7 @@ class Run:
         shows them side by side with a slider over the steps; a slash makes a section."""
         there = self._logged_pictures() if self.resumed else set()
         for name, picture in pictures.items():
-            key = re.sub(r"[^a-zA-Z0-9_\-./ ]", "_", name)
+            key = picture_key(name)
             if (key, step) not in there:
                 self._client.log_image(self.id, picture, key=key, step=step)
 

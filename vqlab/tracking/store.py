@@ -32,6 +32,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from vqlab.errors import UserError, did_you_mean
 
 UI_HOST, UI_PORT = "127.0.0.1", 5000
+UI_VARIABLE = "VQLAB_UI"
+"""Environment variable: the address of the UI that printed links lead to."""
+_UI_FILE = "ui.txt"
+"""Under the store's root: the address that the UI was last started at."""
 _PROBE_BYTES = 4 * 2**20
 _TIMEOUT = 60
 _PATIENCE = 120
@@ -53,9 +57,15 @@ class Store:
 
     @property
     def web(self) -> str:
-        """The address under which the UI shows this store."""
+        """The address under which the UI shows this store: what VQLAB_UI says, else the server of
+        MLFLOW_TRACKING_URI, else where `vqlab ui` was last started, else its default."""
+        named = _ui_variable()
+        if named:
+            return named
         if self.artifacts is None:
             return _without_password(self.uri)
+        with contextlib.suppress(OSError, ValueError):
+            return (self.root / _UI_FILE).read_text(encoding="utf-8").strip()
         return f"http://{UI_HOST}:{UI_PORT}"
 
     def run_folder(self, run_id: str) -> Path:
@@ -69,6 +79,12 @@ def locate(root: Path) -> Store:
     Raises UserError for an address of a kind that vqlab does not use.
     """
     root = root.absolute()
+    named = _ui_variable()
+    if named and not named.startswith(("http://", "https://")):
+        raise UserError(
+            f"{UI_VARIABLE} must be the address of the MLflow UI, such as http://127.0.0.1:5001; "
+            f"got {named!r}."
+        )
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if uri.startswith(("http://", "https://")):
         return Store(uri.rstrip("/"), root, None, None)
@@ -229,6 +245,20 @@ def _sentence(place: Path, error: Exception) -> str | None:
     if number in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"{place} cannot be written: {os.strerror(number)}; make it writable."
     return None
+
+
+def remember_ui(root: Path, host: str, port: int) -> None:
+    """Record where the UI of the store under `root` is being started: printed links lead there.
+
+    host: as browsers name it.
+    """
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    with told(root):
+        (root / _UI_FILE).write_text(address + "\n", encoding="utf-8")
+
+
+def _ui_variable() -> str:
+    return os.environ.get(UI_VARIABLE, "").strip().rstrip("/")
 
 
 def _without_password(uri: str) -> str:

@@ -10,7 +10,6 @@ from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from mlflow.entities import Experiment, RunTag
 from mlflow.entities import Run as Stored
@@ -19,10 +18,12 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from vqlab.errors import UserError
 from vqlab.tracking.environment import code_tags, owner_is_gone, owner_tags, surroundings
+from vqlab.tracking.pages import ExperimentPages, run_route
 from vqlab.tracking.record import RunRecord
 from vqlab.tracking.registry import Champion, Registry
 from vqlab.tracking.run import Run, Status, artifact, stored_tags
 from vqlab.tracking.store import Client, connect, locate
+from vqlab.tracking.views import tagged
 
 _PAGE = 1000
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
@@ -159,7 +160,8 @@ class Tracker:
     # runs that are read
 
     def find(self, reference: str) -> RunRecord:
-        """The run with this id, unique beginning of an id (4 or more), or unique name.
+        """The run with this id, unique beginning of an id (4 or more), or unique name (see also
+        `_other_names`).
 
         Raises UserError that lists the ones meant, near ones, or the latest.
         """
@@ -169,6 +171,7 @@ class Tracker:
         records = self._search("")
         for fits in (
             [r for r in records if r.name == reference],
+            [r for r in records if reference in _other_names(r.tags)],
             [r for r in records if len(reference) >= 4 and r.run_id.startswith(reference)],
         ):
             if len(fits) == 1:
@@ -180,8 +183,9 @@ class Tracker:
                 )
         if not records:
             raise UserError(f"there is no run {reference!r}, and none at all in {self.root}.")
-        names = difflib.get_close_matches(reference, {r.name for r in records}, n=5)
-        near = [r for r in records if r.name in names][:5]
+        every = {r.run_id: {r.name} | _other_names(r.tags) for r in records}
+        names = difflib.get_close_matches(reference, set().union(*every.values()), n=5)
+        near = [r for r in records if every[r.run_id] & set(names)][:5]
         said = "near ones" if near else "the latest"
         listed = ", ".join(r.short for r in near or records[:5])
         raise UserError(f"there is no run {reference!r}; {said}: {listed}.")
@@ -207,8 +211,7 @@ class Tracker:
         """Stored runs of `experiments` (None: all) whose tag `vqlab.kind` is among `kinds` and
         whose `tags` are so, newest first; or ordered by the metric `order_by`, best (largest,
         unless `ascending`) first and those without it last."""
-        query = " and ".join(f"tags.`{key}` = {_quoted(tag)}" for key, tag in (tags or {}).items())
-        records = self._search(query, experiments)
+        records = self._search(tagged(tags or {}), experiments)
         if kinds is not None:
             allowed = set(kinds)
             records = [r for r in records if r.tags.get("vqlab.kind") in allowed]
@@ -291,25 +294,24 @@ class Tracker:
     def link(self, run_id: str) -> str:
         """The page of a run in the UI."""
         experiment = self._client.get_run(run_id).info.experiment_id
-        return f"{self._client.store.web}/#/experiments/{experiment}/runs/{run_id}"
+        return f"{self._client.store.web}/{run_route(experiment, run_id)}"
 
-    def study_link(self, experiment: str, study: str, metric: str, ascending: bool = False) -> str:
-        """The UI's chart of a study's trials, ordered by `metric`."""
-        query = quote(
-            f"tags.`vqlab.kind` = 'trial' and tags.`vqlab.study` = {_quoted(study)}", safe=""
-        )
-        order = quote(f"metrics.`{metric}`", safe="")
-        return (
-            f"{self._client.store.web}/#/experiments/{self._experiment(experiment).experiment_id}"
-            f"/runs?workflowType=machine_learning&searchFilter={query}&orderByKey={order}"
-            f"&orderByAsc={str(ascending).lower()}&compareRunsMode=CHART"
-        )
+    def pages(self, experiment: str) -> ExperimentPages:
+        """The UI's pages of an experiment, which is made if need be."""
+        return ExperimentPages(self._client, str(self._experiment(experiment).experiment_id))
 
 
-def _quoted(text: str) -> str:
-    """Text in MLflow's query language, which has no escapes."""
-    mark = '"' if "'" in text else "'"
-    return f"{mark}{text}{mark}"
+def _other_names(tags: Mapping[str, str]) -> set[str]:
+    """What else a run is found by: a study's by the study's name, a trial's by that and its number
+    (`cable-vqvae-1a2b3c4d-003`), a training's by detector and category (`vqvae-cable`)."""
+    study, detector = tags.get("vqlab.study", ""), tags.get("vqlab.detector", "")
+    names = {
+        "study": study,
+        "trial": f"{study}-{int(tags.get('vqlab.trial', '0')):03d}",
+        "train": f"{detector}-{tags.get('vqlab.category', '')}",
+    }
+    name = names.get(tags.get("vqlab.kind", ""), "")
+    return {name} if name else set()
 
 
 def _rank(value: float | None, sign: float) -> tuple[bool, float]:

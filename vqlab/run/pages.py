@@ -1,0 +1,45 @@
+"""What the MLflow UI shows of an experiment: its tested runs as a table and as charts."""
+
+from __future__ import annotations
+
+from vqlab.data import Splits
+from vqlab.run.testing import chosen_pictures
+from vqlab.tracking import Tracker
+from vqlab.tracking.views import (
+    DURATION,
+    Runs,
+    bar,
+    chart_view,
+    metric,
+    param,
+    pictures,
+    table_view,
+    tag,
+)
+
+TEST_METRICS = ("test/image_auroc", "test/pixel_auroc", "test/aupro", "test/escape_rate")
+"""What leads a comparison of tested runs, in this order."""
+PICTURES = 8
+"""Pictures of test images in one view, at most."""
+TABLE, CHARTS = "tested-runs-table", "tested-runs-charts"
+"""Keys of the two views."""
+
+
+def show_experiment(tracker: Tracker, splits: Splits, experiment: str) -> None:
+    """Store the two views of an experiment; nothing changes where they are stored already."""
+    runs = Runs(f"metrics.`{TEST_METRICS[0]}` >= 0", TEST_METRICS[0])
+    columns = [
+        *map(tag, ("vqlab.kind", "vqlab.detector")),
+        *map(metric, TEST_METRICS),
+        *map(param, ("features.backbone", "data.image_size", "training.epochs", "training.seed")),
+        DURATION,
+    ]
+    charts = [
+        *(bar("Test figures", key) for key in TEST_METRICS),
+        pictures("Test pictures", list(chosen_pictures(splits))[:PICTURES]),
+    ]
+    views = {
+        TABLE: table_view("Tested runs", columns, runs),
+        CHARTS: chart_view("Tested runs: charts and pictures", charts, runs, columns),
+    }
+    tracker.pages(experiment).save(views)

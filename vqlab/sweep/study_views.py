@@ -1,0 +1,177 @@
+"""What the MLflow UI shows of a study: its trials as a table and as charts, and a description."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from vqlab.data import Splits
+from vqlab.run import PICTURES, TEST_METRICS, chosen_pictures, experiment_of, run_name
+from vqlab.sweep.choose import CHOSEN
+from vqlab.sweep.contest import Contest
+from vqlab.sweep.events import TrialRow
+from vqlab.sweep.shown import plain
+from vqlab.sweep.study import RECIPE
+from vqlab.tracking import ExperimentPages, Tracker, picture_address
+from vqlab.tracking.views import (
+    DURATION,
+    Chart,
+    Runs,
+    View,
+    bar,
+    chart_view,
+    line,
+    metric,
+    param,
+    pictures,
+    scatter,
+    table_view,
+    tag,
+    tagged,
+)
+
+PICTURE = "study/best.png"
+"""Artifact of the study's own run: a test image in six panels, by the best trial."""
+OBJECTIVE = "objective"
+"""Metric of a complete trial: the value of its first objective."""
+_PERPLEXITY = ("codebook/perplexity",)
+"""Before any trial has logged one."""
+
+
+@dataclass(frozen=True)
+class StudyPages:
+    """The pages of one study."""
+
+    tracker: Tracker
+    contest: Contest
+    splits: Splits
+    study: str
+
+    @cached_property
+    def pages(self) -> ExperimentPages:
+        """Those of the study's experiment."""
+        return self.tracker.pages(experiment_of(self.splits))
+
+    @property
+    def table(self) -> str:
+        """Key of the view of the study's trials as a table."""
+        return f"{self._mark}-table"
+
+    @property
+    def charts(self) -> str:
+        """Key of the view of the study's trials as charts."""
+        return f"{self._mark}-charts"
+
+    @property
+    def table_link(self) -> str:
+        """The page with the trials as a table."""
+        return self.pages.link(self.pages.table(self.table))
+
+    @property
+    def charts_link(self) -> str:
+        """The page with the trials as charts and test pictures."""
+        return self.pages.link(self.pages.charts(self.charts))
+
+    @property
+    def title(self) -> str:
+        """The study's name without the category, which is the experiment's."""
+        return self.study.removeprefix("+".join(self.splits.categories) + "-")
+
+    @property
+    def _mark(self) -> str:
+        return self.study.rpartition("-")[2]
+
+    def save(self, logged: Iterable[str] = ()) -> None:
+        """Store both views. logged: keys of metrics that the trials logged, as far as known."""
+        self.pages.save(self._views(sorted(set(logged))))
+
+    def _views(self, logged: list[str]) -> dict[str, View]:
+        minimize = self.contest.first.space.directions[0] == "minimize"
+        where = tagged({"vqlab.kind": "trial", "vqlab.study": self.study})
+        runs = Runs(where, OBJECTIVE, ascending=minimize)
+        recipe = ["vqlab.recipe"] if "" not in self.contest.plans else []
+        columns = [
+            *map(tag, ("vqlab.trial", "optuna.state", *recipe)),
+            *map(metric, (OBJECTIVE, *self._other_objectives, *TEST_METRICS)),
+            *map(param, self._searched),
+            DURATION,
+        ]
+        return {
+            self.table: table_view(f"{self.title}: trials", columns, runs),
+            self.charts: chart_view(
+                f"{self.title}: charts and pictures", self._charts(logged), runs, columns, logged
+            ),
+        }
+
+    @property
+    def _other_objectives(self) -> tuple[str, ...]:
+        return self.contest.objectives[1:]
+
+    @property
+    def _searched(self) -> list[str]:
+        """The searched settings as their runs' parameters are named, each once."""
+        found: dict[str, None] = {}
+        for plan in self.contest.plans.values():
+            for setting in plan.space.axes:
+                found[setting if setting in plan.sampled else f"{CHOSEN}{setting}"] = None
+        return list(found)
+
+    def _charts(self, logged: list[str]) -> list[Chart]:
+        perplexities = [key for key in logged if key.endswith("perplexity")]
+        perplexities = perplexities if logged else list(_PERPLEXITY)
+        return [
+            *(line("Objective", key) for key in self.contest.objectives),
+            bar("Objective", OBJECTIVE),
+            *(scatter("Objective by setting", name, OBJECTIVE) for name in self._searched),
+            *(line("Codebook perplexity", key) for key in perplexities),
+            pictures("Test pictures", list(chosen_pictures(self.splits))[:PICTURES]),
+        ]
+
+    @property
+    def links(self) -> str:
+        """Links to both views in Markdown, which lead to the server that shows them."""
+        return (
+            f"{self.title}: [all trials]({self.pages.table(self.table)}) · "
+            f"[charts and test pictures]({self.pages.charts(self.charts)})"
+        )
+
+    def described(
+        self, best: TrialRow, test: Mapping[str, float], reason: str, parent: str | None
+    ) -> str:
+        """The description of a study that ended, in Markdown.
+
+        test: the test figures of the best trial. reason: why it won. parent: the study's own run,
+        where it has PICTURE.
+        """
+        of = f" ({best.recipe})" if best.recipe else ""
+        figures = [f"{self.contest.objective} {best.value:.4f}"]
+        figures += [f"{key} {test[key]:.4f}" for key in TEST_METRICS if key in test]
+        picture = ""
+        if parent is not None:
+            address = picture_address(parent, PICTURE)
+            picture = f"![a test image, scored by the best trial]({address})\n\n"
+        settings = "\n".join(f"- `{key}`: {value}" for key, value in best.params.items())
+        return (
+            f"{self.links} · [best trial]({self.pages.run(str(best.run_id))}): "
+            f"{best.number}{of}, {', '.join(figures)}\n\n{reason}\n\n{picture}{settings}\n"
+        )
+
+
+def trial_name(contest: Contest, number: int, params: Mapping[str, Any]) -> str:
+    """The name of a trial's run: its number, the sampled settings, the recipe or the detector."""
+    recipe = str(params.get(RECIPE, ""))
+    if recipe not in contest.plans:  # it failed before its recipe was chosen
+        return f"{number:03d} {contest.name}"
+    _, plan, settings = contest.of(params)
+    words = {setting: plain(value) for setting, value in settings.items()}
+    return run_name(f"{number:03d}", words, recipe or str(plan.config.detector["name"]))
+
+
+def objective_metrics(contest: Contest, values: Sequence[float]) -> dict[str, float]:
+    """What a complete trial's run logs of its objectives: the first as OBJECTIVE, and costs, which
+    are not among the metrics of its validation."""
+    named_values = dict(zip(contest.objectives, values, strict=True))
+    costs = {key: value for key, value in named_values.items() if key.startswith("cost/")}
+    return {OBJECTIVE: values[0], **costs}

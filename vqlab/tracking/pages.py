@@ -1,0 +1,115 @@
+"""Pages of the MLflow UI: their addresses, and what vqlab writes on them.
+
+Every address carries `workflowType=machine_learning` behind the `#`, where the UI reads it: without
+it, a browser that has never seen MLflow opens the pages for language models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from urllib.parse import quote, urlencode
+
+from filelock import FileLock
+from mlflow.exceptions import MlflowException
+
+from vqlab.tracking.store import Client
+from vqlab.tracking.views import TAG, View
+
+WORKFLOW = {"workflowType": "machine_learning"}
+NOTE = "mlflow.note.content"
+"""Tag of a run or an experiment: its description, in Markdown."""
+_WRITTEN = "mlflow.vqlab.note"
+"""Tag of an experiment: the digest of the description that vqlab wrote last; the UI lists no tags
+that begin so."""
+_ATTEMPTS = 5
+
+
+def route(path: str, **query: str) -> str:
+    """The address of a page, relative to the server: `#/path?workflowType=machine_learning&…`."""
+    return f"#/{path}?{urlencode({**WORKFLOW, **query})}"
+
+
+def run_route(experiment_id: str, run_id: str) -> str:
+    """The page of a run, relative to the server."""
+    return route(f"experiments/{experiment_id}/runs/{run_id}")
+
+
+def picture_address(run_id: str, path: str) -> str:
+    """An artifact of a run as the source of a picture in a description, relative to the server."""
+    return f"get-artifact?path={quote(path, safe='/')}&run_uuid={run_id}"
+
+
+class ExperimentPages:
+    """The pages of one experiment. Writing is idempotent and safe beside other processes."""
+
+    def __init__(self, client: Client, experiment_id: str) -> None:
+        self._client = client
+        self._id = experiment_id
+
+    def link(self, relative: str) -> str:
+        """The whole address of a page of this store's UI."""
+        return f"{self._client.store.web}/{relative}"
+
+    def run(self, run_id: str) -> str:
+        """The page of a run, relative to the server."""
+        return run_route(self._id, run_id)
+
+    def table(self, key: str) -> str:
+        """The page that opens the view `key` as a table, relative to the server."""
+        return self._view(key, "TABLE")
+
+    def charts(self, key: str) -> str:
+        """The page that opens the view `key` as charts, relative to the server."""
+        return self._view(key, "CHART")
+
+    def _view(self, key: str, mode: str) -> str:
+        path = f"experiments/{self._id}/runs"
+        return route(path, viewStateShareKey=key, compareRunsMode=mode)
+
+    def save(self, views: Mapping[str, View]) -> None:
+        """Store views under keys of `[\\w-]`; those that are stored already stay as they are."""
+        with self._locked():
+            tags = self._tags()
+            for key, view in views.items():
+                before = tags.get(TAG + key, "")
+                if before != view.encode(_created(before)):
+                    self._set(TAG + key, view.encode(int(time.time() * 1000)))
+
+    def describe(self, text: str) -> None:
+        """Write the experiment's description; one that a person wrote stays."""
+        with self._locked():
+            tags = self._tags()
+            before = tags.get(NOTE, "")
+            if before == text or (before and tags.get(_WRITTEN) != _digest(before)):
+                return
+            self._set(_WRITTEN, _digest(text))
+            self._set(NOTE, text)
+
+    def _locked(self) -> FileLock:
+        return FileLock(self._client.store.root / "pages.lock")
+
+    def _tags(self) -> dict[str, str]:
+        return dict(self._client.get_experiment(self._id).tags)
+
+    def _set(self, key: str, value: str) -> None:
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._client.set_experiment_tag(self._id, key, value)  # type: ignore[no-any-return]
+            except MlflowException:  # another machine inserted the same tag at the same time
+                if attempt + 1 == _ATTEMPTS:
+                    raise
+                time.sleep(0.1)
+
+
+def _created(stored: str) -> int:
+    try:
+        return int(json.loads(stored)["createdAt"])
+    except (ValueError, TypeError, KeyError):
+        return 0
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
