@@ -77,7 +77,7 @@ def test_train_then_predict_in_a_fresh_process(recipe: Path, tmp_path: Path, sma
         assert words in done.stdout
     assert "epoch 1 of 1" in done.stdout
     board = vqlab("leaderboard", "--category", "cable", cwd=tmp_path).stdout
-    assert "recipe" in board and "mean_image" in board
+    assert "recipe epochs=1" in board and "mean_image" in board
     images = Path(small["data"]["root"]) / "cable/test/good"
     predicted = vqlab("predict", images, "--model", "vqvae-cable", cwd=tmp_path)
     verdicts = {"pass", "reject"}

@@ -248,9 +248,11 @@ def _sentence(place: Path, error: Exception) -> str | None:
 
 
 def remember_ui(root: Path, host: str, port: int) -> None:
-    """Record where the UI of the store under `root` is being started: printed links lead there."""
-    shown = {"0.0.0.0": UI_HOST, "::": UI_HOST}.get(host, host)
-    address = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+    """Record where the UI of the store under `root` is being started: printed links lead there.
+
+    host: as browsers name it.
+    """
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     with told(root):
         (root / _UI_FILE).write_text(address + "\n", encoding="utf-8")
 
