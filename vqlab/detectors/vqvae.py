@@ -68,7 +68,8 @@ class Scoring(Settings):
     balance: Literal["explained", "equal"] = "explained"
     """`explained`: surprisals weigh twice the share of the codes' entropy that the learned prior
     explains on the median image it was not fitted to, at most 1 (none, where codes are noise to
-    it); the error weighs the rest. Without `context` among the terms nothing says so, and all are equal."""
+    it); the error weighs the rest. Without `context` among the terms nothing says so, and all are
+    equal."""
     error_smoothing: float = Field(1 / 128, ge=0, le=0.25)
     """Standard deviation of the Gaussian over the error, as a share of the image's side."""
     code_smoothing: float = Field(1 / 32, ge=0, le=0.25)
