@@ -318,6 +318,37 @@ def test_image_score_of_the_map(kind: str) -> None:
     torch.testing.assert_close(scores.image_score, expected[kind])
 
 
+@pytest.mark.parametrize("term", ["position", "context"])
+def test_an_image_in_unusual_light_is_no_defect(trained: VQVAE, term: str) -> None:
+    images = rings(12, seed=6)
+    bright = (images * 1.3).clamp(0, 1)
+
+    def rise(light: float) -> float:
+        part = scored_by(trained, term, light=light, context_steps=60)
+        row = TERMS.index(term)
+        before, after = (part.terms(part.read((seen,)))[row].mean() for seen in (images, bright))
+        return float(after - before)
+
+    without = rise(0.0)
+    assert without > 0.3
+    assert rise(0.2) < 0.7 * without
+
+
+def test_calibrating_again_gives_the_same_scores(trained: VQVAE) -> None:
+    images = (rings(3, seed=5),)
+    first, second = (scored_by(trained, *TERMS).score(images) for _ in range(2))
+    assert torch.equal(first.anomaly_map, second.anomaly_map)
+
+
+def test_one_unusual_image_does_not_decide_what_the_prior_explains(trained: VQVAE) -> None:
+    part = scored_by(trained, "error", "context", context_steps=60)
+    train, rest = (part.reconstruct(rings(n, seed=n))[1] for n in (32, 5))
+    before = part._explains(train, rest)
+    assert before > 0.1
+    noise = torch.randint(64, rest[:1].shape, generator=torch.Generator().manual_seed(0))
+    assert part._explains(train, torch.cat([rest, noise])) > 0.9 * before
+
+
 @pytest.mark.parametrize("term", TERMS)
 def test_a_defect_is_surprising_where_it_lies(trained: VQVAE, term: str) -> None:
     part = scored_by(trained, term)

@@ -15,6 +15,7 @@ from vqlab.config import Settings
 from vqlab.detectors.base import Detector, Reading, register
 from vqlab.nn import together
 from vqlab.nn.image_score import ImageScore, image_score
+from vqlab.nn.light import relit
 from vqlab.nn.normality import Normalise, Normality
 from vqlab.nn.prior import CodePrior
 from vqlab.nn.quantizer import VectorQuantizer
@@ -26,6 +27,8 @@ Term = Literal["error", "context", "position", "neighbours"]
 TERMS: tuple[Term, ...] = ("error", "context", "position", "neighbours")
 """Squared error of a pixel, mean over channels; and the surprisal −log p of its code, given the
 codes some way around it (learned, `CodePrior`), its position, its neighbours (counted)."""
+RELIT = 2
+"""Copies of each training image in other light, see `Scoring.light`."""
 
 
 class CodebookSettings(Settings):
@@ -64,8 +67,9 @@ class Scoring(Settings):
     """How terms are made comparable by what is normal: `vqlab.nn.normality.Normality`."""
     balance: Literal["explained", "equal"] = "explained"
     """`explained`: surprisals weigh twice the share of the codes' entropy that the learned prior
-    explains on images it was not fitted to, at most 1 (none, where codes are noise to it); the
-    error weighs the rest. Without `context` among the terms nothing says so, and all are equal."""
+    explains on the median image it was not fitted to, at most 1 (none, where codes are noise to
+    it); the error weighs the rest. Without `context` among the terms nothing says so, and all are
+    equal."""
     error_smoothing: float = Field(1 / 128, ge=0, le=0.25)
     """Standard deviation of the Gaussian over the error, as a share of the image's side."""
     code_smoothing: float = Field(1 / 32, ge=0, le=0.25)
@@ -82,6 +86,10 @@ class Scoring(Settings):
     """Standard deviation, in codes, over which counts by position are shared."""
     prior: float = Field(1.0, gt=0)
     """Weight, in counts, of a code's overall frequency in its counted surprisals."""
+    light: float = Field(0.1, ge=0, le=1)
+    """Standard deviation of log brightness: the learned prior and the counts are also fitted to
+    two copies of each training image that are brighter or darker by it, because a code that only
+    another light brings out is not a defect. 0: no copies."""
 
 
 class VQVAESettings(CodebookSettings):
@@ -135,7 +143,8 @@ class VQVAE(Detector):
     error_mean: Tensor
     """Squared error of each pixel, mean over training images, (H, W)."""
     explained: Tensor
-    """Share of the codes' entropy that the prior explains on images it was not fitted to, ()."""
+    """Share of the codes' entropy that the prior explains on the median image it was not fitted
+    to, ()."""
 
     def __init__(self, config: VQVAESettings, spec: InputSpec) -> None:
         super().__init__(config, spec)
@@ -219,7 +228,11 @@ class VQVAE(Detector):
         indices = self.quantizer.encode(z)
         codes = self.quantizer.lookup(indices) if bool(self.quantizer.initialised) else z
         rebuilt: Tensor = self.decoder(codes).float()
-        return rebuilt, indices if self.quantizer.levels == 1 else indices[:, 0]
+        return rebuilt, self._code_map(indices)
+
+    def _code_map(self, indices: Tensor) -> Tensor:
+        """Indices (B, h, w) of the first level."""
+        return indices if self.quantizer.levels == 1 else indices[:, 0]
 
     @torch.no_grad()
     def read(self, pyramid: Pyramid) -> Reading:
@@ -303,10 +316,11 @@ class VQVAE(Detector):
             count += len(images)
         self.error_mean.copy_(smooth(total / count, 1.0))
         indices = torch.cat(seen)
-        self.surprisal.fit([indices], spread=scoring.spread, prior=scoring.prior)
+        in_all_light = torch.cat([indices, *self._relit_codes(train)])
+        self.surprisal.fit([in_all_light], spread=scoring.spread, prior=scoring.prior)
         if "context" in scoring.terms:
             steps = max(1, round(effort * scoring.context_steps))
-            self.prior.fit(indices, self.quantizer.codebook, steps=steps)
+            self.prior.fit(in_all_light, self.quantizer.codebook, steps=steps)
             unseen = [self.reconstruct(images)[1] for (images,) in rest]
             self.explained.fill_(self._explains(indices, torch.cat(unseen)))
         self.settle(self.read(pyramid) for pyramid in rest)
@@ -318,19 +332,32 @@ class VQVAE(Detector):
     @classmethod
     def rescorable(cls, calibrated: Settings, wanted: Settings) -> bool:
         assert isinstance(calibrated, Scoring) and isinstance(wanted, Scoring)
-        fitted = ("context", "context_steps", "spread", "prior")
+        fitted = ("context", "context_steps", "spread", "prior", "light")
         alike = all(getattr(calibrated, name) == getattr(wanted, name) for name in fitted)
         return alike and ("context" in calibrated.terms or "context" not in wanted.terms)
 
+    def _relit_codes(self, train: Iterable[Pyramid]) -> list[Tensor]:
+        """Code maps (B, h, w) of `RELIT` copies of the images in other light, the same each time
+        it is called."""
+        spread, draw = self.config.scoring.light, torch.Generator().manual_seed(0)
+        if not spread:
+            return []
+        return [
+            self._code_map(self.quantizer.encode(self.latents(relit(images, spread, draw))))
+            for _ in range(RELIT)
+            for (images,) in train
+        ]
+
     def _explains(self, train: Tensor, rest: Tensor) -> float:
-        """1 − mean surprisal of the codes of `rest` / entropy of the usage of codes, in [0, 1].
+        """1 − mean surprisal of the codes of an image / entropy of the usage of codes, in [0, 1],
+        of the median image of `rest`: one image in unusual light must not decide for all.
 
         Less where the entropy is under a nat: a collapsed codebook explains nothing.
         """
         usage = torch.bincount(train.flatten(), minlength=self.config.codebook_size).double()
         entropy = float(torch.special.entr(usage / usage.sum()).sum())
-        surprisal = float(self.prior.surprisal(rest, self.quantizer.codebook).mean())
-        return max(0.0, entropy - surprisal) / max(entropy, 1.0)
+        each = self.prior.surprisal(rest, self.quantizer.codebook).mean((1, 2))
+        return max(0.0, entropy - float(each.quantile(0.5))) / max(entropy, 1.0)
 
     def panels(self, pyramid: Pyramid) -> dict[str, Tensor]:
         (images,) = pyramid
