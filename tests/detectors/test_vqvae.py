@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vqlab.config import read_recipe, validate
-from vqlab.detectors.vqvae import TERMS, VQVAE, VQVAESettings, random_crops
+from vqlab.detectors.vqvae import TERMS, VQVAE, Scoring, VQVAESettings, random_crops
 from vqlab.types import InputSpec, UserError
 
 SIDE = 32
@@ -332,6 +332,11 @@ def test_an_image_in_unusual_light_is_no_defect(trained: VQVAE, term: str) -> No
     without = rise(0.0)
     assert without > 0.3
     assert rise(0.2) < 0.7 * without
+
+
+def test_other_light_is_calibrated_anew() -> None:
+    assert not VQVAE.rescorable(Scoring(), Scoring(light=0.3))
+    assert VQVAE.rescorable(Scoring(), Scoring(top=0.01))
 
 
 def test_calibrating_again_gives_the_same_scores(trained: VQVAE) -> None:
