@@ -55,8 +55,8 @@ def sweep(
 ) -> SweepResult:
     """Search `space` around the recipe `tree` until the study has `trials` trials in all.
 
-    `Spaces` compare several recipes, which then take turns; `tree` has the tree of each by its
-    name. Called again it goes on from there, then only gives the result. The same space, settings
+    `Spaces` compare several recipes, which share the trials by successive halving; `tree` has the
+    tree of each by its name. Called again it goes on from there, then only gives the result. The same space, settings
     and data are the same study; `preset` is part of its name. A space's `available` backbones are
     resolved here: where others can be had, it is another study. One worker works in this process,
     several are processes of their own; a `launcher` starts them in another way, `elsewhere` waits
