@@ -56,14 +56,14 @@ def sweep(
     """Search `space` around the recipe `tree` until the study has `trials` trials in all.
 
     `Spaces` compare several recipes, which share the trials by successive halving; `tree` has the
-    tree of each by its name. Called again it goes on from there, then only gives the result. The same space, settings
-    and data are the same study; `preset` is part of its name. A space's `available` backbones are
-    resolved here: where others can be had, it is another study. One worker works in this process,
-    several are processes of their own; a `launcher` starts them in another way, `elsewhere` waits
-    for those that others start. `test`: numbers of trials to score on test in the end, besides the
-    winner. `timeout`: seconds after which no further trial is started. Raises UserError for what
-    can be known beforehand, for a study that another process sweeps, for one whose trials all fail,
-    for a trial to test that did not complete; Interrupted on Ctrl-C.
+    tree of each by its name. Called again it continues, then only gives the result. The same space,
+    settings and data are the same study; `preset` is part of its name. A space's `available`
+    backbones are resolved here: where others are at hand, it is another study. One worker works in
+    this process, several are processes of their own; a `launcher` starts them in another way,
+    `elsewhere` waits for those that others start. `test`: numbers of trials to score on test in the
+    end, besides the winner. `timeout`: seconds after which no further trial is started. Raises
+    UserError for what can be known beforehand, for a study that another process sweeps, for one
+    whose trials all fail, for a trial to test that did not complete; Interrupted on Ctrl-C.
     """
     started = time.monotonic()
     contest = make_contest(space, tree)
