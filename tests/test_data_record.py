@@ -153,7 +153,10 @@ def test_every_table_of_test_figures_marks_the_category(drawn: Outcome, store: T
     assert warned_of(record.tags, ["art", "part", "parts"]) == ["part"]
 
 
-def test_a_sweep_tells_what_the_audit_warns_of(root: Path, store: Tracker, tmp_path: Path) -> None:
+def test_a_sweep_tells_what_the_audit_warns_of(
+    root: Path, store: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(out, "width", 120)  # wide enough for a row's name on one line
     space = make_space({"space": {"detector.floor": {"choices": [0.01, 0.05]}}})
     said = []
     for _ in range(2):  # the second time nothing is scored again

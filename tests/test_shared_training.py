@@ -40,8 +40,13 @@ def recipes(root: Path) -> dict[str, Tree]:
     """Each draws all it can draw: crops, noise, places, first codes and those that start anew."""
     vqvae = tiny_recipe(root, **UNEVEN, ema=0.5, clip=0.05)
     codes = {"crop": 16, "restart": 0.5, "decay": 0.8}
-    flow = tiny_recipe(root, **UNEVEN) | {"features": {"backbone": "filters"}, "detector": FLOW}
-    full = {"training": {"drop_last": True}}  # batch norm cannot take a batch of one
+    flow = tiny_recipe(root, **UNEVEN | {"learning_rate": 0.01}) | {
+        "features": {"backbone": "filters"},
+        "detector": FLOW,
+    }
+    full = {
+        "training": {"drop_last": True, "learning_rate": 0.003}
+    }  # batch norm cannot take a batch of one
     return {
         "vqvae": merge(vqvae, {"detector": codes}),
         "vqflow": flow,
