@@ -141,9 +141,9 @@ def test_the_second_link_shows_charts_and_pictures(page: Any, result: SweepResul
     headings = page.get_by_role("button", expanded=True).all_inner_texts()
     assert [" ".join(heading.split()) for heading in headings if "(" in heading] == [
         "Objective (2) Add chart",
-        "Objective by setting (3) Add chart",
-        "Codebook perplexity (1) Add chart",
         "Test pictures (1) Add chart",
+        "Codebook perplexity (1) Add chart",
+        "Objective by setting (3) Add chart",
     ]
     for title in ("validation/pixel_auroc", "objective", "codebook/perplexity"):
         page.get_by_text(title, exact=True).first.wait_for()

@@ -322,7 +322,7 @@ def test_runs_say_which_recipe_they_are(swept: Any, tracker: Tracker) -> None:
         recipe = rows[run.run_id].recipe
         assert run.tags["vqlab.recipe"] == run.tags["vqlab.detector"] == recipe
         assert run.name.startswith(f"{rows[run.run_id].number:03d} ")
-        assert run.name.endswith(f" · {recipe}")
+        assert run.name.split()[1] == recipe
         assert run.tags["vqlab.backbone"] == ("pixels" if recipe == "vqvae" else "filters")
     parent = tracker.find(result.parent_id)
     assert parent.tags["vqlab.detector"] == "vqvae+vqflow+memory_bank"

@@ -124,9 +124,9 @@ class StudyPages:
         return [
             *(line("Objective", key) for key in self.contest.objectives),
             bar("Objective", OBJECTIVE),
-            *(scatter("Objective by setting", name, OBJECTIVE) for name in self._searched),
-            *(line("Codebook perplexity", key) for key in perplexities),
             pictures("Test pictures", list(chosen_pictures(self.splits))[:PICTURES]),
+            *(line("Codebook perplexity", key) for key in perplexities),
+            *(scatter("Objective by setting", name, OBJECTIVE) for name in self._searched),
         ]
 
     @property
@@ -160,13 +160,18 @@ class StudyPages:
 
 
 def trial_name(contest: Contest, number: int, params: Mapping[str, Any]) -> str:
-    """The name of a trial's run: its number, the sampled settings, the recipe or the detector."""
+    """Return the name of a trial's run: what differs comes first.
+
+    Of one recipe: number, sampled settings, detector. Of several: number, recipe, settings.
+    """
     recipe = str(params.get(RECIPE, ""))
     if recipe not in contest.plans:  # it failed before its recipe was chosen
         return f"{number:03d} {contest.name}"
     _, plan, settings = contest.of(params)
     words = {setting: plain(value) for setting, value in settings.items()}
-    return run_name(f"{number:03d}", words, recipe or str(plan.config.detector["name"]))
+    if recipe:
+        return run_name(f"{number:03d} {recipe}", words)
+    return run_name(f"{number:03d}", words, str(plan.config.detector["name"]))
 
 
 def objective_metrics(contest: Contest, values: Sequence[float]) -> dict[str, float]:
