@@ -84,26 +84,26 @@ def test_no_trial_no_winner(study: optuna.Study, tracker: Tracker) -> None:
 def test_a_lucky_trial_does_not_replace_the_recipe(
     study: optuna.Study, tracker: Tracker, tmp_path: Path
 ) -> None:
-    own = add(study, tracker, tmp_path, scored(1.0), **{AS_RECIPE: True})
+    recipe_value = add(study, tracker, tmp_path, scored(1.0), **{AS_RECIPE: True})
     lucky = add(study, tracker, tmp_path, scored(1.05, noise=0.4))
-    assert lucky > own
+    assert lucky > recipe_value
     rule = WinnerRule(study, tracker, OBJECTIVE)
     assert winner(rule) == 0 and rule.not_clearly_better() == {1}
     assert (
         "keeps the recipe's own settings: no other trial is clearly better" in rule.reason()
-        and f"{lucky - own:+.4f}" in rule.reason()
+        and f"{lucky - recipe_value:+.4f}" in rule.reason()
     )
 
 
 def test_a_clearly_better_trial_replaces_the_recipe(
     study: optuna.Study, tracker: Tracker, tmp_path: Path
 ) -> None:
-    own = add(study, tracker, tmp_path, scored(1.0), **{AS_RECIPE: True})
+    recipe_value = add(study, tracker, tmp_path, scored(1.0), **{AS_RECIPE: True})
     better = add(study, tracker, tmp_path, scored(2.0))
     rule = WinnerRule(study, tracker, OBJECTIVE)
     assert winner(rule) == 1 and not rule.not_clearly_better()
     assert "clearly better than trial 0" in rule.reason()
-    assert f"{better - own:+.4f}" in rule.reason()
+    assert f"{better - recipe_value:+.4f}" in rule.reason()
 
 
 def test_less_is_better_where_the_study_minimises(tracker: Tracker, tmp_path: Path) -> None:

@@ -95,8 +95,8 @@ class WinnerRule:
 
     def _reference(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
         """The trial with the recipe's own settings, if it is among the candidates."""
-        own = candidates(trials, recipe_of(trial))
-        return next((each for each in own if each.user_attrs.get(AS_RECIPE)), None)
+        alike = candidates(trials, recipe_of(trial))
+        return next((each for each in alike if each.user_attrs.get(AS_RECIPE)), None)
 
     def _clearly_better(self, difference: Difference) -> bool:
         if self.study.directions[0] == StudyDirection.MAXIMIZE:
@@ -120,13 +120,13 @@ class WinnerRule:
         key = (reference.number, trial.number)
         if key not in self._differences:
             before, after = (self._measured(each, trials) for each in (reference, trial))
-            found = None
+            difference = None
             if before is not None and after is not None and before.keys() == after.keys():
                 *category, name = self.objective.split("/")[1:]
                 differences = paired_differences(before, after).differences
                 among = category[0] if category else MEAN if len(before) > 1 else next(iter(before))
-                found = differences.get(among, {}).get(name)
-            self._differences[key] = found
+                difference = differences.get(among, {}).get(name)
+            self._differences[key] = difference
         return self._differences[key]
 
     def _measured(
