@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vqlab"
 LAYERS = [
-    {"errors", "openmp", "version"},
+    {"errors", "openmp", "text", "version"},
     {"types", "ports", "experiment_files"},
     {"config", "nn", "metrics"},
     {"data", "features", "detectors", "recipes"},
