@@ -125,7 +125,7 @@ def ended(done: Done) -> str:
 @pytest.mark.slow
 def test_a_mistake_is_one_sentence(root: Path, tmp_path: Path) -> None:
     recipe = written(tmp_path, tiny_recipe(root, **UNEVEN))
-    assert "nothing.yaml" in ended(torchrun(tmp_path, "nothing"))
+    assert "recipe nothing does not exist" in ended(torchrun(tmp_path, "nothing"))
     said = ended(torchrun(tmp_path, recipe, "training.batch_size=1"))
     assert "training.batch_size must be 2 or more for as many processes" in said
     said = ended(torchrun(tmp_path, recipe, "detector.commitment=1e38", "detector.warmup=7"))
