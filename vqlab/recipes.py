@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vqlab.config import Tree, merge, nest, parse_overrides, read_recipe
 from vqlab.errors import UserError
@@ -16,6 +16,51 @@ ALL = "all"
 """In a recipe's place: several recipes at once, which only a sweep can do."""
 BASE = "base"
 """The key of a recipe that says only what differs: the recipe that it is read over."""
+
+
+class Folders(NamedTuple):
+    """Where the images are: a data set, or a folder of good images with or without one of bad."""
+
+    root: Path | str | None = None
+    good: Path | str | None = None
+    bad: Path | str | None = None
+
+    def over(self, tree: Mapping[str, Any]) -> Tree:
+        """Return `tree` with these images instead of its own; unchanged if none are given.
+
+        Raises UserError where a data set and a folder are given, or bad images alone.
+        """
+        if self.root is not None and (self.good is not None or self.bad is not None):
+            raise UserError(
+                "--data must be a data set, --good and --bad folders of images; got both kinds; "
+                "leave one out."
+            )
+        if self.bad is not None and self.good is None:
+            raise UserError(f"--bad {self.bad} must have good images beside it; add --good FOLDER.")
+        if self == Folders():
+            return dict(tree)
+        texts = {key: path and str(path) for key, path in self._asdict().items()}
+        if self.good is None and not {"good", "bad"} & set(tree.get("data", {})):
+            texts = {"root": texts["root"]}
+        return merge(tree, {"data": texts})
+
+    def absolute(self) -> Folders:
+        """Return the same folders as absolute paths."""
+        return Folders(*(path and Path(path).absolute() for path in self))
+
+    @property
+    def category(self) -> str | None:
+        """The name of the folder of good images, which its category has unless it is named."""
+        return None if self.good is None else Path(self.good).expanduser().absolute().name
+
+
+Data = Path | str | Folders | None
+"""A data set's folder, or `Folders`."""
+
+
+def as_folders(data: Data) -> Folders:
+    """Return `Folders`, in which a path alone is a data set."""
+    return data if isinstance(data, Folders) else Folders(data)
 
 
 def recipe_path(recipe: str) -> Path:
@@ -33,7 +78,7 @@ def recipe_tree(
     recipe: str,
     overrides: Sequence[str] = (),
     category: str | None = None,
-    data: Path | str | None = None,
+    data: Data = None,
     preset: str = "full",
     *,
     compared: bool = False,
@@ -55,10 +100,11 @@ def recipe_tree(
     tree = _based(recipe_path(recipe), ())
     if preset != "full":
         tree = merge(tree, _preset(preset, tree, compared))
+    folders = as_folders(data)
+    category = category or folders.category
     if category is not None:
         tree = merge(tree, nest("data.categories", "all" if category == "all" else [category]))
-    if data is not None:
-        tree = merge(tree, nest("data.root", str(data)))
+    tree = folders.over(tree)
     return merge(tree, parse_overrides(overrides))
 
 
@@ -66,7 +112,7 @@ def recipe_trees(
     recipes: Iterable[str],
     overrides: Sequence[str] = (),
     category: str | None = None,
-    data: Path | str | None = None,
+    data: Data = None,
     preset: str = "full",
 ) -> dict[str, Tree]:
     """The tree of each of several recipes, by name; `vqflow.training.epochs=3` overrides the one of

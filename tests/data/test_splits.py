@@ -11,6 +11,7 @@ import torch
 from folders import make_category, write_image
 
 from vqlab.data import DataSettings, ImageSet, Splits, image_set, load_dataset, read_image
+from vqlab.data.layouts import recognise
 from vqlab.data.splits import fingerprint
 from vqlab.types import Sample, UserError
 
@@ -224,7 +225,8 @@ def test_fingerprint(root: Path, tmp_path: Path) -> None:
 
 def test_the_label_is_part_of_the_fingerprint(root: Path) -> None:
     path = root / "nut/test/good/000.png"
-    prints = [fingerprint([Sample(path, "nut", defect)], root) for defect in ("good", "hole")]
+    samples = [Sample(path, "nut", defect) for defect in ("good", "hole")]
+    prints = [fingerprint([sample], recognise(root)) for sample in samples]
     assert prints[0] != prints[1]
 
 

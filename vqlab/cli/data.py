@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vqlab.cli import data_app
-from vqlab.cli.options import Category, Data
+from vqlab.cli.options import Bad, Category, Data, Good
 
 if TYPE_CHECKING:
     from vqlab.data import CategoryAudit, DataSettings
@@ -23,17 +23,18 @@ Root = Annotated[
 
 
 @data_app.command()
-def check(root: Root = None, category: Category = None) -> None:
+def check(root: Root = None, category: Category = None, good: Good = None, bad: Bad = None) -> None:
     """Check a data set whole: counts, every image and mask, duplicates; print its fingerprint."""
     from vqlab.cli.progress import counting, out
     from vqlab.cli.tables import check_table
-    from vqlab.data import DataSettings, check_dataset, find_root
+    from vqlab.data import check_dataset, find_layout, find_root
 
+    settings = _settings(root, category, good, bad)
     with counting() as on_progress:
-        drawing = partial(on_progress, "drawing the synthetic set")
-        folder, _ = find_root(DataSettings(root=root, categories=category or "all"), drawing)
-        names = [category] if category and category != "all" else None
-        report = check_dataset(folder, names, partial(on_progress, "checking images"))
+        folder, _ = find_root(settings, partial(on_progress, "drawing the synthetic set"))
+        where = find_layout(settings) if good is not None else folder
+        names = None if settings.categories == "all" else settings.categories
+        report = check_dataset(where, names, partial(on_progress, "checking images"))
     check_table(report)
     if report.errors:
         out.print(f"[bold red]{len(report.errors)} errors[/]")
@@ -45,19 +46,21 @@ def check(root: Root = None, category: Category = None) -> None:
 def show(
     root: Root = None,
     category: Category = None,
+    good: Good = None,
+    bad: Bad = None,
     to: Annotated[Path, typer.Option(help="The picture to write.")] = Path(
         "results/contact_sheet.png"
     ),
 ) -> None:
     """Write a contact sheet: good images, and each kind of defect with its mask's outline."""
     from vqlab.cli.progress import counting, out
-    from vqlab.data import DataSettings, categories_in, contact_sheet, find_root
+    from vqlab.data import contact_sheet, find_layout, find_root
 
+    settings = _settings(root, category, good, bad)
     with counting() as on_progress:
-        drawing = partial(on_progress, "drawing the synthetic set")
-        folder, _ = find_root(DataSettings(root=root, categories=category or "all"), drawing)
-    names = [category] if category and category != "all" else categories_in(folder)
-    contact_sheet(folder, names, to)
+        find_root(settings, partial(on_progress, "drawing the synthetic set"))
+    names = None if settings.categories == "all" else settings.categories
+    contact_sheet(find_layout(settings), names, to)
     out.print(f"contact sheet: {to}")
 
 
@@ -65,6 +68,8 @@ def show(
 def validation(
     root: Root = None,
     category: Category = None,
+    good: Good = None,
+    bad: Bad = None,
     to: Annotated[Path, typer.Option(help="Folder to write.")] = Path("results/validation"),
     source: Annotated[
         str, typer.Option(help="`drawn` or `test`, as data.validation.source.")
@@ -75,9 +80,9 @@ def validation(
     from vqlab.cli.progress import counting, out
     from vqlab.data import load_dataset, write_picture, write_pictures
 
-    tree = {"seed": seed, "validation": {"source": source}}
+    whole = _settings(root, category, good, bad, seed=seed, validation={"source": source})
     with counting() as on_progress:
-        for settings in _each_category(root, category, tree, on_progress):
+        for settings in _each_category(whole, on_progress):
             splits = load_dataset(settings, partial(on_progress, "reading images"))
             write_pictures(splits.validation, to)
             sheet = to / f"{splits.categories[0]}_contact_sheet.png"
@@ -90,6 +95,8 @@ def validation(
 def audit(
     root: Root = None,
     category: Category = None,
+    good: Good = None,
+    bad: Bad = None,
     brightness: Annotated[
         str, typer.Option(help="`keep` or `border`, as data.brightness.")
     ] = "keep",
@@ -101,8 +108,9 @@ def audit(
     from vqlab.data import audit as audit_splits
 
     rows: list[CategoryAudit] = []
+    whole = _settings(root, category, good, bad, brightness=brightness)
     with counting() as on_progress:
-        for settings in _each_category(root, category, {"brightness": brightness}, on_progress):
+        for settings in _each_category(whole, on_progress):
             splits = load_dataset(settings, partial(on_progress, "reading images"))
             rows += audit_splits(splits).values()
     audit_table(rows, STATISTICS)
@@ -110,18 +118,27 @@ def audit(
         out.print("[bold green]no statistic alone separates a test set[/]")
 
 
-def _each_category(
-    root: Path | None, category: str | None, tree: dict[str, object], on_progress: OnProgress
-) -> Iterator[DataSettings]:
-    """Settings of one category after the other (none asked for: all), one in memory at a time."""
+def _settings(
+    root: Path | None, category: str | None, good: Path | None, bad: Path | None, **more: object
+) -> DataSettings:
+    """Settings of the images given on the command line; all categories where none is named."""
     from vqlab.config import validate
-    from vqlab.data import DataSettings, choose_categories, find_root
+    from vqlab.data import DataSettings
+    from vqlab.recipes import Folders
 
-    whole = {"root": root, "categories": category or "all", **tree}
-    settings = validate(DataSettings, whole, "data.")
-    find_root(settings, partial(on_progress, "drawing the synthetic set"))
-    for name in choose_categories(settings):
-        yield validate(DataSettings, {**whole, "categories": name}, "data.")
+    folders = Folders(root, good, bad)
+    name = category or folders.category or "all"
+    tree = {"categories": name if name == "all" else [name], **more}
+    return validate(DataSettings, folders.over({"data": tree})["data"], "data.")
+
+
+def _each_category(whole: DataSettings, on_progress: OnProgress) -> Iterator[DataSettings]:
+    """Settings of one category after the other, one in memory at a time."""
+    from vqlab.data import choose_categories, find_root
+
+    find_root(whole, partial(on_progress, "drawing the synthetic set"))
+    for name in choose_categories(whole):
+        yield whole.model_copy(update={"categories": (name,)})
 
 
 @data_app.command()

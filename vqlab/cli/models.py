@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vqlab.cli import app
-from vqlab.cli.options import Category, Data, Results, Tracking
+from vqlab.cli.options import Bad, Category, Data, Good, Results, Tracking
 
 if TYPE_CHECKING:
     from vqlab.model import Model
@@ -55,18 +55,22 @@ def evaluate(
     model: ModelRef = "champion",
     category: Category = None,
     data: Data = None,
+    good: Good = None,
+    bad: Bad = None,
     results: Results = Path("results"),
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
     """Score the test set with a trained model: metrics, pictures, curves, scores.csv."""
     from vqlab.cli.progress import counting, out
     from vqlab.cli.tables import report_table, say_notes
+    from vqlab.recipes import Folders
     from vqlab.run import evaluate_model
     from vqlab.tracking import Tracker
 
     loaded = _load(model, category, mlruns)
+    folders, tracker = Folders(data, good, bad), Tracker.open(mlruns)
     with counting() as on_progress:
-        report, pictures = evaluate_model(loaded, data, Tracker.open(mlruns), results, on_progress)
+        report, pictures = evaluate_model(loaded, folders, tracker, results, on_progress)
     out.print(report_table("test", [("test", report)], loaded.thresholds))
     say_notes(report.notes)
     out.print(f"pictures: {pictures}")

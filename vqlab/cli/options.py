@@ -27,6 +27,20 @@ Data = Annotated[
     Path | None,
     typer.Option("--data", "-d", help="Data set folder (MVTec AD, VisA or that layout)."),
 ]
+Good = Annotated[
+    Path | None,
+    typer.Option(
+        help="Instead of --data: a folder of good images of one category, which is named by "
+        "--category or like the folder."
+    ),
+]
+Bad = Annotated[
+    Path | None,
+    typer.Option(
+        help="Beside --good: a folder of defective images, used for test only. A fifth of the good "
+        "images is then not trained on and becomes the test normals."
+    ),
+]
 Preset = Annotated[
     str,
     typer.Option(

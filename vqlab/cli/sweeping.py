@@ -9,8 +9,10 @@ import typer
 
 from vqlab.cli import app
 from vqlab.cli.options import (
+    Bad,
     Category,
     Data,
+    Good,
     Overrides,
     Preset,
     Recipe,
@@ -22,6 +24,7 @@ from vqlab.cli.training import say_budget, say_data
 
 if TYPE_CHECKING:
     from vqlab.config import Tree
+    from vqlab.recipes import Folders
     from vqlab.sweep import Launcher, Space, Spaces, SweepResult
     from vqlab.tracking import Tracker
 
@@ -32,6 +35,8 @@ def sweep(
     overrides: Overrides = None,
     category: Category = None,
     data: Data = None,
+    good: Good = None,
+    bad: Bad = None,
     preset: Preset = "full",
     space: Annotated[
         Path | None, typer.Option(help="Sweep space (YAML); default: the detector's own.")
@@ -61,7 +66,8 @@ def sweep(
     results: Results = Path("results"),
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
-    """Search settings with Optuna, on validation only; the winner is scored once on test.
+    """Search settings with Optuna, on validation only; the winner is scored once on test, where
+    there are test images.
 
     Without a recipe (or with `all`) several recipes are compared in one study: each gets two
     trials, the first with its own settings, then the better half gets more (successive halving). A
@@ -81,12 +87,14 @@ def sweep(
     from vqlab.cli.progress import interruptible, sweeping
     from vqlab.config import merge, nest
     from vqlab.errors import UserError
+    from vqlab.recipes import Folders
     from vqlab.run import each_model, resolve
     from vqlab.sweep import Spaces
     from vqlab.sweep import sweep as search
     from vqlab.tracking import Tracker
 
-    found, trees = _searched(recipe, space, overrides or [], category, data, preset)
+    folders = Folders(data, good, bad)
+    found, trees = _searched(recipe, space, overrides or [], category, folders, preset)
     configs = {name: resolve(tree) for name, tree in trees.items()}
     config = next(iter(configs.values()))
     say_budget(preset, configs)
@@ -124,7 +132,7 @@ def _searched(
     space: Path | None,
     overrides: list[str],
     category: str | None,
-    data: Path | None,
+    data: Folders,
     preset: str,
 ) -> tuple[Space | Spaces, dict[str, Tree]]:
     """The space of a sweep, and its recipe's tree under the empty name, or its recipes' by name."""
@@ -174,14 +182,15 @@ def say_result(result: SweepResult) -> None:
         f"{best.run_id}"
     )
     out.print(result.reason)
+    figures = {
+        "validation": (result.validation, "validation"),
+        "test": (result.test, "test"),
+        "test, mean_image": (result.baseline, "test_mean_image"),
+    }
     out.print(
         figures_table(
             "the best trial, beside the no-learning baseline",
-            {
-                "validation": (result.validation, "validation"),
-                "test": (result.test, "test"),
-                "test, mean_image": (result.baseline, "test_mean_image"),
-            },
+            {name: pair for name, pair in figures.items() if pair[0]},
             warned=bool(result.warned),
             thresholds=result.thresholds,
         )
@@ -197,7 +206,8 @@ def say_result(result: SweepResult) -> None:
     reused = [f"the {what} of {count} trials" for what, count in counts.items() if count]
     if reused:
         out.print(f"reused: {' and '.join(reused)}; {result.saved:.0f} s saved")
-    out.print(f"pictures: {result.pictures or 'in the artifacts of the best run'}")
+    if result.test:
+        out.print(f"pictures: {result.pictures or 'in the artifacts of the best run'}")
     out.print(f"best settings: vqlab train {result.recipe}")
     out.print(f"the study in pictures: {result.page}")
     out.print("in MLflow (start its UI with: vqlab ui, or make ui in a checkout):")

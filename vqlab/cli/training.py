@@ -11,8 +11,10 @@ import typer
 
 from vqlab.cli import app
 from vqlab.cli.options import (
+    Bad,
     Category,
     Data,
+    Good,
     Overrides,
     Preset,
     Recipe,
@@ -34,6 +36,8 @@ def train(
     overrides: Overrides = None,
     category: Category = None,
     data: Data = None,
+    good: Good = None,
+    bad: Bad = None,
     preset: Preset = "full",
     resume: Annotated[
         str | None,
@@ -44,6 +48,9 @@ def train(
 ) -> None:
     """Train a detector on good images, choose its thresholds, score the test set, track it all.
 
+    Data without test images are measured on validation alone: held-out good images with synthetic
+    anomalies. `--good FOLDER` needs no layout, `--bad FOLDER` beside it is the test set.
+
     One model per category; `data.joint=true` makes one for all of them. An interrupted training
     goes on with `--resume RUN` and the settings it has, bit for bit as if never stopped (on a CPU).
 
@@ -52,7 +59,7 @@ def train(
     """
     from vqlab.config import dump
     from vqlab.nn.together import from_first
-    from vqlab.recipes import recipe_tree
+    from vqlab.recipes import Folders, recipe_tree
     from vqlab.run import each_model, resolve, train_along
     from vqlab.tracking import Tracker
 
@@ -66,7 +73,8 @@ def train(
             resumed = tracker.resume(resume)
             jobs.append((resolve(resumed.config()), tracker, resumed))
         else:
-            config = resolve(recipe_tree(recipe, overrides or (), category, data, preset))
+            folders = Folders(data, good, bad)
+            config = resolve(recipe_tree(recipe, overrides or (), category, folders, preset))
             say_budget(preset, {"": config})
             models = each_model(config)
             tracker = Tracker.open(mlruns)
@@ -89,7 +97,8 @@ def _name(recipe: str, preset: str, overrides: Sequence[str]) -> str:
 
     first = Path(recipe).stem + (f" {preset}" if preset != "full" else "")
     settings = flatten(parse_overrides(overrides))
-    return run_name(first, {k: v for k, v in settings.items() if not k.startswith("data.root")})
+    places = ("data.root", "data.good", "data.bad")
+    return run_name(first, {k: v for k, v in settings.items() if not k.startswith(places)})
 
 
 def _nothing_beside_resume(context: typer.Context) -> None:
@@ -100,11 +109,11 @@ def _nothing_beside_resume(context: typer.Context) -> None:
     from vqlab.errors import UserError
 
     given = []
-    for name in ("recipe", "overrides", "category", "data", "preset"):
+    for name in ("recipe", "overrides", "category", "data", "good", "bad", "preset"):
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             value = context.params[name]
-            option = name in ("category", "data", "preset")
+            option = name not in ("recipe", "overrides")
             words = value if isinstance(value, list | tuple) else [value]
             given += [f"--{name} {word}" if option else str(word) for word in words]
     if given:
@@ -174,7 +183,7 @@ def say_outcome(outcome: Outcome, tracker: Tracker) -> None:
     beside = [(f"{outcome.test_split}, {name}", other) for name, other in outcome.beside.items()]
     title = f"run {outcome.run_id}, {outcome.seconds:.0f} s"
     out.print(report_table(title, rows, outcome.model.thresholds, beside))
-    say_notes(outcome.test.notes if outcome.test else [])
+    say_notes((outcome.test or outcome.validation).notes)
     if outcome.pictures:
         out.print(f"pictures: {outcome.pictures}")
     out.print(f"run: {tracker.link(outcome.run_id)} (start it with `vqlab ui`)")
@@ -186,14 +195,17 @@ def settings(
     overrides: Overrides = None,
     category: Category = None,
     data: Data = None,
+    good: Good = None,
+    bad: Bad = None,
     preset: Preset = "full",
 ) -> None:
     """Print a recipe as it would run: every setting, defaults filled in."""
     import yaml
 
     from vqlab.config import dump
-    from vqlab.recipes import recipe_tree
+    from vqlab.recipes import Folders, recipe_tree
     from vqlab.run import resolve
 
-    tree = dump(resolve(recipe_tree(recipe, overrides or (), category, data, preset)))
+    folders = Folders(data, good, bad)
+    tree = dump(resolve(recipe_tree(recipe, overrides or (), category, folders, preset)))
     typer.echo(yaml.safe_dump(tree, sort_keys=False), nl=False)

@@ -25,6 +25,10 @@ def worker(
         Path | None,
         typer.Option("--data", "-d", help="The data set's folder, where it is another one here."),
     ] = None,
+    good: Annotated[
+        Path | None, typer.Option(help="The folder of good images, where it is another one here.")
+    ] = None,
+    bad: Annotated[Path | None, typer.Option(help="Likewise, of defective images.")] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; default: all cores.")
     ] = None,
@@ -45,6 +49,7 @@ def worker(
         threading.Thread(target=_end_with_launcher, daemon=True).start()
 
     from vqlab.cli.progress import interruptible
+    from vqlab.recipes import Folders
     from vqlab.sweep import join
     from vqlab.tracking import Tracker
 
@@ -53,7 +58,8 @@ def worker(
 
         torch.set_num_threads(threads)
     with interruptible():
-        join(study, Tracker.open(mlruns), data=data, say=_say, timeout=timeout)
+        folders = Folders(data, good, bad)
+        join(study, Tracker.open(mlruns), data=folders, say=_say, timeout=timeout)
 
 
 def _say(event: Event) -> None:

@@ -21,7 +21,9 @@ from vqlab.training import Trainer, choose_device
 
 OnProgress = Callable[[str, int, int], None]
 """Called with (what, done, in all)."""
-_UNSEEN = ("training.device", "training.threads", "data.root", "data.memory_mib")
+_UNSEEN = (
+    "training.device", "training.threads", "data.root", "data.good", "data.bad", "data.memory_mib",
+)  # fmt: skip
 """Settings that do not change what is measured."""
 
 

@@ -12,7 +12,13 @@ from vqlab.data.images import (
     to_network,
     to_original,
 )
-from vqlab.data.locate import categories_in, choose_categories, describe_source, find_root
+from vqlab.data.locate import (
+    categories_in,
+    choose_categories,
+    describe_source,
+    find_layout,
+    find_root,
+)
 from vqlab.data.settings import DataSettings, ValidationSettings
 from vqlab.data.show import contact_sheet, set_sheet, write_picture, write_pictures
 from vqlab.data.splits import Splits, load_dataset
@@ -36,6 +42,7 @@ __all__ = [
     "choose_categories",
     "contact_sheet",
     "describe_source",
+    "find_layout",
     "find_root",
     "load_dataset",
     "make_synthetic",

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from vqlab.data.image_set import THREADS, Progress
 from vqlab.data.images import BadFile, read_image, read_mask
-from vqlab.data.layouts import Category, listing, read_category, recognise, require_categories
+from vqlab.data.category import Category, listing
+from vqlab.data.layouts import Layout, read_category, recognise, require_categories
 from vqlab.data.locate import source_of
 from vqlab.data.published import Counts, published_counts
 from vqlab.data.splits import fingerprint
@@ -62,18 +63,23 @@ class _Seen:
 
 
 def check_dataset(
-    root: Path, categories: Sequence[str] | None = None, progress: Progress | None = None
+    root: Path | Layout,
+    categories: Sequence[str] | None = None,
+    progress: Progress | None = None,
 ) -> CheckReport:
-    """Decode every image and mask below `root` and say all that is wrong.
+    """Decode every image and mask below `root`, or of a layout, and say all that is wrong.
 
     Counts against the published ones, masks against their images, the same picture in train and
     test, unreadable files. Raises UserError only where `root` holds no data set at all, or not the
     `categories` asked for.
     """
-    layout = recognise(root)
+    layout = root if isinstance(root, Layout) else recognise(root)
     names = sorted(layout.folders) if categories is None else list(categories)
     require_categories(layout, names)
-    report = CheckReport(root, source_of(root))
+    if isinstance(root, Layout):
+        report = CheckReport(layout.root, layout.source)
+    else:
+        report = CheckReport(root, source_of(root))
     found = [read_category(layout, name) for name in names]
     total = sum(len(category.train) + len(category.test) for category in found)
     done = 0
@@ -87,10 +93,10 @@ def check_dataset(
                 done += 1
                 if progress is not None:
                     progress(done, total)
-            _report(report, category, mine, seen, layout.root)
+            _report(report, category, mine, seen, layout)
             samples += mine
     if all(row.fingerprint for row in report.rows):
-        report.fingerprint = fingerprint(samples, layout.root)
+        report.fingerprint = fingerprint(samples, layout)
     return report
 
 
@@ -124,7 +130,7 @@ def _report(
     category: Category,
     samples: Sequence[Sample],
     seen: Sequence[_Seen],
-    root: Path,
+    layout: Layout,
 ) -> None:
     counts = Counts(
         len(category.train),
@@ -143,7 +149,8 @@ def _report(
             )
     unreadable = [error for one in seen for error in one.errors]
     report.errors += [*category.faults, *unreadable]
-    report.warnings += [*category.remarks, *(w for one in seen for w in one.warnings)]
+    report.warnings += [*category.remarks, *category.without_mask(layout.folders[category.name])]
+    report.warnings += [warning for one in seen for warning in one.warnings]
     report.warnings += _duplicates(category, seen)
     masked = [sample for sample in category.test if sample.mask is not None]
     whole = not unreadable and not category.faults
@@ -154,7 +161,7 @@ def _report(
             masks=len(masked),
             sizes=_sizes([one.size for one in seen if one.size is not None]),
             published=note,
-            fingerprint=fingerprint(samples, root) if whole else "",
+            fingerprint=fingerprint(samples, layout) if whole else "",
         )
     )
 

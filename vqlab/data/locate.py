@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from vqlab.data.image_set import Progress
-from vqlab.data.layouts import Layout, listing, recognise
+from vqlab.data.layouts import GOOD_AND_BAD, Layout, good_and_bad, listing, recognise
 from vqlab.data.published import HOW_TO_GET
 from vqlab.data.settings import DataSettings
 from vqlab.data.synthetic import CATEGORIES, MARKER, make_synthetic
@@ -19,15 +21,18 @@ SYNTHETIC_SOURCE = "synthetic"
 
 
 def find_root(settings: DataSettings, progress: Progress | None = None) -> tuple[Path, str]:
-    """The data set's folder and its source: `synthetic`, `MVTec AD layout` or `VisA layout`.
+    """The data set's folder and its source: `synthetic`, or that of its layout.
 
-    Without `data.root`: of data/MVTec and data/VisA (below the working folder) the first that has
+    With `data.good` it is that folder. Without `data.root`: of data/MVTec and data/VisA (below the working folder) the first that has
     the categories asked for; where neither exists, the built-in synthetic set. Of that, the
     categories asked for are drawn where they are not there yet, which takes a minute or two:
     `progress` is called with (pictures done, total).
     Raises UserError where the folder is missing or holds no category, and for a category that the
     synthetic set does not have.
     """
+    _require_one_source(settings)
+    if settings.good is not None:
+        return settings.good, GOOD_AND_BAD
     root = settings.root or _usual(settings)
     if root != SYNTHETIC and not (root / MARKER).is_file():
         return root, source_of(root)
@@ -37,6 +42,33 @@ def find_root(settings: DataSettings, progress: Progress | None = None) -> tuple
         raise UserError(_not_synthetic(strangers, root))
     make_synthetic(root, list(asked), _seed_of(root), progress)
     return root, SYNTHETIC_SOURCE
+
+
+def find_layout(settings: DataSettings) -> Layout:
+    """The layout of the data that `settings` ask for; see `find_root`."""
+    root, source = find_root(settings)
+    if settings.good is not None:
+        return good_and_bad(root, settings.bad, choose_categories(settings)[0])
+    return replace(recognise(root), source=source)
+
+
+def folder_name(folder: Path) -> str:
+    """The name of a folder, also where it is given as `.`."""
+    return Path(os.path.abspath(folder)).name
+
+
+def _require_one_source(settings: DataSettings) -> None:
+    """Raise UserError where data are given in two ways."""
+    if settings.good is not None and settings.root is not None:
+        raise UserError(
+            f"data must be a data set (data.root, --data) or a folder of good images (data.good, "
+            f"--good); got {settings.root} and {settings.good}; leave one out."
+        )
+    if settings.bad is not None and settings.good is None:
+        raise UserError(
+            f"data.bad {settings.bad} must have a folder of good images beside it; give one with "
+            "--good (data.good)."
+        )
 
 
 def _usual(settings: DataSettings) -> Path:
@@ -79,8 +111,11 @@ def choose_categories(settings: DataSettings) -> tuple[str, ...]:
     """The categories that `settings` mean, `all` spelled out.
 
     Where `data.root` is itself the folder of one category and none was asked for, it is that one.
+    Of `data.good` it is the one asked for, else it has the folder's name.
     Raises UserError that lists those there and says how to get data sets.
     """
+    if settings.good is not None:
+        return (_of_good(settings),)
     root, _ = find_root(settings)
     layout = recognise(root)
     there = sorted(layout.folders)
@@ -92,6 +127,20 @@ def choose_categories(settings: DataSettings) -> tuple[str, ...]:
     if not missing:
         return settings.categories
     raise UserError(_not_there(missing, root, layout, settings))
+
+
+def _of_good(settings: DataSettings) -> str:
+    """The category of `data.good`."""
+    assert settings.good is not None
+    if "categories" not in settings.model_fields_set:
+        return folder_name(settings.good)
+    if settings.categories == "all" or len(settings.categories) != 1:
+        names = settings.categories
+        raise UserError(
+            f"data.good {settings.good} must be the images of one category; got "
+            f"{names if isinstance(names, str) else listing(names)}; name one with --category."
+        )
+    return settings.categories[0]
 
 
 def _not_there(missing: list[str], root: Path, layout: Layout, settings: DataSettings) -> str:

@@ -57,6 +57,10 @@ class DataSettings(Settings):
     root: Annotated[Path | None, BeforeValidator(_root)] = None
     """Folder of a data set, or of one category; nothing: data/MVTec or data/VisA if there, else
     the built-in synthetic set."""
+    good: Annotated[Path | None, BeforeValidator(_root)] = None
+    """Instead of `root`: a folder of good images of one category, to train on."""
+    bad: Annotated[Path | None, BeforeValidator(_root)] = None
+    """Beside `good`: a folder of defective images for test. A fifth of `good` then goes to test."""
     categories: Annotated[tuple[str, ...] | Literal["all"], BeforeValidator(_categories)] = (
         "cable",
     )

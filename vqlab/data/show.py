@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vqlab.data.image_set import ImageSet, Photo
 from vqlab.data.images import Mask, Pixels, read_image
-from vqlab.data.layouts import Category, read_category, recognise, require_categories
+from vqlab.data.category import Category
+from vqlab.data.layouts import Layout, read_category, recognise, require_categories
 from vqlab.types import Sample, UserError
 
 TILE = 160
@@ -30,12 +31,12 @@ RED = (255, 40, 40)
 T = TypeVar("T")
 
 
-def contact_sheet(root: Path, categories: Sequence[str] | None, path: Path) -> Path:
+def contact_sheet(root: Path | Layout, categories: Sequence[str] | None, path: Path) -> Path:
     """Write a PNG of each category: some of train/good, then each defect with its mask outlined.
 
     Returns `path`. Raises UserError where `root` or a category is missing, or a file is bad.
     """
-    layout = recognise(root)
+    layout = root if isinstance(root, Layout) else recognise(root)
     names = sorted(layout.folders) if categories is None else list(categories)
     require_categories(layout, names)
     rows = [row for name in names for row in _rows(read_category(layout, name))]

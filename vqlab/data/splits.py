@@ -18,8 +18,9 @@ import numpy as np
 from vqlab.data.defects import SHARES
 from vqlab.data.image_set import THREADS, Drawn, ImageSet, Item, Memory, Photo, Progress
 from vqlab.data.images import Pixels
-from vqlab.data.layouts import Category, read_category, recognise
-from vqlab.data.locate import choose_categories, find_root
+from vqlab.data.category import Category
+from vqlab.data.layouts import Layout, read_category
+from vqlab.data.locate import choose_categories, find_layout, find_root
 from vqlab.data.settings import DataSettings
 from vqlab.data.show import set_sheet
 from vqlab.types import Sample, UserError
@@ -41,15 +42,17 @@ class Splits:
     """What chooses settings and thresholds: `held_out`, then copies of it with drawn defects and
     their exact masks, or the test images that `data.validation` takes."""
     test: ImageSet
-    """What is reported; none of it is in `validation`."""
+    """What is reported; none of it is in `validation`. Empty where there are no test images."""
     root: Path
     source: str
-    """`synthetic`, `MVTec AD layout` or `VisA layout`."""
+    """`synthetic`, `MVTec AD layout`, `VisA layout` or `folders of good and bad images`."""
     fingerprint: str
     """64 hex digits, see `fingerprint`; the same files give the same, wherever they lie."""
     test_fingerprint: str
     """The same of the images in `test` alone."""
     categories: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """Sentences on what is missing or not used."""
 
     @cached_property
     def validation_sheet(self) -> Pixels:
@@ -78,9 +81,9 @@ def load_dataset(settings: DataSettings, progress: Progress | None = None) -> Sp
     Every file is read once here, so a bad one is known before any work starts: raises UserError
     that names all of them, or says what is missing and what to do.
     """
-    root, source = find_root(settings, progress)
+    root, _ = find_root(settings, progress)
+    layout = find_layout(settings)
     names = choose_categories(settings)
-    layout = recognise(root)
     categories = [read_category(layout, name) for name in names]
     faults = [fault for category in categories for fault in category.faults]
     if faults:
@@ -106,10 +109,11 @@ def load_dataset(settings: DataSettings, progress: Progress | None = None) -> Sp
         validation=validation,
         test=ImageSet(test, memory),
         root=root,
-        source=source,
-        fingerprint=fingerprint(samples, layout.root),
-        test_fingerprint=fingerprint((photo.sample for photo in test), layout.root),
+        source=layout.source,
+        fingerprint=fingerprint(samples, layout),
+        test_fingerprint=fingerprint((photo.sample for photo in test), layout),
         categories=names,
+        notes=tuple(remark for category in categories for remark in category.remarks),
     )
 
 
@@ -181,22 +185,21 @@ def _number(name: str) -> int:
     return zlib.crc32(name.encode())
 
 
-def fingerprint(samples: Iterable[Sample], root: Path) -> str:
+def fingerprint(samples: Iterable[Sample], layout: Layout) -> str:
     """sha256 (hex) over the sorted lines `relative path, content sha256, label, mask sha256`.
 
-    Paths are relative to `root`, the folder of the categories. Any change of a name, a pixel, a
+    Paths are relative to the folder of the categories (see `Layout.place`). Any change of a name, a pixel, a
     label or a mask changes it; the order of the samples and the place of the folder do not.
     """
     samples = list(samples)
     with ThreadPoolExecutor(THREADS) as pool:
-        lines = sorted(pool.map(lambda sample: _line(sample, root), samples))
+        lines = sorted(pool.map(lambda sample: _line(sample, layout), samples))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _line(sample: Sample, root: Path) -> str:
+def _line(sample: Sample, layout: Layout) -> str:
     mask = _content(sample.mask) if sample.mask is not None else ""
-    path = sample.path.relative_to(root).as_posix()
-    return "\t".join([path, _content(sample.path), str(sample.label), mask])
+    return "\t".join([layout.place(sample.path), _content(sample.path), str(sample.label), mask])
 
 
 def _content(path: Path) -> str:

@@ -26,8 +26,14 @@ TABLE, CHARTS = "tested-runs-table", "tested-runs-charts"
 
 
 def show_experiment(tracker: Tracker, splits: Splits, experiment: str) -> None:
-    """Store the two views of an experiment; nothing changes where they are stored already."""
-    runs = Runs(f"metrics.`{TEST_METRICS[0]}` >= 0", TEST_METRICS[0])
+    """Store the two views of an experiment, if there are test images; nothing changes where they
+    are stored already."""
+    labels = {sample.label for sample in splits.test.samples}
+    if not labels:
+        return
+    measured = {frozenset([0]): "test/false_reject_rate", frozenset([1]): "test/escape_rate"}
+    first = measured.get(frozenset(labels), TEST_METRICS[0])
+    runs = Runs(f"metrics.`{first}` >= 0", first)
     columns = [
         *map(tag, ("vqlab.kind", "vqlab.detector")),
         *map(metric, TEST_METRICS),

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vqlab.checkpoint import load_state, save_state
-from vqlab.config import dump, flatten, merge, nest
+from vqlab.config import dump, flatten
 from vqlab.data import Splits, load_dataset, write_picture
 from vqlab.evaluation import Report, evaluate
 from vqlab.model import Model
 from vqlab.nn import together
 from vqlab.plots import loss_curves
+from vqlab.recipes import Data, as_folders
 from vqlab.run.concepts import concept_metrics
 from vqlab.run.judging import assess, calibrated, judge, look_once, make_trainer
 from vqlab.run.pages import show_experiment
@@ -32,7 +33,7 @@ from vqlab.run.settings import (
     resolve,
     trained_key,
 )
-from vqlab.run.testing import OnProgress, test_model
+from vqlab.run.testing import OnProgress, has_test, require_test, test_model
 from vqlab.tracking import Run, Tracker
 from vqlab.training import Diverged, SharedTrainer, Trainer, choose_device
 from vqlab.types import UserError
@@ -63,6 +64,7 @@ class Outcome:
     checkpoint: Path
     validation: Report
     test: Report | None
+    """None where there are no test images."""
     beside: dict[str, Report]
     """Other scores on the same test images: the detector's own, and the baseline `mean_image`."""
     pictures: Path | None
@@ -90,9 +92,10 @@ def run(
 ) -> Outcome:
     """Train, calibrate and judge one model, and record it as one tracked run.
 
-    `test=False` leaves the test set alone (a trial of a sweep). `resumed` is a run to write into;
-    where it is open already it stays so. `on_epoch` may raise to end the run. Raises UserError for
-    every mistake that can be known, most of them before work starts.
+    `test=False` leaves the test set alone (a trial of a sweep); where there are no test images the
+    run is measured on validation alone. `resumed` is a run to write into; where it is open already
+    it stays so. `on_epoch` may raise to end the run. Raises UserError for every mistake that can be
+    known, most of them before work starts.
     """
     if config.training.select == BEST_ON_TEST and not test:
         raise UserError(
@@ -102,9 +105,10 @@ def run(
     started = time.monotonic()
     device = choose_device(config.training)
     splits = splits or load_dataset(config.data)
+    tested = test and has_test(splits, config)
     kind = SharedTrainer if together.ranks() > 1 else Trainer
     trainer = make_trainer(config, splits, device, kind)
-    reused = look_once(trainer, splits, test, on_progress)
+    reused = look_once(trainer, splits, tested, on_progress)
     with resumed or start(tracker, config, splits, name, tags, parent) as tracked:
         tracked.set_tags(reused)
         try:
@@ -124,10 +128,12 @@ def run(
         tracked.log_artifact(tracked.folder / CHECKPOINT, "checkpoint")
         report, pictures = None, None
         beside: dict[str, Report] = {}
-        if test:
+        if tested:
             report, beside, pictures = test_model(
                 model, config, splits, tracked, results, on_progress
             )
+        elif test:
+            validation.notes.extend(splits.notes)
         checkpoint = tracked.artifact(f"checkpoint/{CHECKPOINT}")
         shutil.rmtree(tracked.folder, ignore_errors=True)
     return Outcome(
@@ -291,15 +297,18 @@ def _keep_the_last_good(
 
 def evaluate_model(
     model: Model,
-    data: Path | None,
+    data: Data,
     tracker: Tracker,
     results: Path,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> tuple[Report, Path]:
-    """Score the test set of a data folder (default: the one trained on) as a run of its own."""
-    tree = merge(model.meta["config"], nest("data.root", str(data)) if data else {})
-    config = resolve(tree)
+    """Score the test set of a data folder (default: the one trained on) as a run of its own.
+
+    Raises UserError where there are no test images.
+    """
+    config = resolve(as_folders(data).over(model.meta["config"]))
     splits = load_dataset(config.data)
+    require_test(splits, "to evaluate a model on")
     tags = {"vqlab.kind": "evaluate", "vqlab.model_run": model.meta["run_id"]}
     name = f"evaluate-{config.detector['name']}-{'+'.join(splits.categories)}"
     with start(tracker, config, splits, name, tags, None) as tracked:

@@ -29,9 +29,10 @@ from vqlab.model import Model
 from vqlab.plots import in_two_rows, write_results
 from vqlab.run.concepts import concept_metrics, show_concepts
 from vqlab.run.judging import judge, make_trainer
-from vqlab.run.settings import RunConfig, resolve
+from vqlab.run.settings import BEST_ON_TEST, RunConfig, resolve
 from vqlab.tracking import Run, RunRecord
 from vqlab.training import choose_device
+from vqlab.types import UserError
 
 OnProgress = Callable[[str, int, int], None]
 """Called while images are scored and drawn, with (what, images done, images in all)."""
@@ -40,6 +41,23 @@ AUDIT = "vqlab.audit"
 AUDIT_FILE = "data/audit.json"
 """Artifact of a tested run: the audit's figures, by `audit/<statistic>`."""
 BASELINE: Tree = {"name": "mean_image"}
+
+
+def has_test(splits: Splits, config: RunConfig) -> bool:
+    """Whether there are test images. Raises UserError where `training.select` needs them."""
+    if config.training.select == BEST_ON_TEST:
+        require_test(splits, "for training.select=best_on_test")
+    return len(splits.test) > 0
+
+
+def require_test(splits: Splits, purpose: str) -> None:
+    """Raise UserError where there are no test images."""
+    if not len(splits.test):
+        names = ", ".join(splits.categories)
+        raise UserError(
+            f"data must have test images {purpose}; {splits.root} has none of {names}; add test/good "
+            "and test/<defect>, or give a folder of defective images with --bad beside --good."
+        )
 
 
 def test_model(
@@ -58,7 +76,7 @@ def test_model(
     scored = model.score_set(splits.test, partial(on_progress, "scoring the test set"))
     report = evaluate(scored, model.thresholds, config.evaluation, splits.test)
     warned, warnings = _audited(splits, tracked)
-    report.notes.extend(warnings)
+    report.notes.extend([*splits.notes, *warnings])
     report.notes.extend(_broken_promise(scored, model.thresholds))
     beside = alternatives(model, splits.test, splits, config.threshold)
     beside["mean_image"] = evaluate(*_baseline(config, splits))
@@ -148,7 +166,7 @@ def chosen_pictures(splits: Splits) -> dict[str, str]:
 
 
 def six_panels(record: RunRecord, splits: Splits) -> np.ndarray[Any, Any]:
-    """The first chosen picture of a tested run, (h, w, 3) uint8."""
+    """The first chosen picture of a tested run, (h, w, 3) uint8. Needs test images."""
     file = next(iter(chosen_pictures(splits).values()))
     return in_two_rows(read_image(record.artifact(f"results/{file}")))
 

@@ -20,7 +20,7 @@ from vqlab.data import write_picture
 from vqlab.evaluation import Thresholds
 from vqlab.model import Model
 from vqlab.plots import loss_curves
-from vqlab.run import LOSS, SAVED_TAG, resolve, six_panels, test_model, warned_of
+from vqlab.run import LOSS, SAVED_TAG, require_test, resolve, six_panels, test_model, warned_of
 from vqlab.sweep.again import bring_back
 from vqlab.sweep.events import SweepResult, TrialOnTest, TrialRow
 from vqlab.sweep.pictures import draw_study
@@ -68,7 +68,10 @@ def finish(
     record = tracker.find(shown.run_id)
     categories = objective.splits.categories
     pictures = results / categories[0] if len(categories) == 1 else results
-    if record.tags.get(TESTED) != "true":
+    finished = record.tags.get(TESTED) == "true"
+    if not len(objective.splits.test):
+        finished = NOTES in record.tags
+    if not finished:
         chosen_by = {"vqlab.chosen_by": objective.contest.objective}
         pictures = _test_once(objective, record, results, chosen_by)
         record = tracker.find(shown.run_id)
@@ -101,7 +104,7 @@ def finish(
         tested=tested,
         recipes=_best_of_each(objective),
         recipe=recipe,
-        pictures=pictures if pictures.is_dir() else None,
+        pictures=pictures if len(objective.splits.test) and pictures.is_dir() else None,
         page=objective.parent.artifact(f"{STUDY}/study.html"),
         parent_id=objective.parent.id,
         seconds=time.monotonic() - started,
@@ -176,14 +179,19 @@ def _test_once(
     tags: Mapping[str, str],
     notes: Sequence[str] = (),
 ) -> Path:
-    """Score the test set with a trial's checkpoint, in the trial's own run."""
+    """Score the test set with a trial's checkpoint, in the trial's own run; without test images
+    the run only says so."""
     model = Model.load(record.checkpoint())
     config = resolve(model.meta["config"])
     run = objective.tracker.amend(record.run_id)
-    report, _, pictures = test_model(model, config, objective.splits_for(config), run, results)
     epochs = objective.tracker.history(record.run_id, ("train/", "codebook/"))
     if epochs:
         run.log_figure(loss_curves(epochs), LOSS)
+    splits = objective.splits_for(config)
+    if not len(splits.test):
+        run.set_tags({**tags, NOTES: "\n".join([*splits.notes, *notes])})
+        return results / splits.categories[0]
+    report, _, pictures = test_model(model, config, splits, run, results)
     run.set_tags({**tags, TESTED: "true", NOTES: "\n".join([*report.notes, *notes])})
     return pictures
 
@@ -226,6 +234,7 @@ def _show_study(
         draw_study(study, objective.contest.objectives, Path(folder), figures, why, rejected)
         picture = Path(folder) / Path(PICTURE).name
         with suppress(UserError):  # somebody removed it
+            require_test(objective.splits, "to show one of them")
             best_run = objective.tracker.find(str(best.run_id))
             write_picture(six_panels(best_run, objective.splits), picture)
         shown_in = parent.id if picture.exists() else None

@@ -12,11 +12,12 @@ from typing import Any, Literal
 import optuna
 from optuna.storages import RDBStorage
 
-from vqlab.config import Tree, dump, flatten, merge, nest
+from vqlab.config import Tree, dump, flatten
 from vqlab.data import Splits, load_dataset
 from vqlab.features import Backbone
 from vqlab.model import build_detector
-from vqlab.run import experiment_of, log_data, show_experiment
+from vqlab.recipes import Folders
+from vqlab.run import experiment_of, log_data, require_test, show_experiment
 from vqlab.sweep import study as studies
 from vqlab.sweep.again import ask
 from vqlab.sweep.contest import Contest, Spaces, make_contest, named
@@ -68,6 +69,8 @@ def sweep(
     started = time.monotonic()
     contest = make_contest(space, tree)
     splits = load_dataset(contest.first.config.data)
+    if test:
+        require_test(splits, "to score trials on")
     name = contest.study_name(splits, preset)
     address = storage_address(tracker.root)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -104,8 +107,9 @@ def sweep(
 def _give_task(objective: Objective, trials: int, seed: int) -> None:
     """Write into the study what its workers need to know."""
     study, splits, contest = objective.study, objective.splits, objective.contest
-    here = nest("data.root", str(splits.root.absolute()))
-    trees = {recipe: merge(plan.tree, here) for recipe, plan in contest.plans.items()}
+    data = contest.first.config.data
+    here = Folders(None if data.good else splits.root, data.good, data.bad).absolute()
+    trees = {recipe: here.over(plan.tree) for recipe, plan in contest.plans.items()}
     begun = len(study.get_trials(deepcopy=False))
     name = "" if "" in contest.plans else contest.name
     study.set_user_attr(TASK, asdict(Task(trees, contest.tree, name, trials, seed, begun)))

@@ -26,13 +26,16 @@ from vqlab.sweep.space import BACKBONE, Axis, Space
 from vqlab.types import UserError
 
 _JUDGE = (
-    "data.root data.categories data.joint data.held_out data.synthetic_defects data.seed "
-    "data.validation data.validation.source data.validation.fraction"
+    "data.root data.good data.bad data.categories data.joint data.held_out data.synthetic_defects "
+    "data.seed data.validation data.validation.source data.validation.fraction"
 )
 SCORING = "detector.scoring"
 _GRID = 7
 """Values tried of a threshold setting that is given as a range without a step."""
-_UNSEEN = ("training.device", "training.threads", "training.validate_every", "data.root")
+_UNSEEN = (
+    "training.device", "training.threads", "training.validate_every", "data.root", "data.good",
+    "data.bad",
+)  # fmt: skip
 """Settings that do not change what a trial comes to: a study goes on when they change."""
 
 

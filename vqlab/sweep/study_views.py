@@ -121,10 +121,11 @@ class StudyPages:
     def _charts(self, logged: list[str]) -> list[Chart]:
         perplexities = [key for key in logged if key.endswith("perplexity")]
         perplexities = perplexities if logged else list(_PERPLEXITY)
+        shown = list(chosen_pictures(self.splits))[:PICTURES]
         return [
             *(line("Objective", key) for key in self.contest.objectives),
             bar("Objective", OBJECTIVE),
-            pictures("Test pictures", list(chosen_pictures(self.splits))[:PICTURES]),
+            *([pictures("Test pictures", shown)] if shown else []),
             *(line("Codebook perplexity", key) for key in perplexities),
             *(scatter("Objective by setting", name, OBJECTIVE) for name in self._searched),
         ]

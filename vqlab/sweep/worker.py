@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import optuna
@@ -22,8 +21,9 @@ from optuna.storages._heartbeat import HeartbeatThread
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from vqlab.config import Tree, merge, nest
+from vqlab.config import Tree
 from vqlab.data import load_dataset
+from vqlab.recipes import Data, as_folders
 from vqlab.sweep import study as studies
 from vqlab.sweep.contest import Contest, make_contest, make_spaces, named
 from vqlab.sweep.events import OnEvent, TrialFinished
@@ -60,11 +60,9 @@ class Task:
     begun: int = 0
     """Trials there were when the present call began: its failures are counted from there."""
 
-    def contest(self, data: Path | None = None) -> Contest:
+    def contest(self, data: Data = None) -> Contest:
         """What is compared; `data`: where the images lie on this machine."""
-        trees = self.trees
-        if data is not None:
-            trees = {k: merge(tree, nest("data.root", str(data))) for k, tree in trees.items()}
+        trees = {name: as_folders(data).over(tree) for name, tree in self.trees.items()}
         if "recipes" in self.space:
             return make_contest(make_spaces(self.space, self.name), trees)
         return make_contest(make_space(self.space), trees[""])
@@ -74,7 +72,7 @@ def join(
     name: str,
     tracker: Tracker,
     *,
-    data: Path | None = None,
+    data: Data = None,
     say: OnEvent = lambda event: None,
     timeout: float | None = None,
 ) -> None:

@@ -1,0 +1,220 @@
+"""Sets as people have them: without masks or defects, two folders, other names than MVTec's."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from folders import make_category, write_image, write_mask
+
+from vqlab.data import DataSettings, check_dataset, find_layout, load_dataset
+from vqlab.data.category import Category
+from vqlab.data.folder_names import unclear
+from vqlab.data.layouts import read_category, recognise
+from vqlab.data.splits import Splits
+from vqlab.types import UserError
+
+
+def load(root: Path, category: str = "nut") -> Splits:
+    return load_dataset(DataSettings(root=root, categories=category, image_size=32))
+
+
+def read(root: Path, category: str = "nut") -> Category:
+    return read_category(recognise(root), category)
+
+
+def fill(folder: Path, count: int, seed: int = 0) -> Path:
+    for number in range(count):
+        write_image(folder / f"{number:03d}.png", seed + number)
+    return folder
+
+
+def files(splits: Splits, name: str) -> set[tuple[str, str]]:
+    return {(s.path.name, s.defect) for s in getattr(splits, name).samples}
+
+
+def test_no_masks(root: Path) -> None:
+    shutil.rmtree(root / "nut/ground_truth")
+    splits = load(root)
+    assert [(s.label, s.mask) for s in splits.test.samples] == [(0, None)] * 2 + [(1, None)] * 2
+    report = check_dataset(root)
+    assert report.ok and report.fingerprint
+    assert "nut: 2 of 2 defect images have no mask" in "\n".join(report.warnings)
+    assert "(test/hole/000.png, test/hole/001.png)" in "\n".join(report.warnings)
+
+
+@pytest.mark.parametrize("gone", ["test", "test/hole", "test/good"])
+def test_no_defects_no_normals_or_no_test(root: Path, gone: str) -> None:
+    whole = load(root)
+    shutil.rmtree(root / "nut" / gone)
+    splits = load(root)
+    assert files(splits, "train") == files(whole, "train")
+    assert {s.defect for s in splits.test.samples} == {
+        "test": set(), "test/hole": {"good"}, "test/good": {"hole"},
+    }[gone]  # fmt: skip
+    assert any(sample.label for sample in splits.validation.samples)
+    notes = " ".join(splits.notes)
+    assert ("nut has no test images" in notes) == (gone == "test")
+
+
+@pytest.mark.parametrize(
+    ("train", "good", "bad"),
+    [("train/OK", "test/OK", "test/NG"), ("Train/Good", "Test/Good", "Test/Bad"),
+     ("train/normal", "test/normal", "test/anomaly"), ("TRAIN/ok", "TEST/n.i.O", "TEST/ok"),
+     ("training/defect-free", "testing/Defect_Free", "testing/scratch")],
+)  # fmt: skip
+def test_names_that_mean_good(root: Path, train: str, good: str, bad: str) -> None:
+    """Case and punctuation do not count; masks are found below another spelling, too."""
+    nut = root / "nut"
+    if train == "TRAIN/ok":
+        good, bad = bad, good
+    for old, new in (("train/good", train), ("test/good", good), ("test/hole", bad)):
+        (nut / new).parent.mkdir(exist_ok=True)
+        (nut / old).rename(nut / new)
+    (nut / "ground_truth/hole").rename(nut / "ground_truth" / Path(bad).name.upper())
+    (nut / "ground_truth").rename(nut / "GroundTruth")
+    for empty in ("train", "test"):
+        if (nut / empty).is_dir() and not any((nut / empty).iterdir()):
+            (nut / empty).rmdir()
+    category = read(root)
+    assert category.faults == [] and len(category.train) == 6
+    assert sorted((s.label, s.mask is not None) for s in category.test) == [
+        (0, False), (0, False), (1, True), (1, True),
+    ]  # fmt: skip
+    assert {s.defect for s in category.test} == {"good", Path(bad).name}
+
+
+@pytest.mark.parametrize("folder", ["train", "test"])
+def test_two_folders_of_good_images_are_ambiguous(root: Path, folder: str) -> None:
+    write_image(root / "nut" / folder / "OK/000.png", 900)
+    with pytest.raises(
+        UserError, match=f"nut/{folder} must have one folder.*OK and good.*into one"
+    ):
+        load(root)
+
+
+def test_a_name_that_is_not_understood_says_what_to_rename(root: Path) -> None:
+    (root / "nut/train/good").rename(root / "nut/train/fine")
+    with pytest.raises(UserError, match=r"none but fine; call the folder of good images good \(OK"):
+        load(root)
+
+
+@pytest.mark.parametrize("names", [("positive", "negative"), ("0", "1")])
+def test_two_classes_without_a_meaning_are_refused(root: Path, names: tuple[str, str]) -> None:
+    (root / "nut/test/good").rename(root / "nut/test" / names[0])
+    (root / "nut/test/hole").rename(root / "nut/test" / names[1])
+    with pytest.raises(UserError, match="must say whether it holds good or defective"):
+        load(root)
+    assert unclear(["good", "0", "1"]) == [] and unclear(["1", "2", "3"]) == []
+
+
+def test_images_in_train_itself_are_good_and_in_test_itself_unused(root: Path) -> None:
+    for path in (root / "nut/train/good").iterdir():
+        path.rename(root / "nut/train" / path.name)
+    (root / "nut/train/good").rmdir()
+    fill(root / "nut/test", 3, 700)
+    category = read(root)
+    assert category.faults == [] and (len(category.train), len(category.test)) == (6, 4)
+    assert "3 images are in no folder that says whether they are good" in category.remarks[0]
+
+
+def test_a_category_of_two_folders(tmp_path: Path) -> None:
+    """OK and NG: a fifth of the good images is test, the same one for every seed."""
+    fill(tmp_path / "parts/pen/OK", 20)
+    fill(tmp_path / "parts/pen/NG", 3, 100)
+    fill(tmp_path / "parts/pen/raw", 1, 300)
+    write_mask(tmp_path / "parts/pen/masks/NG/001.png")
+    splits = load(tmp_path / "parts", "pen")
+    assert splits.source == "folders of good and bad images"
+    assert len(splits.train) + len(splits.held_out) == 16
+    assert [s.defect for s in splits.test.samples] == ["NG"] * 3 + ["good"] * 4
+    assert [s.mask is not None for s in splits.test.samples[:3]] == [False, True, False]
+    trained = files(splits, "train") | files(splits, "held_out")
+    assert not trained & files(splits, "test")
+    settings = DataSettings(root=tmp_path / "parts/pen", seed=5, image_size=32)
+    assert files(load_dataset(settings), "test") == files(splits, "test")
+    notes = " ".join(splits.notes)
+    assert "4 of 20 good images" in notes and "raw means neither good nor bad" in notes
+
+
+def test_flat_folders(tmp_path: Path) -> None:
+    good, bad = fill(tmp_path / "line 1/fine", 10), fill(tmp_path / "NG", 2, 100)
+    fill(bad / "scratch", 2, 200)
+    alone = load_dataset(DataSettings(good=good, image_size=32))
+    assert alone.categories == ("fine",) and len(alone.test) == 0
+    assert len(alone.train) + len(alone.held_out) == 10
+    both = load_dataset(DataSettings(good=good, bad=bad, categories="pen", image_size=32))
+    assert both.categories == ("pen",)
+    assert [s.defect for s in both.test.samples] == ["NG"] * 2 + ["good"] * 2 + ["scratch"] * 2
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(good, moved / "good")
+    shutil.copytree(bad, moved / "good/bad")
+    again = DataSettings(good=moved / "good", bad=moved / "good/bad", image_size=32)
+    assert load_dataset(again).fingerprint == both.fingerprint
+    report = check_dataset(find_layout(again))
+    assert report.ok and report.fingerprint == both.fingerprint
+    assert report.rows[0].counts == (8, 2, 4)
+
+
+def test_few_good_images_are_all_trained_on(tmp_path: Path) -> None:
+    good, bad = fill(tmp_path / "good", 4), fill(tmp_path / "bad", 1, 100)
+    splits = load_dataset(DataSettings(good=good, bad=bad, image_size=32))
+    assert [s.label for s in splits.test.samples] == [1]
+    assert "false rejects on test cannot be measured" in " ".join(splits.notes)
+
+
+def wrong(tmp_path: Path) -> dict[str, tuple[dict[str, object], str]]:
+    good, bad = fill(tmp_path / "good", 6), fill(tmp_path / "bad", 2, 100)
+    fill(tmp_path / "mixed/OK", 1, 200)
+    (tmp_path / "empty").mkdir()
+    return {
+        "both": ({"good": good, "root": tmp_path}, "--data.*or a folder of good.*leave one out"),
+        "bad alone": ({"bad": bad}, "must have a folder of good images beside it"),
+        "nowhere": ({"good": tmp_path / "none"}, "none is none"),
+        "no bad": ({"good": good, "bad": tmp_path / "none"}, "data.bad must be a folder"),
+        "empty": ({"good": good, "bad": tmp_path / "empty"}, "empty must hold images"),
+        "the same": ({"good": good, "bad": good}, "must be two folders"),
+        "good in bad": ({"good": good, "bad": tmp_path / "mixed"}, "it has a folder OK"),
+        "two": ({"good": good, "categories": "a,b"}, "one category; got a, b"),
+        "all": ({"good": good, "categories": "all"}, "one category; got all"),
+    }
+
+
+@pytest.mark.parametrize(
+    "case", ["both", "bad alone", "nowhere", "no bad", "empty", "the same", "good in bad", "two", "all"]
+)  # fmt: skip
+def test_mistakes_with_flat_folders_are_sentences(tmp_path: Path, case: str) -> None:
+    settings, words = wrong(tmp_path)[case]
+    with pytest.raises(UserError, match=words) as error:
+        load_dataset(DataSettings.model_validate({**settings, "image_size": 32}))
+    assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+def test_a_data_set_of_images_or_of_two_folders_is_explained(tmp_path: Path) -> None:
+    fill(tmp_path / "flat", 3)
+    with pytest.raises(UserError, match=r"holds images itself; .* --good .*flat"):
+        recognise(tmp_path / "flat")
+    with pytest.raises(UserError, match=r"holds folders of images \(flat\).*--good .*--bad"):
+        recognise(tmp_path)
+
+
+def test_defects_in_kinds_below_one_folder(root: Path) -> None:
+    (root / "nut/test/NG").mkdir()
+    (root / "nut/test/hole").rename(root / "nut/test/NG/hole")
+    category = read(root)
+    assert {s.defect for s in category.test} == {"good", "hole"}
+    assert all(s.mask is not None for s in category.test if s.label)
+
+
+def test_validation_of_real_defects_without_any_says_so(root: Path) -> None:
+    shutil.rmtree(root / "nut/test")
+    tree = {"root": root, "categories": "nut", "image_size": 32, "validation": {"source": "test"}}
+    with pytest.raises(UserError, match="must have 2 test images.*validation.source=drawn"):
+        load_dataset(DataSettings.model_validate(tree))
+
+
+def test_the_categorys_folder_keeps_its_fingerprint(root: Path, tmp_path: Path) -> None:
+    """What people have measured stays comparable: nothing of MVTec's layout is read differently."""
+    make_category(tmp_path / "copy", "nut")
+    assert load(tmp_path / "copy").fingerprint == load(root).fingerprint
