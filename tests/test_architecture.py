@@ -16,7 +16,7 @@ LAYERS = [
     {"data", "features", "detectors", "recipes"},
     {"training", "evaluation", "checkpoint"},
     {"tracking", "plots"},
-    {"model"},
+    {"model", "promotion_metrics"},
     {"run"},
     {"sweep", "promote", "rollback", "predict", "compare", "correlate", "doctor"},
     {"cli"},

@@ -30,19 +30,23 @@ def train(
     *overrides: str,
     category: str | None = None,
     data: str | Path | None = None,
+    good: str | Path | None = None,
+    bad: str | Path | None = None,
     preset: str = "full",
     mlruns: str | Path = "mlruns",
     results: str | Path = "results",
 ) -> Outcome:
     """Train one model as `vqlab train` does: `train("vqvae", "training.epochs=3")`.
 
+    data: a data set. good, bad: instead of it, a folder of good images and one of bad images.
     Raises UserError for every mistake in settings or data.
     """
-    from vqlab.recipes import recipe_tree
+    from vqlab.recipes import Folders, recipe_tree
     from vqlab.run import resolve, run
     from vqlab.tracking import Tracker
 
-    config = resolve(recipe_tree(recipe, overrides, category, data, preset))
+    folders = Folders(data, good, bad)
+    config = resolve(recipe_tree(recipe, overrides, category, folders, preset))
     tags = {"vqlab.preset": preset}
     return run(config, Tracker.open(Path(mlruns)), tags=tags, results=Path(results))
 

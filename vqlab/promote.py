@@ -20,26 +20,25 @@ from typing import Any
 
 import torch
 
-from vqlab.data import find_root, load_dataset
+from vqlab.data import Splits, find_root, load_dataset
 from vqlab.errors import UserError, did_you_mean
 from vqlab.metrics import less_is_better
 from vqlab.model import Model
+from vqlab.promotion_metrics import (
+    FIRST,
+    NO_IMAGES,
+    VALIDATION,
+    WITHOUT_TEST,
+    in_both,
+    require_metric,
+    require_test,
+    taken_by,
+    value_of,
+    values_of,
+)
 from vqlab.run import RunConfig, resolve, test_model
 from vqlab.tracking import CHECKPOINT, RunRecord, Tracker, Version
 
-_METRICS = (
-    "image_auroc",
-    "image_ap",
-    "image_f1max",
-    "pixel_auroc",
-    "pixel_ap",
-    "pixel_f1max",
-    "pixel_iou",
-    "aupro",
-    "escape_rate",
-    "false_reject_rate",
-)
-"""Metrics that may decide."""
 _LISTED = 8
 """Candidates that an error lists."""
 _LOOK = 4
@@ -71,35 +70,46 @@ def promote(
     category: str,
     *,
     ref: str | None = None,
-    metric: str = "test/image_auroc",
+    metric: str | None = None,
     min_delta: float = 0.0,
     force: bool = False,
+    without_test: bool = False,
     results: Path = Path("results"),
 ) -> Promotion:
     """Make a run's checkpoint the champion of `category` if it is better by more than `min_delta`.
 
     ref: a run (id, beginning of it, name); none: the best of the latest study. Compared are values
-    of `metric` on data of the same fingerprint, of which validation took the same. `force` leaves
-    the comparison out, not the checks. Whether it is refused stands in the result; raises UserError
-    where nothing can be compared.
+    of `metric` on data of the same fingerprint, of which validation took the same; none: the first
+    of image AUROC, pixel AUROC and AUPRO on test that both have. `force` leaves the comparison out,
+    not the checks. `without_test` accepts a run whose data have no test images and compares a
+    `validation/…` metric, measured on synthetic anomalies. Whether it is refused stands in the
+    result; raises UserError where nothing can be compared.
     """
-    sign = _direction(metric)
-    record = _candidate(tracker, category, ref, metric)
+    if metric is not None:
+        require_metric(metric, without_test)
+    record = _candidate(tracker, category, ref, metric or FIRST[0])
     present = tracker.registry.at(category)
     if present is not None and present.run_id == record.run_id:
-        value = record.metrics.get(metric)
+        value = record.metrics.get(metric or FIRST[0])
         reason = f"{record.name} is the champion of {category} already (version {present.version})."
         return Promotion(present.version, False, True, reason, record.run_id, value, None)
-    record = _measured(tracker, record, metric, results)
-    value, data = record.metrics[metric], record.tags["vqlab.data_fingerprint"]
-    old = _value_of(tracker, present, metric, record) if present else None
+    require_test(record, without_test)
+    if not without_test:
+        record = _measured(tracker, record, results)
+    values = values_of(tracker, present, record) if present else {}
+    metric = metric or (WITHOUT_TEST if without_test else in_both(record, values))
+    value, data = value_of(record, metric), record.tags["vqlab.data_fingerprint"]
+    old = values.get(metric)
+    sign = -1 if less_is_better(metric) else 1
     refusal = _refusal(record, metric, value, old, present, sign, min_delta)
-    if refusal and old is None and present is not None:
+    if refusal and old is None and present is not None and not without_test:
         refusal = _never_comparable(tracker, record, present) or refusal
     if refusal and not force:
         return Promotion(None, False, False, refusal, record.run_id, value, old)
     reproduced = _reproduce(record)
     reason = _reason(category, metric, value, old, present, forced=bool(refusal))
+    if without_test:
+        reason = f"{reason.removesuffix('.')}; no real test image was looked at."
     version = _version_of(tracker, record, category)
     tracker.registry.set_tags(
         version,
@@ -118,15 +128,6 @@ def promote(
     )
     tracker.registry.crown(version, present)
     return Promotion(version.version, True, True, reason, record.run_id, value, old)
-
-
-def _direction(metric: str) -> int:
-    """Return 1 if more of the metric is better, -1 if less is."""
-    split, _, name = metric.partition("/")
-    if split != "test" or name not in _METRICS:
-        known = ", ".join(f"test/{name}" for name in _METRICS)
-        raise UserError(f"a promotion's metric must be one of {known}; got {metric!r}.")
-    return -1 if less_is_better(metric) else 1
 
 
 def _candidate(tracker: Tracker, category: str, ref: str | None, metric: str) -> RunRecord:
@@ -164,14 +165,16 @@ def _candidates(tracker: Tracker, category: str, metric: str) -> str:
     """Return the sentence that lists what could be promoted where no study names its best run."""
     runs = [r for r in tracker.runs(kinds=["train", "trial"]) if r.status == "FINISHED"]
     # A trial that was never tested has most likely no checkpoint any more.
-    runs = [r for r in runs if r.tags["vqlab.kind"] == "train" or metric in r.metrics]
+    tested = [r for r in runs if any(key.startswith("test/") for key in r.metrics)]
+    runs = [r for r in runs if r.tags["vqlab.kind"] == "train" or r in tested]
     mine = [r for r in runs if r.tags.get("vqlab.category") == category]
     if not mine:
         hint = did_you_mean(category, {r.tags.get("vqlab.category", "") for r in runs})
         hint = hint or f"sweep it first (make sweep CLASS={category})."
         return f"category {category} has no finished study and no run to promote; {hint}"
-    worst = -_direction(metric) * math.inf
-    mine.sort(key=lambda r: r.metrics.get(metric, worst), reverse=_direction(metric) > 0)
+    least = less_is_better(metric)
+    worst = math.inf if least else -math.inf
+    mine.sort(key=lambda r: r.metrics.get(metric, worst), reverse=not least)
     lines = [
         f"category {category} has no finished study to take the best run of; choose one of its "
         f"runs with --run ID (make promote CLASS={category} RUN=ID):"
@@ -184,53 +187,33 @@ def _candidates(tracker: Tracker, category: str, metric: str) -> str:
     return "\n".join(lines)
 
 
-def _measured(tracker: Tracker, record: RunRecord, metric: str, results: Path) -> RunRecord:
+def _measured(tracker: Tracker, record: RunRecord, results: Path) -> RunRecord:
     """The run with its test metrics: those it has, else measured now and recorded in it."""
-    if metric not in record.metrics:
+    if not any(key.startswith("test/") for key in record.metrics):
         model = Model.load(record.checkpoint())
         config = resolve(model.meta["config"])
-        splits = load_dataset(config.data)
-        data = record.tags["vqlab.data_fingerprint"]
-        if splits.fingerprint != data:
-            raise UserError(
-                f"run {record.short} was trained on other data ({data[:12]}) than {splits.root} "
-                f"holds now ({splits.fingerprint[:12]}); bring those back, or train again."
-            )
+        splits = _same_data(record, config)
         test_model(model, config, splits, tracker.amend(record.run_id), results)
         record = tracker.find(record.run_id)
-    value = record.metrics.get(metric, math.nan)
-    if not math.isfinite(value):
-        raise UserError(f"run {record.short} has no {metric}: it is undefined on its test set.")
     return record
 
 
-def _value_of(tracker: Tracker, present: Version, metric: str, record: RunRecord) -> float | None:
-    """The champion's value on the run's test images: by its own run, or `vqlab evaluate` since."""
-    runs = tracker.runs(tags={"vqlab.model_run": present.run_id})
-    runs.append(tracker.find(present.run_id))
-    wanted = _tested_on(record)
-    values = [r.metrics[metric] for r in runs if metric in r.metrics and _tested_on(r) == wanted]
-    return values[0] if values else None
-
-
-def _tested_on(record: RunRecord) -> tuple[str, str]:
-    """The fingerprints of a run's data, and of its test images where they are not all there are."""
-    data = record.tags.get("vqlab.data_fingerprint", "")
-    return data, record.tags["vqlab.test_fingerprint"] if _takes(record) else ""
-
-
-def _takes(record: RunRecord) -> tuple[str | None, ...]:
-    """What decides which test images validation took; empty where it took none (and in runs
-    recorded before it could)."""
-    if record.params.get("data.validation.source") != "test":
-        return ()
-    return tuple(record.params.get(f"data.{key}") for key in ("validation.fraction", "seed"))
+def _same_data(record: RunRecord, config: RunConfig) -> Splits:
+    """The data that a run was trained on. Raises UserError where they are others now."""
+    splits = load_dataset(config.data)
+    data = record.tags["vqlab.data_fingerprint"]
+    if splits.fingerprint != data:
+        raise UserError(
+            f"run {record.short} was trained on other data ({data[:12]}) than {splits.root} "
+            f"holds now ({splits.fingerprint[:12]}); bring those back, or train again."
+        )
+    return splits
 
 
 def _never_comparable(tracker: Tracker, record: RunRecord, present: Version) -> str:
     """Why the champion can not be measured on the run's test images; empty where it can."""
     champion = tracker.find(present.run_id)
-    if _takes(champion) == _takes(record):
+    if taken_by(champion) == taken_by(record):
         return ""
     made = [r.tags.get("vqlab.validation", "no test image") for r in (record, champion)]
     return (
@@ -254,6 +237,12 @@ def _refusal(
         return ""
     name, data = record.name, record.tags["vqlab.data_fingerprint"]
     champion = f"the champion (version {present.version})"
+    if old is None and metric.startswith("validation/"):
+        return (
+            f"{name} was not promoted: {champion} has no {metric} on the same validation images; "
+            f"train both on the same data with the same settings of {', '.join(VALIDATION)} "
+            "(section data), or promote with --force."
+        )
     if old is None:
         return (
             f"{name} was not promoted: {champion} was never measured on the same data "
@@ -299,8 +288,12 @@ def _reproduce(record: RunRecord) -> str:
     Raises UserError where a score differs.
     """
     checkpoint = record.checkpoint()
-    config = resolve(Model.load(checkpoint, "cpu").meta["config"])
-    stored = _stored_scores(record, config)
+    model = Model.load(checkpoint, "cpu")
+    config = resolve(model.meta["config"])
+    if record.tags.get("vqlab.test_fingerprint") == NO_IMAGES:
+        stored = {path: model.score(path).score for path in _some_held_out(record, config)}
+    else:
+        stored = _stored_scores(record, config)
     task: dict[str, Any] = {
         "checkpoint": str(checkpoint),
         "images": [str(path) for path in stored],
@@ -335,9 +328,16 @@ def _score_in_a_fresh_process(task: Mapping[str, Any]) -> list[float]:
     return scores
 
 
+def _some_held_out(record: RunRecord, config: RunConfig) -> list[Path]:
+    """Some held-out images, spread over the set."""
+    samples = _same_data(record, config).held_out.samples
+    return [sample.path for sample in samples[:: max(1, (len(samples) - 1) // (_LOOK - 1))]]
+
+
 def _stored_scores(record: RunRecord, config: RunConfig) -> dict[Path, float]:
     """Some of the test images, spread over the set, with the scores that the run recorded."""
-    root, _ = find_root(config.data)
+    roots = [find_root(config.data)[0], *([config.data.bad] if config.data.bad else [])]
+    places = [place for root in roots for place in (root, *root.absolute().parents)]
     rows: list[Mapping[str, str]] = []
     for category in record.tags["vqlab.category"].split("+"):
         table = record.artifact(f"results/{category}/scores.csv")
@@ -346,11 +346,11 @@ def _stored_scores(record: RunRecord, config: RunConfig) -> dict[Path, float]:
     step = max(1, (len(rows) - 1) // (_LOOK - 1))
     stored = {}
     for row in rows[::step]:
-        places = [place / row["file"] for place in (root, root.parent, Path())]
-        found = next((place for place in places if place.exists()), None)
+        files = [place / row["file"] for place in (*places, Path())]
+        found = next((file for file in files if file.exists()), None)
         if found is None:
             raise UserError(
-                f"test image {row['file']} is not in {root} any more, so the scores of run "
+                f"test image {row['file']} is not in {roots[0]} any more, so the scores of run "
                 f"{record.short} cannot be checked; bring it back."
             )
         stored[found] = float(row["score"])

@@ -182,8 +182,9 @@ def wrong(tmp_path: Path) -> dict[str, tuple[dict[str, object], str]]:
 
 
 @pytest.mark.parametrize(
-    "case", ["both", "bad alone", "nowhere", "no bad", "empty", "the same", "good in bad", "two", "all"]
-)  # fmt: skip
+    "case",
+    "both,bad alone,nowhere,no bad,empty,the same,good in bad,two,all".split(","),
+)
 def test_mistakes_with_flat_folders_are_sentences(tmp_path: Path, case: str) -> None:
     settings, words = wrong(tmp_path)[case]
     with pytest.raises(UserError, match=words) as error:

@@ -18,13 +18,23 @@ if TYPE_CHECKING:
     from vqlab.cli.leaderboard_table import Board
     from vqlab.tracking import RunRecord, Tracker
 
+_DEFAULTS = (
+    "test/image_auroc", "test/pixel_auroc", "test/aupro", "test/escape_rate",
+    "test/false_reject_rate",
+)  # fmt: skip
+"""What orders the rows where no metric is asked for."""
+
 
 @app.command(short_help="List the runs measured on test, best first.")
 def leaderboard(
     category: Category = None,
     metric: Annotated[
-        str, typer.Option(help="Metric that orders the rows, best first.")
-    ] = "test/image_auroc",
+        str | None,
+        typer.Option(
+            help="Metric that orders the rows, best first; default: test/image_auroc, or another "
+            "where no run has that."
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Rows shown.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of the rows.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the rows as CSV.")] = False,
@@ -42,19 +52,32 @@ def leaderboard(
     if as_json and as_csv:
         raise UserError("--json and --csv exclude each other; leave one out.")
     tracker = Tracker.open(mlruns, create=False)
-    runs = _measured(tracker, None if category == "all" else category, metric)
+    only = None if category == "all" else category
+    metric = metric or _first_there(tracker, only)
+    runs = _measured(tracker, only, metric)
     board = make_board(runs[:limit], len(runs), metric, _champions(tracker, runs))
     if as_json:
         typer.echo(json.dumps(board_rows(board), indent=2))
     elif as_csv:
         typer.echo(_csv(board_rows(board)), nl=False)
     elif not runs:
-        out.print("no run is measured on test yet; `vqlab train` and `vqlab sweep` do that.")
+        out.print(
+            "no run is measured on test yet; `vqlab train` and `vqlab sweep` do that where the "
+            "data have test images."
+        )
     else:
         out.print(board.table(out.width))
         seeds = seeds_table(runs, out.width)
         if seeds is not None:
             out.print(seeds)
+
+
+def _first_there(tracker: Tracker, category: str | None) -> str:
+    """Return the first of _DEFAULTS that a run of the category has: sets without test normals or
+    without masks do not give all of them."""
+    runs = [run for run in tracker.runs() if category in (None, run.experiment)]
+    there = {key for run in runs for key in run.metrics}
+    return next((name for name in _DEFAULTS if name in there), _DEFAULTS[0])
 
 
 def _measured(tracker: Tracker, category: str | None, metric: str) -> list[RunRecord]:

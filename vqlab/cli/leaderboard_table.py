@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 _FIRST = ("features.backbone", "data.image_size", "preset", "training.epochs", "training.seed")
 """Settings that are shown before others."""
 _NOT_SHOWN = {
-    "data.root", "data.good", "data.bad", "data.categories", "data.memory_mib", "detector.name", "features.cache",
-    "training.device", "training.threads", "training.validate_every",
+    "data.root", "data.good", "data.bad", "data.categories", "data.memory_mib", "detector.name",
+    "features.cache", "training.device", "training.threads", "training.validate_every",
 }  # fmt: skip
 """Settings that say where a run ran, not what it is."""
 _BY_RANK = (

@@ -107,10 +107,24 @@ def promote(
     run: Annotated[
         str | None, typer.Option(help="Run to promote; default: the best of the latest study.")
     ] = None,
-    metric: Annotated[str, typer.Option(help="What decides.")] = "test/image_auroc",
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="What decides; default: image AUROC on test, or pixel AUROC or AUPRO where the "
+            "test images do not give it.",
+        ),
+    ] = None,
     min_delta: Annotated[float, typer.Option(help="How much better it must be.")] = 0.0,
     force: Annotated[
         bool, typer.Option("--force", help="Promote it even where it is not better (it is noted).")
+    ] = False,
+    without_test: Annotated[
+        bool,
+        typer.Option(
+            "--without-test",
+            help="Promote without real test images: compare validation/pixel_auroc, measured on "
+            "synthetic anomalies (it is noted).",
+        ),
     ] = False,
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
@@ -120,7 +134,10 @@ def promote(
     from vqlab.tracking import Tracker
 
     tracker = Tracker.open(mlruns, create=False)
-    result = gate(tracker, category, ref=run, metric=metric, min_delta=min_delta, force=force)
+    result = gate(
+        tracker, category, ref=run, metric=metric, min_delta=min_delta, force=force,
+        without_test=without_test,
+    )  # fmt: skip
     out.print(("[bold green]promoted[/]: " if result.promoted else "") + result.reason)
     if not result.promoted and not result.is_champion:
         raise typer.Exit(1)

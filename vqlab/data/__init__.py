@@ -12,6 +12,7 @@ from vqlab.data.images import (
     to_network,
     to_original,
 )
+from vqlab.data.layouts import GOOD_AND_BAD
 from vqlab.data.locate import (
     categories_in,
     choose_categories,
@@ -25,6 +26,7 @@ from vqlab.data.splits import Splits, load_dataset
 from vqlab.data.synthetic import make_synthetic
 
 __all__ = [
+    "GOOD_AND_BAD",
     "IMAGE_SUFFIXES",
     "STATISTICS",
     "CategoryAudit",

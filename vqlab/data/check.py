@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vqlab.data.category import Category, listing
 from vqlab.data.image_set import THREADS, Progress
 from vqlab.data.images import BadFile, read_image, read_mask
-from vqlab.data.category import Category, listing
 from vqlab.data.layouts import Layout, read_category, recognise, require_categories
 from vqlab.data.locate import source_of
 from vqlab.data.published import Counts, published_counts

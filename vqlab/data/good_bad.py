@@ -1,8 +1,8 @@
 """Find and read the folders of one category: train and test, or one of good and one of bad images.
 
-`train/good`, `test/good`, `test/<defect>`, `ground_truth/<defect>` is MVTec AD's layout. Where there
-is no train and no test folder, a folder of good images and one of bad images are enough (`OK` and
-`NG`); then a fifth of the good images becomes test normals.
+`train/good`, `test/good`, `test/<defect>`, `ground_truth/<defect>` is MVTec AD's layout. Where
+there is no train and no test folder, a folder of good images and one of bad images are enough (`OK`
+and `NG`); then a fifth of the good images becomes test normals.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def _kinds(test: Path, category: Category) -> dict[str, Path]:
             f"{test}: {len(direct)} images are in no folder that says whether they are good, "
             "unused; move them to test/good or test/<defect>."
         )
-    kinds = {"good": path for path in good[:1]}
+    kinds = {"good": good[0]} if good else {}
     for path in inside:
         if is_bad(path) and not images_in(path):
             kinds |= _defects(path, category)

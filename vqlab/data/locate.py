@@ -23,9 +23,10 @@ SYNTHETIC_SOURCE = "synthetic"
 def find_root(settings: DataSettings, progress: Progress | None = None) -> tuple[Path, str]:
     """The data set's folder and its source: `synthetic`, or that of its layout.
 
-    With `data.good` it is that folder. Without `data.root`: of data/MVTec and data/VisA (below the working folder) the first that has
-    the categories asked for; where neither exists, the built-in synthetic set. Of that, the
-    categories asked for are drawn where they are not there yet, which takes a minute or two:
+    With `data.good` it is that folder. Without `data.root`: of data/MVTec and data/VisA (below the
+    working folder) the first that has the categories asked for; where neither exists, the built-in
+    synthetic set. Of that, the categories asked for are drawn where they are not there yet, which
+    takes a minute or two:
     `progress` is called with (pictures done, total).
     Raises UserError where the folder is missing or holds no category, and for a category that the
     synthetic set does not have.

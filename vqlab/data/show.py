@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from vqlab.data.category import Category
 from vqlab.data.image_set import ImageSet, Photo
 from vqlab.data.images import Mask, Pixels, read_image
-from vqlab.data.category import Category
 from vqlab.data.layouts import Layout, read_category, recognise, require_categories
 from vqlab.types import Sample, UserError
 

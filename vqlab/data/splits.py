@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from vqlab.data.category import Category
 from vqlab.data.defects import SHARES
 from vqlab.data.image_set import THREADS, Drawn, ImageSet, Item, Memory, Photo, Progress
 from vqlab.data.images import Pixels
-from vqlab.data.category import Category
 from vqlab.data.layouts import Layout, read_category
 from vqlab.data.locate import choose_categories, find_layout, find_root
 from vqlab.data.settings import DataSettings
@@ -188,8 +188,8 @@ def _number(name: str) -> int:
 def fingerprint(samples: Iterable[Sample], layout: Layout) -> str:
     """sha256 (hex) over the sorted lines `relative path, content sha256, label, mask sha256`.
 
-    Paths are relative to the folder of the categories (see `Layout.place`). Any change of a name, a pixel, a
-    label or a mask changes it; the order of the samples and the place of the folder do not.
+    Paths are relative to the folder of the categories (see `Layout.place`). Any change of a name, a
+    pixel, a label or a mask changes it; the order of the samples and the folder's place do not.
     """
     samples = list(samples)
     with ThreadPoolExecutor(THREADS) as pool:

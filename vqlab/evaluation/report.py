@@ -203,7 +203,7 @@ class _Measure:
             )
         if self.unmasked:
             left = f"the pixel metrics leave {'it' if self.unmasked == 1 else 'them'} out"
-            none = "the pixel metrics are undefined"
+            none = "pixel metrics (AUROC, AP, F1max, IoU, AUPRO) are missing"
             yield (
                 f"{name} has {self.unmasked} of {defects} defect images without a mask: "
                 f"{none if self.unmasked == defects else left}."

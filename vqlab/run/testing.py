@@ -55,8 +55,8 @@ def require_test(splits: Splits, purpose: str) -> None:
     if not len(splits.test):
         names = ", ".join(splits.categories)
         raise UserError(
-            f"data must have test images {purpose}; {splits.root} has none of {names}; add test/good "
-            "and test/<defect>, or give a folder of defective images with --bad beside --good."
+            f"data must have test images {purpose}; {splits.root} has none of {names}; add "
+            "test/good and test/<defect>, or a folder of defective images (--bad beside --good)."
         )
 
 
