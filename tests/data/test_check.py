@@ -47,6 +47,7 @@ def test_every_fault_is_listed_at_once(root: Path) -> None:
     assert "the mask is 10x10 pixels, its image 24x20" in text
     warnings = "\n".join(report.warnings)
     assert len(report.warnings) == 2 and "bolt: 1 of 2 defect images has no mask" in warnings
+    assert "(test/hole/000.png)" in warnings
     assert "1 masks belong to no image (hole/007_mask.png)" in warnings
     assert [bool(row.fingerprint) for row in report.rows] == [True, False]
 

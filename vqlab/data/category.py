@@ -32,12 +32,18 @@ class Category:
         bare = [sample.path for sample in self.test if sample.label and sample.mask is None]
         if not bare:
             return []
+        defects = sum(sample.label for sample in self.test)
+        expected = "expected at ground_truth/<defect>/<name>_mask.png"
+        if len(bare) == defects:
+            return [
+                f"category {self.name}: no defect image has a mask ({expected}); there will be no "
+                "pixel metrics."
+            ]
         which = listing([relative(path, root) for path in bare])
         have = "has" if len(bare) == 1 else "have"
         return [
-            f"category {self.name}: {len(bare)} of {sum(s.label for s in self.test)} defect images "
-            f"{have} no mask, expected at ground_truth/<defect>/<name>_mask.png; pixel metrics "
-            f"leave them out ({which})."
+            f"category {self.name}: {len(bare)} of {defects} defect images {have} no mask, "
+            f"{expected}; pixel metrics leave them out ({which})."
         ]
 
 

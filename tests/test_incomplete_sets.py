@@ -1,0 +1,271 @@
+"""Sets without masks, without defects or without test images, from training to prediction."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_set import tiny_recipe, write_tiny_set
+
+from vqlab import promote as gate
+from vqlab.cli import main
+from vqlab.config import merge
+from vqlab.predict import load_model, predict_files
+from vqlab.promote import promote
+from vqlab.promotion_metrics import NO_IMAGES
+from vqlab.recipes import Folders
+from vqlab.run import Outcome, evaluate_model, resolve, run
+from vqlab.sweep import SweepResult, make_space, sweep
+from vqlab.tracking import Tracker
+from vqlab.types import UserError
+
+pytestmark = pytest.mark.usefixtures("blank_figures")
+Tree = dict[str, Any]
+IMAGE = {"image_auroc", "image_ap", "image_f1max"}
+PIXEL = {"pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_iou", "aupro", "aupro_005"}
+
+
+@pytest.fixture
+def part(root: Path, tmp_path: Path) -> Path:
+    """A category's folder that a test may change."""
+    shutil.copytree(root / "part", tmp_path / "data/part")
+    return tmp_path / "data/part"
+
+
+def baseline(folder: Path, **data: Any) -> Tree:
+    """The recipe of a detector that needs no training."""
+    tree = {**tiny_recipe(folder.parent, folder.name), "detector": {"name": "mean_image"}}
+    return merge(tree, {"data": data, "training": {"epochs": 0}})
+
+
+def no_masks(part: Path) -> None:
+    shutil.rmtree(part / "ground_truth")
+
+
+def one_mask(part: Path) -> None:
+    for path in sorted((part / "ground_truth/hole").iterdir())[1:]:
+        path.unlink()
+
+
+def no_defects(part: Path) -> None:
+    shutil.rmtree(part / "test/hole")
+
+
+def no_normals(part: Path) -> None:
+    shutil.rmtree(part / "test/good")
+
+
+CASES: dict[str, tuple[Callable[[Path], None], set[str], set[str], str]] = {
+    "no masks": (
+        no_masks, IMAGE | {"escape_rate", "false_reject_rate"}, PIXEL,
+        r"4 of 4 defect images without a mask: pixel metrics \(.*\) are missing",
+    ),
+    "one mask": (one_mask, IMAGE | PIXEL, set(), "3 of 4 defect images without a mask.*leave them"),
+    "no defects": (
+        no_defects, {"false_reject_rate"}, IMAGE | PIXEL | {"escape_rate"}, "has no defects here",
+    ),
+    "no normals": (
+        no_normals, PIXEL | {"escape_rate"}, IMAGE | {"false_reject_rate"}, "no normal images here",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_can_be_measured_is(case: str, part: Path, store: Tracker, tmp_path: Path) -> None:
+    """And what cannot is absent, with one sentence."""
+    spoil, there, missing, words = CASES[case]
+    spoil(part)
+    outcome = run(resolve(baseline(part)), store, results=tmp_path / "results")
+    assert outcome.test is not None
+    assert sum(re.search(words, note) is not None for note in outcome.test.notes) == 1
+    metrics = store.find(outcome.run_id).metrics
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert {f"test/{name}" for name in there} <= metrics.keys()
+    assert not {f"test/{name}" for name in missing} & metrics.keys()
+    assert {"validation/pixel_auroc", "validation/image_auroc"} <= metrics.keys()
+    rows = predict_files(outcome.model, [part / "train/good/000.png"], tmp_path / "predictions")
+    assert len(rows) == 1
+
+
+@pytest.fixture(scope="module")
+def untested(root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
+    """A sweep on images that have no test set."""
+    tree = tiny_recipe(root)
+    good = {"root": None, "good": str(root / "part/train/good"), "categories": ["flat"]}
+    space = make_space(
+        {"objective": "validation/pixel_auroc",
+         "space": {"training.learning_rate": {"low": 0.0005, "high": 0.002}}},
+    )  # fmt: skip
+    results = tmp_path_factory.mktemp("results")
+    return sweep(merge(tree, {"data": good}), space, store, trials=2, results=results)
+
+
+@pytest.mark.slow
+def test_a_sweep_without_a_test_set(untested: SweepResult, store: Tracker) -> None:
+    assert untested.test == {} and untested.tested == () and untested.pictures is None
+    assert "validation/pixel_auroc" in untested.validation
+    assert "flat has no test images" in " ".join(untested.notes)
+    record = store.find(str(untested.best.run_id))
+    assert record.tags["vqlab.test_fingerprint"] == NO_IMAGES
+    assert not any(key.startswith("test") for key in record.metrics)
+    assert untested.page.is_file()
+
+
+@pytest.mark.slow
+def test_promotion_without_a_test_set(untested: SweepResult, store: Tracker) -> None:
+    """It asks for real test images or the flag, then compares on the same validation images."""
+    with pytest.raises(UserError, match="real test images.*--without-test"):
+        promote(store, "flat")
+    with pytest.raises(UserError, match="must be one of validation/image_auroc.*got 'test/image"):
+        promote(store, "flat", without_test=True, metric="test/image_auroc")
+    first = promote(store, "flat", without_test=True)
+    assert first.promoted and first.value == untested.best.value
+    assert "no real test image was looked at" in first.reason
+    other = next(row for row in untested.trials if row.run_id != untested.best.run_id)
+    second = promote(store, "flat", ref=other.run_id, without_test=True)
+    assert not second.promoted and second.champion_value == first.value
+    model = load_model("champion", "flat", store.root)
+    image = Path(model.meta["config"]["data"]["good"]) / "000.png"
+    assert model.score(image).score >= 0
+    with pytest.raises(UserError, match="must have test images to evaluate a model on"):
+        evaluate_model(model, None, store, Path("results"))
+
+
+def test_a_run_with_test_images_is_not_promoted_without(root: Path, store: Tracker) -> None:
+    outcome = run(resolve(baseline(root / "other")), store, test=False)
+    with pytest.raises(UserError, match="must be for data without test images"):
+        promote(store, "other", ref=outcome.run_id, without_test=True)
+
+
+def test_trials_are_not_scored_on_a_test_set_that_is_not_there(part: Path, store: Tracker) -> None:
+    shutil.rmtree(part / "test")
+    space = make_space(
+        {"objective": "validation/pixel_auroc", "space": {"training.seed": {"choices": [0, 1]}}}
+    )
+    with pytest.raises(UserError, match="test images to score trials on"):
+        sweep(baseline(part), space, store, trials=1, test=[0])
+    best_on_test = merge(tiny_recipe(part.parent), {"training": {"select": "best_on_test"}})
+    with pytest.raises(UserError, match="test images for training.select=best_on_test"):
+        run(resolve(best_on_test), store)
+
+
+def test_promotion_compares_what_both_have(
+    part: Path, store: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "_reproduce", lambda record: "not looked at")
+    no_normals(part)
+    results = tmp_path / "results"
+    one = run(resolve(baseline(part)), store, results=results)
+    first = promote(store, "part", ref=one.run_id)
+    assert first.promoted and "test/pixel_auroc" in first.reason
+    trained = resolve(tiny_recipe(part.parent))
+    two = run(trained, store, results=results)
+    second = promote(store, "part", ref=two.run_id)
+    assert second.champion_value == first.value
+    with pytest.raises(
+        UserError, match="has no test/image_auroc: it is undefined.*test/escape_rate"
+    ):
+        promote(store, "part", ref=two.run_id, metric="test/image_auroc")
+    no_masks(part)
+    three = run(resolve(baseline(part)), store, results=results)
+    with pytest.raises(UserError, match=r"lacks normal images or defects.*--metric \(test/escape"):
+        promote(store, "part", ref=three.run_id)
+
+
+@pytest.fixture
+def folders(part: Path) -> Folders:
+    """A flat folder of good images and one of bad images."""
+    return Folders(None, part / "train/good", part / "test/hole")
+
+
+@pytest.mark.slow
+def test_good_and_bad_folders(folders: Folders, store: Tracker, tmp_path: Path) -> None:
+    """From training to promotion and to evaluation where the folders are somewhere else."""
+    tree = folders.over(baseline(Path(folders.good or ""), categories=["widget"]))
+    outcome: Outcome = run(resolve(tree), store, results=tmp_path / "results")
+    metrics = store.find(outcome.run_id).metrics
+    assert {f"test/{name}" for name in IMAGE} <= metrics.keys()
+    assert outcome.test is not None and "2 of 14 good images" in " ".join(outcome.test.notes)
+    assert promote(store, "widget", ref=outcome.run_id).promoted
+    moved = tmp_path / "moved"
+    shutil.move(tmp_path / "data", moved)
+    here = Folders(None, moved / "part/train/good", moved / "part/test/hole")
+    report, _ = evaluate_model(outcome.model, here, store, tmp_path / "results")
+    assert report.mean == pytest.approx(outcome.test.mean)
+    assert not any("look better than they are" in note for note in report.notes)
+    (moved / "part/train/good/000.png").unlink()
+    report, _ = evaluate_model(outcome.model, here, store, tmp_path / "results")
+    assert any("look better than they are" in note for note in report.notes)
+
+
+def vqlab(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["vqlab", *map(str, words)])
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_the_command_line(
+    folders: Folders,
+    tmp_path: Path,
+    empty_store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`vqlab train --good FOLDER` names the category like the folder; mistakes are sentences."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    shutil.copytree(empty_store, "mlruns")
+    settings = ("vqvae", "detector=mean_image", "data.image_size=32", "training.epochs=0")
+    assert vqlab(monkeypatch, "train", *settings, "--good", folders.good) == 0
+    said = capsys.readouterr().out
+    assert "good has no test images" in said and "validation" in said and "mean_image" not in said
+    run_id = Tracker.open(Path("mlruns")).runs(kinds=["train"])[0].run_id
+    assert vqlab(monkeypatch, "promote", "--category", "good", "--run", run_id) == 2
+    assert "--without-test" in capsys.readouterr().err
+    assert vqlab(monkeypatch, "data", "check", "--good", folders.good, "--bad", folders.bad) == 0
+    assert "2 of 14 good images" in capsys.readouterr().out
+    assert vqlab(monkeypatch, "train", *settings, "--data", tmp_path, "--good", folders.good) == 2
+    assert "--data must be a data set, --good and --bad folders" in capsys.readouterr().err
+    assert vqlab(monkeypatch, "train", *settings, "--bad", folders.bad) == 2
+    assert "add --good FOLDER" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_workers_of_a_sweep_read_the_same_folders(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given as relative paths, and read by other processes."""
+    monkeypatch.chdir(tmp_path)
+    near = Folders(None, "data/part/train/good", "data/part/test/hole")
+    tree = near.over({**tiny_recipe(tmp_path, "widget"), "detector": {"name": "memory_bank"}})
+    tree = merge(tree, {"features": {"backbone": "filters"}, "training": {"epochs": 0}})
+    space = make_space(
+        {
+            "objective": "validation/pixel_auroc",
+            "space": {"detector.bank_size": {"choices": [20, 40]}},
+        }
+    )
+    result = sweep(tree, space, Tracker.open(tmp_path / "mlruns"), trials=2, workers=2)
+    assert {"test/image_auroc", "test/escape_rate"} <= result.test.keys()
+    assert "test/pixel_auroc" not in result.test
+
+
+def test_a_set_of_another_shape_is_written_as_it_is_read(tmp_path: Path, store: Tracker) -> None:
+    """OK and NG folders below a category, from a data set of two such categories."""
+    source = write_tiny_set(tmp_path / "source", ("pen", "cup"))
+    for name in ("pen", "cup"):
+        shutil.copytree(source / name / "train/good", tmp_path / "line" / name / "OK")
+        shutil.copytree(source / name / "test/hole", tmp_path / "line" / name / "NG")
+    tree = merge(baseline(tmp_path / "line/pen"), {"data": {"categories": "all", "joint": True}})
+    outcome = run(resolve(tree), store, results=tmp_path / "results")
+    assert outcome.test is not None and set(outcome.test.per_category) == {"cup", "pen"}
+    assert all("image_auroc" in metrics for metrics in outcome.test.per_category.values())
