@@ -145,9 +145,10 @@ def test_flat_folders(tmp_path: Path) -> None:
     fill(bad / "scratch", 2, 200)
     alone = load_dataset(DataSettings(good=good, image_size=32))
     assert alone.categories == ("fine",) and len(alone.test) == 0
+    assert alone.source == "folder of good images"
     assert len(alone.train) + len(alone.held_out) == 10
     both = load_dataset(DataSettings(good=good, bad=bad, categories="pen", image_size=32))
-    assert both.categories == ("pen",)
+    assert both.categories == ("pen",) and both.source == "folders of good and bad images"
     assert [s.defect for s in both.test.samples] == ["NG"] * 2 + ["good"] * 2 + ["scratch"] * 2
     moved = tmp_path / "elsewhere"
     shutil.copytree(good, moved / "good")
@@ -169,6 +170,7 @@ def test_few_good_images_are_all_trained_on(tmp_path: Path) -> None:
 def wrong(tmp_path: Path) -> dict[str, tuple[dict[str, object], str]]:
     good, bad = fill(tmp_path / "good", 6), fill(tmp_path / "bad", 2, 100)
     fill(tmp_path / "mixed/OK", 1, 200)
+    fill(tmp_path / "pen/train/OK", 1, 300)
     (tmp_path / "empty").mkdir()
     return {
         "both": ({"good": good, "root": tmp_path}, "--data.*or a folder of good.*leave one out"),
@@ -178,6 +180,7 @@ def wrong(tmp_path: Path) -> dict[str, tuple[dict[str, object], str]]:
         "empty": ({"good": good, "bad": tmp_path / "empty"}, "empty must hold images"),
         "the same": ({"good": good, "bad": good}, "must be two folders"),
         "good in bad": ({"good": good, "bad": tmp_path / "mixed"}, "it has a folder OK"),
+        "a layout": ({"good": tmp_path / "pen"}, "--data .*pen, or --good .*pen/train/OK"),
         "two": ({"good": good, "categories": "a,b"}, "one category; got a, b"),
         "all": ({"good": good, "categories": "all"}, "one category; got all"),
     }
@@ -185,7 +188,7 @@ def wrong(tmp_path: Path) -> dict[str, tuple[dict[str, object], str]]:
 
 @pytest.mark.parametrize(
     "case",
-    "both,bad alone,nowhere,no bad,empty,the same,good in bad,two,all".split(","),
+    "both,bad alone,nowhere,no bad,empty,the same,good in bad,a layout,two,all".split(","),
 )
 def test_mistakes_with_flat_folders_are_sentences(tmp_path: Path, case: str) -> None:
     settings, words = wrong(tmp_path)[case]

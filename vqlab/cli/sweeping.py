@@ -189,7 +189,7 @@ def say_result(result: SweepResult) -> None:
     }
     out.print(
         figures_table(
-            "the best trial, beside the no-learning baseline",
+            "the best trial" + ", beside the no-learning baseline" * bool(result.baseline),
             {name: pair for name, pair in figures.items() if pair[0]},
             warned=bool(result.warned),
             thresholds=result.thresholds,

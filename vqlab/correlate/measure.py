@@ -16,7 +16,7 @@ from vqlab.correlate.study import Training
 from vqlab.data import Splits, load_dataset
 from vqlab.evaluation import Scored, Thresholds, evaluate
 from vqlab.model import build_detector
-from vqlab.run import RunConfig, judge, make_trainer
+from vqlab.run import RunConfig, judge, make_trainer, require_test
 from vqlab.training import Trainer, choose_device
 
 OnProgress = Callable[[str, int, int], None]
@@ -37,6 +37,7 @@ def measure_all(
     for training in trainings:
         if splits is None or digest(dump(training.config.data)) != loaded:
             splits = load_dataset(training.config.data)
+            require_test(splits, "to compare validation with")
             marks, loaded = validation_digest(splits), digest(dump(training.config.data))
         trainer: Trainer | None = None
         for values, config in training.settings:

@@ -88,6 +88,12 @@ def places_of(good: Path, bad: Path | None, category: Category) -> Places:
     """
     if not good.is_dir():
         category.faults.append(f"data.good must be a folder of good images; {good} is none.")
+    elif is_category(good) and not images_in(good):
+        category.faults.append(
+            f"data.good must be a folder of good images; {good} has folders of its own for them; "
+            f"give it with --data {good}, or --good {_inner(good)}."
+        )
+        return Places(None)
     if bad is None:
         return Places(good)
     if not bad.is_dir():
@@ -123,6 +129,13 @@ def read_places(places: Places, category: Category) -> None:
     if places.masks is not None:
         every = [*images_in(places.masks), *_below(subfolders(places.masks))]
         remark_orphans(category, {path for path in every if not is_good(path.parent)} - used)
+
+
+def _inner(folder: Path) -> Path:
+    """The folder of good images inside a category's folder, as far as it is known."""
+    train = named(folder, TRAIN)
+    place = train[0] if train else folder
+    return next(iter(named(place, GOOD)), place)
 
 
 def _only(folder: Path, names: Iterable[str], category: Category) -> Path | None:

@@ -20,6 +20,8 @@ from vqlab.errors import UserError, did_you_mean
 
 GOOD_AND_BAD = "folders of good and bad images"
 """Source of data that are in no train and test folders."""
+GOOD_ALONE = "folder of good images"
+"""Source of such data without bad images."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Layout:
 
     root: Path
     source: str
-    """`MVTec AD layout`, `VisA layout` or `folders of good and bad images`."""
+    """`MVTec AD layout`, `VisA layout`, `folders of good and bad images` or `folder of good
+    images`."""
     folders: dict[str, Path]
     alone: bool = False
     """True where the user pointed at one category's own folder."""
@@ -49,7 +52,8 @@ class Layout:
 
 def good_and_bad(good: Path, bad: Path | None, category: str) -> Layout:
     """The layout of a folder of good images and perhaps one of bad images, as one category."""
-    return Layout(good, GOOD_AND_BAD, {category: good}, alone=True, good=good, bad=bad)
+    source = GOOD_ALONE if bad is None else GOOD_AND_BAD
+    return Layout(good, source, {category: good}, alone=True, good=good, bad=bad)
 
 
 def recognise(root: Path) -> Layout:

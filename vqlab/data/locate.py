@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vqlab.data.image_set import Progress
-from vqlab.data.layouts import GOOD_AND_BAD, Layout, good_and_bad, listing, recognise
+from vqlab.data.layouts import GOOD_ALONE, GOOD_AND_BAD, Layout, good_and_bad, listing, recognise
 from vqlab.data.published import HOW_TO_GET
 from vqlab.data.settings import DataSettings
 from vqlab.data.synthetic import CATEGORIES, MARKER, make_synthetic
@@ -33,7 +33,7 @@ def find_root(settings: DataSettings, progress: Progress | None = None) -> tuple
     """
     _require_one_source(settings)
     if settings.good is not None:
-        return settings.good, GOOD_AND_BAD
+        return settings.good, GOOD_ALONE if settings.bad is None else GOOD_AND_BAD
     root = settings.root or _usual(settings)
     if root != SYNTHETIC and not (root / MARKER).is_file():
         return root, source_of(root)

@@ -45,7 +45,7 @@ class Splits:
     """What is reported; none of it is in `validation`. Empty where there are no test images."""
     root: Path
     source: str
-    """`synthetic`, `MVTec AD layout`, `VisA layout` or `folders of good and bad images`."""
+    """`synthetic` or that of the layout, see `Layout.source`."""
     fingerprint: str
     """64 hex digits, see `fingerprint`; the same files give the same, wherever they lie."""
     test_fingerprint: str
