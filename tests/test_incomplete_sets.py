@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -155,6 +156,7 @@ def test_trials_are_not_scored_on_a_test_set_that_is_not_there(part: Path, store
         run(resolve(best_on_test), store)
 
 
+@pytest.mark.slow
 def test_promotion_compares_what_both_have(
     part: Path, store: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,25 +242,22 @@ def test_the_command_line(
 
 
 @pytest.mark.slow
-def test_workers_of_a_sweep_read_the_same_folders(
-    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_of_a_sweep_read_the_same_folders(folders: Folders, tmp_path: Path) -> None:
     """Given as relative paths, and read by other processes."""
-    monkeypatch.chdir(tmp_path)
-    near = Folders(None, "data/part/train/good", "data/part/test/hole")
-    tree = near.over({**tiny_recipe(tmp_path, "widget"), "detector": {"name": "memory_bank"}})
-    tree = merge(tree, {"features": {"backbone": "filters"}, "training": {"epochs": 0}})
-    space = make_space(
-        {
-            "objective": "validation/pixel_auroc",
-            "space": {"detector.bank_size": {"choices": [20, 40]}},
-        }
-    )
-    result = sweep(tree, space, Tracker.open(tmp_path / "mlruns"), trials=2, workers=2)
-    assert {"test/image_auroc", "test/escape_rate"} <= result.test.keys()
-    assert "test/pixel_auroc" not in result.test
+    command = [
+        sys.executable, "-m", "vqlab", "sweep", "memory_bank", "--preset", "tiny", "--trials", "2",
+        "--good", "data/part/train/good", "--bad", "data/part/test/hole", "--category", "widget",
+        "--workers", "2",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 of 14 good images" in " ".join(done.stdout.split())
+    tested = Tracker.open(tmp_path / "mlruns").runs(kinds=["trial"], tags={"vqlab.tested": "true"})
+    assert {"test/image_auroc", "test/escape_rate"} <= tested[0].metrics.keys()
+    assert "test/pixel_auroc" not in tested[0].metrics
 
 
+@pytest.mark.slow
 def test_a_set_of_another_shape_is_written_as_it_is_read(tmp_path: Path, store: Tracker) -> None:
     """OK and NG folders below a category, from a data set of two such categories."""
     source = write_tiny_set(tmp_path / "source", ("pen", "cup"))
