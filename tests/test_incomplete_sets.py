@@ -206,6 +206,19 @@ def test_good_and_bad_folders(folders: Folders, store: Tracker, tmp_path: Path) 
     assert any("look better than they are" in note for note in report.notes)
 
 
+def test_images_that_were_trained_on_are_no_test_normals(
+    folders: Folders, store: Tracker, tmp_path: Path
+) -> None:
+    """A model of `--good` alone has seen the images that `--bad` would make test normals."""
+    good = Folders(None, folders.good)
+    tree = good.over(baseline(Path(folders.good or ""), categories=["widget"]))
+    outcome = run(resolve(tree), store, results=tmp_path / "results")
+    report, _ = evaluate_model(outcome.model, folders, store, tmp_path / "results")
+    assert "escape_rate" in report.mean
+    assert not {"image_auroc", "false_reject_rate"} & report.mean.keys()
+    assert sum("so none of them is a test normal" in note for note in report.notes) == 1
+
+
 def vqlab(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     monkeypatch.setattr(sys, "argv", ["vqlab", *map(str, words)])
     try:

@@ -22,7 +22,7 @@ from vqlab.data.locate import (
 )
 from vqlab.data.settings import DataSettings, ValidationSettings
 from vqlab.data.show import contact_sheet, set_sheet, write_picture, write_pictures
-from vqlab.data.splits import Splits, load_dataset
+from vqlab.data.splits import Splits, fingerprint, load_dataset
 from vqlab.data.synthetic import make_synthetic
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "describe_source",
     "find_layout",
     "find_root",
+    "fingerprint",
     "load_dataset",
     "make_synthetic",
     "read_image",

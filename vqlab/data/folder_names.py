@@ -9,12 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 GOOD = frozenset(
-    "good ok okay normal pass passed io nodefect nodefects defectfree nondefective notdefective "
-    "undamaged flawless".split()
+    "good goods ok okay normal pass passed io nodefect nodefects defectfree nondefective "
+    "notdefective noanomaly noanomalies anomalyfree nonanomalous notanomalous faultfree undamaged "
+    "flawless healthy intact clean 良品 合格 正常".split()
 )
 BAD = frozenset(
     "bad ng nok notok notgood nogood nio defect defects defective anomaly anomalies anomalous "
-    "abnormal fail failed faulty reject rejected damaged".split()
+    "abnormal fail failed faulty reject rejected damaged 不良 不良品 不合格 异常 異常 缺陷".split()
 )
 TRAIN = frozenset(["train", "training"])
 TEST = frozenset(["test", "testing"])

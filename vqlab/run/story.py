@@ -11,12 +11,12 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from vqlab.checkpoint import load_state, save_state
 from vqlab.config import dump, flatten
-from vqlab.data import GOOD_AND_BAD, Splits, load_dataset, write_picture
+from vqlab.data import Splits, load_dataset, write_picture
 from vqlab.evaluation import Report, evaluate
 from vqlab.model import Model
 from vqlab.nn import together
@@ -33,7 +33,7 @@ from vqlab.run.settings import (
     resolve,
     trained_key,
 )
-from vqlab.run.testing import OnProgress, has_test, require_test, test_model
+from vqlab.run.testing import OnProgress, has_test, require_test, test_model, without_trained_on
 from vqlab.tracking import Run, Tracker
 from vqlab.training import Diverged, SharedTrainer, Trainer, choose_device
 from vqlab.types import UserError
@@ -309,21 +309,9 @@ def evaluate_model(
     config = resolve(as_folders(data).over(model.meta["config"]))
     splits = load_dataset(config.data)
     require_test(splits, "to evaluate a model on")
-    splits = replace(splits, notes=(*splits.notes, *_perhaps_trained_on(model, splits)))
+    splits = without_trained_on(model, config, splits)
     tags = {"vqlab.kind": "evaluate", "vqlab.model_run": model.meta["run_id"]}
     name = f"evaluate-{config.detector['name']}-{'+'.join(splits.categories)}"
     with start(tracker, config, splits, name, tags, None) as tracked:
         report, _, pictures = test_model(model, config, splits, tracked, results, on_progress)
     return report, pictures
-
-
-def _perhaps_trained_on(model: Model, splits: Splits) -> list[str]:
-    """A sentence where test normals may be training images of the model."""
-    same = splits.fingerprint == model.meta["data"]["fingerprint"]
-    if same or splits.source != GOOD_AND_BAD or all(s.label for s in splits.test.samples):
-        return []
-    return [
-        "The test normals are a fifth of a folder of good images; if the model was trained on "
-        "images of this folder, false rejects and image AUROC look better than they are: train "
-        "again with --good and --bad."
-    ]

@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,16 @@ from typing import Any
 import numpy as np
 
 from vqlab.config import Tree, dump
-from vqlab.data import ImageSet, Splits, audit, audit_metrics, read_image
+from vqlab.data import (
+    GOOD_AND_BAD,
+    ImageSet,
+    Splits,
+    audit,
+    audit_metrics,
+    find_layout,
+    fingerprint,
+    read_image,
+)
 from vqlab.evaluation import (
     EVIDENCE,
     Report,
@@ -58,6 +68,30 @@ def require_test(splits: Splits, purpose: str) -> None:
             f"data must have test images {purpose}; {splits.root} has none of {names}; add "
             "test/good and test/<defect>, or a folder of defective images (--bad beside --good)."
         )
+
+
+def without_trained_on(model: Model, config: RunConfig, splits: Splits) -> Splits:
+    """Leave out the test normals where the model was trained on them, which a folder of good images
+    that became its test normals later allows; say so where it may be."""
+    same = splits.fingerprint == model.meta["data"]["fingerprint"]
+    if same or splits.source != GOOD_AND_BAD or all(s.label for s in splits.test.samples):
+        return splits
+    trained_on = model.meta["config"]["data"].get("good")
+    good = config.data.good
+    if trained_on is None or good is None or Path(trained_on).absolute() != good.absolute():
+        note = (
+            "The test normals are a fifth of a folder of good images; if the model was trained on "
+            "images of this folder, false rejects and image AUROC look better than they are."
+        )
+        return replace(splits, notes=(*splits.notes, note))
+    defects = [i for i, sample in enumerate(splits.test.samples) if sample.label]
+    test = splits.test.subset(defects)
+    note = (
+        f"The model was trained on images of {good}, so none of them is a test normal: false "
+        "rejects and image AUROC cannot be measured; train again with --good and --bad."
+    )
+    own = fingerprint(test.samples, find_layout(config.data))
+    return replace(splits, test=test, test_fingerprint=own, notes=(note,))
 
 
 def test_model(
