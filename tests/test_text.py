@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from vqlab.text import columns, shorten, visible
+from vqlab.text import (
+    columns,
+    folder_name,
+    key,
+    restored,
+    shorten,
+    storable,
+    visible,
+    visible_lines,
+)
 
 
 @pytest.mark.parametrize(
@@ -49,3 +58,44 @@ def test_shorten_leaves_what_fits() -> None:
     assert shorten("short", 5) == "short"
     assert shorten("外壳", 4) == "外壳"
     assert shorten("part_0001.png", 9) == "part….png"
+
+
+NAMES = [
+    "nut_1", "nut#1", "nut?1", "nut+1", "nut 1", "nut-1", "Nut_1", "nut_1/a", "外壳", "划痕",
+    "Gehäuse", "Geha\u0308use",
+    "007", "7", "..", "x" * 300, "x" * 299, os.fsdecode(b"n\xfct"), "n\\xfct",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("refused", [r"[^\w.\- ]", r"[^a-zA-Z0-9_\-. ]"])
+def test_keys_differ_where_names_do(refused: str) -> None:
+    keys = [key(name, refused) for name in NAMES]
+    keys += [key(one, refused) for one in keys if one not in NAMES]
+    assert len(set(keys)) == len(keys)
+    for one in keys:
+        assert len(one.encode()) <= 100
+
+
+@pytest.mark.parametrize(
+    "name", ["cable", "metal_nut", "pcb-1", "v1.2", "zwei Teile", "Gehäuse", "7"]
+)
+def test_ordinary_names_are_their_own_keys(name: str) -> None:
+    assert key(name) == folder_name(name) == name
+    assert key(name, with_digest=True).startswith(f"{name}-")
+
+
+def test_folders_keep_punctuation_that_artifacts_may_have() -> None:
+    assert folder_name("Teil (links) [2] a+b $x's") == "Teil (links) [2] a+b $x's"
+    assert folder_name("nut#1").startswith("nut_1-")
+
+
+@pytest.mark.parametrize(
+    "name", [os.fsdecode(b"pi\xe8ce.png"), "two\nlines", "\x1b[31m", "a\u202eb"]
+)
+def test_restored_is_the_name_again(name: str) -> None:
+    assert restored(visible(name)) == name
+
+
+def test_storable_leaves_lines_alone() -> None:
+    assert storable("a\n\tb\udcfc\0") == "a\n\tb\\xfc\\x00"
+    assert visible_lines("a\x1b\nb\udcfc") == "a\\x1b\nb\\xfc"

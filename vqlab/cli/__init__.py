@@ -6,6 +6,7 @@ Heavy libraries are imported inside the verbs, so that `vqlab --help` answers at
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from typing import Annotated, NoReturn
@@ -14,6 +15,7 @@ import typer
 
 from vqlab.cli.processes import first
 from vqlab.errors import UserError
+from vqlab.text import visible_lines
 
 app = typer.Typer(
     name="vqlab",
@@ -56,6 +58,7 @@ from vqlab.cli import correlate, data, cache, doctor  # noqa: E402, F401
 
 def main() -> NoReturn:
     """Run the command line; a user's mistake is one sentence on stderr and status 2."""
+    _escape_unknown_letters()
     os.environ.setdefault("MPLBACKEND", "Agg")
     try:
         app(standalone_mode=True)
@@ -71,8 +74,15 @@ def main() -> NoReturn:
     raise SystemExit(0)
 
 
+def _escape_unknown_letters() -> None:
+    """Make standard output and error escape the letters that their encoding lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _end(sentence: str, status: int) -> NoReturn:
     sys.stdout.flush()
     if first():  # of processes that work together each ends with the same sentence
-        print(f"vqlab: {sentence}", file=sys.stderr)
+        print(f"vqlab: {visible_lines(sentence)}", file=sys.stderr)
     raise SystemExit(status)

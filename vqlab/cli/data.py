@@ -25,8 +25,9 @@ Root = Annotated[
 @data_app.command()
 def check(root: Root = None, category: Category = None, good: Good = None, bad: Bad = None) -> None:
     """Check a data set whole: counts, every image and mask, duplicates; print its fingerprint."""
-    from vqlab.cli.progress import counting, out
+    from vqlab.cli.progress import counting
     from vqlab.cli.tables import check_table
+    from vqlab.cli.terminal import marked, out
     from vqlab.data import check_dataset, find_layout, find_root
 
     settings = _settings(root, category, good, bad)
@@ -37,9 +38,9 @@ def check(root: Root = None, category: Category = None, good: Good = None, bad: 
         report = check_dataset(where, names, partial(on_progress, "checking images"))
     check_table(report)
     if report.errors:
-        out.print(f"[bold red]{len(report.errors)} errors[/]")
+        out.print(marked(f"{len(report.errors)} errors", "bold red"))
         raise typer.Exit(1)
-    out.print(f"[bold green]sound[/]; fingerprint {report.fingerprint}")
+    out.print(marked("sound", "bold green", f"; fingerprint {report.fingerprint}"))
 
 
 @data_app.command()
@@ -102,8 +103,9 @@ def audit(
     ] = "keep",
 ) -> None:
     """Warn where trivial statistics of the images separate test normals from test defects."""
-    from vqlab.cli.progress import counting, out
+    from vqlab.cli.progress import counting
     from vqlab.cli.tables import audit_table
+    from vqlab.cli.terminal import marked, out
     from vqlab.data import STATISTICS, load_dataset
     from vqlab.data import audit as audit_splits
 
@@ -115,7 +117,7 @@ def audit(
             rows += audit_splits(splits).values()
     audit_table(rows, STATISTICS)
     if not any(row.warnings for row in rows):
-        out.print("[bold green]no statistic alone separates a test set[/]")
+        out.print(marked("no statistic alone separates a test set", "bold green"))
 
 
 def _settings(

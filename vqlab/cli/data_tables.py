@@ -9,7 +9,8 @@ from rich.text import Text
 
 from vqlab.cli.fitted import Cell, Column, FittedTable, Row, Widest
 from vqlab.cli.metric_tables import thresholds_text
-from vqlab.cli.progress import out
+from vqlab.cli.terminal import marked, out
+from vqlab.text import visible
 
 if TYPE_CHECKING:
     from vqlab.data import CategoryAudit, CheckReport
@@ -29,7 +30,7 @@ def prediction_table(rows: Sequence[PredictedFile], model: Model) -> Widest:
         verdict = Text(seen.verdict, "red" if seen.defect else "green")
         marked = f"{seen.mask.mean():.1%}" if seen.defect else "–"
         score, calibrated = f"{seen.score:.4g}", f"{seen.calibrated:.3f}"
-        shown.append([str(row.path), score, verdict, marked, calibrated])
+        shown.append([visible(row.path), score, verdict, marked, calibrated])
     title = f"{model.category}: {rejected} of {len(rows)} images rejected"
     caption = thresholds_text(model.thresholds)
     forms = [
@@ -46,13 +47,13 @@ def check_table(report: CheckReport) -> None:
     rows = []
     for row in report.rows:
         counts = (str(count) for count in row.counts)
-        rows.append(Row([row.category, *counts, str(row.masks), row.sizes, row.published]))
+        rows.append(Row([visible(row.category), *counts, str(row.masks), row.sizes, row.published]))
     columns = [Column("category", text=True), *figures, *texts]
     out.print(FittedTable(f"{report.root} ({report.source})", columns, rows))
     for warning in report.warnings:
-        out.print(f"[yellow]warning[/]: {warning}")
+        out.print(marked("warning", "yellow", f": {warning}"))
     for error in report.errors:
-        out.print(f"[red]error[/]: {error}")
+        out.print(marked("error", "red", f": {error}"))
 
 
 def audit_table(rows: Sequence[CategoryAudit], statistics: Mapping[str, str]) -> None:
@@ -67,7 +68,7 @@ def audit_table(rows: Sequence[CategoryAudit], statistics: Mapping[str, str]) ->
     out.print(FittedTable(title, columns, shown))
     for row in rows:
         for warning in row.warnings:
-            out.print(f"[yellow]warning[/]: {warning}")
+            out.print(marked("warning", "yellow", f": {warning}"))
 
 
 def _audit_cell(row: CategoryAudit, name: str) -> Cell:

@@ -41,18 +41,16 @@ def doctor(
         rows = [asdict(finding) for finding in findings]
         typer.echo(json.dumps({"ok": not failed, "findings": rows}, indent=2))
     else:
-        from rich.markup import escape
-
-        from vqlab.cli.progress import out
+        from vqlab.cli.terminal import marked, out
 
         out.print(_table(findings, out.width))
         for finding in findings:
             if finding.advice:
                 style = _STYLES[finding.state]
-                advice = escape(f"{finding.name}: {finding.advice}")
-                out.print(f"[{style}]{finding.state}[/]: {advice}", soft_wrap=not out.is_terminal)
+                advice = marked(finding.state, style, f": {finding.name}: {finding.advice}")
+                out.print(advice, soft_wrap=not out.is_terminal)
         if not failed:
-            out.print("[bold green]vqlab works here[/]")
+            out.print(marked("vqlab works here", "bold green"))
     if failed:
         raise typer.Exit(1)
 

@@ -11,6 +11,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from vqlab.text import visible_lines
+
 Cell = str | Text
 """A str is shown as it is, without markup."""
 PROTECTED = "\u00a0"
@@ -39,6 +41,10 @@ class Row:
     style: str = ""
     last: bool = False
     """A line is drawn below it."""
+
+    def __post_init__(self) -> None:
+        shown = [visible_lines(cell) if isinstance(cell, str) else cell for cell in self.cells]
+        object.__setattr__(self, "cells", shown)
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def promote(
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
     """Make a checkpoint the champion of its category, if it is better on the same test data."""
-    from vqlab.cli.progress import out
+    from vqlab.cli.terminal import marked, out
     from vqlab.promote import promote as gate
     from vqlab.tracking import Tracker
 
@@ -138,7 +138,8 @@ def promote(
         tracker, category, ref=run, metric=metric, min_delta=min_delta, force=force,
         without_test=without_test,
     )  # fmt: skip
-    out.print(("[bold green]promoted[/]: " if result.promoted else "") + result.reason)
+    head = "promoted: " if result.promoted else ""
+    out.print(marked(head, "bold green", result.reason))
     if not result.promoted and not result.is_champion:
         raise typer.Exit(1)
 

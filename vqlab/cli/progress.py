@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -11,7 +10,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -22,13 +20,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from vqlab.cli.terminal import out as out
+from vqlab.text import visible, visible_lines
+
 if TYPE_CHECKING:
     from vqlab.run import OnEpoch, OnProgress
     from vqlab.sweep import Event, OnEvent, TrialFinished
-
-_FITTED = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
-out = Console(soft_wrap=True, highlight=False, width=None if _FITTED else 140)
-"""Where everything is printed; in a log file `COLUMNS` wide, 140 where that is not set."""
 
 WATCHED = {
     "train/loss": "loss",
@@ -40,12 +37,12 @@ WATCHED = {
 
 def _bars() -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[metrics]}"),
+        TextColumn("{task.fields[metrics]}", markup=False),
         console=out,
         disable=not out.is_terminal,
     )
@@ -57,7 +54,8 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        print(f"vqlab: {str(error) or 'interrupted; nothing is lost.'}", file=sys.stderr)
+        sentence = visible_lines(str(error)) or "interrupted; nothing is lost."
+        print(f"vqlab: {sentence}", file=sys.stderr)
         raise SystemExit(130) from None
 
 
@@ -71,7 +69,7 @@ def counting() -> Iterator[OnProgress]:
 
 def _count(progress: Progress, tasks: dict[str, TaskID], what: str, done: int, total: int) -> None:
     if what not in tasks:
-        tasks[what] = progress.add_task(what, total=total, metrics="")
+        tasks[what] = progress.add_task(visible(what), total=total, metrics="")
         if not out.is_terminal:
             out.print(f"{what}: {total}")
     progress.update(tasks[what], completed=done, total=total)
@@ -84,7 +82,7 @@ def work(title: str) -> Iterator[tuple[OnEpoch, OnProgress]]:
     Where the output is not a terminal: a line per epoch, and one at the start of what follows.
     """
     progress = _bars()
-    training = progress.add_task(title, total=None, metrics="")
+    training = progress.add_task(visible(title), total=None, metrics="")
 
     def on_epoch(epoch: int, total: int, metrics: dict[str, float]) -> None:
         progress.update(training, completed=epoch, total=total, metrics=watched(metrics))
@@ -129,7 +127,7 @@ def sweeping() -> Iterator[OnEvent]:
         elif isinstance(event, TrialStarted):
             of = f" ({event.recipe})" if event.recipe else ""
             title = f"trial {event.number}{of}, epochs"
-            epochs[event.number] = progress.add_task(title, total=None, metrics="")
+            epochs[event.number] = progress.add_task(visible(title), total=None, metrics="")
         elif isinstance(event, EpochDone) and event.number in epochs:
             bar, text = epochs[event.number], watched(event.metrics)
             progress.update(bar, completed=event.epoch, total=event.epochs, metrics=text)

@@ -163,7 +163,6 @@ def _searched(
 
 def say_result(result: SweepResult) -> None:
     """What a study came to: trials, the best one's figures, and where to look."""
-    from vqlab.cli.progress import out
     from vqlab.cli.tables import (
         figures_table,
         recipes_table,
@@ -171,6 +170,7 @@ def say_result(result: SweepResult) -> None:
         tested_table,
         trials_table,
     )
+    from vqlab.cli.terminal import marked, out
 
     out.print(trials_table(result))
     best = result.best
@@ -178,8 +178,11 @@ def say_result(result: SweepResult) -> None:
         out.print(recipes_table(result))
     of = f" ({best.recipe})" if best.recipe else ""
     out.print(
-        f"[bold]best run[/]: trial {best.number}{of}, {result.objective} {best.value:.4f}, run "
-        f"{best.run_id}"
+        marked(
+            "best run",
+            "bold",
+            f": trial {best.number}{of}, {result.objective} {best.value:.4f}, run {best.run_id}",
+        )
     )
     out.print(result.reason)
     figures = {

@@ -125,14 +125,18 @@ def _nothing_beside_resume(context: typer.Context) -> None:
 
 def say_budget(preset: str, configs: Mapping[str, RunConfig]) -> None:
     """One loud line where a preset made the work of the recipes, by name, smaller."""
-    from vqlab.cli.progress import out
+    from vqlab.cli.terminal import marked, out
 
     if preset != "full":
         first = next(iter(configs.values()))
         each = (f"{name} {_budget(config)}".strip() for name, config in configs.items())
         out.print(
-            f"[bold yellow]preset {preset}:[/] {first.data.image_size} px, {', '.join(each)}; the "
-            "recipe's own budget: --preset full (make: PRESET=full)."
+            marked(
+                f"preset {preset}:",
+                "bold yellow",
+                f" {first.data.image_size} px, {', '.join(each)}; the recipe's own budget: "
+                "--preset full (make: PRESET=full).",
+            )
         )
 
 
@@ -146,13 +150,14 @@ def _budget(config: RunConfig) -> str:
 
 def say_data(config: RunConfig) -> None:
     """One loud line saying which data are used."""
-    from vqlab.cli.progress import counting, out
+    from vqlab.cli.progress import counting
+    from vqlab.cli.terminal import marked, out
     from vqlab.data import describe_source, find_root
 
     with counting() as on_progress:
         root, source = find_root(config.data, partial(on_progress, "drawing the synthetic set"))
     style = "bold yellow" if source == "synthetic" else "bold"
-    out.print(f"[{style}]{describe_source(root, source)}[/]")
+    out.print(marked(describe_source(root, source), style))
 
 
 def _train_one(
@@ -174,8 +179,8 @@ def _train_one(
 
 def say_outcome(outcome: Outcome, tracker: Tracker) -> None:
     """The report of a run, beside the no-learning baseline, and where to look further."""
-    from vqlab.cli.progress import out
     from vqlab.cli.tables import report_table, say_notes
+    from vqlab.cli.terminal import out
 
     rows = [("validation", outcome.validation)]
     if outcome.test is not None:

@@ -33,7 +33,7 @@ def ui(
 
     Links that other verbs print lead to where it was last started, or to VQLAB_UI=http://host:port.
     """
-    from vqlab.cli.progress import out
+    from vqlab.cli.terminal import marked, out
     from vqlab.tracking import remember_ui, ui_command
 
     hosts = _hosts(host, allowed_hosts)
@@ -44,9 +44,13 @@ def ui(
     out.print(f"MLflow UI: http://{shown}:{port}/#/experiments?workflowType=machine_learning")
     if not is_loopback(host):
         out.print(
-            f"[bold yellow]warning[/]: anyone who reaches port {port} of this machine can read, "
-            "change and delete every run and artifact; there is no password. Safer: leave out "
-            f"--host and forward the port: ssh -L {port}:127.0.0.1:{port} {socket.gethostname()}"
+            marked(
+                "warning",
+                "bold yellow",
+                f": anyone who reaches port {port} of this machine can read, change and delete "
+                "every run and artifact; there is no password. Safer: leave out --host and forward "
+                f"the port: ssh -L {port}:127.0.0.1:{port} {socket.gethostname()}",
+            )
         )
     os.execvpe(argv[0], argv, {**os.environ, **env})
 
