@@ -10,10 +10,10 @@ import pytest
 from vqlab.text import (
     columns,
     folder_name,
-    key,
     restored,
     shorten,
     storable,
+    unique_key,
     visible,
     visible_lines,
 )
@@ -69,8 +69,8 @@ NAMES = [
 
 @pytest.mark.parametrize("refused", [r"[^\w.\- ]", r"[^a-zA-Z0-9_\-. ]"])
 def test_keys_differ_where_names_do(refused: str) -> None:
-    keys = [key(name, refused) for name in NAMES]
-    keys += [key(one, refused) for one in keys if one not in NAMES]
+    keys = [unique_key(name, refused) for name in NAMES]
+    keys += [unique_key(one, refused) for one in keys if one not in NAMES]
     assert len(set(keys)) == len(keys)
     for one in keys:
         assert len(one.encode()) <= 100
@@ -80,8 +80,8 @@ def test_keys_differ_where_names_do(refused: str) -> None:
     "name", ["cable", "metal_nut", "pcb-1", "v1.2", "zwei Teile", "Gehäuse", "7"]
 )
 def test_ordinary_names_are_their_own_keys(name: str) -> None:
-    assert key(name) == folder_name(name) == name
-    assert key(name, with_digest=True).startswith(f"{name}-")
+    assert unique_key(name) == folder_name(name) == name
+    assert unique_key(name, with_digest=True).startswith(f"{name}-")
 
 
 def test_folders_keep_punctuation_that_artifacts_may_have() -> None:

@@ -31,6 +31,7 @@ from vqlab.evaluation import (
 )
 from vqlab.features import Backbone, FeatureSettings
 from vqlab.plots import inside, panel_row
+from vqlab.text import category_text
 from vqlab.types import InputSpec, Pyramid, Scores, UserError
 
 Array = NDArray[Any]
@@ -95,8 +96,13 @@ class Model:
 
     @property
     def category(self) -> str:
-        """Categories it was trained on, joined by `+`."""
-        return "+".join(self.meta["data"]["categories"])
+        """Categories it was trained on, joined by `+`; for people, see `categories`."""
+        return category_text(self.categories)
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Categories it was trained on."""
+        return tuple(self.meta["data"]["categories"])
 
     def save(self, path: Path) -> None:
         """Write one safetensors file with everything in it, atomically."""

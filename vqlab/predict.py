@@ -12,7 +12,8 @@ from PIL import Image
 
 from vqlab.data import IMAGE_SUFFIXES
 from vqlab.model import Model, Prediction
-from vqlab.tracking import Tracker
+from vqlab.text import category_text
+from vqlab.tracking import Tracker, meant_by
 from vqlab.types import UserError
 
 
@@ -33,7 +34,7 @@ def load_model(reference: str, category: str | None, mlruns: Path) -> Model:
     """
     if Path(reference).suffix == ".safetensors":
         model = Model.load(Path(reference))
-        _require_category(f"checkpoint {reference}", model.category, category)
+        _require_category(f"checkpoint {reference}", model.categories, category)
         return model
     if reference == "champion" and category is None:
         raise UserError("a champion belongs to a category; say which, e.g. --category cable.")
@@ -41,17 +42,18 @@ def load_model(reference: str, category: str | None, mlruns: Path) -> Model:
     if reference == "champion":
         return Model.load(tracker.champion(str(category)).checkpoint)
     record = tracker.find(reference)
-    _require_category(f"run {record.short}", record.tags.get("vqlab.category", ""), category)
+    _require_category(f"run {record.short}", record.categories, category)
     return Model.load(record.checkpoint())
 
 
-def _require_category(what: str, trained: str, category: str | None) -> None:
-    """Raise UserError unless a model trained on the categories `trained` (joined by +) is about
-    the category asked for."""
-    if category is None or category in (trained, *trained.split("+")):
+def _require_category(what: str, trained: Sequence[str], category: str | None) -> None:
+    """Raise UserError unless a model trained on the categories `trained` is about the category
+    asked for."""
+    if category is None or category in trained or meant_by(category, trained):
         return
+    of = category_text(trained) or "no category"
     raise UserError(
-        f"{what} was trained on {trained or 'no category'} and cannot judge {category}; name a "
+        f"{what} was trained on {of} and cannot judge {category}; name a "
         f"model of {category} with --model, or leave out --category to score with this one."
     )
 

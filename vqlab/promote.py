@@ -37,7 +37,8 @@ from vqlab.promotion_metrics import (
     values_of,
 )
 from vqlab.run import RunConfig, resolve, test_model
-from vqlab.tracking import CHECKPOINT, RunRecord, Tracker, Version
+from vqlab.text import category_text, folder_name, restored
+from vqlab.tracking import CHECKPOINT, RunRecord, Tracker, Version, meant_by
 
 _LISTED = 8
 """Candidates that an error lists."""
@@ -88,7 +89,7 @@ def promote(
     if metric is not None:
         require_metric(metric, without_test)
     record = _candidate(tracker, category, ref, metric or FIRST[0])
-    present = tracker.registry.at(category)
+    present = tracker.registry.at(record.categories)
     if present is not None and present.run_id == record.run_id:
         value = record.metrics.get(metric or FIRST[0])
         reason = f"{record.name} is the champion of {category} already (version {present.version})."
@@ -110,7 +111,7 @@ def promote(
     reason = _reason(category, metric, value, old, present, forced=bool(refusal))
     if without_test:
         reason = f"{reason.removesuffix('.')}; no real test image was looked at."
-    version = _version_of(tracker, record, category)
+    version = _version_of(tracker, record)
     tracker.registry.set_tags(
         version,
         {
@@ -133,18 +134,15 @@ def promote(
 def _candidate(tracker: Tracker, category: str, ref: str | None, metric: str) -> RunRecord:
     """The run to promote, if it may be one. Raises UserError saying why it may not."""
     if ref is None:
-        studies = tracker.runs(kinds=["study"], tags={"vqlab.category": category})
+        studies = [s for s in tracker.runs(kinds=["study"]) if meant_by(category, s.categories)]
         best = [s.tags["vqlab.best_run"] for s in studies if "vqlab.best_run" in s.tags]
         if not best:
             raise UserError(_candidates(tracker, category, metric))
         ref = best[0]
     record = tracker.find(ref)
-    trained = record.tags.get("vqlab.category", "")
-    if trained != category:
-        raise UserError(
-            f"run {record.short} is about {trained or 'no category'}, not {category}; promote it "
-            "there."
-        )
+    if not meant_by(category, record.categories):
+        trained = category_text(record.categories) or "no category"
+        raise UserError(f"run {record.short} is about {trained}, not {category}; promote it there.")
     if record.status != "FINISHED" or record.tags.get("vqlab.kind") not in ("train", "trial"):
         raise UserError(
             f"run {record.short} must be a finished training to be promoted; it is a "
@@ -167,7 +165,7 @@ def _candidates(tracker: Tracker, category: str, metric: str) -> str:
     # A trial that was never tested has most likely no checkpoint any more.
     tested = [r for r in runs if any(key.startswith("test/") for key in r.metrics)]
     runs = [r for r in runs if r.tags["vqlab.kind"] == "train" or r in tested]
-    mine = [r for r in runs if r.tags.get("vqlab.category") == category]
+    mine = [r for r in runs if meant_by(category, r.categories)]
     if not mine:
         hint = did_you_mean(category, {r.tags.get("vqlab.category", "") for r in runs})
         hint = hint or f"sweep it first (make sweep CLASS={category})."
@@ -273,13 +271,13 @@ def _reason(
     return f"champion of {category}{by}: {metric} {value:.4f}{instead}."
 
 
-def _version_of(tracker: Tracker, record: RunRecord, category: str) -> Version:
+def _version_of(tracker: Tracker, record: RunRecord) -> Version:
     """The run's registered version, the one it has or a new one."""
-    for version in tracker.registry.versions(category):
+    for version in tracker.registry.versions(record.categories):
         if version.run_id == record.run_id:
             tracker.registry.checkpoint(version)
             return version
-    return tracker.registry.register(record.run_id, CHECKPOINT, category)
+    return tracker.registry.register(record.run_id, CHECKPOINT, record.categories)
 
 
 def _reproduce(record: RunRecord) -> str:
@@ -318,6 +316,7 @@ def _score_in_a_fresh_process(task: Mapping[str, Any]) -> list[float]:
         input=json.dumps(task),
         capture_output=True,
         text=True,
+        errors="replace",
     )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -339,14 +338,15 @@ def _stored_scores(record: RunRecord, config: RunConfig) -> dict[Path, float]:
     roots = [find_root(config.data)[0], *([config.data.bad] if config.data.bad else [])]
     places = [place for root in roots for place in (root, *root.absolute().parents)]
     rows: list[Mapping[str, str]] = []
-    for category in record.tags["vqlab.category"].split("+"):
-        table = record.artifact(f"results/{category}/scores.csv")
+    for category in record.categories:
+        table = _table(record, category)
         with table.open(newline="", encoding="utf-8") as file:
             rows += csv.DictReader(file)
     step = max(1, (len(rows) - 1) // (_LOOK - 1))
     stored = {}
     for row in rows[::step]:
-        files = [place / row["file"] for place in (*places, Path())]
+        names = (row["file"], restored(row["file"]))
+        files = [place / name for name in names for place in (*places, Path())]
         found = next((file for file in files if file.exists()), None)
         if found is None:
             raise UserError(
@@ -355,6 +355,14 @@ def _stored_scores(record: RunRecord, config: RunConfig) -> dict[Path, float]:
             )
         stored[found] = float(row["score"])
     return stored
+
+
+def _table(record: RunRecord, category: str) -> Path:
+    """The run's scores of a category; vqlab 0.1 named the folder as the category."""
+    try:
+        return record.artifact(f"results/{folder_name(category)}/scores.csv")
+    except UserError:
+        return record.artifact(f"results/{category}/scores.csv")
 
 
 def _now() -> str:

@@ -71,7 +71,7 @@ def restored(text: str) -> str:
     return _ESCAPE.sub(character, text)
 
 
-def key(
+def unique_key(
     text: str, refused: str = r"[^\w.\- ]", length: int = 100, *, with_digest: bool = False
 ) -> str:
     """Return `text` as a key of a store: different texts have different keys.
@@ -93,7 +93,7 @@ def key(
 
 def folder_name(name: str) -> str:
     """Return `name` as the name of a folder or file: a `key` that keeps most punctuation."""
-    return key(name, _NOT_IN_FOLDERS)
+    return unique_key(name, _NOT_IN_FOLDERS)
 
 
 def category_text(categories: Iterable[str]) -> str:

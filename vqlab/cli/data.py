@@ -80,13 +80,14 @@ def validation(
     """Write the images and masks that choose settings, and a contact sheet of them."""
     from vqlab.cli.progress import counting, out
     from vqlab.data import load_dataset, write_picture, write_pictures
+    from vqlab.text import folder_name
 
     whole = _settings(root, category, good, bad, seed=seed, validation={"source": source})
     with counting() as on_progress:
         for settings in _each_category(whole, on_progress):
             splits = load_dataset(settings, partial(on_progress, "reading images"))
             write_pictures(splits.validation, to)
-            sheet = to / f"{splits.categories[0]}_contact_sheet.png"
+            sheet = to / f"{folder_name(splits.categories[0])}_contact_sheet.png"
             write_picture(splits.validation_sheet, sheet)
             out.print(f"{len(splits.validation)} images ({settings.validation.described}): {to}")
             out.print(f"contact sheet: {sheet}")

@@ -85,16 +85,19 @@ def _measured(tracker: Tracker, category: str | None, metric: str) -> list[RunRe
     that no run has."""
     from vqlab.errors import UserError, did_you_mean
     from vqlab.metrics import less_is_better
+    from vqlab.tracking import meant_by
 
     runs = tracker.runs(order_by=metric, ascending=less_is_better(metric))
     if category is not None:
-        there = sorted({run.experiment for run in runs})
-        if category not in there:
+        there = sorted({_category(run) for run in runs})
+        found = [run for run in runs if meant_by(category, run.categories)]
+        found = found or [run for run in runs if run.experiment == category]
+        if not found:
             hint = did_you_mean(category, there) or f"there are runs of {', '.join(there)}."
             raise UserError(
                 f"category {category} has no runs; {hint if there else 'there are no runs at all.'}"
             )
-        runs = [run for run in runs if run.experiment == category]
+        runs = found
     measured = [run for run in runs if any(key.startswith("test/") for key in run.metrics)]
     keys = {key for run in measured for key in run.metrics}
     if measured and metric not in keys:
@@ -107,9 +110,13 @@ def _measured(tracker: Tracker, category: str | None, metric: str) -> list[RunRe
 
 def _champions(tracker: Tracker, runs: Sequence[RunRecord]) -> set[str]:
     """Return the run ids of the champions of the runs' categories."""
-    categories = {run.tags.get("vqlab.category", run.experiment) for run in runs}
-    versions = [tracker.registry.at(category) for category in sorted(categories)]
+    versions = [tracker.registry.at(names) for names in sorted({run.categories for run in runs})]
     return {version.run_id for version in versions if version is not None}
+
+
+def _category(run: RunRecord) -> str:
+    """Return what a run is about: its category, or where runs of several are filed."""
+    return run.categories[0] if len(run.categories) == 1 else run.experiment
 
 
 def board_rows(board: Board) -> list[dict[str, Any]]:

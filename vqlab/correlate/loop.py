@@ -13,7 +13,7 @@ from vqlab.correlate.ranks import Correlation, correlated
 from vqlab.correlate.study import plan, read_study
 from vqlab.data import Splits, categories_in
 from vqlab.run import experiment_of
-from vqlab.tracking import Tracker
+from vqlab.tracking import Tracker, category_tags
 from vqlab.types import UserError
 
 
@@ -88,7 +88,7 @@ def _track(
         "vqlab.kind": "correlate",
         "vqlab.correlate": study,
         "vqlab.detector": found.detector,
-        "vqlab.category": found.category,
+        **category_tags([found.category]),
         "vqlab.rows": digest([dict(row) for row in rows])[:16],
     }
     known = [r for r in tracker.runs(tags=tags) if r.status == "FINISHED"]

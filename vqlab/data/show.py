@@ -17,6 +17,7 @@ from vqlab.data.category import Category
 from vqlab.data.image_set import ImageSet, Photo
 from vqlab.data.images import Mask, Pixels, read_image
 from vqlab.data.layouts import Layout, read_category, recognise, require_categories
+from vqlab.text import folder_name
 from vqlab.types import Sample, UserError
 
 TILE = 160
@@ -50,7 +51,8 @@ def write_pictures(images: ImageSet, folder: Path) -> Path:
     In their original size, drawn defects included. Returns `folder`.
     """
     for index, sample in enumerate(images.samples):
-        name = f"{sample.category}_{index:03d}_{sample.defect}"
+        kinds = folder_name(sample.category), folder_name(sample.defect)
+        name = f"{kinds[0]}_{index:03d}_{kinds[1]}"
         write_picture(images.original(index), folder / f"{name}.png")
         if sample.label:
             mask = images.original_mask(index)

@@ -23,6 +23,7 @@ from vqlab.data.layouts import Layout, read_category
 from vqlab.data.locate import choose_categories, find_layout, find_root
 from vqlab.data.settings import DataSettings
 from vqlab.data.show import set_sheet
+from vqlab.text import visible
 from vqlab.types import Sample, UserError
 
 ENOUGH = 19
@@ -71,7 +72,8 @@ class Splits:
             for name in sets:
                 for sample in getattr(self, name).samples:
                     place = Path(os.path.relpath(sample.path, self.root)).as_posix()
-                    table.writerow([sample.category, name, place, sample.defect])
+                    cells = (sample.category, name, place, sample.defect)
+                    table.writerow(map(visible, cells))
         return path
 
 
@@ -182,7 +184,7 @@ def _draw(train: Sequence[Photo], held_out: Sequence[Photo], settings: DataSetti
 
 
 def _number(name: str) -> int:
-    return zlib.crc32(name.encode())
+    return zlib.crc32(os.fsencode(name))
 
 
 def fingerprint(samples: Iterable[Sample], layout: Layout) -> str:
@@ -194,7 +196,7 @@ def fingerprint(samples: Iterable[Sample], layout: Layout) -> str:
     samples = list(samples)
     with ThreadPoolExecutor(THREADS) as pool:
         lines = sorted(pool.map(lambda sample: _line(sample, layout), samples))
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
 
 def _line(sample: Sample, layout: Layout) -> str:

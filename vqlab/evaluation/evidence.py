@@ -11,6 +11,7 @@ import numpy as np
 
 from vqlab.evaluation.report import Report
 from vqlab.metrics import Evidence
+from vqlab.text import visible
 from vqlab.types import UserError
 
 EVIDENCE = "evaluation/evidence.npz"
@@ -31,7 +32,7 @@ class Measured:
 def save_evidence(report: Report, path: Path) -> None:
     """Write the evidence of a report; some 100 kB for 100 images."""
     arrays = {
-        f"{category}/{part}": getattr(evidence, part)
+        f"{visible(category)}/{part}": getattr(evidence, part)
         for category, evidence in report.evidence.items()
         for part in _PARTS
     }
@@ -47,7 +48,7 @@ def load_evidence(path: Path) -> dict[str, Measured]:
             metrics = json.loads(str(file["metrics"]))
             return {
                 category: Measured(
-                    values, Evidence(*(file[f"{category}/{part}"] for part in _PARTS))
+                    values, Evidence(*(file[f"{visible(category)}/{part}"] for part in _PARTS))
                 )
                 for category, values in metrics.items()
             }

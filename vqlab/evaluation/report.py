@@ -25,6 +25,10 @@ from vqlab.metrics import (
     resample,
     summarise_images,
 )
+from vqlab.text import unique_key
+
+POOLED = "pooled"
+"""Stands in the place of a category in the keys of metrics over all images as one set."""
 
 
 class EvaluationSettings(Settings):
@@ -79,7 +83,11 @@ class Report:
         for name, interval in self.intervals.get("mean", {}).items():
             keyed |= {f"{split}/{name}_low": interval.low, f"{split}/{name}_high": interval.high}
         if len(self.per_category) > 1:
-            for group, metrics in {**self.per_category, "pooled": self.pooled}.items():
+            groups = {
+                unique_key(category, with_digest=category == POOLED): metrics
+                for category, metrics in self.per_category.items()
+            }
+            for group, metrics in {**groups, POOLED: self.pooled}.items():
                 keyed |= {f"{split}/{group}/{name}": value for name, value in metrics.items()}
         return keyed
 

@@ -31,6 +31,7 @@ from vqlab.plots.curves import (
 )
 from vqlab.plots.row import Row, Scale, draw_row
 from vqlab.plots.worst import draw_worst, worst_of
+from vqlab.text import folder_name, visible
 from vqlab.types import Geometry, Pyramid, Sample, UserError
 
 Array = NDArray[Any]
@@ -90,14 +91,15 @@ def write_results(
     folders, done = [], 0
     for category, indices in scored.by_category().items():
         part = scored.take(indices)
-        with _whole_folder(folder / category) as partial:
+        name = folder_name(category)
+        with _whole_folder(folder / name) as partial:
             _write_table(partial / "scores.csv", part, model.thresholds)
             _write_curves(partial, category, part, model.thresholds, report)
             codes: dict[str, list[Array]] = {}
             misses, alarms = worst_of(part.image_scores, part.labels)
             kept: dict[int, Row] = {}
             for place, row in enumerate(_rows(category, model, images, indices, part, codes)):
-                _save(draw_row(row), partial / f"{category}_{place:03d}_viz.png")
+                _save(draw_row(row), partial / f"{name}_{place:03d}_viz.png")
                 if place in misses or place in alarms:
                     kept[place] = row
                 done += 1
@@ -108,7 +110,7 @@ def write_results(
             if codes:
                 figure = _usage_of_codes(category, codes, model.detector.codebook_sizes())
                 save_figure(figure, partial / "codebook_usage.png")
-        folders.append(folder / category)
+        folders.append(folder / name)
     return folders
 
 
@@ -236,8 +238,8 @@ def _write_table(path: Path, part: Scored, thresholds: Thresholds) -> None:
             table.writerow(
                 [
                     index,
-                    _short(sample),
-                    sample.defect,
+                    visible(_short(sample)),
+                    visible(sample.defect),
                     "anomalous" if sample.label else "normal",
                     repr(score),
                     repr(thresholds.image),

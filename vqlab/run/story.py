@@ -34,7 +34,8 @@ from vqlab.run.settings import (
     trained_key,
 )
 from vqlab.run.testing import OnProgress, has_test, require_test, test_model, without_trained_on
-from vqlab.tracking import Run, Tracker
+from vqlab.text import category_text, unique_key
+from vqlab.tracking import Run, Tracker, category_tags
 from vqlab.training import Diverged, SharedTrainer, Trainer, choose_device
 from vqlab.types import UserError
 
@@ -45,6 +46,11 @@ Assess = Callable[[Model, RunConfig, Splits], tuple[Model, Report]]
 CHECKPOINT = "model.safetensors"
 STATE = "state.safetensors"
 LOSS = "curves/loss.png"
+JOINT = "joint"
+"""Experiment of the models of several categories."""
+_TAKEN = (JOINT, "Default")
+"""Names of experiments that are no category's: MLflow makes `Default` itself."""
+_NOT_IN_EXPERIMENTS = r"[\x00-\x1f\x7f\ud800-\udfff]"
 STATE_SECONDS = 1.0
 """At least so long between two writings of a training's state: an epoch that takes less is trained
 again sooner than written."""
@@ -144,8 +150,11 @@ def run(
 
 
 def experiment_of(splits: Splits) -> str:
-    """Where runs on these data are filed: under their category, or `joint` for several."""
-    return splits.categories[0] if len(splits.categories) == 1 else "joint"
+    """Return the experiment of runs on these data: their category, or `joint` for several."""
+    if len(splits.categories) > 1:
+        return JOINT
+    name = splits.categories[0]
+    return unique_key(name, _NOT_IN_EXPERIMENTS, with_digest=name in _TAKEN)
 
 
 def start(
@@ -157,7 +166,7 @@ def start(
     parent: str | None,
 ) -> Run:
     """A tracked run with its settings, data set and origin recorded before work starts."""
-    categories = "+".join(splits.categories)
+    categories = category_text(splits.categories)
     tree = dump(config)
     tracked = tracker.start(
         experiment=experiment_of(splits),
@@ -165,7 +174,7 @@ def start(
         tags={
             "vqlab.kind": "train",
             "vqlab.detector": config.detector["name"],
-            "vqlab.category": categories,
+            **category_tags(splits.categories),
             "vqlab.data": splits.source,
             "vqlab.data_fingerprint": splits.fingerprint,
             "vqlab.test_fingerprint": splits.test_fingerprint,
@@ -311,7 +320,7 @@ def evaluate_model(
     require_test(splits, "to evaluate a model on")
     splits = without_trained_on(model, config, splits)
     tags = {"vqlab.kind": "evaluate", "vqlab.model_run": model.meta["run_id"]}
-    name = f"evaluate-{config.detector['name']}-{'+'.join(splits.categories)}"
+    name = f"evaluate-{config.detector['name']}-{category_text(splits.categories)}"
     with start(tracker, config, splits, name, tags, None) as tracked:
         report, _, pictures = test_model(model, config, splits, tracked, results, on_progress)
     return report, pictures

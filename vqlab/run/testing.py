@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,6 +42,7 @@ from vqlab.plots import in_two_rows, write_results
 from vqlab.run.concepts import concept_metrics, show_concepts
 from vqlab.run.judging import judge, make_trainer
 from vqlab.run.settings import BEST_ON_TEST, RunConfig, resolve
+from vqlab.text import category_text, folder_name
 from vqlab.tracking import Run, RunRecord
 from vqlab.training import choose_device
 from vqlab.types import UserError
@@ -48,6 +51,8 @@ OnProgress = Callable[[str, int, int], None]
 """Called while images are scored and drawn, with (what, images done, images in all)."""
 AUDIT = "vqlab.audit"
 """Tag of a tested run: the data audit's warnings, each beginning with its category."""
+WARNED = "vqlab.audit_categories"
+"""Tag of a tested run: the categories warned of, as JSON; runs of vqlab 0.1 lack it."""
 AUDIT_FILE = "data/audit.json"
 """Artifact of a tested run: the audit's figures, by `audit/<statistic>`."""
 BASELINE: Tree = {"name": "mean_image"}
@@ -122,7 +127,7 @@ def test_model(
     tracked.log_metrics(concept_metrics(model, splits.test, split))
     log_evidence(report, tracked, EVIDENCE)
     tracked.log_dataset(
-        f"{splits.source}/{'+'.join(splits.categories)}", splits.fingerprint, str(splits.root),
+        f"{splits.source}/{category_text(splits.categories)}", splits.fingerprint, str(splits.root),
         context="test",
     )  # fmt: skip
     draw = partial(on_progress, "drawing pictures")
@@ -153,14 +158,17 @@ def _audited(splits: Splits, tracked: Run) -> tuple[list[str], list[str]]:
     audits = audit(splits)
     warnings = [sentence for one in audits.values() for sentence in one.warnings]
     tracked.log_json(audit_metrics(audits), AUDIT_FILE)
+    warned = [category for category, one in audits.items() if one.warned]
     if warnings:
-        tracked.set_tags({AUDIT: " ".join(warnings)})
-    return [category for category, one in audits.items() if one.warned], warnings
+        tracked.set_tags({AUDIT: " ".join(warnings), WARNED: json.dumps(warned)})
+    return warned, warnings
 
 
 def warned_of(tags: Mapping[str, str], categories: Iterable[str]) -> list[str]:
     """Those of the categories that the data audit warned of when a run with these tags was
     tested."""
+    with suppress(KeyError, ValueError):
+        return [name for name in categories if name in json.loads(tags[WARNED])]
     said = tags.get(AUDIT, "")
     return [name for name in categories if re.search(rf"(^| ){re.escape(name)}: ", said)]
 
@@ -193,7 +201,8 @@ def chosen_pictures(splits: Splits) -> dict[str, str]:
     pictures: dict[str, str] = {}
     places: Counter[str] = Counter()
     for sample in splits.test.samples:
-        file = f"{sample.category}/{sample.category}_{places[sample.category]:03d}_viz.png"
+        folder = folder_name(sample.category)
+        file = f"{folder}/{folder}_{places[sample.category]:03d}_viz.png"
         places[sample.category] += 1
         pictures.setdefault(f"{sample.category}/{sample.defect}", file)
     return dict(sorted(pictures.items(), key=lambda pair: pair[0].endswith("/good")))

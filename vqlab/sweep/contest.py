@@ -14,6 +14,7 @@ from vqlab.run import each_model, resolve
 from vqlab.sweep.plan import Plan, plan
 from vqlab.sweep.space import Space, checked_objectives, make_space
 from vqlab.sweep.study import RECIPE
+from vqlab.text import category_text, folder_name
 from vqlab.types import UserError
 
 _ALIKE = ("data", "evaluation", "threshold")
@@ -175,7 +176,7 @@ class Contest:
 
     def base_name(self, splits: Splits, preset: str) -> str:
         """The part of the study's name that a changed space or data set leaves alone."""
-        parts = ["+".join(splits.categories), self.name, preset]
+        parts = [folder_name(category_text(splits.categories)), self.name, preset]
         return "-".join(part for part in parts if part)
 
 

@@ -29,6 +29,7 @@ from vqlab.sweep.reuse import SAVED
 from vqlab.sweep.study import RUN_ID, recipe_of, settled
 from vqlab.sweep.study_views import OBJECTIVE, PICTURE, StudyPages
 from vqlab.sweep.trial import VALIDATION, Objective
+from vqlab.text import folder_name
 from vqlab.tracking import NOTE, RunRecord
 from vqlab.types import UserError
 
@@ -67,7 +68,7 @@ def finish(
     assert shown.run_id is not None
     record = tracker.find(shown.run_id)
     categories = objective.splits.categories
-    pictures = results / categories[0] if len(categories) == 1 else results
+    pictures = results / folder_name(categories[0]) if len(categories) == 1 else results
     finished = record.tags.get(TESTED) == "true"
     if not len(objective.splits.test):
         finished = NOTES in record.tags

@@ -31,7 +31,7 @@ from vqlab.sweep.study_views import StudyPages
 from vqlab.sweep.trial import Objective
 from vqlab.sweep.watch import watch
 from vqlab.sweep.worker import PARENT, TASK, Task, work
-from vqlab.tracking import NOTE, Run, Tracker
+from vqlab.tracking import NOTE, Run, Tracker, category_tags
 from vqlab.types import UserError
 
 
@@ -190,7 +190,7 @@ def _parent(
         tags={
             **kind,
             "vqlab.detector": "+".join(dict.fromkeys(detectors)),
-            "vqlab.category": "+".join(splits.categories),
+            **category_tags(splits.categories),
             "vqlab.data": splits.source,
             "vqlab.data_fingerprint": splits.fingerprint,
             "vqlab.objective": contest.objective,

@@ -67,7 +67,7 @@ def draw_study(
     written = [path for name, figure in figures.items() for path in _saved(folder, name, figure)]
     table = folder / "trials.csv"
     columns, rows = trial_table(shown, tested, why)
-    with table.open("w", encoding="utf-8", newline="") as file:
+    with table.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         csv.writer(file).writerows([columns, *rows])
     page = folder / "study.html"
     write_page(page, shown, EVALUATOR, MEANING, shares, pairs, columns, rows, why)

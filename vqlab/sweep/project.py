@@ -100,8 +100,8 @@ def tidy(objective: Objective, ended: list[FrozenTrial]) -> None:
     trials = objective.study.get_trials(deepcopy=False)
     best = [objective.rule.winner(recipe, trials) for recipe in objective.contest.plans]
     kept = {trial.user_attrs.get(RUN_ID) for trial in best if trial}
-    category = "+".join(objective.splits.categories)
-    kept |= {version.run_id for version in objective.tracker.registry.versions(category)}
+    registry = objective.tracker.registry
+    kept |= {version.run_id for version in registry.versions(objective.splits.categories)}
     asked = objective.study.user_attrs.get(ASKED, ())
     kept |= {trials[number].user_attrs.get(RUN_ID) for number in asked if number < len(trials)}
     repeated = {t.user_attrs.get(RETRY_OF) for t in trials if t.state.is_finished()}

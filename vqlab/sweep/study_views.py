@@ -14,6 +14,7 @@ from vqlab.sweep.contest import Contest
 from vqlab.sweep.events import TrialRow
 from vqlab.sweep.shown import plain
 from vqlab.sweep.study import RECIPE
+from vqlab.text import category_text, folder_name
 from vqlab.tracking import ExperimentPages, Tracker, picture_address
 from vqlab.tracking.views import (
     DURATION,
@@ -77,7 +78,7 @@ class StudyPages:
     @property
     def title(self) -> str:
         """The study's name without the category, which is the experiment's."""
-        return self.study.removeprefix("+".join(self.splits.categories) + "-")
+        return self.study.removeprefix(folder_name(category_text(self.splits.categories)) + "-")
 
     @property
     def _mark(self) -> str:

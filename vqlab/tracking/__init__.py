@@ -11,6 +11,7 @@ from vqlab.tracking.environment import (  # isort: split
     surroundings,
 )
 
+from vqlab.tracking.categories import category_tags, meant_by
 from vqlab.tracking.pages import NOTE, ExperimentPages, picture_address
 from vqlab.tracking.record import RunRecord
 from vqlab.tracking.registry import CHAMPION, PREVIOUS, Champion, Registry, Version, model_name
@@ -34,6 +35,8 @@ __all__ = [
     "Terminated",
     "Tracker",
     "Version",
+    "category_tags",
+    "meant_by",
     "model_name",
     "owner_is_gone",
     "owner_tags",

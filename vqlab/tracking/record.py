@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from vqlab.errors import UserError
+from vqlab.tracking.categories import categories_of
 from vqlab.tracking.run import CHECKPOINT, MissingArtifact
 
 
@@ -34,6 +35,11 @@ class RunRecord:
         """Where the artifact `path` lies on this machine, downloaded if a server has it. Raises
         UserError where the run has none of that name."""
         return self._artifact(path)
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """The categories that the run is about."""
+        return categories_of(self.tags)
 
     def checkpoint(self) -> Path:
         """Return the run's checkpoint on this machine.

@@ -25,6 +25,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from vqlab.errors import UserError
+from vqlab.text import storable, unique_key
 from vqlab.tracking.pages import run_route
 from vqlab.tracking.store import Client, told
 from vqlab.tracking.views import picture_key
@@ -39,7 +40,8 @@ CHECKPOINT = "checkpoint/model.safetensors"
 
 _PARAMS_AT_ONCE, _METRICS_AT_ONCE = 100, 1000
 _PARAM_LENGTH, _TAG_LENGTH, _KEY_LENGTH = 6000, 8000, 250
-_DIGEST_LENGTH = 32
+_DIGEST_LENGTH, _DATASET_LENGTH = 32, 500
+_NOT_IN_DATASETS = r"[\x00-\x1f\ud800-\udfff]"
 _SAMPLING_SECONDS = 10.0
 _GATHERED_SECONDS = 1.0
 """While a run is open, what it logs within this time of the last writing waits for the next."""
@@ -130,12 +132,12 @@ class Run:
         """
         now = int(time.time() * 1000)
         for name, value in metrics.items():
-            key = _key(name)
-            if self.resumed and step in self.logged_steps(key):
+            metric = _key(name)
+            if self.resumed and step in self.logged_steps(metric):
                 continue
-            self._metrics.append(Metric(key, float(value), now, step))
-            if key in self._steps:
-                self._steps[key].add(step)
+            self._metrics.append(Metric(metric, float(value), now, step))
+            if metric in self._steps:
+                self._steps[metric].add(step)
         self._write_when_due()
 
     def logged_steps(self, key: str) -> set[int]:
@@ -178,7 +180,7 @@ class Run:
         """Write `text` as the artifact `path`."""
         name = Path(path)
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / name.name).write_text(text, encoding="utf-8")
+            (Path(folder) / name.name).write_text(storable(text), encoding="utf-8")
             self.log_artifacts(Path(folder), str(name.parent) if name.parent.name else None)
 
     def log_json(self, tree: Mapping[str, Any], path: str) -> None:
@@ -187,8 +189,7 @@ class Run:
 
     def log_yaml(self, tree: Mapping[str, Any], path: str) -> None:
         """Write plain values as the YAML artifact `path`."""
-        text = yaml.dump(dict(tree), Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
-        self.log_text(text, path)
+        self.log_text(yaml_text(tree), path)
 
     def log_figure(self, figure: Any, path: str) -> None:
         """Draw a matplotlib figure into the artifact `path`, its kind by the suffix."""
@@ -214,9 +215,9 @@ class Run:
         shows them side by side with a slider over the steps; a slash makes a section."""
         there = self._logged_pictures() if self.resumed else set()
         for name, picture in pictures.items():
-            key = picture_key(name)
-            if (key, step) not in there:
-                self._client.log_image(self.id, picture, key=key, step=step)
+            own = picture_key(name)
+            if (own, step) not in there:
+                self._client.log_image(self.id, picture, key=own, step=step)
 
     def _logged_pictures(self) -> set[tuple[str, int]]:
         # MLflow names them images/<key with ~ for />+step+<step>+timestamp+…
@@ -228,7 +229,7 @@ class Run:
         """Say which data (our fingerprint, cut to the 32 characters MLflow takes) it used, and
         as what (`context`: train, validation, test)."""
         dataset = Dataset(
-            name=name,
+            name=unique_key(name, _NOT_IN_DATASETS, _DATASET_LENGTH),
             digest=digest[:_DIGEST_LENGTH],
             source_type="local",
             source=json.dumps({"uri": source}),
@@ -321,18 +322,26 @@ def _stop_monitor(monitor: SystemMetricsMonitor) -> None:
 
 def stored_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """Tags as MLflow takes them."""
-    return {_key(key): _cut(str(tag), _TAG_LENGTH) for key, tag in tags.items()}
+    return {_key(name): _cut(storable(str(tag)), _TAG_LENGTH) for name, tag in tags.items()}
 
 
 def _key(name: str) -> str:
-    """`name` with what MLflow refuses in keys replaced by underscores."""
-    return re.sub(r"[^/\w.\- :]", "_", name)[:_KEY_LENGTH]
+    """`name` as a key that MLflow takes; different names have different keys."""
+    return unique_key(name, r"[^/\w.\- :]", _KEY_LENGTH)
+
+
+def yaml_text(tree: Mapping[str, Any]) -> str:
+    """Return plain values as YAML. Undecodable bytes of paths are escaped, and read back."""
+    try:
+        return str(yaml.dump(dict(tree), Dumper=_DUMPER, sort_keys=False, allow_unicode=True))
+    except UnicodeEncodeError:  # libyaml's
+        return str(yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True))
 
 
 def _param(value: Any) -> str:
     """A setting as a recipe spells it: true, null, [1, 2], text without quotes."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return _cut(text, _PARAM_LENGTH)
+    return _cut(storable(text), _PARAM_LENGTH)
 
 
 def _cut(text: str, length: int) -> str:

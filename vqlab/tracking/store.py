@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from filelock import FileLock
 from mlflow import MlflowClient
@@ -302,6 +303,7 @@ def _prepare_database(database: Path) -> None:
         rows = connection.execute("SELECT experiment_id, artifact_location FROM experiments")
         for experiment, location in rows.fetchall():
             above, folder = str(location).rsplit("/", 1)
+            folder = unquote(folder)
             new = (here / folder).as_uri()
             if location == new or not above.endswith("/artifacts") or not (here / folder).is_dir():
                 continue

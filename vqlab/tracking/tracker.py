@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from vqlab.errors import UserError
+from vqlab.text import shorten, unique_key, visible
 from vqlab.tracking.environment import code_tags, owner_is_gone, owner_tags, surroundings
 from vqlab.tracking.pages import ExperimentPages, run_route
 from vqlab.tracking.record import RunRecord
@@ -26,6 +27,7 @@ from vqlab.tracking.store import Client, connect, locate
 from vqlab.tracking.views import tagged
 
 _PAGE = 1000
+_NAME_LENGTH = 200
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Makes the UI show the pages of model training rather than those of language models."""
 
@@ -90,7 +92,7 @@ class Tracker:
             **({"mlflow.parentRunId": parent} if parent else {}),
             **stored_tags(tags or {}),
         }
-        stored = self._create_run(experiment, every, name)
+        stored = self._create_run(experiment, every, shorten(visible(name), _NAME_LENGTH))
         run = Run(self._client, stored.info.run_id, system_metrics=system_metrics, info=stored.info)
         self._artifact_uris[run.id] = stored.info.artifact_uri
         run.log_params(params or {})
@@ -140,8 +142,10 @@ class Tracker:
     def _experiment(self, name: str) -> Experiment:
         """The experiment `name`, made (or brought back, where it was deleted) if need be."""
         artifacts = self._client.store.artifacts
-        folder = re.sub(r"[^\w\-]", "_", name)
+        folder = unique_key(name, r"[^a-zA-Z0-9_\-]")
         found = self._client.get_experiment_by_name(name)
+        if found is not None and found.name != name:  # a registry that takes `Nut` for `nut`
+            return self._experiment(unique_key(name, with_digest=True))
         if found is None:
             try:
                 self._client.create_experiment(
@@ -211,7 +215,10 @@ class Tracker:
         """Stored runs of `experiments` (None: all) whose tag `vqlab.kind` is among `kinds` and
         whose `tags` are so, newest first; or ordered by the metric `order_by`, best (largest,
         unless `ascending`) first and those without it last."""
-        records = self._search(tagged(tags or {}), experiments)
+        wanted = stored_tags(tags or {})
+        records = self._search(tagged(wanted), experiments)
+        # A database may compare without case, and the query leaves out what it cannot quote.
+        records = [r for r in records if wanted.items() <= r.tags.items()]
         if kinds is not None:
             allowed = set(kinds)
             records = [r for r in records if r.tags.get("vqlab.kind") in allowed]
@@ -267,7 +274,7 @@ class Tracker:
 
     def reopen(self, run_id: str) -> None:
         """Make a run RUNNING again, owned by this process, however it ended."""
-        owner = [RunTag(key, tag) for key, tag in owner_tags().items()]
+        owner = [RunTag(name, tag) for name, tag in owner_tags().items()]
         self._client.log_batch(run_id, tags=owner)
         self._client.update_run(run_id, status="RUNNING")
         if "vqlab.failure" in self._client.get_run(run_id).data.tags:
@@ -277,7 +284,7 @@ class Tracker:
         self, run_id: str, status: Status, tags: Mapping[str, str], known: str | None = None
     ) -> None:
         """Correct how a run ended, whatever it said itself. known: that, where it is known."""
-        stored = [RunTag(key, tag) for key, tag in stored_tags(tags).items()]
+        stored = [RunTag(name, tag) for name, tag in stored_tags(tags).items()]
         if stored:
             self._client.log_batch(run_id, tags=stored)
         if (known or self._client.get_run(run_id).info.status) != status:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from vqlab.text import unique_key
 
 TAG = "mlflow.sharedViewState."
 _DEFLATE = "deflate;"
@@ -23,6 +24,8 @@ _SECTIONS = (
 )  # fmt: skip
 """Sections in which the UI shows all other metrics and pictures by itself: present, but closed."""
 _WIDE = {"columns": 1, "cardHeight": 720}
+_PART = 60
+"""Bytes of each part of a picture's key: MLflow makes a file's name of it."""
 _NAME_WIDTH, _WIDTHS = 280, {"metrics": 130, "tags": 115, "params": 150}
 """Pixels of a table's columns, by their kind."""
 
@@ -64,13 +67,19 @@ class Runs:
 
 
 def picture_key(name: str) -> str:
-    """`name` with what MLflow refuses in the keys of pictures replaced by underscores."""
-    return re.sub(r"[^a-zA-Z0-9_\-./ ]", "_", name)
+    """`name` as the key of a picture that MLflow takes; a slash stays one. Different names have
+    different keys."""
+    return "/".join(unique_key(part, r"[^a-zA-Z0-9_\-. ]", _PART) for part in name.split("/"))
 
 
 def tagged(tags: Mapping[str, str]) -> str:
-    """The filter for runs with these tags."""
-    return " and ".join(f"tags.`{key}` = {_quoted(value)}" for key, value in tags.items())
+    """The filter for runs with these tags; it leaves out values with both kinds of quotes, which
+    MLflow's query language cannot hold."""
+    return " and ".join(
+        f"tags.`{name}` = {_quoted(value)}"
+        for name, value in tags.items()
+        if "'" not in value or '"' not in value
+    )
 
 
 def _quoted(text: str) -> str:
