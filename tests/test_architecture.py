@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "vqlab"
 LAYERS = [
     {"errors", "openmp", "text", "version"},
     {"types", "ports", "experiment_files"},
-    {"config", "nn", "metrics"},
+    {"config", "fonts", "nn", "metrics"},
     {"data", "features", "detectors", "recipes"},
     {"training", "evaluation", "checkpoint"},
     {"tracking", "plots"},
@@ -31,7 +31,7 @@ ROOM_OF_LIBRARY = {
     "timm": {"features"},
     "FrEIA": {"nn"},
     "cv2": {"data"},
-    "matplotlib": {"plots"},
+    "matplotlib": {"plots", "fonts"},
     "typer": {"cli"},
     "rich": {"cli"},
 }

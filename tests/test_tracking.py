@@ -26,9 +26,11 @@ import psutil
 import pytest
 
 from vqlab.errors import UserError
+from vqlab.text import unique_key
 from vqlab.tracking import CHECKPOINT, NOTE, PREVIOUS, Run, Tracker, remember_ui, ui_command, views
 from vqlab.tracking.environment import git_tags
 from vqlab.tracking.store import locate
+from vqlab.tracking.views import picture_key
 
 BLACK = np.zeros((40, 50, 3), np.uint8)
 
@@ -77,7 +79,7 @@ def test_what_a_run_records(tracker: Tracker) -> None:
     assert record.params["training.learning_rate"] == "0.0001"
     assert record.params["data.root"] == "null"
     assert record.params["a"] == '[1, "x"]'
-    assert record.params["odd_key"] == "true"
+    assert record.params[unique_key("odd#key")] == "true"
     assert len(record.params["long"]) == 6000 and record.params["many.149"] == "149"
     assert len(record.tags["note"]) == 8000
     assert record.metrics["train/loss"] == 1 / 3 and record.metrics["test/1199"] == 1199.0
@@ -90,7 +92,7 @@ def test_what_a_run_records(tracker: Tracker) -> None:
     assert environment["torch"] and environment["cpu"] and environment["device"] == "cpu"
     pictures = sorted(p.name for p in record.artifact("images").glob("*.png"))
     assert [re.sub(r"\+timestamp.*", "", name) for name in pictures] == [
-        "test~_nfit_1+step+2",
+        f"test~{picture_key('ünfit:1')}+step+2",
         "test~bent_wire~000+step+2",
     ]
     with contextlib.closing(sqlite3.connect(tracker.root / "mlflow.db")) as connection:
@@ -384,7 +386,7 @@ def test_views_are_stored_once_as_the_ui_reads_them(tracker: Tracker) -> None:
         ("LINE", "One"), ("SCATTER", "Two"), ("BAR", "One"), ("IMAGE", "Three"),
     ]  # fmt: skip
     assert len({card["uuid"] for card in cards}) == 4
-    assert cards[3]["imageKeys"] == ["part/bent_wire", "part/_nfit"]
+    assert cards[3]["imageKeys"] == ["part/bent_wire", views.picture_key("part/ünfit")]
     time.sleep(0.002)
     pages.save(both)
     assert stored_views(tracker) == first
@@ -465,6 +467,84 @@ def test_registry(tracker: Tracker) -> None:
     champion.checkpoint.unlink()
     with pytest.raises(UserError, match="has no artifact"):
         tracker.champion("cable")
+
+
+STRANGE = [
+    "nut_1",
+    "nut#1",
+    "nut?1",
+    "a+b",
+    ("a", "b"),
+    "Nut_1",
+    "a_b",
+    "joint",
+    "划痕",
+    "x" * 250,
+    'it\'s "x"',
+]
+
+
+def test_categories_never_share_a_model(tracker: Tracker) -> None:
+    registry = tracker.registry
+    for number, category in enumerate(STRANGE):
+        assert registry.at(category) is None
+        with start(tracker, f"run{number}") as run:
+            run.log_text(f"weights {number}", CHECKPOINT)
+        registry.crown(registry.register(run.id, CHECKPOINT, category), None)
+    found = [registry.champion(category).checkpoint.read_text() for category in STRANGE]
+    assert found == [f"weights {number}" for number in range(len(STRANGE))]
+    assert [len(registry.versions(category)) for category in STRANGE] == [1] * len(STRANGE)
+
+
+def test_a_text_with_a_plus_means_one_category_or_several(tracker: Tracker) -> None:
+    with start(tracker, "run") as run:
+        run.log_text("weights", CHECKPOINT)
+    joint = tracker.registry.register(run.id, CHECKPOINT, ("a", "b"))
+    assert tracker.registry.versions("a+b") == [joint]
+    own = tracker.registry.register(run.id, CHECKPOINT, ("a+b",))
+    assert own.model != joint.model
+    assert tracker.registry.versions("a+b") == [own]
+    assert tracker.registry.versions(("a", "b")) == [joint]
+
+
+def test_models_of_earlier_versions_are_still_known(tracker: Tracker) -> None:
+    """They had a name that other categories may have, and the category in a tag."""
+    client, registry = tracker._client, tracker.registry
+    for name, category in (("vqlab-nut_1", "nut#1"), ("vqlab-a_b", "a+b")):
+        client.create_registered_model(name, tags={"vqlab.category": category})
+        with start(tracker, name) as run:
+            run.log_text(category, CHECKPOINT)
+        assert registry.register(run.id, CHECKPOINT, category).model == name
+    assert registry.versions("nut_1") == [] and registry.versions("a_b") == []
+    assert registry.register(run.id, CHECKPOINT, "nut_1").model.startswith("vqlab-nut_1-")
+    assert len(registry.versions(("a", "b"))) == 1
+
+
+def test_keys_of_a_run_differ_where_names_do(tracker: Tracker) -> None:
+    with tracker.start(experiment="Nut", name="n\udcfc" * 200, params={"root": "/n\udcfc"}) as run:
+        run.log_metrics({"test/nut#1/x": 1.0, "test/nut?1/x": 2.0, "test/nut_1/x": 3.0})
+        run.set_tags({"vqlab.category": 'it\'s "x" \udcfc'})
+        run.log_yaml({"data": {"root": "/n\udcfc"}}, "config.yaml")
+        run.log_dataset("n\udcfc" * 300, "ab" * 32, "/n\udcfc", "train")
+        run.log_pictures({"划/痕": BLACK, "外/壳": BLACK})
+        assert run.config() == {"data": {"root": "/n\udcfc"}}
+    (record,) = tracker.runs(tags={"vqlab.category": 'it\'s "x" \udcfc'})
+    assert sorted(record.metrics.values()) == [1.0, 2.0, 3.0]
+    assert record.metrics["test/nut_1/x"] == 3.0
+    assert record.params == {"root": r"/n\xfc"}
+    assert tracker.runs(tags={"vqlab.category": 'it\'s "y"'}) == []
+    keys = {path.name.partition("+")[0] for path in run.artifact("images").iterdir()}
+    assert len(keys) == 2
+
+
+def test_experiments_have_folders_of_their_own(tracker: Tracker, tmp_path: Path) -> None:
+    for name in ("nut#1", "nut_1", "Gehäuse"):
+        with tracker.start(experiment=name, name="run") as run:
+            run.log_text("x", "x.txt")
+    folders = {path.name for path in (tracker.root / "artifacts").iterdir()}
+    assert len(folders) == 3 and "nut_1" in folders
+    location = tracker._client.get_experiment_by_name("nut_1").artifact_location
+    assert location.endswith("/nut_1")
 
 
 def test_a_moved_folder_keeps_its_artifacts(tracker: Tracker, tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from vqlab.errors import UserError
 
 S = TypeVar("S", bound="Settings")
 Tree = dict[str, Any]
+NAMES = frozenset({"data.categories"})
+"""Settings that hold names: read as text, so that `007` is no number and `on` no truth value."""
 
 
 class Settings(BaseModel):
@@ -41,6 +43,7 @@ def read_recipe(path: Path) -> Tree:
         raise UserError(f"recipe {path} cannot be read: {error}.") from None
     try:
         tree = yaml.safe_load(text)
+        names = flatten(yaml.load(text, yaml.BaseLoader)) if isinstance(tree, dict) else {}
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
         raise UserError(f"recipe {path} is not valid YAML: {problem}.") from None
@@ -48,6 +51,8 @@ def read_recipe(path: Path) -> Tree:
         return {}
     if not isinstance(tree, dict):
         raise UserError(f"recipe {path} must be a mapping of sections; got {type(tree).__name__}.")
+    for setting in NAMES & names.keys():
+        tree = merge(tree, nest(setting, names[setting]))
     return tree
 
 
@@ -70,12 +75,18 @@ def parse_overrides(assignments: Iterable[str]) -> Tree:
         path, equals, text = assignment.partition("=")
         if not equals or not path or path != path.strip():
             raise UserError(f"an override must be written dotted.path=value; got {assignment!r}.")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
-        tree = merge(tree, nest(path, value))
+        tree = merge(tree, nest(path, _value(path, text)))
     return tree
+
+
+def _value(path: str, text: str) -> Any:
+    """The value that `text` gives the setting at `path`."""
+    if path in NAMES and not text.lstrip().startswith(("[", "'", '"')):
+        return text
+    try:
+        return yaml.load(text, yaml.BaseLoader) if path in NAMES else yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def nest(path: str, value: Any) -> Tree:

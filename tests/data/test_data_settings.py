@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vqlab.config import validate
+from vqlab.config import parse_overrides, read_recipe, validate
 from vqlab.data import DataSettings
 from vqlab.types import UserError
 
@@ -63,3 +63,29 @@ def test_validation_in_words() -> None:
     assert said == "held-out normals with drawn defects"
     shared = validate(DataSettings, {"validation": {"source": "test", "fraction": 0.25}})
     assert shared.validation.described == "held-out normals with 25% of test, excluded from test"
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("007", ("007",)),
+        ("[1, 02]", ("1", "02")),
+        ("on,1e3", ("on", "1e3")),
+        ("nut #1", ("nut #1",)),
+        ("a: b", ("a: b",)),
+        ("['a,b', ' x']", ("a,b", " x")),
+        ("*x", ("*x",)),
+        ("all", "all"),
+    ],
+)
+def test_categories_are_text_whatever_they_look_like(written: str, meant: Any) -> None:
+    tree = parse_overrides([f"data.categories={written}"])
+    assert validate(DataSettings, tree["data"]).categories == meant
+
+
+def test_a_recipe_names_categories_by_text(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("data:\n  categories: [007, yes, 2024-01-01, null]\n  image_size: 064\n")
+    settings = validate(DataSettings, read_recipe(recipe)["data"])
+    assert settings.categories == ("007", "yes", "2024-01-01", "null")
+    assert settings.image_size == 52  # YAML 1.1: octal

@@ -12,6 +12,7 @@ from vqlab.plots import (
     score_by_defect,
     score_histogram,
 )
+from vqlab.plots.curves import figure_text, new_figure
 
 
 def test_figures_carry_their_data(tmp_path):
@@ -80,3 +81,30 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path):
     for name in ("a", "b"):
         save_figure(codebook_usage([1, 2, 3]), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+KINDS = [
+    "sehr langer Fehlername mit vielen Wörtern und Leerzeichen " * 3,
+    "划痕",
+    "$x^{2",
+    "_a",
+    "a\nb",
+]
+
+
+def test_strange_names_leave_the_plot_its_width(tmp_path):
+    scores, labels = np.arange(5.0), np.array([0, 1, 1, 1, 1])
+    figure = score_by_defect("Gehäuse 外壳 $5 and $6 " * 9, scores, labels, KINDS, 1.5)
+    save_figure(figure, tmp_path / "kinds.png")  # a warning of a missing letter is an error here
+    box = figure.axes[0].get_window_extent()
+    assert box.width > 0.35 * figure.bbox.width
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert "\\$x^{2" in names and "a\\nb" in names
+
+
+def test_a_dollar_is_drawn_as_it_is(tmp_path):
+    for name in ("one $ and another $", r"a\$b"):
+        shown = figure_text(name)
+        figure = new_figure("", 4, 2)
+        text = figure.text(0.5, 0.5, shown)
+        assert text._preprocess_math(shown) == (name, False)

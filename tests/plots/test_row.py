@@ -12,6 +12,7 @@ from vqlab.plots import (
     Scale,
     draw_row,
     panel_row,
+    style,
 )
 from vqlab.plots.row import _HEADER as HEADER
 from vqlab.plots.row import SIDE, in_two_rows, panels_of
@@ -219,3 +220,21 @@ def test_two_rows_of_three_panels_hold_the_whole_picture(shape):
     header = folded[: -2 * body]
     assert colours_of(header, np.s_[:HEADER]) == colours_of(picture, np.s_[:HEADER, :600])
     assert (header[HEADER:].min(axis=(0, 1)) < 120).all()  # score and verdict
+
+
+LONG = "a very long file name with many words that goes on and on until it meets the score 0017.png"
+
+
+@pytest.mark.parametrize("title", [LONG, "外" * 80, "W" * 300, r"part[left] $x^2$", "\n" * 40])
+def test_the_title_is_never_over_score_and_verdict(title):
+    plain = draw_row(row(title="", subtitle="", calibrated=0.123))
+    for subtitle in ("", "scratch", LONG):
+        titled = draw_row(row(title=title, subtitle=subtitle, calibrated=0.123))
+        changed = np.nonzero((titled != plain).any(axis=(0, 2)))[0]
+        assert LEFT <= changed.min() and changed.max() < 600
+        assert (in_two_rows(titled)[HEADER:] == in_two_rows(plain)[HEADER:]).all()
+
+
+def test_a_long_title_leaves_the_subtitle_room():
+    picture = draw_row(row(title=LONG, subtitle="scratch"))
+    assert any(colour == style.MUTED for colour in colours_of(picture, np.s_[:60, :600]))

@@ -9,7 +9,8 @@ import errno
 import io
 import os
 import sys
-from typing import Annotated, NoReturn
+import warnings
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -59,6 +60,7 @@ from vqlab.cli import correlate, data, cache, doctor  # noqa: E402, F401
 def main() -> NoReturn:
     """Run the command line; a user's mistake is one sentence on stderr and status 2."""
     _escape_unknown_letters()
+    warnings.showwarning = _show_warning
     os.environ.setdefault("MPLBACKEND", "Agg")
     try:
         app(standalone_mode=True)
@@ -72,6 +74,17 @@ def main() -> NoReturn:
             _end(f"no permission to write {error.filename}; make it writable for you.", 2)
         raise
     raise SystemExit(0)
+
+
+_python_shows = warnings.showwarning
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    """Show a warning of vqlab's own as one sentence, others as Python does."""
+    if category.__module__.partition(".")[0] == "vqlab":
+        print(f"vqlab: warning: {visible_lines(str(message))}", file=sys.stderr)
+    else:
+        _python_shows(message, category, *place)
 
 
 def _escape_unknown_letters() -> None:

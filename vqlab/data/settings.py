@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,15 +15,16 @@ def _categories(value: Any) -> Any:
     """`"all"`, one name, names with commas between, or a list of names."""
     if value == "all":
         return value
-    names = value.split(",") if isinstance(value, str) else value
+    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise ValueError("must be a category, a list of categories, or all")
-    names = tuple(dict.fromkeys(name.strip() for name in names))
-    if not names or not all(names):
+    names = tuple(dict.fromkeys(names))
+    if not names or not all(name.strip() for name in names):
         raise ValueError("must name at least one category, or be all")
     if "all" in names:
         raise ValueError("must be all alone, or a list of categories")
-    if any(name in (".", "..") or "/" in name or "\\" in name for name in names):
+    separators = [mark for mark in (os.sep, os.altsep) if mark]
+    if any(name in (".", "..") or any(mark in name for mark in separators) for name in names):
         raise ValueError("must hold names of categories, not paths (a path goes to data.root)")
     return names
 

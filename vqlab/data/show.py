@@ -11,12 +11,13 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from vqlab.data.category import Category
 from vqlab.data.image_set import ImageSet, Photo
 from vqlab.data.images import Mask, Pixels, read_image
 from vqlab.data.layouts import Layout, read_category, recognise, require_categories
+from vqlab.fonts import draw_text, fitted
 from vqlab.text import folder_name
 from vqlab.types import Sample, UserError
 
@@ -141,7 +142,8 @@ def _tile(image: Pixels, mask: Mask, caption: str) -> Pixels:
 
 def _text(words: str, width: int, height: int, size: int) -> Pixels:
     strip = Image.new("RGB", (width, height), "white")
-    ImageDraw.Draw(strip).text((4, 1), words, fill="black", font=ImageFont.load_default(size))
+    shown = fitted(words, width - 8, size)
+    draw_text(ImageDraw.Draw(strip), (4, height // 2), shown, size, "black", anchor="lm")
     return np.asarray(strip, np.uint8)
 
 

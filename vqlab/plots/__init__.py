@@ -1,5 +1,6 @@
 """Pictures: rows of panels per image, score tables and curves. No pyplot, no global state."""
 
+from vqlab.plots.attempt import PictureWarning, attempt
 from vqlab.plots.concepts import likelihood_figure, map_figure, usage_figure
 from vqlab.plots.curves import (
     codebook_usage,
@@ -14,8 +15,10 @@ from vqlab.plots.results import inside, panel_row, write_results
 from vqlab.plots.row import Row, Scale, draw_row, in_two_rows
 
 __all__ = [
+    "PictureWarning",
     "Row",
     "Scale",
+    "attempt",
     "codebook_usage",
     "draw_row",
     "in_two_rows",

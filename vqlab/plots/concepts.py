@@ -16,7 +16,7 @@ from PIL import Image
 
 from vqlab.evaluation import FoundConcepts
 from vqlab.plots import style
-from vqlab.plots.curves import dressed, hexed, new_figure
+from vqlab.plots.curves import dressed, figure_text, hexed, new_figure
 
 Array = NDArray[Any]
 MOST_COLUMNS = 64
@@ -167,7 +167,7 @@ def _draw_nearest(
         spine.set(color=colour, linewidth=2)
     told = f"{code} · {len(own)} image{'s' * (len(own) != 1)}"
     if len(concepts.categories) > 1:
-        told += f"\n{concepts.categories[category]}"
+        told += f"\n{figure_text(concepts.categories[category], 24)}"
     axes.set_title(told, fontsize=8, pad=3, color=hexed(style.INK), linespacing=1.1)
 
 
@@ -188,7 +188,7 @@ def likelihood_figure(
     for number, (category, by_set) in enumerate(scores.items()):
         axes = dressed(figure.add_subplot(down, across, number + 1))
         _draw_likelihood(axes, {n: by_set[n] for n in _SETS if len(by_set.get(n, ()))}, threshold)
-        axes.set_title(category, loc="left", fontsize=10, color=hexed(style.MUTED))
+        axes.set_title(figure_text(category), loc="left", fontsize=10, color=hexed(style.MUTED))
         axes.set_xlabel(f"{name}: higher is less likely")
     return figure
 
@@ -244,7 +244,7 @@ def _told(concepts: FoundConcepts, shown: Sequence[int] = ()) -> str:
 
 def _named(concepts: FoundConcepts, category: int) -> str:
     count = int(np.count_nonzero(concepts.of_category == category))
-    return f"{concepts.categories[category]} ({count})"
+    return f"{figure_text(concepts.categories[category])} ({count})"
 
 
 def _colours(count: int) -> list[style.Colour]:

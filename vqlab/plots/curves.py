@@ -11,15 +11,22 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
+from vqlab.fonts import drawable, families
 from vqlab.metrics import FPR_LIMIT, Curve
 from vqlab.plots import style
+from vqlab.text import shorten
 
 Array = NDArray[Any]
 Curves = Mapping[str, Curve]
 Metrics = Mapping[str, float]
+_HEADING_COLUMNS = 10
+"""Columns of a heading that an inch holds."""
+NAME_WIDTH = 32
+"""Columns of a category or a kind in a figure."""
 _LABELS = {"image": "images", "pixel": "pixels"}
 
 
@@ -69,7 +76,8 @@ def score_by_defect(
         _draw_group(axes, row, groups[order[row]], label, threshold)
     axes.axvline(threshold, color=hexed(style.INK), linewidth=1.5, linestyle=(0, (4, 3)))
     axes.set_title(f"threshold {threshold:.4g}", loc="right", fontsize=9, color=hexed(style.MUTED))
-    axes.set_yticks(range(len(order)), [kind.replace("_", " ") for _, kind in order])
+    names = [figure_text(kind.replace("_", " ")) for _, kind in order]
+    axes.set_yticks(range(len(order)), names)
     axes.set(xlabel="image score", ylim=(len(order) - 0.4, -0.6))
     axes.grid(visible=False, axis="y")
     if threshold > 0 and scores.min() > 0 and scores.max() > 30 * threshold:
@@ -194,6 +202,10 @@ def codebook_usage(counts: ArrayLike, title: str = "codebook", whole: bool = Tru
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG; the same figure gives the same bytes."""
+    for text in figure.findobj(Text):
+        own = families(text.get_text())  # type: ignore[attr-defined]
+        if len(own) > 1:
+            text.set_fontfamily(own)  # type: ignore[attr-defined]
     figure.savefig(path, format="png", metadata={"Software": None})
 
 
@@ -227,11 +239,18 @@ def new_figure(heading: str, width: float, height: float, arranged: bool = True)
     FigureCanvasAgg(figure)
     if arranged:
         figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
+    shown = figure_text(heading, int(_HEADING_COLUMNS * width))
     figure.suptitle(
-        heading, x=0.02, ha="left", fontsize=12, color=hexed(style.INK), fontweight="bold",
+        shown, x=0.02, ha="left", fontsize=12, color=hexed(style.INK), fontweight="bold",
         **({} if arranged else {"y": 1 - 0.12 / height}),
     )  # fmt: skip
     return figure
+
+
+def figure_text(text: str, width: int = NAME_WIDTH) -> str:
+    """Return a name as matplotlib draws it: short, in letters that there are, no mathematics."""
+    shown = shorten(drawable(text), width).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown  # a legend leaves such labels out
 
 
 def dressed(axes: Axes) -> Axes:

@@ -20,6 +20,7 @@ from torch import Tensor
 from vqlab.data import ImageSet
 from vqlab.detectors import Detector
 from vqlab.evaluation import REJECT, Report, Scored, Thresholds
+from vqlab.plots.attempt import attempt
 from vqlab.plots.curves import (
     codebook_usage,
     precision_recall_figure,
@@ -99,17 +100,20 @@ def write_results(
             misses, alarms = worst_of(part.image_scores, part.labels)
             kept: dict[int, Row] = {}
             for place, row in enumerate(_rows(category, model, images, indices, part, codes)):
-                _save(draw_row(row), partial / f"{name}_{place:03d}_viz.png")
+                with attempt(f"the picture of {row.title}"):
+                    _save(draw_row(row), partial / f"{name}_{place:03d}_viz.png")
                 if place in misses or place in alarms:
                     kept[place] = row
                 done += 1
                 if progress is not None:
                     progress(done, len(scored))
-            worst = draw_worst(category, [kept[i] for i in misses], [kept[i] for i in alarms])
-            _save(worst, partial / "worst.png")
+            with attempt(f"worst.png of {category}"):
+                worst = draw_worst(category, [kept[i] for i in misses], [kept[i] for i in alarms])
+                _save(worst, partial / "worst.png")
             if codes:
-                figure = _usage_of_codes(category, codes, model.detector.codebook_sizes())
-                save_figure(figure, partial / "codebook_usage.png")
+                with attempt(f"codebook_usage.png of {category}"):
+                    figure = _usage_of_codes(category, codes, model.detector.codebook_sizes())
+                    save_figure(figure, partial / "codebook_usage.png")
         folders.append(folder / name)
     return folders
 
@@ -266,11 +270,14 @@ def _short(sample: Sample) -> str:
 def _write_curves(
     folder: Path, category: str, part: Scored, thresholds: Thresholds, report: Report
 ) -> None:
-    figure = score_histogram(category, part.image_scores, part.labels, thresholds.image)
-    save_figure(figure, folder / "score_histogram.png")
+    scores, labels, limit = part.image_scores, part.labels, thresholds.image
     kinds = [sample.defect for sample in part.samples]
-    figure = score_by_defect(category, part.image_scores, part.labels, kinds, thresholds.image)
-    save_figure(figure, folder / "score_by_defect.png")
+    with attempt(f"score_histogram.png of {category}"):
+        figure = score_histogram(category, scores, labels, limit)
+        save_figure(figure, folder / "score_histogram.png")
+    with attempt(f"score_by_defect.png of {category}"):
+        figure = score_by_defect(category, scores, labels, kinds, limit)
+        save_figure(figure, folder / "score_by_defect.png")
     metrics, curves = report.per_category[category], report.curves.get(category, {})
     for name, draw in (
         ("roc", roc_figure),
@@ -278,7 +285,8 @@ def _write_curves(
         ("precision_recall", precision_recall_figure),
     ):
         if any(key.endswith(name) for key in curves):
-            save_figure(draw(category, curves, metrics), folder / f"{name}.png")
+            with attempt(f"{name}.png of {category}"):
+                save_figure(draw(category, curves, metrics), folder / f"{name}.png")
 
 
 @contextmanager

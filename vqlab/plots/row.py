@@ -242,10 +242,8 @@ def _overlay(original: Array, predicted: Array, below: Array, truth: Array | Non
 
 
 def _draw_header(canvas: Image.Image, draw: ImageDraw.ImageDraw, row: Row) -> None:
+    """Score and verdict at the right, at their full width; title and subtitle in what is left."""
     middle = _HEADER // 2
-    draw.text((_MARGIN, middle), row.title, font=style.font(24, True), fill=style.INK, anchor="lm")
-    left = _MARGIN + int(style.font(24, True).getlength(row.title)) + 16
-    draw.text((left, middle), row.subtitle, font=style.font(20), fill=style.MUTED, anchor="lm")
     words, colour = row.badge
     badge = style.badge(words, colour)
     right = canvas.width - _MARGIN - badge.width
@@ -255,6 +253,8 @@ def _draw_header(canvas: Image.Image, draw: ImageDraw.ImageDraw, row: Row) -> No
     draw.text((right, middle), text, font=style.font(17), fill=style.INK, anchor="rm")
     right -= int(style.font(17).getlength(text)) + 28
     _draw_gauge(canvas, draw, row, (right - _GAUGE, middle))
+    room = min(right - _GAUGE - 16, _TITLE_ENDS) - _MARGIN
+    style.draw_title(draw, (_MARGIN, middle), (row.title, row.subtitle), room, (24, 20))
 
 
 def _draw_gauge(

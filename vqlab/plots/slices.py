@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from vqlab.plots import style
-from vqlab.plots.curves import dressed, hexed, new_figure
+from vqlab.plots.curves import dressed, figure_text, hexed, new_figure
 from vqlab.plots.trials import FAINT, Goal, Trial, best, colours, limits, points, ring
 
 _ACROSS = 5
@@ -97,7 +97,8 @@ def slices_figure(
     top = height - 0.45
     for (place, recipe, own, done), count in zip(blocks, rows, strict=True):
         colour = colours(trials)[recipe]
-        heading = " · ".join(part for part in (recipe, goals[place].label) if part)
+        words = (figure_text(recipe), goals[place].label)
+        heading = " · ".join(word for word in words if word)
         figure.text(
             0.25 / width, (top - 0.1) / height, heading, fontsize=10, va="center",
             color=colour, fontweight="bold",
@@ -210,9 +211,10 @@ def _parallel(
     axes.axis("off")
     assert winner is not None
     darker = "higher" if first.maximize else "lower"
+    prefix = f"{figure_text(recipe)}: " if recipe else ""
     heading = f"{len(done)} complete trials; darker is {darker} {first.name}; "
     axes.set_title(
-        f"{recipe}{': ' if recipe else ''}{heading}orange is the best, trial {winner.number}",
+        f"{prefix}{heading}orange is the best, trial {winner.number}",
         loc="left", fontsize=9, color=hexed(style.MUTED), y=1.21,
     )  # fmt: skip
 
@@ -233,6 +235,7 @@ def _upright(axes: Axes, at: int, title: str, ticks: Sequence[tuple[float, str]]
 def _lines(text: str, length: int) -> str:
     """`text` on lines of at most about `length` letters, broken after `_`, `+`, `.`, `/`, ` `."""
     lines = [""]
+    text = "\n".join(figure_text(line, 80) for line in text.split("\n"))
     for part in re.findall(r"\n|[^_+./ \n]*[_+./ ]?", text):
         if part == "\n" or (lines[-1] and len(lines[-1]) + len(part) > length):
             lines.append("")

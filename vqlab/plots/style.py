@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from vqlab.fonts import draw_text, drawable, fitted, text_width
+from vqlab.fonts import font as font
 
 Array = NDArray[Any]
 Colour = tuple[int, int, int]
@@ -31,13 +33,6 @@ BELOW: Colour = (255, 190, 40)
 TRUTH: Colour = (60, 230, 255)
 """The outline of the ground truth in overlays."""
 _SMOOTH = 4
-
-
-@lru_cache
-def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans as matplotlib brings it: the same letters on every machine."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
 
 
 @lru_cache
@@ -83,6 +78,29 @@ def dot(colour: Colour, size: int = 15) -> Image.Image:
     draw.ellipse((0, 0, size * s - 1, size * s - 1), fill=(*PAPER, 255))
     draw.ellipse((2 * s, 2 * s, size * s - 1 - 2 * s, size * s - 1 - 2 * s), fill=(*colour, 255))
     return image.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def draw_title(
+    draw: ImageDraw.ImageDraw,
+    at: tuple[int, int],
+    words: tuple[str, str],
+    room: float,
+    sizes: tuple[int, int],
+) -> None:
+    """Draw a bold title and a muted subtitle beside it in `room` pixels; long ones are shortened.
+
+    sizes: of the letters. A subtitle gets at least two fifths of the room, or what it takes.
+    """
+    gap = sizes[0] * 2 // 3
+    title, subtitle = map(drawable, words)
+    second = text_width(subtitle, sizes[1])
+    kept = min(second + gap, 0.4 * room) if subtitle else 0
+    title = fitted(title, room - kept, sizes[0], True)
+    draw_text(draw, at, title, sizes[0], INK, bold=True, anchor="lm")
+    used = text_width(title, sizes[0], True) + gap
+    if subtitle:
+        subtitle = fitted(subtitle, room - used, sizes[1])
+        draw_text(draw, (at[0] + int(used), at[1]), subtitle, sizes[1], MUTED, anchor="lm")
 
 
 def edge(mask: Array) -> Array:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from vqlab.plots import style
-from vqlab.plots.curves import dressed, hexed, new_figure
+from vqlab.plots.curves import dressed, figure_text, hexed, new_figure
 
 FAINT = "#a9b4c0"
 WORDS = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
@@ -135,7 +135,9 @@ def importances_figure(
         return None
     rows = [len(shares) + 1.6 for shares in groups.values()]
     figure = new_figure(
-        f"{study} · importance of settings ({evaluator})", 8.4, 0.9 + 0.3 * sum(rows)
+        f"{study} · importance of settings ({evaluator})",
+        8.4,
+        0.9 + 0.3 * sum(rows),
     )
     grid = figure.add_gridspec(len(groups), 1, height_ratios=rows)
     most = max(share for shares in groups.values() for share in shares.values())
@@ -143,7 +145,7 @@ def importances_figure(
         axes = dressed(figure.add_subplot(grid[place]))
         heights = list(range(len(shares)))[::-1]
         axes.barh(heights, list(shares.values()), 0.66, color=hexed(style.BLUE))
-        axes.set_yticks(heights, list(shares))
+        axes.set_yticks(heights, [figure_text(setting, 60) for setting in shares])
         for height, share in zip(heights, shares.values(), strict=True):
             text = f"{share:.2f}"
             axes.text(share + 0.01 * most, height, text, va="center", fontsize=9)
@@ -169,7 +171,7 @@ def curves_figure(study: str, goal: Goal, trials: Sequence[Trial]) -> Figure | N
         colour = colours(trials)[trial.recipe]
         epochs, values = list(trial.curve), list(trial.curve.values())
         pruned = trial.state != "COMPLETE"
-        label = f"{trial.recipe} {WORDS.get(trial.state, trial.state)}".strip()
+        label = f"{figure_text(trial.recipe)} {WORDS.get(trial.state, trial.state)}".strip()
         look: dict[str, Any] = {"color": colour, "linewidth": 1.1, "alpha": strength}
         if trial is winner:
             look = {"color": hexed(style.AMBER), "linewidth": 2.6, "zorder": 4}
@@ -220,7 +222,7 @@ def _pareto(axes: Axes, goals: Sequence[Goal], place: int, trials: Sequence[Tria
         for some, size, alpha, word in ((beaten, 22, 0.35, "beaten"), (own, 48, 1.0, "front")):
             kept = [t for t in some if (t in on_front) == (word == "front")]
             xy = np.array([(t.values[place], t.values[0]) for t in kept]).reshape(-1, 2)
-            label = f"{recipe} {word}".strip() if len(kept) else None
+            label = f"{figure_text(recipe)} {word}".strip() if len(kept) else None
             axes.scatter(
                 xy[:, 0], xy[:, 1], size, color=colour, alpha=alpha, linewidths=0, label=label
             )

@@ -44,13 +44,14 @@ def draw_worst(title: str, misses: Sequence[Row], alarms: Sequence[Row]) -> Arra
     height = _TOP + max(1, *(sum(tile.height + 12 for tile in tiles) for tiles in columns))
     sheet = Image.new("RGB", (2 * _WIDTH + 2 * _MARGIN + 40, height + _MARGIN), style.PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((_MARGIN, 24), title, font=style.font(22, True), fill=style.INK, anchor="lm")
     legend = (
         "heat map: middle colour = pixel threshold · overlay: red predicted in a rejected image, "
         "amber above the pixel threshold but not rejected, cyan truth"
     )
     corner = sheet.width - _MARGIN, 24
     draw.text(corner, legend, font=style.font(13), fill=style.MUTED, anchor="rm")
+    room = corner[0] - int(style.font(13).getlength(legend)) - 2 * _MARGIN
+    style.draw_title(draw, (_MARGIN, 24), (title, ""), room, (22, 14))
     for place, (heading, rows, tiles) in enumerate(
         zip((_MISSES, _ALARMS), (misses, alarms), columns, strict=True)
     ):
@@ -75,10 +76,9 @@ def _tile(row: Row) -> Image.Image:
     tile = Image.new("RGB", (_WIDTH, _LABEL + height + 1), style.PAPER)
     draw = ImageDraw.Draw(tile)
     name = style.font(14, True)
-    draw.text((0, 11), row.title, font=name, fill=style.INK, anchor="lm")
-    left = int(name.getlength(row.title)) + 10
-    draw.text((left, 11), row.subtitle, font=style.font(14), fill=style.MUTED, anchor="lm")
     words, colour = row.badge
+    room = _WIDTH - 1 - int(name.getlength(words)) - 10
+    style.draw_title(draw, (0, 11), (row.title, row.subtitle), room, (14, 14))
     draw.text((_WIDTH - 1, 11), words, font=name, fill=colour, anchor="rm")
     draw.text((0, 31), row.told, font=style.font(13), fill=style.INK, anchor="lm")
     for place, picture in enumerate(shown):

@@ -20,7 +20,7 @@ from vqlab.data import Splits, load_dataset, write_picture
 from vqlab.evaluation import Report, evaluate
 from vqlab.model import Model
 from vqlab.nn import together
-from vqlab.plots import loss_curves
+from vqlab.plots import attempt, loss_curves
 from vqlab.recipes import Data, as_folders
 from vqlab.run.concepts import concept_metrics
 from vqlab.run.judging import assess, calibrated, judge, look_once, make_trainer
@@ -120,7 +120,8 @@ def run(
         try:
             _train(trainer, config, splits, tracked, on_epoch)
             if test and trainer.history:  # drawing takes longer than a trial's tracking
-                tracked.log_figure(loss_curves(trainer.history), LOSS)
+                with attempt(LOSS):
+                    tracked.log_figure(loss_curves(trainer.history), LOSS)
         except KeyboardInterrupt as error:
             how = f"go on with: vqlab train --resume {tracked.id[:12]}"
             raise type(error)(f"interrupted after epoch {len(trainer.history)}; {how}") from None
@@ -206,7 +207,8 @@ def log_data(tracked: Run, splits: Splits) -> None:
     the same ones, which lie with the study."""
     with tempfile.TemporaryDirectory() as folder:
         splits.write_table(Path(folder) / "splits.csv")
-        write_picture(splits.validation_sheet, Path(folder) / "validation.png")
+        with attempt("validation.png"):
+            write_picture(splits.validation_sheet, Path(folder) / "validation.png")
         tracked.log_artifacts(Path(folder), "data")
 
 

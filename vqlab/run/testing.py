@@ -38,7 +38,7 @@ from vqlab.evaluation import (
     save_evidence,
 )
 from vqlab.model import Model
-from vqlab.plots import in_two_rows, write_results
+from vqlab.plots import attempt, in_two_rows, write_results
 from vqlab.run.concepts import concept_metrics, show_concepts
 from vqlab.run.judging import judge, make_trainer
 from vqlab.run.settings import BEST_ON_TEST, RunConfig, resolve
@@ -135,9 +135,13 @@ def test_model(
     for folder in folders:
         tracked.log_artifacts(folder, f"results/{folder.name}")
     chosen = chosen_pictures(splits).items()
-    tracked.log_pictures({k: in_two_rows(read_image(folders[0].parent / f)) for k, f in chosen})
+    for name, file in chosen:
+        if (folders[0].parent / file).exists():
+            with attempt(f"the picture {name}"):
+                tracked.log_pictures({name: in_two_rows(read_image(folders[0].parent / file))})
     whole = results if len(folders) > 1 else folders[0]
-    show_concepts(model, splits, scored, tracked, whole)
+    with attempt("the pictures of concepts"):
+        show_concepts(model, splits, scored, tracked, whole)
     return report, beside, whole
 
 

@@ -19,7 +19,7 @@ from vqlab.config import digest
 from vqlab.data import write_picture
 from vqlab.evaluation import Thresholds
 from vqlab.model import Model
-from vqlab.plots import loss_curves
+from vqlab.plots import attempt, loss_curves
 from vqlab.run import LOSS, SAVED_TAG, require_test, resolve, six_panels, test_model, warned_of
 from vqlab.sweep.again import bring_back
 from vqlab.sweep.events import SweepResult, TrialOnTest, TrialRow
@@ -187,11 +187,12 @@ def _test_once(
     run = objective.tracker.amend(record.run_id)
     epochs = objective.tracker.history(record.run_id, ("train/", "codebook/"))
     if epochs:
-        run.log_figure(loss_curves(epochs), LOSS)
+        with attempt(LOSS):
+            run.log_figure(loss_curves(epochs), LOSS)
     splits = objective.splits_for(config)
     if not len(splits.test):
         run.set_tags({**tags, NOTES: "\n".join([*splits.notes, *notes])})
-        return results / splits.categories[0]
+        return results / folder_name(splits.categories[0])
     report, _, pictures = test_model(model, config, splits, run, results)
     run.set_tags({**tags, TESTED: "true", NOTES: "\n".join([*report.notes, *notes])})
     return pictures
@@ -232,9 +233,10 @@ def _show_study(
         figures = {trial.number: trial.test for trial in tested}
         why = {trial.number: trial.why for trial in tested}
         rejected = objective.rule.not_clearly_better()
-        draw_study(study, objective.contest.objectives, Path(folder), figures, why, rejected)
+        with attempt("the pictures of the study"):
+            draw_study(study, objective.contest.objectives, Path(folder), figures, why, rejected)
         picture = Path(folder) / Path(PICTURE).name
-        with suppress(UserError):  # somebody removed it
+        with attempt(PICTURE), suppress(UserError):  # somebody removed it
             require_test(objective.splits, "to show one of them")
             best_run = objective.tracker.find(str(best.run_id))
             write_picture(six_panels(best_run, objective.splits), picture)

@@ -1,0 +1,118 @@
+"""Names that data sets have, through a training and what follows it."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_set import tiny_recipe, write_tiny_set
+
+from vqlab.errors import UserError
+from vqlab.evaluation import Report
+from vqlab.plots import PictureWarning, results
+from vqlab.predict import load_model
+from vqlab.promote import promote
+from vqlab.run import Outcome, each_model, resolve, run
+from vqlab.tracking import Tracker
+
+BYTES = os.fsdecode(b"n\xfct")
+
+
+def trained(root: Path, category: str, tmp_path: Path) -> tuple[Tracker, Outcome]:
+    tree = {**tiny_recipe(root, category, epochs=0), "detector": {"name": "mean_image"}}
+    tracker = Tracker.open(tmp_path / "mlruns")
+    return tracker, run(resolve(tree), tracker, results=tmp_path / "results")
+
+
+@pytest.mark.slow
+def test_undecodable_names_from_training_to_promotion(tmp_path: Path) -> None:
+    root = write_tiny_set(tmp_path / BYTES, (BYTES,))
+    for part in ("test", "ground_truth"):
+        (root / BYTES / part / "hole").rename(root / BYTES / part / f"h{BYTES}")
+    good = root / BYTES / "test" / "good"
+    (good / "000.png").rename(good / f"{BYTES}.png")
+    tracker, outcome = trained(root, BYTES, tmp_path)
+    assert outcome.pictures is not None
+    rows = list(csv.DictReader((outcome.pictures / "scores.csv").open(encoding="utf-8")))
+    assert {row["defect"] for row in rows} == {"good", r"hn\xfct"}
+    assert len(list(outcome.pictures.glob("*_viz.png"))) == len(rows)
+    assert promote(tracker, BYTES, ref=outcome.run_id).promoted
+    model = load_model("champion", BYTES, tmp_path / "mlruns")
+    assert model.categories == (BYTES,) and model.category == r"n\xfct"
+    with pytest.raises(UserError, match="no champion"):
+        load_model("champion", r"n\xfct", tmp_path / "mlruns")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "category", ["a+b", "007", 'Gehäuse 外壳 $x$ [1] it\'s "q"', "-x", "y" * 240]
+)
+def test_a_category_may_have_any_name(category: str, tmp_path: Path) -> None:
+    root = write_tiny_set(tmp_path / "data", (category,))
+    tracker, outcome = trained(root, category, tmp_path)
+    assert promote(tracker, category, ref=outcome.run_id).promoted
+    assert load_model("champion", category, tmp_path / "mlruns").categories == (category,)
+    assert tracker.find(f"mean_image-{category}"[:200]).categories == (category,)
+
+
+@pytest.mark.slow
+def test_metrics_of_a_joint_model_are_told_apart(tmp_path: Path) -> None:
+    root = write_tiny_set(tmp_path / "data", ("nut#1", "nut_1", "pooled"))
+    tree = {**tiny_recipe(root, epochs=0), "detector": {"name": "mean_image"}}
+    tree["data"] |= {"categories": "all", "joint": True}
+    (config,) = each_model(resolve(tree))
+    tracker = Tracker.open(tmp_path / "mlruns")
+    outcome = run(config, tracker, results=tmp_path / "results")
+    metrics = tracker.find(outcome.run_id).metrics
+    keys = [key for key in metrics if key.startswith("test/") and key.endswith("/image_auroc")]
+    assert len(keys) == 5  # the mean, three categories, all images as one set
+    with pytest.raises(UserError, match="no champion"):
+        load_model("champion", "nut_1", tmp_path / "mlruns")
+    assert promote(tracker, "nut#1+nut_1+pooled", ref=outcome.run_id).promoted
+    assert (
+        load_model(outcome.run_id, "nut#1", tmp_path / "mlruns").categories
+        == config.data.categories
+    )
+
+
+def test_keys_of_a_report_are_told_apart() -> None:
+    groups = {name: {"image_auroc": 0.5} for name in ("nut#1", "nut_1", "nut?1", "pooled")}
+    report = Report(per_category=groups, mean={}, pooled={"image_auroc": 1.0}, notes=[])
+    keyed = report.keyed("test")
+    assert len(keyed) == 5
+    assert keyed["test/pooled/image_auroc"] == 1.0 and keyed["test/nut_1/image_auroc"] == 0.5
+
+
+def test_a_picture_that_cannot_be_drawn_does_not_fail_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object, **named: object) -> None:
+        raise ValueError("no such letter")
+
+    for name in ("draw_row", "draw_worst", "score_by_defect", "roc_figure"):
+        monkeypatch.setattr(results, name, broken)
+    root = write_tiny_set(tmp_path / "data")
+    with pytest.warns(PictureWarning, match=r"could not be drawn \(ValueError: no such letter\)"):
+        tracker, outcome = trained(root, "part", tmp_path)
+    assert tracker.find(outcome.run_id).status == "FINISHED"
+    assert outcome.pictures is not None and (outcome.pictures / "scores.csv").exists()
+    assert outcome.test is not None and outcome.test.mean["image_auroc"] > 0
+
+
+@pytest.mark.slow
+def test_a_training_ends_well_where_the_terminal_lacks_letters(tmp_path: Path) -> None:
+    root = write_tiny_set(tmp_path / "data", ("外壳[b]",))
+    done = subprocess.run(
+        [sys.executable, "-m", "vqlab", "train", "mean_image", "--preset", "tiny", "-c", "外壳[b]"]
+        + ["-d", str(root)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1", "VQLAB_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert rb"\u5916\u58f3[b]" in done.stdout
+    assert rb"pictures: results" in done.stdout
