@@ -169,6 +169,7 @@ class Tracker:
 
         Raises UserError that lists the ones meant, near ones, or the latest.
         """
+        reference = visible(reference)  # as names are stored
         if re.fullmatch("[0-9a-f]{32}", reference):  # spares reading all runs
             for record in self._search(f"attributes.run_id = '{reference}'"):
                 return record
