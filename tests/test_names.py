@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from tiny_set import tiny_recipe, write_tiny_set
 
+from vqlab.data.splits import fingerprint
 from vqlab.errors import UserError
 from vqlab.evaluation import Report
 from vqlab.plots import PictureWarning, results
@@ -18,6 +20,7 @@ from vqlab.predict import load_model
 from vqlab.promote import promote
 from vqlab.run import Outcome, each_model, resolve, run
 from vqlab.tracking import Tracker
+from vqlab.types import Sample
 
 BYTES = os.fsdecode(b"n\xfct")
 
@@ -78,6 +81,18 @@ def test_metrics_of_a_joint_model_are_told_apart(tmp_path: Path) -> None:
         load_model(outcome.run_id, "nut#1", tmp_path / "mlruns").categories
         == config.data.categories
     )
+
+
+def test_fingerprints_are_of_the_bytes_of_names(tmp_path: Path) -> None:
+    """Those of other names are as they always were: of their UTF-8."""
+    for name in ("part ü 划", BYTES):
+        path = tmp_path / f"{name}.png"
+        path.write_bytes(b"pixels")
+        content = hashlib.sha256(b"pixels").hexdigest()
+        line = os.fsencode(f"{name}.png") + f"\t{content}\t0\t".encode()
+        sample = Sample(path, "part", "good")
+        assert fingerprint([sample], tmp_path) == hashlib.sha256(line).hexdigest()
+        assert name == BYTES or line.decode() == f"{name}.png\t{content}\t0\t"
 
 
 def test_keys_of_a_report_are_told_apart() -> None:

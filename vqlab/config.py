@@ -43,7 +43,7 @@ def read_recipe(path: Path) -> Tree:
         raise UserError(f"recipe {path} cannot be read: {error}.") from None
     try:
         tree = yaml.safe_load(text)
-        names = flatten(yaml.load(text, yaml.BaseLoader)) if isinstance(tree, dict) else {}
+        written = flatten(yaml.load(text, yaml.BaseLoader)) if isinstance(tree, dict) else {}
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
         raise UserError(f"recipe {path} is not valid YAML: {problem}.") from None
@@ -51,8 +51,13 @@ def read_recipe(path: Path) -> Tree:
         return {}
     if not isinstance(tree, dict):
         raise UserError(f"recipe {path} must be a mapping of sections; got {type(tree).__name__}.")
-    for setting in NAMES & names.keys():
-        tree = merge(tree, nest(setting, names[setting]))
+    return _with_names(tree, written)
+
+
+def _with_names(tree: Tree, written: Mapping[str, Any]) -> Tree:
+    """`tree` with the names in it as they are written: `007` is no number."""
+    for setting in NAMES & written.keys():
+        tree = merge(tree, nest(setting, written[setting]))
     return tree
 
 

@@ -79,12 +79,14 @@ def main() -> NoReturn:
 _python_shows = warnings.showwarning
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
+def _show_warning(
+    message: Warning | str, category: type[Warning], *place: Any, **more: Any
+) -> None:
     """Show a warning of vqlab's own as one sentence, others as Python does."""
     if category.__module__.partition(".")[0] == "vqlab":
         print(f"vqlab: warning: {visible_lines(str(message))}", file=sys.stderr)
     else:
-        _python_shows(message, category, *place)
+        _python_shows(message, category, *place, **more)
 
 
 def _escape_unknown_letters() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -211,7 +212,7 @@ def say_result(result: SweepResult) -> None:
         out.print(f"reused: {' and '.join(reused)}; {result.saved:.0f} s saved")
     if result.test:
         out.print(f"pictures: {result.pictures or 'in the artifacts of the best run'}")
-    out.print(f"best settings: vqlab train {result.recipe}")
+    out.print(f"best settings: vqlab train {shlex.quote(str(result.recipe))}")
     out.print(f"the study in pictures: {result.page}")
     out.print("in MLflow (start its UI with: vqlab ui, or make ui in a checkout):")
     out.print(f"  all trials: {result.link}")

@@ -17,12 +17,14 @@ class PictureWarning(UserWarning):
 def attempt(what: str) -> Iterator[None]:
     """Turn an error in drawing `what` into a warning, and go on.
 
-    A UserError passes, such as of a full disk: its sentence says what to do.
+    A UserError passes, and what the system says of the place, such as a full disk.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
         reason = f"{type(error).__name__}: {error}"
         warnings.warn(f"{what} could not be drawn ({reason}).", PictureWarning, stacklevel=3)

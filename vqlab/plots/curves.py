@@ -203,9 +203,9 @@ def codebook_usage(counts: ArrayLike, title: str = "codebook", whole: bool = Tru
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG; the same figure gives the same bytes."""
     for text in figure.findobj(Text):
-        own = families(text.get_text())  # type: ignore[attr-defined]
+        own = families(text.get_text())
         if len(own) > 1:
-            text.set_fontfamily(own)  # type: ignore[attr-defined]
+            text.set_fontfamily(own)
     figure.savefig(path, format="png", metadata={"Software": None})
 
 
