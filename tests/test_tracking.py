@@ -28,6 +28,7 @@ import pytest
 from vqlab.errors import UserError
 from vqlab.text import unique_key
 from vqlab.tracking import CHECKPOINT, NOTE, PREVIOUS, Run, Tracker, remember_ui, ui_command, views
+from vqlab.tracking.categories import category_tags
 from vqlab.tracking.environment import git_tags
 from vqlab.tracking.store import locate
 from vqlab.tracking.views import picture_key
@@ -501,6 +502,12 @@ def test_a_text_with_a_plus_means_one_category_or_several(tracker: Tracker) -> N
         run.log_text("weights", CHECKPOINT)
     joint = tracker.registry.register(run.id, CHECKPOINT, ("a", "b"))
     assert tracker.registry.versions("a+b") == [joint]
+    tracker.registry.crown(joint, None)
+    assert tracker.champion("a+b").model == joint.model
+    with tracker.start(experiment="a+b", name="own", tags=category_tags(["a+b"])):
+        pass
+    with pytest.raises(UserError, match="'a.b' has no champion"):
+        tracker.champion("a+b")
     own = tracker.registry.register(run.id, CHECKPOINT, ("a+b",))
     assert own.model != joint.model
     assert tracker.registry.versions("a+b") == [own]

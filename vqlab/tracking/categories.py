@@ -19,19 +19,24 @@ def category_tags(categories: Sequence[str]) -> dict[str, str]:
 
 
 def categories_of(tags: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the categories that tags name; before there was a list, a `+` separated them."""
-    try:
-        return tuple(map(str, json.loads(tags[_LIST])))
-    except (KeyError, ValueError, TypeError):
-        text = tags.get(_TEXT, "")
-        return tuple(text.split("+")) if text else ()
+    """Return the categories that tags name; without a list that fits the text, `+` separates."""
+    text = tags.get(_TEXT, "")
+    return _listed(tags) or (tuple(text.split("+")) if text else ())
 
 
 def same_categories(tags: Mapping[str, str], categories: Sequence[str]) -> bool:
     """Return whether tags are of exactly these categories."""
-    if _LIST in tags:
-        return categories_of(tags) == tuple(categories)
-    return tags.get(_TEXT) == category_text(categories)
+    listed = _listed(tags)
+    return listed == tuple(categories) if listed else tags.get(_TEXT) == category_text(categories)
+
+
+def _listed(tags: Mapping[str, str]) -> tuple[str, ...]:
+    """The list in the tags, if the text is still of it; runs of vqlab 0.1 have the text alone."""
+    try:
+        listed = tuple(map(str, json.loads(tags[_LIST])))
+    except (KeyError, ValueError, TypeError):
+        return ()
+    return listed if category_text(listed) == tags.get(_TEXT) else ()
 
 
 def meant_by(text: str, categories: Sequence[str]) -> bool:

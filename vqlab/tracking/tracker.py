@@ -18,10 +18,11 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from vqlab.errors import UserError
 from vqlab.text import shorten, unique_key, visible
+from vqlab.tracking.categories import category_tags
 from vqlab.tracking.environment import code_tags, owner_is_gone, owner_tags, surroundings
 from vqlab.tracking.pages import ExperimentPages, run_route
 from vqlab.tracking.record import RunRecord
-from vqlab.tracking.registry import Champion, Registry
+from vqlab.tracking.registry import Category, Champion, Registry
 from vqlab.tracking.run import Run, Status, artifact, stored_tags
 from vqlab.tracking.store import Client, connect, locate
 from vqlab.tracking.views import tagged
@@ -261,9 +262,15 @@ class Tracker:
             _artifact=partial(artifact, self._client, info.run_id, info.artifact_uri),
         )
 
-    def champion(self, category: str) -> Champion:
+    def champion(self, category: Category) -> Champion:
         """The champion of a category, its checkpoint on this machine. Raises UserError where there
-        is none, or its file is gone or another."""
+        is none, or its file is gone or another.
+
+        `a+b` means the joint model of a and b only if no run is of a category of that name.
+        """
+        if isinstance(category, str) and "+" in category:
+            own = self.runs(tags=category_tags([category]))
+            return self.registry.champion([category] if own else category)
         return self.registry.champion(category)
 
     # runs that have ended
