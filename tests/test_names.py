@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tiny_set import tiny_recipe, write_tiny_set
 
+from vqlab.data.layouts import Layout
 from vqlab.data.splits import fingerprint
 from vqlab.errors import UserError
 from vqlab.evaluation import Report
@@ -91,7 +92,8 @@ def test_fingerprints_are_of_the_bytes_of_names(tmp_path: Path) -> None:
         content = hashlib.sha256(b"pixels").hexdigest()
         line = os.fsencode(f"{name}.png") + f"\t{content}\t0\t".encode()
         sample = Sample(path, "part", "good")
-        assert fingerprint([sample], tmp_path) == hashlib.sha256(line).hexdigest()
+        layout = Layout(tmp_path, "MVTec AD layout", {})
+        assert fingerprint([sample], layout) == hashlib.sha256(line).hexdigest()
         assert name == BYTES or line.decode() == f"{name}.png\t{content}\t0\t"
 
 

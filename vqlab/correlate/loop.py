@@ -13,6 +13,7 @@ from vqlab.correlate.ranks import Correlation, correlated
 from vqlab.correlate.study import plan, read_study
 from vqlab.data import Splits, categories_in
 from vqlab.run import experiment_of
+from vqlab.text import folder_name
 from vqlab.tracking import Tracker, category_tags
 from vqlab.types import UserError
 
@@ -45,7 +46,7 @@ def correlate(
     }
     found = []
     for category, trainings in plans.items():
-        kept = Kept(results / "correlate" / name / f"{category}.csv")
+        kept = Kept(results / "correlate" / name / f"{folder_name(category)}.csv")
         rows, splits = measure_all(category, trainings, kept, on_progress)
         for detector, part in study.detectors.items():
             own = [row for row in rows if row["detector"] == detector]
