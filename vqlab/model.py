@@ -144,10 +144,14 @@ class Model:
     def score(self, image: Array | Image.Image | Path | str) -> Prediction:
         """Score an image file, a PIL image, or an array (H, W, 3) or (H, W), uint8.
 
-        Raises UserError for a file that is no image, and for an array of another shape or type,
-        with what converts it.
+        A PIL image is read as its file would be. Raises UserError for a file that is no image, and
+        for an array of another shape or type, with what converts it.
         """
-        pixels = read_image(Path(image)) if isinstance(image, Path | str) else as_rgb(image)
+        bits = self.data.bits
+        if isinstance(image, Path | str):
+            pixels = read_image(image, bits)
+        else:
+            pixels = as_rgb(image, bits)
         network, geometry = to_network(pixels, self.data)
         pyramid = self.backbone(network[None].to(self.device))
         scores = self.detector.score(pyramid)

@@ -23,11 +23,25 @@ Root = Annotated[
 
 
 @data_app.command()
-def check(root: Root = None, category: Category = None, good: Good = None, bad: Bad = None) -> None:
-    """Check a data set whole: counts, every image and mask, duplicates; print its fingerprint."""
+def check(
+    root: Root = None,
+    category: Category = None,
+    good: Good = None,
+    bad: Bad = None,
+    bits: Annotated[
+        int | None, typer.Option(min=8, max=32, help="Bits that the camera used, as data.bits.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 for warnings, too.")
+    ] = False,
+) -> None:
+    """Validate a data set: files, masks, labels, duplicates, images not used; print its fingerprint.
+
+    Exit status 1 for errors, which keep the set from being used; 0 for warnings (1 with --strict).
+    """
     from vqlab.cli.progress import counting
-    from vqlab.cli.tables import check_table
-    from vqlab.cli.terminal import marked, out
+    from vqlab.cli.tables import check_summary, check_table
+    from vqlab.cli.terminal import out
     from vqlab.data import check_dataset, find_layout, find_root
 
     settings = _settings(root, category, good, bad)
@@ -35,12 +49,11 @@ def check(root: Root = None, category: Category = None, good: Good = None, bad: 
         folder, _ = find_root(settings, partial(on_progress, "drawing the synthetic set"))
         where = find_layout(settings) if good is not None else folder
         names = None if settings.categories == "all" else settings.categories
-        report = check_dataset(where, names, partial(on_progress, "checking images"))
+        report = check_dataset(where, names, partial(on_progress, "checking images"), bits)
     check_table(report)
-    if report.errors:
-        out.print(marked(f"{len(report.errors)} errors", "bold red"))
+    out.print(check_summary(report))
+    if report.errors or (strict and report.warnings):
         raise typer.Exit(1)
-    out.print(marked("sound", "bold green", f"; fingerprint {report.fingerprint}"))
 
 
 @data_app.command()

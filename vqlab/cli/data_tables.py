@@ -56,6 +56,22 @@ def check_table(report: CheckReport) -> None:
         out.print(marked("error", "red", f": {error}"))
 
 
+def check_summary(report: CheckReport) -> str:
+    """The check's last line: how many errors and warnings there are, and the fingerprint."""
+    counts = [
+        f"[bold {colour}]{len(found)} {word}{'s' if len(found) > 1 else ''}[/]"
+        for found, word, colour in (
+            (report.errors, "error", "red"),
+            (report.warnings, "warning", "yellow"),
+        )
+        if found
+    ]
+    if report.errors:
+        return ", ".join(counts)
+    state = "".join(counts) or "[bold green]No problems found[/]"
+    return f"{state}; fingerprint {report.fingerprint}"
+
+
 def audit_table(rows: Sequence[CategoryAudit], statistics: Mapping[str, str]) -> None:
     """How well each statistic (name → words) separates the test set, a row per category, then
     every warning on a line of its own."""

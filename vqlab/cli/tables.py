@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vqlab.cli.data_tables import audit_table as audit_table
+from vqlab.cli.data_tables import check_summary as check_summary
 from vqlab.cli.data_tables import check_table as check_table
 from vqlab.cli.data_tables import prediction_table as prediction_table
 from vqlab.cli.metric_tables import AUDITED as AUDITED

@@ -2,37 +2,71 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from vqlab.data.images import Pixels, rgb_of
+from vqlab.data.depth import BadFile, depth_of
+from vqlab.data.images import Pixels, rgb_of, upright
 from vqlab.errors import UserError
 
 _CHANNELS = (1, 3, 4)
 
 
-def as_rgb(image: Any) -> Pixels:
+def as_rgb(image: Any, bits: int | None = None) -> Pixels:
     """Return a PIL image, or a uint8 array (H, W, 3) or (H, W), as an array (H, W, 3) uint8.
 
-    A PIL image is converted as `read_image` converts a file. Raises UserError for anything else,
+    A PIL image takes the road of `read_image` for a file: mode, palette, transparency, 16 bits and
+    EXIF orientation are read as there. bits: as `data.bits`. Raises UserError for anything else,
     with the expression that converts it, where there is one.
     """
     if isinstance(image, Image.Image):
-        return np.ascontiguousarray(rgb_of(ImageOps.exif_transpose(image), Path("in memory")))
+        return _of_pil(image, bits)
     array, start = _as_array(image)
     shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
     if start != "x" or not shaped or array.dtype != np.uint8 or 0 in array.shape:
         kind = f"{type(image).__name__} of {array.dtype}, shape {array.shape}"
         raise UserError(
             "an image must be a path, a PIL image, or a uint8 array of shape (height, width, 3) or "
-            f"(height, width); got {kind}{_range(array)}; {_advice(array, start)}"
+            f"(height, width); got {kind}{_range(array)}; {_advice(array, start, bits)}"
         )
     return np.repeat(array[:, :, None], 3, axis=2) if array.ndim == 2 else array
+
+
+def _of_pil(image: Image.Image, bits: int | None) -> Pixels:
+    if 0 in image.size:
+        raise UserError(f"an image must have pixels; got a PIL image of size {image.size}.")
+    file = str(getattr(image, "filename", ""))
+    path = Path(file or "in memory")
+    try:
+        if bits is not None and path.is_file() and not getattr(image, "tile", None):
+            _refuse_lost_bits(image, path)
+        return rgb_of(upright(image, path, bits), path, bits)
+    except BadFile:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+        raise UserError(
+            f"a PIL image must be open and whole; {path} cannot be decoded ({error}); give its "
+            "file, or score it before it is closed."
+        ) from None
+
+
+def _refuse_lost_bits(image: Image.Image, path: Path) -> None:
+    """Pillow keeps 8 of the 16 bits of colours when it loads a file."""
+    if image.mode.startswith(("I", "F")):
+        return
+    with Image.open(path) as file:
+        if depth_of(file) == 16:
+            raise UserError(
+                f"a PIL image of 16-bit colours has lost the bits that data.bits is about; give "
+                f"the path {path} instead."
+            )
 
 
 def _as_array(image: Any) -> tuple[NDArray[Any], str]:
@@ -55,7 +89,7 @@ def _range(array: NDArray[Any]) -> str:
     return f", values {array.min():.4g} to {array.max():.4g}"
 
 
-def _advice(array: NDArray[Any], start: str) -> str:
+def _advice(array: NDArray[Any], start: str, bits: int | None) -> str:
     """Return what makes an image that is accepted of the array that the expression `start` is."""
     if array.ndim < 2 or array.dtype.kind not in "biuf":
         return "give its file, or open it with PIL.Image.open."
@@ -66,7 +100,7 @@ def _advice(array: NDArray[Any], start: str) -> str:
     steps = _layout(array)
     if steps is None:
         return "give one image of 1, 3 or 4 channels."
-    scaled = _scaled(array)
+    scaled = _scaled(array, bits)
     if scaled is None:
         return (
             "bring its values to 0..255 as in the image files, e.g. undo a normalisation by mean "
@@ -99,13 +133,16 @@ def _layout(array: NDArray[Any]) -> str | None:
     return steps + {1: "[:, :, 0]", 3: "", 4: _ALPHA}[shape[2]]
 
 
-def _scaled(array: NDArray[Any]) -> str | None:
+def _scaled(array: NDArray[Any], bits: int | None) -> str | None:
     """Return what makes uint8 of the values, `{}` in place of the array; None if unclear."""
     if array.dtype == np.uint8:
         return "{}"
     if array.dtype == np.bool_:
         return "({} * 255).astype('uint8')"
     low, high = float(array.min()), float(array.max())
+    if bits is not None and array.dtype.kind in "iu" and array.dtype.itemsize > 1:
+        fits = low >= 0 and high < 2**bits
+        return f"({{}} >> {bits - 8}).astype('uint8')" if fits else None
     if not (low >= 0 and high <= 65535):  # NaN as well
         return None
     if np.issubdtype(array.dtype, np.floating):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vqlab.data.folder_names import entries
 from vqlab.data.images import IMAGE_SUFFIXES
+from vqlab.text import visible
 from vqlab.types import Sample
 
 FEWEST = 4
@@ -50,6 +51,11 @@ class Category:
 def relative(path: Path, root: Path) -> str:
     """Return the path below `root`, or the whole path if it lies elsewhere."""
     return str(path.relative_to(root) if path.is_relative_to(root) else path)
+
+
+def files_below(paths: Sequence[Path], folder: Path, most: int = 5) -> str:
+    """Return the first few paths below `folder` as text, and how many more there are."""
+    return listing([visible(relative(path, folder)) for path in paths], most)
 
 
 def images_in(folder: Path, category: Category | None = None) -> list[Path]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from vqlab.data.category import Category, listing
+from vqlab.data.category import Category
+from vqlab.data.facts import MaskFacts, PictureFacts, examine, examine_mask
 from vqlab.data.image_set import THREADS, Progress
-from vqlab.data.images import BadFile, read_image, read_mask
+from vqlab.data.images import BadFile
 from vqlab.data.layouts import Layout, read_category, recognise, require_categories
 from vqlab.data.locate import source_of
+from vqlab.data.meaning import meaning_warnings
 from vqlab.data.published import Counts, published_counts
 from vqlab.data.splits import fingerprint
 from vqlab.types import Sample
@@ -54,23 +55,23 @@ class CheckReport:
 
 @dataclass(frozen=True)
 class _Seen:
-    """One decoded sample: its (H, W), the hash of its pixels, and its faults."""
+    """What decoding a sample showed, and its faults; nothing where a file cannot be read."""
 
-    size: tuple[int, int] | None
-    pixels: str
+    picture: PictureFacts | None
+    mask: MaskFacts | None
     errors: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
 
 
 def check_dataset(
     root: Path | Layout,
     categories: Sequence[str] | None = None,
     progress: Progress | None = None,
+    bits: int | None = None,
 ) -> CheckReport:
     """Decode every image and mask below `root`, or of a layout, and say all that is wrong.
 
-    Counts against the published ones, masks against their images, the same picture in train and
-    test, unreadable files. Raises UserError only where `root` holds no data set at all, or not the
+    Counts against the published ones, masks against their images and what they mark, bit depth,
+    images that are not used, the same picture twice, unreadable files. bits: as `data.bits`. Raises UserError only where `root` holds no data set at all, or not the
     `categories` asked for.
     """
     layout = root if isinstance(root, Layout) else recognise(root)
@@ -88,41 +89,37 @@ def check_dataset(
         for category in found:
             mine = [*category.train, *category.test]
             seen: list[_Seen] = []
-            for one in pool.map(_look, mine):
+            for one in pool.map(partial(_look, bits=bits), mine):
                 seen.append(one)
                 done += 1
                 if progress is not None:
                     progress(done, total)
-            _report(report, category, mine, seen, layout)
+            _report(report, category, mine, seen, layout, bits)
             samples += mine
     if all(row.fingerprint for row in report.rows):
         report.fingerprint = fingerprint(samples, layout)
     return report
 
 
-def _look(sample: Sample) -> _Seen:
+def _look(sample: Sample, bits: int | None) -> _Seen:
     """Decode a sample and its mask; nothing is raised."""
     errors: list[str] = []
-    warnings: list[str] = []
-    size, pixels = None, ""
+    picture, facts = None, None
     try:
-        image = read_image(sample.path)
-        size = (image.shape[0], image.shape[1])
-        pixels = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
+        _, picture = examine(sample.path, bits)
     except BadFile as error:
         errors.append(f"{error.path}: {error.reason}.")
     try:
-        mask = read_mask(sample.mask) if sample.mask is not None else None
-        if mask is not None and size is not None and mask.shape != size:
-            errors.append(
-                f"{sample.mask}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels, "
-                f"its image {size[1]}x{size[0]}."
-            )
-        if mask is not None and not mask.any():
-            warnings.append(f"{sample.mask}: the mask of a defect marks no pixel.")
+        if sample.mask is not None:
+            mask, facts = examine_mask(sample.mask)
+            if picture is not None and mask.shape != picture.size:
+                errors.append(
+                    f"{sample.mask}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels, "
+                    f"its image {picture.size[1]}x{picture.size[0]}."
+                )
     except BadFile as error:
         errors.append(f"{error.path}: {error.reason}.")
-    return _Seen(size, pixels, tuple(errors), tuple(warnings))
+    return _Seen(picture, facts, tuple(errors))
 
 
 def _report(
@@ -131,6 +128,7 @@ def _report(
     samples: Sequence[Sample],
     seen: Sequence[_Seen],
     layout: Layout,
+    bits: int | None,
 ) -> None:
     counts = Counts(
         len(category.train),
@@ -150,8 +148,10 @@ def _report(
     unreadable = [error for one in seen for error in one.errors]
     report.errors += [*category.faults, *unreadable]
     report.warnings += [*category.remarks, *category.without_mask(layout.folders[category.name])]
-    report.warnings += [warning for one in seen for warning in one.warnings]
-    report.warnings += _duplicates(category, seen)
+    pictures = {s.path: one.picture for s, one in zip(samples, seen, strict=True) if one.picture}
+    masks = {s.mask: o.mask for s, o in zip(samples, seen, strict=True) if s.mask and o.mask}
+    folder = layout.folders[category.name]
+    report.warnings += meaning_warnings(category, pictures, masks, folder, bits)
     masked = [sample for sample in category.test if sample.mask is not None]
     whole = not unreadable and not category.faults
     report.rows.append(
@@ -159,7 +159,7 @@ def _report(
             category=category.name,
             counts=counts,
             masks=len(masked),
-            sizes=_sizes([one.size for one in seen if one.size is not None]),
+            sizes=_sizes([facts.size for facts in pictures.values()]),
             published=note,
             fingerprint=fingerprint(samples, layout) if whole else "",
         )
@@ -176,22 +176,3 @@ def _sizes(sizes: Sequence[tuple[int, int]]) -> str:
     least, most = min(sizes), max(sizes)
     texts = [f"{width}x{height}" for height, width in (least, most)]
     return texts[0] if least == most else " to ".join(texts)
-
-
-def _duplicates(category: Category, seen: Sequence[_Seen]) -> list[str]:
-    """Pictures, pixel for pixel, that are both in train and in test."""
-    train: dict[str, list[Path]] = defaultdict(list)
-    for sample, one in zip(category.train, seen, strict=False):
-        train[one.pixels].append(sample.path)
-    train.pop("", None)
-    twins = [
-        f"{sample.path.parent.name}/{sample.path.name} = {train[one.pixels][0].name}"
-        for sample, one in zip(category.test, seen[len(category.train) :], strict=True)
-        if one.pixels in train
-    ]
-    if not twins:
-        return []
-    return [
-        f"category {category.name}: {len(twins)} test images are also in train "
-        f"({listing(twins)}): their scores are worth nothing."
-    ]

@@ -160,12 +160,6 @@ def _good_of(place: Path, train: bool, category: Category) -> Path | None:
     if len(there) > 1:
         category.faults.append(_twice(place, there))
     if there:
-        if train:
-            others = [path.name for path in subfolders(place) if path not in there]
-            if others:
-                category.remarks.append(
-                    f"{place}: {listing(others)} is not {place.name}/{there[0].name}, unused."
-                )
         return there[0]
     if train and images_in(place):
         return place

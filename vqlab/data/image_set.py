@@ -7,12 +7,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 
 from vqlab.data.defects import draw_defect
+from vqlab.data.facts import MaskFacts, PictureFacts, examine, examine_mask
 from vqlab.data.images import (
     BadFile,
     Mask,
@@ -20,7 +22,6 @@ from vqlab.data.images import (
     fit_image,
     fit_mask,
     read_image,
-    read_mask,
     scaled,
     to_original,
     to_tensor,
@@ -68,6 +69,9 @@ class Memory:
 
     def __init__(self, settings: DataSettings) -> None:
         self.settings = settings
+        self.facts: dict[Path, PictureFacts] = {}
+        """What was seen of each image file when it was decoded."""
+        self.mask_facts: dict[Path, MaskFacts] = {}
         self._left = settings.memory_mib * 2**20
         self._pictures: dict[Item, Picture] = {}
         self._digests: dict[Item, bytes] = {}
@@ -95,7 +99,10 @@ class Memory:
         if new:
             with ThreadPoolExecutor(THREADS) as pool:
                 self._digests.update(zip(new, pool.map(self._digest, new), strict=True))
-        whole = self.settings.brightness.encode() + b"".join(map(self._digests.__getitem__, items))
+        bits = "" if self.settings.bits is None else f" {self.settings.bits} bits"
+        whole = f"{self.settings.brightness}{bits}".encode() + b"".join(
+            map(self._digests.__getitem__, items)
+        )
         return hashlib.sha256(whole).hexdigest()
 
     def _digest(self, item: Item) -> bytes:
@@ -113,7 +120,7 @@ class Photo:
     sample: Sample
 
     def picture(self, memory: Memory) -> Picture:
-        whole = read_image(self.sample.path)
+        whole, memory.facts[self.sample.path] = examine(self.sample.path, memory.settings.bits)
         image, geometry = fit_image(whole, memory.settings)
         if min(geometry.box[2:]) < NARROWEST:
             raise BadFile(
@@ -124,20 +131,20 @@ class Photo:
             )
         if self.sample.mask is None:
             return Picture(image, np.zeros(image.shape[:2], np.bool_), geometry)
-        mask = self.mask((whole.shape[0], whole.shape[1]))
+        mask = self.mask((whole.shape[0], whole.shape[1]), memory)
         return Picture(image, fit_mask(mask, memory.settings), geometry)
 
     def original(self, memory: Memory) -> Pixels:
-        return read_image(self.sample.path)
+        return read_image(self.sample.path, memory.settings.bits)
 
     def original_mask(self, memory: Memory) -> Mask:
-        return self.mask(memory.picture(self).geometry.original)
+        return self.mask(memory.picture(self).geometry.original, memory)
 
-    def mask(self, size: tuple[int, int]) -> Mask:
+    def mask(self, size: tuple[int, int], memory: Memory) -> Mask:
         """Its mask, (H, W) bool; raises BadFile where it is not of `size`, that of the image."""
         if self.sample.mask is None:
             return np.zeros(size, np.bool_)
-        mask = read_mask(self.sample.mask)
+        mask, memory.mask_facts[self.sample.mask] = examine_mask(self.sample.mask)
         if mask.shape != size:
             raise BadFile(
                 self.sample.mask,
@@ -182,7 +189,7 @@ class Drawn:
         return Picture(image, mask, clean.geometry)
 
     def original(self, memory: Memory) -> Pixels:
-        whole = read_image(self.photo.sample.path)
+        whole = read_image(self.photo.sample.path, memory.settings.bits)
         picture = memory.picture(self)
         drawn = np.clip(np.round(to_original(picture.image, picture.geometry)), 0, 255)
         return np.where(self.original_mask(memory)[..., None], drawn.astype(np.uint8), whole)
@@ -196,7 +203,7 @@ def _fitted(photo: Photo, settings: DataSettings, memory: Memory) -> Picture:
     """The photo at the size of `settings`, from memory where that is the network's."""
     if settings == memory.settings:
         return memory.picture(photo)
-    image, geometry = fit_image(read_image(photo.sample.path), settings)
+    image, geometry = fit_image(read_image(photo.sample.path, settings.bits), settings)
     return Picture(image, np.zeros(image.shape[:2], np.bool_), geometry)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
+from vqlab.data.depth import BadFile as BadFile
+from vqlab.data.depth import deep_colours, depth_of, eight_bits
 from vqlab.data.settings import DataSettings
 from vqlab.types import Geometry, UserError
 
@@ -30,55 +33,94 @@ BORDER_BRIGHTNESS = 0.5
 """What `brightness: border` makes the border of every image."""
 
 
-class BadFile(UserError):
-    """A file that is not what its place says: `path` and `reason` for a list of several."""
+@dataclass(frozen=True)
+class Decoded:
+    """The whole first frame of a file, upright, in the file's own mode."""
 
-    def __init__(self, path: Path, reason: str, remedy: str = "replace or remove it") -> None:
-        super().__init__(f"file {path} cannot be used: {reason}; {remedy}.")
-        self.path = path
-        self.reason = reason
+    image: Image.Image
+    depth: int
+    """Bits of a value in the file, see `depth_of`."""
+    lossy: str
+    """The lossy format that the content has, whatever the file is called; else empty."""
 
 
-def read_image(path: Path | str) -> Pixels:
+def read_image(path: Path | str, bits: int | None = None) -> Pixels:
     """The picture as a person sees it: (H, W, 3) uint8 RGB, turned as its EXIF tag says.
 
-    16 bits become 8 by the high byte (the same scale for every file), transparency becomes white,
-    of several frames the first is taken. Raises BadFile (a UserError) that names the file.
+    16 bits become 8 by the high byte, or by the highest 8 of `bits` bits (`data.bits`), so by the
+    same scale for every file. Transparency becomes white, of several frames the first is taken.
+    Raises BadFile (a UserError) that names the file.
     """
-    return np.ascontiguousarray(rgb_of(_decode(Path(path)), Path(path)))
+    path = Path(path)
+    return rgb_of(decode(path, bits), path, bits)
 
 
 def read_mask(path: Path | str) -> Mask:
     """The defect's pixels, (H, W) bool: every value above 0, so indices count as well as 255.
 
-    Transparency is not looked at; a JPEG's values count above 128, as its zeros are not exact.
-    Raises BadFile (a UserError) that names the file.
+    Transparency is not looked at; values of a lossy format (JPEG, lossy WebP), whatever the file
+    is called, count above 128, as its zeros are not exact. Raises BadFile (a UserError) that names
+    the file.
     """
-    path = Path(path)
-    image = _decode(path)
+    return mask_of(decode(Path(path)))
+
+
+def mask_of(decoded: Decoded) -> Mask:
+    """The mask that a decoded file holds, see `read_mask`."""
+    colours = mask_values(decoded.image)
+    return np.asarray((colours > (128 if decoded.lossy else 0)).any(axis=2), np.bool_)
+
+
+def mask_values(image: Image.Image) -> NDArray[Any]:
+    """The values (H, W, C) of a mask's file, without transparency; indices of a palette."""
     values = np.atleast_3d(np.asarray(image))
-    colours = values[..., :-1] if image.mode in ("LA", "PA", "RGBA") else values
-    least = 128 if path.suffix.lower() in (".jpg", ".jpeg") else 0
-    return np.asarray((colours > least).any(axis=2), np.bool_)
+    return values[..., :-1] if image.mode in ("LA", "PA", "RGBA") else values
 
 
-def _decode(path: Path) -> Image.Image:
-    """The whole first frame, decoded to its end and turned upright, in the file's own mode."""
+def decode(path: Path, bits: int | None = None) -> Decoded:
+    """Read an image file to its end. Raises BadFile (a UserError) that names the file.
+
+    bits: where it is given, 16-bit colours are reduced to 8 bits by it.
+    """
     try:
         with Image.open(path) as image:
-            image.load()
-            _refuse_odd_tiff(image, path)
-            return ImageOps.exif_transpose(image)
+            return upright(image, path, bits)
+    except BadFile:
+        raise
     except FileNotFoundError:
         raise BadFile(path, "it does not exist", "check the path") from None
     except UnidentifiedImageError:
         empty = path.stat().st_size == 0
         raise BadFile(path, "it is empty" if empty else "it is not an image we know") from None
-    except Image.DecompressionBombError:
-        raise BadFile(path, "it has too many pixels", "cut it into smaller images") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+    except OSError as error:
         reason = "it is cut short or damaged" if not isinstance(error, PermissionError) else ""
         raise BadFile(path, reason or "reading it is not permitted") from None
+    except Image.DecompressionBombError:
+        raise BadFile(path, "it has too many pixels", "cut it into smaller images") from None
+    except (SyntaxError, ValueError, EOFError, struct.error, zlib.error):
+        raise BadFile(path, "it is cut short or damaged") from None
+
+
+def upright(image: Image.Image, path: Path, bits: int | None = None) -> Decoded:
+    """Return an opened image decoded and turned as its EXIF tag says; `path` is for errors."""
+    depth = depth_of(image)
+    image.load()
+    _refuse_odd_tiff(image, path)
+    lossy = _lossy_format(image, path)
+    if bits is not None and depth == 16 and not image.mode.startswith("I"):
+        return Decoded(deep_colours(path, bits, image), depth, lossy)
+    return Decoded(ImageOps.exif_transpose(image), depth, lossy)
+
+
+def _lossy_format(image: Image.Image, path: Path) -> str:
+    """Return the name of the image's format if it changes values when saved, else an empty text."""
+    if image.format in ("JPEG", "MPO", "JPEG2000", "AVIF"):
+        return "JPEG" if image.format == "MPO" else str(image.format)
+    if image.format == "TIFF" and "jpeg" in str(image.info.get("compression")):
+        return "TIFF with JPEG compression"
+    if image.format == "WEBP" and path.is_file() and b"VP8L" not in path.read_bytes()[:4096]:
+        return "lossy WebP"
+    return ""
 
 
 def _refuse_odd_tiff(image: Image.Image, path: Path) -> None:
@@ -90,33 +132,24 @@ def _refuse_odd_tiff(image: Image.Image, path: Path) -> None:
             raise BadFile(path, "its 16-bit grey has white as 0", "save it as PNG")
 
 
-def rgb_of(image: Image.Image, path: Path) -> Pixels:
-    """(H, W, 3) uint8 RGB of a PIL image of any mode, as `read_image` says; `path` is for errors.
+def rgb_of(decoded: Decoded, path: Path, bits: int | None = None) -> Pixels:
+    """(H, W, 3) uint8 RGB of an image of any mode, as `read_image` says; `path` is for errors.
 
     Raises BadFile (a UserError).
     """
+    image = decoded.image
     if image.mode.startswith(("I", "F")):
-        grey = _eight_bits(np.asarray(image), path)
+        scale = bits if decoded.depth else None  # else the file's header says the highest value
+        grey = eight_bits(np.asarray(image), path, scale)
         return np.repeat(grey[..., None], 3, axis=2)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     try:
-        return np.asarray(image.convert("RGB"))
+        return np.ascontiguousarray(image.convert("RGB"))
     except ValueError:
         raise BadFile(path, f"its colours ({image.mode}) are not known", "save as RGB") from None
-
-
-def _eight_bits(values: NDArray[Any], path: Path) -> NDArray[np.uint8]:
-    """Grey of 16 bits (0..65535) or floating point (0..1) as 8 bits."""
-    if np.issubdtype(values.dtype, np.floating):
-        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
-            raise BadFile(path, "its values are not within 0 and 1", "save it with 8 or 16 bits")
-        return np.round(values * 255).astype(np.uint8)
-    if values.min() < 0 or values.max() > 65535:
-        raise BadFile(path, "its values do not fit 16 bits", "save it with 8 or 16 bits")
-    return (values.astype(np.uint16) >> 8).astype(np.uint8)
 
 
 def box_for(size: tuple[int, int], settings: DataSettings) -> Geometry:

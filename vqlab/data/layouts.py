@@ -13,8 +13,9 @@ from pathlib import Path
 
 from vqlab.data.category import FEWEST, Category, images_in
 from vqlab.data.category import listing as listing
-from vqlab.data.folder_names import GOOD, TEST, TRAIN, meaning, named, subfolders
+from vqlab.data.folder_names import BAD, GOOD, TEST, TRAIN, meaning, named, subfolders
 from vqlab.data.good_bad import is_category, is_good_and_bad, places_in, places_of, read_places
+from vqlab.data.unused import unused_images
 from vqlab.data.visa import VISA_SPLIT, read_visa, visa_rows
 from vqlab.errors import UserError, did_you_mean
 
@@ -141,6 +142,7 @@ def read_category(layout: Layout, name: str) -> Category:
         place = f"{layout.root / VISA_SPLIT}"
     else:
         read_places(places_in(layout.folders[name], category), category)
+    category.remarks += _unused(layout, name, category)
     count = len(category.train)
     if 0 < count < FEWEST:
         category.faults.append(
@@ -153,3 +155,18 @@ def read_category(layout: Layout, name: str) -> Category:
             "on synthetic anomalies."
         )
     return category
+
+
+def _unused(layout: Layout, name: str, category: Category) -> list[str]:
+    """Sentences on the images that a category does not use, except where one is said already."""
+    folder = layout.folders[name]
+    if layout.good is not None:
+        there = dict.fromkeys(f for f in (layout.good, layout.bad) if f is not None and f.is_dir())
+        inside = [f for f in there if any(f != o and f.is_relative_to(o) for o in there)]
+        return [s for f in there if f not in inside for s in unused_images(f, category)]
+    said = set(named(folder, TEST))
+    if (layout.root / VISA_SPLIT).is_file():
+        said |= {folder / "Data/Images/Normal", folder / "Data/Images/Anomaly"}
+    elif is_good_and_bad(folder):
+        said |= set(subfolders(folder)) - set(named(folder, GOOD | BAD))
+    return unused_images(folder, category, said.__contains__)

@@ -21,6 +21,7 @@ from vqlab.data.image_set import THREADS, Drawn, ImageSet, Item, Memory, Photo, 
 from vqlab.data.images import Pixels
 from vqlab.data.layouts import Layout, read_category
 from vqlab.data.locate import choose_categories, find_layout, find_root
+from vqlab.data.meaning import meaning_warnings
 from vqlab.data.settings import DataSettings
 from vqlab.data.show import set_sheet
 from vqlab.text import visible
@@ -115,8 +116,16 @@ def load_dataset(settings: DataSettings, progress: Progress | None = None) -> Sp
         fingerprint=fingerprint(samples, layout),
         test_fingerprint=fingerprint((photo.sample for photo in test), layout),
         categories=names,
-        notes=tuple(remark for category in categories for remark in category.remarks),
+        notes=tuple(note for category in categories for note in _notes(category, layout, memory)),
     )
+
+
+def _notes(category: Category, layout: Layout, memory: Memory) -> list[str]:
+    """The warnings of `vqlab data check` on a category, from what loading saw."""
+    folder = layout.folders[category.name]
+    bits = memory.settings.bits
+    seen = meaning_warnings(category, memory.facts, memory.mask_facts, folder, bits)
+    return [*category.remarks, *seen]
 
 
 def _split(category: Category, settings: DataSettings) -> tuple[list[Photo], list[Photo]]:
