@@ -88,3 +88,46 @@ def test_a_pil_image_is_read_as_its_file(mode: str, tmp_path: Any) -> None:
 
 def test_arrays_that_are_accepted() -> None:
     assert (as_rgb(COLOUR) == COLOUR).all() and (as_rgb(GREY) == REPEATED).all()
+
+
+def test_a_pil_image_is_turned_and_transparent_as_its_file(tmp_path: Any) -> None:
+    from vqlab.data import read_image
+
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    half = np.dstack([COLOUR, np.repeat([[0, 255]], 20, 0).repeat(15, 1).astype(np.uint8)])
+    palette = PIL.Image.fromarray(COLOUR).quantize(16)
+    PIL.Image.fromarray(half).save(tmp_path / "half.png", exif=exif.tobytes())
+    palette.save(tmp_path / "palette.png", transparency=3)
+    PIL.Image.fromarray(GREY.astype(np.uint16) * 200).save(tmp_path / "deep.png", exif=exif)
+    for path in tmp_path.iterdir():
+        for load in (False, True):
+            with PIL.Image.open(path) as image:
+                if load:
+                    image.load()
+                assert (as_rgb(image) == read_image(path)).all(), path
+
+
+def test_a_pil_image_that_cannot_be_decoded_is_one_sentence(tmp_path: Any) -> None:
+    path = tmp_path / "cut.png"
+    PIL.Image.fromarray(RNG.integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:3000])
+    with PIL.Image.open(path) as image, pytest.raises(UserError, match="cannot be decoded"):
+        as_rgb(image)
+    PIL.Image.fromarray(COLOUR).save(path)
+    with PIL.Image.open(path) as image:
+        pass
+    with pytest.raises(UserError, match="before it is closed"):
+        as_rgb(image)
+
+
+def test_bits_of_arrays_and_of_loaded_colours(tmp_path: Any) -> None:
+    import cv2
+
+    with pytest.raises(UserError, match=r"give `\(x >> 4\)\.astype\('uint8'\)`"):
+        as_rgb(GREY.astype(np.uint16) * 16, bits=12)
+    cv2.imwrite(str(tmp_path / "deep.png"), COLOUR.astype(np.uint16) * 16)
+    with PIL.Image.open(tmp_path / "deep.png") as image:
+        image.load()
+        with pytest.raises(UserError, match=r"has lost the bits .* give the path"):
+            as_rgb(image, bits=12)

@@ -35,9 +35,10 @@ def check(
         bool, typer.Option("--strict", help="Exit with 1 for warnings, too.")
     ] = False,
 ) -> None:
-    """Validate a data set: files, masks, labels, duplicates, images not used; print its fingerprint.
+    """Validate a data set: files, masks, duplicates, unused images; print its fingerprint.
 
-    Exit status 1 for errors, which keep the set from being used; 0 for warnings (1 with --strict).
+    Exit status 1 for errors, which keep the set from being used; 0 for warnings, or 1 with
+    --strict.
     """
     from vqlab.cli.progress import counting
     from vqlab.cli.tables import check_summary, check_table

@@ -71,7 +71,8 @@ def check_dataset(
     """Decode every image and mask below `root`, or of a layout, and say all that is wrong.
 
     Counts against the published ones, masks against their images and what they mark, bit depth,
-    images that are not used, the same picture twice, unreadable files. bits: as `data.bits`. Raises UserError only where `root` holds no data set at all, or not the
+    images that are not used, the same picture twice, unreadable files. bits: as `data.bits`. Raises
+    UserError only where `root` holds no data set at all, or not the
     `categories` asked for.
     """
     layout = root if isinstance(root, Layout) else recognise(root)

@@ -140,11 +140,13 @@ class Photo:
     def original_mask(self, memory: Memory) -> Mask:
         return self.mask(memory.picture(self).geometry.original, memory)
 
-    def mask(self, size: tuple[int, int], memory: Memory) -> Mask:
+    def mask(self, size: tuple[int, int], memory: Memory | None = None) -> Mask:
         """Its mask, (H, W) bool; raises BadFile where it is not of `size`, that of the image."""
         if self.sample.mask is None:
             return np.zeros(size, np.bool_)
-        mask, memory.mask_facts[self.sample.mask] = examine_mask(self.sample.mask)
+        mask, facts = examine_mask(self.sample.mask)
+        if memory is not None:
+            memory.mask_facts[self.sample.mask] = facts
         if mask.shape != size:
             raise BadFile(
                 self.sample.mask,

@@ -89,8 +89,8 @@ def _size_warnings(name: str, pictures: Mapping[Path, PictureFacts], folder: Pat
     texts = ", ".join(f"{width}x{height}" for height, width in sorted(seen)[:5])
     return [
         f"category {name}: {len(odd)} of {len(pictures)} images are of very unlike size, {texts} "
-        f"where {usual[1]}x{usual[0]} is usual ({files_below(odd, folder)}); images of one category "
-        "should come from one camera setup."
+        f"where {usual[1]}x{usual[0]} is usual ({files_below(odd, folder)}); use images of "
+        "one camera setup."
     ]
 
 

@@ -75,8 +75,8 @@ class DataSettings(Settings):
     brightness: Literal["keep", "border"] = "keep"
     """`border` divides each image by the brightness of its border, see `to_network`."""
     bits: Annotated[int | None, Field(ge=8, le=32)] = None
-    """Bits that the camera used, of integer files with more than 8 (e.g. 12 of 16): the highest 8 of
-    them are read. Nothing: all 16. Files of 8 bits are read as they are."""
+    """Bits that the camera used, of files with more than 8 (e.g. 12 of 16): the highest 8 of them
+    are read. Nothing: all 16. Files of 8 bits and of floating point are read as they are."""
     held_out: Annotated[float, Field(ge=0.05, le=0.5)] = 0.15
     """Share of train/good that is never trained on, at least 19 images (what a promise of 5 %
     false rejects needs) or a fifth where that is less."""
