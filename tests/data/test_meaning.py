@@ -45,7 +45,7 @@ def _palette(marks: np.ndarray) -> Image.Image:
 
 POLARITIES: dict[str, tuple[Callable[[np.ndarray], Image.Image], str]] = {
     "inverted": (lambda marks: Image.fromarray(255 - marks), "are they inverted"),
-    "alpha": (_alpha, "save the transparency as grey images"),
+    "alpha": (_alpha, "transparency varies: save the transparency"),
     "palette": (_palette, "palette shows index 0 brighter"),
     "background 1": (lambda marks: Image.fromarray(np.maximum(marks, 1)), "lowest value is 1"),
     "bits": (lambda marks: Image.fromarray(marks == 0), "are they inverted"),

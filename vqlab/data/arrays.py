@@ -17,6 +17,16 @@ from vqlab.data.images import Pixels, rgb_of, upright
 from vqlab.errors import UserError
 
 _CHANNELS = (1, 3, 4)
+_UNDECODABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    AssertionError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow raises for damaged images, and for closed ones."""
 
 
 def as_rgb(image: Any, bits: int | None = None) -> Pixels:
@@ -50,9 +60,9 @@ def _of_pil(image: Image.Image, bits: int | None) -> Pixels:
         return rgb_of(upright(image, path, bits), path, bits)
     except BadFile:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+    except _UNDECODABLE:
         raise UserError(
-            f"a PIL image must be open and whole; {path} cannot be decoded ({error}); give its "
+            f"a PIL image must be open and whole; {path} cannot be decoded; give its "
             "file, or score it before it is closed."
         ) from None
 

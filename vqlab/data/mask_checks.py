@@ -66,8 +66,8 @@ def _why_empty(facts: list[MaskFacts]) -> str:
 def _why_large(facts: list[MaskFacts]) -> str:
     if any(each.alpha for each in facts):
         return (
-            "their colours are uniform and their transparency varies: save the transparency as grey "
-            "images, white on the defect"
+            "their colours are uniform and their transparency varies: save the transparency as "
+            "grey images, white on the defect"
         )
     if any(each.palette for each in facts):
         return (
