@@ -56,20 +56,20 @@ def check_table(report: CheckReport) -> None:
         out.print(marked("error", "red", f": {error}"))
 
 
-def check_summary(report: CheckReport) -> str:
+def check_summary(report: CheckReport) -> Text:
     """The check's last line: how many errors and warnings there are, and the fingerprint."""
-    counts = [
-        f"[bold {colour}]{len(found)} {word}{'s' if len(found) > 1 else ''}[/]"
-        for found, word, colour in (
-            (report.errors, "error", "red"),
-            (report.warnings, "warning", "yellow"),
-        )
-        if found
-    ]
+    warnings = _counted(len(report.warnings), "warning")
     if report.errors:
-        return ", ".join(counts)
-    state = "".join(counts) or "[bold green]No problems found[/]"
-    return f"{state}; fingerprint {report.fingerprint}"
+        rest = f", {warnings}" if report.warnings else ""
+        return marked(_counted(len(report.errors), "error"), "bold red", rest)
+    rest = f"; fingerprint {report.fingerprint}"
+    if report.warnings:
+        return marked(warnings, "bold yellow", rest)
+    return marked("No problems found", "bold green", rest)
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def audit_table(rows: Sequence[CategoryAudit], statistics: Mapping[str, str]) -> None:
