@@ -18,7 +18,6 @@ import numpy as np
 from vqlab.config import Tree, dump
 from vqlab.data import (
     GOOD_AND_BAD,
-    ImageSet,
     Splits,
     audit,
     audit_metrics,
@@ -31,7 +30,6 @@ from vqlab.evaluation import (
     Report,
     Scored,
     Thresholds,
-    ThresholdSettings,
     choose_thresholds,
     evaluate,
     promise_note,
@@ -109,7 +107,8 @@ def test_model(
 ) -> tuple[Report, dict[str, Report], Path]:
     """Score the test set, write its pictures, record both; beside it other scores and detectors.
 
-    Beside it: the scores of `Detector.alternatives`, and the no-learning baseline `mean_image`.
+    Beside it: the scores of `Detector.alternatives`, and the no-learning baseline `mean_image`, all
+    measured by the same `config.evaluation`.
     What the data audit warns of goes into the report's notes and the tag `vqlab.audit`.
     """
     scored = model.score_set(splits.test, partial(on_progress, "scoring the test set"))
@@ -117,8 +116,8 @@ def test_model(
     warned, warnings = _audited(splits, tracked)
     report.notes.extend([*splits.notes, *warnings])
     report.notes.extend(_broken_promise(scored, model.thresholds))
-    beside = alternatives(model, splits.test, splits, config.threshold)
-    beside["mean_image"] = evaluate(*_baseline(config, splits))
+    beside = alternatives(model, config, splits)
+    beside["mean_image"] = evaluate(*_baseline(config, splits), config.evaluation, splits.test)
     for each in (report, *beside.values()):
         each.warned.extend(warned)
     split = config.test_split
@@ -177,16 +176,16 @@ def warned_of(tags: Mapping[str, str], categories: Iterable[str]) -> list[str]:
     return [name for name in categories if re.search(rf"(^| ){re.escape(name)}: ", said)]
 
 
-def alternatives(
-    model: Model, images: ImageSet, splits: Splits, settings: ThresholdSettings
-) -> dict[str, Report]:
-    """Reports of the other scores a detector offers, each with thresholds of its own."""
+def alternatives(model: Model, config: RunConfig, splits: Splits) -> dict[str, Report]:
+    """Return test reports of the other scores a detector offers, each at thresholds of its own."""
     reports = {}
-    judges = splits.validation if settings.method == "f1max" else splits.held_out
+    images = splits.test
+    judges = splits.validation if config.threshold.method == "f1max" else splits.held_out
     one = model.backbone(images.batch([0]).images.to(model.device))
     for name in model.detector.alternatives(one):
-        thresholds = choose_thresholds(model.score_set(judges, by=name), settings)
-        reports[name] = evaluate(model.score_set(images, by=name), thresholds)
+        thresholds = choose_thresholds(model.score_set(judges, by=name), config.threshold)
+        scored = model.score_set(images, by=name)
+        reports[name] = evaluate(scored, thresholds, config.evaluation, images)
     return reports
 
 
