@@ -14,6 +14,7 @@ from vqlab.config import validate
 from vqlab.data import DataSettings, ImageSet
 from vqlab.data.image_set import Memory, Photo
 from vqlab.evaluation import (
+    EvaluationSettings,
     Scored,
     Thresholds,
     ThresholdSettings,
@@ -233,7 +234,8 @@ def test_report_of_one_category():
     }
     assert set(report.f1max_thresholds["toy"]) == {"image", "pixel"}
     assert report.notes == [] and report.pooled == {}
-    assert report.keyed("test") == {f"test/{k}": v for k, v in report.mean.items()}
+    images = {"normal_images": 3, "anomalous_images": 2}
+    assert report.keyed("test") == {f"test/{k}": v for k, v in {**report.mean, **images}.items()}
 
 
 def test_report_of_several_categories():
@@ -246,6 +248,9 @@ def test_report_of_several_categories():
     assert keyed["validation/pooled/image_auroc"] == 0.75
     assert keyed["validation/bolt/false_reject_rate"] == 1
     assert keyed["validation/false_reject_rate"] == 0.5
+    assert keyed["validation/nut/normal_images"] == 1
+    assert keyed["validation/pooled/normal_images"] == 2
+    assert "validation/normal_images" not in keyed  # a mean of rates counts no images
 
 
 def test_what_is_undefined_is_absent_and_said():
@@ -269,3 +274,53 @@ def test_what_is_undefined_is_absent_and_said():
     assert "The mean image_auroc leaves out all_bad, all_good" in told
     assert all(np.isfinite(value) for value in report.keyed("test").values())
     assert not any(value == 0 for key, value in report.keyed("test").items() if "auroc" in key)
+
+
+def test_perfect_figures_of_few_images_have_no_interval_of_zero_width():
+    masks = [np.eye(2, dtype=bool)] * 3 + [np.zeros((2, 2), bool)] * 3
+    report = evaluate(
+        made([7, 8, 9, 1, 2, 3], [1] * 3 + [0] * 3, masks),
+        Thresholds(5.0, 5.0),
+        EvaluationSettings(resamples=200),
+    )
+    assert report.mean["image_auroc"] == 1 and report.mean["escape_rate"] == 0
+    for found in (report.intervals["toy"], report.intervals["mean"]):
+        assert set(found) == {
+            "false_reject_rate", "escape_rate", "image_recall", "image_precision"
+        }  # fmt: skip
+        assert found["escape_rate"] == pytest.approx((0, 0.708), abs=1e-3)
+        assert found["image_recall"] == pytest.approx((0.292, 1), abs=1e-3)
+    keyed = report.keyed("test")
+    assert "test/image_auroc_low" not in keyed and keyed["test/normal_images"] == 3
+    told = "\n".join(report.notes)
+    assert "toy has no 95 % interval of image AUROC, image AP, image F1max" in told
+    assert "at least 5 normal and 5 anomalous images; got 3 and 3." in told
+    assert "3 normal and 3 anomalous images does not exclude a true image AUROC of 0.29" in told
+
+
+def test_a_perfect_figure_of_many_images_has_a_note_in_place_of_an_interval():
+    report = evaluate(
+        made(range(40), [0] * 20 + [1] * 20),
+        Thresholds(19.5, 5.0),
+        EvaluationSettings(resamples=100),
+    )
+    assert "image_auroc" not in report.intervals["mean"]
+    told = "\n".join(report.notes)
+    assert "image F1max: every resample gives the same value." in told
+    assert "does not exclude a true image AUROC of 0.83" in told
+
+
+def test_the_mean_of_several_categories_has_an_interval_where_each_has_images_enough():
+    rng = np.random.default_rng(0)
+    labels = [0, 1] * 20
+    scores = rng.normal(size=40) + np.array(labels)
+    settings = EvaluationSettings(resamples=100)
+    category = ["bolt"] * 20 + ["nut"] * 20
+    report = evaluate(made(scores, labels, category=category), Thresholds(0.5, 1), settings)
+    assert report.intervals["mean"]["image_auroc"].low < report.mean["image_auroc"]
+    assert {"escape_rate", "image_precision"} <= set(report.intervals["mean"])
+    category = ["bolt"] * 34 + ["nut"] * 6
+    report = evaluate(made(scores, labels, category=category), Thresholds(0.5, 1), settings)
+    assert "image_auroc" not in report.intervals["mean"]
+    assert "image_auroc" in report.intervals["bolt"]
+    assert "The mean over categories has no 95 % interval of image AUROC" in "\n".join(report.notes)

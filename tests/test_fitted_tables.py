@@ -168,6 +168,35 @@ def test_the_comparison_fits(width: int) -> None:
 
 
 @WIDTHS
+def test_counts_of_few_images_are_shown_beside_rates(width: int) -> None:
+    few = Report(
+        {"cable": {"image_auroc": 1.0, "escape_rate": 0.0, "false_reject_rate": 1 / 3}},
+        {"image_auroc": 1.0, "escape_rate": 0.0, "false_reject_rate": 1 / 3},
+        images={"cable": {"normal_images": 3, "anomalous_images": 6}},
+        intervals={"mean": {"escape_rate": Interval(0, 0.459)}},
+    )
+    lines = lines_of(tables.report_table("run", [("test", few)]), width)
+    holds(lines, width, ["0 of 6", "0.00–0.46", "1 of 3", "Clopper–Pearson"])
+    assert not any("1.00–1.00" in line for line in lines)
+
+
+@WIDTHS
+def test_a_difference_without_interval_says_why(width: int) -> None:
+    runs: list[RunRecord] = [SimpleNamespace(run_id="0123456789ab", name="a")] * 2  # type: ignore[list-item]
+    each = {
+        "image_auroc": Difference(1.0, None, None, "every resample gives the same value"),
+        "escape_rate": Difference(0.0, None, 1.0, "same verdict on every image"),
+    }
+    values = {"image_auroc": (0.0, 1.0), "escape_rate": (0.5, 0.5)}
+    images = {"cable": {"normal_images": 3, "anomalous_images": 6}}
+    found = Comparison(*runs, {"cable": values}, {"cable": each}, images=images)
+    (table,) = tables.comparison_tables(found)
+    lines = lines_of(table, width)
+    holds(lines, width, ["0.500 (3 of 6)", "+1.000  no interval", "every resample gives the same"])
+    holds(lines, width, ["3 normal and 6 anomalous images"])
+
+
+@WIDTHS
 def test_predictions_fit(width: int) -> None:
     paths = ["cable/005.png", f"/home/a b/2024-01-02 [left]/{LONG}_of_camera_0001.png"]
     rows = [

@@ -26,6 +26,8 @@ class Comparison:
     """Category, metric: second minus first, its 95 % interval and p-value."""
     warned: list[str] = field(default_factory=list)
     """Categories of which the data audit warns."""
+    images: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Category: how many `normal_images` and `anomalous_images` were compared."""
 
 
 def compare(
@@ -53,7 +55,8 @@ def compared(
     seed: int,
 ) -> Comparison:
     """The comparison of what two runs measured on the same images."""
-    return Comparison(*runs, *paired_differences(before, after, resamples, seed))
+    paired = paired_differences(before, after, resamples, seed)
+    return Comparison(*runs, paired.values, paired.differences, images=paired.images)
 
 
 def _require_same_test(first: RunRecord, second: RunRecord) -> None:

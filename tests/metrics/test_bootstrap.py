@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 from test_stream import smooth_maps
 
 from vqlab.metrics import (
+    CONSTANT,
+    TOO_FEW,
     Evidence,
     PixelStream,
     distributions,
+    enough,
     image_metrics,
     intervals,
+    least_auroc,
     paired_difference,
     pixel_metrics,
     resample,
@@ -99,7 +105,38 @@ def test_paired_difference_sees_what_unpaired_intervals_do_not():
     assert found.p < 0.01
     same = paired_difference(a[name] - a[name], 0.0)
     assert same.p == 1
-    assert same.interval == (0, 0)
+    assert same.interval is None and same.reason == CONSTANT
     back = paired_difference(a[name] - b[name], -value)
     assert back.p == found.p
     assert back.interval.low == pytest.approx(-found.interval.high)
+
+
+def test_no_interval_is_of_zero_width():
+    """Perfect separation: every resample of any size has an AUROC of 1."""
+    labels = np.repeat([0, 1], 20)
+    scores = np.arange(40.0)
+    evidence = Evidence.of(scores, labels, scores > 19.5, [None] * 40)
+    found = distributions(evidence, resample(labels, 100))
+    assert intervals(image_metrics(scores, labels), found) == {}
+    turned = Evidence.of(-scores, labels, scores > 19.5, [None] * 40)
+    moved = found["image_auroc"] - distributions(turned, resample(labels, 100))["image_auroc"]
+    assert paired_difference(moved, 1.0) == (1.0, None, None, CONSTANT)
+
+
+def test_few_images_are_not_resampled():
+    labels = np.array([0] * 9 + [1] * 4)
+    images = PixelStream(keep_images=True).update(*smooth_maps(13, 24, 0)).images
+    evidence = Evidence.of(np.arange(13.0), labels, labels > 0, images)
+    assert not enough(evidence, "image_auroc") and not enough(evidence, "escape_rate")
+    moved = np.linspace(0.1, 0.2, 50)
+    assert paired_difference(moved, 0.1, enough=False) == (0.1, None, None, TOO_FEW)
+
+
+def test_the_bound_below_a_perfect_auroc_holds():
+    """Of the lowest true AUROC not excluded, perfect separation is rarer than 2.5 %."""
+    assert least_auroc(3, 3) == pytest.approx(0.2924, abs=1e-4)
+    assert least_auroc(100, 6) == least_auroc(6, 6)
+    lift = 2**0.5 * NormalDist().inv_cdf(least_auroc(6, 6))
+    rng = np.random.default_rng(0)
+    normal, anomalous = rng.normal(size=(20000, 6)), rng.normal(lift, 1, size=(20000, 6))
+    assert (normal.max(1) < anomalous.min(1)).mean() < 0.025

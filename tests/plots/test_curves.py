@@ -27,7 +27,8 @@ def test_figures_carry_their_data(tmp_path):
     (axes,) = score_histogram("nut", scores, labels, 1.5).axes
     assert sum(patch.get_height() for patch in axes.patches) == 4
     assert axes.lines[0].get_xdata()[0] == 1.5
-    assert "1 false reject, 0 escapes" in axes.get_title(loc="right")
+    title = axes.get_title(loc="right")
+    assert "false rejects 1 of 3 (0.01–0.91), escapes 0 of 1 (0.00–0.97)" in title
     score_histogram("flat", np.ones(3), np.zeros(3), 1.0)
 
 
@@ -42,9 +43,9 @@ def test_scores_by_defect_show_every_image(tmp_path):
     points = [x for x, y in shown if (x, y) != (0, 0)]
     assert sorted(points) == sorted(scores)
     assert [t.get_text() for t in axes.texts] == [
-        "1 of 5 rejected",
-        "1 of 2 escaped",
-        "1 of 4 escaped",
+        "1 of 5 rejected: 0.01–0.72",
+        "1 of 2 escaped: 0.01–0.99",
+        "1 of 4 escaped: 0.01–0.81",
     ]
     assert len(axes.patches) == 2  # two points make no box
     save_figure(figure, tmp_path / "a.png")

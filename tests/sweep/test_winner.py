@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,7 @@ def add(
     folder: Path,
     images: Scored | None,
     recipe: str = "",
+    metric: str = "pixel_auroc",
     **attributes: object,
 ) -> float:
     """Add a complete trial; without images, one whose run has no evidence."""
@@ -55,7 +57,7 @@ def add(
     value = 0.99
     if images is not None:
         report = evaluate(images, Thresholds(0.0, 0.0), keep_evidence=True)
-        value = report.mean["pixel_auroc"]
+        value = report.mean[metric]
         save_evidence(report, folder / "evidence.npz")
         run.log_artifact(folder / "evidence.npz", str(Path(VALIDATION_EVIDENCE).parent))
     params = {RECIPE: recipe} if recipe else {}
@@ -121,6 +123,31 @@ def test_the_best_recipe_wins_by_its_own_winner(
     add(study, tracker, tmp_path, scored(1.05, noise=0.4), "a")
     rule = WinnerRule(study, tracker, OBJECTIVE)
     assert winner(rule) == 1 and winner(rule, "a") == 0 and winner(rule, "b") == 1
+
+
+def test_few_validation_images_prove_nothing(
+    study: optuna.Study, tracker: Tracker, tmp_path: Path
+) -> None:
+    add(study, tracker, tmp_path, scored(1.0).take(range(6)), **{AS_RECIPE: True})
+    add(study, tracker, tmp_path, scored(4.0).take(range(6)))
+    rule = WinnerRule(study, tracker, OBJECTIVE)
+    assert winner(rule) == 0
+    assert "without a 95 % interval: resampling needs at least 5 normal" in rule.reason()
+
+
+@pytest.mark.parametrize(("images", "chosen"), [(6, 0), (IMAGES, 1)])
+def test_a_constant_difference_of_few_images_proves_nothing(
+    tracker: Tracker, tmp_path: Path, images: int, chosen: int
+) -> None:
+    """All defects escape, or none does, on every resample: proof where there are 20, not of 3."""
+    study = optuna.create_study(direction="minimize")
+    some = scored(1.0).take(range(images))
+    missed = replace(some, image_scores=-np.ones(images))
+    add(study, tracker, tmp_path, missed, metric="escape_rate", **{AS_RECIPE: True})
+    better = replace(some, image_scores=some.labels - 0.5)
+    add(study, tracker, tmp_path, better, metric="escape_rate")
+    rule = WinnerRule(study, tracker, "validation/escape_rate")
+    assert winner(rule) == chosen
 
 
 def test_without_evidence_the_value_decides(

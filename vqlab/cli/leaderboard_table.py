@@ -12,9 +12,9 @@ import yaml
 
 from vqlab.cli.columns import Column, fitted_table
 from vqlab.cli.fitted import FittedTable
-from vqlab.cli.metric_tables import AUDITED, HEADLINES
+from vqlab.cli.metric_tables import AUDITED, HEADLINES, split_of
 from vqlab.cli.progress import settings_text
-from vqlab.metrics import less_is_better
+from vqlab.metrics import less_is_better, rate_counts
 
 if TYPE_CHECKING:
     from vqlab.tracking import RunRecord
@@ -135,9 +135,9 @@ class Board:
     def _column(self, header: str, key: str, baselines: Sequence[Row], rank: int) -> Column:
         split, _, name = key.partition("/")
         below = f"test_mean_image/{name}" if split == "test" else ""
-        values = [row.run.metrics.get(key) for row in self.rows]
-        values += [row.run.metrics.get(below) for row in baselines]
-        return Column(header, [_number(value, key) for value in values], rank, number=True)
+        cells = [_number(row.run.metrics, key) for row in self.rows]
+        cells += [_number(row.run.metrics, below) for row in baselines]
+        return Column(header, cells, rank, number=True)
 
     def _baselines(self) -> list[Row]:
         """The first row of each category and data that measured the baseline as well."""
@@ -221,10 +221,15 @@ def _id(row: Row) -> str:
     return row.run.run_id[:8] + (" ★" if row.champion else "")
 
 
-def _number(value: float | None, key: str) -> str:
-    if value is None:
+def _number(metrics: Mapping[str, float], key: str) -> str:
+    """A metric as text, of a rate also how many images it counts of how many."""
+    if key not in metrics:
         return "–"
-    return f"{value:.3f}" if key.startswith("test") else f"{value:.4g}"
+    if not key.startswith("test"):
+        return f"{metrics[key]:.4g}"
+    split, _, name = key.rpartition("/")
+    count = rate_counts(split_of(metrics, split)).get(name)
+    return f"{metrics[key]:.3f}" + (f" ({count})" if count else "")
 
 
 def seeds_table(records: Sequence[RunRecord], width: int) -> FittedTable | None:

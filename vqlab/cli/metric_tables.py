@@ -9,22 +9,13 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from vqlab.cli.fitted import PROTECTED, Cell, Column, FittedTable, Row, Widest
+from vqlab.metrics import HEADLINES, Interval, rate_counts
 
 if TYPE_CHECKING:
     from vqlab.compare import Comparison
     from vqlab.evaluation import Report, Thresholds
+    from vqlab.metrics import Difference
 
-HEADLINES = {
-    "image_auroc": "image AUROC",
-    "image_ap": "image AP",
-    "image_f1max": "image F1max",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_ap": "pixel AP",
-    "pixel_f1max": "pixel F1max",
-    "aupro": "AUPRO",
-    "false_reject_rate": "false rejects",
-    "escape_rate": "escapes",
-}
 _ESSENTIAL = ("image_auroc", "pixel_auroc", "aupro", "false_reject_rate", "escape_rate")
 """What is shown of them in a terminal of 80 columns."""
 _MORE = (*_ESSENTIAL, "image_ap", "pixel_ap")
@@ -36,6 +27,7 @@ AUDITED = (
 _INDENT = 2 * PROTECTED
 """Before the name of a category under its heading."""
 _MARK = PROTECTED + "⚠"
+_LEGEND = "a–b: 95 % interval: of rates, k of n images, Clopper–Pearson; of others, bootstrap"
 Metrics = Mapping[str, float]
 
 
@@ -87,18 +79,43 @@ def comparison_tables(comparison: Comparison) -> list[FittedTable]:
     tables = []
     for category, differences in comparison.differences.items():
         warned = category in comparison.warned or (category == MEAN and bool(comparison.warned))
-        rows = []
-        for key, words in HEADLINES.items():
-            if key in differences:
-                found = differences[key]
-                low, high = found.interval
-                pair = (f"{value:.3f}" for value in comparison.values[category][key])
-                moved = f"{found.value:+.3f}  [{low:+.3f}, {high:+.3f}]"
-                style = "bold" if not low <= 0 <= high else ""
-                rows.append(Row([words, *pair, moved, f"{found.p:.3f}"], style))
+        images = comparison.images.get(category, {})
+        values = comparison.values[category]
+        pairs = [_values({key: both[i] for key, both in values.items()}, images) for i in (0, 1)]
+        rows = [
+            _difference_row(key, [pair[key] for pair in pairs], differences[key])
+            for key in HEADLINES
+            if key in differences
+        ]
+        reasons = {each.reason for key, each in differences.items() if key in HEADLINES} - {""}
+        notes = [f"no interval: {'; '.join(sorted(reasons))}"] if reasons else []
         title = category + " ⚠" * warned
-        tables.append(FittedTable(title, columns, rows, AUDITED if warned else ""))
+        title += f": {_counted(images)}" if images else ""
+        tables.append(FittedTable(title, columns, rows, "\n".join(notes + [AUDITED] * warned)))
     return tables
+
+
+def _values(metrics: Metrics, images: Mapping[str, int]) -> dict[str, str]:
+    """Metrics as text, the counts of images behind rates."""
+    counts = rate_counts({**metrics, **images})
+    return {
+        key: f"{value:.3f}" + (f" ({counts[key]})" if key in counts else "")
+        for key, value in metrics.items()
+    }
+
+
+def _difference_row(key: str, pair: Sequence[str], difference: Difference) -> Row:
+    p = "–" if difference.p is None else f"{difference.p:.3f}"
+    moved, style = f"{difference.value:+.3f}  no interval", ""
+    if difference.interval is not None:
+        low, high = difference.interval
+        moved = f"{difference.value:+.3f}  [{low:+.3f}, {high:+.3f}]"
+        style = "bold" if not low <= 0 <= high else ""
+    return Row([HEADLINES[key], *pair, moved, p], style)
+
+
+def _counted(images: Mapping[str, int]) -> str:
+    return f"{images['normal_images']} normal and {images['anomalous_images']} anomalous images"
 
 
 def thresholds_text(thresholds: Thresholds) -> str:
@@ -144,13 +161,16 @@ def _of_report(name: str, report: Report) -> Iterator[_Entry]:
         return
     yield _Entry(name, None, "bold")
     for category, metrics in report.per_category.items():
-        yield _Entry(f"{_INDENT}{category}{marks[category]}", metrics)
+        counted = {**metrics, **report.images.get(category, {})}
+        yield _Entry(f"{_INDENT}{category}{marks[category]}", counted)
     yield _Entry(f"{_INDENT}mean{mark}", _with_intervals(report), "bold")
-    yield _Entry(f"{_INDENT}pooled{mark}", report.pooled, last=True)
+    pooled = {**report.pooled, **report.pooled_images}
+    yield _Entry(f"{_INDENT}pooled{mark}", pooled, last=True)
 
 
 def _with_intervals(report: Report) -> dict[str, float]:
-    """The mean metrics, and as `…_low` and `…_high` their 95 % intervals where there are any."""
+    """The mean metrics, as `…_low` and `…_high` their 95 % intervals where there are any, and of
+    one category the numbers of images."""
     keyed = report.keyed("")
     return {key[1:]: value for key, value in keyed.items() if key.count("/") == 1}
 
@@ -172,7 +192,7 @@ def _metrics_table(title: str, entries: Sequence[_Entry], thresholds: Thresholds
             cells = [promised if key == "false_reject_rate" else "" for key in shown]
             rows.append(Row(["promised", *cells], "dim"))
         columns = [Column("", text=True), *(Column(HEADLINES[key]) for key in shown)]
-        legend = ["a–b: 95 % interval"] if sampled and between is not None else []
+        legend = [_LEGEND] if sampled and between is not None else []
         forms.append(FittedTable(title, columns, rows, "\n".join([*legend, *captions])))
     return Widest(forms)
 
@@ -189,11 +209,14 @@ def _row(entry: _Entry, keys: Sequence[str], between: str | None) -> Row:
 
 
 def _cell(metrics: Metrics, key: str, between: str | None) -> Cell:
-    """A metric; behind it, after `between`, its interval where it has one and that is shown."""
+    """A metric; behind it, after `between`, of a rate its count of images, and its interval where
+    it has one. Without `between` there is no interval, and the count stands below."""
     if key not in metrics:
         return "–"
+    more = [str(count) for name, count in rate_counts(metrics).items() if name == key]
+    if between is not None and f"{key}_low" in metrics:
+        more.append(Interval(metrics[f"{key}_low"], metrics[f"{key}_high"]).text())
     value = f"{metrics[key]:.3f}"
-    if between is None or f"{key}_low" not in metrics:
-        return value
-    interval = f"{metrics[f'{key}_low']:.2f}–{metrics[f'{key}_high']:.2f}"
-    return Text.assemble(value, between, (interval, "dim"))
+    if between == " ":
+        return Text.assemble(value, " ", (": ".join(more), "dim")) if more else value
+    return Text.assemble(value, *(("\n" + line, "dim") for line in more)) if more else value

@@ -86,7 +86,9 @@ def compare(
 ) -> None:
     """Compare two runs on the same test images: differences with 95 % intervals and p-values.
 
-    A paired bootstrap: both runs are measured on the same resamples of the test images.
+    A paired bootstrap: both runs are measured on the same resamples of the test images. Rates
+    (escapes, false rejects) are compared by McNemar's exact test. There is no interval where there
+    are fewer than 5 normal or 5 anomalous images, or where every resample agrees: no proof.
     """
     from vqlab.cli.progress import out
     from vqlab.cli.tables import comparison_tables
@@ -98,7 +100,7 @@ def compare(
     )
     for table in comparison_tables(found):
         out.print(table)
-    out.print("bold: the interval does not hold 0")
+    out.print("bold: 95 % interval excludes 0")
 
 
 @app.command(short_help="Make a checkpoint the champion, if better.")

@@ -12,7 +12,7 @@ from vqlab.evaluation.evidence import (
     load_evidence,
     save_evidence,
 )
-from vqlab.evaluation.paired import MEAN, Paired, paired_differences
+from vqlab.evaluation.paired import Paired, paired_differences
 from vqlab.evaluation.report import EvaluationSettings, Report, evaluate
 from vqlab.evaluation.scoring import (
     Progress,
@@ -30,6 +30,7 @@ from vqlab.evaluation.thresholds import (
     choose_thresholds,
     promise_note,
 )
+from vqlab.evaluation.uncertainty import MEAN
 from vqlab.evaluation.verdict import PASS, REJECT, Verdict, predicted_mask, verdict_of
 
 __all__ = [

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vqlab.evaluation.evidence import Measured
-from vqlab.metrics import Difference, distributions, paired_difference, resample
+from vqlab.evaluation.uncertainty import MEAN
+from vqlab.metrics import (
+    ANOMALOUS_IMAGES,
+    NORMAL_IMAGES,
+    Difference,
+    Evidence,
+    distributions,
+    enough,
+    paired_difference,
+    paired_rates,
+    resample,
+)
 
-MEAN = "mean"
-"""Key of the mean over categories, present where there are several."""
+_WRONG: dict[str, Callable[[Evidence], NDArray[Any]]] = {
+    "false_reject_rate": lambda evidence: evidence.flagged[evidence.labels == 0],
+    "escape_rate": lambda evidence: ~evidence.flagged[evidence.labels == 1],
+}
+"""Of a rate, which images count."""
 
 
 class Paired(NamedTuple):
@@ -21,6 +36,8 @@ class Paired(NamedTuple):
     """The first detector's value and the second's."""
     differences: dict[str, dict[str, Difference]]
     """Second minus first, with its 95 % interval and p-value."""
+    images: dict[str, dict[str, int]]
+    """How many `normal_images` and `anomalous_images` a category has."""
 
 
 def paired_differences(
@@ -32,7 +49,9 @@ def paired_differences(
     """Compare two detectors on the same resamples of the same images.
 
     What makes an image hard for both detectors cancels out (Efron and Tibshirani 1993, An
-    Introduction to the Bootstrap). `before` and `after` hold the same images, by category.
+    Introduction to the Bootstrap). `before` and `after` hold the same images, by category. Rates of
+    one category are compared exactly (`paired_rates`); their mean over categories is resampled.
+    MEAN is the key of the mean over categories, present where there are several.
     """
     values: dict[str, dict[str, tuple[float, float]]] = {}
     moved: dict[str, dict[str, np.ndarray]] = {}
@@ -50,11 +69,32 @@ def paired_differences(
         means = {n: np.mean([values[c][n] for c in every], axis=0).tolist() for n in names}
         moved[MEAN] = {n: np.mean([moved[c][n] for c in every], axis=0) for n in names}
         values[MEAN] = {name: (pair[0], pair[1]) for name, pair in means.items()}
+    parts = [(before[category], after[category]) for category in before]
+    of_category = {category: [part] for category, part in zip(before, parts, strict=True)}
     differences = {
         category: {
-            name: paired_difference(moved[category][name], second - first)
-            for name, (first, second) in metrics.items()
+            name: _difference(name, pair, moved[category][name], of_category.get(category, parts))
+            for name, pair in metrics.items()
         }
         for category, metrics in values.items()
     }
-    return Paired(values, differences)
+    return Paired(values, differences, {name: _images(each) for name, each in before.items()})
+
+
+def _difference(
+    name: str,
+    pair: tuple[float, float],
+    moved: NDArray[Any],
+    parts: Sequence[tuple[Measured, Measured]],
+) -> Difference:
+    """Compare one metric; parts: both detectors' figures of each category that it comes from."""
+    if name in _WRONG and len(parts) == 1:
+        first, second = (_WRONG[name](measured.evidence) for measured in parts[0])
+        return paired_rates(first, second)
+    sufficient = all(enough(measured.evidence, name) for measured, _ in parts)
+    return paired_difference(moved, pair[1] - pair[0], sufficient)
+
+
+def _images(measured: Measured) -> dict[str, int]:
+    anomalous = int(measured.evidence.labels.sum())
+    return {NORMAL_IMAGES: len(measured.evidence.labels) - anomalous, ANOMALOUS_IMAGES: anomalous}

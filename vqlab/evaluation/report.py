@@ -13,16 +13,16 @@ from vqlab.config import Settings
 from vqlab.data import ImageSet, resized
 from vqlab.evaluation.scoring import Array, Scored
 from vqlab.evaluation.thresholds import Thresholds
+from vqlab.evaluation.uncertainty import add_intervals
 from vqlab.metrics import (
+    ANOMALOUS_IMAGES,
+    NORMAL_IMAGES,
     Curve,
     Evidence,
     Interval,
     PixelStream,
     Regions,
     Summary,
-    distributions,
-    intervals,
-    resample,
     summarise_images,
 )
 from vqlab.text import unique_key
@@ -69,15 +69,26 @@ class Report:
     bounds: dict[str, dict[str, float]] = field(default_factory=dict)
     """Per category: how far binning can have moved a pixel metric; never further."""
     intervals: dict[str, dict[str, Interval]] = field(default_factory=dict)
-    """Per category, and `mean`: 95 % bootstrap intervals over images; none where not asked for."""
+    """Per category, and `mean`: 95 % intervals, Clopper-Pearson of rates, bootstrap over images of
+    other metrics; none where not asked for, or where the images cannot give one (see `notes`)."""
+    images: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Per category: how many `normal_images` and `anomalous_images` there are."""
     evidence: dict[str, Evidence] = field(default_factory=dict, repr=False)
     """Per category: what resampling needs, for comparing with another run on the same images."""
+
+    @property
+    def pooled_images(self) -> dict[str, int]:
+        """The numbers of images of all categories."""
+        names = (NORMAL_IMAGES, ANOMALOUS_IMAGES)
+        return {name: sum(each.get(name, 0) for each in self.images.values()) for name in names}
 
     def keyed(self, split: str) -> dict[str, float]:
         """Metric keys such as `test/image_auroc`, the mean over categories; intervals likewise, as
         `test/image_auroc_low` and `_high`.
 
         With several categories also `test/<category>/image_auroc` and `test/pooled/image_auroc`.
+        The numbers of images, `normal_images` and `anomalous_images`, stand beside the metrics that
+        come from them: there are none of a mean over categories.
         """
         keyed = {f"{split}/{name}": value for name, value in self.mean.items()}
         for name, interval in self.intervals.get("mean", {}).items():
@@ -85,10 +96,14 @@ class Report:
         if len(self.per_category) > 1:
             groups = {
                 unique_key(category, with_digest=category == POOLED): metrics
+                | self.images.get(category, {})
                 for category, metrics in self.per_category.items()
             }
-            for group, metrics in {**groups, POOLED: self.pooled}.items():
+            for group, metrics in {**groups, POOLED: self.pooled | self.pooled_images}.items():
                 keyed |= {f"{split}/{group}/{name}": value for name, value in metrics.items()}
+        else:
+            for counts in self.images.values():
+                keyed |= {f"{split}/{name}": float(value) for name, value in counts.items()}
         return keyed
 
 
@@ -112,9 +127,11 @@ def evaluate(
     for category, indices in groups.items():
         measure = _Measure(scored, indices, thresholds, settings, images, keep_evidence)
         report.per_category[category] = measure.metrics
+        report.images[category] = measure.images
         measure.enter(category, report)
     report.mean.update(_mean(report.per_category, report.notes))
-    _intervals(report, settings)
+    if settings.resamples:
+        add_intervals(report, settings.resamples, settings.seed)
     if len(groups) > 1:
         everything = range(len(scored))
         plain = settings.model_copy(update={"resamples": 0})
@@ -138,6 +155,8 @@ class _Measure:
         keep_evidence |= settings.resamples > 0
         self.labels, self.scores = scored.labels[chosen], scored.image_scores[chosen]
         self.flagged = self.scores > thresholds.image
+        defects = int(self.labels.sum())
+        self.images = {NORMAL_IMAGES: len(chosen) - defects, ANOMALOUS_IMAGES: defects}
         self.known = [i for i in chosen if scored.labels[i] == 0 or scored.masks[i].any()]
         self.unmasked = len(chosen) - len(self.known)
         self.regions = self.met = 0
@@ -222,23 +241,6 @@ class _Measure:
                 "another and count as one with it (none vanishes); evaluation.resolution=original "
                 "keeps them apart."
             )
-
-
-def _intervals(report: Report, settings: EvaluationSettings) -> None:
-    """Bootstrap intervals per category and of the mean over categories."""
-    if not settings.resamples:
-        return
-    found: dict[str, dict[str, Array]] = {}
-    for place, (category, evidence) in enumerate(report.evidence.items()):
-        drawn = resample(evidence.labels, settings.resamples, settings.seed + place)
-        found[category] = distributions(evidence, drawn)
-        report.intervals[category] = intervals(report.per_category[category], found[category])
-    names = {name for each in found.values() for name in each}
-    means = {
-        name: np.mean([each[name] for each in found.values() if name in each], axis=0)
-        for name in names
-    }
-    report.intervals["mean"] = intervals(report.mean, means)
 
 
 def _mean(per_category: Mapping[str, Mapping[str, float]], notes: list[str]) -> dict[str, float]:

@@ -9,25 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from vqlab.metrics.groups import Array
+from vqlab.metrics.interval import LEVEL, Difference, Interval
+from vqlab.metrics.proportions import RATES
 from vqlab.metrics.stream import Histogram
 from vqlab.metrics.summary import FPR_LIMIT, STRICT_LIMIT
 
 RESAMPLES = 1000
-LEVEL = 0.95
+FEWEST = 5
+"""Images of each label below which resampling says too little: of one defective image, every
+resample holds that one."""
+TOO_FEW = f"resampling needs at least {FEWEST} normal and {FEWEST} anomalous images"
+CONSTANT = "every resample gives the same value"
+_WIDTH = 1e-9
+"""Below this an interval is of zero width."""
 _BLOCK = 100
 """Resamples worked on together: bounds the memory."""
-
-
-class Interval(NamedTuple):
-    """From `low` to `high`, in which a share `LEVEL` of the resamples lies."""
-
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -101,35 +101,59 @@ def distributions(evidence: Evidence, drawn: Array) -> dict[str, Array]:
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
+def enough(evidence: Evidence, name: str) -> bool:
+    """Whether there are enough images of each label to resample a metric; a pixel metric counts
+    images with defective pixels and images with normal ones."""
+    if name.startswith("image_") or name in RATES:
+        labels = (evidence.labels == 0, evidence.labels == 1)
+    else:
+        labels = (evidence.negatives.any(axis=1), evidence.positives.any(axis=1))
+    return all(np.count_nonzero(of) >= FEWEST for of in labels)
+
+
 def intervals(estimates: Mapping[str, float], found: Mapping[str, Array]) -> dict[str, Interval]:
     """Intervals of the metrics that are in both; `found` as of `distributions`, whose first entry
-    is the set itself. Moved to `estimates`, which are finer than the coarse histograms."""
+    is the set itself. Moved to `estimates`, which are finer than the coarse histograms.
+
+    A metric without one where resamples do not vary; rates have exact ones (`rate_interval`).
+    """
     given = {}
     for name, values in found.items():
-        if name in estimates:
-            tails = [50 * (1 - LEVEL), 50 * (1 + LEVEL)]
-            low, high = np.percentile(values[1:], tails) - values[0] + estimates[name]
-            given[name] = Interval(max(0.0, float(low)), min(1.0, float(high)))
+        if name in estimates and name not in RATES:
+            low, high = _tails(values) + estimates[name]
+            if high - low > _WIDTH:
+                given[name] = Interval(max(0.0, float(low)), min(1.0, float(high)))
     return given
 
 
-class Difference(NamedTuple):
-    """One metric of two detectors on the same images: the second's minus the first's."""
-
-    value: float
-    interval: Interval
-    p: float
-    """Two-sided, of the hypothesis that there is none."""
-
-
-def paired_difference(moved: Array, value: float) -> Difference:
+def paired_difference(moved: Array, value: float, enough: bool = True) -> Difference:
     """moved (R,): a metric's difference on the same resamples, first the set itself; value: the
-    difference on the set, which is finer than that of the coarse histograms."""
+    difference on the set, which is finer than that of the coarse histograms; enough: whether there
+    are enough images to resample."""
+    low, high = _tails(moved) + value
+    if high - low <= _WIDTH:
+        return Difference(value, None, 1.0 if abs(value) <= _WIDTH else None, CONSTANT)
+    if not enough:
+        return Difference(value, None, None, TOO_FEW)
     moved = moved[1:] - moved[0] + value
-    low, high = np.percentile(moved, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
     tail = min(int(np.sum(moved <= 0)), int(np.sum(moved >= 0)))
     p = min(1.0, 2 * (tail + 1) / (len(moved) + 1))
     return Difference(value, Interval(float(low), float(high)), p)
+
+
+def least_auroc(normals: int, anomalous: int) -> float:
+    """Return the lowest true AUROC that perfect separation of so many images does not exclude.
+
+    min(n, m) disjoint pairs are all in order with a probability of at most AUROC ** min(n, m): the
+    one-sided Clopper-Pearson bound of so many hits, at half of the error.
+    """
+    return float(((1 - LEVEL) / 2) ** (1 / min(normals, anomalous)))
+
+
+def _tails(values: Array) -> Array:
+    """Both ends of the interval of values (R,), as seen from the first, the set itself."""
+    tails = np.percentile(values[1:], [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    return np.asarray(tails - values[0])
 
 
 def _ranked(

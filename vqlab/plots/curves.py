@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from vqlab.fonts import drawable, families
-from vqlab.metrics import FPR_LIMIT, Curve
+from vqlab.metrics import FPR_LIMIT, Count, Curve, rate_interval
 from vqlab.plots import style
 from vqlab.text import shorten
 
@@ -47,9 +47,14 @@ def score_histogram(title: str, scores: Array, labels: Array, threshold: float) 
     axes.axvline(threshold, color=hexed(style.INK), linewidth=1.5, linestyle=(0, (4, 3)))
     rejected = int(np.count_nonzero((labels == 0) & (scores > threshold)))
     escaped = int(np.count_nonzero((labels == 1) & (scores <= threshold)))
+    wrong = {"false rejects": (rejected, labels == 0), "escapes": (escaped, labels == 1)}
+    words = [
+        f"{name} {_counted(Count(count, int(of.sum())))}"
+        for name, (count, of) in wrong.items()
+        if of.any()
+    ]
     axes.set_title(
-        f"threshold {threshold:.4g}: {rejected} false reject{'s' * (rejected != 1)}, "
-        f"{escaped} escape{'s' * (escaped != 1)}",
+        f"threshold {threshold:.4g}: {', '.join(words)}",
         loc="right", fontsize=9, color=hexed(style.MUTED),
     )  # fmt: skip
     axes.set(xlabel="image score", ylabel="images")
@@ -58,13 +63,19 @@ def score_histogram(title: str, scores: Array, labels: Array, threshold: float) 
     return figure
 
 
+def _counted(count: Count) -> str:
+    """A count of images, and the 95 % interval of its share."""
+    return f"{count} ({rate_interval([count]).text()})"
+
+
 def score_by_defect(
     title: str, scores: Array, labels: Array, kinds: Sequence[str], threshold: float
 ) -> Figure:
     """Image scores (N,) as points by type: normal images, then defects, the lowest scores first.
 
     labels (N,): 0 normal, 1 defect; kinds: each image's type. Boxes span the quartiles, lines the
-    range; a box has at least four points.
+    range; a box has at least four points. On the right how many of each type are judged wrong, with
+    the 95 % interval of their share.
     """
     groups: dict[tuple[int, str], Array] = {}
     for key in dict.fromkeys(zip(labels.tolist(), kinds, strict=True)):
@@ -98,8 +109,9 @@ def _draw_group(axes: Axes, row: int, own: Array, label: int, threshold: float) 
     for chosen, dot in ((~wrong, style.MUTED), (wrong, style.RED if label else style.AMBER)):
         axes.scatter(own[chosen], offsets[chosen], 13, color=hexed(dot), linewidths=0, zorder=3)
     count = int(np.count_nonzero(wrong))
+    interval = rate_interval([Count(count, len(own))]).text()
     axes.annotate(
-        f"{count} of {len(own)} {'escaped' if label else 'rejected'}", (1.015, row),
+        f"{count} of {len(own)} {'escaped' if label else 'rejected'}: {interval}", (1.015, row),
         xycoords=("axes fraction", "data"), va="center", fontsize=9,
         color=hexed((style.RED if label else style.AMBER) if count else style.MUTED),
         annotation_clip=False,

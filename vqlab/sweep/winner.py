@@ -29,8 +29,10 @@ class WinnerRule:
     The validation set is one small sample of images, and the best of many trials is partly the
     luckiest. So a trial replaces the trial with the recipe's own settings only if the 95 % interval
     of their difference in the objective, by the paired bootstrap over the validation images,
-    excludes 0 (Efron and Tibshirani 1993). Among the recipes of a study the highest objective wins.
-    Where an objective has no bootstrap distribution, or a run no evidence, the value decides.
+    excludes 0 (Efron and Tibshirani 1993); the interval of a rate is that of McNemar's exact test.
+    Where the validation images are too few for an interval, the recipe's own trial stays. Among the
+    recipes of a study the highest objective wins. Where an objective has no bootstrap distribution,
+    or a run no evidence, the value decides.
     """
 
     study: optuna.Study
@@ -99,6 +101,8 @@ class WinnerRule:
         return next((each for each in alike if each.user_attrs.get(AS_RECIPE)), None)
 
     def _clearly_better(self, difference: Difference) -> bool:
+        if difference.interval is None:  # too few images, or no resample differs: no proof
+            return False
         if self.study.directions[0] == StudyDirection.MAXIMIZE:
             return difference.interval.low > 0
         return difference.interval.high < 0
@@ -109,6 +113,11 @@ class WinnerRule:
         difference = self._difference(reference, trial, trials)
         if difference is None:
             return f"{trial.values[0] - reference.values[0]:+.4f} in {self.objective}"
+        if difference.interval is None:
+            return (
+                f"{difference.value:+.4f} in {self.objective}, without a 95 % interval: "
+                f"{difference.reason}"
+            )
         low, high = difference.interval
         interval = f"[{low:+.4f}, {high:+.4f}]"
         return f"{difference.value:+.4f} in {self.objective}, 95 % interval {interval}"

@@ -1,0 +1,64 @@
+"""Exact intervals of rates from few images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from vqlab.metrics import Count, Interval, paired_rates, rate_counts, rate_interval
+
+
+@pytest.mark.parametrize("count", [(0, 6), (6, 6), (1, 3), (7, 150), (0, 1)])
+def test_a_rate_has_the_interval_of_clopper_and_pearson(count: tuple[int, int]) -> None:
+    wanted = binomtest(*count).proportion_ci()
+    assert rate_interval([Count(*count)]) == pytest.approx(tuple(wanted))
+
+
+def test_it_is_written_as_engineers_do() -> None:
+    assert f"escapes {Count(0, 6)}: {rate_interval([Count(0, 6)]).text()}" == (
+        "escapes 0 of 6: 0.00–0.46"
+    )
+    assert Interval(0.9971, 0.9999).text() == "0.997–1.000"  # both ends can be told apart
+
+
+def test_the_mean_of_rates_is_covered() -> None:
+    """Three categories of six images: a mean of rates of 0 is no proof, either."""
+    rng = np.random.default_rng(0)
+    held = [
+        low <= 0.05 <= high
+        for low, high in (
+            rate_interval([Count(int(hits), 6) for hits in rng.binomial(6, 0.05, 3)])
+            for _ in range(500)
+        )
+    ]
+    assert np.mean(held) >= 0.95
+    assert rate_interval([Count(0, 3)] * 5).high == pytest.approx(
+        rate_interval([Count(0, 15)]).high
+    )
+
+
+def test_counts_come_from_rates_and_numbers_of_images() -> None:
+    metrics = {"false_reject_rate": 1 / 3, "escape_rate": 0.25}
+    assert rate_counts(metrics) == {}
+    found = rate_counts({**metrics, "normal_images": 3.0, "anomalous_images": 8.0})
+    assert found == {
+        "false_reject_rate": (1, 3), "escape_rate": (2, 8), "image_recall": (6, 8),
+        "image_precision": (6, 7),
+    }  # fmt: skip
+    assert rate_counts({"normal_images": 3, "false_reject_rate": 0.0}) == {
+        "false_reject_rate": (0, 3)
+    }
+
+
+def test_two_rates_differ_by_the_images_that_they_differ_on() -> None:
+    before = np.array([1, 1, 1, 0, 0, 0], bool)
+    found = paired_rates(before, np.zeros(6, bool))
+    assert found.value == -0.5 and found.p == 0.25  # three of three: 2 · 0.5³
+    assert found.interval is not None and found.interval.low == -0.5 and found.interval.high > 0
+    back = paired_rates(np.zeros(6, bool), before)
+    assert back.interval == pytest.approx((-found.interval.high, 0.5))
+    same = paired_rates(before, before)
+    assert (same.value, same.interval, same.p) == (0, None, 1)
+    many = paired_rates(np.ones(20, bool), np.zeros(20, bool))
+    assert many.interval is not None and many.interval.high < 0 and many.p < 0.001
