@@ -27,6 +27,7 @@ SIDE = 64
 for _name in ("MLFLOW_TRACKING_URI", "VQLAB_UI"):  # a developer's own server is no place for tests
     os.environ.pop(_name, None)
 torch.set_num_threads(1)
+pytest.register_assert_rewrite("vqlab.testing")
 # Property tests look at the same examples in every run, so that a change is what makes them fail.
 # `make test-random` looks at others, and at more. No deadline: a busy machine is not a failure.
 settings.register_profile("fixed", derandomize=True, max_examples=60, deadline=None)

@@ -14,7 +14,7 @@ LAYERS = [
     {"types", "ports", "experiment_files"},
     {"config", "fonts", "nn", "metrics"},
     {"data", "features", "detectors", "recipes"},
-    {"training", "evaluation", "checkpoint"},
+    {"training", "evaluation", "checkpoint", "testing"},
     {"tracking", "plots"},
     {"model", "promotion_metrics"},
     {"run"},

@@ -306,7 +306,7 @@ def test_a_perfect_figure_of_many_images_has_a_note_in_place_of_an_interval():
     )
     assert "image_auroc" not in report.intervals["mean"]
     told = "\n".join(report.notes)
-    assert "image F1max: every resample gives the same value." in told
+    assert "AUPRO: every resample gives the same value." in told
     assert "does not exclude a true image AUROC of 0.83" in told
 
 

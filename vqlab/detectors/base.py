@@ -6,11 +6,12 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
 from vqlab.config import Settings
+from vqlab.detectors.plugins import VARIABLE, load_plugins
 from vqlab.types import InputSpec, Pyramid, Scores, UserError
 
 Reading: TypeAlias = tuple[Tensor, ...]
@@ -37,13 +38,18 @@ class Detector(nn.Module, ABC):
     All state that scoring needs lives in parameters and buffers, so a state dict is the detector.
     """
 
-    Config: ClassVar[type[Settings]]
-    """Its settings; a nested `scoring` section holds what may change without retraining."""
+    Config: ClassVar[type[Settings]] = Settings
+    """Its settings; a nested section `scoring`, where there is one, holds what may change without
+    retraining."""
     image_scoring: ClassVar[frozenset[str]] = frozenset({"image_score", "top"})
     """Of `scoring`: what makes an image score of the map and leaves the map as it is."""
 
+    config: Any
+    """The settings that it was built with, a `Config`."""
+
     def __init__(self, config: Settings, spec: InputSpec) -> None:
         super().__init__()
+        self.config = config
         self.spec = spec
 
     @abstractmethod
@@ -142,12 +148,18 @@ def register(name: str) -> Callable[[D], D]:
 def detector_class(name: str) -> type[Detector]:
     """The class registered as `name`. Raises UserError that names the close matches."""
     if name not in _REGISTER:
+        load_plugins()
+    if name not in _REGISTER:
         near = difflib.get_close_matches(name, _REGISTER, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names())}."
-        raise UserError(f"setting detector.name: there is no detector {name!r}; {hint}")
+        raise UserError(
+            f"setting detector.name: there is no detector {name!r}; {hint} A detector of your own "
+            f"is found where {VARIABLE} names its file."
+        )
     return _REGISTER[name]
 
 
 def names() -> list[str]:
     """The names of all registered detectors, sorted."""
+    load_plugins()
     return sorted(_REGISTER)

@@ -37,12 +37,12 @@ class MeanImage(Detector):
     """
 
     Config = MeanImageSettings
+    config: MeanImageSettings
     mean: Tensor
     sd: Tensor
 
     def __init__(self, config: MeanImageSettings, spec: InputSpec) -> None:
         super().__init__(config, spec)
-        self.config = config
         self.register_buffer("mean", torch.full((spec.channels[0], *spec.sizes[0]), 0.5))
         self.register_buffer("sd", torch.ones_like(self.mean))
 

@@ -65,13 +65,13 @@ class MemoryBank(Detector):
     """L2 distance of every patch to the nearest vector of the bank, made a smooth map."""
 
     Config = MemoryBankSettings
+    config: MemoryBankSettings
     image_scoring = frozenset({"image_score", "top", "neighbours"})
     bank: Tensor
     """The kept patch features, (bank_size, Σ C_l)."""
 
     def __init__(self, config: MemoryBankSettings, spec: InputSpec) -> None:
         super().__init__(config, spec)
-        self.config = config
         self.register_buffer("bank", torch.zeros(config.bank_size, sum(spec.channels)))
 
     @torch.no_grad()

@@ -138,6 +138,7 @@ class VQVAE(Detector):
     """
 
     Config = VQVAESettings
+    config: VQVAESettings
     step: Tensor
     """Training steps taken, ()."""
     error_mean: Tensor
@@ -159,7 +160,6 @@ class VQVAE(Detector):
                 f"setting data.image_size must be a multiple of 4 for vqvae; got {height} x "
                 f"{width}."
             )
-        self.config = config
         self.encoder = encoder(spec.channels[0], config.hidden, config.dim)
         self.decoder = decoder(spec.channels[0], config.hidden, config.dim)
         self.to(memory_format=torch.channels_last)

@@ -11,7 +11,9 @@ from typing import Any
 from vqlab.openmp import VARIABLES
 from vqlab.types import UserError
 
-_HANDED_ON = ("VQLAB_STORAGE", "VQLAB_HEARTBEAT", "VQLAB_WEIGHTS", "MLFLOW_TRACKING_URI")
+_HANDED_ON = (
+    "VQLAB_STORAGE", "VQLAB_HEARTBEAT", "VQLAB_WEIGHTS", "VQLAB_DETECTORS", "MLFLOW_TRACKING_URI",
+)  # fmt: skip
 """Environment variables that workers on other machines need."""
 _RETRIES = 5
 """Times that Ray starts a worker again whose machine or process was lost."""

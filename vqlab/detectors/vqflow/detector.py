@@ -53,11 +53,11 @@ class VQFlow(Detector):
     """Likelihood of features under a flow conditioned on codes, and their distance to all seen."""
 
     Config = VQFlowSettings
+    config: VQFlowSettings
     image_scoring = frozenset({"image_score", "top", "image_standardise"})
 
     def __init__(self, config: VQFlowSettings, spec: InputSpec) -> None:
         super().__init__(config, spec)
-        self.config = config
         flow, joins = config.flow, config.levels == "joined"
         levels = list(zip(spec.channels, spec.sizes, strict=True))
         self.apart = len(levels) > 1 and config.deepest == "condition"

@@ -1,0 +1,72 @@
+"""Detectors from elsewhere: files named by VQLAB_DETECTORS, and installed packages.
+
+A package names its modules as entry points of the group `vqlab.detectors`. Importing a module
+registers the detectors in it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from vqlab.types import UserError
+
+GROUP = "vqlab.detectors"
+VARIABLE = "VQLAB_DETECTORS"
+"""Environment variable: Python files or modules, separated as in PATH. Processes that are started
+inherit it, so that workers of a sweep know the same detectors."""
+_loaded: set[str] = set()
+
+
+def load_plugins() -> None:
+    """Import what was not imported yet. Raises UserError that names what cannot be imported."""
+    modules = [(entry.value.partition(":")[0], "") for entry in entry_points(group=GROUP)]
+    words = os.environ.get(VARIABLE, "").split(os.pathsep)
+    modules += [(word.strip(), f"{VARIABLE}: ") for word in words if word.strip()]
+    for name, source in modules:
+        if name in _loaded:
+            continue
+        try:
+            _import(name)
+        except UserError:
+            raise
+        except Exception as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            raise UserError(
+                f"{source}detectors of {name} must be importable; got {type(error).__name__}: "
+                f"{error} ({last.filename}, line {last.lineno}); fix it, or leave it out."
+            ) from error
+        _loaded.add(name)
+
+
+def _import(name: str) -> None:
+    if not name.endswith(".py"):
+        importlib.import_module(name)
+        return
+    path = Path(name).absolute()
+    if not path.is_file():
+        raise UserError(
+            f"{VARIABLE} must name Python files or modules; got {name}, which does not exist; "
+            "correct the path, or unset the variable."
+        )
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # for modules beside it
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    if path.stem in sys.modules:
+        raise UserError(
+            f"{VARIABLE}: {name} must not have the name of an imported module ({path.stem}); "
+            "rename the file."
+        )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # as an import does: dataclasses and pickle look there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise
