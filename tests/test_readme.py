@@ -72,3 +72,53 @@ def pythons() -> list[str]:
         for block in blocks("python")
         if block.startswith("import vqlab")
     ]
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the README's detector, recipe and space as they are written there."""
+    folder = tmp_path_factory.mktemp("example")
+    (code,) = [block for block in blocks("python") if "@register" in block]
+    recipe, space = blocks("yaml")
+    (folder / "experiments/sweeps").mkdir(parents=True)
+    (folder / "my_detector.py").write_text(code, encoding="utf-8")
+    (folder / "my_recipe.yaml").write_text(recipe, encoding="utf-8")
+    (folder / "experiments/sweeps/my_detector.yaml").write_text(space, encoding="utf-8")
+    return folder
+
+
+def in_example(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **variables},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_the_detector_keeps_to_the_contract(example: Path) -> None:
+    check = "from vqlab.testing import check_detector; check_detector('my_detector')"
+    done = in_example(example, "-c", check, VQLAB_DETECTORS="my_detector.py")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_detector_is_trained_and_swept_with_workers(example: Path) -> None:
+    own = {"VQLAB_DETECTORS": "my_detector.py", "VQLAB_PRESET": "tiny"}
+    on = ("my_recipe.yaml", "--category", "cable")
+    done = in_example(example, "-m", "vqlab", "train", *on, **own)
+    assert done.returncode == 0, done.stdout + done.stderr
+    swept = ("-m", "vqlab", "sweep", *on, "--trials")
+    for words in (("2",), ("4", "--workers", "2")):
+        done = in_example(example, *swept, *words, **own)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "best run: trial" in done.stdout
+    image = next((example / "data/synthetic/cable/test").rglob("*.png"))
+    promote = ("-m", "vqlab", "promote", "--category", "cable")
+    assert in_example(example, *promote, **own).returncode == 0
+    predict = ("-m", "vqlab", "predict", "--category", "cable", str(image))
+    done = in_example(example, *predict, **own)
+    assert done.returncode == 0, done.stdout + done.stderr

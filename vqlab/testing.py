@@ -62,10 +62,16 @@ def run_check(check: Check, case: DetectorCase) -> None:
         assert torch.equal(before[key], value), f"scoring changed {key}"
 
 
-def settings_have_defaults(case: tuple[str, dict[str, Any]]) -> None:
+def settings_have_defaults(case: DetectorCase) -> None:
     kind = detector_class(case.name).Config
     settings = validate(kind, {})
     assert validate(kind, dump(settings)) == settings
+
+
+def config_and_spec_are_stored(case: DetectorCase) -> None:
+    detector = case.build()
+    assert detector.config == validate(detector.Config, case.settings), "config is not stored"
+    assert detector.spec == SPEC, "spec is not stored"
 
 
 def loss_is_finite_scalar_and_named(case: DetectorCase) -> None:
@@ -266,6 +272,7 @@ def train(detector: Detector, steps: int) -> Detector:
 Check = Callable[[DetectorCase], None]
 CHECKS: tuple[Check, ...] = (
     settings_have_defaults,
+    config_and_spec_are_stored,
     loss_is_finite_scalar_and_named,
     every_trainable_parameter_gets_a_gradient,
     score_shapes,

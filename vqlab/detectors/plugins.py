@@ -36,12 +36,18 @@ def load_plugins() -> None:
         except UserError:
             raise
         except Exception as error:
-            last = traceback.extract_tb(error.__traceback__)[-1]
             raise UserError(
-                f"{source}detectors of {name} must be importable; got {type(error).__name__}: "
-                f"{error} ({last.filename}, line {last.lineno}); fix it, or leave it out."
+                f"{source}{name} must be importable; got {type(error).__name__}: {error}"
+                f"{_place(name, error)}; fix it, or leave it out."
             ) from error
         _loaded.add(name)
+
+
+def _place(name: str, error: Exception) -> str:
+    """The line of a file at which importing it failed; of a module nothing."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == Path(name).absolute()]
+    return f" at line {lines[-1]}" if lines else ""
 
 
 def _import(name: str) -> None:

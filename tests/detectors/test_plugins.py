@@ -1,0 +1,96 @@
+"""Detectors of one's own: files and modules that VQLAB_DETECTORS names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vqlab.config import dump
+from vqlab.detectors import base, detector_class
+from vqlab.run import resolve
+from vqlab.types import UserError
+
+MINIMAL = """
+from layers_of_mine import SHIFT
+from vqlab.detectors import Detector, register
+from vqlab.types import Scores
+
+
+@register("minimal")
+class Minimal(Detector):
+    def loss(self, pyramid):
+        return {"loss": pyramid[0].mean()}
+
+    def score(self, pyramid):
+        maps = pyramid[0].mean(1) + SHIFT
+        return Scores(maps, maps.amax((1, 2)))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder in which a process works; what a test registers there is forgotten."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registered = dict(base._REGISTER)
+    yield tmp_path
+    base._REGISTER.clear()
+    base._REGISTER.update(registered)
+
+
+def test_a_file_registers_its_detectors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "layers_of_mine.py").write_text("SHIFT = 1.0")
+    (folder / "minimal_file.py").write_text(MINIMAL)
+    with pytest.raises(UserError, match="found where VQLAB_DETECTORS names its file"):
+        detector_class("minimal")
+    monkeypatch.setenv("VQLAB_DETECTORS", f"{os.pathsep}minimal_file.py")
+    assert detector_class("minimal").__name__ == "Minimal"
+    config = resolve({"detector": {"name": "minimal"}})  # without settings of its own
+    assert dump(config)["detector"] == {"name": "minimal"}
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (None, "VQLAB_DETECTORS must name Python files or modules; got mine.py, which does not"),
+        ("\n\nnothing()", "mine.py must be importable; got NameError.* at line 3; fix it"),
+        ("def", "mine.py must be importable; got SyntaxError: .*line 1"),
+        ("import vqlab.nothing", "got ModuleNotFoundError: No module named 'vqlab.nothing' at"),
+        (MINIMAL.replace("minimal", "vqvae").replace("from layers", "#"), "'vqvae' is taken by"),
+    ],
+)
+def test_a_faulty_file_is_a_sentence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, code: str | None, words: str
+) -> None:
+    if code is not None:
+        (folder / "mine.py").write_text(code)
+    monkeypatch.setenv("VQLAB_DETECTORS", "mine.py")
+    with pytest.raises(UserError, match=words):
+        detector_class("mine")
+
+
+def test_a_module_registers_its_detectors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "package_of_mine").mkdir()
+    code = MINIMAL.replace("from layers_of_mine import SHIFT", "SHIFT = 0")
+    (folder / "package_of_mine/parts.py").write_text(code)
+    monkeypatch.setenv("VQLAB_DETECTORS", "package_of_mine.parts")
+    assert detector_class("minimal").__module__ == "package_of_mine.parts"
+    monkeypatch.setenv("VQLAB_DETECTORS", "no_such_module")
+    with pytest.raises(UserError, match="no_such_module must be importable"):
+        detector_class("nothing")
+
+
+def test_an_installed_package_registers_by_its_entry_point(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "installed_one.py").write_text(
+        MINIMAL.replace("from layers_of_mine import SHIFT", "SHIFT = 0").replace("minimal", "third")
+    )
+    info = folder / "installed_one-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: installed-one\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[vqlab.detectors]\nthird = installed_one\n")
+    assert detector_class("third").__module__ == "installed_one"
