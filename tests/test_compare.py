@@ -45,8 +45,13 @@ def test_two_runs_on_the_same_images(tracker: Tracker, runs: tuple[Outcome, Outc
     for name, difference in found.differences["cable"].items():
         first, second = (report.per_category["cable"][name] for report in reports if report)
         assert difference.value == pytest.approx(second - first)
-        assert difference.interval.low <= difference.value <= difference.interval.high
-        assert 0 < difference.p <= 1
+        if difference.interval is not None:
+            assert difference.interval.low <= difference.value <= difference.interval.high
+            assert difference.p is not None and 0 < difference.p <= 1
+        assert (difference.interval is None) == bool(difference.reason)
+    assert found.differences["cable"]["pixel_auroc"].interval is not None
+    assert found.differences["cable"]["image_auroc"].interval is None  # of four normal images
+    assert found.images == {"cable": {"normal_images": 4, "anomalous_images": 6}}
     assert {"image_auroc", "pixel_auroc", "aupro", "escape_rate"} <= set(found.values["cable"])
     again = compare(tracker, "sharp", "blurred")
     assert again.differences == found.differences  # seeded
@@ -54,7 +59,8 @@ def test_two_runs_on_the_same_images(tracker: Tracker, runs: tuple[Outcome, Outc
 
 def test_a_run_does_not_differ_from_itself(tracker: Tracker, runs: tuple[Outcome, Outcome]) -> None:
     found = compare(tracker, "sharp", "sharp")
-    assert all(d.value == 0 and d.p == 1 for d in found.differences["cable"].values())
+    for difference in found.differences["cable"].values():
+        assert (difference.value, difference.interval, difference.p) == (0, None, 1)
 
 
 def test_the_command_prints_a_table(tracker: Tracker, runs: tuple[Outcome, Outcome]) -> None:
@@ -62,6 +68,8 @@ def test_the_command_prints_a_table(tracker: Tracker, runs: tuple[Outcome, Outco
     shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0, shown.output
     assert "pixel AUROC" in shown.output and "sharp" in shown.output
+    assert "resampling needs at least 5 normal and 5 anomalous images" in shown.output
+    assert "[+0.000, +0.000]" not in shown.output
 
 
 def test_other_test_images_are_refused(

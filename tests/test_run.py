@@ -387,9 +387,15 @@ def test_a_run_that_diverges_at_once_says_that_nothing_is_kept(
 def test_intervals_and_evidence_are_recorded(outcome: Outcome, tracker: Tracker) -> None:
     assert outcome.test is not None
     record = tracker.find(outcome.run_id)
-    for name in ("image_auroc", "pixel_auroc", "aupro", "aupro_005"):
+    for name in ("pixel_auroc", "aupro", "aupro_005", "escape_rate", "false_reject_rate"):
         low, high = (record.metrics[f"test/{name}_{end}"] for end in ("low", "high"))
-        assert low <= record.metrics[f"test/{name}"] <= high
+        assert low <= record.metrics[f"test/{name}"] <= high and low < high
+    assert (record.metrics["test/normal_images"], record.metrics["test/anomalous_images"]) == (4, 6)
+    assert "test/image_auroc_low" not in record.metrics  # of four normal images
+    told = " ".join(outcome.test.notes)
+    assert (
+        "no 95 % interval of image AUROC, image AP, image F1max" in told and "got 4 and 6" in told
+    )
     assert not any(key.startswith("validation/image_auroc_") for key in record.metrics)
     measured = load_evidence(record.artifact(EVIDENCE))["cable"]
     assert measured.metrics == outcome.test.per_category["cable"]
@@ -409,3 +415,19 @@ def test_pixels_may_be_compared_at_the_images_own_size(
     network, own = outcome.test.mean["pixel_auroc"], report.mean["pixel_auroc"]
     assert own != network
     assert own == pytest.approx(network, abs=0.1)
+
+
+def test_every_row_beside_a_model_is_measured_by_its_evaluation_settings(
+    small: Tree, tracker: Tracker, tmp_path: Path, outcome: Outcome
+) -> None:
+    own_size = {"evaluation": {"resolution": "original", "resamples": 50}}
+    base = {"data": small["data"], "detector": "mean_image", "training": {"epochs": 0}}
+    same = run(resolve(merge(base, own_size)), tracker, results=tmp_path)
+    assert same.test is not None
+    assert same.beside["mean_image"].mean == same.test.mean
+    assert same.beside["mean_image"].intervals == same.test.intervals
+    other = run(resolve(merge(small, own_size)), tracker, results=tmp_path)
+    for name in ("squared_error", "mean_image"):
+        before, after = (each.beside[name].mean for each in (outcome, other))
+        assert before["image_auroc"] == after["image_auroc"]
+        assert before["pixel_auroc"] != after["pixel_auroc"]

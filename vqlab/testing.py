@@ -91,7 +91,7 @@ def every_trainable_parameter_gets_a_gradient(case: DetectorCase) -> None:
         detector.zero_grad()
         loss = detector.loss((products(8, seed=1),))["loss"]
         if optimizer is not None:
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
     for name, weights in detector.named_parameters():
         if not weights.requires_grad:
@@ -247,7 +247,7 @@ def spoiled(images: Tensor) -> tuple[Tensor, Tensor]:
 
 def batches(images: Tensor) -> list[Pyramid]:
     """Return the images as pyramids of one level, 8 images each."""
-    return [(part,) for part in images.split(8)]
+    return [(part,) for part in torch.split(images, 8)]
 
 
 def train(detector: Detector, steps: int) -> Detector:
@@ -262,7 +262,7 @@ def train(detector: Detector, steps: int) -> Detector:
         loss = detector.loss((images[torch.randperm(len(images))[:8]],))["loss"]
         assert optimizer is not None
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
     detector.eval()
     detector.calibrate(batches(images), batches(products(16, seed=2)))

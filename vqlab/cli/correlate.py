@@ -61,9 +61,9 @@ def _say(detector: str, found: Sequence[Correlation]) -> None:
     """The objective's correlation and those by drawn kind per category; all pairs' means."""
     from rich.table import Table
 
-    from vqlab.cli.metric_tables import HEADLINES
     from vqlab.cli.progress import out
     from vqlab.correlate import METRICS, OBJECTIVE, mean
+    from vqlab.metrics import HEADLINES
 
     kinds = list(dict.fromkeys(kind for each in found for kind in each.kinds))
     objective = (OBJECTIVE, OBJECTIVE)

@@ -12,9 +12,9 @@ import yaml
 
 from vqlab.cli.columns import Column, fitted_table
 from vqlab.cli.fitted import FittedTable
-from vqlab.cli.metric_tables import AUDITED, HEADLINES, split_of
+from vqlab.cli.metric_tables import AUDITED, split_of
 from vqlab.cli.progress import settings_text
-from vqlab.metrics import less_is_better, rate_counts
+from vqlab.metrics import HEADLINES, less_is_better, rate_counts
 
 if TYPE_CHECKING:
     from vqlab.tracking import RunRecord

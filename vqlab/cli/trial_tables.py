@@ -7,8 +7,8 @@ from statistics import mean
 from typing import TYPE_CHECKING
 
 from vqlab.cli.fitted import Column, FittedTable, Row, Widest
-from vqlab.cli.metric_tables import HEADLINES
 from vqlab.cli.progress import settings_text
+from vqlab.metrics import HEADLINES
 
 if TYPE_CHECKING:
     from vqlab.sweep import SweepResult, TrialOnTest
