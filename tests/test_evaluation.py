@@ -269,7 +269,7 @@ def test_what_is_undefined_is_absent_and_said():
     told = "\n".join(report.notes)
     assert "all_good has no defects" in told
     assert "all_bad has no normal images" in told
-    assert "unmasked has 1 of 1 defect images without a mask: the pixel metrics are un" in told
+    assert "unmasked has 1 of 1 defect images without a mask: pixel metrics (AUROC" in told
     assert "half has 1 of 2 defect images without a mask: the pixel metrics leave it out" in told
     assert "The mean image_auroc leaves out all_bad, all_good" in told
     assert all(np.isfinite(value) for value in report.keyed("test").values())

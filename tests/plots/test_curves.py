@@ -43,9 +43,9 @@ def test_scores_by_defect_show_every_image(tmp_path):
     points = [x for x, y in shown if (x, y) != (0, 0)]
     assert sorted(points) == sorted(scores)
     assert [t.get_text() for t in axes.texts] == [
-        "1 of 5 rejected: 0.01–0.72",
-        "1 of 2 escaped: 0.01–0.99",
-        "1 of 4 escaped: 0.01–0.81",
+        "1 of 5 rejected\n(0.01–0.72)",
+        "1 of 2 escaped\n(0.01–0.99)",
+        "1 of 4 escaped\n(0.01–0.81)",
     ]
     assert len(axes.patches) == 2  # two points make no box
     save_figure(figure, tmp_path / "a.png")

@@ -111,7 +111,7 @@ def _draw_group(axes: Axes, row: int, own: Array, label: int, threshold: float) 
     count = int(np.count_nonzero(wrong))
     interval = rate_interval([Count(count, len(own))]).text()
     axes.annotate(
-        f"{count} of {len(own)} {'escaped' if label else 'rejected'}: {interval}", (1.015, row),
+        f"{count} of {len(own)} {'escaped' if label else 'rejected'}\n({interval})", (1.015, row),
         xycoords=("axes fraction", "data"), va="center", fontsize=9,
         color=hexed((style.RED if label else style.AMBER) if count else style.MUTED),
         annotation_clip=False,
