@@ -623,6 +623,7 @@ def test_other_data_or_space_is_another_study_and_says_so(scripted: Tree, tracke
 
 def test_a_registered_checkpoint_stays_when_beaten(scripted: Tree, tracker: Tracker) -> None:
     recipe = merge(scripted, nest("detector.quality", -1.0))
+    recipe = merge(recipe, nest("data.held_out", 0.3))  # enough images to prove a difference
     axes = {"detector.quality": {"low": -1.0, "high": 1.0}}
     first = run_sweep(recipe, tracker, 1, axes)
     run_id = str(first.best.run_id)
