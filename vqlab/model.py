@@ -217,6 +217,8 @@ def _to_picture(panel: Array, geometry: Geometry) -> Array:
     """(3, S, S) in [0, 1] to (H, W, 3) uint8; channel by channel, as the image may be large."""
     picture = np.empty((*geometry.original, len(panel)), np.uint8)
     for place, channel in enumerate(panel):
-        values = to_original(channel, geometry).clip(0, 1)
-        picture[..., place] = (values * 255).round()
+        values = to_original(channel, geometry)
+        values.clip(0, 1, out=values)
+        values *= 255
+        picture[..., place] = values.round(out=values)
     return picture

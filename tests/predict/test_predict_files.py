@@ -179,7 +179,11 @@ def test_other_settings_are_refused(
         predict(stricter, resume=True)
     with pytest.raises(UserError, match="only with the same --pictures"):
         predict(model, "auto", resume=True)
-    predict(model, resume=True)
+    with pytest.raises(UserError, match="scored other files, e.g. .*001.png"):
+        predict_files(model, [folder / "003.png"], results, resume=True, pictures="none")
+    scored: list[int] = []
+    predict(model, resume=True, progress=lambda done, total: scored.append(done))
+    assert scored == [3, 4]
     with pytest.raises(UserError, match="nothing to resume"):
         predict(model, resume=True)
     predict(stricter)

@@ -28,9 +28,14 @@ def visible_names(results: Path) -> set[str]:
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("p")
     with open_results(tmp_path / "p"):
-        with pytest.raises(UserError, match="another prediction"), open_results(tmp_path / "p"):
-            pass
+        for name in ("p", "link"):
+            with (
+                pytest.raises(UserError, match="another prediction"),
+                open_results(tmp_path / name),
+            ):
+                pass
     write(tmp_path / "p", "a")
 
 

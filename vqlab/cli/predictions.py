@@ -48,17 +48,27 @@ def _cells(row: PredictedFile) -> list[Cell]:
     return [file, f"{row.score:.4g}", verdict, marked, f"{row.calibrated:.3f}"]
 
 
+def _pictures(summary: Predictions) -> str:
+    readable = summary.total - summary.counts["unreadable"]
+    if not summary.pictures:
+        return "no pictures"
+    if summary.pictures < readable:
+        return (
+            f"{summary.pictures} pictures (highest scores of {readable} images; --pictures all "
+            "draws every one)"
+        )
+    return "1 picture" if summary.pictures == 1 else f"{summary.pictures} pictures"
+
+
 def say_predictions(summary: Predictions, model: Model) -> None:
     """Print the table, notes and the place of the results. Exit with status 3 where files could
     not be read."""
     out.print(prediction_table(summary, model))
     for note in summary.notes:
         out.print(f"note: {note}", markup=False)
-    readable = summary.total - summary.counts["unreadable"]
-    of = f"pictures of {summary.pictures} images" if summary.pictures else "no pictures"
-    if summary.pictures < readable:
-        of += f" ({readable} could have one: --pictures all)"
-    out.print(f"scores.csv, scores.jsonl, {of}: {visible(summary.folder)}", markup=False)
+    out.print(
+        f"scores.csv, scores.jsonl, {_pictures(summary)}: {visible(summary.folder)}", markup=False
+    )
     if not summary.counts["unreadable"]:
         return
     sys.stdout.flush()

@@ -56,8 +56,8 @@ def find_images(paths: Sequence[Path], exclude: Path | None = None) -> ImageFile
     """Return the image files among `paths` and below folders, in order of their names.
 
     Links are followed; a file that is reached twice counts once, under the first path. Hidden and
-    system files and a folder `exclude` below another are skipped. A link without target and a folder that
-    cannot be listed are returned with the reason.
+    system files and a folder `exclude` below another are skipped. A link without target and a
+    folder that cannot be listed are returned with the reason.
     Raises UserError for a path that does not exist and for a folder without images.
     """
     images = ImageFiles()

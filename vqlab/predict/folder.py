@@ -62,8 +62,8 @@ class ResultsFolder:
     ) -> Iterator[PredictedFile]:
         """Yield the rows of an interrupted prediction that are `reusable`; keep no others.
 
-        Where there is no prediction, begin one. Raises UserError where it was made with other
-        settings, or is complete.
+        Where there is no prediction, begin one. Raises UserError, and keeps the rows, where it was
+        made with other settings or of other files; also where it is complete.
         """
         try:
             earlier = json.loads((self.partial / _SETTINGS).read_text(encoding="utf-8"))
@@ -83,12 +83,19 @@ class ResultsFolder:
                 "another folder with --results."
             )
         kept = self._journal.with_suffix(".kept")
+        row, count = None, 0
         with kept.open("w", encoding="utf-8") as file:
             for line, tree in _lines(self._journal):
                 row = row_of(tree)
                 if reusable(row, tree[_IDENTITY]):
                     file.write(line)
+                    count += 1
                     yield row
+        if row is not None and not count:
+            raise UserError(
+                f"the prediction interrupted in {visible(self.shown)} scored other files, e.g. "
+                f"{visible(row.path)}; give the same paths, or leave out --resume to start over."
+            )
         os.replace(kept, self._journal)
 
     @contextmanager
