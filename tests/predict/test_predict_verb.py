@@ -91,7 +91,7 @@ def test_a_second_prediction_is_refused_before_it_starts(
 def test_a_killed_prediction_is_resumed(
     signum: signal.Signals, checkpoint: Path, photos: Photos, tmp_path: Path
 ) -> None:
-    folder, results, whole = photos(150), tmp_path / "p", tmp_path / "whole"
+    folder, results, whole = photos(100), tmp_path / "p", tmp_path / "whole"
     subprocess.run(command(checkpoint, whole, folder), check=True, capture_output=True)
     arguments = command(checkpoint, results, folder)
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -106,7 +106,7 @@ def test_a_killed_prediction_is_resumed(
     assert signum == signal.SIGKILL or "--resume" in errors
     assert not (results / "scores.csv").exists()
     done = subprocess.run([*arguments, "--resume"], check=True, capture_output=True, text=True)
-    assert "of 150 images rejected" in done.stdout
+    assert "of 100 images rejected" in done.stdout
     for name in ("scores.csv", "scores.jsonl"):
         assert (results / name).read_bytes() == (whole / name).read_bytes()
     assert {p.name for p in results.glob("*.png")} == {p.name for p in whole.glob("*.png")}
