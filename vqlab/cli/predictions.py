@@ -65,10 +65,8 @@ def say_predictions(summary: Predictions, model: Model) -> None:
     not be read."""
     out.print(prediction_table(summary, model))
     for note in summary.notes:
-        out.print(f"note: {note}", markup=False)
-    out.print(
-        f"scores.csv, scores.jsonl, {_pictures(summary)}: {visible(summary.folder)}", markup=False
-    )
+        out.print(f"note: {note}")
+    out.print(f"scores.csv, scores.jsonl, {_pictures(summary)}: {visible(summary.folder)}")
     if not summary.counts["unreadable"]:
         return
     sys.stdout.flush()
