@@ -159,6 +159,12 @@ class Model:
         scorer = self.detector if by is None else _Alternative(self.detector, by)
         return score_images(scorer, self.backbone, images, 1, self.device, progress)
 
+    def read(self, image: Array | Image.Image | Path | str) -> Array:
+        """Return an image as `score` reads it, (H, W, 3) uint8. Raises UserError as `score`."""
+        if isinstance(image, Path | str):
+            return read_image(image, self.data.bits)
+        return as_rgb(image, self.data.bits)
+
     @torch.inference_mode()
     def score(self, image: Array | Image.Image | Path | str) -> Prediction:
         """Score an image file, a PIL image, or an array (H, W, 3) or (H, W), uint8.
@@ -166,11 +172,7 @@ class Model:
         A PIL image is read as its file would be. Raises UserError for a file that is no image, and
         for an array of another shape or type, with what converts it.
         """
-        bits = self.data.bits
-        if isinstance(image, Path | str):
-            pixels = read_image(image, bits)
-        else:
-            pixels = as_rgb(image, bits)
+        pixels = self.read(image)
         network, geometry = to_network(pixels, self.data)
         pyramid = self.backbone(network[None].to(self.device))
         scores = self.detector.score(pyramid)

@@ -6,14 +6,17 @@ import csv
 import gc
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from small_photos import write_photo
 
 from vqlab.model import Model, Prediction
-from vqlab.predict import file_path, pictures, predict_files, read_rows, scoring
+from vqlab.predict import file_path, pictures, predict_files, read_rows
 from vqlab.types import UserError
 
 Photos = Callable[[int], Path]
@@ -53,6 +56,18 @@ def test_every_file_has_a_row_and_a_picture(model: Model, photos: Photos, tmp_pa
     assert not (tmp_path / "p/.predict.partial").exists()
 
 
+def test_files_are_read_with_the_bits_of_the_model(model: Model, tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).integers(0, 4096, (30, 40)).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    twelve = replace(model, data=model.data.model_copy(update={"bits": 12}))
+    scores = [
+        predict_files(used, [tmp_path / "deep.png"], tmp_path / "p").rows[0].score
+        for used in (model, twelve)
+    ]
+    assert scores == [used.score(tmp_path / "deep.png").score for used in (model, twelve)]
+    assert scores[0] != scores[1]
+
+
 def test_unreadable_files_do_not_stop_the_others(
     model: Model, photos: Photos, tmp_path: Path
 ) -> None:
@@ -74,10 +89,10 @@ def test_unreadable_files_do_not_stop_the_others(
 def test_a_decoder_that_fails_in_its_own_way_is_an_unreadable_file(
     model: Model, photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read(path: Path) -> object:
+    def read(model: Model, path: Path) -> object:
         raise KeyError("StripOffsets") if path.name == "001.png" else MemoryError
 
-    monkeypatch.setattr(scoring, "read_image", read)
+    monkeypatch.setattr(Model, "read", read)
     summary = predict_files(model, [photos(2)], tmp_path / "p")
     assert [row.reason for row in summary.rows] == ["MemoryError", "'StripOffsets'"]
 

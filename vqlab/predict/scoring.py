@@ -8,7 +8,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from vqlab.data import read_image
 from vqlab.model import Model
 from vqlab.predict.files import find_images
 from vqlab.predict.folder import Identity, ResultsFolder, identity_of, open_results
@@ -97,7 +96,7 @@ def _score(model: Model, path: Path, fault: str, pictures: Pictures) -> Predicte
     try:
         if fault:
             raise UserError(fault)
-        pixels = read_image(path)
+        pixels = model.read(path)
     except Exception as error:  # a decoder may fail in any way on a damaged file
         reason = visible(str(getattr(error, "reason", error)) or type(error).__name__)
         return PredictedFile(text, None, threshold, None, UNREADABLE, reason=reason)
