@@ -15,6 +15,7 @@ ARGS    ?=
 BENCH   ?= all
 RUN     ?=
 IMAGES  ?=
+RESULTS ?=
 STUDY   ?= validation
 TEST    :=
 comma   := ,
@@ -38,7 +39,8 @@ help:  ## Print this help
 	@echo "                   WEIGHTS=folder of state dicts (resnet18.pth ...) for use without the hub"
 	@echo "                   TEST=4,7: sweep scores these trials on test too, besides the best"
 	@echo "                   DATA=folder of MVTec AD, VisA or that layout; RUN=run to promote;"
-	@echo "                   IMAGES=files or folder to predict; ARGS=\"setting.path=value ...\""
+	@echo "                   IMAGES=files or folders to predict, RESULTS=folder for predictions;"
+	@echo "                   ARGS=\"setting.path=value ...\" (predict: ARGS=\"--resume --pictures all\")"
 	@echo "  First time:      make sweep CLASS=cable      (no data needed: a synthetic set is built in)"
 
 $(READY): pyproject.toml
@@ -66,7 +68,7 @@ promote: $(READY)  ## Make the best checkpoint of CLASS the champion, if it is b
 
 predict: $(READY)  ## Score IMAGES with the champion of CLASS
 	@test -n "$(IMAGES)" || { echo "IMAGES must be image files or a folder: make predict CLASS=$(CLASS) IMAGES=folder"; exit 2; }
-	@$(BIN)/vqlab predict $(IMAGES) --category $(CLASS)
+	@$(BIN)/vqlab predict $(IMAGES) $(ARGS) --category $(CLASS) $(if $(RESULTS),--results "$(RESULTS)")
 
 leaderboard: $(READY)  ## List the runs measured on test, best first
 	@$(BIN)/vqlab leaderboard --category $(CLASS)

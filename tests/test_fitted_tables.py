@@ -24,7 +24,7 @@ from vqlab.data.published import Counts
 from vqlab.evaluation import CalibrationScores, Report, Thresholds
 from vqlab.metrics import Difference, Interval
 from vqlab.model import Model
-from vqlab.predict import PredictedFile
+from vqlab.predict import PredictedFile, Predictions
 from vqlab.sweep import SweepResult, TrialOnTest, TrialRow
 from vqlab.tracking import RunRecord
 
@@ -199,20 +199,18 @@ def test_a_difference_without_interval_says_why(width: int) -> None:
 @WIDTHS
 def test_predictions_fit(width: int) -> None:
     paths = ["cable/005.png", f"/home/a b/2024-01-02 [left]/{LONG}_of_camera_0001.png"]
-    rows = [
-        PredictedFile(
-            Path(path),
-            SimpleNamespace(  # type: ignore[arg-type]
-                score=5.1234, calibrated=0.951, verdict=verdict, defect=verdict == "reject",
-                mask=np.eye(10) > 0,
-            ),
-            Path(),
-        )
-        for path, verdict in zip(paths, ("reject", "pass"), strict=True)
-    ]  # fmt: skip
+    summary = Predictions(Path())
+    summary.summarise(
+        [
+            PredictedFile(paths[0], 5.1234, 4.33297, 0.951, "reject", marked=0.1),
+            PredictedFile(paths[1], 5.1234, 4.33297, 0.951, "pass", marked=0.0),
+            PredictedFile("cut.png", None, 4.33297, None, "unreadable", reason="it is empty"),
+        ]
+    )
     model: Model = SimpleNamespace(category="cable", thresholds=CHOSEN)  # type: ignore[assignment]
-    lines = lines_of(tables.prediction_table(rows, model), width)
-    holds(lines, width, ["cable: 1 of 2 images rejected", *paths, "held-out normal images"])
+    lines = lines_of(tables.prediction_table(summary, model), width)
+    title = "cable: 1 of 3 images rejected, 1 unreadable"
+    holds(lines, width, [title, *paths, "cut.png", "held-out normal images"])
     first, second = (line for line in lines if "5.123" in line)
     assert any("calibrated" in line for line in lines) == (width == 200)
     assert "reject" in first and "10.0%" in first and " pass " in second and "%" not in second

@@ -5,9 +5,12 @@ What a checkpoint holds and what a user loads: nothing else is needed to score a
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,7 @@ from vqlab.evaluation import (
 from vqlab.features import Backbone, FeatureSettings
 from vqlab.plots import inside, panel_row
 from vqlab.text import category_text
-from vqlab.types import InputSpec, Pyramid, Scores, UserError
+from vqlab.types import Geometry, InputSpec, Pyramid, Scores, UserError
 
 Array = NDArray[Any]
 
@@ -61,10 +64,16 @@ class Prediction:
     pixel does); empty where the image passed."""
     image: Array
     """(H, W, 3) uint8, as read."""
-    panels: dict[str, Array]
-    """What the detector offers to look at: pictures (H, W, 3) uint8, e.g. `reconstruction`, and
-    maps of codes (h, w), integers, that fill the image."""
     model: Model = field(repr=False)
+    pyramid: Pyramid = field(repr=False)
+    geometry: Geometry = field(repr=False)
+    """Where the image lies in the network's square."""
+
+    @cached_property
+    def panels(self) -> dict[str, Array]:
+        """What the detector offers to look at: pictures (H, W, 3) uint8, e.g. `reconstruction`, and
+        maps of codes (h, w), integers, that fill the image. Computed when first asked for."""
+        return self.model.panels(self.pyramid, self.geometry)
 
     @property
     def defect(self) -> bool:
@@ -104,6 +113,16 @@ class Model:
         """Categories it was trained on."""
         return tuple(self.meta["data"]["categories"])
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of parameters, settings and thresholds; equal for models that score alike."""
+        digest = hashlib.sha256(json.dumps(self.meta, sort_keys=True).encode())
+        for part in (self.backbone, self.detector):
+            for name, value in part.state_dict().items():
+                digest.update(name.encode())
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
     def save(self, path: Path) -> None:
         """Write one safetensors file with everything in it, atomically."""
         save_checkpoint(path, self.detector, self.meta, self.backbone)
@@ -140,6 +159,12 @@ class Model:
         scorer = self.detector if by is None else _Alternative(self.detector, by)
         return score_images(scorer, self.backbone, images, 1, self.device, progress)
 
+    def read(self, image: Array | Image.Image | Path | str) -> Array:
+        """Return an image as `score` reads it, (H, W, 3) uint8. Raises UserError as `score`."""
+        if isinstance(image, Path | str):
+            return read_image(image, self.data.bits)
+        return as_rgb(image, self.data.bits)
+
     @torch.inference_mode()
     def score(self, image: Array | Image.Image | Path | str) -> Prediction:
         """Score an image file, a PIL image, or an array (H, W, 3) or (H, W), uint8.
@@ -147,23 +172,13 @@ class Model:
         A PIL image is read as its file would be. Raises UserError for a file that is no image, and
         for an array of another shape or type, with what converts it.
         """
-        bits = self.data.bits
-        if isinstance(image, Path | str):
-            pixels = read_image(image, bits)
-        else:
-            pixels = as_rgb(image, bits)
+        pixels = self.read(image)
         network, geometry = to_network(pixels, self.data)
         pyramid = self.backbone(network[None].to(self.device))
         scores = self.detector.score(pyramid)
         own = to_original(scores.anomaly_map[0].float().cpu().numpy(), geometry)
         value = float(scores.image_score[0])
         verdict = self.thresholds.verdict(value)
-        panels = {}
-        for name, panel in self.detector.panels(pyramid).items():
-            if panel.ndim == 4:
-                panels[name] = _to_picture(panel[0].float().cpu().numpy(), geometry)
-            else:
-                panels[name] = inside(panel[0].cpu().numpy(), geometry, network.shape[-1])
         return Prediction(
             score=value,
             calibrated=self.thresholds.calibrated(value),
@@ -171,9 +186,22 @@ class Model:
             anomaly_map=own,
             mask=predicted_mask(own, self.thresholds.pixel, verdict),
             image=pixels,
-            panels=panels,
             model=self,
+            pyramid=pyramid,
+            geometry=geometry,
         )
+
+    @torch.inference_mode()
+    def panels(self, pyramid: Pyramid, geometry: Geometry) -> dict[str, Array]:
+        """Return the detector's panels of one image as `Prediction.panels`."""
+        panels = {}
+        for name, panel in self.detector.panels(pyramid).items():
+            if panel.ndim == 4:
+                panels[name] = _to_picture(panel[0].float().cpu().numpy(), geometry)
+            else:
+                side = self.data.image_size
+                panels[name] = inside(panel[0].cpu().numpy(), geometry, side)
+        return panels
 
 
 @dataclass(frozen=True)
@@ -187,7 +215,12 @@ class _Alternative:
         return self.detector.alternatives(pyramid)[self.name]
 
 
-def _to_picture(panel: Array, geometry: Any) -> Array:
-    channels = [to_original(channel, geometry) for channel in panel]
-    picture: Array = (np.stack(channels, axis=2).clip(0, 1) * 255).round().astype(np.uint8)
+def _to_picture(panel: Array, geometry: Geometry) -> Array:
+    """(3, S, S) in [0, 1] to (H, W, 3) uint8; channel by channel, as the image may be large."""
+    picture = np.empty((*geometry.original, len(panel)), np.uint8)
+    for place, channel in enumerate(panel):
+        values = to_original(channel, geometry)
+        values.clip(0, 1, out=values)
+        values *= 255
+        picture[..., place] = values.round(out=values)
     return picture

@@ -1,4 +1,4 @@
-"""Tables of images: predictions, the check and the audit of a data set."""
+"""Tables of images: the check and the audit of a data set."""
 
 from __future__ import annotations
 
@@ -7,37 +7,12 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from vqlab.cli.fitted import Cell, Column, FittedTable, Row, Widest
-from vqlab.cli.metric_tables import thresholds_text
+from vqlab.cli.fitted import Cell, Column, FittedTable, Row
 from vqlab.cli.terminal import marked, out
 from vqlab.text import visible
 
 if TYPE_CHECKING:
     from vqlab.data import CategoryAudit, CheckReport
-    from vqlab.model import Model
-    from vqlab.predict import PredictedFile
-
-
-def prediction_table(rows: Sequence[PredictedFile], model: Model) -> Widest:
-    """Score and verdict of every file, and the share of it that is marked; where there is room its
-    calibrated score."""
-    rejected = sum(row.prediction.defect for row in rows)
-    columns = [Column("file", text=True), *map(Column, ("score", "verdict", "marked"))]
-    columns.append(Column("calibrated"))
-    shown: list[list[Cell]] = []
-    for row in rows:
-        seen = row.prediction
-        verdict = Text(seen.verdict, "red" if seen.defect else "green")
-        marked = f"{seen.mask.mean():.1%}" if seen.defect else "–"
-        score, calibrated = f"{seen.score:.4g}", f"{seen.calibrated:.3f}"
-        shown.append([visible(row.path), score, verdict, marked, calibrated])
-    title = f"{model.category}: {rejected} of {len(rows)} images rejected"
-    caption = thresholds_text(model.thresholds)
-    forms = [
-        FittedTable(title, columns[:count], [Row(c[:count]) for c in shown], caption, enough=120)
-        for count in (5, 4)
-    ]
-    return Widest(forms)
 
 
 def check_table(report: CheckReport) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,24 +29,46 @@ def _load(reference: str, category: str | None, mlruns: Path) -> Model:
 
 @app.command(short_help="Score images: verdicts and pictures.")
 def predict(
-    paths: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Image files, or folders: images below them, links followed."),
+    ],
     model: ModelRef = "champion",
     category: Category = None,
-    results: Annotated[Path, typer.Option(help="Where panels and scores.csv are written.")] = Path(
-        "results/predictions"
-    ),
+    results: Annotated[
+        Path, typer.Option(help="Where scores.csv, scores.jsonl and pictures are written.")
+    ] = Path("results/predictions"),
+    pictures: Annotated[
+        str,
+        typer.Option(help="`auto`: of the 200 images with the highest scores; `all`; `none`."),
+    ] = "auto",
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue an interrupted prediction: same model, --pictures and --results; files "
+            "that are new or have changed are scored. Without it the prediction starts over.",
+        ),
+    ] = False,
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
-    """Score images: score, verdict and a row of panels for each."""
-    from vqlab.cli.progress import counting, out
-    from vqlab.cli.tables import prediction_table
+    """Score images: score, verdict and a row of panels for each.
+
+    scores.csv and scores.jsonl have a row per file: file, score, threshold, calibrated, verdict
+    (pass, reject, unreadable), picture, reason, marked. A file that cannot be read is
+    `unreadable`, the others are scored, and the exit status is 3. Hidden and system files are
+    skipped. Earlier predictions in the folder are replaced when the new one is complete.
+    """
+    from vqlab.cli.predictions import say_predictions
+    from vqlab.cli.progress import interruptible, rating
     from vqlab.predict import predict_files
 
     loaded = _load(model, category, mlruns)
-    with counting() as on_progress:
-        rows = predict_files(loaded, paths, results, partial(on_progress, "scoring images"))
-    out.print(prediction_table(rows, loaded))
-    out.print(f"panels and scores.csv: {results}")
+    with interruptible(), rating("scoring images", "images/s") as on_progress:
+        summary = predict_files(
+            loaded, paths, results, pictures=pictures, resume=resume, progress=on_progress
+        )
+    say_predictions(summary, loaded)
 
 
 @app.command(short_help="Score the test set with a trained model.")

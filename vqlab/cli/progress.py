@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -26,6 +27,9 @@ from vqlab.text import visible, visible_lines
 if TYPE_CHECKING:
     from vqlab.run import OnEpoch, OnProgress
     from vqlab.sweep import Event, OnEvent, TrialFinished
+
+_SAID_EVERY = 30.0
+"""Seconds between two lines on progress in a log file."""
 
 WATCHED = {
     "train/loss": "loss",
@@ -65,6 +69,28 @@ def counting() -> Iterator[OnProgress]:
     progress = _bars()
     with progress:
         yield partial(_count, progress, {})
+
+
+@contextmanager
+def rating(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar with the rate in `unit`; where not a terminal, a line every 30 seconds."""
+    progress = _bars()
+    task = progress.add_task(what, total=None, metrics="")
+    started = said = time.monotonic()
+    before: int | None = None
+
+    def on_progress(done: int, total: int) -> None:
+        nonlocal before, said
+        now = time.monotonic()
+        before = done - 1 if before is None else before  # done by a run that was interrupted
+        rate = f"{(done - before) / max(now - started, 1e-9):.3g} {unit}"
+        progress.update(task, completed=done, total=total, metrics=rate)
+        if not out.is_terminal and (now - said > _SAID_EVERY or done == total):
+            said = now
+            out.print(f"{what}: {done} of {total}, {rate}")
+
+    with progress:
+        yield on_progress
 
 
 def _count(progress: Progress, tasks: dict[str, TaskID], what: str, done: int, total: int) -> None:

@@ -1,0 +1,129 @@
+"""`vqlab predict` in real processes: exit status, what is printed, kill -9, two at once, memory."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from small_photos import write_photo
+
+from vqlab.cli import main
+from vqlab.predict.folder import open_results
+
+Photos = Callable[[int], Path]
+
+
+def command(checkpoint: Path, results: Path, *arguments: object) -> list[str]:
+    start = [sys.executable, "-m", "vqlab", "predict", "-m", str(checkpoint)]
+    return [*start, "--results", str(results), *map(str, arguments)]
+
+
+def predict(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, results: Path, *arguments: object
+) -> int:
+    monkeypatch.setattr(sys, "argv", ["vqlab", *command(checkpoint, results, *arguments)[3:]])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def count(results: Path) -> int:
+    with (results / "scores.csv").open(newline="") as file:
+        return len(list(csv.DictReader(file)))
+
+
+def test_an_unreadable_file_is_status_3(
+    checkpoint: Path,
+    photos: Photos,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = photos(3)
+    (folder / "bad[red].png").write_text("no image")
+    (folder / "notes.txt").touch()
+    assert predict(monkeypatch, checkpoint, tmp_path / "p", folder) == 3
+    said = capsys.readouterr()
+    assert "1 of 4 files could not be read" in said.err and "bad[red].png" in said.err
+    assert "bad[red].png" in said.out and "unreadable" in said.out and "notes.txt" in said.out
+    assert count(tmp_path / "p") == 4
+    assert predict(monkeypatch, checkpoint, tmp_path / "q", folder / "000.png") == 0
+
+
+def test_many_images_are_summarised(
+    checkpoint: Path,
+    photos: Photos,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = photos(60)
+    assert predict(monkeypatch, checkpoint, tmp_path / "p", folder, "--pictures", "none") == 0
+    said = capsys.readouterr().out
+    assert "of 60 images rejected" in said and "the 10 highest scores" in said
+    assert "images/s" in said and "no pictures" in said
+    assert len(re.findall(r"\d+\.png", said)) == 10
+
+
+def test_a_second_prediction_is_refused_before_it_starts(
+    checkpoint: Path,
+    photos: Photos,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with open_results(tmp_path / "p"):
+        assert predict(monkeypatch, checkpoint, tmp_path / "p", photos(2)) == 2
+    assert "another prediction" in capsys.readouterr().err
+    assert not (tmp_path / "p/scores.csv").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_prediction_is_resumed(
+    signum: signal.Signals, checkpoint: Path, photos: Photos, tmp_path: Path
+) -> None:
+    folder, results, whole = photos(100), tmp_path / "p", tmp_path / "whole"
+    subprocess.run(command(checkpoint, whole, folder), check=True, capture_output=True)
+    arguments = command(checkpoint, results, folder)
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    journal = results / ".predict.partial/journal.jsonl"
+    deadline = time.monotonic() + 120
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 20:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (-9 if signum == signal.SIGKILL else 130)
+    assert signum == signal.SIGKILL or "--resume" in errors
+    assert not (results / "scores.csv").exists()
+    done = subprocess.run([*arguments, "--resume"], check=True, capture_output=True, text=True)
+    assert "of 100 images rejected" in done.stdout
+    for name in ("scores.csv", "scores.jsonl"):
+        assert (results / name).read_bytes() == (whole / name).read_bytes()
+    assert {p.name for p in results.glob("*.png")} == {p.name for p in whole.glob("*.png")}
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_images(checkpoint: Path, tmp_path: Path) -> None:
+    for index in range(13):
+        write_photo(tmp_path / f"large/{index}.jpg", index, (4000, 3000))
+    write_photo(tmp_path / "one/0.jpg", 0, (4000, 3000))
+    peaks = []
+    for name in ("one", "large"):
+        arguments = command(checkpoint, tmp_path / f"p_{name}", tmp_path / name)
+        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        peaks.append(usage.ru_maxrss / 1024)  # MiB
+    assert peaks[1] - peaks[0] < 250  # 12 images of 126 MiB each, if they were kept
+    assert max(peaks) < 1536

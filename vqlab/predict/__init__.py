@@ -1,0 +1,27 @@
+"""Score a user's image files with a model: a row and a picture for each, in bounded memory."""
+
+from vqlab.predict.files import find_images
+from vqlab.predict.load import load_model
+from vqlab.predict.rows import (
+    COLUMNS,
+    UNREADABLE,
+    PredictedFile,
+    Predictions,
+    file_path,
+    file_text,
+    read_rows,
+)
+from vqlab.predict.scoring import predict_files
+
+__all__ = [
+    "COLUMNS",
+    "UNREADABLE",
+    "PredictedFile",
+    "Predictions",
+    "file_path",
+    "file_text",
+    "find_images",
+    "load_model",
+    "predict_files",
+    "read_rows",
+]

@@ -1,0 +1,140 @@
+"""Rows of a prediction, their tables `scores.csv` and `scores.jsonl`, and their summary."""
+
+from __future__ import annotations
+
+import csv
+import heapq
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote_to_bytes
+
+from vqlab.evaluation import REJECT, Verdict
+
+UNREADABLE: Literal["unreadable"] = "unreadable"
+CSV_NAME, JSON_NAME = "scores.csv", "scores.jsonl"
+FEW = 50
+"""Images up to which a summary holds every row."""
+_HIGHEST, _UNREADABLE_SHOWN = 10, 5
+_URI = "file:///"
+
+
+@dataclass(frozen=True)
+class PredictedFile:
+    """One scored file: a row of `scores.csv` and `scores.jsonl`, whose columns are these fields."""
+
+    file: str
+    """The path as given, or as found below a folder that was given. One that is not valid UTF-8 is
+    a percent-encoded `file:///` URI; `path` decodes it."""
+    score: float | None
+    """Image score; none where the file is unreadable."""
+    threshold: float
+    """The model's image threshold."""
+    calibrated: float | None
+    verdict: Verdict | Literal["unreadable"]
+    picture: str = ""
+    """Name of its picture in the results folder; empty where there is none."""
+    reason: str = ""
+    """Why the file is unreadable."""
+    marked: float | None = None
+    """Share of the image that the predicted mask covers."""
+
+    @property
+    def path(self) -> Path:
+        """The path of the file."""
+        return file_path(self.file)
+
+    @property
+    def defect(self) -> bool:
+        """Whether the verdict is `reject`."""
+        return self.verdict == REJECT
+
+
+COLUMNS = tuple(column.name for column in fields(PredictedFile))
+
+
+def file_text(path: Path) -> str:
+    """Return the path as text that any UTF-8 file can hold; `file_path` is the inverse."""
+    text = os.fspath(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return path.absolute().as_uri()
+    return text
+
+
+def file_path(text: str) -> Path:
+    """Return the path that `file_text` wrote."""
+    if text.startswith(_URI):  # no path begins with it: `Path` joins repeated slashes
+        return Path(os.fsdecode(unquote_to_bytes(text[len(_URI) - 1 :])))
+    return Path(text)
+
+
+def row_of(tree: Mapping[str, Any]) -> PredictedFile:
+    """Return the row of a line of `scores.jsonl`; further keys are ignored."""
+    return PredictedFile(**{column: tree[column] for column in COLUMNS})
+
+
+def read_rows(path: Path) -> Iterator[PredictedFile]:
+    """Yield the rows of a `scores.jsonl`."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield row_of(json.loads(line))
+
+
+def write_tables(folder: Path, rows: Iterable[PredictedFile]) -> Iterator[PredictedFile]:
+    """Write `scores.csv` and `scores.jsonl` to `folder` and yield each row once it is written."""
+    with (
+        (folder / CSV_NAME).open("w", newline="", encoding="utf-8") as table,
+        (folder / JSON_NAME).open("w", newline="\n", encoding="utf-8") as lines,
+    ):
+        writer = csv.writer(table)
+        writer.writerow(COLUMNS)
+        for row in rows:
+            tree = asdict(row)
+            writer.writerow(tree.values())
+            lines.write(json.dumps(tree, ensure_ascii=False) + "\n")
+            yield row
+
+
+@dataclass
+class Predictions:
+    """Summary of a prediction; the rows are in the tables of `folder`."""
+
+    folder: Path
+    notes: list[str] = field(default_factory=list)
+    """Sentences on what was left out."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """Verdict → number of images."""
+    rows: list[PredictedFile] = field(default_factory=list)
+    """Every row, in order; where there are more than `FEW`, those with the highest scores."""
+    unreadable: list[PredictedFile] = field(default_factory=list)
+    """The first rows of unreadable files."""
+    pictures: int = 0
+    """Number of pictures in `folder`."""
+
+    @property
+    def total(self) -> int:
+        """Number of images."""
+        return self.counts.total()
+
+    def summarise(self, rows: Iterable[PredictedFile]) -> None:
+        """Count the rows and keep those that are shown, in one pass and bounded memory."""
+        highest: list[tuple[float, int, PredictedFile]] = []
+        for number, row in enumerate(rows):
+            self.counts[row.verdict] += 1
+            self.pictures += bool(row.picture)
+            if number < FEW:
+                self.rows.append(row)
+            if row.score is not None:
+                heapq.heappush(highest, (row.score, -number, row))
+                if len(highest) > _HIGHEST:
+                    heapq.heappop(highest)
+            elif len(self.unreadable) < _UNREADABLE_SHOWN:
+                self.unreadable.append(row)
+        if self.total > FEW:
+            self.rows = [row for _, _, row in sorted(highest, reverse=True)]
