@@ -124,7 +124,7 @@ def _lossy_format(image: Image.Image, path: Path) -> str:
 
 
 def _webp_is_lossy(path: Path) -> bool:
-    """Whether the first frame of a WebP file is a chunk `VP8 `; that of a lossless one is `VP8L`."""
+    """Whether the first frame of a WebP file is the chunk `VP8 `, and not the lossless `VP8L`."""
     with path.open("rb") as file:
         file.seek(12)
         while len(head := file.read(8)) == 8:
