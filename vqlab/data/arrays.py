@@ -159,5 +159,8 @@ def _scaled(array: NDArray[Any], bits: int | None) -> str | None:
         if high <= 1:
             return "({} * 255).round().astype('uint8')"
         return "{}.round().astype('uint8')" if high <= 255 else None
-    # 16 bits become 8 by the high byte, as of a file.
-    return "{}.astype('uint8')" if high <= 255 else "({} >> 8).astype('uint8')"
+    # 16 bits become 8 by the high byte, as of a file, however dark the image is. Wider integers of
+    # 0..255 are 8 bits that a computation has widened.
+    if high <= 255 and array.dtype != np.uint16:
+        return "{}.astype('uint8')"
+    return "({} >> 8).astype('uint8')"

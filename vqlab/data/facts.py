@@ -34,6 +34,8 @@ class PictureFacts:
     """(H, W)."""
     grey: bool
     """Its colours are equal, whatever the mode of the file."""
+    kind: str
+    """`grey`, `1-bit` or `RGB`, by the mode of the file."""
     depth: int
     """Bits of a value in the file; 0: floating point, or the header says the highest value."""
     highest: int
@@ -82,11 +84,18 @@ def examine(path: Path, bits: int | None) -> tuple[Pixels, PictureFacts]:
     return pixels, PictureFacts(
         size=(pixels.shape[0], pixels.shape[1]),
         grey=bool((some == some[..., :1]).all()),
+        kind=_kind(decoded.image.mode),
         depth=decoded.depth,
         highest=highest,
         flat=flat,
         key=hashlib.sha256(repr(pixels.shape).encode() + some.tobytes()).hexdigest(),
     )
+
+
+def _kind(mode: str) -> str:
+    if mode == "1":
+        return "1-bit"
+    return "grey" if mode in ("L", "LA", "La") or mode.startswith(("I", "F")) else "RGB"
 
 
 def _flat(pixels: Pixels) -> bool:

@@ -118,9 +118,22 @@ def _lossy_format(image: Image.Image, path: Path) -> str:
         return "JPEG" if image.format == "MPO" else str(image.format)
     if image.format == "TIFF" and "jpeg" in str(image.info.get("compression")):
         return "TIFF with JPEG compression"
-    if image.format == "WEBP" and path.is_file() and b"VP8L" not in path.read_bytes()[:4096]:
+    if image.format == "WEBP" and path.is_file() and _webp_is_lossy(path):
         return "lossy WebP"
     return ""
+
+
+def _webp_is_lossy(path: Path) -> bool:
+    """Whether the first frame of a WebP file is the chunk `VP8 `, and not the lossless `VP8L`."""
+    with path.open("rb") as file:
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            kind, size = head[:4], int.from_bytes(head[4:], "little")
+            if kind in (b"VP8 ", b"VP8L"):
+                return kind == b"VP8 "
+            # a frame of an animation holds 16 bytes and then chunks
+            file.seek(16 if kind == b"ANMF" else size + size % 2, 1)
+    return True
 
 
 def _refuse_odd_tiff(image: Image.Image, path: Path) -> None:

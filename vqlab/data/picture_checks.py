@@ -26,7 +26,8 @@ def picture_warnings(
         *depth,
         *_flat_warnings(name, pictures, folder, bool(depth)),
         *_size_warnings(name, pictures, folder),
-        *_colour_warnings(name, pictures, folder),
+        *(_colour_warnings(name, pictures, folder) or _mode_warnings(name, pictures, folder)),
+        *_mixed_depth_warnings(name, pictures, folder),
     ]
 
 
@@ -112,4 +113,34 @@ def _colour_warnings(name: str, pictures: Mapping[Path, PictureFacts], folder: P
     return [
         f"category {name}: {len(grey)} images are grey and {len(coloured)} in colour; those {what} "
         f"are {files_below(fewer, folder)}; convert them alike."
+    ]
+
+
+def _mode_warnings(name: str, pictures: Mapping[Path, PictureFacts], folder: Path) -> list[str]:
+    """Warn where files of one channel lie among files of three."""
+    kinds = Counter(facts.kind for facts in pictures.values())
+    if len(kinds) < 2:
+        return []
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    usual = kinds.most_common(1)[0][0]
+    odd = [path for path, facts in pictures.items() if facts.kind != usual]
+    return [
+        f"category {name}: files have different modes: {counts}; those not {usual} are "
+        f"{files_below(odd, folder)}; save them alike."
+    ]
+
+
+def _mixed_depth_warnings(
+    name: str, pictures: Mapping[Path, PictureFacts], folder: Path
+) -> list[str]:
+    """Warn where files of 8 bits lie among deeper ones; floating point (0) counts as deeper."""
+    shallow = [path for path, facts in pictures.items() if facts.depth == 8]
+    deep = [path for path, facts in pictures.items() if facts.depth != 8]
+    if not shallow or not deep:
+        return []
+    fewer = min(shallow, deep, key=len)
+    what = "with 8 bits" if fewer is shallow else "with more"
+    return [
+        f"category {name}: {len(shallow)} files have 8 bits a value and {len(deep)} more; those "
+        f"{what} are {files_below(fewer, folder)}; save them alike, as their scales differ."
     ]

@@ -21,6 +21,7 @@ def unused_images(
     Masks are left to the remarks on masks. skip: folders of which something else was said.
     """
     used = {sample.path for sample in (*category.train, *category.test)}
+    contents = {os.path.realpath(path) for path in used}
     homes = {path.parent for path in used}
     groups: dict[Path, list[Path]] = defaultdict(list)
     broken: list[Path] = []
@@ -29,6 +30,8 @@ def unused_images(
             continue
         if not is_file:
             broken.append(path)
+        elif os.path.realpath(path) in contents:  # a link to an image that is used
+            continue
         elif not _is_mask(path, folder) and not skip(path.parent):
             groups[_home(path, folder, homes)].append(path)
     said = [_unused(category.name, home, paths, folder) for home, paths in sorted(groups.items())]
@@ -43,20 +46,25 @@ def unused_images(
 def _named_like_images(folder: Path) -> Iterator[tuple[Path, bool]]:
     """Yield every entry below `folder` that is named like an image, and whether it is a file.
 
-    Links to folders are followed, each folder once; hidden names are left out.
+    Links to folders are followed, each folder once and by its path without links where it has one;
+    hidden names are left out.
     """
     seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted([*folders, *files]):
-            path = Path(place) / name
-            if not name.startswith(".") and path.suffix.lower() in IMAGE_SUFFIXES:
-                yield path, path.is_file()
+    waiting = [folder]
+    while waiting:
+        start = waiting.pop(0)
+        for place, folders, files in os.walk(start):
+            real = os.path.realpath(place)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            waiting += [path for name in folders if (path := Path(place) / name).is_symlink()]
+            for name in sorted([*folders, *files]):
+                path = Path(place) / name
+                if not name.startswith(".") and path.suffix.lower() in IMAGE_SUFFIXES:
+                    yield path, path.is_file()
 
 
 def _is_mask(path: Path, folder: Path) -> bool:
