@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import tempfile
@@ -40,6 +41,7 @@ from vqlab.tracking import Run, Tracker, category_tags
 from vqlab.training import Diverged, SharedTrainer, Trainer, choose_device
 from vqlab.types import UserError
 
+log = logging.getLogger(__name__)
 OnEpoch = Callable[[int, int, dict[str, float]], None]
 """Called after each epoch with (epoch, epochs, metrics); may raise to end the run."""
 Assess = Callable[[Model, RunConfig, Splits], tuple[Model, Report]]
@@ -165,7 +167,7 @@ def _nothing_lost(tracked: Run) -> Iterator[None]:
         )
         if isinstance(error, UserError):
             raise type(error)(f"{error} {kept}") from error
-        error.add_note(kept)
+        log.warning("%s", kept)
         raise
 
 
