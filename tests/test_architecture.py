@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vqlab"
 LAYERS = [
-    {"errors", "openmp", "text", "version"},
+    {"caches", "errors", "openmp", "text", "version"},
     {"types", "ports", "experiment_files"},
     {"config", "fonts", "nn", "metrics"},
     {"data", "features", "detectors", "recipes"},

@@ -57,7 +57,7 @@ def shared(root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture
 def tracker(store: Tracker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracker]:
     """The store, without champions; nothing is scored again."""
-    monkeypatch.setattr(gate, "_reproduce", lambda record: "not looked at")
+    monkeypatch.setattr(gate, "_reproduce", lambda record, data: "not looked at")
     yield store
     client = store._client
     for model in client.search_registered_models():

@@ -157,6 +157,34 @@ def test_an_image_that_becomes_another_one(tmp_path: Path) -> None:
             assert "are not those of study" in trial.user_attrs[studies.REASON]
 
 
+@pytest.mark.usefixtures("untested")
+def test_a_trial_whose_run_was_deleted_does_not_win(root: Path, tmp_path: Path) -> None:
+    tree = tiny_recipe(root, epochs=0)
+    first = sweep_here(tmp_path, tree, RATE, 2)
+    tracker = Tracker.open(tmp_path / "mlruns")
+    tracker._client.delete_run(first.best.run_id)
+    second = sweep_here(tmp_path, tree, RATE, 2)
+    assert second.best.number == 1 - first.best.number
+    assert f"their runs were deleted: trial {first.best.number} " in second.notes[-1]
+    tracker._client.delete_run(second.best.run_id)
+    with pytest.raises(UserError, match="of all complete trials of study .* were deleted"):
+        sweep_here(tmp_path, tree, RATE, 2)
+
+
+@pytest.mark.usefixtures("untested")
+def test_a_study_that_was_deleted_is_begun_anew(root: Path, tmp_path: Path) -> None:
+    """The runs of its trials stay as they ended."""
+    tree = tiny_recipe(root, epochs=0)
+    before = sweep_here(tmp_path, tree, RATE, 2)
+    for file in (tmp_path / "mlruns").glob("optuna.db*"):
+        file.unlink()
+    after = sweep_here(tmp_path, tree, RATE, 1)
+    assert after.study == before.study and len(after.trials) == 1
+    runs = Tracker.open(tmp_path / "mlruns").runs(kinds=["trial"])
+    assert [run.status for run in runs] == ["FINISHED"] * 3
+    assert {trial.run_id for trial in after.tested} == {after.best.run_id}
+
+
 def test_a_store_that_takes_no_sign_of_life(tmp_path: Path) -> None:
     """That sign is left out, and the next one is given."""
     storage = open_storage(f"sqlite:///{tmp_path / 'optuna.db'}")

@@ -51,7 +51,7 @@ def tracker(store: Tracker) -> Iterator[Tracker]:
 @pytest.fixture
 def train(root: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> Train:
     """A trained run whose test metric is what the test says; nothing is scored for it."""
-    monkeypatch.setattr(gate, "_reproduce", lambda record: "not looked at")
+    monkeypatch.setattr(gate, "_reproduce", lambda record, data: "not looked at")
 
     def make(name: str, value: float | None, tree: Tree | None = None, **tags: str) -> str:
         outcome = run(resolve(tree or baseline(root)), tracker, name=name, test=False)
@@ -310,3 +310,67 @@ def test_an_untested_run_is_tested_once_and_the_data_must_be_the_same(
     write_tiny_set(changing, seed=9)
     with pytest.raises(UserError, match="trained on other data"):
         promote(tracker, "part", ref="stale", results=tmp_path / "results")
+
+
+def delete_for_good(tracker: Tracker, run_id: str) -> None:
+    """As `mlflow gc` does with a run that was deleted."""
+    tracker._client.delete_run(run_id)
+    tracker._client._client._tracking_client.store._hard_delete_run(run_id)
+
+
+@pytest.mark.parametrize("for_good", [False, True])
+def test_the_run_of_the_champion_was_deleted(
+    train: Train, tracker: Tracker, for_good: bool
+) -> None:
+    """Its version remembers what is compared with."""
+    first, better = train("a", 0.95), train("c", 0.97)
+    promote(tracker, "part", ref=first)
+    if for_good:
+        delete_for_good(tracker, first)
+    else:
+        tracker._client.delete_run(first)
+    refused = promote(tracker, "part", ref=train("b", 0.94))
+    assert "0.9400, worse: the champion (version 1) has 0.9500" in refused.reason
+    assert promote(tracker, "part", ref=better).champion_value == 0.95
+    if for_good:
+        with pytest.raises(UserError, match=r"version 1 of part was deleted for good \(mlflow gc"):
+            rollback(tracker, "part")
+    else:
+        assert rollback(tracker, "part").version == 1
+
+
+def test_the_champion_was_deleted_and_its_version_remembers_nothing(
+    train: Train, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version of an older vqlab."""
+    monkeypatch.setattr(gate, "memory", lambda record: {})
+    first, worse = train("a", 0.95), train("b", 0.94)
+    promote(tracker, "part", ref=first)
+    delete_for_good(tracker, first)
+    refused = promote(tracker, "part", ref=worse)
+    assert "champion (version 1 of part) was deleted" in refused.reason
+    assert first[:6] not in refused.reason and "--force" in refused.reason
+    assert promote(tracker, "part", ref=worse, force=True).promoted
+
+
+def test_a_deleted_version_is_no_predecessor(train: Train, tracker: Tracker) -> None:
+    for name, value in (("a", 0.8), ("b", 0.9), ("c", 0.95)):
+        promote(tracker, "part", ref=train(name, value))
+    tracker._client.delete_model_version("vqlab-part", "2")
+    assert rollback(tracker, "part").version == 1
+    assert tracker.registry.at("part", "previous") is None
+
+
+def test_a_deleted_run_is_told_with_what_brings_it_back(train: Train, tracker: Tracker) -> None:
+    run_id = train("gone", 0.9)
+    tracker._client.delete_run(run_id)
+    for reference in ("gone", run_id, run_id[:8]):
+        with pytest.raises(
+            UserError, match=rf"was deleted; .*mlflow runs restore --run-id {run_id}"
+        ):
+            promote(tracker, "part", ref=reference)
+    tracker._client.restore_run(run_id)
+    experiment = tracker._client.get_run(run_id).info.experiment_id
+    tracker._client.delete_experiment(experiment)
+    with pytest.raises(UserError, match="deleted with its experiment part; .*experiments restore"):
+        tracker.find("gone")

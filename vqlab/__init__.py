@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vqlab.caches import set_folders
 from vqlab.errors import UserError
 from vqlab.openmp import set_defaults
 from vqlab.version import __version__
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from vqlab.run import Outcome
 
 set_defaults()  # before torch and numpy, which nothing above imports
+set_folders()  # before numba and matplotlib
 
 __all__ = ["UserError", "__version__", "load", "train"]
 

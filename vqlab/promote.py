@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from vqlab.config import merge, nest
 from vqlab.data import Splits, find_root, load_dataset
 from vqlab.errors import UserError, did_you_mean
 from vqlab.metrics import less_is_better
@@ -29,7 +30,9 @@ from vqlab.promotion_metrics import (
     NO_IMAGES,
     VALIDATION,
     WITHOUT_TEST,
+    champion_run,
     in_both,
+    memory,
     require_metric,
     require_test,
     taken_by,
@@ -76,6 +79,7 @@ def promote(
     force: bool = False,
     without_test: bool = False,
     results: Path = Path("results"),
+    data: Path | None = None,
 ) -> Promotion:
     """Make a run's checkpoint the champion of `category` if it is better by more than `min_delta`.
 
@@ -83,7 +87,9 @@ def promote(
     of `metric` on data of the same fingerprint, of which validation took the same; none: the first
     of image AUROC, pixel AUROC and AUPRO on test that both have. `force` leaves the comparison out,
     not the checks. `without_test` accepts a run whose data have no test images and compares a
-    `validation/…` metric, measured on synthetic anomalies. Whether it is refused stands in the
+    `validation/…` metric, measured on synthetic anomalies. The champion's values are those that its
+    version remembers: its run may be deleted. data: where the images are now, if they were moved.
+    Whether it is refused stands in the
     result; raises UserError where nothing can be compared.
     """
     if metric is not None:
@@ -96,10 +102,10 @@ def promote(
         return Promotion(present.version, False, True, reason, record.run_id, value, None)
     require_test(record, without_test)
     if not without_test:
-        record = _measured(tracker, record, results)
+        record = _measured(tracker, record, results, data)
     values = values_of(tracker, present, record) if present else {}
     metric = metric or (WITHOUT_TEST if without_test else in_both(record, values))
-    value, data = value_of(record, metric), record.tags["vqlab.data_fingerprint"]
+    value = value_of(record, metric)
     old = values.get(metric)
     sign = -1 if less_is_better(metric) else 1
     refusal = _refusal(record, metric, value, old, present, sign, min_delta)
@@ -107,7 +113,7 @@ def promote(
         refusal = _never_comparable(tracker, record, present) or refusal
     if refusal and not force:
         return Promotion(None, False, False, refusal, record.run_id, value, old)
-    reproduced = _reproduce(record)
+    reproduced = _reproduce(record, data)
     reason = _reason(category, metric, value, old, present, forced=bool(refusal))
     if without_test:
         reason = f"{reason.removesuffix('.')}; no real test image was looked at."
@@ -119,7 +125,8 @@ def promote(
             "vqlab.metric": metric,
             "vqlab.metric_value": repr(value),
             "vqlab.champion_value": repr(old),
-            "vqlab.data": data,
+            "vqlab.data": record.tags["vqlab.data_fingerprint"],
+            **memory(record),
             "vqlab.git_commit": record.tags.get("mlflow.source.git.commit", "unknown"),
             "vqlab.reason": reason,
             "vqlab.reproduced": reproduced,
@@ -139,6 +146,12 @@ def _candidate(tracker: Tracker, category: str, ref: str | None, metric: str) ->
         if not best:
             raise UserError(_candidates(tracker, category, metric))
         ref = best[0]
+        if not any(run.run_id == ref for run in tracker.runs(kinds=["trial"])):
+            raise UserError(
+                f"the run of the best trial of study {studies[0].tags['vqlab.study']} was deleted; "
+                "run the sweep again, which then takes the best of the others, or restore it in "
+                "the MLflow UI, or choose a run with --run ID."
+            )
     record = tracker.find(ref)
     if not meant_by(category, record.categories):
         trained = category_text(record.categories) or "no category"
@@ -185,15 +198,20 @@ def _candidates(tracker: Tracker, category: str, metric: str) -> str:
     return "\n".join(lines)
 
 
-def _measured(tracker: Tracker, record: RunRecord, results: Path) -> RunRecord:
+def _measured(tracker: Tracker, record: RunRecord, results: Path, data: Path | None) -> RunRecord:
     """The run with its test metrics: those it has, else measured now and recorded in it."""
     if not any(key.startswith("test/") for key in record.metrics):
         model = Model.load(record.checkpoint())
-        config = resolve(model.meta["config"])
+        config = _config(model, data)
         splits = _same_data(record, config)
         test_model(model, config, splits, tracker.amend(record.run_id), results)
         record = tracker.find(record.run_id)
     return record
+
+
+def _config(model: Model, data: Path | None) -> RunConfig:
+    """The settings of a model, its images in `data` if they were moved there."""
+    return resolve(merge(model.meta["config"], nest("data.root", str(data)) if data else {}))
 
 
 def _same_data(record: RunRecord, config: RunConfig) -> Splits:
@@ -203,14 +221,21 @@ def _same_data(record: RunRecord, config: RunConfig) -> Splits:
     if splits.fingerprint != data:
         raise UserError(
             f"run {record.short} was trained on other data ({data[:12]}) than {splits.root} "
-            f"holds now ({splits.fingerprint[:12]}); bring those back, or train again."
+            f"holds now ({splits.fingerprint[:12]}); bring those back, say where they are now "
+            "with --data, or train again."
         )
     return splits
 
 
 def _never_comparable(tracker: Tracker, record: RunRecord, present: Version) -> str:
     """Why the champion can not be measured on the run's test images; empty where it can."""
-    champion = tracker.find(present.run_id)
+    champion = champion_run(tracker, present)
+    if champion is None:
+        return (
+            f"{record.name} was not promoted: the run of the champion (version {present.version} "
+            f"of {present.category}) was deleted, and its version remembers no "
+            "figures to compare with; promote by --force."
+        )
     if taken_by(champion) == taken_by(record):
         return ""
     made = [r.tags.get("vqlab.validation", "no test image") for r in (record, champion)]
@@ -280,7 +305,7 @@ def _version_of(tracker: Tracker, record: RunRecord) -> Version:
     return tracker.registry.register(record.run_id, CHECKPOINT, record.categories)
 
 
-def _reproduce(record: RunRecord) -> str:
+def _reproduce(record: RunRecord, data: Path | None) -> str:
     """Score some test images again in a fresh process; says how near the stored scores it came.
 
     Raises UserError where a score differs.

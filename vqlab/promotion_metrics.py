@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
 
 from vqlab.errors import UserError
 from vqlab.tracking import RunRecord, Tracker, Version
@@ -30,6 +33,12 @@ NO_IMAGES = hashlib.sha256(b"").hexdigest()
 """Fingerprint of an empty test set."""
 VALIDATION = ("held_out", "seed", "synthetic_defects", "image_size", "validation.source")
 """Settings of section `data` that decide what validation is made of."""
+
+_MEMORY = "vqlab.run"
+"""Tag of a version: what is compared of its run, JSON."""
+_COMPARED = ("test/", "validation/")
+_TAGS = ("vqlab.data_fingerprint", "vqlab.test_fingerprint", "vqlab.validation")
+_PARAMS = (*VALIDATION, "validation.fraction")
 
 
 def require_metric(metric: str, without_test: bool) -> None:
@@ -89,14 +98,43 @@ def value_of(record: RunRecord, metric: str) -> float:
 def values_of(tracker: Tracker, present: Version, record: RunRecord) -> dict[str, float]:
     """The champion's metrics on the run's images: by its own run, or `vqlab evaluate` since, which
     is the newer."""
-    champion = tracker.find(present.run_id)
+    champion = champion_run(tracker, present)
     values: dict[str, float] = {}
-    for run in [*tracker.runs(tags={"vqlab.model_run": present.run_id}), champion]:
+    runs = tracker.runs(tags={"vqlab.model_run": present.run_id})
+    for run in [*runs, *([champion] if champion else [])]:
         if _tested_on(run) == _tested_on(record):
             values = {k: v for k, v in run.metrics.items() if k.startswith("test/")} | values
-    if _validated_on(champion) == _validated_on(record):
+    if champion and _validated_on(champion) == _validated_on(record):
         values |= {k: v for k, v in champion.metrics.items() if k.startswith("validation/")}
     return values
+
+
+def memory(record: RunRecord) -> dict[str, str]:
+    """What a version remembers of its run, which somebody may delete: a tag of the version."""
+    metrics = {k: v for k, v in record.metrics.items() if k.startswith(_COMPARED)}
+    tags = {k: v for k, v in record.tags.items() if k in _TAGS}
+    params = {k: v for k, v in record.params.items() if k.startswith("data.")}
+    params = {k: v for k, v in params.items() if k.removeprefix("data.") in _PARAMS}
+    flat = {k: v for k, v in metrics.items() if k.count("/") == 1}
+    return {_MEMORY: json.dumps({"metrics": flat, "tags": tags, "params": params})}
+
+
+def champion_run(tracker: Tracker, present: Version) -> RunRecord | None:
+    """The champion's run as its version remembers it, else as it is stored, deleted or not; None
+    where nothing of it is left."""
+    if _MEMORY not in present.tags:
+        return tracker.stored(present.run_id)
+    known = json.loads(present.tags[_MEMORY])
+    return RunRecord(
+        run_id=present.run_id,
+        name=f"version {present.version}",
+        experiment="",
+        status="FINISHED",
+        start=datetime.min,
+        duration=None,
+        _artifact=Path,
+        **known,
+    )
 
 
 def _validated_on(record: RunRecord) -> tuple[str | None, ...]:

@@ -51,7 +51,7 @@ def leaderboard(
 
     if as_json and as_csv:
         raise UserError("--json and --csv exclude each other; leave one out.")
-    tracker = Tracker.open(mlruns, create=False)
+    tracker = Tracker.open(mlruns, create=False, write=False)
     only = None if category == "all" else category
     metric = metric or _first_there(tracker, only)
     runs = _measured(tracker, only, metric)

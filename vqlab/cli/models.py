@@ -117,7 +117,11 @@ def compare(
     from vqlab.tracking import Tracker
 
     found = measure(
-        Tracker.open(mlruns, create=False), first, second, resamples=resamples, seed=seed
+        Tracker.open(mlruns, create=False, write=False),
+        first,
+        second,
+        resamples=resamples,
+        seed=seed,
     )
     for table in comparison_tables(found):
         out.print(table)
@@ -149,6 +153,7 @@ def promote(
             "synthetic anomalies (it is noted).",
         ),
     ] = False,
+    data: Data = None,
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
     """Make a checkpoint the champion of its category, if it is better on the same test data."""
@@ -159,7 +164,7 @@ def promote(
     tracker = Tracker.open(mlruns, create=False)
     result = gate(
         tracker, category, ref=run, metric=metric, min_delta=min_delta, force=force,
-        without_test=without_test,
+        without_test=without_test, data=data,
     )  # fmt: skip
     head = "promoted: " if result.promoted else ""
     out.print(marked(head, "bold green", result.reason))

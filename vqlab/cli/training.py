@@ -43,6 +43,14 @@ def train(
         str | None,
         typer.Option(help="Go on with an interrupted run: its id, the start of it, or its name."),
     ] = None,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over",
+            help="With --resume: also where nothing is known of the run's process (its machine or "
+            "container is gone).",
+        ),
+    ] = False,
     results: Results = Path("results"),
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
@@ -52,7 +60,8 @@ def train(
     anomalies. `--good FOLDER` needs no layout, `--bad FOLDER` beside it is the test set.
 
     One model per category; `data.joint=true` makes one for all of them. An interrupted training
-    goes on with `--resume RUN` and the settings it has, bit for bit as if never stopped (on a CPU).
+    goes on with `--resume RUN` and the settings it has, bit for bit as if never stopped (on a CPU);
+    `--data` beside it says where the images are now, if they were moved.
 
     Several processes train together: `torchrun --nproc-per-node=2 -m vqlab train …`
     (docs/several_gpus.md).
@@ -70,8 +79,7 @@ def train(
         if resume is not None:
             _nothing_beside_resume(context)
             tracker = Tracker.open(mlruns)
-            resumed = tracker.resume(resume)
-            jobs.append((resolve(resumed.config()), tracker, resumed))
+            jobs.append(_resumed(tracker, resume, data, take_over))
         else:
             folders = Folders(data, good, bad)
             config = resolve(recipe_tree(recipe, overrides or (), category, folders, preset))
@@ -88,6 +96,28 @@ def train(
         if not jobs:  # not the first of several processes
             for tree in trees:
                 train_along(resolve(tree))
+
+
+def _resumed(
+    tracker: Tracker, reference: str, data: Path | None, take_over: bool
+) -> tuple[RunConfig, Tracker, Run]:
+    """A run to go on with; data: where its images are now, if they were moved."""
+    from vqlab.config import merge, nest
+    from vqlab.data import load_dataset
+    from vqlab.errors import UserError
+    from vqlab.run import resolve
+
+    record = tracker.find(reference)
+    tree = record.config()
+    config = resolve(merge(tree, nest("data.root", str(data.absolute()))) if data else tree)
+    if data:
+        there, known = load_dataset(config.data), record.tags.get("vqlab.data_fingerprint", "")
+        if there.fingerprint != known:
+            raise UserError(
+                f"the images in {there.root} are not those of run {record.short} (fingerprint "
+                f"{there.fingerprint[:12]}, the run's is {known[:12]}); copy the same ones there."
+            )
+    return config, tracker, tracker.resume(reference, take_over=take_over)
 
 
 def _name(recipe: str, preset: str, overrides: Sequence[str]) -> str:
@@ -109,7 +139,7 @@ def _nothing_beside_resume(context: typer.Context) -> None:
     from vqlab.errors import UserError
 
     given = []
-    for name in ("recipe", "overrides", "category", "data", "good", "bad", "preset"):
+    for name in ("recipe", "overrides", "category", "good", "bad", "preset"):
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             value = context.params[name]

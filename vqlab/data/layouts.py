@@ -60,7 +60,10 @@ def good_and_bad(good: Path, bad: Path | None, category: str) -> Layout:
 def recognise(root: Path) -> Layout:
     """The layout of the folder `root`. Raises UserError where it is none that we know."""
     if not root.exists():
-        raise UserError(f"data.root must be a folder of images; {root} does not exist.")
+        raise UserError(
+            f"data.root must be a folder of images; {root} does not exist; if it was moved, say "
+            "where it is now with --data."
+        )
     if not root.is_dir():
         raise UserError(f"data.root must be a folder of images; {root} is a file.")
     try:

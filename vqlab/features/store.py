@@ -11,10 +11,12 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +42,49 @@ log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """Where features are kept: the variable VQLAB_CACHE, else ~/.cache/vqlab/features."""
-    return Path(os.environ.get(VARIABLE) or "~/.cache/vqlab/features").expanduser()
+    """Return where features are kept: the variable VQLAB_CACHE, else ~/.cache/vqlab/features, else
+    (where that cannot be written) a folder for temporary files."""
+    named = os.environ.get(VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    usual = _usual_folder()
+    return usual if usual is not None and _writable(usual) else _temporary_folder(usual)
+
+
+def _usual_folder() -> Path | None:
+    with suppress(RuntimeError):  # this user has no home
+        return Path("~/.cache/vqlab/features").expanduser()
+    return None
+
+
+def _writable(folder: Path) -> bool:
+    """Return whether files can be written to a folder, which is made where it is not there."""
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        return os.access(folder, os.W_OK | os.X_OK)
+    return False
+
+
+@cache
+def _temporary_folder(instead_of: Path | None) -> Path:
+    """Return a folder of this user's own; says so once."""
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    folder = Path(tempfile.gettempdir()) / f"vqlab-{user}" / "features"
+    log.warning(
+        "features are kept in %s, for %s cannot be written; set %s to a folder that stays.",
+        folder,
+        instead_of or "~/.cache",
+        VARIABLE,
+    )
+    return folder
+
+
+def _place(file: str) -> Path:
+    """Return where a file of features is, or is to be: it may be in a home that is only read."""
+    usual = _usual_folder()
+    if usual is not None and not os.environ.get(VARIABLE) and (usual / file).is_file():
+        return usual / file
+    return cache_folder() / file
 
 
 @dataclass(frozen=True)
@@ -70,10 +113,14 @@ def kept_records(
     cut short, of another format or not about the same (JSON values): then a warning is logged.
     Raises UserError where the folder cannot be written or the disk is full.
     """
-    path = cache_folder() / f"{name}{SUFFIX}"
+    path = _place(f"{name}{SUFFIX}")
     header = {"kind": KIND, "format": FORMAT, "count": count, "length": length, **about}
     if not _fault(path, header):
         return _mapped(path, header, found=True)
+    if path.is_file() and not os.access(path.parent, os.W_OK):  # in a home that is only read
+        path = cache_folder() / path.name
+        if not _fault(path, header):
+            return _mapped(path, header, found=True)
     with _sentences(path, _size(header)), _lock(path):
         fault = _fault(path, header)  # another process may have made it meanwhile
         if fault:

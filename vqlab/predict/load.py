@@ -23,7 +23,7 @@ def load_model(reference: str, category: str | None, mlruns: Path) -> Model:
         return model
     if reference == "champion" and category is None:
         raise UserError("a champion belongs to a category; say which, e.g. --category cable.")
-    tracker = Tracker.open(mlruns, create=False)
+    tracker = Tracker.open(mlruns, create=False, write=False)
     if reference == "champion":
         return Model.load(tracker.champion(str(category)).checkpoint)
     record = tracker.find(reference)

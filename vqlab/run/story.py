@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,7 @@ from vqlab.tracking import Run, Tracker, category_tags
 from vqlab.training import Diverged, SharedTrainer, Trainer, choose_device
 from vqlab.types import UserError
 
+log = logging.getLogger(__name__)
 OnEpoch = Callable[[int, int, dict[str, float]], None]
 """Called after each epoch with (epoch, epochs, metrics); may raise to end the run."""
 Assess = Callable[[Model, RunConfig, Splits], tuple[Model, Report]]
@@ -129,25 +132,43 @@ def run(
             kept = _keep_the_last_good(trainer, config, splits, tracked, checkpoint=test)
             raise Diverged(f"{error} {kept}") from None
         model, validation = assess(calibrated(config, trainer, splits, tracked.id), config, splits)
-        found = validation.keyed("validation") | concept_metrics(model, splits.train, "codebook")
-        tracked.log_metrics(found, step=config.training.epochs)
         model.save(tracked.folder / CHECKPOINT)
-        tracked.log_artifact(tracked.folder / CHECKPOINT, "checkpoint")
         report, pictures = None, None
         beside: dict[str, Report] = {}
-        if tested:
-            report, beside, pictures = test_model(
-                model, config, splits, tracked, results, on_progress
-            )
-        elif test:
-            validation.notes.extend(splits.notes)
-        checkpoint = tracked.artifact(f"checkpoint/{CHECKPOINT}")
+        with _nothing_lost(tracked):
+            found = validation.keyed("validation")
+            found |= concept_metrics(model, splits.train, "codebook")
+            tracked.log_metrics(found, step=config.training.epochs)
+            tracked.log_artifact(tracked.folder / CHECKPOINT, "checkpoint")
+            if tested:
+                report, beside, pictures = test_model(
+                    model, config, splits, tracked, results, on_progress
+                )
+            elif test:
+                validation.notes.extend(splits.notes)
+            checkpoint = tracked.artifact(f"checkpoint/{CHECKPOINT}")
         shutil.rmtree(tracked.folder, ignore_errors=True)
     return Outcome(
         tracked.id, model, checkpoint, validation, report, beside, pictures,
         time.monotonic() - started, dict(trainer.history[-1]) if trainer.history else {},
         config.test_split,
     )  # fmt: skip
+
+
+@contextmanager
+def _nothing_lost(tracked: Run) -> Iterator[None]:
+    """Inside, an error says where the trained model is and how its run is completed."""
+    try:
+        yield
+    except Exception as error:
+        kept = (
+            f"The training is complete and its model is in {tracked.folder / CHECKPOINT}; to "
+            f"complete the run: vqlab train --resume {tracked.id[:12]}"
+        )
+        if isinstance(error, UserError):
+            raise type(error)(f"{error} {kept}") from error
+        log.warning("%s", kept)
+        raise
 
 
 def experiment_of(splits: Splits) -> str:
@@ -198,7 +219,8 @@ def start(
     )
     if parent is None:
         log_data(tracked, splits)
-        show_experiment(tracker, splits, experiment_of(splits))
+        with tracked.going_on("views of the experiment"):
+            show_experiment(tracker, splits, experiment_of(splits))
     return tracked
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from vqlab.run import LOSS, SAVED_TAG, require_test, resolve, six_panels, test_m
 from vqlab.sweep.again import bring_back
 from vqlab.sweep.events import SweepResult, TrialOnTest, TrialRow
 from vqlab.sweep.pictures import draw_study
-from vqlab.sweep.project import row, trial_runs
+from vqlab.sweep.project import deleted_trials, row, trial_runs
 from vqlab.sweep.reuse import SAVED
 from vqlab.sweep.study import RUN_ID, recipe_of, settled
 from vqlab.sweep.study_views import OBJECTIVE, PICTURE, StudyPages
@@ -57,7 +57,13 @@ def finish(
     complete. Raises UserError where no trial is complete.
     """
     study, tracker = objective.study, objective.tracker
+    objective.rule.deleted = deleted_trials(objective)
     best = objective.rule.winner()
+    if best is None and objective.rule.deleted:
+        raise UserError(
+            f"the runs of all complete trials of study {study.study_name} were deleted; restore "
+            "them in the MLflow UI, or give the study more trials."
+        )
     if best is None:
         reasons = sorted({row(t).reason for t in study.get_trials(deepcopy=False)} - {""})
         raise UserError(
@@ -74,7 +80,9 @@ def finish(
         finished = NOTES in record.tags
     if not finished:
         chosen_by = {"vqlab.chosen_by": objective.contest.objective}
-        pictures = _test_once(objective, record, results, chosen_by)
+        # Its checkpoint was tidied away where a better trial was deleted since.
+        note = bring_back(objective, best, record) if objective.rule.deleted else ""
+        pictures = _test_once(objective, record, results, chosen_by, [note] if note else [])
         record = tracker.find(shown.run_id)
     _test_others(objective, asked)
     tested = _tested(objective, best.number)
@@ -99,7 +107,7 @@ def finish(
         validation=dict(best.user_attrs.get(VALIDATION, {})),
         test=_of(record, "test/"),
         baseline=_of(record, "test_mean_image/"),
-        notes=tuple(record.tags.get(NOTES, "").splitlines()),
+        notes=(*record.tags.get(NOTES, "").splitlines(), *_without(objective.rule.deleted)),
         warned=tuple(warned_of(record.tags, categories)),
         trials=tuple(row(t) for t in study.get_trials(deepcopy=False)),
         tested=tested,
@@ -112,6 +120,12 @@ def finish(
         saved=_seconds_saved(objective),
         thresholds=_thresholds_of(record),
     )
+
+
+def _without(deleted: Iterable[int]) -> list[str]:
+    numbers = ", ".join(map(str, sorted(deleted)))
+    said = f"Left out, because their runs were deleted: trial {numbers} (the MLflow UI restores)."
+    return [said] if numbers else []
 
 
 def _thresholds_of(record: RunRecord) -> Thresholds | None:
@@ -140,6 +154,11 @@ def _test_others(objective: Objective, asked: Sequence[int]) -> None:
     for number in sorted(set(asked)):
         if not 0 <= number < len(trials) or trials[number].state != TrialState.COMPLETE:
             continue
+        if number in objective.rule.deleted:
+            raise UserError(
+                f"the run of trial {number} was deleted, so it cannot be scored on test; restore "
+                "it in the MLflow UI, or leave out --test."
+            )
         record = objective.tracker.find(trials[number].user_attrs[RUN_ID])
         if record.tags.get(TESTED) == "true":
             continue
@@ -151,11 +170,13 @@ def _test_others(objective: Objective, asked: Sequence[int]) -> None:
 
 def _tested(objective: Objective, best: int) -> tuple[TrialOnTest, ...]:
     """The trials that were scored on test, by number, of which `best` won."""
-    trials = objective.study.get_trials(deepcopy=False)
+    trials = {t.user_attrs.get(RUN_ID): t for t in objective.study.get_trials(deepcopy=False)}
     tags = {"vqlab.kind": "trial", "vqlab.study": objective.study.study_name, TESTED: "true"}
     found = []
     for record in objective.tracker.runs(tags=tags):
-        trial = trials[int(record.tags["vqlab.trial"])]
+        trial = trials.get(record.run_id)
+        if trial is None:  # of an earlier study of this name, which somebody deleted
+            continue
         other: Literal["earlier winner", "on request"] = "earlier winner"
         if REQUESTED in record.tags:
             other = "on request"

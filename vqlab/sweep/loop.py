@@ -24,7 +24,7 @@ from vqlab.sweep.contest import Contest, Spaces, make_contest, named
 from vqlab.sweep.events import OnEvent, StudyOpened, SweepResult
 from vqlab.sweep.finish import finish
 from vqlab.sweep.launch import Launcher, LocalWorkers, WorkersElsewhere
-from vqlab.sweep.project import project_all
+from vqlab.sweep.project import deleted_trials, project_all
 from vqlab.sweep.space import Space
 from vqlab.sweep.storage import Turn, only_one, opened_storage, storage_address
 from vqlab.sweep.study_views import StudyPages
@@ -87,8 +87,10 @@ def sweep(
         pages.save()
         on_event(StudyOpened(name, pages.table_link, contest.objective, done, trials, said))
         study.set_user_attr(studies.PRESET, preset or "full")
-        parent = _parent(study, tracker, contest, splits, pages)
+        with Turn(storage, name):  # of two machines one makes it
+            parent = _parent(study, tracker, contest, splits, pages)
         objective = Objective(contest, splits, study, parent, tracker, on_event)
+        objective.rule.deleted = deleted_trials(objective)
         project_all(objective)
         if done < trials:
             _give_task(objective, trials, seed)

@@ -70,6 +70,8 @@ def project_all(objective: Objective) -> None:
         trial = trials[number] if 0 <= number < len(trials) else None
         if trial is None or not trial.state.is_finished():
             continue
+        if record.status != "RUNNING" and trial.user_attrs.get(RUN_ID) != record.run_id:
+            continue  # of an earlier study of this name, which somebody deleted
         agrees = record.tags.get("optuna.state") == trial.state.name
         if not agrees or record.status != _STATUS[trial.state]:
             tags = state_tags(trial.state, trial.values, trial.user_attrs)
@@ -82,6 +84,13 @@ def trial_runs(objective: Objective) -> list[RunRecord]:
     """All runs of the study's trials."""
     name = objective.study.study_name
     return objective.tracker.runs(tags={"vqlab.kind": "trial", "vqlab.study": name})
+
+
+def deleted_trials(objective: Objective) -> set[int]:
+    """Return the numbers of the complete trials whose runs somebody deleted."""
+    there = {record.run_id for record in trial_runs(objective)}
+    complete = objective.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return {trial.number for trial in complete if trial.user_attrs.get(RUN_ID) not in there}
 
 
 def tidy_mine(objective: Objective, trials: list[FrozenTrial], most: int) -> None:

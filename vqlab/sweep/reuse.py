@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 from optuna.trial import FrozenTrial
 
@@ -60,4 +61,5 @@ class Earlier:
     def _trials(self, complete: list[FrozenTrial], key: str) -> Iterator[RunRecord]:
         for trial in complete:
             if trial.user_attrs.get(TRAINED, ["", ""])[1] == key:
-                yield self._tracker.find(trial.user_attrs[RUN_ID])
+                with suppress(UserError):  # its run was deleted
+                    yield self._tracker.find(trial.user_attrs[RUN_ID])

@@ -101,8 +101,6 @@ def open_storage(address: str) -> RDBStorage:
         if address.startswith("sqlite:///"):
             path = Path(address.removeprefix("sqlite:///"))
             path.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.closing(sqlite3.connect(path, timeout=_PATIENCE)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
         else:
             options = {"connect_args": _KEEPALIVE, "pool_pre_ping": True, "pool_size": 2}
         try:
@@ -145,7 +143,10 @@ def _heartbeat() -> int:
 def _one_makes_the_tables(address: str) -> Iterator[None]:
     """The first to open an empty store makes its tables; two at once would fail each other."""
     if address.startswith("sqlite:///"):
-        with _file_lock(Path(address.removeprefix("sqlite:///") + ".lock")):
+        path = address.removeprefix("sqlite:///")
+        with _file_lock(Path(path + ".lock")):
+            with contextlib.closing(sqlite3.connect(path, timeout=_PATIENCE)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
             yield
         return
     engine = sqlalchemy.create_engine(address, connect_args=_KEEPALIVE)

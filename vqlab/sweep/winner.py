@@ -39,6 +39,8 @@ class WinnerRule:
     tracker: Tracker
     objective: str
     """`validation/…`."""
+    deleted: set[int] = field(default_factory=set)
+    """Numbers of the trials whose runs were deleted: they are left out."""
     _evidence: dict[int, Mapping[str, Measured] | None] = field(default_factory=dict)
     _differences: dict[tuple[int, int], Difference | None] = field(default_factory=dict)
 
@@ -93,7 +95,8 @@ class WinnerRule:
         )
 
     def _read(self, trials: Sequence[FrozenTrial] | None) -> Sequence[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False) if trials is None else trials
+        trials = self.study.get_trials(deepcopy=False) if trials is None else trials
+        return [trial for trial in trials if trial.number not in self.deleted]
 
     def _reference(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
         """The trial with the recipe's own settings, if it is among the candidates."""
@@ -143,8 +146,9 @@ class WinnerRule:
     ) -> Mapping[str, Measured] | None:
         number = int(trial.user_attrs.get(SAME_AS, trial.number))
         if number not in self._evidence:
+            runs = {each.number: each.user_attrs.get(RUN_ID, "none") for each in trials}
             try:
-                record = self.tracker.find(trials[number].user_attrs.get(RUN_ID, "none"))
+                record = self.tracker.find(runs.get(number, "none"))
                 self._evidence[number] = load_evidence(record.artifact(VALIDATION_EVIDENCE))
             except UserError:
                 self._evidence[number] = None

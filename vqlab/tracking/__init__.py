@@ -6,11 +6,10 @@
 # This one first: it sets what mlflow reads from the environment while it is imported.
 from vqlab.tracking.environment import (  # isort: split
     MLFLOW_DEFAULTS,
-    owner_is_gone,
-    owner_tags,
     surroundings,
 )
 
+from vqlab.tracking.alive import owner_is_gone, owner_tags
 from vqlab.tracking.categories import category_tags, meant_by
 from vqlab.tracking.pages import NOTE, ExperimentPages, picture_address
 from vqlab.tracking.record import RunRecord

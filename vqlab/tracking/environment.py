@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import platform
-import socket
 import subprocess
 from functools import cache
 from importlib import metadata
@@ -33,8 +32,6 @@ for _name, _value in MLFLOW_DEFAULTS.items():
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_SAME_START = 2.0
-"""Seconds within which two start times are one process's (psutil derives them from the clock)."""
 
 
 def surroundings() -> dict[str, Any]:
@@ -116,29 +113,3 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def owner_tags() -> dict[str, str]:
-    """Which process a run belongs to, so that others can tell whether it still lives."""
-    return {
-        "vqlab.host": socket.gethostname(),
-        "vqlab.pid": str(os.getpid()),
-        "vqlab.process_start": f"{psutil.Process().create_time():.2f}",
-    }
-
-
-def owner_is_gone(tags: dict[str, str]) -> bool:
-    """True where the owner named by `owner_tags` surely ended; False for another host's process,
-    about which nothing can be known here, and for runs that name no owner."""
-    if tags.get("vqlab.host") != socket.gethostname():
-        return False
-    try:
-        process = psutil.Process(int(tags["vqlab.pid"]))
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return True
-        apart = abs(float(process.create_time()) - float(tags["vqlab.process_start"]))
-        return apart > _SAME_START
-    except psutil.NoSuchProcess:
-        return True
-    except (KeyError, ValueError, psutil.AccessDenied):
-        return False

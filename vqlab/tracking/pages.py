@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from urllib.parse import quote, urlencode
 
 from filelock import FileLock
-from mlflow.exceptions import MlflowException
 
 from vqlab.tracking.store import Client
 from vqlab.tracking.views import TAG, View
@@ -24,7 +23,6 @@ NOTE = "mlflow.note.content"
 _WRITTEN = "mlflow.vqlab.note"
 """Tag of an experiment: the digest of the description that vqlab wrote last; the UI lists no tags
 that begin so."""
-_ATTEMPTS = 5
 
 
 def route(path: str, **query: str) -> str:
@@ -95,13 +93,7 @@ class ExperimentPages:
         return dict(self._client.get_experiment(self._id).tags)
 
     def _set(self, key: str, value: str) -> None:
-        for attempt in range(_ATTEMPTS):
-            try:
-                return self._client.set_experiment_tag(self._id, key, value)  # type: ignore[no-any-return]
-            except MlflowException:  # another machine inserted the same tag at the same time
-                if attempt + 1 == _ATTEMPTS:
-                    raise
-                time.sleep(0.1)
+        self._client.set_experiment_tag(self._id, key, value)
 
 
 def _created(stored: str) -> int:

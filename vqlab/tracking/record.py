@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from vqlab.errors import UserError
 from vqlab.tracking.categories import categories_of
-from vqlab.tracking.run import CHECKPOINT, MissingArtifact
+from vqlab.tracking.run import CHECKPOINT, CONFIG, MissingArtifact
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,12 @@ class RunRecord:
     def categories(self) -> tuple[str, ...]:
         """The categories that the run is about."""
         return categories_of(self.tags)
+
+    def config(self) -> dict[str, Any]:
+        """The settings of the run: its artifact config.yaml. Raises UserError without one."""
+        text = self._artifact(CONFIG).read_text(encoding="utf-8")
+        tree: dict[str, Any] = yaml.safe_load(text)
+        return tree
 
     def checkpoint(self) -> Path:
         """Return the run's checkpoint on this machine.

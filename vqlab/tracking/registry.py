@@ -182,8 +182,9 @@ class Registry:
         if present is None:
             return []
         tags = self._client.get_registered_model(present.model).tags
-        if _HISTORY in tags:
-            return list(json.loads(tags[_HISTORY]))
+        if _HISTORY in tags:  # without versions that somebody deleted
+            there = {version.version for version in self.versions(present.category)}
+            return [number for number in json.loads(tags[_HISTORY]) if number in there]
         return self._history_of_tags(present)
 
     def _history_of_tags(self, present: Version) -> list[int]:
@@ -226,7 +227,16 @@ class Registry:
         cached = self._client.store.root / "downloads" / version.run_id / version.tags[_PATH]
         if cached.is_file() and _sha256(cached) == sha:
             return cached
-        file = self._file(version.run_id, version.tags[_PATH])
+        try:
+            file = self._file(version.run_id, version.tags[_PATH])
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise UserError(
+                f"the run of version {version.version} of {version.category} was deleted for good "
+                "(mlflow gc), and its checkpoint with it; roll back to another version (vqlab "
+                f"rollback -c {version.category} --to N), or promote another run."
+            ) from None
         if _sha256(file) != sha:
             raise UserError(
                 f"{file} is not the file that was registered as version {version.version} of "

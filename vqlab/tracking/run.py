@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
 import signal
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunI
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from sqlalchemy.exc import SQLAlchemyError
 
 from vqlab.errors import UserError
 from vqlab.text import storable, unique_key
@@ -30,6 +32,7 @@ from vqlab.tracking.pages import run_route
 from vqlab.tracking.store import Client, told
 from vqlab.tracking.views import picture_key
 
+log = logging.getLogger(__name__)
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 CONFIG = "config.yaml"
@@ -38,10 +41,17 @@ CONFIG = "config.yaml"
 CHECKPOINT = "checkpoint/model.safetensors"
 """Artifact that holds a run's checkpoint."""
 
+FAILURE = "vqlab.failure"
+"""Tag of a run: why it did not finish. A FINISHED run has none."""
+NOT_LOGGED = "vqlab.not_logged"
+"""Tag of a run: what could not be logged, a line each; the run went on."""
+
 _PARAMS_AT_ONCE, _METRICS_AT_ONCE = 100, 1000
 _PARAM_LENGTH, _TAG_LENGTH, _KEY_LENGTH = 6000, 8000, 250
 _DIGEST_LENGTH, _DATASET_LENGTH = 32, 500
 _NOT_IN_DATASETS = r"[\x00-\x1f\ud800-\udfff]"
+_LISTED = 4
+"""Keys that a note on what could not be logged names."""
 _SAMPLING_SECONDS = 10.0
 _GATHERED_SECONDS = 1.0
 """While a run is open, what it logs within this time of the last writing waits for the next."""
@@ -85,6 +95,8 @@ class Run:
         """How it ended; None as long as it has not, by this object."""
         self.tags: dict[str, str] = {}
         """Those set by this object, as they are stored."""
+        self.not_logged: list[str] = []
+        """What could not be logged so far, a line each."""
         self._client = client
         self._depth = 0
         self._metrics: list[Metric] = []
@@ -151,7 +163,8 @@ class Run:
         """Log settings, flat. Values are written as in a recipe; those too long are cut."""
         entities = [Param(_key(name), _param(value)) for name, value in params.items()]
         for first in range(0, len(entities), _PARAMS_AT_ONCE):
-            self._client.log_batch(self.id, params=entities[first : first + _PARAMS_AT_ONCE])
+            with self.going_on("settings"):
+                self._client.log_batch(self.id, params=entities[first : first + _PARAMS_AT_ONCE])
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags, in one go."""
@@ -168,13 +181,27 @@ class Run:
             self._write()
 
     def _write(self) -> None:
-        """Write what was gathered; what cannot be written is not tried again."""
+        """Write what was gathered; what the store refuses is left out and noted."""
         metrics, tags = self._metrics, [RunTag(key, self.tags[key]) for key in self._unwritten]
         self._metrics, self._unwritten = [], set()
         for first in range(0, len(metrics) or bool(tags), _METRICS_AT_ONCE):
             batch = metrics[first : first + _METRICS_AT_ONCE]
-            self._client.log_batch(self.id, metrics=batch, tags=[] if first else tags)
+            keys = sorted({metric.key for metric in batch} | {tag.key for tag in tags})
+            with self.going_on(", ".join(keys[:_LISTED]) + (", …" if keys[_LISTED:] else "")):
+                self._client.log_batch(self.id, metrics=batch, tags=[] if first else tags)
         self._written = time.monotonic()
+
+    @contextlib.contextmanager
+    def going_on(self, what: str) -> Iterator[None]:
+        """Inside, an error of the store does not end the run: `what` is noted in `not_logged`, and
+        in the tag `vqlab.not_logged` at the end. A UserError (a full disk, a lost server) passes.
+        """
+        try:
+            yield
+        except (MlflowException, SQLAlchemyError) as error:
+            line = f"{what}: {str(error).strip().partition(chr(10))[0]}"
+            log.warning("run %s goes on without what could not be logged: %s", self.id[:8], line)
+            self.not_logged.append(line)
 
     def log_text(self, text: str, path: str) -> None:
         """Write `text` as the artifact `path`."""
@@ -193,7 +220,8 @@ class Run:
 
     def log_figure(self, figure: Any, path: str) -> None:
         """Draw a matplotlib figure into the artifact `path`, its kind by the suffix."""
-        self._client.log_figure(self.id, figure, path)
+        with self.going_on(path):
+            self._client.log_figure(self.id, figure, path)
 
     def log_artifact(self, file: Path, folder: str | None = None) -> None:
         """Copy a file into the artifacts, into `folder` there."""
@@ -217,7 +245,8 @@ class Run:
         for name, picture in pictures.items():
             own = picture_key(name)
             if (own, step) not in there:
-                self._client.log_image(self.id, picture, key=own, step=step)
+                with self.going_on(f"picture {own}"):
+                    self._client.log_image(self.id, picture, key=own, step=step)
 
     def _logged_pictures(self) -> set[tuple[str, int]]:
         # MLflow names them images/<key with ~ for />+step+<step>+timestamp+…
@@ -235,7 +264,8 @@ class Run:
             source=json.dumps({"uri": source}),
         )
         tag = InputTag(key="mlflow.data.context", value=context)
-        self._client.log_inputs(self.id, [DatasetInput(dataset=dataset, tags=[tag])])
+        with self.going_on(f"data set {name}"):
+            self._client.log_inputs(self.id, [DatasetInput(dataset=dataset, tags=[tag])])
 
     # how it ends
 
@@ -246,8 +276,12 @@ class Run:
             _stop_monitor(self._monitor)
             self._monitor = None
         if failure:
-            self._gather_tags({"vqlab.failure": failure})
+            self._gather_tags({FAILURE: failure})
+        if self.not_logged:
+            self._gather_tags({NOT_LOGGED: "\n".join(self.not_logged)})
         self._write()
+        if status == "FINISHED":  # another process may have taken this one for dead
+            forget_failure(self._client, self.id)
         self._client.set_terminated(self.id, status=status)
 
     def __enter__(self) -> Run:
@@ -318,6 +352,12 @@ def _stop_monitor(monitor: SystemMetricsMonitor) -> None:
         monitor.collect_metrics()
         monitor.publish_metrics(monitor.aggregate_metrics())
         monitor.mlflow_logger.flush()
+
+
+def forget_failure(client: Client, run_id: str) -> None:
+    """Delete the tag that says why a run failed."""
+    if FAILURE in client.get_run(run_id).data.tags:
+        client.delete_tag(run_id, FAILURE)
 
 
 def stored_tags(tags: Mapping[str, str]) -> dict[str, str]:

@@ -6,29 +6,33 @@ here and said in one sentence, before work starts where that can be.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import functools
 import http.client
+import itertools
 import logging
 import os
 import re
 import shutil
 import sqlite3
+import tempfile
 import time
 import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import sqlalchemy
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from vqlab.errors import UserError, did_you_mean
 
@@ -39,6 +43,13 @@ _UI_FILE = "ui.txt"
 """Under the store's root: the address that the UI was last started at."""
 _PROBE_BYTES = 4 * 2**20
 _TIMEOUT = 60
+_ATTEMPTS = 8
+_CONFLICTS = (
+    "IntegrityError", "UniqueViolation", "UNIQUE constraint failed", "DeadlockDetected",
+    "SerializationFailure",
+)  # fmt: skip
+_POSTGRES_LOCK = 8_245_908_101
+"""Number of the advisory lock that one process holds while it makes the tables."""
 _PATIENCE = 120
 """Seconds to wait for a database that another process has locked."""
 
@@ -55,6 +66,8 @@ class Store:
     root: Path
     database: Path | None
     artifacts: Path | None
+    copy: Path | None = None
+    """A copy of the database, which is read where the store itself cannot be written."""
 
     @property
     def web(self) -> str:
@@ -64,7 +77,7 @@ class Store:
         if named:
             return named
         if self.artifacts is None:
-            return _without_password(self.uri)
+            return without_password(self.uri)
         with contextlib.suppress(OSError, ValueError):
             return (self.root / _UI_FILE).read_text(encoding="utf-8").strip()
         return f"http://{UI_HOST}:{UI_PORT}"
@@ -107,11 +120,12 @@ def locate(root: Path) -> Store:
     return Store(full, root, database, database.parent / "artifacts")
 
 
-def connect(store: Store, create: bool = True) -> Client:
+def connect(store: Store, create: bool = True, write: bool = True) -> Client:
     """Return a client of `store`. Raises UserError if the store cannot be used.
 
     create: create a store that does not exist; otherwise that is a UserError, and no file or
-    folder is created on this machine.
+    folder is created on this machine. write: False, for whatever only reads runs, takes a copy of
+    the database where the store cannot be written.
     """
     if store.artifacts is None:
         _reach(store.uri)
@@ -121,16 +135,56 @@ def connect(store: Store, create: bool = True) -> Client:
             probe(store.artifacts.parent)
     else:
         require_store(store)
+    if not (create or write):
+        store = readable(store)
     with told(store.root), _lock(store):
-        if store.database:
+        if store.database and not store.copy:
             # Before MLflow, which tries a database that it cannot open again for hours.
             _check_database(store.database)
         client = Client(store)
         # The first question makes the tables (seconds), which two processes must not do at once.
         client.search_experiments(max_results=1)
         if store.database:
-            _prepare_database(store.database)
+            _prepare_database(store.copy or store.database, store.database.parent / "artifacts")
     return client
+
+
+def readable(store: Store) -> Store:
+    """Return the store, its database replaced by a copy in a temporary folder if the store cannot
+    be written: MLflow writes a database that it only reads from, too."""
+    if store.database is None or _writable(store.database, store.database.parent):
+        return store
+    folder = Path(tempfile.mkdtemp(prefix="vqlab-read-only-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    copy = folder / store.database.name
+    try:
+        _copy_database(store.database, copy)
+    except (OSError, sqlite3.Error) as error:
+        raise UserError(
+            f"the database {store.database} cannot be read ({error}); make it readable."
+        ) from error
+    return replace(store, uri=f"sqlite:///{copy}?timeout={_TIMEOUT}", copy=copy)
+
+
+def _writable(*places: Path) -> bool:
+    effective = os.access in os.supports_effective_ids
+    return all(os.access(place, os.W_OK, effective_ids=effective) for place in places)
+
+
+def _copy_database(database: Path, copy: Path) -> None:
+    """Copy a database that may be in use, with what is still in its write-ahead log."""
+    with contextlib.suppress(sqlite3.OperationalError):  # it wants files that cannot be made
+        address = f"{database.as_uri()}?mode=ro"
+        with (
+            contextlib.closing(sqlite3.connect(address, uri=True, timeout=_PATIENCE)) as whole,
+            contextlib.closing(sqlite3.connect(copy)) as part,
+        ):
+            whole.backup(part)
+        return
+    log = database.with_name(f"{database.name}-wal")
+    for source in (database, log):
+        if source.exists():
+            shutil.copyfile(source, copy.with_name(source.name))
 
 
 def require_store(store: Store) -> None:
@@ -151,16 +205,30 @@ def require_store(store: Store) -> None:
 
 
 def _lock(store: Store) -> contextlib.AbstractContextManager[object]:
-    """Return a lock for opening the store; none if there is no local folder to put it in."""
-    folders = [store.root, *([store.database.parent] if store.database else [])]
-    for folder in folders:
-        if folder.is_dir():
-            return FileLock(folder / "store.lock")
-    return contextlib.nullcontext()
+    """Return a lock for opening the store, of all processes that use its database."""
+    if store.copy:
+        return contextlib.nullcontext()
+    if store.database:
+        return FileLock(store.database.parent / "store.lock")
+    return contextlib.nullcontext() if store.artifacts is None else _postgres_lock(store.uri)
+
+
+@contextlib.contextmanager
+def _postgres_lock(uri: str) -> Iterator[None]:
+    """Hold an advisory lock of the server, which ends with its connection."""
+    engine = sqlalchemy.create_engine(uri)
+    try:
+        with engine.connect() as connection:
+            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({_POSTGRES_LOCK})"))
+            connection.commit()
+            yield
+    finally:
+        engine.dispose()
 
 
 class Client:
-    """MlflowClient, except that faults which a user can mend arrive as UserError."""
+    """MlflowClient, except that faults which a user can mend arrive as UserError, and that what
+    another process inserted at the same time is no fault: the call is made again."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -176,16 +244,29 @@ class Client:
         def call(*arguments: Any, **named: Any) -> Any:
             given_up = time.monotonic() + _PATIENCE
             with told(self.store.root):
-                while True:
+                for attempt in itertools.count():
                     try:
                         return method(*arguments, **named)
                     except MlflowException as error:
-                        # MLflow waits 20 seconds itself; what it began is undone.
-                        if "database is locked" not in str(error) or time.monotonic() > given_up:
+                        # MLflow waits 20 seconds for a lock itself. In both cases what it began is
+                        # undone; after a conflict it finds what the other process inserted.
+                        locked = "database is locked" in str(error)
+                        again = locked and time.monotonic() < given_up
+                        if not again and (attempt >= _ATTEMPTS or not _is_conflict(error)):
                             raise
-                        time.sleep(0.2)
+                        # Unlike waits, so that the same two do not meet again.
+                        time.sleep(0.2 if locked else 0.02 * (1 + os.getpid() % 7 + attempt))
 
         return call
+
+
+def _is_conflict(error: MlflowException) -> bool:
+    """Return whether a database refused a row because another process inserted it just before, or
+    rolled one of two transactions back. Errors of a server arrive as text."""
+    said = str(error)
+    if error.error_code == "RESOURCE_ALREADY_EXISTS":
+        return False
+    return isinstance(error.__cause__, IntegrityError) or any(word in said for word in _CONFLICTS)
 
 
 def probe(folder: Path) -> None:
@@ -254,6 +335,8 @@ def remember_ui(root: Path, host: str, port: int) -> None:
     host: as browsers name it.
     """
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    if not _writable(root):  # the default holds
+        return
     with told(root):
         (root / _UI_FILE).write_text(address + "\n", encoding="utf-8")
 
@@ -262,13 +345,14 @@ def _ui_variable() -> str:
     return os.environ.get(UI_VARIABLE, "").strip().rstrip("/")
 
 
-def _without_password(uri: str) -> str:
+def without_password(uri: str) -> str:
+    """An address as it may be shown."""
     return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def _reach(uri: str) -> None:
     """Raise UserError where no server answers, rather than retry for minutes as MLflow does."""
-    address = _without_password(uri)
+    address = without_password(uri)
     try:
         urllib.request.urlopen(f"{address}/health", timeout=10).close()
     except urllib.error.HTTPError as error:  # it answers; 4xx is for MLflow's client to explain
@@ -294,10 +378,9 @@ def _check_database(database: Path) -> None:
         connection.rollback()
 
 
-def _prepare_database(database: Path) -> None:
+def _prepare_database(database: Path, here: Path) -> None:
     """WAL mode (it lasts), and artifact addresses that follow a folder which was moved or copied:
-    MLflow stores absolute ones."""
-    here = database.parent / "artifacts"
+    MLflow stores absolute ones. here: the folder of the artifacts."""
     with contextlib.closing(sqlite3.connect(database, timeout=_PATIENCE)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
         rows = connection.execute("SELECT experiment_id, artifact_location FROM experiments")

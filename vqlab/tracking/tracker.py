@@ -11,20 +11,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Experiment, RunTag
+from filelock import FileLock
+from mlflow.entities import Experiment, RunTag, ViewType
 from mlflow.entities import Run as Stored
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from vqlab.errors import UserError
 from vqlab.text import shorten, unique_key, visible
+from vqlab.tracking.alive import delete_locks, owner_is_gone, owner_tags
 from vqlab.tracking.categories import category_tags
-from vqlab.tracking.environment import code_tags, owner_is_gone, owner_tags, surroundings
+from vqlab.tracking.environment import code_tags, surroundings
 from vqlab.tracking.pages import ExperimentPages, run_route
 from vqlab.tracking.record import RunRecord
 from vqlab.tracking.registry import Category, Champion, Registry
-from vqlab.tracking.run import Run, Status, artifact, stored_tags
-from vqlab.tracking.store import Client, connect, locate
+from vqlab.tracking.run import Run, Status, artifact, forget_failure, stored_tags
+from vqlab.tracking.store import Client, connect, locate, without_password
 from vqlab.tracking.views import tagged
 
 _PAGE = 1000
@@ -45,15 +47,18 @@ class Tracker:
         """Versions and champions."""
 
     @classmethod
-    def open(cls, root: Path = Path("mlruns"), *, create: bool = True) -> Tracker:
+    def open(
+        cls, root: Path = Path("mlruns"), *, create: bool = True, write: bool = True
+    ) -> Tracker:
         """Open the store, and mark runs whose process was killed (see `reconcile`).
 
         create: create a store that does not exist, which takes some seconds; False, for whatever
-        reads runs, makes that a UserError.
+        reads runs, makes that a UserError. write: False, for what does not write either, also
+        reads a store that cannot be written.
 
         Raises UserError where it cannot be written or reached, or its address is of no known kind.
         """
-        tracker = cls(connect(locate(root), create))
+        tracker = cls(connect(locate(root), create, write))
         tracker.reconcile()
         return tracker
 
@@ -89,7 +94,7 @@ class Tracker:
             "vqlab.device": device,
             **known,
             **code_tags(),
-            **owner_tags(),
+            **owner_tags(self.root),
             **({"mlflow.parentRunId": parent} if parent else {}),
             **stored_tags(tags or {}),
         }
@@ -100,31 +105,43 @@ class Tracker:
         run.log_json({**around, "device": device}, "environment.json")
         return run
 
-    def resume(self, reference: str, *, system_metrics: bool = False) -> Run:
+    def resume(
+        self, reference: str, *, system_metrics: bool = False, take_over: bool = False
+    ) -> Run:
         """Take up a run that ended early (see `find`): it is RUNNING again and owned by this
         process; steps that it logged are not logged twice.
 
-        Raises UserError where its process still lives, or has ended as it should.
+        take_over: also where nothing can be known of its process. Raises UserError where the
+        process may still live, or has ended as it should.
         """
-        record = self.find(reference)
-        if record.status == "FINISHED":
-            raise UserError(f"run {record.short} is complete; there is nothing to resume.")
-        if record.status == "RUNNING" and not owner_is_gone(record.tags):
-            raise UserError(
-                f"run {record.short} is still being written by process "
-                f"{record.tags.get('vqlab.pid', '?')} on {record.tags.get('vqlab.host', '?')}; "
-                "wait for it, or end it first."
-            )
-        self.reopen(record.run_id)
+        with FileLock(self.root / "resume.lock"):  # of two at once the second one is refused
+            record = self.find(reference)
+            if record.status == "FINISHED":
+                raise UserError(f"run {record.short} is complete; there is nothing to resume.")
+            may_live = record.status == "RUNNING" and not owner_is_gone(record.tags, self.root)
+            if may_live and not take_over:
+                raise UserError(
+                    f"run {record.short} is still being written by process "
+                    f"{record.tags.get('vqlab.pid', '?')} on {record.tags.get('vqlab.host', '?')}; "
+                    "wait for it, or end it first; if that machine or container is gone, add "
+                    "--take-over."
+                )
+            self.reopen(record.run_id)
         return Run(self._client, record.run_id, resumed=True, system_metrics=system_metrics)
 
     def reconcile(self) -> list[RunRecord]:
         """Mark runs whose process was killed, and so could not say so, as FAILED/`interrupted`;
-        returns them as they were. Runs of other hosts are left alone."""
-        gone = [r for r in self._search("attributes.status = 'RUNNING'") if owner_is_gone(r.tags)]
+        returns them as they were. Runs whose process may live are left alone: those of other
+        machines and containers, unless it left its lock (see `vqlab.tracking.alive`)."""
+        running = self._search("attributes.status = 'RUNNING'")
+        gone = [r for r in running if owner_is_gone(r.tags, self.root)]
+        # Read again, for a process may have finished its run and ended in between.
+        gone = [r for r in gone if self._client.get_run(r.run_id).info.status == "RUNNING"]
         for record in gone:
             self._client.set_tag(record.run_id, "vqlab.failure", "interrupted")
             self._client.set_terminated(record.run_id, status="FAILED")
+        marked = {record.run_id for record in gone}
+        delete_locks(self.root, (r.tags for r in running if r.run_id not in marked))
         return gone
 
     def run_folder(self, run_id: str) -> Path:
@@ -187,6 +204,7 @@ class Tracker:
                 raise UserError(
                     f"{len(fits)} runs are meant by {reference!r}: {meant}; give an id."
                 )
+        self._refuse_deleted(reference)
         if not records:
             raise UserError(f"there is no run {reference!r}, and none at all in {self.root}.")
         every = {r.run_id: {r.name} | _other_names(r.tags) for r in records}
@@ -195,6 +213,41 @@ class Tracker:
         said = "near ones" if near else "the latest"
         listed = ", ".join(r.short for r in near or records[:5])
         raise UserError(f"there is no run {reference!r}; {said}: {listed}.")
+
+    def stored(self, run_id: str) -> RunRecord | None:
+        """The run with this id, also where it was deleted in the UI; None where it is gone for good
+        (`mlflow gc`)."""
+        try:
+            run = self._client.get_run(run_id)
+            experiment = self._client.get_experiment(run.info.experiment_id).name
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        return self._record(run, experiment)
+
+    def _refuse_deleted(self, reference: str) -> None:
+        """Raise UserError where a deleted run has this name or id, saying what brings it back."""
+        every = self._client.search_experiments(ViewType.ALL, max_results=_PAGE)
+        known = {experiment.experiment_id: experiment for experiment in every}
+        if not known:
+            return
+        for run in self._client.search_runs(list(known), "", ViewType.DELETED_ONLY, _PAGE):
+            record = self._record(run, "")
+            names = {record.name, *_other_names(record.tags)}
+            begins = len(reference) >= 4 and record.run_id.startswith(reference)
+            if reference not in names and not begins:
+                continue
+            experiment = known[run.info.experiment_id]
+            how = f"mlflow runs restore --run-id {record.run_id}"
+            what = f"run {record.name} ({record.run_id[:8]}) was deleted"
+            if experiment.lifecycle_stage == "deleted":
+                how = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+                what += f" with its experiment {experiment.name}"
+            uri = "" if self._client.store.artifacts is None else (
+                f"MLFLOW_TRACKING_URI={without_password(self._client.store.uri)} "
+            )  # fmt: skip
+            raise UserError(f"{what}; bring it back in the MLflow UI, or by: {uri}{how}")
 
     def history(self, run_id: str, prefixes: tuple[str, ...]) -> list[dict[str, float]]:
         """The metrics of a run whose keys begin so, a dict for each step at which there are any."""
@@ -282,11 +335,10 @@ class Tracker:
 
     def reopen(self, run_id: str) -> None:
         """Make a run RUNNING again, owned by this process, however it ended."""
-        owner = [RunTag(name, tag) for name, tag in owner_tags().items()]
+        owner = [RunTag(name, tag) for name, tag in owner_tags(self.root).items()]
         self._client.log_batch(run_id, tags=owner)
         self._client.update_run(run_id, status="RUNNING")
-        if "vqlab.failure" in self._client.get_run(run_id).data.tags:
-            self._client.delete_tag(run_id, "vqlab.failure")
+        forget_failure(self._client, run_id)
 
     def settle(
         self, run_id: str, status: Status, tags: Mapping[str, str], known: str | None = None
@@ -295,6 +347,8 @@ class Tracker:
         stored = [RunTag(name, tag) for name, tag in stored_tags(tags).items()]
         if stored:
             self._client.log_batch(run_id, tags=stored)
+        if status == "FINISHED":
+            forget_failure(self._client, run_id)
         if (known or self._client.get_run(run_id).info.status) != status:
             self._client.set_terminated(run_id, status=status)
 

@@ -30,7 +30,7 @@ def ui_command(
     store = locate(root)
     if store.artifacts is None:
         raise UserError(f"the runs lie on a server with its own UI; open {store.web} instead.")
-    connect(store, create=False)
+    store = connect(store, create=False, write=False).store
     arguments = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri]
     arguments += ["--artifacts-destination", str(store.artifacts), "--workers", "1"]
     arguments += ["--host", host, "--port", str(port)]
