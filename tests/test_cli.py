@@ -124,7 +124,7 @@ def test_settings_prints_a_recipe_that_train_accepts(recipe: Path, tmp_path: Pat
             ["training.epochs=2 --category cable beside it"],
         ),
         (["train", "--resume", "nobody", "--preset", "full"], ["got --preset full beside it"]),
-        (["train", "--resume", "nobody", "--data", "EMPTY"], ["--data", "EMPTY beside it"]),
+        (["train", "--resume", "nobody", "--data", "EMPTY"], ["there is no run 'nobody'"]),
         (["predict", "RECIPE", "--model", "none.safetensors"], ["none.safetensors"]),
         (["predict", "RECIPE"], ["champion", "--category"]),
         (["predict", "RECIPE", "--category", "cable"], ["no tracked runs", "sweep first"]),

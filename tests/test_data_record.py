@@ -143,7 +143,7 @@ def test_every_table_of_test_figures_marks_the_category(drawn: Outcome, store: T
     names = [line.split("│")[1].strip() for line in lines if line.startswith("│")]
     assert [name for name in names if name] == ["validation", "test ⚠", "mean_image ⚠"]
     compared = comparison_tables(compare(store, drawn.run_id, drawn.run_id, resamples=100))
-    assert [table.title for table in compared] == ["part ⚠"]
+    assert [table.title for table in compared] == ["part ⚠: 4 normal and 4 anomalous images"]
     record = store.find(drawn.run_id)
     other = replace(record, params={**record.params, "training.seed": "1"})
     seeds = seeds_table([record, other], 80)
