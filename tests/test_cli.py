@@ -134,7 +134,6 @@ def test_settings_prints_a_recipe_that_train_accepts(recipe: Path, tmp_path: Pat
         (["rollback", "--category", "cable"], ["no tracked runs"]),
         (["leaderboard"], ["no tracked runs"]),
         (["leaderboard", "--json", "--csv"], ["exclude each other"]),
-        (["ui"], ["no tracked runs"]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else None,
 )

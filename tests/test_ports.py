@@ -98,12 +98,12 @@ def ask(address: str, host: str, path: str = "/", origin: str = "") -> int:
 
 
 @pytest.mark.slow
-def test_the_ui_serves_other_machines(store: Tracker, tmp_path: Path) -> None:
+def test_the_ui_of_a_new_store_serves_other_machines(tmp_path: Path) -> None:
     port = free_port()
     log = (tmp_path / "log").open("w+")
     words = ["--host", "0.0.0.0", "--port", str(port), "--allowed-hosts", "inspection.example"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "vqlab", "ui", *words, "--mlruns", str(store.root)],
+        [sys.executable, "-m", "vqlab", "ui", *words, "--mlruns", str(tmp_path / "new")],
         stdout=log, stderr=log, start_new_session=True,
     )  # fmt: skip
     address = f"http://127.0.0.1:{port}"

@@ -37,8 +37,8 @@ def ui(
     from vqlab.tracking import remember_ui, ui_command
 
     hosts = _hosts(host, allowed_hosts)
-    argv, env = ui_command(mlruns, host=host, port=port, allowed_hosts=hosts)
     require_free(host, port)
+    argv, env = ui_command(mlruns, host=host, port=port, allowed_hosts=hosts)
     shown = host if is_loopback(host) else names_of(host)[0]
     remember_ui(mlruns, shown, port)
     out.print(f"MLflow UI: http://{shown}:{port}/#/experiments?workflowType=machine_learning")

@@ -25,12 +25,15 @@ def ui_command(
     allowed_hosts: names and addresses, besides those of the loopback interface, by which browsers
     may call this server; `*` matches any text. Empty: MLflow's default.
 
+    A store that does not exist yet is created, so that the UI shows runs as they come.
+
     Raises UserError if a server serves the store already, or the store cannot be used.
     """
     store = locate(root)
     if store.artifacts is None:
         raise UserError(f"the runs lie on a server with its own UI; open {store.web} instead.")
-    store = connect(store, create=False, write=False).store
+    missing = store.database is not None and not store.database.exists()
+    store = connect(store, create=missing, write=False).store
     arguments = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri]
     arguments += ["--artifacts-destination", str(store.artifacts), "--workers", "1"]
     arguments += ["--host", host, "--port", str(port)]
