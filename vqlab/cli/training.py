@@ -194,21 +194,25 @@ def _train_one(
     config: RunConfig, tracker: Tracker, results: Path, resumed: Run | None, name: str, preset: str
 ) -> None:
     from vqlab.cli.progress import interruptible, work
+    from vqlab.cli.tables import say_notes
+    from vqlab.data import load_dataset
     from vqlab.run import run
 
     say_data(config)
+    splits = load_dataset(config.data)
+    say_notes(splits.notes)
     names = config.data.categories
     title = f"{config.detector['name']} {names if isinstance(names, str) else '+'.join(names)}"
     with interruptible(), work(title) as (on_epoch, on_progress):
         outcome = run(
             config, tracker, name=name, tags={"vqlab.preset": preset}, resumed=resumed,
-            results=results, on_epoch=on_epoch, on_progress=on_progress,
+            splits=splits, results=results, on_epoch=on_epoch, on_progress=on_progress,
         )  # fmt: skip
-    say_outcome(outcome, tracker)
+    say_outcome(outcome, tracker, said=splits.notes)
 
 
-def say_outcome(outcome: Outcome, tracker: Tracker) -> None:
-    """The report of a run, beside the no-learning baseline, and where to look further."""
+def say_outcome(outcome: Outcome, tracker: Tracker, said: Sequence[str] = ()) -> None:
+    """Print the report of a run, its baselines, links, and its notes except those in `said`."""
     from vqlab.cli.tables import report_table, say_notes
     from vqlab.cli.terminal import out
 
@@ -218,7 +222,8 @@ def say_outcome(outcome: Outcome, tracker: Tracker) -> None:
     beside = [(f"{outcome.test_split}, {name}", other) for name, other in outcome.beside.items()]
     title = f"run {outcome.run_id}, {outcome.seconds:.0f} s"
     out.print(report_table(title, rows, outcome.model.thresholds, beside))
-    say_notes((outcome.test or outcome.validation).notes)
+    notes = (outcome.test or outcome.validation).notes
+    say_notes([note for note in notes if note not in said])
     if outcome.pictures:
         out.print(f"pictures: {outcome.pictures}")
     out.print(f"run: {tracker.link(outcome.run_id)} (start it with `vqlab ui`)")
