@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from vqlab.cli import app
 from vqlab.correlate import Correlation, correlate, mean, measure, read_study
-from vqlab.correlate.kept import Kept, Row
 from vqlab.correlate.ranks import correlations, held, spearman
+from vqlab.correlate.rows import Kept, Row
 from vqlab.correlate.study import plan
 from vqlab.data import load_dataset
 from vqlab.promote import promote

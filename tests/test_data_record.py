@@ -19,7 +19,7 @@ from vqlab import promote as gate
 from vqlab.checkpoint import load_checkpoint
 from vqlab.cli.leaderboard_table import make_board, seeds_table
 from vqlab.cli.progress import out
-from vqlab.cli.sweeping import say_result
+from vqlab.cli.sweep import say_result
 from vqlab.cli.tables import comparison_tables, report_table
 from vqlab.compare import compare
 from vqlab.config import merge, nest

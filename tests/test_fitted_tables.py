@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from vqlab.cli import data_tables, tables
-from vqlab.cli.fitted import Column, FittedTable, Row
+from vqlab.cli.fit_width import Column, FittedTable, Row
 from vqlab.cli.tables import HEADLINES
 from vqlab.compare import Comparison
 from vqlab.data import STATISTICS, CategoryAudit, CheckReport

@@ -14,7 +14,7 @@ from vqlab.config import merge, validate
 from vqlab.data import DataSettings, load_dataset
 from vqlab.detectors import detector_class
 from vqlab.features import Backbone, FeatureSettings
-from vqlab.nn import together
+from vqlab.nn import distributed
 from vqlab.training import SharedTrainer, Trainer, TrainingSettings, seed_everything
 
 Tree = dict[str, Any]
@@ -72,7 +72,7 @@ def trained(kind: type[Trainer], tree: Tree) -> dict[str, Any]:
 
 
 def trained_together(root: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    with together.joined():
+    with distributed.joined():
         return {name: trained(SharedTrainer, recipes(root)[name]) for name in names}
 
 

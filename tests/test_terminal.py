@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vqlab.cli.fitted import Column, FittedTable, Row
+from vqlab.cli.fit_width import Column, FittedTable, Row
 from vqlab.cli.progress import _bars
 from vqlab.cli.terminal import Terminal, marked
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vqlab.nn.expectation import Expectation
+from vqlab.nn.concept_normalization import Expectation
 from vqlab.nn.hierarchy import Concepts, Coverage, GroupedQuantizer
 from vqlab.nn.positions import sine_positions
 from vqlab.nn.whitening import Whitening

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len
 
-from vqlab.cli import fitted
-from vqlab.cli.fitted import PROTECTED, FittedTable, Row
+from vqlab.cli import fit_width
+from vqlab.cli.fit_width import PROTECTED, FittedTable, Row
 
 _BORDER = 3
 """Characters that a column takes besides its text."""
@@ -66,7 +66,7 @@ def fitted_table(
         Row(row, styles[index] if styles else "")
         for index, row in enumerate(zip(*cells, strict=True))
     ]
-    heads = [fitted.Column(column.header, text=not column.number) for column in columns]
+    heads = [fit_width.Column(column.header, text=not column.number) for column in columns]
     return FittedTable(title, heads, rows, caption)
 
 

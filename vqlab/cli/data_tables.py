@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from vqlab.cli.fitted import Cell, Column, FittedTable, Row
+from vqlab.cli.fit_width import Cell, Column, FittedTable, Row
 from vqlab.cli.terminal import marked, out
 from vqlab.text import visible
 

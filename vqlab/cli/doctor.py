@@ -13,7 +13,7 @@ from vqlab.cli import app
 from vqlab.cli.options import Data, Tracking
 
 if TYPE_CHECKING:
-    from vqlab.cli.fitted import FittedTable
+    from vqlab.cli.fit_width import FittedTable
     from vqlab.doctor import Finding
 
 _STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from vqlab.cli.columns import Column, fitted_table
-from vqlab.cli.fitted import FittedTable
+from vqlab.cli.fit_width import FittedTable
 from vqlab.cli.metric_tables import AUDITED, split_of
 from vqlab.cli.progress import settings_text
 from vqlab.metrics import HEADLINES, less_is_better, rate_counts

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from vqlab.cli.fitted import PROTECTED, Cell, Column, FittedTable, Row, Widest
+from vqlab.cli.fit_width import PROTECTED, Cell, Column, FittedTable, Row, Widest
 from vqlab.metrics import HEADLINES, Interval, rate_counts
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.text import Text
 
-from vqlab.cli.fitted import Cell, Column, FittedTable, Row, Widest
+from vqlab.cli.fit_width import Cell, Column, FittedTable, Row, Widest
 from vqlab.cli.metric_tables import thresholds_text
 from vqlab.cli.terminal import out
 from vqlab.text import visible

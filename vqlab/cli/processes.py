@@ -42,10 +42,10 @@ def joined() -> Iterator[None]:
     if not several():
         yield
         return
-    from vqlab.nn import together
+    from vqlab.nn import distributed
 
     try:
-        with together.joined():
+        with distributed.joined():
             yield
     except KeyboardInterrupt:
         if first():

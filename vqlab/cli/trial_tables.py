@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from vqlab.cli.fitted import Column, FittedTable, Row, Widest
+from vqlab.cli.fit_width import Column, FittedTable, Row, Widest
 from vqlab.cli.progress import settings_text
 from vqlab.metrics import HEADLINES
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from vqlab.config import digest
-from vqlab.correlate.kept import Kept, Row, table_text
 from vqlab.correlate.measure import OnProgress, measure_all
 from vqlab.correlate.ranks import Correlation, correlated
+from vqlab.correlate.rows import Kept, Row, table_text
 from vqlab.correlate.study import plan, read_study
 from vqlab.data import Splits, categories_in
 from vqlab.run import experiment_of

@@ -10,8 +10,8 @@ from copy import copy
 import numpy as np
 
 from vqlab.config import digest, dump, flatten
-from vqlab.correlate.kept import Kept, Row
 from vqlab.correlate.ranks import METRICS
+from vqlab.correlate.rows import Kept, Row
 from vqlab.correlate.study import Training
 from vqlab.data import Splits, load_dataset
 from vqlab.evaluation import Scored, Thresholds, evaluate

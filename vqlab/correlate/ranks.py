@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vqlab.correlate.kept import Row
+from vqlab.correlate.rows import Row
 from vqlab.correlate.study import FEWEST
 
 METRICS = ("pixel_auroc", "pixel_ap", "aupro", "image_auroc")

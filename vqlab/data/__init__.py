@@ -3,6 +3,7 @@
 from vqlab.data.arrays import as_rgb
 from vqlab.data.audit import STATISTICS, CategoryAudit, audit, audit_metrics
 from vqlab.data.check import CheckReport, CheckRow, check_dataset
+from vqlab.data.contact_sheet import contact_sheet, set_sheet, write_picture, write_pictures
 from vqlab.data.image_set import ImageSet
 from vqlab.data.images import (
     IMAGE_SUFFIXES,
@@ -13,15 +14,14 @@ from vqlab.data.images import (
     to_original,
 )
 from vqlab.data.layouts import GOOD_AND_BAD
-from vqlab.data.locate import (
+from vqlab.data.settings import DataSettings, ValidationSettings
+from vqlab.data.source import (
     categories_in,
     choose_categories,
     describe_source,
     find_layout,
     find_root,
 )
-from vqlab.data.settings import DataSettings, ValidationSettings
-from vqlab.data.show import contact_sheet, set_sheet, write_picture, write_pictures
 from vqlab.data.splits import Splits, fingerprint, load_dataset
 from vqlab.data.synthetic import make_synthetic
 

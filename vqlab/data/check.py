@@ -13,9 +13,9 @@ from vqlab.data.facts import MaskFacts, PictureFacts, examine, examine_mask
 from vqlab.data.image_set import THREADS, Progress
 from vqlab.data.images import BadFile
 from vqlab.data.layouts import Layout, read_category, recognise, require_categories
-from vqlab.data.locate import source_of
 from vqlab.data.meaning import meaning_warnings
 from vqlab.data.published import Counts, published_counts
+from vqlab.data.source import source_of
 from vqlab.data.splits import fingerprint
 from vqlab.types import Sample
 

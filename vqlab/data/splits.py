@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from vqlab.data.category import Category
+from vqlab.data.contact_sheet import set_sheet
 from vqlab.data.defects import SHARES
 from vqlab.data.image_set import THREADS, Drawn, ImageSet, Item, Memory, Photo, Progress
 from vqlab.data.images import Pixels
 from vqlab.data.layouts import Layout, read_category
-from vqlab.data.locate import choose_categories, find_layout, find_root
 from vqlab.data.meaning import meaning_warnings
 from vqlab.data.settings import DataSettings
-from vqlab.data.show import set_sheet
+from vqlab.data.source import choose_categories, find_layout, find_root
 from vqlab.text import visible
 from vqlab.types import Sample, UserError
 

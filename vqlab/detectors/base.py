@@ -57,7 +57,7 @@ class Detector(nn.Module, ABC):
         """`loss`, a scalar to minimise, and named terms, each a scalar.
 
         All are means over the images, so that several processes may share a batch: what else looks
-        at the whole of it, or draws for it, does so by `vqlab.nn.together`.
+        at the whole of it, or draws for it, does so by `vqlab.nn.distributed`.
         """
 
     @abstractmethod

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from vqlab.config import Settings
 from vqlab.detectors.base import Detector, Reading, register
-from vqlab.nn import together
+from vqlab.nn import distributed
+from vqlab.nn.brightness import relit
 from vqlab.nn.image_score import ImageScore, image_score
-from vqlab.nn.light import relit
-from vqlab.nn.normality import Normalise, Normality
+from vqlab.nn.pixel_normalization import Normalise, Normality
 from vqlab.nn.prior import CodePrior
 from vqlab.nn.quantizer import VectorQuantizer
 from vqlab.nn.smoothing import smooth
@@ -64,7 +64,7 @@ class Scoring(Settings):
     """`relative`: of a pixel's squared error, how much it exceeds that pixel's mean on training
     images, as a multiple of that mean (plus a share of the mean over all pixels)."""
     normalise: Normalise = "excess"
-    """How terms are made comparable by what is normal: `vqlab.nn.normality.Normality`."""
+    """How terms are made comparable by what is normal: `vqlab.nn.pixel_normalization.Normality`."""
     balance: Literal["explained", "equal"] = "explained"
     """`explained`: surprisals weigh twice the share of the codes' entropy that the learned prior
     explains on the median image it was not fitted to, at most 1 (none, where codes are noise to
@@ -380,7 +380,7 @@ def random_crops(images: Tensor, side: int) -> Tensor:
     if (tall, wide) == (height, width):
         return images
     down, across = (height - tall) // 4 + 1, (width - wide) // 4 + 1
-    top = 4 * together.drawn(lambda count: torch.randint(down, (count,)), len(images))
-    left = 4 * together.drawn(lambda count: torch.randint(across, (count,)), len(images))
+    top = 4 * distributed.drawn(lambda count: torch.randint(down, (count,)), len(images))
+    left = 4 * distributed.drawn(lambda count: torch.randint(across, (count,)), len(images))
     corners = zip(images, top.tolist(), left.tolist(), strict=True)
     return torch.stack([image[:, y : y + tall, x : x + wide] for image, y, x in corners])

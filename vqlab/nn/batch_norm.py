@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vqlab.nn import together
+from vqlab.nn import distributed
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -15,7 +15,7 @@ class BatchNorm(nn.BatchNorm1d):
     """
 
     def forward(self, rows: Tensor) -> Tensor:
-        count = together.count_rows(rows)
+        count = distributed.count_rows(rows)
         if not self.training or count == len(rows):
             normed: Tensor = super().forward(rows)
             return normed
@@ -23,9 +23,9 @@ class BatchNorm(nn.BatchNorm1d):
         assert self.num_batches_tracked is not None and self.momentum is not None
         with torch.autocast(rows.device.type, enabled=False):
             wide = rows.float()
-            mean = together.summed(wide.sum(0)) / count
+            mean = distributed.summed(wide.sum(0)) / count
             centred = wide - mean
-            variance = together.summed(centred.square().sum(0)) / count
+            variance = distributed.summed(centred.square().sum(0)) / count
             with torch.no_grad():
                 self.num_batches_tracked += 1
                 self.running_mean.lerp_(mean, self.momentum)

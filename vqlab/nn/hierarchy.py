@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqlab.nn import together
+from vqlab.nn import distributed
 from vqlab.nn.coreset import k_centre
-from vqlab.nn.dense import Dense
+from vqlab.nn.mlp import Dense
 from vqlab.nn.quantizer import (
     Codebook,
     Usage,
@@ -227,13 +227,13 @@ class GroupedQuantizer(nn.Module):
     @torch.no_grad()
     def _place(self, z: Tensor, group: Tensor) -> None:
         """k-means for a group seen for the first time, a new place for codes that died."""
-        everyone, each = together.gather_rows(group), z.shape[1]
-        together.as_first(self.book.counts)
+        everyone, each = distributed.gather_rows(group), z.shape[1]
+        distributed.as_first(self.book.counts)
         for number in torch.unique(everyone).tolist():
             own = torch.arange(self.size, device=z.device) + number * self.size
             counts = self.book.counts[own]
             if not self.initialised[number]:
-                rows = together.gather_rows(z)[everyone == number].flatten(0, 1)
+                rows = distributed.gather_rows(z)[everyone == number].flatten(0, 1)
                 table = kmeans(rows, self.size)
                 members = torch.bincount(nearest(rows, table), minlength=self.size)
                 self.book._place(own, table, members.clamp_min(1).to(rows))
@@ -244,7 +244,7 @@ class GroupedQuantizer(nn.Module):
                     images = (everyone == number).nonzero()[:, 0]
                     drawn = drawn_places(len(images) * each, len(dead), z.device)
                     places = images[drawn // each] * each + drawn % each
-                    at = together.rows_at(z.flatten(0, 1), places)
+                    at = distributed.rows_at(z.flatten(0, 1), places)
                     self.book._place(dead, at, counts.mean().expand(len(dead)))
 
 

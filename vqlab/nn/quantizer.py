@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqlab.nn import together
+from vqlab.nn import distributed
 
 ROWS = 1024
 """Vectors compared with the codebook at a time: their distances fit into a CPU's cache."""
@@ -140,7 +140,7 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def initialise(self, z: Tensor) -> None:
         """Set every codebook to the k-means centres of z, and its moving averages to match."""
-        residual = together.gather_rows(self._rows(z.detach().float()))
+        residual = distributed.gather_rows(self._rows(z.detach().float()))
         for book in self._books():
             book.fit(residual)
             residual = residual - F.embedding(nearest(residual, book.table()), book.table())
@@ -233,16 +233,16 @@ class Codebook(nn.Module):
         everyone = torch.arange(len(table), device=rows.device)
         self._place(everyone, table, members.clamp_min(1).to(rows))
         for tensor in (self.vectors.data, self.counts, *([self.sums] if self.moving else [])):
-            together.as_first(tensor)
+            distributed.as_first(tensor)
 
     @torch.no_grad()
     def _observe(self, rows: Tensor, index: Tensor) -> None:
-        members = together.sum_over_ranks(torch.bincount(index, minlength=len(self.counts)))
+        members = distributed.sum_over_ranks(torch.bincount(index, minlength=len(self.counts)))
         self.usage += members
         self.counts.lerp_(members.to(self.counts), 1 - self.decay)
         if self.moving:
             sums = torch.zeros_like(self.sums).index_add_(0, index, rows)
-            self.sums.lerp_(together.sum_over_ranks(sums), 1 - self.decay)
+            self.sums.lerp_(distributed.sum_over_ranks(sums), 1 - self.decay)
             # Count and sum of an unused code fade alike: it stays where it is, until both are
             # too small to divide.
             alive = self.counts > 1e-20
@@ -250,11 +250,11 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def _restart(self, rows: Tensor) -> None:
-        uniform = together.as_first(self.counts).mean()
+        uniform = distributed.as_first(self.counts).mean()
         dead = (self.counts < self.restart * uniform).nonzero()[:, 0]
         if len(dead):
-            places = drawn_places(together.count_rows(rows), len(dead), rows.device)
-            self._place(dead, together.rows_at(rows, places), uniform.expand(len(dead)))
+            places = drawn_places(distributed.count_rows(rows), len(dead), rows.device)
+            self._place(dead, distributed.rows_at(rows, places), uniform.expand(len(dead)))
 
     def _place(self, codes: Tensor, at: Tensor, counts: Tensor) -> None:
         self.vectors.data[codes] = at

@@ -1,9 +1,9 @@
 """A run: data → detector → training → thresholds → report. START READING in `story.py`."""
 
-from vqlab.run.along import train_along
-from vqlab.run.judging import assess, calibrate, judge, make_trainer, unseen_in_fitting
+from vqlab.run.calibration import assess, calibrate, judge, make_trainer, unseen_in_fitting
 from vqlab.run.names import run_name, short_names
 from vqlab.run.pages import PICTURES, TEST_METRICS, show_experiment
+from vqlab.run.ranks import train_along
 from vqlab.run.settings import (
     BEST_ON_TEST,
     REUSED_TAG,
@@ -28,7 +28,7 @@ from vqlab.run.story import (
     run,
     start,
 )
-from vqlab.run.testing import (
+from vqlab.run.test_set import (
     OnProgress,
     chosen_pictures,
     log_evidence,

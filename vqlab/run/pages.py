@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vqlab.data import Splits
-from vqlab.run.testing import chosen_pictures
+from vqlab.run.test_set import chosen_pictures
 from vqlab.tracking import Tracker
 from vqlab.tracking.views import (
     DURATION,

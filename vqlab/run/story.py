@@ -21,11 +21,11 @@ from vqlab.config import dump, flatten
 from vqlab.data import Splits, load_dataset, write_picture
 from vqlab.evaluation import Report, evaluate
 from vqlab.model import Model
-from vqlab.nn import together
+from vqlab.nn import distributed
 from vqlab.plots import attempt, loss_curves
 from vqlab.recipes import Data, as_folders
+from vqlab.run.calibration import assess, calibrated, judge, look_once, make_trainer
 from vqlab.run.concepts import concept_metrics
-from vqlab.run.judging import assess, calibrated, judge, look_once, make_trainer
 from vqlab.run.pages import show_experiment
 from vqlab.run.settings import (
     BEST_ON_TEST,
@@ -35,7 +35,7 @@ from vqlab.run.settings import (
     resolve,
     trained_key,
 )
-from vqlab.run.testing import OnProgress, has_test, require_test, test_model, without_trained_on
+from vqlab.run.test_set import OnProgress, has_test, require_test, test_model, without_trained_on
 from vqlab.text import category_text, unique_key
 from vqlab.tracking import Run, Tracker, category_tags
 from vqlab.training import Diverged, SharedTrainer, Trainer, choose_device
@@ -115,7 +115,7 @@ def run(
     device = choose_device(config.training)
     splits = splits or load_dataset(config.data)
     tested = test and has_test(splits, config)
-    kind = SharedTrainer if together.ranks() > 1 else Trainer
+    kind = SharedTrainer if distributed.ranks() > 1 else Trainer
     trainer = make_trainer(config, splits, device, kind)
     reused = look_once(trainer, splits, tested, on_progress)
     with resumed or start(tracker, config, splits, name, tags, parent) as tracked:
@@ -202,7 +202,7 @@ def start(
             "vqlab.test_fingerprint": splits.test_fingerprint,
             "vqlab.validation": config.data.validation.described,
             "vqlab.seed": str(config.training.seed),
-            "vqlab.processes": str(together.ranks()),
+            "vqlab.processes": str(distributed.ranks()),
             TRAINED_TAG: trained_key(config, splits.fingerprint),
             **config.features.tags,
             **({"vqlab.selected_on": "test"} if config.test_split == BEST_ON_TEST else {}),

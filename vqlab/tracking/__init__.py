@@ -9,8 +9,8 @@ from vqlab.tracking.environment import (  # isort: split
     surroundings,
 )
 
-from vqlab.tracking.alive import owner_is_gone, owner_tags
 from vqlab.tracking.categories import category_tags, meant_by
+from vqlab.tracking.liveness import owner_is_gone, owner_tags
 from vqlab.tracking.pages import NOTE, ExperimentPages, picture_address
 from vqlab.tracking.record import RunRecord
 from vqlab.tracking.registry import CHAMPION, PREVIOUS, Champion, Registry, Version, model_name

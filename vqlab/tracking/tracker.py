@@ -19,9 +19,9 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from vqlab.errors import UserError
 from vqlab.text import shorten, unique_key, visible
-from vqlab.tracking.alive import delete_locks, owner_is_gone, owner_tags
 from vqlab.tracking.categories import category_tags
 from vqlab.tracking.environment import code_tags, surroundings
+from vqlab.tracking.liveness import delete_locks, owner_is_gone, owner_tags
 from vqlab.tracking.pages import ExperimentPages, run_route
 from vqlab.tracking.record import RunRecord
 from vqlab.tracking.registry import Category, Champion, Registry
@@ -132,7 +132,7 @@ class Tracker:
     def reconcile(self) -> list[RunRecord]:
         """Mark runs whose process was killed, and so could not say so, as FAILED/`interrupted`;
         returns them as they were. Runs whose process may live are left alone: those of other
-        machines and containers, unless it left its lock (see `vqlab.tracking.alive`)."""
+        machines and containers, unless it left its lock (see `vqlab.tracking.liveness`)."""
         running = self._search("attributes.status = 'RUNNING'")
         gone = [r for r in running if owner_is_gone(r.tags, self.root)]
         # Read again, for a process may have finished its run and ended in between.

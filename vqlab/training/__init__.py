@@ -1,5 +1,6 @@
 """Training: a detector learns from images, epoch by epoch, in one process or in several."""
 
+from vqlab.training.distributed import SharedTrainer
 from vqlab.training.loop import Diverged, OnEpoch, Pyramids, Trainer
 from vqlab.training.settings import (
     TrainingSettings,
@@ -8,7 +9,6 @@ from vqlab.training.settings import (
     learning_rate,
     seed_everything,
 )
-from vqlab.training.shared import SharedTrainer
 
 __all__ = [
     "Diverged",

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 
 from vqlab.config import Settings
-from vqlab.nn import together
+from vqlab.nn import distributed
 from vqlab.types import UserError
 
 
@@ -97,9 +97,9 @@ def choose_device(settings: TrainingSettings) -> torch.device:
         )
     if not there or settings.device == "cpu":
         return torch.device("cpu")
-    if together.ranks() == 1:
+    if distributed.ranks() == 1:
         return torch.device("cuda")
-    own, count = together.local_rank(), torch.cuda.device_count()
+    own, count = distributed.local_rank(), torch.cuda.device_count()
     if own >= count:
         raise UserError(
             f"each process of a machine must have a CUDA device; this machine has {count} for "

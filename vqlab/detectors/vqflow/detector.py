@@ -28,12 +28,12 @@ from vqlab.detectors.vqflow.level import (
 )
 from vqlab.detectors.vqflow.published import published_map, published_scores
 from vqlab.detectors.vqflow.settings import Scoring, VQFlowSettings
-from vqlab.nn import together
+from vqlab.nn import distributed
 from vqlab.nn.base_density import Prototypes
-from vqlab.nn.expectation import Expectation
+from vqlab.nn.concept_normalization import Expectation
 from vqlab.nn.flow import FusionFlow
 from vqlab.nn.hierarchy import Concept, Concepts, Coverage, Patterns
-from vqlab.nn.image_level import ImageLevel
+from vqlab.nn.image_normalization import ImageLevel
 from vqlab.nn.image_score import image_score
 from vqlab.nn.patches import drawn, joined, rows_of
 from vqlab.nn.quantizer import VectorQuantizer
@@ -340,7 +340,7 @@ class VQFlow(Detector):
         if not few or self.config.flow.places >= level.places:
             return everywhere.expand(images, -1)
         most = self.config.flow.places
-        drawn_ones = together.drawn(
+        drawn_ones = distributed.drawn(
             lambda count: torch.randint(level.places, (count, most)), images
         )
         return drawn_ones.to(everywhere.device)
@@ -364,7 +364,7 @@ class VQFlow(Detector):
 
 def _normal_like(rows: Tensor) -> Tensor:
     """Standard normal numbers, shaped as rows (B, P, C)."""
-    return together.drawn(
+    return distributed.drawn(
         lambda count: torch.randn(count, *rows.shape[1:], device=rows.device), len(rows)
     )
 

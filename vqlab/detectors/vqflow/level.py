@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from vqlab.detectors.vqflow.settings import VQFlowSettings
 from vqlab.nn.base_density import base_density
-from vqlab.nn.dense import Dense
 from vqlab.nn.flow import FusionFlow, LevelFlow
 from vqlab.nn.hierarchy import Patterns
+from vqlab.nn.mlp import Dense
 from vqlab.nn.patches import rows_of
 from vqlab.nn.positions import sine_positions
 from vqlab.nn.whitening import Whitening

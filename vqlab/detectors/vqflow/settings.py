@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from vqlab.config import Settings
 from vqlab.nn.base_density import BaseName
-from vqlab.nn.expectation import Standardise
+from vqlab.nn.concept_normalization import Standardise
 from vqlab.nn.flow import MixingName
 from vqlab.nn.hierarchy import PatternKind
 from vqlab.nn.whitening import WhiteningName

@@ -9,7 +9,7 @@ from FrEIA.framework import SequenceINN
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.nn import together
+from vqlab.nn import distributed
 from vqlab.nn.flow.blocks import ActNorm, Coupling, Mixing, MixingName, affine
 
 
@@ -78,8 +78,8 @@ class LevelFlow(nn.Module):
     @torch.no_grad()
     def initialise(self, x: Tensor, condition: Tensor | None = None) -> None:
         """Fit every actnorm to what reaches it of these features (all ranks' together)."""
-        x = together.gather_rows(_wide(x))
-        offsets = self._offsets(None if condition is None else together.gather_rows(condition))
+        x = distributed.gather_rows(_wide(x))
+        offsets = self._offsets(None if condition is None else distributed.gather_rows(condition))
         for step, index in zip(self.sequence, self.sequence.conditions, strict=True):
             if isinstance(step, ActNorm):
                 step.fit(x)

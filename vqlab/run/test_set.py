@@ -37,8 +37,8 @@ from vqlab.evaluation import (
 )
 from vqlab.model import Model
 from vqlab.plots import attempt, in_two_rows, write_results
+from vqlab.run.calibration import judge, make_trainer
 from vqlab.run.concepts import concept_metrics, show_concepts
-from vqlab.run.judging import judge, make_trainer
 from vqlab.run.settings import BEST_ON_TEST, RunConfig, resolve
 from vqlab.text import category_text, folder_name
 from vqlab.tracking import Run, RunRecord

@@ -16,7 +16,7 @@ from torch import Tensor
 from vqlab.data import ImageSet
 from vqlab.detectors import Detector
 from vqlab.features import Backbone, pyramids
-from vqlab.nn import together
+from vqlab.nn import distributed
 from vqlab.training.loop import OnEpoch, Trainer
 from vqlab.training.settings import TrainingSettings
 from vqlab.types import Pyramid, UserError
@@ -34,9 +34,9 @@ class SharedTrainer(Trainer):
         settings: TrainingSettings,
         device: torch.device,
     ) -> None:
-        if settings.batch_size < together.ranks():
+        if settings.batch_size < distributed.ranks():
             raise UserError(
-                f"setting training.batch_size must be {together.ranks()} or more for as many "
+                f"setting training.batch_size must be {distributed.ranks()} or more for as many "
                 f"processes, which share each batch; got {settings.batch_size}; set it higher or "
                 "start fewer."
             )
@@ -46,8 +46,8 @@ class SharedTrainer(Trainer):
         """As `Trainer.fit`; `on_epoch` is called on the first rank, while the others wait."""
 
         def on_first(epoch: int, metrics: dict[str, float]) -> None:
-            with together.agreed():
-                if together.rank() == 0:
+            with distributed.agreed():
+                if distributed.rank() == 0:
                     on_epoch(epoch, metrics)
 
         super().fit(on_first)
@@ -59,28 +59,28 @@ class SharedTrainer(Trainer):
             super(SharedTrainer, self)._begin()
             return {"images": self.images.fingerprint, "state": self.state()}
 
-        first = together.from_first(begun)
-        with together.agreed():
+        first = distributed.from_first(begun)
+        with distributed.agreed():
             if first["images"] != self.images.fingerprint:
                 raise UserError(
                     "every process must train on the same images; this one has others; give all "
                     "machines the same data set and the same versions of libraries."
                 )
-            if together.rank():
+            if distributed.rank():
                 self.load(first["state"])
 
     def _batches(self, order: Sequence[int]) -> Iterator[Pyramid]:
         """This rank's shares of the batches of an epoch; of a last one too small to share, all."""
         size = self.settings.batch_size
         batches = [order[start : start + size] for start in range(0, len(order), size)]
-        whole = batches.pop() if len(batches[-1]) < together.ranks() else []
-        own = [index for batch in batches for index in together.own(batch)]
+        whole = batches.pop() if len(batches[-1]) < distributed.ranks() else []
+        own = [index for batch in batches for index in distributed.own(batch)]
         coming = chain(
-            self._pyramids(own, len(together.own(batches[0])) if batches else 0),
+            self._pyramids(own, len(distributed.own(batches[0])) if batches else 0),
             self._pyramids(whole, len(whole)),
         )
         while True:
-            with together.agreed():  # an image may be unreadable on one machine only
+            with distributed.agreed():  # an image may be unreadable on one machine only
                 pyramid = next(coming, None)
             if pyramid is None:
                 return
@@ -91,18 +91,18 @@ class SharedTrainer(Trainer):
             yield from pyramids(self.backbone, self.images, size, self.device, order)
 
     def _step(self, pyramid: Pyramid, images: int) -> tuple[dict[str, float], float]:
-        with together.batch_of(images):
+        with distributed.batch_of(images):
             return super()._step(pyramid, images)
 
     def _backward(self, losses: dict[str, Tensor]) -> dict[str, float]:
         """The gradients and values of the losses of the whole batch: means, so shares weigh."""
-        share = together.weight()
+        share = distributed.weight()
         (losses["loss"] * share).backward()  # type: ignore[no-untyped-call]
         gradients = [p.grad for p in self.detector.parameters() if p.grad is not None]
         values = torch.stack([value.detach().float() for value in losses.values()]) * share
         flat = torch.cat([values, *(gradient.flatten() for gradient in gradients)])
         sizes = [len(values), *(gradient.numel() for gradient in gradients)]
-        parts = torch.split(together.sum_over_ranks(flat), sizes)
+        parts = torch.split(distributed.sum_over_ranks(flat), sizes)
         for gradient, part in zip(gradients, parts[1:], strict=True):
             gradient.copy_(part.view(gradient.shape))
         return dict(zip(losses, parts[0].tolist(), strict=True))

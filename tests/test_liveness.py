@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from vqlab.tracking import Tracker
-from vqlab.tracking.alive import owner_is_gone, owner_tags
+from vqlab.tracking.liveness import owner_is_gone, owner_tags
 
 HOLD = """
 import json, sys, time
 from pathlib import Path
-from vqlab.tracking.alive import owner_tags
+from vqlab.tracking.liveness import owner_tags
 print(json.dumps(owner_tags(Path(sys.argv[1]))), flush=True)
 time.sleep(600)
 """

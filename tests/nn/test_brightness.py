@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vqlab.nn.light import relit
+from vqlab.nn.brightness import relit
 
 
 def draw(seed: int = 0) -> torch.Generator:

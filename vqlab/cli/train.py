@@ -67,7 +67,7 @@ def train(
     (docs/several_gpus.md).
     """
     from vqlab.config import dump
-    from vqlab.nn.together import from_first
+    from vqlab.nn.distributed import from_first
     from vqlab.recipes import Folders, recipe_tree
     from vqlab.run import each_model, resolve, train_along
     from vqlab.tracking import Tracker

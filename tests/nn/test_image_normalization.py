@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqlab.nn.image_level import ImageLevel
+from vqlab.nn.image_normalization import ImageLevel
 
 
 def fitted(scores: Tensor, concept: Tensor, concepts: int) -> ImageLevel:

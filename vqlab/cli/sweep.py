@@ -21,7 +21,7 @@ from vqlab.cli.options import (
     Tracking,
 )
 from vqlab.cli.processes import alone
-from vqlab.cli.training import say_budget, say_data
+from vqlab.cli.train import say_budget, say_data
 
 if TYPE_CHECKING:
     from vqlab.config import Tree

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vqlab.data import load_dataset
 from vqlab.features import kept_features
-from vqlab.run.judging import make_trainer
+from vqlab.run.calibration import make_trainer
 from vqlab.run.settings import RunConfig
 from vqlab.training import SharedTrainer, choose_device
 

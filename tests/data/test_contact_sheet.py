@@ -17,7 +17,7 @@ from vqlab.data import (
     set_sheet,
     write_pictures,
 )
-from vqlab.data.show import CAPTION, COLUMNS, MOST, RED, TILE, outline
+from vqlab.data.contact_sheet import CAPTION, COLUMNS, MOST, RED, TILE, outline
 from vqlab.types import UserError
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from folders import make_category
 
-from vqlab.data import DataSettings, choose_categories, describe_source, find_root, locate
+from vqlab.data import DataSettings, choose_categories, describe_source, find_root
+from vqlab.data import source as data_source
 from vqlab.types import UserError
 
 
@@ -19,10 +20,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def draw(root: Path, categories: list[str], seed: int, progress: object) -> Path:
         for name in categories:
             make_category(root, name)
-        (root / locate.MARKER).write_text(json.dumps({"seed": seed}))
+        (root / data_source.MARKER).write_text(json.dumps({"seed": seed}))
         return root
 
-    monkeypatch.setattr(locate, "make_synthetic", draw)
+    monkeypatch.setattr(data_source, "make_synthetic", draw)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -34,7 +35,7 @@ def test_synthetic_is_the_last_resort_and_said_loudly(here: Path) -> None:
     assert [path.name for path in root.iterdir() if path.is_dir()] == [
         "cable"
     ]  # no more than asked
-    assert set(choose_categories(DataSettings(categories="all"))) == set(locate.CATEGORIES)
+    assert set(choose_categories(DataSettings(categories="all"))) == set(data_source.CATEGORIES)
     again = DataSettings(root=here / "data/synthetic")
     assert find_root(again)[1] == "synthetic"  # the same set, named by the user
     assert find_root(DataSettings(root=here / "data/synthetic/cable"))[1] == "synthetic"
