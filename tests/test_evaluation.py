@@ -170,7 +170,7 @@ def test_too_few_normals_take_the_largest_and_say_so():
     assert chosen.image == 9.0
     (note,) = chosen.notes
     assert "3 held-out normal images" in note and "19 images would" in note and "0.25" in note
-    assert evaluate(made([1.0, 99.0], [0, 1]), chosen).notes == [note]
+    assert evaluate(made([1.0, 99.0], [0, 1]), chosen).notes == (note,)
 
 
 def test_the_promised_false_reject_rate_is_kept():
@@ -233,7 +233,7 @@ def test_report_of_one_category():
         "pro",
     }
     assert set(report.f1max_thresholds["toy"]) == {"image", "pixel"}
-    assert report.notes == [] and report.pooled == {}
+    assert report.notes == () and report.pooled == {}
     images = {"normal_images": 3, "anomalous_images": 2}
     assert report.keyed("test") == {f"test/{k}": v for k, v in {**report.mean, **images}.items()}
 

@@ -73,7 +73,7 @@ def report(names: list[str], seed: int = 0, resampled: bool = True) -> Report:
     mean = {key: float(np.mean([own[key] for own in each.values()])) for key in HEADLINES}
     intervals = {key: Interval(mean[key] - 0.05, mean[key] + 0.05) for key in mean}
     return Report(
-        each, mean, dict(mean) if len(names) > 1 else {}, warned=names[1:2],
+        each, mean, dict(mean) if len(names) > 1 else {}, warned=tuple(names[1:2]),
         intervals={"mean": intervals} if resampled else {},
     )  # fmt: skip
 

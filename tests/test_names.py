@@ -99,7 +99,7 @@ def test_fingerprints_are_of_the_bytes_of_names(tmp_path: Path) -> None:
 
 def test_keys_of_a_report_are_told_apart() -> None:
     groups = {name: {"image_auroc": 0.5} for name in ("nut#1", "nut_1", "nut?1", "pooled")}
-    report = Report(per_category=groups, mean={}, pooled={"image_auroc": 1.0}, notes=[])
+    report = Report(per_category=groups, mean={}, pooled={"image_auroc": 1.0})
     keyed = report.keyed("test")
     assert len([key for key in keyed if key.endswith("/image_auroc")]) == 5
     assert keyed["test/pooled/image_auroc"] == 1.0 and keyed["test/nut_1/image_auroc"] == 0.5

@@ -262,7 +262,7 @@ def _quiet_optuna() -> Iterator[None]:
 def stand_in(model: Any, config: Any, splits: Any, run: Any, results: Path) -> Any:
     """Scoring and drawing the test set is told elsewhere, and takes longer than all the rest."""
     run.log_metrics({"test/image_auroc": 1.0})
-    return Report({}, {}, []), None, results
+    return Report({}, {}), None, results
 
 
 SEED = 1

@@ -13,7 +13,7 @@ from vqlab.config import Settings
 from vqlab.data import ImageSet, resized
 from vqlab.evaluation.scoring import Array, Scored
 from vqlab.evaluation.thresholds import Thresholds
-from vqlab.evaluation.uncertainty import add_intervals
+from vqlab.evaluation.uncertainty import with_intervals
 from vqlab.metrics import (
     ANOMALOUS_IMAGES,
     NORMAL_IMAGES,
@@ -58,10 +58,10 @@ class Report:
     """The mean over those categories where the metric is defined."""
     pooled: dict[str, float] = field(default_factory=dict)
     """All images as one set, one threshold for all; empty where there is one category."""
-    notes: list[str] = field(default_factory=list)
-    """Sentences on what is undefined or not promised, and why."""
-    warned: list[str] = field(default_factory=list)
-    """Categories of which the data audit warns: their image metrics may flatter."""
+    notes: tuple[str, ...] = ()
+    """Sentences on undefined metrics and unmet guarantees."""
+    warned: tuple[str, ...] = ()
+    """Categories with a data-audit warning: their image metrics may be optimistic."""
     curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
     """Per category: image_roc, image_precision_recall, pixel_roc, pixel_precision_recall, pro."""
     f1max_thresholds: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -122,21 +122,32 @@ def evaluate(
     intervals. keep_evidence: fill `Report.evidence` even without intervals.
     """
     settings = settings or EvaluationSettings(resamples=0)
-    report = Report({}, {}, notes=list(thresholds.notes))
-    groups = scored.by_category()
-    for category, indices in groups.items():
-        measure = _Measure(scored, indices, thresholds, settings, images, keep_evidence)
-        report.per_category[category] = measure.metrics
-        report.images[category] = measure.images
-        measure.enter(category, report)
-    report.mean.update(_mean(report.per_category, report.notes))
-    if settings.resamples:
-        add_intervals(report, settings.resamples, settings.seed)
-    if len(groups) > 1:
-        everything = range(len(scored))
+    parts = {
+        category: _Measure(scored, indices, thresholds, settings, images, keep_evidence)
+        for category, indices in scored.by_category().items()
+    }
+    pooled: dict[str, float] = {}
+    if len(parts) > 1:
         plain = settings.model_copy(update={"resamples": 0})
-        report.pooled.update(_Measure(scored, everything, thresholds, plain, images).metrics)
-    return report
+        pooled = _Measure(scored, range(len(scored)), thresholds, plain, images).metrics
+    per_category = {category: part.metrics for category, part in parts.items()}
+    notes = list(thresholds.notes)
+    for category, part in parts.items():
+        notes.extend(part.notes(category))
+    report = Report(
+        per_category,
+        _mean(per_category, notes),
+        pooled,
+        notes=tuple(notes),
+        curves={category: part.curves for category, part in parts.items()},
+        f1max_thresholds={category: part.f1max_thresholds for category, part in parts.items()},
+        bounds={category: part.pixel.bounds for category, part in parts.items()},
+        images={category: part.images for category, part in parts.items()},
+        evidence={c: part.evidence for c, part in parts.items() if part.evidence is not None},
+    )
+    return (
+        with_intervals(report, settings.resamples, settings.seed) if settings.resamples else report
+    )
 
 
 class _Measure:
@@ -199,23 +210,21 @@ class _Measure:
                 found["image_precision"] = float((~normal)[self.flagged].mean())
         return found
 
-    def enter(self, category: str, report: Report) -> None:
-        """Put all but the metrics into the report."""
-        report.notes.extend(self._notes(category))
-        report.bounds[category] = self.pixel.bounds
-        if self.evidence is not None:
-            report.evidence[category] = self.evidence
+    @property
+    def curves(self) -> dict[str, Curve]:
+        """Curves of both levels, keyed as in `Report.curves`."""
         curves = {f"image_{key}": curve for key, curve in self.image.curves.items()}
         for key, curve in self.pixel.curves.items():
             curves[key if key == "pro" else f"pixel_{key}"] = curve
-        report.curves[category] = curves
-        report.f1max_thresholds[category] = {
-            level: summary.f1max_threshold
-            for level, summary in (("image", self.image), ("pixel", self.pixel))
-            if summary.f1max_threshold is not None
-        }
+        return curves
 
-    def _notes(self, name: str) -> Iterator[str]:
+    @property
+    def f1max_thresholds(self) -> dict[str, float]:
+        """Thresholds that reach F1max, by level."""
+        levels = {"image": self.image.f1max_threshold, "pixel": self.pixel.f1max_threshold}
+        return {level: value for level, value in levels.items() if value is not None}
+
+    def notes(self, name: str) -> Iterator[str]:
         """A sentence for everything that keeps a metric from being defined, or might mislead."""
         defects = int(self.labels.sum())
         if defects == 0:

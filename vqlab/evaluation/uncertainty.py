@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,25 +33,27 @@ Array = NDArray[Any]
 MEAN = "mean"
 
 
-def add_intervals(report: Report, resamples: int, seed: int) -> None:
-    """Fill `report.intervals` from its evidence, and note what has none.
+def with_intervals(report: Report, resamples: int, seed: int) -> Report:
+    """Return the report with `intervals` computed from its evidence, and notes on missing ones.
 
-    Rates have exact intervals, other metrics those of the bootstrap over images, unless there are
+    Rates have exact intervals. Other metrics have bootstrap intervals over images, unless there are
     too few images to resample or all resamples agree.
     """
     found: dict[str, dict[str, Array]] = {}
+    given: dict[str, dict[str, Interval]] = {}
     for place, (category, evidence) in enumerate(report.evidence.items()):
         metrics = report.per_category[category]
         sampled = distributions(evidence, resample(evidence.labels, resamples, seed + place))
         found[category] = {name: values for name, values in sampled.items() if name not in RATES}
         usable = {n: values for n, values in found[category].items() if enough(evidence, n)}
-        report.intervals[category] = intervals(metrics, usable) | _of_rates(report, [category])
+        given[category] = intervals(metrics, usable) | _of_rates(report, [category])
     usable = {name: values for name, values in _means(found).items() if _enough(report, name)}
-    report.intervals[MEAN] = intervals(report.mean, usable) | _of_rates(report, list(found))
+    given[MEAN] = intervals(report.mean, usable) | _of_rates(report, list(found))
     if len(found) == 1:
-        report.intervals[MEAN] = report.intervals[next(iter(found))]
+        given[MEAN] = given[next(iter(found))]
     sampled_names = {name for values in found.values() for name in values}
-    report.notes.extend(_missing(report, [n for n in HEADLINES if n in sampled_names]))
+    missing = _missing(report, given[MEAN], [n for n in HEADLINES if n in sampled_names])
+    return replace(report, intervals=given, notes=(*report.notes, *missing))
 
 
 def _means(found: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:
@@ -76,9 +79,9 @@ def _of_rates(report: Report, categories: Sequence[str]) -> dict[str, Interval]:
     }
 
 
-def _missing(report: Report, names: Sequence[str]) -> Iterator[str]:
+def _missing(report: Report, given: Mapping[str, Interval], names: Sequence[str]) -> Iterator[str]:
     """A sentence for each reason why metrics of the mean row have no interval."""
-    missing = [name for name in names if name not in report.intervals[MEAN]]
+    missing = [name for name in names if name not in given]
     categories = list(report.evidence)
     who = categories[0] if len(categories) == 1 else "The mean over categories"
     reasons: dict[str, list[str]] = {}

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vqlab.checkpoint import load_state, save_state
@@ -145,7 +145,8 @@ def run(
                     model, config, splits, tracked, results, on_progress
                 )
             elif test:
-                validation.notes.extend(splits.notes)
+                notes = (*validation.notes, *splits.notes)
+                validation = replace(validation, notes=notes)
             checkpoint = tracked.artifact(f"checkpoint/{CHECKPOINT}")
         shutil.rmtree(tracked.folder, ignore_errors=True)
     return Outcome(

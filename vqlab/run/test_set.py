@@ -114,12 +114,12 @@ def test_model(
     scored = model.score_set(splits.test, partial(on_progress, "scoring the test set"))
     report = evaluate(scored, model.thresholds, config.evaluation, splits.test)
     warned, warnings = _audited(splits, tracked)
-    report.notes.extend([*splits.notes, *warnings])
-    report.notes.extend(_broken_promise(scored, model.thresholds))
+    broken = _broken_promise(scored, model.thresholds)
+    notes = (*report.notes, *splits.notes, *warnings, *broken)
+    report = replace(report, notes=notes, warned=warned)
     beside = alternatives(model, config, splits)
     beside["mean_image"] = evaluate(*_baseline(config, splits), config.evaluation, splits.test)
-    for each in (report, *beside.values()):
-        each.warned.extend(warned)
+    beside = {name: replace(each, warned=warned) for name, each in beside.items()}
     split = config.test_split
     for key, other in {split: report, **{f"{split}_{k}": v for k, v in beside.items()}}.items():
         tracked.log_metrics(other.keyed(key))
@@ -153,7 +153,7 @@ def log_evidence(report: Report, tracked: Run, path: str) -> None:
             tracked.log_artifact(file, Path(path).parent.name)
 
 
-def _audited(splits: Splits, tracked: Run) -> tuple[list[str], list[str]]:
+def _audited(splits: Splits, tracked: Run) -> tuple[tuple[str, ...], list[str]]:
     """Audit the data, record its figures and warnings; the categories warned of, the warnings.
 
     The figures are an artifact: as metrics they would come first among the UI's charts.
@@ -161,9 +161,9 @@ def _audited(splits: Splits, tracked: Run) -> tuple[list[str], list[str]]:
     audits = audit(splits)
     warnings = [sentence for one in audits.values() for sentence in one.warnings]
     tracked.log_json(audit_metrics(audits), AUDIT_FILE)
-    warned = [category for category, one in audits.items() if one.warned]
+    warned = tuple(category for category, one in audits.items() if one.warned)
     if warnings:
-        tracked.set_tags({AUDIT: " ".join(warnings), WARNED: json.dumps(warned)})
+        tracked.set_tags({AUDIT: " ".join(warnings), WARNED: json.dumps(list(warned))})
     return warned, warnings
 
 
