@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -257,11 +258,13 @@ def complaint_of(process: subprocess.Popen[str]) -> str:
     return complaint
 
 
-def check(folder: Path, target: int, failed: Collection[int] = ()) -> optuna.Study:
+def check(
+    folder: Path, target: int, failed: Collection[int] = (), without_run: Collection[int] = ()
+) -> optuna.Study:
     """As `check_all_agrees`, and no worker showed a traceback."""
     for log in (folder / "mlruns" / "sweeps").glob("*.log"):
         assert "Traceback" not in log.read_text()
-    return check_all_agrees(folder, target, failed)
+    return check_all_agrees(folder, target, failed, without_run)
 
 
 def one_line(said: str, words: str) -> str:
@@ -350,12 +353,28 @@ def test_a_store_that_is_locked_for_a_minute(root: Path, tmp_path: Path, name: s
 
 @contextlib.contextmanager
 def filled(disk: Path) -> Iterator[None]:
-    with contextlib.suppress(OSError), (disk / "filler").open("wb") as filler:
-        while True:
-            filler.write(bytes(4096))
-            filler.flush()
-    yield
-    (disk / "filler").unlink()
+    """Keep a disk full: room that a deleted file leaves is filled again."""
+    ended = threading.Event()
+
+    def fill() -> None:
+        with (disk / "filler").open("ab", buffering=0) as filler:
+            while not ended.is_set():
+                try:
+                    filler.write(bytes(4096))
+                except OSError:
+                    full.set()
+                    ended.wait(0.02)
+
+    full = threading.Event()
+    thread = threading.Thread(target=fill)
+    thread.start()
+    try:
+        assert full.wait(60)
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        (disk / "filler").unlink()
 
 
 @pytest.mark.slow
@@ -376,7 +395,7 @@ def test_a_full_disk_under_a_store(
     for trial in trials_of(folder, TrialState.FAIL):
         assert trial.number not in faulty or "full" in trial.user_attrs[studies.REASON]
     end(begin(folder, trials=4, workers=2))
-    check(folder, 4, failed=faulty)
+    check(folder, 4, failed=faulty, without_run=faulty)  # where the full disk refused its run
 
 
 @pytest.mark.slow

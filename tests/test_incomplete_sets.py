@@ -160,7 +160,7 @@ def test_trials_are_not_scored_on_a_test_set_that_is_not_there(part: Path, store
 def test_promotion_compares_what_both_have(
     part: Path, store: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "_reproduce", lambda record: "not looked at")
+    monkeypatch.setattr(gate, "_reproduce", lambda record, data: "not looked at")
     no_normals(part)
     results = tmp_path / "results"
     one = run(resolve(baseline(part)), store, results=results)

@@ -131,10 +131,13 @@ def lives(process: psutil.Process) -> bool:
         return False
 
 
-def check_all_agrees(folder: Path, target: int, failed: Collection[int] = ()) -> optuna.Study:
+def check_all_agrees(
+    folder: Path, target: int, failed: Collection[int] = (), without_run: Collection[int] = ()
+) -> optuna.Study:
     """Target reached, each interrupted trial repeated once, MLflow says what Optuna says.
 
     failed: numbers of the trials that failed by themselves, each for a reason.
+    without_run: numbers of trials that may have no run in MLflow.
     """
     study = the_study(folder)
     trials = study.get_trials(deepcopy=False)
@@ -156,7 +159,7 @@ def check_all_agrees(folder: Path, target: int, failed: Collection[int] = ()) ->
         )  # fmt: skip
         assert run.tags.get("vqlab.reason", "") == row(trial).reason
     shown = {int(run.tags["vqlab.trial"]) for run in runs}
-    assert shown >= by_themselves
+    assert shown >= by_themselves - set(without_run)
     complete = [t.user_attrs[studies.RUN_ID] for t in trials if t.state == TrialState.COMPLETE]
     assert set(complete) <= {run.run_id for run in runs}
     return study
@@ -208,7 +211,7 @@ def test_ctrl_c_ends_all_within_seconds(folder: Path) -> None:
 @pytest.mark.slow
 def test_another_worker_joins(folder: Path) -> None:
     """With enough trials that some are left when it has imported what it needs."""
-    sweep = begin(folder, trials=24, workers=1)
+    sweep = begin(folder, trials=48, workers=1)
     wait_for(lambda: under_way(folder))
     name = the_study(folder).study_name
     joined = subprocess.run(
@@ -217,7 +220,7 @@ def test_another_worker_joins(folder: Path) -> None:
     )  # fmt: skip
     assert joined.returncode == 0, joined.stderr[-2000:]
     end(sweep)
-    trials = check_all_agrees(folder, 24).get_trials(deepcopy=False)
+    trials = check_all_agrees(folder, 48).get_trials(deepcopy=False)
     assert len({t.user_attrs["worker"]["vqlab.pid"] for t in trials}) == 2
 
 
