@@ -16,13 +16,12 @@ from rich.console import Console
 
 from vqlab.cli import data_tables, tables
 from vqlab.cli.fit_width import Column, FittedTable, Row
-from vqlab.cli.tables import HEADLINES
 from vqlab.compare import Comparison
 from vqlab.data import STATISTICS, CategoryAudit, CheckReport
 from vqlab.data.check import CheckRow
 from vqlab.data.published import Counts
 from vqlab.evaluation import CalibrationScores, Report, Thresholds
-from vqlab.metrics import Difference, Interval
+from vqlab.metrics import Difference, Interval, headlines, metric_title
 from vqlab.model import Model
 from vqlab.predict import PredictedFile, Predictions
 from vqlab.sweep import SweepResult, TrialOnTest, TrialRow
@@ -36,6 +35,7 @@ NAMES = [
 CHOSEN = Thresholds(
     4.33297, 1.234, (), "conformal", 0.05, CalibrationScores.of(np.arange(19, dtype=float))
 )
+HEADLINES = headlines()
 WIDTHS = pytest.mark.parametrize("width", [80, 120, 200])
 
 
@@ -88,7 +88,7 @@ def test_a_joint_model_has_a_row_per_category(width: int) -> None:
     lines = lines_of(table, width)
     holds(lines, width, [*NAMES, "cable ⚠", "pooled", "mean ⚠", "test, mean_image, mean"])
     essential = ["image_auroc", "pixel_auroc", "aupro", "false_reject_rate", "escape_rate"]
-    shown = {80: essential, 120: [*essential, "image_ap", "pixel_ap"], 200: list(HEADLINES)}[width]
+    shown = {80: essential, 120: [*essential, "image_ap", "pixel_ap"], 200: HEADLINES}[width]
     for name, metrics in test.per_category.items():
         wanted = [f"{metrics[key]:.3f}" for key in HEADLINES if key in shown]
         first = name[:10]
@@ -163,7 +163,7 @@ def test_the_comparison_fits(width: int) -> None:
     found = Comparison(*runs, {"cable": pairs}, {"cable": each}, ["cable"])
     (table,) = tables.comparison_tables(found)
     lines = lines_of(table, width)
-    holds(lines, width, [*names, "cable ⚠", *HEADLINES.values()])
+    holds(lines, width, [*names, "cable ⚠", *map(metric_title, HEADLINES)])
     assert sum("+0.012  [-0.012, +0.035]" in line for line in lines) == len(HEADLINES)
 
 

@@ -10,22 +10,10 @@ from datetime import datetime
 from pathlib import Path
 
 from vqlab.errors import UserError
+from vqlab.metrics import OBJECTIVES, PRIMARY
 from vqlab.tracking import RunRecord, Tracker, Version
 
-METRICS = (
-    "image_auroc",
-    "image_ap",
-    "image_f1max",
-    "pixel_auroc",
-    "pixel_ap",
-    "pixel_f1max",
-    "pixel_iou",
-    "aupro",
-    "escape_rate",
-    "false_reject_rate",
-)
-"""Metrics that may decide."""
-FIRST = ("test/image_auroc", "test/pixel_auroc", "test/aupro")
+FIRST = tuple(f"test/{name}" for name in PRIMARY)
 """Of these the first that both have decides where none is asked for."""
 WITHOUT_TEST = "validation/pixel_auroc"
 """What decides where there are no test images."""
@@ -45,8 +33,8 @@ def require_metric(metric: str, without_test: bool) -> None:
     """Raise UserError for a metric that must not decide."""
     wanted = "validation" if without_test else "test"
     split, _, name = metric.partition("/")
-    if split != wanted or name not in METRICS:
-        known = ", ".join(f"{wanted}/{name}" for name in METRICS)
+    if split != wanted or name not in OBJECTIVES:
+        known = ", ".join(f"{wanted}/{name}" for name in OBJECTIVES)
         of = " without test images" if without_test else ""
         raise UserError(f"a promotion's metric{of} must be one of {known}; got {metric!r}.")
 
@@ -74,7 +62,7 @@ def in_both(record: RunRecord, values: Mapping[str, float]) -> str:
     own = [name for name in FIRST if math.isfinite(record.metrics.get(name, math.nan))]
     if own:
         return next((name for name in own if name in values), own[0])
-    there = [f"test/{name}" for name in METRICS if f"test/{name}" in record.metrics]
+    there = [f"test/{name}" for name in OBJECTIVES if f"test/{name}" in record.metrics]
     raise UserError(
         f"run {record.short} must have one of {', '.join(FIRST)} to be compared; its test "
         "set lacks normal images or defects; add them and train again, or name what decides with "
@@ -86,7 +74,7 @@ def value_of(record: RunRecord, metric: str) -> float:
     """The run's value of a metric. Raises UserError where it has none."""
     value = record.metrics.get(metric, math.nan)
     if not math.isfinite(value):
-        there = [f"test/{name}" for name in METRICS if f"test/{name}" in record.metrics]
+        there = [f"test/{name}" for name in OBJECTIVES if f"test/{name}" in record.metrics]
         have = f"; it has {', '.join(there)}" if there else ""
         raise UserError(
             f"run {record.short} has no {metric}: it is undefined on its images{have}; choose "

@@ -49,7 +49,7 @@ def floor(maps: np.ndarray, masks: np.ndarray) -> Result:
 
 
 def ours(maps: np.ndarray, masks: np.ndarray) -> Result:
-    from vqlab.metrics import PixelStream, image_metrics
+    from vqlab.metrics import PixelStream, image_metrics, rates
 
     stream = PixelStream(threshold=1.0)
     for start in range(0, len(maps), 8):
@@ -57,7 +57,7 @@ def ours(maps: np.ndarray, masks: np.ndarray) -> Result:
     found = stream.compute()
     image = image_metrics(maps.max((1, 2)), masks.any((1, 2)))
     bounds = {f"±{name}": bound for name, bound in found.bounds.items()}
-    return found.metrics | stream.at.metrics() | image | bounds
+    return found.metrics | rates("pixel", stream.at) | image | bounds
 
 
 def exact(maps: np.ndarray, masks: np.ndarray) -> Result:

@@ -89,7 +89,8 @@ def test_no_masks_leave_the_image_metrics():
     evidence = Evidence.of(scores, labels, scores > 0.5, [None] * 4)
     found = distributions(evidence, resample(labels, 10))
     assert set(found) == {
-        "image_auroc", "image_ap", "image_f1max", "false_reject_rate", "escape_rate"
+        "image_auroc", "image_ap", "image_f1max", "false_reject_rate", "escape_rate",
+        "image_recall", "image_precision",
     }  # fmt: skip
 
 

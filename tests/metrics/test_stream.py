@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from vqlab.metrics import PixelStream, Regions, pixel_metrics, summarise_pixels
+from vqlab.metrics import PixelStream, Regions, pixel_metrics, rates, summarise_pixels
 from vqlab.metrics.kernels import BITS, SIDE
 from vqlab.metrics.stream import Bins
 
@@ -192,7 +192,7 @@ def test_an_edge_is_the_least_value_of_its_bin():
 
 def test_counts_at_a_threshold():
     maps, masks = smooth_maps()
-    found = stream(maps, masks, threshold=1.1).at.metrics()
+    found = rates("pixel", stream(maps, masks, threshold=1.1).at)
     flagged = maps > 1.1
     both = np.sum(flagged & masks)
     assert found["pixel_iou"] == pytest.approx(both / np.sum(flagged | masks))
@@ -203,7 +203,7 @@ def test_counts_at_a_threshold():
         regions, count = ndimage.label(mask, np.ones((3, 3)))
         shares += [hit[regions == region].mean() for region in range(1, count + 1)]
     assert found["region_overlap"] == pytest.approx(np.mean(shares))
-    assert "pixel_precision" not in stream(maps, masks, threshold=1e9).at.metrics()
+    assert "pixel_precision" not in rates("pixel", stream(maps, masks, threshold=1e9).at)
 
 
 @given(hnp.arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12))))
@@ -278,7 +278,7 @@ def test_a_bin_counts_beyond_16_bits():
 def test_a_map_with_more_defective_pixels_than_wait(monkeypatch):
     maps, masks = smooth_maps()
     whole = stream(maps, masks).compute()
-    monkeypatch.setattr("vqlab.metrics.defects._WAITING", 100)
+    monkeypatch.setattr("vqlab.metrics.defects._BUFFER", 100)
     assert stream(maps, masks).compute().metrics == pytest.approx(whole.metrics, abs=ROUNDING)
 
 

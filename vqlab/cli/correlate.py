@@ -63,7 +63,7 @@ def _say(detector: str, found: Sequence[Correlation]) -> None:
 
     from vqlab.cli.progress import out
     from vqlab.correlate import METRICS, OBJECTIVE, mean
-    from vqlab.metrics import HEADLINES
+    from vqlab.metrics import metric_title
 
     kinds = list(dict.fromkeys(kind for each in found for kind in each.kinds))
     objective = (OBJECTIVE, OBJECTIVE)
@@ -89,10 +89,10 @@ def _say(detector: str, found: Sequence[Correlation]) -> None:
             table = Table(title=f"{detector}, mean over categories, {title}", title_justify="left")
             table.add_column("validation \\ test")
             for judged in METRICS:
-                table.add_column(HEADLINES[judged], justify="right")
+                table.add_column(metric_title(judged), justify="right")
             for chosen in METRICS:
                 cells = [_cell(pairs, (chosen, judged)) for judged in METRICS]
-                table.add_row(HEADLINES[chosen], *cells)
+                table.add_row(metric_title(chosen), *cells)
             out.print(table)
 
 

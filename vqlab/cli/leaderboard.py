@@ -18,12 +18,6 @@ if TYPE_CHECKING:
     from vqlab.cli.leaderboard_table import Board
     from vqlab.tracking import RunRecord, Tracker
 
-_DEFAULTS = (
-    "test/image_auroc", "test/pixel_auroc", "test/aupro", "test/escape_rate",
-    "test/false_reject_rate",
-)  # fmt: skip
-"""What orders the rows where no metric is asked for."""
-
 
 @app.command(short_help="List the runs measured on test, best first.")
 def leaderboard(
@@ -73,11 +67,14 @@ def leaderboard(
 
 
 def _first_there(tracker: Tracker, category: str | None) -> str:
-    """Return the first of _DEFAULTS that a run of the category has: sets without test normals or
-    without masks do not give all of them."""
+    """Return the first headline metric that a run of the category has: not every test set has
+    normal images and masks."""
+    from vqlab.metrics import headlines
+
+    names = [f"test/{name}" for name in headlines(1)]
     runs = [run for run in tracker.runs() if category in (None, run.experiment)]
     there = {key for run in runs for key in run.metrics}
-    return next((name for name in _DEFAULTS if name in there), _DEFAULTS[0])
+    return next((name for name in names if name in there), names[0])
 
 
 def _measured(tracker: Tracker, category: str | None, metric: str) -> list[RunRecord]:

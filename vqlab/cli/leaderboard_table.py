@@ -14,7 +14,7 @@ from vqlab.cli.columns import Column, fitted_table
 from vqlab.cli.fit_width import FittedTable
 from vqlab.cli.metric_tables import AUDITED, split_of
 from vqlab.cli.progress import settings_text
-from vqlab.metrics import HEADLINES, less_is_better, rate_counts
+from vqlab.metrics import METRICS, Ranking, headlines, less_is_better, metric_title, rate_counts
 
 if TYPE_CHECKING:
     from vqlab.tracking import RunRecord
@@ -26,11 +26,9 @@ _NOT_SHOWN = {
     "features.cache", "training.device", "training.threads", "training.validate_every",
 }  # fmt: skip
 """Settings that say where a run ran, not what it is."""
-_BY_RANK = (
-    "image_auroc", "escape_rate", "pixel_auroc", "aupro", "false_reject_rate", "pixel_ap",
-    "image_ap",
-)  # fmt: skip
-_SEEDS = ("image_auroc", "pixel_auroc", "aupro", "pixel_ap")
+_BY_RANK = sorted(headlines(2), key=lambda name: METRICS[name].headline)
+"""Metrics of the columns, most important first."""
+_SEEDS = [name for name in _BY_RANK if isinstance(METRICS[name], Ranking)]
 _NO_SETTINGS = {"training.seed", "training.device", "training.threads"}
 """What two runs of the same settings may differ in."""
 
@@ -120,11 +118,13 @@ class Board:
     def _figures(self, baselines: Sequence[Row]) -> list[Column]:
         """The metric of the order first, then what fits of others, of the runs' codebooks, cost."""
         split, _, name = self.metric.rpartition("/")
-        header = HEADLINES.get(name, self.metric) if split == "test" else self.metric
+        header = metric_title(name) if split == "test" else self.metric
         figures = [self._column(header.replace("/", "/ "), self.metric, baselines, 0)]
         for rank, name in enumerate(_BY_RANK, 1):
             if self.metric != f"test/{name}":
-                figures.append(self._column(HEADLINES[name], f"test/{name}", baselines, 2 * rank))
+                figures.append(
+                    self._column(metric_title(name), f"test/{name}", baselines, 2 * rank)
+                )
         seconds = [row.run.duration for row in self.rows]
         cells = ["–" if value is None else f"{value:.0f}" for value in seconds]
         figures.append(Column("seconds", cells + ["–"] * len(baselines), rank=9, number=True))
@@ -254,7 +254,7 @@ def seeds_table(records: Sequence[RunRecord], width: int) -> FittedTable | None:
     for rank, name in enumerate(_SEEDS, 1):
         values = [[run.metrics.get(f"test/{name}") for run in by.values()] for by in several]
         cells = [_spread(each) for each in values]
-        columns.append(Column(HEADLINES[name], cells, rank, number=True))
+        columns.append(Column(metric_title(name), cells, rank, number=True))
     runs = [" ".join(run.run_id[:8] for run in by.values()) for by in several]
     columns.append(Column("runs", runs, rank=10, wraps=True))
     title = "the same settings with several seeds"

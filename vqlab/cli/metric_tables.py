@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from vqlab.cli.fit_width import PROTECTED, Cell, Column, FittedTable, Row, Widest
-from vqlab.metrics import HEADLINES, Interval, rate_counts
+from vqlab.metrics import Interval, headlines, metric_title, rate_counts
 
 if TYPE_CHECKING:
     from vqlab.compare import Comparison
     from vqlab.evaluation import Report, Thresholds
     from vqlab.metrics import Difference
 
-_ESSENTIAL = ("image_auroc", "pixel_auroc", "aupro", "false_reject_rate", "escape_rate")
-"""What is shown of them in a terminal of 80 columns."""
-_MORE = (*_ESSENTIAL, "image_ap", "pixel_ap")
+_FORMS = ((4, " "), (3, " "), (3, "\n"), (2, "\n"), (1, " "), (1, "\n"), (1, None))
+"""Forms of a table, widest first: headline level of its metrics, separator before intervals."""
 AUDITED = (
     "⚠ here a trivial statistic of the images separates test normals from test defects, so image "
     "metrics may flatter (vqlab data audit): judge by pixel metrics."
@@ -84,10 +83,10 @@ def comparison_tables(comparison: Comparison) -> list[FittedTable]:
         pairs = [_values({key: both[i] for key, both in values.items()}, images) for i in (0, 1)]
         rows = [
             _difference_row(key, [pair[key] for pair in pairs], differences[key])
-            for key in HEADLINES
+            for key in headlines(4)
             if key in differences
         ]
-        reasons = {each.reason for key, each in differences.items() if key in HEADLINES} - {""}
+        reasons = {each.reason for key, each in differences.items() if key in headlines(4)} - {""}
         notes = [f"no interval: {'; '.join(sorted(reasons))}"] if reasons else []
         title = category + " ⚠" * warned
         title += f": {_counted(images)}" if images else ""
@@ -111,7 +110,7 @@ def _difference_row(key: str, pair: Sequence[str], difference: Difference) -> Ro
         low, high = difference.interval
         moved = f"{difference.value:+.3f}  [{low:+.3f}, {high:+.3f}]"
         style = "bold" if not low <= 0 <= high else ""
-    return Row([HEADLINES[key], *pair, moved, p], style)
+    return Row([metric_title(key), *pair, moved, p], style)
 
 
 def _counted(images: Mapping[str, int]) -> str:
@@ -181,17 +180,14 @@ def _metrics_table(title: str, entries: Sequence[_Entry], thresholds: Thresholds
     captions = [] if thresholds is None else [thresholds_text(thresholds)]
     captions += [AUDITED] if any("⚠" in entry.name for entry in entries) else []
     forms = []
-    for keys, between in (
-        (HEADLINES, " "), (HEADLINES, "\n"), (_MORE, "\n"), (_ESSENTIAL, " "), (_ESSENTIAL, "\n"),
-        (_ESSENTIAL, None),
-    ):  # fmt: skip
-        shown = [key for key in HEADLINES if key in keys and any(_has(e, key) for e in entries)]
+    for level, between in _FORMS:
+        shown = [key for key in headlines(level) if any(_has(e, key) for e in entries)]
         rows = [_row(entry, shown, between) for entry in entries]
         if thresholds is not None and thresholds.promised is not None:
             promised = f"≤ {thresholds.promised:.3f}"
             cells = [promised if key == "false_reject_rate" else "" for key in shown]
             rows.append(Row(["promised", *cells], "dim"))
-        columns = [Column("", text=True), *(Column(HEADLINES[key]) for key in shown)]
+        columns = [Column("", text=True), *(Column(metric_title(key)) for key in shown)]
         legend = [_LEGEND] if sampled and between is not None else []
         forms.append(FittedTable(title, columns, rows, "\n".join([*legend, *captions])))
     return Widest(forms)

@@ -17,7 +17,6 @@ from vqlab.cli.progress import out
 from vqlab.cli.trial_tables import recipes_table as recipes_table
 from vqlab.cli.trial_tables import tested_table as tested_table
 from vqlab.cli.trial_tables import trials_table as trials_table
-from vqlab.metrics import HEADLINES as HEADLINES
 
 
 def say_notes(notes: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vqlab.cli.fit_width import Column, FittedTable, Row, Widest
 from vqlab.cli.progress import settings_text
-from vqlab.metrics import HEADLINES
+from vqlab.metrics import PRIMARY, metric_title
 
 if TYPE_CHECKING:
     from vqlab.sweep import SweepResult, TrialOnTest
@@ -37,11 +37,9 @@ def trials_table(result: SweepResult) -> FittedTable:
 
 def tested_table(result: SweepResult) -> Widest:
     """Validation against test, of every trial that was scored on test, and for what it was."""
-    names = list(
-        dict.fromkeys((result.objective.partition("/")[2], "image_auroc", "pixel_auroc", "aupro"))
-    )
+    names = list(dict.fromkeys((result.objective.partition("/")[2], *PRIMARY)))
     columns = [Column("trial", text=True), Column("for", text=True), Column("run")]
-    columns += [Column(HEADLINES.get(name, name.replace("_", " "))) for name in names]
+    columns += [Column(metric_title(name)) for name in names]
     title = "validation → test, of the trials scored on test"
     forms = []
     for between, digits in ((" → ", 4), ("\n→ ", 4), ("\n→ ", 3)):
@@ -80,5 +78,4 @@ def recipes_table(result: SweepResult) -> FittedTable:
 
 
 def _objective(result: SweepResult) -> str:
-    name = result.objective.partition("/")[2]
-    return HEADLINES.get(name, name.replace("_", " "))
+    return metric_title(result.objective.partition("/")[2])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +13,10 @@ from vqlab.evaluation.uncertainty import MEAN
 from vqlab.metrics import (
     ANOMALOUS_IMAGES,
     NORMAL_IMAGES,
+    RATES,
     Difference,
     Evidence,
+    ThresholdCounts,
     distributions,
     enough,
     paired_difference,
@@ -22,22 +24,16 @@ from vqlab.metrics import (
     resample,
 )
 
-_WRONG: dict[str, Callable[[Evidence], NDArray[Any]]] = {
-    "false_reject_rate": lambda evidence: evidence.flagged[evidence.labels == 0],
-    "escape_rate": lambda evidence: ~evidence.flagged[evidence.labels == 1],
-}
-"""Of a rate, which images count."""
-
 
 class Paired(NamedTuple):
     """The metrics of two detectors on the same images, by category and metric."""
 
     values: dict[str, dict[str, tuple[float, float]]]
-    """The first detector's value and the second's."""
+    """Values of the first and the second detector."""
     differences: dict[str, dict[str, Difference]]
     """Second minus first, with its 95 % interval and p-value."""
     images: dict[str, dict[str, int]]
-    """How many `normal_images` and `anomalous_images` a category has."""
+    """Numbers of `normal_images` and `anomalous_images` by category."""
 
 
 def paired_differences(
@@ -48,32 +44,31 @@ def paired_differences(
 ) -> Paired:
     """Compare two detectors on the same resamples of the same images.
 
-    What makes an image hard for both detectors cancels out (Efron and Tibshirani 1993, An
+    Image difficulty that both detectors share cancels out (Efron and Tibshirani 1993, An
     Introduction to the Bootstrap). `before` and `after` hold the same images, by category. Rates of
     one category are compared exactly (`paired_rates`); their mean over categories is resampled.
-    MEAN is the key of the mean over categories, present where there are several.
+    With several categories, MEAN is the key of the mean over them.
     """
     values: dict[str, dict[str, tuple[float, float]]] = {}
-    moved: dict[str, dict[str, np.ndarray]] = {}
+    shifts: dict[str, dict[str, NDArray[Any]]] = {}
     for place, category in enumerate(before):
         a, b = before[category], after[category]
         weights = resample(a.evidence.labels, resamples, seed + place)
         first, second = distributions(a.evidence, weights), distributions(b.evidence, weights)
         names = [n for n in first if n in second and n in a.metrics and n in b.metrics]
         values[category] = {name: (a.metrics[name], b.metrics[name]) for name in names}
-        moved[category] = {name: second[name] - first[name] for name in names}
+        shifts[category] = {name: second[name] - first[name] for name in names}
+    parts = {category: [(before[category], after[category])] for category in before}
     if len(values) > 1:
         shared = set.intersection(*(set(each) for each in values.values()))
         names = [name for name in next(iter(values.values())) if name in shared]
-        every = list(values)
-        means = {n: np.mean([values[c][n] for c in every], axis=0).tolist() for n in names}
-        moved[MEAN] = {n: np.mean([moved[c][n] for c in every], axis=0) for n in names}
+        shifts[MEAN] = {n: np.mean([shifts[c][n] for c in parts], axis=0) for n in names}
+        means = {n: np.mean([values[c][n] for c in parts], axis=0).tolist() for n in names}
         values[MEAN] = {name: (pair[0], pair[1]) for name, pair in means.items()}
-    parts = [(before[category], after[category]) for category in before]
-    of_category = {category: [part] for category, part in zip(before, parts, strict=True)}
+        parts[MEAN] = [part for pairs in parts.values() for part in pairs]
     differences = {
         category: {
-            name: _difference(name, pair, moved[category][name], of_category.get(category, parts))
+            name: _difference(name, pair, shifts[category][name], parts[category])
             for name, pair in metrics.items()
         }
         for category, metrics in values.items()
@@ -84,15 +79,24 @@ def paired_differences(
 def _difference(
     name: str,
     pair: tuple[float, float],
-    moved: NDArray[Any],
+    shifts: NDArray[Any],
     parts: Sequence[tuple[Measured, Measured]],
 ) -> Difference:
-    """Compare one metric; parts: both detectors' figures of each category that it comes from."""
-    if name in _WRONG and len(parts) == 1:
-        first, second = (_WRONG[name](measured.evidence) for measured in parts[0])
-        return paired_rates(first, second)
+    """Compare one metric; parts: both detectors' results on each category it comes from."""
+    if name in RATES and len(parts) == 1:
+        (a, counted), (b, same) = (_by_image(name, each.evidence) for each in parts[0])
+        if np.array_equal(counted, same):
+            return paired_rates(a[counted], b[counted])
     sufficient = all(enough(measured.evidence, name) for measured, _ in parts)
-    return paired_difference(moved, pair[1] - pair[0], sufficient)
+    return paired_difference(shifts, pair[1] - pair[0], sufficient)
+
+
+def _by_image(name: str, evidence: Evidence) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Numerator and denominator (N,) of a rate, image by image."""
+    each_once = np.eye(len(evidence.labels), dtype=np.float32)
+    at = ThresholdCounts.of_images(evidence.labels, evidence.flagged, each_once)
+    numerator, denominator = RATES[name].ratio(at)
+    return numerator > 0, denominator > 0
 
 
 def _images(measured: Measured) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The report: what the scores of a set of images are worth, and how sure that is."""
+"""Evaluate the scores of a set of images: metrics, intervals, curves."""
 
 from __future__ import annotations
 
@@ -23,41 +23,39 @@ from vqlab.metrics import (
     PixelStream,
     Regions,
     Summary,
+    ThresholdCounts,
+    rates,
     summarise_images,
 )
 from vqlab.text import unique_key
 
 POOLED = "pooled"
-"""Stands in the place of a category in the keys of metrics over all images as one set."""
+"""Stands for the category in the keys of metrics of all images as one set."""
 
 
 class EvaluationSettings(Settings):
-    """Section `evaluation`: how the test set is measured."""
+    """Section `evaluation`: how the test set is evaluated."""
 
     resolution: Literal["network", "original"] = "network"
-    """Where pixels are compared: at the network's size, or at each image's own."""
+    """Resolution of the pixel metrics: the network's input size, or that of each image file."""
     resamples: int = Field(default=1000, ge=0, le=100_000)
-    """Resamples of the test images behind the 95 % intervals; 0: none."""
+    """Bootstrap resamples for the 95 % intervals; 0: no intervals."""
     seed: int = Field(default=0, ge=0)
-    """Decides the resamples."""
+    """Seed of the resamples."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a detector is worth on a set of images; a metric that is undefined is absent.
+    """The metrics of a detector on a set of images, by name (`vqlab.metrics.METRICS`).
 
-    Names: image_auroc, image_ap, image_f1max, pixel_auroc, pixel_ap, pixel_f1max, aupro (up to a
-    false-positive rate of 0.30), aupro_005; and at the thresholds false_reject_rate (normal images
-    called defective), escape_rate (defects called normal), image_precision, image_recall,
-    pixel_precision, pixel_recall, pixel_iou (flagged ∩ defective over flagged ∪ defective pixels,
-    over all images), region_overlap (mean flagged share of a region).
+    An undefined metric is absent.
     """
 
     per_category: dict[str, dict[str, float]]
     mean: dict[str, float]
-    """The mean over those categories where the metric is defined."""
+    """Mean over the categories in which the metric is defined."""
     pooled: dict[str, float] = field(default_factory=dict)
-    """All images as one set, one threshold for all; empty where there is one category."""
+    """Metrics of all images as one set; empty for one category."""
     notes: tuple[str, ...] = ()
     """Sentences on undefined metrics and unmet guarantees."""
     warned: tuple[str, ...] = ()
@@ -65,16 +63,16 @@ class Report:
     curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
     """Per category: image_roc, image_precision_recall, pixel_roc, pixel_precision_recall, pro."""
     f1max_thresholds: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Per category and level (image, pixel): flagging scores at or above it gives the F1max."""
+    """Per category and level (image, pixel): flagging scores at or above it reaches F1max."""
     bounds: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Per category: how far binning can have moved a pixel metric; never further."""
+    """Per category: upper bound on the error of each pixel metric from binning."""
     intervals: dict[str, dict[str, Interval]] = field(default_factory=dict)
     """Per category, and `mean`: 95 % intervals, Clopper-Pearson of rates, bootstrap over images of
-    other metrics; none where not asked for, or where the images cannot give one (see `notes`)."""
+    ranking metrics; absent if not requested or not determined by the images (see `notes`)."""
     images: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Per category: how many `normal_images` and `anomalous_images` there are."""
+    """Per category: numbers of `normal_images` and `anomalous_images`."""
     evidence: dict[str, Evidence] = field(default_factory=dict, repr=False)
-    """Per category: what resampling needs, for comparing with another run on the same images."""
+    """Per category: what comparing with another run on the same images needs."""
 
     @property
     def pooled_images(self) -> dict[str, int]:
@@ -83,12 +81,11 @@ class Report:
         return {name: sum(each.get(name, 0) for each in self.images.values()) for name in names}
 
     def keyed(self, split: str) -> dict[str, float]:
-        """Metric keys such as `test/image_auroc`, the mean over categories; intervals likewise, as
-        `test/image_auroc_low` and `_high`.
+        """Return the metrics by key: `test/image_auroc` for the mean over categories, with its
+        interval `test/image_auroc_low` and `_high`.
 
         With several categories also `test/<category>/image_auroc` and `test/pooled/image_auroc`.
-        The numbers of images, `normal_images` and `anomalous_images`, stand beside the metrics that
-        come from them: there are none of a mean over categories.
+        The numbers of images are beside the metrics of a category or pooled set, not the mean.
         """
         keyed = {f"{split}/{name}": value for name, value in self.mean.items()}
         for name, interval in self.intervals.get("mean", {}).items():
@@ -115,11 +112,11 @@ def evaluate(
     *,
     keep_evidence: bool = False,
 ) -> Report:
-    """Measure a scored set: per category, their mean, and pooled where there are several.
+    """Evaluate a scored set: per category, their mean, and pooled if there are several.
 
-    images: the set that was scored; with it masks come in their own size where `settings` ask for
-    that, and regions that only meet at the network's size are noted. settings: none gives no
-    intervals. keep_evidence: fill `Report.evidence` even without intervals.
+    images: the set that was scored, for masks at their original resolution and a note on regions
+    that merge at the network's. settings: default: no intervals. keep_evidence: fill
+    `Report.evidence` even without intervals.
     """
     settings = settings or EvaluationSettings(resamples=0)
     parts = {
@@ -151,7 +148,7 @@ def evaluate(
 
 
 class _Measure:
-    """The metrics of some images of a scored set, as one set."""
+    """The metrics of a subset of a scored set."""
 
     def __init__(
         self,
@@ -162,53 +159,43 @@ class _Measure:
         images: ImageSet | None,
         keep_evidence: bool = False,
     ) -> None:
-        chosen = list(indices)
+        indices = list(indices)
         keep_evidence |= settings.resamples > 0
-        self.labels, self.scores = scored.labels[chosen], scored.image_scores[chosen]
-        self.flagged = self.scores > thresholds.image
-        defects = int(self.labels.sum())
-        self.images = {NORMAL_IMAGES: len(chosen) - defects, ANOMALOUS_IMAGES: defects}
-        self.known = [i for i in chosen if scored.labels[i] == 0 or scored.masks[i].any()]
-        self.unmasked = len(chosen) - len(self.known)
-        self.regions = self.met = 0
-        self.image = summarise_images(self.scores, self.labels)
-        own = settings.resolution == "original" and images is not None
+        labels, scores = scored.labels[indices], scored.image_scores[indices]
+        flagged = scores > thresholds.image
+        anomalous = int(labels.sum())
+        self.images = {NORMAL_IMAGES: len(indices) - anomalous, ANOMALOUS_IMAGES: anomalous}
+        self.masked = [i for i in indices if scored.labels[i] == 0 or scored.masks[i].any()]
+        self.unmasked = len(indices) - len(self.masked)
+        self.regions = self.merged = 0
+        self.image = summarise_images(scores, labels)
+        original = settings.resolution == "original" and images is not None
         stream = PixelStream(threshold=thresholds.pixel, keep_images=keep_evidence)
-        for values, mask in self._pixels(scored, images, own):
+        for values, mask in self._pixels(scored, images, original):
             stream.update([values], None if mask is None else [mask])
         self.pixel: Summary = stream.compute()
-        self.metrics = self.image.metrics | self.pixel.metrics | self._at_threshold()
-        self.metrics |= stream.at.metrics()
+        self.metrics = self.image.metrics | self.pixel.metrics
+        self.metrics |= rates("image", ThresholdCounts.of_images(labels, flagged))
+        self.metrics |= rates("pixel", stream.at)
         self.evidence: Evidence | None = None
         if keep_evidence:
-            kept = dict(zip(self.known, stream.images, strict=True))
-            histograms = [kept.get(i) for i in chosen]
-            self.evidence = Evidence.of(self.scores, self.labels, self.flagged, histograms)
+            by_index = dict(zip(self.masked, stream.images, strict=True))
+            histograms = [by_index.get(i) for i in indices]
+            self.evidence = Evidence.of(scores, labels, flagged, histograms)
 
     def _pixels(
-        self, scored: Scored, images: ImageSet | None, own: bool
+        self, scored: Scored, images: ImageSet | None, original: bool
     ) -> Iterator[tuple[Array, Array | None]]:
-        for i in self.known:
+        """Yield each anomaly map with its mask, None for a normal image; count merged regions."""
+        for i in self.masked:
             values, mask = scored.maps[i], scored.masks[i] if scored.labels[i] else None
             if mask is not None and images is not None:
-                original = images.original_mask(i)
-                count = Regions.of(original).count
+                full = images.original_mask(i)
+                count = Regions.of(full).count
                 self.regions += count
-                self.met += count - Regions.of(mask).count
-                mask = original if own else mask
-            yield (resized(values, scored.geometry[i].original) if own else values), mask
-
-    def _at_threshold(self) -> dict[str, float]:
-        normal = self.labels == 0
-        found = {}
-        if normal.any():
-            found["false_reject_rate"] = float(self.flagged[normal].mean())
-        if not normal.all():
-            found["escape_rate"] = float((~self.flagged[~normal]).mean())
-            found["image_recall"] = 1 - found["escape_rate"]
-            if self.flagged.any():
-                found["image_precision"] = float((~normal)[self.flagged].mean())
-        return found
+                self.merged += count - Regions.of(mask).count
+                mask = full if original else mask
+            yield (resized(values, scored.geometry[i].original) if original else values), mask
 
     @property
     def curves(self) -> dict[str, Curve]:
@@ -225,14 +212,14 @@ class _Measure:
         return {level: value for level, value in levels.items() if value is not None}
 
     def notes(self, name: str) -> Iterator[str]:
-        """A sentence for everything that keeps a metric from being defined, or might mislead."""
-        defects = int(self.labels.sum())
+        """Say which metrics are undefined or may mislead."""
+        defects = self.images[ANOMALOUS_IMAGES]
         if defects == 0:
             yield (
                 f"{name} has no defects here: AUROC, AP, F1max, AUPRO, escape_rate and the pixel "
                 "metrics are undefined."
             )
-        if defects == len(self.labels):
+        if not self.images[NORMAL_IMAGES]:
             yield (
                 f"{name} has no normal images here: image AUROC, AP, F1max and false_reject_rate "
                 "are undefined."
@@ -244,11 +231,11 @@ class _Measure:
                 f"{name} has {self.unmasked} of {defects} defect images without a mask: "
                 f"{none if self.unmasked == defects else left}."
             )
-        if self.met > 0:
+        if self.merged > 0:
             yield (
-                f"{name}: at the network's size {self.met} of {self.regions} defect regions touch "
-                "another and count as one with it (none vanishes); evaluation.resolution=original "
-                "keeps them apart."
+                f"{name}: at the network's size {self.merged} of {self.regions} defect regions "
+                "touch another and count as one with it; evaluation.resolution=original keeps them "
+                "apart."
             )
 
 

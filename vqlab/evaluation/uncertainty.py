@@ -1,4 +1,4 @@
-"""How sure the figures of a report are: its intervals, and a sentence where there can be none."""
+"""Intervals of a report's metrics, and notes where there can be none."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 from vqlab.metrics import (
     ANOMALOUS_IMAGES,
     CONSTANT,
-    HEADLINES,
     NORMAL_IMAGES,
+    RANKINGS,
     RATES,
     TOO_FEW,
     Interval,
     distributions,
     enough,
+    headlines,
     intervals,
     least_auroc,
+    metric_title,
     rate_counts,
     rate_interval,
     resample,
@@ -31,41 +33,42 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 MEAN = "mean"
+"""Key of the mean over categories."""
 
 
 def with_intervals(report: Report, resamples: int, seed: int) -> Report:
     """Return the report with `intervals` computed from its evidence, and notes on missing ones.
 
-    Rates have exact intervals. Other metrics have bootstrap intervals over images, unless there are
-    too few images to resample or all resamples agree.
+    Rates have exact intervals. Ranking metrics have bootstrap intervals over images, unless there
+    are too few images to resample or all resamples agree.
     """
-    found: dict[str, dict[str, Array]] = {}
+    sampled: dict[str, dict[str, Array]] = {}
     given: dict[str, dict[str, Interval]] = {}
     for place, (category, evidence) in enumerate(report.evidence.items()):
         metrics = report.per_category[category]
-        sampled = distributions(evidence, resample(evidence.labels, resamples, seed + place))
-        found[category] = {name: values for name, values in sampled.items() if name not in RATES}
-        usable = {n: values for n, values in found[category].items() if enough(evidence, n)}
+        every = distributions(evidence, resample(evidence.labels, resamples, seed + place))
+        sampled[category] = {name: values for name, values in every.items() if name in RANKINGS}
+        usable = {n: values for n, values in sampled[category].items() if enough(evidence, n)}
         given[category] = intervals(metrics, usable) | _of_rates(report, [category])
-    usable = {name: values for name, values in _means(found).items() if _enough(report, name)}
-    given[MEAN] = intervals(report.mean, usable) | _of_rates(report, list(found))
-    if len(found) == 1:
-        given[MEAN] = given[next(iter(found))]
-    sampled_names = {name for values in found.values() for name in values}
-    missing = _missing(report, given[MEAN], [n for n in HEADLINES if n in sampled_names])
-    return replace(report, intervals=given, notes=(*report.notes, *missing))
+    usable = {name: values for name, values in _means(sampled).items() if _enough(report, name)}
+    given[MEAN] = intervals(report.mean, usable) | _of_rates(report, list(sampled))
+    if len(sampled) == 1:
+        given[MEAN] = given[next(iter(sampled))]
+    names = {name for values in sampled.values() for name in values}
+    missing = [name for name in headlines() if name in names and name not in given[MEAN]]
+    return replace(report, intervals=given, notes=(*report.notes, *_notes(report, missing)))
 
 
-def _means(found: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:
-    names = {name for each in found.values() for name in each}
+def _means(sampled: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:
+    names = {name for each in sampled.values() for name in each}
     return {
-        name: np.mean([each[name] for each in found.values() if name in each], axis=0)
+        name: np.mean([each[name] for each in sampled.values() if name in each], axis=0)
         for name in names
     }
 
 
 def _enough(report: Report, name: str) -> bool:
-    """Whether every category that has a metric has enough images to resample it."""
+    """Return whether every category with this metric has enough images to resample it."""
     having = [e for c, e in report.evidence.items() if name in report.per_category[c]]
     return all(enough(evidence, name) for evidence in having)
 
@@ -79,18 +82,17 @@ def _of_rates(report: Report, categories: Sequence[str]) -> dict[str, Interval]:
     }
 
 
-def _missing(report: Report, given: Mapping[str, Interval], names: Sequence[str]) -> Iterator[str]:
-    """A sentence for each reason why metrics of the mean row have no interval."""
-    missing = [name for name in names if name not in given]
+def _notes(report: Report, missing: Sequence[str]) -> Iterator[str]:
+    """Say why metrics of the mean row have no interval, and what perfect separation shows."""
     categories = list(report.evidence)
     who = categories[0] if len(categories) == 1 else "The mean over categories"
     reasons: dict[str, list[str]] = {}
     for name in missing:
         reason = CONSTANT if _enough(report, name) else TOO_FEW
-        reasons.setdefault(reason, []).append(HEADLINES[name])
-    for reason, words in reasons.items():
-        sentence = f"{who} has no 95 % interval of {', '.join(words)}: {reason}"
-        sentence += _got(report, categories) if reason == TOO_FEW else ""
+        reasons.setdefault(reason, []).append(metric_title(name))
+    for reason, titles in reasons.items():
+        sentence = f"{who} has no 95 % interval of {', '.join(titles)}: {reason}"
+        sentence += _numbers(report, categories) if reason == TOO_FEW else ""
         yield sentence + "."
     if len(categories) == 1 and report.mean.get("image_auroc") == 1.0:
         counts = report.images[categories[0]]
@@ -101,12 +103,11 @@ def _missing(report: Report, given: Mapping[str, Interval], names: Sequence[str]
         )
 
 
-def _got(report: Report, categories: Sequence[str]) -> str:
+def _numbers(report: Report, categories: Sequence[str]) -> str:
     if len(categories) > 1:
         return " of each category"
-    counts = report.images[categories[0]]
-    unmasked = counts[ANOMALOUS_IMAGES] - int(
-        np.count_nonzero(report.evidence[categories[0]].positives.any(axis=1))
-    )
+    counts, evidence = report.images[categories[0]], report.evidence[categories[0]]
+    masked = int(np.count_nonzero(evidence.positives.any(axis=1)))
+    unmasked = counts[ANOMALOUS_IMAGES] - masked
     without = f" ({unmasked} without a mask)" if unmasked else ""
     return f"; got {counts[NORMAL_IMAGES]} and {counts[ANOMALOUS_IMAGES]}{without}"

@@ -1,4 +1,4 @@
-"""Metrics: arrays in, floats out. Right for any real scores; higher is more anomalous."""
+"""Metrics: arrays in, floats out. Scores are real numbers; higher is more anomalous."""
 
 from vqlab.metrics.bootstrap import (
     CONSTANT,
@@ -11,16 +11,32 @@ from vqlab.metrics.bootstrap import (
     paired_difference,
     resample,
 )
-from vqlab.metrics.direction import less_is_better
-from vqlab.metrics.groups import Curve
-from vqlab.metrics.information import entropy, mutual_information, purity
-from vqlab.metrics.interval import LEVEL, Difference, Interval
-from vqlab.metrics.names import HEADLINES
-from vqlab.metrics.proportions import (
-    ANOMALOUS_IMAGES,
-    NORMAL_IMAGES,
+from vqlab.metrics.catalogue import (
+    FPR_LIMIT,
+    METRICS,
+    OBJECTIVES,
+    PRIMARY,
+    RANKINGS,
     RATES,
+    Metric,
+    Ranking,
+    Rate,
+    ThresholdCounts,
+    get_metric,
+    headlines,
+    less_is_better,
+    metric_title,
+    rates,
+)
+from vqlab.metrics.groups import Curve, Estimate, Groups
+from vqlab.metrics.information import entropy, mutual_information, purity
+from vqlab.metrics.intervals import (
+    ANOMALOUS_IMAGES,
+    LEVEL,
+    NORMAL_IMAGES,
     Count,
+    Difference,
+    Interval,
     paired_rates,
     rate_counts,
     rate_interval,
@@ -28,7 +44,6 @@ from vqlab.metrics.proportions import (
 from vqlab.metrics.regions import Regions
 from vqlab.metrics.stream import Histogram, PixelStream
 from vqlab.metrics.summary import (
-    FPR_LIMIT,
     Summary,
     image_metrics,
     pixel_metrics,
@@ -40,27 +55,39 @@ __all__ = [
     "ANOMALOUS_IMAGES",
     "CONSTANT",
     "FPR_LIMIT",
-    "HEADLINES",
     "LEVEL",
+    "METRICS",
     "NORMAL_IMAGES",
+    "OBJECTIVES",
+    "PRIMARY",
+    "RANKINGS",
     "RATES",
     "TOO_FEW",
     "Count",
     "Curve",
     "Difference",
+    "Estimate",
     "Evidence",
+    "Groups",
     "Histogram",
     "Interval",
+    "Metric",
     "PixelStream",
+    "Ranking",
+    "Rate",
     "Regions",
     "Summary",
+    "ThresholdCounts",
     "distributions",
     "enough",
     "entropy",
+    "get_metric",
+    "headlines",
     "image_metrics",
     "intervals",
     "least_auroc",
     "less_is_better",
+    "metric_title",
     "mutual_information",
     "paired_difference",
     "paired_rates",
@@ -68,6 +95,7 @@ __all__ = [
     "purity",
     "rate_counts",
     "rate_interval",
+    "rates",
     "resample",
     "summarise_images",
     "summarise_pixels",

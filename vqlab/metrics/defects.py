@@ -1,7 +1,7 @@
-"""Defective pixels per bin, counted many at a time.
+"""Counts of defective pixels per bin, added in batches.
 
-They are few and lie in bins far apart. Counted one map after the other they would push the normal
-pixels' counts out of the processor's cache, map after map; so they wait.
+Defective pixels are few and their bins far apart. Counting each map's at once would evict the
+counts of normal pixels from the cache, so they are buffered.
 """
 
 from __future__ import annotations
@@ -11,62 +11,61 @@ import numpy as np
 from vqlab.metrics import kernels
 from vqlab.metrics.groups import Array
 
-_WAITING = 1 << 17
-"""Pixels that wait, unless one map has more."""
+_BUFFER = 1 << 17
+"""Pixels in the buffer, unless one map has more."""
 
 
-class Defects:
-    """How many defective pixels each bin holds, and the share of their regions' areas."""
+class DefectCounts:
+    """Defective pixels of each bin, and the sum of their region weights."""
 
     def __init__(self) -> None:
-        self.held = 0
-        """Bins that hold any, of those in the table."""
+        self.occupied = 0
+        """Number of bins in the table that hold a pixel."""
         self._places, self._weights = np.empty(0, np.int32), np.empty(0)
         self._count = 0
-        """Pixels that wait."""
+        """Pixels in the buffer."""
         self._first = 0
-        """The bin of the table's first row."""
+        """Bin of the table's first row."""
         self._table = np.zeros((0, 2))
-        """float64, in which pixels up to 2^53 are exact."""
+        """float64: exact up to 2^53 pixels."""
 
-    def room(self, pixels: int) -> tuple[Array, Array]:
-        """Where to write the bins (pixels,) int32 and weights (pixels,) of a map's pixels."""
+    def reserve(self, pixels: int) -> tuple[Array, Array]:
+        """Return buffers for the bins (pixels,) int32 and weights (pixels,) of a map's pixels."""
         if self._count + pixels > len(self._places):
-            self._settle()
+            self._flush()
             if pixels > len(self._places):
-                size = max(pixels, _WAITING)
+                size = max(pixels, _BUFFER)
                 self._places, self._weights = np.empty(size, np.int32), np.empty(size)
-        own = slice(self._count, self._count + pixels)
+        span = slice(self._count, self._count + pixels)
         self._count += pixels
-        return self._places[own], self._weights[own]
+        return self._places[span], self._weights[span]
 
-    def give_back(self, pixels: int) -> None:
-        """Forget the last map's pixels."""
+    def release(self, pixels: int) -> None:
+        """Drop the last map's pixels."""
         self._count -= pixels
 
-    def put(self, place: int, pixels: int, regions: int) -> None:
-        """Count a map that is one region and lies in one bin."""
+    def add(self, place: int, pixels: int, regions: int) -> None:
+        """Count a map whose pixels lie in one bin."""
         self._widen(place, place)
         row = self._table[place - self._first]
-        self.held += int(pixels > 0 and row[0] == 0)
+        self.occupied += int(pixels > 0 and row[0] == 0)
         row += pixels, regions
 
     def table(self, first: int, last: int) -> Array:
-        """(last + 1 - first, 2): pixels, and the sum of their weights, of these bins; no other bin
-        may hold any."""
-        self._settle()
+        """Return pixels and weights (last + 1 - first, 2) of these bins, which hold all pixels."""
+        self._flush()
         self._widen(first, last)
         return self._table[first - self._first : last + 1 - self._first]
 
-    def _settle(self) -> None:
+    def _flush(self) -> None:
         if self._count:
             places, weights = self._places[: self._count], self._weights[: self._count]
             self._widen(int(places.min()), int(places.max()))
-            self.held += kernels.weigh(places, weights, self._first, self._table)
+            self.occupied += kernels.weigh(places, weights, self._first, self._table)
             self._count = 0
 
     def _widen(self, first: int, last: int) -> None:
-        """Have a row for each of these bins."""
+        """Extend the table to these bins."""
         end = self._first + len(self._table)
         if not len(self._table):
             self._first, self._table = first, np.zeros((last + 1 - first, 2))

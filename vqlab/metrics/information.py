@@ -1,4 +1,4 @@
-"""What one labelling of things tells of another: are the codes the categories?"""
+"""Agreement of two labellings, such as prototypes and categories."""
 
 from __future__ import annotations
 
@@ -9,38 +9,37 @@ from vqlab.metrics.groups import Array
 
 
 def contingency(first: ArrayLike, second: ArrayLike) -> Array:
-    """How often each value of `first` meets each of `second`, both (N,), of anything sortable:
-    int64 (values of first, values of second), sorted. Raises ValueError for other shapes."""
-    one, other = np.asarray(first), np.asarray(second)
-    if one.ndim != 1 or one.shape != other.shape:
-        raise ValueError(f"first and second must be (N,) both; got {one.shape} and {other.shape}.")
-    rows, row = np.unique(one, return_inverse=True)
-    columns, column = np.unique(other, return_inverse=True)
+    """Return the contingency table of two labellings (N,) of sortable values: int64 (values of
+    first, values of second), sorted. Raises ValueError for other shapes."""
+    a, b = np.asarray(first), np.asarray(second)
+    if a.ndim != 1 or a.shape != b.shape:
+        raise ValueError(f"first and second must be (N,) both; got {a.shape} and {b.shape}.")
+    rows, row = np.unique(a, return_inverse=True)
+    columns, column = np.unique(b, return_inverse=True)
     counts = np.bincount(row * len(columns) + column, minlength=len(rows) * len(columns))
     return counts.reshape(len(rows), len(columns))
 
 
 def entropy(labels: ArrayLike) -> float:
-    """Of the labels' frequencies (N,), nats; 0 of none."""
+    """Return the entropy of labels (N,) in nats; 0 without labels."""
     return _entropy(contingency(labels, labels).diagonal())
 
 
 def mutual_information(first: ArrayLike, second: ArrayLike) -> float:
-    """What either labelling (N,) tells of the other, nats: Σ p(a, b) log p(a, b) / p(a) p(b).
+    """Return the mutual information of two labellings (N,) in nats, in [0, smaller entropy].
 
-    From 0 up to the smaller entropy. It is measured on these N things: with hardly more things
-    than values it comes out too high.
+    Σ p(a, b) log p(a, b) / p(a) p(b) of the empirical frequencies: biased upwards for small N.
     """
     table = contingency(first, second)
-    apart = _entropy(table.sum(1)) + _entropy(table.sum(0))
-    return max(0.0, apart - _entropy(table.ravel()))
+    marginal = _entropy(table.sum(1)) + _entropy(table.sum(0))
+    return max(0.0, marginal - _entropy(table.ravel()))
 
 
 def purity(groups: ArrayLike, labels: ArrayLike) -> float:
-    """Share of the things (N,) that have the label most common in their group, in [0, 1]."""
+    """Return the share of elements (N,) with the most common label of their group, in [0, 1]."""
     table = contingency(groups, labels)
     if not table.size:
-        raise ValueError("purity needs something to group; got no things.")
+        raise ValueError("purity needs at least one element; got none.")
     return float(table.max(1).sum() / table.sum())
 
 

@@ -1,8 +1,8 @@
 """Compiled loops over pixels: bins of scores, regions of masks.
 
-The bins are fixed by a centre and a scale, not by a range: |value − centre| in units of the scale
-is placed by the bits of 1 + it as a float32, which grow like its logarithm in straight pieces. So
-bins are even near the centre and widen with the distance from it, and any finite value has one.
+Bins are defined by a centre and a scale, not by a range. A value is placed by the float32 bits of
+1 + |value − centre| / scale, a piecewise linear approximation of the logarithm. So bins are uniform
+near the centre, widen with the distance from it, and hold any finite value.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import numpy as np
 from numba import njit
 
 BITS = 15
-"""A bin is at most 2^-15 of (distance from the centre + scale) wide."""
-OWN_BITS = 6
-"""Likewise for the histogram kept of each image."""
+"""The width of a bin is at most 2^-15 of (distance from the centre + scale)."""
+COARSE_BITS = 6
+"""The same for the histogram of each image."""
 DOUBLINGS = 24
-"""How many doublings of the scale have bins; what lies further out shares the last one."""
+"""Doublings of the scale that have bins; values further out share the last one."""
 SIDE = DOUBLINGS << BITS
-"""Bins on either side of the centre."""
-OWN_SIDE = DOUBLINGS << OWN_BITS
+"""Bins on each side of the centre."""
+COARSE_SIDE = DOUBLINGS << COARSE_BITS
 _SIDE, _LAST, _SHIFT = np.int32(SIDE), np.int32(SIDE - 1), np.int32(23 - BITS)
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _ONE_BITS, _SIGN = np.int32(0x3F800000), np.int32(31)
@@ -32,9 +32,9 @@ _STEP, _NOWHERE = np.uint16(1), np.int32(2 * SIDE)
 
 @njit(cache=True, nogil=True)
 def places_of(values: Any, centre: Any, per_scale: Any, places: Any) -> Any:
-    """Bins of values (n,) into places (n,) int32; how many values are NaN or infinite.
+    """Write the bins of values (n,) into places (n,) int32; return the number of NaN or infinite.
 
-    Bins never fall where values rise. centre and per_scale are of the values' type.
+    Bins are monotone in the values. centre and per_scale have the values' type.
     """
     bad = np.int32(0)
     for i in range(len(values)):
@@ -62,18 +62,17 @@ def count(
     span: Any,
     defective: Any,
     shares: Any,
-    own: Any,
+    coarse: Any,
 ) -> Any:
-    """Count the values (h, w): those outside of all runs in the bins of `counts`; of those in runs
-    the bins go into defective (pixels,) int32, and their regions' weights into shares (pixels,).
+    """Count the values (h, w) of an anomaly map: normal ones in the bins of `counts`; for defective
+    ones, write bins into defective (pixels,) int32 and region weights into shares (pixels,).
 
-    Returns how many values are NaN or infinite; how many are above the threshold; and of these, how
-    many are in runs and the sum of their weights.
-    runs (R, 4) see `cut_runs`; weights (regions,). counts (2·SIDE + 1,) uint16, the last one for
-    nothing; carries, likewise: how often these went beyond 16 bits, which hardly happens, so that
-    what is in use stays in the cache. span (2,): the lowest and the highest bin in use, widened to
-    what is counted. own (3, 2·OWN_SIDE): the image's own normal and defective pixels and weights,
-    or empty where they are not kept.
+    runs (R, 4): defective runs, see `cut_runs`; weights (regions,). counts (2·SIDE + 1,) uint16,
+    the last one unused; carries: overflows of each count, which are rare, so that the working set
+    stays in cache. span (2,): lowest and highest bin in use, updated. coarse (3, 2·COARSE_SIDE):
+    the image's normal and defective pixels and weights; (3, 0) to skip them.
+    Returns the number of NaN or infinite values, of values above the threshold, of defective ones
+    among these, and the sum of their weights.
     """
     places = np.empty(values.shape[1], np.int32)
     bad = above = hits = r = n = 0
@@ -87,20 +86,20 @@ def count(
             higher = np.int32(higher + np.int32(line[i] > threshold))
             lowest, highest = min(lowest, places[i]), max(highest, places[i])
         above += higher
-        if own.shape[1]:
+        if coarse.shape[1]:
             for i in range(len(line)):
-                own[0, np.uint32(places[i] >> (BITS - OWN_BITS))] += 1
+                coarse[0, np.uint32(places[i] >> (BITS - COARSE_BITS))] += 1
         while r < len(runs) and runs[r, 0] == row:
             weight = weights[runs[r, 3]]
             for i in range(runs[r, 1], runs[r, 2]):
                 defective[n], shares[n] = places[i], weight
                 hits += line[i] > threshold
                 overlap += weight * (line[i] > threshold)
-                if own.shape[1]:
-                    place = np.uint32(places[i] >> (BITS - OWN_BITS))
-                    own[0, place] -= 1
-                    own[1, place] += 1
-                    own[2, place] += weight
+                if coarse.shape[1]:
+                    place = np.uint32(places[i] >> (BITS - COARSE_BITS))
+                    coarse[0, place] -= 1
+                    coarse[1, place] += 1
+                    coarse[2, place] += weight
                 places[i] = _NOWHERE
                 n += 1
             r += 1
@@ -115,7 +114,7 @@ def count(
 
 @njit(cache=True, nogil=True)
 def uncount(values: Any, centre: Any, per_scale: Any, counts: Any, carries: Any) -> None:
-    """Take the values (n,) out of counts and carries again."""
+    """Remove the values (n,) from counts and carries."""
     places = np.empty(len(values), np.int32)
     places_of(values, centre, per_scale, places)
     for i in range(len(values)):
@@ -127,8 +126,8 @@ def uncount(values: Any, centre: Any, per_scale: Any, counts: Any, carries: Any)
 
 @njit(cache=True, nogil=True)
 def weigh(places: Any, weights: Any, first: int, table: Any) -> int:
-    """Count pixels of bins (n,) with weights (n,) in the rows of a table (bins, 2), whose first is
-    that of the bin `first`; how many rows were empty before."""
+    """Add pixels with bins (n,) and weights (n,) to a table (bins, 2) that starts at bin `first`;
+    return the number of rows that were empty."""
     opened = 0
     for i in range(len(places)):
         row = np.uint32(places[i] - first)
@@ -140,54 +139,55 @@ def weigh(places: Any, weights: Any, first: int, table: Any) -> int:
 
 @njit(cache=True, nogil=True)
 def least_of(place: int, centre: Any, per_scale: Any, low: Any, high: Any) -> Any:
-    """The least value of a bin, by halving what lies between low and high."""
-    value, found = np.array([low]), np.empty(1, np.int32)
+    """Return the least value of a bin, by bisection between low and high."""
+    value, bins = np.array([low]), np.empty(1, np.int32)
     while True:
         value[0] = low / 2 + high / 2
         if not low < value[0] < high:
             return high
-        places_of(value, centre, per_scale, found)
-        if found[0] >= place:
+        places_of(value, centre, per_scale, bins)
+        if bins[0] >= place:
             high = value[0]
         else:
             low = value[0]
 
 
 @njit(cache=True, nogil=True)
-def gather(counts: Any, carries: Any, defects: Any, held: int, tied: Any) -> Any:
-    """Groups (G,) of what is in the bins, see `vqlab.metrics.groups.Groups`: each bin with
-    positives is one, and the negatives between two of them are one; the highest first.
+def gather(counts: Any, carries: Any, defects: Any, occupied: int, tied: Any) -> Any:
+    """Make groups (G,) of the bins, highest first, see `vqlab.metrics.groups.Groups`: each bin with
+    positives is a group, and the negatives between two of them are one.
 
-    held: how many bins have positives. tied: of each bin whether its scores are all equal; empty
-    where that is not known of any.
+    defects (bins, 2): see `weigh`; occupied: number of bins with positives; tied: whether the
+    scores of a bin are all equal, empty if unknown.
     Returns positives, negatives, overlap, tied, and the highest bin of each group.
     """
-    size = 2 * held + 1
-    found, passed = np.empty(size, np.int64), np.empty(size, np.int64)
+    size = 2 * occupied + 1
+    positives, negatives = np.empty(size, np.int64), np.empty(size, np.int64)
     share, ties = np.empty(size), np.empty(size, np.bool_)
     places = np.empty(size, np.int32)
     g, between, highest = 0, np.int64(0), 0
     for i in range(len(defects) - 1, -2, -1):
-        gains = i >= 0 and defects[i, 0] > 0
-        if (gains or i < 0) and between:
-            found[g], passed[g], share[g], ties[g], places[g] = 0, between, 0.0, True, highest
+        defective = i >= 0 and defects[i, 0] > 0
+        if (defective or i < 0) and between:
+            positives[g], negatives[g], share[g] = 0, between, 0.0
+            ties[g], places[g] = True, highest
             g, between = g + 1, np.int64(0)
         if i < 0:
             break
-        own = (np.int64(carries[i]) << 16) + counts[i]
-        if gains:
-            found[g], passed[g] = np.int64(defects[i, 0]), own
+        normal = (np.int64(carries[i]) << 16) + counts[i]
+        if defective:
+            positives[g], negatives[g] = np.int64(defects[i, 0]), normal
             share[g], ties[g], places[g] = defects[i, 1], len(tied) > 0 and tied[i], i
             g += 1
-        elif own:
+        elif normal:
             highest = highest if between else i
-            between += own
-    return found[:g], passed[:g], share[:g], ties[:g], places[:g]
+            between += normal
+    return positives[:g], negatives[:g], share[:g], ties[:g], places[:g]
 
 
 @njit(cache=True, nogil=True)
 def extend(values: Any, centre: Any, per_scale: Any, low: Any, high: Any) -> None:
-    """The smallest and the largest value (n,) seen in each bin; low > high where there is none."""
+    """Update the smallest and the largest value of each bin; low > high in an empty bin."""
     places = np.empty(_CHUNK, np.int32)
     for start in range(0, len(values), _CHUNK):
         part = values[start : start + _CHUNK]
@@ -199,37 +199,37 @@ def extend(values: Any, centre: Any, per_scale: Any, low: Any, high: Any) -> Non
 
 
 @njit(cache=True, nogil=True)
-def turns(line: Any) -> Any:
-    """Where a mask read as one line (n,) uint8 of 0 and 1 becomes defective and normal again, in
-    turns; n where it ends defective."""
-    found = np.empty(64, np.int64)
+def transitions(line: Any) -> Any:
+    """Return the starts and ends of defective runs, alternating, of a flattened mask (n,) uint8 of
+    0 and 1; the last end is n if the mask ends defective."""
+    ends = np.empty(64, np.int64)
     words = line[: len(line) // 8 * 8].view(np.uint64)
-    count, i, now, alike = 0, 0, np.uint8(0), _NORMAL
+    count, i, current, constant = 0, 0, np.uint8(0), _NORMAL
     while i < len(line):
         word = i // 8
         if i % 8 == 0:
-            while word < len(words) and words[word] == alike:
+            while word < len(words) and words[word] == constant:
                 word += 1
             i = 8 * word
         end = min(8 * word + 8, len(line))
-        while i < end and line[i] == now:
+        while i < end and line[i] == current:
             i += 1
         if i < end:
-            if count + 2 > len(found):
-                found = np.concatenate((found, found))
-            found[count] = i
-            count, now = count + 1, np.uint8(1 - now)
-            alike = _DEFECTIVE if now else _NORMAL
-    if now:
-        found[count] = len(line)
+            if count + 2 > len(ends):
+                ends = np.concatenate((ends, ends))
+            ends[count] = i
+            count, current = count + 1, np.uint8(1 - current)
+            constant = _DEFECTIVE if current else _NORMAL
+    if current:
+        ends[count] = len(line)
         count += 1
-    return found[:count]
+    return ends[:count]
 
 
 @njit(cache=True, nogil=True)
 def cut_runs(starts: Any, ends: Any, width: int) -> Any:
-    """Runs of a mask read as one line, cut at the ends of its rows: (R, 4) int32 of row, start,
-    end (not included) and the run's own number."""
+    """Split the runs of a flattened mask at row ends: (R, 4) int32 of row, start, end (exclusive)
+    and the run's index."""
     count = 0
     for i in range(len(starts)):
         count += (ends[i] - 1) // width - starts[i] // width + 1
@@ -248,8 +248,8 @@ def cut_runs(starts: Any, ends: Any, width: int) -> Any:
 
 @njit(cache=True, nogil=True)
 def join_runs(runs: Any) -> Any:
-    """Put the number of its 8-connected region in place of each run's own (R, 4), and return the
-    regions' areas (regions,). Union-find; a parent never comes after its child."""
+    """Replace the index of each run (R, 4) by that of its 8-connected region, and return the areas
+    of the regions (regions,). Union-find; a parent precedes its child."""
     first = 0
     for r in range(len(runs)):
         while runs[first, 0] < runs[r, 0] - 1:

@@ -1,7 +1,6 @@
-"""Compiled passes over groups of scores, from the highest down, that keep nothing but sums.
+"""Compiled passes over groups of scores, highest first.
 
-Each takes counts (G,) of `vqlab.metrics.groups.Groups`. The sums run in float64, where counts of
-up to 2^53 pixels are exact.
+Each takes counts (G,) of `vqlab.metrics.groups.Groups`. Sums are float64: exact up to 2^53 pixels.
 """
 
 from __future__ import annotations
@@ -14,94 +13,94 @@ from numba import njit
 
 @njit(cache=True, nogil=True)
 def pairs(positives: Any, negatives: Any, tied: Any) -> Any:
-    """Pairs of a positive above a negative, half of a group's own; and those whose order is not
-    known."""
-    found = right = unknown = 0.0
+    """Count the pairs with the positive above the negative, half of those within a group; and the
+    pairs whose order is unknown."""
+    above = ordered = unknown = 0.0
     for g in range(len(positives)):
-        own, size = np.float64(positives[g]), np.float64(negatives[g])
-        right += size * (found + 0.5 * own)
-        found += own
+        p, n = np.float64(positives[g]), np.float64(negatives[g])
+        ordered += n * (above + 0.5 * p)
+        above += p
         if not tied[g]:
-            unknown += own * size
-    return right, unknown
+            unknown += p * n
+    return ordered, unknown
 
 
 @njit(cache=True, nogil=True)
 def overlap_area(negatives: Any, overlap: Any, tied: Any, stop: float) -> Any:
-    """Area under the overlap (summed, not divided) over the negatives passed, up to `stop` of them;
-    and by how much it can be too high and too low."""
-    passed = height = area = down = up = 0.0
+    """Integrate the summed overlap over the false positives, up to `stop` of them; also return by
+    how much the area can be too high and too low."""
+    fp = height = area = down = up = 0.0
     for g in range(len(negatives)):
-        size, rise = np.float64(negatives[g]), overlap[g]
+        n, rise = np.float64(negatives[g]), overlap[g]
         share = 1.0  # of the group that `stop` lies in
-        if passed + size > stop:
-            share = (stop - passed) / size
+        if fp + n > stop:
+            share = (stop - fp) / n
         middle = 0.5 * share * rise
-        area += share * size * (height + middle)
+        area += share * n * (height + middle)
         if not tied[g]:
-            down += share * size * middle
-            up += share * size * (rise - middle)
-        passed += size
+            down += share * n * middle
+            up += share * n * (rise - middle)
+        fp += n
         height += rise
-        if passed >= stop:
+        if fp >= stop:
             break
     return area, down, up
 
 
 @njit(cache=True, nogil=True)
 def precision_sums(positives: Any, negatives: Any, tied: Any) -> Any:
-    """The least and the greatest that Σ (positives gained) × precision can be.
+    """The lowest and the highest possible Σ (positives gained) × precision.
 
-    In a bin, the least is that all negatives come first and the positives one by one:
+    In a bin, the lowest has all negatives first and then the positives one by one:
     Σ_{j=1..p} (T + j) / (T + j + F) = p − F · Σ 1 / (T + j + F), and that sum is at most
-    ∫ dx / (T + x + F) from ½ to p + ½, as 1 / x is convex; the greatest is that the positives come
-    first, together. A tie is gained at its end.
+    ∫ dx / (T + x + F) from ½ to p + ½, as 1 / x is convex; the highest has the positives first,
+    together. A tie is gained at its end.
     """
-    found = passed = least = greatest = 0.0
+    tp = fp = least = greatest = 0.0
     for g in range(len(positives)):
-        own, size = np.float64(positives[g]), np.float64(negatives[g])
-        before = found + passed + size
-        found += own
-        passed += size
-        if own == 0:
+        p, n = np.float64(positives[g]), np.float64(negatives[g])
+        before = tp + fp + n
+        tp += p
+        fp += n
+        if p == 0:
             continue
-        tie = own * found / (found + passed)
+        tie = p * tp / (tp + fp)
         if tied[g]:
             least += tie
             greatest += tie
             continue
         one_by_one = tie
-        if own > 1:
-            one_by_one = own - passed * np.log1p(own / (before + 0.5))
+        if p > 1:
+            one_by_one = p - fp * np.log1p(p / (before + 0.5))
         least += min(tie, one_by_one)
-        greatest += own * found / (found + passed - size)
+        greatest += p * tp / (tp + fp - n)
     return least, greatest
 
 
 @njit(cache=True, nogil=True)
 def highest_f1(positives: Any, negatives: Any, tied: Any, total: float) -> Any:
-    """The highest F1 of flagging the first groups, the last of these, and the highest that a
-    threshold within a bin could reach. total: positives in all."""
-    found = passed = best = reachable = 0.0
+    """The highest F1 of flagging the first groups, the index of the last one flagged, and the
+    highest F1 that a threshold within a bin could reach. total: number of positives."""
+    tp = fp = best = reachable = 0.0
     last = 0
     for g in range(len(positives)):
-        found += positives[g]
-        first = passed
-        passed += negatives[g]
+        tp += positives[g]
+        before = fp
+        fp += negatives[g]
         if positives[g] == 0:
             continue
-        f1 = 2 * found / (found + passed + total)
+        f1 = 2 * tp / (tp + fp + total)
         if f1 > best:
             best, last = f1, g
         if not tied[g]:
-            f1 = 2 * found / (found + first + total)
+            f1 = 2 * tp / (tp + before + total)
         reachable = max(reachable, f1)
     return best, last, reachable
 
 
 @njit(cache=True, nogil=True)
 def running(counts: Any) -> Any:
-    """(G + 1,) float64: how many there are before each group, and in all."""
+    """Cumulative counts (G + 1,) float64: before each group, and in total."""
     sums = np.empty(len(counts) + 1)
     total = sums[0] = 0.0
     for g in range(len(counts)):
@@ -112,34 +111,34 @@ def running(counts: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def precisions(positives: Any, negatives: Any) -> Any:
-    """Positives found (P,) and precision (P,) after each group that has a positive."""
+    """True positives (P,) and precision (P,) after each group that has a positive."""
     hits, precision = np.empty(len(positives)), np.empty(len(positives))
-    count, found, passed = 0, 0.0, 0.0
+    count, tp, fp = 0, 0.0, 0.0
     for g in range(len(positives)):
-        found += positives[g]
-        passed += negatives[g]
+        tp += positives[g]
+        fp += negatives[g]
         if positives[g]:
-            hits[count], precision[count] = found, found / (found + passed)
+            hits[count], precision[count] = tp, tp / (tp + fp)
             count += 1
     return hits[:count], precision[:count]
 
 
 @njit(cache=True, nogil=True)
 def spread_out(x: Any, y: Any, width: float, height: float, points: int) -> Any:
-    """Indices of at most `points` of a curve's points (n,), evenly along its length, both ends
-    among them; x is measured in units of `width` and y in units of `height`."""
+    """Indices of at most `points` of a curve's points (n,), evenly spaced along its length, both
+    ends included; x is in units of `width` and y in units of `height`."""
     if len(x) <= points:
         return np.arange(len(x))
     across, up, length = 1 / width, 1 / height, 0.0
     for i in range(1, len(x)):
         length += abs(x[i] - x[i - 1]) * across + abs(y[i] - y[i - 1]) * up
-    chosen = np.zeros(points, np.int64)
-    filled, step, gone = 1, 1, 0.0
+    indices = np.zeros(points, np.int64)
+    filled, step, distance = 1, 1, 0.0
     for i in range(1, len(x) - 1):
-        gone += abs(x[i] - x[i - 1]) * across + abs(y[i] - y[i - 1]) * up
-        if step < points - 1 and gone * (points - 1) >= length * step:
-            chosen[filled] = i
+        distance += abs(x[i] - x[i - 1]) * across + abs(y[i] - y[i - 1]) * up
+        if step < points - 1 and distance * (points - 1) >= length * step:
+            indices[filled] = i
             filled += 1
-            step = int(gone * (points - 1) / length) + 1
-    chosen[filled] = len(x) - 1
-    return chosen[: filled + 1]
+            step = int(distance * (points - 1) / length) + 1
+    indices[filled] = len(x) - 1
+    return indices[: filled + 1]

@@ -1,4 +1,4 @@
-"""The regions of a mask: what a defect is to the metrics."""
+"""Connected regions of a mask: the defects that region metrics count."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class Regions:
     """The 8-connected regions of a mask (h, w)."""
 
     runs: Array
-    """(R, 4) int32: row, start, end (not included), region; in the order of rows, then columns."""
+    """(R, 4) int32: row, start, end (exclusive), region; sorted by row, then column."""
     areas: Array
     """(regions,) int64, pixels."""
 
     @classmethod
     def of(cls, mask: ArrayLike) -> Regions:
-        """mask (h, w), non-zero where defective."""
+        """Label a mask (h, w), non-zero where defective."""
         array = np.asarray(mask)
         line = (array if array.dtype == np.bool_ else array != 0).ravel()
-        ends = kernels.turns(np.ascontiguousarray(line).view(np.uint8))
+        ends = kernels.transitions(np.ascontiguousarray(line).view(np.uint8))
         runs = kernels.cut_runs(ends[::2], ends[1::2], array.shape[1])
         return cls(runs, kernels.join_runs(runs))
 
@@ -36,12 +36,12 @@ class Regions:
 
     @cached_property
     def pixels(self) -> int:
-        """In all regions together."""
+        """Number of defective pixels."""
         return int(self.areas.sum())
 
     @cached_property
     def weights(self) -> Array:
-        """(regions,) what a pixel counts so that every region counts alike: 1 / area."""
+        """(regions,) weight of a pixel, 1 / area, so that every region counts alike."""
         return 1.0 / self.areas
 
     def pixel_weights(self) -> Array:
@@ -51,4 +51,4 @@ class Regions:
 
 
 NONE = Regions(np.empty((0, 4), np.int32), np.empty(0, np.int64))
-"""Of a normal image."""
+"""The regions of a normal image."""

@@ -1,4 +1,4 @@
-"""Pixel metrics in one pass: maps come batch by batch, counts in bins stay."""
+"""Pixel metrics in one pass over batches of anomaly maps, in bounded memory."""
 
 from __future__ import annotations
 
@@ -10,34 +10,35 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vqlab.metrics import kernels
-from vqlab.metrics.defects import Defects
+from vqlab.metrics.catalogue import ThresholdCounts
+from vqlab.metrics.defects import DefectCounts
 from vqlab.metrics.groups import Array, Groups
 from vqlab.metrics.regions import NONE, Regions
 from vqlab.metrics.summary import Summary, summarise
 
 _SAMPLE = 1 << 16
-"""Pixels that fix the bins."""
+"""Pixels that the bins are fitted to."""
 _FEW = 0.1
-"""Share of distinct values in a sample below which equal scores are kept apart from near ones."""
+"""Share of distinct values in a sample below which ties are tracked."""
 
 
 @dataclass(frozen=True)
 class Bins:
-    """Where scores are counted, see `vqlab.metrics.kernels`."""
+    """Bins of scores, see `vqlab.metrics.kernels`."""
 
     centre: Any
     per_scale: Any
     ties: bool
-    """Keep the extremes of every bin, so that a bin of equal scores is known as a tie."""
+    """Track the extremes of every bin, so that a bin of equal scores counts as a tie."""
 
     @classmethod
     def fitted(cls, values: Array) -> Bins | None:
-        """Bins for scores like `values` (n,); None where these are all equal.
+        """Fit bins to values (n,); None if these are all equal.
 
-        The scale is an eighth of the middle half's spread, or where half are equal, of the mean
-        distance from it. The centre, where bins are narrowest, is the upper decile: average
-        precision and AUPRO are decided above it. For scores with a long upper tail it is the
-        median, since bins as wide as a share of that tail could not tell the others apart.
+        The scale is an eighth of the interquartile range, or if that is 0, of the mean distance
+        from the median. The centre, where bins are narrowest, is the upper decile: average
+        precision and AUPRO depend on the scores above it. For scores with a long upper tail it is
+        the median, since bins as wide as a share of that tail would merge the others.
         """
         sample = np.sort(values[:: max(1, len(values) // _SAMPLE)])
         rank = (len(sample) - 1) * np.array([0.1, 0.25, 0.5, 0.75, 0.9])
@@ -52,90 +53,54 @@ class Bins:
         return cls(kind(centre), kind(min(8 / spread, largest / 4)), ties)
 
     def places(self, values: Array) -> Array:
-        """Bins (n,) int32 of values (n,)."""
+        """Return the bins (n,) int32 of values (n,)."""
         places = np.empty(len(values), np.int32)
         kernels.places_of(values, self.centre, self.per_scale, places)
         return places
 
     def edge(self, place: int) -> float:
-        """The least value of a bin, by halving."""
+        """Return the least value of a bin."""
         largest = np.finfo(type(self.centre)).max
         return float(
             kernels.least_of(place, self.centre, self.per_scale, -largest, largest),
         )
 
 
-@dataclass
-class AtThreshold:
-    """Pixels above a threshold."""
-
-    hits: int = 0
-    """Defective pixels that are flagged."""
-    false: int = 0
-    """Normal pixels that are flagged."""
-    missed: int = 0
-    """Defective pixels that are not."""
-    overlap: float = 0.0
-    """Σ over the regions of the share that is flagged."""
-    regions: int = 0
-
-    def add(self, above: int, hits: int, overlap: float, regions: Regions) -> None:
-        """Count one map of which `above` pixels are flagged, `hits` of them defective."""
-        self.hits += hits
-        self.false += above - hits
-        self.missed += regions.pixels - hits
-        self.overlap += overlap
-        self.regions += regions.count
-
-    def metrics(self) -> dict[str, float]:
-        """pixel_iou, pixel_recall, region_overlap, and pixel_precision where anything is flagged;
-        empty without a defective pixel."""
-        if self.regions == 0:
-            return {}
-        defective, flagged = self.hits + self.missed, self.hits + self.false
-        measured = {
-            "pixel_iou": self.hits / (defective + self.false),
-            "pixel_recall": self.hits / defective,
-            "region_overlap": self.overlap / self.regions,
-        }
-        return measured | ({"pixel_precision": self.hits / flagged} if flagged else {})
-
-
 @dataclass(frozen=True)
 class Histogram:
-    """One image's pixels, coarsely: what resampling images needs (`vqlab.metrics.bootstrap`)."""
+    """A coarse histogram of one image's pixels, for the bootstrap (`vqlab.metrics.bootstrap`)."""
 
     negatives: Array
-    """(2·OWN_SIDE,) float32, from the highest scores down."""
+    """(2·COARSE_SIDE,) float32, highest scores first."""
     positives: Array | None = None
     overlap: Array | None = None
-    """Share of the regions' areas; sums to the number of regions. Both None where all is normal."""
+    """Share in the regions' areas; sums to the number of regions. Both None for a normal image."""
 
 
 class PixelStream:
     """Pixel metrics of any number of maps, in memory that does not grow with them.
 
-    Scores may be of any sign and scale, no range needs to be known: the first map that is not
-    constant fixes the bins. `Summary.bounds` says how far each metric can be from that of the
-    unbinned scores; it follows from what the bins hold and is no estimate.
+    Scores may have any sign and scale: the bins are fitted to the first map that is not constant.
+    `Summary.bounds` gives a strict bound on the distance of each metric from that of the unbinned
+    scores.
     """
 
     def __init__(self, *, threshold: float | None = None, keep_images: bool = False) -> None:
-        """threshold: also count the pixels above it. keep_images: also keep a coarse histogram per
-        image (7 KiB, 21 KiB where it is defective)."""
+        """threshold: also count the pixels above it, in `at`. keep_images: also keep a coarse
+        histogram per image, in `images` (7 KiB; 21 KiB if it is defective)."""
         self.bins: Bins | None = None
         self.threshold = threshold
-        self.at = AtThreshold()
+        self.at = ThresholdCounts()
         self.images: list[Histogram] = []
         self._keep = keep_images
         self.seen = 0
-        """Maps counted."""
+        """Number of maps."""
         self._constant: list[tuple[Array, int, int, int]] = []
-        """Maps before the bins were fixed: value (1,), normal and defective pixels, regions."""
-        size = 2 * kernels.SIDE + 1  # the last is for nothing
+        """Maps before the bins were fitted: value (1,), normal and defective pixels, regions."""
+        size = 2 * kernels.SIDE + 1  # the last is unused
         self._counts, self._carries = np.zeros(size, np.uint16), np.zeros(size, np.int32)
-        """Normal pixels: the low 16 bits and those above."""
-        self._defects = Defects()
+        """Normal pixels: the low 16 bits and the high ones."""
+        self._defects = DefectCounts()
         self._span = np.array([size, -1], np.int32)
         """The lowest and the highest bin in use."""
         self._low = self._high = np.zeros(0)
@@ -143,10 +108,10 @@ class PixelStream:
     def update(
         self, maps: Sequence[ArrayLike] | Array, masks: Sequence[ArrayLike] | Array | None = None
     ) -> PixelStream:
-        """Count anomaly maps (h_i, w_i), and masks (h_i, w_i), non-zero where defective.
+        """Count anomaly maps (h_i, w_i) with masks (h_i, w_i), non-zero where defective.
 
         Both may be arrays (B, h, w); no masks: all normal. Raises ValueError for shapes or counts
-        that disagree and for a map with NaN or infinity, naming its place in the stream; the maps
+        that disagree and for a map with NaN or infinity, naming its index in the stream; the maps
         before it are counted.
         """
         if masks is not None and len(maps) != len(masks):
@@ -156,10 +121,9 @@ class PixelStream:
         return self
 
     def compute(self) -> Summary:
-        """pixel_auroc, pixel_ap, pixel_f1max, aupro, aupro_005, each with its bound, and curves
-        `roc`, `precision_recall`, `pro`; empty without a defective pixel or without a normal one.
-        """
-        self._settle()
+        """Return the ranking metrics with their bounds, and curves `roc`, `precision_recall`,
+        `pro`; empty without a defective or without a normal pixel."""
+        self._fit_to_constants()
         if self.bins is None:
             return Summary()
         first, last = int(self._span[0]), int(self._span[1]) + 1
@@ -167,7 +131,7 @@ class PixelStream:
         tied = self._low[used] == self._high[used]
         defects = self._defects.table(first, last - 1)
         *counts, places = kernels.gather(
-            self._counts[used], self._carries[used], defects, self._defects.held, tied
+            self._counts[used], self._carries[used], defects, self._defects.occupied, tied
         )
         return summarise("pixel", Groups(*counts), lambda i: self._lowest(first + int(places[i])))
 
@@ -194,9 +158,9 @@ class PixelStream:
             value, pixels = values.ravel()[:1], regions.pixels
             self._constant.append((value, values.size - pixels, pixels, regions.count))
             if self.threshold is not None and value[0] > self.threshold:
-                self.at.add(values.size, pixels, regions.count, regions)
-            elif self.threshold is not None:
-                self.at.add(0, 0, 0.0, regions)
+                self._count_flagged(values.size, values.size, pixels, regions.count, regions)
+            else:
+                self._count_flagged(values.size, 0, 0, 0.0, regions)
         else:
             self._count(values.astype(type(self.bins.centre), copy=False), mask, regions)
         self.seen += 1
@@ -205,26 +169,39 @@ class PixelStream:
         assert self.bins is not None
         where, counts = (self.bins.centre, self.bins.per_scale), (self._counts, self._carries)
         threshold = type(self.bins.centre)(np.inf if self.threshold is None else self.threshold)
-        own = np.zeros((3, 2 * kernels.OWN_SIDE if self._keep else 0))
+        coarse = np.zeros((3, 2 * kernels.COARSE_SIDE if self._keep else 0))
         bad, above, hits, overlap = kernels.count(
             values, regions.runs, regions.weights, *where, threshold, *counts, self._span,
-            *self._defects.room(regions.pixels), own,
+            *self._defects.reserve(regions.pixels), coarse,
         )  # fmt: skip
         if bad:
             normal = values.ravel() if mask is None else values[mask == 0]
             kernels.uncount(normal, *where, *counts)
-            self._defects.give_back(regions.pixels)
+            self._defects.release(regions.pixels)
             raise _not_finite(bad, self.seen)
-        if self.threshold is not None:
-            self.at.add(above, hits, overlap, regions)
+        self._count_flagged(values.size, above, hits, overlap, regions)
         if self.bins.ties:
             kernels.extend(values.ravel(), *where, self._low, self._high)
         if self._keep:
-            kept = own[: 3 if regions.count else 1, ::-1].astype(np.float32)
-            self.images.append(Histogram(*kept))
+            parts = coarse[: 3 if regions.count else 1, ::-1].astype(np.float32)
+            self.images.append(Histogram(*parts))
 
-    def _settle(self) -> None:
-        """Fix the bins where every map so far was constant."""
+    def _count_flagged(
+        self, size: int, above: int, hits: int, overlap: float, regions: Regions
+    ) -> None:
+        """Add a map of which `above` pixels are flagged, `hits` of them defective."""
+        if self.threshold is None:
+            return
+        at = self.at
+        at.true_positives += hits
+        at.false_positives += above - hits
+        at.false_negatives += regions.pixels - hits
+        at.true_negatives += size - above - (regions.pixels - hits)
+        at.overlap += overlap
+        at.regions += regions.count
+
+    def _fit_to_constants(self) -> None:
+        """Fit the bins if every map so far was constant."""
         if self.bins is None and self._constant:
             values = np.concatenate([value for value, *_ in self._constant])
             fitted = Bins.fitted(values) or Bins(values[0], values.dtype.type(1), True)
@@ -232,7 +209,7 @@ class PixelStream:
             self._open()
 
     def _open(self) -> None:
-        """Count the constant maps that waited for the bins."""
+        """Count the constant maps seen before the bins were fitted."""
         assert self.bins is not None
         if self.bins.ties:
             kind = type(self.bins.centre)
@@ -244,7 +221,7 @@ class PixelStream:
             total = int(self._counts[place]) + normal
             self._counts[place] = total & 0xFFFF
             self._carries[place] += total >> 16
-            self._defects.put(place, defective, regions)
+            self._defects.add(place, defective, regions)
             self._span[:] = min(self._span[0], place), max(self._span[1], place)
             if self.bins.ties:
                 kernels.extend(value, self.bins.centre, self.bins.per_scale, self._low, self._high)
@@ -254,13 +231,13 @@ class PixelStream:
 
 
 def _constant_image(place: int, normal: int, defective: int, regions: int) -> Histogram:
-    own = np.zeros((3, 2 * kernels.OWN_SIDE), np.float32)
-    own[:, -1 - (place >> (kernels.BITS - kernels.OWN_BITS))] = normal, defective, regions
-    return Histogram(*own) if defective else Histogram(own[0])
+    parts = np.zeros((3, 2 * kernels.COARSE_SIDE), np.float32)
+    parts[:, -1 - (place >> (kernels.BITS - kernels.COARSE_BITS))] = normal, defective, regions
+    return Histogram(*parts) if defective else Histogram(parts[0])
 
 
 def _as_floats(values: ArrayLike) -> Array:
-    """float64 for float64 and wide integers, else float32; contiguous."""
+    """Convert to contiguous float64 (float64 and wide integers) or float32."""
     array = np.asarray(values)
     if array.dtype == np.float32:
         return np.ascontiguousarray(array)

@@ -1,6 +1,6 @@
-"""The figures of a detector at image and at pixel level, exactly, from scores in memory.
+"""Exact ranking metrics of image scores and anomaly maps that are in memory.
 
-`PixelStream` gives the same pixel figures in one pass and bounded memory, with their bounds.
+`PixelStream` computes the same pixel metrics in one pass and bounded memory, with error bounds.
 """
 
 from __future__ import annotations
@@ -11,54 +11,45 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vqlab.metrics.exact import group
+from vqlab.metrics.catalogue import FPR_LIMIT, RANKINGS, Level, Ranking
 from vqlab.metrics.groups import (
     Array,
     Curve,
     Groups,
-    aupro,
-    auroc,
-    average_precision,
-    best_f1,
     precision_recall_curve,
     pro_curve,
     roc_curve,
 )
 from vqlab.metrics.regions import Regions
 
-FPR_LIMIT = 0.3
-"""`aupro` integrates up to this false-positive rate (Bergmann et al., MVTec AD, IJCV 2021)."""
-STRICT_LIMIT = 0.05
-"""`aupro_005` up to this one (Bergmann et al., MVTec 3D-AD, VISAPP 2022, Sec. 5)."""
-
 
 @dataclass(frozen=True)
 class Summary:
-    """Metrics by name, curves by name, and where F1 is best; all empty where undefined."""
+    """Ranking metrics and curves of one level; all empty where undefined."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     bounds: dict[str, float] = field(default_factory=dict)
     """How far each metric can be from that of the unbinned scores; all 0 in exact mode."""
     curves: dict[str, Curve] = field(default_factory=dict)
     f1max_threshold: float | None = None
-    """Flagging scores at or above this gives the F1max."""
+    """Flagging scores at or above it reaches F1max."""
 
 
 def image_metrics(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """image_auroc, image_ap and image_f1max; see `summarise_images`."""
+    """Return the ranking metrics of images; see `summarise_images`."""
     return summarise_images(scores, labels).metrics
 
 
 def pixel_metrics(maps: Sequence[ArrayLike], masks: Sequence[ArrayLike]) -> dict[str, float]:
-    """pixel_auroc, pixel_ap, pixel_f1max, aupro, aupro_005; see `summarise_pixels`."""
+    """Return the ranking metrics of pixels and regions; see `summarise_pixels`."""
     return summarise_pixels(maps, masks).metrics
 
 
 def summarise_images(scores: ArrayLike, labels: ArrayLike) -> Summary:
-    """scores (N,) real; labels (N,), 0 normal, 1 defect. Curves `roc`, `precision_recall`.
+    """Rank images. scores (N,) real; labels (N,), 0 normal, 1 anomalous.
 
-    Empty without a normal image or without a defect. Raises ValueError for a score that is NaN or
-    infinite (naming its index) and for shapes that disagree.
+    Curves: `roc`, `precision_recall`. Empty if a label is missing. Raises ValueError for a NaN or
+    infinite score and for shapes that disagree.
     """
     values, truth = np.asarray(scores), np.asarray(labels)
     if values.ndim != 1 or values.shape != truth.shape:
@@ -70,64 +61,64 @@ def summarise_images(scores: ArrayLike, labels: ArrayLike) -> Summary:
     if not finite.all():
         index = int(np.argmin(finite))
         raise ValueError(f"scores must be finite; got {values[index]} at index {index}.")
-    defect = truth.astype(bool)
-    if defect.all() or not defect.any():
+    anomalous = truth.astype(bool)
+    if anomalous.all() or not anomalous.any():
         return Summary()
-    groups, lowest = group(values[defect], values[~defect])
+    groups, lowest = Groups.of_scores(values[anomalous], values[~anomalous])
     return summarise("image", groups, lambda index: float(lowest[index]))
 
 
 def summarise_pixels(maps: Sequence[ArrayLike], masks: Sequence[ArrayLike]) -> Summary:
-    """maps: anomaly maps (h_i, w_i), real; masks (h_i, w_i), non-zero where defective.
+    """Rank the pixels of all images together.
 
-    Pixels of all images are ranked together. AUPRO weights them so that each 8-connected region
-    of the masks counts alike. Curves `roc`, `precision_recall`, and `pro` up to `FPR_LIMIT`.
-    Empty without a defective pixel or without a normal one. Raises ValueError for a map with NaN
-    or infinity (naming its index) and for shapes or counts that disagree. Needs one copy of the
-    maps beyond them.
+    maps: anomaly maps (h_i, w_i), real; masks (h_i, w_i), non-zero where defective. AUPRO weights
+    pixels so that each 8-connected region of the masks counts alike. Curves: `roc`,
+    `precision_recall`, and `pro` up to `FPR_LIMIT`. Empty without a defective or without a normal
+    pixel. Raises ValueError for a map with NaN or infinity and for shapes or counts that disagree.
+    Copies the maps once.
     """
     scored = [np.asarray(values) for values in maps]
     truth = [np.asarray(mask).astype(bool, copy=False) for mask in masks]
     _check(scored, truth)
-    found = sum(int(np.count_nonzero(mask)) for mask in truth)
+    defective = sum(int(np.count_nonzero(mask)) for mask in truth)
     total = sum(mask.size for mask in truth)
-    if found == 0 or found == total:
+    if defective == 0 or defective == total:
         return Summary()
     kind = np.result_type(*{values.dtype for values in scored}, np.float32)
-    positives, negatives = np.empty(found, kind), np.empty(total - found, kind)
-    overlap = np.empty(found)
-    filled = passed = 0
+    positives, negatives = np.empty(defective, kind), np.empty(total - defective, kind)
+    overlap = np.empty(defective)
+    p = n = 0
     for values, mask in zip(scored, truth, strict=True):
         inside, outside = values[mask], values[~mask]
-        positives[filled : filled + inside.size] = inside
-        overlap[filled : filled + inside.size] = Regions.of(mask).pixel_weights()
-        negatives[passed : passed + outside.size] = outside
-        filled, passed = filled + inside.size, passed + outside.size
-    groups, lowest = group(positives, negatives, overlap)
+        positives[p : p + inside.size] = inside
+        overlap[p : p + inside.size] = Regions.of(mask).pixel_weights()
+        negatives[n : n + outside.size] = outside
+        p, n = p + inside.size, n + outside.size
+    groups, lowest = Groups.of_scores(positives, negatives, overlap)
     return summarise("pixel", groups, lambda index: float(lowest[index]))
 
 
-def summarise(level: str, groups: Groups, lowest: Callable[[int], float]) -> Summary:
-    """The summary of groups; `level` is `image` or `pixel`, which also has AUPRO.
+def rankings(level: Level) -> list[Ranking]:
+    """Return the ranking metrics of images (`image`) or of pixels and regions (`pixel`)."""
+    return [each for each in RANKINGS.values() if (each.level == "image") == (level == "image")]
 
-    lowest: the least score of a group, by its index.
+
+def summarise(level: Level, groups: Groups, lowest: Callable[[int], float]) -> Summary:
+    """Compute the metrics and curves of a level, `image` or `pixel`.
+
+    lowest: return the lowest score of a group, given its index.
     """
     if not groups.defined:
         return Summary()
-    f1, last = best_f1(groups)
-    found = {"auroc": auroc(groups), "ap": average_precision(groups), "f1max": f1}
-    estimates = {f"{level}_{name}": estimate for name, estimate in found.items()}
-    curves = {"roc": roc_curve(groups)}
-    curves["precision_recall"] = precision_recall_curve(groups)
+    estimates = {metric.name: metric.compute(groups) for metric in rankings(level)}
+    curves = {"roc": roc_curve(groups), "precision_recall": precision_recall_curve(groups)}
     if level == "pixel":
-        estimates["aupro"] = aupro(groups, FPR_LIMIT)
-        estimates["aupro_005"] = aupro(groups, STRICT_LIMIT)
         curves["pro"] = pro_curve(groups, FPR_LIMIT)
     return Summary(
         metrics={name: estimate.value for name, estimate in estimates.items()},
         bounds={name: estimate.bound for name, estimate in estimates.items()},
         curves=curves,
-        f1max_threshold=lowest(last),
+        f1max_threshold=lowest(groups.best_f1[1]),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vqlab.data import Splits
+from vqlab.metrics import PRIMARY
 from vqlab.run.test_set import chosen_pictures
 from vqlab.tracking import Tracker
 from vqlab.tracking.views import (
@@ -17,7 +18,7 @@ from vqlab.tracking.views import (
     tag,
 )
 
-TEST_METRICS = ("test/image_auroc", "test/pixel_auroc", "test/aupro", "test/escape_rate")
+TEST_METRICS = (*(f"test/{name}" for name in PRIMARY), "test/escape_rate")
 """What leads a comparison of tested runs, in this order."""
 PICTURES = 8
 """Pictures of test images in one view, at most."""

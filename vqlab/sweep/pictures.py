@@ -14,11 +14,11 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
+from vqlab.metrics import OBJECTIVES, PRIMARY
 from vqlab.plots import save_figure, slices, trials
 from vqlab.sweep.page import write_page
 from vqlab.sweep.reuse import REUSED, SAVED
 from vqlab.sweep.shown import Shown, settings_of
-from vqlab.sweep.space import OBJECTIVES
 from vqlab.sweep.study import DEAD, REASON, RETRY_OF, RUN_ID, recipe_of
 from vqlab.sweep.views import view
 
@@ -171,7 +171,7 @@ def trial_table(
 def _measured(shown: Shown, tested: Tested) -> list[str]:
     """The test metrics that stand in the table: those of the objectives and the headlines."""
     wanted = [f"test/{name.partition('/')[2]}" for name in shown.objectives]
-    wanted += [f"test/{name}" for name in ("image_auroc", "pixel_auroc", "aupro")]
+    wanted += [f"test/{name}" for name in PRIMARY]
     there = {name for metrics in tested.values() for name in metrics}
     return [name for name in dict.fromkeys(wanted) if name in there]
 

@@ -29,6 +29,7 @@ from vqlab.evaluation import (
     read_images,
     score_read,
 )
+from vqlab.metrics import METRICS
 from vqlab.model import Model
 from vqlab.run import RunConfig, calibrate, resolve, unseen_in_fitting
 from vqlab.sweep.draw import draw
@@ -70,7 +71,7 @@ def search_scoring(
     started = time.monotonic()
     search = _Search(model, splits, config, plan, seed)
     name = plan.space.objective.rpartition("/")[2]
-    pixels = name if name.startswith(("pixel", "aupro")) else BY_PIXELS
+    pixels = name if METRICS[name].level != "image" else BY_PIXELS
     chosen: dict[str, Any] = {}
     rules: dict[str, str] = {}
     for axes, metric in ((plan.scoring, pixels), (plan.image_scoring, BY_IMAGES)):

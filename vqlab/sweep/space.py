@@ -11,21 +11,9 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from vqlab.config import Settings, Tree, dump, validate
+from vqlab.metrics import METRICS, OBJECTIVES
 from vqlab.types import UserError
 
-OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
-    "pixel_auroc": "maximize",
-    "pixel_ap": "maximize",
-    "pixel_f1max": "maximize",
-    "pixel_iou": "maximize",
-    "aupro": "maximize",
-    "image_auroc": "maximize",
-    "image_ap": "maximize",
-    "image_f1max": "maximize",
-    "false_reject_rate": "minimize",
-    "escape_rate": "minimize",
-}
-"""The validation metrics a sweep may look at, and which way is better."""
 COSTS = ("cost/cpu_seconds_per_image", "cost/parameters")
 """What a further objective or a limit may be, besides: less is better."""
 
@@ -115,7 +103,8 @@ class Space:
     @property
     def directions(self) -> list[Literal["maximize", "minimize"]]:
         """`maximize` or `minimize`, for each objective."""
-        return [OBJECTIVES.get(name.rpartition("/")[2], "minimize") for name in self.objectives]
+        metrics = [METRICS.get(name.rpartition("/")[2]) for name in self.objectives]
+        return ["maximize" if m and m.greater_is_better else "minimize" for m in metrics]
 
 
 class _SpaceFile(Settings):
