@@ -20,6 +20,7 @@ FLOW = {
 SMALL = {"hidden": 16, "codebook_size": 32, "dim": 8, "scoring": {"context_steps": 30}}
 QUICK: dict[str, list[dict[str, Any]]] = {
     "memory_bank": [{"bank_size": 300}],
+    "padim": [{"dims": 20}],
     "vqvae": [
         SMALL | {"warmup": 20},
         SMALL

@@ -1,0 +1,61 @@
+"""PaDiM against the same computed position by position with NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from vqlab.config import validate
+from vqlab.detectors.padim import Padim, PadimSettings
+from vqlab.nn.patches import joined
+from vqlab.nn.smoothing import smooth
+from vqlab.types import InputSpec, Pyramid
+
+SPEC = InputSpec(channels=(4, 6), sizes=((8, 8), (4, 4)), image_size=(32, 32))
+
+
+def pyramids(count: int, seed: int) -> Pyramid:
+    draw = torch.Generator().manual_seed(seed)
+    return (
+        5 + torch.randn(count, 4, 8, 8, generator=draw),
+        torch.randn(count, 6, 4, 4, generator=draw) - 3,
+    )
+
+
+def fitted(train: Pyramid, **settings: object) -> Padim:
+    torch.manual_seed(0)
+    detector = Padim(validate(PadimSettings, settings), SPEC)
+    detector.prepare(zip(*(level.split(5) for level in train), strict=True))
+    return detector
+
+
+def test_distances_are_those_of_a_gaussian_per_position() -> None:
+    train, images = pyramids(13, 1), pyramids(3, 2)
+    detector = fitted(train, dims=7, regularization=0.05, scoring={"smoothing": 0.05})
+    channels = detector.channels.tolist()
+    assert len(set(channels)) == 7 and max(channels) < 10
+    normal, tested = (joined(p, kernel=1)[:, channels].double().numpy() for p in (train, images))
+    expected = np.zeros((3, 8, 8))
+    for row, column in np.ndindex(8, 8):
+        covariance = np.cov(normal[:, :, row, column].T) + 0.05 * np.eye(7)
+        deviations = tested[:, :, row, column] - normal[:, :, row, column].mean(0)
+        inverse = np.linalg.inv(covariance)
+        expected[:, row, column] = np.sqrt(
+            np.einsum("bi,ij,bj->b", deviations, inverse, deviations)
+        )
+    (distances,) = detector.read(images)
+    np.testing.assert_allclose(distances.numpy(), expected, rtol=1e-4)
+    full = torch.nn.functional.interpolate(distances[:, None], (32, 32), mode="bilinear")[:, 0]
+    scores = detector.score(images)
+    torch.testing.assert_close(scores.anomaly_map, smooth(full, 0.05 * 32))
+    torch.testing.assert_close(scores.image_score, scores.anomaly_map.amax((1, 2)))
+
+
+def test_it_uses_all_channels_where_there_are_fewer() -> None:
+    detector = fitted(pyramids(13, 1), dims=100)
+    assert detector.channels.tolist() == list(range(10))
+
+
+def test_one_training_image_gives_finite_scores() -> None:
+    detector = fitted(tuple(level[:1] for level in pyramids(1, 1)))
+    assert detector.score(pyramids(2, 3)).anomaly_map.isfinite().all()

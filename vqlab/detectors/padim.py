@@ -1,0 +1,117 @@
+"""PaDiM: a Gaussian of patch features at each position (Defard et al. 2021, arXiv 2011.08785)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from vqlab.config import Settings
+from vqlab.detectors.base import Detector, Reading, register
+from vqlab.nn.patches import joined
+from vqlab.nn.smoothing import smooth
+from vqlab.types import InputSpec, Pyramid, Scores
+
+
+class Scoring(Settings):
+    """What may change without fitting the Gaussians again."""
+
+    smoothing: float = Field(1 / 64, ge=0, le=0.25)
+    """Standard deviation of the Gaussian over the map, as a share of the image's side."""
+
+
+class PadimSettings(Settings):
+    """Settings of `padim`; its recipe sets `training.epochs: 0`."""
+
+    dims: int = Field(100, ge=1, le=2048)
+    """Channels of the pyramid that are used, drawn at random; all where there are fewer. Memory and
+    the size of a checkpoint grow with positions × dims²: 164 MB at 64 × 64 positions and 100."""
+    regularization: float = Field(0.01, gt=0)
+    """ε that is added to the diagonal of each covariance matrix (eq. 1)."""
+    scoring: Scoring = Scoring()
+
+
+@register("padim")
+class Padim(Detector):
+    """Mahalanobis distance of each patch to the Gaussian of its position, smoothed.
+
+    The image score is the maximum of the map. The images of a category must be aligned.
+    """
+
+    Config = PadimSettings
+    config: PadimSettings
+    channels: Tensor
+    """The channels that are used, int64 (D,)."""
+    mean: Tensor
+    """Mean features at each of the N positions, (N, D)."""
+    whitening: Tensor
+    """Transposed inverse Cholesky factors of the covariance matrices, (N, D, D): the Mahalanobis
+    distance of x is the norm of (x − mean) @ whitening."""
+
+    def __init__(self, config: PadimSettings, spec: InputSpec) -> None:
+        super().__init__(config, spec)
+        height, width = spec.sizes[0]
+        dims = min(config.dims, sum(spec.channels))
+        self.register_buffer("channels", torch.arange(dims))
+        self.register_buffer("mean", torch.zeros(height * width, dims))
+        self.register_buffer("whitening", torch.eye(dims).repeat(height * width, 1, 1))
+
+    @torch.no_grad()
+    def prepare(self, pyramids: Iterable[Pyramid]) -> None:
+        """Fit mean and covariance of each position (eq. 1) to normal images, in one pass."""
+        drawn = torch.randperm(sum(self.spec.channels))[: len(self.channels)].sort().values
+        self.channels.copy_(drawn)
+        products, count = torch.zeros_like(self.whitening), 0
+        total, shift = torch.zeros_like(self.mean), self.mean
+        for pyramid in pyramids:
+            features = self._features(pyramid)
+            if count == 0:  # deviations from an image keep the digits that raw products lose
+                shift = features[:, 0].clone()
+            deviations = features - shift[:, None]
+            total += deviations.sum(1)
+            products.baddbmm_(deviations.mT, deviations)
+            count += features.shape[1]
+        mean = total / count
+        products.baddbmm_(mean[:, :, None], mean[:, None], alpha=-count)
+        products.div_(max(count - 1, 1)).diagonal(dim1=1, dim2=2).add_(self.config.regularization)
+        self.mean.copy_(shift + mean)
+        identity = torch.eye(len(self.channels)).to(products)
+        for index, covariance in enumerate(products):
+            factor = torch.linalg.cholesky(covariance)
+            inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
+            self.whitening[index] = inverse.mT
+
+    def loss(self, pyramid: Pyramid) -> dict[str, Tensor]:
+        """The mean distance; there is nothing to minimise."""
+        return {"loss": self._distances(pyramid).mean()}
+
+    @torch.no_grad()
+    def score(self, pyramid: Pyramid) -> Scores:
+        return self.scores_of(self.read(pyramid))
+
+    @torch.no_grad()
+    def read(self, pyramid: Pyramid) -> Reading:
+        """The Mahalanobis distance at each position (eq. 2), (B, h, w)."""
+        return (self._distances(pyramid),)
+
+    @torch.no_grad()
+    def scores_of(self, reading: Reading) -> Scores:
+        full = F.interpolate(reading[0][:, None], self.spec.image_size, mode="bilinear")[:, 0]
+        maps = smooth(full, self.config.scoring.smoothing * max(self.spec.image_size))
+        return Scores(maps, maps.amax((1, 2)))
+
+    @classmethod
+    def rescorable(cls, calibrated: Settings, wanted: Settings) -> bool:
+        return True
+
+    def _features(self, pyramid: Pyramid) -> Tensor:
+        """The used channels of all levels on the finest grid, (N, B, D)."""
+        return joined(pyramid, kernel=1)[:, self.channels].flatten(2).permute(2, 0, 1)
+
+    def _distances(self, pyramid: Pyramid) -> Tensor:
+        deviations = self._features(pyramid) - self.mean[:, None]
+        distances: Tensor = torch.linalg.vector_norm(deviations @ self.whitening, dim=2)
+        return distances.mT.reshape(-1, *pyramid[0].shape[-2:])
