@@ -71,8 +71,8 @@ def table(record: RunRecord) -> list[dict[str, str]]:
 
 def test_a_run_keeps_its_split(drawn: Outcome, shared: Outcome, store: Tracker, root: Path) -> None:
     for outcome, said in (
-        (drawn, "held-out normals with drawn defects"),
-        (shared, "held-out normals with 50% of test, excluded from test"),
+        (drawn, "held-out normal images with synthetic anomalies"),
+        (shared, "held-out normal images and 50% of test, excluded from test"),
     ):
         record = store.find(outcome.run_id)
         assert record.tags["vqlab.validation"] == said

@@ -172,7 +172,7 @@ def test_a_data_folder_that_holds_nothing(here: Path) -> None:
 
 def test_it_looks_where_the_rest_of_vqlab_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """doctor has these paths again, because their own files import torch."""
-    assert places.USUAL == data_source.USUAL and places.SYNTHETIC == data_source.SYNTHETIC
+    assert places.USUAL == data_source.DEFAULT_ROOTS and places.SYNTHETIC == data_source.SYNTHETIC
     assert places.cache_folder() == cache_folder()
     monkeypatch.delenv("VQLAB_CACHE")
     assert places.cache_folder() == cache_folder()

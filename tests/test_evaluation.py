@@ -12,7 +12,7 @@ from PIL import Image
 
 from vqlab.config import validate
 from vqlab.data import DataSettings, ImageSet
-from vqlab.data.image_set import Memory, Photo
+from vqlab.data.image_set import ImageCache, ImageFile
 from vqlab.evaluation import (
     EvaluationSettings,
     Scored,
@@ -59,12 +59,12 @@ def photos(folder: Path, sizes=((40, 40),), defects=2, category="toy"):
             mask.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(square).save(mask)
         Image.fromarray(image).save(path)
-        items.append(Photo(Sample(path, category, kind, mask)))
+        items.append(ImageFile(Sample(path, category, kind, mask)))
     return items
 
 
 def image_set(items, resize="stretch") -> ImageSet:
-    return ImageSet(items, Memory(DataSettings(image_size=SIDE, resize=resize)))
+    return ImageSet(items, ImageCache(DataSettings(image_size=SIDE, resize=resize)))
 
 
 def made(scores, labels, masks=None, maps=None, category="toy") -> Scored:

@@ -18,7 +18,7 @@ from vqlab.cli import data_tables, tables
 from vqlab.cli.fit_width import Column, FittedTable, Row
 from vqlab.compare import Comparison
 from vqlab.data import STATISTICS, CategoryAudit, CheckReport
-from vqlab.data.check import CheckRow
+from vqlab.data.checks.report import CheckRow
 from vqlab.data.published import Counts
 from vqlab.evaluation import CalibrationScores, Report, Thresholds
 from vqlab.metrics import Difference, Interval, headlines, metric_title

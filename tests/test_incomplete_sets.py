@@ -193,7 +193,7 @@ def test_good_and_bad_folders(folders: Folders, store: Tracker, tmp_path: Path) 
     outcome: Outcome = run(resolve(tree), store, results=tmp_path / "results")
     metrics = store.find(outcome.run_id).metrics
     assert {f"test/{name}" for name in IMAGE} <= metrics.keys()
-    assert outcome.test is not None and "2 of 14 good images" in " ".join(outcome.test.notes)
+    assert outcome.test is not None and "2 of 14 normal images" in " ".join(outcome.test.notes)
     assert promote(store, "widget", ref=outcome.run_id).promoted
     moved = tmp_path / "moved"
     shutil.move(tmp_path / "data", moved)
@@ -247,7 +247,7 @@ def test_the_command_line(
     assert vqlab(monkeypatch, "promote", "--category", "good", "--run", run_id) == 2
     assert "--without-test" in capsys.readouterr().err
     assert vqlab(monkeypatch, "data", "check", "--good", folders.good, "--bad", folders.bad) == 0
-    assert "2 of 14 good images" in capsys.readouterr().out
+    assert "2 of 14 normal images" in capsys.readouterr().out
     assert vqlab(monkeypatch, "train", *settings, "--data", tmp_path, "--good", folders.good) == 2
     assert "--data must be a data set, --good and --bad folders" in capsys.readouterr().err
     assert vqlab(monkeypatch, "train", *settings, "--bad", folders.bad) == 2
@@ -264,7 +264,7 @@ def test_workers_of_a_sweep_read_the_same_folders(folders: Folders, tmp_path: Pa
     ]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 of 14 good images" in " ".join(done.stdout.split())
+    assert "2 of 14 normal images" in " ".join(done.stdout.split())
     tested = Tracker.open(tmp_path / "mlruns").runs(kinds=["trial"], tags={"vqlab.tested": "true"})
     assert {"test/image_auroc", "test/escape_rate"} <= tested[0].metrics.keys()
     assert "test/pixel_auroc" not in tested[0].metrics

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 JOINERS = "\u200c\u200d"  # invisible, but Persian, Hindi and emoji are spelled with them
@@ -94,6 +94,12 @@ def unique_key(
 def folder_name(name: str) -> str:
     """Return `name` as the name of a folder or file: a `key` that keeps most punctuation."""
     return unique_key(name, _NOT_IN_FOLDERS)
+
+
+def join_names(names: Sequence[str], limit: int = 10) -> str:
+    """Return `a, b, c`, or the first `limit` names `and 3 more`."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def category_text(categories: Iterable[str]) -> str:

@@ -49,7 +49,7 @@ def test_the_advice_makes_the_image(name: str) -> None:
     x, expected = ADVISED[name]
     with pytest.raises(UserError, match="an image must be") as error:
         as_rgb(x)
-    said = re.search(r"give `(.+)`\.$", str(error.value))
+    said = re.search(r"pass `(.+)`\.$", str(error.value))
     assert said, error.value
     assert (as_rgb(eval(said[1], {"x": x, "numpy": np, "PIL": PIL})) == expected).all()
 
@@ -57,15 +57,15 @@ def test_the_advice_makes_the_image(name: str) -> None:
 @pytest.mark.parametrize(
     ("x", "words"),
     [
-        (FLOAT * 4 - 2, "values -2 to 2; bring its values to 0..255 .* normalisation"),
-        (np.full((4, 4), np.nan), "bring its values"),
+        (FLOAT * 4 - 2, "values -2 to 2; scale its values to 0..255 .* normalization"),
+        (np.full((4, 4), np.nan), "scale its values"),
         (np.zeros((0, 4, 3), np.uint8), "no pixels"),
         (np.zeros((2, 4, 4, 3), np.uint8), "its 2 images one at a time"),
         (np.zeros((7, 4, 5), np.uint8), "one image of 1, 3 or 4 channels"),
-        (np.zeros(5, np.uint8), "give its file"),
-        ([[1, 2], [3]], "give its file"),
-        (None, "got NoneType .*give its file"),
-        (b"bytes", "give its file"),
+        (np.zeros(5, np.uint8), "pass its path"),
+        ([[1, 2], [3]], "pass its path"),
+        (None, "got NoneType .*pass its path"),
+        (b"bytes", "pass its path"),
     ],
 )
 def test_what_no_expression_converts(x: Any, words: str) -> None:
@@ -124,10 +124,10 @@ def test_a_pil_image_that_cannot_be_decoded_is_one_sentence(tmp_path: Any) -> No
 def test_bits_of_arrays_and_of_loaded_colours(tmp_path: Any) -> None:
     import cv2
 
-    with pytest.raises(UserError, match=r"give `\(x >> 4\)\.astype\('uint8'\)`"):
+    with pytest.raises(UserError, match=r"pass `\(x >> 4\)\.astype\('uint8'\)`"):
         as_rgb(GREY.astype(np.uint16) * 16, bits=12)
     cv2.imwrite(str(tmp_path / "deep.png"), COLOUR.astype(np.uint16) * 16)
     with PIL.Image.open(tmp_path / "deep.png") as image:
         image.load()
-        with pytest.raises(UserError, match=r"has lost the bits .* give the path"):
+        with pytest.raises(UserError, match=r"has lost the bits .* pass the path"):
             as_rgb(image, bits=12)

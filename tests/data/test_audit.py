@@ -12,7 +12,7 @@ from folders import make_category
 from PIL import Image
 
 from vqlab.data import STATISTICS, DataSettings, Splits, audit, audit_metrics, load_dataset
-from vqlab.data.audit import CategoryAudit, measure
+from vqlab.data.audit import CategoryAudit, statistics
 
 RNG = np.random.default_rng
 
@@ -96,7 +96,7 @@ def test_each_statistic_finds_what_it_is_for(
     assert set(found.aurocs) == set(found.higher) == set(STATISTICS)
     assert found.aurocs[statistic] > 0.9 and found.higher[statistic] is higher
     (sentence,) = (s for s in found.warnings if f"nut: {STATISTICS[statistic]} alone" in s)
-    assert f"{found.aurocs[statistic]:.3f}" in sentence and "judge by pixel metrics" in sentence
+    assert f"{found.aurocs[statistic]:.3f}" in sentence and "rely on pixel metrics" in sentence
     assert ("data.brightness=border" in sentence) == (
         statistic in ("mean_grey", "border_brightness")
     )
@@ -104,7 +104,7 @@ def test_each_statistic_finds_what_it_is_for(
 
 def test_alike_images_give_no_warning(tmp_path: Path) -> None:
     found = audit(load(write(tmp_path, count=40)))["nut"]
-    assert found.warnings == [] and (found.normals, found.defects) == (40, 40)
+    assert found.warnings == [] and (found.normal, found.anomalous) == (40, 40)
     assert all(0.5 <= value < 0.8 for value in found.aurocs.values())
 
 
@@ -126,14 +126,14 @@ def test_it_measures_what_the_network_sees(tmp_path: Path) -> None:
 def test_padding_is_left_out(tmp_path: Path) -> None:
     make_category(tmp_path, "nut", size=(20, 60))
     splits = load(tmp_path, resize="letterbox")
-    values = measure(splits.train, splits.test)
+    values = statistics(splits.train, splits.test)
     assert (values["mean_grey"] > 0.4).all() and (values["darkest"] > 0).all()
     assert values["file_size"].tolist() == [s.path.stat().st_size for s in splits.test.samples]
 
 
 def test_few_images_may_be_chance(tmp_path: Path) -> None:
     found = audit(load(write(tmp_path, lambda seed: grey(seed, 1.2), count=4)))["nut"]
-    assert "maybe by chance (4 normals, 4 defects)" in found.warnings[0]
+    assert "maybe by chance (4 normal, 4 anomalous)" in found.warnings[0]
 
 
 def test_undefined_without_defects(tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ from folders import make_category
 from vqlab.data import (
     DataSettings,
     contact_sheet,
+    image_set_sheet,
     load_dataset,
     read_image,
     read_mask,
-    set_sheet,
-    write_pictures,
+    write_image_set,
 )
-from vqlab.data.contact_sheet import CAPTION, COLUMNS, MOST, RED, TILE, outline
+from vqlab.data.contact_sheet import CAPTION, COLUMNS, MAX_TILES, RED, TILE, outline
 from vqlab.types import UserError
 
 
@@ -56,7 +56,7 @@ def test_faults_are_sentences(root: Path, tmp_path: Path) -> None:
 
 def test_write_validation(root: Path, tmp_path: Path) -> None:
     splits = load_dataset(DataSettings(root=root, categories="nut", image_size=32))
-    folder = write_pictures(splits.validation, tmp_path / "validation")
+    folder = write_image_set(splits.validation, tmp_path / "validation")
     names = sorted(path.name for path in folder.iterdir())
     assert names[:2] == ["nut_000_good.png", "nut_001_good.png"]
     assert len(names) == 2 + 4 * 2
@@ -67,13 +67,13 @@ def test_write_validation(root: Path, tmp_path: Path) -> None:
 def test_sheet_of_a_set(root: Path) -> None:
     settings = DataSettings(root=root, categories="all", image_size=32, synthetic_defects=20)
     splits = load_dataset(settings)
-    assert len(splits.validation) > MOST
-    sheet = set_sheet(splits.validation)
+    assert len(splits.validation) > MAX_TILES
+    sheet = image_set_sheet(splits.validation)
     rows = (sheet.shape[0] - 26) / (TILE + CAPTION)
-    assert sheet.shape[1] == COLUMNS * TILE and 0 < rows <= MOST / COLUMNS and rows == int(rows)
+    assert sheet.shape[1] == COLUMNS * TILE and rows in range(1, MAX_TILES // COLUMNS + 1)
     assert (sheet == RED).all(axis=2).any()
     assert splits.validation_sheet is splits.validation_sheet
     np.testing.assert_array_equal(splits.validation_sheet, sheet)
     good = splits.held_out.subset([0])
-    assert set_sheet(good).shape[0] == 26 + TILE + CAPTION
-    assert not (set_sheet(good)[26:] == RED).all(axis=2).any()
+    assert image_set_sheet(good).shape[0] == 26 + TILE + CAPTION
+    assert not (image_set_sheet(good)[26:] == RED).all(axis=2).any()

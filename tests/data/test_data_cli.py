@@ -37,7 +37,7 @@ def test_validation_is_written_with_masks_and_a_sheet(
     vqlab: Verb, root: Path, tmp_path: Path
 ) -> None:
     said = vqlab("validation", root, "--category", "nut", "--to", "seen")
-    assert "held-out normals with drawn defects" in said
+    assert "held-out normal images with synthetic anomalies" in said
     names = sorted(path.name for path in (tmp_path / "seen").iterdir())
     assert "nut_000_good.png" in names and "nut_contact_sheet.png" in names
     masks = [name for name in names if name.endswith("_mask.png")]

@@ -10,8 +10,8 @@ from folders import make_category, write_image, write_mask
 
 from vqlab.data import DataSettings, check_dataset, find_layout, load_dataset
 from vqlab.data.category import Category
-from vqlab.data.folder_names import unclear
-from vqlab.data.layouts import read_category, recognise
+from vqlab.data.folder_names import ambiguous_names
+from vqlab.data.layouts import detect_layout, read_category
 from vqlab.data.splits import Splits
 from vqlab.types import UserError
 
@@ -21,7 +21,7 @@ def load(root: Path, category: str = "nut") -> Splits:
 
 
 def read(root: Path, category: str = "nut") -> Category:
-    return read_category(recognise(root), category)
+    return read_category(detect_layout(root), category)
 
 
 def fill(folder: Path, count: int, seed: int = 0) -> Path:
@@ -41,7 +41,7 @@ def test_no_masks(root: Path) -> None:
     report = check_dataset(root)
     assert report.ok and report.fingerprint
     assert report.warnings == [
-        "category nut: no defect image has a mask (expected at "
+        "category nut: no anomalous image has a mask (expected at "
         "ground_truth/<defect>/<name>_mask.png); there will be no pixel metrics."
     ]
 
@@ -80,7 +80,7 @@ def test_names_that_mean_good(root: Path, train: str, good: str, bad: str) -> No
         if (nut / empty).is_dir() and not any((nut / empty).iterdir()):
             (nut / empty).rmdir()
     category = read(root)
-    assert category.faults == [] and len(category.train) == 6
+    assert category.errors == [] and len(category.train) == 6
     assert sorted((s.label, s.mask is not None) for s in category.test) == [
         (0, False), (0, False), (1, True), (1, True),
     ]  # fmt: skip
@@ -91,14 +91,14 @@ def test_names_that_mean_good(root: Path, train: str, good: str, bad: str) -> No
 def test_two_folders_of_good_images_are_ambiguous(root: Path, folder: str) -> None:
     write_image(root / "nut" / folder / "OK/000.png", 900)
     with pytest.raises(
-        UserError, match=f"nut/{folder} must have one folder.*OK and good.*into one"
+        UserError, match=f"nut/{folder} must have one folder.*OK and good.*merge them"
     ):
         load(root)
 
 
 def test_a_name_that_is_not_understood_says_what_to_rename(root: Path) -> None:
     (root / "nut/train/good").rename(root / "nut/train/fine")
-    with pytest.raises(UserError, match=r"none but fine; call the folder of good images good \(OK"):
+    with pytest.raises(UserError, match=r"none but fine; rename the folder .* to good \(OK"):
         load(root)
 
 
@@ -106,9 +106,9 @@ def test_a_name_that_is_not_understood_says_what_to_rename(root: Path) -> None:
 def test_two_classes_without_a_meaning_are_refused(root: Path, names: tuple[str, str]) -> None:
     (root / "nut/test/good").rename(root / "nut/test" / names[0])
     (root / "nut/test/hole").rename(root / "nut/test" / names[1])
-    with pytest.raises(UserError, match="must say whether it holds good or defective"):
+    with pytest.raises(UserError, match="must say whether its images are normal or anomalous"):
         load(root)
-    assert unclear(["good", "0", "1"]) == [] and unclear(["1", "2", "3"]) == []
+    assert ambiguous_names(["good", "0", "1"]) == [] and ambiguous_names(["1", "2", "3"]) == []
 
 
 def test_images_in_train_itself_are_good_and_in_test_itself_unused(root: Path) -> None:
@@ -117,8 +117,8 @@ def test_images_in_train_itself_are_good_and_in_test_itself_unused(root: Path) -
     (root / "nut/train/good").rmdir()
     fill(root / "nut/test", 3, 700)
     category = read(root)
-    assert category.faults == [] and (len(category.train), len(category.test)) == (6, 4)
-    assert "3 images are in no folder that says whether they are good" in category.remarks[0]
+    assert category.errors == [] and (len(category.train), len(category.test)) == (6, 4)
+    assert "3 images directly in it are not used" in category.warnings[0]
 
 
 def test_a_category_of_two_folders(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_category_of_two_folders(tmp_path: Path) -> None:
     settings = DataSettings(root=tmp_path / "parts/pen", seed=5, image_size=32)
     assert files(load_dataset(settings), "test") == files(splits, "test")
     notes = " ".join(splits.notes)
-    assert "4 of 20 good images" in notes and "raw means neither good nor bad" in notes
+    assert "4 of 20 normal images" in notes and "skipped raw" in notes
 
 
 def test_flat_folders(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_few_good_images_are_all_trained_on(tmp_path: Path) -> None:
     good, bad = fill(tmp_path / "good", 4), fill(tmp_path / "bad", 1, 100)
     splits = load_dataset(DataSettings(good=good, bad=bad, image_size=32))
     assert [s.label for s in splits.test.samples] == [1]
-    assert "false rejects on test cannot be measured" in " ".join(splits.notes)
+    assert "false reject rate on test cannot be measured" in " ".join(splits.notes)
 
 
 def wrong(tmp_path: Path) -> dict[str, tuple[dict[str, object], str]]:
@@ -173,14 +173,14 @@ def wrong(tmp_path: Path) -> dict[str, tuple[dict[str, object], str]]:
     fill(tmp_path / "pen/train/OK", 1, 300)
     (tmp_path / "empty").mkdir()
     return {
-        "both": ({"good": good, "root": tmp_path}, "--data.*or a folder of good.*leave one out"),
-        "bad alone": ({"bad": bad}, "must have a folder of good images beside it"),
+        "both": ({"good": good, "root": tmp_path}, "--data.*or a folder of normal.*remove one"),
+        "bad alone": ({"bad": bad}, "must be used with a folder of normal images"),
         "nowhere": ({"good": tmp_path / "none"}, "none is none"),
         "no bad": ({"good": good, "bad": tmp_path / "none"}, "data.bad must be a folder"),
-        "empty": ({"good": good, "bad": tmp_path / "empty"}, "empty must hold images"),
+        "empty": ({"good": good, "bad": tmp_path / "empty"}, "empty must contain images"),
         "the same": ({"good": good, "bad": good}, "must be two folders"),
         "good in bad": ({"good": good, "bad": tmp_path / "mixed"}, "it has a folder OK"),
-        "a layout": ({"good": tmp_path / "pen"}, "--data .*pen, or --good .*pen/train/OK"),
+        "a layout": ({"good": tmp_path / "pen"}, "--data .*pen or --good .*pen/train/OK"),
         "two": ({"good": good, "categories": "a,b"}, "one category; got a, b"),
         "all": ({"good": good, "categories": "all"}, "one category; got all"),
     }
@@ -199,10 +199,10 @@ def test_mistakes_with_flat_folders_are_sentences(tmp_path: Path, case: str) -> 
 
 def test_a_data_set_of_images_or_of_two_folders_is_explained(tmp_path: Path) -> None:
     fill(tmp_path / "flat", 3)
-    with pytest.raises(UserError, match=r"holds images itself; .* --good .*flat"):
-        recognise(tmp_path / "flat")
-    with pytest.raises(UserError, match=r"holds folders of images \(flat\).*--good .*--bad"):
-        recognise(tmp_path)
+    with pytest.raises(UserError, match=r"contains images itself; .* --good .*flat"):
+        detect_layout(tmp_path / "flat")
+    with pytest.raises(UserError, match=r"contains folders of images \(flat\).*--good .*--bad"):
+        detect_layout(tmp_path)
 
 
 def test_defects_in_kinds_below_one_folder(root: Path) -> None:
@@ -216,7 +216,7 @@ def test_defects_in_kinds_below_one_folder(root: Path) -> None:
 def test_validation_of_real_defects_without_any_says_so(root: Path) -> None:
     shutil.rmtree(root / "nut/test")
     tree = {"root": root, "categories": "nut", "image_size": 32, "validation": {"source": "test"}}
-    with pytest.raises(UserError, match="must have 2 test images.*validation.source=drawn"):
+    with pytest.raises(UserError, match="at least 2 test images.*validation.source=drawn"):
         load_dataset(DataSettings.model_validate(tree))
 
 

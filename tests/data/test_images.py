@@ -124,7 +124,7 @@ def test_cut_short_is_refused_by_name(tmp_path: Path, suffix: str, share: float)
 def test_no_image_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not a picture")
     (tmp_path / "empty.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"text\.png cannot be used: it is not an image we know"):
+    with pytest.raises(UserError, match=r"text\.png cannot be used: unsupported or corrupt image"):
         read_image(tmp_path / "text.png")
     with pytest.raises(UserError, match=r"empty\.png cannot be used: it is empty"):
         read_image(tmp_path / "empty.png")

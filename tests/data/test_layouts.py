@@ -10,7 +10,7 @@ import pytest
 from folders import make_category, make_visa, write_image, write_mask
 
 from vqlab.data import DataSettings, categories_in, load_dataset
-from vqlab.data.layouts import listing, read_category, recognise
+from vqlab.data.layouts import detect_layout, join_names, read_category
 from vqlab.types import UserError
 
 
@@ -19,14 +19,14 @@ def load(root: Path, *categories: str) -> None:
 
 
 def test_mvtec_layout(root: Path) -> None:
-    layout = recognise(root)
+    layout = detect_layout(root)
     assert layout.source == "MVTec AD layout" and categories_in(root) == ["bolt", "nut"]
     nut = read_category(layout, "nut")
     assert [s.path.name for s in nut.train] == [f"{i:03d}.png" for i in range(6)]
     assert [(s.defect, s.label) for s in nut.test] == [("good", 0)] * 2 + [("hole", 1)] * 2
     masks = [s.mask.name if s.mask else None for s in nut.test]
     assert masks == [None, None, "000_mask.png", "001_mask.png"]
-    assert nut.faults == [] and nut.remarks == []
+    assert nut.errors == [] and nut.warnings == []
 
 
 def test_visa_as_downloaded(tmp_path: Path) -> None:
@@ -34,11 +34,11 @@ def test_visa_as_downloaded(tmp_path: Path) -> None:
     make_visa(tmp_path, "pcb1", train=5)
     make_visa(tmp_path, "fryum")
     shutil.rmtree(tmp_path / "fryum")  # in the split, but not downloaded
-    layout = recognise(tmp_path)
+    layout = detect_layout(tmp_path)
     assert layout.source == "VisA layout" and categories_in(tmp_path) == ["candle", "pcb1"]
     pcb1 = read_category(layout, "pcb1")
     assert len(pcb1.train) == 5 and [s.label for s in pcb1.test] == [1, 1, 0, 0]
-    assert pcb1.faults == [] and pcb1.remarks == []
+    assert pcb1.errors == [] and pcb1.warnings == []
     splits = load_dataset(DataSettings(root=tmp_path, categories="pcb1", image_size=32))
     assert splits.source == "VisA layout"
     batch = splits.test.batch(range(4))
@@ -50,7 +50,7 @@ def test_visa_as_downloaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("inside", ["", "1cls"])
 def test_visa_reorganised(tmp_path: Path, inside: str) -> None:
     make_category(tmp_path / inside, "candle", kind="bad", suffix="")
-    layout = recognise(tmp_path)
+    layout = detect_layout(tmp_path)
     assert layout.source == "VisA layout"
     assert [s.mask is not None for s in read_category(layout, "candle").test] == [1, 1, 0, 0]
     splits = load_dataset(DataSettings(root=tmp_path, categories="candle", image_size=32))
@@ -64,7 +64,7 @@ def test_a_categorys_own_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert splits.categories == ("nut",) and splits.fingerprint == wanted.fingerprint
     monkeypatch.chdir(root / "nut")
     assert load_dataset(DataSettings(root=Path("."), image_size=32)).categories == ("nut",)
-    with pytest.raises(UserError, match="is itself the folder of the category nut"):
+    with pytest.raises(UserError, match="is the folder of the category nut"):
         load(root / "nut", "cable")
 
 
@@ -74,9 +74,9 @@ def test_hidden_files_and_strangers_are_not_images(root: Path) -> None:
     (good / ".DS_Store").write_text("")
     (good / "notes.txt").write_text("")
     os.rename(good / "000.png", good / "000.PNG")
-    nut = read_category(recognise(root), "nut")
-    assert len(nut.train) == 6 and nut.faults == []
-    assert len(nut.remarks) == 1 and "notes.txt" in nut.remarks[0]
+    nut = read_category(detect_layout(root), "nut")
+    assert len(nut.train) == 6 and nut.errors == []
+    assert len(nut.warnings) == 1 and "notes.txt" in nut.warnings[0]
 
 
 def test_a_missing_category_lists_those_there_and_says_how_to_get_more(root: Path) -> None:
@@ -105,7 +105,7 @@ FAULTS = {
     "no folder": (lambda root: shutil.rmtree(root), "set does not exist"),
     "empty folder": (
         lambda root: [shutil.rmtree(path) for path in root.iterdir()],
-        "must hold categories.*holds no folder",
+        "must contain categories.*contains no folder",
     ),
     "no train": (lambda root: shutil.rmtree(root / "nut/train"), "nut must have a folder train/go"),
     "neither": (
@@ -116,16 +116,16 @@ FAULTS = {
         lambda root: (root / "nut/train/good").rename(root / "nut/train/fine"),
         "nut must have a folder train/good",
     ),
-    "no images": (no_images, "train/good must hold images .*png.*holds none"),
+    "no images": (no_images, "train/good must contain images .*png.*contains none"),
     "one image": (one_image, "nut must have at least 4 normal images.*has 1"),
-    "cut short": (truncate, r"train/good/003\.png cannot be used: it is cut short"),
+    "cut short": (truncate, r"train/good/003\.png cannot be used: it is truncated"),
     "text": (
         lambda root: (root / "nut/test/good/000.png").write_text("hello"),
-        r"test/good/000\.png cannot be used: it is not an image",
+        r"test/good/000\.png cannot be used: unsupported or corrupt image",
     ),
     "text mask": (
         lambda root: (root / "nut/ground_truth/hole/000_mask.png").write_text("hello"),
-        r"hole/000_mask\.png cannot be used: it is not an image",
+        r"hole/000_mask\.png cannot be used: unsupported or corrupt image",
     ),
     "mask of another size": (
         lambda root: write_mask(root / "nut/ground_truth/hole/000_mask.png", (24, 20)),
@@ -151,7 +151,7 @@ def test_all_bad_files_are_listed_at_once(root: Path) -> None:
     (root / "nut/ground_truth/hole/000_mask.png").write_text("hello")
     with pytest.raises(UserError, match="13 files cannot be used.*and 3 more") as error:
         load(root)
-    assert str(error.value).count("not an image") == 10
+    assert str(error.value).count("unsupported or corrupt") == 10
 
 
 def test_faults_of_several_categories_come_together(root: Path) -> None:
@@ -163,7 +163,7 @@ def test_faults_of_several_categories_come_together(root: Path) -> None:
 
 
 def test_the_folder_above_or_a_file_is_explained(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="below it set would do"):
+    with pytest.raises(UserError, match="use one of its subfolders: set"):
         load(tmp_path)
     with pytest.raises(UserError, match="is a file"):
         load(root / "nut/train/good/000.png")
@@ -182,7 +182,7 @@ def test_visa_without_or_with_a_wrong_split(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         load(tmp_path, "candle")
     split.unlink()
-    with pytest.raises(UserError, match=r"VisA \(candle\) without its split_csv/1cls\.csv"):
+    with pytest.raises(UserError, match=r"VisA \(candle\) without split_csv/1cls\.csv"):
         load(tmp_path, "candle")
 
 
@@ -190,13 +190,13 @@ def test_visa_faults(tmp_path: Path) -> None:
     make_visa(tmp_path)
     (tmp_path / "candle/Data/Masks/Anomaly/001.png").unlink()
     load(tmp_path, "candle")
-    candle = read_category(recognise(tmp_path), "candle")
-    assert "1 of 2 defect images has no mask" in candle.without_mask(tmp_path)[0]
+    candle = read_category(detect_layout(tmp_path), "candle")
+    assert "1 of 2 anomalous images has no mask" in candle.missing_mask_warnings(tmp_path)[0]
     (tmp_path / "candle/Data/Images/Normal/0000.JPG").unlink()
     with pytest.raises(UserError, match=r"0000\.JPG cannot be used: it does not exist"):
         load(tmp_path, "candle")
 
 
 def test_listing() -> None:
-    assert listing(["a", "b"]) == "a, b"
-    assert listing([str(i) for i in range(13)]).endswith("9 and 3 more")
+    assert join_names(["a", "b"]) == "a, b"
+    assert join_names([str(i) for i in range(13)]).endswith("9 and 3 more")

@@ -55,7 +55,7 @@ def test_a_folder_in_its_usual_place_comes_before_it(here: Path) -> None:
 
 def test_an_empty_usual_folder_is_not_passed_over(here: Path) -> None:
     (here / "data/MVTec").mkdir(parents=True)
-    with pytest.raises(UserError, match="data/MVTec must hold categories"):
+    with pytest.raises(UserError, match="data/MVTec must contain categories"):
         find_root(DataSettings())
 
 

@@ -11,7 +11,7 @@ import torch
 from folders import make_category, write_image
 
 from vqlab.data import DataSettings, ImageSet, Splits, image_set, load_dataset, read_image
-from vqlab.data.layouts import recognise
+from vqlab.data.layouts import detect_layout
 from vqlab.data.splits import fingerprint
 from vqlab.types import Sample, UserError
 
@@ -101,15 +101,15 @@ def test_drawn_defects_are_the_same_every_time(big: Path) -> None:
 
 
 def test_settings_of_any_size_see_the_same_drawn_defects(tmp_path: Path) -> None:
-    """Drawn at one size and made smaller: the mask at 64 px is where that at 256 px is."""
+    """Drawn at one size and shrunk: the masks at 64 px and at 256 px agree."""
     make_category(tmp_path, "nut", size=(300, 200))
     small, large = (load(tmp_path, image_size=side).validation for side in (64, 256))
     assert [s.defect for s in small.samples] == [s.defect for s in large.samples]
     drawn = [i for i, sample in enumerate(small.samples) if sample.label]
     faint = []
     for index in drawn:
-        fine = large.picture(index).mask
-        coarse = small.picture(index).mask
+        fine = large.resized(index).mask
+        coarse = small.resized(index).mask
         np.testing.assert_array_equal(coarse, fine.reshape(64, 4, 64, 4).any(axis=(1, 3)))
         faint.append(coarse.mean() >= fine.mean())
     assert drawn and all(faint)
@@ -147,9 +147,9 @@ def test_memory_changes_nothing_but_time(big: Path) -> None:
 
 def _small_memory(root: Path) -> ImageSet:
     images = load(root, memory_mib=0).train
-    images._memory._left = 20_000  # room for four pictures of 32x32
+    images._cache._bytes_left = 20_000  # room for four pictures of 32x32
     images.load()
-    assert 0 < sum(item in images._memory for item in images._items) < len(images)
+    assert 0 < sum(item in images._cache for item in images._sources) < len(images)
     return images
 
 
@@ -195,7 +195,7 @@ def test_a_user_cannot_change_what_is_kept(root: Path) -> None:
     train.batch([0]).images.zero_()
     assert train.batch([0]).images.any()
     with pytest.raises(ValueError, match="read-only"):
-        train.picture(0).image[0, 0, 0] = 1
+        train.resized(0).image[0, 0, 0] = 1
 
 
 def test_fingerprint(root: Path, tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_fingerprint(root: Path, tmp_path: Path) -> None:
 def test_the_label_is_part_of_the_fingerprint(root: Path) -> None:
     path = root / "nut/test/good/000.png"
     samples = [Sample(path, "nut", defect) for defect in ("good", "hole")]
-    prints = [fingerprint([sample], recognise(root)) for sample in samples]
+    prints = [fingerprint([sample], detect_layout(root)) for sample in samples]
     assert prints[0] != prints[1]
 
 

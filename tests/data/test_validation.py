@@ -94,7 +94,7 @@ def test_visa_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("defects", [0, 1])
 def test_too_few_defects_is_a_sentence(tmp_path: Path, defects: int) -> None:
     make_category(tmp_path, "nut", defects=defects)
-    with pytest.raises(UserError, match=f"has {defects} of any kind; use data.validation.source"):
+    with pytest.raises(UserError, match=f"has {defects} anomalous images; use data.valid"):
         load(tmp_path, "test")
     assert len(load(tmp_path).test) == 2 + defects
 
@@ -121,7 +121,7 @@ def test_the_table_says_which_image_had_which_role(
 
 def places(root: Path, **changes: object) -> np.ndarray:
     """Kind number, size and contrast of every drawn copy, (N, 3)."""
-    items = load(root, **changes).validation._items
+    items = load(root, **changes).validation._sources
     drawn = [item for item in items if hasattr(item, "kind")]
     kinds = sorted({item.kind for item in drawn})  # type: ignore[attr-defined]
     rows = [(kinds.index(d.kind), d.size, d.contrast) for d in drawn]  # type: ignore[attr-defined]

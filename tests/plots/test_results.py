@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from vqlab.data import DataSettings, ImageSet
-from vqlab.data.image_set import Memory, Photo
+from vqlab.data.image_set import ImageCache, ImageFile
 from vqlab.evaluation import Thresholds, evaluate, score_images
 from vqlab.plots import (
     write_results,
@@ -71,8 +71,8 @@ def scored_set(folder: Path, categories=("nut",), resize="stretch", shape=(32, 3
                 mask = path.with_name(f"{index}_mask.png")
                 Image.fromarray(square).save(mask)
             Image.fromarray(image).save(path)
-            items.append(Photo(Sample(path, category, kind, mask)))
-    return ImageSet(items, Memory(DataSettings(image_size=32, resize=resize)))
+            items.append(ImageFile(Sample(path, category, kind, mask)))
+    return ImageSet(items, ImageCache(DataSettings(image_size=32, resize=resize)))
 
 
 @pytest.fixture

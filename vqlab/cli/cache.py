@@ -1,4 +1,4 @@
-"""`vqlab data cache`: what is kept of features, and room again."""
+"""`vqlab data cache`: list and clear cached features."""
 
 from __future__ import annotations
 
@@ -17,31 +17,33 @@ if TYPE_CHECKING:
 
 @data_app.command()
 def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Delete the kept features.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Delete cached features.")] = False,
     older_than: Annotated[
         float | None,
-        typer.Option(min=0, metavar="DAYS", help="With --clear: only those unused for so long."),
+        typer.Option(min=0, metavar="DAYS", help="With --clear: only entries unused for DAYS."),
     ] = None,
 ) -> None:
-    """Show the features kept on disk, with sizes, or clear them: they are extracted again when
-    needed. The folder is VQLAB_CACHE, else ~/.cache/vqlab/features."""
+    """List the features cached on disk, or delete them; they are extracted again when needed.
+
+    The folder is VQLAB_CACHE, else ~/.cache/vqlab/features.
+    """
     from vqlab.cli.progress import out
     from vqlab.errors import UserError
     from vqlab.features import cache_folder, clear_files, kept_files
 
     if older_than is not None and not clear:
-        raise UserError("--older-than says what to clear: add --clear.")
+        raise UserError("--older-than must be used with --clear; add --clear.")
     if clear:
-        gone = clear_files(older_than or 0.0)
-        out.print(f"{len(gone)} files deleted, {_amount(gone)}: {cache_folder()}")
+        deleted = clear_files(older_than or 0.0)
+        out.print(f"Deleted {len(deleted)} files ({_megabytes(deleted)}) in {cache_folder()}")
         return
     files = kept_files()
     if files:
         out.print(_table(files))
-    out.print(f"{len(files)} files, {_amount(files)}: {cache_folder()}")
+    out.print(f"{len(files)} files ({_megabytes(files)}) in {cache_folder()}")
 
 
-def _amount(files: list[KeptFile]) -> str:
+def _megabytes(files: list[KeptFile]) -> str:
     return f"{sum(file.size for file in files) / 1e6:.1f} MB"
 
 
@@ -51,7 +53,7 @@ def _table(files: list[KeptFile]) -> Table:
     table = Table("backbone", "category", "images", "MB", "last used")
     for file in files:
         used = datetime.fromtimestamp(file.used).strftime("%Y-%m-%d %H:%M")
-        name = file.backbone or f"not whole: {file.path.name}"
+        name = file.backbone or f"incomplete: {file.path.name}"
         count = str(file.images) if file.backbone else ""
         table.add_row(name, file.category, count, f"{file.size / 1e6:.1f}", used)
     return table

@@ -1,11 +1,11 @@
-"""`vqlab data …`: check, show, validation, audit, make, list (and cache, in `cache.py`)."""
+"""`vqlab data …`: check, show, validation, audit, generate, list (and cache, in `cache.py`)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,8 +18,14 @@ if TYPE_CHECKING:
 
 Root = Annotated[
     Path | None,
-    typer.Argument(help="Data set folder; default: data/MVTec, data/VisA, or the synthetic set."),
+    typer.Argument(help="Dataset folder; default: data/MVTec, data/VisA, or the synthetic set."),
 ]
+DRAWING = "generating the synthetic set"
+
+
+def _output(help: str) -> Any:
+    """Return the option `--output`; its former name is `--to`."""
+    return typer.Option("--output", "--to", "-o", help=help)
 
 
 @data_app.command()
@@ -29,16 +35,15 @@ def check(
     good: Good = None,
     bad: Bad = None,
     bits: Annotated[
-        int | None, typer.Option(min=8, max=32, help="Bits that the camera used, as data.bits.")
+        int | None, typer.Option(min=8, max=32, help="Bit depth of the camera, see data.bits.")
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 for warnings, too.")
+        bool, typer.Option("--strict", help="Exit with status 1 for warnings, too.")
     ] = False,
 ) -> None:
-    """Validate a data set: files, masks, duplicates, unused images; print its fingerprint.
+    """Validate a dataset: files, masks, duplicates, unused images; print its fingerprint.
 
-    Exit status 1 for errors, which keep the set from being used; 0 for warnings, or 1 with
-    --strict.
+    Exit status: 1 for errors, which prevent using the dataset; 0 for warnings (1 with --strict).
     """
     from vqlab.cli.progress import counting
     from vqlab.cli.tables import check_summary, check_table
@@ -47,10 +52,10 @@ def check(
 
     settings = _settings(root, category, good, bad)
     with counting() as on_progress:
-        folder, _ = find_root(settings, partial(on_progress, "drawing the synthetic set"))
-        where = find_layout(settings) if good is not None else folder
+        folder, _ = find_root(settings, partial(on_progress, DRAWING))
+        root_or_layout = find_layout(settings) if good is not None else folder
         names = None if settings.categories == "all" else settings.categories
-        report = check_dataset(where, names, partial(on_progress, "checking images"), bits)
+        report = check_dataset(root_or_layout, names, partial(on_progress, "checking images"), bits)
     check_table(report)
     out.print(check_summary(report))
     if report.errors or (strict and report.warnings):
@@ -63,20 +68,18 @@ def show(
     category: Category = None,
     good: Good = None,
     bad: Bad = None,
-    to: Annotated[Path, typer.Option(help="The picture to write.")] = Path(
-        "results/contact_sheet.png"
-    ),
+    output: Annotated[Path, _output("PNG file to write.")] = Path("results/contact_sheet.png"),
 ) -> None:
-    """Write a contact sheet: good images, and each kind of defect with its mask's outline."""
+    """Write a contact sheet: normal images, and each defect type with outlined masks."""
     from vqlab.cli.progress import counting, out
     from vqlab.data import contact_sheet, find_layout, find_root
 
     settings = _settings(root, category, good, bad)
     with counting() as on_progress:
-        find_root(settings, partial(on_progress, "drawing the synthetic set"))
+        find_root(settings, partial(on_progress, DRAWING))
     names = None if settings.categories == "all" else settings.categories
-    contact_sheet(find_layout(settings), names, to)
-    out.print(f"contact sheet: {to}")
+    contact_sheet(find_layout(settings), names, output)
+    out.print(f"Contact sheet: {output}")
 
 
 @data_app.command()
@@ -85,26 +88,28 @@ def validation(
     category: Category = None,
     good: Good = None,
     bad: Bad = None,
-    to: Annotated[Path, typer.Option(help="Folder to write.")] = Path("results/validation"),
+    output: Annotated[Path, _output("Folder to write.")] = Path("results/validation"),
     source: Annotated[
-        str, typer.Option(help="`drawn` or `test`, as data.validation.source.")
+        str, typer.Option(help="`drawn` or `test`, see data.validation.source.")
     ] = "drawn",
-    seed: Annotated[int, typer.Option(help="As data.seed.")] = 0,
+    seed: Annotated[int, typer.Option(help="See data.seed.")] = 0,
 ) -> None:
-    """Write the images and masks that choose settings, and a contact sheet of them."""
+    """Write the validation images and masks, and a contact sheet of them."""
     from vqlab.cli.progress import counting, out
-    from vqlab.data import load_dataset, write_picture, write_pictures
+    from vqlab.data import load_dataset, write_image_set, write_png
     from vqlab.text import folder_name
 
-    whole = _settings(root, category, good, bad, seed=seed, validation={"source": source})
+    all_settings = _settings(root, category, good, bad, seed=seed, validation={"source": source})
     with counting() as on_progress:
-        for settings in _each_category(whole, on_progress):
+        for settings in _each_category(all_settings, on_progress):
             splits = load_dataset(settings, partial(on_progress, "reading images"))
-            write_pictures(splits.validation, to)
-            sheet = to / f"{folder_name(splits.categories[0])}_contact_sheet.png"
-            write_picture(splits.validation_sheet, sheet)
-            out.print(f"{len(splits.validation)} images ({settings.validation.described}): {to}")
-            out.print(f"contact sheet: {sheet}")
+            write_image_set(splits.validation, output)
+            sheet = output / f"{folder_name(splits.categories[0])}_contact_sheet.png"
+            write_png(splits.validation_sheet, sheet)
+            out.print(
+                f"{len(splits.validation)} images ({settings.validation.described}): {output}"
+            )
+            out.print(f"Contact sheet: {sheet}")
 
 
 @data_app.command()
@@ -114,10 +119,10 @@ def audit(
     good: Good = None,
     bad: Bad = None,
     brightness: Annotated[
-        str, typer.Option(help="`keep` or `border`, as data.brightness.")
+        str, typer.Option(help="`keep` or `border`, see data.brightness.")
     ] = "keep",
 ) -> None:
-    """Warn where trivial statistics of the images separate test normals from test defects."""
+    """Warn if trivial image statistics separate normal from anomalous test images."""
     from vqlab.cli.progress import counting
     from vqlab.cli.tables import audit_table
     from vqlab.cli.terminal import marked, out
@@ -125,20 +130,20 @@ def audit(
     from vqlab.data import audit as audit_splits
 
     rows: list[CategoryAudit] = []
-    whole = _settings(root, category, good, bad, brightness=brightness)
+    all_settings = _settings(root, category, good, bad, brightness=brightness)
     with counting() as on_progress:
-        for settings in _each_category(whole, on_progress):
+        for settings in _each_category(all_settings, on_progress):
             splits = load_dataset(settings, partial(on_progress, "reading images"))
             rows += audit_splits(splits).values()
     audit_table(rows, STATISTICS)
     if not any(row.warnings for row in rows):
-        out.print(marked("no statistic alone separates a test set", "bold green"))
+        out.print(marked("No single statistic separates a test set", "bold green"))
 
 
 def _settings(
     root: Path | None, category: str | None, good: Path | None, bad: Path | None, **more: object
 ) -> DataSettings:
-    """Settings of the images given on the command line; all categories where none is named."""
+    """Return the settings of the images named on the command line; default: all categories."""
     from vqlab.config import validate
     from vqlab.data import DataSettings
     from vqlab.recipes import Folders
@@ -149,40 +154,43 @@ def _settings(
     return validate(DataSettings, folders.over({"data": tree})["data"], "data.")
 
 
-def _each_category(whole: DataSettings, on_progress: OnProgress) -> Iterator[DataSettings]:
-    """Settings of one category after the other, one in memory at a time."""
+def _each_category(settings: DataSettings, on_progress: OnProgress) -> Iterator[DataSettings]:
+    """Yield the settings of one category at a time, to limit memory."""
     from vqlab.data import choose_categories, find_root
 
-    find_root(whole, partial(on_progress, "drawing the synthetic set"))
-    for name in choose_categories(whole):
-        yield whole.model_copy(update={"categories": (name,)})
+    find_root(settings, partial(on_progress, DRAWING))
+    for name in choose_categories(settings):
+        yield settings.model_copy(update={"categories": (name,)})
 
 
 @data_app.command()
-def make(
-    to: Annotated[Path, typer.Option(help="Folder to write.")] = Path("data/synthetic"),
+def generate(
+    output: Annotated[Path, _output("Folder to write.")] = Path("data/synthetic"),
     category: Category = None,
-    seed: Annotated[int, typer.Option(help="Another seed makes another set.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random numbers.")] = 0,
 ) -> None:
-    """Make the built-in synthetic set (done by itself where no data are given)."""
+    """Generate the built-in synthetic set (also done automatically if there are no data)."""
     from vqlab.cli.progress import counting, out
     from vqlab.data import make_synthetic
 
     names = [category] if category and category != "all" else None
     with counting() as on_progress:
-        made = make_synthetic(to, names, seed, partial(on_progress, "drawing"))
-    out.print(f"synthetic set: {made}")
+        folder = make_synthetic(output, names, seed, partial(on_progress, DRAWING))
+    out.print(f"Synthetic set: {folder}")
+
+
+data_app.command(name="make", hidden=True)(generate)  # the former name
 
 
 @data_app.command(name="list")
 def list_categories(data: Data = None) -> None:
-    """The categories of a data set."""
+    """List the categories of a dataset."""
     from vqlab.cli.progress import counting, out
     from vqlab.data import DataSettings, categories_in, find_root
 
     with counting() as on_progress:
-        drawing = partial(on_progress, "drawing the synthetic set")
-        folder, source = find_root(DataSettings(root=data, categories="all"), drawing)
+        settings = DataSettings(root=data, categories="all")
+        folder, source = find_root(settings, partial(on_progress, DRAWING))
     out.print(f"{source} at {folder}:")
     for name in categories_in(folder):
         out.print(f"  {name}")

@@ -1,4 +1,4 @@
-"""Tables of images: the check and the audit of a data set."""
+"""Tables of `vqlab data check` and `vqlab data audit`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def check_table(report: CheckReport) -> None:
-    """The check's rows, then every warning and error on a line of its own."""
-    figures = map(Column, ("train", "test normal", "test anomalous", "masks"))
+    """Print a row per category, then every warning and error on its own line."""
+    counts = map(Column, ("train", "test normal", "test anomalous", "masks"))
     texts = (Column(name, text=True) for name in ("size", "published"))
     rows = []
     for row in report.rows:
-        counts = (str(count) for count in row.counts)
-        rows.append(Row([visible(row.category), *counts, str(row.masks), row.sizes, row.published]))
-    columns = [Column("category", text=True), *figures, *texts]
+        cells = map(str, (*row.counts, row.masks, row.sizes, row.published))
+        rows.append(Row([visible(row.category), *cells]))
+    columns = [Column("category", text=True), *counts, *texts]
     out.print(FittedTable(f"{report.root} ({report.source})", columns, rows))
     for warning in report.warnings:
         out.print(marked("warning", "yellow", f": {warning}"))
@@ -32,12 +32,12 @@ def check_table(report: CheckReport) -> None:
 
 
 def check_summary(report: CheckReport) -> Text:
-    """The check's last line: how many errors and warnings there are, and the fingerprint."""
+    """Return the last line of the check: counts of errors and warnings, and the fingerprint."""
     warnings = _counted(len(report.warnings), "warning")
     if report.errors:
         rest = f", {warnings}" if report.warnings else ""
         return marked(_counted(len(report.errors), "error"), "bold red", rest)
-    rest = f"; fingerprint {report.fingerprint}"
+    rest = f". Fingerprint: {report.fingerprint}"
     if report.warnings:
         return marked(warnings, "bold yellow", rest)
     return marked("No problems found", "bold green", rest)
@@ -48,15 +48,15 @@ def _counted(count: int, word: str) -> str:
 
 
 def audit_table(rows: Sequence[CategoryAudit], statistics: Mapping[str, str]) -> None:
-    """How well each statistic (name → words) separates the test set, a row per category, then
-    every warning on a line of its own."""
-    title = "image AUROC of trivial statistics (↑ ↓: anomalous images have higher, lower values)"
+    """Print how well each statistic (name → text) separates the test set, a row per category,
+    then every warning on its own line."""
+    title = "image AUROC of trivial statistics (↑ ↓: anomalous images higher, lower)"
     columns = [Column("category", text=True), *map(Column, statistics.values())]
-    shown = []
+    table_rows = []
     for row in rows:
         cells = [_audit_cell(row, name) for name in statistics]
-        shown.append(Row([row.category + (" ⚠" if row.warnings else ""), *cells]))
-    out.print(FittedTable(title, columns, shown))
+        table_rows.append(Row([row.category + (" ⚠" if row.warnings else ""), *cells]))
+    out.print(FittedTable(title, columns, table_rows))
     for row in rows:
         for warning in row.warnings:
             out.print(marked("warning", "yellow", f": {warning}"))
@@ -66,4 +66,4 @@ def _audit_cell(row: CategoryAudit, name: str) -> Cell:
     if name not in row.aurocs:
         return "–"
     cell = f"{row.aurocs[name]:.3f} {'↑' if row.higher[name] else '↓'}"
-    return Text(cell, "bold yellow") if name in row.warned else cell
+    return Text(cell, "bold yellow") if name in row.suspicious else cell

@@ -58,8 +58,8 @@ def validation_digest(splits: Splits) -> str:
     """sha256 (hex) of the validation pictures and masks: another way to draw gives another."""
     sha = hashlib.sha256()
     for index in range(len(splits.validation)):
-        picture = splits.validation.picture(index)
-        sha.update(picture.image.tobytes() + np.packbits(picture.mask).tobytes())
+        resized = splits.validation.resized(index)
+        sha.update(resized.image.tobytes() + np.packbits(resized.mask).tobytes())
     return sha.hexdigest()
 
 

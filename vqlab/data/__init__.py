@@ -1,15 +1,15 @@
-"""Images: found in folders, read, brought to network size, split, checked, shown."""
+"""Datasets: find, read, resize, split, check and show images."""
 
 from vqlab.data.arrays import as_rgb
 from vqlab.data.audit import STATISTICS, CategoryAudit, audit, audit_metrics
-from vqlab.data.check import CheckReport, CheckRow, check_dataset
-from vqlab.data.contact_sheet import contact_sheet, set_sheet, write_picture, write_pictures
+from vqlab.data.checks.report import CheckReport, CheckRow, check_dataset
+from vqlab.data.contact_sheet import contact_sheet, image_set_sheet, write_image_set, write_png
 from vqlab.data.image_set import ImageSet
 from vqlab.data.images import (
     IMAGE_SUFFIXES,
     read_image,
     read_mask,
-    resized,
+    resize_map,
     to_network,
     to_original,
 )
@@ -51,10 +51,10 @@ __all__ = [
     "make_synthetic",
     "read_image",
     "read_mask",
-    "resized",
-    "set_sheet",
+    "resize_map",
+    "image_set_sheet",
     "to_network",
     "to_original",
-    "write_picture",
-    "write_pictures",
+    "write_png",
+    "write_image_set",
 ]

@@ -1,4 +1,4 @@
-"""Images in memory: what a user has of a camera or a data loader becomes an RGB array."""
+"""Convert images in memory (PIL, NumPy) to RGB arrays; explain how to convert others."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from vqlab.data.depth import BadFile, depth_of
-from vqlab.data.images import Pixels, rgb_of, upright
+from vqlab.data.bit_depth import BadFile, depth_of
+from vqlab.data.images import Pixels, load_upright, rgb_of
 from vqlab.errors import UserError
 
 _CHANNELS = (1, 3, 4)
@@ -26,25 +26,24 @@ _UNDECODABLE = (
     struct.error,
     zlib.error,
 )
-"""What Pillow raises for damaged images, and for closed ones."""
+"""Raised by Pillow for damaged and for closed images."""
 
 
 def as_rgb(image: Any, bits: int | None = None) -> Pixels:
-    """Return a PIL image, or a uint8 array (H, W, 3) or (H, W), as an array (H, W, 3) uint8.
+    """Convert a PIL image, or a uint8 array (H, W, 3) or (H, W), to an array (H, W, 3) uint8.
 
-    A PIL image takes the road of `read_image` for a file: mode, palette, transparency, 16 bits and
-    EXIF orientation are read as there. bits: as `data.bits`. Raises UserError for anything else,
-    with the expression that converts it, where there is one.
+    A PIL image is converted as `read_image` converts its file. bits: see `data.bits`. Raises
+    UserError for anything else, with an expression that converts it if there is one.
     """
     if isinstance(image, Image.Image):
         return _of_pil(image, bits)
-    array, start = _as_array(image)
-    shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
-    if start != "x" or not shaped or array.dtype != np.uint8 or 0 in array.shape:
+    array, source = _as_array(image)
+    valid_shape = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+    if source != "x" or not valid_shape or array.dtype != np.uint8 or 0 in array.shape:
         kind = f"{type(image).__name__} of {array.dtype}, shape {array.shape}"
         raise UserError(
             "an image must be a path, a PIL image, or a uint8 array of shape (height, width, 3) or "
-            f"(height, width); got {kind}{_range(array)}; {_advice(array, start, bits)}"
+            f"(height, width); got {kind}{_range(array)}; {_advice(array, source, bits)}"
         )
     return np.repeat(array[:, :, None], 3, axis=2) if array.ndim == 2 else array
 
@@ -56,31 +55,31 @@ def _of_pil(image: Image.Image, bits: int | None) -> Pixels:
     path = Path(file or "in memory")
     try:
         if bits is not None and path.is_file() and not getattr(image, "tile", None):
-            _refuse_lost_bits(image, path)
-        return rgb_of(upright(image, path, bits), path, bits)
+            _reject_lost_bits(image, path)
+        return rgb_of(load_upright(image, path, bits), path, bits)
     except BadFile:
         raise
     except _UNDECODABLE:
         raise UserError(
-            f"a PIL image must be open and whole; {path} cannot be decoded; give its "
-            "file, or score it before it is closed."
+            f"a PIL image must be open and undamaged; {path} cannot be decoded; pass its path, or "
+            "score it before it is closed."
         ) from None
 
 
-def _refuse_lost_bits(image: Image.Image, path: Path) -> None:
-    """Pillow keeps 8 of the 16 bits of colours when it loads a file."""
+def _reject_lost_bits(image: Image.Image, path: Path) -> None:
+    """Raise UserError for 16-bit colours, of which Pillow keeps 8 bits when it loads a file."""
     if image.mode.startswith(("I", "F")):
         return
     with Image.open(path) as file:
         if depth_of(file) == 16:
             raise UserError(
-                f"a PIL image of 16-bit colours has lost the bits that data.bits is about; give "
+                "a PIL image of 16-bit colours has lost the bits that data.bits refers to; pass "
                 f"the path {path} instead."
             )
 
 
 def _as_array(image: Any) -> tuple[NDArray[Any], str]:
-    """Return the values as an array, and the expression that makes it of the image `x`."""
+    """Return the values as an array, and the expression that converts the image `x` to it."""
     if isinstance(image, np.ndarray):
         return image, "x"
     if isinstance(image, torch.Tensor):
@@ -99,35 +98,35 @@ def _range(array: NDArray[Any]) -> str:
     return f", values {array.min():.4g} to {array.max():.4g}"
 
 
-def _advice(array: NDArray[Any], start: str, bits: int | None) -> str:
-    """Return what makes an image that is accepted of the array that the expression `start` is."""
+def _advice(array: NDArray[Any], source: str, bits: int | None) -> str:
+    """Return how to convert the array, given by the expression `source`, to a valid image."""
     if array.ndim < 2 or array.dtype.kind not in "biuf":
-        return "give its file, or open it with PIL.Image.open."
+        return "pass its path, or open it with PIL.Image.open."
     if array.size == 0:
         return "it has no pixels."
     if array.ndim == 4 and len(array) > 1:
-        return f"give its {len(array)} images one at a time: x[0], x[1], ..."
-    steps = _layout(array)
+        return f"pass its {len(array)} images one at a time: x[0], x[1], ..."
+    steps = _to_channels_last(array)
     if steps is None:
-        return "give one image of 1, 3 or 4 channels."
-    scaled = _scaled(array, bits)
-    if scaled is None:
+        return "pass one image of 1, 3 or 4 channels."
+    conversion = _to_uint8(array, bits)
+    if conversion is None:
         return (
-            "bring its values to 0..255 as in the image files, e.g. undo a normalisation by mean "
+            "scale its values to 0..255 as in the image files, e.g. undo a normalization by mean "
             "and standard deviation."
         )
-    expression = scaled.format(start + steps)
+    expression = conversion.format(source + steps)
     if steps.endswith(_ALPHA):
         expression = f"PIL.Image.fromarray({expression.replace(_ALPHA, '')})"
-    return f"give `{expression}`."
+    return f"pass `{expression}`."
 
 
 _ALPHA = "[:, :, :4]"
-"""Marks four channels: the fourth is transparency, which PIL knows."""
+"""Suffix for four channels, converted by PIL because the fourth is alpha."""
 
 
-def _layout(array: NDArray[Any]) -> str | None:
-    """Return what brings the axes into the order (H, W) or (H, W, C); None if nothing does."""
+def _to_channels_last(array: NDArray[Any]) -> str | None:
+    """Return the indexing that reorders the axes to (H, W) or (H, W, C); None if impossible."""
     steps, shape = "", array.shape
     if len(shape) == 4:
         steps, shape = "[0]", shape[1:]
@@ -143,8 +142,8 @@ def _layout(array: NDArray[Any]) -> str | None:
     return steps + {1: "[:, :, 0]", 3: "", 4: _ALPHA}[shape[2]]
 
 
-def _scaled(array: NDArray[Any], bits: int | None) -> str | None:
-    """Return what makes uint8 of the values, `{}` in place of the array; None if unclear."""
+def _to_uint8(array: NDArray[Any], bits: int | None) -> str | None:
+    """Return the expression that converts the array `{}` to uint8; None if ambiguous."""
     if array.dtype == np.uint8:
         return "{}"
     if array.dtype == np.bool_:
@@ -159,8 +158,8 @@ def _scaled(array: NDArray[Any], bits: int | None) -> str | None:
         if high <= 1:
             return "({} * 255).round().astype('uint8')"
         return "{}.round().astype('uint8')" if high <= 255 else None
-    # 16 bits become 8 by the high byte, as of a file, however dark the image is. Wider integers of
-    # 0..255 are 8 bits that a computation has widened.
+    # 16 bits are reduced to the high byte, as in a file, however dark the image is. Wider integers
+    # within 0..255 are 8-bit values that a computation has promoted.
     if high <= 255 and array.dtype != np.uint16:
         return "{}.astype('uint8')"
     return "({} >> 8).astype('uint8')"

@@ -1,4 +1,4 @@
-"""One category of a data set: its samples, and what is wrong with it or worth knowing."""
+"""One category of a dataset: its samples, and the problems found while join_names its files."""
 
 from __future__ import annotations
 
@@ -8,81 +8,81 @@ from pathlib import Path
 
 from vqlab.data.folder_names import entries
 from vqlab.data.images import IMAGE_SUFFIXES
-from vqlab.text import visible
+from vqlab.text import join_names, visible
 from vqlab.types import Sample
 
-FEWEST = 4
-"""Images in train/good: two to train on and two held out."""
+MIN_NORMAL_IMAGES = 4
+"""Images in train/good: two for training and two held out."""
 
 
 @dataclass
 class Category:
-    """What lies in one category: its samples, and what is wrong with it (sentences)."""
+    """Samples of one category. Errors and warnings are sentences."""
 
     name: str
     train: list[Sample] = field(default_factory=list)
     test: list[Sample] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
-    """Each keeps the category from being used."""
-    remarks: list[str] = field(default_factory=list)
-    """Worth knowing, but no obstacle; training says them too."""
+    errors: list[str] = field(default_factory=list)
+    """Problems that prevent loading."""
+    warnings: list[str] = field(default_factory=list)
+    """Problems that do not prevent loading; training prints them."""
 
-    def without_mask(self, root: Path) -> list[str]:
-        """Return a sentence that names the defects without a mask by their path below `root`;
-        empty where every defect has one."""
-        bare = [sample.path for sample in self.test if sample.label and sample.mask is None]
-        if not bare:
+    @property
+    def samples(self) -> list[Sample]:
+        """All samples: train, then test."""
+        return [*self.train, *self.test]
+
+    def missing_mask_warnings(self, root: Path) -> list[str]:
+        """Return a sentence that lists the anomalous images without a mask, relative to `root`."""
+        anomalous = [sample for sample in self.test if sample.label]
+        missing = [sample.path for sample in anomalous if sample.mask is None]
+        if not missing:
             return []
-        defects = sum(sample.label for sample in self.test)
         expected = "expected at ground_truth/<defect>/<name>_mask.png"
-        if len(bare) == defects:
+        if len(missing) == len(anomalous):
             return [
-                f"category {self.name}: no defect image has a mask ({expected}); there will be no "
-                "pixel metrics."
+                f"category {self.name}: no anomalous image has a mask ({expected}); there will be "
+                "no pixel metrics."
             ]
-        which = listing([relative(path, root) for path in bare])
-        have = "has" if len(bare) == 1 else "have"
+        have = "has" if len(missing) == 1 else "have"
         return [
-            f"category {self.name}: {len(bare)} of {defects} defect images {have} no mask, "
-            f"{expected}; pixel metrics leave them out ({which})."
+            f"category {self.name}: {len(missing)} of {len(anomalous)} anomalous images {have} no "
+            f"mask, {expected}; pixel metrics exclude them ({join_paths(missing, root, 10)})."
         ]
 
 
 def relative(path: Path, root: Path) -> str:
-    """Return the path below `root`, or the whole path if it lies elsewhere."""
-    return str(path.relative_to(root) if path.is_relative_to(root) else path)
+    """Return the path relative to `root`, or the full path if it is elsewhere."""
+    return visible(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
-def files_below(paths: Sequence[Path], folder: Path, most: int = 5) -> str:
-    """Return the first few paths below `folder` as text, and how many more there are."""
-    return listing([visible(relative(path, folder)) for path in paths], most)
+def join_paths(paths: Sequence[Path], folder: Path, limit: int = 5) -> str:
+    """Return the first `limit` paths relative to `folder`, and the number of the others."""
+    return join_names([relative(path, folder) for path in paths], limit)
 
 
-def images_in(folder: Path, category: Category | None = None) -> list[Path]:
-    """The image files of a folder by name; others are skipped and remarked on."""
+def list_images(folder: Path, category: Category | None = None) -> list[Path]:
+    """Return the image files of a folder, sorted by name.
+
+    Other files are skipped, with a warning on `category` if it is given.
+    """
     files = entries(folder, files=True)
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if category is not None and len(images) < len(files):
-        strangers = listing([path.name for path in files if path not in set(images)])
-        category.remarks.append(f"{folder}: {strangers} is not an image by its name, unused.")
+        others = [path.name for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]
+        category.warnings.append(
+            f"{folder}: skipped {join_names(others)}: no image file extension."
+        )
     return images
 
 
-def remark_orphans(category: Category, orphans: set[Path]) -> None:
-    """Remark on masks that belong to no image."""
-    if orphans:
-        which = listing([f"{path.parent.name}/{path.name}" for path in sorted(orphans)])
-        category.remarks.append(
-            f"category {category.name}: {len(orphans)} masks belong to no image ({which})."
-        )
+def warn_unmatched_masks(category: Category, masks: set[Path]) -> None:
+    """Warn of masks that belong to no image."""
+    if masks:
+        names = join_names([f"{path.parent.name}/{path.name}" for path in sorted(masks)])
+        category.warnings.append(f"category {category.name}: masks without an image: {names}.")
 
 
-def suffixes() -> str:
-    """Return the endings of image files as text."""
+def supported_formats() -> str:
+    """Return the supported file extensions as text."""
     return ", ".join(sorted(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES))
-
-
-def listing(names: Sequence[str], most: int = 10) -> str:
-    """`a, b, c`, or the first ten `and 3 more`."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

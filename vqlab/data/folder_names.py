@@ -1,6 +1,6 @@
-"""Names that people give to folders of images, and what they mean: good, bad, a split, masks.
+"""Recognise folders of normal and anomalous images, splits and masks by their names.
 
-Case, spaces and punctuation do not count: `OK`, `ok` and `n.i.O.` are read as `ok`, `ok`, `nio`.
+Case, spaces and punctuation are ignored: `OK` and `n.i.O.` are compared as `ok` and `nio`.
 """
 
 from __future__ import annotations
@@ -20,30 +20,28 @@ BAD = frozenset(
 TRAIN = frozenset(["train", "training"])
 TEST = frozenset(["test", "testing"])
 MASKS = frozenset(["groundtruth", "gt", "mask", "masks"])
-UNCLEAR = frozenset(["positive", "negative", "pos", "neg", "true", "false", "0", "1"])
-"""Names of two classes that do not say which one is good."""
+AMBIGUOUS = frozenset(["positive", "negative", "pos", "neg", "true", "false", "0", "1"])
+"""Names of two classes that do not say which one is normal."""
 
 
-def meaning(name: str) -> str:
-    """Return the name as it is compared: letters and digits, lower case."""
+def normalize(name: str) -> str:
+    """Return the letters and digits of a name in lower case."""
     return "".join(char for char in name.casefold() if char.isalnum())
 
 
 def is_good(path: Path) -> bool:
-    """Whether the folder's name says that it holds good images."""
-    return meaning(path.name) in GOOD
+    """Return whether the folder's name says that its images are normal."""
+    return normalize(path.name) in GOOD
 
 
 def is_bad(path: Path) -> bool:
-    """Whether the folder's name says that it holds defective images."""
-    return meaning(path.name) in BAD
+    """Return whether the folder's name says that its images are anomalous."""
+    return normalize(path.name) in BAD
 
 
 def entries(folder: Path, files: bool) -> list[Path]:
-    """Return what lies in a folder without names that begin with a dot, sorted: files or folders.
-
-    Left out are `.DS_Store` and `._000.png`. A folder that does not exist has nothing.
-    """
+    """Return the files or the folders in a folder, sorted, without hidden ones (`.DS_Store`,
+    `._000.png`); empty if the folder does not exist."""
     if not folder.is_dir():
         return []
     visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
@@ -51,28 +49,28 @@ def entries(folder: Path, files: bool) -> list[Path]:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Return the visible folders in a folder, sorted."""
+    """Return the folders in a folder, sorted, without hidden ones."""
     return entries(folder, files=False)
 
 
 def named(folder: Path, names: Iterable[str]) -> list[Path]:
-    """Return the subfolders whose names mean one of `names`."""
+    """Return the subfolders whose normalized name is one of `names`."""
     wanted = set(names)
-    return [path for path in subfolders(folder) if meaning(path.name) in wanted]
+    return [path for path in subfolders(folder) if normalize(path.name) in wanted]
 
 
-def unclear(kinds: Iterable[str]) -> list[str]:
-    """Return the names of `kinds` that leave open which one is good; none where it is clear.
+def ambiguous_names(defects: Iterable[str]) -> list[str]:
+    """Return the names of test folders that may mean normal or anomalous.
 
-    kinds: all folders of a test set. `1` beside `2` and `3` is a kind of defect; `0` beside `1`
+    defects: all folders of a test set. `1` beside `2` and `3` is a defect type; `0` beside `1`
     alone may be either.
     """
-    there = list(kinds)
-    if any(meaning(name) in GOOD for name in there):
+    names = list(defects)
+    if any(normalize(name) in GOOD for name in names):
         return []
-    numbered = {meaning(name) for name in there} - {"0", "1"}
+    numbered = {normalize(name) for name in names} - {"0", "1"}
     return [
         name
-        for name in there
-        if meaning(name) in UNCLEAR and not (meaning(name).isdigit() and numbered)
+        for name in names
+        if normalize(name) in AMBIGUOUS and not (normalize(name).isdigit() and numbered)
     ]

@@ -1,4 +1,4 @@
-"""Sets of images at network size: decoded once, kept in memory as uint8 up to a budget."""
+"""Sets of images at network size, decoded once and cached in memory as uint8 up to a budget."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from vqlab.data.defects import draw_defect
-from vqlab.data.facts import MaskFacts, PictureFacts, examine, examine_mask
 from vqlab.data.images import (
     BadFile,
     Mask,
@@ -22,25 +20,27 @@ from vqlab.data.images import (
     fit_image,
     fit_mask,
     read_image,
-    scaled,
+    resize_image,
     to_original,
     to_tensor,
 )
+from vqlab.data.inspection import ImageProperties, MaskProperties, inspect_image, inspect_mask
 from vqlab.data.settings import DataSettings
+from vqlab.data.synthetic_anomalies import draw_anomaly
 from vqlab.types import Batch, Geometry, Sample, UserError
 
 THREADS = 4
-CANVAS = 256
-"""Pixels; the least side of the square on which defects are drawn."""
-NARROWEST = 8
-"""Pixels; the shorter side of an image at network size."""
+MIN_CANVAS = 256
+"""Smallest side, in pixels, of the square on which synthetic anomalies are drawn."""
+MIN_SIDE = 8
+"""Smallest shorter side, in pixels, of an image at network size."""
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """image (S, S, 3) uint8, mask (S, S) bool, and how they came to that size."""
+class ResizedImage:
+    """image (S, S, 3) uint8 and mask (S, S) bool at network size."""
 
     image: Pixels
     mask: Mask
@@ -50,103 +50,116 @@ class Picture:
     def nbytes(self) -> int:
         return self.image.nbytes + self.mask.nbytes
 
+    @property
+    def box(self) -> tuple[slice, slice]:
+        """Index of the area without padding."""
+        top, left, height, width = self.geometry.box
+        return slice(top, top + height), slice(left, left + width)
 
-class Item(Protocol):
-    """What an image set holds: something that yields a picture, the same one every time."""
+
+class ImageSource(Protocol):
+    """Element of an image set: makes the same image every time."""
 
     @property
     def sample(self) -> Sample: ...
 
-    def picture(self, memory: Memory) -> Picture: ...
+    def make(self, cache: ImageCache) -> ResizedImage: ...
 
-    def original(self, memory: Memory) -> Pixels: ...
+    def original(self, cache: ImageCache) -> Pixels: ...
 
-    def original_mask(self, memory: Memory) -> Mask: ...
+    def original_mask(self, cache: ImageCache) -> Mask: ...
 
 
-class Memory:
-    """Pictures already made, up to a budget in bytes; beyond it they are made again when asked."""
+class ImageCache:
+    """Cache of resized images, up to a budget in bytes; further images are made on every access."""
 
     def __init__(self, settings: DataSettings) -> None:
         self.settings = settings
-        self.facts: dict[Path, PictureFacts] = {}
-        """What was seen of each image file when it was decoded."""
-        self.mask_facts: dict[Path, MaskFacts] = {}
-        self._left = settings.memory_mib * 2**20
-        self._pictures: dict[Item, Picture] = {}
-        self._digests: dict[Item, bytes] = {}
+        self.image_properties: dict[Path, ImageProperties] = {}
+        """Properties of each image file that was decoded."""
+        self.mask_properties: dict[Path, MaskProperties] = {}
+        self._bytes_left = settings.memory_mib * 2**20
+        self._images: dict[ImageSource, ResizedImage] = {}
+        self._digests: dict[ImageSource, bytes] = {}
         self._lock = threading.Lock()
 
-    def __contains__(self, item: Item) -> bool:
-        return item in self._pictures
+    def __contains__(self, source: ImageSource) -> bool:
+        return source in self._images
 
-    def picture(self, item: Item) -> Picture:
-        """The item's picture; read-only arrays."""
-        kept = self._pictures.get(item)
-        if kept is not None:
-            return kept
-        picture = item.picture(self)
-        picture.image.flags.writeable = picture.mask.flags.writeable = False
+    def get(self, source: ImageSource) -> ResizedImage:
+        """Return the resized image of `source`, as read-only arrays."""
+        cached = self._images.get(source)
+        if cached is not None:
+            return cached
+        image = source.make(self)
+        image.image.flags.writeable = image.mask.flags.writeable = False
         with self._lock:
-            if item not in self._pictures and picture.nbytes <= self._left:
-                self._left -= picture.nbytes
-                self._pictures[item] = picture
-        return picture
+            if source not in self._images and image.nbytes <= self._bytes_left:
+                self._bytes_left -= image.nbytes
+                self._images[source] = image
+        return image
 
-    def fingerprint(self, items: Sequence[Item]) -> str:
-        """sha256 (hex) of the items' pictures, in their order; each is looked at once."""
-        new = [item for item in dict.fromkeys(items) if item not in self._digests]
+    def get_all(self, sources: Sequence[ImageSource]) -> list[ResizedImage]:
+        """Return the images of `sources`, decoded by several threads unless all are cached."""
+        if all(source in self for source in sources):
+            return [self.get(source) for source in sources]
+        with ThreadPoolExecutor(THREADS) as pool:
+            return list(pool.map(self.get, sources))
+
+    def fingerprint(self, sources: Sequence[ImageSource]) -> str:
+        """Return the sha256 (hex) of the images, in order; each is hashed once."""
+        new = [source for source in dict.fromkeys(sources) if source not in self._digests]
         if new:
             with ThreadPoolExecutor(THREADS) as pool:
                 self._digests.update(zip(new, pool.map(self._digest, new), strict=True))
         bits = "" if self.settings.bits is None else f" {self.settings.bits} bits"
-        whole = f"{self.settings.brightness}{bits}".encode() + b"".join(
-            map(self._digests.__getitem__, items)
-        )
-        return hashlib.sha256(whole).hexdigest()
+        digests = [f"{self.settings.brightness}{bits}".encode()]
+        digests += [self._digests[source] for source in sources]
+        return hashlib.sha256(b"".join(digests)).hexdigest()
 
-    def _digest(self, item: Item) -> bytes:
-        """sha256 of the item's picture: its pixels and the box they fill."""
-        picture = self.picture(item)
-        sha = hashlib.sha256(f"{picture.image.shape} {picture.geometry.box}\n".encode())
-        sha.update(np.ascontiguousarray(picture.image).data)
+    def _digest(self, source: ImageSource) -> bytes:
+        """Return the sha256 of the pixels and the box of an image."""
+        image = self.get(source)
+        sha = hashlib.sha256(f"{image.image.shape} {image.geometry.box}\n".encode())
+        sha.update(np.ascontiguousarray(image.image).data)
         return sha.digest()
 
 
 @dataclass(frozen=True)
-class Photo:
-    """An image file, with its mask where it shows a defect."""
+class ImageFile:
+    """An image file, with its mask if it is anomalous."""
 
     sample: Sample
 
-    def picture(self, memory: Memory) -> Picture:
-        whole, memory.facts[self.sample.path] = examine(self.sample.path, memory.settings.bits)
-        image, geometry = fit_image(whole, memory.settings)
-        if min(geometry.box[2:]) < NARROWEST:
+    def make(self, cache: ImageCache) -> ResizedImage:
+        path, settings = self.sample.path, cache.settings
+        pixels, cache.image_properties[path] = inspect_image(path, settings.bits)
+        image, geometry = fit_image(pixels, settings)
+        if min(geometry.box[2:]) < MIN_SIDE:
             raise BadFile(
-                self.sample.path,
-                f"letterboxed it is {geometry.box[3]}x{geometry.box[2]} pixels",
-                f"it must be {NARROWEST} or more: choose data.resize=stretch, or a larger "
-                "data.image_size",
+                path,
+                f"with letterbox it is {geometry.box[3]}x{geometry.box[2]} pixels at network size",
+                f"it must be at least {MIN_SIDE} on each side: use data.resize=stretch or a "
+                "larger data.image_size",
             )
         if self.sample.mask is None:
-            return Picture(image, np.zeros(image.shape[:2], np.bool_), geometry)
-        mask = self.mask((whole.shape[0], whole.shape[1]), memory)
-        return Picture(image, fit_mask(mask, memory.settings), geometry)
+            return ResizedImage(image, np.zeros(image.shape[:2], np.bool_), geometry)
+        mask = self.read_mask((pixels.shape[0], pixels.shape[1]), cache)
+        return ResizedImage(image, fit_mask(mask, settings), geometry)
 
-    def original(self, memory: Memory) -> Pixels:
-        return read_image(self.sample.path, memory.settings.bits)
+    def original(self, cache: ImageCache) -> Pixels:
+        return read_image(self.sample.path, cache.settings.bits)
 
-    def original_mask(self, memory: Memory) -> Mask:
-        return self.mask(memory.picture(self).geometry.original, memory)
+    def original_mask(self, cache: ImageCache) -> Mask:
+        return self.read_mask(cache.get(self).geometry.original, cache)
 
-    def mask(self, size: tuple[int, int], memory: Memory | None = None) -> Mask:
-        """Its mask, (H, W) bool; raises BadFile where it is not of `size`, that of the image."""
+    def read_mask(self, size: tuple[int, int], cache: ImageCache | None = None) -> Mask:
+        """Return the mask, (H, W) bool. Raises BadFile if its size is not that of the image."""
         if self.sample.mask is None:
             return np.zeros(size, np.bool_)
-        mask, facts = examine_mask(self.sample.mask)
-        if memory is not None:
-            memory.mask_facts[self.sample.mask] = facts
+        mask, properties = inspect_mask(self.sample.mask)
+        if cache is not None:
+            cache.mask_properties[self.sample.mask] = properties
         if mask.shape != size:
             raise BadFile(
                 self.sample.mask,
@@ -158,181 +171,169 @@ class Photo:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A normal photo with a defect drawn on it at network size, the same one every time."""
+class SyntheticAnomaly:
+    """A normal image on which an anomaly is drawn at network size, the same one every time.
 
-    photo: Photo
-    texture: Photo
+    size, contrast: see `draw_anomaly`.
+    """
+
+    normal: ImageFile
+    texture: ImageFile
     kind: str
     seed: tuple[int, ...]
     size: float | None = None
     contrast: float | None = None
-    """How large and how strong, see `draw_defect`."""
 
     @property
     def sample(self) -> Sample:
-        return Sample(self.photo.sample.path, self.photo.sample.category, f"drawn_{self.kind}")
+        return Sample(self.normal.sample.path, self.normal.sample.category, f"drawn_{self.kind}")
 
-    def picture(self, memory: Memory) -> Picture:
-        """Drawn at `CANVAS` at least and then made smaller, as a photographed defect is: a thin one
-        fades where the network's size is small, and settings of any size see the same defects."""
-        clean, settings = memory.picture(self.photo), memory.settings
-        canvas = settings.model_copy(update={"image_size": max(CANVAS, settings.image_size)})
-        whole, texture = (_inside(_fitted(p, canvas, memory)) for p in (self.photo, self.texture))
-        texture = scaled(texture, whole.shape[0], whole.shape[1])
+    def make(self, cache: ImageCache) -> ResizedImage:
+        """Draw at `MIN_CANVAS` or more and shrink, as a camera does with a real defect: a thin one
+        fades at a small network size, and settings of any size see the same anomalies."""
+        clean, settings = cache.get(self.normal), cache.settings
+        canvas = settings.model_copy(update={"image_size": max(MIN_CANVAS, settings.image_size)})
+        image, texture = (_content(file, canvas, cache) for file in (self.normal, self.texture))
+        texture = resize_image(texture, image.shape[0], image.shape[1])
         rng = np.random.default_rng(self.seed)
-        drawn, marked, _ = draw_defect(whole, texture, rng, self.kind, self.size, self.contrast)
-        top, left, height, width = clean.geometry.box
-        box = (slice(top, top + height), slice(left, left + width))
-        change = scaled(drawn.astype(np.float32) - whole, height, width)
-        image, mask = clean.image.copy(), np.zeros_like(clean.mask)
-        image[box] = np.clip(np.rint(image[box] + change), 0, 255).astype(np.uint8)
-        mask[box] = scaled(marked.astype(np.float32), height, width) > 0
-        return Picture(image, mask, clean.geometry)
+        drawn, marked, _ = draw_anomaly(image, texture, rng, self.kind, self.size, self.contrast)
+        height, width = clean.geometry.box[2:]
+        change = resize_image(drawn.astype(np.float32) - image, height, width)
+        result, mask = clean.image.copy(), np.zeros_like(clean.mask)
+        result[clean.box] = np.clip(np.rint(result[clean.box] + change), 0, 255).astype(np.uint8)
+        mask[clean.box] = resize_image(marked.astype(np.float32), height, width) > 0
+        return ResizedImage(result, mask, clean.geometry)
 
-    def original(self, memory: Memory) -> Pixels:
-        whole = read_image(self.photo.sample.path, memory.settings.bits)
-        picture = memory.picture(self)
-        drawn = np.clip(np.round(to_original(picture.image, picture.geometry)), 0, 255)
-        return np.where(self.original_mask(memory)[..., None], drawn.astype(np.uint8), whole)
+    def original(self, cache: ImageCache) -> Pixels:
+        normal = read_image(self.normal.sample.path, cache.settings.bits)
+        resized = cache.get(self)
+        enlarged = np.clip(np.round(to_original(resized.image, resized.geometry)), 0, 255)
+        return np.where(self.original_mask(cache)[..., None], enlarged.astype(np.uint8), normal)
 
-    def original_mask(self, memory: Memory) -> Mask:
-        picture = memory.picture(self)
-        return np.asarray(to_original(picture.mask, picture.geometry) > 0)
-
-
-def _fitted(photo: Photo, settings: DataSettings, memory: Memory) -> Picture:
-    """The photo at the size of `settings`, from memory where that is the network's."""
-    if settings == memory.settings:
-        return memory.picture(photo)
-    image, geometry = fit_image(read_image(photo.sample.path, settings.bits), settings)
-    return Picture(image, np.zeros(image.shape[:2], np.bool_), geometry)
+    def original_mask(self, cache: ImageCache) -> Mask:
+        resized = cache.get(self)
+        return np.asarray(to_original(resized.mask, resized.geometry) > 0)
 
 
-def _inside(picture: Picture) -> Pixels:
-    top, left, height, width = picture.geometry.box
-    return picture.image[top : top + height, left : left + width]
+def _content(file: ImageFile, settings: DataSettings, cache: ImageCache) -> Pixels:
+    """Return the image at the size of `settings`, without padding; cached at network size."""
+    if settings == cache.settings:
+        resized = cache.get(file)
+    else:
+        image, geometry = fit_image(read_image(file.sample.path, settings.bits), settings)
+        resized = ResizedImage(image, np.zeros(image.shape[:2], np.bool_), geometry)
+    return resized.image[resized.box]
 
 
 class ImageSet:
-    """An immutable, indexable set of images; subsets share the pictures in memory."""
+    """An immutable, indexable set of images; subsets share its cache."""
 
-    def __init__(self, items: Iterable[Item], memory: Memory) -> None:
-        self._items = tuple(items)
-        self._memory = memory
+    def __init__(self, sources: Iterable[ImageSource], cache: ImageCache) -> None:
+        self._sources = tuple(sources)
+        self._cache = cache
         self._origin: tuple[ImageSet, Sequence[int]] | None = None
-        self.samples: tuple[Sample, ...] = tuple(item.sample for item in self._items)
+        self.samples: tuple[Sample, ...] = tuple(source.sample for source in self._sources)
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._sources)
 
     @property
     def settings(self) -> DataSettings:
-        """How its images come to network size."""
-        return self._memory.settings
+        """Settings by which its images are resized."""
+        return self._cache.settings
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """The images of `indices`, in that order: images (B, 3, S, S), masks (B, S, S)."""
-        items = [self._items[index] for index in indices]
-        pictures = _pictures(items, self._memory)
-        images = [to_tensor(p.image, p.geometry, self.settings) for p in pictures]
+        """Return the images at `indices`, in that order: images (B, 3, S, S), masks (B, S, S)."""
+        sources = [self._sources[index] for index in indices]
+        resized = self._cache.get_all(sources)
         return Batch(
-            torch.stack(images),
-            torch.from_numpy(np.stack([picture.mask for picture in pictures])),
-            torch.tensor([item.sample.label for item in items], dtype=torch.int64),
-            tuple(item.sample for item in items),
-            tuple(picture.geometry for picture in pictures),
+            torch.stack([to_tensor(r.image, r.geometry, self.settings) for r in resized]),
+            torch.from_numpy(np.stack([r.mask for r in resized])),
+            torch.tensor([source.sample.label for source in sources], dtype=torch.int64),
+            tuple(source.sample for source in sources),
+            tuple(r.geometry for r in resized),
         )
 
     def batches(self, size: int, order: Sequence[int] | None = None) -> Iterator[Batch]:
-        """Batches of at most `size` over all images, or over the indices of `order`.
+        """Yield batches of at most `size` images, over all images or the indices in `order`.
 
-        While one is used the next is made, where its images are not in memory.
+        The next batch is prepared in the background unless all images are cached.
         """
         order = range(len(self)) if order is None else order
         chunks = [order[start : start + size] for start in range(0, len(order), size)]
-        if all(self._items[index] in self._memory for index in order):
+        if all(self._sources[index] in self._cache for index in order):
             yield from map(self.batch, chunks)
             return
-        with ThreadPoolExecutor(1) as ahead:
-            coming = ahead.submit(self.batch, chunks[0])
+        with ThreadPoolExecutor(1) as pool:
+            pending = pool.submit(self.batch, chunks[0])
             for chunk in chunks[1:]:
-                batch = coming.result()
-                coming = ahead.submit(self.batch, chunk)
+                batch = pending.result()
+                pending = pool.submit(self.batch, chunk)
                 yield batch
-            yield coming.result()
+            yield pending.result()
 
     def subset(self, indices: Iterable[int]) -> ImageSet:
-        """Some of the images, in the order of `indices`."""
-        chosen = list(indices)
-        images = ImageSet([self._items[index] for index in chosen], self._memory)
-        whole, places = self.origin
-        images._origin = whole, [places[index] for index in chosen]
+        """Return the images at `indices`, in that order."""
+        indices = list(indices)
+        images = ImageSet([self._sources[index] for index in indices], self._cache)
+        origin, positions = self.origin
+        images._origin = origin, [positions[index] for index in indices]
         return images
 
     @property
     def origin(self) -> tuple[ImageSet, Sequence[int]]:
-        """The set this one was taken from by `subset`, once or more often, and the places of its
-        images there; else itself and all of its places."""
+        """The set from which `subset` took this one, directly or not, and the indices of its
+        images there; else this set and all of its indices."""
         return self._origin or (self, range(len(self)))
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) of all that a network sees of the images, in their order.
+        """sha256 (hex) of all that a network sees of the images, in order.
 
-        Taken of the pictures at network size, so that a change of a file, of a setting or of the
-        way they are resized or drawn changes it, and a change of place or name does not.
+        Computed from the images at network size: it changes with the files, the settings and the
+        code that resizes or draws; it does not change with paths.
         """
-        return self._memory.fingerprint(self._items)
+        return self._cache.fingerprint(self._sources)
 
     def of_category(self, category: str) -> ImageSet:
-        """The images of one category, in their order."""
-        here = [i for i, sample in enumerate(self.samples) if sample.category == category]
-        return self.subset(here)
+        """Return the images of one category, in order."""
+        return self.subset(i for i, s in enumerate(self.samples) if s.category == category)
 
-    def picture(self, index: int) -> Picture:
-        """One image at network size, as uint8, brightness untouched."""
-        return self._memory.picture(self._items[index])
+    def resized(self, index: int) -> ResizedImage:
+        """Return one image at network size as uint8, before the brightness correction."""
+        return self._cache.get(self._sources[index])
 
     def original(self, index: int) -> Pixels:
-        """One image in its own size, (H, W, 3) uint8, for pictures."""
-        return self._items[index].original(self._memory)
+        """Return one image at its original size, (H, W, 3) uint8."""
+        return self._sources[index].original(self._cache)
 
     def original_mask(self, index: int) -> Mask:
-        """Its mask in its own size, (H, W) bool."""
-        return self._items[index].original_mask(self._memory)
+        """Return its mask at the original size, (H, W) bool."""
+        return self._sources[index].original_mask(self._cache)
 
     def load(self, progress: Progress | None = None) -> None:
-        """Make every picture once, keeping what fits; raises UserError that lists all bad files."""
+        """Decode every image and cache what fits. Raises UserError that lists all bad files."""
         bad: list[BadFile] = []
 
-        def attempt(item: Item) -> None:
+        def attempt(source: ImageSource) -> None:
             try:
-                self._memory.picture(item)
+                self._cache.get(source)
             except BadFile as error:
                 bad.append(error)
 
         with ThreadPoolExecutor(THREADS) as pool:
-            for done, _ in enumerate(pool.map(attempt, self._items), start=1):
+            for done, _ in enumerate(pool.map(attempt, self._sources), start=1):
                 if progress is not None:
                     progress(done, len(self))
         if bad:
-            raise bad_files(bad)
+            raise bad_files_error(bad)
 
 
-def bad_files(bad: Sequence[BadFile], most: int = 10) -> UserError:
-    """One error for all of them: the one itself, or a list of the first ten and a count."""
+def bad_files_error(bad: Sequence[BadFile], limit: int = 10) -> UserError:
+    """Return one error for all files: the only one itself, or a list of the first `limit`."""
     bad = sorted(bad, key=lambda error: error.path)
     if len(bad) == 1:
         return bad[0]
-    named = "; ".join(f"{error.path} ({error.reason})" for error in bad[:most])
-    more = f"; and {len(bad) - most} more" if len(bad) > most else ""
-    return UserError(f"{len(bad)} files cannot be used, replace or remove them: {named}{more}.")
-
-
-def _pictures(items: Sequence[Item], memory: Memory) -> list[Picture]:
-    """The pictures of `items`; several threads decode where any is not in memory."""
-    if all(item in memory for item in items):
-        return [memory.picture(item) for item in items]
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(memory.picture, items))
+    files = "; ".join(f"{error.path} ({error.reason})" for error in bad[:limit])
+    more = f"; and {len(bad) - limit} more" if len(bad) > limit else ""
+    return UserError(f"{len(bad)} files cannot be used; replace or remove them: {files}{more}.")

@@ -1,7 +1,7 @@
-"""Folders of images become categories: layouts of MVTec AD and VisA, or folders of good and bad.
+"""Detect the layout of a dataset folder (MVTec AD, VisA, normal and anomalous folders) and list
+the samples of its categories.
 
-Nothing is decoded here. What is wrong with a folder is collected, so that loading can refuse with
-all of it at once and `vqlab data check` can list it.
+No image is decoded here. Problems are collected, so that loading can report all of them at once.
 """
 
 from __future__ import annotations
@@ -11,58 +11,64 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vqlab.data.category import FEWEST, Category, images_in
-from vqlab.data.category import listing as listing
-from vqlab.data.folder_names import BAD, GOOD, TEST, TRAIN, meaning, named, subfolders
-from vqlab.data.good_bad import is_category, is_good_and_bad, places_in, places_of, read_places
-from vqlab.data.unused import unused_images
+from vqlab.data.category import MIN_NORMAL_IMAGES, Category, list_images
+from vqlab.data.category_folders import (
+    find_folders,
+    good_bad_folders,
+    is_category,
+    is_good_and_bad,
+    list_samples,
+)
+from vqlab.data.checks.unused import unused_image_warnings
+from vqlab.data.folder_names import BAD, GOOD, TEST, TRAIN, named, normalize, subfolders
 from vqlab.data.visa import VISA_SPLIT, read_visa, visa_rows
 from vqlab.errors import UserError, did_you_mean
+from vqlab.text import join_names
 
 GOOD_AND_BAD = "folders of good and bad images"
-"""Source of data that are in no train and test folders."""
+"""Source of data without train and test folders."""
 GOOD_ALONE = "folder of good images"
-"""Source of such data without bad images."""
+"""Source of such data without anomalous images."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A folder of categories: `root` holds them, `folders` says where each lies."""
+    """A folder of categories: `root` contains them, `folders` maps names to their folders."""
 
     root: Path
     source: str
     """`MVTec AD layout`, `VisA layout`, `folders of good and bad images` or `folder of good
     images`."""
     folders: dict[str, Path]
-    alone: bool = False
-    """True where the user pointed at one category's own folder."""
+    single: bool = False
+    """True if the user named the folder of one category."""
     good: Path | None = None
-    """Folder of good images that the user pointed at; then `root` is it, too."""
+    """`data.good`; then `root` is the same folder."""
     bad: Path | None = None
-    """Folder of bad images beside it."""
+    """`data.bad`."""
 
-    def place(self, path: Path) -> str:
-        """Return where an image lies, the same wherever the data set lies."""
+    def relative_path(self, path: Path) -> str:
+        """Return an image's path relative to the dataset, which does not depend on its location."""
         if self.good is None:
             return path.relative_to(self.root).as_posix()
-        named = {"good": self.good, **({"bad": self.bad} if self.bad else {})}
-        around = [name for name, folder in named.items() if path.is_relative_to(folder)]
-        name = max(around, key=lambda name: len(named[name].parts))
-        return f"{name}/{path.relative_to(named[name]).as_posix()}"
+        roots = {"good": self.good, **({"bad": self.bad} if self.bad else {})}
+        parents = [name for name, folder in roots.items() if path.is_relative_to(folder)]
+        name = max(parents, key=lambda name: len(roots[name].parts))
+        return f"{name}/{path.relative_to(roots[name]).as_posix()}"
 
 
-def good_and_bad(good: Path, bad: Path | None, category: str) -> Layout:
-    """The layout of a folder of good images and perhaps one of bad images, as one category."""
+def good_bad_layout(good: Path, bad: Path | None, category: str) -> Layout:
+    """Return the layout of `data.good` and `data.bad` as one category."""
     source = GOOD_ALONE if bad is None else GOOD_AND_BAD
-    return Layout(good, source, {category: good}, alone=True, good=good, bad=bad)
+    return Layout(good, source, {category: good}, single=True, good=good, bad=bad)
 
 
-def recognise(root: Path) -> Layout:
-    """The layout of the folder `root`. Raises UserError where it is none that we know."""
+def detect_layout(root: Path) -> Layout:
+    """Return the layout of the folder `root`. Raises UserError if it is no dataset."""
     if not root.exists():
         raise UserError(
-            f"data.root must be a folder of images; {root} does not exist; if it was moved, say "
-            "where it is now with --data."
+            f"data.root must be a folder of images; {root} does not exist; pass its location with "
+            "--data."
         )
     if not root.is_dir():
         raise UserError(f"data.root must be a folder of images; {root} is a file.")
@@ -72,104 +78,106 @@ def recognise(root: Path) -> Layout:
         raise UserError(f"data.root {root} cannot be read: {error.strerror}.") from None
     if (root / VISA_SPLIT).is_file():
         objects = {row["object"] for row in visa_rows(root)}
-        there = {path.name: path for path in inside if path.name in objects}
-        return Layout(root, "VisA layout", there)
+        return Layout(root, "VisA layout", {p.name: p for p in inside if p.name in objects})
     folder = Path(os.path.abspath(root))
     if (root / "Data/Images").is_dir() and (folder.parent / VISA_SPLIT).is_file():
-        return Layout(folder.parent, "VisA layout", {folder.name: folder}, alone=True)
+        return Layout(folder.parent, "VisA layout", {folder.name: folder}, single=True)
     if named(root, TRAIN) or is_good_and_bad(root):
-        return Layout(folder.parent, _source([folder]), {folder.name: folder}, alone=True)
+        return Layout(folder.parent, _source([folder]), {folder.name: folder}, single=True)
     if (root / "1cls").is_dir():
-        return recognise(root / "1cls")
+        return detect_layout(root / "1cls")
     folders = {path.name: path for path in inside if is_category(path)}
     if not folders:
-        raise UserError(_nothing_in(root, inside))
+        raise UserError(_no_category(root, inside))
     return Layout(root, _source(folders.values()), folders)
 
 
 def _source(folders: Iterable[Path]) -> str:
-    """VisA, reorganised, has one kind of defect, `bad`."""
+    """Return the source; VisA in MVTec AD's layout has a single defect type, `bad`."""
     folders = list(folders)
     if all(is_good_and_bad(folder) for folder in folders):
         return GOOD_AND_BAD
     tests = [test for folder in folders for test in named(folder, TEST)]
-    kinds = {path.name for test in tests for path in subfolders(test)}
-    kinds = {name for name in kinds if meaning(name) not in GOOD}
-    return "VisA layout" if kinds == {"bad"} else "MVTec AD layout"
+    names = {path.name for test in tests for path in subfolders(test)}
+    defects = {name for name in names if normalize(name) not in GOOD}
+    return "VisA layout" if defects == {"bad"} else "MVTec AD layout"
 
 
-def _nothing_in(root: Path, inside: Sequence[Path]) -> str:
-    sentence = f"data.root {root} must hold categories, folders with train/good inside"
-    raw = [path.name for path in inside if (path / "Data/Images").is_dir()]
-    if raw:
+def _no_category(root: Path, inside: Sequence[Path]) -> str:
+    sentence = f"data.root {root} must contain categories (folders with train/good)"
+    raw_visa = [path.name for path in inside if (path / "Data/Images").is_dir()]
+    if raw_visa:
         return (
-            f"{sentence}; it holds VisA ({listing(raw)}) without its {VISA_SPLIT}, copy it there."
+            f"{sentence}; it contains VisA ({join_names(raw_visa)}) without {VISA_SPLIT}; copy "
+            "that file into it."
         )
     deeper = [path.name for path in inside if any(is_category(p) for p in subfolders(path))]
     if deeper:
-        return f"{sentence}; below it {listing(deeper)} would do, give one of them."
-    if images_in(root):
+        return f"{sentence}; use one of its subfolders: {join_names(deeper)}."
+    if list_images(root):
         return (
-            f"{sentence}; it holds images itself; give a folder of good images with --good {root}."
+            f"{sentence}; it contains images itself; pass a folder of normal images with --good "
+            f"{root}."
         )
-    flat = [path for path in inside if images_in(path)]
+    flat = [path for path in inside if list_images(path)]
     if flat:
-        names = listing([path.name for path in flat])
         return (
-            f"{sentence}; it holds folders of images ({names}); give the one of good images with "
-            f"--good, e.g. --good {flat[0]}, and one of defective images with --bad."
+            f"{sentence}; it contains folders of images ({join_names([p.name for p in flat])}); "
+            f"pass the one with normal images with --good, e.g. --good {flat[0]}, and the one with "
+            "anomalous images with --bad."
         )
-    got = listing([path.name for path in inside]) if inside else "no folder"
-    return f"{sentence}; it holds {got}."
+    got = join_names([path.name for path in inside]) if inside else "no folder"
+    return f"{sentence}; it contains {got}."
 
 
 def require_categories(layout: Layout, names: Sequence[str]) -> None:
-    """Raise UserError unless the layout has all the categories of these names."""
+    """Raise UserError unless the layout has all these categories."""
     missing = [name for name in names if name not in layout.folders]
     if missing:
         hint = did_you_mean(missing[0], layout.folders) if len(missing) == 1 else ""
         raise UserError(
-            f"there is no category {listing(missing)} in {layout.root}; "
-            f"{hint or f'it has {listing(sorted(layout.folders), most=30)}.'}"
+            f"there is no category {join_names(missing)} in {layout.root}; "
+            f"{hint or f'it has {join_names(sorted(layout.folders), limit=30)}.'}"
         )
 
 
 def read_category(layout: Layout, name: str) -> Category:
-    """The samples of a category, sorted, and its faults; `name` is a key of `layout.folders`."""
+    """List the samples of a category, sorted, with errors and warnings; `name` is a key of
+    `layout.folders`."""
     category = Category(name)
-    place = f"{layout.folders[name]}"
+    folder = layout.folders[name]
+    place = folder
     if layout.good is not None:
-        read_places(places_of(layout.good, layout.bad, category), category)
+        list_samples(good_bad_folders(layout.good, layout.bad, category), category)
     elif layout.source == "VisA layout" and (layout.root / VISA_SPLIT).is_file():
-        read_visa(layout.root, layout.folders[name], category)
-        place = f"{layout.root / VISA_SPLIT}"
+        read_visa(layout.root, folder, category)
+        place = layout.root / VISA_SPLIT
     else:
-        read_places(places_in(layout.folders[name], category), category)
-    category.remarks += _unused(layout, name, category)
-    count = len(category.train)
-    if 0 < count < FEWEST:
-        category.faults.append(
-            f"category {name} must have at least {FEWEST} normal images to train on and to hold "
-            f"out; {place} has {count}."
+        list_samples(find_folders(folder, category), category)
+    category.warnings += _unused_warnings(layout, name, category)
+    if 0 < len(category.train) < MIN_NORMAL_IMAGES:
+        category.errors.append(
+            f"category {name} must have at least {MIN_NORMAL_IMAGES} normal images for training "
+            f"and holding out; {place} has {len(category.train)}."
         )
-    if not category.test and not category.faults:
-        category.remarks.append(
-            f"category {name} has no test images in {place}: it is measured on validation alone, "
-            "on synthetic anomalies."
+    if not category.test and not category.errors:
+        category.warnings.append(
+            f"category {name} has no test images in {place}: it is evaluated on validation only, "
+            "with synthetic anomalies."
         )
     return category
 
 
-def _unused(layout: Layout, name: str, category: Category) -> list[str]:
-    """Sentences on the images that a category does not use, except where one is said already."""
+def _unused_warnings(layout: Layout, name: str, category: Category) -> list[str]:
+    """Return warnings on unused images, except in folders that another warning covers."""
     folder = layout.folders[name]
     if layout.good is not None:
-        there = dict.fromkeys(f for f in (layout.good, layout.bad) if f is not None and f.is_dir())
-        inside = [f for f in there if any(f != o and f.is_relative_to(o) for o in there)]
-        return [s for f in there if f not in inside for s in unused_images(f, category)]
-    said = set(named(folder, TEST))
+        roots = dict.fromkeys(p for p in (layout.good, layout.bad) if p is not None and p.is_dir())
+        outer = [p for p in roots if not any(p != o and p.is_relative_to(o) for o in roots)]
+        return [warning for p in outer for warning in unused_image_warnings(p, category)]
+    covered = set(named(folder, TEST))
     if (layout.root / VISA_SPLIT).is_file():
-        said |= {folder / "Data/Images/Normal", folder / "Data/Images/Anomaly"}
+        covered |= {folder / "Data/Images/Normal", folder / "Data/Images/Anomaly"}
     elif is_good_and_bad(folder):
-        said |= set(subfolders(folder)) - set(named(folder, GOOD | BAD))
-    return unused_images(folder, category, said.__contains__)
+        covered |= set(subfolders(folder)) - set(named(folder, GOOD | BAD))
+    return unused_image_warnings(folder, category, covered.__contains__)

@@ -1,4 +1,4 @@
-"""The published data sets MVTec AD and VisA: their counts, their licences, how to get them."""
+"""Published datasets MVTec AD and VisA: image counts, licences, download addresses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Counts(NamedTuple):
-    """Images of a category: train/good, test/good, test with a defect (one mask for each)."""
+    """Numbers of images of a category: train, test normal, test anomalous (one mask each)."""
 
     train: int
     good: int
@@ -50,20 +50,20 @@ VISA: dict[str, Counts] = {
 
 
 def published_counts(category: str) -> tuple[str, Counts] | None:
-    """The published set that has a category of this name, and its counts there."""
+    """Return the published dataset that has a category of this name, and its counts."""
     if category in MVTEC:
         return "MVTec AD", MVTEC[category]
     return ("VisA", VISA[category]) if category in VISA else None
 
 
 HOW_TO_GET = """\
-How to get data:
+How to get datasets:
   MVTec AD  https://www.mvtec.com/company/research/datasets/mvtec-ad
-            CC BY-NC-SA 4.0 (not for commercial use); unpack it to data/MVTec
+            CC BY-NC-SA 4.0 (not for commercial use); extract it to data/MVTec
   VisA      https://amazon-visual-anomaly.s3.us-west-2.amazonaws.com/VisA.tar
-            CC BY 4.0; unpack it to data/VisA
+            CC BY 4.0; extract it to data/VisA
             (about it: https://github.com/amazon-science/spot-diff)
-  or any folder (data.root, DATA= for make) that looks like this:
+  or any folder (data.root, DATA= for make) with this layout:
     <root>/<category>/train/good/000.png
     <root>/<category>/test/good/000.png
     <root>/<category>/test/<defect>/000.png

@@ -1,4 +1,4 @@
-"""A data set becomes the four sets that training, choosing and testing see."""
+"""Split a dataset into training, held-out, validation and test images."""
 
 from __future__ import annotations
 
@@ -16,213 +16,228 @@ from pathlib import Path
 import numpy as np
 
 from vqlab.data.category import Category
-from vqlab.data.contact_sheet import set_sheet
-from vqlab.data.defects import SHARES
-from vqlab.data.image_set import THREADS, Drawn, ImageSet, Item, Memory, Photo, Progress
+from vqlab.data.checks.content import content_warnings
+from vqlab.data.contact_sheet import image_set_sheet
+from vqlab.data.image_set import (
+    THREADS,
+    ImageCache,
+    ImageFile,
+    ImageSet,
+    ImageSource,
+    Progress,
+    SyntheticAnomaly,
+)
 from vqlab.data.images import Pixels
 from vqlab.data.layouts import Layout, read_category
-from vqlab.data.meaning import meaning_warnings
 from vqlab.data.settings import DataSettings
 from vqlab.data.source import choose_categories, find_layout, find_root
+from vqlab.data.synthetic_anomalies import SHARES
 from vqlab.text import visible
 from vqlab.types import Sample, UserError
 
-ENOUGH = 19
-"""Held-out images from which on a false-reject rate of 5 % can be promised: 1 / 0.05 − 1."""
+MIN_HELD_OUT = 19
+"""Held-out images required to guarantee a false reject rate of 5 %: 1 / 0.05 − 1."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The images of one or more categories, each image in one role (but `validation` begins with
-    `held_out`)."""
+    """Images of one or more categories; the splits are disjoint, except that `validation` starts
+    with `held_out`."""
 
     train: ImageSet
-    """Normals trained on."""
+    """Normal images for training."""
     held_out: ImageSet
-    """Normals never trained on: thresholds and calibration come from them."""
+    """Normal images excluded from training, for thresholds and calibration."""
     validation: ImageSet
-    """What chooses settings and thresholds: `held_out`, then copies of it with drawn defects and
-    their exact masks, or the test images that `data.validation` takes."""
+    """Images for choosing settings and thresholds: `held_out`, then copies of it with synthetic
+    anomalies and exact masks, or the test images selected by `data.validation`."""
     test: ImageSet
-    """What is reported; none of it is in `validation`. Empty where there are no test images."""
+    """Images for reported metrics, without those in `validation`. May be empty."""
     root: Path
     source: str
-    """`synthetic` or that of the layout, see `Layout.source`."""
+    """`synthetic`, or that of the layout, see `Layout.source`."""
     fingerprint: str
-    """64 hex digits, see `fingerprint`; the same files give the same, wherever they lie."""
+    """64 hex digits, see `fingerprint`; independent of the dataset's location."""
     test_fingerprint: str
-    """The same of the images in `test` alone."""
+    """Fingerprint of the images in `test`."""
     categories: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    """Sentences on what is missing or not used."""
+    """Warnings on missing, unused or suspicious files."""
 
     @cached_property
     def validation_sheet(self) -> Pixels:
-        """Some of `validation` as one picture, see `set_sheet`; drawn once."""
-        return set_sheet(self.validation)
+        """Contact sheet of `validation`, see `image_set_sheet`."""
+        return image_set_sheet(self.validation)
 
     def write_table(self, path: Path) -> Path:
-        """Write every set's images as a CSV: category, split, file (relative to `root`), defect.
+        """Write a CSV file of all images: category, split, file (relative to `root`), defect.
 
-        A drawn copy stands there as the photo it is drawn on and `drawn_<kind>`. Returns `path`.
+        The defect of a synthetic anomaly is `drawn_<kind>`, its file the normal image. Returns
+        `path`.
         """
-        sets = ("train", "held_out", "validation", "test")
         with path.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(["category", "split", "file", "defect"])
-            for name in sets:
-                for sample in getattr(self, name).samples:
-                    place = Path(os.path.relpath(sample.path, self.root)).as_posix()
-                    cells = (sample.category, name, place, sample.defect)
+            for split in ("train", "held_out", "validation", "test"):
+                for sample in getattr(self, split).samples:
+                    relative = Path(os.path.relpath(sample.path, self.root)).as_posix()
+                    cells = (sample.category, split, relative, sample.defect)
                     table.writerow(map(visible, cells))
         return path
 
 
 def load_dataset(settings: DataSettings, progress: Progress | None = None) -> Splits:
-    """Find, check and decode the images that `settings` ask for.
+    """Find, check, decode and split the images that `settings` name.
 
-    Every file is read once here, so a bad one is known before any work starts: raises UserError
-    that names all of them, or says what is missing and what to do.
+    Every file is decoded once, so that bad files are reported before training starts: raises
+    UserError that lists all of them, or says what is missing and what to do.
     """
     root, _ = find_root(settings, progress)
     layout = find_layout(settings)
     names = choose_categories(settings)
     categories = [read_category(layout, name) for name in names]
-    faults = [fault for category in categories for fault in category.faults]
-    if faults:
-        raise UserError(" ".join(faults))
-    memory = Memory(settings)
-    samples = [s for category in categories for s in [*category.train, *category.test]]
-    ImageSet([Photo(sample) for sample in samples], memory).load(progress)
+    errors = [error for category in categories for error in category.errors]
+    if errors:
+        raise UserError(" ".join(errors))
+    cache = ImageCache(settings)
+    samples = [sample for category in categories for sample in category.samples]
+    ImageSet([ImageFile(sample) for sample in samples], cache).load(progress)
 
-    parts = [_split(category, settings) for category in categories]
-    train, held_out = ([photo for part in parts for photo in part[i]] for i in (0, 1))
-    test = [Photo(sample) for category in categories for sample in category.test]
-    judges: list[Item] = []
+    parts = [_hold_out(category, settings) for category in categories]
+    train, held_out = ([image for part in parts for image in part[i]] for i in (0, 1))
+    test = [ImageFile(sample) for category in categories for sample in category.test]
+    anomalous: list[ImageSource] = []
     if settings.validation.source == "test":
-        taken = {photo for category in categories for photo in _take(category, settings)}
-        judges += [photo for photo in test if photo in taken]
-        test = [photo for photo in test if photo not in taken]
+        selected = {image for category in categories for image in _sample_test(category, settings)}
+        anomalous += [image for image in test if image in selected]
+        test = [image for image in test if image not in selected]
     else:
-        judges += [item for part in parts for item in _draw(part[0], part[1], settings)]
-    validation = ImageSet([*held_out, *judges], memory)
+        anomalous += [image for part in parts for image in _add_anomalies(*part, settings)]
+    validation = ImageSet([*held_out, *anomalous], cache)
     return Splits(
-        train=ImageSet(train, memory),
+        train=ImageSet(train, cache),
         held_out=validation.subset(range(len(held_out))),
         validation=validation,
-        test=ImageSet(test, memory),
+        test=ImageSet(test, cache),
         root=root,
         source=layout.source,
         fingerprint=fingerprint(samples, layout),
-        test_fingerprint=fingerprint((photo.sample for photo in test), layout),
+        test_fingerprint=fingerprint((image.sample for image in test), layout),
         categories=names,
-        notes=tuple(note for category in categories for note in _notes(category, layout, memory)),
+        notes=tuple(note for category in categories for note in _notes(category, layout, cache)),
     )
 
 
-def _notes(category: Category, layout: Layout, memory: Memory) -> list[str]:
-    """The warnings of `vqlab data check` on a category, from what loading saw."""
-    folder = layout.folders[category.name]
-    bits = memory.settings.bits
-    seen = meaning_warnings(category, memory.facts, memory.mask_facts, folder, bits)
-    return [*category.remarks, *seen]
+def _notes(category: Category, layout: Layout, cache: ImageCache) -> list[str]:
+    """Return the warnings of `vqlab data check` on a category, from what loading decoded."""
+    folder, bits = layout.folders[category.name], cache.settings.bits
+    content = content_warnings(
+        category, cache.image_properties, cache.mask_properties, folder, bits
+    )
+    return [*category.warnings, *content]
 
 
-def _split(category: Category, settings: DataSettings) -> tuple[list[Photo], list[Photo]]:
-    """Training and held-out photos of a category; which ones depends on seed and name only."""
-    photos = [Photo(sample) for sample in category.train]
-    least = max(2, min(ENOUGH, len(photos) // 5))
-    count = min(max(least, round(settings.held_out * len(photos))), len(photos) - 2)
-    rng = np.random.default_rng((settings.seed, _number(category.name)))
-    out = set(rng.permutation(len(photos))[:count].tolist())
-    train = [photo for index, photo in enumerate(photos) if index not in out]
-    return train, [photo for index, photo in enumerate(photos) if index in out]
+def _hold_out(
+    category: Category, settings: DataSettings
+) -> tuple[list[ImageFile], list[ImageFile]]:
+    """Return the training and the held-out images; they depend on seed and category name only."""
+    images = [ImageFile(sample) for sample in category.train]
+    least = max(2, min(MIN_HELD_OUT, len(images) // 5))
+    count = min(max(least, round(settings.held_out * len(images))), len(images) - 2)
+    rng = np.random.default_rng((settings.seed, _hash(category.name)))
+    held_out = set(rng.permutation(len(images))[:count].tolist())
+    train = [image for index, image in enumerate(images) if index not in held_out]
+    return train, [image for index, image in enumerate(images) if index in held_out]
 
 
-def _take(category: Category, settings: DataSettings) -> list[Photo]:
-    """The test photos that go to validation: the set share of each defect type and of `good`.
+def _sample_test(category: Category, settings: DataSettings) -> list[ImageFile]:
+    """Return the test images for validation: the configured share per defect type and of `good`.
 
-    At least one of each type and never all; a single one stays in test. Which ones depends on the
-    seed and the names only. Raises UserError where that leaves validation without a defect.
+    At least one of each type and never all; a single one stays in test. They depend on the seed
+    and the names only. Raises UserError if validation would have no anomalous image.
     """
-    taken = []
+    selected = []
     for defect, group in groupby(category.test, key=lambda sample: sample.defect):
         samples = list(group)
         count = max(1, min(round(settings.validation.fraction * len(samples)), len(samples) - 1))
-        rng = np.random.default_rng((settings.seed, _number(category.name), _number(defect)))
-        chosen = rng.permutation(len(samples))[:count] if len(samples) > 1 else ()
-        taken += [Photo(samples[index]) for index in sorted(chosen)]
-    if not any(photo.sample.label for photo in taken):
-        defects = sum(sample.label for sample in category.test)
+        rng = np.random.default_rng((settings.seed, _hash(category.name), _hash(defect)))
+        indices = rng.permutation(len(samples))[:count] if len(samples) > 1 else ()
+        selected += [ImageFile(samples[index]) for index in sorted(indices)]
+    if not any(image.sample.label for image in selected):
+        count = sum(sample.label for sample in category.test)
         raise UserError(
-            f"category {category.name} must have 2 test images of one kind of defect to share "
-            f"them with validation; it has {defects} of any kind; use data.validation.source=drawn."
+            f"category {category.name} must have at least 2 test images of one defect type to "
+            f"share with validation; it has {count} anomalous images; use "
+            "data.validation.source=drawn."
         )
-    return taken
+    return selected
 
 
-def _draw(train: Sequence[Photo], held_out: Sequence[Photo], settings: DataSettings) -> list[Drawn]:
-    """Each held-out photo with drawn defects; every kind comes as often as `SHARES` say, evenly.
+def _add_anomalies(
+    train: Sequence[ImageFile], held_out: Sequence[ImageFile], settings: DataSettings
+) -> list[SyntheticAnomaly]:
+    """Return copies of the held-out images with synthetic anomalies; kinds occur by `SHARES`.
 
-    So do small and large ones within each kind, and faint and strong ones: of n copies one lies in
-    each n-th of the range (Latin hypercube sampling).
+    Sizes and contrasts are spread evenly within each kind (Latin hypercube sampling): of n copies
+    one lies in each n-th of the range.
     """
-    seed = (settings.seed, _number(held_out[0].sample.category), 1)
+    seed = (settings.seed, _hash(held_out[0].sample.category), 1)
     rng = np.random.default_rng(seed)
-    canvases = [photo for photo in held_out for _ in range(settings.synthetic_defects)]
-    places = (rng.permutation(len(canvases)) + 0.5) / len(canvases)
+    images = [image for image in held_out for _ in range(settings.synthetic_defects)]
+    quantiles = (rng.permutation(len(images)) + 0.5) / len(images)
     bounds = np.cumsum(list(SHARES.values()))
-    kinds = np.searchsorted(bounds / bounds[-1], places)
-    textures = rng.integers(len(train), size=len(canvases))
-    spread = np.empty((len(canvases), 2))
+    kinds = np.searchsorted(bounds / bounds[-1], quantiles)
+    textures = rng.integers(len(train), size=len(images))
+    size_contrast = np.empty((len(images), 2))
     for kind in np.unique(kinds):
-        here = np.flatnonzero(kinds == kind)
+        rows = np.flatnonzero(kinds == kind)
         for column in (0, 1):
-            spread[here, column] = (rng.permutation(len(here)) + rng.random(len(here))) / len(here)
+            strata = rng.permutation(len(rows)) + rng.random(len(rows))
+            size_contrast[rows, column] = strata / len(rows)
     return [
-        Drawn(
-            photo,
-            train[textures[number]],
-            tuple(SHARES)[kinds[number]],
-            (*seed, number),
-            float(spread[number, 0]),
-            float(spread[number, 1]),
+        SyntheticAnomaly(
+            image,
+            train[textures[index]],
+            tuple(SHARES)[kinds[index]],
+            (*seed, index),
+            *map(float, size_contrast[index]),
         )
-        for number, photo in enumerate(canvases)
+        for index, image in enumerate(images)
     ]
 
 
-def _number(name: str) -> int:
+def _hash(name: str) -> int:
     return zlib.crc32(os.fsencode(name))
 
 
 def fingerprint(samples: Iterable[Sample], layout: Layout) -> str:
-    """sha256 (hex) over the sorted lines `relative path, content sha256, label, mask sha256`.
+    """Return the sha256 (hex) of the sorted lines `path, content sha256, label, mask sha256`.
 
-    Paths are relative to the folder of the categories (see `Layout.place`). Any change of a name, a
-    pixel, a label or a mask changes it; the order of the samples and the folder's place do not.
+    Paths are relative, see `Layout.relative_path`. A change of a name, a pixel, a label or a mask
+    changes the fingerprint; the order of the samples and the dataset's location do not.
     """
     samples = list(samples)
     with ThreadPoolExecutor(THREADS) as pool:
-        lines = sorted(pool.map(lambda sample: _line(sample, layout), samples))
+        lines = sorted(pool.map(lambda sample: _fingerprint_line(sample, layout), samples))
     return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
 
-def _line(sample: Sample, layout: Layout) -> str:
-    mask = _content(sample.mask) if sample.mask is not None else ""
-    return "\t".join([layout.place(sample.path), _content(sample.path), str(sample.label), mask])
+def _fingerprint_line(sample: Sample, layout: Layout) -> str:
+    mask = _file_digest(sample.mask) if sample.mask is not None else ""
+    path = layout.relative_path(sample.path)
+    return "\t".join([path, _file_digest(sample.path), str(sample.label), mask])
 
 
-def _content(path: Path) -> str:
-    """sha256 (hex) of a file; each version of a file is read once per process."""
+def _file_digest(path: Path) -> str:
+    """Return the sha256 (hex) of a file; each version of a file is read once per process."""
     state = path.stat()
-    return _content_of(path.resolve(), state.st_size, state.st_mtime_ns)
+    return _cached_digest(path.resolve(), state.st_size, state.st_mtime_ns)
 
 
 @lru_cache(maxsize=200_000)
-def _content_of(path: Path, size: int, changed: int) -> str:
+def _cached_digest(path: Path, size: int, modified: int) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()

@@ -1,11 +1,12 @@
-"""VisA as downloaded: which images are in which split stands in a table."""
+"""Read VisA as downloaded: a CSV file assigns images to splits."""
 
 from __future__ import annotations
 
 import csv
 from pathlib import Path
 
-from vqlab.data.category import Category, images_in, listing, remark_orphans
+from vqlab.data.category import Category, list_images, warn_unmatched_masks
+from vqlab.text import join_names
 from vqlab.types import Sample, UserError
 
 VISA_SPLIT = Path("split_csv/1cls.csv")
@@ -13,7 +14,7 @@ VISA_COLUMNS = ("object", "split", "label", "image", "mask")
 
 
 def visa_rows(root: Path) -> list[dict[str, str]]:
-    """The rows of split_csv/1cls.csv. Raises UserError where it is not such a table."""
+    """Return the rows of split_csv/1cls.csv. Raises UserError if the file is invalid."""
     path = root / VISA_SPLIT
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -21,31 +22,31 @@ def visa_rows(root: Path) -> list[dict[str, str]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"VisA's split {path} cannot be read: {error}.") from None
     for number, row in enumerate(rows, start=2):
-        right = (
+        valid = (
             all(isinstance(row.get(column), str) for column in VISA_COLUMNS)
             and row["split"] in ("train", "test")
             and row["label"] in ("normal", "anomaly")
         )
-        if not right:
+        if not valid:
             raise UserError(
                 f"VisA's split {path} must have the columns {', '.join(VISA_COLUMNS)} (train or "
-                f"test, normal or anomaly); line {number} is {list(row.values())}."
+                f"test, normal or anomaly); line {number} is {list(row.values())}; fix the file."
             )
     if not rows:
-        raise UserError(f"VisA's split {path} must list images; it has no row.")
+        raise UserError(f"VisA's split {path} must list images; it has no rows.")
     return rows
 
 
 def read_visa(root: Path, folder: Path, category: Category) -> None:
-    """Enter the samples of a category by the table below `root`; its images lie in `folder`."""
-    named: set[Path] = set()
+    """Add the samples of a category from the table below `root`; `folder` contains its images."""
+    listed: set[Path] = set()
     for row in visa_rows(root):
         if row["object"] != category.name:
             continue
         path = root / row["image"]
         normal = row["label"] == "normal"
         mask = None if normal or not row["mask"] else root / row["mask"]
-        named |= {path} | ({mask} if mask else set())
+        listed |= {path} | ({mask} if mask else set())
         if mask is not None and not mask.is_file():
             mask = None
         if row["split"] == "test":
@@ -56,14 +57,16 @@ def read_visa(root: Path, folder: Path, category: Category) -> None:
     category.train.sort(key=lambda sample: sample.path)
     category.test.sort(key=lambda sample: (sample.defect, sample.path))
     if not category.train:
-        category.faults.append(
+        category.errors.append(
             f"category {category.name} must have normal images to train on; "
             f"{root / VISA_SPLIT} lists none."
         )
     data = folder / "Data"
-    remark_orphans(category, set(images_in(data / "Masks/Anomaly")) - named)
+    warn_unmatched_masks(category, set(list_images(data / "Masks/Anomaly")) - listed)
     kinds = ("Normal", "Anomaly")
-    extra = {p for kind in kinds for p in images_in(data / "Images" / kind)} - named
-    if extra:
-        which = listing([path.name for path in sorted(extra)])
-        category.remarks.append(f"category {category.name}: not in the split, unused: {which}.")
+    unlisted = {p for kind in kinds for p in list_images(data / "Images" / kind)} - listed
+    if unlisted:
+        names = join_names([path.name for path in sorted(unlisted)])
+        category.warnings.append(
+            f"category {category.name}: skipped {names}: not listed in the split."
+        )

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from vqlab.config import Settings
-from vqlab.data import ImageSet, resized
+from vqlab.data import ImageSet, resize_map
 from vqlab.evaluation.scoring import Array, Scored
 from vqlab.evaluation.thresholds import Thresholds
 from vqlab.evaluation.uncertainty import with_intervals
@@ -195,7 +195,7 @@ class _Measure:
                 self.regions += count
                 self.merged += count - Regions.of(mask).count
                 mask = full if original else mask
-            yield (resized(values, scored.geometry[i].original) if original else values), mask
+            yield (resize_map(values, scored.geometry[i].original) if original else values), mask
 
     @property
     def curves(self) -> dict[str, Curve]:

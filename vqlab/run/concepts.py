@@ -55,8 +55,8 @@ def show_concepts(
 
 def _picture(images: ImageSet, index: int) -> Any:
     """The image (h, w, 3) uint8 at the network's size, without padding."""
-    picture = images.picture(index)
-    return crop(picture.image, picture.geometry)
+    resized = images.resized(index)
+    return crop(resized.image, resized.geometry)
 
 
 def _scores(model: Model, splits: Splits, scored: Scored) -> dict[str, dict[str, Any]]:

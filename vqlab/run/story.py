@@ -18,7 +18,7 @@ from pathlib import Path
 
 from vqlab.checkpoint import load_state, save_state
 from vqlab.config import dump, flatten
-from vqlab.data import Splits, load_dataset, write_picture
+from vqlab.data import Splits, load_dataset, write_png
 from vqlab.evaluation import Report, evaluate
 from vqlab.model import Model
 from vqlab.nn import distributed
@@ -231,7 +231,7 @@ def log_data(tracked: Run, splits: Splits) -> None:
     with tempfile.TemporaryDirectory() as folder:
         splits.write_table(Path(folder) / "splits.csv")
         with attempt("validation.png"):
-            write_picture(splits.validation_sheet, Path(folder) / "validation.png")
+            write_png(splits.validation_sheet, Path(folder) / "validation.png")
         tracked.log_artifacts(Path(folder), "data")
 
 

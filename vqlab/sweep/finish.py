@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from vqlab.checkpoint import load_checkpoint
 from vqlab.config import digest
-from vqlab.data import write_picture
+from vqlab.data import write_png
 from vqlab.evaluation import Thresholds
 from vqlab.model import Model
 from vqlab.plots import attempt, loss_curves
@@ -260,7 +260,7 @@ def _show_study(
         with attempt(PICTURE), suppress(UserError):  # somebody removed it
             require_test(objective.splits, "to show one of them")
             best_run = objective.tracker.find(str(best.run_id))
-            write_picture(six_panels(best_run, objective.splits), picture)
+            write_png(six_panels(best_run, objective.splits), picture)
         shown_in = parent.id if picture.exists() else None
         parent.log_artifacts(Path(folder), STUDY)
     _show_views(objective, pages)

@@ -1,4 +1,4 @@
-"""Drawn defects: visible, masked exactly, decided by the generator alone, on any image."""
+"""Synthetic anomalies: visible, exactly masked, determined by the generator, on any image."""
 
 import functools
 
@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vqlab.data.defects import KINDS, SHARES, VISIBLE, draw_defect
+from vqlab.data.synthetic_anomalies import KINDS, SHARES, VISIBLE, draw_anomaly
 
 RNG = np.random.default_rng
 
@@ -33,7 +33,7 @@ def plain(value: int, side: int = 64) -> np.ndarray:
 def test_mask_is_where_pixels_changed_visibly(kind: str, size: tuple[int, int]) -> None:
     image, texture = photo(*size), photo(*size, seed=1)
     for seed in range(12):
-        drawn, mask, drawn_kind = draw_defect(image, texture, RNG(seed), kind)
+        drawn, mask, drawn_kind = draw_anomaly(image, texture, RNG(seed), kind)
         change = np.abs(drawn.astype(int) - image).max(axis=2)
         assert drawn.shape == image.shape and drawn.dtype == np.uint8 and drawn_kind == kind
         assert mask.shape == size and mask.dtype == np.bool_ and mask.sum() >= 4
@@ -46,7 +46,7 @@ def test_mask_is_where_pixels_changed_visibly(kind: str, size: tuple[int, int]) 
 @pytest.mark.parametrize("value", [0, 20, 128, 255])
 def test_shows_on_images_without_any_structure(kind: str, value: int) -> None:
     for seed in range(8):
-        drawn, mask, _ = draw_defect(plain(value), plain(value), RNG(seed), kind)
+        drawn, mask, _ = draw_anomaly(plain(value), plain(value), RNG(seed), kind)
         assert mask.sum() >= 4 and mask.mean() < 0.5
         assert np.abs(drawn.astype(int) - value).max() >= VISIBLE
 
@@ -55,14 +55,14 @@ def test_shows_on_images_without_any_structure(kind: str, value: int) -> None:
 @pytest.mark.parametrize("size", [(3, 3), (5, 32), (32, 8)])
 def test_tiny_and_narrow_images_too(kind: str, size: tuple[int, int]) -> None:
     for seed in range(8):
-        _, mask, _ = draw_defect(photo(*size), photo(*size, seed=1), RNG(seed), kind)
+        _, mask, _ = draw_anomaly(photo(*size), photo(*size, seed=1), RNG(seed), kind)
         assert mask.any()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_large_images_are_no_trouble(kind: str) -> None:
     image = photo(1024, 1024)
-    _, mask, _ = draw_defect(image, photo(1024, 1024, seed=1), RNG(2), kind)
+    _, mask, _ = draw_anomaly(image, photo(1024, 1024, seed=1), RNG(2), kind)
     assert 100 < mask.sum() < 0.2 * mask.size
 
 
@@ -70,15 +70,15 @@ def test_the_generator_decides_alone_and_nothing_is_changed_in_place() -> None:
     """The images are read-only here: writing to them would raise."""
     image, texture = photo(128, 128), photo(128, 128, seed=1)
     for seed in range(10):
-        one, two = draw_defect(image, texture, RNG(seed)), draw_defect(image, texture, RNG(seed))
+        one, two = draw_anomaly(image, texture, RNG(seed)), draw_anomaly(image, texture, RNG(seed))
         assert np.array_equal(one[0], two[0]) and np.array_equal(one[1], two[1])
         assert one[2] == two[2]
-    assert not np.array_equal(one[0], draw_defect(image, texture, RNG(99))[0])
+    assert not np.array_equal(one[0], draw_anomaly(image, texture, RNG(99))[0])
 
 
 def test_kinds_come_by_their_shares() -> None:
     image, texture = photo(32, 32), photo(32, 32, seed=1)
-    kinds = [draw_defect(image, texture, RNG(seed))[2] for seed in range(300)]
+    kinds = [draw_anomaly(image, texture, RNG(seed))[2] for seed in range(300)]
     assert set(kinds) == set(KINDS) == set(SHARES)
     assert kinds.count("scratch") > 2 * kinds.count("noise") > 0
     assert sum(SHARES.values()) == pytest.approx(1)
@@ -90,13 +90,13 @@ def test_defects_lie_on_the_object(kind: str) -> None:
     image, texture = photo(128, 128), photo(128, 128, seed=1)
     rows, columns = np.mgrid[:128, :128]
     disc = np.hypot(rows - 64, columns - 64) < 128 * 0.3
-    touched = [draw_defect(image, texture, RNG(seed), kind)[1][disc].any() for seed in range(40)]
+    touched = [draw_anomaly(image, texture, RNG(seed), kind)[1][disc].any() for seed in range(40)]
     assert np.mean(touched) > 0.75
 
 
 def test_sizes_differ_and_stay_small() -> None:
     image, texture = photo(256, 256), photo(256, 256, seed=1)
-    shares = [draw_defect(image, texture, RNG(seed))[1].mean() for seed in range(80)]
+    shares = [draw_anomaly(image, texture, RNG(seed))[1].mean() for seed in range(80)]
     assert np.quantile(shares, 0.9) > 8 * np.quantile(shares, 0.1)
     assert np.median(shares) < 0.02 and max(shares) < 0.25
 
@@ -109,7 +109,7 @@ def test_size_and_contrast_are_obeyed(kind: str) -> None:
         """Share of pixels in the mask, and grey levels that they changed by."""
         areas, changes = [], []
         for seed in range(16):
-            drawn, mask, _ = draw_defect(image, texture, RNG(seed), kind, size, contrast)
+            drawn, mask, _ = draw_anomaly(image, texture, RNG(seed), kind, size, contrast)
             areas.append(mask.mean())
             changes.append(np.abs(drawn.astype(int) - image).max(axis=2)[mask].mean())
         return float(np.median(areas)), float(np.median(changes))
@@ -125,7 +125,7 @@ def test_size_and_contrast_are_obeyed(kind: str) -> None:
 def test_the_smallest_and_faintest_show_too(kind: str, side: int) -> None:
     for seed in range(8):
         for image in (plain(128, side), photo(side, side)):
-            _, mask, _ = draw_defect(image, image, RNG(seed), kind, 0.0, 0.0)
+            _, mask, _ = draw_anomaly(image, image, RNG(seed), kind, 0.0, 0.0)
             assert mask.any() and mask.mean() < 0.5
 
 
@@ -135,7 +135,7 @@ def test_scratches_are_long_and_thin_and_blobs_are_not() -> None:
     def thickness(kind: str) -> float:
         depths = []
         for seed in range(20):
-            mask = draw_defect(image, texture, RNG(seed), kind)[1].astype(np.uint8)
+            mask = draw_anomaly(image, texture, RNG(seed), kind)[1].astype(np.uint8)
             depths.append(cv2.distanceTransform(mask, cv2.DIST_L2, 3).max() / mask.sum() ** 0.5)
         return float(np.median(depths))
 
@@ -146,7 +146,7 @@ def test_scratches_are_long_and_thin_and_blobs_are_not() -> None:
     ("image", "texture", "kind", "sentence"),
     [
         (plain(0), plain(0), "crack", "kind must be one of scratch, "),
-        (plain(0), plain(0, 32), None, "must have one size"),
+        (plain(0), plain(0, 32), None, "must have the same size"),
         (plain(0, 2), plain(0, 2), None, "at least 3 x 3 pixels"),
         (plain(0)[..., 0], plain(0), None, "image must be"),
         (plain(0), plain(0).astype(np.float32), None, "texture must be"),
@@ -156,9 +156,9 @@ def test_wrong_arguments_are_refused(
     image: np.ndarray, texture: np.ndarray, kind: str | None, sentence: str
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
-        draw_defect(image, texture, RNG(0), kind)
+        draw_anomaly(image, texture, RNG(0), kind)
 
 
 def test_a_place_outside_the_range_is_refused() -> None:
     with pytest.raises(ValueError, match="within 0 and 1; got 1.5"):
-        draw_defect(plain(0), plain(0), RNG(0), "blob", size=1.5)
+        draw_anomaly(plain(0), plain(0), RNG(0), "blob", size=1.5)

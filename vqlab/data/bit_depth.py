@@ -1,4 +1,4 @@
-"""Files with more than 8 bits: how many their values have, and how they become 8 bits."""
+"""Bit depth of image files, and reduction of more than 8 bits to 8."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ORIENTATION = 0x0112
 
 
 class BadFile(UserError):
-    """A file that is not what its place says: `path` and `reason` for a list of several."""
+    """A file cannot be used. `path` and `reason` serve to list several."""
 
     def __init__(self, path: Path, reason: str, remedy: str = "replace or remove it") -> None:
         super().__init__(f"file {path} cannot be used: {reason}; {remedy}.")
@@ -27,10 +27,10 @@ class BadFile(UserError):
 
 
 def depth_of(image: Image.Image) -> int:
-    """Return the bits of a value in the file of an image that is open and not yet loaded.
+    """Return the bits per value of an image that is open and not loaded: 8, 16 or 32.
 
-    8, 16 or 32; 0 for floating point and where the file's header says the highest value (PGM).
-    Pillow reads colours of 16 bits as 8 bits, so that the mode does not tell.
+    0 for floating point and if the header states the highest value (PGM). The mode is not enough:
+    Pillow reads 16-bit colours as 8 bits.
     """
     if image.mode.startswith("F"):
         return 0
@@ -45,48 +45,52 @@ def depth_of(image: Image.Image) -> int:
     return 32 if image.mode == "I" else 8
 
 
-def eight_bits(values: NDArray[Any], path: Path, bits: int | None) -> NDArray[np.uint8]:
-    """Return integers or floating point (0..1) as 8 bits, by the same scale for every file.
+def reduce_to_8_bits(values: NDArray[Any], path: Path, bits: int | None) -> NDArray[np.uint8]:
+    """Reduce integers or floating point (0..1) to 8 bits, by the same scale for every file.
 
-    bits: how many of an integer's bits the camera used, see `data.bits`; None: 16.
-    Raises BadFile for values beyond.
+    bits: bit depth of the camera, see `data.bits`; None: 16. Raises BadFile for values out of
+    range.
     """
     low, high = values.min(), values.max()
     if np.issubdtype(values.dtype, np.floating):
         if not (np.isfinite(values).all() and low >= 0 and high <= 1):
             raise BadFile(
                 path,
-                f"its floating-point values are not within 0 and 1, but {low:.4g} to {high:.4g}",
+                f"its floating-point values must be within 0 and 1; got {low:.4g} to {high:.4g}",
                 "divide the values of every file by the same number (255 for 8 bits, 4095 for 12, "
-                "65535 for 16), or save with 8 or 16 bits",
+                "65535 for 16), or save them with 8 or 16 bits",
             )
         return np.round(values * 255).astype(np.uint8)
     most = 2 ** (bits or 16) - 1
     if low < 0:
-        raise BadFile(path, f"its values go from {low} to {high}", "save it with 8 or 16 bits")
+        raise BadFile(
+            path,
+            f"its values must not be negative; got {low} to {high}",
+            "save it with 8 or 16 bits",
+        )
     if high > most:
         needed = int(high).bit_length()
-        reason = f"its values reach {high}, more than {bits or 16} bits hold ({most})"
+        reason = f"its values exceed {most}, the maximum of {bits or 16} bits; got {high}"
         raise BadFile(
-            path, reason, f"set data.bits to the bits that the camera used, {needed} or more"
+            path, reason, f"set data.bits to the bit depth of the camera, {needed} or more"
         )
     return (values.astype(np.uint32) >> ((bits or 16) - 8)).astype(np.uint8)
 
 
-def deep_colours(path: Path, bits: int, image: Image.Image) -> Image.Image:
-    """Return the 16-bit colours of a file as 8 bits of `bits`, upright: mode RGB or RGBA.
+def reduce_colours(path: Path, bits: int, image: Image.Image) -> Image.Image:
+    """Read 16-bit colours with OpenCV and reduce them to 8 bits: upright, mode RGB or RGBA.
 
-    image: the same file as Pillow opened it, before it was turned.
+    image: the same file opened by Pillow, before its orientation is applied.
     """
-    turned = image.getexif().get(ORIENTATION, 1)
+    orientation = image.getexif().get(ORIENTATION, 1)
     if isinstance(image, TiffImageFile) and image.tag_v2.get(ORIENTATION, 1) != 1:
-        raise BadFile(path, "its 16-bit colours are turned by a tag", "save it upright")
+        raise BadFile(path, "its 16-bit colours have an orientation tag", "save it upright")
     values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16 or values.ndim != 3:
-        raise BadFile(path, "its 16-bit colours cannot be read with data.bits", "save it as PNG")
-    colours = eight_bits(values[..., 2::-1], path, bits)
+        raise BadFile(path, "its 16-bit colours cannot be used with data.bits", "save it as PNG")
+    colours = reduce_to_8_bits(values[..., 2::-1], path, bits)
     if values.shape[2] == 4:
         colours = np.dstack([colours, (values[..., 3] >> 8).astype(np.uint8)])
-    made = Image.fromarray(np.ascontiguousarray(colours))
-    made.getexif()[ORIENTATION] = turned
-    return ImageOps.exif_transpose(made)
+    result = Image.fromarray(np.ascontiguousarray(colours))
+    result.getexif()[ORIENTATION] = orientation
+    return ImageOps.exif_transpose(result)

@@ -41,14 +41,14 @@ def test_every_fault_is_listed_at_once(root: Path) -> None:
     report = check_dataset(root)
     text = "\n".join(report.errors)
     assert not report.ok and len(report.errors) == 4 and report.fingerprint == ""
-    for words in ("good/000.png: it is not an image", "good/001.png: it is cut short"):
+    for words in ("good/000.png: unsupported or corrupt image", "good/001.png: it is truncated"):
         assert words in text
-    assert "000_mask.png: it is not an image" in text
+    assert "000_mask.png: unsupported or corrupt image" in text
     assert "the mask is 10x10 pixels, its image 24x20" in text
     warnings = "\n".join(report.warnings)
-    assert len(report.warnings) == 2 and "bolt: 1 of 2 defect images has no mask" in warnings
+    assert len(report.warnings) == 2 and "bolt: 1 of 2 anomalous images has no mask" in warnings
     assert "(test/hole/000.png)" in warnings
-    assert "1 masks belong to no image (hole/007_mask.png)" in warnings
+    assert "masks without an image: hole/007_mask.png" in warnings
     assert [bool(row.fingerprint) for row in report.rows] == [True, False]
 
 
@@ -59,7 +59,7 @@ def test_the_same_picture_in_train_and_test(root: Path) -> None:
     report = check_dataset(root)
     assert len(report.warnings) == 1 and report.ok
     assert (
-        "1 test images are also in train (train/good/004.png = test/good/zzz.bmp)"
+        "1 test image is also in train (train/good/004.png = test/good/zzz.bmp)"
         in report.warnings[0]
     )
 
@@ -67,7 +67,7 @@ def test_the_same_picture_in_train_and_test(root: Path) -> None:
 def test_a_defect_whose_mask_marks_nothing(root: Path) -> None:
     write_mask(root / "nut/ground_truth/hole/000_mask.png", value=0)
     report = check_dataset(root)
-    assert report.ok and "no pixel is marked in 1 of 2 masks" in report.warnings[0]
+    assert report.ok and "1 of 2 masks mark no pixel" in report.warnings[0]
 
 
 def test_counts_against_the_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +103,7 @@ def test_visa(tmp_path: Path) -> None:
     report = check_dataset(tmp_path)
     assert len(report.errors) == 1 and "0777.JPG: it does not exist" in report.errors[0]
     text = "\n".join(report.warnings)
-    assert "Anomaly/044.png" in text and "not in the split, unused: 0999.JPG" in text
+    assert "Anomaly/044.png" in text and "skipped 0999.JPG: not listed in the split" in text
 
 
 def test_what_is_no_data_set(root: Path, tmp_path: Path) -> None:

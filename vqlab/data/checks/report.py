@@ -1,0 +1,176 @@
+"""Check a dataset (`vqlab data check`): report every problem, not only the first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from vqlab.data.category import Category
+from vqlab.data.checks.content import content_warnings
+from vqlab.data.image_set import THREADS, Progress
+from vqlab.data.images import BadFile
+from vqlab.data.inspection import ImageProperties, MaskProperties, inspect_image, inspect_mask
+from vqlab.data.layouts import Layout, detect_layout, read_category, require_categories
+from vqlab.data.published import Counts, published_counts
+from vqlab.data.source import source_of
+from vqlab.data.splits import fingerprint
+from vqlab.types import Sample
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """Figures of one category, beside those of the published dataset of that name."""
+
+    category: str
+    counts: Counts
+    masks: int
+    sizes: str
+    """`256x256`, or `640x480 to 1024x1024` (width x height)."""
+    published: str
+    """`as MVTec AD`, `MVTec AD has 224 / 58 / 92`, or empty."""
+    fingerprint: str
+    """Fingerprint of this category; empty if a file cannot be read."""
+
+
+@dataclass
+class CheckReport:
+    """Result of `check_dataset`. Errors prevent using the dataset; warnings do not."""
+
+    root: Path
+    source: str
+    rows: list[CheckRow] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    fingerprint: str = ""
+    """Fingerprint of all checked categories; empty if a file cannot be read."""
+
+    @property
+    def ok(self) -> bool:
+        """True if there is no error."""
+        return not self.errors
+
+
+@dataclass(frozen=True)
+class _Inspection:
+    """A sample with the properties of its files; None for a file that cannot be read."""
+
+    sample: Sample
+    image: ImageProperties | None
+    mask: MaskProperties | None
+    errors: tuple[str, ...]
+
+
+def check_dataset(
+    root: Path | Layout,
+    categories: Sequence[str] | None = None,
+    progress: Progress | None = None,
+    bits: int | None = None,
+) -> CheckReport:
+    """Decode every image and mask of a dataset and report all problems.
+
+    Checks image counts against the published ones, masks against their images, bit depth, unused
+    images, duplicates and unreadable files. bits: see `data.bits`. Raises UserError only if `root`
+    is no dataset or lacks one of `categories`.
+    """
+    layout = root if isinstance(root, Layout) else detect_layout(root)
+    names = sorted(layout.folders) if categories is None else list(categories)
+    require_categories(layout, names)
+    if isinstance(root, Layout):
+        report = CheckReport(layout.root, layout.source)
+    else:
+        report = CheckReport(root, source_of(root))
+    contents = [read_category(layout, name) for name in names]
+    samples = [sample for category in contents for sample in category.samples]
+    done = 0
+    with ThreadPoolExecutor(THREADS) as pool:
+        for category in contents:
+            inspections = []
+            for inspection in pool.map(partial(_inspect, bits=bits), category.samples):
+                inspections.append(inspection)
+                done += 1
+                if progress is not None:
+                    progress(done, len(samples))
+            _report_category(report, category, inspections, layout, bits)
+    if all(row.fingerprint for row in report.rows):
+        report.fingerprint = fingerprint(samples, layout)
+    return report
+
+
+def _inspect(sample: Sample, bits: int | None) -> _Inspection:
+    """Decode the files of a sample; collect errors instead of raising them."""
+    errors: list[str] = []
+    image, mask_properties = None, None
+    try:
+        _, image = inspect_image(sample.path, bits)
+    except BadFile as error:
+        errors.append(f"{error.path}: {error.reason}.")
+    try:
+        if sample.mask is not None:
+            mask, mask_properties = inspect_mask(sample.mask)
+            if image is not None and mask.shape != image.size:
+                errors.append(
+                    f"{sample.mask}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels, "
+                    f"its image {image.size[1]}x{image.size[0]}."
+                )
+    except BadFile as error:
+        errors.append(f"{error.path}: {error.reason}.")
+    return _Inspection(sample, image, mask_properties, tuple(errors))
+
+
+def _report_category(
+    report: CheckReport,
+    category: Category,
+    inspections: Sequence[_Inspection],
+    layout: Layout,
+    bits: int | None,
+) -> None:
+    """Add the row, the errors and the warnings of a category."""
+    counts = Counts(
+        len(category.train),
+        sum(sample.label == 0 for sample in category.test),
+        sum(sample.label == 1 for sample in category.test),
+    )
+    published = published_counts(category.name) if report.source != "synthetic" else None
+    note = ""
+    if published is not None:
+        name, expected = published
+        note = f"as {name}" if counts == expected else f"{name} has {_slashed(expected)}"
+        if counts != expected:
+            report.warnings.append(
+                f"category {category.name} has {_slashed(counts)} images (train / test normal / "
+                f"test anomalous), {name} has {_slashed(expected)}: files are missing, or it is "
+                "another dataset."
+            )
+    unreadable = [error for inspection in inspections for error in inspection.errors]
+    report.errors += [*category.errors, *unreadable]
+    folder = layout.folders[category.name]
+    images = {i.sample.path: i.image for i in inspections if i.image}
+    masks = {i.sample.mask: i.mask for i in inspections if i.sample.mask and i.mask}
+    report.warnings += [
+        *category.warnings,
+        *category.missing_mask_warnings(folder),
+        *content_warnings(category, images, masks, folder, bits),
+    ]
+    complete = not unreadable and not category.errors
+    report.rows.append(
+        CheckRow(
+            category=category.name,
+            counts=counts,
+            masks=sum(sample.mask is not None for sample in category.test),
+            sizes=_size_range([image.size for image in images.values()]),
+            published=note,
+            fingerprint=fingerprint(category.samples, layout) if complete else "",
+        )
+    )
+
+
+def _slashed(counts: Counts) -> str:
+    return " / ".join(map(str, counts))
+
+
+def _size_range(sizes: Sequence[tuple[int, int]]) -> str:
+    texts = [f"{width}x{height}" for height, width in sorted(set(sizes))]
+    return texts[0] if len(texts) == 1 else " to ".join(texts[:1] + texts[-1:])
