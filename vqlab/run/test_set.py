@@ -161,7 +161,7 @@ def _audited(splits: Splits, tracked: Run) -> tuple[tuple[str, ...], list[str]]:
     audits = audit(splits)
     warnings = [sentence for one in audits.values() for sentence in one.warnings]
     tracked.log_json(audit_metrics(audits), AUDIT_FILE)
-    warned = tuple(category for category, one in audits.items() if one.warned)
+    warned = tuple(category for category, one in audits.items() if one.suspicious)
     if warnings:
         tracked.set_tags({AUDIT: " ".join(warnings), WARNED: json.dumps(list(warned))})
     return warned, warnings
