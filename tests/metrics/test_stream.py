@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
+from sklearn.metrics import f1_score
 
 from vqlab.metrics import PixelStream, Regions, pixel_metrics, rates, summarise_pixels
 from vqlab.metrics.kernels import BITS, SIDE
@@ -196,6 +197,8 @@ def test_counts_at_a_threshold():
     flagged = maps > 1.1
     both = np.sum(flagged & masks)
     assert found["pixel_iou"] == pytest.approx(both / np.sum(flagged | masks))
+    f1 = f1_score(masks.ravel(), flagged.ravel())
+    assert found["seg_f1"] == pytest.approx(f1)
     assert found["pixel_recall"] == pytest.approx(both / masks.sum())
     assert found["pixel_precision"] == pytest.approx(both / flagged.sum())
     shares = []

@@ -125,6 +125,10 @@ _CATALOGUE = (
         "pixel_iou", "pixel IoU", "pixel", objective=True,
         ratio=lambda at: (at.true_positives, at.positives + at.false_positives),
     ),
+    Rate(  # Heckler-Kram et al., MVTec AD 2, 2025, Sec. 5; the threshold is from normal images
+        "seg_f1", "SegF1", "pixel", 4, True,
+        ratio=lambda at: (2 * at.true_positives, at.positives + at.flagged),
+    ),
     Rate(
         "pixel_recall", "pixel recall", "pixel",
         ratio=lambda at: (at.true_positives, at.positives),
