@@ -104,6 +104,49 @@ def test_image_metrics_agree_with_definition_and_scikit_learn(case):
     assert found["image_f1max"] == pytest.approx(plain_f1max(scores, labels), abs=1e-12)
 
 
+def plain_presorted(scores: np.ndarray, labels: np.ndarray, share: float) -> tuple[float, float]:
+    """PG and PB threshold by threshold, by the verdict `score > threshold`."""
+    good = bad = 0.0
+    for threshold in (-np.inf, *np.unique(scores)):
+        rejected = scores > threshold
+        if np.mean(~rejected[labels == 1]) <= share:
+            good = max(good, float(np.mean(~rejected[labels == 0])))
+        if np.mean(rejected[labels == 0]) <= share:
+            bad = max(bad, float(np.mean(rejected[labels == 1])))
+    return good, bad
+
+
+@given(images(), st.sampled_from([1, 60]))
+def test_presorted_shares_agree_with_their_definition(case, copies):
+    scores, labels = (np.repeat(part, copies) for part in case)
+    scores = scores + np.arange(len(scores)) % copies  # of 60 copies, one may be missed
+    found = image_metrics(scores, labels)
+    expected = plain_presorted(scores, labels, 0.02)
+    assert (found["pg2"], found["pb2"]) == pytest.approx(expected, abs=1e-12)
+
+
+@given(images(LOOSE), st.integers(0, 41), st.floats(0, 1e6))
+def test_presorted_shares_rise_with_the_scores_of_anomalous_images(case, index, lift):
+    scores, labels = case
+    index %= len(labels)
+    moved = scores.copy()
+    moved[index] += lift if labels[index] else -lift
+    before, after = image_metrics(scores, labels), image_metrics(moved, labels)
+    assert after["pg2"] >= before["pg2"] and after["pb2"] >= before["pb2"]
+
+
+def test_presorted_shares_of_perfect_separation_and_of_ties():
+    labels = np.repeat([0, 1], 10)
+    perfect = image_metrics(np.arange(20.0), labels)
+    assert perfect["pg2"] == perfect["pb2"] == 1
+    tied = image_metrics(np.zeros(20), labels)
+    assert tied["pg2"] == tied["pb2"] == 0  # one verdict for all
+    scores = np.arange(20.0)
+    scores[10] = 4.5  # the one defect that must be rejected costs five good parts
+    assert image_metrics(scores, labels)["pg2"] == 0.5
+    assert image_metrics(scores, labels)["pb2"] == 0.9
+
+
 @given(maps_and_masks())
 def test_pixel_metrics_agree_with_definition_and_scikit_learn(case):
     maps, masks = case
