@@ -30,7 +30,7 @@ from vqlab.evaluation import (
     ThresholdSettings,
     calibrated,
     choose_thresholds,
-    promise_note,
+    guarantee_note,
 )
 from vqlab.metrics import summarise_images
 from vqlab.model import Model
@@ -148,7 +148,7 @@ def test_the_promise_is_kept_on_average(method: str, count: int, rate: float) ->
         chosen = choose_thresholds(normals, settings(method=method, false_reject_rate=rate))
         rejected = int(np.count_nonzero(scores[count:] > chosen.image))
         realised.append(rejected / 50)
-        notes += promise_note(chosen, rejected, 50) is not None
+        notes += guarantee_note(chosen, rejected, 50) is not None
     assert chosen.promised is not None
     error = np.std(realised) / math.sqrt(len(realised))
     assert np.mean(realised) < chosen.promised + 3 * error
@@ -158,21 +158,21 @@ def test_the_promise_is_kept_on_average(method: str, count: int, rate: float) ->
 def test_a_broken_promise_is_told() -> None:
     chosen = choose_thresholds(made(range(31), [0] * 31), settings())
     assert chosen.promised == 0.05 and chosen.image == 30
-    told = [rejected for rejected in range(25) if promise_note(chosen, rejected, 24)]
+    told = [rejected for rejected in range(25) if guarantee_note(chosen, rejected, 24)]
     chances = [betabinom(24, 1, 31).sf(rejected - 1) for rejected in range(25)]
     assert told == [rejected for rejected in range(25) if chances[rejected] < 0.05]
-    note = promise_note(chosen, 12, 24)
+    note = guarantee_note(chosen, 12, 24)
     assert note is not None and "12 of 24" in note and "(0.500)" in note and "0.05 was" in note
     assert "differ from normal training images" in note
-    assert promise_note(chosen, 0, 0) is None
-    assert promise_note(Thresholds(1.0, 1.0), 24, 24) is None
+    assert guarantee_note(chosen, 0, 0) is None
+    assert guarantee_note(Thresholds(1.0, 1.0), 24, 24) is None
     f1max = choose_thresholds(made([1.0, 2.0], [0, 1]), settings(method="f1max"))
-    assert promise_note(f1max, 24, 24) is None
+    assert guarantee_note(f1max, 24, 24) is None
 
 
 def test_a_rate_that_is_not_above_the_promise_is_never_told() -> None:
     chosen = choose_thresholds(made(range(31), [0] * 31), settings(false_reject_rate=0.06))
-    assert promise_note(chosen, 59, 1000) is None
+    assert guarantee_note(chosen, 59, 1000) is None
 
 
 def of_categories(scores: dict[str, Any]) -> Scored:

@@ -28,7 +28,7 @@ from vqlab.evaluation.thresholds import (
     Thresholds,
     ThresholdSettings,
     choose_thresholds,
-    promise_note,
+    guarantee_note,
 )
 from vqlab.evaluation.uncertainty import MEAN
 from vqlab.evaluation.verdict import PASS, REJECT, Verdict, predicted_mask, verdict_of
@@ -60,7 +60,7 @@ __all__ = [
     "load_evidence",
     "paired_differences",
     "predicted_mask",
-    "promise_note",
+    "guarantee_note",
     "read_images",
     "save_evidence",
     "score_images",

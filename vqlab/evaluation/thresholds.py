@@ -127,7 +127,7 @@ def _uneven(normals: Scored, threshold: float) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def promise_note(thresholds: Thresholds, false_rejects: int, normals: int) -> str | None:
+def guarantee_note(thresholds: Thresholds, false_rejects: int, normals: int) -> str | None:
     """A sentence where significantly more normal images were rejected than was promised.
 
     Of m new images, exchangeable with the n calibration images, the number above the k-th smallest

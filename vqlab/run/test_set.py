@@ -1,4 +1,4 @@
-"""The test set, once: what a model is worth, beside other scores and the no-learning baseline."""
+"""Evaluate a model on the test set, once."""
 
 from __future__ import annotations
 
@@ -15,12 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from vqlab.config import Tree, dump
 from vqlab.data import (
     GOOD_AND_BAD,
     Splits,
-    audit,
-    audit_metrics,
     find_layout,
     fingerprint,
     read_image,
@@ -28,32 +25,20 @@ from vqlab.data import (
 from vqlab.evaluation import (
     EVIDENCE,
     Report,
-    Scored,
-    Thresholds,
-    choose_thresholds,
     evaluate,
-    promise_note,
     save_evidence,
 )
 from vqlab.model import Model
 from vqlab.plots import attempt, in_two_rows, write_results
-from vqlab.run.calibration import judge, make_trainer
-from vqlab.run.concepts import concept_metrics, show_concepts
-from vqlab.run.settings import BEST_ON_TEST, RunConfig, resolve
+from vqlab.run.concepts import show_concepts
+from vqlab.run.evaluators import AUDIT, EVALUATORS, WARNED, ScoredTest
+from vqlab.run.settings import BEST_ON_TEST, RunConfig
 from vqlab.text import category_text, folder_name
 from vqlab.tracking import Run, RunRecord
-from vqlab.training import choose_device
 from vqlab.types import UserError
 
 OnProgress = Callable[[str, int, int], None]
 """Called while images are scored and drawn, with (what, images done, images in all)."""
-AUDIT = "vqlab.audit"
-"""Tag of a tested run: the data audit's warnings, each beginning with its category."""
-WARNED = "vqlab.audit_categories"
-"""Tag of a tested run: the categories warned of, as JSON; runs of vqlab 0.1 lack it."""
-AUDIT_FILE = "data/audit.json"
-"""Artifact of a tested run: the audit's figures, by `audit/<statistic>`."""
-BASELINE: Tree = {"name": "mean_image"}
 
 
 def has_test(splits: Splits, config: RunConfig) -> bool:
@@ -105,25 +90,28 @@ def test_model(
     results: Path,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> tuple[Report, dict[str, Report], Path]:
-    """Score the test set, write its pictures, record both; beside it other scores and detectors.
+    """Score the test set, run the evaluators, write the pictures, and record all of it.
 
-    Beside it: the scores of `Detector.alternatives`, and the no-learning baseline `mean_image`, all
-    measured by the same `config.evaluation`.
-    What the data audit warns of goes into the report's notes and the tag `vqlab.audit`.
+    Returns the report, the reports of other scores and of the baseline by name, all with the same
+    `config.evaluation`, and the folder of the pictures.
     """
     scored = model.score_set(splits.test, partial(on_progress, "scoring the test set"))
     report = evaluate(scored, model.thresholds, config.evaluation, splits.test)
-    warned, warnings = _audited(splits, tracked)
-    broken = _broken_promise(scored, model.thresholds)
-    notes = (*report.notes, *splits.notes, *warnings, *broken)
-    report = replace(report, notes=notes, warned=warned)
-    beside = alternatives(model, config, splits)
-    beside["mean_image"] = evaluate(*_baseline(config, splits), config.evaluation, splits.test)
-    beside = {name: replace(each, warned=warned) for name, each in beside.items()}
+    test = ScoredTest(model, config, splits, scored, tracked)
+    findings = [evaluator(test) for evaluator in EVALUATORS]
+    notes = [note for each in findings for note in each.notes]
+    warned = tuple(category for each in findings for category in each.warned)
+    report = replace(report, notes=(*report.notes, *splits.notes, *notes), warned=warned)
+    beside = {
+        name: replace(other, warned=warned)
+        for each in findings
+        for name, other in each.reports.items()
+    }
     split = config.test_split
     for key, other in {split: report, **{f"{split}_{k}": v for k, v in beside.items()}}.items():
         tracked.log_metrics(other.keyed(key))
-    tracked.log_metrics(concept_metrics(model, splits.test, split))
+    for each in findings:
+        tracked.log_metrics(each.metrics)
     log_evidence(report, tracked, EVIDENCE)
     tracked.log_dataset(
         f"{splits.source}/{category_text(splits.categories)}", splits.fingerprint, str(splits.root),
@@ -153,48 +141,12 @@ def log_evidence(report: Report, tracked: Run, path: str) -> None:
             tracked.log_artifact(file, Path(path).parent.name)
 
 
-def _audited(splits: Splits, tracked: Run) -> tuple[tuple[str, ...], list[str]]:
-    """Audit the data, record its figures and warnings; the categories warned of, the warnings.
-
-    The figures are an artifact: as metrics they would come first among the UI's charts.
-    """
-    audits = audit(splits)
-    warnings = [sentence for one in audits.values() for sentence in one.warnings]
-    tracked.log_json(audit_metrics(audits), AUDIT_FILE)
-    warned = tuple(category for category, one in audits.items() if one.suspicious)
-    if warnings:
-        tracked.set_tags({AUDIT: " ".join(warnings), WARNED: json.dumps(list(warned))})
-    return warned, warnings
-
-
 def warned_of(tags: Mapping[str, str], categories: Iterable[str]) -> list[str]:
-    """Those of the categories that the data audit warned of when a run with these tags was
-    tested."""
+    """Return the categories with a data-audit warning in the tags of a tested run."""
     with suppress(KeyError, ValueError):
         return [name for name in categories if name in json.loads(tags[WARNED])]
-    said = tags.get(AUDIT, "")
-    return [name for name in categories if re.search(rf"(^| ){re.escape(name)}: ", said)]
-
-
-def alternatives(model: Model, config: RunConfig, splits: Splits) -> dict[str, Report]:
-    """Return test reports of the other scores a detector offers, each at thresholds of its own."""
-    reports = {}
-    images = splits.test
-    judges = splits.validation if config.threshold.method == "f1max" else splits.held_out
-    one = model.backbone(images.batch([0]).images.to(model.device))
-    for name in model.detector.alternatives(one):
-        thresholds = choose_thresholds(model.score_set(judges, by=name), config.threshold)
-        scored = model.score_set(images, by=name)
-        reports[name] = evaluate(scored, thresholds, config.evaluation, images)
-    return reports
-
-
-def _broken_promise(scored: Scored, thresholds: Thresholds) -> list[str]:
-    """The note on too many false rejects, where there are too many."""
-    rejected = (scored.labels == 0) & (scored.image_scores > thresholds.image)
-    normals = len(scored) - int(scored.labels.sum())
-    note = promise_note(thresholds, int(rejected.sum()), normals)
-    return [note] if note else []
+    text = tags.get(AUDIT, "")
+    return [name for name in categories if re.search(rf"(^| ){re.escape(name)}: ", text)]
 
 
 def chosen_pictures(splits: Splits) -> dict[str, str]:
@@ -215,13 +167,3 @@ def six_panels(record: RunRecord, splits: Splits) -> np.ndarray[Any, Any]:
     """The first chosen picture of a tested run, (h, w, 3) uint8. Needs test images."""
     file = next(iter(chosen_pictures(splits).values()))
     return in_two_rows(read_image(record.artifact(f"results/{file}")))
-
-
-def _baseline(config: RunConfig, splits: Splits) -> tuple[Scored, Thresholds]:
-    training = {"epochs": 0, "device": config.training.device}
-    sections = {"data": dump(config.data), "threshold": dump(config.threshold)}
-    baseline = resolve({"detector": BASELINE, "training": training, **sections})
-    trainer = make_trainer(baseline, splits, choose_device(baseline.training))
-    trainer.fit(lambda epoch, metrics: None)
-    model, _ = judge(baseline, trainer, splits, "")
-    return model.score_set(splits.test), model.thresholds
