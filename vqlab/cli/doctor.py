@@ -1,4 +1,4 @@
-"""The verb `doctor`: what would not work on this machine, and what to do about it."""
+"""`vqlab doctor`: check the machine for problems."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 _STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
 
-@app.command(short_help="Check this machine: what would not work, and why.")
+@app.command(short_help="Check this machine for problems.")
 def doctor(
     data: Data = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Import PyTorch too (seconds), and ask it for the GPU.")
+        bool, typer.Option("--full", help="Query the GPU by PyTorch; takes seconds.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
     """Check Python, packages, cores, memory, disk, threads, GPU, hub, weights, data, stores, cache
-    and ports. Nothing is created or downloaded.
+    and ports, without creating or downloading anything.
 
-    The exit status is 1 where something essential would not work.
+    Exit status: 1 if something essential does not work.
     """
-    from vqlab.doctor import examine
+    from vqlab.doctor import run_checks
 
-    findings = examine(mlruns, data, full)
+    findings = run_checks(mlruns, data, full)
     failed = any(finding.state == "error" for finding in findings)
     if as_json:
         rows = [asdict(finding) for finding in findings]
@@ -50,7 +50,7 @@ def doctor(
                 advice = marked(finding.state, style, f": {finding.name}: {finding.advice}")
                 out.print(advice, soft_wrap=not out.is_terminal)
         if not failed:
-            out.print(marked("vqlab works here", "bold green"))
+            out.print(marked("No errors found", "bold green"))
     if failed:
         raise typer.Exit(1)
 
@@ -61,7 +61,7 @@ def _table(findings: list[Finding], width: int) -> FittedTable:
     columns = [
         Column("", [finding.name for finding in findings]),
         Column("state", [finding.state for finding in findings]),
-        Column("what there is", [finding.value for finding in findings], wraps=True),
+        Column("value", [finding.value for finding in findings], wraps=True),
     ]
     styles = [_STYLES[f.state] if f.state != "ok" else "" for f in findings]
     return fitted_table("vqlab doctor", columns, width, styles)

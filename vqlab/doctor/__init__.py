@@ -1,7 +1,6 @@
-"""What would not work on this machine, found in a second: no heavy library is imported, and nothing
-is created."""
+"""Check the machine (`vqlab doctor`) in a second: imports no heavy library and creates nothing."""
 
-from vqlab.doctor.checks import examine
+from vqlab.doctor.checks import run_checks
 from vqlab.doctor.finding import Finding
 
-__all__ = ["Finding", "examine"]
+__all__ = ["Finding", "run_checks"]

@@ -1,4 +1,4 @@
-"""What one check says."""
+"""Result of one check."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ State = Literal["ok", "warning", "error"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What there is, and where that is too little: what would not work and what to do."""
+    """What a check found, and advice unless the state is `ok`."""
 
     name: str
     value: str
     state: State = "ok"
-    """`error`: something essential would not work."""
+    """`error`: something essential does not work."""
     advice: str = ""
-    """One line; empty where the state is `ok`."""
+    """One line: what does not work and what to do."""
 
 
-def amount(size: float) -> str:
+def gibibytes(size: float) -> str:
     """Return a number of bytes in GiB."""
     return f"{size / 2**30:.1f} GiB"

@@ -14,7 +14,7 @@ import pytest
 
 from vqlab.cli import main
 from vqlab.data import source as data_source
-from vqlab.doctor import Finding, examine, places
+from vqlab.doctor import Finding, folders, run_checks
 from vqlab.doctor.network import PORTS
 from vqlab.features import cache_folder
 from vqlab.tracking import Tracker
@@ -33,7 +33,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def find(name: str, data: Path | None = None) -> Finding:
-    return next(f for f in examine(Path("mlruns"), data) if f.name == name)
+    return next(f for f in run_checks(Path("mlruns"), data) if f.name == name)
 
 
 def test_it_is_quick_and_imports_nothing_heavy(here: Path) -> None:
@@ -47,7 +47,7 @@ def test_it_is_quick_and_imports_nothing_heavy(here: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stderr == "0 []\n", done.stderr
-    assert "vqlab works here" in done.stdout
+    assert "No errors found" in done.stdout
     assert not list(here.iterdir())
 
 
@@ -90,7 +90,7 @@ def test_what_is_there_is_found(here: Path, store: Tracker) -> None:
     finally:
         del os.environ["VQLAB_WEIGHTS"]
     assert find("data").value == "data/MVTec: bottle"
-    found = {f.name: f for f in examine(store.root)}
+    found = {f.name: f for f in run_checks(store.root)}
     assert "mlflow.db (" in found["runs"].value and found["runs"].state == "ok"
     (here / "hub/hub/models--timm--resnet18.a1_in1k").mkdir(parents=True)
     assert find("weights").value == "downloaded: resnet18.a1_in1k"
@@ -115,14 +115,14 @@ def variable(name: str, value: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("prepare", "name", "state", "words"),
     [
-        (broken_store, "runs", "error", "damaged or not SQLite's"),
+        (broken_store, "runs", "error", "damaged or not an SQLite file"),
         (no_server, "runs", "error", "no answer"),
         (variable("MLFLOW_TRACKING_URI", "file:./x"), "runs", "error", "must be sqlite"),
         (variable("VQLAB_STORAGE", "mysql://x"), "studies", "error", "must be sqlite"),
         (variable("VQLAB_CACHE", "/dev/null/features"), "cache", "error", "set VQLAB_CACHE"),
         (variable("VQLAB_WEIGHTS", "nowhere"), "weights", "warning", "must be a folder"),
         (variable("OMP_NUM_THREADS", "many"), "threads", "warning", "must be a number"),
-        (variable("OMP_NUM_THREADS", "9999"), "threads", "warning", "more than there are cores"),
+        (variable("OMP_NUM_THREADS", "9999"), "threads", "warning", "exceeds the number of cores"),
         (variable("OMP_WAIT_POLICY", "active"), "threads", "warning", "OMP_WAIT_POLICY=passive"),
         (variable("HF_HUB_OFFLINE", "1"), "hub", "warning", "HF_HUB_OFFLINE is set"),
         (variable("HF_HUB_OFFLINE", "1"), "weights", "warning", "features.backbone=filters"),
@@ -166,13 +166,24 @@ def test_a_port_in_use(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_data_folder_that_holds_nothing(here: Path) -> None:
     assert "does not exist" in find("data", here / "nowhere").advice
-    assert "holds no category" in find("data", here).advice
+    assert "has no category" in find("data", here).advice
     assert find("data").state == "ok"
 
 
 def test_it_looks_where_the_rest_of_vqlab_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """doctor has these paths again, because their own files import torch."""
-    assert places.USUAL == data_source.DEFAULT_ROOTS and places.SYNTHETIC == data_source.SYNTHETIC
-    assert places.cache_folder() == cache_folder()
+    assert (
+        folders.DEFAULT_ROOTS == data_source.DEFAULT_ROOTS
+        and folders.SYNTHETIC == data_source.SYNTHETIC
+    )
+    assert folders.cache_folder() == cache_folder()
     monkeypatch.delenv("VQLAB_CACHE")
-    assert places.cache_folder() == cache_folder()
+    assert folders.cache_folder() == cache_folder()
+
+
+def test_an_unwritable_home_is_a_warning(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features are then cached in a temporary folder."""
+    monkeypatch.delenv("VQLAB_CACHE")
+    monkeypatch.setenv("HOME", "/proc/nohome")
+    cache = find("cache")
+    assert cache.state == "warning" and "set VQLAB_CACHE to a writable folder" in cache.advice
