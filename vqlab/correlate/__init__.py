@@ -1,12 +1,12 @@
-"""May settings be chosen by drawn defects? How alike validation and test rank them.
+"""Check whether validation and test rankings agree (`vqlab correlate`).
 
-A study crosses settings, measures every one on validation and on test, and correlates the ranks
-(Spearman). Nothing is chosen here: its runs carry no `test/…` metric, no checkpoint and the tag
-`vqlab.kind=correlate`, so they are neither promoted nor listed. `correlate` is the door.
+Crosses settings, measures each on validation and on test, and computes rank correlations
+(Spearman). Nothing is chosen by it: its runs have no `test/…` metric, no checkpoint and the tag
+`vqlab.kind=correlate`, so they are neither promoted nor listed.
 """
 
-from vqlab.correlate.loop import correlate
-from vqlab.correlate.ranks import METRICS, OBJECTIVE, Correlation, mean
-from vqlab.correlate.study import read_study
+from vqlab.correlate.experiment import correlate
+from vqlab.correlate.grid import read_grid
+from vqlab.correlate.rank_correlation import METRICS, OBJECTIVE, Correlation, mean
 
-__all__ = ["METRICS", "OBJECTIVE", "Correlation", "correlate", "mean", "read_study"]
+__all__ = ["METRICS", "OBJECTIVE", "Correlation", "correlate", "mean", "read_grid"]

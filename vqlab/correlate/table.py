@@ -1,4 +1,4 @@
-"""Rows of measured settings, kept in a CSV that is whole at any time."""
+"""Table of measured settings in a CSV file that is written atomically."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from vqlab.types import UserError
 
 Row = dict[str, str | float]
-"""One setting: key, detector, settings (JSON), and figures such as `test/aupro`."""
+"""One setting: key, detector, settings (JSON), and metrics such as `test/aupro`."""
 
 
-class Kept:
-    """Rows measured so far, in a CSV that is whole at any time; rows of other settings stay."""
+class Table:
+    """Rows by key, backed by a CSV file; rows of other settings are preserved."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -24,22 +24,22 @@ class Kept:
         if path.exists():
             try:
                 with path.open(newline="", encoding="utf-8") as file:
-                    self.rows = {row["key"]: _read(row) for row in csv.DictReader(file)}
+                    self.rows = {row["key"]: _parse(row) for row in csv.DictReader(file)}
             except (KeyError, ValueError, AttributeError, UnicodeDecodeError, csv.Error):
                 raise UserError(
                     f"{path} is not a table of measured settings; remove it and measure again."
                 ) from None
 
     def add(self, row: Row) -> None:
-        """Keep a row: written beside, then renamed."""
+        """Add a row and write the file atomically."""
         self.rows[str(row["key"])] = row
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        beside.write_text(table_text(list(self.rows.values())), encoding="utf-8")
-        os.replace(beside, self.path)
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        temporary.write_text(to_csv(list(self.rows.values())), encoding="utf-8")
+        os.replace(temporary, self.path)
 
 
-def _read(cells: Mapping[str, str]) -> Row:
+def _parse(cells: Mapping[str, str]) -> Row:
     row: Row = {}
     for name, cell in cells.items():
         if cell:
@@ -49,8 +49,8 @@ def _read(cells: Mapping[str, str]) -> Row:
     return row
 
 
-def table_text(rows: Sequence[Row]) -> str:
-    """Rows as CSV, every figure with all its digits; what is undefined is an empty cell."""
+def to_csv(rows: Sequence[Row]) -> str:
+    """Return rows as CSV, numbers with all digits, undefined values as empty cells."""
     columns = dict.fromkeys(name for row in rows for name in row)
     text = io.StringIO()
     table = csv.DictWriter(text, list(columns), lineterminator="\n")

@@ -12,10 +12,10 @@ from tiny_set import tiny_recipe
 from typer.testing import CliRunner
 
 from vqlab.cli import app
-from vqlab.correlate import Correlation, correlate, mean, measure, read_study
-from vqlab.correlate.ranks import correlations, held, spearman
-from vqlab.correlate.rows import Kept, Row
-from vqlab.correlate.study import plan
+from vqlab.correlate import Correlation, correlate, mean, measure, read_grid
+from vqlab.correlate.grid import plan
+from vqlab.correlate.rank_correlation import correlations, group_by, spearman
+from vqlab.correlate.table import Row, Table
 from vqlab.data import load_dataset
 from vqlab.promote import promote
 from vqlab.tracking import RunRecord, Tracker
@@ -62,7 +62,7 @@ def study_file(folder: Path, root: Path, name: str = "little", **changes: Any) -
 def counted(monkeypatch: pytest.MonkeyPatch, limit: int = 100) -> list[str]:
     """Calls of training and measuring from now on; measuring is interrupted after `limit`."""
     calls: list[str] = []
-    train, judge = measure._trained, measure.measure
+    train, judge = measure._train, measure.measure
 
     def trained(*given: Any) -> Any:
         calls.append("train")
@@ -74,7 +74,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, limit: int = 100) -> list[str]:
         calls.append("measure")
         return judge(*given)
 
-    monkeypatch.setattr(measure, "_trained", trained)
+    monkeypatch.setattr(measure, "_train", trained)
     monkeypatch.setattr(measure, "measure", measured)
     return calls
 
@@ -111,10 +111,10 @@ def test_a_study_is_measured_once_and_goes_on_where_it_stopped(
     vqvae, baseline = found
     assert (vqvae.detector, vqvae.settings, baseline.settings) == ("vqvae", 4, 4)
     assert vqvae.held == {}, "two settings of a form are too few to rank"
-    assert baseline.free["pixel_auroc", "pixel_auroc"] == pytest.approx(
+    assert baseline.overall["pixel_auroc", "pixel_auroc"] == pytest.approx(
         correlations(rows_of(table, "mean_image"))["pixel_auroc", "pixel_auroc"]
     )
-    assert all(-1 <= rho <= 1 for rho in {**vqvae.free, **baseline.free}.values())
+    assert all(-1 <= rho <= 1 for rho in {**vqvae.overall, **baseline.overall}.values())
     nothing_to_choose_by(tracker)
     other = table.with_name("other.csv")
     correlate(str(path), [root], ["other"], tracker, results=tmp_path / "results")
@@ -146,7 +146,7 @@ def nothing_to_choose_by(tracker: Tracker) -> None:
 
 
 def test_another_way_to_draw_is_measured_again(root: Path) -> None:
-    config = plan("vqvae", read_study("validation")[1].detectors["vqvae"], "part", root, "tiny")
+    config = plan("vqvae", read_grid("validation")[1].detectors["vqvae"], "part", root, "tiny")
     data = config[0].config.data
     one, other = load_dataset(data), load_dataset(data)
     assert measure.validation_digest(one) == measure.validation_digest(other)
@@ -166,7 +166,7 @@ def test_the_verb_prints_what_was_found(root: Path, tmp_path: Path, mlruns: Path
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     for words in (
-        "vqvae: validation with test",
+        "vqvae: rank correlation of validation",
         "mean_image, mean over categories",
         "part",
         "mean",
@@ -195,10 +195,10 @@ def test_a_score_held_fixed_may_rank_where_all_together_do_not() -> None:
     rows += [row(0.5 + i / 100, 0.9 + i / 100, '{"terms": ["b"]}') for i in range(4)]
     objective = ("pixel_auroc", "pixel_auroc")
     assert correlations(rows)[objective] < 0
-    groups = held(rows, ["terms"])
+    groups = group_by(rows, ["terms"])
     assert [len(group) for group in groups] == [4, 4]
     assert mean([correlations(group) for group in groups])[objective] == pytest.approx(1)
-    assert held(rows, []) == []
+    assert group_by(rows, []) == []
     assert set(correlations(rows)) == {objective}, "what was not measured is absent"
 
 
@@ -210,11 +210,11 @@ def test_a_score_held_fixed_may_rank_where_all_together_do_not() -> None:
     [
         ({"train": {"detector.codebok_size": [4, 8]}}, "did you mean detector.codebook_size"),
         ({"score": [{"training.epochs": [1, 2]}]}, "move it to train"),
-        ({"train": {}, "score": []}, "must have 4 settings or more to rank; got 1"),
+        ({"train": {}, "score": []}, "must have at least 4 settings; got 1"),
         ({"train": {"detector": [4]}}, "dotted"),
         ({"trian": {}}, "did you mean"),
         ({"recipe": "nothing"}, "does not exist"),
-        ({"recipe": "mean_image"}, "one of vqvae's; got one of mean_image"),
+        ({"recipe": "mean_image"}, "must be a recipe of vqvae; got one of mean_image"),
     ],
 )
 def test_an_impossible_study_is_a_sentence(
@@ -234,17 +234,17 @@ def test_an_impossible_study_is_a_sentence(
 def test_wrong_names_are_a_sentence(root: Path, tmp_path: Path) -> None:
     path = str(study_file(tmp_path, root))
     for roots, categories, words in (
-        ([root], ["prat"], "no category 'prat' in these data; known: other, part"),
+        ([root], ["prat"], "no category 'prat' in the data; it has other, part"),
         ([root / "none"], ["part"], "does not exist"),
         ([root], [], "at least one category"),
     ):
         with pytest.raises(UserError, match=words):
             correlate(path, roots, categories, None)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="study nothing does not exist; there are: validation"):
-        read_study("nothing")
+        read_grid("nothing")
     (tmp_path / "part.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="is not a table of measured settings"):
-        Kept(tmp_path / "part.csv")
+        Table(tmp_path / "part.csv")
 
 
 # The shipped study
@@ -256,7 +256,7 @@ def test_shipped_studies_have_twelve_settings_or_more(
 ) -> None:
     monkeypatch.chdir(EXPERIMENTS.parent)
     assert path.read_text().startswith("# ")
-    name, study = read_study(path.stem)
+    name, study = read_grid(path.stem)
     assert name == path.stem and {"vqvae", "mean_image"} <= set(study.detectors)
     for detector, part in study.detectors.items():
         trainings = plan(detector, part, "part", root, "quick")
