@@ -200,7 +200,7 @@ def test_a_difference_without_interval_says_why(width: int) -> None:
 def test_predictions_fit(width: int) -> None:
     paths = ["cable/005.png", f"/home/a b/2024-01-02 [left]/{LONG}_of_camera_0001.png"]
     summary = Predictions(Path())
-    summary.summarise(
+    summary.add(
         [
             PredictedFile(paths[0], 5.1234, 4.33297, 0.951, "reject", marked=0.1),
             PredictedFile(paths[1], 5.1234, 4.33297, 0.951, "pass", marked=0.0),

@@ -1,227 +1,99 @@
-"""Predictions: rows for every file, pictures, bounded memory, interruption and resuming."""
+"""Which files are scored: links, loops, hidden and system files, what cannot be reached."""
 
 from __future__ import annotations
 
-import csv
-import gc
 import os
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
-from small_photos import write_photo
 
-from vqlab.model import Model, Prediction
-from vqlab.predict import file_path, pictures, predict_files, read_rows
+from vqlab.predict import find_images
 from vqlab.types import UserError
 
-Photos = Callable[[int], Path]
+
+def put(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"")
+    return path
 
 
-def table(results: Path) -> list[dict[str, str]]:
-    with (results / "scores.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def names(root: Path, *paths: Path, exclude: Path | None = None) -> list[str]:
+    found = find_images(paths or [root], exclude)
+    return [os.path.relpath(path, root) for path in found.errors]
 
 
-def drawn(results: Path) -> set[str]:
-    return {path.name for path in results.glob("*_viz.png")}
+def test_hidden_and_system_files_are_skipped(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG", "._b.png", ".DS_Store", ".hidden/c.png", "@eaDir/b.png/T.jpg"):
+        put(tmp_path / name)
+    for name in ("__MACOSX/d.png", "Thumbs.db", "sub/e.tiff", "desktop.ini"):
+        put(tmp_path / name)
+    assert names(tmp_path) == ["a.JPG", "b.png", "sub/e.tiff"]
+    assert find_images([tmp_path]).notes == []
 
 
-def stop_after(count: int) -> Callable[[int, int], None]:
-    def progress(done: int, total: int) -> None:
-        if done == count:
-            raise KeyboardInterrupt
-
-    return progress
-
-
-def test_every_file_has_a_row_and_a_picture(model: Model, photos: Photos, tmp_path: Path) -> None:
-    folder = photos(4)
-    summary = predict_files(model, [folder], tmp_path / "p")
-    rows = table(tmp_path / "p")
-    assert [row["file"] for row in rows] == [str(folder / f"{i:03d}.png") for i in range(4)]
-    for row in rows:
-        prediction = model.score(row["file"])
-        assert float(row["score"]) == prediction.score
-        assert float(row["calibrated"]) == prediction.calibrated
-        assert float(row["marked"]) == prediction.mask.mean()
-        assert row["verdict"] == prediction.verdict
-    assert {row["picture"] for row in rows} == drawn(tmp_path / "p")
-    assert {row["verdict"] for row in rows} == {"pass", "reject"}
-    assert list(read_rows(tmp_path / "p/scores.jsonl")) == summary.rows
-    assert not (tmp_path / "p/.predict.partial").exists()
+def test_other_files_are_counted_in_a_note(tmp_path: Path) -> None:
+    for name in ("a.png", "b.heic", "c\n.txt", "d.gif", "e"):
+        put(tmp_path / name)
+    (note,) = find_images([tmp_path]).notes
+    assert "4 (b.heic, c\\n.txt, d.gif, ...)" in note
 
 
-def test_files_are_read_with_the_bits_of_the_model(model: Model, tmp_path: Path) -> None:
-    grey = np.random.default_rng(0).integers(0, 4096, (30, 40)).astype(np.uint16)
-    Image.fromarray(grey).save(tmp_path / "deep.png")
-    twelve = replace(model, data=model.data.model_copy(update={"bits": 12}))
-    scores = [
-        predict_files(used, [tmp_path / "deep.png"], tmp_path / "p").rows[0].score
-        for used in (model, twelve)
-    ]
-    assert scores == [used.score(tmp_path / "deep.png").score for used in (model, twelve)]
-    assert scores[0] != scores[1]
+def test_a_folder_with_the_name_of_an_image_is_a_folder(tmp_path: Path) -> None:
+    put(tmp_path / "scan.png/inner.png")
+    assert names(tmp_path) == ["scan.png/inner.png"]
 
 
-def test_unreadable_files_do_not_stop_the_others(
-    model: Model, photos: Photos, tmp_path: Path
-) -> None:
-    folder = photos(3)
-    whole = (folder / "001.png").read_bytes()
-    (folder / "001.png").write_bytes(whole[: len(whole) // 2])
-    (folder / "text.png").write_text("no image")
-    (folder / "empty.jpg").touch()
-    (folder / "gone.png").symlink_to("/nowhere/1.png")
-    summary = predict_files(model, [folder], tmp_path / "p")
-    assert summary.counts["unreadable"] == 4 and summary.total == 6
-    rows = {Path(row["file"]).name: row for row in table(tmp_path / "p")}
-    assert "damaged" in rows["001.png"]["reason"] and "empty" in rows["empty.jpg"]["reason"]
-    assert "/nowhere/1.png" in rows["gone.png"]["reason"]
-    assert rows["text.png"]["verdict"] == "unreadable" and rows["text.png"]["score"] == ""
-    assert rows["000.png"]["score"] and drawn(tmp_path / "p") == {"000_viz.png", "002_viz.png"}
+def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
+    put(tmp_path / "real/a.png")
+    put(tmp_path / "photos/own.png")
+    (tmp_path / "photos/line").symlink_to("../real")
+    (tmp_path / "photos/loop").symlink_to(".")
+    (tmp_path / "real/back").symlink_to("../photos")
+    (tmp_path / "photos/z.png").symlink_to("../real/a.png")
+    assert names(tmp_path, tmp_path / "photos") == ["photos/line/a.png", "photos/own.png"]
 
 
-def test_a_decoder_that_fails_in_its_own_way_is_an_unreadable_file(
-    model: Model, photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def read(model: Model, path: Path) -> object:
-        raise KeyError("StripOffsets") if path.name == "001.png" else MemoryError
-
-    monkeypatch.setattr(Model, "read", read)
-    summary = predict_files(model, [photos(2)], tmp_path / "p")
-    assert [row.reason for row in summary.rows] == ["MemoryError", "'StripOffsets'"]
-
-
-@pytest.mark.parametrize("name", [b"a,b", b'a"b', b"a\nb", b"Gut_\xfc", "\u202egnp".encode()])
-def test_names_come_back(name: bytes, model: Model, tmp_path: Path) -> None:
-    write_photo(tmp_path / "plain.png", 0)
-    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/photos/" + name + b".png"))
-    path.parent.mkdir()
-    os.rename(tmp_path / "plain.png", path)
-    predict_files(model, [path.parent], tmp_path / "p")
-    (row,) = table(tmp_path / "p")
-    assert file_path(row["file"]) == path and (tmp_path / "p" / row["picture"]).exists()
+def test_a_file_reached_twice_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "photos/a.png")
+    (tmp_path / "other").symlink_to("photos")
+    monkeypatch.chdir(tmp_path)
+    paths = [Path("photos"), tmp_path / "photos", Path("other"), Path("photos/../photos/a.png")]
+    assert list(find_images(paths).errors) == [Path("photos/a.png")]
+    os.link(tmp_path / "photos/a.png", tmp_path / "photos/b.png")  # two files of one content
+    assert len(find_images(paths).errors) == 2
 
 
-def test_one_image_at_a_time_is_in_memory(model: Model, photos: Photos, tmp_path: Path) -> None:
-    alive = []
-
-    def progress(done: int, total: int) -> None:
-        alive.append(sum(type(thing) is Prediction for thing in gc.get_objects()))
-
-    predict_files(model, [photos(4)], tmp_path / "p", progress=progress)
-    assert alive == [0, 0, 0, 0]
-
-
-@pytest.mark.parametrize("mode", ["auto", "all", "none"])
-def test_pictures(
-    mode: str, model: Model, photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pictures, "MOST", 2)
-    summary = predict_files(model, [photos(5)], tmp_path / "p", pictures=mode)
-    highest = sorted(summary.rows, key=lambda row: -(row.score or 0))
-    wanted = highest[: {"auto": 2, "all": 5, "none": 0}[mode]]
-    assert drawn(tmp_path / "p") == {row.picture for row in summary.rows if row.picture}
-    assert {row.file for row in summary.rows if row.picture} == {row.file for row in wanted}
-    assert summary.pictures == len(wanted)
+def test_what_cannot_be_reached_is_named(tmp_path: Path) -> None:
+    put(tmp_path / "a.png")
+    (tmp_path / "gone.png").symlink_to("/nowhere/x.png")
+    (tmp_path / "line").symlink_to("/nowhere/folder")
+    (tmp_path / "self.png").symlink_to("self.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    faults = {path.name: fault for path, fault in find_images([tmp_path]).errors.items()}
+    assert set(faults) == {"a.png", "gone.png", "line", "self.png", "pipe.png"}
+    assert faults["a.png"] == "" and "/nowhere/x.png" in faults["gone.png"]
+    assert "/nowhere/folder" in faults["line"] and "self.png" in faults["self.png"]
+    assert "regular file" in faults["pipe.png"]
 
 
-def test_an_unknown_mode_is_refused_before_anything(model: Model, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--pictures must be one of auto, all, none; got 'al'"):
-        predict_files(model, [tmp_path], tmp_path / "p", pictures="al")
-    assert not (tmp_path / "p").exists()
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
+    put(tmp_path / "a.png")
+    (tmp_path / "locked").mkdir(mode=0)
+    faults = find_images([tmp_path]).errors
+    assert "cannot be listed" in faults[tmp_path / "locked"]
 
 
-@pytest.mark.parametrize("mode", ["auto", "none"])
-def test_an_interrupted_prediction_is_resumed(
-    mode: str, model: Model, photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pictures, "MOST", 4)
-    folder, results, whole = photos(10), tmp_path / "p", tmp_path / "whole"
-    (folder / "003.png").write_text("no image")
-    predict_files(model, [folder], whole, pictures=mode)
-    predict_files(model, [folder / "000.png"], results)
-    earlier = (results / "scores.csv").read_bytes()
-    with pytest.raises(KeyboardInterrupt, match="6 of 10 .*--resume"):
-        predict_files(model, [folder], results, pictures=mode, progress=stop_after(6))
-    assert (results / "scores.csv").read_bytes() == earlier and drawn(results) == {"000_viz.png"}
-    journal = results / ".predict.partial/journal.jsonl"
-    journal.write_text(journal.read_text() + '{"file": "cut')
-    scored = []
-    predict_files(
-        model, [folder], results, pictures=mode, resume=True,
-        progress=lambda done, total: scored.append(done),
-    )  # fmt: skip
-    assert scored == [7, 8, 9, 10]
-    for name in ("scores.csv", "scores.jsonl"):
-        assert (results / name).read_bytes() == (whole / name).read_bytes()
-    assert drawn(results) == drawn(whole)
+def test_the_results_folder_is_left_out(tmp_path: Path) -> None:
+    put(tmp_path / "a.png")
+    put(tmp_path / "results/a_viz.png")
+    (tmp_path / "to").symlink_to("results")
+    assert names(tmp_path, exclude=tmp_path / "to") == ["a.png"]
 
 
-def test_changed_new_and_deleted_files_are_noticed(
-    model: Model, photos: Photos, tmp_path: Path
-) -> None:
-    folder, results = photos(5), tmp_path / "p"
-    with pytest.raises(KeyboardInterrupt):
-        predict_files(model, [folder], results, pictures="all", progress=stop_after(4))
-    write_photo(folder / "001.png", 17)
-    (folder / "002.png").unlink()
-    write_photo(folder / "new.png", 5)
-    predict_files(model, [folder], results, pictures="all", resume=True)
-    rows = {Path(row["file"]).name: row for row in table(results)}
-    assert set(rows) == {"000.png", "001.png", "003.png", "004.png", "new.png"}
-    for row in rows.values():
-        assert float(row["score"]) == model.score(row["file"]).score
-    assert drawn(results) == {row["picture"] for row in rows.values()}
-
-
-def test_other_settings_are_refused(
-    model: Model, stricter: Model, photos: Photos, tmp_path: Path
-) -> None:
-    folder, results = photos(4), tmp_path / "p"
-
-    def predict(chosen: Model, pictures: str = "none", **options: Any) -> None:
-        predict_files(chosen, [folder], results, pictures=pictures, **options)
-
-    with pytest.raises(KeyboardInterrupt):
-        predict(model, progress=stop_after(2))
-    with pytest.raises(UserError, match="only with the same model"):
-        predict(stricter, resume=True)
-    with pytest.raises(UserError, match="only with the same --pictures"):
-        predict(model, "auto", resume=True)
-    with pytest.raises(UserError, match="scored other files, e.g. .*001.png"):
-        predict_files(model, [folder / "003.png"], results, resume=True, pictures="none")
-    scored: list[int] = []
-    predict(model, resume=True, progress=lambda done, total: scored.append(done))
-    assert scored == [3, 4]
-    with pytest.raises(UserError, match="nothing to resume"):
-        predict(model, resume=True)
-    predict(stricter)
-    assert {row["threshold"] for row in table(results)} == {"0.5"}
-
-
-def test_resume_begins_where_there_is_nothing(model: Model, photos: Photos, tmp_path: Path) -> None:
-    predict_files(model, [photos(2)], tmp_path / "p", resume=True)
-    assert len(table(tmp_path / "p")) == 2
-
-
-def test_a_failure_keeps_the_earlier_results(
-    model: Model, photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, results = photos(3), tmp_path / "p"
-    predict_files(model, [folder], results)
-    before = {path.name: path.read_bytes() for path in results.iterdir() if path.is_file()}
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Prediction, "picture", full)
-    with pytest.raises(OSError, match="No space left"):
-        predict_files(model, [folder], results)
-    after = {path.name: path.read_bytes() for path in results.iterdir() if path.is_file()}
-    assert after == before
+def test_nothing_to_score_is_one_sentence(tmp_path: Path) -> None:
+    put(tmp_path / "some/._a.png")
+    with pytest.raises(UserError, match="contains no images"):
+        find_images([tmp_path])
+    with pytest.raises(UserError, match="does not exist"):
+        find_images([tmp_path / "nowhere"])

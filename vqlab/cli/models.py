@@ -59,7 +59,7 @@ def predict(
     `unreadable`, the others are scored, and the exit status is 3. Hidden and system files are
     skipped. Earlier predictions in the folder are replaced when the new one is complete.
     """
-    from vqlab.cli.predictions import say_predictions
+    from vqlab.cli.predictions import print_predictions
     from vqlab.cli.progress import interruptible, rating
     from vqlab.predict import predict_files
 
@@ -68,7 +68,7 @@ def predict(
         summary = predict_files(
             loaded, paths, results, pictures=pictures, resume=resume, progress=on_progress
         )
-    say_predictions(summary, loaded)
+    print_predictions(summary, loaded)
 
 
 @app.command(short_help="Score the test set with a trained model.")

@@ -1,4 +1,4 @@
-"""What `predict` prints: a table, a summary where there are many images, and the exit status."""
+"""Output of `vqlab predict`: table, summary and exit status."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ if TYPE_CHECKING:
     from vqlab.predict import PredictedFile, Predictions
 
 UNREADABLE_STATUS = 3
-"""Exit status where a file could not be read and the others are scored."""
+"""Exit status if some files could not be read and the others were scored."""
 
 
 def prediction_table(summary: Predictions, model: Model) -> Widest:
-    """Score and verdict of every file, or of those with the highest scores where there are many,
-    and the share of it that is marked; where there is room its calibrated score."""
+    """Return a table of score, verdict and marked share of every file, or of those with the highest
+    scores; with the calibrated score if the terminal is wide enough."""
     columns = [Column("file", text=True), *map(Column, ("score", "verdict", "marked"))]
     columns.append(Column("calibrated"))
-    shown = [_cells(row) for row in summary.rows]
+    cells = [_cells(row) for row in summary.rows]
     counts, total = summary.counts, summary.total
     title = f"{model.category}: {counts['reject']} of {total} images rejected"
     title += f", {counts['unreadable']} unreadable" if counts["unreadable"] else ""
-    title += f"; the {len(shown)} highest scores" if len(shown) < total else ""
+    title += f"; the {len(cells)} highest scores" if len(cells) < total else ""
     caption = thresholds_text(model.thresholds)
-    forms = [
-        FittedTable(title, columns[:count], [Row(c[:count]) for c in shown], caption, enough=120)
+    tables = [
+        FittedTable(title, columns[:count], [Row(c[:count]) for c in cells], caption, enough=120)
         for count in (5, 4)
     ]
-    return Widest(forms)
+    return Widest(tables)
 
 
 def _cells(row: PredictedFile) -> list[Cell]:
     file = visible(row.path)
     if row.score is None or row.calibrated is None:
         return [file, "–", Text(row.verdict, "yellow"), "–", "–"]
-    verdict = Text(row.verdict, "red" if row.defect else "green")
-    marked = f"{row.marked:.1%}" if row.defect else "–"
+    verdict = Text(row.verdict, "red" if row.rejected else "green")
+    marked = f"{row.marked:.1%}" if row.rejected else "–"
     return [file, f"{row.score:.4g}", verdict, marked, f"{row.calibrated:.3f}"]
 
 
@@ -54,15 +54,15 @@ def _pictures(summary: Predictions) -> str:
         return "no pictures"
     if summary.pictures < readable:
         return (
-            f"{summary.pictures} pictures (highest scores of {readable} images; --pictures all "
-            "draws every one)"
+            f"{summary.pictures} pictures (highest scores of {readable} images; use --pictures all "
+            "for every image)"
         )
     return "1 picture" if summary.pictures == 1 else f"{summary.pictures} pictures"
 
 
-def say_predictions(summary: Predictions, model: Model) -> None:
-    """Print the table, notes and the place of the results. Exit with status 3 where files could
-    not be read."""
+def print_predictions(summary: Predictions, model: Model) -> None:
+    """Print the table, the notes and the results folder. Exit with status 3 if files could not be
+    read."""
     out.print(prediction_table(summary, model))
     for note in summary.notes:
         out.print(f"note: {note}")
@@ -70,8 +70,8 @@ def say_predictions(summary: Predictions, model: Model) -> None:
     if not summary.counts["unreadable"]:
         return
     sys.stdout.flush()
-    named = [f"{visible(row.path)} ({row.reason})" for row in summary.unreadable]
-    more = ", ..." if len(named) < summary.counts["unreadable"] else ""
+    names = [f"{visible(row.path)} ({row.reason})" for row in summary.unreadable]
+    more = ", ..." if len(names) < summary.counts["unreadable"] else ""
     files = f"{summary.counts['unreadable']} of {summary.total} files could not be read"
-    print(f"vqlab: {files}: {', '.join(named)}{more}; the others are scored.", file=sys.stderr)
+    print(f"vqlab: {files}: {', '.join(names)}{more}; the others were scored.", file=sys.stderr)
     raise typer.Exit(UNREADABLE_STATUS)

@@ -1,4 +1,4 @@
-"""Score a user's image files with a model: a row and a picture for each, in bounded memory."""
+"""Score image files with a model: one row and picture per file, in bounded memory."""
 
 from vqlab.predict.files import find_images
 from vqlab.predict.load import load_model

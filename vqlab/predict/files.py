@@ -1,4 +1,4 @@
-"""Find the image files below files and folders, each once; what cannot be read is named."""
+"""Find image files in files and folders, each once, and report the unreadable ones."""
 
 from __future__ import annotations
 
@@ -22,85 +22,83 @@ SYSTEM_NAMES = frozenset(
         "lost+found",
     }
 )
-"""Files and folders that operating systems and storage servers create, in lower case."""
-_NAMED = 3
-"""Skipped files that a note names."""
+"""Files and folders created by operating systems and storage servers, in lower case."""
+_NAMES_IN_NOTE = 3
 
 
 @dataclass
 class ImageFiles:
-    """The files to score, in order."""
+    """Files to score, in order."""
 
-    faults: dict[Path, str] = field(default_factory=dict)
-    """Path of each file → why it cannot be read; empty where nothing is known against it."""
+    errors: dict[Path, str] = field(default_factory=dict)
+    """Path of each file → why it cannot be read; empty if no problem is known."""
     skipped: list[str] = field(default_factory=list)
-    """Files that are not images by their names; the first few are named."""
+    """Names of the first files without an image extension."""
     skipped_count: int = 0
 
     @property
     def notes(self) -> list[str]:
-        """Sentences on what was left out."""
+        """Sentences on skipped files."""
         if not self.skipped_count:
             return []
         more = ", ..." if self.skipped_count > len(self.skipped) else ""
         names = ", ".join(map(visible, self.skipped)) + more
-        return [f"files skipped, not images by their names: {self.skipped_count} ({names})"]
+        return [f"skipped files without an image extension: {self.skipped_count} ({names})"]
 
 
 def is_system(name: str) -> bool:
-    """Return whether a file or folder of this name is hidden or the operating system's own."""
+    """Return whether a file or folder of this name is hidden or a system file."""
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
 def find_images(paths: Sequence[Path], exclude: Path | None = None) -> ImageFiles:
-    """Return the image files among `paths` and below folders, in order of their names.
+    """Return the image files among `paths` and in their folders, sorted by name.
 
-    Links are followed; a file that is reached twice counts once, under the first path. Hidden and
-    system files and a folder `exclude` below another are skipped. A link without target and a
-    folder that cannot be listed are returned with the reason.
-    Raises UserError for a path that does not exist and for a folder without images.
+    Links are followed; a file reached twice counts once, under its first path. Hidden and system
+    files and the folder `exclude` are skipped. Dangling links and unreadable folders are returned
+    with the reason. Raises UserError for a missing path and for a folder without images.
     """
     images = ImageFiles()
     excluded = None if exclude is None else os.path.realpath(exclude)
-    reached: set[str] = set()
+    visited: set[str] = set()
     for path in paths:
         if not os.path.exists(path):
             raise UserError(
-                f"image {visible(path)} does not exist; give image files or a folder of them."
+                f"image {visible(path)} does not exist; pass image files or a folder of them."
             )
         if os.path.isdir(path):
             entries = list(_Walk(images, excluded).entries(str(path), os.path.realpath(path)))
             if not entries:
                 raise UserError(
-                    f"folder {visible(path)} holds no images "
-                    f"({', '.join(sorted(IMAGE_SUFFIXES))}); give image files or a folder of them."
+                    f"folder {visible(path)} contains no images "
+                    f"({', '.join(sorted(IMAGE_SUFFIXES))}); pass image files or a folder of them."
                 )
         else:
-            entries = [(str(path), os.path.realpath(path), _fault(str(path)))]
-        for name, real, fault in entries:
-            if real not in reached:
-                reached.add(real)
-                images.faults[Path(name)] = fault
+            entries = [(str(path), os.path.realpath(path), _error(str(path)))]
+        for name, real, error in entries:
+            if real not in visited:
+                visited.add(real)
+                images.errors[Path(name)] = error
     return images
 
 
 @dataclass
 class _Walk:
-    """A walk below one folder; a folder that is reached twice, as by a loop, is entered once."""
+    """A walk through one folder that enters each folder once, even if links form a loop."""
 
     images: ImageFiles
     excluded: str | None
-    """A folder not to be entered, unless the walk begins there."""
+    """Folder that is not entered, unless the walk starts there."""
     entered: set[str] = field(default_factory=set)
 
     def entries(self, folder: str, real: str) -> Iterator[tuple[str, str, str]]:
-        """Yield the path, the real path and the fault of each image file below `folder`."""
+        """Yield the path, the real path and the error of each image file below `folder`."""
         if real in self.entered or (self.entered and real == self.excluded):
             return
         self.entered.add(real)
         try:
-            with os.scandir(folder) as listing:
-                inside = sorted(listing, key=lambda entry: entry.name)
+            with os.scandir(folder) as iterator:
+                inside = sorted(iterator, key=lambda entry: entry.name)
         except OSError as error:
             yield folder, real, f"the folder cannot be listed: {error.strerror}"
             return
@@ -112,10 +110,10 @@ class _Walk:
             if os.path.isdir(entry.path) if link else entry.is_dir():
                 yield from self.entries(entry.path, target)
             elif _is_image(entry.name) or (link and not os.path.exists(entry.path)):
-                yield entry.path, target, _fault(entry.path)
+                yield entry.path, target, _error(entry.path)
             else:
                 self.images.skipped_count += 1
-                if len(self.images.skipped) < _NAMED:
+                if len(self.images.skipped) < _NAMES_IN_NOTE:
                     self.images.skipped.append(entry.name)
 
 
@@ -123,10 +121,10 @@ def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
-def _fault(path: str) -> str:
+def _error(path: str) -> str:
     """Return why the file cannot be read; empty if it is a regular file."""
     if os.path.isfile(path):
         return ""
     if os.path.islink(path) and not os.path.exists(path):
-        return f"it is a link to {visible(os.readlink(path))}, which cannot be reached"
+        return f"it is a dangling link to {visible(os.readlink(path))}"
     return "it is not a regular file"

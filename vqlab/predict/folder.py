@@ -1,8 +1,8 @@
-"""The results folder of a prediction: written by one process, replaced when the new one is whole.
+"""Results folder of a prediction: locked by one process, replaced when the new one is complete.
 
-A prediction is written to a hidden folder inside, a journal line per file. When every file has its
-line, pictures and tables are moved up. Moving within the folder works as well where the folder is
-a link or a mount point, or its parent cannot be written.
+A prediction is written to a hidden subfolder, with a journal line per file. When all files are
+scored, pictures and tables are moved up. Moving within the folder also works if it is a link or a
+mount point, or if its parent is not writable.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from filelock import FileLock, Timeout
 
 from vqlab.predict.files import is_system
 from vqlab.predict.pictures import SUFFIX
-from vqlab.predict.rows import CSV_NAME, JSON_NAME, PredictedFile, read_rows, row_of
+from vqlab.predict.rows import CSV_NAME, JSON_NAME, PredictedFile, read_rows, row_from
 from vqlab.text import visible
 from vqlab.types import UserError
 
 Identity = list[int] | None
-"""Size and modification time (ns) of a file; none where it has none."""
+"""Size and modification time (ns) of a file; None if it cannot be read."""
 PARTIAL, _LOCK = ".predict.partial", ".predict.lock"
 _SETTINGS, _JOURNAL, _COMPLETE = "settings.json", "journal.jsonl", "complete"
 _IDENTITY = "identity"
 
 
 def identity_of(path: Path) -> Identity:
-    """Return what tells whether a file has changed."""
+    """Return the size and time by which changes of a file are detected."""
     try:
         status = path.stat()
     except OSError:
@@ -41,17 +41,17 @@ def identity_of(path: Path) -> Identity:
 
 
 class ResultsFolder:
-    """The results folder, locked by `open_results`."""
+    """Results folder, locked by `open_results`."""
 
-    def __init__(self, shown: Path, path: Path) -> None:
-        self.shown = shown
-        """As the user wrote it."""
+    def __init__(self, name: Path, path: Path) -> None:
+        self.name = name
+        """Path as the user wrote it, for messages."""
         self.path = path
-        """Without links."""
+        """Real path."""
         self.partial = path / PARTIAL
 
     def start(self, settings: Mapping[str, Any]) -> None:
-        """Begin a new prediction with these settings; one that was interrupted is dropped."""
+        """Start a new prediction with these settings; discard an interrupted one."""
         shutil.rmtree(self.partial, ignore_errors=True)
         self.partial.mkdir()
         self._journal.touch()
@@ -60,47 +60,47 @@ class ResultsFolder:
     def resume(
         self, settings: Mapping[str, Any], reusable: Callable[[PredictedFile, Identity], bool]
     ) -> Iterator[PredictedFile]:
-        """Yield the rows of an interrupted prediction that are `reusable`; keep no others.
+        """Yield the `reusable` rows of an interrupted prediction and discard the others.
 
-        Where there is no prediction, begin one. Raises UserError, and keeps the rows, where it was
-        made with other settings or of other files; also where it is complete.
+        Starts a new prediction if there is none. Raises UserError, without discarding rows, if the
+        settings or files differ, or if the prediction is complete.
         """
         try:
-            earlier = json.loads((self.partial / _SETTINGS).read_text(encoding="utf-8"))
+            previous = json.loads((self.partial / _SETTINGS).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             if (self.path / CSV_NAME).exists():
                 raise UserError(
-                    f"there is nothing to resume: the prediction in {visible(self.shown)} is "
-                    "complete; leave out --resume to score again."
+                    f"there is nothing to resume: the prediction in {visible(self.name)} is "
+                    "complete; omit --resume to score again."
                 ) from None
             self.start(settings)
             return
-        different = [name for name in settings if earlier.get(name) != settings[name]]
+        different = [name for name in settings if previous.get(name) != settings[name]]
         if different:
             raise UserError(
-                f"the prediction interrupted in {visible(self.shown)} can be resumed only with the "
-                f"same {' and '.join(different)}; leave out --resume to start over, or choose "
-                "another folder with --results."
+                f"the prediction interrupted in {visible(self.name)} can be resumed only with the "
+                f"same {' and '.join(different)}; omit --resume to start over, or choose another "
+                "folder with --results."
             )
-        kept = self._journal.with_suffix(".kept")
+        reused = self._journal.with_suffix(".kept")
         row, count = None, 0
-        with kept.open("w", encoding="utf-8") as file:
+        with reused.open("w", encoding="utf-8") as file:
             for line, tree in _lines(self._journal):
-                row = row_of(tree)
+                row = row_from(tree)
                 if reusable(row, tree[_IDENTITY]):
                     file.write(line)
                     count += 1
                     yield row
         if row is not None and not count:
             raise UserError(
-                f"the prediction interrupted in {visible(self.shown)} scored other files, e.g. "
-                f"{visible(row.path)}; give the same paths, or leave out --resume to start over."
+                f"the prediction interrupted in {visible(self.name)} scored other files, e.g. "
+                f"{visible(row.path)}; pass the same paths, or omit --resume to start over."
             )
-        os.replace(kept, self._journal)
+        os.replace(reused, self._journal)
 
     @contextmanager
     def journal(self) -> Iterator[Callable[[PredictedFile, Identity], None]]:
-        """Give what appends a row to the journal, at once on the disk's side of this process."""
+        """Return a function that appends a row to the journal and flushes it."""
         with self._journal.open("a", encoding="utf-8") as file:
 
             def append(row: PredictedFile, identity: Identity) -> None:
@@ -112,15 +112,15 @@ class ResultsFolder:
     def rows(self) -> Iterator[PredictedFile]:
         """Yield the rows of the journal."""
         for _, tree in _lines(self._journal):
-            yield row_of(tree)
+            yield row_from(tree)
 
     def complete(self) -> None:
-        """Replace the folder's earlier prediction by the new one, whose tables are written."""
+        """Replace the previous prediction by the new one, after its tables were written."""
         (self.partial / _COMPLETE).touch()
         self.publish()
 
     def publish(self) -> None:
-        """Move a complete prediction up; after an interruption, move up the rest of it."""
+        """Move a complete prediction up, or the rest of it after an interruption."""
         if not (self.partial / _COMPLETE).exists():
             return
         if (self.partial / JSON_NAME).exists():
@@ -131,7 +131,7 @@ class ResultsFolder:
             for old in self.path.glob(f"*{SUFFIX}"):
                 if old.name not in pictures:
                     old.unlink()
-        for name in (CSV_NAME, JSON_NAME):  # the second last: it lists the pictures
+        for name in (CSV_NAME, JSON_NAME):  # JSON last: it lists the pictures
             if (self.partial / name).exists():
                 os.replace(self.partial / name, self.path / name)
         shutil.rmtree(self.partial)
@@ -143,17 +143,17 @@ class ResultsFolder:
 
 @contextmanager
 def open_results(results: Path) -> Iterator[ResultsFolder]:
-    """Lock the results folder, created where it does not exist. A link to a folder stays one.
+    """Create the results folder if necessary, and lock it.
 
-    Raises UserError where it cannot be written, holds files that are not a prediction's, or
-    another prediction is being written to it.
+    Raises UserError if it cannot be written, contains other files, or is used by another
+    prediction.
     """
     path = Path(os.path.realpath(results))
-    strangers = sorted(p.name for p in path.glob("*") if not _is_ours(p.name))
-    if strangers:
+    others = sorted(p.name for p in path.glob("*") if not _is_output(p.name))
+    if others:
         raise UserError(
-            f"results folder {visible(results)} must be empty or written by an earlier predict; it "
-            f"holds {visible(strangers[0])}; choose another with --results."
+            f"results folder {visible(results)} must be empty or written by predict; it contains "
+            f"{visible(others[0])}; choose another with --results."
         )
     lock = FileLock(path / _LOCK, timeout=0)
     try:
@@ -161,7 +161,7 @@ def open_results(results: Path) -> Iterator[ResultsFolder]:
         lock.acquire()
     except Timeout:
         raise UserError(
-            f"another prediction is being written to {visible(results)}; wait until it ends, or "
+            f"another prediction is writing to {visible(results)}; wait until it ends, or "
             "choose another folder with --results."
         ) from None
     except OSError as error:
@@ -177,12 +177,12 @@ def open_results(results: Path) -> Iterator[ResultsFolder]:
         lock.release()
 
 
-def _is_ours(name: str) -> bool:
+def _is_output(name: str) -> bool:
     return name.endswith(SUFFIX) or name in (CSV_NAME, JSON_NAME) or is_system(name)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each line and its values; a last line that was cut by an interruption is left out."""
+    """Yield each line and its values, without an incomplete last line."""
     with path.open(encoding="utf-8") as file:
         for line in file:
             if not line.endswith("\n"):

@@ -1,4 +1,4 @@
-"""Load the model that a reference means: a champion, a checkpoint file or a run."""
+"""Load a model by reference: champion, checkpoint file or run."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from vqlab.types import UserError
 
 
 def load_model(reference: str, category: str | None, mlruns: Path) -> Model:
-    """The model meant by `champion`, a checkpoint file, or a run (id, start of it, name).
+    """Return the model of `champion`, a checkpoint file, or a run (ID, unique ID prefix or name).
 
-    Raises UserError where there is no such thing, saying what there is, and where a file or a run
-    is not about `category`.
+    Raises UserError if it does not exist, or if it was not trained on `category`.
     """
     if Path(reference).suffix == ".safetensors":
         model = Model.load(Path(reference))
         _require_category(f"checkpoint {reference}", model.categories, category)
         return model
     if reference == "champion" and category is None:
-        raise UserError("a champion belongs to a category; say which, e.g. --category cable.")
+        raise UserError("a champion must be named with its category; add e.g. --category cable.")
     tracker = Tracker.open(mlruns, create=False, write=False)
     if reference == "champion":
         return Model.load(tracker.champion(str(category)).checkpoint)
@@ -32,12 +31,11 @@ def load_model(reference: str, category: str | None, mlruns: Path) -> Model:
 
 
 def _require_category(what: str, trained: Sequence[str], category: str | None) -> None:
-    """Raise UserError unless a model trained on the categories `trained` is about the category
-    asked for."""
+    """Raise UserError unless `category` is None or among the `trained` categories."""
     if category is None or category in trained or meant_by(category, trained):
         return
     of = category_text(trained) or "no category"
     raise UserError(
-        f"{what} was trained on {of} and cannot judge {category}; name a "
-        f"model of {category} with --model, or leave out --category to score with this one."
+        f"{what} must be trained on {category}; it was trained on {of}; choose a model of "
+        f"{category} with --model, or omit --category to use this one."
     )

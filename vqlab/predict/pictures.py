@@ -1,4 +1,4 @@
-"""Which images of a prediction have a picture, and the names of the pictures."""
+"""Select the images of a prediction that get a picture, and name the pictures."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from vqlab.types import UserError
 
 SUFFIX = "_viz.png"
 MODES = ("auto", "all", "none")
-MOST = 200
-"""Pictures at most with `auto`: those of the images with the highest scores."""
+MAX_AUTO = 200
+"""Maximum number of pictures with `auto`: the images with the highest scores."""
 _UNSAFE = re.compile(r'[<>:"/\\|?*]')
-_LONGEST = 110
-"""Bytes of a file's or folder's name that a picture's name repeats."""
+_MAX_BYTES = 110
+"""Bytes of a file or folder name that are kept in a picture's name."""
 
 
 def require_mode(mode: str) -> None:
@@ -27,10 +27,10 @@ def require_mode(mode: str) -> None:
 
 
 class Pictures:
-    """The pictures in the folder of a prediction that is being written.
+    """Pictures in the folder of a prediction in progress.
 
-    With `auto` these are at any time the `MOST` highest scores so far: a picture that falls out is
-    deleted, so one pass suffices.
+    With `auto` these are always the `MAX_AUTO` highest scores so far; a picture that drops out is
+    deleted, so that one pass is enough.
     """
 
     def __init__(self, mode: str, folder: Path) -> None:
@@ -41,28 +41,25 @@ class Pictures:
         self._numbers: dict[str, int] = {}
 
     def wanted(self, score: float) -> bool:
-        """Return whether an image of this score has a picture, after those added so far."""
-        if self.mode == "auto" and len(self._highest) == MOST:
+        """Return whether an image with this score gets a picture, given those added so far."""
+        if self.mode == "auto" and len(self._highest) == MAX_AUTO:
             return score > self._highest[0][0]
         return self.mode != "none"
 
     def add(self, row: PredictedFile) -> None:
-        """Register the picture of a row; delete the one that falls out of the highest scores."""
+        """Register the picture of a row; delete the one that drops out of the highest scores."""
         if not row.picture or row.score is None:
             return
         self._names.add(_key(row.picture))
         if self.mode == "auto":
             heapq.heappush(self._highest, (row.score, -len(self._names), row.picture))
-            if len(self._highest) > MOST:
+            if len(self._highest) > MAX_AUTO:
                 _, _, name = heapq.heappop(self._highest)
                 (self.folder / name).unlink(missing_ok=True)
 
     def name(self, path: Path) -> str:
-        """Return a new name for the picture of a file.
-
-        The name of the file, with that of its folder where another picture has it. It is valid on
-        every file system, also on one that ignores case.
-        """
+        """Return a unique name for the picture of a file: the file's name, prefixed by its folder's
+        if it is taken. Valid on every file system, including case-insensitive ones."""
         stem = _safe(path.stem)
         longer = f"{_safe(path.absolute().parent.name)}_{stem}"
         for name in (f"{stem}{SUFFIX}", f"{longer}{SUFFIX}"):
@@ -78,11 +75,11 @@ class Pictures:
 
 
 def _safe(name: str) -> str:
-    """Return a part of a file name that every file system accepts."""
+    """Return a part of a file name that is valid on every file system."""
     text = _UNSAFE.sub("_", visible(name))
-    return text.encode()[:_LONGEST].decode(errors="ignore")
+    return text.encode()[:_MAX_BYTES].decode(errors="ignore")
 
 
 def _key(name: str) -> str:
-    """Return what is equal for names that a file system may take for the same."""
+    """Return a key that is equal for names that a file system may not distinguish."""
     return unicodedata.normalize("NFC", name).casefold()

@@ -1,4 +1,4 @@
-"""Rows of a prediction, their tables `scores.csv` and `scores.jsonl`, and their summary."""
+"""Rows of a prediction, the tables `scores.csv` and `scores.jsonl`, and a summary."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from vqlab.evaluation import REJECT, Verdict
 
 UNREADABLE: Literal["unreadable"] = "unreadable"
 CSV_NAME, JSON_NAME = "scores.csv", "scores.jsonl"
-FEW = 50
-"""Images up to which a summary holds every row."""
-_HIGHEST, _UNREADABLE_SHOWN = 10, 5
+MAX_ROWS = 50
+"""Number of images up to which a summary contains every row."""
+_MAX_HIGHEST, _MAX_UNREADABLE = 10, 5
 _URI = "file:///"
 
 
@@ -28,20 +28,20 @@ class PredictedFile:
     """One scored file: a row of `scores.csv` and `scores.jsonl`, whose columns are these fields."""
 
     file: str
-    """The path as given, or as found below a folder that was given. One that is not valid UTF-8 is
-    a percent-encoded `file:///` URI; `path` decodes it."""
+    """The path as given or found. A path that is not valid UTF-8 is a percent-encoded `file:///`
+    URI; `path` decodes it."""
     score: float | None
-    """Image score; none where the file is unreadable."""
+    """Image score; None if the file is unreadable."""
     threshold: float
     """The model's image threshold."""
     calibrated: float | None
     verdict: Verdict | Literal["unreadable"]
     picture: str = ""
-    """Name of its picture in the results folder; empty where there is none."""
+    """Name of the picture in the results folder; empty if there is none."""
     reason: str = ""
     """Why the file is unreadable."""
     marked: float | None = None
-    """Share of the image that the predicted mask covers."""
+    """Share of the image covered by the predicted mask."""
 
     @property
     def path(self) -> Path:
@@ -49,7 +49,7 @@ class PredictedFile:
         return file_path(self.file)
 
     @property
-    def defect(self) -> bool:
+    def rejected(self) -> bool:
         """Whether the verdict is `reject`."""
         return self.verdict == REJECT
 
@@ -58,7 +58,7 @@ COLUMNS = tuple(column.name for column in fields(PredictedFile))
 
 
 def file_text(path: Path) -> str:
-    """Return the path as text that any UTF-8 file can hold; `file_path` is the inverse."""
+    """Return the path as valid UTF-8; `file_path` is the inverse."""
     text = os.fspath(path)
     try:
         text.encode()
@@ -69,13 +69,13 @@ def file_text(path: Path) -> str:
 
 def file_path(text: str) -> Path:
     """Return the path that `file_text` wrote."""
-    if text.startswith(_URI):  # no path begins with it: `Path` joins repeated slashes
+    if text.startswith(_URI):  # no path starts with it: `Path` merges slashes
         return Path(os.fsdecode(unquote_to_bytes(text[len(_URI) - 1 :])))
     return Path(text)
 
 
-def row_of(tree: Mapping[str, Any]) -> PredictedFile:
-    """Return the row of a line of `scores.jsonl`; further keys are ignored."""
+def row_from(tree: Mapping[str, Any]) -> PredictedFile:
+    """Return the row of a line of `scores.jsonl`; other keys are ignored."""
     return PredictedFile(**{column: tree[column] for column in COLUMNS})
 
 
@@ -83,11 +83,11 @@ def read_rows(path: Path) -> Iterator[PredictedFile]:
     """Yield the rows of a `scores.jsonl`."""
     with path.open(encoding="utf-8") as file:
         for line in file:
-            yield row_of(json.loads(line))
+            yield row_from(json.loads(line))
 
 
 def write_tables(folder: Path, rows: Iterable[PredictedFile]) -> Iterator[PredictedFile]:
-    """Write `scores.csv` and `scores.jsonl` to `folder` and yield each row once it is written."""
+    """Write `scores.csv` and `scores.jsonl` in `folder`, and yield each row after writing it."""
     with (
         (folder / CSV_NAME).open("w", newline="", encoding="utf-8") as table,
         (folder / JSON_NAME).open("w", newline="\n", encoding="utf-8") as lines,
@@ -103,15 +103,15 @@ def write_tables(folder: Path, rows: Iterable[PredictedFile]) -> Iterator[Predic
 
 @dataclass
 class Predictions:
-    """Summary of a prediction; the rows are in the tables of `folder`."""
+    """Summary of a prediction; `folder` contains all rows."""
 
     folder: Path
     notes: list[str] = field(default_factory=list)
-    """Sentences on what was left out."""
+    """Sentences on skipped files."""
     counts: Counter[str] = field(default_factory=Counter)
     """Verdict → number of images."""
     rows: list[PredictedFile] = field(default_factory=list)
-    """Every row, in order; where there are more than `FEW`, those with the highest scores."""
+    """All rows in order; if there are more than `MAX_ROWS`, those with the highest scores."""
     unreadable: list[PredictedFile] = field(default_factory=list)
     """The first rows of unreadable files."""
     pictures: int = 0
@@ -122,19 +122,19 @@ class Predictions:
         """Number of images."""
         return self.counts.total()
 
-    def summarise(self, rows: Iterable[PredictedFile]) -> None:
-        """Count the rows and keep those that are shown, in one pass and bounded memory."""
+    def add(self, rows: Iterable[PredictedFile]) -> None:
+        """Add the rows to the summary, in one pass and bounded memory."""
         highest: list[tuple[float, int, PredictedFile]] = []
         for number, row in enumerate(rows):
             self.counts[row.verdict] += 1
             self.pictures += bool(row.picture)
-            if number < FEW:
+            if number < MAX_ROWS:
                 self.rows.append(row)
             if row.score is not None:
                 heapq.heappush(highest, (row.score, -number, row))
-                if len(highest) > _HIGHEST:
+                if len(highest) > _MAX_HIGHEST:
                     heapq.heappop(highest)
-            elif len(self.unreadable) < _UNREADABLE_SHOWN:
+            elif len(self.unreadable) < _MAX_UNREADABLE:
                 self.unreadable.append(row)
-        if self.total > FEW:
+        if self.total > MAX_ROWS:
             self.rows = [row for _, _, row in sorted(highest, reverse=True)]

@@ -1,4 +1,4 @@
-"""Score files one after the other. Only a file's row outlives it, so memory stays bounded."""
+"""Score files one by one; only the row of a file is kept, so memory is bounded."""
 
 from __future__ import annotations
 
@@ -29,22 +29,21 @@ def predict_files(
 ) -> Predictions:
     """Score files and folders; write `scores.csv`, `scores.jsonl` and pictures to `results`.
 
-    pictures: `auto` (of the 200 images with the highest scores), `all` or `none`.
-    resume: continue a prediction that was interrupted; begin one where there is none.
+    pictures: `auto` (the 200 images with the highest scores), `all` or `none`. resume: continue an
+    interrupted prediction; start one if there is none.
 
-    A file that cannot be read is a row with the verdict `unreadable`. An earlier prediction in
-    `results` is replaced when the new one is complete. Raises UserError for a path that does not
-    exist and a results folder that cannot be used; KeyboardInterrupt, with a sentence on how to
-    continue, where it is interrupted.
+    A file that cannot be read gets the verdict `unreadable`. A previous prediction in `results` is
+    replaced when the new one is complete. Raises UserError for a missing path or an unusable
+    results folder; KeyboardInterrupt, with a sentence on how to resume, on interruption.
     """
     require_mode(pictures)
     images = find_images(paths, results)
     with open_results(results) as folder:
-        chosen = Pictures(pictures, folder.partial)
+        selection = Pictures(pictures, folder.partial)
         settings = {"model": model.digest, "--pictures": pictures, "vqlab version": __version__}
         done: set[str] = set()
         if resume:
-            current = {file_text(path): path for path in images.faults}
+            current = {file_text(path): path for path in images.errors}
 
             def reusable(row: PredictedFile, identity: Identity) -> bool:
                 path = current.get(row.file)
@@ -52,60 +51,59 @@ def predict_files(
 
             for row in folder.resume(settings, reusable):
                 done.add(row.file)
-                chosen.add(row)
+                selection.add(row)
         else:
             folder.start(settings)
         try:
-            _score_each(model, images.faults, folder, chosen, done, progress)
+            _score_each(model, images.errors, folder, selection, done, progress)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"interrupted; {len(done)} of {len(images.faults)} images are scored: run the same "
-                "command with --resume for the others."
+                f"interrupted; {len(done)} of {len(images.errors)} images are scored; re-run the "
+                "command with --resume to score the others."
             ) from None
         summary = Predictions(results, images.notes)
-        summary.summarise(write_tables(folder.partial, _with_pictures(folder)))
+        summary.add(write_tables(folder.partial, _with_pictures(folder)))
         folder.complete()
     return summary
 
 
 def _score_each(
     model: Model,
-    faults: dict[Path, str],
+    errors: dict[Path, str],
     folder: ResultsFolder,
     pictures: Pictures,
     done: set[str],
     progress: Callable[[int, int], None],
 ) -> None:
-    """Score the files that are not `done`, and add them to it."""
+    """Score the files that are not in `done`, and add them to it."""
     with folder.journal() as append:
-        for path, fault in faults.items():
+        for path, error in errors.items():
             text = file_text(path)
             if text in done:
                 continue
-            identity = identity_of(path)  # before reading: a later change is then noticed
-            row = _score(model, path, fault, pictures)
+            identity = identity_of(path)  # before reading, to detect later changes
+            row = _score(model, path, error, pictures)
             append(row, identity)
             pictures.add(row)
             done.add(text)
-            progress(len(done), len(faults))
+            progress(len(done), len(errors))
 
 
-def _score(model: Model, path: Path, fault: str, pictures: Pictures) -> PredictedFile:
-    """Return the row of a file; draw its picture if it has one."""
+def _score(model: Model, path: Path, known_error: str, pictures: Pictures) -> PredictedFile:
+    """Return the row of a file; draw its picture if it gets one."""
     text, threshold = file_text(path), model.thresholds.image
     try:
-        if fault:
-            raise UserError(fault)
+        if known_error:
+            raise UserError(known_error)
         pixels = model.read(path)
-    except Exception as error:  # a decoder may fail in any way on a damaged file
+    except Exception as error:  # decoders raise many kinds of errors on damaged files
         reason = visible(str(getattr(error, "reason", error)) or type(error).__name__)
         return PredictedFile(text, None, threshold, None, UNREADABLE, reason=reason)
     prediction = model.score(pixels)
     name = ""
     if pictures.wanted(prediction.score):
         name = pictures.name(path)
-        drawn = prediction.picture(visible(path.name))
-        Image.fromarray(drawn).save(pictures.folder / name)
+        Image.fromarray(prediction.picture(visible(path.name))).save(pictures.folder / name)
     return PredictedFile(
         file=text,
         score=prediction.score,
@@ -118,7 +116,7 @@ def _score(model: Model, path: Path, fault: str, pictures: Pictures) -> Predicte
 
 
 def _with_pictures(folder: ResultsFolder) -> Iterator[PredictedFile]:
-    """Yield the rows; each names its picture only where that is still there."""
+    """Yield the rows, without the names of pictures that were deleted."""
     for row in folder.rows():
-        there = row.picture and (folder.partial / row.picture).exists()
-        yield row if there or not row.picture else replace(row, picture="")
+        exists = not row.picture or (folder.partial / row.picture).exists()
+        yield row if exists else replace(row, picture="")

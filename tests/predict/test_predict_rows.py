@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqlab.predict import COLUMNS, PredictedFile, Predictions, file_path, file_text, read_rows
-from vqlab.predict.rows import FEW, write_tables
+from vqlab.predict.rows import MAX_ROWS, write_tables
 
 NAMES = [b"a,b.png", b'a"b.png', b"a\nb\r.png", b"Gut_\xfc.png", b"file:", b"=1+1.png", b" \\xfc"]
 PARTS = st.binary(min_size=1, max_size=30).filter(lambda b: not set(b) & {0, ord("/")})
@@ -51,11 +51,11 @@ def test_a_summary_of_many_holds_the_highest_scores() -> None:
             for n in range(count)
         )
         predictions = Predictions(Path())
-        predictions.summarise(rows)
+        predictions.add(rows)
         return predictions
 
-    few, many = summary(FEW), summary(200)
-    assert [row.file for row in few.rows] == [f"{n}.png" for n in range(FEW)]
+    few, many = summary(MAX_ROWS), summary(200)
+    assert [row.file for row in few.rows] == [f"{n}.png" for n in range(MAX_ROWS)]
     scores = [n * 7 % 101 for n in range(200) if n % 10 != 3]
     assert [row.score for row in many.rows] == sorted(scores, reverse=True)[:10]
     assert many.counts == {"reject": 180, "unreadable": 20} and many.total == 200

@@ -32,7 +32,7 @@ def test_names_are_new_and_valid(tmp_path: Path) -> None:
 
 
 def test_auto_keeps_the_highest_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "MOST", 5)
+    monkeypatch.setattr(pictures, "MAX_AUTO", 5)
     chosen = Pictures("auto", tmp_path)
     scores = [float(s) for s in np.random.default_rng(0).integers(0, 20, 60)]
     for index, score in enumerate(scores):
