@@ -166,7 +166,7 @@ def test_without_a_study_candidates_are_listed(train: Train, tracker: Tracker) -
 
 def test_a_model_of_another_category_is_refused(tested: Outcome, tracker: Tracker) -> None:
     for reference in ("tested", str(tested.checkpoint)):
-        with pytest.raises(UserError, match="must be trained on other; it was trained on part; choose"):
+        with pytest.raises(UserError, match="must be trained on other; it was trained on part"):
             load_model(reference, "other", tracker.root)
         assert load_model(reference, "part", tracker.root).category == "part"
         assert load_model(reference, None, tracker.root).category == "part"
