@@ -159,7 +159,7 @@ def test_a_sweep_tries_both_and_workers_look_no_more(
     bank: Tree, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vqlab.sweep.finish.test_model", no_test)
-    monkeypatch.setattr("vqlab.sweep.finish.draw_study", no_pictures)
+    monkeypatch.setattr("vqlab.sweep.finish.write_report", no_pictures)
     tracker = Tracker.open(tmp_path / "mlruns")
     told: list[Event] = []
     result = sweep(

@@ -49,7 +49,8 @@ def test_a_front_of_quality_and_costs(front: SweepResult, tracker: Tracker) -> N
     assert parameters(tracker, result.best.run_id) == sizes[result.best.params["detector.hidden"]]
     assert all(row.values[2] > 0 for row in result.trials)
     assert result.best.value == max(row.value or 0 for row in result.trials)
-    assert tracker.find(result.parent_id).artifact("study/pareto.png").exists()
+    page = tracker.find(result.parent_id).artifact("study/study.html").read_text(encoding="utf-8")
+    assert ">Pareto front</h2>" in page
 
 
 def test_a_trial_beyond_a_limit_is_chosen_last(

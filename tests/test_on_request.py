@@ -57,7 +57,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / "study.html").write_text("nothing")
 
     monkeypatch.setattr("vqlab.sweep.finish.test_model", tested)
-    monkeypatch.setattr("vqlab.sweep.finish.draw_study", drawn)
+    monkeypatch.setattr("vqlab.sweep.finish.write_report", drawn)
 
 
 def go(root: Path, tracker: Tracker, trials: int = 3, seed: int = 0, **more: Any) -> SweepResult:
@@ -125,7 +125,7 @@ def test_a_beaten_trial_is_trained_again_as_it_was_and_tested(
     assert {int(row["trial"]): row["tested"] for row in rows if row["tested"]} == why
     assert float(rows[number]["test/pixel_auroc"]) == after.metrics["test/pixel_auroc"]
     page = result.page.read_text(encoding="utf-8")
-    assert f"Trial {number}: on request, which decides nothing." in page
+    assert f"Trial {number}: on request, not used for any choice." in page
 
     epochs.clear()
     modified = result.page.stat().st_mtime_ns

@@ -375,7 +375,7 @@ def test_a_sweep_leaves_what_it_promises(swept: Any, tracker: Tracker) -> None:
     parent = tracker.find(result.parent_id)
     assert (parent.status, parent.tags["vqlab.kind"]) == ("FINISHED", "study")
     assert parent.tags["vqlab.best_run"] == result.best.run_id
-    assert parent.artifact("study/history.png").exists()
+    assert parent.artifact("study/study.html").exists()
     assert parent.artifact(result.recipe.name).read_bytes() == result.recipe.read_bytes()
     runs = tracker.runs(tags={"vqlab.kind": "trial", "vqlab.study": result.study})
     assert len(runs) == 2
@@ -548,7 +548,8 @@ def test_what_lags_behind_is_pruned(scripted: Tree, tracker: Tracker) -> None:
     assert (run.status, run.tags["optuna.state"]) == ("KILLED", "PRUNED")
     assert run.tags["vqlab.reason"] == pruned[0].reason
     assert "validation/pixel_auroc" in run.metrics and not run.metrics.get("test/aupro")
-    assert tracker.find(result.parent_id).artifact("study/intermediate.png").exists()
+    page = tracker.find(result.parent_id).artifact("study/study.html").read_text(encoding="utf-8")
+    assert ">Intermediate values</h2>" in page
 
 
 @pytest.mark.parametrize(

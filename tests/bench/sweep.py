@@ -82,7 +82,7 @@ def overhead() -> str:
         (finish, "_test_once"),
     ):  # fmt: skip
         clock.around(owner, name)
-    drawing.around(finish, "draw_study")  # once for a study, however many trials it has
+    drawing.around(finish, "write_report")  # once for a study, however many trials it has
     with folder() as place:
         recipe, space = tiny(place), make_space(SPACE)
         tracker = Tracker.open(place / "mlruns")
@@ -209,7 +209,7 @@ def staged(naive: bool = False) -> str:
 
     once = Clock()  # the winner on test, the study's pictures: whatever the search costs
     once.around(finish, "_test_once")
-    once.around(finish, "draw_study")
+    once.around(finish, "write_report")
     small = ["data.image_size=128", "training.epochs=4", "training.threads=1", *bottle()]
     tree = recipe_tree("vqvae", small)
     began = time.process_time()

@@ -213,7 +213,7 @@ def say_result(result: SweepResult) -> None:
     if result.test:
         out.print(f"pictures: {result.pictures or 'in the artifacts of the best run'}")
     out.print(f"best settings: vqlab train {shlex.quote(str(result.recipe))}")
-    out.print(f"the study in pictures: {result.page}")
+    out.print(f"study report: {result.page}")
     out.print("in MLflow (start its UI with: vqlab ui, or make ui in a checkout):")
     out.print(f"  all trials: {result.link}")
     out.print(f"  charts and test pictures: {result.charts_link}")

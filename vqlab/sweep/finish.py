@@ -23,13 +23,13 @@ from vqlab.plots import attempt, loss_curves
 from vqlab.run import LOSS, SAVED_TAG, require_test, resolve, six_panels, test_model, warned_of
 from vqlab.sweep.again import bring_back
 from vqlab.sweep.events import SweepResult, TrialOnTest, TrialRow
-from vqlab.sweep.pictures import draw_study
 from vqlab.sweep.project import deleted_trials, row, trial_runs
+from vqlab.sweep.report import ReportContext, write_report
 from vqlab.sweep.reuse import SAVED
 from vqlab.sweep.study import RUN_ID, recipe_of, settled
 from vqlab.sweep.study_views import OBJECTIVE, PICTURE, StudyPages
 from vqlab.sweep.trial import VALIDATION, Objective
-from vqlab.text import folder_name
+from vqlab.text import category_text, folder_name
 from vqlab.tracking import NOTE, RunRecord
 from vqlab.types import UserError
 
@@ -247,20 +247,19 @@ def _show_study(
     recipe: Path,
     pages: StudyPages,
 ) -> None:
-    """Recipe, pictures, table and a summary on the study's own run; the UI's views of it."""
-    study, parent = objective.study, objective.parent
+    """Log recipe, report and description to the study's own run; save the MLflow UI's views."""
+    parent = objective.parent
     parent.log_artifact(recipe)
     with tempfile.TemporaryDirectory() as folder:
-        figures = {trial.number: trial.test for trial in tested}
-        why = {trial.number: trial.why for trial in tested}
-        rejected = objective.rule.not_clearly_better()
-        with attempt("the pictures of the study"):
-            draw_study(study, objective.contest.objectives, Path(folder), figures, why, rejected)
         picture = Path(folder) / Path(PICTURE).name
-        with attempt(PICTURE), suppress(UserError):  # somebody removed it
+        with attempt(PICTURE), suppress(UserError):  # deleted since
             require_test(objective.splits, "to show one of them")
             best_run = objective.tracker.find(str(best.run_id))
             write_png(six_panels(best_run, objective.splits), picture)
+        with attempt("the report of the study"):
+            context = _report_context(objective, best, tested, pages, picture)
+            objectives = objective.contest.objectives
+            write_report(objective.study, objectives, Path(folder), context)
         shown_in = parent.id if picture.exists() else None
         parent.log_artifacts(Path(folder), STUDY)
     _show_views(objective, pages)
@@ -274,6 +273,29 @@ def _show_study(
             SAVED_TAG: f"{_seconds_saved(objective):.2f}",
             NOTE: description,
         }
+    )
+
+
+def _report_context(
+    objective: Objective,
+    best: TrialRow,
+    tested: Sequence[TrialOnTest],
+    pages: StudyPages,
+    picture: Path,
+) -> ReportContext:
+    splits = objective.splits
+    winner = objective.tracker.find(str(best.run_id))
+    return ReportContext(
+        dataset=f"{category_text(splits.categories)} in {splits.root} ({splits.source})",
+        tested={trial.number: trial.test for trial in tested},
+        purposes={trial.number: trial.why for trial in tested},
+        baseline=_of(winner, "test_mean_image/"),
+        not_clearly_better=objective.rule.not_clearly_better(),
+        reason=objective.rule.reason(),
+        notes=winner.tags.get(NOTES, "").splitlines(),
+        run_link=lambda run_id: pages.pages.link(pages.pages.run(run_id)),
+        links={"all trials": pages.table_link, "charts and test pictures": pages.charts_link},
+        picture=picture.read_bytes() if picture.exists() else None,
     )
 
 

@@ -12,7 +12,7 @@ from vqlab.run import PICTURES, TEST_METRICS, chosen_pictures, experiment_of, ru
 from vqlab.sweep.choose import CHOSEN
 from vqlab.sweep.contest import Contest
 from vqlab.sweep.events import TrialRow
-from vqlab.sweep.shown import plain
+from vqlab.sweep.report.study_data import plain
 from vqlab.sweep.study import RECIPE
 from vqlab.text import category_text, folder_name
 from vqlab.tracking import ExperimentPages, Tracker, picture_address

@@ -1,8 +1,9 @@
-"""What a study shows: pictures that hold its numbers, a page that needs no network, a table."""
+"""The report of a study: a page that needs no network, and a table with all digits."""
 
 from __future__ import annotations
 
 import csv
+import html
 import json
 import math
 import re
@@ -10,21 +11,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState, create_trial
-from PIL import Image
 
-from vqlab.plots import trials as plots
-from vqlab.plots.slices import Setting, parallel_figure, slices_figure
-from vqlab.plots.trials import Goal, Trial, best, front, limits
 from vqlab.run import short_names
-from vqlab.sweep.pictures import draw_study, importances
-from vqlab.sweep.shown import Shown, plain
-from vqlab.sweep.study import DEAD, REASON, RECIPE, RETRY_OF, RUN_ID
+from vqlab.sweep.report import ReportContext, write_report
+from vqlab.sweep.report.importance import importances
+from vqlab.sweep.report.study_data import Goal, StudyData, TrialData, pareto_front, plain
+from vqlab.sweep.study import AS_RECIPE, DEAD, REASON, RECIPE, RETRY_OF, RUN_ID
 
 AUROC, SECONDS = "validation/pixel_auroc", "seconds_per_image"
 TERMS = ['["error", "context"]', '["error"]']
@@ -50,6 +47,7 @@ def settings(trial: optuna.Trial, prefix: str = "") -> float:
 def one(trial: optuna.Trial) -> float:
     """A study of one recipe: pruned and failed trials, a search within each."""
     trial.set_user_attr(RUN_ID, f"run{trial.number:03d}")
+    trial.set_user_attr(AS_RECIPE, trial.number == 0)
     value = settings(trial)
     for epoch in (1, 2, 3):
         trial.report(value - 0.1 / epoch, epoch)
@@ -100,49 +98,58 @@ def of(*values: float, **more: Any) -> optuna.Study:
     return study
 
 
-def drawn(paths: list[Path]) -> set[str]:
-    return {path.name for path in paths}
+def own_text(page: Path) -> str:
+    """The page without plotly.js."""
+    text = page.read_text(encoding="utf-8")
+    own = re.sub(r"<script>/\*\*\s*\* plotly\.js.*?</script>", "", text, flags=re.S)
+    assert len(own) < len(text) / 4  # plotly.js is in it, once
+    return own
 
 
-def look(path: Path) -> np.ndarray[Any, Any]:
-    return np.asarray(Image.open(path).convert("RGB"))
+def headings(page: Path) -> list[str]:
+    return re.findall(r"<h2[^>]*>(.*?)</h2>", own_text(page))
+
+
+PICTURE = b"\x89PNG no picture"
+NAME = "<script>alert(1)</script> & [cable]"
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[optuna.Study, Path, list[Path]]:
+def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[optuna.Study, Path]:
     folder = tmp_path_factory.mktemp("one")
     study = swept(one, 24)
-    tested = {study.best_trial.number: {"test/pixel_auroc": 0.9123, "test/aupro": 0.8}}
-    return study, folder, draw_study(study, [AUROC], folder / "new", tested)
+    number = study.best_trial.number
+    metrics = {"test/pixel_auroc": 0.9123, "test/aupro": 0.8}
+    metrics |= {"test/pixel_auroc_low": 0.9012, "test/pixel_auroc_high": 0.9234}
+    context = ReportContext(
+        dataset=NAME,
+        tested={number: metrics},
+        purposes={number: "winner"},
+        baseline={"test_mean_image/pixel_auroc": 0.7001},
+        reason=f"Trial {number} keeps the recipe's own settings.",
+        notes=["a <i>note</i>"],
+        run_link=lambda run_id: f"http://127.0.0.1:5000/#/runs/{run_id}?a=1&b=2",
+        links={"all trials": "http://127.0.0.1:5000/#/table"},
+        picture=PICTURE,
+    )
+    paths = write_report(study, [AUROC], folder / "new", context)
+    assert [path.name for path in paths] == ["trials.csv", "study.html"]
+    assert {path.name for path in (folder / "new").iterdir()} == {"trials.csv", "study.html"}
+    return study, folder / "new"
 
 
-def test_all_pictures_of_a_study_are_drawn(shown: tuple[optuna.Study, Path, list[Path]]) -> None:
-    _, folder, paths = shown
-    names = "history importances parallel slices intermediate validation_and_test".split()
-    assert drawn(paths) == {f"{n}.png" for n in names} | {"trials.csv", "study.html"}
-    assert all(path.parent == folder / "new" for path in paths)
-    for path in paths:
-        if path.suffix == ".png":
-            pixels = look(path)
-            assert pixels.shape[0] > 200 and pixels.shape[1] > 400
-            coloured = pixels.max(2).astype(int) - pixels.min(2) > 60
-            assert coloured.sum() > 100, path.name  # more than text and frames
-
-
-def test_the_page_needs_no_network_and_holds_the_numbers(
-    shown: tuple[optuna.Study, Path, list[Path]],
-) -> None:
-    study, folder, _ = shown
-    text = (folder / "new" / "study.html").read_text(encoding="utf-8")
-    own = re.sub(r"<script>/\*\*\s*\* plotly\.js.*?</script>", "", text, flags=re.S)
-    assert len(own) < len(text) / 4  # plotly.js is in it, once
-    assert not re.search(r"<(script|img|link|iframe)[^>]*(src|href)\s*=", own)
-    assert "http:" not in own and "https:" not in own
+def test_the_page_needs_no_network_and_holds_the_numbers(shown: tuple[optuna.Study, Path]) -> None:
+    study, folder = shown
+    own = own_text(folder / "study.html")
+    assert not re.search(r"<(script|link|iframe)[^>]*(src|href)\s*=", own)
+    assert re.findall(r"src=\"(.{14})", own) == ["data:image/png"]
     charts = own.count("Plotly.newPlot(")
-    assert charts >= 6 and own.count('"showSendToCloud": false') == charts
-    for heading in ("Optimisation history", "PED-ANOVA", "Parallel", "Slices", "Intermediate"):
-        assert heading in own
-    assert "Pareto" not in own
+    assert charts >= 7 and own.count('"showSendToCloud": false') == charts
+    assert headings(folder / "study.html") == [
+        "Test metrics, with 95 % intervals", "Optimization history",
+        "Importance of settings (PED-ANOVA)", "Parallel coordinates", "Slices",
+        "Intermediate values", "Validation and test", "Timeline", "Trials",
+    ]  # fmt: skip
     assert f"trial {study.best_trial.number}, {study.best_value:.6g}" in own
     table = own.partition("<tbody>")[2]
     for trial in study.trials:
@@ -154,11 +161,30 @@ def test_the_page_needs_no_network_and_holds_the_numbers(
     assert "0.9123" in own.partition("Validation and test</h2>")[2]
 
 
-def test_the_table_holds_every_trial_with_all_digits(
-    shown: tuple[optuna.Study, Path, list[Path]],
-) -> None:
-    study, folder, _ = shown
-    with (folder / "new" / "trials.csv").open(encoding="utf-8") as file:
+def test_the_page_says_on_what_it_rests(shown: tuple[optuna.Study, Path]) -> None:
+    study, folder = shown
+    own = own_text(folder / "study.html")
+    assert "<script>alert" not in own and html.escape(NAME) in own
+    assert "a &lt;i&gt;note&lt;/i&gt;" in own and "keeps the recipe&#x27;s own settings" in own
+    assert f"Objective: {AUROC} (higher is better)." in own
+    assert "0.9123 [0.901, 0.923]" in own
+    assert "<td>mean_image (baseline)</td><td>0.7001</td>" in own
+    number = study.best_trial.number
+    link = f"http://127.0.0.1:5000/#/runs/run{number:03d}?a=1&amp;b=2"
+    assert f'<a href="{link}">run{number:03d}</a>' in own
+    assert "pruned, last reported value" in own
+    assert "the recipe's own settings" in own  # trial 0, in the history
+
+
+def test_the_page_fits_a_phone_and_dark_mode(shown: tuple[optuna.Study, Path]) -> None:
+    own = own_text(shown[1] / "study.html")
+    assert '<meta name="viewport" content="width=device-width,initial-scale=1">' in own
+    assert "prefers-color-scheme:dark" in own and "overflow-x:auto" in own
+
+
+def test_the_table_holds_every_trial_with_all_digits(shown: tuple[optuna.Study, Path]) -> None:
+    study, folder = shown
+    with (folder / "trials.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(study.trials) == 24
     for trial, row in zip(study.trials, rows, strict=True):
@@ -177,35 +203,36 @@ def test_the_table_holds_every_trial_with_all_digits(
 
 
 def test_importances_name_the_setting_that_matters() -> None:
-    ((name, shares),) = importances(Shown(swept(one, 60), [AUROC])).items()
+    ((name, shares),) = importances(StudyData(swept(one, 60), [AUROC])).items()
     assert max(shares, key=shares.__getitem__) == "learning_rate"
     assert sum(shares.values()) == pytest.approx(1)
     assert "pattern.codebook_size" in shares  # two words where one is ambiguous
-    assert "code_smoothing" not in shares  # not drawn, but the best of each trial
+    assert "code_smoothing" not in shares  # not sampled, but the best of each trial
     assert name == f"{AUROC} · best 6 of 57 trials"
-    ((name, _),) = importances(Shown(swept(one, 24), [AUROC])).items()
+    ((name, _),) = importances(StudyData(swept(one, 24), [AUROC])).items()
     assert name.endswith("best 3 of 21 trials: too few for more than a hint")
-    assert importances(Shown(of(0.5, 0.5, 0.5, 0.5, 0.5), [AUROC])) == {}
+    assert importances(StudyData(of(0.5, 0.5, 0.5, 0.5, 0.5), [AUROC])) == {}
 
 
 def test_several_recipes_and_objectives(tmp_path: Path) -> None:
     study = swept(several, 20, ("maximize", "minimize"))
-    tested = {0: {"pixel_auroc": 0.9}}
-    written = drawn(draw_study(study, [AUROC, SECONDS], tmp_path, tested))
-    assert {"pareto.png", "history.png", "slices.png", "parallel.png"} <= written
-    assert "validation_and_test.png" in written and "intermediate.png" not in written
-    shown = Shown(study, [AUROC, SECONDS])
-    assert shown.recipes == ["vqflow", "vqvae"]
-    assert "blocks" in [s.name for s in shown.settings["vqflow"]]
-    assert "blocks" not in [s.name for s in shown.settings["vqvae"]]
-    groups = list(importances(shown))
+    write_report(study, [AUROC, SECONDS], tmp_path, ReportContext(tested={0: {"pixel_auroc": 0.9}}))
+    page = tmp_path / "study.html"
+    assert {"Pareto front", "Slices", "Validation and test"} <= set(headings(page))
+    assert "Intermediate values" not in headings(page)
+    data = StudyData(study, [AUROC, SECONDS])
+    assert data.recipes == ["vqflow", "vqvae"]
+    assert "blocks" in [s.name for s in data.settings["vqflow"]]
+    assert "blocks" not in [s.name for s in data.settings["vqvae"]]
+    groups = list(importances(data))
     assert [name.split(" · ")[:2] for name in groups] == [
         ["vqflow", AUROC], ["vqvae", AUROC], ["vqflow", SECONDS], ["vqvae", SECONDS]
     ]  # fmt: skip
-    ours = [trial.number for trial in front(shown.trials, shown.goals)]
-    assert ours == sorted(trial.number for trial in study.best_trials)  # Optuna's own
-    page = (tmp_path / "study.html").read_text(encoding="utf-8")
-    assert f"Pareto front: trials {', '.join(map(str, ours))}." in page
+    front = [trial.number for trial in data.best]
+    assert front == sorted(trial.number for trial in study.best_trials)  # Optuna's own
+    text = page.read_text(encoding="utf-8")
+    assert f"Pareto front: trials {', '.join(map(str, front))}." in text
+    assert f"{SECONDS} (lower is better)" in text
     with (tmp_path / "trials.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {row["recipe"] for row in rows} == {"vqvae", "vqflow"}
@@ -214,36 +241,37 @@ def test_several_recipes_and_objectives(tmp_path: Path) -> None:
         assert [float(row[AUROC]), float(row[SECONDS])] == trial.values
 
 
+HISTORY, MANY = {"Optimization history"}, {"Parallel coordinates", "Slices"}
+
+
 @pytest.mark.parametrize(
-    ("values", "pictures"),
+    ("values", "charts"),
     [
         ((), set()),
-        ((0.5,), {"history"}),
-        ((0.5, 0.6), {"history", "parallel", "slices"}),
-        ((0.5, 0.5, 0.5, 0.5, 0.5), {"history", "parallel", "slices"}),
-        ((0.5, math.inf, -math.inf), {"history"}),
+        ((0.5,), HISTORY),
+        ((0.5, 0.6), HISTORY | MANY),
+        ((0.5, 0.5, 0.5, 0.5, 0.5), HISTORY | MANY),
+        ((0.5, math.inf, -math.inf), HISTORY),
         ((math.inf,), set()),
-        ((1e-300, 0.0, -1e300), {"history", "parallel", "slices"}),
+        ((1e-300, 0.0, -1e300), HISTORY | MANY),
     ],
 )
-def test_what_says_nothing_is_left_out(
-    tmp_path: Path, values: tuple[float, ...], pictures: set[str]
+def test_empty_charts_are_left_out(
+    tmp_path: Path, values: tuple[float, ...], charts: set[str]
 ) -> None:
-    written = drawn(draw_study(of(*values), [AUROC], tmp_path, {0: {"test/other": 1.0}}))
-    assert written == {f"{name}.png" for name in pictures} | {"trials.csv", "study.html"}
+    write_report(of(*values), [AUROC], tmp_path, ReportContext(tested={0: {}}))
+    assert set(headings(tmp_path / "study.html")) - {"Timeline", "Trials"} == charts
     assert len((tmp_path / "trials.csv").read_text().splitlines()) == 1 + len(values)
 
 
 def test_a_study_without_a_complete_trial(tmp_path: Path) -> None:
-    study = of(0.5, 0.6)
-    assert "slices.png" in drawn(draw_study(study, [AUROC], tmp_path))
     study = optuna.create_study(direction="minimize")
     for state in (TrialState.FAIL, TrialState.RUNNING, TrialState.WAITING):
         study.add_trial(create_trial(state=state))
     study.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.4}))
-    written = drawn(draw_study(study, [AUROC], tmp_path))
-    assert written == {"intermediate.png", "trials.csv", "study.html"}
-    assert not (tmp_path / "slices.png").exists()  # what an earlier call drew is gone
+    write_report(study, [AUROC], tmp_path, ReportContext())
+    assert "Intermediate values" in headings(tmp_path / "study.html")
+    assert "Slices" not in headings(tmp_path / "study.html")
     assert "1 pruned" in (tmp_path / "study.html").read_text(encoding="utf-8")
 
 
@@ -274,76 +302,23 @@ def test_odd_trials_do_no_harm(tmp_path: Path) -> None:
         )
     )
     tested = {2: {"test/pixel_auroc": math.nan}, 3: {"test/aupro": 0.3}, 99: {}}
-    draw_study(study, [AUROC], tmp_path, tested)
+    write_report(study, [AUROC], tmp_path, ReportContext(tested=tested))
     with (tmp_path / "trials.csv").open(encoding="utf-8") as file:
         row = list(csv.DictReader(file))[2]
     assert (row["retry_of"], row["reason"]) == ("1", "dead codebook")
     assert (row["reused"], row["seconds_saved"]) == ("trial 0", "1.5")
-    shown = Shown(study, [AUROC])
-    winner = best(shown.trials, shown.goals[0], 0)
-    assert winner is not None and winner.number == 3  # the better one's codebook is dead
+    (winner,) = StudyData(study, [AUROC]).best
+    assert winner.number == 3  # the better one's codebook is dead
     with pytest.raises(ValueError, match="must have as many names"):
-        draw_study(study, [AUROC, SECONDS], tmp_path)
+        write_report(study, [AUROC, SECONDS], tmp_path, ReportContext())
 
 
 def test_the_same_study_gives_the_same_files(tmp_path: Path) -> None:
     study = swept(one, 4)
     for name in ("a", "b"):
-        draw_study(study, [AUROC], tmp_path / name)
+        write_report(study, [AUROC], tmp_path / name, ReportContext())
     for path in sorted((tmp_path / "a").iterdir()):
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
-
-
-def test_figures_carry_their_data() -> None:
-    goals = [Goal("good", True), Goal("slow", False)]
-    trials = [
-        Trial(
-            0, "COMPLETE", (0.8, 2.0), settings={"rate": 0.1, "kind": "a"}, curve={1: 0.5, 2: 0.8}
-        ),
-        Trial(1, "PRUNED", curve={1: 0.3}),
-        Trial(2, "COMPLETE", (0.9, 3.0), settings={"rate": 0.01, "kind": "b"}, curve={1: 0.6}),
-        Trial(3, "COMPLETE", (0.7, 9.0), settings={"rate": 1.0, "kind": "a"}),
-        Trial(4, "FAIL"),
-    ]
-    settings = {"": [Setting("rate", 0.01, 1.0, log=True), Setting("kind", choices=("a", "b"))]}
-    figure = plots.history_figure("s", goals, trials)
-    assert figure is not None
-    first, second = figure.axes
-    assert first.collections[0].get_offsets().tolist() == [[0, 0.8], [2, 0.9], [3, 0.7]]
-    assert [line.get_ydata().tolist() for line in first.lines if len(line.get_ydata()) > 1] == [
-        [0.8, 0.9, 0.9, 0.9]
-    ]
-    assert second.get_title(loc="right") == "best: trial 0, 2"
-    figure = parallel_figure("s", goals, trials, settings)
-    assert figure is not None
-    (axes,) = figure.axes
-    lines = [line.get_ydata().tolist() for line in axes.lines]
-    assert len(lines) == 3  # the best good comes last, on top
-    assert lines[-1][:2] == [0.0, 0.75] and lines[0][:2] == [1.0, 0.25]
-    assert {"rate", "kind", "a", "b", "0.01", "0.1", "1"} <= {t.get_text() for t in axes.texts}
-    figure = slices_figure("s", goals, trials, settings)
-    assert figure is not None and len(figure.axes) == 4
-    assert figure.axes[0].collections[0].get_offsets().tolist() == [[0.5, 0.8], [0, 0.9], [1, 0.7]]
-    assert figure.axes[0].get_title() == "rate"
-    figure = plots.curves_figure("s", goals[0], trials)
-    assert figure is not None
-    drawn = [line.get_xydata().tolist() for line in figure.axes[0].lines]
-    assert drawn == [[[1, 0.5], [2, 0.8]], [[1, 0.3]], [[1, 0.3]], [[1, 0.6]]]
-    figure = plots.pareto_figure("s", goals, trials)
-    assert figure is not None
-    (axes,) = figure.axes
-    assert axes.lines[0].get_xydata().tolist() == [[2.0, 0.8], [3.0, 0.9]]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == (goals[1].label, goals[0].label)
-    assert [text.get_text() for text in axes.texts] == ["0", "2"]
-    figure = plots.agreement_figure("s", {"aupro": [(7, 0.9, 0.85)]})
-    assert figure is not None
-    (axes,) = figure.axes
-    assert axes.texts[0].get_text() == "7: 0.900 → 0.850"
-    low, high = axes.get_xlim()
-    assert axes.get_ylim() == (low, high) and high - low == pytest.approx(0.1)
-    figure = plots.importances_figure("s", "PED-ANOVA", "share", {"g": {"rate": 0.8, "kind": 0.2}})
-    assert figure is not None and "PED-ANOVA" in figure.get_suptitle()
-    assert [bar.get_width() for bar in figure.axes[0].patches] == [0.8, 0.2]
 
 
 def test_short_names_and_words() -> None:
@@ -358,18 +333,9 @@ def test_short_names_and_words() -> None:
     ]  # fmt: skip
 
 
-def test_far_worse_values_do_not_squash_the_others() -> None:
-    values = [0.90, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.1]
-    low, high = limits(values, Goal("auroc", maximize=True))
-    assert 0.7 < low < 0.9 and 0.96 < high < 1
-    low, high = limits([-v for v in values], Goal("loss", maximize=False))
-    assert -1 < low < -0.96 and -0.9 < high < -0.7
-    assert limits(values[-3:], Goal("auroc", maximize=True))[0] < 0.1  # few: all are shown
-
-
-def test_no_trial_of_the_front_is_beaten() -> None:
+def test_no_trial_of_the_front_is_dominated() -> None:
     goals = [Goal("good", True), Goal("slow", False)]
     values = [(0.9, 5.0), (0.8, 1.0), (0.7, 2.0), (0.9, 4.0), (0.95, 9.0)]
-    trials = [Trial(n, "COMPLETE", v, eligible=n != 4) for n, v in enumerate(values)]
-    assert [trial.number for trial in front(trials, goals)] == [1, 3]
-    assert front([], goals) == []
+    trials = [TrialData(n, "COMPLETE", v, eligible=n != 4) for n, v in enumerate(values)]
+    assert [trial.number for trial in pareto_front(trials, goals)] == [1, 3]
+    assert pareto_front([], goals) == []

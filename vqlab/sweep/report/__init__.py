@@ -1,0 +1,5 @@
+"""The report of a study: one HTML page and a table of its trials."""
+
+from vqlab.sweep.report.page import PAGE, ReportContext, write_report
+
+__all__ = ["PAGE", "ReportContext", "write_report"]

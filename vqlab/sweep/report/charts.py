@@ -1,0 +1,184 @@
+"""Charts of a study as plotly figures, most of them Optuna's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from optuna.trial import FrozenTrial
+
+from vqlab.sweep.report.copies import study_copy
+from vqlab.sweep.report.study_data import StudyData
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+Charts: TypeAlias = "Iterator[tuple[str, go.Figure]]"
+"""Titles and figures; nothing where a chart would be empty."""
+ON_REQUEST = "on request"
+"""Why a trial was scored on test that did not win."""
+COLOURS = ("#2b63ad", "#2f855a", "#7448a8", "#0c858f", "#6b7785")
+"""Of the recipes, in the order of their names."""
+BEST = "#c46a00"
+GREY = "#8a95a1"
+
+
+def history(data: StudyData) -> Charts:
+    """Objective by trial, best value so far, pruned trials, trials with a recipe's own settings."""
+    from optuna.visualization import plot_optimization_history
+
+    complete = {t.recipe for t in data.trials if t.values}
+    recipes = [recipe for recipe in data.recipes if recipe in complete]
+    for index, goal in enumerate(data.goals if recipes else ()):
+        studies = [study_copy(data, recipe, [goal]) for recipe in recipes]
+        figure = plot_optimization_history(studies, target_name=goal.name)
+        for trace in figure.data:  # named "<goal> of <recipe>" and "Best Value of <recipe>"
+            recipe = str(trace.name).rpartition(" of ")[2] if len(recipes) > 1 else recipes[0]
+            look = {"color": _colours(data).get(recipe)}
+            trace.update({"line": look | {"shape": "hv"}} if trace.mode == "lines" else {})
+            trace.update({"marker": look} if trace.name != "Infeasible Trial" else {})
+        if index == 0:
+            _add_pruned(figure, data)
+        defaults = [t for t in data.trials if t.values and t.as_recipe]
+        if defaults:
+            figure.add_scatter(
+                x=[trial.number for trial in defaults],
+                y=[trial.values[index] for trial in defaults],
+                text=[trial.recipe or "recipe" for trial in defaults],
+                mode="markers", name="the recipe's own settings",
+                marker={"symbol": "circle-open", "size": 14, "color": BEST, "line": {"width": 2}},
+            )  # fmt: skip
+        yield goal.label, figure.update_yaxes(title=goal.name)
+
+
+def _add_pruned(figure: go.Figure, data: StudyData) -> None:
+    pruned = [t for t in data.trials if t.state == "PRUNED" and t.curve]
+    if pruned:
+        last = [max(trial.curve) for trial in pruned]
+        figure.add_scatter(
+            x=[trial.number for trial in pruned],
+            y=[trial.curve[epoch] for trial, epoch in zip(pruned, last, strict=True)],
+            text=[f"trial {t.number}, epoch {e}" for t, e in zip(pruned, last, strict=True)],
+            mode="markers", name="pruned, last reported value",
+            marker={"symbol": "x", "color": GREY, "size": 7},
+        )  # fmt: skip
+
+
+def importance_bars(shares: Mapping[str, Mapping[str, float]]) -> Charts:
+    """A bar chart per group of `importances`."""
+    import plotly.graph_objects as go
+
+    for title, values in shares.items():
+        ordered = dict(reversed(list(values.items())))
+        bars = go.Bar(
+            x=list(ordered.values()), y=list(ordered), orientation="h", marker_color=COLOURS[0],
+            text=[f"{share:.2f}" for share in ordered.values()],
+        )  # fmt: skip
+        figure = go.Figure(bars).update_layout(height=120 + 26 * len(values))
+        figure.update_xaxes(title="share", rangemode="tozero")
+        yield title, figure.update_yaxes(automargin=True)
+
+
+def parallel_coordinates(data: StudyData) -> Charts:
+    """Settings and objectives of the complete trials of each recipe."""
+    from optuna.visualization import plot_parallel_coordinate
+
+    for recipe, names in _varied(data):
+        study = study_copy(data, recipe, data.goals, searched=True)
+        if len(data.goals) > 1:
+            study.set_metric_names([goal.name for goal in data.goals])
+            yield recipe, plot_parallel_coordinate(study, params=names)
+        else:
+            name = data.goals[0].name
+            yield recipe, plot_parallel_coordinate(study, params=names, target_name=name)
+
+
+def slices(data: StudyData) -> Charts:
+    """Each objective by each setting, for each recipe."""
+    from optuna.visualization import plot_slice
+
+    for goal in data.goals:
+        for recipe, names in _varied(data):
+            study = study_copy(data, recipe, [goal], searched=True)
+            figure = plot_slice(study, params=names, target_name=goal.name)
+            title = " · ".join(part for part in (recipe, goal.label) if part)
+            yield title, figure.update_layout(height=380)
+
+
+def _varied(data: StudyData) -> Iterator[tuple[str, list[str]]]:
+    """Recipes with at least two complete trials, and the settings in which these differ."""
+    for recipe in data.recipes:
+        complete = [t for t in data.trials if t.recipe == recipe and t.values]
+        names = [setting.name for setting in data.settings[recipe]]
+        if len(complete) > 1 and names:
+            yield recipe, names
+
+
+def intermediate_values(data: StudyData) -> Charts:
+    """Reported values by epoch."""
+    from optuna.visualization import plot_intermediate_values
+
+    if any(trial.curve for trial in data.trials):
+        figure = plot_intermediate_values(study_copy(data, None, data.goals[:1]))
+        for trace in figure.data:
+            number = int(str(trace.name).removeprefix("Trial"))
+            colour = _colours(data)[data.trials[number].recipe]
+            trace.update(line={"color": colour, "width": 1}, marker={"color": colour, "size": 4})
+        yield "", figure.update_xaxes(title="epoch").update_yaxes(title=data.goals[0].name)
+
+
+def pareto(data: StudyData) -> Charts:
+    """Each further objective against the first."""
+    from optuna.visualization import plot_pareto_front
+
+    if len(data.goals) < 2 or not any(trial.values for trial in data.trials):
+        return
+    study = study_copy(data, None, data.goals)
+    for index, goal in enumerate(data.goals[1:], 1):
+
+        def targets(trial: FrozenTrial, index: int = index) -> tuple[float, float]:
+            return trial.values[index], trial.values[0]
+
+        names = [goal.label, data.goals[0].label]
+        figure = plot_pareto_front(study, targets=targets, target_names=names)
+        for trace in figure.data:  # Optuna colours an early trial of the front white
+            if "Best Trial" in str(trace.hovertemplate):
+                trace.update(marker={"color": BEST, "size": 11, "showscale": False})
+        yield "", figure
+
+
+def timeline(data: StudyData) -> Charts:
+    """When each trial ran, and how it ended."""
+    from optuna.visualization import plot_timeline
+
+    if any(trial.datetime_start for trial in data.raw):
+        yield "", plot_timeline(data.study)
+
+
+def test_against_validation(
+    pairs: Mapping[str, Sequence[tuple[int, float, float]]], purposes: Mapping[int, str]
+) -> Charts:
+    """Test metrics of the tested trials against validation metrics, with the diagonal."""
+    import plotly.graph_objects as go
+
+    if not pairs:
+        return
+    figure = go.Figure()
+    for name, points in pairs.items():
+        numbers, validation, test = zip(*points, strict=True)
+        why = {number: f" ({purposes[number]})" if number in purposes else "" for number in numbers}
+        symbols = ["circle-open" if purposes.get(n) == ON_REQUEST else "circle" for n in numbers]
+        figure.add_scatter(
+            x=validation, y=test, text=[f"trial {n}{why[n]}" for n in numbers], mode="markers",
+            name=name, marker={"symbol": symbols, "size": 9},
+        )  # fmt: skip
+    values = [value for points in pairs.values() for _, *both in points for value in both]
+    ends = [min(values), max(values)]
+    line = {"color": GREY, "width": 1}
+    figure.add_scatter(x=ends, y=ends, mode="lines", name="equal", line=line)
+    figure.update_xaxes(title="validation").update_yaxes(title="test")
+    yield "", figure.update_layout(height=520)
+
+
+def _colours(data: StudyData) -> dict[str, str]:
+    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(data.recipes)}

@@ -1,0 +1,297 @@
+"""The report of a study: `study.html`, one self-contained page, and `trials.csv`.
+
+plotly.js is part of the file because MLflow shows an HTML artifact in a sandboxed frame that can
+load neither the files beside it nor anything of its own origin.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import html
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from vqlab.run import short_names
+from vqlab.sweep.report import charts
+from vqlab.sweep.report.copies import quiet
+from vqlab.sweep.report.importance import EVALUATOR, MEANING, importances
+from vqlab.sweep.report.study_data import StudyData, plain
+from vqlab.sweep.report.trial_table import (
+    TestMetrics,
+    TrialTable,
+    trial_table,
+    validation_and_test,
+)
+from vqlab.sweep.study import RUN_ID
+
+PAGE, TABLE = "study.html", "trials.csv"
+_CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
+"""No button that would send a chart to plotly's servers."""
+_BESIDE = ("_low", "_high", "_count")
+"""Ends of metric names that qualify another metric."""
+
+_STYLE = """
+:root{color-scheme:light dark;--ink:#1f2933;--muted:#5b6774;--line:#d5dbe1;--paper:#fff;
+--best:#fff1dd;--link:#1f57a0}
+@media(prefers-color-scheme:dark){:root{--ink:#e4e8ec;--muted:#9aa6b2;--line:#3a444e;
+--paper:#14181c;--best:#4a3413;--link:#8ab8f0}}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);
+margin:0 auto;padding:1rem;max-width:1400px}
+h1{font-size:1.4rem;margin:0;overflow-wrap:anywhere}h2{font-size:1.15rem;margin:2rem 0 .3rem}
+h3{font-size:.95rem;font-weight:600;color:var(--muted);margin:.8rem 0 0}
+p{margin:.3rem 0}.muted{color:var(--muted)}a{color:var(--link)}nav a{margin-right:1rem}
+img{max-width:100%;height:auto}.wide{overflow-x:auto}.wide>div.several{min-width:720px}
+table{border-collapse:collapse;font-size:14px;white-space:nowrap}
+th{text-align:left;border-bottom:2px solid var(--line);padding:.25rem .8rem .25rem 0}
+#all th{cursor:pointer}
+td{border-bottom:1px solid var(--line);padding:.2rem .8rem .2rem 0;
+font-variant-numeric:tabular-nums}
+tr.best td{background:var(--best)}tr.other td{color:var(--muted)}
+"""
+_SCRIPT = """
+document.querySelectorAll("#all th").forEach((head,column)=>head.addEventListener("click",()=>{
+ const body=document.querySelector("#all tbody"),up=head.dataset.up!=="1";
+ head.dataset.up=up?"1":"0";
+ const key=row=>row.cells[column].textContent,number=text=>text===""?NaN:Number(text);
+ [...body.rows].sort((a,b)=>{const x=key(a),y=key(b),m=number(x),n=number(y);
+  if(x===""||y==="")return (x==="")-(y==="");
+  const order=isNaN(m)||isNaN(n)?x.localeCompare(y):m-n;return up?order:-order})
+ .forEach(row=>body.append(row))}));
+const dark=matchMedia("(prefers-color-scheme:dark)");
+const paint=()=>{const look=getComputedStyle(document.documentElement);
+ const ink=look.getPropertyValue("--ink"),line=look.getPropertyValue("--line");
+ document.querySelectorAll(".js-plotly-plot").forEach(chart=>{
+  const change={"font.color":ink,paper_bgcolor:"rgba(0,0,0,0)",plot_bgcolor:"rgba(0,0,0,0)"};
+  Object.keys(chart.layout).filter(name=>/^[xy]axis/.test(name)).forEach(name=>{
+   for(const part of ["gridcolor","linecolor","zerolinecolor"])change[name+"."+part]=line});
+  Plotly.relayout(chart,change)})};
+paint();dark.addEventListener("change",paint);
+"""
+
+
+@dataclass(frozen=True)
+class ReportContext:
+    """What the report says beyond the study itself; all of it is optional."""
+
+    dataset: str = ""
+    """Name and location of the data set."""
+    tested: TestMetrics = field(default_factory=dict)
+    purposes: Mapping[int, str] = field(default_factory=dict)
+    """Why each of them was tested: `winner` or `on request`."""
+    baseline: Mapping[str, float] = field(default_factory=dict)
+    """Test metrics of `mean_image`, which learns nothing."""
+    not_clearly_better: Container[int] = ()
+    """Numbers of the trials that may not win."""
+    reason: str = ""
+    """How the winner compares with its recipe's own trial."""
+    notes: Sequence[str] = ()
+    run_link: Callable[[str], str] | None = None
+    """Address of a run in the MLflow UI, by run ID."""
+    links: Mapping[str, str] = field(default_factory=dict)
+    """Further addresses by their titles."""
+    picture: bytes | None = None
+    """PNG file: a test image in panels, scored by the winner."""
+
+
+def write_report(
+    study: optuna.Study, objectives: Sequence[str], folder: Path, context: ReportContext
+) -> list[Path]:
+    """Write `study.html` and `trials.csv` into `folder`, and return their paths.
+
+    objectives: names of the study's values, in their order. Charts that would be empty are left
+    out. Raises ValueError unless each objective of the study has a name.
+    """
+    data = StudyData(study, objectives, context.not_clearly_better)
+    folder.mkdir(parents=True, exist_ok=True)
+    table = trial_table(data, context.tested, context.purposes)
+    table.write(folder / TABLE)
+    (folder / PAGE).write_text(_page(data, table, context), "utf-8", errors="backslashreplace")
+    return [folder / TABLE, folder / PAGE]
+
+
+def _page(data: StudyData, table: TrialTable, context: ReportContext) -> str:
+    from plotly.offline import get_plotlyjs
+
+    pairs = validation_and_test(data, context.tested)
+    sections: dict[str, tuple[str, charts.Charts]] = {
+        "Optimization history": ("", charts.history(data)),
+        f"Importance of settings ({EVALUATOR})": (
+            MEANING,
+            charts.importance_bars(importances(data)),
+        ),
+        "Parallel coordinates": ("", charts.parallel_coordinates(data)),
+        "Slices": ("Later trials are darker.", charts.slices(data)),
+        "Intermediate values": ("", charts.intermediate_values(data)),
+        "Pareto front": ("Orange: no trial is better in all objectives.", charts.pareto(data)),
+        "Validation and test": (
+            f"Below the diagonal: worse on test. {_purposes(context.purposes)}",
+            charts.test_against_validation(pairs, context.purposes),
+        ),
+        "Timeline": ("", charts.timeline(data)),
+    }
+    parts: list[str] = []
+    links: list[str] = []
+    with quiet(), _plain_template():
+        for number, (heading, (words, figures)) in enumerate(sections.items()):
+            drawn = list(_divisions(figures, f"chart-{number}"))
+            if drawn:
+                links.append(f'<a href="#s{number}">{html.escape(heading)}</a>')
+                parts.append(f'<h2 id="s{number}">{html.escape(heading)}</h2>')
+                parts += [_paragraph(words, "muted"), *drawn]
+    links.append('<a href="#trials">Trials</a>')
+    title = html.escape(data.name)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
+        f"<style>{_STYLE}</style>\n<script>{get_plotlyjs()}</script></head>\n"
+        f"<body><h1>{title}</h1>\n{_summary(data, context)}\n<nav>{' '.join(links)}</nav>\n"
+        + "\n".join(part for part in parts if part)
+        + f"\n{_trials(data, table, context)}\n<script>{_SCRIPT}</script>\n</body></html>\n"
+    )
+
+
+@contextlib.contextmanager
+def _plain_template() -> Iterator[None]:
+    """Use plotly's template `none`: the default one adds 7 kB to each chart."""
+    import plotly.io
+
+    before = plotly.io.templates.default
+    plotly.io.templates.default = "none"
+    try:
+        yield
+    finally:
+        plotly.io.templates.default = before
+
+
+def _divisions(figures: charts.Charts, name: str) -> Iterable[str]:
+    for number, (heading, figure) in enumerate(figures):
+        figure.update_layout(title=None, margin={"t": 30, "b": 90, "l": 70, "r": 20})
+        legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
+        figure.update_layout(legend=legend)
+        yield f"<h3>{html.escape(heading)}</h3>" if heading else ""
+        body = figure.to_html(
+            full_html=False,
+            include_plotlyjs=False,
+            div_id=f"{name}-{number}",
+            config=_CONFIG,
+        )
+        several = len(figure.layout.coloraxis.to_plotly_json()) > 0 or "xaxis2" in figure.layout
+        wide = several or figure.data[0].type == "parcoords"
+        yield f'<div class="wide"><div class="{"several" if wide else "one"}">{body}</div></div>'
+
+
+def _summary(data: StudyData, context: ReportContext) -> str:
+    states = Counter(trial.state.lower().replace("fail", "failed") for trial in data.trials)
+    counts = ", ".join(f"{count} {state}" for state, count in states.items()) or "none yet"
+    lines = [
+        f"Data set: {context.dataset}." if context.dataset else "",
+        f"Objective: {'; '.join(goal.label for goal in data.goals)}.",
+        f"Trials: {counts}.",
+    ]
+    if len(data.goals) > 1 and data.best:
+        lines.append(f"Pareto front: trials {', '.join(str(t.number) for t in data.best)}.")
+    for trial in data.best if len(data.goals) == 1 else ():
+        settings = ", ".join(f"{name} {_text(value)}" for name, value in trial.settings.items())
+        recipe = f" ({trial.recipe})" if trial.recipe else ""
+        value = f"{trial.values[0]:.6g}"
+        lines.append(f"Best: trial {trial.number}{recipe}, {value}: {settings or 'no settings'}.")
+    lines += [context.reason, *(f"Note: {note}" for note in context.notes)]
+    links = " · ".join(
+        f'<a href="{html.escape(url)}">{html.escape(title)}</a>'
+        for title, url in context.links.items()
+    )
+    return "\n".join(
+        [
+            *(_paragraph(line) for line in lines if line),
+            f"<p>In the MLflow UI: {links}</p>" if links else "",
+            _test_metrics(data, context),
+            _picture(context.picture),
+        ]
+    )
+
+
+def _test_metrics(data: StudyData, context: ReportContext) -> str:
+    """Test metrics with their 95 % intervals: the tested trials, and the baseline."""
+    rows = {
+        f"trial {number} ({context.purposes.get(number, 'tested')})": metrics
+        for number, metrics in sorted(context.tested.items())
+        if metrics
+    }
+    if not rows:
+        return ""
+    if context.baseline:
+        rows["mean_image (baseline)"] = context.baseline
+    names = list(dict.fromkeys(_metric(key) for metrics in rows.values() for key in metrics))
+    names = [name for name in names if not name.endswith(_BESIDE) and "/" not in name]
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("", *names))
+    body = []
+    for title, metrics in rows.items():
+        values = {_metric(key): value for key, value in metrics.items()}
+        cells = "".join(f"<td>{_with_interval(values, name)}</td>" for name in names)
+        body.append(f"<tr><td>{html.escape(title)}</td>{cells}</tr>")
+    return (
+        '<h2 id="test">Test metrics, with 95 % intervals</h2>\n<div class="wide"><table>'
+        f"<tr>{head}</tr>\n" + "\n".join(body) + "</table></div>"
+    )
+
+
+def _metric(key: str) -> str:
+    return key.partition("/")[2] if key.startswith("test") and "/" in key else key
+
+
+def _with_interval(values: Mapping[str, float], name: str) -> str:
+    if name not in values:
+        return ""
+    low, high = values.get(f"{name}_low"), values.get(f"{name}_high")
+    interval = f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else ""
+    return f"{values[name]:.4f}{interval}"
+
+
+def _picture(png: bytes | None) -> str:
+    if png is None:
+        return ""
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return f'<p><img alt="A test image, scored by the best trial" src="{source}"></p>'
+
+
+def _trials(data: StudyData, table: TrialTable, context: ReportContext) -> str:
+    paths = {path for names in data.names.values() for path in names}
+    short = short_names(name for name in table.columns if name in paths)
+    head = "".join(f"<th>{html.escape(short.get(name, name))}</th>" for name in table.columns)
+    best = {trial.number for trial in data.best}
+    body = []
+    for trial, raw, row in zip(data.trials, data.raw, table.rows, strict=True):
+        look = "best" if trial.number in best else "" if trial.state == "COMPLETE" else "other"
+        cells = [html.escape(_text(cell)) for cell in row]
+        run_id = raw.user_attrs.get(RUN_ID)
+        if run_id and context.run_link is not None:
+            address = html.escape(context.run_link(str(run_id)))
+            cells[-1] = f'<a href="{address}">{cells[-1]}</a>'
+        body.append(f'<tr class="{look}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
+    return (
+        '<h2 id="trials">Trials</h2>\n<p class="muted">Click a heading to sort. trials.csv has all '
+        f'digits.</p>\n<div class="wide"><table id="all"><thead><tr>{head}</tr></thead>\n<tbody>\n'
+        + "\n".join(body)
+        + "\n</tbody></table></div>"
+    )
+
+
+def _purposes(purposes: Mapping[int, str]) -> str:
+    """`Trial 3: winner. Trial 1: on request, not used for any choice.`"""
+    words = {charts.ON_REQUEST: f"{charts.ON_REQUEST}, not used for any choice"}
+    return " ".join(f"Trial {n}: {words.get(why, why)}." for n, why in sorted(purposes.items()))
+
+
+def _text(value: Any) -> str:
+    value = plain(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _paragraph(words: str, look: str = "") -> str:
+    return f'<p class="{look}">{html.escape(words)}</p>' if words else ""

@@ -1,0 +1,235 @@
+"""Trials and settings of a study as the report shows them: short names, plain values."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from vqlab.run import short_names
+from vqlab.sweep.study import AS_RECIPE, DEAD, RECIPE, recipe_of
+
+SEARCHED_WITHIN = ("scoring", "thresholds")
+"""User attributes of a trial with the settings searched on its trained detector."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One objective of a study."""
+
+    name: str
+    maximize: bool
+
+    @property
+    def label(self) -> str:
+        """The name, and which direction is better."""
+        return f"{self.name} ({'higher' if self.maximize else 'lower'} is better)"
+
+
+@dataclass(frozen=True)
+class TrialData:
+    """One trial."""
+
+    number: int
+    state: str
+    """Optuna's name of the state: COMPLETE, PRUNED, FAIL, RUNNING or WAITING."""
+    values: tuple[float, ...] = ()
+    """One per goal, all finite; empty where the trial has none."""
+    recipe: str = ""
+    """Empty in a study of one recipe."""
+    settings: Mapping[str, float | str] = field(default_factory=dict)
+    """By short name."""
+    curve: Mapping[int, float] = field(default_factory=dict)
+    """Reported values by epoch."""
+    as_recipe: bool = False
+    """Whether it has the recipe's own settings."""
+    eligible: bool = True
+    """False if it violates a constraint, has a dead codebook or is not clearly better than the
+    recipe's own trial: best only if no trial is eligible."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The range of one setting over the complete trials."""
+
+    name: str
+    """Its short name."""
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    choices: tuple[str, ...] = ()
+    """Empty for a number."""
+    within: bool = False
+    """Searched on the trained detector of each trial, not sampled for the trial."""
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """Trials and settings of a study. Raises ValueError unless each objective has a name."""
+
+    study: optuna.Study
+    objectives: Sequence[str]
+    not_clearly_better: Container[int] = ()
+    """Numbers of the trials that do not replace their recipe's own trial."""
+    raw: list[FrozenTrial] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if len(self.objectives) != len(self.study.directions):
+            raise ValueError(
+                f"a study of {len(self.study.directions)} objectives must have as many names; got "
+                f"{list(self.objectives)}"
+            )
+        object.__setattr__(self, "raw", self.study.get_trials(deepcopy=False))
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.study.study_name
+
+    @cached_property
+    def goals(self) -> list[Goal]:
+        """The objectives."""
+        maximize = [way == StudyDirection.MAXIMIZE for way in self.study.directions]
+        return [Goal(name, way) for name, way in zip(self.objectives, maximize, strict=True)]
+
+    @cached_property
+    def recipes(self) -> list[str]:
+        """The names of the compared recipes, sorted; [""] for a study of one recipe."""
+        return sorted({recipe_of(trial) for trial in self.raw})
+
+    @cached_property
+    def trials(self) -> list[TrialData]:
+        """All trials, by number."""
+        return [self._trial(trial) for trial in self.raw]
+
+    def _trial(self, trial: FrozenTrial) -> TrialData:
+        recipe = recipe_of(trial)
+        values = tuple(float(value) for value in trial.values or ())
+        complete = trial.state == TrialState.COMPLETE and all(map(math.isfinite, values))
+        short = self.names[recipe]
+        return TrialData(
+            number=trial.number,
+            state=trial.state.name,
+            values=values if complete else (),
+            recipe=recipe,
+            settings={short[key]: plain(value) for key, value in settings_of(trial).items()},
+            curve={
+                epoch: value
+                for epoch, value in sorted(trial.intermediate_values.items())
+                if math.isfinite(value)
+            },
+            as_recipe=bool(trial.user_attrs.get(AS_RECIPE)),
+            eligible=DEAD not in trial.user_attrs
+            and trial.number not in self.not_clearly_better
+            and all(value <= 0 for value in trial.constraints.values()),
+        )
+
+    @cached_property
+    def names(self) -> dict[str, dict[str, str]]:
+        """For each recipe: the short name of each setting."""
+        settings: dict[str, dict[str, None]] = {recipe: {} for recipe in self.recipes}
+        for trial in self.raw:
+            settings[recipe_of(trial)].update(dict.fromkeys(settings_of(trial)))
+        return {recipe: short_names(paths) for recipe, paths in settings.items()}
+
+    @cached_property
+    def settings(self) -> dict[str, list[Setting]]:
+        """For each recipe: the settings in which its complete trials differ."""
+        return {recipe: self._varied(recipe) for recipe in self.recipes}
+
+    def _varied(self, recipe: str) -> list[Setting]:
+        complete = [t for t in self.raw if recipe_of(t) == recipe and self.trials[t.number].values]
+        prefix = f"{recipe}." if recipe else ""
+        distributions = {
+            key.removeprefix(prefix): distribution
+            for trial in complete
+            for key, distribution in trial.distributions.items()
+        }
+        searched = {path for trial in complete for path in searched_within(trial)}
+        settings = []
+        for path, name in self.names[recipe].items():
+            values = [s[path] for s in map(settings_of, complete) if path in s]
+            if len({plain(value) for value in values}) > 1:
+                distribution = None if path in searched else distributions.get(path)
+                settings.append(_setting(name, values, distribution, path in searched))
+        return settings
+
+    @cached_property
+    def best(self) -> list[TrialData]:
+        """The best trial, eligible trials first; the Pareto front for several objectives."""
+        complete = [trial for trial in self.trials if trial.values]
+        if len(self.goals) > 1:
+            return pareto_front(complete, self.goals)
+        sign = -1 if self.goals[0].maximize else 1
+        return sorted(complete, key=lambda t: (not t.eligible, sign * t.values[0]))[:1]
+
+
+def pareto_front(trials: Sequence[TrialData], goals: Sequence[Goal]) -> list[TrialData]:
+    """Return the eligible trials that no eligible trial dominates."""
+    signs = [-1.0 if goal.maximize else 1.0 for goal in goals]
+    eligible = [trial for trial in trials if trial.values and trial.eligible]
+    costs = [[s * v for s, v in zip(signs, t.values, strict=True)] for t in eligible]
+    dominated = [
+        any(other != cost and all(map(float.__le__, other, cost)) for other in costs)
+        for cost in costs
+    ]
+    return [
+        trial for trial, is_dominated in zip(eligible, dominated, strict=True) if not is_dominated
+    ]
+
+
+def settings_of(trial: FrozenTrial) -> dict[str, Any]:
+    """Return all settings of a trial, sampled and searched within it, without the recipe's name."""
+    prefix = f"{recipe_of(trial)}." if recipe_of(trial) else ""
+    sampled = {key: value for key, value in trial.params.items() if key != RECIPE}
+    return {k.removeprefix(prefix): v for k, v in sampled.items()} | searched_within(trial)
+
+
+def searched_within(trial: FrozenTrial) -> dict[str, Any]:
+    """Return the settings that were searched on the trained detector of a trial."""
+    prefix = f"{recipe_of(trial)}." if recipe_of(trial) else ""
+    settings: dict[str, Any] = {}
+    for name in SEARCHED_WITHIN:
+        values = trial.user_attrs.get(name)
+        if isinstance(values, Mapping):
+            settings |= {str(key).removeprefix(prefix): value for key, value in values.items()}
+    return settings
+
+
+def plain(value: Any) -> float | str:
+    """Return a number as it is and anything else as text: `["error", "context"]` as
+    `error+context`."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value[:1] in ("[", "{"):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return str(value)
+    if isinstance(value, list | tuple):
+        return "+".join(str(part) for part in value) or "none"
+    if isinstance(value, Mapping):
+        return json.dumps(value, sort_keys=True)
+    return "none" if value is None else str(value)
+
+
+def _setting(name: str, values: Sequence[Any], distribution: Any, within: bool) -> Setting:
+    if isinstance(distribution, FloatDistribution | IntDistribution):
+        low, high = min(distribution.low, *values), max(distribution.high, *values)
+        return Setting(name, low, high, distribution.log and low > 0, within=within)
+    listed = distribution.choices if isinstance(distribution, CategoricalDistribution) else ()
+    words = list(dict.fromkeys(map(plain, [*listed, *values])))
+    numbers = [word for word in words if isinstance(word, int | float) and math.isfinite(word)]
+    if listed or len(numbers) < len(words):
+        ordered = sorted(numbers) if len(numbers) == len(words) else words
+        return Setting(name, choices=tuple(map(str, ordered)), within=within)
+    low, high = min(numbers), max(numbers)
+    return Setting(name, low, high, low > 0 and high > 10 * low, within=within)

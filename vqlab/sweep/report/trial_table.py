@@ -1,0 +1,92 @@
+"""The table of all trials of a study, and their metrics on validation and test."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from vqlab.metrics import OBJECTIVES, PRIMARY
+from vqlab.sweep.report.study_data import StudyData, settings_of
+from vqlab.sweep.reuse import REUSED, SAVED
+from vqlab.sweep.study import DEAD, REASON, RETRY_OF, RUN_ID, recipe_of
+
+VALIDATION = "validation"
+"""User attribute of a trial: its validation metrics."""
+
+TestMetrics = Mapping[int, Mapping[str, float]]
+"""Metrics `test/…` of the trials scored on test, by trial number."""
+
+
+@dataclass(frozen=True)
+class TrialTable:
+    """One row per trial; a cell is empty where a trial has no such value."""
+
+    columns: list[str]
+    rows: list[list[Any]]
+
+    def write(self, path: Path) -> None:
+        """Write a CSV file with all digits."""
+        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            csv.writer(file).writerows([self.columns, *self.rows])
+
+
+def trial_table(data: StudyData, tested: TestMetrics, purposes: Mapping[int, str]) -> TrialTable:
+    """Return the table. purposes: why each tested trial was tested, by trial number."""
+    settings = list(dict.fromkeys(name for trial in data.raw for name in settings_of(trial)))
+    compared = bool(data.recipes) and data.recipes != [""]
+    on_test = [f"test/{name.partition('/')[2]}" for name in data.objectives]
+    on_test += [f"test/{name}" for name in PRIMARY]
+    measured = {name for metrics in tested.values() for name in metrics}
+    on_test = [name for name in dict.fromkeys(on_test) if name in measured]
+    columns = ["trial", *(["recipe"] if compared else []), "state", *data.objectives, *on_test]
+    columns += [*(["tested"] if purposes else []), *settings]
+    columns += ["seconds", "reason", "retry_of", "reused", "seconds_saved", "run_id"]
+    rows = []
+    for trial in data.raw:
+        attrs, values = trial.user_attrs, settings_of(trial)
+        complete = trial.state == TrialState.COMPLETE
+        row = [trial.number, *([recipe_of(trial)] if compared else []), trial.state.name]
+        row += list(trial.values) if complete else [""] * len(data.objectives)
+        row += [tested.get(trial.number, {}).get(name, "") for name in on_test]
+        row += [purposes.get(trial.number, "")] if purposes else []
+        row += [_cell(values[name]) if name in values else "" for name in settings]
+        row += [f"{trial.duration.total_seconds():.2f}" if trial.duration else ""]
+        row += [attrs.get(REASON) or attrs.get(DEAD, "")]
+        row += [attrs.get(name, "") for name in (RETRY_OF, REUSED, SAVED, RUN_ID)]
+        rows.append(row)
+    return TrialTable(columns, rows)
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list | tuple | dict) else value
+
+
+def validation_and_test(
+    data: StudyData, tested: TestMetrics
+) -> dict[str, list[tuple[int, float, float]]]:
+    """Return (trial, validation value, test value) of the tested trials by metric, the objectives
+    first."""
+    names = [name.partition("/")[2] for name in data.objectives]
+    pairs: dict[str, list[tuple[int, float, float]]] = {n: [] for n in [*names, *OBJECTIVES]}
+    for number, metrics in sorted(tested.items()):
+        if not 0 <= number < len(data.raw):
+            continue
+        test = {key.removeprefix("test/"): value for key, value in metrics.items()}
+        for key, value in _validation(data, data.raw[number]).items():
+            name = key.removeprefix("validation/")
+            if name in pairs and name in test:
+                pairs[name].append((number, float(value), float(test[name])))
+    return {name: values for name, values in pairs.items() if values}
+
+
+def _validation(data: StudyData, trial: FrozenTrial) -> dict[str, float]:
+    metrics = {k: v for k, v in trial.user_attrs.get(VALIDATION, {}).items() if v is not None}
+    if trial.state == TrialState.COMPLETE:
+        metrics |= dict(zip(data.objectives, trial.values, strict=True))
+    return {key: value for key, value in metrics.items() if key.startswith("validation/")}
