@@ -56,6 +56,17 @@ def test_the_map_is_the_distance_to_the_nearest_of_the_bank() -> None:
     torch.testing.assert_close(detector.loss(image)["loss"], nearest.mean())
 
 
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("max", [0.91620, 1.23978, 0.97327]), ("reweighted", [0.84041, 1.17065, 0.90962])],
+)
+def test_golden_scores(kind: str, expected: list[float]) -> None:
+    """A change here changes users' numbers: say so in the CHANGELOG."""
+    scores = filled(bank_size=60, scoring={"image_score": kind}).score(pyramids(3, 2))
+    assert scores.image_score.tolist() == pytest.approx(expected, rel=1e-4)
+    assert float(scores.anomaly_map.mean()) == pytest.approx(0.72936, rel=1e-4)
+
+
 def test_the_bank_is_of_training_patches_that_leave_none_far_away() -> None:
     detector = filled(bank_size=60)
     patches = rows_of(joined(pyramids(12, 1)))
