@@ -16,9 +16,9 @@ LAYERS = [
     {"data", "features", "detectors", "recipes"},
     {"training", "evaluation", "checkpoint", "testing"},
     {"tracking", "plots"},
-    {"model", "promotion_metrics"},
+    {"model"},
     {"run"},
-    {"sweep", "promote", "rollback", "predict", "compare", "correlate", "doctor"},
+    {"sweep", "promote", "predict", "compare", "correlate", "doctor"},
     {"cli"},
     {"__init__", "__main__"},
 ]

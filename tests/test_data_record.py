@@ -15,7 +15,6 @@ import torch
 from rich.console import Console
 from tiny_set import tiny_recipe, write_tiny_set
 
-from vqlab import promote as gate
 from vqlab.checkpoint import load_checkpoint
 from vqlab.cli.leaderboard_table import make_board, seeds_table
 from vqlab.cli.progress import out
@@ -57,7 +56,7 @@ def shared(root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture
 def tracker(store: Tracker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracker]:
     """The store, without champions; nothing is scored again."""
-    monkeypatch.setattr(gate, "_reproduce", lambda record, data: "not looked at")
+    monkeypatch.setattr("vqlab.promote.promotion.reproduce", lambda record, data: "skipped")
     yield store
     client = store._client
     for model in client.search_registered_models():

@@ -14,12 +14,11 @@ from typing import Any
 import pytest
 from tiny_set import tiny_recipe, write_tiny_set
 
-from vqlab import promote as gate
 from vqlab.cli import main
 from vqlab.config import merge
 from vqlab.predict import load_model, predict_files
 from vqlab.promote import promote
-from vqlab.promotion_metrics import NO_IMAGES
+from vqlab.promote.comparison import NO_IMAGES
 from vqlab.recipes import Folders
 from vqlab.run import Outcome, evaluate_model, resolve, run
 from vqlab.sweep import SweepResult, make_space, sweep
@@ -127,7 +126,7 @@ def test_promotion_without_a_test_set(untested: SweepResult, store: Tracker) -> 
         promote(store, "flat", without_test=True, metric="test/image_auroc")
     first = promote(store, "flat", without_test=True)
     assert first.promoted and first.value == untested.best.value
-    assert "no real test image was looked at" in first.reason
+    assert "no real test image was used" in first.reason
     other = next(row for row in untested.trials if row.run_id != untested.best.run_id)
     second = promote(store, "flat", ref=other.run_id, without_test=True)
     assert not second.promoted and second.champion_value == first.value
@@ -140,7 +139,7 @@ def test_promotion_without_a_test_set(untested: SweepResult, store: Tracker) -> 
 
 def test_a_run_with_test_images_is_not_promoted_without(root: Path, store: Tracker) -> None:
     outcome = run(resolve(baseline(root / "other")), store, test=False)
-    with pytest.raises(UserError, match="must be for data without test images"):
+    with pytest.raises(UserError, match="requires data without test images"):
         promote(store, "other", ref=outcome.run_id, without_test=True)
 
 
@@ -160,7 +159,7 @@ def test_trials_are_not_scored_on_a_test_set_that_is_not_there(part: Path, store
 def test_promotion_compares_what_both_have(
     part: Path, store: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "_reproduce", lambda record, data: "not looked at")
+    monkeypatch.setattr("vqlab.promote.promotion.reproduce", lambda record, data: "skipped")
     no_normals(part)
     results = tmp_path / "results"
     one = run(resolve(baseline(part)), store, results=results)

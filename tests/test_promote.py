@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 from tiny_set import tiny_recipe, write_tiny_set
 
-from vqlab import promote as gate
 from vqlab.config import merge, nest
 from vqlab.model import Model
 from vqlab.predict import load_model
-from vqlab.promote import promote
-from vqlab.rollback import rollback
+from vqlab.promote import promote, rollback
+from vqlab.promote.reproduce import score_images
 from vqlab.run import Outcome, evaluate_model, resolve, run
 from vqlab.sweep import make_space, sweep
 from vqlab.tracking import PREVIOUS, Tracker
@@ -51,7 +50,7 @@ def tracker(store: Tracker) -> Iterator[Tracker]:
 @pytest.fixture
 def train(root: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> Train:
     """A trained run whose test metric is what the test says; nothing is scored for it."""
-    monkeypatch.setattr(gate, "_reproduce", lambda record, data: "not looked at")
+    monkeypatch.setattr("vqlab.promote.promotion.reproduce", lambda record, data: "skipped")
 
     def make(name: str, value: float | None, tree: Tree | None = None, **tags: str) -> str:
         outcome = run(resolve(tree or baseline(root)), tracker, name=name, test=False)
@@ -76,9 +75,12 @@ def test_the_gate(train: Train, tracker: Tracker) -> None:
     assert "the first" in one.reason
     refused = promote(tracker, "part", ref=worse)
     assert not refused.promoted and not refused.is_champion and champion(tracker) == 1
-    assert "0.9400, worse: the champion (version 1) has 0.9500" in refused.reason
+    assert "is 0.9400, below the champion's 0.9500 (version 1)" in refused.reason
     same = train("d", 0.95)
-    assert "as good" in promote(tracker, "part", ref=same).reason and champion(tracker) == 1
+    assert (
+        "equal to the champion's" in promote(tracker, "part", ref=same).reason
+        and champion(tracker) == 1
+    )
     two = promote(tracker, "part", ref=better)
     assert (two.promoted, two.version, champion(tracker)) == (True, 2, 2)
     assert two.champion_value == 0.95 and two.value == 0.97
@@ -91,7 +93,9 @@ def test_the_gate(train: Train, tracker: Tracker) -> None:
     assert "vqlab.rolled_back_at" in tags[2] and tags[2]["vqlab.rolled_back_to"] == "1"
     assert "vqlab.restored_at" in tags[1]
     assert tags[2]["vqlab.promoted_from"] == better and tags[2]["vqlab.metric_value"] == "0.97"
-    assert tags[2]["vqlab.champion_value"] == "0.95" and "instead of" in tags[2]["vqlab.reason"]
+    assert (
+        tags[2]["vqlab.champion_value"] == "0.95" and "replaces version" in tags[2]["vqlab.reason"]
+    )
     returned = promote(tracker, "part", ref=better)
     assert returned.version == 2 and champion(tracker) == 2
 
@@ -104,11 +108,11 @@ def test_rollback_goes_back_in_history(train: Train, tracker: Tracker) -> None:
     assert registry.history("part") == [1, 2, 3, 4]
     assert [rollback(tracker, "part").version for _ in range(3)] == [3, 2, 1]
     assert registry.at("part", PREVIOUS) is None
-    with pytest.raises(UserError, match=r"no champion before version 1 .*--to \(2, 3, 4\)"):
+    with pytest.raises(UserError, match=r"no champion before version 1; .*--to \(2, 3, 4\)"):
         rollback(tracker, "part")
     assert rollback(tracker, "part", to=3).version == 3 and registry.history("part") == [1, 3]
     assert rollback(tracker, "part").version == 1
-    with pytest.raises(UserError, match="version 1 is the champion of part already"):
+    with pytest.raises(UserError, match="version 1 is already the champion of part"):
         rollback(tracker, "part", to=1)
     with pytest.raises(UserError, match=r"no version 9; choose a version with --to \(2, 3, 4\)"):
         rollback(tracker, "part", to=9)
@@ -184,7 +188,7 @@ def test_min_delta_and_force(train: Train, tracker: Tracker) -> None:
     promote(tracker, "part", ref=train("a", 0.90))
     near = train("b", 0.91)
     refused = promote(tracker, "part", ref=near, min_delta=0.02)
-    assert not refused.promoted and "0.02 better is asked for" in refused.reason
+    assert not refused.promoted and "but not by more than min_delta = 0.02" in refused.reason
     worse = train("c", 0.5)
     forced = promote(tracker, "part", ref=worse, force=True)
     assert forced.promoted and "by force" in forced.reason and champion(tracker) == 2
@@ -220,8 +224,8 @@ def test_other_data_is_refused_until_the_champion_is_scored_there(
 @pytest.mark.parametrize(
     ("tags", "words"),
     [
-        ({"vqlab__category": "screw"}, "is about screw, not part"),
-        ({"vqlab__objective": "test/image_auroc"}, "chosen on the test set"),
+        ({"vqlab__category": "screw"}, "was trained on screw, not part"),
+        ({"vqlab__objective": "test/image_auroc"}, "were selected on the test set"),
         ({"vqlab__kind": "evaluate"}, "must be a finished training"),
     ],
 )
@@ -250,7 +254,7 @@ def test_nothing_to_go_back_to(train: Train, tracker: Tracker) -> None:
     with pytest.raises(UserError, match="has no champion"):
         rollback(tracker, "part")
     promote(tracker, "part", ref=train("a", 0.9))
-    with pytest.raises(UserError, match="no champion before version 1 .*promote another run"):
+    with pytest.raises(UserError, match="no champion before version 1; promote another run"):
         rollback(tracker, "part")
 
 
@@ -268,7 +272,7 @@ def test_the_checkpoint_is_scored_again_in_a_fresh_process(
 def test_a_checkpoint_that_scores_otherwise_is_refused(
     tested: Outcome, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "_score_in_a_fresh_process", gate._score_in_this_process)
+    monkeypatch.setattr("vqlab.promote.reproduce.score_in_fresh_process", score_images)
     table = tracker.find(tested.run_id).artifact("results/part/scores.csv")
     before = table.read_bytes()
     rows = list(csv.reader(before.decode().splitlines()))
@@ -289,8 +293,10 @@ def test_the_best_of_the_latest_study_is_scored_once_and_promoted(
 ) -> None:
     space = make_space({"space": {"detector.floor": {"low": 0.01, "high": 0.1}}})
     result = sweep(baseline(root), space, tracker, trials=1, results=tmp_path / "results")
-    monkeypatch.setattr(gate, "test_model", None)  # it has its test metrics already
-    monkeypatch.setattr(gate, "_score_in_a_fresh_process", gate._score_in_this_process)
+    monkeypatch.setattr(
+        "vqlab.promote.promotion.test_model", None
+    )  # it has its test metrics already
+    monkeypatch.setattr("vqlab.promote.reproduce.score_in_fresh_process", score_images)
     promoted = promote(tracker, "part")
     assert promoted.promoted and promoted.run_id == result.best.run_id
     assert promoted.value == result.test[METRIC]
@@ -330,7 +336,7 @@ def test_the_run_of_the_champion_was_deleted(
     else:
         tracker._client.delete_run(first)
     refused = promote(tracker, "part", ref=train("b", 0.94))
-    assert "0.9400, worse: the champion (version 1) has 0.9500" in refused.reason
+    assert "is 0.9400, below the champion's 0.9500 (version 1)" in refused.reason
     assert promote(tracker, "part", ref=better).champion_value == 0.95
     if for_good:
         with pytest.raises(UserError, match=r"version 1 of part was deleted for good \(mlflow gc"):
@@ -343,12 +349,12 @@ def test_the_champion_was_deleted_and_its_version_remembers_nothing(
     train: Train, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A version of an older vqlab."""
-    monkeypatch.setattr(gate, "memory", lambda record: {})
+    monkeypatch.setattr("vqlab.promote.promotion.run_summary", lambda record: {})
     first, worse = train("a", 0.95), train("b", 0.94)
     promote(tracker, "part", ref=first)
     delete_for_good(tracker, first)
     refused = promote(tracker, "part", ref=worse)
-    assert "champion (version 1 of part) was deleted" in refused.reason
+    assert "champion (version 1) of part was deleted" in refused.reason
     assert first[:6] not in refused.reason and "--force" in refused.reason
     assert promote(tracker, "part", ref=worse, force=True).promoted
 

@@ -238,7 +238,7 @@ def test_the_papers_habit_is_marked_and_cannot_be_promoted(
     assert "best_on_test/image_auroc" in record.metrics
     assert not any(key.startswith("test") for key in record.metrics)
     assert outcome.test_split == "best_on_test"
-    with pytest.raises(UserError, match="epoch chosen on the test set"):
+    with pytest.raises(UserError, match="epoch was selected on the test set"):
         promote(tracker, "cable", ref=outcome.run_id)
     with pytest.raises(UserError, match="must not"):
         run(config, tracker, test=False, results=tmp_path)

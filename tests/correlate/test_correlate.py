@@ -141,7 +141,9 @@ def nothing_to_choose_by(tracker: Tracker) -> None:
             rows = list(csv.DictReader(file))
         assert len(rows) == record.metrics["study/settings"] == 4
         assert {"test/pixel_auroc", "validation/pixel_auroc", "settings"} <= set(rows[0])
-        with pytest.raises(UserError, match="must be a finished training to be promoted; it is a"):
+        with pytest.raises(
+            UserError, match="must be a finished training run to be promoted; got a"
+        ):
             promote(tracker, "part", ref=record.run_id)
 
 

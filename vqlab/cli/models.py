@@ -182,7 +182,7 @@ def rollback(
 ) -> None:
     """Make an earlier champion the champion again; repeated, it goes further back in history."""
     from vqlab.cli.progress import out
-    from vqlab.rollback import rollback as back
+    from vqlab.promote import rollback as back
     from vqlab.tracking import Tracker
 
     out.print(back(Tracker.open(mlruns, create=False), category, to).reason)

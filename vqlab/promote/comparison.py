@@ -1,0 +1,184 @@
+"""Metrics that a promotion compares, measured on the same images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from vqlab.errors import UserError
+from vqlab.metrics import OBJECTIVES, PRIMARY, less_is_better
+from vqlab.tracking import RunRecord, Tracker, Version
+
+FIRST = tuple(f"test/{name}" for name in PRIMARY)
+"""The first of these that both runs have decides by default."""
+WITHOUT_TEST = "validation/pixel_auroc"
+"""Decides by default if there are no test images."""
+NO_IMAGES = hashlib.sha256(b"").hexdigest()
+"""Fingerprint of an empty test set."""
+VALIDATION = ("held_out", "seed", "synthetic_defects", "image_size", "validation.source")
+"""Settings of section `data` that determine the validation images."""
+
+_SUMMARY = "vqlab.run"
+"""Tag of a version: metrics, tags and parameters of its run, JSON."""
+_TAGS = ("vqlab.data_fingerprint", "vqlab.test_fingerprint", "vqlab.validation")
+_PARAMS = tuple(f"data.{name}" for name in (*VALIDATION, "validation.fraction"))
+
+
+@dataclass(frozen=True)
+class MetricComparison:
+    """A metric of the candidate and of the champion on the same images."""
+
+    metric: str
+    value: float
+    champion_value: float | None
+    """None if there is no champion, or it was not measured on the same images."""
+    min_delta: float
+
+    @property
+    def gain(self) -> float | None:
+        """By how much the candidate is better; None if the values cannot be compared."""
+        if self.champion_value is None:
+            return None
+        gain = self.value - self.champion_value
+        return -gain if less_is_better(self.metric) else gain
+
+    @property
+    def sufficient(self) -> bool:
+        """Whether the candidate is better by more than `min_delta`."""
+        return self.gain is not None and self.gain > self.min_delta
+
+    def describe(self, version: int) -> str:
+        """Return `is 0.8600, below the champion's 0.9811 (version 3)`. Needs a champion's value."""
+        assert self.champion_value is not None
+        difference = self.value - self.champion_value
+        word = "above" if difference > 0 else "below" if difference < 0 else "equal to"
+        text = f"is {self.value:.4f}, {word} the champion's {self.champion_value:.4f}"
+        short = f", but not by more than min_delta = {self.min_delta:g}"
+        return f"{text} (version {version}){short if (self.gain or 0) > 0 else ''}"
+
+
+def require_metric(metric: str, without_test: bool) -> None:
+    """Raise UserError unless the metric may decide a promotion."""
+    required = "validation" if without_test else "test"
+    split, _, name = metric.partition("/")
+    if split != required or name not in OBJECTIVES:
+        choices = ", ".join(f"{required}/{name}" for name in OBJECTIVES)
+        condition = " without test images" if without_test else ""
+        raise UserError(
+            f"a promotion's metric{condition} must be one of {choices}; got {metric!r}."
+        )
+
+
+def require_test(record: RunRecord, without_test: bool) -> None:
+    """Raise UserError unless the run's data have test images or `without_test` is set."""
+    empty = record.tags.get("vqlab.test_fingerprint") == NO_IMAGES
+    if empty and not without_test:
+        raise UserError(
+            f"run {record.short} must be measured on real test images to be promoted; its data "
+            "have none, and synthetic anomalies do not show how many real defects escape; add test "
+            "images (test/good and test/<defect>, or --bad beside --good) and train again, or "
+            f"pass --without-test to compare {WITHOUT_TEST}."
+        )
+    if without_test and not empty:
+        raise UserError(
+            f"--without-test requires data without test images; run {record.short} has test "
+            "images; omit the option."
+        )
+
+
+def deciding_metric(record: RunRecord, champion_values: Mapping[str, float]) -> str:
+    """Return the metric that decides by default. Raises UserError if the run has none of them."""
+    names = [name for name in FIRST if math.isfinite(record.metrics.get(name, math.nan))]
+    if names:
+        return next((name for name in names if name in champion_values), names[0])
+    raise UserError(
+        f"run {record.short} must have one of {', '.join(FIRST)} to be compared; its test "
+        "set lacks normal images or defects; add them and train again, or choose a metric with "
+        f"--metric ({', '.join(_test_metrics(record)) or 'none is available'})."
+    )
+
+
+def value_of(record: RunRecord, metric: str) -> float:
+    """Return the run's value of a metric. Raises UserError if it is undefined."""
+    value = record.metrics.get(metric, math.nan)
+    if not math.isfinite(value):
+        available = ", ".join(_test_metrics(record))
+        hint = f"; it has {available}" if available else ""
+        raise UserError(
+            f"run {record.short} has no {metric}: it is undefined on its images{hint}; choose "
+            "another with --metric."
+        )
+    return value
+
+
+def _test_metrics(record: RunRecord) -> list[str]:
+    return [f"test/{name}" for name in OBJECTIVES if f"test/{name}" in record.metrics]
+
+
+def champion_values(tracker: Tracker, champion: Version, record: RunRecord) -> dict[str, float]:
+    """Return the champion's metrics on the images of `record`.
+
+    They come from the champion's own run and from later `vqlab evaluate` runs; the newest wins.
+    """
+    trained = champion_run(tracker, champion)
+    values: dict[str, float] = {}
+    evaluated = tracker.runs(tags={"vqlab.model_run": champion.run_id})
+    for run in [*evaluated, *([trained] if trained else [])]:
+        if _test_data(run) == _test_data(record):
+            values = {k: v for k, v in run.metrics.items() if k.startswith("test/")} | values
+    if trained and _validation_data(trained) == _validation_data(record):
+        values |= {k: v for k, v in trained.metrics.items() if k.startswith("validation/")}
+    return values
+
+
+def run_summary(record: RunRecord) -> dict[str, str]:
+    """Return the tag that keeps what promotion compares of a run, which may be deleted later."""
+    metrics = {
+        key: value
+        for key, value in record.metrics.items()
+        if key.startswith(("test/", "validation/")) and key.count("/") == 1
+    }
+    tags = {key: value for key, value in record.tags.items() if key in _TAGS}
+    params = {key: value for key, value in record.params.items() if key in _PARAMS}
+    return {_SUMMARY: json.dumps({"metrics": metrics, "tags": tags, "params": params})}
+
+
+def champion_run(tracker: Tracker, champion: Version) -> RunRecord | None:
+    """Return the champion's run from the tag of its version, else from the store, even if deleted;
+    None if nothing of it is left."""
+    if _SUMMARY not in champion.tags:
+        return tracker.stored(champion.run_id)
+    return RunRecord(
+        run_id=champion.run_id,
+        name=f"version {champion.version}",
+        experiment="",
+        status="FINISHED",
+        start=datetime.min,
+        duration=None,
+        _artifact=Path,
+        **json.loads(champion.tags[_SUMMARY]),
+    )
+
+
+def _validation_data(record: RunRecord) -> tuple[str | None, ...]:
+    """Identify the images that a run was validated on."""
+    settings = (record.params.get(f"data.{key}") for key in VALIDATION)
+    return record.tags.get("vqlab.data_fingerprint"), *settings
+
+
+def _test_data(record: RunRecord) -> tuple[str, str]:
+    """Identify the images that a run was tested on."""
+    data = record.tags.get("vqlab.data_fingerprint", "")
+    return data, record.tags["vqlab.test_fingerprint"] if validation_part(record) else ""
+
+
+def validation_part(record: RunRecord) -> tuple[str | None, ...]:
+    """Identify the part of the test images that validation uses; empty if it uses none."""
+    if record.params.get("data.validation.source") != "test":
+        return ()
+    return tuple(record.params.get(f"data.{key}") for key in ("validation.fraction", "seed"))
