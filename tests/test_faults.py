@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -36,7 +37,7 @@ from vqlab.config import merge, nest
 from vqlab.evaluation import Report
 from vqlab.sweep import EpochDone, Event, SweepResult, TrialStarted, make_space, sweep
 from vqlab.sweep import study as studies
-from vqlab.sweep.storage import open_storage, opened_storage
+from vqlab.sweep.storage import Heartbeat, open_storage, opened_storage
 from vqlab.sweep.trial import sentence
 from vqlab.sweep.worker import TASK, Task, take_trials
 from vqlab.tracking import Run, Tracker
@@ -123,7 +124,9 @@ def test_a_trial_whose_end_the_store_does_not_take_is_tried_again(tmp_path: Path
         with opened_storage(address) as storage:
             study = studies.open_study(storage, "s", "maximize")
             study.set_user_attr(TASK, asdict(Task({}, {}, "", target=2, seed=0)))
-            study.ask().set_user_attr(studies.WORKER, {**studies.this_worker(), "vqlab.thread": ""})
+            studies.ask(study).set_user_attr(
+                studies.WORKER, {**studies.this_worker(), "vqlab.thread": ""}
+            )
             frozen = Frozen(storage)
 
             def run(trial: optuna.Trial) -> float:
@@ -136,7 +139,7 @@ def test_a_trial_whose_end_the_store_does_not_take_is_tried_again(tmp_path: Path
     with opened_storage(address) as storage:
         study = studies.load_study(storage, "s")
         assert [t.state.name for t in study.trials] == ["RUNNING", "RUNNING"]
-        assert studies.reconcile(study) == [1]  # the other one is another thread's
+        assert studies.reconcile(study, storage) == [1]  # the other one is another thread's
         assert [t.state.name for t in study.trials] == ["RUNNING", "FAIL", "WAITING"]
 
 
@@ -186,24 +189,43 @@ def test_a_study_that_was_deleted_is_begun_anew(root: Path, tmp_path: Path) -> N
     assert {trial.run_id for trial in after.tested} == {after.best.run_id}
 
 
-def test_a_store_that_takes_no_sign_of_life(tmp_path: Path) -> None:
-    """That sign is left out, and the next one is given."""
+def test_a_store_that_refuses_a_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That heartbeat is skipped, and a later one is recorded."""
+    monkeypatch.setenv("VQLAB_HEARTBEAT", "1")
     storage = open_storage(f"sqlite:///{tmp_path / 'optuna.db'}")
     study = studies.open_study(storage, "s", "maximize")
-    trial = study.ask()
+    trial = studies.ask(study)
     frozen = Frozen(storage)
 
-    def signs() -> int:
+    def recorded() -> int:
         with storage.engine.connect() as connection:
             return connection.scalar(sqlalchemy.text("SELECT COUNT(*) FROM trial_heartbeats")) or 0
 
     frozen.set(True)
-    storage.record_heartbeat(trial._trial_id)
-    assert signs() == 0
-    frozen.set(False)
-    storage.record_heartbeat(trial._trial_id)
-    storage.record_heartbeat(trial._trial_id)
-    assert signs() == 1
+    with Heartbeat(storage, studies.trial_id(storage, study, trial.number)):
+        time.sleep(1.5)
+        assert recorded() == 0
+        frozen.set(False)
+        wait_for(recorded)
+
+
+def test_a_trial_without_a_heartbeat_is_retried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker is of another machine, so nothing else says whether it is alive."""
+    monkeypatch.setenv("VQLAB_HEARTBEAT", "1")
+    storage = open_storage(f"sqlite:///{tmp_path / 'optuna.db'}")
+    study = studies.open_study(storage, "s", "maximize")
+    for host in ("dead", "alive"):
+        studies.ask(study).set_user_attr(
+            studies.WORKER, {**studies.this_worker(), "vqlab.host": host}
+        )
+    dead, alive = (studies.trial_id(storage, study, number) for number in (0, 1))
+    storage.record_heartbeat(dead)
+    with Heartbeat(storage, alive):
+        assert studies.reconcile(study, storage) == []
+        wait_for(lambda: studies.reconcile(study, storage) == [0])
+    assert [t.state.name for t in study.trials] == ["FAIL", "RUNNING", "WAITING"]
 
 
 def test_a_trial_that_others_gave_up(tmp_path: Path) -> None:
@@ -216,7 +238,7 @@ def test_a_trial_that_others_gave_up(tmp_path: Path) -> None:
 
         def run(trial: optuna.Trial) -> float:
             if trial.number == 0:
-                others.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+                studies.load_study(others, "s").tell(trial.number, state=TrialState.FAIL)
             return 1.0
 
         take_trials(study, storage, run, ended=lambda trial, target: ended.append(trial))

@@ -246,25 +246,27 @@ def test_a_study_stopped_in_between_draws_the_same(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_trial_is_queued_once(tmp_path: Path) -> None:
-    study = studies.open_study(storage_at(tmp_path), "s", "maximize")
-    trial = study.ask()
+    storage = storage_at(tmp_path)
+    study = studies.open_study(storage, "s", "maximize")
+    trial = studies.ask(study)
     drawn = trial.suggest_float("x", 0, 1)
-    assert studies.reconcile(study) == [0]
-    assert studies.reconcile(study) == []
+    assert studies.reconcile(study, storage) == [0]
+    assert studies.reconcile(study, storage) == []
     states = [t.state for t in study.trials]
     assert states == [TrialState.FAIL, TrialState.WAITING]
     assert not studies.retry(study, study.trials[0])
-    again = study.ask()
+    again = studies.ask(study)
     assert again.number == 1 and again.suggest_float("x", 0, 1) == drawn
     assert again.user_attrs[studies.RETRY_OF] == 0
 
 
 def test_a_trial_that_always_kills_is_given_up(tmp_path: Path) -> None:
-    study = studies.open_study(storage_at(tmp_path), "s", "maximize")
+    storage = storage_at(tmp_path)
+    study = studies.open_study(storage, "s", "maximize")
     queued = []
     for _ in range(6):
-        study.ask()
-        queued.append(studies.reconcile(study))
+        studies.ask(study)
+        queued.append(studies.reconcile(study, storage))
     assert queued == [[0], [1], [2], [3], [], [5]]
 
 
@@ -308,8 +310,9 @@ def test_an_unusable_store_is_a_sentence(tmp_path: Path) -> None:
 
 def test_a_full_disk_under_the_store_is_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "optuna.db"
-    study = studies.open_study(storage_at(tmp_path), "s", "maximize")
-    engine = study._storage._backend.engine  # type: ignore[attr-defined]
+    storage = storage_at(tmp_path)
+    study = studies.open_study(storage, "s", "maximize")
+    engine = storage.engine
 
     @sqlalchemy.event.listens_for(engine, "connect")
     def no_more_pages(connection: Any, record: Any) -> None:
@@ -319,7 +322,7 @@ def test_a_full_disk_under_the_store_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="database or disk is full.*free some space"):
         with store_errors(f"sqlite:///{path}"):
             for _ in range(100):
-                study.ask().set_user_attr("padding", "x" * 500)
+                studies.ask(study).set_user_attr("padding", "x" * 500)
 
 
 # Whole sweeps

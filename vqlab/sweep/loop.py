@@ -77,7 +77,7 @@ def sweep(
     with only_one(tracker.root / "locks", name), opened_storage(address) as storage:
         study = studies.open_study(storage, name, *contest.first.space.directions)
         with Turn(storage, name):
-            notes = _notes(study, contest.base_name(splits, preset))
+            notes = _notes(study, storage, contest.base_name(splits, preset))
         pages = StudyPages(tracker, contest, splits, name)
         done = studies.settled(study)
         if done < trials:
@@ -137,7 +137,7 @@ def _run_trials(
         if launcher is not None:
             launcher.stop()
         with Turn(storage, study.study_name):
-            studies.reconcile(study)
+            studies.reconcile(study, storage)
         project_all(objective)
 
 
@@ -153,16 +153,16 @@ def _check_buildable(contest: Contest) -> None:
             raise UserError(f"recipe {recipe}: {error}" if recipe else str(error)) from None
 
 
-def _notes(study: optuna.Study, base: str) -> tuple[str, ...]:
+def _notes(study: optuna.Study, storage: RDBStorage, base: str) -> tuple[str, ...]:
     """Queue what was interrupted, and say what a user would want to know before it goes on."""
     notes = []
-    others = studies.siblings(study, base)
+    others = studies.siblings(storage, study.study_name, base)
     if others and not study.get_trials(deepcopy=False):
         notes.append(
             f"this is a new study: its space, settings or data differ from those of "
             f"{', '.join(others)}."
         )
-    studies.reconcile(study)
+    studies.reconcile(study, storage)
     queued = studies.to_be_repeated(study)
     if queued:
         numbers = ", ".join(map(str, queued))

@@ -7,18 +7,19 @@ common: a file lock beside SQLite, an advisory lock of PostgreSQL. Both end with
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
 import sqlite3
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import sqlalchemy
+from filelock import FileLock, Timeout
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
@@ -78,21 +79,6 @@ def database_said(error: Exception) -> str:
     return str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
 
 
-_SIGN = sqlalchemy.text(
-    "INSERT INTO trial_heartbeats (trial_id, heartbeat) VALUES (:trial, CURRENT_TIMESTAMP) "
-    "ON CONFLICT (trial_id) DO UPDATE SET heartbeat = CURRENT_TIMESTAMP"
-)
-
-
-class _Store(RDBStorage):
-    def record_heartbeat(self, trial_id: int) -> None:
-        """In one statement, for every trial begins with it. A sign of life that a full or locked
-        store does not take is left out: an error would end the thread that gives them, and others
-        would take the trial for dead."""
-        with contextlib.suppress(SQLAlchemyError), self.engine.begin() as connection:
-            connection.execute(_SIGN, {"trial": trial_id})
-
-
 def open_storage(address: str) -> RDBStorage:
     """The store of studies, made where it is not there. Raises UserError if unusable."""
     options: dict[str, Any] = {"connect_args": {"timeout": _PATIENCE}}
@@ -106,7 +92,7 @@ def open_storage(address: str) -> RDBStorage:
         try:
             with warnings.catch_warnings(), _one_makes_the_tables(address):
                 warnings.simplefilter("ignore", ExperimentalWarning)
-                return _Store(
+                return RDBStorage(
                     address,
                     engine_kwargs=options,
                     heartbeat_interval=interval,
@@ -117,6 +103,38 @@ def open_storage(address: str) -> RDBStorage:
                 f"studies in PostgreSQL need its driver ({error}); install it with: "
                 "pip install 'vqlab[postgres]'"
             ) from None
+
+
+class Heartbeat:
+    """Record the heartbeat of a trial in a thread while the context lasts.
+
+    A heartbeat that a full or locked store refuses is skipped.
+    """
+
+    def __init__(self, storage: RDBStorage, trial_id: int) -> None:
+        self._storage, self._trial_id = storage, trial_id
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._record, daemon=True)
+
+    def _record(self) -> None:
+        interval = self._storage.get_heartbeat_interval()
+        while True:
+            with contextlib.suppress(StorageInternalError, SQLAlchemyError):
+                self._storage.record_heartbeat(self._trial_id)
+            if self._ended.wait(interval):
+                return
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
 
 
 @contextlib.contextmanager
@@ -144,7 +162,7 @@ def _one_makes_the_tables(address: str) -> Iterator[None]:
     """The first to open an empty store makes its tables; two at once would fail each other."""
     if address.startswith("sqlite:///"):
         path = address.removeprefix("sqlite:///")
-        with _file_lock(Path(path + ".lock")):
+        with FileLock(path + ".lock"):
             with contextlib.closing(sqlite3.connect(path, timeout=_PATIENCE)) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")
             yield
@@ -156,13 +174,6 @@ def _one_makes_the_tables(address: str) -> Iterator[None]:
             yield
     finally:
         engine.dispose()
-
-
-@contextlib.contextmanager
-def _file_lock(path: Path) -> Iterator[None]:
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 class Turn:
@@ -180,9 +191,9 @@ class Turn:
         if self._storage.engine.dialect.name == "sqlite":
             folder = Path(str(database)).parent / "locks"
             folder.mkdir(parents=True, exist_ok=True)
-            file: IO[str] = (folder / f"{self._name}.turn").open("a")
-            fcntl.flock(file, fcntl.LOCK_EX)
-            self._release = file.close
+            lock = FileLock(folder / f"{self._name}.turn")
+            lock.acquire()
+            self._release = lock.release
             return self
         connection = self._storage.engine.connect()
         _advise(connection, "pg_advisory_lock", self._name)
@@ -219,17 +230,14 @@ def _advise(connection: sqlalchemy.Connection, function: str, name: str) -> None
 def only_one(folder: Path, study: str) -> Iterator[None]:
     """Hold the study's lock on this machine. Raises UserError naming the process that holds it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{study}.lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            pid = file.read().strip() or "unknown"
-            raise UserError(
-                f"study {study} is being swept by process {pid} already; wait for it, or end it "
-                f"(kill {pid}), and run the same command again."
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+    owner = folder / f"{study}.pid"
+    try:
+        with FileLock(folder / f"{study}.lock", timeout=0):
+            owner.write_text(str(os.getpid()), encoding="utf-8")
+            yield
+    except Timeout:
+        pid = owner.read_text(encoding="utf-8") if owner.exists() else "unknown"
+        raise UserError(
+            f"study {study} is being swept by process {pid} already; wait for it, or end it "
+            f"(kill {pid}), and run the same command again."
+        ) from None

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import difflib
 import threading
-from collections.abc import Container, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
-from optuna.storages import BaseStorage, RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.storages import BaseStorage, InMemoryStorage, fail_stale_trials
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from vqlab.data import Splits
-from vqlab.sweep.remembered import Remembered
 from vqlab.tracking import owner_is_gone, owner_tags
 from vqlab.types import UserError
 
@@ -49,7 +48,7 @@ def open_study(storage: BaseStorage, name: str, *directions: Direction) -> optun
     """The study of that name, with a direction for each objective, made where it is not there."""
     return optuna.create_study(
         study_name=name,
-        storage=_remembered(storage),
+        storage=storage,
         directions=list(directions),
         load_if_exists=True,
         pruner=_pruner(),
@@ -63,28 +62,18 @@ def load_study(storage: BaseStorage, name: str) -> optuna.Study:
         near = difflib.get_close_matches(name, names, n=3) or sorted(names)[-5:]
         listed = f"there are {', '.join(near)}" if near else "there is none in this store"
         raise UserError(f"there is no study {name!r}; {listed}.")
-    return optuna.load_study(study_name=name, storage=_remembered(storage), pruner=_pruner())
-
-
-def as_read(study: optuna.Study) -> AbstractContextManager[None]:
-    """Within, the trials are what they were when they were last read: the store is not asked."""
-    storage = study._storage
-    return storage.as_read() if isinstance(storage, Remembered) else nullcontext()
-
-
-def _remembered(storage: BaseStorage) -> BaseStorage:
-    return Remembered(storage) if isinstance(storage, RDBStorage) else storage
+    return optuna.load_study(study_name=name, storage=storage, pruner=_pruner())
 
 
 def _pruner() -> MedianPruner:
-    return _PruneAmongAlike(n_startup_trials=_STARTUP, n_min_trials=3)
+    return _RecipePruner(n_startup_trials=_STARTUP, n_min_trials=3)
 
 
 def sampler(seed: int, trials_so_far: int) -> TPESampler:
     """A sampler seeded anew for each trial, so that a resumed study does not draw the same points
     again, and a study draws the same whether or not it was stopped in between."""
     word = np.random.SeedSequence([seed, trials_so_far]).generate_state(1)[0]
-    return _SampleAmongAlike(seed=int(word), n_startup_trials=_STARTUP)
+    return _RecipeSampler(seed=int(word), n_startup_trials=_STARTUP)
 
 
 def recipe_of(trial: FrozenTrial) -> str:
@@ -93,43 +82,49 @@ def recipe_of(trial: FrozenTrial) -> str:
     return str(trial.params.get(RECIPE, queued.get(RECIPE, "")))
 
 
-class _Alike(optuna.Study):
-    """A study in which there are only the trials of one recipe.
+def _of_same_recipe(study: optuna.Study, trial: FrozenTrial) -> optuna.Study:
+    """Return an in-memory study of the complete and pruned trials of the recipe of `trial`, or
+    `study` itself where it has one recipe.
 
-    Recipes are compared by what becomes of them, not before: an epoch of one says nothing of an
-    epoch of another, and what is good among all trials would be the settings of one recipe alone.
+    An epoch of one recipe says nothing about an epoch of another, and among all trials the sampler
+    would prefer the settings of the best recipe.
     """
+    recipe = recipe_of(trial)
+    if not recipe:
+        return study
+    copy = optuna.create_study(directions=study.directions, storage=InMemoryStorage())
+    for other in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+        if recipe_of(other) == recipe:
+            copy.add_trial(
+                create_trial(
+                    state=other.state,
+                    values=other.values,
+                    params=other.params,
+                    distributions=other.distributions,
+                    intermediate_values=other.intermediate_values,
+                    constraints=other.constraints,
+                )
+            )
+    return copy
 
-    def __init__(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self.__dict__.update(study.__dict__)  # the same study, the store is not asked again
-        self._recipe = recipe_of(trial)
 
-    def _get_trials(
-        self,
-        deepcopy: bool = True,
-        states: Container[TrialState] | None = None,
-        use_cache: bool = False,
-    ) -> list[FrozenTrial]:
-        trials = super()._get_trials(deepcopy, states, use_cache)
-        return [trial for trial in trials if recipe_of(trial) == self._recipe]
-
-
-class _PruneAmongAlike(MedianPruner):
+class _RecipePruner(MedianPruner):
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        return super().prune(_Alike(study, trial), trial)
+        return super().prune(_of_same_recipe(study, trial), trial)
 
 
-class _SampleAmongAlike(TPESampler):
+class _RecipeSampler(TPESampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
     ) -> Any:
-        return super().sample_independent(_Alike(study, trial), trial, name, distribution)
+        return super().sample_independent(_of_same_recipe(study, trial), trial, name, distribution)
 
 
-def siblings(study: optuna.Study, base: str) -> list[str]:
-    """Names of the other studies that differ from this one in space, settings or data only."""
-    names = optuna.get_all_study_names(study._storage)
-    return sorted(n for n in names if n != study.study_name and n.rpartition("-")[0] == base)
+def siblings(storage: BaseStorage, name: str, base: str) -> list[str]:
+    """Return the names of the other studies that differ from `name` in space, settings or data
+    only."""
+    names = optuna.get_all_study_names(storage)
+    return sorted(n for n in names if n != name and n.rpartition("-")[0] == base)
 
 
 def refuse_other_images(study: optuna.Study, splits: Splits) -> None:
@@ -210,25 +205,42 @@ def this_worker() -> dict[str, str]:
     return {**owner_tags(), "vqlab.thread": str(threading.get_ident())}
 
 
-def reconcile(study: optuna.Study, trials: list[FrozenTrial] | None = None) -> list[int]:
-    """Mark running trials that nobody is at any more as failed, and queue each once more.
+def ask(study: optuna.Study) -> optuna.Trial:
+    """Create a trial, or take the next one that is queued."""
+    with warnings.catch_warnings():  # Optuna expects heartbeats in Study.optimize only
+        warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")
+        return study.ask()
 
-    To be called in a `Turn`, for whoever is drawing a trial that names no worker yet holds it; and
-    between trials, for one that names the caller was left behind (its process goes on, as a
-    notebook's does). Returns the numbers of the trials queued. trials: as read in this turn.
+
+def trial_id(storage: BaseStorage, study: optuna.Study, number: int) -> int:
+    """Return the storage's ID of a trial."""
+    study_id = storage.get_study_id_from_name(study.study_name)
+    return storage.get_trial_id_from_study_id_trial_number(study_id, number)
+
+
+def reconcile(
+    study: optuna.Study, storage: BaseStorage, trials: list[FrozenTrial] | None = None
+) -> list[int]:
+    """Mark running trials without a live worker as failed, and queue each for one retry.
+
+    Call it within a `Turn`: a worker that is sampling a trial has not named itself in it yet. Also
+    fails trials without a recent heartbeat, and trials that the calling thread left behind.
+    Returns the numbers of the interrupted trials that were queued. trials: as read in this turn.
     """
-    storage = study._storage
     trials = study.get_trials(deepcopy=False) if trials is None else trials
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-    stale = _gave_no_sign(study) if running else set()
     for trial in running:
-        if _left(trial.user_attrs.get(WORKER)) or trial._trial_id in stale:
+        if _left(trial.user_attrs.get(WORKER)):
             try:
-                storage.set_trial_user_attr(trial._trial_id, INTERRUPTED, True)
-                storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+                at = trial_id(storage, study, trial.number)
+                storage.set_trial_user_attr(at, INTERRUPTED, True)
+                study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
             except UpdateFinishedTrialError:  # it ended just now
                 continue
     if running:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            fail_stale_trials(study)
         trials = study.get_trials(deepcopy=False)
     queued = []
     for trial in trials:
@@ -249,14 +261,6 @@ def _left(worker: dict[str, str] | None) -> bool:
         return True
     here = this_worker()
     return all(worker.get(key) == here[key] for key in ("vqlab.host", "vqlab.pid", "vqlab.thread"))
-
-
-def _gave_no_sign(study: optuna.Study) -> set[int]:
-    """Ids of running trials whose heartbeat stopped: how another machine's death is noticed."""
-    storage = study._storage
-    if not isinstance(storage, Remembered):
-        return set()
-    return set(storage._get_stale_trial_ids(study._study_id))
 
 
 def retry(study: optuna.Study, trial: FrozenTrial) -> bool:

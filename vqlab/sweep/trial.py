@@ -50,7 +50,6 @@ from vqlab.sweep.study import (
     RETRY_OF,
     RUN_ID,
     SAME_AS,
-    as_read,
     best_trial,
     refuse_other_images,
     state_tags,
@@ -106,9 +105,8 @@ class Objective:
         Whatever ends a trial early is noted in it first, so that both stores can say why.
         """
         try:
-            with as_read(trial.study):
-                config = self._config(trial)
-                complete = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            config = self._config(trial)
+            complete = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             splits = self.splits_for(config)
             recipe = self.contest.of(trial.params).recipe
             key = trained_key(config, splits.fingerprint)

@@ -17,7 +17,6 @@ from typing import Any, Literal
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
-from optuna.storages._heartbeat import HeartbeatThread
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -30,7 +29,7 @@ from vqlab.sweep.events import OnEvent, TrialFinished
 from vqlab.sweep.halving import next_recipe
 from vqlab.sweep.project import project, row, tidy_mine
 from vqlab.sweep.space import make_space
-from vqlab.sweep.storage import Turn, opened_storage, storage_address
+from vqlab.sweep.storage import Heartbeat, Turn, opened_storage, storage_address
 from vqlab.sweep.trial import Objective
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
@@ -138,7 +137,7 @@ def take_trials(
         trial = None
         with Turn(storage, study.study_name):
             task = Task(**study.user_attrs[TASK])
-            todo, trials = _todo(study, task)
+            todo, trials = _todo(study, storage, task)
             if todo == "nothing":
                 return
             if todo == "start":
@@ -154,8 +153,7 @@ def take_trials(
 
 def _taken(study: optuna.Study) -> optuna.Trial:
     """A new trial, or the one that is queued; this worker's from now on."""
-    with studies.as_read(study):
-        trial = study.ask()
+    trial = studies.ask(study)
     trial.set_user_attr(studies.WORKER, studies.this_worker())
     return trial
 
@@ -169,7 +167,7 @@ def _at(
     """A trial run to its end, whatever that is; signs of life are given meanwhile."""
     values, state = None, TrialState.FAIL
     try:
-        with HeartbeatThread(trial._trial_id, storage):
+        with Heartbeat(storage, studies.trial_id(storage, study, trial.number)):
             values, state = run(trial), TrialState.COMPLETE
     except optuna.TrialPruned:
         state = TrialState.PRUNED
@@ -179,9 +177,9 @@ def _at(
     except Exception:
         pass  # why is noted in the trial
     try:
-        return study.tell(trial, values, state)
-    except UpdateFinishedTrialError:  # others, who saw no sign of life, gave it up
-        return study._storage.get_trial(trial._trial_id)
+        return study.tell(trial, values, state, skip_if_finished=True)
+    except UpdateFinishedTrialError:  # another worker failed it for want of a heartbeat
+        return study.get_trials(deepcopy=False)[trial.number]
 
 
 def _ended(objective: Objective, trial: FrozenTrial, target: int) -> None:
@@ -197,11 +195,11 @@ def _ended(objective: Objective, trial: FrozenTrial, target: int) -> None:
 
 
 def _todo(
-    study: optuna.Study, task: Task
+    study: optuna.Study, storage: RDBStorage, task: Task
 ) -> tuple[Literal["start", "wait", "nothing"], list[FrozenTrial]]:
     """What to do next; the trials there are."""
     trials = study.get_trials(deepcopy=False)
-    if studies.reconcile(study, trials):
+    if studies.reconcile(study, storage, trials):
         trials = study.get_trials(deepcopy=False)
     done = studies.settled(study, trials)
     if done >= task.target:
