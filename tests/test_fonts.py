@@ -10,7 +10,7 @@ from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw
 
 from vqlab import fonts
-from vqlab.fonts import draw_text, drawable, families, fitted, font, text_width
+from vqlab.fonts import draw_text, drawable, families, fit_text, font, text_width
 
 NOWHERE = "\U000f1234"
 """A private letter, which no font has."""
@@ -30,7 +30,7 @@ def drawn(text: str, anchor: str = "la") -> np.ndarray:
 
 
 @pytest.mark.parametrize("text", ["Gehäuse", "ß ø ł č", "Деталь", "שלום", "حديد", "Ω ≤ µ"])
-def test_letters_of_dejavu_are_drawn(text: str) -> None:
+def test_code_points_of_dejavu_are_drawn(text: str) -> None:
     assert drawable(text) == text
     assert families(text) == ["DejaVu Sans"]
     assert (drawn(text) < 128).sum() > 50
@@ -51,10 +51,12 @@ def test_every_drawn_letter_has_an_outline(text: str) -> None:
 def test_text_is_split_where_a_letter_is_in_another_font(monkeypatch: pytest.MonkeyPatch) -> None:
     serif = fonts._dejavu(False).replace("DejaVuSans", "DejaVuSerif")
     monkeypatch.setattr(fonts, "_other_fonts", lambda: (("DejaVu Serif", serif),))
-    usual = fonts._letters
+    usual = fonts._code_points
     lacks = fonts._dejavu(False)
     monkeypatch.setattr(
-        fonts, "_letters", lambda path: usual(path) - {ord("ü")} if path == lacks else usual(path)
+        fonts,
+        "_code_points",
+        lambda path: usual(path) - {ord("ü")} if path == lacks else usual(path),
     )
     fonts._font_of.cache_clear()
     try:
@@ -74,10 +76,10 @@ def test_text_is_split_where_a_letter_is_in_another_font(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("width", [10, 40, 100, 200])
 def test_fitted_text_fits(width: int) -> None:
-    text = fitted("a very long name of a picture 0017.png", width, 20)
+    text = fit_text("a very long name of a picture 0017.png", width, 20)
     assert text_width(text, 20) <= width or text == "…"
     assert width < 100 or text.startswith("a") and text.endswith("g")
-    assert fitted("short", 500, 20) == "short"
+    assert fit_text("short", 500, 20) == "short"
 
 
 def test_the_font_is_the_same_on_every_machine() -> None:

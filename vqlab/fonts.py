@@ -1,6 +1,6 @@
-"""Fonts that have the letters of a text: DejaVu Sans, and where it lacks some, this machine's.
+"""Select fonts for the characters of a text: DejaVu Sans, else fonts of this machine.
 
-A letter that no font has is escaped, so that no picture shows an empty box for it.
+A character that no font has is escaped, so that no figure shows an empty box.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ _PREFERRED = (
     "Arial Unicode MS", "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei",
     "Yu Gothic", "MS Gothic", "SimHei", "Malgun Gothic", "Nirmala UI", "Segoe UI", "FreeSans",
 )  # fmt: skip
-"""Families with many letters, looked at before the machine's others."""
-_UNFIT = ("last", "emoji", "blank", "stix", "symbol", "math", "cm", "dejavu")
-"""Beginnings and parts of families without letters, without outlines, or looked at already."""
+"""Families with many characters, tried first."""
+_EXCLUDED = ("last", "emoji", "blank", "stix", "symbol", "math", "cm", "dejavu")
+"""Prefixes of families without letters or outlines, and of DejaVu."""
 
 
 @lru_cache
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans as matplotlib brings it: the same letters on every machine."""
+    """Return matplotlib's DejaVu Sans, which is the same on every machine."""
     return ImageFont.truetype(_dejavu(bold), size)
 
 
 def drawable(text: str | Path) -> str:
-    r"""Return `text` in one line, with `\u5212` for a letter that no font of this machine has."""
-    shown = visible(text)
-    return shown if shown.isascii() else "".join(map(_drawable_character, shown))
+    r"""Return `text` in one line, with characters that no font has escaped (`\u5212`)."""
+    text = visible(text)
+    return text if text.isascii() else "".join(map(_drawable_character, text))
 
 
 def families(text: str) -> list[str]:
-    """Return the families to draw `text` with in matplotlib, DejaVu Sans first."""
-    places = dict.fromkeys(_font_of(character) for character in text)
-    return list(dict.fromkeys([DEJAVU, *(family for family, _ in filter(None, places))]))
+    """Return the font families with which matplotlib can draw `text`, DejaVu Sans first."""
+    fonts = dict.fromkeys(_font_of(character) for character in text)
+    return list(dict.fromkeys([DEJAVU, *(family for family, _ in filter(None, fonts))]))
 
 
 def text_width(text: str, size: int, bold: bool = False) -> float:
@@ -50,16 +50,15 @@ def text_width(text: str, size: int, bold: bool = False) -> float:
     return sum(_truetype(path, size).getlength(run) for path, run in _runs(text, bold))
 
 
-def fitted(text: str | Path, width: float, size: int, bold: bool = False) -> str:
-    """Return `text` as it can be drawn, its middle left out where it exceeds `width` pixels."""
-    shown = drawable(text)
-    length = text_width(shown, size, bold)
-    most = columns(shown)
+def fit_text(text: str | Path, width: float, size: int, bold: bool = False) -> str:
+    """Return drawable `text`, shortened with an ellipsis in the middle to `width` pixels."""
+    text = drawable(text)
+    length, limit = text_width(text, size, bold), columns(text)
     if length > width:
-        most = max(1, int(most * max(width, 0) / length) + 2)
-    while most > 1 and text_width(shorten(shown, most), size, bold) > width:
-        most -= 1
-    return shorten(shown, most)
+        limit = max(1, int(limit * max(width, 0) / length) + 2)
+    while limit > 1 and text_width(shorten(text, limit), size, bold) > width:
+        limit -= 1
+    return shorten(text, limit)
 
 
 def draw_text(
@@ -72,7 +71,7 @@ def draw_text(
     bold: bool = False,
     anchor: str = "la",
 ) -> None:
-    """Draw a drawable text, each letter in a font that has it; `anchor` is Pillow's."""
+    """Draw a drawable text, each character in a font that has it; `anchor` as in Pillow."""
     runs = list(_runs(text, bold))
     if len(runs) == 1:
         draw.text(at, text, font=_truetype(runs[0][0], size), fill=fill, anchor=anchor)
@@ -81,36 +80,36 @@ def draw_text(
     baseline = at[1] + {"a": ascent, "m": (ascent - descent) / 2, "s": 0}[anchor[1]]
     left = at[0] - {"l": 0, "m": 0.5, "r": 1}[anchor[0]] * text_width(text, size, bold)
     for path, run in runs:
-        letters = _truetype(path, size)
-        draw.text((left, baseline), run, font=letters, fill=fill, anchor="ls")
-        left += letters.getlength(run)
+        run_font = _truetype(path, size)
+        draw.text((left, baseline), run, font=run_font, fill=fill, anchor="ls")
+        left += run_font.getlength(run)
 
 
 def _runs(text: str, bold: bool) -> Iterator[tuple[str, str]]:
-    """Return the parts of a text that one font draws, each with the font's path."""
+    """Yield runs of characters of one font, with the font's path."""
 
     def path(character: str) -> str:
-        found = _font_of(character)
-        return found[1] if found and found[0] != DEJAVU else _dejavu(bold)
+        font = _font_of(character)
+        return font[1] if font and font[0] != DEJAVU else _dejavu(bold)
 
-    for place, letters in groupby(text, path):
-        yield place, "".join(letters)
+    for font_path, characters in groupby(text, path):
+        yield font_path, "".join(characters)
 
 
 def _drawable_character(character: str) -> str:
-    joined = character in JOINERS or unicodedata.combining(character)
-    if joined or _font_of(character):
+    invisible = character in JOINERS or unicodedata.combining(character)
+    if invisible or _font_of(character):
         return character
     return character.encode("unicode_escape").decode("ascii")
 
 
 @cache
 def _font_of(character: str) -> tuple[str, str] | None:
-    """Return family and path of the first font with a letter; None where there is none."""
-    if character.isascii() or ord(character) in _letters(_dejavu(False)):
+    """Return family and path of the first font with a character; None if no font has it."""
+    if character.isascii() or ord(character) in _code_points(_dejavu(False)):
         return DEJAVU, _dejavu(False)
     for family, path in _other_fonts():
-        if ord(character) in _letters(path):
+        if ord(character) in _code_points(path):
             return family, path
     return None
 
@@ -125,22 +124,22 @@ def _dejavu(bold: bool) -> str:
 
 @lru_cache
 def _other_fonts() -> tuple[tuple[str, str], ...]:
-    """Return family and path of this machine's other upright fonts, the preferred ones first."""
+    """Return family and path of this machine's other regular fonts, preferred ones first."""
     from matplotlib.font_manager import fontManager
 
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for entry in fontManager.ttflist:
         name = entry.name.lower().lstrip(".")
-        unfit = name.startswith(_UNFIT) or "emoji" in name or "symbol" in name
-        if entry.style == "normal" and str(entry.weight) in ("400", "normal") and not unfit:
-            found.setdefault(entry.name, entry.fname)
+        excluded = name.startswith(_EXCLUDED) or "emoji" in name or "symbol" in name
+        if entry.style == "normal" and str(entry.weight) in ("400", "normal") and not excluded:
+            paths.setdefault(entry.name, entry.fname)
     rank = {family: number for number, family in enumerate(_PREFERRED)}
-    return tuple(sorted(found.items(), key=lambda pair: (rank.get(pair[0], len(rank)), pair[0])))
+    return tuple(sorted(paths.items(), key=lambda pair: (rank.get(pair[0], len(rank)), pair[0])))
 
 
 @cache
-def _letters(path: str) -> frozenset[int]:
-    """Return the code points that a font has outlines for; none if it cannot be read."""
+def _code_points(path: str) -> frozenset[int]:
+    """Return the code points of a scalable font; empty if it cannot be read."""
     from matplotlib.ft2font import FT2Font
 
     try:

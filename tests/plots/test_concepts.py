@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 
 from vqlab.evaluation import FoundConcepts
 from vqlab.plots import likelihood_figure, map_figure, save_figure, usage_figure
-from vqlab.plots.concepts import MOST_COLUMNS, MOST_SHOWN, _apart, _main_axes
+from vqlab.plots.concepts import MAX_COLUMNS, MAX_NUMBERED, _principal_axes, _spread
 from vqlab.types import Sample
 
 
@@ -56,10 +56,10 @@ def test_usage_of_one_category_is_bars() -> None:
 def test_many_prototypes_are_cut_and_said() -> None:
     found = spread(300, 900)
     figure = usage_figure(found)
-    assert figure.axes[0].images[0].get_array().shape == (3, MOST_COLUMNS)
-    assert f"the {MOST_COLUMNS} most used" in figure.get_suptitle()
+    assert figure.axes[0].images[0].get_array().shape == (3, MAX_COLUMNS)
+    assert f"the {MAX_COLUMNS} most used" in figure.get_suptitle()
     assert not figure.axes[0].texts
-    assert len(map_figure(found, grey).axes) == 1 + MOST_SHOWN
+    assert len(map_figure(found, grey).axes) == 1 + MAX_NUMBERED
 
 
 def test_the_map_shows_every_image_and_the_nearest_of_each_prototype() -> None:
@@ -87,17 +87,17 @@ def test_the_map_shows_every_image_and_the_nearest_of_each_prototype() -> None:
 
 def test_the_axes_of_the_map_are_the_principal_ones() -> None:
     vectors = np.random.default_rng(2).normal(size=(50, 6)) * [5, 3, 1, 1, 1, 1]
-    mean, main, explained = _main_axes(vectors)
+    mean, main, explained = _principal_axes(vectors)
     theirs = PCA(2).fit(vectors)
     assert np.allclose(np.abs(main.T @ theirs.components_.T), np.eye(2), atol=1e-9)
     assert np.allclose([share for _, share in explained], theirs.explained_variance_ratio_)
-    again = _main_axes(2 * mean - vectors)[1]  # mirrored: the signs hold
+    again = _principal_axes(2 * mean - vectors)[1]  # mirrored: the signs hold
     assert np.allclose(main, again)
 
 
 def test_numbers_do_not_lie_upon_each_other() -> None:
     points = np.repeat([[0.5, 0.5], [0.01, 0.99]], [12, 3], axis=0)
-    places = _apart(points, least=0.045)
+    places = _spread(points, gap=0.045)
     gaps = np.linalg.norm(places[:, None] - places[None], axis=2) + np.eye(len(places))
     assert gaps.min() > 0.03
     assert (places >= 0).all() and (places <= 1).all()
@@ -143,7 +143,7 @@ def test_likelihood_shows_every_set_and_cuts_far_defects() -> None:
         "test normal (5)",
         "test defects (4)",
     ]
-    assert [t.get_text() for t in cable.texts] == ["2 beyond"]
+    assert [t.get_text() for t in cable.texts] == ["2 above"]
     assert cable.lines[0].get_xdata()[0] == 2.5 and cable.get_xlim()[1] < 20
     assert [t.get_text() for t in nut.get_yticklabels()] == ["training (40)"]
     assert cable.get_title(loc="left") == "cable"

@@ -16,7 +16,18 @@ from vqlab.plots import (
 )
 from vqlab.plots.row import _HEADER as HEADER
 from vqlab.plots.row import SIDE, in_two_rows, panels_of
-from vqlab.plots.style import AMBER, ANOMALY, BELOW, GREEN, RED, TRUTH, apart, edge, lookup, percent
+from vqlab.plots.style import (
+    AMBER,
+    ANOMALY,
+    BELOW,
+    GREEN,
+    RED,
+    TRUTH,
+    distinct_texts,
+    edge,
+    lookup,
+    percent,
+)
 
 LEFT, STEP, TOP = 18, SIDE + 12, 90
 """Where the first panel begins, how far it is to the next, and the panels' upper edge."""
@@ -41,10 +52,10 @@ def row(**changes) -> Row:
         score=2.0,
         threshold=1.0,
         scale=Scale(0.0, 1.0, 4.0, (0.0, 3.0)),
-        defect=True,
+        anomalous=True,
         mask=mask,
-        second=np.full((64, 64, 3), 200, np.uint8),
-        second_title="reconstruction",
+        panel=np.full((64, 64, 3), 200, np.uint8),
+        panel_title="reconstruction",
     )
     return replace(base, **changes)
 
@@ -82,7 +93,7 @@ def test_the_row_shows_six_panels_in_order():
     ],
 )
 def test_the_verdict_is_told_in_words_and_colour(defect, score, words, colour):
-    shown = row(defect=defect, score=score)
+    shown = row(anomalous=defect, score=score)
     assert shown.badge == (words, colour)
     assert shown.verdict == words.partition(" ")[0].lower()
     header = colours_of(draw_row(shown))
@@ -127,8 +138,10 @@ def test_a_rejected_image_always_has_a_predicted_mask(side):
 
 
 def test_the_header_tells_the_calibrated_score() -> None:
-    assert row().told == "score 2  >  image threshold 1"
-    assert row(calibrated=0.98765).told == "score 2  >  image threshold 1  ·  calibrated 0.988"
+    assert row().score_text == "score 2  >  image threshold 1"
+    assert (
+        row(calibrated=0.98765).score_text == "score 2  >  image threshold 1  ·  calibrated 0.988"
+    )
     plain, told = draw_row(row()), draw_row(row(calibrated=0.5))
     assert (plain[:60] != told[:60]).any() and (plain[62:] == told[62:]).all()
 
@@ -150,12 +163,12 @@ def test_nothing_small_is_lost_where_panels_are_coarser():
 
 
 def test_truth_and_second_panel_may_be_missing_or_codes():
-    blank = panel(draw_row(row(mask=None, second=None)), 2)
+    blank = panel(draw_row(row(mask=None, panel=None)), 2)
     assert blank.min() < 238 and (blank[0, 0] == (238, 241, 244)).all()
     unmasked = panel(draw_row(row(mask=np.zeros((9, 9), bool))), 2)
     assert (unmasked == panel(draw_row(row(mask=None)), 2)).all()
     codes = np.repeat(np.arange(4)[None], 4, axis=0)
-    shown = panel(draw_row(row(second=codes, second_title="code map")), 1)
+    shown = panel(draw_row(row(panel=codes, panel_title="code map")), 1)
     assert len({tuple(c) for c in shown.reshape(-1, 3).tolist()}) == 4
     assert (shown[:, :64] == shown[0, 0]).all()
 
@@ -176,9 +189,9 @@ def test_the_scale_is_anchored_at_the_threshold_for_any_scores():
 
 
 def test_small_texts_tell_numbers_apart():
-    assert apart(1.0, 2.0) == ("1", "2")
-    assert apart(-1234567.2, -1234567.4) == ("-1234567.2", "-1234567.4")
-    assert apart(0.1, 0.1) == ("0.1", "0.1")
+    assert distinct_texts(1.0, 2.0) == ("1", "2")
+    assert distinct_texts(-1234567.2, -1234567.4) == ("-1234567.2", "-1234567.4")
+    assert distinct_texts(0.1, 0.1) == ("0.1", "0.1")
     assert [percent(s) for s in (0, 0.5, 0.00002)] == ["0.0%", "50.0%", "0.002%"]
 
 

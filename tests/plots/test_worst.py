@@ -17,7 +17,7 @@ def row(score: float, defect: bool, grey: int, shape: tuple[int, int] = (64, 64)
         score=score,
         threshold=1.0,
         scale=Scale(0.0, 0.5, 1.0),
-        defect=defect,
+        anomalous=defect,
         mask=np.zeros(shape, bool),
     )
 

@@ -17,7 +17,7 @@ from vqlab.data.category import Category
 from vqlab.data.image_set import ImageFile, ImageSet
 from vqlab.data.images import Mask, Pixels, read_image
 from vqlab.data.layouts import Layout, detect_layout, read_category, require_categories
-from vqlab.fonts import draw_text, fitted
+from vqlab.fonts import draw_text, fit_text
 from vqlab.text import folder_name
 from vqlab.types import Sample, UserError
 
@@ -140,7 +140,7 @@ def _tile(image: Pixels, mask: Mask, caption: str) -> Pixels:
 
 def _text(text: str, width: int, height: int, size: int) -> Pixels:
     strip = Image.new("RGB", (width, height), "white")
-    text = fitted(text, width - 8, size)
+    text = fit_text(text, width - 8, size)
     draw_text(ImageDraw.Draw(strip), (4, height // 2), text, size, "black", anchor="lm")
     return np.asarray(strip, np.uint8)
 

@@ -1,4 +1,4 @@
-"""Pictures: rows of panels per image, score tables and curves. No pyplot, no global state."""
+"""Figures: panels per image, score histograms, curves, concepts. No pyplot, no global state."""
 
 from vqlab.plots.attempt import PictureWarning, attempt
 from vqlab.plots.concepts import likelihood_figure, map_figure, usage_figure

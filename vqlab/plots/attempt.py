@@ -1,4 +1,4 @@
-"""Drawing that never ends a run: a picture that fails is a warning."""
+"""Turn errors in drawing figures into warnings, so that they do not end a run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from vqlab.errors import UserError
 
 
 class PictureWarning(UserWarning):
-    """A picture could not be drawn."""
+    """A figure could not be drawn."""
 
 
 @contextmanager
 def attempt(what: str) -> Iterator[None]:
-    """Turn an error in drawing `what` into a warning, and go on.
+    """Turn an error in drawing `what` into a `PictureWarning`.
 
-    A UserError passes, and what the system says of the place, such as a full disk.
+    UserError and errors of the file system, such as a full disk, are raised.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Curves as matplotlib figures, one style for all; no pyplot, so no window and no global state."""
+"""Matplotlib figures of scores, curves and training metrics, without pyplot's global state."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ Array = NDArray[Any]
 Curves = Mapping[str, Curve]
 Metrics = Mapping[str, float]
 _HEADING_COLUMNS = 10
-"""Columns of a heading that an inch holds."""
+"""Characters of a heading per inch."""
 NAME_WIDTH = 32
-"""Columns of a category or a kind in a figure."""
+"""Maximum characters of a category or defect type."""
 _LABELS = {"image": "images", "pixel": "pixels"}
 
 
 def score_histogram(title: str, scores: Array, labels: Array, threshold: float) -> Figure:
-    """Image scores (N,) of normal and anomalous images (labels 0 and 1), with the threshold."""
+    """Return a histogram of image scores (N,) by label (0 normal, 1 anomalous)."""
     figure, (axes,) = _figure(title, "image scores")
     low, high = float(min(scores.min(), threshold)), float(max(scores.max(), threshold))
     if not high > low:
         low, high = low - 0.5, high + 0.5
     edges = np.linspace(low, high, 41).tolist()
     for label, name, colour in ((0, "normal", style.BLUE), (1, "anomalous", style.RED)):
-        own = scores[labels == label]
-        if len(own):
+        values = scores[labels == label]
+        if len(values):
             axes.hist(
-                own, edges, label=f"{name} ({len(own)})", color=hexed(colour), alpha=0.55,
+                values, edges, label=f"{name} ({len(values)})", color=hexed(colour), alpha=0.55,
                 edgecolor=hexed(colour), linewidth=0.6,
             )  # fmt: skip
     axes.axvline(threshold, color=hexed(style.INK), linewidth=1.5, linestyle=(0, (4, 3)))
     rejected = int(np.count_nonzero((labels == 0) & (scores > threshold)))
     escaped = int(np.count_nonzero((labels == 1) & (scores <= threshold)))
     wrong = {"false rejects": (rejected, labels == 0), "escapes": (escaped, labels == 1)}
-    words = [
-        f"{name} {_counted(Count(count, int(of.sum())))}"
-        for name, (count, of) in wrong.items()
-        if of.any()
+    rates = [
+        f"{name} {_rate_text(Count(count, int(group.sum())))}"
+        for name, (count, group) in wrong.items()
+        if group.any()
     ]
     axes.set_title(
-        f"threshold {threshold:.4g}: {', '.join(words)}",
+        f"threshold {threshold:.4g}: {', '.join(rates)}",
         loc="right", fontsize=9, color=hexed(style.MUTED),
     )  # fmt: skip
     axes.set(xlabel="image score", ylabel="images")
@@ -63,24 +63,24 @@ def score_histogram(title: str, scores: Array, labels: Array, threshold: float) 
     return figure
 
 
-def _counted(count: Count) -> str:
-    """A count of images, and the 95 % interval of its share."""
+def _rate_text(count: Count) -> str:
+    """Return a count of images with the 95 % interval of its share."""
     return f"{count} ({rate_interval([count]).text()})"
 
 
 def score_by_defect(
     title: str, scores: Array, labels: Array, kinds: Sequence[str], threshold: float
 ) -> Figure:
-    """Image scores (N,) as points by type: normal images, then defects, the lowest scores first.
+    """Return image scores (N,) as points by defect type: normal first, then by median score.
 
-    labels (N,): 0 normal, 1 defect; kinds: each image's type. Boxes span the quartiles, lines the
-    range; a box has at least four points. On the right how many of each type are judged wrong, with
-    the 95 % interval of their share.
+    labels (N,): 0 normal, 1 anomalous; kinds: each image's defect type. Boxes (for at least four
+    points) span the quartiles, lines the range. On the right: the number of misclassified images
+    with the 95 % interval of their share.
     """
     groups: dict[tuple[int, str], Array] = {}
     for key in dict.fromkeys(zip(labels.tolist(), kinds, strict=True)):
-        own = [pair == key for pair in zip(labels.tolist(), kinds, strict=True)]
-        groups[key] = np.sort(scores[own])
+        members = [pair == key for pair in zip(labels.tolist(), kinds, strict=True)]
+        groups[key] = np.sort(scores[members])
     order = sorted(groups, key=lambda key: (key[0], float(np.median(groups[key])), key[1]))
     figure, (axes,) = _figure(title, "image scores by type", height=1.7 + 0.36 * len(order))
     for row, (label, _) in enumerate(order):
@@ -96,30 +96,30 @@ def score_by_defect(
     return figure
 
 
-def _draw_group(axes: Axes, row: int, own: Array, label: int, threshold: float) -> None:
-    """One row of `score_by_defect`: a box, the points, and how many of them are judged wrong."""
+def _draw_group(axes: Axes, row: int, values: Array, label: int, threshold: float) -> None:
+    """Draw one row of `score_by_defect`: box, points and number of misclassified images."""
     colour = hexed(style.RED if label else style.BLUE)
-    if len(own) >= 4:
-        low, middle, high = np.quantile(own, (0.25, 0.5, 0.75))
-        axes.hlines(row, own[0], own[-1], color=colour, linewidth=1, alpha=0.6)
+    if len(values) >= 4:
+        low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
+        axes.hlines(row, values[0], values[-1], color=colour, linewidth=1, alpha=0.6)
         axes.barh(row, high - low, 0.56, low, color=colour, alpha=0.18, edgecolor=colour)
         axes.vlines(middle, row - 0.28, row + 0.28, color=colour, linewidth=2)
-    wrong = own <= threshold if label else own > threshold
-    offsets = row + 0.36 * ((np.arange(len(own)) * 0.618034) % 1 - 0.5)
-    for chosen, dot in ((~wrong, style.MUTED), (wrong, style.RED if label else style.AMBER)):
-        axes.scatter(own[chosen], offsets[chosen], 13, color=hexed(dot), linewidths=0, zorder=3)
+    wrong = values <= threshold if label else values > threshold
+    offsets = row + 0.36 * ((np.arange(len(values)) * 0.618034) % 1 - 0.5)
+    for subset, dot in ((~wrong, style.MUTED), (wrong, style.RED if label else style.AMBER)):
+        axes.scatter(values[subset], offsets[subset], 13, color=hexed(dot), linewidths=0, zorder=3)
     count = int(np.count_nonzero(wrong))
-    interval = rate_interval([Count(count, len(own))]).text()
+    interval = rate_interval([Count(count, len(values))]).text()
     axes.annotate(
-        f"{count} of {len(own)} {'escaped' if label else 'rejected'}\n({interval})", (1.015, row),
-        xycoords=("axes fraction", "data"), va="center", fontsize=9,
+        f"{count} of {len(values)} {'escaped' if label else 'rejected'}\n({interval})",
+        (1.015, row), xycoords=("axes fraction", "data"), va="center", fontsize=9,
         color=hexed((style.RED if label else style.AMBER) if count else style.MUTED),
         annotation_clip=False,
     )  # fmt: skip
 
 
 def roc_figure(title: str, curves: Curves, metrics: Metrics) -> Figure:
-    """ROC curves `image_roc` and `pixel_roc`, whichever there are."""
+    """Return the ROC curves `image_roc` and `pixel_roc`, if present."""
     figure, (axes,) = _figure(title, "ROC", square=True)
     axes.plot([0, 1], [0, 1], color=hexed(style.LINE), linewidth=1)
     _draw(axes, curves, "roc", {k: metrics.get(f"{k}_auroc") for k in _LABELS}, "AUROC")
@@ -128,7 +128,7 @@ def roc_figure(title: str, curves: Curves, metrics: Metrics) -> Figure:
 
 
 def precision_recall_figure(title: str, curves: Curves, metrics: Metrics) -> Figure:
-    """Precision-recall curves of images and pixels, whichever there are."""
+    """Return the precision-recall curves of images and pixels, if present."""
     figure, (axes,) = _figure(title, "precision and recall", square=True)
     averages = {k: metrics.get(f"{k}_ap") for k in _LABELS}
     _draw(axes, curves, "precision_recall", averages, "AP")
@@ -137,7 +137,7 @@ def precision_recall_figure(title: str, curves: Curves, metrics: Metrics) -> Fig
 
 
 def pro_figure(title: str, curves: Curves, metrics: Metrics) -> Figure:
-    """The per-region overlap up to the false-positive rate that AUPRO integrates to."""
+    """Return the per-region overlap up to the false-positive rate limit of AUPRO."""
     figure, (axes,) = _figure(title, "per-region overlap", square=True)
     curve = curves["pro"]
     axes.fill_between(curve.x, curve.y, color=hexed(style.BLUE), alpha=0.12, linewidth=0)
@@ -157,11 +157,10 @@ def pro_figure(title: str, curves: Curves, metrics: Metrics) -> Figure:
 
 
 def loss_curves(history: Sequence[Mapping[str, float]]) -> Figure:
-    """Metrics per epoch, one field per group: `train/loss` and `train/commitment` share one.
+    """Return metrics per epoch, one plot per group: `train/loss` and `train/commitment` share one.
 
-    history: a mapping of metric names to values for every epoch, the first being epoch 1; a name
-    may be missing in some epochs. Values that are all positive and span a lot are drawn on a
-    logarithmic axis.
+    history: metrics by name for every epoch from 1; names may be missing in some epochs. The axis
+    is logarithmic if all values are positive and span more than a factor of 20.
     """
     names = dict.fromkeys(name for metrics in history for name in metrics)
     groups: dict[str, list[str]] = {}
@@ -169,7 +168,7 @@ def loss_curves(history: Sequence[Mapping[str, float]]) -> Figure:
         groups.setdefault(_group(name), []).append(name)
     figure, fields = _figure("training", f"{len(history)} epochs", fields=max(1, len(groups)))
     for axes, (group, members) in zip(fields, groups.items(), strict=False):
-        seen: list[float] = []
+        values: list[float] = []
         for name in members:
             points = [(e, m[name]) for e, m in enumerate(history, 1) if name in m]
             points = [(e, value) for e, value in points if math.isfinite(value)]
@@ -177,8 +176,8 @@ def loss_curves(history: Sequence[Mapping[str, float]]) -> Figure:
             label = name.partition("/")[2] or name
             xy = np.array(points).reshape(-1, 2)
             axes.plot(xy[:, 0], xy[:, 1], label=label, marker=marker, markersize=3.5, linewidth=1.6)
-            seen += [value for _, value in points]
-        if seen and min(seen) > 0 and max(seen) > 20 * min(seen):
+            values += [value for _, value in points]
+        if values and min(values) > 0 and max(values) > 20 * min(values):
             axes.set_yscale("log")
         axes.set_title(group, loc="left", fontsize=10, color=hexed(style.MUTED))
         axes.set_xlabel("epoch")
@@ -187,37 +186,36 @@ def loss_curves(history: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def codebook_usage(counts: ArrayLike, title: str = "codebook", whole: bool = True) -> Figure:
-    """How often each of K codes is used, most used first, against even use.
+def codebook_usage(counts: ArrayLike, title: str = "codebook", complete: bool = True) -> Figure:
+    """Return the usage of K codes, most used first, compared with uniform use.
 
-    counts (K,): how often each code was chosen. The heading gives perplexity (the exponential of
-    the entropy of usage) and how many codes were never used; with `whole=False` the codebook may
-    hold more codes than are counted here, and it gives how many were used.
+    counts (K,): number of uses per code. The heading states the perplexity and the number of unused
+    codes; with `complete=False`, `counts` may lack unused codes, and it states the used ones.
     """
-    used = np.sort(np.asarray(counts, dtype=np.float64))[::-1]
-    share = used / max(used.sum(), 1.0)
+    uses = np.sort(np.asarray(counts, dtype=np.float64))[::-1]
+    share = uses / max(uses.sum(), 1.0)
     alive = share[share > 0]
     perplexity = float(np.exp(-(alive * np.log(alive)).sum())) if len(alive) else 0.0
-    known = f" of {len(used)}, {len(used) - len(alive)} unused"
-    told = known if whole else f", {len(alive)} codes used"
-    figure, (axes,) = _figure(title, f"perplexity {perplexity:.1f}{told}")
-    axes.fill_between(np.arange(len(used)), share, step="mid", color=hexed(style.BLUE), alpha=0.6)
-    axes.axhline(1 / len(used), color=hexed(style.INK), linewidth=1, linestyle=(0, (4, 3)))
+    unused = f" of {len(uses)}, {len(uses) - len(alive)} unused"
+    usage = unused if complete else f", {len(alive)} codes used"
+    figure, (axes,) = _figure(title, f"perplexity {perplexity:.1f}{usage}")
+    axes.fill_between(np.arange(len(uses)), share, step="mid", color=hexed(style.BLUE), alpha=0.6)
+    axes.axhline(1 / len(uses), color=hexed(style.INK), linewidth=1, linestyle=(0, (4, 3)))
     axes.text(
-        len(used) - 1, 1 / len(used), "even use", ha="right", va="bottom", fontsize=8,
+        len(uses) - 1, 1 / len(uses), "uniform use", ha="right", va="bottom", fontsize=8,
         color=hexed(style.MUTED),
     )  # fmt: skip
-    axes.set(xlabel="codes, most used first", ylabel="share of all", xlim=(-0.5, len(used) - 0.5))
+    axes.set(xlabel="codes, most used first", ylabel="share of all", xlim=(-0.5, len(uses) - 0.5))
     axes.set_ylim(0, None)
     return figure
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG; the same figure gives the same bytes."""
+    """Write a figure as PNG; equal figures give equal bytes."""
     for text in figure.findobj(Text):
-        own = families(text.get_text())
-        if len(own) > 1:
-            text.set_fontfamily(own)
+        names = families(text.get_text())
+        if len(names) > 1:
+            text.set_fontfamily(names)
     figure.savefig(path, format="png", metadata={"Software": None})
 
 
@@ -236,37 +234,37 @@ def _draw(
 def _figure(
     title: str, subtitle: str, fields: int = 1, square: bool = False, height: float = 4.0
 ) -> tuple[Figure, list[Axes]]:
-    """An empty figure with its heading and `fields` fields side by side; height in inches."""
+    """Return a figure with a heading and `fields` axes side by side; height in inches."""
     width = 5.0 if square else 6.4 if fields == 1 else 4.4 * fields
     figure = new_figure(f"{title} · {subtitle}", width, 4.8 if square else height)
     return figure, [dressed(figure.add_subplot(1, fields, n + 1)) for n in range(fields)]
 
 
 def new_figure(heading: str, width: float, height: float, arranged: bool = True) -> Figure:
-    """An empty figure with its heading; width and height in inches.
+    """Return an empty figure with a heading; width and height in inches.
 
-    arranged: fields find their own room, for which all is drawn twice.
+    arranged: use the constrained layout, which draws the figure twice.
     """
     figure = Figure(figsize=(width, height), dpi=110)
     FigureCanvasAgg(figure)
     if arranged:
         figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
-    shown = figure_text(heading, int(_HEADING_COLUMNS * width))
+    text = figure_text(heading, int(_HEADING_COLUMNS * width))
     figure.suptitle(
-        shown, x=0.02, ha="left", fontsize=12, color=hexed(style.INK), fontweight="bold",
+        text, x=0.02, ha="left", fontsize=12, color=hexed(style.INK), fontweight="bold",
         **({} if arranged else {"y": 1 - 0.12 / height}),
     )  # fmt: skip
     return figure
 
 
 def figure_text(text: str, width: int = NAME_WIDTH) -> str:
-    """Return a name as matplotlib draws it: short, in letters that there are, no mathematics."""
-    shown = shorten(drawable(text), width).replace("$", r"\$")
-    return f" {shown}" if shown.startswith("_") else shown  # a legend leaves such labels out
+    """Return a text for matplotlib: shortened, with drawable characters, without math mode."""
+    text = shorten(drawable(text), width).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text  # legends omit labels that start with _
 
 
 def dressed(axes: Axes) -> Axes:
-    """The axes, with our grid, colours and frame."""
+    """Apply grid, colours and frame to axes; return them."""
     axes.grid(color=hexed(style.LINE), linewidth=0.5, alpha=0.7)
     axes.set_axisbelow(True)
     axes.set_prop_cycle(color=[hexed(colour) for colour in style.LINES])
@@ -279,11 +277,11 @@ def dressed(axes: Axes) -> Axes:
 
 
 def _group(name: str) -> str:
-    if name in ("train/gradient_norm", "train/clipped"):  # losses are no match for these
+    if name in ("train/gradient_norm", "train/clipped"):  # of another scale than losses
         return "gradient"
     return name.partition("/")[0] if "/" in name else "metrics"
 
 
 def hexed(colour: style.Colour) -> str:
-    """A colour as matplotlib takes it."""
+    """Return a colour in matplotlib's notation."""
     return "#{:02x}{:02x}{:02x}".format(*colour)

@@ -1,4 +1,4 @@
-"""The results folder: per category its pictures, score table and curves, written as a whole."""
+"""Write the results folder: images, score table and curves per category, atomically."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from vqlab.text import folder_name, visible
 from vqlab.types import Geometry, Pyramid, Sample, UserError
 
 Array = NDArray[Any]
-_TOGETHER = 16
+_BATCH_SIZE = 16
 
 
 class Scorer(Protocol):
-    """What is asked of a model here."""
+    """Interface of a model."""
 
     @property
     def detector(self) -> Detector: ...
@@ -53,7 +53,7 @@ class Scorer(Protocol):
 
 
 class Scoring(Protocol):
-    """What is asked of a prediction here; arrays are in the image's own geometry."""
+    """Interface of a prediction; arrays have the original size."""
 
     @property
     def score(self) -> float: ...
@@ -79,13 +79,11 @@ def write_results(
 ) -> list[Path]:
     """Write `folder/<category>/` for every category of a scored set; return these folders.
 
-    Each holds `<category>_<index>_viz.png` per image (index: its place in this category's test
-    set), `worst.png` (the worst misses and false alarms), `scores.csv`, `score_histogram.png`,
-    `score_by_defect.png`, where they are defined `roc.png`, `pro.png` and
-    `precision_recall.png`, and `codebook_usage.png` over these images where the detector shows
-    its codes (only those used, where it does not say how many there are). A folder appears as a
-    whole, in place of an older one, or not at all.
-    Raises UserError where it cannot be written, ValueError where `scored` is of another set.
+    Contents: `<category>_<index>_viz.png` per image (index within the category), `worst.png` (the
+    worst misses and false alarms), `scores.csv`, `score_histogram.png`, `score_by_defect.png`, and
+    if defined `roc.png`, `pro.png`, `precision_recall.png` and `codebook_usage.png` (of detectors
+    that have panels of codes). A folder replaces an older one atomically.
+    Raises UserError if it cannot be written, ValueError if `scored` belongs to another set.
     """
     if images.samples != scored.samples:
         raise ValueError("images and scores must be of the same set, in the same order.")
@@ -93,23 +91,23 @@ def write_results(
     for category, indices in scored.by_category().items():
         part = scored.take(indices)
         name = folder_name(category)
-        with _whole_folder(folder / name) as partial:
+        with _atomic_folder(folder / name) as partial:
             _write_table(partial / "scores.csv", part, model.thresholds)
             _write_curves(partial, category, part, model.thresholds, report)
             codes: dict[str, list[Array]] = {}
             misses, alarms = worst_of(part.image_scores, part.labels)
-            kept: dict[int, Row] = {}
-            for place, row in enumerate(_rows(category, model, images, indices, part, codes)):
+            worst_rows: dict[int, Row] = {}
+            for position, row in enumerate(_rows(category, model, images, indices, part, codes)):
                 with attempt(f"the picture of {row.title}"):
-                    _save(draw_row(row), partial / f"{name}_{place:03d}_viz.png")
-                if place in misses or place in alarms:
-                    kept[place] = row
+                    _save(draw_row(row), partial / f"{name}_{position:03d}_viz.png")
+                if position in misses or position in alarms:
+                    worst_rows[position] = row
                 done += 1
                 if progress is not None:
                     progress(done, len(scored))
             with attempt(f"worst.png of {category}"):
-                worst = draw_worst(category, [kept[i] for i in misses], [kept[i] for i in alarms])
-                _save(worst, partial / "worst.png")
+                columns = ([worst_rows[i] for i in order] for order in (misses, alarms))
+                _save(draw_worst(category, *columns), partial / "worst.png")
             if codes:
                 with attempt(f"codebook_usage.png of {category}"):
                     figure = _usage_of_codes(category, codes, model.detector.codebook_sizes())
@@ -119,9 +117,9 @@ def write_results(
 
 
 def panel_row(prediction: Scoring, title: str = "") -> Array:
-    """One prediction as a row of panels (h, w, 3) uint8, with the verdict; the truth is unknown."""
+    """Return a prediction without ground truth as a row of panels (h, w, 3) uint8."""
     thresholds = prediction.model.thresholds
-    name, panel = _second(prediction.panels)
+    name, panel = _panel(prediction.panels)
     return draw_row(
         Row(
             title=title,
@@ -134,8 +132,8 @@ def panel_row(prediction: Scoring, title: str = "") -> Array:
             scale=Scale.of(
                 [prediction.anomaly_map], thresholds.pixel, np.array([prediction.score])
             ),
-            second=panel,
-            second_title=name,
+            panel=panel,
+            panel_title=name,
         )
     )
 
@@ -148,27 +146,27 @@ def _rows(
     part: Scored,
     codes: dict[str, list[Array]],
 ) -> Iterator[Row]:
-    """The rows of one category in order; the codes seen on the way go to `codes` by title."""
+    """Yield the rows of one category in order; add its codes to `codes`, by panel name."""
     scale = Scale.of(part.maps, model.thresholds.pixel, part.image_scores)
-    for start in range(0, len(indices), _TOGETHER):
-        here = indices[start : start + _TOGETHER]
-        panels = _second_panels(model, images, here, codes)
-        for place, (index, (name, panel)) in enumerate(zip(here, panels, strict=True), start):
-            sample = part.samples[place]
-            known = sample.label == 0 or bool(part.masks[place].any())
+    for start in range(0, len(indices), _BATCH_SIZE):
+        batch = indices[start : start + _BATCH_SIZE]
+        panels = _second_panels(model, images, batch, codes)
+        for position, (index, (name, panel)) in enumerate(zip(batch, panels, strict=True), start):
+            sample = part.samples[position]
+            has_truth = sample.label == 0 or bool(part.masks[position].any())
             yield Row(
-                title=f"{category} {place:03d}",
+                title=f"{category} {position:03d}",
                 subtitle=sample.defect.replace("_", " "),
                 image=images.original(index),
-                anomaly_map=part.maps[place],
-                score=float(part.image_scores[place]),
-                calibrated=model.thresholds.calibrated(float(part.image_scores[place])),
+                anomaly_map=part.maps[position],
+                score=float(part.image_scores[position]),
+                calibrated=model.thresholds.calibrated(float(part.image_scores[position])),
                 threshold=model.thresholds.image,
                 scale=scale,
-                defect=bool(sample.label),
-                mask=images.original_mask(index) if known else None,
-                second=panel,
-                second_title=name,
+                anomalous=bool(sample.label),
+                mask=images.original_mask(index) if has_truth else None,
+                panel=panel,
+                panel_title=name,
             )
 
 
@@ -176,33 +174,33 @@ def _rows(
 def _second_panels(
     model: Scorer, images: ImageSet, indices: Sequence[int], codes: dict[str, list[Array]]
 ) -> list[tuple[str, Array | None]]:
-    """Of every image the name and picture that its detector offers, cropped to its box."""
+    """Return name and image of the second panel of every image, cropped to its box."""
     batch = images.batch(indices)
     panels = model.detector.panels(model.backbone(batch.images.to(model.device)))
-    pictures = {name: _as_pictures(panel) for name, panel in panels.items()}
+    pictures = {name: _to_images(panel) for name, panel in panels.items()}
     for name, picture in pictures.items():
         if picture.ndim == 3:
             codes.setdefault(name, []).append(picture.ravel())
-    chosen, side = [], batch.images.shape[-1]
+    panels_of_images, side = [], batch.images.shape[-1]
     for i, geometry in enumerate(batch.geometry):
-        name, panel = _second({name: picture[i] for name, picture in pictures.items()})
-        chosen.append((name, None if panel is None else inside(panel, geometry, side)))
-    return chosen
+        name, panel = _panel({name: picture[i] for name, picture in pictures.items()})
+        panels_of_images.append((name, None if panel is None else inside(panel, geometry, side)))
+    return panels_of_images
 
 
 def _usage_of_codes(
     category: str, codes: Mapping[str, Sequence[Array]], sizes: Mapping[str, int]
 ) -> Figure:
-    """Of the first of the maps of codes."""
-    title, seen = next(iter(codes.items()))
-    size = sizes.get(title)
-    counts = np.bincount(np.concatenate(seen), minlength=size or 0)
+    """Return the usage of the first panel of codes."""
+    name, values = next(iter(codes.items()))
+    size = sizes.get(name)
+    counts = np.bincount(np.concatenate(values), minlength=size or 0)
     counts = counts if size else counts[counts > 0]
-    return codebook_usage(counts, f"{category} · {title.replace('_', ' ')}", whole=bool(size))
+    return codebook_usage(counts, f"{category} · {name.replace('_', ' ')}", complete=bool(size))
 
 
 def inside(panel: Array, geometry: Geometry, side: int) -> Array:
-    """The part of a panel (h, w, ...) that the image fills; the box is given on a square `side`."""
+    """Crop a panel (h, w, ...) to the box of the image, given for a square of this side."""
     top, left, height, width = (length / side for length in geometry.box)
     rows, columns = panel.shape[:2]
     return panel[
@@ -211,20 +209,20 @@ def inside(panel: Array, geometry: Geometry, side: int) -> Array:
     ]
 
 
-def _second(panels: Mapping[str, Array]) -> tuple[str, Array | None]:
-    """The reconstruction where there is one, else the first of what there is."""
+def _panel(panels: Mapping[str, Array]) -> tuple[str, Array | None]:
+    """Return the reconstruction if there is one, else the first panel."""
     for name in ("reconstruction", *panels):
         if name in panels:
             return name.replace("_", " "), panels[name]
     return "no reconstruction", None
 
 
-def _as_pictures(panel: Tensor) -> Array:
-    """Pictures (B, h, w, 3) uint8 from (B, 3, h, w) in [0, 1]; codes (B, h, w) as they are."""
+def _to_images(panel: Tensor) -> Array:
+    """Convert (B, 3, h, w) in [0, 1] to (B, h, w, 3) uint8; return codes (B, h, w) unchanged."""
     if panel.ndim == 3:
         return panel.cpu().numpy()
-    bytes_ = (panel.float().clamp(0, 1) * 255).round().to(torch.uint8)
-    return bytes_.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    pixels = (panel.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def _write_table(path: Path, part: Scored, thresholds: Thresholds) -> None:
@@ -242,7 +240,7 @@ def _write_table(path: Path, part: Scored, thresholds: Thresholds) -> None:
             table.writerow(
                 [
                     index,
-                    visible(_short(sample)),
+                    visible(_path_in_category(sample)),
                     visible(sample.defect),
                     "anomalous" if sample.label else "normal",
                     repr(score),
@@ -258,8 +256,8 @@ def _save(picture: Array, path: Path) -> None:
     Image.fromarray(picture).save(path, compress_level=3)
 
 
-def _short(sample: Sample) -> str:
-    """The path from the category's folder on, as the data set writes it."""
+def _path_in_category(sample: Sample) -> str:
+    """Return the path starting at the category's folder."""
     parts = sample.path.parts
     if sample.category not in parts:
         return sample.path.as_posix()
@@ -290,8 +288,8 @@ def _write_curves(
 
 
 @contextmanager
-def _whole_folder(target: Path) -> Iterator[Path]:
-    """A new folder to write in, which becomes `target` at the end, or vanishes on an error."""
+def _atomic_folder(target: Path) -> Iterator[Path]:
+    """Provide a temporary folder that becomes `target` at the end, or is removed on an error."""
     partial = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -301,8 +299,8 @@ def _whole_folder(target: Path) -> Iterator[Path]:
         _replace(partial, target)
     except OSError as error:
         raise UserError(
-            f"the results folder {target} cannot be written: {error.strerror or error}; free the "
-            "disk or choose another folder."
+            f"the results folder {target} cannot be written: {error.strerror or error}; free some "
+            "space or choose another folder."
         ) from error
     finally:
         if partial is not None:
@@ -310,7 +308,7 @@ def _whole_folder(target: Path) -> Iterator[Path]:
 
 
 def _replace(new: Path, target: Path) -> None:
-    """Move `new` to `target`; what lay there is deleted once the new one stands."""
+    """Move `new` to `target` and delete the previous one."""
     if target.is_symlink() or target.is_file():
         raise FileExistsError(f"{target.name} is a file")
     old = new.with_name(new.name + ".old")

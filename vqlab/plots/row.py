@@ -1,4 +1,4 @@
-"""One image's row of six panels, composed as an array: fast, and the same size within a set."""
+"""Row of six panels of one image, composed as an array; the same size for all images of a set."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from vqlab.types import Geometry
 
 Array = NDArray[Any]
 SIDE = 256
-"""Width of a panel; one of a tall image is narrower, and at most half as high again."""
+"""Maximum width of a panel; panels of tall images are narrower, at most 1.5 times as high."""
 _GAP, _MARGIN, _HEADER, _TITLE, _CAPTION = 12, 18, 62, 28, 26
 _GAUGE = 300
-_TITLE_ENDS = 600
-"""Pixels of a header's left part, with the title; gauge, score and verdict are right of it."""
+_TITLE_END = 600
+"""Width of the title in the header; gauge, score and verdict are right of it."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What the heat map's colours mean: the same for every picture of a set.
+    """Colour scale of heat maps, the same for all images of a set.
 
-    The threshold lies at the middle of the colours, whatever the scores' unit; values below `low`
-    and above `high` take the end colours.
+    The threshold has the middle colour, whatever the scores' unit; values below `low` and above
+    `high` have the end colours.
     """
 
     low: float
@@ -39,7 +39,7 @@ class Scale:
 
     @classmethod
     def of(cls, maps: list[Array], threshold: float, scores: Array) -> Scale:
-        """From the 1 % quantile of all values to their 99.9 % quantile, around the threshold."""
+        """Return a scale from the 1 % to the 99.9 % quantile of all values."""
         step = max(1, int((sum(m.size for m in maps) / 2_000_000) ** 0.5))
         sampled = np.concatenate([m[::step, ::step].ravel() for m in maps]).astype(np.float64)
         low, high = (float(q) for q in np.quantile(sampled, (0.01, 0.999)))
@@ -48,7 +48,7 @@ class Scale:
         return cls(low, threshold, high, (float(np.min(scores)), float(np.max(scores))))
 
     def colours(self, values: Array) -> Array:
-        """Colours (..., 3) uint8 of values (...)."""
+        """Return colours (..., 3) uint8 of values (...)."""
         share = np.interp(values, (self.low, self.threshold, self.high), (0.0, 0.5, 1.0))
         picture: Array = style.lookup()[(share * 255).astype(np.uint8)]
         return picture
@@ -56,34 +56,34 @@ class Scale:
 
 @dataclass(frozen=True)
 class Row:
-    """What one picture shows. Maps and masks (h, w) are at any resolution of the same image."""
+    """Content of one row. Maps and masks (h, w) may have any resolution."""
 
     title: str
     """Bold, e.g. `bottle 005`."""
     subtitle: str
-    """Beside it, e.g. the defect type."""
+    """Beside the title, e.g. the defect type."""
     image: Array
     """(H, W, 3) uint8, the original."""
     anomaly_map: Array
     score: float
     threshold: float
-    """The image threshold, which the verdict comes from."""
+    """Image threshold, which determines the verdict."""
     scale: Scale
     """Its `threshold` is the pixel threshold."""
-    defect: bool | None = None
-    """Whether the image is defective; none where that is not known."""
+    anomalous: bool | None = None
+    """Label of the image; None if unknown."""
     mask: Array | None = None
-    """The ground truth; none where it is not known."""
-    second: Array | None = None
-    """Second panel: a picture (h, w, 3) uint8, or codes (h, w) of integers."""
-    second_title: str = "no reconstruction"
+    """Ground truth; None if unknown."""
+    panel: Array | None = None
+    """Second panel: an image (h, w, 3) uint8, or integer codes (h, w)."""
+    panel_title: str = "no reconstruction"
     calibrated: float | None = None
-    """The score in [0, 1], 0.5 at the threshold; none where it is not shown."""
+    """Calibrated score in [0, 1], 0.5 at the threshold; None to omit it."""
 
     @property
-    def told(self) -> str:
-        """Score and threshold in words, and the score on its scale from 0 to 1."""
-        score, threshold = style.apart(self.score, self.threshold)
+    def score_text(self) -> str:
+        """Score, threshold and calibrated score as text."""
+        score, threshold = style.distinct_texts(self.score, self.threshold)
         sign = ">" if self.verdict == REJECT else "≤"
         text = f"score {score}  {sign}  image threshold {threshold}"
         return text if self.calibrated is None else f"{text}  ·  calibrated {self.calibrated:.3f}"
@@ -95,24 +95,24 @@ class Row:
 
     @property
     def correct(self) -> bool:
-        """Whether the verdict is known to be right."""
-        return self.defect is not None and self.defect == (self.verdict == REJECT)
+        """Whether the label is known and the verdict matches it."""
+        return self.anomalous is not None and self.anomalous == (self.verdict == REJECT)
 
     @property
     def badge(self) -> tuple[str, style.Colour]:
-        """The verdict, and where the truth is known whether it is right, in words and colour."""
-        rejected, word = self.verdict == REJECT, self.verdict.upper()
-        if self.defect is None:
-            return word, style.RED if rejected else style.GREEN
+        """Text and colour of the verdict, with its correctness if the label is known."""
+        rejected, text = self.verdict == REJECT, self.verdict.upper()
+        if self.anomalous is None:
+            return text, style.RED if rejected else style.GREEN
         if self.correct:
-            return f"{word} · correct", style.GREEN
+            return f"{text} · correct", style.GREEN
         return (
-            (f"{word} · false alarm", style.AMBER) if rejected else (f"{word} · missed", style.RED)
+            (f"{text} · false alarm", style.AMBER) if rejected else (f"{text} · missed", style.RED)
         )
 
 
 def draw_row(row: Row) -> Array:
-    """The picture (height, width, 3) uint8: header, six titled panels, captions."""
+    """Return the row (height, width, 3) uint8: header, six titled panels, captions."""
     height, width = _fit(row.image.shape[:2], SIDE)
     canvas = Image.new(
         "RGB", (2 * _MARGIN + 6 * SIDE + 5 * _GAP, _HEADER + _TITLE + height + _CAPTION + _MARGIN),
@@ -120,8 +120,8 @@ def draw_row(row: Row) -> Array:
     )  # fmt: skip
     draw = ImageDraw.Draw(canvas)
     _draw_header(canvas, draw, row)
-    for place, (title, caption, panel) in enumerate(panels_of(row)):
-        left = _MARGIN + place * (SIDE + _GAP)
+    for column, (title, caption, panel) in enumerate(panels_of(row)):
+        left = _MARGIN + column * (SIDE + _GAP)
         centre, top = left + SIDE // 2, _HEADER + _TITLE
         draw.text((centre, top - 9), title, font=style.font(15), fill=style.INK, anchor="ms")
         corner = left + (SIDE - width) // 2, top
@@ -138,9 +138,9 @@ def draw_row(row: Row) -> Array:
 
 
 def in_two_rows(picture: Array) -> Array:
-    """A picture of `draw_row` as two rows of three panels, nearly square: for a small place."""
+    """Rearrange the result of `draw_row` as two rows of three panels, for a narrow space."""
     half = picture.shape[1] // 2
-    title, verdict = picture[:_HEADER, :_TITLE_ENDS], picture[:_HEADER, _TITLE_ENDS:]
+    title, verdict = picture[:_HEADER, :_TITLE_END], picture[:_HEADER, _TITLE_END:]
     size = half, round(_HEADER * half / verdict.shape[1])
     verdict = np.asarray(Image.fromarray(verdict).resize(size, Image.Resampling.LANCZOS))
     left, right = picture[_HEADER:, :half], picture[_HEADER:, half:-_GAP]
@@ -148,18 +148,18 @@ def in_two_rows(picture: Array) -> Array:
 
 
 def _padded(picture: Array, before: int, width: int) -> Array:
-    """The picture `before` pixels from the left on paper of this width."""
+    """Pad an image to this width, `before` pixels on the left."""
     after = width - before - picture.shape[1]
     return np.pad(picture, ((0, 0), (before, after), (0, 0)), constant_values=style.PAPER[0])
 
 
 def panels_of(row: Row, side: int = SIDE) -> list[tuple[str, str, Array]]:
-    """Title, caption and picture (height, width, 3) uint8 of each of the six panels.
+    """Return title, caption and image (height, width, 3) uint8 of each of the six panels.
 
-    side: their largest width, pixels.
+    side: their maximum width in pixels.
     """
     size = _fit(row.image.shape[:2], side)
-    own_height, own_width = row.image.shape[:2]
+    height, width = row.image.shape[:2]
     original = _resize(row.image, size)
     heat = _to_size(row.anomaly_map, size)
     smaller = row.anomaly_map.shape[0] > size[0]
@@ -171,8 +171,8 @@ def panels_of(row: Row, side: int = SIDE) -> list[tuple[str, str, Array]]:
     below = above & ~predicted
     truth = None if row.mask is None else _mask_to_size(row.mask, size)
     return [
-        ("original", f"{own_width} × {own_height} px", original),
-        (row.second_title, _second_caption(row), _second(row, size)),
+        ("original", f"{width} × {height} px", original),
+        (row.panel_title, _panel_caption(row), _panel(row, size)),
         ("ground truth", *_truth(row, truth, size)),
         ("error heat map", "", row.scale.colours(heat)),
         ("predicted mask", _predicted_caption(row), _as_grey(predicted, below)),
@@ -185,24 +185,24 @@ def panels_of(row: Row, side: int = SIDE) -> list[tuple[str, str, Array]]:
 
 
 def _truth(row: Row, truth: Array | None, size: tuple[int, int]) -> tuple[str, Array]:
-    if truth is None or row.mask is None or (row.defect and not row.mask.any()):
-        return "not known", _empty(size, "not known")
+    if truth is None or row.mask is None or (row.anomalous and not row.mask.any()):
+        return "unknown", _empty(size, "unknown")
     share = float(row.mask.mean())
     return (f"{style.percent(share)} of the image" if share else "no defect"), _as_grey(truth)
 
 
-def _second(row: Row, size: tuple[int, int]) -> Array:
-    if row.second is None:
-        return _empty(size, "none offered\nby this detector")
-    if row.second.ndim == 2:
-        return _nearest(style.code_colours(int(row.second.max()) + 1)[row.second], size)
-    return _resize(row.second, size)
+def _panel(row: Row, size: tuple[int, int]) -> Array:
+    if row.panel is None:
+        return _empty(size, "not available\nfor this detector")
+    if row.panel.ndim == 2:
+        return _nearest(style.code_colours(int(row.panel.max()) + 1)[row.panel], size)
+    return _resize(row.panel, size)
 
 
-def _second_caption(row: Row) -> str:
-    if row.second is None or row.second.ndim == 3:
+def _panel_caption(row: Row) -> str:
+    if row.panel is None or row.panel.ndim == 3:
         return ""
-    return f"{len(np.unique(row.second))} different codes"
+    return f"{len(np.unique(row.panel))} different codes"
 
 
 def _predicted_caption(row: Row) -> str:
@@ -216,7 +216,7 @@ def _predicted_caption(row: Row) -> str:
 
 
 def _overlay_caption(row: Row, below: bool, truth: Array | None) -> str:
-    """What the colours in the overlay are."""
+    """Return a legend of the colours in the overlay."""
     colours = ["red: predicted"] if row.verdict == REJECT else []
     colours += ["amber: not rejected"] if below else []
     colours += ["cyan: truth"] if truth is not None and truth.any() else []
@@ -224,7 +224,7 @@ def _overlay_caption(row: Row, below: bool, truth: Array | None) -> str:
 
 
 def _overlay(original: Array, predicted: Array, below: Array, truth: Array | None) -> Array:
-    """The original, greyed a little, with predicted regions in red and the truth outlined.
+    """Return the desaturated original with predicted regions in red and the truth outlined.
 
     below (h, w): pixels above the pixel threshold in an image that passed, outlined in amber.
     """
@@ -242,44 +242,43 @@ def _overlay(original: Array, predicted: Array, below: Array, truth: Array | Non
 
 
 def _draw_header(canvas: Image.Image, draw: ImageDraw.ImageDraw, row: Row) -> None:
-    """Score and verdict at the right, at their full width; title and subtitle in what is left."""
+    """Draw score and verdict on the right, title and subtitle in the remaining space."""
     middle = _HEADER // 2
-    words, colour = row.badge
-    badge = style.badge(words, colour)
+    badge = style.badge(*row.badge)
     right = canvas.width - _MARGIN - badge.width
     canvas.paste(badge, (right, middle - badge.height // 2))
-    text = row.told
+    text = row.score_text
     right -= 20
     draw.text((right, middle), text, font=style.font(17), fill=style.INK, anchor="rm")
     right -= int(style.font(17).getlength(text)) + 28
     _draw_gauge(canvas, draw, row, (right - _GAUGE, middle))
-    room = min(right - _GAUGE - 16, _TITLE_ENDS) - _MARGIN
-    style.draw_title(draw, (_MARGIN, middle), (row.title, row.subtitle), room, (24, 20))
+    width = min(right - _GAUGE - 16, _TITLE_END) - _MARGIN
+    style.draw_title(draw, (_MARGIN, middle), (row.title, row.subtitle), width, (24, 20))
 
 
 def _draw_gauge(
     canvas: Image.Image, draw: ImageDraw.ImageDraw, row: Row, at: tuple[int, int]
 ) -> None:
-    """The score as a dot on a line from the set's lowest to its highest, the threshold a tick."""
+    """Draw the score as a dot between the set's extremes, and the threshold as a tick."""
     left, y = at
     low = min(row.scale.scores[0], row.threshold, row.score)
     high = max(row.scale.scores[1], row.threshold, row.score)
     if not high > low:
         return
 
-    def place(value: float) -> int:
+    def to_x(value: float) -> int:
         return left + round(_GAUGE * (value / 2 - low / 2) / (high / 2 - low / 2))
 
-    tick = place(row.threshold)
+    tick = to_x(row.threshold)
     draw.line((left, y, tick, y), fill=style.LINE, width=4)
     draw.line((tick, y, left + _GAUGE, y), fill=(233, 178, 178), width=4)
     draw.line((tick, y - 11, tick, y + 11), fill=style.INK, width=2)
     disc = style.dot(row.badge[1])
-    canvas.paste(disc, (place(row.score) - disc.width // 2, y - disc.height // 2), disc)
+    canvas.paste(disc, (to_x(row.score) - disc.width // 2, y - disc.height // 2), disc)
 
 
 def _draw_scale(canvas: Image.Image, draw: ImageDraw.ImageDraw, scale: Scale, top: int) -> None:
-    """The heat map's colours under it, from low over the threshold (a tick) to high."""
+    """Draw the colour scale below the heat map, with a tick at the threshold."""
     left = _MARGIN + 3 * (SIDE + _GAP)
     bar = np.linspace(0, 255, SIDE).astype(np.uint8)
     canvas.paste(Image.fromarray(np.repeat(style.lookup()[bar][None], 7, axis=0)), (left, top))
@@ -296,7 +295,7 @@ def _draw_scale(canvas: Image.Image, draw: ImageDraw.ImageDraw, scale: Scale, to
 
 
 def _fit(shape: tuple[int, ...], side: int) -> tuple[int, int]:
-    """The largest (height, width) of an image's own proportions within a panel."""
+    """Return the largest (height, width) with the image's aspect ratio within a panel."""
     height, width = shape[0], shape[1]
     factor = min(side / width, 1.5 * side / height)
     return max(1, round(height * factor)), max(1, round(width * factor))
@@ -315,13 +314,13 @@ def _nearest(picture: Array, size: tuple[int, int]) -> Array:
 
 
 def _to_size(values: Array, size: tuple[int, int]) -> Array:
-    """A map (h, w) that fills the image, as the image's own geometry at `size` shows it."""
+    """Resize a map (h, w) to `size`, bilinear."""
     height, width = values.shape
     return to_original(values.astype(np.float32), Geometry(size, (0, 0, height, width)))
 
 
 def _mask_to_size(mask: Array, size: tuple[int, int]) -> Array:
-    """A mask at `size`; a pixel is set where any of it is covered, so nothing small is lost."""
+    """Resize a mask; shrinking sets every pixel that overlaps it, so small regions are kept."""
     if mask.shape[0] <= size[0]:
         return _to_size(mask, size) >= 0.5
     image = Image.fromarray(mask.astype(np.uint8) * 255).convert("F")
@@ -329,17 +328,17 @@ def _mask_to_size(mask: Array, size: tuple[int, int]) -> Array:
 
 
 def _as_grey(mask: Array, below: Array | None = None) -> Array:
-    """A mask in white on black; `below` (h, w) in dark grey."""
+    """Return a mask in white on black, with `below` (h, w) in dark grey."""
     values = np.where(mask, 255, 20).astype(np.uint8)
     if below is not None:
         values[below] = 90
     return np.repeat(values[:, :, None], 3, axis=2)
 
 
-def _empty(size: tuple[int, int], words: str) -> Array:
+def _empty(size: tuple[int, int], text: str) -> Array:
     image = Image.new("RGB", size[::-1], (238, 241, 244))
     ImageDraw.Draw(image).multiline_text(
-        (size[1] // 2, size[0] // 2), words, font=style.font(13), fill=style.MUTED, anchor="mm",
+        (size[1] // 2, size[0] // 2), text, font=style.font(13), fill=style.MUTED, anchor="mm",
         align="center",
     )  # fmt: skip
     return np.asarray(image)

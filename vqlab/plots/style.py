@@ -1,4 +1,4 @@
-"""How vqlab's pictures look: colours, fonts, and small drawn things with smooth edges."""
+"""Style of figures: colours, fonts and small anti-aliased shapes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from vqlab.fonts import draw_text, drawable, fitted, text_width
+from vqlab.fonts import draw_text, drawable, fit_text, text_width
 from vqlab.fonts import font as font
 
 Array = NDArray[Any]
@@ -25,29 +25,29 @@ AMBER: Colour = (196, 106, 0)
 RED: Colour = (200, 30, 44)
 BLUE: Colour = (43, 99, 173)
 LINES: tuple[Colour, ...] = (BLUE, AMBER, GREEN, RED, (116, 72, 168), (12, 133, 143), MUTED)
-"""Colours of several lines in one field, in order."""
+"""Colours of several lines in one plot, in order."""
 ANOMALY: Colour = (255, 24, 40)
-"""The red of anomalies in overlays."""
+"""Predicted regions in overlays."""
 BELOW: Colour = (255, 190, 40)
-"""The outline, in overlays, of what exceeds the pixel threshold in an image that passed."""
+"""Outline, in overlays, of pixels above the pixel threshold in an image that passed."""
 TRUTH: Colour = (60, 230, 255)
-"""The outline of the ground truth in overlays."""
-_SMOOTH = 4
+"""Outline of the ground truth in overlays."""
+_OVERSAMPLING = 4
 
 
 @lru_cache
 def lookup(name: str = "inferno") -> Array:
-    """A matplotlib colour map as a table (256, 3) uint8."""
+    """Return a matplotlib colour map as a table (256, 3) uint8."""
     table = matplotlib.colormaps[name](np.arange(256), bytes=True)
     return np.ascontiguousarray(table[:, :3])
 
 
 @lru_cache
 def code_colours(count: int) -> Array:
-    """Colours (count, 3) uint8, one per code whatever the count; those of near indices differ well.
+    """Return colours (count, 3) uint8, one per code; those of neighbouring indices differ clearly.
 
-    Hue, lightness and paleness each advance by an irrational step, so that thousands of codes fill
-    the colours evenly.
+    Hue, lightness and saturation advance by irrational steps, so that thousands of codes cover the
+    colour space evenly.
     """
     hue, light, pale = np.arange(count) * np.array([[0.61803398875], [0.7548776662], [0.569840291]])
     wheel = np.abs((hue[:, None] * 6 + np.array([0, 4, 2])) % 6 - 3) - 1
@@ -58,8 +58,8 @@ def code_colours(count: int) -> Array:
 
 @lru_cache
 def badge(text: str, colour: Colour) -> Image.Image:
-    """White bold text on a rounded field of `colour`, on paper."""
-    s = _SMOOTH
+    """Return white bold text on a rounded rectangle of `colour`."""
+    s = _OVERSAMPLING
     letters = font(17 * s, bold=True)
     width = int(letters.getlength(text)) + 28 * s
     image = Image.new("RGB", (width, 34 * s), PAPER)
@@ -71,8 +71,8 @@ def badge(text: str, colour: Colour) -> Image.Image:
 
 @lru_cache
 def dot(colour: Colour, size: int = 15) -> Image.Image:
-    """A disc of `colour` with a white rim, RGBA."""
-    s = _SMOOTH
+    """Return a disc of `colour` with a white rim, RGBA."""
+    s = _OVERSAMPLING
     image = Image.new("RGBA", (size * s, size * s), (*PAPER, 0))
     draw = ImageDraw.Draw(image)
     draw.ellipse((0, 0, size * s - 1, size * s - 1), fill=(*PAPER, 255))
@@ -83,28 +83,27 @@ def dot(colour: Colour, size: int = 15) -> Image.Image:
 def draw_title(
     draw: ImageDraw.ImageDraw,
     at: tuple[int, int],
-    words: tuple[str, str],
-    room: float,
+    texts: tuple[str, str],
+    width: float,
     sizes: tuple[int, int],
 ) -> None:
-    """Draw a bold title and a muted subtitle beside it in `room` pixels; long ones are shortened.
+    """Draw a bold title and a muted subtitle beside it in `width` pixels; long ones are shortened.
 
-    sizes: of the letters. A subtitle gets at least two fifths of the room, or what it takes.
+    sizes: font sizes. A subtitle gets at least two fifths of the width if it needs it.
     """
     gap = sizes[0] * 2 // 3
-    title, subtitle = map(drawable, words)
-    second = text_width(subtitle, sizes[1])
-    kept = min(second + gap, 0.4 * room) if subtitle else 0
-    title = fitted(title, room - kept, sizes[0], True)
+    title, subtitle = map(drawable, texts)
+    reserved = min(text_width(subtitle, sizes[1]) + gap, 0.4 * width) if subtitle else 0
+    title = fit_text(title, width - reserved, sizes[0], True)
     draw_text(draw, at, title, sizes[0], INK, bold=True, anchor="lm")
     used = text_width(title, sizes[0], True) + gap
     if subtitle:
-        subtitle = fitted(subtitle, room - used, sizes[1])
+        subtitle = fit_text(subtitle, width - used, sizes[1])
         draw_text(draw, (at[0] + int(used), at[1]), subtitle, sizes[1], MUTED, anchor="lm")
 
 
 def edge(mask: Array) -> Array:
-    """The outermost pixels of a mask's regions, one wide; bool like `mask` (H, W)."""
+    """Return the outermost pixels of a mask's regions, one pixel wide: (H, W) bool."""
     inner = mask.copy()
     inner[1:] &= mask[:-1]
     inner[:-1] &= mask[1:]
@@ -115,12 +114,12 @@ def edge(mask: Array) -> Array:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage, with digits enough for a small one."""
+    """Return a share as a percentage, with enough digits for a small one."""
     return f"{share:.1%}" if share >= 0.001 or share == 0 else f"{100 * share:.1g}%"
 
 
-def apart(first: float, second: float) -> tuple[str, str]:
-    """Two numbers as short texts, with as many digits as it takes to tell them apart."""
+def distinct_texts(first: float, second: float) -> tuple[str, str]:
+    """Return two numbers as short texts, with as many digits as needed to distinguish them."""
     for digits in range(4, 17):
         texts = f"{first:.{digits}g}", f"{second:.{digits}g}"
         if first == second or texts[0] != texts[1]:
