@@ -15,7 +15,7 @@ from vqlab.data import synthetic
 from vqlab.data.synthetic import CATEGORIES, MARKER, gear, make_synthetic, sample, twins
 from vqlab.types import UserError
 
-DEFECTS = [(name, defect) for name in CATEGORIES for defect in synthetic._RECIPES[name].defects]
+DEFECTS = [(name, defect) for name in CATEGORIES for defect in synthetic._SPECS[name].defects]
 
 
 @pytest.fixture
@@ -23,9 +23,9 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sets of a handful of pictures, so that writing one takes a second."""
     small = {
         name: replace(recipe, train=2, good=1, each=1, defects=recipe.defects[:2])
-        for name, recipe in synthetic._RECIPES.items()
+        for name, recipe in synthetic._SPECS.items()
     }
-    monkeypatch.setattr(synthetic, "_RECIPES", small)
+    monkeypatch.setattr(synthetic, "_SPECS", small)
 
 
 def auroc(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -45,7 +45,7 @@ def test_mask_is_where_the_defect_changed_the_picture(category: str, defect: str
 
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_same_arguments_give_the_same_picture(category: str) -> None:
-    defect = synthetic._RECIPES[category].defects[0]
+    defect = synthetic._SPECS[category].defects[0]
     first, mask = sample(category, 3, 1, defect)
     again, same_mask = sample(category, 3, 1, defect)
     assert np.array_equal(first, again) and np.array_equal(mask, same_mask)
@@ -77,7 +77,7 @@ def test_pictures_are_those_of_this_version(category: str) -> None:
 )
 def test_no_trivial_statistic_separates_the_classes(category: str) -> None:
     """Mean grey, border and contrast: as much variation among good parts as by defects."""
-    recipe = synthetic._RECIPES[category]
+    recipe = synthetic._SPECS[category]
     each = 24 // len(recipe.defects)
     plan = [(index, None) for index in range(24)]
     plan += [(index, defect) for defect in recipe.defects for index in range(each)]
@@ -101,7 +101,7 @@ def test_a_cable_shows_its_three_colours() -> None:
         assert (red > 1.3 * blue)[left].mean() > 0.4
 
 
-@pytest.mark.parametrize("defect", synthetic._RECIPES["gear"].defects)
+@pytest.mark.parametrize("defect", synthetic._SPECS["gear"].defects)
 def test_a_gears_defect_is_seen_at_128_px(defect: str) -> None:
     """Each changes at least 40 of its pixels by a tenth of the full scale."""
     for index in range(4):
@@ -134,7 +134,7 @@ def test_layout_is_that_of_mvtec_ad(tmp_path: Path, few: None) -> None:
     assert seen[-1] == (5 * len(CATEGORIES), 5 * len(CATEGORIES)) and len(seen) == seen[-1][1]
     for category in CATEGORIES:
         here = root / category
-        defects = synthetic._RECIPES[category].defects
+        defects = synthetic._SPECS[category].defects
         assert sorted(p.name for p in (here / "train/good").iterdir()) == ["000.png", "001.png"]
         assert sorted(p.name for p in (here / "test").iterdir()) == sorted([*defects, "good"])
         assert sorted(p.name for p in (here / "ground_truth").iterdir()) == sorted(defects)
@@ -180,8 +180,8 @@ def test_two_processes_may_ask_at_once(tmp_path: Path, few: None) -> None:
         "import sys; from dataclasses import replace; from pathlib import Path\n"
         "from vqlab.data import synthetic as s\n"
         "few = {n: replace(r, train=2, good=1, each=1, defects=r.defects[:2])"
-        " for n, r in s._RECIPES.items()}\n"
-        "s._RECIPES = few; print('ready', flush=True); sys.stdin.readline()\n"
+        " for n, r in s._SPECS.items()}\n"
+        "s._SPECS = few; print('ready', flush=True); sys.stdin.readline()\n"
         "s.make_synthetic(Path(sys.argv[1]), ['wood'])\n"
     )
     root = tmp_path / "set"
@@ -236,7 +236,7 @@ def test_a_complete_set_needs_no_right_to_write(
 def test_other_peoples_files_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "wood").mkdir()
     (tmp_path / "wood" / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds other files; give an empty or a new folder"):
+    with pytest.raises(UserError, match="contains other files; choose an empty or new folder"):
         make_synthetic(tmp_path, ["wood"])
     assert (tmp_path / "wood" / "mine.txt").read_text() == "mine"
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from vqlab.evaluation import FoundConcepts
 from vqlab.plots import style
-from vqlab.plots.curves import dressed, figure_text, hexed, new_figure
+from vqlab.plots.curves import figure_text, new_figure, style_axes, to_hex
 
 Array = NDArray[Any]
 MAX_COLUMNS = 64
@@ -45,17 +45,17 @@ def usage_figure(concepts: FoundConcepts) -> Figure:
     shares = counts[:, used] / counts.sum(1, keepdims=True)
     size = min(14.0, max(8.0, 2.2 + 0.34 * len(used))), 1.7 + 0.36 * len(counts)
     figure = new_figure(f"categories by prototype · {_summary(concepts, used)}", *size)
-    axes = dressed(figure.add_subplot())
-    paper = LinearSegmentedColormap.from_list("share", [hexed(style.PAPER), hexed(style.BLUE)])
+    axes = style_axes(figure.add_subplot())
+    paper = LinearSegmentedColormap.from_list("share", [to_hex(style.PAPER), to_hex(style.BLUE)])
     axes.imshow(shares, cmap=paper, vmin=0, vmax=float(shares.max()), aspect="auto")
     axes.grid(visible=False)
     for row, column in np.argwhere(counts[:, used] > 0) if len(used) <= 32 else ():
         light = shares[row, column] > 0.6 * shares.max()
         axes.text(
             column, row, str(counts[row, used[column]]), ha="center", va="center", fontsize=8,
-            color=hexed(style.PAPER if light else style.INK),
+            color=to_hex(style.PAPER if light else style.INK),
         )  # fmt: skip
-    axes.hlines(np.arange(len(counts) - 1) + 0.5, -0.5, len(used) - 0.5, hexed(style.LINE), lw=0.5)
+    axes.hlines(np.arange(len(counts) - 1) + 0.5, -0.5, len(used) - 0.5, to_hex(style.LINE), lw=0.5)
     axes.set_yticks(range(len(counts)), [_label(concepts, n) for n in range(len(counts))])
     axes.set_xticks(range(len(used)), [str(code) for code in used])
     axes.tick_params(axis="x", labelsize=8 if len(used) <= 32 else 6)
@@ -68,8 +68,8 @@ def _usage_bars(concepts: FoundConcepts, used: list[int]) -> Figure:
     figure = new_figure(
         f"{concepts.categories[0]} by prototype · {_summary(concepts, used)}", 6.4, 3.6
     )
-    axes = dressed(figure.add_subplot())
-    axes.bar(range(len(used)), concepts.counts[0, used], color=hexed(style.BLUE), alpha=0.75)
+    axes = style_axes(figure.add_subplot())
+    axes.bar(range(len(used)), concepts.counts[0, used], color=to_hex(style.BLUE), alpha=0.75)
     axes.set_xticks(range(len(used)), [str(code) for code in used])
     axes.tick_params(axis="x", labelsize=8 if len(used) <= 32 else 6)
     axes.tick_params(axis="x", labelrotation=90 if max(used, default=0) > 99 else 0)
@@ -94,7 +94,7 @@ def map_figure(concepts: FoundConcepts, image: Callable[[int], Array]) -> Figure
         7.2 + side * across, max(5.4, 0.7 + (side + 0.25) * down),
     )  # fmt: skip
     grid = GridSpec(1, 2, figure, width_ratios=[7.2, side * across])
-    _draw_map(dressed(figure.add_subplot(grid[0])), concepts, codes)
+    _draw_map(style_axes(figure.add_subplot(grid[0])), concepts, codes)
     figure.legend(
         loc="outside lower left", ncols=6, frameon=False, fontsize=8, handletextpad=0.2,
         columnspacing=1.2,
@@ -112,19 +112,19 @@ def _draw_map(axes: Axes, concepts: FoundConcepts, shown: Sequence[int]) -> None
     for number, colour in enumerate(_colours(len(concepts.categories))):
         members = points[concepts.of_category == number]
         axes.scatter(
-            members[:, 0], members[:, 1], 16, color=hexed(colour), alpha=0.55, linewidths=0,
+            members[:, 0], members[:, 1], 16, color=to_hex(colour), alpha=0.55, linewidths=0,
             label=_label(concepts, number),
         )  # fmt: skip
     used = concepts.counts.sum(0)
     live, dead = codes[used > 0], codes[used == 0]
     axes.scatter(
-        live[:, 0], live[:, 1], 30, marker="D", color=hexed(style.INK), linewidths=0.6,
+        live[:, 0], live[:, 1], 30, marker="D", color=to_hex(style.INK), linewidths=0.6,
         edgecolors="white", label="prototype",
     )  # fmt: skip
     low, high = axes.get_xlim(), axes.get_ylim()
     if len(dead):
         axes.scatter(
-            dead[:, 0], dead[:, 1], 26, marker="x", color=hexed(style.MUTED), linewidths=1,
+            dead[:, 0], dead[:, 1], 26, marker="x", color=to_hex(style.MUTED), linewidths=1,
             label="unused",
         )  # fmt: skip
     axes.set(xlim=low, ylim=high)  # unused prototypes may be far away
@@ -141,12 +141,12 @@ def _draw_numbers(axes: Axes, concepts: FoundConcepts, codes: Array, shown: Sequ
     positions = _spread((codes - low) / reach, gap=0.045) * reach + low
     colours = _colours(len(concepts.categories))
     for code, point, position in zip(shown, codes, positions, strict=True):
-        colour = hexed(colours[concepts.counts[:, code].argmax()])
+        colour = to_hex(colours[concepts.counts[:, code].argmax()])
         axes.annotate(
             str(code), point, position, fontsize=8, ha="center", va="center", fontweight="bold",
-            color=hexed(style.INK), zorder=5, annotation_clip=True,
+            color=to_hex(style.INK), zorder=5, annotation_clip=True,
             bbox={"boxstyle": "round,pad=0.18", "fc": "white", "ec": colour, "lw": 0.8},
-            arrowprops={"arrowstyle": "-", "color": hexed(style.MUTED), "lw": 0.7},
+            arrowprops={"arrowstyle": "-", "color": to_hex(style.MUTED), "lw": 0.7},
         )  # fmt: skip
 
 
@@ -158,7 +158,7 @@ def _draw_nearest(
     distances = np.square(concepts.vectors[members] - concepts.codebook[code]).sum(1)
     nearest = int(members[distances.argmin()])
     category = int(concepts.of_category[nearest])
-    colour = hexed(_colours(len(concepts.categories))[category])
+    colour = to_hex(_colours(len(concepts.categories))[category])
     thumbnail = Image.fromarray(image(nearest))
     thumbnail.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS, reducing_gap=3.0)
     axes.imshow(np.asarray(thumbnail))
@@ -168,7 +168,7 @@ def _draw_nearest(
     title = f"{code} · {len(members)} image{'s' * (len(members) != 1)}"
     if len(concepts.categories) > 1:
         title += f"\n{figure_text(concepts.categories[category], 24)}"
-    axes.set_title(title, fontsize=8, pad=3, color=hexed(style.INK), linespacing=1.1)
+    axes.set_title(title, fontsize=8, pad=3, color=to_hex(style.INK), linespacing=1.1)
 
 
 def likelihood_figure(
@@ -186,9 +186,9 @@ def likelihood_figure(
         f"likelihood of the images · threshold {threshold:.4g}", width, 0.8 + 2.5 * down
     )
     for number, (category, by_set) in enumerate(scores.items()):
-        axes = dressed(figure.add_subplot(down, across, number + 1))
+        axes = style_axes(figure.add_subplot(down, across, number + 1))
         _draw_likelihood(axes, {n: by_set[n] for n in _SETS if len(by_set.get(n, ()))}, threshold)
-        axes.set_title(figure_text(category), loc="left", fontsize=10, color=hexed(style.MUTED))
+        axes.set_title(figure_text(category), loc="left", fontsize=10, color=to_hex(style.MUTED))
         axes.set_xlabel(f"{name}: higher is less likely")
     return figure
 
@@ -203,7 +203,7 @@ def _draw_likelihood(axes: Axes, by_set: Mapping[str, Array], threshold: float) 
     for row, (name, values) in enumerate(by_set.items()):
         heights, _ = np.histogram(np.minimum(values, edges[-1]), edges)
         tops = row - 0.86 * heights / heights.max()
-        colour = hexed(_SETS[name])
+        colour = to_hex(_SETS[name])
         axes.stairs(tops, edges, baseline=row, fill=True, color=colour, alpha=0.45)
         axes.stairs(tops, edges, baseline=row, color=colour, linewidth=1)
         beyond = int(np.count_nonzero(values > edges[-1]))
@@ -212,7 +212,7 @@ def _draw_likelihood(axes: Axes, by_set: Mapping[str, Array], threshold: float) 
                 f"{beyond} above", (1.01, row - 0.3), xycoords=("axes fraction", "data"),
                 fontsize=8, color=colour, annotation_clip=False,
             )  # fmt: skip
-    axes.axvline(threshold, color=hexed(style.INK), linewidth=1.3, linestyle=(0, (4, 3)))
+    axes.axvline(threshold, color=to_hex(style.INK), linewidth=1.3, linestyle=(0, (4, 3)))
     axes.set_yticks(range(len(by_set)), [f"{n} ({len(v)})" for n, v in by_set.items()])
     axes.set_ylim(len(by_set) - 0.9, -1.15)
     axes.grid(visible=False, axis="y")

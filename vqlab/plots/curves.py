@@ -41,10 +41,10 @@ def score_histogram(title: str, scores: Array, labels: Array, threshold: float) 
         values = scores[labels == label]
         if len(values):
             axes.hist(
-                values, edges, label=f"{name} ({len(values)})", color=hexed(colour), alpha=0.55,
-                edgecolor=hexed(colour), linewidth=0.6,
+                values, edges, label=f"{name} ({len(values)})", color=to_hex(colour), alpha=0.55,
+                edgecolor=to_hex(colour), linewidth=0.6,
             )  # fmt: skip
-    axes.axvline(threshold, color=hexed(style.INK), linewidth=1.5, linestyle=(0, (4, 3)))
+    axes.axvline(threshold, color=to_hex(style.INK), linewidth=1.5, linestyle=(0, (4, 3)))
     rejected = int(np.count_nonzero((labels == 0) & (scores > threshold)))
     escaped = int(np.count_nonzero((labels == 1) & (scores <= threshold)))
     wrong = {"false rejects": (rejected, labels == 0), "escapes": (escaped, labels == 1)}
@@ -55,7 +55,7 @@ def score_histogram(title: str, scores: Array, labels: Array, threshold: float) 
     ]
     axes.set_title(
         f"threshold {threshold:.4g}: {', '.join(rates)}",
-        loc="right", fontsize=9, color=hexed(style.MUTED),
+        loc="right", fontsize=9, color=to_hex(style.MUTED),
     )  # fmt: skip
     axes.set(xlabel="image score", ylabel="images")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -85,8 +85,8 @@ def score_by_defect(
     figure, (axes,) = _figure(title, "image scores by type", height=1.7 + 0.36 * len(order))
     for row, (label, _) in enumerate(order):
         _draw_group(axes, row, groups[order[row]], label, threshold)
-    axes.axvline(threshold, color=hexed(style.INK), linewidth=1.5, linestyle=(0, (4, 3)))
-    axes.set_title(f"threshold {threshold:.4g}", loc="right", fontsize=9, color=hexed(style.MUTED))
+    axes.axvline(threshold, color=to_hex(style.INK), linewidth=1.5, linestyle=(0, (4, 3)))
+    axes.set_title(f"threshold {threshold:.4g}", loc="right", fontsize=9, color=to_hex(style.MUTED))
     names = [figure_text(kind.replace("_", " ")) for _, kind in order]
     axes.set_yticks(range(len(order)), names)
     axes.set(xlabel="image score", ylim=(len(order) - 0.4, -0.6))
@@ -98,7 +98,7 @@ def score_by_defect(
 
 def _draw_group(axes: Axes, row: int, values: Array, label: int, threshold: float) -> None:
     """Draw one row of `score_by_defect`: box, points and number of misclassified images."""
-    colour = hexed(style.RED if label else style.BLUE)
+    colour = to_hex(style.RED if label else style.BLUE)
     if len(values) >= 4:
         low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
         axes.hlines(row, values[0], values[-1], color=colour, linewidth=1, alpha=0.6)
@@ -107,13 +107,13 @@ def _draw_group(axes: Axes, row: int, values: Array, label: int, threshold: floa
     wrong = values <= threshold if label else values > threshold
     offsets = row + 0.36 * ((np.arange(len(values)) * 0.618034) % 1 - 0.5)
     for subset, dot in ((~wrong, style.MUTED), (wrong, style.RED if label else style.AMBER)):
-        axes.scatter(values[subset], offsets[subset], 13, color=hexed(dot), linewidths=0, zorder=3)
+        axes.scatter(values[subset], offsets[subset], 13, color=to_hex(dot), linewidths=0, zorder=3)
     count = int(np.count_nonzero(wrong))
     interval = rate_interval([Count(count, len(values))]).text()
     axes.annotate(
         f"{count} of {len(values)} {'escaped' if label else 'rejected'}\n({interval})",
         (1.015, row), xycoords=("axes fraction", "data"), va="center", fontsize=9,
-        color=hexed((style.RED if label else style.AMBER) if count else style.MUTED),
+        color=to_hex((style.RED if label else style.AMBER) if count else style.MUTED),
         annotation_clip=False,
     )  # fmt: skip
 
@@ -121,7 +121,7 @@ def _draw_group(axes: Axes, row: int, values: Array, label: int, threshold: floa
 def roc_figure(title: str, curves: Curves, metrics: Metrics) -> Figure:
     """Return the ROC curves `image_roc` and `pixel_roc`, if present."""
     figure, (axes,) = _figure(title, "ROC", square=True)
-    axes.plot([0, 1], [0, 1], color=hexed(style.LINE), linewidth=1)
+    axes.plot([0, 1], [0, 1], color=to_hex(style.LINE), linewidth=1)
     _draw(axes, curves, "roc", {k: metrics.get(f"{k}_auroc") for k in _LABELS}, "AUROC")
     axes.set(xlabel="false-positive rate", ylabel="true-positive rate")
     return figure
@@ -140,11 +140,11 @@ def pro_figure(title: str, curves: Curves, metrics: Metrics) -> Figure:
     """Return the per-region overlap up to the false-positive rate limit of AUPRO."""
     figure, (axes,) = _figure(title, "per-region overlap", square=True)
     curve = curves["pro"]
-    axes.fill_between(curve.x, curve.y, color=hexed(style.BLUE), alpha=0.12, linewidth=0)
+    axes.fill_between(curve.x, curve.y, color=to_hex(style.BLUE), alpha=0.12, linewidth=0)
     axes.plot(
         curve.x,
         curve.y,
-        color=hexed(style.BLUE),
+        color=to_hex(style.BLUE),
         label=f"AUPRO {metrics['aupro']:.3f}",
         linewidth=2,
     )
@@ -179,7 +179,7 @@ def loss_curves(history: Sequence[Mapping[str, float]]) -> Figure:
             values += [value for _, value in points]
         if values and min(values) > 0 and max(values) > 20 * min(values):
             axes.set_yscale("log")
-        axes.set_title(group, loc="left", fontsize=10, color=hexed(style.MUTED))
+        axes.set_title(group, loc="left", fontsize=10, color=to_hex(style.MUTED))
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False, fontsize=8)
@@ -199,11 +199,11 @@ def codebook_usage(counts: ArrayLike, title: str = "codebook", complete: bool = 
     unused = f" of {len(uses)}, {len(uses) - len(alive)} unused"
     usage = unused if complete else f", {len(alive)} codes used"
     figure, (axes,) = _figure(title, f"perplexity {perplexity:.1f}{usage}")
-    axes.fill_between(np.arange(len(uses)), share, step="mid", color=hexed(style.BLUE), alpha=0.6)
-    axes.axhline(1 / len(uses), color=hexed(style.INK), linewidth=1, linestyle=(0, (4, 3)))
+    axes.fill_between(np.arange(len(uses)), share, step="mid", color=to_hex(style.BLUE), alpha=0.6)
+    axes.axhline(1 / len(uses), color=to_hex(style.INK), linewidth=1, linestyle=(0, (4, 3)))
     axes.text(
         len(uses) - 1, 1 / len(uses), "uniform use", ha="right", va="bottom", fontsize=8,
-        color=hexed(style.MUTED),
+        color=to_hex(style.MUTED),
     )  # fmt: skip
     axes.set(xlabel="codes, most used first", ylabel="share of all", xlim=(-0.5, len(uses) - 0.5))
     axes.set_ylim(0, None)
@@ -226,7 +226,7 @@ def _draw(
         curve = curves.get(f"{level}_{kind}")
         if curve is not None:
             label = f"{_LABELS[level]}: {name} {areas[level]:.3f}"
-            axes.plot(curve.x, curve.y, color=hexed(colour), label=label, linewidth=2)
+            axes.plot(curve.x, curve.y, color=to_hex(colour), label=label, linewidth=2)
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
     axes.legend(frameon=False, loc="lower right" if kind == "roc" else "lower left")
 
@@ -237,22 +237,17 @@ def _figure(
     """Return a figure with a heading and `fields` axes side by side; height in inches."""
     width = 5.0 if square else 6.4 if fields == 1 else 4.4 * fields
     figure = new_figure(f"{title} · {subtitle}", width, 4.8 if square else height)
-    return figure, [dressed(figure.add_subplot(1, fields, n + 1)) for n in range(fields)]
+    return figure, [style_axes(figure.add_subplot(1, fields, n + 1)) for n in range(fields)]
 
 
-def new_figure(heading: str, width: float, height: float, arranged: bool = True) -> Figure:
-    """Return an empty figure with a heading; width and height in inches.
-
-    arranged: use the constrained layout, which draws the figure twice.
-    """
+def new_figure(heading: str, width: float, height: float) -> Figure:
+    """Return an empty figure with a heading; width and height in inches."""
     figure = Figure(figsize=(width, height), dpi=110)
     FigureCanvasAgg(figure)
-    if arranged:
-        figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
     text = figure_text(heading, int(_HEADING_COLUMNS * width))
     figure.suptitle(
-        text, x=0.02, ha="left", fontsize=12, color=hexed(style.INK), fontweight="bold",
-        **({} if arranged else {"y": 1 - 0.12 / height}),
+        text, x=0.02, ha="left", fontsize=12, color=to_hex(style.INK), fontweight="bold",
     )  # fmt: skip
     return figure
 
@@ -263,16 +258,16 @@ def figure_text(text: str, width: int = NAME_WIDTH) -> str:
     return f" {text}" if text.startswith("_") else text  # legends omit labels that start with _
 
 
-def dressed(axes: Axes) -> Axes:
+def style_axes(axes: Axes) -> Axes:
     """Apply grid, colours and frame to axes; return them."""
-    axes.grid(color=hexed(style.LINE), linewidth=0.5, alpha=0.7)
+    axes.grid(color=to_hex(style.LINE), linewidth=0.5, alpha=0.7)
     axes.set_axisbelow(True)
-    axes.set_prop_cycle(color=[hexed(colour) for colour in style.LINES])
+    axes.set_prop_cycle(color=[to_hex(colour) for colour in style.LINES])
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(hexed(style.LINE))
-    axes.tick_params(color=hexed(style.LINE), labelcolor=hexed(style.INK), labelsize=9)
-    axes.xaxis.label.set_color(hexed(style.MUTED))
-    axes.yaxis.label.set_color(hexed(style.MUTED))
+    axes.spines[["left", "bottom"]].set_color(to_hex(style.LINE))
+    axes.tick_params(color=to_hex(style.LINE), labelcolor=to_hex(style.INK), labelsize=9)
+    axes.xaxis.label.set_color(to_hex(style.MUTED))
+    axes.yaxis.label.set_color(to_hex(style.MUTED))
     return axes
 
 
@@ -282,6 +277,6 @@ def _group(name: str) -> str:
     return name.partition("/")[0] if "/" in name else "metrics"
 
 
-def hexed(colour: style.Colour) -> str:
+def to_hex(colour: style.Colour) -> str:
     """Return a colour in matplotlib's notation."""
     return "#{:02x}{:02x}{:02x}".format(*colour)

@@ -27,7 +27,7 @@ COPPER = np.array([0.88, 0.54, 0.36], np.float32)
 SHEATH = np.array([0.72, 0.72, 0.70], np.float32)
 VOID = np.array([0.10, 0.10, 0.11], np.float32)
 WIRE, HOLE = 0.338, 0.232
-"""Outer and inner radius of an insulation; the picture spans [-1, 1]."""
+"""Outer and inner radius of an insulation; the image spans [-1, 1]."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Wire:
 
 @dataclass(frozen=True)
 class Cut:
-    """Something gone from insulation (wire 0..2) or sheath (wire -1), along a line of points."""
+    """Material cut from the insulation (wire 0..2) or sheath (wire -1), along a line of points."""
 
     wire: int
     points: Array
-    """(n, 2) in the cable's own frame."""
+    """(n, 2) in the cable's frame."""
     width: float
     rim: float
     """Height of the burr around it, `UNIT`."""
@@ -60,7 +60,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Bent:
-    """A strand pulled out of its wire: from its place it runs along `points` (n, 2)."""
+    """A strand pulled out of its wire, along `points` (n, 2)."""
 
     points: Array
     radius: float
@@ -69,7 +69,7 @@ class Bent:
 
 @dataclass(frozen=True)
 class Cable:
-    """The whole cut end and how it lies in the picture."""
+    """The cut end of a cable and its pose."""
 
     seed: int
     pose: Pose
@@ -82,7 +82,7 @@ class Cable:
     bent: tuple[Bent, ...] = ()
 
     def surface(self) -> Surface:
-        """What the camera sees."""
+        """Return the surface for the camera."""
         rng = np.random.default_rng(self.seed)
         surface = Surface(np.array([0.20, 0.205, 0.215]) * self.shades[4], -70, 0.05)
         surface.albedo *= 1 + 0.05 * fractal(rng, 6, 3) + 0.03 * streaks(rng, 0.3, 40)
@@ -107,7 +107,7 @@ class Cable:
         return surface
 
     def _gone(self, u: Array, v: Array, wire: int) -> tuple[Array, Array]:
-        """Cover of what the cuts of one wire took away, and the burr's height, both (h, w)."""
+        """Return coverage of the cuts in one wire and height of the burr, both (h, w)."""
         gone, rim = np.zeros_like(u), np.zeros_like(u)
         for cut in self.cuts:
             if cut.wire == wire:
@@ -171,7 +171,7 @@ class Cable:
         self._lay_strands(surface, u, v, marks, wire)
 
     def _lay_strands(self, surface: Surface, u: Array, v: Array, marks: Array, wire: Wire) -> None:
-        """The cut faces of a wire's strands: small tilted discs of copper, round at their edges.
+        """Draw the cut faces of a wire's strands: small tilted copper discs with rounded edges.
 
         All at once: n windows of the picture, one round each strand, (n, h, w).
         """
@@ -200,7 +200,7 @@ class Cable:
 
 
 def draw(rng: np.random.Generator) -> Cable:
-    """A flawless cable with the variation that good ones have."""
+    """Return a random normal cable."""
     return Cable(
         seed=int(rng.integers(2**31)),
         pose=Pose(

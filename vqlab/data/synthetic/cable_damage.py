@@ -1,4 +1,4 @@
-"""What can be wrong with a `cable`: the types of defect of MVTec AD's category of that name."""
+"""Defects of `cable`: the defect types of MVTec AD's category of that name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vqlab.data.synthetic.surface import Array, polar
 
 
 def damage(cable: Cable, defect: str, rng: np.random.Generator) -> Cable:
-    """The same cable with a defect of the named type (one of `DEFECTS`)."""
+    """Return the cable with a defect of this type (one of `DEFECTS`)."""
     if defect == "combined":
         first, second = (list(_DAMAGE)[i] for i in rng.choice(len(_DAMAGE), 2, replace=False))
         return _DAMAGE[second](_DAMAGE[first](cable, rng), rng)
@@ -21,7 +21,7 @@ def damage(cable: Cable, defect: str, rng: np.random.Generator) -> Cable:
 
 
 def _present(cable: Cable, rng: np.random.Generator) -> int:
-    """Index of a wire that is there."""
+    """Return the index of a wire that exists."""
     return int(rng.choice([i for i, wire in enumerate(cable.wires) if wire.here]))
 
 

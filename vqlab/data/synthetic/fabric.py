@@ -25,12 +25,12 @@ YARN = np.array([[0.44, 0.47, 0.55], [0.66, 0.62, 0.54]], np.float32)
 UNDER = np.array([0.07, 0.07, 0.08], np.float32)
 STAINS = np.array([[0.30, 0.22, 0.15], [0.20, 0.24, 0.34], [0.62, 0.52, 0.30]], np.float32)
 PITCH = 0.105
-"""Distance from yarn to yarn; the picture spans [-1, 1]."""
+"""Distance from yarn to yarn; the image spans [-1, 1]."""
 
 
 @dataclass(frozen=True)
 class Wrong:
-    """Yarns that are wrong over a stretch (in yarns from the cloth's own origin)."""
+    """Misplaced yarns over a range (in yarns from the fabric's origin)."""
 
     weft: bool
     first: int
@@ -43,7 +43,7 @@ class Wrong:
 
 @dataclass(frozen=True)
 class Fabric:
-    """A piece of cloth, how it lies, and what is wrong with it."""
+    """A piece of fabric, its pose and its defects."""
 
     seed: int
     pose: Pose
@@ -58,7 +58,7 @@ class Fabric:
     wrong: Wrong | None = None
 
     def surface(self) -> Surface:
-        """What the camera sees."""
+        """Return the surface for the camera."""
         rng = np.random.default_rng(self.seed)
         surface = Surface(UNDER, -9, 0.0)
         u, v = self.pose.grid()
@@ -110,7 +110,7 @@ class Fabric:
         return around(np.hypot(u - x, v - y) - size * (1 + ragged), 0.02)
 
     def _finish(self, surface: Surface, u: Array, v: Array, rng: np.random.Generator) -> None:
-        """What lies on the cloth: a stain, a loose thread."""
+        """Draw a stain and a loose thread."""
         blotch = 0.30 * fractal(rng, 8, 3)
         if self.stain is not None:
             (x, y, size), kind, strength = self.stain[0].tolist(), *self.stain[1:]
@@ -124,7 +124,7 @@ class Fabric:
 
 
 def draw(rng: np.random.Generator) -> Fabric:
-    """A flawless piece of cloth."""
+    """Return a random normal piece of fabric."""
     return Fabric(
         seed=int(rng.integers(2**31)),
         pose=Pose(
@@ -137,12 +137,12 @@ def draw(rng: np.random.Generator) -> Fabric:
 
 
 def damage(fabric: Fabric, defect: str, rng: np.random.Generator) -> Fabric:
-    """The same cloth with a defect of the named type (one of `DEFECTS`)."""
+    """Return the fabric with a defect of this type (one of `DEFECTS`)."""
     return _DAMAGE[defect](fabric, rng)
 
 
 def _spot(fabric: Fabric, rng: np.random.Generator, reach: float = 0.7) -> Array:
-    """A point (2,) in the cloth's own frame that lies well inside the picture."""
+    """A point (2,) in the fabric's frame that lies well inside the picture."""
     return np.asarray(rng.uniform(-reach, reach, 2) - np.array(fabric.pose.shift))
 
 

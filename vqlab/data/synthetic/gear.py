@@ -28,7 +28,7 @@ from vqlab.data.synthetic.surface import (
 
 TEETH, HOLES = 12, 4
 ROOT, TIP, BORE = 0.64, 0.83, 0.19
-"""Radii of the tooth gaps, the tooth tips and the bore; the picture spans [-1, 1]."""
+"""Radii of the tooth gaps, the tooth tips and the bore; the image spans [-1, 1]."""
 HUB, RIM = 0.30, 0.56
 """The raised hub ends and the raised rim begins at these radii; the holes lie between."""
 HOLE_AT, HOLE = 0.43, 0.085
@@ -46,7 +46,7 @@ class Mark:
     """A line (scratch) or a spot (dent: its points lie close together) pressed into the face."""
 
     points: Array
-    """(n, 2) in the gear's own frame."""
+    """(n, 2) in the gear's frame."""
     width: float
     depth: float
     bright: float
@@ -54,20 +54,20 @@ class Mark:
 
 @dataclass(frozen=True)
 class Gear:
-    """The gear, how it lies, and what is wrong with it."""
+    """A gear, its pose and its defects."""
 
     seed: int
     pose: Pose
     shades: tuple[float, float]
     """Brightness of the steel and of the mat."""
     worn: tuple[float, ...]
-    """How much of each tooth is left: 1 whole, 0 gone."""
+    """Remaining share of each tooth, 0 to 1."""
     marks: tuple[Mark, ...] = ()
     dirt: tuple[tuple[Array, float, int], ...] = ()
     """Centre (2,), radius and index into DIRT of every spot of dirt."""
 
     def surface(self) -> Surface:
-        """What the camera sees."""
+        """Return the surface for the camera."""
         rng = np.random.default_rng(self.seed)
         surface = Surface(MAT * self.shades[1], -TALL, 0.02)
         surface.albedo *= 1 + 0.02 * fractal(rng, 5, 2) + 0.02 * clouds(rng, 150)
@@ -157,7 +157,7 @@ def _lathe(radius: Array, rng: np.random.Generator) -> Array:
 
 
 def draw(rng: np.random.Generator) -> Gear:
-    """A flawless gear, turned any way."""
+    """Return a random normal gear, rotated arbitrarily."""
     return Gear(
         seed=int(rng.integers(2**31)),
         pose=Pose(
@@ -171,7 +171,7 @@ def draw(rng: np.random.Generator) -> Gear:
 
 
 def damage(gear: Gear, defect: str, rng: np.random.Generator) -> Gear:
-    """The same gear with a defect of the named type (one of `DEFECTS`)."""
+    """Return the gear with a defect of this type (one of `DEFECTS`)."""
     return _DAMAGE[defect](gear, rng)
 
 
@@ -184,7 +184,7 @@ def _break_tooth(gear: Gear, rng: np.random.Generator) -> Gear:
 
 
 def _clear(points: Array) -> bool:
-    """True where every one of `points` (n, 2) lies on the face, clear of bore, holes and gaps."""
+    """Return whether all `points` (n, 2) lie on the face, outside bore, holes and gaps."""
     radius = np.hypot(points[:, 0], points[:, 1])
     to_holes = np.linalg.norm(points[:, None] - _holes(), axis=2)
     inside = (radius > BORE + 0.07) & (radius < ROOT - 0.02)
@@ -192,7 +192,7 @@ def _clear(points: Array) -> bool:
 
 
 def _on_face(rng: np.random.Generator) -> Array:
-    """A point (2,) that is `_clear`."""
+    """Return a random point (2,) that is `_clear`."""
     while True:
         spot = polar(rng.uniform(0, 2 * math.pi), rng.uniform(BORE, ROOT))
         if _clear(spot[None]):

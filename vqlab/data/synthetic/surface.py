@@ -1,4 +1,4 @@
-"""What a synthetic part is made of: colour, height and gloss on a grid, and random grain."""
+"""Surface of a synthetic part (colour, height, gloss on a grid) and random textures."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Array: TypeAlias = NDArray[Any]
 """A float32 or bool array; shapes are in the docstrings."""
 
 SIDE = 256
-"""Side of a finished picture, pixels."""
+"""Side of an image in pixels."""
 
-DRAWN = SIDE * 3 // 2
-"""Side at which parts are drawn; the picture is averaged down from it (anti-aliasing)."""
+GRID = SIDE * 3 // 2
+"""Side at which parts are rendered, before averaging to `SIDE` (anti-aliasing)."""
 
-PIXEL = 2 / DRAWN
-"""Width of a drawn pixel where the picture spans [-1, 1]."""
+PIXEL = 2 / GRID
+"""Width of a rendered pixel; the image spans [-1, 1]."""
 
 UNIT = 1 / 256
-"""Unit of heights, likewise."""
+"""Unit of heights in the same coordinates."""
 
 WHOLE = (slice(None), slice(None))
 
@@ -34,10 +34,10 @@ class Surface:
     """Albedo (3, S, S) in [0, 1], height (S, S) in `UNIT`, gloss (S, S), all float32."""
 
     def __init__(self, colour: Array, height: float, gloss: float) -> None:
-        self.albedo = np.empty((3, DRAWN, DRAWN), np.float32)
+        self.albedo = np.empty((3, GRID, GRID), np.float32)
         self.albedo[:] = colour[:, None, None]
-        self.height = np.full((DRAWN, DRAWN), height, np.float32)
-        self.gloss = np.full((DRAWN, DRAWN), gloss, np.float32)
+        self.height = np.full((GRID, GRID), height, np.float32)
+        self.gloss = np.full((GRID, GRID), gloss, np.float32)
 
     def lay(
         self,
@@ -47,7 +47,7 @@ class Surface:
         gloss: Array | float | None = None,
         where: tuple[slice, slice] = WHOLE,
     ) -> None:
-        """Blend a material over the surface inside the box `where`.
+        """Blend a material into the surface inside the box `where`.
 
         cover (h, w) in [0, 1]; colour (3,) or (3, h, w); height and gloss (h, w) or one number.
         """
@@ -66,22 +66,22 @@ class Surface:
 
 @dataclass(frozen=True)
 class Pose:
-    """How a part lies in the picture, which spans [-1, 1]: turn (rad), shift (x, y), size."""
+    """Pose of a part in the image, which spans [-1, 1]: rotation (rad), shift (x, y), scale."""
 
     turn: float
     shift: tuple[float, float]
     size: float
 
     def grid(self) -> tuple[Array, Array]:
-        """(u, v), each (S, S) float32: every drawn pixel's place in the part's own frame."""
-        line = (np.arange(DRAWN, dtype=np.float32) + 0.5) * PIXEL - 1
+        """Return every rendered pixel's (u, v) in the part's frame, each (S, S) float32."""
+        line = (np.arange(GRID, dtype=np.float32) + 0.5) * PIXEL - 1
         x = ((line - self.shift[0]) / self.size)[None, :]
         y = ((line - self.shift[1]) / self.size)[:, None]
         cos, sin = math.cos(self.turn), math.sin(self.turn)
         return cos * x + sin * y, cos * y - sin * x
 
     def box(self, u: float, v: float, reach: float) -> tuple[slice, slice]:
-        """Slices (rows, columns) of the pixels at most `reach` from (u, v), with some margin."""
+        """Return slices (rows, columns) of the pixels within `reach` of (u, v), with a margin."""
         cos, sin = math.cos(self.turn), math.sin(self.turn)
         x = (cos * u - sin * v) * self.size + self.shift[0]
         y = (sin * u + cos * v) * self.size + self.shift[1]
@@ -89,29 +89,29 @@ class Pose:
         return _span(y - half, y + half), _span(x - half, x + half)
 
     def windows(self, u: Array, v: Array, reach: float) -> Array:
-        """Flat indices (n, h, h) of the pixels round each of n points (u, v)."""
+        """Return flat indices (n, h, h) of the pixels around each of n points (u, v)."""
         cos, sin = math.cos(self.turn), math.sin(self.turn)
         x = (cos * u - sin * v) * self.size + self.shift[0]
         y = (sin * u + cos * v) * self.size + self.shift[1]
         half = round((reach * self.size + 0.01) / PIXEL)
         line = np.arange(-half, half + 1)
-        columns = np.clip(np.rint((x + 1) / PIXEL).astype(int)[:, None] + line, 0, DRAWN - 1)
-        rows = np.clip(np.rint((y + 1) / PIXEL).astype(int)[:, None] + line, 0, DRAWN - 1)
-        return np.asarray(rows[:, :, None] * DRAWN + columns[:, None, :])
+        columns = np.clip(np.rint((x + 1) / PIXEL).astype(int)[:, None] + line, 0, GRID - 1)
+        rows = np.clip(np.rint((y + 1) / PIXEL).astype(int)[:, None] + line, 0, GRID - 1)
+        return np.asarray(rows[:, :, None] * GRID + columns[:, None, :])
 
 
 def _span(low: float, high: float) -> slice:
-    start, stop = (min(DRAWN, max(0, round((end + 1) / PIXEL))) for end in (low, high))
+    start, stop = (min(GRID, max(0, round((end + 1) / PIXEL))) for end in (low, high))
     return slice(start, stop)
 
 
 def polar(angle: float, radius: float) -> Array:
-    """(2,) point at `angle` (rad) and `radius`."""
+    """Return the point (2,) at `angle` (rad) and `radius`."""
     return np.array([radius * math.cos(angle), radius * math.sin(angle)])
 
 
 def to_line(u: Array, v: Array, points: Array) -> Array:
-    """Distance (h, w) float32 of every pixel to the polyline `points` (n, 2)."""
+    """Return the distance (h, w) float32 of every pixel to the polyline `points` (n, 2)."""
     away = np.full(np.broadcast_shapes(u.shape, v.shape), np.inf, np.float32)
     for (x, y), (end_x, end_y) in itertools.pairwise(points.tolist()):
         along_x, along_y = end_x - x, end_y - y
@@ -122,14 +122,14 @@ def to_line(u: Array, v: Array, points: Array) -> Array:
 
 
 def around(distance: Array, softness: float) -> Array:
-    """Cover of an outline from its signed distance (negative inside), with a soft edge."""
+    """Return coverage in [0, 1] from a signed distance (negative inside), with a soft edge."""
     return np.clip(0.5 - distance / softness, 0, 1)
 
 
-def clouds(rng: np.random.Generator, cells: int, side: int = DRAWN) -> Array:
-    """Smooth noise (side, side) float32, mean about 0, deviation about 0.8, `cells` across."""
-    if cells >= 32:  # fine grain: a random cut of one sheet is as good and far cheaper
-        sheet = _sheet(round(cells * 2 * DRAWN / side))
+def clouds(rng: np.random.Generator, cells: int, side: int = GRID) -> Array:
+    """Return smooth noise (side, side) float32, mean 0, standard deviation 0.8, `cells` across."""
+    if cells >= 32:  # fine grain: a random crop of one sheet is as good and much cheaper
+        sheet = _sheet(round(cells * 2 * GRID / side))
         top, left = rng.integers(0, sheet.shape[0] - side, 2)
         cut = sheet[top : top + side, left : left + side]
         return cut.T if rng.random() < 0.5 else cut
@@ -142,9 +142,9 @@ def clouds(rng: np.random.Generator, cells: int, side: int = DRAWN) -> Array:
 
 @functools.cache
 def _sheet(cells: int) -> Array:
-    """Noise (2 * DRAWN, 2 * DRAWN) float32 with `cells` bumps across, always the same."""
+    """Noise (2 * GRID, 2 * GRID) float32 with `cells` bumps across, always the same."""
     coarse = np.random.default_rng(cells).standard_normal((cells, cells), dtype=np.float32)
-    sheet: Array = cv2.resize(coarse, (2 * DRAWN, 2 * DRAWN), interpolation=cv2.INTER_CUBIC)
+    sheet: Array = cv2.resize(coarse, (2 * GRID, 2 * GRID), interpolation=cv2.INTER_CUBIC)
     return sheet
 
 
@@ -159,17 +159,21 @@ def fractal(rng: np.random.Generator, cells: int, octaves: int) -> Array:
 def streaks(rng: np.random.Generator, angle: float, length: float) -> Array:
     """Marks of a blade or brush: noise (S, S), `length` pixels long along `angle` (rad)."""
     sheet = _drawn_out(length)
-    turn = cv2.getRotationMatrix2D((DRAWN, DRAWN), float(np.degrees(angle)), 1.0)
-    turn[:, 2] -= DRAWN / 2 + rng.uniform(-DRAWN / 4, DRAWN / 4, 2)
+    turn = cv2.getRotationMatrix2D((GRID, GRID), float(np.degrees(angle)), 1.0)
+    turn[:, 2] -= GRID / 2 + rng.uniform(-GRID / 4, GRID / 4, 2)
     marks: Array = cv2.warpAffine(
-        sheet, turn, (DRAWN, DRAWN), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+        sheet,
+        turn,
+        (GRID, GRID),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REFLECT,
     )
     return marks
 
 
 @functools.cache
 def _drawn_out(length: float) -> Array:
-    side = 2 * DRAWN
+    side = 2 * GRID
     rng = np.random.default_rng(int(length))
     thin = rng.standard_normal((side, max(2, int(side / length))), dtype=np.float32)
     sheet: Array = cv2.resize(thin, (side, side), interpolation=cv2.INTER_LINEAR)

@@ -38,13 +38,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Wood:
-    """A board, how its grain runs, and what is wrong with it. The grain runs along v."""
+    """A board, its grain (along v) and its defects."""
 
     seed: int
     pose: Pose
     shade: float
     pith: tuple[float, float]
-    """Where the middle of the tree would lie: aside of the picture, and along the grain."""
+    """Position of the tree's centre: beside the image, and along the grain."""
     rings: float
     """Growth rings per unit."""
     lines: tuple[Line, ...] = ()
@@ -54,7 +54,7 @@ class Wood:
     """x, y, radius, strength of a wet patch."""
 
     def surface(self) -> Surface:
-        """What the camera sees."""
+        """Return the surface for the camera."""
         rng = np.random.default_rng(self.seed)
         surface = Surface(EARLY, 0, 0.10)
         u, v = self.pose.grid()
@@ -101,7 +101,7 @@ class Wood:
 
 
 def draw(rng: np.random.Generator) -> Wood:
-    """A flawless board."""
+    """Return a random normal board."""
     return Wood(
         seed=int(rng.integers(2**31)),
         pose=Pose(
@@ -116,7 +116,7 @@ def draw(rng: np.random.Generator) -> Wood:
 
 
 def damage(wood: Wood, defect: str, rng: np.random.Generator) -> Wood:
-    """The same board with a defect of the named type (one of `DEFECTS`)."""
+    """Return the board with a defect of this type (one of `DEFECTS`)."""
     return _DAMAGE[defect](wood, rng)
 
 
