@@ -131,3 +131,13 @@ def test_bits_of_arrays_and_of_loaded_colours(tmp_path: Any) -> None:
         image.load()
         with pytest.raises(UserError, match=r"has lost the bits .* pass the path"):
             as_rgb(image, bits=12)
+
+
+def test_a_dark_deep_array_takes_the_scale_of_a_file(tmp_path: Any) -> None:
+    from vqlab.data import read_image
+
+    dark = np.arange(200, dtype=np.uint16).reshape(10, 20)
+    PIL.Image.fromarray(dark).save(tmp_path / "dark.png")
+    with pytest.raises(UserError, match=r"pass `\(x >> 8\)\.astype\('uint8'\)`"):
+        as_rgb(dark)
+    assert (as_rgb((dark >> 8).astype("uint8")) == read_image(tmp_path / "dark.png")).all()

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from folders import write_mask
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -278,3 +279,15 @@ def test_what_is_no_rgb_array_is_refused(shape: tuple[int, ...]) -> None:
         to_network(np.zeros(shape, np.uint8), DataSettings())
     with pytest.raises(UserError, match="float64"):
         to_network(np.zeros((8, 8, 3)), DataSettings())
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_webp_masks_with_a_colour_profile_or_frames(tmp_path: Path, lossless: bool) -> None:
+    """The chunk that tells them apart need not be near the beginning."""
+    path = write_mask(tmp_path / "mask.png", (64, 64), 100)
+    mask = Image.open(path)
+    options = {"lossless": lossless, "quality": 90, "icc_profile": bytes(6000)}
+    mask.save(tmp_path / "profile.webp", **options)
+    mask.save(tmp_path / "frames.webp", save_all=True, append_images=[mask.rotate(9)], **options)
+    for name in ("profile", "frames"):
+        assert read_mask(tmp_path / f"{name}.webp").any() == lossless, name

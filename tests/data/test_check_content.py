@@ -243,3 +243,47 @@ def test_the_last_line_counts_warnings(
     assert last().startswith("No problems found. Fingerprint: ")
     write_image(root / "nut/train/good/cam2/0.png", 1)
     assert last().startswith("1 warning. Fingerprint: ") and codes == [0, status]
+
+
+def make_grey(root: Path) -> list[Path]:
+    """Make all images of the category `nut` grey, saved as RGB; return those of train."""
+    nut = root / "nut"
+    for path in [*nut.glob("train/good/*.png"), *nut.glob("test/*/*.png")]:
+        Image.open(path).convert("L").convert("RGB").save(path)
+    return sorted(nut.glob("train/good/*.png"))
+
+
+def test_grey_files_among_rgb_files_of_grey_pictures(root: Path) -> None:
+    first, second, *_ = make_grey(root)
+    assert check_dataset(root, ["nut"]).warnings == []
+    Image.open(first).convert("L").save(first)
+    Image.open(second).convert("1").save(second)
+    (said,) = check_dataset(root, ["nut"]).warnings
+    assert "modes are mixed: 8 RGB, 1 grey, 1 1-bit" in said
+    assert "train/good/000.png, train/good/001.png" in said
+
+
+def test_eight_bits_among_sixteen(root: Path) -> None:
+    first, *rest = make_grey(root)
+    grey = np.asarray(Image.open(first))[..., 0]
+    Image.fromarray(grey.astype(np.uint16) * 256).save(first)
+    for path in rest:
+        Image.open(path).convert("L").save(path)
+    for path in (root / "nut").glob("test/*/*.png"):
+        Image.open(path).convert("L").save(path)
+    (said,) = check_dataset(root, ["nut"]).warnings
+    assert "1 with more; those with more are train/good/000.png" in said
+
+
+def test_links_to_used_images_are_no_unused_images(root: Path) -> None:
+    """Neither a link to a folder in use, wherever it sorts, nor one to a file."""
+    nut = root / "nut"
+    (nut / "latest").symlink_to(nut / "train")
+    (nut / "train/good/again").mkdir()
+    (nut / "train/good/again/000.png").symlink_to(nut / "train/good/000.png")
+    (nut / "train/good/loop").symlink_to(nut)
+    assert check_dataset(root, ["nut"]).warnings == []
+    write_image(root / "elsewhere/new.png", 1)
+    (nut / "train/good/cam2").symlink_to(root / "elsewhere")
+    (said,) = check_dataset(root, ["nut"]).warnings
+    assert "1 image in train/good/cam2 is not used (new.png)" in said
