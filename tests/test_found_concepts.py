@@ -55,13 +55,13 @@ def test_one_category_has_nothing_to_tell() -> None:
 class Brightness:
     """Two prototypes: dark and bright images."""
 
-    def prototypes_of(self, pyramid: tuple[torch.Tensor, ...]) -> ImagePrototypes:
-        mean = pyramid[0].mean((1, 2, 3))[:, None]
+    def prototypes(self, extracted: tuple[torch.Tensor, ...]) -> ImagePrototypes:
+        mean = extracted[0].mean((1, 2, 3))[:, None]
         return ImagePrototypes((mean[:, 0] > 0.5).long(), mean, torch.tensor([[0.2], [0.8]]))
 
 
 class Nothing:
-    def prototypes_of(self, pyramid: tuple[torch.Tensor, ...]) -> None:
+    def prototypes(self, extracted: tuple[torch.Tensor, ...]) -> None:
         return None
 
 

@@ -11,7 +11,7 @@ from tiny_set import tiny_recipe
 
 from vqlab.config import flatten, merge
 from vqlab.data import load_dataset
-from vqlab.evaluation import evaluate, read_images, score_read
+from vqlab.evaluation import evaluate, extract_images, score_extracted
 from vqlab.model import Model
 from vqlab.run import judge, make_trainer, resolve, run
 from vqlab.sweep import SweepResult, make_space, rescore, sweep
@@ -133,10 +133,10 @@ def test_real_defects_need_no_margin(
     assert found.rules == {"detector.scoring.code_smoothing": "validation/pixel_auroc"}
 
 
-def test_reading_first_changes_nothing(tree: Tree) -> None:
+def test_extracting_first_changes_nothing(tree: Tree) -> None:
     model, _, splits = trained_model(tree)
-    read = read_images(model.detector, model.backbone, splits.validation, model.device)
-    once, direct = score_read(model.detector, read), model.score_set(splits.validation)
+    extracted = extract_images(model.detector, model.backbone, splits.validation, model.device)
+    once, direct = score_extracted(model.detector, extracted), model.score_set(splits.validation)
     np.testing.assert_array_equal(np.stack(once.maps), np.stack(direct.maps))
     np.testing.assert_array_equal(once.image_scores, direct.image_scores)
     assert (once.labels == direct.labels).all() and once.samples == direct.samples

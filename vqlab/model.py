@@ -22,7 +22,15 @@ from PIL import Image
 from vqlab.checkpoint import load_checkpoint, save_checkpoint, split_state
 from vqlab.config import validate
 from vqlab.data import DataSettings, ImageSet, as_rgb, read_image, to_network, to_original
-from vqlab.detectors import Detector, detector_class
+from vqlab.detectors import (
+    Detector,
+    Extracted,
+    HasAlternatives,
+    HasPanels,
+    detector_class,
+    extract,
+    scores,
+)
 from vqlab.evaluation import (
     REJECT,
     Progress,
@@ -65,7 +73,8 @@ class Prediction:
     image: Array
     """(H, W, 3) uint8, as read."""
     model: Model = field(repr=False)
-    pyramid: Pyramid = field(repr=False)
+    extracted: Extracted = field(repr=False)
+    """Outputs of the detector that the scores were computed from."""
     geometry: Geometry = field(repr=False)
     """Where the image lies in the network's square."""
 
@@ -73,7 +82,7 @@ class Prediction:
     def panels(self) -> dict[str, Array]:
         """What the detector offers to look at: pictures (H, W, 3) uint8, e.g. `reconstruction`, and
         maps of codes (h, w), integers, that fill the image. Computed when first asked for."""
-        return self.model.panels(self.pyramid, self.geometry)
+        return self.model.panels(self.extracted, self.geometry)
 
     @property
     def defect(self) -> bool:
@@ -175,9 +184,10 @@ class Model:
         pixels = self.read(image)
         network, geometry = to_network(pixels, self.data)
         pyramid = self.backbone(network[None].to(self.device))
-        scores = self.detector.score(pyramid)
-        own = to_original(scores.anomaly_map[0].float().cpu().numpy(), geometry)
-        value = float(scores.image_score[0])
+        extracted = extract(self.detector, pyramid)
+        result = scores(self.detector, extracted)
+        own = to_original(result.anomaly_map[0].float().cpu().numpy(), geometry)
+        value = float(result.image_score[0])
         verdict = self.thresholds.verdict(value)
         return Prediction(
             score=value,
@@ -187,15 +197,17 @@ class Model:
             mask=predicted_mask(own, self.thresholds.pixel, verdict),
             image=pixels,
             model=self,
-            pyramid=pyramid,
+            extracted=extracted,
             geometry=geometry,
         )
 
     @torch.inference_mode()
-    def panels(self, pyramid: Pyramid, geometry: Geometry) -> dict[str, Array]:
+    def panels(self, extracted: Extracted, geometry: Geometry) -> dict[str, Array]:
         """Return the detector's panels of one image as `Prediction.panels`."""
-        panels = {}
-        for name, panel in self.detector.panels(pyramid).items():
+        panels: dict[str, Array] = {}
+        if not isinstance(self.detector, HasPanels):
+            return panels
+        for name, panel in self.detector.panels(extracted).items():
             if panel.ndim == 4:
                 panels[name] = _to_picture(panel[0].float().cpu().numpy(), geometry)
             else:
@@ -212,7 +224,8 @@ class _Alternative:
     name: str
 
     def score(self, pyramid: Pyramid) -> Scores:
-        return self.detector.alternatives(pyramid)[self.name]
+        assert isinstance(self.detector, HasAlternatives)
+        return self.detector.alternatives(extract(self.detector, pyramid))[self.name]
 
 
 def _to_picture(panel: Array, geometry: Geometry) -> Array:

@@ -2,7 +2,7 @@
 
 Each check is a function that takes a `DetectorCase` and raises AssertionError where the detector
 breaks the contract; `CHECKS` lists them, for a parametrised test of each. They run on images of 32
-px without a backbone and take a few seconds.
+px and on pyramids of two levels made of them, without a backbone, and take a few seconds.
 """
 
 from __future__ import annotations
@@ -16,11 +16,24 @@ import torch
 from torch import Tensor
 
 from vqlab.config import dump, validate
-from vqlab.detectors import Detector, detector_class
-from vqlab.types import InputSpec, Pyramid
+from vqlab.detectors import (
+    Detector,
+    HasAlternatives,
+    HasCodeMaps,
+    HasPanels,
+    HasPrototypes,
+    Rescorable,
+    detector_class,
+    extract,
+    scores,
+)
+from vqlab.types import InputSpec, Pyramid, Scores, UserError
 
 SIDE = 32
 SPEC = InputSpec(channels=(3,), sizes=((SIDE, SIDE),), image_size=(SIDE, SIDE))
+"""Images as they are: a pyramid of one level."""
+PYRAMID = InputSpec(channels=(6, 8), sizes=((16, 16), (8, 8)), image_size=(SIDE, SIDE))
+"""Two levels, as of a backbone."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +43,27 @@ class DetectorCase:
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What differs from its defaults, as in section `detector` of a recipe."""
+    spec: InputSpec = SPEC
+    """`SPEC` or `PYRAMID`."""
 
     def build(self, seed: int = 0) -> Detector:
         """Return a new detector for images of 32 px."""
         torch.manual_seed(seed)
         kind = detector_class(self.name)
-        return kind(validate(kind.Config, self.settings), SPEC)
+        return kind(validate(kind.Config, self.settings), self.spec)
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the detector can be built for `spec`: one that needs images cannot for levels."""
+        try:
+            self.build()
+        except UserError:
+            return False
+        return True
+
+    def pyramid(self, images: Tensor) -> Pyramid:
+        """Return images (B, 3, 32, 32) as the pyramid that `spec` describes."""
+        return as_pyramid(images, self.spec)
 
     @cached_property
     def trained(self) -> Detector:
@@ -46,11 +74,15 @@ class DetectorCase:
 def check_detector(name: str, settings: Mapping[str, Any] | None = None) -> None:
     """Run every check on the detector registered as `name`; raises AssertionError where one fails.
 
-    settings: make it small, so that the checks are quick, e.g. `{"width": 8}`.
+    It is checked on images and on a pyramid of two levels; where its constructor refuses one of
+    them by a UserError, on the other alone. settings: make it small, so that the checks are quick,
+    e.g. `{"width": 8}`.
     """
-    case = DetectorCase(name, settings or {})
-    for check in CHECKS:
-        run_check(check, case)
+    cases = [DetectorCase(name, settings or {}, spec) for spec in (SPEC, PYRAMID)]
+    accepted = [case for case in cases if case.accepted] or cases[:1]
+    for case in accepted:
+        for check in CHECKS:
+            run_check(check, case)
 
 
 def run_check(check: Check, case: DetectorCase) -> None:
@@ -71,12 +103,12 @@ def settings_have_defaults(case: DetectorCase) -> None:
 def config_and_spec_are_stored(case: DetectorCase) -> None:
     detector = case.build()
     assert detector.config == validate(detector.Config, case.settings), "config is not stored"
-    assert detector.spec == SPEC, "spec is not stored"
+    assert detector.spec == case.spec, "spec is not stored"
 
 
 def loss_is_finite_scalar_and_named(case: DetectorCase) -> None:
     detector = case.build()
-    losses = detector.loss((products(4, seed=1),))
+    losses = detector.loss(case.pyramid(products(4, seed=1)))
     assert "loss" in losses
     for value in losses.values():
         assert value.shape == () and bool(value.isfinite())
@@ -84,12 +116,12 @@ def loss_is_finite_scalar_and_named(case: DetectorCase) -> None:
 
 def every_trainable_parameter_gets_a_gradient(case: DetectorCase) -> None:
     detector = case.build()
-    detector.prepare(batches(products(8, seed=1)))
+    detector.prepare(batches(products(8, seed=1), case.spec))
     learned = [w for w in detector.parameters() if w.requires_grad]
     optimizer = torch.optim.SGD(learned, 1e-2) if learned else None
     for _ in range(25):  # with steps: layers that start at zero hide those before them
         detector.zero_grad()
-        loss = detector.loss((products(8, seed=1),))["loss"]
+        loss = detector.loss(case.pyramid(products(8, seed=1)))["loss"]
         if optimizer is not None:
             torch.autograd.backward(loss)
             optimizer.step()
@@ -102,30 +134,31 @@ def every_trainable_parameter_gets_a_gradient(case: DetectorCase) -> None:
 
 @torch.no_grad()
 def score_shapes(case: DetectorCase) -> None:
-    scores = case.trained.score((products(5, seed=3),))
-    assert scores.anomaly_map.shape == (5, SIDE, SIDE) and scores.image_score.shape == (5,)
-    for value in (scores.anomaly_map, scores.image_score):
+    result = case.trained.score(case.pyramid(products(5, seed=3)))
+    assert result.anomaly_map.shape == (5, SIDE, SIDE) and result.image_score.shape == (5,)
+    for value in (result.anomaly_map, result.image_score):
         assert value.dtype == torch.float32 and bool(value.isfinite().all())
 
 
 @torch.no_grad()
 def score_before_training_is_finite(case: DetectorCase) -> None:
-    scores = case.build().score((products(2, seed=3),))
-    assert bool(scores.anomaly_map.isfinite().all() and scores.image_score.isfinite().all())
+    result = case.build().score(case.pyramid(products(2, seed=3)))
+    assert bool(result.anomaly_map.isfinite().all() and result.image_score.isfinite().all())
 
 
 @torch.no_grad()
 def score_does_not_depend_on_batch_mates(case: DetectorCase) -> None:
     images = products(6, seed=3)
-    together = case.trained.score((images,))
-    others = case.trained.score((torch.cat([torch.rand(3, 3, SIDE, SIDE), images[2:3]]),))
-    alone = case.trained.score((images[2:3],))
-    for scores, at in ((together, 2), (others, 3)):
+    together = case.trained.score(case.pyramid(images))
+    others = torch.cat([torch.rand(3, 3, SIDE, SIDE), images[2:3]])
+    others_too = case.trained.score(case.pyramid(others))
+    alone = case.trained.score(case.pyramid(images[2:3]))
+    for batch, at in ((together, 2), (others_too, 3)):
         torch.testing.assert_close(
-            scores.anomaly_map[at], alone.anomaly_map[0], rtol=1e-3, atol=1e-4
+            batch.anomaly_map[at], alone.anomaly_map[0], rtol=1e-3, atol=1e-4
         )
         torch.testing.assert_close(
-            scores.image_score[at], alone.image_score[0], rtol=1e-3, atol=1e-4
+            batch.image_score[at], alone.image_score[0], rtol=1e-3, atol=1e-4
         )
 
 
@@ -133,11 +166,10 @@ def score_does_not_depend_on_batch_mates(case: DetectorCase) -> None:
 def score_does_not_depend_on_the_training_flag_or_chance(case: DetectorCase) -> None:
     images = products(4, seed=3)
     chance = torch.get_rng_state()
-    calm = case.trained.eval().score((images,))
-    eager = case.trained.train().score((images,))
+    evaluating = case.trained.eval().score(case.pyramid(images))
+    training = case.trained.train().score(case.pyramid(images))
     case.trained.eval()
-    assert torch.equal(calm.anomaly_map, eager.anomaly_map)
-    assert torch.equal(calm.image_score, eager.image_score)
+    assert_equal(evaluating, training)
     assert torch.equal(chance, torch.get_rng_state())
 
 
@@ -145,7 +177,8 @@ def score_does_not_depend_on_the_training_flag_or_chance(case: DetectorCase) -> 
 def a_synthetic_anomaly_scores_above_its_clean_twin(case: DetectorCase) -> None:
     clean = products(6, seed=4)
     broken, mask = spoiled(clean)
-    before, after = case.trained.score((clean,)), case.trained.score((broken,))
+    before = case.trained.score(case.pyramid(clean))
+    after = case.trained.score(case.pyramid(broken))
     assert bool((after.image_score > before.image_score).all())
     inside = after.anomaly_map[:, mask].mean(1)
     assert bool((inside > before.anomaly_map[:, mask].mean(1)).all())
@@ -153,14 +186,15 @@ def a_synthetic_anomaly_scores_above_its_clean_twin(case: DetectorCase) -> None:
 
 
 @torch.no_grad()
-def scores_of_what_was_read_equal_score(case: DetectorCase) -> None:
-    images = products(4, seed=3)
-    reading = case.trained.read((images,))
-    assert all(len(part) == 4 for part in reading)
-    for scores in (case.trained.scores_of(reading), case.trained.scores_of(tuple(reading))):
-        direct = case.trained.score((images,))
-        assert torch.equal(scores.anomaly_map, direct.anomaly_map)
-        assert torch.equal(scores.image_score, direct.image_score)
+def scores_of_extracted_outputs_equal_score(case: DetectorCase) -> None:
+    pyramid = case.pyramid(products(4, seed=3))
+    extracted = extract(case.trained, pyramid)
+    assert all(len(part) == 4 for part in extracted)
+    for part in (extracted, tuple(extracted)):
+        assert_equal(scores(case.trained, part), case.trained.score(pyramid))
+    if isinstance(case.trained, Rescorable):
+        scoring = getattr(case.trained.config, "scoring", case.trained.config)
+        assert case.trained.can_rescore(scoring, scoring)
 
 
 @torch.no_grad()
@@ -168,25 +202,26 @@ def state_round_trip(case: DetectorCase) -> None:
     other = case.build(seed=9).eval()
     other.load_state_dict(case.trained.state_dict())
     images = products(4, seed=3)
-    one, two = case.trained.score((images,)), other.score((images,))
-    assert torch.equal(one.anomaly_map, two.anomaly_map)
-    assert torch.equal(one.image_score, two.image_score)
+    pyramid = case.pyramid(images)
+    assert_equal(case.trained.score(pyramid), other.score(pyramid))
 
 
 def same_seed_same_result(case: DetectorCase) -> None:
     images = products(4, seed=3)
     detectors = [train(case.build(), steps=25) for _ in range(2)]
     with torch.no_grad():
-        one, two = (detector.score((images,)) for detector in detectors)
-    assert torch.equal(one.anomaly_map, two.anomaly_map)
-    assert torch.equal(one.image_score, two.image_score)
+        first, second = (detector.score(case.pyramid(images)) for detector in detectors)
+    assert_equal(first, second)
 
 
 def calibrating_again_replaces(case: DetectorCase) -> None:
     other = case.build().eval()
     other.load_state_dict(case.trained.state_dict())
-    other.calibrate(batches(torch.rand(16, 3, SIDE, SIDE)), batches(torch.rand(8, 3, SIDE, SIDE)))
-    other.calibrate(batches(products(32, seed=1)), batches(products(16, seed=2)))
+    for images, rest in (
+        (torch.rand(16, 3, SIDE, SIDE), torch.rand(8, 3, SIDE, SIDE)),
+        (products(32, seed=1), products(16, seed=2)),
+    ):
+        other.calibrate(batches(images, case.spec), batches(rest, case.spec))
     for key, value in case.trained.state_dict().items():
         assert torch.equal(other.state_dict()[key], value), key
 
@@ -198,31 +233,53 @@ def health_is_numbers_read_once(case: DetectorCase) -> None:
 
 
 @torch.no_grad()
+def alternatives_are_scores(case: DetectorCase) -> None:
+    if not isinstance(case.trained, HasAlternatives):
+        return
+    extracted = extract(case.trained, case.pyramid(products(3, seed=3)))
+    for name, result in case.trained.alternatives(extracted).items():
+        assert result.anomaly_map.shape == (3, SIDE, SIDE) and result.image_score.shape == (3,), (
+            name
+        )
+        assert bool(result.anomaly_map.isfinite().all() and result.image_score.isfinite().all())
+
+
+@torch.no_grad()
 def panels_are_pictures_or_integer_maps(case: DetectorCase) -> None:
-    for title, panel in case.trained.panels((products(3, seed=3),)).items():
+    detector = case.trained
+    if not isinstance(detector, HasPanels):
+        return
+    sizes = detector.codebook_sizes() if isinstance(detector, HasCodeMaps) else {}
+    for title, panel in detector.panels(
+        extract(detector, case.pyramid(products(3, seed=3)))
+    ).items():
         assert len(panel) == 3, title
         if panel.is_floating_point():
             assert panel.shape[1:] == (3, SIDE, SIDE)
             assert 0 <= float(panel.min()) and float(panel.max()) <= 1
         else:
             assert panel.ndim == 3 and int(panel.min()) >= 0
-            assert int(panel.max()) < case.trained.codebook_sizes()[title]
+            assert int(panel.max()) < sizes[title]
 
 
 @torch.no_grad()
 def prototypes_are_codes_of_single_images(case: DetectorCase) -> None:
-    images = products(6, seed=3)
-    together, alone = (case.trained.prototypes_of((part,)) for part in (images, images[2:3]))
-    if together is None or alone is None:
-        assert together is alone
+    detector, images = case.trained, products(6, seed=3)
+    if not isinstance(detector, HasPrototypes):
+        return
+    together, alone, training = (
+        detector.train(flag).prototypes(extract(detector, case.pyramid(part)))
+        for flag, part in ((False, images), (False, images[2:3]), (True, images))
+    )
+    detector.eval()
+    if together is None or alone is None or training is None:
+        assert together is alone is training
         return
     assert together.indices.shape == (6,) and together.indices.dtype == torch.int64
     assert together.vectors.shape == (6, together.codebook.shape[1])
     assert int(together.indices[2]) == int(alone.indices[0]) < len(together.codebook)
     torch.testing.assert_close(together.vectors[2], alone.vectors[0], rtol=1e-3, atol=1e-4)
-    eager = case.trained.train().prototypes_of((images,))
-    case.trained.eval()
-    assert eager is not None and torch.equal(eager.vectors, together.vectors)
+    assert torch.equal(training.vectors, together.vectors)
 
 
 def products(count: int, seed: int) -> Tensor:
@@ -245,9 +302,28 @@ def spoiled(images: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(mask, 0.05, images), mask
 
 
-def batches(images: Tensor) -> list[Pyramid]:
-    """Return the images as pyramids of one level, 8 images each."""
-    return [(part,) for part in torch.split(images, 8)]
+def as_pyramid(images: Tensor, spec: InputSpec) -> Pyramid:
+    """Return images (B, 3, 32, 32) as they are, or as levels of fixed random filter responses."""
+    if spec == SPEC:
+        return (images,)
+    draw = torch.Generator().manual_seed(5)
+    levels = []
+    for channels, size in zip(spec.channels, spec.sizes, strict=True):
+        filters = torch.randn(channels, 3, 3, 3, generator=draw)
+        response = torch.nn.functional.conv2d(images, filters, padding=1)
+        levels.append(torch.nn.functional.adaptive_avg_pool2d(response, size))
+    return tuple(levels)
+
+
+def batches(images: Tensor, spec: InputSpec = SPEC) -> list[Pyramid]:
+    """Return the images as pyramids of 8 images each."""
+    return [as_pyramid(part, spec) for part in torch.split(images, 8)]
+
+
+def assert_equal(first: Scores, second: Scores) -> None:
+    """Raise AssertionError where two results differ in any bit."""
+    assert torch.equal(first.anomaly_map, second.anomaly_map)
+    assert torch.equal(first.image_score, second.image_score)
 
 
 def train(detector: Detector, steps: int) -> Detector:
@@ -255,17 +331,19 @@ def train(detector: Detector, steps: int) -> Detector:
     images = products(32, seed=1)
     torch.manual_seed(7)
     detector.train()
-    detector.prepare(batches(images))
+    detector.prepare(batches(images, detector.spec))
     weights = list(detector.parameters())
     optimizer = torch.optim.Adam(weights, 3e-3) if weights else None
     for _ in range(steps if optimizer else 0):
-        loss = detector.loss((images[torch.randperm(len(images))[:8]],))["loss"]
+        batch = images[torch.randperm(len(images))[:8]]
+        loss = detector.loss(as_pyramid(batch, detector.spec))["loss"]
         assert optimizer is not None
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
     detector.eval()
-    detector.calibrate(batches(images), batches(products(16, seed=2)))
+    rest = products(16, seed=2)
+    detector.calibrate(batches(images, detector.spec), batches(rest, detector.spec))
     return detector
 
 
@@ -280,11 +358,12 @@ CHECKS: tuple[Check, ...] = (
     score_does_not_depend_on_batch_mates,
     score_does_not_depend_on_the_training_flag_or_chance,
     a_synthetic_anomaly_scores_above_its_clean_twin,
-    scores_of_what_was_read_equal_score,
+    scores_of_extracted_outputs_equal_score,
     state_round_trip,
     same_seed_same_result,
     calibrating_again_replaces,
     health_is_numbers_read_once,
+    alternatives_are_scores,
     panels_are_pictures_or_integer_maps,
     prototypes_are_codes_of_single_images,
 )

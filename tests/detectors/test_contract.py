@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from vqlab.detectors import detector_class, names, register
-from vqlab.testing import CHECKS, Check, DetectorCase, run_check
+from vqlab.testing import CHECKS, PYRAMID, SPEC, Check, DetectorCase, run_check
 from vqlab.types import UserError
 
 FLOW = {
@@ -36,11 +36,19 @@ QUICK: dict[str, list[dict[str, Any]]] = {
     ],
 }
 """Settings that make a detector small; one without an entry is tested as it is by default."""
-CASES = [DetectorCase(name, settings) for name in names() for settings in QUICK.get(name, [{}])]
+CASES = [
+    case
+    for name in names()
+    for settings in QUICK.get(name, [{}])
+    for spec in (SPEC, PYRAMID)
+    if (case := DetectorCase(name, settings, spec)).accepted
+]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name}-{len(case.settings)}")
+@pytest.mark.parametrize(
+    "case", CASES, ids=lambda case: f"{case.name}-{len(case.settings)}-{len(case.spec.sizes)}"
+)
 def test_contract(case: DetectorCase, check: Check) -> None:
     run_check(check, case)
 

@@ -23,7 +23,7 @@ def test_score_is_the_distance_from_the_mean_in_standard_deviations() -> None:
     scores = detector.score((image,))
     torch.testing.assert_close(scores.anomaly_map, smooth(full[:, 0], 0.05 * 16))
     torch.testing.assert_close(scores.image_score, scores.anomaly_map.amax((1, 2)))
-    mean = detector.panels((image,))["reconstruction"]
+    mean = detector.panels(detector.extract((image,)))["reconstruction"]
     torch.testing.assert_close(mean, normals.mean(0).expand(2, -1, -1, -1))
 
 

@@ -126,9 +126,9 @@ def test_the_highest_share_of_the_map() -> None:
 
 def test_a_panel_shows_near_patches_in_near_colours() -> None:
     detector = filled(bank_size=50)
-    panel = detector.panels(pyramids(2, 3))["nearest in bank"]
+    panel = detector.panels(detector.extract(pyramids(2, 3)))["nearest in bank"]
     assert panel.shape == (2, 3, 32, 32) and 0 <= float(panel.min()) <= float(panel.max()) <= 1
-    assert torch.equal(panel, detector.panels(pyramids(2, 3))["nearest in bank"])
+    assert torch.equal(panel, detector.panels(detector.extract(pyramids(2, 3)))["nearest in bank"])
     cells = panel.view(2, 3, 8, 4, 8, 4)
     assert torch.equal(cells.amax((3, 5)), cells.amin((3, 5)))  # a patch, one colour
     assert len(cells[..., 0, :, 0].flatten(2).unique(dim=2)[0].T) > 5

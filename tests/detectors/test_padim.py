@@ -43,7 +43,7 @@ def test_distances_are_those_of_a_gaussian_per_position() -> None:
         expected[:, row, column] = np.sqrt(
             np.einsum("bi,ij,bj->b", deviations, inverse, deviations)
         )
-    (distances,) = detector.read(images)
+    (distances,) = detector.extract(images)
     np.testing.assert_allclose(distances.numpy(), expected, rtol=1e-4)
     full = torch.nn.functional.interpolate(distances[:, None], (32, 32), mode="bilinear")[:, 0]
     scores = detector.score(images)

@@ -190,7 +190,7 @@ def test_conditioning_on_concepts_makes_normal_images_likelier() -> None:
 def test_concepts_tell_products_apart_without_labels() -> None:
     detector = build({})
     train(detector, steps=10)
-    found = detector.prototypes_of(two_products(16, seed=4))
+    found = detector.prototypes(detector.extract(two_products(16, seed=4)))
     assert found is not None
     kinds = [set(found.indices[kind::2].tolist()) for kind in (0, 1)]
     assert not kinds[0] & kinds[1]
@@ -265,7 +265,7 @@ def test_one_threshold_serves_products_whose_scores_lie_apart() -> None:
 def test_alternatives_are_the_papers_scores() -> None:
     detector = build({})
     train(detector, steps=10)
-    for name, scores in detector.alternatives(two_products(3, seed=3)).items():
+    for name, scores in detector.alternatives(detector.extract(two_products(3, seed=3))).items():
         assert name in ("add", "mul")
         assert float(scores.anomaly_map.amin()) == pytest.approx(0, abs=1e-5)
         assert float(scores.anomaly_map.amax()) <= (2 if name == "add" else 1)

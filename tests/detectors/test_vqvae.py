@@ -107,7 +107,9 @@ def test_recipe_of_the_paper_has_the_published_loss_and_score() -> None:
     error = (rebuilt - images).square().mean(1).detach()
     torch.testing.assert_close(scores.anomaly_map, error)
     torch.testing.assert_close(scores.image_score, error.amax((1, 2)))
-    torch.testing.assert_close(part.alternatives((images,))["squared_error"].anomaly_map, error)
+    torch.testing.assert_close(
+        part.alternatives(part.extract((images,)))["squared_error"].anomaly_map, error
+    )
 
 
 def test_straight_through_reaches_the_encoder_unchanged() -> None:
@@ -230,7 +232,7 @@ def test_training_shorter_than_the_warmup_still_scores_by_codes(levels: int) -> 
     train(part, 5)
     calibrate(part)
     assert bool(part.quantizer.initialised)
-    terms = part.terms(part.read((rings(2),)))
+    terms = part.terms(part.extract((rings(2),)))
     assert bool((terms.flatten(2).std(2) > 0).all())
 
 
@@ -250,7 +252,7 @@ def test_terms_normalised_by_pixel_are_centred_at_each_of_them(trained: VQVAE) -
     assert float(maps.mean(0).abs().max()) < 1e-3
     torch.testing.assert_close(
         maps * part.normality.pixel_sd[0] + part.normality.pixel_mean[0],
-        part.terms(part.read(held_out))[0],
+        part.terms(part.extract(held_out))[0],
     )
 
 
@@ -304,8 +306,8 @@ def test_relative_error_measures_each_place_by_its_own(trained: VQVAE) -> None:
     error = (part.reconstruct(images)[0] - images).square().mean(1)
     mean = part.error_mean
     expected = (error - mean) / (mean + 0.3 * mean.mean())
-    torch.testing.assert_close(part.terms(part.read((images,)))[0], expected)
-    assert float(part.terms(part.read((rings(32),)))[0].mean()) == pytest.approx(0, abs=0.05)
+    torch.testing.assert_close(part.terms(part.extract((images,)))[0], expected)
+    assert float(part.terms(part.extract((rings(32),)))[0].mean()) == pytest.approx(0, abs=0.05)
 
 
 @pytest.mark.parametrize("kind", ["max", "mean", "top"])
@@ -326,7 +328,7 @@ def test_an_image_in_unusual_light_is_no_defect(trained: VQVAE, term: str) -> No
     def rise(light: float) -> float:
         part = scored_by(trained, term, light=light, context_steps=60)
         row = TERMS.index(term)
-        before, after = (part.terms(part.read((seen,)))[row].mean() for seen in (images, bright))
+        before, after = (part.terms(part.extract((seen,)))[row].mean() for seen in (images, bright))
         return float(after - before)
 
     without = rise(0.0)
@@ -335,8 +337,8 @@ def test_an_image_in_unusual_light_is_no_defect(trained: VQVAE, term: str) -> No
 
 
 def test_other_light_is_calibrated_anew() -> None:
-    assert not VQVAE.rescorable(Scoring(), Scoring(light=0.3))
-    assert VQVAE.rescorable(Scoring(), Scoring(top=0.01))
+    assert not VQVAE.can_rescore(Scoring(), Scoring(light=0.3))
+    assert VQVAE.can_rescore(Scoring(), Scoring(top=0.01))
 
 
 def test_calibrating_again_gives_the_same_scores(trained: VQVAE) -> None:

@@ -9,7 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from vqlab.config import Settings
-from vqlab.detectors.base import Detector, Reading, register
+from vqlab.detectors.base import Detector, register
+from vqlab.detectors.capabilities import Extracted
 from vqlab.nn.smoothing import smooth
 from vqlab.types import InputSpec, Pyramid, Scores
 
@@ -62,23 +63,23 @@ class MeanImage(Detector):
 
     @torch.no_grad()
     def score(self, pyramid: Pyramid) -> Scores:
-        return self.scores_of(self.read(pyramid))
+        return self.scores(self.extract(pyramid))
 
     @torch.no_grad()
-    def read(self, pyramid: Pyramid) -> Reading:
+    def extract(self, pyramid: Pyramid) -> Extracted:
         """The distance of each pixel, (B, h, w)."""
         return (self._distance(pyramid),)
 
     @torch.no_grad()
-    def scores_of(self, reading: Reading) -> Scores:
+    def scores(self, extracted: Extracted) -> Scores:
         side = max(self.spec.image_size)
-        distance = reading[0][:, None]
+        distance = extracted[0][:, None]
         full = torch.nn.functional.interpolate(distance, self.spec.image_size, mode="bilinear")
         maps = smooth(full[:, 0], self.config.scoring.smoothing * side)
         return Scores(maps, maps.amax((1, 2)))
 
     @classmethod
-    def rescorable(cls, calibrated: Settings, wanted: Settings) -> bool:
+    def can_rescore(cls, calibrated: Settings, wanted: Settings) -> bool:
         return True
 
     def _distance(self, pyramid: Pyramid) -> Tensor:
@@ -86,7 +87,7 @@ class MeanImage(Detector):
         sd = self.sd.clamp_min(self.config.floor)
         return ((pyramid[0].float() - self.mean).abs() / sd).mean(1)
 
-    def panels(self, pyramid: Pyramid) -> dict[str, Tensor]:
+    def panels(self, extracted: Extracted) -> dict[str, Tensor]:
         if self.mean.shape[0] != 3:
             return {}
-        return {"reconstruction": self.mean.expand(len(pyramid[0]), -1, -1, -1)}
+        return {"reconstruction": self.mean.expand(len(extracted[0]), -1, -1, -1)}

@@ -15,7 +15,8 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from vqlab.config import Settings
-from vqlab.detectors.base import Detector, Reading, register
+from vqlab.detectors.base import Detector, register
+from vqlab.detectors.capabilities import Extracted
 from vqlab.nn.coreset import k_centre
 from vqlab.nn.image_score import image_score
 from vqlab.nn.patches import drawn, joined, rows_of
@@ -83,47 +84,50 @@ class MemoryBank(Detector):
 
     def loss(self, pyramid: Pyramid) -> dict[str, Tensor]:
         """The mean distance; there is nothing to minimise."""
-        return {"loss": self._distances(pyramid)[0].mean()}
+        return {"loss": self._distances(self._patches(pyramid), pyramid)[0].mean()}
 
     @torch.no_grad()
     def score(self, pyramid: Pyramid) -> Scores:
-        return self.scores_of(self.read(pyramid))
+        return self.scores(self.extract(pyramid))
 
     @torch.no_grad()
-    def read(self, pyramid: Pyramid) -> Reading:
-        """Of every patch the distance to the vector found (B, h, w); of the farthest patch of each
-        image its features (B, D) and that vector's index (B,)."""
-        distance, index = self._distances(pyramid)
-        place = distance.flatten(1).argmax(1)
-        rows = self._patches(pyramid).view(len(place), -1, self.bank.shape[1])
-        patch = rows[torch.arange(len(place)), place]
-        return distance, patch, index.flatten(1).gather(1, place[:, None])[:, 0]
+    def extract(self, pyramid: Pyramid) -> Extracted:
+        """Distance of every patch to its nearest vector of the bank (B, h, w), the index of that
+        vector (B, h, w), and the features of each image's farthest patch (B, D)."""
+        rows = self._patches(pyramid)
+        distance, index = self._distances(rows, pyramid)
+        farthest = distance.flatten(1).argmax(1)
+        patches = rows.view(len(farthest), -1, self.bank.shape[1])
+        return distance, index, patches[torch.arange(len(farthest)), farthest]
 
     @classmethod
-    def rescorable(cls, calibrated: Settings, wanted: Settings) -> bool:
+    def can_rescore(cls, calibrated: Settings, wanted: Settings) -> bool:
         return True
 
     @torch.no_grad()
-    def scores_of(self, reading: Reading) -> Scores:
+    def scores(self, extracted: Extracted) -> Scores:
         scoring = self.config.scoring
-        distance, patch, index = reading
+        distance, index, patch = extracted
         full = F.interpolate(distance[:, None], self.spec.image_size, mode="bilinear")[:, 0]
         maps = smooth(full, scoring.smoothing * max(self.spec.image_size))
         if scoring.image_score == "reweighted":
-            return Scores(maps, self._reweighted(distance.flatten(1).amax(1), patch, index))
+            at = distance.flatten(1).argmax(1, keepdim=True)
+            flat = (values.flatten(1).gather(1, at)[:, 0] for values in (distance, index))
+            farthest, nearest_to_it = flat
+            return Scores(maps, self._reweighted(farthest, patch, nearest_to_it))
         return Scores(maps, image_score(maps, scoring.image_score, scoring.top))
 
     def _patches(self, pyramid: Pyramid) -> Tensor:
         """Rows (B·h·w, D) of a pyramid, image by image."""
         return rows_of(joined(pyramid, self.config.neighbourhood))
 
-    def _distances(self, pyramid: Pyramid) -> tuple[Tensor, Tensor]:
-        """Of every patch: L2 distance to the nearest vector of the bank, and its index; (B, h, w).
+    def _distances(self, rows: Tensor, pyramid: Pyramid) -> tuple[Tensor, Tensor]:
+        """L2 distance of every patch to its nearest vector of the bank, and the index of that
+        vector; both (B, h, w).
 
-        The vector is found by a matrix product, its distance from the difference, which keeps the
-        digits that the product loses where they are close.
+        A matrix product finds the vector; the distance is computed from the difference, which
+        keeps the digits that the product loses where they are close.
         """
-        rows = self._patches(pyramid)
         index = nearest(rows, self.bank)
         distance = torch.cat(
             [
@@ -145,7 +149,7 @@ class MemoryBank(Detector):
         return (1 - share).clamp_min(0) * farthest
 
     @torch.no_grad()
-    def panels(self, pyramid: Pyramid) -> dict[str, Tensor]:
+    def panels(self, extracted: Extracted) -> dict[str, Tensor]:
         """`nearest in bank`: the found vectors in colours, near colours for near vectors: the three
         main axes of the bank."""
         centred = self.bank.double() - self.bank.double().mean(0)
@@ -154,5 +158,5 @@ class MemoryBank(Detector):
         low, high = colours.quantile(0.01, 0), colours.quantile(0.99, 0)
         colours = ((colours - low) / (high - low).clamp_min(1e-12)).clamp(0, 1).float()
         colours = F.pad(colours, (0, 3 - colours.shape[1]))
-        picture = colours[self._distances(pyramid)[1]].movedim(-1, 1)
+        picture = colours[extracted[1]].movedim(-1, 1)
         return {"nearest in bank": F.interpolate(picture, self.spec.image_size, mode="nearest")}

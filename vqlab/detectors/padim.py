@@ -10,7 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from vqlab.config import Settings
-from vqlab.detectors.base import Detector, Reading, register
+from vqlab.detectors.base import Detector, register
+from vqlab.detectors.capabilities import Extracted
 from vqlab.nn.patches import joined
 from vqlab.nn.smoothing import smooth
 from vqlab.types import InputSpec, Pyramid, Scores
@@ -90,21 +91,21 @@ class Padim(Detector):
 
     @torch.no_grad()
     def score(self, pyramid: Pyramid) -> Scores:
-        return self.scores_of(self.read(pyramid))
+        return self.scores(self.extract(pyramid))
 
     @torch.no_grad()
-    def read(self, pyramid: Pyramid) -> Reading:
+    def extract(self, pyramid: Pyramid) -> Extracted:
         """The Mahalanobis distance at each position (eq. 2), (B, h, w)."""
         return (self._distances(pyramid),)
 
     @torch.no_grad()
-    def scores_of(self, reading: Reading) -> Scores:
-        full = F.interpolate(reading[0][:, None], self.spec.image_size, mode="bilinear")[:, 0]
+    def scores(self, extracted: Extracted) -> Scores:
+        full = F.interpolate(extracted[0][:, None], self.spec.image_size, mode="bilinear")[:, 0]
         maps = smooth(full, self.config.scoring.smoothing * max(self.spec.image_size))
         return Scores(maps, maps.amax((1, 2)))
 
     @classmethod
-    def rescorable(cls, calibrated: Settings, wanted: Settings) -> bool:
+    def can_rescore(cls, calibrated: Settings, wanted: Settings) -> bool:
         return True
 
     def _features(self, pyramid: Pyramid) -> Tensor:

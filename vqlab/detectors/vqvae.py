@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vqlab.config import Settings
-from vqlab.detectors.base import Detector, Reading, register
+from vqlab.detectors.base import Detector, register
+from vqlab.detectors.capabilities import Extracted
 from vqlab.nn import distributed
 from vqlab.nn.brightness import relit
 from vqlab.nn.image_score import ImageScore, image_score
@@ -235,20 +236,24 @@ class VQVAE(Detector):
         return indices if self.quantizer.levels == 1 else indices[:, 0]
 
     @torch.no_grad()
-    def read(self, pyramid: Pyramid) -> Reading:
-        """Squared error (B, H, W), and the surprisals in the order of `TERMS` (B, 3, h, w);
-        `context` is 0 where the scoring does not use it, for it takes the longest."""
+    def extract(self, pyramid: Pyramid) -> Extracted:
+        """Squared error (B, H, W), surprisals in the order of `TERMS` (B, 3, h, w), reconstruction
+        (B, C, H, W) uint8 and code map (B, h, w).
+
+        `context` is 0 where the scoring does not use it, as it takes the longest.
+        """
         (images,) = pyramid
         rebuilt, indices = self.reconstruct(images)
         surprisals = [self._surprisal(term, indices) for term in TERMS[1:]]
-        return squared_error(rebuilt, images), torch.stack(surprisals, 1)
+        picture = (rebuilt.clamp(0, 1) * 255).round().to(torch.uint8)
+        return squared_error(rebuilt, images), torch.stack(surprisals, 1), picture, indices
 
-    def terms(self, reading: Reading) -> Tensor:
+    def terms(self, extracted: Extracted) -> Tensor:
         """The terms in the order of `TERMS`, smoothed, not normalised, (T, B, H, W).
 
         Terms that the scoring does not use are 0.
         """
-        error, surprisals = reading
+        error, surprisals, *_ = extracted
         scoring = self.config.scoring
         if scoring.error == "relative":
             floor = 0.3 * self.error_mean.mean()
@@ -274,13 +279,13 @@ class VQVAE(Detector):
 
     @torch.no_grad()
     def score(self, pyramid: Pyramid) -> Scores:
-        return self.scores_of(self.read(pyramid))
+        return self.scores(self.extract(pyramid))
 
     @torch.no_grad()
-    def scores_of(self, reading: Reading) -> Scores:
+    def scores(self, extracted: Extracted) -> Scores:
         scoring = self.config.scoring
         chosen = [TERMS.index(term) for term in scoring.terms]
-        measured = self.normality.measure(self.terms(reading), scoring.normalise)[chosen]
+        measured = self.normality.measure(self.terms(extracted), scoring.normalise)[chosen]
         maps = (self.weights()[chosen][:, None, None, None] * measured).sum(0)
         return Scores(maps, image_score(maps, scoring.image_score, scoring.top))
 
@@ -294,11 +299,9 @@ class VQVAE(Detector):
             weights[1:] = share / (len(scoring.terms) - 1)
         return weights
 
-    @torch.no_grad()
-    def alternatives(self, pyramid: Pyramid) -> dict[str, Scores]:
+    def alternatives(self, extracted: Extracted) -> dict[str, Scores]:
         """`squared_error`: the published score, squared error and its maximum, always reported."""
-        (images,) = pyramid
-        error = squared_error(self.reconstruct(images)[0], images)
+        error = extracted[0]
         return {"squared_error": Scores(error, error.amax((1, 2)))}
 
     @torch.no_grad()
@@ -323,14 +326,14 @@ class VQVAE(Detector):
             self.prior.fit(in_all_light, self.quantizer.codebook, steps=steps)
             unseen = [self.reconstruct(images)[1] for (images,) in rest]
             self.explained.fill_(self._explains(indices, torch.cat(unseen)))
-        self.settle(self.read(pyramid) for pyramid in rest)
+        self.fit_normalization(self.extract(pyramid) for pyramid in rest)
 
     @torch.no_grad()
-    def settle(self, readings: Iterable[Reading]) -> None:
-        self.normality.fit(self.terms(reading) for reading in readings)
+    def fit_normalization(self, extracted: Iterable[Extracted]) -> None:
+        self.normality.fit(self.terms(each) for each in extracted)
 
     @classmethod
-    def rescorable(cls, calibrated: Settings, wanted: Settings) -> bool:
+    def can_rescore(cls, calibrated: Settings, wanted: Settings) -> bool:
         assert isinstance(calibrated, Scoring) and isinstance(wanted, Scoring)
         fitted = ("context", "context_steps", "spread", "prior", "light")
         alike = all(getattr(calibrated, name) == getattr(wanted, name) for name in fitted)
@@ -359,10 +362,9 @@ class VQVAE(Detector):
         each = self.prior.surprisal(rest, self.quantizer.codebook).mean((1, 2))
         return max(0.0, entropy - float(each.quantile(0.5))) / max(entropy, 1.0)
 
-    def panels(self, pyramid: Pyramid) -> dict[str, Tensor]:
-        (images,) = pyramid
-        rebuilt, indices = self.reconstruct(images)
-        return {"reconstruction": rebuilt, "code map": indices}
+    def panels(self, extracted: Extracted) -> dict[str, Tensor]:
+        _, _, picture, indices = extracted
+        return {"reconstruction": picture.float() / 255, "code map": indices}
 
     def codebook_sizes(self) -> dict[str, int]:
         return {"code map": self.config.codebook_size}

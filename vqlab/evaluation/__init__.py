@@ -15,14 +15,13 @@ from vqlab.evaluation.evidence import (
 from vqlab.evaluation.paired import Paired, paired_differences
 from vqlab.evaluation.report import EvaluationSettings, Report, evaluate
 from vqlab.evaluation.scoring import (
+    ExtractedSet,
     Progress,
-    ReadSet,
     Scored,
-    Scorer,
     crop,
-    read_images,
+    extract_images,
+    score_extracted,
     score_images,
-    score_read,
 )
 from vqlab.evaluation.thresholds import (
     Thresholds,
@@ -44,10 +43,9 @@ __all__ = [
     "Measured",
     "Paired",
     "Progress",
-    "ReadSet",
+    "ExtractedSet",
     "Report",
     "Scored",
-    "Scorer",
     "ThresholdSettings",
     "Thresholds",
     "VALIDATION_EVIDENCE",
@@ -61,9 +59,9 @@ __all__ = [
     "paired_differences",
     "predicted_mask",
     "guarantee_note",
-    "read_images",
+    "extract_images",
     "save_evidence",
     "score_images",
-    "score_read",
+    "score_extracted",
     "verdict_of",
 ]

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from vqlab.data import ImageSet
-from vqlab.detectors import ImagePrototypes
+from vqlab.detectors import HasPrototypes, Scorer, extract
 from vqlab.evaluation.scoring import Array
 from vqlab.features import Backbone, pyramids
 from vqlab.metrics import entropy, mutual_information, purity
-from vqlab.types import Pyramid, Sample
+from vqlab.types import Sample
 
 _TOGETHER = 32
-
-
-class Prototyper(Protocol):
-    """Whatever has a codebook of image-level codes: a detector."""
-
-    def prototypes_of(self, pyramid: Pyramid) -> ImagePrototypes | None: ...
 
 
 @dataclass(frozen=True)
@@ -73,15 +66,17 @@ class FoundConcepts:
 
 @torch.inference_mode()
 def find_concepts(
-    detector: Prototyper,
+    detector: Scorer,
     backbone: Backbone,
     images: ImageSet,
     device: torch.device,
 ) -> FoundConcepts | None:
     """The prototype of every image; none where the detector has none, or there are no images."""
+    if not isinstance(detector, HasPrototypes):
+        return None
     parts = []
     for pyramid in pyramids(backbone, images, _TOGETHER, device):
-        part = detector.prototypes_of(pyramid)
+        part = detector.prototypes(extract(detector, pyramid))
         if part is None:
             return None
         parts.append(part)

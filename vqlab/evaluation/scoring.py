@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqlab.data import ImageSet
+from vqlab.detectors import Extracted, Scorer, extract, scores
 from vqlab.features import kept_features
 from vqlab.types import Geometry, Pyramid, Sample, Scores, UserError
 
@@ -110,25 +111,11 @@ class _Maps:
         return self._kept + [piece.reshape(shape) for piece, shape in pieces]
 
 
-class Scorer(Protocol):
-    """Whatever scores pyramids: a detector."""
-
-    def score(self, pyramid: Pyramid) -> Scores: ...
-
-
-class Reader(Protocol):
-    """Whatever reads pyramids first and scores what it read: a detector."""
-
-    def read(self, pyramid: Pyramid) -> tuple[Tensor, ...]: ...
-
-    def scores_of(self, reading: tuple[Tensor, ...]) -> Scores: ...
-
-
 @dataclass(frozen=True)
-class ReadSet:
-    """A set of N images as a detector has read them, with their truth: all that scoring takes."""
+class ExtractedSet:
+    """Extracted outputs of N images with their ground truth: everything that scoring needs."""
 
-    readings: list[tuple[Tensor, ...]]
+    extracted: list[Extracted]
     truth: Scored
     """Without maps and scores."""
     shape: tuple[int, ...]
@@ -136,12 +123,12 @@ class ReadSet:
 
 
 @torch.inference_mode()
-def read_images(
-    detector: Reader, backbone: Callable[[Tensor], Pyramid], images: ImageSet, device: torch.device
-) -> ReadSet:
-    """Read every image of a set, one at a time, as `score_images` with batches of 1 does."""
+def extract_images(
+    detector: Scorer, backbone: Callable[[Tensor], Pyramid], images: ImageSet, device: torch.device
+) -> ExtractedSet:
+    """Extract every image of a set, one at a time, as `score_images` with batches of 1 does."""
     nothing = dict[tuple[int, ...], Array]()
-    readings: list[tuple[Tensor, ...]] = []
+    extracted: list[Extracted] = []
     masks: list[Array] = []
     samples: list[Sample] = []
     geometry: list[Geometry] = []
@@ -149,7 +136,7 @@ def read_images(
     kept = kept_features(backbone, images, device)
     for number, batch in enumerate(images.batches(1)):
         pyramid = backbone(batch.images.to(device)) if kept is None else kept([number])
-        readings.append(detector.read(pyramid))
+        extracted.append(extract(detector, pyramid))
         shape = tuple(batch.masks.shape[1:])
         mask = crop(batch.masks[0].numpy(), batch.geometry[0])
         masks.append(mask if mask.any() else nothing.setdefault(mask.shape, mask))
@@ -157,17 +144,17 @@ def read_images(
         geometry += batch.geometry
     labels = np.array([sample.label for sample in samples], dtype=np.int64)
     truth = Scored([], np.empty(0), labels, masks, tuple(samples), tuple(geometry))
-    return ReadSet(readings, truth, shape)
+    return ExtractedSet(extracted, truth, shape)
 
 
 @torch.inference_mode()
-def score_read(detector: Reader, read: ReadSet) -> Scored:
-    """Score what was read, by the detector's present settings. Raises as `score_images` does."""
+def score_extracted(detector: Scorer, images: ExtractedSet) -> Scored:
+    """Score extracted outputs by the detector's present settings. Raises as `score_images`."""
     maps, values = _Maps(), list[Array]()
-    truth = read.truth
-    for number, reading in enumerate(read.readings):
+    truth = images.truth
+    for number, extracted in enumerate(images.extracted):
         sample = truth.samples[number : number + 1]
-        whole, value = _checked(detector.scores_of(reading), sample, (1, *read.shape))
+        whole, value = _checked(scores(detector, extracted), sample, (1, *images.shape))
         values.append(value)
         maps.add(crop(whole[0], truth.geometry[number]))
     return replace(truth, maps=maps.all(), image_scores=np.concatenate(values))
@@ -199,8 +186,7 @@ def score_images(
             pyramid = backbone(batch.images.to(device))
         else:
             pyramid = kept(range(len(samples), len(samples) + len(batch)))
-        scores = detector.score(pyramid)
-        whole, value = _checked(scores, batch.samples, tuple(batch.masks.shape))
+        whole, value = _checked(detector.score(pyramid), batch.samples, tuple(batch.masks.shape))
         values.append(value)
         for i, own in enumerate(batch.geometry):
             maps.add(crop(whole[i], own))
@@ -216,11 +202,11 @@ def score_images(
 
 
 def _checked(
-    scores: Scores, samples: Sequence[Sample], shape: tuple[int, ...]
+    result: Scores, samples: Sequence[Sample], shape: tuple[int, ...]
 ) -> tuple[Array, Array]:
     """Maps (B, H, W) float32 and image scores (B,) float64 of one batch, all finite."""
-    maps = scores.anomaly_map.float().cpu().numpy()
-    values = scores.image_score.double().cpu().numpy()
+    maps = result.anomaly_map.float().cpu().numpy()
+    values = result.image_score.double().cpu().numpy()
     if maps.shape != shape or values.shape != shape[:1]:
         raise ValueError(
             f"anomaly_map must be {shape} and image_score {shape[:1]} like the images; "

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from vqlab.data import ImageSet
-from vqlab.detectors import Detector
+from vqlab.detectors import Detector, HasCodeMaps, HasPanels, extract
 from vqlab.evaluation import REJECT, Report, Scored, Thresholds
 from vqlab.plots.attempt import attempt
 from vqlab.plots.curves import (
@@ -110,7 +110,9 @@ def write_results(
                 _save(draw_worst(category, *columns), partial / "worst.png")
             if codes:
                 with attempt(f"codebook_usage.png of {category}"):
-                    figure = _usage_of_codes(category, codes, model.detector.codebook_sizes())
+                    detector = model.detector
+                    sizes = detector.codebook_sizes() if isinstance(detector, HasCodeMaps) else {}
+                    figure = _usage_of_codes(category, codes, sizes)
                     save_figure(figure, partial / "codebook_usage.png")
         folders.append(folder / name)
     return folders
@@ -176,8 +178,11 @@ def _second_panels(
 ) -> list[tuple[str, Array | None]]:
     """Return name and image of the second panel of every image, cropped to its box."""
     batch = images.batch(indices)
-    panels = model.detector.panels(model.backbone(batch.images.to(model.device)))
-    pictures = {name: _to_images(panel) for name, panel in panels.items()}
+    pictures: dict[str, Array] = {}
+    if isinstance(model.detector, HasPanels):
+        extracted = extract(model.detector, model.backbone(batch.images.to(model.device)))
+        panels = model.detector.panels(extracted)
+        pictures = {name: _to_images(panel) for name, panel in panels.items()}
     for name, picture in pictures.items():
         if picture.ndim == 3:
             codes.setdefault(name, []).append(picture.ravel())

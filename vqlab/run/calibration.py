@@ -106,7 +106,7 @@ def calibrate(
 def unseen_in_fitting(
     splits: Splits, backbone: Backbone, device: torch.device
 ) -> Iterable[Pyramid]:
-    """The training images to which `judge` fitted nothing but what `Detector.settle` fits."""
+    """Return the training images that only `fit_normalization` of a detector is fitted to."""
     return Pyramids(_parted(splits.train)[1], backbone, device, 16)
 
 

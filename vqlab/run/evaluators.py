@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from vqlab.config import Tree, dump
 from vqlab.data import Splits, audit, audit_metrics
+from vqlab.detectors import HasAlternatives, extract
 from vqlab.evaluation import Report, Scored, choose_thresholds, evaluate, guarantee_note
 from vqlab.model import Model
 from vqlab.run.calibration import judge, make_trainer
@@ -78,11 +79,14 @@ def guarantee(test: ScoredTest) -> Findings:
 def alternatives(test: ScoredTest) -> Findings:
     """Evaluate the detector's other scores, each at thresholds of its own."""
     model, config, images = test.model, test.config, test.splits.test
+    detector = model.detector
+    if not isinstance(detector, HasAlternatives):
+        return Findings()
     f1max = config.threshold.method == "f1max"
     judges = test.splits.validation if f1max else test.splits.held_out
     first = model.backbone(images.batch([0]).images.to(model.device))
     reports = {}
-    for name in model.detector.alternatives(first):
+    for name in detector.alternatives(extract(detector, first)):
         thresholds = choose_thresholds(model.score_set(judges, by=name), config.threshold)
         scored = model.score_set(images, by=name)
         reports[name] = evaluate(scored, thresholds, config.evaluation, images)

@@ -18,7 +18,7 @@ from optuna.distributions import (
 )
 
 from vqlab.config import Settings, Tree, dump, flatten, merge, nest, validate
-from vqlab.detectors import detector_class
+from vqlab.detectors import can_rescore, detector_class
 from vqlab.features import AUTO
 from vqlab.run import RunConfig, resolve
 from vqlab.sweep.available import choose_available
@@ -155,7 +155,7 @@ def _needs_no_training(setting: str, axis: Axis, tree: Tree) -> bool:
     own = scoring_of(resolve(tree))
     kind = detector_class(resolve(tree).detector["name"])
     wanted = (scoring_of(resolve(merge(tree, nest(setting, value)))) for value in values)
-    return all(kind.rescorable(own, other) for other in wanted)
+    return all(can_rescore(kind, own, other) for other in wanted)
 
 
 def scoring_of(config: RunConfig) -> Settings:

@@ -21,13 +21,13 @@ from optuna.samplers import TPESampler
 
 from vqlab.config import Settings, Tree, dump, merge, nest
 from vqlab.data import Splits
-from vqlab.detectors import Detector, Reading
+from vqlab.detectors import Extracted, HasNormalization, extract
 from vqlab.evaluation import (
     Scored,
     choose_thresholds,
     evaluate,
-    read_images,
-    score_read,
+    extract_images,
+    score_extracted,
 )
 from vqlab.metrics import METRICS
 from vqlab.model import Model
@@ -91,12 +91,14 @@ class _Search:
         self.detector, self.config, self.plan, self.seed = model.detector, config, plan, seed
         self.tried = 0
         self.real = config.data.validation.source == "test"
-        self.unseen: list[Reading] = []
-        if type(self.detector).settle is not Detector.settle:
+        self.unseen: list[Extracted] = []
+        if isinstance(self.detector, HasNormalization):
             with torch.inference_mode():
                 unseen = unseen_in_fitting(splits, model.backbone, model.device)
-                self.unseen = [self.detector.read(pyramid) for pyramid in unseen]
-        self.read = read_images(self.detector, model.backbone, splits.validation, model.device)
+                self.unseen = [extract(self.detector, pyramid) for pyramid in unseen]
+        self.validation = extract_images(
+            self.detector, model.backbone, splits.validation, model.device
+        )
         whole: Any = self.detector.config
         self._calibrated: Settings = getattr(whole, "scoring", Settings())
         self._now: Settings | None = None
@@ -126,16 +128,16 @@ class _Search:
         key = max(clear, key=lambda key: values[key]) if clear else next(iter(values))
         return trees[key], bool(clear)
 
-    def settle_on(self, chosen: Mapping[str, Any]) -> tuple[Tree, Scored]:
+    def rescore(self, chosen: Mapping[str, Any]) -> tuple[Tree, Scored]:
         tree = dump(self.config)
         for setting, value in chosen.items():
             tree = merge(tree, nest(setting, value))
         return tree, self._score(resolve(tree))
 
     def keep(self, chosen: Mapping[str, Any]) -> tuple[Tree, Scored]:
-        """As `settle_on`; a detector that does not settle is calibrated by what is chosen."""
-        tree, scored = self.settle_on(chosen)
-        if self._now == self._calibrated or type(self.detector).settle is not Detector.settle:
+        """As `rescore`; a detector without `fit_normalization` is calibrated again."""
+        tree, scored = self.rescore(chosen)
+        if self._now == self._calibrated or isinstance(self.detector, HasNormalization):
             return tree, scored
         seed_everything(self.config.training.seed, self.config.training.epochs + 1)
         calibrate(self.detector, self.model.backbone, self.splits, self.model.device)
@@ -144,7 +146,7 @@ class _Search:
     def _measure(self, chosen: Mapping[str, Any], metric: str) -> float:
         """−inf where settings do not go together, or the metric is not defined."""
         try:
-            _, scored = self.settle_on(chosen)
+            _, scored = self.rescore(chosen)
         except UserError:
             return -math.inf
         report = evaluate(scored, choose_thresholds(scored, self.config.threshold))
@@ -156,9 +158,10 @@ class _Search:
         if wanted != self._now:
             whole: Any = self.detector.config
             self.detector.config = whole.model_copy(update={"scoring": wanted})
-            self.detector.settle(self.unseen)
+            if isinstance(self.detector, HasNormalization):
+                self.detector.fit_normalization(self.unseen)
             self._now = wanted
-        return score_read(self.detector, self.read)
+        return score_extracted(self.detector, self.validation)
 
 
 def _try(

@@ -8,7 +8,7 @@ from contextlib import suppress
 from optuna.trial import FrozenTrial
 
 from vqlab.config import digest, dump
-from vqlab.detectors import detector_class
+from vqlab.detectors import can_rescore, detector_class
 from vqlab.model import Model
 from vqlab.run import TRAINED_TAG, RunConfig, resolve
 from vqlab.sweep.plan import scoring_of
@@ -54,7 +54,7 @@ class Earlier:
                 model = Model.load(record.checkpoint(), device)
             except UserError:
                 continue
-            if kind.rescorable(scoring_of(resolve(model.meta["config"])), scoring_of(config)):
+            if can_rescore(kind, scoring_of(resolve(model.meta["config"])), scoring_of(config)):
                 return model, record
         return None
 

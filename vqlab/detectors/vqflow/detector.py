@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from vqlab.config import Settings
-from vqlab.detectors.base import Detector, ImagePrototypes, Reading, register
+from vqlab.detectors.base import Detector, register
+from vqlab.detectors.capabilities import Extracted, ImagePrototypes
 from vqlab.detectors.vqflow.level import (
     Condition,
     Latents,
@@ -141,24 +142,28 @@ class VQFlow(Detector):
 
     @torch.no_grad()
     def score(self, pyramid: Pyramid) -> Scores:
-        return self.scores_of(self.read(pyramid))
+        return self.scores(self.extract(pyramid))
 
     @torch.no_grad()
-    def read(self, pyramid: Pyramid) -> Reading:
-        """Terms (B, T, h, w) and the images' concepts (B,): see `_terms`."""
+    def extract(self, pyramid: Pyramid) -> Extracted:
+        """Terms (B, T, h, w), see `_terms`; concepts (B,); image vectors before quantisation
+        (B, D), D = 0 without concepts; pattern codes (B, h, w), h = w = 0 without patterns."""
         with self._calm():
-            terms, concept = self._terms(pyramid)
-        return terms.movedim(0, 1), concept
+            terms, concept, codes = self._terms(pyramid)
+            vectors = terms.new_zeros(len(concept), 0)
+            if self.concepts is not None:
+                vectors = self.concepts.describe(pyramid[-1])
+        return terms.movedim(0, 1), concept, vectors, codes
 
     @classmethod
-    def rescorable(cls, calibrated: Settings, wanted: Settings) -> bool:
+    def can_rescore(cls, calibrated: Settings, wanted: Settings) -> bool:
         assert isinstance(calibrated, Scoring) and isinstance(wanted, Scoring)
         fitted = ("jacobian", "standardise")
         return all(getattr(calibrated, name) == getattr(wanted, name) for name in fitted)
 
     @torch.no_grad()
-    def scores_of(self, reading: Reading) -> Scores:
-        terms, concept = reading
+    def scores(self, extracted: Extracted) -> Scores:
+        terms, concept, *_ = extracted
         scores = self._scores(terms.movedim(1, 0), concept)
         if self.config.scoring.image_standardise == "none":
             return scores
@@ -171,10 +176,14 @@ class VQFlow(Detector):
         maps = smooth(maps, scoring.smoothing * max(self.spec.image_size))
         return Scores(maps, image_score(maps, scoring.image_score, scoring.top))
 
-    def _terms(self, pyramid: Pyramid, as_new: bool = False) -> tuple[Tensor, Tensor]:
-        """Terms (T, B, h, w) on the finest level's grid, and the images' concepts (B,): −log p of
-        each level, per dimension, up to constants; its logarithm, of each level; and the distance
-        to the covering codes (`as_new`: to those that are no patches of the image itself)."""
+    def _terms(self, pyramid: Pyramid, as_new: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Terms (T, B, h, w) on the finest level's grid, concepts (B,) and pattern codes (B, h, w).
+
+        Terms are −log p of each level, per dimension, up to constants; its logarithm, of each
+        level; and the distance to the nearest code of the coreset (`as_new`: of those that are
+        not patches of the image itself). Pattern codes are those of the finest level that has
+        patterns, else the nearest codes of the coreset.
+        """
         concept = self._concept(pyramid)
         size, share = self.joined_spec[1], self.config.scoring.jacobian
         terms = []
@@ -186,16 +195,22 @@ class VQFlow(Detector):
             maps = term.view(-1, 1, *level.size)
             terms.append(maps if level.size == size else brought(maps, size))
         terms += [term.clamp_min(LEAST).log() for term in terms]
+        zeros = torch.zeros(len(pyramid[0]), dtype=torch.int64, device=pyramid[0].device)
+        codes = zeros.new_empty(len(zeros), 0, 0)
         if self.coverage is not None:
             rows = rows_of(self._patches(pyramid))
             if as_new:
                 parts = rows.chunk(len(pyramid[0]))
                 distance = torch.cat([self.coverage.beyond_own(part) for part in parts])
             else:
-                _, distance = self.coverage(rows)
+                index, distance = self.coverage(rows)
+                codes = index.view(-1, *size)
             terms.append(distance.view(-1, 1, *size))
-        none = torch.zeros(len(pyramid[0]), dtype=torch.int64, device=pyramid[0].device)
-        return torch.stack(terms)[:, :, 0], none if concept is None else concept.indices
+        for level, (_, _, described) in zip(self._levels(), latents, strict=True):
+            if described.pattern is not None:
+                codes = described.pattern.view(-1, *level.size)
+                break
+        return torch.stack(terms)[:, :, 0], zeros if concept is None else concept.indices, codes
 
     def _combined(self, terms: Tensor, concept: Tensor) -> Tensor:
         """One map (B, H, W) of terms (T, B, h, w) of images of these concepts (B,)."""
@@ -216,35 +231,33 @@ class VQFlow(Detector):
         self, train: Iterable[Pyramid], rest: Iterable[Pyramid], effort: float = 1.0
     ) -> None:
         with self._calm():
-            known = [self._terms(pyramid) for pyramid in rest]
+            held_out = [self._terms(pyramid)[:2] for pyramid in rest]
             alike = self.config.scoring.standardise in ("none", "global")
-            self.expectation.fit(known if alike else map(self._terms, train), known)
+            fitted = held_out if alike else (self._terms(pyramid)[:2] for pyramid in train)
+            self.expectation.fit(fitted, held_out)
             if self.config.scoring.image_standardise == "concept":
                 # Of all images, for a concept has few; as of new ones, for an image with patches
                 # among the codes scores far lower than others of its concept will.
                 scores, concepts = [], []
                 for pyramid in chain(_share(train, effort), rest):
-                    terms, concept = self._terms(pyramid, as_new=True)
+                    terms, concept, _ = self._terms(pyramid, as_new=True)
                     scores.append(self._scores(terms, concept).image_score)
                     concepts.append(concept)
                 self.image_level.fit(torch.cat(scores), torch.cat(concepts))
 
     @torch.no_grad()
-    def alternatives(self, pyramid: Pyramid) -> dict[str, Scores]:
+    def alternatives(self, extracted: Extracted) -> dict[str, Scores]:
         """`add` and `mul`: the paper's two."""
-        with self._calm():
-            terms, _ = self._terms(pyramid)
-        levels = brought(terms[: len(self.levels)], self.spec.image_size)
+        terms = extracted[0].movedim(1, 0)[: len(self.levels)]
+        levels = brought(terms, self.spec.image_size)
         return {"add": published_scores(levels, "add"), "mul": published_scores(levels, "mul")}
 
     @torch.no_grad()
-    def prototypes_of(self, pyramid: Pyramid) -> ImagePrototypes | None:
+    def prototypes(self, extracted: Extracted) -> ImagePrototypes | None:
         if self.concepts is None:
             return None
-        with self._calm():
-            vectors = self.concepts.describe(pyramid[-1])
         quantizer = self.concepts.quantizer
-        return ImagePrototypes(quantizer.encode(vectors), vectors, quantizer.codebook)
+        return ImagePrototypes(quantizer.encode(extracted[2]), extracted[2], quantizer.codebook)
 
     def health(self) -> dict[str, float]:
         """Usage in training, since the last reading, of concepts and of patterns: each level's, and
@@ -268,18 +281,10 @@ class VQFlow(Detector):
             books["pattern_top"] = self.above.patterns
         return {name: book for name, book in books.items() if book is not None}
 
-    @torch.no_grad()
-    def panels(self, pyramid: Pyramid) -> dict[str, Tensor]:
-        """`pattern codes`: which code lies where, (B, h, w)."""
-        with self._calm():
-            latents = self._latents(pyramid, self._concept(pyramid))
-        for level, (_, _, described) in zip(self._levels(), latents, strict=True):
-            if described.pattern is not None:
-                return {"pattern codes": described.pattern.view(-1, *level.size)}
-        if self.coverage is None:
-            return {}
-        index, _ = self.coverage(rows_of(self._patches(pyramid)))
-        return {"pattern codes": index.view(-1, *self.joined_spec[1])}
+    def panels(self, extracted: Extracted) -> dict[str, Tensor]:
+        """`pattern codes`: the code at each position, (B, h, w)."""
+        codes = extracted[3]
+        return {"pattern codes": codes} if codes.numel() else {}
 
     def codebook_sizes(self) -> dict[str, int]:
         pattern = self.config.pattern

@@ -1,0 +1,119 @@
+"""What a detector may offer besides `loss` and `score`: small protocols, checked by isinstance.
+
+`extract` computes the costly part once; scores, panels, prototypes and alternative scores are then
+derived from its output. The functions `extract`, `scores` and `can_rescore` work with any detector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from torch import Tensor
+
+from vqlab.config import Settings
+from vqlab.types import Pyramid, Scores
+
+Extracted: TypeAlias = tuple[Tensor, ...]
+"""Opaque intermediate outputs of a detector: tensors (B, …). Of a detector without `extract`, the
+pyramid."""
+
+
+@dataclass(frozen=True)
+class ImagePrototypes:
+    """The image-level codes of B images."""
+
+    indices: Tensor
+    """Index of each image's prototype in the codebook, int64 (B,)."""
+    vectors: Tensor
+    """Image vectors before quantisation, (B, D)."""
+    codebook: Tensor
+    """All prototypes, (K, D)."""
+
+
+class Scorer(Protocol):
+    """Whatever scores pyramids: a detector."""
+
+    def score(self, pyramid: Pyramid) -> Scores: ...
+
+
+@runtime_checkable
+class Rescorable(Protocol):
+    """Splits scoring into two parts: `score(p) == scores(extract(p))`.
+
+    Other settings of `scoring` are then tried without running the network again.
+    """
+
+    def extract(self, pyramid: Pyramid) -> Extracted:
+        """Compute everything that does not depend on `scoring`: tensors (B, …)."""
+
+    def scores(self, extracted: Extracted) -> Scores:
+        """Return the scores by the present `scoring`, as `score`."""
+
+    @classmethod
+    def can_rescore(cls, calibrated: Settings, wanted: Settings) -> bool:
+        """Return whether a detector calibrated with one `scoring` gives the maps of another after
+        `fit_normalization` alone (or without it, where it has none)."""
+
+
+@runtime_checkable
+class HasNormalization(Protocol):
+    """Fits the part of `calibrate` that depends on the present `scoring` to extracted outputs.
+
+    Any other detector is calibrated again once another scoring is chosen.
+    """
+
+    def fit_normalization(self, extracted: Iterable[Extracted]) -> None:
+        """Fit statistics to normal images that nothing else was fitted to."""
+
+
+@runtime_checkable
+class HasPanels(Protocol):
+    """Offers pictures of what it sees in an image."""
+
+    def panels(self, extracted: Extracted) -> dict[str, Tensor]:
+        """Return pictures by title: (B, 3, H, W) in [0, 1], or integer code maps (B, h, w)."""
+
+
+@runtime_checkable
+class HasCodeMaps(Protocol):
+    """Has code maps among its panels."""
+
+    def codebook_sizes(self) -> dict[str, int]:
+        """Return the number of codes by the title of each code map."""
+
+
+@runtime_checkable
+class HasPrototypes(Protocol):
+    """Has a codebook of image-level codes."""
+
+    def prototypes(self, extracted: Extracted) -> ImagePrototypes | None:
+        """Return the prototype of each image; None where the settings turn the codebook off."""
+
+
+@runtime_checkable
+class HasAlternatives(Protocol):
+    """Offers other scores, such as a published one, reported beside its own."""
+
+    def alternatives(self, extracted: Extracted) -> dict[str, Scores]:
+        """Return these scores by name."""
+
+
+def extract(detector: Scorer, pyramid: Pyramid) -> Extracted:
+    """Run a detector once: everything else is derived from the result."""
+    return detector.extract(pyramid) if isinstance(detector, Rescorable) else pyramid
+
+
+def scores(detector: Scorer, extracted: Extracted) -> Scores:
+    """Return the scores of what `extract` returned."""
+    if isinstance(detector, Rescorable):
+        return detector.scores(extracted)
+    return detector.score(extracted)
+
+
+def can_rescore(kind: type[Scorer], calibrated: Settings, wanted: Settings) -> bool:
+    """Return `kind.can_rescore`; of any other detector, whether the settings are equal."""
+    if issubclass(kind, Rescorable):
+        return kind.can_rescore(calibrated, wanted)
+    return calibrated == wanted
