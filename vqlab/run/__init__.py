@@ -33,7 +33,6 @@ from vqlab.run.test_set import (
     chosen_pictures,
     log_evidence,
     require_test,
-    six_panels,
     test_model,
     warned_of,
 )
@@ -70,7 +69,6 @@ __all__ = [
     "run_name",
     "short_names",
     "show_experiment",
-    "six_panels",
     "start",
     "test_model",
     "train_along",

@@ -11,9 +11,6 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from vqlab.data import (
     GOOD_AND_BAD,
@@ -34,7 +31,7 @@ from vqlab.run.concepts import show_concepts
 from vqlab.run.evaluators import AUDIT, EVALUATORS, WARNED, ScoredTest
 from vqlab.run.settings import BEST_ON_TEST, RunConfig
 from vqlab.text import category_text, folder_name
-from vqlab.tracking import Run, RunRecord
+from vqlab.tracking import Run
 from vqlab.types import UserError
 
 OnProgress = Callable[[str, int, int], None]
@@ -161,9 +158,3 @@ def chosen_pictures(splits: Splits) -> dict[str, str]:
         places[sample.category] += 1
         pictures.setdefault(f"{sample.category}/{sample.defect}", file)
     return dict(sorted(pictures.items(), key=lambda pair: pair[0].endswith("/good")))
-
-
-def six_panels(record: RunRecord, splits: Splits) -> np.ndarray[Any, Any]:
-    """The first chosen picture of a tested run, (h, w, 3) uint8. Needs test images."""
-    file = next(iter(chosen_pictures(splits).values()))
-    return in_two_rows(read_image(record.artifact(f"results/{file}")))

@@ -16,11 +16,11 @@ from optuna.trial import TrialState
 
 from vqlab.checkpoint import load_checkpoint
 from vqlab.config import digest
-from vqlab.data import write_png
+from vqlab.data import read_image, write_png
 from vqlab.evaluation import Thresholds
 from vqlab.model import Model
-from vqlab.plots import attempt, loss_curves
-from vqlab.run import LOSS, SAVED_TAG, require_test, resolve, six_panels, test_model, warned_of
+from vqlab.plots import attempt, in_two_rows, loss_curves
+from vqlab.run import LOSS, SAVED_TAG, chosen_pictures, resolve, test_model, warned_of
 from vqlab.sweep.again import bring_back
 from vqlab.sweep.events import SweepResult, TrialOnTest, TrialRow
 from vqlab.sweep.project import deleted_trials, row, trial_runs
@@ -41,6 +41,8 @@ NOTES = "vqlab.notes"
 """Tag of such a run: the notes of its test, a line each."""
 STUDY = "study"
 """Folder of a study's pictures among the artifacts of its run."""
+_PICTURES = 4
+"""Test pictures in the report."""
 
 
 def finish(
@@ -251,16 +253,14 @@ def _show_study(
     parent = objective.parent
     parent.log_artifact(recipe)
     with tempfile.TemporaryDirectory() as folder:
-        picture = Path(folder) / Path(PICTURE).name
-        with attempt(PICTURE), suppress(UserError):  # deleted since
-            require_test(objective.splits, "to show one of them")
-            best_run = objective.tracker.find(str(best.run_id))
-            write_png(six_panels(best_run, objective.splits), picture)
+        pictures = _best_pictures(objective, best)
+        if pictures:
+            (Path(folder) / Path(PICTURE).name).write_bytes(next(iter(pictures.values())))
         with attempt("the report of the study"):
-            context = _report_context(objective, best, tested, pages, picture)
+            context = _report_context(objective, best, tested, pages, pictures)
             objectives = objective.contest.objectives
             write_report(objective.study, objectives, Path(folder), context)
-        shown_in = parent.id if picture.exists() else None
+        shown_in = parent.id if pictures else None
         parent.log_artifacts(Path(folder), STUDY)
     _show_views(objective, pages)
     test = next((trial.test for trial in tested if trial.number == best.number), {})
@@ -276,12 +276,25 @@ def _show_study(
     )
 
 
+def _best_pictures(objective: Objective, best: TrialRow) -> dict[str, bytes]:
+    """The first test image of each of the first defect types in panels, as PNG files by title;
+    what was deleted since is left out."""
+    pictures = {}
+    run = objective.tracker.find(str(best.run_id))
+    with tempfile.TemporaryDirectory() as folder, attempt(PICTURE), suppress(UserError):
+        for title, file in list(chosen_pictures(objective.splits).items())[:_PICTURES]:
+            path = Path(folder) / "picture.png"
+            write_png(in_two_rows(read_image(run.artifact(f"results/{file}"))), path)
+            pictures[title] = path.read_bytes()
+    return pictures
+
+
 def _report_context(
     objective: Objective,
     best: TrialRow,
     tested: Sequence[TrialOnTest],
     pages: StudyPages,
-    picture: Path,
+    pictures: Mapping[str, bytes],
 ) -> ReportContext:
     splits = objective.splits
     winner = objective.tracker.find(str(best.run_id))
@@ -295,7 +308,7 @@ def _report_context(
         notes=winner.tags.get(NOTES, "").splitlines(),
         run_link=lambda run_id: pages.pages.link(pages.pages.run(run_id)),
         links={"all trials": pages.table_link, "charts and test pictures": pages.charts_link},
-        picture=picture.read_bytes() if picture.exists() else None,
+        pictures=pictures,
     )
 
 

@@ -119,7 +119,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[optuna.Study, Path]
     folder = tmp_path_factory.mktemp("one")
     study = swept(one, 24)
     number = study.best_trial.number
-    metrics = {"test/pixel_auroc": 0.9123, "test/aupro": 0.8}
+    metrics = {"test/pixel_auroc": 0.9123, "test/aupro": 0.8, "test/false_reject_rate": 0.1}
     metrics |= {"test/pixel_auroc_low": 0.9012, "test/pixel_auroc_high": 0.9234}
     context = ReportContext(
         dataset=NAME,
@@ -130,7 +130,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[optuna.Study, Path]
         notes=["a <i>note</i>"],
         run_link=lambda run_id: f"http://127.0.0.1:5000/#/runs/{run_id}?a=1&b=2",
         links={"all trials": "http://127.0.0.1:5000/#/table"},
-        picture=PICTURE,
+        pictures={"cable/<b>": PICTURE},
     )
     paths = write_report(study, [AUROC], folder / "new", context)
     assert [path.name for path in paths] == ["trials.csv", "study.html"]
@@ -146,7 +146,8 @@ def test_the_page_needs_no_network_and_holds_the_numbers(shown: tuple[optuna.Stu
     charts = own.count("Plotly.newPlot(")
     assert charts >= 7 and own.count('"showSendToCloud": false') == charts
     assert headings(folder / "study.html") == [
-        "Test metrics, with 95 % intervals", "Optimization history",
+        "Test metrics, with 95 % intervals", "Test pictures of the best trial",
+        "Optimization history",
         "Importance of settings (PED-ANOVA)", "Parallel coordinates", "Slices",
         "Intermediate values", "Validation and test", "Timeline", "Trials",
     ]  # fmt: skip
@@ -168,7 +169,9 @@ def test_the_page_says_on_what_it_rests(shown: tuple[optuna.Study, Path]) -> Non
     assert "a &lt;i&gt;note&lt;/i&gt;" in own and "keeps the recipe&#x27;s own settings" in own
     assert f"Objective: {AUROC} (higher is better)." in own
     assert "0.9123 [0.901, 0.923]" in own
-    assert "<td>mean_image (baseline)</td><td>0.7001</td>" in own
+    assert "<th>mean_image (baseline)</th>" in own and "<td>0.7001</td>" in own
+    assert "<td>false_reject_rate ↓</td>" in own and "<td>pixel_auroc</td>" in own
+    assert "<figcaption>cable/&lt;b&gt;</figcaption>" in own
     number = study.best_trial.number
     link = f"http://127.0.0.1:5000/#/runs/run{number:03d}?a=1&amp;b=2"
     assert f'<a href="{link}">run{number:03d}</a>' in own
@@ -307,6 +310,8 @@ def test_odd_trials_do_no_harm(tmp_path: Path) -> None:
         row = list(csv.DictReader(file))[2]
     assert (row["retry_of"], row["reason"]) == ("1", "dead codebook")
     assert (row["reused"], row["seconds_saved"]) == ("trial 0", "1.5")
+    page = (tmp_path / "study.html").read_text(encoding="utf-8")
+    assert "Trial 2 has 0.9, but may not win: dead codebook." in page
     (winner,) = StudyData(study, [AUROC]).best
     assert winner.number == 3  # the better one's codebook is dead
     with pytest.raises(ValueError, match="must have as many names"):

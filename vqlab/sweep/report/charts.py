@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from optuna.trial import FrozenTrial
 
+from vqlab.metrics import less_is_better
 from vqlab.sweep.report.copies import study_copy
 from vqlab.sweep.report.study_data import StudyData
 
@@ -14,13 +15,21 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Charts: TypeAlias = "Iterator[tuple[str, go.Figure]]"
-"""Titles and figures; nothing where a chart would be empty."""
+"""Titles and figures; nothing where a chart would be empty. Figures of one title are one group.
+`layout.meta["min_width"]`: pixels that a figure needs."""
 ON_REQUEST = "on request"
 """Why a trial was scored on test that did not win."""
 COLOURS = ("#2b63ad", "#2f855a", "#7448a8", "#0c858f", "#6b7785")
 """Of the recipes, in the order of their names."""
-BEST = "#c46a00"
-GREY = "#8a95a1"
+BEST = "#d9730d"
+GREY = "#7d8894"
+SCALE = [[0, "#7ba3dd"], [1, BEST]]
+"""Colour scale that is legible on white and on black."""
+_STATES = {
+    "COMPLETE": COLOURS[1], "PRUNED": BEST, "FAIL": "#c53030", "RUNNING": COLOURS[0],
+    "WAITING": GREY,
+}  # fmt: skip
+_SYMBOLS = ("circle", "square", "diamond")
 
 
 def history(data: StudyData) -> Charts:
@@ -34,6 +43,8 @@ def history(data: StudyData) -> Charts:
         figure = plot_optimization_history(studies, target_name=goal.name)
         for trace in figure.data:  # named "<goal> of <recipe>" and "Best Value of <recipe>"
             recipe = str(trace.name).rpartition(" of ")[2] if len(recipes) > 1 else recipes[0]
+            if len(recipes) > 1:
+                trace.update(name=recipe, showlegend=trace.mode == "markers")
             look = {"color": _colours(data).get(recipe)}
             trace.update({"line": look | {"shape": "hv"}} if trace.mode == "lines" else {})
             trace.update({"marker": look} if trace.name != "Infeasible Trial" else {})
@@ -47,6 +58,11 @@ def history(data: StudyData) -> Charts:
                 text=[trial.recipe or "recipe" for trial in defaults],
                 mode="markers", name="the recipe's own settings",
                 marker={"symbol": "circle-open", "size": 14, "color": BEST, "line": {"width": 2}},
+            )  # fmt: skip
+        for trial in data.best if len(data.goals) == 1 else ():
+            figure.add_scatter(
+                x=[trial.number], y=[trial.values[index]], mode="markers", name="best trial",
+                marker={"symbol": "star", "size": 13, "color": BEST},
             )  # fmt: skip
         yield goal.label, figure.update_yaxes(title=goal.name)
 
@@ -82,15 +98,23 @@ def importance_bars(shares: Mapping[str, Mapping[str, float]]) -> Charts:
 def parallel_coordinates(data: StudyData) -> Charts:
     """Settings and objectives of the complete trials of each recipe."""
     from optuna.visualization import plot_parallel_coordinate
+    from plotly.colors import sample_colorscale
 
     for recipe, names in _varied(data):
         study = study_copy(data, recipe, data.goals, searched=True)
+        name = data.goals[0].name
         if len(data.goals) > 1:
             study.set_metric_names([goal.name for goal in data.goals])
-            yield recipe, plot_parallel_coordinate(study, params=names)
-        else:
-            name = data.goals[0].name
-            yield recipe, plot_parallel_coordinate(study, params=names, target_name=name)
+            name = "Objective Value"  # Optuna's default, not shown
+        figure = plot_parallel_coordinate(study, params=names, target_name=name)
+        for line in figure.select_traces({"mode": "lines", "showlegend": False}):
+            value = line.y[0] if data.goals[0].maximize else 1 - line.y[0]  # the first objective
+            line.update(line_color=sample_colorscale(SCALE, value)[0], opacity=0.8)
+        figure.update_traces(marker_showscale=False, selector={"mode": "markers"})
+        figure.update_annotations(font_color=GREY)
+        margin = {"t": 30, "b": 90, "l": 60, "r": 60}
+        width = 90 * (len(names) + len(data.goals))
+        yield recipe, figure.update_layout(height=370, margin=margin, meta={"min_width": width})
 
 
 def slices(data: StudyData) -> Charts:
@@ -100,9 +124,11 @@ def slices(data: StudyData) -> Charts:
     for goal in data.goals:
         for recipe, names in _varied(data):
             study = study_copy(data, recipe, [goal], searched=True)
-            figure = plot_slice(study, params=names, target_name=goal.name)
             title = " · ".join(part for part in (recipe, goal.label) if part)
-            yield title, figure.update_layout(height=380)
+            for name in names:
+                figure = plot_slice(study, params=[name], target_name=goal.name)
+                marker = {"showscale": False, "colorscale": SCALE, "line": {"width": 0}, "size": 8}
+                yield title, figure.update_traces(marker=marker).update_layout(height=300)
 
 
 def _varied(data: StudyData) -> Iterator[tuple[str, list[str]]]:
@@ -152,7 +178,10 @@ def timeline(data: StudyData) -> Charts:
     from optuna.visualization import plot_timeline
 
     if any(trial.datetime_start for trial in data.raw):
-        yield "", plot_timeline(data.study)
+        figure = plot_timeline(data.study)
+        for bars in figure.data:
+            bars.update(marker_color=_STATES.get(str(bars.name)), width=0.7)
+        yield "", figure.update_xaxes(title="")
 
 
 def test_against_validation(
@@ -164,13 +193,14 @@ def test_against_validation(
     if not pairs:
         return
     figure = go.Figure()
-    for name, points in pairs.items():
+    for index, (name, points) in enumerate(pairs.items()):
         numbers, validation, test = zip(*points, strict=True)
+        symbol = _SYMBOLS[index // 10 % len(_SYMBOLS)]  # plotly has ten colours
         why = {number: f" ({purposes[number]})" if number in purposes else "" for number in numbers}
-        symbols = ["circle-open" if purposes.get(n) == ON_REQUEST else "circle" for n in numbers]
+        symbols = [symbol + "-open" * (purposes.get(n) == ON_REQUEST) for n in numbers]
         figure.add_scatter(
             x=validation, y=test, text=[f"trial {n}{why[n]}" for n in numbers], mode="markers",
-            name=name, marker={"symbol": symbols, "size": 9},
+            name=with_direction(name), marker={"symbol": symbols, "size": 9},
         )  # fmt: skip
     values = [value for points in pairs.values() for _, *both in points for value in both]
     ends = [min(values), max(values)]
@@ -178,6 +208,11 @@ def test_against_validation(
     figure.add_scatter(x=ends, y=ends, mode="lines", name="equal", line=line)
     figure.update_xaxes(title="validation").update_yaxes(title="test")
     yield "", figure.update_layout(height=520)
+
+
+def with_direction(name: str) -> str:
+    """Return the name of a test metric, marked where lower is better."""
+    return f"{name} ↓" if less_is_better(f"test/{name}") else name
 
 
 def _colours(data: StudyData) -> dict[str, str]:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import base64
 import contextlib
 import html
+import itertools
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
 
+from vqlab.metrics import METRICS
 from vqlab.run import short_names
 from vqlab.sweep.report import charts
 from vqlab.sweep.report.copies import quiet
@@ -28,13 +30,11 @@ from vqlab.sweep.report.trial_table import (
     trial_table,
     validation_and_test,
 )
-from vqlab.sweep.study import RUN_ID
+from vqlab.sweep.study import BEYOND, DEAD, RUN_ID
 
 PAGE, TABLE = "study.html", "trials.csv"
 _CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
 """No button that would send a chart to plotly's servers."""
-_BESIDE = ("_low", "_high", "_count")
-"""Ends of metric names that qualify another metric."""
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1f2933;--muted:#5b6774;--line:#d5dbe1;--paper:#fff;
@@ -44,9 +44,13 @@ _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);
 margin:0 auto;padding:1rem;max-width:1400px}
 h1{font-size:1.4rem;margin:0;overflow-wrap:anywhere}h2{font-size:1.15rem;margin:2rem 0 .3rem}
-h3{font-size:.95rem;font-weight:600;color:var(--muted);margin:.8rem 0 0}
-p{margin:.3rem 0}.muted{color:var(--muted)}a{color:var(--link)}nav a{margin-right:1rem}
-img{max-width:100%;height:auto}.wide{overflow-x:auto}.wide>div.several{min-width:720px}
+h3{font-size:.95rem;font-weight:600;color:var(--muted);margin:.8rem 0 0;overflow-wrap:anywhere}
+p{margin:.3rem 0}.muted{color:var(--muted)}a{color:var(--link)}nav a{margin-right:1rem;
+display:inline-block}
+img{max-width:100%;height:auto}figure{margin:.8rem 0}figcaption{font-size:14px}
+.wide,.grid>div{overflow-x:auto}.grid>div{min-width:0}
+.grid{display:grid;gap:0 1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr))}
+.pictures{grid-template-columns:repeat(auto-fill,minmax(min(100%,440px),1fr))}
 table{border-collapse:collapse;font-size:14px;white-space:nowrap}
 th{text-align:left;border-bottom:2px solid var(--line);padding:.25rem .8rem .25rem 0}
 #all th{cursor:pointer}
@@ -95,8 +99,8 @@ class ReportContext:
     """Address of a run in the MLflow UI, by run ID."""
     links: Mapping[str, str] = field(default_factory=dict)
     """Further addresses by their titles."""
-    picture: bytes | None = None
-    """PNG file: a test image in panels, scored by the winner."""
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    """PNG files by title: test images in panels, scored by the winner."""
 
 
 def write_report(
@@ -125,12 +129,16 @@ def _page(data: StudyData, table: TrialTable, context: ReportContext) -> str:
             MEANING,
             charts.importance_bars(importances(data)),
         ),
-        "Parallel coordinates": ("", charts.parallel_coordinates(data)),
-        "Slices": ("Later trials are darker.", charts.slices(data)),
+        "Parallel coordinates": (
+            f"Orange: better in {data.objectives[0]}.",
+            charts.parallel_coordinates(data),
+        ),
+        "Slices": ("Later trials are orange.", charts.slices(data)),
         "Intermediate values": ("", charts.intermediate_values(data)),
         "Pareto front": ("Orange: no trial is better in all objectives.", charts.pareto(data)),
         "Validation and test": (
-            f"Below the diagonal: worse on test. {_purposes(context.purposes)}",
+            "Below the diagonal: worse on test; for metrics marked ↓, lower is better. "
+            + _purposes(context.purposes),
             charts.test_against_validation(pairs, context.purposes),
         ),
         "Timeline": ("", charts.timeline(data)),
@@ -139,18 +147,18 @@ def _page(data: StudyData, table: TrialTable, context: ReportContext) -> str:
     links: list[str] = []
     with quiet(), _plain_template():
         for number, (heading, (words, figures)) in enumerate(sections.items()):
-            drawn = list(_divisions(figures, f"chart-{number}"))
-            if drawn:
+            divisions = list(_divisions(figures, f"chart-{number}"))
+            if divisions:
                 links.append(f'<a href="#s{number}">{html.escape(heading)}</a>')
                 parts.append(f'<h2 id="s{number}">{html.escape(heading)}</h2>')
-                parts += [_paragraph(words, "muted"), *drawn]
+                parts += [_paragraph(words, "muted"), *divisions]
     links.append('<a href="#trials">Trials</a>')
     title = html.escape(data.name)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
         f"<style>{_STYLE}</style>\n<script>{get_plotlyjs()}</script></head>\n"
-        f"<body><h1>{title}</h1>\n{_summary(data, context)}\n<nav>{' '.join(links)}</nav>\n"
+        f"<body><h1>{title}</h1>\n<nav>{' '.join(links)}</nav>\n{_summary(data, context)}\n"
         + "\n".join(part for part in parts if part)
         + f"\n{_trials(data, table, context)}\n<script>{_SCRIPT}</script>\n</body></html>\n"
     )
@@ -169,21 +177,26 @@ def _plain_template() -> Iterator[None]:
         plotly.io.templates.default = before
 
 
-def _divisions(figures: charts.Charts, name: str) -> Iterable[str]:
-    for number, (heading, figure) in enumerate(figures):
-        figure.update_layout(title=None, margin={"t": 30, "b": 90, "l": 70, "r": 20})
-        legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
-        figure.update_layout(legend=legend)
-        yield f"<h3>{html.escape(heading)}</h3>" if heading else ""
-        body = figure.to_html(
-            full_html=False,
-            include_plotlyjs=False,
-            div_id=f"{name}-{number}",
-            config=_CONFIG,
-        )
-        several = len(figure.layout.coloraxis.to_plotly_json()) > 0 or "xaxis2" in figure.layout
-        wide = several or figure.data[0].type == "parcoords"
-        yield f'<div class="wide"><div class="{"several" if wide else "one"}">{body}</div></div>'
+def _divisions(figures: charts.Charts, name: str) -> Iterator[str]:
+    """Yield each heading, and the charts below it side by side where there is room."""
+    numbers = itertools.count()
+    for heading, group in itertools.groupby(figures, key=lambda pair: pair[0]):
+        if heading:
+            yield f"<h3>{html.escape(heading)}</h3>"
+        divisions = [_division(figure, f"{name}-{next(numbers)}") for _, figure in group]
+        yield f'<div class="grid">{"".join(divisions)}</div>'
+
+
+def _division(figure: Any, name: str) -> str:
+    figure.update_layout(
+        title=None,
+        height=figure.layout.height or 400,
+        margin={"t": 30, "b": 60, "l": 70, "r": 20} | figure.layout.margin.to_plotly_json(),
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+    )
+    chart = figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=_CONFIG)
+    width = (figure.layout.meta or {}).get("min_width", 0)
+    return f'<div><div style="min-width:{width}px">{chart}</div></div>'
 
 
 def _summary(data: StudyData, context: ReportContext) -> str:
@@ -201,7 +214,7 @@ def _summary(data: StudyData, context: ReportContext) -> str:
         recipe = f" ({trial.recipe})" if trial.recipe else ""
         value = f"{trial.values[0]:.6g}"
         lines.append(f"Best: trial {trial.number}{recipe}, {value}: {settings or 'no settings'}.")
-    lines += [context.reason, *(f"Note: {note}" for note in context.notes)]
+    lines += [context.reason, *_rejected(data), *(f"Note: {note}" for note in context.notes)]
     links = " · ".join(
         f'<a href="{html.escape(url)}">{html.escape(title)}</a>'
         for title, url in context.links.items()
@@ -211,33 +224,48 @@ def _summary(data: StudyData, context: ReportContext) -> str:
             *(_paragraph(line) for line in lines if line),
             f"<p>In the MLflow UI: {links}</p>" if links else "",
             _test_metrics(data, context),
-            _picture(context.picture),
+            _pictures(context.pictures),
         ]
     )
 
 
+def _rejected(data: StudyData) -> Iterator[str]:
+    """Say which trials have a better value than the best trial, and why they may not win."""
+    if len(data.goals) > 1 or not data.best:
+        return
+    sign = 1 if data.goals[0].maximize else -1
+    for trial, raw in zip(data.trials, data.raw, strict=True):
+        reason = raw.user_attrs.get(BEYOND) or raw.user_attrs.get(DEAD)
+        if trial.values and reason and sign * trial.values[0] > sign * data.best[0].values[0]:
+            yield f"Trial {trial.number} has {trial.values[0]:.6g}, but may not win: {reason}."
+
+
 def _test_metrics(data: StudyData, context: ReportContext) -> str:
-    """Test metrics with their 95 % intervals: the tested trials, and the baseline."""
-    rows = {
+    """A table of test metrics with their 95 % intervals: the tested trials, and the baseline."""
+    columns = {
         f"trial {number} ({context.purposes.get(number, 'tested')})": metrics
         for number, metrics in sorted(context.tested.items())
         if metrics
     }
-    if not rows:
+    if not columns:
         return ""
+    columns = dict(sorted(columns.items(), key=lambda pair: not pair[0].endswith("(winner)")))
     if context.baseline:
-        rows["mean_image (baseline)"] = context.baseline
-    names = list(dict.fromkeys(_metric(key) for metrics in rows.values() for key in metrics))
-    names = [name for name in names if not name.endswith(_BESIDE) and "/" not in name]
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("", *names))
-    body = []
-    for title, metrics in rows.items():
-        values = {_metric(key): value for key, value in metrics.items()}
-        cells = "".join(f"<td>{_with_interval(values, name)}</td>" for name in names)
-        body.append(f"<tr><td>{html.escape(title)}</td>{cells}</tr>")
+        columns["mean_image (baseline)"] = context.baseline
+    values = [{_metric(k): v for k, v in metrics.items()} for metrics in columns.values()]
+    names = dict.fromkeys(name for metrics in values for name in metrics)
+    shown = [name for name in names if name in METRICS]
+    head = "".join(f"<th>{html.escape(title)}</th>" for title in ("", *columns))
+    body = [
+        f"<tr><td>{html.escape(charts.with_direction(name))}</td>"
+        + "".join(f"<td>{_with_interval(metrics, name)}</td>" for metrics in values)
+        + "</tr>"
+        for name in shown
+    ]
     return (
-        '<h2 id="test">Test metrics, with 95 % intervals</h2>\n<div class="wide"><table>'
-        f"<tr>{head}</tr>\n" + "\n".join(body) + "</table></div>"
+        '<h2 id="test">Test metrics, with 95 % intervals</h2>\n'
+        '<p class="muted">↓: lower is better. Of the others, higher is better.</p>\n'
+        f'<div class="wide"><table><tr>{head}</tr>\n' + "\n".join(body) + "</table></div>"
     )
 
 
@@ -253,11 +281,20 @@ def _with_interval(values: Mapping[str, float], name: str) -> str:
     return f"{values[name]:.4f}{interval}"
 
 
-def _picture(png: bytes | None) -> str:
-    if png is None:
+def _pictures(pictures: Mapping[str, bytes]) -> str:
+    """Test pictures, embedded."""
+    if not pictures:
         return ""
-    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return f'<p><img alt="A test image, scored by the best trial" src="{source}"></p>'
+    figures = [
+        f'<figure><img alt="{html.escape(title)}" '
+        f'src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+        f"<figcaption>{html.escape(title)}</figcaption></figure>"
+        for title, png in pictures.items()
+    ]
+    return (
+        '<h2 id="pictures">Test pictures of the best trial</h2>\n'
+        f'<div class="grid pictures">{"".join(figures)}</div>'
+    )
 
 
 def _trials(data: StudyData, table: TrialTable, context: ReportContext) -> str:
