@@ -72,7 +72,7 @@ def trained(kind: type[Trainer], tree: Tree) -> dict[str, Any]:
 
 
 def trained_together(root: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    with distributed.joined():
+    with distributed.process_group():
         return {name: trained(SharedTrainer, recipes(root)[name]) for name in names}
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from vqlab.config import validate
 from vqlab.detectors.memory_bank import MemoryBank, MemoryBankSettings
 from vqlab.metrics import image_metrics, pixel_metrics
-from vqlab.nn.patches import joined, rows_of
+from vqlab.nn.patches import patch_features, to_rows
 from vqlab.nn.smoothing import smooth
 from vqlab.types import InputSpec, Pyramid, UserError
 
@@ -41,7 +41,7 @@ def filled(seed: int = 0, **settings: Any) -> MemoryBank:
 
 def distances(pyramid: Pyramid, bank: Tensor) -> Tensor:
     """(B, h, w, bank_size), the long way."""
-    patches = joined(pyramid).movedim(1, -1)
+    patches = patch_features(pyramid).movedim(1, -1)
     return (patches[..., None, :] - bank).square().sum(-1).sqrt()
 
 
@@ -69,7 +69,7 @@ def test_golden_scores(kind: str, expected: list[float]) -> None:
 
 def test_the_bank_is_of_training_patches_that_leave_none_far_away() -> None:
     detector = filled(bank_size=60)
-    patches = rows_of(joined(pyramids(12, 1)))
+    patches = to_rows(patch_features(pyramids(12, 1)))
     to_patches = torch.cdist(detector.bank, patches)
     assert float(to_patches.amin(1).max()) < 1e-2  # half precision
     at_random = patches[torch.randperm(len(patches))[:60]]
@@ -95,7 +95,7 @@ def test_fewer_patches_than_the_bank_holds(settings: dict[str, int]) -> None:
 def test_preparing_again_replaces() -> None:
     detector = filled(bank_size=40)
     detector.prepare([pyramids(4, 9)])
-    patches = rows_of(joined(pyramids(4, 9)))
+    patches = to_rows(patch_features(pyramids(4, 9)))
     assert float(torch.cdist(detector.bank, patches).amin(1).max()) < 1e-2
 
 

@@ -7,7 +7,7 @@ import torch
 
 from vqlab.config import validate
 from vqlab.detectors.padim import Padim, PadimSettings
-from vqlab.nn.patches import joined
+from vqlab.nn.patches import patch_features
 from vqlab.nn.smoothing import smooth
 from vqlab.types import InputSpec, Pyramid
 
@@ -34,7 +34,9 @@ def test_distances_are_those_of_a_gaussian_per_position() -> None:
     detector = fitted(train, dims=7, regularization=0.05, scoring={"smoothing": 0.05})
     channels = detector.channels.tolist()
     assert len(set(channels)) == 7 and max(channels) < 10
-    normal, tested = (joined(p, kernel=1)[:, channels].double().numpy() for p in (train, images))
+    normal, tested = (
+        patch_features(p, kernel=1)[:, channels].double().numpy() for p in (train, images)
+    )
     expected = np.zeros((3, 8, 8))
     for row, column in np.ndindex(8, 8):
         covariance = np.cov(normal[:, :, row, column].T) + 0.05 * np.eye(7)

@@ -221,7 +221,7 @@ def test_published_initialisation_collapses_and_ours_does_not() -> None:
     ours = VectorQuantizer(32, 16, learning="ema", init="kmeans", restart=0.02).train()
     for _ in range(20):
         ours(batch())
-    usage = ours.read_usage()
+    usage = ours.pop_usage()
     assert usage is not None
     assert alive_there <= 2
     assert usage.perplexity >= 0.3 * 32

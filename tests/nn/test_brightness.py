@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vqlab.nn.brightness import relit
+from vqlab.nn.brightness import scale_brightness
 
 
 def draw(seed: int = 0) -> torch.Generator:
@@ -14,7 +14,7 @@ def draw(seed: int = 0) -> torch.Generator:
 
 def test_each_image_is_brighter_or_darker_as_a_whole() -> None:
     images = 0.1 + 0.1 * torch.rand(500, 3, 4, 4, generator=draw())
-    gains = relit(images, 0.2, draw(1)) / images
+    gains = scale_brightness(images, 0.2, draw(1)) / images
     torch.testing.assert_close(gains, gains[:, :1, :1, :1].expand_as(gains))
     logs = gains[:, 0, 0, 0].log()
     assert float(logs.mean()) == pytest.approx(0, abs=0.03)
@@ -22,15 +22,19 @@ def test_each_image_is_brighter_or_darker_as_a_whole() -> None:
 
 
 def test_the_brightest_stays_white() -> None:
-    assert float(relit(torch.ones(50, 3, 2, 2), 0.5, draw()).max()) == 1
+    assert float(scale_brightness(torch.ones(50, 3, 2, 2), 0.5, draw()).max()) == 1
 
 
 def test_no_spread_leaves_images_as_they_are() -> None:
     images = torch.rand(3, 3, 4, 4, generator=draw())
-    assert torch.equal(relit(images, 0.0, draw()), images)
+    assert torch.equal(scale_brightness(images, 0.0, draw()), images)
 
 
 def test_the_same_generator_gives_the_same_light() -> None:
     images = torch.rand(3, 3, 4, 4, generator=draw())
-    assert torch.equal(relit(images, 0.3, draw(7)), relit(images, 0.3, draw(7)))
-    assert not torch.equal(relit(images, 0.3, draw(7)), relit(images, 0.3, draw(8)))
+    assert torch.equal(
+        scale_brightness(images, 0.3, draw(7)), scale_brightness(images, 0.3, draw(7))
+    )
+    assert not torch.equal(
+        scale_brightness(images, 0.3, draw(7)), scale_brightness(images, 0.3, draw(8))
+    )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vqlab.nn import coreset
-from vqlab.nn.coreset import k_centre, projected
+from vqlab.nn.coreset import k_centre, random_projection
 
 
 def by_the_rule(rows: Tensor, size: int, first: int) -> list[int]:
@@ -86,8 +86,8 @@ def test_half_precision_covers_as_well() -> None:
 def test_a_projection_keeps_distances_roughly() -> None:
     torch.manual_seed(0)
     rows = torch.randn(400, 200) + 30
-    assert torch.equal(projected(rows, None), projected(rows, 200))
-    moved = projected(rows, 100)
+    assert torch.equal(random_projection(rows, None), random_projection(rows, 200))
+    moved = random_projection(rows, 100)
     assert moved.shape == (400, 100)
     torch.testing.assert_close(moved.mean(0), torch.zeros(100), atol=1e-3, rtol=0)
     share = torch.pdist(moved) / torch.pdist(rows)

@@ -41,13 +41,13 @@ def quantised(quantizer: VectorQuantizer) -> Found:
     """What steps on shared batches make of codebooks; a gradient codebook descends."""
     for step in range(12):
         count = BATCHES[step % len(BATCHES)]
-        z = distributed.own(wandering(count, step, 4, 3, 2))
-        with distributed.batch_of(count):
-            loss = quantizer(z).loss * distributed.weight()
+        z = distributed.shard(wandering(count, step, 4, 3, 2))
+        with distributed.sharded_batch(count):
+            loss = quantizer(z).loss * distributed.batch_weight()
             for weight in quantizer.parameters():
                 (gradient,) = torch.autograd.grad(loss, weight)
                 weight.data -= 0.1 * distributed.sum_over_ranks(gradient)
-    usage = quantizer.read_usage()
+    usage = quantizer.pop_usage()
     assert usage is not None
     return state_of(quantizer) | {"usage": usage.histogram}
 
@@ -72,10 +72,10 @@ def grouped() -> Found:
     quantizer = GroupedQuantizer(3, 4, 5, restart=0.4, decay=0.5)
     for step in range(12):
         count = BATCHES[step % len(BATCHES)]
-        group = distributed.own((torch.arange(count) * (step + 1)) % 3)
-        with distributed.batch_of(count):
-            quantizer(distributed.own(wandering(count, step, 6, 5)), group)
-    usage = quantizer.read_usage()
+        group = distributed.shard((torch.arange(count) * (step + 1)) % 3)
+        with distributed.sharded_batch(count):
+            quantizer(distributed.shard(wandering(count, step, 6, 5)), group)
+    usage = quantizer.pop_usage()
     assert usage is not None
     return state_of(quantizer) | {"usage": usage.histogram}
 
@@ -85,23 +85,23 @@ def normed() -> Found:
     network = nn.Sequential(nn.Linear(3, 4), BatchNorm(4), nn.ReLU(), nn.Linear(4, 2))
     found = {}
     for step, count in enumerate((5, 2, 4)):
-        rows = distributed.own(images(count, step, 2, 3)).flatten(0, 1)
-        with distributed.batch_of(count):
-            loss = network(rows).square().mean() * distributed.weight()
+        rows = distributed.shard(images(count, step, 2, 3)).flatten(0, 1)
+        with distributed.sharded_batch(count):
+            loss = network(rows).square().mean() * distributed.batch_weight()
             for place, gradient in enumerate(torch.autograd.grad(loss, list(network.parameters()))):
                 found[f"{step} {place}"] = distributed.sum_over_ranks(gradient)
     return found | state_of(network)
 
 
 def rows_and_draws() -> Found:
-    mine = distributed.own(images(5, 0, 3, 2))
-    with distributed.batch_of(5):
+    mine = distributed.shard(images(5, 0, 3, 2))
+    with distributed.sharded_batch(5):
         whole = distributed.gather_rows(mine.flatten(0, 1))
         places = torch.tensor([14, 0, 8, 9, 8])
-        noise = distributed.drawn(lambda count: torch.randn(count, 2), len(mine))
+        noise = distributed.sample_shard(lambda count: torch.randn(count, 2), len(mine))
         return {
             "rows": whole,
-            "some": distributed.rows_at(mine.flatten(0, 1), places),
+            "some": distributed.gather_rows_at(mine.flatten(0, 1), places),
             "noise": distributed.gather_rows(noise),
             "next": torch.rand(1),
             "count": torch.tensor(distributed.count_rows(mine.flatten(0, 1))),
@@ -123,15 +123,15 @@ def found_here() -> dict[str, object]:
     """What this process finds, together with the other one."""
     found: dict[str, object] = {}
     try:
-        with distributed.joined():
+        with distributed.process_group():
             found |= {name: seeded(case) for name, case in CASES.items()}
             number = distributed.rank()
-            found["told"] = distributed.from_first(lambda: {"rank": number, "t": torch.ones(2)})
-            shares = [distributed.own(range(count)) for count in range(1, 6)]
+            found["told"] = distributed.from_rank_zero(lambda: {"rank": number, "t": torch.ones(2)})
+            shares = [distributed.shard(range(count)) for count in range(1, 6)]
             found["shares"] = [list(share) for share in shares]
             if number == 1:
                 raise UserError("the picture is torn.")
-            with distributed.agreed():  # where the first rank learns of it
+            with distributed.error_barrier():  # where the first rank learns of it
                 pass
             found["error"] = "went on"
     except UserError as error:
@@ -170,7 +170,7 @@ def test_the_cases_restart_codes(name: str, monkeypatch: pytest.MonkeyPatch) -> 
         restarted.append(len(places))
         return rows[places]
 
-    monkeypatch.setattr(distributed, "rows_at", counted)
+    monkeypatch.setattr(distributed, "gather_rows_at", counted)
     seeded(CASES[name])
     assert sum(restarted) > 2
 
@@ -195,11 +195,11 @@ def test_an_error_of_one_is_everyones(found: list[dict[str, object]]) -> None:
 def test_one_process_shares_nothing() -> None:
     assert (distributed.ranks(), distributed.rank()) == (1, 0)
     rows = images(4, 0, 2)
-    with distributed.agreed(), distributed.batch_of(4):
-        assert len(distributed.own(rows)) == 4 and distributed.gather_rows(rows) is rows
-        assert distributed.sum_over_ranks(rows) is rows and distributed.summed(rows) is rows
-        assert distributed.weight() == 1
-    assert distributed.from_first(lambda: rows) is rows
+    with distributed.error_barrier(), distributed.sharded_batch(4):
+        assert len(distributed.shard(rows)) == 4 and distributed.gather_rows(rows) is rows
+        assert distributed.sum_over_ranks(rows) is rows and distributed.all_reduce_sum(rows) is rows
+        assert distributed.batch_weight() == 1
+    assert distributed.from_rank_zero(lambda: rows) is rows
 
 
 def test_batch_norm_is_torchs_in_one_process() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vqlab.nn.concept_normalization import Expectation
-from vqlab.nn.hierarchy import Concepts, Coverage, GroupedQuantizer
+from vqlab.nn.concept_normalization import ConceptNormalization
+from vqlab.nn.hierarchy import ConceptCodebook, Coreset, GroupedQuantizer
 from vqlab.nn.positions import sine_positions
 from vqlab.nn.whitening import Whitening
 
@@ -79,7 +79,7 @@ def test_a_groups_codes_learn_from_its_images_alone() -> None:
 
 def test_coverage_gives_the_distance_to_the_nearest_code() -> None:
     torch.manual_seed(0)
-    patches, coverage = torch.randn(300, 6), Coverage(40, 6)
+    patches, coverage = torch.randn(300, 6), Coreset(40, 6)
     coverage.fit(patches)
     rows = torch.randn(50, 6)
     index, distance = coverage(rows)
@@ -93,8 +93,8 @@ def test_fixed_axes_keep_what_tells_images_apart() -> None:
     torch.manual_seed(0)
     kinds = torch.randn(4, 10, 1, 1)
     images = kinds[torch.arange(40) % 4] + 0.05 * torch.randn(40, 10, 3, 3)
-    concepts = Concepts(10, 8, 3)
-    concepts.fit(concepts.means(images))
+    concepts = ConceptCodebook(10, 8, 3)
+    concepts.fit(concepts.pool(images))
     found = concepts.eval()(images).indices
     codes = [set(found[kind::4].tolist()) for kind in range(4)]
     assert sum(map(len, codes)) == len(set().union(*codes))  # none is shared
@@ -105,22 +105,22 @@ def test_expectation_takes_away_what_is_normal_at_the_place() -> None:
     concept = torch.arange(60) % 2
     usual = torch.stack([torch.arange(16.0).view(4, 4), torch.zeros(4, 4)])
     terms = (usual[concept] + 0.1 * torch.randn(60, 4, 4))[None]
-    expectation = Expectation(1, (4, 4), 2, shrink=0)
+    expectation = ConceptNormalization(1, (4, 4), 2, shrink=0)
     expectation.fit([(terms, concept)], [(terms, concept)])
-    place = expectation.measure(terms, concept, "place")
+    place = expectation.normalize(terms, concept, "place")
     assert float(place.mean()) == pytest.approx(0, abs=0.01)
     assert float(place.std()) == pytest.approx(1, abs=0.05)
     assert float(place.mean(1).abs().max()) < 0.3
-    by_concept = expectation.measure(terms, concept, "concept")
+    by_concept = expectation.normalize(terms, concept, "concept")
     for kind in (0, 1):
         assert float(by_concept[:, concept == kind].mean()) == pytest.approx(0, abs=1e-4)
-    assert torch.equal(expectation.measure(terms, concept, "none"), terms)
+    assert torch.equal(expectation.normalize(terms, concept, "none"), terms)
 
 
 def test_shrinking_lets_few_images_say_little() -> None:
     terms = torch.arange(16.0).view(1, 1, 4, 4)
     concept = torch.zeros(1, dtype=torch.int64)
-    expectation = Expectation(1, (4, 4), 1, shrink=20.0)
+    expectation = ConceptNormalization(1, (4, 4), 1, shrink=20.0)
     expectation.fit([(terms, concept)], [(terms, concept)])
     wanted = (terms[0, 0] - terms.mean()) / 21
     torch.testing.assert_close(expectation.places[0, 0], wanted)
@@ -130,13 +130,13 @@ def test_an_image_is_measured_as_a_new_one_beyond_its_own_codes() -> None:
     """Codes chosen from two images, kept in half precision: each image is measured by those of the
     other alone, an image that none was chosen from by all."""
     first, second, third = (10 * correlated(30, seed) for seed in (1, 2, 3))
-    cover = Coverage(40, first.shape[1])
+    cover = Coreset(40, first.shape[1])
     cover.vectors.copy_(torch.cat([first[:20], second[:20]]).half().float())
     assert 0 < float(cover(first[:20])[1].max()) < 0.2
     by_hand = torch.cdist(first, cover.vectors[20:]).amin(1)
-    assert torch.allclose(cover.beyond_own(first), by_hand, atol=0.1)
+    assert torch.allclose(cover.distance_to_others(first), by_hand, atol=0.1)
     assert float(by_hand.min()) > 1
-    assert torch.equal(cover.beyond_own(third), cover(third)[1])
-    alone = Coverage(20, first.shape[1])
+    assert torch.equal(cover.distance_to_others(third), cover(third)[1])
+    alone = Coreset(20, first.shape[1])
     alone.vectors.copy_(first[:20])
-    assert torch.equal(alone.beyond_own(first), alone(first)[1])  # there are no others
+    assert torch.equal(alone.distance_to_others(first), alone(first)[1])  # there are no others

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqlab.nn.image_normalization import ImageLevel
+from vqlab.nn.image_normalization import ImageNormalization
 
 
-def fitted(scores: Tensor, concept: Tensor, concepts: int) -> ImageLevel:
-    level = ImageLevel(concepts)
+def fitted(scores: Tensor, concept: Tensor, concepts: int) -> ImageNormalization:
+    level = ImageNormalization(concepts)
     level.fit(scores, concept)
     return level
 
@@ -26,7 +26,7 @@ def test_products_that_lie_apart_are_brought_together() -> None:
     scores, concept = drawn([1.0, 1.2, 3.5, 0.9], 20, seed=0)
     level = fitted(scores, concept, 5)
     new, of = drawn([1.0, 1.2, 3.5, 0.9], 200, seed=1)
-    measured = level.measure(new, of).view(4, 200)
+    measured = level.normalize(new, of).view(4, 200)
     assert measured.mean(1).abs().max() < 0.4
     assert measured.std(1) == pytest.approx([1.0] * 4, abs=0.15)
     assert float(level.location[4]) == pytest.approx(float(scores.mean()))  # never seen
@@ -73,4 +73,4 @@ def test_too_little_to_tell_concepts_apart(
 
 def test_scores_stay_as_they_are_until_fitted() -> None:
     scores = torch.tensor([1.5, -2.0])
-    assert torch.equal(ImageLevel(3).measure(scores, torch.tensor([0, 2])), scores)
+    assert torch.equal(ImageNormalization(3).normalize(scores, torch.tensor([0, 2])), scores)

@@ -6,13 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vqlab.nn.patches import drawn, joined, rows_of
+from vqlab.nn.patches import patch_features, sample_rows, to_rows
 
 
 def test_a_patch_is_the_mean_of_its_neighbourhood_on_every_level() -> None:
     torch.manual_seed(0)
     fine, coarse = torch.randn(2, 3, 8, 6), torch.randn(2, 5, 4, 3)
-    patches = joined((fine, coarse))
+    patches = patch_features((fine, coarse))
     assert patches.shape == (2, 8, 8, 6)
     torch.testing.assert_close(patches[:, :3, 4, 2], fine[:, :, 3:6, 1:4].mean((2, 3)))
     torch.testing.assert_close(patches[:, :3, 0, 0], fine[:, :, :2, :2].sum((2, 3)) / 9)
@@ -25,19 +25,19 @@ def test_a_patch_is_the_mean_of_its_neighbourhood_on_every_level() -> None:
 
 def test_a_kernel_of_one_leaves_the_finest_level_alone() -> None:
     fine = torch.randn(1, 3, 8, 8)
-    assert torch.equal(joined((fine,), kernel=1), fine)
+    assert torch.equal(patch_features((fine,), kernel=1), fine)
 
 
 def test_rows_are_places_in_reading_order() -> None:
     maps = torch.arange(2 * 3 * 2 * 2.0).view(2, 3, 2, 2)
-    rows = rows_of(maps)
+    rows = to_rows(maps)
     assert rows.shape == (8, 3)
     assert torch.equal(rows[1], maps[0, :, 0, 1]) and torch.equal(rows[6], maps[1, :, 1, 0])
 
 
 def test_few_rows_are_all_kept_in_order() -> None:
     rows = torch.randn(50, 4).half()
-    assert torch.equal(drawn(rows.split(7), 50), rows)
+    assert torch.equal(sample_rows(rows.split(7), 50), rows)
 
 
 def test_a_draw_is_even_over_the_rows_whenever_they_come() -> None:
@@ -45,7 +45,7 @@ def test_a_draw_is_even_over_the_rows_whenever_they_come() -> None:
     rows = torch.arange(1000.0)[:, None]
     seen = torch.zeros(1000)
     for _ in range(200):
-        kept = drawn(rows.split(90), 100)[:, 0].long()
+        kept = sample_rows(rows.split(90), 100)[:, 0].long()
         assert len(kept) == 100 and bool((kept.diff() > 0).all())
         seen[kept] += 1
     thirds = seen.view(10, 100).sum(1) / 200  # rows kept of each hundred: 10 on average
@@ -53,5 +53,5 @@ def test_a_draw_is_even_over_the_rows_whenever_they_come() -> None:
 
 
 def test_drawing_from_nothing_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no rows"):
-        drawn([], 5)
+    with pytest.raises(ValueError, match="at least one row"):
+        sample_rows([], 5)

@@ -45,7 +45,7 @@ def joined() -> Iterator[None]:
     from vqlab.nn import distributed
 
     try:
-        with distributed.joined():
+        with distributed.process_group():
             yield
     except KeyboardInterrupt:
         if first():

@@ -67,7 +67,7 @@ def train(
     (docs/several_gpus.md).
     """
     from vqlab.config import dump
-    from vqlab.nn.distributed import from_first
+    from vqlab.nn.distributed import from_rank_zero
     from vqlab.recipes import Folders, recipe_tree
     from vqlab.run import each_model, resolve, train_along
     from vqlab.tracking import Tracker
@@ -90,7 +90,7 @@ def train(
         return [dump(config) for config, _, _ in jobs]
 
     with joined():
-        trees = from_first(chosen)
+        trees = from_rank_zero(chosen)
         for config, tracker, resumed in jobs:
             _train_one(config, tracker, results, resumed, name, preset)
         if not jobs:  # not the first of several processes

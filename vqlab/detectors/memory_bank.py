@@ -19,7 +19,7 @@ from vqlab.detectors.base import Detector, register
 from vqlab.detectors.capabilities import Extracted
 from vqlab.nn.coreset import k_centre
 from vqlab.nn.image_score import image_score
-from vqlab.nn.patches import drawn, joined, rows_of
+from vqlab.nn.patches import patch_features, sample_rows, to_rows
 from vqlab.nn.quantizer import nearest
 from vqlab.nn.smoothing import smooth
 from vqlab.types import InputSpec, Pyramid, Scores
@@ -78,7 +78,7 @@ class MemoryBank(Detector):
     @torch.no_grad()
     def prepare(self, pyramids: Iterable[Pyramid]) -> None:
         config = self.config
-        patches = drawn((self._patches(pyramid) for pyramid in pyramids), config.patches)
+        patches = sample_rows((self._patches(pyramid) for pyramid in pyramids), config.patches)
         chosen = k_centre(patches, config.bank_size, dim=config.projection)
         self.bank.copy_(patches[chosen])
 
@@ -119,7 +119,7 @@ class MemoryBank(Detector):
 
     def _patches(self, pyramid: Pyramid) -> Tensor:
         """Rows (B·h·w, D) of a pyramid, image by image."""
-        return rows_of(joined(pyramid, self.config.neighbourhood))
+        return to_rows(patch_features(pyramid, self.config.neighbourhood))
 
     def _distances(self, rows: Tensor, pyramid: Pyramid) -> tuple[Tensor, Tensor]:
         """L2 distance of every patch to its nearest vector of the bank, and the index of that

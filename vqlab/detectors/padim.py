@@ -12,7 +12,7 @@ from torch import Tensor
 from vqlab.config import Settings
 from vqlab.detectors.base import Detector, register
 from vqlab.detectors.capabilities import Extracted
-from vqlab.nn.patches import joined
+from vqlab.nn.patches import patch_features
 from vqlab.nn.smoothing import smooth
 from vqlab.types import InputSpec, Pyramid, Scores
 
@@ -110,7 +110,7 @@ class Padim(Detector):
 
     def _features(self, pyramid: Pyramid) -> Tensor:
         """The used channels of all levels on the finest grid, (N, B, D)."""
-        return joined(pyramid, kernel=1)[:, self.channels].flatten(2).permute(2, 0, 1)
+        return patch_features(pyramid, kernel=1)[:, self.channels].flatten(2).permute(2, 0, 1)
 
     def _distances(self, pyramid: Pyramid) -> Tensor:
         deviations = self._features(pyramid) - self.mean[:, None]

@@ -15,9 +15,9 @@ from vqlab.config import Settings
 from vqlab.detectors.base import Detector, register
 from vqlab.detectors.capabilities import Extracted
 from vqlab.nn import distributed
-from vqlab.nn.brightness import relit
+from vqlab.nn.brightness import scale_brightness
 from vqlab.nn.image_score import ImageScore, image_score
-from vqlab.nn.pixel_normalization import Normalise, Normality
+from vqlab.nn.pixel_normalization import Normalise, PixelNormalization
 from vqlab.nn.prior import CodePrior
 from vqlab.nn.quantizer import VectorQuantizer
 from vqlab.nn.smoothing import smooth
@@ -65,7 +65,7 @@ class Scoring(Settings):
     """`relative`: of a pixel's squared error, how much it exceeds that pixel's mean on training
     images, as a multiple of that mean (plus a share of the mean over all pixels)."""
     normalise: Normalise = "excess"
-    """How terms are made comparable by what is normal: `vqlab.nn.pixel_normalization.Normality`."""
+    """Normalisation that makes terms comparable: `vqlab.nn.pixel_normalization`."""
     balance: Literal["explained", "equal"] = "explained"
     """`explained`: surprisals weigh twice the share of the codes' entropy that the learned prior
     explains on the median image it was not fitted to, at most 1 (none, where codes are noise to
@@ -172,7 +172,7 @@ class VQVAE(Detector):
         self.surprisal = CodeSurprisal(config.codebook_size, grid)
         spacings = [max(1, round(share * max(grid))) for share in config.scoring.context]
         self.prior = CodePrior(config.codebook_size, config.dim, spacings)
-        self.normality = Normality(len(TERMS), spec.image_size)
+        self.normality = PixelNormalization(len(TERMS), spec.image_size)
         self.register_buffer("error_mean", torch.zeros(height, width))
         self.register_buffer("explained", torch.ones(()))
 
@@ -207,7 +207,7 @@ class VQVAE(Detector):
         return z
 
     def health(self) -> dict[str, float]:
-        usage = self.quantizer.read_usage()
+        usage = self.quantizer.pop_usage()
         if usage is None:
             return {}
         return {
@@ -285,7 +285,7 @@ class VQVAE(Detector):
     def scores(self, extracted: Extracted) -> Scores:
         scoring = self.config.scoring
         chosen = [TERMS.index(term) for term in scoring.terms]
-        measured = self.normality.measure(self.terms(extracted), scoring.normalise)[chosen]
+        measured = self.normality.normalize(self.terms(extracted), scoring.normalise)[chosen]
         maps = (self.weights()[chosen][:, None, None, None] * measured).sum(0)
         return Scores(maps, image_score(maps, scoring.image_score, scoring.top))
 
@@ -346,7 +346,9 @@ class VQVAE(Detector):
         if not spread:
             return []
         return [
-            self._code_map(self.quantizer.encode(self.latents(relit(images, spread, draw))))
+            self._code_map(
+                self.quantizer.encode(self.latents(scale_brightness(images, spread, draw)))
+            )
             for _ in range(RELIT)
             for (images,) in train
         ]
@@ -382,7 +384,7 @@ def random_crops(images: Tensor, side: int) -> Tensor:
     if (tall, wide) == (height, width):
         return images
     down, across = (height - tall) // 4 + 1, (width - wide) // 4 + 1
-    top = 4 * distributed.drawn(lambda count: torch.randint(down, (count,)), len(images))
-    left = 4 * distributed.drawn(lambda count: torch.randint(across, (count,)), len(images))
+    top = 4 * distributed.sample_shard(lambda count: torch.randint(down, (count,)), len(images))
+    left = 4 * distributed.sample_shard(lambda count: torch.randint(across, (count,)), len(images))
     corners = zip(images, top.tolist(), left.tolist(), strict=True)
     return torch.stack([image[:, y : y + tall, x : x + wide] for image, y, x in corners])

@@ -1,9 +1,8 @@
-"""Base densities: what a flow's latents are distributed as, given the prototypes of their images.
+"""Base densities of a flow's latents, conditioned on the prototypes of their images.
 
-Each is a normalised density over R^C, in nats. `standard` is the normal density; `selected` a
-Gaussian of the row's own prototype; `mixture` a sum of such Gaussians over all prototypes. Mean
-and log σ are linear in the prototype's vector. (The published method selects, but leaves log σ
-out of its likelihood, which thereby is no density.)
+Each is a normalised density over R^C, in nats: `standard` is N(0, I), `selected` a Gaussian with
+mean and log σ linear in the row's prototype, `mixture` a mixture of these Gaussians over all
+prototypes. (The published method omits log σ from the likelihood, which is then not normalised.)
 """
 
 from __future__ import annotations
@@ -23,52 +22,52 @@ BOUND = 2.0
 
 
 class Prototypes(NamedTuple):
-    """Which prototype each row has.
+    """Prototype of each row.
 
-    Either the codebook with codes, or one vector per image with each row's image: `selected` is
-    then taught through the vectors (straight-through). `mixture` takes the whole codebook.
+    `vectors` is the codebook, or one vector per image; with the latter, `selected` passes gradients
+    to the vectors (straight-through). `mixture` needs the whole codebook.
     """
 
     vectors: Tensor
     """Float (K, D)."""
     indices: Tensor
-    """Int64 (N,), into the vectors."""
+    """Int64 (N,): row of `vectors`."""
 
 
 class BaseDensity(nn.Module, ABC):
-    """A density of latents z (N, C); computed in float32 or wider under any autocast."""
+    """Density of latents z (N, C), computed in float32 or wider regardless of autocast."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
 
     def log_prob(self, z: Tensor, prototypes: Prototypes) -> Tensor:
-        """log p(z | prototypes) in nats, (N,)."""
+        """Return log p(z | prototypes) in nats, (N,)."""
         with torch.autocast(z.device.type, enabled=False):
             return self._log_prob(_wide(z), prototypes) - 0.5 * self.channels * LOG_2PI
 
     def quadratic(self, z: Tensor, prototypes: Prototypes) -> Tensor:
-        """Half the mean square, over channels, of the standardised z, (N,): a score, ½ expected.
+        """Return half the mean square over channels of the standardised z, (N,); expectation ½.
 
-        For the mixture the mean over its components by their responsibility for z.
+        For the mixture, components are weighted by their responsibility for z.
         """
         with torch.autocast(z.device.type, enabled=False):
             return self._quadratic(_wide(z), prototypes)
 
     @abstractmethod
     def sample(self, prototypes: Prototypes, generator: torch.Generator | None = None) -> Tensor:
-        """One z for every index, (N, C)."""
+        """Return one sample per index, (N, C)."""
 
     @abstractmethod
     def _log_prob(self, z: Tensor, prototypes: Prototypes) -> Tensor:
-        """`log_prob` without −C/2 · log 2π."""
+        """Return `log_prob` without the constant −C/2 · log 2π."""
 
     @abstractmethod
     def _quadratic(self, z: Tensor, prototypes: Prototypes) -> Tensor: ...
 
 
 class Standard(BaseDensity):
-    """N(0, I), whatever the prototype."""
+    """N(0, I), independent of the prototype."""
 
     def _log_prob(self, z: Tensor, prototypes: Prototypes) -> Tensor:
         return -0.5 * z.square().sum(1)
@@ -103,7 +102,7 @@ class Selected(BaseDensity):
         return z
 
     def _standardise(self, z: Tensor, prototypes: Prototypes) -> tuple[Tensor, Tensor]:
-        """(z − μ) / σ (N, C) and Σ log σ (N,): few vectors, so their moments come first."""
+        """Return (z − μ) / σ (N, C) and Σ log σ (N,)."""
         mean, log_sigma = self.moments(prototypes.vectors)
         rate = torch.exp(-log_sigma)
         table = torch.cat([-mean * rate, rate], 1)
@@ -114,8 +113,7 @@ class Selected(BaseDensity):
 class Mixture(BaseDensity):
     """Σ_k π_k N(μ(v_k), σ(v_k)²) over all K prototypes, with learned weights π.
 
-    Which prototype a row's image has does not enter. Starts near N(0, I), with means just far
-    enough apart to part.
+    Independent of the row's prototype. Initialised near N(0, I), with slightly different means.
     """
 
     def __init__(self, channels: int, prototype_dim: int, codebook_size: int) -> None:
@@ -140,9 +138,9 @@ class Mixture(BaseDensity):
         return z
 
     def _terms(self, z: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """log(π_k σ_k^-1 e^(−½ square)) and the squared standardised distance, both (N, K).
+        """Return log(π_k σ_k^-1 e^(−½ d²)) and the squared standardised distance d², both (N, K).
 
-        The square is expanded into two matrix products: (N, K, C) would not fit.
+        d² is expanded into two matrix products to avoid an (N, K, C) tensor.
         """
         mean, log_sigma = self.moments(vectors)
         precision = torch.exp(-2 * log_sigma)
@@ -154,7 +152,7 @@ class Mixture(BaseDensity):
 
 
 class Moments(nn.Module):
-    """Mean and log σ, both (K, C), of each prototype vector (K, D); zero at the start."""
+    """Mean and log σ, both (K, C), of prototype vectors (K, D); initialised to zero."""
 
     def __init__(self, channels: int, prototype_dim: int) -> None:
         super().__init__()
@@ -171,7 +169,7 @@ class Moments(nn.Module):
 def base_density(
     name: BaseName, channels: int, *, prototype_dim: int, codebook_size: int
 ) -> BaseDensity:
-    """The base density of that name; `codebook_size` counts for the mixture alone."""
+    """Return the base density `name`; `codebook_size` is used by `mixture` only."""
     if name == "standard":
         return Standard(channels)
     if name == "selected":

@@ -1,4 +1,4 @@
-"""Batch norm over the batch of all processes that share it."""
+"""Batch normalisation synchronised over ranks."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from vqlab.nn import distributed
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Over rows (N, C). Where ranks share a batch, by the mean and variance of all of its rows.
-
-    (torch's SyncBatchNorm does so on CUDA devices only.)
-    """
+    """`nn.BatchNorm1d` over rows (N, C) of all ranks; `nn.SyncBatchNorm` supports CUDA only."""
 
     def forward(self, rows: Tensor) -> Tensor:
         count = distributed.count_rows(rows)
@@ -23,9 +20,9 @@ class BatchNorm(nn.BatchNorm1d):
         assert self.num_batches_tracked is not None and self.momentum is not None
         with torch.autocast(rows.device.type, enabled=False):
             wide = rows.float()
-            mean = distributed.summed(wide.sum(0)) / count
+            mean = distributed.all_reduce_sum(wide.sum(0)) / count
             centred = wide - mean
-            variance = distributed.summed(centred.square().sum(0)) / count
+            variance = distributed.all_reduce_sum(centred.square().sum(0)) / count
             with torch.no_grad():
                 self.num_batches_tracked += 1
                 self.running_mean.lerp_(mean, self.momentum)

@@ -1,4 +1,4 @@
-"""Images in other light: each one brighter or darker as a whole."""
+"""Brightness augmentation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def relit(images: Tensor, spread: float, generator: torch.Generator) -> Tensor:
+def scale_brightness(images: Tensor, spread: float, generator: torch.Generator) -> Tensor:
     """Return images (B, C, H, W) in [0, 1], each multiplied by a random gain, clipped to [0, 1].
 
     The logarithm of a gain is normal with mean 0 and standard deviation `spread`; `generator` is

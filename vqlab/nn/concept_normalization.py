@@ -1,4 +1,4 @@
-"""What the terms of an anomaly map are expected to be in a normal image of a concept."""
+"""Normalisation of anomaly-map terms by statistics of normal images of the same concept."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 Standardise = Literal["none", "global", "concept", "place"]
 
 
-class Expectation(nn.Module):
-    """T terms on maps (h, w), measured by normal images of the same concept (K of them).
+class ConceptNormalization(nn.Module):
+    """Standardise T terms on maps (h, w) by normal images of K concepts.
 
-    `place`: minus what is normal for the concept at the place; `concept`: minus what is normal for
-    the concept; `global`: minus what is normal; each divided by the term's deviation from it over
-    all normal images, so that terms add up. `none`: as they are. What is normal at a place is
-    shrunk towards the concept's own mean as if `shrink` more images had shown just that.
+    Subtract the mean over all normal images (`global`), over those of the concept (`concept`), or
+    over those of the concept at that position (`place`), then divide by the standard deviation of
+    the residual over all normal images, so that terms can be added. `none`: identity. A mean at a
+    position is shrunk towards the concept's mean with the weight of `shrink` images.
     """
 
     mean: Tensor
@@ -34,43 +34,43 @@ class Expectation(nn.Module):
         self.register_buffer("deviations", torch.ones(len(_KINDS), terms))
 
     @torch.no_grad()
-    def fit(self, train: Iterable[tuple[Tensor, Tensor]], rest: Iterable[tuple[Tensor, Tensor]]
+    def fit(self, train: Iterable[tuple[Tensor, Tensor]], held_out: Iterable[tuple[Tensor, Tensor]]
             ) -> None:  # fmt: skip
-        """Fit to terms (T, B, h, w) and concepts (B,) of normal images, batch by batch.
+        """Fit to batches of terms (T, B, h, w) and concepts (B,) of normal images.
 
-        `train` tells what is normal, `rest`, of other images, how far from it they lie.
+        Means are estimated on `train`, standard deviations on `held_out`.
         """
         total = torch.zeros_like(self.places, dtype=torch.float64)
         count = torch.zeros(len(total), dtype=torch.float64, device=total.device)
         for terms, concept in train:
             total.index_add_(0, concept, terms.double().movedim(1, 0))
             count.index_add_(0, concept, torch.ones_like(concept, dtype=torch.float64))
-        known = count.clamp_min(1)[:, None]
+        divisor = count.clamp_min(1)[:, None]
         mean = total.sum(0).mean((1, 2)) / count.sum().clamp_min(1)
-        means = total.mean((2, 3)) / known
+        means = total.mean((2, 3)) / divisor
         self.mean.copy_(mean)
         self.means.copy_(torch.where(count[:, None] > 0, means, mean))
-        apart = total - count[:, None, None, None] * means[:, :, None, None]
-        self.places.copy_(apart / (count + self.shrink).clamp_min(1)[:, None, None, None])
+        residual = total - count[:, None, None, None] * means[:, :, None, None]
+        self.places.copy_(residual / (count + self.shrink).clamp_min(1)[:, None, None, None])
         squares = torch.zeros_like(self.deviations, dtype=torch.float64)
-        seen = 0
-        for terms, concept in rest:
+        pixels = 0
+        for terms, concept in held_out:
             for number, kind in enumerate(_KINDS):
-                far = (terms - self._expected(concept, kind)).double()
-                squares[number] += far.square().sum((1, 2, 3))
-            seen += terms[0].numel()
-        deviation = (squares / max(seen, 1)).sqrt().float()
+                residual = (terms - self._mean(concept, kind)).double()
+                squares[number] += residual.square().sum((1, 2, 3))
+            pixels += terms[0].numel()
+        deviation = (squares / max(pixels, 1)).sqrt().float()
         self.deviations.copy_(torch.where(deviation > 1e-8, deviation, 1.0))
 
-    def measure(self, terms: Tensor, concept: Tensor, standardise: Standardise) -> Tensor:
-        """Terms (T, B, h, w) of images of these concepts (B,), measured by what is normal."""
+    def normalize(self, terms: Tensor, concept: Tensor, standardise: Standardise) -> Tensor:
+        """Return terms (T, B, h, w) of images of these concepts (B,), standardised."""
         if standardise == "none":
             return terms
         deviation = self.deviations[_KINDS.index(standardise)][:, None, None, None]
-        return (terms - self._expected(concept, standardise)) / deviation
+        return (terms - self._mean(concept, standardise)) / deviation
 
-    def _expected(self, concept: Tensor, kind: str) -> Tensor:
-        """(T, B, h, w), or what broadcasts to it."""
+    def _mean(self, concept: Tensor, kind: str) -> Tensor:
+        """Return the means, broadcastable to (T, B, h, w)."""
         if kind == "global":
             return self.mean[:, None, None, None]
         means = self.means[concept].mT[..., None, None]

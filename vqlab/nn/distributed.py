@@ -1,12 +1,11 @@
-"""Several processes that work on one batch: each has a share of its images, and what they learn of
-it they learn together. In one process nothing here does anything.
+"""Data-parallel training: every process (rank) computes a shard of each batch.
 
-`torchrun` starts the processes, called ranks, and `joined` makes them a group. A rank knows of the
-others only in two places: inside `batch_of`, where tensors are summed or brought together; and
-where all meet, `agreed` and `from_first`. Everything else, judging say, a rank does by itself.
+`torchrun` starts the processes; `process_group` connects them. Ranks communicate in two places
+only: inside `sharded_batch`, where tensors are reduced or gathered, and in `error_barrier` and
+`from_rank_zero`. In a single process every function here is the identity.
 
-Random draws for a batch are made for the whole of it by every rank, which takes its own rows, so
-that all generators stay alike and the draws are those of one process.
+Every rank draws the random numbers of the whole batch and takes the rows of its shard, so that the
+generators of all ranks stay in step and the draws equal those of a single process.
 """
 
 from __future__ import annotations
@@ -26,83 +25,83 @@ from torch import Tensor
 from vqlab.errors import UserError
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=1)
-"""How long a rank waits for the others: the first one prepares and validates meanwhile. One that
-has ended is noticed at once."""
+TIMEOUT = timedelta(days=1)
+"""How long a rank waits for the others, since rank 0 prepares data and validates meanwhile. A rank
+that exits is noticed at once."""
 
 
-class Share(NamedTuple):
-    """This rank's part of a batch."""
+class Shard(NamedTuple):
+    """Contiguous images of a batch assigned to one rank."""
 
     first: int
-    """Place of its first image in the batch."""
+    """Position of the first image in the batch."""
     size: int
-    """Images of it."""
+    """Number of images in the shard."""
     total: int
-    """Images of the batch."""
+    """Number of images in the batch."""
 
 
 class _State:
-    joined = False
-    settled = False
-    """Whether all ranks know that the work failed."""
-    share: Share | None = None
+    initialized = False
+    failed = False
+    """Whether all ranks know about the failure."""
+    shard: Shard | None = None
 
 
 # The group
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Inside, the processes that torchrun started are one group; they leave it together.
+def process_group() -> Iterator[None]:
+    """Initialise the default process group of a torchrun launch; destroy it on exit.
 
-    A UserError that one of them raises inside all of them raise, at the latest when they leave.
+    A UserError raised on one rank is raised on every rank, at the latest on exit.
     """
     nccl = torch.cuda.is_available() and dist.is_nccl_available()
-    dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=PATIENCE)
-    _State.joined, _State.settled = True, False
+    dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=TIMEOUT)
+    _State.initialized, _State.failed = True, False
     try:
-        with agreed():
+        with error_barrier():
             yield
     except UserError:
-        with suppress(RuntimeError):  # torchrun ends all where one ends early: wait for the others
+        with suppress(RuntimeError):  # torchrun stops all ranks as soon as one exits
             dist.all_reduce(torch.zeros(1))
         _leave()
         raise
     except BaseException:
-        _State.joined = False
+        _State.initialized = False
         raise
     _leave()
 
 
 def _leave() -> None:
-    _State.joined = False
+    _State.initialized = False
     dist.destroy_process_group()
 
 
 def ranks() -> int:
-    """How many processes there are; 1 outside `joined`."""
-    return dist.get_world_size() if _State.joined else 1
+    """Return the number of processes; 1 outside `process_group`."""
+    return dist.get_world_size() if _State.initialized else 1
 
 
 def rank() -> int:
-    """This process's number, from 0."""
-    return dist.get_rank() if _State.joined else 0
+    """Return the rank of this process, from 0."""
+    return dist.get_rank() if _State.initialized else 0
 
 
 def local_rank() -> int:
-    """This process's number on its machine, from 0."""
-    return int(os.environ.get("LOCAL_RANK", "0")) if _State.joined else 0
+    """Return the rank of this process on its machine, from 0."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if _State.initialized else 0
 
 
-# Where all ranks meet
+# Synchronisation points of all ranks
 
 
 @contextmanager
-def agreed() -> Iterator[None]:
-    """All ranks wait at the end for each other; a UserError of one inside all of them raise.
+def error_barrier() -> Iterator[None]:
+    """Wait for all ranks at the end of the block; raise a UserError of one rank on every rank.
 
-    Its sentence is that of the lowest such rank.
+    The message is that of the lowest rank that failed.
     """
     if ranks() == 1:
         yield
@@ -110,165 +109,165 @@ def agreed() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if not _State.settled:
-            _agree(error)
+        if not _State.failed:
+            _exchange(error)
         raise
-    _agree(None)
+    _exchange(None)
 
 
-def _agree(error: UserError | None) -> None:
+def _exchange(error: UserError | None) -> None:
     failed = torch.tensor([int(error is not None)])
-    with _met():
+    with _peer_errors():
         dist.all_reduce(failed)
         if not failed.item():
             return
-        _State.settled = True
+        _State.failed = True
         sentences: list[Any] = [None] * ranks()
-        own = error and f"process {rank()} on {socket.gethostname()}: {error}"
-        dist.all_gather_object(sentences, own and (str(error) if rank() == 0 else own))
+        prefix = f"process {rank()} on {socket.gethostname()}: " if rank() else ""
+        dist.all_gather_object(sentences, error and f"{prefix}{error}")
     if error is None:
         raise UserError(next(filter(None, sentences)))
 
 
 @contextmanager
-def _met() -> Iterator[None]:
-    """The end of another process as a sentence."""
+def _peer_errors() -> Iterator[None]:
+    """Turn the loss of another process into a UserError."""
     try:
         yield
     except RuntimeError as error:
-        _State.settled = True
+        _State.failed = True
         reason = str(error).partition("\n")[0]
         raise UserError(
-            f"another process of this training ended ({reason}); see what it said, and go on with "
-            "`--resume`."
+            f"another process of this training ended ({reason}); check its output, then continue "
+            "with `--resume`."
         ) from error
 
 
-def from_first(make: Callable[[], T]) -> T:
-    """What `make` gives on the first rank, on all; plain values and tensors, on the CPU."""
+def from_rank_zero(make: Callable[[], T]) -> T:
+    """Return on every rank what `make` returns on rank 0: plain values and CPU tensors."""
     if ranks() == 1:
         return make()
-    kept = []
-    with agreed():
+    values = []
+    with error_barrier():
         if rank() == 0:
-            kept.append(make())
+            values.append(make())
     buffer = io.BytesIO()
-    if kept:
-        torch.save(kept[0], buffer)
-    with _met():
+    if values:
+        torch.save(values[0], buffer)
+    with _peer_errors():
         size = torch.tensor([buffer.tell()])
         dist.broadcast(size, 0)
         data = torch.empty(int(size), dtype=torch.uint8)
-        if kept:
+        if values:
             data = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
         dist.broadcast(data, 0)
-    if kept:
-        return kept[0]
+    if values:
+        return values[0]
     loaded: T = torch.load(io.BytesIO(data.numpy().tobytes()), "cpu", weights_only=True)
     return loaded
 
 
-# A batch and its shares
+# A batch and its shards
 
 
-def own(things: Sequence[T]) -> Sequence[T]:
-    """This rank's share of what is in a batch; all of it where there are fewer than ranks."""
-    if len(things) < ranks():
-        return things
-    share = _shares(len(things))[rank()]
-    return things[share.first : share.first + share.size]
+def shard(items: Sequence[T]) -> Sequence[T]:
+    """Return this rank's shard of a batch; the whole batch if it has fewer items than ranks."""
+    if len(items) < ranks():
+        return items
+    local = _shards(len(items))[rank()]
+    return items[local.first : local.first + local.size]
 
 
 @contextmanager
-def batch_of(images: int) -> Iterator[None]:
-    """Inside, tensors are rows of this rank's share of a batch of so many images, in its order.
+def sharded_batch(images: int) -> Iterator[None]:
+    """Declare that tensors inside the block are rows of this rank's shard of a batch.
 
-    Where there are fewer images than ranks, each rank does the whole batch, as one process would.
+    With fewer images than ranks, every rank computes the whole batch, as a single process would.
     """
     if 1 < ranks() <= images:
-        _State.share = _shares(images)[rank()]
+        _State.shard = _shards(images)[rank()]
     try:
         yield
     finally:
-        _State.share = None
+        _State.shard = None
 
 
-def _shares(images: int) -> list[Share]:
-    """The share of every rank: as even as can be, one after another."""
+def _shards(images: int) -> list[Shard]:
+    """Return the shards of all ranks: contiguous, sizes differ by at most one."""
     each, more = divmod(images, ranks())
     return [
-        Share(each * number + min(number, more), each + (number < more), images)
+        Shard(each * number + min(number, more), each + (number < more), images)
         for number in range(ranks())
     ]
 
 
-def weight() -> float:
-    """This rank's share of the batch: what its means weigh in the means over the batch."""
-    share = _State.share
-    return 1.0 if share is None else share.size / share.total
+def batch_weight() -> float:
+    """Return the shard's fraction of the batch: the weight of its mean in the batch mean."""
+    part = _State.shard
+    return 1.0 if part is None else part.size / part.total
 
 
-def drawn(make: Callable[[int], Tensor], images: int) -> Tensor:
-    """The rows of these images of a draw `make(n)` for all n images of the batch."""
-    share = _State.share
-    if share is None:
+def sample_shard(make: Callable[[int], Tensor], images: int) -> Tensor:
+    """Return the shard's rows of `make(n)`, a random draw for all n images of the batch."""
+    part = _State.shard
+    if part is None:
         return make(images)
-    return make(share.total)[share.first : share.first + share.size]
+    return make(part.total)[part.first : part.first + part.size]
 
 
 def count_rows(rows: Tensor) -> int:
-    """How many rows all ranks have; each has the same number for each of its images."""
-    share = _State.share
-    return len(rows) if share is None else len(rows) // share.size * share.total
+    """Return the number of rows on all ranks; every image has the same number of rows."""
+    part = _State.shard
+    return len(rows) if part is None else len(rows) // part.size * part.total
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """The rows (N, …) of all ranks, in the order of the batch; carries no gradient."""
-    share = _State.share
-    if share is None:
+    """Return the rows (N, …) of all ranks in batch order, without gradient."""
+    part = _State.shard
+    if part is None:
         return rows
-    each = len(rows) // share.size
-    counts = [each * other.size for other in _shares(share.total)]
+    each = len(rows) // part.size
+    counts = [each * other.size for other in _shards(part.total)]
     padded = rows.new_zeros(max(counts), *rows.shape[1:])
     padded[: len(rows)] = rows.detach()
-    everyone = [torch.empty_like(padded) for _ in counts]
-    with _met():
-        dist.all_gather(everyone, padded)
-    return torch.cat([part[:count] for part, count in zip(everyone, counts, strict=True)])
+    gathered = [torch.empty_like(padded) for _ in counts]
+    with _peer_errors():
+        dist.all_gather(gathered, padded)
+    return torch.cat([rows[:count] for rows, count in zip(gathered, counts, strict=True)])
 
 
-def rows_at(rows: Tensor, places: Tensor) -> Tensor:
-    """Those of all ranks' rows (N, …) that are at `places` (n,), counted as `gather_rows` does."""
-    share = _State.share
-    if share is None:
+def gather_rows_at(rows: Tensor, places: Tensor) -> Tensor:
+    """Return `gather_rows(rows)[places]` for `places` (n,), transferring those rows only."""
+    part = _State.shard
+    if part is None:
         return rows[places]
-    first = len(rows) // share.size * share.first
-    here = (places >= first) & (places < first + len(rows))
-    found = rows.new_zeros(len(places), *rows.shape[1:])
-    found[here] = rows[places[here] - first]
-    return sum_over_ranks(found)
+    first = len(rows) // part.size * part.first
+    local = (places >= first) & (places < first + len(rows))
+    selected = rows.new_zeros(len(places), *rows.shape[1:])
+    selected[local] = rows[places[local] - first]
+    return sum_over_ranks(selected)
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """The sum over all ranks, the same bits on each; carries no gradient, see `summed`."""
-    if _State.share is None:
+    """Return the sum over all ranks, bitwise equal on each, without gradient."""
+    if _State.shard is None:
         return tensor
     total = tensor.detach().clone(memory_format=torch.contiguous_format)
-    with _met():
+    with _peer_errors():
         dist.all_reduce(total)
     return total
 
 
-def as_first(tensor: Tensor) -> Tensor:
-    """The tensor, set to what it is on the first rank: what is decided by it must not depend on how
-    different machines round."""
-    if _State.share is not None:
-        with _met():
+def broadcast(tensor: Tensor) -> Tensor:
+    """Overwrite the tensor with that of rank 0, so that decisions based on it do not depend on
+    rounding differences between machines."""
+    if _State.shard is not None:
+        with _peer_errors():
             dist.broadcast(tensor, 0)
     return tensor
 
 
-class _Summed(torch.autograd.Function):
+class _AllReduceSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
         return sum_over_ranks(tensor)
@@ -278,9 +277,9 @@ class _Summed(torch.autograd.Function):
         return sum_over_ranks(gradient)
 
 
-def summed(tensor: Tensor) -> Tensor:
-    """As `sum_over_ranks`, with the gradient that the sum of all ranks' losses has."""
-    if _State.share is None:
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """Return the sum over all ranks, with the gradient of the sum of all ranks' losses."""
+    if _State.shard is None:
         return tensor
-    total: Tensor = _Summed.apply(tensor)
+    total: Tensor = _AllReduceSum.apply(tensor)
     return total

@@ -1,7 +1,7 @@
-"""The hierarchy of codebooks: concepts, one code per image; patterns, one code per place.
+"""Hierarchical codebooks: concepts (one code per image) and patterns (one code per position).
 
 VQ-Flow's conceptual prototype codebook (CPC) and concept-specific pattern codebook (CSPC)
-(arXiv 2409.00942), on the quantiser of `vqlab.nn.quantizer`; the coverage codebook is ours.
+(arXiv 2409.00942), built on `vqlab.nn.quantizer`. The coreset codebook is an addition.
 """
 
 from __future__ import annotations
@@ -14,41 +14,40 @@ from torch import Tensor, nn
 
 from vqlab.nn import distributed
 from vqlab.nn.coreset import k_centre
-from vqlab.nn.mlp import Dense
+from vqlab.nn.mlp import MLP
 from vqlab.nn.quantizer import (
     Codebook,
     Usage,
     VectorQuantizer,
-    drawn_places,
     kmeans,
     nearest,
+    random_indices,
 )
 from vqlab.nn.whitening import Whitening
 
 SAME = 2e-3
-"""A patch lies on a covering code, which keeps 11 bits of each number, where it is nearer than this
-share of the code's length."""
+"""Distance, relative to the code's norm, below which a patch counts as the code itself: codes are
+stored with 11 significant bits."""
 PatternKind = Literal["residual", "naive", "per_concept", "none"]
 
 
-class Concept(NamedTuple):
-    """What an image is of, as far as the codebook can tell."""
+class ConceptCodes(NamedTuple):
+    """Concept codes of a batch of images."""
 
     vectors: Tensor
     """Prototypes (B, D): codes forward, the gradient estimator backward."""
     indices: Tensor
     """Int64 (B,)."""
     loss: Tensor
-    """What to add to the loss, ()."""
+    """Term to add to the loss, ()."""
 
 
-class Concepts(nn.Module):
-    """Image-level prototypes of the deepest level's mean over all places (CPC).
+class ConceptCodebook(nn.Module):
+    """Image-level prototypes of the spatial mean of the deepest level (CPC).
 
-    encoder `pca`: the standardised mean on its first `dim` principal axes (fewer where the level
-    has fewer channels), fixed, so that nothing can shrink it; `mlp`: the paper's two layers with
-    batch norm and ReLU, learned. quantise=False: the vectors as they are (an ablation), indices
-    still those of the nearest code.
+    encoder: `pca` projects the standardised mean onto its first `dim` principal axes (at most the
+    number of channels) and is fixed; `mlp` is the learned encoder of the paper. quantise=False
+    returns the unquantised vectors (an ablation); indices are those of the nearest code.
     """
 
     axes: Tensor
@@ -73,36 +72,36 @@ class Concepts(nn.Module):
         self.standardise = Whitening(channels, "standardise", floor=1e-3)
         self.register_buffer("axes", torch.eye(channels)[:, : self.dim].contiguous())
         self.register_buffer("scale", torch.ones(()))
-        self.mlp = Dense(channels, dim, dim) if encoder == "mlp" else None
+        self.mlp = MLP(channels, dim, dim) if encoder == "mlp" else None
         self.quantizer = VectorQuantizer(
             codebook_size, self.dim, commitment=commitment, learning="ema", init=init,
             restart=restart, decay=decay,
         )  # fmt: skip
 
-    def forward(self, deepest: Tensor) -> Concept:
-        """The concepts of images by their deepest level (B, C, h, w)."""
-        described = self.describe(deepest)
-        quantized = self.quantizer(described)
-        vectors = quantized.codes if self.quantise else described
-        return Concept(vectors, quantized.indices, quantized.loss)
+    def forward(self, deepest: Tensor) -> ConceptCodes:
+        """Return the concept codes of images from their deepest level (B, C, h, w)."""
+        encoded_image = self.encode(deepest)
+        quantized = self.quantizer(encoded_image)
+        vectors = quantized.codes if self.quantise else encoded_image
+        return ConceptCodes(vectors, quantized.indices, quantized.loss)
 
-    def describe(self, deepest: Tensor) -> Tensor:
-        """Vectors (B, dim) before quantisation."""
-        mean = self.standardise(self.means(deepest))
+    def encode(self, deepest: Tensor) -> Tensor:
+        """Return vectors (B, dim) before quantisation."""
+        mean = self.standardise(self.pool(deepest))
         vectors: Tensor = mean @ self.axes * self.scale if self.mlp is None else self.mlp(mean)
         return vectors.float()
 
     @staticmethod
-    def means(deepest: Tensor) -> Tensor:
-        """Mean over all places of a level (B, C, h, w): (B, C)."""
+    def pool(deepest: Tensor) -> Tensor:
+        """Return the spatial mean (B, C) of a level (B, C, h, w)."""
         return deepest.float().mean((2, 3))
 
     @torch.no_grad()
     def fit(self, means: Tensor) -> None:
-        """Fit to the mean features (N, C) of all training images: axes, and k-means prototypes."""
+        """Fit principal axes and k-means prototypes to `pool` of all training images, (N, C)."""
         self.standardise.fit(means)
         if self.mlp is not None:
-            return  # its prototypes are placed at the first batch
+            return  # prototypes are initialised from the first batch
         rows = self.standardise(means)
         axes = torch.linalg.svd(rows.double(), full_matrices=False).Vh[: self.dim].T
         self.axes.zero_()
@@ -112,23 +111,23 @@ class Concepts(nn.Module):
             self.quantizer.initialise(rows @ self.axes * self.scale)
 
 
-class Pattern(NamedTuple):
-    """What lies at each of B · P places."""
+class PatternCodes(NamedTuple):
+    """Pattern codes of B images with P positions."""
 
     codes: Tensor
-    """The condition's pattern part (B, P, D)."""
+    """Quantised vectors (B, P, D)."""
     indices: Tensor
     """Int64 (B, P)."""
     loss: Tensor
-    """What to add to the loss, ()."""
+    """Term to add to the loss, ()."""
 
 
-class Patterns(nn.Module):
-    """Pattern codes of one level's places (CSPC), learned by moving averages.
+class PatternCodebook(nn.Module):
+    """Pattern codebook of one level (CSPC), learned by moving averages.
 
-    `naive` quantises what it is given; `residual` what is left of it beyond [position; prototype],
-    which is added again (the paper's form); `per_concept` does so with a codebook of its own for
-    each of `concepts` prototypes, as the paper's name promises.
+    kind: `naive` quantises the encoded features; `residual` quantises their difference to the
+    context [position; prototype] and adds the context again (as in the paper); `per_concept` is
+    `residual` with a separate codebook for each of `concepts` prototypes.
     """
 
     def __init__(
@@ -157,27 +156,27 @@ class Patterns(nn.Module):
                 restart=restart, decay=decay,
             )  # fmt: skip
 
-    def forward(self, encoded: Tensor, known: Tensor, concept: Tensor) -> Pattern:
-        """Of encoded features (B, P, D), what is known beforehand (B, P, D) and concepts (B,)."""
-        known = torch.zeros_like(encoded) if self.kind == "naive" else known
-        rest = (encoded - known).float()
+    def forward(self, encoded: Tensor, context: Tensor, concept: Tensor) -> PatternCodes:
+        """Quantise encoded features (B, P, D), given context (B, P, D) and concepts (B,)."""
+        context = torch.zeros_like(encoded) if self.kind == "naive" else context
+        residual = (encoded - context).float()
         if isinstance(self.quantizer, GroupedQuantizer):
-            codes, indices, loss = self.quantizer(rest, concept)
+            codes, indices, loss = self.quantizer(residual, concept)
         else:
-            quantized = self.quantizer(rest.flatten(0, 1))
-            codes, loss = quantized.codes.view_as(rest), quantized.loss
-            indices = quantized.indices.view(rest.shape[:2])
-        return Pattern(known + (codes if self.quantise else rest), indices, loss)
+            quantized = self.quantizer(residual.flatten(0, 1))
+            codes, loss = quantized.codes.view_as(residual), quantized.loss
+            indices = quantized.indices.view(residual.shape[:2])
+        return PatternCodes(context + (codes if self.quantise else residual), indices, loss)
 
-    def read_usage(self) -> Usage | None:
-        """Usage in training since the last reading."""
-        return self.quantizer.read_usage()
+    def pop_usage(self) -> Usage | None:
+        """Return and reset the usage counted in training; None if nothing was quantised."""
+        return self.quantizer.pop_usage()
 
 
 class GroupedQuantizer(nn.Module):
-    """G codebooks of K vectors, one per group of images; each image looks in its group's alone.
+    """G codebooks of K vectors; each image is quantised with the codebook of its group.
 
-    Indices run over all: group · K + place. The look-ups of a batch are one batched product.
+    Indices are group · K + code. A batch is looked up in one batched matrix product.
     """
 
     initialised: Tensor
@@ -199,24 +198,24 @@ class GroupedQuantizer(nn.Module):
         self.register_buffer("initialised", torch.zeros(groups, dtype=torch.bool))
 
     def forward(self, z: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes (B, P, D), indices (B, P) and commitment loss () of z (B, P, D), groups (B,)."""
+        """Return codes (B, P, D), indices (B, P), commitment loss () of z (B, P, D), group (B,)."""
         with torch.autocast(z.device.type, enabled=False):
-            held = z.detach()
+            detached = z.detach()
             if self.training:
-                self._place(held, group)
-            index = self._nearest(held, group)
+                self._update_codes(detached, group)
+            index = self._nearest(detached, group)
             codes = F.embedding(index, self.book.vectors)
             if self.training:
-                self.book._observe(held.flatten(0, 1), index.flatten())
+                self.book._observe(detached.flatten(0, 1), index.flatten())
             loss = self.commitment * F.mse_loss(z, codes)
             return z + (codes - z).detach(), index, loss
 
-    def read_usage(self) -> Usage | None:
-        """Usage in training since the last reading, one row per group that was seen (G', K)."""
+    def pop_usage(self) -> Usage | None:
+        """Return and reset the usage counted in training, a row per group that occurred (G', K)."""
         histogram = self.book.usage.view(self.groups, self.size).clone()
         self.book.usage.zero_()
-        seen = histogram[histogram.sum(1) > 0]
-        return Usage(seen) if len(seen) else None
+        used = histogram[histogram.sum(1) > 0]
+        return Usage(used) if len(used) else None
 
     @torch.no_grad()
     def _nearest(self, z: Tensor, group: Tensor) -> Tensor:
@@ -225,35 +224,34 @@ class GroupedQuantizer(nn.Module):
         return distance.argmin(2) + group[:, None] * self.size
 
     @torch.no_grad()
-    def _place(self, z: Tensor, group: Tensor) -> None:
-        """k-means for a group seen for the first time, a new place for codes that died."""
-        everyone, each = distributed.gather_rows(group), z.shape[1]
-        distributed.as_first(self.book.counts)
-        for number in torch.unique(everyone).tolist():
-            own = torch.arange(self.size, device=z.device) + number * self.size
-            counts = self.book.counts[own]
+    def _update_codes(self, z: Tensor, group: Tensor) -> None:
+        """Initialise the codebook of a new group by k-means; restart dead codes."""
+        groups, positions = distributed.gather_rows(group), z.shape[1]
+        distributed.broadcast(self.book.counts)
+        for number in torch.unique(groups).tolist():
+            codes = torch.arange(self.size, device=z.device) + number * self.size
+            counts = self.book.counts[codes]
             if not self.initialised[number]:
-                rows = distributed.gather_rows(z)[everyone == number].flatten(0, 1)
+                rows = distributed.gather_rows(z)[groups == number].flatten(0, 1)
                 table = kmeans(rows, self.size)
                 members = torch.bincount(nearest(rows, table), minlength=self.size)
-                self.book._place(own, table, members.clamp_min(1).to(rows))
+                self.book._place(codes, table, members.clamp_min(1).to(rows))
                 self.initialised[number] = True
             elif self.restart:
-                dead = own[counts < self.restart * counts.mean()]
+                dead = codes[counts < self.restart * counts.mean()]
                 if len(dead):
-                    images = (everyone == number).nonzero()[:, 0]
-                    drawn = drawn_places(len(images) * each, len(dead), z.device)
-                    places = images[drawn // each] * each + drawn % each
-                    at = distributed.rows_at(z.flatten(0, 1), places)
-                    self.book._place(dead, at, counts.mean().expand(len(dead)))
+                    images = (groups == number).nonzero()[:, 0]
+                    sample = random_indices(len(images) * positions, len(dead), z.device)
+                    rows_at = images[sample // positions] * positions + sample % positions
+                    vectors = distributed.gather_rows_at(z.flatten(0, 1), rows_at)
+                    self.book._place(dead, vectors, counts.mean().expand(len(dead)))
 
 
-class Coverage(nn.Module):
-    """A fixed codebook that covers what was seen: every code is the patch farthest from the others.
+class Coreset(nn.Module):
+    """Fixed codebook of a greedy k-centre coreset of patches (PatchCore, Roth et al. 2022).
 
-    Moving averages stand where patches are many and average the rare ones away; k centres
-    (Gonzalez 1985; PatchCore's coreset, Roth et al. 2022) keep one of each, so that the distance
-    to the nearest code says how far a patch is from anything seen.
+    Unlike moving averages, a coreset keeps rare patches, so that the distance to the nearest code
+    bounds the distance to the training patches.
     """
 
     vectors: Tensor
@@ -264,26 +262,26 @@ class Coverage(nn.Module):
 
     @torch.no_grad()
     def fit(self, patches: Tensor) -> None:
-        """Choose the codes among patches (N, D)."""
+        """Select the codes from patches (N, D)."""
         self.vectors.copy_(patches[k_centre(patches, len(self.vectors))])
 
     @torch.no_grad()
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Index (N,) of the nearest code of rows (N, D), and the L2 distance to it (N,)."""
+        """Return the nearest code (N,) of rows (N, D) and the L2 distance to it (N,)."""
         index = nearest(rows, self.vectors)
         return index, _distances(rows, self.vectors, index)
 
     @torch.no_grad()
-    def beyond_own(self, rows: Tensor) -> Tensor:
-        """L2 distance (N,) of an image's rows (N, D) to the nearest code that is none of them.
+    def distance_to_others(self, rows: Tensor) -> Tensor:
+        """Return the L2 distance (N,) of an image's rows (N, D) to the nearest other code.
 
-        An image that codes were chosen from lies on its own; this is what it would show as a new
-        one. Equal to `forward`'s where no code lies on a row.
+        A leave-one-out distance for training images, whose own patches may be codes. Equal to the
+        distance of `forward` if no code is among the rows.
         """
         index, distance = self.forward(rows)
-        own = torch.unique(index[distance < SAME * self.vectors.norm(dim=1)[index]])
+        self_codes = torch.unique(index[distance < SAME * self.vectors.norm(dim=1)[index]])
         others = torch.ones(len(self.vectors), dtype=torch.bool, device=rows.device)
-        others[own] = False
+        others[self_codes] = False
         moved = ~others[index]
         if bool(moved.any()) and bool(others.any()):
             vectors, rows = self.vectors[others], rows[moved]
@@ -292,6 +290,6 @@ class Coverage(nn.Module):
 
 
 def _distances(rows: Tensor, vectors: Tensor, index: Tensor) -> Tensor:
-    """Of rows (N, D) to the vectors at `index` (N,), from the difference: exact where close."""
+    """Return L2 distances (N,) of rows (N, D) to vectors[index], exact also for close pairs."""
     parts = zip(torch.split(rows, 4096), torch.split(index, 4096), strict=True)
     return torch.cat([(part - vectors[at]).norm(dim=1) for part, at in parts])

@@ -1,4 +1,4 @@
-"""Where the scores of normal images lie, by what the image is of."""
+"""Normalisation of image scores by concept."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import torch
 from torch import Tensor, nn
 
 
-class ImageLevel(nn.Module):
-    """Location of the image scores of normal images of each of K concepts, and their scatter.
+class ImageNormalization(nn.Module):
+    """Location per concept (K) and common scale of the image scores of normal images.
 
-    Products differ in how far even good ones lie from the training images, so that one threshold
-    on plain scores rejects all of one product and lets the defects of another pass.
+    Score levels of normal images differ between products, so that a single threshold on raw scores
+    rejects all images of one product and accepts the defects of another.
 
-    A concept's location is the mean score of its images, shrunk to the mean of all by as much as
-    chance can explain it (James and Stein 1961): with n images, scores of variance w within
-    concepts and locations of variance b between them it keeps the share n·b / (n·b + w) of its
-    distance. Both variances are a one-way analysis of variance's. Where concepts lie alike, as in
-    a model of one category, all have one location, and the order of images stays. The scatter √w
-    is the same for all: a handful of images tells no more.
+    The location is the concept's mean score, shrunk towards the overall mean (James and Stein
+    1961): its deviation is multiplied by n·b / (n·b + w), with n images, variance w within concepts
+    and b between them, both from a one-way analysis of variance. With a single concept, or concepts
+    that do not differ, all locations are equal and the ranking of images does not change.
+    The scale √w is shared, since there are few images per concept.
     """
 
     location: Tensor
@@ -37,19 +36,19 @@ class ImageLevel(nn.Module):
         count = torch.bincount(concept, minlength=len(self.location)).double()
         total = torch.zeros_like(count).index_add_(0, concept, values)
         mean, images, seen = values.mean(), count.sum(), (count > 0).sum()
-        far = torch.where(count > 0, total / count.clamp_min(1) - mean, 0.0)
-        inside = (values - mean - far[concept]).square().sum()
-        across = (count * far.square()).sum()
+        deviation = torch.where(count > 0, total / count.clamp_min(1) - mean, 0.0)
+        inside = (values - mean - deviation[concept]).square().sum()
+        across = (count * deviation.square()).sum()
         if images > seen:
             within = inside / (images - seen)
             spread = images - count.square().sum() / images
             between = (across - (seen - 1) * within).clamp_min(0) / spread.clamp_min(1e-12)
-        else:  # an image for each concept: nothing tells scatter from distance
+        else:  # one image per concept: the variances cannot be separated
             within, between = across / images, torch.zeros_like(across)
-        kept = count * between / (count * between + within).clamp_min(1e-30)
-        self.location.copy_(mean + kept * far)
+        shrinkage = count * between / (count * between + within).clamp_min(1e-30)
+        self.location.copy_(mean + shrinkage * deviation)
         self.scatter.copy_(within.sqrt() if within > 1e-16 else torch.ones_like(within))
 
-    def measure(self, scores: Tensor, concept: Tensor) -> Tensor:
-        """Scores (B,) of images of these concepts (B,): above their location, over the scatter."""
+    def normalize(self, scores: Tensor, concept: Tensor) -> Tensor:
+        """Return (scores − location) / scale of images (B,) of these concepts (B,)."""
         return (scores - self.location[concept]) / self.scatter

@@ -1,4 +1,4 @@
-"""The score of a whole image, from its anomaly map."""
+"""Image scores from anomaly maps."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ ImageScore = Literal["max", "mean", "top"]
 
 
 def image_score(maps: Tensor, kind: ImageScore, top: float = 1.0) -> Tensor:
-    """Of maps (B, H, W): each one's maximum, its mean, or the mean of its highest share `top`, at
-    least one pixel; (B,)."""
+    """Return image scores (B,) of maps (B, H, W): the maximum, the mean, or the mean of the highest
+    fraction `top` of the pixels (at least one)."""
     flat = maps.flatten(1)
     if kind == "max":
         return flat.amax(1)

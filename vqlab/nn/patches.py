@@ -1,4 +1,4 @@
-"""Patch features: a vector per place from all levels of a pyramid (PatchCore, Roth et al. 2022)."""
+"""Patch features from all levels of a pyramid (PatchCore, Roth et al. 2022)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from torch import Tensor
 from vqlab.types import Pyramid
 
 
-def joined(pyramid: Pyramid, kernel: int = 3) -> Tensor:
-    """Patch features (B, Σ C_l, h, w), float32, on the finest level's grid.
+def patch_features(pyramid: Pyramid, kernel: int = 3) -> Tensor:
+    """Return patch features (B, Σ C_l, h, w), float32, on the grid of the finest level.
 
-    Each level is averaged over its kernel × kernel neighbourhood (odd; zeros beyond the border
-    count), then brought to the finest level's size bilinearly; the levels lie one after another
-    along the channels (PatchCore, eq. 2 and 3).
+    Average each level over kernel × kernel neighbourhoods (odd, zero padding included), resize it
+    bilinearly and concatenate along the channels (PatchCore, eq. 2 and 3).
     """
     size = pyramid[0].shape[-2:]
     levels = []
@@ -27,38 +26,38 @@ def joined(pyramid: Pyramid, kernel: int = 3) -> Tensor:
     return torch.cat(levels, 1)
 
 
-def rows_of(maps: Tensor) -> Tensor:
-    """Maps (B, C, h, w) as rows (B·h·w, C), place by place."""
+def to_rows(maps: Tensor) -> Tensor:
+    """Reshape maps (B, C, h, w) to rows (B·h·w, C)."""
     return maps.movedim(1, -1).reshape(-1, maps.shape[1])
 
 
 @torch.no_grad()
-def drawn(parts: Iterable[Tensor], most: int) -> Tensor:
-    """At most `most` of the rows (n_i, D) of `parts`, every row as likely as any other; float16.
+def sample_rows(parts: Iterable[Tensor], size: int) -> Tensor:
+    """Return a uniform random sample of at most `size` rows of `parts` (n_i, D) as float16.
 
-    In the order they came in, in one pass, drawn by torch's seed; holds little more than twice
-    `most` rows. Every row draws a number, and those with the lowest stay.
+    One pass, input order preserved, by torch's seed; memory for about 2 · size rows. Each row gets
+    a random key and the rows with the lowest keys are selected.
     """
-    kept: list[Tensor] = []
-    numbers: list[Tensor] = []
+    samples: list[Tensor] = []
+    keys: list[Tensor] = []
     limit, count = 1.0, 0
     for rows in parts:
-        number = torch.rand(len(rows)).to(rows.device)
-        low = number < limit
-        kept.append(rows[low].half())
-        numbers.append(number[low])
-        count += len(kept[-1])
-        if count > most + most // 4:
-            kept, numbers = _lowest(kept, numbers, most)
-            limit, count = float(numbers[0].max()), most
-    if not kept:
-        raise ValueError("there are no rows to draw from.")
-    return _lowest(kept, numbers, most)[0][0] if count > most else torch.cat(kept)
+        key = torch.rand(len(rows)).to(rows.device)
+        low = key < limit
+        samples.append(rows[low].half())
+        keys.append(key[low])
+        count += len(samples[-1])
+        if count > size + size // 4:
+            samples, keys = _lowest(samples, keys, size)
+            limit, count = float(keys[0].max()), size
+    if not samples:
+        raise ValueError("sample_rows needs at least one row.")
+    return _lowest(samples, keys, size)[0][0] if count > size else torch.cat(samples)
 
 
 def _lowest(
-    kept: list[Tensor], numbers: list[Tensor], most: int
+    samples: list[Tensor], keys: list[Tensor], size: int
 ) -> tuple[list[Tensor], list[Tensor]]:
-    number = torch.cat(numbers)
-    places = number.topk(most, largest=False, sorted=False).indices.sort().values
-    return [torch.cat(kept)[places]], [number[places]]
+    key = torch.cat(keys)
+    indices = key.topk(size, largest=False, sorted=False).indices.sort().values
+    return [torch.cat(samples)[indices]], [key[indices]]

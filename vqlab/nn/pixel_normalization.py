@@ -1,4 +1,4 @@
-"""What is normal for a term of an anomaly map: makes terms comparable, so that they add up."""
+"""Normalisation of anomaly-map terms by the pixels of normal images."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ HIGH = 0.999
 """Quantile of normal pixels that `excess` maps to 1."""
 
 
-class Normality(nn.Module):
-    """Statistics of T terms on maps (H, W) of normal images, and terms measured by them.
+class PixelNormalization(nn.Module):
+    """Normalise T terms on maps (H, W) by statistics of normal images, so that they can be added.
 
-    `global`: mean 0, deviation 1 over all pixels; `pixel`: at each pixel, for products that lie
-    alike; `excess`: how far a value rises above normal, 0 up to the median and 1 at the 0.999
-    quantile of all normal pixels, so that what is common adds nothing; `none`: as it is.
+    `global`: standardise over all pixels; `pixel`: standardise each pixel, for aligned products;
+    `excess`: map the median of normal pixels to 0 and their 0.999 quantile to 1, and clip at 0;
+    `none`: identity.
     """
 
     pixel_mean: Tensor
@@ -41,22 +41,22 @@ class Normality(nn.Module):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor]) -> None:
-        """Fit to the terms (T, B, H, W) of normal images, batch by batch (kept in memory)."""
+        """Fit to batches of terms (T, B, H, W) of normal images; all batches are held in memory."""
         terms = torch.cat(list(batches), 1)
         count, size = terms.shape[0], terms.shape[2:]
         double = terms.double()
         self.pixel_mean.copy_(double.mean(1))
         self.global_mean.copy_(double.mean((1, 2, 3)).view(-1, 1, 1))
         self.global_sd.copy_(_deviation(double.view(count, -1), 1).view(-1, 1, 1).clamp_min(1e-8))
-        own = smooth(_deviation(double, 1).square().view(count, *size), 2.0).sqrt()
-        self.pixel_sd.copy_(own + 0.1 * self.global_sd)
+        pixel_sd = smooth(_deviation(double, 1).square().view(count, *size), 2.0).sqrt()
+        self.pixel_sd.copy_(pixel_sd + 0.1 * self.global_sd)
         flat = terms.reshape(count, -1)
         self.median.copy_(_quantile(flat, 0.5).view(-1, 1, 1))
         rise = _quantile(flat, HIGH).view(-1, 1, 1) - self.median
         self.high.copy_(self.median + rise.clamp_min(1e-8))
 
-    def measure(self, terms: Tensor, normalise: Normalise) -> Tensor:
-        """Terms (T, B, H, W), measured by what is normal."""
+    def normalize(self, terms: Tensor, normalise: Normalise) -> Tensor:
+        """Return normalised terms (T, B, H, W)."""
         if normalise == "global":
             return (terms - self.global_mean[:, None]) / self.global_sd[:, None]
         if normalise == "pixel":
@@ -72,6 +72,6 @@ def _deviation(values: Tensor, axis: int) -> Tensor:
 
 
 def _quantile(values: Tensor, q: float) -> Tensor:
-    """The q-quantile of each row of (T, N); torch.quantile takes no more than 2²⁴ values."""
+    """Return the q-quantile of each row of (T, N); torch.quantile is limited to 2²⁴ values."""
     place = min(values.shape[1], max(1, round(q * values.shape[1])))
     return values.kthvalue(place, dim=1).values

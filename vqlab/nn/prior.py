@@ -1,4 +1,4 @@
-"""A learned prior over code maps: how surprising is a code, given the codes some way around it?"""
+"""Learned prior over code maps: the probability of a code given surrounding codes."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 REACH = 2
-"""A predictor sees a square of 2 · REACH + 1 codes a side, its middle left out."""
+"""A predictor sees (2 · REACH + 1)² codes, without the centre."""
 HIDDEN = 128
 MASKED = 0.5
-"""Share of the codes hidden from a predictor while it is fitted, as those beyond the border are:
-few images would be learned by heart otherwise."""
+"""Fraction of codes masked in training (like codes outside the map), against overfitting."""
 PLACES = 16
-"""Side of the learned map of positions, resized to the code map's."""
+"""Side of the learned position embedding, which is resized to the code map."""
 
 
 class CodePrior(nn.Module):
-    """p(code | codes around it, position), one blind-spot predictor for every spacing.
+    """p(code | surrounding codes, position): one blind-spot predictor per spacing.
 
-    The predictor of spacing d sees 24 codes: a 5 × 5 grid, d codes apart, without its middle. Near
-    codes share pixels with the one predicted, so a defect would predict itself; a wide hole keeps
-    it out. Its first layer is a dilated convolution of the quantised map, computed as a sum of rows
-    of a table (a code has only K values), which costs a fraction of the convolution.
+    The predictor of spacing d sees a 5 × 5 grid of codes, d apart, without the centre. Adjacent
+    codes share pixels with the predicted one, so a defect would predict itself; a wide blind spot
+    prevents that. The first layer is a dilated convolution of the quantised map, computed as a sum
+    of embedding rows (a code has only K values).
 
     codebook_size: K; dim: D, the length of a code; spacings: in codes.
     """
@@ -35,7 +34,7 @@ class CodePrior(nn.Module):
         self.codebook_size, self.spacings = codebook_size, tuple(spacings)
         levels, taps = len(self.spacings), (2 * REACH + 1) ** 2 - 1
         self.outside = nn.Parameter(torch.empty(1, dim))
-        """Stands for the codes beyond the map's border."""
+        """Embedding of masked codes and of codes outside the map."""
         self.taps = nn.Parameter(torch.empty(levels, taps, dim, HIDDEN))
         self.position = nn.Parameter(torch.empty(levels, HIDDEN, PLACES, PLACES))
         self.heads = nn.ModuleList(
@@ -44,11 +43,11 @@ class CodePrior(nn.Module):
             )
             for _ in self.spacings
         )
-        self.requires_grad_(False)  # fitted by `fit`, never by a detector's training
+        self.requires_grad_(False)  # trained by `fit` only
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was fitted."""
+        """Reset all parameters."""
         nn.init.zeros_(self.outside)
         nn.init.zeros_(self.position)
         nn.init.normal_(self.taps, std=1 / math.sqrt(self.taps[0, :, :, 0].numel()))
@@ -67,10 +66,10 @@ class CodePrior(nn.Module):
         rate: float = 3e-3,
         seed: int = 0,
     ) -> None:
-        """Fit to code maps of normal images, indices (N, h, w), afresh; codebook (K, D) stays.
+        """Fit from scratch to code maps (N, h, w) of normal images; codebook (K, D) is constant.
 
-        Every step sees at most `places` random positions of `batch_size` maps. The same arguments
-        give the same prior, whatever was drawn before.
+        Each step uses at most `places` random positions of `batch_size` maps. Deterministic: the
+        global random state is neither used nor changed.
         """
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(seed)
@@ -100,13 +99,13 @@ class CodePrior(nn.Module):
 
     @torch.no_grad()
     def surprisal(self, indices: Tensor, codebook: Tensor) -> Tensor:
-        """−log p(code | context) in nats of indices (B, h, w), mean over the predictors."""
+        """Return −log p(code | context) in nats of indices (B, h, w), mean over predictors."""
         maps = []
-        for one in indices.unsqueeze(1):  # bounds memory, and keeps batch mates apart
-            where = torch.arange(one.numel(), device=one.device)
+        for image in indices.unsqueeze(1):  # one by one: bounded memory, no batch effects
+            where = torch.arange(image.numel(), device=image.device)
             levels = [
                 F.cross_entropy(
-                    self.logits(one, codebook, where, level), one.flatten(), reduction="none"
+                    self.logits(image, codebook, where, level), image.flatten(), reduction="none"
                 )
                 for level in range(len(self.spacings))
             ]
@@ -114,7 +113,7 @@ class CodePrior(nn.Module):
         return torch.stack(maps).view(indices.shape)
 
     def logits(self, indices: Tensor, codebook: Tensor, where: Tensor, level: int) -> Tensor:
-        """Scores (P, K) of every code at flat positions `where` (P,) = (b · h + y) · w + x."""
+        """Return logits (P, K) at flat positions `where` (P,) = (b · h + y) · w + x."""
         _, height, width = indices.shape
         spacing = self.spacings[level]
         margin = REACH * spacing
@@ -132,7 +131,7 @@ class CodePrior(nn.Module):
         place = F.interpolate(
             self.position[level][None], (height, width), mode="bilinear", align_corners=False
         )
-        here = F.embedding(y * width + x, place[0].flatten(1).t())
-        hidden = F.embedding_bag(seen, table, mode="sum") + here
+        embedded = F.embedding(y * width + x, place[0].flatten(1).t())
+        hidden = F.embedding_bag(seen, table, mode="sum") + embedded
         scores: Tensor = self.heads[level](hidden)
         return scores

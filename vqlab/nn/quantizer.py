@@ -1,4 +1,4 @@
-"""Vector quantisation: a vector is replaced by the nearest of the K vectors of a codebook.
+"""Vector quantisation: replace each vector by the nearest of K codebook vectors.
 
 Sources: van den Oord et al. 2017 (VQ-VAE, gradient codebook and, in its appendix A.1, the moving
 averages), Yu et al. 2022 (cosine distance), Zeghidour et al. 2021 (SoundStream: residual levels,
@@ -17,57 +17,57 @@ from torch import Tensor, nn
 from vqlab.nn import distributed
 
 ROWS = 1024
-"""Vectors compared with the codebook at a time: their distances fit into a CPU's cache."""
+"""Vectors compared with the codebook at once; chosen to fit into a CPU cache."""
 
 
 class Quantized(NamedTuple):
-    """What the quantiser makes of z."""
+    """Result of quantising z."""
 
     codes: Tensor
-    """Shaped as z: the nearest codes forward, the gradient estimator backward."""
+    """Nearest codes, shaped as z; gradients pass through the estimator."""
     indices: Tensor
     """Int64 (B, h, w) or (N,); with L > 1 residual levels (B, L, h, w) or (N, L)."""
     codebook: Tensor
-    """Mean of (sg[z] − e)², (): teaches a gradient codebook, a plain figure for a moving one."""
+    """Codebook loss, mean of (sg[z] − e)², (); for `ema` reported only."""
     commitment: Tensor
-    """Mean of (z − sg[e])², (): teaches the encoder; not weighted by β."""
+    """Commitment loss, mean of (z − sg[e])², (); not weighted by β."""
     loss: Tensor
-    """What to add to the loss, (): β · commitment, and `codebook` where that is learned by it."""
+    """Term to add to the loss, (): β · commitment, plus `codebook` if learned by gradient."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """How often each code was chosen in training since it was last read: histogram (L, K)."""
+    """Usage counts of codes in training: histogram (L, K)."""
 
     histogram: Tensor
 
     @property
     def perplexity(self) -> float:
-        """exp(entropy of usage), mean over levels: 1 (one code does it all) to K (all alike)."""
+        """exp(entropy of usage), mean over levels; between 1 (a single code) and K (uniform)."""
         return float(perplexity(self.histogram).mean())
 
     @property
     def dead(self) -> int:
-        """Number of codes never chosen, over all levels."""
+        """Number of unused codes over all levels."""
         return int((self.histogram == 0).sum())
 
     @property
     def used(self) -> float:
-        """Share of the codes that were chosen at all."""
+        """Fraction of codes that were used."""
         return 1 - self.dead / self.histogram.numel()
 
 
 class VectorQuantizer(nn.Module):
-    """The codebooks: one, or L residual levels of which each quantises what the former left over.
+    """Vector quantiser with one codebook, or L residual codebooks.
 
-    codebook_size, dim: K and D. commitment: β. learning: by `gradient` or by moving averages
-    (`ema`, with `decay`). distance: `l2`, or `cosine`, which puts vectors and codes on the unit
-    sphere. gradient: how a gradient passes the choice backward. init: `random`, uniform in ±1/K,
-    or `kmeans` on the first vectors seen in training. restart: a code chosen less often than this
-    share of uniform usage moves onto a vector of the present batch; 0: never.
+    codebook_size, dim: K and D. commitment: β. learning: `gradient`, or `ema` (moving averages
+    with `decay`). distance: `l2` or `cosine` (vectors and codes on the unit sphere). gradient:
+    estimator of the gradient through the quantisation. init: `random` (uniform in ±1/K) or
+    `kmeans` on the first training batch. restart: codes used less than this fraction of uniform
+    usage are moved to a random vector of the batch; 0 disables it.
 
-    A training forward updates codebooks and usage, by the whole batch where ranks share one;
-    `encode`, `lookup` and an eval forward change nothing. Computes in float32 under any autocast.
+    In training mode `forward` updates codebooks and usage, synchronised over ranks; in eval mode,
+    and in `encode` and `lookup`, nothing changes. Computed in float32 regardless of autocast.
     """
 
     initialised: Tensor
@@ -88,7 +88,7 @@ class VectorQuantizer(nn.Module):
     ) -> None:
         super().__init__()
         if levels > 1 and distance == "cosine":
-            raise ValueError("residual levels need distance l2: what is left over has a length.")
+            raise ValueError("levels > 1 requires distance 'l2'; got 'cosine'.")
         self.commitment, self.gradient, self.distance = commitment, gradient, distance
         self.levels = levels
         self.codebooks = nn.ModuleList(
@@ -113,25 +113,34 @@ class VectorQuantizer(nn.Module):
                 residual = residual - chosen.detach()
             passed = rotation(rows, total) if self.gradient == "rotation" else rows
             codes = passed + (total - passed).detach()
-            taught, held = torch.stack(codebook).mean(), torch.stack(commitment).mean()
-            loss = self.commitment * held + (taught if taught.requires_grad else 0.0)
+            codebook_loss, commitment_loss = (
+                torch.stack(codebook).mean(),
+                torch.stack(commitment).mean(),
+            )
+            loss = self.commitment * commitment_loss + (
+                codebook_loss if codebook_loss.requires_grad else 0.0
+            )
             return Quantized(
-                _unrows(codes, z), self._shaped(indices, z), taught.detach(), held.detach(), loss
+                _unrows(codes, z),
+                self._reshape_indices(indices, z),
+                codebook_loss.detach(),
+                commitment_loss.detach(),
+                loss,
             )
 
     @torch.no_grad()
     def encode(self, z: Tensor) -> Tensor:
-        """Indices of the nearest codes of z, shaped as in `Quantized`; changes nothing."""
+        """Return indices of the nearest codes of z, shaped as in `Quantized`, without updates."""
         residual, indices = self._rows(z.float()), []
         for book in self._books():
             index = nearest(residual, book.table())
             residual = residual - F.embedding(index, book.table())
             indices.append(index)
-        return self._shaped(indices, z)
+        return self._reshape_indices(indices, z)
 
     @torch.no_grad()
     def lookup(self, indices: Tensor) -> Tensor:
-        """The codes (B, D, h, w) or (N, D) of `indices` as `encode` returns them."""
+        """Return the codes (B, D, h, w) or (N, D) of `indices`, the output of `encode`."""
         by_level = [indices] if self.levels == 1 else list(indices.unbind(1))
         books = zip(by_level, self._books(), strict=True)
         codes = torch.stack([F.embedding(index, book.table()) for index, book in books]).sum(0)
@@ -139,15 +148,15 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def initialise(self, z: Tensor) -> None:
-        """Set every codebook to the k-means centres of z, and its moving averages to match."""
+        """Initialise codebooks and moving averages from k-means centres of z."""
         residual = distributed.gather_rows(self._rows(z.detach().float()))
         for book in self._books():
             book.fit(residual)
             residual = residual - F.embedding(nearest(residual, book.table()), book.table())
         self.initialised.fill_(True)
 
-    def read_usage(self) -> Usage | None:
-        """Usage in training since the last reading, which is forgotten; none: nothing chosen."""
+    def pop_usage(self) -> Usage | None:
+        """Return and reset the usage counted in training; None if nothing was quantised."""
         histogram = torch.stack([book.usage for book in self._books()])
         for book in self._books():
             book.usage.zero_()
@@ -165,24 +174,24 @@ class VectorQuantizer(nn.Module):
         rows = z.movedim(1, -1).reshape(-1, z.shape[1])
         return F.normalize(rows, dim=1) if self.distance == "cosine" else rows
 
-    def _shaped(self, indices: list[Tensor], z: Tensor) -> Tensor:
+    def _reshape_indices(self, indices: list[Tensor], z: Tensor) -> Tensor:
         shaped = [index.view(z.shape[0], *z.shape[2:]) for index in indices]
         return shaped[0] if self.levels == 1 else torch.stack(shaped, 1)
 
 
 def _unrows(rows: Tensor, z: Tensor) -> Tensor:
-    """Rows (N, D) in the shape of z; the inverse of `VectorQuantizer._rows` up to length."""
+    """Reshape rows (N, D) like z; the inverse of `VectorQuantizer._rows`."""
     return rows.view(z.shape[0], *z.shape[2:], z.shape[1]).movedim(-1, 1)
 
 
 class Codebook(nn.Module):
-    """K vectors (K, D), how often each is chosen (K,), and for `ema` the sums of their members."""
+    """Codebook vectors (K, D), usage counts (K,) and, for `ema`, sums of assigned vectors."""
 
     vectors: Tensor
     counts: Tensor
-    """Moving average of the number of vectors per batch that chose the code."""
+    """Moving average of the number of vectors assigned per batch."""
     sums: Tensor
-    """Moving average of the sum of these vectors; sums / counts are the codes."""
+    """Moving average of the sum of these vectors; codes are sums / counts."""
     usage: Tensor
 
     def __init__(
@@ -207,14 +216,14 @@ class Codebook(nn.Module):
         self.register_buffer("usage", torch.zeros(size, dtype=torch.int64), persistent=False)
 
     def table(self) -> Tensor:
-        """The codes (K, D) as they are compared and returned: for cosine of length 1."""
+        """Return the codes (K, D), normalised for `cosine`."""
         return F.normalize(self.vectors, dim=1) if self.distance == "cosine" else self.vectors
 
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices (N,) and codes (N, D) of rows (N, D); in training the codebook learns of them.
+        """Return indices (N,) and codes (N, D) of rows (N, D); in training, update the codebook.
 
-        Restarting comes before the look-up, so a revived code is chosen in the same step; and it
-        carries its sum and count along, so no later step of the averages can undo it.
+        Dead codes are restarted before the look-up, so that they can be chosen in the same step;
+        sum and count are reset with them, so that the moving average does not undo the restart.
         """
         if self.training and self.restart:
             self._restart(rows)
@@ -227,13 +236,13 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def fit(self, rows: Tensor) -> None:
-        """Place the codes at the k-means centres of rows (N, D), counts and sums to match."""
+        """Set codes, counts and sums from k-means on rows (N, D)."""
         table = kmeans(rows, len(self.vectors), on_sphere=self.distance == "cosine")
         members = torch.bincount(nearest(rows, table), minlength=len(table))
-        everyone = torch.arange(len(table), device=rows.device)
-        self._place(everyone, table, members.clamp_min(1).to(rows))
+        every_code = torch.arange(len(table), device=rows.device)
+        self._place(every_code, table, members.clamp_min(1).to(rows))
         for tensor in (self.vectors.data, self.counts, *([self.sums] if self.moving else [])):
-            distributed.as_first(tensor)
+            distributed.broadcast(tensor)
 
     @torch.no_grad()
     def _observe(self, rows: Tensor, index: Tensor) -> None:
@@ -243,18 +252,18 @@ class Codebook(nn.Module):
         if self.moving:
             sums = torch.zeros_like(self.sums).index_add_(0, index, rows)
             self.sums.lerp_(distributed.sum_over_ranks(sums), 1 - self.decay)
-            # Count and sum of an unused code fade alike: it stays where it is, until both are
-            # too small to divide.
+            # Count and sum of an unused code decay alike, so the code does not move until both
+            # are too small to divide.
             alive = self.counts > 1e-20
             self.vectors[alive] = self.sums[alive] / self.counts[alive, None]
 
     @torch.no_grad()
     def _restart(self, rows: Tensor) -> None:
-        uniform = distributed.as_first(self.counts).mean()
+        uniform = distributed.broadcast(self.counts).mean()
         dead = (self.counts < self.restart * uniform).nonzero()[:, 0]
         if len(dead):
-            places = drawn_places(distributed.count_rows(rows), len(dead), rows.device)
-            self._place(dead, distributed.rows_at(rows, places), uniform.expand(len(dead)))
+            places = random_indices(distributed.count_rows(rows), len(dead), rows.device)
+            self._place(dead, distributed.gather_rows_at(rows, places), uniform.expand(len(dead)))
 
     def _place(self, codes: Tensor, at: Tensor, counts: Tensor) -> None:
         self.vectors.data[codes] = at
@@ -265,17 +274,17 @@ class Codebook(nn.Module):
 
 @torch.no_grad()
 def nearest(rows: Tensor, table: Tensor) -> Tensor:
-    """Index (N,) of the row of table (K, D) nearest to each of rows (N, D) in squared L2.
+    """Return indices (N,) into table (K, D) of the rows nearest to rows (N, D) in L2.
 
-    ‖z‖² is the same for every code and is left out.
+    ‖z‖² is constant over codes and omitted.
     """
     squares = table.square().sum(1)
     index = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
-    space = rows.new_empty(min(ROWS, len(rows)), len(table))
+    buffer = rows.new_empty(min(ROWS, len(rows)), len(table))
     for part, into in zip(torch.split(rows, ROWS), torch.split(index, ROWS), strict=True):
-        distance = torch.addmm(squares, part, table.T, alpha=-2, out=space[: len(part)])
+        distance = torch.addmm(squares, part, table.T, alpha=-2, out=buffer[: len(part)])
         if distance.is_cpu:
-            # torch's argmin over the last axis takes seven times as long as numpy's on a CPU.
+            # On a CPU numpy's argmin over the last axis is seven times as fast as torch's.
             into.copy_(torch.from_numpy(distance.numpy().argmin(1)))
         else:
             into.copy_(distance.argmin(1))
@@ -283,52 +292,51 @@ def nearest(rows: Tensor, table: Tensor) -> Tensor:
 
 
 def rotation(z: Tensor, codes: Tensor) -> Tensor:
-    """z (N, D) turned and stretched onto its codes (N, D), both held constant for the gradient.
+    """Return λR z, which equals the codes (N, D); gradients reach z (N, D) through constant λR.
 
-    The gradient reaches z through λR, R the rotation from z to its code in their plane and
-    λ = ‖e‖ / ‖z‖ (Fifty et al. 2024, eq. 2–4), instead of unchanged.
+    R rotates z onto its code in their plane, λ = ‖e‖ / ‖z‖ (Fifty et al. 2024, eq. 2–4).
     """
-    held = z.detach()
-    start, end = F.normalize(held, dim=1), F.normalize(codes, dim=1)
+    detached = z.detach()
+    start, end = F.normalize(detached, dim=1), F.normalize(codes, dim=1)
     middle = F.normalize(start + end, dim=1)
-    stretch = codes.norm(dim=1, keepdim=True) / held.norm(dim=1, keepdim=True).clamp_min(1e-6)
+    stretch = codes.norm(dim=1, keepdim=True) / detached.norm(dim=1, keepdim=True).clamp_min(1e-6)
     along_middle = (z * middle).sum(1, keepdim=True) * middle
     along_start = (z * start).sum(1, keepdim=True) * end
-    turned: Tensor = stretch * (z - 2 * along_middle + 2 * along_start)
-    return turned
+    rotated: Tensor = stretch * (z - 2 * along_middle + 2 * along_start)
+    return rotated
 
 
 @torch.no_grad()
 def kmeans(rows: Tensor, size: int, *, on_sphere: bool = False, iterations: int = 10) -> Tensor:
-    """Centres (size, D) of rows (N, D), or of 64 · size drawn ones; drawn by torch's seed.
+    """Return k-means centres (size, D) of a random sample of at most 64 · size of the rows (N, D).
 
-    A centre without members starts anew at a drawn row. With fewer rows than centres, rows repeat.
+    Empty clusters are restarted at a random row. Rows repeat if N < size. Uses torch's seed.
     """
-    rows = draw(rows, 64 * size) if len(rows) > 64 * size else rows
-    centres = draw(rows, size)
+    rows = sample_rows(rows, 64 * size) if len(rows) > 64 * size else rows
+    centres = sample_rows(rows, size)
     for _ in range(iterations):
         index = nearest(rows, centres)
         members = torch.bincount(index, minlength=size)[:, None]
         means = torch.zeros_like(centres).index_add_(0, index, rows) / members.clamp_min(1)
-        centres = torch.where(members > 0, means, draw(rows, size))
+        centres = torch.where(members > 0, means, sample_rows(rows, size))
         centres = F.normalize(centres, dim=1) if on_sphere else centres
     return centres
 
 
-def draw(rows: Tensor, size: int) -> Tensor:
-    """`size` of rows (N, D) at random: different ones where there are enough."""
-    return rows[drawn_places(len(rows), size, rows.device)]
+def sample_rows(rows: Tensor, size: int) -> Tensor:
+    """Return a random sample of rows (N, D), without replacement if size ≤ N."""
+    return rows[random_indices(len(rows), size, rows.device)]
 
 
-def drawn_places(count: int, size: int, device: torch.device) -> Tensor:
-    """`size` of the numbers below `count` at random: different ones where there are enough."""
+def random_indices(count: int, size: int, device: torch.device) -> Tensor:
+    """Return `size` random integers below `count`, distinct if size ≤ count."""
     if size <= count:
         return torch.randperm(count, device=device)[:size]
     return torch.randint(count, (size,), device=device)
 
 
 def perplexity(histogram: Tensor) -> Tensor:
-    """exp(entropy) of counts (..., K), shape (...): within [1, K]; 1 also where all are zero."""
+    """Return exp(entropy) of counts (..., K), shape (...), in [1, K]; 1 if all counts are zero."""
     share = histogram.double() / histogram.sum(-1, keepdim=True).clamp_min(1)
     entropy: Tensor = torch.special.entr(share).sum(-1)
     return entropy.exp()

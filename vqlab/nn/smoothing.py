@@ -10,16 +10,16 @@ from torch import Tensor
 
 
 def gaussian_kernel(sigma: float, radius: int) -> Tensor:
-    """Weights (2·radius + 1,) of a Gaussian cut off at `radius`; they sum to 1."""
+    """Return normalised Gaussian weights (2·radius + 1,)."""
     x = torch.arange(-radius, radius + 1, dtype=torch.float32)
     weights = torch.exp(-0.5 * (x / sigma).square())
     return weights / weights.sum()
 
 
 def smooth(maps: Tensor, sigma: float) -> Tensor:
-    """Maps (..., H, W) convolved with a Gaussian of standard deviation `sigma` in pixels.
+    """Convolve maps (..., H, W) with a Gaussian of standard deviation `sigma` pixels.
 
-    Cut off at 3 sigma (or at the map's side), borders reflected; 0 leaves the maps as they are.
+    Truncated at 3 sigma (at most the map's side), reflected borders; sigma 0 is the identity.
     """
     height, width = maps.shape[-2:]
     for axis, size in ((-2, height), (-1, width)):

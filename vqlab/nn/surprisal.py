@@ -1,4 +1,4 @@
-"""Code surprisal: how unexpected a code is at its place, counted on images of normal products."""
+"""Code surprisal from code frequencies in normal images."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from vqlab.nn.smoothing import smooth
 
 
 class CodeSurprisal(nn.Module):
-    """−log p of a code (h, w) given its position, and given the codes left, right, above, below.
+    """−log p of a code given its position, and given its four neighbours.
 
-    Both are counted by `fit` and mixed with the codes' overall frequency, so that an unseen code
-    has a finite surprisal, the larger the rarer it is. Before `fit` every surprisal is 0.
+    `fit` counts both and smooths them with the overall code frequencies, so that the surprisal of
+    an unseen code is finite. Before `fit` every surprisal is 0.
     """
 
     position: Tensor
     """−log p(code | position), (K, h, w)."""
     neighbour: Tensor
-    """−log p(code | neighbour) as [side, neighbour, code], (4, K, K); sides as in `_PAIRS`."""
+    """−log p(code | neighbour), (4, K, K): direction as in `_PAIRS`, neighbour, code."""
 
     def __init__(self, codebook_size: int, size: tuple[int, int]) -> None:
         super().__init__()
@@ -30,10 +30,10 @@ class CodeSurprisal(nn.Module):
 
     @torch.no_grad()
     def fit(self, indices: Iterable[Tensor], *, spread: float = 1.0, prior: float = 1.0) -> None:
-        """Count batches of indices (B, h, w).
+        """Count codes in batches of indices (B, h, w).
 
-        Counts by position are spread over near positions by a Gaussian (`spread`, in codes);
-        `prior` is the weight of the overall frequency, in counts.
+        Counts by position are smoothed with a Gaussian (`spread`, in codes); `prior` is the weight
+        of the overall frequency, in counts.
         """
         at = torch.zeros_like(self.position)
         beside, above = torch.zeros_like(self.neighbour[0]), torch.zeros_like(self.neighbour[0])
@@ -50,14 +50,14 @@ class CodeSurprisal(nn.Module):
             self.neighbour[side] = pairs.sum(1, keepdim=True).log() - pairs.log()
 
     def _places(self, batch: Tensor) -> Tensor:
-        """How often each code stands at each position, (K, h, w)."""
+        """Return counts (K, h, w) of each code at each position."""
         places = self.position[0].numel()
         flat = batch.flatten(1) * places + torch.arange(places, device=batch.device)
         counts = torch.bincount(flat.flatten(), minlength=self.position.numel())
         return counts.view_as(self.position)
 
     def _pairs(self, first: Tensor, second: Tensor) -> Tensor:
-        """How often each code (row) is followed by each code (column), (K, K)."""
+        """Return counts (K, K) of pairs (first code, second code)."""
         pairs = torch.bincount(
             (first * self.codebook_size + second).flatten(), minlength=self.codebook_size**2
         )
@@ -65,19 +65,19 @@ class CodeSurprisal(nn.Module):
 
     @torch.no_grad()
     def by_position(self, indices: Tensor) -> Tensor:
-        """−log p(code | position) of indices (B, h, w), (B, h, w)."""
+        """Return −log p(code | position) of indices (B, h, w), same shape."""
         return self.position.gather(0, indices)
 
     @torch.no_grad()
     def by_neighbours(self, indices: Tensor) -> Tensor:
-        """−log p(code | neighbour), mean over the neighbours there are, (B, h, w)."""
+        """Return −log p(code | neighbour), mean over existing neighbours, (B, h, w)."""
         total = torch.zeros(indices.shape, device=indices.device)
-        there = torch.zeros_like(total)
-        for side, (here, beside) in enumerate(_PAIRS):
-            pairs = indices[beside] * self.codebook_size + indices[here]
-            total[here] += self.neighbour[side].flatten()[pairs]
-            there[here] += 1
-        return total / there.clamp_min(1)
+        neighbours = torch.zeros_like(total)
+        for side, (code, neighbour) in enumerate(_PAIRS):
+            pairs = indices[neighbour] * self.codebook_size + indices[code]
+            total[code] += self.neighbour[side].flatten()[pairs]
+            neighbours[code] += 1
+        return total / neighbours.clamp_min(1)
 
 
 _ALL, _HEAD, _TAIL = slice(None), slice(None, -1), slice(1, None)
@@ -87,4 +87,4 @@ _PAIRS = (
     ((_ALL, _TAIL), (_ALL, _HEAD)),
     ((_ALL, _HEAD), (_ALL, _TAIL)),
 )
-"""Where a code lies and where its neighbour: the left, right, upper, lower one."""
+"""Slices of a code and of its left, right, upper and lower neighbour."""

@@ -1,4 +1,4 @@
-"""A fixed first layer: features whitened, or standardised, by what was seen in training."""
+"""Whitening or standardisation of features as a fixed first layer."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ WhiteningName = Literal["whiten", "standardise", "none"]
 
 
 class Whitening(nn.Module):
-    """Rows (N, C) → (N, dim): x ↦ (x − mean) · matrix, fitted once and then fixed.
+    """Affine map of rows (N, C) to (N, dim): (x − mean) · matrix, constant after `fit`.
 
-    `whiten`: principal axes, each to variance 1 (an axis of less than `floor` of the mean variance
-    counts as that much, so that noise is not blown up); `standardise`: every channel to variance 1
-    with the same floor; `none`: as they are. `dims` of whitening's axes are kept, those of most
-    variance; none: all. `log_det` (): log |det| of the matrix (of what is kept), in nats, so that
-    likelihoods of the features themselves can be compared.
+    kind: `whiten` scales principal axes to variance 1; `standardise` scales channels to variance 1;
+    `none` is the identity. Variances are clamped below at `floor` times the mean variance, so that
+    noise is not amplified. dims: number of principal axes to keep, by variance; None: all.
+    `log_det` () is log |det matrix| over the kept axes, in nats.
     """
 
     mean: Tensor
@@ -57,8 +56,8 @@ class Whitening(nn.Module):
         else:
             variance, axes = torch.linalg.eigh(covariance)
             variance, axes = variance.flip(0), axes.flip(1)
-        least = (self.floor * variance.mean()).clamp_min(1e-12)
+        minimum = (self.floor * variance.mean()).clamp_min(1e-12)
         self.mean.copy_(mean)
-        deviation = variance.clamp_min(least).sqrt()[: self.dim]
+        deviation = variance.clamp_min(minimum).sqrt()[: self.dim]
         self.matrix.copy_(axes[:, : self.dim] / deviation)
         self.log_det.copy_(-deviation.log().sum())

@@ -46,7 +46,7 @@ class SharedTrainer(Trainer):
         """As `Trainer.fit`; `on_epoch` is called on the first rank, while the others wait."""
 
         def on_first(epoch: int, metrics: dict[str, float]) -> None:
-            with distributed.agreed():
+            with distributed.error_barrier():
                 if distributed.rank() == 0:
                     on_epoch(epoch, metrics)
 
@@ -59,8 +59,8 @@ class SharedTrainer(Trainer):
             super(SharedTrainer, self)._begin()
             return {"images": self.images.fingerprint, "state": self.state()}
 
-        first = distributed.from_first(begun)
-        with distributed.agreed():
+        first = distributed.from_rank_zero(begun)
+        with distributed.error_barrier():
             if first["images"] != self.images.fingerprint:
                 raise UserError(
                     "every process must train on the same images; this one has others; give all "
@@ -74,13 +74,13 @@ class SharedTrainer(Trainer):
         size = self.settings.batch_size
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         whole = batches.pop() if len(batches[-1]) < distributed.ranks() else []
-        own = [index for batch in batches for index in distributed.own(batch)]
+        own = [index for batch in batches for index in distributed.shard(batch)]
         coming = chain(
-            self._pyramids(own, len(distributed.own(batches[0])) if batches else 0),
+            self._pyramids(own, len(distributed.shard(batches[0])) if batches else 0),
             self._pyramids(whole, len(whole)),
         )
         while True:
-            with distributed.agreed():  # an image may be unreadable on one machine only
+            with distributed.error_barrier():  # an image may be unreadable on one machine only
                 pyramid = next(coming, None)
             if pyramid is None:
                 return
@@ -91,12 +91,12 @@ class SharedTrainer(Trainer):
             yield from pyramids(self.backbone, self.images, size, self.device, order)
 
     def _step(self, pyramid: Pyramid, images: int) -> tuple[dict[str, float], float]:
-        with distributed.batch_of(images):
+        with distributed.sharded_batch(images):
             return super()._step(pyramid, images)
 
     def _backward(self, losses: dict[str, Tensor]) -> dict[str, float]:
         """The gradients and values of the losses of the whole batch: means, so shares weigh."""
-        share = distributed.weight()
+        share = distributed.batch_weight()
         (losses["loss"] * share).backward()  # type: ignore[no-untyped-call]
         gradients = [p.grad for p in self.detector.parameters() if p.grad is not None]
         values = torch.stack([value.detach().float() for value in losses.values()]) * share

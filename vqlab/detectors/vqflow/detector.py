@@ -31,12 +31,12 @@ from vqlab.detectors.vqflow.published import published_map, published_scores
 from vqlab.detectors.vqflow.settings import Scoring, VQFlowSettings
 from vqlab.nn import distributed
 from vqlab.nn.base_density import Prototypes
-from vqlab.nn.concept_normalization import Expectation
+from vqlab.nn.concept_normalization import ConceptNormalization
 from vqlab.nn.flow import FusionFlow
-from vqlab.nn.hierarchy import Concept, Concepts, Coverage, Patterns
-from vqlab.nn.image_normalization import ImageLevel
+from vqlab.nn.hierarchy import ConceptCodebook, ConceptCodes, Coreset, PatternCodebook
+from vqlab.nn.image_normalization import ImageNormalization
 from vqlab.nn.image_score import image_score
-from vqlab.nn.patches import drawn, joined, rows_of
+from vqlab.nn.patches import patch_features, sample_rows, to_rows
 from vqlab.nn.quantizer import VectorQuantizer
 from vqlab.nn.smoothing import smooth
 from vqlab.types import InputSpec, Pyramid, Scores, UserError
@@ -67,10 +67,10 @@ class VQFlow(Detector):
         chosen = [self.joined_spec] if joins else shown
         self.whole = flow.kernel > 1 or flow.fusion
         """Whether a step takes whole maps: then places are not independent."""
-        self.concepts: Concepts | None = None
+        self.concepts: ConceptCodebook | None = None
         concept = config.concept
         if concept.enabled:
-            self.concepts = Concepts(
+            self.concepts = ConceptCodebook(
                 spec.channels[-1], concept.codebook_size, concept.dim, encoder=concept.encoder,
                 quantise=config.quantise, commitment=config.commitment, decay=concept.decay,
                 restart=concept.restart, init=concept.init,
@@ -95,26 +95,26 @@ class VQFlow(Detector):
                 dims, ((width, *chosen[-1][1]),) if width else None, kernel=flow.kernel,
                 clamp=flow.clamp, norm=flow.norm,
             )  # fmt: skip
-        self.coverage: Coverage | None = None
+        self.coverage: Coreset | None = None
         if config.pattern.coverage:
-            self.coverage = Coverage(config.pattern.coverage, self.joined_spec[0])
+            self.coverage = Coreset(config.pattern.coverage, self.joined_spec[0])
         kinds = concept.codebook_size if concept.enabled else 1
         terms = 2 * len(chosen) + (self.coverage is not None)
-        self.expectation = Expectation(terms, self.joined_spec[1], kinds, SHRINK)
-        self.image_level = ImageLevel(kinds)
+        self.expectation = ConceptNormalization(terms, self.joined_spec[1], kinds, SHRINK)
+        self.image_level = ImageNormalization(kinds)
 
     @torch.no_grad()
     def prepare(self, pyramids: Iterable[Pyramid]) -> None:
         if self.concepts is not None:
-            means = torch.cat([self.concepts.means(pyramid[-1]) for pyramid in pyramids])
+            means = torch.cat([self.concepts.pool(pyramid[-1]) for pyramid in pyramids])
             _enough(len(means), self.config.concept.codebook_size)
             self.concepts.fit(means)
         if self.coverage is not None:
             most = self.config.pattern.patches
-            self.coverage.fit(drawn((rows_of(self._patches(p)) for p in pyramids), most))
+            self.coverage.fit(sample_rows((to_rows(self._patches(p)) for p in pyramids), most))
         for number, level in enumerate(self._levels()):
-            own = (rows_of(self._map(pyramid, number)) for pyramid in pyramids)
-            level.whitening.fit(drawn(own, WHITENED_ON))
+            own = (to_rows(self._map(pyramid, number)) for pyramid in pyramids)
+            level.whitening.fit(sample_rows(own, WHITENED_ON))
 
     def loss(self, pyramid: Pyramid) -> dict[str, Tensor]:
         """`nll` in nats per dimension of the features, and what the codebooks add."""
@@ -127,7 +127,7 @@ class VQFlow(Detector):
             terms["concept"] = concept.loss
         return {"loss": sum(terms.values(), zero), **terms}
 
-    def _nll(self, latents: list[Latents], concept: Concept | None) -> Tensor:
+    def _nll(self, latents: list[Latents], concept: ConceptCodes | None) -> Tensor:
         """Negative log-likelihood per dimension of the features, mean over images, ()."""
         total, dims = latents[0].z.new_zeros(()), 0
         for level, (z, log_det, _) in zip(self._levels(), latents, strict=True):
@@ -152,7 +152,7 @@ class VQFlow(Detector):
             terms, concept, codes = self._terms(pyramid)
             vectors = terms.new_zeros(len(concept), 0)
             if self.concepts is not None:
-                vectors = self.concepts.describe(pyramid[-1])
+                vectors = self.concepts.encode(pyramid[-1])
         return terms.movedim(0, 1), concept, vectors, codes
 
     @classmethod
@@ -167,7 +167,7 @@ class VQFlow(Detector):
         scores = self._scores(terms.movedim(1, 0), concept)
         if self.config.scoring.image_standardise == "none":
             return scores
-        return Scores(scores.anomaly_map, self.image_level.measure(scores.image_score, concept))
+        return Scores(scores.anomaly_map, self.image_level.normalize(scores.image_score, concept))
 
     def _scores(self, terms: Tensor, concept: Tensor) -> Scores:
         """Of terms (T, B, h, w) of images of these concepts (B,); image scores as they are."""
@@ -198,10 +198,10 @@ class VQFlow(Detector):
         zeros = torch.zeros(len(pyramid[0]), dtype=torch.int64, device=pyramid[0].device)
         codes = zeros.new_empty(len(zeros), 0, 0)
         if self.coverage is not None:
-            rows = rows_of(self._patches(pyramid))
+            rows = to_rows(self._patches(pyramid))
             if as_new:
                 parts = rows.chunk(len(pyramid[0]))
-                distance = torch.cat([self.coverage.beyond_own(part) for part in parts])
+                distance = torch.cat([self.coverage.distance_to_others(part) for part in parts])
             else:
                 index, distance = self.coverage(rows)
                 codes = index.view(-1, *size)
@@ -217,7 +217,7 @@ class VQFlow(Detector):
         scoring, size = self.config.scoring, self.spec.image_size
         if scoring.combine != "sum":
             return published_map(brought(terms[: len(self.levels)], size), scoring.combine)
-        measured = self.expectation.measure(terms, concept, scoring.standardise)
+        measured = self.expectation.normalize(terms, concept, scoring.standardise)
         count = len(self.levels)
         chosen = measured[count : 2 * count] if scoring.scale == "log" else measured[:count]
         weights = torch.tensor(scoring.weights or [1.0] * count).to(chosen)
@@ -264,15 +264,15 @@ class VQFlow(Detector):
         those of the deepest level that the fusion flow is conditioned on (`pattern_top`)."""
         found = {}
         for name, book in self._books().items():
-            usage = book.read_usage()
+            usage = book.pop_usage()
             if usage is not None:
                 found[f"codebook/{name}_perplexity"] = usage.perplexity
                 found[f"codebook/{name}_dead_codes"] = float(usage.dead)
                 found[f"codebook/{name}_usage"] = usage.used
         return found
 
-    def _books(self) -> dict[str, VectorQuantizer | Patterns]:
-        books: dict[str, VectorQuantizer | Patterns | None] = {}
+    def _books(self) -> dict[str, VectorQuantizer | PatternCodebook]:
+        books: dict[str, VectorQuantizer | PatternCodebook | None] = {}
         if self.concepts is not None:
             books["concept"] = self.concepts.quantizer
         for number, level in enumerate(self._levels()):
@@ -307,19 +307,19 @@ class VQFlow(Detector):
 
     def _patches(self, pyramid: Pyramid) -> Tensor:
         """All levels that are modelled together (B, C, h, w), on the finest one's grid."""
-        return joined(pyramid[:-1] if self.apart else pyramid, self.config.neighbourhood)
+        return patch_features(pyramid[:-1] if self.apart else pyramid, self.config.neighbourhood)
 
     def _map(self, pyramid: Pyramid, number: int) -> Tensor:
         """What the flow of that number looks at, (B, C_l, h_l, w_l)."""
         if self.config.levels == "joined":
             return self._patches(pyramid)
-        return joined((pyramid[number],), self.config.neighbourhood)
+        return patch_features((pyramid[number],), self.config.neighbourhood)
 
-    def _concept(self, pyramid: Pyramid) -> Concept | None:
+    def _concept(self, pyramid: Pyramid) -> ConceptCodes | None:
         return None if self.concepts is None else self.concepts(pyramid[-1])
 
     def _latents(
-        self, pyramid: Pyramid, concept: Concept | None, noise: float = 0.0
+        self, pyramid: Pyramid, concept: ConceptCodes | None, noise: float = 0.0
     ) -> list[Latents]:
         """Of each level; in training of random places where these are independent."""
         given = None if concept is None else (concept.vectors, concept.indices)
@@ -345,12 +345,12 @@ class VQFlow(Detector):
         if not few or self.config.flow.places >= level.places:
             return everywhere.expand(images, -1)
         most = self.config.flow.places
-        drawn_ones = distributed.drawn(
+        drawn_ones = distributed.sample_shard(
             lambda count: torch.randint(level.places, (count, most)), images
         )
         return drawn_ones.to(everywhere.device)
 
-    def _prototypes(self, z: Tensor, concept: Concept | None) -> Prototypes:
+    def _prototypes(self, z: Tensor, concept: ConceptCodes | None) -> Prototypes:
         """Of every row of z (B, P, C): the image's own vector, or for the mixture the codebook."""
         images, places = z.shape[:2]
         rows = torch.arange(images, device=z.device).repeat_interleave(places)
@@ -360,16 +360,16 @@ class VQFlow(Detector):
             return Prototypes(self.concepts.quantizer.codebook, concept.indices[rows])
         return Prototypes(concept.vectors, rows)
 
-    def _likely(self, level: Level, z: Tensor, concept: Concept | None) -> Tensor:
+    def _likely(self, level: Level, z: Tensor, concept: ConceptCodes | None) -> Tensor:
         return level.base.log_prob(z.flatten(0, 1), self._prototypes(z, concept))
 
-    def _quadratic(self, level: Level, z: Tensor, concept: Concept | None) -> Tensor:
+    def _quadratic(self, level: Level, z: Tensor, concept: ConceptCodes | None) -> Tensor:
         return level.base.quadratic(z.flatten(0, 1), self._prototypes(z, concept))
 
 
 def _normal_like(rows: Tensor) -> Tensor:
     """Standard normal numbers, shaped as rows (B, P, C)."""
-    return distributed.drawn(
+    return distributed.sample_shard(
         lambda count: torch.randn(count, *rows.shape[1:], device=rows.device), len(rows)
     )
 

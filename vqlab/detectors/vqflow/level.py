@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from vqlab.detectors.vqflow.settings import VQFlowSettings
 from vqlab.nn.base_density import base_density
 from vqlab.nn.flow import FusionFlow, LevelFlow
-from vqlab.nn.hierarchy import Patterns
-from vqlab.nn.mlp import Dense
-from vqlab.nn.patches import rows_of
+from vqlab.nn.hierarchy import PatternCodebook
+from vqlab.nn.mlp import MLP
+from vqlab.nn.patches import to_rows
 from vqlab.nn.positions import sine_positions
 from vqlab.nn.whitening import Whitening
 
@@ -48,11 +48,11 @@ class Condition(nn.Module):
             torch.zeros(self.size[0] * self.size[1], 0) if encoding is None else encoding,
             persistent=False,
         )
-        self.patterns: Patterns | None = None
+        self.patterns: PatternCodebook | None = None
         width = config.positions + known
         if pattern.kind != "none":
             dim = width if pattern.kind != "naive" and width else pattern.dim
-            self.patterns = Patterns(
+            self.patterns = PatternCodebook(
                 pattern.kind, pattern.codebook_size, dim, config.concept.codebook_size,
                 quantise=config.quantise, commitment=config.commitment, decay=pattern.decay,
                 restart=pattern.restart, init=pattern.init,
@@ -96,15 +96,15 @@ class Encoder(nn.Module):
 
     def __init__(self, channels: int, dim: int, top: int, wide: bool) -> None:
         super().__init__()
-        self.own = Dense(channels, dim, dim) if wide else nn.Linear(channels, dim)
-        self.top = Dense(top, dim) if top else None
+        self.own = MLP(channels, dim, dim) if wide else nn.Linear(channels, dim)
+        self.top = MLP(top, dim) if top else None
         self.onto = nn.Linear(dim, dim) if top else None
 
     def forward(self, rows: Tensor, places: Tensor, top: Tensor, size: tuple[int, int]) -> Tensor:
         encoded: Tensor = self.own(rows.flatten(0, 1)).view(*rows.shape[:2], -1)
         if self.top is None or self.onto is None:
             return encoded
-        above: Tensor = self.top(rows_of(top.float()))
+        above: Tensor = self.top(to_rows(top.float()))
         above = above.view(len(top), *top.shape[-2:], -1).movedim(-1, 1)
         above = F.interpolate(above.float(), size, mode="bilinear")
         from_above: Tensor = self.onto(rows_at(above, places))

@@ -79,7 +79,7 @@ class Scoring(Settings):
     two, which compare the places of one image with each other."""
     standardise: Standardise = "global"
     """By what is normal everywhere (`global`), for the image's concept (`concept`), or for it at
-    the place (`place`); `none`: not. See `Expectation`."""
+    the place (`place`); `none`: not. See `ConceptNormalization`."""
     weights: tuple[float, ...] = ()
     """Of the levels in the sum, finest first; none: alike."""
     scale: Literal["log", "linear"] = "log"
@@ -96,7 +96,7 @@ class Scoring(Settings):
     image_standardise: Literal["none", "concept"] = "concept"
     """`concept`: the image's score minus where those of normal images of its concept lie, over
     their scatter, so that one threshold serves all categories of a joint model; `none`: as it is.
-    See `ImageLevel`; calibrating again fits it."""
+    See `ImageNormalization`; calibrating again fits it."""
     top: float = Field(0.01, gt=0, le=1)
 
 
