@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from postgres_server import postgres_server  # noqa: E402
 from tiny_set import tiny_recipe, write_tiny_set  # noqa: E402
 
-from vqlab.sweep import study as studies  # noqa: E402
-from vqlab.sweep.storage import ADDRESS, open_storage, storage_address  # noqa: E402
+from vqlab.sweep.study import policy as studies  # noqa: E402
+from vqlab.sweep.study.storage import ADDRESS, open_storage, storage_address  # noqa: E402
 from vqlab.tracking import Tracker  # noqa: E402
 
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}

@@ -28,9 +28,9 @@ from vqlab.sweep import (
     make_spaces,
     sweep,
 )
-from vqlab.sweep import study as studies
-from vqlab.sweep.storage import opened_storage, storage_address
-from vqlab.sweep.worker import TASK, Task
+from vqlab.sweep.study import policy as studies
+from vqlab.sweep.study.storage import opened_storage, storage_address
+from vqlab.sweep.workers.loop import TASK, Task
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
@@ -158,8 +158,8 @@ def test_an_impossible_wish_is_a_sentence(axes: Tree, words: str, bank: Tree) ->
 def test_a_sweep_tries_both_and_workers_look_no_more(
     bank: Tree, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vqlab.sweep.finish.test_model", no_test)
-    monkeypatch.setattr("vqlab.sweep.finish.write_report", no_pictures)
+    monkeypatch.setattr("vqlab.sweep.result.test_model", no_test)
+    monkeypatch.setattr("vqlab.sweep.result.write_report", no_pictures)
     tracker = Tracker.open(tmp_path / "mlruns")
     told: list[Event] = []
     result = sweep(

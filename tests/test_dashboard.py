@@ -18,7 +18,7 @@ import pytest
 
 from vqlab.cli import main
 from vqlab.cli.dashboard import serving, store_address
-from vqlab.sweep.storage import ADDRESS, open_storage
+from vqlab.sweep.study.storage import ADDRESS, open_storage
 
 
 @contextmanager

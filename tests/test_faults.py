@@ -36,10 +36,10 @@ from tiny_set import tiny_recipe, write_tiny_set
 from vqlab.config import merge, nest
 from vqlab.evaluation import Report
 from vqlab.sweep import EpochDone, Event, SweepResult, TrialStarted, make_space, sweep
-from vqlab.sweep import study as studies
-from vqlab.sweep.storage import Heartbeat, open_storage, opened_storage
-from vqlab.sweep.trial import sentence
-from vqlab.sweep.worker import TASK, Task, take_trials
+from vqlab.sweep.study import policy as studies
+from vqlab.sweep.study.storage import Heartbeat, open_storage, opened_storage
+from vqlab.sweep.trial.objective import sentence
+from vqlab.sweep.workers.loop import TASK, Task, take_trials
 from vqlab.tracking import Run, Tracker
 from vqlab.types import UserError
 
@@ -61,7 +61,7 @@ def untested(monkeypatch: pytest.MonkeyPatch, blank_figures: None) -> None:
         run.log_metrics({"test/image_auroc": 1.0})
         return Report({}, {}), {}, results
 
-    monkeypatch.setattr("vqlab.sweep.finish.test_model", tested)
+    monkeypatch.setattr("vqlab.sweep.result.test_model", tested)
 
 
 def sweep_here(

@@ -21,9 +21,9 @@ from vqlab.config import read_recipe
 from vqlab.evaluation import Report
 from vqlab.run import resolve, run
 from vqlab.sweep import Event, Progressed, SweepResult, make_space, sweep
-from vqlab.sweep.again import AGAIN, THREADS, bring_back
-from vqlab.sweep.finish import REQUESTED, TESTED
-from vqlab.sweep.trial import Objective
+from vqlab.sweep.result import REQUESTED, TESTED
+from vqlab.sweep.trial.objective import Objective
+from vqlab.sweep.trial.retrain import AGAIN, THREADS, bring_back
 from vqlab.tracking import RunRecord, Tracker
 from vqlab.training import Trainer
 from vqlab.types import UserError
@@ -56,8 +56,8 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     def drawn(study: Any, objectives: Any, folder: Path, *_: Any) -> None:
         (folder / "study.html").write_text("nothing")
 
-    monkeypatch.setattr("vqlab.sweep.finish.test_model", tested)
-    monkeypatch.setattr("vqlab.sweep.finish.write_report", drawn)
+    monkeypatch.setattr("vqlab.sweep.result.test_model", tested)
+    monkeypatch.setattr("vqlab.sweep.result.write_report", drawn)
 
 
 def go(root: Path, tracker: Tracker, trials: int = 3, seed: int = 0, **more: Any) -> SweepResult:
@@ -211,7 +211,7 @@ def test_a_model_that_comes_out_otherwise_is_noted(
         other.user_attrs["validation"]["validation/pixel_auroc"] -= 0.25
         return bring_back(objective, other, record)
 
-    monkeypatch.setattr("vqlab.sweep.finish.bring_back", from_elsewhere)
+    monkeypatch.setattr("vqlab.sweep.result.bring_back", from_elsewhere)
     result = go(root, store, trials=2, seed=3, test=[number])
     tested = next(trial for trial in result.tested if trial.number == number)
     assert f"trial {number} was trained again for its test: its validation/pix" in tested.notes[-1]

@@ -35,7 +35,7 @@ def test_a_port_in_use_is_said_alike(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from vqlab.sweep.storage import open_storage
+    from vqlab.sweep.study.storage import open_storage
 
     monkeypatch.delenv("VQLAB_STORAGE", raising=False)
     open_storage(f"sqlite:///{store.root / 'optuna.db'}")

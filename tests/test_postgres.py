@@ -13,8 +13,8 @@ from optuna.trial import TrialState
 from postgres_server import NoPostgres, postgres_server
 from test_workers import COUNTED
 
-from vqlab.sweep import study as studies
-from vqlab.sweep.storage import Turn, open_storage, opened_storage, storage_address
+from vqlab.sweep.study import policy as studies
+from vqlab.sweep.study.storage import Turn, open_storage, opened_storage, storage_address
 from vqlab.types import UserError
 
 
@@ -29,7 +29,7 @@ def address() -> Iterator[str]:
 
 def test_turns_pass_between_processes_and_end_with_them(address: str) -> None:
     holding = (
-        "import sys, time; from vqlab.sweep.storage import Turn, open_storage\n"
+        "import sys, time; from vqlab.sweep.study.storage import Turn, open_storage\n"
         "with Turn(open_storage(sys.argv[1]), 's'):\n"
         "    print('mine', flush=True); time.sleep(600)"
     )

@@ -41,7 +41,7 @@ def cluster(nodes: int) -> Iterator[Any]:
 def test_a_sweep_survives_the_loss_of_a_node(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vqlab.sweep.ray_workers import RayWorkers
+    from vqlab.sweep.workers.ray import RayWorkers
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     recipe = tiny_recipe(root, epochs=25)

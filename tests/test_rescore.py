@@ -15,8 +15,8 @@ from vqlab.evaluation import evaluate, extract_images, score_extracted
 from vqlab.model import Model
 from vqlab.run import judge, make_trainer, resolve, run
 from vqlab.sweep import SweepResult, make_space, rescore, sweep
-from vqlab.sweep.plan import plan
-from vqlab.sweep.rescore import search_scoring
+from vqlab.sweep.space.compile import plan
+from vqlab.sweep.trial.scoring_search import search_scoring
 from vqlab.tracking import Tracker
 from vqlab.training import choose_device
 from vqlab.types import UserError

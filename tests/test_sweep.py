@@ -40,10 +40,10 @@ from vqlab.sweep import (
     read_space,
     sweep,
 )
-from vqlab.sweep import study as studies
-from vqlab.sweep.plan import plan
-from vqlab.sweep.storage import only_one, open_storage, store_errors
-from vqlab.sweep.thresholds import best_thresholds, pixel_f1
+from vqlab.sweep.space.compile import plan
+from vqlab.sweep.study import policy as studies
+from vqlab.sweep.study.storage import only_one, open_storage, store_errors
+from vqlab.sweep.trial.selection import best_thresholds, pixel_f1
 from vqlab.tracking import Run, Tracker
 from vqlab.types import Sample, Scores, UserError
 
@@ -527,7 +527,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tree: Tree) -> Tree:
         return Report({}, {}), {}, results
 
     # The test set is scored and drawn in `swept`; that takes longer than all the rest.
-    monkeypatch.setattr("vqlab.sweep.finish.test_model", tested)
+    monkeypatch.setattr("vqlab.sweep.result.test_model", tested)
     return {**tree, "detector": {"name": "scripted"}}
 
 

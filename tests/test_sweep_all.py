@@ -38,8 +38,8 @@ from vqlab.sweep import (
     read_space,
     sweep,
 )
-from vqlab.sweep import study as studies
-from vqlab.sweep.contest import named
+from vqlab.sweep.comparison import named
+from vqlab.sweep.study import policy as studies
 from vqlab.tracking import Tracker
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -283,7 +283,7 @@ def swept(trees: dict[str, Tree], tracker: Tracker) -> tuple[SweepResult, Told, 
 
     told = Told()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vqlab.sweep.finish.test_model", stand_in)
+        patch.setattr("vqlab.sweep.result.test_model", stand_in)
         patch.setattr("vqlab.run.story.loss_curves", lambda history: Figure(figsize=(1, 1)))
         with pytest.raises(Interrupted, match="4 of 5 trials done"):
             sweep(trees, spaces(), tracker, trials=5, seed=SEED, on_event=stop)
@@ -438,7 +438,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 def test_sweep_all_tells_which_recipe_is_which(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("vqlab.sweep.finish.test_model", stand_in)
+    monkeypatch.setattr("vqlab.sweep.result.test_model", stand_in)
     words = ("bank.detector.bank_size=30", "training.seed=1", "--trials", "2")
     assert command(monkeypatch, "sweep", "all", *words) == 0
     said = capsys.readouterr().out

@@ -21,9 +21,9 @@ from optuna.trial import TrialState
 from tiny_set import tiny_recipe
 
 from vqlab.sweep import LocalWorkers, join
-from vqlab.sweep import study as studies
-from vqlab.sweep.project import row
-from vqlab.sweep.storage import Turn, open_storage, storage_address
+from vqlab.sweep.study import policy as studies
+from vqlab.sweep.study.storage import Turn, open_storage, storage_address
+from vqlab.sweep.sync.mirror import row
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
@@ -234,9 +234,9 @@ COUNTED = """
 import sys
 from dataclasses import asdict
 import optuna
-from vqlab.sweep import study as studies
-from vqlab.sweep.storage import open_storage
-from vqlab.sweep.worker import TASK, Task, take_trials
+from vqlab.sweep.study import policy as studies
+from vqlab.sweep.study.storage import open_storage
+from vqlab.sweep.workers.loop import TASK, Task, take_trials
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 storage = open_storage(sys.argv[1])
 study = studies.open_study(storage, "s", "maximize")
@@ -266,7 +266,7 @@ def test_four_workers_make_a_hundred_trials_and_no_more(tmp_path: Path) -> None:
 def test_one_turn_at_a_time(tmp_path: Path) -> None:
     address = f"sqlite:///{tmp_path / 'optuna.db'}"
     waiting = (
-        "import sys; from vqlab.sweep.storage import Turn, open_storage\n"
+        "import sys; from vqlab.sweep.study.storage import Turn, open_storage\n"
         "with Turn(open_storage(sys.argv[1]), 's'): print('mine', flush=True)"
     )
     storage = open_storage(address)

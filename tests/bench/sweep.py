@@ -341,8 +341,8 @@ def in_full_swing(address: str, workers: int) -> tuple[int, float, float]:
 def hundred() -> str:
     from test_workers import COUNTED
 
-    from vqlab.sweep import study as studies
-    from vqlab.sweep.storage import open_storage
+    from vqlab.sweep.study import policy as studies
+    from vqlab.sweep.study.storage import open_storage
 
     with folder() as place:
         address = f"sqlite:///{place / 'optuna.db'}"

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from vqlab.sweep.halving import FAIR_START, next_recipe
+from vqlab.sweep.study.halving import FAIR_START, next_recipe
 
 
 def shares(losses: dict[str, float], trials: int) -> Counter[str]:

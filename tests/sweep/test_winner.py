@@ -10,8 +10,8 @@ import optuna
 import pytest
 
 from vqlab.evaluation import VALIDATION_EVIDENCE, Scored, Thresholds, evaluate, save_evidence
-from vqlab.sweep.study import AS_RECIPE, DEAD, RECIPE, RUN_ID, SAME_AS
-from vqlab.sweep.winner import WinnerRule
+from vqlab.sweep.study.policy import AS_RECIPE, DEAD, RECIPE, RUN_ID, SAME_AS
+from vqlab.sweep.study.winner import WinnerRule
 from vqlab.tracking import Tracker
 from vqlab.types import Geometry, Sample
 

@@ -37,7 +37,7 @@ def store_address(mlruns: Path) -> str:
     Raises UserError where that file is not there.
     """
     from vqlab.errors import UserError
-    from vqlab.sweep.storage import ADDRESS, storage_address
+    from vqlab.sweep.study.storage import ADDRESS, storage_address
 
     address, prefix = storage_address(mlruns), "sqlite:///"
     if not address.startswith(prefix):

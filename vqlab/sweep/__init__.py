@@ -3,7 +3,7 @@
 `read_space` and `sweep` are the door; the words it says meanwhile are in `vqlab.sweep.events`.
 """
 
-from vqlab.sweep.contest import Contest, Spaces, make_contest, make_spaces, read_space
+from vqlab.sweep.comparison import Contest, Spaces, make_contest, make_spaces, read_space
 from vqlab.sweep.events import (
     EpochDone,
     Event,
@@ -17,11 +17,12 @@ from vqlab.sweep.events import (
     TrialStarted,
     WorkerEnded,
 )
-from vqlab.sweep.launch import Launcher, LocalWorkers
-from vqlab.sweep.loop import Interrupted, sweep
-from vqlab.sweep.ray_workers import RayWorkers
-from vqlab.sweep.space import Axis, Space, make_space
-from vqlab.sweep.worker import join
+from vqlab.sweep.space.schema import Axis, Space, make_space
+from vqlab.sweep.sweep import Interrupted, sweep
+from vqlab.sweep.workers.base import Launcher
+from vqlab.sweep.workers.local import LocalWorkers
+from vqlab.sweep.workers.loop import join
+from vqlab.sweep.workers.ray import RayWorkers
 
 __all__ = [
     "Axis",

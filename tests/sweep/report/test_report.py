@@ -21,7 +21,7 @@ from vqlab.run import short_names
 from vqlab.sweep.report import ReportContext, write_report
 from vqlab.sweep.report.importance import importances
 from vqlab.sweep.report.study_data import Goal, StudyData, TrialData, pareto_front, plain
-from vqlab.sweep.study import AS_RECIPE, DEAD, REASON, RECIPE, RETRY_OF, RUN_ID
+from vqlab.sweep.study.policy import AS_RECIPE, DEAD, REASON, RECIPE, RETRY_OF, RUN_ID
 
 AUROC, SECONDS = "validation/pixel_auroc", "seconds_per_image"
 TERMS = ['["error", "context"]', '["error"]']

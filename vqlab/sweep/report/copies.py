@@ -13,7 +13,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from vqlab.sweep.report.study_data import Goal, Setting, StudyData, plain, searched_within
-from vqlab.sweep.study import RECIPE, RUN_ID, recipe_of
+from vqlab.sweep.study.policy import RECIPE, RUN_ID, recipe_of
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ from vqlab.sweep.report.trial_table import (
     trial_table,
     validation_and_test,
 )
-from vqlab.sweep.study import BEYOND, DEAD, RUN_ID
+from vqlab.sweep.study.policy import BEYOND, DEAD, RUN_ID
 
 PAGE, TABLE = "study.html", "trials.csv"
 _CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False}

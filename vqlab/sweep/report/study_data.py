@@ -15,7 +15,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.run import short_names
-from vqlab.sweep.study import AS_RECIPE, DEAD, RECIPE, recipe_of
+from vqlab.sweep.study.policy import AS_RECIPE, DEAD, RECIPE, recipe_of
 
 SEARCHED_WITHIN = ("scoring", "thresholds")
 """User attributes of a trial with the settings searched on its trained detector."""

@@ -13,8 +13,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.metrics import OBJECTIVES, PRIMARY
 from vqlab.sweep.report.study_data import StudyData, settings_of
-from vqlab.sweep.reuse import REUSED, SAVED
-from vqlab.sweep.study import DEAD, REASON, RETRY_OF, RUN_ID, recipe_of
+from vqlab.sweep.study.policy import DEAD, REASON, RETRY_OF, RUN_ID, recipe_of
+from vqlab.sweep.trial.reuse import REUSED, SAVED
 
 VALIDATION = "validation"
 """User attribute of a trial: its validation metrics."""

@@ -26,7 +26,7 @@ class Axis(Settings):
 
     choices: tuple[Any, ...] | None = None
     available: tuple[str, ...] | None = None
-    """Of `features.backbone`: those of these that can be had here, see `vqlab.sweep.available`."""
+    """Of `features.backbone`: those of these that can be had here, see `backbones`."""
     low: int | float | None = None
     high: int | float | None = None
     log: bool = False

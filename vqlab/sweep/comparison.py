@@ -11,9 +11,9 @@ from vqlab.config import Settings, Tree, digest, dump, flatten, merge, nest, rea
 from vqlab.data import Splits
 from vqlab.experiment_files import SWEEPS, locate
 from vqlab.run import each_model, resolve
-from vqlab.sweep.plan import Plan, plan
-from vqlab.sweep.space import Space, checked_objectives, make_space
-from vqlab.sweep.study import RECIPE
+from vqlab.sweep.space.compile import Plan, plan
+from vqlab.sweep.space.schema import Space, checked_objectives, make_space
+from vqlab.sweep.study.policy import RECIPE
 from vqlab.text import category_text, folder_name
 from vqlab.types import UserError
 

@@ -18,19 +18,20 @@ from vqlab.features import Backbone
 from vqlab.model import build_detector
 from vqlab.recipes import Folders
 from vqlab.run import experiment_of, log_data, require_test, show_experiment
-from vqlab.sweep import study as studies
-from vqlab.sweep.again import ask
-from vqlab.sweep.contest import Contest, Spaces, make_contest, named
+from vqlab.sweep.comparison import Contest, Spaces, make_contest, named
 from vqlab.sweep.events import OnEvent, StudyOpened, SweepResult
-from vqlab.sweep.finish import finish
-from vqlab.sweep.launch import Launcher, LocalWorkers, WorkersElsewhere
-from vqlab.sweep.project import deleted_trials, project_all
-from vqlab.sweep.space import Space
-from vqlab.sweep.storage import Turn, only_one, opened_storage, storage_address
-from vqlab.sweep.study_views import StudyPages
-from vqlab.sweep.trial import Objective
-from vqlab.sweep.watch import watch
-from vqlab.sweep.worker import PARENT, TASK, Task, work
+from vqlab.sweep.result import finish
+from vqlab.sweep.space.schema import Space
+from vqlab.sweep.study import policy as studies
+from vqlab.sweep.study.storage import Turn, only_one, opened_storage, storage_address
+from vqlab.sweep.sync.mirror import deleted_trials, project_all
+from vqlab.sweep.sync.views import StudyPages
+from vqlab.sweep.trial.objective import Objective
+from vqlab.sweep.trial.retrain import ask
+from vqlab.sweep.workers.base import ExternalWorkers, Launcher
+from vqlab.sweep.workers.local import LocalWorkers
+from vqlab.sweep.workers.loop import PARENT, TASK, Task, work
+from vqlab.sweep.workers.monitor import watch
 from vqlab.tracking import NOTE, Run, Tracker, category_tags
 from vqlab.types import UserError
 
@@ -97,7 +98,7 @@ def sweep(
             if launcher is None and workers > 1:
                 launcher = LocalWorkers(workers, tracker.root, timeout)
             elif launcher == "elsewhere":
-                launcher = WorkersElsewhere(lambda: studies.settled(study) >= trials)
+                launcher = ExternalWorkers(lambda: studies.settled(study) >= trials)
             deadline = float("inf") if timeout is None else started + timeout
             with _running(objective, trials):
                 _run_trials(objective, storage, launcher, trials, deadline)

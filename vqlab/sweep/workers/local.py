@@ -1,7 +1,4 @@
-"""Launchers: what starts the workers of a study and keeps them alive. One interface, several kinds.
-
-A worker needs the name of its study and the addresses of the two stores, no more.
-"""
+"""Workers as processes on this machine."""
 
 from __future__ import annotations
 
@@ -10,9 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -22,22 +17,6 @@ _RESTARTS = 5
 """Times that a worker which was killed is started again."""
 _GRACE = 10.0
 """Seconds that a worker has to end its trial when it is told to stop."""
-
-
-class Launcher(Protocol):
-    """Starts workers; they end by themselves when the study has its trials."""
-
-    def start(self, study: str) -> None:
-        """Start the workers of a study."""
-
-    def tend(self) -> int:
-        """Start again what was killed; how many workers are alive."""
-
-    def stop(self) -> None:
-        """End all of them, within seconds; nothing happens to those that ended."""
-
-    def complaint(self) -> str:
-        """Why the last worker that failed did; empty where none has."""
 
 
 class LocalWorkers:
@@ -123,23 +102,3 @@ class LocalWorkers:
                 env=around,
                 start_new_session=True,  # Ctrl-C is for this process, which then stops them
             )
-
-
-class WorkersElsewhere:
-    """No workers of its own: it waits for those that others start (`vqlab worker STUDY`, a Slurm
-    array), until the study has its trials."""
-
-    def __init__(self, finished: Callable[[], bool]) -> None:
-        self._finished = finished
-
-    def start(self, study: str) -> None:
-        pass
-
-    def tend(self) -> int:
-        return int(not self._finished())
-
-    def stop(self) -> None:
-        pass
-
-    def complaint(self) -> str:
-        return ""

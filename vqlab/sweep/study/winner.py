@@ -17,7 +17,7 @@ from vqlab.evaluation import (
     paired_differences,
 )
 from vqlab.metrics import Difference
-from vqlab.sweep.study import AS_RECIPE, RUN_ID, SAME_AS, best_of, candidates, recipe_of
+from vqlab.sweep.study.policy import AS_RECIPE, RUN_ID, SAME_AS, best_of, candidates, recipe_of
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 

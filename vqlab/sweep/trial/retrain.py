@@ -15,11 +15,11 @@ from vqlab.evaluation import Report
 from vqlab.model import Model
 from vqlab.openmp import requested_threads
 from vqlab.run import RunConfig, run, trained_key
-from vqlab.sweep.choose import choose_within, take_over
 from vqlab.sweep.events import Progressed
-from vqlab.sweep.project import project
-from vqlab.sweep.study import ASKED
-from vqlab.sweep.trial import VALIDATION, Objective, trial_config
+from vqlab.sweep.study.policy import ASKED
+from vqlab.sweep.sync.mirror import project
+from vqlab.sweep.trial.objective import VALIDATION, Objective, trial_config
+from vqlab.sweep.trial.selection import choose_within, take_over
 from vqlab.tracking import Run, RunRecord
 from vqlab.types import UserError
 

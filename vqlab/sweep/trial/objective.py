@@ -32,15 +32,10 @@ from vqlab.run import (
     start,
     trained_key,
 )
-from vqlab.sweep.choose import SCORING, THRESHOLDS, Chosen, choose_within, log_chosen, take_over
-from vqlab.sweep.codebooks import dead_codebook
-from vqlab.sweep.contest import Contest, named
-from vqlab.sweep.costs import costs, number
-from vqlab.sweep.draw import draw
+from vqlab.sweep.comparison import Contest, named
 from vqlab.sweep.events import EpochDone, OnEvent, Progressed, TrialStarted
-from vqlab.sweep.reuse import REUSED, SAVED, TRAINED, Earlier, Reused, same_trial, trained_mark
-from vqlab.sweep.storage import database_said
-from vqlab.sweep.study import (
+from vqlab.sweep.space.compile import suggest
+from vqlab.sweep.study.policy import (
     BEYOND,
     DEAD,
     INTERRUPTED,
@@ -54,8 +49,27 @@ from vqlab.sweep.study import (
     refuse_other_images,
     state_tags,
 )
-from vqlab.sweep.study_views import objective_metrics, trial_name
-from vqlab.sweep.winner import WinnerRule
+from vqlab.sweep.study.storage import database_said
+from vqlab.sweep.study.winner import WinnerRule
+from vqlab.sweep.sync.views import objective_metrics, trial_name
+from vqlab.sweep.trial.constraints import costs, dead_codebook, number
+from vqlab.sweep.trial.reuse import (
+    REUSED,
+    SAVED,
+    TRAINED,
+    Earlier,
+    Reused,
+    same_trial,
+    trained_mark,
+)
+from vqlab.sweep.trial.selection import (
+    SCORING,
+    THRESHOLDS,
+    Chosen,
+    choose_within,
+    log_chosen,
+    take_over,
+)
 from vqlab.tracking import Run, Tracker
 from vqlab.types import UserError
 
@@ -150,7 +164,7 @@ class Objective:
             recipe = trial.suggest_categorical(RECIPE, recipes)
         plan = self.contest.plans[recipe]
         for name, distribution in named(recipe, plan.sampled).items():
-            draw(trial, name, distribution)
+            suggest(trial, name, distribution)
         return trial_config(self.contest, trial.params)
 
     def earlier_runs(self) -> Earlier:

@@ -6,12 +6,12 @@ import time
 
 from optuna.trial import FrozenTrial, TrialState
 
-from vqlab.sweep import study as studies
 from vqlab.sweep.events import EpochDone, OnEvent, TrialFinished, TrialStarted, WorkerEnded
-from vqlab.sweep.launch import Launcher
-from vqlab.sweep.project import row
-from vqlab.sweep.trial import PROGRESS
-from vqlab.sweep.winner import WinnerRule
+from vqlab.sweep.study import policy as studies
+from vqlab.sweep.study.winner import WinnerRule
+from vqlab.sweep.sync.mirror import row
+from vqlab.sweep.trial.objective import PROGRESS
+from vqlab.sweep.workers.base import Launcher
 from vqlab.types import UserError
 
 _PAUSE = 0.5

@@ -32,8 +32,7 @@ from vqlab.evaluation import (
 from vqlab.metrics import METRICS
 from vqlab.model import Model
 from vqlab.run import RunConfig, calibrate, resolve, unseen_in_fitting
-from vqlab.sweep.draw import draw
-from vqlab.sweep.plan import Plan, scoring_of
+from vqlab.sweep.space.compile import Plan, scoring_of, suggest
 from vqlab.training import seed_everything
 from vqlab.types import UserError
 
@@ -180,7 +179,7 @@ def _try(
     study = optuna.create_study(direction="maximize", sampler=TPESampler(seed=word))
 
     def proposed(trial: optuna.Trial) -> float:
-        value = value_of({name: draw(trial, name, axis) for name, axis in axes.items()})
+        value = value_of({name: suggest(trial, name, axis) for name, axis in axes.items()})
         return max(value, -1e9)
 
     study.optimize(proposed, n_trials=most)

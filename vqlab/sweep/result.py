@@ -21,14 +21,14 @@ from vqlab.evaluation import Thresholds
 from vqlab.model import Model
 from vqlab.plots import attempt, in_two_rows, loss_curves
 from vqlab.run import LOSS, SAVED_TAG, chosen_pictures, resolve, test_model, warned_of
-from vqlab.sweep.again import bring_back
 from vqlab.sweep.events import SweepResult, TrialOnTest, TrialRow
-from vqlab.sweep.project import deleted_trials, row, trial_runs
 from vqlab.sweep.report import ReportContext, write_report
-from vqlab.sweep.reuse import SAVED
-from vqlab.sweep.study import RUN_ID, recipe_of, settled
-from vqlab.sweep.study_views import OBJECTIVE, PICTURE, StudyPages
-from vqlab.sweep.trial import VALIDATION, Objective
+from vqlab.sweep.study.policy import RUN_ID, recipe_of, settled
+from vqlab.sweep.sync.mirror import deleted_trials, row, trial_runs
+from vqlab.sweep.sync.views import OBJECTIVE, PICTURE, StudyPages
+from vqlab.sweep.trial.objective import VALIDATION, Objective
+from vqlab.sweep.trial.retrain import bring_back
+from vqlab.sweep.trial.reuse import SAVED
 from vqlab.text import category_text, folder_name
 from vqlab.tracking import NOTE, RunRecord
 from vqlab.types import UserError

@@ -7,10 +7,8 @@ from typing import Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
-from vqlab.sweep.choose import SCORING, THRESHOLDS
 from vqlab.sweep.events import TrialRow
-from vqlab.sweep.reuse import REUSED
-from vqlab.sweep.study import (
+from vqlab.sweep.study.policy import (
     ASKED,
     RETRY_OF,
     RUN_ID,
@@ -19,7 +17,9 @@ from vqlab.sweep.study import (
     state_tags,
     was_interrupted,
 )
-from vqlab.sweep.trial import Objective
+from vqlab.sweep.trial.objective import Objective
+from vqlab.sweep.trial.reuse import REUSED
+from vqlab.sweep.trial.selection import SCORING, THRESHOLDS
 from vqlab.tracking import RunRecord
 
 _STATUS: dict[TrialState, Literal["FINISHED", "KILLED", "FAILED"]] = {

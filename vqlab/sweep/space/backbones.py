@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from vqlab.features import missing
 from vqlab.run import RunConfig
-from vqlab.sweep.space import BACKBONE, Axis, Space
+from vqlab.sweep.space.schema import BACKBONE, Axis, Space
 from vqlab.types import UserError
 
 

@@ -1,13 +1,52 @@
-"""Dead codebooks: what a detector's health says of each, and when a trial counts as lost."""
+"""Constraints of a trial: costs that are measured, and dead codebooks."""
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from collections.abc import Iterator, Mapping
 
+from vqlab.data import Splits
+from vqlab.evaluation import Report
+from vqlab.model import Model
+from vqlab.types import UserError
+
+_COSTED_ON = 8
+"""Images on which a cost in seconds is measured."""
 CONCEPT = "concept"
 """The codebook of whole images; all others are of places."""
 _PERPLEXITY = re.compile(r"codebook/(?:(?P<name>.+)_)?perplexity")
+
+
+def costs(model: Model, splits: Splits, asked: set[str]) -> dict[str, float]:
+    """What the model costs, as far as it is asked for. CPU-seconds: of all threads, from the file
+    to the score."""
+    found: dict[str, float] = {}
+    if "cost/parameters" in asked:
+        every = [*model.detector.parameters(), *model.backbone.parameters()]
+        found["cost/parameters"] = float(sum(weights.numel() for weights in every))
+    if "cost/cpu_seconds_per_image" in asked:
+        few = splits.train.samples[:_COSTED_ON]
+        started = time.process_time()
+        for sample in few:
+            model.score(sample.path)
+        found["cost/cpu_seconds_per_image"] = (time.process_time() - started) / len(few)
+    return found
+
+
+def number(metrics: Mapping[str, float], name: str, report: Report) -> float:
+    """A metric of a trial. Raises UserError where there is none, or no number."""
+    value = metrics.get(name)
+    if value is None:
+        known = ", ".join(sorted(metrics)) or "none"
+        raise UserError(
+            f"the objective {name} is not among the trial's metrics ({known}); "
+            f"{' '.join(report.notes)}"
+        )
+    if not math.isfinite(value):
+        raise UserError(f"the objective {name} is {value}, no number.")
+    return value
 
 
 def dead_codebook(metrics: Mapping[str, float], categories: int = 1) -> str:

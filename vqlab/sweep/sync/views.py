@@ -9,11 +9,11 @@ from typing import Any
 
 from vqlab.data import Splits
 from vqlab.run import PICTURES, TEST_METRICS, chosen_pictures, experiment_of, run_name
-from vqlab.sweep.choose import CHOSEN
-from vqlab.sweep.contest import Contest
+from vqlab.sweep.comparison import Contest
 from vqlab.sweep.events import TrialRow
 from vqlab.sweep.report.study_data import plain
-from vqlab.sweep.study import RECIPE
+from vqlab.sweep.study.policy import RECIPE
+from vqlab.sweep.trial.selection import CHOSEN
 from vqlab.text import category_text, folder_name
 from vqlab.tracking import ExperimentPages, Tracker, picture_address
 from vqlab.tracking.views import (

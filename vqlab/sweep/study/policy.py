@@ -164,7 +164,7 @@ def best_of(study: optuna.Study, trials: Sequence[FrozenTrial]) -> FrozenTrial |
 def best_trial(
     study: optuna.Study, recipe: str | None = None, trials: list[FrozenTrial] | None = None
 ) -> FrozenTrial | None:
-    """Return the best candidate by value alone; see `vqlab.sweep.winner` for the one that wins.
+    """Return the best candidate by value alone; see `WinnerRule` for the winner.
 
     recipe: among the trials of this one alone. trials: as read just now.
     """

@@ -8,21 +8,32 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vqlab.config import Settings, dump, merge, nest
+import numpy as np
+
+from vqlab.config import Settings, dump, merge, nest, validate
 from vqlab.data import Splits
-from vqlab.evaluation import VALIDATION_EVIDENCE, Report, choose_thresholds, evaluate
+from vqlab.evaluation import (
+    VALIDATION_EVIDENCE,
+    Report,
+    Scored,
+    Thresholds,
+    ThresholdSettings,
+    choose_thresholds,
+    evaluate,
+)
 from vqlab.model import Model
 from vqlab.run import CHECKPOINT, RunConfig, assess, log_evidence
-from vqlab.sweep.contest import Drawn, named
-from vqlab.sweep.plan import scoring_of
-from vqlab.sweep.rescore import Rescored, search_scoring
-from vqlab.sweep.thresholds import RULE, best_thresholds
+from vqlab.sweep.comparison import Drawn, named
+from vqlab.sweep.space.compile import scoring_of
+from vqlab.sweep.trial.scoring_search import Rescored, search_scoring
 from vqlab.tracking import Run
 
 SCORING, THRESHOLDS = "scoring", "thresholds"
 """Attributes of a trial: the settings of scoring and thresholds chosen for it."""
 CHOSEN = "chosen."
 """Before the names of such settings among the parameters of a trial's run."""
+RULE = "pixel F1 at the threshold on the drawn defects"
+"""What chooses among threshold settings."""
 
 
 @dataclass(frozen=True)
@@ -101,3 +112,31 @@ def take_over(
         tracked.log_artifact(Path(folder) / CHECKPOINT, "checkpoint")
     tracked.log_metrics(found.report.keyed("validation"), step=config.training.epochs)
     return found
+
+
+def best_thresholds(
+    scored: Scored, base: ThresholdSettings, combinations: list[dict[str, float]]
+) -> tuple[dict[str, float], Thresholds, float]:
+    """Of several threshold settings those of highest pixel F1 on the drawn defects, the
+    thresholds they give, and that F1. The first of equals wins."""
+    best: tuple[dict[str, float], Thresholds, float] | None = None
+    for chosen in combinations:
+        values = {setting.partition(".")[2]: number for setting, number in chosen.items()}
+        settings = validate(ThresholdSettings, dump(base) | values, "threshold.")
+        thresholds = choose_thresholds(scored, settings)
+        f1 = pixel_f1(scored, thresholds.pixel)
+        if best is None or f1 > best[2]:
+            best = chosen, thresholds, f1
+    assert best is not None
+    return best
+
+
+def pixel_f1(scored: Scored, threshold: float) -> float:
+    """F1 of the flagged pixels over all images; 0 where none is both flagged and defective."""
+    hit = flagged = defective = 0
+    for values, mask in zip(scored.maps, scored.masks, strict=True):
+        predicted = values > threshold
+        hit += int(np.count_nonzero(predicted & mask))
+        flagged += int(np.count_nonzero(predicted))
+        defective += int(np.count_nonzero(mask))
+    return 2 * hit / (flagged + defective) if flagged + defective else 0.0

@@ -115,7 +115,7 @@ def _work(study: str, root: str, data: str | None, threads: int) -> str:
     """On a machine of the cluster: a worker to its end; why it failed, if by a known fault."""
     import torch
 
-    from vqlab.sweep.worker import join
+    from vqlab.sweep.workers.loop import join
     from vqlab.tracking import Tracker
 
     torch.set_num_threads(threads)

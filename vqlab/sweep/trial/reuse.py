@@ -11,8 +11,8 @@ from vqlab.config import digest, dump
 from vqlab.detectors import can_rescore, detector_class
 from vqlab.model import Model
 from vqlab.run import TRAINED_TAG, RunConfig, resolve
-from vqlab.sweep.plan import scoring_of
-from vqlab.sweep.study import RUN_ID
+from vqlab.sweep.space.compile import scoring_of
+from vqlab.sweep.study.policy import RUN_ID
 from vqlab.tracking import RunRecord, Tracker
 from vqlab.training import choose_device
 from vqlab.types import UserError

@@ -23,14 +23,14 @@ from optuna.trial import FrozenTrial, TrialState
 from vqlab.config import Tree
 from vqlab.data import load_dataset
 from vqlab.recipes import Data, as_folders
-from vqlab.sweep import study as studies
-from vqlab.sweep.contest import Contest, make_contest, make_spaces, named
+from vqlab.sweep.comparison import Contest, make_contest, make_spaces, named
 from vqlab.sweep.events import OnEvent, TrialFinished
-from vqlab.sweep.halving import next_recipe
-from vqlab.sweep.project import project, row, tidy_mine
-from vqlab.sweep.space import make_space
-from vqlab.sweep.storage import Heartbeat, Turn, opened_storage, storage_address
-from vqlab.sweep.trial import Objective
+from vqlab.sweep.space.schema import make_space
+from vqlab.sweep.study import policy as studies
+from vqlab.sweep.study.halving import next_recipe
+from vqlab.sweep.study.storage import Heartbeat, Turn, opened_storage, storage_address
+from vqlab.sweep.sync.mirror import project, row, tidy_mine
+from vqlab.sweep.trial.objective import Objective
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 

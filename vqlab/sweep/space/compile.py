@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import optuna
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -21,8 +22,8 @@ from vqlab.config import Settings, Tree, dump, flatten, merge, nest, validate
 from vqlab.detectors import can_rescore, detector_class
 from vqlab.features import AUTO
 from vqlab.run import RunConfig, resolve
-from vqlab.sweep.available import choose_available
-from vqlab.sweep.space import BACKBONE, Axis, Space
+from vqlab.sweep.space.backbones import choose_available
+from vqlab.sweep.space.schema import BACKBONE, Axis, Space
 from vqlab.types import UserError
 
 _JUDGE = (
@@ -232,10 +233,13 @@ def _grid(distribution: BaseDistribution) -> tuple[float, ...]:
 
 
 def _contains(distribution: BaseDistribution, value: Any) -> bool:
-    try:
-        return distribution._contains(distribution.to_internal_repr(value))
-    except (ValueError, TypeError):
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return False
+    steps = (value - distribution.low) / distribution.step if distribution.step else 0.0
+    return distribution.low <= value <= distribution.high and abs(steps - round(steps)) < 1e-8
 
 
 def _scalar(value: Any) -> bool:
@@ -244,3 +248,17 @@ def _scalar(value: Any) -> bool:
 
 def _encode(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
+
+
+def suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
+    """Return the value that the sampler suggests for `name`."""
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(
+            name, distribution.low, distribution.high, log=distribution.log, step=distribution.step
+        )
+    assert isinstance(distribution, FloatDistribution)
+    return trial.suggest_float(
+        name, distribution.low, distribution.high, log=distribution.log, step=distribution.step
+    )

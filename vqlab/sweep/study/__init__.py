@@ -1,0 +1,1 @@
+"""One Optuna study: storage, sampler and pruner, retries, the winner."""

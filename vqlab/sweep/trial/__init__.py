@@ -1,0 +1,1 @@
+"""One trial: training, search of scoring and thresholds, reuse of earlier training, constraints."""
