@@ -14,8 +14,9 @@ from vqlab.data import load_dataset
 from vqlab.evaluation import evaluate, extract_images, score_extracted
 from vqlab.model import Model
 from vqlab.run import judge, make_trainer, resolve, run
-from vqlab.sweep import SweepResult, make_space, rescore, sweep
+from vqlab.sweep import SweepResult, make_space, sweep
 from vqlab.sweep.space.compile import plan
+from vqlab.sweep.trial import scoring_search
 from vqlab.sweep.trial.scoring_search import search_scoring
 from vqlab.tracking import Tracker
 from vqlab.training import choose_device
@@ -105,7 +106,7 @@ def test_what_is_chosen_is_the_best_of_what_was_tried(tree: Tree) -> None:
 def test_the_recipes_scoring_gives_way_to_a_clearly_better_one_only(
     tree: Tree, monkeypatch: pytest.MonkeyPatch, margin: float, stays: bool
 ) -> None:
-    monkeypatch.setattr(rescore, "CLEARLY", margin)
+    monkeypatch.setattr(scoring_search, "CLEARLY", margin)
     own = merge(tree, {"detector": {"scoring": {"code_smoothing": 0.02}}})
     model, config, splits = trained_model(own)
     before = evaluate(model.score_set(splits.validation), model.thresholds)
@@ -117,13 +118,13 @@ def test_the_recipes_scoring_gives_way_to_a_clearly_better_one_only(
     assert (after == before.mean["pixel_auroc"]) == stays
     assert after >= before.mean["pixel_auroc"]
     (rule,) = found.rules.values()
-    assert rule == (rescore.OWN if stays else "validation/pixel_auroc")
+    assert rule == (scoring_search.OWN if stays else "validation/pixel_auroc")
 
 
 def test_real_defects_need_no_margin(
     tree: Tree, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rescore, "CLEARLY", 1.0)
+    monkeypatch.setattr(scoring_search, "CLEARLY", 1.0)
     own = merge(tree, {"detector": {"scoring": {"code_smoothing": 0.02}}})
     own = merge(own, {"data": {"validation": {"source": "test", "fraction": 0.5}}})
     model, config, splits = trained_model(own)

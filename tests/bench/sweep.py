@@ -71,18 +71,19 @@ SPACE = {
 
 def overhead() -> str:
     from vqlab.run import story
-    from vqlab.sweep import choose, finish, make_space, sweep
+    from vqlab.sweep import make_space, result, sweep
+    from vqlab.sweep.trial import selection
     from vqlab.tracking import Tracker
     from vqlab.training import Trainer
 
     clock, drawing = Clock(), Clock()
     for owner, name in (
         (Trainer, "_epoch"), (story, "calibrated"), (story, "make_trainer"),
-        (story, "concept_metrics"), (choose, "assess"), (choose, "search_scoring"),
-        (finish, "_test_once"),
+        (story, "concept_metrics"), (selection, "assess"), (selection, "search_scoring"),
+        (result, "_test_once"),
     ):  # fmt: skip
         clock.around(owner, name)
-    drawing.around(finish, "write_report")  # once for a study, however many trials it has
+    drawing.around(result, "write_report")  # once for a study, however many trials it has
     with folder() as place:
         recipe, space = tiny(place), make_space(SPACE)
         tracker = Tracker.open(place / "mlruns")
@@ -204,12 +205,12 @@ def staged(naive: bool = False) -> str:
     from vqlab.config import merge, nest
     from vqlab.recipes import recipe_tree
     from vqlab.run import resolve, run
-    from vqlab.sweep import finish, make_space, sweep
+    from vqlab.sweep import make_space, result, sweep
     from vqlab.tracking import Tracker
 
     once = Clock()  # the winner on test, the study's pictures: whatever the search costs
-    once.around(finish, "_test_once")
-    once.around(finish, "write_report")
+    once.around(result, "_test_once")
+    once.around(result, "write_report")
     small = ["data.image_size=128", "training.epochs=4", "training.threads=1", *bottle()]
     tree = recipe_tree("vqvae", small)
     began = time.process_time()

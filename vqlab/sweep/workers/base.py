@@ -1,6 +1,5 @@
 """Launchers start the workers of a study and keep them alive.
 
-
 A worker needs the name of its study and the addresses of the two stores, no more.
 """
 
