@@ -71,7 +71,8 @@ SPACE = {
 
 def overhead() -> str:
     from vqlab.run import story
-    from vqlab.sweep import make_space, result, sweep
+    from vqlab.sweep import make_space, sweep
+    from vqlab.sweep import result as ending
     from vqlab.sweep.trial import selection
     from vqlab.tracking import Tracker
     from vqlab.training import Trainer
@@ -80,10 +81,10 @@ def overhead() -> str:
     for owner, name in (
         (Trainer, "_epoch"), (story, "calibrated"), (story, "make_trainer"),
         (story, "concept_metrics"), (selection, "assess"), (selection, "search_scoring"),
-        (result, "_test_once"),
+        (ending, "_test_once"),
     ):  # fmt: skip
         clock.around(owner, name)
-    drawing.around(result, "write_report")  # once for a study, however many trials it has
+    drawing.around(ending, "write_report")  # once for a study, however many trials it has
     with folder() as place:
         recipe, space = tiny(place), make_space(SPACE)
         tracker = Tracker.open(place / "mlruns")
@@ -205,12 +206,13 @@ def staged(naive: bool = False) -> str:
     from vqlab.config import merge, nest
     from vqlab.recipes import recipe_tree
     from vqlab.run import resolve, run
-    from vqlab.sweep import make_space, result, sweep
+    from vqlab.sweep import make_space, sweep
+    from vqlab.sweep import result as ending
     from vqlab.tracking import Tracker
 
     once = Clock()  # the winner on test, the study's pictures: whatever the search costs
-    once.around(result, "_test_once")
-    once.around(result, "write_report")
+    once.around(ending, "_test_once")
+    once.around(ending, "write_report")
     small = ["data.image_size=128", "training.epochs=4", "training.threads=1", *bottle()]
     tree = recipe_tree("vqvae", small)
     began = time.process_time()
