@@ -54,7 +54,7 @@ $(READY): pyproject.toml
 setup: $(READY)  ## Make the environment (.venv) from pyproject.toml
 
 sweep: $(READY)  ## Compare detectors and search settings for CLASS on validation; score the best on test
-	@$(BIN)/vqlab sweep $(or $(RECIPE),all) $(ARGS) $(COMMON) --trials $(TRIALS) --workers $(WORKERS) \
+	@$(BIN)/vqlab sweep $(or $(RECIPE),all) $(ARGS) $(COMMON) --n-trials $(TRIALS) --workers $(WORKERS) \
 	  $(addprefix --test ,$(subst $(comma), ,$(TEST)))
 
 train: $(READY)  ## Train one model for CLASS and score it on test
@@ -68,7 +68,7 @@ promote: $(READY)  ## Make the best checkpoint of CLASS the champion, if it is b
 
 predict: $(READY)  ## Score IMAGES with the champion of CLASS
 	@test -n "$(IMAGES)" || { echo "IMAGES must be image files or a folder: make predict CLASS=$(CLASS) IMAGES=folder"; exit 2; }
-	@$(BIN)/vqlab predict $(IMAGES) $(ARGS) --category $(CLASS) $(if $(RESULTS),--results "$(RESULTS)")
+	@$(BIN)/vqlab predict $(IMAGES) $(ARGS) --category $(CLASS) $(if $(RESULTS),--output "$(RESULTS)")
 
 leaderboard: $(READY)  ## List the runs measured on test, best first
 	@$(BIN)/vqlab leaderboard --category $(CLASS)

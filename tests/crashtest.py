@@ -70,7 +70,7 @@ class CrashTest:
 
     def begin(self) -> None:
         command = [sys.executable, "-m", "vqlab", "sweep", "tiny.yaml", "--space", "space.yaml"]
-        command += ["--trials", str(self.target), "--workers", str(self.workers)]
+        command += ["--n-trials", str(self.target), "--workers", str(self.workers)]
         with (self.folder / "sweep.log").open("ab") as log:
             self.sweep = subprocess.Popen(
                 command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log

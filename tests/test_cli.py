@@ -96,11 +96,11 @@ def test_train_then_predict_in_a_fresh_process(recipe: Path, tmp_path: Path, sma
 
 
 def test_settings_prints_a_recipe_that_train_accepts(recipe: Path, tmp_path: Path) -> None:
-    printed = vqlab("settings", recipe, "training.batch_size=3", cwd=tmp_path).stdout
+    printed = vqlab("config", recipe, "training.batch_size=3", cwd=tmp_path).stdout
     tree = yaml.safe_load(printed)
     assert tree["training"]["batch_size"] == 3 and tree["detector"]["name"] == "vqvae"
     (tmp_path / "whole.yaml").write_text(printed)
-    assert yaml.safe_load(vqlab("settings", "whole.yaml", cwd=tmp_path).stdout) == tree
+    assert yaml.safe_load(vqlab("config", "whole.yaml", cwd=tmp_path).stdout) == tree
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_predict_never_deletes_what_is_not_its_own(recipe: Path, tmp_path: Path)
     mine = tmp_path / "photos"
     mine.mkdir()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(mine / "part.png")
-    arguments = ("predict", mine, "--model", "vqvae-cable", "--results", mine)
+    arguments = ("predict", mine, "--model", "vqvae-cable", "--output", mine)
     done = vqlab(*arguments, cwd=tmp_path, code=2)
     assert "part.png" in done.stderr and (mine / "part.png").exists()
     (mine / "broken.png").write_text("no image")
@@ -220,3 +220,12 @@ def test_a_read_only_store_is_said_before_work(recipe: Path, tmp_path: Path) -> 
     (tmp_path / "mlruns").write_text("a file where the folder should be")
     done = vqlab("train", recipe, cwd=tmp_path, code=2)
     assert "mlruns" in done.stderr and "epoch" not in done.stdout
+
+
+def test_old_names_of_options_and_commands_still_work(tmp_path: Path) -> None:
+    done = vqlab("settings", "smoke", cwd=tmp_path)
+    assert done.stdout == vqlab("config", "smoke", cwd=tmp_path).stdout
+    assert done.stderr == ("vqlab: settings is now called config; the old name will be removed.\n")
+    done = vqlab("sweep", "vqvae", "--trials=0", "--results", "out", cwd=tmp_path, code=2)
+    assert "--trials is now called --n-trials" in done.stderr
+    assert "--results is now called --output" in done.stderr and "x>=1" in done.stderr

@@ -257,7 +257,8 @@ def test_the_command_line(
 def test_workers_of_a_sweep_read_the_same_folders(folders: Folders, tmp_path: Path) -> None:
     """Given as relative paths, and read by other processes."""
     command = [
-        sys.executable, "-m", "vqlab", "sweep", "memory_bank", "--preset", "tiny", "--trials", "2",
+        sys.executable, "-m", "vqlab", "sweep", "memory_bank", "--preset", "tiny",
+        "--n-trials", "2",
         "--good", "data/part/train/good", "--bad", "data/part/test/hole", "--category", "widget",
         "--workers", "2",
     ]  # fmt: skip

@@ -277,7 +277,7 @@ def test_the_command_shows_validation_against_test(
     monkeypatch.chdir(tmp_path)
     Path("tiny.yaml").write_text(yaml.safe_dump(tiny_recipe(root, epochs=1)))
     Path("space.yaml").write_text(yaml.safe_dump({"validations": 0, "space": AXES, "scorings": 2}))
-    words = ("sweep", "tiny.yaml", "--space", "space.yaml", "--trials", "2")
+    words = ("sweep", "tiny.yaml", "--space", "space.yaml", "--n-trials", "2")
     assert command(monkeypatch, *words, "--test", "0", "--test", "1") == 0
     said = capsys.readouterr().out
     assert "validation → test, of the trials scored on test" in said

@@ -98,15 +98,15 @@ def test_an_installed_package_finds_its_recipes_in_an_empty_folder(
 ) -> None:
     vqlab = installed / "vqlab"
     for recipe, detector in (("ablations/vqflow_no_cpc", "vqflow"), ("vqvae", "vqvae")):
-        said = ran(vqlab, "settings", recipe, "--preset", "tiny", cwd=tmp_path)
+        said = ran(vqlab, "config", recipe, "--preset", "tiny", cwd=tmp_path)
         assert yaml.safe_load(said)["detector"]["name"] == detector
-    refused = ran(vqlab, "settings", "vqfolw", cwd=tmp_path, code=2)
+    refused = ran(vqlab, "config", "vqfolw", cwd=tmp_path, code=2)
     assert "recipe vqfolw does not exist; did you mean vqflow?" in refused
     assert not list(tmp_path.iterdir())
 
 
 def test_an_installed_package_sweeps_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
-    words = ("sweep", "vqvae", "--category", "cable", "--preset", "tiny", "--trials", "2")
+    words = ("sweep", "vqvae", "--category", "cable", "--preset", "tiny", "--n-trials", "2")
     said = ran(installed / "vqlab", *words, "training.epochs=1", cwd=tmp_path)
     assert "best run" in said and (tmp_path / "mlruns/optuna.db").exists()
 

@@ -111,7 +111,7 @@ def test_the_detector_is_trained_and_swept_with_workers(example: Path) -> None:
     on = ("my_recipe.yaml", "--category", "cable")
     done = in_example(example, "-m", "vqlab", "train", *on, **own)
     assert done.returncode == 0, done.stdout + done.stderr
-    swept = ("-m", "vqlab", "sweep", *on, "--trials")
+    swept = ("-m", "vqlab", "sweep", *on, "--n-trials")
     for words in (("2",), ("4", "--workers", "2")):
         done = in_example(example, *swept, *words, **own)
         assert done.returncode == 0, done.stdout + done.stderr

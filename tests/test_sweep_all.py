@@ -439,7 +439,7 @@ def test_sweep_all_tells_which_recipe_is_which(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("vqlab.sweep.result.test_model", stand_in)
-    words = ("bank.detector.bank_size=30", "training.seed=1", "--trials", "2")
+    words = ("bank.detector.bank_size=30", "training.seed=1", "--n-trials", "2")
     assert command(monkeypatch, "sweep", "all", *words) == 0
     said = capsys.readouterr().out
     assert "study part-all-" in said and "bank_size=30" in said

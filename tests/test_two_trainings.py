@@ -19,7 +19,7 @@ def test_two_trainings_at_once(tmp_path: Path, recipe: str) -> None:
     data = write_tiny_set(tmp_path / "data")
     command = [sys.executable, "-m", "vqlab", "train", recipe, "training.epochs=1"]
     command += ["--preset", "tiny", "-d", str(data), "-c", "part", "data.image_size=32"]
-    command += ["--mlruns", str(tmp_path / "mlruns"), "--results", str(tmp_path / "results")]
+    command += ["--mlruns", str(tmp_path / "mlruns"), "--output", str(tmp_path / "results")]
     around = {**os.environ, "VQLAB_CACHE": str(tmp_path / "cache")}
     both = [
         subprocess.Popen(

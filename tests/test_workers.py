@@ -48,7 +48,7 @@ def folder(root: Path, tmp_path: Path) -> Path:
 
 def begin(folder: Path, trials: int, workers: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "vqlab", "sweep", "tiny.yaml", "--space", "space.yaml"]
-    command += ["--trials", str(trials), "--workers", str(workers)]
+    command += ["--n-trials", str(trials), "--workers", str(workers)]
     return subprocess.Popen(
         command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,

@@ -292,7 +292,7 @@ def workers() -> str:
         (place / "space.yaml").write_text(yaml.safe_dump(SPACE))
         for call, count in enumerate((1, 2, 1, 2)):
             command = [sys.executable, "-m", "vqlab", "sweep", "tiny.yaml", "--space", "space.yaml"]
-            command += ["--workers", str(count), "--trials", "10", "--mlruns", f"mlruns{call}"]
+            command += ["--workers", str(count), "--n-trials", "10", "--mlruns", f"mlruns{call}"]
             spent = watched(command, place)
             trials, since, until = in_full_swing(f"sqlite:///{place}/mlruns{call}/optuna.db", count)
             ended[count] += trials

@@ -164,7 +164,7 @@ def test_the_verb_prints_what_was_found(root: Path, tmp_path: Path, mlruns: Path
     done = CliRunner().invoke(
         app,
         ["correlate", str(path), "-d", str(root), "-c", "part, other", "--mlruns",
-         str(mlruns), "--results", str(tmp_path / "results")],
+         str(mlruns), "--output", str(tmp_path / "results")],
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     for words in (

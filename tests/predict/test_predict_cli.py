@@ -22,7 +22,7 @@ Photos = Callable[[int], Path]
 
 def command(checkpoint: Path, results: Path, *arguments: object) -> list[str]:
     start = [sys.executable, "-m", "vqlab", "predict", "-m", str(checkpoint)]
-    return [*start, "--results", str(results), *map(str, arguments)]
+    return [*start, "--output", str(results), *map(str, arguments)]
 
 
 def predict(

@@ -1,6 +1,6 @@
-"""The command line: `vqlab VERB`. Thin: each verb reads its options, calls one room, prints.
+"""Command line: each command parses its options, calls one room and prints.
 
-Heavy libraries are imported inside the verbs, so that `vqlab --help` answers at once.
+Heavy libraries are imported inside the commands to keep `vqlab --help` fast.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from vqlab.cli.options import RENAMED
 from vqlab.cli.processes import first
 from vqlab.errors import UserError
 from vqlab.text import visible_lines
@@ -24,10 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: drawing it with rich would double its time
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Vector-quantised detectors of visual defects: train on good parts only, compare, "
-    "choose on validation, promote, predict.\n\nSettings are dotted paths, spelled the same in "
-    "recipes, on the command line and in sweeps: `vqlab train experiments/vqvae.yaml "
-    "training.epochs=10 detector.codebook_size=256`.",
+    help="Vector-quantised detectors of visual defects: train on normal images, compare, select "
+    "on validation, promote, predict.\n\nSettings are dotted paths in recipes, on the command line "
+    "and in sweeps: `vqlab train vqvae training.epochs=10 detector.codebook_size=256`.",
 )
 
 
@@ -58,7 +58,8 @@ from vqlab.cli import correlate, data, cache, doctor  # noqa: E402, F401
 
 
 def main() -> NoReturn:
-    """Run the command line; a user's mistake is one sentence on stderr and status 2."""
+    """Run the command line. A UserError is printed as one sentence to stderr, with status 2."""
+    _warn_of_old_names(sys.argv[1:])
     _escape_unknown_letters()
     warnings.showwarning = _show_warning
     os.environ.setdefault("MPLBACKEND", "Agg")
@@ -82,15 +83,26 @@ _python_shows = warnings.showwarning
 def _show_warning(
     message: Warning | str, category: type[Warning], *place: Any, **more: Any
 ) -> None:
-    """Show a warning of vqlab's own as one sentence, others as Python does."""
+    """Print a warning of vqlab as one sentence, and others as Python does."""
     if category.__module__.partition(".")[0] == "vqlab":
         print(f"vqlab: warning: {visible_lines(str(message))}", file=sys.stderr)
     else:
         _python_shows(message, category, *place, **more)
 
 
+def _warn_of_old_names(words: list[str]) -> None:
+    """Name the new names of options and commands that were renamed."""
+    for index, word in enumerate(words):
+        name = word.partition("=")[0]
+        new = RENAMED.get(name)
+        if new and first() and (index == 0 or name.startswith("--")):
+            print(
+                f"vqlab: {name} is now called {new}; the old name will be removed.", file=sys.stderr
+            )
+
+
 def _escape_unknown_letters() -> None:
-    """Make standard output and error escape the letters that their encoding lacks."""
+    """Escape characters that the encoding of standard output or error lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -98,6 +110,6 @@ def _escape_unknown_letters() -> None:
 
 def _end(sentence: str, status: int) -> NoReturn:
     sys.stdout.flush()
-    if first():  # of processes that work together each ends with the same sentence
+    if first():  # all processes of a distributed training end with the same sentence
         print(f"vqlab: {visible_lines(sentence)}", file=sys.stderr)
     raise SystemExit(status)

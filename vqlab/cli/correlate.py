@@ -29,7 +29,9 @@ def correlate(
         typer.Option("--data", "-d", help="Dataset folder; may be repeated."),
     ] = None,
     preset: Preset = "full",
-    results: Annotated[Path, typer.Option(help="Folder for the measurements.")] = Path("results"),
+    results: Annotated[
+        Path, typer.Option("--output", "-o", "--results", help="Folder for the measurements.")
+    ] = Path("results"),
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
     """Measure many settings on validation and on test, and correlate the ranks (Spearman).

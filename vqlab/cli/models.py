@@ -1,4 +1,4 @@
-"""Verbs on trained models: `evaluate`, `predict`, `compare`, `promote`, `rollback`."""
+"""Commands on trained models: `evaluate`, `predict`, `compare`, `promote`, `rollback`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vqlab.cli import app
-from vqlab.cli.options import Bad, Category, Data, Good, Results, Tracking
+from vqlab.cli.options import RUN, Bad, Category, Data, Good, Results, Tracking
 
 if TYPE_CHECKING:
     from vqlab.model import Model
 
 ModelRef = Annotated[
     str,
-    typer.Option(
-        "--model", "-m", help="`champion`, a run (id, start of it, name), or a checkpoint file."
-    ),
+    typer.Option("--model", "-m", help=f"`champion`, a run ({RUN}) or a checkpoint file."),
 ]
 
 
@@ -27,37 +25,42 @@ def _load(reference: str, category: str | None, mlruns: Path) -> Model:
     return load_model(reference, category, mlruns)
 
 
-@app.command(short_help="Score images: verdicts and pictures.")
+@app.command(short_help="Score images: verdicts, scores and pictures.")
 def predict(
     paths: Annotated[
         list[Path],
-        typer.Argument(help="Image files, or folders: images below them, links followed."),
+        typer.Argument(help="Image files or folders (searched recursively; links are followed)."),
     ],
     model: ModelRef = "champion",
     category: Category = None,
     results: Annotated[
-        Path, typer.Option(help="Where scores.csv, scores.jsonl and pictures are written.")
+        Path,
+        typer.Option(
+            "--output", "-o", "--results", help="Folder for scores.csv, scores.jsonl and pictures."
+        ),
     ] = Path("results/predictions"),
     pictures: Annotated[
         str,
-        typer.Option(help="`auto`: of the 200 images with the highest scores; `all`; `none`."),
+        typer.Option(
+            help="Which images get a picture: `auto` (200 highest scores), `all` or `none`."
+        ),
     ] = "auto",
     resume: Annotated[
         bool,
         typer.Option(
             "--resume",
-            help="Continue an interrupted prediction: same model, --pictures and --results; files "
-            "that are new or have changed are scored. Without it the prediction starts over.",
+            help="Resume an interrupted prediction with the same model, --pictures and --output; "
+            "new and changed files are scored.",
         ),
     ] = False,
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
-    """Score images: score, verdict and a row of panels for each.
+    """Score images: a score, a verdict and a picture each.
 
-    scores.csv and scores.jsonl have a row per file: file, score, threshold, calibrated, verdict
-    (pass, reject, unreadable), picture, reason, marked. A file that cannot be read is
-    `unreadable`, the others are scored, and the exit status is 3. Hidden and system files are
-    skipped. Earlier predictions in the folder are replaced when the new one is complete.
+    scores.csv and scores.jsonl have one row per file: file, score, threshold, calibrated, verdict
+    (pass, reject, unreadable), picture, reason, marked. Files that cannot be read get the verdict
+    `unreadable`, and the exit status is 3. Hidden and system files are skipped. An earlier
+    prediction in the folder is replaced when the new one is complete.
     """
     from vqlab.cli.predictions import print_predictions
     from vqlab.cli.progress import interruptible, rating
@@ -97,19 +100,19 @@ def evaluate(
     out.print(f"pictures: {pictures}")
 
 
-@app.command(short_help="By how much do two runs differ, and how surely?")
+@app.command(short_help="Compare two runs (paired bootstrap).")
 def compare(
-    first: Annotated[str, typer.Argument(help="Run: its id, the start of it, or its name.")],
-    second: Annotated[str, typer.Argument(help="The run measured against it.")],
-    resamples: Annotated[int, typer.Option(min=100, help="Resamples of the test images.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Decides the resamples.")] = 0,
+    first: Annotated[str, typer.Argument(help=f"Run ({RUN}).")],
+    second: Annotated[str, typer.Argument(help="Run to compare with it.")],
+    resamples: Annotated[int, typer.Option(min=100, help="Number of bootstrap resamples.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Random seed of the resamples.")] = 0,
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
     """Compare two runs on the same test images: differences with 95 % intervals and p-values.
 
-    A paired bootstrap: both runs are measured on the same resamples of the test images. Rates
-    (escapes, false rejects) are compared by McNemar's exact test. There is no interval where there
-    are fewer than 5 normal or 5 anomalous images, or where every resample agrees: no proof.
+    Both runs are evaluated on the same resamples of the test images (paired bootstrap). Rates
+    (escapes, false rejects) are compared with McNemar's exact test. No interval is given for fewer
+    than 5 normal or 5 anomalous images, or if all resamples agree.
     """
     from vqlab.cli.progress import out
     from vqlab.cli.tables import comparison_tables
@@ -128,35 +131,38 @@ def compare(
     out.print("bold: 95 % interval excludes 0")
 
 
-@app.command(short_help="Make a checkpoint the champion, if better.")
+@app.command(short_help="Promote a run to champion if it is better.")
 def promote(
-    category: Annotated[str, typer.Option("--category", "-c", help="Product class, e.g. cable.")],
+    category: Annotated[
+        str, typer.Option("--category", "-c", help="Product category, e.g. cable.")
+    ],
     run: Annotated[
-        str | None, typer.Option(help="Run to promote; default: the best of the latest study.")
+        str | None,
+        typer.Option(help=f"Run to promote ({RUN}); default: best run of the latest study."),
     ] = None,
     metric: Annotated[
         str | None,
         typer.Option(
-            help="What decides; default: image AUROC on test, or pixel AUROC or AUPRO where the "
-            "test images do not give it.",
+            help="Metric to compare; default: test/image_auroc, or test/pixel_auroc or test/aupro "
+            "if it is undefined.",
         ),
     ] = None,
-    min_delta: Annotated[float, typer.Option(help="How much better it must be.")] = 0.0,
+    min_delta: Annotated[float, typer.Option(help="Minimum improvement over the champion.")] = 0.0,
     force: Annotated[
-        bool, typer.Option("--force", help="Promote it even where it is not better (it is noted).")
+        bool, typer.Option("--force", help="Promote even if it is not better (recorded).")
     ] = False,
     without_test: Annotated[
         bool,
         typer.Option(
             "--without-test",
             help="Promote without real test images: compare validation/pixel_auroc, measured on "
-            "synthetic anomalies (it is noted).",
+            "synthetic anomalies (recorded).",
         ),
     ] = False,
     data: Data = None,
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
-    """Make a checkpoint the champion of its category, if it is better on the same test data."""
+    """Promote a run to champion of its category if it is better on the same test data."""
     from vqlab.cli.terminal import marked, out
     from vqlab.promote import promote as gate
     from vqlab.tracking import Tracker
@@ -172,15 +178,17 @@ def promote(
         raise typer.Exit(1)
 
 
-@app.command(short_help="Make an earlier champion champion again.")
+@app.command(short_help="Restore an earlier champion.")
 def rollback(
-    category: Annotated[str, typer.Option("--category", "-c", help="Product class, e.g. cable.")],
+    category: Annotated[
+        str, typer.Option("--category", "-c", help="Product category, e.g. cable.")
+    ],
     to: Annotated[
-        int | None, typer.Option(min=1, help="Version to go back to; default: the one before.")
+        int | None, typer.Option(min=1, help="Version to restore; default: the previous one.")
     ] = None,
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
-    """Make an earlier champion the champion again; repeated, it goes further back in history."""
+    """Restore an earlier champion of a category. Repeat to go further back."""
     from vqlab.cli.progress import out
     from vqlab.promote import rollback as back
     from vqlab.tracking import Tracker

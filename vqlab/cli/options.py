@@ -1,4 +1,4 @@
-"""Options that several verbs share."""
+"""Options shared by several commands, and old names that still work."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import typer
 Recipe = Annotated[
     str,
     typer.Argument(
-        help="A recipe: a YAML file, or the name of one under experiments/, yours or the shipped "
-        "ones (`vqvae`, `smoke`, `paper/vqvae`).",
+        help="YAML file, or the name of a recipe in experiments/ (`vqvae`, `smoke`, "
+        "`paper/vqvae`).",
         metavar="[RECIPE]",
     ),
 ]
@@ -21,34 +21,44 @@ Overrides = Annotated[
 ]
 Category = Annotated[
     str | None,
-    typer.Option("--category", "-c", help="Product class, e.g. cable; `all` for every one."),
+    typer.Option(
+        "--category", "-c", help="Product category, e.g. cable; `all` for all categories."
+    ),
 ]
 Data = Annotated[
     Path | None,
-    typer.Option("--data", "-d", help="Data set folder (MVTec AD, VisA or that layout)."),
+    typer.Option("--data", "-d", help="Dataset folder (layout of MVTec AD or VisA)."),
 ]
 Good = Annotated[
     Path | None,
     typer.Option(
-        help="Instead of --data: a folder of good images of one category, which is named by "
-        "--category or like the folder."
+        help="Folder of normal images of one category, instead of --data. The category's name is "
+        "--category, or the folder's."
     ),
 ]
 Bad = Annotated[
     Path | None,
     typer.Option(
-        help="Beside --good: a folder of defective images, used for test only. A fifth of the good "
-        "images is then not trained on and becomes the test normals."
+        help="Folder of anomalous images for testing, with --good. A fifth of the normal images "
+        "is then held out as normal test images."
     ),
 ]
 Preset = Annotated[
     str,
     typer.Option(
-        help="`full`: the recipe as written; `quick`: smaller images, fewer epochs.",
+        help="`full`: the recipe as it is; `quick`: smaller images, fewer epochs; `tiny`: a smoke "
+        "test.",
         envvar="VQLAB_PRESET",
     ),
 ]
-Results = Annotated[Path, typer.Option(help="Where pictures and scores.csv are written.")]
-Tracking = Annotated[
-    Path, typer.Option("--mlruns", help="Folder of the tracking store.", envvar="VQLAB_MLRUNS")
+Results = Annotated[
+    Path,
+    typer.Option("--output", "-o", "--results", help="Folder for pictures and scores.csv."),
 ]
+RUN = "run ID, unique ID prefix or name"
+Tracking = Annotated[
+    Path, typer.Option("--mlruns", help="Folder of runs and studies.", envvar="VQLAB_MLRUNS")
+]
+
+RENAMED = {"--results": "--output", "--trials": "--n-trials", "settings": "config"}
+"""Names of options and commands that work until the next release, and their new names."""

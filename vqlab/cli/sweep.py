@@ -1,4 +1,4 @@
-"""The verb `sweep`."""
+"""Command `sweep`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from vqlab.tracking import Tracker
 
 
-@app.command(short_help="Search settings on validation; score the best on test.")
+@app.command(short_help="Search settings on validation; test the best trial.")
 def sweep(
     recipe: Recipe = "all",
     overrides: Overrides = None,
@@ -40,49 +40,47 @@ def sweep(
     bad: Bad = None,
     preset: Preset = "full",
     space: Annotated[
-        Path | None, typer.Option(help="Sweep space (YAML); default: the detector's own.")
+        Path | None, typer.Option(help="Search space (YAML file); default: that of the detector.")
     ] = None,
-    trials: Annotated[int, typer.Option(min=1, help="Trials the study shall have in all.")] = 12,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that work on trials at once.")] = 1,
+    trials: Annotated[
+        int, typer.Option("--n-trials", "-n", "--trials", min=1, help="Total number of trials.")
+    ] = 12,
+    workers: Annotated[int, typer.Option(min=1, help="Number of parallel worker processes.")] = 1,
     launcher: Annotated[
         Literal["local", "ray", "none"],
         typer.Option(
-            help="Who starts workers: `local`, here; `ray`, on a Ray cluster; `none`: they join by "
-            "`vqlab worker STUDY`."
+            help="Where workers are started: `local`: on this machine; `ray`: on a Ray cluster; "
+            "`none`: elsewhere, with `vqlab worker STUDY`."
         ),
     ] = "local",
     ray_address: Annotated[
-        str | None, typer.Option(help="Of the Ray cluster; `auto`: the one that runs here.")
+        str | None, typer.Option(help="Ray cluster address; `auto`: local cluster.")
     ] = None,
-    gpus_per_worker: Annotated[float, typer.Option(min=0, help="Share of GPUs, on Ray.")] = 0,
-    cpus_per_worker: Annotated[float, typer.Option(min=0, help="Share of CPUs, on Ray.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
+    gpus_per_worker: Annotated[float, typer.Option(min=0, help="GPUs per worker (Ray).")] = 0,
+    cpus_per_worker: Annotated[float, typer.Option(min=0, help="CPUs per worker (Ray).")] = 1,
+    seed: Annotated[int, typer.Option(help="Random seed of the search.")] = 0,
     test: Annotated[
         list[int] | None,
         typer.Option(
             min=0,
-            help="Trial to score on test too, besides the best; may be given several times.",
+            help="Also evaluate this trial on the test set, for comparison; may be repeated.",
         ),
     ] = None,
     results: Results = Path("results"),
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
-    """Search settings with Optuna, on validation only; the winner is scored once on test, where
-    there are test images.
+    """Search settings with Optuna on validation, and evaluate the winner once on the test set.
 
-    Without a recipe (or with `all`) several recipes are compared in one study: each gets two
-    trials, the first with its own settings, then the better half gets more (successive halving). A
-    setting of one of them alone is written `vqflow.training.epochs=5`. `vqlab sweep vqvae` searches
-    one recipe.
+    Without a recipe (or with `all`), several recipes are compared: each gets two trials, the first
+    with its own settings, then the better half gets more (successive halving). To override a
+    setting of one recipe, write `vqflow.training.epochs=5`. `vqlab sweep vqvae` searches only one.
 
-    A trial replaces its recipe's own settings only if it is clearly better on validation: the 95 %
-    interval of the difference (paired bootstrap over the images) excludes 0.
+    A trial wins over its recipe's own settings only if the 95 % interval of their difference on
+    validation (paired bootstrap over the images) excludes 0.
 
-    Run it again to continue to TRIALS; after that it only prints the result. A changed space or
-    changed data is a new study. Several workers share this machine's cores; more of them, on any
-    machine, join with `vqlab worker STUDY` (docs/sweeps.md).
-
-    `--test 4` scores trial 4 on test as well, for comparison: it decides nothing.
+    Run the same command again to resume the study, or with a larger --n-trials to extend it. A
+    changed space or dataset is a new study. Workers on this or other machines can join with
+    `vqlab worker STUDY` (docs/sweeps.md).
     """
     alone("sweep", "give a sweep --workers instead")
     from vqlab.cli.progress import interruptible, sweeping
@@ -103,8 +101,8 @@ def sweep(
     models = each_model(config)
     if test and len(models) > 1:
         raise UserError(
-            f"--test must be about the trials of one study; got {len(models)} categories, each of "
-            "which is a study of its own; name one with --category."
+            f"--test needs a single study; got {len(models)} categories with a study each; choose "
+            "one with --category."
         )
     tracker = Tracker.open(mlruns)
     shares = cpus_per_worker, gpus_per_worker

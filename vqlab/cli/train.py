@@ -1,4 +1,4 @@
-"""Verbs that train: `train`, and `settings`, which says what it would take."""
+"""Commands `train` and `config`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 
 from vqlab.cli import app
 from vqlab.cli.options import (
+    RUN,
     Bad,
     Category,
     Data,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from vqlab.tracking import Run, Tracker
 
 
-@app.command(short_help="Train a detector and score it on test.")
+@app.command(short_help="Train a detector and evaluate it on the test set.")
 def train(
     context: typer.Context,
     recipe: Recipe = "vqvae",
@@ -41,29 +42,32 @@ def train(
     preset: Preset = "full",
     resume: Annotated[
         str | None,
-        typer.Option(help="Go on with an interrupted run: its id, the start of it, or its name."),
+        typer.Option(help=f"Resume an interrupted run ({RUN})."),
     ] = None,
     take_over: Annotated[
         bool,
         typer.Option(
             "--take-over",
-            help="With --resume: also where nothing is known of the run's process (its machine or "
-            "container is gone).",
+            help="With --resume: also if it is unknown whether the run's process is alive (its "
+            "machine or container is gone).",
         ),
     ] = False,
     results: Results = Path("results"),
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
-    """Train a detector on good images, choose its thresholds, score the test set, track it all.
+    """Train a detector on normal images, set its thresholds, evaluate it on the test set, and log
+    the run to MLflow.
 
-    Data without test images are measured on validation alone: held-out good images with synthetic
-    anomalies. `--good FOLDER` needs no layout, `--bad FOLDER` beside it is the test set.
+    A dataset without test images is evaluated on validation only: held-out normal images and
+    synthetic anomalies. `--good FOLDER` takes a folder of images without any layout; `--bad FOLDER`
+    adds a test set.
 
-    One model per category; `data.joint=true` makes one for all of them. An interrupted training
-    goes on with `--resume RUN` and the settings it has, bit for bit as if never stopped (on a CPU);
-    `--data` beside it says where the images are now, if they were moved.
+    Trains one model per category, or one for all categories with `data.joint=true`.
 
-    Several processes train together: `torchrun --nproc-per-node=2 -m vqlab train …`
+    `--resume RUN` continues an interrupted run with its own settings; on a CPU the result is
+    identical to that of an uninterrupted run. Give `--data` if the images were moved.
+
+    To train with several processes: `torchrun --nproc-per-node=2 -m vqlab train …`
     (docs/several_gpus.md).
     """
     from vqlab.config import dump
@@ -101,7 +105,7 @@ def train(
 def _resumed(
     tracker: Tracker, reference: str, data: Path | None, take_over: bool
 ) -> tuple[RunConfig, Tracker, Run]:
-    """A run to go on with; data: where its images are now, if they were moved."""
+    """Reopen an interrupted run. data: the dataset's folder, if it was moved."""
     from vqlab.config import merge, nest
     from vqlab.data import load_dataset
     from vqlab.errors import UserError
@@ -132,9 +136,9 @@ def _name(recipe: str, preset: str, overrides: Sequence[str]) -> str:
 
 
 def _nothing_beside_resume(context: typer.Context) -> None:
-    """Raise UserError where the command line has settings, which a resumed run would not take.
+    """Raise UserError if the command line has settings, which a resumed run would ignore.
 
-    A variable of the environment, such as VQLAB_PRESET, is no word on this run.
+    Environment variables such as VQLAB_PRESET are not considered.
     """
     from vqlab.errors import UserError
 
@@ -148,13 +152,13 @@ def _nothing_beside_resume(context: typer.Context) -> None:
             given += [f"--{name} {word}" if option else str(word) for word in words]
     if given:
         raise UserError(
-            f"--resume goes on with the settings a run has; got {' '.join(given)} beside it; leave "
-            "that out, or start a new run for other settings."
+            f"--resume takes no other settings than those of the run; got {' '.join(given)}; "
+            "remove them, or start a new run."
         )
 
 
 def say_budget(preset: str, configs: Mapping[str, RunConfig]) -> None:
-    """One loud line where a preset made the work of the recipes, by name, smaller."""
+    """Print the image size and epochs of a preset other than `full`, for each recipe by name."""
     from vqlab.cli.terminal import marked, out
 
     if preset != "full":
@@ -179,7 +183,7 @@ def _budget(config: RunConfig) -> str:
 
 
 def say_data(config: RunConfig) -> None:
-    """One loud line saying which data are used."""
+    """Print which dataset is used."""
     from vqlab.cli.progress import counting
     from vqlab.cli.terminal import marked, out
     from vqlab.data import describe_source, find_root
@@ -229,8 +233,9 @@ def say_outcome(outcome: Outcome, tracker: Tracker, said: Sequence[str] = ()) ->
     out.print(f"run: {tracker.link(outcome.run_id)} (start it with `vqlab ui`)")
 
 
-@app.command(short_help="Print a recipe with every setting.")
-def settings(
+@app.command("settings", hidden=True)
+@app.command("config", short_help="Print a recipe with all settings.")
+def config(
     recipe: Recipe = "vqvae",
     overrides: Overrides = None,
     category: Category = None,
@@ -239,7 +244,7 @@ def settings(
     bad: Bad = None,
     preset: Preset = "full",
 ) -> None:
-    """Print a recipe as it would run: every setting, defaults filled in."""
+    """Print a recipe with all settings, defaults included."""
     import yaml
 
     from vqlab.config import dump

@@ -1,4 +1,4 @@
-"""The verb `ui`: the MLflow UI on everything tracked here."""
+"""Command `ui`: serve the MLflow UI."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from vqlab.cli.options import Tracking
 from vqlab.ports import is_loopback, names_of, require_free
 
 
-@app.command(short_help="Open the MLflow UI.")
+@app.command(short_help="Serve the MLflow UI.")
 def ui(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0: reachable from other machines.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 also serves other machines.")
     ] = "127.0.0.1",
     allowed_hosts: Annotated[
         str | None,
         typer.Option(
-            help="With --host: names by which browsers call this machine, separated by commas; "
-            "default: its name and its addresses."
+            help="Host names that browsers may use with --host, separated by commas; default: this "
+            "machine's name and addresses."
         ),
     ] = None,
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
-    """Open the MLflow UI on everything tracked here (stop with Ctrl-C).
+    """Serve the MLflow UI (stop it with Ctrl-C).
 
-    Links that other verbs print lead to where it was last started, or to VQLAB_UI=http://host:port.
+    Links printed by other commands use the address of the last `vqlab ui`, or
+    VQLAB_UI=http://host:port.
     """
     from vqlab.cli.terminal import marked, out
     from vqlab.tracking import remember_ui, ui_command

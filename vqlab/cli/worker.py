@@ -1,4 +1,4 @@
-"""The verb `worker`: one more process that works on a study, on this or another machine."""
+"""Command `worker`: run trials of an existing study, on this or another machine."""
 
 from __future__ import annotations
 
@@ -18,31 +18,32 @@ if TYPE_CHECKING:
     from vqlab.sweep import Event
 
 
-@app.command(short_help="Work on the trials of a sweep, beside others.")
+@app.command(short_help="Run trials of an existing study alongside other workers.")
 def worker(
-    study: Annotated[str, typer.Argument(help="The study's name, as `vqlab sweep` prints it.")],
+    study: Annotated[str, typer.Argument(help="Name of the study, as printed by `vqlab sweep`.")],
     data: Annotated[
         Path | None,
-        typer.Option("--data", "-d", help="The data set's folder, where it is another one here."),
+        typer.Option("--data", "-d", help="Dataset folder, if it differs on this machine."),
     ] = None,
     good: Annotated[
-        Path | None, typer.Option(help="The folder of good images, where it is another one here.")
+        Path | None, typer.Option(help="Folder of normal images, if it differs on this machine.")
     ] = None,
-    bad: Annotated[Path | None, typer.Option(help="Likewise, of defective images.")] = None,
+    bad: Annotated[
+        Path | None, typer.Option(help="Folder of anomalous images, if it differs.")
+    ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; default: all cores.")
+        int | None, typer.Option(min=1, help="Number of CPU threads; default: all cores.")
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option(help="Seconds after which no further trial is started.")
+        float | None, typer.Option(help="Start no further trial after this many seconds.")
     ] = None,
     mlruns: Tracking = Path("mlruns"),
     follow: Annotated[bool, typer.Option("--follow", hidden=True)] = False,
 ) -> None:
-    """Take trials of a study that `vqlab sweep` opened, until it has as many as it shall have.
+    """Run trials of a study created by `vqlab sweep` until it reaches its number of trials.
 
-    Needs what the sweep has: the same images, and the same stores (the same mlruns folder, or
-    VQLAB_STORAGE and MLFLOW_TRACKING_URI). May be ended and killed at any moment: its trial is
-    tried again by another worker.
+    The worker needs the same images and the same stores (the same mlruns folder, or VQLAB_STORAGE
+    and MLFLOW_TRACKING_URI). Safe to stop or kill at any time: another worker retries its trial.
     """
     signal.signal(signal.SIGTERM, _stop)
     if follow:
@@ -67,13 +68,13 @@ def _say(event: Event) -> None:
     from vqlab.sweep import TrialFinished, TrialStarted
 
     if isinstance(event, TrialStarted):
-        out.print(f"trial {event.number} begins")
+        out.print(f"trial {event.number} started")
     elif isinstance(event, TrialFinished):
         out.print(ended_text(event))
 
 
 def _end_with_launcher() -> None:
-    """Stop when the process at the other end of standard input is gone, however it ended."""
+    """Stop when the process that holds the other end of standard input has ended."""
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
@@ -81,4 +82,4 @@ def _end_with_launcher() -> None:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what follows is tidying up
-    raise KeyboardInterrupt("stopped; its trial will be tried again.")
+    raise KeyboardInterrupt("stopped; its trial will be retried.")

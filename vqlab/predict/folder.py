@@ -80,7 +80,7 @@ class ResultsFolder:
             raise UserError(
                 f"the prediction interrupted in {visible(self.name)} can be resumed only with the "
                 f"same {' and '.join(different)}; omit --resume to start over, or choose another "
-                "folder with --results."
+                "folder with --output."
             )
         reused = self._journal.with_suffix(".kept")
         row, count = None, 0
@@ -153,7 +153,7 @@ def open_results(results: Path) -> Iterator[ResultsFolder]:
     if others:
         raise UserError(
             f"results folder {visible(results)} must be empty or written by predict; it contains "
-            f"{visible(others[0])}; choose another with --results."
+            f"{visible(others[0])}; choose another with --output."
         )
     lock = FileLock(path / _LOCK, timeout=0)
     try:
@@ -162,12 +162,12 @@ def open_results(results: Path) -> Iterator[ResultsFolder]:
     except Timeout:
         raise UserError(
             f"another prediction is writing to {visible(results)}; wait until it ends, or "
-            "choose another folder with --results."
+            "choose another folder with --output."
         ) from None
     except OSError as error:
         raise UserError(
             f"results folder {visible(results)} cannot be written ({error.strerror}); choose "
-            "another with --results."
+            "another with --output."
         ) from None
     try:
         folder = ResultsFolder(results, path)

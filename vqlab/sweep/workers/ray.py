@@ -124,5 +124,5 @@ def _work(study: str, root: str, data: str | None, threads: int) -> str:
     except UserError as error:
         return str(error)
     except KeyboardInterrupt:
-        return "stopped; its trial will be tried again."
+        return "stopped; its trial will be retried."
     return ""
