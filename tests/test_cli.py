@@ -133,7 +133,7 @@ def test_settings_prints_a_recipe_that_train_accepts(recipe: Path, tmp_path: Pat
         (["promote", "--category", "cable"], ["no tracked runs"]),
         (["rollback", "--category", "cable"], ["no tracked runs"]),
         (["leaderboard"], ["no tracked runs"]),
-        (["leaderboard", "--json", "--csv"], ["exclude each other"]),
+        (["leaderboard", "--json", "--csv"], ["mutually exclusive"]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else None,
 )

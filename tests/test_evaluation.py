@@ -169,7 +169,7 @@ def test_too_few_normals_take_the_largest_and_say_so():
     chosen = choose_thresholds(made([3.0, 9.0, 4.0], [0, 0, 0]), ThresholdSettings())
     assert chosen.image == 9.0
     (note,) = chosen.notes
-    assert "3 held-out normal images" in note and "19 images would" in note and "0.25" in note
+    assert "3 held-out normal images" in note and "19 images are needed" in note and "0.25" in note
     assert evaluate(made([1.0, 99.0], [0, 1]), chosen).notes == (note,)
 
 

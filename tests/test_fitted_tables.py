@@ -107,7 +107,7 @@ def test_a_run_of_one_category_has_a_row_per_split(width: int) -> None:
     lines = lines_of(
         tables.report_table("run", rows, CHOSEN, [("test, mean_image", rows[1][1])]), width
     )
-    holds(lines, width, ["validation", "test", "test, mean_image", "promised", "≤ 0.050"])
+    holds(lines, width, ["validation", "test", "test, mean_image", "target", "≤ 0.050"])
     holds(lines, width, ["from 19 held-out normal images", "score exceeds 4.333"])
     assert not any("false rejec…" in line for line in lines)
 

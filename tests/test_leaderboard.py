@@ -79,7 +79,7 @@ def test_the_best_are_first_whichever_way_the_metric_goes(vqlab: Callable[..., s
     assert names(vqlab(*cable, "--metric", "train/loss"))[0] == "small"
     assert names(vqlab("--json", "--limit", "2")) == ["best", "seeds"]
     shown = vqlab("--metric", "train/loss", "--category", "cable")
-    assert "by train/loss, least first" in shown and re.search(r"0\.1 ", shown)
+    assert "sorted by train/loss, ascending" in shown and re.search(r"0\.1 ", shown)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_the_best_are_first_whichever_way_the_metric_goes(vqlab: Callable[..., s
         (["--category", "cabel"], "category cabel has no runs; did you mean cable?"),
         (["--category", "socket"], "category socket has no runs; there are runs of cable, gear."),
         (["--metric", "test/image_aurok"], "did you mean test/image_auroc?"),
-        (["--metric", "sharpness"], "there are, among others, test/aupro, test/escape_rate"),
+        (["--metric", "sharpness"], "they have, among others, test/aupro, test/escape_rate"),
         (["--mlruns", "nowhere"], "no tracked runs"),
     ],
 )

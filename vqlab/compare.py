@@ -1,86 +1,66 @@
-"""Two runs on the same test images: by how much do they differ, and is it more than chance?"""
+"""Compare two runs on the same test images (paired bootstrap)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vqlab.evaluation import EVIDENCE, MEAN, Measured, load_evidence, paired_differences
+from vqlab.evaluation import EVIDENCE, MEAN, load_evidence, paired_differences
 from vqlab.metrics import Difference
 from vqlab.run import warned_of
 from vqlab.tracking import RunRecord, Tracker
 from vqlab.types import UserError
 
-__all__ = ["MEAN", "Comparison", "compare", "compared"]
+__all__ = ["MEAN", "Comparison", "compare"]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The second run measured against the first."""
+    """The second run compared with the first."""
 
     first: RunRecord
     second: RunRecord
     values: dict[str, dict[str, tuple[float, float]]]
-    """Category, metric: the first's value and the second's."""
+    """Values of the first and the second run, by category and metric."""
     differences: dict[str, dict[str, Difference]]
-    """Category, metric: second minus first, its 95 % interval and p-value."""
-    warned: list[str] = field(default_factory=list)
-    """Categories of which the data audit warns."""
+    """Second minus first, by category and metric."""
+    warned: tuple[str, ...] = ()
+    """Categories with a data-audit warning."""
     images: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Category: how many `normal_images` and `anomalous_images` were compared."""
+    """Numbers of `normal_images` and `anomalous_images` by category."""
 
 
 def compare(
     tracker: Tracker, first: str, second: str, *, resamples: int = 1000, seed: int = 0
 ) -> Comparison:
-    """Compare two runs (id, beginning of it, name) by a paired bootstrap over their test images.
+    """Compare two runs (run ID, unique ID prefix or name) by a paired bootstrap over test images.
 
-    Both are measured on the same resamples, so what makes an image hard for both cancels out.
-    Raises UserError where a run was not measured on test, or not on the same images.
+    Both are measured on the same resamples, so image difficulty that they share cancels out.
+    Raises UserError if a run was not measured on test, or on other images.
     """
     runs = tracker.find(first), tracker.find(second)
     _require_same_test(*runs)
     before, after = (load_evidence(run.artifact(EVIDENCE)) for run in runs)
-    found = compared(runs, before, after, resamples, seed)
-    audited = [warned_of(run.tags, before) for run in runs]
-    found.warned.extend(name for name in before if any(name in each for each in audited))
-    return found
-
-
-def compared(
-    runs: tuple[RunRecord, RunRecord],
-    before: Mapping[str, Measured],
-    after: Mapping[str, Measured],
-    resamples: int,
-    seed: int,
-) -> Comparison:
-    """The comparison of what two runs measured on the same images."""
     paired = paired_differences(before, after, resamples, seed)
-    return Comparison(*runs, paired.values, paired.differences, images=paired.images)
+    audited = [warned_of(run.tags, before) for run in runs]
+    warned = tuple(name for name in before if any(name in each for each in audited))
+    return Comparison(*runs, paired.values, paired.differences, warned, paired.images)
 
 
 def _require_same_test(first: RunRecord, second: RunRecord) -> None:
     for run in (first, second):
         if not any(key.startswith("test/") for key in run.metrics):
-            if run.not_kept:  # then evaluating it does not work either
+            if run.not_kept:  # it cannot be evaluated either
                 raise UserError(f"run {run.name} was not measured on test, and {run.not_kept}")
             raise UserError(
-                f"run {run.short} was not measured on test; `vqlab evaluate --model "
-                f"{run.run_id[:8]}` does that."
+                f"run {run.short} was not measured on test; run `vqlab evaluate --model "
+                f"{run.run_id[:8]}`."
             )
-    marks = [
-        tuple(
-            run.tags.get(f"vqlab.{name}", "") for name in ("data_fingerprint", "test_fingerprint")
-        )
-        for run in (first, second)
-    ]
-    if marks[0] != marks[1]:
-        shown = " and ".join(
-            f"{run.name} on {'/'.join(part[:8] for part in mark)}"
-            for run, mark in zip((first, second), marks, strict=True)
-        )
+    names = ("vqlab.data_fingerprint", "vqlab.test_fingerprint")
+    a, b = ([run.tags.get(name, "") for name in names] for run in (first, second))
+    if a != b:
         raise UserError(
-            f"two runs must be measured on the same test images to be compared; got {shown} (data/"
-            "test fingerprints); evaluate one on the other's data: `vqlab evaluate --model RUN "
-            "--data FOLDER`."
+            "two runs must be measured on the same test images to be compared; got "
+            f"{first.name} on {a[0][:8]}/{a[1][:8]} and {second.name} on {b[0][:8]}/{b[1][:8]} "
+            "(data/test fingerprints); evaluate one on the other's data: `vqlab evaluate --model "
+            "RUN --data FOLDER`."
         )

@@ -1,4 +1,4 @@
-"""The verb `leaderboard`: the runs measured on test, best first."""
+"""The `leaderboard` command: runs measured on test, best first."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def leaderboard(
     metric: Annotated[
         str | None,
         typer.Option(
-            help="Metric that orders the rows, best first; default: test/image_auroc, or another "
-            "where no run has that."
+            help="Metric to sort by, best first; default: test/image_auroc, or the next headline "
+            "metric that a run has."
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Rows shown.")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of the rows.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of rows.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the rows as CSV.")] = False,
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
-    """The runs measured on test, best first, beside the no-learning baseline.
+    """List the runs measured on test, best first, with the no-learning baseline.
 
-    Rows of one detector that differ in settings show these. Wider terminals show more columns.
+    Rows of one detector show the settings in which they differ. Wider terminals show more columns.
     """
     from vqlab.cli.leaderboard_table import make_board, seeds_table
     from vqlab.cli.progress import out
@@ -44,7 +44,7 @@ def leaderboard(
     from vqlab.tracking import Tracker
 
     if as_json and as_csv:
-        raise UserError("--json and --csv exclude each other; leave one out.")
+        raise UserError("--json and --csv are mutually exclusive; omit one.")
     tracker = Tracker.open(mlruns, create=False, write=False)
     only = None if category == "all" else category
     metric = metric or _first_there(tracker, only)
@@ -56,7 +56,7 @@ def leaderboard(
         typer.echo(_csv(board_rows(board)), nl=False)
     elif not runs:
         out.print(
-            "no run is measured on test yet; `vqlab train` and `vqlab sweep` do that where the "
+            "no run has been measured on test yet; `vqlab train` and `vqlab sweep` do that if the "
             "data have test images."
         )
     else:
@@ -78,8 +78,8 @@ def _first_there(tracker: Tracker, category: str | None) -> str:
 
 
 def _measured(tracker: Tracker, category: str | None, metric: str) -> list[RunRecord]:
-    """Return the runs with test metrics, best first. Raises UserError for a category or a metric
-    that no run has."""
+    """Return the runs with test metrics, best first. Raises UserError if no run has the category or
+    the metric."""
     from vqlab.errors import UserError, did_you_mean
     from vqlab.metrics import less_is_better
     from vqlab.tracking import meant_by
@@ -100,25 +100,25 @@ def _measured(tracker: Tracker, category: str | None, metric: str) -> list[RunRe
     if measured and metric not in keys:
         names = sorted(key for key in keys if key.startswith("test/") and key.count("/") == 1)
         plain = [name for name in names if not name.endswith(("_low", "_high"))]
-        hint = did_you_mean(metric, keys) or f"there are, among others, {', '.join(plain)}."
-        raise UserError(f"metric {metric} is in none of these runs; {hint}")
+        hint = did_you_mean(metric, keys) or f"they have, among others, {', '.join(plain)}."
+        raise UserError(f"metric {metric} is not in any of these runs; {hint}")
     return measured
 
 
 def _champions(tracker: Tracker, runs: Sequence[RunRecord]) -> set[str]:
-    """Return the run ids of the champions of the runs' categories."""
+    """Return the run IDs of the champions of the runs' categories."""
     versions = [tracker.registry.at(names) for names in sorted({run.categories for run in runs})]
     return {version.run_id for version in versions if version is not None}
 
 
 def _category(run: RunRecord) -> str:
-    """Return what a run is about: its category, or where runs of several are filed."""
+    """Return the category of a run, or its experiment if it has several."""
     return run.categories[0] if len(run.categories) == 1 else run.experiment
 
 
 def board_rows(board: Board) -> list[dict[str, Any]]:
-    """Return the rows as plain values: what identifies a run, its test metrics, the settings in
-    which rows of its detector differ."""
+    """Return the rows as plain values: run, data, test metrics, and the settings in which rows of
+    the detector differ."""
     return [
         {
             "run_id": row.run.run_id,
@@ -143,7 +143,7 @@ def board_rows(board: Board) -> list[dict[str, Any]]:
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    """One line per run; metrics and settings are columns under their keys."""
+    """Format one line per run; metrics and settings are columns under their keys."""
     flat = [
         {**{k: v for k, v in row.items() if not isinstance(v, dict)}, **row["metrics"]}
         | row["settings"]

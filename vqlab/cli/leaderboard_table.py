@@ -1,4 +1,4 @@
-"""The leaderboard as a table, and the runs that differ in their seed alone."""
+"""The leaderboard as a table, and a summary of runs that differ only in their seed."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from vqlab.tracking import RunRecord
 
 _FIRST = ("features.backbone", "data.image_size", "preset", "training.epochs", "training.seed")
-"""Settings that are shown before others."""
+"""Settings shown before others."""
 _NOT_SHOWN = {
     "data.root", "data.good", "data.bad", "data.categories", "data.memory_mib", "detector.name",
     "features.cache", "training.device", "training.threads", "training.validate_every",
 }  # fmt: skip
-"""Settings that say where a run ran, not what it is."""
+"""Settings of the execution, not of the model."""
 _BY_RANK = sorted(headlines(2), key=lambda name: METRICS[name].headline)
 """Metrics of the columns, most important first."""
 _SEEDS = [name for name in _BY_RANK if isinstance(METRICS[name], Ranking)]
 _NO_SETTINGS = {"training.seed", "training.device", "training.threads"}
-"""What two runs of the same settings may differ in."""
+"""Settings in which runs of one seed group may differ."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A run on the board."""
+    """A run of the leaderboard."""
 
     run: RunRecord
     champion: bool
     settings: dict[str, Any]
-    """Those in which rows of the same category and detector differ."""
+    """Settings in which rows of the same category and detector differ."""
 
     @property
     def category(self) -> str:
@@ -52,8 +52,8 @@ class Row:
 
     @property
     def data(self) -> str:
-        """The data's source and fingerprint, and that of the test images where validation took
-        some of them: rows that differ here cannot be compared."""
+        """Source and fingerprint of the data, and that of the test images if validation uses some
+        of them: rows that differ here are not comparable."""
         tags = self.run.tags
         data = f"{tags.get('vqlab.data', '')} {tags.get('vqlab.data_fingerprint', '')[:8]}".strip()
         if self.run.params.get("data.validation.source") == "test":
@@ -74,7 +74,7 @@ class Board:
     metric: str
 
     def table(self, width: int) -> FittedTable:
-        """Return the table that fits into `width` characters, the baselines below the runs."""
+        """Return the table for a terminal of `width` characters, baselines below the runs."""
         rows, baselines = self.rows, self._baselines()
         every = [*rows, *baselines]
         columns = [Column("run", [_id(row) for row in rows] + ["baseline"] * len(baselines))]
@@ -89,7 +89,7 @@ class Board:
         texts = [settings_text(_short(row.settings)) for row in rows] + [""] * len(baselines)
         if any(texts):
             columns.append(Column("differs in", texts, wraps=True))
-        names = [row.run.name for row in rows] + ["learns nothing"] * len(baselines)
+        names = [row.run.name for row in rows] + ["no-learning baseline"] * len(baselines)
         columns.append(Column("name", names, rank=30))
         styles = ["bold green" if row.champion else "" for row in rows] + ["dim"] * len(baselines)
         notes = ["★ champion"] * any(row.champion for row in rows)
@@ -97,15 +97,15 @@ class Board:
         return fitted_table(self._title(), columns, width, styles, "\n".join(notes))
 
     def _several_data(self) -> bool:
-        """Whether rows of one category were measured on different images."""
+        """Return whether rows of one category were measured on different images."""
         return len({(row.category, row.data) for row in self.rows}) > len(
             {row.category for row in self.rows}
         )
 
     def _title(self) -> str:
-        order = "least first" if less_is_better(self.metric) else "largest first"
+        order = "ascending" if less_is_better(self.metric) else "descending"
         shown = "" if self.total == len(self.rows) else f", {len(self.rows)} shown"
-        lines = [f"{self.total} runs measured on test{shown}; by {self.metric}, {order}"]
+        lines = [f"{self.total} runs measured on test{shown}, sorted by {self.metric}, {order}"]
         categories = {row.category + " ⚠" * row.warned for row in self.rows}
         sources = {row.run.tags.get("vqlab.data", "") for row in self.rows}
         if len(categories) == 1:
@@ -116,7 +116,7 @@ class Board:
         return "\n".join(lines)
 
     def _figures(self, baselines: Sequence[Row]) -> list[Column]:
-        """The metric of the order first, then what fits of others, of the runs' codebooks, cost."""
+        """Return the columns of numbers: sorting metric, other metrics, run time, perplexity."""
         split, _, name = self.metric.rpartition("/")
         header = metric_title(name) if split == "test" else self.metric
         figures = [self._column(header.replace("/", "/ "), self.metric, baselines, 0)]
@@ -140,20 +140,20 @@ class Board:
         return Column(header, cells, rank, number=True)
 
     def _baselines(self) -> list[Row]:
-        """The first row of each category and data that measured the baseline as well."""
-        found: dict[tuple[str, str], Row] = {}
+        """Return the first row of each category and data that has baseline metrics."""
+        first: dict[tuple[str, str], Row] = {}
         for row in self.rows:
             if "test_mean_image/image_auroc" in row.run.metrics:
-                found.setdefault((row.category, row.data), row)
-        return list(found.values())
+                first.setdefault((row.category, row.data), row)
+        return list(first.values())
 
 
 def make_board(
     runs: Sequence[RunRecord], total: int, metric: str, champions: Iterable[str] = ()
 ) -> Board:
-    """Return the board of `runs`, in their order. champions: run ids."""
-    crowned = set(champions)
-    whole = [Row(run, _model(run) in crowned, _settings(run)) for run in runs]
+    """Return the leaderboard of `runs`, in their order. champions: run IDs."""
+    champions = set(champions)
+    whole = [Row(run, _model(run) in champions, _settings(run)) for run in runs]
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in whole:
         groups.setdefault((row.category, row.detector), []).append(row)
@@ -174,24 +174,24 @@ def make_board(
 
 
 def _model(run: RunRecord) -> str:
-    """The run that trained what `run` measured."""
+    """Return the ID of the run that trained the model of `run`."""
     return run.tags.get("vqlab.model_run", run.run_id)
 
 
 def _settings(run: RunRecord) -> dict[str, Any]:
-    """The settings of a run's model, those included that its sweep chose after training."""
+    """Return the settings of a run's model, including those its sweep chose after training."""
     chosen = {key.removeprefix("vqlab."): value for key, value in run.tags.items()}
     texts = {key: chosen.get(key, value) for key, value in run.params.items()}
-    found = {key: _value(text) for key, text in texts.items() if key not in _NOT_SHOWN}
+    settings = {key: _value(text) for key, text in texts.items() if key not in _NOT_SHOWN}
     if "vqlab.preset" in run.tags:
-        found["preset"] = run.tags["vqlab.preset"]
+        settings["preset"] = run.tags["vqlab.preset"]
     if "vqlab.model_run" in run.tags:
-        found["evaluates"] = run.tags["vqlab.model_run"][:8]
-    return found
+        settings["evaluates"] = run.tags["vqlab.model_run"][:8]
+    return settings
 
 
 def _value(text: str) -> Any:
-    """A setting as MLflow stores it: a number, a list, a word."""
+    """Parse a setting as MLflow stores it: a number, a list, or text."""
     try:
         return float(text) if "." in text or "e" in text.lower() else int(text)
     except ValueError:
@@ -206,7 +206,7 @@ def _ordered(settings: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
 
 
 def _short(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as one word each: lists joined, of a path its last part."""
+    """Shorten settings: join lists, keep the last part of a path."""
     return {
         key: "+".join(map(str, value))
         if isinstance(value, list)
@@ -222,7 +222,7 @@ def _id(row: Row) -> str:
 
 
 def _number(metrics: Mapping[str, float], key: str) -> str:
-    """A metric as text, of a rate also how many images it counts of how many."""
+    """Format a metric, a rate with its counts of images."""
     if key not in metrics:
         return "–"
     if not key.startswith("test"):
@@ -233,7 +233,7 @@ def _number(metrics: Mapping[str, float], key: str) -> str:
 
 
 def seeds_table(records: Sequence[RunRecord], width: int) -> FittedTable | None:
-    """Mean ± standard deviation of runs that differ in `training.seed` alone; None without any."""
+    """Mean ± standard deviation of runs that differ only in `training.seed`; None without any."""
     groups: dict[tuple[object, ...], dict[str, RunRecord]] = {}
     for record in records:
         if "test/image_auroc" in record.metrics and "training.seed" in record.params:
@@ -257,10 +257,10 @@ def seeds_table(records: Sequence[RunRecord], width: int) -> FittedTable | None:
         columns.append(Column(metric_title(name), cells, rank, number=True))
     runs = [" ".join(run.run_id[:8] for run in by.values()) for by in several]
     columns.append(Column("runs", runs, rank=10, wraps=True))
-    title = "the same settings with several seeds"
+    title = "same settings, several seeds"
     return fitted_table(title, columns, width, caption=AUDITED if any(warned) else "")
 
 
 def _spread(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    return f"{mean(known):.3f} ± {stdev(known):.3f}" if len(known) > 1 else "–"
+    defined = [value for value in values if value is not None]
+    return f"{mean(defined):.3f} ± {stdev(defined):.3f}" if len(defined) > 1 else "–"

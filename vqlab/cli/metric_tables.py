@@ -1,4 +1,4 @@
-"""Tables of metrics: a row per category or split, a column per metric."""
+"""Tables of metrics: one row per category or split, one column per metric."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 _FORMS = ((4, " "), (3, " "), (3, "\n"), (2, "\n"), (1, " "), (1, "\n"), (1, None))
 """Forms of a table, widest first: headline level of its metrics, separator before intervals."""
 AUDITED = (
-    "⚠ here a trivial statistic of the images separates test normals from test defects, so image "
-    "metrics may flatter (vqlab data audit): judge by pixel metrics."
+    "⚠ a trivial statistic of the images separates normal from anomalous test images, so image "
+    "metrics may be optimistic (vqlab data audit): judge by pixel metrics."
 )
-"""Footnote of the category of a run whose data audit warns."""
+"""Footnote on categories with a data-audit warning."""
 _INDENT = 2 * PROTECTED
-"""Before the name of a category under its heading."""
+"""Indent of a category under its heading."""
 _MARK = PROTECTED + "⚠"
-_LEGEND = "a–b: 95 % interval: of rates, k of n images, Clopper–Pearson; of others, bootstrap"
+_LEGEND = "a–b: 95 % interval (rates, k of n images: Clopper–Pearson; others: bootstrap)"
 Metrics = Mapping[str, float]
 
 
@@ -36,10 +36,10 @@ def report_table(
     thresholds: Thresholds | None = None,
     beside: Sequence[tuple[str, Report]] = (),
 ) -> Widest:
-    """Metrics of several reports, a row each; where there are several categories a row for each of
-    them, their mean, and all images pooled. Of reports in `beside` (baselines) the mean alone.
+    """Metrics of several reports, one row each; with several categories one row per category, their
+    mean, and all images pooled. Reports in `beside` (baselines) have one row, their mean.
 
-    thresholds: those that the reports were measured at.
+    thresholds: those of the reports.
     """
     entries: list[_Entry] = []
     for name, report in rows:
@@ -57,9 +57,9 @@ def figures_table(
     warned: bool = False,
     thresholds: Thresholds | None = None,
 ) -> Widest:
-    """Metric keys such as `test/aupro`, a row per (metrics, split).
+    """Metrics by key, such as `test/aupro`, one row per (metrics, split).
 
-    warned: the data audit warns of the test images.
+    warned: whether the test images have a data-audit warning.
     """
     entries = []
     for name, (metrics, split) in rows.items():
@@ -69,7 +69,7 @@ def figures_table(
 
 
 def comparison_tables(comparison: Comparison) -> list[FittedTable]:
-    """For every category each headline metric of both runs, the difference and how sure it is."""
+    """One table per category: headline metrics of both runs and their difference, with interval."""
     from vqlab.compare import MEAN
 
     runs = (comparison.first, comparison.second)
@@ -95,7 +95,7 @@ def comparison_tables(comparison: Comparison) -> list[FittedTable]:
 
 
 def _values(metrics: Metrics, images: Mapping[str, int]) -> dict[str, str]:
-    """Metrics as text, the counts of images behind rates."""
+    """Format metrics, rates with their counts of images."""
     counts = rate_counts({**metrics, **images})
     return {
         key: f"{value:.3f}" + (f" ({counts[key]})" if key in counts else "")
@@ -118,39 +118,39 @@ def _counted(images: Mapping[str, int]) -> str:
 
 
 def thresholds_text(thresholds: Thresholds) -> str:
-    """The thresholds that were chosen, from how many images, and what is promised of them."""
+    """Describe the thresholds, how they were chosen, and their guarantee."""
     chosen: list[str] = [] if thresholds.method is None else [thresholds.method]
     if thresholds.calibration is not None:
         chosen.append(f"from {thresholds.calibration.count} held-out normal images")
     how = f" ({', '.join(chosen)})" if chosen else ""
-    promise = "no false-reject rate is promised"
+    target = "no target false-reject rate"
     if thresholds.promised is not None:
-        promise = f"promised: a mean false-reject rate of at most {thresholds.promised:.3g}"
+        target = f"target: a mean false-reject rate of at most {thresholds.promised:.3g}"
     return (
-        f"thresholds{how}: an image is rejected where its score exceeds {thresholds.image:.4g}; in "
-        f"a rejected image, pixels above {thresholds.pixel:.4g} are marked; {promise}."
+        f"thresholds{how}: an image is rejected if its score exceeds {thresholds.image:.4g}; in "
+        f"a rejected image, pixels above {thresholds.pixel:.4g} are marked; {target}."
     )
 
 
 def split_of(metrics: Metrics, split: str) -> dict[str, float]:
-    """The metrics of one split, by name: `test/aupro` of `test` as `aupro`."""
+    """Return the metrics of one split by name: `test/aupro` of split `test` as `aupro`."""
     start = f"{split}/"
     return {key[len(start) :]: value for key, value in metrics.items() if key.startswith(start)}
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """One row before its metrics are put into columns; a heading has none."""
+    """A row; headings have no metrics."""
 
     name: str
     metrics: Metrics | None
     style: str = ""
     last: bool = False
-    """The last one under its heading."""
+    """Whether it is the last one under its heading."""
 
 
 def _of_report(name: str, report: Report) -> Iterator[_Entry]:
-    """A row, or of several categories a heading and a row for each, mean and pooled."""
+    """Yield one row, or for several categories a heading, their rows, mean and pooled."""
     marks = {
         category: _MARK if category in report.warned else "" for category in report.per_category
     }
@@ -168,14 +168,14 @@ def _of_report(name: str, report: Report) -> Iterator[_Entry]:
 
 
 def _with_intervals(report: Report) -> dict[str, float]:
-    """The mean metrics, as `…_low` and `…_high` their 95 % intervals where there are any, and of
-    one category the numbers of images."""
+    """Return the mean metrics with their intervals (`…_low`, `…_high`), and the numbers of images
+    of a single category."""
     keyed = report.keyed("")
     return {key[1:]: value for key, value in keyed.items() if key.count("/") == 1}
 
 
 def _metrics_table(title: str, entries: Sequence[_Entry], thresholds: Thresholds | None) -> Widest:
-    """The wider the terminal, the more metrics, with their intervals beside, below, or not."""
+    """Return the forms of a table; wider terminals show more metrics and intervals."""
     sampled = any(key.endswith("_low") for entry in entries for key in entry.metrics or ())
     captions = [] if thresholds is None else [thresholds_text(thresholds)]
     captions += [AUDITED] if any("⚠" in entry.name for entry in entries) else []
@@ -184,9 +184,9 @@ def _metrics_table(title: str, entries: Sequence[_Entry], thresholds: Thresholds
         shown = [key for key in headlines(level) if any(_has(e, key) for e in entries)]
         rows = [_row(entry, shown, between) for entry in entries]
         if thresholds is not None and thresholds.promised is not None:
-            promised = f"≤ {thresholds.promised:.3f}"
-            cells = [promised if key == "false_reject_rate" else "" for key in shown]
-            rows.append(Row(["promised", *cells], "dim"))
+            target = f"≤ {thresholds.promised:.3f}"
+            cells = [target if key == "false_reject_rate" else "" for key in shown]
+            rows.append(Row(["target", *cells], "dim"))
         columns = [Column("", text=True), *(Column(metric_title(key)) for key in shown)]
         legend = [_LEGEND] if sampled and between is not None else []
         forms.append(FittedTable(title, columns, rows, "\n".join([*legend, *captions])))
@@ -205,8 +205,8 @@ def _row(entry: _Entry, keys: Sequence[str], between: str | None) -> Row:
 
 
 def _cell(metrics: Metrics, key: str, between: str | None) -> Cell:
-    """A metric; behind it, after `between`, of a rate its count of images, and its interval where
-    it has one. Without `between` there is no interval, and the count stands below."""
+    """Format a metric, followed by `between`, the count of images of a rate, and the interval.
+    Without `between`, omit the interval and put the count below."""
     if key not in metrics:
         return "–"
     more = [str(count) for name, count in rate_counts(metrics).items() if name == key]

@@ -20,6 +20,6 @@ from vqlab.cli.trial_tables import trials_table as trials_table
 
 
 def say_notes(notes: Sequence[str]) -> None:
-    """What is to be known of the figures above: what is undefined, not promised, or may flatter."""
+    """Print notes on the table above, such as undefined metrics."""
     for note in notes:
         out.print(f"note: {note}", soft_wrap=not out.is_terminal)

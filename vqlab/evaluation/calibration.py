@@ -89,5 +89,8 @@ def _quantiles(scores: Sequence[float] | NDArray[np.float64], shares: Any) -> li
     """Quantiles of finite scores, also of some whose differences overflow."""
     values = np.asarray(scores, np.float64)
     scale = 0.5 if np.abs(values).max() > np.finfo(np.float64).max / 2 else 1.0
-    quantiles: list[float] = (np.quantile(values * scale, shares) / scale).tolist()
-    return quantiles
+    quantiles = np.quantile(values * scale, shares) / scale
+    ends = [np.equal(shares, 0), np.equal(shares, 1)]  # exactly: scaling rounds subnormal scores
+    quantiles = np.select(ends, [values.min(), values.max()], quantiles)
+    result: list[float] = quantiles.tolist()
+    return result

@@ -1,4 +1,4 @@
-"""What a report rests on, as a file: so that two runs can be compared long after both."""
+"""Save what comparing two runs needs, so that they can be compared later."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from vqlab.text import visible
 from vqlab.types import UserError
 
 EVIDENCE = "evaluation/evidence.npz"
-"""Where a run keeps it among its artifacts."""
+"""Artifact with the evidence of a tested run."""
 VALIDATION_EVIDENCE = "validation/evidence.npz"
-"""The same of the validation images, kept by the trials of a sweep."""
+"""The same for the validation images, of the trials of a sweep."""
 _PARTS = tuple(part.name for part in fields(Evidence))
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One category of a report: its metrics, and what resampling them needs."""
+    """The metrics of one category, and what resampling them needs."""
 
     metrics: dict[str, float]
     evidence: Evidence
 
 
 def save_evidence(report: Report, path: Path) -> None:
-    """Write the evidence of a report; some 100 kB for 100 images."""
+    """Write the evidence of a report, about 100 kB for 100 images."""
     arrays = {
         f"{visible(category)}/{part}": getattr(evidence, part)
         for category, evidence in report.evidence.items()
@@ -42,7 +42,7 @@ def save_evidence(report: Report, path: Path) -> None:
 
 
 def load_evidence(path: Path) -> dict[str, Measured]:
-    """What `save_evidence` wrote, by category. Raises UserError for another file."""
+    """Load evidence by category. Raises UserError if `save_evidence` did not write the file."""
     try:
         with np.load(path, allow_pickle=False) as file:
             metrics = json.loads(str(file["metrics"]))

@@ -1,4 +1,4 @@
-"""Thresholds: chosen on held-out images, stored in the checkpoint, applied everywhere."""
+"""Thresholds: chosen on held-out images and stored in the checkpoint."""
 
 from __future__ import annotations
 
@@ -21,68 +21,68 @@ from vqlab.types import UserError
 Array = NDArray[Any]
 Method = Literal["conformal", "quantile", "f1max"]
 SIGNIFICANT = 0.05
-"""Below this probability of so many false rejects the promise counts as broken."""
+"""Significance level at which the guarantee counts as violated."""
 
 
 class ThresholdSettings(Settings):
-    """Section `threshold`: how the image and the pixel threshold are chosen on validation."""
+    """Section `threshold`: how the image and pixel thresholds are chosen on validation."""
 
     method: Method = "conformal"
-    """`conformal`: the share of normal images below is promised, whatever their distribution;
-    `quantile`: the plain quantile of the held-out normal images; `f1max`: best F1 against drawn
-    defects, for images and for pixels."""
+    """`conformal`: guarantees the false-reject rate, whatever the distribution of the scores;
+    `quantile`: the plain quantile of the held-out normal images; `f1max`: best F1 on synthetic
+    anomalies, for images and for pixels."""
     false_reject_rate: float = Field(default=0.05, gt=0, lt=1)
-    """Share of normal images that may be rejected (not with `f1max`)."""
+    """Target share of normal images that are rejected (not with `f1max`)."""
     pixel_false_positive_rate: float = Field(default=0.005, gt=0, lt=1)
-    """Share of normal pixels that may lie above the pixel threshold (not with `f1max`)."""
+    """Target share of normal pixels above the pixel threshold (not with `f1max`)."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """An image is rejected where its score exceeds `image`; a rejected image is marked where its
-    anomaly map exceeds `pixel`."""
+    """An image is rejected if its score exceeds `image`; pixels of a rejected image are marked if
+    its anomaly map exceeds `pixel`."""
 
     image: float
     pixel: float
     notes: tuple[str, ...] = ()
-    """Sentences on what the thresholds can not promise."""
+    """Sentences on what the thresholds do not guarantee."""
     method: Method | None = None
-    """How they were chosen; none where an older checkpoint does not say."""
+    """How they were chosen; None in older checkpoints."""
     promised: float | None = None
-    """The expected share of unseen normal images that are rejected is at most this; none where
-    nothing is promised (`f1max`)."""
+    """Upper bound on the expected false-reject rate on unseen normal images; None without a
+    guarantee (`f1max`)."""
     calibration: CalibrationScores | None = None
-    """The scores of the held-out normal images that they were chosen on."""
+    """Scores of the held-out normal images."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "notes", tuple(self.notes))  # a list, when read from JSON
+        object.__setattr__(self, "notes", tuple(self.notes))  # a list if read from JSON
 
     @classmethod
     def read(cls, tree: Mapping[str, Any]) -> Thresholds:
-        """What `dataclasses.asdict` made of thresholds, also in older checkpoints."""
+        """Restore thresholds from `dataclasses.asdict`, also of older checkpoints."""
         summary = tree.get("calibration")
         return cls(**{**tree, "calibration": summary and CalibrationScores(**summary)})
 
     def verdict(self, score: float) -> Verdict:
-        """`pass` or `reject`, for a raw image score."""
+        """Return `pass` or `reject` for a raw image score."""
         return verdict_of(score, self.image)
 
     def calibrated(self, score: float) -> float:
-        """A raw image score as a number in [0, 1] for display, 0.5 at the image threshold."""
+        """Map a raw image score to [0, 1] for display, 0.5 at the image threshold."""
         return calibrated(score, self.image, self.calibration)
 
 
 def choose_thresholds(validation: Scored, settings: ThresholdSettings) -> Thresholds:
-    """Thresholds from a scored validation set; its defects are looked at by `f1max` only.
+    """Choose thresholds from a scored validation set; only `f1max` uses its defects.
 
     Image: the k-th smallest of the scores of n normal images. An unseen normal image, exchangeable
     with these, exceeds it with probability at most (n + 1 − k) / (n + 1) (split conformal
     prediction; Vovk, Gammerman, Shafer 2005, Algorithmic Learning in a Random World).
-    `conformal`: k = ⌈(n + 1)(1 − α)⌉; where n is too small for α it is the largest, and a note
-    says so. `quantile`: k − 1 = ⌈(n − 1)(1 − α)⌉. `f1max`: halfway between the lowest score that
-    is flagged at the best F1 and the next one. Pixel: the value above which at most the set share
-    of normal pixels lies; `f1max`: just below the lowest value flagged at the best pixel F1.
-    Raises ValueError without a normal image, UserError where `f1max` finds no defects.
+    `conformal`: k = ⌈(n + 1)(1 − α)⌉; if n is too small for α, the largest score and a note.
+    `quantile`: k − 1 = ⌈(n − 1)(1 − α)⌉. `f1max`: halfway between the lowest score flagged at the
+    best F1 and the next one. Pixel: the value exceeded by at most the target share of normal
+    pixels; `f1max`: just below the lowest value flagged at the best pixel F1.
+    Raises ValueError without a normal image, UserError if `f1max` has no defects.
     """
     normals = validation.normals()
     if len(normals) == 0:
@@ -100,12 +100,11 @@ def choose_thresholds(validation: Scored, settings: ThresholdSettings) -> Thresh
 
 
 def _uneven(normals: Scored, threshold: float) -> tuple[str, ...]:
-    """A sentence for each of several categories that the one image threshold does not fit.
+    """Say which of several categories the shared image threshold does not fit.
 
-    Where scores of all categories lie alike, the number of a category's m normal images among the R
-    that are rejected of all N is hypergeometric (N, R, m). One-sided test at 0.05, divided by the
-    number of categories. A category that is rejected too often keeps the threshold too high for the
-    others.
+    If the scores of all categories have one distribution, the number of a category's m normal
+    images among the R rejected of all N is hypergeometric (N, R, m). One-sided test at 0.05 with
+    Bonferroni correction. A category rejected too often raises the threshold of all others.
     """
     groups = normals.by_category()
     flagged = normals.image_scores > threshold
@@ -116,22 +115,23 @@ def _uneven(normals: Scored, threshold: float) -> tuple[str, ...]:
 
     notes = []
     for category, places in groups.items():
-        own, count = int(flagged[places].sum()), len(places)
-        if hypergeom.sf(own - 1, total, rejected, count) < SIGNIFICANT / len(groups):
+        rejects, count = int(flagged[places].sum()), len(places)
+        if hypergeom.sf(rejects - 1, total, rejected, count) < SIGNIFICANT / len(groups):
             notes.append(
-                f"One image threshold for {len(groups)} categories rejects {own} of {count} "
-                f"held-out normal images of {category} and {rejected - own} of {total - count} "
-                "others: image scores of the categories do not lie alike, so false_reject_rate and "
-                "escape_rate mislead; a model for each category has a threshold of its own."
+                f"One image threshold for {len(groups)} categories rejects {rejects} of {count} "
+                f"held-out normal images of {category} and {rejected - rejects} of {total - count} "
+                "others: the image scores of the categories differ in distribution, so "
+                "false_reject_rate and escape_rate may mislead; train a model per category for "
+                "separate thresholds."
             )
     return tuple(notes)
 
 
 def guarantee_note(thresholds: Thresholds, false_rejects: int, normals: int) -> str | None:
-    """A sentence where significantly more normal images were rejected than was promised.
+    """Return a sentence if significantly more normal images were rejected than guaranteed.
 
     Of m new images, exchangeable with the n calibration images, the number above the k-th smallest
-    of these follows a beta-binomial distribution (m; n + 1 − k, k), or is less where scores tie
+    of these follows a beta-binomial distribution (m; n + 1 − k, k), or is less with ties
     (Angelopoulos and Bates 2021, arXiv:2107.07511, appendix C). One-sided test at 0.05.
     """
     if thresholds.promised is None or thresholds.calibration is None or normals == 0:
@@ -147,9 +147,9 @@ def guarantee_note(thresholds: Thresholds, false_rejects: int, normals: int) -> 
     if chance >= SIGNIFICANT:
         return None
     return (
-        f"{false_rejects} of {normals} normal test images ({rate:.3f}) were rejected where at most "
-        f"{promised:.3g} was promised from {count} held-out normal images (p = {chance:.2g}): "
-        "normal test images seem to differ from normal training images."
+        f"{false_rejects} of {normals} normal test images ({rate:.3f}) were rejected; the target "
+        f"from {count} held-out normal images is at most {promised:.3g} (p = {chance:.2g}): normal "
+        "test images seem to differ from normal training images."
     )
 
 
@@ -158,22 +158,22 @@ def _conformal_place(count: int, rate: float) -> int:
 
 
 def _conformal(count: int, rate: float) -> tuple[int, float]:
-    """Which of the sorted scores, counted from 1; the false-reject rate that it promises."""
+    """Return the rank of the threshold among the sorted scores, from 1, and its guaranteed rate."""
     place = _conformal_place(count, rate)
     return (place, rate) if place <= count else (count, 1 / (count + 1))
 
 
 def _quantile(count: int, rate: float) -> tuple[int, float]:
-    """As `_conformal`; its promise is what an order statistic of so few scores can hold."""
+    """As `_conformal`; the guarantee is that of the order statistic."""
     place = math.ceil((count - 1) * (1 - rate) - 1e-9) + 1
     return place, (count + 1 - place) / (count + 1)
 
 
 def _too_few(place: int, count: int, rate: float) -> tuple[str, ...]:
-    """A sentence where the threshold is the highest of `count` scores: what that can promise.
+    """Say what the highest of `count` scores guarantees, if the threshold is that score.
 
-    The share of normal images above the highest of n scores is distributed as Beta(1, n): its mean
-    is 1 / (n + 1), and it is at most 1 − 0.05^(1 / n) with 95 % confidence.
+    The share of normal images above the highest of n scores is Beta(1, n) distributed: its mean is
+    1 / (n + 1), and it is at most 1 − 0.05^(1 / n) with 95 % confidence.
     """
     if place < count:
         return ()
@@ -182,13 +182,13 @@ def _too_few(place: int, count: int, rate: float) -> tuple[str, ...]:
     needed = math.ceil(1 / rate - 1e-9) - 1
     if count < needed:
         return (
-            f"{only}: it can promise a mean false-reject rate of 1 / ({count} + 1) = "
-            f"{1 / (count + 1):.3g} ({highest}); {needed} images would be needed for {rate:g}.",
+            f"{only}: it guarantees a mean false-reject rate of 1 / ({count} + 1) = "
+            f"{1 / (count + 1):.3g} ({highest}); {needed} images are needed for {rate:g}.",
         )
     return (
-        f"{only}: the promised false-reject rate of {rate:g} is a mean over such sets of images; "
-        f"this threshold's own rate is {highest}. From {math.ceil(2 / rate - 1e-9) - 1} images on "
-        "it would not depend on a single image.",
+        f"{only}: the target false-reject rate of {rate:g} is a mean over such sets of images; the "
+        f"rate of this threshold is {highest}. With at least {math.ceil(2 / rate - 1e-9) - 1} "
+        "images it does not depend on a single one.",
     )
 
 
@@ -199,7 +199,7 @@ _CHOOSE: dict[str, Callable[[int, float], tuple[int, float]]] = {
 
 
 def _exceeded_by(maps: Sequence[Array], rate: float) -> float:
-    """The value above which at most the share `rate` of all pixels lies; holds but that share."""
+    """Return the value exceeded by at most the share `rate` of all pixels; bounded memory."""
     keep = math.floor(rate * sum(values.size for values in maps)) + 1
     top = np.empty(0, np.float32)
     for values in maps:
@@ -210,22 +210,22 @@ def _exceeded_by(maps: Sequence[Array], rate: float) -> float:
 
 
 def _at_best_f1(validation: Scored) -> tuple[float, float]:
-    """Image and pixel threshold; pixels of defects without a mask are left out."""
-    scores, defect = validation.image_scores, validation.labels == 1
+    """Return image and pixel threshold; defects without a mask have no pixels."""
+    scores, anomalous = validation.image_scores, validation.labels == 1
     masked = [i for i in range(len(validation)) if validation.masks[i].any()]
-    known = masked + [int(i) for i in np.flatnonzero(~defect)]
+    usable = masked + [int(i) for i in np.flatnonzero(~anomalous)]
     if not masked:
         raise UserError(
             f"threshold.method f1max needs defects with masks among the validation images; got "
-            f"{int(defect.sum())} defects, none with a mask; set threshold.method=conformal."
+            f"{int(anomalous.sum())} defects, none with a mask; set threshold.method=conformal."
         )
     cut = summarise_images(scores, validation.labels).f1max_threshold
     assert cut is not None  # there are normals and defects
     below = scores[scores < cut]
     image = float(below.max() / 2 + cut / 2) if len(below) else cut
-    if image >= cut:  # nothing below, or no number between
+    if image >= cut:  # no score below, or no number between
         image = float(np.nextafter(cut, -np.inf))
     maps, masks = validation.maps, validation.masks
-    cut = summarise_pixels([maps[i] for i in known], [masks[i] for i in known]).f1max_threshold
+    cut = summarise_pixels([maps[i] for i in usable], [masks[i] for i in usable]).f1max_threshold
     assert cut is not None
     return image, float(np.nextafter(np.float32(cut), np.float32(-np.inf)))

@@ -1,4 +1,4 @@
-"""Verdicts: an image passes or is rejected by its score; its predicted mask follows the verdict."""
+"""Verdicts of images, and predicted masks that agree with them."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ Verdict = Literal["pass", "reject"]
 PASS: Verdict = "pass"
 REJECT: Verdict = "reject"
 PEAK = 0.001
-"""Largest share of the pixels (ties aside) that is marked in a rejected image of which none exceeds
-the pixel threshold."""
+"""Maximum share of pixels (without ties) marked in a rejected image with none above the pixel
+threshold."""
 
 
 def verdict_of(score: float, image_threshold: float) -> Verdict:
-    """`reject` where the score exceeds the threshold, else `pass`."""
+    """Return `reject` if the score exceeds the threshold, else `pass`."""
     return REJECT if score > image_threshold else PASS
 
 
 def predicted_mask(anomaly_map: Array, pixel_threshold: float, verdict: Verdict) -> Array:
-    """The predicted mask (H, W), bool, of an image with this verdict: empty only where it passed.
+    """Return the predicted mask (H, W), bool, of an image with this verdict; empty if it passed.
 
-    A rejected image is marked where its map (H, W) exceeds the pixel threshold, or, where no pixel
-    does, at its peak: the highest 0.1 % of the pixels, as far as they reach half its height over
-    the median. Pixels of a passed image may exceed the pixel threshold: it is chosen by a share of
-    normal pixels, and is no verdict on an image.
+    A rejected image is marked where its map (H, W) exceeds the pixel threshold or, if no pixel
+    does, at its peak: the highest 0.1 % of the pixels that reach half the peak's height over the
+    median. Pixels of a passed image may exceed the pixel threshold, which is chosen by a share of
+    normal pixels.
     """
     if verdict == PASS:
         return np.zeros(anomaly_map.shape, bool)
