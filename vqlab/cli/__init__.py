@@ -49,7 +49,7 @@ def _options(
     pass
 
 
-data_app = typer.Typer(no_args_is_help=True, help="Look at, check and make data sets.")
+data_app = typer.Typer(no_args_is_help=True, help="Check, show and generate datasets.")
 app.add_typer(data_app, name="data")
 
 # In the order of `vqlab --help`.

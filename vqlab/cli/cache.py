@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vqlab.features import KeptFile
 
 
-@data_app.command()
+@data_app.command(short_help="List or delete cached features.")
 def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Delete cached features.")] = False,
     older_than: Annotated[

@@ -28,7 +28,7 @@ def _output(help: str) -> Any:
     return typer.Option("--output", "--to", "-o", help=help)
 
 
-@data_app.command()
+@data_app.command(short_help="Validate a dataset.")
 def check(
     root: Root = None,
     category: Category = None,
@@ -62,7 +62,7 @@ def check(
         raise typer.Exit(1)
 
 
-@data_app.command()
+@data_app.command(short_help="Write a contact sheet of a dataset.")
 def show(
     root: Root = None,
     category: Category = None,
@@ -82,7 +82,7 @@ def show(
     out.print(f"Contact sheet: {output}")
 
 
-@data_app.command()
+@data_app.command(short_help="Write the validation images and masks.")
 def validation(
     root: Root = None,
     category: Category = None,
@@ -112,7 +112,7 @@ def validation(
             out.print(f"Contact sheet: {sheet}")
 
 
-@data_app.command()
+@data_app.command(short_help="Check whether trivial statistics separate the test set.")
 def audit(
     root: Root = None,
     category: Category = None,
@@ -163,7 +163,7 @@ def _each_category(settings: DataSettings, on_progress: OnProgress) -> Iterator[
         yield settings.model_copy(update={"categories": (name,)})
 
 
-@data_app.command()
+@data_app.command(short_help="Generate the built-in synthetic set.")
 def generate(
     output: Annotated[Path, _output("Folder to write.")] = Path("data/synthetic"),
     category: Category = None,
