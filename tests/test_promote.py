@@ -244,9 +244,17 @@ def test_an_unfinished_run_is_refused(train: Train, tracker: Tracker) -> None:
         promote(tracker, "part", ref=run_id)
 
 
-@pytest.mark.parametrize("metric", ["validation/pixel_auroc", "test/image_aurok", "image_auroc"])
-def test_only_test_metrics_decide(tracker: Tracker, metric: str) -> None:
-    with pytest.raises(UserError, match="metric must be one of"):
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("validation/pixel_auroc", "metric must be one of"),
+        ("test/aupro_005", "metric must be one of"),
+        ("image_auroc", "metric must be one of"),
+        ("test/image_aurok", "got 'image_aurok'; did you mean image_auroc or"),
+    ],
+)
+def test_only_test_metrics_decide(tracker: Tracker, metric: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
         promote(tracker, "part", ref="x", metric=metric)
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from vqlab.errors import UserError
-from vqlab.metrics import OBJECTIVES, PRIMARY, less_is_better
+from vqlab.metrics import OBJECTIVES, PRIMARY, get_metric, less_is_better
 from vqlab.tracking import RunRecord, Tracker, Version
 
 FIRST = tuple(f"test/{name}" for name in PRIMARY)
@@ -66,6 +66,8 @@ def require_metric(metric: str, without_test: bool) -> None:
     """Raise UserError unless the metric may decide a promotion."""
     required = "validation" if without_test else "test"
     split, _, name = metric.partition("/")
+    if split == required:
+        get_metric(name)  # names the nearest ones if it is unknown
     if split != required or name not in OBJECTIVES:
         choices = ", ".join(f"{required}/{name}" for name in OBJECTIVES)
         condition = " without test images" if without_test else ""

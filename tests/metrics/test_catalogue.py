@@ -1,0 +1,57 @@
+"""The catalogue: every consumer finds what it needs in an entry."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vqlab.errors import UserError
+from vqlab.metrics import (
+    METRICS,
+    OBJECTIVES,
+    PRIMARY,
+    RANKINGS,
+    RATES,
+    PixelStream,
+    ThresholdCounts,
+    get_metric,
+    headlines,
+    image_metrics,
+    less_is_better,
+    metric_title,
+    rates,
+)
+
+
+def test_an_unknown_name_is_one_sentence_with_the_nearest_names() -> None:
+    assert get_metric("aupro").title == "AUPRO"
+    with pytest.raises(UserError, match=r"got 'pixel_f1'; did you mean pixel_f1max or .*\?$"):
+        get_metric("pixel_f1")
+    with pytest.raises(UserError, match="choose image_auroc, "):
+        get_metric("sharpness")
+
+
+def test_every_metric_is_measured() -> None:
+    labels, scores = np.repeat([0, 1], 4), np.arange(8.0)
+    masks = np.zeros((2, 6, 6), bool)
+    masks[1, 2:4, 2:4] = True
+    stream = PixelStream(threshold=0.5).update(masks + np.eye(6, dtype=np.float32), masks)
+    at = ThresholdCounts.of_images(labels, scores > 2)
+    measured = image_metrics(scores, labels) | stream.compute().metrics
+    measured |= rates("image", at) | rates("pixel", stream.at)
+    assert set(measured) == set(METRICS) == set(RANKINGS) | set(RATES)
+    assert all(0 <= value <= 1 for value in measured.values())
+
+
+def test_lists_are_read_from_the_entries() -> None:
+    assert PRIMARY == ("image_auroc", "pixel_auroc", "aupro")
+    assert headlines(1) == [*PRIMARY, "false_reject_rate", "escape_rate"]
+    assert set(headlines(4)) <= set(OBJECTIVES) <= set(METRICS)
+    assert less_is_better("test/escape_rate_low") and not less_is_better("test/pg2")
+    assert metric_title("image_ap") == "image AP" and metric_title("dead_codes") == "dead codes"
+
+
+def test_rates_of_no_images_are_undefined() -> None:
+    assert rates("image", ThresholdCounts()) == {} == rates("pixel", ThresholdCounts())
+    only_normal = ThresholdCounts.of_images(np.zeros(3), np.array([True, False, False]))
+    assert rates("image", only_normal) == {"false_reject_rate": 1 / 3}
