@@ -148,7 +148,7 @@ def test_the_tables_of_a_study_fit(width: int) -> None:
     holds(lines_of(tables.recipes_table(result), width), width, [LONG, "s per trial", "0.8123"])
     keyed = {"validation": (values[0], "validation"), "test": (values[1], "test")}
     lines = lines_of(tables.figures_table("best", keyed, warned=True, thresholds=CHOSEN), width)
-    holds(lines, width, ["validation", "test ⚠", "conformal", "judge by pixel metrics"])
+    holds(lines, width, ["validation", "test ⚠", "conformal", "image metrics may be inflated"])
 
 
 @WIDTHS

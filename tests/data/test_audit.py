@@ -181,3 +181,9 @@ def test_what_is_known_of_real_images() -> None:
     assert cookie.aurocs["top_texture"] > 0.9
     assert any("texture of the top border alone" in sentence for sentence in cookie.warnings)
     assert real("MVTec", "bottle").warnings == []
+
+
+def test_without_masks_the_audit_does_not_advise_pixel_metrics() -> None:
+    audited = CategoryAudit("part", 9, 9, {"mean_grey": 1.0}, {"mean_grey": True}, "keep", False)
+    (sentence,) = audited.warnings
+    assert "pixel metrics" not in sentence and "image metrics may be inflated" in sentence

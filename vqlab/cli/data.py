@@ -31,6 +31,7 @@ def _output(help: str) -> Any:
 @data_app.command(short_help="Validate a dataset.")
 def check(
     root: Root = None,
+    data: Data = None,
     category: Category = None,
     good: Good = None,
     bad: Bad = None,
@@ -50,7 +51,7 @@ def check(
     from vqlab.cli.terminal import out
     from vqlab.data import check_dataset, find_layout, find_root
 
-    settings = _settings(root, category, good, bad)
+    settings = _settings(root or data, category, good, bad)
     with counting() as on_progress:
         folder, _ = find_root(settings, partial(on_progress, DRAWING))
         root_or_layout = find_layout(settings) if good is not None else folder
@@ -65,6 +66,7 @@ def check(
 @data_app.command(short_help="Write a contact sheet of a dataset.")
 def show(
     root: Root = None,
+    data: Data = None,
     category: Category = None,
     good: Good = None,
     bad: Bad = None,
@@ -74,7 +76,7 @@ def show(
     from vqlab.cli.progress import counting, out
     from vqlab.data import contact_sheet, find_layout, find_root
 
-    settings = _settings(root, category, good, bad)
+    settings = _settings(root or data, category, good, bad)
     with counting() as on_progress:
         find_root(settings, partial(on_progress, DRAWING))
     names = None if settings.categories == "all" else settings.categories
@@ -85,6 +87,7 @@ def show(
 @data_app.command(short_help="Write the validation images and masks.")
 def validation(
     root: Root = None,
+    data: Data = None,
     category: Category = None,
     good: Good = None,
     bad: Bad = None,
@@ -99,7 +102,9 @@ def validation(
     from vqlab.data import load_dataset, write_image_set, write_png
     from vqlab.text import folder_name
 
-    all_settings = _settings(root, category, good, bad, seed=seed, validation={"source": source})
+    all_settings = _settings(
+        root or data, category, good, bad, seed=seed, validation={"source": source}
+    )
     with counting() as on_progress:
         for settings in _each_category(all_settings, on_progress):
             splits = load_dataset(settings, partial(on_progress, "reading images"))
@@ -115,6 +120,7 @@ def validation(
 @data_app.command(short_help="Check whether trivial statistics separate the test set.")
 def audit(
     root: Root = None,
+    data: Data = None,
     category: Category = None,
     good: Good = None,
     bad: Bad = None,
@@ -130,7 +136,7 @@ def audit(
     from vqlab.data import audit as audit_splits
 
     rows: list[CategoryAudit] = []
-    all_settings = _settings(root, category, good, bad, brightness=brightness)
+    all_settings = _settings(root or data, category, good, bad, brightness=brightness)
     with counting() as on_progress:
         for settings in _each_category(all_settings, on_progress):
             splits = load_dataset(settings, partial(on_progress, "reading images"))

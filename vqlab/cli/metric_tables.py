@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _FORMS = ((4, " "), (3, " "), (3, "\n"), (2, "\n"), (1, " "), (1, "\n"), (1, None))
 """Forms of a table, widest first: headline level of its metrics, separator before intervals."""
 AUDITED = (
-    "⚠ a trivial statistic of the images separates normal from anomalous test images, so image "
-    "metrics may be optimistic (vqlab data audit): judge by pixel metrics."
+    "⚠ a trivial image statistic separates normal from anomalous test images: image metrics may be "
+    "inflated (see vqlab data audit)."
 )
 """Footnote on categories with a data-audit warning."""
 _INDENT = 2 * PROTECTED

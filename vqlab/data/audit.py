@@ -57,6 +57,8 @@ class CategoryAudit:
     """Whether anomalous images have the higher values."""
     brightness: str
     """`data.brightness` of the measurement."""
+    masks: bool = True
+    """Whether any anomalous image has a mask."""
 
     @property
     def suspicious(self) -> list[str]:
@@ -76,9 +78,10 @@ class CategoryAudit:
         )
         if min(self.normal, self.anomalous) < FEW:
             sentence += f", maybe by chance ({self.normal} normal, {self.anomalous} anomalous)"
+        remedy = "rely on pixel metrics" if self.masks else "image metrics may be inflated"
         if name in _ILLUMINATION and self.brightness == "keep":
-            return f"{sentence}; set data.brightness=border, and rely on pixel metrics."
-        return f"{sentence}; rely on pixel metrics."
+            remedy = f"set data.brightness=border; {remedy}"
+        return f"{sentence}; {remedy}."
 
 
 def audit(splits: Splits) -> dict[str, CategoryAudit]:
@@ -106,7 +109,8 @@ def _audit(category: str, train: ImageSet, test: ImageSet) -> CategoryAudit:
     labels = np.array([sample.label for sample in test.samples])
     anomalous = int(labels.sum())
     normal = len(labels) - anomalous
-    result = CategoryAudit(category, normal, anomalous, {}, {}, test.settings.brightness)
+    masks = any(sample.mask is not None for sample in test.samples)
+    result = CategoryAudit(category, normal, anomalous, {}, {}, test.settings.brightness, masks)
     if not normal or not anomalous:
         return result
     for name, values in statistics(train, test).items():
