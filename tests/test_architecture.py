@@ -27,7 +27,7 @@ ROOM_OF_LIBRARY = {
     "mlflow": {"tracking"},
     "optuna": {"sweep"},
     "plotly": {"sweep"},
-    "optuna_dashboard": {"cli"},
+    "optuna_dashboard": {"cli", "sweep"},
     "timm": {"features"},
     "FrEIA": {"nn"},
     "cv2": {"data"},

@@ -18,6 +18,7 @@ import pytest
 
 from vqlab.cli import main
 from vqlab.cli.dashboard import serving, store_address
+from vqlab.sweep.report import annotate
 from vqlab.sweep.study.storage import ADDRESS, open_storage
 
 
@@ -71,6 +72,28 @@ def refused(
         return error
 
     return call
+
+
+def test_a_study_has_named_objectives_and_a_note(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path / 'mlruns' / 'optuna.db'}")
+    study = optuna.create_study(
+        study_name="s", storage=storage, directions=["maximize", "minimize"]
+    )
+    objectives = ["validation/aupro", "cost/parameters"]
+    links = {"all trials": "http://127.0.0.1:5000/#/a?b=1"}
+    annotate(study, objectives, "ca`ble\n<b> in data", links)
+    assert study.metric_names == objectives
+    annotate(study, objectives, "edited since", {})  # the note stays
+    with running(tmp_path) as address:
+        with urllib.request.urlopen(f"{address}/api/studies", timeout=60) as answer:
+            number = json.load(answer)["study_summaries"][0]["study_id"]
+        with urllib.request.urlopen(f"{address}/api/studies/{number}", timeout=60) as answer:
+            detail = json.load(answer)
+    assert detail["objective_names"] == objectives
+    note = detail["note"]["body"]
+    assert "Data set: `ca'ble\\n<b> in data`" in note
+    assert "`validation/aupro` (higher is better), `cost/parameters` (lower is better)" in note
+    assert "[all trials](<http://127.0.0.1:5000/#/a?b=1>)" in note
 
 
 def studies(address: str) -> list[str]:

@@ -29,7 +29,7 @@ from vqlab.sweep.sync.views import OBJECTIVE, PICTURE, StudyPages
 from vqlab.sweep.trial.objective import VALIDATION, Objective
 from vqlab.sweep.trial.retrain import bring_back
 from vqlab.sweep.trial.reuse import SAVED
-from vqlab.text import category_text, folder_name
+from vqlab.text import folder_name
 from vqlab.tracking import NOTE, RunRecord
 from vqlab.types import UserError
 
@@ -296,10 +296,9 @@ def _report_context(
     pages: StudyPages,
     pictures: Mapping[str, bytes],
 ) -> ReportContext:
-    splits = objective.splits
     winner = objective.tracker.find(str(best.run_id))
     return ReportContext(
-        dataset=f"{category_text(splits.categories)} in {splits.root} ({splits.source})",
+        dataset=pages.dataset,
         tested={trial.number: trial.test for trial in tested},
         purposes={trial.number: trial.why for trial in tested},
         baseline=_of(winner, "test_mean_image/"),
@@ -307,7 +306,7 @@ def _report_context(
         reason=objective.rule.reason(),
         notes=winner.tags.get(NOTES, "").splitlines(),
         run_link=lambda run_id: pages.pages.link(pages.pages.run(run_id)),
-        links={"all trials": pages.table_link, "charts and test pictures": pages.charts_link},
+        links=pages.all_links,
         pictures=pictures,
     )
 

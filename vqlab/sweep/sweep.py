@@ -20,6 +20,7 @@ from vqlab.recipes import Folders
 from vqlab.run import experiment_of, log_data, require_test, show_experiment
 from vqlab.sweep.comparison import Contest, Spaces, make_contest, named
 from vqlab.sweep.events import OnEvent, StudyOpened, SweepResult
+from vqlab.sweep.report import annotate
 from vqlab.sweep.result import finish
 from vqlab.sweep.space.schema import Space
 from vqlab.sweep.study import policy as studies
@@ -90,6 +91,7 @@ def sweep(
         study.set_user_attr(studies.PRESET, preset or "full")
         with Turn(storage, name):  # of two machines one makes it
             parent = _parent(study, tracker, contest, splits, pages)
+            annotate(study, contest.objectives, pages.dataset, pages.all_links)
         objective = Objective(contest, splits, study, parent, tracker, on_event)
         objective.rule.deleted = deleted_trials(objective)
         project_all(objective)

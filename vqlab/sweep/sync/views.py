@@ -76,6 +76,17 @@ class StudyPages:
         return self.pages.link(self.pages.charts(self.charts))
 
     @property
+    def all_links(self) -> dict[str, str]:
+        """Addresses of these pages, by title."""
+        return {"all trials": self.table_link, "charts and test pictures": self.charts_link}
+
+    @property
+    def dataset(self) -> str:
+        """Categories, location and source of the images."""
+        splits = self.splits
+        return f"{category_text(splits.categories)} in {splits.root} ({splits.source})"
+
+    @property
     def title(self) -> str:
         """The study's name without the category, which is the experiment's."""
         return self.study.removeprefix(folder_name(category_text(self.splits.categories)) + "-")
