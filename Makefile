@@ -1,4 +1,4 @@
-# Verbs for people. Bare `make` prints them. Every verb makes the environment first if need be.
+# Bare `make` prints the targets. Every target creates the environment first if necessary.
 PYTHON  ?= python3
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -30,65 +30,65 @@ COMMON = --category $(CLASS) --preset $(PRESET) $(if $(DATA),--data "$(DATA)")
   data-audit doctor test test-all test-random check bench crashtest clean
 
 help:  ## Print this help
-	@echo "vqlab: vector-quantised detectors of visual defects"; echo
+	@echo "vqlab: detection of visual defects by vector quantisation"; echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 	@echo
 	@echo "  Variables (now): CLASS=$(CLASS) PRESET=$(PRESET) (quick|full) TRIALS=$(TRIALS) WORKERS=$(WORKERS)"
-	@echo "                   DETECTOR=vqvae|vqflow|memory_bank for one of them; make sweep compares all,"
-	@echo "                   make train trains vqvae, if DETECTOR is not given"
-	@echo "                   WEIGHTS=folder of state dicts (resnet18.pth ...) for use without the hub"
-	@echo "                   TEST=4,7: sweep scores these trials on test too, besides the best"
-	@echo "                   DATA=folder of MVTec AD, VisA or that layout; RUN=run to promote;"
-	@echo "                   IMAGES=files or folders to predict, RESULTS=folder for predictions;"
+	@echo "                   DETECTOR=vqvae|vqflow|memory_bank|padim; default: make sweep compares"
+	@echo "                   several detectors, make train trains vqvae"
+	@echo "                   WEIGHTS=folder of backbone weights (resnet18.pth ...), for offline use"
+	@echo "                   TEST=4,7: trials to score on test besides the best (sweep)"
+	@echo "                   DATA=dataset folder in the layout of MVTec AD or VisA; RUN=run to promote"
+	@echo "                   IMAGES=files or folders to predict, RESULTS=folder for predictions"
 	@echo "                   ARGS=\"setting.path=value ...\" (predict: ARGS=\"--resume --pictures all\")"
-	@echo "  First time:      make sweep CLASS=cable      (no data needed: a synthetic set is built in)"
+	@echo "  First time:      make sweep CLASS=cable      (no data needed: generates a synthetic dataset)"
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "Python must be 3.10 or newer; got $$($(PYTHON) --version); set PYTHON=/path/to/python3."; exit 1; }
-	@echo "making the environment in $(VENV) (a few minutes, about 5 GB, once) ..."
+	@echo "creating the environment in $(VENV) (once; a few minutes, about 5 GB) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
 	@touch $@
 
-setup: $(READY)  ## Make the environment (.venv) from pyproject.toml
+setup: $(READY)  ## Create the environment (.venv) from pyproject.toml
 
 sweep: $(READY)  ## Compare detectors and search settings for CLASS on validation; score the best on test
 	@$(BIN)/vqlab sweep $(or $(RECIPE),all) $(ARGS) $(COMMON) --n-trials $(TRIALS) --workers $(WORKERS) \
 	  $(addprefix --test ,$(subst $(comma), ,$(TEST)))
 
-train: $(READY)  ## Train one model for CLASS and score it on test
+train: $(READY)  ## Train one model for CLASS and evaluate it on the test set
 	@$(BIN)/vqlab train $(or $(RECIPE),vqvae) $(ARGS) $(COMMON)
 
-evaluate: $(READY)  ## Score the champion of CLASS on test again
+evaluate: $(READY)  ## Evaluate the champion of CLASS on the test set
 	@$(BIN)/vqlab evaluate --category $(CLASS) $(if $(DATA),--data "$(DATA)")
 
-promote: $(READY)  ## Make the best checkpoint of CLASS the champion, if it is better
+promote: $(READY)  ## Promote the best checkpoint of CLASS if it beats the champion
 	@$(BIN)/vqlab promote --category $(CLASS) $(if $(RUN),--run "$(RUN)")
 
 predict: $(READY)  ## Score IMAGES with the champion of CLASS
 	@test -n "$(IMAGES)" || { echo "IMAGES must be image files or a folder: make predict CLASS=$(CLASS) IMAGES=folder"; exit 2; }
 	@$(BIN)/vqlab predict $(IMAGES) $(ARGS) --category $(CLASS) $(if $(RESULTS),--output "$(RESULTS)")
 
-leaderboard: $(READY)  ## List the runs measured on test, best first
+leaderboard: $(READY)  ## List runs by test metrics, best first
 	@$(BIN)/vqlab leaderboard --category $(CLASS)
 
-correlate: $(READY)  ## Ask whether validation ranks settings as test does (STUDY=validation CLASS=a,b)
+correlate: $(READY)  ## Check whether validation and test rankings agree (CLASS=a,b)
 	@$(BIN)/vqlab correlate $(STUDY) $(COMMON)
 
-ui: $(READY)  ## Open the MLflow UI on everything tracked here
+ui: $(READY)  ## Open the MLflow UI
 	@$(BIN)/vqlab ui
 
-dashboard: $(READY)  ## Open optuna-dashboard on the studies of all sweeps
+dashboard: $(READY)  ## Open optuna-dashboard
 	@$(BIN)/vqlab dashboard
 
-data-check: $(READY)  ## Check the data set whole (DATA=folder)
+data-check: $(READY)  ## Validate a dataset (DATA=folder)
 	@$(BIN)/vqlab data check $(if $(DATA),"$(DATA)")
 
-data-audit: $(READY)  ## Warn where trivial statistics separate the test set (DATA=folder)
+data-audit: $(READY)  ## Warn if trivial statistics separate the test set (DATA=folder)
 	@$(BIN)/vqlab data audit $(if $(DATA),"$(DATA)")
 
-doctor: $(READY)  ## Check this machine: what would not work, and what to do (DATA=folder)
+doctor: $(READY)  ## Check this machine for problems (DATA=folder)
 	@$(BIN)/vqlab doctor $(if $(DATA),--data "$(DATA)")
 
 test: $(READY)  ## Run the fast tests (a few minutes)
@@ -97,10 +97,10 @@ test: $(READY)  ## Run the fast tests (a few minutes)
 test-all: $(READY)  ## Run every test
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
-test-random: $(READY)  ## Run the property tests on random examples, many of them
+test-random: $(READY)  ## Run the property tests on many random examples
 	@$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=random -n 2 $(ARGS)
 
-check: $(READY)  ## Format, lint, types and fast tests: what must pass before a commit
+check: $(READY)  ## Run format, lint, type checks and fast tests (before every commit)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -109,9 +109,9 @@ check: $(READY)  ## Format, lint, types and fast tests: what must pass before a 
 bench: $(READY)  ## Measure CPU-seconds and memory (BENCH=all|start|training|scoring|metrics|sweep)
 	@$(BIN)/python tests/bench/bench.py $(BENCH)
 
-crashtest: $(READY)  ## Kill a sweep's processes at random moments; see that nothing is lost
+crashtest: $(READY)  ## Kill a sweep's processes at random; verify that nothing is lost
 	@$(BIN)/python tests/crashtest.py $(ARGS)
 
-clean:  ## Delete caches and pictures; data, runs and the environment stay
+clean:  ## Delete caches and pictures; keep data, runs and the environment
 	@rm -rf results .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
 	@find vqlab tests -name __pycache__ -type d -prune -exec rm -rf {} +

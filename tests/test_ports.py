@@ -124,4 +124,4 @@ def test_the_ui_of_a_new_store_serves_other_machines(tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         log.close()
-    assert f"anyone who reaches port {port} of this machine" in (tmp_path / "log").read_text()
+    assert f"anyone with access to port {port} of this machine" in (tmp_path / "log").read_text()

@@ -16,7 +16,7 @@ import yaml
 from tiny_set import tiny_recipe
 
 from vqlab.checkpoint import load_checkpoint
-from vqlab.cli.processes import alone, first
+from vqlab.cli.processes import first, require_single_process
 from vqlab.config import merge
 from vqlab.errors import UserError
 from vqlab.run import resolve, run
@@ -81,15 +81,15 @@ def test_two_processes_train_what_one_trains(root: Path, tmp_path: Path) -> None
 
 
 def test_a_sweep_must_be_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    alone("sweep", "…")
+    require_single_process("sweep", "…")
     for key, value in {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "2", "RANK": "1"}.items():
         monkeypatch.setenv(key, value)
     assert not first()
-    monkeypatch.setattr("vqlab.cli.processes._PATIENCE", 0.0)
-    with pytest.raises(UserError, match="`vqlab sweep` must be one process; torchrun started 2"):
-        alone("sweep", "give it --workers")
+    monkeypatch.setattr("vqlab.cli.processes._TIMEOUT", 0.0)
+    with pytest.raises(UserError, match="must run in one process; torchrun started 2"):
+        require_single_process("sweep", "give it --workers")
     monkeypatch.setenv("WORLD_SIZE", "1")
-    alone("sweep", "…")
+    require_single_process("sweep", "…")
     assert first()
 
 
@@ -134,7 +134,7 @@ def test_a_mistake_is_one_sentence(root: Path, tmp_path: Path) -> None:
     assert [record.status for record in runs] == ["FAILED"]
     assert runs[0].checkpoint().exists()
     sweep = torchrun(tmp_path, "sweep", recipe, start=["-m", "vqlab"])
-    assert "`vqlab sweep` must be one process" in ended(sweep)
+    assert "`vqlab sweep` must run in one process" in ended(sweep)
 
 
 @pytest.mark.slow

@@ -60,24 +60,24 @@ from vqlab.cli import correlate, data, cache, doctor  # noqa: E402, F401
 def main() -> NoReturn:
     """Run the command line. A UserError is printed as one sentence to stderr, with status 2."""
     _warn_of_old_names(sys.argv[1:])
-    _escape_unknown_letters()
+    _escape_unencodable()
     warnings.showwarning = _show_warning
     os.environ.setdefault("MPLBACKEND", "Agg")
     try:
         app(standalone_mode=True)
     except UserError as error:
-        _end(str(error), 2)
+        _exit(str(error), 2)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             where = error.filename or "the file being written"
-            _end(f"the disk is full at {where}; free some space and run the command again.", 2)
+            _exit(f"disk full while writing {where}; free some space and re-run the command.", 2)
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            _end(f"no permission to write {error.filename}; make it writable for you.", 2)
+            _exit(f"permission denied: {error.filename}; change its permissions or the path.", 2)
         raise
     raise SystemExit(0)
 
 
-_python_shows = warnings.showwarning
+_default_showwarning = warnings.showwarning
 
 
 def _show_warning(
@@ -87,7 +87,7 @@ def _show_warning(
     if category.__module__.partition(".")[0] == "vqlab":
         print(f"vqlab: warning: {visible_lines(str(message))}", file=sys.stderr)
     else:
-        _python_shows(message, category, *place, **more)
+        _default_showwarning(message, category, *place, **more)
 
 
 def _warn_of_old_names(words: list[str]) -> None:
@@ -101,14 +101,14 @@ def _warn_of_old_names(words: list[str]) -> None:
             )
 
 
-def _escape_unknown_letters() -> None:
+def _escape_unencodable() -> None:
     """Escape characters that the encoding of standard output or error lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
-def _end(sentence: str, status: int) -> NoReturn:
+def _exit(sentence: str, status: int) -> NoReturn:
     sys.stdout.flush()
     if first():  # all processes of a distributed training end with the same sentence
         print(f"vqlab: {visible_lines(sentence)}", file=sys.stderr)

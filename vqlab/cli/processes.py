@@ -1,4 +1,4 @@
-"""Verbs under torchrun: several processes of one command, of which the first alone speaks."""
+"""Verbs under torchrun: one command in several processes; only rank 0 prints."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from contextlib import contextmanager
 
 from vqlab.errors import UserError
 
-_PATIENCE = 60.0
-"""Seconds that the others give the first process to say what is wrong."""
+_TIMEOUT = 60.0
+"""Seconds that other ranks wait for rank 0 to print an error."""
 
 
 def several() -> bool:
-    """Whether torchrun started this process as one of several."""
+    """Return whether torchrun started several processes."""
     started = "TORCHELASTIC_RUN_ID" in os.environ
     return started and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def first() -> bool:
-    """Whether this process speaks for all: the first one, or the only one."""
+    """Return whether this is rank 0 or the only process."""
     return not several() or os.environ.get("RANK", "0") == "0"
 
 
-def alone(verb: str, instead: str) -> None:
-    """Raise UserError under torchrun: the verb is not for several processes of one command."""
+def require_single_process(verb: str, instead: str) -> None:
+    """Raise UserError if torchrun started several processes. instead: what to do."""
     if not several():
         return
     if not first():
-        time.sleep(_PATIENCE)  # torchrun ends all as soon as one ends: the first speaks before
+        time.sleep(_TIMEOUT)  # torchrun stops all as soon as one exits
     raise UserError(
-        f"`vqlab {verb}` must be one process; torchrun started {os.environ['WORLD_SIZE']}, "
-        f"which only `vqlab train` can be; {instead}."
+        f"`vqlab {verb}` must run in one process; torchrun started {os.environ['WORLD_SIZE']}. "
+        f"Only `vqlab train` supports torchrun; {instead}."
     )
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Inside, the processes that torchrun started are one group; one process stays as it is."""
+def process_group() -> Iterator[None]:
+    """Connect the processes of a torchrun launch; do nothing in a single process."""
     if not several():
         yield
         return

@@ -1,4 +1,4 @@
-"""Progress: bars on a terminal, a line now and then in a log file."""
+"""Progress bars on a terminal, occasional lines in a log file."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from vqlab.run import OnEpoch, OnProgress
     from vqlab.sweep import Event, OnEvent, TrialFinished
 
-_SAID_EVERY = 30.0
-"""Seconds between two lines on progress in a log file."""
+_LOG_INTERVAL = 30.0
+"""Seconds between progress lines in a log file."""
 
-WATCHED = {
+LOGGED_METRICS = {
     "train/loss": "loss",
     "codebook/perplexity": "perplexity",
     "codebook/dead_codes": "dead codes",
@@ -54,18 +54,18 @@ def _bars() -> Progress:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C inside ends the program with the sentence that says how to go on, and status 130."""
+    """On Ctrl-C, print how to resume and exit with status 130."""
     try:
         yield
     except KeyboardInterrupt as error:
-        sentence = visible_lines(str(error)) or "interrupted; nothing is lost."
-        print(f"vqlab: {sentence}", file=sys.stderr)
+        message = visible_lines(str(error)) or "interrupted; nothing is lost."
+        print(f"vqlab: {message}", file=sys.stderr)
         raise SystemExit(130) from None
 
 
 @contextmanager
 def counting() -> Iterator[OnProgress]:
-    """A progress bar for every kind of work that is counted; a line each where not a terminal."""
+    """Yield a callback that shows one progress bar per task, or one line in a log file."""
     progress = _bars()
     with progress:
         yield partial(_count, progress, {})
@@ -73,20 +73,20 @@ def counting() -> Iterator[OnProgress]:
 
 @contextmanager
 def rating(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar with the rate in `unit`; where not a terminal, a line every 30 seconds."""
+    """Yield a callback for a progress bar with a rate in `unit`; in a log file, a line per 30 s."""
     progress = _bars()
     task = progress.add_task(what, total=None, metrics="")
-    started = said = time.monotonic()
-    before: int | None = None
+    started = logged = time.monotonic()
+    initial: int | None = None
 
     def on_progress(done: int, total: int) -> None:
-        nonlocal before, said
+        nonlocal initial, logged
         now = time.monotonic()
-        before = done - 1 if before is None else before  # done by a run that was interrupted
-        rate = f"{(done - before) / max(now - started, 1e-9):.3g} {unit}"
+        initial = done - 1 if initial is None else initial  # done before an interruption
+        rate = f"{(done - initial) / max(now - started, 1e-9):.3g} {unit}"
         progress.update(task, completed=done, total=total, metrics=rate)
-        if not out.is_terminal and (now - said > _SAID_EVERY or done == total):
-            said = now
+        if not out.is_terminal and (now - logged > _LOG_INTERVAL or done == total):
+            logged = now
             out.print(f"{what}: {done} of {total}, {rate}")
 
     with progress:
@@ -103,33 +103,33 @@ def _count(progress: Progress, tasks: dict[str, TaskID], what: str, done: int, t
 
 @contextmanager
 def work(title: str) -> Iterator[tuple[OnEpoch, OnProgress]]:
-    """Progress bars over epochs and over what follows them (scoring, drawing).
+    """Yield callbacks for progress bars over epochs and over later steps (scoring, plotting).
 
-    Where the output is not a terminal: a line per epoch, and one at the start of what follows.
+    In a log file: one line per epoch and per later step.
     """
     progress = _bars()
     training = progress.add_task(visible(title), total=None, metrics="")
 
     def on_epoch(epoch: int, total: int, metrics: dict[str, float]) -> None:
-        progress.update(training, completed=epoch, total=total, metrics=watched(metrics))
+        progress.update(training, completed=epoch, total=total, metrics=metrics_text(metrics))
         if not out.is_terminal:
-            out.print(f"{title}: epoch {epoch} of {total}, {watched(metrics)}")
+            out.print(f"{title}: epoch {epoch} of {total}, {metrics_text(metrics)}")
 
     with progress:
         yield on_epoch, partial(_count, progress, {})
 
 
-def watched(metrics: Mapping[str, float]) -> str:
-    """The few figures worth watching while training, on one line."""
+def metrics_text(metrics: Mapping[str, float]) -> str:
+    """Return the main training metrics on one line."""
     return ", ".join(
-        f"{word} {metrics[key]:.4g}" for key, word in WATCHED.items() if key in metrics
+        f"{word} {metrics[key]:.4g}" for key, word in LOGGED_METRICS.items() if key in metrics
     )
 
 
 @contextmanager
 def sweeping() -> Iterator[OnEvent]:
-    """A sweep as it goes: a bar over trials, one over the epochs of each trial under way, one for
-    each kind of other work that is counted, and a line for every trial that ended."""
+    """Yield a callback that shows progress bars over trials, epochs of running trials and other
+    tasks, and prints a line per finished trial."""
     from vqlab.sweep import (
         EpochDone,
         Progressed,
@@ -155,7 +155,7 @@ def sweeping() -> Iterator[OnEvent]:
             title = f"trial {event.number}{of}, epochs"
             epochs[event.number] = progress.add_task(visible(title), total=None, metrics="")
         elif isinstance(event, EpochDone) and event.number in epochs:
-            bar, text = epochs[event.number], watched(event.metrics)
+            bar, text = epochs[event.number], metrics_text(event.metrics)
             progress.update(bar, completed=event.epoch, total=event.epochs, metrics=text)
         elif isinstance(event, Progressed):
             _count(progress, counted, event.what, event.done, event.total)
@@ -172,21 +172,21 @@ def sweeping() -> Iterator[OnEvent]:
 
 
 def ended_text(event: TrialFinished) -> str:
-    """A line on a trial that ended."""
+    """Return the line printed for a finished trial."""
     trial = event.trial
     value = "" if trial.value is None else f" {trial.value:.4f}"
     seconds = "" if trial.seconds is None else f", {trial.seconds:.0f} s"
     best = "" if event.best is None else f"; best so far: trial {event.best.number}"
     best += "" if event.best is None or event.best.value is None else f" {event.best.value:.4f}"
     reason = f" ({trial.reason})" if trial.reason else ""
-    said = f"trial {trial.number} {trial.state}{value}{reason}{seconds}"
+    result = f"trial {trial.number} {trial.state}{value}{reason}{seconds}"
     done = f"{event.done} of {event.target}"
-    return f"{said}: {settings_text(trial.params)}{best}; {done}"
+    return f"{result}: {settings_text(trial.params)}{best}; {done}"
 
 
 def settings_text(params: Mapping[str, object]) -> str:
-    """A trial's settings in short: the last words of their paths (two where one is ambiguous), four
-    digits, `error+context`."""
+    """Return settings in short form: last component of each path (two if ambiguous), four digits,
+    lists joined by `+`."""
     words = []
     ends = Counter(path.rpartition(".")[2] for path in params)
     for path, value in params.items():

@@ -20,7 +20,7 @@ from vqlab.cli.options import (
     Results,
     Tracking,
 )
-from vqlab.cli.processes import alone
+from vqlab.cli.processes import require_single_process
 from vqlab.cli.train import say_budget, say_data
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def sweep(
     changed space or dataset is a new study. Workers on this or other machines can join with
     `vqlab worker STUDY` (docs/sweeps.md).
     """
-    alone("sweep", "give a sweep --workers instead")
+    require_single_process("sweep", "give a sweep --workers instead")
     from vqlab.cli.progress import interruptible, sweeping
     from vqlab.config import merge, nest
     from vqlab.errors import UserError

@@ -1,4 +1,4 @@
-"""Tables: metrics, trials, predictions, the check of a data set; and the notes below them."""
+"""Tables of metrics, trials, predictions and dataset checks, and notes."""
 
 from __future__ import annotations
 

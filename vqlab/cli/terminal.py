@@ -1,4 +1,4 @@
-"""The terminal: everything is printed as it is, whatever letters and brackets a name has."""
+"""Console output without markup."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _FITTED = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
 
 
 class Terminal(Console):
-    """A console without markup: brackets are brackets, and control characters are escaped."""
+    """Console that prints brackets literally and escapes control characters."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, soft_wrap=True, **settings)
 
     def render_str(self, text: str, **settings: Any) -> Text:
-        """Return `text` as it can be shown; console and tables call this for each `str`."""
+        """Return `text` with control characters escaped; called for every printed `str`."""
         return super().render_str(visible_lines(text), **settings)
 
 
 def marked(word: str, style: str, rest: str = "") -> Text:
-    """Return a line that begins with `word` in a style of its own."""
+    """Return a line whose first `word` is styled."""
     return Text.assemble((visible_lines(word), style), visible_lines(rest))
 
 
 out = Terminal(width=None if _FITTED else 140)
-"""Where everything is printed; in a log file `COLUMNS` wide, 140 where that is not set."""
+"""Standard output; width in a log file: `COLUMNS`, default 140."""

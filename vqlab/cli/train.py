@@ -22,7 +22,7 @@ from vqlab.cli.options import (
     Results,
     Tracking,
 )
-from vqlab.cli.processes import joined
+from vqlab.cli.processes import process_group
 
 if TYPE_CHECKING:
     from vqlab.config import Tree
@@ -79,9 +79,9 @@ def train(
     jobs: list[tuple[RunConfig, Tracker, Run | None]] = []
     name = _name(recipe, preset, overrides or ())
 
-    def chosen() -> list[Tree]:
+    def prepare_jobs() -> list[Tree]:
         if resume is not None:
-            _nothing_beside_resume(context)
+            _refuse_settings_with_resume(context)
             tracker = Tracker.open(mlruns)
             jobs.append(_resumed(tracker, resume, data, take_over))
         else:
@@ -93,11 +93,11 @@ def train(
             jobs.extend((model, tracker, None) for model in models)
         return [dump(config) for config, _, _ in jobs]
 
-    with joined():
-        trees = from_rank_zero(chosen)
+    with process_group():
+        trees = from_rank_zero(prepare_jobs)
         for config, tracker, resumed in jobs:
             _train_one(config, tracker, results, resumed, name, preset)
-        if not jobs:  # not the first of several processes
+        if not jobs:  # ranks other than 0
             for tree in trees:
                 train_along(resolve(tree))
 
@@ -115,27 +115,28 @@ def _resumed(
     tree = record.config()
     config = resolve(merge(tree, nest("data.root", str(data.absolute()))) if data else tree)
     if data:
-        there, known = load_dataset(config.data), record.tags.get("vqlab.data_fingerprint", "")
-        if there.fingerprint != known:
+        dataset = load_dataset(config.data)
+        fingerprint = record.tags.get("vqlab.data_fingerprint", "")
+        if dataset.fingerprint != fingerprint:
             raise UserError(
-                f"the images in {there.root} are not those of run {record.short} (fingerprint "
-                f"{there.fingerprint[:12]}, the run's is {known[:12]}); copy the same ones there."
+                f"the images in {dataset.root} must be those of run {record.short} (fingerprint "
+                f"{fingerprint[:12]}); got {dataset.fingerprint[:12]}; copy the same images there."
             )
     return config, tracker, tracker.resume(reference, take_over=take_over)
 
 
 def _name(recipe: str, preset: str, overrides: Sequence[str]) -> str:
-    """The name of a run: recipe, preset, overridden settings."""
+    """Return the name of a run: recipe, preset, overridden settings."""
     from vqlab.config import flatten, parse_overrides
     from vqlab.run import run_name
 
-    first = Path(recipe).stem + (f" {preset}" if preset != "full" else "")
+    prefix = Path(recipe).stem + (f" {preset}" if preset != "full" else "")
     settings = flatten(parse_overrides(overrides))
-    places = ("data.root", "data.good", "data.bad")
-    return run_name(first, {k: v for k, v in settings.items() if not k.startswith(places)})
+    data_paths = ("data.root", "data.good", "data.bad")
+    return run_name(prefix, {k: v for k, v in settings.items() if not k.startswith(data_paths)})
 
 
-def _nothing_beside_resume(context: typer.Context) -> None:
+def _refuse_settings_with_resume(context: typer.Context) -> None:
     """Raise UserError if the command line has settings, which a resumed run would ignore.
 
     Environment variables such as VQLAB_PRESET are not considered.
@@ -168,7 +169,7 @@ def say_budget(preset: str, configs: Mapping[str, RunConfig]) -> None:
             marked(
                 f"preset {preset}:",
                 "bold yellow",
-                f" {first.data.image_size} px, {', '.join(each)}; the recipe's own budget: "
+                f" {first.data.image_size} px, {', '.join(each)}; for the full budget use "
                 "--preset full (make: PRESET=full).",
             )
         )
@@ -176,10 +177,10 @@ def say_budget(preset: str, configs: Mapping[str, RunConfig]) -> None:
 
 def _budget(config: RunConfig) -> str:
     backbone, epochs = config.features.backbone, config.training.epochs
-    seen = "" if backbone == "pixels" else f" on features of {backbone}"
+    features = "" if backbone == "pixels" else f" on features of {backbone}"
     if backbone == "filters" and config.features.weights != "hub":
-        seen += ", which have no weights"
-    return (f"{epochs} epochs" if epochs else "nothing to train") + seen
+        features += ", which has no weights"
+    return (f"{epochs} epochs" if epochs else "nothing to train") + features
 
 
 def say_data(config: RunConfig) -> None:
@@ -189,7 +190,9 @@ def say_data(config: RunConfig) -> None:
     from vqlab.data import describe_source, find_root
 
     with counting() as on_progress:
-        root, source = find_root(config.data, partial(on_progress, "drawing the synthetic set"))
+        root, source = find_root(
+            config.data, partial(on_progress, "generating the synthetic dataset")
+        )
     style = "bold yellow" if source == "synthetic" else "bold"
     out.print(marked(describe_source(root, source), style))
 
@@ -212,11 +215,11 @@ def _train_one(
             config, tracker, name=name, tags={"vqlab.preset": preset}, resumed=resumed,
             splits=splits, results=results, on_epoch=on_epoch, on_progress=on_progress,
         )  # fmt: skip
-    say_outcome(outcome, tracker, said=splits.notes)
+    say_outcome(outcome, tracker, printed=splits.notes)
 
 
-def say_outcome(outcome: Outcome, tracker: Tracker, said: Sequence[str] = ()) -> None:
-    """Print the report of a run, its baselines, links, and its notes except those in `said`."""
+def say_outcome(outcome: Outcome, tracker: Tracker, printed: Sequence[str] = ()) -> None:
+    """Print report, baselines, notes (except those already `printed`) and links of a run."""
     from vqlab.cli.tables import report_table, say_notes
     from vqlab.cli.terminal import out
 
@@ -227,7 +230,7 @@ def say_outcome(outcome: Outcome, tracker: Tracker, said: Sequence[str] = ()) ->
     title = f"run {outcome.run_id}, {outcome.seconds:.0f} s"
     out.print(report_table(title, rows, outcome.model.thresholds, beside))
     notes = (outcome.test or outcome.validation).notes
-    say_notes([note for note in notes if note not in said])
+    say_notes([note for note in notes if note not in printed])
     if outcome.pictures:
         out.print(f"pictures: {outcome.pictures}")
     out.print(f"run: {tracker.link(outcome.run_id)} (start it with `vqlab ui`)")

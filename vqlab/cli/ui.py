@@ -48,16 +48,15 @@ def ui(
             marked(
                 "warning",
                 "bold yellow",
-                f": anyone who reaches port {port} of this machine can read, change and delete "
-                "every run and artifact; there is no password. Safer: leave out --host and forward "
-                f"the port: ssh -L {port}:127.0.0.1:{port} {socket.gethostname()}",
+                f": anyone with access to port {port} of this machine can read, change and "
+                "delete all runs and artifacts; there is no password. Safer: omit --host and "
+                f"forward the port: ssh -L {port}:127.0.0.1:{port} {socket.gethostname()}",
             )
         )
     os.execvpe(argv[0], argv, {**os.environ, **env})
 
 
 def _hosts(host: str, allowed: str | None) -> list[str]:
-    """Return the names by which other machines may call the server; none on the loopback interface
-    unless they are given."""
+    """Return allowed host names; none on the loopback interface unless given."""
     names = [name for name in (word.strip() for word in (allowed or "").split(",")) if name]
     return names or ([] if is_loopback(host) else names_of(host))
