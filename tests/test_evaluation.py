@@ -102,7 +102,7 @@ def test_maps_beyond_the_memory_wait_in_a_file(tmp_path, monkeypatch):
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    monkeypatch.setattr("vqlab.evaluation.scoring._IN_MEMORY", whole.maps[0].nbytes)
+    monkeypatch.setattr("vqlab.evaluation.spool.IN_MEMORY", whole.maps[0].nbytes)
     scored = score_images(Darkness(), lambda x: (x,), images, 2)
     assert list(folder.iterdir()) == []  # it has no name
     first, *rest = scored.maps[1:]

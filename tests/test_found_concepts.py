@@ -59,10 +59,14 @@ class Brightness:
         mean = extracted[0].mean((1, 2, 3))[:, None]
         return ImagePrototypes((mean[:, 0] > 0.5).long(), mean, torch.tensor([[0.2], [0.8]]))
 
+    extract_prototypes = prototypes
+
 
 class Nothing:
     def prototypes(self, extracted: tuple[torch.Tensor, ...]) -> None:
         return None
+
+    extract_prototypes = prototypes
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,6 @@ from vqlab.data import DataSettings, ImageSet, as_rgb, read_image, to_network, t
 from vqlab.detectors import (
     Detector,
     Extracted,
-    HasAlternatives,
     HasPanels,
     detector_class,
     extract,
@@ -33,17 +32,18 @@ from vqlab.detectors import (
 )
 from vqlab.evaluation import (
     REJECT,
+    Predictions,
     Progress,
     Scored,
     Thresholds,
     Verdict,
+    crop_panel,
+    predict_images,
     predicted_mask,
-    score_images,
 )
 from vqlab.features import Backbone, FeatureSettings
-from vqlab.plots import inside, panel_row
 from vqlab.text import category_text
-from vqlab.types import Geometry, InputSpec, Pyramid, Scores, UserError
+from vqlab.types import Geometry, InputSpec, UserError
 
 Array = NDArray[Any]
 
@@ -96,7 +96,9 @@ class Prediction:
         return buffer.getvalue()
 
     def picture(self, title: str = "") -> Array:
-        """One row of panels as an RGB picture, uint8: original, reconstruction, map, mask …"""
+        """Return one row of panels (h, w, 3) uint8: original, reconstruction, map, mask …"""
+        from vqlab.plots import panel_row  # matplotlib takes long to import
+
         return panel_row(self, title)
 
 
@@ -159,14 +161,25 @@ class Model:
         return cls(detector, backbone.to(device), data, thresholds, meta, device)
 
     def score_set(
-        self, images: ImageSet, progress: Progress | None = None, by: str | None = None
+        self, images: ImageSet, progress: Progress | None = None, batch_size: int = 1
     ) -> Scored:
-        """Scores of a whole set, one image at a time, so that they do not depend on the set.
+        """Score a set of images; one at a time, the scores do not depend on the set."""
+        return self.predict_set(images, progress, batch_size).scored
 
-        by: one of the detector's `alternatives` in place of its own score.
-        """
-        scorer = self.detector if by is None else _Alternative(self.detector, by)
-        return score_images(scorer, self.backbone, images, 1, self.device, progress)
+    def predict_set(
+        self,
+        images: ImageSet,
+        progress: Progress | None = None,
+        batch_size: int = 1,
+        *,
+        alternatives: bool = False,
+        panels: bool = False,
+    ) -> Predictions:
+        """Score a set of images and derive the rest in the same pass, see `predict_images`."""
+        return predict_images(
+            self.detector, self.backbone, images, batch_size, self.device, progress,
+            alternatives=alternatives, panels=panels,
+        )  # fmt: skip
 
     def read(self, image: Array | Image.Image | Path | str) -> Array:
         """Return an image as `score` reads it, (H, W, 3) uint8. Raises UserError as `score`."""
@@ -212,20 +225,8 @@ class Model:
                 panels[name] = _to_picture(panel[0].float().cpu().numpy(), geometry)
             else:
                 side = self.data.image_size
-                panels[name] = inside(panel[0].cpu().numpy(), geometry, side)
+                panels[name] = crop_panel(panel[0].cpu().numpy(), geometry, side)
         return panels
-
-
-@dataclass(frozen=True)
-class _Alternative:
-    """One of a detector's other scores, in the place of its own."""
-
-    detector: Detector
-    name: str
-
-    def score(self, pyramid: Pyramid) -> Scores:
-        assert isinstance(self.detector, HasAlternatives)
-        return self.detector.alternatives(extract(self.detector, pyramid))[self.name]
 
 
 def _to_picture(panel: Array, geometry: Geometry) -> Array:

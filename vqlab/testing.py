@@ -280,6 +280,9 @@ def prototypes_are_codes_of_single_images(case: DetectorCase) -> None:
     assert int(together.indices[2]) == int(alone.indices[0]) < len(together.codebook)
     torch.testing.assert_close(together.vectors[2], alone.vectors[0], rtol=1e-3, atol=1e-4)
     assert torch.equal(training.vectors, together.vectors)
+    direct = detector.extract_prototypes(case.pyramid(images))
+    assert direct is not None and torch.equal(direct.vectors, together.vectors)
+    assert torch.equal(direct.indices, together.indices)
 
 
 def products(count: int, seed: int) -> Tensor:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from vqlab.data import DataSettings, ImageSet
 from vqlab.data.image_set import ImageCache, ImageFile
-from vqlab.evaluation import Thresholds, evaluate, score_images
+from vqlab.evaluation import Thresholds, evaluate, predict_images
 from vqlab.plots import (
     write_results,
 )
@@ -90,8 +90,9 @@ def write(folder, images, detector=None, thresholds=None, **more):
         device=torch.device("cpu"),
         thresholds=thresholds,
     )
-    scored = score_images(model.detector, model.backbone, images)
-    return write_results(folder, model, images, scored, evaluate(scored, thresholds), **more)
+    predictions = predict_images(model.detector, model.backbone, images, panels=True)
+    report = evaluate(predictions.scored, thresholds)
+    return write_results(folder, model, images, predictions, report, **more)
 
 
 def test_results_of_two_categories(tmp_path, quick):
@@ -228,10 +229,10 @@ def test_a_full_disk_and_a_file_in_the_way_are_told(tmp_path, monkeypatch, quick
 def test_scores_of_another_set_are_refused(tmp_path):
     images = scored_set(tmp_path / "data")
     model = SimpleNamespace(detector=Darkness(), thresholds=Thresholds(0.5, 0.5))
-    scored = score_images(model.detector, lambda x: (x,), images)
-    report = evaluate(scored, model.thresholds)
+    predictions = predict_images(model.detector, lambda x: (x,), images)
+    report = evaluate(predictions.scored, model.thresholds)
     with pytest.raises(ValueError, match="same set"):
-        write_results(tmp_path / "results", model, images.subset([1, 0]), scored, report)
+        write_results(tmp_path / "results", model, images.subset([1, 0]), predictions, report)
 
 
 def test_a_set_without_defects_has_no_curves(tmp_path, quick):

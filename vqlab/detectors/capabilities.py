@@ -91,6 +91,9 @@ class HasPrototypes(Protocol):
     def prototypes(self, extracted: Extracted) -> ImagePrototypes | None:
         """Return the prototype of each image; None where the settings turn the codebook off."""
 
+    def extract_prototypes(self, pyramid: Pyramid) -> ImagePrototypes | None:
+        """Return `prototypes(extract(pyramid))`, without the rest of the work."""
+
 
 @runtime_checkable
 class HasAlternatives(Protocol):

@@ -4,7 +4,7 @@ Thresholds are chosen from held-out images and never see the test set.
 """
 
 from vqlab.evaluation.calibration import CalibrationScores, calibrated
-from vqlab.evaluation.concepts import FoundConcepts, find_concepts
+from vqlab.evaluation.concepts import FoundConcepts, concepts_of, find_concepts
 from vqlab.evaluation.evidence import (
     EVIDENCE,
     VALIDATION_EVIDENCE,
@@ -16,10 +16,14 @@ from vqlab.evaluation.paired import Paired, paired_differences
 from vqlab.evaluation.report import EvaluationSettings, Report, evaluate
 from vqlab.evaluation.scoring import (
     ExtractedSet,
+    Predictions,
     Progress,
     Scored,
     crop,
+    crop_panel,
     extract_images,
+    panel_arrays,
+    predict_images,
     score_extracted,
     score_images,
 )
@@ -64,4 +68,9 @@ __all__ = [
     "score_images",
     "score_extracted",
     "verdict_of",
+    "Predictions",
+    "concepts_of",
+    "crop_panel",
+    "predict_images",
+    "panel_arrays",
 ]

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 
 from vqlab.data import ImageSet
-from vqlab.detectors import HasPrototypes, Scorer, extract
-from vqlab.evaluation.scoring import Array
+from vqlab.detectors import HasPrototypes, ImagePrototypes, Scorer
+from vqlab.evaluation.scoring import concatenate_prototypes
+from vqlab.evaluation.spool import Array
 from vqlab.features import Backbone, pyramids
 from vqlab.metrics import entropy, mutual_information, purity
 from vqlab.types import Sample
 
-_TOGETHER = 32
+_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -71,18 +72,22 @@ def find_concepts(
     images: ImageSet,
     device: torch.device,
 ) -> FoundConcepts | None:
-    """The prototype of every image; none where the detector has none, or there are no images."""
+    """Return the prototype of every image; None where the detector has none, or no image is
+    given."""
     if not isinstance(detector, HasPrototypes):
         return None
-    parts = []
-    for pyramid in pyramids(backbone, images, _TOGETHER, device):
-        part = detector.prototypes(extract(detector, pyramid))
-        if part is None:
-            return None
-        parts.append(part)
-    if not parts:
+    batches = pyramids(backbone, images, _BATCH_SIZE, device)
+    parts = [part for p in batches if (part := detector.extract_prototypes(p)) is not None]
+    return concepts_of(concatenate_prototypes(parts), images.samples)
+
+
+def concepts_of(
+    prototypes: ImagePrototypes | None, samples: tuple[Sample, ...]
+) -> FoundConcepts | None:
+    """Return the prototypes of images with their samples; None of None."""
+    if prototypes is None:
         return None
-    indices = torch.cat([part.indices for part in parts]).cpu().numpy()
-    vectors = torch.cat([part.vectors for part in parts]).double().cpu().numpy()
-    codebook = parts[0].codebook.double().cpu().numpy()
-    return FoundConcepts(indices, vectors, codebook, images.samples)
+    vectors, codebook = (
+        part.double().numpy() for part in (prototypes.vectors, prototypes.codebook)
+    )
+    return FoundConcepts(prototypes.indices.numpy(), vectors, codebook, samples)

@@ -11,7 +11,8 @@ from pydantic import Field
 
 from vqlab.config import Settings
 from vqlab.data import ImageSet, resize_map
-from vqlab.evaluation.scoring import Array, Scored
+from vqlab.evaluation.scoring import Scored
+from vqlab.evaluation.spool import Array
 from vqlab.evaluation.thresholds import Thresholds
 from vqlab.evaluation.uncertainty import with_intervals
 from vqlab.metrics import (
@@ -38,6 +39,9 @@ class EvaluationSettings(Settings):
 
     resolution: Literal["network", "original"] = "network"
     """Resolution of the pixel metrics: the network's input size, or that of each image file."""
+    batch_size: int = Field(default=1, ge=1, le=4096)
+    """Images scored together. At 1 the scores do not depend on the set; larger batches are faster
+    on a GPU and change scores by rounding only."""
     resamples: int = Field(default=1000, ge=0, le=100_000)
     """Bootstrap resamples for the 95 % intervals; 0: no intervals."""
     seed: int = Field(default=0, ge=0)

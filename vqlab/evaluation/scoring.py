@@ -1,27 +1,31 @@
-"""Scores of a set of images, with their truth."""
+"""One pass over a set of images: scores, alternative scores, panels and prototypes."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import IO, Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from vqlab.data import ImageSet
-from vqlab.detectors import Extracted, Scorer, extract, scores
+from vqlab.detectors import (
+    Extracted,
+    HasAlternatives,
+    HasPanels,
+    HasPrototypes,
+    ImagePrototypes,
+    Scorer,
+    extract,
+    scores,
+)
+from vqlab.evaluation.spool import Array, Budget, Spool
 from vqlab.features import kept_features
-from vqlab.types import Geometry, Pyramid, Sample, Scores, UserError
+from vqlab.types import Batch, Geometry, Pyramid, Sample, Scores, UserError
 
-Array = NDArray[Any]
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
-_IN_MEMORY = 1 << 30
-"""Bytes of anomaly maps kept in memory: 4,096 of 256 px. What goes beyond waits in a file."""
 
 
 @dataclass(frozen=True)
@@ -69,46 +73,17 @@ class Scored:
         return dict(sorted(groups.items()))
 
 
-class _Maps:
-    """Anomaly maps in the order given; beyond `_IN_MEMORY` bytes in a file without a name, which
-    the system deletes when the last map of it is gone."""
+@dataclass(frozen=True)
+class Predictions:
+    """What one pass over N images gives, in the order of the set."""
 
-    def __init__(self) -> None:
-        self._kept: list[Array] = []
-        self._bytes = 0
-        self._shapes: list[tuple[int, ...]] = []
-        """Of the maps in the file."""
-        self._file: IO[bytes] | None = None
-
-    def __del__(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def add(self, values: Array) -> None:
-        """Raises UserError where the folder for temporary files is full."""
-        self._bytes += values.nbytes
-        if self._bytes <= _IN_MEMORY:
-            self._kept.append(values)
-            return
-        self._shapes.append(values.shape)
-        try:
-            self._file = self._file or tempfile.TemporaryFile(prefix="vqlab-maps-")
-            self._file.write(values.tobytes())
-            self._file.flush()
-        except OSError as error:
-            raise UserError(
-                f"the folder for temporary files must hold the anomaly maps; got {error.strerror} "
-                f"in {tempfile.gettempdir()}; free it, or name another by the variable TMPDIR."
-            ) from error
-
-    def all(self) -> list[Array]:
-        """Those of the file are read when they are looked at."""
-        if self._file is None:
-            return self._kept
-        line = np.asarray(np.memmap(self._file, np.float32, "c"))
-        ends = np.cumsum([height * width for height, width in self._shapes])
-        pieces = zip(np.split(line, ends[:-1]), self._shapes, strict=True)
-        return self._kept + [piece.reshape(shape) for piece, shape in pieces]
+    scored: Scored
+    alternatives: dict[str, Scored] = field(default_factory=dict)
+    """By the detector's other scores, by name."""
+    panels: dict[str, list[Array]] = field(default_factory=dict)
+    """By title, N pictures (S, S, 3) uint8 or code maps (h, w) int32, padding included."""
+    prototypes: ImagePrototypes | None = None
+    """Of all N images, on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -122,45 +97,69 @@ class ExtractedSet:
     """Of the network's images, (H, W)."""
 
 
+class _Truth:
+    """Collects the ground truth of a set of images, batch by batch."""
+
+    def __init__(self) -> None:
+        self.masks: list[Array] = []
+        self.samples: list[Sample] = []
+        self.geometry: list[Geometry] = []
+        self._empty: dict[tuple[int, ...], Array] = {}
+        """One array for all empty masks of a shape."""
+
+    def add(self, batch: Batch) -> None:
+        for values, geometry in zip(batch.masks, batch.geometry, strict=True):
+            mask = crop(values.numpy(), geometry)
+            self.masks.append(mask if mask.any() else self._empty.setdefault(mask.shape, mask))
+        self.samples += batch.samples
+        self.geometry += batch.geometry
+
+    def scored(self, maps: list[Array], image_scores: Sequence[Array]) -> Scored:
+        labels = np.array([sample.label for sample in self.samples], dtype=np.int64)
+        values = np.concatenate(image_scores) if image_scores else np.empty(0)
+        return Scored(maps, values, labels, self.masks, tuple(self.samples), tuple(self.geometry))
+
+
+class _Maps:
+    """Collects the anomaly maps and image scores of one score, batch by batch."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.maps, self.image_scores = Spool(budget), list[Array]()
+
+    def add(self, result: Scores, batch: Batch) -> None:
+        maps, image_scores = _checked(result, batch.samples, tuple(batch.masks.shape))
+        self.image_scores.append(image_scores)
+        for values, geometry in zip(maps, batch.geometry, strict=True):
+            self.maps.add(crop(values, geometry))
+
+
 @torch.inference_mode()
 def extract_images(
     detector: Scorer, backbone: Callable[[Tensor], Pyramid], images: ImageSet, device: torch.device
 ) -> ExtractedSet:
     """Extract every image of a set, one at a time, as `score_images` with batches of 1 does."""
-    nothing = dict[tuple[int, ...], Array]()
-    extracted: list[Extracted] = []
-    masks: list[Array] = []
-    samples: list[Sample] = []
-    geometry: list[Geometry] = []
+    truth, extracted = _Truth(), list[Extracted]()
     shape: tuple[int, ...] = ()
-    kept = kept_features(backbone, images, device)
-    for number, batch in enumerate(images.batches(1)):
-        pyramid = backbone(batch.images.to(device)) if kept is None else kept([number])
+    for batch, pyramid in _batches(backbone, images, 1, device):
         extracted.append(extract(detector, pyramid))
         shape = tuple(batch.masks.shape[1:])
-        mask = crop(batch.masks[0].numpy(), batch.geometry[0])
-        masks.append(mask if mask.any() else nothing.setdefault(mask.shape, mask))
-        samples += batch.samples
-        geometry += batch.geometry
-    labels = np.array([sample.label for sample in samples], dtype=np.int64)
-    truth = Scored([], np.empty(0), labels, masks, tuple(samples), tuple(geometry))
-    return ExtractedSet(extracted, truth, shape)
+        truth.add(batch)
+    return ExtractedSet(extracted, truth.scored([], []), shape)
 
 
 @torch.inference_mode()
 def score_extracted(detector: Scorer, images: ExtractedSet) -> Scored:
     """Score extracted outputs by the detector's present settings. Raises as `score_images`."""
-    maps, values = _Maps(), list[Array]()
+    maps, values = Spool(), list[Array]()
     truth = images.truth
     for number, extracted in enumerate(images.extracted):
         sample = truth.samples[number : number + 1]
         whole, value = _checked(scores(detector, extracted), sample, (1, *images.shape))
         values.append(value)
         maps.add(crop(whole[0], truth.geometry[number]))
-    return replace(truth, maps=maps.all(), image_scores=np.concatenate(values))
+    return replace(truth, maps=maps.arrays(), image_scores=np.concatenate(values))
 
 
-@torch.inference_mode()
 def score_images(
     detector: Scorer,
     backbone: Callable[[Tensor], Pyramid],
@@ -169,36 +168,94 @@ def score_images(
     device: torch.device | None = None,
     progress: Progress | None = None,
 ) -> Scored:
-    """Score every image of a set.
+    """Score every image of a set. Raises as `predict_images`."""
+    return predict_images(detector, backbone, images, batch_size, device, progress).scored
+
+
+@torch.inference_mode()
+def predict_images(
+    detector: Scorer,
+    backbone: Callable[[Tensor], Pyramid],
+    images: ImageSet,
+    batch_size: int = 16,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+    *,
+    alternatives: bool = False,
+    panels: bool = False,
+) -> Predictions:
+    """Run a detector once over a set of images, batch by batch, and derive everything from that.
+
+    alternatives, panels: also compute those, where the detector offers them.
 
     Raises UserError that names the first image whose score is NaN or infinite, ValueError where
     the detector's maps or scores are of another shape than the images.
     """
-    device = device or torch.device("cpu")
-    maps, nothing = _Maps(), dict[tuple[int, ...], Array]()
-    masks: list[Array] = []
-    values: list[Array] = []
-    samples: list[Sample] = []
-    geometry: list[Geometry] = []
+    truth, budget = _Truth(), Budget()
+    own, others = _Maps(budget), dict[str, _Maps]()
+    pictures: dict[str, Spool] = {}
+    prototypes: list[ImagePrototypes] = []
+    for batch, pyramid in _batches(
+        backbone, images, batch_size, device or torch.device("cpu"), progress
+    ):
+        extracted = extract(detector, pyramid)
+        truth.add(batch)
+        own.add(scores(detector, extracted), batch)
+        if alternatives and isinstance(detector, HasAlternatives):
+            for name, result in detector.alternatives(extracted).items():
+                others.setdefault(name, _Maps(budget)).add(result, batch)
+        if panels and isinstance(detector, HasPanels):
+            for title, panel in detector.panels(extracted).items():
+                spool = pictures.setdefault(title, Spool(budget))
+                for picture in panel_arrays(panel):
+                    spool.add(picture)
+        if isinstance(detector, HasPrototypes):
+            part = detector.prototypes(extracted)
+            prototypes += [] if part is None else [part]
+        if progress is not None:
+            progress(len(truth.samples), len(images))
+    return Predictions(
+        truth.scored(own.maps.arrays(), own.image_scores),
+        {name: truth.scored(o.maps.arrays(), o.image_scores) for name, o in others.items()},
+        {title: spool.arrays() for title, spool in pictures.items()},
+        concatenate_prototypes(prototypes),
+    )
+
+
+def _batches(
+    backbone: Callable[[Tensor], Pyramid],
+    images: ImageSet,
+    batch_size: int,
+    device: torch.device,
+    progress: Progress | None = None,
+) -> Iterator[tuple[Batch, Pyramid]]:
+    """Yield batches with their pyramids; `progress` is called while features are extracted."""
     kept = kept_features(backbone, images, device, progress)
+    done = 0
     for batch in images.batches(batch_size):
         if kept is None:
             pyramid = backbone(batch.images.to(device))
         else:
-            pyramid = kept(range(len(samples), len(samples) + len(batch)))
-        whole, value = _checked(detector.score(pyramid), batch.samples, tuple(batch.masks.shape))
-        values.append(value)
-        for i, own in enumerate(batch.geometry):
-            maps.add(crop(whole[i], own))
-            mask = crop(batch.masks[i].numpy(), own)
-            masks.append(mask if mask.any() else nothing.setdefault(mask.shape, mask))
-        samples += batch.samples
-        geometry += batch.geometry
-        if progress is not None:
-            progress(len(samples), len(images))
-    labels = np.array([sample.label for sample in samples], dtype=np.int64)
-    image_scores = np.concatenate(values) if values else np.empty(0)
-    return Scored(maps.all(), image_scores, labels, masks, tuple(samples), tuple(geometry))
+            pyramid = kept(range(done, done + len(batch)))
+        done += len(batch)
+        yield batch, pyramid
+
+
+def concatenate_prototypes(parts: Sequence[ImagePrototypes]) -> ImagePrototypes | None:
+    """Return the prototypes of several batches as one, on the CPU; None of none."""
+    if not parts:
+        return None
+    indices = torch.cat([part.indices for part in parts]).cpu()
+    vectors = torch.cat([part.vectors for part in parts]).cpu()
+    return ImagePrototypes(indices, vectors, parts[0].codebook.cpu())
+
+
+def panel_arrays(panel: Tensor) -> Array:
+    """Convert (B, 3, h, w) in [0, 1] to (B, h, w, 3) uint8, and codes (B, h, w) to int32."""
+    if panel.ndim == 3:
+        return panel.int().cpu().numpy()
+    pixels = (panel.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def _checked(
@@ -225,3 +282,13 @@ def crop(map: Array, geometry: Geometry) -> Array:
     """The part (h, w) of a map (S, S) that the image fills: a letterbox's padding cut off."""
     top, left, height, width = geometry.box
     return np.ascontiguousarray(map[top : top + height, left : left + width])
+
+
+def crop_panel(panel: Array, geometry: Geometry, side: int) -> Array:
+    """Crop a panel (h, w, ...) to the box of the image, given for a square of this side."""
+    top, left, height, width = (length / side for length in geometry.box)
+    rows, columns = panel.shape[:2]
+    return panel[
+        round(top * rows) : max(round((top + height) * rows), round(top * rows) + 1),
+        round(left * columns) : max(round((left + width) * columns), round(left * columns) + 1),
+    ]

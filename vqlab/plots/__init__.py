@@ -11,7 +11,7 @@ from vqlab.plots.curves import (
     score_by_defect,
     score_histogram,
 )
-from vqlab.plots.results import inside, panel_row, write_results
+from vqlab.plots.results import panel_row, write_results
 from vqlab.plots.row import Row, Scale, draw_row, in_two_rows
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "codebook_usage",
     "draw_row",
     "in_two_rows",
-    "inside",
     "likelihood_figure",
     "loss_curves",
     "map_figure",

@@ -11,15 +11,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from vqlab.data import ImageSet
-from vqlab.detectors import Detector, HasCodeMaps, HasPanels, extract
-from vqlab.evaluation import REJECT, Report, Scored, Thresholds
+from vqlab.detectors import Detector, HasCodeMaps
+from vqlab.evaluation import (
+    REJECT,
+    Predictions,
+    Report,
+    Scored,
+    Thresholds,
+    crop_panel,
+)
 from vqlab.plots.attempt import attempt
 from vqlab.plots.curves import (
     codebook_usage,
@@ -33,10 +38,9 @@ from vqlab.plots.curves import (
 from vqlab.plots.row import Row, Scale, draw_row
 from vqlab.plots.worst import draw_worst, worst_of
 from vqlab.text import folder_name, visible
-from vqlab.types import Geometry, Pyramid, Sample, UserError
+from vqlab.types import Geometry, Sample, UserError
 
 Array = NDArray[Any]
-_BATCH_SIZE = 16
 
 
 class Scorer(Protocol):
@@ -44,10 +48,6 @@ class Scorer(Protocol):
 
     @property
     def detector(self) -> Detector: ...
-    @property
-    def backbone(self) -> Callable[[Tensor], Pyramid]: ...
-    @property
-    def device(self) -> torch.device: ...
     @property
     def thresholds(self) -> Thresholds: ...
 
@@ -73,20 +73,22 @@ def write_results(
     folder: Path,
     model: Scorer,
     images: ImageSet,
-    scored: Scored,
+    predictions: Predictions,
     report: Report,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
-    """Write `folder/<category>/` for every category of a scored set; return these folders.
+    """Write `folder/<category>/` for every category of a predicted set; return these folders.
 
     Contents: `<category>_<index>_viz.png` per image (index within the category), `worst.png` (the
     worst misses and false alarms), `scores.csv`, `score_histogram.png`, `score_by_defect.png`, and
     if defined `roc.png`, `pro.png`, `precision_recall.png` and `codebook_usage.png` (of detectors
     that have panels of codes). A folder replaces an older one atomically.
-    Raises UserError if it cannot be written, ValueError if `scored` belongs to another set.
+    Raises UserError if it cannot be written, ValueError if the predictions are of another set.
     """
+    scored = predictions.scored
     if images.samples != scored.samples:
         raise ValueError("images and scores must be of the same set, in the same order.")
+    codebooks = model.detector.codebook_sizes() if isinstance(model.detector, HasCodeMaps) else {}
     folders, done = [], 0
     for category, indices in scored.by_category().items():
         part = scored.take(indices)
@@ -94,10 +96,10 @@ def write_results(
         with _atomic_folder(folder / name) as partial:
             _write_table(partial / "scores.csv", part, model.thresholds)
             _write_curves(partial, category, part, model.thresholds, report)
-            codes: dict[str, list[Array]] = {}
             misses, alarms = worst_of(part.image_scores, part.labels)
             worst_rows: dict[int, Row] = {}
-            for position, row in enumerate(_rows(category, model, images, indices, part, codes)):
+            rows = _rows(category, model.thresholds, images, indices, part, predictions.panels)
+            for position, row in enumerate(rows):
                 with attempt(f"the picture of {row.title}"):
                     _save(draw_row(row), partial / f"{name}_{position:03d}_viz.png")
                 if position in misses or position in alarms:
@@ -108,11 +110,12 @@ def write_results(
             with attempt(f"worst.png of {category}"):
                 columns = ([worst_rows[i] for i in order] for order in (misses, alarms))
                 _save(draw_worst(category, *columns), partial / "worst.png")
+            codes = [name for name, each in predictions.panels.items() if each[0].ndim == 2]
             if codes:
                 with attempt(f"codebook_usage.png of {category}"):
-                    detector = model.detector
-                    sizes = detector.codebook_sizes() if isinstance(detector, HasCodeMaps) else {}
-                    figure = _usage_of_codes(category, codes, sizes)
+                    maps = [predictions.panels[codes[0]][index] for index in indices]
+                    size = codebooks.get(codes[0])
+                    figure = _usage_of_codes(f"{category} · {_title(codes[0])}", maps, size)
                     save_figure(figure, partial / "codebook_usage.png")
         folders.append(folder / name)
     return folders
@@ -142,92 +145,60 @@ def panel_row(prediction: Scoring, title: str = "") -> Array:
 
 def _rows(
     category: str,
-    model: Scorer,
+    thresholds: Thresholds,
     images: ImageSet,
     indices: Sequence[int],
     part: Scored,
-    codes: dict[str, list[Array]],
+    panels: Mapping[str, Sequence[Array]],
 ) -> Iterator[Row]:
-    """Yield the rows of one category in order; add its codes to `codes`, by panel name."""
-    scale = Scale.of(part.maps, model.thresholds.pixel, part.image_scores)
-    for start in range(0, len(indices), _BATCH_SIZE):
-        batch = indices[start : start + _BATCH_SIZE]
-        panels = _second_panels(model, images, batch, codes)
-        for position, (index, (name, panel)) in enumerate(zip(batch, panels, strict=True), start):
-            sample = part.samples[position]
-            has_truth = sample.label == 0 or bool(part.masks[position].any())
-            yield Row(
-                title=f"{category} {position:03d}",
-                subtitle=sample.defect.replace("_", " "),
-                image=images.original(index),
-                anomaly_map=part.maps[position],
-                score=float(part.image_scores[position]),
-                calibrated=model.thresholds.calibrated(float(part.image_scores[position])),
-                threshold=model.thresholds.image,
-                scale=scale,
-                anomalous=bool(sample.label),
-                mask=images.original_mask(index) if has_truth else None,
-                panel=panel,
-                panel_title=name,
-            )
+    """Yield the rows of one category in order."""
+    scale = Scale.of(part.maps, thresholds.pixel, part.image_scores)
+    side = images.settings.image_size
+    for position, index in enumerate(indices):
+        sample = part.samples[position]
+        name, panel = _second_panel(panels, index, part.geometry[position], side)
+        has_truth = sample.label == 0 or bool(part.masks[position].any())
+        yield Row(
+            title=f"{category} {position:03d}",
+            subtitle=sample.defect.replace("_", " "),
+            image=images.original(index),
+            anomaly_map=part.maps[position],
+            score=float(part.image_scores[position]),
+            calibrated=thresholds.calibrated(float(part.image_scores[position])),
+            threshold=thresholds.image,
+            scale=scale,
+            anomalous=bool(sample.label),
+            mask=images.original_mask(index) if has_truth else None,
+            panel=panel,
+            panel_title=name,
+        )
 
 
-@torch.inference_mode()
-def _second_panels(
-    model: Scorer, images: ImageSet, indices: Sequence[int], codes: dict[str, list[Array]]
-) -> list[tuple[str, Array | None]]:
-    """Return name and image of the second panel of every image, cropped to its box."""
-    batch = images.batch(indices)
-    pictures: dict[str, Array] = {}
-    if isinstance(model.detector, HasPanels):
-        extracted = extract(model.detector, model.backbone(batch.images.to(model.device)))
-        panels = model.detector.panels(extracted)
-        pictures = {name: _to_images(panel) for name, panel in panels.items()}
-    for name, picture in pictures.items():
-        if picture.ndim == 3:
-            codes.setdefault(name, []).append(picture.ravel())
-    panels_of_images, side = [], batch.images.shape[-1]
-    for i, geometry in enumerate(batch.geometry):
-        name, panel = _panel({name: picture[i] for name, picture in pictures.items()})
-        panels_of_images.append((name, None if panel is None else inside(panel, geometry, side)))
-    return panels_of_images
+def _second_panel(
+    panels: Mapping[str, Sequence[Array]], index: int, geometry: Geometry, side: int
+) -> tuple[str, Array | None]:
+    """Return name and image of the second panel of an image, cropped to its box."""
+    name, panel = _panel({title: each[index] for title, each in panels.items()})
+    return name, None if panel is None else crop_panel(panel, geometry, side)
 
 
-def _usage_of_codes(
-    category: str, codes: Mapping[str, Sequence[Array]], sizes: Mapping[str, int]
-) -> Figure:
-    """Return the usage of the first panel of codes."""
-    name, values = next(iter(codes.items()))
-    size = sizes.get(name)
-    counts = np.bincount(np.concatenate(values), minlength=size or 0)
+def _usage_of_codes(title: str, maps: Sequence[Array], size: int | None) -> Figure:
+    """Return the usage of the codes in code maps."""
+    counts = np.bincount(np.concatenate([codes.ravel() for codes in maps]), minlength=size or 0)
     counts = counts if size else counts[counts > 0]
-    return codebook_usage(counts, f"{category} · {name.replace('_', ' ')}", complete=bool(size))
-
-
-def inside(panel: Array, geometry: Geometry, side: int) -> Array:
-    """Crop a panel (h, w, ...) to the box of the image, given for a square of this side."""
-    top, left, height, width = (length / side for length in geometry.box)
-    rows, columns = panel.shape[:2]
-    return panel[
-        round(top * rows) : max(round((top + height) * rows), round(top * rows) + 1),
-        round(left * columns) : max(round((left + width) * columns), round(left * columns) + 1),
-    ]
+    return codebook_usage(counts, title, complete=bool(size))
 
 
 def _panel(panels: Mapping[str, Array]) -> tuple[str, Array | None]:
     """Return the reconstruction if there is one, else the first panel."""
     for name in ("reconstruction", *panels):
         if name in panels:
-            return name.replace("_", " "), panels[name]
+            return _title(name), panels[name]
     return "no reconstruction", None
 
 
-def _to_images(panel: Tensor) -> Array:
-    """Convert (B, 3, h, w) in [0, 1] to (B, h, w, 3) uint8; return codes (B, h, w) unchanged."""
-    if panel.ndim == 3:
-        return panel.cpu().numpy()
-    pixels = (panel.float().clamp(0, 1) * 255).round().to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+def _title(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _write_table(path: Path, part: Scored, thresholds: Thresholds) -> None:

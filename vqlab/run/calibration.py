@@ -13,7 +13,7 @@ import torch
 from vqlab.config import dump
 from vqlab.data import ImageSet, Splits
 from vqlab.detectors import Detector
-from vqlab.evaluation import Report, Thresholds, choose_thresholds, evaluate
+from vqlab.evaluation import Report, Scored, Thresholds, choose_thresholds, evaluate
 from vqlab.features import Backbone, Kept, kept_features
 from vqlab.model import Model, build_detector
 from vqlab.run.settings import RunConfig, reused_tags
@@ -87,7 +87,13 @@ def calibrated(
 
 def assess(model: Model, config: RunConfig, splits: Splits) -> tuple[Model, Report]:
     """The calibrated model with thresholds, and what it is worth, by the held-out images."""
-    scored = model.score_set(splits.validation)
+    scored = model.score_set(splits.validation, batch_size=config.evaluation.batch_size)
+    return assess_scored(model, config, scored)
+
+
+def assess_scored(model: Model, config: RunConfig, scored: Scored) -> tuple[Model, Report]:
+    """Return the calibrated model with thresholds, and its report, from the scores of the
+    validation images."""
     thresholds = choose_thresholds(scored, config.threshold)
     report = evaluate(scored, thresholds, keep_evidence=True)
     meta = {**model.meta, "thresholds": asdict(thresholds), "validation": report.mean}

@@ -1,7 +1,8 @@
-"""Were concepts found? What a detector's prototypes tell of the categories, and pictures of it."""
+"""How a detector's prototypes agree with the categories: metrics and pictures."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from vqlab.data import ImageSet, Splits
-from vqlab.evaluation import Scored, crop, find_concepts
+from vqlab.evaluation import FoundConcepts, Scored, crop, find_concepts
 from vqlab.model import Model
 from vqlab.plots import likelihood_figure, map_figure, save_figure, usage_figure
 from vqlab.tracking import Run
+from vqlab.types import Sample
 
 MOST_SCORED = 30
 """Images at most of each category, training and held-out, that are scored for their histogram."""
@@ -20,31 +22,42 @@ _FOLDER = "concepts"
 _PICTURES = ("usage.png", "map.png", "likelihood.png")
 
 
-def concept_metrics(model: Model, images: ImageSet, room: str) -> dict[str, float]:
-    """`<room>/concept_live` and, of several categories, `…/concept_information` and `…/purity`,
-    see `FoundConcepts.metrics`; nothing where the detector has no prototypes."""
-    found = find_concepts(model.detector, model.backbone, images, model.device)
-    return {} if found is None else {f"{room}/{k}": v for k, v in found.metrics().items()}
+def concept_metrics(concepts: FoundConcepts | None, room: str) -> dict[str, float]:
+    """Return `<room>/concept_live` and, of several categories, `…/concept_information` and
+    `…/concept_purity`, see `FoundConcepts.metrics`; nothing of None."""
+    return {} if concepts is None else {f"{room}/{k}": v for k, v in concepts.metrics().items()}
+
+
+def training_concepts(model: Model, splits: Splits) -> FoundConcepts | None:
+    """Return the prototypes of the training images; None where the detector has none."""
+    return find_concepts(model.detector, model.backbone, splits.train, model.device)
 
 
 def show_concepts(
-    model: Model, splits: Splits, scored: Scored, tracked: Run, results: Path
+    concepts: FoundConcepts | None,
+    model: Model,
+    splits: Splits,
+    scored: Mapping[str, Scored],
+    tracked: Run,
+    results: Path,
 ) -> None:
     """Draw the prototypes of the training images, `concepts/usage.png` and `concepts/map.png`, and
     how likely images are, `concepts/likelihood.png`: in `results` and with the run.
 
-    scored: the test set. An older run's pictures vanish where the detector has no prototypes.
+    concepts: of the training images. scored: the sets `held-out` and `test`. Pictures of an older
+    run are deleted where the detector has no prototypes.
     """
     folder = results / _FOLDER
     for name in _PICTURES:
         (folder / name).unlink(missing_ok=True)
-    found = find_concepts(model.detector, model.backbone, splits.train, model.device)
-    if found is None:
+    if concepts is None:
         return
-    scores = _scores(model, splits, scored)
+    training = model.score_set(splits.train.subset(_some(splits.train.samples)))
+    held_out = scored["held-out"].take(_some(scored["held-out"].samples))
+    scores = _scores({"training": training, "held-out": held_out}, scored["test"])
     figures = (
-        usage_figure(found),
-        map_figure(found, partial(_picture, splits.train)),
+        usage_figure(concepts),
+        map_figure(concepts, partial(_picture, splits.train)),
         likelihood_figure(scores, model.thresholds.image),
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,27 +72,26 @@ def _picture(images: ImageSet, index: int) -> Any:
     return crop(resized.image, resized.geometry)
 
 
-def _scores(model: Model, splits: Splits, scored: Scored) -> dict[str, dict[str, Any]]:
-    """Image scores by category and set, as `likelihood_figure` takes them."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, images in (("training", splits.train), ("held-out", splits.held_out)):
-        part = model.score_set(_some(images))
-        for category, places in part.by_category().items():
-            found.setdefault(category, {})[name] = part.image_scores[places]
-    for category, places in scored.by_category().items():
+def _scores(normal: Mapping[str, Scored], test: Scored) -> dict[str, dict[str, Any]]:
+    """Return image scores by category and set, as `likelihood_figure` takes them."""
+    scores: dict[str, dict[str, Any]] = {}
+    for name, part in normal.items():
+        for category, indices in part.by_category().items():
+            scores.setdefault(category, {})[name] = part.image_scores[indices]
+    for category, indices in test.by_category().items():
         for name, label in (("test normal", 0), ("test defects", 1)):
-            chosen = np.array(places)[scored.labels[places] == label]
-            found.setdefault(category, {})[name] = scored.image_scores[chosen]
-    return dict(sorted(found.items()))
+            rows = np.array(indices)[test.labels[indices] == label]
+            scores.setdefault(category, {})[name] = test.image_scores[rows]
+    return dict(sorted(scores.items()))
 
 
-def _some(images: ImageSet) -> ImageSet:
-    """At most `MOST_SCORED` images of each category, evenly spaced."""
-    places: dict[str, list[int]] = {}
-    for index, sample in enumerate(images.samples):
-        places.setdefault(sample.category, []).append(index)
-    chosen: list[int] = []
-    for own in places.values():
-        steps = np.linspace(0, len(own) - 1, min(len(own), MOST_SCORED))
-        chosen += [own[int(step)] for step in steps]
-    return images.subset(chosen)
+def _some(samples: Sequence[Sample]) -> list[int]:
+    """Return the indices of at most `MOST_SCORED` images of each category, evenly spaced."""
+    groups: dict[str, list[int]] = {}
+    for index, sample in enumerate(samples):
+        groups.setdefault(sample.category, []).append(index)
+    indices: list[int] = []
+    for group in groups.values():
+        steps = np.linspace(0, len(group) - 1, min(len(group), MOST_SCORED))
+        indices += [group[int(step)] for step in steps]
+    return indices

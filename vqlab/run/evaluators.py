@@ -7,9 +7,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from vqlab.config import Tree, dump
-from vqlab.data import Splits, audit, audit_metrics
-from vqlab.detectors import HasAlternatives, extract
-from vqlab.evaluation import Report, Scored, choose_thresholds, evaluate, guarantee_note
+from vqlab.data import ImageSet, Splits, audit, audit_metrics
+from vqlab.evaluation import (
+    Predictions,
+    Report,
+    Scored,
+    choose_thresholds,
+    concepts_of,
+    evaluate,
+    guarantee_note,
+)
 from vqlab.model import Model
 from vqlab.run.calibration import judge, make_trainer
 from vqlab.run.concepts import concept_metrics
@@ -27,14 +34,22 @@ BASELINE: Tree = {"name": "mean_image"}
 
 
 @dataclass(frozen=True)
-class ScoredTest:
-    """A model and its scores on the test set: what an evaluator is given."""
+class EvaluatorInput:
+    """A model and its predictions on the test set: what an evaluator is given."""
 
     model: Model
     config: RunConfig
     splits: Splits
-    scored: Scored
+    predictions: Predictions
+    validation: Predictions | None
+    """Of the validation images, or at least of the held-out ones, which come first; with
+    alternative scores."""
     tracked: Run
+
+    @property
+    def scored(self) -> Scored:
+        """The scores of the test set."""
+        return self.predictions.scored
 
 
 @dataclass(frozen=True)
@@ -50,10 +65,10 @@ class Findings:
     """Reports of other scores on the same images, by name."""
 
 
-Evaluator = Callable[[ScoredTest], Findings]
+Evaluator = Callable[[EvaluatorInput], Findings]
 
 
-def audited_data(test: ScoredTest) -> Findings:
+def audited_data(test: EvaluatorInput) -> Findings:
     """Audit the data and record its statistics and warnings.
 
     The statistics are an artifact: as metrics they would come first among the UI's charts.
@@ -68,7 +83,7 @@ def audited_data(test: ScoredTest) -> Findings:
     return Findings(warnings, warned)
 
 
-def guarantee(test: ScoredTest) -> Findings:
+def guarantee(test: EvaluatorInput) -> Findings:
     """Check the false-reject rate that the thresholds guarantee."""
     thresholds, labels = test.model.thresholds, test.scored.labels
     rejects = int(((labels == 0) & (test.scored.image_scores > thresholds.image)).sum())
@@ -76,24 +91,26 @@ def guarantee(test: ScoredTest) -> Findings:
     return Findings((note,) if note else ())
 
 
-def alternatives(test: ScoredTest) -> Findings:
+def alternatives(test: EvaluatorInput) -> Findings:
     """Evaluate the detector's other scores, each at thresholds of its own."""
-    model, config, images = test.model, test.config, test.splits.test
-    detector = model.detector
-    if not isinstance(detector, HasAlternatives):
+    config, images = test.config, test.splits.test
+    if test.validation is None:
         return Findings()
-    f1max = config.threshold.method == "f1max"
-    judges = test.splits.validation if f1max else test.splits.held_out
-    first = model.backbone(images.batch([0]).images.to(model.device))
+    count = len(images_for_thresholds(config, test.splits))
     reports = {}
-    for name in detector.alternatives(extract(detector, first)):
-        thresholds = choose_thresholds(model.score_set(judges, by=name), config.threshold)
-        scored = model.score_set(images, by=name)
+    for name, scored in test.predictions.alternatives.items():
+        judged = test.validation.alternatives[name].take(range(count))
+        thresholds = choose_thresholds(judged, config.threshold)
         reports[name] = evaluate(scored, thresholds, config.evaluation, images)
     return Findings(reports=reports)
 
 
-def baseline(test: ScoredTest) -> Findings:
+def images_for_thresholds(config: RunConfig, splits: Splits) -> ImageSet:
+    """Return the images that thresholds are chosen on: the first images of `splits.validation`."""
+    return splits.validation if config.threshold.method == "f1max" else splits.held_out
+
+
+def baseline(test: EvaluatorInput) -> Findings:
     """Evaluate the no-learning baseline `mean_image`."""
     config, splits = test.config, test.splits
     training = {"epochs": 0, "device": config.training.device}
@@ -102,15 +119,15 @@ def baseline(test: ScoredTest) -> Findings:
     trainer = make_trainer(own, splits, choose_device(own.training))
     trainer.fit(lambda epoch, metrics: None)
     model, _ = judge(own, trainer, splits, "")
-    scored = model.score_set(splits.test)
+    scored = model.score_set(splits.test, batch_size=config.evaluation.batch_size)
     report = evaluate(scored, model.thresholds, config.evaluation, splits.test)
     return Findings(reports={str(BASELINE["name"]): report})
 
 
-def concepts(test: ScoredTest) -> Findings:
+def concepts(test: EvaluatorInput) -> Findings:
     """Measure how the detector's prototypes agree with the categories."""
-    split = test.config.test_split
-    return Findings(metrics=concept_metrics(test.model, test.splits.test, split))
+    found = concepts_of(test.predictions.prototypes, test.scored.samples)
+    return Findings(metrics=concept_metrics(found, test.config.test_split))
 
 
 EVALUATORS: tuple[Evaluator, ...] = (audited_data, guarantee, alternatives, baseline, concepts)

@@ -19,13 +19,13 @@ from pathlib import Path
 from vqlab.checkpoint import load_state, save_state
 from vqlab.config import dump, flatten
 from vqlab.data import Splits, load_dataset, write_png
-from vqlab.evaluation import Report, evaluate
+from vqlab.evaluation import Predictions, Report, evaluate
 from vqlab.model import Model
 from vqlab.nn import distributed
 from vqlab.plots import attempt, loss_curves
 from vqlab.recipes import Data, as_folders
-from vqlab.run.calibration import assess, calibrated, judge, look_once, make_trainer
-from vqlab.run.concepts import concept_metrics
+from vqlab.run.calibration import assess_scored, calibrated, judge, look_once, make_trainer
+from vqlab.run.concepts import concept_metrics, training_concepts
 from vqlab.run.pages import show_experiment
 from vqlab.run.settings import (
     BEST_ON_TEST,
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 OnEpoch = Callable[[int, int, dict[str, float]], None]
 """Called after each epoch with (epoch, epochs, metrics); may raise to end the run."""
 Assess = Callable[[Model, RunConfig, Splits], tuple[Model, Report]]
-"""What makes a calibrated model ready: `assess`, or a search of scoring and thresholds."""
+"""Chooses scoring and thresholds of a calibrated model and returns its validation report."""
 CHECKPOINT = "model.safetensors"
 STATE = "state.safetensors"
 LOSS = "curves/loss.png"
@@ -95,7 +95,7 @@ def run(
     splits: Splits | None = None,
     test: bool = True,
     results: Path = Path("results"),
-    assess: Assess = assess,
+    assess: Assess | None = None,
     on_epoch: OnEpoch = lambda epoch, epochs, metrics: None,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> Outcome:
@@ -131,19 +131,28 @@ def run(
         except Diverged as error:
             kept = _keep_the_last_good(trainer, config, splits, tracked, checkpoint=test)
             raise Diverged(f"{error} {kept}") from None
-        model, validation = assess(calibrated(config, trainer, splits, tracked.id), config, splits)
+        model = calibrated(config, trainer, splits, tracked.id)
+        predictions: Predictions | None = None
+        if assess is None:
+            predictions = model.predict_set(
+                splits.validation, batch_size=config.evaluation.batch_size, alternatives=tested
+            )
+            model, validation = assess_scored(model, config, predictions.scored)
+        else:
+            model, validation = assess(model, config, splits)
         model.save(tracked.folder / CHECKPOINT)
         report, pictures = None, None
         beside: dict[str, Report] = {}
         with _nothing_lost(tracked):
-            found = validation.keyed("validation")
-            found |= concept_metrics(model, splits.train, "codebook")
-            tracked.log_metrics(found, step=config.training.epochs)
+            concepts = training_concepts(model, splits)
+            metrics = validation.keyed("validation") | concept_metrics(concepts, "codebook")
+            tracked.log_metrics(metrics, step=config.training.epochs)
             tracked.log_artifact(tracked.folder / CHECKPOINT, "checkpoint")
             if tested:
                 report, beside, pictures = test_model(
-                    model, config, splits, tracked, results, on_progress
-                )
+                    model, config, splits, tracked, results, on_progress,
+                    validation=predictions, concepts=concepts,
+                )  # fmt: skip
             elif test:
                 notes = (*validation.notes, *splits.notes)
                 validation = replace(validation, notes=notes)

@@ -21,14 +21,22 @@ from vqlab.data import (
 )
 from vqlab.evaluation import (
     EVIDENCE,
+    FoundConcepts,
+    Predictions,
     Report,
     evaluate,
     save_evidence,
 )
 from vqlab.model import Model
 from vqlab.plots import attempt, in_two_rows, write_results
-from vqlab.run.concepts import show_concepts
-from vqlab.run.evaluators import AUDIT, EVALUATORS, WARNED, ScoredTest
+from vqlab.run.concepts import show_concepts, training_concepts
+from vqlab.run.evaluators import (
+    AUDIT,
+    EVALUATORS,
+    WARNED,
+    EvaluatorInput,
+    images_for_thresholds,
+)
 from vqlab.run.settings import BEST_ON_TEST, RunConfig
 from vqlab.text import category_text, folder_name
 from vqlab.tracking import Run
@@ -86,15 +94,27 @@ def test_model(
     tracked: Run,
     results: Path,
     on_progress: OnProgress = lambda what, done, total: None,
+    *,
+    validation: Predictions | None = None,
+    concepts: FoundConcepts | None = None,
 ) -> tuple[Report, dict[str, Report], Path]:
-    """Score the test set, run the evaluators, write the pictures, and record all of it.
+    """Predict the test set in one pass, run the evaluators, write the pictures, record all of it.
 
-    Returns the report, the reports of other scores and of the baseline by name, all with the same
-    `config.evaluation`, and the folder of the pictures.
+    validation: predictions of the validation images, with alternatives; concepts: of the training
+    images; both are computed where they are not given. Returns the report, the reports of other
+    scores and of the baseline by name, all with the same `config.evaluation`, and the folder of
+    the pictures.
     """
-    scored = model.score_set(splits.test, partial(on_progress, "scoring the test set"))
+    batch_size = config.evaluation.batch_size
+    say = partial(on_progress, "scoring the test set")
+    predictions = model.predict_set(splits.test, say, batch_size, alternatives=True, panels=True)
+    scored = predictions.scored
+    concepts = concepts or training_concepts(model, splits)
+    if validation is None and (predictions.alternatives or concepts is not None):
+        images = images_for_thresholds(config, splits)
+        validation = model.predict_set(images, batch_size=batch_size, alternatives=True)
     report = evaluate(scored, model.thresholds, config.evaluation, splits.test)
-    test = ScoredTest(model, config, splits, scored, tracked)
+    test = EvaluatorInput(model, config, splits, predictions, validation, tracked)
     findings = [evaluator(test) for evaluator in EVALUATORS]
     notes = [note for each in findings for note in each.notes]
     warned = tuple(category for each in findings for category in each.warned)
@@ -115,7 +135,7 @@ def test_model(
         context="test",
     )  # fmt: skip
     draw = partial(on_progress, "drawing pictures")
-    folders = write_results(results, model, splits.test, scored, report, draw)
+    folders = write_results(results, model, splits.test, predictions, report, draw)
     for folder in folders:
         tracked.log_artifacts(folder, f"results/{folder.name}")
     chosen = chosen_pictures(splits).items()
@@ -125,7 +145,10 @@ def test_model(
                 tracked.log_pictures({name: in_two_rows(read_image(folders[0].parent / file))})
     whole = results if len(folders) > 1 else folders[0]
     with attempt("the pictures of concepts"):
-        show_concepts(model, splits, scored, tracked, whole)
+        sets = {"test": scored}
+        if validation is not None:
+            sets["held-out"] = validation.scored.take(range(len(splits.held_out)))
+        show_concepts(concepts, model, splits, sets, tracked, whole)
     return report, beside, whole
 
 

@@ -259,6 +259,15 @@ class VQFlow(Detector):
         quantizer = self.concepts.quantizer
         return ImagePrototypes(quantizer.encode(extracted[2]), extracted[2], quantizer.codebook)
 
+    @torch.no_grad()
+    def extract_prototypes(self, pyramid: Pyramid) -> ImagePrototypes | None:
+        if self.concepts is None:
+            return None
+        with self._calm():
+            vectors = self.concepts.encode(pyramid[-1])
+        quantizer = self.concepts.quantizer
+        return ImagePrototypes(quantizer.encode(vectors), vectors, quantizer.codebook)
+
     def health(self) -> dict[str, float]:
         """Usage in training, since the last reading, of concepts and of patterns: each level's, and
         those of the deepest level that the fusion flow is conditioned on (`pattern_top`)."""
