@@ -31,17 +31,17 @@ def content_warnings(
     images, masks: properties by path; may include other categories. Paths are printed relative to
     `folder`. bits: see `data.bits`.
     """
-    own = {s.path: images[s.path] for s in category.samples if s.path in images}
-    own_masks = {s.mask: masks[s.mask] for s in category.samples if s.mask and s.mask in masks}
-    depth = _depth_warnings(own, bits)
+    category_images = {s.path: images[s.path] for s in category.samples if s.path in images}
+    category_masks = {s.mask: masks[s.mask] for s in category.samples if s.mask and s.mask in masks}
+    depth = _depth_warnings(category_images, bits)
     sentences = [
-        *duplicate_warnings(category, own, folder, bits),
-        *_mask_warnings(own_masks, folder),
+        *duplicate_warnings(category, category_images, folder, bits),
+        *_mask_warnings(category_masks, folder),
         *depth,
-        *_flat_warnings(own, folder, ignore_deep=bool(depth)),
-        *_size_warnings(own, folder),
-        *(_colour_warnings(own, folder) or _mode_warnings(own, folder)),
-        *_mixed_depth_warnings(own, folder),
+        *_flat_warnings(category_images, folder, ignore_deep=bool(depth)),
+        *_size_warnings(category_images, folder),
+        *(_colour_warnings(category_images, folder) or _mode_warnings(category_images, folder)),
+        *_mixed_depth_warnings(category_images, folder),
     ]
     return [f"category {category.name}: {sentence}" for sentence in sentences]
 

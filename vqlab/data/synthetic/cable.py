@@ -43,7 +43,7 @@ class Wire:
     stripe: float
     strands: Array
     present: Array
-    here: bool = True
+    exists: bool = True
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Cable:
         self._lay_sheath(surface, u, v, marks, grit, rng)
         for index, wire in enumerate(self.wires):
             fuzz = clouds(rng, 6)
-            if wire.here:
+            if wire.exists:
                 self._lay_wire(surface, u, v, marks, grit, fuzz, index)
         for bent in self.bent:
             x, y = bent.points.mean(0).tolist()

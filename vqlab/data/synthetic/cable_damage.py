@@ -22,7 +22,7 @@ def damage(cable: Cable, defect: str, rng: np.random.Generator) -> Cable:
 
 def _present(cable: Cable, rng: np.random.Generator) -> int:
     """Return the index of a wire that exists."""
-    return int(rng.choice([i for i, wire in enumerate(cable.wires) if wire.here]))
+    return int(rng.choice([i for i, wire in enumerate(cable.wires) if wire.exists]))
 
 
 def _with_wire(cable: Cable, index: int, wire: Wire) -> Cable:
@@ -57,10 +57,10 @@ def _bend(cable: Cable, rng: np.random.Generator) -> Cable:
 
 def _swap(cable: Cable, rng: np.random.Generator) -> Cable:
     first, second = (int(i) for i in rng.choice(3, 2, replace=False))
-    one, two = cable.wires[first], cable.wires[second]
-    swapped = _with_wire(cable, first, replace(one, colour=two.colour))
+    wire, other = cable.wires[first], cable.wires[second]
+    swapped = _with_wire(cable, first, replace(wire, colour=other.colour))
     if rng.random() < 0.5:  # otherwise the same colour twice
-        swapped = _with_wire(swapped, second, replace(two, colour=one.colour))
+        swapped = _with_wire(swapped, second, replace(other, colour=wire.colour))
     return swapped
 
 
@@ -89,7 +89,7 @@ def _cut_outer(cable: Cable, rng: np.random.Generator) -> Cable:
 
 def _lose_cable(cable: Cable, rng: np.random.Generator) -> Cable:
     index = _present(cable, rng)
-    return _with_wire(cable, index, replace(cable.wires[index], here=False))
+    return _with_wire(cable, index, replace(cable.wires[index], exists=False))
 
 
 def _lose_strands(cable: Cable, rng: np.random.Generator) -> Cable:
@@ -105,7 +105,7 @@ def _lose_strands(cable: Cable, rng: np.random.Generator) -> Cable:
 def _poke(cable: Cable, rng: np.random.Generator) -> Cable:
     index = int(rng.integers(-1, 3))
     angle = rng.uniform(0, 2 * math.pi)
-    if index >= 0 and cable.wires[index].here:
+    if index >= 0 and cable.wires[index].exists:
         spot = np.array(cable.wires[index].centre) + polar(
             angle, (WIRE + HOLE) / 2 + rng.normal(0, 0.008)
         )

@@ -95,11 +95,11 @@ class Fabric:
         wrong = self.wrong
         if wrong is None or wrong.weft != weft:
             return lift, half
-        here = (number >= wrong.first) & (number <= wrong.last)
-        here &= (along > wrong.start) & (along < wrong.end)
+        inside = (number >= wrong.first) & (number <= wrong.last)
+        inside &= (along > wrong.start) & (along < wrong.end)
         if wrong.left < 1:
-            return lift, np.where(here, np.maximum(half * wrong.left, 0.02), half)
-        return np.where(here, 1.1, lift), half
+            return lift, np.where(inside, np.maximum(half * wrong.left, 0.02), half)
+        return np.where(inside, 1.1, lift), half
 
     def _hole(self, u: Array, v: Array, rng: np.random.Generator) -> Array:
         """Cover (S, S) of the hole, with a torn edge."""
