@@ -7,7 +7,6 @@ from pathlib import Path
 
 from vqlab.model import Model
 from vqlab.text import category_text
-from vqlab.tracking import Tracker, meant_by
 from vqlab.types import UserError
 
 
@@ -22,6 +21,8 @@ def load_model(reference: str, category: str | None, mlruns: Path) -> Model:
         return model
     if reference == "champion" and category is None:
         raise UserError("a champion must be named with its category; add e.g. --category cable.")
+    from vqlab.tracking import Tracker  # a checkpoint file is loaded without MLflow
+
     tracker = Tracker.open(mlruns, create=False, write=False)
     if reference == "champion":
         return Model.load(tracker.champion(str(category)).checkpoint)
@@ -32,7 +33,11 @@ def load_model(reference: str, category: str | None, mlruns: Path) -> Model:
 
 def _require_category(what: str, trained: Sequence[str], category: str | None) -> None:
     """Raise UserError unless `category` is None or among the `trained` categories."""
-    if category is None or category in trained or meant_by(category, trained):
+    if category is None or category in trained:
+        return
+    from vqlab.tracking import meant_by
+
+    if meant_by(category, trained):
         return
     of = category_text(trained) or "no category"
     raise UserError(
