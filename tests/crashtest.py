@@ -28,6 +28,7 @@ from postgres_server import postgres_server  # noqa: E402
 from tiny_set import tiny_recipe, write_tiny_set  # noqa: E402
 
 from vqlab.sweep.study import policy as studies  # noqa: E402
+from vqlab.sweep.study.record import record_of, was_interrupted  # noqa: E402
 from vqlab.sweep.study.storage import ADDRESS, open_storage, storage_address  # noqa: E402
 from vqlab.tracking import Tracker  # noqa: E402
 
@@ -147,21 +148,19 @@ class CrashTest:
         study = self.study()
         assert study is not None
         trials = study.get_trials(deepcopy=False)
-        repeats = Counter(
-            t.user_attrs[studies.RETRY_OF] for t in trials if studies.RETRY_OF in t.user_attrs
-        )
+        repeats = Counter(t.user_attrs["retry_of"] for t in trials if "retry_of" in t.user_attrs)
         duplicated = [f"trial {n} was tried again {c} times" for n, c in repeats.items() if c > 1]
         if len(self.finished) > self.target:
             duplicated.append(f"{len(self.finished)} trials where {self.target} were asked for")
         inconsistent = [
             f"trial {t.number} was interrupted and not tried again"
             for t in trials
-            if studies.was_interrupted(t) and not repeats[t.number]
+            if was_interrupted(t) and not repeats[t.number]
         ]
         inconsistent += [f"trial {t.number} is {t.state.name}" for t in trials
                          if not t.state.is_finished()]  # fmt: skip
         tracker = Tracker.open(self.folder / "mlruns")
-        own = {t.user_attrs.get(studies.RUN_ID): t.number for t in trials}
+        own = {record_of(t).run_id: t.number for t in trials}
         records = tracker.runs(tags={"vqlab.kind": "trial"})
         runs = {own[record.run_id]: record for record in records if record.run_id in own}
         for trial in trials:

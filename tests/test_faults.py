@@ -37,6 +37,8 @@ from vqlab.config import merge, nest
 from vqlab.evaluation import Report
 from vqlab.sweep import EpochDone, Event, SweepResult, TrialStarted, make_space, sweep
 from vqlab.sweep.study import policy as studies
+from vqlab.sweep.study.record import record_of, was_interrupted
+from vqlab.sweep.study.retry import ask, reconcile, this_worker, trial_id
 from vqlab.sweep.study.storage import Heartbeat, open_storage, opened_storage
 from vqlab.sweep.trial.objective import sentence
 from vqlab.sweep.workers.loop import TASK, Task, take_trials
@@ -90,7 +92,7 @@ def test_a_trial_that_its_process_survives_is_tried_again(root: Path, tmp_path: 
         sweep_here(tmp_path, tiny_recipe(root), RATE, 1, leave)
     trials = the_study(tmp_path).get_trials(deepcopy=False)
     assert [t.state for t in trials] == [TrialState.FAIL, TrialState.WAITING]
-    assert studies.was_interrupted(trials[0])
+    assert was_interrupted(trials[0])
     runs = Tracker.open(tmp_path / "mlruns").runs(kinds=["trial"])
     assert [(r.status, r.tags["optuna.state"]) for r in runs] == [("FAILED", "FAIL")]
 
@@ -124,9 +126,7 @@ def test_a_trial_whose_end_the_store_does_not_take_is_tried_again(tmp_path: Path
         with opened_storage(address) as storage:
             study = studies.open_study(storage, "s", "maximize")
             study.set_user_attr(TASK, asdict(Task({}, {}, "", target=2, seed=0)))
-            studies.ask(study).set_user_attr(
-                studies.WORKER, {**studies.this_worker(), "vqlab.thread": ""}
-            )
+            ask(study).set_user_attr("worker", {**this_worker(), "vqlab.thread": ""})
             frozen = Frozen(storage)
 
             def run(trial: optuna.Trial) -> float:
@@ -139,7 +139,7 @@ def test_a_trial_whose_end_the_store_does_not_take_is_tried_again(tmp_path: Path
     with opened_storage(address) as storage:
         study = studies.load_study(storage, "s")
         assert [t.state.name for t in study.trials] == ["RUNNING", "RUNNING"]
-        assert studies.reconcile(study, storage) == [1]  # the other one is another thread's
+        assert reconcile(study, storage) == [1]  # the other one is another thread's
         assert [t.state.name for t in study.trials] == ["RUNNING", "FAIL", "WAITING"]
 
 
@@ -158,7 +158,7 @@ def test_an_image_that_becomes_another_one(tmp_path: Path) -> None:
     assert other
     for trial in check_all_agrees(tmp_path, 3, failed=other).trials:
         if trial.number in other:
-            assert "are not those of study" in trial.user_attrs[studies.REASON]
+            assert "are not those of study" in str(record_of(trial).reason)
 
 
 @pytest.mark.usefixtures("untested")
@@ -194,7 +194,7 @@ def test_a_store_that_refuses_a_heartbeat(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("VQLAB_HEARTBEAT", "1")
     storage = open_storage(f"sqlite:///{tmp_path / 'optuna.db'}")
     study = studies.open_study(storage, "s", "maximize")
-    trial = studies.ask(study)
+    trial = ask(study)
     frozen = Frozen(storage)
 
     def recorded() -> int:
@@ -202,7 +202,7 @@ def test_a_store_that_refuses_a_heartbeat(tmp_path: Path, monkeypatch: pytest.Mo
             return connection.scalar(sqlalchemy.text("SELECT COUNT(*) FROM trial_heartbeats")) or 0
 
     frozen.set(True)
-    with Heartbeat(storage, studies.trial_id(storage, study, trial.number)):
+    with Heartbeat(storage, trial_id(storage, study, trial.number)):
         time.sleep(1.5)
         assert recorded() == 0
         frozen.set(False)
@@ -217,14 +217,12 @@ def test_a_trial_without_a_heartbeat_is_retried(
     storage = open_storage(f"sqlite:///{tmp_path / 'optuna.db'}")
     study = studies.open_study(storage, "s", "maximize")
     for host in ("dead", "alive"):
-        studies.ask(study).set_user_attr(
-            studies.WORKER, {**studies.this_worker(), "vqlab.host": host}
-        )
-    dead, alive = (studies.trial_id(storage, study, number) for number in (0, 1))
+        ask(study).set_user_attr("worker", {**this_worker(), "vqlab.host": host})
+    dead, alive = (trial_id(storage, study, number) for number in (0, 1))
     storage.record_heartbeat(dead)
     with Heartbeat(storage, alive):
-        assert studies.reconcile(study, storage) == []
-        wait_for(lambda: studies.reconcile(study, storage) == [0])
+        assert reconcile(study, storage) == []
+        wait_for(lambda: reconcile(study, storage) == [0])
     assert [t.state.name for t in study.trials] == ["FAIL", "RUNNING", "WAITING"]
 
 
@@ -243,7 +241,7 @@ def test_a_trial_that_others_gave_up(tmp_path: Path) -> None:
 
         take_trials(study, storage, run, ended=lambda trial, target: ended.append(trial))
     assert [(t.number, t.state.name) for t in ended] == [(0, "FAIL"), (1, "COMPLETE")]
-    assert ended[1].user_attrs[studies.RETRY_OF] == 0
+    assert record_of(ended[1]).retry_of == 0
 
 
 # Two workers
@@ -265,11 +263,11 @@ def trials_of(folder: Path, state: TrialState) -> list[FrozenTrial]:
 def by_themselves(folder: Path) -> set[int]:
     """Numbers of the trials that failed, and not because their worker was killed."""
     failed = trials_of(folder, TrialState.FAIL)
-    return {trial.number for trial in failed if not studies.was_interrupted(trial)}
+    return {trial.number for trial in failed if not was_interrupted(trial)}
 
 
 def kill_worker_of(trial: FrozenTrial) -> None:
-    os.kill(int(trial.user_attrs[studies.WORKER]["vqlab.pid"]), signal.SIGKILL)
+    os.kill(int(trial.user_attrs["worker"]["vqlab.pid"]), signal.SIGKILL)
 
 
 def complaint_of(process: subprocess.Popen[str]) -> str:
@@ -338,7 +336,7 @@ def test_an_image_that_becomes_unreadable(tmp_path: Path) -> None:
     assert faulty
     study = check(folder, 4, failed=faulty)
     for number in faulty:
-        assert str(image) in study.trials[number].user_attrs[studies.REASON]
+        assert str(image) in str(record_of(study.trials[number]).reason)
     assert str(image) in complaint_of(begin(folder, trials=5, workers=2))
     image.write_bytes(whole)
     end(begin(folder, trials=5, workers=2))
@@ -415,7 +413,7 @@ def test_a_full_disk_under_a_store(
     assert "disk is full" in complaint and str(small_disk) in complaint
     faulty = by_themselves(folder)
     for trial in trials_of(folder, TrialState.FAIL):
-        assert trial.number not in faulty or "full" in trial.user_attrs[studies.REASON]
+        assert trial.number not in faulty or "full" in str(record_of(trial).reason)
     end(begin(folder, trials=4, workers=2))
     check(folder, 4, failed=faulty, without_run=faulty)  # where the full disk refused its run
 

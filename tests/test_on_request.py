@@ -21,8 +21,9 @@ from vqlab.config import read_recipe
 from vqlab.evaluation import Report
 from vqlab.run import resolve, run
 from vqlab.sweep import Event, Progressed, SweepResult, make_space, sweep
+from vqlab.sweep.context import SweepContext
 from vqlab.sweep.result import REQUESTED, TESTED
-from vqlab.sweep.trial.objective import Objective
+from vqlab.sweep.sync.mirror import Mirror
 from vqlab.sweep.trial.retrain import AGAIN, THREADS, bring_back
 from vqlab.tracking import RunRecord, Tracker
 from vqlab.training import Trainer
@@ -206,10 +207,12 @@ def test_a_model_that_comes_out_otherwise_is_noted(
     result = go(root, store, trials=2, seed=3)
     number = beaten(result)
 
-    def from_elsewhere(objective: Objective, trial: FrozenTrial, record: RunRecord) -> str:
+    def from_elsewhere(
+        context: SweepContext, mirror: Mirror, trial: FrozenTrial, record: RunRecord
+    ) -> str:
         other = copy.deepcopy(trial)
         other.user_attrs["validation"]["validation/pixel_auroc"] -= 0.25
-        return bring_back(objective, other, record)
+        return bring_back(context, mirror, other, record)
 
     monkeypatch.setattr("vqlab.sweep.result.bring_back", from_elsewhere)
     result = go(root, store, trials=2, seed=3, test=[number])

@@ -42,6 +42,8 @@ from vqlab.sweep import (
 )
 from vqlab.sweep.space.compile import plan
 from vqlab.sweep.study import policy as studies
+from vqlab.sweep.study.record import record_of
+from vqlab.sweep.study.retry import ask, reconcile, retry
 from vqlab.sweep.study.storage import only_one, open_storage, store_errors
 from vqlab.sweep.trial.selection import best_thresholds, pixel_f1
 from vqlab.tracking import Run, Tracker
@@ -248,16 +250,16 @@ def test_a_study_stopped_in_between_draws_the_same(tmp_path: Path) -> None:
 def test_an_interrupted_trial_is_queued_once(tmp_path: Path) -> None:
     storage = storage_at(tmp_path)
     study = studies.open_study(storage, "s", "maximize")
-    trial = studies.ask(study)
+    trial = ask(study)
     drawn = trial.suggest_float("x", 0, 1)
-    assert studies.reconcile(study, storage) == [0]
-    assert studies.reconcile(study, storage) == []
+    assert reconcile(study, storage) == [0]
+    assert reconcile(study, storage) == []
     states = [t.state for t in study.trials]
     assert states == [TrialState.FAIL, TrialState.WAITING]
-    assert not studies.retry(study, study.trials[0])
-    again = studies.ask(study)
+    assert not retry(study, study.trials[0])
+    again = ask(study)
     assert again.number == 1 and again.suggest_float("x", 0, 1) == drawn
-    assert again.user_attrs[studies.RETRY_OF] == 0
+    assert record_of(again).retry_of == 0
 
 
 def test_a_trial_that_always_kills_is_given_up(tmp_path: Path) -> None:
@@ -265,8 +267,8 @@ def test_a_trial_that_always_kills_is_given_up(tmp_path: Path) -> None:
     study = studies.open_study(storage, "s", "maximize")
     queued = []
     for _ in range(6):
-        studies.ask(study)
-        queued.append(studies.reconcile(study, storage))
+        ask(study)
+        queued.append(reconcile(study, storage))
     assert queued == [[0], [1], [2], [3], [], [5]]
 
 
@@ -322,7 +324,7 @@ def test_a_full_disk_under_the_store_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="database or disk is full.*free some space"):
         with store_errors(f"sqlite:///{path}"):
             for _ in range(100):
-                studies.ask(study).set_user_attr("padding", "x" * 500)
+                ask(study).set_user_attr("padding", "x" * 500)
 
 
 # Whole sweeps

@@ -22,8 +22,8 @@ from tiny_set import tiny_recipe
 
 from vqlab.sweep import LocalWorkers, join
 from vqlab.sweep.study import policy as studies
+from vqlab.sweep.study.record import record_of, row, was_interrupted
 from vqlab.sweep.study.storage import Turn, open_storage, storage_address
-from vqlab.sweep.sync.mirror import row
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
@@ -144,10 +144,10 @@ def check_all_agrees(
     states = Counter(trial.state.name for trial in trials)
     assert states["COMPLETE"] + states["PRUNED"] == target
     assert set(states) <= {"COMPLETE", "PRUNED", "FAIL"}
-    repeats = Counter(t.user_attrs[studies.RETRY_OF] for t in trials if "retry_of" in t.user_attrs)
+    repeats = Counter(record_of(t).retry_of for t in trials if "retry_of" in t.user_attrs)
     ended = {t.number for t in trials if t.state == TrialState.FAIL}
     assert repeats == {number: 1 for number in ended if number not in failed}
-    by_themselves = {number for number in ended if not studies.was_interrupted(trials[number])}
+    by_themselves = {number for number in ended if not was_interrupted(trials[number])}
     assert by_themselves == set(failed)
     tracker = Tracker.open(folder / "mlruns")
     assert not [run.name for run in tracker.runs() if run.status == "RUNNING"]
@@ -160,7 +160,7 @@ def check_all_agrees(
         assert run.tags.get("vqlab.reason", "") == row(trial).reason
     shown = {int(run.tags["vqlab.trial"]) for run in runs}
     assert shown >= by_themselves - set(without_run)
-    complete = [t.user_attrs[studies.RUN_ID] for t in trials if t.state == TrialState.COMPLETE]
+    complete = [record_of(t).run_id for t in trials if t.state == TrialState.COMPLETE]
     assert set(complete) <= {run.run_id for run in runs}
     return study
 
@@ -173,7 +173,7 @@ def test_a_killed_worker_costs_one_retry(folder: Path) -> None:
     said = end(sweep)
     assert "best run" in said and "3 of 3" in said
     trials = check_all_agrees(folder, 3).get_trials(deepcopy=False)
-    (retry,) = [t for t in trials if t.user_attrs.get(studies.RETRY_OF) == trial.number]
+    (retry,) = [t for t in trials if record_of(t).retry_of == trial.number]
     assert retry.params == trials[trial.number].params
     assert len({t.user_attrs["worker"]["vqlab.pid"] for t in trials}) >= 2
 
@@ -189,7 +189,7 @@ def test_workers_stop_when_their_launcher_is_killed(folder: Path) -> None:
     sweep.communicate()
     wait_for(lambda: not any(lives(p) for p in workers), seconds=60)
     stopped = the_study(folder).get_trials(deepcopy=False)[trial.number]
-    assert stopped.state == TrialState.FAIL and studies.was_interrupted(stopped)
+    assert stopped.state == TrialState.FAIL and was_interrupted(stopped)
     end(begin(folder, trials=4, workers=1))
     check_all_agrees(folder, 4)
 

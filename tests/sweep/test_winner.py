@@ -10,7 +10,7 @@ import optuna
 import pytest
 
 from vqlab.evaluation import VALIDATION_EVIDENCE, Scored, Thresholds, evaluate, save_evidence
-from vqlab.sweep.study.policy import AS_RECIPE, DEAD, RECIPE, RUN_ID, SAME_AS
+from vqlab.sweep.study.record import RECIPE, stored
 from vqlab.sweep.study.winner import WinnerRule
 from vqlab.tracking import Tracker
 from vqlab.types import Geometry, Sample
@@ -67,7 +67,7 @@ def add(
             value=value,
             params=params,
             distributions={name: choice for name in params},
-            user_attrs={RUN_ID: run.id, **attributes},
+            user_attrs=stored(run_id=run.id, **attributes),
         )
     )
     return value
@@ -86,7 +86,7 @@ def test_no_trial_no_winner(study: optuna.Study, tracker: Tracker) -> None:
 def test_a_lucky_trial_does_not_replace_the_recipe(
     study: optuna.Study, tracker: Tracker, tmp_path: Path
 ) -> None:
-    recipe_value = add(study, tracker, tmp_path, scored(1.0), **{AS_RECIPE: True})
+    recipe_value = add(study, tracker, tmp_path, scored(1.0), as_in_recipe=True)
     lucky = add(study, tracker, tmp_path, scored(1.05, noise=0.4))
     assert lucky > recipe_value
     rule = WinnerRule(study, tracker, OBJECTIVE)
@@ -100,7 +100,7 @@ def test_a_lucky_trial_does_not_replace_the_recipe(
 def test_a_clearly_better_trial_replaces_the_recipe(
     study: optuna.Study, tracker: Tracker, tmp_path: Path
 ) -> None:
-    recipe_value = add(study, tracker, tmp_path, scored(1.0), **{AS_RECIPE: True})
+    recipe_value = add(study, tracker, tmp_path, scored(1.0), as_in_recipe=True)
     better = add(study, tracker, tmp_path, scored(2.0))
     rule = WinnerRule(study, tracker, OBJECTIVE)
     assert winner(rule) == 1 and not rule.not_clearly_better()
@@ -110,7 +110,7 @@ def test_a_clearly_better_trial_replaces_the_recipe(
 
 def test_less_is_better_where_the_study_minimises(tracker: Tracker, tmp_path: Path) -> None:
     study = optuna.create_study(direction="minimize")
-    add(study, tracker, tmp_path, scored(2.0), **{AS_RECIPE: True})
+    add(study, tracker, tmp_path, scored(2.0), as_in_recipe=True)
     add(study, tracker, tmp_path, scored(1.0))
     assert winner(WinnerRule(study, tracker, OBJECTIVE)) == 1
 
@@ -118,8 +118,8 @@ def test_less_is_better_where_the_study_minimises(tracker: Tracker, tmp_path: Pa
 def test_the_best_recipe_wins_by_its_own_winner(
     study: optuna.Study, tracker: Tracker, tmp_path: Path
 ) -> None:
-    add(study, tracker, tmp_path, scored(1.0), "a", **{AS_RECIPE: True})
-    add(study, tracker, tmp_path, scored(1.02), "b", **{AS_RECIPE: True})
+    add(study, tracker, tmp_path, scored(1.0), "a", as_in_recipe=True)
+    add(study, tracker, tmp_path, scored(1.02), "b", as_in_recipe=True)
     add(study, tracker, tmp_path, scored(1.05, noise=0.4), "a")
     rule = WinnerRule(study, tracker, OBJECTIVE)
     assert winner(rule) == 1 and winner(rule, "a") == 0 and winner(rule, "b") == 1
@@ -128,7 +128,7 @@ def test_the_best_recipe_wins_by_its_own_winner(
 def test_few_validation_images_prove_nothing(
     study: optuna.Study, tracker: Tracker, tmp_path: Path
 ) -> None:
-    add(study, tracker, tmp_path, scored(1.0).take(range(6)), **{AS_RECIPE: True})
+    add(study, tracker, tmp_path, scored(1.0).take(range(6)), as_in_recipe=True)
     add(study, tracker, tmp_path, scored(4.0).take(range(6)))
     rule = WinnerRule(study, tracker, OBJECTIVE)
     assert winner(rule) == 0
@@ -143,7 +143,7 @@ def test_a_constant_difference_of_few_images_proves_nothing(
     study = optuna.create_study(direction="minimize")
     some = scored(1.0).take(range(images))
     missed = replace(some, image_scores=-np.ones(images))
-    add(study, tracker, tmp_path, missed, metric="escape_rate", **{AS_RECIPE: True})
+    add(study, tracker, tmp_path, missed, metric="escape_rate", as_in_recipe=True)
     better = replace(some, image_scores=some.labels - 0.5)
     add(study, tracker, tmp_path, better, metric="escape_rate")
     rule = WinnerRule(study, tracker, "validation/escape_rate")
@@ -153,7 +153,7 @@ def test_a_constant_difference_of_few_images_proves_nothing(
 def test_without_evidence_the_value_decides(
     study: optuna.Study, tracker: Tracker, tmp_path: Path
 ) -> None:
-    add(study, tracker, tmp_path, scored(1.0), **{AS_RECIPE: True})
+    add(study, tracker, tmp_path, scored(1.0), as_in_recipe=True)
     add(study, tracker, tmp_path, None)
     assert winner(WinnerRule(study, tracker, OBJECTIVE)) == 1
 
@@ -161,14 +161,14 @@ def test_without_evidence_the_value_decides(
 def test_a_trial_that_trained_the_same_is_measured_by_the_first(
     study: optuna.Study, tracker: Tracker, tmp_path: Path
 ) -> None:
-    add(study, tracker, tmp_path, scored(1.0), **{AS_RECIPE: True})
-    add(study, tracker, tmp_path, None, **{SAME_AS: 0})
+    add(study, tracker, tmp_path, scored(1.0), as_in_recipe=True)
+    add(study, tracker, tmp_path, None, same_as=0)
     assert winner(WinnerRule(study, tracker, OBJECTIVE)) == 0
 
 
 def test_a_dead_codebook_in_the_recipe_gives_way(
     study: optuna.Study, tracker: Tracker, tmp_path: Path
 ) -> None:
-    add(study, tracker, tmp_path, scored(1.0), **{AS_RECIPE: True, DEAD: "dead"})
+    add(study, tracker, tmp_path, scored(1.0), as_in_recipe=True, dead_codebook="dead")
     add(study, tracker, tmp_path, scored(0.9))
     assert winner(WinnerRule(study, tracker, OBJECTIVE)) == 1

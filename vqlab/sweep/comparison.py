@@ -13,7 +13,7 @@ from vqlab.experiment_files import SWEEPS, locate
 from vqlab.run import each_model, resolve
 from vqlab.sweep.space.compile import Plan, plan
 from vqlab.sweep.space.schema import Space, checked_objectives, make_space
-from vqlab.sweep.study.policy import RECIPE
+from vqlab.sweep.study.record import RECIPE
 from vqlab.text import category_text, folder_name
 from vqlab.types import UserError
 

@@ -21,14 +21,14 @@ from vqlab.evaluation import Thresholds
 from vqlab.model import Model
 from vqlab.plots import attempt, in_two_rows, loss_curves
 from vqlab.run import LOSS, SAVED_TAG, chosen_pictures, resolve, test_model, warned_of
+from vqlab.sweep.context import SweepContext
 from vqlab.sweep.events import SweepResult, TrialOnTest, TrialRow
 from vqlab.sweep.report import ReportContext, write_report
-from vqlab.sweep.study.policy import RUN_ID, recipe_of, settled
-from vqlab.sweep.sync.mirror import deleted_trials, row, trial_runs
+from vqlab.sweep.study.policy import settled
+from vqlab.sweep.study.record import recipe_of, record_of, row
+from vqlab.sweep.sync.mirror import Mirror, deleted_trials, trial_runs
 from vqlab.sweep.sync.views import OBJECTIVE, PICTURE, StudyPages
-from vqlab.sweep.trial.objective import VALIDATION, Objective
 from vqlab.sweep.trial.retrain import bring_back
-from vqlab.sweep.trial.reuse import SAVED
 from vqlab.text import folder_name
 from vqlab.tracking import NOTE, RunRecord
 from vqlab.types import UserError
@@ -46,7 +46,8 @@ _PICTURES = 4
 
 
 def finish(
-    objective: Objective,
+    context: SweepContext,
+    mirror: Mirror,
     target: int,
     pages: StudyPages,
     results: Path,
@@ -58,10 +59,10 @@ def finish(
     asked: numbers of trials that are scored on test besides the winner, those of them that are
     complete. Raises UserError where no trial is complete.
     """
-    study, tracker = objective.study, objective.tracker
-    objective.rule.deleted = deleted_trials(objective)
-    best = objective.rule.winner()
-    if best is None and objective.rule.deleted:
+    study, tracker = context.study, context.tracker
+    context.rule.deleted = deleted_trials(context)
+    best = context.rule.winner()
+    if best is None and context.rule.deleted:
         raise UserError(
             f"the runs of all complete trials of study {study.study_name} were deleted; restore "
             "them in the MLflow UI, or give the study more trials."
@@ -75,51 +76,51 @@ def finish(
     shown = row(best)
     assert shown.run_id is not None
     record = tracker.find(shown.run_id)
-    categories = objective.splits.categories
+    categories = context.splits.categories
     pictures = results / folder_name(categories[0]) if len(categories) == 1 else results
     finished = record.tags.get(TESTED) == "true"
-    if not len(objective.splits.test):
+    if not len(context.splits.test):
         finished = NOTES in record.tags
     if not finished:
-        chosen_by = {"vqlab.chosen_by": objective.contest.objective}
+        chosen_by = {"vqlab.chosen_by": context.contest.objective}
         # Its checkpoint was tidied away where a better trial was deleted since.
-        note = bring_back(objective, best, record) if objective.rule.deleted else ""
-        pictures = _test_once(objective, record, results, chosen_by, [note] if note else [])
+        note = bring_back(context, mirror, best, record) if context.rule.deleted else ""
+        pictures = _test_once(context, record, results, chosen_by, [note] if note else [])
         record = tracker.find(shown.run_id)
-    _test_others(objective, asked)
-    tested = _tested(objective, best.number)
+    _test_others(context, mirror, asked)
+    tested = _tested(context, best.number)
     recipe = tracker.root / "recipes" / f"{study.study_name}.yaml"
-    text = recipe_text(objective, shown)
+    text = recipe_text(context, shown)
     if not recipe.exists() or recipe.read_text(encoding="utf-8") != text:
         _write(recipe, text)
     shows = digest([text, [trial.number for trial in tested], pages.table])
-    if tracker.find(objective.parent.id).tags.get("vqlab.shows") != shows:
-        _show_study(objective, shown, tested, recipe, pages)
-        objective.parent.set_tags({"vqlab.shows": shows})
-    tracker.settle(objective.parent.id, "FINISHED", {})
+    if tracker.find(context.parent.id).tags.get("vqlab.shows") != shows:
+        _show_study(context, shown, tested, recipe, pages)
+        context.parent.set_tags({"vqlab.shows": shows})
+    tracker.settle(context.parent.id, "FINISHED", {})
     return SweepResult(
         study=study.study_name,
         link=pages.table_link,
         charts_link=pages.charts_link,
-        objective=objective.contest.objective,
+        objective=context.contest.objective,
         target=target,
         best=shown,
-        reason=objective.rule.reason(),
+        reason=context.rule.reason(),
         best_link=tracker.link(shown.run_id),
-        validation=dict(best.user_attrs.get(VALIDATION, {})),
+        validation=dict(record_of(best).validation),
         test=_of(record, "test/"),
         baseline=_of(record, "test_mean_image/"),
-        notes=(*record.tags.get(NOTES, "").splitlines(), *_without(objective.rule.deleted)),
+        notes=(*record.tags.get(NOTES, "").splitlines(), *_without(context.rule.deleted)),
         warned=tuple(warned_of(record.tags, categories)),
         trials=tuple(row(t) for t in study.get_trials(deepcopy=False)),
         tested=tested,
-        recipes=_best_of_each(objective),
+        recipes=_best_of_each(context),
         recipe=recipe,
-        pictures=pictures if len(objective.splits.test) and pictures.is_dir() else None,
-        page=objective.parent.artifact(f"{STUDY}/study.html"),
-        parent_id=objective.parent.id,
+        pictures=pictures if len(context.splits.test) and pictures.is_dir() else None,
+        page=context.parent.artifact(f"{STUDY}/study.html"),
+        parent_id=context.parent.id,
         seconds=time.monotonic() - started,
-        saved=_seconds_saved(objective),
+        saved=_seconds_saved(context),
         thresholds=_thresholds_of(record),
     )
 
@@ -139,43 +140,43 @@ def _thresholds_of(record: RunRecord) -> Thresholds | None:
     return Thresholds.read(meta["thresholds"])
 
 
-def _seconds_saved(objective: Objective) -> float:
-    trials = objective.study.get_trials(deepcopy=False)
-    return float(sum(trial.user_attrs.get(SAVED, 0.0) for trial in trials))
+def _seconds_saved(context: SweepContext) -> float:
+    trials = context.study.get_trials(deepcopy=False)
+    return float(sum(record_of(trial).seconds_saved for trial in trials))
 
 
-def _best_of_each(objective: Objective) -> dict[str, TrialRow | None]:
-    found = {name: objective.rule.winner(name) for name in objective.contest.plans if name}
+def _best_of_each(context: SweepContext) -> dict[str, TrialRow | None]:
+    found = {name: context.rule.winner(name) for name in context.contest.plans if name}
     return {name: row(trial) if trial else None for name, trial in found.items()}
 
 
-def _test_others(objective: Objective, asked: Sequence[int]) -> None:
+def _test_others(context: SweepContext, mirror: Mirror, asked: Sequence[int]) -> None:
     """Score those of the trials that were not scored before, each in its own run, which keeps the
     pictures: the folder of results shows the winner."""
-    trials = objective.study.get_trials(deepcopy=False)
+    trials = context.study.get_trials(deepcopy=False)
     for number in sorted(set(asked)):
         if not 0 <= number < len(trials) or trials[number].state != TrialState.COMPLETE:
             continue
-        if number in objective.rule.deleted:
+        if number in context.rule.deleted:
             raise UserError(
                 f"the run of trial {number} was deleted, so it cannot be scored on test; restore "
                 "it in the MLflow UI, or leave out --test."
             )
-        record = objective.tracker.find(trials[number].user_attrs[RUN_ID])
+        record = context.tracker.find(str(record_of(trials[number]).run_id))
         if record.tags.get(TESTED) == "true":
             continue
-        note = bring_back(objective, trials[number], record)
+        note = bring_back(context, mirror, trials[number], record)
         with tempfile.TemporaryDirectory() as folder:
             tags = {REQUESTED: "true"}
-            _test_once(objective, record, Path(folder), tags, [note] if note else [])
+            _test_once(context, record, Path(folder), tags, [note] if note else [])
 
 
-def _tested(objective: Objective, best: int) -> tuple[TrialOnTest, ...]:
+def _tested(context: SweepContext, best: int) -> tuple[TrialOnTest, ...]:
     """The trials that were scored on test, by number, of which `best` won."""
-    trials = {t.user_attrs.get(RUN_ID): t for t in objective.study.get_trials(deepcopy=False)}
-    tags = {"vqlab.kind": "trial", "vqlab.study": objective.study.study_name, TESTED: "true"}
+    trials = {record_of(t).run_id: t for t in context.study.get_trials(deepcopy=False)}
+    tags = {"vqlab.kind": "trial", "vqlab.study": context.study.study_name, TESTED: "true"}
     found = []
-    for record in objective.tracker.runs(tags=tags):
+    for record in context.tracker.runs(tags=tags):
         trial = trials.get(record.run_id)
         if trial is None:  # of an earlier study of this name, which somebody deleted
             continue
@@ -187,7 +188,7 @@ def _tested(objective: Objective, best: int) -> tuple[TrialOnTest, ...]:
                 number=trial.number,
                 why="winner" if trial.number == best else other,
                 run_id=record.run_id,
-                validation=dict(trial.user_attrs.get(VALIDATION, {})),
+                validation=dict(record_of(trial).validation),
                 test=_of(record, "test/"),
                 notes=tuple(record.tags.get(NOTES, "").splitlines()),
                 recipe=recipe_of(trial),
@@ -197,7 +198,7 @@ def _tested(objective: Objective, best: int) -> tuple[TrialOnTest, ...]:
 
 
 def _test_once(
-    objective: Objective,
+    context: SweepContext,
     record: RunRecord,
     results: Path,
     tags: Mapping[str, str],
@@ -207,12 +208,12 @@ def _test_once(
     the run only says so."""
     model = Model.load(record.checkpoint())
     config = resolve(model.meta["config"])
-    run = objective.tracker.amend(record.run_id)
-    epochs = objective.tracker.history(record.run_id, ("train/", "codebook/"))
+    run = context.tracker.amend(record.run_id)
+    epochs = context.tracker.history(record.run_id, ("train/", "codebook/"))
     if epochs:
         with attempt(LOSS):
             run.log_figure(loss_curves(epochs), LOSS)
-    splits = objective.splits_for(config)
+    splits = context.splits_for(config)
     if not len(splits.test):
         run.set_tags({**tags, NOTES: "\n".join([*splits.notes, *notes])})
         return results / folder_name(splits.categories[0])
@@ -221,14 +222,14 @@ def _test_once(
     return pictures
 
 
-def recipe_text(objective: Objective, best: TrialRow) -> str:
+def recipe_text(context: SweepContext, best: TrialRow) -> str:
     """The winner's settings as a recipe that `train` accepts, with a header saying whence."""
-    study = objective.study
-    name, plan, settings = objective.contest.of(best.params)
+    study = context.study
+    name, plan, settings = context.contest.of(best.params)
     of = f" ({name})" if name else ""
     header = (
         f"# Best of {settled(study)} trials of study {study.study_name}: trial {best.number}{of},\n"
-        f"# {objective.contest.objective} {best.value:.6g}, run {best.run_id}.\n"
+        f"# {context.contest.objective} {best.value:.6g}, run {best.run_id}.\n"
         f"# vqlab train mlruns/recipes/{study.study_name}.yaml\n"
     )
     tree = plan.tree_of(settings)
@@ -243,46 +244,46 @@ def _write(path: Path, text: str) -> None:
 
 
 def _show_study(
-    objective: Objective,
+    context: SweepContext,
     best: TrialRow,
     tested: Sequence[TrialOnTest],
     recipe: Path,
     pages: StudyPages,
 ) -> None:
     """Log recipe, report and description to the study's own run; save the MLflow UI's views."""
-    parent = objective.parent
+    parent = context.parent
     parent.log_artifact(recipe)
     with tempfile.TemporaryDirectory() as folder:
-        pictures = _best_pictures(objective, best)
+        pictures = _best_pictures(context, best)
         if pictures:
             (Path(folder) / Path(PICTURE).name).write_bytes(next(iter(pictures.values())))
         with attempt("the report of the study"):
-            context = _report_context(objective, best, tested, pages, pictures)
-            objectives = objective.contest.objectives
-            write_report(objective.study, objectives, Path(folder), context)
+            shown = _report_context(context, best, tested, pages, pictures)
+            objectives = context.contest.objectives
+            write_report(context.study, objectives, Path(folder), shown)
         shown_in = parent.id if pictures else None
         parent.log_artifacts(Path(folder), STUDY)
-    _show_views(objective, pages)
+    _show_views(context, pages)
     test = next((trial.test for trial in tested if trial.number == best.number), {})
-    description = pages.described(best, test, objective.rule.reason(), shown_in)
+    description = pages.described(best, test, context.rule.reason(), shown_in)
     pages.pages.describe(description)
     parent.set_tags(
         {
             "vqlab.best_trial": str(best.number),
             "vqlab.best_run": str(best.run_id),
-            SAVED_TAG: f"{_seconds_saved(objective):.2f}",
+            SAVED_TAG: f"{_seconds_saved(context):.2f}",
             NOTE: description,
         }
     )
 
 
-def _best_pictures(objective: Objective, best: TrialRow) -> dict[str, bytes]:
+def _best_pictures(context: SweepContext, best: TrialRow) -> dict[str, bytes]:
     """The first test image of each of the first defect types in panels, as PNG files by title;
     what was deleted since is left out."""
     pictures = {}
-    run = objective.tracker.find(str(best.run_id))
+    run = context.tracker.find(str(best.run_id))
     with tempfile.TemporaryDirectory() as folder, attempt(PICTURE), suppress(UserError):
-        for title, file in list(chosen_pictures(objective.splits).items())[:_PICTURES]:
+        for title, file in list(chosen_pictures(context.splits).items())[:_PICTURES]:
             path = Path(folder) / "picture.png"
             write_png(in_two_rows(read_image(run.artifact(f"results/{file}"))), path)
             pictures[title] = path.read_bytes()
@@ -290,20 +291,20 @@ def _best_pictures(objective: Objective, best: TrialRow) -> dict[str, bytes]:
 
 
 def _report_context(
-    objective: Objective,
+    context: SweepContext,
     best: TrialRow,
     tested: Sequence[TrialOnTest],
     pages: StudyPages,
     pictures: Mapping[str, bytes],
 ) -> ReportContext:
-    winner = objective.tracker.find(str(best.run_id))
+    winner = context.tracker.find(str(best.run_id))
     return ReportContext(
         dataset=pages.dataset,
         tested={trial.number: trial.test for trial in tested},
         purposes={trial.number: trial.why for trial in tested},
         baseline=_of(winner, "test_mean_image/"),
-        not_clearly_better=objective.rule.not_clearly_better(),
-        reason=objective.rule.reason(),
+        not_clearly_better=context.rule.not_clearly_better(),
+        reason=context.rule.reason(),
         notes=winner.tags.get(NOTES, "").splitlines(),
         run_link=lambda run_id: pages.pages.link(pages.pages.run(run_id)),
         links=pages.all_links,
@@ -311,15 +312,15 @@ def _report_context(
     )
 
 
-def _show_views(objective: Objective, pages: StudyPages) -> None:
+def _show_views(context: SweepContext, pages: StudyPages) -> None:
     """The study's views, by what its trials logged; runs of an older vqlab get the metric by which
     the views sort."""
     logged: set[str] = set()
-    for record in trial_runs(objective):
+    for record in trial_runs(context):
         logged |= record.metrics.keys()
         value = record.tags.get("vqlab.value")
         if value is not None and OBJECTIVE not in record.metrics:
-            objective.tracker.amend(record.run_id).log_metrics({OBJECTIVE: float(value)})
+            context.tracker.amend(record.run_id).log_metrics({OBJECTIVE: float(value)})
     pages.save(logged)
 
 

@@ -19,15 +19,16 @@ from vqlab.model import build_detector
 from vqlab.recipes import Folders
 from vqlab.run import experiment_of, log_data, require_test, show_experiment
 from vqlab.sweep.comparison import Contest, Spaces, make_contest, named
+from vqlab.sweep.context import SweepContext
 from vqlab.sweep.events import OnEvent, StudyOpened, SweepResult
 from vqlab.sweep.report import annotate
 from vqlab.sweep.result import finish
 from vqlab.sweep.space.schema import Space
 from vqlab.sweep.study import policy as studies
+from vqlab.sweep.study.retry import queued_retries, reconcile
 from vqlab.sweep.study.storage import Turn, only_one, opened_storage, storage_address
-from vqlab.sweep.sync.mirror import deleted_trials, project_all
+from vqlab.sweep.sync.mirror import Mirror, deleted_trials
 from vqlab.sweep.sync.views import StudyPages
-from vqlab.sweep.trial.objective import Objective
 from vqlab.sweep.trial.retrain import ask
 from vqlab.sweep.workers.base import ExternalWorkers, Launcher
 from vqlab.sweep.workers.local import LocalWorkers
@@ -92,56 +93,58 @@ def sweep(
         with Turn(storage, name):  # of two machines one makes it
             parent = _parent(study, tracker, contest, splits, pages)
             annotate(study, contest.objectives, pages.dataset, pages.all_links)
-        objective = Objective(contest, splits, study, parent, tracker, on_event)
-        objective.rule.deleted = deleted_trials(objective)
-        project_all(objective)
+        context = SweepContext(contest, splits, study, parent, tracker, on_event)
+        context.rule.deleted = deleted_trials(context)
+        mirror = Mirror(context)
+        mirror.update_all()
         if done < trials:
-            _give_task(objective, trials, seed)
+            _give_task(context, trials, seed)
             if launcher is None and workers > 1:
                 launcher = LocalWorkers(workers, tracker.root, timeout)
             elif launcher == "elsewhere":
                 launcher = ExternalWorkers(lambda: studies.settled(study) >= trials)
             deadline = float("inf") if timeout is None else started + timeout
-            with _running(objective, trials):
-                _run_trials(objective, storage, launcher, trials, deadline)
-        result = finish(objective, trials, pages, results, started, test)
+            with _running(context, trials):
+                _run_trials(context, mirror, storage, launcher, trials, deadline)
+        result = finish(context, mirror, trials, pages, results, started, test)
         ask(study, test)  # what could not be known before is said when nothing else is left to do
         return result
 
 
-def _give_task(objective: Objective, trials: int, seed: int) -> None:
+def _give_task(context: SweepContext, trials: int, seed: int) -> None:
     """Write into the study what its workers need to know."""
-    study, splits, contest = objective.study, objective.splits, objective.contest
+    study, splits, contest = context.study, context.splits, context.contest
     data = contest.first.config.data
     here = Folders(None if data.good else splits.root, data.good, data.bad).absolute()
     trees = {recipe: here.over(plan.tree) for recipe, plan in contest.plans.items()}
     begun = len(study.get_trials(deepcopy=False))
     name = "" if "" in contest.plans else contest.name
     study.set_user_attr(TASK, asdict(Task(trees, contest.tree, name, trials, seed, begun)))
-    study.set_user_attr(PARENT, objective.parent.id)
+    study.set_user_attr(PARENT, context.parent.id)
     study.set_user_attr(studies.FINGERPRINT, splits.fingerprint)
 
 
 def _run_trials(
-    objective: Objective,
+    context: SweepContext,
+    mirror: Mirror,
     storage: RDBStorage,
     launcher: Launcher | None,
     target: int,
     deadline: float,
 ) -> None:
-    study = objective.study
+    study = context.study
     try:
         if launcher is None:
-            work(objective, storage, deadline)
+            work(context, mirror, storage, deadline)
         else:
             launcher.start(study.study_name)
-            watch(objective.rule, launcher, target, objective.say)
+            watch(context.rule, launcher, target, context.say)
     finally:
         if launcher is not None:
             launcher.stop()
         with Turn(storage, study.study_name):
-            studies.reconcile(study, storage)
-        project_all(objective)
+            reconcile(study, storage)
+        mirror.update_all()
 
 
 def _check_buildable(contest: Contest) -> None:
@@ -165,8 +168,8 @@ def _notes(study: optuna.Study, storage: RDBStorage, base: str) -> tuple[str, ..
             f"this is a new study: its space, settings or data differ from those of "
             f"{', '.join(others)}."
         )
-    studies.reconcile(study, storage)
-    queued = studies.to_be_repeated(study)
+    reconcile(study, storage)
+    queued = queued_retries(study)
     if queued:
         numbers = ", ".join(map(str, queued))
         notes.append(f"interrupted before, tried again: trial {numbers}.")
@@ -214,10 +217,10 @@ def _parent(
 
 
 @contextmanager
-def _running(objective: Objective, target: int) -> Iterator[None]:
+def _running(context: SweepContext, target: int) -> Iterator[None]:
     """While trials run the study's run is RUNNING; it ends as they do."""
-    parent, study = objective.parent, objective.study
-    objective.tracker.reopen(parent.id)
+    parent, study = context.parent, context.study
+    context.tracker.reopen(parent.id)
     try:
         with parent:
             yield

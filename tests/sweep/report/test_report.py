@@ -21,7 +21,7 @@ from vqlab.run import short_names
 from vqlab.sweep.report import ReportContext, write_report
 from vqlab.sweep.report.importance import importances
 from vqlab.sweep.report.study_data import Goal, StudyData, TrialData, pareto_front, plain
-from vqlab.sweep.study.policy import AS_RECIPE, DEAD, REASON, RECIPE, RETRY_OF, RUN_ID
+from vqlab.sweep.study.record import RECIPE, note
 
 AUROC, SECONDS = "validation/pixel_auroc", "seconds_per_image"
 TERMS = ['["error", "context"]', '["error"]']
@@ -46,13 +46,13 @@ def settings(trial: optuna.Trial, prefix: str = "") -> float:
 
 def one(trial: optuna.Trial) -> float:
     """A study of one recipe: pruned and failed trials, a search within each."""
-    trial.set_user_attr(RUN_ID, f"run{trial.number:03d}")
-    trial.set_user_attr(AS_RECIPE, trial.number == 0)
+    note(trial, run_id=f"run{trial.number:03d}")
+    note(trial, as_in_recipe=trial.number == 0)
     value = settings(trial)
     for epoch in (1, 2, 3):
         trial.report(value - 0.1 / epoch, epoch)
     if trial.number in (3, 5):
-        trial.set_user_attr(REASON, "behind the median, of <b>earlier</b> trials")
+        note(trial, reason="behind the median, of <b>earlier</b> trials")
         raise optuna.TrialPruned
     if trial.number == 7:
         raise ZeroDivisionError
@@ -285,7 +285,8 @@ def test_odd_trials_do_no_harm(tmp_path: Path) -> None:
             value=0.9,
             intermediate_values={1: math.nan, 2: math.inf, 3: 0.5},
             user_attrs={
-                DEAD: "dead codebook", RETRY_OF: 1, "reused": "trial 0", "seconds_saved": 1.5,
+                "dead_codebook": "dead codebook", "retry_of": 1,
+                "reused": "trial 0", "seconds_saved": 1.5,
                 "validation": {AUROC: None},
                 "scoring": {"detector.scoring.terms": ["error"], "s.y": None},
                 "thresholds": "none",

@@ -13,7 +13,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from vqlab.sweep.report.study_data import Goal, Setting, StudyData, plain, searched_within
-from vqlab.sweep.study.policy import RECIPE, RUN_ID, recipe_of
+from vqlab.sweep.study.record import RECIPE, recipe_of, record_of
 
 
 @contextlib.contextmanager
@@ -69,7 +69,7 @@ def _trial_copy(
         values=[shown.values[data.goals.index(goal)] for goal in goals] if shown.values else None,
         params={prefix + name: value for name, (value, _) in params.items()},
         distributions={prefix + name: distribution for name, (_, distribution) in params.items()},
-        user_attrs={"run": trial.user_attrs[RUN_ID]} if RUN_ID in trial.user_attrs else {},
+        user_attrs={"run": run_id} if (run_id := record_of(trial).run_id) else {},
         intermediate_values=dict(shown.curve),
         constraints=trial.constraints,
     )

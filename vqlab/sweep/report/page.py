@@ -30,7 +30,7 @@ from vqlab.sweep.report.trial_table import (
     trial_table,
     validation_and_test,
 )
-from vqlab.sweep.study.policy import BEYOND, DEAD, RUN_ID
+from vqlab.sweep.study.record import record_of
 
 PAGE, TABLE = "study.html", "trials.csv"
 _CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
@@ -235,7 +235,7 @@ def _rejected(data: StudyData) -> Iterator[str]:
         return
     sign = 1 if data.goals[0].maximize else -1
     for trial, raw in zip(data.trials, data.raw, strict=True):
-        reason = raw.user_attrs.get(BEYOND) or raw.user_attrs.get(DEAD)
+        reason = record_of(raw).violation or record_of(raw).dead_codebook
         if trial.values and reason and sign * trial.values[0] > sign * data.best[0].values[0]:
             yield f"Trial {trial.number} has {trial.values[0]:.6g}, but may not win: {reason}."
 
@@ -306,7 +306,7 @@ def _trials(data: StudyData, table: TrialTable, context: ReportContext) -> str:
     for trial, raw, row in zip(data.trials, data.raw, table.rows, strict=True):
         look = "best" if trial.number in best else "" if trial.state == "COMPLETE" else "other"
         cells = [html.escape(_text(cell)) for cell in row]
-        run_id = raw.user_attrs.get(RUN_ID)
+        run_id = record_of(raw).run_id
         if run_id and context.run_link is not None:
             address = html.escape(context.run_link(str(run_id)))
             cells[-1] = f'<a href="{address}">{cells[-1]}</a>'

@@ -15,7 +15,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.run import short_names
-from vqlab.sweep.study.policy import AS_RECIPE, DEAD, RECIPE, recipe_of
+from vqlab.sweep.study.record import RECIPE, recipe_of, record_of
 
 SEARCHED_WITHIN = ("scoring", "thresholds")
 """User attributes of a trial with the settings searched on its trained detector."""
@@ -126,8 +126,8 @@ class StudyData:
                 for epoch, value in sorted(trial.intermediate_values.items())
                 if math.isfinite(value)
             },
-            as_recipe=bool(trial.user_attrs.get(AS_RECIPE)),
-            eligible=DEAD not in trial.user_attrs
+            as_recipe=record_of(trial).as_in_recipe,
+            eligible=not record_of(trial).dead_codebook
             and trial.number not in self.not_clearly_better
             and all(value <= 0 for value in trial.constraints.values()),
         )

@@ -13,8 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.metrics import OBJECTIVES, PRIMARY
 from vqlab.sweep.report.study_data import StudyData, settings_of
-from vqlab.sweep.study.policy import DEAD, REASON, RETRY_OF, RUN_ID, recipe_of
-from vqlab.sweep.trial.reuse import REUSED, SAVED
+from vqlab.sweep.study.record import recipe_of, record_of
 
 VALIDATION = "validation"
 """User attribute of a trial: its validation metrics."""
@@ -49,7 +48,7 @@ def trial_table(data: StudyData, tested: TestMetrics, purposes: Mapping[int, str
     columns += ["seconds", "reason", "retry_of", "reused", "seconds_saved", "run_id"]
     rows = []
     for trial in data.raw:
-        attrs, values = trial.user_attrs, settings_of(trial)
+        record, values = record_of(trial), settings_of(trial)
         complete = trial.state == TrialState.COMPLETE
         row = [trial.number, *([recipe_of(trial)] if compared else []), trial.state.name]
         row += list(trial.values) if complete else [""] * len(data.objectives)
@@ -57,8 +56,9 @@ def trial_table(data: StudyData, tested: TestMetrics, purposes: Mapping[int, str
         row += [purposes.get(trial.number, "")] if purposes else []
         row += [_cell(values[name]) if name in values else "" for name in settings]
         row += [f"{trial.duration.total_seconds():.2f}" if trial.duration else ""]
-        row += [attrs.get(REASON) or attrs.get(DEAD, "")]
-        row += [attrs.get(name, "") for name in (RETRY_OF, REUSED, SAVED, RUN_ID)]
+        row += [record.reason or record.dead_codebook]
+        row += ["" if record.retry_of is None else record.retry_of, record.reused]
+        row += [record.seconds_saved if record.reused else "", record.run_id or ""]
         rows.append(row)
     return TrialTable(columns, rows)
 

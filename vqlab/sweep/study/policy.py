@@ -1,47 +1,33 @@
-"""The study: what it draws and prunes, which trials count, what killed workers left behind."""
+"""Sampler and pruner of a study, and which of its trials may win."""
 
 from __future__ import annotations
 
 import difflib
-import threading
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
-from optuna.storages import BaseStorage, InMemoryStorage, fail_stale_trials
+from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from vqlab.data import Splits
-from vqlab.tracking import owner_is_gone, owner_tags
+from vqlab.sweep.study.record import recipe_of, record_of
 from vqlab.types import UserError
 
 Direction = Literal["maximize", "minimize"]
-_CHAIN = 5
-"""A trial that ends its process this often in a row is not tried again."""
 _STARTUP = 5
 """Trials before the sampler models anything and the pruner prunes: budgets are small."""
 
-RUN_ID, INTERRUPTED, RETRY_OF, DEAD, BEYOND, REASON, WORKER = (
-    "mlflow_run_id", "interrupted", "retry_of", "dead_codebook", "beyond_limit", "reason", "worker",
-)  # fmt: skip
 ASKED = "tested_on_request"
 """Attribute of a study: numbers of the trials that were to be scored on test besides the winner."""
 FINGERPRINT = "data_fingerprint"
 """Attribute of a study: which images it is about."""
-AS_RECIPE = "as_in_recipe"
-"""Attribute of a trial whose settings are all the recipe's own."""
-SAME_AS = "same_as"
-"""Attribute of a trial: the number of the trial that trained and scored exactly the same."""
 PRESET = "vqlab:preset"
 """Attribute of a study: the preset that lies over its recipes."""
-RECIPE = "recipe"
-"""What a trial draws first where a study compares several recipes."""
 
 
 def open_study(storage: BaseStorage, name: str, *directions: Direction) -> optuna.Study:
@@ -74,12 +60,6 @@ def sampler(seed: int, trials_so_far: int) -> TPESampler:
     again, and a study draws the same whether or not it was stopped in between."""
     word = np.random.SeedSequence([seed, trials_so_far]).generate_state(1)[0]
     return _RecipeSampler(seed=int(word), n_startup_trials=_STARTUP)
-
-
-def recipe_of(trial: FrozenTrial) -> str:
-    """The recipe that a trial drew, or is to draw; empty in a study of one recipe."""
-    queued = trial.system_attrs.get("fixed_params", {})
-    return str(trial.params.get(RECIPE, queued.get(RECIPE, "")))
 
 
 def _of_same_recipe(study: optuna.Study, trial: FrozenTrial) -> optuna.Study:
@@ -151,8 +131,8 @@ def candidates(trials: Sequence[FrozenTrial], recipe: str | None = None) -> list
     """
     done = [t for t in trials if t.state == TrialState.COMPLETE]
     done = [t for t in done if recipe in (None, recipe_of(t))]
-    done = [t for t in done if BEYOND not in t.user_attrs] or done
-    return [t for t in done if DEAD not in t.user_attrs] or done
+    done = [t for t in done if not record_of(t).violation] or done
+    return [t for t in done if not record_of(t).dead_codebook] or done
 
 
 def best_of(study: optuna.Study, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
@@ -170,114 +150,3 @@ def best_trial(
     """
     trials = study.get_trials(deepcopy=False) if trials is None else trials
     return best_of(study, candidates(trials, recipe))
-
-
-def was_interrupted(trial: FrozenTrial) -> bool:
-    """Whether a trial ended because its worker did, and not by a fault of its own."""
-    return _interrupted(trial.state, trial.user_attrs)
-
-
-def _interrupted(state: TrialState, attrs: Mapping[str, Any]) -> bool:
-    return state == TrialState.FAIL and (INTERRUPTED in attrs or REASON not in attrs)
-
-
-def reason_of(state: TrialState, attrs: Mapping[str, Any]) -> str:
-    """Why a trial ended so, or what is to be held against it; empty where there is nothing."""
-    known = attrs.get(REASON) or attrs.get(BEYOND) or attrs.get(DEAD)
-    return str(known or ("interrupted" if _interrupted(state, attrs) else ""))
-
-
-def state_tags(
-    state: TrialState, values: Sequence[float] | None, attrs: Mapping[str, Any]
-) -> dict[str, str]:
-    """What the run of a trial that ended says of it, as tags."""
-    tags = {"optuna.state": state.name}
-    reason = reason_of(state, attrs)
-    if reason:
-        tags["vqlab.reason"] = reason
-    if values and state == TrialState.COMPLETE:
-        tags["vqlab.value"] = repr(values[0])
-    return tags
-
-
-def this_worker() -> dict[str, str]:
-    """Who is at a trial: a thread of a process, which is at one at a time."""
-    return {**owner_tags(), "vqlab.thread": str(threading.get_ident())}
-
-
-def ask(study: optuna.Study) -> optuna.Trial:
-    """Create a trial, or take the next one that is queued."""
-    with warnings.catch_warnings():  # Optuna expects heartbeats in Study.optimize only
-        warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")
-        return study.ask()
-
-
-def trial_id(storage: BaseStorage, study: optuna.Study, number: int) -> int:
-    """Return the storage's ID of a trial."""
-    study_id = storage.get_study_id_from_name(study.study_name)
-    return storage.get_trial_id_from_study_id_trial_number(study_id, number)
-
-
-def reconcile(
-    study: optuna.Study, storage: BaseStorage, trials: list[FrozenTrial] | None = None
-) -> list[int]:
-    """Mark running trials without a live worker as failed, and queue each for one retry.
-
-    Call it within a `Turn`: a worker that is sampling a trial has not named itself in it yet. Also
-    fails trials without a recent heartbeat, and trials that the calling thread left behind.
-    Returns the numbers of the interrupted trials that were queued. trials: as read in this turn.
-    """
-    trials = study.get_trials(deepcopy=False) if trials is None else trials
-    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-    for trial in running:
-        if _left(trial.user_attrs.get(WORKER)):
-            try:
-                at = trial_id(storage, study, trial.number)
-                storage.set_trial_user_attr(at, INTERRUPTED, True)
-                study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-            except UpdateFinishedTrialError:  # it ended just now
-                continue
-    if running:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            fail_stale_trials(study)
-        trials = study.get_trials(deepcopy=False)
-    queued = []
-    for trial in trials:
-        if was_interrupted(trial) and retry(study, trial):
-            queued.append(trial.number)
-    return queued
-
-
-def to_be_repeated(study: optuna.Study) -> list[int]:
-    """Numbers of the interrupted trials whose repetition has not begun."""
-    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    return [t.user_attrs[RETRY_OF] for t in waiting if RETRY_OF in t.user_attrs]
-
-
-def _left(worker: dict[str, str] | None) -> bool:
-    """Whether the worker of a running trial is surely not at it."""
-    if worker is None or owner_is_gone(worker):
-        return True
-    here = this_worker()
-    return all(worker.get(key) == here[key] for key in ("vqlab.host", "vqlab.pid", "vqlab.thread"))
-
-
-def retry(study: optuna.Study, trial: FrozenTrial) -> bool:
-    """Queue an interrupted trial's settings again, once; says whether it did. In a `Turn`."""
-    trials = study.get_trials(deepcopy=False)
-    if any(t.user_attrs.get(RETRY_OF) == trial.number for t in trials):
-        return False
-    if _attempts(trials, trial) >= _CHAIN:
-        return False
-    params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-    kept = {AS_RECIPE: True} if trial.user_attrs.get(AS_RECIPE) else {}
-    study.enqueue_trial(params, user_attrs={RETRY_OF: trial.number, **kept})
-    return True
-
-
-def _attempts(trials: list[FrozenTrial], trial: FrozenTrial) -> int:
-    count, number = 1, trial.user_attrs.get(RETRY_OF)
-    while number is not None:
-        count, number = count + 1, trials[number].user_attrs.get(RETRY_OF)
-    return count

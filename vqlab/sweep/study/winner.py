@@ -17,7 +17,8 @@ from vqlab.evaluation import (
     paired_differences,
 )
 from vqlab.metrics import Difference
-from vqlab.sweep.study.policy import AS_RECIPE, RUN_ID, SAME_AS, best_of, candidates, recipe_of
+from vqlab.sweep.study.policy import best_of, candidates
+from vqlab.sweep.study.record import recipe_of, record_of
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
@@ -101,7 +102,7 @@ class WinnerRule:
     def _reference(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
         """The trial with the recipe's own settings, if it is among the candidates."""
         alike = candidates(trials, recipe_of(trial))
-        return next((each for each in alike if each.user_attrs.get(AS_RECIPE)), None)
+        return next((each for each in alike if record_of(each).as_in_recipe), None)
 
     def _clearly_better(self, difference: Difference) -> bool:
         if difference.interval is None:  # too few images, or no resample differs: no proof
@@ -144,9 +145,10 @@ class WinnerRule:
     def _measured(
         self, trial: FrozenTrial, trials: Sequence[FrozenTrial]
     ) -> Mapping[str, Measured] | None:
-        number = int(trial.user_attrs.get(SAME_AS, trial.number))
+        same_as = record_of(trial).same_as
+        number = trial.number if same_as is None else same_as
         if number not in self._evidence:
-            runs = {each.number: each.user_attrs.get(RUN_ID, "none") for each in trials}
+            runs = {each.number: record_of(each).run_id or "none" for each in trials}
             try:
                 record = self.tracker.find(runs.get(number, "none"))
                 self._evidence[number] = load_evidence(record.artifact(VALIDATION_EVIDENCE))

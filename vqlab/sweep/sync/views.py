@@ -12,7 +12,7 @@ from vqlab.run import PICTURES, TEST_METRICS, chosen_pictures, experiment_of, ru
 from vqlab.sweep.comparison import Contest
 from vqlab.sweep.events import TrialRow
 from vqlab.sweep.report.study_data import plain
-from vqlab.sweep.study.policy import RECIPE
+from vqlab.sweep.study.record import RECIPE
 from vqlab.sweep.trial.selection import CHOSEN
 from vqlab.text import category_text, folder_name
 from vqlab.tracking import ExperimentPages, Tracker, picture_address

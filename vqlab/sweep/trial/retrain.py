@@ -15,10 +15,12 @@ from vqlab.evaluation import Report
 from vqlab.model import Model
 from vqlab.openmp import requested_threads
 from vqlab.run import RunConfig, run, trained_key
+from vqlab.sweep.context import SweepContext
 from vqlab.sweep.events import Progressed
 from vqlab.sweep.study.policy import ASKED
-from vqlab.sweep.sync.mirror import project
-from vqlab.sweep.trial.objective import VALIDATION, Objective, trial_config
+from vqlab.sweep.study.record import record_of
+from vqlab.sweep.sync.mirror import Mirror
+from vqlab.sweep.trial.objective import trial_config
 from vqlab.sweep.trial.selection import choose_within, take_over
 from vqlab.tracking import Run, RunRecord
 from vqlab.types import UserError
@@ -60,7 +62,7 @@ def ask(study: optuna.Study, numbers: Sequence[int], more: bool = False) -> None
         study.set_user_attr(ASKED, sorted(before.union(numbers)))
 
 
-def bring_back(objective: Objective, trial: FrozenTrial, record: RunRecord) -> str:
+def bring_back(context: SweepContext, mirror: Mirror, trial: FrozenTrial, record: RunRecord) -> str:
     """See that the run of a complete trial has its checkpoint: the one it has, else that of the
     same training in another run, else its training is done once more, in its run.
 
@@ -70,59 +72,59 @@ def bring_back(objective: Objective, trial: FrozenTrial, record: RunRecord) -> s
         with suppress(UserError):
             record.checkpoint()
             return ""
-    tracked = objective.tracker.amend(record.run_id, repeated=True)
-    config = trial_config(objective.contest, trial.params)
-    splits = objective.splits_for(config)
+    tracked = context.tracker.amend(record.run_id, repeated=True)
+    config = trial_config(context.contest, trial.params)
+    splits = context.splits_for(config)
     tracked.set_tags({AGAIN: UNDER_WAY})
     try:
         with _as_many_threads(threads_again(config, record)):
             tracked.set_tags({THREADS: str(config.training.threads or torch.get_num_threads())})
             key = trained_key(config, splits.fingerprint)
-            complete = objective.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            found = objective.earlier_runs().model(complete, key, config)
+            complete = context.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            found = context.earlier_runs.model(complete, key, config)
             if found is not None:
-                drawn = objective.contest.of(trial.params)
+                drawn = context.contest.of(trial.params)
                 report = take_over(drawn, tracked, found[0], config, splits).report
             else:
-                report = _trained_again(objective, trial, config, splits, tracked)
+                report = _trained_again(context, trial, config, splits, tracked)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"interrupted while trial {trial.number} was trained again for its test; the same "
             "command goes on from there."
         ) from None
     finally:
-        project(objective, trial)
-    return _compared(objective, trial, report, tracked, record)
+        mirror.update(trial)
+    return _compared(context, trial, report, tracked, record)
 
 
 def _trained_again(
-    objective: Objective, trial: FrozenTrial, config: RunConfig, splits: Splits, tracked: Run
+    context: SweepContext, trial: FrozenTrial, config: RunConfig, splits: Splits, tracked: Run
 ) -> Report:
     def choose(model: Model, config: RunConfig, splits: Splits) -> tuple[Model, Report]:
         found = choose_within(drawn, tracked, model, config, splits)
         return found.model, found.report
 
-    drawn = objective.contest.of(trial.params)
+    drawn = context.contest.of(trial.params)
     what = f"training trial {trial.number} again"
-    objective.tracker.reopen(tracked.id)
+    context.tracker.reopen(tracked.id)
     outcome = run(
         config,
-        objective.tracker,
+        context.tracker,
         resumed=tracked,
         splits=splits,
         test=False,
         assess=choose,
-        on_epoch=lambda epoch, epochs, metrics: objective.say(Progressed(what, epoch, epochs)),
-        on_progress=lambda *counted: objective.say(Progressed(*counted)),
+        on_epoch=lambda epoch, epochs, metrics: context.say(Progressed(what, epoch, epochs)),
+        on_progress=lambda *counted: context.say(Progressed(*counted)),
     )
     return outcome.validation
 
 
 def _compared(
-    objective: Objective, trial: FrozenTrial, report: Report, tracked: Run, record: RunRecord
+    context: SweepContext, trial: FrozenTrial, report: Report, tracked: Run, record: RunRecord
 ) -> str:
-    name = objective.contest.objective
-    before = trial.user_attrs[VALIDATION][name]
+    name = context.contest.objective
+    before = record_of(trial).validation[name]
     after = report.keyed("validation")[name]
     tracked.set_tags({AGAIN: "the same" if after == before else f"{name} {after!r}"})
     if after == before:

@@ -12,14 +12,11 @@ from vqlab.detectors import can_rescore, detector_class
 from vqlab.model import Model
 from vqlab.run import TRAINED_TAG, RunConfig, resolve
 from vqlab.sweep.space.compile import scoring_of
-from vqlab.sweep.study.policy import RUN_ID
+from vqlab.sweep.study.record import record_of
 from vqlab.tracking import RunRecord, Tracker
 from vqlab.training import choose_device
 from vqlab.types import UserError
 
-TRAINED, REUSED, SAVED = "trained", "reused", "seconds_saved"
-"""Attributes of a trial: what makes its training what it is; the trial or run that it took over, or
-the features that were there; the seconds that this spared."""
 Reused = tuple[Model, RunRecord]
 """What was trained before, and the run that trained it."""
 
@@ -31,7 +28,7 @@ def trained_mark(key: str, recipe: str, config: RunConfig) -> list[str]:
 
 def same_trial(complete: list[FrozenTrial], mark: list[str]) -> FrozenTrial | None:
     """One of the complete trials with that mark."""
-    return next((trial for trial in complete if trial.user_attrs.get(TRAINED) == mark), None)
+    return next((trial for trial in complete if list(record_of(trial).trained) == mark), None)
 
 
 class Earlier:
@@ -60,6 +57,7 @@ class Earlier:
 
     def _trials(self, complete: list[FrozenTrial], key: str) -> Iterator[RunRecord]:
         for trial in complete:
-            if trial.user_attrs.get(TRAINED, ["", ""])[1] == key:
+            record = record_of(trial)
+            if list(record.trained[1:2]) == [key] and record.run_id:
                 with suppress(UserError):  # its run was deleted
-                    yield self._tracker.find(trial.user_attrs[RUN_ID])
+                    yield self._tracker.find(record.run_id)

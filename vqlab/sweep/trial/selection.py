@@ -28,8 +28,6 @@ from vqlab.sweep.space.compile import scoring_of
 from vqlab.sweep.trial.scoring_search import Rescored, search_scoring
 from vqlab.tracking import Run
 
-SCORING, THRESHOLDS = "scoring", "thresholds"
-"""Attributes of a trial: the settings of scoring and thresholds chosen for it."""
 CHOSEN = "chosen."
 """Before the names of such settings among the parameters of a trial's run."""
 RULE = "pixel F1 at the threshold on the drawn defects"
@@ -43,7 +41,7 @@ class Chosen:
     model: Model
     report: Report
     attributes: dict[str, Any]
-    """Of the trial: what was chosen."""
+    """Fields of the trial's record: the settings that were chosen."""
 
 
 def choose_within(
@@ -65,14 +63,14 @@ def choose_within(
         model, report = assess(model, config, splits)
         log_evidence(report, tracked, VALIDATION_EVIDENCE)
         return Chosen(model, report, {})
-    attributes: dict[str, Any] = {SCORING: named(drawn.recipe, found.chosen)}
+    attributes: dict[str, Any] = {"scoring": named(drawn.recipe, found.chosen)}
     tags = {f"vqlab.{name}": str(value) for name, value in found.chosen.items()}
     tags |= {f"vqlab.chosen_by.{name}": metric for name, metric in found.rules.items()}
     combinations = list(plan.threshold_settings())
     tree = found.tree
     if combinations:
         picked, thresholds, f1 = best_thresholds(found.scored, config.threshold, combinations)
-        attributes[THRESHOLDS] = named(drawn.recipe, picked)
+        attributes["thresholds"] = named(drawn.recipe, picked)
         tags |= {f"vqlab.{name}": f"{value:g}" for name, value in picked.items()}
         tags["vqlab.threshold_rule"] = f"{RULE} ({f1:.4f})"
         for name, value in picked.items():
@@ -83,7 +81,7 @@ def choose_within(
         tags["vqlab.scorings_tried"] = f"{found.tried} in {found.seconds:.1f} s"
     tracked.set_tags(tags)
     if not tracked.resumed:  # else they are there, and MLflow takes no other value
-        log_chosen(tracked, {**found.chosen, **attributes.get(THRESHOLDS, {})}, drawn.recipe)
+        log_chosen(tracked, {**found.chosen, **attributes.get("thresholds", {})}, drawn.recipe)
     report = evaluate(found.scored, thresholds, keep_evidence=True)
     log_evidence(report, tracked, VALIDATION_EVIDENCE)
     measured = {"thresholds": asdict(thresholds), "validation": report.mean, "config": tree}

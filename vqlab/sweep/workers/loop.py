@@ -24,13 +24,24 @@ from vqlab.config import Tree
 from vqlab.data import load_dataset
 from vqlab.recipes import Data, as_folders
 from vqlab.sweep.comparison import Contest, make_contest, make_spaces, named
+from vqlab.sweep.context import SweepContext
 from vqlab.sweep.events import OnEvent, TrialFinished
 from vqlab.sweep.space.schema import make_space
 from vqlab.sweep.study import policy as studies
 from vqlab.sweep.study.halving import next_recipe
+from vqlab.sweep.study.record import (
+    RECIPE,
+    note,
+    recipe_of,
+    record_of,
+    row,
+    stored,
+    was_interrupted,
+)
+from vqlab.sweep.study.retry import ask, reconcile, this_worker, trial_id
 from vqlab.sweep.study.storage import Heartbeat, Turn, opened_storage, storage_address
-from vqlab.sweep.sync.mirror import project, row, tidy_mine
-from vqlab.sweep.trial.objective import Objective
+from vqlab.sweep.sync.mirror import Mirror
+from vqlab.sweep.trial.objective import TrialRunner
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
@@ -98,24 +109,26 @@ def join(
                 f"the run of study {name} was deleted; start the study again with `vqlab sweep`."
             )
         parent = tracker.amend(study.user_attrs[PARENT])
-        objective = Objective(contest, splits, study, parent, tracker, say)
+        context = SweepContext(contest, splits, study, parent, tracker, say)
         deadline = float("inf") if timeout is None else started + timeout
-        work(objective, storage, deadline)
+        work(context, Mirror(context), storage, deadline)
 
 
-def work(objective: Objective, storage: RDBStorage, deadline: float = float("inf")) -> None:
+def work(
+    context: SweepContext, mirror: Mirror, storage: RDBStorage, deadline: float = float("inf")
+) -> None:
     """`take_trials` of a sweep."""
     try:
         take_trials(
-            objective.study,
+            context.study,
             storage,
-            objective,
-            queue_next=lambda trials: _queue_next(objective.study, objective.contest, trials),
-            ended=partial(_ended, objective),
+            lambda trial: TrialRunner(context, mirror, trial).run(),
+            queue_next=lambda trials: _queue_next(context.study, context.contest, trials),
+            ended=partial(_ended, context, mirror),
             deadline=deadline,
         )
     finally:
-        tidy_mine(objective, objective.study.get_trials(deepcopy=False), most=0)
+        mirror.clean_up_own(context.study.get_trials(deepcopy=False), most=0)
 
 
 def take_trials(
@@ -153,8 +166,8 @@ def take_trials(
 
 def _taken(study: optuna.Study) -> optuna.Trial:
     """A new trial, or the one that is queued; this worker's from now on."""
-    trial = studies.ask(study)
-    trial.set_user_attr(studies.WORKER, studies.this_worker())
+    trial = ask(study)
+    note(trial, worker=this_worker())
     return trial
 
 
@@ -167,7 +180,7 @@ def _at(
     """A trial run to its end, whatever that is; signs of life are given meanwhile."""
     values, state = None, TrialState.FAIL
     try:
-        with Heartbeat(storage, studies.trial_id(storage, study, trial.number)):
+        with Heartbeat(storage, trial_id(storage, study, trial.number)):
             values, state = run(trial), TrialState.COMPLETE
     except optuna.TrialPruned:
         state = TrialState.PRUNED
@@ -182,16 +195,16 @@ def _at(
         return study.get_trials(deepcopy=False)[trial.number]
 
 
-def _ended(objective: Objective, trial: FrozenTrial, target: int) -> None:
-    study = objective.study
+def _ended(context: SweepContext, mirror: Mirror, trial: FrozenTrial, target: int) -> None:
+    study = context.study
     trials = study.get_trials(deepcopy=False)
-    best, done = objective.rule.winner(None, trials), studies.settled(study, trials)
-    project(objective, trial)
-    tidy_mine(objective, trials, most=_UNTIDIED)
-    objective.say(TrialFinished(row(trial), row(best) if best else None, done, target))
+    best, done = context.rule.winner(None, trials), studies.settled(study, trials)
+    mirror.update(trial)
+    mirror.clean_up_own(trials, most=_UNTIDIED)
+    context.say(TrialFinished(row(trial), row(best) if best else None, done, target))
     if best is not None:
-        figure = {objective.contest.objective: best.values[0]}
-        objective.parent.log_metrics(figure, step=trial.number)
+        figure = {context.contest.objective: best.values[0]}
+        context.parent.log_metrics(figure, step=trial.number)
 
 
 def _todo(
@@ -199,7 +212,7 @@ def _todo(
 ) -> tuple[Literal["start", "wait", "nothing"], list[FrozenTrial]]:
     """What to do next; the trials there are."""
     trials = study.get_trials(deepcopy=False)
-    if studies.reconcile(study, storage, trials):
+    if reconcile(study, storage, trials):
         trials = study.get_trials(deepcopy=False)
     done = studies.settled(study, trials)
     if done >= task.target:
@@ -211,9 +224,7 @@ def _todo(
 
 def _stop_if_hopeless(trials: list[FrozenTrial], target: int) -> None:
     failed = [
-        trial
-        for trial in trials
-        if trial.state == TrialState.FAIL and not studies.was_interrupted(trial)
+        trial for trial in trials if trial.state == TrialState.FAIL and not was_interrupted(trial)
     ]
     succeeded = sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
     if len(failed) >= _FAILURES and not succeeded or len(failed) > max(target, 10):
@@ -227,8 +238,8 @@ def _queue_next(study: optuna.Study, contest: Contest, trials: list[FrozenTrial]
     """Queue the next recipe's turn; the first trial of each recipe has the recipe's own values."""
     if any(trial.state == TrialState.WAITING for trial in trials):
         return
-    repeated = {trial.user_attrs.get(studies.RETRY_OF) for trial in trials}
-    turns = Counter(studies.recipe_of(t) for t in trials if t.number not in repeated)
+    repeated = {record_of(trial).retry_of for trial in trials}
+    turns = Counter(recipe_of(t) for t in trials if t.number not in repeated)
 
     def loss(name: str) -> float:
         best = studies.best_of(study, studies.candidates(trials, name))
@@ -236,11 +247,11 @@ def _queue_next(study: optuna.Study, contest: Contest, trials: list[FrozenTrial]
         return math.inf if best is None else sign * float(best.values[0])
 
     recipe = next_recipe(list(contest.plans), turns, loss)
-    fixed: dict[str, Any] = {studies.RECIPE: recipe} if recipe else {}
+    fixed: dict[str, Any] = {RECIPE: recipe} if recipe else {}
     if not turns[recipe]:
         plan = contest.plans[recipe]
         own = plan.own_params()
-        marks = {studies.AS_RECIPE: True} if own.keys() == plan.sampled.keys() else {}
+        marks = stored(as_in_recipe=True) if own.keys() == plan.sampled.keys() else {}
         study.enqueue_trial({**fixed, **named(recipe, own)}, user_attrs=marks)
     elif recipe:
         study.enqueue_trial(fixed)

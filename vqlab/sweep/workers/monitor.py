@@ -7,10 +7,9 @@ import time
 from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.sweep.events import EpochDone, OnEvent, TrialFinished, TrialStarted, WorkerEnded
-from vqlab.sweep.study import policy as studies
+from vqlab.sweep.study.policy import settled
+from vqlab.sweep.study.record import RECIPE, recipe_of, record_of, row
 from vqlab.sweep.study.winner import WinnerRule
-from vqlab.sweep.sync.mirror import row
-from vqlab.sweep.trial.objective import PROGRESS
 from vqlab.sweep.workers.base import Launcher
 from vqlab.types import UserError
 
@@ -30,7 +29,7 @@ def watch(rule: WinnerRule, launcher: Launcher, target: int, say: OnEvent) -> No
         alive = launcher.tend()
         told.look()
         complaint = launcher.complaint()
-        if complaint and not alive and studies.settled(study) < target:
+        if complaint and not alive and settled(study) < target:
             raise UserError(complaint)
         if complaint != known:
             known = complaint
@@ -55,21 +54,21 @@ class _Told:
             begun = trial.number in self._epochs
             if not begun and self._has_begun(trial):
                 self._epochs[trial.number] = 0
-                run_id = str(trial.user_attrs[studies.RUN_ID])
-                params = {k: v for k, v in trial.params.items() if k != studies.RECIPE}
-                link, recipe = self._rule.tracker.link(run_id), studies.recipe_of(trial)
+                run_id = str(record_of(trial).run_id)
+                params = {k: v for k, v in trial.params.items() if k != RECIPE}
+                link, recipe = self._rule.tracker.link(run_id), recipe_of(trial)
                 self._say(TrialStarted(trial.number, params, link, 0, recipe))
-            epoch, epochs = trial.user_attrs.get(PROGRESS, (0, 0))
+            epoch, epochs = record_of(trial).progress
             if begun and epoch > self._epochs[trial.number]:
                 self._epochs[trial.number] = epoch
                 self._say(EpochDone(trial.number, epoch, epochs, {}))
             if trial.state.is_finished() and self._states.get(trial.number) != trial.state:
                 best = self._rule.winner()
-                done = studies.settled(self._study)
+                done = settled(self._study)
                 best_row = row(best) if best else None
                 self._say(TrialFinished(row(trial), best_row, done, self._target))
             self._states[trial.number] = trial.state
 
     def _has_begun(self, trial: FrozenTrial) -> bool:
         new = trial.state == TrialState.RUNNING or self._states.get(trial.number) != trial.state
-        return new and studies.RUN_ID in trial.user_attrs
+        return new and record_of(trial).run_id is not None

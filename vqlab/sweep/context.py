@@ -1,0 +1,54 @@
+"""What all parts of a sweep share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import optuna
+
+from vqlab.config import digest, dump
+from vqlab.data import Splits, load_dataset
+from vqlab.run import RunConfig
+from vqlab.sweep.comparison import Contest
+from vqlab.sweep.events import OnEvent
+from vqlab.sweep.study.policy import refuse_other_images
+from vqlab.sweep.study.winner import WinnerRule
+from vqlab.sweep.trial.reuse import Earlier
+from vqlab.tracking import Run, Tracker
+
+
+@dataclass(frozen=True)
+class SweepContext:
+    """A study with its search spaces, dataset and stores."""
+
+    contest: Contest
+    splits: Splits
+    study: optuna.Study
+    parent: Run
+    """The study's own MLflow run."""
+    tracker: Tracker
+    say: OnEvent
+    _datasets: dict[str, Splits] = field(default_factory=dict)
+
+    @cached_property
+    def rule(self) -> WinnerRule:
+        """The rule that chooses the winner."""
+        return WinnerRule(self.study, self.tracker, self.contest.objective)
+
+    @cached_property
+    def earlier_runs(self) -> Earlier:
+        """Runs whose training may be reused."""
+        return Earlier(self.tracker, self.splits.fingerprint)
+
+    def splits_for(self, config: RunConfig) -> Splits:
+        """Return the dataset as `config` prepares it. It is loaded again only if that differs."""
+        if config.data == self.contest.first.config.data:
+            return self.splits
+        key = digest(dump(config.data))
+        if key not in self._datasets:
+            splits = load_dataset(config.data)
+            refuse_other_images(self.study, splits)
+            self._datasets.clear()
+            self._datasets[key] = splits
+        return self._datasets[key]
