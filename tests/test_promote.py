@@ -301,9 +301,7 @@ def test_the_best_of_the_latest_study_is_scored_once_and_promoted(
 ) -> None:
     space = make_space({"space": {"detector.floor": {"low": 0.01, "high": 0.1}}})
     result = sweep(baseline(root), space, tracker, trials=1, results=tmp_path / "results")
-    monkeypatch.setattr(
-        "vqlab.promote.promotion.test_model", None
-    )  # it has its test metrics already
+    monkeypatch.setattr("vqlab.promote.promotion.test_model", None)  # it is tested already
     monkeypatch.setattr("vqlab.promote.reproduce.score_in_fresh_process", score_images)
     promoted = promote(tracker, "part")
     assert promoted.promoted and promoted.run_id == result.best.run_id
@@ -311,10 +309,11 @@ def test_the_best_of_the_latest_study_is_scored_once_and_promoted(
 
 
 def test_an_untested_run_is_tested_once_and_the_data_must_be_the_same(
-    root: Path, train: Train, tracker: Tracker, tmp_path: Path
+    root: Path, train: Train, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     run_id = train("untested", None)
-    result = promote(tracker, "part", ref="untested", results=tmp_path / "results")
+    result = promote(tracker, "part", ref="untested")
     assert result.promoted
     assert tracker.find(run_id).metrics[METRIC] == result.value
     assert (tmp_path / "results" / "part" / "scores.csv").exists()
@@ -323,7 +322,7 @@ def test_an_untested_run_is_tested_once_and_the_data_must_be_the_same(
     train("stale", None, merge(baseline(changing), nest("data.seed", 1)))
     write_tiny_set(changing, seed=9)
     with pytest.raises(UserError, match="trained on other data"):
-        promote(tracker, "part", ref="stale", results=tmp_path / "results")
+        promote(tracker, "part", ref="stale")
 
 
 def delete_for_good(tracker: Tracker, run_id: str) -> None:

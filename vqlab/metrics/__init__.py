@@ -20,7 +20,6 @@ from vqlab.metrics.catalogue import (
     RATES,
     Metric,
     Ranking,
-    Rate,
     ThresholdCounts,
     get_metric,
     headlines,
@@ -28,11 +27,10 @@ from vqlab.metrics.catalogue import (
     metric_title,
     rates,
 )
-from vqlab.metrics.groups import Curve, Estimate, Groups
+from vqlab.metrics.groups import Curve, Groups
 from vqlab.metrics.information import entropy, mutual_information, purity
 from vqlab.metrics.intervals import (
     ANOMALOUS_IMAGES,
-    LEVEL,
     NORMAL_IMAGES,
     Count,
     Difference,
@@ -42,7 +40,7 @@ from vqlab.metrics.intervals import (
     rate_interval,
 )
 from vqlab.metrics.regions import Regions
-from vqlab.metrics.stream import Histogram, PixelStream
+from vqlab.metrics.stream import PixelStream
 from vqlab.metrics.summary import (
     Summary,
     image_metrics,
@@ -55,7 +53,6 @@ __all__ = [
     "ANOMALOUS_IMAGES",
     "CONSTANT",
     "FPR_LIMIT",
-    "LEVEL",
     "METRICS",
     "NORMAL_IMAGES",
     "OBJECTIVES",
@@ -66,15 +63,12 @@ __all__ = [
     "Count",
     "Curve",
     "Difference",
-    "Estimate",
     "Evidence",
     "Groups",
-    "Histogram",
     "Interval",
     "Metric",
     "PixelStream",
     "Ranking",
-    "Rate",
     "Regions",
     "Summary",
     "ThresholdCounts",

@@ -51,29 +51,23 @@ def places_of(values: Any, centre: Any, per_scale: Any, places: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def count(
-    values: Any,
-    runs: Any,
-    weights: Any,
-    centre: Any,
-    per_scale: Any,
-    threshold: Any,
-    counts: Any,
-    carries: Any,
-    span: Any,
-    defective: Any,
-    shares: Any,
-    coarse: Any,
+    values: Any, regions: Any, bins: Any, threshold: Any, normal: Any, defects: Any, coarse: Any
 ) -> Any:
     """Count the values (h, w) of an anomaly map: normal ones in the bins of `counts`; for defective
     ones, write bins into defective (pixels,) int32 and region weights into shares (pixels,).
 
-    runs (R, 4): defective runs, see `cut_runs`; weights (regions,). counts (2·SIDE + 1,) uint16,
-    the last one unused; carries: overflows of each count, which are rare, so that the working set
-    stays in cache. span (2,): lowest and highest bin in use, updated. coarse (3, 2·COARSE_SIDE):
-    the image's normal and defective pixels and weights; (3, 0) to skip them.
+    regions: runs (R, 4) of defective pixels, see `cut_runs`, and weights (regions,). bins: centre
+    and scale factor. normal: counts (2·SIDE + 1,) uint16, the last one unused; carries, the
+    overflows of each count, which are rare, so that the working set stays in cache; and span (2,),
+    lowest and highest bin in use, updated. defects: defective and shares. coarse
+    (3, 2·COARSE_SIDE): the image's normal and defective pixels and weights; (3, 0) to skip them.
     Returns the number of NaN or infinite values, of values above the threshold, of defective ones
     among these, and the sum of their weights.
     """
+    runs, weights = regions
+    centre, per_scale = bins
+    counts, carries, span = normal
+    defective, shares = defects
     places = np.empty(values.shape[1], np.int32)
     bad = above = hits = r = n = 0
     overlap = 0.0

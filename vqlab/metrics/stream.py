@@ -171,8 +171,8 @@ class PixelStream:
         threshold = type(self.bins.centre)(np.inf if self.threshold is None else self.threshold)
         coarse = np.zeros((3, 2 * kernels.COARSE_SIDE if self._keep else 0))
         bad, above, hits, overlap = kernels.count(
-            values, regions.runs, regions.weights, *where, threshold, *counts, self._span,
-            *self._defects.reserve(regions.pixels), coarse,
+            values, (regions.runs, regions.weights), where, threshold, (*counts, self._span),
+            self._defects.reserve(regions.pixels), coarse,
         )  # fmt: skip
         if bad:
             normal = values.ravel() if mask is None else values[mask == 0]

@@ -62,7 +62,6 @@ def promote(
     min_delta: float = 0.0,
     force: bool = False,
     without_test: bool = False,
-    results: Path = Path("results"),
     data: Path | None = None,
 ) -> Promotion:
     """Make a run's checkpoint the champion of `category` if it is better by more than `min_delta`.
@@ -89,7 +88,7 @@ def promote(
         return Promotion(champion.version, False, True, reason, record.run_id, value, None)
     require_test(record, without_test)
     if not without_test:
-        record = _measured(tracker, record, results, data)
+        record = _measured(tracker, record, data)
     values = champion_values(tracker, champion, record) if champion else {}
     metric = metric or (WITHOUT_TEST if without_test else deciding_metric(record, values))
     compared = MetricComparison(metric, value_of(record, metric), values.get(metric), min_delta)
@@ -182,14 +181,14 @@ def _is_tested(record: RunRecord) -> bool:
     return any(key.startswith("test/") for key in record.metrics)
 
 
-def _measured(tracker: Tracker, record: RunRecord, results: Path, data: Path | None) -> RunRecord:
+def _measured(tracker: Tracker, record: RunRecord, data: Path | None) -> RunRecord:
     """Return the run with its test metrics; evaluate it on test if it has none."""
     if _is_tested(record):
         return record
     model = Model.load(record.checkpoint())
     config = model_config(model, data)
     splits = same_data(record, config)
-    test_model(model, config, splits, tracker.amend(record.run_id), results)
+    test_model(model, config, splits, tracker.amend(record.run_id), Path("results"))
     return tracker.find(record.run_id)
 
 
