@@ -48,7 +48,7 @@ def tracker(store: Tracker) -> Tracker:
     run("seeds", "cable", 0.87, 0.25)
     run("untested", "cable", None, 0.0)
     run("gear", "gear", 0.6, 0.9)
-    store.registry.crown(store.registry.register(best, CHECKPOINT, "cable"), None)
+    store.registry.set_champion(store.registry.register(best, CHECKPOINT, "cable"), None)
     return store
 
 
@@ -113,7 +113,7 @@ def test_json_and_csv_hold_the_same(vqlab: Callable[..., str]) -> None:
 def board(tracker: Tracker, category: str | None = "cable") -> Board:
     runs = tracker.runs([category] if category else None, order_by="test/image_auroc")
     runs = [run for run in runs if "test/image_auroc" in run.metrics]
-    champion = tracker.registry.at("cable")
+    champion = tracker.registry.by_alias("cable")
     assert champion is not None
     return make_board(runs, len(runs), "test/image_auroc", [champion.run_id])
 

@@ -64,7 +64,7 @@ def train(root: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> Trai
 
 
 def champion(tracker: Tracker) -> int | None:
-    version = tracker.registry.at("part")
+    version = tracker.registry.by_alias("part")
     return version.version if version else None
 
 
@@ -107,7 +107,7 @@ def test_rollback_goes_back_in_history(train: Train, tracker: Tracker) -> None:
     registry = tracker.registry
     assert registry.history("part") == [1, 2, 3, 4]
     assert [rollback(tracker, "part").version for _ in range(3)] == [3, 2, 1]
-    assert registry.at("part", PREVIOUS) is None
+    assert registry.by_alias("part", PREVIOUS) is None
     with pytest.raises(UserError, match=r"no champion before version 1; .*--to \(2, 3, 4\)"):
         rollback(tracker, "part")
     assert rollback(tracker, "part", to=3).version == 3 and registry.history("part") == [1, 3]
@@ -145,7 +145,7 @@ def test_rollback_to_a_version_whose_checkpoint_is_gone(train: Train, tracker: T
     first = train("a", 0.9)
     promote(tracker, "part", ref=first)
     promote(tracker, "part", ref=train("b", 0.95))
-    tracker.drop(first, "checkpoint")
+    tracker.delete_artifact(first, "checkpoint")
     with pytest.raises(UserError, match="version 1 of part cannot be used: run .* has no artifact"):
         rollback(tracker, "part")
     assert champion(tracker) == 2 and tracker.registry.history("part") == [1, 2]
@@ -239,7 +239,7 @@ def test_what_may_not_be_promoted(
 
 def test_an_unfinished_run_is_refused(train: Train, tracker: Tracker) -> None:
     run_id = train("a", 0.9)
-    tracker.settle(run_id, "KILLED", {})
+    tracker.set_status(run_id, "KILLED", {})
     with pytest.raises(UserError, match="KILLED"):
         promote(tracker, "part", ref=run_id)
 
@@ -371,7 +371,7 @@ def test_a_deleted_version_is_no_predecessor(train: Train, tracker: Tracker) -> 
         promote(tracker, "part", ref=train(name, value))
     tracker._client.delete_model_version("vqlab-part", "2")
     assert rollback(tracker, "part").version == 1
-    assert tracker.registry.at("part", "previous") is None
+    assert tracker.registry.by_alias("part", "previous") is None
 
 
 def test_a_deleted_run_is_told_with_what_brings_it_back(train: Train, tracker: Tracker) -> None:

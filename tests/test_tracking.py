@@ -267,14 +267,14 @@ def test_what_cannot_be_resumed(tracker: Tracker) -> None:
     run.finish()
     with pytest.raises(UserError, match="vqvae-cable .* is complete"):
         tracker.resume(run.id[:8])
-    with pytest.raises(UserError, match=r"no run 'vqvae-cabel'; near ones: vqvae-cable \("):
+    with pytest.raises(UserError, match=r"no run 'vqvae-cabel'; similar runs: vqvae-cable \("):
         tracker.find("vqvae-cabel")
-    with pytest.raises(UserError, match=r"no run 'zzz'; the latest: vqvae-cable \("):
+    with pytest.raises(UserError, match=r"no run 'zzz'; latest runs: vqvae-cable \("):
         tracker.find("zzz")
     with pytest.raises(UserError, match="no run ''"):
         tracker.find("")
     start(tracker, "vqvae-cable").finish()
-    with pytest.raises(UserError, match="2 runs are meant by 'vqvae-cable'.*give an id"):
+    with pytest.raises(UserError, match="'vqvae-cable' is ambiguous; 2 runs match.*give a run ID"):
         tracker.find("vqvae-cable")
 
 
@@ -314,7 +314,7 @@ def test_nested_runs_are_found_by_what_they_are_of(tracker: Tracker) -> None:
     assert tracker.find("cable-vqvae-1a2b3c4d-003").run_id == child.id
     assert tracker.find("cable-vqvae-1a2b3c4d").run_id == parent.id
     assert tracker.find("vqvae-cable").run_id == trained.id
-    with pytest.raises(UserError, match=r"near ones: 003 K=512"):
+    with pytest.raises(UserError, match=r"similar runs: 003 K=512"):
         tracker.find("cable-vqvae-1a2b3c4e-003")
 
 
@@ -434,7 +434,7 @@ def test_registry(tracker: Tracker) -> None:
     registry = tracker.registry
     with pytest.raises(UserError, match="'cable' has no champion; train and promote"):
         tracker.champion("cable")
-    assert registry.at("cable") is None and registry.versions("cable") == []
+    assert registry.by_alias("cable") is None and registry.versions("cable") == []
     versions = []
     for number in range(3):
         with start(tracker, f"run{number}") as run:
@@ -443,18 +443,18 @@ def test_registry(tracker: Tracker) -> None:
     with pytest.raises(UserError, match="has no artifact 'absent'"):
         registry.register(run.id, "absent", "cable")
     assert [v.version for v in registry.versions("cable")] == [3, 2, 1]
-    assert registry.at("cable") is None
+    assert registry.by_alias("cable") is None
     first, second, third = versions
-    registry.crown(first, None)
-    registry.crown(second, first)
-    with pytest.raises(UserError, match=r"another champion meanwhile \(version 2\)"):
-        registry.crown(third, first)
+    registry.set_champion(first, None)
+    registry.set_champion(second, first)
+    with pytest.raises(UserError, match=r"has a new champion \(version 2\)"):
+        registry.set_champion(third, first)
     assert registry.history("cable") == [1, 2]
     champion = tracker.champion("cable")
     assert (champion.version, champion.run_id) == (2, second.run_id)
     assert champion.checkpoint.read_text() == "weights 1"
     assert champion.tags["vqlab.metric"] == "0.9"
-    previous = registry.at("cable", PREVIOUS)
+    previous = registry.by_alias("cable", PREVIOUS)
     assert previous is not None and previous.version == 1
     registry.set_tags(second, {"vqlab.reason": "better"})
     assert tracker.champion("cable").tags["vqlab.reason"] == "better"
@@ -486,10 +486,10 @@ STRANGE = [
 def test_categories_never_share_a_model(tracker: Tracker) -> None:
     registry = tracker.registry
     for number, category in enumerate(STRANGE):
-        assert registry.at(category) is None
+        assert registry.by_alias(category) is None
         with start(tracker, f"run{number}") as run:
             run.log_text(f"weights {number}", CHECKPOINT)
-        registry.crown(registry.register(run.id, CHECKPOINT, category), None)
+        registry.set_champion(registry.register(run.id, CHECKPOINT, category), None)
     found = [registry.champion(category).checkpoint.read_text() for category in STRANGE]
     assert found == [f"weights {number}" for number in range(len(STRANGE))]
     assert [len(registry.versions(category)) for category in STRANGE] == [1] * len(STRANGE)
@@ -500,7 +500,7 @@ def test_a_text_with_a_plus_means_one_category_or_several(tracker: Tracker) -> N
         run.log_text("weights", CHECKPOINT)
     joint = tracker.registry.register(run.id, CHECKPOINT, ("a", "b"))
     assert tracker.registry.versions("a+b") == [joint]
-    tracker.registry.crown(joint, None)
+    tracker.registry.set_champion(joint, None)
     assert tracker.champion("a+b").model == joint.model
     with tracker.start(experiment="a+b", name="own", tags=category_tags(["a+b"])):
         pass
@@ -555,7 +555,7 @@ def test_experiments_have_folders_of_their_own(tracker: Tracker, tmp_path: Path)
 def test_a_moved_folder_keeps_its_artifacts(tracker: Tracker, tmp_path: Path) -> None:
     with start(tracker, "old") as run:
         run.log_text("weights", CHECKPOINT)
-    tracker.registry.crown(tracker.registry.register(run.id, CHECKPOINT, "cable"), None)
+    tracker.registry.set_champion(tracker.registry.register(run.id, CHECKPOINT, "cable"), None)
     shutil.copytree(tracker.root, tmp_path / "moved" / "mlruns")
     shutil.rmtree(tracker.root)
     moved = Tracker.open(tmp_path / "moved" / "mlruns")
@@ -633,7 +633,7 @@ def test_a_checkpoint_that_its_sweep_deleted(tracker: Tracker, state: str, words
         run.set_tags({"optuna.state": state})
         run.log_text("weights", CHECKPOINT)
     assert tracker.find(run.id).checkpoint().read_text() == "weights"
-    tracker.drop(run.id, "checkpoint")
+    tracker.delete_artifact(run.id, "checkpoint")
     with pytest.raises(UserError, match=f"is not kept: it is trial 4 of study S.*{words}"):
         tracker.find(run.id).checkpoint()
     start(tracker, "plain", kind="train").finish()
@@ -822,14 +822,14 @@ def test_everything_through_a_server(
     registry = tracker.registry
     with pytest.raises(UserError, match="'cable' has no champion"):
         tracker.champion("cable")
-    registry.crown(registry.register(run.id, CHECKPOINT, "cable", {"t": "1"}), None)
+    registry.set_champion(registry.register(run.id, CHECKPOINT, "cable", {"t": "1"}), None)
     champion = tracker.champion("cable")
     assert champion.checkpoint.read_text() == "weights" and champion.tags["t"] == "1"
     everything = run.artifact_dir
     assert {"environment.json", "config.yaml", "images", "checkpoint"} == set(
         os.listdir(everything)
     ) and (everything / CHECKPOINT).read_text() == "weights"
-    tracker.drop(run.id, "images")
+    tracker.delete_artifact(run.id, "images")
     assert tracker._client.list_artifacts(run.id, "images") == []
     with pytest.raises(UserError, match="images"):
         tracker.find("one").artifact("images/absent.png")

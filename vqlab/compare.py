@@ -49,8 +49,8 @@ def compare(
 def _require_same_test(first: RunRecord, second: RunRecord) -> None:
     for run in (first, second):
         if not any(key.startswith("test/") for key in run.metrics):
-            if run.not_kept:  # it cannot be evaluated either
-                raise UserError(f"run {run.name} was not measured on test, and {run.not_kept}")
+            if run.deletion_note:  # it cannot be evaluated either
+                raise UserError(f"run {run.name} was not measured on test, and {run.deletion_note}")
             raise UserError(
                 f"run {run.short} was not measured on test; run `vqlab evaluate --model "
                 f"{run.run_id[:8]}`."

@@ -82,12 +82,12 @@ def _measured(tracker: Tracker, category: str | None, metric: str) -> list[RunRe
     the metric."""
     from vqlab.errors import UserError, did_you_mean
     from vqlab.metrics import less_is_better
-    from vqlab.tracking import meant_by
+    from vqlab.tracking import matches_categories
 
     runs = tracker.runs(order_by=metric, ascending=less_is_better(metric))
     if category is not None:
         there = sorted({_category(run) for run in runs})
-        found = [run for run in runs if meant_by(category, run.categories)]
+        found = [run for run in runs if matches_categories(category, run.categories)]
         found = found or [run for run in runs if run.experiment == category]
         if not found:
             hint = did_you_mean(category, there) or f"there are runs of {', '.join(there)}."
@@ -107,7 +107,9 @@ def _measured(tracker: Tracker, category: str | None, metric: str) -> list[RunRe
 
 def _champions(tracker: Tracker, runs: Sequence[RunRecord]) -> set[str]:
     """Return the run IDs of the champions of the runs' categories."""
-    versions = [tracker.registry.at(names) for names in sorted({run.categories for run in runs})]
+    versions = [
+        tracker.registry.by_alias(names) for names in sorted({run.categories for run in runs})
+    ]
     return {version.run_id for version in versions if version is not None}
 
 

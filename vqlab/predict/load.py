@@ -35,9 +35,9 @@ def _require_category(what: str, trained: Sequence[str], category: str | None) -
     """Raise UserError unless `category` is None or among the `trained` categories."""
     if category is None or category in trained:
         return
-    from vqlab.tracking import meant_by
+    from vqlab.tracking import matches_categories
 
-    if meant_by(category, trained):
+    if matches_categories(category, trained):
         return
     of = category_text(trained) or "no category"
     raise UserError(

@@ -154,7 +154,7 @@ def champion_run(tracker: Tracker, champion: Version) -> RunRecord | None:
     """Return the champion's run from the tag of its version, else from the store, even if deleted;
     None if nothing of it is left."""
     if _SUMMARY not in champion.tags:
-        return tracker.stored(champion.run_id)
+        return tracker.get(champion.run_id)
     return RunRecord(
         run_id=champion.run_id,
         name=f"version {champion.version}",

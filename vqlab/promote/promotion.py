@@ -29,7 +29,7 @@ from vqlab.promote.comparison import (
 from vqlab.promote.reproduce import model_config, reproduce, same_data
 from vqlab.run import test_model
 from vqlab.text import category_text
-from vqlab.tracking import CHECKPOINT, RunRecord, Tracker, Version, meant_by
+from vqlab.tracking import CHECKPOINT, RunRecord, Tracker, Version, matches_categories
 
 _LISTED = 8
 """Candidates that an error lists."""
@@ -79,7 +79,7 @@ def promote(
     if metric is not None:
         require_metric(metric, without_test)
     record = _candidate(tracker, category, ref, metric or FIRST[0])
-    champion = tracker.registry.at(record.categories)
+    champion = tracker.registry.by_alias(record.categories)
     if champion is not None and champion.run_id == record.run_id:
         value = record.metrics.get(metric or FIRST[0])
         reason = (
@@ -105,7 +105,7 @@ def promote(
     version = _registered(tracker, record)
     tags = _provenance(record, compared) | {"vqlab.reason": reason, "vqlab.reproduced": reproduced}
     tracker.registry.set_tags(version, tags)
-    tracker.registry.crown(version, champion)
+    tracker.registry.set_champion(version, champion)
     return Promotion(
         version.version, True, True, reason, record.run_id, compared.value, compared.champion_value
     )
@@ -114,7 +114,7 @@ def promote(
 def _candidate(tracker: Tracker, category: str, ref: str | None, metric: str) -> RunRecord:
     """Return the run to promote. Raises UserError if it must not be promoted."""
     record = tracker.find(ref or _best_run(tracker, category, metric))
-    if not meant_by(category, record.categories):
+    if not matches_categories(category, record.categories):
         trained = category_text(record.categories) or "no category"
         raise UserError(
             f"run {record.short} was trained on {trained}, not {category}; promote it there."
@@ -137,7 +137,9 @@ def _candidate(tracker: Tracker, category: str, ref: str | None, metric: str) ->
 
 def _best_run(tracker: Tracker, category: str, metric: str) -> str:
     """Return the ID of the best run of the category's latest study."""
-    studies = [s for s in tracker.runs(kinds=["study"]) if meant_by(category, s.categories)]
+    studies = [
+        s for s in tracker.runs(kinds=["study"]) if matches_categories(category, s.categories)
+    ]
     studies = [study for study in studies if "vqlab.best_run" in study.tags]
     if not studies:
         raise UserError(_candidates(tracker, category, metric))
@@ -156,7 +158,7 @@ def _candidates(tracker: Tracker, category: str, metric: str) -> str:
     runs = [r for r in tracker.runs(kinds=["train", "trial"]) if r.status == "FINISHED"]
     # A trial without test metrics most likely has no checkpoint any more.
     runs = [r for r in runs if r.tags["vqlab.kind"] == "train" or _is_tested(r)]
-    candidates = [r for r in runs if meant_by(category, r.categories)]
+    candidates = [r for r in runs if matches_categories(category, r.categories)]
     if not candidates:
         hint = did_you_mean(category, {r.tags.get("vqlab.category", "") for r in runs})
         hint = hint or f"sweep it first (make sweep CLASS={category})."

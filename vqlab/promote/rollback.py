@@ -26,7 +26,7 @@ def rollback(tracker: Tracker, category: str, to: int | None = None) -> Rollback
     if there is no such version, or its checkpoint cannot be used.
     """
     registry = tracker.registry
-    champion = registry.at(category)
+    champion = registry.by_alias(category)
     if champion is None:
         raise registry.no_champion(category)
     target = _target(tracker, champion, to)
@@ -34,7 +34,7 @@ def rollback(tracker: Tracker, category: str, to: int | None = None) -> Rollback
         registry.checkpoint(target)
     except UserError as error:
         raise UserError(f"version {target.version} of {category} cannot be used: {error}") from None
-    registry.crown(target, champion, back=True)
+    registry.set_champion(target, champion, back=True)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     registry.set_tags(
         champion, {"vqlab.rolled_back_at": now, "vqlab.rolled_back_to": str(target.version)}

@@ -229,7 +229,7 @@ def start(
     )
     if parent is None:
         log_data(tracked, splits)
-        with tracked.going_on("views of the experiment"):
+        with tracked.tolerate_errors("views of the experiment"):
             show_experiment(tracker, splits, experiment_of(splits))
     return tracked
 

@@ -97,7 +97,7 @@ def finish(
     if tracker.find(context.parent.id).tags.get("vqlab.shows") != shows:
         _show_study(context, shown, tested, recipe, pages)
         context.parent.set_tags({"vqlab.shows": shows})
-    tracker.settle(context.parent.id, "FINISHED", {})
+    tracker.set_status(context.parent.id, "FINISHED", {})
     return SweepResult(
         study=study.study_name,
         link=pages.table_link,

@@ -1,15 +1,15 @@
-"""Tracking: every run with its metrics, pictures and checkpoint goes to MLflow, from here alone.
+"""Tracking with MLflow: runs, metrics, pictures, checkpoints and the model registry.
 
-`Tracker.open()` is the door. Nothing global is changed: no active run, no default address.
+Start with `Tracker.open()`. No global state is used: no active run, no default tracking URI.
 """
 
-# This one first: it sets what mlflow reads from the environment while it is imported.
+# First: sets environment variables that mlflow reads on import.
 from vqlab.tracking.environment import (  # isort: split
     MLFLOW_DEFAULTS,
-    surroundings,
+    environment_info,
 )
 
-from vqlab.tracking.categories import category_tags, meant_by
+from vqlab.tracking.categories import category_tags, matches_categories
 from vqlab.tracking.liveness import owner_is_gone, owner_tags
 from vqlab.tracking.pages import NOTE, ExperimentPages, picture_address
 from vqlab.tracking.record import RunRecord
@@ -35,12 +35,12 @@ __all__ = [
     "Tracker",
     "Version",
     "category_tags",
-    "meant_by",
+    "matches_categories",
     "model_name",
     "owner_is_gone",
     "owner_tags",
     "picture_address",
     "remember_ui",
-    "surroundings",
+    "environment_info",
     "ui_command",
 ]

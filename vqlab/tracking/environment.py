@@ -1,7 +1,6 @@
-"""How MLflow is to behave, and what a run remembers of its surroundings.
+"""Defaults of MLflow's environment variables, and the environment logged with a run.
 
-Imported before mlflow, which reads its environment variables while it is imported. A user's own
-variables win.
+Must be imported before mlflow, which reads them on import. Variables set by the user win.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
-def surroundings() -> dict[str, Any]:
+def environment_info() -> dict[str, Any]:
     """Return versions, machine, devices and CPU threads of this process, as plain JSON values."""
-    import torch  # here, because whoever only reads runs should not wait for it
+    import torch  # slow, and not needed to read runs
 
     return {**_machine(), "threads": torch.get_num_threads()}
 
@@ -81,15 +80,15 @@ def _cpu_model() -> str:
 
 @cache
 def code_tags() -> dict[str, str]:
-    """`git_tags` of the code that runs: as it was when first asked for, since it is in memory."""
+    """Return `git_tags` of the running code, as of the first call."""
     return git_tags(_PACKAGE)
 
 
 def git_tags(package: Path) -> dict[str, str]:
-    """`mlflow.source.git.commit` and `vqlab.git_dirty` of the code; empty outside a repository.
+    """Return tags `mlflow.source.git.commit` and `vqlab.git_dirty`; empty without a commit.
 
-    Dirty means: a file of the package differs from the commit. A package that merely lies inside
-    somebody's repository without being tracked by it (an installed one) has no commit.
+    Dirty: a file of the package differs from the commit. A package that is not tracked by the
+    surrounding repository (an installed one) has no commit.
     """
     if not _git(package, "ls-files", "--", "."):
         return {}
@@ -101,7 +100,7 @@ def git_tags(package: Path) -> dict[str, str]:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git printed, stripped; None where it is absent or failed."""
+    """Return the output of git, or None if git is missing or fails."""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments],

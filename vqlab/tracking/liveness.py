@@ -1,9 +1,8 @@
-"""Whether the process that owns a run still lives; what cannot be known counts as alive.
+"""Check whether the process that owns a run is alive; an unknown state counts as alive.
 
-Two kinds of evidence, neither of which a clock that is set, an equal host name or a process number
-in another container can change. A process of this boot and PID namespace is looked up: its number
-and its start, in ticks since the boot. Any other is known by its lock: a file in the store's folder
-that the operating system releases when the process ends.
+A process of the same boot and PID namespace is looked up by PID and start time in ticks since boot.
+Other processes are identified by a lock file in the store's folder, which the operating system
+releases when the process ends. Neither depends on clocks, host names or PIDs of containers.
 """
 
 from __future__ import annotations
@@ -19,35 +18,34 @@ import filelock
 import psutil
 
 FOLDER = "alive"
-"""Folder of a store with the locks of the processes that own its runs."""
+"""Folder of the lock files of processes that own runs."""
 _HOST, _PID, _PLACE, _START, _LOCK = (
     "vqlab.host", "vqlab.pid", "vqlab.process_place", "vqlab.process_start", "vqlab.process_lock",
 )  # fmt: skip
 _UNKNOWN = "unknown"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _held: dict[tuple[int, Path], filelock.FileLock] = {}
-"""Locks by process number (a fork has its own) and store."""
+"""Locks held, by PID (a fork needs its own) and store."""
 
 
 def owner_tags(root: Path | None = None) -> dict[str, str]:
-    """Return which process this is, so that others can tell whether it still lives.
+    """Return tags that identify this process.
 
-    root: the store's folder on this machine, in which the process then holds a lock.
+    root: local folder of the store, in which the process holds a lock from then on.
     """
     tags = {_HOST: socket.gethostname(), _PID: str(os.getpid())}
     place, start = _place(), _start(os.getpid())
     if place and start:
         tags |= {_PLACE: place, _START: start}
-    if root is not None and (lock := _own_lock(root)):
+    if root is not None and (lock := _acquire_lock(root)):
         tags[_LOCK] = lock
     return tags
 
 
 def owner_is_gone(tags: Mapping[str, str], root: Path | None = None) -> bool:
-    """Return whether the owner named by `owner_tags` surely ended.
+    """Return whether the process of `owner_tags` has ended.
 
-    False where nothing can be known: another machine, another container without a lock in `root`,
-    a run that names no owner.
+    False if unknown: another machine, another container without a lock in `root`, or no owner.
     """
     place, same_host = _place(), tags.get(_HOST) == socket.gethostname()
     if same_host and place and place == tags.get(_PLACE) and tags.get(_PID, "").isdigit():
@@ -57,7 +55,7 @@ def owner_is_gone(tags: Mapping[str, str], root: Path | None = None) -> bool:
 
 
 def delete_locks(root: Path, running: Iterable[Mapping[str, str]]) -> None:
-    """Delete the lock files that nobody holds, except those of owners of `running` runs."""
+    """Delete lock files not held, except those of owners of `running` runs."""
     needed = {tags.get(_LOCK) for tags in running}
     for path in (root / FOLDER).glob("*.lock"):
         if path.stem not in needed and _is_free(root, path.stem):
@@ -66,9 +64,9 @@ def delete_locks(root: Path, running: Iterable[Mapping[str, str]]) -> None:
 
 
 def _place() -> str:
-    """Return within what this process's number means something; empty where that is unknown.
+    """Return the scope of this process's PID; empty if unknown.
 
-    On Linux the boot and the PID namespace, if /proc is this namespace's own; elsewhere the host.
+    On Linux boot ID and PID namespace, if /proc belongs to the namespace; elsewhere the host name.
     """
     if not psutil.LINUX:
         return socket.gethostname()
@@ -79,14 +77,14 @@ def _place() -> str:
 
 
 def _start(pid: int) -> str:
-    """Return when a process started, on a clock that is never set; empty where it has ended."""
+    """Return the start time of a process on a monotonic clock; empty if it has ended."""
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return ""
         if not psutil.LINUX:
             return repr(process.create_time())
-        # psutil's own time moves with the clock. Field 22: ticks since the boot (man 5 proc).
+        # create_time depends on the system clock. Field 22: ticks since boot (man 5 proc).
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except psutil.AccessDenied:
         return _UNKNOWN
@@ -94,9 +92,8 @@ def _start(pid: int) -> str:
         return ""
 
 
-def _own_lock(root: Path) -> str:
-    """Return the name of the lock that this process holds until it ends; empty where it has none,
-    as on a file system without locks."""
+def _acquire_lock(root: Path) -> str:
+    """Return the name of the lock held by this process; empty on a file system without locks."""
     key = (os.getpid(), root)
     if key not in _held:
         lock = filelock.FileLock(_lock_file(root, uuid.uuid4().hex), timeout=0)
@@ -110,7 +107,7 @@ def _own_lock(root: Path) -> str:
 
 
 def _is_free(root: Path, name: str) -> bool:
-    """Return whether a lock exists and nobody holds it."""
+    """Return whether a lock file exists and is not held."""
     path = _lock_file(root, name)
     if not name or not path.is_file():
         return False

@@ -1,7 +1,7 @@
-"""Pages of the MLflow UI: their addresses, and what vqlab writes on them.
+"""Pages of the MLflow UI: addresses, views and descriptions.
 
-Every address carries `workflowType=machine_learning` behind the `#`, where the UI reads it: without
-it, a browser that has never seen MLflow opens the pages for language models.
+Addresses carry `workflowType=machine_learning` after the `#`; without it, the UI opens the pages
+for language models in a new browser.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vqlab.tracking.views import TAG, View
 
 WORKFLOW = {"workflowType": "machine_learning"}
 NOTE = "mlflow.note.content"
-"""Tag of a run or an experiment: its description, in Markdown."""
+"""Tag with the description of a run or experiment, in Markdown."""
 _WRITTEN = "mlflow.vqlab.note"
 """Tag of an experiment: the digest of the description that vqlab wrote last; the UI lists no tags
 that begin so."""
@@ -41,7 +41,7 @@ def picture_address(run_id: str, path: str) -> str:
 
 
 class ExperimentPages:
-    """The pages of one experiment. Writing is idempotent and safe beside other processes."""
+    """UI pages of one experiment. Writes are idempotent and safe for concurrent processes."""
 
     def __init__(self, client: Client, experiment_id: str) -> None:
         self._client = client
@@ -68,7 +68,7 @@ class ExperimentPages:
         return route(path, viewStateShareKey=key, compareRunsMode=mode)
 
     def save(self, views: Mapping[str, View]) -> None:
-        """Store views under keys of `[\\w-]`; those that are stored already stay as they are."""
+        """Store views under keys of `[\\w-]`; existing identical views are kept."""
         with self._locked():
             tags = self._tags()
             for key, view in views.items():
@@ -77,7 +77,7 @@ class ExperimentPages:
                     self._set(TAG + key, view.encode(int(time.time() * 1000)))
 
     def describe(self, text: str) -> None:
-        """Write the experiment's description; one that a person wrote stays."""
+        """Write the description of the experiment, unless a user edited it."""
         with self._locked():
             tags = self._tags()
             before = tags.get(NOTE, "")

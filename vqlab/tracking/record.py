@@ -1,4 +1,4 @@
-"""A run as it is stored, and what became of its checkpoint."""
+"""Stored runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vqlab.tracking.run import CHECKPOINT, CONFIG, MissingArtifact
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as it is stored: what a table of runs shows."""
+    """A stored run."""
 
     run_id: str
     name: str
@@ -30,42 +30,44 @@ class RunRecord:
     """The last value of every key."""
     start: datetime
     duration: float | None
-    """Seconds; None while the run lasts."""
+    """Seconds; None while the run is RUNNING."""
 
     _artifact: Callable[[str], Path] = field(repr=False, compare=False)
 
     def artifact(self, path: str) -> Path:
-        """Where the artifact `path` lies on this machine, downloaded if a server has it. Raises
-        UserError where the run has none of that name."""
+        """Return the local path of an artifact; download it if necessary.
+
+        Raises UserError if the run has no such artifact.
+        """
         return self._artifact(path)
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """The categories that the run is about."""
+        """Categories of the run."""
         return categories_of(self.tags)
 
     def config(self) -> dict[str, Any]:
-        """The settings of the run: its artifact config.yaml. Raises UserError without one."""
+        """Return the settings of the run (artifact config.yaml). Raises UserError if missing."""
         text = self._artifact(CONFIG).read_text(encoding="utf-8")
         tree: dict[str, Any] = yaml.safe_load(text)
         return tree
 
     def checkpoint(self) -> Path:
-        """Return the run's checkpoint on this machine.
+        """Return the local path of the checkpoint.
 
-        Raises UserError if it has none, with what brings it back if a sweep deleted it.
+        Raises UserError if there is none; if a sweep deleted it, with the command to retrain it.
         """
         try:
             return self._artifact(CHECKPOINT)
         except MissingArtifact:
-            if self.not_kept:
-                raise UserError(self.not_kept) from None
+            if self.deletion_note:
+                raise UserError(self.deletion_note) from None
             raise
 
     @property
-    def not_kept(self) -> str:
-        """The sentence on a checkpoint that the run's sweep deleted, with what brings it back;
-        empty where the run has its checkpoint, or never was a trial."""
+    def deletion_note(self) -> str:
+        """Message about a checkpoint deleted by a sweep, with the command to retrain it; empty if
+        the run has a checkpoint or is not a trial."""
         number, study = self.tags.get("vqlab.trial"), self.tags.get("vqlab.study")
         if self.tags.get("vqlab.kind") != "trial" or self.status == "RUNNING":
             return ""
@@ -77,17 +79,15 @@ class RunRecord:
             return ""
         deleted = f"the checkpoint of run {self.short} is not kept: it is trial {number} of study"
         if self.tags.get("optuna.state") != "COMPLETE":
-            return (
-                f"{deleted} {study}, which ended early; only a complete trial can be brought back."
-            )
+            return f"{deleted} {study}, which ended early; only a complete trial can be retrained."
         category = self.tags.get("vqlab.category", "CATEGORY")
         return (
-            f"{deleted} {study}, which keeps its best trials only; to train it again and keep it, "
+            f"{deleted} {study}, which keeps only its best trials; to retrain and keep it, "
             f"repeat the sweep's command with `--test {number}` (make sweep CLASS={category} "
-            f"TEST={number}, and what else you gave)."
+            f"TEST={number}, with the same other arguments)."
         )
 
     @property
     def short(self) -> str:
-        """Name and the beginning of the id, for sentences."""
+        """Name, ID prefix and status, for messages."""
         return f"{self.name} ({self.run_id[:8]}, {self.status})"

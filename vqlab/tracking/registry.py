@@ -1,10 +1,9 @@
-"""The registry: which checkpoint is a category's champion.
+"""The model registry: the champion checkpoint of each category.
 
-A registered model `vqlab-<category>` has numbered versions. Which categories it is about its tags
-say: where a name is taken by another category, or cannot be one, a digest is appended. The alias
-`champion` points at one of the versions, `previous` at the one that `rollback` goes back to. The
-tag `vqlab.champions` of the registered model is the history: the versions that were champion in
-turn, the present one last.
+A registered model `vqlab-<category>` has numbered versions; its tags name the categories. A digest
+is appended to a name that is invalid or belongs to another category. The alias `champion` points to
+the current version, `previous` to the one that `rollback` restores. The tag `vqlab.champions` of
+the registered model lists the champions in order, the current one last.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ from mlflow.exceptions import MlflowException
 
 from vqlab.errors import UserError, did_you_mean
 from vqlab.text import category_text, storable, unique_key
-from vqlab.tracking.categories import category_tags, readings, same_categories
+from vqlab.tracking.categories import category_tags, interpretations, same_categories
 from vqlab.tracking.run import artifact
 from vqlab.tracking.store import Client
 
 Category = str | Sequence[str]
-"""One category, or the list of those of a joint model; a text is read as either."""
+"""A category, or the list of categories of a joint model."""
 
 CHAMPION, PREVIOUS = "champion", "previous"
 _PATH, _SHA = "vqlab.checkpoint", "vqlab.checkpoint_sha256"
 _HISTORY = "vqlab.champions"
 _REFUSED = r"[^\w.\- ]"
-"""Characters that names of registered models do not have."""
+"""Characters not allowed in names of registered models."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,11 @@ class Champion(Version):
     """The champion of a category."""
 
     checkpoint: Path
-    """The file, on this machine."""
+    """Local path."""
 
 
 class Registry:
-    """Versions and aliases of a category's models."""
+    """Versions and aliases of registered models."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -69,96 +68,93 @@ class Registry:
         category: Category,
         tags: Mapping[str, str] | None = None,
     ) -> Version:
-        """Register the artifact `checkpoint` (a file's path in the run's artifacts) as the next
-        version; its sha256 goes along. The aliases stay where they are.
+        """Register the artifact `checkpoint` (a path) with its sha256 as the next version.
 
-        Raises UserError where the run has no such artifact.
+        Aliases do not change. Raises UserError if the run has no such artifact.
         """
         file = self._file(run_id, checkpoint)
-        every = {**(tags or {}), _PATH: checkpoint, _SHA: _sha256(file)}
-        every = {name: storable(value) for name, value in every.items()}
+        all_tags = {**(tags or {}), _PATH: checkpoint, _SHA: _sha256(file)}
+        all_tags = {name: storable(value) for name, value in all_tags.items()}
         model = self._model(category) or self._create(category)
         source = f"runs:/{run_id}/{checkpoint}"
         return _version(
             _text(category),
-            self._client.create_model_version(model.name, source, run_id, tags=every),
+            self._client.create_model_version(model.name, source, run_id, tags=all_tags),
         )
 
     def _create(self, category: Category) -> RegisteredModel:
-        """The registered model of a category, made under the first name that is not another's."""
-        categories = readings(category)[0] if isinstance(category, str) else tuple(category)
+        """Create the registered model of a category under the first available name."""
+        categories = interpretations(category)[0] if isinstance(category, str) else tuple(category)
         for name in _names(categories):
             try:
                 return self._client.create_registered_model(name, tags=category_tags(categories))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-            found = self._named(name, categories)  # another process may have been faster
-            if found is not None:
-                return found
+            model = self._named(name, categories)  # may be created by another process
+            if model is not None:
+                return model
         raise UserError(
             f"no model can be registered for category {_text(category)}: "
             f"{' and '.join(_names(categories))} are other categories' models; rename one."
         )
 
     def _model(self, category: Category) -> RegisteredModel | None:
-        """The registered model whose tags are of this category, whatever its name."""
-        meant = readings(category) if isinstance(category, str) else [tuple(category)]
-        for categories in meant:
+        """Return the registered model whose tags name this category."""
+        candidates = interpretations(category) if isinstance(category, str) else [tuple(category)]
+        for categories in candidates:
             for name in _known_names(categories):
-                found = self._named(name, categories)
-                if found is not None:
-                    return found
+                model = self._named(name, categories)
+                if model is not None:
+                    return model
         return None
 
     def _named(self, name: str, categories: Sequence[str]) -> RegisteredModel | None:
-        """The model of that name, if it is of these categories."""
+        """Return the model `name` if its tags name these categories."""
         try:
-            found = self._client.get_registered_model(name)
+            model = self._client.get_registered_model(name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return None
-        return found if same_categories(found.tags, categories) else None
+        return model if same_categories(model.tags, categories) else None
 
     def versions(self, category: Category) -> list[Version]:
-        """All versions, newest first; none where nothing was registered."""
+        """Return all versions, newest first."""
         model = self._model(category)
         if model is None:
             return []
-        found = self._client.search_model_versions(f"name = '{model.name}'", max_results=1000)
-        own = [_version(_text(category), v) for v in found if v.name == model.name]
-        return sorted(own, key=lambda v: -v.version)
+        versions = self._client.search_model_versions(f"name = '{model.name}'", max_results=1000)
+        versions = [_version(_text(category), v) for v in versions if v.name == model.name]
+        return sorted(versions, key=lambda v: -v.version)
 
-    def at(self, category: Category, alias: str = CHAMPION) -> Version | None:
-        """The version that an alias points at; None where there is none."""
+    def by_alias(self, category: Category, alias: str = CHAMPION) -> Version | None:
+        """Return the version with this alias, or None."""
         model = self._model(category)
-        return None if model is None else self._at(model.name, _text(category), alias)
+        return None if model is None else self._by_alias(model.name, _text(category), alias)
 
-    def _at(self, model: str, category: str, alias: str = CHAMPION) -> Version | None:
+    def _by_alias(self, model: str, category: str, alias: str = CHAMPION) -> Version | None:
         try:
-            found = self._client.get_model_version_by_alias(model, alias)
+            version = self._client.get_model_version_by_alias(model, alias)
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
             raise
-        return _version(category, found)
+        return _version(category, version)
 
-    def crown(self, new: Version, instead_of: Version | None, *, back: bool = False) -> None:
+    def set_champion(self, new: Version, instead_of: Version | None, *, back: bool = False) -> None:
         """Make `new` the champion; its predecessor in the history becomes `previous`.
 
-        back: return to where `new` is in the history and forget what came after it, so that going
-        back again goes further back. Otherwise `new` is appended.
-
-        Raises UserError where the present champion is no longer `instead_of`, with which `new` was
-        compared (another promotion was faster).
+        back: truncate the history after `new`, so that a second rollback goes back further;
+        otherwise `new` is appended. Raises UserError if the champion is no longer `instead_of`
+        (another promotion took place).
         """
         model = new.model
         with FileLock(self._client.store.root / "registry.lock"):
-            present = self._at(model, new.category)
+            present = self._by_alias(model, new.category)
             if (present and present.version) != (instead_of and instead_of.version):
                 raise UserError(
-                    f"{model} got another champion meanwhile (version "
+                    f"{model} has a new champion (version "
                     f"{present.version if present else 'none'}); promote again."
                 )
             before = self._history(present)
@@ -169,26 +165,25 @@ class Registry:
             self._client.set_registered_model_tag(model, _HISTORY, json.dumps(history))
             if len(history) > 1:
                 self._client.set_registered_model_alias(model, PREVIOUS, str(history[-2]))
-            elif self._at(model, new.category, PREVIOUS):
+            elif self._by_alias(model, new.category, PREVIOUS):
                 self._client.delete_registered_model_alias(model, PREVIOUS)
             self._client.set_registered_model_alias(model, CHAMPION, str(new.version))
 
     def history(self, category: Category) -> list[int]:
-        """Return the versions that were champion in turn, the present one last, without those that
-        were rolled back; empty where there is no champion."""
-        return self._history(self.at(category))
+        """Return past and current champion versions in order, without rolled-back ones."""
+        return self._history(self.by_alias(category))
 
     def _history(self, present: Version | None) -> list[int]:
         if present is None:
             return []
         tags = self._client.get_registered_model(present.model).tags
-        if _HISTORY in tags:  # without versions that somebody deleted
+        if _HISTORY in tags:  # without deleted versions
             there = {version.version for version in self.versions(present.category)}
             return [number for number in json.loads(tags[_HISTORY]) if number in there]
         return self._history_of_tags(present)
 
     def _history_of_tags(self, present: Version) -> list[int]:
-        """The history of a model promoted before vqlab recorded it: by the tags of its versions."""
+        """Reconstruct the history of a model without the history tag from its versions' tags."""
         promoted = [v for v in self.versions(present.category) if "vqlab.promoted_at" in v.tags]
         stayed = [
             v for v in promoted
@@ -201,27 +196,27 @@ class Registry:
         return [*earlier, present.version]
 
     def set_tags(self, version: Version, tags: Mapping[str, str]) -> None:
-        """Add tags to a version (why it was promoted, or taken back)."""
+        """Add tags to a version (the reason of a promotion or rollback)."""
         for name, value in tags.items():
             self._client.set_model_version_tag(
                 version.model, str(version.version), name, storable(value)
             )
 
     def champion(self, category: Category) -> Champion:
-        """The champion, its checkpoint on this machine.
+        """Return the champion with a local checkpoint.
 
-        Raises UserError where there is none, naming the categories that have one, and where the
-        file is gone or is not the one that was registered.
+        Raises UserError if there is none, or if its file is missing or differs from the registered
+        one.
         """
-        version = self.at(category)
+        version = self.by_alias(category)
         if version is None:
             raise self.no_champion(_text(category))
         return Champion(**vars(version), checkpoint=self.checkpoint(version))
 
     def checkpoint(self, version: Version) -> Path:
-        """The checkpoint of a version on this machine, downloaded if need be.
+        """Return the local path of a version's checkpoint; download it if necessary.
 
-        Raises UserError where the file is gone or is not the one that was registered.
+        Raises UserError if the file is missing or differs from the registered one.
         """
         sha = version.tags.get(_SHA, "")
         cached = self._client.store.root / "downloads" / version.run_id / version.tags[_PATH]
@@ -249,7 +244,7 @@ class Registry:
         return artifact(self._client, run_id, uri, path)
 
     def no_champion(self, category: str) -> UserError:
-        """Return the error on a category without a champion, naming those that have one."""
+        """Return the error for a category without a champion."""
         champions = self.champions()
         there = f"these have one: {', '.join(champions)}; " if champions else ""
         hint = did_you_mean(category, champions)
@@ -257,13 +252,13 @@ class Registry:
         return UserError(f"category {category!r} has no champion; {hint}")
 
     def champions(self) -> list[str]:
-        """Return the categories that have a champion, sorted."""
+        """Return the categories with a champion, sorted."""
         models = self._client.search_registered_models(max_results=1000)
         return sorted(m.tags.get("vqlab.category", m.name) for m in models if CHAMPION in m.aliases)
 
 
 def model_name(category: Category) -> str:
-    """Return the name under which a category's model is registered, if that is not taken."""
+    """Return the preferred registered-model name of a category."""
     categories = (category,) if isinstance(category, str) else category
     if len(categories) == 1:
         return f"vqlab-{unique_key(categories[0], _REFUSED)}"
@@ -271,14 +266,14 @@ def model_name(category: Category) -> str:
 
 
 def _names(categories: Sequence[str]) -> list[str]:
-    """Return the names to give a model of these categories: the usual one, and where that is
-    another's, such as in a database that takes `Nut` for `nut`, one with a digest."""
+    """Return possible names of the registered model: the preferred one, and one with a digest in
+    case that belongs to another category (a case-insensitive database)."""
     with_digest = unique_key(category_text(categories), _REFUSED, with_digest=True)
     return list(dict.fromkeys([model_name(categories), f"vqlab-{with_digest}"]))
 
 
 def _known_names(categories: Sequence[str]) -> list[str]:
-    """Return `_names`, and the name that vqlab 0.1 gave."""
+    """Return `_names` and the name used by vqlab 0.1."""
     earlier = re.sub(_REFUSED, "_", category_text(categories))
     return list(dict.fromkeys([*_names(categories), f"vqlab-{earlier}"]))
 
@@ -287,8 +282,8 @@ def _text(category: Category) -> str:
     return category_text([category] if isinstance(category, str) else category)
 
 
-def _version(category: str, found: ModelVersion) -> Version:
-    return Version(category, int(found.version), found.run_id, dict(found.tags), found.name)
+def _version(category: str, stored: ModelVersion) -> Version:
+    return Version(category, int(stored.version), stored.run_id, dict(stored.tags), stored.name)
 
 
 def _sha256(file: Path) -> str:

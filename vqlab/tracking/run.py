@@ -1,4 +1,4 @@
-"""One run: what a training logs, where it ends, and how it ends."""
+"""A run being written: metrics, tags, artifacts and final status."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from vqlab.errors import UserError
 from vqlab.text import storable, unique_key
 from vqlab.tracking.pages import run_route
-from vqlab.tracking.store import Client, told
+from vqlab.tracking.store import Client, user_errors
 from vqlab.tracking.views import picture_key
 
 log = logging.getLogger(__name__)
@@ -42,39 +42,39 @@ CHECKPOINT = "checkpoint/model.safetensors"
 """Artifact that holds a run's checkpoint."""
 
 FAILURE = "vqlab.failure"
-"""Tag of a run: why it did not finish. A FINISHED run has none."""
+"""Tag: why the run did not finish; FINISHED runs have none."""
 NOT_LOGGED = "vqlab.not_logged"
-"""Tag of a run: what could not be logged, a line each; the run went on."""
+"""Tag: what could not be logged, one line each."""
 
 _PARAMS_AT_ONCE, _METRICS_AT_ONCE = 100, 1000
 _PARAM_LENGTH, _TAG_LENGTH, _KEY_LENGTH = 6000, 8000, 250
 _DIGEST_LENGTH, _DATASET_LENGTH = 32, 500
 _NOT_IN_DATASETS = r"[\x00-\x1f\ud800-\udfff]"
-_LISTED = 4
-"""Keys that a note on what could not be logged names."""
+_MAX_KEYS = 4
+"""Maximum number of keys named in a line of `not_logged`."""
 _SAMPLING_SECONDS = 10.0
-_GATHERED_SECONDS = 1.0
-"""While a run is open, what it logs within this time of the last writing waits for the next."""
+_WRITE_INTERVAL = 1.0
+"""Minimum time between writes of an open run; values in between are buffered."""
 _SIGNALS = ("SIGTERM", "SIGHUP")
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 """Ten times as fast where PyYAML was built with libyaml."""
 
 
 class MissingArtifact(UserError):
-    """A run has no artifact of that name."""
+    """The run has no such artifact."""
 
 
 class Terminated(KeyboardInterrupt):
-    """The process was asked to end (SIGTERM, SIGHUP) inside a run; treated as Ctrl-C is."""
+    """SIGTERM or SIGHUP was received inside a run; handled like Ctrl-C."""
 
 
 class Run:
-    """A run that is being written. As a context manager it ends the run in every case:
+    """A run being written; a context manager that ends the run.
 
-    normally FINISHED; on an exception FAILED, the sentence in the tag `vqlab.failure`; on Ctrl-C,
-    SIGTERM or SIGHUP KILLED. Exceptions pass on. A `finish` inside the block has the last word.
-    A block within a block of the same run ends nothing. Inside, what is logged within a second of
-    the last writing waits for the next one, or for the end: a killed process may lose it.
+    The status becomes FINISHED; FAILED on an exception, with the message in the tag
+    `vqlab.failure`; KILLED on Ctrl-C, SIGTERM or SIGHUP. Exceptions propagate. A call of `finish`
+    inside the block takes precedence, and nested blocks of the same run end nothing. Inside the
+    block, values are buffered for up to a second; a killed process loses the buffer.
     """
 
     def __init__(
@@ -92,55 +92,57 @@ class Run:
         self.experiment_id: str = info.experiment_id
         self.resumed = resumed
         self.status: Status | None = None
-        """How it ended; None as long as it has not, by this object."""
+        """Final status set by this object, or None."""
         self.tags: dict[str, str] = {}
-        """Those set by this object, as they are stored."""
+        """Tags set by this object, in stored form."""
         self.not_logged: list[str] = []
-        """What could not be logged so far, a line each."""
+        """What could not be logged, one line each."""
         self._client = client
         self._depth = 0
         self._metrics: list[Metric] = []
-        self._unwritten: set[str] = set()
+        self._pending_tags: set[str] = set()
         self._written = time.monotonic()
         self._artifact_uri: str = info.artifact_uri
         self._steps: dict[str, set[int]] = {}
         self._handlers: dict[int, Any] = {}
         self._monitor = _start_monitor(client, run_id, resumed) if system_metrics else None
 
-    # where things are
+    # locations
 
     @property
     def link(self) -> str:
-        """The run's page in the UI."""
+        """Address of the run in the UI."""
         return f"{self._client.store.web}/{run_route(self.experiment_id, self.id)}"
 
     @property
     def folder(self) -> Path:
-        """A folder on this machine for what the run needs while it lasts, e.g. the state to
-        resume from. It is the caller's to make and to remove; artifacts lie elsewhere."""
+        """Local folder for temporary files, e.g. the training state; created and removed by the
+        caller."""
         return self._client.store.run_folder(self.id)
 
     @property
     def artifact_dir(self) -> Path:
-        """The folder of all artifacts on this machine (downloaded, where a server has them)."""
+        """Local folder of all artifacts; downloaded if necessary."""
         return self.artifact("")
 
     def artifact(self, path: str) -> Path:
-        """Where the artifact `path` (a file or a folder) lies on this machine, downloaded if a
-        server has it. Raises UserError where the run has no such artifact."""
+        """Return the local path of an artifact (file or folder); download it if necessary.
+
+        Raises UserError if the run has no such artifact.
+        """
         return artifact(self._client, self.id, self._artifact_uri, path)
 
     def config(self) -> dict[str, Any]:
-        """The settings of the run: its artifact config.yaml. Raises UserError without one."""
+        """Return the settings of the run (artifact config.yaml). Raises UserError if missing."""
         tree: dict[str, Any] = yaml.safe_load(self.artifact(CONFIG).read_text(encoding="utf-8"))
         return tree
 
-    # what is logged
+    # logging
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Log values of one step (an epoch) in one go.
+        """Log the values of one step (an epoch).
 
-        In a resumed run, steps that a key already has are left as they are: nothing doubles.
+        A resumed run skips steps that were logged before.
         """
         now = int(time.time() * 1000)
         for name, value in metrics.items():
@@ -153,54 +155,57 @@ class Run:
         self._write_when_due()
 
     def logged_steps(self, key: str) -> set[int]:
-        """The steps at which the metric `key` has values; empty where it was never logged."""
+        """Return the steps at which the metric `key` was logged."""
         if key not in self._steps:
             history = self._client.get_metric_history(self.id, _key(key))
             self._steps[key] = {metric.step for metric in history}
         return self._steps[key]
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Log settings, flat. Values are written as in a recipe; those too long are cut."""
+        """Log flat settings, formatted as in a recipe; long values are truncated."""
         entities = [Param(_key(name), _param(value)) for name, value in params.items()]
         for first in range(0, len(entities), _PARAMS_AT_ONCE):
-            with self.going_on("settings"):
+            with self.tolerate_errors("settings"):
                 self._client.log_batch(self.id, params=entities[first : first + _PARAMS_AT_ONCE])
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags, in one go."""
-        self._gather_tags(tags)
+        """Set tags."""
+        self._buffer_tags(tags)
         self._write_when_due()
 
-    def _gather_tags(self, tags: Mapping[str, str]) -> None:
+    def _buffer_tags(self, tags: Mapping[str, str]) -> None:
         stored = stored_tags(tags)
         self.tags |= stored
-        self._unwritten |= set(stored)
+        self._pending_tags |= set(stored)
 
     def _write_when_due(self) -> None:
-        if not self._depth or time.monotonic() - self._written >= _GATHERED_SECONDS:
+        if not self._depth or time.monotonic() - self._written >= _WRITE_INTERVAL:
             self._write()
 
     def _write(self) -> None:
-        """Write what was gathered; what the store refuses is left out and noted."""
-        metrics, tags = self._metrics, [RunTag(key, self.tags[key]) for key in self._unwritten]
-        self._metrics, self._unwritten = [], set()
+        """Write the buffer; record what the store rejects in `not_logged`."""
+        metrics, tags = self._metrics, [RunTag(key, self.tags[key]) for key in self._pending_tags]
+        self._metrics, self._pending_tags = [], set()
         for first in range(0, len(metrics) or bool(tags), _METRICS_AT_ONCE):
             batch = metrics[first : first + _METRICS_AT_ONCE]
             keys = sorted({metric.key for metric in batch} | {tag.key for tag in tags})
-            with self.going_on(", ".join(keys[:_LISTED]) + (", …" if keys[_LISTED:] else "")):
+            with self.tolerate_errors(
+                ", ".join(keys[:_MAX_KEYS]) + (", …" if keys[_MAX_KEYS:] else "")
+            ):
                 self._client.log_batch(self.id, metrics=batch, tags=[] if first else tags)
         self._written = time.monotonic()
 
     @contextlib.contextmanager
-    def going_on(self, what: str) -> Iterator[None]:
-        """Inside, an error of the store does not end the run: `what` is noted in `not_logged`, and
-        in the tag `vqlab.not_logged` at the end. A UserError (a full disk, a lost server) passes.
+    def tolerate_errors(self, what: str) -> Iterator[None]:
+        """Suppress store errors: record `what` in `not_logged` and, at the end, in its tag.
+
+        A UserError (disk full, server lost) propagates.
         """
         try:
             yield
         except (MlflowException, SQLAlchemyError) as error:
             line = f"{what}: {str(error).strip().partition(chr(10))[0]}"
-            log.warning("run %s goes on without what could not be logged: %s", self.id[:8], line)
+            log.warning("run %s: could not log %s", self.id[:8], line)
             self.not_logged.append(line)
 
     def log_text(self, text: str, path: str) -> None:
@@ -219,44 +224,48 @@ class Run:
         self.log_text(yaml_text(tree), path)
 
     def log_figure(self, figure: Any, path: str) -> None:
-        """Draw a matplotlib figure into the artifact `path`, its kind by the suffix."""
-        with self.going_on(path):
+        """Save a matplotlib figure as the artifact `path`; the suffix selects the format."""
+        with self.tolerate_errors(path):
             self._client.log_figure(self.id, figure, path)
 
     def log_artifact(self, file: Path, folder: str | None = None) -> None:
-        """Copy a file into the artifacts, into `folder` there."""
-        with told(self._client.store.root):
+        """Copy a file into the artifact folder `folder`."""
+        with user_errors(self._client.store.root):
             self._artifacts.log_artifact(str(file), folder)
 
     def log_artifacts(self, folder: Path, path: str | None = None) -> None:
-        """Copy what lies in `folder` into the artifacts, under `path` there."""
-        with told(self._client.store.root):
+        """Copy the contents of `folder` into the artifacts, under `path`."""
+        with user_errors(self._client.store.root):
             self._artifacts.log_artifacts(str(folder), path)
 
     @property
     def _artifacts(self) -> Any:
-        # The client's own methods ask the store each time where a run's artifacts lie.
+        # The client's methods query the artifact URI on every call.
         return get_artifact_repository(self._artifact_uri, self._client.store.uri)
 
     def log_pictures(self, pictures: Mapping[str, np.ndarray[Any, Any]], step: int = 0) -> None:
-        """Log pictures (H, W, 3) uint8 under keys that are the same in every run, so that the UI
-        shows them side by side with a slider over the steps; a slash makes a section."""
-        there = self._logged_pictures() if self.resumed else set()
+        """Log images (H, W, 3) uint8; the UI compares runs by key, with a slider over steps.
+
+        A slash in a key starts a section.
+        """
+        logged = self._logged_pictures() if self.resumed else set()
         for name, picture in pictures.items():
-            own = picture_key(name)
-            if (own, step) not in there:
-                with self.going_on(f"picture {own}"):
-                    self._client.log_image(self.id, picture, key=own, step=step)
+            key = picture_key(name)
+            if (key, step) not in logged:
+                with self.tolerate_errors(f"picture {key}"):
+                    self._client.log_image(self.id, picture, key=key, step=step)
 
     def _logged_pictures(self) -> set[tuple[str, int]]:
         # MLflow names them images/<key with ~ for />+step+<step>+timestamp+…
         names = [Path(f.path).name for f in self._client.list_artifacts(self.id, "images")]
-        found = (re.match(r"(.+)\+step\+(\d+)\+", name) for name in names)
-        return {(match[1].replace("~", "/"), int(match[2])) for match in found if match}
+        matches = (re.match(r"(.+)\+step\+(\d+)\+", name) for name in names)
+        return {(match[1].replace("~", "/"), int(match[2])) for match in matches if match}
 
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
-        """Say which data (our fingerprint, cut to the 32 characters MLflow takes) it used, and
-        as what (`context`: train, validation, test)."""
+        """Log a dataset by its fingerprint (truncated to 32 characters).
+
+        context: train, validation or test.
+        """
         dataset = Dataset(
             name=unique_key(name, _NOT_IN_DATASETS, _DATASET_LENGTH),
             digest=digest[:_DIGEST_LENGTH],
@@ -264,24 +273,24 @@ class Run:
             source=json.dumps({"uri": source}),
         )
         tag = InputTag(key="mlflow.data.context", value=context)
-        with self.going_on(f"data set {name}"):
+        with self.tolerate_errors(f"data set {name}"):
             self._client.log_inputs(self.id, [DatasetInput(dataset=dataset, tags=[tag])])
 
-    # how it ends
+    # ending
 
     def finish(self, status: Status = "FINISHED", failure: str | None = None) -> None:
-        """End the run; `failure` is the sentence that says why it did not finish."""
+        """End the run. failure: why it did not finish."""
         self.status = status
         if self._monitor is not None:
             _stop_monitor(self._monitor)
             self._monitor = None
         if failure:
-            self._gather_tags({FAILURE: failure})
+            self._buffer_tags({FAILURE: failure})
         if self.not_logged:
-            self._gather_tags({NOT_LOGGED: "\n".join(self.not_logged)})
+            self._buffer_tags({NOT_LOGGED: "\n".join(self.not_logged)})
         self._write()
-        if status == "FINISHED":  # another process may have taken this one for dead
-            forget_failure(self._client, self.id)
+        if status == "FINISHED":  # another process may have marked this run as interrupted
+            clear_failure(self._client, self.id)
         self._client.set_terminated(self.id, status=status)
 
     def __enter__(self) -> Run:
@@ -291,7 +300,7 @@ class Run:
         if threading.current_thread() is threading.main_thread():
             for name in _SIGNALS:
                 number = getattr(signal, name, None)
-                # Leave alone what somebody else handles, or ignores (nohup).
+                # Keep handlers set by others and ignored signals (nohup).
                 if number is not None and signal.getsignal(number) is signal.SIG_DFL:
                     self._handlers[number] = signal.signal(number, _terminate)
         return self
@@ -313,7 +322,7 @@ class Run:
         if error is None:
             self.finish()
             return
-        # The error itself matters more than what goes wrong while it is written down.
+        # The original error takes precedence over errors while logging it.
         with contextlib.suppress(Exception):
             if isinstance(error, Exception) and not isinstance(error, UserError):
                 self.log_text("".join(traceback.format_exception(error)), "failure.txt")
@@ -346,7 +355,7 @@ def _start_monitor(client: Client, run_id: str, resumed: bool) -> SystemMetricsM
 
 
 def _stop_monitor(monitor: SystemMetricsMonitor) -> None:
-    """Stop its thread, then take one last sample: a run shorter than the interval has one too."""
+    """Stop the thread and take a last sample, so that short runs have one."""
     with contextlib.suppress(Exception):
         monitor.finish()
         monitor.collect_metrics()
@@ -354,24 +363,24 @@ def _stop_monitor(monitor: SystemMetricsMonitor) -> None:
         monitor.mlflow_logger.flush()
 
 
-def forget_failure(client: Client, run_id: str) -> None:
-    """Delete the tag that says why a run failed."""
+def clear_failure(client: Client, run_id: str) -> None:
+    """Delete the failure tag of a run."""
     if FAILURE in client.get_run(run_id).data.tags:
         client.delete_tag(run_id, FAILURE)
 
 
 def stored_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Tags as MLflow takes them."""
-    return {_key(name): _cut(storable(str(tag)), _TAG_LENGTH) for name, tag in tags.items()}
+    """Return tags in the form that MLflow accepts."""
+    return {_key(name): _truncate(storable(str(tag)), _TAG_LENGTH) for name, tag in tags.items()}
 
 
 def _key(name: str) -> str:
-    """`name` as a key that MLflow takes; different names have different keys."""
+    """Return a unique key for `name` that MLflow accepts."""
     return unique_key(name, r"[^/\w.\- :]", _KEY_LENGTH)
 
 
 def yaml_text(tree: Mapping[str, Any]) -> str:
-    """Return plain values as YAML. Undecodable bytes of paths are escaped, and read back."""
+    """Return plain values as YAML; undecodable bytes of paths are escaped."""
     try:
         return str(yaml.dump(dict(tree), Dumper=_DUMPER, sort_keys=False, allow_unicode=True))
     except UnicodeEncodeError:  # libyaml's
@@ -381,26 +390,26 @@ def yaml_text(tree: Mapping[str, Any]) -> str:
 def _param(value: Any) -> str:
     """A setting as a recipe spells it: true, null, [1, 2], text without quotes."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return _cut(storable(text), _PARAM_LENGTH)
+    return _truncate(storable(text), _PARAM_LENGTH)
 
 
-def _cut(text: str, length: int) -> str:
+def _truncate(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def artifact(client: Client, run_id: str, artifact_uri: str, path: str) -> Path:
-    """Where the artifact `path` of a run lies on this machine, downloaded if need be.
+    """Return the local path of an artifact; download it if necessary.
 
-    Raises MissingArtifact (a UserError) where the run has no such artifact.
+    Raises MissingArtifact (a UserError) if the run has no such artifact.
     """
     parts = urlsplit(artifact_uri)
     if parts.scheme == "file":
-        found = Path(url2pathname(parts.path)) / path
+        local = Path(url2pathname(parts.path)) / path
         if not path:
-            found.mkdir(parents=True, exist_ok=True)
+            local.mkdir(parents=True, exist_ok=True)
     else:
-        found = client.store.root / "downloads" / run_id / path
-        into = found.parent if path else found  # MLflow keeps the last part of the path only
+        local = client.store.root / "downloads" / run_id / path
+        into = local.parent if path else local  # MLflow appends the last component
         into.mkdir(parents=True, exist_ok=True)
         try:
             client.download_artifacts(run_id, path, str(into))
@@ -409,6 +418,6 @@ def artifact(client: Client, run_id: str, artifact_uri: str, path: str) -> Path:
             raise MissingArtifact(
                 f"artifact {path!r} of run {run_id} could not be retrieved: {reason}"
             ) from error
-    if not found.exists():
-        raise MissingArtifact(f"run {run_id} has no artifact {path!r}; was it removed by hand?")
-    return found
+    if not local.exists():
+        raise MissingArtifact(f"run {run_id} has no artifact {path!r}; it may have been deleted.")
+    return local

@@ -1,7 +1,7 @@
-"""Where runs are kept: an SQLite file and a folder under mlruns/, or what MLFLOW_TRACKING_URI says.
+"""The tracking store: SQLite and artifacts under mlruns/, or the store of MLFLOW_TRACKING_URI.
 
-Everything a user can mend (a full disk, a read-only folder, a server that is not there) is found
-here and said in one sentence, before work starts where that can be.
+Problems that users can fix (disk full, read-only folder, server down) become UserErrors here,
+before work starts if possible.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from vqlab.errors import UserError, did_you_mean
 
 UI_HOST, UI_PORT = "127.0.0.1", 5000
 UI_VARIABLE = "VQLAB_UI"
-"""Environment variable: the address of the UI that printed links lead to."""
+"""Environment variable: address of the UI for printed links."""
 _UI_FILE = "ui.txt"
-"""Under the store's root: the address that the UI was last started at."""
+"""File in the store's root with the address at which the UI was started last."""
 _PROBE_BYTES = 4 * 2**20
 _TIMEOUT = 60
 _ATTEMPTS = 8
@@ -49,11 +49,11 @@ _CONFLICTS = (
     "SerializationFailure",
 )  # fmt: skip
 _POSTGRES_LOCK = 8_245_908_101
-"""Number of the advisory lock that one process holds while it makes the tables."""
-_PATIENCE = 120
-"""Seconds to wait for a database that another process has locked."""
+"""Advisory lock held while the tables are created."""
+_LOCK_TIMEOUT = 120
+"""Seconds to wait for a locked database."""
 
-# What these would print, and the first with a traceback, `Client` raises as one sentence.
+# `Client` raises as UserError what these would print.
 for _name in ("mlflow.store.db.utils", "mlflow.system_metrics"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
@@ -67,12 +67,12 @@ class Store:
     database: Path | None
     artifacts: Path | None
     copy: Path | None = None
-    """A copy of the database, which is read where the store itself cannot be written."""
+    """Copy of the database for reading a store without write permission."""
 
     @property
     def web(self) -> str:
-        """The address under which the UI shows this store: what VQLAB_UI says, else the server of
-        MLFLOW_TRACKING_URI, else where `vqlab ui` was last started, else its default."""
+        """Address of the UI: VQLAB_UI, else the server of MLFLOW_TRACKING_URI, else the address of
+        the last `vqlab ui`, else the default."""
         named = _ui_variable()
         if named:
             return named
@@ -83,14 +83,14 @@ class Store:
         return f"http://{UI_HOST}:{UI_PORT}"
 
     def run_folder(self, run_id: str) -> Path:
-        """A run's folder on this machine, for what is no artifact (it may not exist)."""
+        """Return the local folder for files of a run that are not artifacts; it may not exist."""
         return self.root / "runs" / run_id
 
 
 def locate(root: Path) -> Store:
-    """The store that MLFLOW_TRACKING_URI names, else SQLite under `root`; nothing is touched.
+    """Return the store of MLFLOW_TRACKING_URI, else SQLite under `root`, without opening it.
 
-    Raises UserError for an address of a kind that vqlab does not use.
+    Raises UserError for an unsupported address.
     """
     root = root.absolute()
     named = _ui_variable()
@@ -137,12 +137,12 @@ def connect(store: Store, create: bool = True, write: bool = True) -> Client:
         require_store(store)
     if not (create or write):
         store = readable(store)
-    with told(store.root), _lock(store):
+    with user_errors(store.root), _lock(store):
         if store.database and not store.copy:
-            # Before MLflow, which tries a database that it cannot open again for hours.
+            # MLflow would retry a database that cannot be opened for hours.
             _check_database(store.database)
         client = Client(store)
-        # The first question makes the tables (seconds), which two processes must not do at once.
+        # The first query creates the tables; two processes must not do that concurrently.
         client.search_experiments(max_results=1)
         if store.database:
             _prepare_database(store.copy or store.database, store.database.parent / "artifacts")
@@ -173,13 +173,15 @@ def _writable(*places: Path) -> bool:
 
 def _copy_database(database: Path, copy: Path) -> None:
     """Copy a database that may be in use, with what is still in its write-ahead log."""
-    with contextlib.suppress(sqlite3.OperationalError):  # it wants files that cannot be made
+    with contextlib.suppress(sqlite3.OperationalError):  # it may need to create files
         address = f"{database.as_uri()}?mode=ro"
         with (
-            contextlib.closing(sqlite3.connect(address, uri=True, timeout=_PATIENCE)) as whole,
-            contextlib.closing(sqlite3.connect(copy)) as part,
+            contextlib.closing(
+                sqlite3.connect(address, uri=True, timeout=_LOCK_TIMEOUT)
+            ) as source_db,
+            contextlib.closing(sqlite3.connect(copy)) as target_db,
         ):
-            whole.backup(part)
+            source_db.backup(target_db)
         return
     log = database.with_name(f"{database.name}-wal")
     for source in (database, log):
@@ -227,13 +229,13 @@ def _postgres_lock(uri: str) -> Iterator[None]:
 
 
 class Client:
-    """MlflowClient, except that faults which a user can mend arrive as UserError, and that what
-    another process inserted at the same time is no fault: the call is made again."""
+    """MlflowClient that raises UserError for problems users can fix and retries conflicts with
+    concurrent processes."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         with warnings.catch_warnings():
-            # MLflow 3.17 uses what SQLAlchemy 2.1 deprecates; nothing that we could mend.
+            # MLflow 3.17 uses an API deprecated by SQLAlchemy 2.1.
             warnings.simplefilter("ignore", DeprecationWarning)
             self._client = MlflowClient(store.uri, registry_uri=store.uri)
 
@@ -242,37 +244,41 @@ class Client:
 
         @functools.wraps(method)
         def call(*arguments: Any, **named: Any) -> Any:
-            given_up = time.monotonic() + _PATIENCE
-            with told(self.store.root):
+            deadline = time.monotonic() + _LOCK_TIMEOUT
+            with user_errors(self.store.root):
                 for attempt in itertools.count():
                     try:
                         return method(*arguments, **named)
                     except MlflowException as error:
-                        # MLflow waits 20 seconds for a lock itself. In both cases what it began is
-                        # undone; after a conflict it finds what the other process inserted.
+                        # The transaction has been rolled back; after a conflict, the retry finds
+                        # the row of the other process. MLflow itself waits 20 seconds for a lock.
                         locked = "database is locked" in str(error)
-                        again = locked and time.monotonic() < given_up
-                        if not again and (attempt >= _ATTEMPTS or not _is_conflict(error)):
+                        retry = locked and time.monotonic() < deadline
+                        if not retry and (attempt >= _ATTEMPTS or not _is_conflict(error)):
                             raise
-                        # Unlike waits, so that the same two do not meet again.
+                        # Delays differ by process, to avoid repeated collisions.
                         time.sleep(0.2 if locked else 0.02 * (1 + os.getpid() % 7 + attempt))
 
         return call
 
 
 def _is_conflict(error: MlflowException) -> bool:
-    """Return whether a database refused a row because another process inserted it just before, or
-    rolled one of two transactions back. Errors of a server arrive as text."""
-    said = str(error)
+    """Return whether a row was inserted concurrently or a transaction rolled back.
+
+    Errors of a server arrive as text.
+    """
+    message = str(error)
     if error.error_code == "RESOURCE_ALREADY_EXISTS":
         return False
-    return isinstance(error.__cause__, IntegrityError) or any(word in said for word in _CONFLICTS)
+    return isinstance(error.__cause__, IntegrityError) or any(
+        word in message for word in _CONFLICTS
+    )
 
 
 def probe(folder: Path) -> None:
-    """Write, flush and remove a file of a few MiB. Raises UserError where that fails."""
+    """Check that a few MiB can be written to `folder`. Raises UserError if not."""
     file = folder / f".probe-{os.getpid()}"
-    with told(folder):
+    with user_errors(folder):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with file.open("wb") as handle:
@@ -285,9 +291,9 @@ def probe(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def told(place: Path) -> Iterator[None]:
-    """Turn what a full disk, a read-only place, a foreign database or a lost server raise into
-    UserError; other errors pass."""
+def user_errors(place: Path) -> Iterator[None]:
+    """Turn errors of a full disk, a read-only folder, a foreign database or a lost server into
+    UserError; other errors propagate."""
     try:
         yield
     except (MlflowException, OSError, sqlite3.Error, SQLAlchemyError) as error:
@@ -305,16 +311,18 @@ def _sentence(place: Path, error: Exception) -> str | None:
         or "disk is full" in text
         or ("disk I/O error" in text and shutil.disk_usage(place).free < _PROBE_BYTES)
     ):
-        return f"{place} cannot be written: the disk is full; free some space and try again."
+        return (
+            f"{place} cannot be written: the disk is full; free some space and re-run the command."
+        )
     if "database is locked" in text:
         return (
-            f"the database in {place} has been locked by another process for {_PATIENCE} seconds; "
-            "end that process, and run the same command again."
+            f"the database in {place} has been locked by another process for "
+            f"{_LOCK_TIMEOUT} seconds; end that process and re-run the command."
         )
     if "readonly database" in text or "unable to open database" in text:
         return f"the database in {place} cannot be written; make it writable, or move it away."
     if "not a database" in text or "disk image is malformed" in text:
-        return f"the database in {place} is damaged or not SQLite's; move it away and try again."
+        return f"the database in {place} is damaged or not SQLite; move it away and try again."
     if "out-of-date database schema" in text or "Can't locate revision" in text:
         return (
             f"the database in {place} was made by another version of MLflow; back it up and run "
@@ -330,14 +338,11 @@ def _sentence(place: Path, error: Exception) -> str | None:
 
 
 def remember_ui(root: Path, host: str, port: int) -> None:
-    """Record where the UI of the store under `root` is being started: printed links lead there.
-
-    host: as browsers name it.
-    """
+    """Save the address of the UI for printed links. host: as used by browsers."""
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    if not _writable(root):  # the default holds
+    if not _writable(root):  # keep the default
         return
-    with told(root):
+    with user_errors(root):
         (root / _UI_FILE).write_text(address + "\n", encoding="utf-8")
 
 
@@ -346,20 +351,20 @@ def _ui_variable() -> str:
 
 
 def without_password(uri: str) -> str:
-    """An address as it may be shown."""
+    """Return an address without user name and password."""
     return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def _reach(uri: str) -> None:
-    """Raise UserError where no server answers, rather than retry for minutes as MLflow does."""
+    """Raise UserError if no server answers; MLflow would retry for minutes."""
     address = without_password(uri)
     try:
         urllib.request.urlopen(f"{address}/health", timeout=10).close()
-    except urllib.error.HTTPError as error:  # it answers; 4xx is for MLflow's client to explain
+    except urllib.error.HTTPError as error:  # 4xx is reported by MLflow's client
         error.close()
         if error.code >= 500:
             raise UserError(
-                f"the tracking server {address} is not well (status {error.code}); see its log."
+                f"the tracking server {address} returned status {error.code}; check its log."
             ) from None
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
@@ -370,25 +375,31 @@ def _reach(uri: str) -> None:
 
 
 def _check_database(database: Path) -> None:
-    """Raise sqlite3.Error unless the file is SQLite's and can be written; made where missing."""
-    with contextlib.closing(sqlite3.connect(database, timeout=_PATIENCE)) as connection:
-        # A real write, undone: BEGIN IMMEDIATE alone also succeeds on a read-only file.
+    """Raise sqlite3.Error unless the file is a writable SQLite database; create it if missing."""
+    with contextlib.closing(sqlite3.connect(database, timeout=_LOCK_TIMEOUT)) as connection:
+        # BEGIN IMMEDIATE alone also succeeds on a read-only file.
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("CREATE TABLE vqlab_probe (x)")
         connection.rollback()
 
 
-def _prepare_database(database: Path, here: Path) -> None:
-    """WAL mode (it lasts), and artifact addresses that follow a folder which was moved or copied:
-    MLflow stores absolute ones. here: the folder of the artifacts."""
-    with contextlib.closing(sqlite3.connect(database, timeout=_PATIENCE)) as connection:
+def _prepare_database(database: Path, artifacts: Path) -> None:
+    """Enable WAL mode, and update artifact URIs (absolute in MLflow) if the folder was moved.
+
+    artifacts: current folder of the artifacts.
+    """
+    with contextlib.closing(sqlite3.connect(database, timeout=_LOCK_TIMEOUT)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
         rows = connection.execute("SELECT experiment_id, artifact_location FROM experiments")
         for experiment, location in rows.fetchall():
             above, folder = str(location).rsplit("/", 1)
             folder = unquote(folder)
-            new = (here / folder).as_uri()
-            if location == new or not above.endswith("/artifacts") or not (here / folder).is_dir():
+            new = (artifacts / folder).as_uri()
+            if (
+                location == new
+                or not above.endswith("/artifacts")
+                or not (artifacts / folder).is_dir()
+            ):
                 continue
             with connection:
                 connection.execute(

@@ -1,4 +1,4 @@
-"""The tracker: starts runs, resumes them, finds them again, and says where to look at them."""
+"""The tracker: start, resume, find and link runs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from vqlab.errors import UserError
 from vqlab.text import shorten, unique_key, visible
 from vqlab.tracking.categories import category_tags
-from vqlab.tracking.environment import code_tags, surroundings
+from vqlab.tracking.environment import code_tags, environment_info
 from vqlab.tracking.liveness import delete_locks, owner_is_gone, owner_tags
 from vqlab.tracking.pages import ExperimentPages, run_route
 from vqlab.tracking.record import RunRecord
 from vqlab.tracking.registry import Category, Champion, Registry
-from vqlab.tracking.run import Run, Status, artifact, forget_failure, stored_tags
+from vqlab.tracking.run import Run, Status, artifact, clear_failure, stored_tags
 from vqlab.tracking.store import Client, connect, locate, without_password
 from vqlab.tracking.views import tagged
 
@@ -36,27 +36,26 @@ _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
 class Tracker:
-    """All runs of one store: `mlruns/` here, or what MLFLOW_TRACKING_URI names."""
+    """All runs of one store: `mlruns/`, or the store named by MLFLOW_TRACKING_URI."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._experiments: dict[str, str] = {}
         self._artifact_uris: dict[str, str] = {}
-        """Of runs that were started here."""
+        """Artifact URIs of runs started by this object."""
         self.registry = Registry(client)
-        """Versions and champions."""
+        """Registered versions and champions."""
 
     @classmethod
     def open(
         cls, root: Path = Path("mlruns"), *, create: bool = True, write: bool = True
     ) -> Tracker:
-        """Open the store, and mark runs whose process was killed (see `reconcile`).
+        """Open the store and mark runs whose process was killed (see `reconcile`).
 
-        create: create a store that does not exist, which takes some seconds; False, for whatever
-        reads runs, makes that a UserError. write: False, for what does not write either, also
-        reads a store that cannot be written.
+        create: create a missing store (takes seconds); otherwise a missing store is a UserError.
+        write: False also accepts a store without write permission, for reading.
 
-        Raises UserError where it cannot be written or reached, or its address is of no known kind.
+        Raises UserError if the store cannot be written or reached, or its address is unsupported.
         """
         tracker = cls(connect(locate(root), create, write))
         tracker.reconcile()
@@ -67,7 +66,7 @@ class Tracker:
         """The folder on this machine that holds everything of this store (absolute)."""
         return self._client.store.root
 
-    # runs that are written
+    # write runs
 
     def start(
         self,
@@ -80,41 +79,42 @@ class Tracker:
         device: str = "cpu",
         system_metrics: bool = False,
     ) -> Run:
-        """Start a run in `experiment` (a category, or `all`), nested under the run id `parent`.
+        """Start a run in `experiment` (a category, or `all`), nested under the run ID `parent`.
 
-        It carries, besides `tags` and `params` (flat), its owner process, the code's commit and the
-        surroundings (also as artifact environment.json).
+        Besides `tags` and `params` (flat), log the owner process, the commit of the code and the
+        environment (also as artifact environment.json).
         """
-        around = surroundings()
-        known = {f"vqlab.{key}": str(around[key]) for key in ("python", "torch", "cpu", "threads")}
-        every = {
+        environment = environment_info()
+        environment_tags = {
+            f"vqlab.{key}": str(environment[key]) for key in ("python", "torch", "cpu", "threads")
+        }
+        all_tags = {
             "mlflow.source.type": "LOCAL",
             "mlflow.source.name": "vqlab",
-            "vqlab.version": str(around["vqlab"]),
+            "vqlab.version": str(environment["vqlab"]),
             "vqlab.device": device,
-            **known,
+            **environment_tags,
             **code_tags(),
             **owner_tags(self.root),
             **({"mlflow.parentRunId": parent} if parent else {}),
             **stored_tags(tags or {}),
         }
-        stored = self._create_run(experiment, every, shorten(visible(name), _NAME_LENGTH))
+        stored = self._create_run(experiment, all_tags, shorten(visible(name), _NAME_LENGTH))
         run = Run(self._client, stored.info.run_id, system_metrics=system_metrics, info=stored.info)
         self._artifact_uris[run.id] = stored.info.artifact_uri
         run.log_params(params or {})
-        run.log_json({**around, "device": device}, "environment.json")
+        run.log_json({**environment, "device": device}, "environment.json")
         return run
 
     def resume(
         self, reference: str, *, system_metrics: bool = False, take_over: bool = False
     ) -> Run:
-        """Take up a run that ended early (see `find`): it is RUNNING again and owned by this
-        process; steps that it logged are not logged twice.
+        """Resume an interrupted run (see `find`): set it to RUNNING, owned by this process.
 
-        take_over: also where nothing can be known of its process. Raises UserError where the
-        process may still live, or has ended as it should.
+        Steps logged before are not logged again. take_over: resume even if the state of its
+        process is unknown. Raises UserError if the run is complete or its process may be alive.
         """
-        with FileLock(self.root / "resume.lock"):  # of two at once the second one is refused
+        with FileLock(self.root / "resume.lock"):  # of two concurrent calls the second fails
             record = self.find(reference)
             if record.status == "FINISHED":
                 raise UserError(f"run {record.short} is complete; there is nothing to resume.")
@@ -130,9 +130,10 @@ class Tracker:
         return Run(self._client, record.run_id, resumed=True, system_metrics=system_metrics)
 
     def reconcile(self) -> list[RunRecord]:
-        """Mark runs whose process was killed, and so could not say so, as FAILED/`interrupted`;
-        returns them as they were. Runs whose process may live are left alone: those of other
-        machines and containers, unless it left its lock (see `vqlab.tracking.liveness`)."""
+        """Mark runs whose process was killed as FAILED (`interrupted`); return them as they were.
+
+        Runs whose process may be alive are unchanged: see `vqlab.tracking.liveness`.
+        """
         running = self._search("attributes.status = 'RUNNING'")
         gone = [r for r in running if owner_is_gone(r.tags, self.root)]
         # Read again, for a process may have finished its run and ended in between.
@@ -145,78 +146,80 @@ class Tracker:
         return gone
 
     def run_folder(self, run_id: str) -> Path:
-        """A run's folder on this machine, for what is no artifact (it may not exist)."""
+        """Return the local folder for files of a run that are not artifacts; it may not exist."""
         return self._client.store.run_folder(run_id)
 
     def _create_run(self, experiment: str, tags: Mapping[str, str], name: str) -> Stored:
-        """The experiment is looked up once, and again where it is gone meanwhile."""
-        known = self._experiments.get(experiment)
-        if known is not None:
+        """Create a run; look the experiment up once, and again if it has been deleted."""
+        experiment_id = self._experiments.get(experiment)
+        if experiment_id is not None:
             with contextlib.suppress(MlflowException):
-                return self._client.create_run(known, tags=tags, run_name=name)
+                return self._client.create_run(experiment_id, tags=tags, run_name=name)
         self._experiments[experiment] = str(self._experiment(experiment).experiment_id)
         return self._client.create_run(self._experiments[experiment], tags=tags, run_name=name)
 
     def _experiment(self, name: str) -> Experiment:
-        """The experiment `name`, made (or brought back, where it was deleted) if need be."""
+        """Return the experiment `name`; create or restore it if necessary."""
         artifacts = self._client.store.artifacts
         folder = unique_key(name, r"[^a-zA-Z0-9_\-]")
-        found = self._client.get_experiment_by_name(name)
-        if found is not None and found.name != name:  # a registry that takes `Nut` for `nut`
+        stored = self._client.get_experiment_by_name(name)
+        if stored is not None and stored.name != name:  # a case-insensitive database
             return self._experiment(unique_key(name, with_digest=True))
-        if found is None:
+        if stored is None:
             try:
                 self._client.create_experiment(
                     name,
                     artifact_location=(artifacts / folder).as_uri() if artifacts else None,
                     tags=_EXPERIMENT_TAGS,
                 )
-            except MlflowException as error:  # another process was faster
+            except MlflowException as error:  # created by another process
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-            found = self._client.get_experiment_by_name(name)
-        elif found.lifecycle_stage == "deleted":
-            self._client.restore_experiment(found.experiment_id)
-        return found
+            stored = self._client.get_experiment_by_name(name)
+        elif stored.lifecycle_stage == "deleted":
+            self._client.restore_experiment(stored.experiment_id)
+        return stored
 
-    # runs that are read
+    # read runs
 
     def find(self, reference: str) -> RunRecord:
-        """The run with this id, unique beginning of an id (4 or more), or unique name (see also
-        `_other_names`).
+        """Return the run with this ID, unique ID prefix (4 or more characters) or unique name.
 
-        Raises UserError that lists the ones meant, near ones, or the latest.
+        Names include those of `_other_names`. Raises UserError that lists the matching, similar or
+        latest runs.
         """
-        reference = visible(reference)  # as names are stored
-        if re.fullmatch("[0-9a-f]{32}", reference):  # spares reading all runs
+        reference = visible(reference)  # the stored form of names
+        if re.fullmatch("[0-9a-f]{32}", reference):  # avoids reading all runs
             for record in self._search(f"attributes.run_id = '{reference}'"):
                 return record
         records = self._search("")
-        for fits in (
+        for matches in (
             [r for r in records if r.name == reference],
             [r for r in records if reference in _other_names(r.tags)],
             [r for r in records if len(reference) >= 4 and r.run_id.startswith(reference)],
         ):
-            if len(fits) == 1:
-                return fits[0]
-            if fits:
-                meant = ", ".join(f"{r.run_id[:12]} ({r.status}, {r.start:%F %T})" for r in fits)
+            if len(matches) == 1:
+                return matches[0]
+            if matches:
+                listed = ", ".join(
+                    f"{r.run_id[:12]} ({r.status}, {r.start:%F %T})" for r in matches
+                )
                 raise UserError(
-                    f"{len(fits)} runs are meant by {reference!r}: {meant}; give an id."
+                    f"{reference!r} is ambiguous; {len(matches)} runs match: "
+                    f"{listed}; give a run ID."
                 )
         self._refuse_deleted(reference)
         if not records:
             raise UserError(f"there is no run {reference!r}, and none at all in {self.root}.")
-        every = {r.run_id: {r.name} | _other_names(r.tags) for r in records}
-        names = difflib.get_close_matches(reference, set().union(*every.values()), n=5)
-        near = [r for r in records if every[r.run_id] & set(names)][:5]
-        said = "near ones" if near else "the latest"
+        names_of = {r.run_id: {r.name} | _other_names(r.tags) for r in records}
+        names = difflib.get_close_matches(reference, set().union(*names_of.values()), n=5)
+        near = [r for r in records if names_of[r.run_id] & set(names)][:5]
+        label = "similar runs" if near else "latest runs"
         listed = ", ".join(r.short for r in near or records[:5])
-        raise UserError(f"there is no run {reference!r}; {said}: {listed}.")
+        raise UserError(f"there is no run {reference!r}; {label}: {listed}.")
 
-    def stored(self, run_id: str) -> RunRecord | None:
-        """The run with this id, also where it was deleted in the UI; None where it is gone for good
-        (`mlflow gc`)."""
+    def get(self, run_id: str) -> RunRecord | None:
+        """Return the run with this ID, also if deleted in the UI; None after `mlflow gc`."""
         try:
             run = self._client.get_run(run_id)
             experiment = self._client.get_experiment(run.info.experiment_id).name
@@ -227,18 +230,18 @@ class Tracker:
         return self._record(run, experiment)
 
     def _refuse_deleted(self, reference: str) -> None:
-        """Raise UserError where a deleted run has this name or id, saying what brings it back."""
+        """Raise UserError with the command that restores it if a deleted run matches."""
         every = self._client.search_experiments(ViewType.ALL, max_results=_PAGE)
-        known = {experiment.experiment_id: experiment for experiment in every}
-        if not known:
+        experiments = {experiment.experiment_id: experiment for experiment in every}
+        if not experiments:
             return
-        for run in self._client.search_runs(list(known), "", ViewType.DELETED_ONLY, _PAGE):
+        for run in self._client.search_runs(list(experiments), "", ViewType.DELETED_ONLY, _PAGE):
             record = self._record(run, "")
             names = {record.name, *_other_names(record.tags)}
             begins = len(reference) >= 4 and record.run_id.startswith(reference)
             if reference not in names and not begins:
                 continue
-            experiment = known[run.info.experiment_id]
+            experiment = experiments[run.info.experiment_id]
             how = f"mlflow runs restore --run-id {record.run_id}"
             what = f"run {record.name} ({record.run_id[:8]}) was deleted"
             if experiment.lifecycle_stage == "deleted":
@@ -247,10 +250,10 @@ class Tracker:
             uri = "" if self._client.store.artifacts is None else (
                 f"MLFLOW_TRACKING_URI={without_password(self._client.store.uri)} "
             )  # fmt: skip
-            raise UserError(f"{what}; bring it back in the MLflow UI, or by: {uri}{how}")
+            raise UserError(f"{what}; restore it in the MLflow UI, or with: {uri}{how}")
 
     def history(self, run_id: str, prefixes: tuple[str, ...]) -> list[dict[str, float]]:
-        """The metrics of a run whose keys begin so, a dict for each step at which there are any."""
+        """Return the logged metrics with these key prefixes, one dict per step."""
         steps: dict[int, dict[str, float]] = {}
         for key in self._client.get_run(run_id).data.metrics:
             if key.startswith(prefixes):
@@ -267,12 +270,14 @@ class Tracker:
         order_by: str | None = None,
         ascending: bool = False,
     ) -> list[RunRecord]:
-        """Stored runs of `experiments` (None: all) whose tag `vqlab.kind` is among `kinds` and
-        whose `tags` are so, newest first; or ordered by the metric `order_by`, best (largest,
-        unless `ascending`) first and those without it last."""
+        """Return runs of `experiments` (None: all), filtered by tag `vqlab.kind` and by `tags`.
+
+        Newest first; or ordered by the metric `order_by`, best (largest unless `ascending`) first
+        and runs without it last.
+        """
         wanted = stored_tags(tags or {})
         records = self._search(tagged(wanted), experiments)
-        # A database may compare without case, and the query leaves out what it cannot quote.
+        # The database may ignore case, and the query omits values that cannot be quoted.
         records = [r for r in records if wanted.items() <= r.tags.items()]
         if kinds is not None:
             allowed = set(kinds)
@@ -284,16 +289,16 @@ class Tracker:
 
     def _search(self, query: str, experiments: Iterable[str] | None = None) -> list[RunRecord]:
         wanted = None if experiments is None else set(experiments)
-        known = {
+        names = {
             e.experiment_id: e.name
             for e in self._client.search_experiments(max_results=_PAGE)
             if wanted is None or e.name in wanted
         }
         records: list[RunRecord] = []
         token = None
-        while known:
-            page = self._client.search_runs(list(known), query, max_results=_PAGE, page_token=token)
-            records += [self._record(run, known[run.info.experiment_id]) for run in page]
+        while names:
+            page = self._client.search_runs(list(names), query, max_results=_PAGE, page_token=token)
+            records += [self._record(run, names[run.info.experiment_id]) for run in page]
             token = page.token
             if not token:
                 break
@@ -316,63 +321,65 @@ class Tracker:
         )
 
     def champion(self, category: Category) -> Champion:
-        """The champion of a category, its checkpoint on this machine. Raises UserError where there
-        is none, or its file is gone or another.
+        """Return the champion of a category with a local checkpoint.
 
-        `a+b` means the joint model of a and b only if no run is of a category of that name.
+        `a+b` is the joint model of a and b, unless a category has that name. Raises UserError if
+        there is no champion, or its file is missing or differs.
         """
         if isinstance(category, str) and "+" in category:
-            own = self.runs(tags=category_tags([category]))
-            return self.registry.champion([category] if own else category)
+            runs = self.runs(tags=category_tags([category]))
+            return self.registry.champion([category] if runs else category)
         return self.registry.champion(category)
 
-    # runs that have ended
+    # modify ended runs
 
     def amend(self, run_id: str, *, repeated: bool = False) -> Run:
-        """A run that ended, to add metrics, tags and artifacts to; how it ended stays. `repeated`:
-        what is done in it was done before, and steps that it logged are not logged twice."""
+        """Return an ended run for adding metrics, tags and artifacts; its status stays.
+
+        repeated: the work is a repetition, and steps logged before are not logged again.
+        """
         return Run(self._client, run_id, resumed=repeated)
 
     def reopen(self, run_id: str) -> None:
-        """Make a run RUNNING again, owned by this process, however it ended."""
+        """Set a run to RUNNING, owned by this process."""
         owner = [RunTag(name, tag) for name, tag in owner_tags(self.root).items()]
         self._client.log_batch(run_id, tags=owner)
         self._client.update_run(run_id, status="RUNNING")
-        forget_failure(self._client, run_id)
+        clear_failure(self._client, run_id)
 
-    def settle(
-        self, run_id: str, status: Status, tags: Mapping[str, str], known: str | None = None
+    def set_status(
+        self, run_id: str, status: Status, tags: Mapping[str, str], current: str | None = None
     ) -> None:
-        """Correct how a run ended, whatever it said itself. known: that, where it is known."""
+        """Correct the status of an ended run and add tags. current: its stored status, if known."""
         stored = [RunTag(name, tag) for name, tag in stored_tags(tags).items()]
         if stored:
             self._client.log_batch(run_id, tags=stored)
         if status == "FINISHED":
-            forget_failure(self._client, run_id)
-        if (known or self._client.get_run(run_id).info.status) != status:
+            clear_failure(self._client, run_id)
+        if (current or self._client.get_run(run_id).info.status) != status:
             self._client.set_terminated(run_id, status=status)
 
-    def drop(self, run_id: str, path: str) -> None:
-        """Delete an artifact (a file or a folder) of a run; nothing happens where it is gone."""
+    def delete_artifact(self, run_id: str, path: str) -> None:
+        """Delete an artifact (file or folder) of a run, if it exists."""
         uri = self._artifact_uris.get(run_id) or self._client.get_run(run_id).info.artifact_uri
         with contextlib.suppress(MlflowException, OSError):
             get_artifact_repository(uri, self._client.store.uri).delete_artifacts(path)
 
-    # where to look
+    # links
 
     def link(self, run_id: str) -> str:
-        """The page of a run in the UI."""
+        """Return the address of a run in the UI."""
         experiment = self._client.get_run(run_id).info.experiment_id
         return f"{self._client.store.web}/{run_route(experiment, run_id)}"
 
     def pages(self, experiment: str) -> ExperimentPages:
-        """The UI's pages of an experiment, which is made if need be."""
+        """Return the UI pages of an experiment; create it if necessary."""
         return ExperimentPages(self._client, str(self._experiment(experiment).experiment_id))
 
 
 def _other_names(tags: Mapping[str, str]) -> set[str]:
-    """What else a run is found by: a study's by the study's name, a trial's by that and its number
-    (`cable-vqvae-1a2b3c4d-003`), a training's by detector and category (`vqvae-cable`)."""
+    """Return further names of a run: the study's name, study and trial number
+    (`cable-vqvae-1a2b3c4d-003`), or detector and category (`vqvae-cable`)."""
     study, detector = tags.get("vqlab.study", ""), tags.get("vqlab.detector", "")
     names = {
         "study": study,

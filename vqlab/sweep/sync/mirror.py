@@ -39,7 +39,7 @@ class Mirror:
         agrees = run and run.status == _STATUS[trial.state] and tags.items() <= run.tags.items()
         if record.run_id and not agrees:
             status = run.status if run else None
-            self.context.tracker.settle(record.run_id, _STATUS[trial.state], tags, status)
+            self.context.tracker.set_status(record.run_id, _STATUS[trial.state], tags, status)
         self._updated.add(trial.number)
 
     def update_all(self) -> None:
@@ -60,7 +60,7 @@ class Mirror:
             agrees = run.tags.get("optuna.state") == trial.state.name
             if not agrees or run.status != _STATUS[trial.state]:
                 tags = state_tags(trial.state, trial.values, record)
-                self.context.tracker.settle(run.run_id, _STATUS[trial.state], tags, run.status)
+                self.context.tracker.set_status(run.run_id, _STATUS[trial.state], tags, run.status)
         self._updated |= ended
         self.clean_up(trials)
 
@@ -82,7 +82,7 @@ class Mirror:
             if run_id is None or not trial.state.is_finished() or run_id in keep | self._cleaned:
                 continue
             shutil.rmtree(self.context.tracker.run_folder(run_id), ignore_errors=True)
-            self.context.tracker.drop(run_id, "checkpoint")
+            self.context.tracker.delete_artifact(run_id, "checkpoint")
             self._cleaned.add(run_id)
 
     def _runs_to_keep(self) -> set[str | None]:

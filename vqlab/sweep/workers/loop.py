@@ -104,7 +104,7 @@ def join(
         contest = Task(**study.user_attrs[TASK]).contest(data)
         splits = load_dataset(contest.first.config.data)
         studies.refuse_other_images(study, splits)
-        if tracker.stored(study.user_attrs[PARENT]) is None:
+        if tracker.get(study.user_attrs[PARENT]) is None:
             raise UserError(
                 f"the run of study {name} was deleted; start the study again with `vqlab sweep`."
             )
