@@ -116,17 +116,17 @@ def compare(
     """
     from vqlab.cli.progress import out
     from vqlab.cli.tables import comparison_tables
-    from vqlab.compare import compare as measure
+    from vqlab.compare import compare as compare_runs
     from vqlab.tracking import Tracker
 
-    found = measure(
+    comparison = compare_runs(
         Tracker.open(mlruns, create=False, write=False),
         first,
         second,
         resamples=resamples,
         seed=seed,
     )
-    for table in comparison_tables(found):
+    for table in comparison_tables(comparison):
         out.print(table)
     out.print("bold: 95 % interval excludes 0")
 
@@ -164,11 +164,11 @@ def promote(
 ) -> None:
     """Promote a run to champion of its category if it is better on the same test data."""
     from vqlab.cli.terminal import marked, out
-    from vqlab.promote import promote as gate
+    from vqlab.promote import promote as promote_run
     from vqlab.tracking import Tracker
 
     tracker = Tracker.open(mlruns, create=False)
-    result = gate(
+    result = promote_run(
         tracker, category, ref=run, metric=metric, min_delta=min_delta, force=force,
         without_test=without_test, data=data,
     )  # fmt: skip
@@ -190,7 +190,7 @@ def rollback(
 ) -> None:
     """Restore an earlier champion of a category. Repeat to go further back."""
     from vqlab.cli.progress import out
-    from vqlab.promote import rollback as back
+    from vqlab.promote import rollback as roll_back
     from vqlab.tracking import Tracker
 
-    out.print(back(Tracker.open(mlruns, create=False), category, to).reason)
+    out.print(roll_back(Tracker.open(mlruns, create=False), category, to).reason)
