@@ -87,14 +87,14 @@ def _measured(tracker: Tracker, category: str | None, metric: str) -> list[RunRe
     runs = tracker.runs(order_by=metric, ascending=less_is_better(metric))
     if category is not None:
         there = sorted({_category(run) for run in runs})
-        found = [run for run in runs if matches_categories(category, run.categories)]
-        found = found or [run for run in runs if run.experiment == category]
-        if not found:
+        matching = [run for run in runs if matches_categories(category, run.categories)]
+        matching = matching or [run for run in runs if run.experiment == category]
+        if not matching:
             hint = did_you_mean(category, there) or f"there are runs of {', '.join(there)}."
             raise UserError(
                 f"category {category} has no runs; {hint if there else 'there are no runs at all.'}"
             )
-        runs = found
+        runs = matching
     measured = [run for run in runs if any(key.startswith("test/") for key in run.metrics)]
     keys = {key for run in measured for key in run.metrics}
     if measured and metric not in keys:
