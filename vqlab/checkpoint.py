@@ -1,7 +1,7 @@
 """Checkpoints and training states: one safetensors file each, JSON in its header, no pickle.
 
-Both kinds are written beside their place, flushed to the disk and renamed, so that a file of that
-name is always whole; a digest in the header finds damage. Format: safetensors,
+Both are written to a temporary file, flushed and renamed, so that a file is always complete; a
+digest in the header detects damage. Format: safetensors,
 https://github.com/huggingface/safetensors#format.
 """
 
@@ -29,7 +29,7 @@ FORMAT = 1
 CHECKPOINT = "vqlab checkpoint"
 STATE = "vqlab training state"
 BACKBONE = "backbone."
-"""What the keys of a backbone's state begin with in a checkpoint."""
+"""Key prefix of the backbone's state in a checkpoint."""
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _LENGTH = struct.Struct("<Q")
 
@@ -94,7 +94,7 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def _take_apart(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
-    """`value` as JSON: scalars as they are, anything else as a list led by its kind."""
+    """Encode `value` as JSON: scalars unchanged, others as [kind, content]."""
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, int):
@@ -163,7 +163,7 @@ def _write(path: Path, kind: str, tensors: Mapping[str, Tensor], text: str) -> N
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut, where the system can (not on Windows)."""
+    """Flush a rename to disk (not on Windows)."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -207,7 +207,7 @@ def _damaged(path: Path, reason: str) -> str:
 
 
 def _header(data: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file; empty where it has none or is no such file."""
+    """Return the metadata of a safetensors file; empty if there is none."""
     try:
         (length,) = _LENGTH.unpack_from(data)
         header = json.loads(data[_LENGTH.size : _LENGTH.size + length])

@@ -20,11 +20,11 @@ from vqlab.errors import UserError
 S = TypeVar("S", bound="Settings")
 Tree = dict[str, Any]
 NAMES = frozenset({"data.categories"})
-"""Settings that hold names: read as text, so that `007` is no number and `on` no truth value."""
+"""Settings that hold names: parsed as text, so that `007` and `on` stay strings."""
 
 
 class Settings(BaseModel):
-    """A section of settings: frozen, no unknown keys, finite numbers; defaults are part of it."""
+    """Base class of a section: frozen, without unknown keys, finite numbers, validated defaults."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
@@ -32,7 +32,7 @@ class Settings(BaseModel):
 
 
 def read_recipe(path: Path) -> Tree:
-    """The tree of a YAML recipe. Raises UserError where it is missing or not a mapping."""
+    """Return the tree of a YAML recipe. Raises UserError if it is missing or not a mapping."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -55,14 +55,14 @@ def read_recipe(path: Path) -> Tree:
 
 
 def _with_names(tree: Tree, written: Mapping[str, Any]) -> Tree:
-    """`tree` with the names in it as they are written: `007` is no number."""
+    """Return `tree` with the settings in `NAMES` as text."""
     for setting in NAMES & written.keys():
         tree = merge(tree, nest(setting, written[setting]))
     return tree
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
-    """`base` with the values of `over`, section by section; neither is changed."""
+    """Return `base` recursively updated with `over`; neither is changed."""
     merged: Tree = dict(base)
     for key, value in over.items():
         below = merged.get(key)
@@ -74,7 +74,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
 
 
 def parse_overrides(assignments: Iterable[str]) -> Tree:
-    """`["training.epochs=3", ...]` as a tree; values are read as YAML (`1e-4` is a number)."""
+    """Parse `["training.epochs=3", ...]` to a tree; values are YAML (`1e-4` is a number)."""
     tree: Tree = {}
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
@@ -85,7 +85,7 @@ def parse_overrides(assignments: Iterable[str]) -> Tree:
 
 
 def _value(path: str, text: str) -> Any:
-    """The value that `text` gives the setting at `path`."""
+    """Parse `text` as the value of the setting `path`."""
     if path in NAMES and not text.lstrip().startswith(("[", "'", '"')):
         return text
     try:
@@ -95,14 +95,14 @@ def _value(path: str, text: str) -> Any:
 
 
 def nest(path: str, value: Any) -> Tree:
-    """The tree in which `dotted.path` has `value`."""
+    """Return the tree in which `dotted.path` has `value`."""
     for key in reversed(path.split(".")):
         value = {key: value}
     return dict(value)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A tree as `dotted.path` → leaf; the inverse of `nest`, merged over all leaves."""
+    """Flatten a tree to `dotted.path` → leaf, the inverse of `nest`."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
@@ -113,7 +113,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def validate(kind: type[S], tree: Mapping[str, Any], prefix: str = "") -> S:
-    """Settings of `kind` from a tree; every fault becomes one sentence with its dotted path."""
+    """Validate a tree as settings of `kind`. Raises UserError that lists all invalid settings."""
     try:
         return kind.model_validate(dict(tree))
     except ValidationError as error:
@@ -147,11 +147,11 @@ def _paths(kind: type[Settings], prefix: str) -> list[str]:
 
 
 def dump(settings: Settings) -> Tree:
-    """The resolved whole as plain JSON values."""
+    """Return the resolved settings as plain JSON values."""
     return settings.model_dump(mode="json")
 
 
 def digest(value: Any) -> str:
-    """sha256 (hex) of plain values; the same values give the same digest in any process."""
+    """Return the sha256 (hex) of plain JSON values."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

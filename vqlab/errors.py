@@ -1,4 +1,4 @@
-"""The one error a user can cause. Alone in its file, so that naming it costs no import of torch."""
+"""The error for mistakes of users, in a module without heavy imports."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake of the user's: one clear sentence (who must be what; got what; what to do).
+    """A mistake of the user, in one sentence: what must be what; the value; what to do.
 
-    The command line prints the sentence and exits with status 2; it never shows a traceback.
+    The command line prints it without a traceback and exits with status 2.
     """
 
 

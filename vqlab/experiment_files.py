@@ -1,7 +1,7 @@
 """Files of `experiments/` by name: recipes, sweep spaces, studies and presets.
 
-The folder `experiments/` of the current folder comes first, then the one that is shipped: inside
-the installed package, or beside it in a checkout.
+The local folder `experiments/` takes precedence over the bundled one, which is inside the installed
+package or next to it in a checkout.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def shipped() -> Path:
-    """Return the folder of the experiments that came with vqlab."""
+    """Return the bundled `experiments/` folder."""
     inside = _PACKAGE / "experiments"
     return inside if inside.is_dir() else _PACKAGE.parent / "experiments"
 
 
 def locate(name: str, kind: str = RECIPES) -> Path | None:
-    """Return the file of that name, the current folder's before the shipped one; None: no such."""
+    """Return the local or bundled file of that name, or None."""
     files = (folder / kind / f"{name}.yaml" for folder in (LOCAL, shipped()))
     return next((file for file in files if file.is_file()), None)
 

@@ -1,4 +1,4 @@
-"""Addresses that servers listen on: whether one is free, and who can reach it."""
+"""Host and port checks for servers."""
 
 from __future__ import annotations
 
@@ -48,8 +48,9 @@ def is_loopback(host: str) -> bool:
 
 
 def names_of(host: str) -> list[str]:
-    """Return what browsers on other machines may call a server on `host`, as in an address: the
-    host, or all addresses of this machine where it is `0.0.0.0` or `::`; and this machine's name.
+    """Return the host names under which other machines reach a server on `host`.
+
+    `0.0.0.0` and `::` stand for all addresses of this machine; its name is included.
     """
     hosts = [host]
     with contextlib.suppress(ValueError):

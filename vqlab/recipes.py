@@ -1,5 +1,4 @@
-"""Recipes by name, what one is based on, and how preset, options and overrides lie over it: the
-later wins."""
+"""Resolve recipes: base, recipe, preset, options and overrides; later ones take precedence."""
 
 from __future__ import annotations
 
@@ -13,13 +12,14 @@ from vqlab.errors import UserError
 from vqlab.experiment_files import LOCAL, PRESETS, find, hint, locate, names, shipped
 
 ALL = "all"
-"""In a recipe's place: several recipes at once, which only a sweep can do."""
+"""Instead of a recipe: compare several recipes (sweeps only)."""
 BASE = "base"
-"""The key of a recipe that says only what differs: the recipe that it is read over."""
+"""Key of a recipe with the recipe that it extends."""
 
 
 class Folders(NamedTuple):
-    """Where the images are: a data set, or a folder of good images with or without one of bad."""
+    """Location of the images: a dataset, or a folder of normal and optionally one of anomalous
+    images."""
 
     root: Path | str | None = None
     good: Path | str | None = None
@@ -83,9 +83,9 @@ def recipe_tree(
     *,
     compared: bool = False,
 ) -> Tree:
-    """What the recipe is based on, the recipe, then preset, options, overrides: the later wins.
+    """Return the tree of a recipe: base, recipe, preset, options, overrides, in this order.
 
-    compared: the recipe is compared with others; the preset's section `comparison` applies too.
+    compared: also apply the preset's section `comparison`.
     """
     if "=" in recipe:
         raise UserError(
@@ -121,9 +121,9 @@ def recipe_trees(
     trees = {}
     for recipe in names:
         others = tuple(f"{name}." for name in names if name != recipe)
-        own = [word for word in overrides if not word.startswith(others)]
-        own = [word.removeprefix(f"{recipe}.") for word in own]
-        trees[recipe] = recipe_tree(recipe, own, category, data, preset, compared=True)
+        selected = [word for word in overrides if not word.startswith(others)]
+        selected = [word.removeprefix(f"{recipe}.") for word in selected]
+        trees[recipe] = recipe_tree(recipe, selected, category, data, preset, compared=True)
     return trees
 
 
@@ -134,8 +134,8 @@ def _based(path: Path, above: tuple[Path, ...]) -> Tree:
         return tree
     chain = (*above, path)
     base = _base_path(path, tree.pop(BASE))
-    for number, known in enumerate(chain):
-        if base.resolve() == known.resolve():
+    for number, ancestor in enumerate(chain):
+        if base.resolve() == ancestor.resolve():
             circle = " -> ".join(map(str, (*chain[number:], base)))
             raise UserError(
                 f"recipe {path} must not be based on itself; got {circle}; take one `base` out."
@@ -151,16 +151,16 @@ def _base_path(path: Path, base: object) -> Path:
             f"recipe {path}: base must be the name or the path of a recipe; got {base!r}."
         )
     if Path(base).suffix in (".yaml", ".yml"):
-        found, folders = [path.parent / base], [(path.parent / base).parent]
+        candidates, folders = [path.parent / base], [(path.parent / base).parent]
     else:
         folders = [path.parent, path.parent.parent, LOCAL, shipped()]
-        found = [folder / f"{base}.yaml" for folder in folders]
-    for one in found:
-        if one.is_file() and one.resolve() != path.resolve():
-            return one
-    there = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")} - {path.stem})
-    near = difflib.get_close_matches(Path(base).stem, there, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(there) or 'none'}."
+        candidates = [folder / f"{base}.yaml" for folder in folders]
+    for candidate in candidates:
+        if candidate.is_file() and candidate.resolve() != path.resolve():
+            return candidate
+    available = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")} - {path.stem})
+    near = difflib.get_close_matches(Path(base).stem, available, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(available) or 'none'}."
     raise UserError(f"recipe {path}: base must be a recipe that exists; got {base!r}; {hint}")
 
 
@@ -185,12 +185,12 @@ def _preset(name: str, tree: Tree, compared: bool) -> Tree:
 
 
 def _left_on(preset: Mapping[str, Any], tree: Mapping[str, Any]) -> Tree:
-    """The preset without settings that are 0 or false in `tree`."""
-    kept: Tree = {}
+    """Return the preset without settings that are 0 or false in `tree`."""
+    result: Tree = {}
     for key, value in preset.items():
         below = tree.get(key)
         if isinstance(value, Mapping) and isinstance(below, Mapping):
-            kept[key] = _left_on(value, below)
+            result[key] = _left_on(value, below)
         elif not isinstance(below, int | float) or below:
-            kept[key] = value
-    return kept
+            result[key] = value
+    return result
