@@ -319,6 +319,30 @@ def test_odd_trials_do_no_harm(tmp_path: Path) -> None:
         write_report(study, [AUROC, SECONDS], tmp_path, ReportContext())
 
 
+def test_no_name_or_value_becomes_markup(tmp_path: Path) -> None:
+    script = "</script><script>alert(1)</script>"
+    study = optuna.create_study(study_name=script, direction="maximize")
+    for place, choice in enumerate([script, "b", script, "b", "b"]):
+        params = {RECIPE: script, f"{script}.a.{script}": choice}
+        distributions = {name: CategoricalDistribution([script, "b"]) for name in params}
+        attrs = {RUN_ID: script, REASON: script}
+        study.add_trial(
+            create_trial(
+                value=place, params=params, distributions=distributions, user_attrs=attrs,
+                intermediate_values={1: 0.5},
+            )
+        )  # fmt: skip
+    context = ReportContext(
+        tested={1: {script: 0.5}}, purposes={1: script}, reason=script, pictures={script: PICTURE},
+        run_link=lambda run_id: f'"><b>{run_id}', links={script: f'"><b>{script}'},
+    )  # fmt: skip
+    write_report(study, [AUROC], tmp_path, context)
+    own = own_text(tmp_path / "study.html")
+    assert "<script>alert" not in own and "<b>" not in own
+    assert len(re.findall("<script", own)) == len(re.findall("</script>", own))
+    assert html.escape(script) in own
+
+
 def test_the_same_study_gives_the_same_files(tmp_path: Path) -> None:
     study = swept(one, 4)
     for name in ("a", "b"):
