@@ -21,7 +21,7 @@ from vqlab.run import short_names
 from vqlab.sweep.report import ReportContext, write_report
 from vqlab.sweep.report.importance import importances
 from vqlab.sweep.report.study_data import Goal, StudyData, TrialData, pareto_front, plain
-from vqlab.sweep.study.record import RECIPE, note
+from vqlab.sweep.study.record import RECIPE, note, stored
 
 AUROC, SECONDS = "validation/pixel_auroc", "seconds_per_image"
 TERMS = ['["error", "context"]', '["error"]']
@@ -325,7 +325,7 @@ def test_no_name_or_value_becomes_markup(tmp_path: Path) -> None:
     for place, choice in enumerate([script, "b", script, "b", "b"]):
         params = {RECIPE: script, f"{script}.a.{script}": choice}
         distributions = {name: CategoricalDistribution([script, "b"]) for name in params}
-        attrs = {RUN_ID: script, REASON: script}
+        attrs = stored(run_id=script, reason=script)
         study.add_trial(
             create_trial(
                 value=place, params=params, distributions=distributions, user_attrs=attrs,

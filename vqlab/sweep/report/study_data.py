@@ -17,9 +17,6 @@ from optuna.trial import FrozenTrial, TrialState
 from vqlab.run import short_names
 from vqlab.sweep.study.record import RECIPE, recipe_of, record_of
 
-SEARCHED_WITHIN = ("scoring", "thresholds")
-"""User attributes of a trial with the settings searched on its trained detector."""
-
 
 @dataclass(frozen=True)
 class Goal:
@@ -197,9 +194,9 @@ def searched_within(trial: FrozenTrial) -> dict[str, Any]:
     """Return the settings that were searched on the trained detector of a trial."""
     prefix = f"{recipe_of(trial)}." if recipe_of(trial) else ""
     settings: dict[str, Any] = {}
-    for name in SEARCHED_WITHIN:
-        values = trial.user_attrs.get(name)
-        if isinstance(values, Mapping):
+    record = record_of(trial)
+    for values in (record.scoring, record.thresholds):
+        if isinstance(values, Mapping):  # anybody may write attributes
             settings |= {str(key).removeprefix(prefix): value for key, value in values.items()}
     return settings
 

@@ -15,9 +15,6 @@ from vqlab.metrics import OBJECTIVES, PRIMARY
 from vqlab.sweep.report.study_data import StudyData, settings_of
 from vqlab.sweep.study.record import recipe_of, record_of
 
-VALIDATION = "validation"
-"""User attribute of a trial: its validation metrics."""
-
 TestMetrics = Mapping[int, Mapping[str, float]]
 """Metrics `test/…` of the trials scored on test, by trial number."""
 
@@ -86,7 +83,7 @@ def validation_and_test(
 
 
 def _validation(data: StudyData, trial: FrozenTrial) -> dict[str, float]:
-    metrics = {k: v for k, v in trial.user_attrs.get(VALIDATION, {}).items() if v is not None}
+    metrics = {k: v for k, v in record_of(trial).validation.items() if v is not None}
     if trial.state == TrialState.COMPLETE:
         metrics |= dict(zip(data.objectives, trial.values, strict=True))
     return {key: value for key, value in metrics.items() if key.startswith("validation/")}
