@@ -22,6 +22,7 @@ from vqlab.evaluation import (
     evaluate,
     score_images,
 )
+from vqlab.features import FeatureSet
 from vqlab.types import Geometry, Sample, Scores, UserError
 
 SIDE = 32
@@ -81,12 +82,14 @@ def made(scores, labels, masks=None, maps=None, category="toy") -> Scored:
     return Scored(maps, np.array(scores, float), np.array(labels), masks, samples, geometry)
 
 
+def features(images, batch_size=16):
+    return FeatureSet(images, lambda x: (x,), batch_size=batch_size)
+
+
 def test_score_images_keeps_order_truth_and_geometry(tmp_path):
     images = image_set(photos(tmp_path))
     seen = []
-    scored = score_images(
-        Darkness(), lambda x: (x,), images, 2, progress=lambda *at: seen.append(at)
-    )
+    scored = score_images(Darkness(), features(images, 2), progress=lambda *at: seen.append(at))
     assert scored.samples == images.samples
     assert scored.labels.tolist() == [1, 1, 0, 0, 0]
     assert seen == [(2, 5), (4, 5), (5, 5)]
@@ -98,12 +101,12 @@ def test_score_images_keeps_order_truth_and_geometry(tmp_path):
 
 def test_maps_beyond_the_memory_wait_in_a_file(tmp_path, monkeypatch):
     images = image_set(photos(tmp_path, sizes=((40, 20), (10, 40), (30, 30))), resize="letterbox")
-    whole = score_images(Darkness(), lambda x: (x,), images, 2)
+    whole = score_images(Darkness(), features(images, 2))
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.setattr("vqlab.evaluation.spool.IN_MEMORY", whole.maps[0].nbytes)
-    scored = score_images(Darkness(), lambda x: (x,), images, 2)
+    scored = score_images(Darkness(), features(images, 2))
     assert list(folder.iterdir()) == []  # it has no name
     first, *rest = scored.maps[1:]
     assert rest[0].ctypes.data == first.ctypes.data + first.nbytes  # one mapping of them all
@@ -113,12 +116,12 @@ def test_maps_beyond_the_memory_wait_in_a_file(tmp_path, monkeypatch):
     assert both[0].mean == both[1].mean
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
     with pytest.raises(UserError, match="name another by the variable TMPDIR"):
-        score_images(Darkness(), lambda x: (x,), images, 2)
+        score_images(Darkness(), features(images, 2))
 
 
 def test_letterboxed_maps_and_masks_are_cropped_to_the_image(tmp_path):
     images = image_set(photos(tmp_path, sizes=((40, 20), (10, 40))), resize="letterbox")
-    scored = score_images(Darkness(), lambda x: (x,), images)
+    scored = score_images(Darkness(), features(images))
     for values, mask, geometry in zip(scored.maps, scored.masks, scored.geometry, strict=True):
         assert values.shape == mask.shape == geometry.box[2:]
     assert {values.shape for values in scored.maps} == {(32, 16), (8, 32)}
@@ -129,7 +132,7 @@ def test_letterboxed_maps_and_masks_are_cropped_to_the_image(tmp_path):
 def test_a_score_that_is_not_finite_names_the_image(tmp_path, bad):
     images = image_set(photos(tmp_path))
     with pytest.raises(UserError, match=r"hole.000\.png must be finite"):
-        score_images(Darkness(spoil=bad), lambda x: (x,), images)
+        score_images(Darkness(spoil=bad), features(images))
 
 
 def test_a_map_that_is_not_finite_names_the_image(tmp_path):
@@ -141,7 +144,7 @@ def test_a_map_that_is_not_finite_names_the_image(tmp_path):
     items = photos(tmp_path)
     Image.fromarray(np.full((40, 40, 3), 255, np.uint8)).save(items[3].sample.path)
     with pytest.raises(UserError, match=r"good.003\.png must be finite"):
-        score_images(Holed(), lambda x: (x,), image_set(items[2:]))
+        score_images(Holed(), features(image_set(items[2:])))
 
 
 def test_maps_of_another_size_are_refused(tmp_path):
@@ -150,7 +153,7 @@ def test_maps_of_another_size_are_refused(tmp_path):
             return Scores(pyramid[0].mean(1)[:, ::2, ::2], pyramid[0].mean((1, 2, 3)))
 
     with pytest.raises(ValueError, match=r"\(5, 32, 32\).*\(5, 16, 16\)"):
-        score_images(Coarse(), lambda x: (x,), image_set(photos(tmp_path)))
+        score_images(Coarse(), features(image_set(photos(tmp_path))))
 
 
 @pytest.mark.parametrize(

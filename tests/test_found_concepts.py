@@ -16,7 +16,7 @@ from tiny_set import write_tiny_set
 from vqlab.data import ImageSet, load_dataset
 from vqlab.detectors import ImagePrototypes
 from vqlab.evaluation import FoundConcepts, find_concepts
-from vqlab.features import Backbone, FeatureSettings
+from vqlab.features import Backbone, FeatureSet, FeatureSettings
 from vqlab.plots.style import code_colours
 from vqlab.run import Outcome, resolve, run
 from vqlab.tracking import Tracker
@@ -101,16 +101,16 @@ def test_every_image_is_asked_once_and_in_order(tree: dict[str, Any]) -> None:
     splits = load_dataset(resolve(tree).data)
     backbone = Backbone(FeatureSettings(), 32)
     images = splits.test.subset([*range(len(splits.test))] * 3)  # more than one batch
-    found = find_concepts(Brightness(), backbone, images, CPU)
+    found = find_concepts(Brightness(), FeatureSet(images, backbone))
     assert found is not None and found.samples == images.samples
     names = [sample.category for sample in images.samples]
     assert found.indices.tolist() == [int(name == "noon") for name in names]
     means = [float(images.batch([i]).images.mean()) for i in range(len(images))]
     assert np.allclose(found.vectors[:, 0], means)
     assert found.metrics()["concept_information"] == pytest.approx(1.0)
-    assert find_concepts(Nothing(), backbone, images, CPU) is None
+    assert find_concepts(Nothing(), FeatureSet(images, backbone)) is None
     nothing: ImageSet = images.subset([])
-    assert find_concepts(Brightness(), backbone, nothing, CPU) is None
+    assert find_concepts(Brightness(), FeatureSet(nothing, backbone)) is None
 
 
 @pytest.fixture(scope="module")

@@ -136,7 +136,7 @@ def test_real_defects_need_no_margin(
 
 def test_extracting_first_changes_nothing(tree: Tree) -> None:
     model, _, splits = trained_model(tree)
-    extracted = extract_images(model.detector, model.backbone, splits.validation, model.device)
+    extracted = extract_images(model.detector, model.features(splits.validation))
     once, direct = score_extracted(model.detector, extracted), model.score_set(splits.validation)
     np.testing.assert_array_equal(np.stack(once.maps), np.stack(direct.maps))
     np.testing.assert_array_equal(once.image_scores, direct.image_scores)

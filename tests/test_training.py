@@ -60,7 +60,7 @@ class Toy(Detector):
 
 def toy(small: Tree, kind: str, **training: Any) -> Trainer:
     part = trainer(small, **training)
-    return Trainer(Toy(part, kind), part.backbone, part.images, part.settings, part.device)
+    return Trainer(Toy(part, kind), part.features, part.settings)
 
 
 def test_an_epoch_sees_every_image_once_in_another_order(small: Tree) -> None:

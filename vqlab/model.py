@@ -41,7 +41,7 @@ from vqlab.evaluation import (
     predict_images,
     predicted_mask,
 )
-from vqlab.features import Backbone, FeatureSettings
+from vqlab.features import Backbone, FeatureSet, FeatureSettings
 from vqlab.text import category_text
 from vqlab.types import Geometry, InputSpec, UserError
 
@@ -176,10 +176,14 @@ class Model:
         panels: bool = False,
     ) -> Predictions:
         """Score a set of images and derive the rest in the same pass, see `predict_images`."""
+        features = self.features(images, batch_size)
         return predict_images(
-            self.detector, self.backbone, images, batch_size, self.device, progress,
-            alternatives=alternatives, panels=panels,
-        )  # fmt: skip
+            self.detector, features, progress, alternatives=alternatives, panels=panels
+        )
+
+    def features(self, images: ImageSet, batch_size: int = 16) -> FeatureSet:
+        """Return the features of a set of images."""
+        return FeatureSet(images, self.backbone, self.device, batch_size)
 
     def read(self, image: Array | Image.Image | Path | str) -> Array:
         """Return an image as `score` reads it, (H, W, 3) uint8. Raises UserError as `score`."""

@@ -22,11 +22,11 @@ from vqlab.data import DataSettings, ImageSet, load_dataset
 from vqlab.evaluation import score_images
 from vqlab.features import (
     Backbone,
+    FeatureSet,
     FeatureSettings,
     clear_files,
     kept_features,
     kept_files,
-    pyramids,
     store,
 )
 from vqlab.types import Scores, UserError
@@ -159,7 +159,7 @@ def test_pixels_and_cache_off_keep_nothing(backbone, small_root, folder):
     assert kept_features(lambda x: (x,), images, CPU) is None
     assert kept_features(off, images, CPU) is None
     order = [3, 0, 3, 1, 2]
-    without, with_cache = ([*pyramids(b, images, 2, CPU, order)] for b in (off, backbone))
+    without, with_cache = ([*FeatureSet(images, b).in_order(order, 2)] for b in (off, backbone))
     assert [len(pyramid[0]) for pyramid in without] == [2, 2, 1]
     for a, b in zip(without, with_cache, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
@@ -176,10 +176,10 @@ class Brightness:
 def test_scores_are_the_same_with_and_without_the_cache(backbone, small_root, folder):
     images = load_dataset(data(small_root)).validation
     off = Backbone(backbone.settings.model_copy(update={"cache": False}), SIDE)
-    wanted = score_images(Brightness(), off, images, 1)
+    wanted = score_images(Brightness(), FeatureSet(images, off, CPU, 1))
     assert not folder.exists()
     for size in (1, 5):
-        scored = score_images(Brightness(), backbone, images, size)
+        scored = score_images(Brightness(), FeatureSet(images, backbone, CPU, size))
         assert np.array_equal(scored.image_scores, wanted.image_scores)
         assert all(np.array_equal(a, b) for a, b in zip(scored.maps, wanted.maps, strict=True))
 

@@ -12,6 +12,7 @@ from PIL import Image
 from vqlab.data import DataSettings, ImageSet
 from vqlab.data.image_set import ImageCache, ImageFile
 from vqlab.evaluation import Thresholds, evaluate, predict_images
+from vqlab.features import FeatureSet
 from vqlab.plots import (
     write_results,
 )
@@ -90,7 +91,7 @@ def write(folder, images, detector=None, thresholds=None, **more):
         device=torch.device("cpu"),
         thresholds=thresholds,
     )
-    predictions = predict_images(model.detector, model.backbone, images, panels=True)
+    predictions = predict_images(model.detector, FeatureSet(images, model.backbone), panels=True)
     report = evaluate(predictions.scored, thresholds)
     return write_results(folder, model, images, predictions, report, **more)
 
@@ -229,7 +230,7 @@ def test_a_full_disk_and_a_file_in_the_way_are_told(tmp_path, monkeypatch, quick
 def test_scores_of_another_set_are_refused(tmp_path):
     images = scored_set(tmp_path / "data")
     model = SimpleNamespace(detector=Darkness(), thresholds=Thresholds(0.5, 0.5))
-    predictions = predict_images(model.detector, lambda x: (x,), images)
+    predictions = predict_images(model.detector, FeatureSet(images, lambda x: (x,)))
     report = evaluate(predictions.scored, model.thresholds)
     with pytest.raises(ValueError, match="same set"):
         write_results(tmp_path / "results", model, images.subset([1, 0]), predictions, report)

@@ -8,15 +8,12 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from vqlab.data import ImageSet
 from vqlab.detectors import HasPrototypes, ImagePrototypes, Scorer
 from vqlab.evaluation.scoring import concatenate_prototypes
 from vqlab.evaluation.spool import Array
-from vqlab.features import Backbone, pyramids
+from vqlab.features import FeatureSet
 from vqlab.metrics import entropy, mutual_information, purity
 from vqlab.types import Sample
-
-_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -66,19 +63,13 @@ class FoundConcepts:
 
 
 @torch.inference_mode()
-def find_concepts(
-    detector: Scorer,
-    backbone: Backbone,
-    images: ImageSet,
-    device: torch.device,
-) -> FoundConcepts | None:
+def find_concepts(detector: Scorer, features: FeatureSet) -> FoundConcepts | None:
     """Return the prototype of every image; None where the detector has none, or no image is
     given."""
     if not isinstance(detector, HasPrototypes):
         return None
-    batches = pyramids(backbone, images, _BATCH_SIZE, device)
-    parts = [part for p in batches if (part := detector.extract_prototypes(p)) is not None]
-    return concepts_of(concatenate_prototypes(parts), images.samples)
+    parts = [part for p in features if (part := detector.extract_prototypes(p)) is not None]
+    return concepts_of(concatenate_prototypes(parts), features.images.samples)
 
 
 def concepts_of(

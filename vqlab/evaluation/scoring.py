@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vqlab.data import ImageSet
 from vqlab.detectors import (
     Extracted,
     HasAlternatives,
@@ -21,8 +20,8 @@ from vqlab.detectors import (
     scores,
 )
 from vqlab.evaluation.spool import Array, Budget, Spool
-from vqlab.features import kept_features
-from vqlab.types import Batch, Geometry, Pyramid, Sample, Scores, UserError
+from vqlab.features import FeatureSet
+from vqlab.types import Batch, Geometry, Sample, Scores, UserError
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
@@ -134,13 +133,12 @@ class _Maps:
 
 
 @torch.inference_mode()
-def extract_images(
-    detector: Scorer, backbone: Callable[[Tensor], Pyramid], images: ImageSet, device: torch.device
-) -> ExtractedSet:
+def extract_images(detector: Scorer, features: FeatureSet) -> ExtractedSet:
     """Extract every image of a set, one at a time, as `score_images` with batches of 1 does."""
+    features = FeatureSet(features.images, features.backbone, features.device, batch_size=1)
     truth, extracted = _Truth(), list[Extracted]()
     shape: tuple[int, ...] = ()
-    for batch, pyramid in _batches(backbone, images, 1, device):
+    for batch, pyramid in features.with_images():
         extracted.append(extract(detector, pyramid))
         shape = tuple(batch.masks.shape[1:])
         truth.add(batch)
@@ -161,24 +159,16 @@ def score_extracted(detector: Scorer, images: ExtractedSet) -> Scored:
 
 
 def score_images(
-    detector: Scorer,
-    backbone: Callable[[Tensor], Pyramid],
-    images: ImageSet,
-    batch_size: int = 16,
-    device: torch.device | None = None,
-    progress: Progress | None = None,
+    detector: Scorer, features: FeatureSet, progress: Progress | None = None
 ) -> Scored:
     """Score every image of a set. Raises as `predict_images`."""
-    return predict_images(detector, backbone, images, batch_size, device, progress).scored
+    return predict_images(detector, features, progress).scored
 
 
 @torch.inference_mode()
 def predict_images(
     detector: Scorer,
-    backbone: Callable[[Tensor], Pyramid],
-    images: ImageSet,
-    batch_size: int = 16,
-    device: torch.device | None = None,
+    features: FeatureSet,
     progress: Progress | None = None,
     *,
     alternatives: bool = False,
@@ -195,9 +185,7 @@ def predict_images(
     own, others = _Maps(budget), dict[str, _Maps]()
     pictures: dict[str, Spool] = {}
     prototypes: list[ImagePrototypes] = []
-    for batch, pyramid in _batches(
-        backbone, images, batch_size, device or torch.device("cpu"), progress
-    ):
+    for batch, pyramid in features.with_images(progress):
         extracted = extract(detector, pyramid)
         truth.add(batch)
         own.add(scores(detector, extracted), batch)
@@ -213,32 +201,13 @@ def predict_images(
             part = detector.prototypes(extracted)
             prototypes += [] if part is None else [part]
         if progress is not None:
-            progress(len(truth.samples), len(images))
+            progress(len(truth.samples), len(features))
     return Predictions(
         truth.scored(own.maps.arrays(), own.image_scores),
         {name: truth.scored(o.maps.arrays(), o.image_scores) for name, o in others.items()},
         {title: spool.arrays() for title, spool in pictures.items()},
         concatenate_prototypes(prototypes),
     )
-
-
-def _batches(
-    backbone: Callable[[Tensor], Pyramid],
-    images: ImageSet,
-    batch_size: int,
-    device: torch.device,
-    progress: Progress | None = None,
-) -> Iterator[tuple[Batch, Pyramid]]:
-    """Yield batches with their pyramids; `progress` is called while features are extracted."""
-    kept = kept_features(backbone, images, device, progress)
-    done = 0
-    for batch in images.batches(batch_size):
-        if kept is None:
-            pyramid = backbone(batch.images.to(device))
-        else:
-            pyramid = kept(range(done, done + len(batch)))
-        done += len(batch)
-        yield batch, pyramid
 
 
 def concatenate_prototypes(parts: Sequence[ImagePrototypes]) -> ImagePrototypes | None:

@@ -2,13 +2,15 @@
 
 from vqlab.features.auto import choose_backbone
 from vqlab.features.backbone import Backbone, missing
-from vqlab.features.cache import kept_features, pyramids
+from vqlab.features.cache import kept_features
+from vqlab.features.feature_set import FeatureSet
 from vqlab.features.settings import AUTO, FeatureSettings
 from vqlab.features.store import Kept, KeptFile, cache_folder, clear_files, kept_files
 
 __all__ = [
     "AUTO",
     "Backbone",
+    "FeatureSet",
     "FeatureSettings",
     "Kept",
     "KeptFile",
@@ -18,5 +20,4 @@ __all__ = [
     "kept_features",
     "kept_files",
     "missing",
-    "pyramids",
 ]

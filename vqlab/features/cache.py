@@ -1,4 +1,4 @@
-"""The pyramids of a set of images: read from disk where they were extracted before."""
+"""The features of a set of images on disk: extracted once, then read."""
 
 from __future__ import annotations
 
@@ -118,21 +118,3 @@ def _records(
                 progress(done, len(images))
 
     return kept_records(f"{name.replace('/', '_')}-{key[:24]}", about, len(images), length, extract)
-
-
-def pyramids(
-    backbone: Backbone,
-    images: Images,
-    size: int,
-    device: torch.device,
-    order: Sequence[int] | None = None,
-) -> Iterator[Pyramid]:
-    """Pyramids of at most `size` images over all of them, or over the indices of `order`."""
-    kept = kept_features(backbone, images, device)
-    if kept is None:
-        for batch in images.batches(size, order):
-            yield backbone(batch.images.to(device))
-        return
-    order = range(len(images)) if order is None else order
-    for start in range(0, len(order), size):
-        yield kept(order[start : start + size])

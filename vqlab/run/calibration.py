@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vqlab.config import dump
-from vqlab.data import ImageSet, Splits
+from vqlab.data import Splits
 from vqlab.detectors import Detector
 from vqlab.evaluation import Report, Scored, Thresholds, choose_thresholds, evaluate
-from vqlab.features import Backbone, Kept, kept_features
+from vqlab.features import Backbone, FeatureSet, Kept
 from vqlab.model import Model, build_detector
 from vqlab.run.settings import RunConfig, reused_tags
-from vqlab.training import Pyramids, Trainer, deterministic, seed_everything
-from vqlab.types import Pyramid
+from vqlab.training import Trainer, deterministic, seed_everything
 from vqlab.version import __version__
 
 
@@ -30,7 +27,8 @@ def make_trainer(
     seed_everything(config.training.seed)
     backbone = Backbone(config.features, config.data.image_size)
     detector = build_detector(config.detector, backbone.spec)
-    return kind(detector.to(device), backbone.to(device), splits.train, config.training, device)
+    features = FeatureSet(splits.train, backbone.to(device), device)
+    return kind(detector.to(device), features, config.training)
 
 
 def look_once(
@@ -46,7 +44,7 @@ def look_once(
     files: dict[Path, Kept] = {}
     for images in (splits.train, splits.validation, *([splits.test] if test else [])):
         said = partial(on_progress, "extracting features")
-        kept = kept_features(trainer.backbone, images, trainer.device, said)
+        kept = FeatureSet(images, trainer.backbone, trainer.device).cached(said)
         for file in kept.files if kept else ():
             files.setdefault(file.path, file)  # the first look says whether it was there
     found = [file for file in files.values() if file.found]
@@ -71,7 +69,7 @@ def calibrated(
     not meet them as it meets new ones, and the thresholds' promise would not hold.
     """
     detector, backbone, device = trainer.detector, trainer.backbone, trainer.device
-    calibrate(detector, backbone, splits, device, effort)
+    calibrate(detector, trainer.features, effort)
     meta = {
         "config": dump(config),
         "data": {
@@ -100,23 +98,18 @@ def assess_scored(model: Model, config: RunConfig, scored: Scored) -> tuple[Mode
     return replace(model, thresholds=thresholds, meta=meta), report
 
 
-def calibrate(
-    detector: Detector, backbone: Backbone, splits: Splits, device: torch.device, effort: float = 1
-) -> None:
-    """Fit what scoring needs to the training images, five of six and the sixth apart."""
+def calibrate(detector: Detector, train: FeatureSet, effort: float = 1.0) -> None:
+    """Fit what scoring needs to the training images: five of six, and the others apart."""
     detector.eval()
-    most, rest = (Pyramids(part, backbone, device, 16) for part in _parted(splits.train))
-    detector.calibrate(most, rest, effort)
+    detector.calibrate(*_split(train), effort)
 
 
-def unseen_in_fitting(
-    splits: Splits, backbone: Backbone, device: torch.device
-) -> Iterable[Pyramid]:
+def unseen_in_fitting(train: FeatureSet) -> FeatureSet:
     """Return the training images that only `fit_normalization` of a detector is fitted to."""
-    return Pyramids(_parted(splits.train)[1], backbone, device, 16)
+    return _split(train)[1]
 
 
-def _parted(train: ImageSet) -> tuple[ImageSet, ImageSet]:
-    """The training images for `Detector.calibrate`: five of six to fit, every sixth to measure."""
-    places = range(len(train))
-    return train.subset([i for i in places if i % 6]), train.subset(list(places[::6]))
+def _split(train: FeatureSet) -> tuple[FeatureSet, FeatureSet]:
+    """Split the training images for `Detector.calibrate`: five of six, and every sixth."""
+    indices = range(len(train))
+    return train.subset([i for i in indices if i % 6]), train.subset(list(indices[::6]))

@@ -30,7 +30,7 @@ def concept_metrics(concepts: FoundConcepts | None, room: str) -> dict[str, floa
 
 def training_concepts(model: Model, splits: Splits) -> FoundConcepts | None:
     """Return the prototypes of the training images; None where the detector has none."""
-    return find_concepts(model.detector, model.backbone, splits.train, model.device)
+    return find_concepts(model.detector, model.features(splits.train, 32))
 
 
 def show_concepts(

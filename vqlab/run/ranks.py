@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from vqlab.data import load_dataset
-from vqlab.features import kept_features
 from vqlab.run.calibration import make_trainer
 from vqlab.run.settings import RunConfig
 from vqlab.training import SharedTrainer, choose_device
@@ -14,5 +13,5 @@ def train_along(config: RunConfig) -> None:
     splits = load_dataset(config.data)
     device = choose_device(config.training)
     trainer = make_trainer(config, splits, device, SharedTrainer)
-    kept_features(trainer.backbone, splits.train, device)
+    trainer.features.cached()
     trainer.fit(lambda epoch, metrics: None)

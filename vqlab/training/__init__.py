@@ -1,7 +1,7 @@
 """Training: a detector learns from images, epoch by epoch, in one process or in several."""
 
 from vqlab.training.distributed import SharedTrainer
-from vqlab.training.loop import Diverged, OnEpoch, Pyramids, Trainer
+from vqlab.training.loop import Diverged, OnEpoch, Trainer
 from vqlab.training.settings import (
     TrainingSettings,
     choose_device,
@@ -13,7 +13,6 @@ from vqlab.training.settings import (
 __all__ = [
     "Diverged",
     "OnEpoch",
-    "Pyramids",
     "SharedTrainer",
     "Trainer",
     "TrainingSettings",

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqlab.data import ImageSet
 from vqlab.detectors import Detector
-from vqlab.features import Backbone, pyramids
+from vqlab.features import FeatureSet
 from vqlab.nn import distributed
 from vqlab.training.loop import OnEpoch, Trainer
 from vqlab.training.settings import TrainingSettings
@@ -29,10 +28,8 @@ class SharedTrainer(Trainer):
     def __init__(
         self,
         detector: Detector,
-        backbone: Backbone,
-        images: ImageSet,
+        features: FeatureSet,
         settings: TrainingSettings,
-        device: torch.device,
     ) -> None:
         if settings.batch_size < distributed.ranks():
             raise UserError(
@@ -40,7 +37,7 @@ class SharedTrainer(Trainer):
                 f"processes, which share each batch; got {settings.batch_size}; set it higher or "
                 "start fewer."
             )
-        super().__init__(detector, backbone, images, settings, device)
+        super().__init__(detector, features, settings)
 
     def fit(self, on_epoch: OnEpoch) -> None:
         """As `Trainer.fit`; `on_epoch` is called on the first rank, while the others wait."""
@@ -88,7 +85,7 @@ class SharedTrainer(Trainer):
 
     def _pyramids(self, order: Sequence[int], size: int) -> Iterator[Pyramid]:
         if order:
-            yield from pyramids(self.backbone, self.images, size, self.device, order)
+            yield from self.features.in_order(order, size)
 
     def _step(self, pyramid: Pyramid, images: int) -> tuple[dict[str, float], float]:
         with distributed.sharded_batch(images):

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from vqlab.data import ImageSet
 from vqlab.detectors import Detector
-from vqlab.features import Backbone, pyramids
+from vqlab.features import Backbone, FeatureSet
 from vqlab.training.settings import TrainingSettings, learning_rate, seed_everything
 from vqlab.types import Pyramid, UserError
 
@@ -24,19 +23,6 @@ T = TypeVar("T")
 
 class Diverged(UserError):
     """The loss or its gradient is no longer a finite number; nothing was learned from that step."""
-
-
-class Pyramids:
-    """The pyramids of a set of images, batch by batch; may be iterated any number of times."""
-
-    def __init__(
-        self, images: ImageSet, backbone: Backbone, device: torch.device, batch_size: int
-    ) -> None:
-        self.images, self.backbone, self.device = images, backbone, device
-        self.batch_size = batch_size
-
-    def __iter__(self) -> Iterator[Pyramid]:
-        yield from pyramids(self.backbone, self.images, self.batch_size, self.device)
 
 
 class Trainer:
@@ -50,13 +36,11 @@ class Trainer:
     def __init__(
         self,
         detector: Detector,
-        backbone: Backbone,
-        images: ImageSet,
+        features: FeatureSet,
         settings: TrainingSettings,
-        device: torch.device,
     ) -> None:
-        self.detector, self.backbone, self.images = detector, backbone, images
-        self.settings, self.device = settings, device
+        self.detector, self.features, self.settings = detector, features, settings
+        self.images, self.device = features.images, features.device
         self.history: list[dict[str, float]] = []
         self.kept: dict[str, Tensor] | None = None
         """The weights and buffers of the epoch that counts, where `keep` was called."""
@@ -71,6 +55,12 @@ class Trainer:
         self._average = {name: p.detach().clone() for name, p in averaged.items()}
         if weights and settings.epochs:
             self._length()  # raises where nothing is left
+
+    @property
+    def backbone(self) -> Backbone:
+        """The frozen network before the detector."""
+        assert isinstance(self.features.backbone, Backbone)
+        return self.features.backbone
 
     def fit(self, on_epoch: OnEpoch) -> None:
         """Train to the last epoch; `on_epoch(epoch, metrics)` after each, counted from 1.
@@ -104,12 +94,11 @@ class Trainer:
         """Prepare the detector, where training does not go on from a state."""
         if not self.history:
             seed_everything(self.settings.seed, 0)
-            self.detector.prepare(Pyramids(self.images, self.backbone, self.device, 32))
+            self.detector.prepare(FeatureSet(self.images, self.backbone, self.device, 32))
 
     def _batches(self, order: Sequence[int]) -> Iterator[Pyramid]:
         """The batches of an epoch."""
-        size = self.settings.batch_size
-        return pyramids(self.backbone, self.images, size, self.device, order)
+        return self.features.in_order(order, self.settings.batch_size)
 
     def _epoch(self, epoch: int) -> dict[str, float]:
         seed_everything(self.settings.seed, epoch)

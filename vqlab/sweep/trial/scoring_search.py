@@ -93,11 +93,9 @@ class _Search:
         self.unseen: list[Extracted] = []
         if isinstance(self.detector, HasNormalization):
             with torch.inference_mode():
-                unseen = unseen_in_fitting(splits, model.backbone, model.device)
+                unseen = unseen_in_fitting(model.features(splits.train))
                 self.unseen = [extract(self.detector, pyramid) for pyramid in unseen]
-        self.validation = extract_images(
-            self.detector, model.backbone, splits.validation, model.device
-        )
+        self.validation = extract_images(self.detector, model.features(splits.validation))
         whole: Any = self.detector.config
         self._calibrated: Settings = getattr(whole, "scoring", Settings())
         self._now: Settings | None = None
@@ -139,7 +137,7 @@ class _Search:
         if self._now == self._calibrated or isinstance(self.detector, HasNormalization):
             return tree, scored
         seed_everything(self.config.training.seed, self.config.training.epochs + 1)
-        calibrate(self.detector, self.model.backbone, self.splits, self.model.device)
+        calibrate(self.detector, self.model.features(self.splits.train))
         return tree, self.model.score_set(self.splits.validation)
 
     def _measure(self, chosen: Mapping[str, Any], metric: str) -> float:
