@@ -20,10 +20,10 @@ from vqlab.evaluation import Report
 from vqlab.features import Backbone
 from vqlab.run import resolve
 from vqlab.sweep import (
-    Contest,
+    Comparison,
     Event,
     StudyOpened,
-    make_contest,
+    make_comparison,
     make_space,
     make_spaces,
     sweep,
@@ -83,20 +83,20 @@ def with_weights(tree: Tree, weights: Path | str) -> Tree:
     return merge(tree, {"features": {"weights": str(weights)}})
 
 
-def contest_of(tree: Tree, **axes: Any) -> Contest:
-    return make_contest(make_space({"space": {**ASKED, **SIZE, **axes}}), tree)
+def contest_of(tree: Tree, **axes: Any) -> Comparison:
+    return make_comparison(make_space({"space": {**ASKED, **SIZE, **axes}}), tree)
 
 
-def choices(contest: Contest) -> tuple[Any, ...] | None:
-    axis = contest.first.space.axes.get(BACKBONE)
+def choices(comparison: Comparison) -> tuple[Any, ...] | None:
+    axis = comparison.first.space.axes.get(BACKBONE)
     return axis.choices if axis else None
 
 
 def test_the_recipe_s_own_comes_first_then_what_can_be_had(bank: Tree, weights: Path) -> None:
-    contest = contest_of(with_weights(bank, weights))
-    assert choices(contest) == ("filters", "test_resnet")
-    assert contest.first.own_params()[BACKBONE] == "filters"
-    (note,) = contest.notes
+    comparison = contest_of(with_weights(bank, weights))
+    assert choices(comparison) == ("filters", "test_resnet")
+    assert comparison.first.own_params()[BACKBONE] == "filters"
+    (note,) = comparison.notes
     assert note.startswith(f"{BACKBONE} is one of filters, test_resnet; left out: test_convnext (")
     assert "must hold test_convnext.pth" in note and "it holds test_resnet_part.pth)." in note
     everything = contest_of(with_weights(bank, "random"))
@@ -105,23 +105,23 @@ def test_the_recipe_s_own_comes_first_then_what_can_be_had(bank: Tree, weights: 
 
 
 def test_a_file_is_there_for_its_own_backbone_alone(bank: Tree, weights: Path) -> None:
-    contest = contest_of(with_weights(bank, weights / "test_resnet_part.pth"))
-    assert choices(contest) == ("filters", "test_resnet")
-    assert "test_resnet_part.pth does not fit test_convnext" in contest.notes[0]
+    comparison = contest_of(with_weights(bank, weights / "test_resnet_part.pth"))
+    assert choices(comparison) == ("filters", "test_resnet")
+    assert "test_resnet_part.pth does not fit test_convnext" in comparison.notes[0]
 
 
 def test_offline_without_weights_what_is_left_is_no_axis(bank: Tree) -> None:
-    contest = contest_of(bank)
-    assert choices(contest) is None and BACKBONE not in contest.first.sampled
-    assert contest.notes == (
+    comparison = contest_of(bank)
+    assert choices(comparison) is None and BACKBONE not in comparison.first.sampled
+    assert comparison.notes == (
         f"{BACKBONE} is filters in all trials; left out: test_resnet, test_convnext (weights not "
         f"on this machine, and {hub.ENDPOINT} cannot be reached (HF_HUB_OFFLINE is set)).",
     )
     splits = load_dataset(resolve(bank).data)
-    without = make_contest(make_space({"space": SIZE}), bank)
-    assert contest.study_name(splits, "") == without.study_name(splits, "")
+    without = make_comparison(make_space({"space": SIZE}), bank)
+    assert comparison.study_name(splits, "") == without.study_name(splits, "")
     with pytest.raises(UserError, match="must leave something to search; got filters alone; left"):
-        make_contest(make_space({"space": ASKED}), bank)
+        make_comparison(make_space({"space": ASKED}), bank)
 
 
 def test_what_can_be_had_is_part_of_the_study_s_name(bank: Tree, weights: Path) -> None:
@@ -136,9 +136,11 @@ def test_what_can_be_had_is_part_of_the_study_s_name(bank: Tree, weights: Path) 
 def test_recipes_say_it_once(bank: Tree) -> None:
     space = {"space": {**ASKED, **SIZE}}
     both = make_spaces({"recipes": {"one": space, "two": space}}, "both")
-    contest = make_contest(both, {"one": bank, "two": bank})
-    assert len(contest.notes) == 1 and contest.notes[0].startswith("one, two: features.backbone is")
-    assert make_spaces(contest.tree, "both").recipes["two"].axes.keys() == SIZE.keys()
+    comparison = make_comparison(both, {"one": bank, "two": bank})
+    assert len(comparison.notes) == 1 and comparison.notes[0].startswith(
+        "one, two: features.backbone is"
+    )
+    assert make_spaces(comparison.tree, "both").recipes["two"].axes.keys() == SIZE.keys()
 
 
 @pytest.mark.parametrize(
@@ -152,7 +154,7 @@ def test_recipes_say_it_once(bank: Tree) -> None:
 )
 def test_an_impossible_wish_is_a_sentence(axes: Tree, words: str, bank: Tree) -> None:
     with pytest.raises(UserError, match=words):
-        make_contest(make_space({"space": {**SIZE, **axes}}), bank)
+        make_comparison(make_space({"space": {**SIZE, **axes}}), bank)
 
 
 def test_a_sweep_tries_both_and_workers_look_no_more(
@@ -181,8 +183,8 @@ def test_a_sweep_tries_both_and_workers_look_no_more(
     shutil.rmtree(weights)
     with opened_storage(storage_address(tracker.root)) as storage:
         study = studies.load_study(storage, result.study)
-        contest = Task(**study.user_attrs[TASK]).contest()
-    assert choices(contest) == ("filters", "test_resnet") and contest.notes == ()
+        comparison = Task(**study.user_attrs[TASK]).comparison()
+    assert choices(comparison) == ("filters", "test_resnet") and comparison.notes == ()
 
 
 def test_auto_is_resnet18_where_its_weights_are_at_hand(
@@ -202,5 +204,5 @@ def test_auto_is_resnet18_where_its_weights_are_at_hand(
 
 def test_workers_are_given_the_backbone_by_name(bank: Tree) -> None:
     """`auto` may mean another backbone on another machine."""
-    contest = contest_of(merge(bank, {"features": {"backbone": "auto"}}))
-    assert contest.first.tree["features"]["backbone"] == "filters"
+    comparison = contest_of(merge(bank, {"features": {"backbone": "auto"}}))
+    assert comparison.first.tree["features"]["backbone"] == "filters"

@@ -41,7 +41,7 @@ from vqlab.sweep.study.record import record_of, was_interrupted
 from vqlab.sweep.study.retry import ask, reconcile, this_worker, trial_id
 from vqlab.sweep.study.storage import Heartbeat, open_storage, opened_storage
 from vqlab.sweep.trial.objective import sentence
-from vqlab.sweep.workers.loop import TASK, Task, take_trials
+from vqlab.sweep.workers.loop import TASK, Task, run_trials
 from vqlab.tracking import Run, Tracker
 from vqlab.types import UserError
 
@@ -133,7 +133,7 @@ def test_a_trial_whose_end_the_store_does_not_take_is_tried_again(tmp_path: Path
                 frozen.set(True)
                 return 1.0
 
-            take_trials(study, storage, run)
+            run_trials(study, storage, run)
     assert isinstance(told.value.__cause__, optuna.exceptions.StorageInternalError)
     assert "store could not be used: attempt to write" in sentence(told.value.__cause__)
     with opened_storage(address) as storage:
@@ -239,7 +239,7 @@ def test_a_trial_that_others_gave_up(tmp_path: Path) -> None:
                 studies.load_study(others, "s").tell(trial.number, state=TrialState.FAIL)
             return 1.0
 
-        take_trials(study, storage, run, ended=lambda trial, target: ended.append(trial))
+        run_trials(study, storage, run, ended=lambda trial, target: ended.append(trial))
     assert [(t.number, t.state.name) for t in ended] == [(0, "FAIL"), (1, "COMPLETE")]
     assert record_of(ended[1]).retry_of == 0
 

@@ -24,7 +24,7 @@ from vqlab.sweep import Event, Progressed, SweepResult, make_space, sweep
 from vqlab.sweep.context import SweepContext
 from vqlab.sweep.result import REQUESTED, TESTED
 from vqlab.sweep.sync.mirror import Mirror
-from vqlab.sweep.trial.retrain import AGAIN, THREADS, bring_back
+from vqlab.sweep.trial.retrain import RETRAINED, THREADS, restore_checkpoint
 from vqlab.tracking import RunRecord, Tracker
 from vqlab.training import Trainer
 from vqlab.types import UserError
@@ -104,7 +104,7 @@ def test_a_beaten_trial_is_trained_again_as_it_was_and_tested(
     assert epochs == [1, 2]
     after = run_of(store, result, number)
     assert after.status == "FINISHED" and has_checkpoint(after)
-    tags = {key: after.tags.get(key) for key in (TESTED, REQUESTED, AGAIN, "vqlab.chosen_by")}
+    tags = {key: after.tags.get(key) for key in (TESTED, REQUESTED, RETRAINED, "vqlab.chosen_by")}
     assert list(tags.values()) == ["true", "true", "the same", None]
     assert {k: v for k, v in after.metrics.items() if k in before.metrics} == before.metrics
     for key in ("train/loss", "validation/pixel_auroc"):
@@ -160,7 +160,7 @@ def test_asked_for_beforehand_nothing_is_trained_twice(
     assert epochs == [1, 2] * 2
     result = go(root, store, trials=2, seed=1)
     assert [trial.number for trial in result.tested] == [0, 1] and len(epochs) == 4
-    assert AGAIN not in run_of(store, result, beaten(result)).tags
+    assert RETRAINED not in run_of(store, result, beaten(result)).tags
 
 
 @pytest.mark.slow
@@ -183,7 +183,7 @@ def test_a_test_that_was_interrupted_goes_on(
     result = go(root, store, trials=2, seed=2, test=[number])
     assert epochs == [1, 2], "from its last epoch"
     record = run_of(store, result, number)
-    assert record.tags[AGAIN] == "the same" and record.tags[TESTED] == "true"
+    assert record.tags[RETRAINED] == "the same" and record.tags[TESTED] == "true"
     assert not any(r.status == "RUNNING" for r in store.runs())
 
 
@@ -197,7 +197,7 @@ def test_a_checkpoint_of_the_same_training_spares_it(
     run(resolve(config), store, test=False)
     epochs.clear()
     result = go(root, store, trials=2, seed=5, test=[number])
-    assert not epochs and run_of(store, result, number).tags[AGAIN] == "the same"
+    assert not epochs and run_of(store, result, number).tags[RETRAINED] == "the same"
 
 
 @pytest.mark.slow
@@ -212,13 +212,13 @@ def test_a_model_that_comes_out_otherwise_is_noted(
     ) -> str:
         other = copy.deepcopy(trial)
         other.user_attrs["validation"]["validation/pixel_auroc"] -= 0.25
-        return bring_back(context, mirror, other, record)
+        return restore_checkpoint(context, mirror, other, record)
 
-    monkeypatch.setattr("vqlab.sweep.result.bring_back", from_elsewhere)
+    monkeypatch.setattr("vqlab.sweep.result.restore_checkpoint", from_elsewhere)
     result = go(root, store, trials=2, seed=3, test=[number])
     tested = next(trial for trial in result.tested if trial.number == number)
     assert f"trial {number} was trained again for its test: its validation/pix" in tested.notes[-1]
-    assert "validation/pixel_auroc" in run_of(store, result, number).tags[AGAIN]
+    assert "validation/pixel_auroc" in run_of(store, result, number).tags[RETRAINED]
 
 
 @pytest.mark.slow
@@ -286,4 +286,4 @@ def test_the_command_shows_validation_against_test(
     assert "validation → test, of the trials scored on test" in said
     assert "on request" in said and "winner" in said
     assert command(monkeypatch, *words, "--category", "all", "--test", "0") == 2
-    assert "--test must be about the trials of one study; got 2" in capsys.readouterr().err
+    assert "--test needs a single study; got 2" in capsys.readouterr().err

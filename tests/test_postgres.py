@@ -14,7 +14,7 @@ from postgres_server import NoPostgres, postgres_server
 from test_workers import COUNTED
 
 from vqlab.sweep.study import policy as studies
-from vqlab.sweep.study.storage import Turn, open_storage, opened_storage, storage_address
+from vqlab.sweep.study.storage import StudyLock, open_storage, opened_storage, storage_address
 from vqlab.types import UserError
 
 
@@ -29,8 +29,8 @@ def address() -> Iterator[str]:
 
 def test_turns_pass_between_processes_and_end_with_them(address: str) -> None:
     holding = (
-        "import sys, time; from vqlab.sweep.study.storage import Turn, open_storage\n"
-        "with Turn(open_storage(sys.argv[1]), 's'):\n"
+        "import sys, time; from vqlab.sweep.study.storage import StudyLock, open_storage\n"
+        "with StudyLock(open_storage(sys.argv[1]), 's'):\n"
         "    print('mine', flush=True); time.sleep(600)"
     )
     other = subprocess.Popen(
@@ -38,13 +38,13 @@ def test_turns_pass_between_processes_and_end_with_them(address: str) -> None:
     )
     assert other.stdout is not None and other.stdout.readline() == "mine\n"
     with opened_storage(address) as storage:
-        with Turn(storage, "another"):
+        with StudyLock(storage, "another"):
             pass
         psutil.Process(other.pid).kill()  # the server sees its connection end
         other.communicate()
-        with Turn(storage, "s") as turn:
+        with StudyLock(storage, "s") as turn:
             turn.end()
-        with Turn(storage, "s"):
+        with StudyLock(storage, "s"):
             pass
 
 

@@ -35,7 +35,7 @@ from vqlab.sweep import (
     SweepResult,
     TrialFinished,
     TrialStarted,
-    make_contest,
+    make_comparison,
     make_space,
     read_space,
     sweep,
@@ -44,7 +44,7 @@ from vqlab.sweep.space.compile import plan
 from vqlab.sweep.study import policy as studies
 from vqlab.sweep.study.record import record_of
 from vqlab.sweep.study.retry import ask, reconcile, retry
-from vqlab.sweep.study.storage import only_one, open_storage, store_errors
+from vqlab.sweep.study.storage import open_storage, store_errors, sweep_lock
 from vqlab.sweep.trial.selection import best_thresholds, pixel_f1
 from vqlab.tracking import Run, Tracker
 from vqlab.types import Sample, Scores, UserError
@@ -178,7 +178,7 @@ def test_the_study_is_named_after_all_that_matters(tree: Tree) -> None:
     axes = {"detector__codebook_size": {"choices": [8, 16]}}
 
     def name(tree: Tree, **more: Any) -> str:
-        return make_contest(space_of(**{**axes, **more}), tree).study_name(splits, "tiny")
+        return make_comparison(space_of(**{**axes, **more}), tree).study_name(splits, "tiny")
 
     one = name(tree)
     assert one.startswith("part-vqvae-tiny-") and one == name(tree)
@@ -287,17 +287,17 @@ def test_a_live_codebook_beats_a_better_dead_one(tmp_path: Path) -> None:
     add(0.6)
     best = studies.best_trial(study)
     assert best is not None and best.number == 2
-    assert studies.settled(study) == 4
+    assert studies.n_done(study) == 4
 
 
 def test_one_sweep_at_a_time(tmp_path: Path) -> None:
-    with only_one(tmp_path, "s"):
+    with sweep_lock(tmp_path, "s"):
         with pytest.raises(UserError, match=f"process {os.getpid()} already"):
-            with only_one(tmp_path, "s"):
+            with sweep_lock(tmp_path, "s"):
                 pass
-        with only_one(tmp_path, "another"):
+        with sweep_lock(tmp_path, "another"):
             pass
-    with only_one(tmp_path, "s"):
+    with sweep_lock(tmp_path, "s"):
         pass
 
 

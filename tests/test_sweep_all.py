@@ -33,7 +33,7 @@ from vqlab.sweep import (
     Spaces,
     SweepResult,
     TrialStarted,
-    make_contest,
+    make_comparison,
     make_spaces,
     read_space,
     sweep,
@@ -104,11 +104,13 @@ SIZE: Tree = {"detector.codebook_size": {"choices": [8, 16]}}
 
 
 def test_settings_of_recipes_never_collide(trees: dict[str, Tree]) -> None:
-    contest = make_contest(spaces(), trees)
-    own = {r: named(r, plan.own_params()) for r, plan in contest.plans.items()}
+    comparison = make_comparison(spaces(), trees)
+    own = {r: named(r, plan.own_params()) for r, plan in comparison.plans.items()}
     assert own["vqvae"] == {"vqvae.detector.codebook_size": 16}
     assert own["vqflow"] == {"vqflow.detector.flow.blocks": "[1]"}
-    recipe, plan, settings = contest.of({"recipe": "vqflow", "vqflow.detector.flow.blocks": "[2]"})
+    recipe, plan, settings = comparison.of(
+        {"recipe": "vqflow", "vqflow.detector.flow.blocks": "[2]"}
+    )
     assert (recipe, settings) == ("vqflow", {"detector.flow.blocks": "[2]"})
     config = resolve(plan.tree_of(settings))
     assert config.detector["flow"]["blocks"] == [2] and config.features.backbone == "filters"
@@ -127,7 +129,7 @@ def test_settings_of_recipes_never_collide(trees: dict[str, Tree]) -> None:
 def test_all_are_judged_alike(setting: str, value: Any, only_vqvae: dict[str, Tree]) -> None:
     unlike = {**only_vqvae, "two": merge(only_vqvae["two"], nest(setting, value))}
     with pytest.raises(UserError, match=f"must have the same {setting}.*two {value}"):
-        make_contest(two(SIZE, SIZE), unlike)
+        make_comparison(two(SIZE, SIZE), unlike)
 
 
 @pytest.mark.parametrize(
@@ -157,10 +159,10 @@ def test_impossible_spaces_are_a_sentence(tree: Tree, words: str) -> None:
 
 def test_a_fault_says_whose_it_is(only_vqvae: dict[str, Tree]) -> None:
     with pytest.raises(UserError, match="recipe two: .*did you mean detector.codebook_size"):
-        make_contest(two(SIZE, {"detector.codebok_size": {"choices": [8]}}), only_vqvae)
+        make_comparison(two(SIZE, {"detector.codebok_size": {"choices": [8]}}), only_vqvae)
     with pytest.raises(UserError, match="recipe two: space data.resize .*the same images"):
         resize = {"data.resize": {"choices": ["stretch", "letterbox"]}}
-        make_contest(two(SIZE, resize), only_vqvae)
+        make_comparison(two(SIZE, resize), only_vqvae)
 
 
 def test_the_objective_of_all_holds_for_each() -> None:
@@ -171,7 +173,7 @@ def test_the_objective_of_all_holds_for_each() -> None:
 def test_another_space_of_one_recipe_is_another_study(only_vqvae: dict[str, Tree]) -> None:
     splits = load_dataset(resolve(only_vqvae["one"]).data)
     names = {
-        make_contest(two(SIZE, second), only_vqvae).study_name(splits, "tiny")
+        make_comparison(two(SIZE, second), only_vqvae).study_name(splits, "tiny")
         for second in (SIZE, {"detector.codebook_size": {"choices": [8]}}, SIZE)
     }
     assert len(names) == 2 and all(name.startswith("part-both-tiny-") for name in names)
@@ -481,11 +483,11 @@ def test_the_shipped_comparison_needs_no_download(
     found = read_space(EXPERIMENTS / "sweeps" / "all.yaml")
     assert isinstance(found, Spaces)
     trees = recipe_trees(found.recipes, [], "part", root, preset)
-    contest = make_contest(found, trees)
-    (note,) = contest.notes
+    comparison = make_comparison(found, trees)
+    (note,) = comparison.notes
     assert note.startswith("vqflow, memory_bank: features.backbone is filters in all trials; left")
     assert "resnet18, mobilenetv2_100 (weights not on this machine" in note
-    for recipe, plan in contest.plans.items():
+    for recipe, plan in comparison.plans.items():
         assert "features.backbone" not in plan.space.axes
         assert plan.config.features.backbone in ("pixels", "filters")
         if preset == "quick":

@@ -23,7 +23,7 @@ from tiny_set import tiny_recipe
 from vqlab.sweep import LocalWorkers, join
 from vqlab.sweep.study import policy as studies
 from vqlab.sweep.study.record import record_of, row, was_interrupted
-from vqlab.sweep.study.storage import Turn, open_storage, storage_address
+from vqlab.sweep.study.storage import StudyLock, open_storage, storage_address
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
@@ -236,12 +236,12 @@ from dataclasses import asdict
 import optuna
 from vqlab.sweep.study import policy as studies
 from vqlab.sweep.study.storage import open_storage
-from vqlab.sweep.workers.loop import TASK, Task, take_trials
+from vqlab.sweep.workers.loop import TASK, Task, run_trials
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 storage = open_storage(sys.argv[1])
 study = studies.open_study(storage, "s", "maximize")
 study.set_user_attr(TASK, asdict(Task({}, {}, "", target=100, seed=0)))
-take_trials(study, storage, lambda trial: trial.suggest_float("x", 0, 1))
+run_trials(study, storage, lambda trial: trial.suggest_float("x", 0, 1))
 """
 """A worker's own loop, with trials that take no time."""
 
@@ -266,11 +266,11 @@ def test_four_workers_make_a_hundred_trials_and_no_more(tmp_path: Path) -> None:
 def test_one_turn_at_a_time(tmp_path: Path) -> None:
     address = f"sqlite:///{tmp_path / 'optuna.db'}"
     waiting = (
-        "import sys; from vqlab.sweep.study.storage import Turn, open_storage\n"
-        "with Turn(open_storage(sys.argv[1]), 's'): print('mine', flush=True)"
+        "import sys; from vqlab.sweep.study.storage import StudyLock, open_storage\n"
+        "with StudyLock(open_storage(sys.argv[1]), 's'): print('mine', flush=True)"
     )
     storage = open_storage(address)
-    with Turn(storage, "s") as turn:
+    with StudyLock(storage, "s") as turn:
         other = subprocess.Popen(
             [sys.executable, "-c", waiting, address], stdout=subprocess.PIPE, text=True
         )

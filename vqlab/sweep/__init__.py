@@ -1,9 +1,9 @@
-"""Sweeps: Optuna searches settings on validation, MLflow shows its trials. Optuna is the truth.
+"""Sweeps: Optuna searches settings on validation, MLflow mirrors the trials.
 
-`read_space` and `sweep` are the door; the words it says meanwhile are in `vqlab.sweep.events`.
+Start with `read_space` and `sweep`. The events that `sweep` emits are in `vqlab.sweep.events`.
 """
 
-from vqlab.sweep.comparison import Contest, Spaces, make_contest, make_spaces, read_space
+from vqlab.sweep.comparison import Comparison, Spaces, make_comparison, make_spaces, read_space
 from vqlab.sweep.events import (
     EpochDone,
     Event,
@@ -26,7 +26,7 @@ from vqlab.sweep.workers.ray import RayWorkers
 
 __all__ = [
     "Axis",
-    "Contest",
+    "Comparison",
     "EpochDone",
     "Event",
     "Interrupted",
@@ -45,7 +45,7 @@ __all__ = [
     "TrialStarted",
     "WorkerEnded",
     "join",
-    "make_contest",
+    "make_comparison",
     "make_space",
     "make_spaces",
     "read_space",

@@ -1,4 +1,4 @@
-"""What a study compares: one recipe, or several, each with a space of its own, judged alike."""
+"""The recipes that a study searches, each with its own space, on the same data and objective."""
 
 from __future__ import annotations
 
@@ -104,18 +104,18 @@ def named(recipe: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{recipe}.{key}" if recipe else key: value for key, value in settings.items()}
 
 
-class Drawn(NamedTuple):
-    """What a trial is about."""
+class TrialSettings(NamedTuple):
+    """Recipe and sampled settings of a trial."""
 
     recipe: str
     """Empty in a study of one recipe."""
     plan: Plan
     settings: dict[str, Any]
-    """Those that were drawn, without the recipe's name."""
+    """Sampled settings, without the recipe's name."""
 
 
 @dataclass(frozen=True)
-class Contest:
+class Comparison:
     """The recipes of a study, each with its space checked against its settings."""
 
     name: str
@@ -157,12 +157,12 @@ class Contest:
             for note, recipes in of.items()
         )
 
-    def of(self, params: Mapping[str, Any]) -> Drawn:
-        """What a trial with these names and values drew."""
+    def of(self, params: Mapping[str, Any]) -> TrialSettings:
+        """Return recipe and settings of a trial with these parameters."""
         recipe = str(params.get(RECIPE, ""))
         prefix = f"{recipe}." if recipe else ""
         own = {key.removeprefix(prefix): params[key] for key in params if key != RECIPE}
-        return Drawn(recipe, self.plans[recipe], own)
+        return TrialSettings(recipe, self.plans[recipe], own)
 
     def study_name(self, splits: Splits, preset: str) -> str:
         """`<category>-<name>[-<preset>]-<8 hex>`: the same spaces, settings, objective and data
@@ -180,7 +180,7 @@ class Contest:
         return "-".join(part for part in parts if part)
 
 
-def make_contest(space: Space | Spaces, tree: Tree) -> Contest:
+def make_comparison(space: Space | Spaces, tree: Tree) -> Comparison:
     """Check spaces against the settings of their recipes, before any work.
 
     tree: the recipe's; for `Spaces` a tree for each recipe, by its name. Raises UserError for what
@@ -188,7 +188,7 @@ def make_contest(space: Space | Spaces, tree: Tree) -> Contest:
     """
     if isinstance(space, Space):
         only = _plan_for_one_model(space, tree)
-        return Contest(str(only.config.detector["name"]), {"": only})
+        return Comparison(str(only.config.detector["name"]), {"": only})
     plans = {}
     for recipe, own in space.recipes.items():
         try:
@@ -196,7 +196,7 @@ def make_contest(space: Space | Spaces, tree: Tree) -> Contest:
         except UserError as error:
             raise UserError(f"recipe {recipe}: {error}") from None
     _check_alike(plans)
-    return Contest(space.name, plans)
+    return Comparison(space.name, plans)
 
 
 def _plan_for_one_model(space: Space, tree: Tree) -> Plan:

@@ -10,11 +10,11 @@ import optuna
 from vqlab.config import digest, dump
 from vqlab.data import Splits, load_dataset
 from vqlab.run import RunConfig
-from vqlab.sweep.comparison import Contest
+from vqlab.sweep.comparison import Comparison
 from vqlab.sweep.events import OnEvent
 from vqlab.sweep.study.policy import refuse_other_images
 from vqlab.sweep.study.winner import WinnerRule
-from vqlab.sweep.trial.reuse import Earlier
+from vqlab.sweep.trial.reuse import EarlierRuns
 from vqlab.tracking import Run, Tracker
 
 
@@ -22,7 +22,7 @@ from vqlab.tracking import Run, Tracker
 class SweepContext:
     """A study with its search spaces, dataset and stores."""
 
-    contest: Contest
+    comparison: Comparison
     splits: Splits
     study: optuna.Study
     parent: Run
@@ -34,16 +34,16 @@ class SweepContext:
     @cached_property
     def rule(self) -> WinnerRule:
         """The rule that chooses the winner."""
-        return WinnerRule(self.study, self.tracker, self.contest.objective)
+        return WinnerRule(self.study, self.tracker, self.comparison.objective)
 
     @cached_property
-    def earlier_runs(self) -> Earlier:
+    def earlier_runs(self) -> EarlierRuns:
         """Runs whose training may be reused."""
-        return Earlier(self.tracker, self.splits.fingerprint)
+        return EarlierRuns(self.tracker, self.splits.fingerprint)
 
     def splits_for(self, config: RunConfig) -> Splits:
         """Return the dataset as `config` prepares it. It is loaded again only if that differs."""
-        if config.data == self.contest.first.config.data:
+        if config.data == self.comparison.first.config.data:
             return self.splits
         key = digest(dump(config.data))
         if key not in self._datasets:

@@ -1,4 +1,4 @@
-"""What a sweep says while it goes on: small records, rendered by whoever listens."""
+"""Events that a sweep emits, and its result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vqlab.evaluation import Thresholds
 
 @dataclass(frozen=True)
 class StudyOpened:
-    """The study was made or found; nothing was trained yet."""
+    """The study was opened; nothing was trained yet."""
 
     study: str
     link: str
@@ -98,7 +98,7 @@ class TrialFinished:
 
 @dataclass(frozen=True)
 class WorkerEnded:
-    """A worker ended by a fault, while the study can do without it."""
+    """A worker failed; the sweep continues."""
 
     reason: str
 
@@ -126,7 +126,7 @@ class TrialOnTest:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a study came to."""
+    """Result of a study."""
 
     study: str
     link: str

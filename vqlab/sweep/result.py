@@ -1,5 +1,4 @@
-"""What a study came to: the winner on test, once, and others on request; its settings as a recipe;
-how it was found."""
+"""The result of a sweep: test metrics of the winner and of requested trials, recipe and report."""
 
 from __future__ import annotations
 
@@ -24,11 +23,11 @@ from vqlab.run import LOSS, SAVED_TAG, chosen_pictures, resolve, test_model, war
 from vqlab.sweep.context import SweepContext
 from vqlab.sweep.events import SweepResult, TrialOnTest, TrialRow
 from vqlab.sweep.report import ReportContext, write_report
-from vqlab.sweep.study.policy import settled
+from vqlab.sweep.study.policy import n_done
 from vqlab.sweep.study.record import recipe_of, record_of, row
 from vqlab.sweep.sync.mirror import Mirror, deleted_trials, trial_runs
 from vqlab.sweep.sync.views import OBJECTIVE, PICTURE, StudyPages
-from vqlab.sweep.trial.retrain import bring_back
+from vqlab.sweep.trial.retrain import restore_checkpoint
 from vqlab.text import folder_name
 from vqlab.tracking import NOTE, RunRecord
 from vqlab.types import UserError
@@ -54,7 +53,7 @@ def finish(
     started: float,
     asked: Sequence[int] = (),
 ) -> SweepResult:
-    """The result of a study; what is missing of it (test, recipe) is made.
+    """Return the result of a study; compute what is missing (test metrics, recipe, report).
 
     asked: numbers of trials that are scored on test besides the winner, those of them that are
     complete. Raises UserError where no trial is complete.
@@ -82,9 +81,9 @@ def finish(
     if not len(context.splits.test):
         finished = NOTES in record.tags
     if not finished:
-        chosen_by = {"vqlab.chosen_by": context.contest.objective}
-        # Its checkpoint was tidied away where a better trial was deleted since.
-        note = bring_back(context, mirror, best, record) if context.rule.deleted else ""
+        chosen_by = {"vqlab.chosen_by": context.comparison.objective}
+        # Its checkpoint was cleaned away where a better trial was deleted since.
+        note = restore_checkpoint(context, mirror, best, record) if context.rule.deleted else ""
         pictures = _test_once(context, record, results, chosen_by, [note] if note else [])
         record = tracker.find(shown.run_id)
     _test_others(context, mirror, asked)
@@ -102,7 +101,7 @@ def finish(
         study=study.study_name,
         link=pages.table_link,
         charts_link=pages.charts_link,
-        objective=context.contest.objective,
+        objective=context.comparison.objective,
         target=target,
         best=shown,
         reason=context.rule.reason(),
@@ -146,7 +145,7 @@ def _seconds_saved(context: SweepContext) -> float:
 
 
 def _best_of_each(context: SweepContext) -> dict[str, TrialRow | None]:
-    found = {name: context.rule.winner(name) for name in context.contest.plans if name}
+    found = {name: context.rule.winner(name) for name in context.comparison.plans if name}
     return {name: row(trial) if trial else None for name, trial in found.items()}
 
 
@@ -165,7 +164,7 @@ def _test_others(context: SweepContext, mirror: Mirror, asked: Sequence[int]) ->
         record = context.tracker.find(str(record_of(trials[number]).run_id))
         if record.tags.get(TESTED) == "true":
             continue
-        note = bring_back(context, mirror, trials[number], record)
+        note = restore_checkpoint(context, mirror, trials[number], record)
         with tempfile.TemporaryDirectory() as folder:
             tags = {REQUESTED: "true"}
             _test_once(context, record, Path(folder), tags, [note] if note else [])
@@ -225,11 +224,11 @@ def _test_once(
 def recipe_text(context: SweepContext, best: TrialRow) -> str:
     """The winner's settings as a recipe that `train` accepts, with a header saying whence."""
     study = context.study
-    name, plan, settings = context.contest.of(best.params)
+    name, plan, settings = context.comparison.of(best.params)
     of = f" ({name})" if name else ""
     header = (
-        f"# Best of {settled(study)} trials of study {study.study_name}: trial {best.number}{of},\n"
-        f"# {context.contest.objective} {best.value:.6g}, run {best.run_id}.\n"
+        f"# Best of {n_done(study)} trials of study {study.study_name}: trial {best.number}{of},\n"
+        f"# {context.comparison.objective} {best.value:.6g}, run {best.run_id}.\n"
         f"# vqlab train mlruns/recipes/{study.study_name}.yaml\n"
     )
     tree = plan.tree_of(settings)
@@ -259,7 +258,7 @@ def _show_study(
             (Path(folder) / Path(PICTURE).name).write_bytes(next(iter(pictures.values())))
         with attempt("the report of the study"):
             shown = _report_context(context, best, tested, pages, pictures)
-            objectives = context.contest.objectives
+            objectives = context.comparison.objectives
             write_report(context.study, objectives, Path(folder), shown)
         shown_in = parent.id if pictures else None
         parent.log_artifacts(Path(folder), STUDY)

@@ -1,4 +1,4 @@
-"""The sweep: open or find the study, run trials up to the target, judge the winner once on test."""
+"""Run a sweep: open the study, run trials up to the target, evaluate the winner once on test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vqlab.features import Backbone
 from vqlab.model import build_detector
 from vqlab.recipes import Folders
 from vqlab.run import experiment_of, log_data, require_test, show_experiment
-from vqlab.sweep.comparison import Contest, Spaces, make_contest, named
+from vqlab.sweep.comparison import Comparison, Spaces, make_comparison, named
 from vqlab.sweep.context import SweepContext
 from vqlab.sweep.events import OnEvent, StudyOpened, SweepResult
 from vqlab.sweep.report import annotate
@@ -26,20 +26,20 @@ from vqlab.sweep.result import finish
 from vqlab.sweep.space.schema import Space
 from vqlab.sweep.study import policy as studies
 from vqlab.sweep.study.retry import queued_retries, reconcile
-from vqlab.sweep.study.storage import Turn, only_one, opened_storage, storage_address
+from vqlab.sweep.study.storage import StudyLock, opened_storage, storage_address, sweep_lock
 from vqlab.sweep.sync.mirror import Mirror, deleted_trials
 from vqlab.sweep.sync.views import StudyPages
 from vqlab.sweep.trial.retrain import ask
 from vqlab.sweep.workers.base import ExternalWorkers, Launcher
 from vqlab.sweep.workers.local import LocalWorkers
 from vqlab.sweep.workers.loop import PARENT, TASK, Task, work
-from vqlab.sweep.workers.monitor import watch
+from vqlab.sweep.workers.monitor import monitor
 from vqlab.tracking import NOTE, Run, Tracker, category_tags
 from vqlab.types import UserError
 
 
 class Interrupted(KeyboardInterrupt):
-    """The sweep was told to stop (Ctrl-C, SIGTERM), all is consistent; its text says what next."""
+    """The sweep was stopped (Ctrl-C, SIGTERM). Both stores are consistent."""
 
 
 def sweep(
@@ -70,30 +70,30 @@ def sweep(
     whose trials all fail, for a trial to test that did not complete; Interrupted on Ctrl-C.
     """
     started = time.monotonic()
-    contest = make_contest(space, tree)
-    splits = load_dataset(contest.first.config.data)
+    comparison = make_comparison(space, tree)
+    splits = load_dataset(comparison.first.config.data)
     if test:
         require_test(splits, "to score trials on")
-    name = contest.study_name(splits, preset)
+    name = comparison.study_name(splits, preset)
     address = storage_address(tracker.root)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with only_one(tracker.root / "locks", name), opened_storage(address) as storage:
-        study = studies.open_study(storage, name, *contest.first.space.directions)
-        with Turn(storage, name):
-            notes = _notes(study, storage, contest.base_name(splits, preset))
-        pages = StudyPages(tracker, contest, splits, name)
-        done = studies.settled(study)
+    with sweep_lock(tracker.root / "locks", name), opened_storage(address) as storage:
+        study = studies.open_study(storage, name, *comparison.first.space.directions)
+        with StudyLock(storage, name):
+            notes = _notes(study, storage, comparison.base_name(splits, preset))
+        pages = StudyPages(tracker, comparison, splits, name)
+        done = studies.n_done(study)
         if done < trials:
-            _check_buildable(contest)
+            _check_buildable(comparison)
         ask(study, test, more=done < trials)
-        said = (*contest.notes, *notes)
+        said = (*comparison.notes, *notes)
         pages.save()
-        on_event(StudyOpened(name, pages.table_link, contest.objective, done, trials, said))
+        on_event(StudyOpened(name, pages.table_link, comparison.objective, done, trials, said))
         study.set_user_attr(studies.PRESET, preset or "full")
-        with Turn(storage, name):  # of two machines one makes it
-            parent = _parent(study, tracker, contest, splits, pages)
-            annotate(study, contest.objectives, pages.dataset, pages.all_links)
-        context = SweepContext(contest, splits, study, parent, tracker, on_event)
+        with StudyLock(storage, name):  # of two machines one makes it
+            parent = _parent(study, tracker, comparison, splits, pages)
+            annotate(study, comparison.objectives, pages.dataset, pages.all_links)
+        context = SweepContext(comparison, splits, study, parent, tracker, on_event)
         context.rule.deleted = deleted_trials(context)
         mirror = Mirror(context)
         mirror.update_all()
@@ -102,24 +102,24 @@ def sweep(
             if launcher is None and workers > 1:
                 launcher = LocalWorkers(workers, tracker.root, timeout)
             elif launcher == "elsewhere":
-                launcher = ExternalWorkers(lambda: studies.settled(study) >= trials)
+                launcher = ExternalWorkers(lambda: studies.n_done(study) >= trials)
             deadline = float("inf") if timeout is None else started + timeout
             with _running(context, trials):
                 _run_trials(context, mirror, storage, launcher, trials, deadline)
         result = finish(context, mirror, trials, pages, results, started, test)
-        ask(study, test)  # what could not be known before is said when nothing else is left to do
+        ask(study, test)  # raises for requested trials that did not complete
         return result
 
 
 def _give_task(context: SweepContext, trials: int, seed: int) -> None:
-    """Write into the study what its workers need to know."""
-    study, splits, contest = context.study, context.splits, context.contest
-    data = contest.first.config.data
+    """Store in the study what its workers need."""
+    study, splits, comparison = context.study, context.splits, context.comparison
+    data = comparison.first.config.data
     here = Folders(None if data.good else splits.root, data.good, data.bad).absolute()
-    trees = {recipe: here.over(plan.tree) for recipe, plan in contest.plans.items()}
+    trees = {recipe: here.over(plan.tree) for recipe, plan in comparison.plans.items()}
     begun = len(study.get_trials(deepcopy=False))
-    name = "" if "" in contest.plans else contest.name
-    study.set_user_attr(TASK, asdict(Task(trees, contest.tree, name, trials, seed, begun)))
+    name = "" if "" in comparison.plans else comparison.name
+    study.set_user_attr(TASK, asdict(Task(trees, comparison.tree, name, trials, seed, begun)))
     study.set_user_attr(PARENT, context.parent.id)
     study.set_user_attr(studies.FINGERPRINT, splits.fingerprint)
 
@@ -138,19 +138,19 @@ def _run_trials(
             work(context, mirror, storage, deadline)
         else:
             launcher.start(study.study_name)
-            watch(context.rule, launcher, target, context.say)
+            monitor(context.rule, launcher, target, context.say)
     finally:
         if launcher is not None:
             launcher.stop()
-        with Turn(storage, study.study_name):
+        with StudyLock(storage, study.study_name):
             reconcile(study, storage)
         mirror.update_all()
 
 
-def _check_buildable(contest: Contest) -> None:
+def _check_buildable(comparison: Comparison) -> None:
     """Raise UserError where a recipe's backbone or detector cannot be made (weights that are not
     there, say), before its trials fail one by one while those of the others go on."""
-    for recipe, plan in contest.plans.items():
+    for recipe, plan in comparison.plans.items():
         config = plan.config
         try:
             backbone = Backbone(config.features, config.data.image_size)
@@ -160,7 +160,7 @@ def _check_buildable(contest: Contest) -> None:
 
 
 def _notes(study: optuna.Study, storage: RDBStorage, base: str) -> tuple[str, ...]:
-    """Queue what was interrupted, and say what a user would want to know before it goes on."""
+    """Queue interrupted trials, and return notes for the user."""
     notes = []
     others = studies.siblings(storage, study.study_name, base)
     if others and not study.get_trials(deepcopy=False):
@@ -172,22 +172,22 @@ def _notes(study: optuna.Study, storage: RDBStorage, base: str) -> tuple[str, ..
     queued = queued_retries(study)
     if queued:
         numbers = ", ".join(map(str, queued))
-        notes.append(f"interrupted before, tried again: trial {numbers}.")
+        notes.append(f"Retrying interrupted trial {numbers}.")
     return tuple(notes)
 
 
 def _parent(
-    study: optuna.Study, tracker: Tracker, contest: Contest, splits: Splits, pages: StudyPages
+    study: optuna.Study, tracker: Tracker, comparison: Comparison, splits: Splits, pages: StudyPages
 ) -> Run:
-    """The study's own run; found by its tag where the one who made it was killed at once."""
+    """Return the study's own run; start it if there is none."""
     kind = {"vqlab.kind": "study", "vqlab.study": study.study_name}
     known = tracker.runs(tags=kind)
     if known:
         return tracker.amend(known[-1].run_id)
-    detectors = [str(plan.config.detector["name"]) for plan in contest.plans.values()]
+    detectors = [str(plan.config.detector["name"]) for plan in comparison.plans.values()]
     params: dict[str, Any] = {}
     spaces: dict[str, Any] = {}
-    for recipe, plan in contest.plans.items():
+    for recipe, plan in comparison.plans.items():
         fixed = flatten(dump(plan.config))
         fixed = {key: value for key, value in fixed.items() if key not in plan.space.axes}
         params |= named(recipe, fixed)
@@ -201,9 +201,9 @@ def _parent(
             **category_tags(splits.categories),
             "vqlab.data": splits.source,
             "vqlab.data_fingerprint": splits.fingerprint,
-            "vqlab.objective": contest.objective,
+            "vqlab.objective": comparison.objective,
             NOTE: pages.links,
-            **({"vqlab.available": " ".join(contest.notes)} if contest.notes else {}),
+            **({"vqlab.available": " ".join(comparison.notes)} if comparison.notes else {}),
         },
         params=params,
     )
@@ -212,13 +212,13 @@ def _parent(
         searched = {"space": spaces[""]}
     log_data(parent, splits)
     show_experiment(tracker, splits, experiment_of(splits))
-    parent.log_yaml({"objective": contest.objective, **searched}, "space.yaml")
+    parent.log_yaml({"objective": comparison.objective, **searched}, "space.yaml")
     return parent
 
 
 @contextmanager
 def _running(context: SweepContext, target: int) -> Iterator[None]:
-    """While trials run the study's run is RUNNING; it ends as they do."""
+    """Keep the study's run RUNNING while trials run."""
     parent, study = context.parent, context.study
     context.tracker.reopen(parent.id)
     try:
@@ -226,6 +226,6 @@ def _running(context: SweepContext, target: int) -> Iterator[None]:
             yield
     except KeyboardInterrupt as error:
         raise Interrupted(
-            f"study {study.study_name} was interrupted with {studies.settled(study)} of {target} "
+            f"study {study.study_name} was interrupted with {studies.n_done(study)} of {target} "
             "trials done; the same command goes on from there."
         ) from error

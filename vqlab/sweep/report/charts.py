@@ -45,9 +45,9 @@ def history(data: StudyData) -> Charts:
             recipe = str(trace.name).rpartition(" of ")[2] if len(recipes) > 1 else recipes[0]
             if len(recipes) > 1:
                 trace.update(name=recipe, showlegend=trace.mode == "markers")
-            look = {"color": _colours(data).get(recipe)}
-            trace.update({"line": look | {"shape": "hv"}} if trace.mode == "lines" else {})
-            trace.update({"marker": look} if trace.name != "Infeasible Trial" else {})
+            emit_new = {"color": _colours(data).get(recipe)}
+            trace.update({"line": emit_new | {"shape": "hv"}} if trace.mode == "lines" else {})
+            trace.update({"marker": emit_new} if trace.name != "Infeasible Trial" else {})
         if index == 0:
             _add_pruned(figure, data)
         defaults = [t for t in data.trials if t.values and t.as_recipe]

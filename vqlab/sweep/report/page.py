@@ -68,8 +68,8 @@ document.querySelectorAll("#all th").forEach((head,column)=>head.addEventListene
   const order=isNaN(m)||isNaN(n)?x.localeCompare(y):m-n;return up?order:-order})
  .forEach(row=>body.append(row))}));
 const dark=matchMedia("(prefers-color-scheme:dark)");
-const paint=()=>{const look=getComputedStyle(document.documentElement);
- const ink=look.getPropertyValue("--ink"),line=look.getPropertyValue("--line");
+const paint=()=>{const emit_new=getComputedStyle(document.documentElement);
+ const ink=emit_new.getPropertyValue("--ink"),line=emit_new.getPropertyValue("--line");
  document.querySelectorAll(".js-plotly-plot").forEach(chart=>{
   const change={"font.color":ink,paper_bgcolor:"rgba(0,0,0,0)",plot_bgcolor:"rgba(0,0,0,0)"};
   Object.keys(chart.layout).filter(name=>/^[xy]axis/.test(name)).forEach(name=>{
@@ -304,13 +304,13 @@ def _trials(data: StudyData, table: TrialTable, context: ReportContext) -> str:
     best = {trial.number for trial in data.best}
     body = []
     for trial, raw, row in zip(data.trials, data.raw, table.rows, strict=True):
-        look = "best" if trial.number in best else "" if trial.state == "COMPLETE" else "other"
+        emit_new = "best" if trial.number in best else "" if trial.state == "COMPLETE" else "other"
         cells = [html.escape(_text(cell)) for cell in row]
         run_id = record_of(raw).run_id
         if run_id and context.run_link is not None:
             address = html.escape(context.run_link(str(run_id)))
             cells[-1] = f'<a href="{address}">{cells[-1]}</a>'
-        body.append(f'<tr class="{look}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
+        body.append(f'<tr class="{emit_new}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
     return (
         '<h2 id="trials">Trials</h2>\n<p class="muted">Click a heading to sort. trials.csv has all '
         f'digits.</p>\n<div class="wide"><table id="all"><thead><tr>{head}</tr></thead>\n<tbody>\n'
@@ -330,5 +330,5 @@ def _text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _paragraph(words: str, look: str = "") -> str:
-    return f'<p class="{look}">{html.escape(words)}</p>' if words else ""
+def _paragraph(words: str, emit_new: str = "") -> str:
+    return f'<p class="{emit_new}">{html.escape(words)}</p>' if words else ""

@@ -1,4 +1,4 @@
-"""The backbones that a sweep may try on this machine: those whose weights can be had here."""
+"""Choose the backbones whose weights are available on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A space checked against the settings of a recipe: what is drawn, what is searched in a trial."""
+"""Compile a search space against the settings of a recipe."""
 
 from __future__ import annotations
 

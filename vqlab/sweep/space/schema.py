@@ -1,4 +1,4 @@
-"""What a sweep searches: which settings, over which values, for which metric. Data, not code."""
+"""Schema of a search space: settings, their values, objectives and limits."""
 
 from __future__ import annotations
 

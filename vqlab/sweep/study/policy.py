@@ -117,7 +117,7 @@ def refuse_other_images(study: optuna.Study, splits: Splits) -> None:
         )
 
 
-def settled(study: optuna.Study, trials: list[FrozenTrial] | None = None) -> int:
+def n_done(study: optuna.Study, trials: list[FrozenTrial] | None = None) -> int:
     """Trials that count towards the target: complete or pruned. trials: as read just now."""
     trials = study.get_trials(deepcopy=False) if trials is None else trials
     return sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)

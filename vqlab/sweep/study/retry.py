@@ -48,7 +48,7 @@ def reconcile(
     trials = study.get_trials(deepcopy=False) if trials is None else trials
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     for trial in running:
-        if _left(record_of(trial).worker):
+        if _was_left(record_of(trial).worker):
             try:
                 at = trial_id(storage, study, trial.number)
                 for name, value in stored(interrupted=True).items():
@@ -75,7 +75,7 @@ def queued_retries(study: optuna.Study) -> list[int]:
     return [number for number in repeated if number is not None]
 
 
-def _left(worker: Mapping[str, str] | None) -> bool:
+def _was_left(worker: Mapping[str, str] | None) -> bool:
     """Return whether the worker of a running trial has surely left it."""
     if worker is None or owner_is_gone(worker):
         return True

@@ -1,7 +1,7 @@
-"""Where Optuna keeps studies: an SQLite file under mlruns/, or what VQLAB_STORAGE names.
+"""The study store: an SQLite file under mlruns/, or the database at VQLAB_STORAGE.
 
-Whoever works on a study takes turns through the store itself, so that workers need nothing else in
-common: a file lock beside SQLite, an advisory lock of PostgreSQL. Both end with their process.
+Workers of a study share only the store, so its lock is there too: a file lock beside SQLite, or an
+advisory lock of PostgreSQL. Both are released when their process ends.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def without_password(address: str) -> str:
 
 @contextlib.contextmanager
 def store_errors(address: str) -> Iterator[None]:
-    """Turn what a full disk or an unusable study store raises into one sentence."""
+    """Convert errors of a full disk or an unusable study store to UserError."""
     try:
         yield
     except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
@@ -176,17 +176,17 @@ def _one_makes_the_tables(address: str) -> Iterator[None]:
         engine.dispose()
 
 
-class Turn:
-    """Held by one worker of a study at a time while it looks what is to be done next.
+class StudyLock:
+    """Lock of a study, held while a worker decides on its next trial.
 
-    As a context manager; `end` gives it up earlier. It ends with its process, however that ends.
+    Use it as a context manager; `end` releases it earlier. It is released when its process ends.
     """
 
     def __init__(self, storage: RDBStorage, name: str) -> None:
         self._storage, self._name = storage, name
         self._release: Callable[[], None] | None = None
 
-    def __enter__(self) -> Turn:
+    def __enter__(self) -> StudyLock:
         database = self._storage.engine.url.database
         if self._storage.engine.dialect.name == "sqlite":
             folder = Path(str(database)).parent / "locks"
@@ -206,7 +206,7 @@ class Turn:
         return self
 
     def end(self) -> None:
-        """Give the turn to the next; nothing happens the second time."""
+        """Release the lock. Calling it again has no effect."""
         if self._release is not None:
             release, self._release = self._release, None
             release()
@@ -227,7 +227,7 @@ def _advise(connection: sqlalchemy.Connection, function: str, name: str) -> None
 
 
 @contextlib.contextmanager
-def only_one(folder: Path, study: str) -> Iterator[None]:
+def sweep_lock(folder: Path, study: str) -> Iterator[None]:
     """Hold the study's lock on this machine. Raises UserError naming the process that holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     owner = folder / f"{study}.pid"

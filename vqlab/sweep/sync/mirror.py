@@ -88,7 +88,7 @@ class Mirror:
     def _runs_to_keep(self) -> set[str | None]:
         context = self.context
         trials = context.study.get_trials(deepcopy=False)
-        keep = [context.rule.winner(recipe, trials) for recipe in context.contest.plans]
+        keep = [context.rule.winner(recipe, trials) for recipe in context.comparison.plans]
         requested = context.study.user_attrs.get(ASKED, ())
         keep += [trials[number] for number in requested if number < len(trials)]
         repeated = {record_of(t).retry_of for t in trials if t.state.is_finished()}

@@ -1,4 +1,4 @@
-"""What the MLflow UI shows of a study: its trials as a table and as charts, and a description."""
+"""Views of a study in the MLflow UI: a table and charts of its trials, and a description."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from vqlab.data import Splits
 from vqlab.run import PICTURES, TEST_METRICS, chosen_pictures, experiment_of, run_name
-from vqlab.sweep.comparison import Contest
+from vqlab.sweep.comparison import Comparison
 from vqlab.sweep.events import TrialRow
 from vqlab.sweep.report.study_data import plain
 from vqlab.sweep.study.record import RECIPE
@@ -46,7 +46,7 @@ class StudyPages:
     """The pages of one study."""
 
     tracker: Tracker
-    contest: Contest
+    comparison: Comparison
     splits: Splits
     study: str
 
@@ -100,10 +100,10 @@ class StudyPages:
         self.pages.save(self._views(sorted(set(logged))))
 
     def _views(self, logged: list[str]) -> dict[str, View]:
-        minimize = self.contest.first.space.directions[0] == "minimize"
+        minimize = self.comparison.first.space.directions[0] == "minimize"
         where = tagged({"vqlab.kind": "trial", "vqlab.study": self.study})
         runs = Runs(where, OBJECTIVE, ascending=minimize)
-        recipe = ["vqlab.recipe"] if "" not in self.contest.plans else []
+        recipe = ["vqlab.recipe"] if "" not in self.comparison.plans else []
         columns = [
             *map(tag, ("vqlab.trial", "optuna.state", *recipe)),
             *map(metric, (OBJECTIVE, *self._other_objectives, *TEST_METRICS)),
@@ -119,13 +119,13 @@ class StudyPages:
 
     @property
     def _other_objectives(self) -> tuple[str, ...]:
-        return self.contest.objectives[1:]
+        return self.comparison.objectives[1:]
 
     @property
     def _searched(self) -> list[str]:
         """The searched settings as their runs' parameters are named, each once."""
         found: dict[str, None] = {}
-        for plan in self.contest.plans.values():
+        for plan in self.comparison.plans.values():
             for setting in plan.space.axes:
                 found[setting if setting in plan.sampled else f"{CHOSEN}{setting}"] = None
         return list(found)
@@ -135,7 +135,7 @@ class StudyPages:
         perplexities = perplexities if logged else list(_PERPLEXITY)
         shown = list(chosen_pictures(self.splits))[:PICTURES]
         return [
-            *(line("Objective", key) for key in self.contest.objectives),
+            *(line("Objective", key) for key in self.comparison.objectives),
             bar("Objective", OBJECTIVE),
             *([pictures("Test pictures", shown)] if shown else []),
             *(line("Codebook perplexity", key) for key in perplexities),
@@ -159,7 +159,7 @@ class StudyPages:
         where it has PICTURE.
         """
         of = f" ({best.recipe})" if best.recipe else ""
-        figures = [f"{self.contest.objective} {best.value:.4f}"]
+        figures = [f"{self.comparison.objective} {best.value:.4f}"]
         figures += [f"{key} {test[key]:.4f}" for key in TEST_METRICS if key in test]
         picture = ""
         if parent is not None:
@@ -172,24 +172,24 @@ class StudyPages:
         )
 
 
-def trial_name(contest: Contest, number: int, params: Mapping[str, Any]) -> str:
+def trial_name(comparison: Comparison, number: int, params: Mapping[str, Any]) -> str:
     """Return the name of a trial's run: what differs comes first.
 
     Of one recipe: number, sampled settings, detector. Of several: number, recipe, settings.
     """
     recipe = str(params.get(RECIPE, ""))
-    if recipe not in contest.plans:  # it failed before its recipe was chosen
-        return f"{number:03d} {contest.name}"
-    _, plan, settings = contest.of(params)
+    if recipe not in comparison.plans:  # it failed before its recipe was chosen
+        return f"{number:03d} {comparison.name}"
+    _, plan, settings = comparison.of(params)
     words = {setting: plain(value) for setting, value in settings.items()}
     if recipe:
         return run_name(f"{number:03d} {recipe}", words)
     return run_name(f"{number:03d}", words, str(plan.config.detector["name"]))
 
 
-def objective_metrics(contest: Contest, values: Sequence[float]) -> dict[str, float]:
+def objective_metrics(comparison: Comparison, values: Sequence[float]) -> dict[str, float]:
     """What a complete trial's run logs of its objectives: the first as OBJECTIVE, and costs, which
     are not among the metrics of its validation."""
-    named_values = dict(zip(contest.objectives, values, strict=True))
+    named_values = dict(zip(comparison.objectives, values, strict=True))
     costs = {key: value for key, value in named_values.items() if key.startswith("cost/")}
     return {OBJECTIVE: values[0], **costs}

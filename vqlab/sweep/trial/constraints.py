@@ -45,7 +45,7 @@ def number(metrics: Mapping[str, float], name: str, report: Report) -> float:
             f"{' '.join(report.notes)}"
         )
     if not math.isfinite(value):
-        raise UserError(f"the objective {name} is {value}, no number.")
+        raise UserError(f"the objective {name} must be finite; got {value}.")
     return value
 
 

@@ -32,7 +32,7 @@ from vqlab.run import (
     start,
     trained_key,
 )
-from vqlab.sweep.comparison import Contest, named
+from vqlab.sweep.comparison import Comparison, named
 from vqlab.sweep.context import SweepContext
 from vqlab.sweep.events import EpochDone, Progressed, TrialStarted
 from vqlab.sweep.space.compile import suggest
@@ -43,7 +43,7 @@ from vqlab.sweep.sync.mirror import Mirror
 from vqlab.sweep.sync.views import objective_metrics, trial_name
 from vqlab.sweep.trial.constraints import costs, dead_codebook, number
 from vqlab.sweep.trial.reuse import Reused, same_trial, trained_mark
-from vqlab.sweep.trial.selection import choose_within, log_chosen, take_over
+from vqlab.sweep.trial.selection import log_chosen, select_for_reused, select_within
 from vqlab.tracking import Run
 from vqlab.types import UserError
 
@@ -68,7 +68,7 @@ class TrialRunner:
 
     def __init__(self, context: SweepContext, mirror: Mirror, trial: optuna.Trial) -> None:
         self.context, self.mirror, self.trial = context, mirror, trial
-        self.contest, self.tracker = context.contest, context.tracker
+        self.comparison, self.tracker = context.comparison, context.tracker
         self._recorded = 0.0
 
     def run(self) -> float | tuple[float, ...]:
@@ -95,16 +95,16 @@ class TrialRunner:
         config = self._sampled_config()
         complete = context.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         splits = context.splits_for(config)
-        self.drawn = self.contest.of(trial.params)
+        self.settings = self.comparison.of(trial.params)
         key = trained_key(config, splits.fingerprint)
-        mark = trained_mark(key, self.drawn.recipe, config)
+        mark = trained_mark(key, self.settings.recipe, config)
         same = same_trial(complete, mark)
         note(trial, trained=mark)
         with self._start(config, splits) as tracked:
             resumed_at = 0 if same else self._take_over_state(tracked)
             context.say(
                 TrialStarted(
-                    trial.number, trial.params, tracked.link, resumed_at, self.drawn.recipe
+                    trial.number, trial.params, tracked.link, resumed_at, self.settings.recipe
                 )
             )
             if same is not None:
@@ -116,19 +116,19 @@ class TrialRunner:
                 else:
                     trained = self._train(config, splits, tracked)
                 values = self._values(trained, splits)
-            tracked.log_metrics(objective_metrics(self.contest, values))
+            tracked.log_metrics(objective_metrics(self.comparison, values))
             tracked.set_tags(state_tags(TrialState.COMPLETE, values, record_of(trial)))
             return values if len(values) > 1 else values[0]
 
     def _sampled_config(self) -> RunConfig:
         """Sample the settings; of several recipes, the recipe first."""
-        recipes = list(self.contest.plans)
+        recipes = list(self.comparison.plans)
         recipe = recipes[0]
         if recipe:
             recipe = self.trial.suggest_categorical(RECIPE, recipes)
-        for name, distribution in named(recipe, self.contest.plans[recipe].sampled).items():
+        for name, distribution in named(recipe, self.comparison.plans[recipe].sampled).items():
             suggest(self.trial, name, distribution)
-        return trial_config(self.contest, self.trial.params)
+        return trial_config(self.comparison, self.trial.params)
 
     def _start(self, config: RunConfig, splits: Splits) -> Run:
         name, tags = self._name_and_tags()
@@ -155,7 +155,7 @@ class TrialRunner:
             "vqlab.kind": "trial",
             "vqlab.study": study.study_name,
             "vqlab.trial": str(trial.number),
-            "vqlab.objective": self.contest.objective,
+            "vqlab.objective": self.comparison.objective,
             "optuna.state": "RUNNING",
         }
         if preset := study.user_attrs.get(PRESET):
@@ -165,7 +165,7 @@ class TrialRunner:
             tags["vqlab.retry_of"] = str(retry_of)
         if RECIPE in trial.params:
             tags["vqlab.recipe"] = trial.params[RECIPE]
-        return trial_name(self.contest, trial.number, trial.params), tags
+        return trial_name(self.comparison, trial.number, trial.params), tags
 
     def _take_over_state(self, tracked: Run) -> int:
         """Copy the training state of the interrupted trial that this one repeats; return its
@@ -195,7 +195,7 @@ class TrialRunner:
         tracked.set_tags(reused_tags(f"trial {same.number}", seconds))
         self._note_reused(tracked)
         tracked.log_metrics(record.validation)
-        log_chosen(tracked, {**record.scoring, **record.thresholds}, self.drawn.recipe)
+        log_chosen(tracked, {**record.scoring, **record.thresholds}, self.settings.recipe)
         return tuple(same.values)
 
     def _train(self, config: RunConfig, splits: Splits, tracked: Run) -> Trained:
@@ -222,14 +222,14 @@ class TrialRunner:
         metrics = {k: v for k, v in record.metrics.items() if k.startswith(prefixes)}
         tracked.log_metrics(metrics, step=config.training.epochs)
         self._check_codebooks(metrics)
-        chosen = take_over(self.drawn, tracked, model, config, splits)
+        chosen = select_for_reused(self.settings, tracked, model, config, splits)
         note(self.trial, **chosen.attributes)
         return Trained(chosen.model, metrics, chosen.report)
 
     def _select(
         self, tracked: Run, model: Model, config: RunConfig, splits: Splits
     ) -> tuple[Model, Report]:
-        chosen = choose_within(self.drawn, tracked, model, config, splits)
+        chosen = select_within(self.settings, tracked, model, config, splits)
         note(self.trial, **chosen.attributes)
         return chosen.model, chosen.report
 
@@ -239,13 +239,13 @@ class TrialRunner:
         if time.monotonic() > self._recorded + _SECONDS:
             self._recorded = time.monotonic()
             note(self.trial, progress=[epoch, epochs])
-        objective = self.contest.objective
+        objective = self.comparison.objective
         value = metrics.get(objective)
-        single = len(self.contest.objectives) == 1  # Optuna prunes by one objective only
+        single = len(self.comparison.objectives) == 1  # Optuna prunes by one objective only
         if single and value is not None and math.isfinite(value):
             self.trial.report(value, epoch)
-            if epoch >= self.drawn.plan.space.warmup(epochs) and self.trial.should_prune():
-                of = f" of {self.drawn.recipe}" if self.drawn.recipe else ""
+            if epoch >= self.settings.plan.space.warmup(epochs) and self.trial.should_prune():
+                of = f" of {self.settings.recipe}" if self.settings.recipe else ""
                 raise optuna.TrialPruned(
                     f"behind the median of earlier trials{of} at epoch {epoch} "
                     f"({objective} {value:.4f})"
@@ -258,7 +258,7 @@ class TrialRunner:
         reason = dead_codebook(metrics, len(self.context.splits.categories))
         if reason:
             note(self.trial, dead_codebook=reason)
-            best = best_trial(self.context.study, self.drawn.recipe)
+            best = best_trial(self.context.study, self.settings.recipe)
             if best is not None and not record_of(best).dead_codebook:
                 raise optuna.TrialPruned(reason)
 
@@ -271,8 +271,8 @@ class TrialRunner:
         """Store the metrics and the constraints; return the values of the objectives."""
         report, metrics = trained.validation, trained.validation.keyed("validation")
         note(self.trial, validation=metrics)
-        limits = self.drawn.plan.space.limits
-        objectives = self.contest.objectives
+        limits = self.settings.plan.space.limits
+        objectives = self.comparison.objectives
         measured = costs(trained.model, splits, {*objectives, *limits})
         metrics = {**trained.last_epoch, **metrics, **measured}
         values = tuple(number(metrics, name, report) for name in objectives)
@@ -287,9 +287,9 @@ class TrialRunner:
         return values
 
 
-def trial_config(contest: Contest, params: Mapping[str, Any]) -> RunConfig:
+def trial_config(comparison: Comparison, params: Mapping[str, Any]) -> RunConfig:
     """The settings by which a trial with these parameters is trained."""
-    _, plan, own = contest.of(params)
+    _, plan, own = comparison.of(params)
     config = resolve(plan.tree_of(own))
     if config.training.validate_every:
         return config

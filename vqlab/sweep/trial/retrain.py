@@ -1,5 +1,4 @@
-"""Trials that are to be scored on test besides the winner, on request: they get their checkpoint
-back where it was tidied away."""
+"""Test further trials on request: restore their checkpoints, or train them again."""
 
 from __future__ import annotations
 
@@ -21,12 +20,12 @@ from vqlab.sweep.study.policy import ASKED
 from vqlab.sweep.study.record import record_of
 from vqlab.sweep.sync.mirror import Mirror
 from vqlab.sweep.trial.objective import trial_config
-from vqlab.sweep.trial.selection import choose_within, take_over
+from vqlab.sweep.trial.selection import select_for_reused, select_within
 from vqlab.tracking import Run, RunRecord
 from vqlab.types import UserError
 
-AGAIN, UNDER_WAY = "vqlab.trained_again", "under way"
-"""Tag of a trial's run that was trained a second time: what it came to, as against the first."""
+RETRAINED, IN_PROGRESS = "vqlab.trained_again", "under way"
+"""Tag of the run of a retrained trial: how the objective compares with the original."""
 THREADS = "vqlab.threads"
 """Tag of a run: the CPU threads of its training."""
 _LISTED = 12
@@ -34,8 +33,8 @@ _LISTED = 12
 
 
 def ask(study: optuna.Study, numbers: Sequence[int], more: bool = False) -> None:
-    """Note in the study that these trials are to be scored on test, so that their checkpoints are
-    not tidied away. Raises UserError for one that is not complete.
+    """Store in the study which trials are to be tested, so that their checkpoints are not deleted.
+    Raises UserError for one that is not complete.
 
     more: trials are still to come, so that one which has not ended yet may be among them.
     """
@@ -62,20 +61,22 @@ def ask(study: optuna.Study, numbers: Sequence[int], more: bool = False) -> None
         study.set_user_attr(ASKED, sorted(before.union(numbers)))
 
 
-def bring_back(context: SweepContext, mirror: Mirror, trial: FrozenTrial, record: RunRecord) -> str:
-    """See that the run of a complete trial has its checkpoint: the one it has, else that of the
-    same training in another run, else its training is done once more, in its run.
+def restore_checkpoint(
+    context: SweepContext, mirror: Mirror, trial: FrozenTrial, record: RunRecord
+) -> str:
+    """Restore the checkpoint of a complete trial if it was deleted: from a run with the same
+    training, or by training again.
 
-    Returns what is to be said where it comes out otherwise than it did; empty where it does not.
+    Return a note if the retrained objective differs from the original; else an empty string.
     """
-    if record.tags.get(AGAIN) != UNDER_WAY:  # else it may lack what was chosen within the trial
+    if record.tags.get(RETRAINED) != IN_PROGRESS:  # else it may lack the selected settings
         with suppress(UserError):
             record.checkpoint()
             return ""
     tracked = context.tracker.amend(record.run_id, repeated=True)
-    config = trial_config(context.contest, trial.params)
+    config = trial_config(context.comparison, trial.params)
     splits = context.splits_for(config)
-    tracked.set_tags({AGAIN: UNDER_WAY})
+    tracked.set_tags({RETRAINED: IN_PROGRESS})
     try:
         with _as_many_threads(threads_again(config, record)):
             tracked.set_tags({THREADS: str(config.training.threads or torch.get_num_threads())})
@@ -83,8 +84,8 @@ def bring_back(context: SweepContext, mirror: Mirror, trial: FrozenTrial, record
             complete = context.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             found = context.earlier_runs.model(complete, key, config)
             if found is not None:
-                drawn = context.contest.of(trial.params)
-                report = take_over(drawn, tracked, found[0], config, splits).report
+                settings = context.comparison.of(trial.params)
+                report = select_for_reused(settings, tracked, found[0], config, splits).report
             else:
                 report = _trained_again(context, trial, config, splits, tracked)
     except KeyboardInterrupt:
@@ -101,10 +102,10 @@ def _trained_again(
     context: SweepContext, trial: FrozenTrial, config: RunConfig, splits: Splits, tracked: Run
 ) -> Report:
     def choose(model: Model, config: RunConfig, splits: Splits) -> tuple[Model, Report]:
-        found = choose_within(drawn, tracked, model, config, splits)
+        found = select_within(settings, tracked, model, config, splits)
         return found.model, found.report
 
-    drawn = context.contest.of(trial.params)
+    settings = context.comparison.of(trial.params)
     what = f"training trial {trial.number} again"
     context.tracker.reopen(tracked.id)
     outcome = run(
@@ -123,10 +124,10 @@ def _trained_again(
 def _compared(
     context: SweepContext, trial: FrozenTrial, report: Report, tracked: Run, record: RunRecord
 ) -> str:
-    name = context.contest.objective
+    name = context.comparison.objective
     before = record_of(trial).validation[name]
     after = report.keyed("validation")[name]
-    tracked.set_tags({AGAIN: "the same" if after == before else f"{name} {after!r}"})
+    tracked.set_tags({RETRAINED: "the same" if after == before else f"{name} {after!r}"})
     if after == before:
         return ""
     then, now = record.tags.get(THREADS), tracked.tags.get(THREADS)

@@ -1,4 +1,4 @@
-"""What is known already is not trained again: trials and checkpoints with the same settings."""
+"""Reuse trials and checkpoints with the same training settings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def same_trial(complete: list[FrozenTrial], mark: list[str]) -> FrozenTrial | No
     return next((trial for trial in complete if list(record_of(trial).trained) == mark), None)
 
 
-class Earlier:
+class EarlierRuns:
     """Runs on the same data that ended before; asked for once, for the store grows and grows."""
 
     def __init__(self, tracker: Tracker, data_fingerprint: str) -> None:

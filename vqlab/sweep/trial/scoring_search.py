@@ -1,4 +1,4 @@
-"""The scoring of a trained detector: settings are tried on what it read, nothing is trained again.
+"""Search the scoring settings of a trained detector, without training again.
 
 What may be chosen by what follows the evidence on real images: settings of the map by a pixel
 metric, also on drawn defects; those of the image score by image AUROC, on real defects only.
@@ -44,7 +44,7 @@ OWN = "the recipe, as none was clearly better"
 
 
 @dataclass(frozen=True)
-class Rescored:
+class ScoringChoice:
     """What the search came to; the model's detector is left with the chosen scoring."""
 
     tree: Tree
@@ -61,7 +61,7 @@ class Rescored:
 
 def search_scoring(
     model: Model, splits: Splits, config: RunConfig, plan: Plan, seed: int
-) -> Rescored:
+) -> ScoringChoice:
     """Try up to `plan.space.scorings` settings of the map, then as many of the image score.
 
     The model may have been calibrated by another scoring than the trial's; it is left with the one
@@ -79,7 +79,7 @@ def search_scoring(
             chosen |= found
             rules |= {name: f"validation/{metric}" if clear else OWN for name in found}
     tree, scored = search.keep(chosen)
-    return Rescored(tree, scored, chosen, rules, search.tried, time.monotonic() - started)
+    return ScoringChoice(tree, scored, chosen, rules, search.tried, time.monotonic() - started)
 
 
 class _Search:

@@ -1,4 +1,4 @@
-"""Scoring and thresholds of a trained detector: chosen within a trial, without training again."""
+"""Select scoring and thresholds of a trained detector within a trial."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from vqlab.evaluation import (
 )
 from vqlab.model import Model
 from vqlab.run import CHECKPOINT, RunConfig, assess, log_evidence
-from vqlab.sweep.comparison import Drawn, named
+from vqlab.sweep.comparison import TrialSettings, named
 from vqlab.sweep.space.compile import scoring_of
-from vqlab.sweep.trial.scoring_search import Rescored, search_scoring
+from vqlab.sweep.trial.scoring_search import ScoringChoice, search_scoring
 from vqlab.tracking import Run
 
 CHOSEN = "chosen."
@@ -35,7 +35,7 @@ RULE = "pixel F1 at the threshold on the drawn defects"
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Selection:
     """A trial's detector with its scoring and thresholds."""
 
     model: Model
@@ -44,33 +44,33 @@ class Chosen:
     """Fields of the trial's record: the settings that were chosen."""
 
 
-def choose_within(
-    drawn: Drawn,
+def select_within(
+    settings: TrialSettings,
     tracked: Run,
     model: Model,
     config: RunConfig,
     splits: Splits,
-) -> Chosen:
-    """The calibrated model of a trial with the scoring and thresholds that suit it best."""
-    plan = drawn.plan
+) -> Selection:
+    """Return the calibrated model of a trial with its best scoring and thresholds."""
+    plan = settings.plan
     whole: Any = model.detector.config
     as_wanted = getattr(whole, "scoring", Settings()) == scoring_of(config)
     if plan.scoring or plan.image_scoring or not as_wanted:  # another run's, taken over
         found = search_scoring(model, splits, config, plan, seed=0)
     elif plan.thresholds:
-        found = Rescored(dump(config), model.score_set(splits.validation))
+        found = ScoringChoice(dump(config), model.score_set(splits.validation))
     else:
         model, report = assess(model, config, splits)
         log_evidence(report, tracked, VALIDATION_EVIDENCE)
-        return Chosen(model, report, {})
-    attributes: dict[str, Any] = {"scoring": named(drawn.recipe, found.chosen)}
+        return Selection(model, report, {})
+    attributes: dict[str, Any] = {"scoring": named(settings.recipe, found.chosen)}
     tags = {f"vqlab.{name}": str(value) for name, value in found.chosen.items()}
     tags |= {f"vqlab.chosen_by.{name}": metric for name, metric in found.rules.items()}
     combinations = list(plan.threshold_settings())
     tree = found.tree
     if combinations:
         picked, thresholds, f1 = best_thresholds(found.scored, config.threshold, combinations)
-        attributes["thresholds"] = named(drawn.recipe, picked)
+        attributes["thresholds"] = named(settings.recipe, picked)
         tags |= {f"vqlab.{name}": f"{value:g}" for name, value in picked.items()}
         tags["vqlab.threshold_rule"] = f"{RULE} ({f1:.4f})"
         for name, value in picked.items():
@@ -81,12 +81,12 @@ def choose_within(
         tags["vqlab.scorings_tried"] = f"{found.tried} in {found.seconds:.1f} s"
     tracked.set_tags(tags)
     if not tracked.resumed:  # else they are there, and MLflow takes no other value
-        log_chosen(tracked, {**found.chosen, **attributes.get("thresholds", {})}, drawn.recipe)
+        log_chosen(tracked, {**found.chosen, **attributes.get("thresholds", {})}, settings.recipe)
     report = evaluate(found.scored, thresholds, keep_evidence=True)
     log_evidence(report, tracked, VALIDATION_EVIDENCE)
     measured = {"thresholds": asdict(thresholds), "validation": report.mean, "config": tree}
     model = replace(model, thresholds=thresholds, meta={**model.meta, **measured})
-    return Chosen(model, report, attributes)
+    return Selection(model, report, attributes)
 
 
 def log_chosen(tracked: Run, settings: Mapping[str, Any], recipe: str) -> None:
@@ -95,16 +95,16 @@ def log_chosen(tracked: Run, settings: Mapping[str, Any], recipe: str) -> None:
     tracked.log_params({CHOSEN + k.removeprefix(prefix): value for k, value in settings.items()})
 
 
-def take_over(
-    drawn: Drawn,
+def select_for_reused(
+    settings: TrialSettings,
     tracked: Run,
     model: Model,
     config: RunConfig,
     splits: Splits,
-) -> Chosen:
+) -> Selection:
     """Another run's model as this trial wants it scored; its checkpoint in the trial's run."""
     model = replace(model, meta={**model.meta, "config": dump(config), "run_id": tracked.id})
-    found = choose_within(drawn, tracked, model, config, splits)
+    found = select_within(settings, tracked, model, config, splits)
     with tempfile.TemporaryDirectory() as folder:
         found.model.save(Path(folder) / CHECKPOINT)
         tracked.log_artifact(Path(folder) / CHECKPOINT, "checkpoint")

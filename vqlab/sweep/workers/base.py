@@ -10,23 +10,23 @@ from typing import Protocol
 
 
 class Launcher(Protocol):
-    """Starts workers; they end by themselves when the study has its trials."""
+    """Start workers. They end by themselves when the study reaches its target."""
 
     def start(self, study: str) -> None:
         """Start the workers of a study."""
 
-    def tend(self) -> int:
-        """Start again what was killed; how many workers are alive."""
+    def poll(self) -> int:
+        """Restart killed workers; return how many are alive."""
 
     def stop(self) -> None:
-        """End all of them, within seconds; nothing happens to those that ended."""
+        """Stop all workers, within seconds."""
 
-    def complaint(self) -> str:
-        """Why the last worker that failed did; empty where none has."""
+    def error(self) -> str:
+        """Return the error of the last worker that failed; empty if none did."""
 
 
 class ExternalWorkers:
-    """No workers of its own: it waits for those that others start (`vqlab worker STUDY`, a Slurm
+    """Wait for workers that are started elsewhere (`vqlab worker STUDY`, a Slurm
     array), until the study has its trials."""
 
     def __init__(self, finished: Callable[[], bool]) -> None:
@@ -35,11 +35,11 @@ class ExternalWorkers:
     def start(self, study: str) -> None:
         pass
 
-    def tend(self) -> int:
+    def poll(self) -> int:
         return int(not self._finished())
 
     def stop(self) -> None:
         pass
 
-    def complaint(self) -> str:
+    def error(self) -> str:
         return ""

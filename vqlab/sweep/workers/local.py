@@ -32,23 +32,23 @@ class LocalWorkers:
         self._study = ""
         self._workers: list[subprocess.Popen[bytes] | None] = []
         self._restarts = [0] * count
-        self._complaint = ""
+        self._error = ""
 
     def start(self, study: str) -> None:
         self._study = study
         (self.root / "sweeps").mkdir(parents=True, exist_ok=True)
         self._workers = [self._spawn(slot) for slot in range(self.count)]
 
-    def tend(self) -> int:
+    def poll(self) -> int:
         for slot, worker in enumerate(self._workers):
             code = worker.poll() if worker is not None else None
             if code is None:
                 continue
             self._workers[slot] = None
             if code > 0:
-                self._complaint = self._last_words(slot)
+                self._error = self._last_words(slot)
             elif code < 0 and self._restarts[slot] == _RESTARTS:
-                self._complaint = (
+                self._error = (
                     f"workers were killed {_RESTARTS + 1} times by signal {-code}; is there enough "
                     "memory? Use fewer workers, and run the same command again."
                 )
@@ -73,8 +73,8 @@ class LocalWorkers:
                 worker.stdin.close()
         self._workers = []
 
-    def complaint(self) -> str:
-        return self._complaint
+    def error(self) -> str:
+        return self._error
 
     def _last_words(self, slot: int) -> str:
         lines = self._log(slot).read_text(encoding="utf-8", errors="replace").splitlines()

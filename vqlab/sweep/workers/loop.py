@@ -1,7 +1,6 @@
-"""A worker: takes one trial after another until the study has as many as it shall have.
+"""Worker: run trials until the study reaches its target number of trials.
 
-Any number of them, in as many processes and on as many machines, work on one study; the store is
-all they have in common.
+Any number of workers, on any machines, can run trials of one study. They share only the stores.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from vqlab.config import Tree
 from vqlab.data import load_dataset
 from vqlab.recipes import Data, as_folders
-from vqlab.sweep.comparison import Contest, make_contest, make_spaces, named
+from vqlab.sweep.comparison import Comparison, make_comparison, make_spaces, named
 from vqlab.sweep.context import SweepContext
 from vqlab.sweep.events import OnEvent, TrialFinished
 from vqlab.sweep.space.schema import make_space
@@ -39,7 +38,7 @@ from vqlab.sweep.study.record import (
     was_interrupted,
 )
 from vqlab.sweep.study.retry import ask, reconcile, this_worker, trial_id
-from vqlab.sweep.study.storage import Heartbeat, Turn, opened_storage, storage_address
+from vqlab.sweep.study.storage import Heartbeat, StudyLock, opened_storage, storage_address
 from vqlab.sweep.sync.mirror import Mirror
 from vqlab.sweep.trial.objective import TrialRunner
 from vqlab.tracking import Tracker
@@ -57,7 +56,7 @@ _PAUSE = 0.5
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker does: kept in the study."""
+    """What a worker needs to run trials; stored in the study."""
 
     trees: dict[str, Tree]
     """Of each recipe, by name; of the only one under the empty name."""
@@ -65,17 +64,17 @@ class Task:
     name: str
     """Of the comparison, where there are several recipes."""
     target: int
-    """Trials the study shall have in all."""
+    """Total number of trials."""
     seed: int
     begun: int = 0
     """Trials there were when the present call began: its failures are counted from there."""
 
-    def contest(self, data: Data = None) -> Contest:
+    def comparison(self, data: Data = None) -> Comparison:
         """What is compared; `data`: where the images lie on this machine."""
         trees = {name: as_folders(data).over(tree) for name, tree in self.trees.items()}
         if "recipes" in self.space:
-            return make_contest(make_spaces(self.space, self.name), trees)
-        return make_contest(make_space(self.space), trees[""])
+            return make_comparison(make_spaces(self.space, self.name), trees)
+        return make_comparison(make_space(self.space), trees[""])
 
 
 def join(
@@ -86,7 +85,7 @@ def join(
     say: OnEvent = lambda event: None,
     timeout: float | None = None,
 ) -> None:
-    """Work on a study that a sweep has opened, until it has its trials; on any machine.
+    """Run trials of an existing study until it reaches its target; on any machine.
 
     data: the images' folder where it is another one here. Raises UserError for a study or images
     that are not there or others, and for trials that all fail.
@@ -98,18 +97,18 @@ def join(
         study = studies.load_study(storage, name)
         if TASK not in study.user_attrs:
             raise UserError(
-                f"study {name} does not say what is to be done (it was opened by another program, "
-                "or an older vqlab); start it again with `vqlab sweep`."
+                f"study {name} must be opened by `vqlab sweep`; it has no task (another program or "
+                "an older vqlab opened it); run `vqlab sweep` first."
             )
-        contest = Task(**study.user_attrs[TASK]).contest(data)
-        splits = load_dataset(contest.first.config.data)
+        comparison = Task(**study.user_attrs[TASK]).comparison(data)
+        splits = load_dataset(comparison.first.config.data)
         studies.refuse_other_images(study, splits)
         if tracker.get(study.user_attrs[PARENT]) is None:
             raise UserError(
                 f"the run of study {name} was deleted; start the study again with `vqlab sweep`."
             )
         parent = tracker.amend(study.user_attrs[PARENT])
-        context = SweepContext(contest, splits, study, parent, tracker, say)
+        context = SweepContext(comparison, splits, study, parent, tracker, say)
         deadline = float("inf") if timeout is None else started + timeout
         work(context, Mirror(context), storage, deadline)
 
@@ -119,11 +118,11 @@ def work(
 ) -> None:
     """`take_trials` of a sweep."""
     try:
-        take_trials(
+        run_trials(
             context.study,
             storage,
             lambda trial: TrialRunner(context, mirror, trial).run(),
-            queue_next=lambda trials: _queue_next(context.study, context.contest, trials),
+            enqueue_next=lambda trials: _enqueue_next(context.study, context.comparison, trials),
             ended=partial(_ended, context, mirror),
             deadline=deadline,
         )
@@ -131,53 +130,54 @@ def work(
         mirror.clean_up_own(context.study.get_trials(deepcopy=False), most=0)
 
 
-def take_trials(
+def run_trials(
     study: optuna.Study,
     storage: RDBStorage,
     run: Callable[[optuna.Trial], float | tuple[float, ...]],
     *,
-    queue_next: Callable[[list[FrozenTrial]], None] = lambda trials: None,
+    enqueue_next: Callable[[list[FrozenTrial]], None] = lambda trials: None,
     ended: Callable[[FrozenTrial, int], None] = lambda trial, target: None,
     deadline: float = float("inf"),
 ) -> None:
-    """Take trials until the study has its target, and those of other workers have ended too.
+    """Run trials until the study has its target, and those of other workers have ended too.
 
-    queue_next: called before a trial is drawn, with those there are, while no other worker draws
-    one. ended: called with a trial that ended, and the target. deadline: on `time.monotonic`, after
-    which no further trial is started. Raises UserError where trials fail and none succeeds.
+    enqueue_next: called with all trials before one is sampled, under the lock of the study.
+    ended: called with a trial that ended, and the target.
+    deadline: on `time.monotonic`; no trial starts after it.
+    Raises UserError if trials fail and none succeeds.
     """
     while time.monotonic() < deadline:
         trial = None
-        with Turn(storage, study.study_name):
+        with StudyLock(storage, study.study_name):
             task = Task(**study.user_attrs[TASK])
             todo, trials = _todo(study, storage, task)
             if todo == "nothing":
                 return
             if todo == "start":
-                queue_next(trials)
+                enqueue_next(trials)
                 begun = sum(trial.state != TrialState.WAITING for trial in trials)
                 study.sampler = studies.sampler(task.seed, begun)
-                trial = _taken(study)
+                trial = _new_trial(study)
         if trial is None:
             time.sleep(_PAUSE)
         else:
-            ended(_at(study, storage, trial, run), task.target)
+            ended(_run_trial(study, storage, trial, run), task.target)
 
 
-def _taken(study: optuna.Study) -> optuna.Trial:
-    """A new trial, or the one that is queued; this worker's from now on."""
+def _new_trial(study: optuna.Study) -> optuna.Trial:
+    """Return a new or queued trial, assigned to this worker."""
     trial = ask(study)
     note(trial, worker=this_worker())
     return trial
 
 
-def _at(
+def _run_trial(
     study: optuna.Study,
     storage: RDBStorage,
     trial: optuna.Trial,
     run: Callable[[optuna.Trial], float | tuple[float, ...]],
 ) -> FrozenTrial:
-    """A trial run to its end, whatever that is; signs of life are given meanwhile."""
+    """Run a trial to its end and record its heartbeat meanwhile."""
     values, state = None, TrialState.FAIL
     try:
         with Heartbeat(storage, trial_id(storage, study, trial.number)):
@@ -198,23 +198,23 @@ def _at(
 def _ended(context: SweepContext, mirror: Mirror, trial: FrozenTrial, target: int) -> None:
     study = context.study
     trials = study.get_trials(deepcopy=False)
-    best, done = context.rule.winner(None, trials), studies.settled(study, trials)
+    best, done = context.rule.winner(None, trials), studies.n_done(study, trials)
     mirror.update(trial)
     mirror.clean_up_own(trials, most=_UNTIDIED)
     context.say(TrialFinished(row(trial), row(best) if best else None, done, target))
     if best is not None:
-        figure = {context.contest.objective: best.values[0]}
+        figure = {context.comparison.objective: best.values[0]}
         context.parent.log_metrics(figure, step=trial.number)
 
 
 def _todo(
     study: optuna.Study, storage: RDBStorage, task: Task
 ) -> tuple[Literal["start", "wait", "nothing"], list[FrozenTrial]]:
-    """What to do next; the trials there are."""
+    """Return what to do next, and all trials."""
     trials = study.get_trials(deepcopy=False)
     if reconcile(study, storage, trials):
         trials = study.get_trials(deepcopy=False)
-    done = studies.settled(study, trials)
+    done = studies.n_done(study, trials)
     if done >= task.target:
         return "nothing", trials
     _stop_if_hopeless(trials[task.begun :], task.target)
@@ -230,12 +230,12 @@ def _stop_if_hopeless(trials: list[FrozenTrial], target: int) -> None:
     if len(failed) >= _FAILURES and not succeeded or len(failed) > max(target, 10):
         raise UserError(
             f"the sweep stopped: {len(failed)} of its {len(failed) + succeeded} trials failed, the "
-            f"last one because: {row(failed[-1]).reason} Mend that, and run the same command again."
+            f"last one because: {row(failed[-1]).reason} Fix the cause and re-run the command."
         )
 
 
-def _queue_next(study: optuna.Study, contest: Contest, trials: list[FrozenTrial]) -> None:
-    """Queue the next recipe's turn; the first trial of each recipe has the recipe's own values."""
+def _enqueue_next(study: optuna.Study, comparison: Comparison, trials: list[FrozenTrial]) -> None:
+    """Queue a trial of the next recipe; the first of each has the recipe's own settings."""
     if any(trial.state == TrialState.WAITING for trial in trials):
         return
     repeated = {record_of(trial).retry_of for trial in trials}
@@ -246,10 +246,10 @@ def _queue_next(study: optuna.Study, contest: Contest, trials: list[FrozenTrial]
         sign = -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
         return math.inf if best is None else sign * float(best.values[0])
 
-    recipe = next_recipe(list(contest.plans), turns, loss)
+    recipe = next_recipe(list(comparison.plans), turns, loss)
     fixed: dict[str, Any] = {RECIPE: recipe} if recipe else {}
     if not turns[recipe]:
-        plan = contest.plans[recipe]
+        plan = comparison.plans[recipe]
         own = plan.own_params()
         marks = stored(as_in_recipe=True) if own.keys() == plan.sampled.keys() else {}
         study.enqueue_trial({**fixed, **named(recipe, own)}, user_attrs=marks)

@@ -1,4 +1,4 @@
-"""Watching a study that workers are at: what happens is read from the store and told as events."""
+"""Monitor workers: restart them, and emit events for what they do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.sweep.events import EpochDone, OnEvent, TrialFinished, TrialStarted, WorkerEnded
-from vqlab.sweep.study.policy import settled
+from vqlab.sweep.study.policy import n_done
 from vqlab.sweep.study.record import RECIPE, recipe_of, record_of, row
 from vqlab.sweep.study.winner import WinnerRule
 from vqlab.sweep.workers.base import Launcher
@@ -16,31 +16,30 @@ from vqlab.types import UserError
 _PAUSE = 0.5
 
 
-def watch(rule: WinnerRule, launcher: Launcher, target: int, say: OnEvent) -> None:
-    """Tend the workers and tell what becomes of trials and workers, until all have ended.
+def monitor(rule: WinnerRule, launcher: Launcher, target: int, say: OnEvent) -> None:
+    """Poll the workers and emit events of trials and workers until all have ended.
 
-    Raises UserError with what the workers complained of, where they ended before the target and
-    no time limit was reached.
+    Raises UserError with the last error of the workers if they ended before the target.
     """
     study = rule.study
-    told = _Told(rule, target, say)
+    events = _EventSource(rule, target, say)
     known = ""
     while True:
-        alive = launcher.tend()
-        told.look()
-        complaint = launcher.complaint()
-        if complaint and not alive and settled(study) < target:
-            raise UserError(complaint)
-        if complaint != known:
-            known = complaint
-            say(WorkerEnded(complaint))
+        alive = launcher.poll()
+        events.emit_new()
+        error = launcher.error()
+        if error and not alive and n_done(study) < target:
+            raise UserError(error)
+        if error != known:
+            known = error
+            say(WorkerEnded(error))
         if not alive:
             return
         time.sleep(_PAUSE)
 
 
-class _Told:
-    """What was said of each trial already."""
+class _EventSource:
+    """Emit an event for each change of a trial."""
 
     def __init__(self, rule: WinnerRule, target: int, say: OnEvent) -> None:
         self._rule, self._study, self._target, self._say = rule, rule.study, target, say
@@ -49,7 +48,7 @@ class _Told:
         }
         self._epochs: dict[int, int] = {}
 
-    def look(self) -> None:
+    def emit_new(self) -> None:
         for trial in self._study.get_trials(deepcopy=False):
             begun = trial.number in self._epochs
             if not begun and self._has_begun(trial):
@@ -64,7 +63,7 @@ class _Told:
                 self._say(EpochDone(trial.number, epoch, epochs, {}))
             if trial.state.is_finished() and self._states.get(trial.number) != trial.state:
                 best = self._rule.winner()
-                done = settled(self._study)
+                done = n_done(self._study)
                 best_row = row(best) if best else None
                 self._say(TrialFinished(row(trial), best_row, done, self._target))
             self._states[trial.number] = trial.state

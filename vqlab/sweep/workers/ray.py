@@ -48,7 +48,7 @@ class RayWorkers:
         self.count, self.root, self.data = count, root, data
         self.address, self.cpus, self.gpus = address, cpus, gpus
         self._tasks: list[Any] = []
-        self._complaint = ""
+        self._error = ""
         self._mine = False
 
     def start(self, study: str) -> None:
@@ -84,13 +84,13 @@ class RayWorkers:
         threads = max(1, int(self.cpus))
         self._tasks = [task.remote(study, str(self.root), data, threads) for _ in range(self.count)]
 
-    def tend(self) -> int:
+    def poll(self) -> int:
         ended, self._tasks = self._ray.wait(self._tasks, num_returns=len(self._tasks), timeout=0)
         for task in ended:
             try:
-                self._complaint = self._ray.get(task) or self._complaint
+                self._error = self._ray.get(task) or self._error
             except Exception as error:  # what Ray says of a worker that it gave up
-                self._complaint = f"a worker on Ray was lost ({str(error).splitlines()[0]})."
+                self._error = f"a worker on Ray was lost ({str(error).splitlines()[0]})."
         return len(self._tasks)
 
     def stop(self) -> None:
@@ -107,8 +107,8 @@ class RayWorkers:
             self._ray.shutdown()
             self._mine = False
 
-    def complaint(self) -> str:
-        return self._complaint
+    def error(self) -> str:
+        return self._error
 
 
 def _work(study: str, root: str, data: str | None, threads: int) -> str:
