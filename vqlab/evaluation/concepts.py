@@ -1,4 +1,4 @@
-"""Which prototype each image has, and whether the prototypes are the categories: nobody told."""
+"""The prototype of each image, and how prototypes agree with categories."""
 
 from __future__ import annotations
 

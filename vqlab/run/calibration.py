@@ -1,4 +1,4 @@
-"""Judging what was trained: calibration and thresholds, all without the test set."""
+"""Calibration, thresholds and validation of a trained detector, all without the test set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vqlab.version import __version__
 def make_trainer(
     config: RunConfig, splits: Splits, device: Any, kind: type[Trainer] = Trainer
 ) -> Trainer:
-    """A fresh detector, seeded, ready to train."""
+    """Return the trainer of a new detector, after seeding."""
     deterministic()
     seed_everything(config.training.seed)
     backbone = Backbone(config.features, config.data.image_size)
@@ -56,7 +56,7 @@ def look_once(
 def judge(
     config: RunConfig, trainer: Trainer, splits: Splits, run_id: str, effort: float = 1.0
 ) -> tuple[Model, Report]:
-    """Calibrate the detector, choose thresholds and measure it, all without the test set."""
+    """Calibrate the detector, choose thresholds and evaluate it on the validation images."""
     return assess(calibrated(config, trainer, splits, run_id, effort), config, splits)
 
 
@@ -84,7 +84,7 @@ def calibrated(
 
 
 def assess(model: Model, config: RunConfig, splits: Splits) -> tuple[Model, Report]:
-    """The calibrated model with thresholds, and what it is worth, by the held-out images."""
+    """Return the calibrated model with thresholds, and its report, from the validation images."""
     scored = model.score_set(splits.validation, batch_size=config.evaluation.batch_size)
     return assess_scored(model, config, scored)
 

@@ -1,4 +1,4 @@
-"""A run by several processes: the first tells its story, the others train along."""
+"""A run with several processes: the first records it, the others only train."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vqlab.training import SharedTrainer, choose_device
 
 
 def train_along(config: RunConfig) -> None:
-    """What every process but the first does in a run: its share of every batch, nothing else."""
+    """Train as a process other than the first: compute its share of every batch."""
     splits = load_dataset(config.data)
     device = choose_device(config.training)
     trainer = make_trainer(config, splits, device, SharedTrainer)

@@ -1,4 +1,4 @@
-"""Training: the loop over epochs. It knows a detector, its images and one callback, no more."""
+"""The training loop over epochs: a detector, its features and one callback."""
 
 from __future__ import annotations
 

@@ -269,16 +269,16 @@ class VQFlow(Detector):
         return ImagePrototypes(quantizer.encode(vectors), vectors, quantizer.codebook)
 
     def health(self) -> dict[str, float]:
-        """Usage in training, since the last reading, of concepts and of patterns: each level's, and
-        those of the deepest level that the fusion flow is conditioned on (`pattern_top`)."""
-        found = {}
+        """Return the usage in training, since the last call, of concepts, of each level's patterns,
+        and of the patterns that the fusion flow is conditioned on (`pattern_top`)."""
+        metrics = {}
         for name, book in self._books().items():
             usage = book.pop_usage()
             if usage is not None:
-                found[f"codebook/{name}_perplexity"] = usage.perplexity
-                found[f"codebook/{name}_dead_codes"] = float(usage.dead)
-                found[f"codebook/{name}_usage"] = usage.used
-        return found
+                metrics[f"codebook/{name}_perplexity"] = usage.perplexity
+                metrics[f"codebook/{name}_dead_codes"] = float(usage.dead)
+                metrics[f"codebook/{name}_usage"] = usage.used
+        return metrics
 
     def _books(self) -> dict[str, VectorQuantizer | PatternCodebook]:
         books: dict[str, VectorQuantizer | PatternCodebook | None] = {}
