@@ -13,7 +13,7 @@ from two_processes import in_two_processes
 from vqlab.config import merge, validate
 from vqlab.data import DataSettings, load_dataset
 from vqlab.detectors import detector_class
-from vqlab.features import Backbone, FeatureSettings
+from vqlab.features import Backbone, FeatureSet, FeatureSettings
 from vqlab.nn import distributed
 from vqlab.training import SharedTrainer, Trainer, TrainingSettings, seed_everything
 
@@ -65,7 +65,7 @@ def trained(kind: type[Trainer], tree: Tree) -> dict[str, Any]:
     built = detector(validate(detector.Config, settings, "detector."), backbone.spec)
     training = validate(TrainingSettings, tree["training"], "training.")
     images = load_dataset(data).train
-    trainer = kind(built, backbone, images, training, torch.device("cpu"))
+    trainer = kind(built, FeatureSet(images, backbone, torch.device("cpu")), training)
     told = []
     trainer.fit(lambda epoch, metrics: told.append(epoch))
     return trainer.state() | {"told": told}
