@@ -80,7 +80,7 @@ def test_a_run_keeps_its_split(drawn: Outcome, shared: Outcome, store: Tracker, 
         rows = table(record)
         for name in ("train", "held_out", "validation", "test"):
             files = [root / row["file"] for row in rows if row["split"] == name]
-            assert files == [sample.path for sample in getattr(splits, name).samples]
+            assert files == [record.path for record in getattr(splits, name).records]
         assert (read_image(record.artifact("data/validation.png")) == splits.validation_sheet).all()
 
 

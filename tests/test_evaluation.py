@@ -23,7 +23,7 @@ from vqlab.evaluation import (
     score_images,
 )
 from vqlab.features import FeatureSet
-from vqlab.types import Geometry, Sample, Scores, UserError
+from vqlab.types import Geometry, ImageRecord, Scores, UserError
 
 SIDE = 32
 
@@ -60,7 +60,7 @@ def photos(folder: Path, sizes=((40, 40),), defects=2, category="toy"):
             mask.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(square).save(mask)
         Image.fromarray(image).save(path)
-        items.append(ImageFile(Sample(path, category, kind, mask)))
+        items.append(ImageFile(ImageRecord(path, category, kind, mask)))
     return items
 
 
@@ -74,12 +74,12 @@ def made(scores, labels, masks=None, maps=None, category="toy") -> Scored:
     maps = maps or [np.full((2, 2), s, np.float32) for s in scores]
     masks = masks or [np.full((2, 2), bool(label)) for label in labels]
     categories = [category] * count if isinstance(category, str) else category
-    samples = tuple(
-        Sample(Path(f"{i}.png"), c, "hole" if label else "good")
+    records = tuple(
+        ImageRecord(Path(f"{i}.png"), c, "hole" if label else "good")
         for i, (c, label) in enumerate(zip(categories, labels, strict=True))
     )
     geometry = (Geometry((2, 2), (0, 0, 2, 2)),) * count
-    return Scored(maps, np.array(scores, float), np.array(labels), masks, samples, geometry)
+    return Scored(maps, np.array(scores, float), np.array(labels), masks, records, geometry)
 
 
 def features(images, batch_size=16):
@@ -90,7 +90,7 @@ def test_score_images_keeps_order_truth_and_geometry(tmp_path):
     images = image_set(photos(tmp_path))
     seen = []
     scored = score_images(Darkness(), features(images, 2), progress=lambda *at: seen.append(at))
-    assert scored.samples == images.samples
+    assert scored.records == images.records
     assert scored.labels.tolist() == [1, 1, 0, 0, 0]
     assert seen == [(2, 5), (4, 5), (5, 5)]
     assert scored.image_scores.dtype == np.float64 and scored.maps[0].dtype == np.float32
@@ -142,7 +142,7 @@ def test_a_map_that_is_not_finite_names_the_image(tmp_path):
             return Scores(scores.anomaly_map.log(), scores.image_score)  # −inf at pure white
 
     items = photos(tmp_path)
-    Image.fromarray(np.full((40, 40, 3), 255, np.uint8)).save(items[3].sample.path)
+    Image.fromarray(np.full((40, 40, 3), 255, np.uint8)).save(items[3].record.path)
     with pytest.raises(UserError, match=r"good.003\.png must be finite"):
         score_images(Holed(), features(image_set(items[2:])))
 

@@ -20,14 +20,14 @@ from vqlab.features import Backbone, FeatureSet, FeatureSettings
 from vqlab.plots.style import code_colours
 from vqlab.run import Outcome, resolve, run
 from vqlab.tracking import Tracker
-from vqlab.types import Sample
+from vqlab.types import ImageRecord
 
 CPU = torch.device("cpu")
 
 
 def concepts(names: list[str], indices: np.ndarray, size: int) -> FoundConcepts:
-    samples = tuple(Sample(Path(f"{i}.png"), name, "good") for i, name in enumerate(names))
-    return FoundConcepts(indices, np.zeros((len(names), 2)), np.zeros((size, 2)), samples)
+    records = tuple(ImageRecord(Path(f"{i}.png"), name, "good") for i, name in enumerate(names))
+    return FoundConcepts(indices, np.zeros((len(names), 2)), np.zeros((size, 2)), records)
 
 
 @pytest.mark.parametrize("seed", range(15))
@@ -102,8 +102,8 @@ def test_every_image_is_asked_once_and_in_order(tree: dict[str, Any]) -> None:
     backbone = Backbone(FeatureSettings(), 32)
     images = splits.test.subset([*range(len(splits.test))] * 3)  # more than one batch
     found = find_concepts(Brightness(), FeatureSet(images, backbone))
-    assert found is not None and found.samples == images.samples
-    names = [sample.category for sample in images.samples]
+    assert found is not None and found.records == images.records
+    names = [record.category for record in images.records]
     assert found.indices.tolist() == [int(name == "noon") for name in names]
     means = [float(images.batch([i]).images.mean()) for i in range(len(images))]
     assert np.allclose(found.vectors[:, 0], means)

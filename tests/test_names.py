@@ -21,7 +21,7 @@ from vqlab.predict import load_model
 from vqlab.promote import promote
 from vqlab.run import Outcome, each_model, resolve, run
 from vqlab.tracking import Tracker
-from vqlab.types import Sample
+from vqlab.types import ImageRecord
 
 BYTES = os.fsdecode(b"n\xfct")
 
@@ -91,9 +91,9 @@ def test_fingerprints_are_of_the_bytes_of_names(tmp_path: Path) -> None:
         path.write_bytes(b"pixels")
         content = hashlib.sha256(b"pixels").hexdigest()
         line = os.fsencode(f"{name}.png") + f"\t{content}\t0\t".encode()
-        sample = Sample(path, "part", "good")
+        record = ImageRecord(path, "part", "good")
         layout = Layout(tmp_path, "MVTec AD layout", {})
-        assert fingerprint([sample], layout) == hashlib.sha256(line).hexdigest()
+        assert fingerprint([record], layout) == hashlib.sha256(line).hexdigest()
         assert name == BYTES or line.decode() == f"{name}.png\t{content}\t0\t"
 
 

@@ -140,7 +140,7 @@ def test_extracting_first_changes_nothing(tree: Tree) -> None:
     once, direct = score_extracted(model.detector, extracted), model.score_set(splits.validation)
     np.testing.assert_array_equal(np.stack(once.maps), np.stack(direct.maps))
     np.testing.assert_array_equal(once.image_scores, direct.image_scores)
-    assert (once.labels == direct.labels).all() and once.samples == direct.samples
+    assert (once.labels == direct.labels).all() and once.records == direct.records
 
 
 def test_a_trial_searches_its_scoring_and_keeps_it(

@@ -47,7 +47,7 @@ from vqlab.sweep.study.retry import ask, reconcile, retry
 from vqlab.sweep.study.storage import open_storage, store_errors, sweep_lock
 from vqlab.sweep.trial.selection import best_thresholds, pixel_f1
 from vqlab.tracking import Run, Tracker
-from vqlab.types import Sample, Scores, UserError
+from vqlab.types import ImageRecord, Scores, UserError
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 SHIPPED = sorted(p for p in (EXPERIMENTS / "sweeps").glob("*.yaml") if p.stem != "all")
@@ -194,9 +194,9 @@ def test_the_study_is_named_after_all_that_matters(tree: Tree) -> None:
 def scored(maps: list[np.ndarray], masks: list[np.ndarray]) -> Scored:
     labels = np.array([int(mask.any()) for mask in masks])
     images = np.array([float(values.max()) for values in maps])
-    samples = tuple(Sample(Path(f"{i}.png"), "toy", "good") for i in range(len(maps)))
+    records = tuple(ImageRecord(Path(f"{i}.png"), "toy", "good") for i in range(len(maps)))
     empty: Any = tuple(None for _ in maps)
-    return Scored(maps, images, labels, masks, samples, empty)
+    return Scored(maps, images, labels, masks, records, empty)
 
 
 def test_the_threshold_of_best_pixel_f1_is_chosen() -> None:

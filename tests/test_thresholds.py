@@ -38,7 +38,7 @@ from vqlab.predict import predict_files
 from vqlab.run import Outcome, judge, make_trainer, resolve, run
 from vqlab.tracking import Tracker
 from vqlab.training import seed_everything
-from vqlab.types import Geometry, Sample, UserError
+from vqlab.types import Geometry, ImageRecord, UserError
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 LARGEST, SMALLEST = float(np.finfo(float).max), 5e-324
@@ -48,10 +48,10 @@ def made(scores: Any, labels: Any, maps: Any = None, masks: Any = None) -> Score
     """A scored set without any files; by default a map is its score everywhere."""
     maps = maps or [np.full((2, 2), s, np.float32) for s in scores]
     masks = masks or [np.full(m.shape, bool(k)) for m, k in zip(maps, labels, strict=True)]
-    samples = tuple(Sample(Path(f"{i}.png"), "toy", "hole" * k or "good") for i, k in
+    records = tuple(ImageRecord(Path(f"{i}.png"), "toy", "hole" * k or "good") for i, k in
                     enumerate(labels))  # fmt: skip
-    geometry = (Geometry((2, 2), (0, 0, 2, 2)),) * len(samples)
-    return Scored(maps, np.array(scores, float), np.array(labels), masks, samples, geometry)
+    geometry = (Geometry((2, 2), (0, 0, 2, 2)),) * len(records)
+    return Scored(maps, np.array(scores, float), np.array(labels), masks, records, geometry)
 
 
 def settings(**values: Any) -> ThresholdSettings:
@@ -181,8 +181,8 @@ def of_categories(scores: dict[str, Any]) -> Scored:
     """Normal images with these scores, by category."""
     plain = made(np.concatenate([*scores.values()]), [0] * sum(map(len, scores.values())))
     names = [name for name, own in scores.items() for _ in own]
-    pairs = zip(plain.samples, names, strict=True)
-    return replace(plain, samples=tuple(replace(one, category=name) for one, name in pairs))
+    pairs = zip(plain.records, names, strict=True)
+    return replace(plain, records=tuple(replace(one, category=name) for one, name in pairs))
 
 
 @pytest.mark.parametrize("method", ["conformal", "quantile"])
@@ -373,7 +373,7 @@ def test_the_held_out_images_meet_the_score_as_new_ones_do(small: dict[str, Any]
     scoring = {"detector": {"scoring": {"normalise": "pixel"}}, "training": {"epochs": 1}}
     config = resolve(merge(small, scoring))
     splits = load_dataset(config.data)
-    normals = [i for i, sample in enumerate(splits.test.samples) if sample.label == 0]
+    normals = [i for i, record in enumerate(splits.test.records) if record.label == 0]
     others = splits.test.subset(normals)
     trainer = make_trainer(config, splits, torch.device("cpu"))
     trainer.fit(lambda epoch, metrics: None)

@@ -343,7 +343,7 @@ def test_balanced_sampling_sees_each_category_equally_often(small: Tree, steps: 
         assert part._order() == orders[sampling]
         seed_everything(0, 2)
         assert part._order() != orders[sampling]
-    categories = [sample.category for sample in part.images.samples]
+    categories = [record.category for record in part.images.records]
     assert len(orders["balanced"]) == len(orders["natural"])
     count = Counter(categories[index] for index in orders["balanced"])
     natural = Counter(categories)

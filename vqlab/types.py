@@ -1,4 +1,4 @@
-"""The nouns that flow between the rooms of vqlab: samples, batches, pyramids, scores."""
+"""Types shared by all packages of vqlab: image records, batches, pyramids, scores."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One image of a data set: where it lies and what is known of it."""
+class ImageRecord:
+    """An image of a dataset: its path and ground truth."""
 
     path: Path
     category: str
@@ -68,11 +68,11 @@ class Batch:
     images: Tensor
     masks: Tensor
     labels: Tensor
-    samples: tuple[Sample, ...]
+    records: tuple[ImageRecord, ...]
     geometry: tuple[Geometry, ...]
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.records)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with its images on `device` (masks and labels stay on the CPU)."""
@@ -80,6 +80,6 @@ class Batch:
             self.images.to(device, non_blocking=True),
             self.masks,
             self.labels,
-            self.samples,
+            self.records,
             self.geometry,
         )

@@ -128,7 +128,7 @@ def test_padding_is_left_out(tmp_path: Path) -> None:
     splits = load(tmp_path, resize="letterbox")
     values = statistics(splits.train, splits.test)
     assert (values["mean_grey"] > 0.4).all() and (values["darkest"] > 0).all()
-    assert values["file_size"].tolist() == [s.path.stat().st_size for s in splits.test.samples]
+    assert values["file_size"].tolist() == [s.path.stat().st_size for s in splits.test.records]
 
 
 def test_few_images_may_be_chance(tmp_path: Path) -> None:

@@ -31,13 +31,13 @@ def fill(folder: Path, count: int, seed: int = 0) -> Path:
 
 
 def files(splits: Splits, name: str) -> set[tuple[str, str]]:
-    return {(s.path.name, s.defect) for s in getattr(splits, name).samples}
+    return {(s.path.name, s.defect) for s in getattr(splits, name).records}
 
 
 def test_no_masks(root: Path) -> None:
     shutil.rmtree(root / "nut/ground_truth")
     splits = load(root)
-    assert [(s.label, s.mask) for s in splits.test.samples] == [(0, None)] * 2 + [(1, None)] * 2
+    assert [(s.label, s.mask) for s in splits.test.records] == [(0, None)] * 2 + [(1, None)] * 2
     report = check_dataset(root)
     assert report.ok and report.fingerprint
     assert report.warnings == [
@@ -52,10 +52,10 @@ def test_no_defects_no_normals_or_no_test(root: Path, gone: str) -> None:
     shutil.rmtree(root / "nut" / gone)
     splits = load(root)
     assert files(splits, "train") == files(whole, "train")
-    assert {s.defect for s in splits.test.samples} == {
+    assert {s.defect for s in splits.test.records} == {
         "test": set(), "test/hole": {"good"}, "test/good": {"hole"},
     }[gone]  # fmt: skip
-    assert any(sample.label for sample in splits.validation.samples)
+    assert any(record.label for record in splits.validation.records)
     notes = " ".join(splits.notes)
     assert ("nut has no test images" in notes) == (gone == "test")
 
@@ -130,8 +130,8 @@ def test_a_category_of_two_folders(tmp_path: Path) -> None:
     splits = load(tmp_path / "parts", "pen")
     assert splits.source == "folders of good and bad images"
     assert len(splits.train) + len(splits.held_out) == 16
-    assert [s.defect for s in splits.test.samples] == ["NG"] * 3 + ["good"] * 4
-    assert [s.mask is not None for s in splits.test.samples[:3]] == [False, True, False]
+    assert [s.defect for s in splits.test.records] == ["NG"] * 3 + ["good"] * 4
+    assert [s.mask is not None for s in splits.test.records[:3]] == [False, True, False]
     trained = files(splits, "train") | files(splits, "held_out")
     assert not trained & files(splits, "test")
     settings = DataSettings(root=tmp_path / "parts/pen", seed=5, image_size=32)
@@ -149,7 +149,7 @@ def test_flat_folders(tmp_path: Path) -> None:
     assert len(alone.train) + len(alone.held_out) == 10
     both = load_dataset(DataSettings(good=good, bad=bad, categories="pen", image_size=32))
     assert both.categories == ("pen",) and both.source == "folders of good and bad images"
-    assert [s.defect for s in both.test.samples] == ["NG"] * 2 + ["good"] * 2 + ["scratch"] * 2
+    assert [s.defect for s in both.test.records] == ["NG"] * 2 + ["good"] * 2 + ["scratch"] * 2
     moved = tmp_path / "elsewhere"
     shutil.copytree(good, moved / "good")
     shutil.copytree(bad, moved / "good/bad")
@@ -163,7 +163,7 @@ def test_flat_folders(tmp_path: Path) -> None:
 def test_few_good_images_are_all_trained_on(tmp_path: Path) -> None:
     good, bad = fill(tmp_path / "good", 4), fill(tmp_path / "bad", 1, 100)
     splits = load_dataset(DataSettings(good=good, bad=bad, image_size=32))
-    assert [s.label for s in splits.test.samples] == [1]
+    assert [s.label for s in splits.test.records] == [1]
     assert "false reject rate on test cannot be measured" in " ".join(splits.notes)
 
 

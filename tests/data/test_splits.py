@@ -13,7 +13,7 @@ from folders import make_category, write_image
 from vqlab.data import DataSettings, ImageSet, Splits, image_set, load_dataset, read_image
 from vqlab.data.layouts import detect_layout
 from vqlab.data.splits import fingerprint
-from vqlab.types import Sample, UserError
+from vqlab.types import ImageRecord, UserError
 
 
 def load(root: Path, **changes: object) -> Splits:
@@ -30,7 +30,7 @@ def big(tmp_path: Path) -> Path:
 
 
 def paths(images: ImageSet) -> list[Path]:
-    return [sample.path for sample in images.samples]
+    return [record.path for record in images.records]
 
 
 def test_held_out_is_apart_and_decided_by_the_seed(big: Path) -> None:
@@ -74,13 +74,13 @@ def test_validation_is_held_out_and_drawn_defects(big: Path) -> None:
     assert batch.labels.tolist() == [0] * 4 + [1] * 16
     marked = batch.masks.flatten(1).any(dim=1)
     assert marked.tolist() == [False] * 4 + [True] * 16
-    assert {s.defect[:6] for s in validation.samples[4:]} == {"drawn_"}
+    assert {s.defect[:6] for s in validation.records[4:]} == {"drawn_"}
     assert set(paths(validation)) == set(paths(splits.held_out))
-    clean = {sample.path: image for sample, image in zip(batch.samples, batch.images, strict=True)}
-    for sample, image, mask in zip(
-        batch.samples[4:], batch.images[4:], batch.masks[4:], strict=True
+    clean = {record.path: image for record, image in zip(batch.records, batch.images, strict=True)}
+    for record, image, mask in zip(
+        batch.records[4:], batch.images[4:], batch.masks[4:], strict=True
     ):
-        changed = (image != splits_image(splits, sample.path)).any(dim=0)
+        changed = (image != splits_image(splits, record.path)).any(dim=0)
         assert changed.any() and mask[changed].float().mean() > 0.5
     assert len(clean) == 4
 
@@ -104,8 +104,8 @@ def test_settings_of_any_size_see_the_same_drawn_defects(tmp_path: Path) -> None
     """Drawn at one size and shrunk: the masks at 64 px and at 256 px agree."""
     make_category(tmp_path, "nut", size=(300, 200))
     small, large = (load(tmp_path, image_size=side).validation for side in (64, 256))
-    assert [s.defect for s in small.samples] == [s.defect for s in large.samples]
-    drawn = [i for i, sample in enumerate(small.samples) if sample.label]
+    assert [s.defect for s in small.records] == [s.defect for s in large.records]
+    drawn = [i for i, record in enumerate(small.records) if record.label]
     faint = []
     for index in drawn:
         fine = large.resized(index).mask
@@ -165,7 +165,7 @@ def test_batches(big: Path) -> None:
     train = load(big).train
     batches = list(train.batches(5))
     assert [len(batch) for batch in batches] == [5, 5, 5, 1]
-    assert [s.path for b in batches for s in b.samples] == paths(train)
+    assert [s.path for b in batches for s in b.records] == paths(train)
     assert batches[0].images.shape == (5, 3, 32, 32)
     assert batches[0].images.dtype == torch.float32 and batches[0].images.is_contiguous()
     assert batches[0].masks.dtype == torch.bool and batches[0].labels.dtype == torch.int64
@@ -179,12 +179,12 @@ def test_batches(big: Path) -> None:
 
 def test_originals(root: Path) -> None:
     splits = load(root)
-    np.testing.assert_array_equal(splits.test.original(3), read_image(splits.test.samples[3].path))
+    np.testing.assert_array_equal(splits.test.original(3), read_image(splits.test.records[3].path))
     mask = splits.test.original_mask(3)
     assert mask.shape == (20, 24) and mask.sum() == 30
     last = len(splits.validation) - 1
     drawn, mask = splits.validation.original(last), splits.validation.original_mask(last)
-    clean = read_image(splits.validation.samples[last].path)
+    clean = read_image(splits.validation.records[last].path)
     assert drawn.shape == clean.shape and drawn.dtype == np.uint8
     assert mask.any() and (drawn != clean).any()
     np.testing.assert_array_equal(drawn[~mask], clean[~mask])
@@ -225,8 +225,8 @@ def test_fingerprint(root: Path, tmp_path: Path) -> None:
 
 def test_the_label_is_part_of_the_fingerprint(root: Path) -> None:
     path = root / "nut/test/good/000.png"
-    samples = [Sample(path, "nut", defect) for defect in ("good", "hole")]
-    prints = [fingerprint([sample], detect_layout(root)) for sample in samples]
+    records = [ImageRecord(path, "nut", defect) for defect in ("good", "hole")]
+    prints = [fingerprint([record], detect_layout(root)) for record in records]
     assert prints[0] != prints[1]
 
 

@@ -35,11 +35,11 @@ def kinds(tmp_path: Path) -> Path:
 
 
 def paths(images: ImageSet) -> list[Path]:
-    return [sample.path for sample in images.samples]
+    return [record.path for record in images.records]
 
 
 def counts(images: ImageSet) -> Counter[str]:
-    return Counter(sample.defect for sample in images.samples)
+    return Counter(record.defect for record in images.records)
 
 
 def test_a_share_of_test_is_validation_and_no_longer_test(kinds: Path) -> None:
@@ -158,7 +158,7 @@ def test_poisoned_test_labels_change_nothing_but_test(root: Path, tmp_path: Path
     assert counts(lied.test) == {"good": 2, "was_good": 2} and counts(honest.test)["hole"] == 2
     for name in ("train", "held_out", "validation"):
         one, other = getattr(honest, name), getattr(lied, name)
-        assert [s.defect for s in one.samples] == [s.defect for s in other.samples]
+        assert [s.defect for s in one.records] == [s.defect for s in other.records]
         assert [p.relative_to(root) for p in paths(one)] == [
             p.relative_to(tmp_path / "poisoned") for p in paths(other)
         ]

@@ -81,8 +81,8 @@ def test_a_loaded_model_scores_the_cached_test_set_alike(outcome, small_root):
     loaded = Model.load(outcome.checkpoint, "cpu")
     assert loaded.backbone.key == outcome.model.backbone.key
     assert np.array_equal(loaded.score_set(splits.test).image_scores, wanted.image_scores)
-    for index, sample in enumerate(splits.test.samples):
-        assert loaded.score(sample.path).score == wanted.image_scores[index]
+    for index, record in enumerate(splits.test.records):
+        assert loaded.score(record.path).score == wanted.image_scores[index]
 
 
 def test_a_checkpoint_whose_backbone_is_not_whole_is_one_sentence(outcome, tmp_path):

@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 from vqlab.evaluation import FoundConcepts
 from vqlab.plots import likelihood_figure, map_figure, save_figure, usage_figure
 from vqlab.plots.concepts import MAX_COLUMNS, MAX_NUMBERED, _principal_axes, _spread
-from vqlab.types import Sample
+from vqlab.types import ImageRecord
 
 
 def concepts(names: list[str], indices: list[int], size: int, dim: int = 5) -> FoundConcepts:
@@ -19,8 +19,8 @@ def concepts(names: list[str], indices: list[int], size: int, dim: int = 5) -> F
     rng = np.random.default_rng(0)
     codebook = rng.normal(0, 4, (size, dim))
     vectors = codebook[indices] + rng.normal(0, 1, (len(indices), dim))
-    samples = tuple(Sample(Path(f"{i}.png"), name, "good") for i, name in enumerate(names))
-    return FoundConcepts(np.array(indices), vectors, codebook, samples)
+    records = tuple(ImageRecord(Path(f"{i}.png"), name, "good") for i, name in enumerate(names))
+    return FoundConcepts(np.array(indices), vectors, codebook, records)
 
 
 def spread(size: int, images: int, categories: int = 3, dim: int = 5) -> FoundConcepts:
@@ -82,7 +82,7 @@ def test_the_map_shows_every_image_and_the_nearest_of_each_prototype() -> None:
         far = [np.linalg.norm(found.vectors[i] - found.codebook[code]) for i in own]
         assert index == own[int(np.argmin(far))]
         assert field.get_title().startswith(f"{code} · {len(own)} image")
-        assert found.samples[index].category in field.get_title()
+        assert found.records[index].category in field.get_title()
 
 
 def test_the_axes_of_the_map_are_the_principal_ones() -> None:

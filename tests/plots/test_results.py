@@ -18,7 +18,7 @@ from vqlab.plots import (
 )
 from vqlab.plots.row import SIDE
 from vqlab.plots.style import GREEN, RED
-from vqlab.types import Sample, Scores, UserError
+from vqlab.types import ImageRecord, Scores, UserError
 
 LEFT, STEP, TOP = 18, SIDE + 12, 90
 """Where the first panel begins, how far it is to the next, and the panels' upper edge."""
@@ -72,7 +72,7 @@ def scored_set(folder: Path, categories=("nut",), resize="stretch", shape=(32, 3
                 mask = path.with_name(f"{index}_mask.png")
                 Image.fromarray(square).save(mask)
             Image.fromarray(image).save(path)
-            items.append(ImageFile(Sample(path, category, kind, mask)))
+            items.append(ImageFile(ImageRecord(path, category, kind, mask)))
     return ImageSet(items, ImageCache(DataSettings(image_size=32, resize=resize)))
 
 

@@ -13,7 +13,7 @@ from vqlab.evaluation import VALIDATION_EVIDENCE, Scored, Thresholds, evaluate, 
 from vqlab.sweep.study.record import RECIPE, stored
 from vqlab.sweep.study.winner import WinnerRule
 from vqlab.tracking import Tracker
-from vqlab.types import Geometry, Sample
+from vqlab.types import Geometry, ImageRecord
 
 SIDE, IMAGES = 16, 40
 OBJECTIVE = "validation/pixel_auroc"
@@ -38,9 +38,11 @@ def scored(signal: float, noise: float = 0.0) -> Scored:
     masks = np.zeros((IMAGES, SIDE, SIDE), bool)
     masks[labels == 1, 2:8, 2:8] = True
     maps = (base + (signal + noise * other) * masks).astype(np.float32)
-    samples = tuple(Sample(Path(f"{i}.png"), "toy", "hole", int(v)) for i, v in enumerate(labels))
+    records = tuple(
+        ImageRecord(Path(f"{i}.png"), "toy", "hole", int(v)) for i, v in enumerate(labels)
+    )
     geometry = (Geometry((SIDE, SIDE), (0, 0, SIDE, SIDE)),) * IMAGES
-    return Scored(list(maps), maps.max((1, 2)), labels, list(masks), samples, geometry)
+    return Scored(list(maps), maps.max((1, 2)), labels, list(masks), records, geometry)
 
 
 def add(

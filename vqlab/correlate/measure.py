@@ -98,11 +98,11 @@ def measure(trainer: Trainer, config: RunConfig, splits: Splits) -> dict[str, fl
 
 def by_kind(scored: Scored) -> dict[str, list[int]]:
     """Return the indices of all normal images and the synthetic anomalies of each kind."""
-    normal = [i for i, sample in enumerate(scored.samples) if not sample.label]
+    normal = [i for i, record in enumerate(scored.records) if not record.label]
     kinds: dict[str, list[int]] = {}
-    for index, sample in enumerate(scored.samples):
-        if sample.defect.startswith("drawn_"):
-            kinds.setdefault(sample.defect.removeprefix("drawn_"), list(normal)).append(index)
+    for index, record in enumerate(scored.records):
+        if record.defect.startswith("drawn_"):
+            kinds.setdefault(record.defect.removeprefix("drawn_"), list(normal)).append(index)
     return dict(sorted(kinds.items()))
 
 

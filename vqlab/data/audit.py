@@ -106,10 +106,10 @@ def audit_metrics(audits: Mapping[str, CategoryAudit]) -> dict[str, float]:
 
 
 def _audit(category: str, train: ImageSet, test: ImageSet) -> CategoryAudit:
-    labels = np.array([sample.label for sample in test.samples])
+    labels = np.array([record.label for record in test.records])
     anomalous = int(labels.sum())
     normal = len(labels) - anomalous
-    masks = any(sample.mask is not None for sample in test.samples)
+    masks = any(record.mask is not None for record in test.records)
     result = CategoryAudit(category, normal, anomalous, {}, {}, test.settings.brightness, masks)
     if not normal or not anomalous:
         return result
@@ -130,7 +130,7 @@ def statistics(train: ImageSet, test: ImageSet) -> dict[str, NDArray[np.float64]
         rows.append(
             {
                 **_grey_statistics(grey),
-                "file_size": float(test.samples[index].path.stat().st_size),
+                "file_size": float(test.records[index].path.stat().st_size),
                 "mean_image": float((np.abs(image - mean) / sd).mean()),
             }
         )

@@ -1,4 +1,4 @@
-"""One category of a dataset: its samples, and the problems found while join_names its files."""
+"""One category of a dataset: its records, and the problems found while join_names its files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from vqlab.data.folder_names import entries
 from vqlab.data.images import IMAGE_SUFFIXES
 from vqlab.text import join_names, visible
-from vqlab.types import Sample
+from vqlab.types import ImageRecord
 
 MIN_NORMAL_IMAGES = 4
 """Images in train/good: two for training and two held out."""
@@ -20,22 +20,22 @@ class Category:
     """Samples of one category. Errors and warnings are sentences."""
 
     name: str
-    train: list[Sample] = field(default_factory=list)
-    test: list[Sample] = field(default_factory=list)
+    train: list[ImageRecord] = field(default_factory=list)
+    test: list[ImageRecord] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     """Problems that prevent loading."""
     warnings: list[str] = field(default_factory=list)
     """Problems that do not prevent loading; training prints them."""
 
     @property
-    def samples(self) -> list[Sample]:
-        """All samples: train, then test."""
+    def records(self) -> list[ImageRecord]:
+        """All records: train, then test."""
         return [*self.train, *self.test]
 
     def missing_mask_warnings(self, root: Path) -> list[str]:
         """Return a sentence that lists the anomalous images without a mask, relative to `root`."""
-        anomalous = [sample for sample in self.test if sample.label]
-        missing = [sample.path for sample in anomalous if sample.mask is None]
+        anomalous = [record for record in self.test if record.label]
+        missing = [record.path for record in anomalous if record.mask is None]
         if not missing:
             return []
         expected = "expected at ground_truth/<defect>/<name>_mask.png"

@@ -1,4 +1,4 @@
-"""Find the folders of one category and list its samples.
+"""Find the folders of one category and list its records.
 
 MVTec AD's layout is `train/good`, `test/good`, `test/<defect>`, `ground_truth/<defect>`. Without
 train and test folders, a folder of normal images and one of anomalous images (`OK` and `NG`) are
@@ -34,7 +34,7 @@ from vqlab.data.folder_names import (
     subfolders,
 )
 from vqlab.text import join_names
-from vqlab.types import Sample
+from vqlab.types import ImageRecord
 
 TEST_DIVISOR = 5
 """One in 5 normal images becomes a test image if no folder says which ones do."""
@@ -116,10 +116,10 @@ def good_bad_folders(good: Path, bad: Path | None, category: Category) -> Catego
 
 
 def list_samples(folders: CategoryFolders, category: Category) -> None:
-    """Add the samples to `category`, with errors and warnings."""
+    """Add the records to `category`, with errors and warnings."""
     name, good = category.name, folders.good
     if good is not None:
-        category.train = [Sample(path, name, "good") for path in list_images(good, category)]
+        category.train = [ImageRecord(path, name, "good") for path in list_images(good, category)]
         if good.is_dir() and not category.train:
             category.errors.append(_no_images(good))
     if folders.split_good:
@@ -130,8 +130,8 @@ def list_samples(folders: CategoryFolders, category: Category) -> None:
         for path in list_images(folder, category):
             mask = masks.get(f"{path.stem}_mask") or masks.get(path.stem)
             used |= {mask} if mask else set()
-            category.test.append(Sample(path, name, defect, mask))
-    category.test.sort(key=lambda sample: (sample.defect, sample.path))
+            category.test.append(ImageRecord(path, name, defect, mask))
+    category.test.sort(key=lambda record: (record.defect, record.path))
     if folders.masks is not None:
         masks_found = [*list_images(folders.masks), *_images_below(subfolders(folders.masks))]
         unmatched = {path for path in masks_found if not is_good(path.parent)} - used
@@ -268,8 +268,8 @@ def _split_good(category: Category, folders: CategoryFolders) -> None:
         return
     order = sorted(normal, key=lambda s: hashlib.sha256(os.fsencode(s.path.name)).digest())
     selected = set(order[:count])
-    category.test += [sample for sample in normal if sample in selected]
-    category.train = [sample for sample in normal if sample not in selected]
+    category.test += [record for record in normal if record in selected]
+    category.train = [record for record in normal if record not in selected]
     category.warnings.append(
         f"category {category.name}: {count} of {len(normal)} normal images, selected by name, are "
         "used for test and not for training; use folders train/good and test/good to choose them "

@@ -19,7 +19,7 @@ from vqlab.data.images import Mask, Pixels, read_image
 from vqlab.data.layouts import Layout, detect_layout, read_category, require_categories
 from vqlab.fonts import draw_text, fit_text
 from vqlab.text import folder_name
-from vqlab.types import Sample, UserError
+from vqlab.types import ImageRecord, UserError
 
 TILE = 160
 CAPTION = 18
@@ -50,10 +50,10 @@ def contact_sheet(root: Path | Layout, categories: Sequence[str] | None, path: P
 def write_image_set(images: ImageSet, folder: Path) -> Path:
     """Write a set as PNG files in original size: `<category>_<index>_<defect>.png`, and
     `…_mask.png` for anomalous images. Returns `folder`."""
-    for index, sample in enumerate(images.samples):
-        name = f"{folder_name(sample.category)}_{index:03d}_{folder_name(sample.defect)}"
+    for index, record in enumerate(images.records):
+        name = f"{folder_name(record.category)}_{index:03d}_{folder_name(record.defect)}"
         write_png(images.original(index), folder / f"{name}.png")
-        if sample.label:
+        if record.label:
             mask = images.original_mask(index)
             write_png(mask.astype(np.uint8) * 255, folder / f"{name}_mask.png")
     return folder
@@ -66,17 +66,17 @@ def image_set_sheet(images: ImageSet, limit: int = MAX_TILES) -> Pixels:
     """
 
     def key(index: int) -> tuple[str, str]:
-        return images.samples[index].category, images.samples[index].defect
+        return images.records[index].category, images.records[index].defect
 
     order = sorted(range(len(images)), key=key)
     groups = [list(group) for _, group in groupby(order, key=key)]
     each = max(1, limit // max(1, len(groups)))
     tiles = []
     for index in _spread([index for group in groups for index in _spread(group, each)], limit):
-        resized, sample = images.resized(index), images.samples[index]
-        caption = _caption(sample, sample.defect)
+        resized, record = images.resized(index), images.records[index]
+        caption = _caption(record, record.defect)
         tiles.append(_tile(resized.image[resized.box], resized.mask[resized.box], caption))
-    names = ", ".join(dict.fromkeys(sample.category for sample in images.samples))
+    names = ", ".join(dict.fromkeys(record.category for record in images.records))
     heading = f"{names}: {len(tiles)} of {len(images)} images"
     return np.concatenate([_text(heading, COLUMNS * TILE, 26, 18), *_grid(tiles)])
 
@@ -92,10 +92,10 @@ def outline(image: Pixels, mask: Mask, thickness: int = 1) -> Pixels:
 
 def _rows(category: Category) -> list[Pixels]:
     """Return a heading and rows of COLUMNS tiles, each (height, COLUMNS * TILE, 3)."""
-    tiles = [_file_tile(sample, "train") for sample in _spread(category.train, TRAIN_TILES)]
-    for _, group in groupby(category.test, key=lambda sample: sample.defect):
+    tiles = [_file_tile(record, "train") for record in _spread(category.train, TRAIN_TILES)]
+    for _, group in groupby(category.test, key=lambda record: record.defect):
         tiles += [
-            _file_tile(sample, sample.defect) for sample in _spread(list(group), DEFECT_TILES)
+            _file_tile(record, record.defect) for record in _spread(list(group), DEFECT_TILES)
         ]
     heading = f"{category.name}: {len(category.train)} train, {len(category.test)} test"
     return [_text(heading, COLUMNS * TILE, 26, 18), *_grid(tiles)]
@@ -114,14 +114,14 @@ def _spread(items: Sequence[T], count: int) -> list[T]:
     return [items[round(index)] for index in indices]
 
 
-def _file_tile(sample: Sample, defect: str) -> Pixels:
-    image = read_image(sample.path)
-    mask = ImageFile(sample).read_mask((image.shape[0], image.shape[1]))
-    return _tile(image, mask, _caption(sample, defect))
+def _file_tile(record: ImageRecord, defect: str) -> Pixels:
+    image = read_image(record.path)
+    mask = ImageFile(record).read_mask((image.shape[0], image.shape[1]))
+    return _tile(image, mask, _caption(record, defect))
 
 
-def _caption(sample: Sample, defect: str) -> str:
-    return f"{defect}/{sample.path.stem}"
+def _caption(record: ImageRecord, defect: str) -> str:
+    return f"{defect}/{record.path.stem}"
 
 
 def _tile(image: Pixels, mask: Mask, caption: str) -> Pixels:

@@ -27,7 +27,7 @@ from vqlab.data.images import (
 from vqlab.data.inspection import ImageProperties, MaskProperties, inspect_image, inspect_mask
 from vqlab.data.settings import DataSettings
 from vqlab.data.synthetic_anomalies import draw_anomaly
-from vqlab.types import Batch, Geometry, Sample, UserError
+from vqlab.types import Batch, Geometry, ImageRecord, UserError
 
 THREADS = 4
 MIN_CANVAS = 256
@@ -61,7 +61,7 @@ class ImageSource(Protocol):
     """Element of an image set: makes the same image every time."""
 
     @property
-    def sample(self) -> Sample: ...
+    def record(self) -> ImageRecord: ...
 
     def make(self, cache: ImageCache) -> ResizedImage: ...
 
@@ -129,10 +129,10 @@ class ImageCache:
 class ImageFile:
     """An image file, with its mask if it is anomalous."""
 
-    sample: Sample
+    record: ImageRecord
 
     def make(self, cache: ImageCache) -> ResizedImage:
-        path, settings = self.sample.path, cache.settings
+        path, settings = self.record.path, cache.settings
         pixels, cache.image_properties[path] = inspect_image(path, settings.bits)
         image, geometry = fit_image(pixels, settings)
         if min(geometry.box[2:]) < MIN_SIDE:
@@ -142,29 +142,29 @@ class ImageFile:
                 f"it must be at least {MIN_SIDE} on each side: use data.resize=stretch or a "
                 "larger data.image_size",
             )
-        if self.sample.mask is None:
+        if self.record.mask is None:
             return ResizedImage(image, np.zeros(image.shape[:2], np.bool_), geometry)
         mask = self.read_mask((pixels.shape[0], pixels.shape[1]), cache)
         return ResizedImage(image, fit_mask(mask, settings), geometry)
 
     def original(self, cache: ImageCache) -> Pixels:
-        return read_image(self.sample.path, cache.settings.bits)
+        return read_image(self.record.path, cache.settings.bits)
 
     def original_mask(self, cache: ImageCache) -> Mask:
         return self.read_mask(cache.get(self).geometry.original, cache)
 
     def read_mask(self, size: tuple[int, int], cache: ImageCache | None = None) -> Mask:
         """Return the mask, (H, W) bool. Raises BadFile if its size is not that of the image."""
-        if self.sample.mask is None:
+        if self.record.mask is None:
             return np.zeros(size, np.bool_)
-        mask, properties = inspect_mask(self.sample.mask)
+        mask, properties = inspect_mask(self.record.mask)
         if cache is not None:
-            cache.mask_properties[self.sample.mask] = properties
+            cache.mask_properties[self.record.mask] = properties
         if mask.shape != size:
             raise BadFile(
-                self.sample.mask,
+                self.record.mask,
                 f"the mask is {mask.shape[1]}x{mask.shape[0]} pixels and its image "
-                f"{self.sample.path.name} {size[1]}x{size[0]}",
+                f"{self.record.path.name} {size[1]}x{size[0]}",
                 "they must have the same size",
             )
         return mask
@@ -185,8 +185,10 @@ class SyntheticAnomaly:
     contrast: float | None = None
 
     @property
-    def sample(self) -> Sample:
-        return Sample(self.normal.sample.path, self.normal.sample.category, f"drawn_{self.kind}")
+    def record(self) -> ImageRecord:
+        return ImageRecord(
+            self.normal.record.path, self.normal.record.category, f"drawn_{self.kind}"
+        )
 
     def make(self, cache: ImageCache) -> ResizedImage:
         """Draw at `MIN_CANVAS` or more and shrink, as a camera does with a real defect: a thin one
@@ -205,7 +207,7 @@ class SyntheticAnomaly:
         return ResizedImage(result, mask, clean.geometry)
 
     def original(self, cache: ImageCache) -> Pixels:
-        normal = read_image(self.normal.sample.path, cache.settings.bits)
+        normal = read_image(self.normal.record.path, cache.settings.bits)
         resized = cache.get(self)
         enlarged = np.clip(np.round(to_original(resized.image, resized.geometry)), 0, 255)
         return np.where(self.original_mask(cache)[..., None], enlarged.astype(np.uint8), normal)
@@ -220,7 +222,7 @@ def _content(file: ImageFile, settings: DataSettings, cache: ImageCache) -> Pixe
     if settings == cache.settings:
         resized = cache.get(file)
     else:
-        image, geometry = fit_image(read_image(file.sample.path, settings.bits), settings)
+        image, geometry = fit_image(read_image(file.record.path, settings.bits), settings)
         resized = ResizedImage(image, np.zeros(image.shape[:2], np.bool_), geometry)
     return resized.image[resized.box]
 
@@ -232,7 +234,7 @@ class ImageSet:
         self._sources = tuple(sources)
         self._cache = cache
         self._origin: tuple[ImageSet, Sequence[int]] | None = None
-        self.samples: tuple[Sample, ...] = tuple(source.sample for source in self._sources)
+        self.records: tuple[ImageRecord, ...] = tuple(source.record for source in self._sources)
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -249,8 +251,8 @@ class ImageSet:
         return Batch(
             torch.stack([to_tensor(r.image, r.geometry, self.settings) for r in resized]),
             torch.from_numpy(np.stack([r.mask for r in resized])),
-            torch.tensor([source.sample.label for source in sources], dtype=torch.int64),
-            tuple(source.sample for source in sources),
+            torch.tensor([source.record.label for source in sources], dtype=torch.int64),
+            tuple(source.record for source in sources),
             tuple(r.geometry for r in resized),
         )
 
@@ -297,7 +299,7 @@ class ImageSet:
 
     def of_category(self, category: str) -> ImageSet:
         """Return the images of one category, in order."""
-        return self.subset(i for i, s in enumerate(self.samples) if s.category == category)
+        return self.subset(i for i, s in enumerate(self.records) if s.category == category)
 
     def resized(self, index: int) -> ResizedImage:
         """Return one image at network size as uint8, before the brightness correction."""

@@ -1,5 +1,5 @@
 """Detect the layout of a dataset folder (MVTec AD, VisA, normal and anomalous folders) and list
-the samples of its categories.
+the records of its categories.
 
 No image is decoded here. Problems are collected, so that loading can report all of them at once.
 """
@@ -142,7 +142,7 @@ def require_categories(layout: Layout, names: Sequence[str]) -> None:
 
 
 def read_category(layout: Layout, name: str) -> Category:
-    """List the samples of a category, sorted, with errors and warnings; `name` is a key of
+    """List the records of a category, sorted, with errors and warnings; `name` is a key of
     `layout.folders`."""
     category = Category(name)
     folder = layout.folders[name]

@@ -33,7 +33,7 @@ from vqlab.data.settings import DataSettings
 from vqlab.data.source import choose_categories, find_layout, find_root
 from vqlab.data.synthetic_anomalies import SHARES
 from vqlab.text import visible
-from vqlab.types import Sample, UserError
+from vqlab.types import ImageRecord, UserError
 
 MIN_HELD_OUT = 19
 """Held-out images required to guarantee a false reject rate of 5 %: 1 / 0.05 − 1."""
@@ -79,9 +79,9 @@ class Splits:
             table = csv.writer(file)
             table.writerow(["category", "split", "file", "defect"])
             for split in ("train", "held_out", "validation", "test"):
-                for sample in getattr(self, split).samples:
-                    relative = Path(os.path.relpath(sample.path, self.root)).as_posix()
-                    cells = (sample.category, split, relative, sample.defect)
+                for record in getattr(self, split).records:
+                    relative = Path(os.path.relpath(record.path, self.root)).as_posix()
+                    cells = (record.category, split, relative, record.defect)
                     table.writerow(map(visible, cells))
         return path
 
@@ -100,12 +100,12 @@ def load_dataset(settings: DataSettings, progress: Progress | None = None) -> Sp
     if errors:
         raise UserError(" ".join(errors))
     cache = ImageCache(settings)
-    samples = [sample for category in categories for sample in category.samples]
-    ImageSet([ImageFile(sample) for sample in samples], cache).load(progress)
+    records = [record for category in categories for record in category.records]
+    ImageSet([ImageFile(record) for record in records], cache).load(progress)
 
     parts = [_hold_out(category, settings) for category in categories]
     train, held_out = ([image for part in parts for image in part[i]] for i in (0, 1))
-    test = [ImageFile(sample) for category in categories for sample in category.test]
+    test = [ImageFile(record) for category in categories for record in category.test]
     anomalous: list[ImageSource] = []
     if settings.validation.source == "test":
         selected = {image for category in categories for image in _sample_test(category, settings)}
@@ -121,8 +121,8 @@ def load_dataset(settings: DataSettings, progress: Progress | None = None) -> Sp
         test=ImageSet(test, cache),
         root=root,
         source=layout.source,
-        fingerprint=fingerprint(samples, layout),
-        test_fingerprint=fingerprint((image.sample for image in test), layout),
+        fingerprint=fingerprint(records, layout),
+        test_fingerprint=fingerprint((image.record for image in test), layout),
         categories=names,
         notes=tuple(note for category in categories for note in _notes(category, layout, cache)),
     )
@@ -141,7 +141,7 @@ def _hold_out(
     category: Category, settings: DataSettings
 ) -> tuple[list[ImageFile], list[ImageFile]]:
     """Return the training and the held-out images; they depend on seed and category name only."""
-    images = [ImageFile(sample) for sample in category.train]
+    images = [ImageFile(record) for record in category.train]
     least = max(2, min(MIN_HELD_OUT, len(images) // 5))
     count = min(max(least, round(settings.held_out * len(images))), len(images) - 2)
     rng = np.random.default_rng((settings.seed, _hash(category.name)))
@@ -157,14 +157,14 @@ def _sample_test(category: Category, settings: DataSettings) -> list[ImageFile]:
     and the names only. Raises UserError if validation would have no anomalous image.
     """
     selected = []
-    for defect, group in groupby(category.test, key=lambda sample: sample.defect):
-        samples = list(group)
-        count = max(1, min(round(settings.validation.fraction * len(samples)), len(samples) - 1))
+    for defect, group in groupby(category.test, key=lambda record: record.defect):
+        records = list(group)
+        count = max(1, min(round(settings.validation.fraction * len(records)), len(records) - 1))
         rng = np.random.default_rng((settings.seed, _hash(category.name), _hash(defect)))
-        indices = rng.permutation(len(samples))[:count] if len(samples) > 1 else ()
-        selected += [ImageFile(samples[index]) for index in sorted(indices)]
-    if not any(image.sample.label for image in selected):
-        count = sum(sample.label for sample in category.test)
+        indices = rng.permutation(len(records))[:count] if len(records) > 1 else ()
+        selected += [ImageFile(records[index]) for index in sorted(indices)]
+    if not any(image.record.label for image in selected):
+        count = sum(record.label for record in category.test)
         raise UserError(
             f"category {category.name} must have at least 2 test images of one defect type to "
             f"share with validation; it has {count} anomalous images; use "
@@ -181,7 +181,7 @@ def _add_anomalies(
     Sizes and contrasts are spread evenly within each kind (Latin hypercube sampling): of n copies
     one lies in each n-th of the range.
     """
-    seed = (settings.seed, _hash(held_out[0].sample.category), 1)
+    seed = (settings.seed, _hash(held_out[0].record.category), 1)
     rng = np.random.default_rng(seed)
     images = [image for image in held_out for _ in range(settings.synthetic_defects)]
     quantiles = (rng.permutation(len(images)) + 0.5) / len(images)
@@ -210,22 +210,22 @@ def _hash(name: str) -> int:
     return zlib.crc32(os.fsencode(name))
 
 
-def fingerprint(samples: Iterable[Sample], layout: Layout) -> str:
+def fingerprint(records: Iterable[ImageRecord], layout: Layout) -> str:
     """Return the sha256 (hex) of the sorted lines `path, content sha256, label, mask sha256`.
 
     Paths are relative, see `Layout.relative_path`. A change of a name, a pixel, a label or a mask
-    changes the fingerprint; the order of the samples and the dataset's location do not.
+    changes the fingerprint; the order of the records and the dataset's location do not.
     """
-    samples = list(samples)
+    records = list(records)
     with ThreadPoolExecutor(THREADS) as pool:
-        lines = sorted(pool.map(lambda sample: _fingerprint_line(sample, layout), samples))
+        lines = sorted(pool.map(lambda record: _fingerprint_line(record, layout), records))
     return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
 
-def _fingerprint_line(sample: Sample, layout: Layout) -> str:
-    mask = _file_digest(sample.mask) if sample.mask is not None else ""
-    path = layout.relative_path(sample.path)
-    return "\t".join([path, _file_digest(sample.path), str(sample.label), mask])
+def _fingerprint_line(record: ImageRecord, layout: Layout) -> str:
+    mask = _file_digest(record.mask) if record.mask is not None else ""
+    path = layout.relative_path(record.path)
+    return "\t".join([path, _file_digest(record.path), str(record.label), mask])
 
 
 def _file_digest(path: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vqlab.data.category import Category, list_images, warn_unmatched_masks
 from vqlab.text import join_names
-from vqlab.types import Sample, UserError
+from vqlab.types import ImageRecord, UserError
 
 VISA_SPLIT = Path("split_csv/1cls.csv")
 VISA_COLUMNS = ("object", "split", "label", "image", "mask")
@@ -38,7 +38,7 @@ def visa_rows(root: Path) -> list[dict[str, str]]:
 
 
 def read_visa(root: Path, folder: Path, category: Category) -> None:
-    """Add the samples of a category from the table below `root`; `folder` contains its images."""
+    """Add the records of a category from the table below `root`; `folder` contains its images."""
     listed: set[Path] = set()
     for row in visa_rows(root):
         if row["object"] != category.name:
@@ -51,11 +51,11 @@ def read_visa(root: Path, folder: Path, category: Category) -> None:
             mask = None
         if row["split"] == "test":
             defect = "good" if normal else "bad"
-            category.test.append(Sample(path, category.name, defect, mask))
+            category.test.append(ImageRecord(path, category.name, defect, mask))
         elif normal:
-            category.train.append(Sample(path, category.name, "good"))
-    category.train.sort(key=lambda sample: sample.path)
-    category.test.sort(key=lambda sample: (sample.defect, sample.path))
+            category.train.append(ImageRecord(path, category.name, "good"))
+    category.train.sort(key=lambda record: record.path)
+    category.test.sort(key=lambda record: (record.defect, record.path))
     if not category.train:
         category.errors.append(
             f"category {category.name} must have normal images to train on; "

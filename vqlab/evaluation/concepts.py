@@ -13,7 +13,7 @@ from vqlab.evaluation.scoring import concatenate_prototypes
 from vqlab.evaluation.spool import Array
 from vqlab.features import FeatureSet
 from vqlab.metrics import entropy, mutual_information, purity
-from vqlab.types import Sample
+from vqlab.types import ImageRecord
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,18 @@ class FoundConcepts:
     """(N, D) float64, before quantisation."""
     codebook: Array
     """(K, D) float64."""
-    samples: tuple[Sample, ...]
+    records: tuple[ImageRecord, ...]
 
     @cached_property
     def categories(self) -> tuple[str, ...]:
         """Those of the images, sorted."""
-        return tuple(sorted({sample.category for sample in self.samples}))
+        return tuple(sorted({record.category for record in self.records}))
 
     @cached_property
     def of_category(self) -> Array:
         """Each image's place in `categories`, (N,) int64."""
         place = {name: number for number, name in enumerate(self.categories)}
-        return np.array([place[sample.category] for sample in self.samples], np.int64)
+        return np.array([place[record.category] for record in self.records], np.int64)
 
     @cached_property
     def counts(self) -> Array:
@@ -69,16 +69,16 @@ def find_concepts(detector: Scorer, features: FeatureSet) -> FoundConcepts | Non
     if not isinstance(detector, HasPrototypes):
         return None
     parts = [part for p in features if (part := detector.extract_prototypes(p)) is not None]
-    return concepts_of(concatenate_prototypes(parts), features.images.samples)
+    return concepts_of(concatenate_prototypes(parts), features.images.records)
 
 
 def concepts_of(
-    prototypes: ImagePrototypes | None, samples: tuple[Sample, ...]
+    prototypes: ImagePrototypes | None, records: tuple[ImageRecord, ...]
 ) -> FoundConcepts | None:
-    """Return the prototypes of images with their samples; None of None."""
+    """Return the prototypes of images with their records; None of None."""
     if prototypes is None:
         return None
     vectors, codebook = (
         part.double().numpy() for part in (prototypes.vectors, prototypes.codebook)
     )
-    return FoundConcepts(prototypes.indices.numpy(), vectors, codebook, samples)
+    return FoundConcepts(prototypes.indices.numpy(), vectors, codebook, records)

@@ -21,7 +21,7 @@ from vqlab.detectors import (
 )
 from vqlab.evaluation.spool import Array, Budget, Spool
 from vqlab.features import FeatureSet
-from vqlab.types import Batch, Geometry, Sample, Scores, UserError
+from vqlab.types import Batch, Geometry, ImageRecord, Scores, UserError
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
@@ -42,11 +42,11 @@ class Scored:
     """(N,) int64: 0 normal, 1 defect."""
     masks: list[Array]
     """N masks (h, w) bool, all False for a normal image."""
-    samples: tuple[Sample, ...]
+    records: tuple[ImageRecord, ...]
     geometry: tuple[Geometry, ...]
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.records)
 
     def take(self, indices: Sequence[int]) -> Scored:
         """The images at `indices`, in that order."""
@@ -56,7 +56,7 @@ class Scored:
             image_scores=self.image_scores[chosen],
             labels=self.labels[chosen],
             masks=[self.masks[i] for i in chosen],
-            samples=tuple(self.samples[i] for i in chosen),
+            records=tuple(self.records[i] for i in chosen),
             geometry=tuple(self.geometry[i] for i in chosen),
         )
 
@@ -67,8 +67,8 @@ class Scored:
     def by_category(self) -> dict[str, list[int]]:
         """The indices of every category's images, categories sorted by name."""
         groups: dict[str, list[int]] = {}
-        for index, sample in enumerate(self.samples):
-            groups.setdefault(sample.category, []).append(index)
+        for index, record in enumerate(self.records):
+            groups.setdefault(record.category, []).append(index)
         return dict(sorted(groups.items()))
 
 
@@ -101,7 +101,7 @@ class _Truth:
 
     def __init__(self) -> None:
         self.masks: list[Array] = []
-        self.samples: list[Sample] = []
+        self.records: list[ImageRecord] = []
         self.geometry: list[Geometry] = []
         self._empty: dict[tuple[int, ...], Array] = {}
         """One array for all empty masks of a shape."""
@@ -110,13 +110,13 @@ class _Truth:
         for values, geometry in zip(batch.masks, batch.geometry, strict=True):
             mask = crop(values.numpy(), geometry)
             self.masks.append(mask if mask.any() else self._empty.setdefault(mask.shape, mask))
-        self.samples += batch.samples
+        self.records += batch.records
         self.geometry += batch.geometry
 
     def scored(self, maps: list[Array], image_scores: Sequence[Array]) -> Scored:
-        labels = np.array([sample.label for sample in self.samples], dtype=np.int64)
+        labels = np.array([record.label for record in self.records], dtype=np.int64)
         values = np.concatenate(image_scores) if image_scores else np.empty(0)
-        return Scored(maps, values, labels, self.masks, tuple(self.samples), tuple(self.geometry))
+        return Scored(maps, values, labels, self.masks, tuple(self.records), tuple(self.geometry))
 
 
 class _Maps:
@@ -126,7 +126,7 @@ class _Maps:
         self.maps, self.image_scores = Spool(budget), list[Array]()
 
     def add(self, result: Scores, batch: Batch) -> None:
-        maps, image_scores = _checked(result, batch.samples, tuple(batch.masks.shape))
+        maps, image_scores = _checked(result, batch.records, tuple(batch.masks.shape))
         self.image_scores.append(image_scores)
         for values, geometry in zip(maps, batch.geometry, strict=True):
             self.maps.add(crop(values, geometry))
@@ -151,8 +151,8 @@ def score_extracted(detector: Scorer, images: ExtractedSet) -> Scored:
     maps, values = Spool(), list[Array]()
     truth = images.truth
     for number, extracted in enumerate(images.extracted):
-        sample = truth.samples[number : number + 1]
-        whole, value = _checked(scores(detector, extracted), sample, (1, *images.shape))
+        record = truth.records[number : number + 1]
+        whole, value = _checked(scores(detector, extracted), record, (1, *images.shape))
         values.append(value)
         maps.add(crop(whole[0], truth.geometry[number]))
     return replace(truth, maps=maps.arrays(), image_scores=np.concatenate(values))
@@ -201,7 +201,7 @@ def predict_images(
             part = detector.prototypes(extracted)
             prototypes += [] if part is None else [part]
         if progress is not None:
-            progress(len(truth.samples), len(features))
+            progress(len(truth.records), len(features))
     return Predictions(
         truth.scored(own.maps.arrays(), own.image_scores),
         {name: truth.scored(o.maps.arrays(), o.image_scores) for name, o in others.items()},
@@ -228,7 +228,7 @@ def panel_arrays(panel: Tensor) -> Array:
 
 
 def _checked(
-    result: Scores, samples: Sequence[Sample], shape: tuple[int, ...]
+    result: Scores, records: Sequence[ImageRecord], shape: tuple[int, ...]
 ) -> tuple[Array, Array]:
     """Maps (B, H, W) float32 and image scores (B,) float64 of one batch, all finite."""
     maps = result.anomaly_map.float().cpu().numpy()
@@ -241,7 +241,7 @@ def _checked(
     finite = np.isfinite(values) & np.isfinite(maps).all(axis=(1, 2))
     if not finite.all():
         raise UserError(
-            f"the scores of image {samples[int(np.argmin(finite))].path} must be finite numbers; "
+            f"the scores of image {records[int(np.argmin(finite))].path} must be finite numbers; "
             "got NaN or infinity: the training diverged; lower training.learning_rate."
         )
     return maps, values

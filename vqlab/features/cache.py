@@ -13,7 +13,7 @@ from torch import Tensor
 from vqlab.config import digest
 from vqlab.features.backbone import Backbone
 from vqlab.features.store import Halves, Kept, kept_records
-from vqlab.types import Batch, Pyramid, Sample
+from vqlab.types import Batch, ImageRecord, Pyramid
 
 BATCH = 16
 Progress = Callable[[int, int], None]
@@ -25,7 +25,7 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
     @property
-    def samples(self) -> tuple[Sample, ...]: ...
+    def records(self) -> tuple[ImageRecord, ...]: ...
     @property
     def origin(self) -> tuple[Any, Sequence[int]]: ...
     @property
@@ -82,13 +82,13 @@ def kept_features(
         return None
     whole, places = images.origin
     groups: dict[str, list[int]] = {}
-    for index, sample in enumerate(whole.samples):
-        groups.setdefault(sample.category, []).append(index)
+    for index, record in enumerate(whole.records):
+        groups.setdefault(record.category, []).append(index)
     kept = KeptFeatures(backbone, device, len(images))
-    for category in sorted({sample.category for sample in images.samples}):
+    for category in sorted({record.category for record in images.records}):
         there = groups[category]
         row = {index: row for row, index in enumerate(there)}
-        mine = [i for i, sample in enumerate(images.samples) if sample.category == category]
+        mine = [i for i, record in enumerate(images.records) if record.category == category]
         rows = [row[places[i]] for i in mine]
         part = whole.subset(there)
         kept.add(_records(backbone, part, kept.length, category, device, progress), mine, rows)

@@ -38,7 +38,7 @@ from vqlab.plots.curves import (
 from vqlab.plots.row import Row, Scale, draw_row
 from vqlab.plots.worst import draw_worst, worst_of
 from vqlab.text import folder_name, visible
-from vqlab.types import Geometry, Sample, UserError
+from vqlab.types import Geometry, ImageRecord, UserError
 
 Array = NDArray[Any]
 
@@ -86,7 +86,7 @@ def write_results(
     Raises UserError if it cannot be written, ValueError if the predictions are of another set.
     """
     scored = predictions.scored
-    if images.samples != scored.samples:
+    if images.records != scored.records:
         raise ValueError("images and scores must be of the same set, in the same order.")
     codebooks = model.detector.codebook_sizes() if isinstance(model.detector, HasCodeMaps) else {}
     folders, done = [], 0
@@ -155,19 +155,19 @@ def _rows(
     scale = Scale.of(part.maps, thresholds.pixel, part.image_scores)
     side = images.settings.image_size
     for position, index in enumerate(indices):
-        sample = part.samples[position]
+        record = part.records[position]
         name, panel = _second_panel(panels, index, part.geometry[position], side)
-        has_truth = sample.label == 0 or bool(part.masks[position].any())
+        has_truth = record.label == 0 or bool(part.masks[position].any())
         yield Row(
             title=f"{category} {position:03d}",
-            subtitle=sample.defect.replace("_", " "),
+            subtitle=record.defect.replace("_", " "),
             image=images.original(index),
             anomaly_map=part.maps[position],
             score=float(part.image_scores[position]),
             calibrated=thresholds.calibrated(float(part.image_scores[position])),
             threshold=thresholds.image,
             scale=scale,
-            anomalous=bool(sample.label),
+            anomalous=bool(record.label),
             mask=images.original_mask(index) if has_truth else None,
             panel=panel,
             panel_title=name,
@@ -210,20 +210,20 @@ def _write_table(path: Path, part: Scored, thresholds: Thresholds) -> None:
                 "correct",
             ]
         )  # fmt: skip
-        for index, sample in enumerate(part.samples):
+        for index, record in enumerate(part.records):
             score = float(part.image_scores[index])
             verdict = thresholds.verdict(score)
             table.writerow(
                 [
                     index,
-                    visible(_path_in_category(sample)),
-                    visible(sample.defect),
-                    "anomalous" if sample.label else "normal",
+                    visible(_path_in_category(record)),
+                    visible(record.defect),
+                    "anomalous" if record.label else "normal",
                     repr(score),
                     repr(thresholds.image),
                     repr(thresholds.calibrated(score)),
                     verdict,
-                    "yes" if (verdict == REJECT) == bool(sample.label) else "no",
+                    "yes" if (verdict == REJECT) == bool(record.label) else "no",
                 ]
             )
 
@@ -232,12 +232,12 @@ def _save(picture: Array, path: Path) -> None:
     Image.fromarray(picture).save(path, compress_level=3)
 
 
-def _path_in_category(sample: Sample) -> str:
+def _path_in_category(record: ImageRecord) -> str:
     """Return the path starting at the category's folder."""
-    parts = sample.path.parts
-    if sample.category not in parts:
-        return sample.path.as_posix()
-    last = len(parts) - 1 - parts[::-1].index(sample.category)
+    parts = record.path.parts
+    if record.category not in parts:
+        return record.path.as_posix()
+    last = len(parts) - 1 - parts[::-1].index(record.category)
     return "/".join(parts[last:])
 
 
@@ -245,7 +245,7 @@ def _write_curves(
     folder: Path, category: str, part: Scored, thresholds: Thresholds, report: Report
 ) -> None:
     scores, labels, limit = part.image_scores, part.labels, thresholds.image
-    kinds = [sample.defect for sample in part.samples]
+    kinds = [record.defect for record in part.records]
     with attempt(f"score_histogram.png of {category}"):
         figure = score_histogram(category, scores, labels, limit)
         save_figure(figure, folder / "score_histogram.png")

@@ -36,8 +36,8 @@ def reproduce(record: RunRecord, data: Path | None) -> str:
     checkpoint = record.checkpoint()
     model = Model.load(checkpoint, "cpu")
     if record.tags.get("vqlab.test_fingerprint") == NO_IMAGES:
-        samples = same_data(record, model_config(model, data)).held_out.samples
-        paths = [sample.path for sample in samples[:: max(1, (len(samples) - 1) // (_IMAGES - 1))]]
+        images = same_data(record, model_config(model, data)).held_out.records
+        paths = [image.path for image in images[:: max(1, (len(images) - 1) // (_IMAGES - 1))]]
         expected = {path: model.score(path).score for path in paths}
     else:
         expected = _recorded_scores(record, model_config(model, data))

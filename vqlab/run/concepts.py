@@ -14,7 +14,7 @@ from vqlab.evaluation import FoundConcepts, Scored, crop, find_concepts
 from vqlab.model import Model
 from vqlab.plots import likelihood_figure, map_figure, save_figure, usage_figure
 from vqlab.tracking import Run
-from vqlab.types import Sample
+from vqlab.types import ImageRecord
 
 MOST_SCORED = 30
 """Images at most of each category, training and held-out, that are scored for their histogram."""
@@ -52,8 +52,8 @@ def show_concepts(
         (folder / name).unlink(missing_ok=True)
     if concepts is None:
         return
-    training = model.score_set(splits.train.subset(_some(splits.train.samples)))
-    held_out = scored["held-out"].take(_some(scored["held-out"].samples))
+    training = model.score_set(splits.train.subset(_some(splits.train.records)))
+    held_out = scored["held-out"].take(_some(scored["held-out"].records))
     scores = _scores({"training": training, "held-out": held_out}, scored["test"])
     figures = (
         usage_figure(concepts),
@@ -85,11 +85,11 @@ def _scores(normal: Mapping[str, Scored], test: Scored) -> dict[str, dict[str, A
     return dict(sorted(scores.items()))
 
 
-def _some(samples: Sequence[Sample]) -> list[int]:
+def _some(records: Sequence[ImageRecord]) -> list[int]:
     """Return the indices of at most `MOST_SCORED` images of each category, evenly spaced."""
     groups: dict[str, list[int]] = {}
-    for index, sample in enumerate(samples):
-        groups.setdefault(sample.category, []).append(index)
+    for index, record in enumerate(records):
+        groups.setdefault(record.category, []).append(index)
     indices: list[int] = []
     for group in groups.values():
         steps = np.linspace(0, len(group) - 1, min(len(group), MOST_SCORED))

@@ -126,7 +126,7 @@ def baseline(test: EvaluatorInput) -> Findings:
 
 def concepts(test: EvaluatorInput) -> Findings:
     """Measure how the detector's prototypes agree with the categories."""
-    found = concepts_of(test.predictions.prototypes, test.scored.samples)
+    found = concepts_of(test.predictions.prototypes, test.scored.records)
     return Findings(metrics=concept_metrics(found, test.config.test_split))
 
 

@@ -29,7 +29,7 @@ TABLE, CHARTS = "tested-runs-table", "tested-runs-charts"
 def show_experiment(tracker: Tracker, splits: Splits, experiment: str) -> None:
     """Store the two views of an experiment, if there are test images; nothing changes where they
     are stored already."""
-    labels = {sample.label for sample in splits.test.samples}
+    labels = {record.label for record in splits.test.records}
     if not labels:
         return
     measured = {frozenset([0]): "test/false_reject_rate", frozenset([1]): "test/escape_rate"}

@@ -67,7 +67,7 @@ def without_trained_on(model: Model, config: RunConfig, splits: Splits) -> Split
     """Leave out the test normals where the model was trained on them, which a folder of good images
     that became its test normals later allows; say so where it may be."""
     same = splits.fingerprint == model.meta["data"]["fingerprint"]
-    if same or splits.source != GOOD_AND_BAD or all(s.label for s in splits.test.samples):
+    if same or splits.source != GOOD_AND_BAD or all(s.label for s in splits.test.records):
         return splits
     trained_on = model.meta["config"]["data"].get("good")
     good = config.data.good
@@ -77,13 +77,13 @@ def without_trained_on(model: Model, config: RunConfig, splits: Splits) -> Split
             "images of this folder, false rejects and image AUROC look better than they are."
         )
         return replace(splits, notes=(*splits.notes, note))
-    defects = [i for i, sample in enumerate(splits.test.samples) if sample.label]
+    defects = [i for i, record in enumerate(splits.test.records) if record.label]
     test = splits.test.subset(defects)
     note = (
         f"The model was trained on images of {good}, so none of them is a test normal: false "
         "rejects and image AUROC cannot be measured; train again with --good and --bad."
     )
-    own = fingerprint(test.samples, find_layout(config.data))
+    own = fingerprint(test.records, find_layout(config.data))
     return replace(splits, test=test, test_fingerprint=own, notes=(note,))
 
 
@@ -175,9 +175,9 @@ def chosen_pictures(splits: Splits) -> dict[str, str]:
     come before `good`."""
     pictures: dict[str, str] = {}
     places: Counter[str] = Counter()
-    for sample in splits.test.samples:
-        folder = folder_name(sample.category)
-        file = f"{folder}/{folder}_{places[sample.category]:03d}_viz.png"
-        places[sample.category] += 1
-        pictures.setdefault(f"{sample.category}/{sample.defect}", file)
+    for record in splits.test.records:
+        folder = folder_name(record.category)
+        file = f"{folder}/{folder}_{places[record.category]:03d}_viz.png"
+        places[record.category] += 1
+        pictures.setdefault(f"{record.category}/{record.defect}", file)
     return dict(sorted(pictures.items(), key=lambda pair: pair[0].endswith("/good")))

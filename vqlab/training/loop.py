@@ -155,8 +155,8 @@ class Trainer:
         if self.settings.sampling == "natural":
             return _drawn(range(len(self.images)), wanted)
         groups: dict[str, list[int]] = {}
-        for index, sample in enumerate(self.images.samples):
-            groups.setdefault(sample.category, []).append(index)
+        for index, record in enumerate(self.images.records):
+            groups.setdefault(record.category, []).append(index)
         share, more = divmod(wanted, len(groups))
         order: list[int] = []
         for place, name in enumerate(_drawn(sorted(groups), len(groups))):

@@ -31,8 +31,8 @@ def content_warnings(
     images, masks: properties by path; may include other categories. Paths are printed relative to
     `folder`. bits: see `data.bits`.
     """
-    category_images = {s.path: images[s.path] for s in category.samples if s.path in images}
-    category_masks = {s.mask: masks[s.mask] for s in category.samples if s.mask and s.mask in masks}
+    category_images = {s.path: images[s.path] for s in category.records if s.path in images}
+    category_masks = {s.mask: masks[s.mask] for s in category.records if s.mask and s.mask in masks}
     depth = _depth_warnings(category_images, bits)
     sentences = [
         *duplicate_warnings(category, category_images, folder, bits),

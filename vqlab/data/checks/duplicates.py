@@ -11,27 +11,27 @@ from vqlab.data.category import Category, relative
 from vqlab.data.images import read_image
 from vqlab.data.inspection import ImageProperties
 from vqlab.text import join_names
-from vqlab.types import Sample
+from vqlab.types import ImageRecord
 
 
 def duplicate_warnings(
     category: Category, images: Mapping[Path, ImageProperties], folder: Path, bits: int | None
 ) -> list[str]:
     """Return a sentence for each kind of duplicate; images of a single colour are ignored."""
-    train = {sample.path for sample in category.train}
-    labels: list[list[Sample]] = []
-    splits: list[list[Sample]] = []
-    train_copies: list[list[Sample]] = []
-    test_copies: list[list[Sample]] = []
-    for group in _equal_images(category.samples, images, bits):
-        in_train = [sample.path in train for sample in group]
-        if len({sample.label for sample in group}) > 1:
+    train = {record.path for record in category.train}
+    labels: list[list[ImageRecord]] = []
+    splits: list[list[ImageRecord]] = []
+    train_copies: list[list[ImageRecord]] = []
+    test_copies: list[list[ImageRecord]] = []
+    for group in _equal_images(category.records, images, bits):
+        in_train = [record.path in train for record in group]
+        if len({record.label for record in group}) > 1:
             labels.append(group)
         elif any(in_train) and not all(in_train):
             splits.append(group)
         else:
             (train_copies if all(in_train) else test_copies).append(group)
-    leaked = sum(sample.path not in train for group in splits for sample in group)
+    leaked = sum(record.path not in train for group in splits for record in group)
     problems = (
         (
             labels,
@@ -60,20 +60,20 @@ def duplicate_warnings(
 
 
 def _equal_images(
-    samples: Iterable[Sample], images: Mapping[Path, ImageProperties], bits: int | None
-) -> list[list[Sample]]:
-    """Group samples with equal pixels. Only images with equal keys are decoded again."""
-    candidates: dict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        image = images.get(sample.path)
+    records: Iterable[ImageRecord], images: Mapping[Path, ImageProperties], bits: int | None
+) -> list[list[ImageRecord]]:
+    """Group records with equal pixels. Only images with equal keys are decoded again."""
+    candidates: dict[str, list[ImageRecord]] = defaultdict(list)
+    for record in records:
+        image = images.get(record.path)
         if image is not None and not image.flat:
-            candidates[image.key].append(sample)
-    groups: dict[bytes, list[Sample]] = defaultdict(list)
+            candidates[image.key].append(record)
+    groups: dict[bytes, list[ImageRecord]] = defaultdict(list)
     for group in candidates.values():
-        for sample in group if len(group) > 1 else ():
-            pixels = read_image(sample.path, bits)
+        for record in group if len(group) > 1 else ():
+            pixels = read_image(record.path, bits)
             digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
-            groups[digest].append(sample)
+            groups[digest].append(record)
     return [group for group in groups.values() if len(group) > 1]
 
 
@@ -81,5 +81,5 @@ def _count(count: int, noun: str = "image") -> str:
     return f"1 {noun} is" if count == 1 else f"{count} {noun}s are"
 
 
-def _pairs(groups: Sequence[Sequence[Sample]], folder: Path) -> str:
+def _pairs(groups: Sequence[Sequence[ImageRecord]], folder: Path) -> str:
     return join_names([" = ".join(relative(s.path, folder) for s in g[:3]) for g in groups], 5)

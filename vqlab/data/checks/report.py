@@ -17,7 +17,7 @@ from vqlab.data.layouts import Layout, detect_layout, read_category, require_cat
 from vqlab.data.published import Counts, published_counts
 from vqlab.data.source import source_of
 from vqlab.data.splits import fingerprint
-from vqlab.types import Sample
+from vqlab.types import ImageRecord
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class CheckReport:
 
 @dataclass(frozen=True)
 class _Inspection:
-    """A sample with the properties of its files; None for a file that cannot be read."""
+    """A record with the properties of its files; None for a file that cannot be read."""
 
-    sample: Sample
+    record: ImageRecord
     image: ImageProperties | None
     mask: MaskProperties | None
     errors: tuple[str, ...]
@@ -83,41 +83,41 @@ def check_dataset(
     else:
         report = CheckReport(root, source_of(root))
     contents = [read_category(layout, name) for name in names]
-    samples = [sample for category in contents for sample in category.samples]
+    records = [record for category in contents for record in category.records]
     done = 0
     with ThreadPoolExecutor(THREADS) as pool:
         for category in contents:
             inspections = []
-            for inspection in pool.map(partial(_inspect, bits=bits), category.samples):
+            for inspection in pool.map(partial(_inspect, bits=bits), category.records):
                 inspections.append(inspection)
                 done += 1
                 if progress is not None:
-                    progress(done, len(samples))
+                    progress(done, len(records))
             _report_category(report, category, inspections, layout, bits)
     if all(row.fingerprint for row in report.rows):
-        report.fingerprint = fingerprint(samples, layout)
+        report.fingerprint = fingerprint(records, layout)
     return report
 
 
-def _inspect(sample: Sample, bits: int | None) -> _Inspection:
-    """Decode the files of a sample; collect errors instead of raising them."""
+def _inspect(record: ImageRecord, bits: int | None) -> _Inspection:
+    """Decode the files of a record; collect errors instead of raising them."""
     errors: list[str] = []
     image, mask_properties = None, None
     try:
-        _, image = inspect_image(sample.path, bits)
+        _, image = inspect_image(record.path, bits)
     except BadFile as error:
         errors.append(f"{error.path}: {error.reason}.")
     try:
-        if sample.mask is not None:
-            mask, mask_properties = inspect_mask(sample.mask)
+        if record.mask is not None:
+            mask, mask_properties = inspect_mask(record.mask)
             if image is not None and mask.shape != image.size:
                 errors.append(
-                    f"{sample.mask}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels, "
+                    f"{record.mask}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels, "
                     f"its image {image.size[1]}x{image.size[0]}."
                 )
     except BadFile as error:
         errors.append(f"{error.path}: {error.reason}.")
-    return _Inspection(sample, image, mask_properties, tuple(errors))
+    return _Inspection(record, image, mask_properties, tuple(errors))
 
 
 def _report_category(
@@ -130,8 +130,8 @@ def _report_category(
     """Add the row, the errors and the warnings of a category."""
     counts = Counts(
         len(category.train),
-        sum(sample.label == 0 for sample in category.test),
-        sum(sample.label == 1 for sample in category.test),
+        sum(record.label == 0 for record in category.test),
+        sum(record.label == 1 for record in category.test),
     )
     published = published_counts(category.name) if report.source != "synthetic" else None
     note = ""
@@ -147,8 +147,8 @@ def _report_category(
     unreadable = [error for inspection in inspections for error in inspection.errors]
     report.errors += [*category.errors, *unreadable]
     folder = layout.folders[category.name]
-    images = {i.sample.path: i.image for i in inspections if i.image}
-    masks = {i.sample.mask: i.mask for i in inspections if i.sample.mask and i.mask}
+    images = {i.record.path: i.image for i in inspections if i.image}
+    masks = {i.record.mask: i.mask for i in inspections if i.record.mask and i.mask}
     report.warnings += [
         *category.warnings,
         *category.missing_mask_warnings(folder),
@@ -159,10 +159,10 @@ def _report_category(
         CheckRow(
             category=category.name,
             counts=counts,
-            masks=sum(sample.mask is not None for sample in category.test),
+            masks=sum(record.mask is not None for record in category.test),
             sizes=_size_range([image.size for image in images.values()]),
             published=note,
-            fingerprint=fingerprint(category.samples, layout) if complete else "",
+            fingerprint=fingerprint(category.records, layout) if complete else "",
         )
     )
 

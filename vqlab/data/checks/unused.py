@@ -20,7 +20,7 @@ def unused_image_warnings(
 
     Mask folders are left to the warnings on masks. skip: folders that another warning covers.
     """
-    used = {sample.path for sample in category.samples}
+    used = {record.path for record in category.records}
     real_paths = {os.path.realpath(path) for path in used}
     used_folders = {path.parent for path in used}
     groups: dict[Path, list[Path]] = defaultdict(list)

@@ -27,10 +27,10 @@ def costs(model: Model, splits: Splits, asked: set[str]) -> dict[str, float]:
         every = [*model.detector.parameters(), *model.backbone.parameters()]
         found["cost/parameters"] = float(sum(weights.numel() for weights in every))
     if "cost/cpu_seconds_per_image" in asked:
-        few = splits.train.samples[:_COSTED_ON]
+        few = splits.train.records[:_COSTED_ON]
         started = time.process_time()
-        for sample in few:
-            model.score(sample.path)
+        for record in few:
+            model.score(record.path)
         found["cost/cpu_seconds_per_image"] = (time.process_time() - started) / len(few)
     return found
 
