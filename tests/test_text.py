@@ -89,6 +89,12 @@ def test_folders_keep_punctuation_that_artifacts_may_have() -> None:
     assert folder_name("nut#1").startswith("nut_1-")
 
 
+def test_folders_of_names_in_another_case_differ_by_more() -> None:
+    assert folder_name("nut", ["bolt", "nut", "Nut"]) == "nut"
+    assert folder_name("nut", ["Nut"]) == unique_key("nut", with_digest=True)
+    assert folder_name("Nut", ["nut"]) != folder_name("nut", ["Nut"])
+
+
 @pytest.mark.parametrize(
     "name", [os.fsdecode(b"pi\xe8ce.png"), "two\nlines", "\x1b[31m", "a\u202eb"]
 )

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 JOINERS = "\u200c\u200d"  # invisible, but part of the spelling in Persian, Hindi and emoji
@@ -88,9 +88,16 @@ def unique_key(
     return f"{cleaned.encode()[:available].decode(errors='ignore')}-{digest}"
 
 
-def folder_name(name: str) -> str:
-    """Return `name` as a unique name of a folder or file that keeps most punctuation."""
-    return unique_key(name, _NOT_IN_FOLDERS)
+def folder_name(name: str, existing: Collection[str] = ()) -> str:
+    """Return `name` as a unique name of a folder or file that keeps most punctuation.
+
+    existing: the names in a folder that ignores case; if one of them differs from the result only
+    in case, a digest is appended.
+    """
+    key = unique_key(name, _NOT_IN_FOLDERS)
+    if key not in existing and key.casefold() in map(str.casefold, existing):
+        return unique_key(name, _NOT_IN_FOLDERS, with_digest=True)
+    return key
 
 
 def join_names(names: Sequence[str], limit: int = 10) -> str:

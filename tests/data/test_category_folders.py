@@ -220,6 +220,30 @@ def test_validation_of_real_defects_without_any_says_so(root: Path) -> None:
         load_dataset(DataSettings.model_validate(tree))
 
 
+def test_pixel_metrics_of_validation_require_masks(root: Path) -> None:
+    tree = {"root": root, "categories": "nut", "image_size": 32, "validation": {"source": "test"}}
+    load_dataset(DataSettings.model_validate(tree)).require_defined("validation/pixel_auroc")
+    shutil.rmtree(root / "nut/ground_truth")
+    load(root).require_defined("validation/aupro")  # synthetic anomalies have masks
+    splits = load_dataset(DataSettings.model_validate(tree))
+    splits.require_defined("validation/image_auroc")
+    with pytest.raises(UserError, match="validation/aupro requires masks.*=drawn"):
+        splits.require_defined("validation/aupro")
+
+
+def test_the_names_of_all_and_mean_are_reserved(root: Path) -> None:
+    (root / "bolt").rename(root / "mean")
+    load(root, "mean")
+    with pytest.raises(UserError, match="category mean must be trained alone"):
+        load_dataset(DataSettings(root=root, categories="all", joint=True, image_size=32))
+    (root / "nut").rename(root / "all")
+    with pytest.raises(UserError, match="must not be called all.*rename the folder"):
+        load_dataset(DataSettings(root=root / "all", image_size=32))
+    with pytest.raises(UserError, match="must not be called all.*--category"):
+        load_dataset(DataSettings(good=fill(root / "other/all", 5), image_size=32))
+    assert not check_dataset(root).ok
+
+
 def test_the_categorys_folder_keeps_its_fingerprint(root: Path, tmp_path: Path) -> None:
     """What people have measured stays comparable: nothing of MVTec's layout is read differently."""
     make_category(tmp_path / "copy", "nut")

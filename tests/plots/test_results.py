@@ -14,6 +14,7 @@ from vqlab.data.image_set import ImageCache, ImageFile
 from vqlab.evaluation import Thresholds, evaluate, predict_images
 from vqlab.features import FeatureSet
 from vqlab.plots import (
+    results_folder,
     write_results,
 )
 from vqlab.plots.row import SIDE
@@ -108,6 +109,14 @@ def test_results_of_two_categories(tmp_path, quick):
         assert {p.name for p in folder.iterdir()} == pictures | curves | {"scores.csv"}
         assert len({opened(folder / name).shape for name in pictures}) == 1
     assert {p.name for p in (tmp_path / "results").iterdir()} == {"bolt", "nut"}
+
+
+def test_categories_in_another_case_have_their_own_folders(tmp_path, quick):
+    """Also on a case-insensitive file system."""
+    images = scored_set(tmp_path / "data", ("nut", "Nut"))
+    folders = write(tmp_path / "results", images)
+    assert not folders[0].samefile(folders[1])
+    assert results_folder(tmp_path / "results", "Nut") == folders[0]
 
 
 def test_score_table(tmp_path):

@@ -155,6 +155,11 @@ def read_category(layout: Layout, name: str) -> Category:
     else:
         list_samples(find_folders(folder, category), category)
     category.warnings += _unused_warnings(layout, name, category)
+    if name == "all":  # reserved by `data.categories` and `--category`
+        remedy = "name it with --category" if layout.good is not None else "rename the folder"
+        category.errors.append(
+            f"category {folder} must not be called all, which means all categories; {remedy}."
+        )
     if 0 < len(category.train) < MIN_NORMAL_IMAGES:
         category.errors.append(
             f"category {name} must have at least {MIN_NORMAL_IMAGES} normal images for training "

@@ -32,6 +32,7 @@ from vqlab.data.layouts import Layout, read_category
 from vqlab.data.settings import DataSettings
 from vqlab.data.source import choose_categories, find_layout, find_root
 from vqlab.data.synthetic_anomalies import SHARES
+from vqlab.metrics import METRICS
 from vqlab.text import visible
 from vqlab.types import ImageRecord, UserError
 
@@ -69,6 +70,23 @@ class Splits:
         """Contact sheet of `validation`, see `image_set_sheet`."""
         return image_set_sheet(self.validation)
 
+    def require_defined(
+        self, metric: str, remedy: str = "use an image metric such as validation/image_auroc"
+    ) -> None:
+        """Raise UserError for a pixel metric (`validation/pixel_auroc`) if no anomalous image of
+        `validation` has a mask."""
+        entry = METRICS.get(metric.rpartition("/")[2])
+        if entry is None or entry.level == "image":
+            return
+        if self.validation.settings.validation.source == "test" and not any(
+            record.mask for record in self.validation.records
+        ):
+            raise UserError(
+                f"metric {metric} requires masks; no anomalous image in {self.root} that "
+                f"data.validation.source=test selects has one; {remedy}, or use "
+                "data.validation.source=drawn."
+            )
+
     def write_table(self, path: Path) -> Path:
         """Write a CSV file of all images: category, split, file (relative to `root`), defect.
 
@@ -97,6 +115,11 @@ def load_dataset(settings: DataSettings, progress: Progress | None = None) -> Sp
     names = choose_categories(settings)
     categories = [read_category(layout, name) for name in names]
     errors = [error for category in categories for error in category.errors]
+    if "mean" in names and len(names) > 1:  # a key of reports and comparisons
+        errors.append(
+            "category mean must be trained alone, because a joint model reports the mean over its "
+            "categories by this name; rename the folder, or leave it out."
+        )
     if errors:
         raise UserError(" ".join(errors))
     cache = ImageCache(settings)

@@ -11,7 +11,7 @@ from vqlab.plots.curves import (
     score_by_defect,
     score_histogram,
 )
-from vqlab.plots.results import panel_row, write_results
+from vqlab.plots.results import panel_row, results_folder, write_results
 from vqlab.plots.row import Row, Scale, draw_row, in_two_rows
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "map_figure",
     "panel_row",
     "pro_figure",
+    "results_folder",
     "roc_figure",
     "save_figure",
     "score_by_defect",

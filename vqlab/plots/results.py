@@ -69,6 +69,18 @@ class Scoring(Protocol):
     def model(self) -> Scorer: ...
 
 
+def results_folder(results: Path, category: str) -> Path:
+    """Return the folder of a category below `results`.
+
+    On a case-insensitive file system `nut` gets another one if there is a folder `Nut`.
+    """
+    folder = results / folder_name(category)
+    if not folder.exists():
+        return folder
+    names = [path.name for path in results.iterdir()]
+    return folder if folder.name in names else results / folder_name(category, names)
+
+
 def write_results(
     folder: Path,
     model: Scorer,
@@ -93,7 +105,8 @@ def write_results(
     for category, indices in scored.by_category().items():
         part = scored.take(indices)
         name = folder_name(category)
-        with _atomic_folder(folder / name) as partial:
+        target = results_folder(folder, category)
+        with _atomic_folder(target) as partial:
             _write_table(partial / "scores.csv", part, model.thresholds)
             _write_curves(partial, category, part, model.thresholds, report)
             misses, alarms = worst_of(part.image_scores, part.labels)
@@ -117,7 +130,7 @@ def write_results(
                     size = codebooks.get(codes[0])
                     figure = _usage_of_codes(f"{category} · {_title(codes[0])}", maps, size)
                     save_figure(figure, partial / "codebook_usage.png")
-        folders.append(folder / name)
+        folders.append(target)
     return folders
 
 

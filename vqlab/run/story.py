@@ -114,6 +114,8 @@ def run(
     started = time.monotonic()
     device = choose_device(config.training)
     splits = splits or load_dataset(config.data)
+    if config.training.select == "best_on_validation":
+        splits.require_defined("validation/pixel_auroc", "set training.select=last")
     tested = test and has_test(splits, config)
     kind = SharedTrainer if distributed.ranks() > 1 else Trainer
     trainer = make_trainer(config, splits, device, kind)

@@ -136,13 +136,14 @@ def test_model(
     )  # fmt: skip
     draw = partial(on_progress, "drawing pictures")
     folders = write_results(results, model, splits.test, predictions, report, draw)
-    for folder in folders:
-        tracked.log_artifacts(folder, f"results/{folder.name}")
-    chosen = chosen_pictures(splits).items()
-    for name, file in chosen:
-        if (folders[0].parent / file).exists():
-            with attempt(f"the picture {name}"):
-                tracked.log_pictures({name: in_two_rows(read_image(folders[0].parent / file))})
+    by_name = dict(zip(map(folder_name, scored.by_category()), folders, strict=True))
+    for name, folder in by_name.items():
+        tracked.log_artifacts(folder, f"results/{name}")
+    for key, file in chosen_pictures(splits).items():
+        picture = by_name[Path(file).parent.name] / Path(file).name
+        if picture.exists():
+            with attempt(f"the picture {key}"):
+                tracked.log_pictures({key: in_two_rows(read_image(picture))})
     whole = results if len(folders) > 1 else folders[0]
     with attempt("the pictures of concepts"):
         sets = {"test": scored}

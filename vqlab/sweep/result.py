@@ -18,7 +18,7 @@ from vqlab.config import digest
 from vqlab.data import read_image, write_png
 from vqlab.evaluation import Thresholds
 from vqlab.model import Model
-from vqlab.plots import attempt, in_two_rows, loss_curves
+from vqlab.plots import attempt, in_two_rows, loss_curves, results_folder
 from vqlab.run import LOSS, SAVED_TAG, chosen_pictures, resolve, test_model, warned_of
 from vqlab.sweep.context import SweepContext
 from vqlab.sweep.events import SweepResult, TrialOnTest, TrialRow
@@ -28,7 +28,6 @@ from vqlab.sweep.study.record import recipe_of, record_of, row
 from vqlab.sweep.sync.mirror import Mirror, deleted_trials, trial_runs
 from vqlab.sweep.sync.views import OBJECTIVE, PICTURE, StudyPages
 from vqlab.sweep.trial.retrain import restore_checkpoint
-from vqlab.text import folder_name
 from vqlab.tracking import NOTE, RunRecord
 from vqlab.types import UserError
 
@@ -76,7 +75,7 @@ def finish(
     assert shown.run_id is not None
     record = tracker.find(shown.run_id)
     categories = context.splits.categories
-    pictures = results / folder_name(categories[0]) if len(categories) == 1 else results
+    pictures = results_folder(results, categories[0]) if len(categories) == 1 else results
     finished = record.tags.get(TESTED) == "true"
     if not len(context.splits.test):
         finished = NOTES in record.tags
@@ -215,7 +214,7 @@ def _test_once(
     splits = context.splits_for(config)
     if not len(splits.test):
         run.set_tags({**tags, NOTES: "\n".join([*splits.notes, *notes])})
-        return results / folder_name(splits.categories[0])
+        return results_folder(results, splits.categories[0])
     report, _, pictures = test_model(model, config, splits, run, results)
     run.set_tags({**tags, TESTED: "true", NOTES: "\n".join([*report.notes, *notes])})
     return pictures

@@ -72,6 +72,9 @@ def sweep(
     started = time.monotonic()
     comparison = make_comparison(space, tree)
     splits = load_dataset(comparison.first.config.data)
+    limits = [name for plan in comparison.plans.values() for name in plan.space.limits]
+    for metric in (*comparison.objectives, *limits):
+        splits.require_defined(metric)
     if test:
         require_test(splits, "to score trials on")
     name = comparison.study_name(splits, preset)
