@@ -48,7 +48,7 @@ def test_progress_bars_show_brackets() -> None:
 
 
 def test_nothing_that_is_printed_is_marked_up() -> None:
-    cli = Path(__file__).parent.parent / "vqlab" / "cli"
+    cli = Path(__file__).parents[2] / "vqlab" / "cli"
     marks = re.compile(r"\[/\]|\[/?(bold|dim|red|green|yellow)\b")
     assert not [p.name for p in cli.glob("*.py") if marks.search(p.read_text(encoding="utf-8"))]
 

@@ -1,8 +1,7 @@
-"""Tracking on real SQLite stores, with processes that are really killed and a real server."""
+"""Tracking on real SQLite stores, with killed processes and a real server."""
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -16,44 +15,17 @@ import sys
 import tempfile
 import time
 import urllib.request
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
+from tracked_runs import BLACK, MODE, history, start
 
 from vqlab.errors import UserError
 from vqlab.text import unique_key
-from vqlab.tracking import CHECKPOINT, NOTE, PREVIOUS, Run, Tracker, remember_ui, ui_command, views
-from vqlab.tracking.categories import category_tags
-from vqlab.tracking.environment import git_tags
+from vqlab.tracking import CHECKPOINT, Tracker, ui_command
 from vqlab.tracking.store import locate
 from vqlab.tracking.views import picture_key
-
-BLACK = np.zeros((40, 50, 3), np.uint8)
-
-
-@pytest.fixture
-def tracker(empty_store: Path, tmp_path: Path) -> Tracker:
-    shutil.copytree(empty_store, tmp_path / "mlruns")
-    return Tracker.open(tmp_path / "mlruns")
-
-
-def start(tracker: Tracker, name: str = "one", experiment: str = "cable", **tags: str) -> Run:
-    every = {f"vqlab.{key}": value for key, value in tags.items()}
-    return tracker.start(experiment=experiment, name=name, tags=every)
-
-
-def history(tracker: Tracker, run_id: str, key: str) -> list[tuple[int, float]]:
-    """Every stored value of a metric, read past the code under test."""
-    with contextlib.closing(sqlite3.connect(tracker.root / "mlflow.db")) as connection:
-        rows = connection.execute(
-            "SELECT step, value FROM metrics WHERE run_uuid = ? AND key = ? ORDER BY step",
-            (run_id, key),
-        )
-        return rows.fetchall()
 
 
 def test_what_a_run_records(tracker: Tracker) -> None:
@@ -318,213 +290,6 @@ def test_nested_runs_are_found_by_what_they_are_of(tracker: Tracker) -> None:
         tracker.find("cable-vqvae-1a2b3c4e-003")
 
 
-MODE = "?workflowType=machine_learning"
-
-
-def test_links_lead_to_where_the_ui_is(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = start(tracker)
-    path = f"#/experiments/{run.experiment_id}/runs/{run.id}{MODE}"
-    assert run.link == tracker.link(run.id) == f"http://127.0.0.1:5000/{path}"
-    pages = tracker.pages("cable")
-    charts = f"#/experiments/{run.experiment_id}/runs{MODE}&viewStateShareKey=a-b&compareRunsMode="
-    assert pages.charts("a-b") == f"{charts}CHART" and pages.table("a-b") == f"{charts}TABLE"
-    for host, shown in (("127.0.0.1", "127.0.0.1"), ("results", "results"), ("::1", "[::1]")):
-        remember_ui(tracker.root, host, 5001)
-        assert tracker.link(run.id) == f"http://{shown}:5001/{path}"
-        assert pages.link("#/x") == f"http://{shown}:5001/#/x"
-    monkeypatch.setenv("VQLAB_UI", "https://results.example/mlflow/")
-    assert run.link == f"https://results.example/mlflow/{path}"
-    monkeypatch.setenv("VQLAB_UI", "localhost:5001")
-    with pytest.raises(UserError, match="VQLAB_UI must be the address of the MLflow UI.*got 'loc"):
-        locate(tracker.root)
-
-
-def stored_views(tracker: Tracker, experiment: str = "cable") -> dict[str, tuple[str, int, Any]]:
-    """Name, time and state of every view, decoded as the UI does."""
-    tags = tracker._client.get_experiment_by_name(experiment).tags
-    views = {}
-    for key, text in tags.items():
-        if key.startswith("mlflow.sharedViewState."):
-            tag = json.loads(text)
-            kind, _, packed = tag["state"].partition(";")
-            assert kind == "deflate" and len(text) < 20_000
-            state = json.loads(zlib.decompress(base64.b64decode(packed)))
-            views[key.rpartition(".")[2]] = tag["name"], tag["createdAt"], state
-    return views
-
-
-def test_views_are_stored_once_as_the_ui_reads_them(tracker: Tracker) -> None:
-    runs = views.Runs(views.tagged({"vqlab.study": "S'1"}), "objective", ascending=True)
-    columns = [views.tag("optuna.state"), views.metric("objective"), views.param("a.b")]
-    charts = [
-        views.line("One", "validation/pixel_auroc"),
-        views.scatter("Two", "a.b", "objective"),
-        views.bar("One", "objective"),
-        views.pictures("Three", ["part/bent_wire", "part/ünfit"]),
-    ]
-    both = {
-        "t": views.table_view("table", columns, runs),
-        "c": views.chart_view("charts", charts, runs, columns, ["cost/parameters"]),
-    }
-    pages = tracker.pages("cable")
-    pages.save(both)
-    first = stored_views(tracker)
-    name, created, state = first["t"]
-    assert name == "table" and abs(created / 1000 - time.time()) < 60
-    assert state["searchFilter"] == """tags.`vqlab.study` = "S'1\""""
-    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`objective`", True)
-    assert state["selectedColumns"] == columns
-    state = first["c"][2]
-    sections = {section["uuid"]: section for section in state["compareRunSections"]}
-    shown = [section["name"] for section in sections.values() if section["display"]]
-    assert shown == ["One", "Two", "Three"]
-    closed = {section["name"] for section in sections.values() if not section["display"]}
-    assert {"test", "cost", "part", "Model metrics"} <= closed
-    cards = state["compareRunCharts"]
-    assert [(card["type"], sections[card["metricSectionId"]]["name"]) for card in cards] == [
-        ("LINE", "One"), ("SCATTER", "Two"), ("BAR", "One"), ("IMAGE", "Three"),
-    ]  # fmt: skip
-    assert len({card["uuid"] for card in cards}) == 4
-    assert cards[3]["imageKeys"] == ["part/bent_wire", views.picture_key("part/ünfit")]
-    time.sleep(0.002)
-    pages.save(both)
-    assert stored_views(tracker) == first
-    pages.save({"t": views.table_view("table", columns[:1], runs)})
-    changed = stored_views(tracker)
-    assert changed["c"] == first["c"] and changed["t"][2]["selectedColumns"] == columns[:1]
-
-
-def test_a_description_that_a_person_wrote_stays(tracker: Tracker) -> None:
-    pages = tracker.pages("cable")
-
-    def described() -> str:
-        return str(tracker._client.get_experiment_by_name("cable").tags.get(NOTE, ""))
-
-    for text in ("first", "second"):
-        pages.describe(text)
-        assert described() == text
-    experiment = tracker._client.get_experiment_by_name("cable").experiment_id
-    tracker._client.set_experiment_tag(experiment, NOTE, "mine")
-    pages.describe("third")
-    assert described() == "mine"
-
-
-@pytest.mark.slow
-def test_several_processes_store_views_at_once(tracker: Tracker) -> None:
-    tracker.pages("cable")
-    program = (
-        "import sys; from pathlib import Path\n"
-        "from vqlab.tracking import Tracker, views\n"
-        "pages = Tracker.open(Path(sys.argv[1])).pages('cable')\n"
-        "runs = views.Runs('', 'objective')\n"
-        "for i in range(10):\n"
-        "    pages.save({f'v{i}': views.table_view(f'view {i}', [], runs)})\n"
-        "    pages.describe(sys.argv[2])\n"
-    )
-    processes = [
-        subprocess.Popen([sys.executable, "-c", program, str(tracker.root), name])
-        for name in ("one", "two", "three")
-    ]
-    assert [process.wait() for process in processes] == [0, 0, 0]
-    assert stored_views(tracker).keys() == {f"v{i}" for i in range(10)}
-    assert tracker._client.get_experiment_by_name("cable").tags[NOTE] in ("one", "two", "three")
-
-
-def test_registry(tracker: Tracker) -> None:
-    registry = tracker.registry
-    with pytest.raises(UserError, match="'cable' has no champion; train and promote"):
-        tracker.champion("cable")
-    assert registry.by_alias("cable") is None and registry.versions("cable") == []
-    versions = []
-    for number in range(3):
-        with start(tracker, f"run{number}") as run:
-            run.log_text(f"weights {number}", CHECKPOINT)
-        versions.append(registry.register(run.id, CHECKPOINT, "cable", {"vqlab.metric": "0.9"}))
-    with pytest.raises(UserError, match="has no artifact 'absent'"):
-        registry.register(run.id, "absent", "cable")
-    assert [v.version for v in registry.versions("cable")] == [3, 2, 1]
-    assert registry.by_alias("cable") is None
-    first, second, third = versions
-    registry.set_champion(first, None)
-    registry.set_champion(second, first)
-    with pytest.raises(UserError, match=r"has a new champion \(version 2\)"):
-        registry.set_champion(third, first)
-    assert registry.history("cable") == [1, 2]
-    champion = tracker.champion("cable")
-    assert (champion.version, champion.run_id) == (2, second.run_id)
-    assert champion.checkpoint.read_text() == "weights 1"
-    assert champion.tags["vqlab.metric"] == "0.9"
-    previous = registry.by_alias("cable", PREVIOUS)
-    assert previous is not None and previous.version == 1
-    registry.set_tags(second, {"vqlab.reason": "better"})
-    assert tracker.champion("cable").tags["vqlab.reason"] == "better"
-    with pytest.raises(UserError, match="'screw' has no champion; these have one: cable;"):
-        tracker.champion("screw")
-    champion.checkpoint.write_text("tampered")
-    with pytest.raises(UserError, match="is not the file that was registered as version 2"):
-        tracker.champion("cable")
-    champion.checkpoint.unlink()
-    with pytest.raises(UserError, match="has no artifact"):
-        tracker.champion("cable")
-
-
-STRANGE = [
-    "nut_1",
-    "nut#1",
-    "nut?1",
-    "a+b",
-    ("a", "b"),
-    "Nut_1",
-    "a_b",
-    "joint",
-    "划痕",
-    "x" * 250,
-    'it\'s "x"',
-]
-
-
-def test_categories_never_share_a_model(tracker: Tracker) -> None:
-    registry = tracker.registry
-    for number, category in enumerate(STRANGE):
-        assert registry.by_alias(category) is None
-        with start(tracker, f"run{number}") as run:
-            run.log_text(f"weights {number}", CHECKPOINT)
-        registry.set_champion(registry.register(run.id, CHECKPOINT, category), None)
-    found = [registry.champion(category).checkpoint.read_text() for category in STRANGE]
-    assert found == [f"weights {number}" for number in range(len(STRANGE))]
-    assert [len(registry.versions(category)) for category in STRANGE] == [1] * len(STRANGE)
-
-
-def test_a_text_with_a_plus_means_one_category_or_several(tracker: Tracker) -> None:
-    with start(tracker, "run") as run:
-        run.log_text("weights", CHECKPOINT)
-    joint = tracker.registry.register(run.id, CHECKPOINT, ("a", "b"))
-    assert tracker.registry.versions("a+b") == [joint]
-    tracker.registry.set_champion(joint, None)
-    assert tracker.champion("a+b").model == joint.model
-    with tracker.start(experiment="a+b", name="own", tags=category_tags(["a+b"])):
-        pass
-    with pytest.raises(UserError, match="'a.b' has no champion"):
-        tracker.champion("a+b")
-    own = tracker.registry.register(run.id, CHECKPOINT, ("a+b",))
-    assert own.model != joint.model
-    assert tracker.registry.versions("a+b") == [own]
-    assert tracker.registry.versions(("a", "b")) == [joint]
-
-
-def test_models_of_earlier_versions_are_still_known(tracker: Tracker) -> None:
-    """They had a name that other categories may have, and the category in a tag."""
-    client, registry = tracker._client, tracker.registry
-    for name, category in (("vqlab-nut_1", "nut#1"), ("vqlab-a_b", "a+b")):
-        client.create_registered_model(name, tags={"vqlab.category": category})
-        with start(tracker, name) as run:
-            run.log_text(category, CHECKPOINT)
-        assert registry.register(run.id, CHECKPOINT, category).model == name
-    assert registry.versions("nut_1") == [] and registry.versions("a_b") == []
-    assert registry.register(run.id, CHECKPOINT, "nut_1").model.startswith("vqlab-nut_1-")
-    assert len(registry.versions(("a", "b"))) == 1
-
-
 def test_keys_of_a_run_differ_where_names_do(tracker: Tracker) -> None:
     with tracker.start(experiment="Nut", name="n\udcfc" * 200, params={"root": "/n\udcfc"}) as run:
         run.log_metrics({"test/nut#1/x": 1.0, "test/nut?1/x": 2.0, "test/nut_1/x": 3.0})
@@ -735,30 +500,6 @@ def test_a_deleted_experiment_comes_back(tracker: Tracker) -> None:
     assert tracker.runs() == []
     start(tracker, "two").finish()
     assert {r.name for r in tracker.runs()} == {"one", "two"}
-
-
-def test_git(tmp_path: Path) -> None:
-    package = tmp_path / "repository" / "package"
-    package.mkdir(parents=True)
-    (package / "code.py").write_text("1\n")
-    assert git_tags(package) == {}
-
-    def git(*arguments: str) -> str:
-        identity = ["-c", "user.name=t", "-c", "user.email=t@t", "-c", "init.defaultBranch=main"]
-        command = ["git", *identity, "-C", str(package.parent), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    git("init")
-    assert git_tags(package) == {}
-    git("commit", "--allow-empty", "-m", "empty")
-    assert git_tags(package) == {}  # not of this repository: an installed copy
-    git("add", ".")
-    git("commit", "-m", "first")
-    (package.parent / "result.txt").write_text("not code")
-    commit = {"mlflow.source.git.commit": git("rev-parse", "HEAD")}
-    assert git_tags(package) == {**commit, "vqlab.git_dirty": "false"}
-    (package / "code.py").write_text("2\n")
-    assert git_tags(package) == {**commit, "vqlab.git_dirty": "true"}
 
 
 @pytest.fixture(scope="module")

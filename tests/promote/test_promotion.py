@@ -1,71 +1,24 @@
-"""The gate: what becomes champion, what is refused and why, and the way back."""
+"""Promotion: which runs become champion, which are refused, and why."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tiny_set import tiny_recipe, write_tiny_set
+from promotions import METRIC, Train, baseline, champion
+from tiny_set import write_tiny_set
 
 from vqlab.config import merge, nest
 from vqlab.model import Model
 from vqlab.predict import load_model
 from vqlab.promote import promote, rollback
 from vqlab.promote.reproduce import score_images
-from vqlab.run import Outcome, evaluate_model, resolve, run
+from vqlab.run import Outcome, evaluate_model
 from vqlab.sweep import make_space, sweep
-from vqlab.tracking import PREVIOUS, Tracker
+from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
-METRIC = "test/image_auroc"
 pytestmark = pytest.mark.usefixtures("blank_figures")
-Tree = dict[str, Any]
-Train = Callable[..., str]
-
-
-def baseline(root: Path, category: str = "part") -> Tree:
-    recipe = tiny_recipe(root, category, epochs=0)
-    return {**recipe, "detector": {"name": "mean_image"}}
-
-
-@pytest.fixture(scope="module")
-def tested(root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    return run(
-        resolve(baseline(root)), store, name="tested", results=tmp_path_factory.mktemp("results")
-    )
-
-
-@pytest.fixture
-def tracker(store: Tracker) -> Iterator[Tracker]:
-    """The store, without champions."""
-    yield store
-    client = store._client
-    for model in client.search_registered_models():
-        client.delete_registered_model(model.name)
-
-
-@pytest.fixture
-def train(root: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> Train:
-    """A trained run whose test metric is what the test says; nothing is scored for it."""
-    monkeypatch.setattr("vqlab.promote.promotion.reproduce", lambda record, data: "skipped")
-
-    def make(name: str, value: float | None, tree: Tree | None = None, **tags: str) -> str:
-        outcome = run(resolve(tree or baseline(root)), tracker, name=name, test=False)
-        added = tracker.amend(outcome.run_id)
-        added.set_tags({key.replace("__", "."): tag for key, tag in tags.items()})
-        if value is not None:
-            added.log_metrics({METRIC: value})
-        return outcome.run_id
-
-    return make
-
-
-def champion(tracker: Tracker) -> int | None:
-    version = tracker.registry.by_alias("part")
-    return version.version if version else None
 
 
 def test_the_gate(train: Train, tracker: Tracker) -> None:
@@ -98,57 +51,6 @@ def test_the_gate(train: Train, tracker: Tracker) -> None:
     )
     returned = promote(tracker, "part", ref=better)
     assert returned.version == 2 and champion(tracker) == 2
-
-
-def test_rollback_goes_back_in_history(train: Train, tracker: Tracker) -> None:
-    """A version that was rolled back is not crowned again by going back once more."""
-    for number, value in enumerate((0.90, 0.92, 0.94, 0.96), 1):
-        assert promote(tracker, "part", ref=train(f"r{number}", value)).version == number
-    registry = tracker.registry
-    assert registry.history("part") == [1, 2, 3, 4]
-    assert [rollback(tracker, "part").version for _ in range(3)] == [3, 2, 1]
-    assert registry.by_alias("part", PREVIOUS) is None
-    with pytest.raises(UserError, match=r"no champion before version 1; .*--to \(2, 3, 4\)"):
-        rollback(tracker, "part")
-    assert rollback(tracker, "part", to=3).version == 3 and registry.history("part") == [1, 3]
-    assert rollback(tracker, "part").version == 1
-    with pytest.raises(UserError, match="version 1 is already the champion of part"):
-        rollback(tracker, "part", to=1)
-    with pytest.raises(UserError, match=r"no version 9; choose a version with --to \(2, 3, 4\)"):
-        rollback(tracker, "part", to=9)
-    assert champion(tracker) == 1
-
-
-def test_rollback_after_a_version_was_promoted_twice(train: Train, tracker: Tracker) -> None:
-    one, two = train("one", 0.9), train("two", 0.95)
-    promote(tracker, "part", ref=one)
-    promote(tracker, "part", ref=two)
-    promote(tracker, "part", ref=one, force=True)
-    assert tracker.registry.history("part") == [1, 2, 1]
-    assert [rollback(tracker, "part").version for _ in range(2)] == [2, 1]
-    with pytest.raises(UserError, match="no champion before"):
-        rollback(tracker, "part")
-
-
-def test_rollback_in_a_store_without_a_recorded_history(train: Train, tracker: Tracker) -> None:
-    """Stores of an earlier vqlab have the tags of the versions alone."""
-    for number, value in enumerate((0.90, 0.92, 0.94), 1):
-        promote(tracker, "part", ref=train(f"r{number}", value))
-        version = tracker.registry.versions("part")[0]
-        tracker.registry.set_tags(version, {"vqlab.promoted_at": f"2026-01-0{number}T00:00:00"})
-    tracker._client.delete_registered_model_tag("vqlab-part", "vqlab.champions")
-    assert tracker.registry.history("part") == [1, 2, 3]
-    assert [rollback(tracker, "part").version for _ in range(2)] == [2, 1]
-
-
-def test_rollback_to_a_version_whose_checkpoint_is_gone(train: Train, tracker: Tracker) -> None:
-    first = train("a", 0.9)
-    promote(tracker, "part", ref=first)
-    promote(tracker, "part", ref=train("b", 0.95))
-    tracker.delete_artifact(first, "checkpoint")
-    with pytest.raises(UserError, match="version 1 of part cannot be used: run .* has no artifact"):
-        rollback(tracker, "part")
-    assert champion(tracker) == 2 and tracker.registry.history("part") == [1, 2]
 
 
 def test_without_a_study_candidates_are_listed(train: Train, tracker: Tracker) -> None:
@@ -256,44 +158,6 @@ def test_an_unfinished_run_is_refused(train: Train, tracker: Tracker) -> None:
 def test_only_test_metrics_decide(tracker: Tracker, metric: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         promote(tracker, "part", ref="x", metric=metric)
-
-
-def test_nothing_to_go_back_to(train: Train, tracker: Tracker) -> None:
-    with pytest.raises(UserError, match="has no champion"):
-        rollback(tracker, "part")
-    promote(tracker, "part", ref=train("a", 0.9))
-    with pytest.raises(UserError, match="no champion before version 1; promote another run"):
-        rollback(tracker, "part")
-
-
-def test_the_checkpoint_is_scored_again_in_a_fresh_process(
-    tested: Outcome, tracker: Tracker
-) -> None:
-    result = promote(tracker, "part", ref="tested")
-    assert result.promoted
-    assert tested.test is not None and result.value == tested.test.mean["image_auroc"]
-    tags = tracker.champion("part").tags
-    assert tags["vqlab.reproduced"].endswith("bit for bit")
-    assert int(tags["vqlab.reproduced"].split()[0]) >= 4
-
-
-def test_a_checkpoint_that_scores_otherwise_is_refused(
-    tested: Outcome, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("vqlab.promote.reproduce.score_in_fresh_process", score_images)
-    table = tracker.find(tested.run_id).artifact("results/part/scores.csv")
-    before = table.read_bytes()
-    rows = list(csv.reader(before.decode().splitlines()))
-    column = rows[0].index("score")
-    rows[1][column] = repr(float(rows[1][column]) * 1.001)
-    try:
-        with table.open("w", newline="") as file:
-            csv.writer(file).writerows(rows)
-        with pytest.raises(UserError, match="when it was tested"):
-            promote(tracker, "part", ref="tested")
-    finally:
-        table.write_bytes(before)
-    assert champion(tracker) is None and not tracker.registry.versions("part")
 
 
 def test_the_best_of_the_latest_study_is_scored_once_and_promoted(

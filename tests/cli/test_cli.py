@@ -17,7 +17,7 @@ from vqlab.cli import main
 from vqlab.version import __version__
 
 Tree = dict[str, Any]
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
 def vqlab(*arguments: object, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:

@@ -22,7 +22,7 @@ from vqlab.errors import UserError
 from vqlab.run import resolve, run
 from vqlab.tracking import RunRecord, Tracker
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 Done = subprocess.CompletedProcess[str]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 TRAIN = ["-m", "vqlab", "train"]

@@ -1,0 +1,53 @@
+"""Print tables at several widths and check that nothing is cut."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from vqlab.evaluation import CalibrationScores, Thresholds
+from vqlab.metrics import headlines
+
+LONG = "hazelnut_with_a_long_name_of_a_product_line"
+NAMES = [
+    "bottle", "cable", "capsule", "carpet", "grid", LONG, "leather", "metal_nut", "pill", "screw",
+    "tile", "toothbrush", "transistor", "wood", "zipper",
+]  # fmt: skip
+CHOSEN = Thresholds(
+    4.33297, 1.234, (), "conformal", 0.05, CalibrationScores.of(np.arange(19, dtype=float))
+)
+HEADLINES = headlines()
+WIDTHS = pytest.mark.parametrize("width", [80, 120, 200])
+
+
+def lines_of(table: Any, width: int) -> list[str]:
+    """As the command line prints it: on a console that wraps softly."""
+    console = Console(width=width, soft_wrap=True, highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().splitlines()
+
+
+def figures(lines: list[str]) -> list[str]:
+    """All numbers with a fraction, and what is left where one is broken."""
+    return re.findall(r"(?<![\w.])\d+\.\d*", "\n".join(lines))
+
+
+def holds(lines: list[str], width: int, words: list[str]) -> None:
+    """Nothing is wider than the terminal or cut, and all words are there, perhaps on lines."""
+    assert max(map(cell_len, lines)) <= width
+    assert "…" not in "".join(lines)
+    columns: dict[int, str] = {}
+    for line in lines:
+        if line.startswith(("│", "┃")):
+            for place, cell in enumerate(re.split("[│┃]", line)[1:-1]):
+                columns[place] = columns.get(place, "") + cell.strip().replace(" ", "")
+    rest = "".join("".join(lines).split())
+    for word in words:
+        plain = word.replace(" ", "")
+        assert any(plain in column for column in columns.values()) or plain in rest, word

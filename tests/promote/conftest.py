@@ -1,0 +1,44 @@
+"""Runs that can be promoted, and a store without champions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from promotions import METRIC, Train, Tree, baseline
+
+from vqlab.run import Outcome, resolve, run
+from vqlab.tracking import Tracker
+
+
+@pytest.fixture(scope="module")
+def tested(root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return run(
+        resolve(baseline(root)), store, name="tested", results=tmp_path_factory.mktemp("results")
+    )
+
+
+@pytest.fixture
+def tracker(store: Tracker) -> Iterator[Tracker]:
+    """The store, without champions."""
+    yield store
+    client = store._client
+    for model in client.search_registered_models():
+        client.delete_registered_model(model.name)
+
+
+@pytest.fixture
+def train(root: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """A trained run whose test metric is what the test says; nothing is scored for it."""
+    monkeypatch.setattr("vqlab.promote.promotion.reproduce", lambda record, data: "skipped")
+
+    def make(name: str, value: float | None, tree: Tree | None = None, **tags: str) -> str:
+        outcome = run(resolve(tree or baseline(root)), tracker, name=name, test=False)
+        added = tracker.amend(outcome.run_id)
+        added.set_tags({key.replace("__", "."): tag for key, tag in tags.items()})
+        if value is not None:
+            added.log_metrics({METRIC: value})
+        return outcome.run_id
+
+    return make

@@ -1,0 +1,46 @@
+"""A checkpoint reproduces its scores in a fresh process."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+from promotions import champion
+
+from vqlab.promote import promote
+from vqlab.promote.reproduce import score_images
+from vqlab.run import Outcome
+from vqlab.tracking import Tracker
+from vqlab.types import UserError
+
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
+
+def test_the_checkpoint_is_scored_again_in_a_fresh_process(
+    tested: Outcome, tracker: Tracker
+) -> None:
+    result = promote(tracker, "part", ref="tested")
+    assert result.promoted
+    assert tested.test is not None and result.value == tested.test.mean["image_auroc"]
+    tags = tracker.champion("part").tags
+    assert tags["vqlab.reproduced"].endswith("bit for bit")
+    assert int(tags["vqlab.reproduced"].split()[0]) >= 4
+
+
+def test_a_checkpoint_that_scores_otherwise_is_refused(
+    tested: Outcome, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vqlab.promote.reproduce.score_in_fresh_process", score_images)
+    table = tracker.find(tested.run_id).artifact("results/part/scores.csv")
+    before = table.read_bytes()
+    rows = list(csv.reader(before.decode().splitlines()))
+    column = rows[0].index("score")
+    rows[1][column] = repr(float(rows[1][column]) * 1.001)
+    try:
+        with table.open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
+        with pytest.raises(UserError, match="when it was tested"):
+            promote(tracker, "part", ref="tested")
+    finally:
+        table.write_bytes(before)
+    assert champion(tracker) is None and not tracker.registry.versions("part")
