@@ -215,8 +215,8 @@ def test_regions_agree_with_scipy(mask):
     found = Regions.of(mask)
     assert found.count == count
     painted = np.zeros(mask.shape, int)
-    for row, start, end, region in found.runs:
-        painted[row, start:end] = region + 1
+    height, width = found.labels.shape
+    painted[found.top : found.top + height, found.left : found.left + width] = found.labels
     assert (painted > 0).tolist() == mask.tolist()
     pairs = {(int(a), int(b)) for a, b in zip(painted.ravel(), expected.ravel(), strict=True)}
     assert len(pairs) == count + (not mask.all())  # one number of ours for each of theirs
@@ -278,11 +278,10 @@ def test_a_bin_counts_beyond_16_bits():
     assert broken.compute().metrics == stream(maps, masks).compute().metrics
 
 
-def test_a_map_with_more_defective_pixels_than_wait(monkeypatch):
+def test_a_map_that_is_mostly_defective():
     maps, masks = smooth_maps()
-    whole = stream(maps, masks).compute()
-    monkeypatch.setattr("vqlab.metrics.defects._BUFFER", 100)
-    assert stream(maps, masks).compute().metrics == pytest.approx(whole.metrics, abs=ROUNDING)
+    masks[3, 2:] = True
+    assert_within_bounds(maps, masks)
 
 
 def test_more_maps_may_follow_the_metrics():

@@ -12,9 +12,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-
-from vqlab.metrics import passes
+from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[Any]
 POINTS = 500
@@ -40,12 +38,11 @@ class Groups:
     """G groups, highest first; no score of a group is above one of an earlier group."""
 
     positives: Array
-    """(G,) int64, defective pixels or images."""
+    """(G,), defective pixels or images."""
     negatives: Array
-    """(G,) int64, normal pixels or images."""
+    """(G,), normal pixels or images."""
     overlap: Array
-    """(G,) float64, share of the positives in their regions' areas; sums to the number of
-    regions."""
+    """(G,), share of the positives in their regions' areas; sums to the number of regions."""
     tied: Array
     """(G,) bool, whether the scores of the group are all equal."""
     total_positives: float = field(init=False)
@@ -65,8 +62,7 @@ class Groups:
         """Group equal scores (P,) and (N,), P > 0; also return the lowest score of each group.
 
         overlap (P,): share of each positive in its region's area; default 1. Sorts `negatives` in
-        place. Negatives between two scores of positives form one group, since no metric changes
-        among them; that group's lowest score is that of the positives below.
+        place.
         """
         order = np.argsort(positives)[::-1]
         descending = positives[order]
@@ -77,18 +73,45 @@ class Groups:
         if overlap is not None:
             share = np.diff(np.cumsum(overlap[order], dtype=np.float64)[last], prepend=0.0)
         negatives.sort()
-        below = len(negatives) - np.searchsorted(negatives, scores, side="right")
-        level = len(negatives) - np.searchsorted(negatives, scores, side="left")
-        none = np.zeros_like(counts)
-        between = np.diff(np.append(below, len(negatives)), prepend=0)
-        between[1:] -= level - below
-        groups = cls(
-            positives=_interleave(none, counts, none[:1]),
-            negatives=_interleave(between[:-1], level - below, between[-1:]),
-            overlap=_interleave(none.astype(np.float64), share, np.zeros(1)),
-            tied=np.ones(2 * len(scores) + 1, np.bool_),
-        )
+        total = len(negatives)
+        above = total - np.searchsorted(negatives, scores, side="right")
+        equal = total - np.searchsorted(negatives, scores, side="left") - above
+        tied = np.ones(len(scores), np.bool_)
+        groups = cls._with_negatives_between(counts, share, tied, above, equal, total)
         return groups, _interleave(scores, scores, scores[-1:])
+
+    @classmethod
+    def of_bins(
+        cls, positives: Array, negatives: Array, overlap: Array, tied: Array
+    ) -> tuple[Groups, Array]:
+        """Group bins (B,), lowest first; also return the lowest bin of each group.
+
+        tied: whether the scores of each bin are all equal.
+        """
+        bins = np.flatnonzero(positives)[::-1]
+        up_to = np.cumsum(negatives)
+        total = int(up_to[-1])
+        groups = cls._with_negatives_between(
+            positives[bins], overlap[bins], tied[bins], total - up_to[bins], negatives[bins], total
+        )
+        return groups, _interleave(bins, bins, bins[-1:])
+
+    @classmethod
+    def _with_negatives_between(
+        cls, positives: Array, share: Array, tied: Array, above: Array, equal: Array, total: int
+    ) -> Groups:
+        """Add a group of the negatives between each two groups with positives, since no metric
+        changes among them. above, equal: negatives above and in each group with positives."""
+        between = np.diff(np.append(above, total), prepend=0)
+        between[1:] -= equal
+        none = np.zeros_like(positives)
+        ties = np.ones_like(tied)
+        return cls(
+            positives=_interleave(none, positives, [0]),
+            negatives=_interleave(between[:-1], equal, between[-1:]),
+            overlap=_interleave(np.zeros_like(share), share, [0.0]),
+            tied=_interleave(ties, tied, [True]),
+        )
 
     @property
     def defined(self) -> bool:
@@ -98,12 +121,12 @@ class Groups:
     @cached_property
     def true_positives(self) -> Array:
         """(G + 1,) float64, positives above each group, and in total."""
-        return np.asarray(passes.running(self.positives))
+        return _running(self.positives)
 
     @cached_property
     def false_positives(self) -> Array:
         """(G + 1,) float64, negatives above each group, and in total."""
-        return np.asarray(passes.running(self.negatives))
+        return _running(self.negatives)
 
     @cached_property
     def best_f1(self) -> tuple[Estimate, int]:
@@ -112,51 +135,68 @@ class Groups:
 
         The value is reached exactly; the bound is the gain possible by a threshold within a bin.
         """
-        best, last, reachable = passes.highest_f1(
-            self.positives, self.negatives, self.tied, self.total_positives
-        )
-        return Estimate(best, max(0.0, reachable - best)), last
+        last = np.flatnonzero(self.positives)
+        doubled, fp = 2 * self.true_positives[last + 1], self.false_positives
+        flagged = self.true_positives[last + 1] + self.total_positives
+        f1 = doubled / (flagged + fp[last + 1])
+        reachable = np.where(self.tied[last], f1, doubled / (flagged + fp[last]))
+        best = int(f1.argmax())
+        gain = max(0.0, float(reachable.max() - f1[best]))
+        return Estimate(float(f1[best]), gain), int(last[best])
 
 
 def auroc(groups: Groups) -> Estimate:
     """Area under the ROC curve; each group is a straight segment (half of its pairs in order)."""
-    ordered, unknown = passes.pairs(groups.positives, groups.negatives, groups.tied)
     pairs = groups.total_positives * groups.total_negatives
-    return Estimate(ordered / pairs, 0.5 * unknown / pairs)
+    above = groups.true_positives[:-1]
+    ordered = float((groups.negatives * (above + 0.5 * groups.positives)).sum())
+    unknown = groups.positives * groups.negatives.astype(np.float64)
+    return Estimate(ordered / pairs, 0.5 * float(unknown[~groups.tied].sum()) / pairs)
 
 
 def aupro(groups: Groups, limit: float) -> Estimate:
     """Area under the curve of mean overlap per region over the false-positive rate, from 0 to
     `limit`, divided by it (Bergmann et al., MVTec AD, IJCV 2021)."""
     stop = limit * groups.total_negatives
-    area, down, up = passes.overlap_area(groups.negatives, groups.overlap, groups.tied, stop)
+    inside = np.clip(stop - groups.false_positives[:-1], 0, groups.negatives)
+    rise = groups.overlap
+    middle = 0.5 * rise * inside / np.maximum(groups.negatives, 1)
+    area = float((inside * (_running(rise)[:-1] + middle)).sum())
+    unknown = inside[~groups.tied], rise[~groups.tied], middle[~groups.tied]
+    down, up = ((unknown[0] * part).sum() for part in (unknown[2], unknown[1] - unknown[2]))
     whole = stop * groups.regions
-    return Estimate(area / whole, max(down, up) / whole)
+    return Estimate(area / whole, float(max(down, up)) / whole)
 
 
 def average_precision(groups: Groups) -> Estimate:
     """Σ (recall gained) × precision, without interpolation; a tie is gained at its end.
 
-    The midpoint between the lowest and the highest possible value.
+    The midpoint between the lowest and the highest possible value. In a bin, the lowest has all
+    negatives first and then the positives one by one: Σ_{j=1..p} (T + j) / (T + j + F)
+    = p − F · Σ 1 / (T + j + F), and that sum is at most ∫ dx / (T + x + F) from ½ to p + ½, as
+    1 / x is convex; the highest has the positives first, together.
     """
-    least, greatest = passes.precision_sums(groups.positives, groups.negatives, groups.tied)
+    having = np.flatnonzero(groups.positives)
+    p, n = groups.positives[having], groups.negatives[having]
+    tp, fp = groups.true_positives[having + 1], groups.false_positives[having + 1]
+    tie = p * tp / (tp + fp)
+    one_by_one = np.where(p > 1, p - fp * np.log1p(p / (tp + fp - p + 0.5)), tie)
+    tied = groups.tied[having]
+    least = float(np.where(tied, tie, np.minimum(tie, one_by_one)).sum())
+    greatest = float(np.where(tied, tie, p * tp / (tp + fp - n)).sum())
     total = groups.total_positives
     return Estimate(0.5 * (least + greatest) / total, 0.5 * (greatest - least) / total)
 
 
 def roc_curve(groups: Groups) -> Curve:
     """True-positive rate over false-positive rate."""
-    return _curve(
-        groups.false_positives,
-        groups.true_positives,
-        groups.total_negatives,
-        groups.total_positives,
-    )
+    x, y = groups.false_positives, groups.true_positives
+    return _curve(x, y, groups.total_negatives, groups.total_positives)
 
 
 def pro_curve(groups: Groups, limit: float) -> Curve:
     """Mean overlap per region over the false-positive rate, up to `limit`."""
-    x, y = groups.false_positives, passes.running(groups.overlap)
+    x, y = groups.false_positives, _running(groups.overlap)
     stop = limit * groups.total_negatives
     inside = int(np.searchsorted(x, stop, side="right"))
     end = float(np.interp(stop, x[inside - 1 : inside + 1], y[inside - 1 : inside + 1]))
@@ -166,15 +206,27 @@ def pro_curve(groups: Groups, limit: float) -> Curve:
 
 def precision_recall_curve(groups: Groups) -> Curve:
     """Precision (y) over recall (x), a point for every group with a positive."""
-    true_positives, precision = passes.precisions(groups.positives, groups.negatives)
+    after = np.flatnonzero(groups.positives) + 1
+    true_positives = groups.true_positives[after]
+    precision = true_positives / (true_positives + groups.false_positives[after])
     return _curve(true_positives, precision, groups.total_positives, 1.0)
 
 
 def _curve(x: Array, y: Array, width: float, height: float) -> Curve:
-    """Return x / width and y / height, thinned to `POINTS` points."""
-    indices = passes.spread_out(x, y, width, height, POINTS)
-    return Curve(x[indices] / width, y[indices] / height)
+    """Return x / width and y / height, thinned to `POINTS` points evenly spaced along the curve."""
+    x, y = x / width, y / height
+    if len(x) > POINTS:
+        length = _running(np.abs(np.diff(x)) + np.abs(np.diff(y)))
+        indices = np.searchsorted(length, np.linspace(0, length[-1], POINTS)[:-1])
+        indices = np.unique(np.append(indices, len(x) - 1))
+        x, y = x[indices], y[indices]
+    return Curve(x, y)
 
 
-def _interleave(first: Array, second: Array, end: Array) -> Array:
+def _running(counts: Array) -> Array:
+    """Return cumulative counts (G + 1,) float64: before each group, and in total."""
+    return np.concatenate([[0.0], np.cumsum(counts, dtype=np.float64)])
+
+
+def _interleave(first: Array, second: Array, end: ArrayLike) -> Array:
     return np.concatenate([np.stack([first, second], axis=1).ravel(), end])

@@ -7,28 +7,32 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import ndimage
 
-from vqlab.metrics import kernels
 from vqlab.metrics.groups import Array
 
 
 @dataclass(frozen=True)
 class Regions:
-    """The 8-connected regions of a mask (h, w)."""
+    """The 8-connected regions of a mask, labelled in their bounding box."""
 
-    runs: Array
-    """(R, 4) int32: row, start, end (exclusive), region; sorted by row, then column."""
+    labels: Array
+    """(h, w) int32 of the box: 0 where normal, else the number of the region, from 1."""
     areas: Array
     """(regions,) int64, pixels."""
+    top: int = 0
+    left: int = 0
 
     @classmethod
     def of(cls, mask: ArrayLike) -> Regions:
         """Label a mask (h, w), non-zero where defective."""
-        array = np.asarray(mask)
-        line = (array if array.dtype == np.bool_ else array != 0).ravel()
-        ends = kernels.transitions(np.ascontiguousarray(line).view(np.uint8))
-        runs = kernels.cut_runs(ends[::2], ends[1::2], array.shape[1])
-        return cls(runs, kernels.join_runs(runs))
+        array = np.asarray(mask) != 0
+        rows, columns = np.flatnonzero(array.any(axis=1)), np.flatnonzero(array.any(axis=0))
+        if not len(rows):
+            return NONE
+        box = array[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        labels, _ = ndimage.label(box, np.ones((3, 3)))
+        return cls(labels, np.bincount(labels.ravel())[1:], int(rows[0]), int(columns[0]))
 
     @property
     def count(self) -> int:
@@ -46,9 +50,16 @@ class Regions:
 
     def pixel_weights(self) -> Array:
         """(pixels,) the weight of every defective pixel, row by row."""
-        lengths = self.runs[:, 2] - self.runs[:, 1]
-        return np.repeat(self.weights[self.runs[:, 3]], lengths)
+        weights: Array = self.weights[self.labels[self.labels > 0] - 1]
+        return weights
+
+    def inside(self, array: Array) -> Array:
+        """Return the values (pixels,) of an array (H, W) in the regions, row by row."""
+        height, width = self.labels.shape
+        box = array[self.top : self.top + height, self.left : self.left + width]
+        values: Array = box[self.labels > 0]
+        return values
 
 
-NONE = Regions(np.empty((0, 4), np.int32), np.empty(0, np.int64))
+NONE = Regions(np.zeros((0, 0), np.int32), np.empty(0, np.int64))
 """The regions of a normal image."""

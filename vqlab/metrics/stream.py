@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,9 @@ from numpy.typing import ArrayLike
 
 from vqlab.metrics import kernels
 from vqlab.metrics.catalogue import ThresholdCounts
-from vqlab.metrics.defects import DefectCounts
 from vqlab.metrics.groups import Array, Groups
 from vqlab.metrics.regions import NONE, Regions
-from vqlab.metrics.summary import Summary, summarise
+from vqlab.metrics.summary import Summary, require_finite, summarise
 
 _SAMPLE = 1 << 16
 """Pixels that the bins are fitted to."""
@@ -59,11 +58,14 @@ class Bins:
         return places
 
     def edge(self, place: int) -> float:
-        """Return the least value of a bin."""
-        largest = np.finfo(type(self.centre)).max
-        return float(
-            kernels.least_of(place, self.centre, self.per_scale, -largest, largest),
-        )
+        """Return the least value of a bin, by bisection."""
+        kind = type(self.centre)
+        high = kind(np.finfo(kind).max)
+        low = -high
+        while low < (middle := low / 2 + high / 2) < high:
+            above = self.places(np.array([middle]))[0] >= place
+            low, high = (low, middle) if above else (middle, high)
+        return float(high)
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,13 @@ class PixelStream:
         """Number of maps."""
         self._constant: list[tuple[Array, int, int, int]] = []
         """Maps before the bins were fitted: value (1,), normal and defective pixels, regions."""
-        size = 2 * kernels.SIDE + 1  # the last is unused
-        self._counts, self._carries = np.zeros(size, np.uint16), np.zeros(size, np.int32)
-        """Normal pixels: the low 16 bits and the high ones."""
-        self._defects = DefectCounts()
-        self._span = np.array([size, -1], np.int32)
-        """The lowest and the highest bin in use."""
+        self._normal = np.zeros(2 * kernels.SIDE + 1, np.int64)
+        self._defective = np.zeros((2 * kernels.SIDE, 2))
+        """See `vqlab.metrics.kernels.count`."""
+        self._span = slice(2 * kernels.SIDE, 0)
+        """The bins in use."""
         self._low = self._high = np.zeros(0)
+        """Extremes of every bin if ties are tracked."""
 
     def update(
         self, maps: Sequence[ArrayLike] | Array, masks: Sequence[ArrayLike] | Array | None = None
@@ -123,23 +125,22 @@ class PixelStream:
     def compute(self) -> Summary:
         """Return the ranking metrics with their bounds, and curves `roc`, `precision_recall`,
         `pro`; empty without a defective or without a normal pixel."""
-        self._fit_to_constants()
+        if self.bins is None and self._constant:  # every map so far was constant
+            values = np.concatenate([value for value, *_ in self._constant])
+            self._open(Bins.fitted(values) or Bins(values[0], values.dtype.type(1), True), True)
         if self.bins is None:
             return Summary()
-        first, last = int(self._span[0]), int(self._span[1]) + 1
-        used = slice(first, last)
+        used = self._span
+        positives, overlap = self._defective[used].T
         tied = self._low[used] == self._high[used]
-        defects = self._defects.table(first, last - 1)
-        *counts, places = kernels.gather(
-            self._counts[used], self._carries[used], defects, self._defects.occupied, tied
-        )
-        return summarise("pixel", Groups(*counts), lambda i: self._lowest(first + int(places[i])))
+        if not len(self._low):
+            tied = np.zeros(len(positives), np.bool_)
+        groups, bins = Groups.of_bins(positives, self._normal[used], overlap, tied)
+        return summarise("pixel", groups, lambda i: self._least(used.start + int(bins[i])))
 
-    def _lowest(self, place: int) -> float:
-        if len(self._low):
-            return float(self._low[place])
+    def _least(self, place: int) -> float:
         assert self.bins is not None
-        return self.bins.edge(place)
+        return float(self._low[place]) if len(self._low) else self.bins.edge(place)
 
     def _add(self, values: Array, mask: Array | None) -> None:
         if values.ndim != 2 or (mask is not None and values.shape != mask.shape):
@@ -148,83 +149,71 @@ class PixelStream:
                 f"{values.shape} and mask {mask.shape if mask is not None else 'none'} "
                 f"at index {self.seen}."
             )
+        require_finite(values, self.seen)
         regions = NONE if mask is None else Regions.of(mask)
         if self.bins is None:
-            _require_finite(values, self.seen)
-            self.bins = Bins.fitted(values.ravel())
-            if self.bins is not None:
-                self._open()
+            fitted = Bins.fitted(values.ravel())
+            if fitted is not None:
+                self._open(fitted, fitted.ties)
         if self.bins is None:
-            value, pixels = values.ravel()[:1], regions.pixels
-            self._constant.append((value, values.size - pixels, pixels, regions.count))
-            if self.threshold is not None and value[0] > self.threshold:
-                self._count_flagged(values.size, values.size, pixels, regions.count, regions)
-            else:
-                self._count_flagged(values.size, 0, 0, 0.0, regions)
+            pixels = regions.pixels
+            self._constant.append((values.ravel()[:1], values.size - pixels, pixels, regions.count))
         else:
-            self._count(values.astype(type(self.bins.centre), copy=False), mask, regions)
+            self._count(values.astype(type(self.bins.centre), copy=False), regions)
+        if self.threshold is not None:
+            self._count_flagged(values > values.dtype.type(self.threshold), regions)
         self.seen += 1
 
-    def _count(self, values: Array, mask: Array | None, regions: Regions) -> None:
+    def _count(self, values: Array, regions: Regions) -> None:
         assert self.bins is not None
-        where, counts = (self.bins.centre, self.bins.per_scale), (self._counts, self._carries)
-        threshold = type(self.bins.centre)(np.inf if self.threshold is None else self.threshold)
         coarse = np.zeros((3, 2 * kernels.COARSE_SIDE if self._keep else 0))
-        bad, above, hits, overlap = kernels.count(
-            values, (regions.runs, regions.weights), where, threshold, (*counts, self._span),
-            self._defects.reserve(regions.pixels), coarse,
+        kernels.count(
+            values, (regions.labels, regions.top, regions.left, regions.weights),
+            (self.bins.centre, self.bins.per_scale), self._normal, self._defective, coarse,
         )  # fmt: skip
-        if bad:
-            normal = values.ravel() if mask is None else values[mask == 0]
-            kernels.uncount(normal, *where, *counts)
-            self._defects.release(regions.pixels)
-            raise _not_finite(bad, self.seen)
-        self._count_flagged(values.size, above, hits, overlap, regions)
+        self._extend(np.array([values.min(), values.max()]))
         if self.bins.ties:
-            kernels.extend(values.ravel(), *where, self._low, self._high)
+            places = self.bins.places(values.ravel())
+            np.minimum.at(self._low, places, values.ravel())
+            np.maximum.at(self._high, places, values.ravel())
         if self._keep:
             parts = coarse[: 3 if regions.count else 1, ::-1].astype(np.float32)
             self.images.append(Histogram(*parts))
 
-    def _count_flagged(
-        self, size: int, above: int, hits: int, overlap: float, regions: Regions
-    ) -> None:
-        """Add a map of which `above` pixels are flagged, `hits` of them defective."""
-        if self.threshold is None:
-            return
-        at = self.at
+    def _extend(self, values: Array) -> None:
+        """Extend the span to the bins of these values (n,)."""
+        assert self.bins is not None
+        places = self.bins.places(values)
+        start, stop = min(self._span.start, places.min()), max(self._span.stop, places.max() + 1)
+        self._span = slice(int(start), int(stop))
+
+    def _count_flagged(self, flagged: Array, regions: Regions) -> None:
+        """Count the pixels of a map with verdicts (h, w)."""
+        at, hit = self.at, regions.inside(flagged)
+        hits, above = int(np.count_nonzero(hit)), int(np.count_nonzero(flagged))
         at.true_positives += hits
         at.false_positives += above - hits
         at.false_negatives += regions.pixels - hits
-        at.true_negatives += size - above - (regions.pixels - hits)
-        at.overlap += overlap
+        at.true_negatives += flagged.size - above - (regions.pixels - hits)
+        at.overlap += float(regions.pixel_weights()[hit].sum())
         at.regions += regions.count
 
-    def _fit_to_constants(self) -> None:
-        """Fit the bins if every map so far was constant."""
-        if self.bins is None and self._constant:
-            values = np.concatenate([value for value, *_ in self._constant])
-            fitted = Bins.fitted(values) or Bins(values[0], values.dtype.type(1), True)
-            self.bins = Bins(fitted.centre, fitted.per_scale, True)
-            self._open()
-
-    def _open(self) -> None:
-        """Count the constant maps seen before the bins were fitted."""
-        assert self.bins is not None
-        if self.bins.ties:
-            kind = type(self.bins.centre)
-            self._low = np.full(len(self._counts), np.inf, kind)
-            self._high = np.full(len(self._counts), -np.inf, kind)
+    def _open(self, bins: Bins, ties: bool) -> None:
+        """Use these bins; count the constant maps seen before."""
+        self.bins = replace(bins, ties=ties)
+        if ties:
+            kind = type(bins.centre)
+            self._low = np.full(len(self._normal), np.inf, kind)
+            self._high = np.full(len(self._normal), -np.inf, kind)
         for value, normal, defective, regions in self._constant:
-            value = value.astype(type(self.bins.centre))
-            place = int(self.bins.places(value)[0])
-            total = int(self._counts[place]) + normal
-            self._counts[place] = total & 0xFFFF
-            self._carries[place] += total >> 16
-            self._defects.add(place, defective, regions)
-            self._span[:] = min(self._span[0], place), max(self._span[1], place)
-            if self.bins.ties:
-                kernels.extend(value, self.bins.centre, self.bins.per_scale, self._low, self._high)
+            value = value.astype(type(bins.centre))
+            place = int(bins.places(value)[0])
+            self._normal[place] += normal
+            self._defective[place] += defective, regions
+            self._extend(value)
+            if ties:
+                self._low[place] = min(self._low[place], value[0])
+                self._high[place] = max(self._high[place], value[0])
             if self._keep:
                 self.images.append(_constant_image(place, normal, defective, regions))
         self._constant.clear()
@@ -232,7 +221,7 @@ class PixelStream:
 
 def _constant_image(place: int, normal: int, defective: int, regions: int) -> Histogram:
     parts = np.zeros((3, 2 * kernels.COARSE_SIDE), np.float32)
-    parts[:, -1 - (place >> (kernels.BITS - kernels.COARSE_BITS))] = normal, defective, regions
+    parts[:, -1 - (place >> kernels.COARSE_SHIFT)] = normal, defective, regions
     return Histogram(*parts) if defective else Histogram(parts[0])
 
 
@@ -243,13 +232,3 @@ def _as_floats(values: ArrayLike) -> Array:
         return np.ascontiguousarray(array)
     wide = np.result_type(array.dtype, np.float32) == np.float64
     return np.ascontiguousarray(array, np.float64 if wide else np.float32)
-
-
-def _require_finite(values: Array, place: int) -> None:
-    bad = int(np.count_nonzero(~np.isfinite(values)))
-    if bad:
-        raise _not_finite(bad, place)
-
-
-def _not_finite(bad: int, place: int) -> ValueError:
-    return ValueError(f"maps must be finite; got {bad} NaN or infinite at index {place}.")

@@ -131,6 +131,11 @@ def _check(maps: list[Array], masks: list[Array]) -> None:
                 "a map and its mask must be of one shape (h, w); "
                 f"got map {values.shape} and mask {mask.shape} at index {index}."
             )
-        if not np.isfinite(values).all():
-            count = int(np.count_nonzero(~np.isfinite(values)))
-            raise ValueError(f"maps must be finite; got {count} NaN or infinite at index {index}.")
+        require_finite(values, index)
+
+
+def require_finite(values: Array, index: int) -> None:
+    """Raise ValueError for a map, the one at `index`, with NaN or infinity."""
+    bad = int(np.count_nonzero(~np.isfinite(values)))
+    if bad:
+        raise ValueError(f"maps must be finite; got {bad} NaN or infinite at index {index}.")
