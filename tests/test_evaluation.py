@@ -34,8 +34,8 @@ class Darkness:
     def __init__(self, spoil: float | None = None) -> None:
         self.spoil = spoil
 
-    def score(self, pyramid):
-        maps = 1 - pyramid[0].mean(1)
+    def score(self, sample):
+        maps = 1 - sample.image.mean(1)
         scores = maps.flatten(1).amax(1)
         if self.spoil is not None:
             scores = torch.where(scores > 0.9, torch.tensor(self.spoil), scores)
@@ -137,8 +137,8 @@ def test_a_score_that_is_not_finite_names_the_image(tmp_path, bad):
 
 def test_a_map_that_is_not_finite_names_the_image(tmp_path):
     class Holed(Darkness):
-        def score(self, pyramid):
-            scores = super().score(pyramid)
+        def score(self, sample):
+            scores = super().score(sample)
             return Scores(scores.anomaly_map.log(), scores.image_score)  # −inf at pure white
 
     items = photos(tmp_path)
@@ -149,8 +149,8 @@ def test_a_map_that_is_not_finite_names_the_image(tmp_path):
 
 def test_maps_of_another_size_are_refused(tmp_path):
     class Coarse(Darkness):
-        def score(self, pyramid):
-            return Scores(pyramid[0].mean(1)[:, ::2, ::2], pyramid[0].mean((1, 2, 3)))
+        def score(self, sample):
+            return Scores(sample.image.mean(1)[:, ::2, ::2], sample.image.mean((1, 2, 3)))
 
     with pytest.raises(ValueError, match=r"\(5, 32, 32\).*\(5, 16, 16\)"):
         score_images(Coarse(), features(image_set(photos(tmp_path))))

@@ -20,7 +20,7 @@ from vqlab.features import Backbone, FeatureSet, FeatureSettings
 from vqlab.plots.style import code_colours
 from vqlab.run import Outcome, resolve, run
 from vqlab.tracking import Tracker
-from vqlab.types import ImageRecord
+from vqlab.types import ImageRecord, Sample
 
 CPU = torch.device("cpu")
 
@@ -59,7 +59,8 @@ class Brightness:
         mean = extracted[0].mean((1, 2, 3))[:, None]
         return ImagePrototypes((mean[:, 0] > 0.5).long(), mean, torch.tensor([[0.2], [0.8]]))
 
-    extract_prototypes = prototypes
+    def extract_prototypes(self, sample: Sample) -> ImagePrototypes:
+        return self.prototypes((sample.image,))
 
 
 class Nothing:

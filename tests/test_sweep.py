@@ -499,19 +499,19 @@ class Scripted(base.Detector):
         self.weight = nn.Parameter(torch.ones(()))
         self.register_buffer("mean", torch.zeros(3, *spec.image_size))
 
-    def prepare(self, pyramids: Iterable[Any]) -> None:
-        images = torch.cat([level for (level,) in pyramids])
+    def prepare(self, samples: Iterable[Any]) -> None:
+        images = torch.cat([sample.image for sample in samples])
         self.mean.copy_(images.mean(0))
 
-    def loss(self, pyramid: Any) -> dict[str, Tensor]:
+    def loss(self, sample: Any) -> dict[str, Tensor]:
         if self.config.act == "raise":
             raise RuntimeError("a wheel came off")
         if self.config.act == "full disk":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return {"loss": self.weight.square() * (torch.nan if self.config.act == "nan" else 1)}
 
-    def score(self, pyramid: Any) -> Scores:
-        maps = (pyramid[0] - self.mean).abs().mean(1) * self.config.quality
+    def score(self, sample: Any) -> Scores:
+        maps = (sample.image - self.mean).abs().mean(1) * self.config.quality
         return Scores(maps, maps.amax((1, 2)))
 
     def health(self) -> dict[str, float]:

@@ -23,7 +23,7 @@ from vqlab.training import (
     learning_rate,
     seed_everything,
 )
-from vqlab.types import Pyramid, Scores, UserError
+from vqlab.types import Sample, Scores, UserError
 
 Tree = dict[str, Any]
 BOTH = {"data": {"categories": ["cable", "fabric"], "joint": True}}
@@ -47,14 +47,14 @@ class Toy(Detector):
         self.weights = nn.Parameter(torch.ones(3))
         self.norm = nn.BatchNorm1d(3)
 
-    def loss(self, pyramid: Pyramid) -> dict[str, Tensor]:
+    def loss(self, sample: Sample) -> dict[str, Tensor]:
         if self.kind == "runaway":  # no lower bound, as a likelihood may have none
             return {"loss": -self.weights.exp().sum()}
         if self.kind == "kink":  # 0, with a gradient that is none
             return {"loss": (0 * self.weights).abs().sqrt().sum()}
-        return {"loss": (self.norm(pyramid[0].mean((2, 3))) * self.weights).square().mean()}
+        return {"loss": (self.norm(sample.pyramid[0].mean((2, 3))) * self.weights).square().mean()}
 
-    def score(self, pyramid: Pyramid) -> Scores:
+    def score(self, sample: Sample) -> Scores:
         raise NotImplementedError
 
 
@@ -257,8 +257,8 @@ def test_clipped_is_a_share_of_the_steps(small: Tree) -> None:
     part = trainer(small, epochs=1, batch_size=3)
     step = part._step
 
-    def noted(pyramid: Pyramid, images: int) -> tuple[dict[str, float], float]:
-        values, norm = step(pyramid, images)
+    def noted(sample: Sample, images: int) -> tuple[dict[str, float], float]:
+        values, norm = step(sample, images)
         norms.append(norm)
         return values, norm
 
@@ -310,7 +310,7 @@ def test_averaged_weights_are_the_moving_average_of_every_step(small: Tree) -> N
 def test_averaging_begins_with_what_was_prepared(small: Tree, epochs: int) -> None:
     part = toy(small, "norm", epochs=epochs, steps_per_epoch=1, ema=0.9, learning_rate=0.01)
     weights = part.detector.weights
-    part.detector.prepare = lambda pyramids: weights.data.fill_(5)  # type: ignore[method-assign]
+    part.detector.prepare = lambda samples: weights.data.fill_(5)  # type: ignore[method-assign]
     part.fit(lambda epoch, metrics: None)
     assert weights.tolist() == pytest.approx([5 - 0.01 * epochs] * 3)
 

@@ -43,7 +43,7 @@ from vqlab.evaluation import (
 )
 from vqlab.features import Backbone, FeatureSet, FeatureSettings
 from vqlab.text import category_text
-from vqlab.types import Geometry, InputSpec, UserError
+from vqlab.types import Geometry, InputSpec, Sample, UserError
 
 Array = NDArray[Any]
 
@@ -200,8 +200,8 @@ class Model:
         """
         pixels = self.read(image)
         network, geometry = to_network(pixels, self.data)
-        pyramid = self.backbone(network[None].to(self.device))
-        extracted = extract(self.detector, pyramid)
+        images = network[None].to(self.device)
+        extracted = extract(self.detector, Sample(images, self.backbone(images)))
         result = scores(self.detector, extracted)
         own = to_original(result.anomaly_map[0].float().cpu().numpy(), geometry)
         value = float(result.image_score[0])

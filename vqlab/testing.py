@@ -1,8 +1,8 @@
 """The contract of a detector, for those who write one: `check_detector("my_detector")`.
 
 Each check is a function that takes a `DetectorCase` and raises AssertionError where the detector
-breaks the contract; `CHECKS` lists them, for a parametrised test of each. They run on images of 32
-px and on pyramids of two levels made of them, without a backbone, and take a few seconds.
+breaks the contract; `CHECKS` lists them, for a parametrised test of each. They run on images of
+32 px and on pyramids of two levels made of them, without a backbone, and take a few seconds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from vqlab.detectors import (
     extract,
     scores,
 )
-from vqlab.types import InputSpec, Pyramid, Scores, UserError
+from vqlab.types import InputSpec, Sample, Scores, UserError
 
 SIDE = 32
 SPEC = InputSpec(channels=(3,), sizes=((SIDE, SIDE),), image_size=(SIDE, SIDE))
@@ -61,9 +61,9 @@ class DetectorCase:
             return False
         return True
 
-    def pyramid(self, images: Tensor) -> Pyramid:
-        """Return images (B, 3, 32, 32) as the pyramid that `spec` describes."""
-        return as_pyramid(images, self.spec)
+    def sample(self, images: Tensor) -> Sample:
+        """Return images (B, 3, 32, 32) with the pyramid that `spec` describes."""
+        return as_sample(images, self.spec)
 
     @cached_property
     def trained(self) -> Detector:
@@ -110,7 +110,7 @@ def config_and_spec_are_stored(case: DetectorCase) -> None:
 
 def loss_is_finite_scalar_and_named(case: DetectorCase) -> None:
     detector = case.build()
-    losses = detector.loss(case.pyramid(products(4, seed=1)))
+    losses = detector.loss(case.sample(products(4, seed=1)))
     assert "loss" in losses
     for value in losses.values():
         assert value.shape == () and bool(value.isfinite())
@@ -123,7 +123,7 @@ def every_trainable_parameter_gets_a_gradient(case: DetectorCase) -> None:
     optimizer = torch.optim.SGD(learned, 1e-2) if learned else None
     for _ in range(25):  # with steps: layers that start at zero hide those before them
         detector.zero_grad()
-        loss = detector.loss(case.pyramid(products(8, seed=1)))["loss"]
+        loss = detector.loss(case.sample(products(8, seed=1)))["loss"]
         if optimizer is not None:
             torch.autograd.backward(loss)
             optimizer.step()
@@ -136,7 +136,7 @@ def every_trainable_parameter_gets_a_gradient(case: DetectorCase) -> None:
 
 @torch.no_grad()
 def score_shapes(case: DetectorCase) -> None:
-    result = case.trained.score(case.pyramid(products(5, seed=3)))
+    result = case.trained.score(case.sample(products(5, seed=3)))
     assert result.anomaly_map.shape == (5, SIDE, SIDE) and result.image_score.shape == (5,)
     for value in (result.anomaly_map, result.image_score):
         assert value.dtype == torch.float32 and bool(value.isfinite().all())
@@ -144,17 +144,17 @@ def score_shapes(case: DetectorCase) -> None:
 
 @torch.no_grad()
 def score_before_training_is_finite(case: DetectorCase) -> None:
-    result = case.build().score(case.pyramid(products(2, seed=3)))
+    result = case.build().score(case.sample(products(2, seed=3)))
     assert bool(result.anomaly_map.isfinite().all() and result.image_score.isfinite().all())
 
 
 @torch.no_grad()
 def score_does_not_depend_on_batch_mates(case: DetectorCase) -> None:
     images = products(6, seed=3)
-    together = case.trained.score(case.pyramid(images))
+    together = case.trained.score(case.sample(images))
     others = torch.cat([torch.rand(3, 3, SIDE, SIDE), images[2:3]])
-    others_too = case.trained.score(case.pyramid(others))
-    alone = case.trained.score(case.pyramid(images[2:3]))
+    others_too = case.trained.score(case.sample(others))
+    alone = case.trained.score(case.sample(images[2:3]))
     for batch, at in ((together, 2), (others_too, 3)):
         torch.testing.assert_close(
             batch.anomaly_map[at], alone.anomaly_map[0], rtol=1e-3, atol=1e-4
@@ -168,8 +168,8 @@ def score_does_not_depend_on_batch_mates(case: DetectorCase) -> None:
 def score_does_not_depend_on_the_training_flag_or_chance(case: DetectorCase) -> None:
     images = products(4, seed=3)
     chance = torch.get_rng_state()
-    evaluating = case.trained.eval().score(case.pyramid(images))
-    training = case.trained.train().score(case.pyramid(images))
+    evaluating = case.trained.eval().score(case.sample(images))
+    training = case.trained.train().score(case.sample(images))
     case.trained.eval()
     assert_equal(evaluating, training)
     assert torch.equal(chance, torch.get_rng_state())
@@ -179,8 +179,8 @@ def score_does_not_depend_on_the_training_flag_or_chance(case: DetectorCase) -> 
 def a_synthetic_anomaly_scores_above_its_clean_twin(case: DetectorCase) -> None:
     clean = products(6, seed=4)
     broken, mask = spoiled(clean)
-    before = case.trained.score(case.pyramid(clean))
-    after = case.trained.score(case.pyramid(broken))
+    before = case.trained.score(case.sample(clean))
+    after = case.trained.score(case.sample(broken))
     assert bool((after.image_score > before.image_score).all())
     inside = after.anomaly_map[:, mask].mean(1)
     assert bool((inside > before.anomaly_map[:, mask].mean(1)).all())
@@ -189,11 +189,11 @@ def a_synthetic_anomaly_scores_above_its_clean_twin(case: DetectorCase) -> None:
 
 @torch.no_grad()
 def scores_of_extracted_outputs_equal_score(case: DetectorCase) -> None:
-    pyramid = case.pyramid(products(4, seed=3))
-    extracted = extract(case.trained, pyramid)
+    sample = case.sample(products(4, seed=3))
+    extracted = extract(case.trained, sample)
     assert all(len(part) == 4 for part in extracted)
     for part in (extracted, tuple(extracted)):
-        assert_equal(scores(case.trained, part), case.trained.score(pyramid))
+        assert_equal(scores(case.trained, part), case.trained.score(sample))
     if isinstance(case.trained, Rescorable):
         scoring = getattr(case.trained.config, "scoring", case.trained.config)
         assert case.trained.can_rescore(scoring, scoring)
@@ -204,15 +204,15 @@ def state_round_trip(case: DetectorCase) -> None:
     other = case.build(seed=9).eval()
     other.load_state_dict(case.trained.state_dict())
     images = products(4, seed=3)
-    pyramid = case.pyramid(images)
-    assert_equal(case.trained.score(pyramid), other.score(pyramid))
+    sample = case.sample(images)
+    assert_equal(case.trained.score(sample), other.score(sample))
 
 
 def same_seed_same_result(case: DetectorCase) -> None:
     images = products(4, seed=3)
     detectors = [train(case.build(), steps=25) for _ in range(2)]
     with torch.no_grad():
-        first, second = (detector.score(case.pyramid(images)) for detector in detectors)
+        first, second = (detector.score(case.sample(images)) for detector in detectors)
     assert_equal(first, second)
 
 
@@ -238,7 +238,7 @@ def health_is_numbers_read_once(case: DetectorCase) -> None:
 def alternatives_are_scores(case: DetectorCase) -> None:
     if not isinstance(case.trained, HasAlternatives):
         return
-    extracted = extract(case.trained, case.pyramid(products(3, seed=3)))
+    extracted = extract(case.trained, case.sample(products(3, seed=3)))
     for name, result in case.trained.alternatives(extracted).items():
         assert result.anomaly_map.shape == (3, SIDE, SIDE) and result.image_score.shape == (3,), (
             name
@@ -253,7 +253,7 @@ def panels_are_pictures_or_integer_maps(case: DetectorCase) -> None:
         return
     sizes = detector.codebook_sizes() if isinstance(detector, HasCodeMaps) else {}
     for title, panel in detector.panels(
-        extract(detector, case.pyramid(products(3, seed=3)))
+        extract(detector, case.sample(products(3, seed=3)))
     ).items():
         assert len(panel) == 3, title
         if panel.is_floating_point():
@@ -270,7 +270,7 @@ def prototypes_are_codes_of_single_images(case: DetectorCase) -> None:
     if not isinstance(detector, HasPrototypes):
         return
     together, alone, training = (
-        detector.train(flag).prototypes(extract(detector, case.pyramid(part)))
+        detector.train(flag).prototypes(extract(detector, case.sample(part)))
         for flag, part in ((False, images), (False, images[2:3]), (True, images))
     )
     detector.eval()
@@ -282,7 +282,7 @@ def prototypes_are_codes_of_single_images(case: DetectorCase) -> None:
     assert int(together.indices[2]) == int(alone.indices[0]) < len(together.codebook)
     torch.testing.assert_close(together.vectors[2], alone.vectors[0], rtol=1e-3, atol=1e-4)
     assert torch.equal(training.vectors, together.vectors)
-    direct = detector.extract_prototypes(case.pyramid(images))
+    direct = detector.extract_prototypes(case.sample(images))
     assert direct is not None and torch.equal(direct.vectors, together.vectors)
     assert torch.equal(direct.indices, together.indices)
 
@@ -307,22 +307,23 @@ def spoiled(images: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(mask, 0.05, images), mask
 
 
-def as_pyramid(images: Tensor, spec: InputSpec) -> Pyramid:
-    """Return images (B, 3, 32, 32) as they are, or as levels of fixed random filter responses."""
+def as_sample(images: Tensor, spec: InputSpec = SPEC) -> Sample:
+    """Return images (B, 3, 32, 32) with a pyramid of the images themselves (`SPEC`), or of levels
+    of fixed random filter responses."""
     if spec == SPEC:
-        return (images,)
+        return Sample(images, (images,))
     draw = torch.Generator().manual_seed(5)
     levels = []
     for channels, size in zip(spec.channels, spec.sizes, strict=True):
         filters = torch.randn(channels, 3, 3, 3, generator=draw)
         response = torch.nn.functional.conv2d(images, filters, padding=1)
         levels.append(torch.nn.functional.adaptive_avg_pool2d(response, size))
-    return tuple(levels)
+    return Sample(images, tuple(levels))
 
 
-def batches(images: Tensor, spec: InputSpec = SPEC) -> list[Pyramid]:
-    """Return the images as pyramids of 8 images each."""
-    return [as_pyramid(part, spec) for part in torch.split(images, 8)]
+def batches(images: Tensor, spec: InputSpec = SPEC) -> list[Sample]:
+    """Return the images as samples of 8 images each."""
+    return [as_sample(part, spec) for part in torch.split(images, 8)]
 
 
 def assert_equal(first: Scores, second: Scores) -> None:
@@ -341,7 +342,7 @@ def train(detector: Detector, steps: int) -> Detector:
     optimizer = torch.optim.Adam(weights, 3e-3) if weights else None
     for _ in range(steps if optimizer else 0):
         batch = images[torch.randperm(len(images))[:8]]
-        loss = detector.loss(as_pyramid(batch, detector.spec))["loss"]
+        loss = detector.loss(as_sample(batch, detector.spec))["loss"]
         assert optimizer is not None
         optimizer.zero_grad()
         torch.autograd.backward(loss)

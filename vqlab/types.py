@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,9 +17,26 @@ Pyramid: TypeAlias = tuple[Tensor, ...]
 """Multi-scale features: L tensors (B, C_l, h_l, w_l), finest first; an image is one level."""
 
 
+class Sample:
+    """B images and their features: the input of a detector."""
+
+    def __init__(self, image: Tensor | Callable[[], Tensor], pyramid: Pyramid) -> None:
+        """image: (B, 3, H, W), or a function that loads it, called when `image` is first read."""
+        self._image = image
+        self.pyramid = pyramid
+
+    @cached_property
+    def image(self) -> Tensor:
+        """The images (B, 3, H, W), float32 in [0, 1], on the device of the pyramid."""
+        return self._image if isinstance(self._image, Tensor) else self._image()
+
+    def __len__(self) -> int:
+        return len(self.pyramid[0])
+
+
 @dataclass(frozen=True)
 class InputSpec:
-    """What a detector is built for, measured once from the backbone.
+    """Shapes of a detector's input, measured once from the backbone.
 
     channels: C_l of every level; sizes: (h_l, w_l) of every level; image_size: (H, W) of the
     anomaly maps that `score` returns.

@@ -15,39 +15,41 @@ from vqlab.detectors.memory_bank import MemoryBank, MemoryBankSettings
 from vqlab.metrics import image_metrics, pixel_metrics
 from vqlab.nn.patches import patch_features, to_rows
 from vqlab.nn.smoothing import smooth
-from vqlab.types import InputSpec, Pyramid, UserError
+from vqlab.types import InputSpec, Sample, UserError
 
 SPEC = InputSpec(channels=(4, 6), sizes=((8, 8), (4, 4)), image_size=(32, 32))
 
 
-def pyramids(count: int, seed: int) -> Pyramid:
+def sample(count: int, seed: int) -> Sample:
     draw = torch.Generator().manual_seed(seed)
-    return (
+    levels = (
         torch.randn(count, 4, 8, 8, generator=draw),
         torch.randn(count, 6, 4, 4, generator=draw),
     )
+    return Sample(levels[0], levels)
 
 
-def parts(pyramid: Pyramid, size: int) -> list[Pyramid]:
-    return list(zip(*(level.split(size) for level in pyramid), strict=True))
+def batches(sample: Sample, size: int) -> list[Sample]:
+    levels = zip(*(level.split(size) for level in sample.pyramid), strict=True)
+    return [Sample(level, (level, *rest)) for level, *rest in levels]
 
 
 def filled(seed: int = 0, **settings: Any) -> MemoryBank:
     torch.manual_seed(seed)
     detector = MemoryBank(validate(MemoryBankSettings, settings), SPEC)
-    detector.prepare(parts(pyramids(12, 1), 5))
+    detector.prepare(batches(sample(12, 1), 5))
     return detector
 
 
-def distances(pyramid: Pyramid, bank: Tensor) -> Tensor:
+def distances(sample: Sample, bank: Tensor) -> Tensor:
     """(B, h, w, bank_size), the long way."""
-    patches = patch_features(pyramid).movedim(1, -1)
+    patches = patch_features(sample.pyramid).movedim(1, -1)
     return (patches[..., None, :] - bank).square().sum(-1).sqrt()
 
 
 def test_the_map_is_the_distance_to_the_nearest_of_the_bank() -> None:
     detector = filled(bank_size=60, scoring={"smoothing": 0.05})
-    image = pyramids(3, 2)
+    image = sample(3, 2)
     nearest = distances(image, detector.bank).amin(-1)
     full = torch.nn.functional.interpolate(nearest[:, None], (32, 32), mode="bilinear")
     scores = detector.score(image)
@@ -62,14 +64,14 @@ def test_the_map_is_the_distance_to_the_nearest_of_the_bank() -> None:
 )
 def test_golden_scores(kind: str, expected: list[float]) -> None:
     """A change here changes users' numbers: say so in the CHANGELOG."""
-    scores = filled(bank_size=60, scoring={"image_score": kind}).score(pyramids(3, 2))
+    scores = filled(bank_size=60, scoring={"image_score": kind}).score(sample(3, 2))
     assert scores.image_score.tolist() == pytest.approx(expected, rel=1e-4)
     assert float(scores.anomaly_map.mean()) == pytest.approx(0.72936, rel=1e-4)
 
 
 def test_the_bank_is_of_training_patches_that_leave_none_far_away() -> None:
     detector = filled(bank_size=60)
-    patches = to_rows(patch_features(pyramids(12, 1)))
+    patches = to_rows(patch_features(sample(12, 1).pyramid))
     to_patches = torch.cdist(detector.bank, patches)
     assert float(to_patches.amin(1).max()) < 1e-2  # half precision
     at_random = patches[torch.randperm(len(patches))[:60]]
@@ -80,7 +82,7 @@ def test_the_bank_is_of_training_patches_that_leave_none_far_away() -> None:
 
 def test_a_bank_of_all_patches_knows_each_training_image() -> None:
     detector = filled(bank_size=12 * 64)
-    assert float(detector.score(pyramids(12, 1)).anomaly_map.max()) < 1e-2
+    assert float(detector.score(sample(12, 1)).anomaly_map.max()) < 1e-2
 
 
 @pytest.mark.parametrize("settings", [{"bank_size": 1000}, {"bank_size": 90, "patches": 70}])
@@ -94,14 +96,14 @@ def test_fewer_patches_than_the_bank_holds(settings: dict[str, int]) -> None:
 
 def test_preparing_again_replaces() -> None:
     detector = filled(bank_size=40)
-    detector.prepare([pyramids(4, 9)])
-    patches = to_rows(patch_features(pyramids(4, 9)))
+    detector.prepare([sample(4, 9)])
+    patches = to_rows(patch_features(sample(4, 9).pyramid))
     assert float(torch.cdist(detector.bank, patches).amin(1).max()) < 1e-2
 
 
 def test_reweighting_is_papers_equation() -> None:
     detector = filled(bank_size=50, scoring={"image_score": "reweighted", "neighbours": 4})
-    image = pyramids(2, 3)
+    image = sample(2, 3)
     far = distances(image, detector.bank).view(2, 64, 50)
     for each, score in zip(far, detector.score(image).image_score, strict=True):
         patch = each[int(each.amin(1).argmax())]
@@ -113,22 +115,22 @@ def test_reweighting_is_papers_equation() -> None:
 
 def test_far_patches_do_not_overflow_the_reweighting() -> None:
     detector = filled(bank_size=50, scoring={"image_score": "reweighted"})
-    far: Pyramid = tuple(level * 1000 for level in pyramids(2, 3))
-    assert bool(detector.score(far).image_score.isfinite().all())
+    far = tuple(level * 1000 for level in sample(2, 3).pyramid)
+    assert bool(detector.score(Sample(far[0], far)).image_score.isfinite().all())
 
 
 def test_the_highest_share_of_the_map() -> None:
     detector = filled(bank_size=50, scoring={"image_score": "top", "top": 0.01})
-    scores = detector.score(pyramids(2, 3))
+    scores = detector.score(sample(2, 3))
     highest = scores.anomaly_map.flatten(1).sort(descending=True).values[:, :10]
     torch.testing.assert_close(scores.image_score, highest.mean(1))
 
 
 def test_a_panel_shows_near_patches_in_near_colours() -> None:
     detector = filled(bank_size=50)
-    panel = detector.panels(detector.extract(pyramids(2, 3)))["nearest in bank"]
+    panel = detector.panels(detector.extract(sample(2, 3)))["nearest in bank"]
     assert panel.shape == (2, 3, 32, 32) and 0 <= float(panel.min()) <= float(panel.max()) <= 1
-    assert torch.equal(panel, detector.panels(detector.extract(pyramids(2, 3)))["nearest in bank"])
+    assert torch.equal(panel, detector.panels(detector.extract(sample(2, 3)))["nearest in bank"])
     cells = panel.view(2, 3, 8, 4, 8, 4)
     assert torch.equal(cells.amax((3, 5)), cells.amin((3, 5)))  # a patch, one colour
     assert len(cells[..., 0, :, 0].flatten(2).unique(dim=2)[0].T) > 5
@@ -147,22 +149,22 @@ DATA, WEIGHTS = os.environ.get("VQLAB_REAL_DATA"), os.environ.get("VQLAB_WEIGHTS
 @pytest.mark.skipif(not (DATA and WEIGHTS), reason="VQLAB_REAL_DATA or VQLAB_WEIGHTS is not set")
 def test_it_finds_the_defects_of_real_bottles() -> None:
     from vqlab.data import DataSettings, load_dataset
-    from vqlab.features import Backbone, FeatureSettings
+    from vqlab.features import Backbone, FeatureSet, FeatureSettings
 
     weights = Path(str(WEIGHTS)) / "resnet18_layer1to3.pth"
-    settings = {"backbone": "resnet18", "weights": str(weights)}
+    settings = {"backbone": "resnet18", "weights": str(weights), "cache": False}
     backbone = Backbone(validate(FeatureSettings, settings), 256)
     splits = load_dataset(DataSettings(root=Path(str(DATA)) / "MVTec", categories="bottle"))
     torch.manual_seed(0)
     config = validate(MemoryBankSettings, {"bank_size": 1000, "patches": 60_000})
     detector = MemoryBank(config, backbone.spec)
-    detector.prepare(backbone(batch.images) for batch in splits.train.batches(16))
+    detector.prepare(FeatureSet(splits.train, backbone))
     maps, masks, scores, labels = [], [], [], []
-    for batch in splits.test.batches(16):
-        found = detector.score(backbone(batch.images))
-        maps += list(found.anomaly_map.numpy())
+    for batch, images in FeatureSet(splits.test, backbone).with_batches():
+        result = detector.score(images)
+        maps += list(result.anomaly_map.numpy())
         masks += list(batch.masks.numpy())
-        scores += found.image_score.tolist()
+        scores += result.image_score.tolist()
         labels += batch.labels.tolist()
     assert image_metrics(scores, labels)["image_auroc"] > 0.99
     assert pixel_metrics(maps, masks)["pixel_auroc"] > 0.975

@@ -9,33 +9,35 @@ from vqlab.config import validate
 from vqlab.detectors.padim import Padim, PadimSettings
 from vqlab.nn.patches import patch_features
 from vqlab.nn.smoothing import smooth
-from vqlab.types import InputSpec, Pyramid
+from vqlab.types import InputSpec, Sample
 
 SPEC = InputSpec(channels=(4, 6), sizes=((8, 8), (4, 4)), image_size=(32, 32))
 
 
-def pyramids(count: int, seed: int) -> Pyramid:
+def sample(count: int, seed: int) -> Sample:
     draw = torch.Generator().manual_seed(seed)
-    return (
+    levels = (
         5 + torch.randn(count, 4, 8, 8, generator=draw),
         torch.randn(count, 6, 4, 4, generator=draw) - 3,
     )
+    return Sample(levels[0], levels)
 
 
-def fitted(train: Pyramid, **settings: object) -> Padim:
+def fitted(train: Sample, **settings: object) -> Padim:
     torch.manual_seed(0)
     detector = Padim(validate(PadimSettings, settings), SPEC)
-    detector.prepare(zip(*(level.split(5) for level in train), strict=True))
+    levels = zip(*(level.split(5) for level in train.pyramid), strict=True)
+    detector.prepare(Sample(level, (level, *rest)) for level, *rest in levels)
     return detector
 
 
 def test_distances_are_those_of_a_gaussian_per_position() -> None:
-    train, images = pyramids(13, 1), pyramids(3, 2)
+    train, images = sample(13, 1), sample(3, 2)
     detector = fitted(train, dims=7, regularization=0.05, scoring={"smoothing": 0.05})
     channels = detector.channels.tolist()
     assert len(set(channels)) == 7 and max(channels) < 10
     normal, tested = (
-        patch_features(p, kernel=1)[:, channels].double().numpy() for p in (train, images)
+        patch_features(s.pyramid, kernel=1)[:, channels].double().numpy() for s in (train, images)
     )
     expected = np.zeros((3, 8, 8))
     for row, column in np.ndindex(8, 8):
@@ -54,10 +56,10 @@ def test_distances_are_those_of_a_gaussian_per_position() -> None:
 
 
 def test_it_uses_all_channels_where_there_are_fewer() -> None:
-    detector = fitted(pyramids(13, 1), dims=100)
+    detector = fitted(sample(13, 1), dims=100)
     assert detector.channels.tolist() == list(range(10))
 
 
 def test_one_training_image_gives_finite_scores() -> None:
-    detector = fitted(tuple(level[:1] for level in pyramids(1, 1)))
-    assert detector.score(pyramids(2, 3)).anomaly_map.isfinite().all()
+    detector = fitted(sample(1, 1))
+    assert detector.score(sample(2, 3)).anomaly_map.isfinite().all()

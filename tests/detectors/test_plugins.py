@@ -11,6 +11,7 @@ import pytest
 from vqlab.config import dump
 from vqlab.detectors import base, detector_class
 from vqlab.run import resolve
+from vqlab.testing import check_detector
 from vqlab.types import UserError
 
 MINIMAL = """
@@ -21,13 +22,41 @@ from vqlab.types import Scores
 
 @register("minimal")
 class Minimal(Detector):
-    def loss(self, pyramid):
-        return {"loss": pyramid[0].mean()}
+    def loss(self, sample):
+        return {"loss": sample.pyramid[0].mean()}
 
-    def score(self, pyramid):
-        maps = pyramid[0].mean(1) + SHIFT
+    def score(self, sample):
+        maps = sample.pyramid[0].mean(1) + SHIFT
         return Scores(maps, maps.amax((1, 2)))
 """
+
+STUDENT = """
+from torch import nn
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
+from vqlab.detectors import Detector, register
+from vqlab.types import Scores
+
+
+@register("student")
+class Student(Detector):
+    def __init__(self, config, spec):
+        super().__init__(config, spec)
+        self.student = nn.Sequential(
+            nn.Conv2d(3, 16, 8, stride=8), nn.ReLU(), nn.Conv2d(16, spec.channels[0], 1)
+        )
+
+    def distance(self, sample):
+        predicted = interpolate(self.student(sample.image), self.spec.sizes[0], mode="bilinear")
+        return (predicted - sample.pyramid[0]).square().mean(1, keepdim=True)
+
+    def loss(self, sample):
+        return {"loss": self.distance(sample).mean()}
+
+    def score(self, sample):
+        maps = interpolate(self.distance(sample), self.spec.image_size, mode="bilinear")[:, 0]
+        return Scores(maps, maps.amax((1, 2)))
+"""
+"""A detector with an extractor of its own: a student that predicts the backbone's features."""
 
 
 @pytest.fixture
@@ -94,3 +123,11 @@ def test_an_installed_package_registers_by_its_entry_point(
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: installed-one\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[vqlab.detectors]\nthird = installed_one\n")
     assert detector_class("third").__module__ == "installed_one"
+
+
+def test_a_detector_with_its_own_extractor_passes_the_contract(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "student_file.py").write_text(STUDENT)
+    monkeypatch.setenv("VQLAB_DETECTORS", "student_file.py")
+    check_detector("student")

@@ -13,7 +13,7 @@ from torch import Tensor
 from vqlab.config import merge, read_recipe, validate
 from vqlab.detectors.vqflow import VQFlow, VQFlowSettings
 from vqlab.nn.quantizer import VectorQuantizer
-from vqlab.types import InputSpec, Pyramid, UserError
+from vqlab.types import InputSpec, Sample, UserError
 
 SPEC = InputSpec(channels=(6, 8), sizes=((8, 8), (4, 4)), image_size=(32, 32))
 SMALL: dict[str, Any] = {
@@ -44,8 +44,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def two_products(count: int, seed: int, noise: tuple[float, float] = (0.5, 0.5)) -> Pyramid:
-    """Pyramids of two kinds of product, half each: smooth patterns, each with its noise."""
+def two_products(count: int, seed: int, noise: tuple[float, float] = (0.5, 0.5)) -> Sample:
+    """Features of two kinds of product, half each: smooth patterns, each with its noise."""
     draw = torch.Generator().manual_seed(seed)
     own = torch.Generator().manual_seed(99)
     levels = []
@@ -54,7 +54,7 @@ def two_products(count: int, seed: int, noise: tuple[float, float] = (0.5, 0.5))
         kind = torch.arange(count) % 2
         drawn = torch.randn(count, channels, height, width, generator=draw)
         levels.append(2 * kinds[kind] + torch.tensor(noise)[kind, None, None, None] * drawn)
-    return tuple(levels)
+    return Sample(levels[0], tuple(levels))
 
 
 def build(settings: dict[str, Any], seed: int = 0) -> VQFlow:
@@ -83,12 +83,12 @@ def train(
     return found
 
 
-def spoiled(pyramid: Pyramid) -> Pyramid:
+def spoiled(sample: Sample) -> Sample:
     """The same with a patch of foreign features."""
-    levels = [level.clone() for level in pyramid]
+    levels = [level.clone() for level in sample.pyramid]
     levels[0][:, :, 2:4, 2:4] += 4
     levels[1][:, :, 1:2, 1:2] += 4
-    return tuple(levels)
+    return Sample(levels[0], tuple(levels))
 
 
 def test_golden_short_run() -> None:
@@ -143,9 +143,10 @@ def test_the_loss_is_the_likelihood_of_the_features(name: str) -> None:
     """−log p(features) per dimension, the whitening's and the flow's log-determinant counted."""
     detector = build(merge(ABLATIONS[name], {"flow": {"noise": 0.0, "places": 64}}))
     train(detector, steps=5)
-    pyramid = two_products(2, seed=5)
+    sample = two_products(2, seed=5)
+    pyramid = sample.pyramid
     detector.eval()
-    loss = float(detector.loss(pyramid)["nll"].detach())
+    loss = float(detector.loss(sample)["nll"].detach())
     concept = detector._concept(pyramid)
     total, dims = 0.0, 0
     for number, level in enumerate(detector._levels()):

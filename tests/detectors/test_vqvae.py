@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vqlab.config import read_recipe, validate
 from vqlab.detectors.vqvae import TERMS, VQVAE, Scoring, VQVAESettings, random_crops
+from vqlab.testing import as_sample
 from vqlab.types import InputSpec, UserError
 
 SIDE = 32
@@ -55,7 +56,7 @@ def train(part: VQVAE, steps: int) -> list[float]:
     part.train()
     history = []
     for _ in range(steps):
-        losses = part.loss((images[torch.randperm(len(images))[:8]],))
+        losses = part.loss(as_sample(images[torch.randperm(len(images))[:8]]))
         optimizer.zero_grad()
         losses["loss"].backward()
         optimizer.step()
@@ -65,7 +66,7 @@ def train(part: VQVAE, steps: int) -> list[float]:
 
 
 def calibrate(part: VQVAE) -> None:
-    part.calibrate([(rings(32),)], [(rings(12, seed=2),)])
+    part.calibrate([as_sample(rings(32))], [as_sample(rings(12, seed=2))])
 
 
 # The published baseline
@@ -95,7 +96,7 @@ def test_recipe_of_the_paper_is_the_published_network() -> None:
 
 def test_recipe_of_the_paper_has_the_published_loss_and_score() -> None:
     part, images = published(), rings(2)
-    losses = part.loss((images,))
+    losses = part.loss(as_sample(images))
     z = part.encoder(images)
     codebook = part.quantizer.codebooks[0].vectors
     rows = z.movedim(1, -1)
@@ -103,12 +104,12 @@ def test_recipe_of_the_paper_has_the_published_loss_and_score() -> None:
     rebuilt = part.decoder(codes)
     expected = F.mse_loss(rebuilt, images) + 1.25 * F.mse_loss(codes, z)
     torch.testing.assert_close(losses["loss"], expected)
-    scores = part.score((images,))
+    scores = part.score(as_sample(images))
     error = (rebuilt - images).square().mean(1).detach()
     torch.testing.assert_close(scores.anomaly_map, error)
     torch.testing.assert_close(scores.image_score, error.amax((1, 2)))
     torch.testing.assert_close(
-        part.alternatives(part.extract((images,)))["squared_error"].anomaly_map, error
+        part.alternatives(part.extract(as_sample(images)))["squared_error"].anomaly_map, error
     )
 
 
@@ -129,11 +130,11 @@ def test_straight_through_reaches_the_encoder_unchanged() -> None:
 def test_warmup_trains_unquantised_then_places_the_codebook() -> None:
     part = detector(warmup=5)
     for step in range(5):
-        losses = part.train().loss((rings(8),))
+        losses = part.train().loss(as_sample(rings(8)))
         assert int(part.step) == step + 1 and not bool(part.quantizer.initialised)
         assert float(losses["commitment"]) == 0 and part.health() == {}
         torch.testing.assert_close(losses["loss"], losses["reconstruction"])
-    losses = part.loss((rings(8),))
+    losses = part.loss(as_sample(rings(8)))
     assert bool(part.quantizer.initialised) and float(losses["commitment"]) > 0
     assert part.health()["codebook/perplexity"] > 10
 
@@ -141,7 +142,7 @@ def test_warmup_trains_unquantised_then_places_the_codebook() -> None:
 def test_a_loss_outside_training_leaves_no_trace() -> None:
     part = detector(warmup=0).eval()
     before = {key: value.clone() for key, value in part.state_dict().items()}
-    part.loss((rings(4),))
+    part.loss(as_sample(rings(4)))
     for key, value in part.state_dict().items():
         assert torch.equal(before[key], value), key
     assert part.health() == {}
@@ -152,7 +153,7 @@ def test_training_goes_on_from_a_state_as_if_never_stopped() -> None:
         part.train()
         for number in numbers:
             torch.manual_seed(number)
-            loss = part.loss((rings(8, seed=number),))["loss"]
+            loss = part.loss(as_sample(rings(8, seed=number)))["loss"]
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -184,7 +185,7 @@ def test_the_default_codebook_lives_where_the_published_one_collapses() -> None:
 
 def test_health_counts_the_codes() -> None:
     part = detector(warmup=0).train()
-    part.loss((rings(2),))
+    part.loss(as_sample(rings(2)))
     health = part.health()
     assert set(health) == {"codebook/perplexity", "codebook/dead_codes", "codebook/usage"}
     assert health["codebook/usage"] == pytest.approx(1 - health["codebook/dead_codes"] / 64)
@@ -194,7 +195,7 @@ def test_health_counts_the_codes() -> None:
 def test_codebook_quantises_in_float32_under_bfloat16() -> None:
     part = detector(warmup=0).train()
     with torch.autocast("cpu", torch.bfloat16):
-        losses = part.loss((rings(4),))
+        losses = part.loss(as_sample(rings(4)))
     assert all(value.dtype == torch.float32 for value in losses.values())
     losses["loss"].backward()
     weights = next(part.encoder.parameters())
@@ -232,7 +233,7 @@ def test_training_shorter_than_the_warmup_still_scores_by_codes(levels: int) -> 
     train(part, 5)
     calibrate(part)
     assert bool(part.quantizer.initialised)
-    terms = part.terms(part.extract((rings(2),)))
+    terms = part.terms(part.extract(as_sample(rings(2))))
     assert bool((terms.flatten(2).std(2) > 0).all())
 
 
@@ -240,14 +241,16 @@ def test_training_shorter_than_the_warmup_still_scores_by_codes(levels: int) -> 
 def test_globally_normalised_terms_are_standard_over_held_out_normals(
     trained: VQVAE, term: str
 ) -> None:
-    maps = scored_by(trained, term, normalise="global").score((rings(12, seed=2),)).anomaly_map
+    maps = (
+        scored_by(trained, term, normalise="global").score(as_sample(rings(12, seed=2))).anomaly_map
+    )
     assert float(maps.mean()) == pytest.approx(0, abs=1e-3)
     assert float(maps.std()) == pytest.approx(1, abs=1e-3)
 
 
 def test_terms_normalised_by_pixel_are_centred_at_each_of_them(trained: VQVAE) -> None:
     part = scored_by(trained, "error", normalise="pixel")
-    held_out = (rings(12, seed=2),)
+    held_out = as_sample(rings(12, seed=2))
     maps = part.score(held_out).anomaly_map
     assert float(maps.mean(0).abs().max()) < 1e-3
     torch.testing.assert_close(
@@ -260,13 +263,15 @@ def test_terms_normalised_by_pixel_are_centred_at_each_of_them(trained: VQVAE) -
 def test_excess_is_zero_for_what_is_common_and_one_for_what_is_rare(
     trained: VQVAE, term: str
 ) -> None:
-    maps = scored_by(trained, term, normalise="excess").score((rings(12, seed=2),)).anomaly_map
+    maps = (
+        scored_by(trained, term, normalise="excess").score(as_sample(rings(12, seed=2))).anomaly_map
+    )
     assert float((maps == 0).float().mean()) == pytest.approx(0.5, abs=0.01)
     assert float((maps > 1).float().mean()) == pytest.approx(0.001, abs=0.0005)
 
 
 def test_map_is_the_weighted_sum_of_its_terms(trained: VQVAE) -> None:
-    images = (rings(3, seed=5),)
+    images = as_sample(rings(3, seed=5))
     single = {term: scored_by(trained, term).score(images).anomaly_map for term in TERMS}
     equal = scored_by(trained, *TERMS, balance="equal").score(images).anomaly_map
     torch.testing.assert_close(equal, sum(single.values()))
@@ -280,7 +285,7 @@ def test_map_is_the_weighted_sum_of_its_terms(trained: VQVAE) -> None:
 
 
 def test_without_the_learned_prior_all_terms_weigh_alike(trained: VQVAE) -> None:
-    images = (rings(3, seed=5),)
+    images = as_sample(rings(3, seed=5))
     single = {t: scored_by(trained, t).score(images).anomaly_map for t in ("error", "neighbours")}
     both = scored_by(trained, "error", "neighbours").score(images).anomaly_map
     torch.testing.assert_close(both, single["error"] + single["neighbours"])
@@ -306,15 +311,17 @@ def test_relative_error_measures_each_place_by_its_own(trained: VQVAE) -> None:
     error = (part.reconstruct(images)[0] - images).square().mean(1)
     mean = part.error_mean
     expected = (error - mean) / (mean + 0.3 * mean.mean())
-    torch.testing.assert_close(part.terms(part.extract((images,)))[0], expected)
-    assert float(part.terms(part.extract((rings(32),)))[0].mean()) == pytest.approx(0, abs=0.05)
+    torch.testing.assert_close(part.terms(part.extract(as_sample(images)))[0], expected)
+    assert float(part.terms(part.extract(as_sample(rings(32))))[0].mean()) == pytest.approx(
+        0, abs=0.05
+    )
 
 
 @pytest.mark.parametrize("kind", ["max", "mean", "top"])
 def test_image_score_of_the_map(kind: str) -> None:
     plain = {"terms": ["error"], "error": "plain", "normalise": "none"}
     part = detector(scoring={**plain, "image_score": kind, "top": 0.25})
-    scores = part.score((rings(3),))
+    scores = part.score(as_sample(rings(3)))
     values = scores.anomaly_map.flatten(1).sort(1, descending=True).values
     expected = {"max": values[:, 0], "mean": values.mean(1), "top": values[:, :256].mean(1)}
     torch.testing.assert_close(scores.image_score, expected[kind])
@@ -328,7 +335,9 @@ def test_an_image_in_unusual_light_is_no_defect(trained: VQVAE, term: str) -> No
     def rise(light: float) -> float:
         part = scored_by(trained, term, light=light, context_steps=60)
         row = TERMS.index(term)
-        before, after = (part.terms(part.extract((seen,)))[row].mean() for seen in (images, bright))
+        before, after = (
+            part.terms(part.extract(as_sample(seen)))[row].mean() for seen in (images, bright)
+        )
         return float(after - before)
 
     without = rise(0.0)
@@ -342,7 +351,7 @@ def test_other_light_is_calibrated_anew() -> None:
 
 
 def test_calibrating_again_gives_the_same_scores(trained: VQVAE) -> None:
-    images = (rings(3, seed=5),)
+    images = as_sample(rings(3, seed=5))
     first, second = (scored_by(trained, *TERMS).score(images) for _ in range(2))
     assert torch.equal(first.anomaly_map, second.anomaly_map)
 
@@ -362,7 +371,7 @@ def test_a_defect_is_surprising_where_it_lies(trained: VQVAE, term: str) -> None
     images = rings(4, seed=6)
     broken = images.clone()
     broken[:, :, 20:26, 8:14] = 0.05
-    rise = part.score((broken,)).anomaly_map - part.score((images,)).anomaly_map
+    rise = part.score(as_sample(broken)).anomaly_map - part.score(as_sample(images)).anomaly_map
     inside, outside = rise[:, 20:26, 8:14].mean((1, 2)), rise[:, :8].mean((1, 2))
     assert bool((inside > 0.5).all()) and bool((inside > 3 * outside).all())
 

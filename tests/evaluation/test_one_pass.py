@@ -16,8 +16,9 @@ from vqlab.detectors import HasAlternatives, HasPanels, detector_class, extract,
 from vqlab.detectors.vqflow import VQFlow
 from vqlab.evaluation import panel_arrays
 from vqlab.run import evaluate_model, resolve, run
+from vqlab.testing import as_sample
 from vqlab.tracking import Tracker
-from vqlab.types import Pyramid
+from vqlab.types import Sample
 
 FLOW = {
     "neighbourhood": 1,
@@ -44,9 +45,9 @@ class Counted:
         self.images: Counter[bytes] = Counter()
         plain = kind.extract
 
-        def counted(detector: Any, pyramid: Pyramid) -> Any:
-            self.images.update(image.numpy().tobytes() for image in pyramid[0])
-            return plain(detector, pyramid)
+        def counted(detector: Any, sample: Sample) -> Any:
+            self.images.update(image.numpy().tobytes() for image in sample.image)
+            return plain(detector, sample)
 
         monkeypatch.setattr(kind, "extract", counted)
 
@@ -86,8 +87,9 @@ def test_one_pass_equals_separate_calls(
     batches = model.predict_set(images, batch_size=3, alternatives=True, panels=True)
     assert isinstance(detector, HasAlternatives) and isinstance(detector, HasPanels)
     for index, batch in enumerate(images.batches(1)):
-        extracted = extract(detector, model.backbone(batch.images))
-        expected = {"": detector.score((batch.images,)), **detector.alternatives(extracted)}
+        sample = as_sample(batch.images)
+        extracted = extract(detector, sample)
+        expected = {"": detector.score(sample), **detector.alternatives(extracted)}
         assert torch.equal(scores(detector, extracted).image_score, expected[""].image_score)
         for key, result in expected.items():
             scored = single.alternatives[key] if key else single.scored

@@ -160,16 +160,17 @@ def test_pixels_and_cache_off_keep_nothing(backbone, small_root, folder):
     assert kept_features(off, images, CPU) is None
     order = [3, 0, 3, 1, 2]
     without, with_cache = ([*FeatureSet(images, b).in_order(order, 2)] for b in (off, backbone))
-    assert [len(pyramid[0]) for pyramid in without] == [2, 2, 1]
+    assert [len(sample) for sample in without] == [2, 2, 1]
     for a, b in zip(without, with_cache, strict=True):
-        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+        assert torch.equal(a.image, b.image)
+        assert all(torch.equal(x, y) for x, y in zip(a.pyramid, b.pyramid, strict=True))
 
 
 class Brightness:
     """Scores by the finest level's first channel."""
 
-    def score(self, pyramid):
-        level = torch.nn.functional.interpolate(pyramid[0], (SIDE, SIDE))
+    def score(self, sample):
+        level = torch.nn.functional.interpolate(sample.pyramid[0], (SIDE, SIDE))
         return Scores(level[:, 0], level.mean(dim=(1, 2, 3)))
 
 

@@ -43,14 +43,14 @@ class Darkness:
     def __init__(self, shown=("reconstruction",), size=None) -> None:
         self.shown, self.size = shown, size
 
-    def score(self, pyramid):
-        maps = 1 - pyramid[0].mean(1)
+    def score(self, sample):
+        maps = 1 - sample.image.mean(1)
         return Scores(maps, maps.flatten(1).amax(1))
 
-    def panels(self, pyramid):
+    def panels(self, extracted):
         offered = {
-            "reconstruction": pyramid[0] * 0.5,
-            "code map": (pyramid[0].mean(1)[:, ::4, ::4] * 3).long(),
+            "reconstruction": extracted[0] * 0.5,
+            "code map": (extracted[0].mean(1)[:, ::4, ::4] * 3).long(),
         }
         return {name: offered[name] for name in self.shown}
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from vqlab.config import Settings
 from vqlab.detectors.plugins import VARIABLE, load_plugins
-from vqlab.types import InputSpec, Pyramid, Scores, UserError
+from vqlab.types import InputSpec, Sample, Scores, UserError
 
 
 class Detector(nn.Module, ABC):
-    """Learns from pyramids of normal images only; scores images and localises defects.
+    """Learns from normal images only; scores images and localises defects.
 
     It does not own the training loop, the data loader, files, tracking or labels. `score` depends
     neither on batch mates nor on `self.training`, and has no side effect.
@@ -38,7 +38,7 @@ class Detector(nn.Module, ABC):
         self.spec = spec
 
     @abstractmethod
-    def loss(self, pyramid: Pyramid) -> dict[str, Tensor]:
+    def loss(self, sample: Sample) -> dict[str, Tensor]:
         """Return `loss`, a scalar to minimise, and named terms, each a scalar.
 
         All are means over the images, so that several processes can share a batch: anything else
@@ -47,21 +47,21 @@ class Detector(nn.Module, ABC):
         """
 
     @abstractmethod
-    def score(self, pyramid: Pyramid) -> Scores:
+    def score(self, sample: Sample) -> Scores:
         """Return anomaly maps (B, H, W) and image scores (B,); higher is more anomalous."""
 
-    def prepare(self, pyramids: Iterable[Pyramid]) -> None:  # noqa: B027  (optional)
+    def prepare(self, samples: Iterable[Sample]) -> None:  # noqa: B027  (optional)
         """Fit what is not learned by gradient, such as a memory bank, before the first epoch."""
 
     def calibrate(  # noqa: B027  (optional)
-        self, train: Iterable[Pyramid], rest: Iterable[Pyramid], effort: float = 1.0
+        self, train: Iterable[Sample], held_out: Iterable[Sample], effort: float = 1.0
     ) -> None:
         """Fit the statistics that `score` needs to normal images, after training.
 
-        `train` yields most of the training images; `rest` yields the others, which are not in
-        anything fitted to `train`. The images that thresholds are chosen on are in neither. Both
-        may be iterated several times. Calling it again replaces what it fitted. `effort` is the
-        share of the work to spend, below 1 for an evaluation during training.
+        `train` yields most of the training images and `held_out` the others; images that thresholds
+        are chosen on are in neither. Both may be iterated several times. Repeated calls replace
+        the statistics. `effort` is the share of the work to spend, below 1 for an evaluation during
+        training.
         """
 
     def health(self) -> dict[str, float]:

@@ -13,11 +13,11 @@ from typing import Protocol, TypeAlias, runtime_checkable
 from torch import Tensor
 
 from vqlab.config import Settings
-from vqlab.types import Pyramid, Scores
+from vqlab.types import Sample, Scores
 
 Extracted: TypeAlias = tuple[Tensor, ...]
 """Opaque intermediate outputs of a detector: tensors (B, …). Of a detector without `extract`, the
-pyramid."""
+image and the levels of the pyramid."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,19 @@ class ImagePrototypes:
 
 
 class Scorer(Protocol):
-    """Whatever scores pyramids: a detector."""
+    """The part of a detector that scores images."""
 
-    def score(self, pyramid: Pyramid) -> Scores: ...
+    def score(self, sample: Sample) -> Scores: ...
 
 
 @runtime_checkable
 class Rescorable(Protocol):
-    """Splits scoring into two parts: `score(p) == scores(extract(p))`.
+    """Splits scoring into two parts: `score(sample) == scores(extract(sample))`.
 
     Other settings of `scoring` are then tried without running the network again.
     """
 
-    def extract(self, pyramid: Pyramid) -> Extracted:
+    def extract(self, sample: Sample) -> Extracted:
         """Compute everything that does not depend on `scoring`: tensors (B, …)."""
 
     def scores(self, extracted: Extracted) -> Scores:
@@ -91,8 +91,8 @@ class HasPrototypes(Protocol):
     def prototypes(self, extracted: Extracted) -> ImagePrototypes | None:
         """Return the prototype of each image; None where the settings turn the codebook off."""
 
-    def extract_prototypes(self, pyramid: Pyramid) -> ImagePrototypes | None:
-        """Return `prototypes(extract(pyramid))`, without the rest of the work."""
+    def extract_prototypes(self, sample: Sample) -> ImagePrototypes | None:
+        """Return `prototypes(extract(sample))`, without the rest of the work."""
 
 
 @runtime_checkable
@@ -103,16 +103,18 @@ class HasAlternatives(Protocol):
         """Return these scores by name."""
 
 
-def extract(detector: Scorer, pyramid: Pyramid) -> Extracted:
+def extract(detector: Scorer, sample: Sample) -> Extracted:
     """Run a detector once: everything else is derived from the result."""
-    return detector.extract(pyramid) if isinstance(detector, Rescorable) else pyramid
+    if isinstance(detector, Rescorable):
+        return detector.extract(sample)
+    return (sample.image, *sample.pyramid)
 
 
 def scores(detector: Scorer, extracted: Extracted) -> Scores:
     """Return the scores of what `extract` returned."""
     if isinstance(detector, Rescorable):
         return detector.scores(extracted)
-    return detector.score(extracted)
+    return detector.score(Sample(extracted[0], extracted[1:]))
 
 
 def can_rescore(kind: type[Scorer], calibrated: Settings, wanted: Settings) -> bool:

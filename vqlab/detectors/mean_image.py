@@ -12,7 +12,7 @@ from vqlab.config import Settings
 from vqlab.detectors.base import Detector, register
 from vqlab.detectors.capabilities import Extracted
 from vqlab.nn.smoothing import smooth
-from vqlab.types import InputSpec, Pyramid, Scores
+from vqlab.types import InputSpec, Pyramid, Sample, Scores
 
 
 class Scoring(Settings):
@@ -47,10 +47,11 @@ class MeanImage(Detector):
         self.register_buffer("mean", torch.full((spec.channels[0], *spec.sizes[0]), 0.5))
         self.register_buffer("sd", torch.ones_like(self.mean))
 
-    def prepare(self, pyramids: Iterable[Pyramid]) -> None:
+    def prepare(self, samples: Iterable[Sample]) -> None:
         total = torch.zeros_like(self.mean, dtype=torch.float64)
         squares, count = torch.zeros_like(total), 0
-        for level, *_ in pyramids:
+        for sample in samples:
+            level = sample.pyramid[0]
             total += level.double().sum(0)
             squares += level.double().square().sum(0)
             count += len(level)
@@ -58,17 +59,17 @@ class MeanImage(Detector):
         self.mean.copy_(mean)
         self.sd.copy_((squares / count - mean.square()).clamp_min(0).sqrt())
 
-    def loss(self, pyramid: Pyramid) -> dict[str, Tensor]:
-        return {"loss": self._distance(pyramid).mean()}
+    def loss(self, sample: Sample) -> dict[str, Tensor]:
+        return {"loss": self._distance(sample.pyramid).mean()}
 
     @torch.no_grad()
-    def score(self, pyramid: Pyramid) -> Scores:
-        return self.scores(self.extract(pyramid))
+    def score(self, sample: Sample) -> Scores:
+        return self.scores(self.extract(sample))
 
     @torch.no_grad()
-    def extract(self, pyramid: Pyramid) -> Extracted:
+    def extract(self, sample: Sample) -> Extracted:
         """The distance of each pixel, (B, h, w)."""
-        return (self._distance(pyramid),)
+        return (self._distance(sample.pyramid),)
 
     @torch.no_grad()
     def scores(self, extracted: Extracted) -> Scores:

@@ -22,7 +22,7 @@ from vqlab.nn.image_score import image_score
 from vqlab.nn.patches import patch_features, sample_rows, to_rows
 from vqlab.nn.quantizer import nearest
 from vqlab.nn.smoothing import smooth
-from vqlab.types import InputSpec, Pyramid, Scores
+from vqlab.types import InputSpec, Pyramid, Sample, Scores
 
 
 class Scoring(Settings):
@@ -76,26 +76,26 @@ class MemoryBank(Detector):
         self.register_buffer("bank", torch.zeros(config.bank_size, sum(spec.channels)))
 
     @torch.no_grad()
-    def prepare(self, pyramids: Iterable[Pyramid]) -> None:
+    def prepare(self, samples: Iterable[Sample]) -> None:
         config = self.config
-        patches = sample_rows((self._patches(pyramid) for pyramid in pyramids), config.patches)
+        patches = sample_rows((self._patches(sample.pyramid) for sample in samples), config.patches)
         chosen = k_centre(patches, config.bank_size, dim=config.projection)
         self.bank.copy_(patches[chosen])
 
-    def loss(self, pyramid: Pyramid) -> dict[str, Tensor]:
+    def loss(self, sample: Sample) -> dict[str, Tensor]:
         """The mean distance; there is nothing to minimise."""
-        return {"loss": self._distances(self._patches(pyramid), pyramid)[0].mean()}
+        return {"loss": self._distances(self._patches(sample.pyramid), sample.pyramid)[0].mean()}
 
     @torch.no_grad()
-    def score(self, pyramid: Pyramid) -> Scores:
-        return self.scores(self.extract(pyramid))
+    def score(self, sample: Sample) -> Scores:
+        return self.scores(self.extract(sample))
 
     @torch.no_grad()
-    def extract(self, pyramid: Pyramid) -> Extracted:
+    def extract(self, sample: Sample) -> Extracted:
         """Distance of every patch to its nearest vector of the bank (B, h, w), the index of that
         vector (B, h, w), and the features of each image's farthest patch (B, D)."""
-        rows = self._patches(pyramid)
-        distance, index = self._distances(rows, pyramid)
+        rows = self._patches(sample.pyramid)
+        distance, index = self._distances(rows, sample.pyramid)
         farthest = distance.flatten(1).argmax(1)
         patches = rows.view(len(farthest), -1, self.bank.shape[1])
         return distance, index, patches[torch.arange(len(farthest)), farthest]

@@ -14,7 +14,7 @@ from vqlab.detectors.base import Detector, register
 from vqlab.detectors.capabilities import Extracted
 from vqlab.nn.patches import patch_features
 from vqlab.nn.smoothing import smooth
-from vqlab.types import InputSpec, Pyramid, Scores
+from vqlab.types import InputSpec, Pyramid, Sample, Scores
 
 
 class Scoring(Settings):
@@ -61,14 +61,14 @@ class Padim(Detector):
         self.register_buffer("whitening", torch.eye(dims).repeat(height * width, 1, 1))
 
     @torch.no_grad()
-    def prepare(self, pyramids: Iterable[Pyramid]) -> None:
+    def prepare(self, samples: Iterable[Sample]) -> None:
         """Fit mean and covariance of each position (eq. 1) to normal images, in one pass."""
         drawn = torch.randperm(sum(self.spec.channels))[: len(self.channels)].sort().values
         self.channels.copy_(drawn)
         products, count = torch.zeros_like(self.whitening), 0
         total, shift = torch.zeros_like(self.mean), self.mean
-        for pyramid in pyramids:
-            features = self._features(pyramid)
+        for sample in samples:
+            features = self._features(sample.pyramid)
             if count == 0:  # deviations from an image keep the digits that raw products lose
                 shift = features[:, 0].clone()
             deviations = features - shift[:, None]
@@ -85,18 +85,18 @@ class Padim(Detector):
             inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
             self.whitening[index] = inverse.mT
 
-    def loss(self, pyramid: Pyramid) -> dict[str, Tensor]:
+    def loss(self, sample: Sample) -> dict[str, Tensor]:
         """The mean distance; there is nothing to minimise."""
-        return {"loss": self._distances(pyramid).mean()}
+        return {"loss": self._distances(sample.pyramid).mean()}
 
     @torch.no_grad()
-    def score(self, pyramid: Pyramid) -> Scores:
-        return self.scores(self.extract(pyramid))
+    def score(self, sample: Sample) -> Scores:
+        return self.scores(self.extract(sample))
 
     @torch.no_grad()
-    def extract(self, pyramid: Pyramid) -> Extracted:
+    def extract(self, sample: Sample) -> Extracted:
         """The Mahalanobis distance at each position (eq. 2), (B, h, w)."""
-        return (self._distances(pyramid),)
+        return (self._distances(sample.pyramid),)
 
     @torch.no_grad()
     def scores(self, extracted: Extracted) -> Scores:

@@ -22,7 +22,7 @@ from vqlab.nn.prior import CodePrior
 from vqlab.nn.quantizer import VectorQuantizer
 from vqlab.nn.smoothing import smooth
 from vqlab.nn.surprisal import CodeSurprisal
-from vqlab.types import InputSpec, Pyramid, Scores, UserError
+from vqlab.types import InputSpec, Sample, Scores, UserError
 
 Term = Literal["error", "context", "position", "neighbours"]
 TERMS: tuple[Term, ...] = ("error", "context", "position", "neighbours")
@@ -178,9 +178,9 @@ class VQVAE(Detector):
 
     # Training
 
-    def loss(self, pyramid: Pyramid) -> dict[str, Tensor]:
+    def loss(self, sample: Sample) -> dict[str, Tensor]:
         """Terms: `reconstruction`, `codebook` and `commitment` (not weighted)."""
-        (images,) = pyramid
+        (images,) = sample.pyramid
         if self.training:
             images = random_crops(images, self.config.crop)
         z = self.latents(images)
@@ -236,13 +236,13 @@ class VQVAE(Detector):
         return indices if self.quantizer.levels == 1 else indices[:, 0]
 
     @torch.no_grad()
-    def extract(self, pyramid: Pyramid) -> Extracted:
+    def extract(self, sample: Sample) -> Extracted:
         """Squared error (B, H, W), surprisals in the order of `TERMS` (B, 3, h, w), reconstruction
         (B, C, H, W) uint8 and code map (B, h, w).
 
         `context` is 0 where the scoring does not use it, as it takes the longest.
         """
-        (images,) = pyramid
+        (images,) = sample.pyramid
         rebuilt, indices = self.reconstruct(images)
         surprisals = [self._surprisal(term, indices) for term in TERMS[1:]]
         picture = (rebuilt.clamp(0, 1) * 255).round().to(torch.uint8)
@@ -278,8 +278,8 @@ class VQVAE(Detector):
         return self.surprisal.by_neighbours(indices)
 
     @torch.no_grad()
-    def score(self, pyramid: Pyramid) -> Scores:
-        return self.scores(self.extract(pyramid))
+    def score(self, sample: Sample) -> Scores:
+        return self.scores(self.extract(sample))
 
     @torch.no_grad()
     def scores(self, extracted: Extracted) -> Scores:
@@ -306,13 +306,16 @@ class VQVAE(Detector):
 
     @torch.no_grad()
     def calibrate(
-        self, train: Iterable[Pyramid], rest: Iterable[Pyramid], effort: float = 1.0
+        self, train: Iterable[Sample], held_out: Iterable[Sample], effort: float = 1.0
     ) -> None:
         scoring = self.config.scoring
         if not self.quantizer.initialised:  # training was shorter than the warm-up
-            self.quantizer.initialise(torch.cat([self.latents(images) for (images,) in train]))
+            self.quantizer.initialise(
+                torch.cat([self.latents(sample.pyramid[0]) for sample in train])
+            )
         seen, total, count = [], torch.zeros_like(self.error_mean, dtype=torch.float64), 0
-        for (images,) in train:
+        for sample in train:
+            (images,) = sample.pyramid
             rebuilt, indices = self.reconstruct(images)
             seen.append(indices)
             total += squared_error(rebuilt, images).double().sum(0)
@@ -324,9 +327,9 @@ class VQVAE(Detector):
         if "context" in scoring.terms:
             steps = max(1, round(effort * scoring.context_steps))
             self.prior.fit(in_all_light, self.quantizer.codebook, steps=steps)
-            unseen = [self.reconstruct(images)[1] for (images,) in rest]
+            unseen = [self.reconstruct(sample.pyramid[0])[1] for sample in held_out]
             self.explained.fill_(self._explains(indices, torch.cat(unseen)))
-        self.fit_normalization(self.extract(pyramid) for pyramid in rest)
+        self.fit_normalization(self.extract(sample) for sample in held_out)
 
     @torch.no_grad()
     def fit_normalization(self, extracted: Iterable[Extracted]) -> None:
@@ -339,7 +342,7 @@ class VQVAE(Detector):
         alike = all(getattr(calibrated, name) == getattr(wanted, name) for name in fitted)
         return alike and ("context" in calibrated.terms or "context" not in wanted.terms)
 
-    def _relit_codes(self, train: Iterable[Pyramid]) -> list[Tensor]:
+    def _relit_codes(self, train: Iterable[Sample]) -> list[Tensor]:
         """Code maps (B, h, w) of `RELIT` copies of the images in other light, the same each time
         it is called."""
         spread, draw = self.config.scoring.light, torch.Generator().manual_seed(0)
@@ -347,10 +350,12 @@ class VQVAE(Detector):
             return []
         return [
             self._code_map(
-                self.quantizer.encode(self.latents(scale_brightness(images, spread, draw)))
+                self.quantizer.encode(
+                    self.latents(scale_brightness(sample.pyramid[0], spread, draw))
+                )
             )
             for _ in range(RELIT)
-            for (images,) in train
+            for sample in train
         ]
 
     def _explains(self, train: Tensor, rest: Tensor) -> float:

@@ -68,7 +68,7 @@ def find_concepts(detector: Scorer, features: FeatureSet) -> FoundConcepts | Non
     given."""
     if not isinstance(detector, HasPrototypes):
         return None
-    parts = [part for p in features if (part := detector.extract_prototypes(p)) is not None]
+    parts = [part for s in features if (part := detector.extract_prototypes(s)) is not None]
     return concepts_of(concatenate_prototypes(parts), features.images.records)
 
 

@@ -138,8 +138,8 @@ def extract_images(detector: Scorer, features: FeatureSet) -> ExtractedSet:
     features = FeatureSet(features.images, features.backbone, features.device, batch_size=1)
     truth, extracted = _Truth(), list[Extracted]()
     shape: tuple[int, ...] = ()
-    for batch, pyramid in features.with_images():
-        extracted.append(extract(detector, pyramid))
+    for batch, sample in features.with_batches():
+        extracted.append(extract(detector, sample))
         shape = tuple(batch.masks.shape[1:])
         truth.add(batch)
     return ExtractedSet(extracted, truth.scored([], []), shape)
@@ -185,8 +185,8 @@ def predict_images(
     own, others = _Maps(budget), dict[str, _Maps]()
     pictures: dict[str, Spool] = {}
     prototypes: list[ImagePrototypes] = []
-    for batch, pyramid in features.with_images(progress):
-        extracted = extract(detector, pyramid)
+    for batch, sample in features.with_batches(progress):
+        extracted = extract(detector, sample)
         truth.add(batch)
         own.add(scores(detector, extracted), batch)
         if alternatives and isinstance(detector, HasAlternatives):

@@ -1,20 +1,21 @@
-"""The pyramids of a set of images, read from the cache where they are stored."""
+"""The images of a set with their features, which are cached on disk."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from vqlab.features.cache import Images, KeptFeatures, Progress, kept_features
-from vqlab.types import Batch, Pyramid
+from vqlab.types import Batch, Pyramid, Sample
 
 CPU = torch.device("cpu")
 
 
 class FeatureSet:
-    """The pyramids of N images, batch by batch; may be iterated any number of times.
+    """N images with their features, batch by batch; may be iterated any number of times.
 
     Hides the cache: features are extracted at the first access and read from disk afterwards.
     Raises UserError where they cannot be written.
@@ -33,8 +34,8 @@ class FeatureSet:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __iter__(self) -> Iterator[Pyramid]:
-        """Yield the pyramids of all images in order."""
+    def __iter__(self) -> Iterator[Sample]:
+        """Yield all images in order."""
         return self.in_order(range(len(self)), self.batch_size)
 
     def subset(self, indices: Sequence[int]) -> FeatureSet:
@@ -46,23 +47,34 @@ class FeatureSet:
         """Return the features on disk, extracted now where they are not; None without a cache."""
         return kept_features(self.backbone, self.images, self.device, progress)
 
-    def in_order(self, order: Sequence[int], batch_size: int) -> Iterator[Pyramid]:
-        """Yield the pyramids of the images at the indices `order`, `batch_size` at a time."""
+    def in_order(self, order: Sequence[int], batch_size: int) -> Iterator[Sample]:
+        """Yield the images at the indices `order`, `batch_size` at a time.
+
+        With a cache, images are read only where a detector asks for `Sample.image`.
+        """
         cached = self.cached()
         if cached is None:
             for batch in self.images.batches(batch_size, order):
-                yield self.backbone(batch.images.to(self.device))
+                images = batch.images.to(self.device)
+                yield Sample(images, self.backbone(images))
             return
         for start in range(0, len(order), batch_size):
-            yield cached(order[start : start + batch_size])
+            indices = order[start : start + batch_size]
+            yield Sample(partial(self._load, indices), cached(indices))
 
-    def with_images(self, progress: Progress | None = None) -> Iterator[tuple[Batch, Pyramid]]:
-        """Yield batches with their pyramids; `progress` is called while features are extracted."""
+    def _load(self, indices: Sequence[int]) -> Tensor:
+        (batch,) = self.images.batches(len(indices), indices)
+        return batch.images.to(self.device)
+
+    def with_batches(self, progress: Progress | None = None) -> Iterator[tuple[Batch, Sample]]:
+        """Yield all batches with their ground truth; `progress` is called while features are
+        extracted."""
         cached, done = self.cached(progress), 0
         for batch in self.images.batches(self.batch_size):
             if cached is None:
-                pyramid = self.backbone(batch.images.to(self.device))
+                images = batch.images.to(self.device)
+                yield batch, Sample(images, self.backbone(images))
             else:
                 pyramid = cached(range(done, done + len(batch)))
+                yield batch, Sample(partial(batch.images.to, self.device), pyramid)
             done += len(batch)
-            yield batch, pyramid

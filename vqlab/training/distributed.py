@@ -18,7 +18,7 @@ from vqlab.features import FeatureSet
 from vqlab.nn import distributed
 from vqlab.training.loop import OnEpoch, Trainer
 from vqlab.training.settings import TrainingSettings
-from vqlab.types import Pyramid, UserError
+from vqlab.types import Sample, UserError
 
 
 class SharedTrainer(Trainer):
@@ -66,30 +66,30 @@ class SharedTrainer(Trainer):
             if distributed.rank():
                 self.load(first["state"])
 
-    def _batches(self, order: Sequence[int]) -> Iterator[Pyramid]:
+    def _batches(self, order: Sequence[int]) -> Iterator[Sample]:
         """This rank's shares of the batches of an epoch; of a last one too small to share, all."""
         size = self.settings.batch_size
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         whole = batches.pop() if len(batches[-1]) < distributed.ranks() else []
         own = [index for batch in batches for index in distributed.shard(batch)]
         coming = chain(
-            self._pyramids(own, len(distributed.shard(batches[0])) if batches else 0),
-            self._pyramids(whole, len(whole)),
+            self._samples(own, len(distributed.shard(batches[0])) if batches else 0),
+            self._samples(whole, len(whole)),
         )
         while True:
             with distributed.error_barrier():  # an image may be unreadable on one machine only
-                pyramid = next(coming, None)
-            if pyramid is None:
+                sample = next(coming, None)
+            if sample is None:
                 return
-            yield pyramid
+            yield sample
 
-    def _pyramids(self, order: Sequence[int], size: int) -> Iterator[Pyramid]:
+    def _samples(self, order: Sequence[int], size: int) -> Iterator[Sample]:
         if order:
             yield from self.features.in_order(order, size)
 
-    def _step(self, pyramid: Pyramid, images: int) -> tuple[dict[str, float], float]:
+    def _step(self, sample: Sample, images: int) -> tuple[dict[str, float], float]:
         with distributed.sharded_batch(images):
-            return super()._step(pyramid, images)
+            return super()._step(sample, images)
 
     def _backward(self, losses: dict[str, Tensor]) -> dict[str, float]:
         """The gradients and values of the losses of the whole batch: means, so shares weigh."""

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from vqlab.detectors import Detector
 from vqlab.features import Backbone, FeatureSet
 from vqlab.training.settings import TrainingSettings, learning_rate, seed_everything
-from vqlab.types import Pyramid, UserError
+from vqlab.types import Sample, UserError
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 T = TypeVar("T")
@@ -96,7 +96,7 @@ class Trainer:
             seed_everything(self.settings.seed, 0)
             self.detector.prepare(FeatureSet(self.images, self.backbone, self.device, 32))
 
-    def _batches(self, order: Sequence[int]) -> Iterator[Pyramid]:
+    def _batches(self, order: Sequence[int]) -> Iterator[Sample]:
         """The batches of an epoch."""
         return self.features.in_order(order, self.settings.batch_size)
 
@@ -109,11 +109,11 @@ class Trainer:
         gradient = {"gradient_norm": 0.0} | ({} if clip is None else {"clipped": 0.0})
         size = self.settings.batch_size
         steps = math.ceil(len(order) / size)
-        for step, pyramid in enumerate(self._batches(order)):
+        for step, sample in enumerate(self._batches(order)):
             images = min(size, len(order) - step * size)
             now = (epoch - 1) * steps + step
             self._set_rate(now, self.settings.epochs * steps)
-            values, norm = self._step(pyramid, images)
+            values, norm = self._step(sample, images)
             for name, value in values.items():
                 totals[name] = totals.get(name, 0.0) + value * images / len(order)
             gradient["gradient_norm"] += norm / steps
@@ -163,11 +163,11 @@ class Trainer:
             order += _drawn(groups[name], share + (place < more))
         return _drawn(order, wanted)
 
-    def _step(self, pyramid: Pyramid, images: int) -> tuple[dict[str, float], float]:
+    def _step(self, sample: Sample, images: int) -> tuple[dict[str, float], float]:
         """The losses of a batch of so many images and the norm of the whole gradient before it is
         clipped. The weights stay as they are where either is not finite.
         """
-        losses = self._losses(pyramid, images)
+        losses = self._losses(sample, images)
         assert self.optimizer is not None
         self.optimizer.zero_grad(set_to_none=True)
         values = self._backward(losses)
@@ -184,11 +184,11 @@ class Trainer:
         losses["loss"].backward()  # type: ignore[no-untyped-call]
         return {name: float(value.detach()) for name, value in losses.items()}
 
-    def _losses(self, pyramid: Pyramid, images: int) -> dict[str, Tensor]:
+    def _losses(self, sample: Sample, images: int) -> dict[str, Tensor]:
         cast = self.settings.precision == "bfloat16"
         try:
             with torch.autocast(self.device.type, torch.bfloat16) if cast else nullcontext():
-                return self.detector.loss(pyramid)
+                return self.detector.loss(sample)
         except ValueError:
             normed = any(isinstance(m, _BatchNorm) for m in self.detector.modules())
             if images > 1 or not normed:

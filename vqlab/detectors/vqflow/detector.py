@@ -39,7 +39,7 @@ from vqlab.nn.image_score import image_score
 from vqlab.nn.patches import patch_features, sample_rows, to_rows
 from vqlab.nn.quantizer import VectorQuantizer
 from vqlab.nn.smoothing import smooth
-from vqlab.types import InputSpec, Pyramid, Scores, UserError
+from vqlab.types import InputSpec, Pyramid, Sample, Scores, UserError
 
 WHITENED_ON = 60_000
 """Patches that the whitening is fitted to."""
@@ -104,22 +104,24 @@ class VQFlow(Detector):
         self.image_level = ImageNormalization(kinds)
 
     @torch.no_grad()
-    def prepare(self, pyramids: Iterable[Pyramid]) -> None:
+    def prepare(self, samples: Iterable[Sample]) -> None:
         if self.concepts is not None:
-            means = torch.cat([self.concepts.pool(pyramid[-1]) for pyramid in pyramids])
+            means = torch.cat([self.concepts.pool(sample.pyramid[-1]) for sample in samples])
             _enough(len(means), self.config.concept.codebook_size)
             self.concepts.fit(means)
         if self.coverage is not None:
             most = self.config.pattern.patches
-            self.coverage.fit(sample_rows((to_rows(self._patches(p)) for p in pyramids), most))
+            self.coverage.fit(
+                sample_rows((to_rows(self._patches(s.pyramid)) for s in samples), most)
+            )
         for number, level in enumerate(self._levels()):
-            own = (to_rows(self._map(pyramid, number)) for pyramid in pyramids)
+            own = (to_rows(self._map(sample.pyramid, number)) for sample in samples)
             level.whitening.fit(sample_rows(own, WHITENED_ON))
 
-    def loss(self, pyramid: Pyramid) -> dict[str, Tensor]:
+    def loss(self, sample: Sample) -> dict[str, Tensor]:
         """`nll` in nats per dimension of the features, and what the codebooks add."""
-        concept = self._concept(pyramid)
-        latents = self._latents(pyramid, concept, noise=self.config.flow.noise)
+        concept = self._concept(sample.pyramid)
+        latents = self._latents(sample.pyramid, concept, noise=self.config.flow.noise)
         nll = self._nll(latents, concept)
         zero = nll.new_zeros(())
         terms = {"nll": nll, "pattern": sum((one.described.loss for one in latents), zero)}
@@ -141,18 +143,18 @@ class VQFlow(Detector):
         return -total / dims
 
     @torch.no_grad()
-    def score(self, pyramid: Pyramid) -> Scores:
-        return self.scores(self.extract(pyramid))
+    def score(self, sample: Sample) -> Scores:
+        return self.scores(self.extract(sample))
 
     @torch.no_grad()
-    def extract(self, pyramid: Pyramid) -> Extracted:
+    def extract(self, sample: Sample) -> Extracted:
         """Terms (B, T, h, w), see `_terms`; concepts (B,); image vectors before quantisation
         (B, D), D = 0 without concepts; pattern codes (B, h, w), h = w = 0 without patterns."""
         with self._calm():
-            terms, concept, codes = self._terms(pyramid)
+            terms, concept, codes = self._terms(sample.pyramid)
             vectors = terms.new_zeros(len(concept), 0)
             if self.concepts is not None:
-                vectors = self.concepts.encode(pyramid[-1])
+                vectors = self.concepts.encode(sample.pyramid[-1])
         return terms.movedim(0, 1), concept, vectors, codes
 
     @classmethod
@@ -228,19 +230,19 @@ class VQFlow(Detector):
 
     @torch.no_grad()
     def calibrate(
-        self, train: Iterable[Pyramid], rest: Iterable[Pyramid], effort: float = 1.0
+        self, train: Iterable[Sample], held_out: Iterable[Sample], effort: float = 1.0
     ) -> None:
         with self._calm():
-            held_out = [self._terms(pyramid)[:2] for pyramid in rest]
+            terms_held_out = [self._terms(sample.pyramid)[:2] for sample in held_out]
             alike = self.config.scoring.standardise in ("none", "global")
-            fitted = held_out if alike else (self._terms(pyramid)[:2] for pyramid in train)
-            self.expectation.fit(fitted, held_out)
+            fitted = terms_held_out if alike else (self._terms(s.pyramid)[:2] for s in train)
+            self.expectation.fit(fitted, terms_held_out)
             if self.config.scoring.image_standardise == "concept":
                 # Of all images, for a concept has few; as of new ones, for an image with patches
                 # among the codes scores far lower than others of its concept will.
                 scores, concepts = [], []
-                for pyramid in chain(_share(train, effort), rest):
-                    terms, concept, _ = self._terms(pyramid, as_new=True)
+                for sample in chain(_share(train, effort), held_out):
+                    terms, concept, _ = self._terms(sample.pyramid, as_new=True)
                     scores.append(self._scores(terms, concept).image_score)
                     concepts.append(concept)
                 self.image_level.fit(torch.cat(scores), torch.cat(concepts))
@@ -260,11 +262,11 @@ class VQFlow(Detector):
         return ImagePrototypes(quantizer.encode(extracted[2]), extracted[2], quantizer.codebook)
 
     @torch.no_grad()
-    def extract_prototypes(self, pyramid: Pyramid) -> ImagePrototypes | None:
+    def extract_prototypes(self, sample: Sample) -> ImagePrototypes | None:
         if self.concepts is None:
             return None
         with self._calm():
-            vectors = self.concepts.encode(pyramid[-1])
+            vectors = self.concepts.encode(sample.pyramid[-1])
         quantizer = self.concepts.quantizer
         return ImagePrototypes(quantizer.encode(vectors), vectors, quantizer.codebook)
 
@@ -383,11 +385,11 @@ def _normal_like(rows: Tensor) -> Tensor:
     )
 
 
-def _share(pyramids: Iterable[Pyramid], effort: float) -> Iterator[Pyramid]:
-    """About that share of the batches, evenly spaced; all of them where effort is 1."""
-    for number, pyramid in enumerate(pyramids):
+def _share(samples: Iterable[Sample], effort: float) -> Iterator[Sample]:
+    """Yield about the fraction `effort` of the batches, evenly spaced."""
+    for number, sample in enumerate(samples):
         if int((number + 1) * effort) > int(number * effort):
-            yield pyramid
+            yield sample
 
 
 def _enough(images: int, codebook_size: int) -> None:

@@ -94,7 +94,7 @@ class _Search:
         if isinstance(self.detector, HasNormalization):
             with torch.inference_mode():
                 unseen = unseen_in_fitting(model.features(splits.train))
-                self.unseen = [extract(self.detector, pyramid) for pyramid in unseen]
+                self.unseen = [extract(self.detector, sample) for sample in unseen]
         self.validation = extract_images(self.detector, model.features(splits.validation))
         whole: Any = self.detector.config
         self._calibrated: Settings = getattr(whole, "scoring", Settings())
