@@ -55,10 +55,10 @@ def test_the_leaderboard_of_a_store_that_cannot_be_written(read_only: Path) -> N
 
 FEATURES = """
 import numpy as np
-from vqlab.features.store import kept_records
+from vqlab.features.store import cached_records
 make = lambda: iter([np.ones((2, 3), np.float16)])
-kept = [kept_records("one", {"key": "a"}, 2, 3, make) for _ in range(2)]
-print(kept[1].path, kept[1].found)
+kept = [cached_records("one", {"key": "a"}, 2, 3, make) for _ in range(2)]
+print(kept[1].path, kept[1].hit)
 """
 
 

@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import constants as hub
 
 from vqlab.config import dump, validate
-from vqlab.features import Backbone, FeatureSettings, missing
+from vqlab.features import Backbone, FeatureSettings, unavailable_reason
 from vqlab.features.state_dict import find_state_dict
 from vqlab.types import UserError
 
@@ -38,7 +38,7 @@ def test_pixels_are_the_image_itself_and_hold_nothing():
     backbone = Backbone(FeatureSettings(), 32)
     x = images(2, 32)
     assert backbone(x)[0] is x
-    assert backbone.state_dict() == {} and not backbone.kept
+    assert backbone.state_dict() == {} and not backbone.cacheable
 
 
 def test_levels_of_stride_8_and_16_by_default_and_no_layer_beyond_them():
@@ -151,7 +151,7 @@ def test_swin_puts_its_channels_last():
     [
         ({"backbone": "resnet81"}, 64, "features.backbone: resnet81 does not exist.*resnet18"),
         ({"backbone": "zzz"}, 64, "zzz does not exist; choose a timm network"),
-        ({"backbone": "resnet18.nothing"}, 64, "gives no feature maps.*nothing"),
+        ({"backbone": "resnet18.nothing"}, 64, "has no feature maps.*nothing"),
         (
             {"levels": [2, 5]},
             64,
@@ -237,7 +237,7 @@ def test_weights_in_a_folder_are_found_by_the_backbone_s_name(tmp_path):
     (tmp_path / "test_resnet_notes.txt").write_text("no state dict")
     backbone = built(weights=str(tmp_path))
     assert torch.equal(backbone(images())[0], source(images())[0])
-    assert missing(settings(backbone="test_resnet", weights=str(tmp_path)), SIDE) == ""
+    assert unavailable_reason(settings(backbone="test_resnet", weights=str(tmp_path)), SIDE) == ""
     (tmp_path / "test_resnet.other.safetensors").write_bytes(b"")
     with pytest.raises(
         UserError,
@@ -264,18 +264,18 @@ def test_weights_in_a_folder_are_found_by_the_backbone_s_name(tmp_path):
     ],
 )
 def test_why_a_backbone_cannot_be_had(values, size, words):
-    found = missing(settings(**{"backbone": "test_resnet", **values}), size)
+    found = unavailable_reason(settings(**{"backbone": "test_resnet", **values}), size)
     assert words in found and bool(found) == bool(words)
 
 
 def test_a_file_is_of_one_backbone(tmp_path):
     path = tmp_path / "w.pth"
     torch.save(built().network.model.state_dict(), path)
-    assert missing(settings(backbone="test_resnet", weights=str(path)), SIDE) == ""
+    assert unavailable_reason(settings(backbone="test_resnet", weights=str(path)), SIDE) == ""
     other = settings(backbone="test_convnext", weights=str(path))
-    assert "w.pth does not fit test_convnext" in missing(other, SIDE)
+    assert "w.pth does not fit test_convnext" in unavailable_reason(other, SIDE)
     with pytest.raises(UserError, match="did you mean resnet18"):
-        missing(settings(backbone="resnet81", weights=str(path)), SIDE)
+        unavailable_reason(settings(backbone="resnet81", weights=str(path)), SIDE)
 
 
 @pytest.fixture
@@ -294,7 +294,9 @@ def test_offline_and_not_cached_is_one_sentence_that_says_what_to_do(empty_hub):
     ):
         built(weights="hub")
     assert not hub.HF_HUB_OFFLINE  # as it was
-    assert "weights not on this machine" in missing(settings(backbone="test_resnet"), SIDE)
+    assert "weights not on this machine" in unavailable_reason(
+        settings(backbone="test_resnet"), SIDE
+    )
 
 
 def test_what_a_hub_in_reach_has_counts_as_there(empty_hub, monkeypatch):
@@ -315,12 +317,12 @@ def test_what_a_hub_in_reach_has_counts_as_there(empty_hub, monkeypatch):
         server.timeout = 10  # so that nobody waits for ever
         thread = Thread(target=server.handle_request)
         thread.start()
-        assert missing(settings(backbone="test_resnet"), SIDE) == ""
+        assert unavailable_reason(settings(backbone="test_resnet"), SIDE) == ""
         thread.join()
     assert asked in (["/"], [""])
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE is set" in missing(settings(backbone="test_resnet"), SIDE)
-    assert "no weights of it" in missing(settings(backbone="test_mambaout"), 160)
+    assert "HF_HUB_OFFLINE is set" in unavailable_reason(settings(backbone="test_resnet"), SIDE)
+    assert "no weights of it" in unavailable_reason(settings(backbone="test_mambaout"), 160)
 
 
 def test_a_network_without_weights_at_the_hub_says_so(empty_hub):
@@ -336,7 +338,7 @@ def test_offline_and_cached_needs_no_network(empty_hub):
     place.mkdir(parents=True)
     whole = timm.create_model("test_resnet")
     safetensors.torch.save_file(whole.state_dict(), place / "model.safetensors")
-    assert missing(settings(backbone="test_resnet"), SIDE) == ""
+    assert unavailable_reason(settings(backbone="test_resnet"), SIDE) == ""
     backbone = built(backbone="test_resnet", weights="hub")
     assert torch.equal(backbone.network.model.conv1[0].weight, whole.conv1[0].weight)
 

@@ -24,9 +24,9 @@ from vqlab.features import (
     Backbone,
     FeatureSet,
     FeatureSettings,
-    clear_files,
-    kept_features,
-    kept_files,
+    cache_files,
+    cached_features,
+    clear_cache,
     store,
 )
 from vqlab.types import Scores, UserError
@@ -48,7 +48,7 @@ def make():
         pathlib.Path("writing").touch()
         time.sleep(float(sys.argv[1]))
 
-print(store.kept_records("some", {{}}, 3, 4, make).records.sum())
+print(store.cached_records("some", {{}}, 3, 4, make).records.sum())
 """
 
 
@@ -85,10 +85,10 @@ def test_a_hit_is_a_miss_exactly_and_asks_nothing_of_the_network(backbone, small
     splits = load_dataset(data(small_root))
     seen = counted(backbone)
     calls: list[tuple[int, int]] = []
-    first = kept_features(backbone, splits.train, CPU, lambda *done: calls.append(done))
+    first = cached_features(backbone, splits.train, CPU, lambda *done: calls.append(done))
     assert sum(seen) == len(splits.train) and calls[-1][0] == calls[-1][1]
     del seen[:], calls[:]
-    again = kept_features(backbone, splits.train, CPU, lambda *done: calls.append(done))
+    again = cached_features(backbone, splits.train, CPU, lambda *done: calls.append(done))
     assert seen == [] and calls == []
     everything = range(len(splits.train))
     wanted = fresh(backbone, splits.train)
@@ -106,7 +106,7 @@ def test_a_hit_is_a_miss_exactly_and_asks_nothing_of_the_network(backbone, small
 def test_subsets_and_a_model_of_one_category_share_the_files(backbone, small_root, folder):
     joint = load_dataset(data(small_root))
     for images in (joint.train, joint.validation):
-        kept_features(backbone, images, CPU)
+        cached_features(backbone, images, CPU)
     before = sorted(folder.glob("*.features"))
     assert len(before) == 2 * len(joint.categories)
     seen = counted(backbone)
@@ -120,7 +120,7 @@ def test_subsets_and_a_model_of_one_category_share_the_files(backbone, small_roo
         alone.held_out,
     )
     for images in parts:
-        kept = kept_features(backbone, images, CPU)
+        kept = cached_features(backbone, images, CPU)
         assert seen == []
         for a, b in zip(kept(range(len(images))), fresh(backbone, images), strict=True):
             assert torch.equal(a, b)
@@ -133,7 +133,9 @@ def test_what_changes_an_image_or_the_backbone_is_another_file(backbone, small_r
     seen = counted(backbone)
 
     def extracted(root: Path, network: Backbone = backbone, **values: object) -> bool:
-        kept_features(network, load_dataset(data(root, categories=["fabric"], **values)).train, CPU)
+        cached_features(
+            network, load_dataset(data(root, categories=["fabric"], **values)).train, CPU
+        )
         asked = bool(seen)
         del seen[:]
         return asked
@@ -155,9 +157,9 @@ def test_what_changes_an_image_or_the_backbone_is_another_file(backbone, small_r
 def test_pixels_and_cache_off_keep_nothing(backbone, small_root, folder):
     images = load_dataset(data(small_root, categories=["fabric"])).train
     off = Backbone(backbone.settings.model_copy(update={"cache": False}), SIDE)
-    assert kept_features(Backbone(FeatureSettings(), SIDE), images, CPU) is None
-    assert kept_features(lambda x: (x,), images, CPU) is None
-    assert kept_features(off, images, CPU) is None
+    assert cached_features(Backbone(FeatureSettings(), SIDE), images, CPU) is None
+    assert cached_features(lambda x: (x,), images, CPU) is None
+    assert cached_features(off, images, CPU) is None
     order = [3, 0, 3, 1, 2]
     without, with_cache = ([*FeatureSet(images, b).in_order(order, 2)] for b in (off, backbone))
     assert [len(sample) for sample in without] == [2, 2, 1]
@@ -190,7 +192,7 @@ def records(count: int = 3, length: int = 4, about: dict[str, str] | None = None
     make: Callable[[], Iterator[store.Halves]] = lambda: (  # noqa: E731
         np.full((1, length), row, np.float16) for row in range(count)
     )
-    return store.kept_records("some", about or {}, count, length, make).records
+    return store.cached_records("some", about or {}, count, length, make).records
 
 
 def cut(path: Path) -> None:
@@ -218,11 +220,11 @@ def foreign(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (cut, "are cut short"),
-        (beheaded, "are cut short, or not of vqlab"),
-        (longer, "are cut short"),
+        (cut, "are truncated"),
+        (beheaded, "are truncated or not a file of vqlab"),
+        (longer, "are truncated"),
         (newer, f"have format {store.FORMAT + 1}, and this vqlab's is {store.FORMAT}"),
-        (foreign, "not of vqlab"),
+        (foreign, "not a file of vqlab"),
     ],
 )
 def test_a_spoilt_file_is_made_again_and_said(folder, caplog, spoil, words):
@@ -259,7 +261,7 @@ def test_of_several_processes_one_works_and_a_killed_one_leaves_no_half_file(tmp
             time.sleep(0.02)
         assert not (folder / "some.features").exists()
         killed.send_signal(signal.SIGKILL)
-    (left,) = kept_files()
+    (left,) = cache_files()
     assert left.path.suffix == ".part" and not left.backbone
 
     (tmp_path / "log").unlink()
@@ -275,7 +277,7 @@ def test_an_error_while_extracting_leaves_nothing(folder):
         raise UserError("image x is bad.")
 
     with pytest.raises(UserError, match="image x is bad"):
-        store.kept_records("some", {}, 2, 4, make)
+        store.cached_records("some", {}, 2, 4, make)
     assert not list(folder.glob("some*"))
     assert len(records()) == 3
 
@@ -287,17 +289,17 @@ def test_a_full_disk_is_one_sentence(folder, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
         with pytest.raises(
-            UserError, match="cannot be kept in .*the disk is full; set VQLAB_CACHE"
+            UserError, match="cannot be cached in .*the disk is full; set VQLAB_CACHE"
         ):
             records()
     assert not list(folder.glob("some*"))
     with pytest.raises(UserError, match="the disk is full"):  # known before the work
-        store.kept_records("large", {}, 10**9, 10**9, lambda: pytest.fail("it was tried"))
+        store.cached_records("large", {}, 10**9, 10**9, lambda: pytest.fail("it was tried"))
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(folder):
     folder.write_text("a file in its place")
-    with pytest.raises(UserError, match="cannot be kept in .*features.cache=false"):
+    with pytest.raises(UserError, match="cannot be cached in .*features.cache=false"):
         records()
 
 
@@ -306,16 +308,16 @@ def test_clearing_by_last_use_spares_what_is_being_written(folder):
     (folder / "old.part").write_bytes(b"123")
     long_ago = time.time() - 10 * 86400
     os.utime(folder / "old.part", (long_ago, long_ago))
-    assert [file.path.name for file in kept_files()] == ["some.features", "old.part"]
-    assert [file.path.name for file in clear_files(older_than=7)] == ["old.part"]
+    assert [file.path.name for file in cache_files()] == ["some.features", "old.part"]
+    assert [file.path.name for file in clear_cache(older_than=7)] == ["old.part"]
     with store._lock(folder / "some.features"):
-        assert clear_files() == []
-    assert [file.images for file in clear_files()] == [3]
-    assert kept_files() == []
+        assert clear_cache() == []
+    assert [file.images for file in clear_cache()] == [3]
+    assert cache_files() == []
 
 
 def test_reading_counts_as_use(folder):
     records()
     os.utime(folder / "some.features", (0, 0))
     records()
-    assert time.time() - kept_files()[0].used < 60
+    assert time.time() - cache_files()[0].used < 60

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from vqlab.checkpoint import BACKBONE, load_checkpoint, load_state, save_checkpoint
 from vqlab.cli import app
 from vqlab.data import load_dataset
-from vqlab.features import kept_files, store
+from vqlab.features import cache_files, store
 from vqlab.model import Model
 from vqlab.run import Outcome, make_trainer, resolve, run
 from vqlab.tracking import Tracker
@@ -111,7 +111,7 @@ def test_a_run_says_which_features_were_there(tracker, small_root, tmp_path, mon
     outcomes = [run(config, tracker, test=False) for _ in range(2)]
     first, again = (tracker.find(outcome.run_id).tags for outcome in outcomes)
     assert "vqlab.reused" not in first, "also not those that it extracted itself and read again"
-    files = kept_files()
+    files = cache_files()
     seconds = sum(store.read_header(file.path)["seconds"] for file in files)
     assert again["vqlab.reused"] == f"features of {sum(file.images for file in files)} images"
     assert again["vqlab.seconds_saved"] == f"{seconds:.2f}" and seconds > 0

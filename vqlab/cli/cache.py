@@ -12,7 +12,7 @@ from vqlab.cli import data_app
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from vqlab.features import KeptFile
+    from vqlab.features import CacheFile
 
 
 @data_app.command(short_help="List or delete cached features.")
@@ -29,25 +29,25 @@ def cache(
     """
     from vqlab.cli.progress import out
     from vqlab.errors import UserError
-    from vqlab.features import cache_folder, clear_files, kept_files
+    from vqlab.features import cache_files, cache_folder, clear_cache
 
     if older_than is not None and not clear:
         raise UserError("--older-than must be used with --clear; add --clear.")
     if clear:
-        deleted = clear_files(older_than or 0.0)
+        deleted = clear_cache(older_than or 0.0)
         out.print(f"Deleted {len(deleted)} files ({_megabytes(deleted)}) in {cache_folder()}")
         return
-    files = kept_files()
+    files = cache_files()
     if files:
         out.print(_table(files))
     out.print(f"{len(files)} files ({_megabytes(files)}) in {cache_folder()}")
 
 
-def _megabytes(files: list[KeptFile]) -> str:
+def _megabytes(files: list[CacheFile]) -> str:
     return f"{sum(file.size for file in files) / 1e6:.1f} MB"
 
 
-def _table(files: list[KeptFile]) -> Table:
+def _table(files: list[CacheFile]) -> Table:
     from rich.table import Table
 
     table = Table("backbone", "category", "images", "MB", "last used")

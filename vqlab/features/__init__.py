@@ -1,23 +1,23 @@
 """Features: a frozen backbone turns images into pyramids. `pixels` is the image itself."""
 
 from vqlab.features.auto import choose_backbone
-from vqlab.features.backbone import Backbone, missing
-from vqlab.features.cache import kept_features
+from vqlab.features.backbone import Backbone, unavailable_reason
+from vqlab.features.cache import cached_features
 from vqlab.features.feature_set import FeatureSet
 from vqlab.features.settings import AUTO, FeatureSettings
-from vqlab.features.store import Kept, KeptFile, cache_folder, clear_files, kept_files
+from vqlab.features.store import CachedRecords, CacheFile, cache_files, cache_folder, clear_cache
 
 __all__ = [
     "AUTO",
     "Backbone",
+    "CacheFile",
+    "CachedRecords",
     "FeatureSet",
     "FeatureSettings",
-    "Kept",
-    "KeptFile",
+    "cache_files",
     "cache_folder",
+    "cached_features",
     "choose_backbone",
-    "clear_files",
-    "kept_features",
-    "kept_files",
-    "missing",
+    "clear_cache",
+    "unavailable_reason",
 ]

@@ -1,10 +1,10 @@
-"""The frozen network before the detector: images → pyramid, the same numbers for every run."""
+"""The frozen network in front of the detector: images → pyramid."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,18 +19,13 @@ from vqlab.types import InputSpec, Pyramid
 HALF = torch.finfo(torch.float16).max
 
 
-class Network(Protocol):
-    """What a frozen network must offer: an nn.Module whose whole state is its state dict."""
-
-    def __call__(self, images: Tensor) -> list[Tensor]:
-        """Images (B, 3, S, S) in [0, 1] → its chosen levels (B, C_l, h_l, w_l), finest first."""
-
-
 def build_network(settings: FeatureSettings, image_size: int, bare: bool) -> nn.Module | None:
-    """The network that `settings` name, see `Network`; none for `pixels`.
+    """Return the network of the settings; None for `pixels`.
 
-    bare: without its weights, which come with `load_state_dict`. Raises UserError for names,
-    levels, weights and image sizes that do not go together.
+    It maps images (B, 3, S, S) in [0, 1] to the list of its chosen levels (B, C_l, h_l, w_l),
+    finest first, and its whole state is its state dict. bare: without weights, for
+    `load_state_dict`. Raises UserError for an invalid combination of backbone, levels, weights and
+    image size.
     """
     if settings.backbone == PIXELS:
         return None
@@ -41,12 +36,11 @@ def build_network(settings: FeatureSettings, image_size: int, bare: bool) -> nn.
     return TimmNetwork(settings, image_size, bare)
 
 
-def missing(settings: FeatureSettings, image_size: int) -> str:
-    """Why the backbone that `settings` name cannot be had on this machine; empty where it can.
+def unavailable_reason(settings: FeatureSettings, image_size: int) -> str:
+    """Say why the backbone is not available on this machine; empty if it is.
 
-    Weights that are neither built in nor in a file, and not kept from an earlier download, count
-    as there where the hub answers; nothing is downloaded. Raises UserError for a name that no
-    backbone has.
+    Weights that must be downloaded count as available if the hub answers; nothing is downloaded.
+    Raises UserError for an unknown backbone.
     """
     if settings.backbone in BUILT_IN:
         try:
@@ -54,17 +48,16 @@ def missing(settings: FeatureSettings, image_size: int) -> str:
         except UserError as error:
             return str(error)
         return ""
-    from vqlab.features.timm_network import missing_network  # timm takes seconds to import
+    from vqlab.features.timm_network import timm_unavailable_reason  # timm takes seconds to import
 
-    return missing_network(settings, image_size)
+    return timm_unavailable_reason(settings, image_size)
 
 
 class Backbone(nn.Module):
-    """Images (B, 3, S, S) in [0, 1] → pyramid of float32; frozen, the same for every run.
+    """Images (B, 3, S, S) in [0, 1] → pyramid, float32; frozen.
 
-    Values are rounded to half precision, so that what a cache holds is exactly what a fresh
-    extraction gives; on a CPU images go through one at a time, so that an image's features do not
-    depend on its batch mates.
+    Values are rounded to half precision, so that cached and freshly extracted features are equal.
+    On a CPU images are processed one at a time, so that features do not depend on batch mates.
     """
 
     def __init__(
@@ -73,28 +66,28 @@ class Backbone(nn.Module):
         image_size: int,
         state: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """state: the `state_dict` of the same backbone, in place of the source of its weights.
+        """state: state dict to load instead of the weights that the settings name.
 
-        Raises UserError as `build_network`, and RuntimeError for the state of another backbone.
+        Raises UserError as `build_network`, and RuntimeError if the state dict does not fit.
         """
         super().__init__()
         self.settings, self.image_size = settings, image_size
-        with torch.random.fork_rng(devices=[]):  # what is built here must not move other draws
+        with torch.random.fork_rng(devices=[]):  # leave other random draws unchanged
             torch.manual_seed(settings.seed)
             self.network = build_network(settings, image_size, bare=state is not None)
         if state is not None:
             self.load_state_dict(dict(state))
         self.requires_grad_(False).eval()
-        self.spec = self._measured()
+        self.spec = self._measure()
         self.key = self._key()
 
     @property
-    def kept(self) -> bool:
-        """Whether its features are worth a place on disk, see `vqlab.features.cache`."""
+    def cacheable(self) -> bool:
+        """Whether its features are cached on disk, see `vqlab.features.cache`."""
         return self.network is not None and self.settings.cache
 
     def train(self, mode: bool = True) -> Backbone:
-        """Always stays in evaluation: a frozen network has frozen batch norms."""
+        """Stay in evaluation mode: a frozen network has frozen batch norms."""
         return super().train(False)
 
     @torch.no_grad()
@@ -114,10 +107,10 @@ class Backbone(nn.Module):
         if pool != "none":
             pooled = functional.avg_pool2d if pool == "avg" else functional.max_pool2d
             levels = [*(pooled(level, 3, 2, 1) for level in levels[:-1]), levels[-1]]
-        # Contiguous, as a cache gives them: what follows may sum in the order of the strides.
+        # Contiguous, as cached levels are: later sums may depend on the strides.
         return tuple(level.clamp(-HALF, HALF).half().float().contiguous() for level in levels)
 
-    def _measured(self) -> InputSpec:
+    def _measure(self) -> InputSpec:
         side = (self.image_size, self.image_size)
         try:
             levels = self(torch.zeros(1, 3, *side))
@@ -131,7 +124,7 @@ class Backbone(nn.Module):
         return InputSpec(tuple(level.shape[1] for level in levels), sizes, side)
 
     def _key(self) -> str:
-        """sha256 (hex) of all that decides an image's features: weights, levels, pool, size."""
+        """Return the SHA-256 (hex) of weights, levels, pool and image size."""
         sha = hashlib.sha256()
         for name, value in sorted(self.state_dict().items()):
             sha.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from vqlab.features.cache import Images, KeptFeatures, Progress, kept_features
+from vqlab.features.cache import CachedFeatures, Images, Progress, cached_features
 from vqlab.types import Batch, Pyramid, Sample
 
 CPU = torch.device("cpu")
@@ -18,7 +18,7 @@ class FeatureSet:
     """N images with their features, batch by batch; may be iterated any number of times.
 
     Hides the cache: features are extracted at the first access and read from disk afterwards.
-    Raises UserError where they cannot be written.
+    Raises UserError if they cannot be written.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class FeatureSet:
         images = self.images.subset(indices)
         return FeatureSet(images, self.backbone, self.device, self.batch_size)
 
-    def cached(self, progress: Progress | None = None) -> KeptFeatures | None:
-        """Return the features on disk, extracted now where they are not; None without a cache."""
-        return kept_features(self.backbone, self.images, self.device, progress)
+    def cached(self, progress: Progress | None = None) -> CachedFeatures | None:
+        """Return the features on disk, extracted now if they are missing; None without a cache."""
+        return cached_features(self.backbone, self.images, self.device, progress)
 
     def in_order(self, order: Sequence[int], batch_size: int) -> Iterator[Sample]:
         """Yield the images at the indices `order`, `batch_size` at a time.
 
-        With a cache, images are read only where a detector asks for `Sample.image`.
+        With a cache, images are read only when a detector accesses `Sample.image`.
         """
         cached = self.cached()
         if cached is None:

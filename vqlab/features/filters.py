@@ -1,8 +1,8 @@
-"""A fixed filter bank in place of a trained network: needs no download, learns nothing.
+"""A fixed filter bank as a backbone: no training, no download.
 
 Oriented Gabor filters on octaves of the brightness, in the manner of simple cells (Daugman 1985;
-pooled magnitudes as texture features: Bovik et al. 1990). Which filters, how their responses are
-pooled and what is left out was chosen by a memory bank's AUROC on four real categories.
+pooled magnitudes as texture features: Bovik et al. 1990). Filters and pooling were chosen by a
+memory bank's AUROC on four real categories.
 """
 
 from __future__ import annotations
@@ -14,31 +14,30 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vqlab.errors import UserError
-from vqlab.features.settings import FILTERS, FeatureSettings
+from vqlab.features.settings import FILTERS, FeatureSettings, check_stride
 
 LEVELS = (1, 2, 3, 4)
-"""Level l has stride 2 ** (l + 1), as those of a ResNet in timm."""
+"""Level l has stride 2 ** (l + 1), as in a ResNet of timm."""
 ORIENTATIONS = 6
 WAVELENGTH, WIDTH, SIDE = 4.5, 1.7, 7
-"""Of a filter, in pixels of its octave: wave, standard deviation of the envelope, whole side."""
+"""Of a filter, in pixels of its octave; WIDTH is the standard deviation of the envelope."""
 FLOOR = 1e-4
-"""Added to a response's magnitude (contrast of the image, 0 to about 2) before its root."""
+"""Added to the magnitude of a response (0 to about 2) before the square root."""
 EDGES, CHROMA = (0.186, 0.133, 0.081), (0.06, 0.054, 0.038)
 BRIGHTNESS, DIFFERENCE = 0.117, 0.045
-"""Spread of each kind of channel, from the coarsest octave of a level to its finest: standard
-deviation over places and images, root mean square over the built-in synthetic categories (their
-version 1). Magnitudes and signs share one, so that they weigh as bright-on-dark beside
-dark-on-bright."""
+"""Standard deviation of each kind of channel over positions and images, from the coarsest octave of
+a level to its finest: root mean square over version 1 of the built-in synthetic categories."""
 
 
 class FilterBank(nn.Module):
     """Images (B, 3, S, S) in [0, 1] → levels (B, C, S / 2 ** (l + 1), ...), finest first.
 
-    Level l looks at the octaves l − 2 to l (pixels of 2 ** octave). Of every octave, r being the
-    responses of the brightness to even and odd filters in 6 orientations: the local means of √|r|
-    (12 channels) and of ±√|r| (12: tells bright on dark from dark on bright); but for octave 0,
-    where cameras hold little colour, √ of the mean magnitude in two colour differences (2); beside
-    them the local mean brightness and colour differences (3). Each is divided by its usual spread.
+    Level l has the octaves l − 2 to l (pixels of 2 ** octave). With r the responses of the
+    brightness to even and odd filters in 6 orientations, every octave has the local means of √|r|
+    (12 channels) and of ±√|r| (12, bright on dark against dark on bright) and, except octave 0
+    (cameras resolve little colour there), √ of the mean magnitude in two colour differences (2). A
+    level also has the local mean brightness and colour differences (3). Each channel is divided by
+    its usual standard deviation.
     """
 
     filters: Tensor
@@ -55,8 +54,8 @@ class FilterBank(nn.Module):
         octaves = [opponents(images)]
         for _ in range(self.levels[-1] + 1):
             octaves.append(functional.avg_pool2d(octaves[-1], 2))
-        wanted = sorted({octave for level in self.levels for octave in octaves_of(level)})
-        responses = {octave: self._responses(octaves[octave], octave > 0) for octave in wanted}
+        used = sorted({octave for level in self.levels for octave in octaves_of(level)})
+        responses = {octave: self._responses(octaves[octave], octave > 0) for octave in used}
         pyramid = []
         for level in self.levels:
             parts = [
@@ -73,36 +72,37 @@ class FilterBank(nn.Module):
         padded = functional.pad(channels, (edge, edge, edge, edge), mode="replicate")
         response = functional.conv2d(padded[:, :1], self.filters)
         root = (response.abs() + FLOOR).sqrt()
-        found = [root, response / root]
+        features = [root, response / root]
         if chroma:
             each = functional.conv2d(padded[:, 1:].flatten(0, 1)[:, None], self.filters)
             mean = each.abs().mean(1).view(-1, 2, *channels.shape[2:])
-            found.append((mean + FLOOR).sqrt())
-        return torch.cat(found, 1)
+            features.append((mean + FLOOR).sqrt())
+        return torch.cat(features, 1)
 
 
 def octaves_of(level: int) -> range:
-    """The octaves that a level looks at, finest first."""
+    """Return the octaves of a level, finest first."""
     return range(max(0, level - 2), level + 1)
 
 
 def spread(level: int) -> Tensor:
-    """What the channels of a level are divided by, (C,)."""
+    """Return the divisors of the channels of a level, (C,)."""
     values: list[float] = []
     for octave in octaves_of(level):
-        place = level - octave
-        values += [EDGES[place]] * 4 * ORIENTATIONS + [CHROMA[place]] * 2 * (octave > 0)
+        depth = level - octave
+        values += [EDGES[depth]] * 4 * ORIENTATIONS + [CHROMA[depth]] * 2 * (octave > 0)
     return torch.tensor([*values, BRIGHTNESS, DIFFERENCE, DIFFERENCE])
 
 
 def opponents(images: Tensor) -> Tensor:
-    """RGB (B, 3, H, W) as brightness, red − green and blue − yellow, (B, 3, H, W)."""
+    """Convert RGB (B, 3, H, W) to brightness, red − green and blue − yellow, (B, 3, H, W)."""
     red, green, blue = images.unbind(1)
     return torch.stack([(red + green + blue) / 3, red - green, blue - (red + green) / 2], 1)
 
 
 def gabor_filters() -> Tensor:
-    """Even ones, then odd ones, (12, 1, SIDE, SIDE): of unit norm, blind to a constant."""
+    """Return 6 even and 6 odd filters, (12, 1, SIDE, SIDE), of unit norm and without response to a
+    constant."""
     edge = SIDE // 2
     at = torch.arange(-edge, edge + 1.0)
     y, x = torch.meshgrid(at, at, indexing="ij")
@@ -117,14 +117,8 @@ def gabor_filters() -> Tensor:
 
 def _check(settings: FeatureSettings, levels: tuple[int, ...], size: int) -> None:
     if levels[0] < LEVELS[0] or levels[-1] > LEVELS[-1]:
-        there = ", ".join(f"{level} (stride {2 ** (level + 1)})" for level in LEVELS)
+        available = ", ".join(f"{level} (stride {2 ** (level + 1)})" for level in LEVELS)
         raise UserError(
-            f"setting features.levels: {FILTERS} has the levels {there}; got {list(levels)}."
+            f"setting features.levels: {FILTERS} has the levels {available}; got {list(levels)}."
         )
-    stride = 2 ** (levels[-1] + 1)
-    if size % stride:
-        below = size // stride * stride
-        raise UserError(
-            f"setting data.image_size: must be a multiple of {stride}, the stride of {FILTERS} at "
-            f"level {levels[-1]}; got {size}; the nearest are {below} and {below + stride}."
-        )
+    check_stride(FILTERS, levels[-1], 2 ** (levels[-1] + 1), size)

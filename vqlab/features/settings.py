@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from vqlab.config import Settings
+from vqlab.errors import UserError
 
 PIXELS = "pixels"
 FILTERS = "filters"
@@ -15,45 +16,44 @@ AUTO = "auto"
 HUB = "hub"
 RANDOM = "random"
 BUILT_IN = (PIXELS, FILTERS)
-"""Backbones without weights: `features.weights` says nothing of them."""
+"""Backbones without weights: `features.weights` is ignored."""
 
 
 def _numbers(value: Any) -> Any:
-    """`2,3` of a command line is the same as `[2, 3]`, and `2` as `[2]`."""
+    """Convert `2,3` and `2` of a command line to (2, 3) and (2,)."""
     if isinstance(value, str):
         return tuple(value.split(","))
     return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _home(value: Any) -> Any:
-    """`~` is the home folder; a path may be given as such."""
+    """Convert a path to text, with `~` expanded."""
     text = str(value) if isinstance(value, Path) else value
     return str(Path(text).expanduser()) if isinstance(text, str) and text[:1] == "~" else text
 
 
 class FeatureSettings(Settings):
-    """Section `features`: which frozen network looks at the images before the detector."""
+    """Section `features`: the frozen network in front of the detector."""
 
     backbone: Annotated[str, Field(min_length=1)] = PIXELS
-    """`pixels`: the image itself, a pyramid of one level. Otherwise a timm network that offers
-    `features_only`, e.g. `resnet18`; `filters` is a built-in filter bank; `auto` is resnet18 if its
-    weights are at hand, else `filters`."""
+    """`pixels`: the image itself, a pyramid of one level; `filters`: a built-in filter bank;
+    `auto`: resnet18 if its weights are available, else `filters`; otherwise a timm network that
+    supports `features_only`, e.g. `resnet18`."""
     levels: Annotated[tuple[int, ...] | None, BeforeValidator(_numbers)] = None
-    """Which of the network's levels, by timm's number (`out_indices`), finest first; none: those
-    of stride 8 and 16."""
+    """Levels of the network (timm's `out_indices`), finest first; null: those of stride 8 and
+    16."""
     pool: Literal["none", "avg", "max"] = "none"
-    """3x3 pooling of stride 2 on every level but the last, as VQ-Flow's authors do."""
+    """3x3 pooling of stride 2 on every level but the last, as in VQ-Flow."""
     weights: Annotated[str, Field(min_length=1), BeforeValidator(_home)] = HUB
-    """`hub`: timm's own, from the folder that the variable VQLAB_WEIGHTS names if a state dict of
-    the backbone lies there, else from the hub's cache or the hub; `random`: untrained, from `seed`;
-    else the path of a state dict (.pth, .safetensors), or of a folder of them, in which the
-    backbone's name says which: `resnet18.pth`, or the only `resnet18_….pth`. What is built in has
-    none."""
+    """`hub`: timm's weights, from the folder VQLAB_WEIGHTS if it has a state dict of the backbone,
+    else from the hub's cache or the hub; `random`: untrained, from `seed`; else the path of a state
+    dict (.pth, .safetensors), or of a folder with `<backbone>.pth` or a single
+    `<backbone>_….pth`."""
     seed: int = Field(0, ge=0, lt=2**31)
-    """Of random weights."""
+    """Seed of random weights."""
     cache: bool = True
-    """Keep features on disk (in half precision; folder: the variable VQLAB_CACHE, else
-    ~/.cache/vqlab/features) so that each image is looked at once."""
+    """Cache features on disk in half precision, in the folder VQLAB_CACHE or
+    ~/.cache/vqlab/features."""
 
     @field_validator("levels")
     @classmethod
@@ -61,13 +61,23 @@ class FeatureSettings(Settings):
         if levels is None:
             return None
         if not levels or min(levels) < 0 or list(levels) != sorted(set(levels)):
-            raise ValueError("must be numbers from 0 up, each once, rising, e.g. [2, 3]")
+            raise ValueError("must be distinct numbers from 0, in rising order, e.g. [2, 3]")
         return levels
 
     @property
     def tags(self) -> dict[str, str]:
-        """What a run says of its features: the backbone, and loudly where it is untrained."""
+        """Tags of a run: the backbone, and whether it is untrained."""
         tags = {"vqlab.backbone": self.backbone}
         if self.weights == RANDOM and self.backbone not in BUILT_IN:
             tags["vqlab.features"] = RANDOM
         return tags
+
+
+def check_stride(backbone: str, level: int, stride: int, image_size: int) -> None:
+    """Raise UserError if the image size is not a multiple of the stride of the deepest level."""
+    if image_size % stride:
+        below = image_size // stride * stride
+        raise UserError(
+            f"setting data.image_size: must be a multiple of {stride}, the stride of {backbone} at "
+            f"level {level}; got {image_size}; the nearest are {below} and {below + stride}."
+        )

@@ -1,4 +1,4 @@
-"""State dicts on disk: which file a backbone's weights are in, and what it holds."""
+"""Find and read state dicts on disk."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from vqlab.errors import UserError
 
 _KINDS = (".pth", ".safetensors")
 WEIGHTS_FOLDER = "VQLAB_WEIGHTS"
-"""Environment variable: a folder of state dicts that is looked into before the hub."""
+"""Environment variable: a folder of state dicts, searched before the hub."""
 _LISTED = 8
-"""Files of a folder that an error names."""
+"""Maximum number of files named in an error."""
 
 
 def find_state_dict(weights: Path, name: str) -> Path:
-    """The file of a backbone's weights: `weights` itself, or in that folder the one of its name.
+    """Return the file with a backbone's weights: `weights`, or the matching file if it is a folder.
 
-    `resnet18.pth` or `resnet18.safetensors`, else the only one that begins with `resnet18_` or
-    `resnet18.`. Raises UserError where there are several or none.
+    In a folder: `resnet18.pth` or `resnet18.safetensors`, else the only file that begins with
+    `resnet18_` or `resnet18.`. Raises UserError if there are several or none.
     """
     if not weights.is_dir():
         return weights
     files = sorted(path for path in weights.iterdir() if path.suffix in _KINDS and path.is_file())
     exact = [path for path in files if path.stem == name]
-    found = exact or [path for path in files if path.stem.startswith((f"{name}_", f"{name}."))]
-    if len(found) == 1:
-        return found[0]
-    if found:
+    matches = exact or [path for path in files if path.stem.startswith((f"{name}_", f"{name}."))]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
         raise UserError(
             f"setting features.weights: folder {weights} must hold one state dict of {name}; it "
-            f"holds {_names(found)}; rename one to {name}{found[0].suffix}, or give its path."
+            f"holds {_names(matches)}; rename one to {name}{matches[0].suffix}, or give its path."
         )
     raise UserError(
         f"setting features.weights: folder {weights} must hold {name}.pth, {name}.safetensors or "
@@ -45,7 +45,7 @@ def find_state_dict(weights: Path, name: str) -> Path:
 
 
 def local_state_dict(name: str) -> Path | None:
-    """The file of a backbone's weights in the folder that VQLAB_WEIGHTS names, None without one."""
+    """Return the file with a backbone's weights in the folder VQLAB_WEIGHTS; None without one."""
     folder = os.environ.get(WEIGHTS_FOLDER, "").strip()
     if not folder:
         return None
@@ -61,7 +61,7 @@ def _names(files: list[Path]) -> str:
 
 
 def read_state_dict(path: Path) -> Mapping[str, Tensor]:
-    """The tensors of a file, by name. Raises UserError where it holds none."""
+    """Load the tensors of a file, by name. Raises UserError if there are none."""
     if not path.is_file():
         raise UserError(
             f"setting features.weights: must be hub, random, the file of a state dict or a folder "

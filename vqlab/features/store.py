@@ -1,7 +1,7 @@
-"""Files of features: half-precision records behind a header, written once, read through the map.
+"""Files of features: half-precision records after a header, written once, then memory-mapped.
 
-A file is written beside its place under a lock and renamed when whole: a file of that name is never
-half written, and of several processes that want it one works while the others wait.
+A file is written under another name and a lock, and renamed when complete: of several processes
+that need it, one writes and the others wait.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from vqlab.errors import UserError
 
 KIND = "vqlab features"
 FORMAT = 1
-"""Written into every file; a file of another format is made again."""
+"""Version of the file format; files of other versions are written again."""
 HEADER = 4096
-"""Bytes before the first record: JSON, filled up with spaces."""
+"""Bytes before the first record: JSON, padded with spaces."""
 SECONDS = "seconds"
-"""Key of the header: what making the records took."""
+"""Key of the header: time that the extraction took."""
 SUFFIX = ".features"
 VARIABLE = "VQLAB_CACHE"
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -42,106 +42,98 @@ log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """Return where features are kept: the variable VQLAB_CACHE, else ~/.cache/vqlab/features, else
-    (where that cannot be written) a folder for temporary files."""
-    named = os.environ.get(VARIABLE)
-    if named:
-        return Path(named).expanduser()
-    usual = _usual_folder()
-    return usual if usual is not None and _writable(usual) else _temporary_folder(usual)
+    """Return the folder of cached features: VQLAB_CACHE, else ~/.cache/vqlab/features, or a
+    temporary folder if that is not writable."""
+    variable = os.environ.get(VARIABLE)
+    if variable:
+        return Path(variable).expanduser()
+    default = _default_folder()
+    if default is not None:
+        with suppress(OSError):
+            default.mkdir(parents=True, exist_ok=True)
+            if os.access(default, os.W_OK | os.X_OK):
+                return default
+    return _temporary_folder(default)
 
 
-def _usual_folder() -> Path | None:
+def _default_folder() -> Path | None:
     with suppress(RuntimeError):  # this user has no home
         return Path("~/.cache/vqlab/features").expanduser()
     return None
 
 
-def _writable(folder: Path) -> bool:
-    """Return whether files can be written to a folder, which is made where it is not there."""
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        return os.access(folder, os.W_OK | os.X_OK)
-    return False
-
-
 @cache
-def _temporary_folder(instead_of: Path | None) -> Path:
-    """Return a folder of this user's own; says so once."""
+def _temporary_folder(default: Path | None) -> Path:
+    """Return a temporary folder of this user; logs a warning once."""
     user = os.getuid() if hasattr(os, "getuid") else "user"
     folder = Path(tempfile.gettempdir()) / f"vqlab-{user}" / "features"
     log.warning(
-        "features are kept in %s, for %s cannot be written; set %s to a folder that stays.",
+        "features are cached in %s because %s is not writable; set %s to a permanent folder.",
         folder,
-        instead_of or "~/.cache",
+        default or "~/.cache",
         VARIABLE,
     )
     return folder
 
 
-def _place(file: str) -> Path:
-    """Return where a file of features is, or is to be: it may be in a home that is only read."""
-    usual = _usual_folder()
-    if usual is not None and not os.environ.get(VARIABLE) and (usual / file).is_file():
-        return usual / file
-    return cache_folder() / file
+def _candidates(file: str) -> Iterator[Path]:
+    """Yield the paths of a file: in the default folder, which may be read-only, and where it would
+    be written."""
+    default = _default_folder()
+    if default is not None and not os.environ.get(VARIABLE):
+        yield default / file
+    yield cache_folder() / file
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What a file holds."""
+class CachedRecords:
+    """The content of a file of features."""
 
     path: Path
     records: Halves
-    """(count, length) float16, mapped, read-only."""
-    found: bool
-    """Whether they were there when they were asked for, or another process made them."""
+    """(count, length) float16, memory-mapped, read-only."""
+    hit: bool
+    """Whether this process did not have to extract them."""
     seconds: float
-    """What making them took, by the clock."""
+    """Time that the extraction took."""
 
 
-def kept_records(
+def cached_records(
     name: str,
     about: Mapping[str, Any],
     count: int,
     length: int,
     make: Callable[[], Iterator[Halves]],
-) -> Kept:
-    """The `count` records of the file `name`, each of `length` numbers.
+) -> CachedRecords:
+    """Return the `count` records of the file `name`, each of `length` numbers.
 
-    Made by `make`, some records (n, length) at a time, where there is no such file, or where it is
-    cut short, of another format or not about the same (JSON values): then a warning is logged.
-    Raises UserError where the folder cannot be written or the disk is full.
+    If the file is missing, truncated, of another format or has other values in `about` (JSON), it
+    is written from the arrays (n, length) that `make` yields; a warning is logged unless it is
+    missing. Raises UserError if the folder is not writable or the disk is full.
     """
-    path = _place(f"{name}{SUFFIX}")
     header = {"kind": KIND, "format": FORMAT, "count": count, "length": length, **about}
-    if not _fault(path, header):
-        return _mapped(path, header, found=True)
-    if path.is_file() and not os.access(path.parent, os.W_OK):  # in a home that is only read
-        path = cache_folder() / path.name
+    for path in _candidates(f"{name}{SUFFIX}"):
         if not _fault(path, header):
-            return _mapped(path, header, found=True)
-    with _sentences(path, _size(header)), _lock(path):
-        fault = _fault(path, header)  # another process may have made it meanwhile
+            return _open(path, header, hit=True)
+    with _explain_errors(path, _size(header)), _lock(path):
+        fault = _fault(path, header)  # another process may have written it meanwhile
         if fault:
             if path.exists():
-                log.warning("features kept in %s %s; they are extracted again", path, fault)
+                log.warning("features cached in %s %s; they are extracted again", path, fault)
             _write(path, header, make)
-    return _mapped(path, header, found=not fault)
+    return _open(path, header, hit=not fault)
 
 
 def _fault(path: Path, header: Mapping[str, Any]) -> str:
-    """Why a file is not what its header should say; empty where it is."""
-    found = read_header(path)
-    if found is None:
-        return "are cut short, or not of vqlab"
-    if found.get("format") != FORMAT:
-        return f"have format {found.get('format')}, and this vqlab's is {FORMAT}"
-    if {key: value for key, value in found.items() if key != SECONDS} != header:
+    """Say why a file does not match the header; empty if it does."""
+    stored = read_header(path)
+    if stored is None:
+        return "are truncated or not a file of vqlab"
+    if stored.get("format") != FORMAT:
+        return f"have format {stored.get('format')}, and this vqlab's is {FORMAT}"
+    if {key: value for key, value in stored.items() if key != SECONDS} != header:
         return "are of something else"
-    if path.stat().st_size != _size(header):
-        return "are cut short"
-    return ""
+    return "" if path.stat().st_size == _size(header) else "are truncated"
 
 
 def _size(header: Mapping[str, Any]) -> int:
@@ -149,49 +141,44 @@ def _size(header: Mapping[str, Any]) -> int:
 
 
 def read_header(path: Path) -> dict[str, Any] | None:
-    """What a file of features says of itself; nothing where it is missing, cut or another's."""
+    """Return the header of a file of features; None if it is missing, truncated or not vqlab's."""
     try:
         with path.open("rb") as file:
             header = json.loads(file.read(HEADER))
     except (OSError, ValueError):
         return None
-    ours = isinstance(header, dict) and header.get("kind") == KIND
-    return header if ours else None
+    return header if isinstance(header, dict) and header.get("kind") == KIND else None
 
 
-def _mapped(path: Path, header: Mapping[str, Any], found: bool) -> Kept:
-    with suppress(OSError):  # a folder that is only read has no last use
+def _open(path: Path, header: Mapping[str, Any], hit: bool) -> CachedRecords:
+    with suppress(OSError):  # in a read-only folder the time of last use is not updated
         os.utime(path)
     shape = (int(header["count"]), int(header["length"]))
     seconds = float((read_header(path) or {}).get(SECONDS, 0.0))
-    return Kept(path, np.memmap(path, "<f2", "r", HEADER, shape), found, seconds)
+    return CachedRecords(path, np.memmap(path, "<f2", "r", HEADER, shape), hit, seconds)
 
 
 def _write(path: Path, header: Mapping[str, Any], make: Callable[[], Iterator[Halves]]) -> None:
-    beside = _beside(path)  # what a killed writer left is overwritten: the lock is ours
-    began = time.monotonic()
+    part = path.with_suffix(".part")  # overwrites that of a killed process: this one has the lock
+    start = time.monotonic()
     if shutil.disk_usage(path.parent).free < _size(header):
-        raise OSError(errno.ENOSPC, "too little room", str(beside))
+        raise OSError(errno.ENOSPC, "not enough space", str(part))
     try:
-        with beside.open("wb") as file:
+        with part.open("wb") as file:
             file.seek(HEADER)
             for records in make():
                 file.write(np.ascontiguousarray(records, "<f2").data)
             file.seek(0)
-            whole = {**header, SECONDS: round(time.monotonic() - began, 3)}
-            file.write(json.dumps(whole).encode().ljust(HEADER))
+            complete = {**header, SECONDS: round(time.monotonic() - start, 3)}
+            file.write(json.dumps(complete).encode().ljust(HEADER))
             file.flush()
             os.fsync(file.fileno())
-        if beside.stat().st_size != _size(header):
-            raise ValueError(f"the records made must be {header['count']} of {header['length']}.")
-        os.replace(beside, path)
+        if part.stat().st_size != _size(header):
+            raise ValueError(f"make must yield {header['count']} records of {header['length']}.")
+        os.replace(part, path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
-
-
-def _beside(path: Path) -> Path:
-    return path.with_suffix(".part")
 
 
 def _lock(path: Path, timeout: float = -1) -> filelock.BaseFileLock:
@@ -201,67 +188,65 @@ def _lock(path: Path, timeout: float = -1) -> filelock.BaseFileLock:
 
 
 @contextmanager
-def _sentences(path: Path, size: int) -> Iterator[None]:
-    """What goes wrong with the folder in one sentence; other errors pass as they are."""
-    remedy = (
-        f"set {VARIABLE} to another folder, clear this one with `vqlab data cache --clear`, or set "
-        "features.cache=false."
-    )
+def _explain_errors(path: Path, size: int) -> Iterator[None]:
+    """Turn errors of the cache folder into a UserError; others pass unchanged."""
     try:
         yield
     except OSError as error:
         full = error.errno in _DISK_FULL
-        ours = error.filename and Path(error.filename).is_relative_to(path.parent)
-        if not (full or ours):
+        in_cache = error.filename and Path(error.filename).is_relative_to(path.parent)
+        if not (full or in_cache):
             raise
         reason = "the disk is full" if full else error.strerror or error
         raise UserError(
-            f"features ({size / 1e6:.0f} MB) cannot be kept in {path.parent}: {reason}; {remedy}"
+            f"features ({size / 1e6:.0f} MB) cannot be cached in {path.parent}: {reason}; set "
+            f"{VARIABLE} to another folder, clear this one with `vqlab data cache --clear`, or set "
+            "features.cache=false."
         ) from None
 
 
 @dataclass(frozen=True)
-class KeptFile:
-    """A file of features, or what is left of one."""
+class CacheFile:
+    """A file in the cache."""
 
     path: Path
     backbone: str
-    """Empty where the file is no whole one."""
+    """Empty for an incomplete file."""
     category: str
     images: int
     size: int
     """Bytes."""
     used: float
-    """When it was last read or written, seconds since 1970."""
+    """Time of the last access, seconds since 1970."""
 
 
-def kept_files() -> list[KeptFile]:
-    """All files of features in the cache, also what killed writers left, last used first."""
-    found = []
+def cache_files() -> list[CacheFile]:
+    """Return all files in the cache, also incomplete ones, last used first."""
+    files = []
     for path in cache_folder().glob("*"):
         if path.suffix not in (SUFFIX, ".part"):
             continue
-        with suppress(FileNotFoundError):  # cleared meanwhile
+        with suppress(FileNotFoundError):  # deleted meanwhile
             state = path.stat()
             header = read_header(path) or {}
             if path.suffix == ".part" or (header and state.st_size != _size(header)):
                 header = {}
             backbone, category = (str(header.get(key, "")) for key in ("backbone", "category"))
             count = int(header.get("count", 0))
-            found.append(KeptFile(path, backbone, category, count, state.st_size, state.st_mtime))
-    return sorted(found, key=lambda file: -file.used)
+            files.append(CacheFile(path, backbone, category, count, state.st_size, state.st_mtime))
+    return sorted(files, key=lambda file: -file.used)
 
 
-def clear_files(older_than: float = 0.0) -> list[KeptFile]:
-    """Delete the files last used `older_than` days ago or earlier; returns them.
+def clear_cache(older_than: float = 0.0) -> list[CacheFile]:
+    """Delete the files not used for `older_than` days and return them.
 
     A file that a process is writing stays.
     """
-    gone = []
-    for file in kept_files():
+    deleted = []
+    for file in cache_files():
         if time.time() - file.used < older_than * 86400:
             continue
         with suppress(filelock.Timeout, FileNotFoundError), _lock(file.path, timeout=0):
             file.path.unlink()
-            gone.append(file)
-    return gone
+            deleted.append(file)
+    return deleted

@@ -12,7 +12,7 @@ from vqlab.config import dump
 from vqlab.data import Splits
 from vqlab.detectors import Detector
 from vqlab.evaluation import Report, Scored, Thresholds, choose_thresholds, evaluate
-from vqlab.features import Backbone, FeatureSet, Kept
+from vqlab.features import Backbone, CachedRecords, FeatureSet
 from vqlab.model import Model, build_detector
 from vqlab.run.settings import RunConfig, reused_tags
 from vqlab.training import Trainer, deterministic, seed_everything
@@ -31,26 +31,26 @@ def make_trainer(
     return kind(detector.to(device), features, config.training)
 
 
-def look_once(
+def extract_features(
     trainer: Trainer,
     splits: Splits,
     test: bool = True,
     on_progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> dict[str, str]:
-    """Extract the features that a run will ask for, where they are kept, before its work starts.
+    """Extract and cache the features of a run before training starts.
 
-    Returns tags for the run: those that were there, and the seconds that this spares.
+    Returns tags of the run: the number of features already cached, and the seconds saved.
     """
-    files: dict[Path, Kept] = {}
+    files: dict[Path, CachedRecords] = {}
     for images in (splits.train, splits.validation, *([splits.test] if test else [])):
-        said = partial(on_progress, "extracting features")
-        kept = FeatureSet(images, trainer.backbone, trainer.device).cached(said)
-        for file in kept.files if kept else ():
-            files.setdefault(file.path, file)  # the first look says whether it was there
-    found = [file for file in files.values() if file.found]
-    images_found = sum(len(file.records) for file in found)
-    seconds = sum(file.seconds for file in found)
-    return reused_tags(f"features of {images_found} images", seconds) if found else {}
+        progress = partial(on_progress, "extracting features")
+        cached = FeatureSet(images, trainer.backbone, trainer.device).cached(progress)
+        for file in cached.files if cached else ():
+            files.setdefault(file.path, file)  # splits share files; the first access may write one
+    hits = [file for file in files.values() if file.hit]
+    images_cached = sum(len(file.records) for file in hits)
+    seconds = sum(file.seconds for file in hits)
+    return reused_tags(f"features of {images_cached} images", seconds) if hits else {}
 
 
 def judge(

@@ -24,7 +24,7 @@ from vqlab.model import Model
 from vqlab.nn import distributed
 from vqlab.plots import attempt, loss_curves
 from vqlab.recipes import Data, as_folders
-from vqlab.run.calibration import assess_scored, calibrated, judge, look_once, make_trainer
+from vqlab.run.calibration import assess_scored, calibrated, extract_features, judge, make_trainer
 from vqlab.run.concepts import concept_metrics, training_concepts
 from vqlab.run.pages import show_experiment
 from vqlab.run.settings import (
@@ -119,7 +119,7 @@ def run(
     tested = test and has_test(splits, config)
     kind = SharedTrainer if distributed.ranks() > 1 else Trainer
     trainer = make_trainer(config, splits, device, kind)
-    reused = look_once(trainer, splits, tested, on_progress)
+    reused = extract_features(trainer, splits, tested, on_progress)
     with resumed or start(tracker, config, splits, name, tags, parent) as tracked:
         tracked.set_tags(reused)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vqlab.features import missing
+from vqlab.features import unavailable_reason
 from vqlab.run import RunConfig
 from vqlab.sweep.space.schema import BACKBONE, Axis, Space
 from vqlab.types import UserError
@@ -48,7 +48,7 @@ def _missing(name: str, config: RunConfig) -> str:
     """Why a backbone is left out, in few words; empty where it is not."""
     features = config.features.model_copy(update={"backbone": name})
     try:
-        reason = missing(features, config.data.image_size)
+        reason = unavailable_reason(features, config.data.image_size)
     except UserError as error:
         raise UserError(f"space {BACKBONE} with the value {name!r}: {error}") from None
     said = reason.rpartition(";")[0] or reason  # without what to do about it
