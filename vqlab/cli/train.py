@@ -215,10 +215,10 @@ def _train_one(
             config, tracker, name=name, tags={"vqlab.preset": preset}, resumed=resumed,
             splits=splits, results=results, on_epoch=on_epoch, on_progress=on_progress,
         )  # fmt: skip
-    say_outcome(outcome, tracker, printed=splits.notes)
+    say_outcome(outcome, printed=splits.notes)
 
 
-def say_outcome(outcome: Outcome, tracker: Tracker, printed: Sequence[str] = ()) -> None:
+def say_outcome(outcome: Outcome, printed: Sequence[str] = ()) -> None:
     """Print report, baselines, notes (except those already `printed`) and links of a run."""
     from vqlab.cli.tables import report_table, say_notes
     from vqlab.cli.terminal import out
@@ -233,7 +233,7 @@ def say_outcome(outcome: Outcome, tracker: Tracker, printed: Sequence[str] = ())
     say_notes([note for note in notes if note not in printed])
     if outcome.pictures:
         out.print(f"pictures: {outcome.pictures}")
-    out.print(f"run: {tracker.link(outcome.run_id)} (start it with `vqlab ui`)")
+    out.print(f"run: {outcome.link} (start it with `vqlab ui`)")
 
 
 @app.command("settings", hidden=True)

@@ -4,6 +4,7 @@ from vqlab.run.calibration import assess, calibrate, judge, make_trainer, unseen
 from vqlab.run.names import run_name, short_names
 from vqlab.run.pages import PICTURES, TEST_METRICS, show_experiment
 from vqlab.run.ranks import train_along
+from vqlab.run.saved import CHECKPOINT
 from vqlab.run.settings import (
     BEST_ON_TEST,
     REUSED_TAG,
@@ -17,7 +18,6 @@ from vqlab.run.settings import (
     trained_key,
 )
 from vqlab.run.story import (
-    CHECKPOINT,
     LOSS,
     STATE,
     OnEpoch,

@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +25,7 @@ from vqlab.recipes import Data, as_folders
 from vqlab.run.calibration import assess_scored, calibrated, extract_features, judge, make_trainer
 from vqlab.run.concepts import concept_metrics, training_concepts
 from vqlab.run.pages import show_experiment
+from vqlab.run.saved import CHECKPOINT, nothing_lost
 from vqlab.run.settings import (
     BEST_ON_TEST,
     TRAINED_TAG,
@@ -41,12 +40,10 @@ from vqlab.tracking import Run, Tracker, category_tags
 from vqlab.training import Diverged, SharedTrainer, Trainer, choose_device
 from vqlab.types import UserError
 
-log = logging.getLogger(__name__)
 OnEpoch = Callable[[int, int, dict[str, float]], None]
 """Called after each epoch with (epoch, epochs, metrics); may raise to end the run."""
 Assess = Callable[[Model, RunConfig, Splits], tuple[Model, Report]]
 """Chooses scoring and thresholds of a calibrated model and returns its validation report."""
-CHECKPOINT = "model.safetensors"
 STATE = "state.safetensors"
 LOSS = "curves/loss.png"
 JOINT = "joint"
@@ -82,6 +79,8 @@ class Outcome:
     """Metrics of the last epoch of training; empty where nothing was trained."""
     test_split: str = "test"
     """`best_on_test` where the test set chose the epoch, so that `test` is no fair measure."""
+    link: str = ""
+    """Address of the run in the UI."""
 
 
 def run(
@@ -120,13 +119,13 @@ def run(
     kind = SharedTrainer if distributed.ranks() > 1 else Trainer
     trainer = make_trainer(config, splits, device, kind)
     reused = extract_features(trainer, splits, tested, on_progress)
-    with resumed or start(tracker, config, splits, name, tags, parent) as tracked:
+    with (
+        nothing_lost() as saved,
+        resumed or start(tracker, config, splits, name, tags, parent) as tracked,
+    ):
         tracked.set_tags(reused)
         try:
             _train(trainer, config, splits, tracked, on_epoch)
-            if test and trainer.history:  # drawing takes longer than a trial's tracking
-                with attempt(LOSS):
-                    tracked.log_figure(loss_curves(trainer.history), LOSS)
         except KeyboardInterrupt as error:
             how = f"go on with: vqlab train --resume {tracked.id[:12]}"
             raise type(error)(f"interrupted after epoch {len(trainer.history)}; {how}") from None
@@ -142,45 +141,32 @@ def run(
             model, validation = assess_scored(model, config, predictions.scored)
         else:
             model, validation = assess(model, config, splits)
-        model.save(tracked.folder / CHECKPOINT)
+        saved.save(model, tracked, results)
+        if test and trainer.history:  # drawing takes longer than a trial's tracking
+            with attempt(LOSS):
+                tracked.log_figure(loss_curves(trainer.history), LOSS)
         report, pictures = None, None
         beside: dict[str, Report] = {}
-        with _nothing_lost(tracked):
-            concepts = training_concepts(model, splits)
-            metrics = validation.keyed("validation") | concept_metrics(concepts, "codebook")
-            tracked.log_metrics(metrics, step=config.training.epochs)
-            tracked.log_artifact(tracked.folder / CHECKPOINT, "checkpoint")
-            if tested:
-                report, beside, pictures = test_model(
-                    model, config, splits, tracked, results, on_progress,
-                    validation=predictions, concepts=concepts,
-                )  # fmt: skip
-            elif test:
-                notes = (*validation.notes, *splits.notes)
-                validation = replace(validation, notes=notes)
-            checkpoint = tracked.artifact(f"checkpoint/{CHECKPOINT}")
-        shutil.rmtree(tracked.folder, ignore_errors=True)
+        concepts = training_concepts(model, splits)
+        metrics = validation.keyed("validation") | concept_metrics(concepts, "codebook")
+        tracked.log_metrics(metrics, step=config.training.epochs)
+        tracked.log_artifact(saved.file, "checkpoint", required=True)
+        if tested:
+            report, beside, pictures = test_model(
+                model, config, splits, tracked, results, on_progress,
+                validation=predictions, concepts=concepts,
+            )  # fmt: skip
+        elif test:
+            notes = (*validation.notes, *splits.notes)
+            validation = replace(validation, notes=notes)
+        checkpoint = tracked.artifact(f"checkpoint/{CHECKPOINT}")
+    for folder in {tracked.folder, saved.file.parent}:
+        shutil.rmtree(folder, ignore_errors=True)
     return Outcome(
         tracked.id, model, checkpoint, validation, report, beside, pictures,
         time.monotonic() - started, dict(trainer.history[-1]) if trainer.history else {},
-        config.test_split,
+        config.test_split, tracked.link,
     )  # fmt: skip
-
-
-@contextmanager
-def _nothing_lost(tracked: Run) -> Iterator[None]:
-    """Inside, an error says where the trained model is and how its run is completed."""
-    try:
-        yield
-    except Exception as error:
-        kept = (
-            f"The training is complete and its model is in {tracked.folder / CHECKPOINT}; to "
-            f"complete the run: vqlab train --resume {tracked.id[:12]}"
-        )
-        if isinstance(error, UserError):
-            raise type(error)(f"{error} {kept}") from error
-        log.warning("%s", kept)
-        raise
 
 
 def experiment_of(splits: Splits) -> str:
@@ -231,7 +217,7 @@ def start(
     )
     if parent is None:
         log_data(tracked, splits)
-        with tracked.tolerate_errors("views of the experiment"):
+        with tracked.handle_errors("views of the experiment"):
             show_experiment(tracker, splits, experiment_of(splits))
     return tracked
 
@@ -331,7 +317,7 @@ def _keep_the_last_good(
         trainer.detector = trainer.judged()
         model, _ = judge(config, trainer, splits, tracked.id)
         model.save(tracked.folder / CHECKPOINT)
-        tracked.log_artifact(tracked.folder / CHECKPOINT, "checkpoint")
+        tracked.log_artifact(tracked.folder / CHECKPOINT, "checkpoint", required=True)
     except Exception:  # why training failed matters more than what goes wrong afterwards
         return words
     return (

@@ -24,12 +24,11 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunI
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-from sqlalchemy.exc import SQLAlchemyError
 
 from vqlab.errors import UserError
 from vqlab.text import storable, unique_key
 from vqlab.tracking.pages import run_route
-from vqlab.tracking.store import Client, user_errors
+from vqlab.tracking.store import Client, first_line, user_errors
 from vqlab.tracking.views import picture_key
 
 log = logging.getLogger(__name__)
@@ -55,6 +54,8 @@ _MAX_KEYS = 4
 _SAMPLING_SECONDS = 10.0
 _WRITE_INTERVAL = 1.0
 """Minimum time between writes of an open run; values in between are buffered."""
+_RETRY_FACTOR = 10
+"""Additional time until the next write after a failed one, as a multiple of the time it took."""
 _SIGNALS = ("SIGTERM", "SIGHUP")
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 """Ten times as fast where PyYAML was built with libyaml."""
@@ -75,6 +76,11 @@ class Run:
     `vqlab.failure`; KILLED on Ctrl-C, SIGTERM or SIGHUP. Exceptions propagate. A call of `finish`
     inside the block takes precedence, and nested blocks of the same run end nothing. Inside the
     block, values are buffered for up to a second; a killed process loses the buffer.
+
+    What the store rejects is skipped with a warning and listed in `not_logged`, unless it is
+    required: the settings, the checkpoint and the final status. Metrics and tags that cannot be
+    written for a reason that users can fix (disk full, server down) stay in the buffer, and are
+    written later. Everything else that fails for such a reason raises UserError.
     """
 
     def __init__(
@@ -101,7 +107,7 @@ class Run:
         self._depth = 0
         self._metrics: list[Metric] = []
         self._pending_tags: set[str] = set()
-        self._written = time.monotonic()
+        self._next_write = time.monotonic() + _WRITE_INTERVAL
         self._artifact_uri: str = info.artifact_uri
         self._steps: dict[str, set[int]] = {}
         self._handlers: dict[int, Any] = {}
@@ -157,7 +163,10 @@ class Run:
     def logged_steps(self, key: str) -> set[int]:
         """Return the steps at which the metric `key` was logged."""
         if key not in self._steps:
-            history = self._client.get_metric_history(self.id, _key(key))
+            try:
+                history = self._client.get_metric_history(self.id, _key(key))
+            except (UserError, MlflowException):  # a step logged twice is better than a lost one
+                return set()
             self._steps[key] = {metric.step for metric in history}
         return self._steps[key]
 
@@ -165,7 +174,7 @@ class Run:
         """Log flat settings, formatted as in a recipe; long values are truncated."""
         entities = [Param(_key(name), _param(value)) for name, value in params.items()]
         for first in range(0, len(entities), _PARAMS_AT_ONCE):
-            with self.tolerate_errors("settings"):
+            with self.handle_errors("settings"):
                 self._client.log_batch(self.id, params=entities[first : first + _PARAMS_AT_ONCE])
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
@@ -179,63 +188,85 @@ class Run:
         self._pending_tags |= set(stored)
 
     def _write_when_due(self) -> None:
-        if not self._depth or time.monotonic() - self._written >= _WRITE_INTERVAL:
+        """Write the buffer if that is due; inside the block, postpone what fails."""
+        if not self._depth:
             self._write()
+            return
+        began = time.monotonic()
+        if began < self._next_write:
+            return
+        pause = _WRITE_INTERVAL
+        try:
+            self._write()
+        except UserError as error:
+            log.warning("run %s: metrics and tags are logged later: %s", self.id[:8], error)
+            pause += _RETRY_FACTOR * (time.monotonic() - began)
+        self._next_write = time.monotonic() + pause
 
     def _write(self) -> None:
-        """Write the buffer; record what the store rejects in `not_logged`."""
-        metrics, tags = self._metrics, [RunTag(key, self.tags[key]) for key in self._pending_tags]
-        self._metrics, self._pending_tags = [], set()
-        for first in range(0, len(metrics) or bool(tags), _METRICS_AT_ONCE):
-            batch = metrics[first : first + _METRICS_AT_ONCE]
-            keys = sorted({metric.key for metric in batch} | {tag.key for tag in tags})
-            with self.tolerate_errors(
-                ", ".join(keys[:_MAX_KEYS]) + (", …" if keys[_MAX_KEYS:] else "")
-            ):
-                self._client.log_batch(self.id, metrics=batch, tags=[] if first else tags)
-        self._written = time.monotonic()
+        """Write the buffer. What is not written when a UserError is raised stays in it."""
+        while self._metrics or self._pending_tags:
+            batch = self._metrics[:_METRICS_AT_ONCE]
+            tags = [RunTag(key, self.tags[key]) for key in sorted(self._pending_tags)]
+            keys = sorted({metric.key for metric in batch} | self._pending_tags)
+            what = ", ".join(keys[:_MAX_KEYS]) + (", …" if keys[_MAX_KEYS:] else "")
+            with self.handle_errors(what):
+                self._client.log_batch(self.id, metrics=batch, tags=tags)
+            del self._metrics[: len(batch)]
+            self._pending_tags.clear()
 
     @contextlib.contextmanager
-    def tolerate_errors(self, what: str) -> Iterator[None]:
-        """Suppress store errors: record `what` in `not_logged` and, at the end, in its tag.
+    def handle_errors(self, what: str, *, required: bool = False) -> Iterator[None]:
+        """Skip `what` if the store rejects it: warn, and record it in `not_logged`.
 
-        A UserError (disk full, server lost) propagates.
+        required: raise UserError instead. Errors that users can fix (disk full, server lost) are
+        raised as UserError in both cases.
         """
         try:
-            yield
-        except (MlflowException, SQLAlchemyError) as error:
-            line = f"{what}: {str(error).strip().partition(chr(10))[0]}"
+            with user_errors(self._client.store.root):
+                yield
+        except UserError:
+            raise
+        except Exception as error:  # artifact stores raise the errors of their own libraries
+            line = f"{what}: {first_line(error)}"
+            if required:
+                raise UserError(f"run {self.id[:8]}: could not log {line}") from error
             log.warning("run %s: could not log %s", self.id[:8], line)
             self.not_logged.append(line)
 
-    def log_text(self, text: str, path: str) -> None:
+    def log_text(self, text: str, path: str, *, required: bool = False) -> None:
         """Write `text` as the artifact `path`."""
         name = Path(path)
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / name.name).write_text(storable(text), encoding="utf-8")
-            self.log_artifacts(Path(folder), str(name.parent) if name.parent.name else None)
+            file = Path(folder) / name.name
+            file.write_text(storable(text), encoding="utf-8")
+            folder_name = str(name.parent) if name.parent.name else None
+            self.log_artifact(file, folder_name, required=required)
 
     def log_json(self, tree: Mapping[str, Any], path: str) -> None:
         """Write plain values as the JSON artifact `path`."""
         self.log_text(json.dumps(tree, indent=2), path)
 
     def log_yaml(self, tree: Mapping[str, Any], path: str) -> None:
-        """Write plain values as the YAML artifact `path`."""
-        self.log_text(yaml_text(tree), path)
+        """Write settings as the YAML artifact `path`, which is required."""
+        self.log_text(yaml_text(tree), path, required=True)
 
     def log_figure(self, figure: Any, path: str) -> None:
         """Save a matplotlib figure as the artifact `path`; the suffix selects the format."""
-        with self.tolerate_errors(path):
+        with self.handle_errors(path):
             self._client.log_figure(self.id, figure, path)
 
-    def log_artifact(self, file: Path, folder: str | None = None) -> None:
+    def log_artifact(
+        self, file: Path, folder: str | None = None, *, required: bool = False
+    ) -> None:
         """Copy a file into the artifact folder `folder`."""
-        with user_errors(self._client.store.root):
+        path = f"{folder}/{file.name}" if folder else file.name
+        with self.handle_errors(path, required=required):
             self._artifacts.log_artifact(str(file), folder)
 
     def log_artifacts(self, folder: Path, path: str | None = None) -> None:
         """Copy the contents of `folder` into the artifacts, under `path`."""
-        with user_errors(self._client.store.root):
+        with self.handle_errors(path or "artifacts"):
             self._artifacts.log_artifacts(str(folder), path)
 
     @property
@@ -248,11 +279,14 @@ class Run:
 
         A slash in a key starts a section.
         """
-        logged = self._logged_pictures() if self.resumed else set()
+        logged: set[tuple[str, int]] = set()
+        if self.resumed:
+            with self.handle_errors("pictures"):
+                logged = self._logged_pictures()
         for name, picture in pictures.items():
             key = picture_key(name)
             if (key, step) not in logged:
-                with self.tolerate_errors(f"picture {key}"):
+                with self.handle_errors(f"picture {key}"):
                     self._client.log_image(self.id, picture, key=key, step=step)
 
     def _logged_pictures(self) -> set[tuple[str, int]]:
@@ -273,25 +307,30 @@ class Run:
             source=json.dumps({"uri": source}),
         )
         tag = InputTag(key="mlflow.data.context", value=context)
-        with self.tolerate_errors(f"data set {name}"):
+        with self.handle_errors(f"data set {name}"):
             self._client.log_inputs(self.id, [DatasetInput(dataset=dataset, tags=[tag])])
 
     # ending
 
     def finish(self, status: Status = "FINISHED", failure: str | None = None) -> None:
-        """End the run. failure: why it did not finish."""
+        """End the run. failure: why it did not finish.
+
+        Raises UserError if the status cannot be written.
+        """
         self.status = status
         if self._monitor is not None:
             _stop_monitor(self._monitor)
             self._monitor = None
         if failure:
             self._buffer_tags({FAILURE: failure})
+        self._write()
         if self.not_logged:
             self._buffer_tags({NOT_LOGGED: "\n".join(self.not_logged)})
-        self._write()
-        if status == "FINISHED":  # another process may have marked this run as interrupted
-            clear_failure(self._client, self.id)
-        self._client.set_terminated(self.id, status=status)
+            self._write()
+        with self.handle_errors(f"status {status}", required=True):
+            if status == "FINISHED":  # another process may have marked this run as interrupted
+                clear_failure(self._client, self.id)
+            self._client.set_terminated(self.id, status=status)
 
     def __enter__(self) -> Run:
         self._depth += 1
@@ -413,10 +452,11 @@ def artifact(client: Client, run_id: str, artifact_uri: str, path: str) -> Path:
         into.mkdir(parents=True, exist_ok=True)
         try:
             client.download_artifacts(run_id, path, str(into))
-        except (MlflowException, OSError) as error:
-            reason = str(error).partition("\n")[0]
+        except UserError:
+            raise
+        except Exception as error:  # artifact stores raise the errors of their own libraries
             raise MissingArtifact(
-                f"artifact {path!r} of run {run_id} could not be retrieved: {reason}"
+                f"artifact {path!r} of run {run_id} could not be retrieved: {first_line(error)}"
             ) from error
     if not local.exists():
         raise MissingArtifact(f"run {run_id} has no artifact {path!r}; it may have been deleted.")

@@ -303,6 +303,11 @@ def user_errors(place: Path) -> Iterator[None]:
         raise UserError(sentence) from error
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def _sentence(place: Path, error: Exception) -> str | None:
     text = str(error)
     number = error.errno if isinstance(error, OSError) else None

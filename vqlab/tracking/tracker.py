@@ -26,7 +26,7 @@ from vqlab.tracking.pages import ExperimentPages, run_route
 from vqlab.tracking.record import RunRecord
 from vqlab.tracking.registry import Category, Champion, Registry
 from vqlab.tracking.run import Run, Status, artifact, clear_failure, stored_tags
-from vqlab.tracking.store import Client, connect, locate, without_password
+from vqlab.tracking.store import Client, connect, first_line, locate, without_password
 from vqlab.tracking.views import tagged
 
 _PAGE = 1000
@@ -99,7 +99,10 @@ class Tracker:
             **({"mlflow.parentRunId": parent} if parent else {}),
             **stored_tags(tags or {}),
         }
-        stored = self._create_run(experiment, all_tags, shorten(visible(name), _NAME_LENGTH))
+        try:
+            stored = self._create_run(experiment, all_tags, shorten(visible(name), _NAME_LENGTH))
+        except MlflowException as error:
+            raise UserError(f"run {name} could not be created: {first_line(error)}") from error
         run = Run(self._client, stored.info.run_id, system_metrics=system_metrics, info=stored.info)
         self._artifact_uris[run.id] = stored.info.artifact_uri
         run.log_params(params or {})

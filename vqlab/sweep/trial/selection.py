@@ -107,7 +107,7 @@ def select_for_reused(
     found = select_within(settings, tracked, model, config, splits)
     with tempfile.TemporaryDirectory() as folder:
         found.model.save(Path(folder) / CHECKPOINT)
-        tracked.log_artifact(Path(folder) / CHECKPOINT, "checkpoint")
+        tracked.log_artifact(Path(folder) / CHECKPOINT, "checkpoint", required=True)
     tracked.log_metrics(found.report.keyed("validation"), step=config.training.epochs)
     return found
 
