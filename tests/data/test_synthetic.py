@@ -121,7 +121,7 @@ def test_gears_lie_turned_any_way() -> None:
 def test_a_gears_scratch_lies_on_the_steel() -> None:
     for index in range(20):
         rng = np.random.default_rng(index)
-        (mark,) = gear.damage(gear.draw(rng), "scratch", rng).marks
+        (mark,) = gear.DAMAGE["scratch"](gear.draw(rng), rng).marks
         radius = np.hypot(*mark.points.T)
         assert gear.BORE < radius.min() and radius.max() < gear.ROOT
         assert np.linalg.norm(mark.points[:, None] - gear._holes(), axis=2).min() > gear.HOLE

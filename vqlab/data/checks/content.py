@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vqlab.data.category import Category, join_paths
@@ -17,67 +17,30 @@ MAX_SIDE_RATIO = 2.0
 MAX_ASPECT_RATIO = 1.5
 """Ratio of their aspect ratios at which they do."""
 Images = Mapping[Path, ImageProperties]
+Masks = Mapping[Path, MaskProperties]
 
 
 def content_warnings(
-    category: Category,
-    images: Images,
-    masks: Mapping[Path, MaskProperties],
-    folder: Path,
-    bits: int | None,
+    category: Category, images: Images, masks: Masks, folder: Path, bits: int | None
 ) -> list[str]:
     """Return a sentence for each problem of a category's images and masks.
 
     images, masks: properties by path; may include other categories. Paths are printed relative to
     `folder`. bits: see `data.bits`.
     """
-    category_images = {s.path: images[s.path] for s in category.records if s.path in images}
-    category_masks = {s.mask: masks[s.mask] for s in category.records if s.mask and s.mask in masks}
-    depth = _depth_warnings(category_images, bits)
+    images = {r.path: images[r.path] for r in category.records if r.path in images}
+    masks = {r.mask: masks[r.mask] for r in category.records if r.mask and r.mask in masks}
+    depth = list(_depth_warnings(images, bits))
     sentences = [
-        *duplicate_warnings(category, category_images, folder, bits),
-        *_mask_warnings(category_masks, folder),
+        *duplicate_warnings(category, images, folder, bits),
+        *_mask_warnings(masks, folder),
         *depth,
-        *_flat_warnings(category_images, folder, ignore_deep=bool(depth)),
-        *_size_warnings(category_images, folder),
-        *(_colour_warnings(category_images, folder) or _mode_warnings(category_images, folder)),
-        *_mixed_depth_warnings(category_images, folder),
+        *_flat_warnings(images, folder, ignore_deep=bool(depth)),
+        *_size_warnings(images, folder),
+        *(list(_colour_warnings(images, folder)) or _mode_warnings(images, folder)),
+        *_mixed_depth_warnings(images, folder),
     ]
     return [f"category {category.name}: {sentence}" for sentence in sentences]
-
-
-def _mask_warnings(masks: Mapping[Path, MaskProperties], folder: Path) -> list[str]:
-    def warn(
-        suspicious: Callable[[MaskProperties], bool],
-        problem: str,
-        remedy: Callable[[Sequence[MaskProperties]], str],
-    ) -> list[str]:
-        paths = [path for path, mask in masks.items() if suspicious(mask)]
-        if not paths:
-            return []
-        count = f"{len(paths)} of {len(masks)} masks {problem} ({join_paths(paths, folder)})"
-        return [f"{count}; {remedy([masks[path] for path in paths])}."]
-
-    return [
-        *warn(lambda mask: mask.share == 0, "mark no pixel", _empty_remedy),
-        *warn(lambda mask: mask.large, "mark most of the image or of its border", _inverted_remedy),
-        *warn(
-            lambda mask: bool(mask.lossy),
-            "have a lossy format",
-            lambda lossy: (
-                f"of {', '.join(sorted({mask.lossy for mask in lossy}))} only values above 128 "
-                "count as marked; save masks as PNG"
-            ),
-        ),
-        *warn(
-            lambda mask: mask.soft and not mask.large,
-            "have many faint grey levels",
-            lambda _: (
-                "every value above 0 counts as marked; if they were compressed or resized, save "
-                "them with two values, 0 and 255"
-            ),
-        ),
-    ]
 
 
 def _empty_remedy(masks: Sequence[MaskProperties]) -> str:
@@ -88,6 +51,18 @@ def _empty_remedy(masks: Sequence[MaskProperties]) -> str:
             "in a lossy format values up to 128 count as 0; save them as PNG, white on the defect"
         )
     return "mark the defect in white"
+
+
+def _lossy_remedy(masks: Sequence[MaskProperties]) -> str:
+    formats = ", ".join(sorted({mask.lossy for mask in masks}))
+    return f"of {formats} only values above 128 count as marked; save masks as PNG"
+
+
+def _soft_remedy(masks: Sequence[MaskProperties]) -> str:
+    return (
+        "every value above 0 counts as marked; if they were compressed or resized, save them with "
+        "two values, 0 and 255"
+    )
 
 
 def _inverted_remedy(masks: Sequence[MaskProperties]) -> str:
@@ -109,60 +84,68 @@ def _inverted_remedy(masks: Sequence[MaskProperties]) -> str:
     return "check whether they are inverted: every value above 0 must lie on the defect"
 
 
-def _depth_warnings(images: Images, bits: int | None) -> list[str]:
+_MASK_CHECKS: tuple[
+    tuple[Callable[[MaskProperties], bool], str, Callable[[Sequence[MaskProperties]], str]], ...
+] = (
+    (lambda mask: mask.share == 0, "mark no pixel", _empty_remedy),
+    (lambda mask: mask.large, "mark most of the image or of its border", _inverted_remedy),
+    (lambda mask: bool(mask.lossy), "have a lossy format", _lossy_remedy),
+    (lambda mask: mask.soft and not mask.large, "have many faint grey levels", _soft_remedy),
+)
+"""What is suspicious of a mask, the problem in words, and what to do about such masks."""
+
+
+def _mask_warnings(masks: Masks, folder: Path) -> Iterator[str]:
+    for suspicious, problem, remedy in _MASK_CHECKS:
+        paths = [path for path, mask in masks.items() if suspicious(mask)]
+        if paths:
+            count = f"{len(paths)} of {len(masks)} masks {problem} ({join_paths(paths, folder)})"
+            yield f"{count}; {remedy([masks[path] for path in paths])}."
+
+
+def _depth_warnings(images: Images, bits: int | None) -> Iterator[str]:
     deep = [image for image in images.values() if image.depth > 8]
-    if bits is not None:
-        if images and not deep:
-            return [f"data.bits={bits} has no effect: no file has integers of more than 8 bits."]
-        return []
     highest = max((image.highest for image in deep), default=0)
     likely = next((depth for depth in CAMERA_BITS if highest < 2**depth), None)
-    if not deep or likely is None:
-        return []
-    depths = " and ".join(str(depth) for depth in sorted({image.depth for image in deep}))
-    return [
-        f"{len(deep)} files with {depths} bits have low values only (the highest is {highest} of "
-        f"65535), so the images are nearly black; set data.bits to the bit depth of the camera, "
-        f"probably data.bits={likely}."
-    ]
+    if bits is not None and images and not deep:
+        yield f"data.bits={bits} has no effect: no file has integers of more than 8 bits."
+    elif bits is None and deep and likely is not None:
+        depths = " and ".join(str(depth) for depth in sorted({image.depth for image in deep}))
+        yield (
+            f"{len(deep)} files with {depths} bits have low values only (the highest is {highest} "
+            "of 65535), so the images are nearly black; set data.bits to the bit depth of the "
+            f"camera, probably data.bits={likely}."
+        )
 
 
-def _flat_warnings(images: Images, folder: Path, ignore_deep: bool) -> list[str]:
-    sentences = []
+def _flat_warnings(images: Images, folder: Path, ignore_deep: bool) -> Iterator[str]:
     clear = [path for path, image in images.items() if image.flat == "transparent"]
     if clear:
-        sentences.append(
+        yield (
             f"{len(clear)} of {len(images)} images are fully transparent and read as white "
             f"({join_paths(clear, folder)}); save them without transparency."
         )
-    flat = [
-        path
-        for path, image in images.items()
-        if image.flat == "colour" and not (ignore_deep and image.depth > 8)
-    ]
+    coloured = [path for path, image in images.items() if image.flat == "colour"]
+    flat = [path for path in coloured if not (ignore_deep and images[path].depth > 8)]
     if flat:
-        sentences.append(
+        yield (
             f"{len(flat)} of {len(images)} images show a single colour "
             f"({join_paths(flat, folder)}); replace or remove them."
         )
-    return sentences
 
 
-def _size_warnings(images: Images, folder: Path) -> list[str]:
+def _size_warnings(images: Images, folder: Path) -> Iterator[str]:
     """Warn of images whose size differs strongly from the most common one."""
     sizes = Counter(image.size for image in images.values())
-    if len(sizes) < 2:
-        return []
-    usual = sizes.most_common(1)[0][0]
+    usual = sizes.most_common(1)[0][0] if sizes else (1, 1)
     odd_sizes = {size for size in sizes if _very_different(size, usual)}
-    odd = [path for path, image in images.items() if image.size in odd_sizes]
-    if not odd:
-        return []
-    texts = ", ".join(f"{width}x{height}" for height, width in sorted(odd_sizes)[:5])
-    return [
-        f"{len(odd)} of {len(images)} images are {texts}, very different from the usual "
-        f"{usual[1]}x{usual[0]} ({join_paths(odd, folder)}); use images of one camera setup."
-    ]
+    if odd_sizes:
+        odd = [path for path, image in images.items() if image.size in odd_sizes]
+        texts = ", ".join(f"{width}x{height}" for height, width in sorted(odd_sizes)[:5])
+        yield (
+            f"{len(odd)} of {len(images)} images are {texts}, very different from the usual "
+            f"{usual[1]}x{usual[0]} ({join_paths(odd, folder)}); use images of one camera setup."
+        )
 
 
 def _very_different(first: tuple[int, int], second: tuple[int, int]) -> bool:
@@ -171,45 +154,39 @@ def _very_different(first: tuple[int, int], second: tuple[int, int]) -> bool:
     return max(area, 1 / area) >= MAX_SIDE_RATIO**2 or max(aspect, 1 / aspect) >= MAX_ASPECT_RATIO
 
 
-def _colour_warnings(images: Images, folder: Path) -> list[str]:
+def _colour_warnings(images: Images, folder: Path) -> Iterator[str]:
     """Warn if some images are grey and others coloured; images of a single colour are ignored."""
-    is_grey = {path: image.grey for path, image in images.items() if not image.flat}
-    grey = [path for path in is_grey if is_grey[path]]
-    coloured = [path for path in is_grey if not is_grey[path]]
-    if not grey or not coloured:
-        return []
-    fewer, what = min((grey, "grey"), (coloured, "coloured"), key=lambda group: len(group[0]))
-    return [
-        f"colours are mixed: {len(grey)} grey and {len(coloured)} coloured images; the {what} ones "
-        f"are {join_paths(fewer, folder)}; convert all of them to one kind."
-    ]
+    grey = [path for path, image in images.items() if not image.flat and image.grey]
+    coloured = [path for path, image in images.items() if not image.flat and not image.grey]
+    if grey and coloured:
+        fewer, what = (coloured, "coloured") if len(coloured) < len(grey) else (grey, "grey")
+        yield (
+            f"colours are mixed: {len(grey)} grey and {len(coloured)} coloured images; the {what} "
+            f"ones are {join_paths(fewer, folder)}; convert all of them to one kind."
+        )
 
 
-def _mode_warnings(images: Images, folder: Path) -> list[str]:
+def _mode_warnings(images: Images, folder: Path) -> Iterator[str]:
     """Warn if files with one channel are mixed with files with three."""
-    kinds = Counter(image.kind for image in images.values())
-    if len(kinds) < 2:
-        return []
-    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    usual = kinds.most_common(1)[0][0]
-    odd = [path for path, image in images.items() if image.kind != usual]
-    return [
-        f"modes are mixed: {counts}; those not {usual} are {join_paths(odd, folder)}; "
-        "save all of them in one mode."
-    ]
+    kinds = Counter(image.kind for image in images.values()).most_common()
+    if len(kinds) > 1:
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds)
+        usual = kinds[0][0]
+        odd = [path for path, image in images.items() if image.kind != usual]
+        yield (
+            f"modes are mixed: {counts}; those not {usual} are {join_paths(odd, folder)}; "
+            "save all of them in one mode."
+        )
 
 
-def _mixed_depth_warnings(images: Images, folder: Path) -> list[str]:
+def _mixed_depth_warnings(images: Images, folder: Path) -> Iterator[str]:
     """Warn if 8-bit files are mixed with deeper ones; floating point (0) counts as deeper."""
     shallow = [path for path, image in images.items() if image.depth == 8]
     deep = [path for path, image in images.items() if image.depth != 8]
-    if not shallow or not deep:
-        return []
-    fewer, what = min(
-        (shallow, "with 8 bits"), (deep, "with more"), key=lambda group: len(group[0])
-    )
-    return [
-        f"bit depths are mixed: {len(shallow)} files with 8 bits per value, {len(deep)} with more; "
-        f"those {what} are {join_paths(fewer, folder)}; save all of them with one bit depth: their "
-        "scales differ."
-    ]
+    if shallow and deep:
+        fewer, what = (deep, "with more") if len(deep) < len(shallow) else (shallow, "with 8 bits")
+        yield (
+            f"bit depths are mixed: {len(shallow)} files with 8 bits per value, {len(deep)} with "
+            f"more; those {what} are {join_paths(fewer, folder)}; save all of them with one bit "
+            "depth: their scales differ."
+        )

@@ -12,11 +12,11 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from vqlab.data.synthetic import cable, cable_damage, fabric, gear, wood
 from vqlab.data.synthetic.photograph import random_camera
-from vqlab.data.synthetic.surface import Array, Surface
+from vqlab.data.synthetic.surface import Array
 from vqlab.errors import UserError, did_you_mean
 
 VERSION = 2
@@ -42,18 +42,15 @@ Progress = Callable[[int, int], None]
 """Called with (done, total)."""
 
 
-class Part(Protocol):
-    """One specimen of a category."""
-
-    def surface(self) -> Surface: ...
-
-
 @dataclass(frozen=True)
 class CategorySpec:
-    """How a category is rendered, and its numbers of images."""
+    """How a category is rendered, and its numbers of images.
+
+    draw: returns a random specimen with a method `surface`; damage: adds a defect of each type.
+    """
 
     draw: Callable[[np.random.Generator], Any]
-    damage: Callable[[Any, str, np.random.Generator], Any]
+    damage: Mapping[str, Callable[[Any, np.random.Generator], Any]]
     defects: tuple[str, ...]
     train: int
     good: int
@@ -66,10 +63,10 @@ class CategorySpec:
 
 
 _SPECS = {
-    "cable": CategorySpec(cable.draw, cable_damage.damage, cable_damage.DEFECTS, 120, 24, 8),
-    "fabric": CategorySpec(fabric.draw, fabric.damage, fabric.DEFECTS, 60, 15, 6),
-    "gear": CategorySpec(gear.draw, gear.damage, gear.DEFECTS, 120, 24, 10, swing=0.3, noise=0.012),
-    "wood": CategorySpec(wood.draw, wood.damage, wood.DEFECTS, 60, 15, 6),
+    "cable": CategorySpec(cable.draw, cable_damage.DAMAGE, tuple(cable_damage.DAMAGE), 120, 24, 8),
+    "fabric": CategorySpec(fabric.draw, fabric.DAMAGE, tuple(fabric.DAMAGE), 60, 15, 6),
+    "gear": CategorySpec(gear.draw, gear.DAMAGE, tuple(gear.DAMAGE), 120, 24, 10, 0.3, 0.012),
+    "wood": CategorySpec(wood.draw, wood.DAMAGE, tuple(wood.DAMAGE), 60, 15, 6),
 }
 CATEGORIES = tuple(_SPECS)
 
@@ -121,15 +118,14 @@ def twins(category: str, seed: int, index: int, defect: str | None) -> tuple[Arr
     spec = _SPECS[category]
     key = (seed, zlib.crc32(f"{category}/{defect}".encode()), index)
     rng = np.random.default_rng(key)
-    part: Part = spec.draw(rng)
+    part = spec.draw(rng)
     camera = random_camera(rng, LIGHT_AZIMUTH, spec.swing, spec.noise)
     clean = camera.render(part.surface())
     good = camera.expose(clean)
     if defect is None:
         return good, good, np.zeros(clean.shape[:2], np.bool_)
     while True:
-        damaged: Part = spec.damage(part, defect, rng)
-        broken = camera.render(damaged.surface())
+        broken = camera.render(spec.damage[defect](part, rng).surface())
         mask = _difference(clean, broken)
         if mask.sum() >= MIN_PIXELS:
             return good, camera.expose(broken), mask

@@ -204,12 +204,12 @@ def draw(rng: np.random.Generator) -> Cable:
     return Cable(
         seed=int(rng.integers(2**31)),
         pose=Pose(
-            turn=float(rng.normal(0, 0.07)),
-            shift=(float(rng.normal(0, 0.018)), float(rng.normal(0, 0.018))),
-            size=float(rng.uniform(0.97, 1.03)),
+            rng.normal(0, 0.07),
+            (rng.normal(0, 0.018), rng.normal(0, 0.018)),
+            rng.uniform(0.97, 1.03),
         ),
         shades=tuple(np.exp(rng.normal(0, [0.10, 0.10, 0.10, 0.06, 0.15])).tolist()),
-        blade=float(rng.uniform(0, np.pi)),
+        blade=rng.uniform(0, np.pi),
         wires=tuple(_draw_wire(colour, rng) for colour in (GREEN, BLUE, BROWN)),
     )
 
@@ -231,8 +231,8 @@ def _draw_wire(colour: int, rng: np.random.Generator) -> Wire:
     return Wire(
         centre=(distance * math.cos(angle), distance * math.sin(angle)),
         colour=colour,
-        hole_shift=(float(rng.normal(0, 0.008)), float(rng.normal(0, 0.008))),
-        stripe=float(rng.normal(0.2, 0.5)),
+        hole_shift=(rng.normal(0, 0.008), rng.normal(0, 0.008)),
+        stripe=rng.normal(0.2, 0.5),
         strands=strands,
         present=np.ones(count, bool),
     )

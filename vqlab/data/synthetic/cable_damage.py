@@ -12,14 +12,6 @@ from vqlab.data.synthetic.cable import HOLE, WIRE, Bent, Cable, Cut, Wire
 from vqlab.data.synthetic.surface import Array, polar
 
 
-def damage(cable: Cable, defect: str, rng: np.random.Generator) -> Cable:
-    """Return the cable with a defect of this type (one of `DEFECTS`)."""
-    if defect == "combined":
-        first, second = (list(_DAMAGE)[i] for i in rng.choice(len(_DAMAGE), 2, replace=False))
-        return _DAMAGE[second](_DAMAGE[first](cable, rng), rng)
-    return _DAMAGE[defect](cable, rng)
-
-
 def _present(cable: Cable, rng: np.random.Generator) -> int:
     """Return the index of a wire that exists."""
     return int(rng.choice([i for i, wire in enumerate(cable.wires) if wire.exists]))
@@ -51,7 +43,7 @@ def _bend(cable: Cable, rng: np.random.Generator) -> Cable:
         for _ in range(5):
             points.append(points[-1] + polar(heading, rng.uniform(0.028, 0.06)))
             heading += rng.normal(0, 0.3)
-        bent.append(Bent(np.array(points), 0.025, float(rng.uniform(0.85, 1.15))))
+        bent.append(Bent(np.array(points), 0.025, rng.uniform(0.85, 1.15)))
     return replace(_with_wire(cable, index, replace(wire, present=present)), bent=tuple(bent))
 
 
@@ -69,13 +61,9 @@ def _cut_inner(cable: Cable, rng: np.random.Generator) -> Cable:
     centre = np.array(cable.wires[index].centre)
     angle, lean = rng.uniform(0, 2 * math.pi), rng.normal(0, 0.25)
     depth = rng.uniform(0.35, 1.0) * (WIRE - HOLE + 0.03)
-    points = _ragged(
-        centre + polar(angle, WIRE + 0.02),
-        centre + polar(angle + lean, WIRE + 0.02 - depth),
-        0.006,
-        rng,
-    )
-    cut = Cut(index, points, float(rng.uniform(0.009, 0.045)), float(rng.uniform(0, 4)))
+    start = centre + polar(angle, WIRE + 0.02)
+    points = _ragged(start, centre + polar(angle + lean, WIRE + 0.02 - depth), 0.006, rng)
+    cut = Cut(index, points, rng.uniform(0.009, 0.045), rng.uniform(0, 4))
     return replace(cable, cuts=(*cable.cuts, cut))
 
 
@@ -83,7 +71,7 @@ def _cut_outer(cable: Cable, rng: np.random.Generator) -> Cable:
     angle, lean = rng.uniform(0, 2 * math.pi), rng.normal(0, 0.10)
     depth = rng.uniform(0.06, 0.22)
     points = _ragged(polar(angle, 0.93), polar(angle + lean, 0.93 - depth), 0.008, rng)
-    cut = Cut(-1, points, float(rng.uniform(0.012, 0.05)), float(rng.uniform(0, 4)))
+    cut = Cut(-1, points, rng.uniform(0.012, 0.05), rng.uniform(0, 4))
     return replace(cable, cuts=(*cable.cuts, cut))
 
 
@@ -112,17 +100,24 @@ def _poke(cable: Cable, rng: np.random.Generator) -> Cable:
     else:
         index, spot = -1, polar(angle, 0.825 + rng.normal(0, 0.012))
     points = np.stack([spot, spot + rng.normal(0, 0.012, 2)])
-    cut = Cut(index, points, float(rng.uniform(0.013, 0.030)), float(rng.uniform(2, 7)))
+    cut = Cut(index, points, rng.uniform(0.013, 0.030), rng.uniform(2, 7))
     return replace(cable, cuts=(*cable.cuts, cut))
 
 
-_DAMAGE: dict[str, Callable[[Cable, np.random.Generator], Cable]] = {
+def _combine(cable: Cable, rng: np.random.Generator) -> Cable:
+    others = [draw for name, draw in DAMAGE.items() if name != "combined"]
+    first, second = (others[i] for i in rng.choice(len(others), 2, replace=False))
+    return second(first(cable, rng), rng)
+
+
+DAMAGE: dict[str, Callable[[Cable, np.random.Generator], Cable]] = {
     "bent_wire": _bend,
     "cable_swap": _swap,
+    "combined": _combine,
     "cut_inner_insulation": _cut_inner,
     "cut_outer_insulation": _cut_outer,
     "missing_cable": _lose_cable,
     "missing_wire": _lose_strands,
     "poke_insulation": _poke,
 }
-DEFECTS = tuple(sorted([*_DAMAGE, "combined"]))
+"""Functions that draw each defect type."""

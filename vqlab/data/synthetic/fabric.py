@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -128,17 +127,12 @@ def draw(rng: np.random.Generator) -> Fabric:
     return Fabric(
         seed=int(rng.integers(2**31)),
         pose=Pose(
-            turn=float(rng.normal(0, 0.05)),
-            shift=(float(rng.uniform(-0.5, 0.5)), float(rng.uniform(-0.5, 0.5))),
-            size=float(rng.uniform(0.95, 1.05)),
+            rng.normal(0, 0.05),
+            (rng.uniform(-0.5, 0.5), rng.uniform(-0.5, 0.5)),
+            rng.uniform(0.95, 1.05),
         ),
         shades=(float(np.exp(rng.normal(0, 0.06))), float(np.exp(rng.normal(0, 0.06)))),
     )
-
-
-def damage(fabric: Fabric, defect: str, rng: np.random.Generator) -> Fabric:
-    """Return the fabric with a defect of this type (one of `DEFECTS`)."""
-    return _DAMAGE[defect](fabric, rng)
 
 
 def _spot(fabric: Fabric, rng: np.random.Generator, reach: float = 0.7) -> Array:
@@ -152,8 +146,7 @@ def _tear(fabric: Fabric, rng: np.random.Generator) -> Fabric:
 
 def _spill(fabric: Fabric, rng: np.random.Generator) -> Fabric:
     spot = np.array([*_spot(fabric, rng), rng.uniform(0.10, 0.30)])
-    stain = (spot, int(rng.integers(len(STAINS))), float(rng.uniform(0.55, 0.95)))
-    return replace(fabric, stain=stain)
+    return replace(fabric, stain=(spot, rng.integers(len(STAINS)), rng.uniform(0.55, 0.95)))
 
 
 def _loosen(fabric: Fabric, rng: np.random.Generator) -> Fabric:
@@ -170,22 +163,15 @@ def _misweave(fabric: Fabric, rng: np.random.Generator) -> Fabric:
     u, v = (_spot(fabric, rng, 0.5) / PITCH).tolist()
     weft = bool(rng.integers(2))
     middle, yarn = (u, v) if weft else (v, u)
-    first, reach = math.floor(yarn), float(rng.uniform(2.5, 8))
-    wrong = Wrong(
-        weft=weft,
-        first=first,
-        last=first + int(rng.integers(2)),
-        start=middle - reach,
-        end=middle + reach,
-        left=float(rng.choice([0.0, 0.5, 1.0])),
-    )
-    return replace(fabric, wrong=wrong)
+    first, reach = math.floor(yarn), rng.uniform(2.5, 8)
+    last, left = first + int(rng.integers(2)), float(rng.choice([0.0, 0.5, 1.0]))
+    return replace(fabric, wrong=Wrong(weft, first, last, middle - reach, middle + reach, left))
 
 
-_DAMAGE: dict[str, Callable[[Fabric, np.random.Generator], Fabric]] = {
+DAMAGE = {
     "hole": _tear,
     "loose_thread": _loosen,
     "misweave": _misweave,
     "stain": _spill,
 }
-DEFECTS = tuple(_DAMAGE)
+"""Functions that draw each defect type."""

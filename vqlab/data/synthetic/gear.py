@@ -8,7 +8,6 @@ flawless gear has.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -161,25 +160,20 @@ def draw(rng: np.random.Generator) -> Gear:
     return Gear(
         seed=int(rng.integers(2**31)),
         pose=Pose(
-            turn=float(rng.uniform(0, 2 * math.pi)),
-            shift=(float(rng.normal(0, 0.02)), float(rng.normal(0, 0.02))),
-            size=float(rng.uniform(0.97, 1.03)),
+            rng.uniform(0, 2 * math.pi),
+            (rng.normal(0, 0.02), rng.normal(0, 0.02)),
+            rng.uniform(0.97, 1.03),
         ),
         shades=(float(np.exp(rng.normal(0, 0.05))), float(np.exp(rng.normal(0, 0.08)))),
         worn=(1.0,) * TEETH,
     )
 
 
-def damage(gear: Gear, defect: str, rng: np.random.Generator) -> Gear:
-    """Return the gear with a defect of this type (one of `DEFECTS`)."""
-    return _DAMAGE[defect](gear, rng)
-
-
 def _break_tooth(gear: Gear, rng: np.random.Generator) -> Gear:
     first, count = int(rng.integers(TEETH)), int(rng.choice([1, 1, 2]))
     worn = list(gear.worn)
     for tooth in range(first, first + count):
-        worn[tooth % TEETH] = float(rng.uniform(0.0, 0.4))
+        worn[tooth % TEETH] = rng.uniform(0.0, 0.4)
     return replace(gear, worn=tuple(worn))
 
 
@@ -212,12 +206,9 @@ def _line(rng: np.random.Generator) -> Array:
 
 
 def _scratch(gear: Gear, rng: np.random.Generator) -> Gear:
-    mark = Mark(
-        points=_line(rng),
-        width=float(rng.uniform(0.012, 0.020)),
-        depth=float(rng.uniform(3, 7)),
-        bright=float(rng.choice([0.35, 1.7])),
-    )
+    points = _line(rng)
+    width, depth = rng.uniform(0.012, 0.020), rng.uniform(3, 7)
+    mark = Mark(points, width, depth, float(rng.choice([0.35, 1.7])))
     return replace(gear, marks=(*gear.marks, mark))
 
 
@@ -225,29 +216,24 @@ def _dent(gear: Gear, rng: np.random.Generator) -> Gear:
     marks = list(gear.marks)
     for _ in range(int(rng.integers(1, 3))):
         spot = _on_face(rng)
-        marks.append(
-            Mark(
-                points=np.stack([spot, spot + rng.normal(0, 0.02, 2)]),
-                width=float(rng.uniform(0.04, 0.07)),
-                depth=float(rng.uniform(10, 18)),
-                bright=float(rng.uniform(0.65, 0.85)),
-            )
-        )
+        points = np.stack([spot, spot + rng.normal(0, 0.02, 2)])
+        width, depth = rng.uniform(0.04, 0.07), rng.uniform(10, 18)
+        marks.append(Mark(points, width, depth, rng.uniform(0.65, 0.85)))
     return replace(gear, marks=tuple(marks))
 
 
 def _soil(gear: Gear, rng: np.random.Generator) -> Gear:
     kind = int(rng.integers(len(DIRT)))
     spots = tuple(
-        (_on_face(rng), float(rng.uniform(0.075, 0.12)), kind) for _ in range(rng.integers(1, 3))
+        (_on_face(rng), rng.uniform(0.075, 0.12), kind) for _ in range(rng.integers(1, 3))
     )
     return replace(gear, dirt=spots)
 
 
-_DAMAGE: dict[str, Callable[[Gear, np.random.Generator], Gear]] = {
+DAMAGE = {
     "broken_tooth": _break_tooth,
     "contamination": _soil,
     "dent": _dent,
     "scratch": _scratch,
 }
-DEFECTS = tuple(_DAMAGE)
+"""Functions that draw each defect type."""

@@ -107,12 +107,12 @@ def random_camera(rng: np.random.Generator, azimuth: float, spread: float, noise
             float(np.sin(turn) * np.cos(tilt)),
             float(np.sin(tilt)),
         ),
-        ambient=float(rng.uniform(0.42, 0.55)),
-        shine=float(rng.uniform(0.7, 1.1)),
-        occlusion=float(rng.uniform(15, 21)),
+        ambient=rng.uniform(0.42, 0.55),
+        shine=rng.uniform(0.7, 1.1),
+        occlusion=rng.uniform(15, 21),
         exposure=(gain * fall * (1 + uneven)).astype(np.float32)[..., None],
         tint=(1 + rng.normal(0, 0.015, 3)).astype(np.float32),
-        blur=float(rng.uniform(0.35, 0.75)),
+        blur=rng.uniform(0.35, 0.75),
         noise=rng.standard_normal((SIDE, SIDE, 3), dtype=np.float32)
         * np.float32(noise * rng.uniform(0.7, 1.4)),
     )

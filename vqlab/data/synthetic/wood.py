@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -104,20 +103,11 @@ def draw(rng: np.random.Generator) -> Wood:
     """Return a random normal board."""
     return Wood(
         seed=int(rng.integers(2**31)),
-        pose=Pose(
-            turn=float(rng.normal(0, 0.06)),
-            shift=(0.0, 0.0),
-            size=float(rng.uniform(0.92, 1.08)),
-        ),
+        pose=Pose(rng.normal(0, 0.06), (0.0, 0.0), rng.uniform(0.92, 1.08)),
         shade=float(np.exp(rng.normal(0, 0.07))),
-        pith=(float(rng.uniform(-0.5, 0.5)), float(rng.choice([-1, 1]) * rng.uniform(0.8, 3.5))),
-        rings=float(rng.uniform(9, 13)),
+        pith=(rng.uniform(-0.5, 0.5), float(rng.choice([-1, 1]) * rng.uniform(0.8, 3.5))),
+        rings=rng.uniform(9, 13),
     )
-
-
-def damage(wood: Wood, defect: str, rng: np.random.Generator) -> Wood:
-    """Return the board with a defect of this type (one of `DEFECTS`)."""
-    return _DAMAGE[defect](wood, rng)
 
 
 def _walk(rng: np.random.Generator, heading: float, wander: float, steps: int) -> Array:
@@ -130,7 +120,7 @@ def _walk(rng: np.random.Generator, heading: float, wander: float, steps: int) -
 
 def _crack(wood: Wood, rng: np.random.Generator) -> Wood:
     points = _walk(rng, math.pi / 2 + rng.normal(0, 0.06), 0.35, int(rng.integers(5, 18)))
-    line = Line(points, float(rng.uniform(0.005, 0.012)), float(rng.uniform(6, 14)), 0.3)
+    line = Line(points, rng.uniform(0.005, 0.012), rng.uniform(6, 14), 0.3)
     return replace(wood, lines=(line,))
 
 
@@ -139,7 +129,7 @@ def _scratch(wood: Wood, rng: np.random.Generator) -> Wood:
     lines = []
     for _ in range(int(rng.integers(1, 4))):
         points = _walk(rng, heading + rng.normal(0, 0.15), 0.08, int(rng.integers(4, 12)))
-        width, depth = float(rng.uniform(0.005, 0.009)), float(rng.uniform(1.5, 4))
+        width, depth = rng.uniform(0.005, 0.009), rng.uniform(1.5, 4)
         lines.append(Line(points, width, depth, float(rng.choice([0.75, 1.25, 1.35]))))
     return replace(wood, lines=tuple(lines))
 
@@ -148,21 +138,19 @@ def _bore(wood: Wood, rng: np.random.Generator) -> Wood:
     holes = []
     for _ in range(int(rng.integers(1, 5))):
         x, y = rng.uniform(-0.75, 0.75, 2).tolist()
-        holes.append((x, y, float(rng.uniform(0.022, 0.06))))
+        holes.append((x, y, rng.uniform(0.022, 0.06)))
     return replace(wood, holes=tuple(holes))
 
 
 def _spill(wood: Wood, rng: np.random.Generator) -> Wood:
     x, y = rng.uniform(-0.6, 0.6, 2).tolist()
-    return replace(
-        wood, spill=(x, y, float(rng.uniform(0.10, 0.30)), float(rng.uniform(0.35, 0.8)))
-    )
+    return replace(wood, spill=(x, y, rng.uniform(0.10, 0.30), rng.uniform(0.35, 0.8)))
 
 
-_DAMAGE: dict[str, Callable[[Wood, np.random.Generator], Wood]] = {
+DAMAGE = {
     "crack": _crack,
     "hole": _bore,
     "liquid": _spill,
     "scratch": _scratch,
 }
-DEFECTS = tuple(_DAMAGE)
+"""Functions that draw each defect type."""
