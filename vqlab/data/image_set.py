@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -36,6 +36,8 @@ MIN_SIDE = 8
 """Smallest shorter side, in pixels, of an image at network size."""
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
+ImageSource: TypeAlias = "ImageFile | SyntheticAnomaly"
+"""Element of an image set: makes the same image every time."""
 
 
 @dataclass(frozen=True)
@@ -55,19 +57,6 @@ class ResizedImage:
         """Index of the area without padding."""
         top, left, height, width = self.geometry.box
         return slice(top, top + height), slice(left, left + width)
-
-
-class ImageSource(Protocol):
-    """Element of an image set: makes the same image every time."""
-
-    @property
-    def record(self) -> ImageRecord: ...
-
-    def make(self, cache: ImageCache) -> ResizedImage: ...
-
-    def original(self, cache: ImageCache) -> Pixels: ...
-
-    def original_mask(self, cache: ImageCache) -> Mask: ...
 
 
 class ImageCache:

@@ -13,47 +13,30 @@ class Counts(NamedTuple):
     defect: int
 
 
-MVTEC: dict[str, Counts] = {
-    "bottle": Counts(209, 20, 63),
-    "cable": Counts(224, 58, 92),
-    "capsule": Counts(219, 23, 109),
-    "carpet": Counts(280, 28, 89),
-    "grid": Counts(264, 21, 57),
-    "hazelnut": Counts(391, 40, 70),
-    "leather": Counts(245, 32, 92),
-    "metal_nut": Counts(220, 22, 93),
-    "pill": Counts(267, 26, 141),
-    "screw": Counts(320, 41, 119),
-    "tile": Counts(230, 33, 84),
-    "toothbrush": Counts(60, 12, 30),
-    "transistor": Counts(213, 60, 40),
-    "wood": Counts(247, 19, 60),
-    "zipper": Counts(240, 32, 119),
-}
+MVTEC = {
+    "bottle": (209, 20, 63), "cable": (224, 58, 92), "capsule": (219, 23, 109),
+    "carpet": (280, 28, 89), "grid": (264, 21, 57), "hazelnut": (391, 40, 70),
+    "leather": (245, 32, 92), "metal_nut": (220, 22, 93), "pill": (267, 26, 141),
+    "screw": (320, 41, 119), "tile": (230, 33, 84), "toothbrush": (60, 12, 30),
+    "transistor": (213, 60, 40), "wood": (247, 19, 60), "zipper": (240, 32, 119),
+}  # fmt: skip
 """Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 129 (2021), table 1."""
 
-VISA: dict[str, Counts] = {
-    "candle": Counts(900, 100, 100),
-    "capsules": Counts(542, 60, 100),
-    "cashew": Counts(450, 50, 100),
-    "chewinggum": Counts(453, 50, 100),
-    "fryum": Counts(450, 50, 100),
-    "macaroni1": Counts(900, 100, 100),
-    "macaroni2": Counts(900, 100, 100),
-    "pcb1": Counts(904, 100, 100),
-    "pcb2": Counts(901, 100, 100),
-    "pcb3": Counts(905, 101, 100),
-    "pcb4": Counts(904, 101, 100),
-    "pipe_fryum": Counts(450, 50, 100),
-}
+VISA = {
+    "candle": (900, 100, 100), "capsules": (542, 60, 100), "cashew": (450, 50, 100),
+    "chewinggum": (453, 50, 100), "fryum": (450, 50, 100), "macaroni1": (900, 100, 100),
+    "macaroni2": (900, 100, 100), "pcb1": (904, 100, 100), "pcb2": (901, 100, 100),
+    "pcb3": (905, 101, 100), "pcb4": (904, 101, 100), "pipe_fryum": (450, 50, 100),
+}  # fmt: skip
 """Zou et al., SPot-the-Difference (2022): the one-class split, split_csv/1cls.csv."""
 
 
 def published_counts(category: str) -> tuple[str, Counts] | None:
     """Return the published dataset that has a category of this name, and its counts."""
-    if category in MVTEC:
-        return "MVTec AD", MVTEC[category]
-    return ("VisA", VISA[category]) if category in VISA else None
+    for dataset, counts in (("MVTec AD", MVTEC), ("VisA", VISA)):
+        if category in counts:
+            return dataset, Counts(*counts[category])
+    return None
 
 
 HOW_TO_GET = """\

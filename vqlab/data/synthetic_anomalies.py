@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from vqlab.data.synthetic.surface import Array, clouds
@@ -56,7 +57,7 @@ class Scene:
 def draw_anomaly(
     image: NDArray[np.uint8],
     texture: NDArray[np.uint8],
-    rng: np.random.Generator,
+    rng: Generator,
     kind: str | None = None,
     size: float | None = None,
     contrast: float | None = None,
@@ -147,7 +148,7 @@ def _foreground(image: Array, background: Array) -> Array:
     return np.asarray(cv2.morphologyEx(differs.astype(np.uint8), cv2.MORPH_CLOSE, kernel) > 0)
 
 
-def _position(scene: Scene, rng: np.random.Generator) -> tuple[float, float]:
+def _position(scene: Scene, rng: Generator) -> tuple[float, float]:
     """Return a random (x, y) in pixels, by saliency."""
     rows, columns = scene.saliency.shape
     cell = int(rng.choice(rows * columns, p=scene.saliency.ravel().astype(np.float64)))
@@ -172,7 +173,7 @@ def _grid(box: Box) -> tuple[Array, Array]:
     return x, np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] + 0.5
 
 
-def _noise_field(box: Box, cells: int, rng: np.random.Generator) -> Array:
+def _noise_field(box: Box, cells: int, rng: Generator) -> Array:
     """Return smooth noise (h, w) over a box, with `cells` bumps and finer ones."""
     height, width = box[0].stop - box[0].start, box[1].stop - box[1].start
     side = max(height, width, 4 * cells)
@@ -187,24 +188,24 @@ def _blend(drawn: Array, box: Box, alpha: Array, colour: Array | float) -> None:
     drawn[box] = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
 
 
-def _size(scene: Scene, rng: np.random.Generator, low: float, high: float) -> float:
+def _size(scene: Scene, rng: Generator, low: float, high: float) -> float:
     """Return a length in pixels between two shares of the image's side, log-uniform."""
     position = rng.random() if scene.size is None else scene.size
     return math.exp(math.log(low) + position * math.log(high / low)) * scene.side
 
 
-def _width(scene: Scene, rng: np.random.Generator, low: float, high: float) -> float:
+def _width(scene: Scene, rng: Generator, low: float, high: float) -> float:
     """Return a random width of a thin anomaly, as `_size` but independent of `scene.size`."""
     return _size(replace(scene, size=None), rng, low, high)
 
 
-def _contrast(scene: Scene, rng: np.random.Generator, low: float, high: float) -> float:
+def _contrast(scene: Scene, rng: Generator, low: float, high: float) -> float:
     """Return a brightness difference between two limits, times the scene's boost."""
     position = rng.random() if scene.contrast is None else scene.contrast
     return (low + position * (high - low)) * scene.boost
 
 
-def _tone(local: Array, scene: Scene, rng: np.random.Generator) -> Array:
+def _tone(local: Array, scene: Scene, rng: Generator) -> Array:
     """Return a colour (3,) that differs from `local` (3,): darker or brighter, sometimes tinted."""
     shift = _contrast(scene, rng, 28, 95)
     grey = float(local.mean())
@@ -214,7 +215,7 @@ def _tone(local: Array, scene: Scene, rng: np.random.Generator) -> Array:
     return colour
 
 
-def _scratch(drawn: Array, scene: Scene, rng: np.random.Generator) -> None:
+def _scratch(drawn: Array, scene: Scene, rng: Generator) -> None:
     """Draw one to three thin curved lines, brighter or darker, of varying strength."""
     heading = rng.uniform(0, 2 * math.pi)
     width = max(0.7, _width(scene, rng, 0.0035, 0.02))
@@ -244,7 +245,7 @@ def _scratch(drawn: Array, scene: Scene, rng: np.random.Generator) -> None:
         _blend(drawn, box, alpha, _tone(local, scene, rng))
 
 
-def _blob(drawn: Array, scene: Scene, rng: np.random.Generator) -> None:
+def _blob(drawn: Array, scene: Scene, rng: Generator) -> None:
     """Draw one to three stains or specks with an irregular, more or less soft edge."""
     for _ in range(int(rng.choice([1, 1, 1, 2, 3]))):
         size = max(1.2, _size(scene, rng, 0.015, 0.18))
@@ -259,9 +260,7 @@ def _blob(drawn: Array, scene: Scene, rng: np.random.Generator) -> None:
         _blend(drawn, box, alpha, colour)
 
 
-def _oval(
-    box: Box, x: float, y: float, size: float, rng: np.random.Generator, stretch: float = 0.0
-) -> Array:
+def _oval(box: Box, x: float, y: float, size: float, rng: Generator, stretch: float = 0.0) -> Array:
     """Return the approximate signed distance (h, w) in pixels to an irregular oval of radius
     `size`; negative inside.
 
@@ -277,7 +276,7 @@ def _oval(
     return distance
 
 
-def _patch(box: Box, scene: Scene, rng: np.random.Generator) -> Array:
+def _patch(box: Box, scene: Scene, rng: Generator) -> Array:
     """Return a patch (h, w, 3) float32 of texture from elsewhere, flipped and re-lit."""
     height, width = box[0].stop - box[0].start, box[1].stop - box[1].start
     rows, columns = scene.texture.shape[:2]
@@ -292,14 +291,14 @@ def _patch(box: Box, scene: Scene, rng: np.random.Generator) -> Array:
     return np.asarray(np.clip(piece, 0, 255))
 
 
-def _cut_paste(drawn: Array, scene: Scene, rng: np.random.Generator) -> None:
+def _cut_paste(drawn: Array, scene: Scene, rng: Generator) -> None:
     """Paste a rotated rectangle of the texture (Li et al., CutPaste, CVPR 2021), edge irregular."""
     x, y = _position(scene, rng)
     size = max(2.0, _size(scene, rng, 0.03, 0.22))
     _paste(drawn, scene, rng, x, y, size, float(np.exp(rng.uniform(0, 1.0))))
 
 
-def _scar(drawn: Array, scene: Scene, rng: np.random.Generator) -> None:
+def _scar(drawn: Array, scene: Scene, rng: Generator) -> None:
     """Paste a long thin rotated piece of the texture (CutPaste, "scar")."""
     for _ in range(int(rng.integers(1, 3))):
         x, y = _position(scene, rng)
@@ -310,7 +309,7 @@ def _scar(drawn: Array, scene: Scene, rng: np.random.Generator) -> None:
 def _paste(
     drawn: Array,
     scene: Scene,
-    rng: np.random.Generator,
+    rng: Generator,
     x: float,
     y: float,
     size: float,
@@ -327,7 +326,7 @@ def _paste(
     _blend(drawn, box, alpha, _patch(box, scene, rng))
 
 
-def _noise(drawn: Array, scene: Scene, rng: np.random.Generator) -> None:
+def _noise(drawn: Array, scene: Scene, rng: Generator) -> None:
     """Blend texture in where fractal noise is high (Zavrtanik et al., DRAEM, ICCV 2021)."""
     x, y = _position(scene, rng)
     size = max(3.0, _size(scene, rng, 0.06, 0.28))
@@ -339,7 +338,7 @@ def _noise(drawn: Array, scene: Scene, rng: np.random.Generator) -> None:
     _blend(drawn, box, alpha, _patch(box, scene, rng))
 
 
-def _missing(drawn: Array, scene: Scene, rng: np.random.Generator) -> None:
+def _missing(drawn: Array, scene: Scene, rng: Generator) -> None:
     """Remove a part: fill it with the background if there is one, else with its surroundings."""
     x, y = _position(scene, rng)
     size = max(2.0, _size(scene, rng, 0.03, 0.20))
@@ -367,7 +366,7 @@ def _inpaint(patch: Array, distance: Array) -> Array:
     return smooth.astype(np.float32)
 
 
-def _spot(drawn: Array, scene: Scene, rng: np.random.Generator) -> None:
+def _spot(drawn: Array, scene: Scene, rng: Generator) -> None:
     """Draw a plain spot that is visible on any image: the fallback."""
     x, y = _position(scene, rng)
     size = max(2.0, 0.03 * scene.side)
@@ -378,7 +377,7 @@ def _spot(drawn: Array, scene: Scene, rng: np.random.Generator) -> None:
     _blend(drawn, box, alpha, 20.0 if local > 128 else 235.0)
 
 
-_DRAW: dict[str, Callable[[Array, Scene, np.random.Generator], None]] = {
+_DRAW: dict[str, Callable[[Array, Scene, Generator], None]] = {
     "scratch": _scratch,
     "blob": _blob,
     "cut_paste": _cut_paste,

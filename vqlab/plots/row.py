@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
 from vqlab.data import to_original
@@ -38,7 +38,7 @@ class Scale:
     """Lowest and highest image score of the set: the ends of the gauge."""
 
     @classmethod
-    def of(cls, maps: list[Array], threshold: float, scores: Array) -> Scale:
+    def of(cls, maps: list[Array], threshold: float, scores: ArrayLike) -> Scale:
         """Return a scale from the 1 % to the 99.9 % quantile of all values."""
         step = max(1, int((sum(m.size for m in maps) / 2_000_000) ** 0.5))
         sampled = np.concatenate([m[::step, ::step].ravel() for m in maps]).astype(np.float64)

@@ -21,6 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 from filelock import FileLock
+from numpy.random import Generator
 
 from vqlab.data.synthetic import cable, cable_damage, fabric, gear, wood
 from vqlab.data.synthetic.photograph import random_camera
@@ -49,8 +50,8 @@ class CategorySpec:
     draw: returns a random specimen with a method `surface`; damage: adds a defect of each type.
     """
 
-    draw: Callable[[np.random.Generator], Any]
-    damage: Mapping[str, Callable[[Any, np.random.Generator], Any]]
+    draw: Callable[[Generator], Any]
+    damage: Mapping[str, Callable[[Any, Generator], Any]]
     defects: tuple[str, ...]
     train: int
     good: int

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 
 from vqlab.data.synthetic.surface import (
     PIXEL,
@@ -117,13 +118,7 @@ class Cable:
         return gone, rim
 
     def _lay_sheath(
-        self,
-        surface: Surface,
-        u: Array,
-        v: Array,
-        marks: Array,
-        grit: Array,
-        rng: np.random.Generator,
+        self, surface: Surface, u: Array, v: Array, marks: Array, grit: Array, rng: Generator
     ) -> None:
         radius = np.hypot(u, v)
         sine = v / np.maximum(radius, 1e-3)
@@ -199,7 +194,7 @@ class Cable:
             plane.ravel()[inside[hit]] = below + cover[hit] * (above - below)
 
 
-def draw(rng: np.random.Generator) -> Cable:
+def draw(rng: Generator) -> Cable:
     """Return a random normal cable."""
     return Cable(
         seed=int(rng.integers(2**31)),
@@ -214,7 +209,7 @@ def draw(rng: np.random.Generator) -> Cable:
     )
 
 
-def _draw_wire(colour: int, rng: np.random.Generator) -> Wire:
+def _draw_wire(colour: int, rng: Generator) -> Wire:
     angle = -math.pi / 2 + colour * 2 * math.pi / 3 + rng.normal(0, 0.05)
     distance = 0.394 + rng.normal(0, 0.006)
     places = _pack(rng)
@@ -238,7 +233,7 @@ def _draw_wire(colour: int, rng: np.random.Generator) -> Wire:
     )
 
 
-def _pack(rng: np.random.Generator) -> Array:
+def _pack(rng: Generator) -> Array:
     """(37, 2) centres of strands in rings of 1, 6, 12 and 18, pushed apart until they fit."""
     rings = []
     for ring, count in enumerate((1, 6, 12, 18)):

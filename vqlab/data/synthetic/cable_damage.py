@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from numpy.random import Generator
 
 from vqlab.data.synthetic.cable import HOLE, WIRE, Bent, Cable, Cut, Wire
 from vqlab.data.synthetic.surface import Array, polar
 
 
-def _present(cable: Cable, rng: np.random.Generator) -> int:
+def _present(cable: Cable, rng: Generator) -> int:
     """Return the index of a wire that exists."""
     return int(rng.choice([i for i, wire in enumerate(cable.wires) if wire.exists]))
 
@@ -23,12 +24,12 @@ def _with_wire(cable: Cable, index: int, wire: Wire) -> Cable:
     return replace(cable, wires=tuple(wires))
 
 
-def _ragged(start: Array, end: Array, rough: float, rng: np.random.Generator) -> Array:
+def _ragged(start: Array, end: Array, rough: float, rng: Generator) -> Array:
     steps = np.linspace(0, 1, 6)[:, None]
     return np.asarray(start + steps * (end - start) + rng.normal(0, rough, (6, 2)))
 
 
-def _bend(cable: Cable, rng: np.random.Generator) -> Cable:
+def _bend(cable: Cable, rng: Generator) -> Cable:
     index = _present(cable, rng)
     wire = cable.wires[index]
     angle = rng.uniform(0, 2 * math.pi)
@@ -47,7 +48,7 @@ def _bend(cable: Cable, rng: np.random.Generator) -> Cable:
     return replace(_with_wire(cable, index, replace(wire, present=present)), bent=tuple(bent))
 
 
-def _swap(cable: Cable, rng: np.random.Generator) -> Cable:
+def _swap(cable: Cable, rng: Generator) -> Cable:
     first, second = (int(i) for i in rng.choice(3, 2, replace=False))
     wire, other = cable.wires[first], cable.wires[second]
     swapped = _with_wire(cable, first, replace(wire, colour=other.colour))
@@ -56,7 +57,7 @@ def _swap(cable: Cable, rng: np.random.Generator) -> Cable:
     return swapped
 
 
-def _cut_inner(cable: Cable, rng: np.random.Generator) -> Cable:
+def _cut_inner(cable: Cable, rng: Generator) -> Cable:
     index = _present(cable, rng)
     centre = np.array(cable.wires[index].centre)
     angle, lean = rng.uniform(0, 2 * math.pi), rng.normal(0, 0.25)
@@ -67,7 +68,7 @@ def _cut_inner(cable: Cable, rng: np.random.Generator) -> Cable:
     return replace(cable, cuts=(*cable.cuts, cut))
 
 
-def _cut_outer(cable: Cable, rng: np.random.Generator) -> Cable:
+def _cut_outer(cable: Cable, rng: Generator) -> Cable:
     angle, lean = rng.uniform(0, 2 * math.pi), rng.normal(0, 0.10)
     depth = rng.uniform(0.06, 0.22)
     points = _ragged(polar(angle, 0.93), polar(angle + lean, 0.93 - depth), 0.008, rng)
@@ -75,12 +76,12 @@ def _cut_outer(cable: Cable, rng: np.random.Generator) -> Cable:
     return replace(cable, cuts=(*cable.cuts, cut))
 
 
-def _lose_cable(cable: Cable, rng: np.random.Generator) -> Cable:
+def _lose_cable(cable: Cable, rng: Generator) -> Cable:
     index = _present(cable, rng)
     return _with_wire(cable, index, replace(cable.wires[index], exists=False))
 
 
-def _lose_strands(cable: Cable, rng: np.random.Generator) -> Cable:
+def _lose_strands(cable: Cable, rng: Generator) -> Cable:
     index = _present(cable, rng)
     wire = cable.wires[index]
     count = int(rng.choice([3, 5, 8, 14, 22, 37]))
@@ -90,7 +91,7 @@ def _lose_strands(cable: Cable, rng: np.random.Generator) -> Cable:
     return _with_wire(cable, index, replace(wire, present=present))
 
 
-def _poke(cable: Cable, rng: np.random.Generator) -> Cable:
+def _poke(cable: Cable, rng: Generator) -> Cable:
     index = int(rng.integers(-1, 3))
     angle = rng.uniform(0, 2 * math.pi)
     if index >= 0 and cable.wires[index].exists:
@@ -104,13 +105,13 @@ def _poke(cable: Cable, rng: np.random.Generator) -> Cable:
     return replace(cable, cuts=(*cable.cuts, cut))
 
 
-def _combine(cable: Cable, rng: np.random.Generator) -> Cable:
+def _combine(cable: Cable, rng: Generator) -> Cable:
     others = [draw for name, draw in DAMAGE.items() if name != "combined"]
-    first, second = (others[i] for i in rng.choice(len(others), 2, replace=False))
+    first, second = (others[int(i)] for i in rng.choice(len(others), 2, replace=False))
     return second(first(cable, rng), rng)
 
 
-DAMAGE: dict[str, Callable[[Cable, np.random.Generator], Cable]] = {
+DAMAGE: dict[str, Callable[[Cable, Generator], Cable]] = {
     "bent_wire": _bend,
     "cable_swap": _swap,
     "combined": _combine,

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.random import Generator
 
 from vqlab.data.synthetic.surface import (
     PIXEL,
@@ -100,7 +101,7 @@ class Fabric:
             return lift, np.where(inside, np.maximum(half * wrong.left, 0.02), half)
         return np.where(inside, 1.1, lift), half
 
-    def _hole(self, u: Array, v: Array, rng: np.random.Generator) -> Array:
+    def _hole(self, u: Array, v: Array, rng: Generator) -> Array:
         """Cover (S, S) of the hole, with a torn edge."""
         ragged = 0.35 * fractal(rng, 14, 3)
         if self.hole is None:
@@ -108,7 +109,7 @@ class Fabric:
         x, y, size = self.hole.tolist()
         return around(np.hypot(u - x, v - y) - size * (1 + ragged), 0.02)
 
-    def _finish(self, surface: Surface, u: Array, v: Array, rng: np.random.Generator) -> None:
+    def _finish(self, surface: Surface, u: Array, v: Array, rng: Generator) -> None:
         """Draw a stain and a loose thread."""
         blotch = 0.30 * fractal(rng, 8, 3)
         if self.stain is not None:
@@ -122,7 +123,7 @@ class Fabric:
             surface.lay(around(away - 0.022, 1.5 * PIXEL), colour, tall, 0.1)
 
 
-def draw(rng: np.random.Generator) -> Fabric:
+def draw(rng: Generator) -> Fabric:
     """Return a random normal piece of fabric."""
     return Fabric(
         seed=int(rng.integers(2**31)),
@@ -135,21 +136,21 @@ def draw(rng: np.random.Generator) -> Fabric:
     )
 
 
-def _spot(fabric: Fabric, rng: np.random.Generator, reach: float = 0.7) -> Array:
+def _spot(fabric: Fabric, rng: Generator, reach: float = 0.7) -> Array:
     """A point (2,) in the fabric's frame that lies well inside the picture."""
     return np.asarray(rng.uniform(-reach, reach, 2) - np.array(fabric.pose.shift))
 
 
-def _tear(fabric: Fabric, rng: np.random.Generator) -> Fabric:
+def _tear(fabric: Fabric, rng: Generator) -> Fabric:
     return replace(fabric, hole=np.array([*_spot(fabric, rng), rng.uniform(0.05, 0.16)]))
 
 
-def _spill(fabric: Fabric, rng: np.random.Generator) -> Fabric:
+def _spill(fabric: Fabric, rng: Generator) -> Fabric:
     spot = np.array([*_spot(fabric, rng), rng.uniform(0.10, 0.30)])
-    return replace(fabric, stain=(spot, rng.integers(len(STAINS)), rng.uniform(0.55, 0.95)))
+    return replace(fabric, stain=(spot, int(rng.integers(len(STAINS))), rng.uniform(0.55, 0.95)))
 
 
-def _loosen(fabric: Fabric, rng: np.random.Generator) -> Fabric:
+def _loosen(fabric: Fabric, rng: Generator) -> Fabric:
     heading, bend = rng.uniform(0, 2 * math.pi), rng.normal(0, 0.15)
     points = [_spot(fabric, rng, 0.5)]
     for _ in range(int(rng.integers(8, 20))):
@@ -159,7 +160,7 @@ def _loosen(fabric: Fabric, rng: np.random.Generator) -> Fabric:
     return replace(fabric, thread=(np.array(points), colour))
 
 
-def _misweave(fabric: Fabric, rng: np.random.Generator) -> Fabric:
+def _misweave(fabric: Fabric, rng: Generator) -> Fabric:
     u, v = (_spot(fabric, rng, 0.5) / PITCH).tolist()
     weft = bool(rng.integers(2))
     middle, yarn = (u, v) if weft else (v, u)

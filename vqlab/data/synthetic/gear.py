@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.random import Generator
 
 from vqlab.data.synthetic.surface import (
     PIXEL,
@@ -132,7 +133,7 @@ class Gear:
         centre: Array,
         size: float,
         kind: int,
-        rng: np.random.Generator,
+        rng: Generator,
     ) -> None:
         x, y = centre.tolist()
         edge = np.hypot(u - x, v - y) - size * (1 + 0.22 * fractal(rng, 9, 3))
@@ -146,7 +147,7 @@ def _holes() -> Array:
     return np.array([polar(2 * math.pi * (i + 0.5) / HOLES, HOLE_AT) for i in range(HOLES)])
 
 
-def _lathe(radius: Array, rng: np.random.Generator) -> Array:
+def _lathe(radius: Array, rng: Generator) -> Array:
     """Fine concentric turning marks (S, S), deviation about 1."""
     profile = rng.standard_normal(260).astype(np.float32)
     place = np.minimum(radius * 90, 258)
@@ -155,7 +156,7 @@ def _lathe(radius: Array, rng: np.random.Generator) -> Array:
     return np.asarray(profile[low] * (1 - share) + profile[low + 1] * share)
 
 
-def draw(rng: np.random.Generator) -> Gear:
+def draw(rng: Generator) -> Gear:
     """Return a random normal gear, rotated arbitrarily."""
     return Gear(
         seed=int(rng.integers(2**31)),
@@ -169,7 +170,7 @@ def draw(rng: np.random.Generator) -> Gear:
     )
 
 
-def _break_tooth(gear: Gear, rng: np.random.Generator) -> Gear:
+def _break_tooth(gear: Gear, rng: Generator) -> Gear:
     first, count = int(rng.integers(TEETH)), int(rng.choice([1, 1, 2]))
     worn = list(gear.worn)
     for tooth in range(first, first + count):
@@ -185,7 +186,7 @@ def _clear(points: Array) -> bool:
     return bool((inside & (to_holes.min(1) > HOLE + 0.05)).all())
 
 
-def _on_face(rng: np.random.Generator) -> Array:
+def _on_face(rng: Generator) -> Array:
     """Return a random point (2,) that is `_clear`."""
     while True:
         spot = polar(rng.uniform(0, 2 * math.pi), rng.uniform(BORE, ROOT))
@@ -193,7 +194,7 @@ def _on_face(rng: np.random.Generator) -> Array:
             return spot
 
 
-def _line(rng: np.random.Generator) -> Array:
+def _line(rng: Generator) -> Array:
     """A slightly bent line (n, 2) that is `_clear`, at least a sixth of the gear's width long."""
     while True:
         heading = rng.uniform(0, 2 * math.pi)
@@ -205,14 +206,14 @@ def _line(rng: np.random.Generator) -> Array:
             return np.array(points)
 
 
-def _scratch(gear: Gear, rng: np.random.Generator) -> Gear:
+def _scratch(gear: Gear, rng: Generator) -> Gear:
     points = _line(rng)
     width, depth = rng.uniform(0.012, 0.020), rng.uniform(3, 7)
     mark = Mark(points, width, depth, float(rng.choice([0.35, 1.7])))
     return replace(gear, marks=(*gear.marks, mark))
 
 
-def _dent(gear: Gear, rng: np.random.Generator) -> Gear:
+def _dent(gear: Gear, rng: Generator) -> Gear:
     marks = list(gear.marks)
     for _ in range(int(rng.integers(1, 3))):
         spot = _on_face(rng)
@@ -222,7 +223,7 @@ def _dent(gear: Gear, rng: np.random.Generator) -> Gear:
     return replace(gear, marks=tuple(marks))
 
 
-def _soil(gear: Gear, rng: np.random.Generator) -> Gear:
+def _soil(gear: Gear, rng: Generator) -> Gear:
     kind = int(rng.integers(len(DIRT)))
     spots = tuple(
         (_on_face(rng), rng.uniform(0.075, 0.12), kind) for _ in range(rng.integers(1, 3))

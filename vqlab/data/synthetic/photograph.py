@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
 from vqlab.data.synthetic.surface import GRID, PIXEL, SIDE, UNIT, Array, Surface, clouds
 
@@ -91,7 +92,7 @@ class Camera:
         return np.asarray(cv2.resize(soft, (GRID, GRID), interpolation=cv2.INTER_LINEAR))
 
 
-def random_camera(rng: np.random.Generator, azimuth: float, spread: float, noise: float) -> Camera:
+def random_camera(rng: Generator, azimuth: float, spread: float, noise: float) -> Camera:
     """Return a camera with random imperfections and light from `azimuth` ± `spread` (rad)."""
     turn = azimuth + spread * rng.uniform(-1, 1)
     tilt = rng.uniform(0.85, 1.1)

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[Any]
@@ -126,7 +127,7 @@ def around(distance: Array, softness: float) -> Array:
     return np.clip(0.5 - distance / softness, 0, 1)
 
 
-def clouds(rng: np.random.Generator, cells: int, side: int = GRID) -> Array:
+def clouds(rng: Generator, cells: int, side: int = GRID) -> Array:
     """Return smooth noise (side, side) float32, mean 0, standard deviation 0.8, `cells` across."""
     if cells >= 32:  # fine grain: a random crop of one sheet is as good and much cheaper
         sheet = _sheet(round(cells * 2 * GRID / side))
@@ -148,7 +149,7 @@ def _sheet(cells: int) -> Array:
     return sheet
 
 
-def fractal(rng: np.random.Generator, cells: int, octaves: int) -> Array:
+def fractal(rng: Generator, cells: int, octaves: int) -> Array:
     """Sum of clouds (S, S), each octave twice as fine and half as strong."""
     total = clouds(rng, cells)
     for octave in range(1, octaves):
@@ -156,7 +157,7 @@ def fractal(rng: np.random.Generator, cells: int, octaves: int) -> Array:
     return total
 
 
-def streaks(rng: np.random.Generator, angle: float, length: float) -> Array:
+def streaks(rng: Generator, angle: float, length: float) -> Array:
     """Marks of a blade or brush: noise (S, S), `length` pixels long along `angle` (rad)."""
     sheet = _drawn_out(length)
     turn = cv2.getRotationMatrix2D((GRID, GRID), float(np.degrees(angle)), 1.0)

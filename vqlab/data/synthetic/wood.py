@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.random import Generator
 
 from vqlab.data.synthetic.surface import (
     PIXEL,
@@ -99,7 +100,7 @@ class Wood:
             surface.lay(around(away, 2 * PIXEL), LATE * 0.35, -30, 0.0)
 
 
-def draw(rng: np.random.Generator) -> Wood:
+def draw(rng: Generator) -> Wood:
     """Return a random normal board."""
     return Wood(
         seed=int(rng.integers(2**31)),
@@ -110,7 +111,7 @@ def draw(rng: np.random.Generator) -> Wood:
     )
 
 
-def _walk(rng: np.random.Generator, heading: float, wander: float, steps: int) -> Array:
+def _walk(rng: Generator, heading: float, wander: float, steps: int) -> Array:
     """(steps + 1, 2) points of a wandering line that starts inside the picture."""
     points = [rng.uniform(-0.6, 0.6, 2) - 0.3 * polar(heading, 1)]
     for _ in range(steps):
@@ -118,13 +119,13 @@ def _walk(rng: np.random.Generator, heading: float, wander: float, steps: int) -
     return np.array(points)
 
 
-def _crack(wood: Wood, rng: np.random.Generator) -> Wood:
+def _crack(wood: Wood, rng: Generator) -> Wood:
     points = _walk(rng, math.pi / 2 + rng.normal(0, 0.06), 0.35, int(rng.integers(5, 18)))
     line = Line(points, rng.uniform(0.005, 0.012), rng.uniform(6, 14), 0.3)
     return replace(wood, lines=(line,))
 
 
-def _scratch(wood: Wood, rng: np.random.Generator) -> Wood:
+def _scratch(wood: Wood, rng: Generator) -> Wood:
     heading = rng.uniform(0, 2 * math.pi)
     lines = []
     for _ in range(int(rng.integers(1, 4))):
@@ -134,7 +135,7 @@ def _scratch(wood: Wood, rng: np.random.Generator) -> Wood:
     return replace(wood, lines=tuple(lines))
 
 
-def _bore(wood: Wood, rng: np.random.Generator) -> Wood:
+def _bore(wood: Wood, rng: Generator) -> Wood:
     holes = []
     for _ in range(int(rng.integers(1, 5))):
         x, y = rng.uniform(-0.75, 0.75, 2).tolist()
@@ -142,7 +143,7 @@ def _bore(wood: Wood, rng: np.random.Generator) -> Wood:
     return replace(wood, holes=tuple(holes))
 
 
-def _spill(wood: Wood, rng: np.random.Generator) -> Wood:
+def _spill(wood: Wood, rng: Generator) -> Wood:
     x, y = rng.uniform(-0.6, 0.6, 2).tolist()
     return replace(wood, spill=(x, y, rng.uniform(0.10, 0.30), rng.uniform(0.35, 0.8)))
 
