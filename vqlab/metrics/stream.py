@@ -13,7 +13,7 @@ from vqlab.metrics import kernels
 from vqlab.metrics.catalogue import ThresholdCounts
 from vqlab.metrics.groups import Array, Groups
 from vqlab.metrics.regions import NONE, Regions
-from vqlab.metrics.summary import Summary, require_finite, summarise
+from vqlab.metrics.summary import Summary, require_equal_count, require_valid, summarise
 
 _SAMPLE = 1 << 16
 """Pixels that the bins are fitted to."""
@@ -116,8 +116,8 @@ class PixelStream:
         that disagree and for a map with NaN or infinity, naming its index in the stream; the maps
         before it are counted.
         """
-        if masks is not None and len(maps) != len(masks):
-            raise ValueError(f"there must be one mask per map; got {len(maps)} and {len(masks)}.")
+        if masks is not None:
+            require_equal_count(maps, masks)
         for place, values in enumerate(maps):
             self._add(_as_floats(values), None if masks is None else np.asarray(masks[place]))
         return self
@@ -143,13 +143,7 @@ class PixelStream:
         return float(self._low[place]) if len(self._low) else self.bins.edge(place)
 
     def _add(self, values: Array, mask: Array | None) -> None:
-        if values.ndim != 2 or (mask is not None and values.shape != mask.shape):
-            raise ValueError(
-                "a map and its mask must be of one shape (h, w); got map "
-                f"{values.shape} and mask {mask.shape if mask is not None else 'none'} "
-                f"at index {self.seen}."
-            )
-        require_finite(values, self.seen)
+        require_valid(values, mask, self.seen)
         regions = NONE if mask is None else Regions.of(mask)
         if self.bins is None:
             fitted = Bins.fitted(values.ravel())

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -79,7 +79,9 @@ def summarise_pixels(maps: Sequence[ArrayLike], masks: Sequence[ArrayLike]) -> S
     """
     scored = [np.asarray(values) for values in maps]
     truth = [np.asarray(mask).astype(bool, copy=False) for mask in masks]
-    _check(scored, truth)
+    require_equal_count(scored, truth)
+    for index, (values, mask) in enumerate(zip(scored, truth, strict=True)):
+        require_valid(values, mask, index)
     defective = sum(int(np.count_nonzero(mask)) for mask in truth)
     total = sum(mask.size for mask in truth)
     if defective == 0 or defective == total:
@@ -122,20 +124,21 @@ def summarise(level: Level, groups: Groups, lowest: Callable[[int], float]) -> S
     )
 
 
-def _check(maps: list[Array], masks: list[Array]) -> None:
+def require_equal_count(maps: Sized, masks: Sized) -> None:
+    """Raise ValueError unless there is one mask per map."""
     if len(maps) != len(masks):
         raise ValueError(f"there must be one mask per map; got {len(maps)} and {len(masks)}.")
-    for index, (values, mask) in enumerate(zip(maps, masks, strict=True)):
-        if values.ndim != 2 or values.shape != mask.shape:
-            raise ValueError(
-                "a map and its mask must be of one shape (h, w); "
-                f"got map {values.shape} and mask {mask.shape} at index {index}."
-            )
-        require_finite(values, index)
 
 
-def require_finite(values: Array, index: int) -> None:
-    """Raise ValueError for a map, the one at `index`, with NaN or infinity."""
+def require_valid(values: Array, mask: Array | None, index: int) -> None:
+    """Raise ValueError for a map, the one at `index`, of another shape than its mask, or with NaN
+    or infinity."""
+    if values.ndim != 2 or (mask is not None and values.shape != mask.shape):
+        raise ValueError(
+            "a map and its mask must be of one shape (h, w); got map "
+            f"{values.shape} and mask {mask.shape if mask is not None else 'none'} "
+            f"at index {index}."
+        )
     bad = int(np.count_nonzero(~np.isfinite(values)))
     if bad:
         raise ValueError(f"maps must be finite; got {bad} NaN or infinite at index {index}.")

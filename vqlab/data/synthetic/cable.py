@@ -25,6 +25,8 @@ GREEN, BLUE, BROWN = range(3)
 COLOURS = np.array([[0.17, 0.42, 0.20], [0.11, 0.24, 0.50], [0.38, 0.26, 0.19]], np.float32)
 YELLOW = np.array([0.76, 0.67, 0.16], np.float32)
 COPPER = np.array([0.88, 0.54, 0.36], np.float32)
+REDNESS = (0, 0.07, 0.12)
+"""Share of a strand's redness in each channel."""
 SHEATH = np.array([0.72, 0.72, 0.70], np.float32)
 VOID = np.array([0.10, 0.10, 0.11], np.float32)
 WIRE, HOLE = 0.338, 0.232
@@ -96,7 +98,7 @@ class Cable:
         for index, wire in enumerate(self.wires):
             fuzz = clouds(rng, 6)
             if wire.exists:
-                self._lay_wire(surface, u, v, marks, grit, fuzz, index)
+                self._lay_wire(surface, u, v, (marks, grit, fuzz), index)
         for bent in self.bent:
             x, y = bent.points.mean(0).tolist()
             where = self.pose.box(x, y, 0.35)
@@ -134,19 +136,13 @@ class Cable:
         surface.lay(cover, SHEATH[:, None, None] * shade, height, 0.10)
 
     def _lay_wire(
-        self,
-        surface: Surface,
-        u: Array,
-        v: Array,
-        marks: Array,
-        grit: Array,
-        fuzz: Array,
-        index: int,
+        self, surface: Surface, u: Array, v: Array, noise: tuple[Array, Array, Array], index: int
     ) -> None:
         wire = self.wires[index]
         left, top = wire.centre
         where = self.pose.box(left, top, WIRE + 0.03)
-        fuzz, x, y = fuzz[where], u[where] - left, v[where] - top
+        marks, grit, fuzz = (each[where] for each in noise)
+        x, y = u[where] - left, v[where] - top
         out = np.hypot(x, y) - WIRE - 0.006 * fuzz
         bore = np.hypot(x - wire.hole_shift[0], y - wire.hole_shift[1]) - HOLE - 0.004 * fuzz
         surface.lay(around(out, 2 * PIXEL), VOID * 0.9, -40, 0.02, where)
@@ -157,13 +153,13 @@ class Cable:
             angle = np.arctan2(y, x) - wire.stripe
             stripe = np.clip((np.cos(2 * angle) + 0.15 + 0.05 * fuzz) * 14, 0, 1)
             colour = colour + stripe * (YELLOW[:, None, None] - colour)
-        cut = 0.07 * marks[where] + 0.03 * grit[where] + 0.04 * fuzz
+        cut = 0.07 * marks + 0.03 * grit + 0.04 * fuzz
         edge = np.minimum(-out, bore)
         height = 1 + 5 * (1 - np.exp(-np.maximum(edge, 0) / 0.014)) + rim
-        height += 0.5 * marks[where] + 0.2 * grit[where]
+        height += 0.5 * marks + 0.2 * grit
         shade = self.shades[wire.colour] * (1 + cut)
         surface.lay(cover, colour * shade, height, 0.16, where)
-        self._lay_strands(surface, u, v, marks, wire)
+        self._lay_strands(surface, u, v, noise[0], wire)
 
     def _lay_strands(self, surface: Surface, u: Array, v: Array, marks: Array, wire: Wire) -> None:
         """Draw the cut faces of a wire's strands: small tilted copper discs with rounded edges.
@@ -181,14 +177,10 @@ class Cable:
         flat = 3.5 * (1 - np.minimum(away / radius, 1) ** 4)
         height = flat - 2 + (tilt_x * dx + tilt_y * dy) / UNIT + 0.8 * marks.ravel()[inside]
         cover = around(away - radius, 1.5 * PIXEL)
-        tones = [
-            copper * bright * (1 + extra * red)
-            for copper, extra in zip(COPPER, (0, 0.07, 0.12), strict=True)
-        ]
+        tones = [copper * bright * (1 + i * red) for copper, i in zip(COPPER, REDNESS, strict=True)]
         hit = cover > 0
-        for plane, value in zip(
-            (*surface.albedo, surface.height, surface.gloss), (*tones, height, 0.8), strict=True
-        ):
+        planes = (*surface.albedo, surface.height, surface.gloss)
+        for plane, value in zip(planes, (*tones, height, 0.8), strict=True):
             below = plane.ravel()[inside[hit]]
             above = np.broadcast_to(np.float32(value), cover.shape)[hit]
             plane.ravel()[inside[hit]] = below + cover[hit] * (above - below)
@@ -214,15 +206,9 @@ def _draw_wire(colour: int, rng: Generator) -> Wire:
     distance = 0.394 + rng.normal(0, 0.006)
     places = _pack(rng)
     count = len(places)
-    strands = np.column_stack(
-        [
-            places,
-            rng.normal(0.0315, 0.0009, count),
-            rng.normal(0, 0.24, (count, 2)),
-            np.exp(rng.normal(0, 0.16, count)),
-            rng.normal(0, 0.5, count),
-        ]
-    )
+    radius, tilt = rng.normal(0.0315, 0.0009, count), rng.normal(0, 0.24, (count, 2))
+    bright, red = np.exp(rng.normal(0, 0.16, count)), rng.normal(0, 0.5, count)
+    strands = np.column_stack([places, radius, tilt, bright, red])
     return Wire(
         centre=(distance * math.cos(angle), distance * math.sin(angle)),
         colour=colour,

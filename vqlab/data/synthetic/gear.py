@@ -37,6 +37,8 @@ STEEL = np.array([0.56, 0.57, 0.60], np.float32)
 MAT = np.array([0.20, 0.22, 0.25], np.float32)
 DIRT = np.array([[0.09, 0.07, 0.05], [0.42, 0.19, 0.07], [0.62, 0.55, 0.22]], np.float32)
 """Grease, rust, brass swarf."""
+Dirt = tuple[tuple[float, float], float, int]
+"""Centre, radius and index into DIRT of a spot of dirt."""
 TALL = 20.0
 """Thickness of the gear, `UNIT`."""
 
@@ -63,8 +65,7 @@ class Gear:
     worn: tuple[float, ...]
     """Remaining share of each tooth, 0 to 1."""
     marks: tuple[Mark, ...] = ()
-    dirt: tuple[tuple[Array, float, int], ...] = ()
-    """Centre (2,), radius and index into DIRT of every spot of dirt."""
+    dirt: tuple[Dirt, ...] = ()
 
     def surface(self) -> Surface:
         """Return the surface for the camera."""
@@ -77,16 +78,12 @@ class Gear:
         out = self._outline(radius, angle, u, v)
         rings = _lathe(radius, rng)
         shade = self.shades[0] * (1 + 0.02 * fractal(rng, 4, 2) + 0.02 * rings + 0.01 * grit)
-        surface.lay(
-            around(out, 2 * PIXEL),
-            STEEL[:, None, None] * shade,
-            self._relief(out, radius, rings, grit, streaks(rng, self.pose.turn, 40)),
-            0.55,
-        )
+        relief = _relief(out, radius, rings, grit, streaks(rng, self.pose.turn, 40))
+        surface.lay(around(out, 2 * PIXEL), STEEL[:, None, None] * shade, relief, 0.55)
         for mark in self.marks:
             self._press(surface, u, v, mark)
-        for centre, size, kind in self.dirt:
-            self._smear(surface, u, v, centre, size, kind, rng)
+        for spot in self.dirt:
+            _smear(surface, u, v, spot, rng)
         return surface
 
     def _outline(self, radius: Array, angle: Array, u: Array, v: Array) -> Array:
@@ -103,17 +100,6 @@ class Gear:
             bore = np.minimum(bore, np.hypot(u - x, v - y) - HOLE)
         return np.maximum(out, -bore)
 
-    def _relief(
-        self, out: Array, radius: Array, rings: Array, grit: Array, brushed: Array
-    ) -> Array:
-        """Height (S, S): raised hub and rim, a turned face between them, chamfered edges."""
-        hub = np.clip((HUB - radius) / 0.02, 0, 1)
-        rim = np.clip((radius - RIM) / 0.02, 0, 1)
-        chamfer = 3 * (1 - np.exp(np.minimum(out, 0) / 0.012))
-        face = np.maximum(hub, rim)
-        marks = 0.06 * rings * (1 - face) + 0.05 * brushed * face + 0.04 * grit
-        return np.asarray(7 * face + chamfer + marks)
-
     def _press(self, surface: Surface, u: Array, v: Array, mark: Mark) -> None:
         x, y = mark.points.mean(0).tolist()
         where = self.pose.box(x, y, 0.35)
@@ -125,21 +111,23 @@ class Gear:
         for tone in surface.albedo:
             tone[where] *= 1 + (mark.bright - 1) * groove
 
-    def _smear(
-        self,
-        surface: Surface,
-        u: Array,
-        v: Array,
-        centre: Array,
-        size: float,
-        kind: int,
-        rng: Generator,
-    ) -> None:
-        x, y = centre.tolist()
-        edge = np.hypot(u - x, v - y) - size * (1 + 0.22 * fractal(rng, 9, 3))
-        cover = around(edge, 0.35 * size) * np.clip(0.85 + 0.25 * clouds(rng, 60), 0, 1)
-        tones = DIRT[kind][:, None, None] * (1 + 0.15 * clouds(rng, 90))
-        surface.lay(cover, tones, surface.height + 1.5 + clouds(rng, 90), 0.3 if kind == 0 else 0.0)
+
+def _relief(out: Array, radius: Array, rings: Array, grit: Array, brushed: Array) -> Array:
+    """Height (S, S): raised hub and rim, a turned face between them, chamfered edges."""
+    hub = np.clip((HUB - radius) / 0.02, 0, 1)
+    rim = np.clip((radius - RIM) / 0.02, 0, 1)
+    chamfer = 3 * (1 - np.exp(np.minimum(out, 0) / 0.012))
+    face = np.maximum(hub, rim)
+    marks = 0.06 * rings * (1 - face) + 0.05 * brushed * face + 0.04 * grit
+    return np.asarray(7 * face + chamfer + marks)
+
+
+def _smear(surface: Surface, u: Array, v: Array, spot: Dirt, rng: Generator) -> None:
+    (x, y), size, kind = spot
+    edge = np.hypot(u - x, v - y) - size * (1 + 0.22 * fractal(rng, 9, 3))
+    cover = around(edge, 0.35 * size) * np.clip(0.85 + 0.25 * clouds(rng, 60), 0, 1)
+    tones = DIRT[kind][:, None, None] * (1 + 0.15 * clouds(rng, 90))
+    surface.lay(cover, tones, surface.height + 1.5 + clouds(rng, 90), 0.3 if kind == 0 else 0.0)
 
 
 def _holes() -> Array:
@@ -225,10 +213,9 @@ def _dent(gear: Gear, rng: Generator) -> Gear:
 
 def _soil(gear: Gear, rng: Generator) -> Gear:
     kind = int(rng.integers(len(DIRT)))
-    spots = tuple(
-        (_on_face(rng), rng.uniform(0.075, 0.12), kind) for _ in range(rng.integers(1, 3))
-    )
-    return replace(gear, dirt=spots)
+    count = rng.integers(1, 3)
+    spots = [(_on_face(rng).tolist(), rng.uniform(0.075, 0.12), kind) for _ in range(count)]
+    return replace(gear, dirt=tuple(spots))
 
 
 DAMAGE = {

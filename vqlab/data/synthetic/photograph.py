@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -97,16 +98,15 @@ def random_camera(rng: Generator, azimuth: float, spread: float, noise: float) -
     turn = azimuth + spread * rng.uniform(-1, 1)
     tilt = rng.uniform(0.85, 1.1)
     y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j].astype(np.float32)
-    uneven = (
-        0.05 * clouds(rng, 2, SIDE) + rng.uniform(-0.06, 0.06) * x + rng.uniform(-0.06, 0.06) * y
-    )
+    uneven = 0.05 * clouds(rng, 2, SIDE)
+    uneven = uneven + rng.uniform(-0.06, 0.06) * x + rng.uniform(-0.06, 0.06) * y
     fall = 1 - rng.uniform(0.03, 0.14) * (x**2 + y**2)
     gain = np.exp(rng.normal(0, 0.07))
     return Camera(
         light=(
-            float(np.cos(turn) * np.cos(tilt)),
-            float(np.sin(turn) * np.cos(tilt)),
-            float(np.sin(tilt)),
+            math.cos(turn) * math.cos(tilt),
+            math.sin(turn) * math.cos(tilt),
+            math.sin(tilt),
         ),
         ambient=rng.uniform(0.42, 0.55),
         shine=rng.uniform(0.7, 1.1),

@@ -52,10 +52,7 @@ class Surface:
 
         cover (h, w) in [0, 1]; colour (3,) or (3, h, w); height and gloss (h, w) or one number.
         """
-        layers: list[tuple[Array, Array | float | None]] = [
-            (self.height, height),
-            (self.gloss, gloss),
-        ]
+        layers: list[tuple[Array, Any]] = [(self.height, height), (self.gloss, gloss)]
         if colour is not None:
             layers += zip(self.albedo, colour.astype(np.float32), strict=True)
         for plane, value in layers:
@@ -83,22 +80,24 @@ class Pose:
 
     def box(self, u: float, v: float, reach: float) -> tuple[slice, slice]:
         """Return slices (rows, columns) of the pixels within `reach` of (u, v), with a margin."""
-        cos, sin = math.cos(self.turn), math.sin(self.turn)
-        x = (cos * u - sin * v) * self.size + self.shift[0]
-        y = (sin * u + cos * v) * self.size + self.shift[1]
+        x, y = self._in_image(u, v)
         half = reach * self.size + 0.02
         return _span(y - half, y + half), _span(x - half, x + half)
 
     def windows(self, u: Array, v: Array, reach: float) -> Array:
         """Return flat indices (n, h, h) of the pixels around each of n points (u, v)."""
-        cos, sin = math.cos(self.turn), math.sin(self.turn)
-        x = (cos * u - sin * v) * self.size + self.shift[0]
-        y = (sin * u + cos * v) * self.size + self.shift[1]
+        x, y = self._in_image(u, v)
         half = round((reach * self.size + 0.01) / PIXEL)
         line = np.arange(-half, half + 1)
         columns = np.clip(np.rint((x + 1) / PIXEL).astype(int)[:, None] + line, 0, GRID - 1)
         rows = np.clip(np.rint((y + 1) / PIXEL).astype(int)[:, None] + line, 0, GRID - 1)
         return np.asarray(rows[:, :, None] * GRID + columns[:, None, :])
+
+    def _in_image(self, u: Any, v: Any) -> tuple[Any, Any]:
+        """Return (x, y) in the image of a point or points in the part's frame."""
+        cos, sin = math.cos(self.turn), math.sin(self.turn)
+        x = (cos * u - sin * v) * self.size + self.shift[0]
+        return x, (sin * u + cos * v) * self.size + self.shift[1]
 
 
 def _span(low: float, high: float) -> slice:
@@ -159,21 +158,15 @@ def fractal(rng: Generator, cells: int, octaves: int) -> Array:
 
 def streaks(rng: Generator, angle: float, length: float) -> Array:
     """Marks of a blade or brush: noise (S, S), `length` pixels long along `angle` (rad)."""
-    sheet = _drawn_out(length)
+    sheet = _stretched_noise(length)
     turn = cv2.getRotationMatrix2D((GRID, GRID), float(np.degrees(angle)), 1.0)
     turn[:, 2] -= GRID / 2 + rng.uniform(-GRID / 4, GRID / 4, 2)
-    marks: Array = cv2.warpAffine(
-        sheet,
-        turn,
-        (GRID, GRID),
-        flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REFLECT,
-    )
+    marks: Array = cv2.warpAffine(sheet, turn, (GRID, GRID), borderMode=cv2.BORDER_REFLECT)
     return marks
 
 
 @functools.cache
-def _drawn_out(length: float) -> Array:
+def _stretched_noise(length: float) -> Array:
     side = 2 * GRID
     rng = np.random.default_rng(int(length))
     thin = rng.standard_normal((side, max(2, int(side / length))), dtype=np.float32)
