@@ -13,7 +13,7 @@ class Counts(NamedTuple):
     defect: int
 
 
-MVTEC = {
+_MVTEC = {
     "bottle": (209, 20, 63), "cable": (224, 58, 92), "capsule": (219, 23, 109),
     "carpet": (280, 28, 89), "grid": (264, 21, 57), "hazelnut": (391, 40, 70),
     "leather": (245, 32, 92), "metal_nut": (220, 22, 93), "pill": (267, 26, 141),
@@ -22,7 +22,7 @@ MVTEC = {
 }  # fmt: skip
 """Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 129 (2021), table 1."""
 
-VISA = {
+_VISA = {
     "candle": (900, 100, 100), "capsules": (542, 60, 100), "cashew": (450, 50, 100),
     "chewinggum": (453, 50, 100), "fryum": (450, 50, 100), "macaroni1": (900, 100, 100),
     "macaroni2": (900, 100, 100), "pcb1": (904, 100, 100), "pcb2": (901, 100, 100),
@@ -31,11 +31,15 @@ VISA = {
 """Zou et al., SPot-the-Difference (2022): the one-class split, split_csv/1cls.csv."""
 
 
+MVTEC = {name: Counts(*numbers) for name, numbers in _MVTEC.items()}
+VISA = {name: Counts(*numbers) for name, numbers in _VISA.items()}
+
+
 def published_counts(category: str) -> tuple[str, Counts] | None:
     """Return the published dataset that has a category of this name, and its counts."""
     for dataset, counts in (("MVTec AD", MVTEC), ("VisA", VISA)):
         if category in counts:
-            return dataset, Counts(*counts[category])
+            return dataset, counts[category]
     return None
 
 

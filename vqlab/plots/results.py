@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vqlab.data import ImageSet
-from vqlab.detectors import HasCodeMaps
+from vqlab.detectors import Detector, HasCodeMaps
 from vqlab.evaluation import (
     REJECT,
     Predictions,
@@ -40,10 +40,33 @@ from vqlab.plots.worst import draw_worst, worst_of
 from vqlab.text import folder_name, visible
 from vqlab.types import Geometry, ImageRecord, UserError
 
-if TYPE_CHECKING:
-    from vqlab.model import Model, Prediction
-
 Array = NDArray[Any]
+
+
+class Scorer(Protocol):
+    """Interface of a model."""
+
+    @property
+    def detector(self) -> Detector: ...
+    @property
+    def thresholds(self) -> Thresholds: ...
+
+
+class Scoring(Protocol):
+    """Interface of a prediction; arrays have the original size."""
+
+    @property
+    def score(self) -> float: ...
+    @property
+    def calibrated(self) -> float: ...
+    @property
+    def anomaly_map(self) -> Array: ...
+    @property
+    def image(self) -> Array: ...
+    @property
+    def panels(self) -> Mapping[str, Array]: ...
+    @property
+    def model(self) -> Scorer: ...
 
 
 def results_folder(results: Path, category: str) -> Path:
@@ -60,7 +83,7 @@ def results_folder(results: Path, category: str) -> Path:
 
 def write_results(
     folder: Path,
-    model: Model,
+    model: Scorer,
     images: ImageSet,
     predictions: Predictions,
     report: Report,
@@ -111,7 +134,7 @@ def write_results(
     return folders
 
 
-def panel_row(prediction: Prediction, title: str = "") -> Array:
+def panel_row(prediction: Scoring, title: str = "") -> Array:
     """Return a prediction without ground truth as a row of panels (h, w, 3) uint8."""
     thresholds = prediction.model.thresholds
     name, panel = _panel(prediction.panels)
