@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from vqlab.cli import main
-from vqlab.cli.columns import Column, fitted_table
+from vqlab.cli.fit_width import Column, from_columns
 from vqlab.cli.leaderboard_table import Board, make_board, seeds_table
 from vqlab.metrics import less_is_better
 from vqlab.tracking import CHECKPOINT, Tracker
@@ -125,21 +125,21 @@ def lines(table: object, width: int) -> list[str]:
 
 
 def test_rows_that_differ_in_settings_show_these(tracker: Tracker) -> None:
-    text = "\n".join(lines(board(tracker).table(200), 200))
+    text = "\n".join(lines(board(tracker).table(), 200))
     assert "backbone=resnet18 image_size=256 seed=0" in text
     assert "backbone=filters image_size=128 seed=0" in text
     assert text.count("★") == 2 and "★ champion" in text  # of a row, and what it means
-    alone = "\n".join(lines(board(tracker, "gear").table(200), 200))
+    alone = "\n".join(lines(board(tracker, "gear").table(), 200))
     assert "differs in" not in alone and "baseline" in alone
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140, 200])
 def test_nothing_is_cut_at_any_width(tracker: Tracker, width: int) -> None:
-    for table in (board(tracker, None).table(width), seeds_table(board_runs(tracker), width)):
+    for table in (board(tracker, None).table(), seeds_table(board_runs(tracker))):
         shown = lines(table, width)
         assert max(map(cell_len, shown)) <= width
         assert not any("…" in line for line in shown)
-    text = "\n".join(lines(board(tracker, None).table(width), width))
+    text = "\n".join(lines(board(tracker, None).table(), width))
     for row in board(tracker, None).rows:
         assert row.run.run_id[:8] in text and f"{row.run.metrics['test/image_auroc']:.3f}" in text
     assert ("AUPRO" in text) == (width >= 80) and ("name" in text) == (width >= 140)
@@ -150,13 +150,14 @@ def board_runs(tracker: Tracker) -> list[object]:
 
 
 def test_runs_that_differ_in_their_seed_alone(tracker: Tracker) -> None:
-    text = "\n".join(lines(seeds_table(board_runs(tracker), 100), 100))
+    text = "\n".join(lines(seeds_table(board_runs(tracker)), 100))
     assert "0 1" in text and "0.865 ± 0.007" in text
 
 
 def test_words_wrap_and_numbers_do_not() -> None:
     cells = ["learning_rate=0.00123456 pixel_false_positive_rate=0.02605"]
-    table = fitted_table("", [Column("run", ["abcd"]), Column("differs in", cells, wraps=True)], 38)
+    columns = [(Column("run", text=True), ["abcd"]), (Column("differs in", text=True), cells)]
+    table = from_columns("", columns)
     text = "\n".join(lines(table, 38))
     assert "0.00123456" in text and "0.02605" in text and "…" not in text
 

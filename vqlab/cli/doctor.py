@@ -43,7 +43,7 @@ def doctor(
     else:
         from vqlab.cli.terminal import marked, out
 
-        out.print(_table(findings, out.width))
+        out.print(_table(findings))
         for finding in findings:
             if finding.advice:
                 style = _STYLES[finding.state]
@@ -55,13 +55,12 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _table(findings: list[Finding], width: int) -> FittedTable:
-    from vqlab.cli.columns import Column, fitted_table
+def _table(findings: list[Finding]) -> FittedTable:
+    from vqlab.cli.fit_width import Column, FittedTable, Row
 
-    columns = [
-        Column("", [finding.name for finding in findings]),
-        Column("state", [finding.state for finding in findings]),
-        Column("value", [finding.value for finding in findings], wraps=True),
+    columns = [Column(name, text=True) for name in ("", "state", "value")]
+    rows = [
+        Row([each.name, each.state, each.value], "" if each.state == "ok" else _STYLES[each.state])
+        for each in findings
     ]
-    styles = [_STYLES[f.state] if f.state != "ok" else "" for f in findings]
-    return fitted_table("vqlab doctor", columns, width, styles)
+    return FittedTable("vqlab doctor", columns, rows)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -14,89 +15,106 @@ from rich.text import Text
 from vqlab.text import visible_lines
 
 Cell = str | Text
-"""A str is shown as it is, without markup."""
+"""Content of a cell; a str is printed literally, without markup."""
 PROTECTED = "\u00a0"
 """A space at which no line is broken."""
-_LEAST = 10
-"""Width that each text has at least, before a table is split in two."""
-_WORD = 11
-"""Words of a header are broken where they are longer."""
+_MIN_TEXT = 10
+"""Minimum width of a text column before a table is split in two."""
+_MAX_WORD = 11
+"""Longer words of a header may be broken."""
 _BREAKS = re.compile(r"(?<=/)|(?<=[_,+=·:])(?=\D)|(?<=-)(?=[A-Za-z])")
-"""Where a word that is too long is broken: not within a number."""
+"""Positions at which a word that is too long is broken; never within a number."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column; `text` is aligned left and may be broken over lines, a figure never is."""
+    """A column: texts are aligned left and may be broken over lines, numbers are not."""
 
     header: str
     text: bool = False
+    rank: int = 0
+    """0: always shown. Others are shown if they fit, lowest rank first."""
+    unbroken: bool = False
+    """Whether a ranked text fits only if no cell has to be broken."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row. Without cells beyond the first it is a heading."""
+    """A row. With a single cell it is a heading."""
 
     cells: Sequence[Cell]
     style: str = ""
     last: bool = False
-    """A line is drawn below it."""
+    """Whether a line is drawn below it."""
 
     def __post_init__(self) -> None:
-        shown = [visible_lines(cell) if isinstance(cell, str) else cell for cell in self.cells]
-        object.__setattr__(self, "cells", shown)
+        cells = [visible_lines(cell) if isinstance(cell, str) else cell for cell in self.cells]
+        object.__setattr__(self, "cells", cells)
 
 
 @dataclass(frozen=True)
 class FittedTable:
-    """A table that adapts to the width it is printed at.
+    """A table that adapts to the width at which it is printed.
 
-    Where it is too wide, headers are broken at spaces, then texts; figures that still find no place
-    follow in a second table below, which repeats the first column.
+    If it is too wide, ranked columns are dropped, then headers are broken at spaces, then texts.
+    Numbers that still do not fit follow in a second table, which repeats the first column.
     """
 
     title: str
     columns: Sequence[Column]
     rows: Sequence[Row]
     caption: str = ""
-    enough: int = 16
-    """Width of a text that counts as fitting, however long it is."""
+    text_width: int = 16
+    """Width at which a text counts as fitting, for `fits`."""
 
     def fits(self, width: int) -> bool:
-        """Whether all figures fit beside texts of enough width, headers broken at spaces."""
-        pairs = zip(self._narrow(), self.columns, strict=True)
-        sizes = [min(size, self.enough) if column.text else size for size, column in pairs]
-        return _total(sizes) <= width
+        """Return whether all numbers fit beside texts of `text_width`, headers broken at spaces."""
+        return _total(self._min_widths(self.text_width)) <= width
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         options = options.update(no_wrap=False, overflow="fold")
-        parts = _split(self, options.max_width)
+        parts = _split(_drop_ranked(self, options.max_width), options.max_width)
         for number, part in enumerate(parts):
             title = self.title if number == 0 else ""
             caption = self.caption if number == len(parts) - 1 else ""
-            yield from console.render(_drawn(part, options.max_width, title, caption), options)
+            part = replace(part, title=title, caption=caption)
+            yield from console.render(_rich_table(part, options.max_width), options)
 
-    def _natural(self) -> list[int]:
-        """The width of every column with nothing broken."""
-        return [
-            max(_width(column.header), narrow)
-            for column, narrow in zip(self.columns, self._narrow(), strict=True)
-        ]
-
-    def _narrow(self) -> list[int]:
-        """The width of every column with nothing but its header broken."""
+    def _unbroken_widths(self) -> list[int]:
+        """Return the width of each column if only its header is broken."""
         return [
             max(
-                *(_width(row.cells[place]) for row in self.rows if place < len(row.cells)),
-                *(min(cell_len(word), _WORD) for word in column.header.split(" ")),
+                [
+                    *(_width(row.cells[index]) for row in self.rows if index < len(row.cells)),
+                    *(min(cell_len(word), _MAX_WORD) for word in column.header.split(" ")),
+                ]
             )
-            for place, column in enumerate(self.columns)
+            for index, column in enumerate(self.columns)
         ]
+
+    def _min_widths(self, text_width: int) -> list[int]:
+        """Return the width of each column, with texts broken to `text_width`."""
+        return [
+            min(size, text_width) if column.text else size
+            for size, column in zip(self._unbroken_widths(), self.columns, strict=True)
+        ]
+
+
+def from_columns(
+    title: str,
+    columns: Sequence[tuple[Column, Sequence[Cell]]],
+    styles: Sequence[str] = (),
+    caption: str = "",
+) -> FittedTable:
+    """Return the table of columns and their cells. styles: of the rows; default: none."""
+    cells = zip(*(cells for _, cells in columns), strict=True)
+    rows = [Row(row, style) for row, style in zip_longest(cells, styles, fillvalue="")]
+    return FittedTable(title, [column for column, _ in columns], rows, caption)
 
 
 @dataclass(frozen=True)
 class Widest:
-    """The first of several tables that fits where it is printed; the last where none does."""
+    """The first of several tables that fits the terminal; the last one if none does."""
 
     forms: Sequence[FittedTable]
 
@@ -106,78 +124,87 @@ class Widest:
         yield from form.__rich_console__(console, options)
 
 
+def _drop_ranked(table: FittedTable, width: int) -> FittedTable:
+    """Return the table with the ranked columns that fit beside the others."""
+    sizes = table._unbroken_widths()
+    for index, column in enumerate(table.columns):
+        if column.text and not column.unbroken:
+            cells = [str(row.cells[index]) for row in table.rows if index < len(row.cells)]
+            words = [word for cell in cells for word in cell.split()]
+            pieces = [piece for word in words for piece in _BREAKS.split(word)]
+            sizes[index] = min(sizes[index], max(map(cell_len, [*pieces, ""])))
+    shown: list[int] = []
+    for index in sorted(range(len(sizes)), key=lambda index: table.columns[index].rank):
+        if not table.columns[index].rank or _total([sizes[i] for i in [*shown, index]]) <= width:
+            shown.append(index)
+    return _select(table, sorted(shown))
+
+
 def _split(table: FittedTable, width: int) -> list[FittedTable]:
-    """The table, or where its figures do not fit beside its texts, several with some of them."""
-    narrow = table._narrow()
-    needed = [
-        min(size, _LEAST) if column.text else size
-        for size, column in zip(narrow, table.columns, strict=True)
-    ]
-    places, parts = [0], []
-    for place in range(1, len(needed)):
-        if len(places) > 1 and _total([needed[i] for i in [*places, place]]) > width:
-            parts.append(places)
-            places = [0]
-        places.append(place)
-    return [_part(table, chosen) for chosen in [*parts, places]]
+    """Return the table, or several with a part of the columns each if it is too wide."""
+    sizes = table._min_widths(_MIN_TEXT)
+    parts = [[0]]
+    for index in range(1, len(sizes)):
+        if len(parts[-1]) > 1 and _total([sizes[i] for i in [*parts[-1], index]]) > width:
+            parts.append([0])
+        parts[-1].append(index)
+    return [_select(table, indices) for indices in parts]
 
 
-def _part(table: FittedTable, places: Sequence[int]) -> FittedTable:
+def _select(table: FittedTable, indices: Sequence[int]) -> FittedTable:
+    """Return the table with these columns."""
     rows = [
-        Row([row.cells[i] for i in places if i < len(row.cells)], row.style, row.last)
+        replace(row, cells=[row.cells[i] for i in indices if i < len(row.cells)])
         for row in table.rows
     ]
-    return FittedTable(table.title, [table.columns[i] for i in places], rows, table.caption)
+    return replace(table, columns=[table.columns[i] for i in indices], rows=rows)
 
 
-def _drawn(part: FittedTable, width: int, title: str, caption: str) -> Table:
-    """The part as rich's table, with texts and headers broken as far as the width asks for."""
-    widths = part._natural()
+def _rich_table(table: FittedTable, width: int) -> Table:
+    """Return rich's table, with texts and headers broken to fit."""
+    unbroken = table._unbroken_widths()
+    headers = [_width(column.header) for column in table.columns]
+    widths = [max(pair) for pair in zip(headers, unbroken, strict=True)]
     if _total(widths) > width:
-        widths = _shared(part.columns, part._narrow(), width)
-    table = Table(
-        title=title or None, title_justify="left", caption=caption or None, caption_justify="left"
-    )
-    for column, size in zip(part.columns, widths, strict=True):
-        header = _text(column.header, size)
-        table.add_column(header, justify="left" if column.text else "right", min_width=size)
-    for row in part.rows:
+        widths = _distribute(table.columns, unbroken, width)
+    result = Table(
+        title=table.title or None, title_justify="left",
+        caption=table.caption or None, caption_justify="left",
+    )  # fmt: skip
+    for column, size in zip(table.columns, widths, strict=True):
+        header = _break_text(column.header, size)
+        result.add_column(header, justify="left" if column.text else "right", min_width=size)
+    for row in table.rows:
         pairs = zip(row.cells, widths, strict=False)
-        cells = [_text(c, w) if isinstance(c, str) else c for c, w in pairs]
-        table.add_row(*cells, style=row.style or None, end_section=row.last)
-    return table
+        cells = [_break_text(c, size) if isinstance(c, str) else c for c, size in pairs]
+        result.add_row(*cells, style=row.style or None, end_section=row.last)
+    return result
 
 
-def _text(text: str, width: int) -> Text:
-    """A text as it is printed: broken first, then with plain spaces for protected ones."""
-    return Text(_broken(text, width).replace(PROTECTED, " "))
-
-
-def _shared(columns: Sequence[Column], narrow: Sequence[int], width: int) -> list[int]:
-    """Widths in which texts share what the figures leave; a short one takes what it needs."""
-    texts = sorted((i for i, column in enumerate(columns) if column.text), key=lambda i: narrow[i])
-    widths = list(narrow)
-    left = width - _total([n for n, column in zip(narrow, columns, strict=True) if not column.text])
-    left -= 3 * len(texts)
-    for count, place in zip(range(len(texts), 0, -1), texts, strict=True):
-        widths[place] = max(1, min(narrow[place], left // count))
-        left -= widths[place]
+def _distribute(columns: Sequence[Column], unbroken: Sequence[int], width: int) -> list[int]:
+    """Return widths in which texts share the space that numbers leave, short ones first."""
+    texts = sorted((i for i, c in enumerate(columns) if c.text), key=lambda i: unbroken[i])
+    numbers = [size for size, column in zip(unbroken, columns, strict=True) if not column.text]
+    widths = list(unbroken)
+    available = width - _total(numbers) - 3 * len(texts)
+    for count, index in zip(range(len(texts), 0, -1), texts, strict=True):
+        widths[index] = max(1, min(unbroken[index], available // count))
+        available -= widths[index]
     return widths
 
 
 def _total(widths: Sequence[int]) -> int:
-    """The width of a table: a cell has a space at both sides, and a line follows it."""
+    """Return the width of a table: a cell has a space on both sides and a line after it."""
     return sum(widths) + 3 * len(widths) + 1
 
 
 def _width(cell: Cell) -> int:
-    lines = (cell.plain if isinstance(cell, Text) else cell).split("\n")
-    return max(map(cell_len, lines))
+    return max(map(cell_len, str(cell).split("\n")))
 
 
-def _broken(text: str, width: int) -> str:
-    """`text` on lines of at most `width` columns, broken at spaces, and only a longer word within:
-    behind a separator where there is one."""
+def _break_text(text: str, width: int) -> Text:
+    """Break a text into lines of at most `width` columns: at spaces, and longer words after a
+    separator if possible."""
     lines: list[str] = []
     for line in text.split("\n"):
         lines.append("")
@@ -192,14 +219,12 @@ def _broken(text: str, width: int) -> str:
                 if cell_len(lines[-1] + piece) > width and lines[-1]:
                     lines.append("")
                 lines[-1] += piece
-    return "\n".join(lines)
+    return Text("\n".join(lines).replace(PROTECTED, " "))
 
 
 def _pieces(word: str, width: int) -> list[str]:
-    """A word in pieces that may stand on lines of their own; each at most `width` wide."""
+    """Return the parts of a word that may be on separate lines, each at most `width` wide."""
     if cell_len(word) <= width:
         return [word]
-    pieces = []
-    for piece in _BREAKS.split(word):
-        pieces += [piece[i : i + width] for i in range(0, len(piece), width)]
-    return pieces
+    pieces = _BREAKS.split(word)
+    return [piece[i : i + width] for piece in pieces for i in range(0, len(piece), width)]

@@ -60,8 +60,8 @@ def leaderboard(
             "data have test images."
         )
     else:
-        out.print(board.table(out.width))
-        seeds = seeds_table(runs, out.width)
+        out.print(board.table())
+        seeds = seeds_table(runs)
         if seeds is not None:
             out.print(seeds)
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from vqlab.cli.columns import Column, fitted_table
-from vqlab.cli.fit_width import FittedTable
-from vqlab.cli.metric_tables import AUDITED, split_of
+from vqlab.cli.fit_width import Column, FittedTable, from_columns
+from vqlab.cli.metric_tables import AUDIT_NOTE, split_of
 from vqlab.cli.progress import settings_text
 from vqlab.metrics import METRICS, Ranking, headlines, less_is_better, metric_title, rate_counts
 
@@ -21,15 +20,14 @@ if TYPE_CHECKING:
 
 _FIRST = ("features.backbone", "data.image_size", "preset", "training.epochs", "training.seed")
 """Settings shown before others."""
-_NOT_SHOWN = {
+_HIDDEN = {
     "data.root", "data.good", "data.bad", "data.categories", "data.memory_mib", "detector.name",
     "features.cache", "training.device", "training.threads", "training.validate_every",
 }  # fmt: skip
 """Settings of the execution, not of the model."""
 _BY_RANK = sorted(headlines(2), key=lambda name: METRICS[name].headline)
 """Metrics of the columns, most important first."""
-_SEEDS = [name for name in _BY_RANK if isinstance(METRICS[name], Ranking)]
-_NO_SETTINGS = {"training.seed", "training.device", "training.threads"}
+_SEED_GROUP = {"training.seed", "training.device", "training.threads"}
 """Settings in which runs of one seed group may differ."""
 
 
@@ -41,19 +39,28 @@ class Row:
     champion: bool
     settings: dict[str, Any]
     """Settings in which rows of the same category and detector differ."""
+    baseline: bool = False
+    """Whether the row shows the run's baseline without learning."""
 
     @property
     def category(self) -> str:
         return self.run.tags.get("vqlab.category", self.run.experiment)
 
     @property
+    def title(self) -> str:
+        """The category, marked if its test images have a data-audit warning."""
+        return self.category + " ⚠" * self.warned
+
+    @property
     def detector(self) -> str:
+        if self.baseline:
+            return "mean_image"
         return self.run.tags.get("vqlab.detector", self.run.name)
 
     @property
     def data(self) -> str:
-        """Source and fingerprint of the data, and that of the test images if validation uses some
-        of them: rows that differ here are not comparable."""
+        """Source and fingerprint of the data, and the fingerprint of the test images if validation
+        uses some of them: rows with different values are not comparable."""
         tags = self.run.tags
         data = f"{tags.get('vqlab.data', '')} {tags.get('vqlab.data_fingerprint', '')[:8]}".strip()
         if self.run.params.get("data.validation.source") == "test":
@@ -64,6 +71,20 @@ class Row:
     def warned(self) -> bool:
         return "vqlab.audit" in self.run.tags
 
+    def metric(self, key: str) -> str:
+        """Format a metric, a rate with its counts of images."""
+        split, _, name = key.rpartition("/")
+        if self.baseline:
+            split = f"{split}_mean_image"
+            key = f"{split}/{name}"
+        metrics = self.run.metrics
+        if key not in metrics:
+            return "–"
+        if not split.startswith("test"):
+            return f"{metrics[key]:.4g}"
+        count = rate_counts(split_of(metrics, split)).get(name)
+        return f"{metrics[key]:.3f}" + (f" ({count})" if count else "")
+
 
 @dataclass(frozen=True)
 class Board:
@@ -73,78 +94,72 @@ class Board:
     total: int
     metric: str
 
-    def table(self, width: int) -> FittedTable:
-        """Return the table for a terminal of `width` characters, baselines below the runs."""
-        rows, baselines = self.rows, self._baselines()
-        every = [*rows, *baselines]
-        columns = [Column("run", [_id(row) for row in rows] + ["baseline"] * len(baselines))]
-        detectors = [row.detector for row in rows] + ["mean_image"] * len(baselines)
-        columns.append(Column("detector", detectors))
-        categories = [row.category + " ⚠" * row.warned for row in every]
-        if len(set(categories)) > 1:
-            columns.append(Column("category", categories))
-        if self._several_data():
-            columns.append(Column("data", [row.data for row in every], wraps=True))
-        columns += self._figures(baselines)
-        texts = [settings_text(_short(row.settings)) for row in rows] + [""] * len(baselines)
-        if any(texts):
-            columns.append(Column("differs in", texts, wraps=True))
-        names = [row.run.name for row in rows] + ["no-learning baseline"] * len(baselines)
-        columns.append(Column("name", names, rank=30))
-        styles = ["bold green" if row.champion else "" for row in rows] + ["dim"] * len(baselines)
+    def table(self) -> FittedTable:
+        """Return the table, baselines below the runs."""
+        rows = [*self.rows, *self._baselines()]
+        text = Column("", text=True, unbroken=True)
+        ids = ["baseline" if r.baseline else r.run.run_id[:8] + " ★" * r.champion for r in rows]
+        columns = [
+            (replace(text, header="run"), ids),
+            (replace(text, header="detector"), [row.detector for row in rows]),
+        ]
+        if len({row.title for row in rows}) > 1:
+            columns.append((replace(text, header="category"), [row.title for row in rows]))
+        if self._several_datasets():
+            columns.append((Column("data", text=True), [row.data for row in rows]))
+        columns += self._numbers(rows)
+        settings = [settings_text(_short(row.settings)) for row in rows]
+        if any(settings):
+            columns.append((Column("differs in", text=True), settings))
+        names = ["no-learning baseline" if row.baseline else row.run.name for row in rows]
+        columns.append((replace(text, header="name", rank=30), names))
+        styles = ["dim" if r.baseline else "bold green" if r.champion else "" for r in rows]
         notes = ["★ champion"] * any(row.champion for row in rows)
-        notes += [AUDITED] * any(row.warned for row in every)
-        return fitted_table(self._title(), columns, width, styles, "\n".join(notes))
+        notes += [AUDIT_NOTE] * any(row.warned for row in rows)
+        return from_columns(self._title(), columns, styles, "\n".join(notes))
 
-    def _several_data(self) -> bool:
+    def _several_datasets(self) -> bool:
         """Return whether rows of one category were measured on different images."""
-        return len({(row.category, row.data) for row in self.rows}) > len(
-            {row.category for row in self.rows}
-        )
+        datasets = {(row.category, row.data) for row in self.rows}
+        return len(datasets) > len({row.category for row in self.rows})
 
     def _title(self) -> str:
         order = "ascending" if less_is_better(self.metric) else "descending"
-        shown = "" if self.total == len(self.rows) else f", {len(self.rows)} shown"
-        lines = [f"{self.total} runs measured on test{shown}, sorted by {self.metric}, {order}"]
-        categories = {row.category + " ⚠" * row.warned for row in self.rows}
+        limited = "" if self.total == len(self.rows) else f", {len(self.rows)} shown"
+        lines = [f"{self.total} runs measured on test{limited}, sorted by {self.metric}, {order}"]
+        titles = {row.title for row in self.rows}
         sources = {row.run.tags.get("vqlab.data", "") for row in self.rows}
-        if len(categories) == 1:
-            lines.append(f"category: {categories.pop()}")
+        if len(titles) == 1:
+            lines.append(f"category: {titles.pop()}")
             sources = {row.data for row in self.rows}
-        if len(sources) == 1 and not self._several_data():
+        if len(sources) == 1 and not self._several_datasets():
             lines.append(f"data: {sources.pop()}")
         return "\n".join(lines)
 
-    def _figures(self, baselines: Sequence[Row]) -> list[Column]:
-        """Return the columns of numbers: sorting metric, other metrics, run time, perplexity."""
+    def _numbers(self, rows: Sequence[Row]) -> list[tuple[Column, list[str]]]:
+        """Return columns: the metric to sort by, other metrics, run time, perplexity."""
         split, _, name = self.metric.rpartition("/")
-        header = metric_title(name) if split == "test" else self.metric
-        figures = [self._column(header.replace("/", "/ "), self.metric, baselines, 0)]
+        title = metric_title(name) if split == "test" else self.metric.replace("/", "/ ")
+        metrics = {self.metric: (title, 0)}
         for rank, name in enumerate(_BY_RANK, 1):
-            if self.metric != f"test/{name}":
-                figures.append(
-                    self._column(metric_title(name), f"test/{name}", baselines, 2 * rank)
-                )
-        seconds = [row.run.duration for row in self.rows]
-        cells = ["–" if value is None else f"{value:.0f}" for value in seconds]
-        figures.append(Column("seconds", cells + ["–"] * len(baselines), rank=9, number=True))
-        if self.metric != "codebook/perplexity":
-            figures.append(self._column("perplexity", "codebook/perplexity", baselines, 20))
-        return [column for column in figures if set(column.cells) != {"–"}]
-
-    def _column(self, header: str, key: str, baselines: Sequence[Row], rank: int) -> Column:
-        split, _, name = key.partition("/")
-        below = f"test_mean_image/{name}" if split == "test" else ""
-        cells = [_number(row.run.metrics, key) for row in self.rows]
-        cells += [_number(row.run.metrics, below) for row in baselines]
-        return Column(header, cells, rank, number=True)
+            metrics.setdefault(f"test/{name}", (metric_title(name), 2 * rank))
+        metrics.setdefault("codebook/perplexity", ("perplexity", 20))
+        columns = [
+            (Column(title, rank=rank), [row.metric(key) for row in rows])
+            for key, (title, rank) in metrics.items()
+        ]
+        durations = [None if row.baseline else row.run.duration for row in rows]
+        seconds = ["–" if value is None else f"{value:.0f}" for value in durations]
+        columns.insert(-1, (Column("seconds", rank=9), seconds))
+        return [(column, cells) for column, cells in columns if set(cells) != {"–"}]
 
     def _baselines(self) -> list[Row]:
-        """Return the first row of each category and data that has baseline metrics."""
+        """Return a row for each category and dataset that has baseline metrics."""
         first: dict[tuple[str, str], Row] = {}
         for row in self.rows:
             if "test_mean_image/image_auroc" in row.run.metrics:
-                first.setdefault((row.category, row.data), row)
+                baseline = Row(row.run, champion=False, settings={}, baseline=True)
+                first.setdefault((row.category, row.data), baseline)
         return list(first.values())
 
 
@@ -153,36 +168,39 @@ def make_board(
 ) -> Board:
     """Return the leaderboard of `runs`, in their order. champions: run IDs."""
     champions = set(champions)
-    whole = [Row(run, _model(run) in champions, _settings(run)) for run in runs]
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in whole:
-        groups.setdefault((row.category, row.detector), []).append(row)
-    differing = {
-        key: {
-            name
-            for row in rows
-            for name in row.settings
-            if len({str(other.settings.get(name)) for other in rows}) > 1
-        }
-        for key, rows in groups.items()
-    }
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     rows = [
-        Row(row.run, row.champion, _ordered(row.settings, differing[row.category, row.detector]))
-        for row in whole
+        Row(run, run.tags.get("vqlab.model_run", run.run_id) in champions, _settings(run))
+        for run in runs
     ]
-    return Board(rows, total, metric)
+    for row in rows:
+        groups[row.category, row.detector].append(row)
+    return Board(
+        [
+            replace(row, settings=_differing(row.settings, groups[row.category, row.detector]))
+            for row in rows
+        ],
+        total,
+        metric,
+    )
 
 
-def _model(run: RunRecord) -> str:
-    """Return the ID of the run that trained the model of `run`."""
-    return run.tags.get("vqlab.model_run", run.run_id)
+def _differing(settings: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the settings in which `rows` differ, in the order in which they are shown."""
+    return {
+        name: settings[name]
+        for name in dict.fromkeys([*_FIRST, *settings])
+        if name in settings and len({str(row.settings.get(name)) for row in rows}) > 1
+    }
 
 
 def _settings(run: RunRecord) -> dict[str, Any]:
-    """Return the settings of a run's model, including those its sweep chose after training."""
-    chosen = {key.removeprefix("vqlab."): value for key, value in run.tags.items()}
-    texts = {key: chosen.get(key, value) for key, value in run.params.items()}
-    settings = {key: _value(text) for key, text in texts.items() if key not in _NOT_SHOWN}
+    """Return the settings of a run's model, including those its sweep selected after training."""
+    settings = {
+        key: _parse(run.tags.get(f"vqlab.{key}", text))
+        for key, text in run.params.items()
+        if key not in _HIDDEN
+    }
     if "vqlab.preset" in run.tags:
         settings["preset"] = run.tags["vqlab.preset"]
     if "vqlab.model_run" in run.tags:
@@ -190,77 +208,56 @@ def _settings(run: RunRecord) -> dict[str, Any]:
     return settings
 
 
-def _value(text: str) -> Any:
+def _parse(text: str) -> Any:
     """Parse a setting as MLflow stores it: a number, a list, or text."""
     try:
-        return float(text) if "." in text or "e" in text.lower() else int(text)
+        value = json.loads(text)
     except ValueError:
-        pass
-    return yaml.safe_load(text) if text.startswith("[") else text
-
-
-def _ordered(settings: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
-    first = [name for name in _FIRST if name in names]
-    rest = [name for name in settings if name in names and name not in first]
-    return {name: settings[name] for name in [*first, *rest] if name in settings}
+        return text
+    return value if type(value) in (int, float, list) else text
 
 
 def _short(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Shorten settings: join lists, keep the last part of a path."""
-    return {
-        key: "+".join(map(str, value))
-        if isinstance(value, list)
-        else Path(value).name
-        if key == "features.weights"
-        else value
-        for key, value in settings.items()
-    }
+    """Return the settings with the file name of the weights only."""
+    return {k: Path(v).name if k == "features.weights" else v for k, v in settings.items()}
 
 
-def _id(row: Row) -> str:
-    return row.run.run_id[:8] + (" ★" if row.champion else "")
-
-
-def _number(metrics: Mapping[str, float], key: str) -> str:
-    """Format a metric, a rate with its counts of images."""
-    if key not in metrics:
-        return "–"
-    if not key.startswith("test"):
-        return f"{metrics[key]:.4g}"
-    split, _, name = key.rpartition("/")
-    count = rate_counts(split_of(metrics, split)).get(name)
-    return f"{metrics[key]:.3f}" + (f" ({count})" if count else "")
-
-
-def seeds_table(records: Sequence[RunRecord], width: int) -> FittedTable | None:
-    """Mean ± standard deviation of runs that differ only in `training.seed`; None without any."""
-    groups: dict[tuple[object, ...], dict[str, RunRecord]] = {}
+def seeds_table(records: Sequence[RunRecord]) -> FittedTable | None:
+    """Return mean ± standard deviation of runs that differ only in `training.seed`; None if there
+    are none."""
+    groups: dict[tuple[object, ...], dict[str, RunRecord]] = defaultdict(dict)
     for record in records:
         if "test/image_auroc" in record.metrics and "training.seed" in record.params:
-            settings = {k: v for k, v in record.params.items() if k not in _NO_SETTINGS}
+            settings = {k: v for k, v in record.params.items() if k not in _SEED_GROUP}
             key = (record.tags.get("vqlab.data_fingerprint", ""), *sorted(settings.items()))
-            groups.setdefault(key, {}).setdefault(record.params["training.seed"], record)
-    several = [by_seed for by_seed in groups.values() if len(by_seed) > 1]
-    if not several:
+            groups[key].setdefault(record.params["training.seed"], record)
+    by_seed = [group for group in groups.values() if len(group) > 1]
+    if not by_seed:
         return None
-    firsts = [next(iter(by_seed.values())) for by_seed in several]
-    warned = [any("vqlab.audit" in run.tags for run in by.values()) for by in several]
-    categories = [run.tags.get("vqlab.category", "") for run in firsts]
+    runs = [list(group.values()) for group in by_seed]
+    warned = [any("vqlab.audit" in run.tags for run in group) for group in runs]
+    categories = [group[0].tags.get("vqlab.category", "") for group in runs]
+    titles = [name + " ⚠" * mark for name, mark in zip(categories, warned, strict=True)]
+    text = Column("", text=True, unbroken=True)
     columns = [
-        Column("category", [c + " ⚠" * w for c, w in zip(categories, warned, strict=True)]),
-        Column("detector", [run.tags.get("vqlab.detector", "") for run in firsts], rank=9),
-        Column("seeds", [" ".join(sorted(by, key=int)) for by in several], wraps=True),
+        (replace(text, header="category"), titles),
+        (
+            replace(text, header="detector", rank=9),
+            [g[0].tags.get("vqlab.detector", "") for g in runs],
+        ),
+        (Column("seeds", text=True), [" ".join(sorted(group, key=int)) for group in by_seed]),
     ]
-    for rank, name in enumerate(_SEEDS, 1):
-        values = [[run.metrics.get(f"test/{name}") for run in by.values()] for by in several]
-        cells = [_spread(each) for each in values]
-        columns.append(Column(metric_title(name), cells, rank, number=True))
-    runs = [" ".join(run.run_id[:8] for run in by.values()) for by in several]
-    columns.append(Column("runs", runs, rank=10, wraps=True))
-    title = "same settings, several seeds"
-    return fitted_table(title, columns, width, caption=AUDITED if any(warned) else "")
+    names = [name for name in _BY_RANK if isinstance(METRICS[name], Ranking)]
+    for rank, name in enumerate(names, 1):
+        cells = [_mean_and_deviation(group, f"test/{name}") for group in runs]
+        columns.append((Column(metric_title(name), rank=rank), cells))
+    ids = [" ".join(run.run_id[:8] for run in group) for group in runs]
+    columns.append((Column("runs", text=True, rank=10), ids))
+    return from_columns(
+        "same settings, several seeds", columns, caption=AUDIT_NOTE if any(warned) else ""
+    )
 
 
-def _spread(values: Sequence[float | None]) -> str:
-    defined = [value for value in values if value is not None]
-    return f"{mean(defined):.3f} ± {stdev(defined):.3f}" if len(defined) > 1 else "–"
+def _mean_and_deviation(runs: Sequence[RunRecord], key: str) -> str:
+    values = [run.metrics[key] for run in runs if key in run.metrics]
+    return f"{mean(values):.3f} ± {stdev(values):.3f}" if len(values) > 1 else "–"

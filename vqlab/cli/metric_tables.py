@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _FORMS = ((4, " "), (3, " "), (3, "\n"), (2, "\n"), (1, " "), (1, "\n"), (1, None))
 """Forms of a table, widest first: headline level of its metrics, separator before intervals."""
-AUDITED = (
+AUDIT_NOTE = (
     "⚠ a trivial image statistic separates normal from anomalous test images: image metrics may be "
     "inflated (see vqlab data audit)."
 )
@@ -90,7 +90,7 @@ def comparison_tables(comparison: Comparison) -> list[FittedTable]:
         notes = [f"no interval: {'; '.join(sorted(reasons))}"] if reasons else []
         title = category + " ⚠" * warned
         title += f": {_counted(images)}" if images else ""
-        tables.append(FittedTable(title, columns, rows, "\n".join(notes + [AUDITED] * warned)))
+        tables.append(FittedTable(title, columns, rows, "\n".join(notes + [AUDIT_NOTE] * warned)))
     return tables
 
 
@@ -178,7 +178,7 @@ def _metrics_table(title: str, entries: Sequence[_Entry], thresholds: Thresholds
     """Return the forms of a table; wider terminals show more metrics and intervals."""
     sampled = any(key.endswith("_low") for entry in entries for key in entry.metrics or ())
     captions = [] if thresholds is None else [thresholds_text(thresholds)]
-    captions += [AUDITED] if any("⚠" in entry.name for entry in entries) else []
+    captions += [AUDIT_NOTE] if any("⚠" in entry.name for entry in entries) else []
     forms = []
     for level, between in _FORMS:
         shown = [key for key in headlines(level) if any(_has(e, key) for e in entries)]

@@ -33,7 +33,9 @@ def prediction_table(summary: Predictions, model: Model) -> Widest:
     title += f"; the {len(cells)} highest scores" if len(cells) < total else ""
     caption = thresholds_text(model.thresholds)
     tables = [
-        FittedTable(title, columns[:count], [Row(c[:count]) for c in cells], caption, enough=120)
+        FittedTable(
+            title, columns[:count], [Row(c[:count]) for c in cells], caption, text_width=120
+        )
         for count in (5, 4)
     ]
     return Widest(tables)

@@ -191,7 +191,9 @@ def settings_text(params: Mapping[str, object]) -> str:
     ends = Counter(path.rpartition(".")[2] for path in params)
     for path, value in params.items():
         if isinstance(value, str) and value.startswith("["):
-            value = "+".join(map(str, json.loads(value)))
+            value = json.loads(value)
+        if isinstance(value, list):
+            value = "+".join(map(str, value))
         text = f"{value:.4g}" if isinstance(value, float) else str(value)
         section, _, name = path.rpartition(".")
         section = f"{section.rpartition('.')[2]}." if ends[name] > 1 else ""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from vqlab.cli.data_tables import audit_table as audit_table
 from vqlab.cli.data_tables import check_summary as check_summary
 from vqlab.cli.data_tables import check_table as check_table
-from vqlab.cli.metric_tables import AUDITED as AUDITED
+from vqlab.cli.metric_tables import AUDIT_NOTE as AUDIT_NOTE
 from vqlab.cli.metric_tables import comparison_tables as comparison_tables
 from vqlab.cli.metric_tables import figures_table as figures_table
 from vqlab.cli.metric_tables import report_table as report_table
