@@ -16,7 +16,7 @@ import yaml
 from tiny_set import tiny_recipe
 
 from vqlab.checkpoint import load_checkpoint
-from vqlab.cli.processes import first, require_single_process
+from vqlab.cli.processes import is_main_process, require_single_process
 from vqlab.config import merge
 from vqlab.errors import UserError
 from vqlab.run import resolve, run
@@ -84,13 +84,13 @@ def test_a_sweep_must_be_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     require_single_process("sweep", "…")
     for key, value in {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "2", "RANK": "1"}.items():
         monkeypatch.setenv(key, value)
-    assert not first()
+    assert not is_main_process()
     monkeypatch.setattr("vqlab.cli.processes._TIMEOUT", 0.0)
     with pytest.raises(UserError, match="must run in one process; torchrun started 2"):
         require_single_process("sweep", "give it --workers")
     monkeypatch.setenv("WORLD_SIZE", "1")
     require_single_process("sweep", "…")
-    assert first()
+    assert is_main_process()
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from vqlab.cli.options import RENAMED
-from vqlab.cli.processes import first
+from vqlab.cli.processes import is_main_process
 from vqlab.errors import UserError
 from vqlab.text import visible_lines
 
@@ -31,8 +31,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(print_version: bool) -> None:
+    if print_version:
         from vqlab.version import __version__
 
         typer.echo(f"vqlab {__version__}")
@@ -59,8 +59,10 @@ from vqlab.cli import correlate, data, cache, doctor  # noqa: E402, F401
 
 def main() -> NoReturn:
     """Run the command line. A UserError is printed as one sentence to stderr, with status 2."""
-    _warn_of_old_names(sys.argv[1:])
-    _escape_unencodable()
+    _print_renamed(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # escape characters that the encoding lacks
+            stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = _show_warning
     os.environ.setdefault("MPLBACKEND", "Agg")
     try:
@@ -69,8 +71,8 @@ def main() -> NoReturn:
         _exit(str(error), 2)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = error.filename or "the file being written"
-            _exit(f"disk full while writing {where}; free some space and re-run the command.", 2)
+            file = error.filename or "the file being written"
+            _exit(f"disk full while writing {file}; free some space and re-run the command.", 2)
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             _exit(f"permission denied: {error.filename}; change its permissions or the path.", 2)
         raise
@@ -81,35 +83,27 @@ _default_showwarning = warnings.showwarning
 
 
 def _show_warning(
-    message: Warning | str, category: type[Warning], *place: Any, **more: Any
+    message: Warning | str, category: type[Warning], *arguments: Any, **keywords: Any
 ) -> None:
     """Print a warning of vqlab as one sentence, and others as Python does."""
     if category.__module__.partition(".")[0] == "vqlab":
         print(f"vqlab: warning: {visible_lines(str(message))}", file=sys.stderr)
     else:
-        _default_showwarning(message, category, *place, **more)
+        _default_showwarning(message, category, *arguments, **keywords)
 
 
-def _warn_of_old_names(words: list[str]) -> None:
-    """Name the new names of options and commands that were renamed."""
-    for index, word in enumerate(words):
-        name = word.partition("=")[0]
+def _print_renamed(arguments: list[str]) -> None:
+    """Print the new names of renamed options and commands in the arguments."""
+    for index, argument in enumerate(arguments):
+        name = argument.partition("=")[0]
         new = RENAMED.get(name)
-        if new and first() and (index == 0 or name.startswith("--")):
-            print(
-                f"vqlab: {name} is now called {new}; the old name will be removed.", file=sys.stderr
-            )
-
-
-def _escape_unencodable() -> None:
-    """Escape characters that the encoding of standard output or error lacks."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+        if new and is_main_process() and (index == 0 or name.startswith("--")):
+            text = f"vqlab: {name} is now called {new}; the old name will be removed."
+            print(text, file=sys.stderr)
 
 
 def _exit(sentence: str, status: int) -> NoReturn:
     sys.stdout.flush()
-    if first():  # all processes of a distributed training end with the same sentence
+    if is_main_process():  # all processes of a distributed training end with the same sentence
         print(f"vqlab: {visible_lines(sentence)}", file=sys.stderr)
     raise SystemExit(status)

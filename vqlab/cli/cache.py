@@ -52,8 +52,8 @@ def _table(files: list[CacheFile]) -> Table:
 
     table = Table("backbone", "category", "images", "MB", "last used")
     for file in files:
-        used = datetime.fromtimestamp(file.used).strftime("%Y-%m-%d %H:%M")
         name = file.backbone or f"incomplete: {file.path.name}"
         count = str(file.images) if file.backbone else ""
-        table.add_row(name, file.category, count, f"{file.size / 1e6:.1f}", used)
+        last_used = f"{datetime.fromtimestamp(file.used):%Y-%m-%d %H:%M}"
+        table.add_row(name, file.category, count, f"{file.size / 1e6:.1f}", last_used)
     return table

@@ -51,10 +51,10 @@ def correlate(
             grid, data or (), names, Tracker.open(mlruns), preset=preset, results=results,
             on_progress=on_progress,
         )  # fmt: skip
-    for detector in dict.fromkeys(each.detector for each in correlations):
-        _print_tables(detector, [each for each in correlations if each.detector == detector])
-    for each in correlations:
-        out.print(f"{each.detector} {each.category}: {each.link}")
+    for detector in dict.fromkeys(result.detector for result in correlations):
+        _print_tables(detector, [result for result in correlations if result.detector == detector])
+    for result in correlations:
+        out.print(f"{result.detector} {result.category}: {result.link}")
     out.print(f"Settings and metrics: {results / 'correlate' / name}")
 
 
@@ -66,7 +66,7 @@ def _print_tables(detector: str, correlations: Sequence[Correlation]) -> None:
     from vqlab.correlate import METRICS, OBJECTIVE, mean
     from vqlab.metrics import metric_title
 
-    kinds = list(dict.fromkeys(kind for each in correlations for kind in each.kinds))
+    kinds = list(dict.fromkeys(kind for result in correlations for kind in result.kinds))
     objective = (OBJECTIVE, OBJECTIVE)
     table = Table(
         title=f"{detector}: rank correlation of validation and test pixel AUROC over settings",
@@ -75,25 +75,24 @@ def _print_tables(detector: str, correlations: Sequence[Correlation]) -> None:
     table.add_column("category")
     for column in ("settings", "all", "hold fixed", *kinds):
         table.add_column(column, justify="right")
-    for each in correlations:
-        cells = [_cell(pairs, objective) for pairs in (each.overall, each.held)]
-        cells += [_cell(each.kinds, kind) for kind in kinds]
-        table.add_row(each.category, str(each.settings), *cells)
     overall, held, by_kind = (
-        mean([getattr(each, name) for each in correlations])
+        mean([getattr(result, name) for result in correlations])
         for name in ("overall", "held", "kinds")
     )
-    cells = [_cell(overall, objective), _cell(held, objective)]
-    table.add_row("mean", "", *cells, *(_cell(by_kind, kind) for kind in kinds), style="bold")
+    rows = [(r.category, str(r.settings), r.overall, r.held, r.kinds) for r in correlations]
+    for category, settings, *values in [*rows, ("mean", "", overall, held, by_kind)]:
+        cells = [_cell(values[0], objective), _cell(values[1], objective)]
+        cells += [_cell(values[2], kind) for kind in kinds]
+        table.add_row(category, settings, *cells, style="" if settings else "bold")
     out.print(table)
-    for title, pairs in (("all settings", overall), ("hold fixed", held)):
-        if pairs:
+    for title, matrix in (("all settings", overall), ("hold fixed", held)):
+        if matrix:
             table = Table(title=f"{detector}, mean over categories, {title}", title_justify="left")
             table.add_column("validation \\ test")
             for test in METRICS:
                 table.add_column(metric_title(test), justify="right")
             for validation in METRICS:
-                cells = [_cell(pairs, (validation, test)) for test in METRICS]
+                cells = [_cell(matrix, (validation, test)) for test in METRICS]
                 table.add_row(metric_title(validation), *cells)
             out.print(table)
 

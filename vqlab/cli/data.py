@@ -20,7 +20,7 @@ Root = Annotated[
     Path | None,
     typer.Argument(help="Dataset folder; default: data/MVTec, data/VisA, or the synthetic set."),
 ]
-DRAWING = "generating the synthetic set"
+GENERATING = "generating the synthetic set"
 
 
 def _output(help: str) -> Any:
@@ -53,7 +53,7 @@ def check(
 
     settings = _settings(root or data, category, good, bad)
     with counting() as on_progress:
-        folder, _ = find_root(settings, partial(on_progress, DRAWING))
+        folder, _ = find_root(settings, partial(on_progress, GENERATING))
         root_or_layout = find_layout(settings) if good is not None else folder
         names = None if settings.categories == "all" else settings.categories
         report = check_dataset(root_or_layout, names, partial(on_progress, "checking images"), bits)
@@ -78,7 +78,7 @@ def show(
 
     settings = _settings(root or data, category, good, bad)
     with counting() as on_progress:
-        find_root(settings, partial(on_progress, DRAWING))
+        find_root(settings, partial(on_progress, GENERATING))
     names = None if settings.categories == "all" else settings.categories
     contact_sheet(find_layout(settings), names, output)
     out.print(f"Contact sheet: {output}")
@@ -164,7 +164,7 @@ def _each_category(settings: DataSettings, on_progress: OnProgress) -> Iterator[
     """Yield the settings of one category at a time, to limit memory."""
     from vqlab.data import choose_categories, find_root
 
-    find_root(settings, partial(on_progress, DRAWING))
+    find_root(settings, partial(on_progress, GENERATING))
     for name in choose_categories(settings):
         yield settings.model_copy(update={"categories": (name,)})
 
@@ -181,7 +181,7 @@ def generate(
 
     names = [category] if category and category != "all" else None
     with counting() as on_progress:
-        folder = make_synthetic(output, names, seed, partial(on_progress, DRAWING))
+        folder = make_synthetic(output, names, seed, partial(on_progress, GENERATING))
     out.print(f"Synthetic set: {folder}")
 
 
@@ -196,7 +196,7 @@ def list_categories(data: Data = None) -> None:
 
     with counting() as on_progress:
         settings = DataSettings(root=data, categories="all")
-        folder, source = find_root(settings, partial(on_progress, DRAWING))
+        folder, source = find_root(settings, partial(on_progress, GENERATING))
     out.print(f"{source} at {folder}:")
     for name in categories_in(folder):
         out.print(f"  {name}")

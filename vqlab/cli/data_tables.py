@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -17,33 +17,36 @@ if TYPE_CHECKING:
 
 def check_table(report: CheckReport) -> None:
     """Print a row per category, then every warning and error on its own line."""
-    counts = map(Column, ("train", "test normal", "test anomalous", "masks"))
-    texts = (Column(name, text=True) for name in ("size", "published"))
-    rows = []
-    for row in report.rows:
-        cells = map(str, (*row.counts, row.masks, row.sizes, row.published))
-        rows.append(Row([visible(row.category), *cells]))
-    columns = [Column("category", text=True), *counts, *texts]
+    columns = [Column("category", text=True)]
+    columns += map(Column, ("train", "test normal", "test anomalous", "masks"))
+    columns += (Column(name, text=True) for name in ("size", "published"))
+    rows = [
+        Row([visible(row.category), *map(str, (*row.counts, row.masks, row.sizes, row.published))])
+        for row in report.rows
+    ]
     out.print(FittedTable(f"{report.root} ({report.source})", columns, rows))
-    for warning in report.warnings:
-        out.print(marked("warning", "yellow", f": {warning}"))
-    for error in report.errors:
-        out.print(marked("error", "red", f": {error}"))
+    _print_marked("warning", "yellow", report.warnings)
+    _print_marked("error", "red", report.errors)
+
+
+def _print_marked(word: str, style: str, texts: Iterable[str]) -> None:
+    for text in texts:
+        out.print(marked(word, style, f": {text}"))
 
 
 def check_summary(report: CheckReport) -> Text:
     """Return the last line of the check: counts of errors and warnings, and the fingerprint."""
-    warnings = _counted(len(report.warnings), "warning")
+    warnings = _plural(len(report.warnings), "warning")
     if report.errors:
-        rest = f", {warnings}" if report.warnings else ""
-        return marked(_counted(len(report.errors), "error"), "bold red", rest)
-    rest = f". Fingerprint: {report.fingerprint}"
+        suffix = f", {warnings}" if report.warnings else ""
+        return marked(_plural(len(report.errors), "error"), "bold red", suffix)
+    fingerprint = f". Fingerprint: {report.fingerprint}"
     if report.warnings:
-        return marked(warnings, "bold yellow", rest)
-    return marked("No problems found", "bold green", rest)
+        return marked(warnings, "bold yellow", fingerprint)
+    return marked("No problems found", "bold green", fingerprint)
 
 
-def _counted(count: int, word: str) -> str:
+def _plural(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
@@ -52,14 +55,11 @@ def audit_table(rows: Sequence[CategoryAudit], statistics: Mapping[str, str]) ->
     then every warning on its own line."""
     title = "image AUROC of trivial statistics (↑ ↓: anomalous images higher, lower)"
     columns = [Column("category", text=True), *map(Column, statistics.values())]
-    table_rows = []
-    for row in rows:
-        cells = [_audit_cell(row, name) for name in statistics]
-        table_rows.append(Row([row.category + (" ⚠" if row.warnings else ""), *cells]))
+    cells = [[_audit_cell(row, name) for name in statistics] for row in rows]
+    names = [row.category + " ⚠" * bool(row.warnings) for row in rows]
+    table_rows = [Row([name, *row]) for name, row in zip(names, cells, strict=True)]
     out.print(FittedTable(title, columns, table_rows))
-    for row in rows:
-        for warning in row.warnings:
-            out.print(marked("warning", "yellow", f": {warning}"))
+    _print_marked("warning", "yellow", (warning for row in rows for warning in row.warnings))
 
 
 def _audit_cell(row: CategoryAudit, name: str) -> Cell:

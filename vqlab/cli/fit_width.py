@@ -64,12 +64,10 @@ class FittedTable:
     columns: Sequence[Column]
     rows: Sequence[Row]
     caption: str = ""
-    text_width: int = 16
-    """Width at which a text counts as fitting, for `fits`."""
 
     def fits(self, width: int) -> bool:
-        """Return whether all numbers fit beside texts of `text_width`, headers broken at spaces."""
-        return _total(self._min_widths(self.text_width)) <= width
+        """Return whether all numbers fit beside texts of 16 columns, headers broken at spaces."""
+        return _total(self._min_widths(16)) <= width
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         options = options.update(no_wrap=False, overflow="fold")
@@ -175,8 +173,8 @@ def _rich_table(table: FittedTable, width: int) -> Table:
         header = _break_text(column.header, size)
         result.add_column(header, justify="left" if column.text else "right", min_width=size)
     for row in table.rows:
-        pairs = zip(row.cells, widths, strict=False)
-        cells = [_break_text(c, size) if isinstance(c, str) else c for c, size in pairs]
+        cells_and_widths = zip(row.cells, widths, strict=False)
+        cells = [_break_text(c, size) if isinstance(c, str) else c for c, size in cells_and_widths]
         result.add_row(*cells, style=row.style or None, end_section=row.last)
     return result
 

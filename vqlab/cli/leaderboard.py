@@ -46,9 +46,9 @@ def leaderboard(
     if as_json and as_csv:
         raise UserError("--json and --csv are mutually exclusive; omit one.")
     tracker = Tracker.open(mlruns, create=False, write=False)
-    only = None if category == "all" else category
-    metric = metric or _first_there(tracker, only)
-    runs = _measured(tracker, only, metric)
+    category = None if category == "all" else category
+    metric = metric or _default_metric(tracker, category)
+    runs = _measured(tracker, category, metric)
     board = make_board(runs[:limit], len(runs), metric, _champions(tracker, runs))
     if as_json:
         typer.echo(json.dumps(board_rows(board), indent=2))
@@ -56,8 +56,8 @@ def leaderboard(
         typer.echo(_csv(board_rows(board)), nl=False)
     elif not runs:
         out.print(
-            "no run has been measured on test yet; `vqlab train` and `vqlab sweep` do that if the "
-            "data have test images."
+            "no run has been measured on test yet; use `vqlab train` or `vqlab sweep` with a "
+            "dataset that has test images."
         )
     else:
         out.print(board.table())
@@ -66,15 +66,14 @@ def leaderboard(
             out.print(seeds)
 
 
-def _first_there(tracker: Tracker, category: str | None) -> str:
-    """Return the first headline metric that a run of the category has: not every test set has
+def _default_metric(tracker: Tracker, category: str | None) -> str:
+    """Return the first headline metric that a run of the category has; not every test set has
     normal images and masks."""
     from vqlab.metrics import headlines
 
-    names = [f"test/{name}" for name in headlines(1)]
+    metrics = [f"test/{name}" for name in headlines(1)]
     runs = [run for run in tracker.runs() if category in (None, run.experiment)]
-    there = {key for run in runs for key in run.metrics}
-    return next((name for name in names if name in there), names[0])
+    return next((key for key in metrics if any(key in run.metrics for run in runs)), metrics[0])
 
 
 def _measured(tracker: Tracker, category: str | None, metric: str) -> list[RunRecord]:
@@ -86,21 +85,22 @@ def _measured(tracker: Tracker, category: str | None, metric: str) -> list[RunRe
 
     runs = tracker.runs(order_by=metric, ascending=less_is_better(metric))
     if category is not None:
-        there = sorted({_category(run) for run in runs})
         matching = [run for run in runs if matches_categories(category, run.categories)]
         matching = matching or [run for run in runs if run.experiment == category]
         if not matching:
-            hint = did_you_mean(category, there) or f"there are runs of {', '.join(there)}."
-            raise UserError(
-                f"category {category} has no runs; {hint if there else 'there are no runs at all.'}"
+            names = sorted({_category(run) for run in runs})
+            hint = (
+                f"there are runs of {', '.join(names)}." if names else "there are no runs at all."
             )
+            hint = did_you_mean(category, names) or hint
+            raise UserError(f"category {category} has no runs; {hint}")
         runs = matching
     measured = [run for run in runs if any(key.startswith("test/") for key in run.metrics)]
     keys = {key for run in measured for key in run.metrics}
     if measured and metric not in keys:
         names = sorted(key for key in keys if key.startswith("test/") and key.count("/") == 1)
-        plain = [name for name in names if not name.endswith(("_low", "_high"))]
-        hint = did_you_mean(metric, keys) or f"they have, among others, {', '.join(plain)}."
+        names = [name for name in names if not name.endswith(("_low", "_high"))]
+        hint = did_you_mean(metric, keys) or f"they have, among others, {', '.join(names)}."
         raise UserError(f"metric {metric} is not in any of these runs; {hint}")
     return measured
 
@@ -119,8 +119,8 @@ def _category(run: RunRecord) -> str:
 
 
 def board_rows(board: Board) -> list[dict[str, Any]]:
-    """Return the rows as plain values: run, data, test metrics, and the settings in which rows of
-    the detector differ."""
+    """Return the rows as JSON values: run, data, test metrics, and the settings in which rows of
+    one detector differ."""
     return [
         {
             "run_id": row.run.run_id,
@@ -145,12 +145,10 @@ def board_rows(board: Board) -> list[dict[str, Any]]:
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    """Format one line per run; metrics and settings are columns under their keys."""
-    flat = [
-        {**{k: v for k, v in row.items() if not isinstance(v, dict)}, **row["metrics"]}
-        | row["settings"]
-        for row in rows
-    ]
+    """Format one line per run, with metrics and settings as columns."""
+    flat = [{**row, **row["metrics"], **row["settings"]} for row in rows]
+    for row in flat:
+        del row["metrics"], row["settings"]
     text = io.StringIO()
     names = list(dict.fromkeys(key for row in flat for key in row))
     writer = csv.DictWriter(text, names, lineterminator="\n")

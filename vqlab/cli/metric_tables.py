@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vqlab.metrics import Difference
 
 _FORMS = ((4, " "), (3, " "), (3, "\n"), (2, "\n"), (1, " "), (1, "\n"), (1, None))
-"""Forms of a table, widest first: headline level of its metrics, separator before intervals."""
+"""Forms of a table, widest first: headline level of its metrics, and separator before intervals."""
 AUDIT_NOTE = (
     "⚠ a trivial image statistic separates normal from anomalous test images: image metrics may be "
     "inflated (see vqlab data audit)."
@@ -34,10 +34,10 @@ def report_table(
     title: str,
     rows: Sequence[tuple[str, Report]],
     thresholds: Thresholds | None = None,
-    beside: Sequence[tuple[str, Report]] = (),
+    baselines: Sequence[tuple[str, Report]] = (),
 ) -> Widest:
-    """Metrics of several reports, one row each; with several categories one row per category, their
-    mean, and all images pooled. Reports in `beside` (baselines) have one row, their mean.
+    """Return the metrics of several reports, one row each; with several categories one row per
+    category, their mean, and all images pooled. Baselines have one row, their mean.
 
     thresholds: those of the reports.
     """
@@ -45,7 +45,7 @@ def report_table(
     for name, report in rows:
         entries += _of_report(name, report)
     several = any(len(report.per_category) > 1 for _, report in rows)
-    for name, report in beside:
+    for name, report in baselines:
         name += (", mean" if several else "") + (_MARK if report.warned else "")
         entries.append(_Entry(name, _with_intervals(report), "dim"))
     return _metrics_table(title, entries, thresholds)
@@ -57,7 +57,7 @@ def figures_table(
     warned: bool = False,
     thresholds: Thresholds | None = None,
 ) -> Widest:
-    """Metrics by key, such as `test/aupro`, one row per (metrics, split).
+    """Return metrics by key, such as `test/aupro`, one row per (metrics, split).
 
     warned: whether the test images have a data-audit warning.
     """
@@ -69,7 +69,7 @@ def figures_table(
 
 
 def comparison_tables(comparison: Comparison) -> list[FittedTable]:
-    """One table per category: headline metrics of both runs and their difference, with interval."""
+    """Return one table per category: headline metrics of both runs, differences, intervals."""
     from vqlab.compare import MEAN
 
     runs = (comparison.first, comparison.second)
@@ -80,16 +80,18 @@ def comparison_tables(comparison: Comparison) -> list[FittedTable]:
         warned = category in comparison.warned or (category == MEAN and bool(comparison.warned))
         images = comparison.images.get(category, {})
         values = comparison.values[category]
-        pairs = [_values({key: both[i] for key, both in values.items()}, images) for i in (0, 1)]
+        texts = [_values({key: pair[i] for key, pair in values.items()}, images) for i in (0, 1)]
         rows = [
-            _difference_row(key, [pair[key] for pair in pairs], differences[key])
+            _difference_row(key, [text[key] for text in texts], differences[key])
             for key in headlines(4)
             if key in differences
         ]
-        reasons = {each.reason for key, each in differences.items() if key in headlines(4)} - {""}
+        reasons = {d.reason for key, d in differences.items() if key in headlines(4)} - {""}
         notes = [f"no interval: {'; '.join(sorted(reasons))}"] if reasons else []
         title = category + " ⚠" * warned
-        title += f": {_counted(images)}" if images else ""
+        if images:
+            counts = images["normal_images"], images["anomalous_images"]
+            title += ": {} normal and {} anomalous images".format(*counts)
         tables.append(FittedTable(title, columns, rows, "\n".join(notes + [AUDIT_NOTE] * warned)))
     return tables
 
@@ -103,47 +105,43 @@ def _values(metrics: Metrics, images: Mapping[str, int]) -> dict[str, str]:
     }
 
 
-def _difference_row(key: str, pair: Sequence[str], difference: Difference) -> Row:
+def _difference_row(key: str, values: Sequence[str], difference: Difference) -> Row:
     p = "–" if difference.p is None else f"{difference.p:.3f}"
-    moved, style = f"{difference.value:+.3f}  no interval", ""
+    interval, style = "no interval", ""
     if difference.interval is not None:
         low, high = difference.interval
-        moved = f"{difference.value:+.3f}  [{low:+.3f}, {high:+.3f}]"
+        interval = f"[{low:+.3f}, {high:+.3f}]"
         style = "bold" if not low <= 0 <= high else ""
-    return Row([metric_title(key), *pair, moved, p], style)
-
-
-def _counted(images: Mapping[str, int]) -> str:
-    return f"{images['normal_images']} normal and {images['anomalous_images']} anomalous images"
+    return Row([metric_title(key), *values, f"{difference.value:+.3f}  {interval}", p], style)
 
 
 def thresholds_text(thresholds: Thresholds) -> str:
     """Describe the thresholds, how they were chosen, and their guarantee."""
-    chosen: list[str] = [] if thresholds.method is None else [thresholds.method]
+    origin: list[str] = [] if thresholds.method is None else [thresholds.method]
     if thresholds.calibration is not None:
-        chosen.append(f"from {thresholds.calibration.count} held-out normal images")
-    how = f" ({', '.join(chosen)})" if chosen else ""
+        origin.append(f"from {thresholds.calibration.count} held-out normal images")
+    suffix = f" ({', '.join(origin)})" if origin else ""
     target = "no target false-reject rate"
     if thresholds.promised is not None:
         target = f"target: a mean false-reject rate of at most {thresholds.promised:.3g}"
     return (
-        f"thresholds{how}: an image is rejected if its score exceeds {thresholds.image:.4g}; in "
+        f"thresholds{suffix}: an image is rejected if its score exceeds {thresholds.image:.4g}; in "
         f"a rejected image, pixels above {thresholds.pixel:.4g} are marked; {target}."
     )
 
 
 def split_of(metrics: Metrics, split: str) -> dict[str, float]:
     """Return the metrics of one split by name: `test/aupro` of split `test` as `aupro`."""
-    start = f"{split}/"
-    return {key[len(start) :]: value for key, value in metrics.items() if key.startswith(start)}
+    prefix = f"{split}/"
+    return {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A row; headings have no metrics."""
+    """A row of metrics; a heading if there are none."""
 
     name: str
-    metrics: Metrics | None
+    metrics: Metrics
     style: str = ""
     last: bool = False
     """Whether it is the last one under its heading."""
@@ -151,17 +149,14 @@ class _Entry:
 
 def _of_report(name: str, report: Report) -> Iterator[_Entry]:
     """Yield one row, or for several categories a heading, their rows, mean and pooled."""
-    marks = {
-        category: _MARK if category in report.warned else "" for category in report.per_category
-    }
-    mark = max(marks.values(), default="")
-    if len(marks) < 2:
+    mark = _MARK if set(report.warned) & set(report.per_category) else ""
+    if len(report.per_category) < 2:
         yield _Entry(name + mark, _with_intervals(report))
         return
-    yield _Entry(name, None, "bold")
+    yield _Entry(name, {}, "bold")
     for category, metrics in report.per_category.items():
-        counted = {**metrics, **report.images.get(category, {})}
-        yield _Entry(f"{_INDENT}{category}{marks[category]}", counted)
+        title = _INDENT + category + _MARK * (category in report.warned)
+        yield _Entry(title, {**metrics, **report.images.get(category, {})})
     yield _Entry(f"{_INDENT}mean{mark}", _with_intervals(report), "bold")
     pooled = {**report.pooled, **report.pooled_images}
     yield _Entry(f"{_INDENT}pooled{mark}", pooled, last=True)
@@ -176,43 +171,38 @@ def _with_intervals(report: Report) -> dict[str, float]:
 
 def _metrics_table(title: str, entries: Sequence[_Entry], thresholds: Thresholds | None) -> Widest:
     """Return the forms of a table; wider terminals show more metrics and intervals."""
-    sampled = any(key.endswith("_low") for entry in entries for key in entry.metrics or ())
+    measured = {key for entry in entries for key in entry.metrics}
     captions = [] if thresholds is None else [thresholds_text(thresholds)]
     captions += [AUDIT_NOTE] if any("⚠" in entry.name for entry in entries) else []
     forms = []
-    for level, between in _FORMS:
-        shown = [key for key in headlines(level) if any(_has(e, key) for e in entries)]
-        rows = [_row(entry, shown, between) for entry in entries]
+    for level, separator in _FORMS:
+        keys = [key for key in headlines(level) if key in measured]
+        rows = [_row(entry, keys, separator) for entry in entries]
         if thresholds is not None and thresholds.promised is not None:
             target = f"≤ {thresholds.promised:.3f}"
-            cells = [target if key == "false_reject_rate" else "" for key in shown]
+            cells = [target if key == "false_reject_rate" else "" for key in keys]
             rows.append(Row(["target", *cells], "dim"))
-        columns = [Column("", text=True), *(Column(metric_title(key)) for key in shown)]
-        legend = [_LEGEND] if sampled and between is not None else []
-        forms.append(FittedTable(title, columns, rows, "\n".join([*legend, *captions])))
+        columns = [Column("", text=True), *(Column(metric_title(key)) for key in keys)]
+        has_intervals = separator is not None and any(key.endswith("_low") for key in measured)
+        caption = "\n".join([_LEGEND] * has_intervals + captions)
+        forms.append(FittedTable(title, columns, rows, caption))
     return Widest(forms)
 
 
-def _has(entry: _Entry, key: str) -> bool:
-    return entry.metrics is not None and key in entry.metrics
-
-
-def _row(entry: _Entry, keys: Sequence[str], between: str | None) -> Row:
-    if entry.metrics is None:
-        return Row([entry.name], entry.style)
-    cells = [_cell(entry.metrics, key, between) for key in keys]
+def _row(entry: _Entry, keys: Sequence[str], separator: str | None) -> Row:
+    cells = [_cell(entry.metrics, key, separator) for key in keys if entry.metrics]
     return Row([entry.name, *cells], entry.style, entry.last)
 
 
-def _cell(metrics: Metrics, key: str, between: str | None) -> Cell:
-    """Format a metric, followed by `between`, the count of images of a rate, and the interval.
-    Without `between`, omit the interval and put the count below."""
+def _cell(metrics: Metrics, key: str, separator: str | None) -> Cell:
+    """Format a metric, followed by `separator`, the count of images of a rate, and the interval.
+    Without `separator`, omit the interval and put the count below."""
     if key not in metrics:
         return "–"
     more = [str(count) for name, count in rate_counts(metrics).items() if name == key]
-    if between is not None and f"{key}_low" in metrics:
+    if separator is not None and f"{key}_low" in metrics:
         more.append(Interval(metrics[f"{key}_low"], metrics[f"{key}_high"]).text())
     value = f"{metrics[key]:.3f}"
-    if between == " ":
+    if separator == " ":
         return Text.assemble(value, " ", (": ".join(more), "dim")) if more else value
     return Text.assemble(value, *(("\n" + line, "dim") for line in more)) if more else value

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from vqlab.cli import app
 from vqlab.cli.options import RUN, Bad, Category, Data, Good, Results, Tracking
 
-if TYPE_CHECKING:
-    from vqlab.model import Model
-
+CategoryName = Annotated[
+    str, typer.Option("--category", "-c", help="Product category, e.g. cable.")
+]
 ModelRef = Annotated[
     str,
     typer.Option("--model", "-m", help=f"`champion`, a run ({RUN}) or a checkpoint file."),
 ]
-
-
-def _load(reference: str, category: str | None, mlruns: Path) -> Model:
-    from vqlab.predict import load_model
-
-    return load_model(reference, category, mlruns)
 
 
 @app.command(short_help="Score images: verdicts, scores and pictures.")
@@ -64,9 +58,9 @@ def predict(
     """
     from vqlab.cli.predictions import print_predictions
     from vqlab.cli.progress import interruptible, rating
-    from vqlab.predict import predict_files
+    from vqlab.predict import load_model, predict_files
 
-    loaded = _load(model, category, mlruns)
+    loaded = load_model(model, category, mlruns)
     with interruptible(), rating("scoring images", "images/s") as on_progress:
         summary = predict_files(
             loaded, paths, results, pictures=pictures, resume=resume, progress=on_progress
@@ -87,11 +81,12 @@ def evaluate(
     """Score the test set with a trained model: metrics, pictures, curves, scores.csv."""
     from vqlab.cli.progress import counting, out
     from vqlab.cli.tables import report_table, say_notes
+    from vqlab.predict import load_model
     from vqlab.recipes import Folders
     from vqlab.run import evaluate_model
     from vqlab.tracking import Tracker
 
-    loaded = _load(model, category, mlruns)
+    loaded = load_model(model, category, mlruns)
     folders, tracker = Folders(data, good, bad), Tracker.open(mlruns)
     with counting() as on_progress:
         report, pictures = evaluate_model(loaded, folders, tracker, results, on_progress)
@@ -119,13 +114,8 @@ def compare(
     from vqlab.compare import compare as compare_runs
     from vqlab.tracking import Tracker
 
-    comparison = compare_runs(
-        Tracker.open(mlruns, create=False, write=False),
-        first,
-        second,
-        resamples=resamples,
-        seed=seed,
-    )
+    tracker = Tracker.open(mlruns, create=False, write=False)
+    comparison = compare_runs(tracker, first, second, resamples=resamples, seed=seed)
     for table in comparison_tables(comparison):
         out.print(table)
     out.print("bold: 95 % interval excludes 0")
@@ -133,9 +123,7 @@ def compare(
 
 @app.command(short_help="Promote a run to champion if it is better.")
 def promote(
-    category: Annotated[
-        str, typer.Option("--category", "-c", help="Product category, e.g. cable.")
-    ],
+    category: CategoryName,
     run: Annotated[
         str | None,
         typer.Option(help=f"Run to promote ({RUN}); default: best run of the latest study."),
@@ -180,9 +168,7 @@ def promote(
 
 @app.command(short_help="Restore an earlier champion.")
 def rollback(
-    category: Annotated[
-        str, typer.Option("--category", "-c", help="Product category, e.g. cable.")
-    ],
+    category: CategoryName,
     to: Annotated[
         int | None, typer.Option(min=1, help="Version to restore; default: the previous one.")
     ] = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.text import Text
 
-from vqlab.cli.fit_width import Cell, Column, FittedTable, Row, Widest
+from vqlab.cli.fit_width import Cell, Column, FittedTable, Row
 from vqlab.cli.metric_tables import thresholds_text
 from vqlab.cli.terminal import out
 from vqlab.text import visible
@@ -21,24 +21,18 @@ UNREADABLE_STATUS = 3
 """Exit status if some files could not be read and the others were scored."""
 
 
-def prediction_table(summary: Predictions, model: Model) -> Widest:
+def prediction_table(summary: Predictions, model: Model) -> FittedTable:
     """Return a table of score, verdict and marked share of every file, or of those with the highest
     scores; with the calibrated score if the terminal is wide enough."""
-    columns = [Column("file", text=True), *map(Column, ("score", "verdict", "marked"))]
-    columns.append(Column("calibrated"))
-    cells = [_cells(row) for row in summary.rows]
+    columns = [Column("file", text=True, unbroken=True)]
+    columns += map(Column, ("score", "verdict", "marked"))
+    columns.append(Column("calibrated", rank=1))
+    rows = [Row(_cells(row)) for row in summary.rows]
     counts, total = summary.counts, summary.total
     title = f"{model.category}: {counts['reject']} of {total} images rejected"
     title += f", {counts['unreadable']} unreadable" if counts["unreadable"] else ""
-    title += f"; the {len(cells)} highest scores" if len(cells) < total else ""
-    caption = thresholds_text(model.thresholds)
-    tables = [
-        FittedTable(
-            title, columns[:count], [Row(c[:count]) for c in cells], caption, text_width=120
-        )
-        for count in (5, 4)
-    ]
-    return Widest(tables)
+    title += f"; the {len(rows)} highest scores" if len(rows) < total else ""
+    return FittedTable(title, columns, rows, thresholds_text(model.thresholds))
 
 
 def _cells(row: PredictedFile) -> list[Cell]:
@@ -54,12 +48,10 @@ def _pictures(summary: Predictions) -> str:
     readable = summary.total - summary.counts["unreadable"]
     if not summary.pictures:
         return "no pictures"
+    text = "1 picture" if summary.pictures == 1 else f"{summary.pictures} pictures"
     if summary.pictures < readable:
-        return (
-            f"{summary.pictures} pictures (highest scores of {readable} images; use --pictures all "
-            "for every image)"
-        )
-    return "1 picture" if summary.pictures == 1 else f"{summary.pictures} pictures"
+        text += f" (highest scores of {readable} images; use --pictures all for every image)"
+    return text
 
 
 def print_predictions(summary: Predictions, model: Model) -> None:
@@ -72,8 +64,8 @@ def print_predictions(summary: Predictions, model: Model) -> None:
     if not summary.counts["unreadable"]:
         return
     sys.stdout.flush()
-    names = [f"{visible(row.path)} ({row.reason})" for row in summary.unreadable]
-    more = ", ..." if len(names) < summary.counts["unreadable"] else ""
-    files = f"{summary.counts['unreadable']} of {summary.total} files could not be read"
-    print(f"vqlab: {files}: {', '.join(names)}{more}; the others were scored.", file=sys.stderr)
+    files = [f"{visible(row.path)} ({row.reason})" for row in summary.unreadable]
+    files += ["..."] if len(files) < summary.counts["unreadable"] else []
+    counts = f"{summary.counts['unreadable']} of {summary.total} files could not be read"
+    print(f"vqlab: {counts}: {', '.join(files)}; the others were scored.", file=sys.stderr)
     raise typer.Exit(UNREADABLE_STATUS)

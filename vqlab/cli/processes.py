@@ -1,4 +1,4 @@
-"""Verbs under torchrun: one command in several processes; only rank 0 prints."""
+"""Commands started by torchrun: several processes, of which only rank 0 prints."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ _TIMEOUT = 60.0
 """Seconds that other ranks wait for rank 0 to print an error."""
 
 
-def several() -> bool:
+def is_distributed() -> bool:
     """Return whether torchrun started several processes."""
-    started = "TORCHELASTIC_RUN_ID" in os.environ
-    return started and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def first() -> bool:
+def is_main_process() -> bool:
     """Return whether this is rank 0 or the only process."""
-    return not several() or os.environ.get("RANK", "0") == "0"
+    return not is_distributed() or os.environ.get("RANK", "0") == "0"
 
 
-def require_single_process(verb: str, instead: str) -> None:
+def require_single_process(command: str, instead: str) -> None:
     """Raise UserError if torchrun started several processes. instead: what to do."""
-    if not several():
+    if not is_distributed():
         return
-    if not first():
+    if not is_main_process():
         time.sleep(_TIMEOUT)  # torchrun stops all as soon as one exits
     raise UserError(
-        f"`vqlab {verb}` must run in one process; torchrun started {os.environ['WORLD_SIZE']}. "
+        f"`vqlab {command}` must run in one process; torchrun started {os.environ['WORLD_SIZE']}. "
         f"Only `vqlab train` supports torchrun; {instead}."
     )
 
@@ -39,7 +38,7 @@ def require_single_process(verb: str, instead: str) -> None:
 @contextmanager
 def process_group() -> Iterator[None]:
     """Connect the processes of a torchrun launch; do nothing in a single process."""
-    if not several():
+    if not is_distributed():
         yield
         return
     from vqlab.nn import distributed
@@ -48,6 +47,6 @@ def process_group() -> Iterator[None]:
         with distributed.process_group():
             yield
     except KeyboardInterrupt:
-        if first():
+        if is_main_process():
             raise
         raise SystemExit(130) from None

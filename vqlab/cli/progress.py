@@ -31,12 +31,13 @@ if TYPE_CHECKING:
 _LOG_INTERVAL = 30.0
 """Seconds between progress lines in a log file."""
 
-LOGGED_METRICS = {
+_METRICS = {
     "train/loss": "loss",
     "codebook/perplexity": "perplexity",
     "codebook/dead_codes": "dead codes",
     "validation/pixel_auroc": "validation pixel AUROC",
 }
+"""Metrics shown during training, with their titles."""
 
 
 def _bars() -> Progress:
@@ -72,33 +73,35 @@ def counting() -> Iterator[OnProgress]:
 
 
 @contextmanager
-def rating(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+def rating(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a callback for a progress bar with a rate in `unit`; in a log file, a line per 30 s."""
     progress = _bars()
-    task = progress.add_task(what, total=None, metrics="")
+    task = progress.add_task(title, total=None, metrics="")
     started = logged = time.monotonic()
     initial: int | None = None
 
-    def on_progress(done: int, total: int) -> None:
+    def on_progress(completed: int, total: int) -> None:
         nonlocal initial, logged
         now = time.monotonic()
-        initial = done - 1 if initial is None else initial  # done before an interruption
-        rate = f"{(done - initial) / max(now - started, 1e-9):.3g} {unit}"
-        progress.update(task, completed=done, total=total, metrics=rate)
-        if not out.is_terminal and (now - logged > _LOG_INTERVAL or done == total):
+        initial = completed - 1 if initial is None else initial  # before an interruption
+        rate = f"{(completed - initial) / max(now - started, 1e-9):.3g} {unit}"
+        progress.update(task, completed=completed, total=total, metrics=rate)
+        if not out.is_terminal and (now - logged > _LOG_INTERVAL or completed == total):
             logged = now
-            out.print(f"{what}: {done} of {total}, {rate}")
+            out.print(f"{title}: {completed} of {total}, {rate}")
 
     with progress:
         yield on_progress
 
 
-def _count(progress: Progress, tasks: dict[str, TaskID], what: str, done: int, total: int) -> None:
-    if what not in tasks:
-        tasks[what] = progress.add_task(visible(what), total=total, metrics="")
+def _count(
+    progress: Progress, tasks: dict[str, TaskID], title: str, completed: int, total: int
+) -> None:
+    if title not in tasks:
+        tasks[title] = progress.add_task(visible(title), total=total, metrics="")
         if not out.is_terminal:
-            out.print(f"{what}: {total}")
-    progress.update(tasks[what], completed=done, total=total)
+            out.print(f"{title}: {total}")
+    progress.update(tasks[title], completed=completed, total=total)
 
 
 @contextmanager
@@ -121,9 +124,8 @@ def work(title: str) -> Iterator[tuple[OnEpoch, OnProgress]]:
 
 def metrics_text(metrics: Mapping[str, float]) -> str:
     """Return the main training metrics on one line."""
-    return ", ".join(
-        f"{word} {metrics[key]:.4g}" for key, word in LOGGED_METRICS.items() if key in metrics
-    )
+    items = _METRICS.items()
+    return ", ".join(f"{title} {metrics[key]:.4g}" for key, title in items if key in metrics)
 
 
 @contextmanager
@@ -151,8 +153,8 @@ def sweeping() -> Iterator[OnEvent]:
             for note in event.notes:
                 out.print(f"note: {note}")
         elif isinstance(event, TrialStarted):
-            of = f" ({event.recipe})" if event.recipe else ""
-            title = f"trial {event.number}{of}, epochs"
+            recipe = f" ({event.recipe})" if event.recipe else ""
+            title = f"trial {event.number}{recipe}, epochs"
             epochs[event.number] = progress.add_task(visible(title), total=None, metrics="")
         elif isinstance(event, EpochDone) and event.number in epochs:
             bar, text = epochs[event.number], metrics_text(event.metrics)
@@ -187,8 +189,8 @@ def ended_text(event: TrialFinished) -> str:
 def settings_text(params: Mapping[str, object]) -> str:
     """Return settings in short form: last component of each path (two if ambiguous), four digits,
     lists joined by `+`."""
-    words = []
-    ends = Counter(path.rpartition(".")[2] for path in params)
+    texts = []
+    names = Counter(path.rpartition(".")[2] for path in params)
     for path, value in params.items():
         if isinstance(value, str) and value.startswith("["):
             value = json.loads(value)
@@ -196,6 +198,6 @@ def settings_text(params: Mapping[str, object]) -> str:
             value = "+".join(map(str, value))
         text = f"{value:.4g}" if isinstance(value, float) else str(value)
         section, _, name = path.rpartition(".")
-        section = f"{section.rpartition('.')[2]}." if ends[name] > 1 else ""
-        words.append(f"{section}{name}={text}")
-    return " ".join(words)
+        section = f"{section.rpartition('.')[2]}." if names[name] > 1 else ""
+        texts.append(f"{section}{name}={text}")
+    return " ".join(texts)

@@ -25,9 +25,9 @@ class Terminal(Console):
         return super().render_str(visible_lines(text), **settings)
 
 
-def marked(word: str, style: str, rest: str = "") -> Text:
-    """Return a line whose first `word` is styled."""
-    return Text.assemble((visible_lines(word), style), visible_lines(rest))
+def marked(word: str, style: str, text: str = "") -> Text:
+    """Return a styled `word` followed by a plain text."""
+    return Text.assemble((visible_lines(word), style), visible_lines(text))
 
 
 out = Terminal(width=None if _FITTED else 140)

@@ -112,8 +112,9 @@ def _resumed(
     from vqlab.run import resolve
 
     record = tracker.find(reference)
-    tree = record.config()
-    config = resolve(merge(tree, nest("data.root", str(data.absolute()))) if data else tree)
+    config = resolve(
+        merge(record.config(), nest("data.root", str(data.absolute())) if data else {})
+    )
     if data:
         dataset = load_dataset(config.data)
         fingerprint = record.tags.get("vqlab.data_fingerprint", "")
@@ -143,17 +144,17 @@ def _refuse_settings_with_resume(context: typer.Context) -> None:
     """
     from vqlab.errors import UserError
 
-    given = []
+    arguments: list[str] = []
     for name in ("recipe", "overrides", "category", "good", "bad", "preset"):
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             value = context.params[name]
-            option = name not in ("recipe", "overrides")
-            words = value if isinstance(value, list | tuple) else [value]
-            given += [f"--{name} {word}" if option else str(word) for word in words]
-    if given:
+            option = "" if name in ("recipe", "overrides") else f"--{name} "
+            values = value if isinstance(value, list | tuple) else [value]
+            arguments += [f"{option}{value}" for value in values]
+    if arguments:
         raise UserError(
-            f"--resume takes no other settings than those of the run; got {' '.join(given)}; "
+            f"--resume takes no other settings than those of the run; got {' '.join(arguments)}; "
             "remove them, or start a new run."
         )
 
@@ -163,16 +164,11 @@ def say_budget(preset: str, configs: Mapping[str, RunConfig]) -> None:
     from vqlab.cli.terminal import marked, out
 
     if preset != "full":
-        first = next(iter(configs.values()))
-        each = (f"{name} {_budget(config)}".strip() for name, config in configs.items())
-        out.print(
-            marked(
-                f"preset {preset}:",
-                "bold yellow",
-                f" {first.data.image_size} px, {', '.join(each)}; for the full budget use "
-                "--preset full (make: PRESET=full).",
-            )
-        )
+        image_size = next(iter(configs.values())).data.image_size
+        budgets = ", ".join(f"{name} {_budget(each)}".strip() for name, each in configs.items())
+        hint = "for the full budget use --preset full (make: PRESET=full)."
+        text = f" {image_size} px, {budgets}; {hint}"
+        out.print(marked(f"preset {preset}:", "bold yellow", text))
 
 
 def _budget(config: RunConfig) -> str:
@@ -226,9 +222,9 @@ def say_outcome(outcome: Outcome, printed: Sequence[str] = ()) -> None:
     rows = [("validation", outcome.validation)]
     if outcome.test is not None:
         rows.append((outcome.test_split, outcome.test))
-    beside = [(f"{outcome.test_split}, {name}", other) for name, other in outcome.beside.items()]
+    baselines = [(f"{outcome.test_split}, {name}", each) for name, each in outcome.beside.items()]
     title = f"run {outcome.run_id}, {outcome.seconds:.0f} s"
-    out.print(report_table(title, rows, outcome.model.thresholds, beside))
+    out.print(report_table(title, rows, outcome.model.thresholds, baselines))
     notes = (outcome.test or outcome.validation).notes
     say_notes([note for note in notes if note not in printed])
     if outcome.pictures:

@@ -40,19 +40,16 @@ def ui(
     hosts = _hosts(host, allowed_hosts)
     require_free(host, port)
     argv, env = ui_command(mlruns, host=host, port=port, allowed_hosts=hosts)
-    shown = host if is_loopback(host) else names_of(host)[0]
-    remember_ui(mlruns, shown, port)
-    out.print(f"MLflow UI: http://{shown}:{port}/#/experiments?workflowType=machine_learning")
+    address = host if is_loopback(host) else names_of(host)[0]
+    remember_ui(mlruns, address, port)
+    out.print(f"MLflow UI: http://{address}:{port}/#/experiments?workflowType=machine_learning")
     if not is_loopback(host):
-        out.print(
-            marked(
-                "warning",
-                "bold yellow",
-                f": anyone with access to port {port} of this machine can read, change and "
-                "delete all runs and artifacts; there is no password. Safer: omit --host and "
-                f"forward the port: ssh -L {port}:127.0.0.1:{port} {socket.gethostname()}",
-            )
+        warning = (
+            f": anyone with access to port {port} of this machine can read, change and delete all "
+            "runs and artifacts; there is no password. Safer: omit --host and forward the port: "
+            f"ssh -L {port}:127.0.0.1:{port} {socket.gethostname()}"
         )
+        out.print(marked("warning", "bold yellow", warning))
     os.execvpe(argv[0], argv, {**os.environ, **env})
 
 
