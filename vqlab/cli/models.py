@@ -80,7 +80,7 @@ def evaluate(
 ) -> None:
     """Score the test set with a trained model: metrics, pictures, curves, scores.csv."""
     from vqlab.cli.progress import counting, out
-    from vqlab.cli.tables import report_table, say_notes
+    from vqlab.cli.tables import print_notes, report_table
     from vqlab.predict import load_model
     from vqlab.recipes import Folders
     from vqlab.run import evaluate_model
@@ -91,7 +91,7 @@ def evaluate(
     with counting() as on_progress:
         report, pictures = evaluate_model(loaded, folders, tracker, results, on_progress)
     out.print(report_table("test", [("test", report)], loaded.thresholds))
-    say_notes(report.notes)
+    print_notes(report.notes)
     out.print(f"pictures: {pictures}")
 
 

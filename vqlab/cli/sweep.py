@@ -21,7 +21,7 @@ from vqlab.cli.options import (
     Tracking,
 )
 from vqlab.cli.processes import require_single_process
-from vqlab.cli.train import say_budget, say_data
+from vqlab.cli.train import print_budget, print_data
 
 if TYPE_CHECKING:
     from vqlab.config import Tree
@@ -96,8 +96,8 @@ def sweep(
     found, trees = _searched(recipe, space, overrides or [], category, folders, preset)
     configs = {name: resolve(tree) for name, tree in trees.items()}
     config = next(iter(configs.values()))
-    say_budget(preset, configs)
-    say_data(config)
+    print_budget(preset, configs)
+    print_data(config)
     models = each_model(config)
     if test and len(models) > 1:
         raise UserError(
@@ -164,8 +164,8 @@ def say_result(result: SweepResult) -> None:
     """What a study came to: trials, the best one's figures, and where to look."""
     from vqlab.cli.tables import (
         figures_table,
+        print_notes,
         recipes_table,
-        say_notes,
         tested_table,
         trials_table,
     )
@@ -197,11 +197,11 @@ def say_result(result: SweepResult) -> None:
             thresholds=result.thresholds,
         )
     )
-    say_notes(result.notes)
+    print_notes(result.notes)
     if len(result.tested) > 1:
         out.print(tested_table(result))
         for trial in result.tested:
-            say_notes([note for note in trial.notes if note not in result.notes])
+            print_notes([note for note in trial.notes if note not in result.notes])
     taken_over = sum(row.taken_over for row in result.trials)
     others = sum(bool(row.reused) for row in result.trials) - taken_over
     counts = {"training": taken_over, "features": others}

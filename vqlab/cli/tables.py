@@ -19,7 +19,7 @@ from vqlab.cli.trial_tables import tested_table as tested_table
 from vqlab.cli.trial_tables import trials_table as trials_table
 
 
-def say_notes(notes: Sequence[str]) -> None:
+def print_notes(notes: Sequence[str]) -> None:
     """Print notes on the table above, such as undefined metrics."""
     for note in notes:
         out.print(f"note: {note}", soft_wrap=not out.is_terminal)

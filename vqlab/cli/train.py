@@ -87,7 +87,7 @@ def train(
         else:
             folders = Folders(data, good, bad)
             config = resolve(recipe_tree(recipe, overrides or (), category, folders, preset))
-            say_budget(preset, {"": config})
+            print_budget(preset, {"": config})
             models = each_model(config)
             tracker = Tracker.open(mlruns)
             jobs.extend((model, tracker, None) for model in models)
@@ -159,7 +159,7 @@ def _refuse_settings_with_resume(context: typer.Context) -> None:
         )
 
 
-def say_budget(preset: str, configs: Mapping[str, RunConfig]) -> None:
+def print_budget(preset: str, configs: Mapping[str, RunConfig]) -> None:
     """Print the image size and epochs of a preset other than `full`, for each recipe by name."""
     from vqlab.cli.terminal import marked, out
 
@@ -179,7 +179,7 @@ def _budget(config: RunConfig) -> str:
     return (f"{epochs} epochs" if epochs else "nothing to train") + features
 
 
-def say_data(config: RunConfig) -> None:
+def print_data(config: RunConfig) -> None:
     """Print which dataset is used."""
     from vqlab.cli.progress import counting
     from vqlab.cli.terminal import marked, out
@@ -197,13 +197,13 @@ def _train_one(
     config: RunConfig, tracker: Tracker, results: Path, resumed: Run | None, name: str, preset: str
 ) -> None:
     from vqlab.cli.progress import interruptible, work
-    from vqlab.cli.tables import say_notes
+    from vqlab.cli.tables import print_notes
     from vqlab.data import load_dataset
     from vqlab.run import run
 
-    say_data(config)
+    print_data(config)
     splits = load_dataset(config.data)
-    say_notes(splits.notes)
+    print_notes(splits.notes)
     names = config.data.categories
     title = f"{config.detector['name']} {names if isinstance(names, str) else '+'.join(names)}"
     with interruptible(), work(title) as (on_epoch, on_progress):
@@ -211,12 +211,12 @@ def _train_one(
             config, tracker, name=name, tags={"vqlab.preset": preset}, resumed=resumed,
             splits=splits, results=results, on_epoch=on_epoch, on_progress=on_progress,
         )  # fmt: skip
-    say_outcome(outcome, printed=splits.notes)
+    print_outcome(outcome, printed=splits.notes)
 
 
-def say_outcome(outcome: Outcome, printed: Sequence[str] = ()) -> None:
+def print_outcome(outcome: Outcome, printed: Sequence[str] = ()) -> None:
     """Print report, baselines, notes (except those already `printed`) and links of a run."""
-    from vqlab.cli.tables import report_table, say_notes
+    from vqlab.cli.tables import print_notes, report_table
     from vqlab.cli.terminal import out
 
     rows = [("validation", outcome.validation)]
@@ -226,7 +226,7 @@ def say_outcome(outcome: Outcome, printed: Sequence[str] = ()) -> None:
     title = f"run {outcome.run_id}, {outcome.seconds:.0f} s"
     out.print(report_table(title, rows, outcome.model.thresholds, baselines))
     notes = (outcome.test or outcome.validation).notes
-    say_notes([note for note in notes if note not in printed])
+    print_notes([note for note in notes if note not in printed])
     if outcome.pictures:
         out.print(f"pictures: {outcome.pictures}")
     out.print(f"run: {outcome.link} (start it with `vqlab ui`)")
