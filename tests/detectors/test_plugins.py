@@ -73,7 +73,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_a_file_registers_its_detectors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "layers_of_mine.py").write_text("SHIFT = 1.0")
     (folder / "minimal_file.py").write_text(MINIMAL)
-    with pytest.raises(UserError, match="found where VQLAB_DETECTORS names its file"):
+    with pytest.raises(UserError, match="set VQLAB_DETECTORS to its file"):
         detector_class("minimal")
     monkeypatch.setenv("VQLAB_DETECTORS", f"{os.pathsep}minimal_file.py")
     assert detector_class("minimal").__name__ == "Minimal"

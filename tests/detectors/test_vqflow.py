@@ -150,15 +150,15 @@ def test_the_loss_is_the_likelihood_of_the_features(name: str) -> None:
     concept = detector._concept(pyramid)
     total, dims = 0.0, 0
     for number, level in enumerate(detector._levels()):
-        maps = detector._map(pyramid, number)
+        maps = detector._features(pyramid, number)
         rows = maps.flatten(2).mT
         white = level.whitening(rows.flatten(0, 1)).view_as(rows)
-        places = torch.arange(level.places).expand(2, -1)
-        given = None if concept is None else (concept.vectors, concept.indices)
-        condition = level.condition(white, places, given, pyramid[-1]).condition
+        places = torch.arange(level.positions).expand(2, -1)
+        condition = level.condition(white, places, concept, pyramid[-1]).vectors
         flat = None if condition is None else condition.flatten(0, 1)
         z, log_det = level.flow(white.flatten(0, 1), flat)
-        likely = detector._likely(level, z.view_as(white), concept)
+        prototypes = detector._prototypes(z.view_as(white), concept)
+        likely = level.base.log_prob(z, prototypes)
         slope = torch.linalg.slogdet(level.whitening.matrix.double()).logabsdet
         total += float((likely + log_det).detach().sum()) + len(likely) * float(slope)
         dims += white.numel()
@@ -172,8 +172,8 @@ def test_whitened_features_start_at_the_normal_density() -> None:
     detector.prepare(parts)
     detector.eval()
     nll = float(detector.loss(parts[0])["nll"].detach())
-    slopes = sum(one.places * float(one.whitening.log_det) for one in detector._levels())
-    dims = sum(one.places * one.channels for one in detector._levels())
+    slopes = sum(level.positions * float(level.whitening.log_det) for level in detector._levels())
+    dims = sum(level.positions * level.channels for level in detector._levels())
     assert nll + slopes / dims == pytest.approx(0.5 * (1 + math.log(2 * math.pi)), abs=0.06)
 
 

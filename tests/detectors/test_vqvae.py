@@ -295,14 +295,14 @@ def test_a_collapsed_codebook_leaves_the_error_to_decide(trained: VQVAE) -> None
     part = scored_by(trained, "error", "context")
     one_code = torch.zeros(8, 8, 8, dtype=torch.int64)
     part.prior.fit(one_code, part.quantizer.codebook, steps=60, places=64)
-    assert part._explains(one_code, one_code) == 0
+    assert part._explained_fraction(one_code, one_code) == 0
 
 
 def test_where_codes_are_noise_the_error_decides(trained: VQVAE) -> None:
     part = scored_by(trained, "error", "context")
     noise = torch.randint(64, (40, 8, 8), generator=torch.Generator().manual_seed(0))
     part.prior.fit(noise[:30], part.quantizer.codebook, steps=10)
-    assert part._explains(noise[:30], noise[30:]) < 0.05
+    assert part._explained_fraction(noise[:30], noise[30:]) < 0.05
 
 
 def test_relative_error_measures_each_place_by_its_own(trained: VQVAE) -> None:
@@ -359,10 +359,10 @@ def test_calibrating_again_gives_the_same_scores(trained: VQVAE) -> None:
 def test_one_unusual_image_does_not_decide_what_the_prior_explains(trained: VQVAE) -> None:
     part = scored_by(trained, "error", "context", context_steps=60)
     train, rest = (part.reconstruct(rings(n, seed=n))[1] for n in (32, 5))
-    before = part._explains(train, rest)
+    before = part._explained_fraction(train, rest)
     assert before > 0.1
     noise = torch.randint(64, rest[:1].shape, generator=torch.Generator().manual_seed(0))
-    assert part._explains(train, torch.cat([rest, noise])) > 0.9 * before
+    assert part._explained_fraction(train, torch.cat([rest, noise])) > 0.9 * before
 
 
 @pytest.mark.parametrize("term", TERMS)
@@ -404,7 +404,7 @@ def test_settings_of_the_quantiser_reach_it() -> None:
 
 def test_needs_images() -> None:
     spec = InputSpec(channels=(8, 16), sizes=((16, 16), (8, 8)), image_size=(32, 32))
-    with pytest.raises(UserError, match="must see images.*set features.backbone=pixels"):
+    with pytest.raises(UserError, match="needs images.*set features.backbone=pixels"):
         VQVAE(VQVAESettings(), spec)
 
 
@@ -414,7 +414,7 @@ def test_needs_a_side_that_halves_twice() -> None:
 
 
 def test_cosine_with_residual_levels_is_refused() -> None:
-    with pytest.raises(UserError, match="distance must be l2 where levels is above 1"):
+    with pytest.raises(UserError, match="distance must be l2 if levels is above 1"):
         detector(levels=2, distance="cosine")
 
 

@@ -17,20 +17,19 @@ from vqlab.types import InputSpec, Sample, Scores, UserError
 class Detector(nn.Module, ABC):
     """Learns from normal images only; scores images and localises defects.
 
-    It does not own the training loop, the data loader, files, tracking or labels. `score` depends
-    neither on batch mates nor on `self.training`, and has no side effect.
-    All state that scoring needs lives in parameters and buffers, so a state dict is the detector.
-    What else a detector may offer: `vqlab.detectors.capabilities`.
+    `score` depends neither on batch mates nor on `self.training`, and has no side effect. All state
+    that scoring needs is in parameters and buffers. For optional methods see
+    `vqlab.detectors.capabilities`.
     """
 
     Config: ClassVar[type[Settings]] = Settings
     """Class of its settings; an optional nested section `scoring` holds the settings that may
     change without retraining."""
     image_scoring: ClassVar[frozenset[str]] = frozenset({"image_score", "top"})
-    """Settings of `scoring` that change the image score and leave the map as it is."""
+    """Settings of `scoring` that change the image score but not the map."""
 
     config: Any
-    """The settings it was built with, an instance of `Config`."""
+    """An instance of `Config`."""
 
     def __init__(self, config: Settings, spec: InputSpec) -> None:
         super().__init__()
@@ -41,9 +40,9 @@ class Detector(nn.Module, ABC):
     def loss(self, sample: Sample) -> dict[str, Tensor]:
         """Return `loss`, a scalar to minimise, and named terms, each a scalar.
 
-        All are means over the images, so that several processes can share a batch: anything else
-        that depends on the whole batch, or draws random numbers for it, uses
-        `vqlab.nn.distributed`.
+        All are means over the images, so that several processes can share a batch; use
+        `vqlab.nn.distributed` for anything else that depends on the whole batch or on random
+        numbers.
         """
 
     @abstractmethod
@@ -75,7 +74,7 @@ D = TypeVar("D", bound=type[Detector])
 
 
 def register(name: str) -> Callable[[D], D]:
-    """Class decorator that registers a detector as `name`. Raises ValueError for a taken name."""
+    """Register a detector class as `name`. Raises ValueError for a taken name."""
 
     def add(kind: D) -> D:
         if name in _REGISTER:
@@ -95,10 +94,10 @@ def detector_class(name: str) -> type[Detector]:
         load_plugins()
     if name not in _REGISTER:
         near = difflib.get_close_matches(name, _REGISTER, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names())}."
+        hint = f"did you mean {' or '.join(near)}?" if near else f"available: {', '.join(names())}."
         raise UserError(
-            f"setting detector.name: there is no detector {name!r}; {hint} A detector of your own "
-            f"is found where {VARIABLE} names its file."
+            f"setting detector.name: there is no detector {name!r}; {hint} For a third-party "
+            f"detector, set {VARIABLE} to its file."
         )
     return _REGISTER[name]
 

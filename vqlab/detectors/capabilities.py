@@ -1,6 +1,6 @@
-"""What a detector may offer besides `loss` and `score`: small protocols, checked by isinstance.
+"""Optional methods of a detector: small protocols, checked by isinstance.
 
-`extract` computes the costly part once; scores, panels, prototypes and alternative scores are then
+`extract` does the expensive part once; scores, panels, prototypes and alternative scores are
 derived from its output. The functions `extract`, `scores` and `can_rescore` work with any detector.
 """
 
@@ -40,16 +40,14 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class Rescorable(Protocol):
-    """Splits scoring into two parts: `score(sample) == scores(extract(sample))`.
-
-    Other settings of `scoring` are then tried without running the network again.
-    """
+    """Splits scoring into two parts, `score(sample) == scores(extract(sample))`, so that other
+    settings of `scoring` do not need another forward pass."""
 
     def extract(self, sample: Sample) -> Extracted:
         """Compute everything that does not depend on `scoring`: tensors (B, …)."""
 
     def scores(self, extracted: Extracted) -> Scores:
-        """Return the scores by the present `scoring`, as `score`."""
+        """Return the scores by the current `scoring`, as `score`."""
 
     @classmethod
     def can_rescore(cls, calibrated: Settings, wanted: Settings) -> bool:
@@ -59,18 +57,18 @@ class Rescorable(Protocol):
 
 @runtime_checkable
 class HasNormalization(Protocol):
-    """Fits the part of `calibrate` that depends on the present `scoring` to extracted outputs.
+    """Fits the part of `calibrate` that depends on the current `scoring` to extracted outputs.
 
-    Any other detector is calibrated again once another scoring is chosen.
+    Other detectors are calibrated again after a change of `scoring`.
     """
 
     def fit_normalization(self, extracted: Iterable[Extracted]) -> None:
-        """Fit statistics to normal images that nothing else was fitted to."""
+        """Fit statistics to normal images held out from all other fitting."""
 
 
 @runtime_checkable
 class HasPanels(Protocol):
-    """Offers pictures of what it sees in an image."""
+    """Offers pictures of its intermediate outputs."""
 
     def panels(self, extracted: Extracted) -> dict[str, Tensor]:
         """Return pictures by title: (B, 3, H, W) in [0, 1], or integer code maps (B, h, w)."""
@@ -89,29 +87,29 @@ class HasPrototypes(Protocol):
     """Has a codebook of image-level codes."""
 
     def prototypes(self, extracted: Extracted) -> ImagePrototypes | None:
-        """Return the prototype of each image; None where the settings turn the codebook off."""
+        """Return the prototype of each image; None if the settings disable the codebook."""
 
     def extract_prototypes(self, sample: Sample) -> ImagePrototypes | None:
-        """Return `prototypes(extract(sample))`, without the rest of the work."""
+        """Return `prototypes(extract(sample))` without computing the rest."""
 
 
 @runtime_checkable
 class HasAlternatives(Protocol):
-    """Offers other scores, such as a published one, reported beside its own."""
+    """Offers other scores, such as a published one, for comparison."""
 
     def alternatives(self, extracted: Extracted) -> dict[str, Scores]:
         """Return these scores by name."""
 
 
 def extract(detector: Scorer, sample: Sample) -> Extracted:
-    """Run a detector once: everything else is derived from the result."""
+    """Return the outputs from which scores, panels and prototypes are derived."""
     if isinstance(detector, Rescorable):
         return detector.extract(sample)
     return (sample.image, *sample.pyramid)
 
 
 def scores(detector: Scorer, extracted: Extracted) -> Scores:
-    """Return the scores of what `extract` returned."""
+    """Return the scores of extracted outputs."""
     if isinstance(detector, Rescorable):
         return detector.scores(extracted)
     return detector.score(Sample(extracted[0], extracted[1:]))

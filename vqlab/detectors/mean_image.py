@@ -1,4 +1,4 @@
-"""The no-learning baseline: how far is each pixel from the mean training image?"""
+"""No-learning baseline: distance of each pixel from the mean training image."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor
 from vqlab.config import Settings
 from vqlab.detectors.base import Detector, register
 from vqlab.detectors.capabilities import Extracted
-from vqlab.nn.smoothing import smooth
+from vqlab.nn.smoothing import upsample
 from vqlab.types import InputSpec, Pyramid, Sample, Scores
 
 
 class Scoring(Settings):
-    """What may change without fitting again."""
+    """Settings that may change without refitting."""
 
     smoothing: float = Field(default=1 / 64, ge=0, le=0.25)
-    """Standard deviation of the Gaussian over the map, as a share of the image's side."""
+    """Standard deviation of the Gaussian smoothing, as a fraction of the image side."""
 
 
 class MeanImageSettings(Settings):
     """Settings of `mean_image`; its recipe sets `training.epochs: 0`."""
 
     floor: float = Field(default=0.02, gt=0, le=1)
-    """Smallest standard deviation of a pixel, on the scale of the image's values."""
+    """Lower bound of the standard deviation of a pixel, in the units of the image."""
     scoring: Scoring = Scoring()
 
 
@@ -34,7 +34,7 @@ class MeanImageSettings(Settings):
 class MeanImage(Detector):
     """|x − mean training image| / standard deviation per pixel, mean over channels, smoothed.
 
-    The image score is the map's maximum. Sees the pyramid's finest level only.
+    The image score is the maximum of the map. Uses the finest level of the pyramid only.
     """
 
     Config = MeanImageSettings
@@ -68,15 +68,12 @@ class MeanImage(Detector):
 
     @torch.no_grad()
     def extract(self, sample: Sample) -> Extracted:
-        """The distance of each pixel, (B, h, w)."""
+        """Return the distance of each pixel, (B, h, w)."""
         return (self._distance(sample.pyramid),)
 
     @torch.no_grad()
     def scores(self, extracted: Extracted) -> Scores:
-        side = max(self.spec.image_size)
-        distance = extracted[0][:, None]
-        full = torch.nn.functional.interpolate(distance, self.spec.image_size, mode="bilinear")
-        maps = smooth(full[:, 0], self.config.scoring.smoothing * side)
+        maps = upsample(extracted[0], self.spec.image_size, self.config.scoring.smoothing)
         return Scores(maps, maps.amax((1, 2)))
 
     @classmethod
@@ -84,7 +81,6 @@ class MeanImage(Detector):
         return True
 
     def _distance(self, pyramid: Pyramid) -> Tensor:
-        """(B, h, w)."""
         sd = self.sd.clamp_min(self.config.floor)
         return ((pyramid[0].float() - self.mean).abs() / sd).mean(1)
 

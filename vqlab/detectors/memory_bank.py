@@ -1,7 +1,6 @@
-"""Memory bank: how far is each patch from the nearest of the normal patches that were kept?
+"""Memory bank: distance of each patch to the nearest patch of a coreset of normal patches.
 
-PatchCore (Roth et al. 2022): nothing is learned by gradient, a greedy coreset of the training
-images' patch features is the detector.
+PatchCore (Roth et al. 2022); nothing is learned by gradient.
 """
 
 from __future__ import annotations
@@ -20,37 +19,37 @@ from vqlab.detectors.capabilities import Extracted
 from vqlab.nn.coreset import k_centre
 from vqlab.nn.image_score import image_score
 from vqlab.nn.patches import patch_features, sample_rows, to_rows
-from vqlab.nn.quantizer import nearest
-from vqlab.nn.smoothing import smooth
+from vqlab.nn.quantizer import nearest_distance
+from vqlab.nn.smoothing import upsample
 from vqlab.types import InputSpec, Pyramid, Sample, Scores
 
 
 class Scoring(Settings):
-    """What may change without filling the bank again."""
+    """Settings that may change without refilling the bank."""
 
     smoothing: float = Field(1 / 64, ge=0, le=0.25)
-    """Standard deviation of the Gaussian over the map, as a share of the image's side."""
+    """Standard deviation of the Gaussian smoothing, as a fraction of the image side."""
     image_score: Literal["max", "top", "reweighted"] = "max"
-    """Of the map: its maximum, or the mean of its highest share `top`; `reweighted`: PatchCore's
-    (its eq. 7), the largest distance of a patch, less where the bank is dense."""
+    """Maximum of the map, mean of its highest fraction `top`, or `reweighted`: PatchCore's image
+    score (eq. 7), the largest patch distance, reduced where the bank is dense."""
     top: float = Field(0.001, gt=0, le=1)
     neighbours: int = Field(9, ge=2, le=1000)
-    """Vectors of the bank that tell `reweighted` how dense it is."""
+    """Number of nearest neighbours in the bank that `reweighted` uses."""
 
 
 class MemoryBankSettings(Settings):
     """Settings of `memory_bank`; its recipe sets `training.epochs: 0`."""
 
     bank_size: int = Field(5000, ge=1, le=1_000_000)
-    """Vectors kept; where the training images have fewer patches, some are kept twice."""
+    """Number of vectors; some repeat if the training images have fewer patches."""
     neighbourhood: int = Field(3, ge=1, le=15)
-    """Side of the square over which each level's features are averaged, odd; 1: not averaged."""
+    """Side of the square over which features are averaged, odd; 1: no averaging."""
     patches: int = Field(250_000, ge=1)
-    """Most patches that the bank is chosen from, drawn at random where there are more: bounds
-    memory (two bytes a number) and time."""
+    """Maximum number of random patches that the bank is selected from; bounds memory (two bytes per
+    number) and time."""
     projection: int | None = Field(None, ge=1)
-    """Dimensions in which the bank is chosen, by random projection (a half of the time at 128 of
-    384, and half a point of AUROC); none: in all. Scores always use all."""
+    """Dimension of the random projection in which the bank is selected (128 of 384: half the time,
+    half a point of AUROC less); null: no projection. Scores always use all dimensions."""
     scoring: Scoring = Scoring()
 
     @field_validator("neighbourhood")
@@ -63,13 +62,13 @@ class MemoryBankSettings(Settings):
 
 @register("memory_bank")
 class MemoryBank(Detector):
-    """L2 distance of every patch to the nearest vector of the bank, made a smooth map."""
+    """L2 distance of every patch to the nearest vector of the bank, smoothed."""
 
     Config = MemoryBankSettings
     config: MemoryBankSettings
     image_scoring = frozenset({"image_score", "top", "neighbours"})
     bank: Tensor
-    """The kept patch features, (bank_size, Σ C_l)."""
+    """Patch features, (bank_size, Σ C_l)."""
 
     def __init__(self, config: MemoryBankSettings, spec: InputSpec) -> None:
         super().__init__(config, spec)
@@ -79,11 +78,10 @@ class MemoryBank(Detector):
     def prepare(self, samples: Iterable[Sample]) -> None:
         config = self.config
         patches = sample_rows((self._patches(sample.pyramid) for sample in samples), config.patches)
-        chosen = k_centre(patches, config.bank_size, dim=config.projection)
-        self.bank.copy_(patches[chosen])
+        self.bank.copy_(patches[k_centre(patches, config.bank_size, dim=config.projection)])
 
     def loss(self, sample: Sample) -> dict[str, Tensor]:
-        """The mean distance; there is nothing to minimise."""
+        """Return the mean distance; nothing is trained."""
         return {"loss": self._distances(self._patches(sample.pyramid), sample.pyramid)[0].mean()}
 
     @torch.no_grad()
@@ -92,8 +90,8 @@ class MemoryBank(Detector):
 
     @torch.no_grad()
     def extract(self, sample: Sample) -> Extracted:
-        """Distance of every patch to its nearest vector of the bank (B, h, w), the index of that
-        vector (B, h, w), and the features of each image's farthest patch (B, D)."""
+        """Return the distance of every patch to the bank (B, h, w), the index of its nearest vector
+        (B, h, w), and the features of the farthest patch of each image (B, D)."""
         rows = self._patches(sample.pyramid)
         distance, index = self._distances(rows, sample.pyramid)
         farthest = distance.flatten(1).argmax(1)
@@ -108,50 +106,40 @@ class MemoryBank(Detector):
     def scores(self, extracted: Extracted) -> Scores:
         scoring = self.config.scoring
         distance, index, patch = extracted
-        full = F.interpolate(distance[:, None], self.spec.image_size, mode="bilinear")[:, 0]
-        maps = smooth(full, scoring.smoothing * max(self.spec.image_size))
+        maps = upsample(distance, self.spec.image_size, scoring.smoothing)
         if scoring.image_score == "reweighted":
-            at = distance.flatten(1).argmax(1, keepdim=True)
-            flat = (values.flatten(1).gather(1, at)[:, 0] for values in (distance, index))
-            farthest, nearest_to_it = flat
-            return Scores(maps, self._reweighted(farthest, patch, nearest_to_it))
+            position = distance.flatten(1).argmax(1, keepdim=True)
+            farthest, vector = (v.flatten(1).gather(1, position)[:, 0] for v in (distance, index))
+            return Scores(maps, self._reweighted(farthest, patch, vector))
         return Scores(maps, image_score(maps, scoring.image_score, scoring.top))
 
     def _patches(self, pyramid: Pyramid) -> Tensor:
-        """Rows (B·h·w, D) of a pyramid, image by image."""
+        """Return the patch features (B·h·w, D) of a pyramid."""
         return to_rows(patch_features(pyramid, self.config.neighbourhood))
 
     def _distances(self, rows: Tensor, pyramid: Pyramid) -> tuple[Tensor, Tensor]:
-        """L2 distance of every patch to its nearest vector of the bank, and the index of that
-        vector; both (B, h, w).
-
-        A matrix product finds the vector; the distance is computed from the difference, which
-        keeps the digits that the product loses where they are close.
-        """
-        index = nearest(rows, self.bank)
-        distance = torch.cat(
-            [
-                (part - self.bank[at]).norm(dim=1)
-                for part, at in zip(torch.split(rows, 4096), torch.split(index, 4096), strict=True)
-            ]
-        )
+        """Return the L2 distance of every patch to the bank and the index of its nearest vector,
+        both (B, h, w)."""
+        index, distance = nearest_distance(rows, self.bank)
         shape = (len(pyramid[0]), *pyramid[0].shape[-2:])
         return distance.view(shape), index.view(shape)
 
     def _reweighted(self, farthest: Tensor, patch: Tensor, index: Tensor) -> Tensor:
-        """PatchCore's eq. 7, (B,): for the patch (B, D) farthest from the bank, its distance d to
-        the vector found, times 1 − exp d / Σ exp(its distances to that vector's neighbours)."""
-        found = self.bank[index]
+        """Return PatchCore's image score (eq. 7), (B,).
+
+        It is d · (1 − exp d / Σ exp(distances of the patch to the neighbours of its vector)) with
+        the patch (B, D) farthest from the bank, its distance d and the index of its vector.
+        """
         count = min(self.config.scoring.neighbours, len(self.bank))
-        near = torch.cdist(found, self.bank).topk(count, largest=False).indices
+        near = torch.cdist(self.bank[index], self.bank).topk(count, largest=False).indices
         to_near = (patch[:, None] - self.bank[near]).norm(dim=2)
         share = torch.exp(farthest - to_near.logsumexp(1))
         return (1 - share).clamp_min(0) * farthest
 
     @torch.no_grad()
     def panels(self, extracted: Extracted) -> dict[str, Tensor]:
-        """`nearest in bank`: the found vectors in colours, near colours for near vectors: the three
-        main axes of the bank."""
+        """Return `nearest in bank`: the nearest vectors as colours, by the first three principal
+        axes of the bank."""
         centred = self.bank.double() - self.bank.double().mean(0)
         axes = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -3:].flip(1)
         colours = centred @ axes

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -13,25 +12,25 @@ from vqlab.config import Settings
 from vqlab.detectors.base import Detector, register
 from vqlab.detectors.capabilities import Extracted
 from vqlab.nn.patches import patch_features
-from vqlab.nn.smoothing import smooth
+from vqlab.nn.smoothing import upsample
 from vqlab.types import InputSpec, Pyramid, Sample, Scores
 
 
 class Scoring(Settings):
-    """What may change without fitting the Gaussians again."""
+    """Settings that may change without refitting the Gaussians."""
 
     smoothing: float = Field(1 / 64, ge=0, le=0.25)
-    """Standard deviation of the Gaussian over the map, as a share of the image's side."""
+    """Standard deviation of the Gaussian smoothing, as a fraction of the image side."""
 
 
 class PadimSettings(Settings):
     """Settings of `padim`; its recipe sets `training.epochs: 0`."""
 
     dims: int = Field(100, ge=1, le=2048)
-    """Channels of the pyramid that are used, drawn at random; all where there are fewer. Memory and
-    the size of a checkpoint grow with positions × dims²: 164 MB at 64 × 64 positions and 100."""
+    """Number of random channels of the pyramid; all if there are fewer. Memory and checkpoint size
+    are proportional to positions × dims²: 164 MB at 64 × 64 positions and 100."""
     regularization: float = Field(0.01, gt=0)
-    """ε that is added to the diagonal of each covariance matrix (eq. 1)."""
+    """ε, added to the diagonal of each covariance matrix (eq. 1)."""
     scoring: Scoring = Scoring()
 
 
@@ -39,13 +38,13 @@ class PadimSettings(Settings):
 class Padim(Detector):
     """Mahalanobis distance of each patch to the Gaussian of its position, smoothed.
 
-    The image score is the maximum of the map. The images of a category must be aligned.
+    The image score is the maximum of the map. Images must be aligned.
     """
 
     Config = PadimSettings
     config: PadimSettings
     channels: Tensor
-    """The channels that are used, int64 (D,)."""
+    """Indices of the selected channels, int64 (D,)."""
     mean: Tensor
     """Mean features at each of the N positions, (N, D)."""
     whitening: Tensor
@@ -63,13 +62,13 @@ class Padim(Detector):
     @torch.no_grad()
     def prepare(self, samples: Iterable[Sample]) -> None:
         """Fit mean and covariance of each position (eq. 1) to normal images, in one pass."""
-        drawn = torch.randperm(sum(self.spec.channels))[: len(self.channels)].sort().values
-        self.channels.copy_(drawn)
+        channels = torch.randperm(sum(self.spec.channels))[: len(self.channels)]
+        self.channels.copy_(channels.sort().values)
         products, count = torch.zeros_like(self.whitening), 0
         total, shift = torch.zeros_like(self.mean), self.mean
         for sample in samples:
             features = self._features(sample.pyramid)
-            if count == 0:  # deviations from an image keep the digits that raw products lose
+            if count == 0:  # deviations from one image avoid cancellation
                 shift = features[:, 0].clone()
             deviations = features - shift[:, None]
             total += deviations.sum(1)
@@ -86,7 +85,7 @@ class Padim(Detector):
             self.whitening[index] = inverse.mT
 
     def loss(self, sample: Sample) -> dict[str, Tensor]:
-        """The mean distance; there is nothing to minimise."""
+        """Return the mean distance; nothing is trained."""
         return {"loss": self._distances(sample.pyramid).mean()}
 
     @torch.no_grad()
@@ -95,13 +94,12 @@ class Padim(Detector):
 
     @torch.no_grad()
     def extract(self, sample: Sample) -> Extracted:
-        """The Mahalanobis distance at each position (eq. 2), (B, h, w)."""
+        """Return the Mahalanobis distance at each position (eq. 2), (B, h, w)."""
         return (self._distances(sample.pyramid),)
 
     @torch.no_grad()
     def scores(self, extracted: Extracted) -> Scores:
-        full = F.interpolate(extracted[0][:, None], self.spec.image_size, mode="bilinear")[:, 0]
-        maps = smooth(full, self.config.scoring.smoothing * max(self.spec.image_size))
+        maps = upsample(extracted[0], self.spec.image_size, self.config.scoring.smoothing)
         return Scores(maps, maps.amax((1, 2)))
 
     @classmethod
@@ -109,7 +107,7 @@ class Padim(Detector):
         return True
 
     def _features(self, pyramid: Pyramid) -> Tensor:
-        """The used channels of all levels on the finest grid, (N, B, D)."""
+        """Return the selected channels of all levels on the finest grid, (N, B, D)."""
         return patch_features(pyramid, kernel=1)[:, self.channels].flatten(2).permute(2, 0, 1)
 
     def _distances(self, pyramid: Pyramid) -> Tensor:

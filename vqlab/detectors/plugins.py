@@ -1,7 +1,7 @@
-"""Detectors from elsewhere: files named by VQLAB_DETECTORS, and installed packages.
+"""Third-party detectors: files named by VQLAB_DETECTORS, and installed packages.
 
 A package names its modules as entry points of the group `vqlab.detectors`. Importing a module
-registers the detectors in it.
+registers its detectors.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from vqlab.types import UserError
 
 GROUP = "vqlab.detectors"
 VARIABLE = "VQLAB_DETECTORS"
-"""Environment variable: Python files or modules, separated as in PATH. Processes that are started
-inherit it, so that workers of a sweep know the same detectors."""
+"""Environment variable: Python files or modules, separated as in PATH; inherited by workers."""
 _loaded: set[str] = set()
 
 
 def load_plugins() -> None:
-    """Import what was not imported yet. Raises UserError that names what cannot be imported."""
+    """Import the modules not imported yet. Raises UserError that names a module that fails."""
     modules = [(entry.value.partition(":")[0], "") for entry in entry_points(group=GROUP)]
-    words = os.environ.get(VARIABLE, "").split(os.pathsep)
-    modules += [(word.strip(), f"{VARIABLE}: ") for word in words if word.strip()]
+    paths = os.environ.get(VARIABLE, "").split(os.pathsep)
+    modules += [(path.strip(), f"{VARIABLE}: ") for path in paths if path.strip()]
     for name, source in modules:
         if name in _loaded:
             continue
@@ -38,13 +37,13 @@ def load_plugins() -> None:
         except Exception as error:
             raise UserError(
                 f"{source}{name} must be importable; got {type(error).__name__}: {error}"
-                f"{_place(name, error)}; fix it, or leave it out."
+                f"{_place(name, error)}; fix it or remove it."
             ) from error
         _loaded.add(name)
 
 
 def _place(name: str, error: Exception) -> str:
-    """The line of a file at which importing it failed; of a module nothing."""
+    """Return the line of a file at which its import failed; empty for a module."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename) == Path(name).absolute()]
     return f" at line {lines[-1]}" if lines else ""
@@ -61,7 +60,7 @@ def _import(name: str) -> None:
             "correct the path, or unset the variable."
         )
     if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # for modules beside it
+        sys.path.append(str(path.parent))  # for modules in the same folder
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     if path.stem in sys.modules:
@@ -70,7 +69,7 @@ def _import(name: str) -> None:
             "rename the file."
         )
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # as an import does: dataclasses and pickle look there
+    sys.modules[path.stem] = module  # for dataclasses and pickle
     try:
         spec.loader.exec_module(module)
     except BaseException:

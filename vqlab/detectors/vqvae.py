@@ -1,5 +1,5 @@
-"""VQ-VAE: an autoencoder through a codebook; what it rebuilds badly, or in unexpected codes, is
-a defect (van den Oord et al. 2017)."""
+"""VQ-VAE (van den Oord et al. 2017): anomalies have a high reconstruction error or improbable
+codes."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from vqlab.types import InputSpec, Sample, Scores, UserError
 
 Term = Literal["error", "context", "position", "neighbours"]
 TERMS: tuple[Term, ...] = ("error", "context", "position", "neighbours")
-"""Squared error of a pixel, mean over channels; and the surprisal −log p of its code, given the
-codes some way around it (learned, `CodePrior`), its position, its neighbours (counted)."""
-RELIT = 2
-"""Copies of each training image in other light, see `Scoring.light`."""
+"""Squared error of a pixel, mean over channels; surprisal −log p of its code given surrounding
+codes (learned, `CodePrior`), its position and its neighbours (counted, `CodeSurprisal`)."""
+COPIES = 2
+"""Copies of each training image in other brightness, see `Scoring.light`."""
 
 
 class CodebookSettings(Settings):
-    """Part of the settings of `vqvae`; what they do: `vqlab.nn.quantizer.VectorQuantizer`."""
+    """Arguments of `vqlab.nn.quantizer.VectorQuantizer`."""
 
     codebook_size: int = Field(512, ge=2, le=65536)
     dim: int = Field(64, ge=1, le=4096)
@@ -43,72 +43,69 @@ class CodebookSettings(Settings):
     gradient: Literal["straight_through", "rotation"] = "straight_through"
     init: Literal["random", "kmeans"] = "kmeans"
     restart: float = Field(0.03, ge=0, lt=1)
-    """A code used less than this share of uniform usage starts anew; 0: never."""
+    """Codes used less than this fraction of uniform usage are restarted; 0: never."""
     decay: float = Field(0.99, gt=0, lt=1)
     levels: int = Field(1, ge=1, le=16)
 
     @model_validator(mode="after")
-    def _levels_have_length(self) -> CodebookSettings:
+    def _check_distance(self) -> CodebookSettings:
         if self.levels > 1 and self.distance == "cosine":
-            raise ValueError("distance must be l2 where levels is above 1")
+            raise ValueError("distance must be l2 if levels is above 1")
         return self
 
 
 class Scoring(Settings):
-    """How the terms make one anomaly map, and the map an image score.
-
-    May change without training again (calibrating again fits it).
-    """
+    """Anomaly map and image score from the terms; may change without retraining, after another
+    calibration."""
 
     terms: tuple[Term, ...] = Field(TERMS, min_length=1)
     error: Literal["plain", "relative"] = "relative"
-    """`relative`: of a pixel's squared error, how much it exceeds that pixel's mean on training
-    images, as a multiple of that mean (plus a share of the mean over all pixels)."""
+    """`relative`: excess of the squared error over the pixel's mean on training images, divided by
+    that mean (plus a fraction of the mean over all pixels)."""
     normalise: Normalise = "excess"
-    """Normalisation that makes terms comparable: `vqlab.nn.pixel_normalization`."""
+    """Normalisation of the terms, see `vqlab.nn.pixel_normalization`."""
     balance: Literal["explained", "equal"] = "explained"
-    """`explained`: surprisals weigh twice the share of the codes' entropy that the learned prior
-    explains on the median image it was not fitted to, at most 1 (none, where codes are noise to
-    it); the error weighs the rest. Without `context` among the terms nothing says so, and all are
-    equal."""
+    """Weights of the terms. `explained`: surprisals together have twice the fraction of the code
+    entropy that the learned prior explains on the median held-out image, at most 1; the error has
+    the rest. `equal`, also without the terms `error` and `context`: weight 1 each."""
     error_smoothing: float = Field(1 / 128, ge=0, le=0.25)
-    """Standard deviation of the Gaussian over the error, as a share of the image's side."""
+    """Standard deviation of the Gaussian smoothing of the error, as a fraction of the side."""
     code_smoothing: float = Field(1 / 32, ge=0, le=0.25)
-    """Likewise over the surprisals."""
+    """The same for the surprisals."""
     image_score: ImageScore = "top"
-    """Of the map: its maximum, its mean, or the mean of its highest share `top`."""
+    """Maximum of the map, its mean, or the mean of its highest fraction `top`."""
     top: float = Field(0.001, gt=0, le=1)
     context: tuple[float, ...] = Field((0.094, 0.156), min_length=1)
-    """What the learned prior looks at: how far apart its 5 × 5 codes are, a predictor for each, as
-    a share of the code map's side."""
+    """Spacings of the 5 × 5 codes that the learned prior sees, as fractions of the side of the code
+    map; one predictor each."""
     context_steps: int = Field(400, ge=1)
-    """Steps for which the learned prior is fitted."""
+    """Training steps of the learned prior."""
     spread: float = Field(1.0, ge=0)
-    """Standard deviation, in codes, over which counts by position are shared."""
+    """Standard deviation of the Gaussian smoothing of counts by position, in codes."""
     prior: float = Field(1.0, gt=0)
-    """Weight, in counts, of a code's overall frequency in its counted surprisals."""
+    """Weight of the overall code frequency in counted surprisals, in counts."""
     light: float = Field(0.1, ge=0, le=1)
-    """Standard deviation of log brightness: the learned prior and the counts are also fitted to
-    two copies of each training image that are brighter or darker by it, because a code that only
-    another light brings out is not a defect. 0: no copies."""
+    """Standard deviation of the log gain of two brightness-augmented copies of each training image,
+    to which the learned prior and the counts are also fitted, so that codes caused by other
+    lighting are not anomalous; 0: no copies."""
 
 
 class VQVAESettings(CodebookSettings):
-    """Settings of `vqvae`; the defaults keep the codebook alive (experiments/vqvae.yaml)."""
+    """Settings of `vqvae`."""
 
     hidden: int = Field(64, ge=1, le=4096)
     """Channels of the convolutions."""
     latent_norm: Literal["none", "layer"] = "layer"
-    """`layer`: each latent vector is set to mean 0 and variance 1 before it is quantised."""
+    """`layer`: normalise each latent vector to mean 0 and variance 1 before quantisation."""
     crop: int = Field(256, ge=16, multiple_of=4)
-    """Side of the random crops trained on, pixels; images no larger are taken whole."""
+    """Side of the random training crops, in pixels; smaller images are not cropped."""
     warmup: int = Field(100, ge=0)
-    """Training steps without quantising, before the codebook is placed (`init`)."""
+    """Training steps without quantisation, before the codebook is initialised (`init`)."""
     scoring: Scoring = Scoring()
 
 
 def encoder(channels: int, hidden: int, dim: int) -> nn.Sequential:
-    """Images (B, C, H, W) to latents (B, D, H/4, W/4)."""
+    """Map images (B, C, H, W) to latents (B, D, H/4, W/4)."""
     return nn.Sequential(
         nn.Conv2d(channels, hidden, 4, 2, 1),
         nn.ReLU(inplace=True),
@@ -119,7 +116,7 @@ def encoder(channels: int, hidden: int, dim: int) -> nn.Sequential:
 
 
 def decoder(channels: int, hidden: int, dim: int) -> nn.Sequential:
-    """Latents (B, D, H/4, W/4) to images (B, C, H, W) in [0, 1]."""
+    """Map latents (B, D, H/4, W/4) to images (B, C, H, W) in [0, 1]."""
     return nn.Sequential(
         nn.ConvTranspose2d(dim, hidden, 3, 1, 1),
         nn.ReLU(inplace=True),
@@ -132,28 +129,27 @@ def decoder(channels: int, hidden: int, dim: int) -> nn.Sequential:
 
 @register("vqvae")
 class VQVAE(Detector):
-    """Needs images (backbone `pixels`), sides multiples of 4.
+    """Vector-quantised autoencoder of images (backbone `pixels`), sides multiples of 4.
 
-    loss = mean squared reconstruction error + mean (sg[z] − e)², where the codebook is learned by
-    gradient, + β · mean (z − sg[e])².
+    loss = mean squared reconstruction error + β · mean (z − sg[e])², + mean (sg[z] − e)² if the
+    codebook is learned by gradient.
     """
 
     Config = VQVAESettings
     config: VQVAESettings
     step: Tensor
-    """Training steps taken, ()."""
+    """Number of training steps, ()."""
     error_mean: Tensor
-    """Squared error of each pixel, mean over training images, (H, W)."""
+    """Mean squared error of each pixel on training images, (H, W)."""
     explained: Tensor
-    """Share of the codes' entropy that the prior explains on the median image it was not fitted
-    to, ()."""
+    """Fraction of the code entropy that the prior explains on the median held-out image, ()."""
 
     def __init__(self, config: VQVAESettings, spec: InputSpec) -> None:
         super().__init__(config, spec)
         if spec.sizes != (spec.image_size,):
             raise UserError(
-                f"detector vqvae must see images; got a pyramid of levels {spec.sizes}; "
-                "set features.backbone=pixels."
+                f"detector vqvae needs images; got a pyramid of levels {spec.sizes}; set "
+                "features.backbone=pixels."
             )
         height, width = spec.image_size
         if height % 4 or width % 4:
@@ -176,31 +172,29 @@ class VQVAE(Detector):
         self.register_buffer("error_mean", torch.zeros(height, width))
         self.register_buffer("explained", torch.ones(()))
 
-    # Training
-
     def loss(self, sample: Sample) -> dict[str, Tensor]:
-        """Terms: `reconstruction`, `codebook` and `commitment` (not weighted)."""
+        """Terms: `reconstruction`, `codebook` and `commitment` (without β)."""
         (images,) = sample.pyramid
         if self.training:
             images = random_crops(images, self.config.crop)
         z = self.latents(images)
         zero = torch.zeros((), device=images.device)
-        codes, codebook, commitment, added = z, zero, zero, zero
-        warm = int(self.step) >= self.config.warmup
-        if warm and (self.training or bool(self.quantizer.initialised)):
-            codes, _, codebook, commitment, added = self.quantizer(z)
+        codes, codebook, commitment, codebook_loss = z, zero, zero, zero
+        quantise = int(self.step) >= self.config.warmup
+        if quantise and (self.training or bool(self.quantizer.initialised)):
+            codes, _, codebook, commitment, codebook_loss = self.quantizer(z)
         if self.training:
             self.step += 1
         reconstruction = F.mse_loss(self.decoder(codes).float(), images.float())
         return {
-            "loss": reconstruction + added,
+            "loss": reconstruction + codebook_loss,
             "reconstruction": reconstruction,
             "codebook": codebook,
             "commitment": commitment,
         }
 
     def latents(self, images: Tensor) -> Tensor:
-        """z (B, D, h, w), as the quantiser sees it."""
+        """Return the input of the quantiser, z (B, D, h, w)."""
         z: Tensor = self.encoder(images.contiguous(memory_format=torch.channels_last))
         if self.config.latent_norm == "layer":
             z = F.layer_norm(z.movedim(1, -1).float(), (z.shape[1],)).movedim(-1, 1)
@@ -208,51 +202,40 @@ class VQVAE(Detector):
 
     def health(self) -> dict[str, float]:
         usage = self.quantizer.pop_usage()
-        if usage is None:
-            return {}
-        return {
-            "codebook/perplexity": usage.perplexity,
-            "codebook/dead_codes": float(usage.dead),
-            "codebook/usage": usage.used,
-        }
-
-    # Scoring
+        return {} if usage is None else usage.metrics("codebook/")
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Reconstructions (B, C, H, W) in [0, 1] and the code map, indices (B, h, w).
+        """Return reconstructions (B, C, H, W) in [0, 1] and code indices (B, h, w).
 
-        Unquantised where training ended before the codebook was placed and nothing was calibrated.
-        With residual levels the code map is the first level's.
+        Not quantised if the codebook is not initialised. With residual levels, the indices are
+        those of the first level.
         """
         z = self.latents(images)
         indices = self.quantizer.encode(z)
         codes = self.quantizer.lookup(indices) if bool(self.quantizer.initialised) else z
-        rebuilt: Tensor = self.decoder(codes).float()
-        return rebuilt, self._code_map(indices)
+        reconstruction: Tensor = self.decoder(codes).float()
+        return reconstruction, self._first_level(indices)
 
-    def _code_map(self, indices: Tensor) -> Tensor:
-        """Indices (B, h, w) of the first level."""
+    def _first_level(self, indices: Tensor) -> Tensor:
         return indices if self.quantizer.levels == 1 else indices[:, 0]
 
     @torch.no_grad()
     def extract(self, sample: Sample) -> Extracted:
-        """Squared error (B, H, W), surprisals in the order of `TERMS` (B, 3, h, w), reconstruction
-        (B, C, H, W) uint8 and code map (B, h, w).
+        """Return squared error (B, H, W), surprisals in the order of `TERMS` (B, 3, h, w),
+        reconstruction (B, C, H, W) uint8 and code indices (B, h, w).
 
-        `context` is 0 where the scoring does not use it, as it takes the longest.
+        `context`, which is slow, is 0 if the scoring does not use it.
         """
         (images,) = sample.pyramid
-        rebuilt, indices = self.reconstruct(images)
+        reconstruction, indices = self.reconstruct(images)
         surprisals = [self._surprisal(term, indices) for term in TERMS[1:]]
-        picture = (rebuilt.clamp(0, 1) * 255).round().to(torch.uint8)
-        return squared_error(rebuilt, images), torch.stack(surprisals, 1), picture, indices
+        picture = (reconstruction.clamp(0, 1) * 255).round().to(torch.uint8)
+        return squared_error(reconstruction, images), torch.stack(surprisals, 1), picture, indices
 
     def terms(self, extracted: Extracted) -> Tensor:
-        """The terms in the order of `TERMS`, smoothed, not normalised, (T, B, H, W).
-
-        Terms that the scoring does not use are 0.
-        """
+        """Return the smoothed terms in the order of `TERMS`, not normalised, (T, B, H, W); 0 for
+        terms that the scoring does not use."""
         error, surprisals, *_ = extracted
         scoring = self.config.scoring
         if scoring.error == "relative":
@@ -268,7 +251,7 @@ class VQVAE(Detector):
         return terms
 
     def _surprisal(self, term: Term, indices: Tensor) -> Tensor:
-        """−log p of codes (B, h, w), (B, h, w)."""
+        """Return −log p of codes (B, h, w), same shape."""
         if term == "context" and term not in self.config.scoring.terms:
             return torch.zeros(indices.shape, device=indices.device)
         if term == "context":
@@ -284,13 +267,13 @@ class VQVAE(Detector):
     @torch.no_grad()
     def scores(self, extracted: Extracted) -> Scores:
         scoring = self.config.scoring
-        chosen = [TERMS.index(term) for term in scoring.terms]
-        measured = self.normality.normalize(self.terms(extracted), scoring.normalise)[chosen]
-        maps = (self.weights()[chosen][:, None, None, None] * measured).sum(0)
+        rows = [TERMS.index(term) for term in scoring.terms]
+        terms = self.normality.normalize(self.terms(extracted), scoring.normalise)[rows]
+        maps = (self.weights()[rows][:, None, None, None] * terms).sum(0)
         return Scores(maps, image_score(maps, scoring.image_score, scoring.top))
 
     def weights(self) -> Tensor:
-        """What each of the terms weighs in the map, (T,)."""
+        """Return the weights of the terms in the map, (T,)."""
         weights = torch.ones(len(TERMS), device=self.explained.device)
         scoring = self.config.scoring
         if scoring.balance == "explained" and {"error", "context"} <= set(scoring.terms):
@@ -300,7 +283,7 @@ class VQVAE(Detector):
         return weights
 
     def alternatives(self, extracted: Extracted) -> dict[str, Scores]:
-        """`squared_error`: the published score, squared error and its maximum, always reported."""
+        """Return `squared_error`, the published score: squared error and its maximum."""
         error = extracted[0]
         return {"squared_error": Scores(error, error.amax((1, 2)))}
 
@@ -309,26 +292,26 @@ class VQVAE(Detector):
         self, train: Iterable[Sample], held_out: Iterable[Sample], effort: float = 1.0
     ) -> None:
         scoring = self.config.scoring
-        if not self.quantizer.initialised:  # training was shorter than the warm-up
+        if not self.quantizer.initialised:  # training was shorter than the warmup
             self.quantizer.initialise(
                 torch.cat([self.latents(sample.pyramid[0]) for sample in train])
             )
-        seen, total, count = [], torch.zeros_like(self.error_mean, dtype=torch.float64), 0
+        parts, total, count = [], torch.zeros_like(self.error_mean, dtype=torch.float64), 0
         for sample in train:
             (images,) = sample.pyramid
-            rebuilt, indices = self.reconstruct(images)
-            seen.append(indices)
-            total += squared_error(rebuilt, images).double().sum(0)
+            reconstruction, indices = self.reconstruct(images)
+            parts.append(indices)
+            total += squared_error(reconstruction, images).double().sum(0)
             count += len(images)
         self.error_mean.copy_(smooth(total / count, 1.0))
-        indices = torch.cat(seen)
-        in_all_light = torch.cat([indices, *self._relit_codes(train)])
-        self.surprisal.fit([in_all_light], spread=scoring.spread, prior=scoring.prior)
+        indices = torch.cat(parts)
+        augmented = torch.cat([indices, *self._augmented_indices(train)])
+        self.surprisal.fit([augmented], spread=scoring.spread, prior=scoring.prior)
         if "context" in scoring.terms:
             steps = max(1, round(effort * scoring.context_steps))
-            self.prior.fit(in_all_light, self.quantizer.codebook, steps=steps)
+            self.prior.fit(augmented, self.quantizer.codebook, steps=steps)
             unseen = [self.reconstruct(sample.pyramid[0])[1] for sample in held_out]
-            self.explained.fill_(self._explains(indices, torch.cat(unseen)))
+            self.explained.fill_(self._explained_fraction(indices, torch.cat(unseen)))
         self.fit_normalization(self.extract(sample) for sample in held_out)
 
     @torch.no_grad()
@@ -339,35 +322,35 @@ class VQVAE(Detector):
     def can_rescore(cls, calibrated: Settings, wanted: Settings) -> bool:
         assert isinstance(calibrated, Scoring) and isinstance(wanted, Scoring)
         fitted = ("context", "context_steps", "spread", "prior", "light")
-        alike = all(getattr(calibrated, name) == getattr(wanted, name) for name in fitted)
-        return alike and ("context" in calibrated.terms or "context" not in wanted.terms)
+        same = all(getattr(calibrated, name) == getattr(wanted, name) for name in fitted)
+        return same and ("context" in calibrated.terms or "context" not in wanted.terms)
 
-    def _relit_codes(self, train: Iterable[Sample]) -> list[Tensor]:
-        """Code maps (B, h, w) of `RELIT` copies of the images in other light, the same each time
-        it is called."""
-        spread, draw = self.config.scoring.light, torch.Generator().manual_seed(0)
+    def _augmented_indices(self, train: Iterable[Sample]) -> list[Tensor]:
+        """Return code indices (B, h, w) of `COPIES` brightness-augmented copies of the images;
+        deterministic."""
+        spread, generator = self.config.scoring.light, torch.Generator().manual_seed(0)
         if not spread:
             return []
         return [
-            self._code_map(
+            self._first_level(
                 self.quantizer.encode(
-                    self.latents(scale_brightness(sample.pyramid[0], spread, draw))
+                    self.latents(scale_brightness(sample.pyramid[0], spread, generator))
                 )
             )
-            for _ in range(RELIT)
+            for _ in range(COPIES)
             for sample in train
         ]
 
-    def _explains(self, train: Tensor, rest: Tensor) -> float:
-        """1 − mean surprisal of the codes of an image / entropy of the usage of codes, in [0, 1],
-        of the median image of `rest`: one image in unusual light must not decide for all.
+    def _explained_fraction(self, train: Tensor, held_out: Tensor) -> float:
+        """Return 1 − mean surprisal / entropy of code usage in [0, 1], of the median held-out
+        image, which is robust to single images in unusual lighting.
 
-        Less where the entropy is under a nat: a collapsed codebook explains nothing.
+        Reduced if the entropy is below 1 nat: a collapsed codebook explains nothing.
         """
         usage = torch.bincount(train.flatten(), minlength=self.config.codebook_size).double()
         entropy = float(torch.special.entr(usage / usage.sum()).sum())
-        each = self.prior.surprisal(rest, self.quantizer.codebook).mean((1, 2))
-        return max(0.0, entropy - float(each.quantile(0.5))) / max(entropy, 1.0)
+        surprisal = self.prior.surprisal(held_out, self.quantizer.codebook).mean((1, 2))
+        return max(0.0, entropy - float(surprisal.quantile(0.5))) / max(entropy, 1.0)
 
     def panels(self, extracted: Extracted) -> dict[str, Tensor]:
         _, _, picture, indices = extracted
@@ -377,19 +360,20 @@ class VQVAE(Detector):
         return {"code map": self.config.codebook_size}
 
 
-def squared_error(rebuilt: Tensor, images: Tensor) -> Tensor:
-    """Of images (B, C, H, W), mean over channels, (B, H, W)."""
-    return (rebuilt - images.float()).square().mean(1)
+def squared_error(reconstruction: Tensor, images: Tensor) -> Tensor:
+    """Return the squared error of images (B, C, H, W), mean over channels, (B, H, W)."""
+    return (reconstruction - images.float()).square().mean(1)
 
 
 def random_crops(images: Tensor, side: int) -> Tensor:
-    """A square (B, C, side, side) of each image, corners at multiples of 4 (a code's pixels)."""
+    """Return a random crop of each image (B, C, H, W), with corners at multiples of 4 pixels (the
+    side of a code)."""
     height, width = images.shape[-2:]
-    tall, wide = min(side, height), min(side, width)
-    if (tall, wide) == (height, width):
+    h, w = min(side, height), min(side, width)
+    if (h, w) == (height, width):
         return images
-    down, across = (height - tall) // 4 + 1, (width - wide) // 4 + 1
-    top = 4 * distributed.sample_shard(lambda count: torch.randint(down, (count,)), len(images))
-    left = 4 * distributed.sample_shard(lambda count: torch.randint(across, (count,)), len(images))
+    rows, columns = (height - h) // 4 + 1, (width - w) // 4 + 1
+    top = 4 * distributed.sample_shard(lambda count: torch.randint(rows, (count,)), len(images))
+    left = 4 * distributed.sample_shard(lambda count: torch.randint(columns, (count,)), len(images))
     corners = zip(images, top.tolist(), left.tolist(), strict=True)
-    return torch.stack([image[:, y : y + tall, x : x + wide] for image, y, x in corners])
+    return torch.stack([image[:, y : y + h, x : x + w] for image, y, x in corners])

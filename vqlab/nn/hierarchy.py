@@ -21,6 +21,7 @@ from vqlab.nn.quantizer import (
     VectorQuantizer,
     kmeans,
     nearest,
+    nearest_distance,
     random_indices,
 )
 from vqlab.nn.whitening import Whitening
@@ -268,8 +269,7 @@ class Coreset(nn.Module):
     @torch.no_grad()
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the nearest code (N,) of rows (N, D) and the L2 distance to it (N,)."""
-        index = nearest(rows, self.vectors)
-        return index, _distances(rows, self.vectors, index)
+        return nearest_distance(rows, self.vectors)
 
     @torch.no_grad()
     def distance_to_others(self, rows: Tensor) -> Tensor:
@@ -284,12 +284,5 @@ class Coreset(nn.Module):
         others[self_codes] = False
         moved = ~others[index]
         if bool(moved.any()) and bool(others.any()):
-            vectors, rows = self.vectors[others], rows[moved]
-            distance[moved] = _distances(rows, vectors, nearest(rows, vectors))
+            distance[moved] = nearest_distance(rows[moved], self.vectors[others])[1]
         return distance
-
-
-def _distances(rows: Tensor, vectors: Tensor, index: Tensor) -> Tensor:
-    """Return L2 distances (N,) of rows (N, D) to vectors[index], exact also for close pairs."""
-    parts = zip(torch.split(rows, 4096), torch.split(index, 4096), strict=True)
-    return torch.cat([(part - vectors[at]).norm(dim=1) for part, at in parts])

@@ -56,6 +56,11 @@ class Usage:
         """Fraction of codes that were used."""
         return 1 - self.dead / self.histogram.numel()
 
+    def metrics(self, prefix: str) -> dict[str, float]:
+        """Return `<prefix>perplexity`, `<prefix>dead_codes` and `<prefix>usage`."""
+        values = {"perplexity": self.perplexity, "dead_codes": float(self.dead), "usage": self.used}
+        return {f"{prefix}{name}": value for name, value in values.items()}
+
 
 class VectorQuantizer(nn.Module):
     """Vector quantiser with one codebook, or L residual codebooks.
@@ -289,6 +294,13 @@ def nearest(rows: Tensor, table: Tensor) -> Tensor:
         else:
             into.copy_(distance.argmin(1))
     return index
+
+
+def nearest_distance(rows: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `nearest` and the L2 distances (N,), which are accurate for close pairs, too."""
+    index = nearest(rows, table)
+    parts = zip(torch.split(rows, 4096), torch.split(index, 4096), strict=True)
+    return index, torch.cat([(part - table[at]).norm(dim=1) for part, at in parts])
 
 
 def rotation(z: Tensor, codes: Tensor) -> Tensor:

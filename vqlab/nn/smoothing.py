@@ -29,6 +29,13 @@ def smooth(maps: Tensor, sigma: float) -> Tensor:
     return maps
 
 
+def upsample(maps: Tensor, size: tuple[int, int], smoothing: float) -> Tensor:
+    """Resize maps (B, h, w) bilinearly to `size` (H, W), then smooth them with a Gaussian whose
+    standard deviation is the fraction `smoothing` of the longer side."""
+    full = F.interpolate(maps[:, None], size, mode="bilinear")[:, 0]
+    return smooth(full, smoothing * max(size))
+
+
 def _convolve(maps: Tensor, kernel: Tensor, axis: int) -> Tensor:
     radius = len(kernel) // 2
     images = maps.reshape(-1, 1, *maps.shape[-2:])

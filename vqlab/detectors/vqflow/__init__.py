@@ -1,4 +1,4 @@
-"""VQ-Flow: a flow of features conditioned on codes of the image and of each place."""
+"""VQ-Flow: a conditional normalising flow of features with vector-quantised conditions."""
 
 from vqlab.detectors.vqflow.detector import VQFlow
 from vqlab.detectors.vqflow.settings import VQFlowSettings

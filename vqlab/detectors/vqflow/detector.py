@@ -1,9 +1,8 @@
-"""VQ-Flow: how likely are features, given what the image is of and which pattern lies where?
+"""VQ-Flow: likelihood of features under a flow conditioned on codes of the image and its patches.
 
-A conditional normalising flow of frozen features; its condition comes from two codebooks, concepts
-(one code per image, CPC) and patterns (one code per place, CSPC): arXiv 2409.00942. The likelihood
-is exact where the published code left out a log-determinant. Ours adds the distance to a codebook
-of patterns that covers all that was seen.
+The condition comes from two codebooks: concepts (one code per image, CPC) and patterns (one code
+per position, CSPC), arXiv 2409.00942. The likelihood is exact; the published code omits a
+log-determinant. The distance to a coreset of training patches is an addition.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from vqlab.detectors.vqflow.level import (
     Condition,
     Latents,
     Level,
-    brought,
-    flow_of,
-    fused,
+    apply_flow,
+    apply_fusion,
+    resize,
     rows_at,
 )
 from vqlab.detectors.vqflow.published import published_map, published_scores
@@ -41,17 +40,17 @@ from vqlab.nn.quantizer import VectorQuantizer
 from vqlab.nn.smoothing import smooth
 from vqlab.types import InputSpec, Pyramid, Sample, Scores, UserError
 
-WHITENED_ON = 60_000
-"""Patches that the whitening is fitted to."""
-LEAST = 1e-6
-"""Least −log p, up to constants, whose logarithm is taken."""
-SHRINK = 20.0
-"""Images of a concept at which what is normal at a place counts half."""
+WHITENING_PATCHES = 60_000
+"""Maximum number of patches that the whitening is fitted to."""
+MINIMUM = 1e-6
+"""Lower bound of −log p (up to constants) before its logarithm is taken."""
+SHRINKAGE = 20.0
+"""See `ConceptNormalization`."""
 
 
 @register("vqflow")
 class VQFlow(Detector):
-    """Likelihood of features under a flow conditioned on codes, and their distance to all seen."""
+    """−log p of features under conditional flows, and their distance to a coreset of patches."""
 
     Config = VQFlowSettings
     config: VQFlowSettings
@@ -59,16 +58,16 @@ class VQFlow(Detector):
 
     def __init__(self, config: VQFlowSettings, spec: InputSpec) -> None:
         super().__init__(config, spec)
-        flow, joins = config.flow, config.levels == "joined"
+        flow, concept = config.flow, config.concept
         levels = list(zip(spec.channels, spec.sizes, strict=True))
-        self.apart = len(levels) > 1 and config.deepest == "condition"
-        shown = levels[:-1] if self.apart else levels
-        self.joined_spec = (sum(c for c, _ in shown), shown[0][1])
-        chosen = [self.joined_spec] if joins else shown
-        self.whole = flow.kernel > 1 or flow.fusion
-        """Whether a step takes whole maps: then places are not independent."""
+        self.condition_on_deepest = len(levels) > 1 and config.deepest == "condition"
+        modelled = levels[:-1] if self.condition_on_deepest else levels
+        joined = (sum(channels for channels, _ in modelled), modelled[0][1])
+        self.size = joined[1]
+        """(h, w) of the finest level, which all terms have."""
+        if config.levels == "joined":
+            modelled = [joined]
         self.concepts: ConceptCodebook | None = None
-        concept = config.concept
         if concept.enabled:
             self.concepts = ConceptCodebook(
                 spec.channels[-1], concept.codebook_size, concept.dim, encoder=concept.encoder,
@@ -76,70 +75,78 @@ class VQFlow(Detector):
                 restart=concept.restart, init=concept.init,
             )  # fmt: skip
         weights = config.scoring.weights
-        if weights and len(weights) != len(chosen):
+        if weights and len(weights) != len(modelled):
             raise UserError(
-                f"setting detector.scoring.weights must have a number for each of {len(chosen)} "
-                f"levels; got {list(weights)}; set [] to weigh them alike."
+                f"setting detector.scoring.weights must have a number for each of {len(modelled)} "
+                f"levels; got {list(weights)}; set [] for equal weights."
             )
-        known = self.concepts.dim if self.concepts is not None else 0
-        top = spec.channels[-1]
+        prototype_dim = self.concepts.dim if self.concepts is not None else 0
         self.levels = nn.ModuleList(
-            Level(config, own, top, known, number) for number, own in enumerate(chosen)
+            Level(config, level, spec.channels[-1], prototype_dim, number)
+            for number, level in enumerate(modelled)
         )
         self.fusion: FusionFlow | None = None
         if flow.fusion:
-            self.above = Condition(config, levels[-1], 0, known)
+            self.above = Condition(config, levels[-1], 0, prototype_dim)
             dims = [(level.channels, *level.size) for level in self._levels()]
             width = self.above.width
             self.fusion = FusionFlow(
-                dims, ((width, *chosen[-1][1]),) if width else None, kernel=flow.kernel,
+                dims, ((width, *modelled[-1][1]),) if width else None, kernel=flow.kernel,
                 clamp=flow.clamp, norm=flow.norm,
             )  # fmt: skip
         self.coverage: Coreset | None = None
         if config.pattern.coverage:
-            self.coverage = Coreset(config.pattern.coverage, self.joined_spec[0])
-        kinds = concept.codebook_size if concept.enabled else 1
-        terms = 2 * len(chosen) + (self.coverage is not None)
-        self.expectation = ConceptNormalization(terms, self.joined_spec[1], kinds, SHRINK)
-        self.image_level = ImageNormalization(kinds)
+            self.coverage = Coreset(config.pattern.coverage, joined[0])
+        concepts = concept.codebook_size if concept.enabled else 1
+        terms = 2 * len(modelled) + (self.coverage is not None)
+        self.expectation = ConceptNormalization(terms, self.size, concepts, SHRINKAGE)
+        self.image_level = ImageNormalization(concepts)
 
     @torch.no_grad()
     def prepare(self, samples: Iterable[Sample]) -> None:
         if self.concepts is not None:
             means = torch.cat([self.concepts.pool(sample.pyramid[-1]) for sample in samples])
-            _enough(len(means), self.config.concept.codebook_size)
+            self._check_images(len(means))
             self.concepts.fit(means)
         if self.coverage is not None:
-            most = self.config.pattern.patches
-            self.coverage.fit(
-                sample_rows((to_rows(self._patches(s.pyramid)) for s in samples), most)
-            )
+            patches = (to_rows(self._patches(sample.pyramid)) for sample in samples)
+            self.coverage.fit(sample_rows(patches, self.config.pattern.patches))
         for number, level in enumerate(self._levels()):
-            own = (to_rows(self._map(sample.pyramid, number)) for sample in samples)
-            level.whitening.fit(sample_rows(own, WHITENED_ON))
+            rows = (to_rows(self._features(sample.pyramid, number)) for sample in samples)
+            level.whitening.fit(sample_rows(rows, WHITENING_PATCHES))
+
+    def _check_images(self, images: int) -> None:
+        size = self.config.concept.codebook_size
+        if images < size:
+            raise UserError(
+                f"setting detector.concept.codebook_size: {size} prototypes need as many "
+                f"training images; got {images}; set it to {max(1, images // 4)}, or train several "
+                "categories together (data.joint=true)."
+            )
 
     def loss(self, sample: Sample) -> dict[str, Tensor]:
-        """`nll` in nats per dimension of the features, and what the codebooks add."""
+        """Terms: `nll` in nats per dimension, `pattern` and `concept` (codebook losses)."""
         concept = self._concept(sample.pyramid)
         latents = self._latents(sample.pyramid, concept, noise=self.config.flow.noise)
         nll = self._nll(latents, concept)
         zero = nll.new_zeros(())
-        terms = {"nll": nll, "pattern": sum((one.described.loss for one in latents), zero)}
+        terms = {"nll": nll, "pattern": sum((level.codebook_loss for level in latents), zero)}
         if concept is not None:
             terms["concept"] = concept.loss
         return {"loss": sum(terms.values(), zero), **terms}
 
     def _nll(self, latents: list[Latents], concept: ConceptCodes | None) -> Tensor:
-        """Negative log-likelihood per dimension of the features, mean over images, ()."""
+        """Return the negative log-likelihood per dimension of the features, mean over images."""
         total, dims = latents[0].z.new_zeros(()), 0
-        for level, (z, log_det, _) in zip(self._levels(), latents, strict=True):
-            likely = self._likely(level, z, concept).view(z.shape[:2])
-            whole = level.places * level.whitening.log_det
+        for level, (z, log_det, *_) in zip(self._levels(), latents, strict=True):
+            log_prob = level.base.log_prob(z.flatten(0, 1), self._prototypes(z, concept))
+            log_prob = log_prob.view(z.shape[:2])
+            whitening = level.positions * level.whitening.log_det
             if log_det.ndim == 2:
-                total = total + level.places * (likely + log_det).mean(1).mean() + whole
+                total = total + level.positions * (log_prob + log_det).mean(1).mean() + whitening
             else:
-                total = total + (likely.sum(1) + log_det).mean() + whole
-            dims += level.places * level.channels
+                total = total + (log_prob.sum(1) + log_det).mean() + whitening
+            dims += level.positions * level.channels
         return -total / dims
 
     @torch.no_grad()
@@ -148,9 +155,9 @@ class VQFlow(Detector):
 
     @torch.no_grad()
     def extract(self, sample: Sample) -> Extracted:
-        """Terms (B, T, h, w), see `_terms`; concepts (B,); image vectors before quantisation
+        """Return terms (B, T, h, w), see `_terms`; concepts (B,); image vectors before quantisation
         (B, D), D = 0 without concepts; pattern codes (B, h, w), h = w = 0 without patterns."""
-        with self._calm():
+        with self._eval_mode():
             terms, concept, codes = self._terms(sample.pyramid)
             vectors = terms.new_zeros(len(concept), 0)
             if self.concepts is not None:
@@ -172,140 +179,135 @@ class VQFlow(Detector):
         return Scores(scores.anomaly_map, self.image_level.normalize(scores.image_score, concept))
 
     def _scores(self, terms: Tensor, concept: Tensor) -> Scores:
-        """Of terms (T, B, h, w) of images of these concepts (B,); image scores as they are."""
+        """Return scores from terms (T, B, h, w) and concepts (B,); image scores not normalised."""
         scoring = self.config.scoring
-        maps = self._combined(terms, concept)
+        maps = self._combine(terms, concept)
         maps = smooth(maps, scoring.smoothing * max(self.spec.image_size))
         return Scores(maps, image_score(maps, scoring.image_score, scoring.top))
 
-    def _terms(self, pyramid: Pyramid, as_new: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Terms (T, B, h, w) on the finest level's grid, concepts (B,) and pattern codes (B, h, w).
+    def _terms(
+        self, pyramid: Pyramid, leave_one_out: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return terms (T, B, h, w), concepts (B,) and pattern codes (B, h, w).
 
-        Terms are −log p of each level, per dimension, up to constants; its logarithm, of each
-        level; and the distance to the nearest code of the coreset (`as_new`: of those that are
-        not patches of the image itself). Pattern codes are those of the finest level that has
-        patterns, else the nearest codes of the coreset.
+        Terms: −log p of each level per dimension, up to constants; the logarithm of each; and the
+        distance to the nearest code of the coreset (`leave_one_out`: except codes that are patches
+        of the image itself). Pattern codes: of the finest level with patterns, else the nearest
+        codes of the coreset.
         """
         concept = self._concept(pyramid)
-        size, share = self.joined_spec[1], self.config.scoring.jacobian
+        share = self.config.scoring.jacobian
         terms = []
         latents = self._latents(pyramid, concept)
-        for level, (z, log_det, _) in zip(self._levels(), latents, strict=True):
-            term = self._quadratic(level, z, concept).view(z.shape[:2])
+        for level, (z, log_det, *_) in zip(self._levels(), latents, strict=True):
+            term = level.base.quadratic(z.flatten(0, 1), self._prototypes(z, concept))
+            term = term.view(z.shape[:2])
             if share:
                 term = term - share * log_det / level.channels
             maps = term.view(-1, 1, *level.size)
-            terms.append(maps if level.size == size else brought(maps, size))
-        terms += [term.clamp_min(LEAST).log() for term in terms]
+            terms.append(maps if level.size == self.size else resize(maps, self.size))
+        terms += [term.clamp_min(MINIMUM).log() for term in terms]
         zeros = torch.zeros(len(pyramid[0]), dtype=torch.int64, device=pyramid[0].device)
         codes = zeros.new_empty(len(zeros), 0, 0)
         if self.coverage is not None:
             rows = to_rows(self._patches(pyramid))
-            if as_new:
-                parts = rows.chunk(len(pyramid[0]))
-                distance = torch.cat([self.coverage.distance_to_others(part) for part in parts])
+            if leave_one_out:
+                images = rows.chunk(len(pyramid[0]))
+                distance = torch.cat([self.coverage.distance_to_others(rows) for rows in images])
             else:
                 index, distance = self.coverage(rows)
-                codes = index.view(-1, *size)
-            terms.append(distance.view(-1, 1, *size))
-        for level, (_, _, described) in zip(self._levels(), latents, strict=True):
-            if described.pattern is not None:
-                codes = described.pattern.view(-1, *level.size)
+                codes = index.view(-1, *self.size)
+            terms.append(distance.view(-1, 1, *self.size))
+        for level, latent in zip(self._levels(), latents, strict=True):
+            if latent.pattern is not None:
+                codes = latent.pattern.view(-1, *level.size)
                 break
         return torch.stack(terms)[:, :, 0], zeros if concept is None else concept.indices, codes
 
-    def _combined(self, terms: Tensor, concept: Tensor) -> Tensor:
-        """One map (B, H, W) of terms (T, B, h, w) of images of these concepts (B,)."""
+    def _combine(self, terms: Tensor, concept: Tensor) -> Tensor:
+        """Combine terms (T, B, h, w) of images of these concepts (B,) to maps (B, H, W)."""
         scoring, size = self.config.scoring, self.spec.image_size
-        if scoring.combine != "sum":
-            return published_map(brought(terms[: len(self.levels)], size), scoring.combine)
-        measured = self.expectation.normalize(terms, concept, scoring.standardise)
         count = len(self.levels)
-        chosen = measured[count : 2 * count] if scoring.scale == "log" else measured[:count]
-        weights = torch.tensor(scoring.weights or [1.0] * count).to(chosen)
-        one = (weights[:, None, None, None] * chosen).sum(0) / weights.sum()
+        if scoring.combine != "sum":
+            return published_map(resize(terms[:count], size), scoring.combine)
+        normalized = self.expectation.normalize(terms, concept, scoring.standardise)
+        levels = normalized[count : 2 * count] if scoring.scale == "log" else normalized[:count]
+        weights = torch.tensor(scoring.weights or [1.0] * count).to(levels)
+        maps = (weights[:, None, None, None] * levels).sum(0) / weights.sum()
         if self.coverage is not None:
-            one = (1 - scoring.coverage) * one + scoring.coverage * measured[-1]
-        return brought(one[None], size)[0]
+            maps = (1 - scoring.coverage) * maps + scoring.coverage * normalized[-1]
+        return resize(maps[None], size)[0]
 
     @torch.no_grad()
     def calibrate(
         self, train: Iterable[Sample], held_out: Iterable[Sample], effort: float = 1.0
     ) -> None:
-        with self._calm():
-            terms_held_out = [self._terms(sample.pyramid)[:2] for sample in held_out]
-            alike = self.config.scoring.standardise in ("none", "global")
-            fitted = terms_held_out if alike else (self._terms(s.pyramid)[:2] for s in train)
-            self.expectation.fit(fitted, terms_held_out)
+        with self._eval_mode():
+            held_out_terms = [self._terms(sample.pyramid)[:2] for sample in held_out]
+            pooled = self.config.scoring.standardise in ("none", "global")
+            terms = held_out_terms if pooled else (self._terms(s.pyramid)[:2] for s in train)
+            self.expectation.fit(terms, held_out_terms)
             if self.config.scoring.image_standardise == "concept":
-                # Of all images, for a concept has few; as of new ones, for an image with patches
-                # among the codes scores far lower than others of its concept will.
+                # All images, since a concept has few; leave-one-out, since an image whose patches
+                # are codes scores far lower than a new image of its concept.
                 scores, concepts = [], []
-                for sample in chain(_share(train, effort), held_out):
-                    terms, concept, _ = self._terms(sample.pyramid, as_new=True)
-                    scores.append(self._scores(terms, concept).image_score)
+                for sample in chain(_subset(train, effort), held_out):
+                    one_out, concept, _ = self._terms(sample.pyramid, leave_one_out=True)
+                    scores.append(self._scores(one_out, concept).image_score)
                     concepts.append(concept)
                 self.image_level.fit(torch.cat(scores), torch.cat(concepts))
 
     @torch.no_grad()
     def alternatives(self, extracted: Extracted) -> dict[str, Scores]:
-        """`add` and `mul`: the paper's two."""
-        terms = extracted[0].movedim(1, 0)[: len(self.levels)]
-        levels = brought(terms, self.spec.image_size)
+        """Return the two published scores, `add` and `mul`."""
+        levels = resize(extracted[0].movedim(1, 0)[: len(self.levels)], self.spec.image_size)
         return {"add": published_scores(levels, "add"), "mul": published_scores(levels, "mul")}
 
     @torch.no_grad()
     def prototypes(self, extracted: Extracted) -> ImagePrototypes | None:
         if self.concepts is None:
             return None
-        quantizer = self.concepts.quantizer
-        return ImagePrototypes(quantizer.encode(extracted[2]), extracted[2], quantizer.codebook)
+        quantizer, vectors = self.concepts.quantizer, extracted[2]
+        return ImagePrototypes(quantizer.encode(vectors), vectors, quantizer.codebook)
 
     @torch.no_grad()
     def extract_prototypes(self, sample: Sample) -> ImagePrototypes | None:
         if self.concepts is None:
             return None
-        with self._calm():
+        with self._eval_mode():
             vectors = self.concepts.encode(sample.pyramid[-1])
         quantizer = self.concepts.quantizer
         return ImagePrototypes(quantizer.encode(vectors), vectors, quantizer.codebook)
 
     def health(self) -> dict[str, float]:
-        """Return the usage in training, since the last call, of concepts, of each level's patterns,
-        and of the patterns that the fusion flow is conditioned on (`pattern_top`)."""
-        metrics = {}
-        for name, book in self._books().items():
-            usage = book.pop_usage()
-            if usage is not None:
-                metrics[f"codebook/{name}_perplexity"] = usage.perplexity
-                metrics[f"codebook/{name}_dead_codes"] = float(usage.dead)
-                metrics[f"codebook/{name}_usage"] = usage.used
+        """Return the usage, since the last call, of the concepts, of each level's patterns, and of
+        the patterns that the fusion flow is conditioned on (`pattern_top`)."""
+        codebooks: dict[str, VectorQuantizer | PatternCodebook | None] = {}
+        if self.concepts is not None:
+            codebooks["concept"] = self.concepts.quantizer
+        for number, level in enumerate(self._levels()):
+            codebooks[f"pattern{number}"] = level.condition.patterns
+        if self.fusion is not None:
+            codebooks["pattern_top"] = self.above.patterns
+        metrics: dict[str, float] = {}
+        for name, codebook in codebooks.items():
+            usage = codebook.pop_usage() if codebook is not None else None
+            metrics |= usage.metrics(f"codebook/{name}_") if usage is not None else {}
         return metrics
 
-    def _books(self) -> dict[str, VectorQuantizer | PatternCodebook]:
-        books: dict[str, VectorQuantizer | PatternCodebook | None] = {}
-        if self.concepts is not None:
-            books["concept"] = self.concepts.quantizer
-        for number, level in enumerate(self._levels()):
-            books[f"pattern{number}"] = level.condition.patterns
-        if self.fusion is not None:
-            books["pattern_top"] = self.above.patterns
-        return {name: book for name, book in books.items() if book is not None}
-
     def panels(self, extracted: Extracted) -> dict[str, Tensor]:
-        """`pattern codes`: the code at each position, (B, h, w)."""
+        """Return `pattern codes`: the code at each position, (B, h, w)."""
         codes = extracted[3]
         return {"pattern codes": codes} if codes.numel() else {}
 
     def codebook_sizes(self) -> dict[str, int]:
         pattern = self.config.pattern
-        each = self.config.concept.codebook_size if pattern.kind == "per_concept" else 1
-        size = pattern.coverage if pattern.kind == "none" else each * pattern.codebook_size
+        groups = self.config.concept.codebook_size if pattern.kind == "per_concept" else 1
+        size = pattern.coverage if pattern.kind == "none" else groups * pattern.codebook_size
         return {"pattern codes": size} if size else {}
 
     @contextmanager
-    def _calm(self) -> Iterator[None]:
-        """As in `eval`, whatever the flag: nothing is learned, drawn or noisy."""
+    def _eval_mode(self) -> Iterator[None]:
         training = self.training
         self.eval()
         try:
@@ -317,11 +319,12 @@ class VQFlow(Detector):
         return [level for level in self.levels if isinstance(level, Level)]
 
     def _patches(self, pyramid: Pyramid) -> Tensor:
-        """All levels that are modelled together (B, C, h, w), on the finest one's grid."""
-        return patch_features(pyramid[:-1] if self.apart else pyramid, self.config.neighbourhood)
+        """Return all modelled levels (B, C, h, w) on the grid of the finest one."""
+        levels = pyramid[:-1] if self.condition_on_deepest else pyramid
+        return patch_features(levels, self.config.neighbourhood)
 
-    def _map(self, pyramid: Pyramid, number: int) -> Tensor:
-        """What the flow of that number looks at, (B, C_l, h_l, w_l)."""
+    def _features(self, pyramid: Pyramid, number: int) -> Tensor:
+        """Return the input (B, C_l, h_l, w_l) of the flow of that number."""
         if self.config.levels == "joined":
             return self._patches(pyramid)
         return patch_features((pyramid[number],), self.config.neighbourhood)
@@ -332,71 +335,54 @@ class VQFlow(Detector):
     def _latents(
         self, pyramid: Pyramid, concept: ConceptCodes | None, noise: float = 0.0
     ) -> list[Latents]:
-        """Of each level; in training of random places where these are independent."""
-        given = None if concept is None else (concept.vectors, concept.indices)
-        few = self.training and not self.whole
-        found = []
+        """Return the latents of each level, in training at random positions if these are
+        independent."""
+        latents = []
         for number, level in enumerate(self._levels()):
-            maps = self._map(pyramid, number)
-            places = self._places(level, len(maps), few)
-            rows = rows_at(maps, places)
+            maps = self._features(pyramid, number)
+            positions = self._positions(level, len(maps))
+            rows = rows_at(maps, positions)
             rows = level.whitening(rows.flatten(0, 1)).view(*rows.shape[:2], -1)
             if self.training and noise:
                 rows = rows + noise * _normal_like(rows)
-            described = level.condition(rows, places, given, pyramid[-1])
-            found.append(Latents(*flow_of(level, rows, described.condition), described))
+            condition = level.condition(rows, positions, concept, pyramid[-1])
+            z, log_det = apply_flow(level, rows, condition.vectors)
+            latents.append(Latents(z, log_det, condition.pattern, condition.loss))
         if self.fusion is None:
-            return found
+            return latents
         sizes = [level.size for level in self._levels()]
-        return fused(self.fusion, self.above, found, sizes, pyramid[-1], given)
+        return apply_fusion(self.fusion, self.above, latents, sizes, pyramid[-1], concept)
 
-    def _places(self, level: Level, images: int, few: bool) -> Tensor:
-        """Indices of places (B, P): random ones, or all."""
-        everywhere = torch.arange(level.places, device=self.expectation.mean.device)
-        if not few or self.config.flow.places >= level.places:
-            return everywhere.expand(images, -1)
-        most = self.config.flow.places
-        drawn_ones = distributed.sample_shard(
-            lambda count: torch.randint(level.places, (count, most)), images
-        )
-        return drawn_ones.to(everywhere.device)
+    def _positions(self, level: Level, images: int) -> Tensor:
+        """Return indices of positions (B, P): random ones in training, else all."""
+        flow, device = self.config.flow, self.expectation.mean.device
+        independent = flow.kernel == 1 and not flow.fusion
+        if not (self.training and independent) or flow.places >= level.positions:
+            return torch.arange(level.positions, device=device).expand(images, -1)
+        return distributed.sample_shard(
+            lambda count: torch.randint(level.positions, (count, flow.places)), images
+        ).to(device)
 
     def _prototypes(self, z: Tensor, concept: ConceptCodes | None) -> Prototypes:
-        """Of every row of z (B, P, C): the image's own vector, or for the mixture the codebook."""
-        images, places = z.shape[:2]
-        rows = torch.arange(images, device=z.device).repeat_interleave(places)
+        """Return the prototypes of all rows of z (B, P, C): of their images, or the codebook."""
+        images, positions = z.shape[:2]
+        rows = torch.arange(images, device=z.device).repeat_interleave(positions)
         if concept is None or self.concepts is None:
             return Prototypes(z.new_zeros(1, 1), torch.zeros_like(rows))
         if self.config.base == "mixture":
             return Prototypes(self.concepts.quantizer.codebook, concept.indices[rows])
         return Prototypes(concept.vectors, rows)
 
-    def _likely(self, level: Level, z: Tensor, concept: ConceptCodes | None) -> Tensor:
-        return level.base.log_prob(z.flatten(0, 1), self._prototypes(z, concept))
-
-    def _quadratic(self, level: Level, z: Tensor, concept: ConceptCodes | None) -> Tensor:
-        return level.base.quadratic(z.flatten(0, 1), self._prototypes(z, concept))
-
 
 def _normal_like(rows: Tensor) -> Tensor:
-    """Standard normal numbers, shaped as rows (B, P, C)."""
+    """Return standard normal noise, shaped as rows (B, P, C)."""
     return distributed.sample_shard(
         lambda count: torch.randn(count, *rows.shape[1:], device=rows.device), len(rows)
     )
 
 
-def _share(samples: Iterable[Sample], effort: float) -> Iterator[Sample]:
+def _subset(samples: Iterable[Sample], effort: float) -> Iterator[Sample]:
     """Yield about the fraction `effort` of the batches, evenly spaced."""
     for number, sample in enumerate(samples):
         if int((number + 1) * effort) > int(number * effort):
             yield sample
-
-
-def _enough(images: int, codebook_size: int) -> None:
-    """Raise UserError where there are more prototypes than images: each would be one image."""
-    if images < codebook_size:
-        raise UserError(
-            f"setting detector.concept.codebook_size: {codebook_size} prototypes need as many "
-            f"training images; got {images}; set it to {max(1, images // 4)}, or train several "
-            "categories together (data.joint=true)."
-        )

@@ -1,4 +1,4 @@
-"""One level of a VQ-Flow: its condition from codes, its flow, the density of its latents."""
+"""One level of VQ-Flow: its condition from codes, its flow, the density of its latents."""
 
 from __future__ import annotations
 
@@ -11,152 +11,160 @@ from torch import Tensor, nn
 from vqlab.detectors.vqflow.settings import VQFlowSettings
 from vqlab.nn.base_density import base_density
 from vqlab.nn.flow import FusionFlow, LevelFlow
-from vqlab.nn.hierarchy import PatternCodebook
+from vqlab.nn.hierarchy import ConceptCodes, PatternCodebook
 from vqlab.nn.mlp import MLP
 from vqlab.nn.patches import to_rows
 from vqlab.nn.positions import sine_positions
 from vqlab.nn.whitening import Whitening
 
 
-class Described(NamedTuple):
-    """What an image's codes say of one level's places."""
+class ConditionOutput(NamedTuple):
+    """The condition of a flow at P positions of one level."""
 
-    condition: Tensor | None
-    """(B, P, D), or none where nothing is to condition on."""
+    vectors: Tensor | None
+    """(B, P, D); None if there is nothing to condition on."""
     pattern: Tensor | None
     """Indices of pattern codes, int64 (B, P)."""
     loss: Tensor
-    """Commitment of the patterns, ()."""
+    """Commitment loss of the patterns, ()."""
 
 
 class Condition(nn.Module):
-    """[pattern; prototype] of one level's places, made the condition of a flow."""
+    """Condition [position; pattern; prototype] of one level, optionally projected."""
 
     positions: Tensor
-
-    def __init__(
-        self, config: VQFlowSettings, spec: tuple[int, tuple[int, int]], top: int, known: int
-    ) -> None:
-        """spec: channels and size of the level; top: channels of the deepest level, 0 for itself;
-        known: width of the prototype, 0 without."""
-        super().__init__()
-        channels, self.size = spec
-        pattern = config.pattern
-        encoding = sine_positions(*self.size, config.positions) if config.positions else None
-        self.register_buffer(
-            "positions",
-            torch.zeros(self.size[0] * self.size[1], 0) if encoding is None else encoding,
-            persistent=False,
-        )
-        self.patterns: PatternCodebook | None = None
-        width = config.positions + known
-        if pattern.kind != "none":
-            dim = width if pattern.kind != "naive" and width else pattern.dim
-            self.patterns = PatternCodebook(
-                pattern.kind, pattern.codebook_size, dim, config.concept.codebook_size,
-                quantise=config.quantise, commitment=config.commitment, decay=pattern.decay,
-                restart=pattern.restart, init=pattern.init,
-            )  # fmt: skip
-            wide = pattern.encoder == "mlp"
-            self.encoder = Encoder(channels, dim, top if wide else 0, wide)
-            width = dim + known + (config.positions if pattern.kind == "naive" else 0)
-        self.repeats_position = self.patterns is None or pattern.kind == "naive"
-        narrow = config.flow.condition if width else 0
-        self.project = nn.Sequential(nn.Linear(width, narrow), nn.ReLU()) if narrow else None
-        self.width = narrow or width
-
-    def forward(
-        self, rows: Tensor, places: Tensor, concept: tuple[Tensor, Tensor] | None, top: Tensor
-    ) -> Described:
-        """Of rows (B, P, C) at places (B, P), given prototypes (B, D) with their indices (B,), and
-        the deepest level (B, C', h', w')."""
-        position = self.positions[places]
-        vector = position[..., :0]
-        if concept is not None:
-            vector = concept[0][:, None].expand(-1, rows.shape[1], -1)
-        parts, found, loss = [vector], None, rows.new_zeros(())
-        if self.patterns is not None:
-            encoded = self.encoder(rows, places, top, self.size)
-            known = torch.cat([position, vector], 2)
-            known = known if known.shape[2] else torch.zeros_like(encoded)
-            group = concept[1] if concept is not None else places.new_zeros(len(places))
-            pattern = self.patterns(encoded, known, group)
-            found, loss = pattern.indices, pattern.loss
-            parts.insert(0, pattern.codes)
-        if self.repeats_position:
-            parts.insert(0, position)
-        condition = torch.cat(parts, 2)
-        if self.project is not None:
-            condition = self.project(condition)
-        return Described(condition if self.width else None, found, loss)
-
-
-class Encoder(nn.Module):
-    """Whitened features of places (B, P, C), encoded for the pattern codebook (B, P, D)."""
-
-    def __init__(self, channels: int, dim: int, top: int, wide: bool) -> None:
-        super().__init__()
-        self.own = MLP(channels, dim, dim) if wide else nn.Linear(channels, dim)
-        self.top = MLP(top, dim) if top else None
-        self.onto = nn.Linear(dim, dim) if top else None
-
-    def forward(self, rows: Tensor, places: Tensor, top: Tensor, size: tuple[int, int]) -> Tensor:
-        encoded: Tensor = self.own(rows.flatten(0, 1)).view(*rows.shape[:2], -1)
-        if self.top is None or self.onto is None:
-            return encoded
-        above: Tensor = self.top(to_rows(top.float()))
-        above = above.view(len(top), *top.shape[-2:], -1).movedim(-1, 1)
-        above = F.interpolate(above.float(), size, mode="bilinear")
-        from_above: Tensor = self.onto(rows_at(above, places))
-        return encoded + from_above
-
-
-class Level(nn.Module):
-    """One level: its features whitened, a flow under a condition, the density of its latents."""
 
     def __init__(
         self,
         config: VQFlowSettings,
         spec: tuple[int, tuple[int, int]],
         top: int,
-        known: int,
+        prototype_dim: int,
+    ) -> None:
+        """spec: channels and size of the level; top: channels of the deepest level, 0 if it is this
+        one; prototype_dim: 0 without concepts."""
+        super().__init__()
+        channels, self.size = spec
+        pattern, width = config.pattern, config.positions
+        encoding = torch.zeros(self.size[0] * self.size[1], 0)
+        if width:
+            encoding = sine_positions(*self.size, width)
+        self.register_buffer("positions", encoding, persistent=False)
+        self.patterns: PatternCodebook | None = None
+        context = width + prototype_dim
+        self.adds_position = pattern.kind in ("none", "naive")
+        if pattern.kind != "none":
+            dim = context if pattern.kind != "naive" and context else pattern.dim
+            self.patterns = PatternCodebook(
+                pattern.kind, pattern.codebook_size, dim, config.concept.codebook_size,
+                quantise=config.quantise, commitment=config.commitment, decay=pattern.decay,
+                restart=pattern.restart, init=pattern.init,
+            )  # fmt: skip
+            mlp = pattern.encoder == "mlp"
+            self.encoder = Encoder(channels, dim, top if mlp else 0, mlp)
+            context = dim + prototype_dim + (width if self.adds_position else 0)
+        projected = config.flow.condition if context else 0
+        self.project = (
+            nn.Sequential(nn.Linear(context, projected), nn.ReLU()) if projected else None
+        )
+        self.width = projected or context
+
+    def forward(
+        self, rows: Tensor, positions: Tensor, concept: ConceptCodes | None, top: Tensor
+    ) -> ConditionOutput:
+        """Return the condition of rows (B, P, C) at these positions (B, P).
+
+        concept: of the images (B,); top: the deepest level (B, C', h', w').
+        """
+        position = self.positions[positions]
+        prototype = position[..., :0]
+        if concept is not None:
+            prototype = concept.vectors[:, None].expand(-1, rows.shape[1], -1)
+        parts, indices, loss = [prototype], None, rows.new_zeros(())
+        if self.patterns is not None:
+            encoded = self.encoder(rows, positions, top, self.size)
+            context = torch.cat([position, prototype], 2)
+            context = context if context.shape[2] else torch.zeros_like(encoded)
+            group = positions.new_zeros(len(positions)) if concept is None else concept.indices
+            codes, indices, loss = self.patterns(encoded, context, group)
+            parts.insert(0, codes)
+        if self.adds_position:
+            parts.insert(0, position)
+        vectors = torch.cat(parts, 2)
+        if self.project is not None:
+            vectors = self.project(vectors)
+        return ConditionOutput(vectors if self.width else None, indices, loss)
+
+
+class Encoder(nn.Module):
+    """Encode whitened features (B, P, C) for the pattern codebook, (B, P, D)."""
+
+    def __init__(self, channels: int, dim: int, top: int, mlp: bool) -> None:
+        super().__init__()
+        self.own = MLP(channels, dim, dim) if mlp else nn.Linear(channels, dim)
+        self.top = MLP(top, dim) if top else None
+        self.onto = nn.Linear(dim, dim) if top else None
+
+    def forward(
+        self, rows: Tensor, positions: Tensor, top: Tensor, size: tuple[int, int]
+    ) -> Tensor:
+        encoded: Tensor = self.own(rows.flatten(0, 1)).view(*rows.shape[:2], -1)
+        if self.top is None or self.onto is None:
+            return encoded
+        above: Tensor = self.top(to_rows(top.float()))
+        above = above.view(len(top), *top.shape[-2:], -1).movedim(-1, 1)
+        above = resize(above.float(), size)
+        projected: Tensor = self.onto(rows_at(above, positions))
+        return encoded + projected
+
+
+class Level(nn.Module):
+    """One level: whitening, condition, conditional flow, and density of the latents."""
+
+    def __init__(
+        self,
+        config: VQFlowSettings,
+        spec: tuple[int, tuple[int, int]],
+        top: int,
+        prototype_dim: int,
         number: int,
     ) -> None:
+        """Parameters as of `Condition`; number: of the level, from 0 (finest)."""
         super().__init__()
-        self.channels, self.size = spec
+        channels, self.size = spec
         flow = config.flow
         self.kernel = flow.kernel
-        blocks = flow.blocks[min(number, len(flow.blocks) - 1)]
-        self.whitening = Whitening(self.channels, config.whitening, config.floor, config.dims)
+        self.positions = self.size[0] * self.size[1]
+        self.whitening = Whitening(channels, config.whitening, config.floor, config.dims)
         self.channels = self.whitening.dim
-        self.condition = Condition(config, (self.channels, self.size), top, known)
+        self.condition = Condition(config, (self.channels, self.size), top, prototype_dim)
         self.flow = LevelFlow(
-            self.channels, self.condition.width, blocks=blocks,
+            self.channels, self.condition.width,
+            blocks=flow.blocks[min(number, len(flow.blocks) - 1)],
             hidden=flow.hidden or self.channels // 2 + self.condition.width, kernel=flow.kernel,
             clamp=flow.clamp, mixing=flow.mixing, norm=flow.norm, seed=number,
         )  # fmt: skip
         self.base = base_density(
-            config.base, self.channels, prototype_dim=max(known, 1),
+            config.base, self.channels, prototype_dim=max(prototype_dim, 1),
             codebook_size=config.concept.codebook_size,
         )  # fmt: skip
 
-    @property
-    def places(self) -> int:
-        return self.size[0] * self.size[1]
-
 
 class Latents(NamedTuple):
-    """What a flow makes of one level's places."""
+    """Latents of one level."""
 
     z: Tensor
     """(B, P, C)."""
     log_det: Tensor
-    """(B, P), or (B,) over all places where the places are not independent."""
-    described: Described
+    """(B, P), or (B,) summed over positions that are not independent."""
+    pattern: Tensor | None
+    """As `ConditionOutput.pattern`."""
+    codebook_loss: Tensor
+    """As `ConditionOutput.loss`."""
 
 
-def flow_of(level: Level, rows: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Latents (B, P, C) and log_det, (B, P) or (B,)."""
+def apply_flow(level: Level, rows: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return latents (B, P, C) and log_det, (B, P) or (B,), of rows (B, P, C)."""
     if level.kernel == 1:
         flat = None if condition is None else condition.flatten(0, 1)
         z, log_det = level.flow(rows.flatten(0, 1), flat)
@@ -166,46 +174,48 @@ def flow_of(level: Level, rows: Tensor, condition: Tensor | None) -> tuple[Tenso
     return z.flatten(2).mT, log_det
 
 
-def fused(
+def apply_fusion(
     flow: FusionFlow,
     condition: Condition,
     latents: list[Latents],
     sizes: list[tuple[int, int]],
     top: Tensor,
-    given: tuple[Tensor, Tensor] | None,
+    concept: ConceptCodes | None,
 ) -> list[Latents]:
-    """The latents of levels of these sizes after the fusion flow, conditioned on the deepest level
-    `top` (B, C, h, w) and concepts `given`; its log_det and loss go to the finest level's."""
+    """Return the latents of levels of these sizes after the fusion flow.
+
+    It is conditioned on the deepest level `top` (B, C, h, w) and the concepts. Its log_det and
+    codebook loss are added to those of the finest level.
+    """
     top = top.float()
-    places = torch.arange(top.shape[-2] * top.shape[-1], device=top.device).expand(len(top), -1)
-    above = condition(rows_at(top, places), places, given, top)
+    positions = torch.arange(top.shape[-2] * top.shape[-1], device=top.device).expand(len(top), -1)
+    above = condition(rows_at(top, positions), positions, concept, top)
     conditions: tuple[Tensor, ...] = ()
-    if above.condition is not None:
-        conditions = (brought(as_maps(above.condition, condition.size), sizes[-1]),)
-    maps = [as_maps(one.z, size) for one, size in zip(latents, sizes, strict=True)]
-    after, log_det = flow(maps, conditions)
-    found = []
-    for number, (one, z) in enumerate(zip(latents, after, strict=True)):
-        own = one.log_det.sum(1) if one.log_det.ndim == 2 else one.log_det
-        described = one.described
-        if number == 0:
-            own = own + log_det
-            described = described._replace(loss=described.loss + above.loss)
-        found.append(Latents(z.flatten(2).mT, own, described))
-    return found
+    if above.vectors is not None:
+        conditions = (resize(as_maps(above.vectors, condition.size), sizes[-1]),)
+    maps = [as_maps(level.z, size) for level, size in zip(latents, sizes, strict=True)]
+    fused, log_det = flow(maps, conditions)
+    results = []
+    for level, z in zip(latents, fused, strict=True):
+        total = level.log_det.sum(1) if level.log_det.ndim == 2 else level.log_det
+        results.append(level._replace(z=z.flatten(2).mT, log_det=total))
+    results[0] = results[0]._replace(
+        log_det=results[0].log_det + log_det, codebook_loss=results[0].codebook_loss + above.loss
+    )
+    return results
 
 
-def rows_at(maps: Tensor, places: Tensor) -> Tensor:
-    """Rows (B, P, C) of maps (B, C, h, w) at places (B, P)."""
+def rows_at(maps: Tensor, positions: Tensor) -> Tensor:
+    """Return rows (B, P, C) of maps (B, C, h, w) at positions (B, P)."""
     flat = maps.flatten(2)
-    return flat.gather(2, places[:, None].expand(-1, flat.shape[1], -1)).mT
+    return flat.gather(2, positions[:, None].expand(-1, flat.shape[1], -1)).mT
 
 
 def as_maps(rows: Tensor, size: tuple[int, int]) -> Tensor:
-    """Rows (B, h·w, C) of all places as maps (B, C, h, w)."""
+    """Reshape rows (B, h·w, C) to maps (B, C, h, w)."""
     return rows.mT.reshape(len(rows), -1, *size)
 
 
-def brought(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (N, M, h, w) brought to a size bilinearly."""
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize maps (N, M, h, w) bilinearly."""
     return F.interpolate(maps, size, mode="bilinear")

@@ -1,5 +1,8 @@
-"""The two scores that VQ-Flow was published with (arXiv 2409.00942): places of one image compared
-with each other, so that how likely the image is as a whole is lost."""
+"""The two published scores of VQ-Flow (arXiv 2409.00942).
+
+They compare the positions of one image with each other and lose the likelihood of the image as a
+whole.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,14 @@ from torch import Tensor
 from vqlab.types import Scores
 
 TOP = 0.03
-"""Share of the highest pixels whose mean is the published image score."""
+"""Fraction of the highest pixels whose mean is the image score."""
 
 
 def published_map(levels: Tensor, kind: Literal["add", "mul"]) -> Tensor:
-    """Map (B, H, W) of −log p of L levels (L, B, H, W): their likelihoods' sum or product, each
-    over the largest in its image, below the image's best."""
+    """Return anomaly maps (B, H, W) from −log p of L levels (L, B, H, W).
+
+    The maps are the sum or product of the likelihoods, relative to the maximum of each image.
+    """
     best = levels.amin((2, 3), keepdim=True)
     if kind == "add":
         total = torch.exp(best - levels).sum(0)
@@ -26,7 +31,7 @@ def published_map(levels: Tensor, kind: Literal["add", "mul"]) -> Tensor:
 
 
 def published_scores(levels: Tensor, kind: Literal["add", "mul"]) -> Scores:
-    """The map, and as the image score the mean of its highest 3 %."""
+    """Return the maps, and as image scores the means of their highest 3 %."""
     maps = published_map(levels, kind)
     flat = maps.flatten(1)
     top = flat.topk(max(1, int(TOP * flat.shape[1])), sorted=False).values

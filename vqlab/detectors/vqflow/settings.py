@@ -1,4 +1,4 @@
-"""The settings of `vqflow`: the section `detector` of its recipes."""
+"""Settings of `vqflow`."""
 
 from __future__ import annotations
 
@@ -21,82 +21,85 @@ class ConceptSettings(Settings):
     codebook_size: int = Field(32, ge=1, le=4096)
     dim: int = Field(64, ge=1, le=4096)
     encoder: Literal["pca", "mlp"] = "pca"
-    """`pca`: fixed principal axes of the deepest level's mean; `mlp`: the paper's, learned."""
+    """Encoder of the mean of the deepest level. `pca`: fixed principal axes; `mlp`: learned, as in
+    the paper."""
     init: Literal["kmeans", "random"] = "kmeans"
     decay: float = Field(0.99, gt=0, lt=1)
     restart: float = Field(0.02, ge=0, lt=1)
-    """A code chosen less often than this share of uniform usage moves; 0: never."""
+    """Codes used less than this fraction of uniform usage are restarted; 0: never."""
 
 
 class PatternSettings(Settings):
-    """Section `detector.pattern`: codes of places (CSPC)."""
+    """Section `detector.pattern`: one code per position (CSPC)."""
 
     kind: PatternKind = "residual"
-    """What is quantised: `residual`, what is left beyond [position; prototype] (the paper's);
-    `naive`, all of it; `per_concept`, as residual, with a codebook for each prototype; `none`."""
+    """Quantised vector. `residual`: difference of the encoded features to [position; prototype]
+    (the paper's); `naive`: encoded features; `per_concept`: as residual, with one codebook per
+    prototype; `none`: no patterns."""
     codebook_size: int = Field(512, ge=1, le=65_536)
     dim: int = Field(128, ge=4, le=4096)
     encoder: Literal["linear", "mlp"] = "linear"
-    """`mlp`: the paper's two layers with batch norm and ReLU, plus the deepest level's."""
+    """`mlp`: two layers with batch norm and ReLU plus an encoder of the deepest level, as in the
+    paper."""
     init: Literal["kmeans", "random"] = "kmeans"
     decay: float = Field(0.97, gt=0, lt=1)
     restart: float = Field(0.05, ge=0, lt=1)
     coverage: int = Field(10_000, ge=0, le=1_000_000)
-    """Codes of the fixed codebook that covers all patches; their distance is a term of the score.
-    0: none."""
+    """Size of the coreset of training patches, whose distance is a term of the score; 0: none."""
     patches: int = Field(350_000, ge=1)
-    """Most patches that the covering codes are chosen from, drawn at random."""
+    """Maximum number of random patches that the coreset is selected from."""
 
 
 class FlowSettings(Settings):
     """Section `detector.flow`."""
 
     blocks: tuple[int, ...] = (8,)
-    """Coupling blocks of each level's flow; one number: the same for all."""
+    """Coupling blocks of the flow of each level; a single number applies to all levels."""
     hidden: int = Field(128, ge=0)
-    """Width of the subnets; 0: as wide as what enters them (the paper's)."""
+    """Width of the subnets; 0: that of their input (the paper's)."""
     kernel: Literal[1, 3] = 1
-    """Convolutions of the subnets; with 1 it trains on random places."""
+    """Kernel size of the subnets; with 1, training uses random positions."""
     clamp: float = Field(1.9, gt=0)
     mixing: MixingName = "orthogonal"
     norm: bool = False
     """Layer norm in the subnets, as in the paper."""
     condition: int = Field(64, ge=0)
-    """Width to which the condition is projected once per level; 0: as it is (the paper's)."""
+    """Width to which the condition is projected once per level; 0: no projection (the paper's)."""
     fusion: bool = False
-    """A last coupling in which the latents of all levels see each other."""
+    """Add a coupling across the latents of all levels."""
     noise: float = Field(0.15, ge=0)
-    """Gaussian noise on the features while training, in their (whitened) units."""
+    """Standard deviation of Gaussian noise on the whitened features in training."""
     places: int = Field(96, ge=1)
-    """Random places of each image and level in a step, where kernel is 1 and there is no fusion."""
+    """Random positions per image and level in a training step (kernel 1 without fusion)."""
 
 
 class Scoring(Settings):
-    """Section `detector.scoring`: what may change without training again."""
+    """Section `detector.scoring`: settings that may change without retraining."""
 
     combine: Literal["sum", "add", "mul"] = "sum"
-    """`sum`: the levels' −log p, each standardised by normal images; `add` and `mul`: the paper's
-    two, which compare the places of one image with each other."""
+    """`sum`: sum of −log p of the levels, standardised by normal images; `add` and `mul`: the two
+    published scores, which compare positions within one image."""
     standardise: Standardise = "global"
-    """By what is normal everywhere (`global`), for the image's concept (`concept`), or for it at
-    the place (`place`); `none`: not. See `ConceptNormalization`."""
+    """Standardise by statistics over all normal images (`global`), over those of the concept
+    (`concept`), or over those of the concept at each position (`place`). See
+    `ConceptNormalization`."""
     weights: tuple[float, ...] = ()
-    """Of the levels in the sum, finest first; none: alike."""
+    """Weights of the levels in the sum, finest first; empty: equal weights."""
     scale: Literal["log", "linear"] = "log"
-    """Of a level's −log p in the sum: its logarithm, so that a few wild places do not drown the
-    rest, or as it is."""
+    """Scale of −log p of a level in the sum; `log` reduces the influence of outliers."""
     jacobian: float = Field(0.0, ge=0, le=1)
-    """Share of −log |det| in a level's score: 0, the latent's density alone; 1, the features'."""
+    """Weight of −log |det| in the score of a level: 0: density of the latents; 1: of the
+    features."""
     coverage: float = Field(0.5, ge=0, le=1)
-    """Share of the distance to the covering codes in the map."""
+    """Weight of the distance to the coreset in the map."""
     smoothing: float = Field(1 / 64, ge=0, le=0.25)
-    """Standard deviation of the Gaussian over the map, as a share of the image's side."""
+    """Standard deviation of the Gaussian smoothing, as a fraction of the image side."""
     image_score: Literal["max", "top"] = "top"
-    """Of the map: its maximum, or the mean of its highest share `top`."""
+    """Maximum of the map, or mean of its highest fraction `top`."""
     image_standardise: Literal["none", "concept"] = "concept"
-    """`concept`: the image's score minus where those of normal images of its concept lie, over
-    their scatter, so that one threshold serves all categories of a joint model; `none`: as it is.
-    See `ImageNormalization`; calibrating again fits it."""
+    """`concept`: standardise the image score by those of normal images of its concept, so that one
+    threshold serves all categories of a joint model. See `ImageNormalization`; fitted by
+    calibration."""
     top: float = Field(0.01, gt=0, le=1)
 
 
@@ -104,46 +107,46 @@ class VQFlowSettings(Settings):
     """Settings of `vqflow`."""
 
     levels: Literal["joined", "each"] = "each"
-    """`joined`: one flow of all levels together, on the finest's grid; `each`: one per level."""
+    """`joined`: one flow of all levels on the grid of the finest; `each`: one flow per level."""
     deepest: Literal["modelled", "condition"] = "modelled"
-    """`condition`: the backbone's deepest level only tells concepts and patterns (the paper's)."""
+    """`condition`: use the deepest level for concepts and patterns only (the paper's)."""
     neighbourhood: int = Field(3, ge=1, le=15)
-    """Side of the square over which features are averaged, odd; 1: not averaged."""
+    """Side of the square over which features are averaged, odd; 1: no averaging."""
     whitening: WhiteningName = "whiten"
     floor: float = Field(0.01, gt=0, le=1)
-    """Least variance that whitening gives an axis, as a share of the mean one."""
+    """Lower bound of the variance of an axis in whitening, as a fraction of the mean variance."""
     dims: int | None = Field(None, ge=2)
-    """Axes that whitening keeps of each level, those of most variance; none: all."""
+    """Number of principal axes that whitening keeps of each level; null: all."""
     positions: int = Field(64, ge=0, multiple_of=4)
-    """Width of the positional part of the condition; 0: none."""
+    """Width of the positional encoding in the condition; 0: none."""
     concept: ConceptSettings = ConceptSettings()
     pattern: PatternSettings = PatternSettings()
     quantise: bool = True
-    """False: concepts and patterns enter as they are (an ablation: no codebook at all)."""
+    """False: use unquantised concepts and patterns (an ablation)."""
     commitment: float = Field(1.0, ge=0)
-    """β, of both kinds of codebook."""
+    """β of both kinds of codebook."""
     flow: FlowSettings = FlowSettings()
     base: BaseName = "selected"
-    """Density of the latents: `standard`; `selected`, a Gaussian of the image's prototype;
-    `mixture`, of all prototypes."""
+    """Density of the latents: `standard` normal; `selected`: Gaussian of the image's prototype;
+    `mixture`: of all prototypes."""
     scoring: Scoring = Scoring()
 
     @model_validator(mode="after")
-    def _fit_together(self) -> VQFlowSettings:
+    def _check_combinations(self) -> VQFlowSettings:
         if self.levels == "joined" and (self.flow.fusion or len(self.flow.blocks) > 1):
             raise ValueError(
-                "flow.fusion and several flow.blocks are for a flow of each level; got levels "
-                "joined; set detector.levels=each"
+                "flow.fusion and several flow.blocks need one flow per level; got levels joined; "
+                "set detector.levels=each"
             )
         if self.scoring.jacobian and self.scoring.scale == "log" and self.scoring.combine == "sum":
             raise ValueError(
-                "scoring.jacobian may make a term negative, which has no logarithm; got scale log; "
-                "set detector.scoring.scale=linear"
+                "scoring.jacobian may make a term negative, so that its logarithm is undefined; "
+                "got scale log; set detector.scoring.scale=linear"
             )
         if self.scoring.jacobian and (self.flow.fusion or self.flow.kernel > 1):
             raise ValueError(
-                "scoring.jacobian needs a log-determinant of each place, which only flow.kernel 1 "
-                "without fusion has; set detector.scoring.jacobian=0"
+                "scoring.jacobian needs a log-determinant per position, which requires flow.kernel "
+                "1 and no fusion; set detector.scoring.jacobian=0"
             )
         if self.base != "standard" and not self.concept.enabled:
             raise ValueError(
