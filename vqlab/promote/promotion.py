@@ -26,6 +26,7 @@ from vqlab.promote.comparison import (
     validation_part,
     value_of,
 )
+from vqlab.promote.lock import one_at_a_time
 from vqlab.promote.reproduce import model_config, reproduce, same_data
 from vqlab.run import test_model
 from vqlab.text import category_text
@@ -53,6 +54,7 @@ class Promotion:
     """The earlier champion's value on the same data; None if there is none."""
 
 
+@one_at_a_time
 def promote(
     tracker: Tracker,
     category: str,

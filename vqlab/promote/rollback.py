@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from vqlab.errors import UserError
+from vqlab.promote.lock import one_at_a_time
 from vqlab.tracking import Tracker, Version
 
 
@@ -19,6 +20,7 @@ class Rollback:
     """One sentence."""
 
 
+@one_at_a_time
 def rollback(tracker: Tracker, category: str, to: int | None = None) -> Rollback:
     """Make an earlier champion the champion again: the previous one, or version `to`.
 

@@ -10,11 +10,10 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from urllib.parse import quote, urlencode
 
-from filelock import FileLock
-
-from vqlab.tracking.store import Client
+from vqlab.tracking.store import Client, store_lock
 from vqlab.tracking.views import TAG, View
 
 WORKFLOW = {"workflowType": "machine_learning"}
@@ -69,7 +68,7 @@ class ExperimentPages:
 
     def save(self, views: Mapping[str, View]) -> None:
         """Store views under keys of `[\\w-]`; existing identical views are kept."""
-        with self._locked():
+        with self._lock():
             tags = self._tags()
             for key, view in views.items():
                 before = tags.get(TAG + key, "")
@@ -78,7 +77,7 @@ class ExperimentPages:
 
     def describe(self, text: str) -> None:
         """Write the description of the experiment, unless a user edited it."""
-        with self._locked():
+        with self._lock():
             tags = self._tags()
             before = tags.get(NOTE, "")
             if before == text or (before and tags.get(_WRITTEN) != _digest(before)):
@@ -86,8 +85,8 @@ class ExperimentPages:
             self._set(_WRITTEN, _digest(text))
             self._set(NOTE, text)
 
-    def _locked(self) -> FileLock:
-        return FileLock(self._client.store.root / "pages.lock")
+    def _lock(self) -> AbstractContextManager[object]:
+        return store_lock(self._client.store, "pages")
 
     def _tags(self) -> dict[str, str]:
         return dict(self._client.get_experiment(self._id).tags)

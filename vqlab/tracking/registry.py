@@ -12,10 +12,10 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
@@ -23,7 +23,7 @@ from vqlab.errors import UserError, did_you_mean
 from vqlab.text import category_text, storable, unique_key
 from vqlab.tracking.categories import category_tags, interpretations, same_categories
 from vqlab.tracking.run import artifact
-from vqlab.tracking.store import Client
+from vqlab.tracking.store import Client, store_lock
 
 Category = str | Sequence[str]
 """A category, or the list of categories of a joint model."""
@@ -142,6 +142,10 @@ class Registry:
             raise
         return _version(category, version)
 
+    def lock(self) -> AbstractContextManager[object]:
+        """Return the lock to hold from comparing with the champion until a new one is set."""
+        return store_lock(self._client.store, "registry")
+
     def set_champion(self, new: Version, instead_of: Version | None, *, back: bool = False) -> None:
         """Make `new` the champion; its predecessor in the history becomes `previous`.
 
@@ -150,24 +154,23 @@ class Registry:
         (another promotion took place).
         """
         model = new.model
-        with FileLock(self._client.store.root / "registry.lock"):
-            present = self._by_alias(model, new.category)
-            if (present and present.version) != (instead_of and instead_of.version):
-                raise UserError(
-                    f"{model} has a new champion (version "
-                    f"{present.version if present else 'none'}); promote again."
-                )
-            before = self._history(present)
-            if back and new.version in before[:-1]:
-                last = max(i for i, version in enumerate(before[:-1]) if version == new.version)
-                before = before[:last]
-            history = [*before, new.version]
-            self._client.set_registered_model_tag(model, _HISTORY, json.dumps(history))
-            if len(history) > 1:
-                self._client.set_registered_model_alias(model, PREVIOUS, str(history[-2]))
-            elif self._by_alias(model, new.category, PREVIOUS):
-                self._client.delete_registered_model_alias(model, PREVIOUS)
-            self._client.set_registered_model_alias(model, CHAMPION, str(new.version))
+        present = self._by_alias(model, new.category)
+        if (present and present.version) != (instead_of and instead_of.version):
+            raise UserError(
+                f"{model} has a new champion (version "
+                f"{present.version if present else 'none'}); promote again."
+            )
+        before = self._history(present)
+        if back and new.version in before[:-1]:
+            last = max(i for i, version in enumerate(before[:-1]) if version == new.version)
+            before = before[:last]
+        history = [*before, new.version]
+        self._client.set_registered_model_tag(model, _HISTORY, json.dumps(history))
+        if len(history) > 1:
+            self._client.set_registered_model_alias(model, PREVIOUS, str(history[-2]))
+        elif self._by_alias(model, new.category, PREVIOUS):
+            self._client.delete_registered_model_alias(model, PREVIOUS)
+        self._client.set_registered_model_alias(model, CHAMPION, str(new.version))
 
     def history(self, category: Category) -> list[int]:
         """Return past and current champion versions in order, without rolled-back ones."""

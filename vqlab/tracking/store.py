@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import errno
 import functools
+import hashlib
 import http.client
 import itertools
 import logging
@@ -48,8 +49,6 @@ _CONFLICTS = (
     "IntegrityError", "UniqueViolation", "UNIQUE constraint failed", "DeadlockDetected",
     "SerializationFailure",
 )  # fmt: skip
-_POSTGRES_LOCK = 8_245_908_101
-"""Advisory lock held while the tables are created."""
 _LOCK_TIMEOUT = 120
 """Seconds to wait for a locked database."""
 
@@ -137,12 +136,13 @@ def connect(store: Store, create: bool = True, write: bool = True) -> Client:
         require_store(store)
     if not (create or write):
         store = readable(store)
-    with user_errors(store.root), _lock(store):
+    # The first query creates the tables; two processes must not do that concurrently.
+    opening = contextlib.nullcontext() if store.artifacts is None else store_lock(store, "store")
+    with user_errors(store.root), opening:
         if store.database and not store.copy:
             # MLflow would retry a database that cannot be opened for hours.
             _check_database(store.database)
         client = Client(store)
-        # The first query creates the tables; two processes must not do that concurrently.
         client.search_experiments(max_results=1)
         if store.database:
             _prepare_database(store.copy or store.database, store.database.parent / "artifacts")
@@ -206,22 +206,25 @@ def require_store(store: Store) -> None:
     raise UserError(f"there are no tracked runs in {where} (it has no mlflow.db); {hint}")
 
 
-def _lock(store: Store) -> contextlib.AbstractContextManager[object]:
-    """Return a lock for opening the store, of all processes that use its database."""
+def store_lock(store: Store, name: str) -> contextlib.AbstractContextManager[object]:
+    """Return a lock of all processes that use the store; of a server, of those on this machine."""
     if store.copy:
         return contextlib.nullcontext()
-    if store.database:
-        return FileLock(store.database.parent / "store.lock")
-    return contextlib.nullcontext() if store.artifacts is None else _postgres_lock(store.uri)
+    if store.uri.startswith("postgresql"):
+        return _postgres_lock(store.uri, name)
+    folder = store.database.parent if store.database else store.root
+    return FileLock(folder / f"{name}.lock")
 
 
 @contextlib.contextmanager
-def _postgres_lock(uri: str) -> Iterator[None]:
+def _postgres_lock(uri: str, name: str) -> Iterator[None]:
     """Hold an advisory lock of the server, which ends with its connection."""
+    digest = hashlib.sha256(f"vqlab tracking {name}".encode()).digest()
+    key = int.from_bytes(digest[:8], "big", signed=True)
     engine = sqlalchemy.create_engine(uri)
     try:
         with engine.connect() as connection:
-            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({_POSTGRES_LOCK})"))
+            connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": key})
             connection.commit()
             yield
     finally:

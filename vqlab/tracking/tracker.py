@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from mlflow.entities import Experiment, RunTag, ViewType
 from mlflow.entities import Run as Stored
 from mlflow.exceptions import MlflowException
@@ -26,7 +25,7 @@ from vqlab.tracking.pages import ExperimentPages, run_route
 from vqlab.tracking.record import RunRecord
 from vqlab.tracking.registry import Category, Champion, Registry
 from vqlab.tracking.run import Run, Status, artifact, clear_failure, stored_tags
-from vqlab.tracking.store import Client, connect, first_line, locate, without_password
+from vqlab.tracking.store import Client, connect, first_line, locate, store_lock, without_password
 from vqlab.tracking.views import tagged
 
 _PAGE = 1000
@@ -117,7 +116,7 @@ class Tracker:
         Steps logged before are not logged again. take_over: resume even if the state of its
         process is unknown. Raises UserError if the run is complete or its process may be alive.
         """
-        with FileLock(self.root / "resume.lock"):  # of two concurrent calls the second fails
+        with store_lock(self._client.store, "resume"):  # of two concurrent calls the second fails
             record = self.find(reference)
             if record.status == "FINISHED":
                 raise UserError(f"run {record.short} is complete; there is nothing to resume.")
