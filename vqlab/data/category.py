@@ -1,4 +1,4 @@
-"""One category of a dataset: its records, and the problems found while join_names its files."""
+"""One category of a dataset: its records, and the problems found while listing its files."""
 
 from __future__ import annotations
 

@@ -187,9 +187,11 @@ class SyntheticAnomaly:
         image, texture = (_content(file, canvas, cache) for file in (self.normal, self.texture))
         texture = resize_image(texture, image.shape[0], image.shape[1])
         rng = np.random.default_rng(self.seed)
-        drawn, marked, _ = draw_anomaly(image, texture, rng, self.kind, self.size, self.contrast)
+        anomalous, marked, _ = draw_anomaly(
+            image, texture, rng, self.kind, self.size, self.contrast
+        )
         height, width = clean.geometry.box[2:]
-        change = resize_image(drawn.astype(np.float32) - image, height, width)
+        change = resize_image(anomalous.astype(np.float32) - image, height, width)
         result, mask = clean.image.copy(), np.zeros_like(clean.mask)
         result[clean.box] = np.clip(np.rint(result[clean.box] + change), 0, 255).astype(np.uint8)
         mask[clean.box] = resize_image(marked.astype(np.float32), height, width) > 0

@@ -80,16 +80,16 @@ def draw_anomaly(
         larger = None if size is None else size + (1 - size) * attempt / MAX_ATTEMPTS
         boost = 1 + attempt / 2
         scene = Scene(image, texture, saliency, background, side, boost, larger, contrast)
-        drawn = image.copy()
-        _DRAW[kind](drawn, scene, rng)
+        canvas = image.copy()
+        _DRAW[kind](canvas, scene, rng)
         if background is not None and kind in _ON_OBJECT and rng.random() < 0.8:
-            drawn = np.where(_foreground(image, background)[..., None], drawn, image)
-        mask = _changed(image, drawn)
+            canvas = np.where(_foreground(image, background)[..., None], canvas, image)
+        mask = _changed(image, canvas)
         if mask.sum() >= max(4, side * side // 8192) and mask.mean() < 0.5:
-            return drawn, mask, kind
-    drawn = image.copy()
-    _spot(drawn, scene, rng)
-    return drawn, _changed(image, drawn), kind
+            return canvas, mask, kind
+    canvas = image.copy()
+    _spot(canvas, scene, rng)
+    return canvas, _changed(image, canvas), kind
 
 
 def _validate(image: Array, texture: Array, kind: str | None, *positions: float | None) -> None:
@@ -181,11 +181,11 @@ def _noise_field(box: Box, cells: int, rng: Generator) -> Array:
     return np.asarray(noise[:height, :width])
 
 
-def _blend(drawn: Array, box: Box, alpha: Array, colour: Array | float) -> None:
+def _blend(canvas: Array, box: Box, alpha: Array, colour: Array | float) -> None:
     """Blend `colour` (h, w, 3) or (3,) into a box of the image; `alpha` (h, w) in [0, 1]."""
-    below = drawn[box].astype(np.float32)
+    below = canvas[box].astype(np.float32)
     mixed = below + np.clip(alpha, 0, 1)[..., None] * (colour - below)
-    drawn[box] = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+    canvas[box] = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
 
 
 def _size(scene: Scene, rng: Generator, low: float, high: float) -> float:
@@ -215,7 +215,7 @@ def _tone(local: Array, scene: Scene, rng: Generator) -> Array:
     return colour
 
 
-def _scratch(drawn: Array, scene: Scene, rng: Generator) -> None:
+def _scratch(canvas: Array, scene: Scene, rng: Generator) -> None:
     """Draw one to three thin curved lines, brighter or darker, of varying strength."""
     heading = rng.uniform(0, 2 * math.pi)
     width = max(0.7, _width(scene, rng, 0.0035, 0.02))
@@ -240,12 +240,12 @@ def _scratch(drawn: Array, scene: Scene, rng: Generator) -> None:
             fade = np.where(closer, along.astype(np.float32), fade)
             px, py = px + dx, py + dy
             turn += bend + rng.normal(0, 0.12)
-        local = drawn[box].reshape(-1, 3).mean(0)
+        local = canvas[box].reshape(-1, 3).mean(0)
         alpha = np.clip(1 + width - nearest, 0, 1) * fade * min(1.0, 0.85 * scene.boost)
-        _blend(drawn, box, alpha, _tone(local, scene, rng))
+        _blend(canvas, box, alpha, _tone(local, scene, rng))
 
 
-def _blob(drawn: Array, scene: Scene, rng: Generator) -> None:
+def _blob(canvas: Array, scene: Scene, rng: Generator) -> None:
     """Draw one to three stains or specks with an irregular, more or less soft edge."""
     for _ in range(int(rng.choice([1, 1, 1, 2, 3]))):
         size = max(1.2, _size(scene, rng, 0.015, 0.18))
@@ -253,26 +253,28 @@ def _blob(drawn: Array, scene: Scene, rng: Generator) -> None:
         box = _box(scene, x, y, 2.2 * size)
         soft = size * rng.uniform(0.1, 0.6) + 0.7
         alpha = np.clip(0.5 - _oval(box, x, y, size, rng) / soft, 0, 1) * rng.uniform(0.55, 1)
-        local = drawn[_box(scene, x, y, 0.7 * size)].reshape(-1, 3).mean(0)
+        local = canvas[_box(scene, x, y, 0.7 * size)].reshape(-1, 3).mean(0)
         colour = _tone(local, scene, rng)
         if rng.random() < 0.5:  # a translucent stain
-            colour = np.clip(drawn[box] * (colour / np.maximum(local, 1)), 0, 255)
-        _blend(drawn, box, alpha, colour)
+            colour = np.clip(canvas[box] * (colour / np.maximum(local, 1)), 0, 255)
+        _blend(canvas, box, alpha, colour)
 
 
-def _oval(box: Box, x: float, y: float, size: float, rng: Generator, stretch: float = 0.0) -> Array:
-    """Return the approximate signed distance (h, w) in pixels to an irregular oval of radius
-    `size`; negative inside.
-
-    stretch: ratio of length to width; 0: random.
-    """
+def _rotated(box: Box, x: float, y: float, turn: float) -> tuple[Array, Array]:
+    """Return the coordinates (h, w) of the pixels of a box along and across the direction `turn`
+    (rad), from (x, y)."""
     u, v = _grid(box)
-    turn = rng.uniform(0, math.pi)
-    ratio = stretch or float(np.exp(rng.uniform(0, 0.8)))
-    along = ((u - x) * math.cos(turn) + (v - y) * math.sin(turn)) / ratio**0.5
-    across = ((v - y) * math.cos(turn) - (u - x) * math.sin(turn)) * ratio**0.5
+    cos, sin = math.cos(turn), math.sin(turn)
+    return (u - x) * cos + (v - y) * sin, (v - y) * cos - (u - x) * sin
+
+
+def _oval(box: Box, x: float, y: float, size: float, rng: Generator) -> Array:
+    """Return the approximate signed distance (h, w) in pixels to an irregular oval of radius
+    `size`; negative inside."""
+    along, across = _rotated(box, x, y, rng.uniform(0, math.pi))
+    ratio = float(np.exp(rng.uniform(0, 0.8)))
     uneven = 0 if size < 2 else 0.16 * _noise_field(box, 4, rng)
-    distance: Array = np.hypot(along, across) - size * (1 + uneven)
+    distance: Array = np.hypot(along / ratio**0.5, across * ratio**0.5) - size * (1 + uneven)
     return distance
 
 
@@ -291,42 +293,34 @@ def _patch(box: Box, scene: Scene, rng: Generator) -> Array:
     return np.asarray(np.clip(piece, 0, 255))
 
 
-def _cut_paste(drawn: Array, scene: Scene, rng: Generator) -> None:
+def _cut_paste(canvas: Array, scene: Scene, rng: Generator) -> None:
     """Paste a rotated rectangle of the texture (Li et al., CutPaste, CVPR 2021), edge irregular."""
-    x, y = _position(scene, rng)
+    at = _position(scene, rng)
     size = max(2.0, _size(scene, rng, 0.03, 0.22))
-    _paste(drawn, scene, rng, x, y, size, float(np.exp(rng.uniform(0, 1.0))))
+    _paste(canvas, scene, rng, at, size, float(np.exp(rng.uniform(0, 1.0))))
 
 
-def _scar(drawn: Array, scene: Scene, rng: Generator) -> None:
+def _scar(canvas: Array, scene: Scene, rng: Generator) -> None:
     """Paste a long thin rotated piece of the texture (CutPaste, "scar")."""
     for _ in range(int(rng.integers(1, 3))):
-        x, y = _position(scene, rng)
+        at = _position(scene, rng)
         long, wide = _size(scene, rng, 0.06, 0.30), max(1.0, _width(scene, rng, 0.008, 0.04))
-        _paste(drawn, scene, rng, x, y, (long * wide) ** 0.5, max(1.0, long / wide))
+        _paste(canvas, scene, rng, at, (long * wide) ** 0.5, max(1.0, long / wide))
 
 
 def _paste(
-    drawn: Array,
-    scene: Scene,
-    rng: Generator,
-    x: float,
-    y: float,
-    size: float,
-    ratio: float,
+    canvas: Array, scene: Scene, rng: Generator, at: tuple[float, float], size: float, ratio: float
 ) -> None:
     """Paste texture on a rotated rectangle of half sides size * ratio^±½ at (x, y)."""
-    box = _box(scene, x, y, size * ratio**0.5 * 1.5 + 2)
-    u, v = _grid(box)
-    turn = rng.uniform(0, math.pi)
-    along = np.abs((u - x) * math.cos(turn) + (v - y) * math.sin(turn)) - size * ratio**0.5
-    across = np.abs((v - y) * math.cos(turn) - (u - x) * math.sin(turn)) - size / ratio**0.5
+    box = _box(scene, *at, size * ratio**0.5 * 1.5 + 2)
+    along, across = _rotated(box, *at, rng.uniform(0, math.pi))
+    along, across = np.abs(along) - size * ratio**0.5, np.abs(across) - size / ratio**0.5
     uneven = min(0.12 * size, 3.0) * _noise_field(box, 5, rng) if size > 4 else 0
     alpha = np.clip(0.5 - (np.maximum(along, across) + uneven) / 1.5, 0, 1)
-    _blend(drawn, box, alpha, _patch(box, scene, rng))
+    _blend(canvas, box, alpha, _patch(box, scene, rng))
 
 
-def _noise(drawn: Array, scene: Scene, rng: Generator) -> None:
+def _noise(canvas: Array, scene: Scene, rng: Generator) -> None:
     """Blend texture in where fractal noise is high (Zavrtanik et al., DRAEM, ICCV 2021)."""
     x, y = _position(scene, rng)
     size = max(3.0, _size(scene, rng, 0.06, 0.28))
@@ -335,23 +329,23 @@ def _noise(drawn: Array, scene: Scene, rng: Generator) -> None:
     u, v = _grid(box)
     near = np.clip(1.6 - np.hypot(u - x, v - y) / size, -1, 1)
     alpha = np.clip((noise + 1.5 * near - 1.2) * rng.uniform(2, 6), 0, 1) * rng.uniform(0.6, 1)
-    _blend(drawn, box, alpha, _patch(box, scene, rng))
+    _blend(canvas, box, alpha, _patch(box, scene, rng))
 
 
-def _missing(drawn: Array, scene: Scene, rng: Generator) -> None:
+def _missing(canvas: Array, scene: Scene, rng: Generator) -> None:
     """Remove a part: fill it with the background if there is one, else with its surroundings."""
     x, y = _position(scene, rng)
     size = max(2.0, _size(scene, rng, 0.03, 0.20))
     box = _box(scene, x, y, 2.2 * size + 3)
     distance = _oval(box, x, y, size, rng)
-    fill = _inpaint(drawn[box], distance)
+    fill = _inpaint(canvas[box], distance)
     if scene.background is not None and rng.random() < 0.5:
         fill = np.broadcast_to(scene.background.astype(np.float32), fill.shape)
     grain = rng.normal(0, 2, fill.shape[:2]).astype(np.float32)[..., None]
     shade = scene.boost - 1  # uniform surroundings hide a hole: later attempts darken it
     local = float(fill.mean())
     fill = fill + grain + (-40 if local > 110 else 40) * shade
-    _blend(drawn, box, np.clip(0.5 - distance / 1.5, 0, 1), np.clip(fill, 0, 255))
+    _blend(canvas, box, np.clip(0.5 - distance / 1.5, 0, 1), np.clip(fill, 0, 255))
 
 
 def _inpaint(patch: Array, distance: Array) -> Array:
@@ -366,15 +360,15 @@ def _inpaint(patch: Array, distance: Array) -> Array:
     return smooth.astype(np.float32)
 
 
-def _spot(drawn: Array, scene: Scene, rng: Generator) -> None:
+def _spot(canvas: Array, scene: Scene, rng: Generator) -> None:
     """Draw a plain spot that is visible on any image: the fallback."""
     x, y = _position(scene, rng)
     size = max(2.0, 0.03 * scene.side)
     box = _box(scene, x, y, size + 2)
     u, v = _grid(box)
     alpha = np.clip(0.5 - (np.hypot(u - x, v - y) - size), 0, 1)
-    local = float(drawn[box].mean())
-    _blend(drawn, box, alpha, 20.0 if local > 128 else 235.0)
+    local = float(canvas[box].mean())
+    _blend(canvas, box, alpha, 20.0 if local > 128 else 235.0)
 
 
 _DRAW: dict[str, Callable[[Array, Scene, Generator], None]] = {

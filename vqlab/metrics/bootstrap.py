@@ -123,13 +123,13 @@ def intervals(
     distributions: as of `distributions`, the first value being that of the set itself. A metric
     without variation has no interval; rates have exact ones (`rate_interval`).
     """
-    given = {}
+    result = {}
     for name, values in distributions.items():
         if name in estimates and name not in RATES:
             low, high = _tails(values) + estimates[name]
             if high - low > _MIN_WIDTH:
-                given[name] = Interval(max(0.0, float(low)), min(1.0, float(high)))
-    return given
+                result[name] = Interval(max(0.0, float(low)), min(1.0, float(high)))
+    return result
 
 
 def paired_difference(shifts: Array, value: float, enough: bool = True) -> Difference:

@@ -106,7 +106,7 @@ def map_figure(concepts: FoundConcepts, image: Callable[[int], Array]) -> Figure
     return figure
 
 
-def _draw_map(axes: Axes, concepts: FoundConcepts, shown: Sequence[int]) -> None:
+def _draw_map(axes: Axes, concepts: FoundConcepts, prototypes: Sequence[int]) -> None:
     mean, axes_matrix, explained = _principal_axes(concepts.vectors)
     points, codes = ((rows - mean) @ axes_matrix for rows in (concepts.vectors, concepts.codebook))
     for number, colour in enumerate(_colours(len(concepts.categories))):
@@ -129,18 +129,20 @@ def _draw_map(axes: Axes, concepts: FoundConcepts, shown: Sequence[int]) -> None
         )  # fmt: skip
     axes.set(xlim=low, ylim=high)  # unused prototypes may be far away
     axes.margins(0.08)
-    _draw_numbers(axes, concepts, codes[list(shown)], shown)
+    _draw_numbers(axes, concepts, codes[list(prototypes)], prototypes)
     first, second = (f"{name} axis: {share:.0%} of the variance" for name, share in explained)
     axes.set(xlabel=first, ylabel=second)
 
 
-def _draw_numbers(axes: Axes, concepts: FoundConcepts, codes: Array, shown: Sequence[int]) -> None:
+def _draw_numbers(
+    axes: Axes, concepts: FoundConcepts, codes: Array, prototypes: Sequence[int]
+) -> None:
     """Draw the prototypes' numbers beside them (n, 2) without overlaps."""
     low = np.array([axes.get_xlim()[0], axes.get_ylim()[0]])
     reach = np.array([np.ptp(axes.get_xlim()), np.ptp(axes.get_ylim())])
     positions = _spread((codes - low) / reach, gap=0.045) * reach + low
     colours = _colours(len(concepts.categories))
-    for code, point, position in zip(shown, codes, positions, strict=True):
+    for code, point, position in zip(prototypes, codes, positions, strict=True):
         colour = to_hex(colours[concepts.counts[:, code].argmax()])
         axes.annotate(
             str(code), point, position, fontsize=8, ha="center", va="center", fontweight="bold",
@@ -230,13 +232,13 @@ def _by_category(concepts: FoundConcepts, codes: Sequence[int]) -> list[int]:
     return sorted(codes, key=lambda code: (counts[:, code].argmax(), -counts[:, code].sum()))
 
 
-def _summary(concepts: FoundConcepts, shown: Sequence[int] = ()) -> str:
+def _summary(concepts: FoundConcepts, prototypes: Sequence[int] = ()) -> str:
     """Return the number of live prototypes and their information about the category."""
     metrics = concepts.metrics()
     live = int(metrics["concept_live"])
     text = f"{live} of {len(concepts.codebook)} live"
-    if 0 < len(shown) < live:
-        text += f", the {len(shown)} most used"
+    if 0 < len(prototypes) < live:
+        text += f", the {len(prototypes)} most used"
     if "concept_information" in metrics:
         text += f" · {metrics['concept_information']:.0%} of the category's entropy"
     return text
