@@ -57,26 +57,28 @@ def usage_figure(concepts: FoundConcepts) -> Figure:
         )  # fmt: skip
     axes.hlines(np.arange(len(counts) - 1) + 0.5, -0.5, len(used) - 0.5, to_hex(style.LINE), lw=0.5)
     axes.set_yticks(range(len(counts)), [_label(concepts, n) for n in range(len(counts))])
-    axes.set_xticks(range(len(used)), [str(code) for code in used])
-    axes.tick_params(axis="x", labelsize=8 if len(used) <= 32 else 6)
-    axes.tick_params(axis="x", labelrotation=90 if max(used, default=0) > 99 else 0)
+    _number_prototypes(axes, used)
     axes.set_xlabel("prototype; colour: share of the category's images")
     return figure
 
 
 def _usage_bars(concepts: FoundConcepts, used: list[int]) -> Figure:
-    figure = new_figure(
-        f"{concepts.categories[0]} by prototype · {_summary(concepts, used)}", 6.4, 3.6
-    )
+    heading = f"{concepts.categories[0]} by prototype · {_summary(concepts, used)}"
+    figure = new_figure(heading, 6.4, 3.6)
     axes = style_axes(figure.add_subplot())
     axes.bar(range(len(used)), concepts.counts[0, used], color=to_hex(style.BLUE), alpha=0.75)
-    axes.set_xticks(range(len(used)), [str(code) for code in used])
-    axes.tick_params(axis="x", labelsize=8 if len(used) <= 32 else 6)
-    axes.tick_params(axis="x", labelrotation=90 if max(used, default=0) > 99 else 0)
+    _number_prototypes(axes, used)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="prototype, most used first", ylabel="images")
     axes.grid(visible=False, axis="x")
     return figure
+
+
+def _number_prototypes(axes: Axes, used: list[int]) -> None:
+    """Label the x axis with the numbers of the prototypes."""
+    axes.set_xticks(range(len(used)), [str(code) for code in used])
+    axes.tick_params(axis="x", labelsize=8 if len(used) <= 32 else 6)
+    axes.tick_params(axis="x", labelrotation=90 if max(used, default=0) > 99 else 0)
 
 
 def map_figure(concepts: FoundConcepts, image: Callable[[int], Array]) -> Figure:
@@ -135,14 +137,14 @@ def _draw_map(axes: Axes, concepts: FoundConcepts, prototypes: Sequence[int]) ->
 
 
 def _draw_numbers(
-    axes: Axes, concepts: FoundConcepts, codes: Array, prototypes: Sequence[int]
+    axes: Axes, concepts: FoundConcepts, points: Array, prototypes: Sequence[int]
 ) -> None:
-    """Draw the prototypes' numbers beside them (n, 2) without overlaps."""
+    """Draw the prototypes' numbers beside their points (n, 2) without overlaps."""
     low = np.array([axes.get_xlim()[0], axes.get_ylim()[0]])
     reach = np.array([np.ptp(axes.get_xlim()), np.ptp(axes.get_ylim())])
-    positions = _spread((codes - low) / reach, gap=0.045) * reach + low
+    positions = _spread((points - low) / reach, gap=0.045) * reach + low
     colours = _colours(len(concepts.categories))
-    for code, point, position in zip(prototypes, codes, positions, strict=True):
+    for code, point, position in zip(prototypes, points, positions, strict=True):
         colour = to_hex(colours[concepts.counts[:, code].argmax()])
         axes.annotate(
             str(code), point, position, fontsize=8, ha="center", va="center", fontweight="bold",
@@ -184,9 +186,8 @@ def likelihood_figure(
     across = len(scores) if len(scores) < 3 else 2 if len(scores) == 4 else 3
     down = int(np.ceil(len(scores) / across))
     width = 6.4 if across == 1 else 4.4 * across
-    figure = new_figure(
-        f"likelihood of the images · threshold {threshold:.4g}", width, 0.8 + 2.5 * down
-    )
+    heading = f"likelihood of the images · threshold {threshold:.4g}"
+    figure = new_figure(heading, width, 0.8 + 2.5 * down)
     for number, (category, by_set) in enumerate(scores.items()):
         axes = style_axes(figure.add_subplot(down, across, number + 1))
         _draw_likelihood(axes, {n: by_set[n] for n in _SETS if len(by_set.get(n, ()))}, threshold)
@@ -255,8 +256,7 @@ def _colours(count: int) -> list[style.Colour]:
         return list(style.LINES[:count])
     table = style.lookup("turbo")[np.linspace(16, 239, count).astype(int)]
     ordered = table[np.argsort(np.arange(count) * 0.618034 % 1, kind="stable")]
-    red, green, blue = ordered.T.tolist()
-    return list(zip(red, green, blue, strict=True))
+    return [(red, green, blue) for red, green, blue in ordered.tolist()]
 
 
 def _principal_axes(vectors: Array) -> tuple[Array, Array, list[tuple[str, float]]]:
@@ -281,13 +281,11 @@ def _spread(points: Array, gap: float) -> Array:
     positions = points + 0.7 * gap * np.stack([np.cos(angles), np.sin(angles)], 1)
     for _ in range(200):
         difference = positions[:, None] - positions[None]
-        distance = np.sqrt(np.square(difference).sum(2)) + np.eye(len(points))
+        distance = np.linalg.norm(difference, axis=2) + np.eye(len(points))
         push = np.maximum(gap - distance, 0) / np.maximum(distance, 1e-9)
         offset = positions - points
-        length = np.sqrt(np.square(offset).sum(1, keepdims=True))
-        positions = positions + 0.5 * (difference * push[:, :, None]).sum(1)
-        positions = positions + offset * np.maximum(0.67 * gap - length, 0) / np.maximum(
-            length, 1e-9
-        )
+        length = np.linalg.norm(offset, axis=1, keepdims=True)
+        pull = np.maximum(0.67 * gap - length, 0) / np.maximum(length, 1e-9)
+        positions = positions + 0.5 * (difference * push[:, :, None]).sum(1) + offset * pull
         positions = positions.clip(0.02, 0.98)
     return positions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,28 +45,24 @@ def score_histogram(title: str, scores: Array, labels: Array, threshold: float) 
                 values, edges, label=f"{name} ({len(values)})", color=to_hex(colour), alpha=0.55,
                 edgecolor=to_hex(colour), linewidth=0.6,
             )  # fmt: skip
-    axes.axvline(threshold, color=to_hex(style.INK), linewidth=1.5, linestyle=(0, (4, 3)))
-    rejected = int(np.count_nonzero((labels == 0) & (scores > threshold)))
-    escaped = int(np.count_nonzero((labels == 1) & (scores <= threshold)))
-    wrong = {"false rejects": (rejected, labels == 0), "escapes": (escaped, labels == 1)}
-    rates = [
-        f"{name} {_rate_text(Count(count, int(group.sum())))}"
-        for name, (count, group) in wrong.items()
-        if group.any()
-    ]
-    axes.set_title(
-        f"threshold {threshold:.4g}: {', '.join(rates)}",
-        loc="right", fontsize=9, color=to_hex(style.MUTED),
-    )  # fmt: skip
+    rejected, rates = scores > threshold, []
+    wrong = {"false rejects": rejected[labels == 0], "escapes": ~rejected[labels == 1]}
+    for name, verdicts in wrong.items():
+        if len(verdicts):
+            count = Count(int(verdicts.sum()), len(verdicts))
+            rates.append(f"{name} {count} ({rate_interval([count]).text()})")
+    _draw_threshold(axes, threshold, f": {', '.join(rates)}")
     axes.set(xlabel="image score", ylabel="images")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     return figure
 
 
-def _rate_text(count: Count) -> str:
-    """Return a count of images with the 95 % interval of its share."""
-    return f"{count} ({rate_interval([count]).text()})"
+def _draw_threshold(axes: Axes, threshold: float, text: str = "") -> None:
+    """Draw a line at the threshold, and write its value with `text` above the axes."""
+    axes.axvline(threshold, color=to_hex(style.INK), linewidth=1.5, linestyle=(0, (4, 3)))
+    title = f"threshold {threshold:.4g}{text}"
+    axes.set_title(title, loc="right", fontsize=9, color=to_hex(style.MUTED))
 
 
 def score_by_defect(
@@ -77,16 +74,14 @@ def score_by_defect(
     points) span the quartiles, lines the range. On the right: the number of misclassified images
     with the 95 % interval of their share.
     """
-    groups: dict[tuple[int, str], Array] = {}
-    for key in dict.fromkeys(zip(labels.tolist(), kinds, strict=True)):
-        members = [pair == key for pair in zip(labels.tolist(), kinds, strict=True)]
-        groups[key] = np.sort(scores[members])
+    groups: dict[tuple[int, str], list[float]] = defaultdict(list)
+    for label, kind, score in zip(labels.tolist(), kinds, scores.tolist(), strict=True):
+        groups[label, kind].append(score)
     order = sorted(groups, key=lambda key: (key[0], float(np.median(groups[key])), key[1]))
     figure, (axes,) = _figure(title, "image scores by type", height=1.7 + 0.36 * len(order))
     for row, (label, _) in enumerate(order):
-        _draw_group(axes, row, groups[order[row]], label, threshold)
-    axes.axvline(threshold, color=to_hex(style.INK), linewidth=1.5, linestyle=(0, (4, 3)))
-    axes.set_title(f"threshold {threshold:.4g}", loc="right", fontsize=9, color=to_hex(style.MUTED))
+        _draw_group(axes, row, np.sort(groups[order[row]]), label, threshold)
+    _draw_threshold(axes, threshold)
     names = [figure_text(kind.replace("_", " ")) for _, kind in order]
     axes.set_yticks(range(len(order)), names)
     axes.set(xlabel="image score", ylim=(len(order) - 0.4, -0.6))
@@ -141,13 +136,8 @@ def pro_figure(title: str, curves: Curves, metrics: Metrics) -> Figure:
     figure, (axes,) = _figure(title, "per-region overlap", square=True)
     curve = curves["pro"]
     axes.fill_between(curve.x, curve.y, color=to_hex(style.BLUE), alpha=0.12, linewidth=0)
-    axes.plot(
-        curve.x,
-        curve.y,
-        color=to_hex(style.BLUE),
-        label=f"AUPRO {metrics['aupro']:.3f}",
-        linewidth=2,
-    )
+    label = f"AUPRO {metrics['aupro']:.3f}"
+    axes.plot(curve.x, curve.y, color=to_hex(style.BLUE), label=label, linewidth=2)
     axes.set(
         xlabel="false-positive rate (pixels)", ylabel="mean overlap per region",
         xlim=(0, FPR_LIMIT), ylim=(0, 1.02),
@@ -246,9 +236,7 @@ def new_figure(heading: str, width: float, height: float) -> Figure:
     FigureCanvasAgg(figure)
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
     text = figure_text(heading, int(_HEADING_COLUMNS * width))
-    figure.suptitle(
-        text, x=0.02, ha="left", fontsize=12, color=to_hex(style.INK), fontweight="bold",
-    )  # fmt: skip
+    figure.suptitle(text, x=0.02, ha="left", size=12, color=to_hex(style.INK), weight="bold")
     return figure
 
 

@@ -38,7 +38,7 @@ from vqlab.plots.curves import (
 from vqlab.plots.row import Row, Scale, draw_row
 from vqlab.plots.worst import draw_worst, worst_of
 from vqlab.text import folder_name, visible
-from vqlab.types import Geometry, ImageRecord, UserError
+from vqlab.types import ImageRecord, UserError
 
 Array = NDArray[Any]
 
@@ -126,9 +126,12 @@ def write_results(
             codes = [name for name, each in predictions.panels.items() if each[0].ndim == 2]
             if codes:
                 with attempt(f"codebook_usage.png of {category}"):
-                    maps = [predictions.panels[codes[0]][index] for index in indices]
+                    maps = [predictions.panels[codes[0]][index].ravel() for index in indices]
                     size = codebooks.get(codes[0])
-                    figure = _usage_of_codes(f"{category} · {_title(codes[0])}", maps, size)
+                    counts = np.bincount(np.concatenate(maps), minlength=size or 0)
+                    counts = counts if size else counts[counts > 0]
+                    title = f"{category} · {_title(codes[0])}"
+                    figure = codebook_usage(counts, title, complete=bool(size))
                     save_figure(figure, partial / "codebook_usage.png")
         folders.append(target)
     return folders
@@ -167,7 +170,9 @@ def _rows(
     side = images.settings.image_size
     for position, index in enumerate(indices):
         record = part.records[position]
-        name, panel = _second_panel(panels, index, part.geometry[position], side)
+        name, panel = _panel({title: each[index] for title, each in panels.items()})
+        if panel is not None:
+            panel = crop_panel(panel, part.geometry[position], side)
         has_truth = record.label == 0 or bool(part.masks[position].any())
         yield Row(
             title=f"{category} {position:03d}",
@@ -183,21 +188,6 @@ def _rows(
             panel=panel,
             panel_title=name,
         )
-
-
-def _second_panel(
-    panels: Mapping[str, Sequence[Array]], index: int, geometry: Geometry, side: int
-) -> tuple[str, Array | None]:
-    """Return name and image of the second panel of an image, cropped to its box."""
-    name, panel = _panel({title: each[index] for title, each in panels.items()})
-    return name, None if panel is None else crop_panel(panel, geometry, side)
-
-
-def _usage_of_codes(title: str, maps: Sequence[Array], size: int | None) -> Figure:
-    """Return the usage of the codes in code maps."""
-    counts = np.bincount(np.concatenate([codes.ravel() for codes in maps]), minlength=size or 0)
-    counts = counts if size else counts[counts > 0]
-    return codebook_usage(counts, title, complete=bool(size))
 
 
 def _panel(panels: Mapping[str, Array]) -> tuple[str, Array | None]:
@@ -253,21 +243,18 @@ def _write_curves(
 ) -> None:
     scores, labels, limit = part.image_scores, part.labels, thresholds.image
     kinds = [record.defect for record in part.records]
-    with attempt(f"score_histogram.png of {category}"):
-        figure = score_histogram(category, scores, labels, limit)
-        save_figure(figure, folder / "score_histogram.png")
-    with attempt(f"score_by_defect.png of {category}"):
-        figure = score_by_defect(category, scores, labels, kinds, limit)
-        save_figure(figure, folder / "score_by_defect.png")
     metrics, curves = report.per_category[category], report.curves.get(category, {})
-    for name, draw in (
-        ("roc", roc_figure),
-        ("pro", pro_figure),
-        ("precision_recall", precision_recall_figure),
-    ):
-        if any(key.endswith(name) for key in curves):
+    figures: dict[str, Callable[[], Figure]] = {
+        "score_histogram": lambda: score_histogram(category, scores, labels, limit),
+        "score_by_defect": lambda: score_by_defect(category, scores, labels, kinds, limit),
+        "roc": lambda: roc_figure(category, curves, metrics),
+        "pro": lambda: pro_figure(category, curves, metrics),
+        "precision_recall": lambda: precision_recall_figure(category, curves, metrics),
+    }
+    for name, draw in figures.items():
+        if name.startswith("score") or any(key.endswith(name) for key in curves):
             with attempt(f"{name}.png of {category}"):
-                save_figure(draw(category, curves, metrics), folder / f"{name}.png")
+                save_figure(draw(), folder / f"{name}.png")
 
 
 @contextmanager

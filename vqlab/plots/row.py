@@ -106,9 +106,8 @@ class Row:
             return text, style.RED if rejected else style.GREEN
         if self.correct:
             return f"{text} · correct", style.GREEN
-        return (
-            (f"{text} · false alarm", style.AMBER) if rejected else (f"{text} · missed", style.RED)
-        )
+        wrong = ("false alarm", style.AMBER) if rejected else ("missed", style.RED)
+        return f"{text} · {wrong[0]}", wrong[1]
 
 
 def draw_row(row: Row) -> Array:
@@ -124,15 +123,11 @@ def draw_row(row: Row) -> Array:
         left = _MARGIN + column * (SIDE + _GAP)
         centre, top = left + SIDE // 2, _HEADER + _TITLE
         draw.text((centre, top - 9), title, font=style.font(15), fill=style.INK, anchor="ms")
-        corner = left + (SIDE - width) // 2, top
-        canvas.paste(Image.fromarray(panel), corner)
-        draw.rectangle(
-            (corner[0] - 1, top - 1, corner[0] + width, top + height), outline=style.LINE
-        )
-        draw.text(
-            (centre, top + height + 17), caption, font=style.font(12), fill=style.MUTED,
-            anchor="ms",
-        )  # fmt: skip
+        left += (SIDE - width) // 2
+        canvas.paste(Image.fromarray(panel), (left, top))
+        draw.rectangle((left - 1, top - 1, left + width, top + height), outline=style.LINE)
+        below = centre, top + height + 17
+        draw.text(below, caption, font=style.font(12), fill=style.MUTED, anchor="ms")
     _draw_scale(canvas, draw, row.scale, _HEADER + _TITLE + height + 7)
     return np.asarray(canvas)
 
@@ -178,7 +173,7 @@ def panels_of(row: Row, side: int = SIDE) -> list[tuple[str, str, Array]]:
         ("predicted mask", _predicted_caption(row), _as_grey(predicted, below)),
         (
             "overlay",
-            _overlay_caption(row, bool(below.any()), truth),
+            _overlay_caption(row, below, truth),
             _overlay(original, predicted, below, truth),
         ),
     ]
@@ -195,7 +190,8 @@ def _panel(row: Row, size: tuple[int, int]) -> Array:
     if row.panel is None:
         return _empty(size, "not available\nfor this detector")
     if row.panel.ndim == 2:
-        return _nearest(style.code_colours(int(row.panel.max()) + 1)[row.panel], size)
+        colours = Image.fromarray(style.code_colours(int(row.panel.max()) + 1)[row.panel])
+        return np.asarray(colours.resize(size[::-1], Image.Resampling.NEAREST))
     return _resize(row.panel, size)
 
 
@@ -210,15 +206,15 @@ def _predicted_caption(row: Row) -> str:
     if row.verdict == REJECT:
         covered = f"{style.percent(float(above.mean()))} of the image above threshold"
         return covered if above.any() else "none above threshold: peak marked"
-    return (
-        f"passed{' · grey: above pixel threshold' if above.any() else ': no pixel above threshold'}"
+    return "passed" + (
+        " · grey: above pixel threshold" if above.any() else ": no pixel above threshold"
     )
 
 
-def _overlay_caption(row: Row, below: bool, truth: Array | None) -> str:
+def _overlay_caption(row: Row, below: Array, truth: Array | None) -> str:
     """Return a legend of the colours in the overlay."""
     colours = ["red: predicted"] if row.verdict == REJECT else []
-    colours += ["amber: not rejected"] if below else []
+    colours += ["amber: not rejected"] if below.any() else []
     colours += ["cyan: truth"] if truth is not None and truth.any() else []
     return " · ".join(colours)
 
@@ -286,11 +282,9 @@ def _draw_scale(canvas: Image.Image, draw: ImageDraw.ImageDraw, scale: Scale, to
     draw.line((centre, top - 3, centre, top + 9), fill=style.INK, width=2)
     small = style.font(11)
     below = top + 20
+    threshold = f"pixel threshold {scale.threshold:.3g}"
     draw.text((left, below), f"{scale.low:.3g}", font=small, fill=style.MUTED, anchor="ls")
-    draw.text(
-        (centre, below), f"pixel threshold {scale.threshold:.3g}", font=small, fill=style.MUTED,
-        anchor="ms",
-    )  # fmt: skip
+    draw.text((centre, below), threshold, font=small, fill=style.MUTED, anchor="ms")
     draw.text((left + SIDE, below), f"{scale.high:.3g}", font=small, fill=style.MUTED, anchor="rs")
 
 
@@ -307,10 +301,6 @@ def _resize(picture: Array, size: tuple[int, int]) -> Array:
     if factor > 1:
         image = image.reduce(factor)
     return np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC))
-
-
-def _nearest(picture: Array, size: tuple[int, int]) -> Array:
-    return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.NEAREST))
 
 
 def _to_size(values: Array, size: tuple[int, int]) -> Array:

@@ -60,10 +60,8 @@ def draw_worst(title: str, misses: Sequence[Row], alarms: Sequence[Row]) -> Arra
         text = heading if rows else f"{heading}: none in this set"
         draw.text((left, 62), text, font=style.font(16, True), fill=style.INK, anchor="lm")
         if rows and all(row.correct for row in rows):
-            draw.text(
-                (left + _WIDTH, 62), "all correct", font=style.font(14), fill=style.GREEN,
-                anchor="rm",
-            )  # fmt: skip
+            corner = left + _WIDTH, 62
+            draw.text(corner, "all correct", font=style.font(14), fill=style.GREEN, anchor="rm")
         for tile in tiles:
             sheet.paste(tile, (left, top))
             top += tile.height + 12
