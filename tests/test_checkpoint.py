@@ -141,7 +141,7 @@ def test_a_cut_file_is_refused(tmp_path: Path, kept: float) -> None:
     path = save_checkpoint(tmp_path / "cut.safetensors", nn.Linear(9, 9), META)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * kept) if kept == 0.5 else int(kept)])
-    with pytest.raises(UserError, match=r"cut\.safetensors.*cut"):
+    with pytest.raises(UserError, match=r"cut\.safetensors.*truncated"):
         load_checkpoint(path)
 
 
@@ -150,20 +150,20 @@ def test_one_flipped_bit_is_found(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-50] ^= 1
     path.write_bytes(data)
-    with pytest.raises(UserError, match=r"flip\.safetensors is cut or damaged"):
+    with pytest.raises(UserError, match=r"flip\.safetensors is truncated or damaged"):
         load_checkpoint(path)
 
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
     foreign = tmp_path / "foreign"
     torch.save({"a": torch.zeros(2)}, foreign)
-    with pytest.raises(UserError, match="foreign is not a vqlab checkpoint"):
+    with pytest.raises(UserError, match="foreign must be a vqlab checkpoint"):
         load_checkpoint(foreign)
     safetensors.torch.save_file({"a": torch.zeros(2)}, foreign)
-    with pytest.raises(UserError, match="foreign is not a vqlab checkpoint"):
+    with pytest.raises(UserError, match="foreign must be a vqlab checkpoint"):
         load_checkpoint(foreign)
     foreign.write_text('{"__metadata__": 3}' * 20)
-    with pytest.raises(UserError, match="foreign is not a vqlab training state"):
+    with pytest.raises(UserError, match="foreign must be a vqlab training state"):
         load_state(foreign)
     with pytest.raises(UserError, match="absent does not exist"):
         load_checkpoint(tmp_path / "absent")
@@ -173,10 +173,10 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
 
 def test_kinds_are_told_apart(tmp_path: Path) -> None:
     state = save_state(tmp_path / "state", {"a": 1})
-    with pytest.raises(UserError, match="state is a vqlab training state; a vqlab checkpoint is"):
+    with pytest.raises(UserError, match="state must be a vqlab checkpoint; got a vqlab training"):
         load_checkpoint(state)
     model = save_checkpoint(tmp_path / "model", nn.Linear(1, 1), {})
-    with pytest.raises(UserError, match="model is a vqlab checkpoint; a vqlab training state is"):
+    with pytest.raises(UserError, match="model must be a vqlab training state; got a vqlab check"):
         load_state(model)
 
 
@@ -184,7 +184,7 @@ def test_a_future_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "FORMAT", 2)
         path = save_state(tmp_path / "future", {"a": 1})
-    with pytest.raises(UserError, match="future has format '2'.*update vqlab"):
+    with pytest.raises(UserError, match="future must have format 1; got '2'; update vqlab"):
         load_state(path)
 
 

@@ -102,7 +102,7 @@ def test_recipe_faults_are_sentences(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("a: [1\n")
     with pytest.raises(UserError, match="not valid YAML"):
         read_recipe(tmp_path / "bad.yaml")
-    with pytest.raises(UserError, match="beside it lie bad.yaml, list.yaml"):
+    with pytest.raises(UserError, match="its folder contains bad.yaml, list.yaml"):
         read_recipe(tmp_path / "baad.yaml")
     (tmp_path / "empty.yaml").write_text("")
     assert read_recipe(tmp_path / "empty.yaml") == {}

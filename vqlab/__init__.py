@@ -2,9 +2,9 @@
 
 import vqlab
 outcome = vqlab.train("vqvae", category="cable", preset="quick")
-model = vqlab.load("champion", category="cable")     # or a run, or a checkpoint file
-prediction = model.score(array)                      # (H, W, 3) uint8, or a path
-prediction                                           # in a notebook: its panels
+model = vqlab.load("champion", category="cable")  # or a run, or a checkpoint file
+prediction = model.score(array)  # (H, W, 3) uint8, or a path
+prediction  # in a notebook: its panels
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def train(
 ) -> Outcome:
     """Train one model as `vqlab train` does: `train("vqvae", "training.epochs=3")`.
 
-    data: a data set. good, bad: instead of it, a folder of good images and one of bad images.
-    Raises UserError for every mistake in settings or data.
+    data: folder of a dataset. good, bad: instead, folders of normal and of anomalous images.
+    Raises UserError for errors in settings or data.
     """
     from vqlab.recipes import Folders, recipe_tree
     from vqlab.run import resolve, run
@@ -56,9 +56,8 @@ def train(
 def load(
     reference: str = "champion", *, category: str | None = None, mlruns: str | Path = "mlruns"
 ) -> Model:
-    """The champion of a category, the model of a run (id, start of it, name), or a checkpoint.
-
-    Raises UserError where there is no such thing.
+    """Load the champion of a category, the model of a run (run ID, unique ID prefix or name), or a
+    checkpoint file. Raises UserError if it does not exist.
     """
     from vqlab.predict import load_model
 

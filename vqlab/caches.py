@@ -1,7 +1,7 @@
-"""Folders in which libraries keep what they compiled or looked up, where HOME cannot be written.
+"""Cache folders of numba and matplotlib if HOME is not writable.
 
-numba ends the process where it finds no such folder, and matplotlib warns at every start. A
-variable that the user set is left alone.
+Without a cache folder numba ends the process, and matplotlib warns at every start. Environment
+variables that the user set are not changed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def set_folders() -> None:
-    """Set `MPLCONFIGDIR` and `NUMBA_CACHE_DIR` to temporary folders, each only where needed."""
+    """Set `MPLCONFIGDIR` and `NUMBA_CACHE_DIR` to temporary folders if necessary."""
     if _home_is_writable():
         return
     user = os.getuid() if hasattr(os, "getuid") else "user"
@@ -24,10 +24,10 @@ def set_folders() -> None:
 
 def _home_is_writable() -> bool:
     try:
-        place = Path.home() / ".cache"
-    except RuntimeError:  # this user has none
+        folder = Path.home() / ".cache"
+    except RuntimeError:  # the user has no home
         return False
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    # Nobody makes a home where there is none.
-    return place != Path.home().parent and os.access(place, os.W_OK | os.X_OK)
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    # A missing home folder is not created.
+    return folder != Path.home().parent and os.access(folder, os.W_OK | os.X_OK)

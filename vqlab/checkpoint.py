@@ -37,64 +37,61 @@ _LENGTH = struct.Struct("<Q")
 def save_checkpoint(
     path: Path, detector: nn.Module, meta: Mapping[str, Any], backbone: nn.Module | None = None
 ) -> Path:
-    """Write a detector's state dict and `meta` (plain JSON values) to `path`; returns `path`.
+    """Write a detector's state dict and `meta` (JSON values) to `path`; return `path`.
 
-    A backbone's state dict goes beside it, each key after `backbone.`.
-    Raises UserError where the place cannot be written (an older file there stays as it was), and
-    TypeError for values that are neither a tensor nor JSON.
+    Keys of the backbone's state dict get the prefix `backbone.`. Raises UserError if the file
+    cannot be written (an existing file is not changed), and TypeError for values that are neither
+    a tensor nor JSON.
     """
-    tensors = {}
-    frozen = backbone.state_dict() if backbone is not None else {}
-    state = {BACKBONE + key: value for key, value in frozen.items()}
-    for key, value in [*detector.state_dict().items(), *state.items()]:
+    tensors = dict(detector.state_dict())
+    for key in tensors:
+        if key.startswith(BACKBONE):
+            raise TypeError(f"a detector's state must not begin with {BACKBONE!r}; got {key!r}.")
+    if backbone is not None:
+        tensors |= {BACKBONE + key: value for key, value in backbone.state_dict().items()}
+    for key, value in tensors.items():
         if not isinstance(value, Tensor):
             raise TypeError(
                 f"state dict entry {key!r} must be a tensor; got {type(value).__name__}."
             )
-        if key.startswith(BACKBONE) != (key in state):
-            raise TypeError(f"a detector's state must not begin with {BACKBONE!r}; got {key!r}.")
-        tensors[key] = value
     _write(path, CHECKPOINT, tensors, json.dumps(meta))
     return path
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state dict (on the CPU) and `meta` of a checkpoint; `split_state` parts the former.
+    """Load the state dict (on the CPU) and `meta` of a checkpoint; see also `split_state`.
 
-    Raises UserError naming the file where it is missing, cut, damaged, not a checkpoint, or
-    written by a newer vqlab.
+    Raises UserError if the file is missing, truncated, damaged, not a checkpoint, or written by a
+    newer vqlab.
     """
-    tensors, meta = _read(path, CHECKPOINT)
-    return tensors, meta
+    return _read(path, CHECKPOINT)
 
 
-def split_state(
-    tensors: Mapping[str, Tensor],
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The state dicts of the detector and of its backbone."""
-    detector = {k: value for k, value in tensors.items() if not k.startswith(BACKBONE)}
-    backbone = {k.removeprefix(BACKBONE): tensors[k] for k in tensors if k not in detector}
+def split_state(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the state dicts of the detector and of its backbone."""
+    detector = {key: value for key, value in tensors.items() if not key.startswith(BACKBONE)}
+    backbone = {k.removeprefix(BACKBONE): v for k, v in tensors.items() if k not in detector}
     return detector, backbone
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> Path:
-    """Write a training state: dicts (keys str, int, float, bool or None), lists and tuples, nested
-    as you like, of tensors and JSON values; returns `path`. Raises as `save_checkpoint` does."""
+    """Write a training state: nested dicts (keys str, int, float, bool or None), lists and tuples
+    of tensors and JSON values; return `path`. Raises as `save_checkpoint`."""
     tensors: dict[str, Tensor] = {}
-    skeleton = _take_apart(state, tensors, "state")
-    _write(path, STATE, tensors, json.dumps(skeleton))
+    _write(path, STATE, tensors, json.dumps(_encode(state, tensors, "state")))
     return path
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """What `save_state` was given, bit for bit, tensors on the CPU. Raises as `load_checkpoint`."""
-    tensors, skeleton = _read(path, STATE)
-    state: dict[str, Any] = _put_together(skeleton, tensors)
+    """Return the state that `save_state` wrote, bit for bit, with tensors on the CPU. Raises as
+    `load_checkpoint`."""
+    tensors, encoded = _read(path, STATE)
+    state: dict[str, Any] = _decode(encoded, tensors)
     return state
 
 
-def _take_apart(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
-    """Encode `value` as JSON: scalars unchanged, others as [kind, content]."""
+def _encode(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
+    """Encode `value` as JSON: scalars unchanged, others as [kind, content]; collect its tensors."""
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, int):
@@ -110,45 +107,46 @@ def _take_apart(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
         for key, inner in value.items():
             if not (key is None or isinstance(key, (bool, int, float, str))):
                 raise TypeError(f"{where} has the key {key!r}; keys must be JSON scalars.")
-            pairs.append([key, _take_apart(inner, tensors, f"{where}[{key!r}]")])
+            pairs.append([key, _encode(inner, tensors, f"{where}[{key!r}]")])
         return ["dict", pairs]
     if isinstance(value, (list, tuple)):
         kind = "list" if isinstance(value, list) else "tuple"
-        return [kind, [_take_apart(v, tensors, f"{where}[{i}]") for i, v in enumerate(value)]]
+        return [kind, [_encode(v, tensors, f"{where}[{i}]") for i, v in enumerate(value)]]
     raise TypeError(
         f"{where} must be a tensor, a JSON value, a dict, a list or a tuple; "
         f"got {type(value).__name__}."
     )
 
 
-def _put_together(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if not isinstance(skeleton, list):
-        return skeleton
-    kind, inside = skeleton
+def _decode(encoded: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Invert `_encode`."""
+    if not isinstance(encoded, list):
+        return encoded
+    kind, content = encoded
     if kind == "tensor":
-        return tensors[inside]
+        return tensors[content]
     if kind == "dict":
-        return {key: _put_together(value, tensors) for key, value in inside}
-    values = [_put_together(value, tensors) for value in inside]
+        return {key: _decode(value, tensors) for key, value in content}
+    values = [_decode(value, tensors) for value in content]
     return values if kind == "list" else tuple(values)
 
 
 def _write(path: Path, kind: str, tensors: Mapping[str, Tensor], text: str) -> None:
-    # Clones, because safetensors refuses tensors that share memory (tied weights).
-    plain = {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}
-    header = {"kind": kind, "format": str(FORMAT), "json": text, "sha256": _digest(plain, text)}
-    data = safetensors.torch.save(plain, metadata=header)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Clone, because safetensors refuses tensors that share memory (tied weights).
+    clones = {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}
+    header = {"kind": kind, "format": str(FORMAT), "json": text, "sha256": _digest(clones, text)}
+    data = safetensors.torch.save(clones, metadata=header)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with beside.open("wb") as file:
+            with temporary.open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(beside, path)
+            os.replace(temporary, path)
         except BaseException:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)
     except OSError as error:
@@ -158,7 +156,7 @@ def _write(path: Path, kind: str, tensors: Mapping[str, Tensor], text: str) -> N
                 "free some space and try again."
             ) from None
         raise UserError(
-            f"{path} cannot be written: {error.strerror or error}; choose a writable place."
+            f"{path} cannot be written: {error.strerror or error}; choose a writable path."
         ) from None
 
 
@@ -180,19 +178,18 @@ def _read(path: Path, kind: str) -> tuple[dict[str, Tensor], Any]:
     except OSError as error:
         raise UserError(f"{kind} {path} cannot be read: {error.strerror}.") from None
     header = _header(data)
-    found = header.get("kind")
-    if found not in (CHECKPOINT, STATE):
+    if header.get("kind") not in (CHECKPOINT, STATE):
         raise UserError(
-            f"{path} is not a {kind} (no header of one; it may be cut, or another program's "
-            "file); give a file that vqlab wrote."
+            f"{path} must be a {kind}; its header is missing, so it is truncated or was written by "
+            "another program; choose a file that vqlab wrote."
         )
     if header.get("format") != str(FORMAT):
         raise UserError(
-            f"{path} has format {header.get('format')!r}, and this vqlab reads {FORMAT}; "
-            "update vqlab, or train again."
+            f"{path} must have format {FORMAT}; got {header.get('format')!r}; update vqlab, or "
+            "train again."
         )
-    if found != kind:
-        raise UserError(f"{path} is a {found}; a {kind} is needed here.")
+    if header["kind"] != kind:
+        raise UserError(f"{path} must be a {kind}; got a {header['kind']}.")
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load(data)
     except (SafetensorError, ValueError) as error:
@@ -203,7 +200,7 @@ def _read(path: Path, kind: str) -> tuple[dict[str, Tensor], Any]:
 
 
 def _damaged(path: Path, reason: str) -> str:
-    return f"{path} is cut or damaged ({reason}); copy it again, or train again."
+    return f"{path} is truncated or damaged ({reason}); copy it again, or train again."
 
 
 def _header(data: bytes) -> dict[str, str]:
@@ -218,7 +215,7 @@ def _header(data: bytes) -> dict[str, str]:
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
-    """sha256 over the JSON text and every tensor's name, type, shape and bytes."""
+    """Return the SHA-256 of the JSON text and of name, type, shape and bytes of every tensor."""
     sha = hashlib.sha256(text.encode())
     for key in sorted(tensors):
         tensor = tensors[key]

@@ -1,11 +1,10 @@
 """Settings: a recipe (YAML) and dotted overrides become validated, frozen settings.
 
-`Settings` is the base class of every section; a section lives beside the code that uses it.
+`Settings` is the base class of every section; sections are defined beside the code that uses them.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -15,7 +14,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from vqlab.errors import UserError
+from vqlab.errors import UserError, did_you_mean
 
 S = TypeVar("S", bound="Settings")
 Tree = dict[str, Any]
@@ -36,9 +35,9 @@ def read_recipe(path: Path) -> Tree:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        near = sorted(p for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        names = f"; beside it lie {', '.join(p.name for p in near)}" if near else ""
-        raise UserError(f"recipe {path} does not exist{names}.") from None
+        names = ", ".join(sorted(file.name for file in path.parent.glob("*.yaml")))
+        hint = f"; its folder contains {names}" if names else ""
+        raise UserError(f"recipe {path} does not exist{hint}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"recipe {path} cannot be read: {error}.") from None
     try:
@@ -61,15 +60,13 @@ def _with_names(tree: Tree, written: Mapping[str, Any]) -> Tree:
     return tree
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
-    """Return `base` recursively updated with `over`; neither is changed."""
-    merged: Tree = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(below, Mapping):
-            merged[key] = merge(below, value)
-        else:
-            merged[key] = value
+def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> Tree:
+    """Return `base` recursively updated with `update`; neither is changed."""
+    merged: Tree = {**base, **update}
+    for key, value in update.items():
+        section = base.get(key)
+        if isinstance(value, Mapping) and isinstance(section, Mapping):
+            merged[key] = merge(section, value)
     return merged
 
 
@@ -123,17 +120,16 @@ def validate(kind: type[S], tree: Mapping[str, Any], prefix: str = "") -> S:
 def _sentences(kind: type[Settings], error: ValidationError, prefix: str) -> list[str]:
     sentences = []
     for fault in error.errors():
-        path = prefix + ".".join(str(part) for part in fault["loc"])
+        path = prefix + ".".join(map(str, fault["loc"]))
         if fault["type"] == "extra_forbidden":
-            known = _paths(kind, prefix)
-            siblings = [p for p in known if p.rpartition(".")[0] == path.rpartition(".")[0]]
-            near = difflib.get_close_matches(path, known, n=1, cutoff=0.6)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(siblings)}."
+            paths = _paths(kind, prefix)
+            siblings = [p for p in paths if p.rpartition(".")[0] == path.rpartition(".")[0]]
+            hint = did_you_mean(path, paths) or f"known: {', '.join(siblings)}."
             sentences.append(f"setting {path} does not exist; {hint}")
-            continue
-        wanted = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
-        got = "" if isinstance(fault["input"], Mapping) else f"; got {fault['input']!r}"
-        sentences.append(f"setting {path or prefix or kind.__name__}: {wanted}{got}.")
+        else:
+            problem = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            got = "" if isinstance(fault["input"], Mapping) else f"; got {fault['input']!r}"
+            sentences.append(f"setting {path or prefix or kind.__name__}: {problem}{got}.")
     return sentences
 
 

@@ -1,4 +1,4 @@
-"""The error for mistakes of users, in a module without heavy imports."""
+"""The error for invalid input, in a module without heavy imports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake of the user, in one sentence: what must be what; the value; what to do.
+    """Invalid input, described in one sentence: who must be what; got what; what to do.
 
     The command line prints it without a traceback and exits with status 2.
     """
@@ -16,5 +16,5 @@ class UserError(Exception):
 def did_you_mean(word: str, names: Iterable[str]) -> str:
     """Return `did you mean cable?` for the closest of `names` to `word`; empty if none is close."""
     by_lower = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
-    return f"did you mean {by_lower[near[0]]}?" if near else ""
+    matches = difflib.get_close_matches(word.lower(), by_lower, n=1)
+    return f"did you mean {by_lower[matches[0]]}?" if matches else ""

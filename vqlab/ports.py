@@ -12,7 +12,7 @@ from vqlab.errors import UserError
 
 
 def cannot_listen(host: str, port: int, error: OSError) -> UserError:
-    """Return the error on an address that no server can listen on."""
+    """Return the error for an address on which no server can listen."""
     if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
         return UserError(
             f"host {host} is not an address of this machine; give one with --host, e.g. 127.0.0.1."
@@ -30,7 +30,7 @@ def require_free(host: str, port: int) -> None:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         with socket.socket(family, kind, protocol) as listener:
-            # As servers do: a port that was closed a moment ago counts as free.
+            # As servers do: a port that was just closed counts as free.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
             listener.listen(1)
@@ -63,14 +63,13 @@ def names_of(host: str) -> list[str]:
 def _addresses() -> list[str]:
     import psutil
 
-    families = (socket.AF_INET, socket.AF_INET6)
-    every = [
-        address.address.partition("%")[0]
-        for addresses in psutil.net_if_addrs().values()
-        for address in addresses
-        if address.family in families
+    addresses = [
+        entry.address.partition("%")[0]
+        for entries in psutil.net_if_addrs().values()
+        for entry in entries
+        if entry.family in (socket.AF_INET, socket.AF_INET6)
     ]
-    return [a for a in every if not ipaddress.ip_address(a).is_loopback]
+    return [each for each in addresses if not ipaddress.ip_address(each).is_loopback]
 
 
 def _bracketed(host: str) -> str:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vqlab.config import Tree, merge, nest, parse_overrides, read_recipe
-from vqlab.errors import UserError
+from vqlab.errors import UserError, did_you_mean
 from vqlab.experiment_files import LOCAL, PRESETS, find, hint, locate, names, shipped
 
 ALL = "all"
 """Instead of a recipe: compare several recipes (sweeps only)."""
 BASE = "base"
-"""Key of a recipe with the recipe that it extends."""
+"""Key of a recipe that names the recipe that it extends."""
 
 
 class Folders(NamedTuple):
@@ -26,17 +25,19 @@ class Folders(NamedTuple):
     bad: Path | str | None = None
 
     def over(self, tree: Mapping[str, Any]) -> Tree:
-        """Return `tree` with these images instead of its own; unchanged if none are given.
+        """Return `tree` with these images instead of its own; unchanged if there are none.
 
-        Raises UserError where a data set and a folder are given, or bad images alone.
+        Raises UserError for a dataset together with a folder, and for anomalous images alone.
         """
         if self.root is not None and (self.good is not None or self.bad is not None):
             raise UserError(
-                "--data must be a data set, --good and --bad folders of images; got both kinds; "
-                "leave one out."
+                "--data (a dataset) and --good, --bad (folders of images) are mutually exclusive; "
+                "got both; omit one."
             )
         if self.bad is not None and self.good is None:
-            raise UserError(f"--bad {self.bad} must have good images beside it; add --good FOLDER.")
+            raise UserError(
+                f"--bad {self.bad} must be used with a folder of normal images; add --good FOLDER."
+            )
         if self == Folders():
             return dict(tree)
         texts = {key: path and str(path) for key, path in self._asdict().items()}
@@ -50,22 +51,22 @@ class Folders(NamedTuple):
 
     @property
     def category(self) -> str | None:
-        """The name of the folder of good images, which its category has unless it is named."""
+        """Name of the folder of normal images: the default name of their category."""
         return None if self.good is None else Path(self.good).expanduser().absolute().name
 
 
 Data = Path | str | Folders | None
-"""A data set's folder, or `Folders`."""
+"""Folder of a dataset, or `Folders`."""
 
 
 def as_folders(data: Data) -> Folders:
-    """Return `Folders`, in which a path alone is a data set."""
+    """Return `Folders`; a path is the folder of a dataset."""
     return data if isinstance(data, Folders) else Folders(data)
 
 
 def recipe_path(recipe: str) -> Path:
-    """Return the file that a recipe's path or name means: a file of that path, else the one of that
-    name in `experiments/`, here or as shipped. Raises UserError where there is neither."""
+    """Return the file of a recipe: the file at this path, else the local or bundled file of this
+    name in `experiments/`. Raises UserError if there is none."""
     path = Path(recipe)
     if path.is_file():
         return path
@@ -94,10 +95,10 @@ def recipe_tree(
         )
     if recipe == ALL and not Path(recipe).is_file() and locate(recipe) is None:
         raise UserError(
-            "the recipe must be one recipe; got all, which only a sweep compares; name one, e.g. "
-            "vqvae, or write `vqlab sweep all`."
+            "the recipe must be one recipe; got all, which only a sweep compares; choose one, e.g. "
+            "vqvae, or use `vqlab sweep all`."
         )
-    tree = _based(recipe_path(recipe), ())
+    tree = _with_base(recipe_path(recipe))
     if preset != "full":
         tree = merge(tree, _preset(preset, tree, compared))
     folders = as_folders(data)
@@ -115,37 +116,37 @@ def recipe_trees(
     data: Data = None,
     preset: str = "full",
 ) -> dict[str, Tree]:
-    """The tree of each of several recipes, by name; `vqflow.training.epochs=3` overrides the one of
-    that name alone, `training.epochs=3` all of them."""
+    """Return the trees of several recipes by name; `vqflow.training.epochs=3` overrides only the
+    recipe of that name, `training.epochs=3` all of them."""
     names = list(recipes)
     trees = {}
     for recipe in names:
-        others = tuple(f"{name}." for name in names if name != recipe)
-        selected = [word for word in overrides if not word.startswith(others)]
-        selected = [word.removeprefix(f"{recipe}.") for word in selected]
+        prefixes = tuple(f"{name}." for name in names if name != recipe)
+        selected = [text for text in overrides if not text.startswith(prefixes)]
+        selected = [text.removeprefix(f"{recipe}.") for text in selected]
         trees[recipe] = recipe_tree(recipe, selected, category, data, preset, compared=True)
     return trees
 
 
-def _based(path: Path, above: tuple[Path, ...]) -> Tree:
-    """The tree of a recipe over that of its `base`; `above`: the recipes that are based on it."""
+def _with_base(path: Path, derived: tuple[Path, ...] = ()) -> Tree:
+    """Return the tree of a recipe merged into that of its `base`. derived: recipes based on it."""
     tree = read_recipe(path)
     if BASE not in tree:
         return tree
-    chain = (*above, path)
+    chain = (*derived, path)
     base = _base_path(path, tree.pop(BASE))
-    for number, ancestor in enumerate(chain):
-        if base.resolve() == ancestor.resolve():
-            circle = " -> ".join(map(str, (*chain[number:], base)))
+    for index, recipe in enumerate(chain):
+        if base.resolve() == recipe.resolve():
+            cycle = " -> ".join(map(str, (*chain[index:], base)))
             raise UserError(
-                f"recipe {path} must not be based on itself; got {circle}; take one `base` out."
+                f"recipe {path} must not be based on itself; got {cycle}; remove one `base`."
             )
-    return merge(_based(base, chain), tree)
+    return merge(_with_base(base, chain), tree)
 
 
 def _base_path(path: Path, base: object) -> Path:
-    """The file that the `base` of the recipe `path` means: a path from where it lies, or a name,
-    looked for beside it, in the folder above and under experiments/, here and as shipped."""
+    """Return the file of the `base` of the recipe `path`: a path relative to the recipe, or a name
+    in the recipe's folder, its parent folder, or the local or bundled `experiments/`."""
     if not isinstance(base, str) or not base:
         raise UserError(
             f"recipe {path}: base must be the name or the path of a recipe; got {base!r}."
@@ -159,15 +160,15 @@ def _base_path(path: Path, base: object) -> Path:
         if candidate.is_file() and candidate.resolve() != path.resolve():
             return candidate
     available = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")} - {path.stem})
-    near = difflib.get_close_matches(Path(base).stem, available, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(available) or 'none'}."
+    hint = did_you_mean(Path(base).stem, available)
+    hint = hint or f"there are {', '.join(available) or 'none'}."
     raise UserError(f"recipe {path}: base must be a recipe that exists; got {base!r}; {hint}")
 
 
 def _preset(name: str, tree: Tree, compared: bool) -> Tree:
-    """Return what a preset says to a recipe: its section of the recipe's detector in `detectors`
-    over the rest, and for recipes that are compared the section `comparison`, of the same form,
-    over both. What the recipe turned off (0 or false) stays off: a preset makes work smaller only.
+    """Return the settings of a preset for a recipe: the general ones, updated with those of the
+    recipe's detector in section `detectors`; if compared, also with the section `comparison`, of
+    the same form. Settings that the recipe turns off (0 or false) stay off.
     """
     path = locate(name, PRESETS)
     if path is None:
@@ -179,18 +180,18 @@ def _preset(name: str, tree: Tree, compared: bool) -> Tree:
     detector = section.get("name", "vqvae") if isinstance(section, dict) else section
     result: Tree = {}
     for part in (preset, comparison) if compared else (preset,):
-        of_detectors = part.pop("detectors", {})
-        result = merge(merge(result, part), of_detectors.get(detector, {}))
-    return _left_on(result, tree)
+        detectors = part.pop("detectors", {})
+        result = merge(merge(result, part), detectors.get(detector, {}))
+    return _without_disabled(result, tree)
 
 
-def _left_on(preset: Mapping[str, Any], tree: Mapping[str, Any]) -> Tree:
+def _without_disabled(preset: Mapping[str, Any], tree: Mapping[str, Any]) -> Tree:
     """Return the preset without settings that are 0 or false in `tree`."""
     result: Tree = {}
     for key, value in preset.items():
-        below = tree.get(key)
-        if isinstance(value, Mapping) and isinstance(below, Mapping):
-            result[key] = _left_on(value, below)
-        elif not isinstance(below, int | float) or below:
+        setting = tree.get(key)
+        if isinstance(value, Mapping) and isinstance(setting, Mapping):
+            result[key] = _without_disabled(value, setting)
+        elif not isinstance(setting, int | float) or setting:
             result[key] = value
     return result

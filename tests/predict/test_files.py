@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vqlab.predict import find_images
+from vqlab.predict.files import find_images
 from vqlab.types import UserError
 
 

@@ -36,7 +36,7 @@ def test_auto_keeps_the_highest_scores(tmp_path: Path, monkeypatch: pytest.Monke
     chosen = Pictures("auto", tmp_path)
     scores = [float(s) for s in np.random.default_rng(0).integers(0, 20, 60)]
     for index, score in enumerate(scores):
-        if chosen.wanted(score):
+        if chosen.accepts(score):
             (tmp_path / f"{index}.png").touch()
             chosen.add(row(score, f"{index}.png"))
     best = sorted(range(60), key=lambda i: (-scores[i], i))[:5]
@@ -44,5 +44,5 @@ def test_auto_keeps_the_highest_scores(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_none_wants_none_and_all_wants_all(tmp_path: Path) -> None:
-    assert not Pictures("none", tmp_path).wanted(9.0)
-    assert Pictures("all", tmp_path).wanted(-9.0)
+    assert not Pictures("none", tmp_path).accepts(9.0)
+    assert Pictures("all", tmp_path).accepts(-9.0)

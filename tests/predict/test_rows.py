@@ -10,8 +10,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqlab.predict import COLUMNS, PredictedFile, Predictions, file_path, file_text, read_rows
-from vqlab.predict.rows import MAX_ROWS, write_tables
+from vqlab.predict import PredictedFile, Predictions, read_rows
+from vqlab.predict.rows import COLUMNS, MAX_ROWS, file_path, file_text, write_tables
 
 NAMES = [b"a,b.png", b'a"b.png', b"a\nb\r.png", b"Gut_\xfc.png", b"file:", b"=1+1.png", b" \\xfc"]
 PARTS = st.binary(min_size=1, max_size=30).filter(lambda b: not set(b) & {0, ord("/")})

@@ -16,7 +16,8 @@ from PIL import Image
 from small_photos import write_photo
 
 from vqlab.model import Model, Prediction
-from vqlab.predict import file_path, pictures, predict_files, read_rows
+from vqlab.predict import pictures, predict_files, read_rows
+from vqlab.predict.rows import file_path
 from vqlab.types import UserError
 
 Photos = Callable[[int], Path]

@@ -11,17 +11,10 @@ from vqlab.data import IMAGE_SUFFIXES
 from vqlab.text import visible
 from vqlab.types import UserError
 
-SYSTEM_NAMES = frozenset(
-    {
-        "thumbs.db",
-        "desktop.ini",
-        "__macosx",
-        "@eadir",
-        "$recycle.bin",
-        "system volume information",
-        "lost+found",
-    }
-)
+_SYSTEM_NAMES = {
+    "thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information",
+    "lost+found",
+}  # fmt: skip
 """Files and folders created by operating systems and storage servers, in lower case."""
 _NAMES_IN_NOTE = 3
 
@@ -41,14 +34,14 @@ class ImageFiles:
         """Sentences on skipped files."""
         if not self.skipped_count:
             return []
-        more = ", ..." if self.skipped_count > len(self.skipped) else ""
-        names = ", ".join(map(visible, self.skipped)) + more
-        return [f"skipped files without an image extension: {self.skipped_count} ({names})"]
+        names = [*map(visible, self.skipped), *["..."] * (self.skipped_count > len(self.skipped))]
+        count = f"{self.skipped_count} ({', '.join(names)})"
+        return [f"skipped files without an image extension: {count}"]
 
 
 def is_system(name: str) -> bool:
     """Return whether a file or folder of this name is hidden or a system file."""
-    return name.startswith(".") or name.lower() in SYSTEM_NAMES
+    return name.startswith(".") or name.lower() in _SYSTEM_NAMES
 
 
 def find_images(paths: Sequence[Path], exclude: Path | None = None) -> ImageFiles:
@@ -59,7 +52,7 @@ def find_images(paths: Sequence[Path], exclude: Path | None = None) -> ImageFile
     with the reason. Raises UserError for a missing path and for a folder without images.
     """
     images = ImageFiles()
-    excluded = None if exclude is None else os.path.realpath(exclude)
+    excluded = set() if exclude is None else {os.path.realpath(exclude)}
     visited: set[str] = set()
     for path in paths:
         if not os.path.exists(path):
@@ -67,7 +60,8 @@ def find_images(paths: Sequence[Path], exclude: Path | None = None) -> ImageFile
                 f"image {visible(path)} does not exist; pass image files or a folder of them."
             )
         if os.path.isdir(path):
-            entries = list(_Walk(images, excluded).entries(str(path), os.path.realpath(path)))
+            real = os.path.realpath(path)
+            entries = list(_walk(str(path), real, excluded - {real}, images))
             if not entries:
                 raise UserError(
                     f"folder {visible(path)} contains no images "
@@ -82,43 +76,37 @@ def find_images(paths: Sequence[Path], exclude: Path | None = None) -> ImageFile
     return images
 
 
-@dataclass
-class _Walk:
-    """A walk through one folder that enters each folder once, even if links form a loop."""
+def _walk(
+    folder: str, real: str, entered: set[str], images: ImageFiles
+) -> Iterator[tuple[str, str, str]]:
+    """Yield the path, the real path and the error of each image file below `folder`.
 
-    images: ImageFiles
-    excluded: str | None
-    """Folder that is not entered, unless the walk starts there."""
-    entered: set[str] = field(default_factory=set)
-
-    def entries(self, folder: str, real: str) -> Iterator[tuple[str, str, str]]:
-        """Yield the path, the real path and the error of each image file below `folder`."""
-        if real in self.entered or (self.entered and real == self.excluded):
-            return
-        self.entered.add(real)
-        try:
-            with os.scandir(folder) as iterator:
-                inside = sorted(iterator, key=lambda entry: entry.name)
-        except OSError as error:
-            yield folder, real, f"the folder cannot be listed: {error.strerror}"
-            return
-        for entry in inside:
-            if is_system(entry.name):
-                continue
-            link = entry.is_symlink()
-            target = os.path.realpath(entry.path) if link else os.path.join(real, entry.name)
-            if os.path.isdir(entry.path) if link else entry.is_dir():
-                yield from self.entries(entry.path, target)
-            elif _is_image(entry.name) or (link and not os.path.exists(entry.path)):
-                yield entry.path, target, _error(entry.path)
-            else:
-                self.images.skipped_count += 1
-                if len(self.images.skipped) < _NAMES_IN_NOTE:
-                    self.images.skipped.append(entry.name)
-
-
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    entered: real paths of folders that are not entered (again), since links may form a loop. Other
+    files are counted as skipped in `images`.
+    """
+    if real in entered:
+        return
+    entered.add(real)
+    try:
+        with os.scandir(folder) as iterator:
+            entries = sorted(iterator, key=lambda entry: entry.name)
+    except OSError as error:
+        yield folder, real, f"the folder cannot be listed: {error.strerror}"
+        return
+    for entry in entries:
+        if is_system(entry.name):
+            continue
+        link = entry.is_symlink()
+        target = os.path.realpath(entry.path) if link else os.path.join(real, entry.name)
+        is_image = os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
+        if os.path.isdir(entry.path) if link else entry.is_dir():
+            yield from _walk(entry.path, target, entered, images)
+        elif is_image or (link and not os.path.exists(entry.path)):
+            yield entry.path, target, _error(entry.path)
+        else:
+            images.skipped_count += 1
+            if len(images.skipped) < _NAMES_IN_NOTE:
+                images.skipped.append(entry.name)
 
 
 def _error(path: str) -> str:

@@ -111,8 +111,7 @@ class ResultsFolder:
 
     def rows(self) -> Iterator[PredictedFile]:
         """Yield the rows of the journal."""
-        for _, tree in _lines(self._journal):
-            yield row_from(tree)
+        return (row_from(tree) for _, tree in _lines(self._journal))
 
     def complete(self) -> None:
         """Replace the previous prediction by the new one, after its tables were written."""
@@ -125,15 +124,12 @@ class ResultsFolder:
             return
         if (self.partial / JSON_NAME).exists():
             pictures = {row.picture for row in read_rows(self.partial / JSON_NAME) if row.picture}
-            for name in pictures:
-                if (self.partial / name).exists():
-                    os.replace(self.partial / name, self.path / name)
             for old in self.path.glob(f"*{SUFFIX}"):
                 if old.name not in pictures:
                     old.unlink()
-        for name in (CSV_NAME, JSON_NAME):  # JSON last: it lists the pictures
-            if (self.partial / name).exists():
-                os.replace(self.partial / name, self.path / name)
+            for name in (*pictures, CSV_NAME, JSON_NAME):  # JSON last: it lists the pictures
+                if (self.partial / name).exists():
+                    os.replace(self.partial / name, self.path / name)
         shutil.rmtree(self.partial)
 
     @property
@@ -149,11 +145,11 @@ def open_results(results: Path) -> Iterator[ResultsFolder]:
     prediction.
     """
     path = Path(os.path.realpath(results))
-    others = sorted(p.name for p in path.glob("*") if not _is_output(p.name))
-    if others:
+    foreign = sorted(p.name for p in path.glob("*") if not _is_output(p.name))
+    if foreign:
         raise UserError(
             f"results folder {visible(results)} must be empty or written by predict; it contains "
-            f"{visible(others[0])}; choose another with --output."
+            f"{visible(foreign[0])}; choose another with --output."
         )
     lock = FileLock(path / _LOCK, timeout=0)
     try:

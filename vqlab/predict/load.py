@@ -31,16 +31,15 @@ def load_model(reference: str, category: str | None, mlruns: Path) -> Model:
     return Model.load(record.checkpoint())
 
 
-def _require_category(what: str, trained: Sequence[str], category: str | None) -> None:
+def _require_category(model: str, trained: Sequence[str], category: str | None) -> None:
     """Raise UserError unless `category` is None or among the `trained` categories."""
     if category is None or category in trained:
         return
     from vqlab.tracking import matches_categories
 
-    if matches_categories(category, trained):
-        return
-    of = category_text(trained) or "no category"
-    raise UserError(
-        f"{what} must be trained on {category}; it was trained on {of}; choose a model of "
-        f"{category} with --model, or omit --category to use this one."
-    )
+    if not matches_categories(category, trained):
+        raise UserError(
+            f"{model} must be trained on {category}; it was trained on "
+            f"{category_text(trained) or 'no category'}; choose a model of {category} with "
+            "--model, or omit --category to use this one."
+        )

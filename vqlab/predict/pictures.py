@@ -9,7 +9,6 @@ from pathlib import Path
 
 from vqlab.predict.rows import PredictedFile
 from vqlab.text import visible
-from vqlab.types import UserError
 
 SUFFIX = "_viz.png"
 MODES = ("auto", "all", "none")
@@ -18,12 +17,6 @@ MAX_AUTO = 200
 _UNSAFE = re.compile(r'[<>:"/\\|?*]')
 _MAX_BYTES = 110
 """Bytes of a file or folder name that are kept in a picture's name."""
-
-
-def require_mode(mode: str) -> None:
-    """Raise UserError unless `mode` is one of `MODES`."""
-    if mode not in MODES:
-        raise UserError(f"--pictures must be one of {', '.join(MODES)}; got {mode!r}.")
 
 
 class Pictures:
@@ -40,7 +33,7 @@ class Pictures:
         self._names: set[str] = set()
         self._numbers: dict[str, int] = {}
 
-    def wanted(self, score: float) -> bool:
+    def accepts(self, score: float) -> bool:
         """Return whether an image with this score gets a picture, given those added so far."""
         if self.mode == "auto" and len(self._highest) == MAX_AUTO:
             return score > self._highest[0][0]
@@ -65,13 +58,11 @@ class Pictures:
         for name in (f"{stem}{SUFFIX}", f"{longer}{SUFFIX}"):
             if _key(name) not in self._names:
                 return name
-        number = self._numbers.get(longer, 1)
-        while True:
+        number = self._numbers.get(longer, 2)
+        while _key(f"{longer}_{number}{SUFFIX}") in self._names:
             number += 1
-            name = f"{longer}_{number}{SUFFIX}"
-            if _key(name) not in self._names:
-                self._numbers[longer] = number
-                return name
+        self._numbers[longer] = number
+        return f"{longer}_{number}{SUFFIX}"
 
 
 def _safe(name: str) -> str:

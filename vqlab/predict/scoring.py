@@ -11,7 +11,7 @@ from PIL import Image
 from vqlab.model import Model
 from vqlab.predict.files import find_images
 from vqlab.predict.folder import Identity, ResultsFolder, identity_of, open_results
-from vqlab.predict.pictures import Pictures, require_mode
+from vqlab.predict.pictures import MODES, Pictures
 from vqlab.predict.rows import UNREADABLE, PredictedFile, Predictions, file_text, write_tables
 from vqlab.text import visible
 from vqlab.types import UserError
@@ -25,7 +25,7 @@ def predict_files(
     *,
     pictures: str = "auto",
     resume: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda scored, total: None,
 ) -> Predictions:
     """Score files and folders; write `scores.csv`, `scores.jsonl` and pictures to `results`.
 
@@ -36,29 +36,30 @@ def predict_files(
     replaced when the new one is complete. Raises UserError for a missing path or an unusable
     results folder; KeyboardInterrupt, with a sentence on how to resume, on interruption.
     """
-    require_mode(pictures)
+    if pictures not in MODES:
+        raise UserError(f"--pictures must be one of {', '.join(MODES)}; got {pictures!r}.")
     images = find_images(paths, results)
     with open_results(results) as folder:
         selection = Pictures(pictures, folder.partial)
         settings = {"model": model.digest, "--pictures": pictures, "vqlab version": __version__}
-        done: set[str] = set()
+        scored: set[str] = set()
         if resume:
-            current = {file_text(path): path for path in images.errors}
+            paths_by_text = {file_text(path): path for path in images.errors}
 
             def reusable(row: PredictedFile, identity: Identity) -> bool:
-                path = current.get(row.file)
+                path = paths_by_text.get(row.file)
                 return path is not None and identity_of(path) == identity
 
             for row in folder.resume(settings, reusable):
-                done.add(row.file)
+                scored.add(row.file)
                 selection.add(row)
         else:
             folder.start(settings)
         try:
-            _score_each(model, images.errors, folder, selection, done, progress)
+            _score_each(model, images.errors, folder, selection, scored, progress)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"interrupted; {len(done)} of {len(images.errors)} images are scored; re-run the "
+                f"interrupted; {len(scored)} of {len(images.errors)} images are scored; re-run the "
                 "command with --resume to score the others."
             ) from None
         summary = Predictions(results, images.notes)
@@ -72,36 +73,36 @@ def _score_each(
     errors: dict[Path, str],
     folder: ResultsFolder,
     pictures: Pictures,
-    done: set[str],
+    scored: set[str],
     progress: Callable[[int, int], None],
 ) -> None:
-    """Score the files that are not in `done`, and add them to it."""
+    """Score the files that are not in `scored`, and add them to it."""
     with folder.journal() as append:
         for path, error in errors.items():
             text = file_text(path)
-            if text in done:
+            if text in scored:
                 continue
             identity = identity_of(path)  # before reading, to detect later changes
             row = _score(model, path, error, pictures)
             append(row, identity)
             pictures.add(row)
-            done.add(text)
-            progress(len(done), len(errors))
+            scored.add(text)
+            progress(len(scored), len(errors))
 
 
-def _score(model: Model, path: Path, known_error: str, pictures: Pictures) -> PredictedFile:
-    """Return the row of a file; draw its picture if it gets one."""
+def _score(model: Model, path: Path, problem: str, pictures: Pictures) -> PredictedFile:
+    """Return the row of a file; draw its picture if it gets one. problem: why it is unreadable."""
     text, threshold = file_text(path), model.thresholds.image
     try:
-        if known_error:
-            raise UserError(known_error)
+        if problem:
+            raise UserError(problem)
         pixels = model.read(path)
     except Exception as error:  # decoders raise many kinds of errors on damaged files
         reason = visible(str(getattr(error, "reason", error)) or type(error).__name__)
         return PredictedFile(text, None, threshold, None, UNREADABLE, reason=reason)
     prediction = model.score(pixels)
     name = ""
-    if pictures.wanted(prediction.score):
+    if pictures.accepts(prediction.score):
         name = pictures.name(path)
         Image.fromarray(prediction.picture(visible(path.name))).save(pictures.folder / name)
     return PredictedFile(

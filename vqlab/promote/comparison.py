@@ -54,12 +54,14 @@ class MetricComparison:
 
     def describe(self, version: int) -> str:
         """Return `is 0.8600, below the champion's 0.9811 (version 3)`. Needs a champion's value."""
-        assert self.champion_value is not None
+        assert self.champion_value is not None and self.gain is not None
         difference = self.value - self.champion_value
-        word = "above" if difference > 0 else "below" if difference < 0 else "equal to"
-        text = f"is {self.value:.4f}, {word} the champion's {self.champion_value:.4f}"
-        short = f", but not by more than min_delta = {self.min_delta:g}"
-        return f"{text} (version {version}){short if (self.gain or 0) > 0 else ''}"
+        relation = "above" if difference > 0 else "below" if difference < 0 else "equal to"
+        text = f"is {self.value:.4f}, {relation} the champion's {self.champion_value:.4f}"
+        text += f" (version {version})"
+        if self.gain > 0:
+            text += f", but not by more than min_delta = {self.min_delta:g}"
+        return text
 
 
 def require_metric(metric: str, without_test: bool) -> None:
@@ -95,9 +97,9 @@ def require_test(record: RunRecord, without_test: bool) -> None:
 
 def deciding_metric(record: RunRecord, champion_values: Mapping[str, float]) -> str:
     """Return the metric that decides by default. Raises UserError if the run has none of them."""
-    names = [name for name in FIRST if math.isfinite(record.metrics.get(name, math.nan))]
-    if names:
-        return next((name for name in names if name in champion_values), names[0])
+    metrics = [name for name in FIRST if math.isfinite(record.metrics.get(name, math.nan))]
+    if metrics:
+        return next((metric for metric in metrics if metric in champion_values), metrics[0])
     raise UserError(
         f"run {record.short} must have one of {', '.join(FIRST)} to be compared; its test "
         "set lacks normal images or defects; add them and train again, or choose a metric with "
@@ -127,14 +129,14 @@ def champion_values(tracker: Tracker, champion: Version, record: RunRecord) -> d
 
     They come from the champion's own run and from later `vqlab evaluate` runs; the newest wins.
     """
-    trained = champion_run(tracker, champion)
+    training = champion_run(tracker, champion)
+    evaluations = tracker.runs(tags={"vqlab.model_run": champion.run_id})
     values: dict[str, float] = {}
-    evaluated = tracker.runs(tags={"vqlab.model_run": champion.run_id})
-    for run in [*evaluated, *([trained] if trained else [])]:
+    for run in filter(None, [*evaluations, training]):
         if _test_data(run) == _test_data(record):
             values = {k: v for k, v in run.metrics.items() if k.startswith("test/")} | values
-    if trained and _validation_data(trained) == _validation_data(record):
-        values |= {k: v for k, v in trained.metrics.items() if k.startswith("validation/")}
+    if training and _validation_data(training) == _validation_data(record):
+        values |= {k: v for k, v in training.metrics.items() if k.startswith("validation/")}
     return values
 
 

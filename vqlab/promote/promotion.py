@@ -32,8 +32,8 @@ from vqlab.run import test_model
 from vqlab.text import category_text
 from vqlab.tracking import CHECKPOINT, RunRecord, Tracker, Version, matches_categories
 
-_LISTED = 8
-"""Candidates that an error lists."""
+_MAX_CANDIDATES = 8
+"""Maximum number of candidates that an error lists."""
 
 
 @dataclass(frozen=True)
@@ -83,34 +83,29 @@ def promote(
     record = _candidate(tracker, category, ref, metric or FIRST[0])
     champion = tracker.registry.by_alias(record.categories)
     if champion is not None and champion.run_id == record.run_id:
-        value = record.metrics.get(metric or FIRST[0])
-        reason = (
-            f"{record.name} is already the champion of {category} (version {champion.version})."
-        )
-        return Promotion(champion.version, False, True, reason, record.run_id, value, None)
+        value, number = record.metrics.get(metric or FIRST[0]), champion.version
+        reason = f"{record.name} is already the champion of {category} (version {number})."
+        return Promotion(number, False, True, reason, record.run_id, value, None)
     require_test(record, without_test)
     if not without_test:
         record = _measured(tracker, record, data)
     values = champion_values(tracker, champion, record) if champion else {}
     metric = metric or (WITHOUT_TEST if without_test else deciding_metric(record, values))
-    compared = MetricComparison(metric, value_of(record, metric), values.get(metric), min_delta)
-    refusal = _refusal(tracker, record, champion, compared, without_test)
+    value, champion_value = value_of(record, metric), values.get(metric)
+    comparison = MetricComparison(metric, value, champion_value, min_delta)
+    refusal = _refusal(tracker, record, champion, comparison, without_test)
     if refusal and not force:
         reason = f"{record.name} was not promoted: {refusal}."
-        return Promotion(
-            None, False, False, reason, record.run_id, compared.value, compared.champion_value
-        )
+        return Promotion(None, False, False, reason, record.run_id, value, champion_value)
     reproduced = reproduce(record, data)
-    reason = _reason(category, champion, compared, forced=bool(refusal))
+    reason = _reason(category, champion, comparison, forced=bool(refusal))
     if without_test:
         reason = f"{reason.removesuffix('.')}; no real test image was used."
     version = _registered(tracker, record)
-    tags = _provenance(record, compared) | {"vqlab.reason": reason, "vqlab.reproduced": reproduced}
-    tracker.registry.set_tags(version, tags)
+    tags = {"vqlab.reason": reason, "vqlab.reproduced": reproduced}
+    tracker.registry.set_tags(version, _provenance(record, comparison) | tags)
     tracker.registry.set_champion(version, champion)
-    return Promotion(
-        version.version, True, True, reason, record.run_id, compared.value, compared.champion_value
-    )
+    return Promotion(version.version, True, True, reason, record.run_id, value, champion_value)
 
 
 def _candidate(tracker: Tracker, category: str, ref: str | None, metric: str) -> RunRecord:
@@ -127,22 +122,20 @@ def _candidate(tracker: Tracker, category: str, ref: str | None, metric: str) ->
             f"{record.tags.get('vqlab.kind', 'run')} with status {record.status}."
         )
     objectives = [record.tags.get(key, "") for key in ("vqlab.objective", "vqlab.chosen_by")]
-    on_test = record.tags.get("vqlab.selected_on") == "test"
-    if on_test or any(objective.startswith("test/") for objective in objectives):
-        what = "epoch was" if on_test else "settings were"
+    epoch_on_test = record.tags.get("vqlab.selected_on") == "test"
+    if epoch_on_test or any(objective.startswith("test/") for objective in objectives):
+        selected = "epoch was" if epoch_on_test else "settings were"
         raise UserError(
-            f"run {record.short} cannot be promoted: its {what} selected on the test set, so its "
-            "test metrics are biased; promote a run selected on validation."
+            f"run {record.short} cannot be promoted: its {selected} selected on the test set, so "
+            "its test metrics are biased; promote a run selected on validation."
         )
     return record
 
 
 def _best_run(tracker: Tracker, category: str, metric: str) -> str:
     """Return the ID of the best run of the category's latest study."""
-    studies = [
-        s for s in tracker.runs(kinds=["study"]) if matches_categories(category, s.categories)
-    ]
-    studies = [study for study in studies if "vqlab.best_run" in study.tags]
+    studies = [run for run in tracker.runs(kinds=["study"]) if "vqlab.best_run" in run.tags]
+    studies = [run for run in studies if matches_categories(category, run.categories)]
     if not studies:
         raise UserError(_candidates(tracker, category, metric))
     best = studies[0].tags["vqlab.best_run"]
@@ -156,9 +149,9 @@ def _best_run(tracker: Tracker, category: str, metric: str) -> str:
 
 
 def _candidates(tracker: Tracker, category: str, metric: str) -> str:
-    """Return the error that lists what could be promoted if no study has a best run."""
+    """Return the error that lists runs to promote, if no study has a best run."""
     runs = [r for r in tracker.runs(kinds=["train", "trial"]) if r.status == "FINISHED"]
-    # A trial without test metrics most likely has no checkpoint any more.
+    # The checkpoint of a trial without test metrics has most likely been deleted.
     runs = [r for r in runs if r.tags["vqlab.kind"] == "train" or _is_tested(r)]
     candidates = [r for r in runs if matches_categories(category, r.categories)]
     if not candidates:
@@ -172,11 +165,11 @@ def _candidates(tracker: Tracker, category: str, metric: str) -> str:
         f"category {category} has no finished study with a best run; choose one of its "
         f"runs with --run ID (make promote CLASS={category} RUN=ID):"
     ]
-    for run in candidates[:_LISTED]:
+    for run in candidates[:_MAX_CANDIDATES]:
         value = f"{run.metrics[metric]:.4f}" if metric in run.metrics else "not measured yet"
         lines.append(f"  {run.run_id[:12]}  {metric} {value}  {run.name}")
-    if len(candidates) > _LISTED:
-        more = len(candidates) - _LISTED
+    if len(candidates) > _MAX_CANDIDATES:
+        more = len(candidates) - _MAX_CANDIDATES
         lines.append(f"  and {more} more: vqlab leaderboard --category {category}")
     return "\n".join(lines)
 
@@ -191,8 +184,8 @@ def _measured(tracker: Tracker, record: RunRecord, data: Path | None) -> RunReco
         return record
     model = Model.load(record.checkpoint())
     config = model_config(model, data)
-    splits = same_data(record, config)
-    test_model(model, config, splits, tracker.amend(record.run_id), Path("results"))
+    run = tracker.amend(record.run_id)
+    test_model(model, config, same_data(record, config), run, Path("results"))
     return tracker.find(record.run_id)
 
 
@@ -200,53 +193,54 @@ def _refusal(
     tracker: Tracker,
     record: RunRecord,
     champion: Version | None,
-    compared: MetricComparison,
+    comparison: MetricComparison,
     without_test: bool,
 ) -> str:
     """Return why the run must not become champion; empty if it may."""
-    if champion is None or compared.sufficient:
+    if champion is None or comparison.sufficient:
         return ""
-    if compared.champion_value is not None:
-        return f"its {compared.metric} {compared.describe(champion.version)}"
-    who = f"the champion (version {champion.version})"
-    if compared.metric.startswith("validation/"):
+    metric, name = comparison.metric, f"the champion (version {champion.version})"
+    if comparison.champion_value is not None:
+        return f"its {metric} {comparison.describe(champion.version)}"
+    if metric.startswith("validation/"):
         return (
-            f"{who} has no {compared.metric} on the same validation images; train both on the same "
-            f"data with the same settings of {', '.join(VALIDATION)} (section data), or promote "
-            "with --force"
+            f"{name} has no {metric} on the same validation images; train both on the same data "
+            f"with the same settings of {', '.join(VALIDATION)} (section data), or promote with "
+            "--force"
         )
     if not without_test:
-        trained = champion_run(tracker, champion)
-        if trained is None:
+        training = champion_run(tracker, champion)
+        if training is None:
             return (
-                f"the run of {who} of {champion.category} was deleted, and its version has no "
+                f"the run of {name} of {champion.category} was deleted, and its version has no "
                 "metrics to compare with; promote with --force"
             )
-        if validation_part(trained) != validation_part(record):
-            made = [r.tags.get("vqlab.validation", "no test image") for r in (record, trained)]
+        if validation_part(training) != validation_part(record):
+            sets = [r.tags.get("vqlab.validation", "no test image") for r in (record, training)]
             return (
-                f"its test images differ from those of {who}: its validation set is made of "
-                f"{made[0]}, the champion's of {made[1]}; train one of them again with the "
+                f"its test images differ from those of {name}: its validation set consists of "
+                f"{sets[0]}, the champion's of {sets[1]}; train one of them again with the "
                 "data.validation and data.seed of the other"
             )
     fingerprint = record.tags["vqlab.data_fingerprint"][:12]
     return (
-        f"{who} was never measured on the same data ({fingerprint}); evaluate it there (vqlab "
+        f"{name} was never measured on the same data ({fingerprint}); evaluate it there (vqlab "
         f"evaluate --model champion --category {champion.category} --data FOLDER) and promote again"
     )
 
 
 def _reason(
-    category: str, champion: Version | None, compared: MetricComparison, forced: bool
+    category: str, champion: Version | None, comparison: MetricComparison, forced: bool
 ) -> str:
     """Return the sentence on a new champion."""
     replaced = ", the first"
     if champion is not None:
-        old = compared.champion_value
+        old = comparison.champion_value
         value = "not measured on these data" if old is None else f"{old:.4f}"
         replaced = f", replaces version {champion.version} ({value})"
-    by = " by force" if forced else ""
-    return f"champion of {category}{by}: {compared.metric} {compared.value:.4f}{replaced}."
+    by_force = " by force" if forced else ""
+    metric = f"{comparison.metric} {comparison.value:.4f}"
+    return f"champion of {category}{by_force}: {metric}{replaced}."
 
 
 def _registered(tracker: Tracker, record: RunRecord) -> Version:
@@ -258,16 +252,16 @@ def _registered(tracker: Tracker, record: RunRecord) -> Version:
     return tracker.registry.register(record.run_id, CHECKPOINT, record.categories)
 
 
-def _provenance(record: RunRecord, compared: MetricComparison) -> dict[str, str]:
+def _provenance(record: RunRecord, comparison: MetricComparison) -> dict[str, str]:
     """Return the tags of a promoted version."""
     user = "unknown"
     with contextlib.suppress(Exception):
         user = getpass.getuser()
     return {
         "vqlab.promoted_from": record.run_id,
-        "vqlab.metric": compared.metric,
-        "vqlab.metric_value": repr(compared.value),
-        "vqlab.champion_value": repr(compared.champion_value),
+        "vqlab.metric": comparison.metric,
+        "vqlab.metric_value": repr(comparison.value),
+        "vqlab.champion_value": repr(comparison.champion_value),
         "vqlab.data": record.tags["vqlab.data_fingerprint"],
         **run_summary(record),
         "vqlab.git_commit": record.tags.get("mlflow.source.git.commit", "unknown"),

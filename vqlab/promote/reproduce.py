@@ -25,7 +25,7 @@ from vqlab.tracking import RunRecord
 _IMAGES = 4
 """Number of images that are scored again."""
 _TOLERANCE = 1e-5
-"""Relative difference that another device or number of threads may make in a score."""
+"""Relative difference of scores between devices or numbers of threads."""
 
 
 def reproduce(record: RunRecord, data: Path | None) -> str:
@@ -107,19 +107,17 @@ def _scores_file(record: RunRecord, category: str) -> Path:
 
 
 def score_in_fresh_process(task: Mapping[str, Any]) -> list[float]:
-    done = subprocess.run(
+    """Return the scores of `score_images`, run in a new process."""
+    process = subprocess.run(
         [sys.executable, "-m", "vqlab.promote"],
-        input=json.dumps(task),
-        capture_output=True,
-        text=True,
-        errors="replace",
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        input=json.dumps(task), capture_output=True, text=True, errors="replace",
+    )  # fmt: skip
+    if process.returncode:
+        error = (process.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(
-            f"checkpoint {task['checkpoint']} cannot be used in a fresh process: {last}"
+            f"checkpoint {task['checkpoint']} cannot be used in a fresh process: {error}"
         )
-    scores: list[float] = json.loads(done.stdout)
+    scores: list[float] = json.loads(process.stdout)
     return scores
 
 

@@ -54,8 +54,8 @@ def _target(tracker: Tracker, champion: Version, to: int | None) -> Version:
     category = champion.category
     versions = {version.version: version for version in tracker.registry.versions(category)}
     history = tracker.registry.history(category)
-    others = ", ".join(str(number) for number in sorted(versions) if number != champion.version)
-    choose = f"choose a version with --to ({others})" if others else "promote another run instead"
+    choices = ", ".join(str(number) for number in sorted(versions) if number != champion.version)
+    choose = f"choose a version with --to ({choices})" if choices else "promote another run instead"
     if to is None and len(history) < 2:
         raise UserError(
             f"category {category} has no champion before version {champion.version}; {choose}."

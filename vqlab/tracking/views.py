@@ -1,4 +1,4 @@
-"""Shared views of the MLflow UI: which columns and charts its runs page opens with.
+"""Shared views of the MLflow UI: columns and charts of its page of runs.
 
 The UI (3.17) stores a view in an experiment tag `mlflow.sharedViewState.<key>` and opens it by
 `?viewStateShareKey=<key>`. The tag is JSON with `name`, `createdAt` (ms) and `state`, which is
@@ -22,23 +22,22 @@ _DEFLATE = "deflate;"
 _SECTIONS = (
     "test", "validation", "train", "test_mean_image", "Model metrics", "System metrics",
 )  # fmt: skip
-"""Sections in which the UI shows all other metrics and pictures by itself: present, but closed."""
-_WIDE = {"columns": 1, "cardHeight": 720}
+"""Sections that the UI generates for all other metrics and pictures; shown collapsed."""
 _PART = 60
-"""Bytes of each part of a picture's key: MLflow makes a file's name of it."""
+"""Bytes of each part of a picture's key, which MLflow uses in a file name."""
 _NAME_WIDTH, _WIDTHS = 280, {"metrics": 130, "tags": 115, "params": 150}
-"""Pixels of a table's columns, by their kind."""
+"""Width of a table's columns in pixels, by kind."""
 
 
 @dataclass(frozen=True)
 class View:
-    """One view: its name in the UI's list of saved views, and the state of the page."""
+    """A view: its name in the UI's list of saved views, and the state of the page."""
 
     name: str
     state: Mapping[str, Any]
 
     def encode(self, created: int) -> str:
-        """The tag's value. created: milliseconds since 1970."""
+        """Return the value of the tag. created: milliseconds since 1970."""
         text = json.dumps(self.state, sort_keys=True).encode()
         state = _DEFLATE + base64.b64encode(zlib.compress(text, 9)).decode()
         return json.dumps({"name": self.name, "createdAt": created, "state": state})
@@ -46,17 +45,17 @@ class View:
 
 @dataclass(frozen=True)
 class Runs:
-    """Which runs a view shows, and in which order."""
+    """The runs of a view, and their order."""
 
     where: str
-    """A filter in MLflow's query language."""
+    """Filter in MLflow's query language."""
     order_by: str
-    """A metric's key."""
+    """Key of a metric."""
     ascending: bool = False
 
     @property
     def state(self) -> dict[str, Any]:
-        """The search facets."""
+        """Search facets of the page state."""
         return {
             "searchFilter": self.where,
             "orderByKey": metric(self.order_by),
@@ -67,48 +66,43 @@ class Runs:
 
 
 def picture_key(name: str) -> str:
-    """`name` as the key of a picture that MLflow takes; a slash stays one. Different names have
+    """Return a valid MLflow key for the picture `name`, slashes unchanged. Different names have
     different keys."""
     return "/".join(unique_key(part, r"[^a-zA-Z0-9_\-. ]", _PART) for part in name.split("/"))
 
 
 def tagged(tags: Mapping[str, str]) -> str:
-    """The filter for runs with these tags; it leaves out values with both kinds of quotes, which
-    MLflow's query language cannot hold."""
-    return " and ".join(
-        f"tags.`{name}` = {_quoted(value)}"
-        for name, value in tags.items()
-        if "'" not in value or '"' not in value
-    )
-
-
-def _quoted(text: str) -> str:
-    """Text in MLflow's query language, which has no escapes."""
-    mark = '"' if "'" in text else "'"
-    return f"{mark}{text}{mark}"
+    """Return the filter for runs with these tags, without values that contain both kinds of quotes,
+    since MLflow's query language has no escapes."""
+    filters = []
+    for name, value in tags.items():
+        quote = '"' if "'" in value else "'"
+        if quote not in value:
+            filters.append(f"tags.`{name}` = {quote}{value}{quote}")
+    return " and ".join(filters)
 
 
 def metric(key: str) -> str:
-    """The column of a metric."""
+    """Return the column of a metric."""
     return f"metrics.`{key}`"
 
 
 def param(key: str) -> str:
-    """The column of a setting."""
+    """Return the column of a setting."""
     return f"params.`{key}`"
 
 
 def tag(key: str) -> str:
-    """The column of a tag."""
+    """Return the column of a tag."""
     return f"tags.`{key}`"
 
 
 NAME, DURATION = "attributes.`Run Name`", "duration"
-"""The columns of a run's name and duration, which the UI always shows."""
+"""Columns of a run's name and duration, which the UI always shows."""
 
 
 def table_view(name: str, columns: Sequence[str], runs: Runs) -> View:
-    """Runs as a table with these columns, in this order."""
+    """Return a view of runs as a table with these columns."""
     widths = {NAME: _NAME_WIDTH, **{c: _WIDTHS.get(c.partition(".")[0], 90) for c in columns}}
     page = {
         "selectedColumns": list(columns),
@@ -121,34 +115,34 @@ def table_view(name: str, columns: Sequence[str], runs: Runs) -> View:
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart under a section's heading."""
+    """A chart in a section of the page."""
 
     section: str
     kind: str
-    """As the UI names it: LINE, BAR, SCATTER, IMAGE."""
+    """Type in the UI: LINE, BAR, SCATTER, IMAGE."""
     settings: Mapping[str, Any]
     wide: bool = False
-    """Whether it takes the page's whole width."""
+    """Whether it takes the whole width of the page."""
 
 
 def line(section: str, key: str) -> Chart:
-    """A metric by epoch, one line per run."""
+    """Return a chart of a metric by epoch, one line per run."""
     return Chart(section, "LINE", {"metricKey": key, "selectedMetricKeys": [key]})
 
 
 def bar(section: str, key: str) -> Chart:
-    """The last value of a metric, one bar per run."""
+    """Return a chart of the last value of a metric, one bar per run."""
     return Chart(section, "BAR", {"metricKey": key})
 
 
 def scatter(section: str, setting: str, key: str) -> Chart:
-    """A metric against a setting, one point per run."""
+    """Return a chart of a metric against a setting, one point per run."""
     axes = {"xaxis": {"key": setting, "type": "PARAM"}, "yaxis": {"key": key, "type": "METRIC"}}
     return Chart(section, "SCATTER", axes)
 
 
 def pictures(section: str, keys: Sequence[str]) -> Chart:
-    """The pictures that runs logged under these keys: a row for each key, a column for each run."""
+    """Return a grid of the pictures logged under these keys: a row per key, a column per run."""
     names = [picture_key(key) for key in keys]
     settings = {"imageKeys": names, "step": 0, "showRunParams": False}
     return Chart(section, "IMAGE", settings, wide=True)
@@ -161,35 +155,32 @@ def chart_view(
     columns: Sequence[str],
     logged: Iterable[str] = (),
 ) -> View:
-    """Runs as charts, grouped in sections in the order of their first chart; what else the runs
-    logged follows in closed sections.
+    """Return a view of runs as charts, in sections ordered by their first chart; other metrics and
+    pictures of the runs follow in collapsed sections.
 
-    columns: those of the table that the page can switch to. logged: metrics of the runs, as far as
-    known.
+    columns: of the table view of the same page. logged: known metrics of the runs.
     """
-    names = list(dict.fromkeys(chart.section for chart in charts))
-    ours = {section: f"vqlab-{number}" for number, section in enumerate(names)}
+    names = dict.fromkeys(chart.section for chart in charts)
+    uuids = {section: f"vqlab-{number}" for number, section in enumerate(names)}
     cards = [
         {
-            "uuid": f"{ours[chart.section]}-{number}",
+            "uuid": f"{uuids[chart.section]}-{number}",
             "type": chart.kind,
             "runsCountToCompare": 100,
-            "metricSectionId": ours[chart.section],
+            "metricSectionId": uuids[chart.section],
             "deleted": False,
             "isGenerated": False,
             **chart.settings,
         }
         for number, chart in enumerate(charts)
     ]
-    wide = {chart.section for chart in charts if chart.wide}
-    sections = [
-        _section(section, uuid) | {"display": True} | (_WIDE if section in wide else {})
-        for section, uuid in ours.items()
-    ]
+    sections = [_section(name, uuid, display=True) for name, uuid in uuids.items()]
+    for section in sections:
+        if any(chart.wide for chart in charts if chart.section == section["name"]):
+            section |= {"columns": 1, "cardHeight": 720}
     keys = [*logged, *(key for chart in charts for key in chart.settings.get("imageKeys", ()))]
-    rooms = (key.rpartition("/")[0] for key in keys)
-    closed = [room for room in dict.fromkeys([*_SECTIONS, *rooms]) if room]
-    sections += [_section(name, f"more-{name}") | {"display": False} for name in closed]
+    others = dict.fromkeys([*_SECTIONS, *(key.rpartition("/")[0] for key in keys)])
+    sections += [_section(name, f"more-{name}", display=False) for name in others if name]
     table = table_view(name, columns, runs)
     page = {
         "compareRunCharts": cards,
@@ -200,6 +191,6 @@ def chart_view(
     return View(name, {**table.state, **page})
 
 
-def _section(name: str, uuid: str) -> dict[str, Any]:
-    own = {"uuid": uuid, "name": name}
-    return {**own, "isReordered": True, "deleted": False, "isGenerated": False}
+def _section(name: str, uuid: str, display: bool) -> dict[str, Any]:
+    flags = {"isReordered": True, "deleted": False, "isGenerated": False}
+    return {"uuid": uuid, "name": name, **flags, "display": display}
