@@ -24,10 +24,10 @@ import yaml
 from optuna.storages import RDBStorage
 
 sys.path.insert(0, str(Path(__file__).parent))
+from one_study import load_study  # noqa: E402
 from postgres_server import postgres_server  # noqa: E402
 from tiny_set import tiny_recipe, write_tiny_set  # noqa: E402
 
-from vqlab.sweep.study import policy as studies  # noqa: E402
 from vqlab.sweep.study.record import record_of, was_interrupted  # noqa: E402
 from vqlab.sweep.study.storage import ADDRESS, open_storage, storage_address  # noqa: E402
 from vqlab.tracking import Tracker  # noqa: E402
@@ -83,7 +83,7 @@ class CrashTest:
             return None
         self.storage = self.storage or open_storage(address)
         names = optuna.get_all_study_names(self.storage)
-        return studies.load_study(self.storage, names[0]) if names else None
+        return load_study(self.storage, names[0]) if names else None
 
     def look(self) -> list[str]:
         """Remember the trials that have ended; those that are no longer as they were."""

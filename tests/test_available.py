@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from huggingface_hub import constants as hub
+from one_study import load_study
 from tiny_set import tiny_recipe
 
 from vqlab.config import merge, read_recipe
@@ -28,7 +29,6 @@ from vqlab.sweep import (
     make_spaces,
     sweep,
 )
-from vqlab.sweep.study import policy as studies
 from vqlab.sweep.study.storage import opened_storage, storage_address
 from vqlab.sweep.workers.loop import TASK, Task
 from vqlab.tracking import Tracker
@@ -182,7 +182,7 @@ def test_a_sweep_tries_both_and_workers_look_no_more(
     assert axis["choices"] == ["filters", "test_resnet"] and "available" not in axis
     shutil.rmtree(weights)
     with opened_storage(storage_address(tracker.root)) as storage:
-        study = studies.load_study(storage, result.study)
+        study = load_study(storage, result.study)
         comparison = Task(**study.user_attrs[TASK]).comparison()
     assert choices(comparison) == ("filters", "test_resnet") and comparison.notes == ()
 

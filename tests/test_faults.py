@@ -19,6 +19,7 @@ import optuna
 import pytest
 import sqlalchemy
 import yaml
+from one_study import load_study, open_study
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from PIL import Image
@@ -36,10 +37,10 @@ from tiny_set import tiny_recipe, write_tiny_set
 from vqlab.config import merge, nest
 from vqlab.evaluation import Report
 from vqlab.sweep import EpochDone, Event, SweepResult, TrialStarted, make_space, sweep
-from vqlab.sweep.study import policy as studies
 from vqlab.sweep.study.record import record_of, was_interrupted
 from vqlab.sweep.study.retry import ask, reconcile, this_worker, trial_id
 from vqlab.sweep.study.storage import Heartbeat, open_storage, opened_storage
+from vqlab.sweep.study.studies import Studies
 from vqlab.sweep.trial.objective import sentence
 from vqlab.sweep.workers.loop import TASK, Task, run_trials
 from vqlab.tracking import Run, Tracker
@@ -124,7 +125,7 @@ def test_a_trial_whose_end_the_store_does_not_take_is_tried_again(tmp_path: Path
     address = f"sqlite:///{tmp_path / 'optuna.db'}"
     with pytest.raises(UserError, match="cannot be used .*readonly") as told:
         with opened_storage(address) as storage:
-            study = studies.open_study(storage, "s", "maximize")
+            study = open_study(storage, "s")
             study.set_user_attr(TASK, asdict(Task({}, {}, "", target=2, seed=0)))
             ask(study).set_user_attr("worker", {**this_worker(), "vqlab.thread": ""})
             frozen = Frozen(storage)
@@ -133,11 +134,12 @@ def test_a_trial_whose_end_the_store_does_not_take_is_tried_again(tmp_path: Path
                 frozen.set(True)
                 return 1.0
 
-            run_trials(study, storage, run)
+            studies = Studies("s", {"": study})
+            run_trials(studies, storage, run, next_recipe=str)
     assert isinstance(told.value.__cause__, optuna.exceptions.StorageInternalError)
     assert "store could not be used: attempt to write" in sentence(told.value.__cause__)
     with opened_storage(address) as storage:
-        study = studies.load_study(storage, "s")
+        study = load_study(storage, "s")
         assert [t.state.name for t in study.trials] == ["RUNNING", "RUNNING"]
         assert reconcile(study, storage) == [1]  # the other one is another thread's
         assert [t.state.name for t in study.trials] == ["RUNNING", "FAIL", "WAITING"]
@@ -193,7 +195,7 @@ def test_a_store_that_refuses_a_heartbeat(tmp_path: Path, monkeypatch: pytest.Mo
     """That heartbeat is skipped, and a later one is recorded."""
     monkeypatch.setenv("VQLAB_HEARTBEAT", "1")
     storage = open_storage(f"sqlite:///{tmp_path / 'optuna.db'}")
-    study = studies.open_study(storage, "s", "maximize")
+    study = open_study(storage, "s")
     trial = ask(study)
     frozen = Frozen(storage)
 
@@ -215,7 +217,7 @@ def test_a_trial_without_a_heartbeat_is_retried(
     """Its worker is of another machine, so nothing else says whether it is alive."""
     monkeypatch.setenv("VQLAB_HEARTBEAT", "1")
     storage = open_storage(f"sqlite:///{tmp_path / 'optuna.db'}")
-    study = studies.open_study(storage, "s", "maximize")
+    study = open_study(storage, "s")
     for host in ("dead", "alive"):
         ask(study).set_user_attr("worker", {**this_worker(), "vqlab.host": host})
     dead, alive = (trial_id(storage, study, number) for number in (0, 1))
@@ -231,15 +233,21 @@ def test_a_trial_that_others_gave_up(tmp_path: Path) -> None:
     address = f"sqlite:///{tmp_path / 'optuna.db'}"
     ended = []
     with opened_storage(address) as storage, opened_storage(address) as others:
-        study = studies.open_study(storage, "s", "maximize")
+        study = open_study(storage, "s")
         study.set_user_attr(TASK, asdict(Task({}, {}, "", target=1, seed=0)))
 
         def run(trial: optuna.Trial) -> float:
             if trial.number == 0:
-                studies.load_study(others, "s").tell(trial.number, state=TrialState.FAIL)
+                load_study(others, "s").tell(trial.number, state=TrialState.FAIL)
             return 1.0
 
-        run_trials(study, storage, run, ended=lambda trial, target: ended.append(trial))
+        run_trials(
+            Studies("s", {"": study}),
+            storage,
+            run,
+            next_recipe=str,
+            ended=lambda trial, target: ended.append(trial),
+        )
     assert [(t.number, t.state.name) for t in ended] == [(0, "FAIL"), (1, "COMPLETE")]
     assert record_of(ended[1]).retry_of == 0
 

@@ -139,7 +139,7 @@ def test_a_beaten_trial_is_trained_again_as_it_was_and_tested(
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(7, "does not exist; complete are 0, 1, 2"), (-1, "does not exist")],
+    [(7, "does not exist; complete are 0, 1, 2"), (-1, "must be given as its number")],
 )
 def test_what_is_no_complete_trial_is_refused(
     number: int, words: str, first: SweepResult, root: Path, store: Tracker

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from one_study import load_study, open_study
 from optuna.trial import TrialState
 from postgres_server import NoPostgres, postgres_server
 from test_workers import COUNTED
 
-from vqlab.sweep.study import policy as studies
 from vqlab.sweep.study.storage import StudyLock, open_storage, opened_storage, storage_address
 from vqlab.types import UserError
 
@@ -56,18 +56,18 @@ def test_four_workers_make_a_hundred_trials_and_no_more(address: str) -> None:
         _, complaint = worker.communicate(timeout=300)
         assert worker.returncode == 0, complaint.decode()[-2000:]
     with opened_storage(address) as storage:
-        trials = studies.load_study(storage, "s").get_trials(deepcopy=False)
+        trials = load_study(storage, "s").get_trials(deepcopy=False)
     assert [t.number for t in trials] == list(range(100))
     assert all(t.state == TrialState.COMPLETE for t in trials)
 
 
 def test_a_missing_study_is_told_with_those_there_are(address: str) -> None:
     with opened_storage(address) as storage:
-        studies.open_study(storage, "cable-vqvae-12345678", "maximize")
+        open_study(storage, "cable-vqvae-12345678")
         with pytest.raises(
             UserError, match="'cable-vqvae-1234567'; there are cable-vqvae-12345678"
         ):
-            studies.load_study(storage, "cable-vqvae-1234567")
+            load_study(storage, "cable-vqvae-1234567")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import optuna
 import pytest
 import sqlalchemy
 import torch
+from one_study import open_study
 from optuna.trial import TrialState
 from tiny_set import tiny_recipe
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ from vqlab.sweep import (
     sweep,
 )
 from vqlab.sweep.space.compile import plan
-from vqlab.sweep.study import policy as studies
+from vqlab.sweep.study import policy
 from vqlab.sweep.study.record import record_of
 from vqlab.sweep.study.retry import ask, reconcile, retry
 from vqlab.sweep.study.storage import open_storage, store_errors, sweep_lock
@@ -178,7 +179,7 @@ def test_the_study_is_named_after_all_that_matters(tree: Tree) -> None:
     axes = {"detector__codebook_size": {"choices": [8, 16]}}
 
     def name(tree: Tree, **more: Any) -> str:
-        return make_comparison(space_of(**{**axes, **more}), tree).study_name(splits, "tiny")
+        return make_comparison(space_of(**{**axes, **more}), tree).sweep_name(splits, "tiny")
 
     one = name(tree)
     assert one.startswith("part-vqvae-tiny-") and one == name(tree)
@@ -232,16 +233,16 @@ def line(trial: optuna.Trial) -> float:
 
 def optimise(study: optuna.Study, trials: int) -> None:
     while len(study.get_trials(deepcopy=False)) < trials:
-        study.sampler = studies.sampler(7, len(study.get_trials(deepcopy=False)))
+        study.sampler = policy.sampler(7, len(study.get_trials(deepcopy=False)))
         study.optimize(line, n_trials=1)
 
 
 def test_a_study_stopped_in_between_draws_the_same(tmp_path: Path) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    whole = studies.open_study(storage_at(tmp_path), "whole", "maximize")
+    whole = open_study(storage_at(tmp_path), "whole")
     optimise(whole, 9)
-    optimise(studies.open_study(storage_at(tmp_path), "halves", "maximize"), 4)
-    again = studies.open_study(storage_at(tmp_path), "halves", "maximize")
+    optimise(open_study(storage_at(tmp_path), "halves"), 4)
+    again = open_study(storage_at(tmp_path), "halves")
     optimise(again, 9)
     assert [t.params for t in again.trials] == [t.params for t in whole.trials]
     assert len({t.params["x"] for t in whole.trials}) == 9
@@ -249,7 +250,7 @@ def test_a_study_stopped_in_between_draws_the_same(tmp_path: Path) -> None:
 
 def test_an_interrupted_trial_is_queued_once(tmp_path: Path) -> None:
     storage = storage_at(tmp_path)
-    study = studies.open_study(storage, "s", "maximize")
+    study = open_study(storage, "s")
     trial = ask(study)
     drawn = trial.suggest_float("x", 0, 1)
     assert reconcile(study, storage) == [0]
@@ -264,7 +265,7 @@ def test_an_interrupted_trial_is_queued_once(tmp_path: Path) -> None:
 
 def test_a_trial_that_always_kills_is_given_up(tmp_path: Path) -> None:
     storage = storage_at(tmp_path)
-    study = studies.open_study(storage, "s", "maximize")
+    study = open_study(storage, "s")
     queued = []
     for _ in range(6):
         ask(study)
@@ -273,21 +274,22 @@ def test_a_trial_that_always_kills_is_given_up(tmp_path: Path) -> None:
 
 
 def test_a_live_codebook_beats_a_better_dead_one(tmp_path: Path) -> None:
-    study = studies.open_study(storage_at(tmp_path), "s", "maximize")
+    study = open_study(storage_at(tmp_path), "s")
 
     def add(value: float, **attrs: str) -> None:
         study.add_trial(optuna.create_trial(value=value, user_attrs=attrs))
 
-    assert studies.best_trial(study) is None
+    def best() -> optuna.trial.FrozenTrial | None:
+        return policy.best_of(policy.candidates(study.trials), maximize=True)
+
+    assert best() is None
     add(0.9, dead_codebook="dead")
-    best = studies.best_trial(study)
-    assert best is not None and best.value == 0.9
+    assert best().value == 0.9  # type: ignore[union-attr]
     add(0.5)
     add(0.6)
     add(0.6)
-    best = studies.best_trial(study)
-    assert best is not None and best.number == 2
-    assert studies.n_done(study) == 4
+    assert best().number == 2  # type: ignore[union-attr]
+    assert policy.n_done(study.trials) == 4
 
 
 def test_one_sweep_at_a_time(tmp_path: Path) -> None:
@@ -313,7 +315,7 @@ def test_an_unusable_store_is_a_sentence(tmp_path: Path) -> None:
 def test_a_full_disk_under_the_store_is_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "optuna.db"
     storage = storage_at(tmp_path)
-    study = studies.open_study(storage, "s", "maximize")
+    study = open_study(storage, "s")
     engine = storage.engine
 
     @sqlalchemy.event.listens_for(engine, "connect")

@@ -1,4 +1,4 @@
-"""Several recipes in one study: what each may search, how they take turns, what is left of it."""
+"""A comparison of recipes, a study each: what each may search, how they take turns, the result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import yaml
 from huggingface_hub import constants as hub
 from matplotlib.figure import Figure
 from optuna.storages import InMemoryStorage
-from optuna.trial import FrozenTrial, create_trial
 from tiny_set import tiny_recipe, write_tiny_set
 
 from vqlab.cli import main
@@ -32,14 +31,15 @@ from vqlab.sweep import (
     Interrupted,
     Spaces,
     SweepResult,
+    TrialKey,
     TrialStarted,
     make_comparison,
     make_spaces,
     read_space,
     sweep,
 )
-from vqlab.sweep.comparison import named
-from vqlab.sweep.study import policy as studies
+from vqlab.sweep.study.record import key_of, stored
+from vqlab.sweep.study.studies import load_studies, open_studies, siblings
 from vqlab.tracking import Tracker
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -103,16 +103,11 @@ SIZE: Tree = {"detector.codebook_size": {"choices": [8, 16]}}
 # What is compared
 
 
-def test_settings_of_recipes_never_collide(trees: dict[str, Tree]) -> None:
+def test_each_recipe_has_its_own_settings(trees: dict[str, Tree]) -> None:
     comparison = make_comparison(spaces(), trees)
-    own = {r: named(r, plan.own_params()) for r, plan in comparison.plans.items()}
-    assert own["vqvae"] == {"vqvae.detector.codebook_size": 16}
-    assert own["vqflow"] == {"vqflow.detector.flow.blocks": "[1]"}
-    recipe, plan, settings = comparison.of(
-        {"recipe": "vqflow", "vqflow.detector.flow.blocks": "[2]"}
-    )
-    assert (recipe, settings) == ("vqflow", {"detector.flow.blocks": "[2]"})
-    config = resolve(plan.tree_of(settings))
+    assert comparison["vqvae"].own_params() == {"detector.codebook_size": 16}
+    assert comparison["vqflow"].own_params() == {"detector.flow.blocks": "[1]"}
+    config = resolve(comparison["vqflow"].tree_of({"detector.flow.blocks": "[2]"}))
     assert config.detector["flow"]["blocks"] == [2] and config.features.backbone == "filters"
 
 
@@ -173,7 +168,7 @@ def test_the_objective_of_all_holds_for_each() -> None:
 def test_another_space_of_one_recipe_is_another_study(only_vqvae: dict[str, Tree]) -> None:
     splits = load_dataset(resolve(only_vqvae["one"]).data)
     names = {
-        make_comparison(two(SIZE, second), only_vqvae).study_name(splits, "tiny")
+        make_comparison(two(SIZE, second), only_vqvae).sweep_name(splits, "tiny")
         for second in (SIZE, {"detector.codebook_size": {"choices": [8]}}, SIZE)
     }
     assert len(names) == 2 and all(name.startswith("part-both-tiny-") for name in names)
@@ -188,57 +183,43 @@ def test_overrides_for_one_recipe_alone(monkeypatch: pytest.MonkeyPatch) -> None
     assert "bank_size" not in found["vqvae"]["detector"]
 
 
-# Equal terms
+# Studies
 
 
-def ended(recipe: str, x: float, value: float, step_value: float) -> FrozenTrial:
-    number = optuna.distributions.FloatDistribution(0, 1)
-    either = optuna.distributions.CategoricalDistribution(["good", "poor"])
-    return create_trial(
-        params={"recipe": recipe, f"{recipe}.x": x},
-        distributions={"recipe": either, f"{recipe}.x": number},
-        value=value,
-        intermediate_values={1: step_value},
-    )
+def test_a_comparison_has_a_study_for_each_recipe() -> None:
+    storage = InMemoryStorage()
+    studies = open_studies(storage, "part-all-12345678", ["a-b", "a"], ["maximize"])
+    open_studies(storage, "part-all-12345678-a-b-87654321", ["a", "c"], ["maximize"])
+    names = {recipe: study.study_name for recipe, study in studies.by_recipe.items()}
+    assert names == {"a-b": "part-all-12345678-a-b", "a": "part-all-12345678-a"}
+    for name in ("part-all-12345678", "part-all-12345678-a"):
+        assert load_studies(storage, name).by_recipe.keys() == {"a-b", "a"}
+    other = open_studies(storage, "part-all-abcdef00", ["a-b", "a"], ["maximize"])
+    assert siblings(storage, other, "part-all") == ["part-all-12345678"]
+    with pytest.raises(UserError, match="no study 'part-all-1'; there are part-all-12345678"):
+        load_studies(storage, "part-all-1")
 
 
-def begun(study: optuna.Study, recipe: str) -> optuna.Trial:
-    study.enqueue_trial({"recipe": recipe})
-    study.sampler = studies.sampler(0, len(study.get_trials(deepcopy=False)))
-    trial = study.ask()
-    trial.suggest_categorical("recipe", ["good", "poor"])
-    return trial
+def test_trials_are_sorted_by_their_start() -> None:
+    studies = open_studies(InMemoryStorage(), "s", ["a", "b"], ["maximize"])
+    studies["a"].enqueue_trial({}, user_attrs=stored(recipe="a"))
+    for recipe in ("b", "a", "b"):
+        studies[recipe].enqueue_trial({}, user_attrs=stored(recipe=recipe))
+        studies[recipe].tell(studies[recipe].ask(), 1.0)
+    keys = [key_of(trial) for trial in studies.trials()]
+    assert list(map(str, keys)) == ["b:0", "a:0", "b:1", "a:1"]
+    for key, state in zip(keys, ["COMPLETE"] * 3 + ["WAITING"], strict=True):
+        assert TrialKey.parse(str(key)) == key
+        trial = studies.find(key)
+        assert trial is not None and trial.state.name == state
+    assert studies.find(TrialKey("a", 2)) is studies.find(TrialKey("c", 0)) is None
+    assert studies.n_done() == 3
 
 
-def test_a_trial_is_pruned_by_its_own_kind_only() -> None:
-    """Epoch 1 of `poor` lies behind all epochs of `good`; that is no reason to stop it."""
-    study = studies.open_study(InMemoryStorage(), "s", "maximize")
-    for index in range(6):
-        study.add_trial(ended("good", 0.1 * index, 0.9, 0.9))
-    trial = begun(study, "poor")
-    trial.report(0.3, 1)
-    assert not trial.should_prune()
-    study.tell(trial, 0.3)
-    for index in range(5):
-        study.add_trial(ended("poor", 0.1 * index, 0.3, 0.3))
-    ahead, behind = begun(study, "poor"), begun(study, "poor")
-    ahead.report(0.31, 1)
-    behind.report(0.29, 1)
-    assert not ahead.should_prune() and behind.should_prune()
-
-
-def test_a_recipe_behind_the_others_is_searched_as_well_as_they() -> None:
-    """What is drawn for a recipe does not depend on how good another one is."""
-    drawn = {}
-    for name, level in (("behind", 0.9), ("ahead", 0.1)):
-        study = studies.open_study(InMemoryStorage(), name, "maximize")
-        for index in range(12):
-            x = index / 11
-            study.add_trial(ended("poor", x, 0.5 - abs(x - 0.8), 0.0))
-            study.add_trial(ended("good", x, level, 0.0))
-        drawn[name] = [begun(study, "poor").suggest_float("poor.x", 0, 1) for _ in range(3)]
-    assert drawn["behind"] == drawn["ahead"]
-    assert all(0.5 < x < 1 for x in drawn["ahead"]), "TPE found nothing near 0.8"
+@pytest.mark.parametrize("text", ["", "a:", "a", "a:-1", "1.5"])
+def test_a_trial_that_is_no_number(text: str) -> None:
+    with pytest.raises(UserError, match="number, or as RECIPE:NUMBER; got"):
+        TrialKey.parse(text)
 
 
 # A whole study
@@ -267,8 +248,10 @@ def stand_in(model: Any, config: Any, splits: Any, run: Any, results: Path) -> A
     return Report({}, {}), None, results
 
 
-SEED = 1
-"""With which no trial draws what one before it drew."""
+SEED = 10
+"""With which no trial samples what an earlier one sampled."""
+LAST = TrialKey("vqflow", 1)
+"""The last of five trials."""
 
 
 @pytest.fixture(scope="module")
@@ -278,9 +261,9 @@ def swept(trees: dict[str, Tree], tracker: Tracker) -> tuple[SweepResult, Told, 
     drawn: Tree = {}
 
     def stop(event: Event) -> None:
-        if isinstance(event, TrialStarted) and event.number == 4:
+        if isinstance(event, TrialStarted) and event.key == LAST:
             drawn.update(event.params)
-        if isinstance(event, EpochDone) and (event.number, event.epoch) == (4, 1):
+        if isinstance(event, EpochDone) and (event.key, event.epoch) == (LAST, 1):
             raise KeyboardInterrupt
 
     told = Told()
@@ -297,13 +280,11 @@ def test_recipes_take_turns_from_their_own_values(swept: Any, trees: dict[str, T
     result, *_ = swept
     assert [row.recipe for row in result.trials[:3]] == list(trees)
     first = {row.recipe: row.params for row in result.trials[:3]}
-    assert first["vqvae"]["vqvae.detector.codebook_size"] == 16
-    assert first["vqflow"]["vqflow.detector.flow.blocks"] == "[1]"
-    assert first["memory_bank"]["memory_bank.detector.bank_size"] == 40
+    assert first["vqvae"]["detector.codebook_size"] == 16
+    assert first["vqflow"]["detector.flow.blocks"] == "[1]"
+    assert first["memory_bank"]["detector.bank_size"] == 40
     settled = [row.recipe for row in result.trials if row.state == "COMPLETE"]
     assert Counter(settled) == {"vqvae": 2, "vqflow": 2, "memory_bank": 1}
-    for row in result.trials:
-        assert all(key == "recipe" or key.startswith(row.recipe + ".") for key in row.params)
 
 
 def test_an_interrupted_trial_is_repeated_with_its_recipe(swept: Any) -> None:
@@ -311,9 +292,9 @@ def test_an_interrupted_trial_is_repeated_with_its_recipe(swept: Any) -> None:
     states = [row.state for row in result.trials]
     assert states == ["COMPLETE"] * 4 + ["FAIL", "COMPLETE"]
     repeated = told.of(TrialStarted)[0]
-    assert (repeated.recipe, repeated.resumed_at) == ("vqflow", 1)
-    assert drawn["recipe"] == "vqflow" and repeated.params == drawn
-    assert result.trials[5].retry_of == 4
+    assert (repeated.key, repeated.resumed_at) == (TrialKey("vqflow", 2), 1)
+    assert drawn and repeated.params == drawn
+    assert result.trials[5].retry_of == 1
 
 
 def test_runs_say_which_recipe_they_are(swept: Any, tracker: Tracker) -> None:
@@ -371,9 +352,9 @@ def test_recipe_checkpoint_and_threshold_agree(swept: Any, tracker: Tracker) -> 
     result, *_ = swept
     config = resolve(read_recipe(result.recipe))
     assert config.detector["name"] == result.best.recipe
-    assert f"({result.best.recipe})" in result.recipe.read_text().splitlines()[0]
+    assert f"trial {result.best.key}," in result.recipe.read_text().splitlines()[0]
     key = "threshold.pixel_false_positive_rate"
-    chosen = result.best.params[f"{result.best.recipe}.{key}"]
+    chosen = result.best.params[key]
     assert config.threshold.pixel_false_positive_rate == chosen
     model = Model.load(tracker.find(result.best.run_id).checkpoint(), "cpu")
     assert model.meta["config"]["threshold"]["pixel_false_positive_rate"] == chosen
@@ -447,7 +428,7 @@ def test_sweep_all_tells_which_recipe_is_which(
     assert "study part-all-" in said and "bank_size=30" in said
     lines = [line.split() for line in said.splitlines()]
     table = {line[1]: line for line in lines if line[:1] == ["│"] and "COMPLETE" in line}
-    assert [table[number][3] for number in ("0", "1")] == ["quick_one", "bank"]
+    assert {"quick_one:0", "bank:0"} <= table.keys()
     assert "the recipes, each at its best" in said
 
 

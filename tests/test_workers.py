@@ -16,12 +16,12 @@ import optuna
 import psutil
 import pytest
 import yaml
+from one_study import load_study
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from tiny_set import tiny_recipe
 
 from vqlab.sweep import LocalWorkers, join
-from vqlab.sweep.study import policy as studies
 from vqlab.sweep.study.record import record_of, row, was_interrupted
 from vqlab.sweep.study.storage import StudyLock, open_storage, storage_address
 from vqlab.tracking import Tracker
@@ -99,7 +99,7 @@ def the_study(folder: Path) -> optuna.Study:
         _OPEN[address] = open_storage(address)
     storage = _OPEN[address]
     (name,) = optuna.get_all_study_names(storage)
-    return studies.load_study(storage, name)
+    return load_study(storage, name)
 
 
 def wait_for(look: Callable[[], Any], seconds: float = 200) -> Any:
@@ -234,14 +234,15 @@ COUNTED = """
 import sys
 from dataclasses import asdict
 import optuna
-from vqlab.sweep.study import policy as studies
 from vqlab.sweep.study.storage import open_storage
+from vqlab.sweep.study.studies import open_studies
 from vqlab.sweep.workers.loop import TASK, Task, run_trials
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 storage = open_storage(sys.argv[1])
-study = studies.open_study(storage, "s", "maximize")
-study.set_user_attr(TASK, asdict(Task({}, {}, "", target=100, seed=0)))
-run_trials(study, storage, lambda trial: trial.suggest_float("x", 0, 1))
+studies = open_studies(storage, "s", [""], ["maximize"])
+studies.set_attribute(TASK, asdict(Task({}, {}, "", target=100, seed=0)))
+run = lambda trial: trial.suggest_float("x", 0, 1)
+run_trials(studies, storage, run, next_recipe=str)
 """
 """A worker's own loop, with trials that take no time."""
 
@@ -254,7 +255,7 @@ def test_four_workers_make_a_hundred_trials_and_no_more(tmp_path: Path) -> None:
     for worker in workers:
         _, complaint = worker.communicate(timeout=300)
         assert worker.returncode == 0, complaint.decode()[-2000:]
-    study = studies.load_study(open_storage(address), "s")
+    study = load_study(open_storage(address), "s")
     trials = study.get_trials(deepcopy=False)
     assert [t.number for t in trials] == list(range(100))
     assert all(t.state == TrialState.COMPLETE for t in trials)

@@ -8,17 +8,17 @@ from types import SimpleNamespace
 from table_texts import CHOSEN, HEADLINES, LONG, WIDTHS, holds, lines_of
 
 from vqlab.cli import tables
-from vqlab.sweep import SweepResult, TrialOnTest, TrialRow
+from vqlab.sweep import SweepResult, TrialKey, TrialOnTest, TrialRow
 
 
 @WIDTHS
 def test_the_tables_of_a_study_fit(width: int) -> None:
     params = {
-        "recipe": "x", "detector.codebook_size": 512, "training.learning_rate": 1e-4,
+        "detector.codebook_size": 512, "training.learning_rate": 1e-4,
         "detector.scoring.terms": '["error","context"]', "detector.commitment": 0.0712345,
     }  # fmt: skip
     trials = [
-        TrialRow(n, state, value, params, "0123456789ab", 12.3, reason, None, recipe)
+        TrialRow(TrialKey(recipe, n), state, value, params, "0123456789ab", 12.3, reason, None)
         for n, state, value, reason, recipe in (
             (0, "COMPLETE", 0.812345, "", "memory_bank"), (11, "PRUNED", None, "epoch 3", "vqvae"),
             (12, "COMPLETE", 0.7, "", "paper/vqflow_mvtec"),
@@ -27,7 +27,7 @@ def test_the_tables_of_a_study_fit(width: int) -> None:
     values = [{f"{split}/{key}": 0.8123 for key in HEADLINES} for split in ("validation", "test")]
     why = ("winner", "earlier winner", "on request")
     tested = [
-        TrialOnTest(row.number, reason, "0123456789ab", *values, (), row.recipe)  # type: ignore[arg-type]
+        TrialOnTest(row.key, reason, "0123456789ab", *values, ())  # type: ignore[arg-type]
         for row, reason in zip(trials, why, strict=True)
     ]
     result: SweepResult = SimpleNamespace(  # type: ignore[assignment]
@@ -36,11 +36,11 @@ def test_the_tables_of_a_study_fit(width: int) -> None:
     )  # fmt: skip
     lines = lines_of(tables.trials_table(result), width)
     chosen = ["codebook_size=512", "learning_rate=0.0001", "terms=error+context"]
-    holds(lines, width, [*chosen, "commitment=0.07123", "(epoch 3)", "paper/vqflow_mvtec"])
+    holds(lines, width, [*chosen, "commitment=0.07123", "(epoch 3)", "paper/vqflow_mvtec:12"])
     for words in chosen:
         assert sum(words in line for line in lines) == 3  # not broken
     lines = lines_of(tables.tested_table(result), width)
-    holds(lines, width, ["earlier winner", "on request", "01234567", "12 (paper/vqflow_mvtec)"])
+    holds(lines, width, ["earlier winner", "on request", "01234567", "paper/vqflow_mvtec:12"])
     assert len([line for line in lines if line.startswith("┏")]) == 1
     digits = 3 if width == 80 else 4
     assert len(re.findall(rf"\b0\.\d{{{digits}}}\b", "\n".join(lines))) == 3 * 4 * 2

@@ -10,7 +10,9 @@ import optuna
 import pytest
 
 from vqlab.evaluation import VALIDATION_EVIDENCE, Scored, Thresholds, evaluate, save_evidence
-from vqlab.sweep.study.record import RECIPE, stored
+from vqlab.sweep import TrialKey
+from vqlab.sweep.study.record import key_of, stored
+from vqlab.sweep.study.studies import Studies
 from vqlab.sweep.study.winner import WinnerRule
 from vqlab.tracking import Tracker
 from vqlab.types import Geometry, ImageRecord
@@ -62,17 +64,14 @@ def add(
         value = report.mean[metric]
         save_evidence(report, folder / "evidence.npz")
         run.log_artifact(folder / "evidence.npz", str(Path(VALIDATION_EVIDENCE).parent))
-    params = {RECIPE: recipe} if recipe else {}
-    choice = optuna.distributions.CategoricalDistribution(["a", "b"])
-    study.add_trial(
-        optuna.create_trial(
-            value=value,
-            params=params,
-            distributions={name: choice for name in params},
-            user_attrs=stored(run_id=run.id, **attributes),
-        )
-    )
+    attributes |= {"recipe": recipe} if recipe else {}
+    attrs = stored(run_id=run.id, **attributes)
+    study.add_trial(optuna.create_trial(value=value, user_attrs=attrs))
     return value
+
+
+def alone(study: optuna.Study) -> Studies:
+    return Studies(study.study_name, {"": study})
 
 
 def winner(rule: WinnerRule, recipe: str | None = None) -> int | None:
@@ -81,7 +80,7 @@ def winner(rule: WinnerRule, recipe: str | None = None) -> int | None:
 
 
 def test_no_trial_no_winner(study: optuna.Study, tracker: Tracker) -> None:
-    rule = WinnerRule(study, tracker, OBJECTIVE)
+    rule = WinnerRule(alone(study), tracker, OBJECTIVE)
     assert rule.winner() is None and rule.reason() == ""
 
 
@@ -91,8 +90,8 @@ def test_a_lucky_trial_does_not_replace_the_recipe(
     recipe_value = add(study, tracker, tmp_path, scored(1.0), as_in_recipe=True)
     lucky = add(study, tracker, tmp_path, scored(1.05, noise=0.4))
     assert lucky > recipe_value
-    rule = WinnerRule(study, tracker, OBJECTIVE)
-    assert winner(rule) == 0 and rule.not_clearly_better() == {1}
+    rule = WinnerRule(alone(study), tracker, OBJECTIVE)
+    assert winner(rule) == 0 and rule.not_clearly_better() == {TrialKey("", 1)}
     assert (
         "keeps the recipe's own settings: no other trial is clearly better" in rule.reason()
         and f"{lucky - recipe_value:+.4f}" in rule.reason()
@@ -104,7 +103,7 @@ def test_a_clearly_better_trial_replaces_the_recipe(
 ) -> None:
     recipe_value = add(study, tracker, tmp_path, scored(1.0), as_in_recipe=True)
     better = add(study, tracker, tmp_path, scored(2.0))
-    rule = WinnerRule(study, tracker, OBJECTIVE)
+    rule = WinnerRule(alone(study), tracker, OBJECTIVE)
     assert winner(rule) == 1 and not rule.not_clearly_better()
     assert "clearly better than trial 0" in rule.reason()
     assert f"{better - recipe_value:+.4f}" in rule.reason()
@@ -114,17 +113,19 @@ def test_less_is_better_where_the_study_minimises(tracker: Tracker, tmp_path: Pa
     study = optuna.create_study(direction="minimize")
     add(study, tracker, tmp_path, scored(2.0), as_in_recipe=True)
     add(study, tracker, tmp_path, scored(1.0))
-    assert winner(WinnerRule(study, tracker, OBJECTIVE)) == 1
+    assert winner(WinnerRule(alone(study), tracker, OBJECTIVE)) == 1
 
 
-def test_the_best_recipe_wins_by_its_own_winner(
-    study: optuna.Study, tracker: Tracker, tmp_path: Path
-) -> None:
-    add(study, tracker, tmp_path, scored(1.0), "a", as_in_recipe=True)
-    add(study, tracker, tmp_path, scored(1.02), "b", as_in_recipe=True)
-    add(study, tracker, tmp_path, scored(1.05, noise=0.4), "a")
-    rule = WinnerRule(study, tracker, OBJECTIVE)
-    assert winner(rule) == 1 and winner(rule, "a") == 0 and winner(rule, "b") == 1
+def test_the_best_recipe_wins_by_its_own_winner(tracker: Tracker, tmp_path: Path) -> None:
+    studies = {recipe: optuna.create_study(direction="maximize") for recipe in ("a", "b")}
+    add(studies["a"], tracker, tmp_path, scored(1.0), "a", as_in_recipe=True)
+    add(studies["b"], tracker, tmp_path, scored(1.02), "b", as_in_recipe=True)
+    add(studies["a"], tracker, tmp_path, scored(1.05, noise=0.4), "a")
+    rule = WinnerRule(Studies("both", studies), tracker, OBJECTIVE)
+    keys = [str(key_of(trial)) for trial in map(rule.winner, (None, "a", "b")) if trial]
+    assert keys == ["b:0", "a:0", "b:0"]
+    assert rule.not_clearly_better() == {TrialKey("a", 1)}
+    assert rule.reason() == "Trial b:0 has the recipe's own settings."
 
 
 def test_few_validation_images_prove_nothing(
@@ -132,7 +133,7 @@ def test_few_validation_images_prove_nothing(
 ) -> None:
     add(study, tracker, tmp_path, scored(1.0).take(range(6)), as_in_recipe=True)
     add(study, tracker, tmp_path, scored(4.0).take(range(6)))
-    rule = WinnerRule(study, tracker, OBJECTIVE)
+    rule = WinnerRule(alone(study), tracker, OBJECTIVE)
     assert winner(rule) == 0
     assert "without a 95 % interval: resampling needs at least 5 normal" in rule.reason()
 
@@ -148,7 +149,7 @@ def test_a_constant_difference_of_few_images_proves_nothing(
     add(study, tracker, tmp_path, missed, metric="escape_rate", as_in_recipe=True)
     better = replace(some, image_scores=some.labels - 0.5)
     add(study, tracker, tmp_path, better, metric="escape_rate")
-    rule = WinnerRule(study, tracker, "validation/escape_rate")
+    rule = WinnerRule(alone(study), tracker, "validation/escape_rate")
     assert winner(rule) == chosen
 
 
@@ -157,7 +158,7 @@ def test_without_evidence_the_value_decides(
 ) -> None:
     add(study, tracker, tmp_path, scored(1.0), as_in_recipe=True)
     add(study, tracker, tmp_path, None)
-    assert winner(WinnerRule(study, tracker, OBJECTIVE)) == 1
+    assert winner(WinnerRule(alone(study), tracker, OBJECTIVE)) == 1
 
 
 def test_a_trial_that_trained_the_same_is_measured_by_the_first(
@@ -165,7 +166,7 @@ def test_a_trial_that_trained_the_same_is_measured_by_the_first(
 ) -> None:
     add(study, tracker, tmp_path, scored(1.0), as_in_recipe=True)
     add(study, tracker, tmp_path, None, same_as=0)
-    assert winner(WinnerRule(study, tracker, OBJECTIVE)) == 0
+    assert winner(WinnerRule(alone(study), tracker, OBJECTIVE)) == 0
 
 
 def test_a_dead_codebook_in_the_recipe_gives_way(
@@ -173,4 +174,4 @@ def test_a_dead_codebook_in_the_recipe_gives_way(
 ) -> None:
     add(study, tracker, tmp_path, scored(1.0), as_in_recipe=True, dead_codebook="dead")
     add(study, tracker, tmp_path, scored(0.9))
-    assert winner(WinnerRule(study, tracker, OBJECTIVE)) == 1
+    assert winner(WinnerRule(alone(study), tracker, OBJECTIVE)) == 1

@@ -137,13 +137,14 @@ def sweeping() -> Iterator[OnEvent]:
         Progressed,
         StudyOpened,
         TrialFinished,
+        TrialKey,
         TrialStarted,
         WorkerEnded,
     )
 
     progress = _bars()
     trials = progress.add_task("trials", total=None, metrics="")
-    epochs: dict[int, TaskID] = {}
+    epochs: dict[TrialKey, TaskID] = {}
     counted: dict[str, TaskID] = {}
 
     def on_event(event: Event) -> None:
@@ -153,17 +154,16 @@ def sweeping() -> Iterator[OnEvent]:
             for note in event.notes:
                 out.print(f"note: {note}")
         elif isinstance(event, TrialStarted):
-            recipe = f" ({event.recipe})" if event.recipe else ""
-            title = f"trial {event.number}{recipe}, epochs"
-            epochs[event.number] = progress.add_task(visible(title), total=None, metrics="")
-        elif isinstance(event, EpochDone) and event.number in epochs:
-            bar, text = epochs[event.number], metrics_text(event.metrics)
+            title = f"trial {event.key}, epochs"
+            epochs[event.key] = progress.add_task(visible(title), total=None, metrics="")
+        elif isinstance(event, EpochDone) and event.key in epochs:
+            bar, text = epochs[event.key], metrics_text(event.metrics)
             progress.update(bar, completed=event.epoch, total=event.epochs, metrics=text)
         elif isinstance(event, Progressed):
             _count(progress, counted, event.what, event.done, event.total)
         elif isinstance(event, TrialFinished):
-            if event.trial.number in epochs:
-                progress.remove_task(epochs.pop(event.trial.number))
+            if event.trial.key in epochs:
+                progress.remove_task(epochs.pop(event.trial.key))
             progress.update(trials, completed=event.done, total=event.target)
             out.print(ended_text(event))
         elif isinstance(event, WorkerEnded):
@@ -178,10 +178,10 @@ def ended_text(event: TrialFinished) -> str:
     trial = event.trial
     value = "" if trial.value is None else f" {trial.value:.4f}"
     seconds = "" if trial.seconds is None else f", {trial.seconds:.0f} s"
-    best = "" if event.best is None else f"; best so far: trial {event.best.number}"
+    best = "" if event.best is None else f"; best so far: trial {event.best.key}"
     best += "" if event.best is None or event.best.value is None else f" {event.best.value:.4f}"
     reason = f" ({trial.reason})" if trial.reason else ""
-    result = f"trial {trial.number} {trial.state}{value}{reason}{seconds}"
+    result = f"trial {trial.key} {trial.state}{value}{reason}{seconds}"
     done = f"{event.done} of {event.target}"
     return f"{result}: {settings_text(trial.params)}{best}; {done}"
 

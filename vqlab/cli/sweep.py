@@ -60,10 +60,10 @@ def sweep(
     cpus_per_worker: Annotated[float, typer.Option(min=0, help="CPUs per worker (Ray).")] = 1,
     seed: Annotated[int, typer.Option(help="Random seed of the search.")] = 0,
     test: Annotated[
-        list[int] | None,
+        list[str] | None,
         typer.Option(
-            min=0,
-            help="Also evaluate this trial on the test set, for comparison; may be repeated.",
+            help="Also evaluate this trial on the test set, for comparison: its number, or "
+            "RECIPE:NUMBER where recipes are compared; may be repeated.",
         ),
     ] = None,
     results: Results = Path("results"),
@@ -71,8 +71,9 @@ def sweep(
 ) -> None:
     """Search settings with Optuna on validation, and evaluate the winner once on the test set.
 
-    Without a recipe (or with `all`), several recipes are compared: each gets two trials, the first
-    with its own settings, then the better half gets more (successive halving). To override a
+    Without a recipe (or with `all`), several recipes are compared, each in a study of its own: each
+    gets two trials, the first with its own settings, then the better half gets more (successive
+    halving). To override a
     setting of one recipe, write `vqflow.training.epochs=5`. `vqlab sweep vqvae` searches only one.
 
     A trial wins over its recipe's own settings only if the 95 % interval of their difference on
@@ -175,12 +176,11 @@ def say_result(result: SweepResult) -> None:
     best = result.best
     if best.recipe:
         out.print(recipes_table(result))
-    of = f" ({best.recipe})" if best.recipe else ""
     out.print(
         marked(
             "best run",
             "bold",
-            f": trial {best.number}{of}, {result.objective} {best.value:.4f}, run {best.run_id}",
+            f": trial {best.key}, {result.objective} {best.value:.4f}, run {best.run_id}",
         )
     )
     out.print(result.reason)

@@ -1,4 +1,4 @@
-"""Tables of a study: its trials, those scored on test, its recipes."""
+"""Tables of a sweep: its trials, those scored on test, its recipes."""
 
 from __future__ import annotations
 
@@ -17,21 +17,18 @@ _BEST = "bold green"
 
 
 def trials_table(result: SweepResult) -> FittedTable:
-    """Every trial of a study: recipe where there are several, state, value, seconds, settings."""
-    several = ["recipe"] if result.best.recipe else []
+    """Every trial of a sweep: state, value, seconds, settings."""
     columns = [
-        Column("trial"), *(Column(name, text=True) for name in several), Column("state"),
-        Column(_objective(result)), Column("s"), Column("settings", text=True),
+        Column("trial"), Column("state"), Column(_objective(result)), Column("s"),
+        Column("settings", text=True),
     ]  # fmt: skip
     rows = []
     for trial in result.trials:
         value = "–" if trial.value is None else f"{trial.value:.4f}"
         seconds = "–" if trial.seconds is None else f"{trial.seconds:.0f}"
-        params = {key: trial.params[key] for key in trial.params if key not in several}
-        text = settings_text(params) + (f" ({trial.reason})" if trial.reason else "")
-        style = _BEST if trial.number == result.best.number else ""
-        named = [trial.recipe for _ in several]
-        rows.append(Row([str(trial.number), *named, trial.state, value, seconds, text], style))
+        text = settings_text(trial.params) + (f" ({trial.reason})" if trial.reason else "")
+        style = _BEST if trial.key == result.best.key else ""
+        rows.append(Row([str(trial.key), trial.state, value, seconds, text], style))
     return FittedTable(f"study {result.study}", columns, rows)
 
 
@@ -45,9 +42,13 @@ def tested_table(result: SweepResult) -> Widest:
     for between, digits in ((" → ", 4), ("\n→ ", 4), ("\n→ ", 3)):
         rows = []
         for trial in result.tested:
-            style = _BEST if trial.number == result.best.number else ""
-            of = f"{trial.number} ({trial.recipe})" if trial.recipe else str(trial.number)
-            cells = [of, trial.why, trial.run_id[:8], *_pairs(trial, names, between, digits)]
+            style = _BEST if trial.key == result.best.key else ""
+            cells = [
+                str(trial.key),
+                trial.why,
+                trial.run_id[:8],
+                *_pairs(trial, names, between, digits),
+            ]
             rows.append(Row(cells, style))
         forms.append(FittedTable(title, columns, rows))
     return Widest(forms)
@@ -60,7 +61,7 @@ def _pairs(trial: TrialOnTest, names: Sequence[str], between: str, digits: int) 
 
 
 def recipes_table(result: SweepResult) -> FittedTable:
-    """What became of each recipe of a study: trials, its best one, seconds of a complete trial."""
+    """What became of each recipe of a sweep: trials, its best one, seconds of a complete trial."""
     columns = [Column("recipe", text=True), *map(Column, ("trials", "complete"))]
     columns += map(Column, (_objective(result), "trial", "run", "s per trial"))
     rows = []
@@ -70,7 +71,7 @@ def recipes_table(result: SweepResult) -> FittedTable:
         seconds = [trial.seconds for trial in done if trial.seconds is not None]
         cells = ["–", "–", "–", "–"]
         if best is not None:
-            cells = [f"{best.value:.4f}", str(best.number), str(best.run_id)[:8]]
+            cells = [f"{best.value:.4f}", str(best.key), str(best.run_id)[:8]]
             cells.append(f"{mean(seconds):.0f}" if seconds else "–")
         style = _BEST if recipe == result.best.recipe else ""
         rows.append(Row([recipe, str(len(trials)), str(len(done)), *cells], style))

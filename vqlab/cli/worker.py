@@ -68,7 +68,7 @@ def _say(event: Event) -> None:
     from vqlab.sweep import TrialFinished, TrialStarted
 
     if isinstance(event, TrialStarted):
-        out.print(f"trial {event.number} started")
+        out.print(f"trial {event.key} started")
     elif isinstance(event, TrialFinished):
         out.print(ended_text(event))
 

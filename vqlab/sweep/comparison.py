@@ -1,11 +1,11 @@
-"""The recipes that a study searches, each with its own space, on the same data and objective."""
+"""The recipes that a sweep searches, each with its own space, on the same data and objective."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from vqlab.config import Settings, Tree, digest, dump, flatten, merge, nest, read_recipe, validate
 from vqlab.data import Splits
@@ -13,7 +13,6 @@ from vqlab.experiment_files import SWEEPS, locate
 from vqlab.run import each_model, resolve
 from vqlab.sweep.space.compile import Plan, plan
 from vqlab.sweep.space.schema import Space, checked_objectives, make_space
-from vqlab.sweep.study.record import RECIPE
 from vqlab.text import category_text, folder_name
 from vqlab.types import UserError
 
@@ -99,29 +98,17 @@ def _one_space(recipe: str, given: str | dict[str, Any], folder: Path) -> Space:
         raise UserError(f"recipe {recipe}: {error}") from None
 
 
-def named(recipe: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's settings as Optuna and tables name them: `vqflow.detector.commitment`."""
-    return {f"{recipe}.{key}" if recipe else key: value for key, value in settings.items()}
-
-
-class TrialSettings(NamedTuple):
-    """Recipe and sampled settings of a trial."""
-
-    recipe: str
-    """Empty in a study of one recipe."""
-    plan: Plan
-    settings: dict[str, Any]
-    """Sampled settings, without the recipe's name."""
-
-
 @dataclass(frozen=True)
 class Comparison:
-    """The recipes of a study, each with its space checked against its settings."""
+    """The recipes of a sweep, each with its space checked against its settings."""
 
     name: str
     """The detector's, or that of the file that names several recipes."""
     plans: Mapping[str, Plan]
-    """By recipe; a study of one recipe has it under the empty name."""
+    """By recipe; a sweep of one recipe has it under the empty name."""
+
+    def __getitem__(self, recipe: str) -> Plan:
+        return self.plans[recipe]
 
     @property
     def first(self) -> Plan:
@@ -157,25 +144,18 @@ class Comparison:
             for note, recipes in of.items()
         )
 
-    def of(self, params: Mapping[str, Any]) -> TrialSettings:
-        """Return recipe and settings of a trial with these parameters."""
-        recipe = str(params.get(RECIPE, ""))
-        prefix = f"{recipe}." if recipe else ""
-        own = {key.removeprefix(prefix): params[key] for key in params if key != RECIPE}
-        return TrialSettings(recipe, self.plans[recipe], own)
-
-    def study_name(self, splits: Splits, preset: str) -> str:
+    def sweep_name(self, splits: Splits, preset: str) -> str:
         """`<category>-<name>[-<preset>]-<8 hex>`: the same spaces, settings, objective and data
         give the same name."""
-        marks: list[Any] = [[plan.marks for plan in self.plans.values()], list(self.plans)]
-        if "" in self.plans:
-            marks = self.first.marks
+        marks: list[Any] = self.first.marks
+        if "" not in self.plans:
+            marks = [{recipe: plan.marks for recipe, plan in self.plans.items()}]
         objective = self.objective if len(self.objectives) == 1 else list(self.objectives)
         mark = digest([objective, *marks, splits.fingerprint])[:8]
         return f"{self.base_name(splits, preset)}-{mark}"
 
     def base_name(self, splits: Splits, preset: str) -> str:
-        """The part of the study's name that a changed space or data set leaves alone."""
+        """The part of that name which a changed space or data set leaves alone."""
         parts = [folder_name(category_text(splits.categories)), self.name, preset]
         return "-".join(part for part in parts if part)
 

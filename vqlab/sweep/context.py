@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import optuna
-
 from vqlab.config import digest, dump
 from vqlab.data import Splits, load_dataset
 from vqlab.run import RunConfig
 from vqlab.sweep.comparison import Comparison
 from vqlab.sweep.events import OnEvent
-from vqlab.sweep.study.policy import refuse_other_images
+from vqlab.sweep.study.studies import Studies
 from vqlab.sweep.study.winner import WinnerRule
 from vqlab.sweep.trial.reuse import EarlierRuns
 from vqlab.tracking import Run, Tracker
@@ -20,13 +18,13 @@ from vqlab.tracking import Run, Tracker
 
 @dataclass(frozen=True)
 class SweepContext:
-    """A study with its search spaces, dataset and stores."""
+    """The studies of a sweep with their search spaces, dataset and stores."""
 
     comparison: Comparison
     splits: Splits
-    study: optuna.Study
+    studies: Studies
     parent: Run
-    """The study's own MLflow run."""
+    """The sweep's own MLflow run."""
     tracker: Tracker
     say: OnEvent
     _datasets: dict[str, Splits] = field(default_factory=dict)
@@ -34,7 +32,7 @@ class SweepContext:
     @cached_property
     def rule(self) -> WinnerRule:
         """The rule that chooses the winner."""
-        return WinnerRule(self.study, self.tracker, self.comparison.objective)
+        return WinnerRule(self.studies, self.tracker, self.comparison.objective)
 
     @cached_property
     def earlier_runs(self) -> EarlierRuns:
@@ -48,7 +46,7 @@ class SweepContext:
         key = digest(dump(config.data))
         if key not in self._datasets:
             splits = load_dataset(config.data)
-            refuse_other_images(self.study, splits)
+            self.studies.refuse_other_images(splits)
             self._datasets.clear()
             self._datasets[key] = splits
         return self._datasets[key]

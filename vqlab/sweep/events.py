@@ -5,9 +5,47 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from vqlab.evaluation import Thresholds
+from vqlab.types import UserError
+
+
+class TrialKey(NamedTuple):
+    """Identity of a trial within a sweep."""
+
+    recipe: str
+    """Empty in a sweep of one recipe."""
+    number: int
+    """In the study of that recipe."""
+
+    def __str__(self) -> str:
+        return f"{self.recipe}:{self.number}" if self.recipe else str(self.number)
+
+    @classmethod
+    def parse(cls, text: str) -> TrialKey:
+        """Return the key that is written as `3` or `vqflow:3`. Raises UserError for other text."""
+        recipe, _, number = text.rpartition(":")
+        if not number.isdecimal():
+            raise UserError(
+                f"a trial must be given as its number, or as RECIPE:NUMBER; got {text!r}; copy it "
+                "from the table of trials."
+            )
+        return cls(recipe, int(number))
+
+
+class _OfTrial:
+    key: TrialKey
+
+    @property
+    def number(self) -> int:
+        """Number of the trial in the study of its recipe."""
+        return self.key.number
+
+    @property
+    def recipe(self) -> str:
+        """Recipe of the trial; empty in a sweep of one recipe."""
+        return self.key.recipe
 
 
 @dataclass(frozen=True)
@@ -26,23 +64,21 @@ class StudyOpened:
 
 
 @dataclass(frozen=True)
-class TrialStarted:
+class TrialStarted(_OfTrial):
     """A trial is about to train with `params`."""
 
-    number: int
+    key: TrialKey
     params: Mapping[str, Any]
     link: str
     resumed_at: int
     """Epochs taken over from the interrupted trial that this one repeats."""
-    recipe: str = ""
-    """Where the study compares several."""
 
 
 @dataclass(frozen=True)
-class EpochDone:
+class EpochDone(_OfTrial):
     """A trial's epoch ended."""
 
-    number: int
+    key: TrialKey
     epoch: int
     epochs: int
     metrics: Mapping[str, float]
@@ -58,10 +94,10 @@ class Progressed:
 
 
 @dataclass(frozen=True)
-class TrialRow:
+class TrialRow(_OfTrial):
     """One trial, as a table of trials shows it."""
 
-    number: int
+    key: TrialKey
     state: str
     """COMPLETE, PRUNED, FAIL, RUNNING or WAITING."""
     value: float | None
@@ -73,8 +109,7 @@ class TrialRow:
     """Why it was pruned or failed, or why a complete trial is chosen last (a limit, a dead
     codebook); else empty."""
     retry_of: int | None
-    recipe: str = ""
-    """Where the study compares several."""
+    """Number of the interrupted trial that it repeats."""
     reused: str = ""
     """The trial or run whose training it took over, or the features that were there."""
     values: tuple[float, ...] = ()
@@ -108,10 +143,10 @@ OnEvent: TypeAlias = Callable[[Event], None]
 
 
 @dataclass(frozen=True)
-class TrialOnTest:
+class TrialOnTest(_OfTrial):
     """A trial that was scored on test."""
 
-    number: int
+    key: TrialKey
     why: Literal["winner", "earlier winner", "on request"]
     run_id: str
     validation: Mapping[str, float]
@@ -120,8 +155,6 @@ class TrialOnTest:
     """Its metrics on the test set, `test/…`."""
     notes: tuple[str, ...]
     """What is to be known of these figures."""
-    recipe: str = ""
-    """Where the study compares several."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +162,7 @@ class SweepResult:
     """Result of a study."""
 
     study: str
+    """Name of the sweep, and of its study where it has one recipe."""
     link: str
     """Its trials in the UI, as a table."""
     charts_link: str
@@ -152,10 +186,10 @@ class SweepResult:
     """Categories of which the data audit warns."""
     trials: tuple[TrialRow, ...]
     tested: tuple[TrialOnTest, ...]
-    """All trials that were scored on test, in this call or an earlier one, by number."""
+    """All trials that were scored on test, in this call or an earlier one."""
     recipes: dict[str, TrialRow | None]
-    """The best trial of each of several recipes, None where it has no complete one; empty for a
-    study of one recipe."""
+    """The best trial of each compared recipe, None if it has no complete trial; empty for a sweep
+    of one recipe."""
     recipe: Path
     """The best settings, which `train` accepts."""
     pictures: Path | None

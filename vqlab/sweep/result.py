@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.checkpoint import load_checkpoint
 from vqlab.config import digest
@@ -21,10 +21,9 @@ from vqlab.model import Model
 from vqlab.plots import attempt, in_two_rows, loss_curves, results_folder
 from vqlab.run import LOSS, SAVED_TAG, chosen_pictures, resolve, test_model, warned_of
 from vqlab.sweep.context import SweepContext
-from vqlab.sweep.events import SweepResult, TrialOnTest, TrialRow
+from vqlab.sweep.events import SweepResult, TrialKey, TrialOnTest, TrialRow
 from vqlab.sweep.report import ReportContext, write_report
-from vqlab.sweep.study.policy import n_done
-from vqlab.sweep.study.record import recipe_of, record_of, row
+from vqlab.sweep.study.record import key_of, record_of, row
 from vqlab.sweep.sync.mirror import Mirror, deleted_trials, trial_runs
 from vqlab.sweep.sync.views import OBJECTIVE, PICTURE, StudyPages
 from vqlab.sweep.trial.retrain import restore_checkpoint
@@ -50,27 +49,16 @@ def finish(
     pages: StudyPages,
     results: Path,
     started: float,
-    asked: Sequence[int] = (),
+    asked: Sequence[TrialKey] = (),
 ) -> SweepResult:
-    """Return the result of a study; compute what is missing (test metrics, recipe, report).
+    """Return the result of a sweep; compute what is missing (test metrics, recipe, report).
 
-    asked: numbers of trials that are scored on test besides the winner, those of them that are
-    complete. Raises UserError where no trial is complete.
+    asked: trials that are scored on test besides the winner, if they are complete. Raises
+    UserError if no trial is complete.
     """
-    study, tracker = context.study, context.tracker
+    tracker, name = context.tracker, context.studies.name
     context.rule.deleted = deleted_trials(context)
-    best = context.rule.winner()
-    if best is None and context.rule.deleted:
-        raise UserError(
-            f"the runs of all complete trials of study {study.study_name} were deleted; restore "
-            "them in the MLflow UI, or give the study more trials."
-        )
-    if best is None:
-        reasons = sorted({row(t).reason for t in study.get_trials(deepcopy=False)} - {""})
-        raise UserError(
-            f"study {study.study_name} has no complete trial ({'; '.join(reasons) or 'no time'}); "
-            "give it more trials, or another space."
-        )
+    best = _winner(context)
     shown = row(best)
     assert shown.run_id is not None
     record = tracker.find(shown.run_id)
@@ -86,18 +74,18 @@ def finish(
         pictures = _test_once(context, record, results, chosen_by, [note] if note else [])
         record = tracker.find(shown.run_id)
     _test_others(context, mirror, asked)
-    tested = _tested(context, best.number)
-    recipe = tracker.root / "recipes" / f"{study.study_name}.yaml"
+    tested = _tested(context, shown.key)
+    recipe = tracker.root / "recipes" / f"{name}.yaml"
     text = recipe_text(context, shown)
     if not recipe.exists() or recipe.read_text(encoding="utf-8") != text:
         _write(recipe, text)
-    shows = digest([text, [trial.number for trial in tested], pages.table])
+    shows = digest([text, [str(trial.key) for trial in tested], pages.table])
     if tracker.find(context.parent.id).tags.get("vqlab.shows") != shows:
         _show_study(context, shown, tested, recipe, pages)
         context.parent.set_tags({"vqlab.shows": shows})
     tracker.set_status(context.parent.id, "FINISHED", {})
     return SweepResult(
-        study=study.study_name,
+        study=name,
         link=pages.table_link,
         charts_link=pages.charts_link,
         objective=context.comparison.objective,
@@ -110,7 +98,7 @@ def finish(
         baseline=_of(record, "test_mean_image/"),
         notes=(*record.tags.get(NOTES, "").splitlines(), *_without(context.rule.deleted)),
         warned=tuple(warned_of(record.tags, categories)),
-        trials=tuple(row(t) for t in study.get_trials(deepcopy=False)),
+        trials=tuple(row(trial) for trial in context.studies.trials()),
         tested=tested,
         recipes=_best_of_each(context),
         recipe=recipe,
@@ -123,10 +111,26 @@ def finish(
     )
 
 
-def _without(deleted: Iterable[int]) -> list[str]:
-    numbers = ", ".join(map(str, sorted(deleted)))
-    said = f"Left out, because their runs were deleted: trial {numbers} (the MLflow UI restores)."
-    return [said] if numbers else []
+def _winner(context: SweepContext) -> FrozenTrial:
+    name, best = context.studies.name, context.rule.winner()
+    if best is not None:
+        return best
+    if context.rule.deleted:
+        raise UserError(
+            f"the runs of all complete trials of study {name} were deleted; restore them in the "
+            "MLflow UI, or give the study more trials."
+        )
+    reasons = sorted({row(trial).reason for trial in context.studies.trials()} - {""})
+    raise UserError(
+        f"study {name} has no complete trial ({'; '.join(reasons) or 'no time'}); give it more "
+        "trials, or another space."
+    )
+
+
+def _without(deleted: Iterable[TrialKey]) -> list[str]:
+    keys = ", ".join(map(str, sorted(deleted)))
+    note = f"Left out, because their runs were deleted: trial {keys} (the MLflow UI restores)."
+    return [note] if keys else []
 
 
 def _thresholds_of(record: RunRecord) -> Thresholds | None:
@@ -139,41 +143,40 @@ def _thresholds_of(record: RunRecord) -> Thresholds | None:
 
 
 def _seconds_saved(context: SweepContext) -> float:
-    trials = context.study.get_trials(deepcopy=False)
-    return float(sum(record_of(trial).seconds_saved for trial in trials))
+    return float(sum(record_of(trial).seconds_saved for trial in context.studies.trials()))
 
 
 def _best_of_each(context: SweepContext) -> dict[str, TrialRow | None]:
-    found = {name: context.rule.winner(name) for name in context.comparison.plans if name}
-    return {name: row(trial) if trial else None for name, trial in found.items()}
+    best = {name: context.rule.winner(name) for name in context.comparison.plans if name}
+    return {name: row(trial) if trial else None for name, trial in best.items()}
 
 
-def _test_others(context: SweepContext, mirror: Mirror, asked: Sequence[int]) -> None:
+def _test_others(context: SweepContext, mirror: Mirror, asked: Sequence[TrialKey]) -> None:
     """Score those of the trials that were not scored before, each in its own run, which keeps the
     pictures: the folder of results shows the winner."""
-    trials = context.study.get_trials(deepcopy=False)
-    for number in sorted(set(asked)):
-        if not 0 <= number < len(trials) or trials[number].state != TrialState.COMPLETE:
+    for key in sorted(set(asked)):
+        trial = context.studies.find(key)
+        if trial is None or trial.state != TrialState.COMPLETE:
             continue
-        if number in context.rule.deleted:
+        if key in context.rule.deleted:
             raise UserError(
-                f"the run of trial {number} was deleted, so it cannot be scored on test; restore "
+                f"the run of trial {key} was deleted, so it cannot be scored on test; restore "
                 "it in the MLflow UI, or leave out --test."
             )
-        record = context.tracker.find(str(record_of(trials[number]).run_id))
+        record = context.tracker.find(str(record_of(trial).run_id))
         if record.tags.get(TESTED) == "true":
             continue
-        note = restore_checkpoint(context, mirror, trials[number], record)
+        note = restore_checkpoint(context, mirror, trial, record)
         with tempfile.TemporaryDirectory() as folder:
             tags = {REQUESTED: "true"}
             _test_once(context, record, Path(folder), tags, [note] if note else [])
 
 
-def _tested(context: SweepContext, best: int) -> tuple[TrialOnTest, ...]:
-    """The trials that were scored on test, by number, of which `best` won."""
-    trials = {record_of(t).run_id: t for t in context.study.get_trials(deepcopy=False)}
-    tags = {"vqlab.kind": "trial", "vqlab.study": context.study.study_name, TESTED: "true"}
-    found = []
+def _tested(context: SweepContext, best: TrialKey) -> tuple[TrialOnTest, ...]:
+    """Return the trials that were scored on test, of which `best` won."""
+    trials = {record_of(trial).run_id: trial for trial in context.studies.trials()}
+    tags = {"vqlab.kind": "trial", "vqlab.study": context.studies.name, TESTED: "true"}
+    tested = []
     for record in context.tracker.runs(tags=tags):
         trial = trials.get(record.run_id)
         if trial is None:  # of an earlier study of this name, which somebody deleted
@@ -181,18 +184,17 @@ def _tested(context: SweepContext, best: int) -> tuple[TrialOnTest, ...]:
         other: Literal["earlier winner", "on request"] = "earlier winner"
         if REQUESTED in record.tags:
             other = "on request"
-        found.append(
+        tested.append(
             TrialOnTest(
-                number=trial.number,
-                why="winner" if trial.number == best else other,
+                key=key_of(trial),
+                why="winner" if key_of(trial) == best else other,
                 run_id=record.run_id,
                 validation=dict(record_of(trial).validation),
                 test=_of(record, "test/"),
                 notes=tuple(record.tags.get(NOTES, "").splitlines()),
-                recipe=recipe_of(trial),
             )
         )
-    return tuple(sorted(found, key=lambda each: each.number))
+    return tuple(sorted(tested, key=lambda each: each.key))
 
 
 def _test_once(
@@ -222,15 +224,13 @@ def _test_once(
 
 def recipe_text(context: SweepContext, best: TrialRow) -> str:
     """The winner's settings as a recipe that `train` accepts, with a header saying whence."""
-    study = context.study
-    name, plan, settings = context.comparison.of(best.params)
-    of = f" ({name})" if name else ""
+    studies = context.studies
     header = (
-        f"# Best of {n_done(study)} trials of study {study.study_name}: trial {best.number}{of},\n"
+        f"# Best of {studies.n_done()} trials of study {studies.name}: trial {best.key},\n"
         f"# {context.comparison.objective} {best.value:.6g}, run {best.run_id}.\n"
-        f"# vqlab train mlruns/recipes/{study.study_name}.yaml\n"
+        f"# vqlab train mlruns/recipes/{studies.name}.yaml\n"
     )
-    tree = plan.tree_of(settings)
+    tree = context.comparison[best.recipe].tree_of(best.params)
     return header + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
@@ -258,16 +258,16 @@ def _show_study(
         with attempt("the report of the study"):
             shown = _report_context(context, best, tested, pages, pictures)
             objectives = context.comparison.objectives
-            write_report(context.study, objectives, Path(folder), shown)
+            write_report(context.studies, objectives, Path(folder), shown)
         shown_in = parent.id if pictures else None
         parent.log_artifacts(Path(folder), STUDY)
     _show_views(context, pages)
-    test = next((trial.test for trial in tested if trial.number == best.number), {})
+    test = next((trial.test for trial in tested if trial.key == best.key), {})
     description = pages.described(best, test, context.rule.reason(), shown_in)
     pages.pages.describe(description)
     parent.set_tags(
         {
-            "vqlab.best_trial": str(best.number),
+            "vqlab.best_trial": str(best.key),
             "vqlab.best_run": str(best.run_id),
             SAVED_TAG: f"{_seconds_saved(context):.2f}",
             NOTE: description,
@@ -298,8 +298,8 @@ def _report_context(
     winner = context.tracker.find(str(best.run_id))
     return ReportContext(
         dataset=pages.dataset,
-        tested={trial.number: trial.test for trial in tested},
-        purposes={trial.number: trial.why for trial in tested},
+        tested={trial.key: trial.test for trial in tested},
+        purposes={trial.key: trial.why for trial in tested},
         baseline=_of(winner, "test_mean_image/"),
         not_clearly_better=context.rule.not_clearly_better(),
         reason=context.rule.reason(),

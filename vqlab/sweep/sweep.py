@@ -1,4 +1,4 @@
-"""Run a sweep: open the study, run trials up to the target, evaluate the winner once on test."""
+"""Run a sweep: open its studies, run trials up to the target, evaluate the winner once on test."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from vqlab.features import Backbone
 from vqlab.model import build_detector
 from vqlab.recipes import Folders
 from vqlab.run import experiment_of, log_data, require_test, show_experiment
-from vqlab.sweep.comparison import Comparison, Spaces, make_comparison, named
+from vqlab.sweep.comparison import Comparison, Spaces, make_comparison
 from vqlab.sweep.context import SweepContext
-from vqlab.sweep.events import OnEvent, StudyOpened, SweepResult
+from vqlab.sweep.events import OnEvent, StudyOpened, SweepResult, TrialKey
 from vqlab.sweep.report import annotate
 from vqlab.sweep.result import finish
 from vqlab.sweep.space.schema import Space
-from vqlab.sweep.study import policy as studies
 from vqlab.sweep.study.retry import queued_retries, reconcile
 from vqlab.sweep.study.storage import StudyLock, opened_storage, storage_address, sweep_lock
+from vqlab.sweep.study.studies import FINGERPRINT, PRESET, Studies, open_studies, siblings
 from vqlab.sweep.sync.mirror import Mirror, deleted_trials
 from vqlab.sweep.sync.views import StudyPages
 from vqlab.sweep.trial.retrain import ask
@@ -53,21 +53,22 @@ def sweep(
     workers: int = 1,
     launcher: Launcher | Literal["elsewhere"] | None = None,
     on_event: OnEvent = lambda event: None,
-    test: Sequence[int] = (),
+    test: Sequence[int | str | TrialKey] = (),
     timeout: float | None = None,
     results: Path = Path("results"),
 ) -> SweepResult:
-    """Search `space` around the recipe `tree` until the study has `trials` trials in all.
+    """Search `space` around the recipe `tree` until there are `trials` trials in total.
 
-    `Spaces` compare several recipes, which share the trials by successive halving; `tree` has the
-    tree of each by its name. Called again it continues, then only gives the result. The same space,
-    settings and data are the same study; `preset` is part of its name. A space's `available`
-    backbones are resolved here: where others are at hand, it is another study. One worker works in
-    this process, several are processes of their own; a `launcher` starts them in another way,
-    `elsewhere` waits for those that others start. `test`: numbers of trials to score on test in the
-    end, besides the winner. `timeout`: seconds after which no further trial is started. Raises
-    UserError for what can be known beforehand, for a study that another process sweeps, for one
-    whose trials all fail, for a trial to test that did not complete; Interrupted on Ctrl-C.
+    `Spaces` compare several recipes. Each recipe has an Optuna study of its own, and the trials are
+    shared among them by successive halving; `tree` has the tree of each by its name. Called again,
+    it continues, then only returns the result. The same space, settings and data are the same
+    sweep; `preset` is part of its name. A space's `available` backbones are resolved here: where
+    others are at hand, it is another sweep. One worker runs in this process, several are processes
+    of their own; a `launcher` starts them in another way, `elsewhere` waits for those that others
+    start. `test`: trials to score on test in the end, besides the winner, as their numbers or
+    `RECIPE:NUMBER`. `timeout`: seconds after which no further trial is started. Raises UserError
+    for what can be known beforehand, for a sweep that another process runs, for one whose trials
+    all fail, for a trial to test that did not complete; Interrupted on Ctrl-C.
     """
     started = time.monotonic()
     comparison = make_comparison(space, tree)
@@ -77,26 +78,37 @@ def sweep(
         splits.require_defined(metric)
     if test:
         require_test(splits, "to score trials on")
-    name = comparison.study_name(splits, preset)
+    asked = [TrialKey.parse(str(trial)) for trial in test]
+    name = comparison.sweep_name(splits, preset)
     address = storage_address(tracker.root)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with sweep_lock(tracker.root / "locks", name), opened_storage(address) as storage:
-        study = studies.open_study(storage, name, *comparison.first.space.directions)
+        directions = comparison.first.space.directions
+        studies = open_studies(storage, name, list(comparison.plans), directions)
         with StudyLock(storage, name):
-            notes = _notes(study, storage, comparison.base_name(splits, preset))
+            notes = _notes(studies, storage, comparison.base_name(splits, preset))
         pages = StudyPages(tracker, comparison, splits, name)
-        done = studies.n_done(study)
+        done = studies.n_done()
         if done < trials:
             _check_buildable(comparison)
-        ask(study, test, more=done < trials)
-        said = (*comparison.notes, *notes)
+        ask(studies, asked, more=done < trials)
         pages.save()
-        on_event(StudyOpened(name, pages.table_link, comparison.objective, done, trials, said))
-        study.set_user_attr(studies.PRESET, preset or "full")
+        on_event(
+            StudyOpened(
+                name,
+                pages.table_link,
+                comparison.objective,
+                done,
+                trials,
+                (*comparison.notes, *notes),
+            )
+        )
+        studies.set_attribute(PRESET, preset or "full")
         with StudyLock(storage, name):  # of two machines one makes it
-            parent = _parent(study, tracker, comparison, splits, pages)
-            annotate(study, comparison.objectives, pages.dataset, pages.all_links)
-        context = SweepContext(comparison, splits, study, parent, tracker, on_event)
+            parent = _parent(name, tracker, comparison, splits, pages)
+            for study in studies.by_recipe.values():
+                annotate(study, comparison.objectives, pages.dataset, pages.all_links)
+        context = SweepContext(comparison, splits, studies, parent, tracker, on_event)
         context.rule.deleted = deleted_trials(context)
         mirror = Mirror(context)
         mirror.update_all()
@@ -105,26 +117,26 @@ def sweep(
             if launcher is None and workers > 1:
                 launcher = LocalWorkers(workers, tracker.root, timeout)
             elif launcher == "elsewhere":
-                launcher = ExternalWorkers(lambda: studies.n_done(study) >= trials)
+                launcher = ExternalWorkers(lambda: studies.n_done() >= trials)
             deadline = float("inf") if timeout is None else started + timeout
             with _running(context, trials):
                 _run_trials(context, mirror, storage, launcher, trials, deadline)
-        result = finish(context, mirror, trials, pages, results, started, test)
-        ask(study, test)  # raises for requested trials that did not complete
+        result = finish(context, mirror, trials, pages, results, started, asked)
+        ask(studies, asked)  # raises for requested trials that did not complete
         return result
 
 
 def _give_task(context: SweepContext, trials: int, seed: int) -> None:
-    """Store in the study what its workers need."""
-    study, splits, comparison = context.study, context.splits, context.comparison
+    """Store with the sweep what its workers need."""
+    studies, splits, comparison = context.studies, context.splits, context.comparison
     data = comparison.first.config.data
     here = Folders(None if data.good else splits.root, data.good, data.bad).absolute()
     trees = {recipe: here.over(plan.tree) for recipe, plan in comparison.plans.items()}
-    begun = len(study.get_trials(deepcopy=False))
+    begun = len(studies.trials())
     name = "" if "" in comparison.plans else comparison.name
-    study.set_user_attr(TASK, asdict(Task(trees, comparison.tree, name, trials, seed, begun)))
-    study.set_user_attr(PARENT, context.parent.id)
-    study.set_user_attr(studies.FINGERPRINT, splits.fingerprint)
+    studies.set_attribute(PARENT, context.parent.id)
+    studies.set_attribute(FINGERPRINT, splits.fingerprint)
+    studies.set_attribute(TASK, asdict(Task(trees, comparison.tree, name, trials, seed, begun)))
 
 
 def _run_trials(
@@ -135,18 +147,19 @@ def _run_trials(
     target: int,
     deadline: float,
 ) -> None:
-    study = context.study
+    studies = context.studies
     try:
         if launcher is None:
             work(context, mirror, storage, deadline)
         else:
-            launcher.start(study.study_name)
+            launcher.start(studies.name)
             monitor(context.rule, launcher, target, context.say)
     finally:
         if launcher is not None:
             launcher.stop()
-        with StudyLock(storage, study.study_name):
-            reconcile(study, storage)
+        with StudyLock(storage, studies.name):
+            for study in studies.by_recipe.values():
+                reconcile(study, storage)
         mirror.update_all()
 
 
@@ -162,38 +175,39 @@ def _check_buildable(comparison: Comparison) -> None:
             raise UserError(f"recipe {recipe}: {error}" if recipe else str(error)) from None
 
 
-def _notes(study: optuna.Study, storage: RDBStorage, base: str) -> tuple[str, ...]:
+def _notes(studies: Studies, storage: RDBStorage, base: str) -> tuple[str, ...]:
     """Queue interrupted trials, and return notes for the user."""
     notes = []
-    others = studies.siblings(storage, study.study_name, base)
-    if others and not study.get_trials(deepcopy=False):
+    others = siblings(storage, studies, base)
+    if others and not studies.trials():
         notes.append(
             f"this is a new study: its space, settings or data differ from those of "
             f"{', '.join(others)}."
         )
-    reconcile(study, storage)
-    queued = queued_retries(study)
+    queued = []
+    for recipe, study in studies.by_recipe.items():
+        reconcile(study, storage)
+        queued += [str(TrialKey(recipe, number)) for number in queued_retries(study)]
     if queued:
-        numbers = ", ".join(map(str, queued))
-        notes.append(f"Retrying interrupted trial {numbers}.")
+        notes.append(f"Retrying interrupted trial {', '.join(queued)}.")
     return tuple(notes)
 
 
 def _parent(
-    study: optuna.Study, tracker: Tracker, comparison: Comparison, splits: Splits, pages: StudyPages
+    name: str, tracker: Tracker, comparison: Comparison, splits: Splits, pages: StudyPages
 ) -> Run:
-    """Return the study's own run; start it if there is none."""
-    kind = {"vqlab.kind": "study", "vqlab.study": study.study_name}
-    known = tracker.runs(tags=kind)
-    if known:
-        return tracker.amend(known[-1].run_id)
+    """Return the sweep's own run; start it if there is none."""
+    kind = {"vqlab.kind": "study", "vqlab.study": name}
+    earlier = tracker.runs(tags=kind)
+    if earlier:
+        return tracker.amend(earlier[-1].run_id)
     detectors = [str(plan.config.detector["name"]) for plan in comparison.plans.values()]
     params: dict[str, Any] = {}
     spaces: dict[str, Any] = {}
     for recipe, plan in comparison.plans.items():
         fixed = flatten(dump(plan.config))
-        fixed = {key: value for key, value in fixed.items() if key not in plan.space.axes}
-        params |= named(recipe, fixed)
+        prefix = f"{recipe}." if recipe else ""
+        params |= {prefix + k: value for k, value in fixed.items() if k not in plan.space.axes}
         spaces[recipe] = {setting: axis.tree for setting, axis in plan.space.axes.items()}
     parent = tracker.start(
         experiment=experiment_of(splits),
@@ -221,14 +235,14 @@ def _parent(
 
 @contextmanager
 def _running(context: SweepContext, target: int) -> Iterator[None]:
-    """Keep the study's run RUNNING while trials run."""
-    parent, study = context.parent, context.study
+    """Keep the sweep's run RUNNING while trials run."""
+    parent, studies = context.parent, context.studies
     context.tracker.reopen(parent.id)
     try:
         with parent:
             yield
     except KeyboardInterrupt as error:
         raise Interrupted(
-            f"study {study.study_name} was interrupted with {studies.n_done(study)} of {target} "
+            f"study {studies.name} was interrupted with {studies.n_done()} of {target} "
             "trials done; the same command goes on from there."
         ) from error

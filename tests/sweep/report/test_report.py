@@ -18,10 +18,12 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState, create_trial
 
 from vqlab.run import short_names
+from vqlab.sweep import TrialKey
 from vqlab.sweep.report import ReportContext, write_report
 from vqlab.sweep.report.importance import importances
 from vqlab.sweep.report.study_data import Goal, StudyData, TrialData, pareto_front, plain
-from vqlab.sweep.study.record import RECIPE, note, stored
+from vqlab.sweep.study.record import note, stored
+from vqlab.sweep.study.studies import Studies
 
 AUROC, SECONDS = "validation/pixel_auroc", "seconds_per_image"
 TERMS = ['["error", "context"]', '["error"]']
@@ -35,12 +37,12 @@ def _quiet() -> Iterator[None]:
     optuna.logging.set_verbosity(before)
 
 
-def settings(trial: optuna.Trial, prefix: str = "") -> float:
-    """Draws four settings; only the learning rate matters."""
-    rate = trial.suggest_float(f"{prefix}training.learning_rate", 1e-4, 1e-2, log=True)
-    trial.suggest_categorical(f"{prefix}detector.pattern.codebook_size", [128, 64])
-    trial.suggest_categorical(f"{prefix}detector.concept.codebook_size", [8, 16])
-    trial.suggest_categorical(f"{prefix}detector.scoring.terms", TERMS)
+def settings(trial: optuna.Trial) -> float:
+    """Samples four settings; only the learning rate matters."""
+    rate = trial.suggest_float("training.learning_rate", 1e-4, 1e-2, log=True)
+    trial.suggest_categorical("detector.pattern.codebook_size", [128, 64])
+    trial.suggest_categorical("detector.concept.codebook_size", [8, 16])
+    trial.suggest_categorical("detector.scoring.terms", TERMS)
     return 0.95 - 0.1 * (math.log10(rate) + 3) ** 2
 
 
@@ -62,25 +64,36 @@ def one(trial: optuna.Trial) -> float:
     return value
 
 
-def several(trial: optuna.Trial) -> tuple[float, float]:
-    """Two recipes, two objectives, a constraint that trial 4 breaks."""
-    recipe = trial.suggest_categorical(RECIPE, ["vqvae", "vqflow"])
-    value = settings(trial, f"{recipe}.")
-    blocks = trial.suggest_int(f"{recipe}.detector.blocks", 1, 8) if recipe == "vqflow" else 2
-    trial.set_constraint("latency", 1.0 if trial.number == 4 else -1.0)
-    return value, 0.01 * blocks + 0.1 * (0.95 - value)
+def compared(trials: int) -> Studies:
+    """Two recipes in turn, two objectives, a constraint that vqvae:2 breaks."""
+    studies = {
+        recipe: optuna.create_study(
+            directions=["maximize", "minimize"], sampler=RandomSampler(seed=seed)
+        )
+        for seed, recipe in enumerate(("vqvae", "vqflow"))
+    }
+    for _ in range(trials // 2):
+        for recipe, study in studies.items():
+            study.enqueue_trial({}, user_attrs=stored(recipe=recipe))
+            trial = study.ask()
+            value = settings(trial)
+            blocks = trial.suggest_int("detector.blocks", 1, 8) if recipe == "vqflow" else 2
+            broken = (recipe, trial.number) == ("vqvae", 2)
+            trial.set_constraint("latency", 1.0 if broken else -1.0)
+            study.tell(trial, (value, 0.01 * blocks + 0.1 * (0.95 - value)))
+    return Studies("cable-both", studies)
 
 
-def swept(
-    objective: Callable[[optuna.Trial], Any],
-    trials: int,
-    directions: tuple[str, ...] = ("maximize",),
-) -> optuna.Study:
+def swept(objective: Callable[[optuna.Trial], Any], trials: int) -> optuna.Study:
     study = optuna.create_study(
-        study_name="cable-test", directions=directions, sampler=RandomSampler(seed=0)
+        study_name="cable-test", direction="maximize", sampler=RandomSampler(seed=0)
     )
     study.optimize(objective, trials, catch=(ZeroDivisionError,))
     return study
+
+
+def alone(study: optuna.Study) -> Studies:
+    return Studies(study.study_name, {"": study})
 
 
 def of(*values: float, **more: Any) -> optuna.Study:
@@ -123,8 +136,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[optuna.Study, Path]
     metrics |= {"test/pixel_auroc_low": 0.9012, "test/pixel_auroc_high": 0.9234}
     context = ReportContext(
         dataset=NAME,
-        tested={number: metrics},
-        purposes={number: "winner"},
+        tested={TrialKey("", number): metrics},
+        purposes={TrialKey("", number): "winner"},
         baseline={"test_mean_image/pixel_auroc": 0.7001},
         reason=f"Trial {number} keeps the recipe's own settings.",
         notes=["a <i>note</i>"],
@@ -132,7 +145,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[optuna.Study, Path]
         links={"all trials": "http://127.0.0.1:5000/#/table"},
         pictures={"cable/<b>": PICTURE},
     )
-    paths = write_report(study, [AUROC], folder / "new", context)
+    paths = write_report(alone(study), [AUROC], folder / "new", context)
     assert [path.name for path in paths] == ["trials.csv", "study.html"]
     assert {path.name for path in (folder / "new").iterdir()} == {"trials.csv", "study.html"}
     return study, folder / "new"
@@ -206,24 +219,25 @@ def test_the_table_holds_every_trial_with_all_digits(shown: tuple[optuna.Study, 
 
 
 def test_importances_name_the_setting_that_matters() -> None:
-    ((name, shares),) = importances(StudyData(swept(one, 60), [AUROC])).items()
+    ((name, shares),) = importances(StudyData(alone(swept(one, 60)), [AUROC])).items()
     assert max(shares, key=shares.__getitem__) == "learning_rate"
     assert sum(shares.values()) == pytest.approx(1)
     assert "pattern.codebook_size" in shares  # two words where one is ambiguous
     assert "code_smoothing" not in shares  # not sampled, but the best of each trial
     assert name == f"{AUROC} · best 6 of 57 trials"
-    ((name, _),) = importances(StudyData(swept(one, 24), [AUROC])).items()
+    ((name, _),) = importances(StudyData(alone(swept(one, 24)), [AUROC])).items()
     assert name.endswith("best 3 of 21 trials: too few for more than a hint")
-    assert importances(StudyData(of(0.5, 0.5, 0.5, 0.5, 0.5), [AUROC])) == {}
+    assert importances(StudyData(alone(of(0.5, 0.5, 0.5, 0.5, 0.5)), [AUROC])) == {}
 
 
 def test_several_recipes_and_objectives(tmp_path: Path) -> None:
-    study = swept(several, 20, ("maximize", "minimize"))
-    write_report(study, [AUROC, SECONDS], tmp_path, ReportContext(tested={0: {"pixel_auroc": 0.9}}))
+    studies = compared(20)
+    context = ReportContext(tested={TrialKey("vqvae", 0): {"pixel_auroc": 0.9}})
+    write_report(studies, [AUROC, SECONDS], tmp_path, context)
     page = tmp_path / "study.html"
     assert {"Pareto front", "Slices", "Validation and test"} <= set(headings(page))
     assert "Intermediate values" not in headings(page)
-    data = StudyData(study, [AUROC, SECONDS])
+    data = StudyData(studies, [AUROC, SECONDS])
     assert data.recipes == ["vqflow", "vqvae"]
     assert "blocks" in [s.name for s in data.settings["vqflow"]]
     assert "blocks" not in [s.name for s in data.settings["vqvae"]]
@@ -231,8 +245,14 @@ def test_several_recipes_and_objectives(tmp_path: Path) -> None:
     assert [name.split(" · ")[:2] for name in groups] == [
         ["vqflow", AUROC], ["vqvae", AUROC], ["vqflow", SECONDS], ["vqvae", SECONDS]
     ]  # fmt: skip
-    front = [trial.number for trial in data.best]
-    assert front == sorted(trial.number for trial in study.best_trials)  # Optuna's own
+    together = optuna.create_study(directions=["maximize", "minimize"])
+    together.add_trials(
+        create_trial(values=trial.values, constraints=trial.constraints)
+        for trial in studies.trials()
+    )
+    assert {t.values for t in data.best} == {tuple(t.values) for t in together.best_trials}
+    front = [trial.key for trial in data.best]
+    assert len({key.recipe for key in front}) == 2
     text = page.read_text(encoding="utf-8")
     assert f"Pareto front: trials {', '.join(map(str, front))}." in text
     assert f"{SECONDS} (lower is better)" in text
@@ -240,7 +260,8 @@ def test_several_recipes_and_objectives(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert {row["recipe"] for row in rows} == {"vqvae", "vqflow"}
     assert float(rows[0]["training.learning_rate"]) > 0
-    for trial, row in zip(study.trials, rows, strict=True):
+    for trial, row in zip(studies.trials(), rows, strict=True):
+        assert row["trial"] == str(trial.number)
         assert [float(row[AUROC]), float(row[SECONDS])] == trial.values
 
 
@@ -262,7 +283,8 @@ HISTORY, MANY = {"Optimization history"}, {"Parallel coordinates", "Slices"}
 def test_empty_charts_are_left_out(
     tmp_path: Path, values: tuple[float, ...], charts: set[str]
 ) -> None:
-    write_report(of(*values), [AUROC], tmp_path, ReportContext(tested={0: {}}))
+    context = ReportContext(tested={TrialKey("", 0): {}})
+    write_report(alone(of(*values)), [AUROC], tmp_path, context)
     assert set(headings(tmp_path / "study.html")) - {"Timeline", "Trials"} == charts
     assert len((tmp_path / "trials.csv").read_text().splitlines()) == 1 + len(values)
 
@@ -272,7 +294,7 @@ def test_a_study_without_a_complete_trial(tmp_path: Path) -> None:
     for state in (TrialState.FAIL, TrialState.RUNNING, TrialState.WAITING):
         study.add_trial(create_trial(state=state))
     study.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.4}))
-    write_report(study, [AUROC], tmp_path, ReportContext())
+    write_report(alone(study), [AUROC], tmp_path, ReportContext())
     assert "Intermediate values" in headings(tmp_path / "study.html")
     assert "Slices" not in headings(tmp_path / "study.html")
     assert "1 pruned" in (tmp_path / "study.html").read_text(encoding="utf-8")
@@ -305,38 +327,41 @@ def test_odd_trials_do_no_harm(tmp_path: Path) -> None:
             user_attrs={"scoring": {"detector.scoring.terms": ["error", "x"], "s.y": 3}},
         )
     )
-    tested = {2: {"test/pixel_auroc": math.nan}, 3: {"test/aupro": 0.3}, 99: {}}
-    write_report(study, [AUROC], tmp_path, ReportContext(tested=tested))
+    metrics = {2: {"test/pixel_auroc": math.nan}, 3: {"test/aupro": 0.3}, 99: {}}
+    tested = {TrialKey("", number): values for number, values in metrics.items()}
+    write_report(alone(study), [AUROC], tmp_path, ReportContext(tested=tested))
     with (tmp_path / "trials.csv").open(encoding="utf-8") as file:
         row = list(csv.DictReader(file))[2]
     assert (row["retry_of"], row["reason"]) == ("1", "dead codebook")
     assert (row["reused"], row["seconds_saved"]) == ("trial 0", "1.5")
     page = (tmp_path / "study.html").read_text(encoding="utf-8")
     assert "Trial 2 has 0.9, but may not win: dead codebook." in page
-    (winner,) = StudyData(study, [AUROC]).best
-    assert winner.number == 3  # the better one's codebook is dead
+    (winner,) = StudyData(alone(study), [AUROC]).best
+    assert winner.key.number == 3  # the better one's codebook is dead
     with pytest.raises(ValueError, match="must have as many names"):
-        write_report(study, [AUROC, SECONDS], tmp_path, ReportContext())
+        write_report(alone(study), [AUROC, SECONDS], tmp_path, ReportContext())
 
 
 def test_no_name_or_value_becomes_markup(tmp_path: Path) -> None:
     script = "</script><script>alert(1)</script>"
     study = optuna.create_study(study_name=script, direction="maximize")
     for place, choice in enumerate([script, "b", script, "b", "b"]):
-        params = {RECIPE: script, f"{script}.a.{script}": choice}
+        params = {f"a.{script}": choice}
         distributions = {name: CategoricalDistribution([script, "b"]) for name in params}
-        attrs = stored(run_id=script, reason=script)
+        attrs = stored(recipe=script, run_id=script, reason=script)
         study.add_trial(
             create_trial(
                 value=place, params=params, distributions=distributions, user_attrs=attrs,
                 intermediate_values={1: 0.5},
             )
         )  # fmt: skip
+    key = TrialKey(script, 1)
     context = ReportContext(
-        tested={1: {script: 0.5}}, purposes={1: script}, reason=script, pictures={script: PICTURE},
+        tested={key: {script: 0.5}}, purposes={key: script}, reason=script,
+        pictures={script: PICTURE},
         run_link=lambda run_id: f'"><b>{run_id}', links={script: f'"><b>{script}'},
     )  # fmt: skip
-    write_report(study, [AUROC], tmp_path, context)
+    write_report(Studies(script, {script: study}), [AUROC], tmp_path, context)
     own = own_text(tmp_path / "study.html")
     assert "<script>alert" not in own and "<b>" not in own
     assert len(re.findall("<script", own)) == len(re.findall("</script>", own))
@@ -346,7 +371,7 @@ def test_no_name_or_value_becomes_markup(tmp_path: Path) -> None:
 def test_the_same_study_gives_the_same_files(tmp_path: Path) -> None:
     study = swept(one, 4)
     for name in ("a", "b"):
-        write_report(study, [AUROC], tmp_path / name, ReportContext())
+        write_report(alone(study), [AUROC], tmp_path / name, ReportContext())
     for path in sorted((tmp_path / "a").iterdir()):
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
 
@@ -366,6 +391,8 @@ def test_short_names_and_words() -> None:
 def test_no_trial_of_the_front_is_dominated() -> None:
     goals = [Goal("good", True), Goal("slow", False)]
     values = [(0.9, 5.0), (0.8, 1.0), (0.7, 2.0), (0.9, 4.0), (0.95, 9.0)]
-    trials = [TrialData(n, "COMPLETE", v, eligible=n != 4) for n, v in enumerate(values)]
-    assert [trial.number for trial in pareto_front(trials, goals)] == [1, 3]
+    trials = [
+        TrialData(TrialKey("", n), "COMPLETE", v, eligible=n != 4) for n, v in enumerate(values)
+    ]
+    assert [trial.key.number for trial in pareto_front(trials, goals)] == [1, 3]
     assert pareto_front([], goals) == []

@@ -1,4 +1,4 @@
-"""Charts of a study as plotly figures, most of them Optuna's own."""
+"""Charts of a sweep as plotly figures, most of them Optuna's own."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from optuna.trial import FrozenTrial
 
 from vqlab.metrics import less_is_better
-from vqlab.sweep.report.copies import study_copy
+from vqlab.sweep.events import TrialKey
+from vqlab.sweep.report.copies import study_copy, values_copy
 from vqlab.sweep.report.study_data import StudyData
+from vqlab.sweep.study.record import recipe_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -36,7 +38,7 @@ def history(data: StudyData) -> Charts:
     """Objective by trial, best value so far, pruned trials, trials with a recipe's own settings."""
     from optuna.visualization import plot_optimization_history
 
-    complete = {t.recipe for t in data.trials if t.values}
+    complete = {t.key.recipe for t in data.trials if t.values}
     recipes = [recipe for recipe in data.recipes if recipe in complete]
     for index, goal in enumerate(data.goals if recipes else ()):
         studies = [study_copy(data, recipe, [goal]) for recipe in recipes]
@@ -45,23 +47,23 @@ def history(data: StudyData) -> Charts:
             recipe = str(trace.name).rpartition(" of ")[2] if len(recipes) > 1 else recipes[0]
             if len(recipes) > 1:
                 trace.update(name=recipe, showlegend=trace.mode == "markers")
-            emit_new = {"color": _colours(data).get(recipe)}
-            trace.update({"line": emit_new | {"shape": "hv"}} if trace.mode == "lines" else {})
-            trace.update({"marker": emit_new} if trace.name != "Infeasible Trial" else {})
+            colour = {"color": _colours(data).get(recipe)}
+            trace.update({"line": colour | {"shape": "hv"}} if trace.mode == "lines" else {})
+            trace.update({"marker": colour} if trace.name != "Infeasible Trial" else {})
         if index == 0:
             _add_pruned(figure, data)
         defaults = [t for t in data.trials if t.values and t.as_recipe]
         if defaults:
             figure.add_scatter(
-                x=[trial.number for trial in defaults],
+                x=[trial.key.number for trial in defaults],
                 y=[trial.values[index] for trial in defaults],
-                text=[trial.recipe or "recipe" for trial in defaults],
+                text=[trial.key.recipe or "recipe" for trial in defaults],
                 mode="markers", name="the recipe's own settings",
                 marker={"symbol": "circle-open", "size": 14, "color": BEST, "line": {"width": 2}},
             )  # fmt: skip
         for trial in data.best if len(data.goals) == 1 else ():
             figure.add_scatter(
-                x=[trial.number], y=[trial.values[index]], mode="markers", name="best trial",
+                x=[trial.key.number], y=[trial.values[index]], mode="markers", name="best trial",
                 marker={"symbol": "star", "size": 13, "color": BEST},
             )  # fmt: skip
         yield goal.label, figure.update_yaxes(title=goal.name)
@@ -72,9 +74,9 @@ def _add_pruned(figure: go.Figure, data: StudyData) -> None:
     if pruned:
         last = [max(trial.curve) for trial in pruned]
         figure.add_scatter(
-            x=[trial.number for trial in pruned],
+            x=[trial.key.number for trial in pruned],
             y=[trial.curve[epoch] for trial, epoch in zip(pruned, last, strict=True)],
-            text=[f"trial {t.number}, epoch {e}" for t, e in zip(pruned, last, strict=True)],
+            text=[f"trial {t.key}, epoch {e}" for t, e in zip(pruned, last, strict=True)],
             mode="markers", name="pruned, last reported value",
             marker={"symbol": "x", "color": GREY, "size": 7},
         )  # fmt: skip
@@ -134,32 +136,32 @@ def slices(data: StudyData) -> Charts:
 def _varied(data: StudyData) -> Iterator[tuple[str, list[str]]]:
     """Recipes with at least two complete trials, and the settings in which these differ."""
     for recipe in data.recipes:
-        complete = [t for t in data.trials if t.recipe == recipe and t.values]
+        complete = [t for t in data.trials if t.key.recipe == recipe and t.values]
         names = [setting.name for setting in data.settings[recipe]]
         if len(complete) > 1 and names:
             yield recipe, names
 
 
 def intermediate_values(data: StudyData) -> Charts:
-    """Reported values by epoch."""
+    """Reported values by epoch, of the trials of each recipe."""
     from optuna.visualization import plot_intermediate_values
 
-    if any(trial.curve for trial in data.trials):
-        figure = plot_intermediate_values(study_copy(data, None, data.goals[:1]))
-        for trace in figure.data:
-            number = int(str(trace.name).removeprefix("Trial"))
-            colour = _colours(data)[data.trials[number].recipe]
-            trace.update(line={"color": colour, "width": 1}, marker={"color": colour, "size": 4})
-        yield "", figure.update_xaxes(title="epoch").update_yaxes(title=data.goals[0].name)
+    for recipe in dict.fromkeys(t.key.recipe for t in data.trials if t.curve):
+        figure = plot_intermediate_values(study_copy(data, recipe, data.goals[:1]))
+        colour = _colours(data)[recipe]
+        figure.update_traces(
+            line={"color": colour, "width": 1}, marker={"color": colour, "size": 4}
+        )
+        yield recipe, figure.update_xaxes(title="epoch").update_yaxes(title=data.goals[0].name)
 
 
 def pareto(data: StudyData) -> Charts:
-    """Each further objective against the first."""
+    """Each further objective against the first, of the trials of all recipes."""
     from optuna.visualization import plot_pareto_front
 
     if len(data.goals) < 2 or not any(trial.values for trial in data.trials):
         return
-    study = study_copy(data, None, data.goals)
+    study = values_copy(data)
     for index, goal in enumerate(data.goals[1:], 1):
 
         def targets(trial: FrozenTrial, index: int = index) -> tuple[float, float]:
@@ -174,18 +176,18 @@ def pareto(data: StudyData) -> Charts:
 
 
 def timeline(data: StudyData) -> Charts:
-    """When each trial ran, and how it ended."""
+    """When each trial ran, and how it ended, for each recipe."""
     from optuna.visualization import plot_timeline
 
-    if any(trial.datetime_start for trial in data.raw):
-        figure = plot_timeline(data.study)
+    for recipe in dict.fromkeys(recipe_of(t) for t in data.raw if t.datetime_start):
+        figure = plot_timeline(data.studies[recipe])
         for bars in figure.data:
             bars.update(marker_color=_STATES.get(str(bars.name)), width=0.7)
-        yield "", figure.update_xaxes(title="")
+        yield recipe, figure.update_xaxes(title="")
 
 
 def test_against_validation(
-    pairs: Mapping[str, Sequence[tuple[int, float, float]]], purposes: Mapping[int, str]
+    pairs: Mapping[str, Sequence[tuple[TrialKey, float, float]]], purposes: Mapping[TrialKey, str]
 ) -> Charts:
     """Test metrics of the tested trials against validation metrics, with the diagonal."""
     import plotly.graph_objects as go
@@ -194,12 +196,12 @@ def test_against_validation(
         return
     figure = go.Figure()
     for index, (name, points) in enumerate(pairs.items()):
-        numbers, validation, test = zip(*points, strict=True)
+        keys, validation, test = zip(*points, strict=True)
         symbol = _SYMBOLS[index // 10 % len(_SYMBOLS)]  # plotly has ten colours
-        why = {number: f" ({purposes[number]})" if number in purposes else "" for number in numbers}
-        symbols = [symbol + "-open" * (purposes.get(n) == ON_REQUEST) for n in numbers]
+        why = {key: f" ({purposes[key]})" if key in purposes else "" for key in keys}
+        symbols = [symbol + "-open" * (purposes.get(key) == ON_REQUEST) for key in keys]
         figure.add_scatter(
-            x=validation, y=test, text=[f"trial {n}{why[n]}" for n in numbers], mode="markers",
+            x=validation, y=test, text=[f"trial {key}{why[key]}" for key in keys], mode="markers",
             name=with_direction(name), marker={"symbol": symbols, "size": 9},
         )  # fmt: skip
     values = [value for points in pairs.values() for _, *both in points for value in both]

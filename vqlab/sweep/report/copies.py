@@ -1,4 +1,4 @@
-"""In-memory copies of a study for Optuna's importance evaluators and plots."""
+"""In-memory copies of studies for Optuna's importance evaluators and plots."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from vqlab.sweep.report.study_data import Goal, Setting, StudyData, plain, searched_within
-from vqlab.sweep.study.record import RECIPE, recipe_of, record_of
+from vqlab.sweep.study.record import key_of, recipe_of, record_of
 
 
 @contextlib.contextmanager
@@ -30,45 +29,57 @@ def quiet() -> Iterator[None]:
 
 
 def study_copy(
-    data: StudyData, recipe: str | None, goals: Sequence[Goal], searched: bool = False
+    data: StudyData, recipe: str, goals: Sequence[Goal], searched: bool = False
 ) -> optuna.Study:
-    """Copy the trials of one recipe, or of all with the recipe before each setting's name.
+    """Copy the study of one recipe. Settings have short names and choices are text.
 
-    Settings have short names and choices are text. `searched` adds the settings that were searched
-    within each trial. Trials keep their numbers: the others are copied as failed trials.
+    `searched` adds the settings that were searched within each trial. Trials keep their numbers:
+    those that are neither complete nor pruned are copied as failed trials.
     """
-    directions = [
-        StudyDirection.MAXIMIZE if goal.maximize else StudyDirection.MINIMIZE for goal in goals
-    ]
     with quiet():
-        study = optuna.create_study(study_name=recipe or data.name, directions=directions)
-        for trial in data.raw:
-            included = recipe is None or recipe_of(trial) == recipe
-            prefix = recipe_of(trial) if recipe is None else ""
+        name, directions = recipe or data.studies.name, [goal.direction for goal in goals]
+        study = optuna.create_study(study_name=name, directions=directions)
+        for trial in data.raw_of(recipe):
             study.add_trial(
-                _trial_copy(data, trial, goals, searched, f"{prefix}." if prefix else "")
-                if included and trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+                _trial_copy(data, trial, goals, searched)
+                if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
                 else create_trial(state=TrialState.FAIL)
             )
     return study
 
 
+def values_copy(data: StudyData) -> optuna.Study:
+    """Copy the values of the complete trials of all recipes into one study, without settings.
+
+    Their attribute `trial` is their key.
+    """
+    with quiet():
+        study = optuna.create_study(directions=[goal.direction for goal in data.goals])
+        for trial, raw in zip(data.trials, data.raw, strict=True):
+            if trial.values:
+                attrs = {"trial": str(trial.key)}
+                study.add_trial(
+                    create_trial(values=trial.values, user_attrs=attrs, constraints=raw.constraints)
+                )
+    return study
+
+
 def _trial_copy(
-    data: StudyData, trial: FrozenTrial, goals: Sequence[Goal], searched: bool, prefix: str
+    data: StudyData, trial: FrozenTrial, goals: Sequence[Goal], searched: bool
 ) -> FrozenTrial:
-    shown = data.trials[trial.number]
+    shown = data.by_key[key_of(trial)]
     if trial.state == TrialState.COMPLETE and not shown.values:  # an infinite value
         return create_trial(state=TrialState.FAIL)
     params = _sampled(data, trial)
-    for setting in data.settings[shown.recipe] if searched else ():
+    for setting in data.settings[shown.key.recipe] if searched else ():
         value = shown.settings.get(setting.name)
         if setting.within and value is not None:
             params[setting.name] = str(value) if setting.choices else value, _distribution(setting)
     return create_trial(
         state=trial.state,
         values=[shown.values[data.goals.index(goal)] for goal in goals] if shown.values else None,
-        params={prefix + name: value for name, (value, _) in params.items()},
-        distributions={prefix + name: distribution for name, (_, distribution) in params.items()},
+        params={name: value for name, (value, _) in params.items()},
+        distributions={name: distribution for name, (_, distribution) in params.items()},
         user_attrs={"run": run_id} if (run_id := record_of(trial).run_id) else {},
         intermediate_values=dict(shown.curve),
         constraints=trial.constraints,
@@ -77,18 +88,17 @@ def _trial_copy(
 
 def _sampled(data: StudyData, trial: FrozenTrial) -> dict[str, tuple[Any, BaseDistribution]]:
     """Value and distribution of each setting that was sampled for a trial, by short name."""
-    recipe, within = recipe_of(trial), searched_within(trial)
+    names, within = data.names[recipe_of(trial)], searched_within(trial)
     params = {}
-    for key, value in trial.params.items():
-        path = key.removeprefix(f"{recipe}.") if recipe else key
-        if key == RECIPE or path in within:
+    for path, value in trial.params.items():
+        if path in within:
             continue
-        distribution = trial.distributions[key]
+        distribution = trial.distributions[path]
         if isinstance(distribution, CategoricalDistribution):
             words = [plain(choice) for choice in distribution.choices]
             if len(set(words)) == len(words):
                 value, distribution = plain(value), CategoricalDistribution(words)
-        params[data.names[recipe][path]] = value, distribution
+        params[names[path]] = value, distribution
     return params
 
 

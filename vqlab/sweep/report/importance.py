@@ -27,7 +27,7 @@ def importances(data: StudyData) -> dict[str, dict[str, float]]:
     groups = {}
     for goal in data.goals:
         for recipe in data.recipes:
-            count = sum(bool(t.values) and t.recipe == recipe for t in data.trials)
+            count = sum(bool(t.values) and t.key.recipe == recipe for t in data.trials)
             if count < _MIN_TRIALS:
                 continue
             shares = _shares(study_copy(data, recipe, [goal]))

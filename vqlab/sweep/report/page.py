@@ -1,4 +1,4 @@
-"""The report of a study: `study.html`, one self-contained page, and `trials.csv`.
+"""The report of a sweep: `study.html`, one self-contained page, and `trials.csv`.
 
 plotly.js is part of the file because MLflow shows an HTML artifact in a sandboxed frame that can
 load neither the files beside it nor anything of its own origin.
@@ -16,10 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import optuna
-
 from vqlab.metrics import METRICS
 from vqlab.run import short_names
+from vqlab.sweep.events import TrialKey
 from vqlab.sweep.report import charts
 from vqlab.sweep.report.copies import quiet
 from vqlab.sweep.report.importance import EVALUATOR, MEANING, importances
@@ -31,6 +30,7 @@ from vqlab.sweep.report.trial_table import (
     validation_and_test,
 )
 from vqlab.sweep.study.record import record_of
+from vqlab.sweep.study.studies import Studies
 
 PAGE, TABLE = "study.html", "trials.csv"
 _CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
@@ -68,8 +68,8 @@ document.querySelectorAll("#all th").forEach((head,column)=>head.addEventListene
   const order=isNaN(m)||isNaN(n)?x.localeCompare(y):m-n;return up?order:-order})
  .forEach(row=>body.append(row))}));
 const dark=matchMedia("(prefers-color-scheme:dark)");
-const paint=()=>{const emit_new=getComputedStyle(document.documentElement);
- const ink=emit_new.getPropertyValue("--ink"),line=emit_new.getPropertyValue("--line");
+const paint=()=>{const style=getComputedStyle(document.documentElement);
+ const ink=style.getPropertyValue("--ink"),line=style.getPropertyValue("--line");
  document.querySelectorAll(".js-plotly-plot").forEach(chart=>{
   const change={"font.color":ink,paper_bgcolor:"rgba(0,0,0,0)",plot_bgcolor:"rgba(0,0,0,0)"};
   Object.keys(chart.layout).filter(name=>/^[xy]axis/.test(name)).forEach(name=>{
@@ -81,17 +81,17 @@ paint();dark.addEventListener("change",paint);
 
 @dataclass(frozen=True)
 class ReportContext:
-    """What the report says beyond the study itself; all of it is optional."""
+    """What the report says beyond the trials themselves; all of it is optional."""
 
     dataset: str = ""
     """Name and location of the data set."""
     tested: TestMetrics = field(default_factory=dict)
-    purposes: Mapping[int, str] = field(default_factory=dict)
+    purposes: Mapping[TrialKey, str] = field(default_factory=dict)
     """Why each of them was tested: `winner` or `on request`."""
     baseline: Mapping[str, float] = field(default_factory=dict)
     """Test metrics of `mean_image`, which learns nothing."""
-    not_clearly_better: Container[int] = ()
-    """Numbers of the trials that may not win."""
+    not_clearly_better: Container[TrialKey] = ()
+    """Trials that may not win."""
     reason: str = ""
     """How the winner compares with its recipe's own trial."""
     notes: Sequence[str] = ()
@@ -104,14 +104,14 @@ class ReportContext:
 
 
 def write_report(
-    study: optuna.Study, objectives: Sequence[str], folder: Path, context: ReportContext
+    studies: Studies, objectives: Sequence[str], folder: Path, context: ReportContext
 ) -> list[Path]:
     """Write `study.html` and `trials.csv` into `folder`, and return their paths.
 
-    objectives: names of the study's values, in their order. Charts that would be empty are left
-    out. Raises ValueError unless each objective of the study has a name.
+    objectives: names of the values of a trial, in their order. Charts that would be empty are left
+    out. Raises ValueError unless each objective has a name.
     """
-    data = StudyData(study, objectives, context.not_clearly_better)
+    data = StudyData(studies, objectives, context.not_clearly_better)
     folder.mkdir(parents=True, exist_ok=True)
     table = trial_table(data, context.tested, context.purposes)
     table.write(folder / TABLE)
@@ -153,7 +153,7 @@ def _page(data: StudyData, table: TrialTable, context: ReportContext) -> str:
                 parts.append(f'<h2 id="s{number}">{html.escape(heading)}</h2>')
                 parts += [_paragraph(words, "muted"), *divisions]
     links.append('<a href="#trials">Trials</a>')
-    title = html.escape(data.name)
+    title = html.escape(data.studies.name)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
@@ -208,12 +208,11 @@ def _summary(data: StudyData, context: ReportContext) -> str:
         f"Trials: {counts}.",
     ]
     if len(data.goals) > 1 and data.best:
-        lines.append(f"Pareto front: trials {', '.join(str(t.number) for t in data.best)}.")
+        lines.append(f"Pareto front: trials {', '.join(str(t.key) for t in data.best)}.")
     for trial in data.best if len(data.goals) == 1 else ():
         settings = ", ".join(f"{name} {_text(value)}" for name, value in trial.settings.items())
-        recipe = f" ({trial.recipe})" if trial.recipe else ""
         value = f"{trial.values[0]:.6g}"
-        lines.append(f"Best: trial {trial.number}{recipe}, {value}: {settings or 'no settings'}.")
+        lines.append(f"Best: trial {trial.key}, {value}: {settings or 'no settings'}.")
     lines += [context.reason, *_rejected(data), *(f"Note: {note}" for note in context.notes)]
     links = " · ".join(
         f'<a href="{html.escape(url)}">{html.escape(title)}</a>'
@@ -237,14 +236,14 @@ def _rejected(data: StudyData) -> Iterator[str]:
     for trial, raw in zip(data.trials, data.raw, strict=True):
         reason = record_of(raw).violation or record_of(raw).dead_codebook
         if trial.values and reason and sign * trial.values[0] > sign * data.best[0].values[0]:
-            yield f"Trial {trial.number} has {trial.values[0]:.6g}, but may not win: {reason}."
+            yield f"Trial {trial.key} has {trial.values[0]:.6g}, but may not win: {reason}."
 
 
 def _test_metrics(data: StudyData, context: ReportContext) -> str:
     """A table of test metrics with their 95 % intervals: the tested trials, and the baseline."""
     columns = {
-        f"trial {number} ({context.purposes.get(number, 'tested')})": metrics
-        for number, metrics in sorted(context.tested.items())
+        f"trial {key} ({context.purposes.get(key, 'tested')})": metrics
+        for key, metrics in sorted(context.tested.items())
         if metrics
     }
     if not columns:
@@ -301,16 +300,16 @@ def _trials(data: StudyData, table: TrialTable, context: ReportContext) -> str:
     paths = {path for names in data.names.values() for path in names}
     short = short_names(name for name in table.columns if name in paths)
     head = "".join(f"<th>{html.escape(short.get(name, name))}</th>" for name in table.columns)
-    best = {trial.number for trial in data.best}
+    best = {trial.key for trial in data.best}
     body = []
     for trial, raw, row in zip(data.trials, data.raw, table.rows, strict=True):
-        emit_new = "best" if trial.number in best else "" if trial.state == "COMPLETE" else "other"
+        style = "best" if trial.key in best else "" if trial.state == "COMPLETE" else "other"
         cells = [html.escape(_text(cell)) for cell in row]
         run_id = record_of(raw).run_id
         if run_id and context.run_link is not None:
             address = html.escape(context.run_link(str(run_id)))
             cells[-1] = f'<a href="{address}">{cells[-1]}</a>'
-        body.append(f'<tr class="{emit_new}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
+        body.append(f'<tr class="{style}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
     return (
         '<h2 id="trials">Trials</h2>\n<p class="muted">Click a heading to sort. trials.csv has all '
         f'digits.</p>\n<div class="wide"><table id="all"><thead><tr>{head}</tr></thead>\n<tbody>\n'
@@ -319,10 +318,10 @@ def _trials(data: StudyData, table: TrialTable, context: ReportContext) -> str:
     )
 
 
-def _purposes(purposes: Mapping[int, str]) -> str:
+def _purposes(purposes: Mapping[TrialKey, str]) -> str:
     """`Trial 3: winner. Trial 1: on request, not used for any choice.`"""
     words = {charts.ON_REQUEST: f"{charts.ON_REQUEST}, not used for any choice"}
-    return " ".join(f"Trial {n}: {words.get(why, why)}." for n, why in sorted(purposes.items()))
+    return " ".join(f"Trial {key}: {words.get(why, why)}." for key, why in sorted(purposes.items()))
 
 
 def _text(value: Any) -> str:
@@ -330,5 +329,5 @@ def _text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _paragraph(words: str, emit_new: str = "") -> str:
-    return f'<p class="{emit_new}">{html.escape(words)}</p>' if words else ""
+def _paragraph(words: str, style: str = "") -> str:
+    return f'<p class="{style}">{html.escape(words)}</p>' if words else ""

@@ -1,4 +1,4 @@
-"""Trials and settings of a study as the report shows them: short names, plain values."""
+"""Trials and settings of a sweep as the report shows them: short names, plain values."""
 
 from __future__ import annotations
 
@@ -9,21 +9,27 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.run import short_names
-from vqlab.sweep.study.record import RECIPE, recipe_of, record_of
+from vqlab.sweep.events import TrialKey
+from vqlab.sweep.study.record import key_of, recipe_of, record_of
+from vqlab.sweep.study.studies import Studies
 
 
 @dataclass(frozen=True)
 class Goal:
-    """One objective of a study."""
+    """One objective of a sweep."""
 
     name: str
     maximize: bool
+
+    @property
+    def direction(self) -> StudyDirection:
+        """Optuna's direction."""
+        return StudyDirection.MAXIMIZE if self.maximize else StudyDirection.MINIMIZE
 
     @property
     def label(self) -> str:
@@ -35,13 +41,11 @@ class Goal:
 class TrialData:
     """One trial."""
 
-    number: int
+    key: TrialKey
     state: str
     """Optuna's name of the state: COMPLETE, PRUNED, FAIL, RUNNING or WAITING."""
     values: tuple[float, ...] = ()
     """One per goal, all finite; empty where the trial has none."""
-    recipe: str = ""
-    """Empty in a study of one recipe."""
     settings: Mapping[str, float | str] = field(default_factory=dict)
     """By short name."""
     curve: Mapping[int, float] = field(default_factory=dict)
@@ -70,42 +74,48 @@ class Setting:
 
 @dataclass(frozen=True)
 class StudyData:
-    """Trials and settings of a study. Raises ValueError unless each objective has a name."""
+    """Trials and settings of a sweep. Raises ValueError unless each objective has a name."""
 
-    study: optuna.Study
+    studies: Studies
     objectives: Sequence[str]
-    not_clearly_better: Container[int] = ()
-    """Numbers of the trials that do not replace their recipe's own trial."""
+    not_clearly_better: Container[TrialKey] = ()
+    """Trials that do not replace their recipe's own trial."""
     raw: list[FrozenTrial] = field(init=False)
 
     def __post_init__(self) -> None:
-        if len(self.objectives) != len(self.study.directions):
+        directions = self.studies.directions
+        if len(self.objectives) != len(directions):
             raise ValueError(
-                f"a study of {len(self.study.directions)} objectives must have as many names; got "
+                f"a study of {len(directions)} objectives must have as many names; got "
                 f"{list(self.objectives)}"
             )
-        object.__setattr__(self, "raw", self.study.get_trials(deepcopy=False))
-
-    @property
-    def name(self) -> str:
-        """The study's name."""
-        return self.study.study_name
+        object.__setattr__(self, "raw", self.studies.trials())
 
     @cached_property
     def goals(self) -> list[Goal]:
         """The objectives."""
-        maximize = [way == StudyDirection.MAXIMIZE for way in self.study.directions]
+        maximize = [way == StudyDirection.MAXIMIZE for way in self.studies.directions]
         return [Goal(name, way) for name, way in zip(self.objectives, maximize, strict=True)]
 
     @cached_property
     def recipes(self) -> list[str]:
-        """The names of the compared recipes, sorted; [""] for a study of one recipe."""
-        return sorted({recipe_of(trial) for trial in self.raw})
+        """The names of the compared recipes, sorted; [""] for a sweep of one recipe."""
+        return sorted(self.studies.by_recipe)
 
     @cached_property
     def trials(self) -> list[TrialData]:
-        """All trials, by number."""
+        """All trials, in the order of `raw`."""
         return [self._trial(trial) for trial in self.raw]
+
+    def raw_of(self, recipe: str) -> list[FrozenTrial]:
+        """Return the trials of one recipe, by number."""
+        trials = [trial for trial in self.raw if recipe_of(trial) == recipe]
+        return sorted(trials, key=lambda trial: trial.number)
+
+    @cached_property
+    def by_key(self) -> dict[TrialKey, TrialData]:
+        """All trials by key."""
+        return {trial.key: trial for trial in self.trials}
 
     def _trial(self, trial: FrozenTrial) -> TrialData:
         recipe = recipe_of(trial)
@@ -113,10 +123,9 @@ class StudyData:
         complete = trial.state == TrialState.COMPLETE and all(map(math.isfinite, values))
         short = self.names[recipe]
         return TrialData(
-            number=trial.number,
+            key=key_of(trial),
             state=trial.state.name,
             values=values if complete else (),
-            recipe=recipe,
             settings={short[key]: plain(value) for key, value in settings_of(trial).items()},
             curve={
                 epoch: value
@@ -125,7 +134,7 @@ class StudyData:
             },
             as_recipe=record_of(trial).as_in_recipe,
             eligible=not record_of(trial).dead_codebook
-            and trial.number not in self.not_clearly_better
+            and key_of(trial) not in self.not_clearly_better
             and all(value <= 0 for value in trial.constraints.values()),
         )
 
@@ -143,10 +152,9 @@ class StudyData:
         return {recipe: self._varied(recipe) for recipe in self.recipes}
 
     def _varied(self, recipe: str) -> list[Setting]:
-        complete = [t for t in self.raw if recipe_of(t) == recipe and self.trials[t.number].values]
-        prefix = f"{recipe}." if recipe else ""
+        complete = [t for t in self.raw if recipe_of(t) == recipe and self.by_key[key_of(t)].values]
         distributions = {
-            key.removeprefix(prefix): distribution
+            key: distribution
             for trial in complete
             for key, distribution in trial.distributions.items()
         }
@@ -184,20 +192,16 @@ def pareto_front(trials: Sequence[TrialData], goals: Sequence[Goal]) -> list[Tri
 
 
 def settings_of(trial: FrozenTrial) -> dict[str, Any]:
-    """Return all settings of a trial, sampled and searched within it, without the recipe's name."""
-    prefix = f"{recipe_of(trial)}." if recipe_of(trial) else ""
-    sampled = {key: value for key, value in trial.params.items() if key != RECIPE}
-    return {k.removeprefix(prefix): v for k, v in sampled.items()} | searched_within(trial)
+    """Return all settings of a trial, sampled and searched within it."""
+    return dict(trial.params) | searched_within(trial)
 
 
 def searched_within(trial: FrozenTrial) -> dict[str, Any]:
     """Return the settings that were searched on the trained detector of a trial."""
-    prefix = f"{recipe_of(trial)}." if recipe_of(trial) else ""
-    settings: dict[str, Any] = {}
     record = record_of(trial)
+    settings: dict[str, Any] = {}
     for values in (record.scoring, record.thresholds):
-        if isinstance(values, Mapping):  # anybody may write attributes
-            settings |= {str(key).removeprefix(prefix): value for key, value in values.items()}
+        settings |= values if isinstance(values, Mapping) else {}  # anybody may write attributes
     return settings
 
 

@@ -1,4 +1,4 @@
-"""The table of all trials of a study, and their metrics on validation and test."""
+"""The table of all trials of a sweep, and their metrics on validation and test."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.metrics import OBJECTIVES, PRIMARY
+from vqlab.sweep.events import TrialKey
 from vqlab.sweep.report.study_data import StudyData, settings_of
-from vqlab.sweep.study.record import recipe_of, record_of
+from vqlab.sweep.study.record import key_of, record_of
 
-TestMetrics = Mapping[int, Mapping[str, float]]
-"""Metrics `test/…` of the trials scored on test, by trial number."""
+TestMetrics = Mapping[TrialKey, Mapping[str, float]]
+"""Metrics `test/…` of the trials scored on test."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,12 @@ class TrialTable:
             csv.writer(file).writerows([self.columns, *self.rows])
 
 
-def trial_table(data: StudyData, tested: TestMetrics, purposes: Mapping[int, str]) -> TrialTable:
-    """Return the table. purposes: why each tested trial was tested, by trial number."""
+def trial_table(
+    data: StudyData, tested: TestMetrics, purposes: Mapping[TrialKey, str]
+) -> TrialTable:
+    """Return the table. purposes: why each tested trial was tested."""
     settings = list(dict.fromkeys(name for trial in data.raw for name in settings_of(trial)))
-    compared = bool(data.recipes) and data.recipes != [""]
+    compared = data.recipes != [""]
     on_test = [f"test/{name.partition('/')[2]}" for name in data.objectives]
     on_test += [f"test/{name}" for name in PRIMARY]
     measured = {name for metrics in tested.values() for name in metrics}
@@ -45,12 +48,12 @@ def trial_table(data: StudyData, tested: TestMetrics, purposes: Mapping[int, str
     columns += ["seconds", "reason", "retry_of", "reused", "seconds_saved", "run_id"]
     rows = []
     for trial in data.raw:
-        record, values = record_of(trial), settings_of(trial)
+        key, record, values = key_of(trial), record_of(trial), settings_of(trial)
         complete = trial.state == TrialState.COMPLETE
-        row = [trial.number, *([recipe_of(trial)] if compared else []), trial.state.name]
+        row = [key.number, *([key.recipe] if compared else []), trial.state.name]
         row += list(trial.values) if complete else [""] * len(data.objectives)
-        row += [tested.get(trial.number, {}).get(name, "") for name in on_test]
-        row += [purposes.get(trial.number, "")] if purposes else []
+        row += [tested.get(key, {}).get(name, "") for name in on_test]
+        row += [purposes.get(key, "")] if purposes else []
         row += [_cell(values[name]) if name in values else "" for name in settings]
         row += [f"{trial.duration.total_seconds():.2f}" if trial.duration else ""]
         row += [record.reason or record.dead_codebook]
@@ -66,19 +69,20 @@ def _cell(value: Any) -> Any:
 
 def validation_and_test(
     data: StudyData, tested: TestMetrics
-) -> dict[str, list[tuple[int, float, float]]]:
+) -> dict[str, list[tuple[TrialKey, float, float]]]:
     """Return (trial, validation value, test value) of the tested trials by metric, the objectives
     first."""
     names = [name.partition("/")[2] for name in data.objectives]
-    pairs: dict[str, list[tuple[int, float, float]]] = {n: [] for n in [*names, *OBJECTIVES]}
-    for number, metrics in sorted(tested.items()):
-        if not 0 <= number < len(data.raw):
+    pairs: dict[str, list[tuple[TrialKey, float, float]]] = {n: [] for n in [*names, *OBJECTIVES]}
+    raw = {key_of(trial): trial for trial in data.raw}
+    for key, metrics in sorted(tested.items()):
+        if key not in raw:
             continue
         test = {key.removeprefix("test/"): value for key, value in metrics.items()}
-        for key, value in _validation(data, data.raw[number]).items():
-            name = key.removeprefix("validation/")
+        for metric, value in _validation(data, raw[key]).items():
+            name = metric.removeprefix("validation/")
             if name in pairs and name in test:
-                pairs[name].append((number, float(value), float(test[name])))
+                pairs[name].append((key, float(value), float(test[name])))
     return {name: values for name, values in pairs.items() if values}
 
 

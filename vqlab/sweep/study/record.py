@@ -9,10 +9,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from vqlab.sweep.events import TrialRow
+from vqlab.sweep.events import TrialKey, TrialRow
 
-RECIPE = "recipe"
-"""Parameter of a trial: its recipe, in a study that compares several."""
 _STORED = {"run_id": "mlflow_run_id", "violation": "beyond_limit"}
 """Names in the store of the fields that have another name there."""
 
@@ -21,10 +19,14 @@ _STORED = {"run_id": "mlflow_run_id", "violation": "beyond_limit"}
 class TrialRecord:
     """What is stored with a trial besides its parameters and values."""
 
+    recipe: str = ""
+    """Its recipe, in a sweep that compares several."""
     run_id: str | None = None
     """ID of its MLflow run."""
     worker: Mapping[str, str] | None = None
     """Host, process and thread that run it."""
+    queued: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters that were set when it was queued."""
     progress: Sequence[int] = (0, 0)
     """Epochs done and epochs in all."""
     interrupted: bool = False
@@ -72,10 +74,20 @@ def note(trial: optuna.Trial, **values: Any) -> None:
         trial.set_user_attr(name, value)
 
 
-def recipe_of(trial: FrozenTrial) -> str:
-    """Return the recipe of a trial, queued ones included; empty in a study of one recipe."""
-    queued = trial.system_attrs.get("fixed_params", {})
-    return str(trial.params.get(RECIPE, queued.get(RECIPE, "")))
+def recipe_of(trial: FrozenTrial | optuna.Trial) -> str:
+    """Return the recipe of a trial; empty in a sweep of one recipe."""
+    return record_of(trial).recipe
+
+
+def key_of(trial: FrozenTrial | optuna.Trial) -> TrialKey:
+    """Return the identity of a trial within its sweep."""
+    return TrialKey(recipe_of(trial), trial.number)
+
+
+def retried_key(trial: FrozenTrial) -> TrialKey | None:
+    """Return the key of the interrupted trial that this one repeats."""
+    record = record_of(trial)
+    return None if record.retry_of is None else TrialKey(record.recipe, record.retry_of)
 
 
 def was_interrupted(trial: FrozenTrial) -> bool:
@@ -110,7 +122,7 @@ def row(trial: FrozenTrial) -> TrialRow:
     """Return a trial as a row of a table."""
     record = record_of(trial)
     return TrialRow(
-        number=trial.number,
+        key=key_of(trial),
         state=trial.state.name,
         value=trial.values[0] if trial.state == TrialState.COMPLETE else None,
         values=tuple(trial.values) if trial.state == TrialState.COMPLETE else (),
@@ -119,6 +131,5 @@ def row(trial: FrozenTrial) -> TrialRow:
         seconds=trial.duration.total_seconds() if trial.duration else None,
         reason=reason_of(trial.state, record),
         retry_of=record.retry_of,
-        recipe=recipe_of(trial),
         reused=record.reused,
     )

@@ -36,16 +36,14 @@ def trial_id(storage: BaseStorage, study: optuna.Study, number: int) -> int:
     return storage.get_trial_id_from_study_id_trial_number(study_id, number)
 
 
-def reconcile(
-    study: optuna.Study, storage: BaseStorage, trials: list[FrozenTrial] | None = None
-) -> list[int]:
+def reconcile(study: optuna.Study, storage: BaseStorage) -> list[int]:
     """Mark running trials without a live worker as failed, and queue each for one retry.
 
-    Call it within a `Turn`: a worker that is sampling a trial has not named itself in it yet. Also
-    fails trials without a recent heartbeat, and trials that the calling thread left behind.
-    Returns the numbers of the interrupted trials that were queued. trials: as read in this turn.
+    Call it with the lock of the sweep held: a worker that is sampling a trial has not named itself
+    in it yet. Also fails trials without a recent heartbeat, and trials that the calling thread left
+    behind. Returns the numbers of the interrupted trials that were queued.
     """
-    trials = study.get_trials(deepcopy=False) if trials is None else trials
+    trials = study.get_trials(deepcopy=False)
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     for trial in running:
         if _was_left(record_of(trial).worker):
@@ -84,17 +82,19 @@ def _was_left(worker: Mapping[str, str] | None) -> bool:
 
 
 def retry(study: optuna.Study, trial: FrozenTrial) -> bool:
-    """Queue the settings of an interrupted trial once more; return whether they were queued. Call
-    it within a `Turn`."""
+    """Queue the settings of an interrupted trial once more; return whether they were queued.
+
+    Call it with the lock of the sweep held.
+    """
     trials = study.get_trials(deepcopy=False)
     if any(record_of(t).retry_of == trial.number for t in trials):
         return False
     if _attempts(trials, trial) >= _ATTEMPTS:
         return False
-    params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-    attrs = stored(retry_of=trial.number)
-    if record_of(trial).as_in_recipe:
-        attrs |= stored(as_in_recipe=True)
+    record = record_of(trial)
+    params = {**record.queued, **trial.params}
+    copied = {"recipe": record.recipe, "as_in_recipe": record.as_in_recipe, "queued": record.queued}
+    attrs = stored(retry_of=trial.number, **{k: v for k, v in copied.items() if v})
     study.enqueue_trial(params, user_attrs=attrs)
     return True
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import optuna
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from vqlab.evaluation import (
@@ -17,57 +15,59 @@ from vqlab.evaluation import (
     paired_differences,
 )
 from vqlab.metrics import Difference
+from vqlab.sweep.events import TrialKey
 from vqlab.sweep.study.policy import best_of, candidates
-from vqlab.sweep.study.record import recipe_of, record_of
+from vqlab.sweep.study.record import key_of, recipe_of, record_of
+from vqlab.sweep.study.studies import Studies
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
 
 @dataclass
 class WinnerRule:
-    """Rank the complete trials of one study.
+    """Rank the complete trials of a sweep.
 
     The validation set is one small sample of images, and the best of many trials is partly the
     luckiest. So a trial replaces the trial with the recipe's own settings only if the 95 % interval
     of their difference in the objective, by the paired bootstrap over the validation images,
     excludes 0 (Efron and Tibshirani 1993); the interval of a rate is that of McNemar's exact test.
     Where the validation images are too few for an interval, the recipe's own trial stays. Among the
-    recipes of a study the highest objective wins. Where an objective has no bootstrap distribution,
+    compared recipes the best objective wins. Where an objective has no bootstrap distribution,
     or a run no evidence, the value decides.
     """
 
-    study: optuna.Study
+    studies: Studies
     tracker: Tracker
     objective: str
     """`validation/…`."""
-    deleted: set[int] = field(default_factory=set)
-    """Numbers of the trials whose runs were deleted: they are left out."""
-    _evidence: dict[int, Mapping[str, Measured] | None] = field(default_factory=dict)
-    _differences: dict[tuple[int, int], Difference | None] = field(default_factory=dict)
+    deleted: set[TrialKey] = field(default_factory=set)
+    """Trials whose runs were deleted: they are left out."""
+    _evidence: dict[TrialKey, Mapping[str, Measured] | None] = field(default_factory=dict)
+    _differences: dict[tuple[TrialKey, TrialKey], Difference | None] = field(default_factory=dict)
 
     def winner(
         self, recipe: str | None = None, trials: Sequence[FrozenTrial] | None = None
     ) -> FrozenTrial | None:
         """Return the winning trial (of one recipe, or of all), None without a complete trial.
 
-        trials: all trials of the study where the caller has read them already.
+        trials: all trials of the sweep if the caller has read them already.
         """
         trials = self._read(trials)
         rejected = self.not_clearly_better(trials)
-        eligible = [t for t in candidates(trials, recipe) if t.number not in rejected]
-        return best_of(self.study, eligible)
+        eligible = [t for t in candidates(trials, recipe) if key_of(t) not in rejected]
+        return best_of(eligible, self.studies.maximize)
 
-    def not_clearly_better(self, trials: Sequence[FrozenTrial] | None = None) -> set[int]:
-        """Return the numbers of the trials that do not replace their recipe's own trial."""
+    def not_clearly_better(self, trials: Sequence[FrozenTrial] | None = None) -> set[TrialKey]:
+        """Return the keys of the trials that do not replace their recipe's own trial."""
         trials = self._read(trials)
         rejected = set()
         for trial in candidates(trials):
             reference = self._reference(trial, trials)
-            if reference is None or reference.number == trial.number:
+            if reference is None or reference is trial:
                 continue
             difference = self._difference(reference, trial, trials)
             if difference is not None and not self._clearly_better(difference):
-                rejected.add(trial.number)
+                rejected.add(key_of(trial))
         return rejected
 
     def reason(self, trials: Sequence[FrozenTrial] | None = None) -> str:
@@ -78,26 +78,26 @@ class WinnerRule:
             return ""
         reference = self._reference(winner, trials)
         if reference is None:
-            return f"Trial {winner.number} has the best {self.objective}."
-        if reference.number != winner.number:
+            return f"Trial {key_of(winner)} has the best {self.objective}."
+        if reference is not winner:
             return (
-                f"Trial {winner.number} is clearly better than trial {reference.number}, the "
+                f"Trial {key_of(winner)} is clearly better than trial {key_of(reference)}, the "
                 f"recipe's own settings: {self._described(reference, winner, trials)}."
             )
         recipe = recipe_of(winner)
-        others = [t for t in candidates(trials, recipe) if t.number != winner.number]
-        best = best_of(self.study, others)
+        others = [t for t in candidates(trials, recipe) if t is not winner]
+        best = best_of(others, self.studies.maximize)
         if best is None:
-            return f"Trial {winner.number} has the recipe's own settings."
+            return f"Trial {key_of(winner)} has the recipe's own settings."
         of = f" of {recipe}" if recipe else ""
         return (
-            f"Trial {winner.number} keeps the recipe's own settings: no other trial{of} is clearly "
-            f"better (trial {best.number}: {self._described(winner, best, trials)})."
+            f"Trial {key_of(winner)} keeps the recipe's own settings: no other trial{of} is "
+            f"clearly better (trial {key_of(best)}: {self._described(winner, best, trials)})."
         )
 
     def _read(self, trials: Sequence[FrozenTrial] | None) -> Sequence[FrozenTrial]:
-        trials = self.study.get_trials(deepcopy=False) if trials is None else trials
-        return [trial for trial in trials if trial.number not in self.deleted]
+        trials = self.studies.trials() if trials is None else trials
+        return [trial for trial in trials if key_of(trial) not in self.deleted]
 
     def _reference(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
         """The trial with the recipe's own settings, if it is among the candidates."""
@@ -107,9 +107,8 @@ class WinnerRule:
     def _clearly_better(self, difference: Difference) -> bool:
         if difference.interval is None:  # too few images, or no resample differs: no proof
             return False
-        if self.study.directions[0] == StudyDirection.MAXIMIZE:
-            return difference.interval.low > 0
-        return difference.interval.high < 0
+        low, high = difference.interval
+        return low > 0 if self.studies.maximize else high < 0
 
     def _described(
         self, reference: FrozenTrial, trial: FrozenTrial, trials: Sequence[FrozenTrial]
@@ -130,7 +129,7 @@ class WinnerRule:
         self, reference: FrozenTrial, trial: FrozenTrial, trials: Sequence[FrozenTrial]
     ) -> Difference | None:
         """The trial's objective minus the reference's; None where it cannot be resampled."""
-        key = (reference.number, trial.number)
+        key = key_of(reference), key_of(trial)
         if key not in self._differences:
             before, after = (self._measured(each, trials) for each in (reference, trial))
             difference = None
@@ -146,12 +145,12 @@ class WinnerRule:
         self, trial: FrozenTrial, trials: Sequence[FrozenTrial]
     ) -> Mapping[str, Measured] | None:
         same_as = record_of(trial).same_as
-        number = trial.number if same_as is None else same_as
-        if number not in self._evidence:
-            runs = {each.number: record_of(each).run_id or "none" for each in trials}
+        key = key_of(trial) if same_as is None else TrialKey(recipe_of(trial), same_as)
+        if key not in self._evidence:
+            runs = {key_of(each): record_of(each).run_id or "none" for each in trials}
             try:
-                record = self.tracker.find(runs.get(number, "none"))
-                self._evidence[number] = load_evidence(record.artifact(VALIDATION_EVIDENCE))
+                record = self.tracker.find(runs.get(key, "none"))
+                self._evidence[key] = load_evidence(record.artifact(VALIDATION_EVIDENCE))
             except UserError:
-                self._evidence[number] = None
-        return self._evidence[number]
+                self._evidence[key] = None
+        return self._evidence[key]

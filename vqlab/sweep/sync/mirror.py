@@ -1,4 +1,4 @@
-"""Mirror a study in MLflow: state, value and reason of its trials."""
+"""Mirror a sweep in MLflow: state, value and reason of its trials."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Literal
 from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.sweep.context import SweepContext
-from vqlab.sweep.study.policy import ASKED
-from vqlab.sweep.study.record import record_of, state_tags, was_interrupted
+from vqlab.sweep.events import TrialKey
+from vqlab.sweep.study.record import key_of, record_of, retried_key, state_tags, was_interrupted
+from vqlab.sweep.study.studies import ASKED
 from vqlab.tracking import Run, RunRecord
 
 _STATUS: dict[TrialState, Literal["FINISHED", "KILLED", "FAILED"]] = {
@@ -20,14 +21,14 @@ _STATUS: dict[TrialState, Literal["FINISHED", "KILLED", "FAILED"]] = {
 
 
 class Mirror:
-    """Update the runs of a study's trials, and delete the files of beaten trials."""
+    """Update the runs of a sweep's trials, and delete the files of beaten trials."""
 
     def __init__(self, context: SweepContext) -> None:
         self.context = context
         self.runs: dict[str, Run] = {}
         """Runs, by ID, of the trials of this process since it last deleted files."""
-        self._updated: set[int] = set()
-        """Numbers of the ended trials whose runs agree."""
+        self._updated: set[TrialKey] = set()
+        """Ended trials whose runs agree."""
         self._cleaned: set[str] = set()
         """IDs of the runs whose files were deleted."""
 
@@ -40,19 +41,19 @@ class Mirror:
         if record.run_id and not agrees:
             status = run.status if run else None
             self.context.tracker.set_status(record.run_id, _STATUS[trial.state], tags, status)
-        self._updated.add(trial.number)
+        self._updated.add(key_of(trial))
 
     def update_all(self) -> None:
-        """Correct every run of the study that disagrees with its trial, and delete files.
+        """Correct every run of the sweep that disagrees with its trial, and delete files.
 
         A run that is RUNNING although its trial has ended is of a process that was killed.
         """
-        trials = self.context.study.get_trials(deepcopy=False)
-        ended = {trial.number for trial in trials if trial.state.is_finished()}
-        for run in trial_runs(self.context) if ended - self._updated else ():
-            number = int(run.tags.get("vqlab.trial", -1))
-            trial = trials[number] if 0 <= number < len(trials) else None
-            if trial is None or not trial.state.is_finished():
+        trials = self.context.studies.trials()
+        ended = {key_of(trial): trial for trial in trials if trial.state.is_finished()}
+        for run in trial_runs(self.context) if ended.keys() - self._updated else ():
+            key = TrialKey(run.tags.get("vqlab.recipe", ""), int(run.tags.get("vqlab.trial", -1)))
+            trial = ended.get(key)
+            if trial is None:
                 continue
             record = record_of(trial)
             if run.status != "RUNNING" and record.run_id != run.run_id:
@@ -61,7 +62,7 @@ class Mirror:
             if not agrees or run.status != _STATUS[trial.state]:
                 tags = state_tags(trial.state, trial.values, record)
                 self.context.tracker.set_status(run.run_id, _STATUS[trial.state], tags, run.status)
-        self._updated |= ended
+        self._updated |= ended.keys()
         self.clean_up(trials)
 
     def clean_up_own(self, trials: list[FrozenTrial], most: int) -> None:
@@ -87,24 +88,25 @@ class Mirror:
 
     def _runs_to_keep(self) -> set[str | None]:
         context = self.context
-        trials = context.study.get_trials(deepcopy=False)
+        trials = context.studies.trials()
         keep = [context.rule.winner(recipe, trials) for recipe in context.comparison.plans]
-        requested = context.study.user_attrs.get(ASKED, ())
-        keep += [trials[number] for number in requested if number < len(trials)]
-        repeated = {record_of(t).retry_of for t in trials if t.state.is_finished()}
-        keep += [t for t in trials if was_interrupted(t) and t.number not in repeated]
+        for recipe, study in context.studies.by_recipe.items():
+            asked = study.user_attrs.get(ASKED, ())
+            keep += [context.studies.find(TrialKey(recipe, number)) for number in asked]
+        retried = {retried_key(t) for t in trials if t.state.is_finished()}
+        keep += [t for t in trials if was_interrupted(t) and key_of(t) not in retried]
         versions = context.tracker.registry.versions(context.splits.categories)
         return {record_of(trial).run_id for trial in keep if trial} | {v.run_id for v in versions}
 
 
 def trial_runs(context: SweepContext) -> list[RunRecord]:
-    """Return all runs of the study's trials."""
-    name = context.study.study_name
-    return context.tracker.runs(tags={"vqlab.kind": "trial", "vqlab.study": name})
+    """Return all runs of the sweep's trials."""
+    tags = {"vqlab.kind": "trial", "vqlab.study": context.studies.name}
+    return context.tracker.runs(tags=tags)
 
 
-def deleted_trials(context: SweepContext) -> set[int]:
-    """Return the numbers of the complete trials whose runs were deleted."""
+def deleted_trials(context: SweepContext) -> set[TrialKey]:
+    """Return the keys of the complete trials whose runs were deleted."""
     present = {run.run_id for run in trial_runs(context)}
-    complete = context.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return {trial.number for trial in complete if record_of(trial).run_id not in present}
+    complete = context.studies.trials(TrialState.COMPLETE)
+    return {key_of(trial) for trial in complete if record_of(trial).run_id not in present}

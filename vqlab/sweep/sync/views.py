@@ -1,4 +1,4 @@
-"""Views of a study in the MLflow UI: a table and charts of its trials, and a description."""
+"""Views of a sweep in the MLflow UI: a table and charts of its trials, and a description."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 from vqlab.data import Splits
 from vqlab.run import PICTURES, TEST_METRICS, chosen_pictures, experiment_of, run_name
 from vqlab.sweep.comparison import Comparison
-from vqlab.sweep.events import TrialRow
+from vqlab.sweep.events import TrialKey, TrialRow
 from vqlab.sweep.report.study_data import plain
-from vqlab.sweep.study.record import RECIPE
+from vqlab.sweep.space.compile import Plan
 from vqlab.sweep.trial.selection import CHOSEN
 from vqlab.text import category_text, folder_name
 from vqlab.tracking import ExperimentPages, Tracker, picture_address
@@ -34,7 +34,7 @@ from vqlab.tracking.views import (
 )
 
 PICTURE = "study/best.png"
-"""Artifact of the study's own run: a test image in six panels, by the best trial."""
+"""Artifact of the sweep's own run: a test image in six panels, by the best trial."""
 OBJECTIVE = "objective"
 """Metric of a complete trial: the value of its first objective."""
 _PERPLEXITY = ("codebook/perplexity",)
@@ -43,26 +43,27 @@ _PERPLEXITY = ("codebook/perplexity",)
 
 @dataclass(frozen=True)
 class StudyPages:
-    """The pages of one study."""
+    """The pages of one sweep."""
 
     tracker: Tracker
     comparison: Comparison
     splits: Splits
     study: str
+    """Name of the sweep."""
 
     @cached_property
     def pages(self) -> ExperimentPages:
-        """Those of the study's experiment."""
+        """Those of the sweep's experiment."""
         return self.tracker.pages(experiment_of(self.splits))
 
     @property
     def table(self) -> str:
-        """Key of the view of the study's trials as a table."""
+        """Key of the view of the trials as a table."""
         return f"{self._mark}-table"
 
     @property
     def charts(self) -> str:
-        """Key of the view of the study's trials as charts."""
+        """Key of the view of the trials as charts."""
         return f"{self._mark}-charts"
 
     @property
@@ -88,7 +89,7 @@ class StudyPages:
 
     @property
     def title(self) -> str:
-        """The study's name without the category, which is the experiment's."""
+        """The sweep's name without the category, which is the experiment's."""
         return self.study.removeprefix(folder_name(category_text(self.splits.categories)) + "-")
 
     @property
@@ -124,11 +125,11 @@ class StudyPages:
     @property
     def _searched(self) -> list[str]:
         """The searched settings as their runs' parameters are named, each once."""
-        found: dict[str, None] = {}
+        settings: dict[str, None] = {}
         for plan in self.comparison.plans.values():
             for setting in plan.space.axes:
-                found[setting if setting in plan.sampled else f"{CHOSEN}{setting}"] = None
-        return list(found)
+                settings[setting if setting in plan.sampled else f"{CHOSEN}{setting}"] = None
+        return list(settings)
 
     def _charts(self, logged: list[str]) -> list[Chart]:
         perplexities = [key for key in logged if key.endswith("perplexity")]
@@ -153,12 +154,11 @@ class StudyPages:
     def described(
         self, best: TrialRow, test: Mapping[str, float], reason: str, parent: str | None
     ) -> str:
-        """The description of a study that ended, in Markdown.
+        """The description of a sweep that ended, in Markdown.
 
-        test: the test figures of the best trial. reason: why it won. parent: the study's own run,
+        test: the test figures of the best trial. reason: why it won. parent: the sweep's own run,
         where it has PICTURE.
         """
-        of = f" ({best.recipe})" if best.recipe else ""
         figures = [f"{self.comparison.objective} {best.value:.4f}"]
         figures += [f"{key} {test[key]:.4f}" for key in TEST_METRICS if key in test]
         picture = ""
@@ -168,23 +168,19 @@ class StudyPages:
         settings = "\n".join(f"- `{key}`: {value}" for key, value in best.params.items())
         return (
             f"{self.links} · [best trial]({self.pages.run(str(best.run_id))}): "
-            f"{best.number}{of}, {', '.join(figures)}\n\n{reason}\n\n{picture}{settings}\n"
+            f"{best.key}, {', '.join(figures)}\n\n{reason}\n\n{picture}{settings}\n"
         )
 
 
-def trial_name(comparison: Comparison, number: int, params: Mapping[str, Any]) -> str:
+def trial_name(plan: Plan, key: TrialKey, params: Mapping[str, Any]) -> str:
     """Return the name of a trial's run: what differs comes first.
 
     Of one recipe: number, sampled settings, detector. Of several: number, recipe, settings.
     """
-    recipe = str(params.get(RECIPE, ""))
-    if recipe not in comparison.plans:  # it failed before its recipe was chosen
-        return f"{number:03d} {comparison.name}"
-    _, plan, settings = comparison.of(params)
-    words = {setting: plain(value) for setting, value in settings.items()}
-    if recipe:
-        return run_name(f"{number:03d} {recipe}", words)
-    return run_name(f"{number:03d}", words, str(plan.config.detector["name"]))
+    words = {setting: plain(value) for setting, value in params.items()}
+    if key.recipe:
+        return run_name(f"{key.number:03d} {key.recipe}", words)
+    return run_name(f"{key.number:03d}", words, str(plan.config.detector["name"]))
 
 
 def objective_metrics(comparison: Comparison, values: Sequence[float]) -> dict[str, float]:

@@ -32,13 +32,13 @@ from vqlab.run import (
     start,
     trained_key,
 )
-from vqlab.sweep.comparison import Comparison, named
 from vqlab.sweep.context import SweepContext
 from vqlab.sweep.events import EpochDone, Progressed, TrialStarted
-from vqlab.sweep.space.compile import suggest
-from vqlab.sweep.study.policy import PRESET, best_trial
-from vqlab.sweep.study.record import RECIPE, note, record_of, state_tags
+from vqlab.sweep.space.compile import Plan, suggest
+from vqlab.sweep.study.policy import best_of, candidates
+from vqlab.sweep.study.record import key_of, note, record_of, state_tags
 from vqlab.sweep.study.storage import database_said
+from vqlab.sweep.study.studies import PRESET
 from vqlab.sweep.sync.mirror import Mirror
 from vqlab.sweep.sync.views import objective_metrics, trial_name
 from vqlab.sweep.trial.constraints import costs, dead_codebook, number
@@ -69,6 +69,11 @@ class TrialRunner:
     def __init__(self, context: SweepContext, mirror: Mirror, trial: optuna.Trial) -> None:
         self.context, self.mirror, self.trial = context, mirror, trial
         self.comparison, self.tracker = context.comparison, context.tracker
+        self.key = key_of(trial)
+        self.study, self.plan = (
+            context.studies[self.key.recipe],
+            context.comparison[self.key.recipe],
+        )
         self._recorded = 0.0
 
     def run(self) -> float | tuple[float, ...]:
@@ -93,20 +98,15 @@ class TrialRunner:
     def _run(self) -> float | tuple[float, ...]:
         trial, context = self.trial, self.context
         config = self._sampled_config()
-        complete = context.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        complete = context.studies.trials(TrialState.COMPLETE)
         splits = context.splits_for(config)
-        self.settings = self.comparison.of(trial.params)
         key = trained_key(config, splits.fingerprint)
-        mark = trained_mark(key, self.settings.recipe, config)
+        mark = trained_mark(key, self.key.recipe, config)
         same = same_trial(complete, mark)
         note(trial, trained=mark)
         with self._start(config, splits) as tracked:
             resumed_at = 0 if same else self._take_over_state(tracked)
-            context.say(
-                TrialStarted(
-                    trial.number, trial.params, tracked.link, resumed_at, self.settings.recipe
-                )
-            )
+            context.say(TrialStarted(self.key, trial.params, tracked.link, resumed_at))
             if same is not None:
                 values = self._copy(same, tracked)
             else:
@@ -121,14 +121,9 @@ class TrialRunner:
             return values if len(values) > 1 else values[0]
 
     def _sampled_config(self) -> RunConfig:
-        """Sample the settings; of several recipes, the recipe first."""
-        recipes = list(self.comparison.plans)
-        recipe = recipes[0]
-        if recipe:
-            recipe = self.trial.suggest_categorical(RECIPE, recipes)
-        for name, distribution in named(recipe, self.comparison.plans[recipe].sampled).items():
+        for name, distribution in self.plan.sampled.items():
             suggest(self.trial, name, distribution)
-        return trial_config(self.comparison, self.trial.params)
+        return trial_config(self.plan, self.trial.params)
 
     def _start(self, config: RunConfig, splits: Splits) -> Run:
         name, tags = self._name_and_tags()
@@ -150,22 +145,22 @@ class TrialRunner:
         note(self.trial, run_id=tracked.id)
 
     def _name_and_tags(self) -> tuple[str, dict[str, str]]:
-        trial, study = self.trial, self.context.study
+        trial, studies = self.trial, self.context.studies
         tags = {
             "vqlab.kind": "trial",
-            "vqlab.study": study.study_name,
+            "vqlab.study": studies.name,
             "vqlab.trial": str(trial.number),
             "vqlab.objective": self.comparison.objective,
             "optuna.state": "RUNNING",
         }
-        if preset := study.user_attrs.get(PRESET):
+        if preset := studies.attributes.get(PRESET):
             tags["vqlab.preset"] = preset
         retry_of = record_of(trial).retry_of
         if retry_of is not None:
             tags["vqlab.retry_of"] = str(retry_of)
-        if RECIPE in trial.params:
-            tags["vqlab.recipe"] = trial.params[RECIPE]
-        return trial_name(self.comparison, trial.number, trial.params), tags
+        if self.key.recipe:
+            tags["vqlab.recipe"] = self.key.recipe
+        return trial_name(self.plan, self.key, trial.params), tags
 
     def _take_over_state(self, tracked: Run) -> int:
         """Copy the training state of the interrupted trial that this one repeats; return its
@@ -173,7 +168,7 @@ class TrialRunner:
         before = record_of(self.trial).retry_of
         if before is None:
             return 0
-        earlier = self.context.study.get_trials(deepcopy=False)[before]
+        earlier = self.study.get_trials(deepcopy=False)[before]
         state = self.tracker.run_folder(record_of(earlier).run_id or "none") / STATE
         if not state.exists():
             return 0
@@ -192,10 +187,10 @@ class TrialRunner:
             same_as=same.number if record.same_as is None else record.same_as,
         )
         seconds = same.duration.total_seconds() if same.duration else 0.0
-        tracked.set_tags(reused_tags(f"trial {same.number}", seconds))
+        tracked.set_tags(reused_tags(f"trial {key_of(same)}", seconds))
         self._note_reused(tracked)
         tracked.log_metrics(record.validation)
-        log_chosen(tracked, {**record.scoring, **record.thresholds}, self.settings.recipe)
+        log_chosen(tracked, {**record.scoring, **record.thresholds})
         return tuple(same.values)
 
     def _train(self, config: RunConfig, splits: Splits, tracked: Run) -> Trained:
@@ -222,20 +217,20 @@ class TrialRunner:
         metrics = {k: v for k, v in record.metrics.items() if k.startswith(prefixes)}
         tracked.log_metrics(metrics, step=config.training.epochs)
         self._check_codebooks(metrics)
-        chosen = select_for_reused(self.settings, tracked, model, config, splits)
+        chosen = select_for_reused(self.plan, tracked, model, config, splits)
         note(self.trial, **chosen.attributes)
         return Trained(chosen.model, metrics, chosen.report)
 
     def _select(
         self, tracked: Run, model: Model, config: RunConfig, splits: Splits
     ) -> tuple[Model, Report]:
-        chosen = select_within(self.settings, tracked, model, config, splits)
+        chosen = select_within(self.plan, tracked, model, config, splits)
         note(self.trial, **chosen.attributes)
         return chosen.model, chosen.report
 
     def _on_epoch(self, epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
         """Report an epoch. Raises TrialPruned."""
-        self.context.say(EpochDone(self.trial.number, epoch, epochs, dict(metrics)))
+        self.context.say(EpochDone(self.key, epoch, epochs, dict(metrics)))
         if time.monotonic() > self._recorded + _SECONDS:
             self._recorded = time.monotonic()
             note(self.trial, progress=[epoch, epochs])
@@ -244,8 +239,8 @@ class TrialRunner:
         single = len(self.comparison.objectives) == 1  # Optuna prunes by one objective only
         if single and value is not None and math.isfinite(value):
             self.trial.report(value, epoch)
-            if epoch >= self.settings.plan.space.warmup(epochs) and self.trial.should_prune():
-                of = f" of {self.settings.recipe}" if self.settings.recipe else ""
+            if epoch >= self.plan.space.warmup(epochs) and self.trial.should_prune():
+                of = f" of {self.key.recipe}" if self.key.recipe else ""
                 raise optuna.TrialPruned(
                     f"behind the median of earlier trials{of} at epoch {epoch} "
                     f"({objective} {value:.4f})"
@@ -258,7 +253,8 @@ class TrialRunner:
         reason = dead_codebook(metrics, len(self.context.splits.categories))
         if reason:
             note(self.trial, dead_codebook=reason)
-            best = best_trial(self.context.study, self.settings.recipe)
+            trials = candidates(self.study.get_trials(deepcopy=False))
+            best = best_of(trials, self.context.studies.maximize)
             if best is not None and not record_of(best).dead_codebook:
                 raise optuna.TrialPruned(reason)
 
@@ -271,7 +267,7 @@ class TrialRunner:
         """Store the metrics and the constraints; return the values of the objectives."""
         report, metrics = trained.validation, trained.validation.keyed("validation")
         note(self.trial, validation=metrics)
-        limits = self.settings.plan.space.limits
+        limits = self.plan.space.limits
         objectives = self.comparison.objectives
         measured = costs(trained.model, splits, {*objectives, *limits})
         metrics = {**trained.last_epoch, **metrics, **measured}
@@ -287,10 +283,9 @@ class TrialRunner:
         return values
 
 
-def trial_config(comparison: Comparison, params: Mapping[str, Any]) -> RunConfig:
-    """The settings by which a trial with these parameters is trained."""
-    _, plan, own = comparison.of(params)
-    config = resolve(plan.tree_of(own))
+def trial_config(plan: Plan, params: Mapping[str, Any]) -> RunConfig:
+    """Return the settings of a trial with these parameters."""
+    config = resolve(plan.tree_of(params))
     if config.training.validate_every:
         return config
     every = plan.space.validate_every(config.training.epochs)

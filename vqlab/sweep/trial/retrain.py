@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
 
@@ -15,9 +14,9 @@ from vqlab.model import Model
 from vqlab.openmp import requested_threads
 from vqlab.run import RunConfig, run, trained_key
 from vqlab.sweep.context import SweepContext
-from vqlab.sweep.events import Progressed
-from vqlab.sweep.study.policy import ASKED
-from vqlab.sweep.study.record import record_of
+from vqlab.sweep.events import Progressed, TrialKey
+from vqlab.sweep.study.record import key_of, recipe_of, record_of
+from vqlab.sweep.study.studies import ASKED, Studies
 from vqlab.sweep.sync.mirror import Mirror
 from vqlab.sweep.trial.objective import trial_config
 from vqlab.sweep.trial.selection import select_for_reused, select_within
@@ -32,33 +31,40 @@ _LISTED = 12
 """Trials that an error names."""
 
 
-def ask(study: optuna.Study, numbers: Sequence[int], more: bool = False) -> None:
-    """Store in the study which trials are to be tested, so that their checkpoints are not deleted.
-    Raises UserError for one that is not complete.
+def ask(studies: Studies, keys: Sequence[TrialKey], more: bool = False) -> None:
+    """Store in the studies which trials are to be tested, so that their checkpoints are not
+    deleted. Raises UserError for one that is not complete.
 
     more: trials are still to come, so that one which has not ended yet may be among them.
     """
-    if not numbers:
-        return
-    before = set(study.user_attrs.get(ASKED, ()))
-    trials = study.get_trials(deepcopy=False)
-    for number in numbers:
-        trial = trials[number] if 0 <= number < len(trials) else None
-        if trial is not None and trial.state == TrialState.COMPLETE:
-            continue
-        if more and (trial is None or not trial.state.is_finished()):
-            continue
-        if number in before:
-            study.set_user_attr(ASKED, sorted(before - {number}))
-        done = [str(each.number) for each in trials if each.state == TrialState.COMPLETE]
-        there = ", ".join(done[:_LISTED]) + (", …" if len(done) > _LISTED else "")
-        raise UserError(
-            f"trial {number} of study {study.study_name} must be complete to be scored on test; it "
-            f"{f'is {trial.state.name}' if trial else 'does not exist'}; complete are "
-            f"{there or 'none'}."
-        )
-    if not before.issuperset(numbers):
-        study.set_user_attr(ASKED, sorted(before.union(numbers)))
+    for key in keys:
+        trial = studies.find(key)
+        if trial is None or trial.state != TrialState.COMPLETE:
+            pending = key.recipe in studies.by_recipe and more
+            if not pending or (trial is not None and trial.state.is_finished()):
+                _store_asked(studies, key, remove=True)
+                raise UserError(_not_complete(studies, key, trial))
+    for key in keys:
+        _store_asked(studies, key)
+
+
+def _store_asked(studies: Studies, key: TrialKey, remove: bool = False) -> None:
+    if key.recipe in studies.by_recipe:
+        study = studies[key.recipe]
+        before = set(study.user_attrs.get(ASKED, ()))
+        after = before - {key.number} if remove else before | {key.number}
+        if after != before:
+            study.set_user_attr(ASKED, sorted(after))
+
+
+def _not_complete(studies: Studies, key: TrialKey, trial: FrozenTrial | None) -> str:
+    complete = [str(key_of(each)) for each in studies.trials(TrialState.COMPLETE)]
+    listed = ", ".join(complete[:_LISTED]) + (", …" if len(complete) > _LISTED else "")
+    return (
+        f"trial {key} of study {studies.name} must be complete to be scored on test; it "
+        f"{f'is {trial.state.name}' if trial else 'does not exist'}; complete are "
+        f"{listed or 'none'}."
+    )
 
 
 def restore_checkpoint(
@@ -74,23 +80,23 @@ def restore_checkpoint(
             record.checkpoint()
             return ""
     tracked = context.tracker.amend(record.run_id, repeated=True)
-    config = trial_config(context.comparison, trial.params)
+    plan = context.comparison[recipe_of(trial)]
+    config = trial_config(plan, trial.params)
     splits = context.splits_for(config)
     tracked.set_tags({RETRAINED: IN_PROGRESS})
     try:
         with _as_many_threads(threads_again(config, record)):
             tracked.set_tags({THREADS: str(config.training.threads or torch.get_num_threads())})
             key = trained_key(config, splits.fingerprint)
-            complete = context.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            found = context.earlier_runs.model(complete, key, config)
-            if found is not None:
-                settings = context.comparison.of(trial.params)
-                report = select_for_reused(settings, tracked, found[0], config, splits).report
+            complete = context.studies.trials(TrialState.COMPLETE)
+            reused = context.earlier_runs.model(complete, key, config)
+            if reused is not None:
+                report = select_for_reused(plan, tracked, reused[0], config, splits).report
             else:
                 report = _trained_again(context, trial, config, splits, tracked)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"interrupted while trial {trial.number} was trained again for its test; the same "
+            f"interrupted while trial {key_of(trial)} was trained again for its test; the same "
             "command goes on from there."
         ) from None
     finally:
@@ -102,11 +108,11 @@ def _trained_again(
     context: SweepContext, trial: FrozenTrial, config: RunConfig, splits: Splits, tracked: Run
 ) -> Report:
     def choose(model: Model, config: RunConfig, splits: Splits) -> tuple[Model, Report]:
-        found = select_within(settings, tracked, model, config, splits)
-        return found.model, found.report
+        selection = select_within(plan, tracked, model, config, splits)
+        return selection.model, selection.report
 
-    settings = context.comparison.of(trial.params)
-    what = f"training trial {trial.number} again"
+    plan = context.comparison[recipe_of(trial)]
+    what = f"training trial {key_of(trial)} again"
     context.tracker.reopen(tracked.id)
     outcome = run(
         config,
@@ -133,7 +139,7 @@ def _compared(
     then, now = record.tags.get(THREADS), tracked.tags.get(THREADS)
     threads = f" (with {now} CPU threads instead of {then})" if then != now else ""
     return (
-        f"trial {trial.number} was trained again for its test{threads}: its {name} is {after:.6g} "
+        f"trial {key_of(trial)} was trained again for its test{threads}: its {name} is {after:.6g} "
         f"and was {before:.6g}, so its test figures are of a slightly other model."
     )
 

@@ -23,8 +23,7 @@ from vqlab.evaluation import (
 )
 from vqlab.model import Model
 from vqlab.run import CHECKPOINT, RunConfig, assess, log_evidence
-from vqlab.sweep.comparison import TrialSettings, named
-from vqlab.sweep.space.compile import scoring_of
+from vqlab.sweep.space.compile import Plan, scoring_of
 from vqlab.sweep.trial.scoring_search import ScoringChoice, search_scoring
 from vqlab.tracking import Run
 
@@ -45,58 +44,56 @@ class Selection:
 
 
 def select_within(
-    settings: TrialSettings,
+    plan: Plan,
     tracked: Run,
     model: Model,
     config: RunConfig,
     splits: Splits,
 ) -> Selection:
     """Return the calibrated model of a trial with its best scoring and thresholds."""
-    plan = settings.plan
     whole: Any = model.detector.config
     as_wanted = getattr(whole, "scoring", Settings()) == scoring_of(config)
     if plan.scoring or plan.image_scoring or not as_wanted:  # another run's, taken over
-        found = search_scoring(model, splits, config, plan, seed=0)
+        choice = search_scoring(model, splits, config, plan, seed=0)
     elif plan.thresholds:
-        found = ScoringChoice(dump(config), model.score_set(splits.validation))
+        choice = ScoringChoice(dump(config), model.score_set(splits.validation))
     else:
         model, report = assess(model, config, splits)
         log_evidence(report, tracked, VALIDATION_EVIDENCE)
         return Selection(model, report, {})
-    attributes: dict[str, Any] = {"scoring": named(settings.recipe, found.chosen)}
-    tags = {f"vqlab.{name}": str(value) for name, value in found.chosen.items()}
-    tags |= {f"vqlab.chosen_by.{name}": metric for name, metric in found.rules.items()}
+    attributes: dict[str, Any] = {"scoring": choice.chosen}
+    tags = {f"vqlab.{name}": str(value) for name, value in choice.chosen.items()}
+    tags |= {f"vqlab.chosen_by.{name}": metric for name, metric in choice.rules.items()}
     combinations = list(plan.threshold_settings())
-    tree = found.tree
+    tree = choice.tree
     if combinations:
-        picked, thresholds, f1 = best_thresholds(found.scored, config.threshold, combinations)
-        attributes["thresholds"] = named(settings.recipe, picked)
+        picked, thresholds, f1 = best_thresholds(choice.scored, config.threshold, combinations)
+        attributes["thresholds"] = picked
         tags |= {f"vqlab.{name}": f"{value:g}" for name, value in picked.items()}
         tags["vqlab.threshold_rule"] = f"{RULE} ({f1:.4f})"
         for name, value in picked.items():
             tree = merge(tree, nest(name, value))
     else:
-        thresholds = choose_thresholds(found.scored, config.threshold)
-    if found.tried:
-        tags["vqlab.scorings_tried"] = f"{found.tried} in {found.seconds:.1f} s"
+        thresholds = choose_thresholds(choice.scored, config.threshold)
+    if choice.tried:
+        tags["vqlab.scorings_tried"] = f"{choice.tried} in {choice.seconds:.1f} s"
     tracked.set_tags(tags)
     if not tracked.resumed:  # else they are there, and MLflow takes no other value
-        log_chosen(tracked, {**found.chosen, **attributes.get("thresholds", {})}, settings.recipe)
-    report = evaluate(found.scored, thresholds, keep_evidence=True)
+        log_chosen(tracked, {**choice.chosen, **attributes.get("thresholds", {})})
+    report = evaluate(choice.scored, thresholds, keep_evidence=True)
     log_evidence(report, tracked, VALIDATION_EVIDENCE)
     measured = {"thresholds": asdict(thresholds), "validation": report.mean, "config": tree}
     model = replace(model, thresholds=thresholds, meta={**model.meta, **measured})
     return Selection(model, report, attributes)
 
 
-def log_chosen(tracked: Run, settings: Mapping[str, Any], recipe: str) -> None:
+def log_chosen(tracked: Run, settings: Mapping[str, Any]) -> None:
     """Log what was searched within a trial as parameters of its run, which charts can use."""
-    prefix = f"{recipe}." if recipe else ""
-    tracked.log_params({CHOSEN + k.removeprefix(prefix): value for k, value in settings.items()})
+    tracked.log_params({CHOSEN + key: value for key, value in settings.items()})
 
 
 def select_for_reused(
-    settings: TrialSettings,
+    plan: Plan,
     tracked: Run,
     model: Model,
     config: RunConfig,
@@ -104,12 +101,12 @@ def select_for_reused(
 ) -> Selection:
     """Another run's model as this trial wants it scored; its checkpoint in the trial's run."""
     model = replace(model, meta={**model.meta, "config": dump(config), "run_id": tracked.id})
-    found = select_within(settings, tracked, model, config, splits)
+    selection = select_within(plan, tracked, model, config, splits)
     with tempfile.TemporaryDirectory() as folder:
-        found.model.save(Path(folder) / CHECKPOINT)
+        selection.model.save(Path(folder) / CHECKPOINT)
         tracked.log_artifact(Path(folder) / CHECKPOINT, "checkpoint", required=True)
-    tracked.log_metrics(found.report.keyed("validation"), step=config.training.epochs)
-    return found
+    tracked.log_metrics(selection.report.keyed("validation"), step=config.training.epochs)
+    return selection
 
 
 def best_thresholds(

@@ -1,62 +1,53 @@
-"""Worker: run trials until the study reaches its target number of trials.
+"""Worker: run trials until the sweep reaches its target number of trials.
 
-Any number of workers, on any machines, can run trials of one study. They share only the stores.
+Any number of workers, on any machines, can run trials of one sweep. They share only the stores.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.config import Tree
 from vqlab.data import load_dataset
 from vqlab.recipes import Data, as_folders
-from vqlab.sweep.comparison import Comparison, make_comparison, make_spaces, named
+from vqlab.sweep.comparison import Comparison, make_comparison, make_spaces
 from vqlab.sweep.context import SweepContext
 from vqlab.sweep.events import OnEvent, TrialFinished
 from vqlab.sweep.space.schema import make_space
-from vqlab.sweep.study import policy as studies
-from vqlab.sweep.study.halving import next_recipe
-from vqlab.sweep.study.record import (
-    RECIPE,
-    note,
-    recipe_of,
-    record_of,
-    row,
-    stored,
-    was_interrupted,
-)
+from vqlab.sweep.study import halving, policy
+from vqlab.sweep.study.record import key_of, note, record_of, row, stored, was_interrupted
 from vqlab.sweep.study.retry import ask, reconcile, this_worker, trial_id
 from vqlab.sweep.study.storage import Heartbeat, StudyLock, opened_storage, storage_address
+from vqlab.sweep.study.studies import Studies, load_studies
 from vqlab.sweep.sync.mirror import Mirror
 from vqlab.sweep.trial.objective import TrialRunner
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
 TASK, PARENT = "task", "mlflow_parent"
-"""Attributes of a study: what its workers need to know, and its own run."""
+"""Attributes of a sweep: what its workers need to know, and its own run."""
 _FAILURES = 3
 """Trials that may fail in one call while none succeeds."""
 _UNTIDIED = 8
-"""Ended trials whose files may lie about until the next tidying up."""
+"""Ended trials whose files are not deleted yet."""
 _PAUSE = 0.5
-"""Seconds between looks at a study whose last trials others are at."""
+"""Seconds between looks at a sweep whose last trials other workers run."""
+RunTrial = Callable[[optuna.Trial], float | tuple[float, ...]]
+"""Run a trial and return the values of its objectives."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker needs to run trials; stored in the study."""
+    """What a worker needs to run trials; stored with the sweep."""
 
     trees: dict[str, Tree]
     """Of each recipe, by name; of the only one under the empty name."""
@@ -85,30 +76,31 @@ def join(
     say: OnEvent = lambda event: None,
     timeout: float | None = None,
 ) -> None:
-    """Run trials of an existing study until it reaches its target; on any machine.
+    """Run trials of an existing sweep until it reaches its target; on any machine.
 
-    data: the images' folder where it is another one here. Raises UserError for a study or images
+    data: the images' folder where it is another one here. Raises UserError for a sweep or images
     that are not there or others, and for trials that all fail.
     """
     started = time.monotonic()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     address = storage_address(tracker.root)
     with opened_storage(address) as storage:
-        study = studies.load_study(storage, name)
-        if TASK not in study.user_attrs:
+        studies = load_studies(storage, name)
+        task = studies.attributes.get(TASK)
+        if task is None:
             raise UserError(
                 f"study {name} must be opened by `vqlab sweep`; it has no task (another program or "
                 "an older vqlab opened it); run `vqlab sweep` first."
             )
-        comparison = Task(**study.user_attrs[TASK]).comparison(data)
+        comparison = Task(**task).comparison(data)
         splits = load_dataset(comparison.first.config.data)
-        studies.refuse_other_images(study, splits)
-        if tracker.get(study.user_attrs[PARENT]) is None:
+        studies.refuse_other_images(splits)
+        parent_id = studies.attributes[PARENT]
+        if tracker.get(parent_id) is None:
             raise UserError(
                 f"the run of study {name} was deleted; start the study again with `vqlab sweep`."
             )
-        parent = tracker.amend(study.user_attrs[PARENT])
-        context = SweepContext(comparison, splits, study, parent, tracker, say)
+        context = SweepContext(comparison, splits, studies, tracker.amend(parent_id), tracker, say)
         deadline = float("inf") if timeout is None else started + timeout
         work(context, Mirror(context), storage, deadline)
 
@@ -116,66 +108,70 @@ def join(
 def work(
     context: SweepContext, mirror: Mirror, storage: RDBStorage, deadline: float = float("inf")
 ) -> None:
-    """`take_trials` of a sweep."""
+    """Run trials of a sweep; see `run_trials`."""
+
+    def run(trial: optuna.Trial) -> float | tuple[float, ...]:
+        return TrialRunner(context, mirror, trial).run()
+
+    def next_recipe() -> str:
+        return _queue_next(context.studies, context.comparison)
+
+    def ended(trial: FrozenTrial, target: int) -> None:
+        _ended(context, mirror, trial, target)
+
     try:
         run_trials(
-            context.study,
-            storage,
-            lambda trial: TrialRunner(context, mirror, trial).run(),
-            enqueue_next=lambda trials: _enqueue_next(context.study, context.comparison, trials),
-            ended=partial(_ended, context, mirror),
-            deadline=deadline,
+            context.studies, storage, run, next_recipe=next_recipe, ended=ended, deadline=deadline
         )
     finally:
-        mirror.clean_up_own(context.study.get_trials(deepcopy=False), most=0)
+        mirror.clean_up_own(context.studies.trials(), most=0)
 
 
 def run_trials(
-    study: optuna.Study,
+    studies: Studies,
     storage: RDBStorage,
-    run: Callable[[optuna.Trial], float | tuple[float, ...]],
+    run: RunTrial,
     *,
-    enqueue_next: Callable[[list[FrozenTrial]], None] = lambda trials: None,
+    next_recipe: Callable[[], str],
     ended: Callable[[FrozenTrial, int], None] = lambda trial, target: None,
     deadline: float = float("inf"),
 ) -> None:
-    """Run trials until the study has its target, and those of other workers have ended too.
+    """Run trials until the sweep has its target, and those of other workers have ended too.
 
-    enqueue_next: called with all trials before one is sampled, under the lock of the study.
+    next_recipe: return the recipe of the next trial; called with the lock of the sweep held.
     ended: called with a trial that ended, and the target.
     deadline: on `time.monotonic`; no trial starts after it.
     Raises UserError if trials fail and none succeeds.
     """
     while time.monotonic() < deadline:
-        trial = None
-        with StudyLock(storage, study.study_name):
-            task = Task(**study.user_attrs[TASK])
-            todo, trials = _todo(study, storage, task)
+        study = None
+        with StudyLock(storage, studies.name):
+            task = Task(**studies.attributes[TASK])
+            todo = _todo(studies, storage, task)
             if todo == "nothing":
                 return
             if todo == "start":
-                enqueue_next(trials)
-                begun = sum(trial.state != TrialState.WAITING for trial in trials)
-                study.sampler = studies.sampler(task.seed, begun)
-                trial = _new_trial(study)
-        if trial is None:
+                recipe = next_recipe()
+                study = studies[recipe]
+                trial = _new_trial(study, task.seed, recipe)
+        if study is None:
             time.sleep(_PAUSE)
         else:
             ended(_run_trial(study, storage, trial, run), task.target)
 
 
-def _new_trial(study: optuna.Study) -> optuna.Trial:
+def _new_trial(study: optuna.Study, seed: int, recipe: str) -> optuna.Trial:
     """Return a new or queued trial, assigned to this worker."""
+    trials = study.get_trials(deepcopy=False)
+    begun = sum(trial.state != TrialState.WAITING for trial in trials)
+    study.sampler = policy.sampler(seed, begun, recipe)
     trial = ask(study)
     note(trial, worker=this_worker())
     return trial
 
 
 def _run_trial(
-    study: optuna.Study,
-    storage: RDBStorage,
-    trial: optuna.Trial,
-    run: Callable[[optuna.Trial], float | tuple[float, ...]],
+    study: optuna.Study, storage: RDBStorage, trial: optuna.Trial, run: RunTrial
 ) -> FrozenTrial:
     """Run a trial to its end and record its heartbeat meanwhile."""
     values, state = None, TrialState.FAIL
@@ -196,37 +192,34 @@ def _run_trial(
 
 
 def _ended(context: SweepContext, mirror: Mirror, trial: FrozenTrial, target: int) -> None:
-    study = context.study
-    trials = study.get_trials(deepcopy=False)
-    best, done = context.rule.winner(None, trials), studies.n_done(study, trials)
+    trials = context.studies.trials()
+    best, done = context.rule.winner(None, trials), policy.n_done(trials)
     mirror.update(trial)
     mirror.clean_up_own(trials, most=_UNTIDIED)
     context.say(TrialFinished(row(trial), row(best) if best else None, done, target))
     if best is not None:
-        figure = {context.comparison.objective: best.values[0]}
-        context.parent.log_metrics(figure, step=trial.number)
+        step = [key_of(each) for each in trials].index(key_of(trial))
+        context.parent.log_metrics({context.comparison.objective: best.values[0]}, step=step)
 
 
-def _todo(
-    study: optuna.Study, storage: RDBStorage, task: Task
-) -> tuple[Literal["start", "wait", "nothing"], list[FrozenTrial]]:
-    """Return what to do next, and all trials."""
-    trials = study.get_trials(deepcopy=False)
-    if reconcile(study, storage, trials):
-        trials = study.get_trials(deepcopy=False)
-    done = studies.n_done(study, trials)
+def _todo(studies: Studies, storage: RDBStorage, task: Task) -> Literal["start", "wait", "nothing"]:
+    """Return what to do next."""
+    for study in studies.by_recipe.values():
+        reconcile(study, storage)
+    trials = studies.trials()
+    done = policy.n_done(trials)
     if done >= task.target:
-        return "nothing", trials
+        return "nothing"
     _stop_if_hopeless(trials[task.begun :], task.target)
     under_way = sum(trial.state == TrialState.RUNNING for trial in trials)
-    return ("start" if done + under_way < task.target else "wait"), trials
+    return "start" if done + under_way < task.target else "wait"
 
 
 def _stop_if_hopeless(trials: list[FrozenTrial], target: int) -> None:
     failed = [
         trial for trial in trials if trial.state == TrialState.FAIL and not was_interrupted(trial)
     ]
-    succeeded = sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
+    succeeded = policy.n_done(trials)
     if len(failed) >= _FAILURES and not succeeded or len(failed) > max(target, 10):
         raise UserError(
             f"the sweep stopped: {len(failed)} of its {len(failed) + succeeded} trials failed, the "
@@ -234,24 +227,35 @@ def _stop_if_hopeless(trials: list[FrozenTrial], target: int) -> None:
         )
 
 
-def _enqueue_next(study: optuna.Study, comparison: Comparison, trials: list[FrozenTrial]) -> None:
-    """Queue a trial of the next recipe; the first of each has the recipe's own settings."""
-    if any(trial.state == TrialState.WAITING for trial in trials):
-        return
-    repeated = {record_of(trial).retry_of for trial in trials}
-    turns = Counter(recipe_of(t) for t in trials if t.number not in repeated)
+def _queue_next(studies: Studies, comparison: Comparison) -> str:
+    """Queue the next trial in the study of its recipe, and return that recipe.
 
-    def loss(name: str) -> float:
-        best = studies.best_of(study, studies.candidates(trials, name))
-        sign = -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
+    The first trial of each recipe has the recipe's own settings. A retry that is queued already
+    comes first.
+    """
+    waiting = studies.trials(TrialState.WAITING)
+    if waiting:
+        return key_of(waiting[0]).recipe
+    by_recipe = {r: s.get_trials(deepcopy=False) for r, s in studies.by_recipe.items()}
+    turns = {recipe: _n_turns(trials) for recipe, trials in by_recipe.items()}
+
+    def loss(recipe: str) -> float:
+        best = policy.best_of(policy.candidates(by_recipe[recipe]), studies.maximize)
+        sign = -1 if studies.maximize else 1
         return math.inf if best is None else sign * float(best.values[0])
 
-    recipe = next_recipe(list(comparison.plans), turns, loss)
-    fixed: dict[str, Any] = {RECIPE: recipe} if recipe else {}
-    if not turns[recipe]:
-        plan = comparison.plans[recipe]
-        own = plan.own_params()
-        marks = stored(as_in_recipe=True) if own.keys() == plan.sampled.keys() else {}
-        study.enqueue_trial({**fixed, **named(recipe, own)}, user_attrs=marks)
-    elif recipe:
-        study.enqueue_trial(fixed)
+    recipe = halving.next_recipe(list(comparison.plans), turns, loss)
+    plan = comparison[recipe]
+    params = {} if turns[recipe] else plan.own_params()
+    as_in_recipe = not turns[recipe] and params.keys() == plan.sampled.keys()
+    attrs = {"recipe": recipe, "queued": params, "as_in_recipe": as_in_recipe}
+    attrs = {name: value for name, value in attrs.items() if value}
+    if attrs:
+        studies[recipe].enqueue_trial(params, user_attrs=stored(**attrs))
+    return recipe
+
+
+def _n_turns(trials: list[FrozenTrial]) -> int:
+    """Return the number of trials; those that were retried count once."""
+    retried = {record_of(trial).retry_of for trial in trials}
+    return sum(trial.number not in retried for trial in trials)

@@ -6,9 +6,16 @@ import time
 
 from optuna.trial import FrozenTrial, TrialState
 
-from vqlab.sweep.events import EpochDone, OnEvent, TrialFinished, TrialStarted, WorkerEnded
+from vqlab.sweep.events import (
+    EpochDone,
+    OnEvent,
+    TrialFinished,
+    TrialKey,
+    TrialStarted,
+    WorkerEnded,
+)
 from vqlab.sweep.study.policy import n_done
-from vqlab.sweep.study.record import RECIPE, recipe_of, record_of, row
+from vqlab.sweep.study.record import key_of, record_of, row
 from vqlab.sweep.study.winner import WinnerRule
 from vqlab.sweep.workers.base import Launcher
 from vqlab.types import UserError
@@ -21,14 +28,13 @@ def monitor(rule: WinnerRule, launcher: Launcher, target: int, say: OnEvent) -> 
 
     Raises UserError with the last error of the workers if they ended before the target.
     """
-    study = rule.study
     events = _EventSource(rule, target, say)
     known = ""
     while True:
         alive = launcher.poll()
         events.emit_new()
         error = launcher.error()
-        if error and not alive and n_done(study) < target:
+        if error and not alive and rule.studies.n_done() < target:
             raise UserError(error)
         if error != known:
             known = error
@@ -42,32 +48,31 @@ class _EventSource:
     """Emit an event for each change of a trial."""
 
     def __init__(self, rule: WinnerRule, target: int, say: OnEvent) -> None:
-        self._rule, self._study, self._target, self._say = rule, rule.study, target, say
-        self._states: dict[int, TrialState] = {
-            t.number: t.state for t in rule.study.get_trials(deepcopy=False)
+        self._rule, self._target, self._say = rule, target, say
+        self._states: dict[TrialKey, TrialState] = {
+            key_of(trial): trial.state for trial in rule.studies.trials()
         }
-        self._epochs: dict[int, int] = {}
+        self._epochs: dict[TrialKey, int] = {}
 
     def emit_new(self) -> None:
-        for trial in self._study.get_trials(deepcopy=False):
-            begun = trial.number in self._epochs
+        trials = self._rule.studies.trials()
+        for trial in trials:
+            key, record = key_of(trial), record_of(trial)
+            begun = key in self._epochs
             if not begun and self._has_begun(trial):
-                self._epochs[trial.number] = 0
-                run_id = str(record_of(trial).run_id)
-                params = {k: v for k, v in trial.params.items() if k != RECIPE}
-                link, recipe = self._rule.tracker.link(run_id), recipe_of(trial)
-                self._say(TrialStarted(trial.number, params, link, 0, recipe))
-            epoch, epochs = record_of(trial).progress
-            if begun and epoch > self._epochs[trial.number]:
-                self._epochs[trial.number] = epoch
-                self._say(EpochDone(trial.number, epoch, epochs, {}))
-            if trial.state.is_finished() and self._states.get(trial.number) != trial.state:
+                self._epochs[key] = 0
+                link = self._rule.tracker.link(str(record.run_id))
+                self._say(TrialStarted(key, trial.params, link, 0))
+            epoch, epochs = record.progress
+            if begun and epoch > self._epochs[key]:
+                self._epochs[key] = epoch
+                self._say(EpochDone(key, epoch, epochs, {}))
+            if trial.state.is_finished() and self._states.get(key) != trial.state:
                 best = self._rule.winner()
-                done = n_done(self._study)
                 best_row = row(best) if best else None
-                self._say(TrialFinished(row(trial), best_row, done, self._target))
-            self._states[trial.number] = trial.state
+                self._say(TrialFinished(row(trial), best_row, n_done(trials), self._target))
+            self._states[key] = trial.state
 
     def _has_begun(self, trial: FrozenTrial) -> bool:
-        new = trial.state == TrialState.RUNNING or self._states.get(trial.number) != trial.state
+        new = trial.state == TrialState.RUNNING or self._states.get(key_of(trial)) != trial.state
         return new and record_of(trial).run_id is not None
