@@ -139,13 +139,17 @@ def test_a_beaten_trial_is_trained_again_as_it_was_and_tested(
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(7, "does not exist; complete are 0, 1, 2"), (-1, "must be given as its number")],
+    [
+        (7, "trial 7 of study .* must be complete .*does not exist; complete are 0, 1, 2"),
+        ("vqvae:0", "trial vqvae:0 of study .* must be complete .*does not exist"),
+        (-1, "must be given as its number, or as RECIPE:NUMBER; got '-1'"),
+    ],
 )
 def test_what_is_no_complete_trial_is_refused(
-    number: int, words: str, first: SweepResult, root: Path, store: Tracker
+    number: int | str, words: str, first: SweepResult, root: Path, store: Tracker
 ) -> None:
     told: list[Event] = []
-    with pytest.raises(UserError, match=f"trial {number} of study .* must be complete .*{words}"):
+    with pytest.raises(UserError, match=words):
         go(root, store, test=[beaten(first), number], on_event=told.append)
     assert not told
 
