@@ -24,12 +24,13 @@ import yaml
 from optuna.storages import RDBStorage
 
 sys.path.insert(0, str(Path(__file__).parent))
-from one_study import load_study  # noqa: E402
 from postgres_server import postgres_server  # noqa: E402
 from tiny_set import tiny_recipe, write_tiny_set  # noqa: E402
 
-from vqlab.sweep.study.record import record_of, was_interrupted  # noqa: E402
+from vqlab.sweep import TrialKey  # noqa: E402
+from vqlab.sweep.study.record import key_of, record_of, retried_key, was_interrupted  # noqa: E402
 from vqlab.sweep.study.storage import ADDRESS, open_storage, storage_address  # noqa: E402
+from vqlab.sweep.study.studies import Studies, load_studies  # noqa: E402
 from vqlab.tracking import Tracker  # noqa: E402
 
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
@@ -57,45 +58,50 @@ def _is_worker(process: psutil.Process) -> bool:
 class CrashTest:
     """A sweep in a folder of its own, and what was seen of it."""
 
-    def __init__(self, folder: Path, seed: int, workers: int) -> None:
+    def __init__(self, folder: Path, seed: int, workers: int, compare: bool) -> None:
         self.folder, self.random, self.workers = folder, random.Random(seed), workers
         self.target = GROWTH
         self.sweep: subprocess.Popen[bytes] | None = None
-        self.finished: dict[int, tuple[str, tuple[float, ...]]] = {}
+        self.finished: dict[TrialKey, tuple[str, tuple[float, ...]]] = {}
         self.killed: Counter[str] = Counter()
         self.storage: RDBStorage | None = None
         root = write_tiny_set(folder / "data")
         recipe = tiny_recipe(root, epochs=30)
-        (folder / "tiny.yaml").write_text(yaml.safe_dump(recipe))
-        (folder / "space.yaml").write_text(yaml.safe_dump(SPACE))
+        recipes = folder / "experiments"
+        recipes.mkdir()
+        for name in ("tiny", "other"):
+            (recipes / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
+        self.recipe = "all" if compare else "tiny"
+        space = {"recipes": {"tiny": SPACE, "other": SPACE}} if compare else SPACE
+        (folder / "space.yaml").write_text(yaml.safe_dump(space))
 
     def begin(self) -> None:
-        command = [sys.executable, "-m", "vqlab", "sweep", "tiny.yaml", "--space", "space.yaml"]
+        command = [sys.executable, "-m", "vqlab", "sweep", self.recipe, "--space", "space.yaml"]
         command += ["--n-trials", str(self.target), "--workers", str(self.workers)]
         with (self.folder / "sweep.log").open("ab") as log:
             self.sweep = subprocess.Popen(
                 command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
 
-    def study(self) -> optuna.Study | None:
+    def studies(self) -> Studies | None:
         address = storage_address(self.folder / "mlruns")
         if address.startswith("sqlite") and not (self.folder / "mlruns" / "optuna.db").exists():
             return None
         self.storage = self.storage or open_storage(address)
         names = optuna.get_all_study_names(self.storage)
-        return load_study(self.storage, names[0]) if names else None
+        return load_studies(self.storage, names[0]) if names else None
 
     def look(self) -> list[str]:
         """Remember the trials that have ended; those that are no longer as they were."""
-        study = self.study()
-        trials = study.get_trials(deepcopy=False) if study else []
+        studies = self.studies()
+        trials = studies.trials() if studies else []
         now = {
-            t.number: (t.state.name, tuple(t.values or ()))
+            key_of(t): (t.state.name, tuple(t.values or ()))
             for t in trials
             if t.state.name in ("COMPLETE", "PRUNED")
         }
-        lost = [f"trial {n}: was {was}, is {now.get(n)}" for n, was in self.finished.items()
-                if now.get(n) != was]  # fmt: skip
+        lost = [f"trial {key}: was {was}, is {now.get(key)}" for key, was in self.finished.items()
+                if now.get(key) != was]  # fmt: skip
         self.finished = now
         return lost
 
@@ -145,35 +151,34 @@ class CrashTest:
 
     def judge(self) -> dict[str, list[str]]:
         """What is not as it must be, now that all has ended."""
-        study = self.study()
-        assert study is not None
-        trials = study.get_trials(deepcopy=False)
-        repeats = Counter(t.user_attrs["retry_of"] for t in trials if "retry_of" in t.user_attrs)
+        studies = self.studies()
+        assert studies is not None
+        trials = studies.trials()
+        repeats = Counter(filter(None, map(retried_key, trials)))
         duplicated = [f"trial {n} was tried again {c} times" for n, c in repeats.items() if c > 1]
         if len(self.finished) > self.target:
             duplicated.append(f"{len(self.finished)} trials where {self.target} were asked for")
         inconsistent = [
-            f"trial {t.number} was interrupted and not tried again"
+            f"trial {key_of(t)} was interrupted and not tried again"
             for t in trials
-            if was_interrupted(t) and not repeats[t.number]
+            if was_interrupted(t) and not repeats[key_of(t)]
         ]
-        inconsistent += [f"trial {t.number} is {t.state.name}" for t in trials
+        inconsistent += [f"trial {key_of(t)} is {t.state.name}" for t in trials
                          if not t.state.is_finished()]  # fmt: skip
         tracker = Tracker.open(self.folder / "mlruns")
-        own = {record_of(t).run_id: t.number for t in trials}
+        own = {record_of(t).run_id: key_of(t) for t in trials}
         records = tracker.runs(tags={"vqlab.kind": "trial"})
         runs = {own[record.run_id]: record for record in records if record.run_id in own}
         for trial in trials:
-            run = runs.get(trial.number)
+            key = key_of(trial)
+            run = runs.get(key)
             if run is None:
                 if trial.state.name != "FAIL":
-                    inconsistent.append(f"trial {trial.number} has no run")
+                    inconsistent.append(f"trial {key} has no run")
             elif (run.status, run.tags["optuna.state"]) != (
                 STATUS[trial.state.name], trial.state.name,
             ):  # fmt: skip
-                inconsistent.append(
-                    f"trial {trial.number} is {trial.state.name}, its run {run.status}"
-                )
+                inconsistent.append(f"trial {key} is {trial.state.name}, its run {run.status}")
         inconsistent += [
             f"run {r.name} is RUNNING" for r in tracker.runs() if r.status == "RUNNING"
         ]
@@ -185,6 +190,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compare", action="store_true", help="sweep two recipes")
     parser.add_argument("--postgres", action="store_true", help="in a PostgreSQL server of its own")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -193,7 +199,7 @@ def main() -> int:
         if options.postgres:
             os.environ[ADDRESS] = stack.enter_context(postgres_server())
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-        test = CrashTest(folder, options.seed, options.workers)
+        test = CrashTest(folder, options.seed, options.workers, options.compare)
         try:
             lost = test.run(options.kills)
             found = {"lost": lost, **test.judge()}

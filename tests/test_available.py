@@ -12,7 +12,6 @@ import pytest
 import timm
 import torch
 from huggingface_hub import constants as hub
-from one_study import load_study
 from tiny_set import tiny_recipe
 
 from vqlab.config import merge, read_recipe
@@ -30,7 +29,8 @@ from vqlab.sweep import (
     sweep,
 )
 from vqlab.sweep.study.storage import opened_storage, storage_address
-from vqlab.sweep.workers.loop import TASK, Task
+from vqlab.sweep.study.studies import load_studies
+from vqlab.sweep.workers.task import load_task
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
@@ -182,8 +182,8 @@ def test_a_sweep_tries_both_and_workers_look_no_more(
     assert axis["choices"] == ["filters", "test_resnet"] and "available" not in axis
     shutil.rmtree(weights)
     with opened_storage(storage_address(tracker.root)) as storage:
-        study = load_study(storage, result.study)
-        comparison = Task(**study.user_attrs[TASK]).comparison()
+        task, _ = load_task(load_studies(storage, result.study), tracker)
+        comparison = task.comparison()
     assert choices(comparison) == ("filters", "test_resnet") and comparison.notes == ()
 
 

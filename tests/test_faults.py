@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,8 @@ from vqlab.sweep.study.retry import ask, reconcile, this_worker, trial_id
 from vqlab.sweep.study.storage import Heartbeat, open_storage, opened_storage
 from vqlab.sweep.study.studies import Studies
 from vqlab.sweep.trial.objective import sentence
-from vqlab.sweep.workers.loop import TASK, Task, run_trials
+from vqlab.sweep.workers.loop import run_trials
+from vqlab.sweep.workers.task import BEGUN, SEED, TARGET
 from vqlab.tracking import Run, Tracker
 from vqlab.types import UserError
 
@@ -54,6 +54,11 @@ BROKEN = 1e39
 
 
 # In this process
+
+
+def aim_at(trials: int, study: optuna.Study) -> None:
+    for name, value in {TARGET: trials, SEED: 0, BEGUN: 0}.items():
+        study.set_user_attr(name, value)
 
 
 @pytest.fixture
@@ -126,7 +131,7 @@ def test_a_trial_whose_end_the_store_does_not_take_is_tried_again(tmp_path: Path
     with pytest.raises(UserError, match="cannot be used .*readonly") as told:
         with opened_storage(address) as storage:
             study = open_study(storage, "s")
-            study.set_user_attr(TASK, asdict(Task({}, {}, "", target=2, seed=0)))
+            aim_at(2, study)
             ask(study).set_user_attr("worker", {**this_worker(), "vqlab.thread": ""})
             frozen = Frozen(storage)
 
@@ -234,7 +239,7 @@ def test_a_trial_that_others_gave_up(tmp_path: Path) -> None:
     ended = []
     with opened_storage(address) as storage, opened_storage(address) as others:
         study = open_study(storage, "s")
-        study.set_user_attr(TASK, asdict(Task({}, {}, "", target=1, seed=0)))
+        aim_at(1, study)
 
         def run(trial: optuna.Trial) -> float:
             if trial.number == 0:

@@ -232,15 +232,16 @@ def test_a_worker_of_no_study_is_told_so(tmp_path: Path) -> None:
 
 COUNTED = """
 import sys
-from dataclasses import asdict
 import optuna
 from vqlab.sweep.study.storage import open_storage
 from vqlab.sweep.study.studies import open_studies
-from vqlab.sweep.workers.loop import TASK, Task, run_trials
+from vqlab.sweep.workers.loop import run_trials
+from vqlab.sweep.workers.task import BEGUN, SEED, TARGET
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 storage = open_storage(sys.argv[1])
 studies = open_studies(storage, "s", [""], ["maximize"])
-studies.set_attribute(TASK, asdict(Task({}, {}, "", target=100, seed=0)))
+for name, value in {TARGET: 100, SEED: 0, BEGUN: 0}.items():
+    studies.set_attribute(name, value)
 run = lambda trial: trial.suggest_float("x", 0, 1)
 run_trials(studies, storage, run, next_recipe=str)
 """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +15,6 @@ from vqlab.config import Tree, dump, flatten
 from vqlab.data import Splits, load_dataset
 from vqlab.features import Backbone
 from vqlab.model import build_detector
-from vqlab.recipes import Folders
 from vqlab.run import experiment_of, log_data, require_test, show_experiment
 from vqlab.sweep.comparison import Comparison, Spaces, make_comparison
 from vqlab.sweep.context import SweepContext
@@ -26,14 +24,15 @@ from vqlab.sweep.result import finish
 from vqlab.sweep.space.schema import Space
 from vqlab.sweep.study.retry import queued_retries, reconcile
 from vqlab.sweep.study.storage import StudyLock, opened_storage, storage_address, sweep_lock
-from vqlab.sweep.study.studies import FINGERPRINT, PRESET, Studies, open_studies, siblings
+from vqlab.sweep.study.studies import PRESET, Studies, open_studies, siblings
 from vqlab.sweep.sync.mirror import Mirror, deleted_trials
 from vqlab.sweep.sync.views import StudyPages
 from vqlab.sweep.trial.retrain import ask
 from vqlab.sweep.workers.base import ExternalWorkers, Launcher
 from vqlab.sweep.workers.local import LocalWorkers
-from vqlab.sweep.workers.loop import PARENT, TASK, Task, work
+from vqlab.sweep.workers.loop import work
 from vqlab.sweep.workers.monitor import monitor
+from vqlab.sweep.workers.task import store_task
 from vqlab.tracking import NOTE, Run, Tracker, category_tags
 from vqlab.types import UserError
 
@@ -72,17 +71,12 @@ def sweep(
     """
     started = time.monotonic()
     comparison = make_comparison(space, tree)
-    splits = load_dataset(comparison.first.config.data)
-    limits = [name for plan in comparison.plans.values() for name in plan.space.limits]
-    for metric in (*comparison.objectives, *limits):
-        splits.require_defined(metric)
-    if test:
-        require_test(splits, "to score trials on")
+    splits = _load(comparison, test=bool(test))
     asked = [TrialKey.parse(str(trial)) for trial in test]
     name = comparison.sweep_name(splits, preset)
-    address = storage_address(tracker.root)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with sweep_lock(tracker.root / "locks", name), opened_storage(address) as storage:
+    locked = sweep_lock(tracker.root / "locks", name)
+    with locked, opened_storage(storage_address(tracker.root)) as storage:
         directions = comparison.first.space.directions
         studies = open_studies(storage, name, list(comparison.plans), directions)
         with StudyLock(storage, name):
@@ -93,16 +87,8 @@ def sweep(
             _check_buildable(comparison)
         ask(studies, asked, more=done < trials)
         pages.save()
-        on_event(
-            StudyOpened(
-                name,
-                pages.table_link,
-                comparison.objective,
-                done,
-                trials,
-                (*comparison.notes, *notes),
-            )
-        )
+        notes = (*comparison.notes, *notes)
+        on_event(StudyOpened(name, pages.table_link, comparison.objective, done, trials, notes))
         studies.set_attribute(PRESET, preset or "full")
         with StudyLock(storage, name):  # of two machines one makes it
             parent = _parent(name, tracker, comparison, splits, pages)
@@ -113,7 +99,7 @@ def sweep(
         mirror = Mirror(context)
         mirror.update_all()
         if done < trials:
-            _give_task(context, trials, seed)
+            store_task(context, trials, seed)
             if launcher is None and workers > 1:
                 launcher = LocalWorkers(workers, tracker.root, timeout)
             elif launcher == "elsewhere":
@@ -126,17 +112,16 @@ def sweep(
         return result
 
 
-def _give_task(context: SweepContext, trials: int, seed: int) -> None:
-    """Store with the sweep what its workers need."""
-    studies, splits, comparison = context.studies, context.splits, context.comparison
-    data = comparison.first.config.data
-    here = Folders(None if data.good else splits.root, data.good, data.bad).absolute()
-    trees = {recipe: here.over(plan.tree) for recipe, plan in comparison.plans.items()}
-    begun = len(studies.trials())
-    name = "" if "" in comparison.plans else comparison.name
-    studies.set_attribute(PARENT, context.parent.id)
-    studies.set_attribute(FINGERPRINT, splits.fingerprint)
-    studies.set_attribute(TASK, asdict(Task(trees, comparison.tree, name, trials, seed, begun)))
+def _load(comparison: Comparison, test: bool) -> Splits:
+    """Load the dataset. Raises UserError if an objective or a limit is not defined on it, or if
+    trials are to be tested (`test`) and it has no test images."""
+    splits = load_dataset(comparison.first.config.data)
+    limits = [name for plan in comparison.plans.values() for name in plan.space.limits]
+    for metric in (*comparison.objectives, *limits):
+        splits.require_defined(metric)
+    if test:
+        require_test(splits, "to score trials on")
+    return splits
 
 
 def _run_trials(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import optuna
@@ -16,13 +15,11 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from vqlab.config import Tree
 from vqlab.data import load_dataset
-from vqlab.recipes import Data, as_folders
-from vqlab.sweep.comparison import Comparison, make_comparison, make_spaces
+from vqlab.recipes import Data
+from vqlab.sweep.comparison import Comparison
 from vqlab.sweep.context import SweepContext
 from vqlab.sweep.events import OnEvent, TrialFinished
-from vqlab.sweep.space.schema import make_space
 from vqlab.sweep.study import halving, policy
 from vqlab.sweep.study.record import key_of, note, record_of, row, stored, was_interrupted
 from vqlab.sweep.study.retry import ask, reconcile, this_worker, trial_id
@@ -30,11 +27,10 @@ from vqlab.sweep.study.storage import Heartbeat, StudyLock, opened_storage, stor
 from vqlab.sweep.study.studies import Studies, load_studies
 from vqlab.sweep.sync.mirror import Mirror
 from vqlab.sweep.trial.objective import TrialRunner
+from vqlab.sweep.workers.task import BEGUN, SEED, TARGET, load_task
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
-TASK, PARENT = "task", "mlflow_parent"
-"""Attributes of a sweep: what its workers need to know, and its own run."""
 _FAILURES = 3
 """Trials that may fail in one call while none succeeds."""
 _UNTIDIED = 8
@@ -43,29 +39,6 @@ _PAUSE = 0.5
 """Seconds between looks at a sweep whose last trials other workers run."""
 RunTrial = Callable[[optuna.Trial], float | tuple[float, ...]]
 """Run a trial and return the values of its objectives."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a worker needs to run trials; stored with the sweep."""
-
-    trees: dict[str, Tree]
-    """Of each recipe, by name; of the only one under the empty name."""
-    space: Tree
-    name: str
-    """Of the comparison, where there are several recipes."""
-    target: int
-    """Total number of trials."""
-    seed: int
-    begun: int = 0
-    """Trials there were when the present call began: its failures are counted from there."""
-
-    def comparison(self, data: Data = None) -> Comparison:
-        """What is compared; `data`: where the images lie on this machine."""
-        trees = {name: as_folders(data).over(tree) for name, tree in self.trees.items()}
-        if "recipes" in self.space:
-            return make_comparison(make_spaces(self.space, self.name), trees)
-        return make_comparison(make_space(self.space), trees[""])
 
 
 def join(
@@ -86,21 +59,11 @@ def join(
     address = storage_address(tracker.root)
     with opened_storage(address) as storage:
         studies = load_studies(storage, name)
-        task = studies.attributes.get(TASK)
-        if task is None:
-            raise UserError(
-                f"study {name} must be opened by `vqlab sweep`; it has no task (another program or "
-                "an older vqlab opened it); run `vqlab sweep` first."
-            )
-        comparison = Task(**task).comparison(data)
+        task, parent = load_task(studies, tracker)
+        comparison = task.comparison(data)
         splits = load_dataset(comparison.first.config.data)
         studies.refuse_other_images(splits)
-        parent_id = studies.attributes[PARENT]
-        if tracker.get(parent_id) is None:
-            raise UserError(
-                f"the run of study {name} was deleted; start the study again with `vqlab sweep`."
-            )
-        context = SweepContext(comparison, splits, studies, tracker.amend(parent_id), tracker, say)
+        context = SweepContext(comparison, splits, studies, parent, tracker, say)
         deadline = float("inf") if timeout is None else started + timeout
         work(context, Mirror(context), storage, deadline)
 
@@ -146,18 +109,17 @@ def run_trials(
     while time.monotonic() < deadline:
         study = None
         with StudyLock(storage, studies.name):
-            task = Task(**studies.attributes[TASK])
-            todo = _todo(studies, storage, task)
+            todo, target = _todo(studies, storage)
             if todo == "nothing":
                 return
             if todo == "start":
                 recipe = next_recipe()
                 study = studies[recipe]
-                trial = _new_trial(study, task.seed, recipe)
+                trial = _new_trial(study, studies.attributes[SEED], recipe)
         if study is None:
             time.sleep(_PAUSE)
         else:
-            ended(_run_trial(study, storage, trial, run), task.target)
+            ended(_run_trial(study, storage, trial, run), target)
 
 
 def _new_trial(study: optuna.Study, seed: int, recipe: str) -> optuna.Trial:
@@ -202,17 +164,18 @@ def _ended(context: SweepContext, mirror: Mirror, trial: FrozenTrial, target: in
         context.parent.log_metrics({context.comparison.objective: best.values[0]}, step=step)
 
 
-def _todo(studies: Studies, storage: RDBStorage, task: Task) -> Literal["start", "wait", "nothing"]:
-    """Return what to do next."""
+def _todo(studies: Studies, storage: RDBStorage) -> tuple[Literal["start", "wait", "nothing"], int]:
+    """Return what to do next, and the target."""
+    target = studies.attributes[TARGET]
     for study in studies.by_recipe.values():
         reconcile(study, storage)
     trials = studies.trials()
     done = policy.n_done(trials)
-    if done >= task.target:
-        return "nothing"
-    _stop_if_hopeless(trials[task.begun :], task.target)
+    if done >= target:
+        return "nothing", target
+    _stop_if_hopeless(trials[studies.attributes[BEGUN] :], target)
     under_way = sum(trial.state == TrialState.RUNNING for trial in trials)
-    return "start" if done + under_way < task.target else "wait"
+    return "start" if done + under_way < target else "wait", target
 
 
 def _stop_if_hopeless(trials: list[FrozenTrial], target: int) -> None:
