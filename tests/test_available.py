@@ -95,7 +95,7 @@ def choices(comparison: Comparison) -> tuple[Any, ...] | None:
 def test_the_recipe_s_own_comes_first_then_what_can_be_had(bank: Tree, weights: Path) -> None:
     comparison = contest_of(with_weights(bank, weights))
     assert choices(comparison) == ("filters", "test_resnet")
-    assert comparison.first.own_params()[BACKBONE] == "filters"
+    assert comparison.first.recipe_params()[BACKBONE] == "filters"
     (note,) = comparison.notes
     assert note.startswith(f"{BACKBONE} is one of filters, test_resnet; left out: test_convnext (")
     assert "must hold test_convnext.pth" in note and "it holds test_resnet_part.pth)." in note

@@ -106,7 +106,7 @@ def test_what_is_chosen_is_the_best_of_what_was_tried(tree: Tree) -> None:
 def test_the_recipes_scoring_gives_way_to_a_clearly_better_one_only(
     tree: Tree, monkeypatch: pytest.MonkeyPatch, margin: float, stays: bool
 ) -> None:
-    monkeypatch.setattr(scoring_search, "CLEARLY", margin)
+    monkeypatch.setattr(scoring_search, "MARGIN", margin)
     own = merge(tree, {"detector": {"scoring": {"code_smoothing": 0.02}}})
     model, config, splits = trained_model(own)
     before = evaluate(model.score_set(splits.validation), model.thresholds)
@@ -124,7 +124,7 @@ def test_the_recipes_scoring_gives_way_to_a_clearly_better_one_only(
 def test_real_defects_need_no_margin(
     tree: Tree, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring_search, "CLEARLY", 1.0)
+    monkeypatch.setattr(scoring_search, "MARGIN", 1.0)
     own = merge(tree, {"detector": {"scoring": {"code_smoothing": 0.02}}})
     own = merge(own, {"data": {"validation": {"source": "test", "fraction": 0.5}}})
     model, config, splits = trained_model(own)
@@ -191,7 +191,7 @@ def test_a_later_study_takes_over_a_checkpoint(
     assert epochs == [1, 2], "trained before by `train`"
     (row,) = result.trials
     before, now = tracker.find(trained.run_id).tags, tracker.find(str(row.run_id))
-    assert row.taken_over and row.reused == f"run {trained.run_id}" and row.state == "COMPLETE"
+    assert row.training_reused and row.reused == f"run {trained.run_id}" and row.state == "COMPLETE"
     assert now.tags["vqlab.reused"] == row.reused
     assert now.tags["vqlab.seconds_saved"] == before["vqlab.training_seconds"]
     assert now.checkpoint().exists()

@@ -87,7 +87,9 @@ def test_shipped_spaces_fit_their_detectors(path: Path, tree: Tree) -> None:
     if asked is not None and asked.available is not None:  # random weights can be had of all
         choices = checked.space.axes["features.backbone"].choices
         assert choices == ("pixels", *asked.available)
-    assert set(checked.own_params()) == set(checked.sampled), "the recipe's own values lie outside"
+    assert set(checked.recipe_params()) == set(checked.sampled), (
+        "the recipe's own values lie outside"
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,7 +148,7 @@ def test_axes_take_the_type_of_their_setting(tree: Tree) -> None:
         "commitment": "FloatDistribution",
         "terms": "CategoricalDistribution",
     }
-    own = checked.own_params()
+    own = checked.recipe_params()
     assert own["training.learning_rate"] == 1e-3 and own["detector.codebook_size"] == 16
     assert resolve(checked.tree_of(own)) == resolve(tree)
 

@@ -105,8 +105,8 @@ SIZE: Tree = {"detector.codebook_size": {"choices": [8, 16]}}
 
 def test_each_recipe_has_its_own_settings(trees: dict[str, Tree]) -> None:
     comparison = make_comparison(spaces(), trees)
-    assert comparison["vqvae"].own_params() == {"detector.codebook_size": 16}
-    assert comparison["vqflow"].own_params() == {"detector.flow.blocks": "[1]"}
+    assert comparison["vqvae"].recipe_params() == {"detector.codebook_size": 16}
+    assert comparison["vqflow"].recipe_params() == {"detector.flow.blocks": "[1]"}
     config = resolve(comparison["vqflow"].tree_of({"detector.flow.blocks": "[2]"}))
     assert config.detector["flow"]["blocks"] == [2] and config.features.backbone == "filters"
 
@@ -320,7 +320,7 @@ def test_features_that_another_recipe_extracted_are_reused(swept: Any, tracker: 
         row = result.trials[number]
         run = tracker.find(str(row.run_id))
         assert row.reused == run.tags["vqlab.reused"] and row.reused.startswith("features of ")
-        assert not row.taken_over
+        assert not row.training_reused
     assert not result.trials[0].reused, "vqvae has none"
     runs = tracker.runs(tags={"vqlab.kind": "trial", "vqlab.study": result.study})
     complete = {str(row.run_id) for row in result.trials if row.state == "COMPLETE"}
@@ -472,4 +472,4 @@ def test_the_shipped_comparison_needs_no_download(
         assert "features.backbone" not in plan.space.axes
         assert plan.config.features.backbone in ("pixels", "filters")
         if preset == "quick":
-            assert set(plan.own_params()) == set(plan.sampled), recipe
+            assert set(plan.recipe_params()) == set(plan.sampled), recipe

@@ -94,7 +94,7 @@ def sweep(
     from vqlab.tracking import Tracker
 
     folders = Folders(data, good, bad)
-    found, trees = _searched(recipe, space, overrides or [], category, folders, preset)
+    search_space, trees = _searched(recipe, space, overrides or [], category, folders, preset)
     configs = {name: resolve(tree) for name, tree in trees.items()}
     config = next(iter(configs.values()))
     print_budget(preset, configs)
@@ -109,11 +109,11 @@ def sweep(
     shares = cpus_per_worker, gpus_per_worker
     for model in models:
         only = nest("data.categories", list(model.data.categories))
-        ones = {name: merge(tree, only) for name, tree in trees.items()}
+        one_model = {name: merge(tree, only) for name, tree in trees.items()}
         with interruptible(), sweeping() as on_event:
             result = search(
-                ones if isinstance(found, Spaces) else ones[""],
-                found,
+                one_model if isinstance(search_space, Spaces) else one_model[""],
+                search_space,
                 tracker,
                 trials=trials,
                 workers=workers,
@@ -135,7 +135,7 @@ def _searched(
     data: Folders,
     preset: str,
 ) -> tuple[Space | Spaces, dict[str, Tree]]:
-    """The space of a sweep, and its recipe's tree under the empty name, or its recipes' by name."""
+    """Return the space and the settings by recipe (of a single recipe under the empty name)."""
     from vqlab.errors import UserError
     from vqlab.experiment_files import SWEEPS, find
     from vqlab.recipes import ALL, recipe_tree, recipe_trees
@@ -144,25 +144,25 @@ def _searched(
 
     if recipe == ALL:
         path = space or find(ALL, SWEEPS)
-        found = read_space(path)
-        if not isinstance(found, Spaces):
+        comparison = read_space(path)
+        if not isinstance(comparison, Spaces):
             raise UserError(
                 f"space {path} must name several `recipes` for a sweep of all; it is of one."
             )
-        return found, recipe_trees(found.recipes, overrides, category, data, preset)
+        return comparison, recipe_trees(comparison.recipes, overrides, category, data, preset)
     tree = recipe_tree(recipe, overrides, category, data, preset)
     path = space or find(resolve(tree).detector["name"], SWEEPS)
-    found = read_space(path)
-    if isinstance(found, Spaces):
+    single = read_space(path)
+    if isinstance(single, Spaces):
         raise UserError(
             f"space {path} must be of one recipe for a sweep of {recipe}; it is of several; write "
             f"`vqlab sweep all --space {path}`."
         )
-    return found, {"": tree}
+    return single, {"": tree}
 
 
 def say_result(result: SweepResult) -> None:
-    """What a study came to: trials, the best one's figures, and where to look."""
+    """Print the result of a sweep: trials, metrics of the best one, links."""
     from vqlab.cli.tables import (
         figures_table,
         print_notes,
@@ -202,9 +202,9 @@ def say_result(result: SweepResult) -> None:
         out.print(tested_table(result))
         for trial in result.tested:
             print_notes([note for note in trial.notes if note not in result.notes])
-    taken_over = sum(row.taken_over for row in result.trials)
-    others = sum(bool(row.reused) for row in result.trials) - taken_over
-    counts = {"training": taken_over, "features": others}
+    trainings = sum(row.training_reused for row in result.trials)
+    features = sum(bool(row.reused) for row in result.trials) - trainings
+    counts = {"training": trainings, "features": features}
     reused = [f"the {what} of {count} trials" for what, count in counts.items() if count]
     if reused:
         out.print(f"reused: {' and '.join(reused)}; {result.saved:.0f} s saved")
@@ -226,7 +226,7 @@ def _launcher(
     address: str | None,
     data: Path | None,
 ) -> Launcher | Literal["elsewhere"] | None:
-    """What starts workers; none where the sweep's own way is meant."""
+    """Return the launcher of workers; None: the default of `vqlab.sweep.sweep`."""
     if kind == "ray":
         from vqlab.sweep import RayWorkers
 

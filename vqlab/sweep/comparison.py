@@ -17,39 +17,38 @@ from vqlab.text import category_text, folder_name
 from vqlab.types import UserError
 
 _ALIKE = ("data", "evaluation", "threshold")
-"""Sections that decide what a trial's figures mean: all recipes of a study have the same."""
+"""Sections on which metrics depend: all recipes of a comparison must have the same."""
 
 
 @dataclass(frozen=True)
 class Spaces:
-    """What a study of several recipes searches."""
+    """Search spaces of several recipes that are compared."""
 
     name: str
-    """The study's, in place of a detector's."""
+    """Name of the comparison."""
     recipes: dict[str, Space]
-    """By the recipe's name, in the order of their first trials."""
+    """By recipe, in the order of their first trials."""
 
     @property
     def objective(self) -> str:
-        """The validation metric that chooses between them."""
+        """The validation metric that selects the winner."""
         return next(iter(self.recipes.values())).objective
 
     @property
     def tree(self) -> Tree:
-        """What `make_spaces` makes these spaces of."""
+        """The input of `make_spaces`."""
         return {"recipes": {recipe: space.tree for recipe, space in self.recipes.items()}}
 
 
 class _SpacesFile(Settings):
     objective: str | tuple[str, ...] | None = None
-    """None: the one that all of their spaces name."""
+    """None: that of all spaces."""
     recipes: dict[str, str | dict[str, Any]]
     """A space file's name (beside this one) or path, or the space itself."""
 
 
 def read_space(path: Path) -> Space | Spaces:
-    """The space, or with `recipes` the spaces, that a YAML file describes. Raises UserError, one
-    sentence per fault."""
+    """Return the space, or with `recipes` the spaces, of a YAML file. Raises UserError."""
     try:
         tree = read_recipe(path)
     except UserError as error:
@@ -58,9 +57,9 @@ def read_space(path: Path) -> Space | Spaces:
 
 
 def make_spaces(tree: Mapping[str, Any], name: str, folder: Path = Path()) -> Spaces:
-    """Spaces from `{"objective": …, "recipes": {recipe: file or space}}`.
+    """Return the spaces of `{"objective": …, "recipes": {recipe: file or space}}`.
 
-    folder: where spaces that are given by name lie, if not in experiments/sweeps.
+    folder: where spaces that are given by name are looked up before experiments/sweeps.
     """
     raw = validate(_SpacesFile, tree)
     if len(raw.recipes) < 2:
@@ -69,10 +68,10 @@ def make_spaces(tree: Mapping[str, Any], name: str, folder: Path = Path()) -> Sp
             "one recipe by its own name."
         )
     recipes = {}
-    for recipe, given in raw.recipes.items():
-        own = _one_space(recipe, given, folder)
-        names = own.objectives if raw.objective is None else checked_objectives(raw.objective)
-        recipes[recipe] = replace(own, objectives=names)
+    for recipe, value in raw.recipes.items():
+        space = _space_of(recipe, value, folder)
+        names = space.objectives if raw.objective is None else checked_objectives(raw.objective)
+        recipes[recipe] = replace(space, objectives=names)
     objectives = {recipe: "+".join(space.objectives) for recipe, space in recipes.items()}
     if len(set(objectives.values())) > 1:
         raise UserError(
@@ -82,18 +81,18 @@ def make_spaces(tree: Mapping[str, Any], name: str, folder: Path = Path()) -> Sp
     return Spaces(name, recipes)
 
 
-def _one_space(recipe: str, given: str | dict[str, Any], folder: Path) -> Space:
-    if isinstance(given, str):
-        path = Path(given)
+def _space_of(recipe: str, value: str | dict[str, Any], folder: Path) -> Space:
+    if isinstance(value, str):
+        path = Path(value)
         if path.suffix not in (".yaml", ".yml"):
-            beside = folder / f"{given}.yaml"
-            path = beside if beside.is_file() else locate(given, SWEEPS) or beside
-        found = read_space(path)
-        if isinstance(found, Spaces):
-            raise UserError(f"recipe {recipe} must have a space of its own; {given} is of several.")
-        return found
+            beside = folder / f"{value}.yaml"
+            path = beside if beside.is_file() else locate(value, SWEEPS) or beside
+        space = read_space(path)
+        if isinstance(space, Spaces):
+            raise UserError(f"recipe {recipe} must have a space of its own; {value} is of several.")
+        return space
     try:
-        return make_space(given)
+        return make_space(value)
     except UserError as error:
         raise UserError(f"recipe {recipe}: {error}") from None
 
@@ -103,7 +102,7 @@ class Comparison:
     """The recipes of a sweep, each with its space checked against its settings."""
 
     name: str
-    """The detector's, or that of the file that names several recipes."""
+    """Name of the detector, or of the file with several recipes."""
     plans: Mapping[str, Plan]
     """By recipe; a sweep of one recipe has it under the empty name."""
 
@@ -112,12 +111,12 @@ class Comparison:
 
     @property
     def first(self) -> Plan:
-        """Any of them, for what all have alike: data, objective."""
+        """One of them, for what all share: data, objective."""
         return next(iter(self.plans.values()))
 
     @property
     def objective(self) -> str:
-        """The validation metric that chooses the winner."""
+        """The validation metric that selects the winner."""
         return self.first.space.objective
 
     @property
@@ -127,14 +126,14 @@ class Comparison:
 
     @property
     def tree(self) -> Tree:
-        """What a worker makes these spaces of: as searched here, whatever is available there."""
+        """The input of `make_space` or `make_spaces`, with the backbones available here."""
         if "" in self.plans:
             return self.first.space.tree
         return Spaces(self.name, {name: plan.space for name, plan in self.plans.items()}).tree
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is to be said of the spaces, each sentence once."""
+        """Notes about the spaces, each sentence once."""
         of: dict[str, list[str]] = {}
         for recipe, checked in self.plans.items():
             if checked.note:
@@ -161,18 +160,18 @@ class Comparison:
 
 
 def make_comparison(space: Space | Spaces, tree: Tree) -> Comparison:
-    """Check spaces against the settings of their recipes, before any work.
+    """Check spaces against the settings of their recipes.
 
-    tree: the recipe's; for `Spaces` a tree for each recipe, by its name. Raises UserError for what
-    `plan` refuses, for several models at once, for recipes that would not be judged alike.
+    tree: settings of the recipe; for `Spaces`, settings by recipe. Raises UserError for what `plan`
+    refuses, for several models, for recipes whose metrics would not be comparable.
     """
     if isinstance(space, Space):
         only = _plan_for_one_model(space, tree)
         return Comparison(str(only.config.detector["name"]), {"": only})
     plans = {}
-    for recipe, own in space.recipes.items():
+    for recipe, single in space.recipes.items():
         try:
-            plans[recipe] = _plan_for_one_model(own, tree[recipe])
+            plans[recipe] = _plan_for_one_model(single, tree[recipe])
         except UserError as error:
             raise UserError(f"recipe {recipe}: {error}") from None
     _check_alike(plans)
@@ -191,7 +190,7 @@ def _plan_for_one_model(space: Space, tree: Tree) -> Plan:
 
 
 def _check_alike(plans: Mapping[str, Plan]) -> None:
-    """Raise UserError where figures of different recipes could not be compared."""
+    """Raise UserError if metrics of different recipes are not comparable."""
     for recipe, checked in plans.items():
         for setting in checked.sampled:
             if setting.partition(".")[0] in _ALIKE:
@@ -201,7 +200,7 @@ def _check_alike(plans: Mapping[str, Plan]) -> None:
                 )
     settings = {recipe: flatten(dump(plan.config)) for recipe, plan in plans.items()}
     for key in sorted(set().union(*settings.values())):
-        values = {recipe: own.get(key) for recipe, own in settings.items()}
+        values = {recipe: flat.get(key) for recipe, flat in settings.items()}
         differ = any(value != next(iter(values.values())) for value in values.values())
         if differ and key.partition(".")[0] in _ALIKE:
             raise UserError(

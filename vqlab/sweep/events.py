@@ -59,8 +59,7 @@ class StudyOpened:
     """Trials of earlier calls that count towards the target."""
     target: int
     notes: tuple[str, ...]
-    """Sentences: which backbones are searched where that depends on this machine, another study
-    with other space or data, interrupted trials tried again."""
+    """Sentences about the backbones searched, other sweeps, retried trials."""
 
 
 @dataclass(frozen=True)
@@ -106,17 +105,17 @@ class TrialRow(_OfTrial):
     run_id: str | None
     seconds: float | None
     reason: str
-    """Why it was pruned or failed, or why a complete trial is chosen last (a limit, a dead
-    codebook); else empty."""
+    """Why it was pruned or failed, or why a complete trial may not win (a limit, a dead codebook);
+    else empty."""
     retry_of: int | None
     """Number of the interrupted trial that it repeats."""
     reused: str = ""
-    """The trial or run whose training it took over, or the features that were there."""
+    """The trial or run whose training it reused, or the cached features."""
     values: tuple[float, ...] = ()
     """Of all objectives; `value` is the first."""
 
     @property
-    def taken_over(self) -> bool:
+    def training_reused(self) -> bool:
         """Whether it was not trained itself."""
         return self.reused.startswith(("trial ", "run "))
 
@@ -154,7 +153,7 @@ class TrialOnTest(_OfTrial):
     test: Mapping[str, float]
     """Its metrics on the test set, `test/…`."""
     notes: tuple[str, ...]
-    """What is to be known of these figures."""
+    """Notes about these metrics."""
 
 
 @dataclass(frozen=True)
@@ -177,11 +176,11 @@ class SweepResult:
     validation: dict[str, float]
     """The winner's metrics, `validation/…`."""
     test: dict[str, float]
-    """The winner's metrics on the test set, `test/…`, measured once."""
+    """The winner's metrics on the test set, `test/…`."""
     baseline: dict[str, float]
-    """Those of the no-learning baseline on the same images, `test_mean_image/…`."""
+    """Metrics of the baseline on the same images, `test_mean_image/…`."""
     notes: tuple[str, ...]
-    """What is to be known of these figures, the data audit's warnings among it."""
+    """Notes about these metrics, including warnings of the data audit."""
     warned: tuple[str, ...]
     """Categories of which the data audit warns."""
     trials: tuple[TrialRow, ...]
@@ -193,13 +192,13 @@ class SweepResult:
     recipe: Path
     """The best settings, which `train` accepts."""
     pictures: Path | None
-    """The winner's panels; None where the folder is gone (they stay in its run's artifacts)."""
+    """Folder of the winner's test pictures; None if it was deleted (they are also artifacts)."""
     page: Path
-    """Its charts and table, interactive, for a browser."""
+    """Report: charts and table of trials."""
     parent_id: str
     """The study's own run."""
     seconds: float
     saved: float
-    """Seconds of training that trials did not take because it was known already."""
+    """Seconds saved by reusing trainings and features."""
     thresholds: Thresholds | None = None
-    """The winner's, which its test metrics were measured at; none where its checkpoint is gone."""
+    """Thresholds of the winner; None if its checkpoint was deleted."""

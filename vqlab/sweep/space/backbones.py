@@ -11,19 +11,18 @@ from vqlab.types import UserError
 
 
 def choose_available(space: Space, config: RunConfig) -> tuple[Space, str]:
-    """The space with `features.backbone: {available: [...]}` as choices; what is to be said of it.
+    """Return the space with the available backbones as choices, and a note about them.
 
-    The recipe's own backbone comes first, whether it can be had or not: without it there is no
-    sweep. With no other one the axis goes. Raises UserError where then nothing is searched, and
-    for a name that no backbone has.
+    The recipe's own backbone comes first and is required. The axis is removed if no other one is
+    available. Raises UserError if nothing is left to search, and for an unknown backbone.
     """
     axis = space.axes.get(BACKBONE)
     if axis is None or axis.available is None:
         return space, ""
-    own = config.features.backbone
-    chosen, without = [own], dict[str, list[str]]()
+    default = config.features.backbone
+    chosen, without = [default], dict[str, list[str]]()
     for name in dict.fromkeys(axis.available):
-        if name != own:
+        if name != default:
             reason = _missing(name, config)
             if reason:
                 without.setdefault(reason, []).append(name)
@@ -38,18 +37,18 @@ def choose_available(space: Space, config: RunConfig) -> tuple[Space, str]:
     del axes[BACKBONE]
     if not axes:
         raise UserError(
-            f"space {BACKBONE} must leave something to search; got {own} alone{out}; give a folder "
-            "of state dicts as features.weights, or search another setting too."
+            f"space {BACKBONE} must leave something to search; got {default} alone{out}; give a "
+            "folder of state dicts as features.weights, or search another setting too."
         )
-    return replace(space, axes=axes), f"{BACKBONE} is {own} in all trials{out}."
+    return replace(space, axes=axes), f"{BACKBONE} is {default} in all trials{out}."
 
 
 def _missing(name: str, config: RunConfig) -> str:
-    """Why a backbone is left out, in few words; empty where it is not."""
+    """Return why a backbone is not available; empty if it is."""
     features = config.features.model_copy(update={"backbone": name})
     try:
         reason = unavailable_reason(features, config.data.image_size)
     except UserError as error:
         raise UserError(f"space {BACKBONE} with the value {name!r}: {error}") from None
-    said = reason.rpartition(";")[0] or reason  # without what to do about it
-    return said.removeprefix("setting features.weights: ").rstrip(".")
+    cause = reason.rpartition(";")[0] or reason  # without the remedy
+    return cause.removeprefix("setting features.weights: ").rstrip(".")

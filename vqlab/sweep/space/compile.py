@@ -26,18 +26,18 @@ from vqlab.sweep.space.backbones import choose_available
 from vqlab.sweep.space.schema import BACKBONE, Axis, Space
 from vqlab.types import UserError
 
-_JUDGE = (
+_COMPARED_ON = (
     "data.root data.good data.bad data.categories data.joint data.held_out data.synthetic_defects "
     "data.seed data.validation data.validation.source data.validation.fraction"
 )
 SCORING = "detector.scoring"
 _GRID = 7
 """Values tried of a threshold setting that is given as a range without a step."""
-_UNSEEN = (
+_IRRELEVANT = (
     "training.device", "training.threads", "training.validate_every", "data.root", "data.good",
     "data.bad",
 )  # fmt: skip
-"""Settings that do not change what a trial comes to: a study goes on when they change."""
+"""Settings that do not change the result of a trial: a sweep continues if they change."""
 
 
 @dataclass(frozen=True)
@@ -46,30 +46,29 @@ class Plan:
 
     space: Space
     tree: Tree
-    """The base recipe's tree, one model's categories in it."""
+    """Settings of the recipe, with the categories of the model."""
     config: RunConfig
-    """The base recipe resolved."""
+    """The recipe, resolved."""
     sampled: dict[str, BaseDistribution]
-    """What Optuna draws, by setting. A choice that is no scalar is drawn as its JSON."""
+    """Settings that Optuna samples. A choice that is not a scalar is sampled as JSON text."""
     scoring: dict[str, BaseDistribution]
-    """What is searched within each trial on what the trained detector read, by setting."""
+    """Settings of the anomaly map that are searched within each trial."""
     image_scoring: dict[str, BaseDistribution]
-    """Likewise, of what makes an image score of the map."""
+    """Settings of the image score that are searched within each trial."""
     thresholds: dict[str, tuple[float, ...]]
-    """What is searched within each trial after that."""
+    """Threshold settings that are searched after these."""
     note: str = ""
-    """Which backbones are searched and which are left out, where the space asks for those that are
-    available."""
+    """Which of the `available` backbones are searched."""
 
     def tree_of(self, params: Mapping[str, Any]) -> Tree:
-        """The base recipe's tree with sampled (and threshold) values in place."""
+        """Return the settings of the recipe with these values set."""
         tree = self.tree
         for setting, value in params.items():
             tree = merge(tree, nest(setting, self.decoded(setting, value)))
         return tree
 
     def decoded(self, setting: str, value: Any) -> Any:
-        """A value as the settings take it: a choice that is no scalar was drawn as its JSON."""
+        """Return a sampled value as the settings accept it: JSON text is decoded."""
         encoded = isinstance(value, str) and value in self._encoded(setting)
         return json.loads(value) if encoded else value
 
@@ -77,39 +76,39 @@ class Plan:
         axis = self.space.axes.get(setting)
         return tuple(_encode(c) for c in (axis.choices if axis else None) or () if not _scalar(c))
 
-    def own_params(self, among: Mapping[str, BaseDistribution] | None = None) -> dict[str, Any]:
-        """The base recipe's own values of what is sampled (or of `among`), as far as they lie
-        inside the space."""
-        own = flatten(dump(self.config))
+    def recipe_params(self, among: Mapping[str, BaseDistribution] | None = None) -> dict[str, Any]:
+        """Return the recipe's values of the sampled settings (or of `among`), if they lie in the
+        space."""
+        settings = flatten(dump(self.config))
         inside = {}
         for setting, distribution in (self.sampled if among is None else among).items():
-            value = own.get(setting)
+            value = settings.get(setting)
             value = value if _scalar(value) else _encode(value)
             if _contains(distribution, value):
                 inside[setting] = value
         return inside
 
     def threshold_settings(self) -> Iterator[dict[str, float]]:
-        """Every combination of the threshold settings; none where they are not searched."""
+        """Yield all combinations of the searched threshold settings."""
         if self.thresholds:
             for values in itertools.product(*self.thresholds.values()):
                 yield dict(zip(self.thresholds, values, strict=True))
 
     @property
     def marks(self) -> list[Any]:
-        """The axes and the settings: what makes another study where it changes."""
-        seen = {k: v for k, v in flatten(dump(self.config)).items() if k not in _UNSEEN}
-        own: list[Any] = [{name: axis.tree for name, axis in self.space.axes.items()}, seen]
+        """Axes and settings. A change of them starts another sweep."""
+        settings = {k: v for k, v in flatten(dump(self.config)).items() if k not in _IRRELEVANT}
+        axes = {name: axis.tree for name, axis in self.space.axes.items()}
         limits = {name: dump(limit) for name, limit in self.space.limits.items()}
-        return [*own, self.space.scorings, limits]
+        return [axes, settings, self.space.scorings, limits]
 
 
 def plan(space: Space, tree: Tree) -> Plan:
-    """Check every value of `space` against the settings, before any work.
+    """Check every value of `space` against the settings of a recipe.
 
-    `{available: [...]}` becomes the choices that can be had on this machine, or no axis where only
-    the recipe's own can. Raises UserError for an unknown setting, an impossible value, a setting
-    that a sweep must not choose.
+    `{available: [...]}` becomes the backbones that are available on this machine; the axis is
+    removed if there is only one. Raises UserError for an unknown setting, an invalid value, a
+    setting that a sweep must not choose.
     """
     config = resolve(tree)
     if flatten(tree).get(BACKBONE) == AUTO:
@@ -120,7 +119,7 @@ def plan(space: Space, tree: Tree) -> Plan:
     image_scoring: dict[str, BaseDistribution] = {}
     thresholds: dict[str, tuple[float, ...]] = {}
     for setting, axis in space.axes.items():
-        _refuse_judges(setting)
+        _refuse_fixed(setting)
         distribution = _distribution(setting, axis, tree)
         if setting.startswith("threshold."):
             thresholds[setting] = _grid(distribution)
@@ -134,41 +133,42 @@ def plan(space: Space, tree: Tree) -> Plan:
 
 
 def _of_the_image_score(setting: str, config: RunConfig) -> bool:
-    """Raises UserError where drawn defects would choose it: they rank settings by pixel metrics
-    well and by image metrics badly."""
+    """Raise UserError if synthetic anomalies would select it: they rank settings well by pixel
+    metrics and badly by image metrics."""
     section, _, name = setting.rpartition(".")
     if section != SCORING or name not in detector_class(config.detector["name"]).image_scoring:
         return False
     if config.data.validation.source != "test":
         raise UserError(
-            f"space {setting} must not be searched on drawn defects, which do not tell image "
-            "scores apart as real ones do; set it in the recipe, or give real defects to "
+            f"space {setting} must not be searched on synthetic anomalies, which rank image scores "
+            "otherwise than real defects do; set it in the recipe, or use real defects for "
             "validation: data.validation.source=test."
         )
     return True
 
 
 def _needs_no_training(setting: str, axis: Axis, tree: Tree) -> bool:
-    """Whether a detector calibrated by the recipe's scoring can be scored by all of the values."""
+    """Return whether a detector calibrated with the recipe's scoring can be scored with all
+    values."""
     if not setting.startswith(f"{SCORING}."):
         return False
     values = (axis.low, axis.high) if axis.choices is None else axis.choices
-    own = scoring_of(resolve(tree))
+    calibrated = scoring_of(resolve(tree))
     kind = detector_class(resolve(tree).detector["name"])
     wanted = (scoring_of(resolve(merge(tree, nest(setting, value)))) for value in values)
-    return all(can_rescore(kind, own, other) for other in wanted)
+    return all(can_rescore(kind, calibrated, other) for other in wanted)
 
 
 def scoring_of(config: RunConfig) -> Settings:
-    """The detector's section `scoring`, as its settings."""
+    """Return the section `scoring` of the detector's settings."""
     rest = {key: value for key, value in config.detector.items() if key != "name"}
     settings = validate(detector_class(config.detector["name"]).Config, rest, "detector.")
     scoring: Settings = getattr(settings, "scoring", Settings())
     return scoring
 
 
-def _refuse_judges(setting: str) -> None:
-    if setting in _JUDGE.split() or setting == "data":
+def _refuse_fixed(setting: str) -> None:
+    if setting in _COMPARED_ON.split() or setting == "data":
         raise UserError(
             f"space {setting} must not be searched: trials are compared on the same validation "
             "images; set it in the recipe."
@@ -206,7 +206,7 @@ def _distribution(setting: str, axis: Axis, tree: Tree) -> BaseDistribution:
 
 
 def _resolved(setting: str, value: Any, tree: Tree) -> Any:
-    """`value` as the settings take it: `"1e-4"` becomes a number. UserError if they don't."""
+    """Return `value` as the settings accept it: `"1e-4"` becomes a number. Raises UserError."""
     section = setting.rpartition(".")[0]
     if not section:
         raise UserError(f"space {setting} must be a dotted setting such as detector.commitment.")

@@ -15,10 +15,10 @@ from vqlab.metrics import METRICS, OBJECTIVES
 from vqlab.types import UserError
 
 COSTS = ("cost/cpu_seconds_per_image", "cost/parameters")
-"""What a further objective or a limit may be, besides: less is better."""
+"""Costs that a further objective or a limit may name; lower is better."""
 
 BACKBONE = "features.backbone"
-"""The setting whose choices may depend on what can be had on this machine."""
+"""The setting whose choices may depend on this machine."""
 
 
 class Axis(Settings):
@@ -26,7 +26,7 @@ class Axis(Settings):
 
     choices: tuple[Any, ...] | None = None
     available: tuple[str, ...] | None = None
-    """Of `features.backbone`: those of these that can be had here, see `backbones`."""
+    """Backbones to search if they are available on this machine; see `backbones`."""
     low: int | float | None = None
     high: int | float | None = None
     log: bool = False
@@ -34,8 +34,8 @@ class Axis(Settings):
 
     @property
     def tree(self) -> Tree:
-        """What `make_space` makes this axis of; the same in all versions, for studies are named
-        after it."""
+        """The input of `make_space`; stable across versions, because names of sweeps depend on
+        it."""
         tree = dump(self)
         return (
             tree if self.available is not None else {k: tree[k] for k in tree if k != "available"}
@@ -43,7 +43,7 @@ class Axis(Settings):
 
 
 class Limit(Settings):
-    """What a trial's metric must not pass for the trial to be chosen."""
+    """Limit of a metric. A trial that exceeds it wins only if all trials do."""
 
     low: float | None = None
     high: float | None = None
@@ -55,33 +55,33 @@ class Limit(Settings):
         return self
 
     def beyond(self, value: float) -> float:
-        """How far a value lies beyond it; at most 0 where it is kept."""
+        """Return by how much a value exceeds the limit; at most 0 if it does not."""
         return value - self.high if self.high is not None else (self.low or 0.0) - value
 
 
 @dataclass(frozen=True)
 class Space:
-    """The settings to search by dotted path, and the metrics that decide: the first one chooses
-    the winner, further ones make a Pareto front with it."""
+    """Settings to search, and the objectives: the first one selects the winner, further ones form
+    a Pareto front with it."""
 
     objectives: tuple[str, ...]
     axes: dict[str, Axis]
     validations: int = 3
-    """Validations within a trial, by which it may be pruned; each calibrates the detector anew.
-    With several objectives nothing is pruned."""
+    """Intermediate validations of a trial, for pruning; each calibrates the detector. With several
+    objectives nothing is pruned."""
     scorings: int = 48
-    """Settings of the scoring that are tried within a trial, on the trained detector."""
+    """Scoring settings that are evaluated on each trained detector."""
     limits: Mapping[str, Limit] = field(default_factory=dict)
     """By metric of a trial: `validation/…`, `codebook/…`, `cost/…`."""
 
     @property
     def objective(self) -> str:
-        """The metric that chooses the winner."""
+        """The metric that selects the winner."""
         return self.objectives[0]
 
     @property
     def tree(self) -> Tree:
-        """What `make_space` makes this space of."""
+        """The input of `make_space`."""
         return {
             "objective": list(self.objectives),
             "validations": self.validations,
@@ -91,13 +91,12 @@ class Space:
         }
 
     def validate_every(self, epochs: int) -> int:
-        """Epochs between a trial's validations; 0 for none but the last."""
+        """Return the epochs between validations; 0: only after the last epoch."""
         every = math.ceil(epochs / (self.validations + 1))
         return every if self.validations and every < epochs else 0
 
     def warmup(self, epochs: int) -> int:
-        """Epochs before which nothing is pruned: the first of several validations says too
-        little."""
+        """Return the first epoch that may be pruned: not the first of several validations."""
         return self.validate_every(epochs) + 1 if self.validations > 1 else 0
 
     @property
@@ -116,7 +115,7 @@ class _SpaceFile(Settings):
 
 
 def make_space(tree: Mapping[str, Any]) -> Space:
-    """A space from `{"objective": …, "validations": …, "space": {setting: {"choices": …}}}`."""
+    """Return the space of `{"objective": …, "validations": …, "space": {setting: values}}`."""
     raw = validate(_SpaceFile, tree)
     axes = {}
     for setting, values in raw.space.items():
@@ -135,7 +134,7 @@ def _check_axis(setting: str, axis: Axis, values: Mapping[str, Any]) -> None:
         if setting != BACKBONE or ends or axis.choices is not None or not axis.available:
             raise UserError(
                 f"space {setting} must not be {dict(values)}; only {BACKBONE} may be {{available: "
-                "[...]}, of which those are searched that can be had here."
+                "[...]}, of which the available ones are searched."
             )
     elif (len(ends) != 2) if axis.choices is None else (ends or not axis.choices):
         raise UserError(
@@ -144,9 +143,9 @@ def _check_axis(setting: str, axis: Axis, values: Mapping[str, Any]) -> None:
         )
 
 
-def checked_objectives(given: str | Sequence[str]) -> tuple[str, ...]:
-    """The objectives, if a sweep may have them. Raises UserError saying why it may not."""
-    names = (given,) if isinstance(given, str) else tuple(given)
+def checked_objectives(objectives: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the objectives. Raises UserError if a sweep may not have them."""
+    names = (objectives,) if isinstance(objectives, str) else tuple(objectives)
     if not names or len(set(names)) < len(names):
         raise UserError(f"a sweep's objectives must be one or more, each once; got {list(names)}.")
     return checked_objective(names[0]), *(
@@ -166,12 +165,12 @@ def _check_limited(metric: str) -> None:
 
 
 def checked_objective(objective: str) -> str:
-    """The objective, if a sweep may have it. Raises UserError saying why it may not."""
+    """Return the objective. Raises UserError if a sweep may not have it."""
     split, _, name = objective.partition("/")
     if split == "test":
         raise UserError(
-            f"a sweep's objective must be a validation metric; got {objective!r}: what is chosen "
-            f"by the test set says nothing about new images; use validation/{name or 'aupro'}."
+            f"a sweep's objective must be a validation metric; got {objective!r}: a choice by "
+            f"the test set says nothing about new images; use validation/{name or 'aupro'}."
         )
     if split != "validation" or name.rpartition("/")[2] not in OBJECTIVES:
         near = difflib.get_close_matches(objective, [f"validation/{n}" for n in OBJECTIVES], n=1)

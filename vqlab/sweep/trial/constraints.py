@@ -1,4 +1,4 @@
-"""Constraints of a trial: costs that are measured, and dead codebooks."""
+"""Constraints of a trial: costs and dead codebooks."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from vqlab.evaluation import Report
 from vqlab.model import Model
 from vqlab.types import UserError
 
-_COSTED_ON = 8
-"""Images on which a cost in seconds is measured."""
+_N_TIMED = 8
+"""Images for measuring the time per image."""
 CONCEPT = "concept"
-"""The codebook of whole images; all others are of places."""
+"""The codebook of whole images; all others are of positions."""
 _PERPLEXITY = re.compile(r"codebook/(?:(?P<name>.+)_)?perplexity")
 
 
-def costs(model: Model, splits: Splits, asked: set[str]) -> dict[str, float]:
-    """What the model costs, as far as it is asked for. CPU-seconds: of all threads, from the file
-    to the score."""
-    found: dict[str, float] = {}
-    if "cost/parameters" in asked:
+def costs(model: Model, splits: Splits, names: set[str]) -> dict[str, float]:
+    """Return the costs of the model that are among `names`: parameters, and CPU-seconds per image
+    (all threads, from file to score)."""
+    values: dict[str, float] = {}
+    if "cost/parameters" in names:
         every = [*model.detector.parameters(), *model.backbone.parameters()]
-        found["cost/parameters"] = float(sum(weights.numel() for weights in every))
-    if "cost/cpu_seconds_per_image" in asked:
-        few = splits.train.records[:_COSTED_ON]
+        values["cost/parameters"] = float(sum(weights.numel() for weights in every))
+    if "cost/cpu_seconds_per_image" in names:
+        few = splits.train.records[:_N_TIMED]
         started = time.process_time()
         for record in few:
             model.score(record.path)
-        found["cost/cpu_seconds_per_image"] = (time.process_time() - started) / len(few)
-    return found
+        values["cost/cpu_seconds_per_image"] = (time.process_time() - started) / len(few)
+    return values
 
 
 def number(metrics: Mapping[str, float], name: str, report: Report) -> float:
-    """A metric of a trial. Raises UserError where there is none, or no number."""
+    """Return a metric of a trial. Raises UserError if it is missing or not finite."""
     value = metrics.get(name)
     if value is None:
-        known = ", ".join(sorted(metrics)) or "none"
+        names = ", ".join(sorted(metrics)) or "none"
         raise UserError(
-            f"the objective {name} is not among the trial's metrics ({known}); "
+            f"the objective {name} is not among the trial's metrics ({names}); "
             f"{' '.join(report.notes)}"
         )
     if not math.isfinite(value):
@@ -50,14 +50,14 @@ def number(metrics: Mapping[str, float], name: str, report: Report) -> float:
 
 
 def dead_codebook(metrics: Mapping[str, float], categories: int = 1) -> str:
-    """Why a codebook counts as dead, by what `Detector.health` says of each; empty where all live.
+    """Return why the first dead codebook counts as dead; empty if none does.
 
-    A codebook is one with `codebook/perplexity` or `codebook/<name>_perplexity` among the metrics,
-    with `…dead_codes` and `…usage`; the first dead one is told of, by its name. categories: those
-    that the model is trained on.
+    metrics: those of `Detector.health`. Each codebook has `codebook/perplexity` or
+    `codebook/<name>_perplexity`, `…dead_codes` and `…usage`. categories: number of categories that
+    the model is trained on.
     """
     for name, perplexity, dead, usage in _books(metrics):
-        if usage == 1:  # every code was chosen
+        if usage == 1:  # every code is used
             continue
         size = dead / (1 - usage)
         fault = (
@@ -72,7 +72,7 @@ def dead_codebook(metrics: Mapping[str, float], categories: int = 1) -> str:
 
 
 def _books(metrics: Mapping[str, float]) -> Iterator[tuple[str, float, float, float]]:
-    """Name (empty for the only one), perplexity, dead codes and usage of every codebook."""
+    """Yield name (empty for the only one), perplexity, dead codes and usage of each codebook."""
     for key, perplexity in metrics.items():
         named = _PERPLEXITY.fullmatch(key)
         if named is None:
@@ -84,8 +84,8 @@ def _books(metrics: Mapping[str, float]) -> Iterator[tuple[str, float, float, fl
 
 
 def _few_for_all(perplexity: float, size: float, usage: float) -> str:
-    """Codes of places, of which there are many thousands: perplexity below 20 (an eighth of a
-    codebook smaller than 160), or four fifths unused, is a collapse."""
+    """Check codes of positions, of which there are many thousands: a perplexity below 20 (below an
+    eighth of a codebook smaller than 160), or 80 % unused codes, is a collapse."""
     if usage < 0.2:
         return f"{1 - usage:.0%} of its codes are unused (at most 80%)"
     limit = min(20.0, size / 8)
@@ -93,10 +93,8 @@ def _few_for_all(perplexity: float, size: float, usage: float) -> str:
 
 
 def _one_for_all(perplexity: float, size: float, categories: int) -> str:
-    """Prototypes of images. There are few images, and few kinds of them: most prototypes may be
-    unused, and one may be all that a single category's alike images need. Only where several
-    categories share one has the codebook nothing to say; one of fewer than 4 is too small to ask
-    it of."""
+    """Check prototypes of images. A single category may need only one, and most may be unused. A
+    codebook of at least 4 prototypes is dead if several categories share one."""
     if categories < 2 or size < 4 or perplexity >= 1.5:
         return ""
     return f"one prototype stands for {categories} categories (perplexity {perplexity:.1f})"

@@ -18,21 +18,21 @@ from vqlab.training import choose_device
 from vqlab.types import UserError
 
 Reused = tuple[Model, RunRecord]
-"""What was trained before, and the run that trained it."""
+"""A trained model, and its run."""
 
 
 def trained_mark(key: str, recipe: str, config: RunConfig) -> list[str]:
-    """The same for trials of one study that train the same and search their scoring alike."""
+    """Return a key that is equal for trials with the same training, scoring and thresholds."""
     return [recipe, key, digest([config.detector.get("scoring"), dump(config.threshold)])]
 
 
 def same_trial(complete: list[FrozenTrial], mark: list[str]) -> FrozenTrial | None:
-    """One of the complete trials with that mark."""
+    """Return a complete trial with that mark."""
     return next((trial for trial in complete if list(record_of(trial).trained) == mark), None)
 
 
 class EarlierRuns:
-    """Runs on the same data that ended before; asked for once, for the store grows and grows."""
+    """Finished runs on the same data, queried once."""
 
     def __init__(self, tracker: Tracker, data_fingerprint: str) -> None:
         self._tracker = tracker
@@ -43,8 +43,11 @@ class EarlierRuns:
                 self._by_key.setdefault(key, []).append(record)
 
     def model(self, complete: list[FrozenTrial], key: str, config: RunConfig) -> Reused | None:
-        """The model of a run that trained the same, whose checkpoint is still there and can be
-        scored by these settings; and that run. complete: trials that may be it, too."""
+        """Return the model of a run with the same training whose checkpoint exists and can be
+        scored with these settings, and that run; None if there is none.
+
+        complete: further trials whose runs are considered.
+        """
         kind, device = detector_class(config.detector["name"]), choose_device(config.training)
         for record in [*self._trials(complete, key), *self._by_key.get(key, [])]:
             try:
@@ -59,5 +62,5 @@ class EarlierRuns:
         for trial in complete:
             record = record_of(trial)
             if list(record.trained[1:2]) == [key] and record.run_id:
-                with suppress(UserError):  # its run was deleted
+                with suppress(UserError):  # the run was deleted
                     yield self._tracker.find(record.run_id)

@@ -1,7 +1,7 @@
 """Search the scoring settings of a trained detector, without training again.
 
-What may be chosen by what follows the evidence on real images: settings of the map by a pixel
-metric, also on drawn defects; those of the image score by image AUROC, on real defects only.
+Settings of the map are selected by a pixel metric, also on synthetic anomalies; those of the image
+score by image AUROC, on real defects only (docs/validation.md).
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ from vqlab.training import seed_everything
 from vqlab.types import UserError
 
 BY_PIXELS, BY_IMAGES = "pixel_auroc", "image_auroc"
-CLEARLY = 0.01
-"""By as much must a scoring be better on drawn defects for the recipe's own to give way: smaller
-differences say nothing of real ones (docs/validation.md)."""
+MARGIN = 0.01
+"""Margin by which a scoring must be better than the recipe's on synthetic anomalies: smaller
+differences say nothing about real defects (docs/validation.md)."""
 OWN = "the recipe, as none was clearly better"
 
 
 @dataclass(frozen=True)
 class ScoringChoice:
-    """What the search came to; the model's detector is left with the chosen scoring."""
+    """Result of a search. The detector has the chosen scoring."""
 
     tree: Tree
-    """The trial's settings with the chosen ones in place."""
+    """Settings of the trial, with the chosen ones."""
     scored: Scored
-    """The validation set by the chosen scoring."""
+    """The validation set, scored with them."""
     chosen: dict[str, Any] = field(default_factory=dict)
-    """By setting, as a recipe spells values."""
+    """Chosen settings, as in a recipe."""
     rules: dict[str, str] = field(default_factory=dict)
-    """Which metric chose a setting, or `OWN`."""
+    """Metric that selected each setting, or `OWN`."""
     tried: int = 0
     seconds: float = 0.0
 
@@ -64,8 +64,8 @@ def search_scoring(
 ) -> ScoringChoice:
     """Try up to `plan.space.scorings` settings of the map, then as many of the image score.
 
-    The model may have been calibrated by another scoring than the trial's; it is left with the one
-    that is chosen, the trial's own where nothing is searched.
+    The model may have been calibrated with another scoring. Its detector ends with the chosen one,
+    or with that of the trial if nothing is searched.
     """
     started = time.monotonic()
     search = _Search(model, splits, config, plan, seed)
@@ -75,9 +75,9 @@ def search_scoring(
     rules: dict[str, str] = {}
     for axes, metric in ((plan.scoring, pixels), (plan.image_scoring, BY_IMAGES)):
         if axes:
-            found, clear = search.best(axes, chosen, metric)
-            chosen |= found
-            rules |= {name: f"validation/{metric}" if clear else OWN for name in found}
+            selected, clear = search.best(axes, chosen, metric)
+            chosen |= selected
+            rules |= {name: f"validation/{metric}" if clear else OWN for name in selected}
     tree, scored = search.keep(chosen)
     return ScoringChoice(tree, scored, chosen, rules, search.tried, time.monotonic() - started)
 
@@ -103,23 +103,24 @@ class _Search:
     def best(
         self, axes: Mapping[str, BaseDistribution], fixed: Mapping[str, Any], metric: str
     ) -> tuple[dict[str, Any], bool]:
-        """The settings on `axes`, beside those fixed, with the highest value of a metric, and True;
-        the recipe's own, and False, where they are among them and none is clearly better."""
+        """Return the settings on `axes` with the highest value of a metric, and True; or those of
+        the recipe, and False, if no others are better by `MARGIN`."""
         values: dict[str, float] = {}
         trees: dict[str, dict[str, Any]] = {}
 
-        def value_of(drawn: Mapping[str, Any]) -> float:
-            own = {setting: self.plan.decoded(setting, value) for setting, value in drawn.items()}
-            key = repr(own)
+        def value_of(params: Mapping[str, Any]) -> float:
+            settings = {name: self.plan.decoded(name, value) for name, value in params.items()}
+            key = repr(settings)
             if key not in values:
                 self.tried += 1
-                trees[key], values[key] = own, self._measure({**fixed, **own}, metric)
+                trees[key] = settings
+                values[key] = self._measure({**fixed, **settings}, metric)
             return values[key]
 
-        own = self.plan.own_params(axes)
+        params = self.plan.recipe_params(axes)
         least = -math.inf
-        if len(own) == len(axes):
-            least = value_of(own) + (0.0 if self.real else CLEARLY)
+        if len(params) == len(axes):
+            least = value_of(params) + (0.0 if self.real else MARGIN)
         _try(axes, self.plan.space.scorings, self.seed, value_of)
         clear = [key for key in values if values[key] >= least]
         key = max(clear, key=lambda key: values[key]) if clear else next(iter(values))
@@ -132,7 +133,7 @@ class _Search:
         return tree, self._score(resolve(tree))
 
     def keep(self, chosen: Mapping[str, Any]) -> tuple[Tree, Scored]:
-        """As `rescore`; a detector without `fit_normalization` is calibrated again."""
+        """Like `rescore`, but calibrate a detector without `fit_normalization` again."""
         tree, scored = self.rescore(chosen)
         if self._now == self._calibrated or isinstance(self.detector, HasNormalization):
             return tree, scored
@@ -141,7 +142,7 @@ class _Search:
         return tree, self.model.score_set(self.splits.validation)
 
     def _measure(self, chosen: Mapping[str, Any], metric: str) -> float:
-        """−inf where settings do not go together, or the metric is not defined."""
+        """Return the metric; −inf if it is undefined or the settings are incompatible."""
         try:
             _, scored = self.rescore(chosen)
         except UserError:
@@ -167,7 +168,7 @@ def _try(
     seed: int,
     value_of: Callable[[Mapping[str, Any]], float],
 ) -> None:
-    """All combinations where there are no more than that, else what TPE proposes."""
+    """Evaluate all combinations if there are at most `most`, else as many suggestions of TPE."""
     choices = [list(d.choices) for d in axes.values() if isinstance(d, CategoricalDistribution)]
     if len(choices) == len(axes) and math.prod(map(len, choices)) <= most:
         for values in itertools.product(*choices):
@@ -176,8 +177,8 @@ def _try(
     word = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
     study = optuna.create_study(direction="maximize", sampler=TPESampler(seed=word))
 
-    def proposed(trial: optuna.Trial) -> float:
+    def objective(trial: optuna.Trial) -> float:
         value = value_of({name: suggest(trial, name, axis) for name, axis in axes.items()})
         return max(value, -1e9)
 
-    study.optimize(proposed, n_trials=most)
+    study.optimize(objective, n_trials=most)

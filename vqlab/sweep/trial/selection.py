@@ -29,8 +29,8 @@ from vqlab.tracking import Run
 
 CHOSEN = "chosen."
 """Before the names of such settings among the parameters of a trial's run."""
-RULE = "pixel F1 at the threshold on the drawn defects"
-"""What chooses among threshold settings."""
+RULE = "pixel F1 at the threshold on validation"
+"""What selects threshold settings."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def select_within(
 ) -> Selection:
     """Return the calibrated model of a trial with its best scoring and thresholds."""
     whole: Any = model.detector.config
-    as_wanted = getattr(whole, "scoring", Settings()) == scoring_of(config)
-    if plan.scoring or plan.image_scoring or not as_wanted:  # another run's, taken over
+    unchanged = getattr(whole, "scoring", Settings()) == scoring_of(config)
+    if plan.scoring or plan.image_scoring or not unchanged:  # or the model of another run
         choice = search_scoring(model, splits, config, plan, seed=0)
     elif plan.thresholds:
         choice = ScoringChoice(dump(config), model.score_set(splits.validation))
@@ -78,7 +78,7 @@ def select_within(
     if choice.tried:
         tags["vqlab.scorings_tried"] = f"{choice.tried} in {choice.seconds:.1f} s"
     tracked.set_tags(tags)
-    if not tracked.resumed:  # else they are there, and MLflow takes no other value
+    if not tracked.resumed:  # else they are logged; MLflow accepts no other value
         log_chosen(tracked, {**choice.chosen, **attributes.get("thresholds", {})})
     report = evaluate(choice.scored, thresholds, keep_evidence=True)
     log_evidence(report, tracked, VALIDATION_EVIDENCE)
@@ -99,7 +99,7 @@ def select_for_reused(
     config: RunConfig,
     splits: Splits,
 ) -> Selection:
-    """Another run's model as this trial wants it scored; its checkpoint in the trial's run."""
+    """Select scoring and thresholds for the model of another run; save it in the trial's run."""
     model = replace(model, meta={**model.meta, "config": dump(config), "run_id": tracked.id})
     selection = select_within(plan, tracked, model, config, splits)
     with tempfile.TemporaryDirectory() as folder:
@@ -112,8 +112,8 @@ def select_for_reused(
 def best_thresholds(
     scored: Scored, base: ThresholdSettings, combinations: list[dict[str, float]]
 ) -> tuple[dict[str, float], Thresholds, float]:
-    """Of several threshold settings those of highest pixel F1 on the drawn defects, the
-    thresholds they give, and that F1. The first of equals wins."""
+    """Return the threshold settings with the highest pixel F1 on validation (the first of equals),
+    their thresholds, and that F1."""
     best: tuple[dict[str, float], Thresholds, float] | None = None
     for chosen in combinations:
         values = {setting.partition(".")[2]: number for setting, number in chosen.items()}
@@ -127,7 +127,7 @@ def best_thresholds(
 
 
 def pixel_f1(scored: Scored, threshold: float) -> float:
-    """F1 of the flagged pixels over all images; 0 where none is both flagged and defective."""
+    """Return the F1 score of the pixels above the threshold over all images; 0 if undefined."""
     hit = flagged = defective = 0
     for values, mask in zip(scored.maps, scored.masks, strict=True):
         predicted = values > threshold

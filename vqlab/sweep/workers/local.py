@@ -14,17 +14,17 @@ import torch
 from vqlab.openmp import requested_threads
 
 _RESTARTS = 5
-"""Times that a worker which was killed is started again."""
+"""Times that a killed worker is restarted."""
 _GRACE = 10.0
-"""Seconds that a worker has to end its trial when it is told to stop."""
+"""Seconds until a worker that must stop is killed."""
 
 
 class LocalWorkers:
-    """Processes on this machine, its cores shared out between them (OMP_NUM_THREADS, where it
-    is set, is the number of threads of each), its GPUs too.
+    """Processes on this machine, which share its cores (or have OMP_NUM_THREADS threads each) and
+    its GPUs.
 
-    root: the tracking store's folder; a worker's output goes to `sweeps/` there. They notice when
-    the process that started them is gone, and stop.
+    root: folder of the tracking store; workers write their output to `sweeps/` in it. They stop
+    when the process that started them ends.
     """
 
     def __init__(self, count: int, root: Path, timeout: float | None = None) -> None:
@@ -46,7 +46,7 @@ class LocalWorkers:
                 continue
             self._workers[slot] = None
             if code > 0:
-                self._error = self._last_words(slot)
+                self._error = self._last_error(slot)
             elif code < 0 and self._restarts[slot] == _RESTARTS:
                 self._error = (
                     f"workers were killed {_RESTARTS + 1} times by signal {-code}; is there enough "
@@ -76,10 +76,10 @@ class LocalWorkers:
     def error(self) -> str:
         return self._error
 
-    def _last_words(self, slot: int) -> str:
+    def _last_error(self, slot: int) -> str:
         lines = self._log(slot).read_text(encoding="utf-8", errors="replace").splitlines()
-        said = [line for line in lines if line.strip()]
-        return said[-1].removeprefix("vqlab: ") if said else f"see {self._log(slot)}"
+        lines = [line for line in lines if line.strip()]
+        return lines[-1].removeprefix("vqlab: ") if lines else f"see {self._log(slot)}"
 
     def _log(self, slot: int) -> Path:
         return self.root / "sweeps" / f"{self._study}-worker{slot}.log"

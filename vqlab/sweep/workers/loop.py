@@ -209,7 +209,7 @@ def _queue_next(studies: Studies, comparison: Comparison) -> str:
 
     recipe = halving.next_recipe(list(comparison.plans), turns, loss)
     plan = comparison[recipe]
-    params = {} if turns[recipe] else plan.own_params()
+    params = {} if turns[recipe] else plan.recipe_params()
     as_in_recipe = not turns[recipe] and params.keys() == plan.sampled.keys()
     attrs = {"recipe": recipe, "queued": params, "as_in_recipe": as_in_recipe}
     attrs = {name: value for name, value in attrs.items() if value}

@@ -29,15 +29,15 @@ def monitor(rule: WinnerRule, launcher: Launcher, target: int, say: OnEvent) -> 
     Raises UserError with the last error of the workers if they ended before the target.
     """
     events = _EventSource(rule, target, say)
-    known = ""
+    reported = ""
     while True:
         alive = launcher.poll()
         events.emit_new()
         error = launcher.error()
         if error and not alive and rule.studies.n_done() < target:
             raise UserError(error)
-        if error != known:
-            known = error
+        if error != reported:
+            reported = error
             say(WorkerEnded(error))
         if not alive:
             return

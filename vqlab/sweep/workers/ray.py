@@ -1,5 +1,8 @@
-"""Workers as Ray tasks, on the machines of a Ray cluster. Ray only places them and starts them
-again when a machine is lost; what is to be done they read from the study."""
+"""Workers as Ray tasks on the machines of a Ray cluster.
+
+Ray only places the workers and restarts them if a machine is lost; they read their task from the
+stores.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +14,20 @@ from typing import Any
 from vqlab.openmp import VARIABLES
 from vqlab.types import UserError
 
-_HANDED_ON = (
+_FORWARDED = (
     "VQLAB_STORAGE", "VQLAB_HEARTBEAT", "VQLAB_WEIGHTS", "VQLAB_DETECTORS", "MLFLOW_TRACKING_URI",
 )  # fmt: skip
 """Environment variables that workers on other machines need."""
 _RETRIES = 5
-"""Times that Ray starts a worker again whose machine or process was lost."""
+"""Times that Ray restarts a worker whose machine or process was lost."""
 
 
 class RayWorkers:
-    """`count` workers on a Ray cluster (`vqlab[ray]`), each with a share of CPUs and GPUs.
+    """`count` workers on a Ray cluster (`vqlab[ray]`), each with a number of CPUs and GPUs.
 
-    address: the cluster's, `auto` for the one that runs here; none: one is started on this machine.
-    root: the folder of each machine for what is not in the stores. data: where the images lie on
-    those machines.
+    address: address of the cluster, `auto` for the one that runs here; None: start one on this
+    machine. root: folder of local files on each machine. data: folder of the images on those
+    machines.
     """
 
     def __init__(
@@ -49,20 +52,20 @@ class RayWorkers:
         self.address, self.cpus, self.gpus = address, cpus, gpus
         self._tasks: list[Any] = []
         self._error = ""
-        self._mine = False
+        self._started = False
 
     def start(self, study: str) -> None:
-        """Raises UserError where the cluster cannot be reached, or is of several machines and the
-        study is in a file on this one."""
+        """Start the workers. Raises UserError if the cluster cannot be reached, or has several
+        machines while the studies are in a file on this one."""
         ray = self._ray
         if not ray.is_initialized():
-            around = {
-                name: os.environ[name] for name in (*_HANDED_ON, *VARIABLES) if name in os.environ
+            variables = {
+                name: os.environ[name] for name in (*_FORWARDED, *VARIABLES) if name in os.environ
             }
-            around["OMP_NUM_THREADS"] = str(max(1, int(self.cpus)))
+            variables["OMP_NUM_THREADS"] = str(max(1, int(self.cpus)))
             try:
                 ray.init(
-                    address=self.address, log_to_driver=False, runtime_env={"env_vars": around},
+                    address=self.address, log_to_driver=False, runtime_env={"env_vars": variables},
                     logging_level="ERROR",
                 )  # fmt: skip
             except (ConnectionError, ValueError, RuntimeError) as error:
@@ -70,11 +73,11 @@ class RayWorkers:
                     f"the Ray cluster {self.address} cannot be reached "
                     f"({str(error).splitlines()[0]}); start one with `ray start --head`."
                 ) from None
-            self._mine = True
+            self._started = True
         machines = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
         if len(machines) > 1 and not os.environ.get("VQLAB_STORAGE", "").startswith("postgresql"):
             raise UserError(
-                f"a sweep on {len(machines)} machines must keep its study in PostgreSQL; set "
+                f"a sweep on {len(machines)} machines must keep its studies in PostgreSQL; set "
                 "VQLAB_STORAGE=postgresql://… (docs/sweeps.md)."
             )
         task = ray.remote(_work).options(
@@ -89,7 +92,7 @@ class RayWorkers:
         for task in ended:
             try:
                 self._error = self._ray.get(task) or self._error
-            except Exception as error:  # what Ray says of a worker that it gave up
+            except Exception as error:  # Ray gave the worker up
                 self._error = f"a worker on Ray was lost ({str(error).splitlines()[0]})."
         return len(self._tasks)
 
@@ -103,16 +106,16 @@ class RayWorkers:
                 with contextlib.suppress(Exception):
                     self._ray.cancel(task, force=True)
         self._tasks = []
-        if self._mine:
+        if self._started:
             self._ray.shutdown()
-            self._mine = False
+            self._started = False
 
     def error(self) -> str:
         return self._error
 
 
 def _work(study: str, root: str, data: str | None, threads: int) -> str:
-    """On a machine of the cluster: a worker to its end; why it failed, if by a known fault."""
+    """Run a worker; return the message of a UserError, or an empty string."""
     import torch
 
     from vqlab.sweep.workers.loop import join
