@@ -59,29 +59,14 @@ def finish(
     tracker, name = context.tracker, context.studies.name
     context.rule.deleted = deleted_trials(context)
     best = _winner(context)
-    shown = row(best)
-    assert shown.run_id is not None
-    record = tracker.find(shown.run_id)
-    categories = context.splits.categories
-    pictures = results_folder(results, categories[0]) if len(categories) == 1 else results
-    finished = record.tags.get(TESTED) == "true"
-    if not len(context.splits.test):
-        finished = NOTES in record.tags
-    if not finished:
-        chosen_by = {"vqlab.chosen_by": context.comparison.objective}
-        # Its checkpoint was cleaned away where a better trial was deleted since.
-        note = restore_checkpoint(context, mirror, best, record) if context.rule.deleted else ""
-        pictures = _test_once(context, record, results, chosen_by, [note] if note else [])
-        record = tracker.find(shown.run_id)
+    best_row = row(best)
+    record, pictures = _test_winner(context, mirror, best, results)
     _test_others(context, mirror, asked)
-    tested = _tested(context, shown.key)
-    recipe = tracker.root / "recipes" / f"{name}.yaml"
-    text = recipe_text(context, shown)
-    if not recipe.exists() or recipe.read_text(encoding="utf-8") != text:
-        _write(recipe, text)
-    shows = digest([text, [str(trial.key) for trial in tested], pages.table])
+    tested = _tested(context, best_row.key)
+    recipe = _save_recipe(context, best_row)
+    shows = digest([recipe.read_text("utf-8"), [str(t.key) for t in tested], pages.table])
     if tracker.find(context.parent.id).tags.get("vqlab.shows") != shows:
-        _show_study(context, shown, tested, recipe, pages)
+        _show_study(context, best_row, tested, recipe, pages)
         context.parent.set_tags({"vqlab.shows": shows})
     tracker.set_status(context.parent.id, "FINISHED", {})
     return SweepResult(
@@ -90,14 +75,14 @@ def finish(
         charts_link=pages.charts_link,
         objective=context.comparison.objective,
         target=target,
-        best=shown,
+        best=best_row,
         reason=context.rule.reason(),
-        best_link=tracker.link(shown.run_id),
+        best_link=tracker.link(record.run_id),
         validation=dict(record_of(best).validation),
         test=_of(record, "test/"),
         baseline=_of(record, "test_mean_image/"),
         notes=(*record.tags.get(NOTES, "").splitlines(), *_without(context.rule.deleted)),
-        warned=tuple(warned_of(record.tags, categories)),
+        warned=tuple(warned_of(record.tags, context.splits.categories)),
         trials=tuple(row(trial) for trial in context.studies.trials()),
         tested=tested,
         recipes=_best_of_each(context),
@@ -109,6 +94,25 @@ def finish(
         saved=_seconds_saved(context),
         thresholds=_thresholds_of(record),
     )
+
+
+def _test_winner(
+    context: SweepContext, mirror: Mirror, best: FrozenTrial, results: Path
+) -> tuple[RunRecord, Path]:
+    """Return the run of the winner, tested if it was not before, and the folder of its pictures."""
+    record = context.tracker.find(str(record_of(best).run_id))
+    categories = context.splits.categories
+    if len(context.splits.test):
+        finished = record.tags.get(TESTED) == "true"
+    else:
+        finished = NOTES in record.tags
+    if finished:
+        return record, results_folder(results, categories[0]) if len(categories) == 1 else results
+    chosen_by = {"vqlab.chosen_by": context.comparison.objective}
+    # Its checkpoint was deleted if a better trial has been deleted since.
+    note = restore_checkpoint(context, mirror, best, record) if context.rule.deleted else ""
+    pictures = _test_once(context, record, results, chosen_by, [note] if note else [])
+    return context.tracker.find(record.run_id), pictures
 
 
 def _winner(context: SweepContext) -> FrozenTrial:
@@ -234,11 +238,15 @@ def recipe_text(context: SweepContext, best: TrialRow) -> str:
     return header + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+def _save_recipe(context: SweepContext, best: TrialRow) -> Path:
+    path = context.tracker.root / "recipes" / f"{context.studies.name}.yaml"
+    text = recipe_text(context, best)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    return path
 
 
 def _show_study(
@@ -256,14 +264,15 @@ def _show_study(
         if pictures:
             (Path(folder) / Path(PICTURE).name).write_bytes(next(iter(pictures.values())))
         with attempt("the report of the study"):
-            shown = _report_context(context, best, tested, pages, pictures)
+            report = _report_context(context, best, tested, pages, pictures)
             objectives = context.comparison.objectives
-            write_report(context.studies, objectives, Path(folder), shown)
-        shown_in = parent.id if pictures else None
+            write_report(context.studies, objectives, Path(folder), report)
         parent.log_artifacts(Path(folder), STUDY)
     _show_views(context, pages)
     test = next((trial.test for trial in tested if trial.key == best.key), {})
-    description = pages.described(best, test, context.rule.reason(), shown_in)
+    description = pages.described(
+        best, test, context.rule.reason(), parent.id if pictures else None
+    )
     pages.pages.describe(description)
     parent.set_tags(
         {
