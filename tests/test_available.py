@@ -83,7 +83,7 @@ def with_weights(tree: Tree, weights: Path | str) -> Tree:
     return merge(tree, {"features": {"weights": str(weights)}})
 
 
-def contest_of(tree: Tree, **axes: Any) -> Comparison:
+def comparison_of(tree: Tree, **axes: Any) -> Comparison:
     return make_comparison(make_space({"space": {**ASKED, **SIZE, **axes}}), tree)
 
 
@@ -93,25 +93,25 @@ def choices(comparison: Comparison) -> tuple[Any, ...] | None:
 
 
 def test_the_recipe_s_own_comes_first_then_what_can_be_had(bank: Tree, weights: Path) -> None:
-    comparison = contest_of(with_weights(bank, weights))
+    comparison = comparison_of(with_weights(bank, weights))
     assert choices(comparison) == ("filters", "test_resnet")
     assert comparison.first.recipe_params()[BACKBONE] == "filters"
     (note,) = comparison.notes
     assert note.startswith(f"{BACKBONE} is one of filters, test_resnet; left out: test_convnext (")
     assert "must hold test_convnext.pth" in note and "it holds test_resnet_part.pth)." in note
-    everything = contest_of(with_weights(bank, "random"))
+    everything = comparison_of(with_weights(bank, "random"))
     assert choices(everything) == ("filters", "test_resnet", "test_convnext")
     assert "left out" not in everything.notes[0]
 
 
 def test_a_file_is_there_for_its_own_backbone_alone(bank: Tree, weights: Path) -> None:
-    comparison = contest_of(with_weights(bank, weights / "test_resnet_part.pth"))
+    comparison = comparison_of(with_weights(bank, weights / "test_resnet_part.pth"))
     assert choices(comparison) == ("filters", "test_resnet")
     assert "test_resnet_part.pth does not fit test_convnext" in comparison.notes[0]
 
 
 def test_offline_without_weights_what_is_left_is_no_axis(bank: Tree) -> None:
-    comparison = contest_of(bank)
+    comparison = comparison_of(bank)
     assert choices(comparison) is None and BACKBONE not in comparison.first.sampled
     assert comparison.notes == (
         f"{BACKBONE} is filters in all trials; left out: test_resnet, test_convnext (weights not "
@@ -119,7 +119,7 @@ def test_offline_without_weights_what_is_left_is_no_axis(bank: Tree) -> None:
     )
     splits = load_dataset(resolve(bank).data)
     without = make_comparison(make_space({"space": SIZE}), bank)
-    assert comparison.study_name(splits, "") == without.study_name(splits, "")
+    assert comparison.sweep_name(splits, "") == without.sweep_name(splits, "")
     with pytest.raises(UserError, match="must leave something to search; got filters alone; left"):
         make_comparison(make_space({"space": ASKED}), bank)
 
@@ -127,10 +127,10 @@ def test_offline_without_weights_what_is_left_is_no_axis(bank: Tree) -> None:
 def test_what_can_be_had_is_part_of_the_study_s_name(bank: Tree, weights: Path) -> None:
     splits = load_dataset(resolve(bank).data)
     tree = with_weights(bank, weights)
-    one = contest_of(tree).study_name(splits, "")
-    assert one == contest_of(tree).study_name(splits, "")
+    one = comparison_of(tree).sweep_name(splits, "")
+    assert one == comparison_of(tree).sweep_name(splits, "")
     torch.save(timm.create_model("test_convnext").state_dict(), weights / "test_convnext.pth")
-    assert one != contest_of(tree).study_name(splits, "")
+    assert one != comparison_of(tree).sweep_name(splits, "")
 
 
 def test_recipes_say_it_once(bank: Tree) -> None:
@@ -204,5 +204,5 @@ def test_auto_is_resnet18_where_its_weights_are_at_hand(
 
 def test_workers_are_given_the_backbone_by_name(bank: Tree) -> None:
     """`auto` may mean another backbone on another machine."""
-    comparison = contest_of(merge(bank, {"features": {"backbone": "auto"}}))
+    comparison = comparison_of(merge(bank, {"features": {"backbone": "auto"}}))
     assert comparison.first.tree["features"]["backbone"] == "filters"
