@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vqlab.data.bit_depth import BadFile, depth_of
-from vqlab.data.images import Pixels, load_upright, rgb_of
+from vqlab.data.images import UNDECODABLE, Pixels, load_upright, rgb_of
 from vqlab.errors import UserError
 
 _CHANNELS = (1, 3, 4)
-_UNDECODABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    AssertionError,
-    struct.error,
-    zlib.error,
-)
-"""Raised by Pillow for damaged and for closed images."""
 
 
 def as_rgb(image: Any, bits: int | None = None) -> Pixels:
@@ -59,7 +47,7 @@ def _of_pil(image: Image.Image, bits: int | None) -> Pixels:
         return rgb_of(load_upright(image, path, bits), path, bits)
     except BadFile:
         raise
-    except _UNDECODABLE:
+    except (*UNDECODABLE, AssertionError):  # the latter for a closed image
         raise UserError(
             f"a PIL image must be open and undamaged; {path} cannot be decoded; pass its path, or "
             "score it before it is closed."

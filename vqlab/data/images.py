@@ -29,7 +29,8 @@ Mask = NDArray[np.bool_]
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 )
-_DAMAGED = "it is truncated or damaged"
+UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+"""Raised by Pillow for damaged files."""
 BORDER_BRIGHTNESS = 0.5
 """Border brightness of every image after `brightness: border`."""
 
@@ -93,13 +94,12 @@ def decode(path: Path, bits: int | None = None) -> Decoded:
         empty = path.stat().st_size == 0
         reason = "it is empty" if empty else "unsupported or corrupt image"
         raise BadFile(path, reason) from None
-    except OSError as error:
-        denied = isinstance(error, PermissionError)
-        raise BadFile(path, "permission denied" if denied else _DAMAGED) from None
+    except PermissionError:
+        raise BadFile(path, "permission denied") from None
     except Image.DecompressionBombError:
         raise BadFile(path, "it has too many pixels", "split it into smaller images") from None
-    except (SyntaxError, ValueError, EOFError, struct.error, zlib.error):
-        raise BadFile(path, _DAMAGED) from None
+    except UNDECODABLE:
+        raise BadFile(path, "it is truncated or damaged") from None
 
 
 def load_upright(image: Image.Image, path: Path, bits: int | None = None) -> Decoded:
@@ -140,14 +140,13 @@ def _webp_is_lossy(path: Path) -> bool:
 def _reject_misread_tiff(image: Image.Image, path: Path) -> None:
     """Reject two kinds of 16-bit TIFF that Pillow reads wrongly without an error."""
     if isinstance(image, TiffImageFile) and max(image.tag_v2.get(258, (8,))) > 8:
+        reason = ""
         if image.mode == "RGB" and image.tag_v2.get(284) == 2:
-            raise BadFile(
-                path, "its 16-bit colours are stored in separate planes", "save it as PNG"
-            )
-        if image.mode.startswith("I") and image.tag_v2.get(262) == 0:
-            raise BadFile(
-                path, "its 16-bit grey values are inverted (0 is white)", "save it as PNG"
-            )
+            reason = "its 16-bit colours are stored in separate planes"
+        elif image.mode.startswith("I") and image.tag_v2.get(262) == 0:
+            reason = "its 16-bit grey values are inverted (0 is white)"
+        if reason:
+            raise BadFile(path, reason, "save it as PNG")
 
 
 def rgb_of(decoded: Decoded, path: Path, bits: int | None = None) -> Pixels:
@@ -164,9 +163,8 @@ def rgb_of(decoded: Decoded, path: Path, bits: int | None = None) -> Pixels:
     try:
         return np.ascontiguousarray(image.convert("RGB"))
     except ValueError:
-        raise BadFile(
-            path, f"its colour mode {image.mode} is not supported", "save it as RGB"
-        ) from None
+        reason = f"its colour mode {image.mode} is not supported"
+        raise BadFile(path, reason, "save it as RGB") from None
 
 
 def box_for(size: tuple[int, int], settings: DataSettings) -> Geometry:
@@ -183,11 +181,8 @@ def fit_image(image: Pixels, settings: DataSettings) -> tuple[Pixels, Geometry]:
     """Resize (H, W, 3) to (S, S, 3) uint8; padding is black."""
     geometry = box_for((image.shape[0], image.shape[1]), settings)
     top, left, height, width = geometry.box
-    resized = resize_image(image, height, width)
-    if (height, width) == (settings.image_size, settings.image_size):
-        return resized, geometry
     square = np.zeros((settings.image_size, settings.image_size, 3), np.uint8)
-    square[top : top + height, left : left + width] = resized
+    square[top : top + height, left : left + width] = resize_image(image, height, width)
     return square, geometry
 
 

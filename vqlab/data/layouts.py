@@ -134,11 +134,14 @@ def require_categories(layout: Layout, names: Sequence[str]) -> None:
     """Raise UserError unless the layout has all these categories."""
     missing = [name for name in names if name not in layout.folders]
     if missing:
-        hint = did_you_mean(missing[0], layout.folders) if len(missing) == 1 else ""
-        raise UserError(
-            f"there is no category {join_names(missing)} in {layout.root}; "
-            f"{hint or f'it has {join_names(sorted(layout.folders), limit=30)}.'}"
-        )
+        hint = suggestion(missing, layout.folders)
+        hint = hint or f"it has {join_names(sorted(layout.folders), limit=30)}."
+        raise UserError(f"there is no category {join_names(missing)} in {layout.root}; {hint}")
+
+
+def suggestion(missing: Sequence[str], available: Iterable[str]) -> str:
+    """Return `did you mean cable?` if a single category is missing and a name is close."""
+    return did_you_mean(missing[0], available) if len(missing) == 1 else ""
 
 
 def read_category(layout: Layout, name: str) -> Category:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from vqlab.data.image_set import Progress
-from vqlab.data.layouts import GOOD_ALONE, GOOD_AND_BAD, Layout, detect_layout, good_bad_layout
+from vqlab.data.layouts import (
+    GOOD_ALONE,
+    GOOD_AND_BAD,
+    Layout,
+    detect_layout,
+    good_bad_layout,
+    suggestion,
+)
 from vqlab.data.published import HOW_TO_GET
 from vqlab.data.settings import DataSettings
 from vqlab.data.synthetic import CATEGORIES, MARKER, make_synthetic
-from vqlab.errors import UserError, did_you_mean
+from vqlab.errors import UserError
 from vqlab.text import join_names
 
 DEFAULT_ROOTS = (Path("data/MVTec"), Path("data/VisA"))
@@ -151,8 +157,7 @@ def _not_available(missing: list[str], root: Path, layout: Layout, settings: Dat
             return f"category {name} must have a folder train/good; {layout.root / name} has none."
     what = "category" if len(missing) == 1 else "categories"
     sentence = f"there is no {what} {join_names(missing)} in {root}"
-    hint = _suggestion(missing, available)
-    if hint:
+    if hint := suggestion(missing, available):
         return f"{sentence}; {hint}"
     sentence += f"; it has {join_names(available, limit=30)}"
     others = [
@@ -165,12 +170,6 @@ def _not_available(missing: list[str], root: Path, layout: Layout, settings: Dat
 
 def _not_synthetic(unknown: list[str], root: Path) -> str:
     sentence = f"there is no category {join_names(unknown)} in the built-in synthetic set"
-    hint = _suggestion(unknown, CATEGORIES)
-    if hint:
+    if hint := suggestion(unknown, CATEGORIES):
         return f"{sentence}; {hint}"
     return f"{sentence} ({root}); it has {join_names(CATEGORIES)}.\n{HOW_TO_GET}"
-
-
-def _suggestion(missing: list[str], available: Iterable[str]) -> str:
-    """Return `did you mean cable?` if a single category is missing and a name is close."""
-    return did_you_mean(missing[0], available) if len(missing) == 1 else ""

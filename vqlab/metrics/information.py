@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import entr
 
 from vqlab.metrics.groups import Array
 
@@ -44,5 +45,4 @@ def purity(groups: ArrayLike, labels: ArrayLike) -> float:
 
 
 def _entropy(counts: Array) -> float:
-    share = counts[counts > 0] / max(counts.sum(), 1)
-    return float(-(share * np.log(share)).sum())
+    return float(entr(counts / max(counts.sum(), 1)).sum())

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import entr
 
 from vqlab.fonts import drawable, families
 from vqlab.metrics import FPR_LIMIT, Count, Curve, rate_interval
@@ -184,10 +185,9 @@ def codebook_usage(counts: ArrayLike, title: str = "codebook", complete: bool = 
     """
     uses = np.sort(np.asarray(counts, dtype=np.float64))[::-1]
     share = uses / max(uses.sum(), 1.0)
-    alive = share[share > 0]
-    perplexity = float(np.exp(-(alive * np.log(alive)).sum())) if len(alive) else 0.0
-    unused = f" of {len(uses)}, {len(uses) - len(alive)} unused"
-    usage = unused if complete else f", {len(alive)} codes used"
+    alive = np.count_nonzero(uses)
+    perplexity = float(np.exp(entr(share).sum())) if alive else 0.0
+    usage = f" of {len(uses)}, {len(uses) - alive} unused" if complete else f", {alive} codes used"
     figure, (axes,) = _figure(title, f"perplexity {perplexity:.1f}{usage}")
     axes.fill_between(np.arange(len(uses)), share, step="mid", color=to_hex(style.BLUE), alpha=0.6)
     axes.axhline(1 / len(uses), color=to_hex(style.INK), linewidth=1, linestyle=(0, (4, 3)))

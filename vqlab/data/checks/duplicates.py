@@ -19,43 +19,38 @@ def duplicate_warnings(
 ) -> list[str]:
     """Return a sentence for each kind of duplicate; images of a single colour are ignored."""
     train = {record.path for record in category.train}
-    labels: list[list[ImageRecord]] = []
-    splits: list[list[ImageRecord]] = []
-    train_copies: list[list[ImageRecord]] = []
-    test_copies: list[list[ImageRecord]] = []
+    kinds: dict[str, list[list[ImageRecord]]] = defaultdict(list)
     for group in _equal_images(category.records, images, bits):
         in_train = [record.path in train for record in group]
         if len({record.label for record in group}) > 1:
-            labels.append(group)
-        elif any(in_train) and not all(in_train):
-            splits.append(group)
+            kinds["labels"].append(group)
+        elif any(in_train):
+            kinds["train" if all(in_train) else "splits"].append(group)
         else:
-            (train_copies if all(in_train) else test_copies).append(group)
-    leaked = sum(record.path not in train for group in splits for record in group)
-    problems = (
-        (
-            labels,
-            f"{_count(len(labels))} both normal and anomalous",
+            kinds["test"].append(group)
+    leaked = sum(record.path not in train for group in kinds["splits"] for record in group)
+    problems = {
+        "labels": (
+            f"{_count(len(kinds['labels']))} both normal and anomalous",
             "one of the labels is wrong; remove one copy of each",
         ),
-        (
-            splits,
+        "splits": (
             f"{_count(leaked, 'test image')} also in train",
             "their scores are meaningless; remove them from one of the two",
         ),
-        (
-            train_copies,
-            f"{_count(len(train_copies))} in train more than once",
+        "train": (
+            f"{_count(len(kinds['train']))} in train more than once",
             "a held-out copy makes thresholds too low; remove the copies",
         ),
-        (
-            test_copies,
-            f"{_count(len(test_copies))} in test more than once",
+        "test": (
+            f"{_count(len(kinds['test']))} in test more than once",
             "they count twice; remove the copies",
         ),
-    )
+    }
     return [
-        f"{what} ({_pairs(groups, folder)}): {why}." for groups, what, why in problems if groups
+        f"{what} ({_pairs(kinds[kind], folder)}): {why}."
+        for kind, (what, why) in problems.items()
+        if kinds[kind]
     ]
 
 

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from vqlab.data.category import Category
 from vqlab.data.checks.content import content_warnings
@@ -53,14 +54,13 @@ class CheckReport:
         return not self.errors
 
 
-@dataclass(frozen=True)
-class _Inspection:
+class _Inspection(NamedTuple):
     """A record with the properties of its files; None for a file that cannot be read."""
 
     record: ImageRecord
     image: ImageProperties | None
     mask: MaskProperties | None
-    errors: tuple[str, ...]
+    errors: list[str]
 
 
 def check_dataset(
@@ -117,7 +117,7 @@ def _inspect(record: ImageRecord, bits: int | None) -> _Inspection:
                 )
     except BadFile as error:
         errors.append(f"{error.path}: {error.reason}.")
-    return _Inspection(record, image, mask_properties, tuple(errors))
+    return _Inspection(record, image, mask_properties, errors)
 
 
 def _report_category(
