@@ -17,9 +17,9 @@ from tiny_set import tiny_recipe, write_tiny_set
 
 from vqlab.checkpoint import load_checkpoint
 from vqlab.cli.leaderboard_table import make_board, seeds_table
+from vqlab.cli.metric_tables import comparison_tables, report_table
 from vqlab.cli.progress import out
 from vqlab.cli.sweep import say_result
-from vqlab.cli.tables import comparison_tables, report_table
 from vqlab.compare import compare
 from vqlab.config import merge, nest
 from vqlab.data import STATISTICS, load_dataset, read_image

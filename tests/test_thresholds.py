@@ -19,7 +19,7 @@ from rich.console import Console
 from scipy.stats import betabinom
 from sklearn.metrics import f1_score, precision_recall_curve
 
-from vqlab.cli.tables import report_table, thresholds_text
+from vqlab.cli.metric_tables import report_table, thresholds_text
 from vqlab.config import merge, validate
 from vqlab.data import load_dataset
 from vqlab.evaluation import (

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from table_texts import LONG, NAMES, WIDTHS, holds
 
-from vqlab.cli import data_tables, tables
+from vqlab.cli import data_tables
 from vqlab.data import STATISTICS, CategoryAudit, CheckReport
 from vqlab.data.checks.report import CheckRow
 from vqlab.data.published import Counts
@@ -20,7 +20,7 @@ def test_check_and_audit_fit(width: int, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(data_tables, "out", console)
     row = CheckRow(LONG, Counts(391, 40, 70), 70, "640x480 to 1024x1024", "has 391 / 40 / 71", "")
     with console.capture() as capture:
-        tables.check_table(CheckReport(Path("MVTec"), "MVTec AD layout", [row]))
+        data_tables.check_table(CheckReport(Path("MVTec"), "MVTec AD layout", [row]))
     words = ["391", "test anomalous", "640x480 to 1024x1024", "has 391 / 40 / 71", LONG]
     holds(capture.get().splitlines(), width, words)
     aurocs = {name: 0.9123 for name in STATISTICS}
@@ -28,7 +28,7 @@ def test_check_and_audit_fit(width: int, monkeypatch: pytest.MonkeyPatch) -> Non
         CategoryAudit(name, 9, 9, aurocs, dict.fromkeys(STATISTICS, True), "keep") for name in NAMES
     ]
     with console.capture() as capture:
-        tables.audit_table(rows, STATISTICS)
+        data_tables.audit_table(rows, STATISTICS)
     lines = capture.get().splitlines()
     table = [line for line in lines if not line.startswith("warning")]
     holds(table, width, [*NAMES, *STATISTICS.values()])

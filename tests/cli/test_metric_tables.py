@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 from table_texts import CHOSEN, HEADLINES, NAMES, WIDTHS, figures, holds, lines_of
 
-from vqlab.cli import tables
+from vqlab.cli import metric_tables
 from vqlab.compare import Comparison
 from vqlab.evaluation import Report
 from vqlab.metrics import Difference, Interval, metric_title
@@ -29,7 +29,7 @@ def report(names: list[str], seed: int = 0, resampled: bool = True) -> Report:
 @WIDTHS
 def test_a_joint_model_has_a_row_per_category(width: int) -> None:
     test = report(NAMES)
-    table = tables.report_table(
+    table = metric_tables.report_table(
         "run 5ee43b1c, 45 s", [("validation", report(NAMES, 1, False)), ("test", test)], CHOSEN,
         [("test, mean_image", report(NAMES, 2))],
     )  # fmt: skip
@@ -53,7 +53,7 @@ def test_a_joint_model_has_a_row_per_category(width: int) -> None:
 def test_a_run_of_one_category_has_a_row_per_split(width: int) -> None:
     rows = [("validation", report(["cable"], 1, False)), ("test", report(["cable"]))]
     lines = lines_of(
-        tables.report_table("run", rows, CHOSEN, [("test, mean_image", rows[1][1])]), width
+        metric_tables.report_table("run", rows, CHOSEN, [("test, mean_image", rows[1][1])]), width
     )
     holds(lines, width, ["validation", "test", "test, mean_image", "target", "≤ 0.050"])
     holds(lines, width, ["from 19 held-out normal images", "score exceeds 4.333"])
@@ -70,7 +70,7 @@ def test_the_comparison_fits(width: int) -> None:
     each = {key: Difference(0.0123, Interval(-0.0121, 0.0345), 0.3) for key in HEADLINES}
     pairs = {key: (0.8, 0.81) for key in HEADLINES}
     found = Comparison(*runs, {"cable": pairs}, {"cable": each}, ["cable"])
-    (table,) = tables.comparison_tables(found)
+    (table,) = metric_tables.comparison_tables(found)
     lines = lines_of(table, width)
     holds(lines, width, [*names, "cable ⚠", *map(metric_title, HEADLINES)])
     assert sum("+0.012  [-0.012, +0.035]" in line for line in lines) == len(HEADLINES)
@@ -84,7 +84,7 @@ def test_counts_of_few_images_are_shown_beside_rates(width: int) -> None:
         images={"cable": {"normal_images": 3, "anomalous_images": 6}},
         intervals={"mean": {"escape_rate": Interval(0, 0.459)}},
     )
-    lines = lines_of(tables.report_table("run", [("test", few)]), width)
+    lines = lines_of(metric_tables.report_table("run", [("test", few)]), width)
     holds(lines, width, ["0 of 6", "0.00–0.46", "1 of 3", "Clopper–Pearson"])
     assert not any("1.00–1.00" in line for line in lines)
 
@@ -99,7 +99,7 @@ def test_a_difference_without_interval_says_why(width: int) -> None:
     values = {"image_auroc": (0.0, 1.0), "escape_rate": (0.5, 0.5)}
     images = {"cable": {"normal_images": 3, "anomalous_images": 6}}
     found = Comparison(*runs, {"cable": values}, {"cable": each}, images=images)
-    (table,) = tables.comparison_tables(found)
+    (table,) = metric_tables.comparison_tables(found)
     lines = lines_of(table, width)
     holds(lines, width, ["0.500 (3 of 6)", "+1.000  no interval", "every resample gives the same"])
     holds(lines, width, ["3 normal and 6 anomalous images"])

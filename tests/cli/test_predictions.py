@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from table_texts import CHOSEN, LONG, WIDTHS, holds, lines_of
 
-from vqlab.cli import tables
+from vqlab.cli import predictions
 from vqlab.model import Model
 from vqlab.predict import PredictedFile, Predictions
 
@@ -24,7 +24,7 @@ def test_predictions_fit(width: int) -> None:
         ]
     )
     model: Model = SimpleNamespace(category="cable", thresholds=CHOSEN)  # type: ignore[assignment]
-    lines = lines_of(tables.prediction_table(summary, model), width)
+    lines = lines_of(predictions.prediction_table(summary, model), width)
     title = "cable: 1 of 3 images rejected, 1 unreadable"
     holds(lines, width, [title, *paths, "cut.png", "held-out normal images"])
     first, second = (line for line in lines if "5.123" in line)

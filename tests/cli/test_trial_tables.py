@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from table_texts import CHOSEN, HEADLINES, LONG, WIDTHS, holds, lines_of
 
-from vqlab.cli import tables
+from vqlab.cli import metric_tables, trial_tables
 from vqlab.sweep import SweepResult, TrialKey, TrialOnTest, TrialRow
 
 
@@ -34,17 +34,21 @@ def test_the_tables_of_a_study_fit(width: int) -> None:
         study="cable-all-quick-9f3d", objective="validation/pixel_ap", best=trials[0],
         trials=trials, tested=tested, recipes={"memory_bank": trials[0], LONG: None},
     )  # fmt: skip
-    lines = lines_of(tables.trials_table(result), width)
+    lines = lines_of(trial_tables.trials_table(result), width)
     chosen = ["codebook_size=512", "learning_rate=0.0001", "terms=error+context"]
     holds(lines, width, [*chosen, "commitment=0.07123", "(epoch 3)", "paper/vqflow_mvtec:12"])
     for words in chosen:
         assert sum(words in line for line in lines) == 3  # not broken
-    lines = lines_of(tables.tested_table(result), width)
+    lines = lines_of(trial_tables.tested_table(result), width)
     holds(lines, width, ["earlier winner", "on request", "01234567", "paper/vqflow_mvtec:12"])
     assert len([line for line in lines if line.startswith("┏")]) == 1
     digits = 3 if width == 80 else 4
     assert len(re.findall(rf"\b0\.\d{{{digits}}}\b", "\n".join(lines))) == 3 * 4 * 2
-    holds(lines_of(tables.recipes_table(result), width), width, [LONG, "s per trial", "0.8123"])
+    holds(
+        lines_of(trial_tables.recipes_table(result), width), width, [LONG, "s per trial", "0.8123"]
+    )
     keyed = {"validation": (values[0], "validation"), "test": (values[1], "test")}
-    lines = lines_of(tables.figures_table("best", keyed, warned=True, thresholds=CHOSEN), width)
+    lines = lines_of(
+        metric_tables.figures_table("best", keyed, warned=True, thresholds=CHOSEN), width
+    )
     holds(lines, width, ["validation", "test ⚠", "conformal", "image metrics may be inflated"])

@@ -1,4 +1,4 @@
-"""Command line: each command parses its options, calls one room and prints.
+"""Command line: each command parses its options, calls one package and prints.
 
 Heavy libraries are imported inside the commands to keep `vqlab --help` fast.
 """

@@ -36,7 +36,7 @@ def correlate(
 ) -> None:
     """Measure many settings on validation and on test, and correlate the ranks (Spearman).
 
-    Nothing is chosen by it. After an interruption, run it again: measurements are saved in
+    The command selects nothing. Run it again to resume it: measurements are saved in
     results/correlate and reused.
     """
     from vqlab.cli.progress import counting, interruptible, out

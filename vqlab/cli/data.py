@@ -46,8 +46,8 @@ def check(
 
     Exit status: 1 for errors, which prevent using the dataset; 0 for warnings (1 with --strict).
     """
+    from vqlab.cli.data_tables import check_summary, check_table
     from vqlab.cli.progress import counting
-    from vqlab.cli.tables import check_summary, check_table
     from vqlab.cli.terminal import out
     from vqlab.data import check_dataset, find_layout, find_root
 
@@ -129,8 +129,8 @@ def audit(
     ] = "keep",
 ) -> None:
     """Warn if trivial image statistics separate normal from anomalous test images."""
+    from vqlab.cli.data_tables import audit_table
     from vqlab.cli.progress import counting
-    from vqlab.cli.tables import audit_table
     from vqlab.cli.terminal import marked, out
     from vqlab.data import STATISTICS, load_dataset
     from vqlab.data import audit as audit_splits

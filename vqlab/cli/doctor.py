@@ -23,7 +23,7 @@ _STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 def doctor(
     data: Data = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Query the GPU by PyTorch; takes seconds.")
+        bool, typer.Option("--full", help="Query the GPU with PyTorch (takes seconds).")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
     mlruns: Tracking = Path("mlruns"),

@@ -79,8 +79,9 @@ def evaluate(
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
     """Score the test set with a trained model: metrics, pictures, curves, scores.csv."""
+    from vqlab.cli.metric_tables import report_table
     from vqlab.cli.progress import counting, out
-    from vqlab.cli.tables import print_notes, report_table
+    from vqlab.cli.terminal import print_notes
     from vqlab.predict import load_model
     from vqlab.recipes import Folders
     from vqlab.run import evaluate_model
@@ -109,8 +110,8 @@ def compare(
     (escapes, false rejects) are compared with McNemar's exact test. No interval is given for fewer
     than 5 normal or 5 anomalous images, or if all resamples agree.
     """
+    from vqlab.cli.metric_tables import comparison_tables
     from vqlab.cli.progress import out
-    from vqlab.cli.tables import comparison_tables
     from vqlab.compare import compare as compare_runs
     from vqlab.tracking import Tracker
 

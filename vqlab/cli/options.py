@@ -46,7 +46,7 @@ Bad = Annotated[
 Preset = Annotated[
     str,
     typer.Option(
-        help="`full`: the recipe as it is; `quick`: smaller images, fewer epochs; `tiny`: a smoke "
+        help="`full`: the unchanged recipe; `quick`: smaller images, fewer epochs; `tiny`: a smoke "
         "test.",
         envvar="VQLAB_PRESET",
     ),

@@ -163,14 +163,9 @@ def _searched(
 
 def say_result(result: SweepResult) -> None:
     """Print the result of a sweep: trials, metrics of the best one, links."""
-    from vqlab.cli.tables import (
-        figures_table,
-        print_notes,
-        recipes_table,
-        tested_table,
-        trials_table,
-    )
-    from vqlab.cli.terminal import marked, out
+    from vqlab.cli.metric_tables import figures_table
+    from vqlab.cli.terminal import marked, out, print_notes
+    from vqlab.cli.trial_tables import recipes_table, tested_table, trials_table
 
     out.print(trials_table(result))
     best = result.best

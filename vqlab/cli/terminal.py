@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
@@ -32,3 +33,9 @@ def marked(word: str, style: str, text: str = "") -> Text:
 
 out = Terminal(width=None if _FITTED else 140)
 """Standard output; width in a log file: `COLUMNS`, default 140."""
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Print notes, such as undefined metrics."""
+    for note in notes:
+        out.print(f"note: {note}", soft_wrap=not out.is_terminal)

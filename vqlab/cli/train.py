@@ -64,8 +64,8 @@ def train(
 
     Trains one model per category, or one for all categories with `data.joint=true`.
 
-    `--resume RUN` continues an interrupted run with its own settings; on a CPU the result is
-    identical to that of an uninterrupted run. Give `--data` if the images were moved.
+    `--resume RUN` continues an interrupted run with the same settings; on a CPU the result is
+    identical to that of an uninterrupted run. Use `--data` if the images were moved.
 
     To train with several processes: `torchrun --nproc-per-node=2 -m vqlab train …`
     (docs/several_gpus.md).
@@ -197,7 +197,7 @@ def _train_one(
     config: RunConfig, tracker: Tracker, results: Path, resumed: Run | None, name: str, preset: str
 ) -> None:
     from vqlab.cli.progress import interruptible, work
-    from vqlab.cli.tables import print_notes
+    from vqlab.cli.terminal import print_notes
     from vqlab.data import load_dataset
     from vqlab.run import run
 
@@ -216,8 +216,8 @@ def _train_one(
 
 def print_outcome(outcome: Outcome, printed: Sequence[str] = ()) -> None:
     """Print report, baselines, notes (except those already `printed`) and links of a run."""
-    from vqlab.cli.tables import print_notes, report_table
-    from vqlab.cli.terminal import out
+    from vqlab.cli.metric_tables import report_table
+    from vqlab.cli.terminal import out, print_notes
 
     rows = [("validation", outcome.validation)]
     if outcome.test is not None:
