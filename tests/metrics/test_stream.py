@@ -135,8 +135,8 @@ def test_constant_maps_before_the_bins_are_fixed_count():
     late = stream(maps, masks, keep_images=True)
     assert len(late.images) == 6
     for image, mask in zip(late.images, masks, strict=True):
-        defective = 0 if image.positives is None else image.positives.sum()
-        assert (image.negatives.sum(), defective) == ((~mask).sum(), mask.sum())
+        defective = image[1].sum() if len(image) == 3 else 0
+        assert (image[0].sum(), defective) == ((~mask).sum(), mask.sum())
 
 
 def test_an_outlier_costs_no_resolution():

@@ -16,7 +16,6 @@ import numpy as np
 from vqlab.metrics.catalogue import METRICS, RATES, Level, ThresholdCounts, rates
 from vqlab.metrics.groups import Array, Groups
 from vqlab.metrics.intervals import LEVEL, Difference, Interval
-from vqlab.metrics.stream import Histogram
 from vqlab.metrics.summary import rankings
 
 RESAMPLES = 1000
@@ -49,15 +48,15 @@ class Evidence:
 
     @classmethod
     def of(
-        cls, scores: Array, labels: Array, flagged: Array, images: Sequence[Histogram | None]
+        cls, scores: Array, labels: Array, flagged: Array, images: Sequence[Array | None]
     ) -> Evidence:
-        """images: a histogram per image; None if the pixel metrics leave the image out."""
-        width = next((len(image.negatives) for image in images if image is not None), 0)
-        empty = np.zeros(width, np.float32)
-        parts = []
-        for name in ("negatives", "positives", "overlap"):
-            rows = [empty if image is None else getattr(image, name) for image in images]
-            parts.append(np.stack([empty if row is None else row for row in rows]))
+        """images: histogram per image, see `PixelStream.images`; None if the pixel metrics leave
+        it out."""
+        width = next((image.shape[1] for image in images if image is not None), 0)
+        parts = np.zeros((3, len(images), width), np.float32)
+        for index, image in enumerate(images):
+            if image is not None:
+                parts[: len(image), index] = image
         used = (parts[0] + parts[1]).any(axis=0)
         return cls(scores, labels, flagged, *(part[:, used] for part in parts))
 

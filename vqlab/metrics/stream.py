@@ -68,17 +68,6 @@ class Bins:
         return float(high)
 
 
-@dataclass(frozen=True)
-class Histogram:
-    """A coarse histogram of one image's pixels, for the bootstrap (`vqlab.metrics.bootstrap`)."""
-
-    negatives: Array
-    """(2·COARSE_SIDE,) float32, highest scores first."""
-    positives: Array | None = None
-    overlap: Array | None = None
-    """Share in the regions' areas; sums to the number of regions. Both None for a normal image."""
-
-
 class PixelStream:
     """Pixel metrics of any number of maps, in memory that does not grow with them.
 
@@ -89,11 +78,13 @@ class PixelStream:
 
     def __init__(self, *, threshold: float | None = None, keep_images: bool = False) -> None:
         """threshold: also count the pixels above it, in `at`. keep_images: also keep a coarse
-        histogram per image, in `images` (7 KiB; 21 KiB if it is defective)."""
+        histogram per image, in `images` (12 KiB; 36 KiB if it is defective)."""
         self.bins: Bins | None = None
         self.threshold = threshold
         self.at = ThresholdCounts()
-        self.images: list[Histogram] = []
+        self.images: list[Array] = []
+        """(3, 2·COARSE_SIDE) float32, highest scores first: normal and defective pixels, and their
+        share in the regions' areas, which sums to the number of regions; (1, …) if normal."""
         self._keep = keep_images
         self.seen = 0
         """Number of maps."""
@@ -165,19 +156,17 @@ class PixelStream:
             values, (regions.labels, regions.top, regions.left, regions.weights),
             (self.bins.centre, self.bins.per_scale), self._normal, self._defective, coarse,
         )  # fmt: skip
-        self._extend(np.array([values.min(), values.max()]))
-        if self.bins.ties:
-            places = self.bins.places(values.ravel())
-            np.minimum.at(self._low, places, values.ravel())
-            np.maximum.at(self._high, places, values.ravel())
-        if self._keep:
-            parts = coarse[: 3 if regions.count else 1, ::-1].astype(np.float32)
-            self.images.append(Histogram(*parts))
+        extremes = np.array([values.min(), values.max()])
+        self._extend(values.ravel() if self.bins.ties else extremes)
+        self._keep_image(coarse)
 
     def _extend(self, values: Array) -> None:
-        """Extend the span to the bins of these values (n,)."""
+        """Extend the span, and the extremes of every bin if ties are tracked, to values (n,)."""
         assert self.bins is not None
         places = self.bins.places(values)
+        if self.bins.ties:
+            np.minimum.at(self._low, places, values)
+            np.maximum.at(self._high, places, values)
         start, stop = min(self._span.start, places.min()), max(self._span.stop, places.max() + 1)
         self._span = slice(int(start), int(stop))
 
@@ -205,24 +194,20 @@ class PixelStream:
             self._normal[place] += normal
             self._defective[place] += defective, regions
             self._extend(value)
-            if ties:
-                self._low[place] = min(self._low[place], value[0])
-                self._high[place] = max(self._high[place], value[0])
-            if self._keep:
-                self.images.append(_constant_image(place, normal, defective, regions))
+            coarse = np.zeros((3, 2 * kernels.COARSE_SIDE))
+            coarse[:, place >> kernels.COARSE_SHIFT] = normal, defective, regions
+            self._keep_image(coarse)
         self._constant.clear()
 
-
-def _constant_image(place: int, normal: int, defective: int, regions: int) -> Histogram:
-    parts = np.zeros((3, 2 * kernels.COARSE_SIDE), np.float32)
-    parts[:, -1 - (place >> kernels.COARSE_SHIFT)] = normal, defective, regions
-    return Histogram(*parts) if defective else Histogram(parts[0])
+    def _keep_image(self, coarse: Array) -> None:
+        """Keep the coarse histogram (3, 2·COARSE_SIDE) of a map, lowest scores first."""
+        if self._keep:
+            parts = coarse[: 3 if coarse[1].any() else 1, ::-1]
+            self.images.append(parts.astype(np.float32))
 
 
 def _as_floats(values: ArrayLike) -> Array:
     """Convert to contiguous float64 (float64 and wide integers) or float32."""
     array = np.asarray(values)
-    if array.dtype == np.float32:
-        return np.ascontiguousarray(array)
     wide = np.result_type(array.dtype, np.float32) == np.float64
     return np.ascontiguousarray(array, np.float64 if wide else np.float32)
