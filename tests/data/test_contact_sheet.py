@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from folders import make_category
 
-from vqlab.data import (
-    DataSettings,
-    contact_sheet,
+from vqlab.data import DataSettings, contact_sheet, load_dataset, read_image, write_image_set
+from vqlab.data.contact_sheet import (
+    CAPTION,
+    COLUMNS,
+    MAX_TILES,
+    RED,
+    TILE,
     image_set_sheet,
-    load_dataset,
-    read_image,
-    read_mask,
-    write_image_set,
+    outline,
 )
-from vqlab.data.contact_sheet import CAPTION, COLUMNS, MAX_TILES, RED, TILE, outline
+from vqlab.data.images import read_mask
 from vqlab.types import UserError
 
 

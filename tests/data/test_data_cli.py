@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from vqlab.cli import main
-from vqlab.data import read_image, read_mask
+from vqlab.data import read_image
+from vqlab.data.images import read_mask
 
 Verb = Callable[..., str]
 

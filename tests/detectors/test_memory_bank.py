@@ -12,7 +12,8 @@ from torch import Tensor
 
 from vqlab.config import validate
 from vqlab.detectors.memory_bank import MemoryBank, MemoryBankSettings
-from vqlab.metrics import image_metrics, pixel_metrics
+from vqlab.metrics import image_metrics
+from vqlab.metrics.summary import pixel_metrics
 from vqlab.nn.patches import patch_features, to_rows
 from vqlab.nn.smoothing import smooth
 from vqlab.types import InputSpec, Sample, UserError

@@ -20,9 +20,9 @@ from vqlab.metrics import (
     intervals,
     least_auroc,
     paired_difference,
-    pixel_metrics,
     resample,
 )
+from vqlab.metrics.summary import pixel_metrics
 
 
 def case(count: int = 24, seed: int = 0, lift: float = 0.0):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from test_stream import smooth_maps
 
-from vqlab.metrics import PixelStream, image_metrics, pixel_metrics
+from vqlab.metrics import PixelStream, image_metrics
+from vqlab.metrics.summary import pixel_metrics
 
 
 def test_aupro_agrees_with_anomalib():

@@ -12,9 +12,10 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 from sklearn.metrics import f1_score
 
-from vqlab.metrics import PixelStream, Regions, pixel_metrics, rates, summarise_pixels
+from vqlab.metrics import PixelStream, Regions, rates, summarise_pixels
 from vqlab.metrics.kernels import BITS, SIDE
 from vqlab.metrics.stream import Bins
+from vqlab.metrics.summary import pixel_metrics
 
 ROUNDING = 1e-12
 

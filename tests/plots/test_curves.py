@@ -3,16 +3,16 @@ from __future__ import annotations
 import numpy as np
 
 from vqlab.metrics import Curve
-from vqlab.plots import (
+from vqlab.plots import loss_curves, save_figure
+from vqlab.plots.curves import (
     codebook_usage,
-    loss_curves,
+    figure_text,
+    new_figure,
     pro_figure,
     roc_figure,
-    save_figure,
     score_by_defect,
     score_histogram,
 )
-from vqlab.plots.curves import figure_text, new_figure
 
 
 def test_figures_carry_their_data(tmp_path):

@@ -7,15 +7,9 @@ import numpy as np
 import pytest
 
 from vqlab.evaluation import Thresholds
-from vqlab.plots import (
-    Row,
-    Scale,
-    draw_row,
-    panel_row,
-    style,
-)
+from vqlab.plots import panel_row, style
 from vqlab.plots.row import _HEADER as HEADER
-from vqlab.plots.row import SIDE, in_two_rows, panels_of
+from vqlab.plots.row import SIDE, Row, Scale, draw_row, in_two_rows, panels_of
 from vqlab.plots.style import (
     AMBER,
     ANOMALY,

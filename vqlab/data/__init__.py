@@ -2,19 +2,18 @@
 
 from vqlab.data.arrays import as_rgb
 from vqlab.data.audit import STATISTICS, CategoryAudit, audit, audit_metrics
-from vqlab.data.checks.report import CheckReport, CheckRow, check_dataset
-from vqlab.data.contact_sheet import contact_sheet, image_set_sheet, write_image_set, write_png
+from vqlab.data.checks.report import CheckReport, check_dataset
+from vqlab.data.contact_sheet import contact_sheet, write_image_set, write_png
 from vqlab.data.image_set import ImageSet
 from vqlab.data.images import (
     IMAGE_SUFFIXES,
     read_image,
-    read_mask,
     resize_map,
     to_network,
     to_original,
 )
 from vqlab.data.layouts import GOOD_AND_BAD
-from vqlab.data.settings import DataSettings, ValidationSettings
+from vqlab.data.settings import DataSettings
 from vqlab.data.source import (
     categories_in,
     choose_categories,
@@ -31,11 +30,9 @@ __all__ = [
     "STATISTICS",
     "CategoryAudit",
     "CheckReport",
-    "CheckRow",
     "DataSettings",
     "ImageSet",
     "Splits",
-    "ValidationSettings",
     "as_rgb",
     "audit",
     "audit_metrics",
@@ -50,9 +47,7 @@ __all__ = [
     "load_dataset",
     "make_synthetic",
     "read_image",
-    "read_mask",
     "resize_map",
-    "image_set_sheet",
     "to_network",
     "to_original",
     "write_png",

@@ -27,7 +27,7 @@ from vqlab.metrics.catalogue import (
     metric_title,
     rates,
 )
-from vqlab.metrics.groups import Curve, Groups
+from vqlab.metrics.groups import Curve
 from vqlab.metrics.information import entropy, mutual_information, purity
 from vqlab.metrics.intervals import (
     ANOMALOUS_IMAGES,
@@ -44,7 +44,6 @@ from vqlab.metrics.stream import PixelStream
 from vqlab.metrics.summary import (
     Summary,
     image_metrics,
-    pixel_metrics,
     summarise_images,
     summarise_pixels,
 )
@@ -64,7 +63,6 @@ __all__ = [
     "Curve",
     "Difference",
     "Evidence",
-    "Groups",
     "Interval",
     "Metric",
     "PixelStream",
@@ -85,7 +83,6 @@ __all__ = [
     "mutual_information",
     "paired_difference",
     "paired_rates",
-    "pixel_metrics",
     "purity",
     "rate_counts",
     "rate_interval",

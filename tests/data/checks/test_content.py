@@ -14,7 +14,8 @@ from folders import make_category, write_image
 from PIL import Image
 
 from vqlab.cli import main
-from vqlab.data import DataSettings, as_rgb, check_dataset, load_dataset, read_image, read_mask
+from vqlab.data import DataSettings, as_rgb, check_dataset, load_dataset, read_image
+from vqlab.data.images import read_mask
 from vqlab.types import UserError
 
 
