@@ -176,6 +176,6 @@ def epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture
 def every_state(monkeypatch: pytest.MonkeyPatch) -> None:
     """The state of a training is written after every epoch, however short."""
-    from vqlab.run import story
+    from vqlab.run import fit
 
-    monkeypatch.setattr(story, "STATE_SECONDS", 0.0)
+    monkeypatch.setattr(fit, "STATE_SECONDS", 0.0)

@@ -25,7 +25,7 @@ from vqlab.config import merge, nest
 from vqlab.data import STATISTICS, load_dataset, read_image
 from vqlab.model import Model
 from vqlab.promote import promote
-from vqlab.run import Outcome, evaluate_model, resolve, run, warned_of
+from vqlab.run import Outcome, audit_warned, evaluate_model, resolve, run
 from vqlab.sweep import make_space, sweep
 from vqlab.tracking import RunRecord, Tracker
 from vqlab.types import UserError
@@ -136,7 +136,7 @@ def printed(table: Any) -> str:
 
 def test_every_table_of_test_figures_marks_the_category(drawn: Outcome, store: Tracker) -> None:
     assert drawn.test is not None
-    rows = [("validation", drawn.validation), ("test", drawn.test), *drawn.beside.items()]
+    rows = [("validation", drawn.validation), ("test", drawn.test), *drawn.other_reports.items()]
     report = report_table("run", rows)
     lines = printed(report).splitlines()
     names = [line.split("│")[1].strip() for line in lines if line.startswith("│")]
@@ -149,7 +149,7 @@ def test_every_table_of_test_figures_marks_the_category(drawn: Outcome, store: T
     assert seeds is not None and [row.cells[0] for row in seeds.rows] == ["part ⚠"]
     assert all("\n⚠" in printed(table) for table in (report, *compared, seeds))
     assert "⚠" not in printed(report_table("run", rows[:1]))
-    assert warned_of(record.tags, ["art", "part", "parts"]) == ["part"]
+    assert audit_warned(record.tags, ["art", "part", "parts"]) == ["part"]
 
 
 def test_a_sweep_tells_what_the_audit_warns_of(

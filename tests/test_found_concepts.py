@@ -15,7 +15,7 @@ from tiny_set import write_tiny_set
 
 from vqlab.data import ImageSet, load_dataset
 from vqlab.detectors import ImagePrototypes
-from vqlab.evaluation import FoundConcepts, find_concepts
+from vqlab.evaluation import Concepts, assign_concepts
 from vqlab.features import Backbone, FeatureSet, FeatureSettings
 from vqlab.plots.style import code_colours
 from vqlab.run import Outcome, resolve, run
@@ -25,9 +25,9 @@ from vqlab.types import ImageRecord, Sample
 CPU = torch.device("cpu")
 
 
-def concepts(names: list[str], indices: np.ndarray, size: int) -> FoundConcepts:
+def concepts(names: list[str], indices: np.ndarray, size: int) -> Concepts:
     records = tuple(ImageRecord(Path(f"{i}.png"), name, "good") for i, name in enumerate(names))
-    return FoundConcepts(indices, np.zeros((len(names), 2)), np.zeros((size, 2)), records)
+    return Concepts(indices, np.zeros((len(names), 2)), np.zeros((size, 2)), records)
 
 
 @pytest.mark.parametrize("seed", range(15))
@@ -102,16 +102,16 @@ def test_every_image_is_asked_once_and_in_order(tree: dict[str, Any]) -> None:
     splits = load_dataset(resolve(tree).data)
     backbone = Backbone(FeatureSettings(), 32)
     images = splits.test.subset([*range(len(splits.test))] * 3)  # more than one batch
-    found = find_concepts(Brightness(), FeatureSet(images, backbone))
+    found = assign_concepts(Brightness(), FeatureSet(images, backbone))
     assert found is not None and found.records == images.records
     names = [record.category for record in images.records]
     assert found.indices.tolist() == [int(name == "noon") for name in names]
     means = [float(images.batch([i]).images.mean()) for i in range(len(images))]
     assert np.allclose(found.vectors[:, 0], means)
     assert found.metrics()["concept_information"] == pytest.approx(1.0)
-    assert find_concepts(Nothing(), FeatureSet(images, backbone)) is None
+    assert assign_concepts(Nothing(), FeatureSet(images, backbone)) is None
     nothing: ImageSet = images.subset([])
-    assert find_concepts(Brightness(), FeatureSet(nothing, backbone)) is None
+    assert assign_concepts(Brightness(), FeatureSet(nothing, backbone)) is None
 
 
 @pytest.fixture(scope="module")

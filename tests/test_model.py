@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from vqlab.data import load_dataset
-from vqlab.run import judge, make_trainer, resolve
+from vqlab.run import calibrate_and_assess, make_trainer, resolve
 from vqlab.training import choose_device
 
 LOAD = """
@@ -30,7 +30,7 @@ def test_a_fresh_process_loads_and_scores_without_heavy_libraries(
     splits = load_dataset(config.data)
     trainer = make_trainer(config, splits, choose_device(config.training))
     trainer.fit(lambda epoch, metrics: None)
-    judge(config, trainer, splits, "none")[0].save(tmp_path / "model.safetensors")
+    calibrate_and_assess(config, trainer, splits, "none")[0].save(tmp_path / "model.safetensors")
     command = [sys.executable, "-c", LOAD, str(tmp_path / "model.safetensors")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     score, heavy = json.loads(done.stdout)

@@ -19,7 +19,7 @@ from vqlab.evaluation import Report
 from vqlab.plots import PictureWarning, results
 from vqlab.predict import load_model
 from vqlab.promote import promote
-from vqlab.run import Outcome, each_model, resolve, run
+from vqlab.run import Outcome, model_configs, resolve, run
 from vqlab.tracking import Tracker
 from vqlab.types import ImageRecord
 
@@ -69,7 +69,7 @@ def test_metrics_of_a_joint_model_are_told_apart(tmp_path: Path) -> None:
     root = write_tiny_set(tmp_path / "data", ("nut#1", "nut_1", "pooled"))
     tree = {**tiny_recipe(root, epochs=0), "detector": {"name": "mean_image"}}
     tree["data"] |= {"categories": "all", "joint": True}
-    (config,) = each_model(resolve(tree))
+    (config,) = model_configs(resolve(tree))
     tracker = Tracker.open(tmp_path / "mlruns")
     outcome = run(config, tracker, results=tmp_path / "results")
     metrics = tracker.find(outcome.run_id).metrics

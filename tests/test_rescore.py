@@ -13,7 +13,7 @@ from vqlab.config import flatten, merge
 from vqlab.data import load_dataset
 from vqlab.evaluation import evaluate, extract_images, score_extracted
 from vqlab.model import Model
-from vqlab.run import judge, make_trainer, resolve, run
+from vqlab.run import calibrate_and_assess, make_trainer, resolve, run
 from vqlab.sweep import SweepResult, make_space, sweep
 from vqlab.sweep.space.compile import plan
 from vqlab.sweep.trial import scoring_search
@@ -47,7 +47,7 @@ def trained_model(tree: Tree) -> tuple[Model, Any, Any]:
     splits = load_dataset(config.data)
     trainer = make_trainer(config, splits, choose_device(config.training))
     trainer.fit(lambda epoch, metrics: None)
-    return judge(config, trainer, splits, "none")[0], config, splits
+    return calibrate_and_assess(config, trainer, splits, "none")[0], config, splits
 
 
 def go(tree: Tree, tracker: Tracker, trials: int, axes: Tree, **more: Any) -> SweepResult:

@@ -22,7 +22,7 @@ from vqlab.config import merge
 from vqlab.evaluation import EVIDENCE, load_evidence
 from vqlab.model import Model
 from vqlab.promote import promote
-from vqlab.run import Outcome, each_model, evaluate_model, resolve, run, story
+from vqlab.run import Outcome, evaluate_model, fit, model_configs, resolve, run
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
@@ -193,9 +193,9 @@ def test_evaluate_again_gives_the_same_report(
 
 def test_one_model_per_category_or_one_for_all(small: Tree) -> None:
     both = resolve(merge(small, {"data": {"categories": ["cable", "fabric"]}}))
-    assert [c.data.categories for c in each_model(both)] == [("cable",), ("fabric",)]
+    assert [c.data.categories for c in model_configs(both)] == [("cable",), ("fabric",)]
     joint = resolve(merge(small, {"data": {"categories": "all", "joint": True}}))
-    (only,) = each_model(joint)
+    (only,) = model_configs(joint)
     assert {"cable", "fabric"} <= set(only.data.categories)
 
 
@@ -324,7 +324,7 @@ def test_the_best_epoch_on_validation_counts_and_survives_a_resume(
 def test_epochs_shorter_than_a_second_are_trained_again(
     small: Tree, tracker: Tracker, outcome: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(story, "STATE_SECONDS", 1e9)
+    monkeypatch.setattr(fit, "STATE_SECONDS", 1e9)
     seen: list[int] = []
 
     def stop(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
@@ -364,9 +364,9 @@ def test_a_diverged_run_keeps_its_last_good_model(
     assert len(state["history"]) == 2
     assert all(torch.isfinite(tensor).all() for tensor in state["detector"].values())
     if not test:  # a trial of a sweep: not worth a model
-        assert f"kept in {tracker.run_folder(record.run_id)}" in str(said.value)
+        assert f"is in {tracker.run_folder(record.run_id)}" in str(said.value)
         return
-    assert "The model after epoch 2 is kept" in str(said.value)
+    assert "The model after epoch 2 is saved" in str(said.value)
     assert f"vqlab evaluate --model {record.run_id[:12]}" in str(said.value)
     model = Model.load(tracker.find(record.run_id[:12]).checkpoint(), "cpu")
     for key, tensor in model.detector.named_parameters():
@@ -380,7 +380,7 @@ def test_a_run_that_diverges_at_once_says_that_nothing_is_kept(
     small: Tree, tracker: Tracker
 ) -> None:
     tree = merge(small, {"detector": {"commitment": 1e38, "warmup": 0}})
-    with pytest.raises(UserError, match="at epoch 1, step 1; .*there is nothing to keep"):
+    with pytest.raises(UserError, match="at epoch 1, step 1; .*no state was saved"):
         run(resolve(tree), tracker)
 
 
@@ -424,10 +424,10 @@ def test_every_row_beside_a_model_is_measured_by_its_evaluation_settings(
     base = {"data": small["data"], "detector": "mean_image", "training": {"epochs": 0}}
     same = run(resolve(merge(base, own_size)), tracker, results=tmp_path)
     assert same.test is not None
-    assert same.beside["mean_image"].mean == same.test.mean
-    assert same.beside["mean_image"].intervals == same.test.intervals
+    assert same.other_reports["mean_image"].mean == same.test.mean
+    assert same.other_reports["mean_image"].intervals == same.test.intervals
     other = run(resolve(merge(small, own_size)), tracker, results=tmp_path)
     for name in ("squared_error", "mean_image"):
-        before, after = (each.beside[name].mean for each in (outcome, other))
+        before, after = (each.other_reports[name].mean for each in (outcome, other))
         assert before["image_auroc"] == after["image_auroc"]
         assert before["pixel_auroc"] != after["pixel_auroc"]

@@ -35,7 +35,7 @@ from vqlab.evaluation import (
 from vqlab.metrics import summarise_images
 from vqlab.model import Model
 from vqlab.predict import predict_files
-from vqlab.run import Outcome, judge, make_trainer, resolve, run
+from vqlab.run import Outcome, calibrate_and_assess, make_trainer, resolve, run
 from vqlab.tracking import Tracker
 from vqlab.training import seed_everything
 from vqlab.types import Geometry, ImageRecord, UserError
@@ -382,7 +382,7 @@ def test_the_held_out_images_meet_the_score_as_new_ones_do(small: dict[str, Any]
         own = copy(trainer)
         own.detector = deepcopy(trainer.detector)
         seed_everything(0)
-        judged.append(judge(config, own, one, "")[0])
+        judged.append(calibrate_and_assess(config, own, one, "")[0])
     first, second = (model.detector.state_dict() for model in judged)
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert judged[0].thresholds.image != judged[1].thresholds.image

@@ -83,7 +83,8 @@ def test_steps_per_epoch_draws_evenly(small: Tree, steps: int) -> None:
 
 def test_cosine_falls_to_two_percent(small: Tree) -> None:
     part = trainer(small, schedule="cosine", learning_rate=0.01)
-    rates = [part._set_rate(step, 11) for step in range(11)]
+    rates = [learning_rate(part.settings, step, 11) for step in range(11)]
+    part._set_rate(10, 11)
     assert rates[0] == pytest.approx(0.01) and rates[-1] == pytest.approx(0.0002)
     assert rates == sorted(rates, reverse=True)
     assert part.optimizer is not None and part.optimizer.param_groups[0]["lr"] == rates[-1]
@@ -143,7 +144,7 @@ RESUMED: list[Tree] = [
 @pytest.mark.parametrize("last", [2, 3])
 @pytest.mark.parametrize("tree", RESUMED, ids=["plain", "ema", "everything"])
 def test_state_goes_on_where_it_was(small: Tree, tree: Tree, last: int) -> None:
-    """Also where training had ended, and where the weights of the first epoch are kept."""
+    """Also where training had ended, and where the weights of the first epoch are selected."""
     states: list[Tree] = []
 
     class Stop(Exception):
@@ -152,7 +153,7 @@ def test_state_goes_on_where_it_was(small: Tree, tree: Tree, last: int) -> None:
     def fit(part: Trainer, to: int) -> Trainer:
         def after(epoch: int, metrics: dict[str, float]) -> None:
             if epoch == 1 and "sampling" in tree.get("training", {}):
-                part.keep()
+                part.select_epoch()
             states.append(copy.deepcopy(part.state()))
             if epoch == to:
                 raise Stop
@@ -286,8 +287,8 @@ def test_averaged_weights_are_the_moving_average_of_every_step(small: Tree) -> N
     seen: list[dict[str, Tensor]] = []
     assert part.optimizer is not None
     part.optimizer.register_step_post_hook(lambda *_: seen.append(weights_of(part)))
-    judged: list[Detector] = []
-    part.fit(lambda epoch, metrics: judged.append(part.judged()))
+    copies: list[Detector] = []
+    part.fit(lambda epoch, metrics: copies.append(part.averaged_copy()))
     plain.fit(lambda epoch, metrics: None)
     assert plain.history == part.history  # averaging watches, training is the same
     average = seen[0]
@@ -297,7 +298,7 @@ def test_averaged_weights_are_the_moving_average_of_every_step(small: Tree) -> N
     assert len(seen) > 25  # so that both decays were in use
     last = weights_of(plain)
     for name, tensor in part.detector.state_dict().items():
-        assert torch.equal(tensor, judged[-1].state_dict()[name])
+        assert torch.equal(tensor, copies[-1].state_dict()[name])
         if name in average:
             torch.testing.assert_close(tensor, average[name])
         else:  # buffers are as training left them
@@ -317,16 +318,16 @@ def test_averaging_begins_with_what_was_prepared(small: Tree, epochs: int) -> No
 
 def test_kept_weights_count_in_the_end(small: Tree) -> None:
     part = trainer(small)
-    kept: list[dict[str, Tensor]] = []
+    selected: list[dict[str, Tensor]] = []
 
-    def keep(epoch: int, metrics: dict[str, float]) -> None:
+    def after_epoch(epoch: int, metrics: dict[str, float]) -> None:
         if epoch < 3:
-            part.keep()
-            kept.append(weights_of(part))
+            part.select_epoch()
+            selected.append(weights_of(part))
 
-    part.fit(keep)
-    assert all(torch.equal(tensor, kept[1][name]) for name, tensor in weights_of(part).items())
-    assert not torch.equal(kept[0]["encoder.0.weight"], kept[1]["encoder.0.weight"])
+    part.fit(after_epoch)
+    assert all(torch.equal(tensor, selected[1][name]) for name, tensor in weights_of(part).items())
+    assert not torch.equal(selected[0]["encoder.0.weight"], selected[1]["encoder.0.weight"])
 
 
 # What an epoch sees
@@ -361,7 +362,7 @@ def test_the_last_batch_may_be_left_out(small: Tree) -> None:
     part = trainer(small, epochs=1, batch_size=5, drop_last=True)
     count = len(part.images)
     assert count % 5 and len(part._order()) == count - count % 5
-    with pytest.raises(UserError, match=rf"leaves nothing of {count} images in batches of 50; set"):
+    with pytest.raises(UserError, match=rf"leaves no batch of {count} images in batches of 50"):
         trainer(small, batch_size=50, drop_last=True)
     trainer(small, batch_size=50, drop_last=True, steps_per_epoch=2)
 
@@ -369,7 +370,7 @@ def test_the_last_batch_may_be_left_out(small: Tree) -> None:
 def test_a_batch_of_one_with_batch_norm_is_a_sentence(small: Tree) -> None:
     count = len(trainer(small).images)
     part = toy(small, "norm", epochs=1, batch_size=count - 1)
-    with pytest.raises(UserError, match="two images or more.*set training.drop_last=true or"):
+    with pytest.raises(UserError, match="at least two images.*set training.drop_last=true or"):
         part.fit(lambda epoch, metrics: None)
     part = toy(small, "norm", epochs=1, batch_size=count - 1, drop_last=True)
     part.fit(lambda epoch, metrics: None)
@@ -406,7 +407,7 @@ def test_a_gradient_that_is_no_number_does_not_reach_the_weights(small: Tree) ->
         ({"schedule": "steps"}, "set training.milestones"),
         ({"milestones": [3]}, "got schedule constant; set training.schedule=steps"),
         ({"schedule": "cosine", "milestones": [3]}, "got schedule cosine"),
-        ({"schedule": "steps", "milestones": [5, 3]}, "milestones: epochs must rise"),
+        ({"schedule": "steps", "milestones": [5, 3]}, "milestones: epochs must be distinct"),
         ({"schedule": "steps", "milestones": [0]}, "milestones.0: .*greater than or equal to 1"),
         ({"schedule": "steps", "milestones": [3], "gamma": 1.5}, "gamma"),
         ({"ema": 1.0}, "ema: .*less than 1"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from vqlab.evaluation import EVIDENCE, MEAN, load_evidence, paired_differences
 from vqlab.metrics import Difference
-from vqlab.run import warned_of
+from vqlab.run import audit_warned
 from vqlab.tracking import RunRecord, Tracker
 from vqlab.types import UserError
 
@@ -41,7 +41,7 @@ def compare(
     _require_same_test(*runs)
     before, after = (load_evidence(run.artifact(EVIDENCE)) for run in runs)
     paired = paired_differences(before, after, resamples, seed)
-    audited = [warned_of(run.tags, before) for run in runs]
+    audited = [audit_warned(run.tags, before) for run in runs]
     warned = tuple(name for name in before if any(name in each for each in audited))
     return Comparison(*runs, paired.values, paired.differences, warned, paired.images)
 

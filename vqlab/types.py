@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -67,17 +67,25 @@ class ImageRecord:
 
     @property
     def label(self) -> int:
-        """0 normal, 1 defect."""
+        """0 normal, 1 anomalous."""
         return int(self.defect != "good")
+
+
+def indices_by_category(records: Iterable[ImageRecord]) -> dict[str, list[int]]:
+    """Return the indices of the records of each category, sorted by category."""
+    groups: dict[str, list[int]] = {}
+    for index, record in enumerate(records):
+        groups.setdefault(record.category, []).append(index)
+    return dict(sorted(groups.items()))
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How an image came to the network's square: its own (H, W), and the box it fills there."""
+    """The original size (H, W) of an image and the box that it fills in the network's input."""
 
     original: tuple[int, int]
     box: tuple[int, int, int, int]
-    """(top, left, height, width) inside the network's image; the rest is padding (letterbox)."""
+    """(top, left, height, width); the rest is padding (letterbox)."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ class Batch:
         return len(self.records)
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch with its images on `device` (masks and labels stay on the CPU)."""
+        """Return the batch with its images on `device`; masks and labels stay on the CPU."""
         return Batch(
             self.images.to(device, non_blocking=True),
             self.masks,

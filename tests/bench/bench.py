@@ -44,7 +44,7 @@ def measure_training(recipe: str, scoring: bool) -> tuple[float, str]:
 
     from vqlab.data import load_dataset
     from vqlab.recipes import recipe_tree
-    from vqlab.run import judge, make_trainer, resolve
+    from vqlab.run import calibrate_and_assess, make_trainer, resolve
 
     torch.set_num_threads(1)
     config = resolve(recipe_tree(recipe, ["training.epochs=2"], category="cable"))
@@ -54,7 +54,7 @@ def measure_training(recipe: str, scoring: bool) -> tuple[float, str]:
     trainer.fit(lambda epoch, metrics: marks.append(cpu()))
     if not scoring:
         return (marks[1] - marks[0]) / len(splits.train), "CPU-s per image"
-    model, _ = judge(config, trainer, splits, "")
+    model, _ = calibrate_and_assess(config, trainer, splits, "")
     before = cpu()
     model.score_set(splits.test)
     return (cpu() - before) / len(splits.test), "CPU-s per image"

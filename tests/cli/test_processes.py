@@ -127,9 +127,9 @@ def test_a_mistake_is_one_sentence(root: Path, tmp_path: Path) -> None:
     recipe = written(tmp_path, tiny_recipe(root, **UNEVEN))
     assert "recipe nothing does not exist" in ended(torchrun(tmp_path, "nothing"))
     said = ended(torchrun(tmp_path, recipe, "training.batch_size=1"))
-    assert "training.batch_size must be 2 or more for as many processes" in said
+    assert "training.batch_size must be at least the number of processes, 2" in said
     said = ended(torchrun(tmp_path, recipe, "detector.commitment=1e38", "detector.warmup=7"))
-    assert re.search(r"training diverged.* The model after epoch [12] is kept", said)
+    assert re.search(r"training diverged.* The model after epoch [12] is saved", said)
     runs = Tracker.open(tmp_path / "mlruns").runs()
     assert [record.status for record in runs] == ["FAILED"]
     assert runs[0].checkpoint().exists()

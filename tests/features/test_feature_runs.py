@@ -128,7 +128,7 @@ def test_training_state_holds_no_backbone_and_knows_it(small_root, tmp_path):
     state = load_state(tmp_path / "s")
     assert (tmp_path / "s").stat().st_size < 200_000  # the network alone has 100,000 weights
     first.load(state)
-    with pytest.raises(UserError, match="the backbone that it began with"):
+    with pytest.raises(UserError, match="with the same backbone"):
         other.load(state)
 
 

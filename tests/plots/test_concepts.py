@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from vqlab.evaluation import FoundConcepts
+from vqlab.evaluation import Concepts
 from vqlab.plots import likelihood_figure, map_figure, save_figure, usage_figure
 from vqlab.plots.concepts import MAX_COLUMNS, MAX_NUMBERED, _principal_axes, _spread
 from vqlab.types import ImageRecord
 
 
-def concepts(names: list[str], indices: list[int], size: int, dim: int = 5) -> FoundConcepts:
+def concepts(names: list[str], indices: list[int], size: int, dim: int = 5) -> Concepts:
     """Images of these categories with these prototypes, near them."""
     rng = np.random.default_rng(0)
     codebook = rng.normal(0, 4, (size, dim))
     vectors = codebook[indices] + rng.normal(0, 1, (len(indices), dim))
     records = tuple(ImageRecord(Path(f"{i}.png"), name, "good") for i, name in enumerate(names))
-    return FoundConcepts(np.array(indices), vectors, codebook, records)
+    return Concepts(np.array(indices), vectors, codebook, records)
 
 
-def spread(size: int, images: int, categories: int = 3, dim: int = 5) -> FoundConcepts:
+def spread(size: int, images: int, categories: int = 3, dim: int = 5) -> Concepts:
     indices = np.random.default_rng(1).integers(0, size, images).tolist()
     return concepts([f"part_{i % categories:02d}" for i in range(images)], indices, size, dim)
 
@@ -115,7 +115,7 @@ def test_numbers_do_not_lie_upon_each_other() -> None:
     ],
     ids=["one image", "one dimension", "fewer images", "thirty categories", "one prototype"],
 )
-def test_odd_sets_are_drawn(found: FoundConcepts, tmp_path: Path) -> None:
+def test_odd_sets_are_drawn(found: Concepts, tmp_path: Path) -> None:
     save_figure(usage_figure(found), tmp_path / "usage.png")
     save_figure(map_figure(found, grey), tmp_path / "map.png")
 

@@ -88,7 +88,7 @@ def sweep(
     from vqlab.config import merge, nest
     from vqlab.errors import UserError
     from vqlab.recipes import Folders
-    from vqlab.run import each_model, resolve
+    from vqlab.run import model_configs, resolve
     from vqlab.sweep import Spaces
     from vqlab.sweep import sweep as search
     from vqlab.tracking import Tracker
@@ -99,7 +99,7 @@ def sweep(
     config = next(iter(configs.values()))
     print_budget(preset, configs)
     print_data(config)
-    models = each_model(config)
+    models = model_configs(config)
     if test and len(models) > 1:
         raise UserError(
             f"--test needs a single study; got {len(models)} categories with a study each; choose "

@@ -73,7 +73,7 @@ def train(
     from vqlab.config import dump
     from vqlab.nn.distributed import from_rank_zero
     from vqlab.recipes import Folders, recipe_tree
-    from vqlab.run import each_model, resolve, train_along
+    from vqlab.run import model_configs, resolve, train_on_rank
     from vqlab.tracking import Tracker
 
     jobs: list[tuple[RunConfig, Tracker, Run | None]] = []
@@ -88,7 +88,7 @@ def train(
             folders = Folders(data, good, bad)
             config = resolve(recipe_tree(recipe, overrides or (), category, folders, preset))
             print_budget(preset, {"": config})
-            models = each_model(config)
+            models = model_configs(config)
             tracker = Tracker.open(mlruns)
             jobs.extend((model, tracker, None) for model in models)
         return [dump(config) for config, _, _ in jobs]
@@ -99,7 +99,7 @@ def train(
             _train_one(config, tracker, results, resumed, name, preset)
         if not jobs:  # ranks other than 0
             for tree in trees:
-                train_along(resolve(tree))
+                train_on_rank(resolve(tree))
 
 
 def _resumed(
@@ -222,7 +222,9 @@ def print_outcome(outcome: Outcome, printed: Sequence[str] = ()) -> None:
     rows = [("validation", outcome.validation)]
     if outcome.test is not None:
         rows.append((outcome.test_split, outcome.test))
-    baselines = [(f"{outcome.test_split}, {name}", each) for name, each in outcome.beside.items()]
+    baselines = [
+        (f"{outcome.test_split}, {name}", each) for name, each in outcome.other_reports.items()
+    ]
     title = f"run {outcome.run_id}, {outcome.seconds:.0f} s"
     out.print(report_table(title, rows, outcome.model.thresholds, baselines))
     notes = (outcome.test or outcome.validation).notes

@@ -16,7 +16,7 @@ from vqlab.correlate.table import Row, Table
 from vqlab.data import Splits, load_dataset
 from vqlab.evaluation import Scored, Thresholds, evaluate
 from vqlab.model import build_detector
-from vqlab.run import RunConfig, judge, make_trainer, require_test
+from vqlab.run import RunConfig, calibrate_and_assess, make_trainer, require_test
 from vqlab.training import Trainer, choose_device
 
 OnProgress = Callable[[str, int, int], None]
@@ -88,7 +88,7 @@ def measure(trainer: Trainer, config: RunConfig, splits: Splits) -> dict[str, fl
     detector.load_state_dict(trainer.detector.state_dict())
     copied = copy(trainer)
     copied.detector = detector.to(trainer.device)
-    model, _ = judge(config, copied, splits, "")
+    model, _ = calibrate_and_assess(config, copied, splits, "")
     scored = model.score_set(splits.validation)
     metrics = _metrics("validation", scored, model.thresholds)
     for kind, indices in by_kind(scored).items():

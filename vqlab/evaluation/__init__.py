@@ -4,7 +4,7 @@ Thresholds are chosen from held-out images and never see the test set.
 """
 
 from vqlab.evaluation.calibration import CalibrationScores, calibrated
-from vqlab.evaluation.concepts import FoundConcepts, concepts_of, find_concepts
+from vqlab.evaluation.concepts import Concepts, assign_concepts, with_records
 from vqlab.evaluation.evidence import (
     EVIDENCE,
     VALIDATION_EVIDENCE,
@@ -42,7 +42,7 @@ __all__ = [
     "REJECT",
     "CalibrationScores",
     "EvaluationSettings",
-    "FoundConcepts",
+    "Concepts",
     "MEAN",
     "Measured",
     "Paired",
@@ -58,7 +58,7 @@ __all__ = [
     "choose_thresholds",
     "crop",
     "evaluate",
-    "find_concepts",
+    "assign_concepts",
     "load_evidence",
     "paired_differences",
     "predicted_mask",
@@ -69,7 +69,7 @@ __all__ = [
     "score_extracted",
     "verdict_of",
     "Predictions",
-    "concepts_of",
+    "with_records",
     "crop_panel",
     "predict_images",
     "panel_arrays",

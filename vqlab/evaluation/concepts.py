@@ -17,7 +17,7 @@ from vqlab.types import ImageRecord
 
 
 @dataclass(frozen=True)
-class FoundConcepts:
+class Concepts:
     """A set of N images with their prototypes, in the order of the set."""
 
     indices: Array
@@ -63,22 +63,22 @@ class FoundConcepts:
 
 
 @torch.inference_mode()
-def find_concepts(detector: Scorer, features: FeatureSet) -> FoundConcepts | None:
+def assign_concepts(detector: Scorer, features: FeatureSet) -> Concepts | None:
     """Return the prototype of every image; None where the detector has none, or no image is
     given."""
     if not isinstance(detector, HasPrototypes):
         return None
     parts = [part for s in features if (part := detector.extract_prototypes(s)) is not None]
-    return concepts_of(concatenate_prototypes(parts), features.images.records)
+    return with_records(concatenate_prototypes(parts), features.images.records)
 
 
-def concepts_of(
+def with_records(
     prototypes: ImagePrototypes | None, records: tuple[ImageRecord, ...]
-) -> FoundConcepts | None:
+) -> Concepts | None:
     """Return the prototypes of images with their records; None of None."""
     if prototypes is None:
         return None
     vectors, codebook = (
         part.double().numpy() for part in (prototypes.vectors, prototypes.codebook)
     )
-    return FoundConcepts(prototypes.indices.numpy(), vectors, codebook, records)
+    return Concepts(prototypes.indices.numpy(), vectors, codebook, records)

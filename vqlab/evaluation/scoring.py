@@ -21,7 +21,7 @@ from vqlab.detectors import (
 )
 from vqlab.evaluation.spool import Array, Budget, Spool
 from vqlab.features import FeatureSet
-from vqlab.types import Batch, Geometry, ImageRecord, Scores, UserError
+from vqlab.types import Batch, Geometry, ImageRecord, Scores, UserError, indices_by_category
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
@@ -66,10 +66,7 @@ class Scored:
 
     def by_category(self) -> dict[str, list[int]]:
         """The indices of every category's images, categories sorted by name."""
-        groups: dict[str, list[int]] = {}
-        for index, record in enumerate(self.records):
-            groups.setdefault(record.category, []).append(index)
-        return dict(sorted(groups.items()))
+        return indices_by_category(self.records)
 
 
 @dataclass(frozen=True)

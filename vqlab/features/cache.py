@@ -13,7 +13,7 @@ from torch import Tensor
 from vqlab.config import digest
 from vqlab.features.backbone import Backbone
 from vqlab.features.store import CachedRecords, Halves, cached_records
-from vqlab.types import Batch, ImageRecord, InputSpec, Pyramid
+from vqlab.types import Batch, ImageRecord, InputSpec, Pyramid, indices_by_category
 
 BATCH = 16
 Progress = Callable[[int, int], None]
@@ -75,9 +75,7 @@ def cached_features(
     if not isinstance(backbone, Backbone) or not backbone.cacheable or not len(images):
         return None
     dataset, positions = images.origin
-    groups: dict[str, list[int]] = {}
-    for index, record in enumerate(dataset.records):
-        groups.setdefault(record.category, []).append(index)
+    groups = indices_by_category(dataset.records)
     files: list[CachedRecords] = []
     locations: dict[int, tuple[int, int]] = {}
     for category in sorted({record.category for record in images.records}):

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from vqlab.evaluation import FoundConcepts
+from vqlab.evaluation import Concepts
 from vqlab.plots import style
 from vqlab.plots.curves import figure_text, new_figure, style_axes, to_hex
 
@@ -32,7 +32,7 @@ _SETS = {
 }
 
 
-def usage_figure(concepts: FoundConcepts) -> Figure:
+def usage_figure(concepts: Concepts) -> Figure:
     """Return the number of images per category and prototype, as a matrix; bars for one category.
 
     Prototypes are sorted by their main category, then by use.
@@ -62,7 +62,7 @@ def usage_figure(concepts: FoundConcepts) -> Figure:
     return figure
 
 
-def _usage_bars(concepts: FoundConcepts, used: list[int]) -> Figure:
+def _usage_bars(concepts: Concepts, used: list[int]) -> Figure:
     heading = f"{concepts.categories[0]} by prototype · {_summary(concepts, used)}"
     figure = new_figure(heading, 6.4, 3.6)
     axes = style_axes(figure.add_subplot())
@@ -81,7 +81,7 @@ def _number_prototypes(axes: Axes, used: list[int]) -> None:
     axes.tick_params(axis="x", labelrotation=90 if max(used, default=0) > 99 else 0)
 
 
-def map_figure(concepts: FoundConcepts, image: Callable[[int], Array]) -> Figure:
+def map_figure(concepts: Concepts, image: Callable[[int], Array]) -> Figure:
     """Return images and prototypes on the first two principal axes, and for the `MAX_NUMBERED` most
     used prototypes the nearest image that has it.
 
@@ -108,7 +108,7 @@ def map_figure(concepts: FoundConcepts, image: Callable[[int], Array]) -> Figure
     return figure
 
 
-def _draw_map(axes: Axes, concepts: FoundConcepts, prototypes: Sequence[int]) -> None:
+def _draw_map(axes: Axes, concepts: Concepts, prototypes: Sequence[int]) -> None:
     mean, axes_matrix, explained = _principal_axes(concepts.vectors)
     points, codes = ((rows - mean) @ axes_matrix for rows in (concepts.vectors, concepts.codebook))
     for number, colour in enumerate(_colours(len(concepts.categories))):
@@ -136,9 +136,7 @@ def _draw_map(axes: Axes, concepts: FoundConcepts, prototypes: Sequence[int]) ->
     axes.set(xlabel=first, ylabel=second)
 
 
-def _draw_numbers(
-    axes: Axes, concepts: FoundConcepts, points: Array, prototypes: Sequence[int]
-) -> None:
+def _draw_numbers(axes: Axes, concepts: Concepts, points: Array, prototypes: Sequence[int]) -> None:
     """Draw the prototypes' numbers beside their points (n, 2) without overlaps."""
     low = np.array([axes.get_xlim()[0], axes.get_ylim()[0]])
     reach = np.array([np.ptp(axes.get_xlim()), np.ptp(axes.get_ylim())])
@@ -154,9 +152,7 @@ def _draw_numbers(
         )  # fmt: skip
 
 
-def _draw_nearest(
-    axes: Axes, concepts: FoundConcepts, code: int, image: Callable[[int], Array]
-) -> None:
+def _draw_nearest(axes: Axes, concepts: Concepts, code: int, image: Callable[[int], Array]) -> None:
     """Draw the nearest image that has a prototype, framed in its category's colour."""
     members = np.flatnonzero(concepts.indices == code)
     distances = np.square(concepts.vectors[members] - concepts.codebook[code]).sum(1)
@@ -221,19 +217,19 @@ def _draw_likelihood(axes: Axes, by_set: Mapping[str, Array], threshold: float) 
     axes.grid(visible=False, axis="y")
 
 
-def _most_used(concepts: FoundConcepts, limit: int) -> list[int]:
+def _most_used(concepts: Concepts, limit: int) -> list[int]:
     """Return the used prototypes, most used first, at most `limit`."""
     used = concepts.counts.sum(0)
     return [int(code) for code in np.argsort(-used, kind="stable")[:limit] if used[code]]
 
 
-def _by_category(concepts: FoundConcepts, codes: Sequence[int]) -> list[int]:
+def _by_category(concepts: Concepts, codes: Sequence[int]) -> list[int]:
     """Sort prototypes by their main category, then by use."""
     counts = concepts.counts
     return sorted(codes, key=lambda code: (counts[:, code].argmax(), -counts[:, code].sum()))
 
 
-def _summary(concepts: FoundConcepts, prototypes: Sequence[int] = ()) -> str:
+def _summary(concepts: Concepts, prototypes: Sequence[int] = ()) -> str:
     """Return the number of live prototypes and their information about the category."""
     metrics = concepts.metrics()
     live = int(metrics["concept_live"])
@@ -245,7 +241,7 @@ def _summary(concepts: FoundConcepts, prototypes: Sequence[int] = ()) -> str:
     return text
 
 
-def _label(concepts: FoundConcepts, category: int) -> str:
+def _label(concepts: Concepts, category: int) -> str:
     count = int(np.count_nonzero(concepts.of_category == category))
     return f"{figure_text(concepts.categories[category])} ({count})"
 

@@ -1,9 +1,16 @@
 """A run: data → detector → training → thresholds → report. START READING in `story.py`."""
 
-from vqlab.run.calibration import assess, calibrate, judge, make_trainer, unseen_in_fitting
+from vqlab.run.calibration import (
+    assess,
+    calibrate,
+    calibrate_and_assess,
+    make_trainer,
+    unseen_in_fitting,
+)
+from vqlab.run.fit import STATE, OnEpoch
 from vqlab.run.names import run_name, short_names
 from vqlab.run.pages import PICTURES, TEST_METRICS, show_experiment
-from vqlab.run.ranks import train_along
+from vqlab.run.ranks import train_on_rank
 from vqlab.run.saved import CHECKPOINT
 from vqlab.run.settings import (
     BEST_ON_TEST,
@@ -12,15 +19,13 @@ from vqlab.run.settings import (
     TRAINED_TAG,
     TRAINING_TAG,
     RunConfig,
-    each_model,
+    model_configs,
     resolve,
     reused_tags,
     trained_key,
 )
 from vqlab.run.story import (
     LOSS,
-    STATE,
-    OnEpoch,
     Outcome,
     evaluate_model,
     experiment_of,
@@ -30,11 +35,11 @@ from vqlab.run.story import (
 )
 from vqlab.run.test_set import (
     OnProgress,
-    chosen_pictures,
+    audit_warned,
+    example_pictures,
     log_evidence,
     require_test,
     test_model,
-    warned_of,
 )
 
 __all__ = [
@@ -54,11 +59,11 @@ __all__ = [
     "RunConfig",
     "assess",
     "calibrate",
-    "chosen_pictures",
-    "each_model",
+    "example_pictures",
+    "model_configs",
     "evaluate_model",
     "experiment_of",
-    "judge",
+    "calibrate_and_assess",
     "log_data",
     "log_evidence",
     "make_trainer",
@@ -71,8 +76,8 @@ __all__ = [
     "show_experiment",
     "start",
     "test_model",
-    "train_along",
+    "train_on_rank",
     "trained_key",
     "unseen_in_fitting",
-    "warned_of",
+    "audit_warned",
 ]

@@ -53,20 +53,20 @@ def extract_features(
     return reused_tags(f"features of {images_cached} images", seconds) if hits else {}
 
 
-def judge(
+def calibrate_and_assess(
     config: RunConfig, trainer: Trainer, splits: Splits, run_id: str, effort: float = 1.0
 ) -> tuple[Model, Report]:
     """Calibrate the detector, choose thresholds and evaluate it on the validation images."""
-    return assess(calibrated(config, trainer, splits, run_id, effort), config, splits)
+    return assess(calibrated_model(config, trainer, splits, run_id, effort), config, splits)
 
 
-def calibrated(
+def calibrated_model(
     config: RunConfig, trainer: Trainer, splits: Splits, run_id: str, effort: float = 1.0
 ) -> Model:
-    """The model that was trained, its scores fitted, still without thresholds.
+    """Return the trained model, calibrated, without thresholds.
 
-    It is calibrated on training images only: a score that was fitted to the held-out images would
-    not meet them as it meets new ones, and the thresholds' promise would not hold.
+    Calibration uses training images only: scores fitted to the held-out images would differ from
+    those of new images, so that the thresholds would guarantee nothing.
     """
     detector, backbone, device = trainer.detector, trainer.backbone, trainer.device
     calibrate(detector, trainer.features, effort)
@@ -99,17 +99,12 @@ def assess_scored(model: Model, config: RunConfig, scored: Scored) -> tuple[Mode
 
 
 def calibrate(detector: Detector, train: FeatureSet, effort: float = 1.0) -> None:
-    """Fit what scoring needs to the training images: five of six, and the others apart."""
+    """Calibrate a detector on the training images, every sixth held out."""
     detector.eval()
-    detector.calibrate(*_split(train), effort)
+    most = train.subset([i for i in range(len(train)) if i % 6])
+    detector.calibrate(most, unseen_in_fitting(train), effort)
 
 
 def unseen_in_fitting(train: FeatureSet) -> FeatureSet:
-    """Return the training images that only `fit_normalization` of a detector is fitted to."""
-    return _split(train)[1]
-
-
-def _split(train: FeatureSet) -> tuple[FeatureSet, FeatureSet]:
-    """Split the training images for `Detector.calibrate`: five of six, and every sixth."""
-    indices = range(len(train))
-    return train.subset([i for i in indices if i % 6]), train.subset(list(indices[::6]))
+    """Return the training images held out in calibration, for `fit_normalization`."""
+    return train.subset(range(0, len(train), 6))

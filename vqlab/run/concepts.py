@@ -1,4 +1,4 @@
-"""How a detector's prototypes agree with the categories: metrics and pictures."""
+"""Agreement of a detector's prototypes with the categories: metrics and pictures."""
 
 from __future__ import annotations
 
@@ -10,50 +10,49 @@ from typing import Any
 import numpy as np
 
 from vqlab.data import ImageSet, Splits
-from vqlab.evaluation import FoundConcepts, Scored, crop, find_concepts
+from vqlab.evaluation import Concepts, Scored, assign_concepts, crop
 from vqlab.model import Model
 from vqlab.plots import likelihood_figure, map_figure, save_figure, usage_figure
 from vqlab.tracking import Run
-from vqlab.types import ImageRecord
+from vqlab.types import ImageRecord, indices_by_category
 
-MOST_SCORED = 30
-"""Images at most of each category, training and held-out, that are scored for their histogram."""
+MAX_SCORED = 30
+"""Maximum number of training and of held-out images per category in the score histogram."""
 _FOLDER = "concepts"
 _PICTURES = ("usage.png", "map.png", "likelihood.png")
 
 
-def concept_metrics(concepts: FoundConcepts | None, room: str) -> dict[str, float]:
-    """Return `<room>/concept_live` and, of several categories, `…/concept_information` and
-    `…/concept_purity`, see `FoundConcepts.metrics`; nothing of None."""
-    return {} if concepts is None else {f"{room}/{k}": v for k, v in concepts.metrics().items()}
+def concept_metrics(concepts: Concepts | None, prefix: str) -> dict[str, float]:
+    """Return `Concepts.metrics` by `<prefix>/<name>`; empty for None."""
+    return {} if concepts is None else {f"{prefix}/{k}": v for k, v in concepts.metrics().items()}
 
 
-def training_concepts(model: Model, splits: Splits) -> FoundConcepts | None:
-    """Return the prototypes of the training images; None where the detector has none."""
-    return find_concepts(model.detector, model.features(splits.train, 32))
+def training_concepts(model: Model, splits: Splits) -> Concepts | None:
+    """Return the prototypes of the training images; None if the detector has none."""
+    return assign_concepts(model.detector, model.features(splits.train, 32))
 
 
 def show_concepts(
-    concepts: FoundConcepts | None,
+    concepts: Concepts | None,
     model: Model,
     splits: Splits,
     scored: Mapping[str, Scored],
     tracked: Run,
     results: Path,
 ) -> None:
-    """Draw the prototypes of the training images, `concepts/usage.png` and `concepts/map.png`, and
-    how likely images are, `concepts/likelihood.png`: in `results` and with the run.
+    """Draw prototypes (`concepts/usage.png`, `concepts/map.png`) and histograms of scores
+    (`concepts/likelihood.png`), in `results` and as artifacts.
 
-    concepts: of the training images. scored: the sets `held-out` and `test`. Pictures of an older
-    run are deleted where the detector has no prototypes.
+    concepts: of the training images. scored: the sets `held-out` and `test`. Pictures of an earlier
+    run are deleted.
     """
     folder = results / _FOLDER
     for name in _PICTURES:
         (folder / name).unlink(missing_ok=True)
     if concepts is None:
         return
-    training = model.score_set(splits.train.subset(_some(splits.train.records)))
-    held_out = scored["held-out"].take(_some(scored["held-out"].records))
+    training = model.score_set(splits.train.subset(_evenly_spaced(splits.train.records)))
+    held_out = scored["held-out"].take(_evenly_spaced(scored["held-out"].records))
     scores = _scores({"training": training, "held-out": held_out}, scored["test"])
     figures = (
         usage_figure(concepts),
@@ -85,13 +84,10 @@ def _scores(normal: Mapping[str, Scored], test: Scored) -> dict[str, dict[str, A
     return dict(sorted(scores.items()))
 
 
-def _some(records: Sequence[ImageRecord]) -> list[int]:
-    """Return the indices of at most `MOST_SCORED` images of each category, evenly spaced."""
-    groups: dict[str, list[int]] = {}
-    for index, record in enumerate(records):
-        groups.setdefault(record.category, []).append(index)
+def _evenly_spaced(records: Sequence[ImageRecord]) -> list[int]:
+    """Return the indices of at most `MAX_SCORED` images of each category, evenly spaced."""
     indices: list[int] = []
-    for group in groups.values():
-        steps = np.linspace(0, len(group) - 1, min(len(group), MOST_SCORED))
+    for group in indices_by_category(records).values():
+        steps = np.linspace(0, len(group) - 1, min(len(group), MAX_SCORED))
         indices += [group[int(step)] for step in steps]
     return indices

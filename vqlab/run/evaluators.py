@@ -1,4 +1,4 @@
-"""What test evaluation adds to a report: a list of evaluators, each given the scored test set."""
+"""Evaluators: functions that add notes, metrics and reports to a test evaluation."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from vqlab.evaluation import (
     Report,
     Scored,
     choose_thresholds,
-    concepts_of,
     evaluate,
     guarantee_note,
+    with_records,
 )
 from vqlab.model import Model
-from vqlab.run.calibration import judge, make_trainer
+from vqlab.run.calibration import calibrate_and_assess, make_trainer
 from vqlab.run.concepts import concept_metrics
 from vqlab.run.settings import RunConfig, resolve
 from vqlab.tracking import Run
@@ -35,14 +35,14 @@ BASELINE: Tree = {"name": "mean_image"}
 
 @dataclass(frozen=True)
 class EvaluatorInput:
-    """A model and its predictions on the test set: what an evaluator is given."""
+    """Input of an evaluator: a model and its predictions on the test set."""
 
     model: Model
     config: RunConfig
     splits: Splits
     predictions: Predictions
     validation: Predictions | None
-    """Of the validation images, or at least of the held-out ones, which come first; with
+    """Of the validation images, at least of the held-out ones, which are the first; with
     alternative scores."""
     tracked: Run
 
@@ -54,7 +54,7 @@ class EvaluatorInput:
 
 @dataclass(frozen=True)
 class Findings:
-    """What an evaluator adds to the report and to the tracked run."""
+    """Output of an evaluator, for the report and the tracked run."""
 
     notes: tuple[str, ...] = ()
     warned: tuple[str, ...] = ()
@@ -69,10 +69,8 @@ Evaluator = Callable[[EvaluatorInput], Findings]
 
 
 def audited_data(test: EvaluatorInput) -> Findings:
-    """Audit the data and record its statistics and warnings.
-
-    The statistics are an artifact: as metrics they would come first among the UI's charts.
-    """
+    """Audit the data; log its statistics (as an artifact, to keep the UI's charts clear) and
+    warnings."""
     audits = audit(test.splits)
     warnings = tuple(sentence for each in audits.values() for sentence in each.warnings)
     warned = tuple(category for category, each in audits.items() if each.suspicious)
@@ -92,15 +90,15 @@ def guarantee(test: EvaluatorInput) -> Findings:
 
 
 def alternatives(test: EvaluatorInput) -> Findings:
-    """Evaluate the detector's other scores, each at thresholds of its own."""
+    """Evaluate the detector's other scores, each with its own thresholds."""
     config, images = test.config, test.splits.test
     if test.validation is None:
         return Findings()
     count = len(images_for_thresholds(config, test.splits))
     reports = {}
     for name, scored in test.predictions.alternatives.items():
-        judged = test.validation.alternatives[name].take(range(count))
-        thresholds = choose_thresholds(judged, config.threshold)
+        validation = test.validation.alternatives[name].take(range(count))
+        thresholds = choose_thresholds(validation, config.threshold)
         reports[name] = evaluate(scored, thresholds, config.evaluation, images)
     return Findings(reports=reports)
 
@@ -112,22 +110,22 @@ def images_for_thresholds(config: RunConfig, splits: Splits) -> ImageSet:
 
 def baseline(test: EvaluatorInput) -> Findings:
     """Evaluate the no-learning baseline `mean_image`."""
-    config, splits = test.config, test.splits
-    training = {"epochs": 0, "device": config.training.device}
-    sections = {"data": dump(config.data), "threshold": dump(config.threshold)}
-    own = resolve({"detector": BASELINE, "training": training, **sections})
-    trainer = make_trainer(own, splits, choose_device(own.training))
+    splits, settings = test.splits, test.config.evaluation
+    training = {"epochs": 0, "device": test.config.training.device}
+    sections = {"data": dump(test.config.data), "threshold": dump(test.config.threshold)}
+    config = resolve({"detector": BASELINE, "training": training, **sections})
+    trainer = make_trainer(config, splits, choose_device(config.training))
     trainer.fit(lambda epoch, metrics: None)
-    model, _ = judge(own, trainer, splits, "")
-    scored = model.score_set(splits.test, batch_size=config.evaluation.batch_size)
-    report = evaluate(scored, model.thresholds, config.evaluation, splits.test)
+    model, _ = calibrate_and_assess(config, trainer, splits, "")
+    scored = model.score_set(splits.test, batch_size=settings.batch_size)
+    report = evaluate(scored, model.thresholds, settings, splits.test)
     return Findings(reports={str(BASELINE["name"]): report})
 
 
 def concepts(test: EvaluatorInput) -> Findings:
     """Measure how the detector's prototypes agree with the categories."""
-    found = concepts_of(test.predictions.prototypes, test.scored.records)
-    return Findings(metrics=concept_metrics(found, test.config.test_split))
+    concepts = with_records(test.predictions.prototypes, test.scored.records)
+    return Findings(metrics=concept_metrics(concepts, test.config.test_split))
 
 
 EVALUATORS: tuple[Evaluator, ...] = (audited_data, guarantee, alternatives, baseline, concepts)

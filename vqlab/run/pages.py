@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vqlab.data import Splits
 from vqlab.metrics import PRIMARY
-from vqlab.run.test_set import chosen_pictures
+from vqlab.run.test_set import example_pictures
 from vqlab.tracking import Tracker
 from vqlab.tracking.views import (
     DURATION,
@@ -43,7 +43,7 @@ def show_experiment(tracker: Tracker, splits: Splits, experiment: str) -> None:
     ]
     charts = [
         *(bar("Test figures", key) for key in TEST_METRICS),
-        pictures("Test pictures", list(chosen_pictures(splits))[:PICTURES]),
+        pictures("Test pictures", list(example_pictures(splits))[:PICTURES]),
     ]
     views = {
         TABLE: table_view("Tested runs", columns, runs),

@@ -1,4 +1,4 @@
-"""A run with several processes: the first records it, the others only train."""
+"""Training by several processes: rank 0 logs the run, the others only train."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from vqlab.run.settings import RunConfig
 from vqlab.training import SharedTrainer, choose_device
 
 
-def train_along(config: RunConfig) -> None:
-    """Train as a process other than the first: compute its share of every batch."""
+def train_on_rank(config: RunConfig) -> None:
+    """Train as a rank other than 0: compute its shard of every batch."""
     splits = load_dataset(config.data)
     device = choose_device(config.training)
     trainer = make_trainer(config, splits, device, SharedTrainer)

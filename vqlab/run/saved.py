@@ -20,7 +20,7 @@ class SavedCheckpoint:
 
     file = Path()
     resume = ""
-    """Where the checkpoint is and how to complete the run, in one sentence; empty before."""
+    """A sentence on where the checkpoint is and how to complete the run; empty before."""
 
     def save(self, model: Model, tracked: Run, results: Path) -> None:
         """Save the checkpoint in the run's folder, or in `results` if that cannot be written."""
@@ -38,8 +38,8 @@ class SavedCheckpoint:
 
 
 @contextmanager
-def nothing_lost() -> Iterator[SavedCheckpoint]:
-    """Add to every error where the checkpoint is, once one is saved."""
+def explain_recovery() -> Iterator[SavedCheckpoint]:
+    """Add to errors where the checkpoint is and how to complete the run, once it is saved."""
     saved = SavedCheckpoint()
     try:
         yield saved

@@ -80,7 +80,7 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
     return config.model_copy(update={"features": features})
 
 
-def each_model(config: RunConfig) -> list[RunConfig]:
+def model_configs(config: RunConfig) -> list[RunConfig]:
     """One configuration per model to train: per category, or one for all (`data.joint`)."""
     names = choose_categories(config.data)
     groups = [names] if config.data.joint else [(name,) for name in names]

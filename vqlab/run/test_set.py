@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from vqlab.data import (
     GOOD_AND_BAD,
@@ -21,9 +22,10 @@ from vqlab.data import (
 )
 from vqlab.evaluation import (
     EVIDENCE,
-    FoundConcepts,
+    Concepts,
     Predictions,
     Report,
+    Scored,
     evaluate,
     save_evidence,
 )
@@ -47,14 +49,14 @@ OnProgress = Callable[[str, int, int], None]
 
 
 def has_test(splits: Splits, config: RunConfig) -> bool:
-    """Whether there are test images. Raises UserError where `training.select` needs them."""
+    """Return whether there are test images. Raises UserError if `training.select` needs them."""
     if config.training.select == BEST_ON_TEST:
         require_test(splits, "for training.select=best_on_test")
     return len(splits.test) > 0
 
 
 def require_test(splits: Splits, purpose: str) -> None:
-    """Raise UserError where there are no test images."""
+    """Raise UserError if there are no test images."""
     if not len(splits.test):
         names = ", ".join(splits.categories)
         raise UserError(
@@ -64,8 +66,8 @@ def require_test(splits: Splits, purpose: str) -> None:
 
 
 def without_trained_on(model: Model, config: RunConfig, splits: Splits) -> Splits:
-    """Leave out the test normals where the model was trained on them, which a folder of good images
-    that became its test normals later allows; say so where it may be."""
+    """Remove test normals that the model was trained on (of a folder of good images that had no
+    test normals then); add a note if that may be the case."""
     same = splits.fingerprint == model.meta["data"]["fingerprint"]
     if same or splits.source != GOOD_AND_BAD or all(s.label for s in splits.test.records):
         return splits
@@ -83,8 +85,18 @@ def without_trained_on(model: Model, config: RunConfig, splits: Splits) -> Split
         f"The model was trained on images of {good}, so none of them is a test normal: false "
         "rejects and image AUROC cannot be measured; train again with --good and --bad."
     )
-    own = fingerprint(test.records, find_layout(config.data))
-    return replace(splits, test=test, test_fingerprint=own, notes=(note,))
+    test_fingerprint = fingerprint(test.records, find_layout(config.data))
+    return replace(splits, test=test, test_fingerprint=test_fingerprint, notes=(note,))
+
+
+class TestResult(NamedTuple):
+    """Result of a test evaluation; all reports have the same settings."""
+
+    report: Report
+    other_reports: dict[str, Report]
+    """Reports of the detector's alternative scores and of the baseline, by name."""
+    pictures: Path
+    """Folder of the pictures."""
 
 
 def test_model(
@@ -94,67 +106,77 @@ def test_model(
     tracked: Run,
     results: Path,
     on_progress: OnProgress = lambda what, done, total: None,
-    *,
     validation: Predictions | None = None,
-    concepts: FoundConcepts | None = None,
-) -> tuple[Report, dict[str, Report], Path]:
-    """Predict the test set in one pass, run the evaluators, write the pictures, record all of it.
+    concepts: Concepts | None = None,
+) -> TestResult:
+    """Predict the test set in one pass, run the evaluators, draw the pictures, log the results.
 
     validation: predictions of the validation images, with alternatives; concepts: of the training
-    images; both are computed where they are not given. Returns the report, the reports of other
-    scores and of the baseline by name, all with the same `config.evaluation`, and the folder of
-    the pictures.
+    images; computed if not given.
     """
     batch_size = config.evaluation.batch_size
-    say = partial(on_progress, "scoring the test set")
-    predictions = model.predict_set(splits.test, say, batch_size, alternatives=True, panels=True)
-    scored = predictions.scored
+    progress = partial(on_progress, "scoring the test set")
+    predictions = model.predict_set(
+        splits.test, progress, batch_size, alternatives=True, panels=True
+    )
     concepts = concepts or training_concepts(model, splits)
     if validation is None and (predictions.alternatives or concepts is not None):
         images = images_for_thresholds(config, splits)
         validation = model.predict_set(images, batch_size=batch_size, alternatives=True)
-    report = evaluate(scored, model.thresholds, config.evaluation, splits.test)
     test = EvaluatorInput(model, config, splits, predictions, validation, tracked)
+    report, others = _evaluate(test)
+    progress = partial(on_progress, "drawing pictures")
+    folders = write_results(results, model, splits.test, predictions, report, progress)
+    _log_pictures(folders, predictions.scored, splits, tracked)
+    pictures = results if len(folders) > 1 else folders[0]
+    with attempt("the pictures of concepts"):
+        sets = {"test": predictions.scored}
+        if validation is not None:
+            sets["held-out"] = validation.scored.take(range(len(splits.held_out)))
+        show_concepts(concepts, model, splits, sets, tracked, pictures)
+    return TestResult(report, others, pictures)
+
+
+def _evaluate(test: EvaluatorInput) -> tuple[Report, dict[str, Report]]:
+    """Return and log the report of the test set and those of other scores, by name."""
+    config, splits, tracked = test.config, test.splits, test.tracked
+    report = evaluate(test.scored, test.model.thresholds, config.evaluation, splits.test)
     findings = [evaluator(test) for evaluator in EVALUATORS]
-    notes = [note for each in findings for note in each.notes]
-    warned = tuple(category for each in findings for category in each.warned)
+    notes = [note for finding in findings for note in finding.notes]
+    warned = tuple(category for finding in findings for category in finding.warned)
     report = replace(report, notes=(*report.notes, *splits.notes, *notes), warned=warned)
-    beside = {
+    others = {
         name: replace(other, warned=warned)
-        for each in findings
-        for name, other in each.reports.items()
+        for finding in findings
+        for name, other in finding.reports.items()
     }
     split = config.test_split
-    for key, other in {split: report, **{f"{split}_{k}": v for k, v in beside.items()}}.items():
-        tracked.log_metrics(other.keyed(key))
-    for each in findings:
-        tracked.log_metrics(each.metrics)
+    tracked.log_metrics(report.keyed(split))
+    for name, other in others.items():
+        tracked.log_metrics(other.keyed(f"{split}_{name}"))
+    for finding in findings:
+        tracked.log_metrics(finding.metrics)
     log_evidence(report, tracked, EVIDENCE)
     tracked.log_dataset(
         f"{splits.source}/{category_text(splits.categories)}", splits.fingerprint, str(splits.root),
         context="test",
     )  # fmt: skip
-    draw = partial(on_progress, "drawing pictures")
-    folders = write_results(results, model, splits.test, predictions, report, draw)
+    return report, others
+
+
+def _log_pictures(folders: list[Path], scored: Scored, splits: Splits, tracked: Run) -> None:
     by_name = dict(zip(map(folder_name, scored.by_category()), folders, strict=True))
     for name, folder in by_name.items():
         tracked.log_artifacts(folder, f"results/{name}")
-    for key, file in chosen_pictures(splits).items():
+    for key, file in example_pictures(splits).items():
         picture = by_name[Path(file).parent.name] / Path(file).name
         if picture.exists():
             with attempt(f"the picture {key}"):
                 tracked.log_pictures({key: in_two_rows(read_image(picture))})
-    whole = results if len(folders) > 1 else folders[0]
-    with attempt("the pictures of concepts"):
-        sets = {"test": scored}
-        if validation is not None:
-            sets["held-out"] = validation.scored.take(range(len(splits.held_out)))
-        show_concepts(concepts, model, splits, sets, tracked, whole)
-    return report, beside, whole
 
 
 def log_evidence(report: Report, tracked: Run, path: str) -> None:
-    """Log what resampling the images of a report needs as the artifact `path`."""
+    """Log the evidence of a report, which later comparisons resample, as the artifact `path`."""
     if report.evidence:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / Path(path).name
@@ -162,7 +184,7 @@ def log_evidence(report: Report, tracked: Run, path: str) -> None:
             tracked.log_artifact(file, Path(path).parent.name)
 
 
-def warned_of(tags: Mapping[str, str], categories: Iterable[str]) -> list[str]:
+def audit_warned(tags: Mapping[str, str], categories: Iterable[str]) -> list[str]:
     """Return the categories with a data-audit warning in the tags of a tested run."""
     with suppress(KeyError, ValueError):
         return [name for name in categories if name in json.loads(tags[WARNED])]
@@ -170,10 +192,12 @@ def warned_of(tags: Mapping[str, str], categories: Iterable[str]) -> list[str]:
     return [name for name in categories if re.search(rf"(^| ){re.escape(name)}: ", text)]
 
 
-def chosen_pictures(splits: Splits) -> dict[str, str]:
-    """Of every defect type its first test image, so that runs on the same data show the same ones:
-    the key of the picture, `<category>/<defect>`, and its file in the folder of results. Defects
-    come before `good`."""
+def example_pictures(splits: Splits) -> dict[str, str]:
+    """Return the picture files of the first test image of each defect type, relative to the folder
+    of results, by `<category>/<defect>`; `good` comes last.
+
+    Runs on the same data show the same images.
+    """
     pictures: dict[str, str] = {}
     places: Counter[str] = Counter()
     for record in splits.test.records:

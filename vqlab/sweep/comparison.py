@@ -10,7 +10,7 @@ from typing import Any
 from vqlab.config import Settings, Tree, digest, dump, flatten, merge, nest, read_recipe, validate
 from vqlab.data import Splits
 from vqlab.experiment_files import SWEEPS, locate
-from vqlab.run import each_model, resolve
+from vqlab.run import model_configs, resolve
 from vqlab.sweep.space.compile import Plan, plan
 from vqlab.sweep.space.schema import Space, checked_objectives, make_space
 from vqlab.text import category_text, folder_name
@@ -179,7 +179,7 @@ def make_comparison(space: Space | Spaces, tree: Tree) -> Comparison:
 
 
 def _plan_for_one_model(space: Space, tree: Tree) -> Plan:
-    models = each_model(resolve(tree))
+    models = model_configs(resolve(tree))
     if len(models) != 1:
         raise UserError(
             f"a sweep must be about one model; got {len(models)} categories: sweep them one by "

@@ -19,7 +19,7 @@ from vqlab.data import read_image, write_png
 from vqlab.evaluation import Thresholds
 from vqlab.model import Model
 from vqlab.plots import attempt, in_two_rows, loss_curves, results_folder
-from vqlab.run import LOSS, SAVED_TAG, chosen_pictures, resolve, test_model, warned_of
+from vqlab.run import LOSS, SAVED_TAG, audit_warned, example_pictures, resolve, test_model
 from vqlab.sweep.context import SweepContext
 from vqlab.sweep.events import SweepResult, TrialKey, TrialOnTest, TrialRow
 from vqlab.sweep.report import ReportContext, write_report
@@ -82,7 +82,7 @@ def finish(
         test=_of(record, "test/"),
         baseline=_of(record, "test_mean_image/"),
         notes=(*record.tags.get(NOTES, "").splitlines(), *_without(context.rule.deleted)),
-        warned=tuple(warned_of(record.tags, context.splits.categories)),
+        warned=tuple(audit_warned(record.tags, context.splits.categories)),
         trials=tuple(row(trial) for trial in context.studies.trials()),
         tested=tested,
         recipes=_best_of_each(context),
@@ -290,7 +290,7 @@ def _best_pictures(context: SweepContext, best: TrialRow) -> dict[str, bytes]:
     pictures = {}
     run = context.tracker.find(str(best.run_id))
     with tempfile.TemporaryDirectory() as folder, attempt(PICTURE), suppress(UserError):
-        for title, file in list(chosen_pictures(context.splits).items())[:_PICTURES]:
+        for title, file in list(example_pictures(context.splits).items())[:_PICTURES]:
             path = Path(folder) / "picture.png"
             write_png(in_two_rows(read_image(run.artifact(f"results/{file}"))), path)
             pictures[title] = path.read_bytes()

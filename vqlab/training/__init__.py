@@ -1,4 +1,4 @@
-"""Training: a detector learns from images, epoch by epoch, in one process or in several."""
+"""Train a detector, in one process or in several."""
 
 from vqlab.training.distributed import SharedTrainer
 from vqlab.training.loop import Diverged, OnEpoch, Trainer

@@ -1,7 +1,7 @@
-"""One of several processes that train one detector.
+"""Data-parallel training of one detector by several processes.
 
-Not torch's DistributedDataParallel: that wraps `forward`, which a detector's `loss` is not, and its
-plain mean over processes is wrong for shares of unequal size.
+torch's DistributedDataParallel wraps `forward`, not a detector's `loss`, and its plain mean over
+ranks is wrong for shards of unequal size.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from vqlab.types import Sample, UserError
 
 
 class SharedTrainer(Trainer):
-    """The trainer of one of several processes: each has a share of every batch, and all take the
-    step that one process would take with the whole of it."""
+    """Trainer of one rank: it computes its shard of every batch, and all ranks take the step that a
+    single process would take."""
 
     def __init__(
         self,
@@ -33,52 +33,54 @@ class SharedTrainer(Trainer):
     ) -> None:
         if settings.batch_size < distributed.ranks():
             raise UserError(
-                f"setting training.batch_size must be {distributed.ranks()} or more for as many "
-                f"processes, which share each batch; got {settings.batch_size}; set it higher or "
-                "start fewer."
+                f"setting training.batch_size must be at least the number of processes, "
+                f"{distributed.ranks()}; got {settings.batch_size}; increase it or start fewer."
             )
         super().__init__(detector, features, settings)
 
     def fit(self, on_epoch: OnEpoch) -> None:
-        """As `Trainer.fit`; `on_epoch` is called on the first rank, while the others wait."""
+        """As `Trainer.fit`; `on_epoch` is called on rank 0 while the others wait."""
 
-        def on_first(epoch: int, metrics: dict[str, float]) -> None:
+        def on_rank_zero(epoch: int, metrics: dict[str, float]) -> None:
             with distributed.error_barrier():
                 if distributed.rank() == 0:
                     on_epoch(epoch, metrics)
 
-        super().fit(on_first)
+        super().fit(on_rank_zero)
 
     def _begin(self) -> None:
-        """The first rank prepares, or has a state to go on from, and the others take it over."""
+        """Prepare or resume on rank 0 and copy its state to the other ranks."""
 
-        def begun() -> dict[str, Any]:
+        def begin() -> dict[str, Any]:
             super(SharedTrainer, self)._begin()
             return {"images": self.images.fingerprint, "state": self.state()}
 
-        first = distributed.from_rank_zero(begun)
+        first = distributed.from_rank_zero(begin)
         with distributed.error_barrier():
             if first["images"] != self.images.fingerprint:
                 raise UserError(
-                    "every process must train on the same images; this one has others; give all "
-                    "machines the same data set and the same versions of libraries."
+                    "every process must train on the same images; those of this one differ; use "
+                    "the same dataset and library versions on all machines."
                 )
             if distributed.rank():
                 self.load(first["state"])
 
     def _batches(self, order: Sequence[int]) -> Iterator[Sample]:
-        """This rank's shares of the batches of an epoch; of a last one too small to share, all."""
+        """Yield this rank's shards of the batches of an epoch.
+
+        A last batch with fewer images than ranks is not sharded.
+        """
         size = self.settings.batch_size
         batches = [order[start : start + size] for start in range(0, len(order), size)]
-        whole = batches.pop() if len(batches[-1]) < distributed.ranks() else []
-        own = [index for batch in batches for index in distributed.shard(batch)]
-        coming = chain(
-            self._samples(own, len(distributed.shard(batches[0])) if batches else 0),
-            self._samples(whole, len(whole)),
+        last = batches.pop() if len(batches[-1]) < distributed.ranks() else []
+        shards = [index for batch in batches for index in distributed.shard(batch)]
+        samples = chain(
+            self._samples(shards, len(distributed.shard(batches[0])) if batches else 0),
+            self._samples(last, len(last)),
         )
         while True:
-            with distributed.error_barrier():  # an image may be unreadable on one machine only
-                sample = next(coming, None)
+            with distributed.error_barrier():  # an image may be unreadable on one machine
+                sample = next(samples, None)
             if sample is None:
                 return
             yield sample
@@ -92,11 +94,11 @@ class SharedTrainer(Trainer):
             return super()._step(sample, images)
 
     def _backward(self, losses: dict[str, Tensor]) -> dict[str, float]:
-        """The gradients and values of the losses of the whole batch: means, so shares weigh."""
-        share = distributed.batch_weight()
-        (losses["loss"] * share).backward()  # type: ignore[no-untyped-call]
+        """Compute gradients and losses of the whole batch: means weighted by the shard sizes."""
+        weight = distributed.batch_weight()
+        (losses["loss"] * weight).backward()  # type: ignore[no-untyped-call]
         gradients = [p.grad for p in self.detector.parameters() if p.grad is not None]
-        values = torch.stack([value.detach().float() for value in losses.values()]) * share
+        values = torch.stack([value.detach().float() for value in losses.values()]) * weight
         flat = torch.cat([values, *(gradient.flatten() for gradient in gradients)])
         sizes = [len(values), *(gradient.numel() for gradient in gradients)]
         parts = torch.split(distributed.sum_over_ranks(flat), sizes)

@@ -1,4 +1,4 @@
-"""The training loop over epochs: a detector, its features and one callback."""
+"""The training loop: a detector, its features and one callback."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from vqlab.detectors import Detector
 from vqlab.features import Backbone, FeatureSet
 from vqlab.training.settings import TrainingSettings, learning_rate, seed_everything
-from vqlab.types import Sample, UserError
+from vqlab.types import Sample, UserError, indices_by_category
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 T = TypeVar("T")
 
 
 class Diverged(UserError):
-    """The loss or its gradient is no longer a finite number; nothing was learned from that step."""
+    """The loss or its gradient is not finite; the weights are those before that step."""
 
 
 class Trainer:
-    """Fits a detector on normal images; may stop after any epoch and go on from `state()`.
+    """Fits a detector on normal images; may be resumed after any epoch from `state()`.
 
-    Every epoch draws its order and noise from (seed, epoch) alone, so a training resumed at an
-    epoch's end takes the same steps as one never stopped: bit for bit on a CPU with the same
-    number of threads.
+    The random numbers of an epoch depend on (seed, epoch) only, so that a resumed training equals
+    an uninterrupted one, bit for bit on a CPU with the same number of threads.
     """
 
     def __init__(
@@ -42,8 +41,8 @@ class Trainer:
         self.detector, self.features, self.settings = detector, features, settings
         self.images, self.device = features.images, features.device
         self.history: list[dict[str, float]] = []
-        self.kept: dict[str, Tensor] | None = None
-        """The weights and buffers of the epoch that counts, where `keep` was called."""
+        self.selected: dict[str, Tensor] | None = None
+        """Weights and buffers of the epoch selected by `select_epoch`."""
         weights = {name: p for name, p in detector.named_parameters() if p.requires_grad}
         kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
         self.optimizer = (
@@ -54,19 +53,19 @@ class Trainer:
         averaged = weights if settings.ema is not None else {}
         self._average = {name: p.detach().clone() for name, p in averaged.items()}
         if weights and settings.epochs:
-            self._length()  # raises where nothing is left
+            self._length()  # raises if there are no batches
 
     @property
     def backbone(self) -> Backbone:
-        """The frozen network before the detector."""
+        """The frozen network in front of the detector."""
         assert isinstance(self.features.backbone, Backbone)
         return self.features.backbone
 
     def fit(self, on_epoch: OnEpoch) -> None:
-        """Train to the last epoch; `on_epoch(epoch, metrics)` after each, counted from 1.
+        """Train to the last epoch; call `on_epoch(epoch, metrics)` after each, from 1.
 
-        A detector without weights to learn is only prepared. In the end it has the weights that
-        count: those kept, else the averaged ones, else the last. Raises Diverged, a UserError.
+        A detector without trainable weights is only prepared. Afterwards the detector has the
+        selected weights, else the averaged ones, else the last. Raises Diverged.
         """
         self._begin()
         epochs = self.settings.epochs if self.optimizer else 0
@@ -74,30 +73,30 @@ class Trainer:
             metrics = self._epoch(epoch)
             self.history.append(metrics)
             on_epoch(epoch, metrics)
-        if self.kept is not None:
-            self.detector.load_state_dict(self.kept)
+        if self.selected is not None:
+            self.detector.load_state_dict(self.selected)
         elif self.history:
             self._put_average(self.detector)
-        seed_everything(self.settings.seed, epochs + 1)  # what follows draws alike after a resume
+        seed_everything(self.settings.seed, epochs + 1)  # independent of resuming
 
-    def judged(self) -> Detector:
-        """A copy of the detector as it now counts: with averaged weights where there are any."""
+    def averaged_copy(self) -> Detector:
+        """Return a copy of the detector, with averaged weights if there are any."""
         copied = deepcopy(self.detector)
         self._put_average(copied)
         return copied
 
-    def keep(self) -> None:
-        """Let this epoch's weights count in the end, unless a later call replaces them."""
-        self.kept = {name: t.clone() for name, t in self.judged().state_dict().items()}
+    def select_epoch(self) -> None:
+        """Select the current weights for the end of training, unless a later call replaces them."""
+        self.selected = {name: t.clone() for name, t in self.averaged_copy().state_dict().items()}
 
     def _begin(self) -> None:
-        """Prepare the detector, where training does not go on from a state."""
+        """Prepare the detector if training is not resumed."""
         if not self.history:
             seed_everything(self.settings.seed, 0)
             self.detector.prepare(FeatureSet(self.images, self.backbone, self.device, 32))
 
     def _batches(self, order: Sequence[int]) -> Iterator[Sample]:
-        """The batches of an epoch."""
+        """Yield the batches of an epoch."""
         return self.features.in_order(order, self.settings.batch_size)
 
     def _epoch(self, epoch: int) -> dict[str, float]:
@@ -111,8 +110,8 @@ class Trainer:
         steps = math.ceil(len(order) / size)
         for step, sample in enumerate(self._batches(order)):
             images = min(size, len(order) - step * size)
-            now = (epoch - 1) * steps + step
-            self._set_rate(now, self.settings.epochs * steps)
+            total_step = (epoch - 1) * steps + step
+            self._set_rate(total_step, self.settings.epochs * steps)
             values, norm = self._step(sample, images)
             for name, value in values.items():
                 totals[name] = totals.get(name, 0.0) + value * images / len(order)
@@ -122,50 +121,49 @@ class Trainer:
             for name, value in (("loss", values["loss"]), ("gradient's norm", norm)):
                 if not math.isfinite(value):
                     raise self._diverged(f"the {name} is {value} at epoch {epoch}, step {step + 1}")
-            self._update_average(now)
+            self._update_average(total_step)
         self.detector.eval()
         metrics = {f"train/{name}": value for name, value in (totals | gradient).items()}
         return metrics | self.detector.health()
 
-    def _diverged(self, what: str) -> Diverged:
+    def _diverged(self, reason: str) -> Diverged:
         clip = self.settings.clip
         remedy = "set training.clip" if clip is None else f"training.clip (now {clip:g})"
         return Diverged(
-            f"training diverged: {what}; lower training.learning_rate (now "
+            f"training diverged: {reason}; lower training.learning_rate (now "
             f"{self.settings.learning_rate:g}) or {remedy}."
         )
 
     def _length(self) -> int:
-        """Images of an epoch, repeated ones counted again."""
+        """Return the number of images of an epoch, counting repetitions."""
         batch, steps = self.settings.batch_size, self.settings.steps_per_epoch
         length = len(self.images) if steps is None else steps * batch
         if self.settings.drop_last:
             length -= length % batch
         if not length:
             raise UserError(
-                f"setting training.drop_last leaves nothing of {len(self.images)} images in "
+                f"setting training.drop_last leaves no batch of {len(self.images)} images in "
                 f"batches of {batch}; set training.batch_size={len(self.images)} or less, or "
                 "training.drop_last=false."
             )
         return length
 
     def _order(self) -> list[int]:
-        """The images of an epoch: a shuffled pass, or as many and as much as its steps take."""
-        wanted = self._length()
+        """Return the image indices of an epoch: shuffled passes, balanced by category if set."""
+        length = self._length()
         if self.settings.sampling == "natural":
-            return _drawn(range(len(self.images)), wanted)
-        groups: dict[str, list[int]] = {}
-        for index, record in enumerate(self.images.records):
-            groups.setdefault(record.category, []).append(index)
-        share, more = divmod(wanted, len(groups))
+            return _shuffled(range(len(self.images)), length)
+        groups = indices_by_category(self.images.records)
+        each, more = divmod(length, len(groups))
         order: list[int] = []
-        for place, name in enumerate(_drawn(sorted(groups), len(groups))):
-            order += _drawn(groups[name], share + (place < more))
-        return _drawn(order, wanted)
+        for number, name in enumerate(_shuffled(sorted(groups), len(groups))):
+            order += _shuffled(groups[name], each + (number < more))
+        return _shuffled(order, length)
 
     def _step(self, sample: Sample, images: int) -> tuple[dict[str, float], float]:
-        """The losses of a batch of so many images and the norm of the whole gradient before it is
-        clipped. The weights stay as they are where either is not finite.
+        """Return the losses of a batch and the norm of the gradient before clipping.
+
+        The weights are not updated if either is not finite.
         """
         losses = self._losses(sample, images)
         assert self.optimizer is not None
@@ -180,7 +178,7 @@ class Trainer:
         return values, float(norm)
 
     def _backward(self, losses: dict[str, Tensor]) -> dict[str, float]:
-        """Give the weights their gradients; the values of the losses."""
+        """Compute the gradients; return the values of the losses."""
         losses["loss"].backward()  # type: ignore[no-untyped-call]
         return {name: float(value.detach()) for name, value in losses.items()}
 
@@ -194,17 +192,15 @@ class Trainer:
             if images > 1 or not normed:
                 raise
             raise UserError(
-                f"a batch must have two images or more, as the detector uses batch norm; got one "
-                f"({len(self.images)} images in batches of {self.settings.batch_size}); set "
+                f"a batch must have at least two images since the detector uses batch norm; got "
+                f"one ({len(self.images)} images in batches of {self.settings.batch_size}); set "
                 "training.drop_last=true or another training.batch_size."
             ) from None
 
-    def _set_rate(self, step: int, steps: int) -> float:
-        rate = learning_rate(self.settings, step, steps)
+    def _set_rate(self, step: int, steps: int) -> None:
         assert self.optimizer is not None
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        return rate
+            group["lr"] = learning_rate(self.settings, step, steps)
 
     @torch.no_grad()
     def _update_average(self, step: int) -> None:
@@ -221,36 +217,35 @@ class Trainer:
             weights[name].copy_(average)
 
     def state(self) -> dict[str, Any]:
-        """All that going on needs: the states of detector and optimizer, averaged and kept weights,
-        the history."""
+        """Return the state to resume from: detector, optimizer, weights, history, backbone key."""
         return {
             "detector": self.detector.state_dict(),
             "optimizer": self.optimizer.state_dict() if self.optimizer else {},
             "average": self._average,
-            "kept": self.kept,
+            "kept": self.selected,
             "history": self.history,
             "backbone": self.backbone.key if self.backbone.network is not None else None,
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned. UserError where the backbone is another one now."""
+        """Restore what `state` returned. Raises UserError if the backbone differs."""
         if state.get("backbone") != self.state()["backbone"]:
             raise UserError(
-                "a training must go on with the backbone that it began with; this one has other "
-                "weights; give features.weights what it was."
+                "training must be resumed with the same backbone; its weights differ; restore "
+                "features.weights."
             )
         self.detector.load_state_dict(state["detector"])
         if self.optimizer:
             self.optimizer.load_state_dict(state["optimizer"])
         for name, average in self._average.items():
             average.copy_(state["average"][name])
-        self.kept = state.get("kept")
+        self.selected = state.get("kept")
         self.history = list(state["history"])
 
 
-def _drawn(things: Sequence[T], count: int) -> list[T]:
-    """`count` of the things: shuffled passes over all, one after another, by torch's seed."""
+def _shuffled(items: Sequence[T], count: int) -> list[T]:
+    """Return `count` items from shuffled passes over all, by torch's seed."""
     order: list[int] = []
     while len(order) < count:
-        order += torch.randperm(len(things)).tolist()
-    return [things[place] for place in order[:count]]
+        order += torch.randperm(len(items)).tolist()
+    return [items[index] for index in order[:count]]

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from vqlab.data import Splits
-from vqlab.run import PICTURES, TEST_METRICS, chosen_pictures, experiment_of, run_name
+from vqlab.run import PICTURES, TEST_METRICS, example_pictures, experiment_of, run_name
 from vqlab.sweep.comparison import Comparison
 from vqlab.sweep.events import TrialKey, TrialRow
 from vqlab.sweep.report.study_data import plain
@@ -134,7 +134,7 @@ class StudyPages:
     def _charts(self, logged: list[str]) -> list[Chart]:
         perplexities = [key for key in logged if key.endswith("perplexity")]
         perplexities = perplexities if logged else list(_PERPLEXITY)
-        shown = list(chosen_pictures(self.splits))[:PICTURES]
+        shown = list(example_pictures(self.splits))[:PICTURES]
         return [
             *(line("Objective", key) for key in self.comparison.objectives),
             bar("Objective", OBJECTIVE),
