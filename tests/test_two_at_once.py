@@ -15,7 +15,7 @@ import optuna
 import pytest
 import yaml
 from postgres_server import NoPostgres, postgres_server
-from test_workers import SPACE
+from sweep_processes import SPACE
 from tiny_set import tiny_recipe, write_tiny_set
 
 from vqlab.sweep.study.storage import opened_storage, storage_address

@@ -343,7 +343,7 @@ def in_full_swing(address: str, workers: int) -> tuple[int, float, float]:
 
 def hundred() -> str:
     from one_study import load_study
-    from test_workers import COUNTED
+    from sweep_processes import COUNTED
 
     from vqlab.sweep.study.storage import open_storage
 

@@ -42,7 +42,7 @@ from vqlab.sweep.study.record import key_of, stored
 from vqlab.sweep.study.studies import load_studies, open_studies, siblings
 from vqlab.tracking import Tracker
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 Tree = dict[str, Any]
 RATE = {"threshold.pixel_false_positive_rate": {"choices": [0.01, 0.1]}}
 RECIPES: Tree = {

@@ -12,7 +12,7 @@ import pytest
 from one_study import load_study, open_study
 from optuna.trial import TrialState
 from postgres_server import NoPostgres, postgres_server
-from test_workers import COUNTED
+from sweep_processes import COUNTED
 
 from vqlab.sweep.study.storage import StudyLock, open_storage, opened_storage, storage_address
 from vqlab.types import UserError

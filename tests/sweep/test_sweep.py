@@ -50,7 +50,7 @@ from vqlab.sweep.trial.selection import best_thresholds, pixel_f1
 from vqlab.tracking import Run, Tracker
 from vqlab.types import ImageRecord, Scores, UserError
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 SHIPPED = sorted(p for p in (EXPERIMENTS / "sweeps").glob("*.yaml") if p.stem != "all")
 Tree = dict[str, Any]
 pytestmark = pytest.mark.usefixtures("blank_figures")

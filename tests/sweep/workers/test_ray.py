@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from postgres_server import NoPostgres, postgres_server
-from test_workers import SPACE, check_all_agrees, closed, under_way, wait_for  # noqa: F401
+from sweep_processes import SPACE, check_all_agrees, closed, under_way, wait_for  # noqa: F401
 from tiny_set import tiny_recipe
 
 from vqlab.sweep import make_space, sweep

@@ -22,7 +22,7 @@ from one_study import load_study, open_study
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from PIL import Image
-from test_workers import (  # noqa: F401
+from sweep_processes import (  # noqa: F401
     begin,
     check_all_agrees,
     closed,
