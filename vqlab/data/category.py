@@ -81,8 +81,3 @@ def warn_unmatched_masks(category: Category, masks: set[Path]) -> None:
     if masks:
         names = join_names([f"{path.parent.name}/{path.name}" for path in sorted(masks)])
         category.warnings.append(f"category {category.name}: masks without an image: {names}.")
-
-
-def supported_formats() -> str:
-    """Return the supported file extensions as text."""
-    return ", ".join(sorted(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES))

@@ -17,7 +17,6 @@ from vqlab.data.category import (
     MIN_NORMAL_IMAGES,
     Category,
     list_images,
-    supported_formats,
     warn_unmatched_masks,
 )
 from vqlab.data.folder_names import (
@@ -33,6 +32,7 @@ from vqlab.data.folder_names import (
     normalize,
     subfolders,
 )
+from vqlab.data.images import IMAGE_SUFFIXES
 from vqlab.text import join_names
 from vqlab.types import ImageRecord
 
@@ -139,7 +139,8 @@ def list_samples(folders: CategoryFolders, category: Category) -> None:
 
 
 def _no_images(folder: Path) -> str:
-    return f"{folder} must contain images ({supported_formats()}); it contains none."
+    formats = ", ".join(sorted(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES))
+    return f"{folder} must contain images ({formats}); it contains none."
 
 
 def _inner_good(folder: Path) -> Path:
@@ -172,12 +173,8 @@ def _good_folder(place: Path, is_train: bool, category: Category) -> Path | None
     if is_train and list_images(place):
         return place
     others = [p.name for p in subfolders(place) if normalize(p.name) not in TEST | MASKS]
-    hint = ""
-    if others:
-        hint = (
-            f" but {join_names(others)}; rename the folder of normal images to good (OK, normal "
-            "and pass work, too)"
-        )
+    hint = "; rename the folder of normal images to good (OK, normal and pass work, too)"
+    hint = f" but {join_names(others)}{hint}" if others else ""
     category.errors.append(
         f"category {category.name} must have a folder train/good; {place} has none{hint}."
     )

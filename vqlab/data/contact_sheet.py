@@ -74,7 +74,7 @@ def image_set_sheet(images: ImageSet, limit: int = MAX_TILES) -> Pixels:
     tiles = []
     for index in _spread([index for group in groups for index in _spread(group, each)], limit):
         resized, record = images.resized(index), images.records[index]
-        caption = _caption(record, record.defect)
+        caption = f"{record.defect}/{record.path.stem}"
         tiles.append(_tile(resized.image[resized.box], resized.mask[resized.box], caption))
     names = ", ".join(dict.fromkeys(record.category for record in images.records))
     heading = f"{names}: {len(tiles)} of {len(images)} images"
@@ -94,9 +94,8 @@ def _rows(category: Category) -> list[Pixels]:
     """Return a heading and rows of COLUMNS tiles, each (height, COLUMNS * TILE, 3)."""
     tiles = [_file_tile(record, "train") for record in _spread(category.train, TRAIN_TILES)]
     for _, group in groupby(category.test, key=lambda record: record.defect):
-        tiles += [
-            _file_tile(record, record.defect) for record in _spread(list(group), DEFECT_TILES)
-        ]
+        records = _spread(list(group), DEFECT_TILES)
+        tiles += [_file_tile(record, record.defect) for record in records]
     heading = f"{category.name}: {len(category.train)} train, {len(category.test)} test"
     return [_text(heading, COLUMNS * TILE, 26, 18), *_grid(tiles)]
 
@@ -117,11 +116,7 @@ def _spread(items: Sequence[T], count: int) -> list[T]:
 def _file_tile(record: ImageRecord, defect: str) -> Pixels:
     image = read_image(record.path)
     mask = ImageFile(record).read_mask((image.shape[0], image.shape[1]))
-    return _tile(image, mask, _caption(record, defect))
-
-
-def _caption(record: ImageRecord, defect: str) -> str:
-    return f"{defect}/{record.path.stem}"
+    return _tile(image, mask, f"{defect}/{record.path.stem}")
 
 
 def _tile(image: Pixels, mask: Mask, caption: str) -> Pixels:

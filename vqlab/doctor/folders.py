@@ -105,30 +105,32 @@ def cache() -> Finding:
 
 
 def _store(name: str, uri: str, default: Path, variable: str) -> Finding:
+    shown = _without_password(uri)
     if uri.startswith("postgresql"):
         if importlib.util.find_spec("psycopg") or importlib.util.find_spec("psycopg2"):
-            return Finding(name, f"{_without_password(uri)} (not tested)")
+            return Finding(name, f"{shown} (not tested)")
         advice = "PostgreSQL requires the package psycopg; run pip install 'vqlab[postgres]'."
-        return Finding(name, _without_password(uri), "error", advice)
+        return Finding(name, shown, "error", advice)
     if uri and not uri.startswith("sqlite:///"):
         advice = f"{variable} must be sqlite:///file.db or postgresql://…; correct or unset it."
-        return Finding(name, _without_password(uri), "error", advice)
+        return Finding(name, shown, "error", advice)
     file = Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri else default
+    advice, size = "", 0
     if file.parent.exists() and not file.parent.is_dir():
         advice = f"{file.parent} must be a folder; rename or remove the file of that name."
-        return Finding(name, str(file), "error", advice)
-    if not _writable(file) or not _writable(file.parent):
+    elif not _writable(file) or not _writable(file.parent):
         option = variable if uri else "--mlruns"
         advice = f"it cannot be written; make it writable, or use another path with {option}."
+    elif file.is_file() and (size := file.stat().st_size):
+        with file.open("rb") as handle:
+            if handle.read(len(_SQLITE)) != _SQLITE:
+                advice = (
+                    "it is damaged or not an SQLite file; move it away, and a new one is created."
+                )
+    if advice:
         return Finding(name, str(file), "error", advice)
-    if not file.is_file():
-        return Finding(name, f"{file} (created when needed)")
-    with file.open("rb") as handle:
-        header = handle.read(len(_SQLITE))
-    if header and header != _SQLITE:
-        advice = "it is damaged or not an SQLite file; move it away, and a new one is created."
-        return Finding(name, str(file), "error", advice)
-    return Finding(name, f"{file} ({file.stat().st_size / 1e6:.1f} MB)")
+    state = f"{size / 1e6:.1f} MB" if file.is_file() else "created when needed"
+    return Finding(name, f"{file} ({state})")
 
 
 def _without_password(uri: str) -> str:
