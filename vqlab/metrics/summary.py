@@ -75,27 +75,19 @@ def summarise_pixels(maps: Sequence[ArrayLike], masks: Sequence[ArrayLike]) -> S
     pixels so that each 8-connected region of the masks counts alike. Curves: `roc`,
     `precision_recall`, and `pro` up to `FPR_LIMIT`. Empty without a defective or without a normal
     pixel. Raises ValueError for a map with NaN or infinity and for shapes or counts that disagree.
-    Copies the maps once.
     """
     scored = [np.asarray(values) for values in maps]
     truth = [np.asarray(mask).astype(bool, copy=False) for mask in masks]
     require_equal_count(scored, truth)
     for index, (values, mask) in enumerate(zip(scored, truth, strict=True)):
         require_valid(values, mask, index)
-    defective = sum(int(np.count_nonzero(mask)) for mask in truth)
-    total = sum(mask.size for mask in truth)
-    if defective == 0 or defective == total:
+    if all(mask.all() for mask in truth) or not any(mask.any() for mask in truth):
         return Summary()
     kind = np.result_type(*{values.dtype for values in scored}, np.float32)
-    positives, negatives = np.empty(defective, kind), np.empty(total - defective, kind)
-    overlap = np.empty(defective)
-    p = n = 0
-    for values, mask in zip(scored, truth, strict=True):
-        inside, outside = values[mask], values[~mask]
-        positives[p : p + inside.size] = inside
-        overlap[p : p + inside.size] = Regions.of(mask).pixel_weights()
-        negatives[n : n + outside.size] = outside
-        p, n = p + inside.size, n + outside.size
+    pairs = list(zip(scored, truth, strict=True))
+    positives = np.concatenate([values[mask] for values, mask in pairs], dtype=kind)
+    negatives = np.concatenate([values[~mask] for values, mask in pairs], dtype=kind)
+    overlap = np.concatenate([Regions.of(mask).pixel_weights() for mask in truth])
     groups, lowest = Groups.of_scores(positives, negatives, overlap)
     return summarise("pixel", groups, lambda index: float(lowest[index]))
 

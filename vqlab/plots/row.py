@@ -297,10 +297,7 @@ def _fit(shape: tuple[int, ...], side: int) -> tuple[int, int]:
 
 def _resize(picture: Array, size: tuple[int, int]) -> Array:
     image = Image.fromarray(picture)
-    factor = max(1, min(picture.shape[0] // (2 * size[0]), picture.shape[1] // (2 * size[1])))
-    if factor > 1:
-        image = image.reduce(factor)
-    return np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC))
+    return np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC, reducing_gap=2.0))
 
 
 def _to_size(values: Array, size: tuple[int, int]) -> Array:
