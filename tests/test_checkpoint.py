@@ -128,7 +128,7 @@ def test_any_tree_round_trips(tmp_path_factory: pytest.TempPathFactory, tree: di
     assert identical(load_state(save_state(path, tree)), tree)
 
 
-def test_a_state_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
+def test_unsupported_values_in_a_state_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"state\['a'\]\[1\] must be a tensor.*got set"):
         save_state(tmp_path / "s", {"a": [1, {2}]})
     with pytest.raises(TypeError, match="key"):
@@ -137,7 +137,7 @@ def test_a_state_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 5, 8, 40, 0.5, -1])
-def test_a_cut_file_is_refused(tmp_path: Path, kept: float) -> None:
+def test_truncated_file_is_refused(tmp_path: Path, kept: float) -> None:
     path = save_checkpoint(tmp_path / "cut.safetensors", nn.Linear(9, 9), META)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * kept) if kept == 0.5 else int(kept)])
@@ -188,7 +188,7 @@ def test_a_future_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         load_state(path)
 
 
-def test_an_unwritable_place_is_said(tmp_path: Path) -> None:
+def test_unwritable_path_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="model cannot be written"):
         save_checkpoint(tmp_path / "file" / "model", nn.Linear(1, 1), {})
@@ -250,7 +250,7 @@ def test_killed_while_writing(tmp_path: Path) -> None:
     assert (state["x"] == state["epoch"]).all()
 
 
-def test_the_header_is_json_that_others_can_read(tmp_path: Path) -> None:
+def test_header_is_readable_json(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path / "m", nn.Linear(1, 1), META)
     with safetensors.safe_open(path, framework="pt") as file:
         header = file.metadata()

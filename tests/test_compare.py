@@ -92,14 +92,14 @@ def test_a_run_without_test_figures_is_refused(
         compare(tracker, "sharp", "untested")
 
 
-def test_a_file_that_is_no_evidence_is_a_sentence(tmp_path: Path) -> None:
+def test_invalid_evidence_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "evidence.npz").write_text("no archive")
     with pytest.raises(UserError, match="must be the evidence"):
         load_evidence(tmp_path / "evidence.npz")
     assert EVIDENCE.endswith("evidence.npz")
 
 
-def test_the_mean_over_categories_stands_beside_them() -> None:
+def test_mean_over_categories_has_its_own_table() -> None:
     def measured(seed: int, lift: float) -> Measured:
         rng = np.random.default_rng(seed)
         labels = np.repeat([0, 1], 30)

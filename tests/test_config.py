@@ -50,7 +50,7 @@ def test_flatten_and_nest_are_inverse(tree: dict[str, object]) -> None:
 
 
 @given(trees, trees)
-def test_merge_takes_the_later(base: dict[str, object], over: dict[str, object]) -> None:
+def test_merge_prefers_the_update(base: dict[str, object], over: dict[str, object]) -> None:
     flat = flatten(merge(base, over))
     assert flatten(over).items() <= flat.items()
 
@@ -74,7 +74,7 @@ def test_numbers_as_yaml_reads_them_are_numbers() -> None:
         ({"rate": 5, "epochs": "x"}, ["s.rate", "s.epochs"]),
     ],
 )
-def test_a_fault_is_a_sentence(tree: dict[str, object], words: list[str]) -> None:
+def test_invalid_setting_is_one_sentence(tree: dict[str, object], words: list[str]) -> None:
     with pytest.raises(UserError) as caught:
         validate(Section, tree, "s.")
     for word in words:
@@ -93,7 +93,7 @@ def test_settings_are_frozen() -> None:
         Section().rate = 0.5  # type: ignore[misc]
 
 
-def test_recipe_faults_are_sentences(tmp_path: Path) -> None:
+def test_invalid_recipe_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         read_recipe(tmp_path / "none.yaml")
     (tmp_path / "list.yaml").write_text("- 1\n")

@@ -36,7 +36,7 @@ def test_code_points_of_dejavu_are_drawn(text: str) -> None:
     assert (drawn(text) < 128).sum() > 50
 
 
-def test_a_letter_that_no_font_has_is_escaped() -> None:
+def test_character_without_a_font_is_escaped() -> None:
     assert drawable(f"a{NOWHERE}") == r"a\U000f1234"
     assert drawable("a\nb" + os.fsdecode(b"\xfc")) == r"a\nb\xfc"
 

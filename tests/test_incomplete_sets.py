@@ -175,7 +175,7 @@ def test_promotion_compares_what_both_have(
         promote(store, "part", ref=two.run_id, metric="test/image_auroc")
     no_masks(part)
     three = run(resolve(baseline(part)), store, results=results)
-    with pytest.raises(UserError, match=r"lacks normal images or defects.*--metric \(test/escape"):
+    with pytest.raises(UserError, match=r"lacks normal or anomalous.*--metric \(test/escape"):
         promote(store, "part", ref=three.run_id)
 
 
@@ -248,7 +248,7 @@ def test_the_command_line(
     assert vqlab(monkeypatch, "data", "check", "--good", folders.good, "--bad", folders.bad) == 0
     assert "2 of 14 normal images" in capsys.readouterr().out
     assert vqlab(monkeypatch, "train", *settings, "--data", tmp_path, "--good", folders.good) == 2
-    assert "--data must be a data set, --good and --bad folders" in capsys.readouterr().err
+    assert "--good, --bad (folders of images) are mutually exclusive" in capsys.readouterr().err
     assert vqlab(monkeypatch, "train", *settings, "--bad", folders.bad) == 2
     assert "add --good FOLDER" in capsys.readouterr().err
 

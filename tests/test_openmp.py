@@ -49,7 +49,9 @@ def test_threads_sleep_while_they_wait() -> None:
         ("OPENBLAS_THREAD_TIMEOUT", "20", "passive"),
     ],
 )
-def test_what_the_user_set_is_left_alone(name: str, value: str, policy: str | None) -> None:
+def test_variables_set_by_the_user_are_not_changed(
+    name: str, value: str, policy: str | None
+) -> None:
     variables = waiting(**{name: value})
     assert variables[name] == value and variables.get("OMP_WAIT_POLICY") == policy
 

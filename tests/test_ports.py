@@ -1,4 +1,4 @@
-"""Servers for people: a port in use is said in one sentence; `ui` on other machines' behalf."""
+"""Servers: a port in use is an error; `ui` can serve other machines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize("verb", ["ui", "dashboard"])
-def test_a_port_in_use_is_said_alike(
+def test_port_in_use_gives_the_same_error(
     verb: str,
     store: Tracker,
     monkeypatch: pytest.MonkeyPatch,
@@ -54,7 +54,7 @@ def test_a_port_in_use_is_said_alike(
     )
 
 
-def test_addresses_that_are_not_of_this_machine() -> None:
+def test_addresses_of_other_machines() -> None:
     require_free("127.0.0.1", free_port())
     for host in ("203.0.113.7", "nowhere.invalid"):
         with pytest.raises(UserError, match=f"host {host} is not an address of this machine"):

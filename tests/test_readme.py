@@ -45,7 +45,7 @@ def test_the_readme_has_commands() -> None:
     assert "make sweep CLASS=cable" in commands() and len(commands()) >= 8
 
 
-def test_every_picture_and_link_is_there() -> None:
+def test_pictures_and_links_exist() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         if not target.startswith("http"):
             assert (REPOSITORY / target).exists(), target
@@ -60,10 +60,10 @@ def test_every_command_runs(checkout: Path) -> None:
         "OMP_NUM_THREADS": "1",
     }
     for command in [*commands(), *(f"{sys.executable} -c '{code}'" for code in pythons())]:
-        done = subprocess.run(
+        process = subprocess.run(
             ["bash", "-ec", command], cwd=checkout, env=environment, capture_output=True, text=True
         )
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        assert process.returncode == 0, f"{command}\n{process.stdout}{process.stderr}"
 
 
 def pythons() -> list[str]:
@@ -99,26 +99,26 @@ def in_example(folder: Path, *words: str, **variables: str) -> subprocess.Comple
 
 
 @pytest.mark.slow
-def test_the_detector_keeps_to_the_contract(example: Path) -> None:
+def test_example_detector_passes_the_contract(example: Path) -> None:
     check = "from vqlab.testing import check_detector; check_detector('my_detector')"
-    done = in_example(example, "-c", check, VQLAB_DETECTORS="my_detector.py")
-    assert done.returncode == 0, done.stderr
+    process = in_example(example, "-c", check, VQLAB_DETECTORS="my_detector.py")
+    assert process.returncode == 0, process.stderr
 
 
 @pytest.mark.slow
-def test_the_detector_is_trained_and_swept_with_workers(example: Path) -> None:
+def test_example_detector_is_trained_and_swept(example: Path) -> None:
     own = {"VQLAB_DETECTORS": "my_detector.py", "VQLAB_PRESET": "tiny"}
     on = ("my_recipe.yaml", "--category", "cable")
-    done = in_example(example, "-m", "vqlab", "train", *on, **own)
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = in_example(example, "-m", "vqlab", "train", *on, **own)
+    assert process.returncode == 0, process.stdout + process.stderr
     swept = ("-m", "vqlab", "sweep", *on, "--n-trials")
     for words in (("2",), ("4", "--workers", "2")):
-        done = in_example(example, *swept, *words, **own)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "best run: trial" in done.stdout
+        process = in_example(example, *swept, *words, **own)
+        assert process.returncode == 0, process.stdout + process.stderr
+        assert "best run: trial" in process.stdout
     image = next((example / "data/synthetic/cable/test").rglob("*.png"))
     promote = ("-m", "vqlab", "promote", "--category", "cable")
     assert in_example(example, *promote, **own).returncode == 0
     predict = ("-m", "vqlab", "predict", "--category", "cable", str(image))
-    done = in_example(example, *predict, **own)
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = in_example(example, *predict, **own)
+    assert process.returncode == 0, process.stdout + process.stderr

@@ -49,7 +49,7 @@ def test_a_name_finds_its_recipe() -> None:
     assert recipe_tree("paper/vqvae")["detector"]["learning"] == "gradient"
 
 
-def test_the_later_wins() -> None:
+def test_later_settings_take_precedence() -> None:
     tree = recipe_tree("vqvae", ["training.epochs=7"], "bottle", "/data", "quick")
     assert tree["training"]["epochs"] == 7
     assert tree["data"]["image_size"] == 128
@@ -57,13 +57,13 @@ def test_the_later_wins() -> None:
     assert tree["detector"]["scoring"]["context_steps"] == 60
 
 
-def test_a_preset_says_to_a_detector_only_what_it_knows() -> None:
+def test_preset_applies_only_the_section_of_the_detector() -> None:
     other = recipe_tree("vqvae", preset="quick")
     assert "detectors" not in other
     resolve({**other, "detector": "mean_image"})
 
 
-def test_a_comparison_has_a_budget_of_its_own() -> None:
+def test_comparison_has_its_own_budget() -> None:
     trees = recipe_trees(["vqvae", "memory_bank"], preset="quick")
     assert {tree["data"]["image_size"] for tree in trees.values()} == {256}
     assert trees["memory_bank"]["detector"]["bank_size"] == 5000
@@ -72,7 +72,7 @@ def test_a_comparison_has_a_budget_of_its_own() -> None:
     assert "comparison" not in alone and "comparison" not in trees["vqvae"]
 
 
-def test_a_preset_turns_nothing_on(tmp_path: Path) -> None:
+def test_preset_enables_nothing(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         "detector: {name: vqflow, pattern: {codebook_size: 300, coverage: 0}}\n"
@@ -83,7 +83,7 @@ def test_a_preset_turns_nothing_on(tmp_path: Path) -> None:
     assert tree["training"]["epochs"] == 0
 
 
-def test_an_ablation_says_only_what_differs() -> None:
+def test_ablations_state_only_differences() -> None:
     whole = resolve(recipe_tree("vqflow"))
     paths = sorted((EXPERIMENTS / "ablations").glob("*.yaml"))
     assert len(paths) >= 8
@@ -95,7 +95,7 @@ def test_an_ablation_says_only_what_differs() -> None:
         assert differ == set(flatten(read_recipe(path))) - {"base"}
 
 
-def test_a_base_lies_under_the_recipe_and_presets_over_both(tmp_path: Path) -> None:
+def test_precedence_of_base_recipe_and_preset(tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
     (tmp_path / "first.yaml").write_text("detector: {name: vqvae, hidden: 8}\ndata: {seed: 3}\n")
     (tmp_path / "below/second.yaml").write_text("base: first\ndetector: {hidden: 16}\n")
@@ -106,7 +106,7 @@ def test_a_base_lies_under_the_recipe_and_presets_over_both(tmp_path: Path) -> N
     assert (tree["data"]["seed"], tree["training"]["epochs"]) == (4, 12)
 
 
-def test_a_recipe_may_be_named_as_its_base(tmp_path: Path) -> None:
+def test_recipe_may_have_the_name_of_its_base(tmp_path: Path) -> None:
     own = tmp_path / "vqflow.yaml"
     own.write_text("base: vqflow\ntraining: {seed: 5}\n")
     tree = recipe_tree(str(own))
@@ -122,22 +122,20 @@ def test_a_recipe_may_be_named_as_its_base(tmp_path: Path) -> None:
         ("{name: vqflow}", "base must be the name or the path of a recipe"),
     ],
 )
-def test_an_unknown_base_is_a_sentence(tmp_path: Path, base: str, words: str) -> None:
+def test_unknown_base_is_an_error(tmp_path: Path, base: str, words: str) -> None:
     (tmp_path / "recipe.yaml").write_text(f"base: {base}\n")
     with pytest.raises(UserError, match=words):
         recipe_tree(str(tmp_path / "recipe.yaml"))
 
 
-def test_bases_in_a_circle_are_a_sentence(tmp_path: Path) -> None:
+def test_cyclic_bases_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "one.yaml").write_text("base: two\n")
     (tmp_path / "two.yaml").write_text("base: one.yaml\n")
     with pytest.raises(UserError, match=r"based on itself; got .*one.yaml -> .*two.yaml -> .*one"):
         recipe_tree(str(tmp_path / "one.yaml"))
 
 
-def test_names_are_found_here_first_then_as_shipped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_local_files_precede_bundled_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert find("vqflow") == EXPERIMENTS / "vqflow.yaml"
     assert recipe_tree("ablations/vqflow_no_cpc", preset="tiny")["detector"]["name"] == "vqflow"
@@ -152,7 +150,7 @@ def test_names_are_found_here_first_then_as_shipped(
     assert recipe_path("vqvae") == EXPERIMENTS / "vqvae.yaml"
 
 
-def test_a_local_space_may_name_shipped_ones(
+def test_local_space_may_refer_to_bundled_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -172,7 +170,7 @@ def test_a_local_space_may_name_shipped_ones(
         ("validatoin", STUDIES, r"study validatoin does not exist; did you mean validation\?"),
     ],
 )  # fmt: skip
-def test_an_unknown_name_lists_what_there_is(
+def test_unknown_name_lists_available_ones(
     name: str, kind: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -180,7 +178,7 @@ def test_an_unknown_name_lists_what_there_is(
         find(name, kind)
 
 
-def test_a_recipe_file_that_does_not_exist_is_a_sentence() -> None:
+def test_missing_recipe_file_is_an_error() -> None:
     with pytest.raises(UserError, match=r"recipe my/vqvea.yaml does not exist; did you mean vqvae"):
         recipe_tree("my/vqvea.yaml")
 
@@ -190,6 +188,6 @@ def test_all_is_for_sweeps() -> None:
         recipe_tree("all")
 
 
-def test_an_unknown_preset_is_a_sentence() -> None:
+def test_unknown_preset_is_an_error() -> None:
     with pytest.raises(UserError, match="preset must be one of full, quick, tiny; got 'fast'"):
         recipe_tree("vqvae", preset="fast")

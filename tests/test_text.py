@@ -34,7 +34,7 @@ from vqlab.text import (
         ("part[left] $x$ 'q' \"r\"", "part[left] $x$ 'q' \"r\""),
     ],
 )
-def test_visible_escapes_what_cannot_be_seen(name: str, expected: str) -> None:
+def test_visible_escapes_invisible_characters(name: str, expected: str) -> None:
     assert visible(name) == expected
     visible(name).encode()
 
@@ -54,7 +54,7 @@ def test_shorten_fits_and_keeps_both_ends(text: str, width: int) -> None:
     assert text.startswith(start) and text.endswith(end)
 
 
-def test_shorten_leaves_what_fits() -> None:
+def test_shorten_keeps_text_that_fits() -> None:
     assert shorten("short", 5) == "short"
     assert shorten("外壳", 4) == "外壳"
     assert shorten("part_0001.png", 9) == "part….png"
@@ -98,7 +98,7 @@ def test_folders_of_names_in_another_case_differ_by_more() -> None:
 @pytest.mark.parametrize(
     "name", [os.fsdecode(b"pi\xe8ce.png"), "two\nlines", "\x1b[31m", "a\u202eb"]
 )
-def test_restored_is_the_name_again(name: str) -> None:
+def test_restored_inverts_visible(name: str) -> None:
     assert restored(visible(name)) == name
 
 

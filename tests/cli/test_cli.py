@@ -95,7 +95,7 @@ def test_train_then_predict_in_a_fresh_process(recipe: Path, tmp_path: Path, sma
         assert of_run["/".join(Path(file).parts[-4:])] == score  # same bits in a fresh process
 
 
-def test_settings_prints_a_recipe_that_train_accepts(recipe: Path, tmp_path: Path) -> None:
+def test_config_prints_a_recipe_that_train_accepts(recipe: Path, tmp_path: Path) -> None:
     printed = vqlab("config", recipe, "training.batch_size=3", cwd=tmp_path).stdout
     tree = yaml.safe_load(printed)
     assert tree["training"]["batch_size"] == 3 and tree["detector"]["name"] == "vqvae"
@@ -137,7 +137,7 @@ def test_settings_prints_a_recipe_that_train_accepts(recipe: Path, tmp_path: Pat
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else None,
 )
-def test_a_mistake_is_one_sentence(
+def test_user_error_is_one_sentence(
     arguments: list[str],
     words: list[str],
     recipe: Path,
@@ -177,7 +177,7 @@ def test_a_mistake_is_one_sentence(
     ],
     ids=" ".join,
 )
-def test_a_misspelt_category_is_asked_about_in_one_line(
+def test_misspelt_category_is_suggested(
     arguments: list[str],
     recipe: Path,
     small: Tree,
@@ -202,7 +202,7 @@ def test_version(tmp_path: Path) -> None:
     assert vqlab("--version", cwd=tmp_path).stdout == f"vqlab {__version__}\n"
 
 
-def test_predict_never_deletes_what_is_not_its_own(recipe: Path, tmp_path: Path) -> None:
+def test_predict_never_deletes_other_files(recipe: Path, tmp_path: Path) -> None:
     vqlab("train", recipe, "training.epochs=1", cwd=tmp_path)
     mine = tmp_path / "photos"
     mine.mkdir()
@@ -216,13 +216,13 @@ def test_predict_never_deletes_what_is_not_its_own(recipe: Path, tmp_path: Path)
     assert "broken.png" in done.stderr and table.count("\n") == 3
 
 
-def test_a_read_only_store_is_said_before_work(recipe: Path, tmp_path: Path) -> None:
+def test_read_only_store_fails_before_training(recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "mlruns").write_text("a file where the folder should be")
     done = vqlab("train", recipe, cwd=tmp_path, code=2)
     assert "mlruns" in done.stderr and "epoch" not in done.stdout
 
 
-def test_old_names_of_options_and_commands_still_work(tmp_path: Path) -> None:
+def test_renamed_options_and_commands_still_work(tmp_path: Path) -> None:
     done = vqlab("settings", "smoke", cwd=tmp_path)
     assert done.stdout == vqlab("config", "smoke", cwd=tmp_path).stdout
     assert done.stderr == ("vqlab: settings is now called config; the old name will be removed.\n")

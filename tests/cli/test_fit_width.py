@@ -25,9 +25,9 @@ def test_any_table_fits_and_keeps_every_figure(
     table = FittedTable("a table", columns, [Row([name, *cells]) for name, cells in rows])
     lines = lines_of(table, width)
     assert max(map(cell_len, lines)) <= width
-    said = "\n".join(line for line in lines if line.startswith("│"))
+    output = "\n".join(line for line in lines if line.startswith("│"))
     for cells in (cells for _, cells in rows):
         for cell in cells:
-            assert cell in said
+            assert cell in output
     if width < 80:
         assert len([line for line in lines if line.startswith("┏")]) > 1

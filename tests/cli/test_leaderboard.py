@@ -61,9 +61,9 @@ def vqlab(
         monkeypatch.setattr(sys, "argv", words)
         with pytest.raises(SystemExit) as ended:
             main()
-        said = capsys.readouterr()
-        assert ended.value.code == code, said.out + said.err
-        return said.err if code else said.out
+        output = capsys.readouterr()
+        assert ended.value.code == code, output.out + output.err
+        return output.err if code else output.out
 
     return call
 
@@ -72,7 +72,7 @@ def names(text: str) -> list[str]:
     return [row["name"] for row in json.loads(text)]
 
 
-def test_the_best_are_first_whichever_way_the_metric_goes(vqlab: Callable[..., str]) -> None:
+def test_best_runs_first_for_either_direction(vqlab: Callable[..., str]) -> None:
     cable = ("--category", "cable", "--json")
     assert names(vqlab(*cable)) == ["best", "seeds", "seed", "small"]
     assert names(vqlab(*cable, "--metric", "test/escape_rate"))[:2] == ["small", "seed"]
@@ -92,13 +92,15 @@ def test_the_best_are_first_whichever_way_the_metric_goes(vqlab: Callable[..., s
         (["--mlruns", "nowhere"], "no tracked runs"),
     ],
 )
-def test_what_is_not_there(vqlab: Callable[..., str], arguments: list[str], words: str) -> None:
-    said = vqlab(*arguments, code=2)
-    assert words in said and said.count("\n") == 1
+def test_unknown_category_metric_or_store(
+    vqlab: Callable[..., str], arguments: list[str], words: str
+) -> None:
+    output = vqlab(*arguments, code=2)
+    assert words in output and output.count("\n") == 1
     assert not Path("nowhere").exists()
 
 
-def test_json_and_csv_hold_the_same(vqlab: Callable[..., str]) -> None:
+def test_json_and_csv_have_equal_content(vqlab: Callable[..., str]) -> None:
     rows = json.loads(vqlab("--json", "--category", "cable"))
     best = rows[0]
     assert best["champion"] and not rows[1]["champion"]
@@ -149,7 +151,7 @@ def board_runs(tracker: Tracker) -> list[object]:
     return [row.run for row in board(tracker).rows]
 
 
-def test_runs_that_differ_in_their_seed_alone(tracker: Tracker) -> None:
+def test_runs_that_differ_only_in_their_seed(tracker: Tracker) -> None:
     text = "\n".join(lines(seeds_table(board_runs(tracker)), 100))
     assert "0 1" in text and "0.865 ± 0.007" in text
 

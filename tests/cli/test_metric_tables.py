@@ -77,7 +77,7 @@ def test_the_comparison_fits(width: int) -> None:
 
 
 @WIDTHS
-def test_counts_of_few_images_are_shown_beside_rates(width: int) -> None:
+def test_rates_show_the_number_of_images(width: int) -> None:
     few = Report(
         {"cable": {"image_auroc": 1.0, "escape_rate": 0.0, "false_reject_rate": 1 / 3}},
         {"image_auroc": 1.0, "escape_rate": 0.0, "false_reject_rate": 1 / 3},

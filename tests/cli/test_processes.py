@@ -69,7 +69,7 @@ def by_one(folder: Path, tree: dict[str, Any]) -> RunRecord:
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_trains(root: Path, tmp_path: Path) -> None:
+def test_two_processes_train_the_same_model_as_one(root: Path, tmp_path: Path) -> None:
     tree = tiny_recipe(root, **UNEVEN)
     done = torchrun(tmp_path, written(tmp_path, tree))
     assert done.returncode == 0, done.stderr
@@ -95,7 +95,7 @@ def test_a_sweep_must_be_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("every_state")
-def test_an_interrupted_training_goes_on_in_processes(root: Path, tmp_path: Path) -> None:
+def test_interrupted_training_resumes_distributed(root: Path, tmp_path: Path) -> None:
     """Begun by one, gone on with by two; validated, with averaged weights and the best epoch."""
     tree = tiny_recipe(root, **UNEVEN, ema=0.5, validate_every=1, select="best_on_validation")
     tracker = Tracker.open(tmp_path / "mlruns")
@@ -116,20 +116,20 @@ def test_an_interrupted_training_goes_on_in_processes(root: Path, tmp_path: Path
 
 
 def ended(done: Done) -> str:
-    """The one sentence that a failed command said."""
+    """Return the error of a failed command, one sentence."""
     assert done.returncode != 0 and "process group" not in done.stderr
     (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("vqlab: ")]
     return sentence
 
 
 @pytest.mark.slow
-def test_a_mistake_is_one_sentence(root: Path, tmp_path: Path) -> None:
+def test_user_error_is_one_sentence(root: Path, tmp_path: Path) -> None:
     recipe = written(tmp_path, tiny_recipe(root, **UNEVEN))
     assert "recipe nothing does not exist" in ended(torchrun(tmp_path, "nothing"))
-    said = ended(torchrun(tmp_path, recipe, "training.batch_size=1"))
-    assert "training.batch_size must be at least the number of processes, 2" in said
-    said = ended(torchrun(tmp_path, recipe, "detector.commitment=1e38", "detector.warmup=7"))
-    assert re.search(r"training diverged.* The model after epoch [12] is saved", said)
+    output = ended(torchrun(tmp_path, recipe, "training.batch_size=1"))
+    assert "training.batch_size must be at least the number of processes, 2" in output
+    output = ended(torchrun(tmp_path, recipe, "detector.commitment=1e38", "detector.warmup=7"))
+    assert re.search(r"training diverged.* The model after epoch [12] is saved", output)
     runs = Tracker.open(tmp_path / "mlruns").runs()
     assert [record.status for record in runs] == ["FAILED"]
     assert runs[0].checkpoint().exists()
@@ -138,7 +138,7 @@ def test_a_mistake_is_one_sentence(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_mistake_on_one_machine_ends_all(root: Path, tmp_path: Path) -> None:
+def test_user_error_on_one_machine_ends_all_processes(root: Path, tmp_path: Path) -> None:
     """The second process stands where the data set is not, or is another."""
     tree = merge(tiny_recipe(root, **UNEVEN), {"data": {"root": "set"}})
     recipe = str(tmp_path / written(tmp_path, tree))
@@ -148,7 +148,7 @@ def test_a_mistake_on_one_machine_ends_all(root: Path, tmp_path: Path) -> None:
     script = tmp_path / "start.sh"
     script.write_text(f'[ "$RANK" = 1 ] && cd {other}\nexec {sys.executable} -m vqlab train "$@"\n')
     start = ["--no-python", "sh", str(script)]
-    said = ended(torchrun(tmp_path, recipe, start=start))
-    assert "process 1 on " in said and "set" in said
-    assert only_run(tmp_path).tags["vqlab.failure"] in said
+    output = ended(torchrun(tmp_path, recipe, start=start))
+    assert "process 1 on " in output and "set" in output
+    assert only_run(tmp_path).tags["vqlab.failure"] in output
     assert only_run(tmp_path).status == "FAILED"

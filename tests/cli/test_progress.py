@@ -8,11 +8,11 @@ from vqlab.cli.progress import sweeping
 from vqlab.sweep import Progressed, TrialStarted
 
 
-def test_a_sweep_shows_work_that_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_sweep_shows_progress_of_tasks(capsys: pytest.CaptureFixture[str]) -> None:
     with sweeping() as on_event:
         on_event(TrialStarted(0, {}, "", 0))
-        for done in (16, 32, 40):
-            on_event(Progressed("extracting features", done, 40))
+        for completed in (16, 32, 40):
+            on_event(Progressed("extracting features", completed, 40))
         on_event(Progressed("scoring the test set", 1, 12))
-    said = capsys.readouterr().out.splitlines()
-    assert said == ["extracting features: 40", "scoring the test set: 12"]
+    output = capsys.readouterr().out.splitlines()
+    assert output == ["extracting features: 40", "scoring the test set: 12"]

@@ -29,16 +29,18 @@ def printed(*things: object) -> str:
 @pytest.mark.parametrize("name", NAMES)
 def test_names_are_printed_as_they_are(name: str) -> None:
     table = FittedTable(f"title {name}", [Column(f"head {name}", text=True)], [Row([name])], name)
-    said = printed(f"line {name}", marked("warning", "red", f": {name}"), table)
+    output = printed(f"line {name}", marked("warning", "red", f": {name}"), table)
     for line in (f"line {name}\n", f"warning: {name}\n", f"title {name}", f"│ {name}", f"\n{name}"):
-        assert line in said
+        assert line in output
 
 
 def test_control_characters_and_bytes_are_escaped() -> None:
     name = "a\x1b[2Jb" + os.fsdecode(b"\xfc")
-    said = printed(name, marked("x", "bold", name), FittedTable(name, [Column("")], [Row([name])]))
-    assert said.count(r"a\x1b[2Jb\xfc") == 4
-    assert "\x1b" not in said
+    output = printed(
+        name, marked("x", "bold", name), FittedTable(name, [Column("")], [Row([name])])
+    )
+    assert output.count(r"a\x1b[2Jb\xfc") == 4
+    assert "\x1b" not in output
 
 
 def test_progress_bars_show_brackets() -> None:
@@ -47,16 +49,16 @@ def test_progress_bars_show_brackets() -> None:
     assert "part[left] [/] {x}" in printed(progress.get_renderable())
 
 
-def test_nothing_that_is_printed_is_marked_up() -> None:
+def test_output_has_no_markup() -> None:
     cli = Path(__file__).parents[2] / "vqlab" / "cli"
     marks = re.compile(r"\[/\]|\[/?(bold|dim|red|green|yellow)\b")
     assert not [p.name for p in cli.glob("*.py") if marks.search(p.read_text(encoding="utf-8"))]
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
-def test_letters_that_the_terminal_lacks_are_escaped(encoding: str, tmp_path: Path) -> None:
+def test_unencodable_characters_are_escaped(encoding: str, tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONIOENCODING": encoding}
     command = [sys.executable, "-m", "vqlab", "data", "check", "划痕"]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True)
-    assert done.returncode == 2
-    assert rb"\u5212\u75d5 does not exist" in done.stderr
+    process = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True)
+    assert process.returncode == 2
+    assert rb"\u5212\u75d5 does not exist" in process.stderr

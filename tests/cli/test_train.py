@@ -15,7 +15,7 @@ from vqlab.config import merge
 from vqlab.tracking import Tracker
 
 
-def test_ctrl_c_says_how_to_go_on(small: dict[str, Any], tmp_path: Path) -> None:
+def test_ctrl_c_prints_how_to_resume(small: dict[str, Any], tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(merge(small, {"training": {"epochs": 5000}})))
     process = subprocess.Popen(

@@ -63,7 +63,7 @@ def test_a_file_reached_twice_counts_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(find_images(paths).errors) == 2
 
 
-def test_what_cannot_be_reached_is_named(tmp_path: Path) -> None:
+def test_unreachable_files_are_reported(tmp_path: Path) -> None:
     put(tmp_path / "a.png")
     (tmp_path / "gone.png").symlink_to("/nowhere/x.png")
     (tmp_path / "line").symlink_to("/nowhere/folder")
@@ -77,14 +77,14 @@ def test_what_cannot_be_reached_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
-def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
+def test_unreadable_folder_is_reported(tmp_path: Path) -> None:
     put(tmp_path / "a.png")
     (tmp_path / "locked").mkdir(mode=0)
     faults = find_images([tmp_path]).errors
     assert "cannot be listed" in faults[tmp_path / "locked"]
 
 
-def test_the_results_folder_is_left_out(tmp_path: Path) -> None:
+def test_results_folder_is_excluded(tmp_path: Path) -> None:
     put(tmp_path / "a.png")
     put(tmp_path / "results/a_viz.png")
     (tmp_path / "to").symlink_to("results")

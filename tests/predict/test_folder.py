@@ -49,7 +49,7 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
         assert visible_names(tmp_path / target) == {"b_viz.png", "scores.csv", "scores.jsonl"}
 
 
-def test_files_of_others_are_no_obstacle_or_refused(tmp_path: Path) -> None:
+def test_foreign_files_in_the_results_folder(tmp_path: Path) -> None:
     write(tmp_path / "p", "a")
     for name in ("Thumbs.db", ".DS_Store", "desktop.ini"):
         (tmp_path / "p" / name).write_text("theirs")
@@ -75,13 +75,13 @@ def test_an_interrupted_replacement_is_finished(
 ) -> None:
     results = tmp_path / "p"
     write(results, "a")
-    plain, done = os.replace, []
+    plain, moved = os.replace, []
 
     def replace(source: Path, target: Path) -> None:
-        if len(done) == moves:
+        if len(moved) == moves:
             raise KeyboardInterrupt
         plain(source, target)
-        done.append(target)
+        moved.append(target)
 
     monkeypatch.setattr(folder.os, "replace", replace)
     if moves < 3:

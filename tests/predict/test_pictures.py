@@ -16,7 +16,7 @@ def row(score: float, name: str) -> PredictedFile:
     return PredictedFile("x.png", score, 1.0, 0.5, "pass", name)
 
 
-def test_names_are_new_and_valid(tmp_path: Path) -> None:
+def test_picture_names_are_unique_and_valid(tmp_path: Path) -> None:
     chosen = Pictures("all", tmp_path)
     stems = ["a", "A", "a", "ä", "a\u0308", os.fsdecode(b"\xfc"), "a:b?", "x" * 240, "划" * 80]
     seen = set()
@@ -43,6 +43,6 @@ def test_auto_keeps_the_highest_scores(tmp_path: Path, monkeypatch: pytest.Monke
     assert {p.name for p in tmp_path.iterdir()} == {f"{i}.png" for i in best}
 
 
-def test_none_wants_none_and_all_wants_all(tmp_path: Path) -> None:
+def test_modes_none_and_all(tmp_path: Path) -> None:
     assert not Pictures("none", tmp_path).accepts(9.0)
     assert Pictures("all", tmp_path).accepts(-9.0)

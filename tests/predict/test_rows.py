@@ -19,7 +19,7 @@ PARTS = st.binary(min_size=1, max_size=30).filter(lambda b: not set(b) & {0, ord
 
 @settings(max_examples=30)
 @given(st.lists(PARTS, min_size=1, max_size=4))
-def test_a_path_comes_back_from_its_text(parts: list[bytes]) -> None:
+def test_file_text_round_trip(parts: list[bytes]) -> None:
     path = Path("/").joinpath(*map(os.fsdecode, parts))
     file_text(path).encode()
     assert file_path(file_text(path)) == path

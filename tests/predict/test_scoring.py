@@ -33,8 +33,8 @@ def drawn(results: Path) -> set[str]:
 
 
 def stop_after(count: int) -> Callable[[int, int], None]:
-    def progress(done: int, total: int) -> None:
-        if done == count:
+    def progress(completed: int, total: int) -> None:
+        if completed == count:
             raise KeyboardInterrupt
 
     return progress
@@ -87,7 +87,7 @@ def test_unreadable_files_do_not_stop_the_others(
     assert rows["000.png"]["score"] and drawn(tmp_path / "p") == {"000_viz.png", "002_viz.png"}
 
 
-def test_a_decoder_that_fails_in_its_own_way_is_an_unreadable_file(
+def test_decoder_error_makes_a_file_unreadable(
     model: Model, photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read(model: Model, path: Path) -> object:
@@ -99,7 +99,7 @@ def test_a_decoder_that_fails_in_its_own_way_is_an_unreadable_file(
 
 
 @pytest.mark.parametrize("name", [b"a,b", b'a"b', b"a\nb", b"Gut_\xfc", "\u202egnp".encode()])
-def test_names_come_back(name: bytes, model: Model, tmp_path: Path) -> None:
+def test_file_names_round_trip(name: bytes, model: Model, tmp_path: Path) -> None:
     write_photo(tmp_path / "plain.png", 0)
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/photos/" + name + b".png"))
     path.parent.mkdir()
@@ -112,7 +112,7 @@ def test_names_come_back(name: bytes, model: Model, tmp_path: Path) -> None:
 def test_one_image_at_a_time_is_in_memory(model: Model, photos: Photos, tmp_path: Path) -> None:
     alive = []
 
-    def progress(done: int, total: int) -> None:
+    def progress(completed: int, total: int) -> None:
         alive.append(sum(type(thing) is Prediction for thing in gc.get_objects()))
 
     predict_files(model, [photos(4)], tmp_path / "p", progress=progress)
@@ -132,7 +132,7 @@ def test_pictures(
     assert summary.pictures == len(wanted)
 
 
-def test_an_unknown_mode_is_refused_before_anything(model: Model, tmp_path: Path) -> None:
+def test_unknown_mode_is_refused_first(model: Model, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--pictures must be one of auto, all, none; got 'al'"):
         predict_files(model, [tmp_path], tmp_path / "p", pictures="al")
     assert not (tmp_path / "p").exists()
@@ -156,7 +156,7 @@ def test_an_interrupted_prediction_is_resumed(
     scored = []
     predict_files(
         model, [folder], results, pictures=mode, resume=True,
-        progress=lambda done, total: scored.append(done),
+        progress=lambda completed, total: scored.append(completed),
     )  # fmt: skip
     assert scored == [7, 8, 9, 10]
     for name in ("scores.csv", "scores.jsonl"):
@@ -198,7 +198,7 @@ def test_other_settings_are_refused(
     with pytest.raises(UserError, match="scored other files, e.g. .*001.png"):
         predict_files(model, [folder / "003.png"], results, resume=True, pictures="none")
     scored: list[int] = []
-    predict(model, resume=True, progress=lambda done, total: scored.append(done))
+    predict(model, resume=True, progress=lambda completed, total: scored.append(completed))
     assert scored == [3, 4]
     with pytest.raises(UserError, match="nothing to resume"):
         predict(model, resume=True)
@@ -206,7 +206,9 @@ def test_other_settings_are_refused(
     assert {row["threshold"] for row in table(results)} == {"0.5"}
 
 
-def test_resume_begins_where_there_is_nothing(model: Model, photos: Photos, tmp_path: Path) -> None:
+def test_resume_starts_a_new_prediction_if_there_is_none(
+    model: Model, photos: Photos, tmp_path: Path
+) -> None:
     predict_files(model, [photos(2)], tmp_path / "p", resume=True)
     assert len(table(tmp_path / "p")) == 2
 

@@ -21,7 +21,7 @@ from vqlab.types import UserError
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
 
-def test_the_gate(train: Train, tracker: Tracker) -> None:
+def test_better_run_is_promoted_and_worse_run_refused(train: Train, tracker: Tracker) -> None:
     first, worse, better = train("a", 0.95), train("b", 0.94), train("c", 0.97)
     one = promote(tracker, "part", ref=first)
     assert (one.promoted, one.version, champion(tracker)) == (True, 1, 1)
@@ -54,7 +54,7 @@ def test_the_gate(train: Train, tracker: Tracker) -> None:
 
 
 def test_without_a_study_candidates_are_listed(train: Train, tracker: Tracker) -> None:
-    with pytest.raises(UserError, match=r"no finished study and no run to promote; sweep it first"):
+    with pytest.raises(UserError, match="no run to promote; run a sweep first"):
         promote(tracker, "socket")
     tag = {"vqlab__category": "listed"}
     low, high, without = (train(n, v, **tag) for n, v in (("a", 0.8), ("b", 0.9), ("c", None)))
@@ -105,7 +105,7 @@ def test_less_is_better_for_escapes(train: Train, tracker: Tracker) -> None:
     assert not promote(tracker, "part", ref=one, metric="test/escape_rate").promoted
 
 
-def test_other_data_is_refused_until_the_champion_is_scored_there(
+def test_other_data_is_refused_until_the_champion_is_evaluated_on_it(
     train: Train, tracker: Tracker, root: Path, tmp_path: Path
 ) -> None:
     old = train("old", 0.8)
@@ -131,7 +131,7 @@ def test_other_data_is_refused_until_the_champion_is_scored_there(
         ({"vqlab__kind": "evaluate"}, "must be a finished training"),
     ],
 )
-def test_what_may_not_be_promoted(
+def test_biased_and_unsuitable_runs_are_refused(
     train: Train, tracker: Tracker, tags: dict[str, str], words: str
 ) -> None:
     with pytest.raises(UserError, match=words):
@@ -160,7 +160,7 @@ def test_only_test_metrics_decide(tracker: Tracker, metric: str, words: str) -> 
         promote(tracker, "part", ref="x", metric=metric)
 
 
-def test_the_best_of_the_latest_study_is_scored_once_and_promoted(
+def test_best_trial_of_the_latest_study_is_tested_once_and_promoted(
     root: Path, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space = make_space({"space": {"detector.floor": {"low": 0.01, "high": 0.1}}})
@@ -216,7 +216,7 @@ def test_the_run_of_the_champion_was_deleted(
         assert rollback(tracker, "part").version == 1
 
 
-def test_the_champion_was_deleted_and_its_version_remembers_nothing(
+def test_deleted_champion_whose_version_has_no_metrics(
     train: Train, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A version of an older vqlab."""
@@ -230,7 +230,7 @@ def test_the_champion_was_deleted_and_its_version_remembers_nothing(
     assert promote(tracker, "part", ref=worse, force=True).promoted
 
 
-def test_a_deleted_version_is_no_predecessor(train: Train, tracker: Tracker) -> None:
+def test_deleted_version_is_skipped_by_rollback(train: Train, tracker: Tracker) -> None:
     for name, value in (("a", 0.8), ("b", 0.9), ("c", 0.95)):
         promote(tracker, "part", ref=train(name, value))
     tracker._client.delete_model_version("vqlab-part", "2")
@@ -238,7 +238,7 @@ def test_a_deleted_version_is_no_predecessor(train: Train, tracker: Tracker) -> 
     assert tracker.registry.by_alias("part", "previous") is None
 
 
-def test_a_deleted_run_is_told_with_what_brings_it_back(train: Train, tracker: Tracker) -> None:
+def test_deleted_run_is_named_with_how_to_restore_it(train: Train, tracker: Tracker) -> None:
     run_id = train("gone", 0.9)
     tracker._client.delete_run(run_id)
     for reference in ("gone", run_id, run_id[:8]):

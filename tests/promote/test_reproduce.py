@@ -27,7 +27,7 @@ def test_the_checkpoint_is_scored_again_in_a_fresh_process(
     assert int(tags["vqlab.reproduced"].split()[0]) >= 4
 
 
-def test_a_checkpoint_that_scores_otherwise_is_refused(
+def test_checkpoint_with_other_scores_is_refused(
     tested: Outcome, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vqlab.promote.reproduce.score_in_fresh_process", score_images)

@@ -63,7 +63,7 @@ def test_rollback_to_a_version_whose_checkpoint_is_gone(train: Train, tracker: T
     assert champion(tracker) == 2 and tracker.registry.history("part") == [1, 2]
 
 
-def test_nothing_to_go_back_to(train: Train, tracker: Tracker) -> None:
+def test_rollback_without_an_earlier_champion(train: Train, tracker: Tracker) -> None:
     with pytest.raises(UserError, match="has no champion"):
         rollback(tracker, "part")
     promote(tracker, "part", ref=train("a", 0.9))

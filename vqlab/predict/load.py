@@ -20,7 +20,7 @@ def load_model(reference: str, category: str | None, mlruns: Path) -> Model:
         _require_category(f"checkpoint {reference}", model.categories, category)
         return model
     if reference == "champion" and category is None:
-        raise UserError("a champion must be named with its category; add e.g. --category cable.")
+        raise UserError("a champion belongs to a category; add e.g. --category cable.")
     from vqlab.tracking import Tracker  # a checkpoint file is loaded without MLflow
 
     tracker = Tracker.open(mlruns, create=False, write=False)

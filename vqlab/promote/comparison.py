@@ -15,9 +15,9 @@ from vqlab.metrics import OBJECTIVES, PRIMARY, get_metric, less_is_better
 from vqlab.tracking import RunRecord, Tracker, Version
 
 FIRST = tuple(f"test/{name}" for name in PRIMARY)
-"""The first of these that both runs have decides by default."""
+"""Default metrics: the first of these that both runs have."""
 WITHOUT_TEST = "validation/pixel_auroc"
-"""Decides by default if there are no test images."""
+"""Default metric if there are no test images."""
 NO_IMAGES = hashlib.sha256(b"").hexdigest()
 """Fingerprint of an empty test set."""
 VALIDATION = ("held_out", "seed", "synthetic_defects", "image_size", "validation.source")
@@ -41,7 +41,7 @@ class MetricComparison:
 
     @property
     def gain(self) -> float | None:
-        """By how much the candidate is better; None if the values cannot be compared."""
+        """Improvement over the champion; None if the values cannot be compared."""
         if self.champion_value is None:
             return None
         gain = self.value - self.champion_value
@@ -85,7 +85,7 @@ def require_test(record: RunRecord, without_test: bool) -> None:
         raise UserError(
             f"run {record.short} must be measured on real test images to be promoted; its data "
             "have none, and synthetic anomalies do not show how many real defects escape; add test "
-            "images (test/good and test/<defect>, or --bad beside --good) and train again, or "
+            "images (test/good and test/<defect>, or --good with --bad) and train again, or "
             f"pass --without-test to compare {WITHOUT_TEST}."
         )
     if without_test and not empty:
@@ -95,14 +95,14 @@ def require_test(record: RunRecord, without_test: bool) -> None:
         )
 
 
-def deciding_metric(record: RunRecord, champion_values: Mapping[str, float]) -> str:
-    """Return the metric that decides by default. Raises UserError if the run has none of them."""
+def default_metric(record: RunRecord, champion_values: Mapping[str, float]) -> str:
+    """Return the default metric to compare. Raises UserError if the run has none of `FIRST`."""
     metrics = [name for name in FIRST if math.isfinite(record.metrics.get(name, math.nan))]
     if metrics:
         return next((metric for metric in metrics if metric in champion_values), metrics[0])
     raise UserError(
         f"run {record.short} must have one of {', '.join(FIRST)} to be compared; its test "
-        "set lacks normal images or defects; add them and train again, or choose a metric with "
+        "set lacks normal or anomalous images; add them and train again, or choose a metric with "
         f"--metric ({', '.join(_test_metrics(record)) or 'none is available'})."
     )
 
@@ -141,7 +141,7 @@ def champion_values(tracker: Tracker, champion: Version, record: RunRecord) -> d
 
 
 def run_summary(record: RunRecord) -> dict[str, str]:
-    """Return the tag that keeps what promotion compares of a run, which may be deleted later."""
+    """Return the tag that stores what promotion compares, since the run may be deleted later."""
     metrics = {
         key: value
         for key, value in record.metrics.items()
@@ -154,7 +154,7 @@ def run_summary(record: RunRecord) -> dict[str, str]:
 
 def champion_run(tracker: Tracker, champion: Version) -> RunRecord | None:
     """Return the champion's run from the tag of its version, else from the store, even if deleted;
-    None if nothing of it is left."""
+    None if it does not exist any more."""
     if _SUMMARY not in champion.tags:
         return tracker.get(champion.run_id)
     return RunRecord(

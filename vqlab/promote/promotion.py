@@ -19,7 +19,7 @@ from vqlab.promote.comparison import (
     MetricComparison,
     champion_run,
     champion_values,
-    deciding_metric,
+    default_metric,
     require_metric,
     require_test,
     run_summary,
@@ -88,9 +88,9 @@ def promote(
         return Promotion(number, False, True, reason, record.run_id, value, None)
     require_test(record, without_test)
     if not without_test:
-        record = _measured(tracker, record, data)
+        record = _with_test_metrics(tracker, record, data)
     values = champion_values(tracker, champion, record) if champion else {}
-    metric = metric or (WITHOUT_TEST if without_test else deciding_metric(record, values))
+    metric = metric or (WITHOUT_TEST if without_test else default_metric(record, values))
     value, champion_value = value_of(record, metric), values.get(metric)
     comparison = MetricComparison(metric, value, champion_value, min_delta)
     refusal = _refusal(tracker, record, champion, comparison, without_test)
@@ -114,7 +114,8 @@ def _candidate(tracker: Tracker, category: str, ref: str | None, metric: str) ->
     if not matches_categories(category, record.categories):
         trained = category_text(record.categories) or "no category"
         raise UserError(
-            f"run {record.short} was trained on {trained}, not {category}; promote it there."
+            f"run {record.short} was trained on {trained}, not {category}; choose a run of "
+            f"{category}."
         )
     if record.status != "FINISHED" or record.tags.get("vqlab.kind") not in ("train", "trial"):
         raise UserError(
@@ -156,7 +157,7 @@ def _candidates(tracker: Tracker, category: str, metric: str) -> str:
     candidates = [r for r in runs if matches_categories(category, r.categories)]
     if not candidates:
         hint = did_you_mean(category, {r.tags.get("vqlab.category", "") for r in runs})
-        hint = hint or f"sweep it first (make sweep CLASS={category})."
+        hint = hint or f"run a sweep first (make sweep CLASS={category})."
         return f"category {category} has no finished study and no run to promote; {hint}"
     ascending = less_is_better(metric)
     worst = math.inf if ascending else -math.inf
@@ -178,7 +179,7 @@ def _is_tested(record: RunRecord) -> bool:
     return any(key.startswith("test/") for key in record.metrics)
 
 
-def _measured(tracker: Tracker, record: RunRecord, data: Path | None) -> RunRecord:
+def _with_test_metrics(tracker: Tracker, record: RunRecord, data: Path | None) -> RunRecord:
     """Return the run with its test metrics; evaluate it on test if it has none."""
     if _is_tested(record):
         return record

@@ -31,7 +31,7 @@ def ui_command(
     """
     store = locate(root)
     if store.artifacts is None:
-        raise UserError(f"the runs lie on a server with its own UI; open {store.web} instead.")
+        raise UserError(f"the runs are on a server with its own UI; open {store.web} instead.")
     missing = store.database is not None and not store.database.exists()
     store = connect(store, create=missing, write=False).store
     arguments = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri]
