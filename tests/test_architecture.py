@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vqlab"
 LAYERS = [
-    {"caches", "errors", "openmp", "text", "version"},
+    {"caches", "errors", "openmp", "runtime", "text", "version"},
     {"types", "ports", "experiment_files"},
     {"config", "fonts", "nn", "metrics"},
     {"data", "features", "detectors", "recipes"},
@@ -19,6 +19,7 @@ LAYERS = [
     {"model"},
     {"run"},
     {"sweep", "promote", "predict", "compare", "correlate", "doctor"},
+    {"export"},
     {"cli"},
     {"__init__", "__main__"},
 ]
@@ -30,7 +31,10 @@ ROOM_OF_LIBRARY = {
     "optuna_dashboard": {"cli", "sweep"},
     "timm": {"features"},
     "FrEIA": {"nn"},
-    "cv2": {"data"},
+    "cv2": {"data", "runtime"},
+    "onnx": {"export"},
+    "onnxruntime": {"runtime"},
+    "openvino": {"export"},
     "matplotlib": {"plots", "fonts"},
     "typer": {"cli"},
     "rich": {"cli"},

@@ -1,0 +1,94 @@
+"""A folder that scores images wherever Python and onnxruntime are: model, script, README, sums."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vqlab import runtime
+from vqlab.export.parity import Parity
+
+SCRIPT, REQUIREMENTS, README, SUMS = "score.py", "requirements.txt", "README.md", "SHA256SUMS"
+PACKAGES = ("numpy>=1.26", "onnxruntime>=1.17", "opencv-python-headless>=4.9", "pillow>=10.1")
+
+
+def write_bundle(
+    folder: Path, model: str, description: Mapping[str, Any], parity: Parity
+) -> list[str]:
+    """Write the files beside `model`, the name of its file in `folder`; return all names."""
+    shutil.copyfile(Path(runtime.__file__), folder / SCRIPT)
+    (folder / REQUIREMENTS).write_text("\n".join(PACKAGES) + "\n", encoding="utf-8")
+    text = _readme(model, description, parity)
+    (folder / README).write_text(text, encoding="utf-8", newline="\n")
+    names = [model, SCRIPT, REQUIREMENTS, README]
+    sums = [f"{hashlib.sha256((folder / n).read_bytes()).hexdigest()}  {n}\n" for n in names]
+    (folder / SUMS).write_text("".join(sums), encoding="utf-8", newline="\n")
+    return [*names, SUMS]
+
+
+def _readme(model: str, description: Mapping[str, Any], parity: Parity) -> str:
+    thresholds, settings = description["thresholds"], description["preprocessing"]
+    rate = thresholds["target_false_reject_rate"]
+    target = f", for a false-reject rate of at most {rate:g}" if rate is not None else ""
+    version = f"version {description['version']}, " if description["version"] else ""
+    notes = "".join(f"- {note}\n" for note in thresholds["notes"])
+    ties = (
+        f" ({parity.error:.1g} without {parity.ties} images where rounding decides between two "
+        "codes that are equally near)"
+        if parity.ties
+        else ""
+    )
+    bits = f"; files with more than 8 bits hold {settings['bits']}" if settings["bits"] else ""
+    return f"""\
+# Visual inspection of {description["category"]}
+
+Scores images of {description["category"]} and rejects those that look anomalous. The detector
+({description["detector"]} on {description["backbone"]}) was trained on normal images only.
+
+## Run
+
+Python 3.10 or newer; no GPU and no deep-learning framework.
+
+```sh
+python -m venv venv
+venv/bin/pip install -r {REQUIREMENTS}
+venv/bin/python {SCRIPT} {model} IMAGE [IMAGE ...]
+```
+
+Prints a JSON line for each image: `file`, `score` (higher is more anomalous), `threshold`,
+`calibrated` (0 to 1, 0.5 at the threshold) and `verdict` (`pass`, `reject`, or `unreadable` with a
+`reason`). The exit status is 3 if an image cannot be read. In Python, in this folder:
+
+```python
+from score import Model
+
+model = Model("{model}")
+score, verdict, anomaly_map = model.score("image.png")  # or an RGB array (H, W, 3), uint8
+```
+
+Check the files: `sha256sum --check {SUMS}`.
+
+## Model
+
+| | |
+|---|---|
+| category | {description["category"]} |
+| detector, backbone | {description["detector"]}, {description["backbone"]} |
+| origin | {version}run {description["run"]} |
+| fingerprint of the data | {description["data_fingerprint"]} |
+| trained, exported with | {description["trained_with"]}, {description["exported_with"]} |
+| image threshold | {thresholds["image"]!r} ({thresholds["method"]}{target}) |
+| pixel threshold | {thresholds["pixel"]!r}, of the anomaly map |
+| images | resized to {settings["image_size"]} px ({settings["resize"]}), RGB, 0 to 1, \
+brightness: {settings["brightness"]}{bits} |
+
+An image is rejected if its score exceeds the image threshold.
+{notes}
+The exported model was compared with the original on {parity.images} images: the largest relative
+difference is {parity.map_relative:.1g} of maps and {parity.score_relative:.1g} of scores{ties};
+all verdicts are equal.
+The same description is in the metadata of {model}, as JSON under the key `{runtime.KEY}`.
+"""

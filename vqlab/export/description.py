@@ -1,0 +1,58 @@
+"""What an exported file says of itself: thresholds, preprocessing and origin, as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vqlab.evaluation import Thresholds
+from vqlab.model import Model
+from vqlab.version import __version__
+
+
+def describe(model: Model, version: int | None = None) -> dict[str, Any]:
+    """Return the description that `vqlab.runtime` reads; plain JSON values.
+
+    version: registered version, of a champion. Contains no path of the machine.
+    """
+    config, data = model.meta["config"], model.data
+    return {
+        "format": 1,
+        "category": model.category,
+        "categories": list(model.categories),
+        "detector": config["detector"]["name"],
+        "backbone": config["features"]["backbone"],
+        "version": version,
+        "run": model.meta["run_id"],
+        "data_fingerprint": model.meta["data"]["fingerprint"],
+        "trained_with": f"vqlab {model.meta['version']}",
+        "exported_with": f"vqlab {__version__}",
+        "input": "image: float32 (batch, 3, S, S), RGB, 0 to 1",
+        "output": "anomaly_map: float32 (batch, S, S); image_score: float32 (batch,); "
+        "higher is more anomalous",
+        "preprocessing": {
+            "image_size": data.image_size,
+            "resize": data.resize,
+            "brightness": data.brightness,
+            "bits": data.bits,
+            "colour": "RGB",
+        },
+        "thresholds": {
+            "image": model.thresholds.image,
+            "pixel": model.thresholds.pixel,
+            "method": model.thresholds.method,
+            "target_false_reject_rate": model.thresholds.promised,
+            "notes": list(model.thresholds.notes),
+            "unit": _unit(model.thresholds),
+        },
+    }
+
+
+def _unit(thresholds: Thresholds) -> float:
+    """Return the distance from the image threshold at which the calibrated score is 0.25 or 0.75,
+    see `vqlab.evaluation.calibration.calibrated`."""
+    image, normal = thresholds.image, thresholds.calibration
+    widths = [abs(image), 1.0]
+    if normal is not None:
+        spread = normal.maximum - normal.minimum
+        widths = [image - normal.quartiles[1], spread, abs(image) * 1e-6, 1e-6]
+    return next(width for width in widths if width > 0) / 9

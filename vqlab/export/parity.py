@@ -1,0 +1,181 @@
+"""Compare an exported model with the original on images: maps, scores, verdicts and latency.
+
+A code is the nearest vector of a codebook, and features are rounded to half precision. Where two
+candidates are equally near, float32 rounding decides, and another library may decide otherwise: the
+map then changes by far more than rounding, in torch as well. An image that differs by more than the
+tolerance is therefore also scored by torch with noise of the size of rounding, and only what lies
+outside the range of these results is an error.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vqlab import runtime
+from vqlab.data import read_image, to_network
+from vqlab.errors import UserError
+from vqlab.evaluation import verdict_of
+from vqlab.model import Model
+from vqlab.text import visible
+from vqlab.types import Sample
+
+Array = NDArray[Any]
+TOLERANCE = 1e-4
+"""Largest error, relative to the largest absolute value over the images."""
+NOISE = 1e-6
+"""Standard deviation of the noise that stands for rounding; images are in [0, 1]."""
+LEAST = 1e-30
+"""Least value that differences are divided by."""
+REPEATS = 64
+"""Most noisy copies of an image."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Differences between an exported model and the original; relative ones are divided by the
+    largest absolute value over the images."""
+
+    images: int
+    map_difference: float
+    map_relative: float
+    score_difference: float
+    score_relative: float
+    ties: int
+    """Images that differ by more than `TOLERANCE` because of such a tie."""
+    error: float
+    """Largest relative difference of maps and scores that is no tie."""
+    different: tuple[Path, ...]
+    """Images with another verdict."""
+    torch_ms: float
+    """Median time of an image in one thread, from network input to score."""
+    exported_ms: float
+
+    def require(self, what: str) -> None:
+        """Raise UserError if the error exceeds `TOLERANCE` or verdicts differ."""
+        if not self.error <= TOLERANCE:  # NaN as well
+            raise UserError(
+                f"{what} must score within {TOLERANCE:g} (relative) of the model; the error is "
+                f"{self.error:.2g} on {self.images} images; nothing was written."
+            )
+        if self.different:
+            raise UserError(
+                f"{what} must give the same verdicts as the model; {len(self.different)} of "
+                f"{self.images} images differ, such as {visible(self.different[0])}; nothing was "
+                "written."
+            )
+
+
+class _Output(NamedTuple):
+    map: Array
+    """(S, S)."""
+    score: float
+
+
+class _Pair(NamedTuple):
+    images: torch.Tensor
+    """Network input (1, 3, S, S)."""
+    reference: _Output
+    exported: _Output
+
+
+def measure_parity(model: Model, exported: runtime.Model, files: Sequence[Path]) -> Parity:
+    """Score image files with both models, reading and resizing included, and compare the results.
+
+    model: on the CPU.
+    """
+    pairs, times = [], []
+    with one_thread():
+        for file in [files[0], *files]:  # the first one warms up
+            images = to_network(read_image(file, model.data.bits), model.data)[0][None]
+            settings = exported.description["preprocessing"]
+            pixels = runtime.read_image(file, settings["bits"])
+            inputs = runtime.preprocess(pixels, settings)[0][None]
+            started = time.perf_counter()
+            reference = _score(model, images)
+            between = time.perf_counter()
+            maps, scores = exported.run(inputs)
+            times.append((between - started, time.perf_counter() - between))
+            pairs.append(_Pair(images, reference, _Output(maps[0], float(scores[0]))))
+    del pairs[0], times[0]
+    verdicts = [
+        [verdict_of(output.score, model.thresholds.image) for output in pair[1:]] for pair in pairs
+    ]
+    scale = _Output(
+        np.max([np.abs(pair.reference.map).max() for pair in pairs], initial=LEAST),
+        np.max([abs(pair.reference.score) for pair in pairs], initial=LEAST),
+    )
+    differences = [_difference(pair.exported, [pair.reference]) for pair in pairs]
+    errors, ties = [], 0
+    for pair, difference in zip(pairs, differences, strict=True):
+        error = _relative(difference, scale)
+        if error > TOLERANCE:
+            without_ties = _error_without_ties(model, pair, scale)
+            ties += without_ties <= TOLERANCE
+            error = without_ties
+        errors.append(error)
+    largest = _Output(*np.max(np.array(differences, np.float64), 0))
+    return Parity(
+        images=len(files),
+        map_difference=float(largest.map),
+        map_relative=float(largest.map / scale.map),
+        score_difference=float(largest.score),
+        score_relative=float(largest.score / scale.score),
+        ties=ties,
+        error=float(np.max(errors)),
+        different=tuple(f for f, pair in zip(files, verdicts, strict=True) if pair[0] != pair[1]),
+        torch_ms=1000 * median(first for first, _ in times),
+        exported_ms=1000 * median(second for _, second in times),
+    )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch.inference_mode()
+def _score(model: Model, images: torch.Tensor) -> _Output:
+    scores = model.detector.score(Sample(images, model.backbone(images)))
+    return _Output(scores.anomaly_map[0].float().numpy(), float(scores.image_score[0]))
+
+
+def _difference(exported: _Output, references: Sequence[_Output]) -> _Output:
+    """Return how far map and score lie outside the range of the references, at most."""
+    maps = np.stack([reference.map for reference in references])
+    outside = np.maximum(exported.map - maps.max(0), maps.min(0) - exported.map).max()
+    scores = [reference.score for reference in references]
+    beyond = np.maximum(exported.score - max(scores), min(scores) - exported.score)
+    return _Output(np.maximum(outside, 0), np.maximum(beyond, 0))
+
+
+def _relative(difference: _Output, scale: _Output) -> float:
+    return float(np.maximum(difference.map / scale.map, difference.score / scale.score))
+
+
+def _error_without_ties(model: Model, pair: _Pair, scale: _Output) -> float:
+    """Return the relative difference to the range of torch's results with noise."""
+    generator = torch.Generator().manual_seed(0)
+    references, error = [pair.reference], np.inf
+    for _ in range(REPEATS):
+        noise = NOISE * torch.randn(pair.images.shape, generator=generator)
+        references.append(_score(model, pair.images + noise))
+        error = _relative(_difference(pair.exported, references), scale)
+        if error <= TOLERANCE:
+            break
+    return error

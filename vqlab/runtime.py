@@ -1,0 +1,162 @@
+"""Score images with a model that `vqlab export` wrote, without torch and without the rest of vqlab.
+
+Needs NumPy, onnxruntime, Pillow and OpenCV (`opencv-python-headless`), which resizes images exactly
+as in training. The file may be copied anywhere; `python runtime.py model.onnx IMAGE ...` prints a
+JSON line for each image.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+Array = NDArray[Any]
+Box = tuple[int, int, int, int]
+"""(top, left, height, width) of an image inside the network input."""
+KEY = "vqlab"
+"""Key of the description in the metadata of the ONNX file."""
+
+
+class Result(NamedTuple):
+    """What a model says of one image."""
+
+    score: float
+    """Image score; higher is more anomalous."""
+    verdict: str
+    """`reject` if the score exceeds the image threshold, else `pass`."""
+    map: Array
+    """Anomaly map (H, W) of the image's size, float32."""
+
+
+class Model:
+    """An exported model. `description` holds its thresholds, preprocessing and origin.
+
+    threads: number of threads of onnxruntime; None: one for each core.
+    """
+
+    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        self._session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+        properties = self._session.get_modelmeta().custom_metadata_map
+        if KEY not in properties:
+            raise ValueError(f"{path} must be written by vqlab export; it has no description.")
+        self.description: dict[str, Any] = json.loads(properties[KEY])
+
+    def run(self, images: Array) -> tuple[Array, Array]:
+        """Return anomaly maps (B, S, S) and image scores (B,) of network inputs (B, 3, S, S)."""
+        maps, scores = self._session.run(None, {"image": images})
+        return maps, scores
+
+    def score(self, image: str | Path | Array) -> Result:
+        """Score an image file, or an RGB array (H, W, 3) of uint8."""
+        settings = self.description["preprocessing"]
+        pixels = image if isinstance(image, np.ndarray) else read_image(image, settings["bits"])
+        values, (top, left, height, width) = preprocess(pixels, settings)
+        maps, scores = self.run(values[None])
+        inside = np.ascontiguousarray(maps[0, top : top + height, left : left + width])
+        full = cv2.resize(inside, pixels.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        score = float(scores[0])
+        reject = score > self.description["thresholds"]["image"]
+        return Result(score, "reject" if reject else "pass", full)
+
+    def calibrated(self, score: float) -> float:
+        """Map a score to [0, 1] for display: 0.5 at the image threshold, 0.05 at the median of the
+        normal images that the threshold was chosen on."""
+        threshold = self.description["thresholds"]["image"]
+        unit = self.description["thresholds"]["unit"]
+        share = float(unit / (unit + abs(score - threshold)) / 2)
+        return share if score < threshold else 1 - share
+
+
+def read_image(path: str | Path, bits: int | None = None) -> Array:
+    """Read an image file as (H, W, 3) uint8 RGB: upright, transparency as white, 16 bits as 8.
+
+    bits: bit depth of the camera whose values the file holds in 16 bits; None: 16.
+    """
+    with Image.open(path) as image:
+        image.load()
+    if bits and image.format != "PPM" and not image.mode.startswith(("I", "F")):
+        values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        if values is not None and values.dtype == np.uint16 and values.ndim == 3:
+            orientation = image.getexif().get(0x0112, 1)  # Pillow keeps only 8 of the 16 bits
+            alpha = [values[..., 3] >> 8] if values.shape[2] == 4 else []
+            colours = np.dstack([to_8_bits(values[..., 2::-1], bits), *alpha]).astype(np.uint8)
+            image = Image.fromarray(colours)
+            image.getexif()[0x0112] = orientation
+    stated = image.format == "PPM"  # its header states the highest value, which Pillow maps to 16
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        return np.repeat(to_8_bits(np.asarray(image), None if stated else bits)[..., None], 3, 2)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.ascontiguousarray(image.convert("RGB"))
+
+
+def to_8_bits(values: Array, bits: int | None) -> Array:
+    """Reduce integers to their highest 8 of `bits` bits (None: 16), floats in [0, 1] to 0..255."""
+    most = 1 if values.dtype.kind == "f" else 2 ** (bits or 16) - 1
+    if not (values.min() >= 0 and values.max() <= most):
+        raise ValueError(f"its values must be within 0 and {most}")
+    if values.dtype.kind == "f":
+        return np.round(values * 255).astype(np.uint8)
+    return (values.astype(np.uint32) >> ((bits or 16) - 8)).astype(np.uint8)
+
+
+def preprocess(pixels: Array, settings: dict[str, Any]) -> tuple[Array, Box]:
+    """Return the network input (3, S, S) float32 in [0, 1] of RGB pixels (H, W, 3), and the box in
+    it that the image fills; the rest is black."""
+    side, size = settings["image_size"], pixels.shape[:2]
+    height = width = side
+    if settings["resize"] == "letterbox":
+        scale = side / max(size)
+        height, width = (max(1, round(length * scale)) for length in size)
+    top, left = (side - height) // 2, (side - width) // 2
+    square = np.zeros((side, side, 3), np.uint8)
+    box = square[top : top + height, left : left + width]
+    shrunk = (min(width, size[1]), min(height, size[0]))
+    for target, method in ((shrunk, cv2.INTER_AREA), ((width, height), cv2.INTER_LINEAR)):
+        if pixels.shape[1::-1] != target:
+            pixels = np.asarray(cv2.resize(pixels, target, interpolation=method))
+    box[:] = pixels
+    values = square.transpose(2, 0, 1).astype(np.float32) / 255
+    if settings["brightness"] == "border":  # the median grey of the border becomes 0.5
+        edge = max(1, min(height, width) // 32)
+        frame = np.ones((height, width), bool)
+        frame[edge:-edge, edge:-edge] = False
+        grey = float(np.median(box[frame].mean(axis=1))) / 255
+        values = np.minimum(values * (0.5 / max(grey, 0.05)), 1)
+    return values, (top, left, height, width)
+
+
+def main(arguments: list[str]) -> int:
+    """Print a JSON line for each image; return 3 if some cannot be read, 2 for a wrong call."""
+    if len(arguments) < 2:
+        print("usage: runtime.py MODEL.onnx IMAGE [IMAGE ...]", file=sys.stderr)
+        return 2
+    model, status = Model(arguments[0]), 0
+    threshold = model.description["thresholds"]["image"]
+    for file in arguments[1:]:
+        line: dict[str, Any] = {"file": file, "score": None, "threshold": threshold}
+        try:
+            score, verdict, _ = model.score(file)
+            line |= {"score": score, "calibrated": model.calibrated(score), "verdict": verdict}
+        except Exception as error:  # decoders raise many kinds of errors on damaged files
+            line |= {"calibrated": None, "verdict": "unreadable", "reason": str(error)}
+            status = 3
+        print(json.dumps(line), flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
