@@ -84,8 +84,10 @@ def read_image(path: str | Path, bits: int | None = None) -> Array:
     bits: bit depth of the camera whose values the file holds in 16 bits; None: 16.
     """
     with Image.open(path) as image:
+        # A PNM header may state the highest value, which Pillow then scales to 8 or 16 bits.
+        scaled = any(tile[0] == "ppm" for tile in getattr(image, "tile", []))
         image.load()
-    if bits and image.format != "PPM" and not image.mode.startswith(("I", "F")):
+    if bits and not scaled and not image.mode.startswith(("I", "F")):
         values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
         if values is not None and values.dtype == np.uint16 and values.ndim == 3:
             orientation = image.getexif().get(0x0112, 1)  # Pillow keeps only 8 of the 16 bits
@@ -93,10 +95,9 @@ def read_image(path: str | Path, bits: int | None = None) -> Array:
             colours = np.dstack([to_8_bits(values[..., 2::-1], bits), *alpha]).astype(np.uint8)
             image = Image.fromarray(colours)
             image.getexif()[0x0112] = orientation
-    stated = image.format == "PPM"  # its header states the highest value, which Pillow maps to 16
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
-        return np.repeat(to_8_bits(np.asarray(image), None if stated else bits)[..., None], 3, 2)
+        return np.repeat(to_8_bits(np.asarray(image), None if scaled else bits)[..., None], 3, 2)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

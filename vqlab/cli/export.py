@@ -50,13 +50,13 @@ def export(
     with the model on images, and written only if scores and maps agree within 1e-4 (relative) and
     all verdicts are equal. `python -m vqlab.runtime model.onnx IMAGE ...` scores images with it.
     """
-    from vqlab.cli.models import _load
     from vqlab.cli.progress import out
     from vqlab.export import export_model
+    from vqlab.predict import load_model
     from vqlab.text import folder_name, visible
     from vqlab.tracking import Tracker
 
-    loaded, version = _load(model, category, mlruns), None
+    loaded, version = load_model(model, category, mlruns), None
     if model == "champion":
         version = Tracker.open(mlruns, create=False, write=False).champion(category).version
     folder = output or Path("results/export") / folder_name(loaded.category)

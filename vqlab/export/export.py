@@ -21,7 +21,7 @@ from vqlab.export.formats import FORMATS, Format
 from vqlab.export.graph import trace
 from vqlab.export.parity import Parity, measure_parity
 from vqlab.model import Model
-from vqlab.predict import find_images
+from vqlab.predict.files import find_images
 from vqlab.text import visible
 
 LEAST, MOST = 8, 16

@@ -107,9 +107,13 @@ def measure_parity(model: Model, exported: runtime.Model, files: Sequence[Path])
             times.append((between - started, time.perf_counter() - between))
             pairs.append(_Pair(images, reference, _Output(maps[0], float(scores[0]))))
     del pairs[0], times[0]
-    verdicts = [
-        [verdict_of(output.score, model.thresholds.image) for output in pair[1:]] for pair in pairs
-    ]
+    threshold = exported.description["thresholds"]["image"]
+    different = tuple(
+        file
+        for file, pair in zip(files, pairs, strict=True)
+        if model.thresholds.verdict(pair.reference.score)
+        != verdict_of(pair.exported.score, threshold)
+    )
     scale = _Output(
         np.max([np.abs(pair.reference.map).max() for pair in pairs], initial=LEAST),
         np.max([abs(pair.reference.score) for pair in pairs], initial=LEAST),
@@ -132,7 +136,7 @@ def measure_parity(model: Model, exported: runtime.Model, files: Sequence[Path])
         score_relative=float(largest.score / scale.score),
         ties=ties,
         error=float(np.max(errors)),
-        different=tuple(f for f, pair in zip(files, verdicts, strict=True) if pair[0] != pair[1]),
+        different=different,
         torch_ms=1000 * median(first for first, _ in times),
         exported_ms=1000 * median(second for _, second in times),
     )

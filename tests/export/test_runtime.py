@@ -1,0 +1,159 @@
+"""`vqlab.runtime` reads, resizes and judges as vqlab does, without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from importlib.metadata import files
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from vqlab import runtime
+from vqlab.data import DataSettings, read_image, to_network
+from vqlab.evaluation import Thresholds
+from vqlab.evaluation.calibration import CalibrationScores
+from vqlab.export import export_model
+from vqlab.export.description import _unit
+from vqlab.export.export import test_images as images_of
+from vqlab.model import Model
+
+REPOSITORY = Path(__file__).parents[2]
+RNG = np.random.default_rng(0)
+COLOURS = RNG.integers(0, 256, (40, 31, 4), np.uint8)
+DEEP = RNG.integers(0, 4096, (40, 31), np.uint16)
+
+
+def written(folder: Path) -> list[Path]:
+    """Images of many modes and kinds."""
+    images = {
+        "rgb.png": Image.fromarray(COLOURS[..., :3]),
+        "rgb.jpg": Image.fromarray(COLOURS[..., :3]),
+        "rgba.png": Image.fromarray(COLOURS),
+        "grey.png": Image.fromarray(COLOURS[..., 0]),
+        "la.png": Image.fromarray(COLOURS[..., :2], "LA"),
+        "palette.png": Image.fromarray(COLOURS[..., :3]).quantize(16),
+        "one_bit.png": Image.fromarray(COLOURS[..., 0] > 99),
+        "cmyk.jpg": Image.fromarray(COLOURS[..., :3]).convert("CMYK"),
+        "deep.png": Image.fromarray(DEEP),
+        "deep.pgm": Image.fromarray(DEEP.astype(np.int32)),
+        "float.tif": Image.fromarray(DEEP.astype(np.float32) / 4096),
+    }
+    for name, image in images.items():
+        image.save(folder / name)
+    turned = images["rgb.jpg"].getexif()
+    turned[0x0112] = 6
+    images["rgb.jpg"].save(folder / "turned.jpg", exif=turned)
+    for name, channels in (("deep_rgb.png", 3), ("deep_rgba.png", 4)):
+        cv2.imwrite(
+            str(folder / name),
+            np.repeat(DEEP[..., None], channels, 2) // [[[1, 2, 3, 1][:channels]]],
+        )
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("bits", [None, 12])
+def test_files_are_read_as_by_vqlab(tmp_path: Path, bits: int | None) -> None:
+    paths = written(tmp_path)
+    assert len(paths) == 14
+    for path in paths:
+        expected = read_image(path, bits)
+        assert np.array_equal(runtime.read_image(path, bits), expected), path.name
+
+
+def test_values_beyond_the_bits_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(DEEP).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match="within 0 and 1023"):
+        runtime.read_image(tmp_path / "deep.png", 10)
+
+
+@pytest.mark.parametrize("resize", ["stretch", "letterbox"])
+@pytest.mark.parametrize("brightness", ["keep", "border"])
+@pytest.mark.parametrize("size", [(40, 31), (200, 333), (64, 64), (128, 30), (997, 61)])
+def test_images_are_resized_as_by_vqlab(
+    resize: str, brightness: str, size: tuple[int, int]
+) -> None:
+    settings = DataSettings.model_validate(
+        {"image_size": 64, "resize": resize, "brightness": brightness}
+    )
+    pixels = RNG.integers(0, 200, (*size, 3), np.uint8)
+    expected, geometry = to_network(pixels, settings)
+    values, box = runtime.preprocess(pixels, settings.model_dump())
+    assert box == geometry.box and values.dtype == np.float32
+    assert np.array_equal(values, expected.numpy())
+
+
+@pytest.mark.parametrize("normal", [None, (0.1, 0.2, 0.7, 1.1), (0.4,) * 4])
+def test_scores_are_calibrated_as_by_vqlab(normal: tuple[float, ...] | None) -> None:
+    summary = normal and CalibrationScores.of(np.array(normal))
+    thresholds = Thresholds(0.9, 0.5, calibration=summary or None)
+    described = {"thresholds": {"image": 0.9, "unit": _unit(thresholds)}}
+    model = SimpleNamespace(description=described)
+    for score in (-3.0, 0.0, 0.2, 0.9, 0.91, 5.0, 1e6):
+        calibrated = runtime.Model.calibrated(model, score)  # type: ignore[arg-type]
+        assert calibrated == pytest.approx(thresholds.calibrated(score), rel=1e-9)
+
+
+def test_the_module_imports_no_torch() -> None:
+    code = "import sys, vqlab.runtime; print({'torch', 'onnx', 'pydantic'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_wrong_calls_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert runtime.main(["model.onnx"]) == 2
+    assert "usage: " in capsys.readouterr().err
+
+
+def bare_environment(folder: Path) -> Path:
+    """Python of a new environment with nothing but what the runtime needs."""
+    venv.create(folder, with_pip=False)
+    paths = sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})
+    for name in ("numpy", "onnxruntime", "flatbuffers", "protobuf", "packaging", "pillow",
+                 "opencv-python-headless"):  # fmt: skip
+        tops = {file.parts[0] for file in files(name) or () if file.parts[0] not in ("..", "bin")}
+        for top in tops:
+            target = Path(paths["purelib"], top)
+            if not target.exists():
+                target.symlink_to(Path(sysconfig.get_path("purelib"), top))
+    return folder / "bin" / "python"
+
+
+@pytest.mark.slow
+def test_a_bundle_runs_without_torch_and_vqlab(mean_image: Model, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    export_model(mean_image, "onnx", bundle, bundle=True)
+    python = bare_environment(tmp_path / "venv")
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+
+    def run(*command: object, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(python), *map(str, command)], cwd=bundle, env={**clean, **more},
+            capture_output=True, text=True,
+        )  # fmt: skip
+
+    for absent in ("torch", "vqlab", "onnx", "scipy"):
+        assert "ModuleNotFoundError" in run("-c", f"import {absent}").stderr
+    images = images_of(mean_image)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(images[0].read_bytes()[:100])
+    script = run("score.py", "model.onnx", *images, broken)
+    module = run("-m", "vqlab.runtime", "model.onnx", *images, broken, PYTHONPATH=str(REPOSITORY))
+    assert script.returncode == module.returncode == 3, script.stderr + module.stderr
+    assert script.stdout == module.stdout
+    *rows, last = map(json.loads, script.stdout.splitlines())
+    assert last["verdict"] == "unreadable" and last["reason"] and last["score"] is None
+    for row, path in zip(rows, images, strict=True):
+        expected = mean_image.score(path)
+        assert row["file"] == str(path) and row["verdict"] == expected.verdict
+        assert row["score"] == pytest.approx(expected.score, rel=1e-5)
+        assert row["calibrated"] == pytest.approx(expected.calibrated, rel=1e-4)
+        assert row["threshold"] == mean_image.thresholds.image
