@@ -98,17 +98,17 @@ def test_a_study_is_measured_once_and_goes_on_where_it_stopped(
     assert len(before) == 1 + 3 and runs_of(tracker) == []
     with monkeypatch.context() as patched:
         calls = counted(patched)
-        found = go()
+        result = go()
         # of the second training one scoring was missing; the baseline is one training
         assert (calls.count("train"), calls.count("measure")) == (2, 1 + 4)
     assert table.read_text().splitlines()[1][:40] == before[1][:40]
     with monkeypatch.context() as patched:
         calls = counted(patched)
-        assert go() == found and calls == []
+        assert go() == result and calls == []
     assert len(runs_of(tracker)) == 2
     assert [path.name for path in table.parent.iterdir()] == ["part.csv"]
 
-    vqvae, baseline = found
+    vqvae, baseline = result
     assert (vqvae.detector, vqvae.settings, baseline.settings) == ("vqvae", 4, 4)
     assert vqvae.held == {}, "two settings of a form are too few to rank"
     assert baseline.overall["pixel_auroc", "pixel_auroc"] == pytest.approx(

@@ -49,9 +49,9 @@ def test_the_advice_makes_the_image(name: str) -> None:
     x, expected = ADVISED[name]
     with pytest.raises(UserError, match="an image must be") as error:
         as_rgb(x)
-    said = re.search(r"pass `(.+)`\.$", str(error.value))
-    assert said, error.value
-    assert (as_rgb(eval(said[1], {"x": x, "numpy": np, "PIL": PIL})) == expected).all()
+    message = re.search(r"pass `(.+)`\.$", str(error.value))
+    assert message, error.value
+    assert (as_rgb(eval(message[1], {"x": x, "numpy": np, "PIL": PIL})) == expected).all()
 
 
 @pytest.mark.parametrize(

@@ -92,28 +92,28 @@ def load(root: Path, **changes: object) -> Splits:
 def test_each_statistic_finds_what_it_is_for(
     statistic: str, defect: object, higher: bool, tmp_path: Path
 ) -> None:
-    found = audit(load(write(tmp_path, defect)))["nut"]
-    assert set(found.aurocs) == set(found.higher) == set(STATISTICS)
-    assert found.aurocs[statistic] > 0.9 and found.higher[statistic] is higher
-    (sentence,) = (s for s in found.warnings if f"nut: {STATISTICS[statistic]} alone" in s)
-    assert f"{found.aurocs[statistic]:.3f}" in sentence and "rely on pixel metrics" in sentence
+    result = audit(load(write(tmp_path, defect)))["nut"]
+    assert set(result.aurocs) == set(result.higher) == set(STATISTICS)
+    assert result.aurocs[statistic] > 0.9 and result.higher[statistic] is higher
+    (sentence,) = (s for s in result.warnings if f"nut: {STATISTICS[statistic]} alone" in s)
+    assert f"{result.aurocs[statistic]:.3f}" in sentence and "rely on pixel metrics" in sentence
     assert ("data.brightness=border" in sentence) == (
         statistic in ("mean_grey", "border_brightness")
     )
 
 
 def test_alike_images_give_no_warning(tmp_path: Path) -> None:
-    found = audit(load(write(tmp_path, count=40)))["nut"]
-    assert found.warnings == [] and (found.normal, found.anomalous) == (40, 40)
-    assert all(0.5 <= value < 0.8 for value in found.aurocs.values())
+    result = audit(load(write(tmp_path, count=40)))["nut"]
+    assert result.warnings == [] and (result.normal, result.anomalous) == (40, 40)
+    assert all(0.5 <= value < 0.8 for value in result.aurocs.values())
 
 
 def test_constant_statistics_separate_nothing(tmp_path: Path) -> None:
     def flat(seed: int) -> np.ndarray:
         return np.full((64, 64, 3), 90, np.uint8)
 
-    found = audit(load(write(tmp_path, flat, flat)))["nut"]
-    assert set(found.aurocs.values()) == {0.5} and found.warnings == []
+    result = audit(load(write(tmp_path, flat, flat)))["nut"]
+    assert set(result.aurocs.values()) == {0.5} and result.warnings == []
 
 
 def test_it_measures_what_the_network_sees(tmp_path: Path) -> None:
@@ -132,15 +132,15 @@ def test_padding_is_left_out(tmp_path: Path) -> None:
 
 
 def test_few_images_may_be_chance(tmp_path: Path) -> None:
-    found = audit(load(write(tmp_path, lambda seed: grey(seed, 1.2), count=4)))["nut"]
-    assert "maybe by chance (4 normal, 4 anomalous)" in found.warnings[0]
+    result = audit(load(write(tmp_path, lambda seed: grey(seed, 1.2), count=4)))["nut"]
+    assert "maybe by chance (4 normal, 4 anomalous)" in result.warnings[0]
 
 
 def test_undefined_without_defects(tmp_path: Path) -> None:
     make_category(tmp_path, "nut", defects=0)
-    found = audit(load(tmp_path))
-    assert found["nut"].aurocs == {} and found["nut"].warnings == []
-    assert audit_metrics(found) == {}
+    result = audit(load(tmp_path))
+    assert result["nut"].aurocs == {} and result["nut"].warnings == []
+    assert audit_metrics(result) == {}
 
 
 def test_metric_keys(tmp_path: Path) -> None:

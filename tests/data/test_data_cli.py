@@ -28,8 +28,8 @@ def vqlab(
         with pytest.raises(SystemExit) as ended:
             main()
         assert (ended.value.code or 0) == code
-        said = capsys.readouterr()
-        return said.err if code else said.out
+        message = capsys.readouterr()
+        return message.err if code else message.out
 
     return call
 
@@ -37,8 +37,8 @@ def vqlab(
 def test_validation_is_written_with_masks_and_a_sheet(
     vqlab: Verb, root: Path, tmp_path: Path
 ) -> None:
-    said = vqlab("validation", root, "--category", "nut", "--to", "seen")
-    assert "held-out normal images with synthetic anomalies" in said
+    message = vqlab("validation", root, "--category", "nut", "--to", "seen")
+    assert "held-out normal images with synthetic anomalies" in message
     names = sorted(path.name for path in (tmp_path / "seen").iterdir())
     assert "nut_000_good.png" in names and "nut_contact_sheet.png" in names
     masks = [name for name in names if name.endswith("_mask.png")]
@@ -47,8 +47,8 @@ def test_validation_is_written_with_masks_and_a_sheet(
 
 
 def test_validation_of_every_category_from_test(vqlab: Verb, root: Path, tmp_path: Path) -> None:
-    said = vqlab("validation", root, "--to", "seen", "--source", "test")
-    assert "excluded from test" in said
+    message = vqlab("validation", root, "--to", "seen", "--source", "test")
+    assert "excluded from test" in message
     names = {path.name for path in (tmp_path / "seen").iterdir()}
     assert {"bolt_contact_sheet.png", "nut_contact_sheet.png", "nut_003_hole_mask.png"} <= names
 
@@ -56,10 +56,10 @@ def test_validation_of_every_category_from_test(vqlab: Verb, root: Path, tmp_pat
 def test_audit_warns_and_is_no_failure(vqlab: Verb, root: Path) -> None:
     for path in (root / "nut/test/hole").iterdir():
         Image.fromarray(np.full((20, 24, 3), 250, np.uint8)).save(path)
-    said = vqlab("audit", root)
-    assert "nut ⚠" in said and "mean grey" in said and "1.000 ↑" in said
-    assert "warning: nut: mean grey alone separates" in said
-    assert "bolt" in said and "bolt: mean grey" not in vqlab("audit", root, "--category", "nut")
+    message = vqlab("audit", root)
+    assert "nut ⚠" in message and "mean grey" in message and "1.000 ↑" in message
+    assert "warning: nut: mean grey alone separates" in message
+    assert "bolt" in message and "bolt: mean grey" not in vqlab("audit", root, "--category", "nut")
 
 
 @pytest.mark.parametrize(
@@ -74,5 +74,5 @@ def test_audit_warns_and_is_no_failure(vqlab: Verb, root: Path) -> None:
 def test_a_mistake_is_one_sentence(
     vqlab, root: Path, words: tuple[str, ...], sentence: str
 ) -> None:
-    said = vqlab(*(root if word == "ROOT" else word for word in words), code=2)
-    assert said.startswith("vqlab: ") and sentence in said
+    message = vqlab(*(root if word == "ROOT" else word for word in words), code=2)
+    assert message.startswith("vqlab: ") and sentence in message

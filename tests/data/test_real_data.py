@@ -39,7 +39,7 @@ def test_loads_whole(folder: str, category: str) -> None:
 def test_checks_sound(folder: str) -> None:
     report = check_dataset(Path(str(REAL)) / folder)
     assert report.errors == []
-    repeated = [said for said in report.warnings if "more than once" in said]
+    repeated = [message for message in report.warnings if "more than once" in message]
     assert report.warnings == repeated and len(repeated) == (2 if folder == "Kolektor" else 0)
     assert {row.category: row.counts for row in report.rows} == {
         name: counts for (place, name), counts in COUNTS.items() if place == folder

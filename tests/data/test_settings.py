@@ -59,8 +59,8 @@ def test_faults_name_their_path(tree: dict[str, Any], words: str) -> None:
 
 
 def test_validation_in_words() -> None:
-    said = DataSettings().validation.described
-    assert said == "held-out normal images with synthetic anomalies"
+    message = DataSettings().validation.described
+    assert message == "held-out normal images with synthetic anomalies"
     shared = validate(DataSettings, {"validation": {"source": "test", "fraction": 0.25}})
     assert (
         shared.validation.described == "held-out normal images and 25% of test, excluded from test"

@@ -66,7 +66,7 @@ def test_a_category_is_split_alike_alone_and_with_others(big: Path) -> None:
     )
 
 
-def test_validation_is_held_out_and_drawn_defects(big: Path) -> None:
+def test_validation_is_held_out_and_synthetic_anomalies(big: Path) -> None:
     splits = load(big, synthetic_defects=4)
     validation = splits.validation
     assert len(validation) == 4 + 16
@@ -89,7 +89,7 @@ def splits_image(splits: Splits, path: Path) -> torch.Tensor:
     return splits.held_out.batch([paths(splits.held_out).index(path)]).images[0]
 
 
-def test_drawn_defects_are_the_same_every_time(big: Path) -> None:
+def test_synthetic_anomalies_are_the_same_every_time(big: Path) -> None:
     one = load(big).validation
     two = load(big).validation
     first = one.batch(range(len(one)))
@@ -100,7 +100,7 @@ def test_drawn_defects_are_the_same_every_time(big: Path) -> None:
     assert not torch.equal(first.images[3:], other.batch(range(len(other))).images[3:])
 
 
-def test_settings_of_any_size_see_the_same_drawn_defects(tmp_path: Path) -> None:
+def test_settings_of_any_size_see_the_same_synthetic_anomalies(tmp_path: Path) -> None:
     """Drawn at one size and shrunk: the masks at 64 px and at 256 px agree."""
     make_category(tmp_path, "nut", size=(300, 200))
     small, large = (load(tmp_path, image_size=side).validation for side in (64, 256))
@@ -115,7 +115,7 @@ def test_settings_of_any_size_see_the_same_drawn_defects(tmp_path: Path) -> None
     assert drawn and all(faint)
 
 
-def test_drawn_defects_stay_inside_the_letterbox(tmp_path: Path) -> None:
+def test_synthetic_anomalies_stay_inside_the_letterbox(tmp_path: Path) -> None:
     make_category(tmp_path, "nut", size=(20, 60))
     splits = load(tmp_path, resize="letterbox", image_size=64)
     batch = splits.validation.batch(range(len(splits.validation)))
@@ -155,7 +155,9 @@ def _small_memory(root: Path) -> ImageSet:
 
 def test_what_is_kept_is_not_decoded_again(big: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     splits = load(big)
-    list(splits.validation.batches(4))  # drawn defects are drawn when first asked for, from files
+    list(
+        splits.validation.batches(4)
+    )  # synthetic anomalies are drawn when first asked for, from files
     monkeypatch.setattr(image_set, "read_image", lambda path: pytest.fail("decoded again"))
     list(splits.train.batches(4))
     list(splits.validation.batches(4))

@@ -1,4 +1,4 @@
-"""Validation: drawn defects evenly spread, or a share of test that is then no longer reported."""
+"""Validation: synthetic anomalies spread evenly, or a share of the test images."""
 
 from __future__ import annotations
 

@@ -73,11 +73,11 @@ def test_json_and_the_exit_status(
             main()
         return int(str(ended.value.code or 0)), json.loads(capsys.readouterr().out)
 
-    status, said = call()
-    assert (status, said["ok"]) == (0, True)
+    status, message = call()
+    assert (status, message["ok"]) == (0, True)
     (here / "mlruns").write_text("a file where the folder should be")
-    status, said = call()
-    assert (status, said["ok"]) == (1, False)
+    status, message = call()
+    assert (status, message["ok"]) == (1, False)
 
 
 def test_what_is_there_is_found(here: Path, store: Tracker) -> None:
@@ -90,8 +90,8 @@ def test_what_is_there_is_found(here: Path, store: Tracker) -> None:
     finally:
         del os.environ["VQLAB_WEIGHTS"]
     assert find("data").value == "data/MVTec: bottle"
-    found = {f.name: f for f in run_checks(store.root)}
-    assert "mlflow.db (" in found["runs"].value and found["runs"].state == "ok"
+    result = {f.name: f for f in run_checks(store.root)}
+    assert "mlflow.db (" in result["runs"].value and result["runs"].state == "ok"
     (here / "hub/hub/models--timm--resnet18.a1_in1k").mkdir(parents=True)
     assert find("weights").value == "downloaded: resnet18.a1_in1k"
 
@@ -141,8 +141,8 @@ def test_what_would_not_work(
         monkeypatch.setenv(each, "")  # so that what `prepare` sets is taken back
     monkeypatch.setenv("VQLAB_WEIGHTS", "")
     prepare(here)
-    found = find(name)
-    assert found.state == state and words in found.advice and "secret" not in str(found)
+    result = find(name)
+    assert result.state == state and words in result.advice and "secret" not in str(result)
 
 
 def test_an_unreachable_hub_is_a_warning(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,8 +159,8 @@ def test_a_port_in_use(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         server.listen()
         port = server.getsockname()[1]
         monkeypatch.setitem(PORTS, "vqlab ui", port)
-        found = find(f"port {port}")
-        assert found.state == "warning" and "vqlab ui --port OTHER" in found.advice
+        result = find(f"port {port}")
+        assert result.state == "warning" and "vqlab ui --port OTHER" in result.advice
     assert find(f"port {port}").state == "ok"
 
 

@@ -36,29 +36,29 @@ def case(count: int = 24, seed: int = 0, lift: float = 0.0):
 
 def test_the_set_itself_gives_its_metrics():
     maps, masks, evidence = case()
-    found = distributions(evidence, np.ones((1, 24), np.float32))
+    result = distributions(evidence, np.ones((1, 24), np.float32))
     exact = image_metrics(evidence.scores, evidence.labels)
     for name, value in exact.items():
-        assert found[name][0] == pytest.approx(value, abs=1e-6)
+        assert result[name][0] == pytest.approx(value, abs=1e-6)
     for name, value in pixel_metrics(list(maps), list(masks)).items():
-        assert found[name][0] == pytest.approx(value, abs=0.01)  # coarse histograms
+        assert result[name][0] == pytest.approx(value, abs=0.01)  # coarse histograms
     rejected = evidence.flagged[evidence.labels == 0].mean()
-    assert found["false_reject_rate"][0] == pytest.approx(rejected)
+    assert result["false_reject_rate"][0] == pytest.approx(rejected)
 
 
 def test_a_row_is_what_those_images_give():
     maps, masks, evidence = case()
     drawn = resample(evidence.labels, 5, seed=3)
-    found = distributions(evidence, drawn)
+    result = distributions(evidence, drawn)
     for row in range(1, 6):
         times = drawn[row].astype(int)
         again = np.repeat(np.arange(24), times)
         scores, labels = evidence.scores[again], evidence.labels[again]
         for name, value in image_metrics(scores, labels).items():
-            assert found[name][row] == pytest.approx(value, abs=1e-5)
+            assert result[name][row] == pytest.approx(value, abs=1e-5)
         exact = pixel_metrics(list(maps[again]), list(masks[again]))
         for name, value in exact.items():
-            assert found[name][row] == pytest.approx(value, abs=0.015), name
+            assert result[name][row] == pytest.approx(value, abs=0.015), name
 
 
 def test_strata_keep_their_size_and_the_seed_decides():
@@ -79,8 +79,8 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     for seed in range(200):
         scores = rng.normal(labels, 1)
         evidence = Evidence.of(scores, labels, scores > 1, [None] * 80)
-        found = distributions(evidence, resample(labels, 300, seed))
-        low, high = intervals(image_metrics(scores, labels), found)["image_auroc"]
+        result = distributions(evidence, resample(labels, 300, seed))
+        low, high = intervals(image_metrics(scores, labels), result)["image_auroc"]
         held += low <= 0.7602 <= high
     assert 0.89 <= held / 200 <= 0.99
 
@@ -88,9 +88,9 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
 def test_no_masks_leave_the_image_metrics():
     scores, labels = np.array([0.1, 0.2, 0.9, 0.8]), np.array([0, 0, 1, 1])
     evidence = Evidence.of(scores, labels, scores > 0.5, [None] * 4)
-    found = distributions(evidence, resample(labels, 10))
-    assert {METRICS[name].level for name in found} == {"image"}
-    assert {"image_auroc", "image_ap", "false_reject_rate", "escape_rate"} <= set(found)
+    result = distributions(evidence, resample(labels, 10))
+    assert {METRICS[name].level for name in result} == {"image"}
+    assert {"image_auroc", "image_ap", "false_reject_rate", "escape_rate"} <= set(result)
 
 
 def test_paired_difference_sees_what_unpaired_intervals_do_not():
@@ -100,15 +100,15 @@ def test_paired_difference_sees_what_unpaired_intervals_do_not():
     a, b = distributions(first, drawn), distributions(second, drawn)
     name = "pixel_auroc"
     value = float(b[name][0] - a[name][0])
-    found = paired_difference(b[name] - a[name], value)
-    assert found.interval.low > 0
-    assert found.p < 0.01
+    result = paired_difference(b[name] - a[name], value)
+    assert result.interval.low > 0
+    assert result.p < 0.01
     same = paired_difference(a[name] - a[name], 0.0)
     assert same.p == 1
     assert same.interval is None and same.reason == CONSTANT
     back = paired_difference(a[name] - b[name], -value)
-    assert back.p == found.p
-    assert back.interval.low == pytest.approx(-found.interval.high)
+    assert back.p == result.p
+    assert back.interval.low == pytest.approx(-result.interval.high)
 
 
 def test_no_interval_is_of_zero_width():
@@ -116,10 +116,10 @@ def test_no_interval_is_of_zero_width():
     labels = np.repeat([0, 1], 20)
     scores = np.arange(40.0)
     evidence = Evidence.of(scores, labels, scores > 19.5, [None] * 40)
-    found = distributions(evidence, resample(labels, 100))
-    assert intervals(image_metrics(scores, labels), found) == {}
+    result = distributions(evidence, resample(labels, 100))
+    assert intervals(image_metrics(scores, labels), result) == {}
     turned = Evidence.of(-scores, labels, scores > 19.5, [None] * 40)
-    moved = found["image_auroc"] - distributions(turned, resample(labels, 100))["image_auroc"]
+    moved = result["image_auroc"] - distributions(turned, resample(labels, 100))["image_auroc"]
     assert paired_difference(moved, 1.0) == (1.0, None, None, CONSTANT)
 
 

@@ -31,23 +31,23 @@ def by_definition(first, second):
 @pytest.mark.parametrize("seed", range(20))
 def test_mutual_information_is_that_of_the_definition_and_of_sklearn(seed):
     first, second = drawn(seed)
-    found = mutual_information(first, second)
-    assert found == pytest.approx(by_definition(first, second), abs=1e-12)
-    assert found == pytest.approx(mutual_info_score(first, second), abs=1e-12)
+    result = mutual_information(first, second)
+    assert result == pytest.approx(by_definition(first, second), abs=1e-12)
+    assert result == pytest.approx(mutual_info_score(first, second), abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_laws_of_information(seed):
     first, second = drawn(seed)
-    found = mutual_information(first, second)
-    assert found == pytest.approx(mutual_information(second, first), abs=1e-12)
-    assert 0 <= found <= min(entropy(first), entropy(second)) + 1e-12
+    result = mutual_information(first, second)
+    assert result == pytest.approx(mutual_information(second, first), abs=1e-12)
+    assert 0 <= result <= min(entropy(first), entropy(second)) + 1e-12
     assert mutual_information(first, first) == pytest.approx(entropy(first), abs=1e-12)
     assert mutual_information(first, np.zeros_like(first)) == 0
     named = np.array(["cable", "nut", "a", "b", "c", "d", "e", "f", "g"])[first]
-    assert mutual_information(named, second) == pytest.approx(found, abs=1e-12)
+    assert mutual_information(named, second) == pytest.approx(result, abs=1e-12)
     mixed = np.random.default_rng(seed).permutation(len(first))
-    assert mutual_information(first[mixed], second[mixed]) == pytest.approx(found, abs=1e-12)
+    assert mutual_information(first[mixed], second[mixed]) == pytest.approx(result, abs=1e-12)
     assert 1 / len(first) <= purity(first, second) <= 1
     assert purity(first, first) == 1
 

@@ -41,8 +41,8 @@ def test_the_mean_of_rates_is_covered() -> None:
 def test_counts_come_from_rates_and_numbers_of_images() -> None:
     metrics = {"false_reject_rate": 1 / 3, "escape_rate": 0.25}
     assert rate_counts(metrics) == {}
-    found = rate_counts({**metrics, "normal_images": 3.0, "anomalous_images": 8.0})
-    assert found == {
+    result = rate_counts({**metrics, "normal_images": 3.0, "anomalous_images": 8.0})
+    assert result == {
         "false_reject_rate": (1, 3), "escape_rate": (2, 8), "image_recall": (6, 8),
         "image_precision": (6, 7),
     }  # fmt: skip
@@ -53,11 +53,11 @@ def test_counts_come_from_rates_and_numbers_of_images() -> None:
 
 def test_two_rates_differ_by_the_images_that_they_differ_on() -> None:
     before = np.array([1, 1, 1, 0, 0, 0], bool)
-    found = paired_rates(before, np.zeros(6, bool))
-    assert found.value == -0.5 and found.p == 0.25  # three of three: 2 · 0.5³
-    assert found.interval is not None and found.interval.low == -0.5 and found.interval.high > 0
+    result = paired_rates(before, np.zeros(6, bool))
+    assert result.value == -0.5 and result.p == 0.25  # three of three: 2 · 0.5³
+    assert result.interval is not None and result.interval.low == -0.5 and result.interval.high > 0
     back = paired_rates(np.zeros(6, bool), before)
-    assert back.interval == pytest.approx((-found.interval.high, 0.5))
+    assert back.interval == pytest.approx((-result.interval.high, 0.5))
     same = paired_rates(before, before)
     assert (same.value, same.interval, same.p) == (0, None, 1)
     many = paired_rates(np.ones(20, bool), np.zeros(20, bool))

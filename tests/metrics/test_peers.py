@@ -13,9 +13,9 @@ from vqlab.metrics.summary import pixel_metrics
 def test_aupro_agrees_with_anomalib():
     """What anomalib 2.7.0's AUPRO (fpr_limit 0.3 and 0.05) gives for these maps, in float32."""
     maps, masks = smooth_maps(12, 64, 0)
-    found = pixel_metrics(list(maps), list(masks))
-    assert found["aupro"] == pytest.approx(0.52120268, abs=2e-7)
-    assert found["aupro_005"] == pytest.approx(0.22670548, abs=2e-7)
+    result = pixel_metrics(list(maps), list(masks))
+    assert result["aupro"] == pytest.approx(0.52120268, abs=2e-7)
+    assert result["aupro_005"] == pytest.approx(0.22670548, abs=2e-7)
 
 
 def test_agrees_with_adeval(monkeypatch: pytest.MonkeyPatch):
@@ -34,9 +34,9 @@ def test_agrees_with_adeval(monkeypatch: pytest.MonkeyPatch):
         theirs.add_image(float(score), int(label))
         theirs.add_anomap(values, mask.astype(np.uint8))
     with np.errstate(invalid="ignore"):
-        found = theirs.summary()
+        result = theirs.summary()
     ours = PixelStream().update(maps, masks).compute().metrics | image_metrics(scores, labels)
     pairs = {"p_auroc": "pixel_auroc", "p_aupr": "pixel_ap", "p_aupro": "aupro"}
     for name, own in {**pairs, "i_auroc": "image_auroc"}.items():
         allowed = 3e-3 if name == "p_aupr" else 1e-4
-        assert ours[own] == pytest.approx(found[name], abs=allowed), name
+        assert ours[own] == pytest.approx(result[name], abs=allowed), name

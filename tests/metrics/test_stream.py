@@ -43,10 +43,10 @@ def stream(maps, masks, batch: int = 5, **settings_) -> PixelStream:
 
 
 def assert_within_bounds(maps, masks) -> None:
-    found, exact = stream(maps, masks).compute(), summarise_pixels(list(maps), list(masks))
-    assert found.metrics.keys() == exact.metrics.keys() == found.bounds.keys()
+    result, exact = stream(maps, masks).compute(), summarise_pixels(list(maps), list(masks))
+    assert result.metrics.keys() == exact.metrics.keys() == result.bounds.keys()
     for name, value in exact.metrics.items():
-        assert abs(found.metrics[name] - value) <= found.bounds[name] + ROUNDING, name
+        assert abs(result.metrics[name] - value) <= result.bounds[name] + ROUNDING, name
         assert exact.bounds[name] == 0
 
 
@@ -96,30 +96,30 @@ def test_increasing_transforms_change_nothing_beyond_the_bound(name):
     maps, masks = smooth_maps()
     warped = WARPS[name](maps)
     assert_within_bounds(warped, masks)
-    found = stream(warped, masks).compute()
+    result = stream(warped, masks).compute()
     exact = pixel_metrics(list(warped), list(masks))  # rounding may join scores: compare to these
-    for metric, bound in found.bounds.items():
-        assert abs(found.metrics[metric] - exact[metric]) <= bound + ROUNDING
+    for metric, bound in result.bounds.items():
+        assert abs(result.metrics[metric] - exact[metric]) <= bound + ROUNDING
     limit = 1e-4 if name != "log-likelihoods" else 1e-9  # few float32 there: all ties are known
-    assert max(found.bounds.values()) < limit, name
+    assert max(result.bounds.values()) < limit, name
 
 
 def test_ties_are_exact():
     maps, masks = smooth_maps()
     coarse = np.round(maps * 2) / 2
-    found, exact = stream(coarse, masks).compute(), pixel_metrics(list(coarse), list(masks))
-    assert found.bounds == {name: 0 for name in exact}
-    assert found.metrics == pytest.approx(exact, abs=ROUNDING)
+    result, exact = stream(coarse, masks).compute(), pixel_metrics(list(coarse), list(masks))
+    assert result.bounds == {name: 0 for name in exact}
+    assert result.metrics == pytest.approx(exact, abs=ROUNDING)
 
 
 def test_constant_maps_are_one_tie():
     masks = smooth_maps(4)[1]
     for value in (0.0, -7.5e8, 3e-40):
         maps = np.full(masks.shape, value, np.float32)
-        found = stream(maps, masks).compute()
-        assert found.metrics["pixel_auroc"] == 0.5
-        assert found.metrics["pixel_ap"] == pytest.approx(masks.mean())
-        assert set(found.bounds.values()) == {0.0}
+        result = stream(maps, masks).compute()
+        assert result.metrics["pixel_auroc"] == 0.5
+        assert result.metrics["pixel_ap"] == pytest.approx(masks.mean())
+        assert set(result.bounds.values()) == {0.0}
 
 
 def test_minus_zero_is_zero():
@@ -149,10 +149,10 @@ def test_an_outlier_costs_no_resolution():
 
 def test_f1max_is_reached_at_its_threshold():
     maps, masks = smooth_maps()
-    found = stream(maps, masks).compute()
-    flagged = maps >= np.float32(found.f1max_threshold)
+    result = stream(maps, masks).compute()
+    flagged = maps >= np.float32(result.f1max_threshold)
     f1 = 2 * np.sum(flagged & masks) / (np.sum(flagged) + masks.sum())
-    assert found.metrics["pixel_f1max"] == pytest.approx(f1, abs=ROUNDING)
+    assert result.metrics["pixel_f1max"] == pytest.approx(f1, abs=ROUNDING)
 
 
 def test_batches_do_not_matter_after_the_first_map():
@@ -194,36 +194,36 @@ def test_an_edge_is_the_least_value_of_its_bin():
 
 def test_counts_at_a_threshold():
     maps, masks = smooth_maps()
-    found = rates("pixel", stream(maps, masks, threshold=1.1).at)
+    result = rates("pixel", stream(maps, masks, threshold=1.1).at)
     flagged = maps > 1.1
     both = np.sum(flagged & masks)
-    assert found["pixel_iou"] == pytest.approx(both / np.sum(flagged | masks))
+    assert result["pixel_iou"] == pytest.approx(both / np.sum(flagged | masks))
     f1 = f1_score(masks.ravel(), flagged.ravel())
-    assert found["seg_f1"] == pytest.approx(f1)
-    assert found["pixel_recall"] == pytest.approx(both / masks.sum())
-    assert found["pixel_precision"] == pytest.approx(both / flagged.sum())
+    assert result["seg_f1"] == pytest.approx(f1)
+    assert result["pixel_recall"] == pytest.approx(both / masks.sum())
+    assert result["pixel_precision"] == pytest.approx(both / flagged.sum())
     shares = []
     for hit, mask in zip(flagged, masks, strict=True):
         regions, count = ndimage.label(mask, np.ones((3, 3)))
         shares += [hit[regions == region].mean() for region in range(1, count + 1)]
-    assert found["region_overlap"] == pytest.approx(np.mean(shares))
+    assert result["region_overlap"] == pytest.approx(np.mean(shares))
     assert "pixel_precision" not in rates("pixel", stream(maps, masks, threshold=1e9).at)
 
 
 @given(hnp.arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12))))
 def test_regions_agree_with_scipy(mask):
     expected, count = ndimage.label(mask, np.ones((3, 3)))
-    found = Regions.of(mask)
-    assert found.count == count
+    result = Regions.of(mask)
+    assert result.count == count
     painted = np.zeros(mask.shape, int)
-    height, width = found.labels.shape
-    painted[found.top : found.top + height, found.left : found.left + width] = found.labels
+    height, width = result.labels.shape
+    painted[result.top : result.top + height, result.left : result.left + width] = result.labels
     assert (painted > 0).tolist() == mask.tolist()
     pairs = {(int(a), int(b)) for a, b in zip(painted.ravel(), expected.ravel(), strict=True)}
     assert len(pairs) == count + (not mask.all())  # one number of ours for each of theirs
     areas = np.bincount(painted[mask], minlength=1)[1:]
-    assert found.areas.tolist() == areas.tolist()
-    assert found.pixel_weights() == pytest.approx(1 / areas[painted[mask] - 1])
+    assert result.areas.tolist() == areas.tolist()
+    assert result.pixel_weights() == pytest.approx(1 / areas[painted[mask] - 1])
 
 
 def test_a_spiral_is_one_region():

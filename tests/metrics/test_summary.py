@@ -31,7 +31,7 @@ def plain_f1max(scores: np.ndarray, labels: np.ndarray) -> float:
 def regions(mask: np.ndarray) -> list[list[tuple[int, int]]]:
     """8-connected regions by flood fill."""
     left = {(int(y), int(x)) for y, x in zip(*np.nonzero(mask), strict=True)}
-    found = []
+    result = []
     while left:
         region, front = [], [left.pop()]
         while front:
@@ -40,8 +40,8 @@ def regions(mask: np.ndarray) -> list[list[tuple[int, int]]]:
             near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
             left -= near
             front += near
-        found.append(region)
-    return found
+        result.append(region)
+    return result
 
 
 def plain_aupro(maps: list[np.ndarray], masks: list[np.ndarray], limit: float) -> float:
@@ -92,11 +92,11 @@ def maps_and_masks(draw):
 @given(images())
 def test_image_metrics_agree_with_definition_and_scikit_learn(case):
     scores, labels = case
-    found = image_metrics(scores, labels)
-    assert found["image_auroc"] == pytest.approx(plain_auroc(scores, labels), abs=1e-12)
-    assert found["image_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
-    assert found["image_ap"] == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
-    assert found["image_f1max"] == pytest.approx(plain_f1max(scores, labels), abs=1e-12)
+    result = image_metrics(scores, labels)
+    assert result["image_auroc"] == pytest.approx(plain_auroc(scores, labels), abs=1e-12)
+    assert result["image_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    assert result["image_ap"] == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
+    assert result["image_f1max"] == pytest.approx(plain_f1max(scores, labels), abs=1e-12)
 
 
 def plain_presorted(scores: np.ndarray, labels: np.ndarray, share: float) -> tuple[float, float]:
@@ -115,9 +115,9 @@ def plain_presorted(scores: np.ndarray, labels: np.ndarray, share: float) -> tup
 def test_presorted_shares_agree_with_their_definition(case, copies):
     scores, labels = (np.repeat(part, copies) for part in case)
     scores = scores + np.arange(len(scores)) % copies  # of 60 copies, one may be missed
-    found = image_metrics(scores, labels)
+    result = image_metrics(scores, labels)
     expected = plain_presorted(scores, labels, 0.02)
-    assert (found["pg2"], found["pb2"]) == pytest.approx(expected, abs=1e-12)
+    assert (result["pg2"], result["pb2"]) == pytest.approx(expected, abs=1e-12)
 
 
 @given(images(LOOSE), st.integers(0, 41), st.floats(0, 1e6))
@@ -147,12 +147,12 @@ def test_pixel_metrics_agree_with_definition_and_scikit_learn(case):
     maps, masks = case
     scores = np.concatenate([m.ravel() for m in maps]).astype(np.float64)
     labels = np.concatenate([m.ravel() for m in masks]).astype(int)
-    found = pixel_metrics(maps, masks)
-    assert found["pixel_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
-    assert found["pixel_ap"] == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
-    assert found["pixel_f1max"] == pytest.approx(plain_f1max(scores, labels), abs=1e-12)
-    assert found["aupro"] == pytest.approx(plain_aupro(maps, masks, FPR_LIMIT), abs=1e-12)
-    assert found["aupro_005"] == pytest.approx(plain_aupro(maps, masks, 0.05), abs=1e-12)
+    result = pixel_metrics(maps, masks)
+    assert result["pixel_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    assert result["pixel_ap"] == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
+    assert result["pixel_f1max"] == pytest.approx(plain_f1max(scores, labels), abs=1e-12)
+    assert result["aupro"] == pytest.approx(plain_aupro(maps, masks, FPR_LIMIT), abs=1e-12)
+    assert result["aupro_005"] == pytest.approx(plain_aupro(maps, masks, 0.05), abs=1e-12)
 
 
 def test_larger_maps_agree_with_scikit_learn():
@@ -164,11 +164,11 @@ def test_larger_maps_agree_with_scikit_learn():
         map_[mask] += rng.normal(1, 1, mask.sum()).astype(np.float32)
     scores, labels = np.stack(maps).ravel(), np.stack(masks).ravel()
     precision, recall, _ = precision_recall_curve(labels, scores)
-    found = pixel_metrics(maps, masks)
-    assert found["pixel_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
-    assert found["pixel_ap"] == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
+    result = pixel_metrics(maps, masks)
+    assert result["pixel_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    assert result["pixel_ap"] == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
     best = np.max(2 * precision * recall / (precision + recall + 1e-30))
-    assert found["pixel_f1max"] == pytest.approx(best, abs=1e-12)
+    assert result["pixel_f1max"] == pytest.approx(best, abs=1e-12)
 
 
 @given(images(st.integers(-1000, 1000)), st.sampled_from(["shift", "scale", "cube", "exp"]))
@@ -233,12 +233,12 @@ def test_aupro_counts_regions_alike_and_joins_corners():
     mask = np.zeros((30, 30), bool)
     mask[0, 0] = mask[1, 1] = True  # one region: they touch at a corner
     mask[10:20, 10:20] = True
-    found = np.zeros((30, 30))
-    found[0, 0] = found[1, 1] = 1
+    result = np.zeros((30, 30))
+    result[0, 0] = result[1, 1] = 1
     # Half the regions are found at once; the rest, tied with all normal pixels, along a line
     # from (0, 1/2) to (1, 1).
     expected = (0.5 + 0.5 * FPR_LIMIT / 2 * 1) if FPR_LIMIT else 0
-    assert pixel_metrics([found], [mask])["aupro"] == pytest.approx(expected, abs=1e-12)
+    assert pixel_metrics([result], [mask])["aupro"] == pytest.approx(expected, abs=1e-12)
 
 
 def test_aupro_interpolates_at_the_limit():

@@ -33,15 +33,15 @@ def grey(index: int) -> np.ndarray:
 
 
 def test_usage_is_a_matrix_in_blocks() -> None:
-    found = concepts(list("bbbbaaaba"), [4, 4, 1, 1, 2, 2, 0, 2, 2], size=6)
-    figure = usage_figure(found)
+    result = concepts(list("bbbbaaaba"), [4, 4, 1, 1, 2, 2, 0, 2, 2], size=6)
+    figure = usage_figure(result)
     (axes,) = figure.axes
     assert [t.get_text() for t in axes.get_yticklabels()] == ["a (4)", "b (5)"]
     assert [t.get_text() for t in axes.get_xticklabels()] == ["2", "0", "1", "4"]
     shown = np.asarray(axes.images[0].get_array())
     assert np.allclose(shown, [[3 / 4, 1 / 4, 0, 0], [1 / 5, 0, 2 / 5, 2 / 5]])
-    told = {t.get_position(): t.get_text() for t in axes.texts}
-    assert told == {(0, 0): "3", (1, 0): "1", (0, 1): "1", (2, 1): "2", (3, 1): "2"}
+    described = {t.get_position(): t.get_text() for t in axes.texts}
+    assert described == {(0, 0): "3", (1, 0): "1", (0, 1): "1", (2, 1): "2", (3, 1): "2"}
     assert "4 of 6 live" in figure.get_suptitle() and "of the category" in figure.get_suptitle()
 
 
@@ -54,35 +54,35 @@ def test_usage_of_one_category_is_bars() -> None:
 
 
 def test_many_prototypes_are_cut_and_said() -> None:
-    found = spread(300, 900)
-    figure = usage_figure(found)
+    result = spread(300, 900)
+    figure = usage_figure(result)
     assert figure.axes[0].images[0].get_array().shape == (3, MAX_COLUMNS)
     assert f"the {MAX_COLUMNS} most used" in figure.get_suptitle()
     assert not figure.axes[0].texts
-    assert len(map_figure(found, grey).axes) == 1 + MAX_NUMBERED
+    assert len(map_figure(result, grey).axes) == 1 + MAX_NUMBERED
 
 
 def test_the_map_shows_every_image_and_the_nearest_of_each_prototype() -> None:
-    found, asked = spread(6, 40), []
+    result, asked = spread(6, 40), []
 
     def picture(index: int) -> np.ndarray:
         asked.append(index)
         return grey(index)
 
-    figure = map_figure(found, picture)
+    figure = map_figure(result, picture)
     axes, *pictures = figure.axes
     points = {c.get_label(): len(c.get_offsets()) for c in axes.collections}
-    live = int(np.count_nonzero(found.counts.sum(0)))
+    live = int(np.count_nonzero(result.counts.sum(0)))
     assert points["part_00 (14)"] == 14 and points["part_02 (13)"] == 13
     assert points["prototype"] == live == len(pictures)
     codes = [int(field.get_title().split()[0]) for field in pictures]
-    assert sorted(codes) == np.flatnonzero(found.counts.sum(0)).tolist()
+    assert sorted(codes) == np.flatnonzero(result.counts.sum(0)).tolist()
     for code, index, field in zip(codes, asked, pictures, strict=True):
-        own = [i for i in range(40) if found.indices[i] == code]
-        far = [np.linalg.norm(found.vectors[i] - found.codebook[code]) for i in own]
+        own = [i for i in range(40) if result.indices[i] == code]
+        far = [np.linalg.norm(result.vectors[i] - result.codebook[code]) for i in own]
         assert index == own[int(np.argmin(far))]
         assert field.get_title().startswith(f"{code} · {len(own)} image")
-        assert found.records[index].category in field.get_title()
+        assert result.records[index].category in field.get_title()
 
 
 def test_the_axes_of_the_map_are_the_principal_ones() -> None:
@@ -105,7 +105,7 @@ def test_numbers_do_not_lie_upon_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    "found",
+    "result",
     [
         spread(1, 1, 1, dim=1),
         spread(4, 2, 2, dim=1),
@@ -115,9 +115,9 @@ def test_numbers_do_not_lie_upon_each_other() -> None:
     ],
     ids=["one image", "one dimension", "fewer images", "thirty categories", "one prototype"],
 )
-def test_odd_sets_are_drawn(found: Concepts, tmp_path: Path) -> None:
-    save_figure(usage_figure(found), tmp_path / "usage.png")
-    save_figure(map_figure(found, grey), tmp_path / "map.png")
+def test_odd_sets_are_drawn(result: Concepts, tmp_path: Path) -> None:
+    save_figure(usage_figure(result), tmp_path / "usage.png")
+    save_figure(map_figure(result, grey), tmp_path / "map.png")
 
 
 def test_the_same_map_gives_the_same_bytes(tmp_path: Path) -> None:

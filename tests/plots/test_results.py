@@ -140,17 +140,17 @@ def test_score_table(tmp_path):
 
 def test_pictures_show_what_was_scored(tmp_path, quick):
     (folder,) = write(tmp_path / "results", scored_set(tmp_path / "data"))
-    found, missed = (opened(folder / f"nut_00{i}_viz.png") for i in (0, 1))
-    assert GREEN in colours_of(found) and RED in colours_of(missed)
+    result, missed = (opened(folder / f"nut_00{i}_viz.png") for i in (0, 1))
+    assert GREEN in colours_of(result) and RED in colours_of(missed)
     inside = (64, 64)
     for place in (2, 4):
-        assert panel(found, place)[inside].min() > 200
+        assert panel(result, place)[inside].min() > 200
     assert panel(missed, 4).max() < 60  # nothing predicted
-    assert panel(found, 1)[200, 200].tolist() == [125] * 3  # half of 250
+    assert panel(result, 1)[200, 200].tolist() == [125] * 3  # half of 250
 
 
-@pytest.mark.parametrize("size, told", [(16, "of 16, 14 unused"), (None, "2 codes used")])
-def test_codes_are_shown_and_counted(tmp_path, monkeypatch, size, told):
+@pytest.mark.parametrize("size, described", [(16, "of 16, 14 unused"), (None, "2 codes used")])
+def test_codes_are_shown_and_counted(tmp_path, monkeypatch, size, described):
     titles = {}
     monkeypatch.setattr(
         "vqlab.plots.results.save_figure",
@@ -159,7 +159,7 @@ def test_codes_are_shown_and_counted(tmp_path, monkeypatch, size, told):
     images = scored_set(tmp_path / "data")
     (folder,) = write(tmp_path / "results", images, Darkness(("code map",), size))
     assert titles["codebook_usage.png"].startswith("nut · code map · perplexity")
-    assert titles["codebook_usage.png"].endswith(told)
+    assert titles["codebook_usage.png"].endswith(described)
     shown = panel(opened(folder / "nut_000_viz.png"), 1)
     assert len({tuple(c) for c in shown.reshape(-1, 3).tolist()}) == 2
 

@@ -136,8 +136,8 @@ def test_the_header_tells_the_calibrated_score() -> None:
     assert (
         row(calibrated=0.98765).score_text == "score 2  >  image threshold 1  ·  calibrated 0.988"
     )
-    plain, told = draw_row(row()), draw_row(row(calibrated=0.5))
-    assert (plain[:60] != told[:60]).any() and (plain[62:] == told[62:]).all()
+    plain, described = draw_row(row()), draw_row(row(calibrated=0.5))
+    assert (plain[:60] != described[:60]).any() and (plain[62:] == described[62:]).all()
 
 
 def test_proportions_are_the_images_own():

@@ -29,9 +29,9 @@ def warnings(root: Path, bits: int | None = None) -> list[str]:
 
 
 def the_warning(root: Path) -> str:
-    said = warnings(root)
-    assert len(said) == 1, said
-    return said[0]
+    message = warnings(root)
+    assert len(message) == 1, message
+    return message[0]
 
 
 def _alpha(marks: np.ndarray) -> Image.Image:
@@ -58,9 +58,9 @@ def test_masks_that_mark_most_of_the_image(root: Path, polarity: str) -> None:
     change, words = POLARITIES[polarity]
     for path in (root / "nut/ground_truth/hole").iterdir():
         change(np.asarray(Image.open(path))).save(path)
-    said = the_warning(root)
-    assert "nut: 2 of 2 masks mark most of the image or of its border" in said
-    assert words in said and "ground_truth/hole/000_mask.png" in said
+    message = the_warning(root)
+    assert "nut: 2 of 2 masks mark most of the image or of its border" in message
+    assert words in message and "ground_truth/hole/000_mask.png" in message
 
 
 def test_a_mask_whose_border_alone_is_marked(root: Path) -> None:
@@ -83,7 +83,9 @@ def test_a_lossy_mask_is_read_by_its_format_whatever_its_name(root: Path, kind: 
     picture.save(path, kind, quality=60, **options)
     assert (np.asarray(Image.open(path)).max(axis=2) > 0).mean() > 1.2 * (marks > 0).mean()
     assert abs(read_mask(path).mean() / (marks > 0).mean() - 1) < 0.05
-    assert any("a lossy format" in said and "1 of 2 masks" in said for said in warnings(root))
+    assert any(
+        "a lossy format" in message and "1 of 2 masks" in message for message in warnings(root)
+    )
 
 
 def test_a_lossless_webp_mask_is_no_lossy_one(root: Path) -> None:
@@ -127,8 +129,8 @@ def test_low_depth_in_a_deep_file(tmp_path: Path, name: str) -> None:
     make_category(tmp_path / "set", "nut")
     expected = np.asarray(Image.open(tmp_path / "set/nut/train/good/000.png"))
     _deep(tmp_path / "set", change, suffix)
-    said = the_warning(tmp_path / "set")
-    assert "have low values only" in said and f"data.bits={bits}." in said
+    message = the_warning(tmp_path / "set")
+    assert "have low values only" in message and f"data.bits={bits}." in message
     assert warnings(tmp_path / "set", bits) == []
     path = tmp_path / f"set/nut/train/good/000{suffix}"
     read = read_image(path, bits)
@@ -154,7 +156,7 @@ def test_floating_point_says_its_range(tmp_path: Path) -> None:
 
 
 def test_bits_without_a_deep_file_and_bits_in_the_fingerprint(root: Path) -> None:
-    assert all("no effect" in said for said in warnings(root, 12))
+    assert all("no effect" in message for message in warnings(root, 12))
     prints = {
         load_dataset(
             DataSettings(root=root, categories="nut", image_size=32, bits=bits)
@@ -169,18 +171,18 @@ def test_transparent_and_single_coloured_images(root: Path) -> None:
     Image.fromarray(clear.astype(np.uint8)).save(root / "nut/train/good/000.png")
     for name in ("test/good/000.png", "test/hole/001.png"):
         Image.fromarray(np.full((20, 24, 3), 9, np.uint8)).save(root / "nut" / name)
-    said = "\n".join(warnings(root))
-    assert "1 of 10 images are fully transparent and read as white (train/good/000.png)" in said
-    assert "2 of 10 images show a single colour (test/good/000.png, test/hole/001.png)" in said
-    assert len(said.splitlines()) == 2
+    message = "\n".join(warnings(root))
+    assert "1 of 10 images are fully transparent and read as white (train/good/000.png)" in message
+    assert "2 of 10 images show a single colour (test/good/000.png, test/hole/001.png)" in message
+    assert len(message.splitlines()) == 2
 
 
 def test_sizes_and_colours_that_do_not_belong_together(root: Path) -> None:
     write_image(root / "nut/train/good/000.png", 1, (120, 144))
     Image.open(root / "nut/train/good/001.png").convert("L").save(root / "nut/train/good/001.png")
-    said = "\n".join(warnings(root))
-    assert "1 of 10 images are 144x120, very different from the usual 24x20" in said
-    assert "1 grey and 9 coloured images; the grey ones are train/good/001.png" in said
+    message = "\n".join(warnings(root))
+    assert "1 of 10 images are 144x120, very different from the usual 24x20" in message
+    assert "1 grey and 9 coloured images; the grey ones are train/good/001.png" in message
 
 
 def test_the_same_picture_where_it_must_not_be(root: Path) -> None:
@@ -189,14 +191,14 @@ def test_the_same_picture_where_it_must_not_be(root: Path) -> None:
     Image.open(nut / "train/good/001.png").save(nut / "test/good/b.bmp")
     shutil.copy(nut / "test/good/000.png", nut / "test/good/c.png")
     shutil.copy(nut / "test/good/001.png", nut / "test/hole/000.png")
-    said = warnings(root)
+    message = warnings(root)
     for words in (
         "1 image is both normal and anomalous (test/good/001.png = test/hole/000.png)",
         "1 test image is also in train (train/good/001.png = test/good/b.bmp)",
         "1 image is in train more than once (train/good/000.png = train/good/a.png)",
         "1 image is in test more than once (test/good/000.png = test/good/c.png)",
     ):
-        assert sum(words in each for each in said) == 1, words
+        assert sum(words in each for each in message) == 1, words
 
 
 def test_images_that_are_not_used_are_named(root: Path) -> None:
@@ -212,7 +214,7 @@ def test_images_that_are_not_used_are_named(root: Path) -> None:
         write_image(nut / place / "x1.png", len(place))
     (nut / "train/good/gone.png").symlink_to("/annex/not/fetched")
     write_image(nut / "train/good/scan.png/inner.png", 90)
-    said = "\n".join(warnings(root))
+    message = "\n".join(warnings(root))
     for words in (
         "1 image in train/good/cam2, train/good/scan.png",
         "1 image in train/bad is not used (x1.png); only train/good is used for training",
@@ -222,7 +224,9 @@ def test_images_that_are_not_used_are_named(root: Path) -> None:
         "1 image in the category's folder itself is not used",
         "2 entries with image names are dangling links or folders (train/good/gone.png, ",
     ):
-        assert words.replace("1 image in train/good/cam2,", "2 images in train/good/cam2,") in said
+        assert (
+            words.replace("1 image in train/good/cam2,", "2 images in train/good/cam2,") in message
+        )
 
 
 @pytest.mark.parametrize(("strict", "status"), [((), 0), (("--strict",), 1)])
@@ -259,9 +263,9 @@ def test_grey_files_among_rgb_files_of_grey_pictures(root: Path) -> None:
     assert check_dataset(root, ["nut"]).warnings == []
     Image.open(first).convert("L").save(first)
     Image.open(second).convert("1").save(second)
-    (said,) = check_dataset(root, ["nut"]).warnings
-    assert "modes are mixed: 8 RGB, 1 grey, 1 1-bit" in said
-    assert "train/good/000.png, train/good/001.png" in said
+    (message,) = check_dataset(root, ["nut"]).warnings
+    assert "modes are mixed: 8 RGB, 1 grey, 1 1-bit" in message
+    assert "train/good/000.png, train/good/001.png" in message
 
 
 def test_eight_bits_among_sixteen(root: Path) -> None:
@@ -272,8 +276,8 @@ def test_eight_bits_among_sixteen(root: Path) -> None:
         Image.open(path).convert("L").save(path)
     for path in (root / "nut").glob("test/*/*.png"):
         Image.open(path).convert("L").save(path)
-    (said,) = check_dataset(root, ["nut"]).warnings
-    assert "1 with more; those with more are train/good/000.png" in said
+    (message,) = check_dataset(root, ["nut"]).warnings
+    assert "1 with more; those with more are train/good/000.png" in message
 
 
 def test_links_to_used_images_are_no_unused_images(root: Path) -> None:
@@ -286,5 +290,5 @@ def test_links_to_used_images_are_no_unused_images(root: Path) -> None:
     assert check_dataset(root, ["nut"]).warnings == []
     write_image(root / "elsewhere/new.png", 1)
     (nut / "train/good/cam2").symlink_to(root / "elsewhere")
-    (said,) = check_dataset(root, ["nut"]).warnings
-    assert "1 image in train/good/cam2 is not used (new.png)" in said
+    (message,) = check_dataset(root, ["nut"]).warnings
+    assert "1 image in train/good/cam2 is not used (new.png)" in message
