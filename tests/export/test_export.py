@@ -148,7 +148,7 @@ def test_every_detector_in_every_format(
     for kind in FORMATS:
         if kind == "openvino":
             pytest.importorskip("openvino")
-        exported = export_model(model, kind, tmp_path / kind, images=model.data.root)
+        exported = export_model(model, kind, tmp_path / kind)
         assert_same(exported)
         again = FORMATS[kind].read(exported.paths[0])
         assert again.description == describe(model)

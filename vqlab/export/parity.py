@@ -71,7 +71,8 @@ class Parity:
             raise UserError(
                 f"{what} must give the same verdicts as the model; {len(self.different)} of "
                 f"{self.images} images differ, such as {visible(self.different[0])}; nothing was "
-                "written."
+                "written. The training image whose score is the threshold may get either verdict: "
+                "compare on other images."
             )
 
 
