@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -121,10 +122,11 @@ def _format(name: str) -> Format:
 
 
 def _on_cpu(model: Model) -> Model:
+    if model.device.type == "cpu":
+        return model
     device = torch.device("cpu")
-    return replace(
-        model, device=device, detector=model.detector.to(device), backbone=model.backbone.to(device)
-    )
+    detector, backbone = deepcopy(model.detector).to(device), deepcopy(model.backbone).to(device)
+    return replace(model, device=device, detector=detector, backbone=backbone)
 
 
 class _Folder:
