@@ -13,10 +13,6 @@ from vqlab.model import Model
 from vqlab.run import calibrate_and_assess, make_trainer, resolve
 from vqlab.training import choose_device
 
-pytest.importorskip("onnx")
-pytest.importorskip("onnxscript")
-pytest.importorskip("onnxruntime")
-
 FILTERS = {"backbone": "filters"}
 TINY: dict[str, dict[str, Any]] = {
     "mean_image": {"detector": "mean_image", "training": {"epochs": 0}},

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
 
@@ -22,6 +21,8 @@ from vqlab.export.export import test_images as images_of
 from vqlab.export.graph import rounded_to_half
 from vqlab.model import Model
 from vqlab.types import Sample, Scores
+
+onnx = pytest.importorskip("onnx")
 
 
 @pytest.fixture(scope="module")

@@ -129,6 +129,7 @@ def bare_environment(folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_bundle_runs_without_torch_and_vqlab(mean_image: Model, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
     bundle = tmp_path / "bundle"
     export_model(mean_image, "onnx", bundle, bundle=True)
     python = bare_environment(tmp_path / "venv")
