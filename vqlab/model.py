@@ -21,7 +21,16 @@ from PIL import Image
 
 from vqlab.checkpoint import load_checkpoint, save_checkpoint, split_state
 from vqlab.config import validate
-from vqlab.data import DataSettings, ImageSet, as_rgb, read_image, to_network, to_original
+from vqlab.data import (
+    DataSettings,
+    ImageSet,
+    Region,
+    as_rgb,
+    find_regions,
+    read_image,
+    to_network,
+    to_original,
+)
 from vqlab.detectors import (
     Detector,
     Extracted,
@@ -83,6 +92,12 @@ class Prediction:
         """What the detector offers to look at: pictures (H, W, 3) uint8, e.g. `reconstruction`, and
         maps of codes (h, w), integers, that fill the image. Computed when first asked for."""
         return self.model.panels(self.extracted, self.geometry)
+
+    def regions(self, min_area: int = 1) -> tuple[Region, ...]:
+        """Return the regions of the mask by descending peak, without those below `min_area`
+        pixels."""
+        scale = self.model.data.mm_per_pixel
+        return find_regions(self.anomaly_map, self.mask, min_area, scale)
 
     @property
     def defect(self) -> bool:

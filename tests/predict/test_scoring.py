@@ -57,6 +57,28 @@ def test_every_file_has_a_row_and_a_picture(model: Model, photos: Photos, tmp_pa
     assert not (tmp_path / "p/.predict.partial").exists()
 
 
+def test_regions_are_listed_with_their_areas(model: Model, photos: Photos, tmp_path: Path) -> None:
+    scaled = replace(model, data=model.data.model_copy(update={"mm_per_pixel": 0.5}))
+    predict_files(scaled, [photos(4)], tmp_path / "p", pictures="none")
+    rows = list(read_rows(tmp_path / "p/scores.jsonl"))
+    assert [len(row.regions) for row in rows] == [
+        int(row["regions"]) for row in table(tmp_path / "p")
+    ]
+    for row in rows:
+        assert bool(row.regions) == row.rejected
+        mask = model.score(row.path).mask
+        assert sum(region["area"] for region in row.regions) == np.count_nonzero(mask)
+        for rank, region in enumerate(row.regions, 1):
+            assert region["rank"] == rank and region["area_mm2"] == region["area"] / 4
+    largest = max(region["area"] for row in rows for region in row.regions)
+    predict_files(model, [photos(4)], tmp_path / "large", pictures="none", min_area=largest)
+    listed = [
+        region for row in read_rows(tmp_path / "large/scores.jsonl") for region in row.regions
+    ]
+    assert listed and all(region["area"] == largest for region in listed)
+    assert all(region["area_mm2"] is None for region in listed)
+
+
 def test_files_are_read_with_the_bits_of_the_model(model: Model, tmp_path: Path) -> None:
     grey = np.random.default_rng(0).integers(0, 4096, (30, 40)).astype(np.uint16)
     Image.fromarray(grey).save(tmp_path / "deep.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +40,17 @@ def predict(
             help="Which images get a picture: `auto` (200 highest scores), `all` or `none`."
         ),
     ] = "auto",
+    min_area: Annotated[
+        int, typer.Option(min=1, help="Least area in pixels of a listed defect region.")
+    ] = 1,
+    mm_per_pixel: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Side of a pixel in millimetres, for areas of defects in mm²; default: "
+            "data.mm_per_pixel of the model.",
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -52,18 +64,27 @@ def predict(
     """Score images: a score, a verdict and a picture each.
 
     scores.csv and scores.jsonl have one row per file: file, score, threshold, calibrated, verdict
-    (pass, reject, unreadable), picture, reason, marked. Files that cannot be read get the verdict
-    `unreadable`, and the exit status is 3. Hidden and system files are skipped. An earlier
-    prediction in the folder is replaced when the new one is complete.
+    (pass, reject, unreadable), picture, reason, marked, regions (scores.csv: their number;
+    scores.jsonl: box, contour, area and peak of each defect region). Files that cannot be read get
+    the verdict `unreadable`, and the exit status is 3. Hidden and system files are skipped. An
+    earlier prediction in the folder is replaced when the new one is complete.
     """
     from vqlab.cli.predictions import print_predictions
     from vqlab.cli.progress import interruptible, rating
     from vqlab.predict import load_model, predict_files
 
     loaded = load_model(model, category, mlruns)
+    if mm_per_pixel:
+        loaded = replace(loaded, data=loaded.data.model_copy(update={"mm_per_pixel": mm_per_pixel}))
     with interruptible(), rating("scoring images", "images/s") as on_progress:
         summary = predict_files(
-            loaded, paths, results, pictures=pictures, resume=resume, progress=on_progress
+            loaded,
+            paths,
+            results,
+            pictures=pictures,
+            min_area=min_area,
+            resume=resume,
+            progress=on_progress,
         )
     print_predictions(summary, loaded)
 

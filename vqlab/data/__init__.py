@@ -13,6 +13,7 @@ from vqlab.data.images import (
     to_original,
 )
 from vqlab.data.layouts import GOOD_AND_BAD
+from vqlab.data.regions import Region, find_regions
 from vqlab.data.settings import DataSettings
 from vqlab.data.source import (
     categories_in,
@@ -25,6 +26,8 @@ from vqlab.data.splits import Splits, fingerprint, load_dataset
 from vqlab.data.synthetic import make_synthetic
 
 __all__ = [
+    "Region",
+    "find_regions",
     "GOOD_AND_BAD",
     "IMAGE_SUFFIXES",
     "STATISTICS",

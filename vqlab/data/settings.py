@@ -77,6 +77,8 @@ class DataSettings(Settings):
     bits: Annotated[int | None, Field(ge=8, le=32)] = None
     """Bit depth of the camera for files with more than 8 bits (e.g. 12 in 16-bit files): its
     highest 8 bits are used. Default: 16. Files with 8 bits or floating point are not affected."""
+    mm_per_pixel: Annotated[float | None, Field(gt=0)] = None
+    """Side of a pixel of the original images in millimetres, for areas of defects."""
     held_out: Annotated[float, Field(ge=0.05, le=0.5)] = 0.15
     """Share of train/good that is excluded from training: at least 19 images (required to guarantee
     a false reject rate of 5 %), or a fifth of them if that is less."""

@@ -42,6 +42,8 @@ class PredictedFile:
     """Why the file is unreadable."""
     marked: float | None = None
     """Share of the image covered by the predicted mask."""
+    regions: list[dict[str, Any]] = field(default_factory=list)
+    """Fields of each `Region` of the mask, by descending peak; in `scores.csv` their number."""
 
     @property
     def path(self) -> Path:
@@ -76,7 +78,7 @@ def file_path(text: str) -> Path:
 
 def row_from(tree: Mapping[str, Any]) -> PredictedFile:
     """Return the row of a line of `scores.jsonl`; other keys are ignored."""
-    return PredictedFile(**{column: tree[column] for column in COLUMNS})
+    return PredictedFile(**{column: tree[column] for column in COLUMNS if column in tree})
 
 
 def read_rows(path: Path) -> Iterator[PredictedFile]:
@@ -96,7 +98,7 @@ def write_tables(folder: Path, rows: Iterable[PredictedFile]) -> Iterator[Predic
         writer.writerow(COLUMNS)
         for row in rows:
             tree = asdict(row)
-            writer.writerow(tree.values())
+            writer.writerow({**tree, "regions": len(row.regions)}.values())
             lines.write(json.dumps(tree, ensure_ascii=False) + "\n")
             yield row
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -24,12 +25,14 @@ def predict_files(
     results: Path,
     *,
     pictures: str = "auto",
+    min_area: int = 1,
     resume: bool = False,
     progress: Callable[[int, int], None] = lambda scored, total: None,
 ) -> Predictions:
     """Score files and folders; write `scores.csv`, `scores.jsonl` and pictures to `results`.
 
-    pictures: `auto` (the 200 images with the highest scores), `all` or `none`. resume: continue an
+    pictures: `auto` (the 200 images with the highest scores), `all` or `none`. min_area: regions of
+    fewer pixels are not listed. resume: continue an
     interrupted prediction; start one if there is none.
 
     A file that cannot be read gets the verdict `unreadable`. A previous prediction in `results` is
@@ -41,7 +44,10 @@ def predict_files(
     images = find_images(paths, results)
     with open_results(results) as folder:
         selection = Pictures(pictures, folder.partial)
-        settings = {"model": model.digest, "--pictures": pictures, "vqlab version": __version__}
+        settings = {
+            "model": model.digest, "--pictures": pictures, "--min-area": min_area,
+            "--mm-per-pixel": model.data.mm_per_pixel, "vqlab version": __version__,
+        }  # fmt: skip
         scored: set[str] = set()
         if resume:
             paths_by_text = {file_text(path): path for path in images.errors}
@@ -56,7 +62,8 @@ def predict_files(
         else:
             folder.start(settings)
         try:
-            _score_each(model, images.errors, folder, selection, scored, progress)
+            score = partial(_score, model, selection, min_area)
+            _score_each(score, images.errors, folder, selection, scored, progress)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"interrupted; {len(scored)} of {len(images.errors)} images are scored; re-run the "
@@ -69,7 +76,7 @@ def predict_files(
 
 
 def _score_each(
-    model: Model,
+    score: Callable[[Path, str], PredictedFile],
     errors: dict[Path, str],
     folder: ResultsFolder,
     pictures: Pictures,
@@ -83,14 +90,16 @@ def _score_each(
             if text in scored:
                 continue
             identity = identity_of(path)  # before reading, to detect later changes
-            row = _score(model, path, error, pictures)
+            row = score(path, error)
             append(row, identity)
             pictures.add(row)
             scored.add(text)
             progress(len(scored), len(errors))
 
 
-def _score(model: Model, path: Path, problem: str, pictures: Pictures) -> PredictedFile:
+def _score(
+    model: Model, pictures: Pictures, min_area: int, path: Path, problem: str
+) -> PredictedFile:
     """Return the row of a file; draw its picture if it gets one. problem: why it is unreadable."""
     text, threshold = file_text(path), model.thresholds.image
     try:
@@ -113,6 +122,7 @@ def _score(model: Model, path: Path, problem: str, pictures: Pictures) -> Predic
         verdict=prediction.verdict,
         picture=name,
         marked=float(prediction.mask.mean()),
+        regions=[asdict(region) for region in prediction.regions(min_area)],
     )
 
 

@@ -23,7 +23,10 @@ REUSED_TAG, SAVED_TAG = "vqlab.reused", "vqlab.seconds_saved"
 """Tags of a run: what it did not work out again, and the seconds by the clock that this spared."""
 TRAINING_TAG = "vqlab.training_seconds"
 """Tag of a run: by the clock, of the process that ended its training."""
-_NOT_TRAINED = ("data.root", "data.good", "data.bad", "training.device", "training.threads")
+_NOT_TRAINED = (
+    "data.root", "data.good", "data.bad", "data.mm_per_pixel", "training.device",
+    "training.threads",
+)  # fmt: skip
 _AFTERWARDS = ("detector.scoring.", "threshold.", "evaluation.")
 
 

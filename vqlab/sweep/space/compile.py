@@ -35,7 +35,7 @@ _GRID = 7
 """Values tried of a threshold setting that is given as a range without a step."""
 _IRRELEVANT = (
     "training.device", "training.threads", "training.validate_every", "data.root", "data.good",
-    "data.bad",
+    "data.bad", "data.mm_per_pixel",
 )  # fmt: skip
 """Settings that do not change the result of a trial: a sweep continues if they change."""
 
