@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from vqlab.cli import app
 from vqlab.compare import MEAN, compare
 from vqlab.config import merge
-from vqlab.evaluation import EVIDENCE, Measured, load_evidence, paired_differences
+from vqlab.evaluation import EVIDENCE, CategoryEvidence, load_evidence, paired_differences
 from vqlab.metrics import Evidence, image_metrics
 from vqlab.run import Outcome, resolve, run
 from vqlab.tracking import Tracker
@@ -100,11 +100,11 @@ def test_invalid_evidence_file_is_an_error(tmp_path: Path) -> None:
 
 
 def test_mean_over_categories_has_its_own_table() -> None:
-    def measured(seed: int, lift: float) -> Measured:
+    def measured(seed: int, lift: float) -> CategoryEvidence:
         rng = np.random.default_rng(seed)
         labels = np.repeat([0, 1], 30)
         scores = rng.normal(0, 1, 60) + labels * lift
-        return Measured(
+        return CategoryEvidence(
             image_metrics(scores, labels), Evidence.of(scores, labels, scores > 1, [None] * 60)
         )
 

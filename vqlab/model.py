@@ -1,7 +1,4 @@
-"""A model: detector, preprocessing and thresholds as one thing that scores images.
-
-What a checkpoint holds and what a user loads: nothing else is needed to score an array.
-"""
+"""A model: detector, backbone, preprocessing and thresholds. A checkpoint contains one model."""
 
 from __future__ import annotations
 
@@ -58,7 +55,7 @@ Array = NDArray[Any]
 
 
 def build_detector(tree: Mapping[str, Any], spec: InputSpec) -> Detector:
-    """The detector a resolved `detector` section describes. Raises UserError for bad settings."""
+    """Build the detector of a resolved `detector` section. Raises UserError for bad settings."""
     kind = detector_class(tree["name"])
     rest = {key: value for key, value in tree.items() if key != "name"}
     return kind(validate(kind.Config, rest, "detector."), spec)
@@ -66,31 +63,31 @@ def build_detector(tree: Mapping[str, Any], spec: InputSpec) -> Detector:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one image, in the image's own geometry."""
+    """Prediction of a model for one image, at the image's resolution."""
 
     score: float
     """Image score; higher is more anomalous."""
     calibrated: float
-    """The score for display: rises with it, in [0, 1], 0.5 at the model's image threshold."""
+    """The score mapped to [0, 1] for display, 0.5 at the image threshold."""
     verdict: Verdict
-    """`reject` where the score exceeds the model's image threshold, else `pass`."""
+    """`reject` if the score exceeds the image threshold, else `pass`."""
     anomaly_map: Array
     """(H, W) float32."""
     mask: Array
-    """(H, W) bool: where a rejected image exceeds the model's pixel threshold (its peak where no
-    pixel does); empty where the image passed."""
+    """(H, W) bool: pixels of a rejected image above the pixel threshold (its peak if there are
+    none); empty if the image passed."""
     image: Array
     """(H, W, 3) uint8, as read."""
     model: Model = field(repr=False)
     extracted: Extracted = field(repr=False)
-    """Outputs of the detector that the scores were computed from."""
+    """Outputs of the detector from which the scores were computed."""
     geometry: Geometry = field(repr=False)
-    """Where the image lies in the network's square."""
+    """Position of the image in the network's input."""
 
     @cached_property
     def panels(self) -> dict[str, Array]:
-        """What the detector offers to look at: pictures (H, W, 3) uint8, e.g. `reconstruction`, and
-        maps of codes (h, w), integers, that fill the image. Computed when first asked for."""
+        """Panels of the detector: pictures (H, W, 3) uint8, e.g. `reconstruction`, and integer code
+        maps (h, w). Computed at the first access."""
         return self.model.panels(self.extracted, self.geometry)
 
     def regions(self, min_area: int = 1) -> tuple[Region, ...]:
@@ -105,43 +102,43 @@ class Prediction:
         return self.verdict == REJECT
 
     def _repr_png_(self) -> bytes:
-        """What a notebook shows: the row of panels."""
+        """Return the row of panels, for notebooks."""
         buffer = io.BytesIO()
         Image.fromarray(self.picture()).save(buffer, "PNG")
         return buffer.getvalue()
 
     def picture(self, title: str = "") -> Array:
         """Return one row of panels (h, w, 3) uint8: original, reconstruction, map, mask …"""
-        from vqlab.plots import panel_row  # matplotlib takes long to import
+        from vqlab.plots import panel_row  # matplotlib is slow to import
 
         return panel_row(self, title)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained detector with its preprocessing and thresholds."""
+    """A trained detector with preprocessing and thresholds."""
 
     detector: Detector
     backbone: Backbone
     data: DataSettings
     thresholds: Thresholds
     meta: dict[str, Any]
-    """Resolved settings, data fingerprint, measured metrics, run id: what the checkpoint says."""
+    """Metadata of the checkpoint: settings, data fingerprint, metrics, run ID."""
     device: torch.device
 
     @property
     def category(self) -> str:
-        """Categories it was trained on, joined by `+`; for people, see `categories`."""
+        """Training categories as text, joined by `+`."""
         return category_text(self.categories)
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """Categories it was trained on."""
+        """Training categories."""
         return tuple(self.meta["data"]["categories"])
 
     @property
     def digest(self) -> str:
-        """SHA-256 of parameters, settings and thresholds; equal for models that score alike."""
+        """SHA-256 of parameters, settings and thresholds."""
         digest = hashlib.sha256(json.dumps(self.meta, sort_keys=True).encode())
         for part in (self.backbone, self.detector):
             for name, value in part.state_dict().items():
@@ -150,21 +147,21 @@ class Model:
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write one safetensors file with everything in it, atomically."""
+        """Save the model as one safetensors file, atomically."""
         save_checkpoint(path, self.detector, self.meta, self.backbone)
 
     @classmethod
     def load(cls, path: Path, device: str | torch.device = "auto") -> Model:
-        """The model a checkpoint holds. Raises UserError for a missing, cut or foreign file."""
+        """Load a checkpoint. Raises UserError for a missing, truncated or other file."""
         state, meta = load_checkpoint(path)
         config = meta["config"]
         data = validate(DataSettings, config["data"], "data.")
         features = validate(FeatureSettings, config["features"], "features.")
-        own, frozen = split_state(state)
+        trained, frozen = split_state(state)
         try:
             backbone = Backbone(features, data.image_size, frozen)
             detector = build_detector(config["detector"], backbone.spec)
-            detector.load_state_dict(own)
+            detector.load_state_dict(trained)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise UserError(f"checkpoint {path} does not fit its own settings: {reason}") from None
@@ -178,7 +175,7 @@ class Model:
     def score_set(
         self, images: ImageSet, progress: Progress | None = None, batch_size: int = 1
     ) -> Scored:
-        """Score a set of images; one at a time, the scores do not depend on the set."""
+        """Score a set of images; with batch_size 1, scores do not depend on the set."""
         return self.predict_set(images, progress, batch_size).scored
 
     def predict_set(
@@ -190,7 +187,7 @@ class Model:
         alternatives: bool = False,
         panels: bool = False,
     ) -> Predictions:
-        """Score a set of images and derive the rest in the same pass, see `predict_images`."""
+        """Predict a set of images in one pass, see `predict_images`."""
         features = self.features(images, batch_size)
         return predict_images(
             self.detector, features, progress, alternatives=alternatives, panels=panels
@@ -201,7 +198,7 @@ class Model:
         return FeatureSet(images, self.backbone, self.device, batch_size)
 
     def read(self, image: Array | Image.Image | Path | str) -> Array:
-        """Return an image as `score` reads it, (H, W, 3) uint8. Raises UserError as `score`."""
+        """Read an image as `score` does, (H, W, 3) uint8. Raises UserError as `score`."""
         if isinstance(image, Path | str):
             return read_image(image, self.data.bits)
         return as_rgb(image, self.data.bits)
@@ -210,23 +207,23 @@ class Model:
     def score(self, image: Array | Image.Image | Path | str) -> Prediction:
         """Score an image file, a PIL image, or an array (H, W, 3) or (H, W), uint8.
 
-        A PIL image is read as its file would be. Raises UserError for a file that is no image, and
-        for an array of another shape or type, with what converts it.
+        A PIL image is treated as its file. Raises UserError for a file that is not an image, and
+        for an array of another shape or type.
         """
         pixels = self.read(image)
         network, geometry = to_network(pixels, self.data)
         images = network[None].to(self.device)
         extracted = extract(self.detector, Sample(images, self.backbone(images)))
         result = scores(self.detector, extracted)
-        own = to_original(result.anomaly_map[0].float().cpu().numpy(), geometry)
+        anomaly_map = to_original(result.anomaly_map[0].float().cpu().numpy(), geometry)
         value = float(result.image_score[0])
         verdict = self.thresholds.verdict(value)
         return Prediction(
             score=value,
             calibrated=self.thresholds.calibrated(value),
             verdict=verdict,
-            anomaly_map=own,
-            mask=predicted_mask(own, self.thresholds.pixel, verdict),
+            anomaly_map=anomaly_map,
+            mask=predicted_mask(anomaly_map, self.thresholds.pixel, verdict),
             image=pixels,
             model=self,
             extracted=extracted,
@@ -235,7 +232,7 @@ class Model:
 
     @torch.inference_mode()
     def panels(self, extracted: Extracted, geometry: Geometry) -> dict[str, Array]:
-        """Return the detector's panels of one image as `Prediction.panels`."""
+        """Compute `Prediction.panels` of one image."""
         panels: dict[str, Array] = {}
         if not isinstance(self.detector, HasPanels):
             return panels
@@ -249,11 +246,11 @@ class Model:
 
 
 def _to_picture(panel: Array, geometry: Geometry) -> Array:
-    """(3, S, S) in [0, 1] to (H, W, 3) uint8; channel by channel, as the image may be large."""
+    """Convert (3, S, S) in [0, 1] to (H, W, 3) uint8, by channel to save memory."""
     picture = np.empty((*geometry.original, len(panel)), np.uint8)
-    for place, channel in enumerate(panel):
+    for index, channel in enumerate(panel):
         values = to_original(channel, geometry)
         values.clip(0, 1, out=values)
         values *= 255
-        picture[..., place] = values.round(out=values)
+        picture[..., index] = values.round(out=values)
     return picture

@@ -1,8 +1,8 @@
-"""The contract of a detector, for those who write one: `check_detector("my_detector")`.
+"""The contract of detectors: `check_detector("my_detector")`.
 
-Each check is a function that takes a `DetectorCase` and raises AssertionError where the detector
-breaks the contract; `CHECKS` lists them, for a parametrised test of each. They run on images of
-32 px and on pyramids of two levels made of them, without a backbone, and take a few seconds.
+Each check is a function of a `DetectorCase` that raises AssertionError if the detector violates the
+contract; `CHECKS` lists them, for parametrised tests. They use images of 32 px and pyramids of two
+levels, without a backbone, and take a few seconds.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from vqlab.types import InputSpec, Sample, Scores, UserError
 
 SIDE = 32
 SPEC = InputSpec(channels=(3,), sizes=((SIDE, SIDE),), image_size=(SIDE, SIDE))
-"""Images as they are: a pyramid of one level."""
+"""A pyramid of one level: the image itself."""
 PYRAMID = InputSpec(channels=(6, 8), sizes=((16, 16), (8, 8)), image_size=(SIDE, SIDE))
-"""Two levels, as of a backbone."""
+"""Two levels, like those of a backbone."""
 
 
 @dataclass(frozen=True)
 class DetectorCase:
-    """A registered detector with the settings that it is checked with."""
+    """A registered detector with settings to check it with."""
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What differs from its defaults, as in section `detector` of a recipe."""
+    """Settings that differ from the defaults, as in section `detector` of a recipe."""
     spec: InputSpec = SPEC
     """`SPEC` or `PYRAMID`."""
 
@@ -54,7 +54,7 @@ class DetectorCase:
 
     @property
     def accepted(self) -> bool:
-        """Whether the detector can be built for `spec`: one that needs images cannot for levels."""
+        """Whether the detector can be built for `spec`."""
         try:
             self.build()
         except UserError:
@@ -67,28 +67,27 @@ class DetectorCase:
 
     @cached_property
     def trained(self) -> Detector:
-        """A detector trained for 80 steps on pictures of a ring; no check may change its state."""
+        """A detector trained for 80 steps; checks must not change its state."""
         return train(self.build(), steps=80)
 
 
 def check_detector(name: str, settings: Mapping[str, Any] | None = None) -> None:
-    """Run every check on the detector registered as `name`; raises AssertionError where one fails.
+    """Run every check on the detector registered as `name`; raises AssertionError if one fails.
 
-    It is checked on images and on a pyramid of two levels; where its constructor refuses one of
-    them by a UserError, on the other alone. settings: make it small, so that the checks are quick,
-    e.g. `{"width": 8}`.
+    The detector is checked on images and on pyramids of two levels, unless its constructor raises a
+    UserError for one of them. settings: small values make the checks fast, e.g. `{"width": 8}`.
     """
     cases = [DetectorCase(name, settings or {}, spec) for spec in (SPEC, PYRAMID)]
     accepted = [case for case in cases if case.accepted] or cases[:1]
     for case in accepted:
         for check in CHECKS:
-            # A simple detector that detects on images need not detect on small random features.
+            # Simple detectors need not detect anomalies in random features.
             if case is accepted[0] or check is not a_synthetic_anomaly_scores_above_its_clean_twin:
                 run_check(check, case)
 
 
 def run_check(check: Check, case: DetectorCase) -> None:
-    """Run one check, and check that it left the trained detector as it was."""
+    """Run one check, and check that it does not change the trained detector."""
     before = {k: v.clone() for k, v in case.trained.state_dict().items()}
     with torch.random.fork_rng(devices=[]):
         check(case)
@@ -119,19 +118,19 @@ def loss_is_finite_scalar_and_named(case: DetectorCase) -> None:
 def every_trainable_parameter_gets_a_gradient(case: DetectorCase) -> None:
     detector = case.build()
     detector.prepare(batches(products(8, seed=1), case.spec))
-    learned = [w for w in detector.parameters() if w.requires_grad]
-    optimizer = torch.optim.SGD(learned, 1e-2) if learned else None
-    for _ in range(25):  # with steps: layers that start at zero hide those before them
+    weights = [w for w in detector.parameters() if w.requires_grad]
+    optimizer = torch.optim.SGD(weights, 1e-2) if weights else None
+    for _ in range(25):  # layers initialised to zero block the gradient at first
         detector.zero_grad()
         loss = detector.loss(case.sample(products(8, seed=1)))["loss"]
         if optimizer is not None:
             torch.autograd.backward(loss)
             optimizer.step()
-    for name, weights in detector.named_parameters():
-        if not weights.requires_grad:
+    for name, weight in detector.named_parameters():
+        if not weight.requires_grad:
             continue
-        assert weights.grad is not None and bool(weights.grad.isfinite().all()), name
-        assert bool(weights.grad.any()), f"{name} gets a gradient of zeros"
+        assert weight.grad is not None and bool(weight.grad.isfinite().all()), name
+        assert bool(weight.grad.any()), f"{name} gets a gradient of zeros"
 
 
 @torch.no_grad()
@@ -151,36 +150,32 @@ def score_before_training_is_finite(case: DetectorCase) -> None:
 @torch.no_grad()
 def score_does_not_depend_on_batch_mates(case: DetectorCase) -> None:
     images = products(6, seed=3)
-    together = case.trained.score(case.sample(images))
-    others = torch.cat([torch.rand(3, 3, SIDE, SIDE), images[2:3]])
-    others_too = case.trained.score(case.sample(others))
-    alone = case.trained.score(case.sample(images[2:3]))
-    for batch, at in ((together, 2), (others_too, 3)):
-        torch.testing.assert_close(
-            batch.anomaly_map[at], alone.anomaly_map[0], rtol=1e-3, atol=1e-4
-        )
-        torch.testing.assert_close(
-            batch.image_score[at], alone.image_score[0], rtol=1e-3, atol=1e-4
-        )
+    noise = torch.cat([torch.rand(3, 3, SIDE, SIDE), images[2:3]])
+    single = case.trained.score(case.sample(images[2:3]))
+    for batch, index in ((images, 2), (noise, 3)):
+        result = case.trained.score(case.sample(batch))
+        for name in ("anomaly_map", "image_score"):
+            value, expected = getattr(result, name)[index], getattr(single, name)[0]
+            torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-4)
 
 
 @torch.no_grad()
-def score_does_not_depend_on_the_training_flag_or_chance(case: DetectorCase) -> None:
+def score_does_not_depend_on_the_training_flag_or_random_state(case: DetectorCase) -> None:
     images = products(4, seed=3)
-    chance = torch.get_rng_state()
+    random_state = torch.get_rng_state()
     evaluating = case.trained.eval().score(case.sample(images))
     training = case.trained.train().score(case.sample(images))
     case.trained.eval()
     assert_equal(evaluating, training)
-    assert torch.equal(chance, torch.get_rng_state())
+    assert torch.equal(random_state, torch.get_rng_state())
 
 
 @torch.no_grad()
 def a_synthetic_anomaly_scores_above_its_clean_twin(case: DetectorCase) -> None:
     clean = products(6, seed=4)
-    broken, mask = spoiled(clean)
+    anomalous, mask = with_anomaly(clean)
     before = case.trained.score(case.sample(clean))
-    after = case.trained.score(case.sample(broken))
+    after = case.trained.score(case.sample(anomalous))
     assert bool((after.image_score > before.image_score).all())
     inside = after.anomaly_map[:, mask].mean(1)
     assert bool((inside > before.anomaly_map[:, mask].mean(1)).all())
@@ -219,16 +214,16 @@ def same_seed_same_result(case: DetectorCase) -> None:
 def calibrating_again_replaces(case: DetectorCase) -> None:
     other = case.build().eval()
     other.load_state_dict(case.trained.state_dict())
-    for images, rest in (
+    for images, held_out in (
         (torch.rand(16, 3, SIDE, SIDE), torch.rand(8, 3, SIDE, SIDE)),
         (products(32, seed=1), products(16, seed=2)),
     ):
-        other.calibrate(batches(images, case.spec), batches(rest, case.spec))
+        other.calibrate(batches(images, case.spec), batches(held_out, case.spec))
     for key, value in case.trained.state_dict().items():
         assert torch.equal(other.state_dict()[key], value), key
 
 
-def health_is_numbers_read_once(case: DetectorCase) -> None:
+def health_is_numbers_and_reset(case: DetectorCase) -> None:
     detector = train(case.build(), steps=25)
     assert all(isinstance(value, float) for value in detector.health().values())
     assert detector.health() == {}
@@ -269,38 +264,38 @@ def prototypes_are_codes_of_single_images(case: DetectorCase) -> None:
     detector, images = case.trained, products(6, seed=3)
     if not isinstance(detector, HasPrototypes):
         return
-    together, alone, training = (
+    batch, single, training = (
         detector.train(flag).prototypes(extract(detector, case.sample(part)))
         for flag, part in ((False, images), (False, images[2:3]), (True, images))
     )
     detector.eval()
-    if together is None or alone is None or training is None:
-        assert together is alone is training
+    if batch is None or single is None or training is None:
+        assert batch is single is training
         return
-    assert together.indices.shape == (6,) and together.indices.dtype == torch.int64
-    assert together.vectors.shape == (6, together.codebook.shape[1])
-    assert int(together.indices[2]) == int(alone.indices[0]) < len(together.codebook)
-    torch.testing.assert_close(together.vectors[2], alone.vectors[0], rtol=1e-3, atol=1e-4)
-    assert torch.equal(training.vectors, together.vectors)
+    assert batch.indices.shape == (6,) and batch.indices.dtype == torch.int64
+    assert batch.vectors.shape == (6, batch.codebook.shape[1])
+    assert int(batch.indices[2]) == int(single.indices[0]) < len(batch.codebook)
+    torch.testing.assert_close(batch.vectors[2], single.vectors[0], rtol=1e-3, atol=1e-4)
+    assert torch.equal(training.vectors, batch.vectors)
     direct = detector.extract_prototypes(case.sample(images))
-    assert direct is not None and torch.equal(direct.vectors, together.vectors)
-    assert torch.equal(direct.indices, together.indices)
+    assert direct is not None and torch.equal(direct.vectors, batch.vectors)
+    assert torch.equal(direct.indices, batch.indices)
 
 
 def products(count: int, seed: int) -> Tensor:
-    """Return images (N, 3, 32, 32) of a ring on grey, with varied light, place and noise."""
-    draw = torch.Generator().manual_seed(seed)
+    """Return images (N, 3, 32, 32) of a ring, with random brightness, position and noise."""
+    generator = torch.Generator().manual_seed(seed)
     y, x = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
-    shift = torch.rand(count, 2, 1, 1, generator=draw) * 2
+    shift = torch.rand(count, 2, 1, 1, generator=generator) * 2
     far = ((y - 15 - shift[:, 0]).square() + (x - 15 - shift[:, 1]).square()).sqrt()
     ring = torch.exp(-0.5 * ((far - 9) / 2).square())
     colour = torch.tensor([0.4, 0.2, -0.1]).view(1, 3, 1, 1)
-    light = 1 + 0.1 * torch.rand(count, 1, 1, 1, generator=draw)
-    noise = 0.02 * torch.randn(count, 3, SIDE, SIDE, generator=draw)
+    light = 1 + 0.1 * torch.rand(count, 1, 1, 1, generator=generator)
+    noise = 0.02 * torch.randn(count, 3, SIDE, SIDE, generator=generator)
     return ((0.4 + colour * ring[:, None]) * light + noise).clamp(0, 1)
 
 
-def spoiled(images: Tensor) -> tuple[Tensor, Tensor]:
+def with_anomaly(images: Tensor) -> tuple[Tensor, Tensor]:
     """Return the images with a dark bar across the ring, and its mask (H, W)."""
     mask = torch.zeros(SIDE, SIDE, dtype=torch.bool)
     mask[20:26, 8:14] = True
@@ -312,10 +307,10 @@ def as_sample(images: Tensor, spec: InputSpec = SPEC) -> Sample:
     of fixed random filter responses."""
     if spec == SPEC:
         return Sample(images, (images,))
-    draw = torch.Generator().manual_seed(5)
+    generator = torch.Generator().manual_seed(5)
     levels = []
     for channels, size in zip(spec.channels, spec.sizes, strict=True):
-        filters = torch.randn(channels, 3, 3, 3, generator=draw)
+        filters = torch.randn(channels, 3, 3, 3, generator=generator)
         response = torch.nn.functional.conv2d(images, filters, padding=1)
         levels.append(torch.nn.functional.adaptive_avg_pool2d(response, size))
     return Sample(images, tuple(levels))
@@ -327,7 +322,7 @@ def batches(images: Tensor, spec: InputSpec = SPEC) -> list[Sample]:
 
 
 def assert_equal(first: Scores, second: Scores) -> None:
-    """Raise AssertionError where two results differ in any bit."""
+    """Raise AssertionError if two results differ in any bit."""
     assert torch.equal(first.anomaly_map, second.anomaly_map)
     assert torch.equal(first.image_score, second.image_score)
 
@@ -348,8 +343,8 @@ def train(detector: Detector, steps: int) -> Detector:
         torch.autograd.backward(loss)
         optimizer.step()
     detector.eval()
-    rest = products(16, seed=2)
-    detector.calibrate(batches(images, detector.spec), batches(rest, detector.spec))
+    held_out = products(16, seed=2)
+    detector.calibrate(batches(images, detector.spec), batches(held_out, detector.spec))
     return detector
 
 
@@ -362,13 +357,13 @@ CHECKS: tuple[Check, ...] = (
     score_shapes,
     score_before_training_is_finite,
     score_does_not_depend_on_batch_mates,
-    score_does_not_depend_on_the_training_flag_or_chance,
+    score_does_not_depend_on_the_training_flag_or_random_state,
     a_synthetic_anomaly_scores_above_its_clean_twin,
     scores_of_extracted_outputs_equal_score,
     state_round_trip,
     same_seed_same_result,
     calibrating_again_replaces,
-    health_is_numbers_read_once,
+    health_is_numbers_and_reset,
     alternatives_are_scores,
     panels_are_pictures_or_integer_maps,
     prototypes_are_codes_of_single_images,

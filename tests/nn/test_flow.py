@@ -332,7 +332,7 @@ def test_the_condition_enters_and_is_taught(kernel: int) -> None:
     assert (z - other).abs().max() > 1e-3 and (log_det - other_det).abs().min() > 1e-3
     gradient = torch.autograd.grad(log_det.sum(), condition)[0]
     assert gradient.isfinite().all() and gradient.abs().max() > 1e-4
-    with pytest.raises(ValueError, match="must be given a condition"):
+    with pytest.raises(ValueError, match="needs a condition"):
         flow(x)
 
 

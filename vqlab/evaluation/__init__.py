@@ -1,6 +1,6 @@
-"""Evaluation: score a set of images, choose thresholds, report what they are worth.
+"""Evaluation: score a set of images, choose thresholds, compute metrics.
 
-Thresholds are chosen from held-out images and never see the test set.
+Thresholds are chosen on held-out images, never on the test set.
 """
 
 from vqlab.evaluation.calibration import CalibrationScores, calibrated
@@ -8,7 +8,7 @@ from vqlab.evaluation.concepts import Concepts, assign_concepts, with_records
 from vqlab.evaluation.evidence import (
     EVIDENCE,
     VALIDATION_EVIDENCE,
-    Measured,
+    CategoryEvidence,
     load_evidence,
     save_evidence,
 )
@@ -44,7 +44,7 @@ __all__ = [
     "EvaluationSettings",
     "Concepts",
     "MEAN",
-    "Measured",
+    "CategoryEvidence",
     "Paired",
     "Progress",
     "ExtractedSet",

@@ -1,4 +1,4 @@
-"""Calibration: what the scores of held-out normal images say of a new score, as a number in [0, 1].
+"""Map raw image scores to [0, 1] by the scores of held-out normal images.
 
 For display only: verdicts compare raw scores with the threshold.
 """
@@ -15,31 +15,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 QUANTILES = 65
-"""Most quantiles kept of the calibration scores; 65 hold the quartiles exactly."""
+"""Maximum number of stored quantiles; 65 include the quartiles."""
 MEDIAN = Fraction(1, 20)
-"""What the median normal image is mapped to."""
+"""Value of the median normal image."""
 
 
 @dataclass(frozen=True)
 class CalibrationScores:
-    """A summary of the image scores of the held-out normal images that thresholds come from."""
+    """Quantiles of the image scores of the held-out normal images."""
 
     count: int
     quantiles: tuple[float, ...]
-    """Evenly spaced quantiles, lowest to highest score; all the scores where these are few."""
+    """Evenly spaced quantiles, lowest to highest score; all scores if they are few."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "quantiles", tuple(self.quantiles))  # a list, when from JSON
+        object.__setattr__(self, "quantiles", tuple(self.quantiles))  # a list if read from JSON
 
     @classmethod
     def of(cls, scores: NDArray[np.float64]) -> CalibrationScores:
-        """Of scores (N,), N ≥ 1."""
+        """Summarise scores (N,), N ≥ 1."""
         shares = np.linspace(0, 1, min(len(scores), QUANTILES))
         return cls(len(scores), tuple(_quantiles(scores, shares)))
 
     @property
     def minimum(self) -> float:
-        """The lowest score."""
+        """Lowest score."""
         return self.quantiles[0]
 
     @property
@@ -50,21 +50,19 @@ class CalibrationScores:
 
     @property
     def maximum(self) -> float:
-        """The highest score."""
+        """Highest score."""
         return self.quantiles[-1]
 
 
 def calibrated(score: float, threshold: float, normal: CalibrationScores | None) -> float:
-    """A raw image score on the scale of its model, in [0, 1]: 0.5 at the threshold.
+    """Map a raw image score to [0, 1]: 0.5 at the threshold, 0.05 at the median normal image.
 
-    The median normal image gets 0.05 and the same distance above the threshold 0.95. Never falls
-    where the score rises. Tails fall off as 1 / distance and not exponentially, so that scores far
-    from the threshold stay different as long as float64 tells the results apart. Not a
-    probability: how common defects are is not known. Without a summary (an older checkpoint) the
-    threshold's own size is the unit.
+    Monotonic and symmetric about the threshold. Tails decay as 1 / distance, so that scores far
+    from the threshold remain distinct. Not a probability: the frequency of defects is unknown.
+    normal: None for older checkpoints; the unit is then the magnitude of the threshold.
 
-    Computed in exact fractions and rounded once, so that this holds for all finite floats, where
-    a difference may overflow and a unit may be subnormal.
+    Computed in exact fractions and rounded once: with floats, differences may overflow and units
+    may be subnormal.
     """
     if not (math.isfinite(score) and math.isfinite(threshold)):
         return math.nan if math.isnan(score - threshold) else float(score > threshold)
@@ -75,18 +73,18 @@ def calibrated(score: float, threshold: float, normal: CalibrationScores | None)
 
 
 def _unit(threshold: float, normal: CalibrationScores | None) -> Fraction:
-    """The distance from the threshold at which the scale reads 0.25 and 0.75; positive."""
-    own = Fraction(float(threshold))
-    candidates = [abs(own), Fraction(1)]
+    """Return the distance from the threshold that is mapped to 0.25 and 0.75; positive."""
+    exact = Fraction(float(threshold))
+    candidates = [abs(exact), Fraction(1)]
     if normal is not None:
         low, median, high = map(Fraction, (normal.minimum, normal.quartiles[1], normal.maximum))
-        candidates = [own - median, high - low, abs(own) / 1_000_000, Fraction(1, 1_000_000)]
-    reach = next(width for width in candidates if width > 0)
-    return reach * MEDIAN / (Fraction(1, 2) - MEDIAN)
+        candidates = [exact - median, high - low, abs(exact) / 1_000_000, Fraction(1, 1_000_000)]
+    distance = next(width for width in candidates if width > 0)
+    return distance * MEDIAN / (Fraction(1, 2) - MEDIAN)
 
 
 def _quantiles(scores: Sequence[float] | NDArray[np.float64], shares: Any) -> list[float]:
-    """Quantiles of finite scores, also of some whose differences overflow."""
+    """Return quantiles of finite scores, also if their differences overflow."""
     values = np.asarray(scores, np.float64)
     scale = 0.5 if np.abs(values).max() > np.finfo(np.float64).max / 2 else 1.0
     quantiles = np.quantile(values * scale, shares) / scale

@@ -18,7 +18,7 @@ from vqlab.types import ImageRecord
 
 @dataclass(frozen=True)
 class Concepts:
-    """A set of N images with their prototypes, in the order of the set."""
+    """The prototypes of N images."""
 
     indices: Array
     """(N,) int64."""
@@ -30,42 +30,40 @@ class Concepts:
 
     @cached_property
     def categories(self) -> tuple[str, ...]:
-        """Those of the images, sorted."""
+        """Categories of the images, sorted."""
         return tuple(sorted({record.category for record in self.records}))
 
     @cached_property
     def of_category(self) -> Array:
-        """Each image's place in `categories`, (N,) int64."""
-        place = {name: number for number, name in enumerate(self.categories)}
-        return np.array([place[record.category] for record in self.records], np.int64)
+        """Index of each image in `categories`, (N,) int64."""
+        numbers = {name: number for number, name in enumerate(self.categories)}
+        return np.array([numbers[record.category] for record in self.records], np.int64)
 
     @cached_property
     def counts(self) -> Array:
-        """Images of each category with each prototype, (C, K) int64."""
+        """Number of images by category and prototype, (C, K) int64."""
         size = len(self.codebook)
         pairs = self.of_category * size + self.indices
         counts = np.bincount(pairs, minlength=len(self.categories) * size)
         return counts.reshape(-1, size)
 
     def metrics(self) -> dict[str, float]:
-        """`concept_live`: prototypes that an image has; and where there are several categories
-        `concept_information`, the share of the entropy of the category that the prototype tells,
-        and `concept_purity`, the share of images in the main category of their prototype.
-
-        The last two are high for as many prototypes as images, too; chance is not taken off.
+        """Return `concept_live`, the number of prototypes in use, and for several categories
+        `concept_information`, the mutual information of prototype and category as a fraction of the
+        entropy of the category, and `concept_purity`, the fraction of images in the majority
+        category of their prototype. The last two are not adjusted for chance.
         """
-        found = {"concept_live": float(np.count_nonzero(self.counts.sum(0)))}
+        metrics = {"concept_live": float(np.count_nonzero(self.counts.sum(0)))}
         if len(self.categories) > 1:
-            told = mutual_information(self.indices, self.of_category)
-            found["concept_information"] = min(1.0, told / entropy(self.of_category))
-            found["concept_purity"] = purity(self.indices, self.of_category)
-        return found
+            information = mutual_information(self.indices, self.of_category)
+            metrics["concept_information"] = min(1.0, information / entropy(self.of_category))
+            metrics["concept_purity"] = purity(self.indices, self.of_category)
+        return metrics
 
 
 @torch.inference_mode()
 def assign_concepts(detector: Scorer, features: FeatureSet) -> Concepts | None:
-    """Return the prototype of every image; None where the detector has none, or no image is
-    given."""
+    """Return the prototype of every image; None if the detector has none, or without images."""
     if not isinstance(detector, HasPrototypes):
         return None
     parts = [part for s in features if (part := detector.extract_prototypes(s)) is not None]
@@ -75,7 +73,7 @@ def assign_concepts(detector: Scorer, features: FeatureSet) -> Concepts | None:
 def with_records(
     prototypes: ImagePrototypes | None, records: tuple[ImageRecord, ...]
 ) -> Concepts | None:
-    """Return the prototypes of images with their records; None of None."""
+    """Return the prototypes of images with these records; None for None."""
     if prototypes is None:
         return None
     vectors, codebook = (

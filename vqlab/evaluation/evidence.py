@@ -1,4 +1,4 @@
-"""Save what comparing two runs needs, so that they can be compared later."""
+"""Save and load the evidence that comparisons of runs resample."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from vqlab.types import UserError
 EVIDENCE = "evaluation/evidence.npz"
 """Artifact with the evidence of a tested run."""
 VALIDATION_EVIDENCE = "validation/evidence.npz"
-"""The same for the validation images, of the trials of a sweep."""
+"""Artifact with the evidence of the validation images of a trial."""
 _PARTS = tuple(part.name for part in fields(Evidence))
 
 
 @dataclass(frozen=True)
-class Measured:
-    """The metrics of one category, and what resampling them needs."""
+class CategoryEvidence:
+    """The metrics of one category and their evidence."""
 
     metrics: dict[str, float]
     evidence: Evidence
 
 
 def save_evidence(report: Report, path: Path) -> None:
-    """Write the evidence of a report, about 100 kB for 100 images."""
+    """Save the evidence of a report, about 100 kB per 100 images."""
     arrays = {
         f"{visible(category)}/{part}": getattr(evidence, part)
         for category, evidence in report.evidence.items()
@@ -41,13 +41,13 @@ def save_evidence(report: Report, path: Path) -> None:
     np.savez_compressed(path, allow_pickle=False, metrics=np.array(text), **arrays)
 
 
-def load_evidence(path: Path) -> dict[str, Measured]:
+def load_evidence(path: Path) -> dict[str, CategoryEvidence]:
     """Load evidence by category. Raises UserError if `save_evidence` did not write the file."""
     try:
         with np.load(path, allow_pickle=False) as file:
             metrics = json.loads(str(file["metrics"]))
             return {
-                category: Measured(
+                category: CategoryEvidence(
                     values, Evidence(*(file[f"{visible(category)}/{part}"] for part in _PARTS))
                 )
                 for category, values in metrics.items()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vqlab.evaluation.evidence import Measured
+from vqlab.evaluation.evidence import CategoryEvidence
 from vqlab.evaluation.uncertainty import MEAN
 from vqlab.metrics import (
     ANOMALOUS_IMAGES,
@@ -37,8 +37,8 @@ class Paired(NamedTuple):
 
 
 def paired_differences(
-    before: Mapping[str, Measured],
-    after: Mapping[str, Measured],
+    before: Mapping[str, CategoryEvidence],
+    after: Mapping[str, CategoryEvidence],
     resamples: int = 1000,
     seed: int = 0,
 ) -> Paired:
@@ -80,7 +80,7 @@ def _difference(
     name: str,
     pair: tuple[float, float],
     shifts: NDArray[Any],
-    parts: Sequence[tuple[Measured, Measured]],
+    parts: Sequence[tuple[CategoryEvidence, CategoryEvidence]],
 ) -> Difference:
     """Compare one metric; parts: both detectors' results on each category it comes from."""
     if name in RATES and len(parts) == 1:
@@ -99,6 +99,6 @@ def _by_image(name: str, evidence: Evidence) -> tuple[NDArray[np.bool_], NDArray
     return numerator > 0, denominator > 0
 
 
-def _images(measured: Measured) -> dict[str, int]:
+def _images(measured: CategoryEvidence) -> dict[str, int]:
     anomalous = int(measured.evidence.labels.sum())
     return {NORMAL_IMAGES: len(measured.evidence.labels) - anomalous, ANOMALOUS_IMAGES: anomalous}

@@ -31,7 +31,7 @@ from vqlab.metrics import (
 from vqlab.text import unique_key
 
 POOLED = "pooled"
-"""Stands for the category in the keys of metrics of all images as one set."""
+"""Replaces the category in the keys of metrics of all images together."""
 
 
 class EvaluationSettings(Settings):
@@ -59,7 +59,7 @@ class Report:
     mean: dict[str, float]
     """Mean over the categories in which the metric is defined."""
     pooled: dict[str, float] = field(default_factory=dict)
-    """Metrics of all images as one set; empty for one category."""
+    """Metrics of all images together; empty for a single category."""
     notes: tuple[str, ...] = ()
     """Sentences on undefined metrics and unmet guarantees."""
     warned: tuple[str, ...] = ()
@@ -89,7 +89,7 @@ class Report:
         interval `test/image_auroc_low` and `_high`.
 
         With several categories also `test/<category>/image_auroc` and `test/pooled/image_auroc`.
-        The numbers of images are beside the metrics of a category or pooled set, not the mean.
+        The metrics of a category and of the pooled set include the numbers of images.
         """
         keyed = {f"{split}/{name}": value for name, value in self.mean.items()}
         for name, interval in self.intervals.get("mean", {}).items():
@@ -124,13 +124,13 @@ def evaluate(
     """
     settings = settings or EvaluationSettings(resamples=0)
     parts = {
-        category: _Measure(scored, indices, thresholds, settings, images, keep_evidence)
+        category: _Subset(scored, indices, thresholds, settings, images, keep_evidence)
         for category, indices in scored.by_category().items()
     }
     pooled: dict[str, float] = {}
     if len(parts) > 1:
         plain = settings.model_copy(update={"resamples": 0})
-        pooled = _Measure(scored, range(len(scored)), thresholds, plain, images).metrics
+        pooled = _Subset(scored, range(len(scored)), thresholds, plain, images).metrics
     per_category = {category: part.metrics for category, part in parts.items()}
     notes = list(thresholds.notes)
     for category, part in parts.items():
@@ -151,8 +151,8 @@ def evaluate(
     )
 
 
-class _Measure:
-    """The metrics of a subset of a scored set."""
+class _Subset:
+    """Metrics of a subset of a scored set."""
 
     def __init__(
         self,

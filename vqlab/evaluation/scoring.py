@@ -29,9 +29,9 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Scored:
-    """A set of N images with their scores and their truth, in the order of the set.
+    """N images with scores and ground truth.
 
-    Maps and masks are at the network's resolution, cropped to the box that the image fills.
+    Maps and masks have the network's resolution, cropped to the box that the image fills.
     """
 
     maps: list[Array]
@@ -39,7 +39,7 @@ class Scored:
     image_scores: Array
     """(N,) float64; higher is more anomalous."""
     labels: Array
-    """(N,) int64: 0 normal, 1 defect."""
+    """(N,) int64: 0 normal, 1 anomalous."""
     masks: list[Array]
     """N masks (h, w) bool, all False for a normal image."""
     records: tuple[ImageRecord, ...]
@@ -49,33 +49,33 @@ class Scored:
         return len(self.records)
 
     def take(self, indices: Sequence[int]) -> Scored:
-        """The images at `indices`, in that order."""
-        chosen = [int(i) for i in indices]
+        """Return the images at `indices`, in that order."""
+        indices = [int(i) for i in indices]
         return Scored(
-            maps=[self.maps[i] for i in chosen],
-            image_scores=self.image_scores[chosen],
-            labels=self.labels[chosen],
-            masks=[self.masks[i] for i in chosen],
-            records=tuple(self.records[i] for i in chosen),
-            geometry=tuple(self.geometry[i] for i in chosen),
+            maps=[self.maps[i] for i in indices],
+            image_scores=self.image_scores[indices],
+            labels=self.labels[indices],
+            masks=[self.masks[i] for i in indices],
+            records=tuple(self.records[i] for i in indices),
+            geometry=tuple(self.geometry[i] for i in indices),
         )
 
     def normals(self) -> Scored:
-        """The normal images alone."""
-        return self.take([int(i) for i in np.flatnonzero(self.labels == 0)])
+        """Return the normal images."""
+        return self.take(np.flatnonzero(self.labels == 0).tolist())
 
     def by_category(self) -> dict[str, list[int]]:
-        """The indices of every category's images, categories sorted by name."""
+        """Return the indices of the images of each category, sorted by category."""
         return indices_by_category(self.records)
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one pass over N images gives, in the order of the set."""
+    """Results of one pass over N images."""
 
     scored: Scored
     alternatives: dict[str, Scored] = field(default_factory=dict)
-    """By the detector's other scores, by name."""
+    """The images with the detector's other scores, by name."""
     panels: dict[str, list[Array]] = field(default_factory=dict)
     """By title, N pictures (S, S, 3) uint8 or code maps (h, w) int32, padding included."""
     prototypes: ImagePrototypes | None = None
@@ -84,13 +84,13 @@ class Predictions:
 
 @dataclass(frozen=True)
 class ExtractedSet:
-    """Extracted outputs of N images with their ground truth: everything that scoring needs."""
+    """Extracted outputs of N images with their ground truth."""
 
     extracted: list[Extracted]
     truth: Scored
     """Without maps and scores."""
     shape: tuple[int, ...]
-    """Of the network's images, (H, W)."""
+    """(H, W) of the network's input."""
 
 
 class _Truth:
@@ -101,7 +101,7 @@ class _Truth:
         self.records: list[ImageRecord] = []
         self.geometry: list[Geometry] = []
         self._empty: dict[tuple[int, ...], Array] = {}
-        """One array for all empty masks of a shape."""
+        """Empty masks by shape, which images share."""
 
     def add(self, batch: Batch) -> None:
         for values, geometry in zip(batch.masks, batch.geometry, strict=True):
@@ -117,7 +117,7 @@ class _Truth:
 
 
 class _Maps:
-    """Collects the anomaly maps and image scores of one score, batch by batch."""
+    """Collects the anomaly maps and image scores of a set of images, batch by batch."""
 
     def __init__(self, budget: Budget) -> None:
         self.maps, self.image_scores = Spool(budget), list[Array]()
@@ -131,7 +131,7 @@ class _Maps:
 
 @torch.inference_mode()
 def extract_images(detector: Scorer, features: FeatureSet) -> ExtractedSet:
-    """Extract every image of a set, one at a time, as `score_images` with batches of 1 does."""
+    """Extract every image of a set, one at a time."""
     features = FeatureSet(features.images, features.backbone, features.device, batch_size=1)
     truth, extracted = _Truth(), list[Extracted]()
     shape: tuple[int, ...] = ()
@@ -144,14 +144,14 @@ def extract_images(detector: Scorer, features: FeatureSet) -> ExtractedSet:
 
 @torch.inference_mode()
 def score_extracted(detector: Scorer, images: ExtractedSet) -> Scored:
-    """Score extracted outputs by the detector's present settings. Raises as `score_images`."""
+    """Score extracted outputs by the detector's current settings. Raises as `predict_images`."""
     maps, values = Spool(), list[Array]()
     truth = images.truth
     for number, extracted in enumerate(images.extracted):
         record = truth.records[number : number + 1]
-        whole, value = _checked(scores(detector, extracted), record, (1, *images.shape))
+        map, value = _checked(scores(detector, extracted), record, (1, *images.shape))
         values.append(value)
-        maps.add(crop(whole[0], truth.geometry[number]))
+        maps.add(crop(map[0], truth.geometry[number]))
     return replace(truth, maps=maps.arrays(), image_scores=np.concatenate(values))
 
 
@@ -171,21 +171,20 @@ def predict_images(
     alternatives: bool = False,
     panels: bool = False,
 ) -> Predictions:
-    """Run a detector once over a set of images, batch by batch, and derive everything from that.
+    """Run a detector once over a set of images, batch by batch, and derive all results from that.
 
-    alternatives, panels: also compute those, where the detector offers them.
-
-    Raises UserError that names the first image whose score is NaN or infinite, ValueError where
-    the detector's maps or scores are of another shape than the images.
+    alternatives, panels: also compute these if the detector offers them. Raises UserError that
+    names the first image with a score that is not finite, and ValueError for maps or scores of a
+    wrong shape.
     """
     truth, budget = _Truth(), Budget()
-    own, others = _Maps(budget), dict[str, _Maps]()
+    main, others = _Maps(budget), dict[str, _Maps]()
     pictures: dict[str, Spool] = {}
     prototypes: list[ImagePrototypes] = []
     for batch, sample in features.with_batches(progress):
         extracted = extract(detector, sample)
         truth.add(batch)
-        own.add(scores(detector, extracted), batch)
+        main.add(scores(detector, extracted), batch)
         if alternatives and isinstance(detector, HasAlternatives):
             for name, result in detector.alternatives(extracted).items():
                 others.setdefault(name, _Maps(budget)).add(result, batch)
@@ -200,7 +199,7 @@ def predict_images(
         if progress is not None:
             progress(len(truth.records), len(features))
     return Predictions(
-        truth.scored(own.maps.arrays(), own.image_scores),
+        truth.scored(main.maps.arrays(), main.image_scores),
         {name: truth.scored(o.maps.arrays(), o.image_scores) for name, o in others.items()},
         {title: spool.arrays() for title, spool in pictures.items()},
         concatenate_prototypes(prototypes),
@@ -208,7 +207,7 @@ def predict_images(
 
 
 def concatenate_prototypes(parts: Sequence[ImagePrototypes]) -> ImagePrototypes | None:
-    """Return the prototypes of several batches as one, on the CPU; None of none."""
+    """Concatenate the prototypes of batches, on the CPU; None without batches."""
     if not parts:
         return None
     indices = torch.cat([part.indices for part in parts]).cpu()
@@ -227,7 +226,7 @@ def panel_arrays(panel: Tensor) -> Array:
 def _checked(
     result: Scores, records: Sequence[ImageRecord], shape: tuple[int, ...]
 ) -> tuple[Array, Array]:
-    """Maps (B, H, W) float32 and image scores (B,) float64 of one batch, all finite."""
+    """Return maps (B, H, W) float32 and image scores (B,) float64 of a batch; all finite."""
     maps = result.anomaly_map.float().cpu().numpy()
     values = result.image_score.double().cpu().numpy()
     if maps.shape != shape or values.shape != shape[:1]:
@@ -245,13 +244,13 @@ def _checked(
 
 
 def crop(map: Array, geometry: Geometry) -> Array:
-    """The part (h, w) of a map (S, S) that the image fills: a letterbox's padding cut off."""
+    """Crop a map (S, S) to the box (h, w) of the image: remove the padding of a letterbox."""
     top, left, height, width = geometry.box
     return np.ascontiguousarray(map[top : top + height, left : left + width])
 
 
 def crop_panel(panel: Array, geometry: Geometry, side: int) -> Array:
-    """Crop a panel (h, w, ...) to the box of the image, given for a square of this side."""
+    """Crop a panel (h, w, ...) to the box of the image; side: of the square of the box."""
     top, left, height, width = (length / side for length in geometry.box)
     rows, columns = panel.shape[:2]
     return panel[

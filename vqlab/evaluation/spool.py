@@ -1,4 +1,4 @@
-"""Arrays of a set of images: in memory up to a limit, then in a temporary file."""
+"""Lists of arrays, in memory up to a limit, then in a temporary file."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from vqlab.types import UserError
 
 Array = NDArray[Any]
 IN_MEMORY = 1 << 30
-"""Bytes of arrays that one pass keeps in memory: 4,096 anomaly maps of 256 px."""
+"""Maximum number of bytes in memory per pass: 4,096 anomaly maps of 256 px."""
 
 
 @dataclass
 class Budget:
-    """Bytes that several spools have used together."""
+    """Number of bytes in several spools."""
 
     used: int = 0
 
 
 class Spool:
-    """Arrays of one type in the order given.
+    """List of arrays of one type.
 
-    Beyond `IN_MEMORY` bytes they go to a file without a name, which the system deletes together
-    with the last array that is mapped from it.
+    Beyond `IN_MEMORY` bytes they are written to an unnamed file, which the system deletes with the
+    last array mapped from it.
     """
 
     def __init__(self, budget: Budget | None = None) -> None:
         self._budget = budget or Budget()
         self._in_memory: list[Array] = []
         self._shapes: list[tuple[int, ...]] = []
-        """Of the arrays in the file."""
+        """Shapes of the arrays in the file."""
         self._dtype: np.dtype[Any] = np.dtype(np.float32)
         self._file: IO[bytes] | None = None
 
@@ -44,7 +44,7 @@ class Spool:
             self._file.close()
 
     def add(self, values: Array) -> None:
-        """Append an array. Raises UserError where the folder for temporary files is full."""
+        """Append an array. Raises UserError if the folder for temporary files is full."""
         self._budget.used += values.nbytes
         if self._budget.used <= IN_MEMORY and self._file is None:
             self._in_memory.append(values)
@@ -57,8 +57,8 @@ class Spool:
             self._file.flush()
         except OSError as error:
             raise UserError(
-                f"the folder for temporary files must hold the anomaly maps; got {error.strerror} "
-                f"in {tempfile.gettempdir()}; free it, or name another by the variable TMPDIR."
+                f"cannot write anomaly maps to {tempfile.gettempdir()}: {error.strerror}; free "
+                "space, or set TMPDIR to another folder."
             ) from error
 
     def arrays(self) -> list[Array]:

@@ -1,4 +1,4 @@
-"""Intervals of a report's metrics, and notes where there can be none."""
+"""Intervals of the metrics of a report, and notes on missing ones."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ def with_intervals(report: Report, resamples: int, seed: int) -> Report:
     are too few images to resample or all resamples agree.
     """
     sampled: dict[str, dict[str, Array]] = {}
-    given: dict[str, dict[str, Interval]] = {}
+    results: dict[str, dict[str, Interval]] = {}
     for place, (category, evidence) in enumerate(report.evidence.items()):
         metrics = report.per_category[category]
         every = distributions(evidence, resample(evidence.labels, resamples, seed + place))
         sampled[category] = {name: values for name, values in every.items() if name in RANKINGS}
         usable = {n: values for n, values in sampled[category].items() if enough(evidence, n)}
-        given[category] = intervals(metrics, usable) | _of_rates(report, [category])
+        results[category] = intervals(metrics, usable) | _of_rates(report, [category])
     usable = {name: values for name, values in _means(sampled).items() if _enough(report, name)}
-    given[MEAN] = intervals(report.mean, usable) | _of_rates(report, list(sampled))
+    results[MEAN] = intervals(report.mean, usable) | _of_rates(report, list(sampled))
     if len(sampled) == 1:
-        given[MEAN] = given[next(iter(sampled))]
+        results[MEAN] = results[next(iter(sampled))]
     names = {name for values in sampled.values() for name in values}
-    missing = [name for name in headlines() if name in names and name not in given[MEAN]]
-    return replace(report, intervals=given, notes=(*report.notes, *_notes(report, missing)))
+    missing = [name for name in headlines() if name in names and name not in results[MEAN]]
+    return replace(report, intervals=results, notes=(*report.notes, *_notes(report, missing)))
 
 
 def _means(sampled: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:

@@ -44,7 +44,7 @@ class BaseDensity(nn.Module, ABC):
     def log_prob(self, z: Tensor, prototypes: Prototypes) -> Tensor:
         """Return log p(z | prototypes) in nats, (N,)."""
         with torch.autocast(z.device.type, enabled=False):
-            return self._log_prob(_wide(z), prototypes) - 0.5 * self.channels * LOG_2PI
+            return self._log_prob(at_least_float32(z), prototypes) - 0.5 * self.channels * LOG_2PI
 
     def quadratic(self, z: Tensor, prototypes: Prototypes) -> Tensor:
         """Return half the mean square over channels of the standardised z, (N,); expectation ½.
@@ -52,7 +52,7 @@ class BaseDensity(nn.Module, ABC):
         For the mixture, components are weighted by their responsibility for z.
         """
         with torch.autocast(z.device.type, enabled=False):
-            return self._quadratic(_wide(z), prototypes)
+            return self._quadratic(at_least_float32(z), prototypes)
 
     @abstractmethod
     def sample(self, prototypes: Prototypes, generator: torch.Generator | None = None) -> Tensor:
@@ -162,7 +162,7 @@ class Moments(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        vectors = _wide(vectors)
+        vectors = at_least_float32(vectors)
         return self.mean(vectors), BOUND * torch.tanh(self.log_sigma(vectors) / BOUND)
 
 
@@ -177,7 +177,8 @@ def base_density(
     return Mixture(channels, prototype_dim, codebook_size)
 
 
-def _wide(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
+    """Convert half precision to float32."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 

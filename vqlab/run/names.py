@@ -1,4 +1,4 @@
-"""Names of runs: short, and what differs comes first."""
+"""Short names of runs, built from their settings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 LENGTH = 60
-"""Characters of a name, at most."""
+"""Maximum length of a name."""
 _VALUE = 16
 _SYMBOLS = {
     "codebook_size": "K",
@@ -19,12 +19,12 @@ _SYMBOLS = {
     "neighbourhood": "patch",
     "backbone": "",
 }
-"""By a setting's last word; the vocabulary of the documentation."""
+"""Symbols of settings, by the last part of their path."""
 
 
 def run_name(first: str, settings: Mapping[str, Any], last: str = "") -> str:
-    """`first`, the settings as `K=512 β=0.07`, then `last` after a dot; settings that would make
-    it longer than LENGTH are left out."""
+    """Return `first`, the settings as `K=512 β=0.07`, and ` · last`; settings that do not fit into
+    LENGTH characters are omitted."""
     end = f" · {last}"[: LENGTH // 2] if last else ""
     name, room = first[: LENGTH // 2 - 2], LENGTH - len(end)
     symbols = _symbols(settings)
@@ -37,25 +37,25 @@ def run_name(first: str, settings: Mapping[str, Any], last: str = "") -> str:
 
 
 def short_names(paths: Iterable[str]) -> dict[str, str]:
-    """The last words of dotted paths, as many of each as it takes to tell them apart."""
+    """Return the shortest unique suffix of each dotted path."""
     paths = list(paths)
-    words = {path: 1 for path in paths}
+    parts = {path: 1 for path in paths}
     while True:
-        names = {path: ".".join(path.split(".")[-words[path] :]) for path in paths}
-        taken = list(names.values())
-        unclear = [p for p in paths if taken.count(names[p]) > 1 and words[p] <= p.count(".")]
-        if not unclear:
+        names = {path: ".".join(path.split(".")[-parts[path] :]) for path in paths}
+        used = list(names.values())
+        ambiguous = [p for p in paths if used.count(names[p]) > 1 and parts[p] <= p.count(".")]
+        if not ambiguous:
             return names
-        for path in unclear:
-            words[path] += 1
+        for path in ambiguous:
+            parts[path] += 1
 
 
 def _symbols(settings: Mapping[str, Any]) -> dict[str, str]:
-    found = {}
+    symbols = {}
     for path, name in short_names(settings).items():
         before, dot, last = name.rpartition(".")
-        found[path] = f"{before}{dot}{_SYMBOLS.get(last, last)}"
-    return found
+        symbols[path] = f"{before}{dot}{_SYMBOLS.get(last, last)}"
+    return symbols
 
 
 def _value(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What the MLflow UI shows of an experiment: its tested runs as a table and as charts."""
+"""Views of an experiment in the MLflow UI: tested runs as a table and as charts."""
 
 from __future__ import annotations
 
@@ -19,21 +19,20 @@ from vqlab.tracking.views import (
 )
 
 TEST_METRICS = (*(f"test/{name}" for name in PRIMARY), "test/escape_rate")
-"""What leads a comparison of tested runs, in this order."""
+"""Metrics in comparisons of tested runs."""
 PICTURES = 8
-"""Pictures of test images in one view, at most."""
+"""Maximum number of test pictures in a view."""
 TABLE, CHARTS = "tested-runs-table", "tested-runs-charts"
 """Keys of the two views."""
 
 
 def show_experiment(tracker: Tracker, splits: Splits, experiment: str) -> None:
-    """Store the two views of an experiment, if there are test images; nothing changes where they
-    are stored already."""
+    """Store the views of an experiment if there are test images; existing views do not change."""
     labels = {record.label for record in splits.test.records}
     if not labels:
         return
-    measured = {frozenset([0]): "test/false_reject_rate", frozenset([1]): "test/escape_rate"}
-    first = measured.get(frozenset(labels), TEST_METRICS[0])
+    rates = {frozenset([0]): "test/false_reject_rate", frozenset([1]): "test/escape_rate"}
+    first = rates.get(frozenset(labels), TEST_METRICS[0])
     runs = Runs(f"metrics.`{first}` >= 0", first)
     columns = [
         *map(tag, ("vqlab.kind", "vqlab.detector")),

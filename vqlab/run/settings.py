@@ -1,4 +1,4 @@
-"""The settings of a run: the sections of a recipe, resolved and checked."""
+"""Settings of a run: the sections of a recipe, resolved and validated."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from vqlab.training import TrainingSettings
 from vqlab.types import UserError
 
 BEST_ON_TEST = "best_on_test"
-"""Where metrics are filed that the test set had a hand in; neither promotion nor the leaderboard
-looks there."""
+"""Prefix of test metrics if the test set selected the epoch; promotion and leaderboard ignore
+them."""
 
 TRAINED_TAG = "vqlab.trained"
 """Tag of a run: its `trained_key`."""
 REUSED_TAG, SAVED_TAG = "vqlab.reused", "vqlab.seconds_saved"
-"""Tags of a run: what it did not work out again, and the seconds by the clock that this spared."""
+"""Tags of a run: what it reused, and the time that this saved."""
 TRAINING_TAG = "vqlab.training_seconds"
-"""Tag of a run: by the clock, of the process that ended its training."""
+"""Tag of a run: training time of the process that finished the training."""
 _NOT_TRAINED = (
     "data.root", "data.good", "data.bad", "data.mm_per_pixel", "training.device",
     "training.threads",
 )  # fmt: skip
-_AFTERWARDS = ("detector.scoring.", "threshold.", "evaluation.")
+_AFTER_TRAINING = ("detector.scoring.", "threshold.", "evaluation.")
 
 
 class RunConfig(Settings):
-    """The settings of one run, whole and resolved."""
+    """The resolved settings of one run."""
 
     data: DataSettings = DataSettings()
     features: FeatureSettings = FeatureSettings()
@@ -42,33 +42,35 @@ class RunConfig(Settings):
 
     @property
     def test_split(self) -> str:
-        """What the test metrics are filed under: not `test` where the test set chose the epoch."""
+        """Prefix of test metrics: `test`, or `best_on_test` if the test set selected the epoch."""
         return BEST_ON_TEST if self.training.select == BEST_ON_TEST else "test"
 
 
 def reused_tags(what: str, seconds: float) -> dict[str, str]:
-    """The tags that say what a run did not work out again."""
+    """Return the tags for reused results."""
     return {REUSED_TAG: what, SAVED_TAG: f"{seconds:.2f}"}
 
 
 def trained_key(config: RunConfig, fingerprint: str) -> str:
-    """The same for all settings that train the same detector on the same images (of that
-    fingerprint): what scores, thresholds and measures it afterwards does not count."""
-    unseen = set(_NOT_TRAINED)
+    """Return a digest of the settings that determine training, and of the images (fingerprint).
+
+    Settings of scoring, thresholds and evaluation do not matter.
+    """
+    ignored = set(_NOT_TRAINED)
     if config.training.select == "last":
-        unseen.add("training.validate_every")
-    kept = {
+        ignored.add("training.validate_every")
+    settings = {
         name: value
         for name, value in flatten(dump(config)).items()
-        if name not in unseen and not name.startswith(_AFTERWARDS)
+        if name not in ignored and not name.startswith(_AFTER_TRAINING)
     }
-    return digest([kept, fingerprint])
+    return digest([settings, fingerprint])
 
 
 def resolve(tree: Mapping[str, Any]) -> RunConfig:
-    """Return a recipe's tree as settings: defaults filled in, the backbone `auto` replaced.
+    """Validate a recipe, fill in defaults and replace the backbone `auto`.
 
-    Raises UserError, a sentence per fault.
+    Raises UserError with one sentence per error.
     """
     section = tree.get("detector", {})
     if isinstance(section, str):
@@ -84,7 +86,7 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
 
 
 def model_configs(config: RunConfig) -> list[RunConfig]:
-    """One configuration per model to train: per category, or one for all (`data.joint`)."""
+    """Return one configuration per model: per category, or one for all (`data.joint`)."""
     names = choose_categories(config.data)
     groups = [names] if config.data.joint else [(name,) for name in names]
     return [

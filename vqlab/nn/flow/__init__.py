@@ -1,9 +1,8 @@
-"""Conditional normalising flows: invertible maps of features whose log-determinant is known.
+"""Conditional normalising flows: invertible maps of features with known log-determinants.
 
-`LevelFlow` takes one level of a pyramid, row by row or as maps; `FusionFlow` lets the latents of
-all levels see each other. Both start training as a rotation at most, and log_det of `inverse` is
-minus that of `forward` there. With a density of `vqlab.nn.base_density` on the latents,
-log p(x) = log p(z) + log_det. Built of FrEIA's invertible modules; the only room that imports it.
+`LevelFlow` transforms one level of a pyramid, `FusionFlow` couples the latents of all levels. With
+a density p(z) of the latents (`vqlab.nn.base_density`), log p(x) = log p(z) + log_det. The only
+package that imports FrEIA.
 """
 
 from vqlab.nn.flow.blocks import ActNorm, Coupling, Mixing, MixingName

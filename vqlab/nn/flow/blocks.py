@@ -25,13 +25,13 @@ Step = tuple[tuple[Tensor], Tensor | float]
 class Coupling(InvertibleModule):  # type: ignore[misc]
     """Conditional affine coupling: one half of the channels scales and shifts the other half.
 
-    x2 ← x2 · exp(s) + t with (s, t) a two-layer subnet of x1, and |s| < `clamp` by a soft clamp,
-    clamp · tanh(·/clamp) (Dinh et al. 2017; Ardizzone et al. 2019). The condition is what it adds
-    to the subnet's hidden layer, (N, hidden) or (B, hidden, h, w): a layer over [x1; condition]
-    split in two, so that the caller may compute that part of all blocks at once. The last layer
-    starts at zero, so that training starts at the identity. `norm`: layer norm over the hidden
-    channels. `flip`: x1 is the second half, not the first. Scale, shift and log_det have the dtype
-    of x under any autocast.
+    x2 ← x2 · exp(s) + t, where (s, t) is the output of a two-layer subnet of x1 and |s| < `clamp`
+    by the soft clamp clamp · tanh(·/clamp) (Dinh et al. 2017; Ardizzone et al. 2019). The condition
+    is added to the hidden layer, (N, hidden) or (B, hidden, h, w): the first layer of [x1;
+    condition] is split, so that the caller can compute the conditions of all blocks at once. The
+    last layer is initialised to zero: the block is the identity. norm: layer norm of the hidden
+    channels. flip: x1 is the second half. Scale, shift and log_det have the dtype of x regardless
+    of autocast.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Coupling(InvertibleModule):  # type: ignore[misc]
         self.first = affine(self.passive, hidden, kernel, maps=maps, bias=not dims_c)
         self.norm = ChannelNorm(hidden) if norm else nn.Identity()
         self.last = affine(hidden, 2 * self.active, kernel, maps=maps)
-        start_at_zero(self.last)
+        init_zeros(self.last)
 
     def forward(
         self, x: Sequence[Tensor], c: Sequence[Tensor] = (), rev: bool = False, jac: bool = True
@@ -63,7 +63,7 @@ class Coupling(InvertibleModule):  # type: ignore[misc]
         hidden = self.first(x1)
         if c:
             hidden = hidden + c[0]
-        log_scale, shift = clamped(self.last(F.relu(self.norm(hidden))), self.clamp, x1)
+        log_scale, shift = scale_and_shift(self.last(F.relu(self.norm(hidden))), self.clamp, x1)
         if rev:
             x2 = (x2 - shift) * torch.exp(-log_scale)
         else:
@@ -73,7 +73,7 @@ class Coupling(InvertibleModule):  # type: ignore[misc]
         return (torch.cat(halves, 1),), -log_det if rev else log_det
 
     def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The passive x1 and the active x2."""
+        """Return the passive x1 and the active x2."""
         if self.flip:
             x2, x1 = torch.split(x, [self.active, self.passive], 1)
         else:
@@ -85,7 +85,7 @@ class Coupling(InvertibleModule):  # type: ignore[misc]
 
 
 class ActNorm(InvertibleModule):  # type: ignore[misc]
-    """A learned scale and shift per channel, `fit` to data first (Kingma & Dhariwal 2018)."""
+    """Learned scale and shift per channel, initialised by `fit` (Kingma & Dhariwal 2018)."""
 
     def __init__(self, dims_in: Dims, dims_c: Dims | None = None) -> None:
         super().__init__(dims_in, dims_c)
@@ -94,10 +94,10 @@ class ActNorm(InvertibleModule):  # type: ignore[misc]
 
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
-        """Give x mean 0 and standard deviation 1 per channel.
+        """Normalise x to mean 0 and standard deviation 1 per channel.
 
-        A channel that hardly moves counts as having 5 % of the median deviation; where most do
-        not move at all (a single row), nothing is scaled.
+        Deviations are clamped below at 5 % of their median; if that is 0 (a single row), nothing is
+        scaled.
         """
         rows = x.movedim(1, -1).flatten(0, -2)
         deviation = rows.std(0, correction=0)
@@ -122,12 +122,11 @@ class ActNorm(InvertibleModule):  # type: ignore[misc]
 
 
 class Mixing(InvertibleModule):  # type: ignore[misc]
-    """A fixed mixing of the channels drawn from `generator`; log_det 0, kept with the weights.
+    """Fixed random mixing of the channels; log_det 0.
 
-    `orthogonal`: any rotation, at C² products per position. `reflection`: I − 2VVᵀ with V spanning
-    a random space of `rank` dimensions, its own inverse, at 2 · C · rank products. `permutation`:
-    another order, at none. Rotations are exact to torch's default dtype at construction, and are
-    computed in the dtype of x under any autocast.
+    kind: `orthogonal`, a random orthogonal matrix (C² products per position); `reflection`,
+    I − 2VVᵀ with V spanning a random subspace of dimension `rank`, its own inverse (2 · C · rank
+    products); `permutation`. Computed in the dtype of x regardless of autocast.
     """
 
     matrix: Tensor
@@ -151,10 +150,10 @@ class Mixing(InvertibleModule):  # type: ignore[misc]
             self.register_buffer("order", order)
             self.register_buffer("back", order.argsort())
         else:
-            turn = rotation(channels, generator)
+            matrix = random_orthogonal(channels, generator)
             if kind == "reflection":
-                turn = turn[:, : min(rank, channels // 2)].contiguous()
-            self.register_buffer("matrix", turn)
+                matrix = matrix[:, : min(rank, channels // 2)].contiguous()
+            self.register_buffer("matrix", matrix)
 
     def forward(
         self, x: Sequence[Tensor], c: Sequence[Tensor] = (), rev: bool = False, jac: bool = True
@@ -165,10 +164,10 @@ class Mixing(InvertibleModule):  # type: ignore[misc]
             return (permute(x0, *orders),), 0.0
         with torch.autocast(x0.device.type, enabled=False):
             if x0.ndim == 2:
-                return (self._turn(x0, rev),), 0.0
-            return (self._turn(x0.movedim(1, -1), rev).movedim(-1, 1),), 0.0
+                return (self._multiply(x0, rev),), 0.0
+            return (self._multiply(x0.movedim(1, -1), rev).movedim(-1, 1),), 0.0
 
-    def _turn(self, x: Tensor, rev: bool) -> Tensor:
+    def _multiply(self, x: Tensor, rev: bool) -> Tensor:
         if self.kind == "orthogonal":
             return x @ (self.matrix.T if rev else self.matrix)
         if x.ndim == 2:
@@ -180,7 +179,7 @@ class Mixing(InvertibleModule):  # type: ignore[misc]
 
 
 class _Permute(torch.autograd.Function):
-    """index_select, whose own gradient is a slow scattered sum: here it selects back."""
+    """index_select with a faster gradient: the inverse selection instead of a scattered sum."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, back: Tensor) -> Tensor:
@@ -194,20 +193,20 @@ class _Permute(torch.autograd.Function):
 
 
 def permute(x: Tensor, order: Tensor, back: Tensor) -> Tensor:
-    """The channels of x in another order; `back` undoes `order`."""
+    """Permute the channels of x by `order`; `back` is its inverse."""
     permuted: Tensor = _Permute.apply(x, order, back)
     return permuted
 
 
-def rotation(size: int, generator: torch.Generator) -> Tensor:
-    """An orthogonal matrix drawn uniformly (Stewart 1980), (size, size)."""
+def random_orthogonal(size: int, generator: torch.Generator) -> Tensor:
+    """Return a uniformly distributed orthogonal matrix (size, size) (Stewart 1980)."""
     q, r = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
-    turned: Tensor = q * r.diagonal().sign()
-    return turned.to(torch.get_default_dtype()).contiguous()
+    matrix: Tensor = q * r.diagonal().sign()
+    return matrix.to(torch.get_default_dtype()).contiguous()
 
 
 class ChannelNorm(nn.Module):
-    """Layer norm over the channels (dimension 1) of every position, with scale and shift."""
+    """Layer norm over the channels (dimension 1) at every position."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -218,22 +217,22 @@ class ChannelNorm(nn.Module):
         return normed
 
 
-def affine(given: int, made: int, kernel: int, *, maps: bool, bias: bool = True) -> nn.Module:
-    """A linear layer over rows, or a convolution over maps that keeps their size."""
+def affine(inputs: int, outputs: int, kernel: int, *, maps: bool, bias: bool = True) -> nn.Module:
+    """Return a linear layer for rows, or a convolution for maps that preserves their size."""
     if maps:
-        return nn.Conv2d(given, made, kernel, padding=kernel // 2, bias=bias)
+        return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
     if kernel != 1:
-        raise UserError(f"a flow over rows must have kernel 1; got {kernel}; give it maps.")
-    return nn.Linear(given, made, bias=bias)
+        raise UserError(f"a flow of rows must have kernel 1; got {kernel}; use maps.")
+    return nn.Linear(inputs, outputs, bias=bias)
 
 
-def start_at_zero(layer: nn.Module) -> None:
-    """Let the layer put out zeros until it has learned."""
+def init_zeros(layer: nn.Module) -> None:
+    """Initialise all parameters to zero."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
 
 
-def clamped(raw: Tensor, clamp: float, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Log scale (within ± clamp) and shift, from the two halves of a subnet's output."""
-    wish, shift = raw.to(like.dtype).chunk(2, 1)
-    return clamp * torch.tanh(wish / clamp), shift
+def scale_and_shift(output: Tensor, clamp: float, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log scale (within ± clamp) and shift from the halves of a subnet's output."""
+    log_scale, shift = output.to(like.dtype).chunk(2, 1)
+    return clamp * torch.tanh(log_scale / clamp), shift

@@ -1,4 +1,4 @@
-"""The fusion flow: one affine coupling across the levels of a pyramid (VQ-Flow, MSFlow)."""
+"""Fusion flow: an affine coupling across the levels of a pyramid (VQ-Flow, MSFlow)."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from FrEIA.modules import InvertibleModule
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.nn.flow.blocks import ChannelNorm, Dims, affine, clamped, permute, start_at_zero
+from vqlab.nn.flow.blocks import ChannelNorm, Dims, affine, init_zeros, permute, scale_and_shift
 
 Levels = Sequence[Tensor]
 
 
 class FusionFlow(InvertibleModule):  # type: ignore[misc]
-    """Lets the latents of all levels scale and shift each other: latents (B, C_l, h_l, w_l).
+    """Affine coupling of the latents (B, C_l, h_l, w_l) of all levels; initialised to the identity.
 
-    Every level's channels are split in two random halves (`seed`); the first halves are scaled and
-    shifted by a subnet of all second halves and the condition, then the second by the new first.
-    dims_in: (C_l, h_l, w_l) of each level, finest first; dims_c: ((D, h, w),) of the coarsest
-    level, or none. Only channels are read: any sizes may come, the coarsest last. Starts at the
-    identity. kernel 3 and norm are the paper's; kernel 1 sees each place by itself, as far as the
-    bringing to one size allows. A FrEIA module: `fusion(latents, (condition,))` → (latents,
-    log_det (B,)); `rev=True` inverts.
+    The channels of each level are split into two random halves (`seed`). The first halves are
+    scaled and shifted by a subnet of all second halves and the condition, then the second halves by
+    one of the new first halves. dims_in: (C_l, h_l, w_l) of each level, finest first; dims_c:
+    ((D, h, w),) of the coarsest level, or none; only the channels are used. kernel 3 and norm are
+    the paper's.
+    FrEIA's convention: `fusion(latents, (condition,))` → (latents, log_det (B,)); `rev=True`
+    inverts.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class FusionFlow(InvertibleModule):  # type: ignore[misc]
         return self._join(firsts, seconds), det1 + det2
 
     def inverse(self, z: Levels, c: Sequence[Tensor] = ()) -> tuple[tuple[Tensor, ...], Tensor]:
-        """The latents that `forward` turns into z, and the log_det of that step (B,)."""
+        """Return the latents that `forward` maps to z, and the log_det (B,) of the inverse."""
         return self.forward(z, c, rev=True)
 
     def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
@@ -93,16 +93,17 @@ class FusionFlow(InvertibleModule):  # type: ignore[misc]
 
 
 class CrossLevel(nn.Module):
-    """(log scale, shift) for every level, from one half of all levels and the condition.
+    """Log scale and shift of every level from one half of the channels of all levels.
 
-    The halves meet at the size of the last, coarsest level; what two layers make of them there is
-    added to each half at its own size, and a last layer, starting at zero, reads off the pair.
+    The halves are resized to the coarsest level, concatenated with the condition and passed through
+    two layers; the result is resized and added to each half, and a last layer, initialised to zero,
+    returns scale and shift.
     """
 
     def __init__(
         self,
-        given: list[int],
-        made: list[int],
+        inputs: list[int],
+        outputs: list[int],
         condition: int,
         hidden: int,
         kernel: int,
@@ -110,36 +111,36 @@ class CrossLevel(nn.Module):
         norm: bool,
     ) -> None:
         super().__init__()
-        self.given, self.clamp = given, clamp
-        self.down = affine(sum(given) + condition, hidden, kernel, maps=True)
+        self.inputs, self.clamp = inputs, clamp
+        self.down = affine(sum(inputs) + condition, hidden, kernel, maps=True)
         self.norm = ChannelNorm(hidden) if norm else nn.Identity()
-        self.up = affine(hidden, sum(given), kernel, maps=True)
+        self.up = affine(hidden, sum(inputs), kernel, maps=True)
         self.last = nn.ModuleList(
-            affine(g, 2 * m, kernel, maps=True) for g, m in zip(given, made, strict=True)
+            affine(i, 2 * o, kernel, maps=True) for i, o in zip(inputs, outputs, strict=True)
         )
-        start_at_zero(self.last)
+        init_zeros(self.last)
 
     def forward(self, halves: Levels, c: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         size = (halves[-1].shape[2], halves[-1].shape[3])
-        met = torch.cat([*(F.adaptive_avg_pool2d(half, size) for half in halves), *c], 1)
-        hidden = F.relu(self.up(F.relu(self.norm(self.down(met))))).to(halves[0].dtype)
+        joined = torch.cat([*(F.adaptive_avg_pool2d(half, size) for half in halves), *c], 1)
+        hidden = F.relu(self.up(F.relu(self.norm(self.down(joined))))).to(halves[0].dtype)
         pairs = []
-        for layer, half, seen in zip(
-            self.last, halves, torch.split(hidden, self.given, 1), strict=True
+        for layer, half, part in zip(
+            self.last, halves, torch.split(hidden, self.inputs, 1), strict=True
         ):
-            seen = F.interpolate(seen, half.shape[2:], mode="bilinear", align_corners=False)
-            pairs.append(clamped(layer(half + seen), self.clamp, half))
+            part = F.interpolate(part, half.shape[2:], mode="bilinear", align_corners=False)
+            pairs.append(scale_and_shift(layer(half + part), self.clamp, half))
         return pairs
 
 
 def _apply(
     halves: Levels, pairs: Sequence[tuple[Tensor, Tensor]], rev: bool
 ) -> tuple[list[Tensor], Tensor]:
-    moved, log_det = [], torch.zeros_like(halves[0][:, 0, 0, 0])
+    transformed, log_det = [], torch.zeros_like(halves[0][:, 0, 0, 0])
     for half, (log_scale, shift) in zip(halves, pairs, strict=True):
         if rev:
-            moved.append((half - shift) * torch.exp(-log_scale))
+            transformed.append((half - shift) * torch.exp(-log_scale))
         else:
-            moved.append(torch.addcmul(shift, half, torch.exp(log_scale)))
+            transformed.append(torch.addcmul(shift, half, torch.exp(log_scale)))
         log_det = log_det + log_scale.flatten(1).sum(1)
-    return moved, -log_det if rev else log_det
+    return transformed, -log_det if rev else log_det

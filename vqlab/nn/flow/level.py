@@ -1,4 +1,4 @@
-"""The flow of one level: blocks of actnorm → coupling, with a mixing between blocks."""
+"""Flow of one level: blocks of actnorm and coupling, with a mixing between blocks."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn import distributed
+from vqlab.nn.base_density import at_least_float32
 from vqlab.nn.flow.blocks import ActNorm, Coupling, Mixing, MixingName, affine
 
 
 class LevelFlow(nn.Module):
-    """A conditional flow of one level's features; the paper's has 2, 5 and 8 blocks (ours: 8).
+    """Conditional flow of the features of one level.
 
-    kernel 1 works on rows x (N, C) with condition (N, D) → z (N, C), log_det (N,): positions are
-    independent, so that it may train on any of them. kernel 3 works on maps x (B, C, h, w) with
-    condition (B, D, h, w) → z alike, log_det (B,). condition_dim 0: no condition. One layer turns
-    the condition into what every coupling's hidden layer adds. `norm`: layer norm in the subnets,
-    as in the paper. `seed` decides the mixings; see `Mixing` for `mixing` and `rank`. Blocks take
-    turns in which half of the channels they change.
+    kernel 1: rows x (N, C) and condition (N, D) → z (N, C), log_det (N,); positions are
+    independent, so that any subset can be used in training. kernel 3: maps x (B, C, h, w) and
+    condition (B, D, h, w) → z of that shape, log_det (B,). condition_dim 0: no condition; else a
+    single layer computes the conditions of all couplings. norm: layer norm in the subnets, as in
+    the paper.
+    mixing, rank: see `Mixing`; seed: of the mixings. Blocks alternate between the halves of the
+    channels.
 
-    The actnorms are fitted by `initialise`, or at the first forward in training. Everything but
-    the subnets' layers is computed in float32 (or wider) under any autocast.
+    The actnorms are fitted by `initialise`, or in the first training step. Except in the layers of
+    the subnets, computations are in float32 (or wider) regardless of autocast.
     """
 
     initialised: Tensor
@@ -66,19 +68,19 @@ class LevelFlow(nn.Module):
         self.register_buffer("initialised", torch.tensor(False))
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Latent z, shaped as x, and log_det, one per row or image."""
+        """Return latents z, shaped as x, and log_det per row or image."""
         if self.training and not self.initialised:
             self.initialise(x, condition)
         return self._run(x, condition, rev=False)
 
     def inverse(self, z: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The x whose latent is z, and the log_det of that step: minus that of `forward` at x."""
+        """Return the x that `forward` maps to z, and the log_det of the inverse."""
         return self._run(z, condition, rev=True)
 
     @torch.no_grad()
     def initialise(self, x: Tensor, condition: Tensor | None = None) -> None:
-        """Fit every actnorm to what reaches it of these features (all ranks' together)."""
-        x = distributed.gather_rows(_wide(x))
+        """Fit every actnorm to its input for these features (of all ranks)."""
+        x = distributed.gather_rows(at_least_float32(x))
         offsets = self._offsets(None if condition is None else distributed.gather_rows(condition))
         for step, index in zip(self.sequence, self.sequence.conditions, strict=True):
             if isinstance(step, ActNorm):
@@ -87,27 +89,22 @@ class LevelFlow(nn.Module):
         self.initialised.fill_(True)
 
     def _run(self, x: Tensor, condition: Tensor | None, rev: bool) -> tuple[Tensor, Tensor]:
-        out, log_det = self.sequence(_wide(x), self._offsets(condition), rev=rev)
+        out, log_det = self.sequence(at_least_float32(x), self._offsets(condition), rev=rev)
         return out, log_det
 
     def _offsets(self, condition: Tensor | None) -> Sequence[Tensor]:
-        """What the condition adds to each block's hidden layer."""
+        """Return the conditions of all blocks."""
         if self.condition is None:
             return ()
         if condition is None:
-            raise ValueError("a flow with a condition_dim must be given a condition; got none.")
+            raise ValueError("a flow with a condition_dim needs a condition; got None.")
         offsets: Sequence[Tensor] = self.condition(condition).chunk(self.blocks, 1)
         return offsets
 
 
-def _wide(x: Tensor) -> Tensor:
-    """Float32 for half precision: a latent must not lose what the log_det counts."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
 def _check(channels: int, blocks: int, kernel: int, clamp: float) -> None:
     if channels < 2:
-        raise UserError(f"a flow must have at least 2 channels, to couple halves; got {channels}.")
+        raise UserError(f"a flow must have at least 2 channels; got {channels}.")
     if blocks < 1:
         raise UserError(f"a flow must have at least 1 block; got {blocks}.")
     if kernel < 1 or kernel % 2 == 0:

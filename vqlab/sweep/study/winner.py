@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 from vqlab.evaluation import (
     MEAN,
     VALIDATION_EVIDENCE,
-    Measured,
+    CategoryEvidence,
     load_evidence,
     paired_differences,
 )
@@ -42,7 +42,7 @@ class WinnerRule:
     """`validation/…`."""
     deleted: set[TrialKey] = field(default_factory=set)
     """Trials whose runs were deleted: they are left out."""
-    _evidence: dict[TrialKey, Mapping[str, Measured] | None] = field(default_factory=dict)
+    _evidence: dict[TrialKey, Mapping[str, CategoryEvidence] | None] = field(default_factory=dict)
     _differences: dict[tuple[TrialKey, TrialKey], Difference | None] = field(default_factory=dict)
 
     def winner(
@@ -143,7 +143,7 @@ class WinnerRule:
 
     def _measured(
         self, trial: FrozenTrial, trials: Sequence[FrozenTrial]
-    ) -> Mapping[str, Measured] | None:
+    ) -> Mapping[str, CategoryEvidence] | None:
         same_as = record_of(trial).same_as
         key = key_of(trial) if same_as is None else TrialKey(recipe_of(trial), same_as)
         if key not in self._evidence:

@@ -115,7 +115,7 @@ def test_maps_beyond_the_memory_wait_in_a_file(tmp_path, monkeypatch):
     both = [evaluate(each, Thresholds(0.5, 0.5)) for each in (scored, whole)]
     assert both[0].mean == both[1].mean
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
-    with pytest.raises(UserError, match="name another by the variable TMPDIR"):
+    with pytest.raises(UserError, match="set TMPDIR to another folder"):
         score_images(Darkness(), features(images, 2))
 
 
