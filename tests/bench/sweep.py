@@ -79,8 +79,9 @@ def overhead() -> str:
 
     clock, drawing = Clock(), Clock()
     for owner, name in (
-        (Trainer, "_epoch"), (story, "calibrated"), (story, "make_trainer"),
-        (story, "concept_metrics"), (selection, "assess"), (selection, "search_scoring"),
+        (Trainer, "_epoch"), (story, "calibrated_model"), (story, "make_trainer"),
+        (story, "training_concepts"), (story, "_assess"), (story, "extract_features"),
+        (selection, "assess"), (selection, "search_scoring"),
         (ending, "_test_once"),
     ):  # fmt: skip
         clock.around(owner, name)
