@@ -116,3 +116,5 @@ def test_mean_over_categories_has_its_own_table() -> None:
     assert mean.value == pytest.approx(np.mean(single))
     assert mean.interval.low > 0
     assert mean.p < 0.01
+    only = paired_differences(before, after, 400, names=["image_auroc"])
+    assert only.differences[MEAN] == {"image_auroc": mean}

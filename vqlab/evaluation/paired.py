@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from vqlab.evaluation.evidence import CategoryEvidence
 from vqlab.evaluation.uncertainty import MEAN
 from vqlab.metrics import (
     ANOMALOUS_IMAGES,
+    METRICS,
     NORMAL_IMAGES,
     RATES,
     Difference,
@@ -41,29 +42,30 @@ def paired_differences(
     after: Mapping[str, CategoryEvidence],
     resamples: int = 1000,
     seed: int = 0,
+    names: Collection[str] = METRICS,
 ) -> Paired:
     """Compare two detectors on the same resamples of the same images.
 
     Image difficulty that both detectors share cancels out (Efron and Tibshirani 1993, An
     Introduction to the Bootstrap). `before` and `after` hold the same images, by category. Rates of
     one category are compared exactly (`paired_rates`); their mean over categories is resampled.
-    With several categories, MEAN is the key of the mean over them.
+    With several categories, MEAN is the key of the mean over them. names: metrics to compare.
     """
     values: dict[str, dict[str, tuple[float, float]]] = {}
     shifts: dict[str, dict[str, NDArray[Any]]] = {}
     for place, category in enumerate(before):
         a, b = before[category], after[category]
         weights = resample(a.evidence.labels, resamples, seed + place)
-        first, second = distributions(a.evidence, weights), distributions(b.evidence, weights)
-        names = [n for n in first if n in second and n in a.metrics and n in b.metrics]
-        values[category] = {name: (a.metrics[name], b.metrics[name]) for name in names}
-        shifts[category] = {name: second[name] - first[name] for name in names}
+        first, second = (distributions(each.evidence, weights, names) for each in (a, b))
+        both = [n for n in first if n in second and n in a.metrics and n in b.metrics]
+        values[category] = {name: (a.metrics[name], b.metrics[name]) for name in both}
+        shifts[category] = {name: second[name] - first[name] for name in both}
     parts = {category: [(before[category], after[category])] for category in before}
     if len(values) > 1:
         shared = set.intersection(*(set(each) for each in values.values()))
-        names = [name for name in next(iter(values.values())) if name in shared]
-        shifts[MEAN] = {n: np.mean([shifts[c][n] for c in parts], axis=0) for n in names}
-        means = {n: np.mean([values[c][n] for c in parts], axis=0).tolist() for n in names}
+        every = [name for name in next(iter(values.values())) if name in shared]
+        shifts[MEAN] = {n: np.mean([shifts[c][n] for c in parts], axis=0) for n in every}
+        means = {n: np.mean([values[c][n] for c in parts], axis=0).tolist() for n in every}
         values[MEAN] = {name: (pair[0], pair[1]) for name, pair in means.items()}
         parts[MEAN] = [part for pairs in parts.values() for part in pairs]
     differences = {

@@ -8,12 +8,12 @@ an image are correlated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from vqlab.metrics.catalogue import METRICS, RATES, Level, ThresholdCounts, rates
+from vqlab.metrics.catalogue import METRICS, RATES, Level, Ranking, ThresholdCounts, rates
 from vqlab.metrics.groups import Array, Groups
 from vqlab.metrics.intervals import LEVEL, Difference, Interval
 from vqlab.metrics.summary import rankings
@@ -25,6 +25,7 @@ TOO_FEW = f"resampling needs at least {MIN_IMAGES} normal and {MIN_IMAGES} anoma
 CONSTANT = "every resample gives the same value"
 _MIN_WIDTH = 1e-9
 """A narrower interval has no width."""
+_LEVELS: tuple[Level, ...] = ("image", "pixel")
 _BLOCK = 100
 """Resamples per matrix product; bounds the memory."""
 
@@ -75,30 +76,35 @@ def resample(labels: Array, resamples: int = RESAMPLES, seed: int = 0) -> Array:
     return weights
 
 
-def distributions(evidence: Evidence, weights: Array) -> dict[str, Array]:
-    """Return every metric that is defined on all resamples, (R,) each; weights as of `resample`.
+def distributions(
+    evidence: Evidence, weights: Array, names: Collection[str] = METRICS
+) -> dict[str, Array]:
+    """Return the metrics that are defined on all resamples, (R,) each; weights as of `resample`.
 
-    Image metrics are exact; pixel metrics come from the coarse histograms.
+    names: metrics to compute. Image metrics are exact; pixel metrics come from the coarse
+    histograms.
     """
+    ranked = {level: [m for m in rankings(level) if m.name in names] for level in _LEVELS}
     order = np.argsort(-evidence.scores, kind="stable")
     starts = np.flatnonzero(np.diff(evidence.scores[order], prepend=np.nan) != 0)
     anomalous = evidence.labels.astype(np.float32)
     blocks: list[dict[str, Array]] = []
     for start in range(0, len(weights), _BLOCK):
         block = weights[start : start + _BLOCK]
-        positives, negatives = (
-            np.add.reduceat((block * label)[:, order], starts, axis=1)
-            for label in (anomalous, 1 - anomalous)
-        )
-        measured = _rank("image", positives, negatives, positives)
-        measured |= _rank(
-            "pixel",
-            *(block @ part for part in (evidence.positives, evidence.negatives, evidence.overlap)),
-        )
+        measured: dict[str, Array] = {}
+        if ranked["image"]:
+            positives, negatives = (
+                np.add.reduceat((block * label)[:, order], starts, axis=1)
+                for label in (anomalous, 1 - anomalous)
+            )
+            measured |= _rank(ranked["image"], positives, negatives, positives)
+        if ranked["pixel"]:
+            pixels = evidence.positives, evidence.negatives, evidence.overlap
+            measured |= _rank(ranked["pixel"], *(block @ part for part in pixels))
         at = ThresholdCounts.of_images(evidence.labels, evidence.flagged, block)
         blocks.append(measured | rates("image", at))
-    names = [name for name in blocks[0] if all(name in block for block in blocks)]
-    return {name: np.concatenate([block[name] for block in blocks]) for name in names}
+    defined = [n for n in blocks[0] if n in names and all(n in block for block in blocks)]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in defined}
 
 
 def enough(evidence: Evidence, name: str) -> bool:
@@ -163,9 +169,10 @@ def _tails(values: Array) -> Array:
     return np.asarray(tails - values[0])
 
 
-def _rank(level: Level, positives: Array, negatives: Array, overlap: Array) -> dict[str, Array]:
+def _rank(
+    metrics: Sequence[Ranking], positives: Array, negatives: Array, overlap: Array
+) -> dict[str, Array]:
     """Ranking metrics (R,) from counts (R, G) of tied groups; empty if undefined in a row."""
-    metrics = rankings(level)
     values = np.empty((len(metrics), len(positives)))
     tied = np.ones(positives.shape[1], np.bool_)
     counts = (positives.astype(np.int64), negatives.astype(np.int64), overlap.astype(np.float64))

@@ -63,10 +63,7 @@ class WinnerRule:
         rejected = set()
         for trial in candidates(trials):
             reference = self._reference(trial, trials)
-            if reference is None or reference is trial:
-                continue
-            difference = self._difference(reference, trial, trials)
-            if difference is not None and not self._clearly_better(difference):
+            if reference is not None and not self._replaces(reference, trial, trials):
                 rejected.add(key_of(trial))
         return rejected
 
@@ -104,7 +101,15 @@ class WinnerRule:
         alike = candidates(trials, recipe_of(trial))
         return next((each for each in alike if record_of(each).as_in_recipe), None)
 
-    def _clearly_better(self, difference: Difference) -> bool:
+    def _replaces(
+        self, reference: FrozenTrial, trial: FrozenTrial, trials: Sequence[FrozenTrial]
+    ) -> bool:
+        """Whether the trial is the recipe's own or clearly better than it."""
+        if best_of([reference, trial], self.studies.maximize) is reference:  # spare the bootstrap
+            return reference is trial
+        difference = self._difference(reference, trial, trials)
+        if difference is None:
+            return True
         if difference.interval is None:  # too few images, or no resample differs: no proof
             return False
         low, high = difference.interval
@@ -135,7 +140,7 @@ class WinnerRule:
             difference = None
             if before is not None and after is not None and before.keys() == after.keys():
                 *category, name = self.objective.split("/")[1:]
-                differences = paired_differences(before, after).differences
+                differences = paired_differences(before, after, names=[name]).differences
                 among = category[0] if category else MEAN if len(before) > 1 else next(iter(before))
                 difference = differences.get(among, {}).get(name)
             self._differences[key] = difference
