@@ -19,7 +19,7 @@ LAYERS = [
     {"model"},
     {"run"},
     {"sweep", "promote", "predict", "compare", "correlate", "doctor"},
-    {"export"},
+    {"export", "serve"},
     {"cli"},
     {"__init__", "__main__"},
 ]
@@ -36,6 +36,10 @@ ROOM_OF_LIBRARY = {
     "onnxruntime": {"runtime"},
     "openvino": {"export"},
     "matplotlib": {"plots", "fonts"},
+    "fastapi": {"serve"},
+    "starlette": {"serve"},
+    "uvicorn": {"serve"},
+    "prometheus_client": {"serve"},
     "typer": {"cli"},
     "rich": {"cli"},
 }

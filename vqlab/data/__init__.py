@@ -4,6 +4,7 @@ from vqlab.data.arrays import as_rgb
 from vqlab.data.audit import STATISTICS, CategoryAudit, audit, audit_metrics
 from vqlab.data.checks.report import CheckReport, check_dataset
 from vqlab.data.contact_sheet import contact_sheet, write_image_set, write_png
+from vqlab.data.encoded import BadImage, read_encoded, size_of
 from vqlab.data.image_set import ImageSet
 from vqlab.data.images import (
     IMAGE_SUFFIXES,
@@ -31,6 +32,7 @@ __all__ = [
     "GOOD_AND_BAD",
     "IMAGE_SUFFIXES",
     "STATISTICS",
+    "BadImage",
     "CategoryAudit",
     "CheckReport",
     "DataSettings",
@@ -49,8 +51,10 @@ __all__ = [
     "fingerprint",
     "load_dataset",
     "make_synthetic",
+    "read_encoded",
     "read_image",
     "resize_map",
+    "size_of",
     "to_network",
     "to_original",
     "write_png",

@@ -77,15 +77,19 @@ def reduce_to_8_bits(values: NDArray[Any], path: Path, bits: int | None) -> NDAr
     return (values.astype(np.uint32) >> ((bits or 16) - 8)).astype(np.uint8)
 
 
-def reduce_colours(path: Path, bits: int, image: Image.Image) -> Image.Image:
+def reduce_colours(
+    path: Path, bits: int, image: Image.Image, content: bytes | None = None
+) -> Image.Image:
     """Read 16-bit colours with OpenCV and reduce them to 8 bits: upright, mode RGB or RGBA.
 
-    image: the same file opened by Pillow, before its orientation is applied.
+    image: the same file opened by Pillow, before its orientation is applied. content: bytes of the
+    file; None: they are read from `path`.
     """
     orientation = image.getexif().get(ORIENTATION, 1)
     if isinstance(image, TiffImageFile) and image.tag_v2.get(ORIENTATION, 1) != 1:
         raise BadFile(path, "its 16-bit colours have an orientation tag", "save it upright")
-    values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    data = np.fromfile(path, np.uint8) if content is None else np.frombuffer(content, np.uint8)
+    values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16 or values.ndim != 3:
         raise BadFile(path, "its 16-bit colours cannot be used with data.bits", "save it as PNG")
     colours = reduce_to_8_bits(values[..., 2::-1], path, bits)

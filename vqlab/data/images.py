@@ -102,14 +102,19 @@ def decode(path: Path, bits: int | None = None) -> Decoded:
         raise BadFile(path, "it is truncated or damaged") from None
 
 
-def load_upright(image: Image.Image, path: Path, bits: int | None = None) -> Decoded:
-    """Decode an opened image and apply its EXIF orientation; `path` is used in errors."""
+def load_upright(
+    image: Image.Image, path: Path, bits: int | None = None, content: bytes | None = None
+) -> Decoded:
+    """Decode an opened image and apply its EXIF orientation; `path` is used in errors.
+
+    content: bytes of the file if it is not at `path`.
+    """
     depth = depth_of(image)
     image.load()
     _reject_misread_tiff(image, path)
     lossy = _lossy_format(image, path)
     if bits is not None and depth == 16 and not image.mode.startswith("I"):
-        return Decoded(reduce_colours(path, bits, image), depth, lossy)
+        return Decoded(reduce_colours(path, bits, image, content), depth, lossy)
     return Decoded(ImageOps.exif_transpose(image), depth, lossy)
 
 

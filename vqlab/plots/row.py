@@ -237,6 +237,12 @@ def _overlay(original: Array, predicted: Array, below: Array, truth: Array | Non
     return result
 
 
+def overlay_picture(image: Array, mask: Array, size: tuple[int, int]) -> Array:
+    """Return the overlay of an image (H, W, 3) and its predicted mask (H, W) at `size` (h, w)."""
+    predicted = _mask_to_size(mask, size)
+    return _overlay(_resize(image, size), predicted, np.zeros_like(predicted), None)
+
+
 def _draw_header(canvas: Image.Image, draw: ImageDraw.ImageDraw, row: Row) -> None:
     """Draw score and verdict on the right, title and subtitle in the remaining space."""
     middle = _HEADER // 2

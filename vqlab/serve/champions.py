@@ -1,0 +1,134 @@
+"""Load the models to serve: the champion of each category, and other versions on request."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vqlab.errors import UserError, did_you_mean
+from vqlab.model import Model
+from vqlab.serve.settings import ServeSettings
+from vqlab.text import join_names
+from vqlab.tracking import Tracker, Version
+
+logger = logging.getLogger("vqlab.serve")
+
+
+class UnknownModel(UserError):
+    """The server does not serve this category or version."""
+
+
+@dataclass(frozen=True, eq=False)
+class ServedModel:
+    """A registered version, loaded and warmed up. Immutable: a request uses one from start to end,
+    whatever is promoted in between."""
+
+    category: str
+    version: int
+    run_id: str
+    model: Model = field(repr=False)
+
+    @property
+    def detector(self) -> str:
+        """Name of the detector."""
+        return str(self.model.meta["config"]["detector"]["name"])
+
+
+class Champions:
+    """The models of a server. Thread-safe."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        """Load the champions. Raises UserError if the store or a champion is missing."""
+        self._settings = settings
+        self._registry = Tracker.open(settings.mlruns, create=False, write=False).registry
+        self._current: dict[str, ServedModel] = {}
+        self._cached: OrderedDict[tuple[str, int], ServedModel] = OrderedDict()
+        self._loading = threading.Lock()
+        categories = settings.categories or tuple(self._registry.champions())
+        if not categories:
+            raise UserError(
+                f"no category in {settings.mlruns} has a champion; train and promote one first "
+                "(make promote CLASS=cable)."
+            )
+        for category in categories:
+            champion = self._registry.by_alias(category)
+            if champion is None:
+                raise self._registry.no_champion(category)
+            self._current[category] = self._load(champion)
+
+    @property
+    def current(self) -> dict[str, ServedModel]:
+        """The champion of each category."""
+        return dict(self._current)
+
+    def champion(self, category: str | None) -> ServedModel:
+        """Return the champion of a category; None: of the only one. Raises UnknownModel."""
+        current = self._current
+        if category is None and len(current) == 1:
+            return next(iter(current.values()))
+        names = join_names(sorted(current))
+        if category is None:
+            raise UnknownModel(f"category must be one of {names}; got none.")
+        if category not in current:
+            hint = did_you_mean(category, current) or f"available: {names}."
+            raise UnknownModel(f"category {category!r} is not served; {hint}")
+        return current[category]
+
+    def version(self, category: str | None, number: int) -> ServedModel:
+        """Return a version of a category; load it if necessary. Raises UnknownModel."""
+        champion = self.champion(category)
+        if champion.version == number:
+            return champion
+        key = champion.category, number
+        with self._loading:
+            if key not in self._cached:
+                versions = self._registry.versions(champion.category)
+                match = next((v for v in versions if v.version == number), None)
+                if match is None:
+                    numbers = join_names([str(v.version) for v in versions])
+                    raise UnknownModel(
+                        f"{champion.category} has no version {number}; available: {numbers}."
+                    )
+                self._cached[key] = self._load(match)
+            self._cached.move_to_end(key)
+            while len(self._cached) > self._settings.cached_versions:
+                self._cached.popitem(last=False)
+            return self._cached[key]
+
+    def refresh(self) -> int:
+        """Replace champions for which another version was promoted; return their number.
+
+        The new model is loaded beside the old one, which serves requests until then. If a category
+        has lost its champion, the old one stays. Raises UserError if a champion cannot be loaded;
+        the others are replaced.
+        """
+        names = self._settings.categories or {*self._current, *self._registry.champions()}
+        replaced, failures = 0, []
+        for category in sorted(names):
+            champion, served = self._registry.by_alias(category), self._current.get(category)
+            if champion is None or (served and _same(served, champion)):
+                continue
+            try:
+                loaded = self._load(champion)
+            except UserError as error:
+                failures.append(f"version {champion.version} of {category}: {error}")
+                continue
+            self._current = {**self._current, category: loaded}
+            replaced += 1
+        if failures:
+            raise UserError("; ".join(failures))
+        return replaced
+
+    def _load(self, version: Version) -> ServedModel:
+        model = Model.load(self._registry.checkpoint(version), self._settings.device)
+        side = model.data.image_size
+        model.score(np.zeros((side, side, 3), np.uint8))  # the first call is slower
+        return ServedModel(version.category, version.version, version.run_id, model)
+
+
+def _same(served: ServedModel, version: Version) -> bool:
+    return (served.version, served.run_id) == (version.version, version.run_id)
