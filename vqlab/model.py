@@ -70,12 +70,13 @@ class Prediction:
     calibrated: float
     """The score mapped to [0, 1] for display, 0.5 at the image threshold."""
     verdict: Verdict
-    """`reject` if the score exceeds the image threshold, else `pass`."""
+    """`reject` if the score exceeds the image threshold, else `review` if it exceeds the review
+    threshold, else `pass`."""
     anomaly_map: Array
     """(H, W) float32."""
     mask: Array
-    """(H, W) bool: pixels of a rejected image above the pixel threshold (its peak if there are
-    none); empty if the image passed."""
+    """(H, W) bool: pixels of an image in review or rejected above the pixel threshold (its peak if
+    there are none); empty if the image passed."""
     image: Array
     """(H, W, 3) uint8, as read."""
     model: Model = field(repr=False)
@@ -83,6 +84,11 @@ class Prediction:
     """Outputs of the detector from which the scores were computed."""
     geometry: Geometry = field(repr=False)
     """Position of the image in the network's input."""
+
+    @property
+    def p_value(self) -> float | None:
+        """Conformal p-value, see `Thresholds.p_value`."""
+        return self.model.thresholds.p_value(self.score)
 
     @cached_property
     def panels(self) -> dict[str, Array]:

@@ -30,7 +30,8 @@ class Result(NamedTuple):
     score: float
     """Image score; higher is more anomalous."""
     verdict: str
-    """`reject` if the score exceeds the image threshold, else `pass`."""
+    """`reject` if the score exceeds the image threshold, else `review` if the model has a review
+    threshold and the score exceeds it, else `pass`."""
     map: Array
     """Anomaly map (H, W) of the image's size, float32."""
 
@@ -66,8 +67,22 @@ class Model:
         inside = np.ascontiguousarray(maps[0, top : top + height, left : left + width])
         full = cv2.resize(inside, pixels.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         score = float(scores[0])
-        reject = score > self.description["thresholds"]["image"]
-        return Result(score, "reject" if reject else "pass", full)
+        return Result(score, self.verdict(score), full)
+
+    def verdict(self, score: float) -> str:
+        """Return the verdict of an image score, see `Result`."""
+        thresholds = self.description["thresholds"]
+        if score > thresholds["image"]:
+            return "reject"
+        review = thresholds.get("review")
+        return "review" if review is not None and score > review else "pass"
+
+    def p_value(self, score: float) -> float | None:
+        """Return the conformal p-value (1 + number of held-out normal images that score at least as
+        high) / (their number + 1); None if their scores are unknown."""
+        scores = self.description["thresholds"].get("normal_scores") or []
+        count = sum(value >= score for value in scores)
+        return (1 + count) / (len(scores) + 1) if scores else None
 
     def calibrated(self, score: float) -> float:
         """Map a score to [0, 1] for display: 0.5 at the image threshold, 0.05 at the median of the
@@ -152,6 +167,7 @@ def main(arguments: list[str]) -> int:
         try:
             score, verdict, _ = model.score(file)
             line |= {"score": score, "calibrated": model.calibrated(score), "verdict": verdict}
+            line["p_value"] = model.p_value(score)
         except Exception as error:  # decoders raise many kinds of errors on damaged files
             line |= {"calibrated": None, "verdict": "unreadable", "reason": str(error)}
             status = 3

@@ -8,23 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from vqlab.evaluation import PASS, REJECT, Thresholds, Verdict, predicted_mask, verdict_of
+from vqlab.evaluation import PASS, REJECT, REVIEW, Thresholds, Verdict, predicted_mask, verdict_of
 
 MAPS = arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=40),
               elements=st.floats(-(2.0**99), 2.0**99, width=32))  # fmt: skip
 
 
-@given(MAPS, st.floats(-1e30, 1e30), st.sampled_from([PASS, REJECT]))
+@given(MAPS, st.floats(-1e30, 1e30), st.sampled_from([PASS, REVIEW, REJECT]))
 def test_a_mask_is_empty_exactly_where_the_image_passed(
     anomaly_map: np.ndarray, pixel_threshold: float, verdict: Verdict
 ) -> None:
     mask = predicted_mask(anomaly_map, pixel_threshold, verdict)
     assert mask.dtype == bool and mask.shape == anomaly_map.shape
-    assert mask.any() == (verdict == REJECT)
+    assert mask.any() == (verdict != PASS)
     above = anomaly_map > pixel_threshold
-    if verdict == REJECT and above.any():
+    if verdict != PASS and above.any():
         assert (mask == above).all()
-    elif verdict == REJECT:
+    elif verdict != PASS:
         assert mask[anomaly_map == anomaly_map.max()].all()
 
 

@@ -19,6 +19,7 @@ from vqlab.metrics import (
     image_metrics,
     less_is_better,
     metric_title,
+    rate_counts,
     rates,
 )
 
@@ -36,7 +37,7 @@ def test_every_metric_is_measured() -> None:
     masks = np.zeros((2, 6, 6), bool)
     masks[1, 2:4, 2:4] = True
     stream = PixelStream(threshold=0.5).update(masks + np.eye(6, dtype=np.float32), masks)
-    at = ThresholdCounts.of_images(labels, scores > 2)
+    at = ThresholdCounts.of_images(labels, scores > 2, reviewed=scores == 2)
     measured = image_metrics(scores, labels) | stream.compute().metrics
     measured |= rates("image", at) | rates("pixel", stream.at)
     assert set(measured) == set(METRICS) == set(RANKINGS) | set(RATES)
@@ -45,8 +46,9 @@ def test_every_metric_is_measured() -> None:
 
 def test_lists_are_read_from_the_entries() -> None:
     assert PRIMARY == ("image_auroc", "pixel_auroc", "aupro")
-    assert headlines(1) == [*PRIMARY, "false_reject_rate", "escape_rate"]
-    assert set(headlines(4)) <= set(OBJECTIVES) <= set(METRICS)
+    review = ["review_rate", "anomalous_review_rate"]
+    assert headlines(1) == [*PRIMARY, "false_reject_rate", "escape_rate", review[0]]
+    assert set(headlines(4)) - set(review) <= set(OBJECTIVES) <= set(METRICS) - set(review)
     assert less_is_better("test/escape_rate_low") and not less_is_better("test/pg2")
     assert metric_title("image_ap") == "image AP" and metric_title("dead_codes") == "dead codes"
 
@@ -55,3 +57,16 @@ def test_rates_of_no_images_are_undefined() -> None:
     assert rates("image", ThresholdCounts()) == {} == rates("pixel", ThresholdCounts())
     only_normal = ThresholdCounts.of_images(np.zeros(3), np.array([True, False, False]))
     assert rates("image", only_normal) == {"false_reject_rate": 1 / 3}
+
+
+def test_a_defect_in_review_does_not_escape() -> None:
+    labels, scores = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1]), np.array([0, 0, 1, 2, 0, 1, 1, 2, 2])
+    at = ThresholdCounts.of_images(labels, scores == 2, reviewed=scores >= 1)
+    measured = rates("image", at)
+    assert (measured["false_reject_rate"], measured["review_rate"]) == (0.25, 0.25)
+    assert (measured["escape_rate"], measured["anomalous_review_rate"]) == (0.2, 0.4)
+    assert (measured["image_recall"], measured["image_precision"]) == (0.4, 2 / 3)
+    counts = rate_counts(measured | {"normal_images": 4, "anomalous_images": 5})
+    assert {name: count.hits / count.total for name, count in counts.items()} == measured
+    two = rates("image", ThresholdCounts.of_images(labels, scores == 2))
+    assert two["escape_rate"] == 0.6 and "review_rate" not in two

@@ -125,7 +125,7 @@ def test_score_table(tmp_path):
     with (folder / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     keys = ["index", "file", "defect", "label", "score", "threshold", "calibrated", "verdict"]
-    assert list(rows[0]) == [*keys, "correct"]
+    assert list(rows[0]) == [*keys, "correct", "p_value", "review_threshold"]
     assert [r["index"] for r in rows] == ["0", "1", "2", "3"]
     assert rows[0]["file"] == "nut/test/hole/0.png"
     assert [r["label"] for r in rows] == ["anomalous", "anomalous", "normal", "normal"]

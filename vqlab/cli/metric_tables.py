@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from vqlab.cli.fit_width import PROTECTED, Cell, Column, FittedTable, Row, Widest
+from vqlab.evaluation import expected_shares, review_sentence
 from vqlab.metrics import Interval, headlines, metric_title, rate_counts
 
 if TYPE_CHECKING:
@@ -124,9 +125,15 @@ def thresholds_text(thresholds: Thresholds) -> str:
     target = "no target false-reject rate"
     if thresholds.promised is not None:
         target = f"target: a mean false-reject rate of at most {thresholds.promised:.3g}"
+    review, marked = "", "in a rejected image"
+    if thresholds.review is not None:
+        review = f", else in review if it exceeds {thresholds.review:.4g}"
+        marked = "in an image that does not pass"
+    sentence = review_sentence(thresholds)
     return (
-        f"thresholds{suffix}: an image is rejected if its score exceeds {thresholds.image:.4g}; in "
-        f"a rejected image, pixels above {thresholds.pixel:.4g} are marked; {target}."
+        f"thresholds{suffix}: an image is rejected if its score exceeds "
+        f"{thresholds.image:.4g}{review}; {marked}, pixels above {thresholds.pixel:.4g} are "
+        f"marked; {target}." + (f"\n{sentence}" if sentence else "")
     )
 
 
@@ -179,8 +186,11 @@ def _metrics_table(title: str, entries: Sequence[_Entry], thresholds: Thresholds
         keys = [key for key in headlines(level) if key in measured]
         rows = [_row(entry, keys, separator) for entry in entries]
         if thresholds is not None and thresholds.promised is not None:
-            target = f"≤ {thresholds.promised:.3f}"
-            cells = [target if key == "false_reject_rate" else "" for key in keys]
+            targets = {"false_reject_rate": f"≤ {thresholds.promised:.3f}"}
+            shares = expected_shares(thresholds)
+            if shares is not None:
+                targets["review_rate"] = f"≈ {shares.review:.3f}"
+            cells = [targets.get(key, "") for key in keys]
             rows.append(Row(["target", *cells], "dim"))
         columns = [Column("", text=True), *(Column(metric_title(key)) for key in keys)]
         has_intervals = separator is not None and any(key.endswith("_low") for key in measured)

@@ -64,10 +64,11 @@ def predict(
     """Score images: a score, a verdict and a picture each.
 
     scores.csv and scores.jsonl have one row per file: file, score, threshold, calibrated, verdict
-    (pass, reject, unreadable), picture, reason, marked, regions (scores.csv: their number;
-    scores.jsonl: box, contour, area and peak of each defect region). Files that cannot be read get
-    the verdict `unreadable`, and the exit status is 3. Hidden and system files are skipped. An
-    earlier prediction in the folder is replaced when the new one is complete.
+    (pass, review, reject, unreadable), picture, reason, marked, regions (scores.csv: their number;
+    scores.jsonl: box, contour, area and peak of each defect region), p_value, review_threshold.
+    Files that cannot be read get the verdict `unreadable`, and the exit status is 3; verdicts do
+    not change the exit status. Hidden and system files are skipped. An earlier prediction in the
+    folder is replaced when the new one is complete.
     """
     from vqlab.cli.predictions import print_predictions
     from vqlab.cli.progress import interruptible, rating

@@ -11,25 +11,28 @@ from rich.text import Text
 from vqlab.cli.fit_width import Cell, Column, FittedTable, Row
 from vqlab.cli.metric_tables import thresholds_text
 from vqlab.cli.terminal import out
+from vqlab.evaluation import PASS
 from vqlab.text import visible
 
 if TYPE_CHECKING:
     from vqlab.model import Model
     from vqlab.predict import PredictedFile, Predictions
 
+_COLOURS = {"pass": "green", "review": "yellow", "reject": "red"}
 UNREADABLE_STATUS = 3
 """Exit status if some files could not be read and the others were scored."""
 
 
 def prediction_table(summary: Predictions, model: Model) -> FittedTable:
     """Return a table of score, verdict and marked share of every file, or of those with the highest
-    scores; with the calibrated score if the terminal is wide enough."""
+    scores; with calibrated score and p-value if the terminal is wide enough."""
     columns = [Column("file", text=True, unbroken=True)]
     columns += map(Column, ("score", "verdict", "marked"))
-    columns.append(Column("calibrated", rank=1))
+    columns += [Column("calibrated", rank=1), Column("p-value", rank=1)]
     rows = [Row(_cells(row)) for row in summary.rows]
     counts, total = summary.counts, summary.total
     title = f"{model.category}: {counts['reject']} of {total} images rejected"
+    title += f", {counts['review']} in review" if model.thresholds.review is not None else ""
     title += f", {counts['unreadable']} unreadable" if counts["unreadable"] else ""
     title += f"; the {len(rows)} highest scores" if len(rows) < total else ""
     return FittedTable(title, columns, rows, thresholds_text(model.thresholds))
@@ -38,10 +41,11 @@ def prediction_table(summary: Predictions, model: Model) -> FittedTable:
 def _cells(row: PredictedFile) -> list[Cell]:
     file = visible(row.path)
     if row.score is None or row.calibrated is None:
-        return [file, "–", Text(row.verdict, "yellow"), "–", "–"]
-    verdict = Text(row.verdict, "red" if row.rejected else "green")
-    marked = f"{row.marked:.1%}" if row.rejected else "–"
-    return [file, f"{row.score:.4g}", verdict, marked, f"{row.calibrated:.3f}"]
+        return [file, "–", Text(row.verdict, "yellow"), "–", "–", "–"]
+    verdict = Text(row.verdict, _COLOURS[row.verdict])
+    marked = f"{row.marked:.1%}" if row.verdict != PASS else "–"
+    p_value = "–" if row.p_value is None else f"{row.p_value:.3g}"
+    return [file, f"{row.score:.4g}", verdict, marked, f"{row.calibrated:.3f}", p_value]
 
 
 def _pictures(summary: Predictions) -> str:

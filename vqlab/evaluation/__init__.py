@@ -14,6 +14,7 @@ from vqlab.evaluation.evidence import (
 )
 from vqlab.evaluation.paired import Paired, paired_differences
 from vqlab.evaluation.report import EvaluationSettings, Report, evaluate
+from vqlab.evaluation.review import ExpectedShares, expected_shares, review_sentence
 from vqlab.evaluation.scoring import (
     ExtractedSet,
     Predictions,
@@ -34,14 +35,16 @@ from vqlab.evaluation.thresholds import (
     guarantee_note,
 )
 from vqlab.evaluation.uncertainty import MEAN
-from vqlab.evaluation.verdict import PASS, REJECT, Verdict, predicted_mask, verdict_of
+from vqlab.evaluation.verdict import PASS, REJECT, REVIEW, Verdict, predicted_mask, verdict_of
 
 __all__ = [
     "EVIDENCE",
     "PASS",
     "REJECT",
+    "REVIEW",
     "CalibrationScores",
     "EvaluationSettings",
+    "ExpectedShares",
     "Concepts",
     "MEAN",
     "CategoryEvidence",
@@ -58,10 +61,12 @@ __all__ = [
     "choose_thresholds",
     "crop",
     "evaluate",
+    "expected_shares",
     "assign_concepts",
     "load_evidence",
     "paired_differences",
     "predicted_mask",
+    "review_sentence",
     "guarantee_note",
     "extract_images",
     "save_evidence",

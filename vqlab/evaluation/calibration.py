@@ -1,11 +1,12 @@
-"""Map raw image scores to [0, 1] by the scores of held-out normal images.
+"""Scores of the held-out normal images: conformal p-values, and a scale for display.
 
-For display only: verdicts compare raw scores with the threshold.
+Verdicts compare raw scores with thresholds.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -27,15 +28,41 @@ class CalibrationScores:
     count: int
     quantiles: tuple[float, ...]
     """Evenly spaced quantiles, lowest to highest score; all scores if they are few."""
+    scores: tuple[float, ...] = ()
+    """All scores, lowest first, if there are more than quantiles; empty in older checkpoints."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "quantiles", tuple(self.quantiles))  # a list if read from JSON
+        for name in ("quantiles", "scores"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # a list if read from JSON
 
     @classmethod
     def of(cls, scores: NDArray[np.float64]) -> CalibrationScores:
         """Summarise scores (N,), N ≥ 1."""
-        shares = np.linspace(0, 1, min(len(scores), QUANTILES))
-        return cls(len(scores), tuple(_quantiles(scores, shares)))
+        ordered = tuple(np.sort(scores).astype(np.float64).tolist())
+        if len(ordered) <= QUANTILES:
+            return cls(len(ordered), ordered)
+        quantiles = tuple(_quantiles(scores, np.linspace(0, 1, QUANTILES)))
+        return cls(len(ordered), quantiles, ordered)
+
+    @property
+    def exact(self) -> bool:
+        """Whether all scores are stored, so that p-values are exact."""
+        return len(self.scores or self.quantiles) == self.count
+
+    def p_value(self, score: float) -> float:
+        """Return the conformal p-value of an image score: (1 + #{scores ≥ score}) / (count + 1).
+
+        For an unseen normal image, exchangeable with these, P(p-value ≤ α) ≤ α for every α (Vovk,
+        Gammerman, Shafer 2005, Algorithmic Learning in a Random World). An upper bound if not all
+        scores are stored (`exact`). NaN for NaN.
+        """
+        if math.isnan(score):
+            return math.nan
+        stored = self.scores or self.quantiles
+        lower = bisect_left(stored, score)
+        if lower and len(stored) < self.count:  # quantile j: between two scores, from rank ⌊…⌋
+            lower = (lower - 1) * (self.count - 1) // (len(stored) - 1) + 1
+        return (1 + self.count - lower) / (self.count + 1)
 
     @property
     def minimum(self) -> float:

@@ -19,6 +19,8 @@ EVIDENCE = "evaluation/evidence.npz"
 VALIDATION_EVIDENCE = "validation/evidence.npz"
 """Artifact with the evidence of the validation images of a trial."""
 _PARTS = tuple(part.name for part in fields(Evidence))
+_OPTIONAL = ("reviewed",)
+"""Parts that may be None, and are then not stored."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ def save_evidence(report: Report, path: Path) -> None:
         f"{visible(category)}/{part}": getattr(evidence, part)
         for category, evidence in report.evidence.items()
         for part in _PARTS
+        if getattr(evidence, part) is not None
     }
     text = json.dumps({name: report.per_category[name] for name in report.evidence})
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,12 +49,13 @@ def load_evidence(path: Path) -> dict[str, CategoryEvidence]:
     try:
         with np.load(path, allow_pickle=False) as file:
             metrics = json.loads(str(file["metrics"]))
-            return {
-                category: CategoryEvidence(
-                    values, Evidence(*(file[f"{visible(category)}/{part}"] for part in _PARTS))
-                )
-                for category, values in metrics.items()
-            }
+            result = {}
+            for category, values in metrics.items():
+                keys = {part: f"{visible(category)}/{part}" for part in _PARTS}
+                absent = [part for part in _OPTIONAL if keys[part] not in file]
+                parts = {part: file[keys[part]] for part in _PARTS if part not in absent}
+                result[category] = CategoryEvidence(values, Evidence(**parts))
+            return result
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path} must be the evidence of a vqlab evaluation ({type(error).__name__}: {error}); "

@@ -96,7 +96,7 @@ def _difference(
 def _by_image(name: str, evidence: Evidence) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Numerator and denominator (N,) of a rate, image by image."""
     each_once = np.eye(len(evidence.labels), dtype=np.float32)
-    at = ThresholdCounts.of_images(evidence.labels, evidence.flagged, each_once)
+    at = ThresholdCounts.of_images(evidence.labels, evidence.flagged, each_once, evidence.reviewed)
     numerator, denominator = RATES[name].ratio(at)
     return numerator > 0, denominator > 0
 

@@ -166,7 +166,9 @@ class _Subset:
         indices = list(indices)
         keep_evidence |= settings.resamples > 0
         labels, scores = scored.labels[indices], scored.image_scores[indices]
-        flagged = scores > thresholds.image
+        flagged, reviewed = scores > thresholds.image, None
+        if thresholds.review is not None:
+            reviewed = (scores > thresholds.review) & ~flagged
         anomalous = int(labels.sum())
         self.images = {NORMAL_IMAGES: len(indices) - anomalous, ANOMALOUS_IMAGES: anomalous}
         self.masked = [i for i in indices if scored.labels[i] == 0 or scored.masks[i].any()]
@@ -179,13 +181,15 @@ class _Subset:
             stream.update([values], None if mask is None else [mask])
         self.pixel: Summary = stream.compute()
         self.metrics = self.image.metrics | self.pixel.metrics
-        self.metrics |= rates("image", ThresholdCounts.of_images(labels, flagged))
+        self.metrics |= rates(
+            "image", ThresholdCounts.of_images(labels, flagged, reviewed=reviewed)
+        )
         self.metrics |= rates("pixel", stream.at)
         self.evidence: Evidence | None = None
         if keep_evidence:
             by_index = dict(zip(self.masked, stream.images, strict=True))
             histograms = [by_index.get(i) for i in indices]
-            self.evidence = Evidence.of(scores, labels, flagged, histograms)
+            self.evidence = Evidence.of(scores, labels, flagged, histograms, reviewed)
 
     def _pixels(
         self, scored: Scored, images: ImageSet | None, original: bool

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vqlab.config import Settings
 from vqlab.evaluation.calibration import CalibrationScores, calibrated
+from vqlab.evaluation.review import review_notes
 from vqlab.evaluation.scoring import Scored
 from vqlab.evaluation.verdict import Verdict, verdict_of
 from vqlab.metrics import summarise_images, summarise_pixels
@@ -33,14 +34,29 @@ class ThresholdSettings(Settings):
     anomalies, for images and for pixels."""
     false_reject_rate: float = Field(default=0.05, gt=0, lt=1)
     """Target share of normal images that are rejected (not with `f1max`)."""
+    review_rate: float | None = Field(default=None, gt=0, lt=1)
+    """Target share of normal images in review, in addition to those rejected: images with a
+    conformal p-value above `false_reject_rate` and at most `false_reject_rate + review_rate` get
+    the verdict `review`, for a person to decide. None: no review (not with `f1max`)."""
     pixel_false_positive_rate: float = Field(default=0.005, gt=0, lt=1)
     """Target share of normal pixels above the pixel threshold (not with `f1max`)."""
+
+    @model_validator(mode="after")
+    def _review(self) -> ThresholdSettings:
+        if self.review_rate is not None and self.method == "f1max":
+            raise ValueError("review_rate needs method conformal or quantile; got f1max")
+        if self.review_rate is not None and not self.review_rate + self.false_reject_rate < 1:
+            raise ValueError(
+                "review_rate + false_reject_rate must be below 1; got "
+                f"{self.review_rate:g} + {self.false_reject_rate:g}"
+            )
+        return self
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """An image is rejected if its score exceeds `image`; pixels of a rejected image are marked if
-    its anomaly map exceeds `pixel`."""
+    """An image is rejected if its score exceeds `image`, else in review if it exceeds `review`;
+    pixels of an image that does not pass are marked if its anomaly map exceeds `pixel`."""
 
     image: float
     pixel: float
@@ -53,6 +69,10 @@ class Thresholds:
     guarantee (`f1max`)."""
     calibration: CalibrationScores | None = None
     """Scores of the held-out normal images."""
+    review: float | None = None
+    """Images with a score above it, and at most `image`, are in review; None: no review."""
+    promised_review: float | None = None
+    """Upper bound on the expected share of unseen normal images in review or rejected."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "notes", tuple(self.notes))  # a list if read from JSON
@@ -64,8 +84,13 @@ class Thresholds:
         return cls(**{**tree, "calibration": summary and CalibrationScores(**summary)})
 
     def verdict(self, score: float) -> Verdict:
-        """Return `pass` or `reject` for a raw image score."""
-        return verdict_of(score, self.image)
+        """Return `pass`, `review` or `reject` for a raw image score."""
+        return verdict_of(score, self.image, self.review)
+
+    def p_value(self, score: float) -> float | None:
+        """Return the conformal p-value of a raw image score, see `CalibrationScores.p_value`; None
+        without calibration scores (older checkpoints)."""
+        return None if self.calibration is None else self.calibration.p_value(score)
 
     def calibrated(self, score: float) -> float:
         """Map a raw image score to [0, 1] for display, 0.5 at the image threshold."""
@@ -79,9 +104,11 @@ def choose_thresholds(validation: Scored, settings: ThresholdSettings) -> Thresh
     with these, exceeds it with probability at most (n + 1 − k) / (n + 1) (split conformal
     prediction; Vovk, Gammerman, Shafer 2005, Algorithmic Learning in a Random World).
     `conformal`: k = ⌈(n + 1)(1 − α)⌉; if n is too small for α, the largest score and a note.
-    `quantile`: k − 1 = ⌈(n − 1)(1 − α)⌉. `f1max`: halfway between the lowest score flagged at the
-    best F1 and the next one. Pixel: the value exceeded by at most the target share of normal
-    pixels; `f1max`: just below the lowest value flagged at the best pixel F1.
+    An image is rejected exactly if its conformal p-value is at most α, and in review if it is at
+    most α + `review_rate`. `quantile`: k − 1 = ⌈(n − 1)(1 − α)⌉. `f1max`: halfway between the
+    lowest score flagged at the best F1 and the next one. Pixel: the value exceeded by at most the
+    target share of normal pixels; `f1max`: just below the lowest value flagged at the best pixel
+    F1.
     Raises ValueError without a normal image, UserError if `f1max` has no defects.
     """
     normals = validation.normals()
@@ -92,11 +119,18 @@ def choose_thresholds(validation: Scored, settings: ThresholdSettings) -> Thresh
     if settings.method == "f1max":
         image, pixel = _at_best_f1(validation)
         return Thresholds(image, pixel, _uneven(normals, image), "f1max", None, summary)
-    place, promised = _CHOOSE[settings.method](len(scores), settings.false_reject_rate)
+    choose, rate = _CHOOSE[settings.method], settings.false_reject_rate
+    place, promised = choose(len(scores), rate)
     image = float(scores[place - 1])
     pixel = _exceeded_by(normals.maps, settings.pixel_false_positive_rate)
-    notes = _too_few(place, len(scores), settings.false_reject_rate) + _uneven(normals, image)
-    return Thresholds(image, pixel, notes, settings.method, promised, summary)
+    notes = _too_few(place, len(scores), rate) + _uneven(normals, image)
+    thresholds = Thresholds(image, pixel, notes, settings.method, promised, summary)
+    if settings.review_rate is None:
+        return thresholds
+    place, promised = choose(len(scores), rate + settings.review_rate)
+    review = float(scores[place - 1])
+    notes += review_notes(summary, (review, image), (settings.review_rate, rate))
+    return replace(thresholds, review=review, promised_review=promised, notes=notes)
 
 
 def _uneven(normals: Scored, threshold: float) -> tuple[str, ...]:
@@ -127,30 +161,35 @@ def _uneven(normals: Scored, threshold: float) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def guarantee_note(thresholds: Thresholds, false_rejects: int, normals: int) -> str | None:
-    """Return a sentence if significantly more normal images were rejected than guaranteed.
+def guarantee_note(
+    thresholds: Thresholds, false_rejects: int, normals: int, in_review: int = 0
+) -> str | None:
+    """Return a sentence if significantly more normal images were rejected than guaranteed, or else
+    in review and rejected together.
 
     Of m new images, exchangeable with the n calibration images, the number above the k-th smallest
     of these follows a beta-binomial distribution (m; n + 1 − k, k), or is less with ties
     (Angelopoulos and Bates 2021, arXiv:2107.07511, appendix C). One-sided test at 0.05.
     """
-    if thresholds.promised is None or thresholds.calibration is None or normals == 0:
-        return None
-    rate, promised = false_rejects / normals, thresholds.promised
-    if rate <= promised:
-        return None
-    from scipy.stats import betabinom
+    for promised, hits, what in (
+        (thresholds.promised, false_rejects, "were rejected"),
+        (thresholds.promised_review, false_rejects + in_review, "are in review or rejected"),
+    ):
+        if promised is None or thresholds.calibration is None or hits <= promised * normals:
+            continue
+        from scipy.stats import betabinom
 
-    count = thresholds.calibration.count
-    place = _conformal_place(count, promised)
-    chance = float(betabinom.sf(false_rejects - 1, normals, count + 1 - place, place))
-    if chance >= SIGNIFICANT:
-        return None
-    return (
-        f"{false_rejects} of {normals} normal test images ({rate:.3f}) were rejected; the target "
-        f"from {count} held-out normal images is at most {promised:.3g} (p = {chance:.2g}): normal "
-        "test images seem to differ from normal training images."
-    )
+        count = thresholds.calibration.count
+        place = _conformal_place(count, promised)
+        chance = float(betabinom.sf(hits - 1, normals, count + 1 - place, place))
+        if chance < SIGNIFICANT:
+            return (
+                f"{hits} of {normals} normal test images ({hits / normals:.3f}) {what}; the target "
+                f"from {count} held-out normal images is at most {promised:.3g} "
+                f"(p = {chance:.2g}): normal test images seem to differ from normal training "
+                "images."
+            )
+    return None
 
 
 def _conformal_place(count: int, rate: float) -> int:

@@ -8,26 +8,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-Verdict = Literal["pass", "reject"]
+Verdict = Literal["pass", "review", "reject"]
 PASS: Verdict = "pass"
+REVIEW: Verdict = "review"
 REJECT: Verdict = "reject"
 PEAK = 0.001
-"""Maximum share of pixels (without ties) marked in a rejected image with none above the pixel
-threshold."""
+"""Maximum share of pixels (without ties) marked in an image that does not pass and has none above
+the pixel threshold."""
 
 
-def verdict_of(score: float, image_threshold: float) -> Verdict:
-    """Return `reject` if the score exceeds the threshold, else `pass`."""
-    return REJECT if score > image_threshold else PASS
+def verdict_of(
+    score: float, image_threshold: float, review_threshold: float | None = None
+) -> Verdict:
+    """Return `reject` if the score exceeds the image threshold, else `review` if it exceeds the
+    review threshold (None: no image is in review), else `pass`."""
+    if score > image_threshold:
+        return REJECT
+    return REVIEW if review_threshold is not None and score > review_threshold else PASS
 
 
 def predicted_mask(anomaly_map: Array, pixel_threshold: float, verdict: Verdict) -> Array:
     """Return the predicted mask (H, W), bool, of an image with this verdict; empty if it passed.
 
-    A rejected image is marked where its map (H, W) exceeds the pixel threshold or, if no pixel
-    does, at its peak: the highest 0.1 % of the pixels that reach half the peak's height over the
-    median. Pixels of a passed image may exceed the pixel threshold, which is chosen by a share of
-    normal pixels.
+    An image in review or rejected is marked where its map (H, W) exceeds the pixel threshold or, if
+    no pixel does, at its peak: the highest 0.1 % of the pixels that reach half the peak's height
+    over the median. Pixels of a passed image may exceed the pixel threshold, which is chosen by a
+    share of normal pixels.
     """
     if verdict == PASS:
         return np.zeros(anomaly_map.shape, bool)

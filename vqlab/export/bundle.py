@@ -33,6 +33,13 @@ def _readme(model: str, description: Mapping[str, Any], parity: Parity) -> str:
     thresholds, settings = description["thresholds"], description["preprocessing"]
     rate = thresholds["target_false_reject_rate"]
     target = f", for a false-reject rate of at most {rate:g}" if rate is not None else ""
+    review, rule = thresholds["review"], ""
+    row = ""
+    if review is not None:
+        most = thresholds["target_review_or_reject_rate"]
+        promise = f" (in review or rejected: at most {most:g})" if most is not None else ""
+        row = f"| review threshold | {review!r}{promise} |\n"
+        rule = " Otherwise it is in review if its score\nexceeds the review threshold."
     version = f"version {description['version']}, " if description["version"] else ""
     notes = "".join(f"- {note}\n" for note in thresholds["notes"])
     ties = (
@@ -59,8 +66,9 @@ venv/bin/python {SCRIPT} {model} IMAGE [IMAGE ...]
 ```
 
 Prints a JSON line for each image: `file`, `score` (higher is more anomalous), `threshold`,
-`calibrated` (0 to 1, 0.5 at the threshold) and `verdict` (`pass`, `reject`, or `unreadable` with a
-`reason`). The exit status is 3 if an image cannot be read. In Python, in this folder:
+`calibrated` (0 to 1, 0.5 at the threshold), `verdict` (`pass`, `review`, `reject`, or `unreadable`
+with a `reason`) and `p_value` (share of normal images that score at least as high). The exit status
+is 3 if an image cannot be read. In Python, in this folder:
 
 ```python
 from score import Model
@@ -81,11 +89,11 @@ Check the files: `sha256sum --check {SUMS}`.
 | fingerprint of the data | {description["data_fingerprint"]} |
 | trained, exported with | {description["trained_with"]}, {description["exported_with"]} |
 | image threshold | {thresholds["image"]!r} ({thresholds["method"]}{target}) |
-| pixel threshold | {thresholds["pixel"]!r}, of the anomaly map |
+{row}| pixel threshold | {thresholds["pixel"]!r}, of the anomaly map |
 | images | resized to {settings["image_size"]} px ({settings["resize"]}), RGB, 0 to 1, \
 brightness: {settings["brightness"]}{bits} |
 
-An image is rejected if its score exceeds the image threshold.
+An image is rejected if its score exceeds the image threshold.{rule}
 {notes}
 The exported model was compared with the original on {parity.images} images: the largest relative
 difference is {parity.map_relative:.1g} of maps and {parity.score_relative:.1g} of scores{ties};

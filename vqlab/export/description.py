@@ -38,13 +38,23 @@ def describe(model: Model, version: int | None = None) -> dict[str, Any]:
         },
         "thresholds": {
             "image": model.thresholds.image,
+            "review": model.thresholds.review,
             "pixel": model.thresholds.pixel,
             "method": model.thresholds.method,
             "target_false_reject_rate": model.thresholds.promised,
+            "target_review_or_reject_rate": model.thresholds.promised_review,
+            "normal_scores": _normal_scores(model.thresholds),
             "notes": list(model.thresholds.notes),
             "unit": _unit(model.thresholds),
         },
     }
+
+
+def _normal_scores(thresholds: Thresholds) -> list[float]:
+    """Return the scores of the held-out normal images, for p-values; empty if they are not
+    stored."""
+    scores = thresholds.calibration
+    return list(scores.scores or scores.quantiles) if scores and scores.exact else []
 
 
 def _unit(thresholds: Thresholds) -> float:

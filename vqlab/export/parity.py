@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from vqlab import runtime
 from vqlab.data import read_image, to_network
 from vqlab.errors import UserError
-from vqlab.evaluation import verdict_of
 from vqlab.model import Model
 from vqlab.text import visible
 from vqlab.types import Sample
@@ -71,7 +70,7 @@ class Parity:
             raise UserError(
                 f"{what} must give the same verdicts as the model; {len(self.different)} of "
                 f"{self.images} images differ, such as {visible(self.different[0])}; nothing was "
-                "written. The training image whose score is the threshold may get either verdict: "
+                "written. The held-out image whose score is a threshold may get either verdict: "
                 "compare on other images."
             )
 
@@ -108,12 +107,10 @@ def measure_parity(model: Model, exported: runtime.Model, files: Sequence[Path])
             times.append((between - started, time.perf_counter() - between))
             pairs.append(_Pair(images, reference, _Output(maps[0], float(scores[0]))))
     del pairs[0], times[0]
-    threshold = exported.description["thresholds"]["image"]
     different = tuple(
         file
         for file, pair in zip(files, pairs, strict=True)
-        if model.thresholds.verdict(pair.reference.score)
-        != verdict_of(pair.exported.score, threshold)
+        if model.thresholds.verdict(pair.reference.score) != exported.verdict(pair.exported.score)
     )
     scale = _Output(
         np.max([np.abs(pair.reference.map).max() for pair in pairs], initial=LEAST),

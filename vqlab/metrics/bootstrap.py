@@ -46,10 +46,17 @@ class Evidence:
     """(N, bins) float32, defective pixels."""
     overlap: Array
     """(N, bins) float32, their share of their regions' areas."""
+    reviewed: Array | None = None
+    """(N,) bool, whether the image is in review; None without review."""
 
     @classmethod
     def of(
-        cls, scores: Array, labels: Array, flagged: Array, images: Sequence[Array | None]
+        cls,
+        scores: Array,
+        labels: Array,
+        flagged: Array,
+        images: Sequence[Array | None],
+        reviewed: Array | None = None,
     ) -> Evidence:
         """images: histogram per image, see `PixelStream.images`; None if the pixel metrics leave
         it out."""
@@ -59,7 +66,8 @@ class Evidence:
             if image is not None:
                 parts[: len(image), index] = image
         used = (parts[0] + parts[1]).any(axis=0)
-        return cls(scores, labels, flagged, *(part[:, used] for part in parts))
+        negatives, positives, overlap = (part[:, used] for part in parts)
+        return cls(scores, labels, flagged, negatives, positives, overlap, reviewed)
 
 
 def resample(labels: Array, resamples: int = RESAMPLES, seed: int = 0) -> Array:
@@ -101,7 +109,7 @@ def distributions(
         if ranked["pixel"]:
             pixels = evidence.positives, evidence.negatives, evidence.overlap
             measured |= _rank(ranked["pixel"], *(block @ part for part in pixels))
-        at = ThresholdCounts.of_images(evidence.labels, evidence.flagged, block)
+        at = ThresholdCounts.of_images(evidence.labels, evidence.flagged, block, evidence.reviewed)
         blocks.append(measured | rates("image", at))
     defined = [n for n in blocks[0] if n in names and all(n in block for block in blocks)]
     return {name: np.concatenate([block[name] for block in blocks]) for name in defined}

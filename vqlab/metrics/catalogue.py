@@ -36,19 +36,30 @@ class ThresholdCounts:
     overlap: float = 0.0
     """Sum over the regions of their flagged share."""
     regions: int = 0
+    in_review: tuple[Any, Any] | None = None
+    """Normal and anomalous images that are in review and hence not flagged; None: no review."""
 
     @classmethod
     def of_images(
-        cls, labels: Array, flagged: Array, weights: Array | None = None
+        cls,
+        labels: Array,
+        flagged: Array,
+        weights: Array | None = None,
+        reviewed: Array | None = None,
     ) -> ThresholdCounts:
-        """Count images with labels (N,) and verdicts (N,); with weights (R, N), the multiplicities
-        of the images in R resamples, counts are (R,)."""
+        """Count images with labels (N,) and verdicts (N,): rejected, and in review if not None;
+        with weights (R, N), the multiplicities of the images in R resamples, counts are (R,)."""
+
+        def count(mask: Array) -> Any:
+            return int(mask.sum()) if weights is None else weights @ mask.astype(np.float32)
+
         anomalous, flagged = labels == 1, flagged.astype(bool)
         masks = anomalous & flagged, ~anomalous & flagged, anomalous & ~flagged
-        return cls(*(
-            int(mask.sum()) if weights is None else weights @ mask.astype(np.float32)
-            for mask in (*masks, ~anomalous & ~flagged)
-        ))  # fmt: skip
+        counts = cls(*map(count, (*masks, ~anomalous & ~flagged)))
+        if reviewed is not None:
+            reviewed = reviewed.astype(bool) & ~flagged
+            counts.in_review = count(~anomalous & reviewed), count(anomalous & reviewed)
+        return counts
 
     @property
     def positives(self) -> Any:
@@ -61,6 +72,18 @@ class ThresholdCounts:
     @property
     def flagged(self) -> Any:
         return self.true_positives + self.false_positives
+
+    @property
+    def escapes(self) -> Any:
+        """Anomalous images that pass: neither flagged nor in review."""
+        return self.false_negatives - (0 if self.in_review is None else self.in_review[1])
+
+    def review_of(self, label: int) -> tuple[Any, Any]:
+        """Return how many images of a label are in review, and of how many; (0, 0) without
+        review."""
+        if self.in_review is None:
+            return 0, 0
+        return self.in_review[label], self.positives if label else self.negatives
 
 
 @dataclass(frozen=True)
@@ -133,7 +156,15 @@ _CATALOGUE = (
     ),
     Rate(
         "escape_rate", "escapes", "image", 1, True, greater_is_better=False,
-        ratio=lambda at: (at.false_negatives, at.positives),
+        ratio=lambda at: (at.escapes, at.positives),
+    ),
+    Rate(
+        "review_rate", "normal in review", "image", 1, greater_is_better=False,
+        ratio=lambda at: at.review_of(0),
+    ),
+    Rate(
+        "anomalous_review_rate", "anomalous in review", "image", 2, greater_is_better=False,
+        ratio=lambda at: at.review_of(1),
     ),
     Rate(
         "image_recall", "image recall", "image",

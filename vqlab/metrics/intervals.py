@@ -66,6 +66,11 @@ def rate_counts(metrics: Mapping[str, float]) -> dict[str, Count]:
     rejects = round(metrics.get("false_reject_rate", 0.0) * normals)
     escapes = round(metrics.get("escape_rate", 0.0) * anomalous)
     at = ThresholdCounts(anomalous - escapes, rejects, escapes, normals - rejects)
+    if "review_rate" in metrics or "anomalous_review_rate" in metrics:
+        reviewed = round(metrics.get("anomalous_review_rate", 0.0) * anomalous)
+        at.true_positives -= reviewed
+        at.false_negatives += reviewed
+        at.in_review = round(metrics.get("review_rate", 0.0) * normals), reviewed
     counts = {n: Count(*rate.ratio(at)) for n, rate in RATES.items() if rate.level == "image"}
     return {name: count for name, count in counts.items() if count.total}
 

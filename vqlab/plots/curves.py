@@ -32,10 +32,16 @@ NAME_WIDTH = 32
 _LABELS = {"image": "images", "pixel": "pixels"}
 
 
-def score_histogram(title: str, scores: Array, labels: Array, threshold: float) -> Figure:
-    """Return a histogram of image scores (N,) by label (0 normal, 1 anomalous)."""
+def score_histogram(
+    title: str, scores: Array, labels: Array, threshold: float, review: float | None = None
+) -> Figure:
+    """Return a histogram of image scores (N,) by label (0 normal, 1 anomalous).
+
+    review: review threshold; None without review.
+    """
     figure, (axes,) = _figure(title, "image scores")
-    low, high = float(min(scores.min(), threshold)), float(max(scores.max(), threshold))
+    least = threshold if review is None else review
+    low, high = float(min(scores.min(), least)), float(max(scores.max(), threshold))
     if not high > low:
         low, high = low - 0.5, high + 0.5
     edges = np.linspace(low, high, 41).tolist()
@@ -47,33 +53,48 @@ def score_histogram(title: str, scores: Array, labels: Array, threshold: float) 
                 edgecolor=to_hex(colour), linewidth=0.6,
             )  # fmt: skip
     rejected, rates = scores > threshold, []
-    wrong = {"false rejects": rejected[labels == 0], "escapes": ~rejected[labels == 1]}
+    passed = scores <= least
+    wrong = {"false rejects": rejected[labels == 0], "escapes": passed[labels == 1]}
+    if review is not None:
+        wrong["in review"] = ~rejected & ~passed
     for name, verdicts in wrong.items():
         if len(verdicts):
             count = Count(int(verdicts.sum()), len(verdicts))
             rates.append(f"{name} {count} ({rate_interval([count]).text()})")
-    _draw_threshold(axes, threshold, f": {', '.join(rates)}")
+    _draw_threshold(axes, threshold, review, f": {', '.join(rates)}")
     axes.set(xlabel="image score", ylabel="images")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     return figure
 
 
-def _draw_threshold(axes: Axes, threshold: float, text: str = "") -> None:
-    """Draw a line at the threshold, and write its value with `text` above the axes."""
+def _draw_threshold(
+    axes: Axes, threshold: float, review: float | None = None, text: str = ""
+) -> None:
+    """Draw a line at each threshold, and write their values with `text` above the axes."""
     axes.axvline(threshold, color=to_hex(style.INK), linewidth=1.5, linestyle=(0, (4, 3)))
-    title = f"threshold {threshold:.4g}{text}"
+    title = f"threshold {threshold:.4g}"
+    if review is not None:
+        axes.axvline(review, color=to_hex(style.AMBER), linewidth=1.5, linestyle=(0, (2, 2)))
+        title += f", review above {review:.4g}"
+    title += text
     axes.set_title(title, loc="right", fontsize=9, color=to_hex(style.MUTED))
 
 
 def score_by_defect(
-    title: str, scores: Array, labels: Array, kinds: Sequence[str], threshold: float
+    title: str,
+    scores: Array,
+    labels: Array,
+    kinds: Sequence[str],
+    threshold: float,
+    review: float | None = None,
 ) -> Figure:
     """Return image scores (N,) as points by defect type: normal first, then by median score.
 
     labels (N,): 0 normal, 1 anomalous; kinds: each image's defect type. Boxes (for at least four
     points) span the quartiles, lines the range. On the right: the number of misclassified images
-    with the 95 % interval of their share.
+    with the 95 % interval of their share. review: review threshold; images above it, and not above
+    the threshold, are neither escaped nor rejected.
     """
     groups: dict[tuple[int, str], list[float]] = defaultdict(list)
     for label, kind, score in zip(labels.tolist(), kinds, scores.tolist(), strict=True):
@@ -81,8 +102,9 @@ def score_by_defect(
     order = sorted(groups, key=lambda key: (key[0], float(np.median(groups[key])), key[1]))
     figure, (axes,) = _figure(title, "image scores by type", height=1.7 + 0.36 * len(order))
     for row, (label, _) in enumerate(order):
-        _draw_group(axes, row, np.sort(groups[order[row]]), label, threshold)
-    _draw_threshold(axes, threshold)
+        limit = review if label and review is not None else threshold
+        _draw_group(axes, row, np.sort(groups[order[row]]), label, limit)
+    _draw_threshold(axes, threshold, review)
     names = [figure_text(kind.replace("_", " ")) for _, kind in order]
     axes.set_yticks(range(len(order)), names)
     axes.set(xlabel="image score", ylim=(len(order) - 0.4, -0.6))
@@ -93,7 +115,8 @@ def score_by_defect(
 
 
 def _draw_group(axes: Axes, row: int, values: Array, label: int, threshold: float) -> None:
-    """Draw one row of `score_by_defect`: box, points and number of misclassified images."""
+    """Draw one row of `score_by_defect`: box, points and number of misclassified images, which are
+    anomalous up to the threshold, or normal above it."""
     colour = to_hex(style.RED if label else style.BLUE)
     if len(values) >= 4:
         low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))

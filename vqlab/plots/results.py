@@ -18,6 +18,7 @@ from PIL import Image
 from vqlab.data import ImageSet
 from vqlab.detectors import Detector, HasCodeMaps
 from vqlab.evaluation import (
+    PASS,
     REJECT,
     Predictions,
     Report,
@@ -150,6 +151,7 @@ def panel_row(prediction: Scoring, title: str = "") -> Array:
             score=prediction.score,
             calibrated=prediction.calibrated,
             threshold=thresholds.image,
+            review=thresholds.review,
             scale=Scale.of([prediction.anomaly_map], thresholds.pixel, prediction.score),
             panel=panel,
             panel_title=name,
@@ -182,6 +184,7 @@ def _rows(
             score=float(part.image_scores[position]),
             calibrated=thresholds.calibrated(float(part.image_scores[position])),
             threshold=thresholds.image,
+            review=thresholds.review,
             scale=scale,
             anomalous=bool(record.label),
             mask=images.original_mask(index) if has_truth else None,
@@ -204,6 +207,8 @@ def _title(name: str) -> str:
 
 def _write_table(path: Path, part: Scored, thresholds: Thresholds) -> None:
     header = "index file defect label score threshold calibrated verdict correct"
+    header += " p_value review_threshold"
+    right = {(PASS, 0): "yes", (REJECT, 1): "yes", (PASS, 1): "no", (REJECT, 0): "no"}
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(header.split())
@@ -220,7 +225,9 @@ def _write_table(path: Path, part: Scored, thresholds: Thresholds) -> None:
                     repr(thresholds.image),
                     repr(thresholds.calibrated(score)),
                     verdict,
-                    "yes" if (verdict == REJECT) == bool(record.label) else "no",
+                    right.get((verdict, record.label), ""),  # a review is neither
+                    repr(thresholds.p_value(score)),
+                    "" if thresholds.review is None else repr(thresholds.review),
                 ]
             )
 
@@ -241,12 +248,13 @@ def _path_in_category(record: ImageRecord) -> str:
 def _write_curves(
     folder: Path, category: str, part: Scored, thresholds: Thresholds, report: Report
 ) -> None:
-    scores, labels, limit = part.image_scores, part.labels, thresholds.image
+    scores, labels = part.image_scores, part.labels
+    limits = thresholds.image, thresholds.review
     kinds = [record.defect for record in part.records]
     metrics, curves = report.per_category[category], report.curves.get(category, {})
     figures: dict[str, Callable[[], Figure]] = {
-        "score_histogram": lambda: score_histogram(category, scores, labels, limit),
-        "score_by_defect": lambda: score_by_defect(category, scores, labels, kinds, limit),
+        "score_histogram": lambda: score_histogram(category, scores, labels, *limits),
+        "score_by_defect": lambda: score_by_defect(category, scores, labels, kinds, *limits),
         "roc": lambda: roc_figure(category, curves, metrics),
         "pro": lambda: pro_figure(category, curves, metrics),
         "precision_recall": lambda: precision_recall_figure(category, curves, metrics),

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
 from vqlab.data import to_original
-from vqlab.evaluation import REJECT, Verdict, predicted_mask, verdict_of
+from vqlab.evaluation import PASS, REJECT, REVIEW, Verdict, predicted_mask, verdict_of
 from vqlab.plots import style
 from vqlab.types import Geometry
 
@@ -79,29 +79,38 @@ class Row:
     panel_title: str = "no reconstruction"
     calibrated: float | None = None
     """Calibrated score in [0, 1], 0.5 at the threshold; None to omit it."""
+    review: float | None = None
+    """Review threshold; None without review."""
 
     @property
     def score_text(self) -> str:
-        """Score, threshold and calibrated score as text."""
-        score, threshold = style.distinct_texts(self.score, self.threshold)
-        sign = ">" if self.verdict == REJECT else "≤"
-        text = f"score {score}  {sign}  image threshold {threshold}"
+        """Score, the threshold that decides the verdict, and calibrated score as text."""
+        decisive, name = self.threshold, "image threshold"
+        if self.review is not None and self.verdict != REJECT:
+            decisive, name = self.review, "review threshold"
+        score, threshold = style.distinct_texts(self.score, decisive)
+        text = f"score {score}  {'≤' if self.verdict == PASS else '>'}  {name} {threshold}"
         return text if self.calibrated is None else f"{text}  ·  calibrated {self.calibrated:.3f}"
 
     @property
     def verdict(self) -> Verdict:
-        """`pass` or `reject`."""
-        return verdict_of(self.score, self.threshold)
+        """`pass`, `review` or `reject`."""
+        return verdict_of(self.score, self.threshold, self.review)
 
     @property
     def correct(self) -> bool:
-        """Whether the label is known and the verdict matches it."""
-        return self.anomalous is not None and self.anomalous == (self.verdict == REJECT)
+        """Whether the label is known and the verdict matches it; False for `review`."""
+        if self.anomalous is None or self.verdict == REVIEW:
+            return False
+        return self.anomalous == (self.verdict == REJECT)
 
     @property
     def badge(self) -> tuple[str, style.Colour]:
         """Text and colour of the verdict, with its correctness if the label is known."""
         rejected, text = self.verdict == REJECT, self.verdict.upper()
+        if self.verdict == REVIEW:
+            labels = {None: "", False: " · normal", True: " · anomalous"}
+            return text + labels[self.anomalous], style.AMBER
         if self.anomalous is None:
             return text, style.RED if rejected else style.GREEN
         if self.correct:
@@ -203,7 +212,7 @@ def _panel_caption(row: Row) -> str:
 
 def _predicted_caption(row: Row) -> str:
     above = row.anomaly_map > row.scale.threshold
-    if row.verdict == REJECT:
+    if row.verdict != PASS:
         covered = f"{style.percent(float(above.mean()))} of the image above threshold"
         return covered if above.any() else "none above threshold: peak marked"
     return "passed" + (
@@ -213,7 +222,7 @@ def _predicted_caption(row: Row) -> str:
 
 def _overlay_caption(row: Row, below: Array, truth: Array | None) -> str:
     """Return a legend of the colours in the overlay."""
-    colours = ["red: predicted"] if row.verdict == REJECT else []
+    colours = ["red: predicted"] if row.verdict != PASS else []
     colours += ["amber: not rejected"] if below.any() else []
     colours += ["cyan: truth"] if truth is not None and truth.any() else []
     return " · ".join(colours)
@@ -261,9 +270,10 @@ def _draw_header(canvas: Image.Image, draw: ImageDraw.ImageDraw, row: Row) -> No
 def _draw_gauge(
     canvas: Image.Image, draw: ImageDraw.ImageDraw, row: Row, at: tuple[int, int]
 ) -> None:
-    """Draw the score as a dot between the set's extremes, and the threshold as a tick."""
+    """Draw the score as a dot between the set's extremes, and each threshold as a tick."""
     left, y = at
-    low = min(row.scale.scores[0], row.threshold, row.score)
+    review = row.threshold if row.review is None else row.review
+    low = min(row.scale.scores[0], review, row.score)
     high = max(row.scale.scores[1], row.threshold, row.score)
     if not high > low:
         return
@@ -271,8 +281,11 @@ def _draw_gauge(
     def to_x(value: float) -> int:
         return left + round(_GAUGE * (value / 2 - low / 2) / (high / 2 - low / 2))
 
-    tick = to_x(row.threshold)
-    draw.line((left, y, tick, y), fill=style.LINE, width=4)
+    tick, first = to_x(row.threshold), to_x(review)
+    draw.line((left, y, first, y), fill=style.LINE, width=4)
+    if first < tick:
+        draw.line((first, y, tick, y), fill=(240, 205, 150), width=4)
+        draw.line((first, y - 7, first, y + 7), fill=style.AMBER, width=2)
     draw.line((tick, y, left + _GAUGE, y), fill=(233, 178, 178), width=4)
     draw.line((tick, y - 11, tick, y + 11), fill=style.INK, width=2)
     disc = style.dot(row.badge[1])

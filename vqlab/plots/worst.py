@@ -46,8 +46,8 @@ def draw_worst(title: str, misses: Sequence[Row], alarms: Sequence[Row]) -> Arra
     sheet = Image.new("RGB", (2 * _WIDTH + 2 * _MARGIN + 40, height + _MARGIN), style.PAPER)
     draw = ImageDraw.Draw(sheet)
     legend = (
-        "heat map: middle colour = pixel threshold · overlay: red predicted in a rejected image, "
-        "amber above the pixel threshold but not rejected, cyan truth"
+        "heat map: middle colour = pixel threshold · overlay: red predicted (review, reject), "
+        "amber above the pixel threshold but passed, cyan truth"
     )
     corner = sheet.width - _MARGIN, 24
     draw.text(corner, legend, font=style.font(13), fill=style.MUTED, anchor="rm")

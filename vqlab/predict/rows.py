@@ -44,6 +44,10 @@ class PredictedFile:
     """Share of the image covered by the predicted mask."""
     regions: list[dict[str, Any]] = field(default_factory=list)
     """Fields of each `Region` of the mask, by descending peak; in `scores.csv` their number."""
+    p_value: float | None = None
+    """Conformal p-value: share of normal images that score at least as high, counting this one."""
+    review_threshold: float | None = None
+    """The model's review threshold; None without review."""
 
     @property
     def path(self) -> Path:

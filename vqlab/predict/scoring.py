@@ -101,14 +101,16 @@ def _score(
     model: Model, pictures: Pictures, min_area: int, path: Path, problem: str
 ) -> PredictedFile:
     """Return the row of a file; draw its picture if it gets one. problem: why it is unreadable."""
-    text, threshold = file_text(path), model.thresholds.image
+    text, threshold, review = file_text(path), model.thresholds.image, model.thresholds.review
     try:
         if problem:
             raise UserError(problem)
         pixels = model.read(path)
     except Exception as error:  # decoders raise many kinds of errors on damaged files
         reason = visible(str(getattr(error, "reason", error)) or type(error).__name__)
-        return PredictedFile(text, None, threshold, None, UNREADABLE, reason=reason)
+        return PredictedFile(
+            text, None, threshold, None, UNREADABLE, reason=reason, review_threshold=review
+        )
     prediction = model.score(pixels)
     name = ""
     if pictures.accepts(prediction.score):
@@ -123,6 +125,8 @@ def _score(
         picture=name,
         marked=float(prediction.mask.mean()),
         regions=[asdict(region) for region in prediction.regions(min_area)],
+        p_value=prediction.p_value,
+        review_threshold=review,
     )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from vqlab.config import Tree, dump
 from vqlab.data import ImageSet, Splits, audit, audit_metrics
 from vqlab.evaluation import (
+    REJECT,
+    REVIEW,
     Predictions,
     Report,
     Scored,
@@ -84,8 +87,9 @@ def audited_data(test: EvaluatorInput) -> Findings:
 def guarantee(test: EvaluatorInput) -> Findings:
     """Check the false-reject rate that the thresholds guarantee."""
     thresholds, labels = test.model.thresholds, test.scored.labels
-    rejects = int(((labels == 0) & (test.scored.image_scores > thresholds.image)).sum())
-    note = guarantee_note(thresholds, rejects, int((labels == 0).sum()))
+    normal = test.scored.image_scores[labels == 0].tolist()
+    verdicts = Counter(map(thresholds.verdict, normal))
+    note = guarantee_note(thresholds, verdicts[REJECT], len(normal), verdicts[REVIEW])
     return Findings((note,) if note else ())
 
 

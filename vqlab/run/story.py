@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vqlab.config import dump, flatten
 from vqlab.data import Splits, load_dataset, write_png
-from vqlab.evaluation import Predictions, Report
+from vqlab.evaluation import Predictions, Report, review_sentence
 from vqlab.model import Model
 from vqlab.nn import distributed
 from vqlab.plots import attempt, loss_curves
@@ -42,6 +42,8 @@ from vqlab.types import UserError
 Assess = Callable[[Model, RunConfig, Splits], tuple[Model, Report]]
 """Chooses scoring and thresholds of a calibrated model; returns it with its validation report."""
 LOSS = "curves/loss.png"
+REVIEW_TAG = "vqlab.review"
+"""Tag of a run with a review threshold: the expected shares of normal images by verdict."""
 JOINT = "joint"
 """Experiment of models of several categories."""
 _RESERVED = (JOINT, "Default")
@@ -108,6 +110,8 @@ def run(
         fit(trainer, config, splits, tracked, on_epoch, save_diverged=test)
         model = calibrated_model(config, trainer, splits, tracked.id)
         model, validation, predictions = _assess(model, config, splits, assess, has_test_images)
+        sentence = review_sentence(model.thresholds)
+        tracked.set_tags({REVIEW_TAG: sentence} if sentence else {})
         saved.save(model, tracked, results)
         if test and trainer.history:  # not for trials: drawing is slow
             with attempt(LOSS):

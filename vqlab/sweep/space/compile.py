@@ -173,10 +173,10 @@ def _refuse_fixed(setting: str) -> None:
             f"space {setting} must not be searched: trials are compared on the same validation "
             "images; set it in the recipe."
         )
-    if setting in ("threshold.false_reject_rate", "threshold.method"):
+    if setting in ("threshold.false_reject_rate", "threshold.review_rate", "threshold.method"):
         raise UserError(
-            f"space {setting} must not be searched: how many good parts may be rejected is a "
-            "person's decision; set it in the recipe."
+            f"space {setting} must not be searched: how many good parts may be rejected or "
+            "reviewed is a person's decision; set it in the recipe."
         )
 
 
