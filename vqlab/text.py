@@ -57,6 +57,11 @@ def storable(text: str) -> str:
     return _NOT_STORABLE.sub(lambda match: _visible_character(match[0]), text)
 
 
+def markdown(text: str) -> str:
+    """Return `text` as one line of Markdown that is shown literally, also in a table cell."""
+    return re.sub(r"([\\`*_{}\[\]<>#|!~$&])", r"\\\1", visible(text))
+
+
 def restored(text: str) -> str:
     """Invert `visible` for names without backslashes."""
 

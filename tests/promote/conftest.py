@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from promotions import METRIC, Train, Tree, baseline
 
+from vqlab.promote.reproduce import Reproduction
 from vqlab.run import Outcome, resolve, run
 from vqlab.tracking import Tracker
 
@@ -31,7 +32,8 @@ def tracker(store: Tracker) -> Iterator[Tracker]:
 @pytest.fixture
 def train(root: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> Train:
     """A trained run whose test metric is what the test says; nothing is scored for it."""
-    monkeypatch.setattr("vqlab.promote.promotion.reproduce", lambda record, data: "skipped")
+    skipped = Reproduction(0, True)
+    monkeypatch.setattr("vqlab.promote.promotion.reproduce", lambda record, data: skipped)
 
     def make(name: str, value: float | None, tree: Tree | None = None, **tags: str) -> str:
         outcome = run(resolve(tree or baseline(root)), tracker, name=name, test=False)

@@ -11,7 +11,7 @@ from tiny_set import write_tiny_set
 from vqlab.config import merge, nest
 from vqlab.model import Model
 from vqlab.predict import load_model
-from vqlab.promote import promote, rollback
+from vqlab.promote import GateSettings, promote, rollback
 from vqlab.promote.reproduce import score_images
 from vqlab.run import Outcome, evaluate_model
 from vqlab.sweep import make_space, sweep
@@ -19,6 +19,7 @@ from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
+ESCAPES = GateSettings(metric="test/escape_rate")
 
 
 def test_better_run_is_promoted_and_worse_run_refused(train: Train, tracker: Tracker) -> None:
@@ -89,7 +90,7 @@ def test_a_misspelt_champion(train: Train, tracker: Tracker) -> None:
 def test_min_delta_and_force(train: Train, tracker: Tracker) -> None:
     promote(tracker, "part", ref=train("a", 0.90))
     near = train("b", 0.91)
-    refused = promote(tracker, "part", ref=near, min_delta=0.02)
+    refused = promote(tracker, "part", ref=near, gates=GateSettings(min_delta=0.02))
     assert not refused.promoted and "but not by more than min_delta = 0.02" in refused.reason
     worse = train("c", 0.5)
     forced = promote(tracker, "part", ref=worse, force=True)
@@ -100,9 +101,9 @@ def test_less_is_better_for_escapes(train: Train, tracker: Tracker) -> None:
     one, two = train("a", 0.5), train("b", 0.5)
     tracker.amend(one).log_metrics({"test/escape_rate": 0.2})
     tracker.amend(two).log_metrics({"test/escape_rate": 0.1})
-    assert promote(tracker, "part", ref=one, metric="test/escape_rate").promoted
-    assert promote(tracker, "part", ref=two, metric="test/escape_rate").promoted
-    assert not promote(tracker, "part", ref=one, metric="test/escape_rate").promoted
+    assert promote(tracker, "part", ref=one, gates=ESCAPES).promoted
+    assert promote(tracker, "part", ref=two, gates=ESCAPES).promoted
+    assert not promote(tracker, "part", ref=one, gates=ESCAPES).promoted
 
 
 def test_other_data_is_refused_until_the_champion_is_evaluated_on_it(
@@ -157,7 +158,7 @@ def test_an_unfinished_run_is_refused(train: Train, tracker: Tracker) -> None:
 )
 def test_only_test_metrics_decide(tracker: Tracker, metric: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        promote(tracker, "part", ref="x", metric=metric)
+        promote(tracker, "part", ref="x", gates=GateSettings(metric=metric))
 
 
 def test_best_trial_of_the_latest_study_is_tested_once_and_promoted(
@@ -165,7 +166,7 @@ def test_best_trial_of_the_latest_study_is_tested_once_and_promoted(
 ) -> None:
     space = make_space({"space": {"detector.floor": {"low": 0.01, "high": 0.1}}})
     result = sweep(baseline(root), space, tracker, trials=1, results=tmp_path / "results")
-    monkeypatch.setattr("vqlab.promote.promotion.test_model", None)  # it is tested already
+    monkeypatch.setattr("vqlab.promote.candidate.test_model", None)  # it is tested already
     monkeypatch.setattr("vqlab.promote.reproduce.score_in_fresh_process", score_images)
     promoted = promote(tracker, "part")
     assert promoted.promoted and promoted.run_id == result.best.run_id
@@ -220,7 +221,7 @@ def test_deleted_champion_whose_version_has_no_metrics(
     train: Train, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A version of an older vqlab."""
-    monkeypatch.setattr("vqlab.promote.promotion.run_summary", lambda record: {})
+    monkeypatch.setattr("vqlab.promote.provenance.run_summary", lambda record: {})
     first, worse = train("a", 0.95), train("b", 0.94)
     promote(tracker, "part", ref=first)
     delete_for_good(tracker, first)

@@ -1,4 +1,4 @@
-"""Commands on trained models: `evaluate`, `predict`, `compare`, `promote`, `rollback`."""
+"""Commands on trained models: `predict`, `evaluate`, `compare`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ import typer
 from vqlab.cli import app
 from vqlab.cli.options import RUN, Bad, Category, Data, Good, Results, Tracking
 
-CategoryName = Annotated[
-    str, typer.Option("--category", "-c", help="Product category, e.g. cable.")
-]
 ModelRef = Annotated[
     str,
     typer.Option("--model", "-m", help=f"`champion`, a run ({RUN}) or a checkpoint file."),
@@ -142,64 +139,3 @@ def compare(
     for table in comparison_tables(comparison):
         out.print(table)
     out.print("bold: 95 % interval excludes 0")
-
-
-@app.command(short_help="Promote a run to champion if it is better.")
-def promote(
-    category: CategoryName,
-    run: Annotated[
-        str | None,
-        typer.Option(help=f"Run to promote ({RUN}); default: best run of the latest study."),
-    ] = None,
-    metric: Annotated[
-        str | None,
-        typer.Option(
-            help="Metric to compare; default: test/image_auroc, or test/pixel_auroc or test/aupro "
-            "if it is undefined.",
-        ),
-    ] = None,
-    min_delta: Annotated[float, typer.Option(help="Minimum improvement over the champion.")] = 0.0,
-    force: Annotated[
-        bool, typer.Option("--force", help="Promote even if it is not better (recorded).")
-    ] = False,
-    without_test: Annotated[
-        bool,
-        typer.Option(
-            "--without-test",
-            help="Promote without real test images: compare validation/pixel_auroc, measured on "
-            "synthetic anomalies (recorded).",
-        ),
-    ] = False,
-    data: Data = None,
-    mlruns: Tracking = Path("mlruns"),
-) -> None:
-    """Promote a run to champion of its category if it is better on the same test data."""
-    from vqlab.cli.terminal import marked, out
-    from vqlab.promote import promote as promote_run
-    from vqlab.tracking import Tracker
-
-    tracker = Tracker.open(mlruns, create=False)
-    result = promote_run(
-        tracker, category, ref=run, metric=metric, min_delta=min_delta, force=force,
-        without_test=without_test, data=data,
-    )  # fmt: skip
-    head = "promoted: " if result.promoted else ""
-    out.print(marked(head, "bold green", result.reason))
-    if not result.promoted and not result.is_champion:
-        raise typer.Exit(1)
-
-
-@app.command(short_help="Restore an earlier champion.")
-def rollback(
-    category: CategoryName,
-    to: Annotated[
-        int | None, typer.Option(min=1, help="Version to restore; default: the previous one.")
-    ] = None,
-    mlruns: Tracking = Path("mlruns"),
-) -> None:
-    """Restore an earlier champion of a category. Repeat to go further back."""
-    from vqlab.cli.progress import out
-    from vqlab.promote import rollback as roll_back
-    from vqlab.tracking import Tracker
-
-    out.print(roll_back(Tracker.open(mlruns, create=False), category, to).reason)

@@ -32,6 +32,7 @@ from vqlab.evaluation.thresholds import (
     Thresholds,
     ThresholdSettings,
     choose_thresholds,
+    guarantee_limit,
     guarantee_note,
 )
 from vqlab.evaluation.uncertainty import MEAN
@@ -67,6 +68,7 @@ __all__ = [
     "paired_differences",
     "predicted_mask",
     "review_sentence",
+    "guarantee_limit",
     "guarantee_note",
     "extract_images",
     "save_evidence",

@@ -177,11 +177,8 @@ def guarantee_note(
     ):
         if promised is None or thresholds.calibration is None or hits <= promised * normals:
             continue
-        from scipy.stats import betabinom
-
         count = thresholds.calibration.count
-        place = _conformal_place(count, promised)
-        chance = float(betabinom.sf(hits - 1, normals, count + 1 - place, place))
+        chance = float(_false_rejects(count, promised, normals).sf(hits - 1))
         if chance < SIGNIFICANT:
             return (
                 f"{hits} of {normals} normal test images ({hits / normals:.3f}) {what}; the target "
@@ -190,6 +187,27 @@ def guarantee_note(
                 "images."
             )
     return None
+
+
+def guarantee_limit(thresholds: Thresholds, normals: int) -> int | None:
+    """Return the largest number of rejected images among `normals` that is not significantly above
+    the guarantee, see `guarantee_note`; None without a guarantee or images."""
+    if thresholds.promised is None or thresholds.calibration is None or normals == 0:
+        return None
+    rejects = _false_rejects(thresholds.calibration.count, thresholds.promised, normals)
+    limit = int(rejects.isf(SIGNIFICANT))
+    while limit < normals and rejects.sf(limit) >= SIGNIFICANT:
+        limit += 1
+    return max(limit, math.floor(thresholds.promised * normals))
+
+
+def _false_rejects(count: int, promised: float, normals: int) -> Any:
+    """Return the distribution of the false rejects among `normals` images, thresholds being chosen
+    on `count` images."""
+    from scipy.stats import betabinom
+
+    place = _conformal_place(count, promised)
+    return betabinom(normals, count + 1 - place, place)
 
 
 def _conformal_place(count: int, rate: float) -> int:

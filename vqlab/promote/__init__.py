@@ -1,6 +1,19 @@
-"""Promote a run's checkpoint to champion of its category, and roll back to an earlier champion."""
+"""Promote a run's checkpoint to champion of its category, and roll back to an earlier champion.
 
+A promotion must pass gates, see `vqlab.promote.gates`.
+"""
+
+from vqlab.promote.gates.gate import Gate
+from vqlab.promote.gates.settings import GateSettings, gate_settings
 from vqlab.promote.promotion import Promotion, promote
 from vqlab.promote.rollback import Rollback, rollback
 
-__all__ = ["Promotion", "Rollback", "promote", "rollback"]
+__all__ = [
+    "Gate",
+    "GateSettings",
+    "Promotion",
+    "Rollback",
+    "gate_settings",
+    "promote",
+    "rollback",
+]

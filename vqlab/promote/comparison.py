@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from vqlab.errors import UserError
+from vqlab.evaluation import EVIDENCE, CategoryEvidence, load_evidence
 from vqlab.metrics import OBJECTIVES, PRIMARY, get_metric, less_is_better
 from vqlab.tracking import RunRecord, Tracker, Version
 
@@ -25,7 +26,11 @@ VALIDATION = ("held_out", "seed", "synthetic_defects", "image_size", "validation
 
 _SUMMARY = "vqlab.run"
 """Tag of a version: metrics, tags and parameters of its run, JSON."""
-_TAGS = ("vqlab.data_fingerprint", "vqlab.test_fingerprint", "vqlab.validation")
+THRESHOLD_OF = "vqlab.threshold_of"
+"""Tag of a run that has the model of another run, whose ID it names, with other thresholds."""
+_TAGS = (
+    "vqlab.data_fingerprint", "vqlab.test_fingerprint", "vqlab.validation", THRESHOLD_OF,
+)  # fmt: skip
 _PARAMS = tuple(f"data.{name}" for name in (*VALIDATION, "validation.fraction"))
 
 
@@ -59,7 +64,7 @@ class MetricComparison:
         relation = "above" if difference > 0 else "below" if difference < 0 else "equal to"
         text = f"is {self.value:.4f}, {relation} the champion's {self.champion_value:.4f}"
         text += f" (version {version})"
-        if self.gain > 0:
+        if self.gain > 0 and not self.sufficient:
             text += f", but not by more than min_delta = {self.min_delta:g}"
         return text
 
@@ -130,14 +135,85 @@ def champion_values(tracker: Tracker, champion: Version, record: RunRecord) -> d
     They come from the champion's own run and from later `vqlab evaluate` runs; the newest wins.
     """
     training = champion_run(tracker, champion)
-    evaluations = tracker.runs(tags={"vqlab.model_run": champion.run_id})
     values: dict[str, float] = {}
-    for run in filter(None, [*evaluations, training]):
+    for run in [*_evaluations(tracker, champion), *([training] if training else [])]:
         if _test_data(run) == _test_data(record):
             values = {k: v for k, v in run.metrics.items() if k.startswith("test/")} | values
     if training and _validation_data(training) == _validation_data(record):
         values |= {k: v for k, v in training.metrics.items() if k.startswith("validation/")}
     return values
+
+
+def why_not_comparable(
+    tracker: Tracker, champion: Version, record: RunRecord, metric: str, without_test: bool
+) -> str:
+    """Return why the champion has no value of `metric` on the images of `record`."""
+    name = f"the champion (version {champion.version})"
+    if metric.startswith("validation/"):
+        return (
+            f"{name} has no {metric} on the same validation images; train both on the same data "
+            f"with the same settings of {', '.join(VALIDATION)} (section data), or promote with "
+            "--force"
+        )
+    if not without_test:
+        training = champion_run(tracker, champion)
+        if training is None:
+            return (
+                f"the run of {name} of {champion.category} was deleted, and its version has no "
+                "metrics to compare with; promote with --force"
+            )
+        if validation_part(training) != validation_part(record):
+            sets = [r.tags.get("vqlab.validation", "no test image") for r in (record, training)]
+            return (
+                f"its test images differ from those of {name}: its validation set consists of "
+                f"{sets[0]}, the champion's of {sets[1]}; train one of them again with the "
+                "data.validation and data.seed of the other"
+            )
+    fingerprint = record.tags["vqlab.data_fingerprint"][:12]
+    return (
+        f"{name} was never measured on the same data ({fingerprint}); evaluate it there (vqlab "
+        f"evaluate --model champion --category {champion.category} --data FOLDER) and promote again"
+    )
+
+
+def _evaluations(tracker: Tracker, champion: Version) -> list[RunRecord]:
+    """Return the `vqlab evaluate` runs of the champion, newest first."""
+    return tracker.runs(tags={"vqlab.model_run": champion.run_id})
+
+
+def champion_evidence(
+    tracker: Tracker, champion: Version, record: RunRecord
+) -> dict[str, CategoryEvidence]:
+    """Return the evidence of the champion on the test images of `record`; empty if there is none.
+
+    It comes from the newest run that has it, see `champion_values`.
+    """
+    training = tracker.get(champion.run_id)
+    for run in [*_evaluations(tracker, champion), *([training] if training else [])]:
+        if _test_data(run) == _test_data(record):
+            evidence = run_evidence(run)
+            if evidence:
+                return evidence
+    return {}
+
+
+def run_evidence(record: RunRecord) -> dict[str, CategoryEvidence]:
+    """Return the evidence of a run on its test images; empty if there is none."""
+    try:
+        return load_evidence(record.artifact(EVIDENCE))
+    except UserError:  # an older version of vqlab, or the artifact was deleted
+        return {}
+
+
+def same_images(
+    first: Mapping[str, CategoryEvidence], second: Mapping[str, CategoryEvidence]
+) -> bool:
+    """Return whether both evidences list the same categories and labels in the same order."""
+    labels = [
+        {name: each.evidence.labels.tolist() for name, each in evidence.items()}
+        for evidence in (first, second)
+    ]
+    return bool(first) and labels[0] == labels[1]
 
 
 def run_summary(record: RunRecord) -> dict[str, str]:

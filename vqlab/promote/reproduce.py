@@ -1,16 +1,20 @@
-"""Check that a checkpoint alone reproduces the scores of its run, in a fresh process."""
+"""Score images with a checkpoint alone, in a fresh process: same scores, time, memory."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from vqlab.config import merge, nest
@@ -28,8 +32,29 @@ _TOLERANCE = 1e-5
 """Relative difference of scores between devices or numbers of threads."""
 
 
-def reproduce(record: RunRecord, data: Path | None) -> str:
-    """Score a few test images again in a fresh process; return how closely the scores agree.
+@dataclass(frozen=True)
+class Reproduction:
+    """A few images scored by a checkpoint in a fresh process."""
+
+    images: int
+    exact: bool
+    """Whether the scores equal the recorded ones bit for bit, not only to `tolerance`."""
+    seconds: float = 0.0
+    """Median time per image, from file to score, after the first pass."""
+    memory: int = 0
+    """Peak resident memory of the process in bytes."""
+    device: str = "cpu"
+    threads: int = 1
+    """Number of CPU threads."""
+    tolerance: float = _TOLERANCE
+
+    def __str__(self) -> str:
+        agreement = "bit for bit" if self.exact else f"to {self.tolerance:g}"
+        return f"{self.images} scores {agreement}"
+
+
+def reproduce(record: RunRecord, data: Path | None) -> Reproduction:
+    """Score a few test images again in a fresh process.
 
     data: the folder of the images if they were moved. Raises UserError if a score differs.
     """
@@ -47,15 +72,19 @@ def reproduce(record: RunRecord, data: Path | None) -> str:
         "device": record.tags.get("vqlab.device", "cpu").partition(":")[0],
         "threads": record.tags.get("vqlab.threads", ""),
     }
-    scores = score_in_fresh_process(task)
+    result = score_in_fresh_process(task)
+    scores = result["scores"]
     for (path, recorded), score in zip(expected.items(), scores, strict=True):
         if not math.isclose(score, recorded, rel_tol=_TOLERANCE, abs_tol=1e-9):
             raise UserError(
-                f"checkpoint {checkpoint} must reproduce the score of {path}; got {score!r} in a "
-                f"fresh process, {recorded!r} when it was tested; train it again."
+                f"gate reproduction: checkpoint {checkpoint} must reproduce the score of {path}; "
+                f"got {score!r} in a fresh process, {recorded!r} when it was tested; train it "
+                "again."
             )
-    exact = scores == list(expected.values())
-    return f"{len(scores)} scores {'bit for bit' if exact else f'to {_TOLERANCE:g}'}"
+    return Reproduction(
+        len(scores), scores == list(expected.values()), statistics.median(result["seconds"]),
+        result["memory"], result["device"], result["threads"],
+    )  # fmt: skip
 
 
 def model_config(model: Model, data: Path | None) -> RunConfig:
@@ -106,8 +135,8 @@ def _scores_file(record: RunRecord, category: str) -> Path:
         return record.artifact(f"results/{category}/scores.csv")
 
 
-def score_in_fresh_process(task: Mapping[str, Any]) -> list[float]:
-    """Return the scores of `score_images`, run in a new process."""
+def score_in_fresh_process(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the result of `score_images`, run in a new process."""
     process = subprocess.run(
         [sys.executable, "-m", "vqlab.promote"],
         input=json.dumps(task), capture_output=True, text=True, errors="replace",
@@ -117,14 +146,43 @@ def score_in_fresh_process(task: Mapping[str, Any]) -> list[float]:
         raise UserError(
             f"checkpoint {task['checkpoint']} cannot be used in a fresh process: {error}"
         )
-    scores: list[float] = json.loads(process.stdout)
-    return scores
+    result: dict[str, Any] = json.loads(process.stdout)
+    return result
 
 
-def score_images(task: Mapping[str, Any]) -> list[float]:
-    """Score the `images` of a task with its `checkpoint`, on its `device` with its `threads`."""
+def score_images(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Score the `images` of a task with its `checkpoint`, on its `device` with its `threads`.
+
+    Returns `scores`, `seconds` per image of a second pass, `memory` (peak, bytes), `device` and
+    `threads`.
+    """
     if str(task["threads"]).isdigit():
         torch.set_num_threads(int(task["threads"]))
     available = task["device"] == "cpu" or torch.cuda.is_available()
     model = Model.load(Path(task["checkpoint"]), task["device"] if available else "cpu")
-    return [model.score(Path(image)).score for image in task["images"]]
+    images = [Path(image) for image in task["images"]]
+    scores = [model.score(image).score for image in images]
+    seconds = []
+    for image in images:
+        start = time.perf_counter()
+        model.score(image)
+        seconds.append(time.perf_counter() - start)
+    return {
+        "scores": scores,
+        "seconds": seconds,
+        "memory": _peak_memory(),
+        "device": model.device.type,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _peak_memory() -> int:
+    """Return the peak resident memory of this process in bytes; where the system does not tell,
+    the present one."""
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss of a child includes that of its parent
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    memory = psutil.Process().memory_info()
+    return int(getattr(memory, "peak_wset", memory.rss))

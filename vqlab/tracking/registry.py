@@ -205,6 +205,11 @@ class Registry:
                 version.model, str(version.version), name, storable(value)
             )
 
+    def describe(self, version: Version, text: str) -> None:
+        """Write the description of a version, in Markdown."""
+        text = storable(text)
+        self._client.update_model_version(version.model, str(version.version), description=text)
+
     def champion(self, category: Category) -> Champion:
         """Return the champion with a local checkpoint.
 

@@ -19,6 +19,7 @@ from vqlab.config import dump, merge, nest
 from vqlab.data import Splits
 from vqlab.evaluation import Report
 from vqlab.model import Model
+from vqlab.nn.codebook_health import dead_codebook
 from vqlab.run import (
     REUSED_TAG,
     SAVED_TAG,
@@ -41,7 +42,7 @@ from vqlab.sweep.study.storage import database_said
 from vqlab.sweep.study.studies import PRESET
 from vqlab.sweep.sync.mirror import Mirror
 from vqlab.sweep.sync.views import objective_metrics, trial_name
-from vqlab.sweep.trial.constraints import costs, dead_codebook, number
+from vqlab.sweep.trial.constraints import costs, number
 from vqlab.sweep.trial.reuse import Reused, same_trial, trained_mark
 from vqlab.sweep.trial.selection import log_chosen, select_for_reused, select_within
 from vqlab.tracking import Run

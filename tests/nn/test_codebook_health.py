@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vqlab.sweep.trial.constraints import dead_codebook
+from vqlab.nn.codebook_health import dead_codebook
 
 
 def health(name: str, perplexity: float, dead: int, size: int) -> dict[str, float]:

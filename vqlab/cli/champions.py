@@ -1,0 +1,99 @@
+"""Commands on champions: `promote`, `rollback`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vqlab.cli import app
+from vqlab.cli.options import RUN, Data, Tracking
+
+CategoryName = Annotated[
+    str, typer.Option("--category", "-c", help="Product category, e.g. cable.")
+]
+
+
+@app.command(short_help="Promote a run to champion if it passes the gates.")
+def promote(
+    category: CategoryName,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Requirements, e.g. gates.margin=0.05 gates.rule=superior gates.promise=warn "
+            "gates.max_latency_ms=200.",
+            metavar="[GATES]...",
+        ),
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(help=f"Run to promote ({RUN}); default: best run of the latest study."),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare this metric alone, by its value, e.g. test/pixel_auroc (gates.metric).",
+        ),
+    ] = None,
+    min_delta: Annotated[
+        float | None,
+        typer.Option(help="Minimum improvement over the champion (gates.min_delta); default: 0."),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Promote even if it is worse than the champion (recorded)."),
+    ] = False,
+    without_test: Annotated[
+        bool,
+        typer.Option(
+            "--without-test",
+            help="Promote without real test images: compare validation/pixel_auroc, measured on "
+            "synthetic anomalies (recorded).",
+        ),
+    ] = False,
+    data: Data = None,
+    mlruns: Tracking = Path("mlruns"),
+) -> None:
+    """Promote a run to champion of its category if it passes the gates.
+
+    Compared with the champion on the same test images (paired bootstrap), none of image AUROC,
+    AUPRO and escapes may be worse by more than gates.margin (0.02), and one must be better. The
+    model must keep the false-reject rate that its threshold promises, must have no dead codebook,
+    and must reproduce its scores in a fresh process, whose latency and memory are measured. The
+    gates are recorded with the version. Exit status 1: refused.
+    """
+    from vqlab.cli.gate_table import gate_table
+    from vqlab.cli.terminal import marked, out
+    from vqlab.promote import gate_settings
+    from vqlab.promote import promote as promote_run
+    from vqlab.tracking import Tracker
+
+    settings = gate_settings(overrides or (), metric=metric, min_delta=min_delta)
+    tracker = Tracker.open(mlruns, create=False)
+    result = promote_run(
+        tracker, category, ref=run, gates=settings, force=force, without_test=without_test,
+        data=data,
+    )  # fmt: skip
+    if result.gates:
+        out.print(gate_table(result.gates))
+    head = "promoted: " if result.promoted else ""
+    out.print(marked(head, "bold green", result.reason))
+    if not result.promoted and not result.is_champion:
+        raise typer.Exit(1)
+
+
+@app.command(short_help="Restore an earlier champion.")
+def rollback(
+    category: CategoryName,
+    to: Annotated[
+        int | None, typer.Option(min=1, help="Version to restore; default: the previous one.")
+    ] = None,
+    mlruns: Tracking = Path("mlruns"),
+) -> None:
+    """Restore an earlier champion of a category. Repeat to go further back."""
+    from vqlab.cli.terminal import out
+    from vqlab.promote import rollback as roll_back
+    from vqlab.tracking import Tracker
+
+    out.print(roll_back(Tracker.open(mlruns, create=False), category, to).reason)

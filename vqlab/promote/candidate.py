@@ -1,0 +1,99 @@
+"""The run to promote: a finished training that the test set did not influence."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from vqlab.errors import UserError, did_you_mean
+from vqlab.metrics import less_is_better
+from vqlab.model import Model
+from vqlab.promote.reproduce import model_config, same_data
+from vqlab.run import test_model
+from vqlab.text import category_text
+from vqlab.tracking import RunRecord, Tracker, matches_categories
+
+_MAX_CANDIDATES = 8
+"""Maximum number of candidates that an error lists."""
+
+
+def find_candidate(tracker: Tracker, category: str, ref: str | None, metric: str) -> RunRecord:
+    """Return the run to promote. Raises UserError if it must not be promoted."""
+    record = tracker.find(ref or _best_run(tracker, category, metric))
+    if not matches_categories(category, record.categories):
+        trained = category_text(record.categories) or "no category"
+        raise UserError(
+            f"run {record.short} was trained on {trained}, not {category}; choose a run of "
+            f"{category}."
+        )
+    if record.status != "FINISHED" or record.tags.get("vqlab.kind") not in ("train", "trial"):
+        raise UserError(
+            f"run {record.short} must be a finished training run to be promoted; got a "
+            f"{record.tags.get('vqlab.kind', 'run')} with status {record.status}."
+        )
+    objectives = [record.tags.get(key, "") for key in ("vqlab.objective", "vqlab.chosen_by")]
+    epoch_on_test = record.tags.get("vqlab.selected_on") == "test"
+    if epoch_on_test or any(objective.startswith("test/") for objective in objectives):
+        selected = "epoch was" if epoch_on_test else "settings were"
+        raise UserError(
+            f"run {record.short} cannot be promoted: its {selected} selected on the test set, so "
+            "its test metrics are biased; promote a run selected on validation."
+        )
+    return record
+
+
+def _best_run(tracker: Tracker, category: str, metric: str) -> str:
+    """Return the ID of the best run of the category's latest study."""
+    studies = [run for run in tracker.runs(kinds=["study"]) if "vqlab.best_run" in run.tags]
+    studies = [run for run in studies if matches_categories(category, run.categories)]
+    if not studies:
+        raise UserError(_candidates(tracker, category, metric))
+    best = studies[0].tags["vqlab.best_run"]
+    if not any(run.run_id == best for run in tracker.runs(kinds=["trial"])):
+        raise UserError(
+            f"the run of the best trial of study {studies[0].tags['vqlab.study']} was deleted; "
+            "re-run the sweep to select the best of the others, restore the run in the MLflow UI, "
+            "or choose a run with --run ID."
+        )
+    return best
+
+
+def _candidates(tracker: Tracker, category: str, metric: str) -> str:
+    """Return the error that lists runs to promote, if no study has a best run."""
+    runs = [r for r in tracker.runs(kinds=["train", "trial"]) if r.status == "FINISHED"]
+    # The checkpoint of a trial without test metrics has most likely been deleted.
+    runs = [r for r in runs if r.tags["vqlab.kind"] == "train" or _is_tested(r)]
+    candidates = [r for r in runs if matches_categories(category, r.categories)]
+    if not candidates:
+        hint = did_you_mean(category, {r.tags.get("vqlab.category", "") for r in runs})
+        hint = hint or f"run a sweep first (make sweep CLASS={category})."
+        return f"category {category} has no finished study and no run to promote; {hint}"
+    ascending = less_is_better(metric)
+    worst = math.inf if ascending else -math.inf
+    candidates.sort(key=lambda r: r.metrics.get(metric, worst), reverse=not ascending)
+    lines = [
+        f"category {category} has no finished study with a best run; choose one of its "
+        f"runs with --run ID (make promote CLASS={category} RUN=ID):"
+    ]
+    for run in candidates[:_MAX_CANDIDATES]:
+        value = f"{run.metrics[metric]:.4f}" if metric in run.metrics else "not measured yet"
+        lines.append(f"  {run.run_id[:12]}  {metric} {value}  {run.name}")
+    if len(candidates) > _MAX_CANDIDATES:
+        more = len(candidates) - _MAX_CANDIDATES
+        lines.append(f"  and {more} more: vqlab leaderboard --category {category}")
+    return "\n".join(lines)
+
+
+def _is_tested(record: RunRecord) -> bool:
+    return any(key.startswith("test/") for key in record.metrics)
+
+
+def with_test_metrics(tracker: Tracker, record: RunRecord, data: Path | None) -> RunRecord:
+    """Return the run with its test metrics; evaluate it on test if it has none."""
+    if _is_tested(record):
+        return record
+    model = Model.load(record.checkpoint())
+    config = model_config(model, data)
+    run = tracker.amend(record.run_id)
+    test_model(model, config, same_data(record, config), run, Path("results"))
+    return tracker.find(record.run_id)

@@ -1,0 +1,107 @@
+"""Gates on the model itself: selection, codebooks, promise of the threshold, code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vqlab.evaluation import CategoryEvidence, Thresholds, guarantee_limit
+from vqlab.metrics import Count, rate_counts, rate_interval
+from vqlab.nn.codebook_health import codebooks
+from vqlab.promote.gates.gate import Gate, Status
+from vqlab.promote.gates.settings import GateSettings, OnFailure
+from vqlab.text import category_text
+from vqlab.tracking import RunRecord
+
+
+def failure(consequence: OnFailure) -> Status:
+    """Return the status of a gate that did not pass."""
+    return "failed" if consequence == "refuse" else "warning"
+
+
+def selection_gate(record: RunRecord) -> Gate:
+    """Record that nothing was selected on the test set (see `candidate.require_candidate`)."""
+    objective = record.tags.get("vqlab.objective") or record.tags.get("vqlab.chosen_by")
+    how = f"settings selected by {objective}" if objective else "settings given by the user"
+    return Gate("selection", "passed", f"Not selected on the test set: {how}.")
+
+
+def codebook_gate(record: RunRecord, settings: GateSettings) -> Gate:
+    """Check that no codebook is dead, by the metrics of the last epoch."""
+    books = list(codebooks(record.metrics))
+    if not books:
+        return Gate("codebook", "not applicable", "The detector logs no usage of a codebook.")
+    count = len(record.categories)
+    book = min(books, key=lambda book: (not book.fault(count), book.perplexity))
+    name = f"codebook {book.name}" if book.name else "codebook"
+    fault = book.fault(count)
+    if fault and settings.codebook != "ignore":
+        text = f"Dead {name}: {fault}; train again."
+        return Gate("codebook", failure(settings.codebook), text, book.perplexity)
+    text = f"Perplexity of the {name} in the last epoch; {book.usage:.0%} of its codes are used."
+    return Gate("codebook", "passed", text, book.perplexity)
+
+
+def promise_gate(
+    record: RunRecord,
+    evidence: Mapping[str, CategoryEvidence],
+    thresholds: Thresholds,
+    settings: GateSettings,
+) -> Gate:
+    """Check that the normal test images do not contradict the promised false-reject rate."""
+    name, promised = "promise", thresholds.promised
+    if promised is None:
+        text = f"The threshold ({thresholds.method or 'unknown method'}) promises no rate."
+        return Gate(name, "not applicable", text)
+    count = false_rejects(record, evidence)
+    most = guarantee_limit(thresholds, count.total) if count else None
+    if count is None or most is None:
+        return Gate(name, "not applicable", "There are no normal test images to check it on.")
+    text = (
+        f"{count} normal test images were rejected; promised: a rate of at most {promised:.3g}, "
+        f"with which up to {most} of {count.total} are compatible (95 %)"
+    )
+    status: Status = "passed"
+    if count.hits > most and settings.promise != "ignore":
+        status = failure(settings.promise)
+        text += (
+            ": normal test images differ from those that set the threshold; add such images to "
+            f"the training data, or set it on new good images (vqlab threshold "
+            f"{category_text(record.categories)} --good FOLDER)"
+        )
+    value, limit = count.hits / count.total, most / count.total
+    return Gate(name, status, f"{text}.", value, rate_interval([count]), limit, form=".3f")
+
+
+def false_rejects(record: RunRecord, evidence: Mapping[str, CategoryEvidence]) -> Count | None:
+    """Return the number of rejected normal test images, from the evidence or else the metrics."""
+    counts = [
+        Count(int((each.flagged & (each.labels == 0)).sum()), int((each.labels == 0).sum()))
+        for each in (measured.evidence for measured in evidence.values())
+    ]
+    if not counts:
+        metrics = [_of_group(record.metrics, prefix) for prefix in ("test/", "test/pooled/")]
+        counts = [c for c in (rate_counts(m).get("false_reject_rate") for m in metrics) if c]
+    total = sum(count.total for count in counts)
+    return Count(sum(count.hits for count in counts), total) if total else None
+
+
+def _of_group(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
+    """Return the metrics of one group of images by name."""
+    tail = {key.removeprefix(prefix): v for key, v in metrics.items() if key.startswith(prefix)}
+    return {key: value for key, value in tail.items() if "/" not in key}
+
+
+def code_gate(record: RunRecord, settings: GateSettings) -> Gate:
+    """Check that the code of the training is a commit."""
+    commit = record.tags.get("mlflow.source.git.commit")
+    if not commit:
+        version = record.tags.get("vqlab.version", "unknown")
+        text = f"Trained by the installed package, version {version}, not from a git checkout."
+        return Gate("code", "not applicable", text)
+    if record.tags.get("vqlab.git_dirty") == "true" and settings.code != "ignore":
+        text = (
+            f"The code of the training differs from its commit {commit[:12]}; commit it and train "
+            "again for a training that can be repeated."
+        )
+        return Gate("code", failure(settings.code), text)
+    return Gate("code", "passed", f"Trained at commit {commit[:12]}.")

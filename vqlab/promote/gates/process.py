@@ -1,0 +1,44 @@
+"""Gates measured in a fresh process: reproduced scores, latency, memory."""
+
+from __future__ import annotations
+
+from vqlab.promote.gates.gate import Gate
+from vqlab.promote.gates.settings import GateSettings
+from vqlab.promote.reproduce import Reproduction
+
+MIB = 2**20
+
+
+def process_gates(measured: Reproduction, settings: GateSettings) -> list[Gate]:
+    """Return the gates on a checkpoint that a fresh process loaded and scored images with."""
+    name, images = "reproduction", f"{measured.images} images"
+    if measured.exact:
+        gate = Gate(name, "passed", f"A fresh process repeats the scores of {images} bit for bit.")
+    else:
+        text = (
+            f"A fresh process repeats the scores of {images} to a relative {measured.tolerance:g}"
+        )
+        gate = Gate(name, "warning", f"{text}, not bit for bit (another device or CPU?).")
+    where = f"{measured.device}, CPU threads: {measured.threads}"
+    latency = _limited(
+        "latency", measured.seconds * 1000, settings.max_latency_ms, "ms",
+        f"Median time per image, from file to score, on {where}", "gates.max_latency_ms",
+    )  # fmt: skip
+    memory = _limited(
+        "memory", measured.memory / MIB, settings.max_memory_mib, "MiB",
+        f"Peak memory of the process, on {where}", "gates.max_memory_mib",
+    )  # fmt: skip
+    return [gate, latency, memory]
+
+
+def _limited(
+    name: str, value: float, limit: float | None, unit: str, what: str, setting: str
+) -> Gate:
+    """Return the gate of a cost with an optional limit."""
+    if limit is None:
+        text = f"{what}; no limit is set ({setting})."
+        return Gate(name, "not applicable", text, value, form=".0f", unit=unit)
+    if value > limit:
+        text = f"{what}: {value:.0f} {unit}, above {setting}={limit:g}; choose a smaller model."
+        return Gate(name, "failed", text, value, None, limit, form=".0f", unit=unit)
+    return Gate(name, "passed", f"{what}.", value, None, limit, form=".0f", unit=unit)
