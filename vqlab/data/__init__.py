@@ -4,10 +4,11 @@ from vqlab.data.arrays import as_rgb
 from vqlab.data.audit import STATISTICS, CategoryAudit, audit, audit_metrics
 from vqlab.data.checks.report import CheckReport, check_dataset
 from vqlab.data.contact_sheet import contact_sheet, write_image_set, write_png
-from vqlab.data.encoded import BadImage, read_encoded, size_of
+from vqlab.data.encoded import BadImage, read_encoded, size_of, suffix_of
 from vqlab.data.image_set import ImageSet
 from vqlab.data.images import (
     IMAGE_SUFFIXES,
+    pixels_digest,
     read_image,
     resize_map,
     to_network,
@@ -54,7 +55,9 @@ __all__ = [
     "read_encoded",
     "read_image",
     "resize_map",
+    "pixels_digest",
     "size_of",
+    "suffix_of",
     "to_network",
     "to_original",
     "write_png",

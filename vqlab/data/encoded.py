@@ -13,6 +13,7 @@ from vqlab.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP", "PPM")
 """Formats of Pillow that are accepted; others, such as EPS, start other programs or are rare."""
+_SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}
 _NO_FILE = Path()
 
 
@@ -60,6 +61,16 @@ def read_encoded(content: bytes, max_pixels: int, bits: int | None = None) -> Pi
         raise BadImage(f"the image cannot be used: {error.reason}.") from None
     except Exception:  # as above
         raise _damaged() from None
+
+
+def suffix_of(content: bytes) -> str:
+    """Return the file extension of an image's format, e.g. `.png`. Raises BadImage."""
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            kind = str(image.format)
+    except Exception:  # as above
+        raise _damaged() from None
+    return _SUFFIXES.get(kind, f".{kind.lower()}")
 
 
 def _too_many(got: str, max_pixels: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import zlib
 from dataclasses import dataclass
@@ -55,6 +56,12 @@ def read_image(path: Path | str, bits: int | None = None) -> Pixels:
     """
     path = Path(path)
     return rgb_of(decode(path, bits), path, bits)
+
+
+def pixels_digest(pixels: Pixels) -> str:
+    """Return the SHA-256 (hex) of an image's shape and pixels: equal for copies of an image,
+    whatever their name and lossless format."""
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 
 def read_mask(path: Path | str) -> Mask:

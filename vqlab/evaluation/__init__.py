@@ -12,6 +12,7 @@ from vqlab.evaluation.evidence import (
     load_evidence,
     save_evidence,
 )
+from vqlab.evaluation.operating_point import OperatingPoint, count_above, operating_point
 from vqlab.evaluation.paired import Paired, paired_differences
 from vqlab.evaluation.report import EvaluationSettings, Report, evaluate
 from vqlab.evaluation.review import ExpectedShares, expected_shares, review_sentence
@@ -49,6 +50,7 @@ __all__ = [
     "Concepts",
     "MEAN",
     "CategoryEvidence",
+    "OperatingPoint",
     "Paired",
     "Progress",
     "ExtractedSet",
@@ -60,11 +62,13 @@ __all__ = [
     "Verdict",
     "calibrated",
     "choose_thresholds",
+    "count_above",
     "crop",
     "evaluate",
     "expected_shares",
     "assign_concepts",
     "load_evidence",
+    "operating_point",
     "paired_differences",
     "predicted_mask",
     "review_sentence",

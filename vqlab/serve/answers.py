@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, Field
 
-from vqlab.data import resize_map
+from vqlab.data import pixels_digest, resize_map
 from vqlab.evaluation import Thresholds
 from vqlab.model import Prediction
 from vqlab.plots.row import overlay_picture
@@ -100,6 +100,9 @@ class ImageAnswer(BaseModel):
     overlay: str | None = Field(
         default=None, description="Image with the marked regions, PNG in base64."
     )
+    digest: str | None = Field(
+        default=None, description="SHA-256 of size and pixels, with `record`; else null."
+    )
     error: str | None = Field(default=None, description="Why the image could not be scored.")
 
 
@@ -107,6 +110,20 @@ class PredictAnswer(ModelAnswer):
     """Predictions of the images of a request, in order."""
 
     images: list[ImageAnswer]
+    recorded: bool = Field(
+        default=False, description="Whether the images were added to the history (`record`)."
+    )
+
+
+class FeedbackAnswer(BaseModel):
+    """A stored verdict of a person."""
+
+    digest: str = Field(description="SHA-256 of size and pixels.")
+    verdict: Literal["good", "defect", "unsure"]
+    role: Literal["train", "threshold", "test"] | None = Field(
+        description="What `vqlab feedback` makes of the image; null: nothing."
+    )
+    text: str = Field(description="The same as a sentence.")
 
 
 @dataclass(frozen=True)
@@ -115,6 +132,7 @@ class Options:
 
     with_map: bool = False
     with_overlay: bool = False
+    with_digest: bool = False
     min_area: int = 1
     """Regions of fewer pixels are omitted."""
     side: int = 1024
@@ -125,7 +143,7 @@ def thresholds_answer(thresholds: Thresholds) -> dict[str, Any]:
     """Return the fields of ThresholdsAnswer."""
     return {
         "image": thresholds.image,
-        "review": None,
+        "review": thresholds.review,
         "pixel": thresholds.pixel,
         "method": thresholds.method,
         "promised": thresholds.promised,
@@ -154,9 +172,12 @@ def image_answer(name: str, prediction: Prediction, options: Options) -> dict[st
         "height": height,
         "score": prediction.score,
         "calibrated": prediction.calibrated,
+        "p_value": prediction.p_value,
         "verdict": prediction.verdict,
         "regions": [asdict(r) for r in prediction.regions(options.min_area)[:MAX_REGIONS]],
     }
+    if options.with_digest:
+        answer["digest"] = pixels_digest(prediction.image)
     size = _within(options.side, height, width)
     if options.with_map:
         answer["map"], answer["map_range"] = encoded_map(_resized(values, size))

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from vqlab.serve.answers import (
@@ -21,7 +22,7 @@ from vqlab.serve.engine import Engine
 from vqlab.serve.errors import add_error_handlers, answer
 from vqlab.serve.guard import Guard
 from vqlab.serve.metrics import CONTENT_TYPE, Metrics
-from vqlab.serve.page_routes import add_page
+from vqlab.serve.page_routes import add_page, record_answer
 from vqlab.serve.settings import ServeSettings
 from vqlab.serve.uploads import REQUEST_BODY, read_uploads
 from vqlab.version import __version__
@@ -105,12 +106,18 @@ def _add_api(app: FastAPI, engine: Engine, settings: ServeSettings) -> None:
         min_area: Annotated[
             int, Query(ge=1, le=2**31 - 1, description="Least area of a region in pixels.")
         ] = 1,
+        record: Annotated[
+            bool, Query(description="Add names, scores and verdicts to the history.")
+        ] = False,
     ) -> Response:
         """Score images with a champion or another version: score, verdict and regions."""
         engine.champions.champion(category)  # before the body is read
         uploads = await read_uploads(request, settings.max_images)
-        options = Options(with_map, overlay, min_area, settings.picture_side)
+        options = Options(with_map, overlay, record, min_area, settings.picture_side)
         result = await engine.predict(category, version, uploads, options)
+        result["recorded"] = record and await run_in_threadpool(
+            record_answer, app.state.history, result
+        )
         request.state.log = {
             "category": result["category"],
             "version": result["version"],

@@ -99,6 +99,10 @@ class Champions:
                 self._cached.popitem(last=False)
             return self._cached[key]
 
+    def versions(self, category: str) -> list[Version]:
+        """Return the versions of a category, newest first. Raises UnknownModel."""
+        return self._registry.versions(self.champion(category).category)
+
     def refresh(self) -> int:
         """Replace champions for which another version was promoted; return their number.
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from vqlab.data import BadImage, read_encoded, size_of
+from vqlab.data import BadImage, pixels_digest, read_encoded, size_of
 from vqlab.errors import UserError
 from vqlab.serve.answers import Options, failed_answer, image_answer, model_answer
 from vqlab.serve.batching import Batcher
@@ -94,6 +94,15 @@ class Engine:
         for image in images:
             self._metrics.images.labels(served.category, image["verdict"] or "error").inc()
         return {**model_answer(served), "images": images}
+
+    async def digest(self, category: str, upload: Upload) -> str:
+        """Return the digest of an image's pixels. Raises UnknownModel and BadImage."""
+        bits = self.champions.champion(category).model.data.bits
+        most = self._settings.max_pixels
+        width, height = await self._call(size_of, upload.content, most)
+        async with self._budget.reserve(width * height):
+            pixels = await self._call(read_encoded, upload.content, most, bits)
+            return await self._call(pixels_digest, pixels)
 
     @contextmanager
     def _admitted(self, count: int) -> Iterator[None]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from vqlab.data.category import Category, relative
-from vqlab.data.images import read_image
+from vqlab.data.images import pixels_digest, read_image
 from vqlab.data.inspection import ImageProperties
 from vqlab.text import join_names
 from vqlab.types import ImageRecord
@@ -63,12 +62,10 @@ def _equal_images(
         image = images.get(record.path)
         if image is not None and not image.flat:
             candidates[image.key].append(record)
-    groups: dict[bytes, list[ImageRecord]] = defaultdict(list)
+    groups: dict[str, list[ImageRecord]] = defaultdict(list)
     for group in candidates.values():
         for record in group if len(group) > 1 else ():
-            pixels = read_image(record.path, bits)
-            digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
-            groups[digest].append(record)
+            groups[pixels_digest(read_image(record.path, bits))].append(record)
     return [group for group in groups.values() if len(group) > 1]
 
 

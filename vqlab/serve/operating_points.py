@@ -1,0 +1,54 @@
+"""The operating points of a served model: what each image threshold means in counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vqlab.errors import UserError
+from vqlab.evaluation import EVIDENCE, count_above, load_evidence
+from vqlab.metrics import Count, rate_interval
+from vqlab.serve.answers import model_answer
+from vqlab.serve.champions import ServedModel
+from vqlab.tracking import Tracker
+
+
+def operating_points(served: ServedModel, tracker: Tracker) -> dict[str, Any]:
+    """Return scores of held-out normal images and of known defects, with the counts behind them.
+
+    `normals`: `count`, sorted `scores` (quantiles, if there are many images), for each score the
+    number of images `above`, and `intervals`: low and high end of the 95 % interval of the share
+    for 0, 1, … `count` images. `defects`: the same for the test defects of the run, without
+    `above`. null where the model or the run has no scores.
+    """
+    answer = {**model_answer(served), "detector": served.detector, "normals": None, "defects": None}
+    calibration = served.model.thresholds.calibration
+    if calibration is not None:
+        scores = calibration.scores or calibration.quantiles
+        answer["normals"] = {
+            "count": calibration.count,
+            "scores": list(scores),
+            "above": [count_above(calibration, score) for score in scores],
+            "intervals": _intervals(calibration.count),
+        }
+    defects = known_defects(served, tracker)
+    if defects:
+        answer["defects"] = {
+            "count": len(defects), "scores": defects, "intervals": _intervals(len(defects))
+        }  # fmt: skip
+    return answer
+
+
+def known_defects(served: ServedModel, tracker: Tracker) -> list[float]:
+    """Return the sorted image scores of the test defects of the model's run; empty if there are
+    none or the run is gone."""
+    record = tracker.get(served.run_id)
+    try:
+        parts = load_evidence(record.artifact(EVIDENCE)) if record else {}
+    except UserError:
+        return []
+    scores = [part.evidence.scores[part.evidence.labels == 1] for part in parts.values()]
+    return sorted(float(score) for each in scores for score in each)
+
+
+def _intervals(total: int) -> list[list[float]]:
+    return [list(rate_interval([Count(hits, total)])) for hits in range(total + 1)]

@@ -1,0 +1,55 @@
+"""The role of an image that a person judged: training, threshold or test image, or none."""
+
+from __future__ import annotations
+
+import hashlib
+
+from vqlab.serve.history import PersonVerdict, Role
+
+SHARES: dict[Role, float] = {"train": 0.6, "threshold": 0.2, "test": 0.2}
+"""Shares of the good images. Defects are test images: training and thresholds use good ones."""
+NAMES: dict[Role, str] = {
+    "train": "a training image",
+    "threshold": "a threshold image",
+    "test": "a test image",
+}
+
+
+def assigned_role(
+    category: str, pixels: str, verdict: PersonVerdict, recorded: Role | None
+) -> Role | None:
+    """Return the role of an image, None if it is not used.
+
+    pixels: digest of its pixels. recorded: the role that an earlier `vqlab feedback` gave it, which
+    never changes. A good image without one gets a role by a hash of category and pixels: the same
+    image always gets the same role, whatever its name and whatever else was judged.
+    """
+    if verdict == "unsure":
+        return None
+    if verdict == "defect":
+        return "test" if recorded in (None, "test") else None
+    return recorded or _by_hash(category, pixels)
+
+
+def role_sentence(verdict: PersonVerdict, role: Role | None, recorded: Role | None) -> str:
+    """Say what an image becomes, and why."""
+    if verdict == "unsure":
+        return "Not used: you are unsure."
+    if role is None and recorded is not None:
+        return (
+            f"Not used: as a good part it became {NAMES[recorded]}, so it cannot be a test image."
+        )
+    if role is None:
+        return "Not used."
+    when = "It is" if recorded == role else "Will become"
+    return f"{when} {NAMES[role]} ({'good' if verdict == 'good' else 'defect'})."
+
+
+def _by_hash(category: str, pixels: str) -> Role:
+    digest = hashlib.sha256(f"{category}\0{pixels}".encode("utf-8", "surrogatepass")).digest()
+    place = int.from_bytes(digest[:8], "big") / 2**64
+    for role, share in SHARES.items():
+        place -= share
+        if place < 0:
+            return role
+    return "test"
