@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,16 +59,16 @@ def sweep(
 ) -> SweepResult:
     """Search `space` around the recipe `tree` until there are `trials` trials in total.
 
-    `Spaces` compare several recipes. Each recipe has an Optuna study of its own, and the trials are
-    shared among them by successive halving; `tree` has the tree of each by its name. Called again,
-    it continues, then only returns the result. The same space, settings and data are the same
-    sweep; `preset` is part of its name. A space's `available` backbones are resolved here: where
-    others are at hand, it is another sweep. One worker runs in this process, several are processes
-    of their own; a `launcher` starts them in another way, `elsewhere` waits for those that others
-    start. `test`: trials to score on test in the end, besides the winner, as their numbers or
-    `RECIPE:NUMBER`. `timeout`: seconds after which no further trial is started. Raises UserError
-    for what can be known beforehand, for a sweep that another process runs, for one whose trials
-    all fail, for a trial to test that did not complete; Interrupted on Ctrl-C.
+    `Spaces` compare several recipes: each has an Optuna study, the trials are shared among them by
+    successive halving, and `tree` holds the tree of each recipe by name. Called again, it resumes,
+    then only returns the result. A sweep is identified by its space, settings, data, `preset` and
+    the `available` backbones of the space that this machine has.
+
+    One worker runs in this process, several run in their own processes. launcher: starts the
+    workers in another way; `elsewhere` waits for workers started by others. test: trials to score
+    on test besides the winner, numbers or `RECIPE:NUMBER`. timeout: seconds after which no trial is
+    started. Raises UserError for invalid input, for a sweep that another process runs or whose
+    trials all fail, and for a trial to test that did not complete; Interrupted on Ctrl-C.
     """
     started = time.monotonic()
     comparison = make_comparison(space, tree)
@@ -80,20 +81,18 @@ def sweep(
         directions = comparison.first.space.directions
         studies = open_studies(storage, name, list(comparison.plans), directions)
         with StudyLock(storage, name):
-            notes = _notes(studies, storage, comparison.base_name(splits, preset))
+            notes = comparison.notes + _notes(
+                studies, storage, comparison.base_name(splits, preset)
+            )
         pages = StudyPages(tracker, comparison, splits, name)
         done = studies.n_done()
         if done < trials:
             _check_buildable(comparison)
         ask(studies, asked, more=done < trials)
         pages.save()
-        notes = (*comparison.notes, *notes)
         on_event(StudyOpened(name, pages.table_link, comparison.objective, done, trials, notes))
         studies.set_attribute(PRESET, preset or "full")
-        with StudyLock(storage, name):  # of two machines one makes it
-            parent = _parent(name, tracker, comparison, splits, pages)
-            for study in studies.by_recipe.values():
-                annotate(study, comparison.objectives, pages.dataset, pages.all_links)
+        parent = _open_run(storage, studies, tracker, comparison, splits, pages)
         context = SweepContext(comparison, splits, studies, parent, tracker, on_event)
         context.rule.deleted = deleted_trials(context)
         mirror = Mirror(context)
@@ -102,9 +101,7 @@ def sweep(
             store_task(context, trials, seed)
             if launcher is None and workers > 1:
                 launcher = LocalWorkers(workers, tracker.root, timeout)
-            elif launcher == "elsewhere":
-                launcher = ExternalWorkers(lambda: studies.n_done() >= trials)
-            deadline = float("inf") if timeout is None else started + timeout
+            deadline = math.inf if timeout is None else started + timeout
             with _running(context, trials):
                 _run_trials(context, mirror, storage, launcher, trials, deadline)
         result = finish(context, mirror, trials, pages, results, started, asked)
@@ -128,11 +125,13 @@ def _run_trials(
     context: SweepContext,
     mirror: Mirror,
     storage: RDBStorage,
-    launcher: Launcher | None,
+    launcher: Launcher | Literal["elsewhere"] | None,
     target: int,
     deadline: float,
 ) -> None:
     studies = context.studies
+    if launcher == "elsewhere":
+        launcher = ExternalWorkers(lambda: studies.n_done() >= target)
     try:
         if launcher is None:
             work(context, mirror, storage, deadline)
@@ -176,6 +175,22 @@ def _notes(studies: Studies, storage: RDBStorage, base: str) -> tuple[str, ...]:
     if queued:
         notes.append(f"Retrying interrupted trial {', '.join(queued)}.")
     return tuple(notes)
+
+
+def _open_run(
+    storage: RDBStorage,
+    studies: Studies,
+    tracker: Tracker,
+    comparison: Comparison,
+    splits: Splits,
+    pages: StudyPages,
+) -> Run:
+    """Return the sweep's own run, started if there is none, and annotate its studies."""
+    with StudyLock(storage, studies.name):  # of two machines one starts it
+        run = _parent(studies.name, tracker, comparison, splits, pages)
+        for study in studies.by_recipe.values():
+            annotate(study, comparison.objectives, pages.dataset, pages.all_links)
+    return run
 
 
 def _parent(

@@ -215,7 +215,7 @@ def test_a_model_that_comes_out_otherwise_is_noted(
         context: SweepContext, mirror: Mirror, trial: FrozenTrial, record: RunRecord
     ) -> str:
         other = copy.deepcopy(trial)
-        other.user_attrs["validation"]["validation/pixel_auroc"] -= 0.25
+        other.user_attrs["validation/pixel_auroc"] -= 0.25
         return restore_checkpoint(context, mirror, other, record)
 
     monkeypatch.setattr("vqlab.sweep.result.restore_checkpoint", from_elsewhere)

@@ -13,6 +13,9 @@ from vqlab.sweep.events import TrialKey, TrialRow
 
 _STORED = {"run_id": "mlflow_run_id", "violation": "beyond_limit"}
 """Names in the store of the fields that have another name there."""
+_FLAT = {"validation": "", "scoring": "scoring/", "thresholds": "thresholds/"}
+"""Mappings with an attribute per key, which optuna-dashboard shows as a column, and the prefix of
+their keys there."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,24 @@ def record_of(trial: FrozenTrial | optuna.Trial) -> TrialRecord:
     """Return the record of a trial."""
     attrs = trial.user_attrs
     names = {each.name: _STORED.get(each.name, each.name) for each in fields(TrialRecord)}
-    return TrialRecord(**{key: attrs[name] for key, name in names.items() if name in attrs})
+    values = {key: attrs[name] for key, name in names.items() if name in attrs}
+    for key, prefix in _FLAT.items():
+        flat = {n.removeprefix(prefix): v for n, v in attrs.items() if n.startswith(f"{key}/")}
+        if flat:  # older studies have one attribute
+            values[key] = flat
+    return TrialRecord(**values)
 
 
 def stored(**values: Any) -> dict[str, Any]:
     """Return fields of a record as user attributes. Raises TypeError for an unknown field."""
     TrialRecord(**values)
-    return {_STORED.get(key, key): value for key, value in values.items()}
+    attrs: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in _FLAT:
+            attrs |= {f"{_FLAT[key]}{name}": each for name, each in value.items()}
+        else:
+            attrs[_STORED.get(key, key)] = value
+    return attrs
 
 
 def note(trial: optuna.Trial, **values: Any) -> None:
