@@ -35,6 +35,7 @@ ROOM_OF_LIBRARY = {
     "onnx": {"export"},
     "onnxruntime": {"runtime"},
     "openvino": {"export"},
+    "pandas": {"tracking"},
     "matplotlib": {"plots", "fonts"},
     "fastapi": {"serve"},
     "starlette": {"serve"},

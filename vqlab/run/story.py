@@ -245,4 +245,6 @@ def evaluate_model(
     name = f"evaluate-{config.detector['name']}-{category_text(splits.categories)}"
     with start(tracker, config, splits, name, tags, None) as tracked:
         tested = test_model(model, config, splits, tracked, results, on_progress)
+    with tracked.handle_errors("metrics of the registered model"):
+        tracker.registry.add_evaluation(str(model.meta["run_id"]), tracked.id)
     return tested.report, tested.pictures

@@ -30,6 +30,8 @@ Category = str | Sequence[str]
 
 CHAMPION, PREVIOUS = "champion", "previous"
 _PATH, _SHA = "vqlab.checkpoint", "vqlab.checkpoint_sha256"
+_MODEL = "vqlab.model_id"
+"""Tag of a version: ID of its LoggedModel; versions of vqlab 0.1 have none."""
 _HISTORY = "vqlab.champions"
 _REFUSED = r"[^\w.\- ]"
 """Characters not allowed in names of registered models."""
@@ -68,19 +70,33 @@ class Registry:
         category: Category,
         tags: Mapping[str, str] | None = None,
     ) -> Version:
-        """Register the artifact `checkpoint` (a path) with its sha256 as the next version.
+        """Register the artifact `checkpoint` (a path) as the next version, as an MLflow model.
 
         Aliases do not change. Raises UserError if the run has no such artifact.
         """
+        from vqlab.tracking.logged_model import add_version, logged_model  # slow to import
+
         file = self._file(run_id, checkpoint)
-        all_tags = {**(tags or {}), _PATH: checkpoint, _SHA: _sha256(file)}
+        sha256 = _sha256(file)
+        registered = self._model(category) or self._create(category)
+        model = logged_model(self._client, run_id, file, sha256, registered.name)
+        all_tags = {**(tags or {}), _PATH: checkpoint, _SHA: sha256, _MODEL: model.model_id}
         all_tags = {name: storable(value) for name, value in all_tags.items()}
-        model = self._model(category) or self._create(category)
-        source = f"runs:/{run_id}/{checkpoint}"
-        return _version(
-            _text(category),
-            self._client.create_model_version(model.name, source, run_id, tags=all_tags),
-        )
+        # For a source `models:/…`, MLflow would search the store of the process.
+        version = self._client.create_model_version(
+            registered.name, model.artifact_location, run_id, tags=all_tags,
+            model_id=model.model_id,
+        )  # fmt: skip
+        add_version(self._client, model, version.name, version.version)
+        return _version(_text(category), version)
+
+    def add_evaluation(self, run_id: str, evaluation: str) -> None:
+        """Show the metrics of the run `evaluation` on the registered models of the run `run_id`."""
+        from vqlab.tracking.logged_model import add_metrics  # slow to import
+
+        versions = self._client.search_model_versions(f"run_id = '{run_id}'", max_results=1000)
+        for model in {version.tags.get(_MODEL) for version in versions} - {None}:
+            add_metrics(self._client, model, evaluation)
 
     def _create(self, category: Category) -> RegisteredModel:
         """Create the registered model of a category under the first available name."""

@@ -51,6 +51,11 @@ _CONFLICTS = (
 )  # fmt: skip
 _LOCK_TIMEOUT = 120
 """Seconds to wait for a locked database."""
+_ARTIFACT_URIS = (
+    ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
+    ("model_versions", "source"), ("model_versions", "storage_location"),
+)  # fmt: skip
+"""Columns of MLflow's tables with absolute addresses of artifacts."""
 
 # `Client` raises as UserError what these would print.
 for _name in ("mlflow.store.db.utils", "mlflow.system_metrics"):
@@ -409,12 +414,14 @@ def _prepare_database(database: Path, artifacts: Path) -> None:
                 or not (artifacts / folder).is_dir()
             ):
                 continue
+            prefix = f"{location}/"
             with connection:
-                connection.execute(
-                    "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
-                    "WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?",
-                    (new, len(location) + 1, experiment, len(location), location),
-                )
+                for table, column in _ARTIFACT_URIS:
+                    connection.execute(
+                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                        f"WHERE substr({column}, 1, ?) = ?",
+                        (new, len(prefix), len(prefix), prefix),
+                    )
                 connection.execute(
                     "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
                     (new, experiment),

@@ -1,0 +1,57 @@
+"""The pyfunc model of a registered version: MLflow stores this file with the checkpoint and runs it
+on loading (models from code), so it uses only the public interface of vqlab.
+
+Input: a column `image`, the bytes of image files; base64 in JSON requests. No paths or URLs, since
+whoever sends a request must not read files of the server. Output: a row per image with `score`,
+`calibrated`, `verdict` (pass, reject, unreadable), `regions` (a list of objects, see
+`vqlab.data.Region`) and `reason` (why an image is unreadable).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict
+from typing import Any
+
+import mlflow
+import pandas as pd
+
+import vqlab
+
+COLUMNS = ["score", "calibrated", "verdict", "regions", "reason"]
+
+
+class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow has no types
+    """A checkpoint that scores a table of images."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the checkpoint."""
+        self.model = vqlab.load(context.artifacts["checkpoint"])
+
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Return a row per row of `model_input`, a table with the column `image`."""
+        rows = [self._row(image) for image in model_input["image"]]
+        # As numbers, missing scores would be NaN, which is not JSON.
+        return pd.DataFrame(rows, columns=COLUMNS, dtype=object)
+
+    def _row(self, content: bytes) -> tuple[Any, ...]:
+        try:
+            pixels = self._pixels(content)
+        except Exception as error:  # decoders raise many kinds of errors on damaged files
+            reason = str(getattr(error, "reason", error)) or type(error).__name__
+            return None, None, "unreadable", [], reason
+        prediction = self.model.score(pixels)
+        regions = [asdict(region) for region in prediction.regions()]
+        return prediction.score, prediction.calibrated, prediction.verdict, regions, ""
+
+    def _pixels(self, content: bytes) -> Any:
+        # Some formats of 16 bits can only be read from a file.
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(content)
+            file.flush()
+            return self.model.read(file.name)
+
+
+mlflow.models.set_model(ServedModel())
