@@ -35,7 +35,7 @@ import mlflow, pandas
 model = mlflow.pyfunc.load_model(sys.argv[1])
 images = [base64.b64decode(line) for line in sys.stdin]
 assert "pickle" not in str(model.loader_module), model.loader_module
-print(model.predict(pandas.DataFrame({"image": images})).to_json(orient="records"))
+print(model.predict(pandas.DataFrame({"image": images})).to_json(orient="records", double_precision=15))
 """
 
 
@@ -68,20 +68,21 @@ def environment(store: Tracker) -> dict[str, str]:
     }  # fmt: skip
 
 
-def expected(store: Tracker, images: list[bytes]) -> list[tuple[float, str]]:
+def expected(store: Tracker, images: list[bytes]) -> list[tuple[float, float | None, str]]:
     model = Model.load(store.champion("part").checkpoint, "cpu")
     rows = []
     for number, content in enumerate(images[:-1]):
         file = store.root / f"image{number}"
         file.write_bytes(content)
         prediction = model.score(file)
-        rows.append((prediction.score, prediction.verdict))
+        rows.append((prediction.score, prediction.p_value, prediction.verdict))
     return rows
 
 
 def check(rows: list[dict[str, Any]], store: Tracker, images: list[bytes]) -> None:
-    assert [(row["score"], row["verdict"]) for row in rows[:-1]] == [
-        (pytest.approx(score, rel=1e-6), verdict) for score, verdict in expected(store, images)
+    assert [(row["score"], row["p_value"], row["verdict"]) for row in rows[:-1]] == [
+        (pytest.approx(score, rel=1e-6), p_value, verdict)
+        for score, p_value, verdict in expected(store, images)
     ]
     rejected = [row for row in rows if row["verdict"] == "reject"]
     assert rejected and all(row["regions"][0]["rank"] == 1 for row in rejected)

@@ -48,6 +48,7 @@ _SIGNATURE = ModelSignature(
         [
             ColSpec(DataType.double, "score", required=False),
             ColSpec(DataType.double, "calibrated", required=False),
+            ColSpec(DataType.double, "p_value", required=False),
             ColSpec(DataType.string, "verdict"),
             ColSpec(AnyType(), "regions"),
             ColSpec(DataType.string, "reason"),
@@ -158,8 +159,9 @@ def add_version(client: Client, model: LoggedModel, name: str, version: str) -> 
 def _description(name: str) -> str:
     return f"""\
 Scores images: `score` (higher is more anomalous), `calibrated` (0 to 1, 0.5 at the threshold),
-`verdict` (`pass`, `reject` or `unreadable`), `regions` (defects of a rejected image) and `reason`
-(why an image is unreadable). Input: a column `image` with the bytes of image files.
+`p_value` (share of normal images that score at least as high), `verdict` (`pass`, `review`,
+`reject` or `unreadable`), `regions` (defects of the image) and `reason` (why an image is
+unreadable). Input: a column `image` with the bytes of image files.
 
 ```python
 model = mlflow.pyfunc.load_model("models:/{name}@champion")

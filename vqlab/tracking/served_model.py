@@ -3,8 +3,8 @@ on loading (models from code), so it uses only the public interface of vqlab.
 
 Input: a column `image`, the bytes of image files; base64 in JSON requests. No paths or URLs, since
 whoever sends a request must not read files of the server. Output: a row per image with `score`,
-`calibrated`, `verdict` (pass, reject, unreadable), `regions` (a list of objects, see
-`vqlab.data.Region`) and `reason` (why an image is unreadable).
+`calibrated`, `p_value` (None for old checkpoints), `verdict` (pass, review, reject, unreadable),
+`regions` (a list of objects, see `vqlab.data.Region`) and `reason` (why an image is unreadable).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pandas as pd
 
 import vqlab
 
-COLUMNS = ["score", "calibrated", "verdict", "regions", "reason"]
+COLUMNS = ["score", "calibrated", "p_value", "verdict", "regions", "reason"]
 
 
 class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow has no types
@@ -41,10 +41,10 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow ha
             pixels = self._pixels(content)
         except Exception as error:  # decoders raise many kinds of errors on damaged files
             reason = str(getattr(error, "reason", error)) or type(error).__name__
-            return None, None, "unreadable", [], reason
-        prediction = self.model.score(pixels)
-        regions = [asdict(region) for region in prediction.regions()]
-        return prediction.score, prediction.calibrated, prediction.verdict, regions, ""
+            return None, None, None, "unreadable", [], reason
+        result = self.model.score(pixels)
+        regions = [asdict(region) for region in result.regions()]
+        return result.score, result.calibrated, result.p_value, result.verdict, regions, ""
 
     def _pixels(self, content: bytes) -> Any:
         # Some formats of 16 bits can only be read from a file.
