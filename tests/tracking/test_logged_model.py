@@ -35,7 +35,7 @@ import mlflow, pandas
 model = mlflow.pyfunc.load_model(sys.argv[1])
 images = [base64.b64decode(line) for line in sys.stdin]
 assert "pickle" not in str(model.loader_module), model.loader_module
-print(model.predict(pandas.DataFrame({"image": images})).to_json(orient="records", double_precision=15))
+print(json.dumps(model.predict(pandas.DataFrame({"image": images})).to_dict("records")))
 """
 
 
