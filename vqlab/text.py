@@ -59,7 +59,7 @@ def storable(text: str) -> str:
 
 def markdown(text: str) -> str:
     """Return `text` as one line of Markdown that is shown literally, also in a table cell."""
-    return re.sub(r"([\\`*_{}\[\]<>#|!~$&])", r"\\\1", visible(text))
+    return re.sub(r"([\\`*\[\]<>#|&])", r"\\\1", visible(text))
 
 
 def restored(text: str) -> str:

@@ -53,6 +53,9 @@ def promote(
         ),
     ] = False,
     data: Data = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the acceptance report.")
+    ] = Path("results"),
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
     """Promote a run to champion of its category if it passes the gates.
@@ -61,7 +64,8 @@ def promote(
     AUPRO and escapes may be worse by more than gates.margin (0.02), and one must be better. The
     model must keep the false-reject rate that its threshold promises, must have no dead codebook,
     and must reproduce its scores in a fresh process, whose latency and memory are measured. The
-    gates are recorded with the version. Exit status 1: refused.
+    gates are recorded with the version, and in an acceptance report (HTML). Exit status 1:
+    refused.
     """
     from vqlab.cli.gate_table import gate_table
     from vqlab.cli.terminal import marked, out
@@ -73,12 +77,14 @@ def promote(
     tracker = Tracker.open(mlruns, create=False)
     result = promote_run(
         tracker, category, ref=run, gates=settings, force=force, without_test=without_test,
-        data=data,
+        data=data, output=output,
     )  # fmt: skip
     if result.gates:
         out.print(gate_table(result.gates))
     head = "promoted: " if result.promoted else ""
     out.print(marked(head, "bold green", result.reason))
+    if result.report:
+        out.print(f"acceptance report: {result.report}")
     if not result.promoted and not result.is_champion:
         raise typer.Exit(1)
 

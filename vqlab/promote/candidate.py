@@ -88,12 +88,14 @@ def _is_tested(record: RunRecord) -> bool:
     return any(key.startswith("test/") for key in record.metrics)
 
 
-def with_test_metrics(tracker: Tracker, record: RunRecord, data: Path | None) -> RunRecord:
+def with_test_metrics(
+    tracker: Tracker, record: RunRecord, data: Path | None, results: Path
+) -> RunRecord:
     """Return the run with its test metrics; evaluate it on test if it has none."""
     if _is_tested(record):
         return record
     model = Model.load(record.checkpoint())
     config = model_config(model, data)
     run = tracker.amend(record.run_id)
-    test_model(model, config, same_data(record, config), run, Path("results"))
+    test_model(model, config, same_data(record, config), run, results)
     return tracker.find(record.run_id)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from vqlab.promote.acceptance.page import acceptance_page, write_page
 from vqlab.promote.candidate import find_candidate, with_test_metrics
 from vqlab.promote.check import comparison_gates, model_gates
 from vqlab.promote.comparison import (
@@ -21,8 +23,9 @@ from vqlab.promote.gates.gate import Gate, failed
 from vqlab.promote.gates.process import process_gates
 from vqlab.promote.gates.settings import GateSettings
 from vqlab.promote.lock import one_at_a_time
-from vqlab.promote.provenance import Decision, log_decision
+from vqlab.promote.provenance import Decision, log_promotion
 from vqlab.promote.reproduce import reproduce
+from vqlab.text import category_text
 from vqlab.tracking import CHECKPOINT, RunRecord, Tracker, Version
 
 
@@ -44,6 +47,8 @@ class Promotion:
     """The earlier champion's value on the same data; None if there is none."""
     gates: tuple[Gate, ...] = ()
     """Results of the gates. Those of a fresh process follow only if all others passed."""
+    report: Path | None = None
+    """The acceptance report, if it was written to a file."""
 
 
 @one_at_a_time
@@ -56,6 +61,7 @@ def promote(
     force: bool = False,
     without_test: bool = False,
     data: Path | None = None,
+    output: Path | None = None,
 ) -> Promotion:
     """Make a run's checkpoint the champion of `category` if it passes every gate.
 
@@ -66,7 +72,8 @@ def promote(
     that both have. The champion's values are kept with its version, so its run may be deleted.
     force: override the comparison, not the other gates. without_test: accept a run whose data have
     no test images, and compare a `validation/…` metric, measured on synthetic anomalies. data: the
-    folder of the images if they were moved.
+    folder of the images if they were moved. output: a folder for the acceptance report, which is
+    also logged to the run of a promoted model.
 
     A refusal is returned, not raised. Raises UserError if nothing can be compared, or a fresh
     process does not reproduce the scores.
@@ -82,42 +89,77 @@ def promote(
         return Promotion(number, False, True, reason, record.run_id, value, None)
     require_test(record, without_test)
     if not without_test:
-        record = with_test_metrics(tracker, record, data)
-    comparison = _comparison(tracker, champion, record, settings, without_test)
-    compared = comparison_gates(tracker, champion, record, comparison, settings, without_test)
-    results = [*compared, *model_gates(record, settings)]
+        record = with_test_metrics(tracker, record, data, output or Path("results"))
+    values = champion_values(tracker, champion, record) if champion else {}
+    decision = _decide(
+        tracker, record, champion, values, _Request(settings, force, without_test, data)
+    )
+    page = acceptance_page(decision, values)
+    file = write_page(page, decision, output) if output else None
+    if decision.version is not None:
+        log_promotion(tracker, decision, decision.version, page)
+        tracker.registry.set_champion(decision.version, champion)
+    return _promotion(decision, file)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Arguments of `promote`."""
+
+    settings: GateSettings
+    force: bool
+    without_test: bool
+    data: Path | None
+
+
+def _decide(
+    tracker: Tracker,
+    record: RunRecord,
+    champion: Version | None,
+    values: Mapping[str, float],
+    request: _Request,
+) -> Decision:
+    """Run the gates; register the version unless one failed. values: metrics of the champion."""
+    settings, without_test, force = request.settings, request.without_test, request.force
+    comparison = _comparison(values, record, settings, without_test)
+    gates = [
+        *comparison_gates(tracker, champion, record, comparison, settings, without_test),
+        *model_gates(record, settings),
+    ]
     reproduced = ""
-    if not failed(results, force):
-        measured = reproduce(record, data)
-        results, reproduced = [*results, *process_gates(measured, settings)], str(measured)
-    values = record.run_id, comparison.value, comparison.champion_value
-    refusals = failed(results, force)
+    if not failed(gates, force):
+        measured = reproduce(record, request.data)
+        gates, reproduced = [*gates, *process_gates(measured, settings)], str(measured)
+    refusals = failed(gates, force)
     if refusals:
         reason = f"{record.name} was not promoted: {_sentences(refusals)}"
-        return Promotion(None, False, False, reason, *values, tuple(results))
-    reason = _reason(category, champion, comparison, forced=bool(failed(results)))
+        return Decision(record, champion, comparison, reason, tuple(gates), settings)
+    category = category_text(record.categories)
+    reason = _reason(category, champion, comparison, forced=bool(failed(gates)))
     if without_test:
         reason = f"{reason.removesuffix('.')}; no real test image was used."
-    version = _registered(tracker, record)
-    log_decision(
-        tracker,
-        Decision(
-            version, record, champion, comparison, reason, tuple(results), settings, reproduced
-        ),
-    )
-    tracker.registry.set_champion(version, champion)
-    return Promotion(version.version, True, True, reason, *values, tuple(results))
+    return Decision(
+        record, champion, comparison, reason, tuple(gates), settings,
+        _registered(tracker, record), reproduced,
+    )  # fmt: skip
+
+
+def _promotion(decision: Decision, report: Path | None) -> Promotion:
+    version, comparison = decision.version, decision.comparison
+    promoted = version is not None
+    return Promotion(
+        version.version if version else None, promoted, promoted, decision.reason,
+        decision.record.run_id, comparison.value, comparison.champion_value, decision.gates, report,
+    )  # fmt: skip
 
 
 def _comparison(
-    tracker: Tracker,
-    champion: Version | None,
-    record: RunRecord,
-    settings: GateSettings,
-    without_test: bool,
+    values: Mapping[str, float], record: RunRecord, settings: GateSettings, without_test: bool
 ) -> MetricComparison:
-    """Return the values of `gates.metric` or, by default, of the first metric that both have."""
-    values = champion_values(tracker, champion, record) if champion else {}
+    """Return the values of `gates.metric` or, by default, of the first metric that both have.
+
+    values: metrics of the champion.
+    """
     default = WITHOUT_TEST if without_test else ""
     metric = settings.metric or default or default_metric(record, values)
     value = value_of(record, metric)

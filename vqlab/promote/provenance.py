@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import getpass
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
@@ -13,34 +11,50 @@ from vqlab.promote.comparison import MetricComparison, run_summary
 from vqlab.promote.gates.gate import Gate, summary
 from vqlab.promote.gates.settings import GateSettings
 from vqlab.text import category_text, markdown
-from vqlab.tracking import RunRecord, Tracker, Version
+from vqlab.tracking import RunRecord, Tracker, Version, user_name
 
 GATES = "acceptance/gates.json"
 """Artifact of a promoted run: the gates, their settings and the decision."""
+REPORT = "acceptance/report.html"
+"""Artifact of a promoted run: its acceptance report."""
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A promotion that all gates allow, or that `--force` does."""
+    """A promotion or its refusal."""
 
-    version: Version
     record: RunRecord
     champion: Version | None
-    """The champion that is replaced."""
+    """The champion that is compared with and replaced."""
     comparison: MetricComparison
     reason: str
     gates: tuple[Gate, ...]
     settings: GateSettings
-    reproduced: str
+    version: Version | None = None
+    """The new champion; None if it was refused."""
+    reproduced: str = ""
     """How closely a fresh process reproduces the scores."""
+    at: str = field(default_factory=_now)
+    by: str = field(default_factory=user_name)
+
+    @property
+    def category(self) -> str:
+        """Categories of the model as text."""
+        return category_text(self.record.categories)
 
 
-def log_decision(tracker: Tracker, decision: Decision) -> None:
-    """Write the tags and the description of the version, and the artifact `GATES` of its run."""
-    tags = _tags(decision)
-    tracker.amend(decision.record.run_id).log_json(_as_json(decision, tags), GATES)
-    tracker.registry.describe(decision.version, description(decision, tags))
-    tracker.registry.set_tags(decision.version, tags)
+def log_promotion(tracker: Tracker, decision: Decision, version: Version, page: str) -> None:
+    """Write the tags and the description of the new champion, and the artifacts `GATES` and
+    `REPORT` of its run. page: the acceptance report."""
+    amended = tracker.amend(decision.record.run_id)
+    amended.log_json(_as_json(decision, version), GATES)
+    amended.log_text(page, REPORT)
+    tracker.registry.describe(version, description(decision))
+    tracker.registry.set_tags(version, _tags(decision))
 
 
 def _tags(decision: Decision) -> dict[str, str]:
@@ -55,42 +69,35 @@ def _tags(decision: Decision) -> dict[str, str]:
         "vqlab.data": record.tags["vqlab.data_fingerprint"],
         **run_summary(record),
         "vqlab.git_commit": record.tags.get("mlflow.source.git.commit", "unknown"),
-        "vqlab.promoted_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "vqlab.promoted_by": user_name(),
+        "vqlab.promoted_at": decision.at,
+        "vqlab.promoted_by": decision.by,
         "vqlab.reason": decision.reason,
         "vqlab.reproduced": decision.reproduced,
         "vqlab.gates": summary(decision.gates),
     }
 
 
-def user_name() -> str:
-    """Return the name of the user that runs this process, or `unknown`."""
-    with contextlib.suppress(Exception):
-        return getpass.getuser()
-    return "unknown"
-
-
-def _as_json(decision: Decision, tags: dict[str, str]) -> dict[str, Any]:
+def _as_json(decision: Decision, version: Version) -> dict[str, Any]:
     return {
-        "category": category_text(decision.record.categories),
-        "version": decision.version.version,
+        "category": decision.category,
+        "version": version.version,
         "run_id": decision.record.run_id,
         "replaced": decision.champion.version if decision.champion else None,
         "reason": decision.reason,
-        "promoted_at": tags["vqlab.promoted_at"],
-        "promoted_by": tags["vqlab.promoted_by"],
+        "promoted_at": decision.at,
+        "promoted_by": decision.by,
         "settings": dump(decision.settings),
         "gates": [gate.as_json() for gate in decision.gates],
     }
 
 
-def description(decision: Decision, tags: dict[str, str]) -> str:
+def description(decision: Decision) -> str:
     """Return the description of a version, in Markdown: reason, gates, data, rollback."""
-    record = decision.record
-    category = category_text(record.categories)
+    record, category = decision.record, decision.category.replace("`", "")
+    tags = {key: markdown(tag) for key, tag in _tags(decision).items()}
     lines = [
-        f"{markdown(decision.reason)} Promoted {tags['vqlab.promoted_at']} by "
-        f"{markdown(tags['vqlab.promoted_by'])}. Gates: {summary(decision.gates)}.",
+        f"{markdown(decision.reason)} Promoted {decision.at} by {markdown(decision.by)}. "
+        f"Gates: {summary(decision.gates)}.",
         "",
         "| gate | result | measured, 95 % interval | limit | |",
         "|---|---|---|---|---|",
@@ -100,9 +107,8 @@ def description(decision: Decision, tags: dict[str, str]) -> str:
         f"{markdown(record.tags.get('vqlab.detector', 'unknown'))}, data "
         f"{tags['vqlab.data'][:12]}, commit {tags['vqlab.git_commit'][:12]}.",
         "",
-        f"Roll back: `vqlab rollback -c {category.replace('`', '')}`. All versions: "
-        f"`vqlab history {category.replace('`', '')}`. Gates with their settings: artifact "
-        f"`{GATES}` of the run.",
+        f"Roll back: `vqlab rollback -c {category}`. All versions: `vqlab history {category}`. "
+        f"Acceptance report and gates: artifacts `{REPORT}` and `{GATES}` of the run.",
     ]
     return "\n".join(lines)
 

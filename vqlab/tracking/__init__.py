@@ -7,6 +7,7 @@ Start with `Tracker.open()`. No global state is used: no active run, no default 
 from vqlab.tracking.environment import (  # isort: split
     MLFLOW_DEFAULTS,
     environment_info,
+    user_name,
 )
 
 from vqlab.tracking.categories import category_tags, matches_categories
@@ -43,4 +44,5 @@ __all__ = [
     "remember_ui",
     "environment_info",
     "ui_command",
+    "user_name",
 ]

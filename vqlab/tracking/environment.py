@@ -6,6 +6,7 @@ Must be imported before mlflow, which reads them on import. Variables set by the
 from __future__ import annotations
 
 import contextlib
+import getpass
 import logging
 import os
 import platform
@@ -61,6 +62,13 @@ def _machine() -> dict[str, Any]:
         if cuda
         else [],
     }
+
+
+def user_name() -> str:
+    """Return the name of the user that runs this process, or `unknown`."""
+    with contextlib.suppress(Exception):
+        return getpass.getuser()
+    return "unknown"
 
 
 def _version(package: str) -> str | None:

@@ -19,7 +19,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from vqlab.errors import UserError
 from vqlab.text import shorten, unique_key, visible
 from vqlab.tracking.categories import category_tags
-from vqlab.tracking.environment import code_tags, environment_info
+from vqlab.tracking.environment import code_tags, environment_info, user_name
 from vqlab.tracking.liveness import delete_locks, owner_is_gone, owner_tags
 from vqlab.tracking.pages import ExperimentPages, run_route
 from vqlab.tracking.record import RunRecord
@@ -90,6 +90,7 @@ class Tracker:
         all_tags = {
             "mlflow.source.type": "LOCAL",
             "mlflow.source.name": "vqlab",
+            "mlflow.user": user_name(),
             "vqlab.version": str(environment["vqlab"]),
             "vqlab.device": device,
             **environment_tags,

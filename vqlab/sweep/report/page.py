@@ -6,7 +6,6 @@ load neither the files beside it nor anything of its own origin.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import html
 import itertools
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vqlab.html_page import STYLE, paragraph, picture
 from vqlab.metrics import METRICS
 from vqlab.run import short_names
 from vqlab.sweep.events import TrialKey
@@ -37,25 +37,7 @@ _CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
 """No button that would send a chart to plotly's servers."""
 
 _STYLE = """
-:root{color-scheme:light dark;--ink:#1f2933;--muted:#5b6774;--line:#d5dbe1;--paper:#fff;
---best:#fff1dd;--link:#1f57a0}
-@media(prefers-color-scheme:dark){:root{--ink:#e4e8ec;--muted:#9aa6b2;--line:#3a444e;
---paper:#14181c;--best:#4a3413;--link:#8ab8f0}}
-body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);
-margin:0 auto;padding:1rem;max-width:1400px}
-h1{font-size:1.4rem;margin:0;overflow-wrap:anywhere}h2{font-size:1.15rem;margin:2rem 0 .3rem}
-h3{font-size:.95rem;font-weight:600;color:var(--muted);margin:.8rem 0 0;overflow-wrap:anywhere}
-p{margin:.3rem 0}.muted{color:var(--muted)}a{color:var(--link)}nav a{margin-right:1rem;
-display:inline-block}
-img{max-width:100%;height:auto}figure{margin:.8rem 0}figcaption{font-size:14px}
-.wide,.grid>div{overflow-x:auto}.grid>div{min-width:0}
-.grid{display:grid;gap:0 1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr))}
-.pictures{grid-template-columns:repeat(auto-fill,minmax(min(100%,440px),1fr))}
-table{border-collapse:collapse;font-size:14px;white-space:nowrap}
-th{text-align:left;border-bottom:2px solid var(--line);padding:.25rem .8rem .25rem 0}
 #all th{cursor:pointer}
-td{border-bottom:1px solid var(--line);padding:.2rem .8rem .2rem 0;
-font-variant-numeric:tabular-nums}
 tr.best td{background:var(--best)}tr.other td{color:var(--muted)}
 """
 _SCRIPT = """
@@ -151,13 +133,13 @@ def _page(data: StudyData, table: TrialTable, context: ReportContext) -> str:
             if divisions:
                 links.append(f'<a href="#s{number}">{html.escape(heading)}</a>')
                 parts.append(f'<h2 id="s{number}">{html.escape(heading)}</h2>')
-                parts += [_paragraph(words, "muted"), *divisions]
+                parts += [paragraph(words, "muted"), *divisions]
     links.append('<a href="#trials">Trials</a>')
     title = html.escape(data.studies.name)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
-        f"<style>{_STYLE}</style>\n<script>{get_plotlyjs()}</script></head>\n"
+        f"<style>{STYLE}{_STYLE}</style>\n<script>{get_plotlyjs()}</script></head>\n"
         f"<body><h1>{title}</h1>\n<nav>{' '.join(links)}</nav>\n{_summary(data, context)}\n"
         + "\n".join(part for part in parts if part)
         + f"\n{_trials(data, table, context)}\n<script>{_SCRIPT}</script>\n</body></html>\n"
@@ -220,7 +202,7 @@ def _summary(data: StudyData, context: ReportContext) -> str:
     )
     return "\n".join(
         [
-            *(_paragraph(line) for line in lines if line),
+            *(paragraph(line) for line in lines if line),
             f"<p>In the MLflow UI: {links}</p>" if links else "",
             _test_metrics(data, context),
             _pictures(context.pictures),
@@ -284,12 +266,7 @@ def _pictures(pictures: Mapping[str, bytes]) -> str:
     """Test pictures, embedded."""
     if not pictures:
         return ""
-    figures = [
-        f'<figure><img alt="{html.escape(title)}" '
-        f'src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-        f"<figcaption>{html.escape(title)}</figcaption></figure>"
-        for title, png in pictures.items()
-    ]
+    figures = [picture(title, png) for title, png in pictures.items()]
     return (
         '<h2 id="pictures">Test pictures of the best trial</h2>\n'
         f'<div class="grid pictures">{"".join(figures)}</div>'
@@ -327,7 +304,3 @@ def _purposes(purposes: Mapping[TrialKey, str]) -> str:
 def _text(value: Any) -> str:
     value = plain(value)
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _paragraph(words: str, style: str = "") -> str:
-    return f'<p class="{style}">{html.escape(words)}</p>' if words else ""

@@ -1,0 +1,89 @@
+"""Self-contained HTML pages: one file that loads nothing, for a screen, a phone, dark mode and
+paper. Every text is escaped."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+
+from vqlab.text import visible
+
+STYLE = """
+:root{color-scheme:light dark;--ink:#1f2933;--muted:#5b6774;--line:#d5dbe1;--paper:#fff;
+--best:#fff1dd;--link:#1f57a0}
+@media(prefers-color-scheme:dark){:root{--ink:#e4e8ec;--muted:#9aa6b2;--line:#3a444e;
+--paper:#14181c;--best:#4a3413;--link:#8ab8f0}}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);
+margin:0 auto;padding:1rem;max-width:1400px}
+h1{font-size:1.4rem;margin:0;overflow-wrap:anywhere}h2{font-size:1.15rem;margin:2rem 0 .3rem}
+h3{font-size:.95rem;font-weight:600;color:var(--muted);margin:.8rem 0 0;overflow-wrap:anywhere}
+p{margin:.3rem 0}.muted{color:var(--muted)}a{color:var(--link)}nav a{margin-right:1rem;
+display:inline-block}
+img{max-width:100%;height:auto}figure{margin:.8rem 0}figcaption{font-size:14px}
+.wide,.grid>div{overflow-x:auto}.grid>div{min-width:0}
+.grid{display:grid;gap:0 1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr))}
+.pictures{grid-template-columns:repeat(auto-fill,minmax(min(100%,440px),1fr))}
+table{border-collapse:collapse;font-size:14px;white-space:nowrap}
+th{text-align:left;border-bottom:2px solid var(--line);padding:.25rem .8rem .25rem 0}
+td{border-bottom:1px solid var(--line);padding:.2rem .8rem .2rem 0;
+font-variant-numeric:tabular-nums}
+"""
+_POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'"
+)
+
+
+def page(title: str, body: str, *, style: str = "") -> str:
+    """Return a page without scripts; body and style: markup. Browsers refuse requests from it."""
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f"<title>{escape(title)}</title>\n"
+        '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
+        f"<style>{STYLE}{style}</style></head>\n<body>{body}</body></html>\n"
+    )
+
+
+def escape(text: object) -> str:
+    """Return a text as markup: visible characters only, none of them special."""
+    return html.escape(visible(str(text)))
+
+
+def paragraph(text: str, style: str = "") -> str:
+    """Return a paragraph with the class `style`; empty for an empty text."""
+    return f'<p class="{style}">{html.escape(text)}</p>' if text else ""
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], style: str = "") -> str:
+    """Return a table that scrolls if it is too wide. head: texts; rows: cells as markup."""
+    heads = "".join(f"<th>{escape(text)}</th>" for text in head)
+    body = "\n".join(
+        f"<tr>{''.join(_cell(name, cell) for name, cell in zip(head, row, strict=True))}</tr>"
+        for row in rows
+    )
+    return (
+        f'<div class="wide"><table class="{style}"><thead><tr>{heads}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>"
+    )
+
+
+def _cell(head: str, cell: str) -> str:
+    return f'<td data-head="{escape(head)}">{cell}</td>'
+
+
+def picture(title: str, data: bytes, kind: str = "png") -> str:
+    """Return an embedded picture with its caption. kind: png or jpeg."""
+    encoded = base64.b64encode(data).decode()
+    text = escape(title)
+    return (
+        f'<figure><img alt="{text}" src="data:image/{kind};base64,{encoded}">'
+        f"<figcaption>{text}</figcaption></figure>"
+    )
+
+
+def definitions(pairs: Mapping[str, str]) -> str:
+    """Return a list of names and values (markup); empty values are left out."""
+    items = [f"<dt>{escape(k)}</dt><dd>{value}</dd>" for k, value in pairs.items() if value]
+    return f"<dl>{''.join(items)}</dl>"

@@ -1,0 +1,1 @@
+"""The acceptance report: one self-contained HTML page on a promotion or a refusal."""
