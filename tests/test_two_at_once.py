@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from postgres_server import NoPostgres, postgres_server
 from sweep_processes import SPACE
 from tiny_set import tiny_recipe, write_tiny_set
 
+from vqlab.promote.provenance import GATES
 from vqlab.sweep.study.storage import opened_storage, storage_address
 from vqlab.tracking import RunRecord, Tracker
 
@@ -141,3 +143,9 @@ def test_two_first_promotions(commands: Commands) -> None:
     champion = registry.champion("part")
     first = promotions.index(next(p for p in promotions if p.returncode == 0))
     assert champion.version == 1 and champion.run_id == ids[first]
+    assert "gate improvement: Of image AUROC" in printed[1 - first][0]
+    assert "passed" in champion.tags["vqlab.gates"]
+    gates = json.loads(
+        Tracker.open(commands.stores[0]).find(ids[first]).artifact(GATES).read_text()
+    )
+    assert gates["version"] == 1 and gates["replaced"] is None

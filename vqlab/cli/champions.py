@@ -1,4 +1,4 @@
-"""Commands on champions: `promote`, `rollback`."""
+"""Commands on champions: `promote`, `history`, `rollback`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ from typing import Annotated
 import typer
 
 from vqlab.cli import app
-from vqlab.cli.options import RUN, Data, Tracking
+from vqlab.cli.options import (
+    RUN,
+    CategoryArgument,
+    Data,
+    Tracking,
+    one_category,
+)
 
 CategoryName = Annotated[
     str, typer.Option("--category", "-c", help="Product category, e.g. cable.")
+]
+CategoryOption = Annotated[
+    str | None, typer.Option("--category", "-c", help="The category, instead of the argument.")
 ]
 
 
@@ -87,6 +96,31 @@ def promote(
         out.print(f"acceptance report: {result.report}")
     if not result.promoted and not result.is_champion:
         raise typer.Exit(1)
+
+
+@app.command(short_help="List the versions of a category and their gates.")
+def history(
+    category: CategoryArgument = None,
+    option: CategoryOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all fields as JSON.")] = False,
+    mlruns: Tracking = Path("mlruns"),
+) -> None:
+    """List the versions of a category, newest first: run, when and by whom it became champion, the
+    version that it replaced, the metric, the gates, and the reason."""
+    import json
+    from dataclasses import asdict
+
+    from vqlab.cli.gate_table import history_table
+    from vqlab.cli.terminal import out
+    from vqlab.promote import history as versions_of
+    from vqlab.tracking import Tracker
+
+    name = one_category(category, option)
+    versions = versions_of(Tracker.open(mlruns, create=False, write=False), name)
+    if as_json:
+        print(json.dumps([asdict(version) for version in versions], indent=2))
+    else:
+        out.print(history_table(name, versions))
 
 
 @app.command(short_help="Restore an earlier champion.")

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from vqlab.errors import UserError
+
 Recipe = Annotated[
     str,
     typer.Argument(
@@ -24,6 +26,9 @@ Category = Annotated[
     typer.Option(
         "--category", "-c", help="Product category, e.g. cable; `all` for all categories."
     ),
+]
+CategoryArgument = Annotated[
+    str | None, typer.Argument(help="Product category, e.g. cable.", metavar="CATEGORY")
 ]
 Data = Annotated[
     Path | None,
@@ -62,3 +67,12 @@ Tracking = Annotated[
 
 RENAMED = {"--results": "--output", "--trials": "--n-trials", "settings": "config"}
 """Names of options and commands that work until the next release, and their new names."""
+
+
+def one_category(argument: str | None, option: str | None) -> str:
+    """Return the category given as an argument or as `--category`. Raises UserError otherwise."""
+    if argument is None and option is None:
+        raise UserError("a category is required; add e.g. cable.")
+    if argument is not None and option is not None and argument != option:
+        raise UserError(f"one category is required; got {argument} and --category {option}.")
+    return str(argument if argument is not None else option)

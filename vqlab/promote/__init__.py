@@ -5,6 +5,7 @@ A promotion must pass gates, see `vqlab.promote.gates`.
 
 from vqlab.promote.gates.gate import Gate
 from vqlab.promote.gates.settings import GateSettings, gate_settings
+from vqlab.promote.history import VersionRecord, history
 from vqlab.promote.promotion import Promotion, promote
 from vqlab.promote.rollback import Rollback, rollback
 
@@ -13,7 +14,9 @@ __all__ = [
     "GateSettings",
     "Promotion",
     "Rollback",
+    "VersionRecord",
     "gate_settings",
+    "history",
     "promote",
     "rollback",
 ]

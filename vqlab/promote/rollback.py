@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 from vqlab.errors import UserError
 from vqlab.promote.lock import one_at_a_time
-from vqlab.tracking import Tracker, Version
+from vqlab.tracking import Tracker, Version, user_name
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ def rollback(tracker: Tracker, category: str, to: int | None = None) -> Rollback
         raise UserError(f"version {target.version} of {category} cannot be used: {error}") from None
     registry.set_champion(target, champion, back=True)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    rolled_back = {"at": now, "by": user_name(), "to": str(target.version)}
     registry.set_tags(
-        champion, {"vqlab.rolled_back_at": now, "vqlab.rolled_back_to": str(target.version)}
+        champion, {f"vqlab.rolled_back_{key}": value for key, value in rolled_back.items()}
     )
     registry.set_tags(target, {"vqlab.restored_at": now})
     reason = (

@@ -1,0 +1,100 @@
+"""The versions of a category: when each became champion, why, and what replaced it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vqlab.promote.comparison import champion_run
+from vqlab.tracking import PREVIOUS, Tracker, Version
+
+State = Literal["champion", "previous", "former", "rolled back", "registered"]
+
+
+@dataclass(frozen=True)
+class VersionRecord:
+    """A registered version. Texts are empty where an older vqlab did not record them."""
+
+    version: int
+    state: State
+    """`previous`: what `rollback` restores; `former`: an earlier champion; `registered`: never a
+    champion."""
+    run_id: str
+    run: str
+    """Name of the run, or `version <number>` if it was deleted."""
+    promoted_at: str
+    """ISO 8601."""
+    promoted_by: str
+    replaced: int | None
+    """Version that was champion before; None for the first champion."""
+    metric: str
+    value: float | None
+    champion_value: float | None
+    """Value of the version that was replaced, on the same data."""
+    gates: str
+    """Summary of the gates."""
+    reason: str
+    rolled_back_at: str = ""
+    rolled_back_by: str = ""
+    rolled_back_to: int | None = None
+    restored_at: str = ""
+
+
+def history(tracker: Tracker, category: str) -> list[VersionRecord]:
+    """Return the versions of a category, newest first. Raises UserError if there are none."""
+    registry = tracker.registry
+    versions = registry.versions(category)
+    if not versions:
+        raise registry.no_champion(category)
+    champion, previous = registry.by_alias(category), registry.by_alias(category, PREVIOUS)
+    champions = registry.history(category)
+    return [_record(tracker, each, champion, previous, champions) for each in versions]
+
+
+def _record(
+    tracker: Tracker,
+    version: Version,
+    champion: Version | None,
+    previous: Version | None,
+    champions: list[int],
+) -> VersionRecord:
+    tags, number = version.tags, version.version
+    state: State = "registered"
+    if champion is not None and number == champion.version:
+        state = "champion"
+    elif previous is not None and number == previous.version:
+        state = "previous"
+    elif number in champions:
+        state = "former"
+    elif "vqlab.rolled_back_at" in tags:
+        state = "rolled back"
+    run = tracker.get(version.run_id) or champion_run(tracker, version)
+    return VersionRecord(
+        version=number,
+        state=state,
+        run_id=version.run_id,
+        run=run.name if run else f"version {number}",
+        promoted_at=tags.get("vqlab.promoted_at", ""),
+        promoted_by=tags.get("vqlab.promoted_by", ""),
+        replaced=_integer(tags.get("vqlab.replaced", "")),
+        metric=tags.get("vqlab.metric", ""),
+        value=_number(tags.get("vqlab.metric_value", "")),
+        champion_value=_number(tags.get("vqlab.champion_value", "")),
+        gates=tags.get("vqlab.gates", ""),
+        reason=tags.get("vqlab.reason", ""),
+        rolled_back_at=tags.get("vqlab.rolled_back_at", ""),
+        rolled_back_by=tags.get("vqlab.rolled_back_by", ""),
+        rolled_back_to=_integer(tags.get("vqlab.rolled_back_to", "")),
+        restored_at=tags.get("vqlab.restored_at", ""),
+    )
+
+
+def _integer(text: str) -> int | None:
+    return int(text) if text.isdigit() else None
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
