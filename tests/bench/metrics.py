@@ -61,7 +61,8 @@ def ours(maps: np.ndarray, masks: np.ndarray) -> Result:
 
 
 def exact(maps: np.ndarray, masks: np.ndarray) -> Result:
-    from vqlab.metrics import image_metrics, pixel_metrics
+    from vqlab.metrics import image_metrics
+    from vqlab.metrics.summary import pixel_metrics
 
     image = image_metrics(maps.max((1, 2)), masks.any((1, 2)))
     return pixel_metrics(list(maps), list(masks)) | image
