@@ -4,7 +4,7 @@ from vqlab.data.arrays import as_rgb
 from vqlab.data.audit import STATISTICS, CategoryAudit, audit, audit_metrics
 from vqlab.data.checks.report import CheckReport, check_dataset
 from vqlab.data.contact_sheet import contact_sheet, write_image_set, write_png
-from vqlab.data.encoded import BadImage, read_encoded, size_of, suffix_of
+from vqlab.data.encoded import BadImage, accept_pixels, read_encoded, size_of, suffix_of
 from vqlab.data.image_set import ImageSet
 from vqlab.data.images import (
     IMAGE_SUFFIXES,
@@ -39,6 +39,7 @@ __all__ = [
     "DataSettings",
     "ImageSet",
     "Splits",
+    "accept_pixels",
     "as_rgb",
     "audit",
     "audit_metrics",

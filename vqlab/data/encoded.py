@@ -11,7 +11,7 @@ from vqlab.data.bit_depth import BadFile
 from vqlab.data.images import Pixels, load_upright, rgb_of
 from vqlab.errors import UserError
 
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP", "PPM")
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
 """Formats of Pillow that are accepted; others, such as EPS, start other programs or are rare."""
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}
 _NO_FILE = Path()
@@ -23,6 +23,11 @@ class BadImage(UserError):
     def __init__(self, reason: str, *, too_large: bool = False) -> None:
         super().__init__(reason)
         self.too_large = too_large
+
+
+def accept_pixels(count: int) -> None:
+    """Let Pillow open images of up to `count` pixels in this process."""
+    Image.MAX_IMAGE_PIXELS = max(count, Image.MAX_IMAGE_PIXELS or 0)
 
 
 def size_of(content: bytes, max_pixels: int) -> tuple[int, int]:
@@ -40,7 +45,7 @@ def size_of(content: bytes, max_pixels: int) -> tuple[int, int]:
             "the image must be a PNG, JPEG, BMP, TIFF, WebP, PPM or PGM file; got another or a "
             "damaged one."
         ) from None
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadImage(_too_many("more", max_pixels), too_large=True) from None
     except Exception:  # Pillow raises many kinds of errors for damaged headers
         raise _damaged() from None

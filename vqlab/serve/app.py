@@ -40,7 +40,7 @@ PREDICT_ERRORS: dict[int | str, dict[str, Any]] = {
     408: {"model": ErrorAnswer, "description": "Request not received in time"},
     413: {"model": ErrorAnswer, "description": "Too many bytes, pixels or images"},
     415: {"model": ErrorAnswer, "description": "Unsupported content type"},
-    503: {"model": ErrorAnswer, "description": "Not answered in time; see Retry-After"},
+    503: {"model": ErrorAnswer, "description": "Not answered in time, or model not usable"},
 }
 
 
@@ -66,6 +66,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
         description="Detection of visual defects: scores, verdicts and regions of images.",
         docs_url=None,  # FastAPI's pages load scripts from other servers
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
     )
     app.state.engine, app.state.settings = engine, settings

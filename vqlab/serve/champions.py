@@ -22,6 +22,10 @@ class UnknownModel(UserError):
     """The server does not serve this category or version."""
 
 
+class UnusableModel(UserError):
+    """A version is registered but cannot be loaded."""
+
+
 @dataclass(frozen=True, eq=False)
 class ServedModel:
     """A registered version, loaded and warmed up. Immutable: a request uses one from start to end,
@@ -44,7 +48,8 @@ class Champions:
     def __init__(self, settings: ServeSettings) -> None:
         """Load the champions. Raises UserError if the store or a champion is missing."""
         self._settings = settings
-        self._registry = Tracker.open(settings.mlruns, create=False, write=False).registry
+        tracker = Tracker.open(settings.mlruns, create=False, write=False)
+        self._registry, self._is_copy = tracker.registry, tracker.is_copy
         self._current: dict[str, ServedModel] = {}
         self._cached: OrderedDict[tuple[str, int], ServedModel] = OrderedDict()
         self._loading = threading.Lock()
@@ -59,6 +64,12 @@ class Champions:
             if champion is None:
                 raise self._registry.no_champion(category)
             self._current[category] = self._load(champion)
+        if self._is_copy:
+            logger.warning(
+                "%s cannot be written, so a copy of its database is used; restart the server to "
+                "use a champion that is promoted later.",
+                settings.mlruns,
+            )
 
     @property
     def current(self) -> dict[str, ServedModel]:
@@ -79,7 +90,8 @@ class Champions:
         return current[category]
 
     def version(self, category: str | None, number: int) -> ServedModel:
-        """Return a version of a category; load it if necessary. Raises UnknownModel."""
+        """Return a version of a category; load it if necessary. Raises UnknownModel, or
+        UnusableModel without details, which are logged."""
         champion = self.champion(category)
         if champion.version == number:
             return champion
@@ -93,7 +105,14 @@ class Champions:
                     raise UnknownModel(
                         f"{champion.category} has no version {number}; available: {numbers}."
                     )
-                self._cached[key] = self._load(match)
+                try:
+                    self._cached[key] = self._load(match)
+                except UserError as error:
+                    logger.warning("version %d of %s: %s", number, champion.category, error)
+                    raise UnusableModel(
+                        f"version {number} of {champion.category} cannot be loaded; the server's "
+                        "log says why."
+                    ) from None
             self._cached.move_to_end(key)
             while len(self._cached) > self._settings.cached_versions:
                 self._cached.popitem(last=False)
@@ -110,6 +129,8 @@ class Champions:
         has lost its champion, the old one stays. Raises UserError if a champion cannot be loaded;
         the others are replaced.
         """
+        if self._is_copy:
+            return 0
         names = self._settings.categories or {*self._current, *self._registry.champions()}
         replaced, failures = 0, []
         for category in sorted(names):

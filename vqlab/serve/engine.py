@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from vqlab.data import BadImage, pixels_digest, read_encoded, size_of
+from vqlab.data import BadImage, accept_pixels, pixels_digest, read_encoded, size_of
 from vqlab.errors import UserError
 from vqlab.serve.answers import Options, failed_answer, image_answer, model_answer
 from vqlab.serve.batching import Batcher
@@ -43,6 +43,7 @@ class Engine:
     def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
         """Load the champions. Raises UserError as `Champions`."""
         self._settings, self._metrics = settings, metrics
+        accept_pixels(settings.max_pixels)
         self.champions = Champions(settings)
         self._in_progress = 0
         self._seconds_per_image = 0.1
@@ -82,7 +83,7 @@ class Engine:
         with self._admitted(len(uploads)):
             served = self.champions.champion(category)
             if version is not None and version != served.version:
-                served = await self._call(self.champions.version, category, version)
+                served = await asyncio.to_thread(self.champions.version, category, version)
             results = await asyncio.gather(*(self._image(served, u, options) for u in uploads))
         failures = [result for result in results if isinstance(result, BadImage)]
         if len(failures) == len(results):

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from vqlab.data import BadImage
-from vqlab.serve.champions import UnknownModel
+from vqlab.serve.champions import UnknownModel, UnusableModel
 from vqlab.serve.engine import QueueFull
 from vqlab.text import visible
 
@@ -48,6 +48,10 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(UnknownModel)
     async def unknown(request: Request, error: UnknownModel) -> Response:
         return answer(404, str(error))
+
+    @app.exception_handler(UnusableModel)
+    async def unusable(request: Request, error: UnusableModel) -> Response:
+        return answer(503, str(error))
 
     @app.exception_handler(QueueFull)
     async def full(request: Request, error: QueueFull) -> Response:

@@ -32,6 +32,8 @@ Nothing there depends on images, models or the store."""
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 _PROBES = ("/healthz", "/readyz")
 _DRAIN_SECONDS = 2.0
+_BODIES = 4
+"""Number of bodies of the maximum size that are held in memory at the same time."""
 HEADERS = {
     "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; "
     "media-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
@@ -77,7 +79,7 @@ class Guard:
         self._hosts |= {name.lower() for name in names_of(settings.host)}
         self._token = settings.token.get_secret_value().encode() if settings.token else None
         self._limit = int(settings.max_request_mb * 1e6)
-        self._active = 0
+        self._active = self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -101,6 +103,7 @@ class Guard:
                 await _refuse(self._too_slow(request), receive, send)
         finally:
             self._active -= counts
+            self._held -= request.received
             self._log(request)
 
     def _check(self, request: _Request, counts: bool) -> None:
@@ -131,11 +134,7 @@ class Guard:
         if length.isdigit() and int(length) > self._limit:
             raise self._too_large()
         if counts and self._active > self._settings.max_requests:
-            raise Refused(
-                429,
-                f"{self._settings.max_requests} requests are in progress; try again later.",
-                {"retry-after": "1"},
-            )
+            raise self._too_many()
 
     def _is_open(self, path: str) -> bool:
         return path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
@@ -143,6 +142,10 @@ class Guard:
     def _too_large(self) -> Refused:
         megabytes = f"{self._settings.max_request_mb:g} MB"
         return Refused(413, f"the request must have at most {megabytes}; send fewer images.")
+
+    def _too_many(self) -> Refused:
+        sentence = "too many requests are in progress; try again later."
+        return Refused(429, sentence, {"retry-after": "1"})
 
     def _too_slow(self, request: _Request) -> Refused:
         seconds = f"{self._settings.timeout:g} s"
@@ -160,10 +163,14 @@ class Guard:
         async def counted() -> Message:
             message = await receive()
             if message["type"] == "http.request":
-                request.received += len(message.get("body", b""))
+                size = len(message.get("body", b""))
+                request.received += size
+                self._held += size
                 request.complete = not message.get("more_body", False)
                 if request.received > self._limit and not request.status:
                     raise self._too_large()
+                if self._held > _BODIES * self._limit and not request.status:
+                    raise self._too_many()
             return message
 
         return counted
@@ -207,18 +214,19 @@ class Guard:
 
 
 async def _refuse(error: HTTPException, receive: Receive, send: Send) -> None:
-    """Send an error; then read on for a moment, for a client that has not finished sending would
-    lose the answer when the connection is closed."""
+    """Send an error and close the connection. A client that is still sending would lose the answer
+    if it was closed at once, so read on for a moment."""
     body = json.dumps({"error": error.detail}).encode()
     headers = {
         **(error.headers or {}),
+        "connection": "close",
         "content-type": "application/json",
         "content-length": str(len(body)),
     }
     encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status_code, "headers": encoded})
     await send({"type": "http.response.body", "body": body, "more_body": True})
-    with anyio.move_on_after(_DRAIN_SECONDS):
+    with anyio.move_on_after(_DRAIN_SECONDS if error.status_code != 408 else 0):
         message: Message = {"more_body": True}
         while message.get("more_body", False):
             message = await receive()

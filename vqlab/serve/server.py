@@ -14,6 +14,8 @@ from vqlab.serve.settings import ServeSettings
 
 _HEADER_BYTES = 16 * 1024
 """Maximum size of a request's header."""
+_CONNECTIONS = 1000
+"""Maximum number of open connections; uvicorn answers further requests with status 503."""
 _EXTRA = 5
 """Seconds that a shutdown waits beyond the time of a request."""
 
@@ -21,6 +23,11 @@ _EXTRA = 5
 def run_server(app: FastAPI, settings: ServeSettings) -> None:
     """Serve until SIGINT or SIGTERM; requests in progress are finished first."""
     configure_logging()
+    make_server(app, settings).run()
+
+
+def make_server(app: FastAPI, settings: ServeSettings) -> uvicorn.Server:
+    """Return a server of uvicorn with the limits in the settings."""
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -34,10 +41,11 @@ def run_server(app: FastAPI, settings: ServeSettings) -> None:
         log_level="warning",
         server_header=False,
         proxy_headers=False,
+        limit_concurrency=_CONNECTIONS,
         h11_max_incomplete_event_size=_HEADER_BYTES,
         timeout_graceful_shutdown=int(settings.timeout) + _EXTRA,
     )
-    uvicorn.Server(config).run()
+    return uvicorn.Server(config)
 
 
 def configure_logging() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 from dataclasses import dataclass, field
@@ -86,7 +87,7 @@ async def read_uploads(request: Request, max_images: int) -> list[Upload]:
     if kind == "multipart/form-data":
         uploads = await _multipart(request, max_images)
     elif kind == "application/json":
-        uploads = _of_json(await request.body())
+        uploads = await asyncio.to_thread(_of_json, await request.body())
     else:
         raise HTTPException(
             415, "the body must be multipart/form-data or application/json (Content-Type)."

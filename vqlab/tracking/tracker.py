@@ -61,6 +61,12 @@ class Tracker:
         return tracker
 
     @property
+    def is_copy(self) -> bool:
+        """Whether runs are read from a copy, taken at opening, of a store without write
+        permission."""
+        return self._client.store.copy is not None
+
+    @property
     def root(self) -> Path:
         """The folder on this machine that holds everything of this store (absolute)."""
         return self._client.store.root

@@ -1,0 +1,65 @@
+"""A store with champions of two categories, really trained, and a server in this process."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from servers import running
+from tiny_set import tiny_recipe, write_tiny_set
+
+from vqlab.run import resolve, run
+from vqlab.serve import ServeSettings
+from vqlab.tracking import CHECKPOINT, Tracker
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data set of the categories `part` and `lid`, 32 px."""
+    return write_tiny_set(tmp_path_factory.mktemp("served_images"), ("part", "lid"))
+
+
+@pytest.fixture(scope="session")
+def trained_store(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """mlruns/ with version 1 of both categories as champions, and version 2 of `part`."""
+    root = tmp_path_factory.mktemp("served") / "mlruns"
+    tracker = Tracker.open(root)
+    for category, seed in (("part", 0), ("lid", 0), ("part", 1)):
+        recipe = tiny_recipe(images, category, seed=seed)
+        run_id = run(resolve(recipe), tracker, name=f"{category}{seed}", test=False).run_id
+        version = tracker.registry.register(run_id, CHECKPOINT, category)
+        if seed == 0:
+            tracker.registry.set_champion(version, None)
+    return root
+
+
+@pytest.fixture
+def mlruns(trained_store: Path, tmp_path: Path) -> Path:
+    """A copy of the store that a test may change."""
+    return Path(shutil.copytree(trained_store, tmp_path / "mlruns"))
+
+
+@pytest.fixture(scope="session")
+def server(trained_store: Path) -> Iterator[str]:
+    """Address of a server of both categories."""
+    with running(ServeSettings(mlruns=trained_store)) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def good_file(images: Path) -> Path:
+    return images / "part" / "test" / "good" / "000.png"
+
+
+@pytest.fixture(scope="session")
+def defect_file(good_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A part of which half is white: every model rejects it."""
+    pixels = np.asarray(Image.open(good_file)).copy()
+    pixels[:, 16:] = 255
+    path = tmp_path_factory.mktemp("defect") / "half.png"
+    Image.fromarray(pixels).save(path)
+    return path
