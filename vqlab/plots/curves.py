@@ -61,7 +61,8 @@ def score_histogram(
         if len(verdicts):
             count = Count(int(verdicts.sum()), len(verdicts))
             rates.append(f"{name} {count} ({rate_interval([count]).text()})")
-    _draw_threshold(axes, threshold, review, f": {', '.join(rates)}")
+    separator = ": " if review is None else "\n"
+    _draw_threshold(axes, threshold, review, separator + ", ".join(rates))
     axes.set(xlabel="image score", ylabel="images")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
