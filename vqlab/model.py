@@ -21,6 +21,7 @@ from vqlab.config import validate
 from vqlab.data import (
     DataSettings,
     ImageSet,
+    InspectedArea,
     Region,
     as_rgb,
     find_regions,
@@ -44,6 +45,7 @@ from vqlab.evaluation import (
     Thresholds,
     Verdict,
     crop_panel,
+    lowest_outside,
     predict_images,
     predicted_mask,
 )
@@ -84,6 +86,9 @@ class Prediction:
     """Outputs of the detector from which the scores were computed."""
     geometry: Geometry = field(repr=False)
     """Position of the image in the network's input."""
+    inspected: Array | None = None
+    """(H, W) bool, True on inspected pixels; None: all (`data.roi`). In the map, other pixels have
+    the lowest score of the inspected ones."""
 
     @property
     def p_value(self) -> float | None:
@@ -141,6 +146,12 @@ class Model:
     def categories(self) -> tuple[str, ...]:
         """Training categories."""
         return tuple(self.meta["data"]["categories"])
+
+    @cached_property
+    def area(self) -> InspectedArea | None:
+        """Inspected area of all images; None: all pixels."""
+        text = self.meta.get("data", {}).get("inspected")
+        return None if text is None else InspectedArea.decode(text)
 
     @property
     def digest(self) -> str:
@@ -222,9 +233,10 @@ class Model:
         """Score arrays (H, W, 3) uint8, of any sizes, in one pass.
 
         Scores of a batch of several images may differ from those of `score` by rounding (1e-5
-        relative). Raises UserError for an array of another shape or type.
+        relative). Raises UserError for an array of another shape or type, and for an aspect ratio
+        that does not fit the inspected area.
         """
-        inputs = [to_network(pixels, self.data) for pixels in images]
+        inputs = [to_network(pixels, self.data, self.area) for pixels in images]
         batch = torch.stack([network for network, _ in inputs]).to(self.device)
         extracted = extract(self.detector, Sample(batch, self.backbone(batch)))
         result = scores(self.detector, extracted)
@@ -241,14 +253,18 @@ class Model:
         self, pixels: Array, geometry: Geometry, extracted: Extracted, square: Array, score: float
     ) -> Prediction:
         """Return the prediction of one image. square: its anomaly map (S, S)."""
-        anomaly_map = to_original(square, geometry)
+        anomaly_map, inspected = to_original(square, geometry), None
+        if self.area is not None:
+            inspected = self.area.at(geometry.original)
+            anomaly_map = lowest_outside(anomaly_map, inspected)
         verdict = self.thresholds.verdict(score)
         return Prediction(
             score=score,
             calibrated=self.thresholds.calibrated(score),
             verdict=verdict,
             anomaly_map=anomaly_map,
-            mask=predicted_mask(anomaly_map, self.thresholds.pixel, verdict),
+            mask=predicted_mask(anomaly_map, self.thresholds.pixel, verdict, inspected),
+            inspected=inspected,
             image=pixels,
             model=self,
             extracted=extracted,

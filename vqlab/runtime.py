@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import json
 import sys
+from base64 import b64decode
+from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +23,8 @@ from PIL import Image, ImageOps
 Array = NDArray[Any]
 Box = tuple[int, int, int, int]
 """(top, left, height, width) of an image inside the network input."""
+FILL = 128
+"""Grey level of pixels that are not inspected."""
 KEY = "vqlab"
 """Key of the description in the metadata of the ONNX file."""
 
@@ -33,7 +38,7 @@ class Result(NamedTuple):
     """`reject` if the score exceeds the image threshold, else `review` if the model has a review
     threshold and the score exceeds it, else `pass`."""
     map: Array
-    """Anomaly map (H, W) of the image's size, float32."""
+    """Anomaly map (H, W) of the image's size, float32; the lowest value where not inspected."""
 
 
 class Model:
@@ -53,6 +58,11 @@ class Model:
             raise ValueError(f"{path} must be written by vqlab export; it has no description.")
         self.description: dict[str, Any] = json.loads(properties[KEY])
 
+    def inspected(self, size: tuple[int, int]) -> Array | None:
+        """Return the inspected pixels (H, W) of images of this size, bool; None: all."""
+        text = self.description["preprocessing"].get("inspected")
+        return inspected_pixels(text, size) if text else None
+
     def run(self, images: Array) -> tuple[Array, Array]:
         """Return anomaly maps (B, S, S) and image scores (B,) of network inputs (B, 3, S, S)."""
         maps, scores = self._session.run(None, {"image": images})
@@ -62,10 +72,13 @@ class Model:
         """Score an image file, or an RGB array (H, W, 3) of uint8."""
         settings = self.description["preprocessing"]
         pixels = image if isinstance(image, np.ndarray) else read_image(image, settings["bits"])
-        values, (top, left, height, width) = preprocess(pixels, settings)
+        inspected = self.inspected((pixels.shape[0], pixels.shape[1]))
+        values, (top, left, height, width) = preprocess(pixels, settings, inspected)
         maps, scores = self.run(values[None])
         inside = np.ascontiguousarray(maps[0, top : top + height, left : left + width])
         full = cv2.resize(inside, pixels.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        if inspected is not None:
+            full = np.where(inspected, full, full[inspected].min())
         score = float(scores[0])
         return Result(score, self.verdict(score), full)
 
@@ -129,9 +142,35 @@ def to_8_bits(values: Array, bits: int | None) -> Array:
     return (values.astype(np.uint32) >> ((bits or 16) - 8)).astype(np.uint8)
 
 
-def preprocess(pixels: Array, settings: dict[str, Any]) -> tuple[Array, Box]:
+@lru_cache(8)
+def inspected_pixels(text: str, size: tuple[int, int]) -> Array:
+    """Return a mask (1-bit PNG in base64) at the size (H, W) of an image. Raises ValueError for
+    another aspect ratio."""
+    with Image.open(BytesIO(b64decode(text))) as image:
+        mask = np.asarray(image, np.bool_)
+    smaller, larger = sorted((size, mask.shape), key=max)
+    scale = max(smaller) / max(larger)
+    if any(abs(a * scale - b) > 1 for a, b in zip(larger, smaller, strict=True)):
+        raise ValueError(
+            f"it is {size[1]}x{size[0]} pixels; the inspected area is "
+            f"{mask.shape[1]}x{mask.shape[0]}, of another aspect ratio"
+        )
+    if mask.shape != size:
+        small = mask.astype(np.uint8)
+        mask = np.asarray(cv2.resize(small, size[::-1], interpolation=cv2.INTER_NEAREST), np.bool_)
+    return mask
+
+
+def preprocess(
+    pixels: Array, settings: dict[str, Any], inspected: Array | None = None
+) -> tuple[Array, Box]:
     """Return the network input (3, S, S) float32 in [0, 1] of RGB pixels (H, W, 3), and the box in
-    it that the image fills; the rest is black."""
+    it that the image fills; the rest is black.
+
+    inspected (H, W) bool: other pixels are filled with grey; None: all.
+    """
+    if inspected is not None:
+        pixels = np.where(inspected[..., None], pixels, np.uint8(FILL))
     side, size = settings["image_size"], pixels.shape[:2]
     height = width = side
     if settings["resize"] == "letterbox":
@@ -150,9 +189,24 @@ def preprocess(pixels: Array, settings: dict[str, Any]) -> tuple[Array, Box]:
         edge = max(1, min(height, width) // 32)
         frame = np.ones((height, width), bool)
         frame[edge:-edge, edge:-edge] = False
+        if inspected is not None:  # at network size: pixels that overlap the inspected area
+            overlap = _overlap(inspected, height, width)
+            frame = frame & overlap if (frame & overlap).any() else overlap
         grey = float(np.median(box[frame].mean(axis=1))) / 255
         values = np.minimum(values * (0.5 / max(grey, 0.05)), 1)
     return values, (top, left, height, width)
+
+
+def _overlap(mask: Array, height: int, width: int) -> Array:
+    """Return which pixels of the mask, resized to this size, overlap it."""
+    sums = np.asarray(cv2.integral(mask.astype(np.uint8)))
+    (y0, y1), (x0, x1) = (
+        (edges[:-1] // target, -(-edges[1:] // target))
+        for source, target in zip(mask.shape, (height, width), strict=True)
+        for edges in [np.arange(target + 1) * source]
+    )
+    rows = sums[y1] - sums[y0]
+    return np.asarray(rows[:, x1] - rows[:, x0] > 0)
 
 
 def main(arguments: list[str]) -> int:

@@ -97,6 +97,8 @@ class Batch:
     labels: Tensor
     records: tuple[ImageRecord, ...]
     geometry: tuple[Geometry, ...]
+    inspected: Tensor | None = None
+    """(B, H, W) bool, True on inspected pixels, on the CPU; None: all (`data.roi`)."""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -109,4 +111,5 @@ class Batch:
             self.labels,
             self.records,
             self.geometry,
+            self.inspected,
         )

@@ -203,6 +203,7 @@ def test_a_prediction_is_a_row_without_truth():
         calibrated=0.9,
         anomaly_map=row().anomaly_map,
         image=row().image,
+        inspected=None,
         panels={"reconstruction": np.full((128, 128, 3), 9, np.uint8)},
         model=SimpleNamespace(thresholds=Thresholds(1.0, 1.0)),
     )

@@ -13,7 +13,7 @@ from vqlab.config import digest, dump, flatten
 from vqlab.correlate.grid import Training
 from vqlab.correlate.rank_correlation import METRICS
 from vqlab.correlate.table import Row, Table
-from vqlab.data import Splits, load_dataset
+from vqlab.data import AREA_FILES, Splits, load_dataset
 from vqlab.evaluation import Scored, Thresholds, evaluate
 from vqlab.model import build_detector
 from vqlab.run import RunConfig, calibrate_and_assess, make_trainer, require_test
@@ -65,8 +65,14 @@ def validation_digest(splits: Splits) -> str:
 
 def setting_key(config: RunConfig, splits: Splits, validation: str) -> str:
     """Return 16 hex digits that identify the settings and the images."""
-    relevant = {k: v for k, v in flatten(dump(config)).items() if k not in _IRRELEVANT}
+    relevant = {k: v for k, v in flatten(dump(config)).items() if not _ignored(k, v)}
     return digest([relevant, splits.fingerprint, validation])[:16]
+
+
+def _ignored(name: str, value: object) -> bool:
+    """Return whether a setting does not change the measurements, or is unset and recent."""
+    recent = name in ("threshold.review_rate", "data.mm_per_pixel") and value is None
+    return recent or name in _IRRELEVANT or name.startswith(AREA_FILES)
 
 
 def _train(config: RunConfig, splits: Splits, category: str, on_progress: OnProgress) -> Trainer:

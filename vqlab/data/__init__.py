@@ -1,5 +1,6 @@
 """Datasets: find, read, resize, split, check and show images."""
 
+from vqlab.data.area import AREA_FILES, InspectedArea
 from vqlab.data.arrays import as_rgb
 from vqlab.data.audit import STATISTICS, CategoryAudit, audit, audit_metrics
 from vqlab.data.checks.report import CheckReport, check_dataset
@@ -28,6 +29,7 @@ from vqlab.data.splits import Splits, fingerprint, load_dataset
 from vqlab.data.synthetic import make_synthetic
 
 __all__ = [
+    "AREA_FILES",
     "Region",
     "find_regions",
     "GOOD_AND_BAD",
@@ -38,6 +40,7 @@ __all__ = [
     "CheckReport",
     "DataSettings",
     "ImageSet",
+    "InspectedArea",
     "Splits",
     "accept_pixels",
     "as_rgb",

@@ -141,7 +141,8 @@ def _small(images: ImageSet, index: int) -> tuple[Grey, NDArray[np.float32]]:
     """Return one image as the network sees it, without padding: grey (h, w) in [0, 1], and RGB
     (SMALL, SMALL, 3)."""
     resized = images.resized(index)
-    values = to_tensor(resized.image, resized.geometry, images.settings).numpy()
+    inspected = images.inspected(index)
+    values = to_tensor(resized.image, resized.geometry, images.settings, inspected).numpy()
     inside = values.transpose(1, 2, 0)[resized.box]
     grey = np.asarray(inside.mean(axis=2), np.float32)
     small = cv2.resize(inside, (SMALL, SMALL), interpolation=cv2.INTER_AREA)

@@ -13,10 +13,12 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
+from vqlab.data.area import InspectedArea
 from vqlab.data.images import (
     BadFile,
     Mask,
     Pixels,
+    box_for,
     fit_image,
     fit_mask,
     read_image,
@@ -55,15 +57,27 @@ class ResizedImage:
     @property
     def box(self) -> tuple[slice, slice]:
         """Index of the area without padding."""
-        top, left, height, width = self.geometry.box
-        return slice(top, top + height), slice(left, left + width)
+        return _index(self.geometry)
+
+    def box_at(self, settings: DataSettings) -> tuple[slice, slice]:
+        """Return the same index at the network size of `settings`."""
+        return _index(box_for(self.geometry.original, settings))
+
+
+def _index(geometry: Geometry) -> tuple[slice, slice]:
+    top, left, height, width = geometry.box
+    return slice(top, top + height), slice(left, left + width)
 
 
 class ImageCache:
     """Cache of resized images, up to a budget in bytes; further images are made on every access."""
 
-    def __init__(self, settings: DataSettings) -> None:
+    def __init__(self, settings: DataSettings, area: InspectedArea | None = None) -> None:
         self.settings = settings
+        self.area = area
+        """Inspected area of all images; None: all pixels."""
+        self.outside: set[Path] = set()
+        """Images whose defect mask lies wholly outside the inspected area."""
         self.image_properties: dict[Path, ImageProperties] = {}
         """Properties of each image file that was decoded."""
         self.mask_properties: dict[Path, MaskProperties] = {}
@@ -74,6 +88,15 @@ class ImageCache:
 
     def __contains__(self, source: ImageSource) -> bool:
         return source in self._images
+
+    def filled(self, pixels: Pixels) -> Pixels:
+        """Return an image (H, W, 3) as a network sees it: filled outside the inspected area."""
+        return pixels if self.area is None else self.area.fill(pixels)
+
+    def inspected(self, size: tuple[int, int]) -> Mask | None:
+        """Return the inspected pixels (S, S) of an image of `size` (H, W) at network size: those
+        that overlap the inspected area; None: all."""
+        return None if self.area is None else self.area.fitted(size, self.settings)
 
     def get(self, source: ImageSource) -> ResizedImage:
         """Return the resized image of `source`, as read-only arrays."""
@@ -123,7 +146,10 @@ class ImageFile:
     def make(self, cache: ImageCache) -> ResizedImage:
         path, settings = self.record.path, cache.settings
         pixels, cache.image_properties[path] = inspect_image(path, settings.bits)
-        image, geometry = fit_image(pixels, settings)
+        if cache.area is not None and not cache.area.fits((pixels.shape[0], pixels.shape[1])):
+            reason = cache.area.mismatch((pixels.shape[0], pixels.shape[1]))
+            raise BadFile(path, reason, "use a mask for images of this shape")
+        image, geometry = fit_image(cache.filled(pixels), settings)
         if min(geometry.box[2:]) < MIN_SIDE:
             raise BadFile(
                 path,
@@ -143,12 +169,11 @@ class ImageFile:
         return self.read_mask(cache.get(self).geometry.original, cache)
 
     def read_mask(self, size: tuple[int, int], cache: ImageCache | None = None) -> Mask:
-        """Return the mask, (H, W) bool. Raises BadFile if its size is not that of the image."""
+        """Return the mask, (H, W) bool, within the inspected area of `cache`. Raises BadFile if its
+        size is not that of the image."""
         if self.record.mask is None:
             return np.zeros(size, np.bool_)
         mask, properties = inspect_mask(self.record.mask)
-        if cache is not None:
-            cache.mask_properties[self.record.mask] = properties
         if mask.shape != size:
             raise BadFile(
                 self.record.mask,
@@ -156,7 +181,13 @@ class ImageFile:
                 f"{self.record.path.name} {size[1]}x{size[0]}",
                 "they must have the same size",
             )
-        return mask
+        if cache is None:
+            return mask
+        cache.mask_properties[self.record.mask] = properties
+        inside = mask if cache.area is None else mask & cache.area.at(size)
+        if mask.any() and not inside.any():
+            cache.outside.add(self.record.path)
+        return inside
 
 
 @dataclass(frozen=True)
@@ -187,14 +218,20 @@ class SyntheticAnomaly:
         image, texture = (_content(file, canvas, cache) for file in (self.normal, self.texture))
         texture = resize_image(texture, image.shape[0], image.shape[1])
         rng = np.random.default_rng(self.seed)
+        inside = None
+        if cache.area is not None:
+            inside = cache.area.fitted(clean.geometry.original, canvas)[clean.box_at(canvas)]
         anomalous, marked, _ = draw_anomaly(
-            image, texture, rng, self.kind, self.size, self.contrast
+            image, texture, rng, self.kind, self.size, self.contrast, inside
         )
         height, width = clean.geometry.box[2:]
         change = resize_image(anomalous.astype(np.float32) - image, height, width)
         result, mask = clean.image.copy(), np.zeros_like(clean.mask)
         result[clean.box] = np.clip(np.rint(result[clean.box] + change), 0, 255).astype(np.uint8)
         mask[clean.box] = resize_image(marked.astype(np.float32), height, width) > 0
+        inspected = cache.inspected(clean.geometry.original)
+        if inspected is not None:
+            mask &= inspected
         return ResizedImage(result, mask, clean.geometry)
 
     def original(self, cache: ImageCache) -> Pixels:
@@ -205,7 +242,8 @@ class SyntheticAnomaly:
 
     def original_mask(self, cache: ImageCache) -> Mask:
         resized = cache.get(self)
-        return np.asarray(to_original(resized.mask, resized.geometry) > 0)
+        mask = np.asarray(to_original(resized.mask, resized.geometry) > 0)
+        return mask if cache.area is None else mask & cache.area.at(resized.geometry.original)
 
 
 def _content(file: ImageFile, settings: DataSettings, cache: ImageCache) -> Pixels:
@@ -213,7 +251,8 @@ def _content(file: ImageFile, settings: DataSettings, cache: ImageCache) -> Pixe
     if settings == cache.settings:
         resized = cache.get(file)
     else:
-        image, geometry = fit_image(read_image(file.record.path, settings.bits), settings)
+        pixels = cache.filled(read_image(file.record.path, settings.bits))
+        image, geometry = fit_image(pixels, settings)
         resized = ResizedImage(image, np.zeros(image.shape[:2], np.bool_), geometry)
     return resized.image[resized.box]
 
@@ -239,12 +278,16 @@ class ImageSet:
         """Return the images at `indices`, in that order: images (B, 3, S, S), masks (B, S, S)."""
         sources = [self._sources[index] for index in indices]
         resized = self._cache.get_all(sources)
+        inspected = [self._cache.inspected(r.geometry.original) for r in resized]
+        masks = [mask for mask in inspected if mask is not None]
+        pairs = zip(resized, inspected, strict=True)
         return Batch(
-            torch.stack([to_tensor(r.image, r.geometry, self.settings) for r in resized]),
+            torch.stack([to_tensor(r.image, r.geometry, self.settings, m) for r, m in pairs]),
             torch.from_numpy(np.stack([r.mask for r in resized])),
             torch.tensor([source.record.label for source in sources], dtype=torch.int64),
             tuple(source.record for source in sources),
             tuple(r.geometry for r in resized),
+            torch.from_numpy(np.stack(masks)) if masks else None,
         )
 
     def batches(self, size: int, order: Sequence[int] | None = None) -> Iterator[Batch]:
@@ -296,6 +339,10 @@ class ImageSet:
         """Return one image at network size as uint8, before the brightness correction."""
         return self._cache.get(self._sources[index])
 
+    def inspected(self, index: int) -> Mask | None:
+        """Return its inspected pixels at network size, (S, S) bool; None: all."""
+        return self._cache.inspected(self.resized(index).geometry.original)
+
     def original(self, index: int) -> Pixels:
         """Return one image at its original size, (H, W, 3) uint8."""
         return self._sources[index].original(self._cache)
@@ -303,6 +350,11 @@ class ImageSet:
     def original_mask(self, index: int) -> Mask:
         """Return its mask at the original size, (H, W) bool."""
         return self._sources[index].original_mask(self._cache)
+
+    def original_inspected(self, index: int) -> Mask | None:
+        """Return its inspected pixels at the original size, (H, W) bool; None: all."""
+        area = self._cache.area
+        return None if area is None else area.at(self.resized(index).geometry.original)
 
     def load(self, progress: Progress | None = None) -> None:
         """Decode every image and cache what fits. Raises UserError that lists all bad files."""

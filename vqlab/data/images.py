@@ -7,7 +7,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -21,6 +21,9 @@ from vqlab.data.bit_depth import BadFile as BadFile
 from vqlab.data.bit_depth import depth_of, reduce_colours, reduce_to_8_bits
 from vqlab.data.settings import DataSettings
 from vqlab.types import Geometry, UserError
+
+if TYPE_CHECKING:
+    from vqlab.data.area import InspectedArea
 
 Pixels = NDArray[np.uint8]
 """(H, W, 3) RGB."""
@@ -225,26 +228,35 @@ def resize_image(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     return image
 
 
-def to_tensor(square: Pixels, geometry: Geometry, settings: DataSettings) -> Tensor:
+def to_tensor(
+    square: Pixels, geometry: Geometry, settings: DataSettings, inspected: Mask | None = None
+) -> Tensor:
     """Convert (S, S, 3) uint8 to (3, S, S) float32 in [0, 1] and correct its brightness.
 
     `brightness: border` scales the image so that the median grey of its border (a frame of 1/32 of
     the box) becomes 0.5, and clips at 1; this compensates for different illumination. Borders
-    darker than 0.05 are treated as 0.05.
+    darker than 0.05 are treated as 0.05. inspected (S, S): see `border_brightness`.
     """
     image = torch.from_numpy(np.ascontiguousarray(square.transpose(2, 0, 1)))
     values = image.to(torch.float32) / 255
     if settings.brightness == "border":
-        gain = BORDER_BRIGHTNESS / max(border_brightness(square, geometry), 0.05)
+        gain = BORDER_BRIGHTNESS / max(border_brightness(square, geometry, inspected), 0.05)
         values = (values * gain).clamp_(max=1)
     return values
 
 
-def border_brightness(square: Pixels, geometry: Geometry) -> float:
-    """Return the median grey, in [0, 1], of the box's `border_frame`."""
+def border_brightness(square: Pixels, geometry: Geometry, inspected: Mask | None = None) -> float:
+    """Return the median grey, in [0, 1], of the box's `border_frame`.
+
+    inspected (S, S): only these pixels count; all of them if the border has none.
+    """
     top, left, height, width = geometry.box
-    frame = square[top : top + height, left : left + width][border_frame((height, width))]
-    return float(np.median(frame.mean(axis=1))) / 255
+    box = np.s_[top : top + height, left : left + width]
+    frame = border_frame((height, width))
+    if inspected is not None:
+        frame &= inspected[box]
+        frame = frame if frame.any() else inspected[box]
+    return float(np.median(square[box][frame].mean(axis=1))) / 255
 
 
 def border_frame(size: tuple[int, ...]) -> Mask:
@@ -255,17 +267,21 @@ def border_frame(size: tuple[int, ...]) -> Mask:
     return frame
 
 
-def to_network(image: Pixels, settings: DataSettings) -> tuple[Tensor, Geometry]:
+def to_network(
+    image: Pixels, settings: DataSettings, area: InspectedArea | None = None
+) -> tuple[Tensor, Geometry]:
     """Convert an RGB image (H, W, 3) uint8 to network input (3, S, S) float32, as `ImageSet` does.
 
-    Raises UserError for another shape or dtype.
+    area: inspected area; None: all pixels. Raises UserError for another shape or dtype, and for an
+    aspect ratio that differs from the area's.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise UserError(
             f"an image must be an RGB array (H, W, 3) of uint8; got {image.shape} of {image.dtype}."
         )
-    square, geometry = fit_image(image, settings)
-    return to_tensor(square, geometry, settings), geometry
+    square, geometry = fit_image(image if area is None else area.fill(image), settings)
+    inspected = None if area is None else area.fitted(geometry.original, settings)
+    return to_tensor(square, geometry, settings, inspected), geometry
 
 
 def to_original(square: NDArray[Any], geometry: Geometry) -> NDArray[np.float32]:

@@ -36,6 +36,21 @@ def _root(value: Any) -> Any:
     return value.expanduser() if isinstance(value, Path) else value
 
 
+def _area(value: Any) -> Any:
+    """Accept a path, or paths by category; treat an empty string as unset; expand `~`."""
+    if isinstance(value, dict):
+        paths = {str(category): _root(path) for category, path in value.items()}
+        return {category: path for category, path in paths.items() if path is not None} or None
+    if value is not None and not isinstance(value, str | Path):
+        raise ValueError("must be a path, or a mapping of categories to paths")
+    return _root(value)
+
+
+Area = Annotated[Path | dict[str, Path] | None, BeforeValidator(_area)]
+"""A mask of the images, or one for each category: a lossless image file, or polygons in a JSON or
+YAML file."""
+
+
 class ValidationSettings(Settings):
     """Section `data.validation`: anomalous images by which settings are chosen."""
 
@@ -79,6 +94,11 @@ class DataSettings(Settings):
     highest 8 bits are used. Default: 16. Files with 8 bits or floating point are not affected."""
     mm_per_pixel: Annotated[float | None, Field(gt=0)] = None
     """Side of a pixel of the original images in millimetres, for areas of defects."""
+    roi: Area = None
+    """Region of interest: only pixels that are white in this mask are inspected, see
+    `vqlab.data.area`. Default: all."""
+    ignore: Area = None
+    """Pixels that are white in this mask are not inspected."""
     held_out: Annotated[float, Field(ge=0.05, le=0.5)] = 0.15
     """Share of train/good that is excluded from training: at least 19 images (required to guarantee
     a false reject rate of 5 %), or a fifth of them if that is less."""

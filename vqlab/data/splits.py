@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import groupby
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from vqlab.data.area import InspectedArea, area_of, require_known
 from vqlab.data.category import Category
 from vqlab.data.checks.content import content_warnings
 from vqlab.data.contact_sheet import image_set_sheet
@@ -64,6 +66,8 @@ class Splits:
     categories: tuple[str, ...]
     notes: tuple[str, ...] = ()
     """Warnings on missing, unused or suspicious files."""
+    area: InspectedArea | None = None
+    """Inspected area of all images; None: all pixels."""
 
     @cached_property
     def validation_sheet(self) -> Pixels:
@@ -104,8 +108,14 @@ class Splits:
         return path
 
 
-def load_dataset(settings: DataSettings, progress: Progress | None = None) -> Splits:
+def load_dataset(
+    settings: DataSettings,
+    progress: Progress | None = None,
+    area: InspectedArea | None | Literal["from settings"] = "from settings",
+) -> Splits:
     """Find, check, decode and split the images that `settings` name.
+
+    area: inspected area of a model to evaluate, instead of the files `data.roi` and `data.ignore`.
 
     Every file is decoded once, so that bad files are reported before training starts: raises
     UserError that lists all of them, or says what is missing and what to do.
@@ -122,7 +132,10 @@ def load_dataset(settings: DataSettings, progress: Progress | None = None) -> Sp
         )
     if errors:
         raise UserError(" ".join(errors))
-    cache = ImageCache(settings)
+    if area == "from settings":
+        require_known(settings, sorted(layout.folders))
+        area = area_of(settings, names)
+    cache = ImageCache(settings, area)
     records = [record for category in categories for record in category.records]
     ImageSet([ImageFile(record) for record in records], cache).load(progress)
 
@@ -144,9 +157,10 @@ def load_dataset(settings: DataSettings, progress: Progress | None = None) -> Sp
         test=ImageSet(test, cache),
         root=root,
         source=layout.source,
-        fingerprint=fingerprint(records, layout),
-        test_fingerprint=fingerprint((image.record for image in test), layout),
+        fingerprint=fingerprint(records, layout, area),
+        test_fingerprint=fingerprint((image.record for image in test), layout, area),
         categories=names,
+        area=area,
         notes=tuple(note for category in categories for note in _notes(category, layout, cache)),
     )
 
@@ -157,7 +171,21 @@ def _notes(category: Category, layout: Layout, cache: ImageCache) -> list[str]:
     content = content_warnings(
         category, cache.image_properties, cache.mask_properties, folder, bits
     )
-    return [*category.warnings, *content]
+    outside = [record for record in category.test if record.path in cache.outside]
+    return [*category.warnings, *content, *outside_notes(category, outside)]
+
+
+def outside_notes(category: Category, outside: Sequence[ImageRecord]) -> list[str]:
+    """Say which defects lie wholly outside the inspected area, and what that means."""
+    if not outside:
+        return []
+    defects = sum(record.label for record in category.test)
+    return [
+        f"category {category.name}: the masks of {len(outside)} of {defects} defect images, e.g. "
+        f"{outside[0].defect}/{outside[0].path.name}, lie wholly outside the inspected area "
+        "(data.roi, data.ignore): image metrics count these images as anomalous, so they usually "
+        "escape; pixel metrics leave them out; move them to test/good or change the area."
+    ]
 
 
 def _hold_out(
@@ -233,15 +261,20 @@ def _hash(name: str) -> int:
     return zlib.crc32(os.fsencode(name))
 
 
-def fingerprint(records: Iterable[ImageRecord], layout: Layout) -> str:
-    """Return the sha256 (hex) of the sorted lines `path, content sha256, label, mask sha256`.
+def fingerprint(
+    records: Iterable[ImageRecord], layout: Layout, area: InspectedArea | None = None
+) -> str:
+    """Return the sha256 (hex) of the sorted lines `path, content sha256, label, mask sha256`, and
+    of the inspected area if it is not the whole image.
 
-    Paths are relative, see `Layout.relative_path`. A change of a name, a pixel, a label or a mask
-    changes the fingerprint; the order of the records and the dataset's location do not.
+    Paths are relative, see `Layout.relative_path`. A change of a name, a pixel, a label, a mask or
+    the area changes the fingerprint; the order of the records and the dataset's location do not.
     """
     records = list(records)
     with ThreadPoolExecutor(THREADS) as pool:
         lines = sorted(pool.map(lambda record: _fingerprint_line(record, layout), records))
+    if area is not None:
+        lines.append(f"inspected area\t{area.digest}")
     return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
 

@@ -61,20 +61,24 @@ def draw_anomaly(
     kind: str | None = None,
     size: float | None = None,
     contrast: float | None = None,
+    inside: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_], str]:
     """Return a copy of the image with an anomaly, its mask (H, W) bool, and its kind.
 
     image, texture: (H, W, 3) uint8 of one size, at least 3 pixels per side; the texture is another
     normal image, from which patches are copied. kind: one of `KINDS`; None: random, by `SHARES`.
     size, contrast: positions in [0, 1] in the range of the kind, 0 the smallest or faintest that
-    is visible; None: random. The mask contains the pixels that differ visibly, with gaps of a pixel
-    or two closed; it is never empty. The same generator state gives the same result. Raises
-    ValueError for other shapes, kinds or positions.
+    is visible; None: random. inside: (H, W) bool, not empty, where to draw; None: anywhere. The
+    mask contains the pixels that differ visibly, with gaps of a pixel or two closed; it is never
+    empty. The same generator state gives the same result. Raises ValueError for other shapes,
+    kinds or positions.
     """
     _validate(image, texture, kind, size, contrast)
     if kind is None:
         kind = KINDS[int(rng.choice(len(KINDS), p=list(SHARES.values())))]
     saliency, background = _saliency(image)
+    if inside is not None:
+        saliency = _within(saliency, inside)
     side = min(image.shape[:2])
     for attempt in range(MAX_ATTEMPTS):
         larger = None if size is None else size + (1 - size) * attempt / MAX_ATTEMPTS
@@ -84,11 +88,15 @@ def draw_anomaly(
         _DRAW[kind](canvas, scene, rng)
         if background is not None and kind in _ON_OBJECT and rng.random() < 0.8:
             canvas = np.where(_foreground(image, background)[..., None], canvas, image)
+        if inside is not None:
+            canvas = np.where(inside[..., None], canvas, image)
         mask = _changed(image, canvas)
         if mask.sum() >= max(4, side * side // 8192) and mask.mean() < 0.5:
             return canvas, mask, kind
     canvas = image.copy()
-    _spot(canvas, scene, rng)
+    _spot(canvas, scene, rng, None if inside is None else _middle(inside))
+    if inside is not None:
+        canvas = np.where(inside[..., None], canvas, image)
     return canvas, _changed(image, canvas), kind
 
 
@@ -138,6 +146,23 @@ def _saliency(image: Array) -> tuple[Array, Array | None]:
         return np.full(size[::-1], 1 / (size[0] * size[1])), None
     weight = cv2.GaussianBlur((difference > 25).astype(np.float32), (0, 0), 1.0) + 0.02
     return weight / weight.sum(dtype=np.float64), colour
+
+
+def _within(saliency: Array, inside: Array) -> Array:
+    """Return the probability of every coarse cell, restricted to cells that are mostly inside, or
+    else to those that overlap."""
+    size = saliency.shape[::-1]
+    share = cv2.resize(inside.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    weight = saliency * (share > 0.5 if (share > 0.5).any() else share > 0)
+    return np.asarray(weight / weight.sum(dtype=np.float64))
+
+
+def _middle(inside: Array) -> tuple[float, float]:
+    """Return (x, y) of the pixel that is deepest inside."""
+    padded = np.pad(inside.astype(np.uint8), 1)
+    depth = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    return float(x) + 0.5, float(y) + 0.5
 
 
 def _foreground(image: Array, background: Array) -> Array:
@@ -360,9 +385,12 @@ def _inpaint(patch: Array, distance: Array) -> Array:
     return smooth.astype(np.float32)
 
 
-def _spot(canvas: Array, scene: Scene, rng: Generator) -> None:
-    """Draw a plain spot that is visible on any image: the fallback."""
-    x, y = _position(scene, rng)
+def _spot(
+    canvas: Array, scene: Scene, rng: Generator, at: tuple[float, float] | None = None
+) -> None:
+    """Draw a plain spot that is visible on any image, at a random position or `at` (x, y): the
+    fallback."""
+    x, y = at or _position(scene, rng)
     size = max(2.0, 0.03 * scene.side)
     box = _box(scene, x, y, size + 2)
     u, v = _grid(box)

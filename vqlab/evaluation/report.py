@@ -177,8 +177,12 @@ class _Subset:
         self.image = summarise_images(scores, labels)
         original = settings.resolution == "original" and images is not None
         stream = PixelStream(threshold=thresholds.pixel, keep_images=keep_evidence)
-        for values, mask in self._pixels(scored, images, original):
-            stream.update([values], None if mask is None else [mask])
+        for values, mask, inspected in self._pixels(scored, images, original):
+            stream.update(
+                [values],
+                None if mask is None else [mask],
+                None if inspected is None else [inspected],
+            )
         self.pixel: Summary = stream.compute()
         self.metrics = self.image.metrics | self.pixel.metrics
         self.metrics |= rates(
@@ -193,8 +197,9 @@ class _Subset:
 
     def _pixels(
         self, scored: Scored, images: ImageSet | None, original: bool
-    ) -> Iterator[tuple[Array, Array | None]]:
-        """Yield each anomaly map with its mask, None for a normal image; count merged regions."""
+    ) -> Iterator[tuple[Array, Array | None, Array | None]]:
+        """Yield each anomaly map with its mask, None for a normal image, and its inspected pixels,
+        None: all; count merged regions."""
         for i in self.masked:
             values, mask = scored.maps[i], scored.masks[i] if scored.labels[i] else None
             if mask is not None and images is not None:
@@ -203,7 +208,11 @@ class _Subset:
                 self.regions += count
                 self.merged += count - Regions.of(mask).count
                 mask = full if original else mask
-            yield (resize_map(values, scored.geometry[i].original) if original else values), mask
+            inspected = None if scored.inspected is None else scored.inspected[i]
+            if original and images is not None:
+                values = resize_map(values, scored.geometry[i].original)
+                inspected = images.original_inspected(i)
+            yield values, mask, inspected
 
     @property
     def curves(self) -> dict[str, Curve]:

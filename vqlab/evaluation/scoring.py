@@ -44,6 +44,9 @@ class Scored:
     """N masks (h, w) bool, all False for a normal image."""
     records: tuple[ImageRecord, ...]
     geometry: tuple[Geometry, ...]
+    inspected: list[Array] | None = None
+    """N masks (h, w) bool, True on inspected pixels; None: all (`data.roi`). Other pixels have the
+    lowest score of the inspected ones, no label, and do not count in pixel metrics."""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -58,7 +61,13 @@ class Scored:
             masks=[self.masks[i] for i in indices],
             records=tuple(self.records[i] for i in indices),
             geometry=tuple(self.geometry[i] for i in indices),
+            inspected=None if self.inspected is None else [self.inspected[i] for i in indices],
         )
+
+    def pixels(self, index: int) -> Array:
+        """Return the scores (n,) of the inspected pixels of an image."""
+        values = self.maps[index]
+        return values.ravel() if self.inspected is None else values[self.inspected[index]]
 
     def normals(self) -> Scored:
         """Return the normal images."""
@@ -100,6 +109,7 @@ class _Truth:
         self.masks: list[Array] = []
         self.records: list[ImageRecord] = []
         self.geometry: list[Geometry] = []
+        self.inspected: list[Array] = []
         self._empty: dict[tuple[int, ...], Array] = {}
         """Empty masks by shape, which images share."""
 
@@ -107,13 +117,22 @@ class _Truth:
         for values, geometry in zip(batch.masks, batch.geometry, strict=True):
             mask = crop(values.numpy(), geometry)
             self.masks.append(mask if mask.any() else self._empty.setdefault(mask.shape, mask))
+        self.inspected += inspected_in(batch) or []
         self.records += batch.records
         self.geometry += batch.geometry
 
     def scored(self, maps: list[Array], image_scores: Sequence[Array]) -> Scored:
         labels = np.array([record.label for record in self.records], dtype=np.int64)
         values = np.concatenate(image_scores) if image_scores else np.empty(0)
-        return Scored(maps, values, labels, self.masks, tuple(self.records), tuple(self.geometry))
+        return Scored(
+            maps,
+            values,
+            labels,
+            self.masks,
+            tuple(self.records),
+            tuple(self.geometry),
+            self.inspected or None,
+        )
 
 
 class _Maps:
@@ -125,8 +144,10 @@ class _Maps:
     def add(self, result: Scores, batch: Batch) -> None:
         maps, image_scores = _checked(result, batch.records, tuple(batch.masks.shape))
         self.image_scores.append(image_scores)
-        for values, geometry in zip(maps, batch.geometry, strict=True):
-            self.maps.add(crop(values, geometry))
+        inspected = inspected_in(batch)
+        for place, (values, geometry) in enumerate(zip(maps, batch.geometry, strict=True)):
+            map = crop(values, geometry)
+            self.maps.add(map if inspected is None else lowest_outside(map, inspected[place]))
 
 
 @torch.inference_mode()
@@ -151,7 +172,10 @@ def score_extracted(detector: Scorer, images: ExtractedSet) -> Scored:
         record = truth.records[number : number + 1]
         map, value = _checked(scores(detector, extracted), record, (1, *images.shape))
         values.append(value)
-        maps.add(crop(map[0], truth.geometry[number]))
+        cropped = crop(map[0], truth.geometry[number])
+        if truth.inspected is not None:
+            cropped = lowest_outside(cropped, truth.inspected[number])
+        maps.add(cropped)
     return replace(truth, maps=maps.arrays(), image_scores=np.concatenate(values))
 
 
@@ -241,6 +265,19 @@ def _checked(
             "got NaN or infinity: the training diverged; lower training.learning_rate."
         )
     return maps, values
+
+
+def inspected_in(batch: Batch) -> list[Array] | None:
+    """Return the inspected pixels (h, w) of each image, cropped to its box; None: all."""
+    if batch.inspected is None:
+        return None
+    pairs = zip(batch.inspected, batch.geometry, strict=True)
+    return [crop(mask.numpy(), geometry) for mask, geometry in pairs]
+
+
+def lowest_outside(map: Array, inspected: Array) -> Array:
+    """Return the map (h, w) with the lowest inspected score on pixels that are not inspected."""
+    return np.where(inspected, map, map[inspected].min())
 
 
 def crop(map: Array, geometry: Geometry) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from vqlab.evaluation.calibration import CalibrationScores, calibrated
 from vqlab.evaluation.review import review_notes
 from vqlab.evaluation.scoring import Scored
 from vqlab.evaluation.verdict import Verdict, verdict_of
-from vqlab.metrics import summarise_images, summarise_pixels
+from vqlab.metrics import PixelStream, summarise_images
 from vqlab.types import UserError
 
 Array = NDArray[Any]
@@ -122,7 +122,7 @@ def choose_thresholds(validation: Scored, settings: ThresholdSettings) -> Thresh
     choose, rate = _CHOOSE[settings.method], settings.false_reject_rate
     place, promised = choose(len(scores), rate)
     image = float(scores[place - 1])
-    pixel = _exceeded_by(normals.maps, settings.pixel_false_positive_rate)
+    pixel = _exceeded_by(normals, settings.pixel_false_positive_rate)
     notes = _too_few(place, len(scores), rate) + _uneven(normals, image)
     thresholds = Thresholds(image, pixel, notes, settings.method, promised, summary)
     if settings.review_rate is None:
@@ -255,12 +255,14 @@ _CHOOSE: dict[str, Callable[[int, float], tuple[int, float]]] = {
 }
 
 
-def _exceeded_by(maps: Sequence[Array], rate: float) -> float:
-    """Return the value exceeded by at most the share `rate` of all pixels; bounded memory."""
-    keep = math.floor(rate * sum(values.size for values in maps)) + 1
+def _exceeded_by(scored: Scored, rate: float) -> float:
+    """Return the value exceeded by at most the share `rate` of all inspected pixels; bounded
+    memory."""
+    counted = scored.maps if scored.inspected is None else [m[m] for m in scored.inspected]
+    keep = math.floor(rate * sum(values.size for values in counted)) + 1
     top = np.empty(0, np.float32)
-    for values in maps:
-        top = np.concatenate([top, values.ravel()])
+    for index in range(len(scored)):
+        top = np.concatenate([top, scored.pixels(index)])
         if top.size > keep:
             top = np.partition(top, top.size - keep)[top.size - keep :]
     return float(top.min())
@@ -282,7 +284,10 @@ def _at_best_f1(validation: Scored) -> tuple[float, float]:
     image = float(below.max() / 2 + cut / 2) if len(below) else cut
     if image >= cut:  # no score below, or no number between
         image = float(np.nextafter(cut, -np.inf))
-    maps, masks = validation.maps, validation.masks
-    cut = summarise_pixels([maps[i] for i in usable], [masks[i] for i in usable]).f1max_threshold
+    stream = PixelStream()
+    for i in usable:
+        inspected = validation.inspected and [validation.inspected[i]]
+        stream.update([validation.maps[i]], [validation.masks[i]], inspected)
+    cut = stream.compute().f1max_threshold
     assert cut is not None
     return image, float(np.nextafter(np.float32(cut), np.float32(-np.inf)))

@@ -35,6 +35,7 @@ def describe(model: Model, version: int | None = None) -> dict[str, Any]:
             "brightness": data.brightness,
             "bits": data.bits,
             "colour": "RGB",
+            **({"inspected": model.area.encode()} if model.area is not None else {}),
         },
         "thresholds": {
             "image": model.thresholds.image,

@@ -96,10 +96,12 @@ def measure_parity(model: Model, exported: runtime.Model, files: Sequence[Path])
     pairs, times = [], []
     with one_thread():
         for file in [files[0], *files]:  # the first one warms up
-            images = to_network(read_image(file, model.data.bits), model.data)[0][None]
+            original = read_image(file, model.data.bits)
+            images = to_network(original, model.data, model.area)[0][None]
             settings = exported.description["preprocessing"]
             pixels = runtime.read_image(file, settings["bits"])
-            inputs = runtime.preprocess(pixels, settings)[0][None]
+            inspected = exported.inspected((pixels.shape[0], pixels.shape[1]))
+            inputs = runtime.preprocess(pixels, settings, inspected)[0][None]
             started = time.perf_counter()
             reference = _score(model, images)
             between = time.perf_counter()

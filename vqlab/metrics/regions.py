@@ -53,6 +53,16 @@ class Regions:
         weights: Array = self.weights[self.labels[self.labels > 0] - 1]
         return weights
 
+    def selected(self, pixels: Array) -> Regions:
+        """Return the regions of the selected pixels (H, W) bool, which include all defective ones,
+        in one row."""
+        if not self.count:
+            return self
+        height, width = self.labels.shape
+        labels = np.zeros(pixels.shape, np.int32)
+        labels[self.top : self.top + height, self.left : self.left + width] = self.labels
+        return Regions(labels[pixels][None], self.areas)
+
     def inside(self, array: Array) -> Array:
         """Return the values (pixels,) of an array (H, W) in the regions, row by row."""
         height, width = self.labels.shape

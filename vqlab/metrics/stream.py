@@ -99,18 +99,24 @@ class PixelStream:
         """Extremes of every bin if ties are tracked."""
 
     def update(
-        self, maps: Sequence[ArrayLike] | Array, masks: Sequence[ArrayLike] | Array | None = None
+        self,
+        maps: Sequence[ArrayLike] | Array,
+        masks: Sequence[ArrayLike] | Array | None = None,
+        inspected: Sequence[ArrayLike] | None = None,
     ) -> PixelStream:
         """Count anomaly maps (h_i, w_i) with masks (h_i, w_i), non-zero where defective.
 
-        Both may be arrays (B, h, w); no masks: all normal. Raises ValueError for shapes or counts
+        Both may be arrays (B, h, w); no masks: all normal. inspected (h_i, w_i): pixels that count,
+        which include the defective ones; None: all. Raises ValueError for shapes or counts
         that disagree and for a map with NaN or infinity, naming its index in the stream; the maps
         before it are counted.
         """
         if masks is not None:
             require_equal_count(maps, masks)
         for place, values in enumerate(maps):
-            self._add(_as_floats(values), None if masks is None else np.asarray(masks[place]))
+            mask = None if masks is None else np.asarray(masks[place])
+            counted = None if inspected is None else np.asarray(inspected[place], np.bool_)
+            self._add(_as_floats(values), mask, counted)
         return self
 
     def compute(self) -> Summary:
@@ -133,9 +139,11 @@ class PixelStream:
         assert self.bins is not None
         return float(self._low[place]) if len(self._low) else self.bins.edge(place)
 
-    def _add(self, values: Array, mask: Array | None) -> None:
+    def _add(self, values: Array, mask: Array | None, inspected: Array | None) -> None:
         require_valid(values, mask, self.seen)
         regions = NONE if mask is None else Regions.of(mask)
+        if inspected is not None:  # as one row
+            values, regions = values[inspected][None], regions.selected(inspected)
         if self.bins is None:
             fitted = Bins.fitted(values.ravel())
             if fitted is not None:

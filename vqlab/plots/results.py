@@ -63,6 +63,8 @@ class Scoring(Protocol):
     @property
     def anomaly_map(self) -> Array: ...
     @property
+    def inspected(self) -> Array | None: ...
+    @property
     def image(self) -> Array: ...
     @property
     def panels(self) -> Mapping[str, Array]: ...
@@ -152,6 +154,7 @@ def panel_row(prediction: Scoring, title: str = "") -> Array:
             calibrated=prediction.calibrated,
             threshold=thresholds.image,
             review=thresholds.review,
+            inspected=prediction.inspected,
             scale=Scale.of([prediction.anomaly_map], thresholds.pixel, prediction.score),
             panel=panel,
             panel_title=name,
@@ -188,6 +191,7 @@ def _rows(
             scale=scale,
             anomalous=bool(record.label),
             mask=images.original_mask(index) if has_truth else None,
+            inspected=images.original_inspected(index),
             panel=panel,
             panel_title=name,
         )

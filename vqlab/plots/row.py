@@ -81,6 +81,8 @@ class Row:
     """Calibrated score in [0, 1], 0.5 at the threshold; None to omit it."""
     review: float | None = None
     """Review threshold; None without review."""
+    inspected: Array | None = None
+    """Inspected pixels (h, w) bool; None: all."""
 
     @property
     def score_text(self) -> str:
@@ -168,24 +170,46 @@ def panels_of(row: Row, side: int = SIDE) -> list[tuple[str, str, Array]]:
     heat = _to_size(row.anomaly_map, size)
     smaller = row.anomaly_map.shape[0] > size[0]
     values = row.anomaly_map if smaller else heat
-    above = values > row.scale.threshold
-    predicted = predicted_mask(values, row.scale.threshold, row.verdict)
+    above = _above(row, values)
+    predicted = predicted_mask(values, row.scale.threshold, row.verdict, _inspected(row, values))
     if smaller:
         above, predicted = _mask_to_size(above, size), _mask_to_size(predicted, size)
     below = above & ~predicted
     truth = None if row.mask is None else _mask_to_size(row.mask, size)
+    overlay = _overlay(original, predicted, below, truth)
+    colours, grey = row.scale.colours(heat), _as_grey(predicted, below)
+    inspected = _inspected(row, heat)
+    if inspected is not None:
+        overlay = _paled(overlay, inspected)
+        colours[~inspected] = grey[~inspected] = style.OUTSIDE
     return [
-        ("original", f"{width} × {height} px", original),
+        ("original", f"{width} × {height} px{_inspected_text(row)}", original),
         (row.panel_title, _panel_caption(row), _panel(row, size)),
         ("ground truth", *_truth(row, truth, size)),
-        ("error heat map", "", row.scale.colours(heat)),
-        ("predicted mask", _predicted_caption(row), _as_grey(predicted, below)),
-        (
-            "overlay",
-            _overlay_caption(row, below, truth),
-            _overlay(original, predicted, below, truth),
-        ),
+        ("error heat map", "", colours),
+        ("predicted mask", _predicted_caption(row), grey),
+        ("overlay", _overlay_caption(row, below, truth), overlay),
     ]
+
+
+def _inspected(row: Row, values: Array) -> Array | None:
+    """Return the inspected pixels at the size of `values` (h, w); None: all."""
+    if row.inspected is None or row.inspected.shape == values.shape:
+        return row.inspected
+    return _mask_to_size(row.inspected, values.shape)
+
+
+def _inspected_text(row: Row) -> str:
+    """Return which share of the image is inspected; the rest is pale."""
+    if row.inspected is None:
+        return ""
+    return f" · {style.percent(float(row.inspected.mean()))} inspected"
+
+
+def _above(row: Row, values: Array) -> Array:
+    """Return which of `values` (h, w) exceed the pixel threshold and are inspected."""
+    inspected, above = _inspected(row, values), values > row.scale.threshold
+    return above if inspected is None else above & inspected
 
 
 def _truth(row: Row, truth: Array | None, size: tuple[int, int]) -> tuple[str, Array]:
@@ -211,7 +235,7 @@ def _panel_caption(row: Row) -> str:
 
 
 def _predicted_caption(row: Row) -> str:
-    above = row.anomaly_map > row.scale.threshold
+    above = _above(row, row.anomaly_map)
     if row.verdict != PASS:
         covered = f"{style.percent(float(above.mean()))} of the image above threshold"
         return covered if above.any() else "none above threshold: peak marked"
@@ -246,10 +270,22 @@ def _overlay(original: Array, predicted: Array, below: Array, truth: Array | Non
     return result
 
 
-def overlay_picture(image: Array, mask: Array, size: tuple[int, int]) -> Array:
-    """Return the overlay of an image (H, W, 3) and its predicted mask (H, W) at `size` (h, w)."""
+def overlay_picture(
+    image: Array, mask: Array, size: tuple[int, int], inspected: Array | None = None
+) -> Array:
+    """Return the overlay of an image (H, W, 3) and its predicted mask (H, W) at `size` (h, w).
+
+    inspected (H, W): other pixels are pale; None: all.
+    """
     predicted = _mask_to_size(mask, size)
-    return _overlay(_resize(image, size), predicted, np.zeros_like(predicted), None)
+    overlay = _overlay(_resize(image, size), predicted, np.zeros_like(predicted), None)
+    return overlay if inspected is None else _paled(overlay, _mask_to_size(inspected, size))
+
+
+def _paled(picture: Array, inspected: Array) -> Array:
+    """Return a picture (h, w, 3) that is pale where it is not inspected (h, w)."""
+    pale = picture // 4 + np.array(style.OUTSIDE, np.uint8) // 4 * 3
+    return np.where(inspected[..., None], picture, pale).astype(np.uint8)
 
 
 def _draw_header(canvas: Image.Image, draw: ImageDraw.ImageDraw, row: Row) -> None:

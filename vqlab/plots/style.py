@@ -32,6 +32,8 @@ BELOW: Colour = (255, 190, 40)
 """Outline, in overlays, of pixels above the pixel threshold in an image that passed."""
 TRUTH: Colour = (60, 230, 255)
 """Outline of the ground truth in overlays."""
+OUTSIDE: Colour = (225, 229, 234)
+"""Pixels that are not inspected."""
 _OVERSAMPLING = 4
 
 

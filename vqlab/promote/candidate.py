@@ -97,5 +97,5 @@ def with_test_metrics(
     model = Model.load(record.checkpoint())
     config = model_config(model, data)
     run = tracker.amend(record.run_id)
-    test_model(model, config, same_data(record, config), run, results)
+    test_model(model, config, same_data(record, config, model), run, results)
     return tracker.find(record.run_id)

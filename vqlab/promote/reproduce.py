@@ -61,7 +61,7 @@ def reproduce(record: RunRecord, data: Path | None) -> Reproduction:
     checkpoint = record.checkpoint()
     model = Model.load(checkpoint, "cpu")
     if record.tags.get("vqlab.test_fingerprint") == NO_IMAGES:
-        images = same_data(record, model_config(model, data)).held_out.records
+        images = same_data(record, model_config(model, data), model).held_out.records
         paths = [image.path for image in images[:: max(1, (len(images) - 1) // (_IMAGES - 1))]]
         expected = {path: model.score(path).score for path in paths}
     else:
@@ -92,9 +92,10 @@ def model_config(model: Model, data: Path | None) -> RunConfig:
     return resolve(merge(model.meta["config"], nest("data.root", str(data)) if data else {}))
 
 
-def same_data(record: RunRecord, config: RunConfig) -> Splits:
-    """Load the data that a run was trained on. Raises UserError if they have changed."""
-    splits = load_dataset(config.data)
+def same_data(record: RunRecord, config: RunConfig, model: Model) -> Splits:
+    """Load the data that a run was trained on, with the inspected area of its model. Raises
+    UserError if they have changed."""
+    splits = load_dataset(config.data, area=model.area)
     fingerprint = record.tags["vqlab.data_fingerprint"]
     if splits.fingerprint != fingerprint:
         raise UserError(

@@ -76,6 +76,7 @@ def calibrated_model(
             "source": splits.source,
             "fingerprint": splits.fingerprint,
             "categories": list(splits.categories),
+            **({"inspected": splits.area.encode()} if splits.area is not None else {}),
         },
         "run_id": run_id,
         "version": __version__,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vqlab.config import Settings, digest, dump, flatten, validate
-from vqlab.data import DataSettings, choose_categories
+from vqlab.data import AREA_FILES, DataSettings, choose_categories
 from vqlab.detectors import detector_class
 from vqlab.evaluation import EvaluationSettings, ThresholdSettings
 from vqlab.features import FeatureSettings, choose_backbone
@@ -62,7 +62,7 @@ def trained_key(config: RunConfig, fingerprint: str) -> str:
     settings = {
         name: value
         for name, value in flatten(dump(config)).items()
-        if name not in ignored and not name.startswith(_AFTER_TRAINING)
+        if name not in ignored and not name.startswith((*_AFTER_TRAINING, *AREA_FILES))
     }
     return digest([settings, fingerprint])
 

@@ -238,7 +238,7 @@ def evaluate_model(
     Returns the report and the folder of the pictures. Raises UserError without test images.
     """
     config = resolve(as_folders(data).over(model.meta["config"]))
-    splits = load_dataset(config.data)
+    splits = load_dataset(config.data, area=model.area)
     require_test(splits, "to evaluate a model on")
     splits = without_trained_on(model, config, splits)
     tags = {"vqlab.kind": "evaluate", "vqlab.model_run": model.meta["run_id"]}

@@ -182,7 +182,9 @@ def image_answer(name: str, prediction: Prediction, options: Options) -> dict[st
     if options.with_map:
         answer["map"], answer["map_range"] = encoded_map(_resized(values, size))
     if options.with_overlay:
-        answer["overlay"] = _png(overlay_picture(prediction.image, prediction.mask, size))
+        answer["overlay"] = _png(
+            overlay_picture(prediction.image, prediction.mask, size, prediction.inspected)
+        )
     return answer
 
 

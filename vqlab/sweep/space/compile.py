@@ -19,6 +19,7 @@ from optuna.distributions import (
 )
 
 from vqlab.config import Settings, Tree, dump, flatten, merge, nest, validate
+from vqlab.data import AREA_FILES
 from vqlab.detectors import can_rescore, detector_class
 from vqlab.features import AUTO
 from vqlab.run import RunConfig, resolve
@@ -27,8 +28,9 @@ from vqlab.sweep.space.schema import BACKBONE, Axis, Space
 from vqlab.types import UserError
 
 _COMPARED_ON = (
-    "data.root data.good data.bad data.categories data.joint data.held_out data.synthetic_defects "
-    "data.seed data.validation data.validation.source data.validation.fraction"
+    "data.root data.good data.bad data.roi data.ignore data.categories data.joint data.held_out "
+    "data.synthetic_defects data.seed data.validation data.validation.source "
+    "data.validation.fraction"
 )
 SCORING = "detector.scoring"
 _GRID = 7
@@ -38,6 +40,8 @@ _IRRELEVANT = (
     "data.bad", "data.mm_per_pixel",
 )  # fmt: skip
 """Settings that do not change the result of a trial: a sweep continues if they change."""
+_RECENT = ("threshold.review_rate",)
+"""Settings that earlier versions lack: a sweep begun before continues unless they are set."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,12 @@ class Plan:
     @property
     def marks(self) -> list[Any]:
         """Axes and settings. A change of them starts another sweep."""
-        settings = {k: v for k, v in flatten(dump(self.config)).items() if k not in _IRRELEVANT}
+        settings = {
+            name: value
+            for name, value in flatten(dump(self.config)).items()
+            if name not in _IRRELEVANT and not name.startswith(AREA_FILES)
+            if value is not None or name not in _RECENT
+        }
         axes = {name: axis.tree for name, axis in self.space.axes.items()}
         limits = {name: dump(limit) for name, limit in self.space.limits.items()}
         return [axes, settings, self.space.scorings, limits]

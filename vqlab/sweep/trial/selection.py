@@ -129,8 +129,10 @@ def best_thresholds(
 def pixel_f1(scored: Scored, threshold: float) -> float:
     """Return the F1 score of the pixels above the threshold over all images; 0 if undefined."""
     hit = flagged = defective = 0
-    for values, mask in zip(scored.maps, scored.masks, strict=True):
+    for place, (values, mask) in enumerate(zip(scored.maps, scored.masks, strict=True)):
         predicted = values > threshold
+        if scored.inspected is not None:
+            predicted &= scored.inspected[place]
         hit += int(np.count_nonzero(predicted & mask))
         flagged += int(np.count_nonzero(predicted))
         defective += int(np.count_nonzero(mask))

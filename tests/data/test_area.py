@@ -1,0 +1,200 @@
+"""The inspected area: read from files, applied to images and masks, refused with a sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from vqlab import runtime
+from vqlab.config import validate
+from vqlab.data import DataSettings, InspectedArea, load_dataset, to_network
+from vqlab.data.area import FILL, area_of
+from vqlab.data.synthetic_anomalies import KINDS, draw_anomaly
+from vqlab.types import UserError
+
+RNG = np.random.default_rng(0)
+
+
+def settings(**values: Any) -> DataSettings:
+    return validate(DataSettings, values, "data.")
+
+
+def mask_file(path: Path, mask: Any) -> Path:
+    Image.fromarray(np.asarray(mask, np.uint8) * 255).save(path)
+    return path
+
+
+def disc(size: tuple[int, int]) -> Any:
+    """The ellipse within 3/4 of an image (H, W)."""
+    image = Image.new("L", size[::-1])
+    (height, width) = size
+    box = (width // 8, height // 8, width - width // 8, height - height // 8)
+    ImageDraw.Draw(image).ellipse(box, fill=255)
+    return np.asarray(image) > 0
+
+
+def read(**values: Any) -> InspectedArea | None:
+    return area_of(settings(**values), ["nut"])
+
+
+def test_white_is_inspected_in_roi_and_ignored_in_ignore(tmp_path: Path) -> None:
+    mask = disc((40, 60))
+    path = mask_file(tmp_path / "mask.png", mask)
+    roi, ignored = read(roi=str(path)), read(ignore=str(path))
+    assert roi is not None and (roi.mask == mask).all()
+    assert ignored is not None and (ignored.mask == ~mask).all()
+    left = np.zeros((80, 120), bool)
+    left[:, :60] = True
+    both = read(roi=str(path), ignore=str(mask_file(tmp_path / "left.png", left)))
+    assert both is not None and both.mask.shape == (80, 120) and not both.mask[:, :60].any()
+    assert (both.mask[:, 60:] == roi.at((80, 120))[:, 60:]).all()
+    assert read() is None is read(roi="")
+    assert read(roi=str(mask_file(tmp_path / "all.png", np.ones((4, 4))))) is None
+
+
+def test_an_area_of_each_category(tmp_path: Path) -> None:
+    path = mask_file(tmp_path / "mask.png", disc((40, 40)))
+    chosen = settings(roi={"nut": str(path), "007": ""})
+    assert area_of(chosen, ["nut"]) is not None and area_of(chosen, ["bolt"]) is None
+    with pytest.raises(UserError, match=r"must inspect the same area in every category.*nut, bolt"):
+        area_of(chosen, ["nut", "bolt"])
+    assert area_of(settings(roi=str(path)), ["nut", "bolt"]) is not None
+
+
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+def test_polygons_are_filled(tmp_path: Path, suffix: str) -> None:
+    square, overlapping = [[2, 2], [8, 2], [8, 6], [2, 6]], [[6, 4], [12, 4], [12, 9], [6, 9]]
+    path = tmp_path / f"roi.{suffix}"
+    path.write_text(json.dumps({"size": [20, 10], "polygons": [square, overlapping]}))
+    area = read(roi=str(path))
+    assert area is not None and area.mask.shape == (10, 20)
+    expected = np.zeros((10, 20), bool)
+    expected[2:7, 2:9] = expected[4:10, 6:13] = True
+    assert (area.mask == expected).all()
+
+
+INVALID = {
+    "missing.png": (None, "data.roi .*missing.png cannot be used: it does not exist"),
+    "text.png": ("text", "cannot be used: unsupported or corrupt image"),
+    "missing.json": (None, "cannot be read: No such file"),
+    "broken.json": ("{", "is not valid"),
+    "list.json": ("[1]", r"must have the form \{\"size\""),
+    "flat.json": ('{"size": [4, 4], "polygons": [[1, 2, 3]]}', "must have the form"),
+    "line.yaml": ("{size: [4, 4], polygons: [[[1, 2], [2, 3]]]}", "must have the form"),
+    "big.yaml": ("{size: [4, 1.e+9], polygons: [[[1, 2], [2, 3], [1, 3]]]}", "must have the form"),
+    "nan.yaml": ("{size: [4, 4], polygons: [[[1, 2], [2, .nan], [1, 3]]]}", "must have the form"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_a_file_that_is_no_area_is_a_sentence(tmp_path: Path, name: str) -> None:
+    content, message = INVALID[name]
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message) as error:
+        read(roi=str(tmp_path / name))
+    assert "\n" not in str(error.value)
+
+
+def test_empty_areas_and_unlike_shapes_are_sentences(tmp_path: Path) -> None:
+    empty = mask_file(tmp_path / "empty.png", np.zeros((4, 4)))
+    full = mask_file(tmp_path / "full.png", np.ones((4, 8)))
+    with pytest.raises(UserError, match="data.roi of category nut must leave pixels.*got none"):
+        read(roi=str(empty))
+    with pytest.raises(UserError, match="data.ignore of category nut must leave pixels"):
+        read(ignore=str(full))
+    with pytest.raises(UserError, match="must have one aspect ratio; got 4x4 and 8x4 pixels"):
+        read(roi=str(mask_file(tmp_path / "some.png", np.eye(4))), ignore=str(full))
+    with pytest.raises(UserError, match="setting data.roi: must be a path"):
+        settings(roi=3)
+
+
+def test_a_mask_may_have_another_size_but_not_another_shape() -> None:
+    area = InspectedArea(disc((100, 75)))
+    for size in ((100, 75), (1000, 750), (999, 749), (50, 37), (50, 38)):
+        assert area.fits(size) and area.at(size).shape == size and area.at(size).any()
+    for size in ((75, 100), (100, 78), (100, 100), (1000, 700)):
+        assert not area.fits(size)
+        with pytest.raises(UserError, match=rf"it is {size[1]}x{size[0]} pixels; .* 75x100, of"):
+            area.at(size)
+    again = InspectedArea.decode(area.encode())
+    assert (again.mask == area.mask).all() and again.digest == area.digest
+    assert InspectedArea(~area.mask).digest != area.digest
+
+
+@pytest.mark.parametrize("resize", ["stretch", "letterbox"])
+@pytest.mark.parametrize("brightness", ["keep", "border"])
+@pytest.mark.parametrize("size", [(64, 64), (200, 150), (33, 45)])
+@pytest.mark.parametrize("border", [False, True])
+def test_the_rest_of_an_image_changes_nothing(
+    resize: str, brightness: str, size: tuple[int, int], border: bool
+) -> None:
+    chosen = settings(image_size=64, resize=resize, brightness=brightness)
+    mask = disc(size) | (border & (np.arange(size[1]) < 5))
+    area = InspectedArea(mask)
+    image = RNG.integers(0, 256, (*size, 3), np.uint8)
+    disturbed = np.where(mask[..., None], image, np.uint8(255))
+    inputs, geometry = to_network(image, chosen, area)
+    assert (to_network(disturbed, chosen, area)[0] == inputs).all()
+    assert not (to_network(disturbed, chosen)[0] == to_network(image, chosen)[0]).all()
+    assert (area.fill(image)[~mask] == FILL).all() and (area.fill(image)[mask] == image[mask]).all()
+    inspected = runtime.inspected_pixels(area.encode(), size)
+    values, box = runtime.preprocess(image, chosen.model_dump(), inspected)
+    assert box == geometry.box and np.array_equal(values, inputs.numpy())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_synthetic_anomalies_are_drawn_inside(kind: str) -> None:
+    image, texture = RNG.integers(90, 110, (2, 96, 96, 3), np.uint8)
+    small = np.zeros((96, 96), bool)
+    small[40:44, 60:63] = True
+    for inside in (disc((96, 96)), small):
+        for seed in range(5):
+            rng = np.random.default_rng(seed)
+            drawn, mask, _ = draw_anomaly(image, texture, rng, kind, inside=inside)
+            assert mask.any() and (drawn == image)[~inside].all()
+
+
+@pytest.fixture
+def half(small_root: Path, tmp_path: Path) -> Path:
+    """The left half is inspected."""
+    return mask_file(tmp_path / "half.png", np.arange(64) < np.full((64, 1), 32))
+
+
+def test_a_data_set_is_seen_within_the_area(small_root: Path, half: Path, tmp_path: Path) -> None:
+    tree = {"root": str(small_root), "categories": ["cable"], "image_size": 32}
+    plain, splits = load_dataset(settings(**tree)), load_dataset(settings(**tree, roi=str(half)))
+    assert plain.area is None and splits.area is not None
+    for images in (splits.train, splits.validation, splits.test):
+        for index, record in enumerate(images.records):
+            resized = images.resized(index)
+            assert (resized.image[:, 16:] == FILL).all() and not resized.mask[:, 16:].any()
+            inspected, mask = images.original_inspected(index), images.original_mask(index)
+            assert inspected is not None and not (mask & ~inspected).any()
+            assert (record.defect.startswith("drawn_")) <= resized.mask.any()
+    assert plain.fingerprint != splits.fingerprint
+    assert plain.test_fingerprint != splits.test_fingerprint
+    again = mask_file(tmp_path / "other.bmp", np.arange(64) >= np.full((64, 1), 32))
+    assert load_dataset(settings(**tree, ignore=str(again))).fingerprint == splits.fingerprint
+
+
+def test_defects_outside_are_noted(small_root: Path, tmp_path: Path) -> None:
+    corner = mask_file(tmp_path / "corner.png", np.add.outer(np.arange(64), np.arange(64)) < 8)
+    tree = {"root": str(small_root), "categories": ["cable"], "image_size": 32}
+    splits = load_dataset(settings(**tree, roi=str(corner)))
+    (note,) = (note for note in splits.notes if "outside the inspected area" in note)
+    assert "category cable: the masks of 6 of 6 defect images, e.g. cut_outer_insulation/" in note
+
+
+def test_wrong_shapes_and_categories_are_sentences(small_root: Path, tmp_path: Path) -> None:
+    tree = {"root": str(small_root), "categories": ["cable"], "image_size": 32}
+    wide = mask_file(tmp_path / "wide.png", disc((30, 60)))
+    with pytest.raises(UserError, match=r"files cannot be used.*64x64 pixels; the inspected area"):
+        load_dataset(settings(**tree, roi=str(wide)))
+    with pytest.raises(UserError, match="data.roi names category cabel.*did you mean cable"):
+        load_dataset(settings(**tree, roi={"cabel": str(wide)}))

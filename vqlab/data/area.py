@@ -1,0 +1,213 @@
+"""The inspected area of the images of a category: region of interest without ignored pixels."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import yaml
+from PIL import Image
+
+from vqlab.data.images import BadFile, Mask, Pixels, fit_mask, read_mask
+from vqlab.data.settings import DataSettings
+from vqlab.errors import did_you_mean
+from vqlab.text import visible
+from vqlab.types import UserError
+
+FILL = 128
+"""Grey level of pixels that are not inspected, in what a network sees."""
+AREA_FILES = ("data.roi", "data.ignore")
+"""Settings (or their prefixes, by category) of files whose content is in the data fingerprint."""
+_POLYGON_SUFFIXES = (".json", ".yaml", ".yml")
+_SIZES = 8
+"""Number of image sizes for which masks are kept."""
+
+
+@dataclass(frozen=True, eq=False)
+class InspectedArea:
+    """Pixels to inspect, at the size of its file; images of its aspect ratio may have any size.
+
+    Other pixels are filled with a constant before an image is resized, so that they influence
+    nothing: features, scores, thresholds and metrics.
+    """
+
+    mask: Mask
+    """(H, W), True where images are inspected; not all True, not all False."""
+    _resized: dict[tuple[int, int], Mask] = field(default_factory=dict, init=False, repr=False)
+    _fitted: dict[tuple[object, ...], Mask] = field(default_factory=dict, init=False, repr=False)
+
+    def fits(self, size: tuple[int, int]) -> bool:
+        """Return whether images of `size` (H, W) have its aspect ratio, up to a pixel."""
+        smaller, larger = sorted((size, self.mask.shape), key=max)
+        scale = max(smaller) / max(larger)
+        return all(abs(a * scale - b) <= 1 for a, b in zip(larger, smaller, strict=True))
+
+    def at(self, size: tuple[int, int]) -> Mask:
+        """Return the mask at the size (H, W) of an image. Raises UserError if it does not fit."""
+        if size == self.mask.shape:
+            return self.mask
+        if not self.fits(size):
+            raise UserError(f"{self.mismatch(size)}; use images of that aspect ratio.")
+        resized = self._resized.get(size)
+        if resized is None:
+            small = self.mask.astype(np.uint8)
+            values = cv2.resize(small, size[::-1], interpolation=cv2.INTER_NEAREST)
+            resized = np.asarray(values, np.bool_)
+            if not resized.any():
+                raise UserError(
+                    f"images must be large enough for the inspected area (data.roi, data.ignore), "
+                    f"which vanishes at {size[1]}x{size[0]} pixels."
+                )
+            if len(self._resized) >= _SIZES:
+                self._resized.clear()
+            self._resized[size] = resized
+        return resized
+
+    def fitted(self, size: tuple[int, int], settings: DataSettings) -> Mask:
+        """Return the mask of an image of `size` (H, W) at network size, (S, S): pixels that overlap
+        the inspected area. Not inspected: padding."""
+        key = (size, settings.image_size, settings.resize)
+        fitted = self._fitted.get(key)
+        if fitted is None:
+            fitted = fit_mask(self.at(size), settings)
+            if len(self._fitted) >= _SIZES:
+                self._fitted.clear()
+            self._fitted[key] = fitted
+        return fitted
+
+    def mismatch(self, size: tuple[int, int]) -> str:
+        """Say that an image of `size` (H, W) has another aspect ratio."""
+        height, width = self.mask.shape
+        return (
+            f"it is {size[1]}x{size[0]} pixels; the inspected area (data.roi, data.ignore) is "
+            f"{width}x{height}, of another aspect ratio"
+        )
+
+    def fill(self, image: Pixels) -> Pixels:
+        """Return an image (H, W, 3) whose other pixels are `FILL`."""
+        filled: Pixels = image.copy()
+        filled[~self.at((image.shape[0], image.shape[1]))] = FILL
+        return filled
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) of size and pixels."""
+        sha = hashlib.sha256(repr(self.mask.shape).encode())
+        sha.update(np.packbits(self.mask).tobytes())
+        return sha.hexdigest()
+
+    def encode(self) -> str:
+        """Return the mask as a 1-bit PNG in base64, for checkpoints and exported models."""
+        buffer = io.BytesIO()
+        Image.fromarray(self.mask.astype(np.uint8) * 255).convert("1").save(buffer, "PNG")
+        return base64.b64encode(buffer.getvalue()).decode()
+
+    @classmethod
+    def decode(cls, text: str) -> InspectedArea:
+        """Restore an area from `encode`."""
+        with Image.open(io.BytesIO(base64.b64decode(text))) as image:
+            return cls(np.asarray(image, np.bool_))
+
+
+def area_of(settings: DataSettings, categories: Sequence[str]) -> InspectedArea | None:
+    """Return the inspected area that `data.roi` and `data.ignore` give for the categories of a
+    model; None: whole images.
+
+    Raises UserError for an unreadable or empty file, for masks of different aspect ratios, and if
+    the categories of one model have different areas.
+    """
+    areas = {name: _read_area(settings, name) for name in categories}
+    digests = {area and area.digest for area in areas.values()}
+    if len(digests) > 1:
+        raise UserError(
+            f"a joint model must inspect the same area in every category; data.roi and data.ignore "
+            f"differ for {', '.join(categories)}; train one model each (data.joint=false), or use "
+            "one area."
+        )
+    return next(iter(areas.values()), None)
+
+
+def require_known(settings: DataSettings, known: Sequence[str]) -> None:
+    """Raise UserError if `data.roi` or `data.ignore` names a category that is not among `known`."""
+    for setting in ("roi", "ignore"):
+        value = getattr(settings, setting)
+        for name in value if isinstance(value, Mapping) else ():
+            if name not in known:
+                hint = did_you_mean(name, known) or f"available: {', '.join(known)}."
+                raise UserError(f"data.{setting} names category {name}, which is unknown; {hint}")
+
+
+def _read_area(settings: DataSettings, category: str) -> InspectedArea | None:
+    roi, ignore = (_read(settings, name, category) for name in ("roi", "ignore"))
+    if roi is None and ignore is None:
+        return None
+    if roi is not None and ignore is not None:
+        larger, smaller = (roi, ignore) if roi.size >= ignore.size else (ignore, roi)
+        resized = InspectedArea(smaller)
+        if not resized.fits((larger.shape[0], larger.shape[1])):
+            sizes = " and ".join(f"{mask.shape[1]}x{mask.shape[0]}" for mask in (roi, ignore))
+            raise UserError(
+                f"data.roi and data.ignore of category {category} must have one aspect ratio; got "
+                f"{sizes} pixels."
+            )
+        other = resized.at((larger.shape[0], larger.shape[1]))
+        inspected = larger & ~other if larger is roi else other & ~larger
+    else:
+        inspected = roi if roi is not None else ~np.asarray(ignore)
+    if not inspected.any():
+        names = " and ".join(
+            f"data.{name}" for name, mask in (("roi", roi), ("ignore", ignore)) if mask is not None
+        )
+        raise UserError(
+            f"{names} of category {category} must leave pixels to inspect; got none (white in "
+            "data.roi is inspected, white in data.ignore is not)."
+        )
+    return None if inspected.all() else InspectedArea(inspected)
+
+
+def _read(settings: DataSettings, setting: str, category: str) -> Mask | None:
+    value: Path | Mapping[str, Path] | None = getattr(settings, setting)
+    path = value.get(category) if isinstance(value, Mapping) else value
+    if path is None:
+        return None
+    if path.suffix.lower() in _POLYGON_SUFFIXES:
+        return _polygons(path, f"data.{setting} {visible(path)}")
+    try:
+        return read_mask(path)
+    except BadFile as error:
+        raise UserError(f"data.{setting} {visible(path)} cannot be used: {error.reason}.") from None
+
+
+def _polygons(path: Path, name: str) -> Mask:
+    """Read polygons: `{"size": [width, height], "polygons": [[[x, y], ...], ...]}`, in pixels."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error.strerror}.") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{name} is not valid: {' '.join(str(error).split())}.") from None
+    form = '{"size": [width, height], "polygons": [[[x, y], [x, y], [x, y]], ...]} in pixels'
+    try:
+        width, height = (int(side) for side in tree["size"])
+        polygons = [np.array(points, np.float64) for points in tree["polygons"]]
+        valid = 0 < width <= 100_000 and 0 < height <= 100_000 and len(polygons) > 0
+        valid &= all(p.ndim == 2 and p.shape[0] >= 3 and p.shape[1] == 2 for p in polygons)
+        valid &= all(bool((np.abs(p) < 1e6).all()) for p in polygons)
+    except (KeyError, TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise UserError(f"{name} must have the form {form}.")
+    mask = np.zeros((height, width), np.uint8)
+    corners: list[Any] = [np.rint(points).astype(np.int32) for points in polygons]
+    for points in corners:  # one by one: together, overlaps would be holes
+        cv2.fillPoly(mask, [points], 1)
+    return np.asarray(mask, np.bool_)
