@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from vqlab.evaluation import EVIDENCE, load_evidence
 from vqlab.model import Model
 from vqlab.promote import promote
 from vqlab.run import Outcome, evaluate_model, fit, model_configs, resolve, run
-from vqlab.tracking import Tracker
+from vqlab.tracking import NOTE, Tracker
 from vqlab.types import UserError
 
 Tree = dict[str, Any]
@@ -62,6 +63,11 @@ def test_a_run_leaves_everything_it_promises(outcome: Outcome, tracker: Tracker)
     assert record.tags["vqlab.data"] == "MVTec AD layout"
     assert record.tags["vqlab.data_fingerprint"] == outcome.model.meta["data"]["fingerprint"]
     assert record.params["training.epochs"] == "3"
+    description = record.tags[NOTE]
+    for text in ("**cable**", "`vqvae`", "no-learning baseline", outcome.run_id[:12]):
+        assert text in description
+    picture = re.search(r"get-artifact\?path=([^&]+)&run_uuid=" + outcome.run_id, description)
+    assert picture and record.artifact(picture[1]).is_file()
     assert record.artifact("config.yaml").exists()
     assert record.artifact("curves/loss.png").exists()
     assert record.artifact("results/cable/cable_000_viz.png").exists()

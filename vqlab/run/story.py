@@ -23,6 +23,7 @@ from vqlab.run.calibration import (
     make_trainer,
 )
 from vqlab.run.concepts import concept_metrics, training_concepts
+from vqlab.run.description import describe_run
 from vqlab.run.fit import OnEpoch, fit
 from vqlab.run.pages import show_experiment
 from vqlab.run.saved import CHECKPOINT, explain_recovery
@@ -35,7 +36,7 @@ from vqlab.run.settings import (
 )
 from vqlab.run.test_set import OnProgress, has_test, require_test, test_model, without_trained_on
 from vqlab.text import category_text, unique_key
-from vqlab.tracking import Run, Tracker, category_tags
+from vqlab.tracking import NOTE, Run, Tracker, category_tags
 from vqlab.training import SharedTrainer, Trainer, choose_device
 from vqlab.types import UserError
 
@@ -125,8 +126,12 @@ def run(
             tested = test_model(
                 model, config, splits, tracked, results, on_progress, predictions, concepts
             )
-        elif test:
-            validation = replace(validation, notes=(*validation.notes, *splits.notes))
+        else:
+            notes = (*validation.notes, *splits.notes) if test else validation.notes
+            validation = replace(validation, notes=notes)
+            reports = {"validation": validation}
+            note = describe_run(config, splits, model.thresholds, reports, tracked.id)
+            tracked.set_tags({NOTE: note})
         checkpoint = tracked.artifact(f"checkpoint/{CHECKPOINT}")
     for folder in {tracked.folder, saved.file.parent}:
         shutil.rmtree(folder, ignore_errors=True)

@@ -32,6 +32,7 @@ from vqlab.evaluation import (
 from vqlab.model import Model
 from vqlab.plots import attempt, in_two_rows, write_results
 from vqlab.run.concepts import show_concepts, training_concepts
+from vqlab.run.description import describe_run
 from vqlab.run.evaluators import (
     AUDIT,
     EVALUATORS,
@@ -41,7 +42,7 @@ from vqlab.run.evaluators import (
 )
 from vqlab.run.settings import BEST_ON_TEST, RunConfig
 from vqlab.text import category_text, folder_name
-from vqlab.tracking import Run
+from vqlab.tracking import NOTE, Run
 from vqlab.types import UserError
 
 OnProgress = Callable[[str, int, int], None]
@@ -127,6 +128,10 @@ def test_model(
     report, others = _evaluate(test)
     progress = partial(on_progress, "drawing pictures")
     folders = write_results(results, model, splits.test, predictions, report, progress)
+    shown = next((f"results/{file}" for file in example_pictures(splits).values()), "")
+    reports = {config.test_split: report, **others}
+    note = describe_run(config, splits, model.thresholds, reports, tracked.id, shown)
+    tracked.set_tags({NOTE: note})
     _log_pictures(folders, predictions.scored, splits, tracked)
     pictures = results if len(folders) > 1 else folders[0]
     with attempt("the pictures of concepts"):
