@@ -12,8 +12,19 @@ from PIL import Image, ImageDraw
 
 from vqlab import runtime
 from vqlab.config import validate
-from vqlab.data import DataSettings, InspectedArea, load_dataset, to_network
+from vqlab.data import (
+    CheckReport,
+    DataSettings,
+    InspectedArea,
+    areas_of,
+    check_dataset,
+    contact_sheet,
+    load_dataset,
+    read_image,
+    to_network,
+)
 from vqlab.data.area import FILL, area_of
+from vqlab.data.images import read_mask
 from vqlab.data.synthetic_anomalies import KINDS, draw_anomaly
 from vqlab.types import UserError
 
@@ -198,3 +209,33 @@ def test_wrong_shapes_and_categories_are_sentences(small_root: Path, tmp_path: P
         load_dataset(settings(**tree, roi=str(wide)))
     with pytest.raises(UserError, match="data.roi names category cabel.*did you mean cable"):
         load_dataset(settings(**tree, roi={"cabel": str(wide)}))
+
+
+def test_a_check_validates_the_area(small_root: Path, half: Path, tmp_path: Path) -> None:
+    tree = {"root": str(small_root), "categories": "all"}
+
+    def report(**values: Any) -> CheckReport:
+        chosen = settings(**tree, **values)
+        return check_dataset(small_root, areas=areas_of(chosen, ["cable", "fabric"]))
+
+    plain, checked = report(), report(roi=str(half))
+    assert checked.ok and checked.fingerprint != plain.fingerprint
+    corner = mask_file(tmp_path / "corner.png", np.add.outer(np.arange(64), np.arange(64)) < 8)
+    one = report(roi={"cable": str(corner)})
+    assert one.fingerprint == "" and one.rows[1].fingerprint == plain.rows[1].fingerprint
+    assert "the masks of 6 of 6 defect images" in one.warnings[-1]
+    wide = report(ignore=str(mask_file(tmp_path / "wide.png", disc((30, 60)))))
+    images = len(list(small_root.glob("*/t*/*/*.png")))
+    assert len(wide.errors) == images and "of another aspect ratio" in wide.errors[0]
+    alone = load_dataset(settings(root=str(small_root), categories=["cable"], roi=str(half)))
+    assert checked.rows[0].fingerprint == alone.fingerprint
+
+
+def test_the_contact_sheet_shows_the_area(small_root: Path, half: Path, tmp_path: Path) -> None:
+    area = InspectedArea(read_mask(half))
+    sheets = [
+        read_image(contact_sheet(small_root, ["cable"], tmp_path / "sheet.png", areas))
+        for areas in (None, {"cable": area})
+    ]
+    changed = (sheets[0] != sheets[1]).any(axis=2)[26:186, :160]
+    assert changed[:, 84:156].mean() > 0.5 and not changed[:, :76].any()

@@ -20,6 +20,12 @@ Root = Annotated[
     Path | None,
     typer.Argument(help="Dataset folder; default: data/MVTec, data/VisA, or the synthetic set."),
 ]
+Roi = Annotated[
+    Path | None, typer.Option(help="Mask or polygons of what is inspected, see data.roi.")
+]
+Ignore = Annotated[
+    Path | None, typer.Option(help="Mask or polygons of what is not inspected, see data.ignore.")
+]
 GENERATING = "generating the synthetic set"
 
 
@@ -38,6 +44,8 @@ def check(
     bits: Annotated[
         int | None, typer.Option(min=8, max=32, help="Bit depth of the camera, see data.bits.")
     ] = None,
+    roi: Roi = None,
+    ignore: Ignore = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with status 1 for warnings, too.")
     ] = False,
@@ -49,14 +57,16 @@ def check(
     from vqlab.cli.data_tables import check_summary, check_table
     from vqlab.cli.progress import counting
     from vqlab.cli.terminal import out
-    from vqlab.data import check_dataset, find_layout, find_root
+    from vqlab.data import areas_of, check_dataset, find_layout, find_root
 
-    settings = _settings(root or data, category, good, bad)
+    settings = _settings(root or data, category, good, bad, roi=roi, ignore=ignore)
     with counting() as on_progress:
         folder, _ = find_root(settings, partial(on_progress, GENERATING))
         root_or_layout = find_layout(settings) if good is not None else folder
         names = None if settings.categories == "all" else settings.categories
-        report = check_dataset(root_or_layout, names, partial(on_progress, "checking images"), bits)
+        areas = areas_of(settings, names or sorted(find_layout(settings).folders))
+        progress = partial(on_progress, "checking images")
+        report = check_dataset(root_or_layout, names, progress, bits, areas)
     check_table(report)
     out.print(check_summary(report))
     if report.errors or (strict and report.warnings):
@@ -70,17 +80,21 @@ def show(
     category: Category = None,
     good: Good = None,
     bad: Bad = None,
+    roi: Roi = None,
+    ignore: Ignore = None,
     output: Annotated[Path, _output("PNG file to write.")] = Path("results/contact_sheet.png"),
 ) -> None:
-    """Write a contact sheet: normal images, and each defect type with outlined masks."""
+    """Write a contact sheet: normal images, and each defect type with outlined masks. What is not
+    inspected (--roi, --ignore) is pale."""
     from vqlab.cli.progress import counting, out
-    from vqlab.data import contact_sheet, find_layout, find_root
+    from vqlab.data import areas_of, contact_sheet, find_layout, find_root
 
-    settings = _settings(root or data, category, good, bad)
+    settings = _settings(root or data, category, good, bad, roi=roi, ignore=ignore)
     with counting() as on_progress:
         find_root(settings, partial(on_progress, GENERATING))
     names = None if settings.categories == "all" else settings.categories
-    contact_sheet(find_layout(settings), names, output)
+    layout = find_layout(settings)
+    contact_sheet(layout, names, output, areas_of(settings, names or sorted(layout.folders)))
     out.print(f"Contact sheet: {output}")
 
 

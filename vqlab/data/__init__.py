@@ -1,6 +1,6 @@
 """Datasets: find, read, resize, split, check and show images."""
 
-from vqlab.data.area import AREA_FILES, InspectedArea
+from vqlab.data.area import AREA_FILES, InspectedArea, areas_of
 from vqlab.data.arrays import as_rgb
 from vqlab.data.audit import STATISTICS, CategoryAudit, audit, audit_metrics
 from vqlab.data.checks.report import CheckReport, check_dataset
@@ -9,6 +9,7 @@ from vqlab.data.encoded import BadImage, accept_pixels, read_encoded, size_of, s
 from vqlab.data.image_set import ImageSet
 from vqlab.data.images import (
     IMAGE_SUFFIXES,
+    Pixels,
     pixels_digest,
     read_image,
     resize_map,
@@ -41,8 +42,10 @@ __all__ = [
     "DataSettings",
     "ImageSet",
     "InspectedArea",
+    "Pixels",
     "Splits",
     "accept_pixels",
+    "areas_of",
     "as_rgb",
     "audit",
     "audit_metrics",

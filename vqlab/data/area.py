@@ -135,6 +135,13 @@ def area_of(settings: DataSettings, categories: Sequence[str]) -> InspectedArea 
     return next(iter(areas.values()), None)
 
 
+def areas_of(settings: DataSettings, categories: Sequence[str]) -> dict[str, InspectedArea | None]:
+    """Return the inspected area of each category. Raises UserError as `area_of`, and for an
+    unknown category."""
+    require_known(settings, categories)
+    return {name: _read_area(settings, name) for name in categories}
+
+
 def require_known(settings: DataSettings, known: Sequence[str]) -> None:
     """Raise UserError if `data.roi` or `data.ignore` names a category that is not among `known`."""
     for setting in ("roi", "ignore"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
+from vqlab.data.area import InspectedArea
 from vqlab.data.category import Category
 from vqlab.data.image_set import ImageFile, ImageSet
-from vqlab.data.images import Mask, Pixels, read_image
+from vqlab.data.images import BadFile, Mask, Pixels, read_image
 from vqlab.data.layouts import Layout, detect_layout, read_category, require_categories
 from vqlab.fonts import draw_text, fit_text
 from vqlab.text import folder_name
@@ -34,15 +35,22 @@ RED = (255, 40, 40)
 T = TypeVar("T")
 
 
-def contact_sheet(root: Path | Layout, categories: Sequence[str] | None, path: Path) -> Path:
+def contact_sheet(
+    root: Path | Layout,
+    categories: Sequence[str] | None,
+    path: Path,
+    areas: Mapping[str, InspectedArea | None] | None = None,
+) -> Path:
     """Write a PNG of some images of train/good and of each defect type, with outlined masks.
 
-    Returns `path`. Raises UserError if `root` or a category is missing, or a file is bad.
+    areas: inspected areas by category; the rest of the images is pale. Returns `path`. Raises
+    UserError if `root` or a category is missing, or a file is bad or does not fit its area.
     """
     layout = root if isinstance(root, Layout) else detect_layout(root)
     names = sorted(layout.folders) if categories is None else list(categories)
     require_categories(layout, names)
-    rows = [row for name in names for row in _rows(read_category(layout, name))]
+    areas = areas or {}
+    rows = [row for name in names for row in _rows(read_category(layout, name), areas.get(name))]
     write_png(np.concatenate(rows), path)
     return path
 
@@ -90,12 +98,12 @@ def outline(image: Pixels, mask: Mask, thickness: int = 1) -> Pixels:
     return np.asarray(outlined, np.uint8)
 
 
-def _rows(category: Category) -> list[Pixels]:
+def _rows(category: Category, area: InspectedArea | None) -> list[Pixels]:
     """Return a heading and rows of COLUMNS tiles, each (height, COLUMNS * TILE, 3)."""
-    tiles = [_file_tile(record, "train") for record in _spread(category.train, TRAIN_TILES)]
+    tiles = [_file_tile(record, "train", area) for record in _spread(category.train, TRAIN_TILES)]
     for _, group in groupby(category.test, key=lambda record: record.defect):
         records = _spread(list(group), DEFECT_TILES)
-        tiles += [_file_tile(record, record.defect) for record in records]
+        tiles += [_file_tile(record, record.defect, area) for record in records]
     heading = f"{category.name}: {len(category.train)} train, {len(category.test)} test"
     return [_text(heading, COLUMNS * TILE, 26, 18), *_grid(tiles)]
 
@@ -113,9 +121,14 @@ def _spread(items: Sequence[T], count: int) -> list[T]:
     return [items[round(index)] for index in indices]
 
 
-def _file_tile(record: ImageRecord, defect: str) -> Pixels:
+def _file_tile(record: ImageRecord, defect: str, area: InspectedArea | None) -> Pixels:
     image = read_image(record.path)
-    mask = ImageFile(record).read_mask((image.shape[0], image.shape[1]))
+    size = (image.shape[0], image.shape[1])
+    mask = ImageFile(record).read_mask(size)
+    if area is not None:
+        if not area.fits(size):
+            raise BadFile(record.path, area.mismatch(size), "use a mask for images of this shape")
+        image = np.where(area.at(size)[..., None], image, image // 4 + np.uint8(168))
     return _tile(image, mask, f"{defect}/{record.path.stem}")
 
 

@@ -151,7 +151,8 @@ class Champions:
     def _load(self, version: Version) -> ServedModel:
         model = Model.load(self._registry.checkpoint(version), self._settings.device)
         side = model.data.image_size
-        model.score(np.zeros((side, side, 3), np.uint8))  # the first call is slower
+        size = (side, side) if model.area is None else model.area.mask.shape
+        model.score(np.zeros((*size, 3), np.uint8))  # the first call is slower
         return ServedModel(version.category, version.version, version.run_id, model)
 
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from vqlab.data import BadImage, accept_pixels, pixels_digest, read_encoded, size_of
+from vqlab.data import BadImage, Pixels, accept_pixels, pixels_digest, read_encoded, size_of
 from vqlab.errors import UserError
 from vqlab.serve.answers import Options, failed_answer, image_answer, model_answer
 from vqlab.serve.batching import Batcher
@@ -128,6 +128,7 @@ class Engine:
             async with self._budget.reserve(width * height):
                 with self._batcher.expect(served):
                     pixels = await self._call(read_encoded, upload.content, most, bits)
+                    _require_fit(served, pixels)
                     result = self._batcher.submit(served, pixels)
                 prediction = await asyncio.wrap_future(result)
                 return await self._call(image_answer, upload.name, prediction, options)
@@ -168,3 +169,10 @@ class Engine:
     def _show_versions(self) -> None:
         for category, served in self.champions.current.items():
             self._metrics.champion.labels(category).set(served.version)
+
+
+def _require_fit(served: ServedModel, pixels: Pixels) -> None:
+    """Raise BadImage if an image (H, W, 3) does not fit the inspected area of a model."""
+    area, size = served.model.area, (pixels.shape[0], pixels.shape[1])
+    if area is not None and not area.fits(size):
+        raise BadImage(f"{area.mismatch(size)}; use images of that aspect ratio.")

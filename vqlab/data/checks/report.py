@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from vqlab.data.area import InspectedArea
 from vqlab.data.category import Category
 from vqlab.data.checks.content import content_warnings
 from vqlab.data.image_set import THREADS, Progress
@@ -17,7 +18,7 @@ from vqlab.data.inspection import ImageProperties, MaskProperties, inspect_image
 from vqlab.data.layouts import Layout, detect_layout, read_category, require_categories
 from vqlab.data.published import Counts, published_counts
 from vqlab.data.source import source_of
-from vqlab.data.splits import fingerprint
+from vqlab.data.splits import fingerprint, outside_notes
 from vqlab.types import ImageRecord
 
 
@@ -46,7 +47,8 @@ class CheckReport:
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     fingerprint: str = ""
-    """Fingerprint of all checked categories; empty if a file cannot be read."""
+    """Fingerprint of all checked categories; empty if a file cannot be read, or if their inspected
+    areas differ."""
 
     @property
     def ok(self) -> bool:
@@ -61,6 +63,8 @@ class _Inspection(NamedTuple):
     image: ImageProperties | None
     mask: MaskProperties | None
     errors: list[str]
+    outside: bool = False
+    """Whether the mask lies wholly outside the inspected area."""
 
 
 def check_dataset(
@@ -68,12 +72,14 @@ def check_dataset(
     categories: Sequence[str] | None = None,
     progress: Progress | None = None,
     bits: int | None = None,
+    areas: Mapping[str, InspectedArea | None] | None = None,
 ) -> CheckReport:
     """Decode every image and mask of a dataset and report all problems.
 
     Checks image counts against the published ones, masks against their images, bit depth, unused
-    images, duplicates and unreadable files. bits: see `data.bits`. Raises UserError only if `root`
-    is no dataset or lacks one of `categories`.
+    images, duplicates and unreadable files. bits: see `data.bits`. areas: inspected
+    areas by category, which must fit the images. Raises UserError only if `root` is no dataset or
+    lacks one of `categories`.
     """
     layout = root if isinstance(root, Layout) else detect_layout(root)
     names = sorted(layout.folders) if categories is None else list(categories)
@@ -82,29 +88,35 @@ def check_dataset(
         report = CheckReport(layout.root, layout.source)
     else:
         report = CheckReport(root, source_of(root))
+    areas = areas or {}
     contents = [read_category(layout, name) for name in names]
     records = [record for category in contents for record in category.records]
     done = 0
     with ThreadPoolExecutor(THREADS) as pool:
         for category in contents:
             inspections = []
-            for inspection in pool.map(partial(_inspect, bits=bits), category.records):
+            inspect = partial(_inspect, bits=bits, area=areas.get(category.name))
+            for inspection in pool.map(inspect, category.records):
                 inspections.append(inspection)
                 done += 1
                 if progress is not None:
                     progress(done, len(records))
-            _report_category(report, category, inspections, layout, bits)
-    if all(row.fingerprint for row in report.rows):
-        report.fingerprint = fingerprint(records, layout)
+            area = areas.get(category.name)
+            _report_category(report, category, inspections, layout, bits, area)
+    common = {area and area.digest: area for area in map(areas.get, names)}
+    if all(row.fingerprint for row in report.rows) and len(common) == 1:
+        report.fingerprint = fingerprint(records, layout, *common.values())
     return report
 
 
-def _inspect(record: ImageRecord, bits: int | None) -> _Inspection:
+def _inspect(record: ImageRecord, bits: int | None, area: InspectedArea | None) -> _Inspection:
     """Decode the files of a record; collect errors instead of raising them."""
     errors: list[str] = []
-    image, mask_properties = None, None
+    image, mask_properties, outside = None, None, False
     try:
         _, image = inspect_image(record.path, bits)
+        if area is not None and not area.fits(image.size):
+            errors.append(f"{record.path}: {area.mismatch(image.size)}.")
     except BadFile as error:
         errors.append(f"{error.path}: {error.reason}.")
     try:
@@ -115,9 +127,11 @@ def _inspect(record: ImageRecord, bits: int | None) -> _Inspection:
                     f"{record.mask}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels, "
                     f"its image {image.size[1]}x{image.size[0]}."
                 )
+            elif area is not None and area.fits(mask.shape) and mask.any():
+                outside = not (mask & area.at(mask.shape)).any()
     except BadFile as error:
         errors.append(f"{error.path}: {error.reason}.")
-    return _Inspection(record, image, mask_properties, errors)
+    return _Inspection(record, image, mask_properties, errors, outside)
 
 
 def _report_category(
@@ -126,6 +140,7 @@ def _report_category(
     inspections: Sequence[_Inspection],
     layout: Layout,
     bits: int | None,
+    area: InspectedArea | None,
 ) -> None:
     """Add the row, the errors and the warnings of a category."""
     counts = Counts(
@@ -153,6 +168,7 @@ def _report_category(
         *category.warnings,
         *category.missing_mask_warnings(folder),
         *content_warnings(category, images, masks, folder, bits),
+        *outside_notes(category, [i.record for i in inspections if i.outside]),
     ]
     complete = not unreadable and not category.errors
     report.rows.append(
@@ -162,7 +178,7 @@ def _report_category(
             masks=sum(record.mask is not None for record in category.test),
             sizes=_size_range([image.size for image in images.values()]),
             published=note,
-            fingerprint=fingerprint(category.records, layout) if complete else "",
+            fingerprint=fingerprint(category.records, layout, area) if complete else "",
         )
     )
 
