@@ -48,6 +48,12 @@ def predict(
             "data.mm_per_pixel of the model.",
         ),
     ] = None,
+    coco: Annotated[
+        bool,
+        typer.Option(
+            "--coco", help="Also write the defect regions as predictions.coco.json (COCO format)."
+        ),
+    ] = False,
     resume: Annotated[
         bool,
         typer.Option(
@@ -62,7 +68,8 @@ def predict(
 
     scores.csv and scores.jsonl have one row per file: file, score, threshold, calibrated, verdict
     (pass, review, reject, unreadable), picture, reason, marked, regions (scores.csv: their number;
-    scores.jsonl: box, contour, area and peak of each defect region), p_value, review_threshold.
+    scores.jsonl: box, contour, area and peak of each defect region), p_value, review_threshold,
+    width, height.
     Files that cannot be read get the verdict `unreadable`, and the exit status is 3; verdicts do
     not change the exit status. Hidden and system files are skipped. An earlier prediction in the
     folder is replaced when the new one is complete.
@@ -81,6 +88,7 @@ def predict(
             results,
             pictures=pictures,
             min_area=min_area,
+            coco=coco,
             resume=resume,
             progress=on_progress,
         )

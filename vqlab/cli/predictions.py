@@ -12,6 +12,7 @@ from vqlab.cli.fit_width import Cell, Column, FittedTable, Row
 from vqlab.cli.metric_tables import thresholds_text
 from vqlab.cli.terminal import out
 from vqlab.evaluation import PASS
+from vqlab.predict.coco import COCO_NAME
 from vqlab.text import visible
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def print_predictions(summary: Predictions, model: Model) -> None:
     out.print(prediction_table(summary, model))
     for note in summary.notes:
         out.print(f"note: {note}")
-    out.print(f"scores.csv, scores.jsonl, {_pictures(summary)}: {visible(summary.folder)}")
+    coco = f"{COCO_NAME}, " if (summary.folder / COCO_NAME).exists() else ""
+    out.print(f"scores.csv, scores.jsonl, {coco}{_pictures(summary)}: {visible(summary.folder)}")
     if not summary.counts["unreadable"]:
         return
     sys.stdout.flush()

@@ -17,7 +17,7 @@ from vqlab.data.images import (
     to_original,
 )
 from vqlab.data.layouts import GOOD_AND_BAD
-from vqlab.data.regions import Region, find_regions
+from vqlab.data.regions import Region, find_regions, polygon_of
 from vqlab.data.settings import DataSettings
 from vqlab.data.source import (
     categories_in,
@@ -33,6 +33,7 @@ __all__ = [
     "AREA_FILES",
     "Region",
     "find_regions",
+    "polygon_of",
     "GOOD_AND_BAD",
     "IMAGE_SUFFIXES",
     "STATISTICS",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,26 @@ class Region:
     """Column and row of the peak."""
     contour: tuple[tuple[int, int], ...]
     """Outer contour, columns and rows of its corners."""
+
+
+def polygon_of(contour: Sequence[Sequence[int]]) -> list[int]:
+    """Return the outline of a region along the edges of its pixels, as x, y, x, y, …
+
+    contour: `Region.contour`, through the centres of pixels. Pixel (x, y) covers [x, x + 1] ×
+    [y, y + 1], as in COCO. Holes are filled.
+    """
+    points = np.array(contour, np.int32)
+    left, top = points.min(axis=0)
+    width, height = points.max(axis=0) - (left, top) + 1
+    filled = np.zeros((height, width), np.uint8)
+    cv2.drawContours(filled, [points - (left, top)], -1, 1, cv2.FILLED)
+    # At twice the size, centre 2x is on edge x and centre 2x + 1 on edge x + 1.
+    double = np.kron(filled, np.ones((2, 2), np.uint8))
+    contours, _ = cv2.findContours(double, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    corners = (contours[0][:, 0] + 1) // 2 + (left, top)
+    different = (corners != np.roll(corners, 1, axis=0)).any(axis=1)
+    polygon: list[int] = corners[different].ravel().tolist()
+    return polygon
 
 
 def find_regions(

@@ -18,6 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from vqlab.predict.coco import COCO_NAME
 from vqlab.predict.files import is_system
 from vqlab.predict.pictures import SUFFIX
 from vqlab.predict.rows import CSV_NAME, JSON_NAME, PredictedFile, read_rows, row_from
@@ -127,9 +128,13 @@ class ResultsFolder:
             for old in self.path.glob(f"*{SUFFIX}"):
                 if old.name not in pictures:
                     old.unlink()
+            if not (self.partial / COCO_NAME).exists():
+                (self.path / COCO_NAME).unlink(missing_ok=True)
             for name in (*pictures, CSV_NAME, JSON_NAME):  # JSON last: it lists the pictures
                 if (self.partial / name).exists():
                     os.replace(self.partial / name, self.path / name)
+        if (self.partial / COCO_NAME).exists():
+            os.replace(self.partial / COCO_NAME, self.path / COCO_NAME)
         shutil.rmtree(self.partial)
 
     @property
@@ -174,7 +179,7 @@ def open_results(results: Path) -> Iterator[ResultsFolder]:
 
 
 def _is_output(name: str) -> bool:
-    return name.endswith(SUFFIX) or name in (CSV_NAME, JSON_NAME) or is_system(name)
+    return name.endswith(SUFFIX) or name in (CSV_NAME, JSON_NAME, COCO_NAME) or is_system(name)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

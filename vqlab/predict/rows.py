@@ -48,6 +48,9 @@ class PredictedFile:
     """Conformal p-value: share of normal images that score at least as high, counting this one."""
     review_threshold: float | None = None
     """The model's review threshold; None without review."""
+    width: int | None = None
+    """Of the image, in pixels; None if the file is unreadable."""
+    height: int | None = None
 
     @property
     def path(self) -> Path:

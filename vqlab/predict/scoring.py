@@ -10,10 +10,19 @@ from pathlib import Path
 from PIL import Image
 
 from vqlab.model import Model
+from vqlab.predict.coco import COCO_NAME, write_coco
 from vqlab.predict.files import find_images
 from vqlab.predict.folder import Identity, ResultsFolder, identity_of, open_results
 from vqlab.predict.pictures import MODES, Pictures
-from vqlab.predict.rows import UNREADABLE, PredictedFile, Predictions, file_text, write_tables
+from vqlab.predict.rows import (
+    COLUMNS,
+    JSON_NAME,
+    UNREADABLE,
+    PredictedFile,
+    Predictions,
+    file_text,
+    write_tables,
+)
 from vqlab.text import visible
 from vqlab.types import UserError
 from vqlab.version import __version__
@@ -26,14 +35,15 @@ def predict_files(
     *,
     pictures: str = "auto",
     min_area: int = 1,
+    coco: bool = False,
     resume: bool = False,
     progress: Callable[[int, int], None] = lambda scored, total: None,
 ) -> Predictions:
     """Score files and folders; write `scores.csv`, `scores.jsonl` and pictures to `results`.
 
     pictures: `auto` (the 200 images with the highest scores), `all` or `none`. min_area: regions of
-    fewer pixels are not listed. resume: continue an
-    interrupted prediction; start one if there is none.
+    fewer pixels are not listed. coco: also write `predictions.coco.json`, see `write_coco`. resume:
+    continue an interrupted prediction; start one if there is none.
 
     A file that cannot be read gets the verdict `unreadable`. A previous prediction in `results` is
     replaced when the new one is complete. Raises UserError for a missing path or an unusable
@@ -47,6 +57,7 @@ def predict_files(
         settings = {
             "model": model.digest, "--pictures": pictures, "--min-area": min_area,
             "--mm-per-pixel": model.data.mm_per_pixel, "vqlab version": __version__,
+            "columns of scores.csv": list(COLUMNS),
         }  # fmt: skip
         scored: set[str] = set()
         if resume:
@@ -71,6 +82,8 @@ def predict_files(
             ) from None
         summary = Predictions(results, images.notes)
         summary.add(write_tables(folder.partial, _with_pictures(folder)))
+        if coco:
+            write_coco(folder.partial / JSON_NAME, folder.partial / COCO_NAME, model.category)
         folder.complete()
     return summary
 
@@ -127,6 +140,8 @@ def _score(
         regions=[asdict(region) for region in prediction.regions(min_area)],
         p_value=prediction.p_value,
         review_threshold=review,
+        width=pixels.shape[1],
+        height=pixels.shape[0],
     )
 
 
