@@ -19,7 +19,7 @@ LAYERS = [
     {"model"},
     {"run"},
     {"sweep", "promote", "predict", "compare", "correlate", "doctor"},
-    {"export", "serve"},
+    {"threshold", "export", "serve"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,9 @@ from vqlab.cli.options import (
     Tracking,
     one_category,
 )
+
+if TYPE_CHECKING:
+    from vqlab.promote import Promotion
 
 CategoryName = Annotated[
     str, typer.Option("--category", "-c", help="Product category, e.g. cable.")
@@ -76,8 +79,6 @@ def promote(
     gates are recorded with the version, and in an acceptance report (HTML). Exit status 1:
     refused.
     """
-    from vqlab.cli.gate_table import gate_table
-    from vqlab.cli.terminal import marked, out
     from vqlab.promote import gate_settings
     from vqlab.promote import promote as promote_run
     from vqlab.tracking import Tracker
@@ -88,6 +89,14 @@ def promote(
         tracker, category, ref=run, gates=settings, force=force, without_test=without_test,
         data=data, output=output,
     )  # fmt: skip
+    print_promotion(result)
+
+
+def print_promotion(result: Promotion) -> None:
+    """Print the gates, the decision and the place of the report; exit with status 1 if refused."""
+    from vqlab.cli.gate_table import gate_table
+    from vqlab.cli.terminal import marked, out
+
     if result.gates:
         out.print(gate_table(result.gates))
     head = "promoted: " if result.promoted else ""

@@ -31,9 +31,11 @@ from vqlab.evaluation.scoring import (
     score_images,
 )
 from vqlab.evaluation.thresholds import (
+    Origin,
     Thresholds,
     ThresholdSettings,
     choose_thresholds,
+    conformal_threshold,
     guarantee_limit,
     guarantee_note,
 )
@@ -41,6 +43,8 @@ from vqlab.evaluation.uncertainty import MEAN
 from vqlab.evaluation.verdict import PASS, REJECT, REVIEW, Verdict, predicted_mask, verdict_of
 
 __all__ = [
+    "Origin",
+    "conformal_threshold",
     "EVIDENCE",
     "PASS",
     "REJECT",

@@ -21,6 +21,8 @@ from vqlab.types import UserError
 
 Array = NDArray[Any]
 Method = Literal["conformal", "quantile", "f1max"]
+Origin = Literal["conformal", "quantile", "f1max", "escapes", "cost"]
+"""How a threshold was chosen: a `Method`, or by `vqlab threshold`."""
 SIGNIFICANT = 0.05
 """Significance level at which the guarantee counts as violated."""
 
@@ -62,7 +64,7 @@ class Thresholds:
     pixel: float
     notes: tuple[str, ...] = ()
     """Sentences on what the thresholds do not guarantee."""
-    method: Method | None = None
+    method: Origin | None = None
     """How they were chosen; None in older checkpoints."""
     promised: float | None = None
     """Upper bound on the expected false-reject rate on unseen normal images; None without a
@@ -131,6 +133,13 @@ def choose_thresholds(validation: Scored, settings: ThresholdSettings) -> Thresh
     review = float(scores[place - 1])
     notes += review_notes(summary, (review, image), (settings.review_rate, rate))
     return replace(thresholds, review=review, promised_review=promised, notes=notes)
+
+
+def conformal_threshold(scores: Array, rate: float) -> tuple[float, float, tuple[str, ...]]:
+    """Return the conformal threshold of normal scores (N,) for a false-reject rate, the rate that
+    it guarantees, and notes, see `choose_thresholds`."""
+    place, promised = _conformal(len(scores), rate)
+    return float(np.sort(scores)[place - 1]), promised, _too_few(place, len(scores), rate)
 
 
 def _uneven(normals: Scored, threshold: float) -> tuple[str, ...]:

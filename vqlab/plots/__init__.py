@@ -6,6 +6,7 @@ from vqlab.plots.curves import (
     loss_curves,
     save_figure,
 )
+from vqlab.plots.operating_curve import operating_curve
 from vqlab.plots.results import panel_row, results_folder, write_results
 from vqlab.plots.row import in_two_rows
 
@@ -16,6 +17,7 @@ __all__ = [
     "likelihood_figure",
     "loss_curves",
     "map_figure",
+    "operating_curve",
     "panel_row",
     "results_folder",
     "save_figure",

@@ -7,6 +7,7 @@ from vqlab.promote.gates.gate import Gate
 from vqlab.promote.gates.settings import GateSettings, gate_settings
 from vqlab.promote.history import VersionRecord, history
 from vqlab.promote.promotion import Promotion, promote
+from vqlab.promote.reproduce import model_config, same_data
 from vqlab.promote.rollback import Rollback, rollback
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "VersionRecord",
     "gate_settings",
     "history",
+    "model_config",
     "promote",
     "rollback",
+    "same_data",
 ]

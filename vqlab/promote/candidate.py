@@ -13,6 +13,8 @@ from vqlab.run import test_model
 from vqlab.text import category_text
 from vqlab.tracking import RunRecord, Tracker, matches_categories
 
+KINDS = ("train", "trial", "threshold")
+"""Kinds of runs that have a model."""
 _MAX_CANDIDATES = 8
 """Maximum number of candidates that an error lists."""
 
@@ -26,7 +28,7 @@ def find_candidate(tracker: Tracker, category: str, ref: str | None, metric: str
             f"run {record.short} was trained on {trained}, not {category}; choose a run of "
             f"{category}."
         )
-    if record.status != "FINISHED" or record.tags.get("vqlab.kind") not in ("train", "trial"):
+    if record.status != "FINISHED" or record.tags.get("vqlab.kind") not in KINDS:
         raise UserError(
             f"run {record.short} must be a finished training run to be promoted; got a "
             f"{record.tags.get('vqlab.kind', 'run')} with status {record.status}."

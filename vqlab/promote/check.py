@@ -9,7 +9,6 @@ from vqlab.errors import UserError
 from vqlab.evaluation import MEAN, CategoryEvidence, Thresholds, paired_differences
 from vqlab.metrics import Difference
 from vqlab.promote.comparison import (
-    THRESHOLD_OF,
     MetricComparison,
     champion_evidence,
     champion_run,
@@ -21,6 +20,7 @@ from vqlab.promote.gates.champion import Contender, paired_gates, value_gate
 from vqlab.promote.gates.gate import Gate
 from vqlab.promote.gates.model import code_gate, codebook_gate, promise_gate, selection_gate
 from vqlab.promote.gates.settings import GateSettings
+from vqlab.run import THRESHOLD_OF
 from vqlab.tracking import RunRecord, Tracker, Version
 
 Evidence = dict[str, CategoryEvidence]

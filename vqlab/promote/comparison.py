@@ -13,6 +13,7 @@ from pathlib import Path
 from vqlab.errors import UserError
 from vqlab.evaluation import EVIDENCE, CategoryEvidence, load_evidence
 from vqlab.metrics import OBJECTIVES, PRIMARY, get_metric, less_is_better
+from vqlab.run import THRESHOLD_OF
 from vqlab.tracking import RunRecord, Tracker, Version
 
 FIRST = tuple(f"test/{name}" for name in PRIMARY)
@@ -26,8 +27,6 @@ VALIDATION = ("held_out", "seed", "synthetic_defects", "image_size", "validation
 
 _SUMMARY = "vqlab.run"
 """Tag of a version: metrics, tags and parameters of its run, JSON."""
-THRESHOLD_OF = "vqlab.threshold_of"
-"""Tag of a run that has the model of another run, whose ID it names, with other thresholds."""
 _TAGS = (
     "vqlab.data_fingerprint", "vqlab.test_fingerprint", "vqlab.validation", THRESHOLD_OF,
 )  # fmt: skip

@@ -25,6 +25,7 @@ from vqlab.promote.gates.settings import GateSettings
 from vqlab.promote.lock import one_at_a_time
 from vqlab.promote.provenance import Decision, log_promotion
 from vqlab.promote.reproduce import reproduce
+from vqlab.run import THRESHOLD_OF
 from vqlab.text import category_text
 from vqlab.tracking import CHECKPOINT, RunRecord, Tracker, Version
 
@@ -136,6 +137,8 @@ def _decide(
         return Decision(record, champion, comparison, reason, tuple(gates), settings)
     category = category_text(record.categories)
     reason = _reason(category, champion, comparison, forced=bool(failed(gates)))
+    if THRESHOLD_OF in record.tags:
+        reason = f"{reason.removesuffix('.')}; only its thresholds were moved."
     if without_test:
         reason = f"{reason.removesuffix('.')}; no real test image was used."
     return Decision(

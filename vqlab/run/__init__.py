@@ -16,6 +16,7 @@ from vqlab.run.settings import (
     BEST_ON_TEST,
     REUSED_TAG,
     SAVED_TAG,
+    THRESHOLD_OF,
     TRAINED_TAG,
     TRAINING_TAG,
     RunConfig,
@@ -43,6 +44,7 @@ from vqlab.run.test_set import (
 )
 
 __all__ = [
+    "THRESHOLD_OF",
     "BEST_ON_TEST",
     "CHECKPOINT",
     "LOSS",

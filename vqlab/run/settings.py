@@ -19,6 +19,8 @@ them."""
 
 TRAINED_TAG = "vqlab.trained"
 """Tag of a run: its `trained_key`."""
+THRESHOLD_OF = "vqlab.threshold_of"
+"""Tag of a run that has the model of another run, whose ID it names, with other thresholds."""
 REUSED_TAG, SAVED_TAG = "vqlab.reused", "vqlab.seconds_saved"
 """Tags of a run: what it reused, and the time that this saved."""
 TRAINING_TAG = "vqlab.training_seconds"

@@ -9,7 +9,7 @@ from typing import Any
 from vqlab.config import dump, flatten
 from vqlab.errors import UserError
 from vqlab.html_page import escape, paragraph, table
-from vqlab.run import resolve
+from vqlab.run import THRESHOLD_OF, resolve
 from vqlab.text import category_text
 from vqlab.tracking import RunRecord, Version
 
@@ -30,6 +30,7 @@ def training_facts(record: RunRecord, version: Version | None) -> dict[str, str]
                 if f"vqlab.{key}" in tags]  # fmt: skip
     facts = {
         "run": f"{record.name} ({record.run_id})",
+        "thresholds moved from run": tags.get(THRESHOLD_OF, ""),
         "study": study,
         "trained": f"{record.start:%Y-%m-%d %H:%M} UTC{_seconds(record)}",
         "trained by": tags.get("mlflow.user", ""),

@@ -1,0 +1,138 @@
+"""A moved threshold becomes a version; images of test and training cannot set it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_set import tiny_recipe, write_tiny_set
+from typer.testing import CliRunner, Result
+
+from vqlab.cli import app
+from vqlab.model import Model
+from vqlab.promote import history, promote
+from vqlab.promote.reproduce import score_images
+from vqlab.run import resolve, run
+from vqlab.threshold.move import CHOICE
+from vqlab.tracking import Tracker
+from vqlab.types import UserError
+
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
+
+@dataclass
+class Store:
+    tracker: Tracker
+    folder: Path
+    run_id: str
+
+    def move(self, *words: str) -> Result:
+        """Run `vqlab threshold part`."""
+        paths = ["--mlruns", str(self.tracker.root), "--output", str(self.folder / "results")]
+        return CliRunner().invoke(app, ["threshold", *words, *paths])
+
+    def champion(self) -> Model:
+        return Model.load(self.tracker.champion("part").checkpoint, "cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(
+    root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory, blank_figures: None
+) -> Store:
+    folder = tmp_path_factory.mktemp("threshold")
+    recipe = {**tiny_recipe(root, "part", epochs=0), "detector": {"name": "mean_image"}}
+    outcome = run(resolve(recipe), store, name="first", results=folder / "results")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vqlab.promote.reproduce.score_in_fresh_process", score_images)
+        assert promote(store, "part", ref=outcome.run_id).promoted
+    return Store(store, folder, outcome.run_id)
+
+
+@pytest.fixture
+def good(trained: Store, tmp_path: Path) -> Path:
+    """New good images: the training images of another set."""
+    other = write_tiny_set(tmp_path / "other", seed=5)
+    folder = tmp_path / "good"
+    shutil.copytree(other / "part" / "train" / "good", folder)
+    return folder
+
+
+def test_without_promote_nothing_is_stored(trained: Store) -> None:
+    before = len(trained.tracker.runs())
+    shown = trained.move("part", "--max-escapes", "0.2")
+    assert shown.exit_code == 0 and "Nothing was changed; add --promote" in shown.output
+    assert "current" in shown.output and "chosen" in shown.output
+    assert "synthetic anomalies" in shown.output
+    assert (trained.folder / "results" / "threshold" / "part.png").exists()
+    curve_only = trained.move("-c", "part", "gates.promise=warn")
+    assert curve_only.exit_code == 0 and "choose a target" in curve_only.output
+    assert len(trained.tracker.runs()) == before
+
+
+def test_test_and_training_images_are_refused(trained: Store, good: Path, root: Path) -> None:
+    """By their pixels, whatever their names and formats."""
+    from PIL import Image
+
+    for split, name in (("test", "test"), ("train", "training")):
+        used = sorted((root / "part" / split / "good").iterdir())[0]
+        copied = good / "renamed.bmp"
+        Image.open(used).save(copied)
+        refused = trained.move("part", "--max-rejects", "0.1", "--good", str(good))
+        assert isinstance(refused.exception, UserError)
+        assert re.search(rf"1 of \d+ images .* must not be {name} images", str(refused.exception))
+        copied.unlink()
+
+
+def test_bad_options(trained: Store, good: Path) -> None:
+    for words, sentence in (
+        (["part", "--promote"], "--promote requires a target"),
+        (["part", "--max-rejects", "0"], "must be above 0"),
+        (["prat"], "did you mean part"),
+        (["part", "gates.marjin=1"], "did you mean gates.margin"),
+        (["part", "--good", "nowhere"], "nowhere does not exist"),
+    ):
+        failed = trained.move(*words)
+        assert isinstance(failed.exception, UserError) and sentence in str(failed.exception)
+    (good / "broken.png").write_bytes(b"no image")
+    failed = trained.move("part", "--good", str(good))
+    assert isinstance(failed.exception, UserError) and "broken.png" in str(failed.exception)
+
+
+def test_a_moved_threshold_is_promoted_through_the_gates(
+    trained: Store, good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vqlab.promote.reproduce.score_in_fresh_process", score_images)
+    before = trained.champion()
+    words = ("part", "gates.promise=ignore", "--max-rejects", "0.25", "--good", str(good))
+    moved = trained.move(*words, "--promote")
+    assert moved.exit_code == 0, moved.output
+    assert "only its thresholds were moved" in history(trained.tracker, "part")[0].reason
+    after = trained.champion()
+    scores = np.sort([before.score(path).score for path in good.iterdir()])
+    place = int(np.ceil((len(scores) + 1) * 0.75 - 1e-9))
+    assert after.thresholds.image == scores[place - 1] != before.thresholds.image
+    assert after.thresholds.promised == 0.25 and after.thresholds.pixel == before.thresholds.pixel
+    assert after.thresholds.calibration is not None
+    assert after.thresholds.calibration.count == len(scores)
+    for name, value in before.detector.state_dict().items():
+        assert (after.detector.state_dict()[name] == value).all()
+    version = trained.tracker.registry.by_alias("part")
+    assert version is not None and version.version == 2
+    record = trained.tracker.find(version.run_id)
+    assert record.tags["vqlab.threshold_of"] == trained.run_id
+    first = trained.tracker.find(trained.run_id)
+    assert record.metrics["test/image_auroc"] == first.metrics["test/image_auroc"]
+    logged = json.loads(record.artifact(CHOICE).read_text())
+    assert len(logged["good_images"]) == len(scores)
+    gates = json.loads(record.artifact("acceptance/gates.json").read_text())["gates"]
+    status = {gate["name"]: gate["status"] for gate in gates}
+    assert status["comparison"] == "passed" and status["promise"] == "passed"
+    # the original can be promoted again, and moved on
+    assert promote(trained.tracker, "part", ref=trained.run_id).promoted
+    again = trained.move("part", "--model", record.run_id, "--max-rejects", "0.5")
+    assert again.exit_code == 0 and "chosen" in again.output

@@ -1,0 +1,80 @@
+"""Score new normal images that set a threshold; none of them may be a training or test image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqlab.data import Splits, pixels_digest
+from vqlab.errors import UserError
+from vqlab.model import Model
+from vqlab.predict.files import find_images
+from vqlab.text import join_names, visible
+from vqlab.types import ImageRecord
+
+OnProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class GoodImages:
+    """Normal images and their scores."""
+
+    digests: dict[Path, str]
+    """SHA-256 of the pixels of each file, see `pixels_digest`."""
+    scores: NDArray[np.float64]
+    notes: tuple[str, ...]
+
+
+def score_good_images(
+    model: Model, folder: Path, splits: Splits, on_progress: OnProgress
+) -> GoodImages:
+    """Score the images in `folder`, equal ones once.
+
+    Raises UserError if one cannot be read, or is a test image (it would no longer measure anything)
+    or a training image (its score is lower than that of new images), compared pixel by pixel.
+    """
+    files = find_images([folder])
+    bad = [f"{visible(path)} ({error})" for path, error in files.errors.items() if error]
+    if bad:
+        raise UserError(f"images in {folder} cannot be read: {join_names(bad)}; remove them.")
+    paths = list(files.errors)
+    digests = {path: pixels_digest(model.read(path)) for path in paths}
+    used = {"test": splits.test.records, "training": splits.train.records}
+    reasons = {
+        "test": "an image that sets a threshold is no test image",
+        "training": "a model scores its training images lower than new ones",
+    }
+    for name, records in used.items():
+        same = _same(digests, _digests(model, records))
+        if same:
+            raise UserError(
+                f"{len(same)} of {len(paths)} images in {folder} must not be {name} images: "
+                f"{join_names([visible(path) for path in same])}; {reasons[name]}; remove them."
+            )
+    unique = list({digest: path for path, digest in reversed(digests.items())}.values())[::-1]
+    scores = []
+    for done, path in enumerate(unique, 1):
+        scores.append(model.score(path).score)
+        on_progress("scoring good images", done, len(unique))
+    notes = list(files.notes)
+    if len(unique) < len(paths):
+        notes.append(f"{len(paths) - len(unique)} images in {folder} are copies; each counts once.")
+    return GoodImages(digests, np.array(scores, np.float64), tuple(notes))
+
+
+def _digests(model: Model, records: Sequence[ImageRecord]) -> set[str]:
+    return {pixels_digest(model.read(path)) for path in {record.path for record in records}}
+
+
+def _same(digests: dict[Path, str], others: set[str]) -> list[Path]:
+    return [path for path, digest in digests.items() if digest in others]
+
+
+def table_of(images: GoodImages) -> list[dict[str, Any]]:
+    """Return file and digest of each image, as JSON values."""
+    return [{"file": visible(path), "pixels": digest} for path, digest in images.digests.items()]

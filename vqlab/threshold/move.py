@@ -1,0 +1,186 @@
+"""Move the thresholds of a trained model, as a run with the same detector and a new checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqlab.config import Tree, dump, merge, nest
+from vqlab.data import Splits
+from vqlab.evaluation import CalibrationScores, Scored, Thresholds, conformal_threshold, evaluate
+from vqlab.evaluation.operating_point import OperatingPoint
+from vqlab.model import Model
+from vqlab.promote import model_config, same_data
+from vqlab.run import CHECKPOINT, THRESHOLD_OF, TRAINED_TAG, RunConfig, start
+from vqlab.text import category_text
+from vqlab.threshold.good_images import GoodImages, OnProgress, score_good_images, table_of
+from vqlab.threshold.targets import (
+    Choice,
+    MaxRejects,
+    Target,
+    choose_image_threshold,
+    operating_points,
+    point_at,
+)
+from vqlab.tracking import RunRecord, Tracker
+
+Array = NDArray[Any]
+CHOICE = "threshold/choice.json"
+"""Artifact: target, old and new threshold, errors, images that set it."""
+_COPIED = (
+    "vqlab.objective", "vqlab.chosen_by", "vqlab.selected_on", "vqlab.git_dirty",
+    "mlflow.source.git.commit",
+)  # fmt: skip
+"""Tags of the training that hold for the moved model too."""
+
+
+@dataclass(frozen=True)
+class ThresholdMove:
+    """A planned move of an image threshold; nothing is stored yet."""
+
+    record: RunRecord
+    """Run of the model."""
+    model: Model
+    config: RunConfig
+    splits: Splits
+    validation: Scored
+    normals: Array
+    """Scores (N,) of the normal images that set the threshold."""
+    anomalies: Array
+    """Scores (M,) of the anomalous validation images."""
+    good: GoodImages | None
+    """New normal images; None: the held-out normal images are used."""
+    target: Target | None
+    choice: Choice | None
+    """None without a target."""
+
+    @property
+    def current(self) -> OperatingPoint:
+        """Errors of the current threshold."""
+        return self.at(self.model.thresholds.image)
+
+    @property
+    def moved(self) -> OperatingPoint | None:
+        """Errors of the chosen threshold."""
+        return None if self.choice is None else self.at(self.choice.threshold)
+
+    def at(self, threshold: float) -> OperatingPoint:
+        """Return the errors of a threshold."""
+        return point_at(threshold, self.normals, self.anomalies)
+
+    @property
+    def curve(self) -> list[OperatingPoint]:
+        """Errors of every threshold, see `operating_points`."""
+        return operating_points(self.normals, self.anomalies)
+
+    @property
+    def category(self) -> str:
+        """Categories of the model as text."""
+        return category_text(self.model.categories)
+
+    @property
+    def what(self) -> tuple[str, str]:
+        """Describe the normal and the anomalous images."""
+        synthetic = self.config.data.validation.source != "test"
+        normals = "new good images" if self.good else "held-out normal images"
+        return normals, "synthetic anomalies" if synthetic else "anomalous validation images"
+
+
+def plan_move(
+    tracker: Tracker,
+    record: RunRecord,
+    checkpoint: Path,
+    target: Target | None,
+    good: Path | None = None,
+    data: Path | None = None,
+    on_progress: OnProgress = lambda what, done, total: None,
+) -> ThresholdMove:
+    """Score the images that set the threshold, and choose it; no test image is scored.
+
+    good: folder of new normal images; default: the held-out normal images. Escapes are of the
+    anomalous validation images. data: the folder of the images if they were moved. Raises UserError
+    if the data have changed, or `score_good_images` refuses an image.
+    """
+    model = Model.load(checkpoint)
+    config = model_config(model, data)
+    splits = same_data(record, config)
+    images = score_good_images(model, good, splits, on_progress) if good else None
+    batch_size = config.evaluation.batch_size
+    progress = partial(on_progress, "scoring validation images")
+    validation = model.score_set(splits.validation, progress, batch_size)
+    scores = validation.image_scores
+    normals = images.scores if images else scores[validation.labels == 0]
+    anomalies = scores[validation.labels == 1]
+    choice = None if target is None else choose_image_threshold(normals, anomalies, target)
+    return ThresholdMove(
+        record, model, config, splits, validation, normals, anomalies, images, target, choice
+    )
+
+
+def moved_thresholds(move: ThresholdMove) -> Thresholds:
+    """Return the thresholds of the moved model; a review threshold moves along."""
+    old, choice = move.model.thresholds, move.choice
+    assert choice is not None
+    summary = CalibrationScores.of(np.sort(move.normals))
+    notes = choice.notes + (move.good.notes if move.good else ())
+    new = Thresholds(choice.threshold, old.pixel, notes, choice.method, choice.promised, summary)
+    if old.review is None:
+        return new
+    if choice.promised is None or old.promised is None or old.promised_review is None:
+        note = "Without a promised false-reject rate there is no review."
+        return replace(new, notes=(*notes, note))
+    rate = choice.promised + old.promised_review - old.promised
+    review, promised, more = conformal_threshold(move.normals, rate)
+    return replace(new, review=review, promised_review=promised, notes=(*notes, *more))
+
+
+def save_move(tracker: Tracker, move: ThresholdMove) -> str:
+    """Store the moved model as a run; return its ID. It is evaluated on test by a promotion."""
+    record, thresholds = move.record, moved_thresholds(move)
+    config = move.config
+    if isinstance(move.target, MaxRejects):
+        settings = {"method": "conformal", "false_reject_rate": move.target.rate}
+        config = config.model_copy(
+            update={"threshold": config.threshold.model_copy(update=settings)}
+        )
+    tags = {key: record.tags[key] for key in _COPIED if key in record.tags}
+    tags |= {
+        "vqlab.kind": "threshold",
+        THRESHOLD_OF: record.tags.get(THRESHOLD_OF, record.run_id),
+        TRAINED_TAG: "",  # sweeps reuse the training itself
+    }
+    name = f"threshold of {record.name.removeprefix('threshold of ')}"
+    report = evaluate(move.validation, thresholds)
+    with start(tracker, config, move.splits, name, tags, None) as tracked:
+        meta = merge(move.model.meta, nest("config.threshold", dump(config.threshold)))
+        meta |= {
+            "thresholds": asdict(thresholds), "run_id": tracked.id, "validation": report.mean
+        }  # fmt: skip
+        file = tracked.folder / CHECKPOINT
+        replace(move.model, thresholds=thresholds, meta=meta).save(file)
+        tracked.log_artifact(file, "checkpoint", required=True)
+        file.unlink()
+        codebooks = {k: v for k, v in record.metrics.items() if k.startswith("codebook/")}
+        tracked.log_metrics(codebooks | report.keyed("validation"))
+        tracked.log_json(_choice_tree(move), CHOICE)
+    return tracked.id
+
+
+def _choice_tree(move: ThresholdMove) -> Tree:
+    """Return what was chosen, how and on which images, as JSON values."""
+    points = {"current": move.current, "moved": move.moved}
+    target = move.target
+    return {
+        "run_id": move.record.run_id,
+        "target": target and {type(target).__name__: asdict(target)},
+        "notes": list(move.choice.notes) if move.choice else [],
+        "points": {name: point and asdict(point) for name, point in points.items()},
+        "normal_images": move.what[0],
+        "anomalous_images": move.what[1],
+        "good_images": table_of(move.good) if move.good else [],
+    }
