@@ -108,7 +108,7 @@ def plan_move(
     """
     model = Model.load(checkpoint)
     config = model_config(model, data)
-    splits = same_data(record, config)
+    splits = same_data(record, config, model)
     images = score_good_images(model, good, splits, on_progress) if good else None
     batch_size = config.evaluation.batch_size
     progress = partial(on_progress, "scoring validation images")
