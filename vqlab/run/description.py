@@ -63,11 +63,11 @@ def _summary(config: RunConfig, splits: Splits, thresholds: Thresholds) -> str:
 
 def _table(reports: Mapping[str, Report]) -> str:
     names = [n for n in headlines(2) if any(n in report.mean for report in reports.values())]
-    titles = [metric_title(name) for name in names]
-    rows = [f"| | {' | '.join(titles)} |", "|---|" + "---|" * len(names)]
-    for title, report in reports.items():
-        cells = [_cell(report, name) for name in names]
-        rows.append(f"| {markdown(_TITLES.get(title, title))} | {' | '.join(cells)} |")
+    titles = " | ".join(markdown(_TITLES.get(title, title)) for title in reports)
+    rows = [f"| | {titles} |", "|---|" + "---|" * len(reports)]
+    for name in names:
+        cells = " | ".join(_cell(report, name) for report in reports.values())
+        rows.append(f"| {metric_title(name)} | {cells} |")
     return "\n".join(rows)
 
 
