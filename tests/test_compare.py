@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from vqlab.cli import app
-from vqlab.compare import MEAN, compare
+from vqlab.compare import MEAN, compare, compare_runs
 from vqlab.config import merge
 from vqlab.evaluation import EVIDENCE, CategoryEvidence, load_evidence, paired_differences
 from vqlab.metrics import Evidence, image_metrics
 from vqlab.run import Outcome, resolve, run
-from vqlab.tracking import Tracker
+from vqlab.tracking import NOTE, Tracker
 from vqlab.types import UserError
 
 Tree = dict[str, Any]
@@ -71,6 +72,71 @@ def test_the_command_prints_a_table(tracker: Tracker, runs: tuple[Outcome, Outco
     words = " ".join(shown.output.split())
     assert "resampling needs at least 5 normal and 5 anomalous images" in words
     assert "[+0.000, +0.000]" not in shown.output
+
+
+@pytest.fixture(scope="module")
+def third(
+    small: Tree, tracker: Tracker, runs: tuple[Outcome, Outcome], tmp_path_factory: Any
+) -> Outcome:
+    """As the first run, with another seed and a name from a stranger."""
+    training = {"epochs": 0, "seed": 1}
+    tree = {"detector": "mean_image", "data": small["data"], "training": training}
+    name = "<script>alert(1)</script>"
+    return run(resolve(tree), tracker, results=tmp_path_factory.mktemp("third"), name=name)
+
+
+def test_several_runs_with_settings_seeds_and_images(
+    tracker: Tracker, runs: tuple[Outcome, Outcome], third: Outcome
+) -> None:
+    several = compare_runs(tracker, ["sharp", "blurred", third.run_id], images=3)
+    assert [run.run_id for run in several.runs] == [runs[0].run_id, runs[1].run_id, third.run_id]
+    assert several.settings["training.seed"] == (0, 0, 1)
+    smoothing = several.settings["detector.scoring.smoothing"]
+    assert smoothing[0] == smoothing[2] != smoothing[1] == 0.2
+    assert set(several.settings) == {"training.seed", "detector.scoring.smoothing"}
+    assert [set(group) for group in several.groups] == [{"0", "1"}]
+    pair = compare(tracker, "sharp", "blurred")
+    assert several.pairs[0].differences == pair.differences
+    everything = compare_runs(tracker, ["sharp", "blurred"], images=100).images
+    assert len(everything) == 10
+    keys = [(-len(set(image.verdicts)), -image.spread) for image in everything]
+    assert keys == sorted(keys) and keys[0][1] < 0
+    assert len(several.images) == 3
+    assert {len({row["file"] for row in image.rows}) for image in several.images} == {1}
+
+
+def test_the_baseline_is_chosen(tracker: Tracker, runs: tuple[Outcome, Outcome]) -> None:
+    blurred = runs[1].run_id
+    assert compare_runs(tracker, ["sharp", "blurred"], baseline=blurred).baseline.name == "blurred"
+    best = compare_runs(tracker, ["sharp", "blurred"], baseline="best").baseline
+    values = [tracker.find(each.run_id).metrics["test/image_auroc"] for each in runs]
+    assert best.metrics["test/image_auroc"] == max(values)
+    with pytest.raises(UserError, match="must be `first`, `best` or one of the compared runs"):
+        compare_runs(tracker, ["sharp", "blurred"], baseline=_other(tracker))
+    with pytest.raises(UserError, match="two or more different runs"):
+        compare_runs(tracker, ["sharp", "sharp"])
+
+
+def _other(tracker: Tracker) -> str:
+    with tracker.start(experiment="cable", name="other") as tracked:
+        return tracked.id
+
+
+def test_the_page_is_self_contained_and_logged(
+    tracker: Tracker, runs: tuple[Outcome, Outcome], third: Outcome, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    arguments = ["compare", "sharp", "blurred", third.run_id, "--mlruns", str(tracker.root)]
+    shown = CliRunner().invoke(app, [*arguments, "--output", str(page), "--images", "2"])
+    assert shown.exit_code == 0, shown.output
+    text = page.read_text(encoding="utf-8")
+    assert "<script" not in text and "&lt;script&gt;alert(1)" in text
+    assert text.count("data:image/jpeg;base64,") == 2 * 3
+    assert not re.search(r'(src|href)="(?!data:|http://127.0.0.1)', text)
+    assert "Runs that differ only in their seed" in text and "±" in text
+    (record,) = tracker.runs(kinds=["comparison"])
+    assert record.artifact("comparison.html").read_text(encoding="utf-8") == text
+    assert runs[0].run_id in record.tags[NOTE] and record.experiment == "cable"
 
 
 def test_other_test_images_are_refused(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,21 +13,13 @@ from vqlab.cli.fit_width import Column, FittedTable, from_columns
 from vqlab.cli.metric_tables import AUDIT_NOTE, split_of
 from vqlab.cli.progress import settings_text
 from vqlab.metrics import METRICS, Ranking, headlines, less_is_better, metric_title, rate_counts
+from vqlab.tracking.run_settings import differing, run_settings, seed_groups
 
 if TYPE_CHECKING:
     from vqlab.tracking import RunRecord
 
-_FIRST = ("features.backbone", "data.image_size", "preset", "training.epochs", "training.seed")
-"""Settings shown before others."""
-_HIDDEN = {
-    "data.root", "data.good", "data.bad", "data.categories", "data.memory_mib", "detector.name",
-    "features.cache", "training.device", "training.threads", "training.validate_every",
-}  # fmt: skip
-"""Settings of the execution, not of the model."""
 _BY_RANK = sorted(headlines(2), key=lambda name: METRICS[name].headline)
 """Metrics of the columns, most important first."""
-_SEED_GROUP = {"training.seed", "training.device", "training.threads"}
-"""Settings in which runs of one seed group may differ."""
 
 
 @dataclass(frozen=True)
@@ -170,51 +161,24 @@ def make_board(
     champions = set(champions)
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     rows = [
-        Row(run, run.tags.get("vqlab.model_run", run.run_id) in champions, _settings(run))
+        Row(run, run.tags.get("vqlab.model_run", run.run_id) in champions, run_settings(run))
         for run in runs
     ]
     for row in rows:
         groups[row.category, row.detector].append(row)
     return Board(
         [
-            replace(row, settings=_differing(row.settings, groups[row.category, row.detector]))
+            replace(
+                row,
+                settings=differing(
+                    row.settings, [each.settings for each in groups[row.category, row.detector]]
+                ),
+            )
             for row in rows
         ],
         total,
         metric,
     )
-
-
-def _differing(settings: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
-    """Return the settings in which `rows` differ, in the order in which they are shown."""
-    return {
-        name: settings[name]
-        for name in dict.fromkeys([*_FIRST, *settings])
-        if name in settings and len({str(row.settings.get(name)) for row in rows}) > 1
-    }
-
-
-def _settings(run: RunRecord) -> dict[str, Any]:
-    """Return the settings of a run's model, including those its sweep selected after training."""
-    settings = {
-        key: _parse(run.tags.get(f"vqlab.{key}", text))
-        for key, text in run.params.items()
-        if key not in _HIDDEN
-    }
-    if "vqlab.preset" in run.tags:
-        settings["preset"] = run.tags["vqlab.preset"]
-    if "vqlab.model_run" in run.tags:
-        settings["evaluates"] = run.tags["vqlab.model_run"][:8]
-    return settings
-
-
-def _parse(text: str) -> Any:
-    """Parse a setting as MLflow stores it: a number, a list, or text."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return text
-    return value if type(value) in (int, float, list) else text
 
 
 def _short(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,13 +189,7 @@ def _short(settings: Mapping[str, Any]) -> dict[str, Any]:
 def seeds_table(records: Sequence[RunRecord]) -> FittedTable | None:
     """Return mean ± standard deviation of runs that differ only in `training.seed`; None if there
     are none."""
-    groups: dict[tuple[object, ...], dict[str, RunRecord]] = defaultdict(dict)
-    for record in records:
-        if "test/image_auroc" in record.metrics and "training.seed" in record.params:
-            settings = {k: v for k, v in record.params.items() if k not in _SEED_GROUP}
-            key = (record.tags.get("vqlab.data_fingerprint", ""), *sorted(settings.items()))
-            groups[key].setdefault(record.params["training.seed"], record)
-    by_seed = [group for group in groups.values() if len(group) > 1]
+    by_seed = seed_groups([run for run in records if "test/image_auroc" in run.metrics])
     if not by_seed:
         return None
     runs = [list(group.values()) for group in by_seed]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from vqlab.cli.fit_width import PROTECTED, Cell, Column, FittedTable, Row, Widest
+from vqlab.cli.fit_width import PROTECTED, Cell, Column, FittedTable, Row, Widest, from_columns
 from vqlab.evaluation import expected_shares, review_sentence
-from vqlab.metrics import Interval, headlines, metric_title, rate_counts
+from vqlab.metrics import METRICS, Interval, headlines, metric_title, rate_counts
 
 if TYPE_CHECKING:
-    from vqlab.compare import Comparison
+    from vqlab.compare import Comparison, RunsComparison
     from vqlab.evaluation import Report, Thresholds
     from vqlab.metrics import Difference
 
@@ -95,6 +95,49 @@ def comparison_tables(comparison: Comparison) -> list[FittedTable]:
             title += ": {} normal and {} anomalous images".format(*counts)
         tables.append(FittedTable(title, columns, rows, "\n".join(notes + [AUDIT_NOTE] * warned)))
     return tables
+
+
+def runs_tables(comparison: RunsComparison) -> list[FittedTable]:
+    """Return a table of the settings that differ, and one per category: metrics of each run with
+    the difference to the baseline and its interval."""
+    from vqlab.compare import MEAN
+
+    text = Column("", text=True, unbroken=True)
+    ids = [
+        run.run_id[:8] + " (baseline)" * (place == 0) for place, run in enumerate(comparison.runs)
+    ]
+    columns = [(replace(text, header="run"), ids)]
+    columns += [
+        (
+            Column(name.rpartition(".")[2], text=True, rank=5),
+            ["–" if v is None else str(v) for v in values],
+        )
+        for name, values in comparison.settings.items()
+    ]
+    columns.append((replace(text, header="name", rank=9), [run.name for run in comparison.runs]))
+    tables = [from_columns(comparison.title, columns)]
+    for category, values in comparison.pairs[0].values.items():
+        columns = [(replace(text, header="run"), ids)]
+        pairs = comparison.pairs
+        shared = [name for name in headlines(4) if all(name in p.values[category] for p in pairs)]
+        shared.sort(key=lambda name: METRICS[name].headline)
+        for rank, name in enumerate(shared):
+            cells = [f"{values[name][0]:.3f}"]
+            cells += [
+                _run_cell(p.values[category][name][1], p.differences[category][name]) for p in pairs
+            ]
+            columns.append((Column(metric_title(name), rank=rank), cells))
+        title = "mean over categories" if category == MEAN else category
+        tables.append(from_columns(title, columns))
+    return tables
+
+
+def _run_cell(value: float, difference: Difference) -> str:
+    text = f"{value:.3f} {difference.value:+.3f}"
+    if difference.interval is None:
+        return text
+    low, high = difference.interval
+    return f"{text} [{low:+.3f}, {high:+.3f}]" + "*" * (not low <= 0 <= high)
 
 
 def _values(metrics: Metrics, images: Mapping[str, int]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Commands on trained models: `predict`, `evaluate`, `compare`."""
+"""Commands on trained models: `predict`, `evaluate`."""
 
 from __future__ import annotations
 
@@ -121,29 +121,3 @@ def evaluate(
     out.print(report_table("test", [("test", report)], loaded.thresholds))
     print_notes(report.notes)
     out.print(f"pictures: {pictures}")
-
-
-@app.command(short_help="Compare two runs (paired bootstrap).")
-def compare(
-    first: Annotated[str, typer.Argument(help=f"Run ({RUN}).")],
-    second: Annotated[str, typer.Argument(help="Run to compare with it.")],
-    resamples: Annotated[int, typer.Option(min=100, help="Number of bootstrap resamples.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Random seed of the resamples.")] = 0,
-    mlruns: Tracking = Path("mlruns"),
-) -> None:
-    """Compare two runs on the same test images: differences with 95 % intervals and p-values.
-
-    Both runs are evaluated on the same resamples of the test images (paired bootstrap). Rates
-    (escapes, false rejects) are compared with McNemar's exact test. No interval is given for fewer
-    than 5 normal or 5 anomalous images, or if all resamples agree.
-    """
-    from vqlab.cli.metric_tables import comparison_tables
-    from vqlab.cli.progress import out
-    from vqlab.compare import compare as compare_runs
-    from vqlab.tracking import Tracker
-
-    tracker = Tracker.open(mlruns, create=False, write=False)
-    comparison = compare_runs(tracker, first, second, resamples=resamples, seed=seed)
-    for table in comparison_tables(comparison):
-        out.print(table)
-    out.print("bold: 95 % interval excludes 0")

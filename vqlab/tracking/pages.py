@@ -46,6 +46,11 @@ class ExperimentPages:
         self._client = client
         self._id = experiment_id
 
+    @property
+    def experiment_id(self) -> str:
+        """ID of the experiment."""
+        return self._id
+
     def link(self, relative: str) -> str:
         """The whole address of a page of this store's UI."""
         return f"{self._client.store.web}/{relative}"

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vqlab.evaluation import EVIDENCE, MEAN, load_evidence, paired_differences
+from vqlab.evaluation import EVIDENCE, load_evidence, paired_differences
 from vqlab.metrics import Difference
 from vqlab.run import audit_warned
 from vqlab.tracking import RunRecord, Tracker
 from vqlab.types import UserError
-
-__all__ = ["MEAN", "Comparison", "compare"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,14 @@ def compare(
     Both are measured on the same resamples, so image difficulty that they share cancels out.
     Raises UserError if a run was not measured on test, or on other images.
     """
-    runs = tracker.find(first), tracker.find(second)
+    return compare_records(tracker.find(first), tracker.find(second), resamples, seed)
+
+
+def compare_records(
+    first: RunRecord, second: RunRecord, resamples: int = 1000, seed: int = 0
+) -> Comparison:
+    """`compare` for runs that were looked up."""
+    runs = first, second
     _require_same_test(*runs)
     before, after = (load_evidence(run.artifact(EVIDENCE)) for run in runs)
     paired = paired_differences(before, after, resamples, seed)

@@ -1,0 +1,8 @@
+"""Compare runs on the same test images: paired intervals, settings that differ, pictures."""
+
+from vqlab.compare.page import log_comparison
+from vqlab.compare.pair import Comparison, compare
+from vqlab.compare.several import RunsComparison, compare_runs
+from vqlab.evaluation import MEAN
+
+__all__ = ["MEAN", "Comparison", "RunsComparison", "compare", "compare_runs", "log_comparison"]
