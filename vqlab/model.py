@@ -118,11 +118,14 @@ class Prediction:
         Image.fromarray(self.picture()).save(buffer, "PNG")
         return buffer.getvalue()
 
-    def picture(self, title: str = "") -> Array:
-        """Return one row of panels (h, w, 3) uint8: original, reconstruction, map, mask …"""
+    def picture(self, title: str = "", min_area: int = 1) -> Array:
+        """Return one row of panels (h, w, 3) uint8: original, reconstruction, map, mask …
+
+        min_area: regions of fewer pixels are not numbered.
+        """
         from vqlab.plots import panel_row  # matplotlib is slow to import
 
-        return panel_row(self, title)
+        return panel_row(self, title, self.regions(min_area))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from vqlab.plots import (
     results_folder,
     write_results,
 )
-from vqlab.plots.row import SIDE
+from vqlab.plots.panels import SIDE
 from vqlab.plots.style import GREEN, RED
 from vqlab.types import ImageRecord, Scores, UserError
 

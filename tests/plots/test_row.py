@@ -6,10 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from vqlab.data import find_regions
 from vqlab.evaluation import Thresholds
 from vqlab.plots import panel_row, style
+from vqlab.plots.panels import SIDE, Row, Scale, panels_of
 from vqlab.plots.row import _HEADER as HEADER
-from vqlab.plots.row import SIDE, Row, Scale, draw_row, in_two_rows, panels_of
+from vqlab.plots.row import draw_row, in_two_rows
 from vqlab.plots.style import (
     AMBER,
     ANOMALY,
@@ -246,3 +248,30 @@ def test_the_title_is_never_over_score_and_verdict(title):
 def test_a_long_title_leaves_the_subtitle_room():
     picture = draw_row(row(title=LONG, subtitle="scratch"))
     assert any(colour == style.MUTED for colour in colours_of(picture, np.s_[:60, :600]))
+
+
+def test_regions_are_numbered_where_there_are_several():
+    values = np.zeros((64, 64), np.float32)
+    values[10:20, 10:20], values[40:44, 30:50] = 2.0, 3.0
+    regions = find_regions(values, values > 1)
+    plain = row(anomaly_map=values, mask=None)
+    numbered, alone = replace(plain, regions=regions), replace(plain, regions=regions[:1])
+    pictures = [panels_of(each)[5] for each in (plain, numbered, alone)]
+    (_, _, without), (_, caption, several), (_, _, one) = pictures
+    assert caption == "red: predicted, numbered by peak" and (one == without).all()
+    changed = (several != without).any(axis=2)
+    assert changed[157, 117:201].all() and changed[37, 37:81].all()  # upper edges of the boxes
+    assert not changed[100:140].any() and not changed[:, 210:].any()
+
+
+def test_pixels_that_are_not_inspected_are_pale_and_never_marked():
+    inspected = np.ones((128, 128), bool)
+    inspected[:64] = False
+    shown = row(inspected=inspected, mask=None)  # the hot square is in the upper half
+    panels = {title: (caption, picture) for title, caption, picture in panels_of(shown)}
+    assert panels["original"][0] == "128 × 128 px · 50.0% inspected"
+    for title in ("error heat map", "predicted mask"):
+        assert (panels[title][1][:120] == style.OUTSIDE).all()
+        assert not (panels[title][1][136:] == style.OUTSIDE).all(axis=2).any()
+    assert panels["predicted mask"][0] == "none above threshold: peak marked"
+    assert panels["overlay"][1][60].min() > 180 > panels["overlay"][1][200].max()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vqlab.plots.row import Row, Scale
+from vqlab.plots.panels import Row, Scale
 from vqlab.plots.style import AMBER, GREEN, RED
 from vqlab.plots.worst import draw_worst, worst_of
 

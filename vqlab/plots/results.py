@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from vqlab.data import ImageSet
+from vqlab.data import ImageSet, Region, find_regions
 from vqlab.detectors import Detector, HasCodeMaps
 from vqlab.evaluation import (
     PASS,
@@ -25,6 +25,7 @@ from vqlab.evaluation import (
     Scored,
     Thresholds,
     crop_panel,
+    predicted_mask,
 )
 from vqlab.plots.attempt import attempt
 from vqlab.plots.curves import (
@@ -36,7 +37,8 @@ from vqlab.plots.curves import (
     score_by_defect,
     score_histogram,
 )
-from vqlab.plots.row import Row, Scale, draw_row
+from vqlab.plots.panels import Row, Scale
+from vqlab.plots.row import draw_row
 from vqlab.plots.worst import draw_worst, worst_of
 from vqlab.text import folder_name, visible
 from vqlab.types import ImageRecord, UserError
@@ -140,8 +142,11 @@ def write_results(
     return folders
 
 
-def panel_row(prediction: Scoring, title: str = "") -> Array:
-    """Return a prediction without ground truth as a row of panels (h, w, 3) uint8."""
+def panel_row(prediction: Scoring, title: str = "", regions: Sequence[Region] = ()) -> Array:
+    """Return a prediction without ground truth as a row of panels (h, w, 3) uint8.
+
+    regions: of its mask, to number them.
+    """
     thresholds = prediction.model.thresholds
     name, panel = _panel(prediction.panels)
     return draw_row(
@@ -155,6 +160,7 @@ def panel_row(prediction: Scoring, title: str = "") -> Array:
             threshold=thresholds.image,
             review=thresholds.review,
             inspected=prediction.inspected,
+            regions=tuple(regions),
             scale=Scale.of([prediction.anomaly_map], thresholds.pixel, prediction.score),
             panel=panel,
             panel_title=name,
@@ -178,14 +184,19 @@ def _rows(
         name, panel = _panel({title: each[index] for title, each in panels.items()})
         if panel is not None:
             panel = crop_panel(panel, part.geometry[position], side)
+        score = float(part.image_scores[position])
+        inspected = None if part.inspected is None else part.inspected[position]
+        verdict, values = thresholds.verdict(score), part.maps[position]
+        predicted = predicted_mask(values, thresholds.pixel, verdict, inspected)
         has_truth = record.label == 0 or bool(part.masks[position].any())
         yield Row(
             title=f"{category} {position:03d}",
             subtitle=record.defect.replace("_", " "),
             image=images.original(index),
-            anomaly_map=part.maps[position],
-            score=float(part.image_scores[position]),
-            calibrated=thresholds.calibrated(float(part.image_scores[position])),
+            anomaly_map=values,
+            regions=find_regions(values, predicted),
+            score=score,
+            calibrated=thresholds.calibrated(score),
             threshold=thresholds.image,
             review=thresholds.review,
             scale=scale,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from vqlab.plots import style
-from vqlab.plots.row import Row, panels_of
+from vqlab.plots.panels import Row, panels_of
 
 Array = NDArray[Any]
 MAX_SHOWN = 4

@@ -128,7 +128,8 @@ def _score(
     name = ""
     if pictures.accepts(prediction.score):
         name = pictures.name(path)
-        Image.fromarray(prediction.picture(visible(path.name))).save(pictures.folder / name)
+        picture = prediction.picture(visible(path.name), min_area)
+        Image.fromarray(picture).save(pictures.folder / name)
     return PredictedFile(
         file=text,
         score=prediction.score,

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from vqlab.data import pixels_digest, resize_map
 from vqlab.evaluation import Thresholds
 from vqlab.model import Prediction
-from vqlab.plots.row import overlay_picture
+from vqlab.plots.panels import overlay_picture
 from vqlab.serve.champions import ServedModel
 
 Array = NDArray[Any]
