@@ -106,7 +106,7 @@ check: $(READY)  ## Run format, lint, type checks and fast tests (before every c
 	@$(BIN)/mypy
 	@$(MAKE) --no-print-directory test
 
-bench: $(READY)  ## Measure CPU-seconds and memory (BENCH=all|start|training|scoring|metrics|sweep)
+bench: $(READY)  ## Measure CPU-seconds and memory (BENCH=all|start|training|scoring|metrics|serve|sweep)
 	@$(BIN)/python tests/bench/bench.py $(BENCH)
 
 crashtest: $(READY)  ## Kill a sweep's processes at random; verify that nothing is lost

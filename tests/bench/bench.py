@@ -74,11 +74,11 @@ def run_row(name: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "bench", choices=["all", "metrics", "sweep", *ROWS], nargs="?", default="all"
+        "bench", choices=["all", "metrics", "serve", "sweep", *ROWS], nargs="?", default="all"
     )
     parser.add_argument("--row", choices=list(ROWS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.bench in ("metrics", "sweep"):
+    if arguments.bench in ("metrics", "serve", "sweep"):
         sys.argv = sys.argv[:1]
         script = Path(__file__).with_name(f"{arguments.bench}.py")
         runpy.run_path(str(script), run_name="__main__")

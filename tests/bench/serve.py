@@ -1,0 +1,166 @@
+"""`make bench BENCH=serve`: latency and throughput of `vqlab serve`, and its overhead.
+
+A vqvae is trained on the synthetic cable (256 px) and promoted in a temporary store. 4 clients send
+one image each for 60 s (the images of the test set in turn); then one client and `Model.score` in
+this process score the same file alternately. Server and scoring have one thread each.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import secrets
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+SECONDS = float(os.environ.get("BENCH_SECONDS", "60"))
+CLIENTS = 4
+REPEATS = 200
+
+
+def train(root: Path) -> None:
+    """Train and promote a model of the cable in the store `root`."""
+    from vqlab.recipes import recipe_tree
+    from vqlab.run import resolve, run
+    from vqlab.tracking import CHECKPOINT, Tracker
+
+    tracker = Tracker.open(root)
+    overrides = ["training.epochs=1", "data.image_size=256"]
+    config = resolve(recipe_tree("vqvae", overrides, preset="quick", category="cable"))
+    run_id = run(config, tracker, name="bench", test=False).run_id
+    tracker.registry.set_champion(tracker.registry.register(run_id, CHECKPOINT, "cable"), None)
+
+
+class Client:
+    """One persistent connection."""
+
+    def __init__(self, port: int) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+
+    def predict(self, content: bytes, query: str = "") -> dict:
+        boundary = secrets.token_hex(8)
+        head = (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="images"; filename="x.png"'
+            "\r\n\r\n"
+        )
+        body = head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
+        headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        self._connection.request("POST", f"/v1/predict{query}", body, headers)
+        response = self._connection.getresponse()
+        text = response.read()
+        if response.status != 200:
+            raise RuntimeError(f"status {response.status}: {text[:200]!r}")
+        return json.loads(text)
+
+
+def load(port: int, contents: list[bytes], query: str) -> None:
+    """Print latencies and throughput of several clients."""
+    durations: list[float] = []
+    errors: list[str] = []
+    end = time.monotonic() + SECONDS
+
+    def work(first: int) -> None:
+        client, number = Client(port), first
+        while time.monotonic() < end:
+            started = time.perf_counter()
+            try:
+                client.predict(contents[number % len(contents)], query)
+            except (RuntimeError, OSError) as error:
+                errors.append(str(error))
+                return
+            durations.append(time.perf_counter() - started)
+            number += CLIENTS
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    p50, p95, p99 = (1000 * q for q in np.quantile(durations, (0.5, 0.95, 0.99)))
+    print(
+        f"{CLIENTS} clients, {SECONDS:g} s{', map and overlay' if query else '':19} "
+        f"{len(durations) / SECONDS:6.1f} images/s   p50 {p50:6.1f}   p95 {p95:6.1f}   "
+        f"p99 {p99:6.1f} ms   {len(errors)} errors"
+    )
+    if errors:
+        raise SystemExit(errors[0])
+
+
+def overhead(port: int, root: Path, file: Path) -> None:
+    """Print the median time of a request beyond that of scoring in this process."""
+    import torch
+
+    from vqlab.model import Model
+    from vqlab.tracking import Tracker
+
+    torch.set_num_threads(1)
+    model = Model.load(Tracker.open(root).champion("cable").checkpoint, "cpu")
+    client, content = Client(port), file.read_bytes()
+    local, remote, with_map = [], [], []
+    for _ in range(REPEATS):
+        for times, function in (
+            (local, lambda: model.score(file)),
+            (remote, lambda: client.predict(content)),
+            (with_map, lambda: client.predict(content, "?map=1&overlay=1")),
+        ):
+            started = time.perf_counter()
+            function()
+            times.append(1000 * (time.perf_counter() - started))
+    base, plain, full = map(statistics.median, (local, remote, with_map))
+    print(
+        f"1 client, p50 of {REPEATS}: in-process {base:.1f} ms, served {plain:.1f} ms: "
+        f"overhead {plain - base:.1f} ms; with map and overlay {full - base:.1f} ms"
+    )
+
+
+def main() -> None:
+    from vqlab.data import DataSettings, load_dataset
+
+    os.environ["OMP_NUM_THREADS"] = "1"
+    cores, busy = os.cpu_count(), os.getloadavg()[0]
+    print(f"threads: 1; cores here: {cores}; load average before: {busy:.1f}")
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as listener:
+        root = Path(folder) / "mlruns"
+        train(root)
+        files = [r.path for r in load_dataset(DataSettings(categories=("cable",))).test.records]
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        listener.close()
+        command = [sys.executable, "-m", "vqlab", "serve", "--mlruns", str(root)]
+        server = subprocess.Popen(
+            [*command, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            wait(port)
+            contents = [file.read_bytes() for file in files]
+            for query in ("", "?map=1&overlay=1"):
+                load(port, contents, query)
+            overhead(port, root, files[0])
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait(60)
+
+
+def wait(port: int) -> None:
+    """Wait until the server accepts connections."""
+    for _ in range(600):
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise SystemExit("the server did not start")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""Malformed requests to all routes; the full number is sent by `tests/serve/malformed.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import requests
+from servers import post, running
+
+from vqlab.serve import ServeSettings
+
+pytest.importorskip("schemathesis")
+
+
+@pytest.mark.slow
+def test_malformed_requests_get_a_sentence(mlruns: Path, good_file: Path) -> None:
+    from malformed import send_malformed
+
+    with running(ServeSettings(mlruns=mlruns, categories=("part",))) as address:
+        statuses = send_malformed(address, 1000)
+        assert statuses.total() >= 1000
+        assert {status for _, status in statuses} >= {400, 422}
+        assert len({operation for operation, _ in statuses}) >= 8
+        assert post(address, good_file.read_bytes(), category="part").ok
+        assert "vqlab_images_in_progress 0.0" in requests.get(f"{address}/metrics", timeout=9).text
