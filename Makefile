@@ -15,6 +15,7 @@ ARGS    ?=
 BENCH   ?= all
 RUN     ?=
 IMAGES  ?=
+PORT    ?= 8000
 RESULTS ?=
 STUDY   ?= validation
 TEST    :=
@@ -26,7 +27,7 @@ endif
 COMMON = --category $(CLASS) --preset $(PRESET) $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep train evaluate promote predict leaderboard correlate ui dashboard data-check \
+.PHONY: help setup serve sweep train evaluate promote predict leaderboard correlate ui dashboard data-check \
   data-audit doctor test test-all test-random check bench crashtest clean
 
 help:  ## Print this help
@@ -59,6 +60,9 @@ sweep: $(READY)  ## Compare detectors and search settings for CLASS on validatio
 
 train: $(READY)  ## Train one model for CLASS and evaluate it on the test set
 	@$(BIN)/vqlab train $(or $(RECIPE),vqvae) $(ARGS) $(COMMON)
+
+serve: $(READY)  ## Serve the champion of CLASS over HTTP: API and inspection page (PORT=8000)
+	@$(BIN)/vqlab serve --category $(CLASS) --port $(PORT) $(ARGS)
 
 evaluate: $(READY)  ## Evaluate the champion of CLASS on the test set
 	@$(BIN)/vqlab evaluate --category $(CLASS) $(if $(DATA),--data "$(DATA)")

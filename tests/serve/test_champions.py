@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from servers import error_of, post, running
 
+from vqlab.checkpoint import load_checkpoint, save_checkpoint, split_state
 from vqlab.errors import UserError
 from vqlab.model import Model
 from vqlab.serve import ServeSettings
@@ -154,6 +155,33 @@ class Malicious:
 
     def __reduce__(self) -> object:
         return Path.touch, (self.file,)
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [
+        ("features", "hf-hub:evil/model"),
+        ("features", "local-dir:/tmp"),
+        ("detector", "os.system"),
+        ("detector", "/tmp/evil.py"),
+    ],
+)
+def test_checkpoint_cannot_name_code_or_downloads(
+    section: str, name: str, mlruns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors, meta = load_checkpoint(checkpoint(mlruns, 1))
+    meta["config"][section] = {"backbone": name} if section == "features" else {"name": name}
+    detector, _ = split_state(tensors)
+    stored = torch.nn.Module()
+    stored.state_dict = lambda: detector  # type: ignore[method-assign,assignment]
+    file = save_checkpoint(tmp_path / "model.safetensors", stored, meta)
+
+    def connect(*_: object) -> None:
+        raise AssertionError("network")
+
+    monkeypatch.setattr("socket.create_connection", connect)
+    with pytest.raises(UserError, match="does not exist|there is no detector"):
+        Model.load(file)
 
 
 @pytest.mark.parametrize("kind", ["pickle", "torch", "safetensors", "settings", "huge header"])

@@ -106,7 +106,8 @@ def test_preflight_gets_no_permission(server: str) -> None:
     assert response.status_code == 403
 
 
-def test_token_is_required(limited: str, good_file: Path) -> None:
+def test_token_is_required(limited: str, good_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
     for value in ("", TOKEN, f"Basic {TOKEN}", "Bearer ", f"Bearer {TOKEN}x", "Bearer \xe9\xff"):
         response = authorised(limited, good_file.read_bytes(), Authorization=value)
         assert response.status_code == 401, value
@@ -117,6 +118,7 @@ def test_token_is_required(limited: str, good_file: Path) -> None:
     for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
         assert requests.get(f"{limited}{path}", timeout=10).status_code == 200
     assert authorised(limited, good_file.read_bytes()).status_code == 200
+    assert TOKEN not in caplog.text and '"status": 401' in caplog.text
 
 
 @pytest.mark.parametrize(
