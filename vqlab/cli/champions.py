@@ -35,7 +35,7 @@ def promote(
         typer.Argument(
             help="Requirements, e.g. gates.margin=0.05 gates.rule=superior gates.promise=warn "
             "gates.max_latency_ms=200.",
-            metavar="[GATES]...",
+            metavar="GATES",
         ),
     ] = None,
     run: Annotated[

@@ -1,0 +1,82 @@
+"""The acceptance report in a real browser: it fits a phone, loads nothing, and has no error."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vqlab.promote import promote
+from vqlab.promote.reproduce import score_images
+from vqlab.run import Outcome
+from vqlab.tracking import Tracker
+
+pytestmark = pytest.mark.slow
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+OFFLINE = (
+    "--no-sandbox --disable-gpu --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-quic"
+).split()
+SIZES = {"desktop": (1280, 900), "phone": (360, 740)}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install)")
+    if CHROMIUM is None:
+        pytest.skip("no chromium (apt-get install chromium)")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=OFFLINE)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def report(
+    browser: Any, tested: Outcome, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    monkeypatch.setattr("vqlab.promote.reproduce.score_in_fresh_process", score_images)
+    file = promote(tracker, "part", ref="tested", output=tmp_path).report
+    assert file is not None
+    return file
+
+
+def test_sizes_and_colours(browser: Any, report: Path) -> None:
+    for size in SIZES.values():
+        for scheme in ("light", "dark"):
+            viewport = dict(zip(("width", "height"), size, strict=True))
+            context = browser.new_context(viewport=viewport, color_scheme=scheme)
+            page = context.new_page()
+            problems: list[str] = []
+            requests: list[str] = []
+            page.on("console", lambda message, problems=problems: problems.append(message.text))
+            page.on("pageerror", lambda error, problems=problems: problems.append(str(error)))
+            page.on("request", lambda request, urls=requests: urls.append(request.url))
+            page.goto(report.as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+            paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
+            assert not problems
+            loaded = [url for url in requests if not url.startswith("data:")]
+            assert loaded == [report.as_uri()]
+            context.close()
+
+
+def test_no_request_leaves_a_page_with_foreign_markup(browser: Any, report: Path) -> None:
+    """The policy of the page holds even if a name were not escaped."""
+    text = report.read_text().replace(
+        "</body>", '<img src="http://127.0.0.1:9/x"><script>document.title="run"</script></body>'
+    )
+    report.write_text(text)
+    page = browser.new_page()
+    failed: list[str] = []
+    page.on("requestfailed", lambda request: failed.append(request.failure))
+    page.goto(report.as_uri())
+    page.wait_for_timeout(300)
+    assert page.title() != "run"
+    assert all("csp" in str(reason) or "BLOCKED" in str(reason) for reason in failed)
+    page.close()
