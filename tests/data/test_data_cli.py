@@ -76,3 +76,17 @@ def test_a_mistake_is_one_sentence(
 ) -> None:
     message = vqlab(*(root if word == "ROOT" else word for word in words), code=2)
     assert message.startswith("vqlab: ") and sentence in message
+
+
+def test_check_and_show_take_an_area(vqlab: Verb, root: Path, tmp_path: Path) -> None:
+    sides = sorted({read_image(file).shape[:2] for file in root.glob("nut/train/good/*")})
+    Image.fromarray(np.tri(*sides[0], dtype=np.uint8) * 255).save("roi.png")
+    plain, inspected = (
+        vqlab("check", root, "-c", "nut", *more).rpartition("Fingerprint: ")[2]
+        for more in ((), ("--roi", "roi.png"))
+    )
+    assert len(plain) == len(inspected) and plain != inspected
+    vqlab("show", root, "-c", "nut", "--ignore", "roi.png", "-o", "sheet.png")
+    assert read_image(tmp_path / "sheet.png").shape[1] > 1000
+    error = vqlab("check", root, "-c", "nut", "--roi", "gone.png", code=2)
+    assert error == "vqlab: data.roi gone.png cannot be used: it does not exist.\n"

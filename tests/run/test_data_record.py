@@ -25,6 +25,7 @@ from vqlab.config import merge, nest
 from vqlab.data import STATISTICS, load_dataset, read_image
 from vqlab.model import Model
 from vqlab.promote import promote
+from vqlab.promote.reproduce import Reproduction
 from vqlab.run import Outcome, audit_warned, evaluate_model, resolve, run
 from vqlab.sweep import make_space, sweep
 from vqlab.tracking import RunRecord, Tracker
@@ -56,7 +57,8 @@ def shared(root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture
 def tracker(store: Tracker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracker]:
     """The store, without champions; nothing is scored again."""
-    monkeypatch.setattr("vqlab.promote.promotion.reproduce", lambda record, data: "skipped")
+    reproduction = Reproduction(images=1, exact=True)
+    monkeypatch.setattr("vqlab.promote.promotion.reproduce", lambda record, data: reproduction)
     yield store
     client = store._client
     for model in client.search_registered_models():

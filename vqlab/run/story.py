@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from vqlab.config import dump, flatten
 from vqlab.data import Splits, load_dataset, write_png
 from vqlab.evaluation import Predictions, Report, review_sentence
@@ -223,11 +225,14 @@ def start(
 
 
 def log_data(tracked: Run, splits: Splits) -> None:
-    """Log the split of every image, and a contact sheet of the validation images."""
+    """Log the split of every image, a contact sheet of the validation images, and the inspected
+    area if it is not the whole image."""
     with tempfile.TemporaryDirectory() as folder:
         splits.write_table(Path(folder) / "splits.csv")
         with attempt("validation.png"):
             write_png(splits.validation_sheet, Path(folder) / "validation.png")
+        if splits.area is not None:
+            write_png(splits.area.mask.astype(np.uint8) * 255, Path(folder) / "inspected_area.png")
         tracked.log_artifacts(Path(folder), "data")
 
 
