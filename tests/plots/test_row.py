@@ -275,3 +275,12 @@ def test_pixels_that_are_not_inspected_are_pale_and_never_marked():
         assert not (panels[title][1][136:] == style.OUTSIDE).all(axis=2).any()
     assert panels["predicted mask"][0] == "none above threshold: peak marked"
     assert panels["overlay"][1][60].min() > 180 > panels["overlay"][1][200].max()
+
+
+def test_the_gauge_is_not_cut_in_two():
+    """A long verdict moves the gauge left of where a header is cut."""
+    alarm = {"anomalous": False, "score": 1.4251, "threshold": 1.2143, "calibrated": 0.971}
+    for title in ("", "part 001"):
+        picture = draw_row(row(title=title, subtitle="", **alarm))
+        assert (picture[:HEADER, 590:600] != style.PAPER[0]).any()
+        assert (in_two_rows(picture)[:HEADER, 400:] == style.PAPER[0]).all()

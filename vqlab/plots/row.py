@@ -43,7 +43,8 @@ def draw_row(row: Row) -> Array:
 def in_two_rows(picture: Array) -> Array:
     """Rearrange the result of `draw_row` as two rows of three panels, for a narrow space."""
     half = picture.shape[1] // 2
-    title, verdict = picture[:_HEADER, :_TITLE_END], picture[:_HEADER, _TITLE_END:]
+    end = _end_of_title(picture[:_HEADER])
+    title, verdict = picture[:_HEADER, :end], picture[:_HEADER, end:]
     size = half, round(_HEADER * half / verdict.shape[1])
     verdict = np.asarray(Image.fromarray(verdict).resize(size, Image.Resampling.LANCZOS))
     left, right = picture[_HEADER:, :half], picture[_HEADER:, half:-_GAP]
@@ -54,6 +55,17 @@ def _padded(picture: Array, before: int, width: int) -> Array:
     """Pad an image to this width, `before` pixels on the left."""
     after = width - before - picture.shape[1]
     return np.pad(picture, ((0, 0), (before, after), (0, 0)), constant_values=style.PAPER[0])
+
+
+def _end_of_title(header: Array) -> int:
+    """Return where to cut a header: before the gauge if that begins left of `_TITLE_END`."""
+    empty = (header == style.PAPER[0]).all(axis=(0, 2))
+    gap = 14  # `_draw_header` leaves 16 between them
+    if empty[_TITLE_END - 1 : _TITLE_END + 1].all():
+        return _TITLE_END
+    runs = np.convolve(empty[:_TITLE_END], np.ones(gap), "valid") == gap
+    ends = np.flatnonzero(runs) + gap
+    return int(ends[-1]) if len(ends) else _TITLE_END
 
 
 def _draw_header(canvas: Image.Image, draw: ImageDraw.ImageDraw, row: Row) -> None:

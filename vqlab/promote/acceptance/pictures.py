@@ -46,7 +46,7 @@ def _of_category(record: RunRecord, folder: str) -> Iterator[str]:
         figures = list(_figures(record, folder, chosen))
         if figures:
             wrong = sum(row["correct"] == "no" for row in chosen)
-            text = f"{wrong} of these {len(chosen)} have the wrong verdict."
+            text = f"{wrong or 'None'} of these {len(chosen)} with a wrong verdict."
             yield f"<h3>{heading}</h3>{paragraph(text, 'muted')}"
             yield f'<div class="grid pictures">{"".join(figures)}</div>'
     with attempt("the histogram of scores"):

@@ -32,8 +32,8 @@ def training_facts(record: RunRecord, version: Version | None) -> dict[str, str]
         "run": f"{record.name} ({record.run_id})",
         "thresholds moved from run": tags.get(THRESHOLD_OF, ""),
         "study": study,
-        "trained": f"{record.start:%Y-%m-%d %H:%M} UTC{_seconds(record)}",
-        "trained by": tags.get("mlflow.user", ""),
+        "started": f"{record.start:%Y-%m-%d %H:%M} UTC{_seconds(record)}",
+        "started by": tags.get("mlflow.user", ""),
         "detector": ", ".join(
             tags[key] for key in ("vqlab.detector", "vqlab.backbone") if key in tags
         ),
@@ -97,4 +97,6 @@ def changed_settings(tree: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
 def _text(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return str(value).lower().replace("none", "null")
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -108,6 +108,10 @@ class _Pair:
             return self.gain_interval.low
         return 0.0 if self.difference.p == 1 else None
 
+    def significantly_above(self, least: float) -> bool:
+        """Return whether the whole interval of the gain is above `least`."""
+        return self.lowest is not None and self.lowest > least
+
     def gate(self, name: str, status: Status, sentence: str, limit: float) -> Gate:
         bound: Literal["minimum", "maximum"] = "minimum" if self.sign > 0 else "maximum"
         value, interval = self.difference.value, self.difference.interval
@@ -134,19 +138,18 @@ def _margin_gate(pair: _Pair, version: int, settings: GateSettings) -> Gate:
 
 def _improvement(pairs: Sequence[_Pair], settings: GateSettings) -> Gate:
     """Check that at least one metric is better than the champion's."""
-    shown = settings.rule == "superior"
-    best = max(pairs, key=lambda pair: (pair.lowest or 0.0) if shown else pair.gain)
-    gain = (best.lowest or 0.0) if shown else best.gain
-    names = ", ".join(metric_title(pair.metric) for pair in pairs)
-    by = f" by more than gates.min_delta={settings.min_delta:g}" if settings.min_delta else ""
-    if gain > settings.min_delta:
-        excluded = best.lowest is not None and best.lowest > settings.min_delta
+    least, strict = settings.min_delta, settings.rule == "superior"
+    best = max(pairs, key=lambda pair: (pair.significantly_above(least), pair.gain))
+    significant = best.significantly_above(least)
+    by = f" by more than gates.min_delta={least:g}" if least else ""
+    if significant or (best.gain > least and not strict):
         text = f"Better{by}: {metric_title(best.metric)}"
-        text += "." if excluded else " (not significantly)."
-        return best.gate("improvement", "passed", text, settings.min_delta)
-    how = "significantly better" if shown else "better"
+        text += "." if significant else " (not significantly)."
+        return best.gate("improvement", "passed", text, least)
+    names = ", ".join(metric_title(pair.metric) for pair in pairs)
+    how = "significantly better" if strict else "better"
     text = f"Of {names}, none is {how} than the champion's{by}."
-    return best.gate("improvement", "failed", text, settings.min_delta)
+    return best.gate("improvement", "failed", text, least)
 
 
 def _missing(metric: str, reason: str) -> Gate:
