@@ -190,7 +190,12 @@ class Model:
         device = torch.device(device)
         detector.to(device).eval()
         thresholds = Thresholds.read(meta["thresholds"])
-        return cls(detector, backbone.to(device), data, thresholds, meta, device)
+        model = cls(detector, backbone.to(device), data, thresholds, meta, device)
+        try:
+            _ = model.area
+        except UserError as error:
+            raise UserError(f"checkpoint {path} cannot be used: {error}") from None
+        return model
 
     def score_set(
         self, images: ImageSet, progress: Progress | None = None, batch_size: int = 1

@@ -98,6 +98,7 @@ INVALID = {
     "flat.json": ('{"size": [4, 4], "polygons": [[1, 2, 3]]}', "must have the form"),
     "line.yaml": ("{size: [4, 4], polygons: [[[1, 2], [2, 3]]]}", "must have the form"),
     "big.yaml": ("{size: [4, 1.e+9], polygons: [[[1, 2], [2, 3], [1, 3]]]}", "must have the form"),
+    "many.yaml": ("{size: [20000, 20000], polygons: [[[1, 2], [2, 3], [1, 3]]]}", "have the form"),
     "nan.yaml": ("{size: [4, 4], polygons: [[[1, 2], [2, .nan], [1, 3]]]}", "must have the form"),
 }  # fmt: skip
 
@@ -239,3 +240,13 @@ def test_the_contact_sheet_shows_the_area(small_root: Path, half: Path, tmp_path
     ]
     changed = (sheets[0] != sheets[1]).any(axis=2)[26:186, :160]
     assert changed[:, 84:156].mean() > 0.5 and not changed[:, :76].any()
+
+
+def test_a_damaged_area_in_a_checkpoint_is_a_sentence() -> None:
+    text = InspectedArea(disc((20, 20))).encode()
+    empty = InspectedArea(np.zeros((4, 4), bool)).encode()
+    for damaged in ("", "!", text[:40], "A" * 80, 7, None):
+        with pytest.raises(UserError, match="the inspected area is damaged"):
+            InspectedArea.decode(damaged)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="must be a mask with pixels to inspect"):
+        InspectedArea.decode(empty)

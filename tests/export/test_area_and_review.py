@@ -65,4 +65,5 @@ def test_the_readme_states_the_review_threshold(bundle: Path, model: Model) -> N
     text = (bundle / "README.md").read_text()
     review = model.thresholds.review
     assert f"| review threshold | {review!r} (in review or rejected: at most 0.5) |" in text
+    assert "| inspected area | a part of the image; other pixels are filled with grey |" in text
     assert "Otherwise it is in review if its score\nexceeds the review threshold." in text

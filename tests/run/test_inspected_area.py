@@ -97,6 +97,10 @@ def test_a_checkpoint_contains_its_area(
         model, Folders(None), Tracker.open(tmp_path / "mlruns"), tmp_path / "results"
     )
     assert outcome.test is not None and report.mean == outcome.test.mean
+    meta = {**model.meta, "data": {**model.meta["data"], "inspected": "nothing"}}
+    replace(model, meta=meta).save(tmp_path / "damaged.safetensors")
+    with pytest.raises(UserError, match="damaged.safetensors cannot be used: the inspected area"):
+        Model.load(tmp_path / "damaged.safetensors")
     with pytest.raises(UserError, match="it is 40x64 pixels; the inspected area"):
         model.score(np.zeros((64, 40, 3), np.uint8))
 

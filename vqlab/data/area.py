@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from vqlab.data.images import BadFile, Mask, Pixels, fit_mask, read_mask
+from vqlab.data.images import UNDECODABLE, BadFile, Mask, Pixels, fit_mask, read_mask
 from vqlab.data.settings import DataSettings
 from vqlab.errors import did_you_mean
 from vqlab.text import visible
@@ -26,6 +26,8 @@ FILL = 128
 """Grey level of pixels that are not inspected, in what a network sees."""
 AREA_FILES = ("data.roi", "data.ignore")
 """Settings (or their prefixes, by category) of files whose content is in the data fingerprint."""
+MAX_PIXELS = 200_000_000
+"""Maximum size of a mask of polygons."""
 _POLYGON_SUFFIXES = (".json", ".yaml", ".yml")
 _SIZES = 8
 """Number of image sizes for which masks are kept."""
@@ -112,9 +114,15 @@ class InspectedArea:
 
     @classmethod
     def decode(cls, text: str) -> InspectedArea:
-        """Restore an area from `encode`."""
-        with Image.open(io.BytesIO(base64.b64decode(text))) as image:
-            return cls(np.asarray(image, np.bool_))
+        """Restore an area from `encode`. Raises UserError for other text."""
+        try:
+            with Image.open(io.BytesIO(base64.b64decode(text)), formats=["PNG"]) as image:
+                mask = np.asarray(image, np.bool_)
+        except (*UNDECODABLE, TypeError, Image.DecompressionBombError) as error:
+            raise UserError(f"the inspected area is damaged ({error}); train again.") from None
+        if mask.ndim != 2 or not mask.any():
+            raise UserError("the inspected area must be a mask with pixels to inspect.")
+        return cls(mask)
 
 
 def area_of(settings: DataSettings, categories: Sequence[str]) -> InspectedArea | None:
@@ -206,7 +214,7 @@ def _polygons(path: Path, name: str) -> Mask:
     try:
         width, height = (int(side) for side in tree["size"])
         polygons = [np.array(points, np.float64) for points in tree["polygons"]]
-        valid = 0 < width <= 100_000 and 0 < height <= 100_000 and len(polygons) > 0
+        valid = min(width, height) > 0 and width * height <= MAX_PIXELS and len(polygons) > 0
         valid &= all(p.ndim == 2 and p.shape[0] >= 3 and p.shape[1] == 2 for p in polygons)
         valid &= all(bool((np.abs(p) < 1e6).all()) for p in polygons)
     except (KeyError, TypeError, ValueError):

@@ -40,6 +40,8 @@ def _readme(model: str, description: Mapping[str, Any], parity: Parity) -> str:
         promise = f" (in review or rejected: at most {most:g})" if most is not None else ""
         row = f"| review threshold | {review!r}{promise} |\n"
         rule = " Otherwise it is in review if its score\nexceeds the review threshold."
+    if settings.get("inspected"):
+        row += "| inspected area | a part of the image; other pixels are filled with grey |\n"
     version = f"version {description['version']}, " if description["version"] else ""
     notes = "".join(f"- {note}\n" for note in thresholds["notes"])
     ties = (
