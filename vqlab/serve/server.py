@@ -61,6 +61,9 @@ def configure_logging() -> None:
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.WARNING if name == "uvicorn" else logging.INFO)
 
+    # It warns of every malformed request; the answer and the log of requests say as much.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
+
 
 def _with_header_timeout(seconds: float) -> type[asyncio.Protocol]:
     """Return uvicorn's protocol that also closes connections without a complete header in time.
