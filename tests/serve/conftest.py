@@ -46,7 +46,7 @@ def mlruns(trained_store: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def server(trained_store: Path) -> Iterator[str]:
     """Address of a server of both categories."""
-    with running(ServeSettings(mlruns=trained_store)) as address:
+    with running(ServeSettings(mlruns=trained_store, device="cpu")) as address:
         yield address
 
 

@@ -20,7 +20,7 @@ from vqlab.tracking import Tracker
 
 @pytest.fixture(scope="module")
 def model(trained_store: Path) -> Model:
-    return Model.load(Tracker.open(trained_store).champion("part").checkpoint)
+    return Model.load(Tracker.open(trained_store).champion("part").checkpoint, "cpu")
 
 
 def test_categories(server: str, model: Model) -> None:
@@ -69,7 +69,22 @@ def test_several_images_keep_their_order(server: str, model: Model, images: Path
     body = post(server, *(file.read_bytes() for file in files), category="part").json()
     assert [image["name"] for image in body["images"]] == [f"{i}.png" for i in range(len(files))]
     expected = [model.score(file).score for file in files]
-    np.testing.assert_allclose([i["score"] for i in body["images"]], expected, rtol=1e-5)
+    assert [i["score"] for i in body["images"]] == expected  # on a CPU, scored one by one
+
+
+def test_images_that_wait_are_scored_together(
+    trained_store: Path, model: Model, images: Path
+) -> None:
+    files = sorted((images / "part" / "test").rglob("*.png"))
+    settings = ServeSettings(mlruns=trained_store, categories=("part",), max_batch=8)
+    with running(settings) as address:
+        body = post(address, *(file.read_bytes() for file in files)).json()
+        metrics = requests.get(f"{address}/metrics", timeout=10).text
+    scores = [image["score"] for image in body["images"]]
+    np.testing.assert_allclose(scores, [model.score(file).score for file in files], rtol=1e-5)
+    (count,) = [line for line in metrics.splitlines() if "batch_images_count" in line]
+    (total,) = [line for line in metrics.splitlines() if "batch_images_sum" in line]
+    assert float(total.split()[-1]) == len(files) > float(count.split()[-1])
 
 
 def test_two_categories_have_their_own_models(server: str, good_file: Path) -> None:

@@ -46,13 +46,13 @@ def serve(
     ] = 50_000_000,
     max_request_mb: Annotated[float, typer.Option(help="Maximum size of a request in MB.")] = 64,
     max_batch: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=1,
-            help="Maximum number of images scored together; 1: scores are those "
-            "of `vqlab predict` bit for bit.",
+            help="Maximum number of images scored together (default: 8 on a GPU, 1 on a CPU); 1: "
+            "scores are those of `vqlab predict` bit for bit.",
         ),
-    ] = 8,
+    ] = None,
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
     """Serve champions over HTTP (stop it with Ctrl-C; requests in progress are finished).

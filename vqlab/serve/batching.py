@@ -21,6 +21,9 @@ Observe = Callable[[ServedModel, int, float], None]
 """Called after each batch with the model, the number of images and the seconds."""
 
 
+_GPU_BATCH = 8
+
+
 @dataclass(frozen=True, eq=False)
 class _Job:
     served: ServedModel
@@ -36,7 +39,8 @@ class Batcher:
     never waits.
     """
 
-    def __init__(self, max_batch: int, max_wait: float, observe: Observe) -> None:
+    def __init__(self, max_batch: int | None, max_wait: float, observe: Observe) -> None:
+        """max_batch: see `ServeSettings.max_batch`."""
         self._max_batch, self._max_wait, self._observe = max_batch, max_wait, observe
         self._jobs: list[_Job] = []
         self._expected: Counter[ServedModel] = Counter()
@@ -89,13 +93,17 @@ class Batcher:
                 return []
             served = self._jobs[0].served
             self._changed.wait_for(lambda: self._is_complete(served), self._max_wait)
-            batch = [job for job in self._jobs if job.served is served][: self._max_batch]
+            batch = [job for job in self._jobs if job.served is served][: self._limit(served)]
             self._jobs = [job for job in self._jobs if job not in batch]
             return batch
 
     def _is_complete(self, served: ServedModel) -> bool:
         waiting = sum(job.served is served for job in self._jobs)
-        return waiting >= self._max_batch or not self._expected[served] or self._stopping
+        return waiting >= self._limit(served) or not self._expected[served] or self._stopping
+
+    def _limit(self, served: ServedModel) -> int:
+        """Return the maximum number of images of a batch of this model."""
+        return self._max_batch or (1 if served.model.device.type == "cpu" else _GPU_BATCH)
 
     def _score(self, batch: list[_Job]) -> None:
         if not batch:
