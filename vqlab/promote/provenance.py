@@ -115,5 +115,5 @@ def description(decision: Decision) -> str:
 
 def _row(gate: Gate) -> str:
     status = gate.status if gate.status in ("passed", "not applicable") else f"**{gate.status}**"
-    cells = (gate.name, status, gate.measured, gate.required, markdown(gate.sentence))
-    return f"| {' | '.join(cells)} |"
+    unbroken = [text.replace(" ", "\u00a0") for text in (status, gate.measured, gate.required)]
+    return f"| {' | '.join((gate.name, *unbroken, markdown(gate.sentence)))} |"
