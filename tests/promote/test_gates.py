@@ -101,6 +101,20 @@ def test_escapes_are_compared_at_one_promised_rate(scores: np.ndarray) -> None:
     assert "promise at most 0.01 and at most 0.05 false rejects" in gate.sentence
 
 
+def test_a_category_of_a_joint_model_that_is_worse_is_a_warning(scores: np.ndarray) -> None:
+    """The mean of the categories decides."""
+    before = {"a": measured(scores, 1.6)["part"], "b": measured(scores, 1.6)["part"]}
+    after = {
+        "a": measured(scores + 2 * LABELS, 1.6)["part"],
+        "b": measured(scores - 0.3 * LABELS, 1.6)["part"],
+    }
+    contenders = Contender(after, 0.05), Contender(before, 0.05)
+    gates = {g.name: g for g in paired_gates(*contenders, 1, GateSettings())}
+    assert gates["improvement"].status == "passed"
+    auroc = gates["image_auroc"]
+    assert auroc.status == "warning" and "of the categories, b is worse by 0.0" in auroc.sentence
+
+
 def record(metrics: dict[str, float] | None = None, **tags: str) -> RunRecord:
     tags = {key.replace("__", "."): tag for key, tag in {"vqlab__category": "part", **tags}.items()}
     return RunRecord(

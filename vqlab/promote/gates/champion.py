@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vqlab.evaluation import MEAN, CategoryEvidence, paired_differences
+from vqlab.evaluation import MEAN, CategoryEvidence, Paired, paired_differences
 from vqlab.metrics import Difference, Interval, less_is_better, metric_title
 from vqlab.promote.comparison import MetricComparison
 from vqlab.promote.gates.gate import Gate, Status
@@ -72,7 +72,7 @@ def paired_gates(
         else:
             pair = _Pair(metric, *values[metric], differences[metric])
             compared.append(pair)
-            gates.append(_margin_gate(pair, version, settings))
+            gates.append(_margin_gate(pair, version, settings, _worst_category(paired, metric)))
     return [*gates, _improvement(compared, settings)] if compared else []
 
 
@@ -119,8 +119,24 @@ class _Pair:
         return Gate(name, status, sentence, value, interval, limit, bound, _FORM, comparison=True)
 
 
-def _margin_gate(pair: _Pair, version: int, settings: GateSettings) -> Gate:
-    """Check that a metric is not worse than the champion's by more than the margin."""
+def _worst_category(paired: Paired, metric: str) -> tuple[str, float]:
+    """Return the category with the least gain, and the gain; empty for a single category."""
+    sign = -1 if less_is_better(metric) else 1
+    gains = {
+        category: sign * differences[metric].value
+        for category, differences in paired.differences.items()
+        if category != MEAN and metric in differences
+    }
+    return min(gains.items(), key=lambda item: item[1]) if len(gains) > 1 else ("", 0.0)
+
+
+def _margin_gate(
+    pair: _Pair, version: int, settings: GateSettings, worst: tuple[str, float]
+) -> Gate:
+    """Check that a metric is not worse than the champion's by more than the margin.
+
+    worst: see `_worst_category`; a category that is worse by more is a warning.
+    """
     title = metric_title(pair.metric)
     relation = "equal to" if pair.gain == 0 else "better than" if pair.gain > 0 else "worse than"
     text = f"{title}: {pair.value:.4f}, {relation} the champion's {pair.champion:.4f}"
@@ -133,6 +149,10 @@ def _margin_gate(pair: _Pair, version: int, settings: GateSettings) -> Gate:
         status = "warning" if settings.rule == "not_worse" else "failed"
         reason = pair.difference.reason or "too few test images"
         text += f"; a loss above {settings.margin:g} is not excluded: {reason}"
+    category, gain = worst
+    if category and gain < -settings.margin:
+        status = "warning" if status == "passed" else status
+        text += f"; of the categories, {category} is worse by {-gain:.4f}"
     return pair.gate(pair.metric, status, f"{text}.", -settings.margin)
 
 
