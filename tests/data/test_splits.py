@@ -10,7 +10,7 @@ import pytest
 import torch
 from folders import make_category, write_image
 
-from vqlab.data import DataSettings, ImageSet, Splits, image_set, load_dataset, read_image
+from vqlab.data import DataSettings, ImageSet, Splits, image_cache, load_dataset, read_image
 from vqlab.data.layouts import detect_layout
 from vqlab.data.splits import fingerprint
 from vqlab.types import ImageRecord, UserError
@@ -158,7 +158,7 @@ def test_what_is_kept_is_not_decoded_again(big: Path, monkeypatch: pytest.Monkey
     list(
         splits.validation.batches(4)
     )  # synthetic anomalies are drawn when first asked for, from files
-    monkeypatch.setattr(image_set, "read_image", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr(image_cache, "read_image", lambda path: pytest.fail("decoded again"))
     list(splits.train.batches(4))
     list(splits.validation.batches(4))
 

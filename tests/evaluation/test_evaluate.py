@@ -12,7 +12,7 @@ from PIL import Image
 
 from vqlab.config import validate
 from vqlab.data import DataSettings, ImageSet
-from vqlab.data.image_set import ImageCache, ImageFile
+from vqlab.data.image_cache import ImageCache, ImageFile
 from vqlab.evaluation import (
     EvaluationSettings,
     Scored,

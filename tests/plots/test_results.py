@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from vqlab.data import DataSettings, ImageSet
-from vqlab.data.image_set import ImageCache, ImageFile
+from vqlab.data.image_cache import ImageCache, ImageFile
 from vqlab.evaluation import Thresholds, evaluate, predict_images
 from vqlab.features import FeatureSet
 from vqlab.plots import (

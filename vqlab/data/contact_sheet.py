@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw
 
 from vqlab.data.area import InspectedArea
 from vqlab.data.category import Category
-from vqlab.data.image_set import ImageFile, ImageSet
+from vqlab.data.image_cache import ImageFile
+from vqlab.data.image_set import ImageSet
 from vqlab.data.images import BadFile, Mask, Pixels, read_image
 from vqlab.data.layouts import Layout, detect_layout, read_category, require_categories
 from vqlab.fonts import draw_text, fit_text

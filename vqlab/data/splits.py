@@ -20,15 +20,14 @@ from vqlab.data.area import InspectedArea, area_of, require_known
 from vqlab.data.category import Category
 from vqlab.data.checks.content import content_warnings
 from vqlab.data.contact_sheet import image_set_sheet
-from vqlab.data.image_set import (
+from vqlab.data.image_cache import (
     THREADS,
     ImageCache,
     ImageFile,
-    ImageSet,
     ImageSource,
-    Progress,
     SyntheticAnomaly,
 )
+from vqlab.data.image_set import ImageSet, Progress
 from vqlab.data.images import Pixels
 from vqlab.data.layouts import Layout, read_category
 from vqlab.data.settings import DataSettings

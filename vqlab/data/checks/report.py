@@ -12,7 +12,8 @@ from typing import NamedTuple
 from vqlab.data.area import InspectedArea
 from vqlab.data.category import Category
 from vqlab.data.checks.content import content_warnings
-from vqlab.data.image_set import THREADS, Progress
+from vqlab.data.image_cache import THREADS
+from vqlab.data.image_set import Progress
 from vqlab.data.images import BadFile
 from vqlab.data.inspection import ImageProperties, MaskProperties, inspect_image, inspect_mask
 from vqlab.data.layouts import Layout, detect_layout, read_category, require_categories

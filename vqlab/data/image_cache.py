@@ -1,0 +1,253 @@
+"""Images at network size: made from files, or drawn on them, and cached in memory as uint8."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from vqlab.data.area import InspectedArea
+from vqlab.data.images import (
+    BadFile,
+    Mask,
+    Pixels,
+    box_for,
+    fit_image,
+    fit_mask,
+    read_image,
+    resize_image,
+    to_original,
+)
+from vqlab.data.inspection import ImageProperties, MaskProperties, inspect_image, inspect_mask
+from vqlab.data.settings import DataSettings
+from vqlab.data.synthetic_anomalies import draw_anomaly
+from vqlab.types import Geometry, ImageRecord
+
+THREADS = 4
+MIN_CANVAS = 256
+"""Smallest side, in pixels, of the square on which synthetic anomalies are drawn."""
+MIN_SIDE = 8
+"""Smallest shorter side, in pixels, of an image at network size."""
+ImageSource: TypeAlias = "ImageFile | SyntheticAnomaly"
+"""Element of an image set: makes the same image every time."""
+
+
+@dataclass(frozen=True)
+class ResizedImage:
+    """image (S, S, 3) uint8 and mask (S, S) bool at network size."""
+
+    image: Pixels
+    mask: Mask
+    geometry: Geometry
+
+    @property
+    def nbytes(self) -> int:
+        return self.image.nbytes + self.mask.nbytes
+
+    @property
+    def box(self) -> tuple[slice, slice]:
+        """Index of the area without padding."""
+        return _index(self.geometry)
+
+    def box_at(self, settings: DataSettings) -> tuple[slice, slice]:
+        """Return the same index at the network size of `settings`."""
+        return _index(box_for(self.geometry.original, settings))
+
+
+def _index(geometry: Geometry) -> tuple[slice, slice]:
+    top, left, height, width = geometry.box
+    return slice(top, top + height), slice(left, left + width)
+
+
+class ImageCache:
+    """Cache of resized images, up to a budget in bytes; further images are made on every access."""
+
+    def __init__(self, settings: DataSettings, area: InspectedArea | None = None) -> None:
+        self.settings = settings
+        self.area = area
+        """Inspected area of all images; None: all pixels."""
+        self.outside: set[Path] = set()
+        """Images whose defect mask lies wholly outside the inspected area."""
+        self.image_properties: dict[Path, ImageProperties] = {}
+        """Properties of each image file that was decoded."""
+        self.mask_properties: dict[Path, MaskProperties] = {}
+        self._bytes_left = settings.memory_mib * 2**20
+        self._images: dict[ImageSource, ResizedImage] = {}
+        self._digests: dict[ImageSource, bytes] = {}
+        self._lock = threading.Lock()
+
+    def __contains__(self, source: ImageSource) -> bool:
+        return source in self._images
+
+    def filled(self, pixels: Pixels) -> Pixels:
+        """Return an image (H, W, 3) as a network sees it: filled outside the inspected area."""
+        return pixels if self.area is None else self.area.fill(pixels)
+
+    def inspected(self, size: tuple[int, int]) -> Mask | None:
+        """Return the inspected pixels (S, S) of an image of `size` (H, W) at network size: those
+        that overlap the inspected area; None: all."""
+        return None if self.area is None else self.area.fitted(size, self.settings)
+
+    def get(self, source: ImageSource) -> ResizedImage:
+        """Return the resized image of `source`, as read-only arrays."""
+        cached = self._images.get(source)
+        if cached is not None:
+            return cached
+        image = source.make(self)
+        image.image.flags.writeable = image.mask.flags.writeable = False
+        with self._lock:
+            if source not in self._images and image.nbytes <= self._bytes_left:
+                self._bytes_left -= image.nbytes
+                self._images[source] = image
+        return image
+
+    def get_all(self, sources: Sequence[ImageSource]) -> list[ResizedImage]:
+        """Return the images of `sources`, decoded by several threads unless all are cached."""
+        if all(source in self for source in sources):
+            return [self.get(source) for source in sources]
+        with ThreadPoolExecutor(THREADS) as pool:
+            return list(pool.map(self.get, sources))
+
+    def fingerprint(self, sources: Sequence[ImageSource]) -> str:
+        """Return the sha256 (hex) of the images, in order; each is hashed once."""
+        new = [source for source in dict.fromkeys(sources) if source not in self._digests]
+        if new:
+            with ThreadPoolExecutor(THREADS) as pool:
+                self._digests.update(zip(new, pool.map(self._digest, new), strict=True))
+        bits = "" if self.settings.bits is None else f" {self.settings.bits} bits"
+        digests = [f"{self.settings.brightness}{bits}".encode()]
+        digests += [self._digests[source] for source in sources]
+        return hashlib.sha256(b"".join(digests)).hexdigest()
+
+    def _digest(self, source: ImageSource) -> bytes:
+        """Return the sha256 of the pixels and the box of an image."""
+        image = self.get(source)
+        sha = hashlib.sha256(f"{image.image.shape} {image.geometry.box}\n".encode())
+        sha.update(np.ascontiguousarray(image.image).data)
+        return sha.digest()
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file, with its mask if it is anomalous."""
+
+    record: ImageRecord
+
+    def make(self, cache: ImageCache) -> ResizedImage:
+        path, settings = self.record.path, cache.settings
+        pixels, cache.image_properties[path] = inspect_image(path, settings.bits)
+        if cache.area is not None and not cache.area.fits((pixels.shape[0], pixels.shape[1])):
+            reason = cache.area.mismatch((pixels.shape[0], pixels.shape[1]))
+            raise BadFile(path, reason, "use a mask for images of this shape")
+        image, geometry = fit_image(cache.filled(pixels), settings)
+        if min(geometry.box[2:]) < MIN_SIDE:
+            raise BadFile(
+                path,
+                f"with letterbox it is {geometry.box[3]}x{geometry.box[2]} pixels at network size",
+                f"it must be at least {MIN_SIDE} on each side: use data.resize=stretch or a "
+                "larger data.image_size",
+            )
+        if self.record.mask is None:
+            return ResizedImage(image, np.zeros(image.shape[:2], np.bool_), geometry)
+        mask = self.read_mask((pixels.shape[0], pixels.shape[1]), cache)
+        return ResizedImage(image, fit_mask(mask, settings), geometry)
+
+    def original(self, cache: ImageCache) -> Pixels:
+        return read_image(self.record.path, cache.settings.bits)
+
+    def original_mask(self, cache: ImageCache) -> Mask:
+        return self.read_mask(cache.get(self).geometry.original, cache)
+
+    def read_mask(self, size: tuple[int, int], cache: ImageCache | None = None) -> Mask:
+        """Return the mask, (H, W) bool, within the inspected area of `cache`. Raises BadFile if its
+        size is not that of the image."""
+        if self.record.mask is None:
+            return np.zeros(size, np.bool_)
+        mask, properties = inspect_mask(self.record.mask)
+        if mask.shape != size:
+            raise BadFile(
+                self.record.mask,
+                f"the mask is {mask.shape[1]}x{mask.shape[0]} pixels and its image "
+                f"{self.record.path.name} {size[1]}x{size[0]}",
+                "they must have the same size",
+            )
+        if cache is None:
+            return mask
+        cache.mask_properties[self.record.mask] = properties
+        inside = mask if cache.area is None else mask & cache.area.at(size)
+        if mask.any() and not inside.any():
+            cache.outside.add(self.record.path)
+        return inside
+
+
+@dataclass(frozen=True)
+class SyntheticAnomaly:
+    """A normal image on which an anomaly is drawn at network size, the same one every time.
+
+    size, contrast: see `draw_anomaly`.
+    """
+
+    normal: ImageFile
+    texture: ImageFile
+    kind: str
+    seed: tuple[int, ...]
+    size: float | None = None
+    contrast: float | None = None
+
+    @property
+    def record(self) -> ImageRecord:
+        return ImageRecord(
+            self.normal.record.path, self.normal.record.category, f"drawn_{self.kind}"
+        )
+
+    def make(self, cache: ImageCache) -> ResizedImage:
+        """Draw at `MIN_CANVAS` or more and shrink, as a camera does with a real defect: a thin one
+        fades at a small network size, and settings of any size see the same anomalies."""
+        clean, settings = cache.get(self.normal), cache.settings
+        canvas = settings.model_copy(update={"image_size": max(MIN_CANVAS, settings.image_size)})
+        image, texture = (_content(file, canvas, cache) for file in (self.normal, self.texture))
+        texture = resize_image(texture, image.shape[0], image.shape[1])
+        rng = np.random.default_rng(self.seed)
+        inside = None
+        if cache.area is not None:
+            inside = cache.area.fitted(clean.geometry.original, canvas)[clean.box_at(canvas)]
+        anomalous, marked, _ = draw_anomaly(
+            image, texture, rng, self.kind, self.size, self.contrast, inside
+        )
+        height, width = clean.geometry.box[2:]
+        change = resize_image(anomalous.astype(np.float32) - image, height, width)
+        result, mask = clean.image.copy(), np.zeros_like(clean.mask)
+        result[clean.box] = np.clip(np.rint(result[clean.box] + change), 0, 255).astype(np.uint8)
+        mask[clean.box] = resize_image(marked.astype(np.float32), height, width) > 0
+        inspected = cache.inspected(clean.geometry.original)
+        if inspected is not None:
+            mask &= inspected
+        return ResizedImage(result, mask, clean.geometry)
+
+    def original(self, cache: ImageCache) -> Pixels:
+        normal = read_image(self.normal.record.path, cache.settings.bits)
+        resized = cache.get(self)
+        enlarged = np.clip(np.round(to_original(resized.image, resized.geometry)), 0, 255)
+        return np.where(self.original_mask(cache)[..., None], enlarged.astype(np.uint8), normal)
+
+    def original_mask(self, cache: ImageCache) -> Mask:
+        resized = cache.get(self)
+        mask = np.asarray(to_original(resized.mask, resized.geometry) > 0)
+        return mask if cache.area is None else mask & cache.area.at(resized.geometry.original)
+
+
+def _content(file: ImageFile, settings: DataSettings, cache: ImageCache) -> Pixels:
+    """Return the image at the size of `settings`, without padding; cached at network size."""
+    if settings == cache.settings:
+        resized = cache.get(file)
+    else:
+        pixels = cache.filled(read_image(file.record.path, settings.bits))
+        image, geometry = fit_image(pixels, settings)
+        resized = ResizedImage(image, np.zeros(image.shape[:2], np.bool_), geometry)
+    return resized.image[resized.box]
