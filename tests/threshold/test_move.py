@@ -68,6 +68,8 @@ def test_without_promote_nothing_is_stored(trained: Store) -> None:
     assert shown.exit_code == 0 and "Nothing was changed; add --promote" in shown.output
     assert "current" in shown.output and "chosen" in shown.output
     assert "synthetic anomalies" in shown.output
+    same = trained.move("part", "--max-rejects", "0.05")  # as trained
+    assert "current, chosen" in same.output
     assert (trained.folder / "results" / "threshold" / "part.png").exists()
     curve_only = trained.move("-c", "part", "gates.promise=warn")
     assert curve_only.exit_code == 0 and "choose a target" in curve_only.output

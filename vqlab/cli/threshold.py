@@ -147,8 +147,11 @@ def points_table(move: ThresholdMove) -> FittedTable:
         Column(f"escaped, {anomalies}"),
     ]  # fmt: skip
     named = [("current", move.current), ("chosen", move.moved)]
-    shown = {point.threshold: name for name, point in named if point}
-    points = [point for _, point in named if point]
+    shown: dict[float, str] = {}
+    for name, point in named:
+        if point:
+            shown[point.threshold] = ", ".join(filter(None, [shown.get(point.threshold), name]))
+    points = [move.at(value) for value in shown]
     for rate in _RATES:
         close = [p for p in move.curve if p.rejects and p.rejects.hits <= rate * p.rejects.total]
         if close:
