@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vqlab.cli import app
-from vqlab.cli.options import Category, Tracking
+from vqlab.cli.options import Category, Tracking, Where
 
 if TYPE_CHECKING:
     from vqlab.cli.leaderboard_table import Board
@@ -29,6 +29,9 @@ def leaderboard(
             "metric that a run has."
         ),
     ] = None,
+    detector: Annotated[str | None, typer.Option(help="Detector, e.g. vqvae.")] = None,
+    study: Annotated[str | None, typer.Option(help="Name of a study.")] = None,
+    where: Where = None,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of rows.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the rows as CSV.")] = False,
@@ -42,13 +45,18 @@ def leaderboard(
     from vqlab.cli.progress import out
     from vqlab.errors import UserError
     from vqlab.tracking import Tracker
+    from vqlab.tracking.run_filter import Condition, RunFilter
 
     if as_json and as_csv:
         raise UserError("--json and --csv are mutually exclusive; omit one.")
     tracker = Tracker.open(mlruns, create=False, write=False)
     category = None if category == "all" else category
-    metric = metric or _default_metric(tracker, category)
-    runs = _measured(tracker, category, metric)
+    every = tracker.runs()
+    metric = metric or _default_metric(every, category)
+    chosen = RunFilter(
+        detector=detector, study=study, conditions=[Condition.parse(text) for text in where or ()]
+    )
+    runs = chosen.select(_measured(every, category, metric))
     board = make_board(runs[:limit], len(runs), metric, _champions(tracker, runs))
     if as_json:
         typer.echo(json.dumps(board_rows(board), indent=2))
@@ -66,24 +74,24 @@ def leaderboard(
             out.print(seeds)
 
 
-def _default_metric(tracker: Tracker, category: str | None) -> str:
+def _default_metric(every: Sequence[RunRecord], category: str | None) -> str:
     """Return the first headline metric that a run of the category has; not every test set has
     normal images and masks."""
     from vqlab.metrics import headlines
 
     metrics = [f"test/{name}" for name in headlines(1)]
-    runs = [run for run in tracker.runs() if category in (None, run.experiment)]
+    runs = [run for run in every if category in (None, run.experiment)]
     return next((key for key in metrics if any(key in run.metrics for run in runs)), metrics[0])
 
 
-def _measured(tracker: Tracker, category: str | None, metric: str) -> list[RunRecord]:
+def _measured(every: Sequence[RunRecord], category: str | None, metric: str) -> list[RunRecord]:
     """Return the runs with test metrics, best first. Raises UserError if no run has the category or
     the metric."""
     from vqlab.errors import UserError, did_you_mean
     from vqlab.metrics import less_is_better
-    from vqlab.tracking import matches_categories
+    from vqlab.tracking import matches_categories, ranked
 
-    runs = tracker.runs(order_by=metric, ascending=less_is_better(metric))
+    runs = ranked(every, metric, less_is_better(metric))
     if category is not None:
         matching = [run for run in runs if matches_categories(category, run.categories)]
         matching = matching or [run for run in runs if run.experiment == category]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from vqlab.cli.fit_width import PROTECTED, Cell, Column, FittedTable, Row, Widest, from_columns
-from vqlab.evaluation import expected_shares, review_sentence
 from vqlab.metrics import METRICS, Interval, headlines, metric_title, rate_counts
 
 if TYPE_CHECKING:
@@ -172,6 +171,10 @@ def thresholds_text(thresholds: Thresholds) -> str:
     if thresholds.review is not None:
         review = f", else in review if it exceeds {thresholds.review:.4g}"
         marked = "in an image that does not pass"
+    from vqlab.evaluation import (
+        review_sentence,  # loads torch, which tables of stored runs do not need
+    )
+
     sentence = review_sentence(thresholds)
     return (
         f"thresholds{suffix}: an image is rejected if its score exceeds "
@@ -230,6 +233,8 @@ def _metrics_table(title: str, entries: Sequence[_Entry], thresholds: Thresholds
         rows = [_row(entry, keys, separator) for entry in entries]
         if thresholds is not None and thresholds.promised is not None:
             targets = {"false_reject_rate": f"≤ {thresholds.promised:.3f}"}
+            from vqlab.evaluation import expected_shares  # as above
+
             shares = expected_shares(thresholds)
             if shares is not None:
                 targets["review_rate"] = f"≈ {shares.review:.3f}"

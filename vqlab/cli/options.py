@@ -60,6 +60,12 @@ Results = Annotated[
     Path,
     typer.Option("--output", "-o", "--results", help="Folder for pictures and scores.csv."),
 ]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where", "-w", help="Limit on a metric, e.g. 'test/image_auroc>=0.9'; may be repeated."
+    ),
+]
 RUN = "run ID, unique ID prefix or name"
 Tracking = Annotated[
     Path, typer.Option("--mlruns", help="Folder of runs and studies.", envvar="VQLAB_MLRUNS")

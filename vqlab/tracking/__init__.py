@@ -17,7 +17,7 @@ from vqlab.tracking.record import RunRecord
 from vqlab.tracking.registry import CHAMPION, PREVIOUS, Champion, Registry, Version, model_name
 from vqlab.tracking.run import CHECKPOINT, CONFIG, Run, Terminated
 from vqlab.tracking.store import remember_ui
-from vqlab.tracking.tracker import Tracker
+from vqlab.tracking.tracker import Tracker, ranked
 from vqlab.tracking.ui import ui_command
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "owner_is_gone",
     "owner_tags",
     "picture_address",
+    "ranked",
     "remember_ui",
     "environment_info",
     "ui_command",

@@ -25,6 +25,7 @@ from vqlab.tracking.pages import ExperimentPages, run_route
 from vqlab.tracking.record import RunRecord
 from vqlab.tracking.registry import Category, Champion, Registry
 from vqlab.tracking.run import Run, Status, artifact, clear_failure, stored_tags
+from vqlab.tracking.run_query import StoredRun, stored_runs
 from vqlab.tracking.store import Client, connect, first_line, locate, store_lock, without_password
 from vqlab.tracking.views import tagged
 
@@ -201,7 +202,7 @@ class Tracker:
         if re.fullmatch("[0-9a-f]{32}", reference):  # avoids reading all runs
             for record in self._search(f"attributes.run_id = '{reference}'"):
                 return record
-        records = self._search("")
+        records = self.runs()
         for matches in (
             [r for r in records if r.name == reference],
             [r for r in records if reference in _other_names(r.tags)],
@@ -285,16 +286,18 @@ class Tracker:
         and runs without it last.
         """
         wanted = stored_tags(tags or {})
-        records = self._search(tagged(wanted), experiments)
+        if self._client.store.artifacts is None:  # a server
+            records = self._search(tagged(wanted), experiments)
+        else:
+            names = None if experiments is None else set(experiments)
+            stored = stored_runs(self._client.store, wanted)
+            records = [self._from_rows(r) for r in stored if names is None or r.experiment in names]
         # The database may ignore case, and the query omits values that cannot be quoted.
         records = [r for r in records if wanted.items() <= r.tags.items()]
         if kinds is not None:
             allowed = set(kinds)
             records = [r for r in records if r.tags.get("vqlab.kind") in allowed]
-        if order_by is not None:
-            sign = 1.0 if ascending else -1.0
-            records.sort(key=lambda r: _rank(r.metrics.get(order_by), sign))
-        return records
+        return records if order_by is None else ranked(records, order_by, ascending)
 
     def _search(self, query: str, experiments: Iterable[str] | None = None) -> list[RunRecord]:
         wanted = None if experiments is None else set(experiments)
@@ -314,19 +317,26 @@ class Tracker:
         return records
 
     def _record(self, run: Stored, experiment: str) -> RunRecord:
-        info = run.info
-        ended = info.end_time if info.status != "RUNNING" else None
+        info, data = run.info, run.data
+        rows = StoredRun(
+            info.run_id, info.run_name, experiment, info.status, info.start_time, info.end_time,
+            info.artifact_uri, dict(data.tags), dict(data.params), dict(data.metrics),
+        )  # fmt: skip
+        return self._from_rows(rows)
+
+    def _from_rows(self, run: StoredRun) -> RunRecord:
+        ended = run.end_time if run.status != "RUNNING" else None
         return RunRecord(
-            run_id=info.run_id,
-            name=info.run_name,
-            experiment=experiment,
-            status=info.status,
-            tags=dict(run.data.tags),
-            params=dict(run.data.params),
-            metrics=dict(run.data.metrics),
-            start=datetime.fromtimestamp(info.start_time / 1000, tz=timezone.utc),
-            duration=None if ended is None else (ended - info.start_time) / 1000,
-            _artifact=partial(artifact, self._client, info.run_id, info.artifact_uri),
+            run_id=run.run_id,
+            name=run.name,
+            experiment=run.experiment,
+            status=run.status,
+            tags=run.tags,
+            params=run.params,
+            metrics=run.metrics,
+            start=datetime.fromtimestamp(run.start_time / 1000, tz=timezone.utc),
+            duration=None if ended is None else (ended - run.start_time) / 1000,
+            _artifact=partial(artifact, self._client, run.run_id, run.artifact_uri),
         )
 
     def champion(self, category: Category) -> Champion:
@@ -397,6 +407,12 @@ def _other_names(tags: Mapping[str, str]) -> set[str]:
     }
     name = names.get(tags.get("vqlab.kind", ""), "")
     return {name} if name else set()
+
+
+def ranked(runs: Iterable[RunRecord], key: str, ascending: bool) -> list[RunRecord]:
+    """Return runs by a metric, best (largest unless `ascending`) first, those without it last."""
+    sign = 1.0 if ascending else -1.0
+    return sorted(runs, key=lambda run: _rank(run.metrics.get(key), sign))
 
 
 def _rank(value: float | None, sign: float) -> tuple[bool, float]:
