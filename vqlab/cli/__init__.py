@@ -54,7 +54,7 @@ app.add_typer(data_app, name="data")
 
 # In the order of `vqlab --help`.
 from vqlab.cli import train, sweep, worker, models, champions, threshold, export, serve  # noqa: E402, F401, I001
-from vqlab.cli import leaderboard, compare, ui, dashboard, correlate, data, cache, doctor  # noqa: E402, F401
+from vqlab.cli import leaderboard, compare, runs, ui, dashboard, correlate, data, cache, doctor  # noqa: E402, F401
 
 
 def main() -> NoReturn:

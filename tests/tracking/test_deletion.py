@@ -1,0 +1,64 @@
+"""Deleting runs: with their artifacts, never those of versions, complete after a kill."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tracked_runs import start
+from typer.testing import CliRunner
+
+from vqlab.cli import app
+from vqlab.errors import UserError
+from vqlab.tracking import CHECKPOINT, Tracker
+from vqlab.tracking.deletion import delete_runs
+
+
+def stored(tracker: Tracker, name: str) -> tuple[str, Path]:
+    with start(tracker, name) as run:
+        run.log_text("weights", CHECKPOINT)
+    return run.id, run.artifact_dir
+
+
+def test_runs_are_deleted_with_their_artifacts(tracker: Tracker) -> None:
+    (first, folder), (_, kept) = stored(tracker, "a"), stored(tracker, "b")
+    arguments = ["runs", "delete", first, "--mlruns", str(tracker.root)]
+    refused = CliRunner().invoke(app, arguments, input="n\n")
+    assert refused.exit_code == 1 and (folder / CHECKPOINT).exists()
+    done = CliRunner().invoke(app, [*arguments, "--yes"])
+    assert done.exit_code == 0 and "deleted 1 runs" in done.output, done.output
+    assert [run.name for run in tracker.runs()] == ["b"]
+    assert not (folder / CHECKPOINT).exists() and (kept / CHECKPOINT).exists()
+    listed = CliRunner().invoke(app, ["runs", "list", "--csv", "--mlruns", str(tracker.root)])
+    assert len(listed.output.splitlines()) == 2 and ",b," in listed.output
+
+
+def test_runs_of_versions_are_never_deleted(tracker: Tracker) -> None:
+    (first, folder), (other, _) = stored(tracker, "a"), stored(tracker, "b")
+    tracker.registry.register(first, CHECKPOINT, "cable")
+    with pytest.raises(UserError, match="must not be deleted: it is version 1 of vqlab-cable"):
+        delete_runs(tracker, [tracker.find(other), tracker.find(first)])
+    running = start(tracker, "running")
+    with pytest.raises(UserError, match="is being written"):
+        delete_runs(tracker, [tracker.find(other), tracker.find(running.id)])
+    running.finish()
+    assert len(tracker.runs()) == 3 and (folder / CHECKPOINT).exists()
+
+
+def test_a_killed_deletion_is_completed_by_the_next(tracker: Tracker) -> None:
+    (first, folder), (second, other) = stored(tracker, "a"), stored(tracker, "b")
+    program = (
+        "import os, sys\nfrom pathlib import Path\nfrom vqlab.tracking import Tracker, deletion\n"
+        "deletion._delete_artifacts = lambda *rest: os.kill(os.getpid(), 9)\n"
+        "tracker = Tracker.open(Path(sys.argv[1]))\n"
+        "deletion.delete_runs(tracker, [tracker.find(sys.argv[2])])\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, str(tracker.root), first])
+    assert killed.returncode == -signal.SIGKILL
+    assert [run.name for run in tracker.runs()] == ["b"]  # never listed without its artifacts
+    assert (folder / CHECKPOINT).exists()
+    delete_runs(tracker, [tracker.find(second)])
+    assert not (folder / CHECKPOINT).exists() and not (other / CHECKPOINT).exists()

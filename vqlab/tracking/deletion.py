@@ -1,0 +1,68 @@
+"""Delete runs with their artifacts.
+
+A run is first marked as deleted in the store, in one transaction, so it is never listed without its
+artifacts; then the artifacts are deleted. If the process is killed in between, the next deletion
+deletes the artifacts that remain.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+
+from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
+
+from vqlab.errors import UserError
+from vqlab.tracking.record import RunRecord
+from vqlab.tracking.store import store_lock
+from vqlab.tracking.tracker import Tracker
+
+_TAG = "vqlab.deleted_with_artifacts"
+
+
+def require_deletable(tracker: Tracker, runs: Sequence[RunRecord]) -> None:
+    """Raise UserError if a run is being written, or has a registered version."""
+    for run in runs:
+        if run.status == "RUNNING":
+            raise UserError(f"run {run.short} is being written; end it before deleting it.")
+        query = f"run_id = '{run.run_id}'"
+        versions = tracker._client.search_model_versions(query, max_results=1000)
+        if versions:
+            named = ", ".join(f"version {each.version} of {each.name}" for each in versions)
+            raise UserError(
+                f"run {run.short} must not be deleted: it is {named}; delete the version in the "
+                "MLflow UI first, if no rollback to it is needed."
+            )
+
+
+def delete_runs(tracker: Tracker, runs: Sequence[RunRecord]) -> None:
+    """Delete runs, and what an earlier deletion left behind. Raises as `require_deletable`, before
+    anything is deleted."""
+    client = tracker._client
+    with store_lock(client.store, "registry"):  # none of them is promoted meanwhile
+        require_deletable(tracker, runs)
+        for run in runs:
+            client.set_tag(run.run_id, _TAG, "true")
+            client.delete_run(run.run_id)
+    _delete_artifacts(tracker, (run.run_id for run in runs))
+    complete_deletions(tracker)
+
+
+def complete_deletions(tracker: Tracker) -> None:
+    """Delete the artifacts of runs whose deletion was interrupted."""
+    client = tracker._client
+    experiments = client.search_experiments(ViewType.ALL, max_results=1000)
+    ids = [experiment.experiment_id for experiment in experiments]
+    query = f"tags.`{_TAG}` = 'true'"
+    deleted = client.search_runs(ids, query, ViewType.DELETED_ONLY, 1000) if ids else []
+    _delete_artifacts(tracker, (run.info.run_id for run in deleted))
+
+
+def _delete_artifacts(tracker: Tracker, run_ids: Iterable[str]) -> None:
+    for run_id in run_ids:
+        shutil.rmtree(tracker.run_folder(run_id), ignore_errors=True)
+        try:
+            tracker.delete_artifact(run_id, "")
+        except MlflowException:  # purged by `mlflow gc`
+            continue
