@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vqlab"
 LAYERS = [
-    {"caches", "errors", "openmp", "runtime", "text", "version"},
+    {"caches", "errors", "malloc", "openmp", "runtime", "text", "version"},
     {"types", "ports", "experiment_files", "html_page"},
     {"config", "fonts", "nn", "metrics"},
     {"data", "features", "detectors", "recipes"},

@@ -60,6 +60,9 @@ def serve(
     POST images to /v1/predict; /docs describes the API. A newly promoted champion is picked up
     within seconds. Metrics for Prometheus are at /metrics.
     """
+    from vqlab.malloc import use_one_arena
+
+    use_one_arena()
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(max_pixels))  # read on import of cv2
     from vqlab.cli.terminal import marked, out
     from vqlab.config import validate
