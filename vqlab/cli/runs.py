@@ -62,7 +62,7 @@ def list_runs(
         writer.writerows(run_row(run) for run in runs)
         typer.echo(text.getvalue(), nl=False)
     else:
-        _print_table(runs, f"{len(runs)} runs")
+        print_runs(runs, f"{len(runs)} runs")
         if not runs:
             out.print("no run matches.")
 
@@ -84,7 +84,7 @@ def delete(
     tracker = Tracker.open(mlruns, create=False)
     runs = list({run.run_id: run for run in map(tracker.find, references)}.values())
     require_deletable(tracker, runs)
-    _print_table(runs, "to be deleted, with their artifacts")
+    print_runs(runs, "to be deleted, with their artifacts")
     if not yes and not typer.confirm("Delete?", default=False):
         out.print("nothing was deleted.")
         raise typer.Exit(1)
@@ -105,7 +105,8 @@ def run_row(run: RunRecord) -> dict[str, Any]:
     return dict(zip(_COLUMNS, values, strict=True))
 
 
-def _print_table(runs: list[RunRecord], title: str) -> None:
+def print_runs(runs: list[RunRecord], title: str) -> None:
+    """Print runs as a table; nothing if there are none."""
     from vqlab.cli.fit_width import Column, from_columns
     from vqlab.cli.progress import out
 

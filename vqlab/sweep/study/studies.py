@@ -139,6 +139,11 @@ def load_studies(storage: BaseStorage, name: str) -> Studies:
     return Studies(name, {study.user_attrs[_RECIPE]: study for study in studies})
 
 
+def sweep_of(study: str, attributes: Mapping[str, Any]) -> str:
+    """Return the name of the sweep that a study with these user attributes belongs to."""
+    return str(attributes.get(_SWEEP, study))
+
+
 def _load(storage: BaseStorage, name: str) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=storage, pruner=_pruner())
 

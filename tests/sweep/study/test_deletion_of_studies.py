@@ -1,0 +1,81 @@
+"""Deleting a study: Optuna's studies and the runs of the trials; complete after a kill."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+from typer.testing import CliRunner
+
+from vqlab.cli import app
+from vqlab.errors import UserError
+from vqlab.sweep.study.deletion import delete_sweep, list_sweeps, runs_of
+from vqlab.sweep.study.storage import opened_storage, storage_address
+from vqlab.sweep.study.studies import open_studies
+from vqlab.tracking import CHECKPOINT, Tracker
+
+
+@pytest.fixture
+def tracker(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracker:
+    monkeypatch.delenv("VQLAB_STORAGE", raising=False)
+    shutil.copytree(empty_store, tmp_path / "mlruns")
+    tracker = Tracker.open(tmp_path / "mlruns")
+    with opened_storage(storage_address(tracker.root)) as storage:
+        for name, recipes in (("one", [""]), ("both", ["vqvae", "vqflow"])):
+            studies = open_studies(storage, name, recipes, ["maximize"])
+            for recipe in recipes:
+                studies[recipe].add_trial(optuna.trial.create_trial(value=0.5))
+                tags = {"vqlab.study": name, "vqlab.kind": "trial", "vqlab.recipe": recipe}
+                with tracker.start(experiment="cable", name=f"{name}{recipe}", tags=tags) as run:
+                    run.log_text("weights", CHECKPOINT)
+    return tracker
+
+
+def names(tracker: Tracker) -> list[tuple[str, int, int]]:
+    with opened_storage(storage_address(tracker.root)) as storage:
+        found = [(s.name, len(s.studies), s.trials) for s in list_sweeps(storage)]
+    return sorted(found)
+
+
+def test_a_study_is_deleted_with_its_runs(tracker: Tracker) -> None:
+    assert names(tracker) == [("both", 2, 2), ("one", 1, 1)]
+    folders = [run.artifact(CHECKPOINT) for run in runs_of(tracker, "both")]
+    arguments = ["studies", "delete", "both", "--mlruns", str(tracker.root)]
+    assert CliRunner().invoke(app, arguments, input="n\n").exit_code == 1
+    assert len(names(tracker)) == 2
+    done = CliRunner().invoke(app, [*arguments, "--yes"])
+    assert done.exit_code == 0 and "deleted study both and 2 runs" in done.output, done.output
+    assert names(tracker) == [("one", 1, 1)] and [r.name for r in tracker.runs()] == ["one"]
+    assert len(folders) == 2 and not any(folder.exists() for folder in folders)
+
+
+def test_a_study_with_a_registered_run_is_not_deleted(tracker: Tracker) -> None:
+    run = runs_of(tracker, "both")[0]
+    tracker.registry.register(run.run_id, CHECKPOINT, "cable")
+    with opened_storage(storage_address(tracker.root)) as storage:
+        with pytest.raises(UserError, match="must not be deleted"):
+            delete_sweep(tracker, storage, "both")
+    assert len(names(tracker)) == 2 and len(runs_of(tracker, "both")) == 2
+
+
+def test_a_killed_deletion_is_completed_by_repeating_it(tracker: Tracker) -> None:
+    program = (
+        "import os, sys\nfrom pathlib import Path\nimport optuna\n"
+        "optuna.delete_study = lambda **rest: os.kill(os.getpid(), 9)\n"
+        "from vqlab.sweep.study.deletion import delete_sweep\n"
+        "from vqlab.sweep.study.storage import opened_storage, storage_address\n"
+        "from vqlab.tracking import Tracker\n"
+        "tracker = Tracker.open(Path(sys.argv[1]))\n"
+        "with opened_storage(storage_address(tracker.root)) as storage:\n"
+        "    delete_sweep(tracker, storage, 'both')\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, str(tracker.root)])
+    assert killed.returncode == -signal.SIGKILL and len(names(tracker)) == 2
+    with opened_storage(storage_address(tracker.root)) as storage:
+        delete_sweep(tracker, storage, "both")
+    assert names(tracker) == [("one", 1, 1)] and [r.name for r in tracker.runs()] == ["one"]
