@@ -248,3 +248,28 @@ def test_the_categorys_folder_keeps_its_fingerprint(root: Path, tmp_path: Path) 
     """What people have measured stays comparable: nothing of MVTec's layout is read differently."""
     make_category(tmp_path / "copy", "nut")
     assert load(tmp_path / "copy").fingerprint == load(root).fingerprint
+
+
+def test_good_images_of_a_validation_folder_are_held_out(root: Path) -> None:
+    whole = load(root)
+    train = {name for name, _ in files(whole, "train") | files(whole, "held_out")}
+    fill(root / "nut/validation/good", 3, seed=500)
+    splits = load(root)
+    assert {name for name, _ in files(splits, "train")} == train
+    assert {s.path.parent.parent.name for s in splits.held_out.records} == {"validation"}
+    assert len(splits.held_out) == 3 and files(splits, "test") == files(whole, "test")
+    assert splits.fingerprint != whole.fingerprint
+    assert check_dataset(root).warnings == []
+
+
+def test_a_validation_folder_needs_two_images(root: Path) -> None:
+    fill(root / "nut/validation/good", 1, seed=500)
+    with pytest.raises(UserError, match="at least 2 images in validation/good; .* has 1; add some"):
+        load(root)
+
+
+def test_a_held_out_copy_in_test_is_a_leak(root: Path) -> None:
+    fill(root / "nut/validation/good", 2, seed=500)
+    shutil.copy(root / "nut/test/good/000.png", root / "nut/validation/good/copy.png")
+    [warning] = check_dataset(root).warnings
+    assert "1 test image is also in train (validation/good/copy.png = test/good/000.png)" in warning

@@ -39,7 +39,9 @@ def test_a_defect_is_a_test_image_or_nothing() -> None:
 
 
 def test_sentences() -> None:
-    assert role_sentence("defect", "test", None) == "Will become a test image (defect)."
+    assert role_sentence("defect", "test", None) == (
+        "vqlab feedback will make it a test image (defect), unless the dataset has it already."
+    )
     assert role_sentence("good", "threshold", "threshold") == "It is a threshold image (good)."
     assert role_sentence("unsure", None, None) == "Not used: you are unsure."
     assert role_sentence("defect", None, "threshold") == (

@@ -54,7 +54,7 @@ app.add_typer(data_app, name="data")
 
 # In the order of `vqlab --help`.
 from vqlab.cli import train, sweep, worker, models, champions, threshold, export, serve  # noqa: E402, F401, I001
-from vqlab.cli import leaderboard, compare, runs, studies, ui, dashboard  # noqa: E402, F401, I001
+from vqlab.cli import feedback, leaderboard, compare, runs, studies, ui, dashboard  # noqa: E402, F401, I001
 from vqlab.cli import correlate, data, cache, doctor  # noqa: E402, F401
 
 

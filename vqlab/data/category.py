@@ -13,6 +13,8 @@ from vqlab.types import ImageRecord
 
 MIN_NORMAL_IMAGES = 4
 """Images in train/good: two for training and two held out."""
+MIN_HELD_OUT_IMAGES = 2
+"""Images in validation/good, if there are any."""
 
 
 @dataclass
@@ -21,6 +23,8 @@ class Category:
 
     name: str
     train: list[ImageRecord] = field(default_factory=list)
+    held_out: list[ImageRecord] = field(default_factory=list)
+    """Normal images of a folder validation/good; empty: a part of `train` is held out."""
     test: list[ImageRecord] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     """Problems that prevent loading."""
@@ -29,8 +33,8 @@ class Category:
 
     @property
     def records(self) -> list[ImageRecord]:
-        """All records: train, then test."""
-        return [*self.train, *self.test]
+        """All records: train, held out, test."""
+        return [*self.train, *self.held_out, *self.test]
 
     def missing_mask_warnings(self, root: Path) -> list[str]:
         """Return a sentence that lists the anomalous images without a mask, relative to `root`."""

@@ -1,6 +1,7 @@
 """Find the folders of one category and list its records.
 
-MVTec AD's layout is `train/good`, `test/good`, `test/<defect>`, `ground_truth/<defect>`. Without
+MVTec AD's layout is `train/good`, `test/good`, `test/<defect>`, `ground_truth/<defect>`; that of
+MVTec AD 2 also has `validation/good`, whose images are held out. Without
 train and test folders, a folder of normal images and one of anomalous images (`OK` and `NG`) are
 enough; a fifth of the normal images then becomes test data.
 """
@@ -25,6 +26,7 @@ from vqlab.data.folder_names import (
     MASKS,
     TEST,
     TRAIN,
+    VALIDATION,
     ambiguous_names,
     is_bad,
     is_good,
@@ -46,6 +48,8 @@ class CategoryFolders:
 
     good: Path | None
     """Normal images for training."""
+    held_out: Path | None = None
+    """Normal images that are held out."""
     defects: dict[str, Path] = field(default_factory=dict)
     """Test images by defect type; those of `good` are normal."""
     masks: Path | None = None
@@ -72,8 +76,10 @@ def find_folders(folder: Path, category: Category) -> CategoryFolders:
     test = _single(folder, TEST, category)
     masks = _single(folder, MASKS, category)
     good = _good_folder(train or folder, train is not None, category)
+    validation = None if train is None else _single(folder, VALIDATION, category)
+    held_out = next(iter(named(validation, GOOD)), None) if validation else None
     if test is not None:
-        return CategoryFolders(good, _test_folders(test, category), masks)
+        return CategoryFolders(good, held_out, _test_folders(test, category), masks)
     bad = named(folder, BAD)
     defects = {name: path for each in bad for name, path in _bad_folders(each, category).items()}
     if train is None:
@@ -84,7 +90,8 @@ def find_folders(folder: Path, category: Category) -> CategoryFolders:
                 f"{folder}: skipped {join_names(rest)}: the name says neither normal nor "
                 f"anomalous; name a defect type NG/{rest[0]} or bad/{rest[0]}."
             )
-    return CategoryFolders(good, defects, masks, split_good=bool(defects) and train is None)
+    split_good = bool(defects) and train is None
+    return CategoryFolders(good, held_out, defects, masks, split_good)
 
 
 def good_bad_folders(good: Path, bad: Path | None, category: Category) -> CategoryFolders:
@@ -112,7 +119,7 @@ def good_bad_folders(good: Path, bad: Path | None, category: Category) -> Catego
     if not defects and not category.errors:
         category.errors.append(_no_images(bad))
     masks = _single(bad, MASKS, category) or _single(bad.parent, MASKS, category)
-    return CategoryFolders(good, defects, masks, split_good=True)
+    return CategoryFolders(good, None, defects, masks, split_good=True)
 
 
 def list_samples(folders: CategoryFolders, category: Category) -> None:
@@ -122,6 +129,9 @@ def list_samples(folders: CategoryFolders, category: Category) -> None:
         category.train = [ImageRecord(path, name, "good") for path in list_images(good, category)]
         if good.is_dir() and not category.train:
             category.errors.append(_no_images(good))
+    if folders.held_out is not None:
+        paths = list_images(folders.held_out, category)
+        category.held_out = [ImageRecord(path, name, "good") for path in paths]
     if folders.split_good:
         _split_good(category, folders)
     used: set[Path] = set()

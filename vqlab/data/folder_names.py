@@ -19,6 +19,8 @@ BAD = frozenset(
 )
 TRAIN = frozenset(["train", "training"])
 TEST = frozenset(["test", "testing"])
+VALIDATION = frozenset(["validation"])
+"""Its good images are held out, as in MVTec AD 2 and MVTec LOCO AD."""
 MASKS = frozenset(["groundtruth", "gt", "mask", "masks"])
 AMBIGUOUS = frozenset(["positive", "negative", "pos", "neg", "true", "false", "0", "1"])
 """Names of two classes that do not say which one is normal."""

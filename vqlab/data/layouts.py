@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vqlab.data.category import MIN_NORMAL_IMAGES, Category, list_images
+from vqlab.data.category import MIN_HELD_OUT_IMAGES, MIN_NORMAL_IMAGES, Category, list_images
 from vqlab.data.category_folders import (
     find_folders,
     good_bad_folders,
@@ -167,6 +167,11 @@ def read_category(layout: Layout, name: str) -> Category:
         category.errors.append(
             f"category {name} must have at least {MIN_NORMAL_IMAGES} normal images for training "
             f"and holding out; {place} has {len(category.train)}."
+        )
+    if 0 < len(category.held_out) < MIN_HELD_OUT_IMAGES:
+        category.errors.append(
+            f"category {name} must have at least {MIN_HELD_OUT_IMAGES} images in validation/good; "
+            f"{place} has {len(category.held_out)}; add some, or remove the folder."
         )
     if not category.test and not category.errors:
         category.warnings.append(

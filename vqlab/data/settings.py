@@ -101,7 +101,8 @@ class DataSettings(Settings):
     """Pixels that are white in this mask are not inspected."""
     held_out: Annotated[float, Field(ge=0.05, le=0.5)] = 0.15
     """Share of train/good that is excluded from training: at least 19 images (required to guarantee
-    a false reject rate of 5 %), or a fifth of them if that is less."""
+    a false reject rate of 5 %), or a fifth of them if that is less. A category with images in
+    validation/good holds out these instead."""
     synthetic_defects: Annotated[int, Field(ge=1, le=20)] = 2
     """Copies with a synthetic anomaly per held-out image, for validation."""
     validation: ValidationSettings = ValidationSettings()

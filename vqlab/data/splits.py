@@ -190,8 +190,11 @@ def outside_notes(category: Category, outside: Sequence[ImageRecord]) -> list[st
 def _hold_out(
     category: Category, settings: DataSettings
 ) -> tuple[list[ImageFile], list[ImageFile]]:
-    """Return the training and the held-out images; they depend on seed and category name only."""
+    """Return the training and the held-out images: those of validation/good, else a part of
+    train/good that depends on seed and category name only."""
     images = [ImageFile(record) for record in category.train]
+    if category.held_out:
+        return images, [ImageFile(record) for record in category.held_out]
     least = max(2, min(MIN_HELD_OUT, len(images) // 5))
     count = min(max(least, round(settings.held_out * len(images))), len(images) - 2)
     rng = np.random.default_rng((settings.seed, _hash(category.name)))

@@ -41,8 +41,11 @@ def role_sentence(verdict: PersonVerdict, role: Role | None, recorded: Role | No
         )
     if role is None:
         return "Not used."
-    when = "It is" if recorded == role else "Will become"
-    return f"{when} {NAMES[role]} ({'good' if verdict == 'good' else 'defect'})."
+    if recorded == role:
+        return f"It is {NAMES[role]} ({verdict})."
+    return (
+        f"vqlab feedback will make it {NAMES[role]} ({verdict}), unless the dataset has it already."
+    )
 
 
 def _by_hash(category: str, pixels: str) -> Role:

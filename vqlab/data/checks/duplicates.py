@@ -17,7 +17,7 @@ def duplicate_warnings(
     category: Category, images: Mapping[Path, ImageProperties], folder: Path, bits: int | None
 ) -> list[str]:
     """Return a sentence for each kind of duplicate; images of a single colour are ignored."""
-    train = {record.path for record in category.train}
+    train = {record.path for record in (*category.train, *category.held_out)}
     kinds: dict[str, list[list[ImageRecord]]] = defaultdict(list)
     for group in _equal_images(category.records, images, bits):
         in_train = [record.path in train for record in group]

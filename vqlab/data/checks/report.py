@@ -145,7 +145,7 @@ def _report_category(
 ) -> None:
     """Add the row, the errors and the warnings of a category."""
     counts = Counts(
-        len(category.train),
+        len(category.train) + len(category.held_out),
         sum(record.label == 0 for record in category.test),
         sum(record.label == 1 for record in category.test),
     )

@@ -1,0 +1,219 @@
+"""Turn people's verdicts into training, threshold and test images, without ever mixing them.
+
+An image is identified by its decoded pixels. Its role is that of the dataset of the champion if it
+is there already, else the one that an earlier call recorded, else assigned by a hash. Roles are
+recorded before they are used and never change: an image that set a threshold is never a test
+image, nor a test image one that sets a threshold, also in later datasets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from vqlab.checkpoint import load_checkpoint
+from vqlab.config import validate
+from vqlab.data import DataSettings, Splits, load_dataset, pixels_digest, read_image
+from vqlab.errors import UserError
+from vqlab.recipes import Folders
+from vqlab.serve.feedback_dataset import ADDED, DatasetImage, is_added, write_category
+from vqlab.serve.history import FOLDER, Feedback, History, Role
+from vqlab.serve.roles import NAMES, assigned_role, role_sentence
+from vqlab.text import visible
+from vqlab.tracking import Tracker
+from vqlab.types import ImageRecord
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with the step, and the numbers of images done and in total."""
+DEFECT = "defect"
+"""Defect type of images that people judged."""
+_THREADS = 4
+
+
+@dataclass(frozen=True)
+class JudgedImage:
+    """What an image that a person judged became."""
+
+    name: str
+    verdict: str
+    role: Role | None
+    text: str
+    """What it became, as a sentence."""
+
+
+@dataclass(frozen=True)
+class FeedbackResult:
+    """The dataset that `write_feedback` wrote."""
+
+    folder: Path
+    """Folder of the dataset, for --data."""
+    changed: bool
+    """False if it was up to date."""
+    judged: list[JudgedImage]
+    before: dict[Role, int]
+    """Images of the champion's dataset that are used, by role."""
+    added: dict[Role, int]
+    """Images that people judged and that are used, by role."""
+    notes: list[str] = field(default_factory=list)
+
+
+def write_feedback(
+    category: str,
+    mlruns: Path,
+    output: Path,
+    folders: Folders | None = None,
+    progress: OnProgress = lambda step, done, total: None,
+) -> FeedbackResult:
+    """Write the champion's dataset and the images that people judged to `output`/`category`.
+
+    folders: the images of the champion if they were moved. Nothing is written if nothing changed.
+    Raises UserError if there is no champion or feedback, for a model of several categories, for
+    thresholds that were chosen on test images, and for folders that cannot be read or written.
+    """
+    history = History(mlruns / FOLDER)
+    feedback = history.feedback(category) if history.exists else []
+    if not feedback:
+        raise UserError(
+            f"there is no feedback on {visible(category)} in {history.folder}; judge images on the "
+            f"page of vqlab serve (make serve CLASS={visible(category)}) first."
+        )
+    settings = _settings(category, mlruns, folders or Folders())
+    splits = load_dataset(settings, partial(progress, "reading the dataset"))
+    recorded = history.roles(category)
+    notes: list[str] = []
+    known = {each.pixels for each in feedback}
+    base = _base(splits, settings, recorded, known, notes, partial(progress, "comparing pixels"))
+    judged, added = _judged(category, feedback, history, base, recorded, settings.bits)
+    images = [*base.values(), *added]
+    history.set_roles(category, {image.digest: image.role for image in images})
+    return FeedbackResult(
+        folder=output,
+        changed=write_category(output / category, images),
+        judged=judged,
+        before=_counts(base.values()),
+        added=_counts(added),
+        notes=notes,
+    )
+
+
+def _settings(category: str, mlruns: Path, folders: Folders) -> DataSettings:
+    """Return the data settings of the champion. Raises UserError if they cannot be used."""
+    tracker = Tracker.open(mlruns, create=False, write=False)
+    champion = tracker.champion(category)
+    _, meta = load_checkpoint(champion.checkpoint)
+    trained = meta["data"]["categories"]
+    if len(trained) != 1:
+        raise UserError(
+            f"feedback needs a champion of a single category; {visible(category)} has one of "
+            f"{len(trained)} (a joint model); train a model per category."
+        )
+    tree = folders.over({"data": meta["config"]["data"]})["data"]
+    settings = validate(DataSettings, {**tree, "categories": trained}, "data.")
+    if settings.validation.source == "test":
+        raise UserError(
+            "the champion's thresholds and settings were chosen on test images "
+            "(data.validation.source=test), so that roles cannot be kept apart; promote a model "
+            "trained with data.validation.source=drawn."
+        )
+    return settings
+
+
+def _base(
+    splits: Splits,
+    settings: DataSettings,
+    recorded: Mapping[str, Role],
+    known: Collection[str],
+    notes: list[str],
+    progress: Callable[[int, int], None],
+) -> dict[str, DatasetImage]:
+    """Return the images of the champion's dataset by digest.
+
+    known: digests of the images that people judged; a dataset that `write_feedback` wrote has
+    earlier ones of them, which are left to `_judged`.
+    An image that would be both a test image and one that trained or set a threshold is left out of
+    the test images, with a note.
+    """
+    parts: dict[Role, Sequence[ImageRecord]] = {
+        "train": splits.train.records,
+        "threshold": splits.held_out.records,
+        "test": splits.test.records,
+    }
+    placed = [(role, record) for role, records in parts.items() for record in records]
+    images: dict[str, DatasetImage] = {}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        digests = pool.map(lambda each: _digest(each[1].path, settings.bits), placed)
+        for done, ((role, record), digest) in enumerate(zip(placed, digests, strict=True), 1):
+            progress(done, len(placed))
+            if digest in known and is_added(record.path):
+                continue
+            earlier = images[digest].role if digest in images else recorded.get(digest, role)
+            if (earlier == "test") != (role == "test"):
+                notes.append(
+                    f"{visible(record.path)} is left out: it is {NAMES[role]} of the dataset, but "
+                    f"it became {NAMES[earlier]} before."
+                )
+            elif digest not in images:
+                name = record.path.name
+                images[digest] = DatasetImage(
+                    record.path, name, earlier, digest, record.defect, record.mask
+                )
+    return images
+
+
+def _judged(
+    category: str,
+    feedback: Iterable[Feedback],
+    history: History,
+    base: Mapping[str, DatasetImage],
+    recorded: Mapping[str, Role],
+    bits: int | None,
+) -> tuple[list[JudgedImage], list[DatasetImage]]:
+    """Return what each judged image becomes, and those to add to the dataset."""
+    judged, added = [], []
+    for each in sorted(feedback, key=lambda each: (each.name, each.pixels)):
+        path = history.images / each.file
+        role: Role | None = None
+        if each.pixels in base:
+            text = _in_dataset(each, base[each.pixels])
+        elif not _is_stored(path, each.pixels, bits):
+            text = f"Not used: its stored file {each.file} is missing or damaged."
+        else:
+            earlier = recorded.get(each.pixels)
+            role = assigned_role(category, each.pixels, each.verdict, earlier)
+            text = role_sentence(each.verdict, role, role or earlier)
+        if role is not None:
+            name = f"{ADDED}{each.pixels[:16]}{path.suffix}"
+            defect = DEFECT if each.verdict == "defect" else "good"
+            added.append(DatasetImage(path, name, role, each.pixels, defect))
+        judged.append(JudgedImage(each.name, each.verdict, role, text))
+    return judged, added
+
+
+def _in_dataset(feedback: Feedback, image: DatasetImage) -> str:
+    """Say that an image is in the dataset already, and whether the person disagrees."""
+    label = "good" if image.defect == "good" else "defect"
+    text = f"Already in the dataset: {NAMES[image.role]} ({label})"
+    if feedback.verdict in ("good", "defect") and feedback.verdict != label:
+        return f"{text}, which contradicts your verdict; check {visible(image.source)}."
+    return f"{text}."
+
+
+def _is_stored(path: Path, digest: str, bits: int | None) -> bool:
+    try:
+        return _digest(path, bits) == digest
+    except UserError:
+        return False
+
+
+def _digest(path: Path, bits: int | None) -> str:
+    return pixels_digest(read_image(path, bits))
+
+
+def _counts(images: Iterable[DatasetImage]) -> dict[Role, int]:
+    counts: dict[Role, int] = {"train": 0, "threshold": 0, "test": 0}
+    for image in images:
+        counts[image.role] += 1
+    return counts
