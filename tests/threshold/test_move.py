@@ -14,10 +14,12 @@ from tiny_set import tiny_recipe, write_tiny_set
 from typer.testing import CliRunner, Result
 
 from vqlab.cli import app
+from vqlab.data import pixels_digest
 from vqlab.model import Model
 from vqlab.promote import history, promote
 from vqlab.promote.reproduce import score_images
 from vqlab.run import resolve, run
+from vqlab.serve.history import FOLDER, History
 from vqlab.threshold.move import CHOICE
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
@@ -105,6 +107,18 @@ def test_bad_options(trained: Store, good: Path) -> None:
     assert isinstance(failed.exception, UserError) and "broken.png" in str(failed.exception)
 
 
+def test_an_image_of_another_role_sets_no_threshold(trained: Store, tmp_path: Path) -> None:
+    model = trained.champion()
+    folder = write_tiny_set(tmp_path / "more", seed=7) / "part" / "train" / "good"
+    image = sorted(folder.iterdir())[0]
+    digest = pixels_digest(model.read(image))
+    History(trained.tracker.root / FOLDER).set_roles("part", {digest: "test"})
+    words = ("part", "--max-rejects", "0.25", "--good", str(folder), "--promote")
+    refused = trained.move(*words)
+    assert isinstance(refused.exception, UserError)
+    assert f"{image} cannot set a threshold" in str(refused.exception)
+
+
 def test_a_moved_threshold_is_promoted_through_the_gates(
     trained: Store, good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +148,10 @@ def test_a_moved_threshold_is_promoted_through_the_gates(
     gates = json.loads(record.artifact("acceptance/gates.json").read_text())["gates"]
     status = {gate["name"]: gate["status"] for gate in gates}
     assert status["comparison"] == "passed" and status["promise"] == "passed"
+    roles = History(trained.tracker.root / FOLDER).roles("part")
+    model = trained.champion()
+    digests = {pixels_digest(model.read(path)) for path in good.iterdir()}
+    assert {roles.get(digest) for digest in digests} == {"threshold"}
     # the original can be promoted again, and moved on
     assert promote(trained.tracker, "part", ref=trained.run_id).promoted
     again = trained.move("part", "--model", record.run_id, "--max-rejects", "0.5")

@@ -108,8 +108,11 @@ def threshold(
         return
     from vqlab.cli.champions import print_promotion
     from vqlab.promote import promote as promote_run
+    from vqlab.serve.feedback import claim_threshold_images
     from vqlab.threshold import save_move
 
+    if move.good is not None:
+        claim_threshold_images(name, mlruns, move.good.digests)
     run_id = save_move(tracker, move)
     result = promote_run(
         tracker, name, ref=run_id, gates=settings, without_test=not len(move.splits.test),

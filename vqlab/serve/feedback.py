@@ -99,6 +99,22 @@ def write_feedback(
     )
 
 
+def claim_threshold_images(category: str, mlruns: Path, digests: Mapping[Path, str]) -> None:
+    """Record that the images set a threshold, so that none becomes a training or test image.
+
+    digests: of the pixels of each file. Raises UserError if one of them has another role.
+    """
+    history = History(mlruns / FOLDER)
+    roles = history.roles(category) if history.exists else {}
+    for path, digest in digests.items():
+        if roles.get(digest, "threshold") != "threshold":
+            raise UserError(
+                f"{visible(path)} cannot set a threshold: vqlab feedback made it "
+                f"{NAMES[roles[digest]]}; remove it from the folder."
+            )
+    history.set_roles(category, dict.fromkeys(digests.values(), "threshold"))
+
+
 def _settings(category: str, mlruns: Path, folders: Folders) -> DataSettings:
     """Return the data settings of the champion. Raises UserError if they cannot be used."""
     tracker = Tracker.open(mlruns, create=False, write=False)
