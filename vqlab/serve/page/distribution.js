@@ -79,7 +79,7 @@ export class OperatingPanel {
 
   #move(image) {
     this.thresholds = moved(this.points.thresholds, image);
-    const text = meaning(this.points, image);
+    const text = meaning(this.points, this.thresholds);
     this.sentence.textContent = text;
     this.#placeSlider();
     this.slider.setAttribute("aria-valuetext", `${number(image)}. ${text}`);
@@ -97,8 +97,10 @@ export class OperatingPanel {
 
   /** Return counts at the current threshold, for tests and tools. */
   counts() {
-    const { image } = this.thresholds;
-    return { rejects: rejects(this.points, image), escapes: escapes(this.points, image) };
+    return {
+      rejects: rejects(this.points, this.thresholds.image),
+      escapes: escapes(this.points, this.thresholds),
+    };
   }
 
   #draw() {

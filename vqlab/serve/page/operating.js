@@ -20,24 +20,35 @@ export function rejects({ normals }, threshold) {
   return { hits, total: normals.count, interval: normals.intervals[hits] };
 }
 
-/** Return how many of the known defects do not exceed a threshold, with the 95 % interval. */
-export function escapes({ defects }, threshold) {
+/** Return how many of the known defects pass, with the 95 % interval. */
+export function escapes({ defects }, { image, review }) {
   if (!defects) return null;
-  const hits = countUpTo(defects.scores, threshold);
+  const hits = countUpTo(defects.scores, review ?? image);
   return { hits, total: defects.count, interval: defects.intervals[hits] };
 }
 
-/** Say what a threshold means. */
-export function meaning(points, threshold) {
-  const good = rejects(points, threshold);
-  const bad = escapes(points, threshold);
+/** Say what thresholds mean. */
+export function meaning(points, thresholds) {
+  const good = rejects(points, thresholds.image);
+  const bad = escapes(points, thresholds);
   const first = good
     ? `Of 100 good parts about ${round(100 * good.hits / good.total)} would be rejected [${percent(good.interval)}]`
     : "This version has no scores of good parts";
   const second = bad
     ? `of the known defects ${bad.hits} of ${bad.total} escape [${percent(bad.interval)} %]`
     : "no known defects are stored with this version";
-  return `${first}; ${second}.`;
+  return `${first}; ${second}.${reviewed(points, thresholds)}`;
+}
+
+/** Say how many good parts and known defects are between the two thresholds. */
+function reviewed(points, { image, review }) {
+  const good = rejects(points, image);
+  if (review === null || !good) return "";
+  const parts = rejects(points, review).hits - good.hits;
+  const first = ` In review: about ${round(100 * parts / good.total)} of 100 good parts`;
+  if (!points.defects) return `${first}.`;
+  const defects = countUpTo(points.defects.scores, image) - countUpTo(points.defects.scores, review);
+  return `${first}, ${defects} of the known defects.`;
 }
 
 const percent = ([low, high]) => `${round(100 * low)}–${round(100 * high)}`;
