@@ -29,7 +29,7 @@ def test_runs_are_deleted_with_their_artifacts(tracker: Tracker) -> None:
     refused = CliRunner().invoke(app, arguments, input="n\n")
     assert refused.exit_code == 1 and (folder / CHECKPOINT).exists()
     done = CliRunner().invoke(app, [*arguments, "--yes"])
-    assert done.exit_code == 0 and "deleted 1 runs" in done.output, done.output
+    assert done.exit_code == 0 and "runs deleted: 1" in done.output, done.output
     assert [run.name for run in tracker.runs()] == ["b"]
     assert not (folder / CHECKPOINT).exists() and (kept / CHECKPOINT).exists()
     listed = CliRunner().invoke(app, ["runs", "list", "--csv", "--mlruns", str(tracker.root)])

@@ -62,7 +62,7 @@ def list_runs(
         writer.writerows(run_row(run) for run in runs)
         typer.echo(text.getvalue(), nl=False)
     else:
-        print_runs(runs, f"{len(runs)} runs")
+        print_runs(runs, f"runs: {len(runs)}")
         if not runs:
             out.print("no run matches.")
 
@@ -89,7 +89,7 @@ def delete(
         out.print("nothing was deleted.")
         raise typer.Exit(1)
     delete_runs(tracker, runs)
-    out.print(f"deleted {len(runs)} runs")
+    out.print(f"runs deleted: {len(runs)}")
 
 
 _COLUMNS = ("run_id", "name", "category", "detector", "kind", "status", "started", "seconds")
@@ -118,6 +118,8 @@ def print_runs(runs: list[RunRecord], title: str) -> None:
         cells = [str(row[name])[:8] if name == "run_id" else str(row[name]) for row in rows]
         if name == "seconds":
             cells = ["–" if row[name] is None else f"{row[name]:.0f}" for row in rows]
-        header = "run" if name == "run_id" else name
+        if name == "started":
+            cells = [f"{run.start:%Y-%m-%d %H:%M}" for run in runs]
+        header = {"run_id": "run", "started": "started (UTC)"}.get(name, name)
         columns.append((Column(header, text=name != "seconds", rank=rank), cells))
     out.print(from_columns(title, columns))

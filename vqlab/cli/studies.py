@@ -41,9 +41,9 @@ def list_studies(
     columns = [
         (Column("study", text=True, unbroken=True), [sweep.name for sweep in sweeps]),
         (Column("trials"), [str(sweep.trials) for sweep in sweeps]),
-        (Column("started", text=True), starts),
+        (Column("started", text=True), [start[:16].replace("T", " ") for start in starts]),
     ]
-    out.print(from_columns(f"{len(sweeps)} studies", columns))
+    out.print(from_columns(f"studies: {len(sweeps)}", columns))
 
 
 @studies_app.command("delete", short_help="Delete a study with its runs.")
@@ -78,4 +78,4 @@ def delete(
             out.print("nothing was deleted.")
             raise typer.Exit(1)
         delete_sweep(tracker, storage, studies.name)
-    out.print(f"deleted study {studies.name} and {len(runs)} runs")
+    out.print(f"deleted study {studies.name}; runs deleted: {len(runs)}")

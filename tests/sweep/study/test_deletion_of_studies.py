@@ -49,7 +49,7 @@ def test_a_study_is_deleted_with_its_runs(tracker: Tracker) -> None:
     assert CliRunner().invoke(app, arguments, input="n\n").exit_code == 1
     assert len(names(tracker)) == 2
     done = CliRunner().invoke(app, [*arguments, "--yes"])
-    assert done.exit_code == 0 and "deleted study both and 2 runs" in done.output, done.output
+    assert done.exit_code == 0 and "deleted study both; runs deleted: 2" in done.output, done.output
     assert names(tracker) == [("one", 1, 1)] and [r.name for r in tracker.runs()] == ["one"]
     assert len(folders) == 2 and not any(folder.exists() for folder in folders)
 
