@@ -9,7 +9,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from vqlab.tracking import Tracker
 
 REPOSITORY = Path(__file__).parent.parent
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+OFFLINE = (
+    "--no-sandbox --disable-gpu --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-quic"
+).split()
 SIDE = 64
 for _name in ("MLFLOW_TRACKING_URI", "VQLAB_UI"):  # a developer's own server is no place for tests
     os.environ.pop(_name, None)
@@ -179,3 +184,15 @@ def every_state(monkeypatch: pytest.MonkeyPatch) -> None:
     from vqlab.run import fit
 
     monkeypatch.setattr(fit, "STATE_SECONDS", 0.0)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium that requests nothing by itself."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install)")
+    if CHROMIUM is None:
+        pytest.skip("no chromium (apt-get install chromium)")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=OFFLINE)
+        yield chromium
+        chromium.close()

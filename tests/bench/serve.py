@@ -131,7 +131,7 @@ def main() -> None:
     print(f"threads: 1; cores here: {cores}; load average before: {busy:.1f}")
     with tempfile.TemporaryDirectory() as folder, socket.socket() as listener:
         root = Path(folder) / "mlruns"
-        # In a process of its own: what a training leaves in memory slows scoring down.
+        # Use a fresh process: memory left over from training slows scoring down.
         subprocess.run([sys.executable, __file__, str(root)], check=True)
         files = [r.path for r in load_dataset(DataSettings(categories=("cable",))).test.records]
         listener.bind(("127.0.0.1", 0))

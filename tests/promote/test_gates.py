@@ -182,7 +182,7 @@ def test_limits_of_latency_and_memory() -> None:
     ("override", "words"),
     [
         ("gates.marjin=1", "did you mean gates.margin"),
-        ("training.epochs=3", "setting training does not exist here; known: gates.metrics"),
+        ("training.epochs=3", "setting training does not exist; choose one of gates.metrics"),
         ("gates.metrics=[image_aurok]", "must be among image_auroc"),
         ("gates.rule=equal", "gates.rule"),
         ("gates=3", "gates must be a section"),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,8 +14,6 @@ from vqlab.serve import ServeSettings
 from vqlab.serve.history import FOLDER, History
 
 pytestmark = pytest.mark.slow
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-OFFLINE = "--no-sandbox --disable-gpu --no-first-run --disable-background-networking".split()
 HOSTILE = "<img src=x onerror=alert(1)>.png"
 DROP = """
 ([node, files]) => {
@@ -30,17 +26,6 @@ DROP = """
     new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
 }
 """
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install)")
-    if CHROMIUM is None:
-        pytest.skip("no chromium (apt-get install chromium)")
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=OFFLINE)
-        yield chromium
-        chromium.close()
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])

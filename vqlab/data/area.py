@@ -150,13 +150,13 @@ def areas_of(settings: DataSettings, categories: Sequence[str]) -> dict[str, Ins
     return {name: _read_area(settings, name) for name in categories}
 
 
-def require_known(settings: DataSettings, known: Sequence[str]) -> None:
-    """Raise UserError if `data.roi` or `data.ignore` names a category that is not among `known`."""
+def require_known(settings: DataSettings, categories: Sequence[str]) -> None:
+    """Raise UserError if `data.roi` or `data.ignore` names a category not in `categories`."""
     for setting in ("roi", "ignore"):
         value = getattr(settings, setting)
         for name in value if isinstance(value, Mapping) else ():
-            if name not in known:
-                hint = did_you_mean(name, known) or f"available: {', '.join(known)}."
+            if name not in categories:
+                hint = did_you_mean(name, categories) or f"available: {', '.join(categories)}."
                 raise UserError(f"data.{setting} names category {name}, which is unknown; {hint}")
 
 

@@ -84,8 +84,10 @@ def write_feedback(
     splits = load_dataset(settings, partial(progress, "reading the dataset"))
     recorded = history.roles(category)
     notes: list[str] = []
-    known = {each.pixels for each in feedback}
-    base = _base(splits, settings, recorded, known, notes, partial(progress, "comparing pixels"))
+    judged_pixels = {each.pixels for each in feedback}
+    base = _base(
+        splits, settings, recorded, judged_pixels, notes, partial(progress, "comparing pixels")
+    )
     judged, added = _judged(category, feedback, history, base, recorded, settings.bits)
     images = [*base.values(), *added]
     history.set_roles(category, {image.digest: image.role for image in images})
@@ -141,13 +143,13 @@ def _base(
     splits: Splits,
     settings: DataSettings,
     recorded: Mapping[str, Role],
-    known: Collection[str],
+    judged_pixels: Collection[str],
     notes: list[str],
     progress: Callable[[int, int], None],
 ) -> dict[str, DatasetImage]:
     """Return the images of the champion's dataset by digest.
 
-    known: digests of the images that people judged; a dataset that `write_feedback` wrote has
+    judged_pixels: digests of the images that people judged; a dataset of `write_feedback` has
     earlier ones of them, which are left to `_judged`.
     An image that would be both a test image and one that trained or set a threshold is left out of
     the test images, with a note.
@@ -163,7 +165,7 @@ def _base(
         digests = pool.map(lambda each: _digest(each[1].path, settings.bits), placed)
         for done, ((role, record), digest) in enumerate(zip(placed, digests, strict=True), 1):
             progress(done, len(placed))
-            if digest in known and is_added(record.path):
+            if digest in judged_pixels and is_added(record.path):
                 continue
             earlier = images[digest].role if digest in images else recorded.get(digest, role)
             if (earlier == "test") != (role == "test"):

@@ -179,10 +179,10 @@ class History:
                 f"verdict must be one of {', '.join(PERSON_VERDICTS)}; got {verdict!r}."
             )
         with self._connect() as database:
-            known = database.execute(
+            stored = database.execute(
                 "SELECT file FROM feedback WHERE category = ? AND pixels = ?", (category, pixels)
             ).fetchone()
-            file = known["file"] if known else f"{pixels}{suffix}"
+            file = stored["file"] if stored else f"{pixels}{suffix}"
             if not (self.images / file).is_file():
                 self._write(file, content)
             feedback = Feedback(pixels, file, storable(name), verdict, _now())

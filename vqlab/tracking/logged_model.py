@@ -27,7 +27,7 @@ from vqlab.tracking.pages import NOTE
 from vqlab.tracking.store import Client
 from vqlab.version import __version__
 
-with warnings.catch_warnings():  # MLflow warns about types of its own
+with warnings.catch_warnings():  # MLflow warns about its own type hints
     warnings.simplefilter("ignore", UserWarning)
     import mlflow.pyfunc
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,11 +21,6 @@ from vqlab.sweep import SweepResult, make_space, sweep
 from vqlab.tracking import Tracker, ui_command
 
 pytestmark = pytest.mark.slow
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-OFFLINE = (
-    "--no-sandbox --disable-gpu --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-quic"
-).split()
 PATIENCE = 60_000
 """Milliseconds."""
 SPACE = {
@@ -37,17 +31,6 @@ SPACE = {
     },
     "validations": 2,
 }
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install)")
-    if CHROMIUM is None:
-        pytest.skip("no chromium (apt-get install chromium)")
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=OFFLINE)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

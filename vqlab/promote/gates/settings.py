@@ -66,7 +66,7 @@ def gate_settings(
     for section in tree:
         if section != "gates":
             names = ", ".join(f"gates.{name}" for name in GateSettings.model_fields)
-            raise UserError(f"setting {section} does not exist here; known: {names}.")
+            raise UserError(f"setting {section} does not exist; choose one of {names}.")
     if not isinstance(tree.get("gates", {}), dict):
         raise UserError(f"setting gates must be a section; got {tree['gates']!r}.")
     options = {"metric": metric, "min_delta": min_delta}
