@@ -12,7 +12,7 @@ import optuna
 import pytest
 from typer.testing import CliRunner
 
-from vqlab.cli import app
+from vqlab.cli import load_commands
 from vqlab.errors import UserError
 from vqlab.sweep.study.deletion import delete_sweep, list_sweeps, runs_of
 from vqlab.sweep.study.storage import opened_storage, storage_address
@@ -46,9 +46,9 @@ def test_a_study_is_deleted_with_its_runs(tracker: Tracker) -> None:
     assert names(tracker) == [("both", 2, 2), ("one", 1, 1)]
     folders = [run.artifact(CHECKPOINT) for run in runs_of(tracker, "both")]
     arguments = ["studies", "delete", "both", "--mlruns", str(tracker.root)]
-    assert CliRunner().invoke(app, arguments, input="n\n").exit_code == 1
+    assert CliRunner().invoke(load_commands(), arguments, input="n\n").exit_code == 1
     assert len(names(tracker)) == 2
-    done = CliRunner().invoke(app, [*arguments, "--yes"])
+    done = CliRunner().invoke(load_commands(), [*arguments, "--yes"])
     assert done.exit_code == 0 and "deleted study both; runs deleted: 2" in done.output, done.output
     assert names(tracker) == [("one", 1, 1)] and [r.name for r in tracker.runs()] == ["one"]
     assert len(folders) == 2 and not any(folder.exists() for folder in folders)
