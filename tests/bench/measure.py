@@ -49,6 +49,8 @@ class Measured:
         return Measured(self.median / count, self.low / count, self.high / count, self.peak_mib)
 
     def __str__(self) -> str:
+        if self.low == self.high:
+            return f"{self.median:.4g}"
         return f"{self.median:.4g} ({self.low:.4g}–{self.high:.4g})"
 
 
