@@ -102,10 +102,34 @@ def interleave(
     return {name: Measured.of(values) for name, values in times.items()}
 
 
+class Clock:
+    """CPU-seconds of this process inside some functions, and how often they were called."""
+
+    def __init__(self) -> None:
+        self.seconds, self.calls, self._depth = 0.0, 0, 0
+
+    def around(self, owner: Any, name: str) -> None:
+        function: Callable[..., Any] = getattr(owner, name)
+
+        def timed(*arguments: Any, **named: Any) -> Any:
+            self.calls += 1
+            self._depth += 1
+            started = time.process_time()
+            try:
+                return function(*arguments, **named)
+            finally:
+                self._depth -= 1
+                if not self._depth:  # count nested calls once
+                    self.seconds += time.process_time() - started
+
+        setattr(owner, name, timed)
+
+
 def run_process(command: Sequence[str], **options: Any) -> tuple[float, float, float, str]:
     """Run a command; return its CPU-seconds and wall seconds, peak MiB and standard output.
 
-    Children that the command waited for count too. Peak memory is that of its largest process.
+    Children that the command waited for count too. Peak memory is that of its largest process, and
+    at least that of the caller: call it from a process that has not imported torch.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}
     started = time.monotonic()

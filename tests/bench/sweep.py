@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from measure import Measured, Row, Table, main, run_process
+from measure import Clock, Measured, Row, Table, main, run_process
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -31,29 +31,6 @@ Values = dict[str, float]
 def folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         yield Path(name)
-
-
-class Clock:
-    """CPU-seconds of this process inside some functions, and how often they were called."""
-
-    def __init__(self) -> None:
-        self.seconds, self.calls, self._depth = 0.0, 0, 0
-
-    def around(self, owner: Any, name: str) -> None:
-        function: Callable[..., Any] = getattr(owner, name)
-
-        def timed(*arguments: Any, **named: Any) -> Any:
-            self.calls += 1
-            self._depth += 1
-            started = time.process_time()
-            try:
-                return function(*arguments, **named)
-            finally:
-                self._depth -= 1
-                if not self._depth:  # count nested calls once
-                    self.seconds += time.process_time() - started
-
-        setattr(owner, name, timed)
 
 
 def tiny(place: Path, **training: Any) -> dict[str, Any]:
