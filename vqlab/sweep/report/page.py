@@ -192,6 +192,7 @@ def _division(figure: Any, name: str) -> str:
         margin={"t": 30, "b": 60, "l": 70, "r": 20} | figure.layout.margin.to_plotly_json(),
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
     )
+    figure.update_yaxes(title_standoff=12)  # else titles cover long labels of ticks
     chart = figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=_CONFIG)
     width = (figure.layout.meta or {}).get("min_width", 0)
     return f'<div><div style="min-width:{width}px">{chart}</div></div>'
