@@ -15,6 +15,8 @@ from vqlab.tracking import RunRecord, Tracker, matches_categories
 
 KINDS = ("train", "trial", "threshold")
 """Kinds of runs that have a model."""
+_EVALUATION = "vqlab.test_for_promotion"
+"""Tag of a run whose test evaluation is part of a promotion: `started` or `finished`."""
 _MAX_CANDIDATES = 8
 """Maximum number of candidates that an error lists."""
 
@@ -87,7 +89,9 @@ def _candidates(tracker: Tracker, category: str, metric: str) -> str:
 
 
 def _is_tested(record: RunRecord) -> bool:
-    return any(key.startswith("test/") for key in record.metrics)
+    """Return whether the run was evaluated on test, and no evaluation was interrupted."""
+    complete = record.tags.get(_EVALUATION) != "started"
+    return complete and any(key.startswith("test/") for key in record.metrics)
 
 
 def with_test_metrics(
@@ -98,6 +102,9 @@ def with_test_metrics(
         return record
     model = Model.load(record.checkpoint())
     config = model_config(model, data)
-    run = tracker.amend(record.run_id)
-    test_model(model, config, same_data(record, config, model), run, results)
+    splits = same_data(record, config, model)
+    run = tracker.amend(record.run_id, repeated=_EVALUATION in record.tags)
+    run.set_tags({_EVALUATION: "started"})
+    test_model(model, config, splits, run, results)
+    run.set_tags({_EVALUATION: "finished"})
     return tracker.find(record.run_id)

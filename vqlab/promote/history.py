@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vqlab.promote.comparison import champion_run
-from vqlab.tracking import PREVIOUS, Tracker, Version
+from vqlab.tracking import Tracker, Version
 
 State = Literal["champion", "previous", "former", "rolled back", "registered"]
 
@@ -46,29 +46,31 @@ def history(tracker: Tracker, category: str) -> list[VersionRecord]:
     versions = registry.versions(category)
     if not versions:
         raise registry.no_champion(category)
-    champion, previous = registry.by_alias(category), registry.by_alias(category, PREVIOUS)
     champions = registry.history(category)
-    return [_record(tracker, each, champion, previous, champions) for each in versions]
+    replaced = {_integer(version.tags.get("vqlab.replaced", "")) for version in versions}
+    return [_record(tracker, each, _state(each, champions, replaced)) for each in versions]
 
 
-def _record(
-    tracker: Tracker,
-    version: Version,
-    champion: Version | None,
-    previous: Version | None,
-    champions: list[int],
-) -> VersionRecord:
+def _state(version: Version, champions: list[int], replaced: set[int | None]) -> State:
+    """Return the state of a version. champions: in order; replaced: versions that a promotion
+    replaced."""
+    number = version.version
+    if champions[-1:] == [number]:
+        return "champion"
+    if champions[-2:-1] == [number]:
+        return "previous"
+    if number in champions:
+        return "former"
+    if "vqlab.rolled_back_at" in version.tags:
+        return "rolled back"
+    return "former" if number in replaced else "registered"
+
+
+def _record(tracker: Tracker, version: Version, state: State) -> VersionRecord:
     tags, number = version.tags, version.version
-    state: State = "registered"
-    if champion is not None and number == champion.version:
-        state = "champion"
-    elif previous is not None and number == previous.version:
-        state = "previous"
-    elif number in champions:
-        state = "former"
-    elif "vqlab.rolled_back_at" in tags:
-        state = "rolled back"
     run = tracker.get(version.run_id) or champion_run(tracker, version)
+    if state == "registered":  # its promotion was interrupted
+        tags = {}
     return VersionRecord(
         version=number,
         state=state,

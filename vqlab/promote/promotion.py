@@ -190,8 +190,5 @@ def _reason(
 
 def _registered(tracker: Tracker, record: RunRecord) -> Version:
     """Return the run's registered version; register one if there is none."""
-    for version in tracker.registry.versions(record.categories):
-        if version.run_id == record.run_id:
-            tracker.registry.checkpoint(version)
-            return version
-    return tracker.registry.register(record.run_id, CHECKPOINT, record.categories)
+    version = tracker.registry.registered(record.run_id, record.categories)
+    return version or tracker.registry.register(record.run_id, CHECKPOINT, record.categories)

@@ -36,13 +36,13 @@ def rollback(tracker: Tracker, category: str, to: int | None = None) -> Rollback
         registry.checkpoint(target)
     except UserError as error:
         raise UserError(f"version {target.version} of {category} cannot be used: {error}") from None
-    registry.set_champion(target, champion, back=True)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     rolled_back = {"at": now, "by": user_name(), "to": str(target.version)}
     registry.set_tags(
         champion, {f"vqlab.rolled_back_{key}": value for key, value in rolled_back.items()}
     )
     registry.set_tags(target, {"vqlab.restored_at": now})
+    registry.set_champion(target, champion, back=True)  # last: a killed rollback changes nothing
     reason = (
         f"version {target.version} is the champion of {category} again; it replaces version "
         f"{champion.version}."

@@ -69,6 +69,7 @@ def logged_model(
         if model.status != LoggedModelStatus.READY:
             client.delete_logged_model(model.model_id)
         elif model.tags.get(_SHA) == sha256:
+            _show_on_run(client, run, model)
             return model
     tags = {
         _SHA: sha256,
@@ -86,9 +87,17 @@ def logged_model(
         path = Path(folder) / "model"
         _save(path, model.model_id, run_id, checkpoint)
         client.log_model_artifacts(model.model_id, str(path))
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     add_metrics(client, model.model_id, run_id)
-    return client.finalize_logged_model(model.model_id, "READY")
+    model = client.finalize_logged_model(model.model_id, "READY")
+    _show_on_run(client, run, model)
+    return model
+
+
+def _show_on_run(client: Client, run: Any, model: LoggedModel) -> None:
+    """Show a model as an output of its run, unless it is shown already."""
+    outputs = run.outputs.model_outputs if run.outputs else []
+    if model.model_id not in {output.model_id for output in outputs}:
+        client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
 
 
 def _models_of(client: Client, run: Any) -> list[LoggedModel]:
@@ -149,11 +158,14 @@ def add_metrics(client: Client, model_id: str, run_id: str) -> None:
         client.log_batch(run_id, metrics=metrics[first : first + _METRICS_AT_ONCE])
 
 
-def add_version(client: Client, model: LoggedModel, name: str, version: str) -> None:
-    """Name a registered version on the page of its model, as `mlflow.register_model` does."""
-    versions = json.loads(model.tags.get(_VERSIONS, "[]"))
-    versions.append({"name": name, "version": int(version)})
-    client.set_logged_model_tags(model.model_id, {_VERSIONS: json.dumps(versions)})
+def show_version(client: Client, model_id: str, name: str, version: int | str) -> None:
+    """Show a registered version on the page of its model, as `mlflow.register_model` does, unless
+    it is shown already."""
+    versions = json.loads(client.get_logged_model(model_id).tags.get(_VERSIONS, "[]"))
+    entry = {"name": name, "version": int(version)}
+    if entry not in versions:
+        text = json.dumps([*versions, entry])
+        client.set_logged_model_tags(model_id, {_VERSIONS: text})
 
 
 def _description(name: str) -> str:

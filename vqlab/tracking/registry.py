@@ -74,7 +74,7 @@ class Registry:
 
         Aliases do not change. Raises UserError if the run has no such artifact.
         """
-        from vqlab.tracking.logged_model import add_version, logged_model  # slow to import
+        from vqlab.tracking.logged_model import logged_model, show_version  # slow to import
 
         file = self._file(run_id, checkpoint)
         sha256 = _sha256(file)
@@ -87,8 +87,23 @@ class Registry:
             registered.name, model.artifact_location, run_id, tags=all_tags,
             model_id=model.model_id,
         )  # fmt: skip
-        add_version(self._client, model, version.name, version.version)
+        show_version(self._client, model.model_id, version.name, version.version)
         return _version(_text(category), version)
+
+    def registered(self, run_id: str, category: Category) -> Version | None:
+        """Return the newest version of a run, complete: the process that registered it may have
+        been killed. None if there is none.
+
+        Raises UserError if its checkpoint is missing or differs from the registered one.
+        """
+        from vqlab.tracking.logged_model import show_version  # slow to import
+
+        version = next((v for v in self.versions(category) if v.run_id == run_id), None)
+        if version is not None:
+            self.checkpoint(version)
+            if _MODEL in version.tags:
+                show_version(self._client, version.tags[_MODEL], version.model, version.version)
+        return version
 
     def add_evaluation(self, run_id: str, evaluation: str) -> None:
         """Show the metrics of the run `evaluation` on the registered models of the run `run_id`."""
@@ -177,16 +192,19 @@ class Registry:
                 f"{present.version if present else 'none'}); promote again."
             )
         before = self._history(present)
-        if back and new.version in before[:-1]:
-            last = max(i for i, version in enumerate(before[:-1]) if version == new.version)
-            before = before[:last]
-        history = [*before, new.version]
-        self._client.set_registered_model_tag(model, _HISTORY, json.dumps(history))
+        shortens = back and new.version in before[:-1]
+        history = _until(before[:-1], new.version) if shortens else [*before, new.version]
+        # The alias `champion` decides. The stored list is never shorter than the history, since
+        # `_until` can restore the history from a longer one if the process is killed in between.
+        if not shortens:
+            self._client.set_registered_model_tag(model, _HISTORY, json.dumps(history))
         if len(history) > 1:
             self._client.set_registered_model_alias(model, PREVIOUS, str(history[-2]))
         elif self._by_alias(model, new.category, PREVIOUS):
             self._client.delete_registered_model_alias(model, PREVIOUS)
         self._client.set_registered_model_alias(model, CHAMPION, str(new.version))
+        if shortens:
+            self._client.set_registered_model_tag(model, _HISTORY, json.dumps(history))
 
     def history(self, category: Category) -> list[int]:
         """Return past and current champion versions in order, without rolled-back ones."""
@@ -198,7 +216,8 @@ class Registry:
         tags = self._client.get_registered_model(present.model).tags
         if _HISTORY in tags:  # without deleted versions
             there = {version.version for version in self.versions(present.category)}
-            return [number for number in json.loads(tags[_HISTORY]) if number in there]
+            listed = [number for number in json.loads(tags[_HISTORY]) if number in there]
+            return _until(listed, present.version)
         return self._history_of_tags(present)
 
     def _history_of_tags(self, present: Version) -> list[int]:
@@ -279,6 +298,12 @@ class Registry:
         """Return the categories with a champion, sorted."""
         models = self._client.search_registered_models(max_results=1000)
         return sorted(m.tags.get("vqlab.category", m.name) for m in models if CHAMPION in m.aliases)
+
+
+def _until(history: Sequence[int], version: int) -> list[int]:
+    """Return the history up to the last time that `version` became champion."""
+    indices = [i for i, number in enumerate(history) if number == version]
+    return [*history[: indices[-1] if indices else None], version]
 
 
 def model_name(category: Category) -> str:
