@@ -11,7 +11,7 @@ import pytest
 from tracked_runs import start
 from typer.testing import CliRunner
 
-from vqlab.cli import load_commands
+from vqlab.cli import app
 from vqlab.errors import UserError
 from vqlab.tracking import CHECKPOINT, Tracker
 from vqlab.tracking.deletion import delete_runs
@@ -26,15 +26,13 @@ def stored(tracker: Tracker, name: str) -> tuple[str, Path]:
 def test_runs_are_deleted_with_their_artifacts(tracker: Tracker) -> None:
     (first, folder), (_, kept) = stored(tracker, "a"), stored(tracker, "b")
     arguments = ["runs", "delete", first, "--mlruns", str(tracker.root)]
-    refused = CliRunner().invoke(load_commands(), arguments, input="n\n")
+    refused = CliRunner().invoke(app, arguments, input="n\n")
     assert refused.exit_code == 1 and (folder / CHECKPOINT).exists()
-    done = CliRunner().invoke(load_commands(), [*arguments, "--yes"])
+    done = CliRunner().invoke(app, [*arguments, "--yes"])
     assert done.exit_code == 0 and "runs deleted: 1" in done.output, done.output
     assert [run.name for run in tracker.runs()] == ["b"]
     assert not (folder / CHECKPOINT).exists() and (kept / CHECKPOINT).exists()
-    listed = CliRunner().invoke(
-        load_commands(), ["runs", "list", "--csv", "--mlruns", str(tracker.root)]
-    )
+    listed = CliRunner().invoke(app, ["runs", "list", "--csv", "--mlruns", str(tracker.root)])
     assert len(listed.output.splitlines()) == 2 and ",b," in listed.output
 
 
@@ -64,3 +62,34 @@ def test_a_killed_deletion_is_completed_by_the_next(tracker: Tracker) -> None:
     assert (folder / CHECKPOINT).exists()
     delete_runs(tracker, [tracker.find(second)])
     assert not (folder / CHECKPOINT).exists() and not (other / CHECKPOINT).exists()
+
+
+def test_runs_selected_by_filters_are_deleted(tracker: Tracker) -> None:
+    folders = []
+    for number, detector in enumerate(("vqvae", "vqvae", "vqflow")):
+        with start(tracker, f"r{number}", detector=detector, category="cable") as run:
+            run.log_metrics({"test/image_auroc": 0.5 + number / 10})
+            run.log_text("weights", CHECKPOINT)
+        folders.append(run.artifact_dir / CHECKPOINT)
+        if number == 0:
+            tracker.registry.register(run.id, CHECKPOINT, "cable")
+    running = start(tracker, "running", detector="vqvae", category="cable")
+
+    def delete(*words: str, answer: str = "") -> tuple[int, str]:
+        arguments = ["runs", "delete", *words, "--mlruns", str(tracker.root)]
+        result = CliRunner().invoke(app, arguments, input=answer)
+        return result.exit_code, f"{result.output}{result.exception}"
+
+    assert "got neither" in delete("--yes")[1] and "got neither" in delete("-c", "all", "-y")[1]
+    assert "got both" in delete("r1", "--detector", "vqvae", "--yes")[1]
+    assert "no run matches" in delete("--detector", "padim", "--yes")[1]
+    where = ("--detector", "vqvae", "-c", "cable")
+    code, printed = delete(*where, answer="n\n")
+    assert code == 1 and "to be deleted, with their artifacts: 1" in printed and "r1" in printed
+    assert "it is version 1 of vqlab-cable" in printed and "it is being written" in printed
+    assert len(tracker.runs()) == 4
+    code, printed = delete(*where, "--where", "test/image_auroc<0.7", "--yes")
+    assert code == 0 and "runs deleted: 1" in printed
+    assert sorted(run.name for run in tracker.runs()) == ["r0", "r2", "running"]
+    assert [folder.exists() for folder in folders] == [True, False, True]
+    running.finish()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vqlab.cli import app
-from vqlab.cli.options import Category, Tracking, Where
+from vqlab.cli.options import AsCsv, AsJson, Category, Detector, Study, Tracking, Where
+from vqlab.cli.rows import print_rows, require_one_format
 
 if TYPE_CHECKING:
     from vqlab.cli.leaderboard_table import Board
@@ -29,12 +27,12 @@ def leaderboard(
             "metric that a run has."
         ),
     ] = None,
-    detector: Annotated[str | None, typer.Option(help="Detector, e.g. vqvae.")] = None,
-    study: Annotated[str | None, typer.Option(help="Name of a study.")] = None,
+    detector: Detector = None,
+    study: Study = None,
     where: Where = None,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of rows.")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print the rows as CSV.")] = False,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
     """List the runs measured on test, best first, with the no-learning baseline.
@@ -43,12 +41,10 @@ def leaderboard(
     """
     from vqlab.cli.leaderboard_table import make_board, seeds_table
     from vqlab.cli.progress import out
-    from vqlab.errors import UserError
-    from vqlab.tracking import Tracker
+    from vqlab.tracking import TESTED_CHARTS, Tracker
     from vqlab.tracking.run_filter import Condition, RunFilter
 
-    if as_json and as_csv:
-        raise UserError("--json and --csv are mutually exclusive; omit one.")
+    require_one_format(as_json, as_csv)
     tracker = Tracker.open(mlruns, create=False, write=False)
     category = None if category == "all" else category
     every = tracker.runs()
@@ -59,9 +55,10 @@ def leaderboard(
     runs = chosen.select(_measured(every, category, metric))
     board = make_board(runs[:limit], len(runs), metric, _champions(tracker, runs))
     if as_json:
-        typer.echo(json.dumps(board_rows(board), indent=2))
+        print_rows(board_rows(board), (), as_csv=False)
     elif as_csv:
-        typer.echo(_csv(board_rows(board)), nl=False)
+        rows = _flat(board_rows(board))
+        print_rows(rows, list(dict.fromkeys(key for row in rows for key in row)), as_csv=True)
     elif not runs:
         out.print(
             "no run has been measured on test yet; use `vqlab train` or `vqlab sweep` with a "
@@ -72,6 +69,11 @@ def leaderboard(
         seeds = seeds_table(runs)
         if seeds is not None:
             out.print(seeds)
+        for experiment in sorted({row.run.experiment for row in board.rows}):
+            pages = tracker.pages(experiment)
+            if pages.has_view(TESTED_CHARTS):
+                link = pages.link(pages.charts(TESTED_CHARTS))
+                out.print(f"{experiment} in MLflow: {link}")
 
 
 def _default_metric(every: Sequence[RunRecord], category: str | None) -> str:
@@ -152,14 +154,9 @@ def board_rows(board: Board) -> list[dict[str, Any]]:
     ]
 
 
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    """Format one line per run, with metrics and settings as columns."""
+def _flat(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows with metrics and settings as columns."""
     flat = [{**row, **row["metrics"], **row["settings"]} for row in rows]
     for row in flat:
         del row["metrics"], row["settings"]
-    text = io.StringIO()
-    names = list(dict.fromkeys(key for row in flat for key in row))
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return text.getvalue()
+    return flat

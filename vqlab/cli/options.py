@@ -66,6 +66,16 @@ Where = Annotated[
         "--where", "-w", help="Limit on a metric, e.g. 'test/image_auroc>=0.9'; may be repeated."
     ),
 ]
+Detector = Annotated[str | None, typer.Option(help="Detector, e.g. vqvae.")]
+Status = Annotated[str | None, typer.Option(help="RUNNING, FINISHED, FAILED or KILLED.")]
+Kind = Annotated[
+    str | None,
+    typer.Option(help="train, trial, threshold, evaluate, study, comparison or correlate."),
+]
+Study = Annotated[str | None, typer.Option(help="Name of a study.")]
+OlderThan = Annotated[str | None, typer.Option(help="Age, e.g. 12h, 7d or 2w.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="Print the rows as CSV.")]
 RUN = "run ID, unique ID prefix or name"
 Tracking = Annotated[
     Path, typer.Option("--mlruns", help="Folder of runs and studies.", envvar="VQLAB_MLRUNS")

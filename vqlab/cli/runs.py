@@ -2,94 +2,145 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vqlab.cli import app
-from vqlab.cli.options import RUN, Category, Tracking, Where
+from vqlab.cli.options import (
+    RUN,
+    AsCsv,
+    AsJson,
+    Category,
+    Detector,
+    Kind,
+    OlderThan,
+    Status,
+    Study,
+    Tracking,
+    Where,
+)
+from vqlab.cli.rows import print_rows, require_one_format
+from vqlab.errors import UserError
 
 if TYPE_CHECKING:
-    from vqlab.tracking import RunRecord
+    from vqlab.tracking import RunRecord, Tracker
+    from vqlab.tracking.run_filter import RunFilter
 
 runs_app = typer.Typer(no_args_is_help=True, help="List and delete runs.")
 app.add_typer(runs_app, name="runs")
+_NOTHING = "no run matches."
 
 
 @runs_app.command("list", short_help="List runs, newest first.")
 def list_runs(
     category: Category = None,
-    detector: Annotated[str | None, typer.Option(help="Detector, e.g. vqvae.")] = None,
-    status: Annotated[str | None, typer.Option(help="RUNNING, FINISHED, FAILED or KILLED.")] = None,
-    kind: Annotated[
-        str | None, typer.Option(help="train, trial, evaluate, study or comparison.")
-    ] = None,
-    study: Annotated[str | None, typer.Option(help="Name of a study.")] = None,
-    older_than: Annotated[str | None, typer.Option(help="Age, e.g. 12h, 7d or 2w.")] = None,
+    detector: Detector = None,
+    status: Status = None,
+    kind: Kind = None,
+    study: Study = None,
+    older_than: OlderThan = None,
     where: Where = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the runs as JSON.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print the runs as CSV.")] = False,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
     """List runs, newest first."""
     from vqlab.cli.progress import out
-    from vqlab.errors import UserError
     from vqlab.tracking import Tracker
+
+    require_one_format(as_json, as_csv)
+    chosen = run_filter(category, detector, status, kind, study, older_than, where)
+    runs = chosen.select(Tracker.open(mlruns, create=False, write=False).runs())
+    if as_json or as_csv:
+        print_rows([run_row(run) for run in runs], _COLUMNS, as_csv)
+    else:
+        print_runs(runs, f"runs: {len(runs)}")
+        if not runs:
+            out.print(_NOTHING)
+
+
+@runs_app.command("delete", short_help="Delete runs with their artifacts.", no_args_is_help=True)
+def delete(
+    references: Annotated[
+        list[str] | None, typer.Argument(help=f"Runs to delete ({RUN}), or use the filters.")
+    ] = None,
+    category: Category = None,
+    detector: Detector = None,
+    status: Status = None,
+    kind: Kind = None,
+    study: Study = None,
+    older_than: OlderThan = None,
+    where: Where = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
+    mlruns: Tracking = Path("mlruns"),
+) -> None:
+    """List runs, ask, and delete them with their artifacts and checkpoints.
+
+    The filters are those of `runs list`. A run of a registered version, such as a champion, and a
+    run that is being written are never deleted.
+    """
+    from vqlab.cli.progress import out
+    from vqlab.tracking import Tracker
+    from vqlab.tracking.deletion import delete_runs, require_deletable
+
+    chosen = run_filter(category, detector, status, kind, study, older_than, where)
+    if bool(references) != chosen.empty:
+        got = "both" if references else "neither"
+        raise UserError(f"runs to delete must be named, or selected by filters; got {got}.")
+    tracker = Tracker.open(mlruns, create=False)
+    runs = list({run.run_id: run for run in map(tracker.find, references or ())}.values())
+    require_deletable(tracker, runs)
+    runs = runs or _select(tracker, chosen)
+    if not runs:
+        out.print("nothing was deleted.")
+        return
+    print_runs(runs, f"to be deleted, with their artifacts: {len(runs)}")
+    if not yes and not typer.confirm("Delete?", default=False):
+        out.print("nothing was deleted.")
+        raise typer.Exit(1)
+    delete_runs(tracker, runs)
+    out.print(f"runs deleted: {len(runs)}")
+
+
+def _select(tracker: Tracker, chosen: RunFilter) -> list[RunRecord]:
+    """Return the selected runs that may be deleted; print why others may not."""
+    from vqlab.cli.progress import out
+    from vqlab.tracking.deletion import not_deletable
+
+    selected = chosen.select(tracker.runs())
+    if not selected:
+        out.print(_NOTHING)
+    reasons = not_deletable(tracker, selected)
+    for run in selected:
+        if run.run_id in reasons:
+            out.print(f"not deleted: run {run.short}; {reasons[run.run_id]}.")
+    return [run for run in selected if run.run_id not in reasons]
+
+
+def run_filter(
+    category: str | None,
+    detector: str | None,
+    status: str | None,
+    kind: str | None,
+    study: str | None,
+    older_than: str | None,
+    where: Sequence[str] | None,
+) -> RunFilter:
+    """Return the filter of the options. Raises UserError for an invalid one."""
     from vqlab.tracking.run_filter import Condition, RunFilter, parse_age
 
-    if as_json and as_csv:
-        raise UserError("--json and --csv are mutually exclusive; omit one.")
-    chosen = RunFilter(
+    return RunFilter(
         category=None if category == "all" else category,
         detector=detector,
         status=status,
         kind=kind,
         study=study,
         older_than=None if older_than is None else parse_age(older_than),
-        conditions=[Condition.parse(text) for text in where or ()],
+        conditions=tuple(Condition.parse(text) for text in where or ()),
     )
-    runs = chosen.select(Tracker.open(mlruns, create=False, write=False).runs())
-    if as_json:
-        typer.echo(json.dumps([run_row(run) for run in runs], indent=2))
-    elif as_csv:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(run_row(run) for run in runs)
-        typer.echo(text.getvalue(), nl=False)
-    else:
-        print_runs(runs, f"runs: {len(runs)}")
-        if not runs:
-            out.print("no run matches.")
-
-
-@runs_app.command("delete", short_help="Delete runs with their artifacts.")
-def delete(
-    references: Annotated[list[str], typer.Argument(help=f"Runs to delete ({RUN}).")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
-    mlruns: Tracking = Path("mlruns"),
-) -> None:
-    """List runs, ask, and delete them with their artifacts.
-
-    A run of a registered version, and a run that is being written, is never deleted.
-    """
-    from vqlab.cli.progress import out
-    from vqlab.tracking import Tracker
-    from vqlab.tracking.deletion import delete_runs, require_deletable
-
-    tracker = Tracker.open(mlruns, create=False)
-    runs = list({run.run_id: run for run in map(tracker.find, references)}.values())
-    require_deletable(tracker, runs)
-    print_runs(runs, "to be deleted, with their artifacts")
-    if not yes and not typer.confirm("Delete?", default=False):
-        out.print("nothing was deleted.")
-        raise typer.Exit(1)
-    delete_runs(tracker, runs)
-    out.print(f"runs deleted: {len(runs)}")
 
 
 _COLUMNS = ("run_id", "name", "category", "detector", "kind", "status", "started", "seconds")

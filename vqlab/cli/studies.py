@@ -2,48 +2,92 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vqlab.cli import app
-from vqlab.cli.options import Tracking
+from vqlab.cli.options import AsCsv, AsJson, Category, Detector, OlderThan, Status, Tracking
+from vqlab.cli.rows import print_rows, require_one_format
+
+if TYPE_CHECKING:
+    from vqlab.sweep.study.deletion import StoredSweep
+    from vqlab.tracking import RunRecord
 
 studies_app = typer.Typer(no_args_is_help=True, help="List and delete studies.")
 app.add_typer(studies_app, name="studies")
+_COLUMNS = ("name", "category", "detector", "status", "studies", "trials", "started")
 
 
 @studies_app.command("list", short_help="List studies, newest first.")
 def list_studies(
-    as_json: Annotated[bool, typer.Option("--json", help="Print the studies as JSON.")] = False,
+    category: Category = None,
+    detector: Detector = None,
+    status: Status = None,
+    older_than: OlderThan = None,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
-    """List studies, newest first."""
+    """List studies, newest first.
+
+    Status: FINISHED when the target number of trials is reached; KILLED: interrupted.
+    """
     from vqlab.cli.dashboard import store_address
-    from vqlab.cli.fit_width import Column, from_columns
-    from vqlab.cli.progress import out
+    from vqlab.cli.runs import run_filter
     from vqlab.sweep.study.deletion import list_sweeps
     from vqlab.sweep.study.storage import opened_storage, storage_address
+    from vqlab.tracking import Tracker
 
+    require_one_format(as_json, as_csv)
+    chosen = run_filter(category, detector, status, None, None, older_than, None)
     store_address(mlruns)  # raises UserError if there is no store
     with opened_storage(storage_address(mlruns)) as storage:
         sweeps = list_sweeps(storage)
-    starts = ["" if s.start is None else s.start.isoformat(timespec="seconds") for s in sweeps]
-    if as_json:
-        rows = [
-            {"name": sweep.name, "studies": sweep.studies, "trials": sweep.trials, "started": start}
-            for sweep, start in zip(sweeps, starts, strict=True)
-        ]
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    columns = [
-        (Column("study", text=True, unbroken=True), [sweep.name for sweep in sweeps]),
-        (Column("trials"), [str(sweep.trials) for sweep in sweeps]),
-        (Column("started", text=True), [start[:16].replace("T", " ") for start in starts]),
+    tracker = Tracker.open(mlruns, create=False, write=False)
+    runs = {run.tags.get("vqlab.study", ""): run for run in tracker.runs(kinds=["study"])}
+    selected = {run.run_id for run in chosen.select(runs.values())}
+    rows = [
+        _row(sweep, run)
+        for sweep in sweeps
+        for run in [runs.get(sweep.name)]
+        if (chosen.empty if run is None else run.run_id in selected)
     ]
-    out.print(from_columns(f"studies: {len(sweeps)}", columns))
+    if as_csv:
+        print_rows([{**row, "studies": " ".join(row["studies"])} for row in rows], _COLUMNS, True)
+    elif as_json:
+        print_rows(rows, _COLUMNS, as_csv=False)
+    else:
+        _print_table(rows)
+
+
+def _row(sweep: StoredSweep, run: RunRecord | None) -> dict[str, Any]:
+    """Return a study as JSON values. run: its own run, None if it was deleted."""
+    tags = run.tags if run else {}
+    start = "" if sweep.start is None else sweep.start.isoformat(timespec="seconds")
+    values = (
+        sweep.name, tags.get("vqlab.category", ""), tags.get("vqlab.detector", ""),
+        run.status if run else "", sweep.studies, sweep.trials, start,
+    )  # fmt: skip
+    return dict(zip(_COLUMNS, values, strict=True))
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from vqlab.cli.fit_width import Column, from_columns
+    from vqlab.cli.progress import out
+
+    shown = (
+        (Column("study", text=True, unbroken=True), "name"),
+        (Column("category", text=True, rank=2), "category"),
+        (Column("detector", text=True, rank=3), "detector"),
+        (Column("status", text=True, rank=1), "status"),
+        (Column("trials"), "trials"),
+    )
+    columns = [(column, [str(row[name]) for row in rows]) for column, name in shown]
+    starts = [row["started"][:16].replace("T", " ") for row in rows]
+    columns.append((Column("started", text=True), starts))
+    out.print(from_columns(f"studies: {len(rows)}", columns))
 
 
 @studies_app.command("delete", short_help="Delete a study with its runs.")

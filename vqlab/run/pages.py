@@ -5,7 +5,7 @@ from __future__ import annotations
 from vqlab.data import Splits
 from vqlab.metrics import PRIMARY
 from vqlab.run.test_set import example_pictures
-from vqlab.tracking import Tracker
+from vqlab.tracking import TESTED_CHARTS, TESTED_TABLE, Tracker
 from vqlab.tracking.views import (
     DURATION,
     Runs,
@@ -22,8 +22,6 @@ TEST_METRICS = (*(f"test/{name}" for name in PRIMARY), "test/escape_rate")
 """Metrics in comparisons of tested runs."""
 PICTURES = 8
 """Maximum number of test pictures in a view."""
-TABLE, CHARTS = "tested-runs-table", "tested-runs-charts"
-"""Keys of the two views."""
 
 
 def show_experiment(tracker: Tracker, splits: Splits, experiment: str) -> None:
@@ -45,7 +43,7 @@ def show_experiment(tracker: Tracker, splits: Splits, experiment: str) -> None:
         pictures("Test pictures", list(example_pictures(splits))[:PICTURES]),
     ]
     views = {
-        TABLE: table_view("Tested runs", columns, runs),
-        CHARTS: chart_view("Tested runs: charts and pictures", charts, runs, columns),
+        TESTED_TABLE: table_view("Tested runs", columns, runs),
+        TESTED_CHARTS: chart_view("Tested runs: charts and pictures", charts, runs, columns),
     }
     tracker.pages(experiment).save(views)

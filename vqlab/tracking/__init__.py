@@ -12,7 +12,13 @@ from vqlab.tracking.environment import (  # isort: split
 
 from vqlab.tracking.categories import category_tags, matches_categories
 from vqlab.tracking.liveness import owner_is_gone, owner_tags
-from vqlab.tracking.pages import NOTE, ExperimentPages, picture_address
+from vqlab.tracking.pages import (
+    NOTE,
+    TESTED_CHARTS,
+    TESTED_TABLE,
+    ExperimentPages,
+    picture_address,
+)
 from vqlab.tracking.record import RunRecord
 from vqlab.tracking.registry import CHAMPION, PREVIOUS, Champion, Registry, Version, model_name
 from vqlab.tracking.run import CHECKPOINT, CONFIG, Run, Terminated
@@ -27,6 +33,8 @@ __all__ = [
     "MLFLOW_DEFAULTS",
     "NOTE",
     "PREVIOUS",
+    "TESTED_CHARTS",
+    "TESTED_TABLE",
     "Champion",
     "ExperimentPages",
     "Registry",

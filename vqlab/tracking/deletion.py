@@ -8,9 +8,10 @@ deletes the artifacts that remain.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from mlflow.entities import ViewType
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from vqlab.errors import UserError
@@ -21,19 +22,38 @@ from vqlab.tracking.tracker import Tracker
 _TAG = "vqlab.deleted_with_artifacts"
 
 
+def not_deletable(tracker: Tracker, runs: Sequence[RunRecord]) -> dict[str, str]:
+    """Return why runs must not be deleted, by run ID: they are being written, or have a registered
+    version."""
+    versions: dict[str, list[str]] = {}
+    for version in _versions(tracker, runs):
+        name = f"version {version.version} of {version.name}"
+        versions.setdefault(version.run_id, []).append(name)
+    reasons = {run_id: f"it is {', '.join(names)}" for run_id, names in versions.items()}
+    writing = {run.run_id: "it is being written" for run in runs if run.status == "RUNNING"}
+    return {**reasons, **writing}
+
+
+def _versions(tracker: Tracker, runs: Sequence[RunRecord]) -> Iterator[ModelVersion]:
+    """Return the registered versions of runs."""
+    ids, token = {run.run_id for run in runs}, None
+    while ids:
+        page = tracker._client.search_model_versions(max_results=1000, page_token=token)
+        yield from (version for version in page if version.run_id in ids)
+        token = page.token
+        if not token:
+            return
+
+
 def require_deletable(tracker: Tracker, runs: Sequence[RunRecord]) -> None:
     """Raise UserError if a run is being written, or has a registered version."""
+    reasons = not_deletable(tracker, runs)
     for run in runs:
-        if run.status == "RUNNING":
-            raise UserError(f"run {run.short} is being written; end it before deleting it.")
-        query = f"run_id = '{run.run_id}'"
-        versions = tracker._client.search_model_versions(query, max_results=1000)
-        if versions:
-            named = ", ".join(f"version {each.version} of {each.name}" for each in versions)
-            raise UserError(
-                f"run {run.short} must not be deleted: it is {named}; delete the version in the "
-                "MLflow UI first, if no rollback to it is needed."
-            )
+        if run.run_id in reasons:
+            what = "end it" if run.status == "RUNNING" else (
+                "delete the version in the MLflow UI first, if no rollback to it is needed"
+            )  # fmt: skip
+            raise UserError(f"run {run.short} must not be deleted: {reasons[run.run_id]}; {what}.")
 
 
 def delete_runs(tracker: Tracker, runs: Sequence[RunRecord]) -> None:

@@ -24,6 +24,10 @@ _WRITTEN = "mlflow.vqlab.note"
 that begin so."""
 
 
+TESTED_TABLE, TESTED_CHARTS = "tested-runs-table", "tested-runs-charts"
+"""Keys of the views of an experiment's runs that were measured on test."""
+
+
 def route(path: str, **query: str) -> str:
     """The address of a page, relative to the server: `#/path?workflowType=machine_learning&…`."""
     return f"#/{path}?{urlencode({**WORKFLOW, **query})}"
@@ -70,6 +74,10 @@ class ExperimentPages:
     def _view(self, key: str, mode: str) -> str:
         path = f"experiments/{self._id}/runs"
         return route(path, viewStateShareKey=key, compareRunsMode=mode)
+
+    def has_view(self, key: str) -> bool:
+        """Return whether the view `key` is stored."""
+        return TAG + key in self._tags()
 
     def save(self, views: Mapping[str, View]) -> None:
         """Store views under keys of `[\\w-]`; existing identical views are kept."""

@@ -13,7 +13,7 @@ from vqlab.tracking.categories import matches_categories
 from vqlab.tracking.record import RunRecord
 
 STATUSES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
-KINDS = ("train", "trial", "evaluate", "study", "comparison")
+KINDS = ("train", "trial", "threshold", "evaluate", "study", "comparison", "correlate")
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt,
 }  # fmt: skip
@@ -63,6 +63,11 @@ class RunFilter:
     """Of the start of the run."""
     conditions: Sequence[Condition] = field(default_factory=tuple)
 
+    @property
+    def empty(self) -> bool:
+        """Whether every run is selected."""
+        return self == RunFilter()
+
     def __post_init__(self) -> None:
         for name, value, choices in (
             ("status", self.status, STATUSES), ("kind", self.kind, KINDS),
@@ -81,13 +86,17 @@ class RunFilter:
         tags = run.tags
         return (
             (self.category is None or self._is_of(run))
-            and self.detector in (None, tags.get("vqlab.detector"))
+            and (self.detector is None or self._detects(tags.get("vqlab.detector", "")))
             and self.status in (None, run.status)
             and self.kind in (None, tags.get("vqlab.kind"))
             and self.study in (None, tags.get("vqlab.study"))
             and (self.older_than is None or now - run.start > self.older_than)
             and all(condition.holds(run) for condition in self.conditions)
         )
+
+    def _detects(self, detectors: str) -> bool:
+        """Return whether the detector is among those of a run; a study may have several."""
+        return self.detector in (detectors, *detectors.split("+"))
 
     def _is_of(self, run: RunRecord) -> bool:
         assert self.category is not None

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from typer.testing import CliRunner
 
-from vqlab.cli import load_commands
+from vqlab.cli import app
 from vqlab.errors import UserError
 from vqlab.sweep.study.deletion import delete_sweep, list_sweeps, runs_of
 from vqlab.sweep.study.storage import opened_storage, storage_address
@@ -42,13 +44,52 @@ def names(tracker: Tracker) -> list[tuple[str, int, int]]:
     return sorted(found)
 
 
+def test_studies_are_listed_by_category_detector_and_status(tracker: Tracker) -> None:
+    for name, category, detector, status in (
+        ("one", "cable", "vqvae", "KILLED"), ("both", "nut", "vqvae+vqflow", "FINISHED"),
+    ):  # fmt: skip
+        tags = {
+            "vqlab.study": name, "vqlab.kind": "study", "vqlab.category": category,
+            "vqlab.detector": detector,
+        }  # fmt: skip
+        tracker.start(experiment=category, name=name, tags=tags).finish(status)
+
+    def listed(*words: str) -> list[dict[str, Any]]:
+        arguments = ["studies", "list", *words, "--json", "--mlruns", str(tracker.root)]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.exception
+        rows: list[dict[str, Any]] = json.loads(result.output)
+        return rows
+
+    def chosen(*words: str) -> list[str]:
+        return sorted(row["name"] for row in listed(*words))
+
+    assert chosen() == ["both", "one"] and chosen("--older-than", "1h") == []
+    assert chosen("-c", "nut") == ["both"] == chosen("--detector", "vqflow")
+    assert chosen("--detector", "vqvae") == ["both", "one"]
+    assert chosen("--status", "KILLED", "--detector", "vqvae") == ["one"]
+    (both,) = listed("-c", "nut")
+    del both["started"]
+    assert both == {
+        "name": "both", "category": "nut", "detector": "vqvae+vqflow", "status": "FINISHED",
+        "studies": ["both-vqvae", "both-vqflow"], "trials": 2,
+    }  # fmt: skip
+    arguments = ["studies", "list", "-c", "nut", "--mlruns", str(tracker.root)]
+    header, row = CliRunner().invoke(app, [*arguments, "--csv"]).output.splitlines()
+    assert header == "name,category,detector,status,studies,trials,started"
+    assert row.startswith("both,nut,vqvae+vqflow,FINISHED,both-vqvae both-vqflow,2,")
+    assert "FINISHED" in CliRunner().invoke(app, arguments).output
+    refused = CliRunner().invoke(app, [*arguments, "--csv", "--json"])
+    assert "mutually exclusive" in str(refused.exception)
+
+
 def test_a_study_is_deleted_with_its_runs(tracker: Tracker) -> None:
     assert names(tracker) == [("both", 2, 2), ("one", 1, 1)]
     folders = [run.artifact(CHECKPOINT) for run in runs_of(tracker, "both")]
     arguments = ["studies", "delete", "both", "--mlruns", str(tracker.root)]
-    assert CliRunner().invoke(load_commands(), arguments, input="n\n").exit_code == 1
+    assert CliRunner().invoke(app, arguments, input="n\n").exit_code == 1
     assert len(names(tracker)) == 2
-    done = CliRunner().invoke(load_commands(), [*arguments, "--yes"])
+    done = CliRunner().invoke(app, [*arguments, "--yes"])
     assert done.exit_code == 0 and "deleted study both; runs deleted: 2" in done.output, done.output
     assert names(tracker) == [("one", 1, 1)] and [r.name for r in tracker.runs()] == ["one"]
     assert len(folders) == 2 and not any(folder.exists() for folder in folders)
