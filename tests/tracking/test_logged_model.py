@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -20,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mlflow_server import free_port, serving
 from PIL import Image
 from tiny_set import tiny_recipe, write_tiny_set
 from tracked_runs import start
@@ -195,35 +193,15 @@ def test_a_moved_store_still_has_its_models(tracker: Tracker, tmp_path: Path) ->
 @pytest.fixture
 def server(trained: str, store: Tracker, tmp_path: Path) -> Iterator[str]:
     """`mlflow models serve` in its own process group; its address."""
-    with contextlib.closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [
         sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/vqlab-part@champion",
         "--env-manager", "local", "-h", "127.0.0.1", "-p", str(port), "-w", "1",
     ]  # fmt: skip
     environ = environment(store)
     environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environ['PATH']}"
-    log = (tmp_path / "server.log").open("w")
-    with (
-        log,
-        subprocess.Popen(
-            command, env=environ, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
-        ) as process,
-    ):
-        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 180
-        try:
-            while True:
-                with contextlib.suppress(OSError):
-                    urllib.request.urlopen(f"{address}/ping", timeout=5).close()
-                    break
-                assert process.poll() is None and time.monotonic() < deadline, (
-                    tmp_path / "server.log"
-                ).read_text()
-                time.sleep(0.2)
-            yield address
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
+    with serving(command, environ, port, tmp_path / "server.log", "ping") as address:
+        yield address
 
 
 @pytest.mark.slow

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import socket
-import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow_server import free_port, serving
 from tiny_set import tiny_recipe
 
 from vqlab.run import TEST_METRICS
@@ -47,33 +41,19 @@ def result(
     browser: Any, root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SweepResult]:
     """A small sweep, shown by the server that `vqlab ui` starts at another port than usual."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     arguments, environment = ui_command(store.root, port=port)
-    log = (store.root / "log").open("w+")
-    process = subprocess.Popen(
-        arguments, env=environment, stdout=log, stderr=log, start_new_session=True
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("VQLAB_UI", address)
-            results = tmp_path_factory.mktemp("results")
-            swept = sweep(
-                tiny_recipe(root), make_space(SPACE), store, trials=2, test=[0, 1], results=results
-            )
-        for _ in range(240):
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health"):
-                break
-            assert process.poll() is None, (store.root / "log").read_text()
-            time.sleep(0.5)
+    with (
+        serving(arguments, environment, port, store.root / "log") as address,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("VQLAB_UI", address)
+        results = tmp_path_factory.mktemp("results")
+        swept = sweep(
+            tiny_recipe(root), make_space(SPACE), store, trials=2, test=[0, 1], results=results
+        )
         assert swept.link.startswith(address) and swept.charts_link.startswith(address)
         yield swept
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        log.close()
 
 
 def in_model_training_mode(page: Any) -> bool:

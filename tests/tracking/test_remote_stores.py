@@ -1,0 +1,130 @@
+"""The life of a model on PostgreSQL, and on an MLflow server that stores the artifacts."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow_server import free_port, serving
+from postgres_server import NoPostgres, postgres_server
+from tiny_set import tiny_recipe
+from typer.testing import CliRunner
+
+from vqlab.cli import app
+from vqlab.promote.reproduce import score_images
+from vqlab.run import resolve, run
+from vqlab.tracking import Tracker
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("blank_figures")]
+LOAD = """
+import base64, json, sys
+import mlflow, pandas
+images = pandas.DataFrame({"image": [base64.b64decode(line) for line in sys.stdin]})
+print(json.dumps(mlflow.pyfunc.load_model(sys.argv[1]).predict(images).to_dict("records")))
+"""
+
+
+@contextlib.contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    """Start `mlflow server`, which stores the artifacts, too; yield its address."""
+    port = free_port()
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
+        "--backend-store-uri", f"sqlite:///{folder / 'server.db'}",
+        "--artifacts-destination", str(folder / "artifacts"), "--workers", "1",
+    ]  # fmt: skip
+    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with serving(command, {**os.environ, **settings}, port, folder / "server.log") as address:
+        yield address
+
+
+@pytest.fixture(scope="module", params=["postgresql", "server"])
+def address(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    try:
+        folder = tmp_path_factory.mktemp("server")
+        postgres = request.param == "postgresql"
+        with postgres_server() if postgres else mlflow_server(folder) as started:
+            yield started
+    except NoPostgres as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture
+def mlruns(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The local folder; runs are in the store of MLFLOW_TRACKING_URI."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setattr("vqlab.promote.reproduce.score_in_fresh_process", score_images)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "mlruns"
+
+
+def call(mlruns: Path, *words: str, status: int = 0) -> str:
+    result = CliRunner().invoke(app, [*words, "--mlruns", str(mlruns)])
+    assert result.exit_code == status, (words, result.output, result.exception)
+    return result.output
+
+
+def served(uri: str, files: list[Path], folder: Path) -> list[dict[str, Any]]:
+    """Predict the bytes of image files by the MLflow model in a fresh process."""
+    process = subprocess.run(
+        [sys.executable, "-c", LOAD, uri], cwd=folder, capture_output=True, text=True,
+        input="\n".join(base64.b64encode(file.read_bytes()).decode() for file in files),
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    rows: list[dict[str, Any]] = json.loads(process.stdout)
+    return rows
+
+
+def test_promote_load_list_delete_and_roll_back(mlruns: Path, root: Path) -> None:
+    tracker = Tracker.open(mlruns)
+    recipe = {**tiny_recipe(root, epochs=0), "detector": {"name": "mean_image"}}
+    for name in ("first", "second", "third"):
+        run(resolve(recipe), tracker, name=name, results=mlruns.parent / "results")
+    call(mlruns, "promote", "-c", "part", "--run", "first")
+    call(mlruns, "promote", "-c", "part", "--run", "second", "--force")
+    assert "already the champion" in call(mlruns, "promote", "-c", "part", "--run", "second")
+    versions = json.loads(call(mlruns, "history", "part", "--json"))
+    assert [(v["version"], v["state"]) for v in versions] == [(2, "champion"), (1, "previous")]
+
+    files = sorted((root / "part" / "test").glob("*/*.png"))[::3]
+    rows = served("models:/vqlab-part@champion", files, mlruns.parent)
+    paths = list(map(str, files))
+    call(mlruns, "predict", "-m", "champion", "-c", "part", "-o", str(mlruns / "p"), *paths)
+    lines = (mlruns / "p" / "scores.jsonl").read_text().splitlines()
+    predicted = [json.loads(line) for line in lines]
+    assert [(r["score"], r["verdict"]) for r in rows] == [
+        (p["score"], p["verdict"]) for p in predicted
+    ]
+
+    board = json.loads(call(mlruns, "leaderboard", "--json"))
+    assert {row["name"]: row["champion"] for row in board} == {
+        "first": False, "second": True, "third": False,
+    }  # fmt: skip
+    assert (
+        board[0]["metrics"]["test/image_auroc"] == tracker.find("first").metrics["test/image_auroc"]
+    )
+    listed = json.loads(call(mlruns, "runs", "list", "--json", "--where", "test/image_auroc>=0"))
+    assert [row["name"] for row in listed] == ["third", "second", "first"]
+    third = tracker.find("third")
+    printed = call(mlruns, "runs", "delete", "--detector", "mean_image", "--yes")
+    assert "runs deleted: 1" in printed and "version 2 of vqlab-part" in printed
+    assert [record.name for record in tracker.runs()] == ["second", "first"]
+    assert not tracker._client.list_artifacts(third.run_id)
+
+    assert "version 1 is the champion" in call(mlruns, "rollback", "-c", "part")
+    again = served("models:/vqlab-part@champion", files[:1], mlruns.parent)
+    assert again[0]["score"] == rows[0]["score"]
+    assert "no champion before version 1" in str(
+        CliRunner().invoke(app, ["rollback", "-c", "part", "--mlruns", str(mlruns)]).exception
+    )
