@@ -90,3 +90,25 @@ def test_check_and_show_take_an_area(vqlab: Verb, root: Path, tmp_path: Path) ->
     assert read_image(tmp_path / "sheet.png").shape[1] > 1000
     error = vqlab("check", root, "-c", "nut", "--roi", "gone.png", code=2)
     assert error == "vqlab: data.roi gone.png cannot be used: it does not exist.\n"
+
+
+def test_audit_and_validation_take_an_area(vqlab: Verb, root: Path, tmp_path: Path) -> None:
+    """A difference outside the area is not found, and no anomaly is drawn there."""
+    for path in (root / "nut/test/hole").iterdir():
+        image = read_image(path).copy()
+        image[:, :6] = 255
+        Image.fromarray(image).save(path)
+    area = np.ones((20, 24), np.uint8)
+    area[:, :7] = 0
+    Image.fromarray(area * 255).save("roi.png")
+    Image.fromarray((1 - area) * 255).save("ignore.png")
+    warning = "border brightness alone separates"
+    assert warning in vqlab("audit", root, "-c", "nut")
+    assert warning not in vqlab("audit", root, "-c", "nut", "--roi", "roi.png")
+    assert warning not in vqlab("audit", root, "-c", "nut", "--ignore", "ignore.png")
+    for seed in range(3):
+        vqlab("validation", root, "-c", "nut", "--roi", "roi.png", "-o", "seen", "--seed", seed)
+        masks = [read_mask(file) for file in (tmp_path / "seen").glob("*_mask.png")]
+        assert masks and all(mask.any() and not mask[:, :7].any() for mask in masks)
+    error = vqlab("audit", root, "-c", "nut", "--roi", "gone.png", code=2)
+    assert error == "vqlab: data.roi gone.png cannot be used: it does not exist.\n"

@@ -110,15 +110,19 @@ def validation(
         str, typer.Option(help="`drawn` or `test`, see data.validation.source.")
     ] = "drawn",
     seed: Annotated[int, typer.Option(help="See data.seed.")] = 0,
+    roi: Roi = None,
+    ignore: Ignore = None,
 ) -> None:
-    """Write the validation images and masks, and a contact sheet of them."""
+    """Write the validation images and masks, and a contact sheet of them. Synthetic anomalies are
+    drawn where images are inspected (--roi, --ignore)."""
     from vqlab.cli.progress import counting, out
     from vqlab.data import load_dataset, write_image_set, write_png
     from vqlab.text import folder_name
 
     all_settings = _settings(
-        root or data, category, good, bad, seed=seed, validation={"source": source}
-    )
+        root or data, category, good, bad, seed=seed, validation={"source": source}, roi=roi,
+        ignore=ignore,
+    )  # fmt: skip
     with counting() as on_progress:
         for settings in _each_category(all_settings, on_progress):
             splits = load_dataset(settings, partial(on_progress, "reading images"))
@@ -141,8 +145,11 @@ def audit(
     brightness: Annotated[
         str, typer.Option(help="`keep` or `border`, see data.brightness.")
     ] = "keep",
+    roi: Roi = None,
+    ignore: Ignore = None,
 ) -> None:
-    """Warn if trivial image statistics separate normal from anomalous test images."""
+    """Warn if trivial image statistics separate normal from anomalous test images. What is not
+    inspected (--roi, --ignore) influences none but the file size."""
     from vqlab.cli.data_tables import audit_table
     from vqlab.cli.progress import counting
     from vqlab.cli.terminal import marked, out
@@ -150,7 +157,8 @@ def audit(
     from vqlab.data import audit as audit_splits
 
     rows: list[CategoryAudit] = []
-    all_settings = _settings(root or data, category, good, bad, brightness=brightness)
+    more = {"brightness": brightness, "roi": roi, "ignore": ignore}
+    all_settings = _settings(root or data, category, good, bad, **more)
     with counting() as on_progress:
         for settings in _each_category(all_settings, on_progress):
             splits = load_dataset(settings, partial(on_progress, "reading images"))
