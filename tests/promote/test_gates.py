@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from vqlab.metrics import Evidence, ThresholdCounts, distributions, rates, resam
 from vqlab.promote import GateSettings, gate_settings
 from vqlab.promote.gates.champion import Contender, paired_gates
 from vqlab.promote.gates.gate import Gate, failed, summary
-from vqlab.promote.gates.model import code_gate, codebook_gate, promise_gate
+from vqlab.promote.gates.model import baseline_gate, code_gate, codebook_gate, promise_gate
 from vqlab.promote.gates.process import process_gates
 from vqlab.promote.reproduce import Reproduction
 from vqlab.tracking import RunRecord
@@ -67,6 +68,27 @@ def test_a_worse_model_is_refused_with_the_metric(scores: np.ndarray) -> None:
     assert "none is better" in gates["improvement"].sentence
     wide = gates_of(scores, scores + LABELS, GateSettings(margin=1))
     assert [name for name, gate in wide.items() if gate.status == "failed"] == ["improvement"]
+
+
+def test_the_baseline(scores: np.ndarray) -> None:
+    """Better by the paired bootstrap passes; otherwise a warning, or what the settings say."""
+    run, baseline = record(), measured(scores, 1.6)
+
+    def gate(candidate: np.ndarray, tagged: RunRecord = run, **settings: Any) -> Gate:
+        evidence = measured(candidate, 1.6)
+        return baseline_gate(tagged, evidence, baseline, GateSettings(**settings))
+
+    better = gate(scores + LABELS)
+    assert better.status == "passed" and better.interval is not None and better.interval.low > 0
+    noisy = gate(scores + np.random.default_rng(1).normal(scale=0.1, size=len(scores)))
+    assert noisy.status == "warning" and "not significantly better" in noisy.sentence
+    assert noisy.interval is not None and noisy.interval.low < 0
+    assert gate(scores - LABELS, baseline="refuse").status == "failed"
+    assert gate(scores - LABELS, baseline="ignore").status == "passed"
+    itself = replace(run, tags={**run.tags, "vqlab.detector": "mean_image"})
+    assert gate(scores, itself).status == "not applicable"
+    missing = baseline_gate(run, baseline, {}, GateSettings())
+    assert missing.status == "not applicable" and "no evidence of the baseline" in missing.sentence
 
 
 def test_a_loss_that_few_images_do_not_exclude(scores: np.ndarray) -> None:

@@ -1,7 +1,6 @@
 """Command line: each command parses its options, calls one package and prints.
 
-To start fast, only the module of the called command is imported, and heavy libraries are imported
-inside the commands.
+Heavy libraries are imported inside the commands to keep `vqlab --help` fast.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import io
 import os
 import sys
 import warnings
-from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -54,36 +52,10 @@ def _options(
 data_app = typer.Typer(no_args_is_help=True, help="Check, show and generate datasets.")
 app.add_typer(data_app, name="data")
 
-_COMMANDS = {
-    "train": ("train", "config", "settings"),
-    "sweep": ("sweep",),
-    "worker": ("worker",),
-    "models": ("predict", "evaluate"),
-    "champions": ("promote", "history", "rollback"),
-    "threshold": ("threshold",),
-    "export": ("export",),
-    "serve": ("serve",),
-    "feedback": ("feedback",),
-    "leaderboard": ("leaderboard",),
-    "compare": ("compare",),
-    "runs": ("runs",),
-    "studies": ("studies",),
-    "ui": ("ui",),
-    "dashboard": ("dashboard",),
-    "correlate": ("correlate",),
-    "data": ("data",),
-    "cache": ("data",),
-    "doctor": ("doctor",),
-}
-"""Modules in the order of `vqlab --help`, and the commands that each adds to `app`."""
-
-
-def load_commands(command: str | None = None) -> typer.Typer:
-    """Return `app` with this command; with all commands if None or unknown."""
-    modules = [module for module, commands in _COMMANDS.items() if command in commands]
-    for module in modules or _COMMANDS:
-        import_module(f"vqlab.cli.{module}")
-    return app
+# In the order of `vqlab --help`.
+from vqlab.cli import train, sweep, worker, models, champions, threshold, export, serve  # noqa: E402, F401, I001
+from vqlab.cli import feedback, leaderboard, compare, runs, studies, ui, dashboard  # noqa: E402, F401, I001
+from vqlab.cli import correlate, data, cache, doctor  # noqa: E402, F401
 
 
 def main() -> NoReturn:
@@ -95,7 +67,7 @@ def main() -> NoReturn:
     warnings.showwarning = _show_warning
     os.environ.setdefault("MPLBACKEND", "Agg")
     try:
-        load_commands(next(iter(sys.argv[1:]), None))(standalone_mode=True)
+        app(standalone_mode=True)
     except UserError as error:
         _exit(str(error), 2)
     except OSError as error:

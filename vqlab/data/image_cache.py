@@ -21,7 +21,6 @@ from vqlab.data.images import (
     fit_image,
     fit_mask,
     read_image,
-    read_mask,
     resize_image,
     to_original,
 )
@@ -170,11 +169,7 @@ class ImageFile:
         size is not that of the image."""
         if self.record.mask is None:
             return np.zeros(size, np.bool_)
-        properties = None if cache is None else cache.mask_properties.get(self.record.mask)
-        if properties is None:
-            mask, properties = inspect_mask(self.record.mask)
-        else:
-            mask = read_mask(self.record.mask)  # inspected before, which takes longer
+        mask, properties = inspect_mask(self.record.mask)
         if mask.shape != size:
             raise BadFile(
                 self.record.mask,

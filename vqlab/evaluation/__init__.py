@@ -6,6 +6,7 @@ Thresholds are chosen on held-out images, never on the test set.
 from vqlab.evaluation.calibration import CalibrationScores, calibrated
 from vqlab.evaluation.concepts import Concepts, assign_concepts, with_records
 from vqlab.evaluation.evidence import (
+    BASELINE_EVIDENCE,
     EVIDENCE,
     VALIDATION_EVIDENCE,
     CategoryEvidence,
@@ -30,7 +31,6 @@ from vqlab.evaluation.scoring import (
     score_extracted,
     score_images,
 )
-from vqlab.evaluation.spool import Budget
 from vqlab.evaluation.thresholds import (
     Origin,
     Thresholds,
@@ -46,11 +46,11 @@ from vqlab.evaluation.verdict import PASS, REJECT, REVIEW, Verdict, predicted_ma
 __all__ = [
     "Origin",
     "conformal_threshold",
+    "BASELINE_EVIDENCE",
     "EVIDENCE",
     "PASS",
     "REJECT",
     "REVIEW",
-    "Budget",
     "CalibrationScores",
     "EvaluationSettings",
     "ExpectedShares",

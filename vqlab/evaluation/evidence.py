@@ -16,6 +16,8 @@ from vqlab.types import UserError
 
 EVIDENCE = "evaluation/evidence.npz"
 """Artifact with the evidence of a tested run."""
+BASELINE_EVIDENCE = "evaluation/mean_image_evidence.npz"
+"""Artifact with the evidence of the no-learning baseline on the images of a tested run."""
 VALIDATION_EVIDENCE = "validation/evidence.npz"
 """Artifact with the evidence of the validation images of a trial."""
 _PARTS = tuple(part.name for part in fields(Evidence))

@@ -6,7 +6,13 @@ from pathlib import Path
 
 from vqlab.checkpoint import load_checkpoint
 from vqlab.errors import UserError
-from vqlab.evaluation import MEAN, CategoryEvidence, Thresholds, paired_differences
+from vqlab.evaluation import (
+    BASELINE_EVIDENCE,
+    MEAN,
+    CategoryEvidence,
+    Thresholds,
+    paired_differences,
+)
 from vqlab.metrics import Difference
 from vqlab.promote.comparison import (
     MetricComparison,
@@ -18,7 +24,13 @@ from vqlab.promote.comparison import (
 )
 from vqlab.promote.gates.champion import Contender, paired_gates, value_gate
 from vqlab.promote.gates.gate import Gate
-from vqlab.promote.gates.model import code_gate, codebook_gate, promise_gate, selection_gate
+from vqlab.promote.gates.model import (
+    baseline_gate,
+    code_gate,
+    codebook_gate,
+    promise_gate,
+    selection_gate,
+)
 from vqlab.promote.gates.settings import GateSettings
 from vqlab.run import THRESHOLD_OF
 from vqlab.tracking import RunRecord, Tracker, Version
@@ -96,8 +108,10 @@ def _thresholds(checkpoint: Path) -> Thresholds:
 
 def model_gates(record: RunRecord, settings: GateSettings) -> list[Gate]:
     """Return the gates on the model itself."""
+    evidence = run_evidence(record)
     return [
-        promise_gate(record, run_evidence(record), thresholds_of(record), settings),
+        promise_gate(record, evidence, thresholds_of(record), settings),
+        baseline_gate(record, evidence, run_evidence(record, BASELINE_EVIDENCE), settings),
         codebook_gate(record, settings),
         selection_gate(record),
         code_gate(record, settings),

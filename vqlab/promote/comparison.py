@@ -196,10 +196,13 @@ def champion_evidence(
     return {}
 
 
-def run_evidence(record: RunRecord) -> dict[str, CategoryEvidence]:
-    """Return the evidence of a run on its test images; empty if there is none."""
+def run_evidence(record: RunRecord, artifact: str = EVIDENCE) -> dict[str, CategoryEvidence]:
+    """Return the evidence of a run on its test images; empty if there is none.
+
+    artifact: `EVIDENCE`, or `BASELINE_EVIDENCE` for the baseline on the same images.
+    """
     try:
-        return load_evidence(record.artifact(EVIDENCE))
+        return load_evidence(record.artifact(artifact))
     except UserError:  # an older version of vqlab, or the artifact was deleted
         return {}
 

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vqlab.evaluation import CategoryEvidence, Thresholds, guarantee_limit
+from vqlab.evaluation import (
+    MEAN,
+    CategoryEvidence,
+    Thresholds,
+    guarantee_limit,
+    paired_differences,
+)
 from vqlab.metrics import Count, rate_counts, rate_interval
 from vqlab.nn.codebook_health import codebooks
 from vqlab.promote.gates.gate import Gate, Status
 from vqlab.promote.gates.settings import GateSettings, OnFailure
+from vqlab.run.evaluators import BASELINE
 from vqlab.text import category_text
 from vqlab.tracking import RunRecord
 
@@ -89,6 +96,37 @@ def _of_group(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
     """Return the metrics of one group of images by name."""
     tail = {key.removeprefix(prefix): v for key, v in metrics.items() if key.startswith(prefix)}
     return {key: value for key, value in tail.items() if "/" not in key}
+
+
+def baseline_gate(
+    record: RunRecord,
+    evidence: Mapping[str, CategoryEvidence],
+    baseline: Mapping[str, CategoryEvidence],
+    settings: GateSettings,
+) -> Gate:
+    """Check that the image AUROC is better than that of the no-learning baseline, by the paired
+    bootstrap. baseline: its evidence on the same test images."""
+    name, metric = "baseline", "image_auroc"
+    if record.tags.get("vqlab.detector") == BASELINE["name"]:
+        return Gate(name, "not applicable", "The detector is the no-learning baseline itself.")
+    if not evidence or not baseline:
+        text = f"The run has no evidence of the baseline {BASELINE['name']} on its test images."
+        return Gate(name, "not applicable", text)
+    paired = paired_differences(baseline, evidence, settings.resamples, settings.seed, (metric,))
+    group = MEAN if len(paired.values) > 1 else next(iter(paired.values))
+    if metric not in paired.differences[group]:
+        text = "Image AUROC is undefined on the test images."
+        return Gate(name, "not applicable", text)
+    difference, (before, after) = paired.differences[group][metric], paired.values[group][metric]
+    better = difference.interval is not None and difference.interval.low > 0
+    status: Status = "passed"
+    if not better and settings.baseline != "ignore":
+        status = failure(settings.baseline)
+    text = f"Image AUROC {after:.4f}, that of the no-learning baseline {before:.4f}"
+    text += "." if better else ": not significantly better; a simpler detector may do."
+    return Gate(
+        name, status, text, difference.value, difference.interval, 0.0, "minimum", form="+.4f"
+    )  # fmt: skip
 
 
 def code_gate(record: RunRecord, settings: GateSettings) -> Gate:

@@ -39,6 +39,8 @@ class GateSettings(Settings):
     """If a codebook is dead (collapsed to a few codes)."""
     promise: OnFailure = "refuse"
     """If significantly more normal test images are rejected than the threshold promises."""
+    baseline: OnFailure = "warn"
+    """If the image AUROC is not significantly better than that of the no-learning baseline."""
     code: OnFailure = "warn"
     """If the code of the training differs from its commit."""
     max_latency_ms: float | None = Field(default=None, gt=0)
