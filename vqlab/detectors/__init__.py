@@ -1,10 +1,7 @@
-"""Detectors: one file is one detector. Every module of this folder is imported here, so writing
-a file with `@register("name")` is all it takes to add one."""
+"""Detectors: one file is one detector. Writing a file `name.py` with `@register("name")` in this
+folder is all it takes to add one: the file is imported when the detector is first asked for."""
 
 from __future__ import annotations
-
-import importlib
-import pkgutil
 
 from vqlab.detectors.base import Detector, detector_class, names, register
 from vqlab.detectors.capabilities import (
@@ -40,6 +37,3 @@ __all__ = [
     "register",
     "scores",
 ]
-
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")

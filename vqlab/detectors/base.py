@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
@@ -71,12 +74,27 @@ class Detector(nn.Module, ABC):
 
 _REGISTER: dict[str, type[Detector]] = {}
 D = TypeVar("D", bound=type[Detector])
+_MODULES = {module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])}
+
+
+def _import_built_in(name: str) -> None:
+    """Import the module of a built-in detector, unless there is none or it is being imported."""
+    if name in _MODULES:
+        importlib.import_module(f"{__package__}.{name}")
+
+
+def _load_all() -> None:
+    """Import the modules of all built-in detectors, then those of third parties."""
+    for name in sorted(_MODULES):
+        _import_built_in(name)
+    load_plugins()
 
 
 def register(name: str) -> Callable[[D], D]:
     """Register a detector class as `name`. Raises ValueError for a taken name."""
 
     def add(kind: D) -> D:
+        _import_built_in(name)
         if name in _REGISTER:
             owner = _REGISTER[name]
             raise ValueError(
@@ -91,7 +109,9 @@ def register(name: str) -> Callable[[D], D]:
 def detector_class(name: str) -> type[Detector]:
     """Return the class registered as `name`. Raises UserError that names the close matches."""
     if name not in _REGISTER:
-        load_plugins()
+        _import_built_in(name)
+    if name not in _REGISTER:
+        _load_all()
     if name not in _REGISTER:
         near = difflib.get_close_matches(name, _REGISTER, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"available: {', '.join(names())}."
@@ -104,5 +124,5 @@ def detector_class(name: str) -> type[Detector]:
 
 def names() -> list[str]:
     """Return the names of all registered detectors, sorted."""
-    load_plugins()
+    _load_all()
     return sorted(_REGISTER)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import entr
 
 from vqlab.metrics.groups import Array
 
@@ -45,4 +44,6 @@ def purity(groups: ArrayLike, labels: ArrayLike) -> float:
 
 
 def _entropy(counts: Array) -> float:
+    from scipy.special import entr  # slow to import
+
     return float(entr(counts / max(counts.sum(), 1)).sum())

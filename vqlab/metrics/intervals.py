@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv
 
 from vqlab.metrics.catalogue import RATES, ThresholdCounts
 
@@ -110,6 +109,8 @@ def paired_rates(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Differe
 
 
 def _clopper_pearson(hits: float, total: float) -> Interval:
+    from scipy.special import betaincinv  # slow to import
+
     tail = (1 - LEVEL) / 2
     misses = total - hits
     low = 0.0 if hits <= 0 else float(betaincinv(hits, misses + 1, tail))

@@ -7,7 +7,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import ndimage
 
 from vqlab.metrics.groups import Array
 
@@ -31,6 +30,8 @@ class Regions:
         if not len(rows):
             return NONE
         box = array[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        from scipy import ndimage  # slow to import
+
         labels, _ = ndimage.label(box, np.ones((3, 3)))
         return cls(labels, np.bincount(labels.ravel())[1:], int(rows[0]), int(columns[0]))
 

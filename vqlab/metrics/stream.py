@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vqlab.metrics import kernels
 from vqlab.metrics.catalogue import ThresholdCounts
 from vqlab.metrics.groups import Array, Groups
 from vqlab.metrics.regions import NONE, Regions
@@ -53,6 +52,8 @@ class Bins:
 
     def places(self, values: Array) -> Array:
         """Return the bins (n,) int32 of values (n,)."""
+        from vqlab.metrics import kernels  # numba is slow to import
+
         places = np.empty(len(values), np.int32)
         kernels.places_of(values, self.centre, self.per_scale, places)
         return places
@@ -79,6 +80,8 @@ class PixelStream:
     def __init__(self, *, threshold: float | None = None, keep_images: bool = False) -> None:
         """threshold: also count the pixels above it, in `at`. keep_images: also keep a coarse
         histogram per image, in `images` (12 KiB; 36 KiB if it is defective)."""
+        from vqlab.metrics import kernels  # numba is slow to import
+
         self.bins: Bins | None = None
         self.threshold = threshold
         self.at = ThresholdCounts()
@@ -158,6 +161,8 @@ class PixelStream:
         self.seen += 1
 
     def _count(self, values: Array, regions: Regions) -> None:
+        from vqlab.metrics import kernels  # numba is slow to import
+
         assert self.bins is not None
         coarse = np.zeros((3, 2 * kernels.COARSE_SIDE if self._keep else 0))
         kernels.count(
@@ -191,6 +196,8 @@ class PixelStream:
 
     def _open(self, bins: Bins, ties: bool) -> None:
         """Use these bins; count the constant maps seen before."""
+        from vqlab.metrics import kernels  # numba is slow to import
+
         self.bins = replace(bins, ties=ties)
         if ties:
             kind = type(bins.centre)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
-from matplotlib.gridspec import GridSpec
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
 from vqlab.evaluation import Concepts
 from vqlab.plots import style
-from vqlab.plots.curves import figure_text, new_figure, style_axes, to_hex
+from vqlab.plots.curves import figure_text, integer_ticks, new_figure, style_axes, to_hex
+
+if TYPE_CHECKING:  # matplotlib is slow to import
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Array = NDArray[Any]
 MAX_COLUMNS = 64
@@ -37,6 +36,8 @@ def usage_figure(concepts: Concepts) -> Figure:
 
     Prototypes are sorted by their main category, then by use.
     """
+    from matplotlib.colors import LinearSegmentedColormap
+
     counts = concepts.counts
     used = _most_used(concepts, MAX_COLUMNS)
     if len(concepts.categories) == 1:
@@ -68,7 +69,7 @@ def _usage_bars(concepts: Concepts, used: list[int]) -> Figure:
     axes = style_axes(figure.add_subplot())
     axes.bar(range(len(used)), concepts.counts[0, used], color=to_hex(style.BLUE), alpha=0.75)
     _number_prototypes(axes, used)
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    integer_ticks(axes.yaxis)
     axes.set(xlabel="prototype, most used first", ylabel="images")
     axes.grid(visible=False, axis="x")
     return figure
@@ -95,7 +96,7 @@ def map_figure(concepts: Concepts, image: Callable[[int], Array]) -> Figure:
         f"prototypes and images · {_summary(concepts)}",
         7.2 + side * across, max(5.4, 0.7 + (side + 0.25) * down),
     )  # fmt: skip
-    grid = GridSpec(1, 2, figure, width_ratios=[7.2, side * across])
+    grid = figure.add_gridspec(1, 2, width_ratios=[7.2, side * across])
     _draw_map(style_axes(figure.add_subplot(grid[0])), concepts, codes)
     figure.legend(
         loc="outside lower left", ncols=6, frameon=False, fontsize=8, handletextpad=0.2,

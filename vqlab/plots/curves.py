@@ -6,21 +6,20 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import entr
 
 from vqlab.fonts import drawable, families
 from vqlab.metrics import FPR_LIMIT, Count, Curve, rate_interval
 from vqlab.plots import style
 from vqlab.text import shorten
+
+if TYPE_CHECKING:  # matplotlib and scipy are slow to import
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 Array = NDArray[Any]
 Curves = Mapping[str, Curve]
@@ -64,7 +63,7 @@ def score_histogram(
     separator = ": " if review is None else "\n"
     _draw_threshold(axes, threshold, review, separator + ", ".join(rates))
     axes.set(xlabel="image score", ylabel="images")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    integer_ticks(axes.yaxis)
     axes.legend(frameon=False)
     return figure
 
@@ -196,7 +195,7 @@ def loss_curves(history: Sequence[Mapping[str, float]]) -> Figure:
             axes.set_yscale("log")
         axes.set_title(group, loc="left", fontsize=10, color=to_hex(style.MUTED))
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        integer_ticks(axes.xaxis)
         axes.legend(frameon=False, fontsize=8)
     return figure
 
@@ -207,6 +206,8 @@ def codebook_usage(counts: ArrayLike, title: str = "codebook", complete: bool = 
     counts (K,): number of uses per code. The heading states the perplexity and the number of unused
     codes; with `complete=False`, `counts` may lack unused codes, and it states the used ones.
     """
+    from scipy.special import entr
+
     uses = np.sort(np.asarray(counts, dtype=np.float64))[::-1]
     share = uses / max(uses.sum(), 1.0)
     alive = np.count_nonzero(uses)
@@ -226,6 +227,8 @@ def codebook_usage(counts: ArrayLike, title: str = "codebook", complete: bool = 
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG; equal figures give equal bytes."""
+    from matplotlib.text import Text
+
     for text in figure.findobj(Text):
         names = families(text.get_text())
         if len(names) > 1:
@@ -256,12 +259,22 @@ def _figure(
 
 def new_figure(heading: str, width: float, height: float) -> Figure:
     """Return an empty figure with a heading; width and height in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), dpi=110)
     FigureCanvasAgg(figure)
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
     text = figure_text(heading, int(_HEADING_COLUMNS * width))
     figure.suptitle(text, x=0.02, ha="left", size=12, color=to_hex(style.INK), weight="bold")
     return figure
+
+
+def integer_ticks(axis: Axis) -> None:
+    """Place ticks at integers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True))
 
 
 def figure_text(text: str, width: int = NAME_WIDTH) -> str:

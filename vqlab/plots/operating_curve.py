@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from vqlab.evaluation import OperatingPoint
 from vqlab.plots import style
 from vqlab.plots.curves import new_figure, style_axes, to_hex
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _LINES = ((0, (4, 3)), "-")
 

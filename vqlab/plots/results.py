@@ -8,10 +8,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -42,6 +41,9 @@ from vqlab.plots.row import draw_row
 from vqlab.plots.worst import draw_worst, worst_of
 from vqlab.text import folder_name, visible
 from vqlab.types import ImageRecord, UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Array = NDArray[Any]
 
