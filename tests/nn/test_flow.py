@@ -12,6 +12,7 @@ from FrEIA.framework import ConditionNode, GraphINN, InputNode, Node, OutputNode
 from torch import Tensor, nn
 
 from vqlab.nn.base_density import BaseDensity, BaseName, Prototypes, Standard, base_density
+from vqlab.nn.convolution import outputs_first
 from vqlab.nn.flow import ActNorm, Coupling, FusionFlow, LevelFlow, Mixing, MixingName
 from vqlab.types import UserError
 
@@ -345,12 +346,13 @@ def test_a_condition_beside_is_a_condition_within(kernel: int) -> None:
     (given,) = (s((x,))[0][0] for s in flow.sequence if isinstance(s, ActNorm))
     x1 = given[:, : step.passive]
     assert flow.condition is not None
-    weight = torch.cat([step.first.weight, flow.condition.weight], 1)
+    inputs_of = 1 if kernel == 1 else 2
+    weight = torch.cat([step.first.weight, flow.condition.weight], inputs_of)
     both = torch.cat([x1, condition], 1)
     if kernel == 1:
         hidden = F.linear(both, weight, flow.condition.bias)
     else:
-        hidden = F.conv2d(both, weight, flow.condition.bias, padding=1)
+        hidden = F.conv2d(both, outputs_first(weight), flow.condition.bias, padding=1)
     log_scale = 1.9 * torch.tanh(step.last(hidden.relu())[:, : step.active] / 1.9)
     expected = log_scale.flatten(1).sum(1) + flow.sequence[0]((x,))[1]
     assert_same((flow(x, condition)[1],), (expected,))

@@ -14,6 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from vqlab.detectors import Detector
 from vqlab.features import Backbone, FeatureSet
+from vqlab.malloc import keep_freed_memory
+from vqlab.nn.convolution import in_layout_of
 from vqlab.training.settings import TrainingSettings, learning_rate, seed_everything
 from vqlab.types import Sample, UserError, indices_by_category
 
@@ -46,7 +48,12 @@ class Trainer:
         weights = {name: p for name, p in detector.named_parameters() if p.requires_grad}
         kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
         self.optimizer = (
-            kind(weights.values(), settings.learning_rate, weight_decay=settings.weight_decay)
+            kind(
+                weights.values(),
+                settings.learning_rate,
+                weight_decay=settings.weight_decay,
+                fused=True,
+            )  # fmt: skip
             if weights
             else None
         )
@@ -67,6 +74,7 @@ class Trainer:
         A detector without trainable weights is only prepared. Afterwards the detector has the
         selected weights, else the averaged ones, else the last. Raises Diverged.
         """
+        keep_freed_memory()
         self._begin()
         epochs = self.settings.epochs if self.optimizer else 0
         for epoch in range(len(self.history) + 1, epochs + 1):
@@ -236,11 +244,21 @@ class Trainer:
             )
         self.detector.load_state_dict(state["detector"])
         if self.optimizer:
-            self.optimizer.load_state_dict(state["optimizer"])
+            self._load_moments(state["optimizer"])
         for name, average in self._average.items():
-            average.copy_(state["average"][name])
+            average.copy_(in_layout_of(average, state["average"][name]))
         self.selected = state.get("kept")
         self.history = list(state["history"])
+
+    def _load_moments(self, state: dict[str, Any]) -> None:
+        """Restore the state of the optimizer, which earlier versions wrote in other layouts."""
+        assert self.optimizer is not None
+        groups = [group | {"fused": True} for group in state["param_groups"]]
+        self.optimizer.load_state_dict(state | {"param_groups": groups})
+        for weight, moments in self.optimizer.state.items():
+            for name, moment in moments.items():
+                if moment.ndim:
+                    moments[name] = in_layout_of(weight, moment)
 
 
 def _shuffled(items: Sequence[T], count: int) -> list[T]:

@@ -346,7 +346,7 @@ class VQFlow(Detector):
             if self.training and noise:
                 rows = rows + noise * _normal_like(rows)
             condition = level.condition(rows, positions, concept, pyramid[-1])
-            z, log_det = apply_flow(level, rows, condition.vectors)
+            z, log_det = apply_flow(level, rows, condition)
             latents.append(Latents(z, log_det, condition.pattern, condition.loss))
         if self.fusion is None:
             return latents

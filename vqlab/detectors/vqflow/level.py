@@ -23,6 +23,8 @@ class ConditionOutput(NamedTuple):
 
     vectors: Tensor | None
     """(B, P, D); None if there is nothing to condition on."""
+    constant: Tensor | None
+    """(B, D'): further dimensions, equal at all positions, that a 3 × 3 flow takes separately."""
     pattern: Tensor | None
     """Indices of pattern codes, int64 (B, P)."""
     loss: Tensor
@@ -68,6 +70,8 @@ class Condition(nn.Module):
             nn.Sequential(nn.Linear(context, projected), nn.ReLU()) if projected else None
         )
         self.width = projected or context
+        self.separate = config.flow.kernel == 3 and self.patterns is not None and not projected
+        """Whether the prototype is returned as `constant`."""
 
     def forward(
         self, rows: Tensor, positions: Tensor, concept: ConceptCodes | None, top: Tensor
@@ -90,10 +94,14 @@ class Condition(nn.Module):
             parts.insert(0, codes)
         if self.adds_position:
             parts.insert(0, position)
+        constant = None
+        if self.separate and concept is not None:
+            parts.pop()
+            constant = concept.vectors
         vectors = torch.cat(parts, 2)
         if self.project is not None:
             vectors = self.project(vectors)
-        return ConditionOutput(vectors if self.width else None, indices, loss)
+        return ConditionOutput(vectors if self.width else None, constant, indices, loss)
 
 
 class Encoder(nn.Module):
@@ -163,14 +171,15 @@ class Latents(NamedTuple):
     """As `ConditionOutput.loss`."""
 
 
-def apply_flow(level: Level, rows: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+def apply_flow(level: Level, rows: Tensor, condition: ConditionOutput) -> tuple[Tensor, Tensor]:
     """Return latents (B, P, C) and log_det, (B, P) or (B,), of rows (B, P, C)."""
+    vectors = condition.vectors
     if level.kernel == 1:
-        flat = None if condition is None else condition.flatten(0, 1)
+        flat = None if vectors is None else vectors.flatten(0, 1)
         z, log_det = level.flow(rows.flatten(0, 1), flat)
         return z.view_as(rows), log_det.view(rows.shape[:2])
-    maps = None if condition is None else as_maps(condition, level.size)
-    z, log_det = level.flow(as_maps(rows, level.size), maps)
+    maps = None if vectors is None else as_maps(vectors, level.size)
+    z, log_det = level.flow(as_maps(rows, level.size), maps, condition.constant)
     return z.flatten(2).mT, log_det
 
 
@@ -192,7 +201,11 @@ def apply_fusion(
     above = condition(rows_at(top, positions), positions, concept, top)
     conditions: tuple[Tensor, ...] = ()
     if above.vectors is not None:
-        conditions = (resize(as_maps(above.vectors, condition.size), sizes[-1]),)
+        vectors = above.vectors
+        if above.constant is not None:
+            expanded = above.constant[:, None].expand(-1, vectors.shape[1], -1)
+            vectors = torch.cat([vectors, expanded], 2)
+        conditions = (resize(as_maps(vectors, condition.size), sizes[-1]),)
     maps = [as_maps(level.z, size) for level, size in zip(latents, sizes, strict=True)]
     fused, log_det = flow(maps, conditions)
     results = []
@@ -212,8 +225,8 @@ def rows_at(maps: Tensor, positions: Tensor) -> Tensor:
 
 
 def as_maps(rows: Tensor, size: tuple[int, int]) -> Tensor:
-    """Reshape rows (B, h·w, C) to maps (B, C, h, w)."""
-    return rows.mT.reshape(len(rows), -1, *size)
+    """Reshape rows (B, h·w, C) to maps (B, C, h, w), channels last in memory."""
+    return rows.reshape(len(rows), *size, -1).movedim(-1, 1)
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -16,6 +16,7 @@ from FrEIA.modules import InvertibleModule
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
+from vqlab.nn.convolution import Conv3x3
 
 Dims = Sequence[tuple[int, ...]]
 MixingName = Literal["orthogonal", "reflection", "permutation"]
@@ -219,6 +220,8 @@ class ChannelNorm(nn.Module):
 
 def affine(inputs: int, outputs: int, kernel: int, *, maps: bool, bias: bool = True) -> nn.Module:
     """Return a linear layer for rows, or a convolution for maps that preserves their size."""
+    if maps and kernel == 3:
+        return Conv3x3(inputs, outputs, bias)
     if maps:
         return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
     if kernel != 1:

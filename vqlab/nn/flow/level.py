@@ -20,8 +20,9 @@ class LevelFlow(nn.Module):
     kernel 1: rows x (N, C) and condition (N, D) → z (N, C), log_det (N,); positions are
     independent, so that any subset can be used in training. kernel 3: maps x (B, C, h, w) and
     condition (B, D, h, w) → z of that shape, log_det (B,). condition_dim 0: no condition; else a
-    single layer computes the conditions of all couplings. norm: layer norm in the subnets, as in
-    the paper.
+    single layer computes the conditions of all couplings. kernel 3: the last channels of the
+    condition may be given as `constant`, vectors (B, D') that are equal at every position. norm:
+    layer norm in the subnets, as in the paper.
     mixing, rank: see `Mixing`; seed: of the mixings. Blocks alternate between the halves of the
     channels.
 
@@ -67,38 +68,49 @@ class LevelFlow(nn.Module):
             )  # fmt: skip
         self.register_buffer("initialised", torch.tensor(False))
 
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, condition: Tensor | None = None, constant: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return latents z, shaped as x, and log_det per row or image."""
         if self.training and not self.initialised:
-            self.initialise(x, condition)
-        return self._run(x, condition, rev=False)
+            self.initialise(x, condition, constant)
+        return self._run(x, self._offsets(condition, constant), rev=False)
 
-    def inverse(self, z: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def inverse(
+        self, z: Tensor, condition: Tensor | None = None, constant: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the x that `forward` maps to z, and the log_det of the inverse."""
-        return self._run(z, condition, rev=True)
+        return self._run(z, self._offsets(condition, constant), rev=True)
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, condition: Tensor | None = None) -> None:
+    def initialise(
+        self, x: Tensor, condition: Tensor | None = None, constant: Tensor | None = None
+    ) -> None:
         """Fit every actnorm to its input for these features (of all ranks)."""
         x = distributed.gather_rows(at_least_float32(x))
-        offsets = self._offsets(None if condition is None else distributed.gather_rows(condition))
+        condition, constant = (
+            None if rows is None else distributed.gather_rows(rows)
+            for rows in (condition, constant)
+        )
+        offsets = self._offsets(condition, constant)
         for step, index in zip(self.sequence, self.sequence.conditions, strict=True):
             if isinstance(step, ActNorm):
                 step.fit(x)
             (x,), _ = step((x,), () if index is None else (offsets[index],))
         self.initialised.fill_(True)
 
-    def _run(self, x: Tensor, condition: Tensor | None, rev: bool) -> tuple[Tensor, Tensor]:
-        out, log_det = self.sequence(at_least_float32(x), self._offsets(condition), rev=rev)
+    def _run(self, x: Tensor, offsets: Sequence[Tensor], rev: bool) -> tuple[Tensor, Tensor]:
+        out, log_det = self.sequence(at_least_float32(x), offsets, rev=rev)
         return out, log_det
 
-    def _offsets(self, condition: Tensor | None) -> Sequence[Tensor]:
+    def _offsets(self, condition: Tensor | None, constant: Tensor | None) -> Sequence[Tensor]:
         """Return the conditions of all blocks."""
         if self.condition is None:
             return ()
         if condition is None:
             raise ValueError("a flow with a condition_dim needs a condition; got None.")
-        offsets: Sequence[Tensor] = self.condition(condition).chunk(self.blocks, 1)
+        inputs = (condition,) if constant is None else (condition, constant)
+        offsets: Sequence[Tensor] = self.condition(*inputs).chunk(self.blocks, 1)
         return offsets
 
 
