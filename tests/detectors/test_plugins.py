@@ -64,6 +64,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder in which a process works; what a test registers there is forgotten."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    base.names()  # registers the built-in detectors, once per process
     registered = dict(base._REGISTER)
     yield tmp_path
     base._REGISTER.clear()
