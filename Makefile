@@ -110,8 +110,8 @@ check: $(READY)  ## Run format, lint, type checks and fast tests (before every c
 	@$(BIN)/mypy
 	@$(MAKE) --no-print-directory test
 
-bench: $(READY)  ## Measure CPU-seconds and memory (BENCH=all|start|training|scoring|metrics|serve|sweep)
-	@$(BIN)/python tests/bench/bench.py $(BENCH)
+bench: $(READY)  ## Measure CPU-seconds and memory (BENCH=all|features|score|vqvae|vqflow|..., JSON=file)
+	@$(BIN)/python tests/bench/bench.py $(BENCH) $(if $(JSON),--json "$(JSON)")
 
 crashtest: $(READY)  ## Kill a sweep's processes at random; verify that nothing is lost
 	@$(BIN)/python tests/crashtest.py $(ARGS)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from vqlab.cli import app
+from vqlab.cli import load_commands
 from vqlab.compare import MEAN, compare, compare_runs
 from vqlab.config import merge
 from vqlab.evaluation import EVIDENCE, CategoryEvidence, load_evidence, paired_differences
@@ -66,7 +66,7 @@ def test_a_run_does_not_differ_from_itself(tracker: Tracker, runs: tuple[Outcome
 
 def test_the_command_prints_a_table(tracker: Tracker, runs: tuple[Outcome, Outcome]) -> None:
     arguments = ["compare", "sharp", "blurred", "--mlruns", str(tracker.root)]
-    shown = CliRunner().invoke(app, arguments)
+    shown = CliRunner().invoke(load_commands(), arguments)
     assert shown.exit_code == 0, shown.output
     assert "pixel AUROC" in shown.output and "sharp" in shown.output
     words = " ".join(shown.output.split())
@@ -127,7 +127,9 @@ def test_the_page_is_self_contained_and_logged(
 ) -> None:
     page = tmp_path / "page.html"
     arguments = ["compare", "sharp", "blurred", third.run_id, "--mlruns", str(tracker.root)]
-    shown = CliRunner().invoke(app, [*arguments, "--output", str(page), "--images", "2"])
+    shown = CliRunner().invoke(
+        load_commands(), [*arguments, "--output", str(page), "--images", "2"]
+    )
     assert shown.exit_code == 0, shown.output
     text = page.read_text(encoding="utf-8")
     assert "<script" not in text and "&lt;script&gt;alert(1)" in text

@@ -10,16 +10,16 @@ prediction  # in a notebook: its panels
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vqlab.caches import set_folders
 from vqlab.errors import UserError
 from vqlab.openmp import set_defaults
-from vqlab.version import __version__
 
 if TYPE_CHECKING:
     from vqlab.model import Model
     from vqlab.run import Outcome
+    from vqlab.version import __version__
 
 set_defaults()  # before torch and numpy, which nothing above imports
 set_folders()  # before numba and matplotlib
@@ -62,3 +62,12 @@ def load(
     from vqlab.predict import load_model
 
     return load_model(reference, category, Path(mlruns))
+
+
+def __getattr__(name: str) -> Any:
+    """Read the version at first use: `importlib.metadata` is slow to import."""
+    if name == "__version__":
+        from vqlab.version import __version__
+
+        return __version__
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,7 +7,6 @@ variables that the user set are not changed.
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 
@@ -15,6 +14,8 @@ def set_folders() -> None:
     """Set `MPLCONFIGDIR` and `NUMBA_CACHE_DIR` to temporary folders if necessary."""
     if _home_is_writable():
         return
+    import tempfile  # slow to import
+
     user = os.getuid() if hasattr(os, "getuid") else "user"
     folder = Path(tempfile.gettempdir()) / f"vqlab-{user}"
     os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))

@@ -12,7 +12,7 @@ from vqlab.text import visible
 STYLE = """
 :root{color-scheme:light dark;--ink:#1f2933;--muted:#5b6774;--line:#d5dbe1;--paper:#fff;
 --best:#fff1dd;--link:#1f57a0}
-@media(prefers-color-scheme:dark){:root{--ink:#e4e8ec;--muted:#9aa6b2;--line:#3a444e;
+@media screen and (prefers-color-scheme:dark){:root{--ink:#e4e8ec;--muted:#9aa6b2;--line:#3a444e;
 --paper:#14181c;--best:#4a3413;--link:#8ab8f0}}
 body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);
 margin:0 auto;padding:1rem;max-width:1400px}
@@ -28,6 +28,14 @@ table{border-collapse:collapse;font-size:14px;white-space:nowrap}
 th{text-align:left;border-bottom:2px solid var(--line);padding:.25rem .8rem .25rem 0}
 td{border-bottom:1px solid var(--line);padding:.2rem .8rem .2rem 0;
 font-variant-numeric:tabular-nums}
+@page{size:A4;margin:14mm 14mm 18mm;@bottom-right{content:counter(page) " / " counter(pages);
+font:9px system-ui,sans-serif;color:#5b6774}}
+@media print{:root{color-scheme:light}nav{display:none}a{color:inherit}
+body{font-size:12px;max-width:none;padding:0}h1{font-size:18px}h2{font-size:15px;margin-top:1.2rem}
+h3{font-size:12px}h1,h2,h3,h2+p,h3+p{break-after:avoid}figure,tr,pre,.image{break-inside:avoid}
+figcaption{font-size:10px}.wide,.grid>div{overflow:visible}.pictures{grid-template-columns:1fr 1fr}
+table{font-size:10.5px;white-space:normal;overflow-wrap:anywhere}
+td:first-child{overflow-wrap:break-word}}
 """
 _POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "

@@ -1,23 +1,20 @@
-"""`make bench BENCH=metrics`: our metrics beside other libraries' and one reading of the bytes.
+"""`make bench BENCH=metrics`: our metrics beside ADEval's and scikit-learn's.
 
-Every row runs in a process of its own on the same maps, warmed up on two of them. CPU-seconds are
-user + system of one thread, the best of several rounds; extra memory is the peak beyond what lay in
-memory before.
+Every measurement runs in a process of its own on the same maps, after a warm-up on two of them.
+Peak memory is that beyond the maps. The floor reads each byte once.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
+import json
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ.update({name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")})
-
 import cv2
 import numpy as np
+from measure import Measured, Row, Table, main, run_process
 
 COUNT = 100
 SIZES = (256, 1024)
@@ -54,10 +51,10 @@ def ours(maps: np.ndarray, masks: np.ndarray) -> Result:
     stream = PixelStream(threshold=1.0)
     for start in range(0, len(maps), 8):
         stream.update(maps[start : start + 8], masks[start : start + 8])
-    found = stream.compute()
+    result = stream.compute()
     image = image_metrics(maps.max((1, 2)), masks.any((1, 2)))
-    bounds = {f"±{name}": bound for name, bound in found.bounds.items()}
-    return found.metrics | rates("pixel", stream.at) | image | bounds
+    bounds = {f"±{name}": bound for name, bound in result.bounds.items()}
+    return result.metrics | rates("pixel", stream.at) | image | bounds
 
 
 def exact(maps: np.ndarray, masks: np.ndarray) -> Result:
@@ -74,12 +71,16 @@ def adeval(maps: np.ndarray, masks: np.ndarray) -> Result:
     from adeval import EvalAccumulator
 
     low, high = float(maps.min()), float(maps.max())
-    made = EvalAccumulator(low, high, low, high)
-    for values, mask in zip(maps, masks, strict=True):
-        made.add_image(float(values.max()), int(mask.any()))
-        made.add_anomap(values, mask.astype(np.uint8))
-    found = made.summary()
-    return {"pixel_auroc": found["p_auroc"], "pixel_ap": found["p_aupr"], "aupro": found["p_aupro"]}
+    metrics = EvalAccumulator(low, high, low, high)
+    for pixels, mask in zip(maps, masks, strict=True):
+        metrics.add_image(float(pixels.max()), int(mask.any()))
+        metrics.add_anomap(pixels, mask.astype(np.uint8))
+    values = metrics.summary()
+    return {
+        "pixel_auroc": values["p_auroc"],
+        "pixel_ap": values["p_aupr"],
+        "aupro": values["p_aupro"],
+    }
 
 
 def scikit_learn(maps: np.ndarray, masks: np.ndarray) -> Result:
@@ -92,12 +93,40 @@ def scikit_learn(maps: np.ndarray, masks: np.ndarray) -> Result:
     }
 
 
-ROWS: dict[str, tuple[Callable[[np.ndarray, np.ndarray], Result], str]] = {
-    "floor": (floor, "each byte read once"),
-    "vqlab": (ours, "pixel + image AUROC, AP, F1max, AUPRO 0.30 and 0.05, at a threshold; bounds"),
-    "vqlab exact": (exact, "the same by sorting, not at a threshold"),
-    "adeval": (adeval, "pixel + image AUROC, AP, AUPRO"),
-    "scikit-learn": (scikit_learn, "pixel AUROC and AP"),
+def stream_of(total: int) -> Callable[[np.ndarray, np.ndarray], Result]:
+    """Metrics of `total` maps of 256 px in one stream."""
+
+    def work(maps: np.ndarray, masks: np.ndarray) -> Result:
+        from vqlab.metrics import PixelStream, image_metrics
+
+        stream = PixelStream()
+        for i in range(total if len(maps) == COUNT else 2):
+            stream.update([maps[i % len(maps)]], [masks[i % len(maps)]])
+        return stream.compute().metrics | image_metrics(np.arange(4), [0, 0, 1, 1])
+
+    return work
+
+
+def bootstrap(maps: np.ndarray, masks: np.ndarray) -> Result:
+    """1,000 resamples of 200 images: every image and pixel metric."""
+    from vqlab.metrics import Evidence, PixelStream, distributions, resample
+
+    maps, masks = np.concatenate([maps, maps]), np.concatenate([masks, masks])
+    labels, scores = masks.any((1, 2)).astype(int), maps.max((1, 2))
+    images = PixelStream(keep_images=True).update(maps, masks).images
+    evidence = Evidence.of(scores, labels, scores > 3, images)
+    return {k: float(v[0]) for k, v in distributions(evidence, resample(labels)).items()}
+
+
+CASES: dict[str, Callable[[np.ndarray, np.ndarray], Result]] = {
+    "floor": floor,
+    "vqlab": ours,
+    "exact": exact,
+    "adeval": adeval,
+    "scikit-learn": scikit_learn,
+    "mvtec": stream_of(1725),
+    "10000": stream_of(10_000),
+    "bootstrap": bootstrap,
 }
 
 
@@ -108,89 +137,54 @@ def peak_mib() -> float:
     return float("nan")
 
 
-def forget_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def timed(work: Callable[[], Result], repeats: int = 3) -> tuple[float, float, Result]:
-    """Best CPU-seconds, peak MiB beyond now, and what came out."""
-    best, found = float("inf"), {}
-    forget_peak()
-    before = peak_mib()
-    for _ in range(repeats):
-        start = time.process_time()
-        found = work()
-        best = min(best, time.process_time() - start)
-    return best, peak_mib() - before, found
-
-
-def run_row(name: str, side: int) -> None:
+def run_case(name: str, side: int) -> None:
+    """Measure one case in this process and print the result as JSON."""
     maps, masks = inputs(COUNT, side)
-    work, what = ROWS[name]
-    try:
-        work(maps[:2], masks[:2])
-    except ImportError:
-        print(f"{name:13} {side:5}²  not installed (pip install {name})")
-        return
-    repeats = 1 if name == "scikit-learn" else 3 if side > 256 else 15
-    seconds, extra, found = timed(lambda: work(maps, masks), repeats)
-    shown = " ".join(
-        f"{k} {found[k]:.6f}" for k in ("pixel_auroc", "pixel_ap", "aupro") if k in found
-    )
-    print(f"{name:13} {side:5}²  {seconds:7.3f} CPU-s  {extra:7.1f} MiB  {shown}  [{what}]")
-    if name == "vqlab":
-        by_sorting = exact(maps, masks)
-        for metric in ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "aupro_005"):
-            error = abs(found[metric] - by_sorting[metric])
-            print(
-                f"{'':22} {metric:12} bound {found[f'±{metric}']:.1e}, observed error {error:.1e}"
-            )
+    CASES[name](maps[:2], masks[:2])
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
+    memory, started = peak_mib(), time.process_time()
+    values = CASES[name](maps, masks)
+    seconds = time.process_time() - started
+    print(json.dumps({"seconds": seconds, "peak": peak_mib() - memory, "values": values}))
 
 
-def run_whole(name: str) -> None:
-    from vqlab.metrics import Evidence, PixelStream, distributions, image_metrics, resample
-
-    maps, masks = inputs(COUNT, 256)
-    if name == "bootstrap":
-        maps, masks = np.concatenate([maps, maps]), np.concatenate([masks, masks])
-        labels, scores = masks.any((1, 2)).astype(int), maps.max((1, 2))
-        images = PixelStream(keep_images=True).update(maps, masks).images
-
-        def work() -> Result:
-            evidence = Evidence.of(scores, labels, scores > 3, images)
-            return {k: float(v[0]) for k, v in distributions(evidence, resample(labels)).items()}
-
-        what = "1,000 resamples of 200 images: every image and pixel metric, AUPRO among them"
-    else:
-        total = {"mvtec": 1725, "10000": 10_000}[name]
-
-        def work() -> Result:
-            stream = PixelStream()
-            for i in range(total):
-                stream.update([maps[i % COUNT]], [masks[i % COUNT]])
-            return stream.compute().metrics | image_metrics(np.arange(4), [0, 0, 1, 1])
-
-        what = f"{total} maps of 256² in one stream"
-        PixelStream().update(maps[:2], masks[:2]).compute()
-    seconds, extra, _ = timed(work, 1)
-    print(f"{name:20}  {seconds:7.3f} CPU-s  {extra:7.1f} MiB  [{what}]")
+def measure(names: list[str], side: int, repeats: int) -> tuple[dict[str, Measured], Result]:
+    """Return the cost of each case, interleaved, and the metrics of the first."""
+    results: dict[str, list[dict]] = {name: [] for name in names}
+    for _ in range(repeats):
+        for name in names:
+            command = [sys.executable, __file__, "--case", name, str(side)]
+            output = run_process(command, env={"PYTHONWARNINGS": "ignore"})[3]
+            results[name].append(json.loads(output))
+    costs = {
+        name: Measured.of((r["seconds"] for r in runs), max(r["peak"] for r in runs))
+        for name, runs in results.items()
+    }
+    return costs, results[names[0]][0]["values"]
 
 
-WHOLE = ("mvtec", "10000", "bootstrap")
-
-
-def main() -> None:
-    if len(sys.argv) == 4 and sys.argv[1] == "--row":
-        run_row(sys.argv[2], int(sys.argv[3]))
-        return
-    if len(sys.argv) == 3 and sys.argv[1] == "--whole":
-        run_whole(sys.argv[2])
-        return
-    print(f"{COUNT} maps, half with defects; one thread; CPU-s and peak memory beyond the maps")
-    calls = [["--row", name, str(side)] for side in SIZES for name in ROWS]
-    for call in [*calls, *(["--whole", name] for name in WHOLE)]:
-        subprocess.run([sys.executable, __file__, *call], check=True)
+def tables(repeats: int) -> list[Table]:
+    rows, notes = [], []
+    for side in SIZES:
+        costs, values = measure(["vqlab", "adeval", "floor", "exact"], side, repeats)
+        what = f"{side}²: pixel and image AUROC, AP, F1max, AUPRO at 0.30 and 0.05"
+        fast = (costs["adeval"], "adeval, AUROC, AP, AUPRO")
+        rows.append(Row(what, costs["vqlab"], *fast, costs["floor"], "bytes read once"))
+        slow = measure(["scikit-learn"], side, 1)[0] if side == SIZES[0] else {}
+        by_sorting = (slow.get("scikit-learn"), "scikit-learn, AUROC and AP" if slow else "")
+        rows.append(Row(f"{what}, exact", costs["exact"], *by_sorting))
+        bounds = [f"{k[1:]} {v:.1e}" for k, v in values.items() if k.startswith("±")]
+        notes.append(f"Bounds of the error at {side}²: {', '.join(bounds)}.")
+    whole, _ = measure(["mvtec", "10000", "bootstrap"], 256, 1)
+    rows.append(Row("1,725 maps of 256² in one stream", whole["mvtec"]))
+    rows.append(Row("10,000 maps of 256² in one stream", whole["10000"]))
+    rows.append(Row("1,000 resamples of 200 images, all metrics", whole["bootstrap"]))
+    inputs_text = f"{COUNT} maps, half with 1 to 4 defects."
+    return [Table("Metrics", inputs_text, rows, notes)]
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--case"]:
+        run_case(sys.argv[2], int(sys.argv[3]))
+    else:
+        main(tables, repeats=3)

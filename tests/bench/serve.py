@@ -1,8 +1,9 @@
 """`make bench BENCH=serve`: latency and throughput of `vqlab serve`, and its overhead.
 
 A vqvae is trained on the synthetic cable (256 px) and promoted in a temporary store. 4 clients send
-one image each for 60 s (the images of the test set in turn); then one client and `Model.score` in
-this process score the same file alternately. Server and scoring have one thread each.
+one image each for 60 s (BENCH_SECONDS; the images of the test set in turn); then one client and
+`Model.score` in this process score the same file alternately. Server and scoring have one thread
+each.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import os
 import secrets
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from measure import Measured, Row, Table, main
 
 SECONDS = float(os.environ.get("BENCH_SECONDS", "60"))
 CLIENTS = 4
@@ -63,8 +64,8 @@ class Client:
         return json.loads(text)
 
 
-def load(port: int, contents: list[bytes], query: str) -> None:
-    """Print latencies and throughput of several clients."""
+def load(port: int, contents: list[bytes], query: str) -> list[Row]:
+    """Return the latencies and the throughput of several clients."""
     durations: list[float] = []
     errors: list[str] = []
     end = time.monotonic() + SECONDS
@@ -86,18 +87,20 @@ def load(port: int, contents: list[bytes], query: str) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    p50, p95, p99 = (1000 * q for q in np.quantile(durations, (0.5, 0.95, 0.99)))
-    print(
-        f"{CLIENTS} clients, {SECONDS:g} s{', map and overlay' if query else '':19} "
-        f"{len(durations) / SECONDS:6.1f} images/s   p50 {p50:6.1f}   p95 {p95:6.1f}   "
-        f"p99 {p99:6.1f} ms   {len(errors)} errors"
-    )
     if errors:
         raise SystemExit(errors[0])
+    what = f"{CLIENTS} clients{', map and overlay' if query else ''}"
+    quantiles = np.quantile(durations, (0.5, 0.95, 0.99))
+    rows = [
+        Row(f"{what}: {name}", Measured.of([1000 * q]), unit="ms")
+        for name, q in zip(("p50", "p95", "p99"), quantiles, strict=True)
+    ]
+    throughput = Measured.of([len(durations) / SECONDS])
+    return [Row(f"{what}: throughput", throughput, unit="images per s"), *rows]
 
 
-def overhead(port: int, root: Path, file: Path) -> None:
-    """Print the median time of a request beyond that of scoring in this process."""
+def overhead(port: int, root: Path, file: Path) -> list[Row]:
+    """Return the time of a request beside that of scoring in this process."""
     import torch
 
     from vqlab.model import Model
@@ -116,23 +119,21 @@ def overhead(port: int, root: Path, file: Path) -> None:
             started = time.perf_counter()
             function()
             times.append(1000 * (time.perf_counter() - started))
-    base, plain, full = map(statistics.median, (local, remote, with_map))
-    print(
-        f"1 client, p50 of {REPEATS}: in-process {base:.1f} ms, served {plain:.1f} ms: "
-        f"overhead {plain - base:.1f} ms; with map and overlay {full - base:.1f} ms"
-    )
+    base, plain, full = map(Measured.of, (local, remote, with_map))
+    name = "Model.score in this process"
+    return [
+        Row("1 client: a request", plain, base, name, unit="ms"),
+        Row("1 client: a request with map and overlay", full, base, name, unit="ms"),
+    ]
 
 
-def main() -> None:
+def tables(repeats: int) -> list[Table]:
     from vqlab.data import DataSettings, load_dataset
 
-    os.environ["OMP_NUM_THREADS"] = "1"
-    cores, busy = os.cpu_count(), os.getloadavg()[0]
-    print(f"threads: 1; cores here: {cores}; load average before: {busy:.1f}")
     with tempfile.TemporaryDirectory() as folder, socket.socket() as listener:
         root = Path(folder) / "mlruns"
         # Use a fresh process: memory left over from training slows scoring down.
-        subprocess.run([sys.executable, __file__, str(root)], check=True)
+        subprocess.run([sys.executable, __file__, "--train", str(root)], check=True)
         files = [r.path for r in load_dataset(DataSettings(categories=("cable",))).test.records]
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -144,12 +145,12 @@ def main() -> None:
         try:
             wait(port)
             contents = [file.read_bytes() for file in files]
-            for query in ("", "?map=1&overlay=1"):
-                load(port, contents, query)
-            overhead(port, root, files[0])
+            rows = load(port, contents, "") + load(port, contents, "?map=1&overlay=1")
+            rows += overhead(port, root, files[0])
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait(60)
+    return [Table("vqlab serve", f"256 px, {SECONDS:g} s of load, {REPEATS} requests.", rows)]
 
 
 def wait(port: int) -> None:
@@ -164,4 +165,7 @@ def wait(port: int) -> None:
 
 
 if __name__ == "__main__":
-    train(Path(sys.argv[1])) if len(sys.argv) > 1 else main()
+    if sys.argv[1:2] == ["--train"]:
+        train(Path(sys.argv[2]))
+    else:
+        main(tables)

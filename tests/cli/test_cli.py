@@ -38,8 +38,8 @@ def recipe(small: Tree, tmp_path: Path) -> Path:
 def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
     program = (
         "import sys\n"
-        "from vqlab.cli import app\n"
-        "try: app(['--help'])\n"
+        "from vqlab.cli import load_commands\n"
+        "try: load_commands()(['--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'mlflow', 'optuna', 'timm', 'numpy', 'pandas', 'sklearn', 'cv2'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"

@@ -11,7 +11,7 @@ import yaml
 from tiny_set import tiny_recipe
 from typer.testing import CliRunner
 
-from vqlab.cli import app
+from vqlab.cli import load_commands
 from vqlab.correlate import Correlation, correlate, mean, measure, read_grid
 from vqlab.correlate.grid import plan
 from vqlab.correlate.rank_correlation import correlations, group_by, spearman
@@ -162,7 +162,7 @@ def test_the_verb_prints_what_was_found(root: Path, tmp_path: Path, mlruns: Path
     small = {"train": {}, "score": [{"detector.scoring.error_smoothing": [0, 0.02, 0.05, 0.1]}]}
     path = study_file(tmp_path, root, "verb", vqvae=small)
     done = CliRunner().invoke(
-        app,
+        load_commands(),
         ["correlate", str(path), "-d", str(root), "-c", "part, other", "--mlruns",
          str(mlruns), "--output", str(tmp_path / "results")],
     )  # fmt: skip

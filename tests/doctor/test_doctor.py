@@ -39,8 +39,8 @@ def find(name: str, data: Path | None = None) -> Finding:
 def test_it_is_quick_and_imports_nothing_heavy(here: Path) -> None:
     program = (
         "import sys\n"
-        "from vqlab.cli import app\n"
-        "try: app(['doctor'])\n"
+        "from vqlab.cli import load_commands\n"
+        "try: load_commands()(['doctor'])\n"
         "except SystemExit as end: status = end.code\n"
         "heavy = {'torch', 'mlflow', 'optuna', 'timm', 'numpy', 'pandas', 'sklearn', 'cv2'}\n"
         "print(status, sorted(heavy & set(sys.modules)), file=sys.stderr)\n"

@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from vqlab.checkpoint import BACKBONE, load_checkpoint, load_state, save_checkpoint
-from vqlab.cli import app
+from vqlab.cli import load_commands
 from vqlab.data import load_dataset
 from vqlab.features import cache_files, store
 from vqlab.model import Model
@@ -134,17 +134,24 @@ def test_training_state_holds_no_backbone_and_knows_it(small_root, tmp_path):
 
 def test_the_command_shows_and_clears_the_cache(monkeypatch, small_root, tmp_path):
     monkeypatch.setenv("VQLAB_CACHE", str(tmp_path / "kept"))
-    called = CliRunner().invoke(app, ["data", "cache"])
+    called = CliRunner().invoke(load_commands(), ["data", "cache"])
     assert called.exit_code == 0 and "0 files (0.0 MB)" in called.output
     config = resolve(tree(small_root, weights="random"))
     make_trainer(config, load_dataset(config.data), torch.device("cpu")).fit(lambda e, m: None)
     (tmp_path / "kept" / "dead.part").write_bytes(b"x")
-    shown = CliRunner().invoke(app, ["data", "cache"]).output
+    shown = CliRunner().invoke(load_commands(), ["data", "cache"]).output
     assert "test_resnet" in shown and "fabric" in shown and "2 files" in shown
     assert "incomplete: dead.part" in shown
-    refused = CliRunner().invoke(app, ["data", "cache", "--older-than", "3"])
+    refused = CliRunner().invoke(load_commands(), ["data", "cache", "--older-than", "3"])
     assert isinstance(refused.exception, UserError)
-    kept = CliRunner().invoke(app, ["data", "cache", "--clear", "--older-than", "3"]).output
+    kept = (
+        CliRunner()
+        .invoke(load_commands(), ["data", "cache", "--clear", "--older-than", "3"])
+        .output
+    )
     assert "Deleted 0 files" in kept
-    assert "Deleted 2 files" in CliRunner().invoke(app, ["data", "cache", "--clear"]).output
+    assert (
+        "Deleted 2 files"
+        in CliRunner().invoke(load_commands(), ["data", "cache", "--clear"]).output
+    )
     assert not list((tmp_path / "kept").glob("*.features"))

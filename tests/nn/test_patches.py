@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vqlab.nn.patches import patch_features, sample_rows, to_rows
+from vqlab.nn.patches import neighbourhood_mean, patch_features, sample_rows, to_rows
 
 
 def test_a_patch_is_the_mean_of_its_neighbourhood_on_every_level() -> None:
@@ -21,6 +21,15 @@ def test_a_patch_is_the_mean_of_its_neighbourhood_on_every_level() -> None:
     # three quarters of the way from column 0 of 3 to column 1.
     rows = 0.75 * mean[:, :, 1] + 0.25 * mean[:, :, 2]
     torch.testing.assert_close(patches[:, 3:, 3, 2], 0.25 * rows[:, :, 0] + 0.75 * rows[:, :, 1])
+
+
+@pytest.mark.parametrize("kernel", [3, 5, 9])
+def test_neighbourhoods_are_those_of_a_pooling_layer(kernel: int) -> None:
+    maps = torch.randn(2, 3, 8, 6)  # narrower than the widest neighbourhood
+    before = maps.clone()
+    pooled = F.avg_pool2d(maps, kernel, stride=1, padding=kernel // 2)
+    torch.testing.assert_close(neighbourhood_mean(maps, kernel), pooled)
+    assert torch.equal(maps, before)
 
 
 def test_a_kernel_of_one_leaves_the_finest_level_alone() -> None:

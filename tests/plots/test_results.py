@@ -230,7 +230,7 @@ def test_a_full_disk_and_a_file_in_the_way_are_told(tmp_path, monkeypatch, quick
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UserError, match="No space left on device; free some space"):
         write(tmp_path / "elsewhere", images)
     assert list((tmp_path / "elsewhere").iterdir()) == []

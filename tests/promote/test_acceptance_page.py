@@ -13,6 +13,8 @@ from vqlab.run import Outcome
 from vqlab.tracking import Tracker
 
 pytestmark = pytest.mark.slow
+A4 = 688
+"""Width of a page of A4 between its margins in CSS pixels."""
 SIZES = {"desktop": (1280, 900), "phone": (360, 740)}
 
 
@@ -61,4 +63,25 @@ def test_no_request_leaves_a_page_with_foreign_markup(browser: Any, report: Path
     page.wait_for_timeout(300)
     assert page.title() != "run"
     assert all("csp" in str(reason) or "BLOCKED" in str(reason) for reason in failed)
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_printed_on_white_without_clipped_tables(browser: Any, report: Path, scheme: str) -> None:
+    page = browser.new_page(viewport={"width": A4, "height": 1000}, color_scheme=scheme)
+    page.goto(report.as_uri())
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= A4
+    clipped = (
+        "[...document.querySelectorAll('.wide, pre')].filter(n => n.scrollWidth > n.clientWidth)"
+    )
+    assert page.evaluate(f"{clipped}.map(n => n.outerHTML)") == []
+    colours = (
+        "(({color, backgroundColor}) => [color, backgroundColor])(getComputedStyle(document.body))"
+    )
+    assert page.evaluate(colours) == ["rgb(31, 41, 51)", "rgb(255, 255, 255)"]
+    assert (
+        page.evaluate("getComputedStyle(document.querySelector('.gates thead')).display") != "none"
+    )
+    assert page.pdf().startswith(b"%PDF")
     page.close()

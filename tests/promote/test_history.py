@@ -8,7 +8,7 @@ import pytest
 from promotions import Train
 from typer.testing import CliRunner
 
-from vqlab.cli import app
+from vqlab.cli import load_commands
 from vqlab.promote import history, promote, rollback
 from vqlab.tracking import Tracker, user_name
 from vqlab.types import UserError
@@ -37,16 +37,16 @@ def test_versions_with_their_states(train: Train, tracker: Tracker) -> None:
 def test_the_command(train: Train, tracker: Tracker) -> None:
     promote(tracker, "part", ref=train("a", 0.9))
     mlruns = ["--mlruns", str(tracker.root)]
-    listed = CliRunner().invoke(app, ["history", "part", "--json", *mlruns])
+    listed = CliRunner().invoke(load_commands(), ["history", "part", "--json", *mlruns])
     (version,) = json.loads(listed.output)
     assert (version["version"], version["state"], version["value"]) == (1, "champion", 0.9)
     for words in (["part"], ["--category", "part"]):
-        printed = CliRunner().invoke(app, ["history", *words, *mlruns])
+        printed = CliRunner().invoke(load_commands(), ["history", *words, *mlruns])
         assert printed.exit_code == 0 and "champion" in printed.output
     for words, sentence in (
         ([], "a category is required"),
         (["part", "-c", "other"], "one category is required; got part and --category other"),
         (["prat"], "did you mean part"),
     ):
-        failed = CliRunner().invoke(app, ["history", *words, *mlruns])
+        failed = CliRunner().invoke(load_commands(), ["history", *words, *mlruns])
         assert isinstance(failed.exception, UserError) and sentence in str(failed.exception)

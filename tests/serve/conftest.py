@@ -50,6 +50,13 @@ def server(trained_store: Path) -> Iterator[str]:
         yield address
 
 
+@pytest.fixture
+def part_server(mlruns: Path) -> Iterator[str]:
+    """Address of a server of the category `part` with the test's own store."""
+    with running(ServeSettings(mlruns=mlruns, categories=("part",), device="cpu")) as address:
+        yield address
+
+
 @pytest.fixture(scope="session")
 def good_file(images: Path) -> Path:
     return images / "part" / "test" / "good" / "000.png"

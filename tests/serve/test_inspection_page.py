@@ -2,53 +2,28 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
-from servers import running
+from inspection import DESKTOP, HOSTILE, PHONE, drop, opened
 
-from vqlab.serve import ServeSettings
 from vqlab.serve.history import FOLDER, History
 
 pytestmark = pytest.mark.slow
-HOSTILE = "<img src=x onerror=alert(1)>.png"
-DROP = """
-([node, files]) => {
-  const transfer = new DataTransfer();
-  for (const [name, data] of files) {
-    const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
-    transfer.items.add(new File([bytes], name, { type: "image/png" }));
-  }
-  document.querySelector(node).dispatchEvent(
-    new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
-}
-"""
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+@pytest.mark.parametrize("options", [DESKTOP, PHONE])
 def test_images_are_dropped_judged_and_stored(
-    browser: Any, mlruns: Path, good_file: Path, defect_file: Path, width: int, scheme: str
+    browser: Any,
+    part_server: str,
+    mlruns: Path,
+    good_file: Path,
+    defect_file: Path,
+    options: dict[str, Any],
 ) -> None:
-    files = [
-        (name, base64.b64encode(path.read_bytes()).decode())
-        for name, path in ((HOSTILE, good_file), ("half.png", defect_file))
-    ]
-    with running(ServeSettings(mlruns=mlruns, categories=("part",), device="cpu")) as address:
-        page = browser.new_page(
-            viewport={"width": width, "height": 800}, color_scheme=scheme, has_touch=width < 500
-        )
-        problems: list[str] = []
-        hosts: set[str] = set()
-        page.on("console", lambda message: problems.append(message.text))
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
-        page.goto(address)
-        page.wait_for_selector(".meaning")
-        page.evaluate(DROP, ["#drop", files])
-        page.wait_for_selector(".card >> nth=1 >> text=/pass|reject/")
+    with opened(browser, part_server, **options) as page:
+        drop(page, {HOSTILE: good_file, "half.png": defect_file})
         cards = page.locator(".card").all_inner_texts()
         assert "half.png" in cards[0] and "reject" in cards[0]  # the highest score first
         assert HOSTILE in cards[1]
@@ -71,8 +46,7 @@ def test_images_are_dropped_judged_and_stored(
         page.wait_for_selector("#detail >> text=a test image (defect)")
         page.locator("#tab-history").click()
         page.wait_for_selector("#history >> text=half.png")
+        width = options["viewport"]["width"]
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        page.close()
-    assert problems == [] and hosts - {""} == {urlsplit(address).netloc}  # "": blob:
     feedback = History(mlruns / FOLDER).feedback("part")
     assert [(each.name, each.verdict) for each in feedback] == [("half.png", "defect")]

@@ -21,6 +21,8 @@ def test_malformed_requests_get_a_sentence(mlruns: Path, good_file: Path) -> Non
         statuses = send_malformed(address, 1000)
         assert statuses.total() >= 1000
         assert {status for _, status in statuses} >= {400, 422}
+        for operation in ("POST /v1/predict", "POST /v1/feedback"):
+            assert (operation, 400) in statuses, "no malformed body was read"
         assert len({operation for operation, _ in statuses}) >= 6
         assert post(address, good_file.read_bytes(), category="part").ok
         assert "vqlab_images_in_progress 0.0" in requests.get(f"{address}/metrics", timeout=9).text

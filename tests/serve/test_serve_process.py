@@ -15,7 +15,7 @@ import requests
 from servers import post, server_process
 from typer.testing import CliRunner
 
-from vqlab.cli import app
+from vqlab.cli import load_commands
 from vqlab.errors import UserError
 
 
@@ -78,7 +78,7 @@ def test_token_of_the_environment_and_two_categories(trained_store: Path, good_f
 
 
 def refusal(*arguments: str) -> str:
-    result = CliRunner().invoke(app, ["serve", *arguments])
+    result = CliRunner().invoke(load_commands(), ["serve", *arguments])
     assert isinstance(result.exception, UserError), result
     return str(result.exception)
 

@@ -13,7 +13,7 @@ import pytest
 from tiny_set import tiny_recipe, write_tiny_set
 from typer.testing import CliRunner, Result
 
-from vqlab.cli import app
+from vqlab.cli import load_commands
 from vqlab.data import pixels_digest
 from vqlab.model import Model
 from vqlab.promote import history, promote
@@ -36,7 +36,7 @@ class Store:
     def move(self, *words: str) -> Result:
         """Run `vqlab threshold part`."""
         paths = ["--mlruns", str(self.tracker.root), "--output", str(self.folder / "results")]
-        return CliRunner().invoke(app, ["threshold", *words, *paths])
+        return CliRunner().invoke(load_commands(), ["threshold", *words, *paths])
 
     def champion(self) -> Model:
         return Model.load(self.tracker.champion("part").checkpoint, "cpu")

@@ -11,7 +11,7 @@ import pytest
 from tracked_runs import start
 from typer.testing import CliRunner
 
-from vqlab.cli import app
+from vqlab.cli import load_commands
 from vqlab.errors import UserError
 from vqlab.tracking import CHECKPOINT, Tracker
 from vqlab.tracking.deletion import delete_runs
@@ -26,13 +26,15 @@ def stored(tracker: Tracker, name: str) -> tuple[str, Path]:
 def test_runs_are_deleted_with_their_artifacts(tracker: Tracker) -> None:
     (first, folder), (_, kept) = stored(tracker, "a"), stored(tracker, "b")
     arguments = ["runs", "delete", first, "--mlruns", str(tracker.root)]
-    refused = CliRunner().invoke(app, arguments, input="n\n")
+    refused = CliRunner().invoke(load_commands(), arguments, input="n\n")
     assert refused.exit_code == 1 and (folder / CHECKPOINT).exists()
-    done = CliRunner().invoke(app, [*arguments, "--yes"])
+    done = CliRunner().invoke(load_commands(), [*arguments, "--yes"])
     assert done.exit_code == 0 and "runs deleted: 1" in done.output, done.output
     assert [run.name for run in tracker.runs()] == ["b"]
     assert not (folder / CHECKPOINT).exists() and (kept / CHECKPOINT).exists()
-    listed = CliRunner().invoke(app, ["runs", "list", "--csv", "--mlruns", str(tracker.root)])
+    listed = CliRunner().invoke(
+        load_commands(), ["runs", "list", "--csv", "--mlruns", str(tracker.root)]
+    )
     assert len(listed.output.splitlines()) == 2 and ",b," in listed.output
 
 
@@ -77,7 +79,7 @@ def test_runs_selected_by_filters_are_deleted(tracker: Tracker) -> None:
 
     def delete(*words: str, answer: str = "") -> tuple[int, str]:
         arguments = ["runs", "delete", *words, "--mlruns", str(tracker.root)]
-        result = CliRunner().invoke(app, arguments, input=answer)
+        result = CliRunner().invoke(load_commands(), arguments, input=answer)
         return result.exit_code, f"{result.output}{result.exception}"
 
     assert "got neither" in delete("--yes")[1] and "got neither" in delete("-c", "all", "-y")[1]

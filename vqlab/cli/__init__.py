@@ -1,6 +1,7 @@
 """Command line: each command parses its options, calls one package and prints.
 
-Heavy libraries are imported inside the commands to keep `vqlab --help` fast.
+To start fast, only the module of the called command is imported, and heavy libraries are imported
+inside the commands.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import io
 import os
 import sys
 import warnings
+from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -52,10 +54,36 @@ def _options(
 data_app = typer.Typer(no_args_is_help=True, help="Check, show and generate datasets.")
 app.add_typer(data_app, name="data")
 
-# In the order of `vqlab --help`.
-from vqlab.cli import train, sweep, worker, models, champions, threshold, export, serve  # noqa: E402, F401, I001
-from vqlab.cli import feedback, leaderboard, compare, runs, studies, ui, dashboard  # noqa: E402, F401, I001
-from vqlab.cli import correlate, data, cache, doctor  # noqa: E402, F401
+_COMMANDS = {
+    "train": ("train", "config", "settings"),
+    "sweep": ("sweep",),
+    "worker": ("worker",),
+    "models": ("predict", "evaluate"),
+    "champions": ("promote", "history", "rollback"),
+    "threshold": ("threshold",),
+    "export": ("export",),
+    "serve": ("serve",),
+    "feedback": ("feedback",),
+    "leaderboard": ("leaderboard",),
+    "compare": ("compare",),
+    "runs": ("runs",),
+    "studies": ("studies",),
+    "ui": ("ui",),
+    "dashboard": ("dashboard",),
+    "correlate": ("correlate",),
+    "data": ("data",),
+    "cache": ("data",),
+    "doctor": ("doctor",),
+}
+"""Modules in the order of `vqlab --help`, and the commands that each adds to `app`."""
+
+
+def load_commands(command: str | None = None) -> typer.Typer:
+    """Return `app` with this command; with all commands if None or unknown."""
+    modules = [module for module, commands in _COMMANDS.items() if command in commands]
+    for module in modules or _COMMANDS:
+        import_module(f"vqlab.cli.{module}")
+    return app
 
 
 def main() -> NoReturn:
@@ -67,7 +95,7 @@ def main() -> NoReturn:
     warnings.showwarning = _show_warning
     os.environ.setdefault("MPLBACKEND", "Agg")
     try:
-        app(standalone_mode=True)
+        load_commands(next(iter(sys.argv[1:]), None))(standalone_mode=True)
     except UserError as error:
         _exit(str(error), 2)
     except OSError as error:

@@ -22,11 +22,10 @@ _CHARTS = 4
 """Number of metrics with a chart."""
 _STYLE = """
 td{vertical-align:top}td small{display:block;color:var(--muted)}td b small{color:inherit}
-.image{break-inside:avoid;border-top:1px solid var(--line);margin-top:1.2rem}
+.image{border-top:1px solid var(--line);margin-top:1.2rem}
 .runs{display:grid;gap:0 1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,320px),1fr))}
 .legend{border:1px solid var(--line);padding:.4rem .8rem}
-@media print{body{max-width:none;font-size:12px}.runs{grid-template-columns:repeat(3,1fr)}
-table{white-space:normal}a{color:inherit}}
+@media print{.runs{grid-template-columns:repeat(auto-fit,minmax(200px,1fr))}.runs p{font-size:10px}}
 """
 
 

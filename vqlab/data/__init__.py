@@ -4,7 +4,7 @@ from vqlab.data.area import AREA_FILES, InspectedArea, areas_of
 from vqlab.data.arrays import as_rgb
 from vqlab.data.audit import STATISTICS, CategoryAudit, audit, audit_metrics
 from vqlab.data.checks.report import CheckReport, check_dataset
-from vqlab.data.contact_sheet import contact_sheet, write_image_set, write_png
+from vqlab.data.contact_sheet import contact_sheet, write_image_set
 from vqlab.data.encoded import BadImage, accept_pixels, read_encoded, size_of, suffix_of
 from vqlab.data.image_set import ImageSet
 from vqlab.data.images import (
@@ -17,6 +17,7 @@ from vqlab.data.images import (
     to_original,
 )
 from vqlab.data.layouts import GOOD_AND_BAD
+from vqlab.data.png import encode_png, write_png
 from vqlab.data.regions import Region, find_regions, polygon_of
 from vqlab.data.settings import DataSettings
 from vqlab.data.source import (
@@ -55,6 +56,7 @@ __all__ = [
     "choose_categories",
     "contact_sheet",
     "describe_source",
+    "encode_png",
     "find_layout",
     "find_root",
     "fingerprint",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
@@ -19,9 +17,10 @@ from vqlab.data.image_cache import ImageFile
 from vqlab.data.image_set import ImageSet
 from vqlab.data.images import BadFile, Mask, Pixels, read_image
 from vqlab.data.layouts import Layout, detect_layout, read_category, require_categories
+from vqlab.data.png import write_png
 from vqlab.fonts import draw_text, fit_text
 from vqlab.text import folder_name
-from vqlab.types import ImageRecord, UserError
+from vqlab.types import ImageRecord
 
 TILE = 160
 CAPTION = 18
@@ -152,16 +151,3 @@ def _text(text: str, width: int, height: int, size: int) -> Pixels:
     text = fit_text(text, width - 8, size)
     draw_text(ImageDraw.Draw(strip), (4, height // 2), text, size, "black", anchor="lm")
     return np.asarray(strip, np.uint8)
-
-
-def write_png(pixels: Pixels, path: Path) -> None:
-    """Write (H, W, 3) or (H, W) uint8 as a PNG file, atomically. Raises UserError if it fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(temporary, format="PNG")
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"picture {path} cannot be written: {error.strerror or error}.") from None

@@ -21,6 +21,7 @@ from vqlab.data.images import (
     fit_image,
     fit_mask,
     read_image,
+    read_mask,
     resize_image,
     to_original,
 )
@@ -169,7 +170,11 @@ class ImageFile:
         size is not that of the image."""
         if self.record.mask is None:
             return np.zeros(size, np.bool_)
-        mask, properties = inspect_mask(self.record.mask)
+        properties = None if cache is None else cache.mask_properties.get(self.record.mask)
+        if properties is None:
+            mask, properties = inspect_mask(self.record.mask)
+        else:
+            mask = read_mask(self.record.mask)  # inspected before, which takes longer
         if mask.shape != size:
             raise BadFile(
                 self.record.mask,

@@ -18,8 +18,8 @@ from vqlab.detectors.base import Detector, register
 from vqlab.detectors.capabilities import Extracted
 from vqlab.nn.coreset import k_centre
 from vqlab.nn.image_score import image_score
+from vqlab.nn.nearest import NearestSearch
 from vqlab.nn.patches import patch_features, sample_rows, to_rows
-from vqlab.nn.quantizer import nearest_distance
 from vqlab.nn.smoothing import upsample
 from vqlab.types import InputSpec, Pyramid, Sample, Scores
 
@@ -73,12 +73,14 @@ class MemoryBank(Detector):
     def __init__(self, config: MemoryBankSettings, spec: InputSpec) -> None:
         super().__init__(config, spec)
         self.register_buffer("bank", torch.zeros(config.bank_size, sum(spec.channels)))
+        self.search = NearestSearch()
 
     @torch.no_grad()
     def prepare(self, samples: Iterable[Sample]) -> None:
         config = self.config
         patches = sample_rows((self._patches(sample.pyramid) for sample in samples), config.patches)
         self.bank.copy_(patches[k_centre(patches, config.bank_size, dim=config.projection)])
+        self.search.reset()
 
     def loss(self, sample: Sample) -> dict[str, Tensor]:
         """Return the mean distance; nothing is trained."""
@@ -120,7 +122,7 @@ class MemoryBank(Detector):
     def _distances(self, rows: Tensor, pyramid: Pyramid) -> tuple[Tensor, Tensor]:
         """Return the L2 distance of every patch to the bank and the index of its nearest vector,
         both (B, h, w)."""
-        index, distance = nearest_distance(rows, self.bank)
+        index, distance = self.search(rows, self.bank)
         shape = (len(pyramid[0]), *pyramid[0].shape[-2:])
         return distance.view(shape), index.view(shape)
 

@@ -31,6 +31,7 @@ from vqlab.evaluation.scoring import (
     score_extracted,
     score_images,
 )
+from vqlab.evaluation.spool import Budget
 from vqlab.evaluation.thresholds import (
     Origin,
     Thresholds,
@@ -51,6 +52,7 @@ __all__ = [
     "PASS",
     "REJECT",
     "REVIEW",
+    "Budget",
     "CalibrationScores",
     "EvaluationSettings",
     "ExpectedShares",

@@ -64,6 +64,20 @@ class Scored:
             inspected=None if self.inspected is None else [self.inspected[i] for i in indices],
         )
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Scored]) -> Scored:
+        """Return all images of `parts`, at least one, in order."""
+        inspected = [mask for part in parts for mask in part.inspected or ()]
+        return cls(
+            [map for part in parts for map in part.maps],
+            np.concatenate([part.image_scores for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+            [mask for part in parts for mask in part.masks],
+            tuple(record for part in parts for record in part.records),
+            tuple(geometry for part in parts for geometry in part.geometry),
+            inspected or None,
+        )
+
     def pixels(self, index: int) -> Array:
         """Return the scores (n,) of the inspected pixels of an image."""
         values = self.maps[index]
@@ -89,6 +103,37 @@ class Predictions:
     """By title, N pictures (S, S, 3) uint8 or code maps (h, w) int32, padding included."""
     prototypes: ImagePrototypes | None = None
     """Of all N images, on the CPU."""
+
+    def take(self, indices: Sequence[int]) -> Predictions:
+        """Return the predictions of the images at `indices`, in that order."""
+        chosen = [int(i) for i in indices]
+        prototypes = self.prototypes
+        if prototypes is not None:
+            vectors, codes = prototypes.vectors[chosen], prototypes.indices[chosen]
+            prototypes = ImagePrototypes(codes, vectors, prototypes.codebook)
+        return Predictions(
+            self.scored.take(chosen),
+            {name: scored.take(chosen) for name, scored in self.alternatives.items()},
+            {title: [each[i] for i in chosen] for title, each in self.panels.items()},
+            prototypes,
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Predictions]) -> Predictions:
+        """Return the predictions of all images of `parts`, at least one, in order."""
+        first = parts[0]
+        return cls(
+            Scored.concatenate([part.scored for part in parts]),
+            {
+                name: Scored.concatenate([part.alternatives[name] for part in parts])
+                for name in first.alternatives
+            },
+            {
+                title: [picture for part in parts for picture in part.panels[title]]
+                for title in first.panels
+            },
+            concatenate_prototypes([p.prototypes for p in parts if p.prototypes is not None]),
+        )
 
 
 @dataclass(frozen=True)
@@ -194,14 +239,15 @@ def predict_images(
     *,
     alternatives: bool = False,
     panels: bool = False,
+    budget: Budget | None = None,
 ) -> Predictions:
     """Run a detector once over a set of images, batch by batch, and derive all results from that.
 
-    alternatives, panels: also compute these if the detector offers them. Raises UserError that
-    names the first image with a score that is not finite, and ValueError for maps or scores of a
-    wrong shape.
+    alternatives, panels: also compute these if the detector offers them. budget: of the memory for
+    maps, if several sets share it. Raises UserError that names the first image with a score that is
+    not finite, and ValueError for maps or scores of a wrong shape.
     """
-    truth, budget = _Truth(), Budget()
+    truth, budget = _Truth(), budget or Budget()
     main, others = _Maps(budget), dict[str, _Maps]()
     pictures: dict[str, Spool] = {}
     prototypes: list[ImagePrototypes] = []

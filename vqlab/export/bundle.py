@@ -29,27 +29,31 @@ def write_bundle(
     return [*names, SUMS]
 
 
+def _review(thresholds: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the table row of the review threshold and the sentence on it; both may be empty."""
+    if thresholds["review"] is None:
+        return "", ""
+    most = thresholds["target_review_or_reject_rate"]
+    promise = f" (in review or rejected: at most {most:g})" if most is not None else ""
+    sentence = " Otherwise it is in review if its score\nexceeds the review threshold."
+    return f"| review threshold | {thresholds['review']!r}{promise} |\n", sentence
+
+
 def _readme(model: str, description: Mapping[str, Any], parity: Parity) -> str:
     thresholds, settings = description["thresholds"], description["preprocessing"]
     rate = thresholds["target_false_reject_rate"]
     target = f", for a false-reject rate of at most {rate:g}" if rate is not None else ""
-    review, rule = thresholds["review"], ""
-    row = ""
-    if review is not None:
-        most = thresholds["target_review_or_reject_rate"]
-        promise = f" (in review or rejected: at most {most:g})" if most is not None else ""
-        row = f"| review threshold | {review!r}{promise} |\n"
-        rule = " Otherwise it is in review if its score\nexceeds the review threshold."
+    row, rule = _review(thresholds)
     if settings.get("inspected"):
         row += "| inspected area | a part of the image; other pixels are filled with grey |\n"
     version = f"version {description['version']}, " if description["version"] else ""
     notes = "".join(f"- {note}\n" for note in thresholds["notes"])
-    ties = (
-        f" ({parity.error:.1g} without {parity.ties} images where rounding decides between two "
-        "codes that are equally near)"
-        if parity.ties
-        else ""
-    )
+    ties = ""
+    if parity.ties:
+        ties = (
+            f" ({parity.error:.1g} without {parity.ties} images where rounding decides between two "
+            "codes that are equally near)"
+        )
     bits = f"; files with more than 8 bits hold {settings['bits']}" if settings["bits"] else ""
     return f"""\
 # Visual inspection of {description["category"]}

@@ -16,6 +16,8 @@ from vqlab.features.store import CachedRecords, Halves, cached_records
 from vqlab.types import Batch, ImageRecord, InputSpec, Pyramid, indices_by_category
 
 BATCH = 16
+LAYOUT = "channels last"
+"""Memory layout of the network: features of another layout differ by rounding."""
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 
@@ -95,7 +97,7 @@ def _cached_category(
 ) -> CachedRecords:
     name, spec = backbone.settings.backbone, backbone.spec
     length = sum(c * h * w for c, (h, w) in zip(spec.channels, spec.sizes, strict=True))
-    key = digest([backbone.key, device.type, images.fingerprint])
+    key = digest([backbone.key, device.type, images.fingerprint, LAYOUT])
     about = {"key": key, "backbone": name, "category": category}
 
     def extract() -> Iterator[Halves]:

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from vqlab.nn import distributed
 from vqlab.nn.coreset import k_centre
 from vqlab.nn.mlp import MLP
+from vqlab.nn.nearest import NearestSearch
 from vqlab.nn.quantizer import (
     Codebook,
     Usage,
     VectorQuantizer,
     kmeans,
     nearest,
-    nearest_distance,
     random_indices,
 )
 from vqlab.nn.whitening import Whitening
@@ -260,16 +260,19 @@ class Coreset(nn.Module):
     def __init__(self, codebook_size: int, dim: int) -> None:
         super().__init__()
         self.register_buffer("vectors", torch.zeros(codebook_size, dim))
+        self.search = NearestSearch()
 
     @torch.no_grad()
     def fit(self, patches: Tensor) -> None:
         """Select the codes from patches (N, D)."""
         self.vectors.copy_(patches[k_centre(patches, len(self.vectors))])
+        self.search.reset()
 
     @torch.no_grad()
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the nearest code (N,) of rows (N, D) and the L2 distance to it (N,)."""
-        return nearest_distance(rows, self.vectors)
+        index, distance = self.search(rows, self.vectors)
+        return index, distance
 
     @torch.no_grad()
     def distance_to_others(self, rows: Tensor) -> Tensor:
@@ -284,5 +287,5 @@ class Coreset(nn.Module):
         others[self_codes] = False
         moved = ~others[index]
         if bool(moved.any()) and bool(others.any()):
-            distance[moved] = nearest_distance(rows[moved], self.vectors[others])[1]
+            distance[moved] = self.search(rows[moved], self.vectors, self_codes)[1]
         return distance

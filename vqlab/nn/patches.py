@@ -20,10 +20,27 @@ def patch_features(pyramid: Pyramid, kernel: int = 3) -> Tensor:
     size = pyramid[0].shape[-2:]
     levels = []
     for level in pyramid:
-        mean = F.avg_pool2d(level.float(), kernel, stride=1, padding=kernel // 2)
+        mean = neighbourhood_mean(level.float(), kernel)
         same = mean.shape[-2:] == size
         levels.append(mean if same else F.interpolate(mean, size, mode="bilinear"))
     return torch.cat(levels, 1)
+
+
+def neighbourhood_mean(maps: Tensor, kernel: int) -> Tensor:
+    """Average maps (B, C, h, w) over kernel × kernel neighbourhoods, zero padding included.
+
+    On a CPU rows are summed, then columns, several times as fast as `avg_pool2d`.
+    """
+    if not maps.is_cpu:
+        return F.avg_pool2d(maps, kernel, stride=1, padding=kernel // 2)
+    for dim in (2, 3):
+        size = maps.shape[dim]
+        total = maps.clone()
+        for shift in range(1, min(kernel // 2 + 1, size)):
+            total.narrow(dim, shift, size - shift).add_(maps.narrow(dim, 0, size - shift))
+            total.narrow(dim, 0, size - shift).add_(maps.narrow(dim, shift, size - shift))
+        maps = total
+    return maps.mul_(1 / kernel**2)
 
 
 def to_rows(maps: Tensor) -> Tensor:

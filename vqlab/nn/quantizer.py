@@ -296,13 +296,6 @@ def nearest(rows: Tensor, table: Tensor) -> Tensor:
     return index
 
 
-def nearest_distance(rows: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `nearest` and the L2 distances (N,), which are accurate for close pairs, too."""
-    index = nearest(rows, table)
-    parts = zip(torch.split(rows, 4096), torch.split(index, 4096), strict=True)
-    return index, torch.cat([(part - table[at]).norm(dim=1) for part, at in parts])
-
-
 def rotation(z: Tensor, codes: Tensor) -> Tensor:
     """Return λR z, which equals the codes (N, D); gradients reach z (N, D) through constant λR.
 

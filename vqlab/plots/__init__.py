@@ -7,11 +7,13 @@ from vqlab.plots.curves import (
     save_figure,
 )
 from vqlab.plots.operating_curve import operating_curve
-from vqlab.plots.results import panel_row, results_folder, write_results
+from vqlab.plots.prediction import panel_row
+from vqlab.plots.results import ResultsWriter, results_folder, write_results
 from vqlab.plots.row import in_two_rows
 
 __all__ = [
     "PictureWarning",
+    "ResultsWriter",
     "attempt",
     "in_two_rows",
     "likelihood_figure",

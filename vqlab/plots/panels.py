@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,6 +122,20 @@ class Row:
         return f"{text} · {wrong[0]}", wrong[1]
 
 
+def second_panel(panels: Mapping[str, Array]) -> tuple[str, Array | None]:
+    """Return title and content of the second panel: the reconstruction if there is one, else the
+    first of a detector's panels."""
+    for name in ("reconstruction", *panels):
+        if name in panels:
+            return readable(name), panels[name]
+    return "no reconstruction", None
+
+
+def readable(name: str) -> str:
+    """Return the name of a panel as a title."""
+    return name.replace("_", " ")
+
+
 def panels_of(row: Row, side: int = SIDE) -> list[tuple[str, str, Array]]:
     """Return title, caption and image (height, width, 3) uint8 of each of the six panels.
 
@@ -220,16 +235,15 @@ def _overlay(original: Array, predicted: Array, below: Array, truth: Array | Non
 
     below (h, w): pixels above the pixel threshold in an image that passed, outlined in amber.
     """
-    grey = original.mean(axis=2, keepdims=True)
-    picture = 0.45 * original + 0.55 * (0.8 * grey + 40)
-    tinted = 0.5 * picture + 0.5 * np.array(style.ANOMALY)
-    picture = np.where(predicted[:, :, None], tinted, picture)
+    grey = original.sum(axis=2, dtype=np.float32) / 3
+    picture = np.float32(0.45) * original + (0.44 * grey + 22)[..., None]
+    picture[predicted] = 0.5 * picture[predicted] + 0.5 * np.array(style.ANOMALY, np.float32)
     inner = predicted & ~style.edge(predicted)
     picture[style.edge(predicted) | style.edge(inner)] = style.ANOMALY
     picture[style.edge(below)] = style.BELOW
     if truth is not None:
         picture[style.edge(truth)] = style.TRUTH
-    result: Array = picture.clip(0, 255).astype(np.uint8)
+    result: Array = picture.astype(np.uint8)
     return result
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from vqlab.data import ImageSet, Region, find_regions
+from vqlab.data import ImageSet, encode_png, find_regions
 from vqlab.detectors import Detector, HasCodeMaps
 from vqlab.evaluation import (
     PASS,
@@ -36,7 +37,7 @@ from vqlab.plots.curves import (
     score_by_defect,
     score_histogram,
 )
-from vqlab.plots.panels import Row, Scale
+from vqlab.plots.panels import Row, Scale, readable, second_panel
 from vqlab.plots.row import draw_row
 from vqlab.plots.worst import draw_worst, worst_of
 from vqlab.text import folder_name, visible
@@ -55,25 +56,6 @@ class Scorer(Protocol):
     def detector(self) -> Detector: ...
     @property
     def thresholds(self) -> Thresholds: ...
-
-
-class Scoring(Protocol):
-    """Interface of a prediction; arrays have the original size."""
-
-    @property
-    def score(self) -> float: ...
-    @property
-    def calibrated(self) -> float: ...
-    @property
-    def anomaly_map(self) -> Array: ...
-    @property
-    def inspected(self) -> Array | None: ...
-    @property
-    def image(self) -> Array: ...
-    @property
-    def panels(self) -> Mapping[str, Array]: ...
-    @property
-    def model(self) -> Scorer: ...
 
 
 def results_folder(results: Path, category: str) -> Path:
@@ -96,130 +78,174 @@ def write_results(
     report: Report,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
-    """Write `folder/<category>/` for every category of a predicted set; return these folders.
+    """Write `folder/<category>/` for every category of a predicted set, see `ResultsWriter`."""
+    scored = predictions.scored
+    if images.records != scored.records:
+        raise ValueError("images and scores must be of the same set, in the same order.")
+    with ResultsWriter(folder, model) as writer:
+        for indices in scored.by_category().values():
+            writer.draw(images.subset(indices), predictions.take(indices))
+        return writer.finish(report, progress)
+
+
+class ResultsWriter:
+    """Writes `folder/<category>/` for every category of a predicted set.
 
     Contents: `<category>_<index>_viz.png` per image (index within the category), `worst.png` (the
     worst misses and false alarms), `scores.csv`, `score_histogram.png`, `score_by_defect.png`, and
     if defined `roc.png`, `pro.png`, `precision_recall.png` and `codebook_usage.png` (of detectors
     that have panels of codes). A folder replaces an older one atomically.
-    Raises UserError if it cannot be written, ValueError if the predictions are of another set.
+
+    A thread draws the pictures of a category while the caller scores the next one. A process would
+    import torch again, which takes as long as a hundred pictures, and copy every anomaly map; a
+    thread needs neither, and drawing mostly runs outside of Python's lock.
     """
-    scored = predictions.scored
-    if images.records != scored.records:
-        raise ValueError("images and scores must be of the same set, in the same order.")
-    codebooks = model.detector.codebook_sizes() if isinstance(model.detector, HasCodeMaps) else {}
-    folders, done = [], 0
-    for category, indices in scored.by_category().items():
-        part = scored.take(indices)
-        name = folder_name(category)
-        target = results_folder(folder, category)
-        with _atomic_folder(target) as partial:
-            _write_table(partial / "scores.csv", part, model.thresholds)
-            _write_curves(partial, category, part, model.thresholds, report)
-            misses, alarms = worst_of(part.image_scores, part.labels)
-            worst_rows: dict[int, Row] = {}
-            rows = _rows(category, model.thresholds, images, indices, part, predictions.panels)
-            for position, row in enumerate(rows):
-                with attempt(f"the picture of {row.title}"):
-                    _save(draw_row(row), partial / f"{name}_{position:03d}_viz.png")
-                if position in misses or position in alarms:
-                    worst_rows[position] = row
-                done += 1
-                if progress is not None:
-                    progress(done, len(scored))
-            with attempt(f"worst.png of {category}"):
-                columns = ([worst_rows[i] for i in order] for order in (misses, alarms))
-                _save(draw_worst(category, *columns), partial / "worst.png")
-            codes = [name for name, each in predictions.panels.items() if each[0].ndim == 2]
-            if codes:
-                with attempt(f"codebook_usage.png of {category}"):
-                    maps = [predictions.panels[codes[0]][index].ravel() for index in indices]
-                    size = codebooks.get(codes[0])
-                    counts = np.bincount(np.concatenate(maps), minlength=size or 0)
-                    counts = counts if size else counts[counts > 0]
-                    title = f"{category} · {_title(codes[0])}"
-                    figure = codebook_usage(counts, title, complete=bool(size))
-                    save_figure(figure, partial / "codebook_usage.png")
-        folders.append(target)
-    return folders
+
+    def __init__(self, folder: Path, model: Scorer) -> None:
+        self._folder, self._model = folder, model
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="pictures")
+        self._categories: dict[str, _Category] = {}
+
+    def __enter__(self) -> ResultsWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Stop drawing and remove what `finish` did not complete."""
+        self._pool.shutdown(cancel_futures=True)
+        for category in self._categories.values():
+            if category.partial is not None:
+                shutil.rmtree(category.partial, ignore_errors=True)
+
+    def draw(self, images: ImageSet, predictions: Predictions) -> None:
+        """Start to draw the pictures of all images of one category. Errors are raised by
+        `finish`."""
+        name = images.records[0].category
+        category = _Category(name, self._model.thresholds, images, predictions)
+        self._categories[name] = category
+        category.tasks = [self._pool.submit(category.open, self._folder)]
+        category.tasks += [self._pool.submit(category.draw, i) for i in range(len(images))]
+
+    def finish(
+        self, report: Report, progress: Callable[[int, int], None] | None = None
+    ) -> list[Path]:
+        """Wait for the pictures, write the other files and return the folders, sorted by category.
+
+        progress: called per picture with (pictures done, pictures in all). Raises UserError if a
+        folder cannot be written.
+        """
+        folders, done = [], 0
+        total = sum(len(category.images) for category in self._categories.values())
+        for name, category in sorted(self._categories.items()):
+            target = results_folder(self._folder, name)
+            try:
+                category.tasks[0].result()
+                for task in category.tasks[1:]:
+                    task.result()
+                    done += 1
+                    if progress is not None:
+                        progress(done, total)
+                self._write_rest(category, report)
+                assert category.partial is not None
+                _replace(category.partial, target)
+            except OSError as error:
+                raise UserError(
+                    f"the results folder {target} cannot be written: {error.strerror or error}; "
+                    "free some space or choose another folder."
+                ) from error
+            folders.append(target)
+        return folders
+
+    def _write_rest(self, category: _Category, report: Report) -> None:
+        """Write the score table and the figures of all images."""
+        folder, name, part = category.partial, category.name, category.predictions.scored
+        assert folder is not None
+        _write_table(folder / "scores.csv", part, category.thresholds)
+        _write_curves(folder, name, part, category.thresholds, report)
+        with attempt(f"worst.png of {name}"):
+            columns = [
+                [category.row(position) for position in order]
+                for order in worst_of(part.image_scores, part.labels)
+            ]
+            _save(draw_worst(name, *columns), folder / "worst.png")
+        self._write_usage(category, folder)
+
+    def _write_usage(self, category: _Category, folder: Path) -> None:
+        """Draw how often each code occurs, if there are panels of codes."""
+        detector, panels = self._model.detector, category.predictions.panels
+        for title, maps in panels.items():
+            if maps[0].ndim != 2:
+                continue
+            with attempt(f"codebook_usage.png of {category.name}"):
+                sizes = detector.codebook_sizes() if isinstance(detector, HasCodeMaps) else {}
+                size = sizes.get(title)
+                counts = np.bincount(np.concatenate([m.ravel() for m in maps]), minlength=size or 0)
+                counts = counts if size else counts[counts > 0]
+                heading = f"{category.name} · {readable(title)}"
+                figure = codebook_usage(counts, heading, complete=bool(size))
+                save_figure(figure, folder / "codebook_usage.png")
+            return
 
 
-def panel_row(prediction: Scoring, title: str = "", regions: Sequence[Region] = ()) -> Array:
-    """Return a prediction without ground truth as a row of panels (h, w, 3) uint8.
+@dataclass
+class _Category:
+    """The images of one category with their predictions, in the same order."""
 
-    regions: of its mask, to number them.
-    """
-    thresholds = prediction.model.thresholds
-    name, panel = _panel(prediction.panels)
-    return draw_row(
-        Row(
-            title=title,
-            subtitle="",
-            image=prediction.image,
-            anomaly_map=prediction.anomaly_map,
-            score=prediction.score,
-            calibrated=prediction.calibrated,
-            threshold=thresholds.image,
-            review=thresholds.review,
-            inspected=prediction.inspected,
-            regions=tuple(regions),
-            scale=Scale.of([prediction.anomaly_map], thresholds.pixel, prediction.score),
-            panel=panel,
-            panel_title=name,
-        )
-    )
+    name: str
+    thresholds: Thresholds
+    images: ImageSet
+    predictions: Predictions
+    partial: Path | None = None
+    """Temporary folder that becomes the category's folder."""
+    tasks: list[Future[None]] = field(default_factory=list)
 
+    def open(self, folder: Path) -> None:
+        """Create the temporary folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        prefix = f"{folder_name(self.name)}.partial-"
+        self.partial = Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
+        self.partial.chmod(0o755)
 
-def _rows(
-    category: str,
-    thresholds: Thresholds,
-    images: ImageSet,
-    indices: Sequence[int],
-    part: Scored,
-    panels: Mapping[str, Sequence[Array]],
-) -> Iterator[Row]:
-    """Yield the rows of one category in order."""
-    scale = Scale.of(part.maps, thresholds.pixel, part.image_scores)
-    side = images.settings.image_size
-    for position, index in enumerate(indices):
-        record = part.records[position]
-        name, panel = _panel({title: each[index] for title, each in panels.items()})
+    def draw(self, position: int) -> None:
+        """Write the picture of one image."""
+        assert self.partial is not None
+        with attempt(f"the picture of {self.name} {position:03d}"):
+            file = f"{folder_name(self.name)}_{position:03d}_viz.png"
+            _save(draw_row(self.row(position)), self.partial / file)
+
+    @cached_property
+    def scale(self) -> Scale:
+        scored = self.predictions.scored
+        return Scale.of(scored.maps, self.thresholds.pixel, scored.image_scores)
+
+    def row(self, position: int) -> Row:
+        """Return the row of one image."""
+        part, images, thresholds = self.predictions.scored, self.images, self.thresholds
+        record, values = part.records[position], part.maps[position]
+        panels = {title: each[position] for title, each in self.predictions.panels.items()}
+        name, panel = second_panel(panels)
         if panel is not None:
-            panel = crop_panel(panel, part.geometry[position], side)
+            panel = crop_panel(panel, part.geometry[position], images.settings.image_size)
         score = float(part.image_scores[position])
         inspected = None if part.inspected is None else part.inspected[position]
-        verdict, values = thresholds.verdict(score), part.maps[position]
-        predicted = predicted_mask(values, thresholds.pixel, verdict, inspected)
+        predicted = predicted_mask(values, thresholds.pixel, thresholds.verdict(score), inspected)
         has_truth = record.label == 0 or bool(part.masks[position].any())
-        yield Row(
-            title=f"{category} {position:03d}",
+        return Row(
+            title=f"{self.name} {position:03d}",
             subtitle=record.defect.replace("_", " "),
-            image=images.original(index),
+            image=images.original(position),
             anomaly_map=values,
             regions=find_regions(values, predicted),
             score=score,
             calibrated=thresholds.calibrated(score),
             threshold=thresholds.image,
             review=thresholds.review,
-            scale=scale,
+            scale=self.scale,
             anomalous=bool(record.label),
-            mask=images.original_mask(index) if has_truth else None,
-            inspected=images.original_inspected(index),
+            mask=images.original_mask(position) if has_truth else None,
+            inspected=images.original_inspected(position),
             panel=panel,
             panel_title=name,
         )
-
-
-def _panel(panels: Mapping[str, Array]) -> tuple[str, Array | None]:
-    """Return the reconstruction if there is one, else the first panel."""
-    for name in ("reconstruction", *panels):
-        if name in panels:
-            return _title(name), panels[name]
-    return "no reconstruction", None
-
-
-def _title(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _write_table(path: Path, part: Scored, thresholds: Thresholds) -> None:
@@ -250,7 +276,7 @@ def _write_table(path: Path, part: Scored, thresholds: Thresholds) -> None:
 
 
 def _save(picture: Array, path: Path) -> None:
-    Image.fromarray(picture).save(path, compress_level=3)
+    path.write_bytes(encode_png(picture))
 
 
 def _path_in_category(record: ImageRecord) -> str:
@@ -280,26 +306,6 @@ def _write_curves(
         if name.startswith("score") or any(key.endswith(name) for key in curves):
             with attempt(f"{name}.png of {category}"):
                 save_figure(draw(), folder / f"{name}.png")
-
-
-@contextmanager
-def _atomic_folder(target: Path) -> Iterator[Path]:
-    """Provide a temporary folder that becomes `target` at the end, or is removed on an error."""
-    partial = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.partial-", dir=target.parent))
-        partial.chmod(0o755)
-        yield partial
-        _replace(partial, target)
-    except OSError as error:
-        raise UserError(
-            f"the results folder {target} cannot be written: {error.strerror or error}; free some "
-            "space or choose another folder."
-        ) from error
-    finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _replace(new: Path, target: Path) -> None:

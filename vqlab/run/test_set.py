@@ -13,8 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from vqlab.data import (
     GOOD_AND_BAD,
+    ImageSet,
     Splits,
     find_layout,
     fingerprint,
@@ -23,15 +26,18 @@ from vqlab.data import (
 from vqlab.evaluation import (
     BASELINE_EVIDENCE,
     EVIDENCE,
+    Budget,
     Concepts,
     Predictions,
+    Progress,
     Report,
     Scored,
     evaluate,
+    predict_images,
     save_evidence,
 )
 from vqlab.model import Model
-from vqlab.plots import attempt, in_two_rows, write_results
+from vqlab.plots import ResultsWriter, attempt, in_two_rows
 from vqlab.run.concepts import show_concepts, training_concepts
 from vqlab.run.description import describe_run
 from vqlab.run.evaluators import (
@@ -45,7 +51,7 @@ from vqlab.run.evaluators import (
 from vqlab.run.settings import BEST_ON_TEST, RunConfig
 from vqlab.text import category_text, folder_name
 from vqlab.tracking import NOTE, Run
-from vqlab.types import UserError
+from vqlab.types import UserError, indices_by_category
 
 OnProgress = Callable[[str, int, int], None]
 """Called while images are scored and drawn, with (what, images done, images in all)."""
@@ -118,18 +124,16 @@ def test_model(
     images; computed if not given.
     """
     batch_size = config.evaluation.batch_size
-    progress = partial(on_progress, "scoring the test set")
-    predictions = model.predict_set(
-        splits.test, progress, batch_size, alternatives=True, panels=True
-    )
-    concepts = concepts or training_concepts(model, splits)
-    if validation is None and (predictions.alternatives or concepts is not None):
-        images = images_for_thresholds(config, splits)
-        validation = model.predict_set(images, batch_size=batch_size, alternatives=True)
-    test = EvaluatorInput(model, config, splits, predictions, validation, tracked)
-    report, others = _evaluate(test)
-    progress = partial(on_progress, "drawing pictures")
-    folders = write_results(results, model, splits.test, predictions, report, progress)
+    with ResultsWriter(results, model) as writer:
+        progress = partial(on_progress, "scoring the test set")
+        predictions = _predict(model, splits.test, batch_size, writer, progress)
+        concepts = concepts or training_concepts(model, splits)
+        if validation is None and (predictions.alternatives or concepts is not None):
+            images = images_for_thresholds(config, splits)
+            validation = model.predict_set(images, batch_size=batch_size, alternatives=True)
+        test = EvaluatorInput(model, config, splits, predictions, validation, tracked)
+        report, others = _evaluate(test)
+        folders = writer.finish(report, partial(on_progress, "drawing pictures"))
     shown = next((f"results/{file}" for file in example_pictures(splits).values()), "")
     reports = {config.test_split: report, **others}
     note = describe_run(config, splits, model.thresholds, reports, tracked.id, shown)
@@ -142,6 +146,29 @@ def test_model(
             sets["held-out"] = validation.scored.take(range(len(splits.held_out)))
         show_concepts(concepts, model, splits, sets, tracked, pictures)
     return TestResult(report, others, pictures)
+
+
+def _predict(
+    model: Model, images: ImageSet, batch_size: int, writer: ResultsWriter, progress: Progress
+) -> Predictions:
+    """Predict a set by category; the pictures of a category are drawn while the next is scored."""
+    parts: list[Predictions] = []
+    order: list[int] = []
+    budget = Budget()
+    for indices in indices_by_category(images.records).values():
+        subset, done = images.subset(indices), len(order)
+
+        def on_images(count: int, _: int, done: int = done) -> None:
+            progress(done + count, len(images))
+
+        part = predict_images(
+            model.detector, model.features(subset, batch_size), on_images,
+            alternatives=True, panels=True, budget=budget,
+        )  # fmt: skip
+        writer.draw(subset, part)
+        parts.append(part)
+        order += indices
+    return Predictions.concatenate(parts).take(np.argsort(order).tolist())
 
 
 def _evaluate(test: EvaluatorInput) -> tuple[Report, dict[str, Report]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vqlab.errors import UserError
-from vqlab.evaluation import EVIDENCE, count_above, load_evidence
+from vqlab.evaluation import EVIDENCE, CalibrationScores, count_above, load_evidence
 from vqlab.metrics import Count, rate_interval
 from vqlab.serve.answers import model_answer
 from vqlab.serve.champions import ServedModel
@@ -20,22 +20,31 @@ def operating_points(served: ServedModel, tracker: Tracker) -> dict[str, Any]:
     for 0, 1, … `count` images. `defects`: the same for the test defects of the run, without
     `above`. null where the model or the run has no scores.
     """
-    answer = {**model_answer(served), "detector": served.detector, "normals": None, "defects": None}
-    calibration = served.model.thresholds.calibration
-    if calibration is not None:
-        scores = calibration.scores or calibration.quantiles
-        answer["normals"] = {
-            "count": calibration.count,
-            "scores": list(scores),
-            "above": [count_above(calibration, score) for score in scores],
-            "intervals": _intervals(calibration.count),
-        }
-    defects = known_defects(served, tracker)
-    if defects:
-        answer["defects"] = {
-            "count": len(defects), "scores": defects, "intervals": _intervals(len(defects))
-        }  # fmt: skip
-    return answer
+    return {
+        **model_answer(served),
+        "detector": served.detector,
+        "normals": normal_scores(served.model.thresholds.calibration),
+        "defects": defect_scores(known_defects(served, tracker)),
+    }
+
+
+def normal_scores(calibration: CalibrationScores | None) -> dict[str, Any] | None:
+    """Return the field `normals`."""
+    if calibration is None:
+        return None
+    scores = calibration.scores or calibration.quantiles
+    return {
+        "count": calibration.count,
+        "scores": list(scores),
+        "above": [count_above(calibration, score) for score in scores],
+        "intervals": _intervals(calibration.count),
+    }
+
+
+def defect_scores(scores: list[float]) -> dict[str, Any] | None:
+    """Return the field `defects`. scores: sorted."""
+    count = len(scores)
+    return {"count": count, "scores": scores, "intervals": _intervals(count)} if scores else None
 
 
 def known_defects(served: ServedModel, tracker: Tracker) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 
 from vqlab.errors import UserError
@@ -19,7 +20,7 @@ from vqlab.text import folder_name
 
 _STYLE = """
 :root{--good:#197f48;--bad:#c81e2c;--warn:#8f4d00}
-@media(prefers-color-scheme:dark){:root{--good:#5fd08f;--bad:#ff9191;--warn:#f0b35a}}
+@media screen and (prefers-color-scheme:dark){:root{--good:#5fd08f;--bad:#ff9191;--warn:#f0b35a}}
 body{max-width:1100px}
 .passed,.promoted{color:var(--good)}.failed,.refused{color:var(--bad)}.warning{color:var(--warn)}
 .not{color:var(--muted)}.status{font-weight:600}
@@ -32,7 +33,7 @@ table.gates,table.settings{white-space:normal;width:100%}
 table.gates td:nth-child(-n+4){white-space:nowrap}
 pre{background:var(--best);padding:.6rem .8rem;overflow-x:auto;font-size:14px}
 .pictures img{background:#fff;border-radius:3px}
-@media(max-width:760px){
+@media screen and (max-width:760px){
 dl{grid-template-columns:1fr;gap:0}dt{margin-top:.4rem}
 table.gates thead{display:none}table.gates tr{display:block;padding:.4rem 0;
 border-bottom:1px solid var(--line)}
@@ -41,9 +42,7 @@ table.gates td:empty{display:none}table.gates td:first-child{font-weight:600}
 table.gates td:nth-child(3):before,table.gates td:nth-child(4):before{content:attr(data-head) ": ";
 color:var(--muted)}
 }
-@media print{body{font-size:12px;max-width:none;padding:0}h2{break-after:avoid}
-figure,tr,pre{break-inside:avoid}table{font-size:11px}.wide{overflow:visible}
-table.wrap{white-space:normal}}
+@media print{dl{font-size:11px}pre{font-size:11px;white-space:pre-wrap}}
 """
 
 
@@ -92,9 +91,10 @@ def acceptance_page(decision: Decision, champion: Mapping[str, float]) -> str:
 def _decision(decision: Decision) -> str:
     style = "promoted" if decision.version is not None else "refused"
     word = "Promoted" if decision.version is not None else "Not promoted"
+    at = f"{datetime.fromisoformat(decision.at):%Y-%m-%d %H:%M} UTC"
     return (
         f'<div class="decision {style}"><strong>{word}</strong>{paragraph(decision.reason)}'
-        f"{paragraph(f'Decided {decision.at} by {decision.by}.', 'muted')}</div>"
+        f"{paragraph(f'Decided {at} by {decision.by}.', 'muted')}</div>"
     )
 
 

@@ -78,7 +78,7 @@ def settings_table(record: RunRecord) -> str:
         return paragraph("None.")
     rows = [[escape(name), escape(_text(value)), escape(_text(default))]
             for name, (value, default) in changed.items()]  # fmt: skip
-    return table(("setting", "value", "default"), rows, "settings wrap")
+    return table(("setting", "value", "default"), rows, "settings")
 
 
 def changed_settings(tree: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

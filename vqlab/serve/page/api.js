@@ -23,14 +23,16 @@ export async function json(path, options = {}) {
 export async function request(path, options = {}) {
   for (let attempt = 0; ; attempt += 1) {
     let response;
+    const token = sessionStorage.getItem(KEY);
+    const access = token ? { Authorization: `Bearer ${token}` } : {};
     try {
-      response = await fetch(path, { ...options, headers: { ...options.headers, ...credentials() } });
+      response = await fetch(path, { ...options, headers: { ...options.headers, ...access } });
     } catch {
       throw new ServerError("the server does not answer; check that vqlab serve is running.", 0);
     }
     if (response.ok) return response;
     if (response.status === 401) {
-      await askForToken();
+      if (sessionStorage.getItem(KEY) === token) await askForToken(token !== null);
       continue;
     }
     if (BUSY.includes(response.status) && attempt < RETRIES) {
@@ -74,21 +76,23 @@ async function sentence(response) {
   return `the server answered with status ${response.status}.`;
 }
 
-function credentials() {
-  const token = sessionStorage.getItem(KEY);
-  return token ? { Authorization: `Bearer ${token}` } : {};
-}
-
 let asking = null;
 
-/** Ask for the token once, whatever number of requests needs it. */
-function askForToken() {
-  asking ??= new Promise((resolve) => {
+/** Ask for the token once, however many requests need it. Throws ServerError if the user cancels. */
+function askForToken(wrong) {
+  asking ??= new Promise((resolve, reject) => {
     const dialog = byId("access");
     byId("token").value = "";
+    byId("token-problem").hidden = !wrong;
+    dialog.returnValue = "";
     dialog.addEventListener("close", () => {
-      sessionStorage.setItem(KEY, byId("token").value.trim());
       asking = null;
+      if (dialog.returnValue !== "continue") {
+        reject(new ServerError("this server requires its token; reload the page to enter it.", 401));
+        return;
+      }
+      sessionStorage.setItem(KEY, byId("token").value.replace(/[^!-~]/g, "")); // as the server's tokens are
+      byId("token").value = "";
       resolve();
     }, { once: true });
     dialog.showModal();

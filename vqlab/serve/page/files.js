@@ -1,8 +1,14 @@
 // Files that people choose, drop or photograph.
 
-import { byId } from "./dom.js";
+import { byId, showProblem } from "./dom.js";
 
 const SUFFIXES = /\.(png|jpe?g|bmp|tiff?|webp|ppm|pgm)$/i;
+
+const CAMERA_PROBLEMS = {
+  NotAllowedError: "The camera is not allowed for this page; allow it in the browser's site settings, or choose images.",
+  NotFoundError: "This device has no camera; choose images instead.",
+  NotReadableError: "The camera is used by another program; close that program, or choose images.",
+};
 
 /** Call `add([{file, name}], skipped)` for every choice. Names of files in folders are paths. */
 export function listen(add) {
@@ -22,7 +28,9 @@ export function listen(add) {
     event.preventDefault();
     depth = 0;
     over(0);
-    offer(await dropped(event.dataTransfer), add);
+    const files = await dropped(event.dataTransfer);
+    if (files?.length === 0) showProblem("The folder has no files.");
+    else offer(files ?? [], add);
   });
   window.addEventListener("paste", (event) => offer(fromList(event.clipboardData?.files ?? []), add));
 }
@@ -36,10 +44,10 @@ function fromList(list) {
   return [...list].map((file) => ({ file, name: file.webkitRelativePath || file.name }));
 }
 
-/** Return the files of a drop, those in folders included. */
+/** Return the files of a drop, those in folders included; null if it holds neither files nor folders. */
 async function dropped(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-  if (!entries.length) return fromList(transfer.files);
+  if (!entries.length) return transfer.files.length ? fromList(transfer.files) : null;
   const files = [];
   for (const entry of entries) await walk(entry, "", files);
   return files;
@@ -66,22 +74,24 @@ async function openCamera(add) {
     byId("capture").click();
     return;
   }
-  const [dialog, video, problem] = [byId("camera"), byId("video"), byId("camera-problem")];
+  const [dialog, video, problem, status] = ["camera", "video", "camera-problem", "camera-status"].map(byId);
   let stream = null;
+  let count = 0;
   problem.hidden = true;
+  status.textContent = "";
   byId("shoot").disabled = true;
   dialog.showModal();
-  const close = () => dialog.close();
-  const shoot = async () => {
+  byId("camera-close").onclick = () => dialog.close();
+  byId("shoot").onclick = async () => {
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
     canvas.getContext("2d").drawImage(video, 0, 0);
     const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
     const name = `camera ${new Date().toISOString().replace(/[:.]/g, "-")}.png`;
     add([{ file: new File([blob], name, { type: "image/png" }), name }], 0);
+    count += 1;
+    status.textContent = `${count} ${count === 1 ? "photograph" : "photographs"} taken.`;
   };
-  byId("camera-close").onclick = close;
-  byId("shoot").onclick = shoot;
   dialog.addEventListener("close", () => { stream?.getTracks().forEach((track) => track.stop()); video.srcObject = null; }, { once: true });
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1920 } } });
@@ -92,8 +102,9 @@ async function openCamera(add) {
     video.srcObject = stream;
     await video.play();
     byId("shoot").disabled = false;
+    byId("shoot").focus();
   } catch (error) {
-    problem.textContent = `The camera cannot be used (${error.name}); allow it for this page, or choose images.`;
+    problem.textContent = CAMERA_PROBLEMS[error.name] ?? `The camera cannot be used (${error.name}); choose images instead.`;
     problem.hidden = false;
   }
 }

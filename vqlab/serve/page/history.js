@@ -4,7 +4,8 @@ import { download, json } from "./api.js";
 import { badge, byId, element, nameElement, number } from "./dom.js";
 
 const PAGE = 100;
-const HEAD = ["Time", "Image", "Category", "Version", "Score", "Verdict", "Your verdict", "Used for"];
+const HEAD = ["Time", "Image", "Verdict", "Your verdict", "Score", "Category", "Version", "Used for"];
+const TIME = { dateStyle: "short", timeStyle: "short" };
 const ROLES = { train: "training", threshold: "thresholds", test: "test" };
 
 /** The tab of the history. */
@@ -76,9 +77,10 @@ export class HistoryView {
   }
 
   #row(row) {
-    const time = element("time", { datetime: row.time }, new Date(row.time).toLocaleString());
-    const cells = [nameElement(row.name), element("bdi", {}, row.category), row.version, number(row.score), badge(row.verdict),
-      row.person ? element("span", { class: `mark ${row.person}` }, row.person) : "–", ROLES[row.role] ?? "–"];
+    const time = element("time", { datetime: row.time }, new Date(row.time).toLocaleString(undefined, TIME));
+    const person = row.person ? element("span", { class: `mark ${row.person}` }, row.person) : "–";
+    const cells = [nameElement(row.name), badge(row.verdict), person, number(row.score),
+      element("bdi", {}, row.category), row.version, ROLES[row.role] ?? "–"];
     return element("tr", {}, element("th", { scope: "row" }, time), cells.map((cell) => element("td", {}, cell)));
   }
 

@@ -92,8 +92,8 @@ export function outlines({ width, height, regions }) {
   return svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "outlines", "aria-hidden": "true" }, shapes);
 }
 
-/** Return the table of regions. `highlight(rank or null)`: called when a row is pointed at. */
-export function regionTable(regions, highlight) {
+/** Return the table of regions of a version. `highlight(rank or null)`: called when a row is pointed at. */
+export function regionTable(regions, version, highlight) {
   const withMm = regions.some((region) => region.area_mm2 !== null);
   const head = ["Rank", "Area (px)", ...(withMm ? ["Area (mm²)"] : []), "Peak", "Position"];
   const rows = regions.map((region) => {
@@ -103,7 +103,7 @@ export function regionTable(regions, highlight) {
     return element("tr", { onpointerenter: () => highlight(region.rank), onpointerleave: () => highlight(null) },
       element("th", { scope: "row" }, cells[0]), cells.slice(1).map((cell) => element("td", {}, cell)));
   });
-  return element("div", { class: "table-frame", tabindex: "0", role: "region", "aria-label": "Defect regions" },
+  return element("div", { class: "table-frame", tabindex: "0", role: "region", "aria-label": `Defect regions, version ${version}` },
     element("table", {},
       element("thead", {}, element("tr", {}, head.map((text) => element("th", { scope: "col" }, text)))),
       element("tbody", {}, rows)));

@@ -39,6 +39,9 @@ _CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
 _STYLE = """
 #all th{cursor:pointer}
 tr.best td{background:var(--best)}tr.other td{color:var(--muted)}
+@media print{tr.best td{font-weight:600}.screen{display:none}.grid>div{break-inside:avoid}
+.grid>div>div{min-width:0!important}.trials{page:trials}#all{font-size:14px;white-space:nowrap}}
+@page trials{size:A4 landscape}
 """
 _SCRIPT = """
 document.querySelectorAll("#all th").forEach((head,column)=>head.addEventListener("click",()=>{
@@ -50,14 +53,27 @@ document.querySelectorAll("#all th").forEach((head,column)=>head.addEventListene
   const order=isNaN(m)||isNaN(n)?x.localeCompare(y):m-n;return up?order:-order})
  .forEach(row=>body.append(row))}));
 const dark=matchMedia("(prefers-color-scheme:dark)");
-const paint=()=>{const style=getComputedStyle(document.documentElement);
- const ink=style.getPropertyValue("--ink"),line=style.getPropertyValue("--line");
- document.querySelectorAll(".js-plotly-plot").forEach(chart=>{
+const charts=[...document.querySelectorAll(".js-plotly-plot")];
+const PAPER={"--ink":"#1f2933","--line":"#d5dbe1"};
+const paint=printing=>{const style=getComputedStyle(document.documentElement);
+ const colour=name=>printing?PAPER[name]:style.getPropertyValue(name);
+ const ink=colour("--ink"),line=colour("--line");
+ charts.forEach(chart=>{
   const change={"font.color":ink,paper_bgcolor:"rgba(0,0,0,0)",plot_bgcolor:"rgba(0,0,0,0)"};
   Object.keys(chart.layout).filter(name=>/^[xy]axis/.test(name)).forEach(name=>{
    for(const part of ["gridcolor","linecolor","zerolinecolor"])change[name+"."+part]=line});
-  Plotly.relayout(chart,change)})};
-paint();dark.addEventListener("change",paint);
+  Plotly.relayout(chart,{...change,...size(chart,printing)})})};
+const size=(chart,printing)=>{ // A4 without margins is 688 px wide
+ chart.style.zoom=1;
+ if(!printing)return {width:undefined,autosize:true};
+ const space=chart.closest(".grid").children.length>1?336:688;
+ const width=Math.max(space,chart.layout.meta?.min_width??0);
+ chart.style.zoom=space/width;return {width}};
+paint(false);dark.addEventListener("change",()=>paint(false));
+const table=document.querySelector("#all");
+const print=printing=>{paint(printing); // A4 landscape: 1016 px
+ table.style.zoom=printing?Math.min(1,1016/table.offsetWidth):1};
+addEventListener("beforeprint",()=>print(true));addEventListener("afterprint",()=>print(false));
 """
 
 
@@ -289,10 +305,11 @@ def _trials(data: StudyData, table: TrialTable, context: ReportContext) -> str:
             cells[-1] = f'<a href="{address}">{cells[-1]}</a>'
         body.append(f'<tr class="{style}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
     return (
-        '<h2 id="trials">Trials</h2>\n<p class="muted">Click a heading to sort. trials.csv has all '
-        f'digits.</p>\n<div class="wide"><table id="all"><thead><tr>{head}</tr></thead>\n<tbody>\n'
+        '<div class="trials"><h2 id="trials">Trials</h2>\n'
+        '<p class="muted screen">Click a heading to sort. trials.csv has all digits.</p>\n'
+        f'<div class="wide"><table id="all"><thead><tr>{head}</tr></thead>\n<tbody>\n'
         + "\n".join(body)
-        + "\n</tbody></table></div>"
+        + "\n</tbody></table></div></div>"
     )
 
 

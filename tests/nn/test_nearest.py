@@ -1,0 +1,71 @@
+"""The pruned search gives the codes of the exhaustive one."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from vqlab.nn.hierarchy import Coreset
+from vqlab.nn.nearest import ALL_AXES, MINIMUM, NearestSearch
+
+
+def features(count: int, seed: int, dim: int = 160, axes: int = 20) -> Tensor:
+    """Return vectors whose variance falls along their axes, as that of network features."""
+    generator = torch.Generator().manual_seed(seed)
+    scale = 1 / (1 + torch.arange(dim) / axes)
+    mixing = torch.linalg.qr(torch.randn(dim, dim, generator=torch.Generator().manual_seed(9)))[0]
+    return 3 + (torch.randn(count, dim, generator=generator) * scale) @ mixing
+
+
+def exhaustive(rows: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    """Return indices and distances in double precision."""
+    distance = torch.cdist(
+        rows.double(), table.double(), compute_mode="donot_use_mm_for_euclid_dist"
+    )
+    return distance.argmin(1), distance.amin(1).float()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_the_nearest_of_many_codes_is_that_of_an_exhaustive_search(scale: float) -> None:
+    table, rows = scale * features(2000, 0), scale * features(1500, 1)
+    rows = torch.cat([rows, 5 * rows[:20], table[:50] + 1e-4 * rows[:50]])
+    assert len(table) >= MINIMUM and table.shape[1] > ALL_AXES
+    index, distance = NearestSearch()(rows, table)
+    wanted, far = exhaustive(rows, table)
+    assert float((index == wanted).float().mean()) >= 0.9999
+    torch.testing.assert_close(distance, far)
+
+
+def test_of_equal_codes_the_first_is_found() -> None:
+    table = features(MINIMUM, 0).repeat(2, 1)
+    assert torch.equal(NearestSearch()(table, table)[0], torch.arange(MINIMUM).repeat(2))
+
+
+def test_excluded_codes_are_not_found() -> None:
+    excluded = torch.arange(0, 1000, 3)
+    for table, rows in (
+        (features(1000, 0), features(200, 1)),
+        (features(1000, 0, 8), features(200, 1, 8)),
+    ):
+        others = torch.ones(1000, dtype=torch.bool)
+        others[excluded] = False
+        wanted = others.nonzero()[:, 0][exhaustive(rows, table[others])[0]]
+        assert torch.equal(NearestSearch()(rows, table, excluded)[0], wanted)
+
+
+def test_the_search_follows_the_codes() -> None:
+    coreset, other = Coreset(600, 160), Coreset(600, 160)
+    torch.manual_seed(0)
+    coreset.fit(features(700, 0))
+    rows = features(50, 1)
+    first = coreset(rows)[0]
+    other.fit(features(700, 2))
+    other(rows)
+    for filled in (copy.deepcopy(other), other):
+        filled.load_state_dict(coreset.state_dict())
+        assert torch.equal(filled(rows)[0], first)
+    coreset.fit(features(700, 3))
+    assert torch.equal(coreset(rows)[0], exhaustive(rows, coreset.vectors)[0])

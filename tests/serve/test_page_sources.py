@@ -1,0 +1,148 @@
+"""Where images come from: folders that are dropped or chosen, and the camera."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from inspection import HOSTILE, opened, wait_until_judged
+
+from vqlab.serve.history import FOLDER, History
+
+pytestmark = pytest.mark.slow
+NAMES = [
+    "parts/a.png",
+    "parts/inner/\u202egnp.b.png",
+    f"parts/inner/deep & 'quoted'/{HOSTILE}",
+]
+SHOWN = [name.replace("\u202e", r"\u202e") for name in NAMES]
+SKIPPED = "2 files were skipped: no image file extension."
+
+
+@pytest.fixture
+def folder(tmp_path: Path, good_file: Path) -> Path:
+    """A folder with three images in nested folders, an empty folder, and two other files."""
+    for name in NAMES:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(good_file, path)
+    (tmp_path / "parts" / "empty").mkdir()
+    (tmp_path / "parts" / "inner" / "notes.txt").write_text("no image")
+    (tmp_path / "parts" / ".hidden.png").write_bytes(good_file.read_bytes())
+    return tmp_path / "parts"
+
+
+def drop_paths(page: Any, *paths: Path) -> None:
+    """Drop files and folders of the disk, as a file manager does."""
+    page.wait_for_selector(".meaning")
+    box = page.locator("#drop").bounding_box()
+    place = {"x": box["x"] + 9, "y": box["y"] + 9}
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    devtools = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        devtools.send("Input.dispatchDragEvent", {"type": kind, **place, "data": data})
+
+
+def names(page: Any) -> list[str]:
+    return sorted(page.locator(".card .name").all_inner_texts())
+
+
+def test_a_folder_is_dropped(browser: Any, part_server: str, folder: Path, mlruns: Path) -> None:
+    with opened(browser, part_server) as page:
+        drop_paths(page, folder)
+        wait_until_judged(page, len(NAMES))
+        assert names(page) == sorted(SHOWN)
+        assert page.locator("#problem").inner_text() == SKIPPED
+        assert page.locator("#sheet img").count() == len(NAMES)  # the thumbnails, no other markup
+        drop_paths(page, folder / "empty")
+        page.wait_for_selector("#problem >> text=The folder has no files.")
+        assert page.locator(".card").count() == len(NAMES)
+    recorded = [row["name"] for row in History(mlruns / FOLDER).rows()]
+    assert sorted(recorded) == sorted(SHOWN)
+
+
+def test_a_folder_is_chosen(browser: Any, part_server: str, folder: Path) -> None:
+    with opened(browser, part_server) as page:
+        page.wait_for_selector(".meaning")
+        with page.expect_file_chooser() as chooser:
+            page.get_by_role("button", name="Choose a folder").click()
+        chooser.value.set_files(folder)
+        wait_until_judged(page, len(NAMES))
+        assert names(page) == sorted(SHOWN)
+        assert page.locator("#problem").inner_text() == SKIPPED
+
+
+def test_a_file_that_is_no_image_is_unreadable(
+    browser: Any, part_server: str, tmp_path: Path, good_file: Path
+) -> None:
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "a.png").write_bytes(good_file.read_bytes())
+    with opened(browser, part_server) as page:
+        drop_paths(page, tmp_path / "text.png", tmp_path / "a.png")
+        wait_until_judged(page, 2)
+        page.locator(".card", has_text="text.png").click()
+        page.wait_for_selector("#detail >> text=the image must be a PNG")
+        assert page.locator(".card .badge.unreadable").count() == 1
+
+
+@contextmanager
+def chromium(browser: Any, answer: str) -> Iterator[Any]:
+    """Start Chromium with a camera that shows a test pattern. answer: of the user to the question
+    whether a page may use it, empty or `deny`."""
+    started = browser.browser_type.launch(
+        executable_path=shutil.which("chromium") or shutil.which("chromium-browser"),
+        args=[
+            "--no-sandbox",
+            "--disable-gpu",
+            "--use-fake-device-for-media-stream",
+            f"--use-fake-ui-for-media-stream{answer and '='}{answer}",
+        ],
+    )
+    try:
+        yield started
+    finally:
+        started.close()
+
+
+def test_a_photograph_is_judged(browser: Any, part_server: str, mlruns: Path) -> None:
+    with chromium(browser, "") as camera, opened(camera, part_server) as page:
+        page.wait_for_selector(".meaning")
+        page.get_by_role("button", name="Use the camera").click()
+        page.wait_for_selector("#shoot:focus")
+        for count in ("1 photograph taken.", "2 photographs taken."):
+            page.keyboard.press("Enter")
+            page.wait_for_selector(f"#camera-status >> text={count}")
+        page.keyboard.press("Escape")
+        wait_until_judged(page, 2)
+        assert page.evaluate("document.getElementById('video').srcObject") is None  # switched off
+        assert all(name.startswith("camera 20") for name in names(page))
+        page.locator(".card").first.click()
+        page.wait_for_selector("#detail .numbers")
+    [first, second] = History(mlruns / FOLDER).rows()
+    assert first["name"] != second["name"] and first["score"] is not None
+
+
+@pytest.mark.parametrize(
+    ("camera", "sentence"),
+    [
+        (True, "The camera is not allowed for this page; allow it in the browser's site settings"),
+        (False, "This device has no camera; choose images instead."),
+    ],
+)
+def test_a_camera_that_cannot_be_used_gives_a_sentence(
+    browser: Any, part_server: str, camera: bool, sentence: str
+) -> None:
+    with ExitStack() as stack:
+        chosen = stack.enter_context(chromium(browser, "deny")) if camera else browser
+        page = stack.enter_context(opened(chosen, part_server))
+        page.wait_for_selector(".meaning")
+        page.get_by_role("button", name="Use the camera").click()
+        page.wait_for_selector("#camera-problem:not([hidden])")
+        assert page.locator("#camera-problem").inner_text().startswith(sentence)
+        assert page.locator("#shoot").is_disabled()
+        page.get_by_role("button", name="Close").click()
+        assert not page.locator("#camera").is_visible()
