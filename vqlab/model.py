@@ -49,7 +49,7 @@ from vqlab.evaluation import (
     predict_images,
     predicted_mask,
 )
-from vqlab.features import Backbone, FeatureSet, FeatureSettings
+from vqlab.features import Backbone, FeatureSet, FeatureSettings, InferenceSettings
 from vqlab.text import category_text
 from vqlab.types import Geometry, InputSpec, Sample, UserError
 
@@ -196,6 +196,16 @@ class Model:
         except UserError as error:
             raise UserError(f"checkpoint {path} cannot be used: {error}") from None
         return model
+
+    def use_engine(self, name: str | None = None) -> Model:
+        """Run the backbone on a CPU with this engine; None: `inference.engine` of the model.
+
+        Raises UserError for an engine that is not installed or does not agree with torch.
+        """
+        section = self.meta["config"].get("inference", {})
+        settings = {"engine": name} if name is not None else section
+        self.backbone.use_engine(validate(InferenceSettings, settings, "inference.").engine)
+        return self
 
     def score_set(
         self, images: ImageSet, progress: Progress | None = None, batch_size: int = 1

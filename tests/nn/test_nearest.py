@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -64,7 +65,7 @@ def test_the_search_follows_the_codes() -> None:
     first = coreset(rows)[0]
     other.fit(features(700, 2))
     other(rows)
-    for filled in (copy.deepcopy(other), other):
+    for filled in (copy.deepcopy(other), pickle.loads(pickle.dumps(other)), other):
         filled.load_state_dict(coreset.state_dict())
         assert torch.equal(filled(rows)[0], first)
     coreset.fit(features(700, 3))

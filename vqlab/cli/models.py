@@ -62,6 +62,13 @@ def predict(
             "new and changed files are scored.",
         ),
     ] = False,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="Engine of the backbone on a CPU: `torch`, `onnx`, `openvino` or `auto`; default: "
+            "inference.engine of the model."
+        ),
+    ] = None,
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
     """Score images: a score, a verdict and a picture each.
@@ -78,7 +85,7 @@ def predict(
     from vqlab.cli.progress import interruptible, rating
     from vqlab.predict import load_model, predict_files
 
-    loaded = load_model(model, category, mlruns)
+    loaded = load_model(model, category, mlruns).use_engine(engine)
     if mm_per_pixel:
         loaded = replace(loaded, data=loaded.data.model_copy(update={"mm_per_pixel": mm_per_pixel}))
     with interruptible(), rating("scoring images", "images/s") as on_progress:

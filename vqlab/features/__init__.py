@@ -3,6 +3,7 @@
 from vqlab.features.auto import choose_backbone
 from vqlab.features.backbone import Backbone, unavailable_reason
 from vqlab.features.cache import cached_features
+from vqlab.features.engine import InferenceSettings
 from vqlab.features.feature_set import FeatureSet
 from vqlab.features.settings import AUTO, FeatureSettings
 from vqlab.features.store import CachedRecords, CacheFile, cache_files, cache_folder, clear_cache
@@ -10,6 +11,7 @@ from vqlab.features.store import CachedRecords, CacheFile, cache_files, cache_fo
 __all__ = [
     "AUTO",
     "Backbone",
+    "InferenceSettings",
     "CacheFile",
     "CachedRecords",
     "FeatureSet",

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from vqlab.config import digest
 from vqlab.errors import UserError
+from vqlab.features.engine import Engine, build_engine
 from vqlab.features.filters import FilterBank
 from vqlab.features.settings import BUILT_IN, FILTERS, PIXELS, FeatureSettings
 from vqlab.types import InputSpec, Pyramid
@@ -78,6 +79,7 @@ class Backbone(nn.Module):
         if state is not None:
             self.load_state_dict(dict(state))
         self.requires_grad_(False).eval()
+        self._engine: Engine | None = None
         self.spec = self._measure()
         self.key = self._key()
 
@@ -85,6 +87,19 @@ class Backbone(nn.Module):
     def cacheable(self) -> bool:
         """Whether its features are cached on disk, see `vqlab.features.cache`."""
         return self.network is not None and self.settings.cache
+
+    @property
+    def engine(self) -> str:
+        """Name of the engine that runs the network."""
+        return "torch" if self._engine is None else self._engine.name
+
+    def use_engine(self, name: str) -> None:
+        """Run the network on the CPU with another engine; copies of the backbone use torch.
+
+        Raises UserError as `build_engine`. Without effect on other devices and for `pixels`.
+        """
+        if self.network is not None and all(value.is_cpu for value in self.network.buffers()):
+            self._engine = build_engine(name, self.network, self.image_size)
 
     def train(self, mode: bool = True) -> Backbone:
         """Stay in evaluation mode: a frozen network has frozen batch norms."""
@@ -102,7 +117,9 @@ class Backbone(nn.Module):
 
     def _levels(self, images: Tensor) -> Pyramid:
         assert self.network is not None
-        levels = [level.float() for level in self.network(images)]
+        compiled = self._engine is not None and images.is_cpu
+        network = self._engine if compiled and self._engine is not None else self.network
+        levels = [level.float() for level in network(images)]
         pool = self.settings.pool
         if pool != "none":
             pooled = functional.avg_pool2d if pool == "avg" else functional.max_pool2d

@@ -34,7 +34,7 @@ class NearestSearch(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._prepared: _Bounds | None = None
-        self.register_load_state_dict_post_hook(lambda search, _: search.reset())  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_reset)  # type: ignore[no-untyped-call]
 
     def reset(self) -> None:
         """Prepare the codebook again at the next use."""
@@ -62,6 +62,11 @@ class NearestSearch(nn.Module):
             index = codes[nearest(rows, table[codes])]
         parts = zip(torch.split(rows, 4096), torch.split(index, 4096), strict=True)
         return index, torch.cat([(part - table[at]).norm(dim=1) for part, at in parts])
+
+
+def _reset(search: NearestSearch, _: object) -> None:
+    """Hook of `load_state_dict`; a function of a module, so that models can be pickled."""
+    search.reset()
 
 
 class _Bounds:

@@ -56,7 +56,8 @@ def predict_files(
         selection = Pictures(pictures, folder.partial)
         settings = {
             "model": model.digest, "--pictures": pictures, "--min-area": min_area,
-            "--mm-per-pixel": model.data.mm_per_pixel, "vqlab version": __version__,
+            "--mm-per-pixel": model.data.mm_per_pixel, "--engine": model.backbone.engine,
+            "vqlab version": __version__,
             "columns of scores.csv": list(COLUMNS),
         }  # fmt: skip
         scored: set[str] = set()

@@ -9,7 +9,7 @@ from vqlab.config import Settings, digest, dump, flatten, validate
 from vqlab.data import AREA_FILES, DataSettings, choose_categories
 from vqlab.detectors import detector_class
 from vqlab.evaluation import EvaluationSettings, ThresholdSettings
-from vqlab.features import FeatureSettings, choose_backbone
+from vqlab.features import FeatureSettings, InferenceSettings, choose_backbone
 from vqlab.training import TrainingSettings
 from vqlab.types import UserError
 
@@ -29,7 +29,7 @@ _NOT_TRAINED = (
     "data.root", "data.good", "data.bad", "data.mm_per_pixel", "training.device",
     "training.threads",
 )  # fmt: skip
-_AFTER_TRAINING = ("detector.scoring.", "threshold.", "evaluation.")
+_AFTER_TRAINING = ("detector.scoring.", "threshold.", "evaluation.", "inference.")
 
 
 class RunConfig(Settings):
@@ -41,6 +41,7 @@ class RunConfig(Settings):
     training: TrainingSettings = TrainingSettings()
     threshold: ThresholdSettings = ThresholdSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    inference: InferenceSettings = InferenceSettings()
 
     @property
     def test_split(self) -> str:

@@ -152,6 +152,7 @@ class Champions:
         model = Model.load(self._registry.checkpoint(version), self._settings.device)
         side = model.data.image_size
         size = (side, side) if model.area is None else model.area.mask.shape
+        model.use_engine()
         model.score(np.zeros((*size, 3), np.uint8))  # the first call is slower
         return ServedModel(version.category, version.version, version.run_id, model)
 
