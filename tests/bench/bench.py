@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-NOT_BENCHMARKS = {"bench", "measure", "reference_vqflow"}
+NOT_BENCHMARKS = {"bench", "measure", "reference_patchcore", "reference_vqflow"}
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in NOT_BENCHMARKS)
 
 

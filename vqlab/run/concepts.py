@@ -16,7 +16,7 @@ from vqlab.plots import likelihood_figure, map_figure, save_figure, usage_figure
 from vqlab.tracking import Run
 from vqlab.types import ImageRecord, indices_by_category
 
-MAX_SCORED = 30
+MAX_SCORED = 16
 """Maximum number of training and of held-out images per category in the score histogram."""
 _FOLDER = "concepts"
 _PICTURES = ("usage.png", "map.png", "likelihood.png")

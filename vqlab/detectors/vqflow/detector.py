@@ -7,9 +7,8 @@ log-determinant. The distance to a coreset of training patches is an addition.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from vqlab.detectors.vqflow.level import (
     rows_at,
 )
 from vqlab.detectors.vqflow.published import published_map, published_scores
+from vqlab.detectors.vqflow.selection import evenly_by_concept
 from vqlab.detectors.vqflow.settings import Scoring, VQFlowSettings
 from vqlab.nn import distributed
 from vqlab.nn.base_density import Prototypes
@@ -46,6 +46,8 @@ MINIMUM = 1e-6
 """Lower bound of −log p (up to constants) before its logarithm is taken."""
 SHRINKAGE = 20.0
 """See `ConceptNormalization`."""
+IMAGES_PER_CONCEPT = 12
+"""Training images of each concept that the normalisation of image scores is fitted to."""
 
 
 @register("vqflow")
@@ -207,22 +209,26 @@ class VQFlow(Detector):
             maps = term.view(-1, 1, *level.size)
             terms.append(maps if level.size == self.size else resize(maps, self.size))
         terms += [term.clamp_min(MINIMUM).log() for term in terms]
-        zeros = torch.zeros(len(pyramid[0]), dtype=torch.int64, device=pyramid[0].device)
-        codes = zeros.new_empty(len(zeros), 0, 0)
-        if self.coverage is not None:
-            rows = to_rows(self._patches(pyramid))
-            if leave_one_out:
-                images = rows.chunk(len(pyramid[0]))
-                distance = torch.cat([self.coverage.distance_to_others(rows) for rows in images])
-            else:
-                index, distance = self.coverage(rows)
-                codes = index.view(-1, *self.size)
+        indices = self._concept_indices(pyramid) if concept is None else concept.indices
+        codes = indices.new_empty(len(indices), 0, 0)
+        if self.coverage is not None and leave_one_out:
+            terms.append(self._distance_to_others(pyramid)[:, None])
+        elif self.coverage is not None:
+            index, distance = self.coverage(to_rows(self._patches(pyramid)))
+            codes = index.view(-1, *self.size)
             terms.append(distance.view(-1, 1, *self.size))
         for level, latent in zip(self._levels(), latents, strict=True):
             if latent.pattern is not None:
                 codes = latent.pattern.view(-1, *level.size)
                 break
-        return torch.stack(terms)[:, :, 0], zeros if concept is None else concept.indices, codes
+        return torch.stack(terms)[:, :, 0], indices, codes
+
+    def _distance_to_others(self, pyramid: Pyramid) -> Tensor:
+        """Return the distances (B, h, w) of training images to the codes of other images."""
+        assert self.coverage is not None
+        images = to_rows(self._patches(pyramid)).chunk(len(pyramid[0]))
+        distance = [self.coverage.distance_to_others(rows) for rows in images]
+        return torch.stack(distance).view(-1, *self.size)
 
     def _combine(self, terms: Tensor, concept: Tensor) -> Tensor:
         """Combine terms (T, B, h, w) of images of these concepts (B,) to maps (B, H, W)."""
@@ -248,14 +254,45 @@ class VQFlow(Detector):
             terms = held_out_terms if pooled else (self._terms(s.pyramid)[:2] for s in train)
             self.expectation.fit(terms, held_out_terms)
             if self.config.scoring.image_standardise == "concept":
-                # All images, since a concept has few; leave-one-out, since an image whose patches
-                # are codes scores far lower than a new image of its concept.
-                scores, concepts = [], []
-                for sample in chain(_subset(train, effort), held_out):
-                    one_out, concept, _ = self._terms(sample.pyramid, leave_one_out=True)
-                    scores.append(self._scores(one_out, concept).image_score)
-                    concepts.append(concept)
-                self.image_level.fit(torch.cat(scores), torch.cat(concepts))
+                self._fit_image_level(train, held_out, held_out_terms, effort)
+
+    def _fit_image_level(
+        self,
+        train: Iterable[Sample],
+        held_out: Iterable[Sample],
+        held_out_terms: Sequence[tuple[Tensor, Tensor]],
+        effort: float,
+    ) -> None:
+        """Fit the normalisation of image scores to the held-out images, and to others so that each
+        concept has `IMAGES_PER_CONCEPT` of them, times the effort.
+
+        The scores are leave-one-out, since an image whose patches are codes scores far lower than a
+        new image of its concept.
+        """
+        concepts = [concept for _, concept in held_out_terms]
+        scores = []
+        for sample, (terms, concept) in zip(held_out, held_out_terms, strict=True):
+            if self.coverage is not None:
+                distance = self._distance_to_others(sample.pyramid)
+                terms = torch.cat([terms[:-1], distance[None]])
+            scores.append(self._scores(terms, concept).image_score)
+        batches = [self._concept_indices(sample.pyramid) for sample in train]
+        present = torch.bincount(torch.cat(concepts), minlength=len(self.image_level.location))
+        wanted = effort * IMAGES_PER_CONCEPT - present
+        for sample, places in zip(train, evenly_by_concept(batches, wanted), strict=True):
+            if places:
+                pyramid = tuple(level[places] for level in sample.pyramid)
+                terms, concept, _ = self._terms(pyramid, leave_one_out=True)
+                scores.append(self._scores(terms, concept).image_score)
+                concepts.append(concept)
+        self.image_level.fit(torch.cat(scores), torch.cat(concepts))
+
+    def _concept_indices(self, pyramid: Pyramid) -> Tensor:
+        """Return the concepts (B,); zeros without concepts."""
+        concept = self._concept(pyramid)
+        if concept is None:
+            return torch.zeros(len(pyramid[0]), dtype=torch.int64, device=pyramid[0].device)
+        return concept.indices
 
     @torch.no_grad()
     def alternatives(self, extracted: Extracted) -> dict[str, Scores]:
@@ -379,10 +416,3 @@ def _normal_like(rows: Tensor) -> Tensor:
     return distributed.sample_shard(
         lambda count: torch.randn(count, *rows.shape[1:], device=rows.device), len(rows)
     )
-
-
-def _subset(samples: Iterable[Sample], effort: float) -> Iterator[Sample]:
-    """Yield about the fraction `effort` of the batches, evenly spaced."""
-    for number, sample in enumerate(samples):
-        if int((number + 1) * effort) > int(number * effort):
-            yield sample
