@@ -275,13 +275,17 @@ class Coreset(nn.Module):
         return index, distance
 
     @torch.no_grad()
-    def distance_to_others(self, rows: Tensor) -> Tensor:
+    def distance_to_others(
+        self, rows: Tensor, nearest_codes: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """Return the L2 distance (N,) of an image's rows (N, D) to the nearest other code.
 
         A leave-one-out distance for training images, whose own patches may be codes. Equal to the
-        distance of `forward` if no code is among the rows.
+        distance of `forward` if no code is among the rows. nearest_codes: result of `forward`, if
+        it is known.
         """
-        index, distance = self.forward(rows)
+        index, distance = nearest_codes or self.forward(rows)
+        distance = distance.clone()
         self_codes = torch.unique(index[distance < SAME * self.vectors.norm(dim=1)[index]])
         others = torch.ones(len(self.vectors), dtype=torch.bool, device=rows.device)
         others[self_codes] = False

@@ -7,7 +7,7 @@ log-determinant. The distance to a coreset of training patches is an addition.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -46,7 +46,7 @@ MINIMUM = 1e-6
 """Lower bound of −log p (up to constants) before its logarithm is taken."""
 SHRINKAGE = 20.0
 """See `ConceptNormalization`."""
-IMAGES_PER_CONCEPT = 12
+IMAGES_PER_CONCEPT = 10
 """Training images of each concept that the normalisation of image scores is fitted to."""
 
 
@@ -100,8 +100,7 @@ class VQFlow(Detector):
         if config.pattern.coverage:
             self.coverage = Coreset(config.pattern.coverage, joined[0])
         concepts = concept.codebook_size if concept.enabled else 1
-        terms = 2 * len(modelled) + (self.coverage is not None)
-        self.expectation = ConceptNormalization(terms, self.size, concepts, SHRINKAGE)
+        self.expectation = ConceptNormalization(self._count_terms(), self.size, concepts, SHRINKAGE)
         self.image_level = ImageNormalization(concepts)
 
     @torch.no_grad()
@@ -193,9 +192,9 @@ class VQFlow(Detector):
         """Return terms (T, B, h, w), concepts (B,) and pattern codes (B, h, w).
 
         Terms: −log p of each level per dimension, up to constants; the logarithm of each; and the
-        distance to the nearest code of the coreset (`leave_one_out`: except codes that are patches
-        of the image itself). Pattern codes: of the finest level with patterns, else the nearest
-        codes of the coreset.
+        distance to the nearest code of the coreset (`leave_one_out`: also to the nearest one that
+        is not a patch of the image itself). Pattern codes: of the finest level with patterns, else
+        the nearest codes of the coreset.
         """
         concept = self._concept(pyramid)
         share = self.config.scoring.jacobian
@@ -211,24 +210,23 @@ class VQFlow(Detector):
         terms += [term.clamp_min(MINIMUM).log() for term in terms]
         indices = self._concept_indices(pyramid) if concept is None else concept.indices
         codes = indices.new_empty(len(indices), 0, 0)
-        if self.coverage is not None and leave_one_out:
-            terms.append(self._distance_to_others(pyramid)[:, None])
-        elif self.coverage is not None:
-            index, distance = self.coverage(to_rows(self._patches(pyramid)))
+        if self.coverage is not None:
+            rows = to_rows(self._patches(pyramid))
+            index, distance = self.coverage(rows)
             codes = index.view(-1, *self.size)
             terms.append(distance.view(-1, 1, *self.size))
+            if leave_one_out:
+                parts = (each.chunk(len(codes)) for each in (rows, index, distance))
+                others = [
+                    self.coverage.distance_to_others(r, (i, d))
+                    for r, i, d in zip(*parts, strict=True)
+                ]
+                terms.append(torch.stack(others).view(-1, 1, *self.size))
         for level, latent in zip(self._levels(), latents, strict=True):
             if latent.pattern is not None:
                 codes = latent.pattern.view(-1, *level.size)
                 break
         return torch.stack(terms)[:, :, 0], indices, codes
-
-    def _distance_to_others(self, pyramid: Pyramid) -> Tensor:
-        """Return the distances (B, h, w) of training images to the codes of other images."""
-        assert self.coverage is not None
-        images = to_rows(self._patches(pyramid)).chunk(len(pyramid[0]))
-        distance = [self.coverage.distance_to_others(rows) for rows in images]
-        return torch.stack(distance).view(-1, *self.size)
 
     def _combine(self, terms: Tensor, concept: Tensor) -> Tensor:
         """Combine terms (T, B, h, w) of images of these concepts (B,) to maps (B, H, W)."""
@@ -249,43 +247,48 @@ class VQFlow(Detector):
         self, train: Iterable[Sample], held_out: Iterable[Sample], effort: float = 1.0
     ) -> None:
         with self._eval_mode():
-            held_out_terms = [self._terms(sample.pyramid)[:2] for sample in held_out]
+            by_concept = self.config.scoring.image_standardise == "concept"
+            both = [self._terms(sample.pyramid, by_concept)[:2] for sample in held_out]
+            count = self._count_terms()
+            held_out_terms = [(terms[:count], concept) for terms, concept in both]
             pooled = self.config.scoring.standardise in ("none", "global")
             terms = held_out_terms if pooled else (self._terms(s.pyramid)[:2] for s in train)
             self.expectation.fit(terms, held_out_terms)
-            if self.config.scoring.image_standardise == "concept":
-                self._fit_image_level(train, held_out, held_out_terms, effort)
+            if by_concept:
+                self._fit_image_level(train, both, effort)
 
     def _fit_image_level(
-        self,
-        train: Iterable[Sample],
-        held_out: Iterable[Sample],
-        held_out_terms: Sequence[tuple[Tensor, Tensor]],
-        effort: float,
+        self, train: Iterable[Sample], held_out: list[tuple[Tensor, Tensor]], effort: float
     ) -> None:
         """Fit the normalisation of image scores to the held-out images, and to others so that each
         concept has `IMAGES_PER_CONCEPT` of them, times the effort.
 
-        The scores are leave-one-out, since an image whose patches are codes scores far lower than a
-        new image of its concept.
+        held_out: leave-one-out terms and concepts. The scores are leave-one-out, since an image
+        whose patches are codes scores far lower than a new image of its concept.
         """
-        concepts = [concept for _, concept in held_out_terms]
-        scores = []
-        for sample, (terms, concept) in zip(held_out, held_out_terms, strict=True):
-            if self.coverage is not None:
-                distance = self._distance_to_others(sample.pyramid)
-                terms = torch.cat([terms[:-1], distance[None]])
-            scores.append(self._scores(terms, concept).image_score)
         batches = [self._concept_indices(sample.pyramid) for sample in train]
-        present = torch.bincount(torch.cat(concepts), minlength=len(self.image_level.location))
-        wanted = effort * IMAGES_PER_CONCEPT - present
+        present = torch.cat([concept for _, concept in held_out])
+        size = len(self.image_level.location)
+        wanted = effort * IMAGES_PER_CONCEPT - torch.bincount(present, minlength=size)
+        parts = [self._leave_one_out_scores(*each) for each in held_out]
+        concepts = [present]
         for sample, places in zip(train, evenly_by_concept(batches, wanted), strict=True):
             if places:
                 pyramid = tuple(level[places] for level in sample.pyramid)
                 terms, concept, _ = self._terms(pyramid, leave_one_out=True)
-                scores.append(self._scores(terms, concept).image_score)
+                parts.append(self._leave_one_out_scores(terms, concept))
                 concepts.append(concept)
-        self.image_level.fit(torch.cat(scores), torch.cat(concepts))
+        self.image_level.fit(torch.cat(parts), torch.cat(concepts))
+
+    def _leave_one_out_scores(self, terms: Tensor, concept: Tensor) -> Tensor:
+        """Return image scores (B,), not normalised, of leave-one-out terms (T, B, h, w)."""
+        if self.coverage is not None:
+            terms = torch.cat([terms[:-2], terms[-1:]])
+        return self._scores(terms, concept).image_score
+
+    def _count_terms(self) -> int:
+        """Return the number of terms, without those of leave-one-out."""
+        return 2 * len(self.levels) + (self.coverage is not None)
 
     def _concept_indices(self, pyramid: Pyramid) -> Tensor:
         """Return the concepts (B,); zeros without concepts."""
