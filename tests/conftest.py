@@ -7,7 +7,7 @@ import random
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -123,14 +123,23 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def store(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Tracker:
-    """A store that the tests of a file share."""
+@pytest.fixture(scope="session")
+def new_store(empty_store: Path) -> Callable[[Path], Tracker]:
+    """Make a store without runs, `mlruns/` in a folder."""
     from vqlab.tracking import Tracker
 
-    root = tmp_path_factory.mktemp("store") / "mlruns"
-    shutil.copytree(empty_store, root)
-    return Tracker.open(root)
+    def make(folder: Path) -> Tracker:
+        return Tracker.open(Path(shutil.copytree(empty_store, folder / "mlruns")))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def store(
+    new_store: Callable[[Path], Tracker], tmp_path_factory: pytest.TempPathFactory
+) -> Tracker:
+    """A store that the tests of a file share."""
+    return new_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="module")

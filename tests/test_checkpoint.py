@@ -7,8 +7,6 @@ import math
 import os
 import random
 import resource
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from commands import start_program
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -236,15 +235,9 @@ def test_killed_while_writing(tmp_path: Path) -> None:
         "    save_state(Path(sys.argv[1]), {'epoch': epoch, 'x': torch.full((500_000,), epoch)})\n"
         "    print(epoch, flush=True)\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    for _ in range(3):
-        last = int(process.stdout.readline())
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    process = start_program(program, path, cwd=tmp_path)
+    process.wait_until(lambda: process.stdout().count("\n") >= 3)
+    last = int(process.kill().stdout.rpartition("\n")[0].split()[-1])
     state = load_state(path)
     assert state["epoch"] >= last
     assert (state["x"] == state["epoch"]).all()

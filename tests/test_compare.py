@@ -24,8 +24,8 @@ pytestmark = pytest.mark.usefixtures("blank_figures")
 
 
 @pytest.fixture(scope="module")
-def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
-    return Tracker.open(tmp_path_factory.mktemp("store") / "mlruns")
+def tracker(store: Tracker) -> Tracker:
+    return store
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.multiprocessing
+from commands import ensure_server
 
 RANKS = 2
 Found = dict[str, Any]
@@ -20,7 +21,9 @@ def in_two_processes(work: Callable[..., Found], folder: Path, *arguments: objec
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_rank, (port, folder, work, arguments), nprocs=RANKS)
+    call = (port, folder, work, arguments)
+    ensure_server()
+    torch.multiprocessing.start_processes(_rank, call, nprocs=RANKS, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from commands import run_command
 from PIL import Image
 
 from vqlab.cli import main
@@ -20,19 +21,20 @@ Tree = dict[str, Any]
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
-def vqlab(*arguments: object, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "vqlab", *map(str, arguments)]
-    environment = {**os.environ, "COLUMNS": "160", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
-
-
 @pytest.fixture
 def recipe(small: Tree, tmp_path: Path) -> Path:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(small))
     return path
+
+
+@pytest.fixture(scope="module")
+def training(small: Tree, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder in which `vqlab train` ran for one epoch, and what it printed."""
+    folder = tmp_path_factory.mktemp("training")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(small))
+    result = run_command("train", "recipe.yaml", "training.epochs=1", cwd=folder)
+    return folder, result.stdout
 
 
 def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
@@ -65,8 +67,8 @@ def test_the_training_core_needs_no_tracking_libraries() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
 
-def test_train_then_predict_in_a_fresh_process(recipe: Path, tmp_path: Path, small: Tree) -> None:
-    done = vqlab("train", recipe, "training.epochs=1", cwd=tmp_path)
+def test_train_then_predict_in_a_fresh_process(training: tuple[Path, str], small: Tree) -> None:
+    folder, printed = training
     for words in (
         "MVTec AD layout",
         "image AUROC",
@@ -74,21 +76,25 @@ def test_train_then_predict_in_a_fresh_process(recipe: Path, tmp_path: Path, sma
         "mean_image",
         "pictures: results/cable",
     ):
-        assert words in done.stdout
-    assert "epoch 1 of 1" in done.stdout
-    board = vqlab("leaderboard", "--category", "cable", cwd=tmp_path).stdout
+        assert words in printed
+    assert "epoch 1 of 1" in printed
+    board = run_command("leaderboard", "--category", "cable", cwd=folder).stdout
     assert "recipe epochs=1" in board and "mean_image" in board
     images = Path(small["data"]["root"]) / "cable/test/good"
-    predicted = vqlab("predict", images, "--model", "vqvae-cable", cwd=tmp_path)
+    command = [sys.executable, "-m", "vqlab", "predict", str(images), "--model", "vqvae-cable"]
+    predicted = subprocess.run(
+        command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True,
+        capture_output=True, text=True,
+    )  # fmt: skip
     verdicts = {"pass", "reject"}
     assert any(word in predicted.stdout for word in verdicts)
-    assert "held-out normal images" in predicted.stdout and "held-out" in done.stdout
-    table = (tmp_path / "results/predictions/scores.csv").read_text().splitlines()
+    assert "held-out normal images" in predicted.stdout and "held-out" in printed
+    table = (folder / "results/predictions/scores.csv").read_text().splitlines()
     assert {line.split(",")[4] for line in table[1:]} <= verdicts
     assert len(table) == 1 + len(list(images.iterdir()))
     of_run = {
         line.split(",")[1]: line.split(",")[4]
-        for line in (tmp_path / "results/cable/scores.csv").read_text().splitlines()
+        for line in (folder / "results/cable/scores.csv").read_text().splitlines()
     }
     for line in table[1:]:
         file, score = line.split(",")[:2]
@@ -96,11 +102,11 @@ def test_train_then_predict_in_a_fresh_process(recipe: Path, tmp_path: Path, sma
 
 
 def test_config_prints_a_recipe_that_train_accepts(recipe: Path, tmp_path: Path) -> None:
-    printed = vqlab("config", recipe, "training.batch_size=3", cwd=tmp_path).stdout
+    printed = run_command("config", recipe, "training.batch_size=3", cwd=tmp_path).stdout
     tree = yaml.safe_load(printed)
     assert tree["training"]["batch_size"] == 3 and tree["detector"]["name"] == "vqvae"
     (tmp_path / "whole.yaml").write_text(printed)
-    assert yaml.safe_load(vqlab("config", "whole.yaml", cwd=tmp_path).stdout) == tree
+    assert yaml.safe_load(run_command("config", "whole.yaml", cwd=tmp_path).stdout) == tree
 
 
 @pytest.mark.parametrize(
@@ -199,33 +205,33 @@ def test_misspelt_category_is_suggested(
 
 
 def test_version(tmp_path: Path) -> None:
-    assert vqlab("--version", cwd=tmp_path).stdout == f"vqlab {__version__}\n"
+    assert run_command("--version", cwd=tmp_path).stdout == f"vqlab {__version__}\n"
 
 
-def test_predict_never_deletes_other_files(recipe: Path, tmp_path: Path) -> None:
-    vqlab("train", recipe, "training.epochs=1", cwd=tmp_path)
+def test_predict_never_deletes_other_files(training: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = training
     mine = tmp_path / "photos"
     mine.mkdir()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(mine / "part.png")
-    arguments = ("predict", mine, "--model", "vqvae-cable", "--output", mine)
-    done = vqlab(*arguments, cwd=tmp_path, code=2)
-    assert "part.png" in done.stderr and (mine / "part.png").exists()
+    arguments = ("predict", mine, "--model", "vqvae-cable", "--output")
+    result = run_command(*arguments, mine, cwd=folder, status=2)
+    assert "part.png" in result.stderr and (mine / "part.png").exists()
     (mine / "broken.png").write_text("no image")
-    done = vqlab("predict", mine, "--model", "vqvae-cable", cwd=tmp_path, code=3)
-    table = (tmp_path / "results/predictions/scores.csv").read_text()
-    assert "broken.png" in done.stderr and table.count("\n") == 3
+    result = run_command(*arguments, tmp_path / "predictions", cwd=folder, status=3)
+    table = (tmp_path / "predictions/scores.csv").read_text()
+    assert "broken.png" in result.stderr and table.count("\n") == 3
 
 
 def test_read_only_store_fails_before_training(recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "mlruns").write_text("a file where the folder should be")
-    done = vqlab("train", recipe, cwd=tmp_path, code=2)
-    assert "mlruns" in done.stderr and "epoch" not in done.stdout
+    result = run_command("train", recipe, cwd=tmp_path, status=2)
+    assert "mlruns" in result.stderr and "epoch" not in result.stdout
 
 
 def test_renamed_options_and_commands_still_work(tmp_path: Path) -> None:
-    done = vqlab("settings", "smoke", cwd=tmp_path)
-    assert done.stdout == vqlab("config", "smoke", cwd=tmp_path).stdout
+    done = run_command("settings", "smoke", cwd=tmp_path)
+    assert done.stdout == run_command("config", "smoke", cwd=tmp_path).stdout
     assert done.stderr == ("vqlab: settings is now called config; the old name will be removed.\n")
-    done = vqlab("sweep", "vqvae", "--trials=0", "--results", "out", cwd=tmp_path, code=2)
+    done = run_command("sweep", "vqvae", "--trials=0", "--results", "out", cwd=tmp_path, status=2)
     assert "--trials is now called --n-trials" in done.stderr
     assert "--results is now called --output" in done.stderr and "--n-trials" in done.stderr

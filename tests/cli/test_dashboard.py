@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import urllib.request
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from commands import start_command
 
 from vqlab.cli import main
 from vqlab.cli.dashboard import serving, store_address
@@ -25,21 +26,16 @@ from vqlab.sweep.study.storage import ADDRESS, open_storage
 @contextmanager
 def running(folder: Path) -> Iterator[str]:
     """The dashboard in a process of its own; its address."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vqlab", "dashboard", "--port", "0"],
-        cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    process = start_command("dashboard", "--port", "0", cwd=folder)
     try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert "http://127.0.0.1:" in line, line + process.communicate()[1]
+        line = process.first_line()
+        assert "http://127.0.0.1:" in line, line
         yield line.split()[-1].removesuffix("/dashboard")
-        process.send_signal(signal.SIGINT)
-        out, error = process.communicate(timeout=60)
-        assert (process.returncode, out, error) == (0, "stopped\n", "")
+        os.kill(process.pid, signal.SIGINT)
+        status, output, error = process.result()
+        assert (status, output, error) == (0, f"{line}\nstopped\n", "")
     finally:
         process.kill()
-        process.communicate()
 
 
 @pytest.fixture(scope="module")

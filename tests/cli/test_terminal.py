@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from vqlab.cli import main
 from vqlab.cli.fit_width import Column, FittedTable, Row
 from vqlab.cli.progress import _bars
 from vqlab.cli.terminal import Terminal, marked
@@ -56,9 +56,15 @@ def test_output_has_no_markup() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
-def test_unencodable_characters_are_escaped(encoding: str, tmp_path: Path) -> None:
-    env = {**os.environ, "PYTHONIOENCODING": encoding}
-    command = [sys.executable, "-m", "vqlab", "data", "check", "划痕"]
-    process = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True)
-    assert process.returncode == 2
-    assert rb"\u5212\u75d5 does not exist" in process.stderr
+def test_unencodable_characters_are_escaped(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "argv", ["vqlab", "data", "check", "划痕"])
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(printed, encoding=encoding))
+    with pytest.raises(SystemExit) as end:
+        main()
+    sys.stderr.flush()
+    assert end.value.code == 2
+    assert rb"\u5212\u75d5 does not exist" in printed.getvalue()

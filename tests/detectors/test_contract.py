@@ -36,8 +36,15 @@ QUICK: dict[str, list[dict[str, Any]]] = {
     ],
 }
 """Settings that make a detector small; one without an entry is tested as it is by default."""
+SLOW = ("vqflow", QUICK["vqflow"][-1], SPEC)
+"""A fusion flow of a single level of 32 x 32 positions. The other cases of vqflow cover a fusion
+flow of two levels and one level without fusion."""
 CASES = [
-    case
+    pytest.param(
+        case,
+        id=f"{name}-{len(settings)}-{len(spec.sizes)}",
+        marks=pytest.mark.slow if (name, settings, spec) == SLOW else (),
+    )
     for name in names()
     for settings in QUICK.get(name, [{}])
     for spec in (SPEC, PYRAMID)
@@ -46,9 +53,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize(
-    "case", CASES, ids=lambda case: f"{case.name}-{len(case.settings)}-{len(case.spec.sizes)}"
-)
+@pytest.mark.parametrize("case", CASES)
 def test_contract(case: DetectorCase, check: Check) -> None:
     run_check(check, case)
 

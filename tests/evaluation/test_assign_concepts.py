@@ -115,8 +115,8 @@ def test_every_image_is_asked_once_and_in_order(tree: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
-    return Tracker.open(tmp_path_factory.mktemp("store") / "mlruns")
+def tracker(store: Tracker) -> Tracker:
+    return store
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
+from commands import start_program
 from typer.testing import CliRunner
 
 from vqlab.checkpoint import BACKBONE, load_checkpoint, load_state, save_checkpoint
@@ -40,8 +39,8 @@ def tree(root: Path, **features: object) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
-    return Tracker.open(tmp_path_factory.mktemp("tracked") / "mlruns")
+def tracker(store: Tracker) -> Tracker:
+    return store
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +69,8 @@ def test_a_checkpoint_needs_neither_hub_nor_weights_file(outcome, small_root):
     assert any(key.startswith(BACKBONE) for key in tensors)
     image = sorted((small_root / "fabric" / "test" / "hole").glob("*.png"))[0]
     expected = outcome.model.score(image).score
-    arguments = [sys.executable, "-c", SCORE, str(outcome.checkpoint), str(image)]
-    fresh = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    assert float(fresh.stdout) == expected
+    result = start_program(SCORE, outcome.checkpoint, image, cwd=small_root).result()
+    assert float(result.stdout) == expected, result.stderr
 
 
 def test_a_loaded_model_scores_the_cached_test_set_alike(outcome, small_root):

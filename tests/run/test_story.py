@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from commands import run_command, start_command
 
 from vqlab.checkpoint import load_checkpoint, load_state
 from vqlab.config import merge
@@ -42,8 +38,8 @@ def same(one: Path, other: Path) -> bool:
 
 
 @pytest.fixture(scope="module")
-def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
-    return Tracker.open(tmp_path_factory.mktemp("store") / "mlruns")
+def tracker(store: Tracker) -> Tracker:
+    return store
 
 
 @pytest.fixture(scope="module")
@@ -150,19 +146,13 @@ def test_resume_is_bit_for_bit(
 def test_resume_after_kill_9(small: Tree, outcome: Outcome, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(merge(small, {"training": {"threads": 1}})))
-    argv = [sys.executable, "-m", "vqlab", "train", str(recipe), "--mlruns", str(tmp_path / "ml")]
-    process = subprocess.Popen(argv, cwd=tmp_path, start_new_session=True)
-    deadline = time.monotonic() + 400
-    while not list(tmp_path.glob("ml/runs/*/state.safetensors")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process = start_command("train", recipe, "--mlruns", "ml", cwd=tmp_path)
+    process.wait_until(lambda: list(tmp_path.glob("ml/runs/*/state.safetensors")))
+    process.kill()
     tracker = Tracker.open(tmp_path / "ml")
     (record,) = tracker.runs()
     assert (record.status, record.tags["vqlab.failure"]) == ("FAILED", "interrupted")
-    argv = [*argv[:4], "--resume", record.run_id[:8], *argv[5:]]
-    subprocess.run(argv, cwd=tmp_path, check=True, capture_output=True)
+    run_command("train", "--resume", record.run_id[:8], "--mlruns", "ml", cwd=tmp_path)
     record = tracker.find(record.run_id)
     assert record.status == "FINISHED"
     checkpoint = record.artifact("checkpoint/model.safetensors")

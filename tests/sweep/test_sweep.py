@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import optuna
 import pytest
 import sqlalchemy
 import torch
+from commands import start_program
 from one_study import open_study
 from optuna.trial import TrialState
 from tiny_set import tiny_recipe
@@ -346,8 +345,8 @@ class Told(list[Event]):
 
 
 @pytest.fixture(scope="module")
-def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
-    return Tracker.open(tmp_path_factory.mktemp("store") / "mlruns")
+def tracker(store: Tracker) -> Tracker:
+    return store
 
 
 @pytest.fixture(scope="module")
@@ -457,8 +456,8 @@ def kill(event):
 tracker = Tracker.open(Path({str(tracker.root)!r}))
 sweep({tree!r}, make_space({{"space": {VQVAE_AXES!r}}}), tracker, trials=2, on_event=kill)
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+    result = start_program(script, cwd=tmp_path).result()
+    assert result.status == -signal.SIGKILL, result.stderr[-2000:]
     assert sorted(r.tags["vqlab.kind"] for r in tracker.runs() if r.status == "RUNNING") == [
         "study",
         "trial",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,5 @@ from vqlab.tracking import Tracker
 
 
 @pytest.fixture
-def tracker(empty_store: Path, tmp_path: Path) -> Tracker:
-    shutil.copytree(empty_store, tmp_path / "mlruns")
-    return Tracker.open(tmp_path / "mlruns")
+def tracker(new_store: Callable[[Path], Tracker], tmp_path: Path) -> Tracker:
+    return new_store(tmp_path)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import start_program
 from tracked_runs import start
 from typer.testing import CliRunner
 
@@ -58,8 +57,8 @@ def test_a_killed_deletion_is_completed_by_the_next(tracker: Tracker) -> None:
         "tracker = Tracker.open(Path(sys.argv[1]))\n"
         "deletion.delete_runs(tracker, [tracker.find(sys.argv[2])])\n"
     )
-    killed = subprocess.run([sys.executable, "-c", program, str(tracker.root), first])
-    assert killed.returncode == -signal.SIGKILL
+    killed = start_program(program, tracker.root, first, cwd=tracker.root).result()
+    assert killed.status == -signal.SIGKILL
     assert [run.name for run in tracker.runs()] == ["b"]  # never listed without its artifacts
     assert (folder / CHECKPOINT).exists()
     delete_runs(tracker, [tracker.find(second)])

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from commands import start_program
 
 from vqlab.tracking import Tracker
 from vqlab.tracking.liveness import owner_is_gone, owner_tags
@@ -26,8 +27,13 @@ time.sleep(600)
 
 
 @contextlib.contextmanager
-def hold(root: Path, *before: str) -> Iterator[tuple[dict[str, str], Callable[[], None]]]:
+def hold(root: Path, *before: str) -> Iterator[tuple[dict[str, str], Callable[[], object]]]:
     """A process that owns something in the store `root`: its tags, and what kills it."""
+    if not before:
+        process = start_program(HOLD, root, cwd=root)
+        yield json.loads(process.first_line()), process.kill
+        process.kill()
+        return
     with subprocess.Popen(
         [*before, sys.executable, "-c", HOLD, str(root)],
         stdout=subprocess.PIPE,

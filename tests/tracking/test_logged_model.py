@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import start_program
 from mlflow_server import free_port, serving
 from PIL import Image
 from tiny_set import tiny_recipe, write_tiny_set
@@ -144,8 +145,8 @@ def test_a_killed_registration_leaves_nothing(tracker: Tracker, tmp_path: Path) 
         "tracker = Tracker.open(Path(sys.argv[1]))\n"
         "tracker.registry.register(sys.argv[2], CHECKPOINT, 'cable')\n"
     )
-    killed = subprocess.run([sys.executable, "-c", program, str(tracker.root), tracked.id])
-    assert killed.returncode == -signal.SIGKILL
+    killed = start_program(program, tracker.root, tracked.id, cwd=tmp_path).result()
+    assert killed.status == -signal.SIGKILL
     assert tracker.registry.versions("cable") == []
     (pending,) = models(tracker, tracked.experiment_id)
     version = tracker.registry.register(tracked.id, CHECKPOINT, "cable")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from commands import start_program
 from typer.testing import CliRunner
 
 from vqlab.cli import load_commands
@@ -115,8 +114,8 @@ def test_a_killed_deletion_is_completed_by_repeating_it(tracker: Tracker) -> Non
         "with opened_storage(storage_address(tracker.root)) as storage:\n"
         "    delete_sweep(tracker, storage, 'both')\n"
     )
-    killed = subprocess.run([sys.executable, "-c", program, str(tracker.root)])
-    assert killed.returncode == -signal.SIGKILL and len(names(tracker)) == 2
+    killed = start_program(program, tracker.root, cwd=tracker.root).result()
+    assert killed.status == -signal.SIGKILL and len(names(tracker)) == 2
     with opened_storage(storage_address(tracker.root)) as storage:
         delete_sweep(tracker, storage, "both")
     assert names(tracker) == [("one", 1, 1)] and [r.name for r in tracker.runs()] == ["one"]

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
+from commands import start_program
 from one_study import load_study, open_study
 from optuna.trial import TrialState
 from postgres_server import NoPostgres, postgres_server
@@ -27,21 +27,18 @@ def address() -> Iterator[str]:
         pytest.skip(str(reason))
 
 
-def test_turns_pass_between_processes_and_end_with_them(address: str) -> None:
+def test_turns_pass_between_processes_and_end_with_them(address: str, tmp_path: Path) -> None:
     holding = (
         "import sys, time; from vqlab.sweep.study.storage import StudyLock, open_storage\n"
         "with StudyLock(open_storage(sys.argv[1]), 's'):\n"
         "    print('mine', flush=True); time.sleep(600)"
     )
-    other = subprocess.Popen(
-        [sys.executable, "-c", holding, address], stdout=subprocess.PIPE, text=True
-    )
-    assert other.stdout is not None and other.stdout.readline() == "mine\n"
+    other = start_program(holding, address, cwd=tmp_path)
+    assert other.first_line() == "mine"
     with opened_storage(address) as storage:
         with StudyLock(storage, "another"):
             pass
-        psutil.Process(other.pid).kill()  # the server sees its connection end
-        other.communicate()
+        other.kill()  # the server sees its connection end
         with StudyLock(storage, "s") as turn:
             turn.end()
         with StudyLock(storage, "s"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +23,8 @@ OBJECTIVE = "validation/pixel_auroc"
 
 
 @pytest.fixture
-def tracker(tmp_path: Path) -> Tracker:
-    return Tracker.open(tmp_path / "mlruns")
+def tracker(new_store: Callable[[Path], Tracker], tmp_path: Path) -> Tracker:
+    return new_store(tmp_path)
 
 
 @pytest.fixture

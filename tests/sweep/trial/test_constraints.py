@@ -19,8 +19,8 @@ FRONT = ["validation/pixel_auroc", "cost/parameters", "cost/cpu_seconds_per_imag
 
 
 @pytest.fixture(scope="module")
-def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
-    return Tracker.open(tmp_path_factory.mktemp("store") / "mlruns")
+def tracker(store: Tracker) -> Tracker:
+    return store
 
 
 def go(root: Path, tracker: Tracker, **space: Any) -> SweepResult:

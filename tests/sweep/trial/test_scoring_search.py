@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,8 @@ def tree(root: Path) -> Tree:
 
 
 @pytest.fixture
-def tracker(tmp_path: Path) -> Tracker:
-    return Tracker.open(tmp_path / "mlruns")
+def tracker(new_store: Callable[[Path], Tracker], tmp_path: Path) -> Tracker:
+    return new_store(tmp_path)
 
 
 def trained_model(tree: Tree) -> tuple[Model, Any, Any]:
