@@ -19,6 +19,7 @@ PORT    ?= 8000
 RESULTS ?=
 STUDY   ?= validation
 TEST    :=
+XDIST   := -n 2 --dist worksteal
 comma   := ,
 
 ifneq ($(WEIGHTS),)
@@ -96,13 +97,13 @@ doctor: $(READY)  ## Check this machine for problems (DATA=folder)
 	@$(BIN)/vqlab doctor $(if $(DATA),--data "$(DATA)")
 
 test: $(READY)  ## Run the fast tests (a few minutes)
-	@$(BIN)/python -m pytest -m "not slow" -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow" $(XDIST) $(ARGS)
 
 test-all: $(READY)  ## Run every test
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest $(XDIST) $(ARGS)
 
 test-random: $(READY)  ## Run the property tests on many random examples
-	@$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=random -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=random $(XDIST) $(ARGS)
 
 check: $(READY)  ## Run format, lint, type checks and fast tests (before every commit)
 	@$(BIN)/ruff format --check .

@@ -26,8 +26,8 @@ Tree = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def mlruns(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("store") / "mlruns"
+def mlruns(store: Tracker) -> Path:
+    return store.root
 
 
 def study_file(folder: Path, root: Path, name: str = "little", **changes: Any) -> Path:

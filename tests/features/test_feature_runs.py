@@ -20,6 +20,7 @@ from vqlab.run import Outcome, make_trainer, resolve, run
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
 SCORE = """
 import sys
 from pathlib import Path

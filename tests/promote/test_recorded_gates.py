@@ -17,7 +17,11 @@ pytestmark = pytest.mark.usefixtures("blank_figures")
 
 
 def test_gates_are_recorded_with_the_version(tested: Outcome, tracker: Tracker) -> None:
+    """All of them pass, after the checkpoint has reproduced its scores in a fresh process."""
     result = promote(tracker, "part", ref="tested", gates=GateSettings(code="ignore"))
+    assert tested.test is not None and result.value == tested.test.mean["image_auroc"]
+    reproduced = tracker.champion("part").tags["vqlab.reproduced"]
+    assert reproduced.endswith("bit for bit") and int(reproduced.split()[0]) >= 4
     assert {gate.name: gate.status for gate in result.gates} == {
         METRIC: "not applicable", "promise": "passed", "codebook": "not applicable",
         "baseline": "not applicable",

@@ -1,4 +1,4 @@
-"""A checkpoint reproduces its scores in a fresh process."""
+"""A checkpoint that does not reproduce its scores is not promoted."""
 
 from __future__ import annotations
 
@@ -14,17 +14,6 @@ from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
-
-
-def test_the_checkpoint_is_scored_again_in_a_fresh_process(
-    tested: Outcome, tracker: Tracker
-) -> None:
-    result = promote(tracker, "part", ref="tested")
-    assert result.promoted
-    assert tested.test is not None and result.value == tested.test.mean["image_auroc"]
-    tags = tracker.champion("part").tags
-    assert tags["vqlab.reproduced"].endswith("bit for bit")
-    assert int(tags["vqlab.reproduced"].split()[0]) >= 4
 
 
 def test_checkpoint_with_other_scores_is_refused(

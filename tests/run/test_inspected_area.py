@@ -21,6 +21,7 @@ from vqlab.run import Outcome, evaluate_model, resolve, run
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
 INSPECTED = np.hypot(*np.mgrid[-31.5:32, -31.5:32]) < 24
 """A disc in images of 64 x 64."""
 DETECTORS: dict[str, dict[str, Any]] = {

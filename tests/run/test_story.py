@@ -25,6 +25,8 @@ from vqlab.types import UserError
 
 Tree = dict[str, Any]
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 
 def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
     return dict(load_checkpoint(checkpoint)[0])
