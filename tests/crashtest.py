@@ -166,9 +166,9 @@ class CrashTest:
         inconsistent += [f"trial {key_of(t)} is {t.state.name}" for t in trials
                          if not t.state.is_finished()]  # fmt: skip
         tracker = Tracker.open(self.folder / "mlruns")
-        own = {record_of(t).run_id: key_of(t) for t in trials}
+        keys = {record_of(t).run_id: key_of(t) for t in trials}
         records = tracker.runs(tags={"vqlab.kind": "trial"})
-        runs = {own[record.run_id]: record for record in records if record.run_id in own}
+        runs = {keys[record.run_id]: record for record in records if record.run_id in keys}
         for trial in trials:
             key = key_of(trial)
             run = runs.get(key)
@@ -202,17 +202,17 @@ def main() -> int:
         test = CrashTest(folder, options.seed, options.workers, options.compare)
         try:
             lost = test.run(options.kills)
-            found = {"lost": lost, **test.judge()}
+            problems = {"lost": lost, **test.judge()}
         finally:
             if test.sweep is not None and test.sweep.poll() is None:
                 test.sweep.kill()
-    for what, faults in found.items():
+    for what, faults in problems.items():
         for fault in faults:
             print(f"{what}: {fault}")
     store = "PostgreSQL" if options.postgres else "SQLite"
     print(f"{store}: killed {dict(test.killed)}; {len(test.finished)} trials finished; " +
-          ", ".join(f"{what} {len(faults)}" for what, faults in found.items()))  # fmt: skip
-    return int(any(found.values()))
+          ", ".join(f"{what} {len(faults)}" for what, faults in problems.items()))  # fmt: skip
+    return int(any(problems.values()))
 
 
 if __name__ == "__main__":

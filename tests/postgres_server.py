@@ -26,8 +26,8 @@ def postgres_server() -> Iterator[str]:
         import psycopg  # noqa: F401
     except ImportError:
         raise NoPostgres("PostgreSQL's driver is missing: pip install 'vqlab[postgres]'") from None
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    place = os.pathsep.join([os.environ.get("PATH", ""), *map(str, found)])
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    place = os.pathsep.join([os.environ.get("PATH", ""), *map(str, folders)])
     missing = [
         name for name in ("initdb", "pg_ctl", "createdb") if not shutil.which(name, path=place)
     ]

@@ -42,9 +42,9 @@ def begin(folder: Path, trials: int, workers: int) -> subprocess.Popen[str]:
 
 
 def end(process: subprocess.Popen[str]) -> str:
-    said, complaint = process.communicate(timeout=400)
+    output, complaint = process.communicate(timeout=400)
     assert process.returncode == 0, complaint[-3000:]
-    return said
+    return output
 
 
 _OPEN: dict[str, RDBStorage] = {}
@@ -72,9 +72,9 @@ def the_study(folder: Path) -> optuna.Study:
 def wait_for(look: Callable[[], Any], seconds: float = 200) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        found = look()
-        if found:
-            return found
+        value = look()
+        if value:
+            return value
         time.sleep(0.1)
     raise AssertionError("nothing came of it")
 
@@ -125,8 +125,8 @@ def check_all_agrees(
             trial.state.name, STATUS[trial.state.name],
         )  # fmt: skip
         assert run.tags.get("vqlab.reason", "") == row(trial).reason
-    shown = {int(run.tags["vqlab.trial"]) for run in runs}
-    assert shown >= by_themselves - set(without_run)
+    recorded = {int(run.tags["vqlab.trial"]) for run in runs}
+    assert recorded >= by_themselves - set(without_run)
     complete = [record_of(t).run_id for t in trials if t.state == TrialState.COMPLETE]
     assert set(complete) <= {run.run_id for run in runs}
     return study

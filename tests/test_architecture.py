@@ -68,16 +68,16 @@ def imports(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_point_down(path: Path) -> None:
-    own = room(path)
-    assert own in LAYER, f"{own} stands in no layer: add it to LAYERS and to design"
+    own_room = room(path)
+    assert own_room in LAYER, f"{own_room} stands in no layer: add it to LAYERS and to design"
     for name in imports(path):
         parts = name.split(".")
-        if parts[0] != "vqlab" or len(parts) < 2 or parts[1] == own:
+        if parts[0] != "vqlab" or len(parts) < 2 or parts[1] == own_room:
             continue
         other = parts[1]
         if other not in LAYER:  # a name of the package itself, such as UserError
             continue
-        assert LAYER[other] < LAYER[own], f"{own} imports {other}, which is not below it"
+        assert LAYER[other] < LAYER[own_room], f"{own_room} imports {other}, which is not below it"
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))

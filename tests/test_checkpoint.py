@@ -135,11 +135,11 @@ def test_unsupported_values_in_a_state_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("kept", [0, 5, 8, 40, 0.5, -1])
-def test_truncated_file_is_refused(tmp_path: Path, kept: float) -> None:
+@pytest.mark.parametrize("length", [0, 5, 8, 40, 0.5, -1])
+def test_truncated_file_is_refused(tmp_path: Path, length: float) -> None:
     path = save_checkpoint(tmp_path / "cut.safetensors", nn.Linear(9, 9), META)
     data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * kept) if kept == 0.5 else int(kept)])
+    path.write_bytes(data[: int(len(data) * length) if length == 0.5 else int(length)])
     with pytest.raises(UserError, match=r"cut\.safetensors.*truncated"):
         load_checkpoint(path)
 

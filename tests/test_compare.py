@@ -40,38 +40,38 @@ def runs(
 
 
 def test_two_runs_on_the_same_images(tracker: Tracker, runs: tuple[Outcome, Outcome]) -> None:
-    found = compare(tracker, "sharp", runs[1].run_id[:10])
+    comparison = compare(tracker, "sharp", runs[1].run_id[:10])
     reports = [outcome.test for outcome in runs]
     assert reports[0] is not None and reports[1] is not None
-    for name, difference in found.differences["cable"].items():
+    for name, difference in comparison.differences["cable"].items():
         first, second = (report.per_category["cable"][name] for report in reports if report)
         assert difference.value == pytest.approx(second - first)
         if difference.interval is not None:
             assert difference.interval.low <= difference.value <= difference.interval.high
             assert difference.p is not None and 0 < difference.p <= 1
         assert (difference.interval is None) == bool(difference.reason)
-    assert found.differences["cable"]["pixel_auroc"].interval is not None
-    assert found.differences["cable"]["image_auroc"].interval is None  # of four normal images
-    assert found.images == {"cable": {"normal_images": 4, "anomalous_images": 6}}
-    assert {"image_auroc", "pixel_auroc", "aupro", "escape_rate"} <= set(found.values["cable"])
+    assert comparison.differences["cable"]["pixel_auroc"].interval is not None
+    assert comparison.differences["cable"]["image_auroc"].interval is None  # of four normal images
+    assert comparison.images == {"cable": {"normal_images": 4, "anomalous_images": 6}}
+    assert {"image_auroc", "pixel_auroc", "aupro", "escape_rate"} <= set(comparison.values["cable"])
     again = compare(tracker, "sharp", "blurred")
-    assert again.differences == found.differences  # seeded
+    assert again.differences == comparison.differences  # seeded
 
 
 def test_a_run_does_not_differ_from_itself(tracker: Tracker, runs: tuple[Outcome, Outcome]) -> None:
-    found = compare(tracker, "sharp", "sharp")
-    for difference in found.differences["cable"].values():
+    comparison = compare(tracker, "sharp", "sharp")
+    for difference in comparison.differences["cable"].values():
         assert (difference.value, difference.interval, difference.p) == (0, None, 1)
 
 
 def test_the_command_prints_a_table(tracker: Tracker, runs: tuple[Outcome, Outcome]) -> None:
     arguments = ["compare", "sharp", "blurred", "--mlruns", str(tracker.root)]
-    shown = CliRunner().invoke(load_commands(), arguments)
-    assert shown.exit_code == 0, shown.output
-    assert "pixel AUROC" in shown.output and "sharp" in shown.output
-    words = " ".join(shown.output.split())
+    result = CliRunner().invoke(load_commands(), arguments)
+    assert result.exit_code == 0, result.output
+    assert "pixel AUROC" in result.output and "sharp" in result.output
+    words = " ".join(result.output.split())
     assert "resampling needs at least 5 normal and 5 anomalous images" in words
-    assert "[+0.000, +0.000]" not in shown.output
+    assert "[+0.000, +0.000]" not in result.output
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +127,10 @@ def test_the_page_is_self_contained_and_logged(
 ) -> None:
     page = tmp_path / "page.html"
     arguments = ["compare", "sharp", "blurred", third.run_id, "--mlruns", str(tracker.root)]
-    shown = CliRunner().invoke(
+    result = CliRunner().invoke(
         load_commands(), [*arguments, "--output", str(page), "--images", "2"]
     )
-    assert shown.exit_code == 0, shown.output
+    assert result.exit_code == 0, result.output
     text = page.read_text(encoding="utf-8")
     assert "<script" not in text and "&lt;script&gt;alert(1)" in text
     assert text.count("data:image/jpeg;base64,") == 2 * 3
@@ -178,9 +178,9 @@ def test_mean_over_categories_has_its_own_table() -> None:
 
     before = {name: measured(place, 1.0) for place, name in enumerate(("bottle", "cable"))}
     after = {name: measured(place, 2.5) for place, name in enumerate(("bottle", "cable"))}
-    found = paired_differences(before, after, 400)
-    mean = found.differences[MEAN]["image_auroc"]
-    single = [found.differences[name]["image_auroc"].value for name in before]
+    differences = paired_differences(before, after, 400)
+    mean = differences.differences[MEAN]["image_auroc"]
+    single = [differences.differences[name]["image_auroc"].value for name in before]
     assert mean.value == pytest.approx(np.mean(single))
     assert mean.interval.low > 0
     assert mean.p < 0.01

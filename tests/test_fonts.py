@@ -43,9 +43,9 @@ def test_character_without_a_font_is_escaped() -> None:
 
 @pytest.mark.parametrize("text", ["外壳", "划痕 3", "한글", "ไทย", "😀"])
 def test_every_drawn_letter_has_an_outline(text: str) -> None:
-    shown = drawable(text)
-    letters = set().union(*(FT2Font(path).get_charmap() for path, _ in fonts._runs(shown, False)))
-    assert {ord(letter) for letter in shown} <= letters
+    escaped = drawable(text)
+    letters = set().union(*(FT2Font(path).get_charmap() for path, _ in fonts._runs(escaped, False)))
+    assert {ord(letter) for letter in escaped} <= letters
 
 
 def test_text_is_split_where_a_letter_is_in_another_font(monkeypatch: pytest.MonkeyPatch) -> None:

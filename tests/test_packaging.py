@@ -98,8 +98,8 @@ def test_an_installed_package_finds_its_recipes_in_an_empty_folder(
 ) -> None:
     vqlab = installed / "vqlab"
     for recipe, detector in (("ablations/vqflow_no_cpc", "vqflow"), ("vqvae", "vqvae")):
-        said = ran(vqlab, "config", recipe, "--preset", "tiny", cwd=tmp_path)
-        assert yaml.safe_load(said)["detector"]["name"] == detector
+        output = ran(vqlab, "config", recipe, "--preset", "tiny", cwd=tmp_path)
+        assert yaml.safe_load(output)["detector"]["name"] == detector
     refused = ran(vqlab, "config", "vqfolw", cwd=tmp_path, code=2)
     assert "recipe vqfolw does not exist; did you mean vqflow?" in refused
     assert not list(tmp_path.iterdir())
@@ -107,19 +107,19 @@ def test_an_installed_package_finds_its_recipes_in_an_empty_folder(
 
 def test_an_installed_package_sweeps_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     words = ("sweep", "vqvae", "--category", "cable", "--preset", "tiny", "--n-trials", "2")
-    said = ran(installed / "vqlab", *words, "training.epochs=1", cwd=tmp_path)
-    assert "best run" in said and (tmp_path / "mlruns/optuna.db").exists()
+    output = ran(installed / "vqlab", *words, "training.epochs=1", cwd=tmp_path)
+    assert "best run" in output and (tmp_path / "mlruns/optuna.db").exists()
 
 
 def test_an_editable_install_is_found_from_the_folder_above(editable: Path, checkout: Path) -> None:
     program = "import vqlab; print(vqlab.__file__, vqlab.load.__name__)"
-    said = ran(editable / "python", "-c", program, cwd=checkout.parent).split()
-    assert (Path(said[0]), said[1]) == (checkout / "vqlab/__init__.py", "load")
+    output = ran(editable / "python", "-c", program, cwd=checkout.parent).split()
+    assert (Path(output[0]), output[1]) == (checkout / "vqlab/__init__.py", "load")
 
 
 def test_an_editable_install_finds_the_recipes_of_its_checkout(
     editable: Path, checkout: Path, tmp_path: Path
 ) -> None:
     (checkout / "experiments/recent.yaml").write_text("base: vqvae\ntraining: {seed: 71}\n")
-    said = ran(editable / "vqlab", "settings", "recent", cwd=tmp_path)
-    assert yaml.safe_load(said)["training"]["seed"] == 71
+    output = ran(editable / "vqlab", "settings", "recent", cwd=tmp_path)
+    assert yaml.safe_load(output)["training"]["seed"] == 71

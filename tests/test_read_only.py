@@ -68,7 +68,7 @@ def test_features_are_kept_elsewhere_where_the_home_cannot_be_written(tmp_path: 
     command = [sys.executable, "-c", FEATURES]
     done = subprocess.run(command, env=around, capture_output=True, text=True)
     assert not done.returncode, done.stderr
-    path, found = done.stdout.split()
-    assert Path(path).is_relative_to(tmp_path) and found == "True"
+    path, folder = done.stdout.split()
+    assert Path(path).is_relative_to(tmp_path) and folder == "True"
     assert "VQLAB_CACHE" in done.stderr and len(done.stderr.splitlines()) == 1
     shutil.rmtree(Path(path).parent)

@@ -107,18 +107,18 @@ def test_example_detector_passes_the_contract(example: Path) -> None:
 
 @pytest.mark.slow
 def test_example_detector_is_trained_and_swept(example: Path) -> None:
-    own = {"VQLAB_DETECTORS": "my_detector.py", "VQLAB_PRESET": "tiny"}
+    environment = {"VQLAB_DETECTORS": "my_detector.py", "VQLAB_PRESET": "tiny"}
     on = ("my_recipe.yaml", "--category", "cable")
-    process = in_example(example, "-m", "vqlab", "train", *on, **own)
+    process = in_example(example, "-m", "vqlab", "train", *on, **environment)
     assert process.returncode == 0, process.stdout + process.stderr
     swept = ("-m", "vqlab", "sweep", *on, "--n-trials")
     for words in (("2",), ("4", "--workers", "2")):
-        process = in_example(example, *swept, *words, **own)
+        process = in_example(example, *swept, *words, **environment)
         assert process.returncode == 0, process.stdout + process.stderr
         assert "best run: trial" in process.stdout
     image = next((example / "data/synthetic/cable/test").rglob("*.png"))
     promote = ("-m", "vqlab", "promote", "--category", "cable")
-    assert in_example(example, *promote, **own).returncode == 0
+    assert in_example(example, *promote, **environment).returncode == 0
     predict = ("-m", "vqlab", "predict", "--category", "cable", str(image))
-    process = in_example(example, *predict, **own)
+    process = in_example(example, *predict, **environment)
     assert process.returncode == 0, process.stdout + process.stderr

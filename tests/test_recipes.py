@@ -90,8 +90,8 @@ def test_ablations_state_only_differences() -> None:
     for path in paths:
         tree = recipe_tree(str(path))
         assert "base" not in tree
-        own, base = flatten(dump(resolve(tree))), flatten(dump(whole))
-        differ = {key for key in own if own[key] != base[key]}
+        values, base = flatten(dump(resolve(tree))), flatten(dump(whole))
+        differ = {key for key in values if values[key] != base[key]}
         assert differ == set(flatten(read_recipe(path))) - {"base"}
 
 
@@ -107,9 +107,9 @@ def test_precedence_of_base_recipe_and_preset(tmp_path: Path) -> None:
 
 
 def test_recipe_may_have_the_name_of_its_base(tmp_path: Path) -> None:
-    own = tmp_path / "vqflow.yaml"
-    own.write_text("base: vqflow\ntraining: {seed: 5}\n")
-    tree = recipe_tree(str(own))
+    recipe = tmp_path / "vqflow.yaml"
+    recipe.write_text("base: vqflow\ntraining: {seed: 5}\n")
+    tree = recipe_tree(str(recipe))
     assert tree["training"] == {**recipe_tree("vqflow")["training"], "seed": 5}
 
 

@@ -70,10 +70,10 @@ NAMES = [
 @pytest.mark.parametrize("refused", [r"[^\w.\- ]", r"[^a-zA-Z0-9_\-. ]"])
 def test_keys_differ_where_names_do(refused: str) -> None:
     keys = [unique_key(name, refused) for name in NAMES]
-    keys += [unique_key(one, refused) for one in keys if one not in NAMES]
+    keys += [unique_key(key, refused) for key in keys if key not in NAMES]
     assert len(set(keys)) == len(keys)
-    for one in keys:
-        assert len(one.encode()) <= 100
+    for key in keys:
+        assert len(key.encode()) <= 100
 
 
 @pytest.mark.parametrize(

@@ -157,11 +157,11 @@ def test_user_error_is_one_sentence(
     monkeypatch.setattr(sys, "argv", ["vqlab", *(places.get(word, word) for word in arguments)])
     with pytest.raises(SystemExit) as ended:
         main()
-    said = capsys.readouterr().err
+    error = capsys.readouterr().err
     assert ended.value.code == 2
-    assert said.startswith("vqlab: ") and "Traceback" not in said
+    assert error.startswith("vqlab: ") and "Traceback" not in error
     for word in words:
-        assert word in said
+        assert word in error
     assert not (tmp_path / "results").exists()
     if arguments[0] not in ("train", "sweep"):  # what reads creates nothing
         assert {path.name for path in tmp_path.iterdir()} <= {"EMPTY", "recipe.yaml"}
@@ -198,9 +198,9 @@ def test_misspelt_category_is_suggested(
     monkeypatch.setattr(sys, "argv", ["vqlab", *words, "--category", "Cabel"])
     with pytest.raises(SystemExit) as ended:
         main()
-    said = capsys.readouterr().err
-    assert ended.value.code == 2 and said.count("\n") == 1
-    assert "Cabel" in said and said.endswith("did you mean cable?\n")
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.count("\n") == 1
+    assert "Cabel" in error and error.endswith("did you mean cable?\n")
     assert not (tmp_path / "data").exists()
 
 

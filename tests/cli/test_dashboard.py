@@ -123,8 +123,8 @@ def test_it_opens_the_store_that_the_environment_names(
 def test_what_cannot_be_opened_is_one_sentence(
     tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = refused(cwd=tmp_path)
-    assert "does not exist yet; run `vqlab sweep` first" in said
+    error = refused(cwd=tmp_path)
+    assert "does not exist yet; run `vqlab sweep` first" in error
     assert not list(tmp_path.iterdir())
     assert "missing.db does not exist yet" in refused(VQLAB_STORAGE="sqlite:///missing.db")
     (tmp_path / "optuna.db").write_text("no database " * 100)

@@ -33,14 +33,14 @@ def tracker(store: Tracker) -> Tracker:
         data = {"vqlab.data": "synthetic", "vqlab.data_fingerprint": category * 4}
         with store.start(
             experiment=category, name=name, tags={**tags, **data}, params=settings
-        ) as one:
-            one.log_text("weights", CHECKPOINT)
-            one.log_metrics({"train/loss": escapes, "validation/image_auroc": 0.5})
+        ) as started:
+            started.log_text("weights", CHECKPOINT)
+            started.log_metrics({"train/loss": escapes, "validation/image_auroc": 0.5})
             if auroc is not None:
                 test = {"image_auroc": auroc, "escape_rate": escapes, "aupro": 0.5}
-                one.log_metrics({f"test/{key}": value for key, value in test.items()})
-                one.log_metrics({"test_mean_image/image_auroc": 0.7})
-        return one.id
+                started.log_metrics({f"test/{key}": value for key, value in test.items()})
+                started.log_metrics({"test_mean_image/image_auroc": 0.7})
+        return started.id
 
     best = run("best", "cable", 0.95, 0.3, features__backbone="resnet18")
     run("small", "cable", 0.85, 0.1, data__image_size=128)
@@ -78,8 +78,8 @@ def test_best_runs_first_for_either_direction(vqlab: Callable[..., str]) -> None
     assert names(vqlab(*cable, "--metric", "test/escape_rate"))[:2] == ["small", "seed"]
     assert names(vqlab(*cable, "--metric", "train/loss"))[0] == "small"
     assert names(vqlab("--json", "--limit", "2")) == ["best", "seeds"]
-    shown = vqlab("--metric", "train/loss", "--category", "cable")
-    assert "sorted by train/loss, ascending" in shown and re.search(r"0\.1 ", shown)
+    printed = vqlab("--metric", "train/loss", "--category", "cable")
+    assert "sorted by train/loss, ascending" in printed and re.search(r"0\.1 ", printed)
 
 
 @pytest.mark.parametrize(
@@ -138,9 +138,9 @@ def test_rows_that_differ_in_settings_show_these(tracker: Tracker) -> None:
 @pytest.mark.parametrize("width", [60, 80, 100, 140, 200])
 def test_nothing_is_cut_at_any_width(tracker: Tracker, width: int) -> None:
     for table in (board(tracker, None).table(), seeds_table(board_runs(tracker))):
-        shown = lines(table, width)
-        assert max(map(cell_len, shown)) <= width
-        assert not any("…" in line for line in shown)
+        printed = lines(table, width)
+        assert max(map(cell_len, printed)) <= width
+        assert not any("…" in line for line in printed)
     text = "\n".join(lines(board(tracker, None).table(), width))
     for row in board(tracker, None).rows:
         assert row.run.run_id[:8] in text and f"{row.run.metrics['test/image_auroc']:.3f}" in text

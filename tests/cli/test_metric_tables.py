@@ -18,7 +18,7 @@ from vqlab.tracking import RunRecord
 def report(names: list[str], seed: int = 0, resampled: bool = True) -> Report:
     rng = np.random.default_rng(seed)
     each = {name: {key: float(rng.random()) for key in HEADLINES} for name in names}
-    mean = {key: float(np.mean([own[key] for own in each.values()])) for key in HEADLINES}
+    mean = {key: float(np.mean([metrics[key] for metrics in each.values()])) for key in HEADLINES}
     intervals = {key: Interval(mean[key] - 0.05, mean[key] + 0.05) for key in mean}
     return Report(
         each, mean, dict(mean) if len(names) > 1 else {}, warned=tuple(names[1:2]),
@@ -36,9 +36,9 @@ def test_a_joint_model_has_a_row_per_category(width: int) -> None:
     lines = lines_of(table, width)
     holds(lines, width, [*NAMES, "cable ⚠", "pooled", "mean ⚠", "test, mean_image, mean"])
     essential = ["image_auroc", "pixel_auroc", "aupro", "false_reject_rate", "escape_rate"]
-    shown = {80: essential, 120: [*essential, "image_ap", "pixel_ap"], 200: HEADLINES}[width]
+    columns = {80: essential, 120: [*essential, "image_ap", "pixel_ap"], 200: HEADLINES}[width]
     for name, metrics in test.per_category.items():
-        wanted = [f"{metrics[key]:.3f}" for key in HEADLINES if key in shown]
+        wanted = [f"{metrics[key]:.3f}" for key in HEADLINES if key in columns]
         first = name[:10]
         rows = [line for line in lines if line.startswith(f"│   {first}")]
         assert re.findall(r"\d\.\d{3}\b", rows[1]) == wanted
@@ -69,8 +69,8 @@ def test_the_comparison_fits(width: int) -> None:
     ]
     each = {key: Difference(0.0123, Interval(-0.0121, 0.0345), 0.3) for key in HEADLINES}
     pairs = {key: (0.8, 0.81) for key in HEADLINES}
-    found = Comparison(*runs, {"cable": pairs}, {"cable": each}, ["cable"])
-    (table,) = metric_tables.comparison_tables(found)
+    comparison = Comparison(*runs, {"cable": pairs}, {"cable": each}, ["cable"])
+    (table,) = metric_tables.comparison_tables(comparison)
     lines = lines_of(table, width)
     holds(lines, width, [*names, "cable ⚠", *map(metric_title, HEADLINES)])
     assert sum("+0.012  [-0.012, +0.035]" in line for line in lines) == len(HEADLINES)
@@ -98,8 +98,8 @@ def test_a_difference_without_interval_says_why(width: int) -> None:
     }
     values = {"image_auroc": (0.0, 1.0), "escape_rate": (0.5, 0.5)}
     images = {"cable": {"normal_images": 3, "anomalous_images": 6}}
-    found = Comparison(*runs, {"cable": values}, {"cable": each}, images=images)
-    (table,) = metric_tables.comparison_tables(found)
+    comparison = Comparison(*runs, {"cable": values}, {"cable": each}, images=images)
+    (table,) = metric_tables.comparison_tables(comparison)
     lines = lines_of(table, width)
     holds(lines, width, ["0.500 (3 of 6)", "+1.000  no interval", "every resample gives the same"])
     holds(lines, width, ["3 normal and 6 anomalous images"])

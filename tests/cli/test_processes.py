@@ -109,10 +109,10 @@ def test_interrupted_training_resumes_distributed(root: Path, tmp_path: Path) ->
     done = torchrun(tmp_path, "--resume", "stopped")
     assert done.returncode == 0, done.stderr
     assert "epoch 3 of 4" in done.stdout and "epoch 2 of 4" not in done.stdout
-    record, one = only_run(tmp_path), by_one(tmp_path, tree)
+    record, single = only_run(tmp_path), by_one(tmp_path, tree)
     assert record.status == "FINISHED"
-    assert record.tags["vqlab.selected_epoch"] == one.tags["vqlab.selected_epoch"]
-    same(record, one)
+    assert record.tags["vqlab.selected_epoch"] == single.tags["vqlab.selected_epoch"]
+    same(record, single)
 
 
 def ended(done: Done) -> str:

@@ -64,15 +64,15 @@ def counted(monkeypatch: pytest.MonkeyPatch, limit: int = 100) -> list[str]:
     calls: list[str] = []
     train, judge = measure._train, measure.measure
 
-    def trained(*given: Any) -> Any:
+    def trained(*arguments: Any) -> Any:
         calls.append("train")
-        return train(*given)
+        return train(*arguments)
 
-    def measured(*given: Any) -> Any:
+    def measured(*arguments: Any) -> Any:
         if calls.count("measure") == limit:
             raise KeyboardInterrupt
         calls.append("measure")
-        return judge(*given)
+        return judge(*arguments)
 
     monkeypatch.setattr(measure, "_train", trained)
     monkeypatch.setattr(measure, "measure", measured)
@@ -150,11 +150,11 @@ def nothing_to_choose_by(tracker: Tracker) -> None:
 def test_another_way_to_draw_is_measured_again(root: Path) -> None:
     config = plan("vqvae", read_grid("validation")[1].detectors["vqvae"], "part", root, "tiny")
     data = config[0].config.data
-    one, other = load_dataset(data), load_dataset(data)
-    assert measure.validation_digest(one) == measure.validation_digest(other)
+    first, second = load_dataset(data), load_dataset(data)
+    assert measure.validation_digest(first) == measure.validation_digest(second)
     more = load_dataset(data.model_copy(update={"synthetic_defects": 3}))
-    marks = [measure.validation_digest(splits) for splits in (one, more)]
-    keys = {measure.setting_key(config[0].config, one, mark) for mark in marks}
+    marks = [measure.validation_digest(splits) for splits in (first, more)]
+    keys = {measure.setting_key(config[0].config, first, mark) for mark in marks}
     assert len(set(marks)) == len(keys) == 2
 
 

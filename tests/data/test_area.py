@@ -168,8 +168,8 @@ def test_synthetic_anomalies_are_drawn_inside(kind: str) -> None:
     for inside in (disc((96, 96)), small):
         for seed in range(5):
             rng = np.random.default_rng(seed)
-            drawn, mask, _ = draw_anomaly(image, texture, rng, kind, inside=inside)
-            assert mask.any() and (drawn == image)[~inside].all()
+            anomalous, mask, _ = draw_anomaly(image, texture, rng, kind, inside=inside)
+            assert mask.any() and (anomalous == image)[~inside].all()
 
 
 @pytest.fixture
@@ -222,9 +222,9 @@ def test_a_check_validates_the_area(small_root: Path, half: Path, tmp_path: Path
     plain, checked = report(), report(roi=str(half))
     assert checked.ok and checked.fingerprint != plain.fingerprint
     corner = mask_file(tmp_path / "corner.png", np.add.outer(np.arange(64), np.arange(64)) < 8)
-    one = report(roi={"cable": str(corner)})
-    assert one.fingerprint == "" and one.rows[1].fingerprint == plain.rows[1].fingerprint
-    assert "the masks of 6 of 6 defect images" in one.warnings[-1]
+    partial = report(roi={"cable": str(corner)})
+    assert partial.fingerprint == "" and partial.rows[1].fingerprint == plain.rows[1].fingerprint
+    assert "the masks of 6 of 6 defect images" in partial.warnings[-1]
     wide = report(ignore=str(mask_file(tmp_path / "wide.png", disc((30, 60)))))
     images = len(list(small_root.glob("*/t*/*/*.png")))
     assert len(wide.errors) == images and "of another aspect ratio" in wide.errors[0]

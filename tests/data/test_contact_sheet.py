@@ -27,9 +27,9 @@ def test_contact_sheet(root: Path, tmp_path: Path) -> None:
     written = contact_sheet(root, None, tmp_path / "new/sheet.png")
     sheet = read_image(written)
     assert sheet.shape[1] == COLUMNS * TILE
-    one = read_image(contact_sheet(root, ["gear"], tmp_path / "new/one.png"))
-    assert sheet.shape[0] == 3 * one.shape[0]
-    assert (one == RED).all(axis=2).any()
+    single = read_image(contact_sheet(root, ["gear"], tmp_path / "new/one.png"))
+    assert sheet.shape[0] == 3 * single.shape[0]
+    assert (single == RED).all(axis=2).any()
     assert [path.name for path in sorted((tmp_path / "new").iterdir())] == ["one.png", "sheet.png"]
 
 
@@ -37,8 +37,8 @@ def test_outline_leaves_the_inside_alone() -> None:
     image = np.zeros((40, 40, 3), np.uint8)
     mask = np.zeros((40, 40), bool)
     mask[10:20, 10:30] = True
-    drawn = outline(image, mask)
-    red = (drawn == RED).all(axis=2)
+    outlined = outline(image, mask)
+    red = (outlined == RED).all(axis=2)
     assert red[9, 10:30].all() and red[20, 10:30].all() and not red[mask].any()
     assert not image.any()
 

@@ -257,12 +257,12 @@ def test_border_brightness_makes_two_lights_alike() -> None:
     dark = (light * 0.6).round().astype(np.uint8)
     for resize in ("stretch", "letterbox"):
         chosen = DataSettings(image_size=64, brightness="border", resize=resize)
-        (one, geometry), (two, _) = to_network(light, chosen), to_network(dark, chosen)
-        assert (one - two).abs().max() < 0.02
+        (bright, geometry), (dim, _) = to_network(light, chosen), to_network(dark, chosen)
+        assert (bright - dim).abs().max() < 0.02
         top, left, *_ = geometry.box
-        assert one[:, top, left].tolist() == pytest.approx([0.5] * 3, abs=1e-3)
-        kept, _ = to_network(light, chosen.model_copy(update={"brightness": "keep"}))
-        assert kept[:, top, left].tolist() == pytest.approx([160 / 255] * 3)
+        assert bright[:, top, left].tolist() == pytest.approx([0.5] * 3, abs=1e-3)
+        unchanged, _ = to_network(light, chosen.model_copy(update={"brightness": "keep"}))
+        assert unchanged[:, top, left].tolist() == pytest.approx([160 / 255] * 3)
 
 
 def test_border_brightness_of_black_and_white() -> None:

@@ -90,10 +90,10 @@ def splits_image(splits: Splits, path: Path) -> torch.Tensor:
 
 
 def test_synthetic_anomalies_are_the_same_every_time(big: Path) -> None:
-    one = load(big).validation
-    two = load(big).validation
-    first = one.batch(range(len(one)))
-    backwards = two.batch(list(reversed(range(len(two)))))
+    validation = load(big).validation
+    reloaded = load(big).validation
+    first = validation.batch(range(len(validation)))
+    backwards = reloaded.batch(list(reversed(range(len(reloaded)))))
     torch.testing.assert_close(first.images, backwards.images.flip(0), rtol=0, atol=0)
     assert torch.equal(first.masks, backwards.masks.flip(0))
     other = load(big, seed=5).validation
@@ -105,14 +105,14 @@ def test_settings_of_any_size_see_the_same_synthetic_anomalies(tmp_path: Path) -
     make_category(tmp_path, "nut", size=(300, 200))
     small, large = (load(tmp_path, image_size=side).validation for side in (64, 256))
     assert [s.defect for s in small.records] == [s.defect for s in large.records]
-    drawn = [i for i, record in enumerate(small.records) if record.label]
+    anomalous = [i for i, record in enumerate(small.records) if record.label]
     faint = []
-    for index in drawn:
+    for index in anomalous:
         fine = large.resized(index).mask
         coarse = small.resized(index).mask
         np.testing.assert_array_equal(coarse, fine.reshape(64, 4, 64, 4).any(axis=(1, 3)))
         faint.append(coarse.mean() >= fine.mean())
-    assert drawn and all(faint)
+    assert anomalous and all(faint)
 
 
 def test_synthetic_anomalies_stay_inside_the_letterbox(tmp_path: Path) -> None:
@@ -185,11 +185,11 @@ def test_originals(root: Path) -> None:
     mask = splits.test.original_mask(3)
     assert mask.shape == (20, 24) and mask.sum() == 30
     last = len(splits.validation) - 1
-    drawn, mask = splits.validation.original(last), splits.validation.original_mask(last)
+    anomalous, mask = splits.validation.original(last), splits.validation.original_mask(last)
     clean = read_image(splits.validation.records[last].path)
-    assert drawn.shape == clean.shape and drawn.dtype == np.uint8
-    assert mask.any() and (drawn != clean).any()
-    np.testing.assert_array_equal(drawn[~mask], clean[~mask])
+    assert anomalous.shape == clean.shape and anomalous.dtype == np.uint8
+    assert mask.any() and (anomalous != clean).any()
+    np.testing.assert_array_equal(anomalous[~mask], clean[~mask])
 
 
 def test_a_user_cannot_change_what_is_kept(root: Path) -> None:

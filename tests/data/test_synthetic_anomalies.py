@@ -33,9 +33,9 @@ def plain(value: int, side: int = 64) -> np.ndarray:
 def test_mask_is_where_pixels_changed_visibly(kind: str, size: tuple[int, int]) -> None:
     image, texture = photo(*size), photo(*size, seed=1)
     for seed in range(12):
-        drawn, mask, drawn_kind = draw_anomaly(image, texture, RNG(seed), kind)
-        change = np.abs(drawn.astype(int) - image).max(axis=2)
-        assert drawn.shape == image.shape and drawn.dtype == np.uint8 and drawn_kind == kind
+        anomalous, mask, drawn_kind = draw_anomaly(image, texture, RNG(seed), kind)
+        change = np.abs(anomalous.astype(int) - image).max(axis=2)
+        assert anomalous.shape == image.shape and anomalous.dtype == np.uint8 and drawn_kind == kind
         assert mask.shape == size and mask.dtype == np.bool_ and mask.sum() >= 4
         assert not (change >= VISIBLE)[~mask].any()
         assert (change >= VISIBLE)[mask].mean() > 0.5
@@ -46,9 +46,9 @@ def test_mask_is_where_pixels_changed_visibly(kind: str, size: tuple[int, int]) 
 @pytest.mark.parametrize("value", [0, 20, 128, 255])
 def test_shows_on_images_without_any_structure(kind: str, value: int) -> None:
     for seed in range(8):
-        drawn, mask, _ = draw_anomaly(plain(value), plain(value), RNG(seed), kind)
+        anomalous, mask, _ = draw_anomaly(plain(value), plain(value), RNG(seed), kind)
         assert mask.sum() >= 4 and mask.mean() < 0.5
-        assert np.abs(drawn.astype(int) - value).max() >= VISIBLE
+        assert np.abs(anomalous.astype(int) - value).max() >= VISIBLE
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -70,10 +70,13 @@ def test_the_generator_decides_alone_and_nothing_is_changed_in_place() -> None:
     """The images are read-only here: writing to them would raise."""
     image, texture = photo(128, 128), photo(128, 128, seed=1)
     for seed in range(10):
-        one, two = draw_anomaly(image, texture, RNG(seed)), draw_anomaly(image, texture, RNG(seed))
-        assert np.array_equal(one[0], two[0]) and np.array_equal(one[1], two[1])
-        assert one[2] == two[2]
-    assert not np.array_equal(one[0], draw_anomaly(image, texture, RNG(99))[0])
+        first, second = (
+            draw_anomaly(image, texture, RNG(seed)),
+            draw_anomaly(image, texture, RNG(seed)),
+        )
+        assert np.array_equal(first[0], second[0]) and np.array_equal(first[1], second[1])
+        assert first[2] == second[2]
+    assert not np.array_equal(first[0], draw_anomaly(image, texture, RNG(99))[0])
 
 
 def test_kinds_come_by_their_shares() -> None:
@@ -109,9 +112,9 @@ def test_size_and_contrast_are_obeyed(kind: str) -> None:
         """Share of pixels in the mask, and grey levels that they changed by."""
         areas, changes = [], []
         for seed in range(16):
-            drawn, mask, _ = draw_anomaly(image, texture, RNG(seed), kind, size, contrast)
+            anomalous, mask, _ = draw_anomaly(image, texture, RNG(seed), kind, size, contrast)
             areas.append(mask.mean())
-            changes.append(np.abs(drawn.astype(int) - image).max(axis=2)[mask].mean())
+            changes.append(np.abs(anomalous.astype(int) - image).max(axis=2)[mask].mean())
         return float(np.median(areas)), float(np.median(changes))
 
     small, middle, large = (means(size, 0.5)[0] for size in (0.0, 0.5, 1.0))

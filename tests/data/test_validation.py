@@ -63,14 +63,14 @@ def test_every_kind_with_two_images_is_on_both_sides(kinds: Path, fraction: floa
 
 
 def test_seed_and_category_decide_what_is_taken(kinds: Path) -> None:
-    one = load(kinds, "test")
-    assert paths(load(kinds, "test").test) == paths(one.test)
+    splits = load(kinds, "test")
+    assert paths(load(kinds, "test").test) == paths(splits.test)
     others = [paths(load(kinds, "test", seed=seed).test) for seed in (1, 2, 3)]
-    assert any(other != paths(one.test) for other in others)
+    assert any(other != paths(splits.test) for other in others)
     make_category(kinds, "bolt", train=20)
     both = load(kinds, "test", categories="all")
-    assert paths(both.test.of_category("nut")) == paths(one.test)
-    assert paths(both.validation.of_category("nut")) == paths(one.validation)
+    assert paths(both.test.of_category("nut")) == paths(splits.test)
+    assert paths(both.validation.of_category("nut")) == paths(splits.validation)
 
 
 def test_what_is_reported_has_a_fingerprint_of_its_own(kinds: Path) -> None:
@@ -122,9 +122,9 @@ def test_the_table_says_which_image_had_which_role(
 def places(root: Path, **changes: object) -> np.ndarray:
     """Kind number, size and contrast of every drawn copy, (N, 3)."""
     items = load(root, **changes).validation._sources
-    drawn = [item for item in items if hasattr(item, "kind")]
-    kinds = sorted({item.kind for item in drawn})  # type: ignore[attr-defined]
-    rows = [(kinds.index(d.kind), d.size, d.contrast) for d in drawn]  # type: ignore[attr-defined]
+    anomalies = [item for item in items if hasattr(item, "kind")]
+    kinds = sorted({item.kind for item in anomalies})  # type: ignore[attr-defined]
+    rows = [(kinds.index(d.kind), d.size, d.contrast) for d in anomalies]  # type: ignore[attr-defined]
     return np.array(rows)
 
 
@@ -157,11 +157,14 @@ def test_poisoned_test_labels_change_nothing_but_test(root: Path, tmp_path: Path
     honest, lied = load(root), load(poisoned(root, tmp_path / "poisoned"))
     assert counts(lied.test) == {"good": 2, "was_good": 2} and counts(honest.test)["hole"] == 2
     for name in ("train", "held_out", "validation"):
-        one, other = getattr(honest, name), getattr(lied, name)
-        assert [s.defect for s in one.records] == [s.defect for s in other.records]
-        assert [p.relative_to(root) for p in paths(one)] == [
-            p.relative_to(tmp_path / "poisoned") for p in paths(other)
+        images, poisoned_images = getattr(honest, name), getattr(lied, name)
+        assert [s.defect for s in images.records] == [s.defect for s in poisoned_images.records]
+        assert [p.relative_to(root) for p in paths(images)] == [
+            p.relative_to(tmp_path / "poisoned") for p in paths(poisoned_images)
         ]
-        ours, theirs = one.batch(range(len(one))), other.batch(range(len(other)))
+        ours, theirs = (
+            images.batch(range(len(images))),
+            poisoned_images.batch(range(len(poisoned_images))),
+        )
         assert torch.equal(ours.images, theirs.images) and torch.equal(ours.masks, theirs.masks)
     assert honest.fingerprint != lied.fingerprint

@@ -108,8 +108,8 @@ def test_reweighting_is_papers_equation() -> None:
     far = distances(image, detector.bank).view(2, 64, 50)
     for each, score in zip(far, detector.score(image).image_score, strict=True):
         patch = each[int(each.amin(1).argmax())]
-        found = detector.bank[int(patch.argmin())]
-        near = (detector.bank - found).norm(dim=1).argsort()[:4]
+        nearest = detector.bank[int(patch.argmin())]
+        near = (detector.bank - nearest).norm(dim=1).argsort()[:4]
         weight = 1 - patch.min().exp() / patch[near].exp().sum()
         torch.testing.assert_close(score, weight * patch.min())
 

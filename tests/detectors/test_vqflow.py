@@ -47,13 +47,13 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 def two_products(count: int, seed: int, noise: tuple[float, float] = (0.5, 0.5)) -> Sample:
     """Features of two kinds of product, half each: smooth patterns, each with its noise."""
     draw = torch.Generator().manual_seed(seed)
-    own = torch.Generator().manual_seed(99)
+    generator = torch.Generator().manual_seed(99)
     levels = []
     for channels, (height, width) in zip(SPEC.channels, SPEC.sizes, strict=True):
-        kinds = torch.randn(2, channels, height, width, generator=own)
+        kinds = torch.randn(2, channels, height, width, generator=generator)
         kind = torch.arange(count) % 2
-        drawn = torch.randn(count, channels, height, width, generator=draw)
-        levels.append(2 * kinds[kind] + torch.tensor(noise)[kind, None, None, None] * drawn)
+        values = torch.randn(count, channels, height, width, generator=draw)
+        levels.append(2 * kinds[kind] + torch.tensor(noise)[kind, None, None, None] * values)
     return Sample(levels[0], tuple(levels))
 
 
@@ -71,16 +71,16 @@ def train(
     detector.train()
     detector.prepare(parts)
     optimizer = torch.optim.Adam(detector.parameters(), 3e-3)
-    found = []
+    nll = []
     for step in range(steps):
         losses = detector.loss(parts[step % 3])
         optimizer.zero_grad()
         losses["loss"].backward()
         optimizer.step()
-        found.append(float(losses["nll"].detach()))
+        nll.append(float(losses["nll"].detach()))
     detector.eval()
     detector.calibrate(parts[:2], parts[2:])
-    return found
+    return nll
 
 
 def spoiled(sample: Sample) -> Sample:
@@ -191,9 +191,9 @@ def test_conditioning_on_concepts_makes_normal_images_likelier() -> None:
 def test_concepts_tell_products_apart_without_labels() -> None:
     detector = build({})
     train(detector, steps=10)
-    found = detector.prototypes(detector.extract(two_products(16, seed=4)))
-    assert found is not None
-    kinds = [set(found.indices[kind::2].tolist()) for kind in (0, 1)]
+    prototypes = detector.prototypes(detector.extract(two_products(16, seed=4)))
+    assert prototypes is not None
+    kinds = [set(prototypes.indices[kind::2].tolist()) for kind in (0, 1)]
     assert not kinds[0] & kinds[1]
 
 
@@ -248,19 +248,19 @@ def test_one_threshold_serves_products_whose_scores_lie_apart() -> None:
     """
     noise = (0.3, 0.8)
     new = two_products(24, seed=31, noise=noise)
-    found = {}
+    results = {}
     for kind in ("none", "concept"):
         detector = build({"scoring": {"image_standardise": kind}, "pattern": {"coverage": 1500}})
         train(detector, steps=20, noise=noise)
-        found[kind] = detector.score(new)
-    assert torch.equal(found["none"].anomaly_map, found["concept"].anomaly_map)
+        results[kind] = detector.score(new)
+    assert torch.equal(results["none"].anomaly_map, results["concept"].anomaly_map)
 
     def apart(scores: Tensor) -> float:
         calm, wild = scores[0::2], scores[1::2]
         return float((wild.mean() - calm.mean()) / (wild.std() + calm.std()))
 
-    assert apart(found["none"].image_score) > 2
-    assert abs(apart(found["concept"].image_score)) < 0.5 * apart(found["none"].image_score)
+    assert apart(results["none"].image_score) > 2
+    assert abs(apart(results["concept"].image_score)) < 0.5 * apart(results["none"].image_score)
 
 
 def test_alternatives_are_the_papers_scores() -> None:
@@ -300,7 +300,7 @@ def test_the_fusions_codebook_is_committed_to_as_well() -> None:
     detector = build(merge(PAPER, {"flow": {"fusion": True}}))
     detector.train().prepare([two_products(16, seed=0)])
     detector.loss(two_products(16, seed=0))["pattern"].backward()
-    own = detector.above.encoder.own
-    weights = [p.grad for p in own.parameters()]
+    codebook = detector.above.encoder.own
+    weights = [p.grad for p in codebook.parameters()]
     assert all(grad is not None for grad in weights)
     assert any(bool(grad.any()) for grad in weights if grad is not None)

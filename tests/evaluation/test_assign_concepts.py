@@ -35,15 +35,15 @@ def test_information_is_the_share_of_the_entropy(seed: int) -> None:
     rng = np.random.default_rng(seed)
     names = [f"part_{number}" for number in rng.integers(0, 4, 50)]
     codes = np.where(rng.random(50) < 0.6, [int(n[-1]) for n in names], rng.integers(0, 9, 50))
-    found, pairs = concepts(names, codes, 12), list(zip(names, codes.tolist(), strict=True))
-    metrics = found.metrics()
+    result, pairs = concepts(names, codes, 12), list(zip(names, codes.tolist(), strict=True))
+    metrics = result.metrics()
     assert metrics["concept_information"] == pytest.approx(homogeneity_score(names, codes))
     assert metrics["concept_live"] == len(set(codes.tolist()))
     groups = {code: [n for n, c in pairs if c == code] for _, code in pairs}
     most = sum(max(map(group.count, group)) for group in groups.values())
     assert metrics["concept_purity"] == pytest.approx(most / 50)
-    assert found.counts.shape == (len(set(names)), 12) and found.counts.sum() == 50
-    assert found.counts[found.categories.index("part_2"), 2] == pairs.count(("part_2", 2))
+    assert result.counts.shape == (len(set(names)), 12) and result.counts.sum() == 50
+    assert result.counts[result.categories.index("part_2"), 2] == pairs.count(("part_2", 2))
 
 
 def test_one_category_has_nothing_to_tell() -> None:
@@ -102,13 +102,13 @@ def test_every_image_is_asked_once_and_in_order(tree: dict[str, Any]) -> None:
     splits = load_dataset(resolve(tree).data)
     backbone = Backbone(FeatureSettings(), 32)
     images = splits.test.subset([*range(len(splits.test))] * 3)  # more than one batch
-    found = assign_concepts(Brightness(), FeatureSet(images, backbone))
-    assert found is not None and found.records == images.records
+    result = assign_concepts(Brightness(), FeatureSet(images, backbone))
+    assert result is not None and result.records == images.records
     names = [record.category for record in images.records]
-    assert found.indices.tolist() == [int(name == "noon") for name in names]
+    assert result.indices.tolist() == [int(name == "noon") for name in names]
     means = [float(images.batch([i]).images.mean()) for i in range(len(images))]
-    assert np.allclose(found.vectors[:, 0], means)
-    assert found.metrics()["concept_information"] == pytest.approx(1.0)
+    assert np.allclose(result.vectors[:, 0], means)
+    assert result.metrics()["concept_information"] == pytest.approx(1.0)
     assert assign_concepts(Nothing(), FeatureSet(images, backbone)) is None
     nothing: ImageSet = images.subset([])
     assert assign_concepts(Brightness(), FeatureSet(nothing, backbone)) is None
@@ -139,8 +139,8 @@ def test_a_run_measures_and_shows_its_concepts(outcome: Outcome, tracker: Tracke
     for name in ("usage.png", "map.png", "likelihood.png"):
         with Image.open(outcome.pictures / "concepts" / name) as file:
             assert np.ptp(np.array(file.convert("L"))) > 100
-        shown = (outcome.pictures / "concepts" / name).read_bytes()
-        assert record.artifact(f"concepts/{name}").read_bytes() == shown
+        content = (outcome.pictures / "concepts" / name).read_bytes()
+        assert record.artifact(f"concepts/{name}").read_bytes() == content
 
 
 def test_pattern_codes_are_seen_in_a_prediction(outcome: Outcome, tiny: Path) -> None:

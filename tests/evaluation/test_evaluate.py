@@ -262,19 +262,19 @@ def test_what_is_undefined_is_absent_and_said():
     empty, full = np.zeros((2, 2), bool), np.eye(2, dtype=bool)
     masks = [empty, empty, full, full, empty, empty, empty, full, empty]
     report = evaluate(made(range(9), labels, masks, category=category), Thresholds(0.5, 0.5))
-    found = report.per_category
-    assert set(found["all_good"]) == {"false_reject_rate"}
-    assert "image_auroc" not in found["all_bad"] and "escape_rate" in found["all_bad"]
-    assert "pixel_auroc" in found["all_bad"]
-    assert "image_auroc" in found["unmasked"] and "pixel_auroc" not in found["unmasked"]
-    assert "pixel_iou" not in found["unmasked"]
-    assert {"pixel_iou", "aupro", "image_auroc"} <= set(found["half"])
-    told = "\n".join(report.notes)
-    assert "all_good has no defects" in told
-    assert "all_bad has no normal images" in told
-    assert "unmasked has 1 of 1 defect images without a mask: pixel metrics (AUROC" in told
-    assert "half has 1 of 2 defect images without a mask: the pixel metrics leave it out" in told
-    assert "The mean image_auroc leaves out all_bad, all_good" in told
+    metrics = report.per_category
+    assert set(metrics["all_good"]) == {"false_reject_rate"}
+    assert "image_auroc" not in metrics["all_bad"] and "escape_rate" in metrics["all_bad"]
+    assert "pixel_auroc" in metrics["all_bad"]
+    assert "image_auroc" in metrics["unmasked"] and "pixel_auroc" not in metrics["unmasked"]
+    assert "pixel_iou" not in metrics["unmasked"]
+    assert {"pixel_iou", "aupro", "image_auroc"} <= set(metrics["half"])
+    notes = "\n".join(report.notes)
+    assert "all_good has no defects" in notes
+    assert "all_bad has no normal images" in notes
+    assert "unmasked has 1 of 1 defect images without a mask: pixel metrics (AUROC" in notes
+    assert "half has 1 of 2 defect images without a mask: the pixel metrics leave it out" in notes
+    assert "The mean image_auroc leaves out all_bad, all_good" in notes
     assert all(np.isfinite(value) for value in report.keyed("test").values())
     assert not any(value == 0 for key, value in report.keyed("test").items() if "auroc" in key)
 
@@ -287,18 +287,18 @@ def test_perfect_figures_of_few_images_have_no_interval_of_zero_width():
         EvaluationSettings(resamples=200),
     )
     assert report.mean["image_auroc"] == 1 and report.mean["escape_rate"] == 0
-    for found in (report.intervals["toy"], report.intervals["mean"]):
-        assert set(found) == {
+    for intervals in (report.intervals["toy"], report.intervals["mean"]):
+        assert set(intervals) == {
             "false_reject_rate", "escape_rate", "image_recall", "image_precision"
         }  # fmt: skip
-        assert found["escape_rate"] == pytest.approx((0, 0.708), abs=1e-3)
-        assert found["image_recall"] == pytest.approx((0.292, 1), abs=1e-3)
+        assert intervals["escape_rate"] == pytest.approx((0, 0.708), abs=1e-3)
+        assert intervals["image_recall"] == pytest.approx((0.292, 1), abs=1e-3)
     keyed = report.keyed("test")
     assert "test/image_auroc_low" not in keyed and keyed["test/normal_images"] == 3
-    told = "\n".join(report.notes)
-    assert "toy has no 95 % interval of image AUROC, image AP, image F1max" in told
-    assert "at least 5 normal and 5 anomalous images; got 3 and 3." in told
-    assert "3 normal and 3 anomalous images does not exclude a true image AUROC of 0.29" in told
+    notes = "\n".join(report.notes)
+    assert "toy has no 95 % interval of image AUROC, image AP, image F1max" in notes
+    assert "at least 5 normal and 5 anomalous images; got 3 and 3." in notes
+    assert "3 normal and 3 anomalous images does not exclude a true image AUROC of 0.29" in notes
 
 
 def test_a_perfect_figure_of_many_images_has_a_note_in_place_of_an_interval():
@@ -308,9 +308,9 @@ def test_a_perfect_figure_of_many_images_has_a_note_in_place_of_an_interval():
         EvaluationSettings(resamples=100),
     )
     assert "image_auroc" not in report.intervals["mean"]
-    told = "\n".join(report.notes)
-    assert "AUPRO: every resample gives the same value." in told
-    assert "does not exclude a true image AUROC of 0.83" in told
+    notes = "\n".join(report.notes)
+    assert "AUPRO: every resample gives the same value." in notes
+    assert "does not exclude a true image AUROC of 0.83" in notes
 
 
 def test_the_mean_of_several_categories_has_an_interval_where_each_has_images_enough():

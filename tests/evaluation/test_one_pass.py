@@ -99,8 +99,12 @@ def test_one_pass_equals_separate_calls(
             assert np.array_equal(single.panels[title][index], panel_arrays(panel)[0])
     assert set(single.alternatives) == set(batches.alternatives) == set(expected) - {""}
     for key in expected:
-        one, many = (each.alternatives[key] if key else each.scored for each in (single, batches))
-        np.testing.assert_allclose(many.image_scores, one.image_scores, rtol=1e-5, atol=1e-6)
+        from_single, from_batches = (
+            each.alternatives[key] if key else each.scored for each in (single, batches)
+        )
+        np.testing.assert_allclose(
+            from_batches.image_scores, from_single.image_scores, rtol=1e-5, atol=1e-6
+        )
     if isinstance(detector, VQFlow):
         assert single.prototypes is not None and batches.prototypes is not None
         assert torch.equal(single.prototypes.indices, batches.prototypes.indices)

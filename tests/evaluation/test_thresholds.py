@@ -160,9 +160,9 @@ def test_the_promise_is_kept_on_average(method: str, count: int, rate: float) ->
 def test_a_violated_guarantee_is_noted() -> None:
     chosen = choose_thresholds(made(range(31), [0] * 31), settings())
     assert chosen.promised == 0.05 and chosen.image == 30
-    told = [rejected for rejected in range(25) if guarantee_note(chosen, rejected, 24)]
+    noted = [rejected for rejected in range(25) if guarantee_note(chosen, rejected, 24)]
     chances = [betabinom(24, 1, 31).sf(rejected - 1) for rejected in range(25)]
-    assert told == [rejected for rejected in range(25) if chances[rejected] < 0.05]
+    assert noted == [rejected for rejected in range(25) if chances[rejected] < 0.05]
     note = guarantee_note(chosen, 12, 24)
     assert (
         note is not None and "12 of 24" in note and "(0.500)" in note and "at most 0.05 (" in note
@@ -182,9 +182,9 @@ def test_a_rate_that_is_not_above_the_promise_is_never_told() -> None:
 def of_categories(scores: dict[str, Any]) -> Scored:
     """Normal images with these scores, by category."""
     plain = made(np.concatenate([*scores.values()]), [0] * sum(map(len, scores.values())))
-    names = [name for name, own in scores.items() for _ in own]
+    names = [name for name, values in scores.items() for _ in values]
     pairs = zip(plain.records, names, strict=True)
-    return replace(plain, records=tuple(replace(one, category=name) for one, name in pairs))
+    return replace(plain, records=tuple(replace(record, category=name) for record, name in pairs))
 
 
 @pytest.mark.parametrize("method", ["conformal", "quantile"])
@@ -206,11 +206,11 @@ def test_one_threshold_that_does_not_fit_all_categories_is_told(method: str) -> 
 
 def test_categories_whose_scores_lie_alike_are_seldom_told_apart() -> None:
     rng = np.random.default_rng(2)
-    told = 0
+    count = 0
     for _ in range(200):
         scores = {name: rng.gamma(2, size=25) for name in ("bolt", "nut", "ring", "washer")}
-        told += bool(choose_thresholds(of_categories(scores), settings()).notes)
-    assert told / 200 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
+        count += bool(choose_thresholds(of_categories(scores), settings()).notes)
+    assert count / 200 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
 
 
 def test_too_few_normals_promise_less() -> None:
@@ -270,8 +270,8 @@ def test_the_display_scale_rises_and_stays_within_bounds(
     normal: list[float], threshold: float, scores: list[float]
 ) -> None:
     summary = CalibrationScores.of(np.array(normal))
-    shown = [calibrated(score, threshold, summary) for score in sorted(scores)]
-    assert shown == sorted(shown) and 0 <= shown[0] and shown[-1] <= 1
+    values = [calibrated(score, threshold, summary) for score in sorted(scores)]
+    assert values == sorted(values) and 0 <= values[0] and values[-1] <= 1
     assert calibrated(threshold, threshold, summary) == 0.5
     assert (summary.minimum, summary.maximum) == (min(normal), max(normal))
     if threshold > (median := summary.quartiles[1]):
@@ -323,10 +323,10 @@ def test_the_table_shows_target_and_realised() -> None:
     lines = printed(report_table("run", [("test", report)], chosen)).splitlines()
     assert "false rejects" in lines[2] and "0.036" in lines[4]
     assert lines[5].split()[1:4:2] == ["target", "≤"] and "0.100" in lines[5]
-    said = " ".join(" ".join(lines[7:]).split())
-    assert "(conformal, from 40 held-out normal images)" in said
-    assert "if its score exceeds 37;" in said and "pixels above 40 are marked" in said
-    assert "a mean false-reject rate of at most 0.1." in said
+    text = " ".join(" ".join(lines[7:]).split())
+    assert "(conformal, from 40 held-out normal images)" in text
+    assert "if its score exceeds 37;" in text and "pixels above 40 are marked" in text
+    assert "a mean false-reject rate of at most 0.1." in text
     f1max = choose_thresholds(made([1.0, 2.0], [0, 1]), settings(method="f1max"))
     assert "≤" not in printed(report_table("run", [("test", report)], f1max))
     old = thresholds_text(Thresholds(1.5, -2.0))
@@ -381,11 +381,11 @@ def test_the_held_out_images_meet_the_score_as_new_ones_do(small: dict[str, Any]
     trainer = make_trainer(config, splits, torch.device("cpu"))
     trainer.fit(lambda epoch, metrics: None)
     judged = []
-    for one in (splits, replace(splits, held_out=others, validation=others)):
-        own = copy(trainer)
-        own.detector = deepcopy(trainer.detector)
+    for part in (splits, replace(splits, held_out=others, validation=others)):
+        clone = copy(trainer)
+        clone.detector = deepcopy(trainer.detector)
         seed_everything(0)
-        judged.append(calibrate_and_assess(config, own, one, "")[0])
+        judged.append(calibrate_and_assess(config, clone, part, "")[0])
     first, second = (model.detector.state_dict() for model in judged)
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert judged[0].thresholds.image != judged[1].thresholds.image

@@ -54,8 +54,8 @@ def test_levels_of_stride_8_and_16_by_default_and_no_layer_beyond_them():
 def test_the_levels_are_those_of_timm_after_its_mean_and_std():
     backbone = built(levels=[1, 4])
     network = timm.create_model("test_resnet", features_only=True, out_indices=(1, 4)).eval()
-    own = backbone.network.model.state_dict()
-    network.load_state_dict(own)
+    weights = backbone.network.model.state_dict()
+    network.load_state_dict(weights)
     mean, std = (network.pretrained_cfg[name] for name in ("mean", "std"))
     x = images(1)
     with torch.no_grad():
@@ -174,11 +174,11 @@ def test_levels_must_be_rising_numbers(levels):
 
 def test_settings_take_what_a_command_line_gives(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    given = settings(backbone="resnet18", levels="2,3", weights="~/w.pth")
-    assert given.levels == (2, 3) and settings(levels=2).levels == (2,)
-    assert given.weights == str(tmp_path / "w.pth")
-    assert validate(FeatureSettings, dump(given)) == given
-    assert given.tags == {"vqlab.backbone": "resnet18"}
+    parsed = settings(backbone="resnet18", levels="2,3", weights="~/w.pth")
+    assert parsed.levels == (2, 3) and settings(levels=2).levels == (2,)
+    assert parsed.weights == str(tmp_path / "w.pth")
+    assert validate(FeatureSettings, dump(parsed)) == parsed
+    assert parsed.tags == {"vqlab.backbone": "resnet18"}
     assert settings(backbone="resnet18", weights="random").tags["vqlab.features"] == "random"
 
 
@@ -199,9 +199,9 @@ def test_weights_of_the_whole_network_fit_where_timm_renames_their_keys(tmp_path
     whole = timm.create_model("test_convnext")
     torch.save(whole.state_dict(), tmp_path / "whole.pth")
     backbone = built(backbone="test_convnext", weights=str(tmp_path / "whole.pth"))
-    own = backbone.network.model.state_dict()
+    weights = backbone.network.model.state_dict()
     assert torch.equal(
-        own["stages_1.blocks.0.conv_dw.weight"], whole.stages[1].blocks[0].conv_dw.weight
+        weights["stages_1.blocks.0.conv_dw.weight"], whole.stages[1].blocks[0].conv_dw.weight
     )
 
 
@@ -264,8 +264,8 @@ def test_weights_in_a_folder_are_found_by_the_backbone_s_name(tmp_path):
     ],
 )
 def test_why_a_backbone_cannot_be_had(values, size, words):
-    found = unavailable_reason(settings(**{"backbone": "test_resnet", **values}), size)
-    assert words in found and bool(found) == bool(words)
+    reason = unavailable_reason(settings(**{"backbone": "test_resnet", **values}), size)
+    assert words in reason and bool(reason) == bool(words)
 
 
 def test_a_file_is_of_one_backbone(tmp_path):
@@ -301,11 +301,11 @@ def test_offline_and_not_cached_is_one_sentence_that_says_what_to_do(empty_hub):
 
 def test_what_a_hub_in_reach_has_counts_as_there(empty_hub, monkeypatch):
     """Only whether it answers is asked: nothing is downloaded."""
-    asked = []
+    requests = []
 
     class Answering(BaseHTTPRequestHandler):
         def do_HEAD(self):
-            asked.append(self.path)
+            requests.append(self.path)
             self.send_response(200)
             self.end_headers()
 
@@ -319,7 +319,7 @@ def test_what_a_hub_in_reach_has_counts_as_there(empty_hub, monkeypatch):
         thread.start()
         assert unavailable_reason(settings(backbone="test_resnet"), SIDE) == ""
         thread.join()
-    assert asked in (["/"], [""])
+    assert requests in (["/"], [""])
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set" in unavailable_reason(settings(backbone="test_resnet"), SIDE)
     assert "no weights of it" in unavailable_reason(settings(backbone="test_mambaout"), 160)

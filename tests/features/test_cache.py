@@ -92,8 +92,8 @@ def test_a_hit_is_a_miss_exactly_and_asks_nothing_of_the_network(backbone, small
     assert seen == [] and calls == []
     everything = range(len(splits.train))
     wanted = fresh(backbone, splits.train)
-    for kept in (first, again):
-        for a, b in zip(kept(everything), wanted, strict=True):
+    for cached in (first, again):
+        for a, b in zip(cached(everything), wanted, strict=True):
             assert torch.equal(a, b) and a.dtype == torch.float32 and a.is_contiguous()
     assert [a.shape[0] for a in again([5, 1, 5])] == [3, 3]
     assert torch.equal(again([5, 1])[0], wanted[0][[5, 1]])
@@ -120,38 +120,38 @@ def test_subsets_and_a_model_of_one_category_share_the_files(backbone, small_roo
         alone.held_out,
     )
     for images in parts:
-        kept = cached_features(backbone, images, CPU)
+        cached = cached_features(backbone, images, CPU)
         assert seen == []
-        for a, b in zip(kept(range(len(images))), fresh(backbone, images), strict=True):
+        for a, b in zip(cached(range(len(images))), fresh(backbone, images), strict=True):
             assert torch.equal(a, b)
         del seen[:]
     assert sorted(folder.glob("*.features")) == before
 
 
 def test_what_changes_an_image_or_the_backbone_is_another_file(backbone, small_root, tmp_path):
-    own = shutil.copytree(small_root, tmp_path / "own")
+    clone = shutil.copytree(small_root, tmp_path / "own")
     seen = counted(backbone)
 
     def extracted(root: Path, network: Backbone = backbone, **values: object) -> bool:
         cached_features(
             network, load_dataset(data(root, categories=["fabric"], **values)).train, CPU
         )
-        asked = bool(seen)
+        was_extracted = bool(seen)
         del seen[:]
-        return asked
+        return was_extracted
 
     assert extracted(small_root)
-    assert not extracted(own)  # the same pictures elsewhere
-    assert extracted(own, brightness="border")
-    assert extracted(own, seed=1)  # other images held out
-    photo = own / "fabric" / "train" / "good" / "003.png"
-    shutil.copy(own / "fabric" / "train" / "good" / "004.png", photo)
-    assert extracted(own)
+    assert not extracted(clone)  # the same pictures elsewhere
+    assert extracted(clone, brightness="border")
+    assert extracted(clone, seed=1)  # other images held out
+    photo = clone / "fabric" / "train" / "good" / "003.png"
+    shutil.copy(clone / "fabric" / "train" / "good" / "004.png", photo)
+    assert extracted(clone)
     settings = backbone.settings.model_copy(update={"pool": "avg"})
     other = Backbone(settings, SIDE)
     seen = counted(other)
-    assert extracted(own, other)
-    assert not extracted(own, other)
+    assert extracted(clone, other)
+    assert not extracted(clone, other)
 
 
 def test_pixels_and_cache_off_keep_nothing(backbone, small_root, folder):
@@ -232,8 +232,8 @@ def test_a_spoilt_file_is_made_again_and_said(folder, caplog, spoil, words):
     assert not caplog.records
     spoil(folder / "some.features")
     assert np.array_equal(records(), [[row] * 4 for row in range(3)])
-    (said,) = caplog.messages
-    assert words in said and "extracted again" in said and str(folder) in said
+    (message,) = caplog.messages
+    assert words in message and "extracted again" in message and str(folder) in message
     records()
     assert len(caplog.records) == 1
 

@@ -53,14 +53,14 @@ def outcome(
     torch.manual_seed(3)
     torch.save(timm.create_model("test_resnet").state_dict(), place / "w.pth")
     config = resolve(tree(small_root, weights=str(place / "w.pth")))
-    said: list[str] = []
+    stages: list[str] = []
     done = run(
         config,
         tracker,
         results=place / "results",
-        on_progress=lambda what, done, total: said.append(what),
+        on_progress=lambda what, done, total: stages.append(what),
     )
-    assert said[0] == "extracting features"
+    assert stages[0] == "extracting features"
     (place / "w.pth").unlink()
     return done
 
@@ -138,17 +138,17 @@ def test_the_command_shows_and_clears_the_cache(monkeypatch, small_root, tmp_pat
     config = resolve(tree(small_root, weights="random"))
     make_trainer(config, load_dataset(config.data), torch.device("cpu")).fit(lambda e, m: None)
     (tmp_path / "kept" / "dead.part").write_bytes(b"x")
-    shown = CliRunner().invoke(load_commands(), ["data", "cache"]).output
-    assert "test_resnet" in shown and "fabric" in shown and "2 files" in shown
-    assert "incomplete: dead.part" in shown
+    listed = CliRunner().invoke(load_commands(), ["data", "cache"]).output
+    assert "test_resnet" in listed and "fabric" in listed and "2 files" in listed
+    assert "incomplete: dead.part" in listed
     refused = CliRunner().invoke(load_commands(), ["data", "cache", "--older-than", "3"])
     assert isinstance(refused.exception, UserError)
-    kept = (
+    cleared = (
         CliRunner()
         .invoke(load_commands(), ["data", "cache", "--clear", "--older-than", "3"])
         .output
     )
-    assert "Deleted 0 files" in kept
+    assert "Deleted 0 files" in cleared
     assert (
         "Deleted 2 files"
         in CliRunner().invoke(load_commands(), ["data", "cache", "--clear"]).output

@@ -23,8 +23,8 @@ def backbone(side: int = SIDE, **settings: object) -> Backbone:
 def features(image: Tensor, level: int = 2) -> Tensor:
     """Of a grey image (SIDE, SIDE) or one (3, SIDE, SIDE), as the filters give them, (C, h, w)."""
     bank = FilterBank(validate(FeatureSettings, {"backbone": "filters", "levels": [level]}), SIDE)
-    found = bank(image.expand(3, SIDE, SIDE)[None])[0][0]
-    return found * spread(level)[:, None, None]
+    responses = bank(image.expand(3, SIDE, SIDE)[None])[0][0]
+    return responses * spread(level)[:, None, None]
 
 
 def stripes(angle: float, wavelength: float = 4.5) -> Tensor:
@@ -55,8 +55,8 @@ def test_filters_are_blind_to_a_constant_and_of_unit_norm() -> None:
 
 def test_a_constant_image_has_colour_and_nothing_else() -> None:
     image = torch.tensor([0.6, 0.3, 0.1]).view(3, 1, 1)
-    found = features(image)
-    edges, colour = found[:-3], found[-3:, 0, 0]
+    responses = features(image)
+    edges, colour = responses[:-3], responses[-3:, 0, 0]
     assert float(edges.abs().max()) < 0.011  # the root of the floor
     torch.testing.assert_close(colour, torch.tensor([1 / 3, 0.3, -0.35]))
 
@@ -69,9 +69,9 @@ def test_stripes_answer_in_their_own_direction(place: int) -> None:
 
 def test_the_octave_follows_the_size() -> None:
     for octave in range(3):
-        found = features(stripes(0, 4.5 * 2**octave))[:, 2:-2, 2:-2].mean((1, 2))
+        responses = features(stripes(0, 4.5 * 2**octave))[:, 2:-2, 2:-2].mean((1, 2))
         starts = (0, 24, 50)  # octave 0 has no colour differences
-        strongest = [float(found[start : start + 12].max()) for start in starts]
+        strongest = [float(responses[start : start + 12].max()) for start in starts]
         assert strongest.index(max(strongest)) == octave
 
 
@@ -85,18 +85,18 @@ def test_signs_tell_bright_on_dark_from_dark_on_bright() -> None:
 
 
 def test_a_grey_image_has_no_colour() -> None:
-    found = features(torch.rand(SIDE, SIDE, generator=torch.Generator().manual_seed(0)))
-    assert float(found[-2:].abs().max()) < 1e-6
-    assert float(found[48:50].max()) < 0.0101  # differences in octave 1: the root of the floor
+    responses = features(torch.rand(SIDE, SIDE, generator=torch.Generator().manual_seed(0)))
+    assert float(responses[-2:].abs().max()) < 1e-6
+    assert float(responses[48:50].max()) < 0.0101  # differences in octave 1: the root of the floor
 
 
 def test_the_same_numbers_without_and_with_a_state() -> None:
     image = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    one = backbone()
-    two = Backbone(one.settings, SIDE, one.state_dict())
-    for left, right in zip(one(image), two(image), strict=True):
+    plain = backbone()
+    restored = Backbone(plain.settings, SIDE, plain.state_dict())
+    for left, right in zip(plain(image), restored(image), strict=True):
         assert torch.equal(left, right)
-    assert one.key == two.key != backbone(levels=[2]).key
+    assert plain.key == restored.key != backbone(levels=[2]).key
 
 
 def test_it_has_no_weights_whatever_they_are_set_to() -> None:

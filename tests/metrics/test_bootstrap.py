@@ -48,10 +48,10 @@ def test_the_set_itself_gives_its_metrics():
 
 def test_a_row_is_what_those_images_give():
     maps, masks, evidence = case()
-    drawn = resample(evidence.labels, 5, seed=3)
-    result = distributions(evidence, drawn)
+    weights = resample(evidence.labels, 5, seed=3)
+    result = distributions(evidence, weights)
     for row in range(1, 6):
-        times = drawn[row].astype(int)
+        times = weights[row].astype(int)
         again = np.repeat(np.arange(24), times)
         scores, labels = evidence.scores[again], evidence.labels[again]
         for name, value in image_metrics(scores, labels).items():
@@ -63,12 +63,12 @@ def test_a_row_is_what_those_images_give():
 
 def test_strata_keep_their_size_and_the_seed_decides():
     labels = np.array([0] * 7 + [1] * 5)
-    drawn = resample(labels, 50, seed=1)
-    assert (drawn[0] == 1).all()
-    assert (drawn[:, labels == 0].sum(1) == 7).all()
-    assert (drawn[:, labels == 1].sum(1) == 5).all()
-    assert (drawn == resample(labels, 50, seed=1)).all()
-    assert (drawn != resample(labels, 50, seed=2)).any()
+    weights = resample(labels, 50, seed=1)
+    assert (weights[0] == 1).all()
+    assert (weights[:, labels == 0].sum(1) == 7).all()
+    assert (weights[:, labels == 1].sum(1) == 5).all()
+    assert (weights == resample(labels, 50, seed=1)).all()
+    assert (weights != resample(labels, 50, seed=2)).any()
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
@@ -96,8 +96,8 @@ def test_no_masks_leave_the_image_metrics():
 def test_paired_difference_sees_what_unpaired_intervals_do_not():
     _, _, first = case(seed=5)
     _, _, second = case(seed=5, lift=0.3)
-    drawn = resample(first.labels)
-    a, b = distributions(first, drawn), distributions(second, drawn)
+    weights = resample(first.labels)
+    a, b = distributions(first, weights), distributions(second, weights)
     name = "pixel_auroc"
     value = float(b[name][0] - a[name][0])
     result = paired_difference(b[name] - a[name], value)

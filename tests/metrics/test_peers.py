@@ -37,6 +37,6 @@ def test_agrees_with_adeval(monkeypatch: pytest.MonkeyPatch):
         result = theirs.summary()
     ours = PixelStream().update(maps, masks).compute().metrics | image_metrics(scores, labels)
     pairs = {"p_auroc": "pixel_auroc", "p_aupr": "pixel_ap", "p_aupro": "aupro"}
-    for name, own in {**pairs, "i_auroc": "image_auroc"}.items():
+    for name, key in {**pairs, "i_auroc": "image_auroc"}.items():
         allowed = 3e-3 if name == "p_aupr" else 1e-4
-        assert ours[own] == pytest.approx(result[name], abs=allowed), name
+        assert ours[key] == pytest.approx(result[name], abs=allowed), name

@@ -157,9 +157,9 @@ def test_f1max_is_reached_at_its_threshold():
 
 def test_batches_do_not_matter_after_the_first_map():
     maps, masks = smooth_maps()
-    one, other = stream(maps, masks, 1).compute(), stream(maps, masks, 12).compute()
-    assert one.metrics == other.metrics
-    assert one.bounds == other.bounds
+    single, whole = stream(maps, masks, 1).compute(), stream(maps, masks, 12).compute()
+    assert single.metrics == whole.metrics
+    assert single.bounds == whole.bounds
 
 
 def test_no_masks_means_all_normal():

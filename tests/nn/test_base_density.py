@@ -47,42 +47,42 @@ def test_integrates_to_one(name: BaseName, channels: int) -> None:
     points = torch.cartesian_prod(*[axis] * channels).view(-1, channels)
     area = float(axis[1] - axis[0]) ** channels
     for code in (0, 3):
-        given = Prototypes(prototypes(0).vectors, torch.full((len(points),), code))
-        total = density(name, channels).log_prob(points, given).exp().sum() * area
+        condition = Prototypes(prototypes(0).vectors, torch.full((len(points),), code))
+        total = density(name, channels).log_prob(points, condition).exp().sum() * area
         assert float(total) == pytest.approx(1, abs=1e-9)
 
 
 def test_selected_and_mixture_are_those_of_torch() -> None:
-    z, given = 3 * noise(6, 5), prototypes(0, 1, 2, 3, 0, 1)
+    z, condition = 3 * noise(6, 5), prototypes(0, 1, 2, 3, 0, 1)
     selected, mixture = density("selected", 5), density("mixture", 5)
     assert isinstance(selected, Selected) and isinstance(mixture, Mixture)
-    mean, log_sigma = selected.moments(given.vectors)
-    right = Normal(mean[given.indices], log_sigma[given.indices].exp()).log_prob(z).sum(1)
-    torch.testing.assert_close(selected.log_prob(z, given), right)
-    mean, log_sigma = mixture.moments(given.vectors)
+    mean, log_sigma = selected.moments(condition.vectors)
+    right = Normal(mean[condition.indices], log_sigma[condition.indices].exp()).log_prob(z).sum(1)
+    torch.testing.assert_close(selected.log_prob(z, condition), right)
+    mean, log_sigma = mixture.moments(condition.vectors)
     parts = Independent(Normal(mean, log_sigma.exp()), 1)
     peer = MixtureSameFamily(Categorical(logits=mixture.logits), parts)
-    torch.testing.assert_close(mixture.log_prob(z, given), peer.log_prob(z))
+    torch.testing.assert_close(mixture.log_prob(z, condition), peer.log_prob(z))
     square = ((z[:, None] - mean) / log_sigma.exp()).square().mean(2)
     share = (parts.log_prob(z[:, None]) + mixture.logits.log_softmax(0)).softmax(1)
-    torch.testing.assert_close(mixture.quadratic(z, given), 0.5 * (share * square).sum(1))
+    torch.testing.assert_close(mixture.quadratic(z, condition), 0.5 * (share * square).sum(1))
 
 
 @pytest.mark.parametrize("name", BASES)
 @torch.no_grad()
 def test_samples_score_one_half_and_have_the_entropy(name: BaseName) -> None:
-    base, given = density(name, 4), Prototypes(prototypes(0).vectors, torch.arange(40_000) % 4)
-    z = base.sample(given, torch.Generator().manual_seed(3))
-    again = base.sample(given, torch.Generator().manual_seed(3))
+    base, condition = density(name, 4), Prototypes(prototypes(0).vectors, torch.arange(40_000) % 4)
+    z = base.sample(condition, torch.Generator().manual_seed(3))
+    again = base.sample(condition, torch.Generator().manual_seed(3))
     assert torch.equal(z, again)
-    assert float(base.quadratic(z, given).mean()) == pytest.approx(0.5, abs=0.05)
+    assert float(base.quadratic(z, condition).mean()) == pytest.approx(0.5, abs=0.05)
     if name != "mixture":  # there the responsible component is not always the one drawn from
-        assert float(base.quadratic(z, given).mean()) == pytest.approx(0.5, abs=0.01)
+        assert float(base.quadratic(z, condition).mean()) == pytest.approx(0.5, abs=0.01)
         spread = 0.0
         if isinstance(base, Selected):
-            spread = float(base.moments(given.vectors)[1].sum(1).mean())
+            spread = float(base.moments(condition.vectors)[1].sum(1).mean())
         entropy = 2 * math.log(2 * math.pi * math.e) + spread
-        assert float(-base.log_prob(z, given).mean()) == pytest.approx(entropy, abs=0.05)
+        assert float(-base.log_prob(z, condition).mean()) == pytest.approx(entropy, abs=0.05)
 
 
 def test_the_prototype_enters_and_is_taught() -> None:
@@ -110,12 +110,12 @@ def test_a_vector_per_image_is_a_code_per_row() -> None:
 
 
 def test_selected_starts_standard_and_mixture_starts_near_it() -> None:
-    z, given = noise(50, 6), prototypes(*[0, 3] * 25)
+    z, condition = noise(50, 6), prototypes(*[0, 3] * 25)
     start = {n: base_density(n, 6, prototype_dim=3, codebook_size=4) for n in BASES}
-    standard = start["standard"].log_prob(z, given)
-    torch.testing.assert_close(start["selected"].log_prob(z, given), standard)
-    torch.testing.assert_close(start["mixture"].log_prob(z, given), standard, rtol=0, atol=1)
-    assert not torch.equal(start["mixture"].log_prob(z, given), standard)
+    standard = start["standard"].log_prob(z, condition)
+    torch.testing.assert_close(start["selected"].log_prob(z, condition), standard)
+    torch.testing.assert_close(start["mixture"].log_prob(z, condition), standard, rtol=0, atol=1)
+    assert not torch.equal(start["mixture"].log_prob(z, condition), standard)
 
 
 @torch.no_grad()
@@ -130,14 +130,16 @@ def test_sigma_is_bounded_both_ways() -> None:
 def test_half_precision_is_widened_even_under_autocast(name: BaseName) -> None:
     torch.set_default_dtype(torch.float32)
     base = density(name, 64).float()
-    given = Prototypes(noise(4, 3), torch.tensor([0, 1, 2]))
+    condition = Prototypes(noise(4, 3), torch.tensor([0, 1, 2]))
     z = 3 * noise(3, 64)
-    right = base.log_prob(z, given)
+    right = base.log_prob(z, condition)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(base.log_prob(z, given), right)
-        rough = base.log_prob(z.bfloat16(), given)
-        score = base.quadratic(z.bfloat16(), given)
+        assert torch.equal(base.log_prob(z, condition), right)
+        rough = base.log_prob(z.bfloat16(), condition)
+        score = base.quadratic(z.bfloat16(), condition)
     assert rough.dtype == score.dtype == torch.float32
     torch.testing.assert_close(rough, right, rtol=0.02, atol=0)
-    exact = base.double().log_prob(z.double(), Prototypes(given.vectors.double(), given.indices))
+    exact = base.double().log_prob(
+        z.double(), Prototypes(condition.vectors.double(), condition.indices)
+    )
     torch.testing.assert_close(right.double(), exact, rtol=1e-5, atol=1e-3)

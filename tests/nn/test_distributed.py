@@ -83,14 +83,14 @@ def grouped() -> Found:
 def normed() -> Found:
     """A network with batch norm: its gradients, and what the norm remembers."""
     network = nn.Sequential(nn.Linear(3, 4), BatchNorm(4), nn.ReLU(), nn.Linear(4, 2))
-    found = {}
+    tensors = {}
     for step, count in enumerate((5, 2, 4)):
         rows = distributed.shard(images(count, step, 2, 3)).flatten(0, 1)
         with distributed.sharded_batch(count):
             loss = network(rows).square().mean() * distributed.batch_weight()
             for place, gradient in enumerate(torch.autograd.grad(loss, list(network.parameters()))):
-                found[f"{step} {place}"] = distributed.sum_over_ranks(gradient)
-    return found | state_of(network)
+                tensors[f"{step} {place}"] = distributed.sum_over_ranks(gradient)
+    return tensors | state_of(network)
 
 
 def rows_and_draws() -> Found:
@@ -121,36 +121,38 @@ def seeded(case: Callable[[], Found]) -> Found:
 
 def found_here() -> dict[str, object]:
     """What this process finds, together with the other one."""
-    found: dict[str, object] = {}
+    results: dict[str, object] = {}
     try:
         with distributed.process_group():
-            found |= {name: seeded(case) for name, case in CASES.items()}
+            results |= {name: seeded(case) for name, case in CASES.items()}
             number = distributed.rank()
-            found["told"] = distributed.from_rank_zero(lambda: {"rank": number, "t": torch.ones(2)})
+            results["told"] = distributed.from_rank_zero(
+                lambda: {"rank": number, "t": torch.ones(2)}
+            )
             shares = [distributed.shard(range(count)) for count in range(1, 6)]
-            found["shares"] = [list(share) for share in shares]
+            results["shares"] = [list(share) for share in shares]
             if number == 1:
                 raise UserError("the picture is torn.")
             with distributed.error_barrier():  # where the first rank learns of it
                 pass
-            found["error"] = "went on"
+            results["error"] = "went on"
     except UserError as error:
-        found["error"] = str(error)
-    return found
+        results["error"] = str(error)
+    return results
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     """What each of two processes found."""
     return in_two_processes(found_here, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_processes_agree_with_each_other_and_with_one(
-    found: list[dict[str, object]], name: str
+    results: list[dict[str, object]], name: str
 ) -> None:
     alone = seeded(CASES[name])
-    first, second = (one[name] for one in found)
+    first, second = (rank[name] for rank in results)
     assert isinstance(first, dict) and isinstance(second, dict)
     assert alone.keys() == first.keys() == second.keys()
     for key, tensor in alone.items():
@@ -175,21 +177,21 @@ def test_the_cases_restart_codes(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert sum(restarted) > 2
 
 
-def test_shares_are_even_and_too_few_images_are_everyones(found: list[dict[str, object]]) -> None:
-    assert found[0]["shares"] == [[0], [0], [0, 1], [0, 1], [0, 1, 2]]
-    assert found[1]["shares"] == [[0], [1], [2], [2, 3], [3, 4]]
+def test_shares_are_even_and_too_few_images_are_everyones(results: list[dict[str, object]]) -> None:
+    assert results[0]["shares"] == [[0], [0], [0, 1], [0, 1], [0, 1, 2]]
+    assert results[1]["shares"] == [[0], [1], [2], [2, 3], [3, 4]]
 
 
-def test_the_first_tells_the_others(found: list[dict[str, object]]) -> None:
-    for one in found:
-        told = one["told"]
-        assert isinstance(told, dict)
-        assert told["rank"] == 0 and torch.equal(told["t"], torch.ones(2))
+def test_the_first_tells_the_others(results: list[dict[str, object]]) -> None:
+    for result in results:
+        message = result["told"]
+        assert isinstance(message, dict)
+        assert message["rank"] == 0 and torch.equal(message["t"], torch.ones(2))
 
 
-def test_an_error_of_one_is_everyones(found: list[dict[str, object]]) -> None:
-    assert found[1]["error"] == "the picture is torn."
-    assert found[0]["error"] == f"process 1 on {socket.gethostname()}: the picture is torn."
+def test_an_error_of_one_is_everyones(results: list[dict[str, object]]) -> None:
+    assert results[1]["error"] == "the picture is torn."
+    assert results[0]["error"] == f"process 1 on {socket.gethostname()}: the picture is torn."
 
 
 def test_one_process_shares_nothing() -> None:
@@ -204,6 +206,6 @@ def test_one_process_shares_nothing() -> None:
 
 def test_batch_norm_is_torchs_in_one_process() -> None:
     rows = images(6, 0, 4)
-    own, theirs = BatchNorm(4), nn.BatchNorm1d(4)
-    assert torch.equal(own(rows), theirs(rows))
-    assert torch.equal(own.running_var, theirs.running_var)  # type: ignore[arg-type]
+    ours, theirs = BatchNorm(4), nn.BatchNorm1d(4)
+    assert torch.equal(ours(rows), theirs(rows))
+    assert torch.equal(ours.running_var, theirs.running_var)  # type: ignore[arg-type]

@@ -173,11 +173,11 @@ def test_fusion_couples_every_channel_to_every_level() -> None:
 
 def test_fusion_is_a_node_of_a_freia_graph() -> None:
     fusion, levels, condition = pyramid(1)
-    given = [InputNode(*t.shape[1:]) for t in levels]
+    inputs = [InputNode(*t.shape[1:]) for t in levels]
     beside = ConditionNode(2, 2, 2)
-    node = Node([n.out0 for n in given], FusionFlow, {"hidden": 6, "kernel": 1}, conditions=beside)
+    node = Node([n.out0 for n in inputs], FusionFlow, {"hidden": 6, "kernel": 1}, conditions=beside)
     leaving = [OutputNode(out) for out in (node.out0, node.out1)]
-    graph = GraphINN([*given, beside, node, *leaving])
+    graph = GraphINN([*inputs, beside, node, *leaving])
     graph.module_list[0].load_state_dict(fusion.state_dict())
     z, log_det = graph(levels, [condition])
     expected, expected_det = fusion(levels, (condition,))
@@ -291,10 +291,10 @@ def test_samples_have_the_moments_of_the_density(base: BaseName) -> None:
     codes = torch.ones(100_000, dtype=torch.int64)
     with torch.no_grad():
         z = end.sample(Prototypes(vectors, codes), torch.Generator().manual_seed(6))
-        drawn, _ = flow.inverse(z, vectors[codes])
+        samples, _ = flow.inverse(z, vectors[codes])
     error = 5 * float(covariance.diagonal().max()) / math.sqrt(len(codes))
-    torch.testing.assert_close(drawn.mean(0), mean, rtol=0, atol=error)
-    torch.testing.assert_close(drawn.T.cov(), covariance, rtol=0, atol=3 * error)
+    torch.testing.assert_close(samples.mean(0), mean, rtol=0, atol=error)
+    torch.testing.assert_close(samples.T.cov(), covariance, rtol=0, atol=3 * error)
 
 
 def test_learns_a_density() -> None:
@@ -343,8 +343,8 @@ def test_a_condition_beside_is_a_condition_within(kernel: int) -> None:
     flow = level(kernel, blocks=1)
     x, condition = inputs(kernel)
     (step,) = (s for s in flow.sequence if isinstance(s, Coupling))
-    (given,) = (s((x,))[0][0] for s in flow.sequence if isinstance(s, ActNorm))
-    x1 = given[:, : step.passive]
+    (normalized,) = (s((x,))[0][0] for s in flow.sequence if isinstance(s, ActNorm))
+    x1 = normalized[:, : step.passive]
     assert flow.condition is not None
     inputs_of = 1 if kernel == 1 else 2
     weight = torch.cat([step.first.weight, flow.condition.weight], inputs_of)

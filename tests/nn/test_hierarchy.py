@@ -59,8 +59,8 @@ def test_each_image_looks_into_its_groups_codebook_alone() -> None:
     z, group = torch.randn(5, 7, 2), torch.tensor([2, 0, 1, 1, 2])
     codes, indices, _ = quantizer(z, group)
     for image in range(5):
-        own = quantizer.book.vectors[4 * group[image] : 4 * group[image] + 4]
-        wanted = torch.cdist(z[image], own).argmin(1) + 4 * group[image]
+        codebook = quantizer.book.vectors[4 * group[image] : 4 * group[image] + 4]
+        wanted = torch.cdist(z[image], codebook).argmin(1) + 4 * group[image]
         assert torch.equal(indices[image], wanted)
         torch.testing.assert_close(codes[image], quantizer.book.vectors[wanted])
 
@@ -95,8 +95,8 @@ def test_fixed_axes_keep_what_tells_images_apart() -> None:
     images = kinds[torch.arange(40) % 4] + 0.05 * torch.randn(40, 10, 3, 3)
     concepts = ConceptCodebook(10, 8, 3)
     concepts.fit(concepts.pool(images))
-    found = concepts.eval()(images).indices
-    codes = [set(found[kind::4].tolist()) for kind in range(4)]
+    indices = concepts.eval()(images).indices
+    codes = [set(indices[kind::4].tolist()) for kind in range(4)]
     assert sum(map(len, codes)) == len(set().union(*codes))  # none is shared
 
 

@@ -41,7 +41,7 @@ def test_concepts_that_lie_alike_keep_the_order_of_images() -> None:
         moved.append(float(level.location.std() / level.scatter))
     own_means = 1 / 8**0.5
     assert sum(moved) / len(moved) < own_means / 3
-    assert sum(one == 0 for one in moved) >= 5
+    assert sum(distance == 0 for distance in moved) >= 5
 
 
 def test_what_is_kept_of_a_distance_by_hand() -> None:
@@ -49,8 +49,8 @@ def test_what_is_kept_of_a_distance_by_hand() -> None:
     level = fitted(scores, torch.tensor([0, 0, 1, 1]), 2)
     within = 4 / 2
     between = (100 - within) / (4 - 8 / 4)
-    kept = 2 * between / (2 * between + within)
-    assert level.location.tolist() == pytest.approx([6 - 5 * kept, 6 + 5 * kept])
+    share = 2 * between / (2 * between + within)
+    assert level.location.tolist() == pytest.approx([6 - 5 * share, 6 + 5 * share])
     assert float(level.scatter) == pytest.approx(within**0.5)
 
 

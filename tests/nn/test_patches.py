@@ -54,9 +54,9 @@ def test_a_draw_is_even_over_the_rows_whenever_they_come() -> None:
     rows = torch.arange(1000.0)[:, None]
     seen = torch.zeros(1000)
     for _ in range(200):
-        kept = sample_rows(rows.split(90), 100)[:, 0].long()
-        assert len(kept) == 100 and bool((kept.diff() > 0).all())
-        seen[kept] += 1
+        sampled = sample_rows(rows.split(90), 100)[:, 0].long()
+        assert len(sampled) == 100 and bool((sampled.diff() > 0).all())
+        seen[sampled] += 1
     thirds = seen.view(10, 100).sum(1) / 200  # rows kept of each hundred: 10 on average
     assert float((thirds - 10).abs().max()) < 1
 

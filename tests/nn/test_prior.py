@@ -94,14 +94,14 @@ def test_fitting_is_repeatable_and_leaves_the_generator_alone(codebook: torch.Te
     first, second = CodePrior(K, D, [1, 3]), CodePrior(K, D, [1, 3])
     torch.manual_seed(5)
     first.fit(maps(4, 8), codebook, steps=5, places=64)
-    drawn = torch.rand(3)
+    numbers = torch.rand(3)
     torch.manual_seed(5)
-    assert torch.equal(torch.rand(3), drawn)
+    assert torch.equal(torch.rand(3), numbers)
     second.fit(maps(4, 8, seed=3), codebook, steps=5, places=64)  # a second fit starts afresh
     second.fit(maps(4, 8), codebook, steps=5, places=64)
-    for one, other in zip(first.parameters(), second.parameters(), strict=True):
-        assert torch.equal(one, other)
-        assert not one.requires_grad
+    for weight, expected in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(weight, expected)
+        assert not weight.requires_grad
     batch = maps(3, 8)
     together = first.surprisal(batch, codebook)
     torch.testing.assert_close(together[1:2], first.surprisal(batch[1:2], codebook))

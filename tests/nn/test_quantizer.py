@@ -21,9 +21,9 @@ def quantizer(size: int = 16, dim: int = 4, seed: int = 0, **settings: Any) -> V
 
 
 def book(part: VectorQuantizer, level: int = 0) -> Codebook:
-    found = part.codebooks[level]
-    assert isinstance(found, Codebook)
-    return found
+    codebook = part.codebooks[level]
+    assert isinstance(codebook, Codebook)
+    return codebook
 
 
 def noise(*shape: int, seed: int = 1) -> Tensor:
@@ -348,10 +348,10 @@ def test_state_round_trip(learning: str, levels: int) -> None:
     other.load_state_dict(part.state_dict())
     assert bool(other.initialised)
     torch.manual_seed(3)
-    one = part(noise(90, 4, seed=3))
+    result = part(noise(90, 4, seed=3))
     torch.manual_seed(3)
     two = other(noise(90, 4, seed=3))
-    assert torch.equal(one.codes, two.codes) and torch.equal(one.indices, two.indices)
+    assert torch.equal(result.codes, two.codes) and torch.equal(result.indices, two.indices)
     for name, value in part.state_dict().items():
         assert torch.equal(value, other.state_dict()[name])
 

@@ -31,9 +31,9 @@ def test_is_zero_before_fitting() -> None:
 
 
 def test_by_position_equals_counting() -> None:
-    maps, asked = indices(40), indices(3, seed=1)
+    maps, queries = indices(40), indices(3, seed=1)
     part, share = fitted(maps), overall(maps)
-    for image, got in zip(asked, part.by_position(asked), strict=True):
+    for image, got in zip(queries, part.by_position(queries), strict=True):
         for y in range(SIZE[0]):
             for x in range(SIZE[1]):
                 seen = (maps[:, y, x] == image[y, x]).sum()
@@ -42,9 +42,9 @@ def test_by_position_equals_counting() -> None:
 
 
 def test_by_neighbours_equals_counting() -> None:
-    maps, asked = indices(40), indices(3, seed=1)
+    maps, queries = indices(40), indices(3, seed=1)
     part, share = fitted(maps), overall(maps)
-    for image, got in zip(asked, part.by_neighbours(asked), strict=True):
+    for image, got in zip(queries, part.by_neighbours(queries), strict=True):
         for y in range(SIZE[0]):
             for x in range(SIZE[1]):
                 parts = []
@@ -65,17 +65,17 @@ def _share(maps, code, beside, dy, dx, share):  # type: ignore[no-untyped-def]
         for y in range(max(0, -dy), SIZE[0] - max(0, dy))
         for x in range(max(0, -dx), SIZE[1] - max(0, dx))
     ]
-    given = [one for one, other in pairs if other == int(beside)]
-    return (given.count(int(code)) + 0.5 * share[code]) / (len(given) + 0.5)
+    matching = [centre for centre, neighbour in pairs if neighbour == int(beside)]
+    return (matching.count(int(code)) + 0.5 * share[code]) / (len(matching) + 0.5)
 
 
 def test_spread_makes_near_positions_likely() -> None:
     maps = torch.zeros(20, *SIZE, dtype=torch.int64)
     maps[:, 1, 1] = 3
-    asked = torch.zeros(1, *SIZE, dtype=torch.int64)
-    asked[0, 1, 2] = 3
+    queries = torch.zeros(1, *SIZE, dtype=torch.int64)
+    queries[0, 1, 2] = 3
     sharp, soft = fitted(maps), fitted(maps, spread=1.0)
-    assert soft.by_position(asked)[0, 1, 2] < sharp.by_position(asked)[0, 1, 2] - 1
+    assert soft.by_position(queries)[0, 1, 2] < sharp.by_position(queries)[0, 1, 2] - 1
 
 
 def test_probabilities_sum_to_one() -> None:

@@ -38,8 +38,8 @@ def test_usage_is_a_matrix_in_blocks() -> None:
     (axes,) = figure.axes
     assert [t.get_text() for t in axes.get_yticklabels()] == ["a (4)", "b (5)"]
     assert [t.get_text() for t in axes.get_xticklabels()] == ["2", "0", "1", "4"]
-    shown = np.asarray(axes.images[0].get_array())
-    assert np.allclose(shown, [[3 / 4, 1 / 4, 0, 0], [1 / 5, 0, 2 / 5, 2 / 5]])
+    matrix = np.asarray(axes.images[0].get_array())
+    assert np.allclose(matrix, [[3 / 4, 1 / 4, 0, 0], [1 / 5, 0, 2 / 5, 2 / 5]])
     described = {t.get_position(): t.get_text() for t in axes.texts}
     assert described == {(0, 0): "3", (1, 0): "1", (0, 1): "1", (2, 1): "2", (3, 1): "2"}
     assert "4 of 6 live" in figure.get_suptitle() and "of the category" in figure.get_suptitle()
@@ -63,10 +63,10 @@ def test_many_prototypes_are_cut_and_said() -> None:
 
 
 def test_the_map_shows_every_image_and_the_nearest_of_each_prototype() -> None:
-    result, asked = spread(6, 40), []
+    result, requested = spread(6, 40), []
 
     def picture(index: int) -> np.ndarray:
-        asked.append(index)
+        requested.append(index)
         return grey(index)
 
     figure = map_figure(result, picture)
@@ -77,11 +77,11 @@ def test_the_map_shows_every_image_and_the_nearest_of_each_prototype() -> None:
     assert points["prototype"] == live == len(pictures)
     codes = [int(field.get_title().split()[0]) for field in pictures]
     assert sorted(codes) == np.flatnonzero(result.counts.sum(0)).tolist()
-    for code, index, field in zip(codes, asked, pictures, strict=True):
-        own = [i for i in range(40) if result.indices[i] == code]
-        far = [np.linalg.norm(result.vectors[i] - result.codebook[code]) for i in own]
-        assert index == own[int(np.argmin(far))]
-        assert field.get_title().startswith(f"{code} · {len(own)} image")
+    for code, index, field in zip(codes, requested, pictures, strict=True):
+        members = [i for i in range(40) if result.indices[i] == code]
+        far = [np.linalg.norm(result.vectors[i] - result.codebook[code]) for i in members]
+        assert index == members[int(np.argmin(far))]
+        assert field.get_title().startswith(f"{code} · {len(members)} image")
         assert result.records[index].category in field.get_title()
 
 

@@ -39,8 +39,8 @@ def test_scores_by_defect_show_every_image(tmp_path):
     figure = score_by_defect("nut", scores, labels, kinds, 1.0)
     (axes,) = figure.axes
     assert [t.get_text() for t in axes.get_yticklabels()] == ["good", "thin scratch", "hole"]
-    shown = np.concatenate([c.get_offsets() for c in axes.collections if len(c.get_offsets())])
-    points = [x for x, y in shown if (x, y) != (0, 0)]
+    offsets = np.concatenate([c.get_offsets() for c in axes.collections if len(c.get_offsets())])
+    points = [x for x, y in offsets if (x, y) != (0, 0)]
     assert sorted(points) == sorted(scores)
     assert [t.get_text() for t in axes.texts] == [
         "1 of 5 rejected\n(0.01–0.72)",
@@ -105,7 +105,7 @@ def test_strange_names_leave_the_plot_its_width(tmp_path):
 
 def test_a_dollar_is_drawn_as_it_is(tmp_path):
     for name in ("one $ and another $", r"a\$b"):
-        shown = figure_text(name)
+        escaped = figure_text(name)
         figure = new_figure("", 4, 2)
-        text = figure.text(0.5, 0.5, shown)
-        assert text._preprocess_math(shown) == (name, False)
+        text = figure.text(0.5, 0.5, escaped)
+        assert text._preprocess_math(escaped) == (name, False)

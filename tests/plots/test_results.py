@@ -40,8 +40,8 @@ def colours_of(picture, region=np.s_[:60]):
 
 
 class Darkness:
-    def __init__(self, shown=("reconstruction",), size=None) -> None:
-        self.shown, self.size = shown, size
+    def __init__(self, titles=("reconstruction",), size=None) -> None:
+        self.titles, self.size = titles, size
 
     def score(self, sample):
         maps = 1 - sample.image.mean(1)
@@ -52,7 +52,7 @@ class Darkness:
             "reconstruction": extracted[0] * 0.5,
             "code map": (extracted[0].mean(1)[:, ::4, ::4] * 3).long(),
         }
-        return {name: offered[name] for name in self.shown}
+        return {name: offered[name] for name in self.titles}
 
     def codebook_sizes(self):
         return {"code map": self.size} if self.size else {}
@@ -160,17 +160,17 @@ def test_codes_are_shown_and_counted(tmp_path, monkeypatch, size, described):
     (folder,) = write(tmp_path / "results", images, Darkness(("code map",), size))
     assert titles["codebook_usage.png"].startswith("nut · code map · perplexity")
     assert titles["codebook_usage.png"].endswith(described)
-    shown = panel(opened(folder / "nut_000_viz.png"), 1)
-    assert len({tuple(c) for c in shown.reshape(-1, 3).tolist()}) == 2
+    pixels = panel(opened(folder / "nut_000_viz.png"), 1)
+    assert len({tuple(c) for c in pixels.reshape(-1, 3).tolist()}) == 2
 
 
 def test_letterboxed_panels_are_cropped(tmp_path, quick):
     images = scored_set(tmp_path / "data", resize="letterbox", shape=(16, 32))
-    for shown in (("reconstruction",), ("code map",), ()):
-        (folder,) = write(tmp_path / "results", images, Darkness(shown))
+    for titles in (("reconstruction",), ("code map",), ()):
+        (folder,) = write(tmp_path / "results", images, Darkness(titles))
         second = panel(opened(folder / "nut_002_viz.png"), 1, height=128)
         # A normal image is of one colour; the padding's would be another.
-        assert shown == () or (second == second[0, 0]).all()
+        assert titles == () or (second == second[0, 0]).all()
 
 
 def test_results_replace_older_ones_as_a_whole(tmp_path, quick):

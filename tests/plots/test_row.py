@@ -89,10 +89,10 @@ def test_the_row_shows_six_panels_in_order():
     ],
 )
 def test_the_verdict_is_told_in_words_and_colour(defect, score, words, colour):
-    shown = row(anomalous=defect, score=score)
-    assert shown.badge == (words, colour)
-    assert shown.verdict == words.partition(" ")[0].lower()
-    header = colours_of(draw_row(shown))
+    example = row(anomalous=defect, score=score)
+    assert example.badge == (words, colour)
+    assert example.verdict == words.partition(" ")[0].lower()
+    header = colours_of(draw_row(example))
     assert colour in header
     assert not {GREEN, AMBER, RED} - {colour} & header
 
@@ -125,10 +125,10 @@ def test_a_rejected_image_always_has_a_predicted_mask(side):
     """Its peak, where no pixel exceeds the pixel threshold."""
     values = np.full((side, side), 0.2, np.float32)
     values[side // 2, side // 4] = 0.9
-    shown = row(anomaly_map=values)
-    captions = {title: caption for title, caption, _ in panels_of(shown)}
+    example = row(anomaly_map=values)
+    captions = {title: caption for title, caption, _ in panels_of(example)}
     assert captions["predicted mask"] == "none above threshold: peak marked"
-    picture = draw_row(shown)
+    picture = draw_row(example)
     assert reddish(picture)[128, 64] and panel(picture, 4)[128, 64].min() > 200
     assert reddish(picture).mean() < 0.01
 
@@ -164,9 +164,9 @@ def test_truth_and_second_panel_may_be_missing_or_codes():
     unmasked = panel(draw_row(row(mask=np.zeros((9, 9), bool))), 2)
     assert (unmasked == panel(draw_row(row(mask=None)), 2)).all()
     codes = np.repeat(np.arange(4)[None], 4, axis=0)
-    shown = panel(draw_row(row(panel=codes, panel_title="code map")), 1)
-    assert len({tuple(c) for c in shown.reshape(-1, 3).tolist()}) == 4
-    assert (shown[:, :64] == shown[0, 0]).all()
+    pixels = panel(draw_row(row(panel=codes, panel_title="code map")), 1)
+    assert len({tuple(c) for c in pixels.reshape(-1, 3).tolist()}) == 4
+    assert (pixels[:, :64] == pixels[0, 0]).all()
 
 
 def test_the_scale_is_anchored_at_the_threshold_for_any_scores():
@@ -257,8 +257,8 @@ def test_regions_are_numbered_where_there_are_several():
     plain = row(anomaly_map=values, mask=None)
     numbered, alone = replace(plain, regions=regions), replace(plain, regions=regions[:1])
     pictures = [panels_of(each)[5] for each in (plain, numbered, alone)]
-    (_, _, without), (_, caption, several), (_, _, one) = pictures
-    assert caption == "red: predicted, numbered by peak" and (one == without).all()
+    (_, _, without), (_, caption, several), (_, _, single) = pictures
+    assert caption == "red: predicted, numbered by peak" and (single == without).all()
     changed = (several != without).any(axis=2)
     assert changed[157, 117:201].all() and changed[37, 37:81].all()  # upper edges of the boxes
     assert not changed[100:140].any() and not changed[:, 210:].any()
@@ -267,8 +267,8 @@ def test_regions_are_numbered_where_there_are_several():
 def test_pixels_that_are_not_inspected_are_pale_and_never_marked():
     inspected = np.ones((128, 128), bool)
     inspected[:64] = False
-    shown = row(inspected=inspected, mask=None)  # the hot square is in the upper half
-    panels = {title: (caption, picture) for title, caption, picture in panels_of(shown)}
+    example = row(inspected=inspected, mask=None)  # the hot square is in the upper half
+    panels = {title: (caption, picture) for title, caption, picture in panels_of(example)}
     assert panels["original"][0] == "128 × 128 px · 50.0% inspected"
     for title in ("error heat map", "predicted mask"):
         assert (panels[title][1][:120] == style.OUTSIDE).all()

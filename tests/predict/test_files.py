@@ -18,8 +18,8 @@ def put(path: Path) -> Path:
 
 
 def names(root: Path, *paths: Path, exclude: Path | None = None) -> list[str]:
-    found = find_images(paths or [root], exclude)
-    return [os.path.relpath(path, root) for path in found.errors]
+    images = find_images(paths or [root], exclude)
+    return [os.path.relpath(path, root) for path in images.errors]
 
 
 def test_hidden_and_system_files_are_skipped(tmp_path: Path) -> None:

@@ -50,9 +50,13 @@ def test_an_unreadable_file_is_status_3(
     (folder / "bad[red].png").write_text("no image")
     (folder / "notes.txt").touch()
     assert predict(monkeypatch, checkpoint, tmp_path / "p", folder) == 3
-    said = capsys.readouterr()
-    assert "1 of 4 files could not be read" in said.err and "bad[red].png" in said.err
-    assert "bad[red].png" in said.out and "unreadable" in said.out and "notes.txt" in said.out
+    captured = capsys.readouterr()
+    assert "1 of 4 files could not be read" in captured.err and "bad[red].png" in captured.err
+    assert (
+        "bad[red].png" in captured.out
+        and "unreadable" in captured.out
+        and "notes.txt" in captured.out
+    )
     assert count(tmp_path / "p") == 4
     assert predict(monkeypatch, checkpoint, tmp_path / "q", folder / "000.png") == 0
 
@@ -66,10 +70,10 @@ def test_many_images_are_summarised(
 ) -> None:
     folder = photos(60)
     assert predict(monkeypatch, checkpoint, tmp_path / "p", folder, "--pictures", "none") == 0
-    said = capsys.readouterr().out
-    assert "of 60 images rejected" in said and "the 10 highest scores" in said
-    assert "images/s" in said and "no pictures" in said
-    assert len(re.findall(r"\d+\.png", said)) == 10
+    output = capsys.readouterr().out
+    assert "of 60 images rejected" in output and "the 10 highest scores" in output
+    assert "images/s" in output and "no pictures" in output
+    assert len(re.findall(r"\d+\.png", output)) == 10
 
 
 def test_a_second_prediction_is_refused_before_it_starts(

@@ -45,8 +45,8 @@ def test_the_report_of_a_promoted_run(
     assert f'<td data-head="this model">{auroc}' in page
     with record.artifact("results/part/scores.csv").open(newline="") as file:
         labels = Counter(row["label"] for row in csv.DictReader(file))
-    shown = sum(min(4, count) for count in labels.values())
-    assert page.count("data:image/jpeg;base64,") == shown
+    pictures = sum(min(4, count) for count in labels.values())
+    assert page.count("data:image/jpeg;base64,") == pictures
 
 
 def test_the_report_of_a_refusal_and_of_the_next_champion(

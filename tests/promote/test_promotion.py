@@ -24,9 +24,9 @@ ESCAPES = GateSettings(metric="test/escape_rate")
 
 def test_better_run_is_promoted_and_worse_run_refused(train: Train, tracker: Tracker) -> None:
     first, worse, better = train("a", 0.95), train("b", 0.94), train("c", 0.97)
-    one = promote(tracker, "part", ref=first)
-    assert (one.promoted, one.version, champion(tracker)) == (True, 1, 1)
-    assert "the first" in one.reason
+    result = promote(tracker, "part", ref=first)
+    assert (result.promoted, result.version, champion(tracker)) == (True, 1, 1)
+    assert "the first" in result.reason
     refused = promote(tracker, "part", ref=worse)
     assert not refused.promoted and not refused.is_champion and champion(tracker) == 1
     assert "is 0.9400, below the champion's 0.9500 (version 1)" in refused.reason
@@ -98,12 +98,12 @@ def test_min_delta_and_force(train: Train, tracker: Tracker) -> None:
 
 
 def test_less_is_better_for_escapes(train: Train, tracker: Tracker) -> None:
-    one, two = train("a", 0.5), train("b", 0.5)
-    tracker.amend(one).log_metrics({"test/escape_rate": 0.2})
-    tracker.amend(two).log_metrics({"test/escape_rate": 0.1})
-    assert promote(tracker, "part", ref=one, gates=ESCAPES).promoted
-    assert promote(tracker, "part", ref=two, gates=ESCAPES).promoted
-    assert not promote(tracker, "part", ref=one, gates=ESCAPES).promoted
+    first, second = train("a", 0.5), train("b", 0.5)
+    tracker.amend(first).log_metrics({"test/escape_rate": 0.2})
+    tracker.amend(second).log_metrics({"test/escape_rate": 0.1})
+    assert promote(tracker, "part", ref=first, gates=ESCAPES).promoted
+    assert promote(tracker, "part", ref=second, gates=ESCAPES).promoted
+    assert not promote(tracker, "part", ref=first, gates=ESCAPES).promoted
 
 
 def test_other_data_is_refused_until_the_champion_is_evaluated_on_it(

@@ -32,10 +32,10 @@ def test_rollback_goes_back_in_history(train: Train, tracker: Tracker) -> None:
 
 
 def test_rollback_after_a_version_was_promoted_twice(train: Train, tracker: Tracker) -> None:
-    one, two = train("one", 0.9), train("two", 0.95)
-    promote(tracker, "part", ref=one)
-    promote(tracker, "part", ref=two)
-    promote(tracker, "part", ref=one, force=True)
+    first, second = train("one", 0.9), train("two", 0.95)
+    promote(tracker, "part", ref=first)
+    promote(tracker, "part", ref=second)
+    promote(tracker, "part", ref=first, force=True)
     assert tracker.registry.history("part") == [1, 2, 1]
     assert [rollback(tracker, "part").version for _ in range(2)] == [2, 1]
     with pytest.raises(UserError, match="no champion before"):

@@ -42,7 +42,7 @@ def baseline(root: Path, **validation: object) -> Tree:
 
 
 @pytest.fixture(scope="module")
-def drawn(root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+def synthetic(root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     results = tmp_path_factory.mktemp("results")
     return run(resolve(baseline(root)), store, name="drawn", results=results)
 
@@ -70,13 +70,15 @@ def table(record: RunRecord) -> list[dict[str, str]]:
     return list(csv.DictReader(text.splitlines()))
 
 
-def test_a_run_keeps_its_split(drawn: Outcome, shared: Outcome, store: Tracker, root: Path) -> None:
-    for outcome, said in (
-        (drawn, "held-out normal images with synthetic anomalies"),
+def test_a_run_keeps_its_split(
+    synthetic: Outcome, shared: Outcome, store: Tracker, root: Path
+) -> None:
+    for outcome, description in (
+        (synthetic, "held-out normal images with synthetic anomalies"),
         (shared, "held-out normal images and 50% of test, excluded from test"),
     ):
         record = store.find(outcome.run_id)
-        assert record.tags["vqlab.validation"] == said
+        assert record.tags["vqlab.validation"] == description
         splits = load_dataset(resolve(record_config(record)).data)
         assert record.tags["vqlab.test_fingerprint"] == splits.test_fingerprint
         rows = table(record)
@@ -90,32 +92,32 @@ def record_config(record: RunRecord) -> Tree:
     return Model.load(record.checkpoint(), "cpu").meta["config"]
 
 
-def test_what_validation_took_is_not_reported(drawn: Outcome, shared: Outcome) -> None:
-    assert drawn.pictures is not None and shared.pictures is not None
+def test_what_validation_took_is_not_reported(synthetic: Outcome, shared: Outcome) -> None:
+    assert synthetic.pictures is not None and shared.pictures is not None
     scores = [
         list(csv.DictReader((outcome.pictures / "scores.csv").read_text().splitlines()))
-        for outcome in (drawn, shared)
+        for outcome in (synthetic, shared)
         if outcome.pictures
     ]
     assert [len(rows) for rows in scores] == [8, 4]
 
 
-def test_every_test_is_audited(drawn: Outcome, store: Tracker) -> None:
+def test_every_test_is_audited(synthetic: Outcome, store: Tracker) -> None:
     """The defect of the tiny set is a bright square: the brightest pixel tells it."""
-    record = store.find(drawn.run_id)
+    record = store.find(synthetic.run_id)
     figures = json.loads(record.artifact("data/audit.json").read_text())
     assert figures.keys() == {f"audit/{name}" for name in STATISTICS}
     assert figures["audit/brightest"] == 1
     assert not [key for key in record.metrics if key.startswith("audit")]
     assert "part: brightest pixel alone" in record.tags["vqlab.audit"]
-    assert drawn.test is not None
-    assert any("brightest pixel alone" in note for note in drawn.test.notes)
+    assert synthetic.test is not None
+    assert any("brightest pixel alone" in note for note in synthetic.test.notes)
 
 
 def test_the_leaderboard_marks_the_category(
-    drawn: Outcome, shared: Outcome, store: Tracker
+    synthetic: Outcome, shared: Outcome, store: Tracker
 ) -> None:
-    records = [store.find(outcome.run_id) for outcome in (drawn, shared)]
+    records = [store.find(outcome.run_id) for outcome in (synthetic, shared)]
     board = make_board(records, 2, METRIC).table()
     places = {column.header: place for place, column in enumerate(board.columns)}
     data = [str(row.cells[places["data"]]) for row in board.rows]
@@ -124,7 +126,7 @@ def test_the_leaderboard_marks_the_category(
     part = records[1].tags["vqlab.test_fingerprint"][:8]
     assert data[0].endswith(whole) and data[1].endswith(f"{whole}, part {part}")
     assert len(board.rows) == 4  # a baseline for each of the two test sets
-    sound = [store.find(drawn.run_id)]
+    sound = [store.find(synthetic.run_id)]
     del sound[0].tags["vqlab.audit"]
     assert make_board(sound, 1, METRIC).table().caption == ""
 
@@ -136,16 +138,20 @@ def printed(table: Any) -> str:
     return capture.get()
 
 
-def test_every_table_of_test_figures_marks_the_category(drawn: Outcome, store: Tracker) -> None:
-    assert drawn.test is not None
-    rows = [("validation", drawn.validation), ("test", drawn.test), *drawn.other_reports.items()]
+def test_every_table_of_test_figures_marks_the_category(synthetic: Outcome, store: Tracker) -> None:
+    assert synthetic.test is not None
+    rows = [
+        ("validation", synthetic.validation),
+        ("test", synthetic.test),
+        *synthetic.other_reports.items(),
+    ]
     report = report_table("run", rows)
     lines = printed(report).splitlines()
     names = [line.split("│")[1].strip() for line in lines if line.startswith("│")]
     assert [name for name in names if name] == ["validation", "test ⚠", "mean_image ⚠"]
-    compared = comparison_tables(compare(store, drawn.run_id, drawn.run_id, resamples=100))
+    compared = comparison_tables(compare(store, synthetic.run_id, synthetic.run_id, resamples=100))
     assert [table.title for table in compared] == ["part ⚠: 4 normal and 4 anomalous images"]
-    record = store.find(drawn.run_id)
+    record = store.find(synthetic.run_id)
     other = replace(record, params={**record.params, "training.seed": "1"})
     seeds = seeds_table([record, other])
     assert seeds is not None and [row.cells[0] for row in seeds.rows] == ["part ⚠"]
@@ -159,26 +165,26 @@ def test_a_sweep_tells_what_the_audit_warns_of(
 ) -> None:
     monkeypatch.setattr(out, "width", 120)  # wide enough for a row's name on one line
     space = make_space({"space": {"detector.floor": {"choices": [0.01, 0.05]}}})
-    said = []
+    events = []
     for _ in range(2):  # the second time nothing is scored again
         result = sweep(baseline(root), space, store, trials=1, results=tmp_path / "results")
         with out.capture() as captured:
             say_result(result)
-        said.append(captured.get())
-    for text in said:
+        events.append(captured.get())
+    for text in events:
         assert "test ⚠" in text and "test, mean_image ⚠" in text
         assert text.count("note: part: brightest pixel alone") == 1
 
 
 def test_other_test_images_are_not_compared(
-    drawn: Outcome, shared: Outcome, tracker: Tracker, root: Path, tmp_path: Path
+    synthetic: Outcome, shared: Outcome, tracker: Tracker, root: Path, tmp_path: Path
 ) -> None:
     assert promote(tracker, "part", ref=shared.run_id).promoted
-    refused = promote(tracker, "part", ref=drawn.run_id)
+    refused = promote(tracker, "part", ref=synthetic.run_id)
     assert not refused.promoted and refused.champion_value is None
     assert "50% of test, excluded from test; train one of them again" in refused.reason
     evaluate_model(Model.load(shared.checkpoint, "cpu"), None, tracker, tmp_path / "results")
-    assert not promote(tracker, "part", ref=drawn.run_id).promoted
+    assert not promote(tracker, "part", ref=synthetic.run_id).promoted
     again = run(
         resolve(baseline(root, source="test", fraction=0.5)), tracker, results=tmp_path / "again"
     )
@@ -190,7 +196,7 @@ def test_other_test_images_are_not_compared(
 
 
 def test_runs_from_before_are_compared_as_ever(
-    drawn: Outcome, root: Path, tracker: Tracker, tmp_path: Path
+    synthetic: Outcome, root: Path, tracker: Tracker, tmp_path: Path
 ) -> None:
     """They lack the setting and the tags, and reported the whole test set."""
     old = run(resolve(baseline(root)), tracker, name="old", results=tmp_path)
@@ -208,7 +214,7 @@ def test_runs_from_before_are_compared_as_ever(
     tracker.find = found  # type: ignore[method-assign]
     try:
         assert promote(tracker, "part", ref=old.run_id).promoted
-        compared = promote(tracker, "part", ref=drawn.run_id)
+        compared = promote(tracker, "part", ref=synthetic.run_id)
     finally:
         del tracker.find
     assert not compared.promoted and compared.champion_value == compared.value

@@ -154,20 +154,22 @@ def once_trained(action: Callable[[Training], None]) -> Callable[[Training], Non
     return before
 
 
-def complaint(training: Training, good: set[str], said: str, status: int) -> str:
+def complaint(training: Training, good: set[str], output: str, status: int) -> str:
     """Return what is wrong with a training whose logging failed, or an empty string."""
-    if status not in (0, 2) or "Traceback" in said:
+    if status not in (0, 2) or "Traceback" in output:
         return "traceback"
     if not training.epochs:  # it failed before there was anything to lose
-        return "" if status == 2 and "vqlab: " in said else "not trained"
+        return "" if status == 2 and "vqlab: " in output else "not trained"
     checkpoints = [*training.root.parent.rglob("model.safetensors")]
     if len(training.epochs) != EPOCHS or not checkpoints:
         return f"lost after {len(training.epochs)} epochs"
     Model.load(checkpoints[0])
     if status == 0:
         missing = good - training.logged()
-        return f"silently not logged: {missing}" if missing and "could not log" not in said else ""
-    return "" if any(str(path) in said for path in checkpoints) else "checkpoint not named"
+        return (
+            f"silently not logged: {missing}" if missing and "could not log" not in output else ""
+        )
+    return "" if any(str(path) in output for path in checkpoints) else "checkpoint not named"
 
 
 def incomplete(training: Training, good: set[str]) -> str:
@@ -198,7 +200,7 @@ def problems(
 
     def of(choose: Callable[[list[str]], list[tuple[int, str]]]) -> list[str]:
         calls, good = good_training(make)
-        found = []
+        messages = []
         for number, kind in choose(calls):
             training = make()
 
@@ -210,13 +212,15 @@ def problems(
             caplog.clear()
             capsys.readouterr()
             status = training.start()
-            said = caplog.text + capsys.readouterr().err
-            wrong = complaint(training, good, said, status)
+            output = caplog.text + capsys.readouterr().err
+            wrong = complaint(training, good, output, status)
             if status and training.epochs:
                 wrong = wrong or incomplete(training, good)
             if wrong:
-                found.append(f"{number} {calls[number]} {kind}: {wrong}; status {status}: {said}")
-        return found
+                messages.append(
+                    f"{number} {calls[number]} {kind}: {wrong}; status {status}: {output}"
+                )
+        return messages
 
     return of
 
@@ -301,6 +305,6 @@ def test_a_store_that_fails_after_training(
     training = make()
     training.before = once_trained(action)
     status = training.start()
-    said = caplog.text + capsys.readouterr().err
-    assert complaint(training, set(), said, status) == "", said
-    assert status == 2 or "could not log" in said or "checkpoint is in" in said, said
+    output = caplog.text + capsys.readouterr().err
+    assert complaint(training, set(), output, status) == "", output
+    assert status == 2 or "could not log" in output or "checkpoint is in" in output, output

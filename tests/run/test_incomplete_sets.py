@@ -162,21 +162,21 @@ def test_promotion_compares_what_both_have(
     monkeypatch.setattr("vqlab.promote.promotion.reproduce", lambda record, data: "skipped")
     no_normals(part)
     results = tmp_path / "results"
-    one = run(resolve(baseline(part)), store, results=results)
-    first = promote(store, "part", ref=one.run_id)
-    assert first.promoted and "test/pixel_auroc" in first.reason
+    baseline_run = run(resolve(baseline(part)), store, results=results)
+    champion = promote(store, "part", ref=baseline_run.run_id)
+    assert champion.promoted and "test/pixel_auroc" in champion.reason
     trained = resolve(tiny_recipe(part.parent))
-    two = run(trained, store, results=results)
-    second = promote(store, "part", ref=two.run_id)
-    assert second.champion_value == first.value
+    vqvae_run = run(trained, store, results=results)
+    challenger = promote(store, "part", ref=vqvae_run.run_id)
+    assert challenger.champion_value == champion.value
     with pytest.raises(
         UserError, match="has no test/image_auroc: it is undefined.*test/escape_rate"
     ):
-        promote(store, "part", ref=two.run_id, metric="test/image_auroc")
+        promote(store, "part", ref=vqvae_run.run_id, metric="test/image_auroc")
     no_masks(part)
-    three = run(resolve(baseline(part)), store, results=results)
+    unmasked_run = run(resolve(baseline(part)), store, results=results)
     with pytest.raises(UserError, match=r"lacks normal or anomalous.*--metric \(test/escape"):
-        promote(store, "part", ref=three.run_id)
+        promote(store, "part", ref=unmasked_run.run_id)
 
 
 @pytest.fixture
@@ -240,8 +240,12 @@ def test_the_command_line(
     shutil.copytree(empty_store, "mlruns")
     settings = ("vqvae", "detector=mean_image", "data.image_size=32", "training.epochs=0")
     assert vqlab(monkeypatch, "train", *settings, "--good", folders.good) == 0
-    said = capsys.readouterr().out
-    assert "good has no test images" in said and "validation" in said and "mean_image" not in said
+    output = capsys.readouterr().out
+    assert (
+        "good has no test images" in output
+        and "validation" in output
+        and "mean_image" not in output
+    )
     run_id = Tracker.open(Path("mlruns")).runs(kinds=["train"])[0].run_id
     assert vqlab(monkeypatch, "promote", "--category", "good", "--run", run_id) == 2
     assert "--without-test" in capsys.readouterr().err

@@ -73,10 +73,21 @@ def test_a_disturbance_outside_changes_nothing(
     assert first.test.mean == second.test.mean and "aupro" in first.test.mean
     for file in sorted((clean / "cable/test").glob("*/*.png")):
         image = np.asarray(Image.open(file))
-        one, two = first.model.score(image), first.model.score(disturbed(image, 9))
-        assert (one.score, one.verdict, one.p_value) == (two.score, two.verdict, two.p_value)
-        assert (one.anomaly_map == two.anomaly_map).all() and (one.mask == two.mask).all()
-        assert not one.mask[~INSPECTED].any() and one.regions() == two.regions()
+        undisturbed, prediction = (
+            first.model.score(image),
+            first.model.score(disturbed(image, 9)),
+        )
+        assert (undisturbed.score, undisturbed.verdict, undisturbed.p_value) == (
+            prediction.score,
+            prediction.verdict,
+            prediction.p_value,
+        )
+        assert (undisturbed.anomaly_map == prediction.anomaly_map).all() and (
+            undisturbed.mask == prediction.mask
+        ).all()
+        assert (
+            not undisturbed.mask[~INSPECTED].any() and undisturbed.regions() == prediction.regions()
+        )
     without = trained(small, name, clean, tmp_path / "c")
     scores = [without.model.score(each).score for each in (image, disturbed(image, 9))]
     assert scores[0] != scores[1]

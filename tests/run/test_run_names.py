@@ -34,5 +34,5 @@ def test_lists_and_long_values() -> None:
     st.dictionaries(st.text(min_size=1, max_size=100), st.text(max_size=100), max_size=30),
     st.text(max_size=100),
 )
-def test_no_name_is_longer(first: str, own: dict[str, str], last: str) -> None:
-    assert len(run_name(first, own, last)) <= LENGTH
+def test_no_name_is_longer(first: str, overrides: dict[str, str], last: str) -> None:
+    assert len(run_name(first, overrides, last)) <= LENGTH

@@ -32,8 +32,8 @@ def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
     return dict(load_checkpoint(checkpoint)[0])
 
 
-def same(one: Path, other: Path) -> bool:
-    first, second = tensors(one), tensors(other)
+def same(path: Path, other_path: Path) -> bool:
+    first, second = tensors(path), tensors(other_path)
     return first.keys() == second.keys() and all(
         torch.equal(first[key], second[key]) for key in first
     )
@@ -249,16 +249,16 @@ def test_the_papers_habit_is_marked_and_cannot_be_promoted(
 @pytest.mark.usefixtures("every_state")
 def test_the_epoch_kept_is_the_best_on_test(small: Tree, tracker: Tracker, tmp_path: Path) -> None:
     seen: list[float] = []
-    kept: list[dict[str, torch.Tensor]] = []
+    best_weights: list[dict[str, torch.Tensor]] = []
 
     def watch(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         seen.append(metrics["best_on_test/image_auroc"])
         folder = max(tracker.run_folder("x").parent.iterdir(), key=lambda f: f.stat().st_mtime)
-        kept.append(dict(load_state(folder / "state.safetensors")["kept"]))
+        best_weights.append(dict(load_state(folder / "state.safetensors")["kept"]))
 
     config = resolve(merge(small, {"training": {"select": "best_on_test", "seed": 3}}))
     outcome = run(config, tracker, results=tmp_path, on_epoch=watch)
-    best = kept[int(np.argmax(seen))]
+    best = best_weights[int(np.argmax(seen))]
     weight = "encoder.0.weight"
     assert torch.equal(tensors(outcome.checkpoint)[weight], best[weight])
     assert len(seen) == 3
@@ -299,13 +299,13 @@ def test_the_best_epoch_on_validation_counts_and_survives_a_resume(
     assert record.tags["vqlab.selected_epoch"] == str(best)
     assert "vqlab.selected_on" not in record.tags and whole.test_split == "test"
 
-    kept, trained = [], []
+    best_weights, trained = [], []
 
     def stop(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         if epoch == best:
             folder = tracker.run_folder(tracker.find("hasty").run_id)
             state = load_state(folder / "state.safetensors")
-            kept.append(state["kept"])
+            best_weights.append(state["kept"])
             trained.append(state["detector"])
             raise KeyboardInterrupt
 
@@ -315,8 +315,8 @@ def test_the_best_epoch_on_validation_counts_and_survives_a_resume(
     assert same(resumed.checkpoint, whole.checkpoint)
     assert resumed.validation.mean == whole.validation.mean
     for key in ("encoder.0.weight", "decoder.0.weight"):
-        assert torch.equal(tensors(whole.checkpoint)[key], kept[0][key])
-        assert not torch.equal(trained[0][key], kept[0][key])  # the average of them
+        assert torch.equal(tensors(whole.checkpoint)[key], best_weights[0][key])
+        assert not torch.equal(trained[0][key], best_weights[0][key])  # the average of them
 
 
 def test_epochs_shorter_than_a_second_are_trained_again(
@@ -350,22 +350,22 @@ def test_a_diverged_run_keeps_its_last_good_model(
     seen: list[int] = []
     tree = merge(small, {"detector": {"commitment": 1e38, "warmup": 5}})
     name = f"diverging-{test}"
-    with pytest.raises(UserError, match="diverged: .* at epoch 3, step 2; lower training") as said:
+    with pytest.raises(UserError, match="diverged: .* at epoch 3, step 2; lower training") as error:
         run(
             resolve(tree), tracker, name=name, test=test, results=tmp_path,
             on_epoch=lambda epoch, epochs, metrics: seen.append(epoch),
         )  # fmt: skip
     record = tracker.find(name)
-    assert (record.status, record.tags["vqlab.failure"]) == ("FAILED", str(said.value))
+    assert (record.status, record.tags["vqlab.failure"]) == ("FAILED", str(error.value))
     assert seen == [1, 2]
     state = load_state(tracker.run_folder(record.run_id) / "state.safetensors")
     assert len(state["history"]) == 2
     assert all(torch.isfinite(tensor).all() for tensor in state["detector"].values())
     if not test:  # a trial of a sweep: not worth a model
-        assert f"is in {tracker.run_folder(record.run_id)}" in str(said.value)
+        assert f"is in {tracker.run_folder(record.run_id)}" in str(error.value)
         return
-    assert "The model after epoch 2 is saved" in str(said.value)
-    assert f"vqlab evaluate --model {record.run_id[:12]}" in str(said.value)
+    assert "The model after epoch 2 is saved" in str(error.value)
+    assert f"vqlab evaluate --model {record.run_id[:12]}" in str(error.value)
     model = Model.load(tracker.find(record.run_id[:12]).checkpoint(), "cpu")
     for key, tensor in model.detector.named_parameters():
         if key.startswith(("encoder", "decoder")):
@@ -390,9 +390,9 @@ def test_intervals_and_evidence_are_recorded(outcome: Outcome, tracker: Tracker)
         assert low <= record.metrics[f"test/{name}"] <= high and low < high
     assert (record.metrics["test/normal_images"], record.metrics["test/anomalous_images"]) == (4, 6)
     assert "test/image_auroc_low" not in record.metrics  # of four normal images
-    told = " ".join(outcome.test.notes)
+    notes = " ".join(outcome.test.notes)
     assert (
-        "no 95 % interval of image AUROC, image AP, image F1max" in told and "got 4 and 6" in told
+        "no 95 % interval of image AUROC, image AP, image F1max" in notes and "got 4 and 6" in notes
     )
     assert not any(key.startswith("validation/image_auroc_") for key in record.metrics)
     measured = load_evidence(record.artifact(EVIDENCE))["cable"]
@@ -410,9 +410,9 @@ def test_pixels_may_be_compared_at_the_images_own_size(
     report, _ = evaluate_model(model, None, tracker, tmp_path)
     assert outcome.test is not None
     assert report.mean["image_auroc"] == outcome.test.mean["image_auroc"]
-    network, own = outcome.test.mean["pixel_auroc"], report.mean["pixel_auroc"]
-    assert own != network
-    assert own == pytest.approx(network, abs=0.1)
+    network, original = outcome.test.mean["pixel_auroc"], report.mean["pixel_auroc"]
+    assert original != network
+    assert original == pytest.approx(network, abs=0.1)
 
 
 def test_every_row_beside_a_model_is_measured_by_its_evaluation_settings(

@@ -161,8 +161,8 @@ def test_a_fault_says_whose_it_is(only_vqvae: dict[str, Tree]) -> None:
 
 
 def test_the_objective_of_all_holds_for_each() -> None:
-    found = spaces(objective="validation/aupro")
-    assert {space.objective for space in found.recipes.values()} == {"validation/aupro"}
+    parsed = spaces(objective="validation/aupro")
+    assert {space.objective for space in parsed.recipes.values()} == {"validation/aupro"}
 
 
 def test_another_space_of_one_recipe_is_another_study(only_vqvae: dict[str, Tree]) -> None:
@@ -177,10 +177,10 @@ def test_another_space_of_one_recipe_is_another_study(only_vqvae: dict[str, Tree
 def test_overrides_for_one_recipe_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(EXPERIMENTS.parent)
     overrides = ["training.seed=3", "memory_bank.detector.bank_size=7"]
-    found = recipe_trees(["vqvae", "memory_bank"], overrides, "bottle", None, "quick")
-    assert [tree["training"]["seed"] for tree in found.values()] == [3, 3]
-    assert found["memory_bank"]["detector"]["bank_size"] == 7
-    assert "bank_size" not in found["vqvae"]["detector"]
+    trees = recipe_trees(["vqvae", "memory_bank"], overrides, "bottle", None, "quick")
+    assert [tree["training"]["seed"] for tree in trees.values()] == [3, 3]
+    assert trees["memory_bank"]["detector"]["bank_size"] == 7
+    assert "bank_size" not in trees["vqvae"]["detector"]
 
 
 # Studies
@@ -230,7 +230,7 @@ def tracker(store: Tracker) -> Tracker:
     return store
 
 
-class Told(list[Event]):
+class Events(list[Event]):
     def of(self, kind: type[Any]) -> list[Any]:
         return [event for event in self if isinstance(event, kind)]
 
@@ -255,25 +255,25 @@ LAST = TrialKey("vqflow", 1)
 
 
 @pytest.fixture(scope="module")
-def swept(trees: dict[str, Tree], tracker: Tracker) -> tuple[SweepResult, Told, Tree]:
+def swept(trees: dict[str, Tree], tracker: Tracker) -> tuple[SweepResult, Events, Tree]:
     """Five trials, the last one, the second of vqflow, interrupted after its first epoch; what was
     said of the rest, and that trial's settings."""
-    drawn: Tree = {}
+    settings: Tree = {}
 
     def stop(event: Event) -> None:
         if isinstance(event, TrialStarted) and event.key == LAST:
-            drawn.update(event.params)
+            settings.update(event.params)
         if isinstance(event, EpochDone) and (event.key, event.epoch) == (LAST, 1):
             raise KeyboardInterrupt
 
-    told = Told()
+    events = Events()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vqlab.sweep.result.test_model", stand_in)
         patch.setattr("vqlab.run.story.loss_curves", lambda history: Figure(figsize=(1, 1)))
         with pytest.raises(Interrupted, match="4 of 5 trials done"):
             sweep(trees, spaces(), tracker, trials=5, seed=SEED, on_event=stop)
-        result = sweep(trees, spaces(), tracker, trials=5, seed=SEED, on_event=told.append)
-    return result, told, drawn
+        result = sweep(trees, spaces(), tracker, trials=5, seed=SEED, on_event=events.append)
+    return result, events, settings
 
 
 def test_recipes_take_turns_from_their_own_values(swept: Any, trees: dict[str, Tree]) -> None:
@@ -288,12 +288,12 @@ def test_recipes_take_turns_from_their_own_values(swept: Any, trees: dict[str, T
 
 
 def test_an_interrupted_trial_is_repeated_with_its_recipe(swept: Any) -> None:
-    result, told, drawn = swept
+    result, events, settings = swept
     states = [row.state for row in result.trials]
     assert states == ["COMPLETE"] * 4 + ["FAIL", "COMPLETE"]
-    repeated = told.of(TrialStarted)[0]
+    repeated = events.of(TrialStarted)[0]
     assert (repeated.key, repeated.resumed_at) == (TrialKey("vqflow", 2), 1)
-    assert drawn and repeated.params == drawn
+    assert settings and repeated.params == settings
     assert result.trials[5].retry_of == 1
 
 
@@ -336,8 +336,8 @@ def test_the_best_of_each_recipe_stays(swept: Any, tracker: Tracker) -> None:
     best = max(result.recipes.values(), key=lambda row: row.value)
     assert best == result.best and result.best.recipe == best.recipe
     for run in tracker.runs(tags={"vqlab.kind": "trial", "vqlab.study": result.study}):
-        kept = run.run_id in {row.run_id for row in result.recipes.values()}
-        assert kept == (run.tags["optuna.state"] == "COMPLETE" and _has_checkpoint(run))
+        is_best = run.run_id in {row.run_id for row in result.recipes.values()}
+        assert is_best == (run.tags["optuna.state"] == "COMPLETE" and _has_checkpoint(run))
         assert any(key.startswith("test/") for key in run.metrics) == (run.run_id == best.run_id)
 
 
@@ -362,9 +362,9 @@ def test_recipe_checkpoint_and_threshold_agree(swept: Any, tracker: Tracker) -> 
 
 
 def test_again_does_nothing(swept: Any, trees: dict[str, Tree], tracker: Tracker) -> None:
-    told = Told()
-    again = sweep(trees, spaces(), tracker, trials=5, seed=SEED, on_event=told.append)
-    assert not told.of(TrialStarted)
+    events = Events()
+    again = sweep(trees, spaces(), tracker, trials=5, seed=SEED, on_event=events.append)
+    assert not events.of(TrialStarted)
     assert (again.study, again.best, again.recipes) == (
         swept[0].study,
         swept[0].best,
@@ -385,11 +385,11 @@ def test_weights_that_are_not_there_are_said_before_any_trial(
     trees: dict[str, Tree], tracker: Tracker, tmp_path: Path
 ) -> None:
     features = {"backbone": "resnet18", "weights": str(tmp_path / "none.pth")}
-    told = Told()
+    events = Events()
     with pytest.raises(UserError, match="recipe memory_bank: .*none.pth"):
         broken = {**trees, "memory_bank": {**trees["memory_bank"], "features": features}}
-        sweep(broken, spaces(), tracker, trials=3, on_event=told.append)
-    assert not told
+        sweep(broken, spaces(), tracker, trials=3, on_event=events.append)
+    assert not events
 
 
 # The command
@@ -424,12 +424,12 @@ def test_sweep_all_tells_which_recipe_is_which(
     monkeypatch.setattr("vqlab.sweep.result.test_model", stand_in)
     words = ("bank.detector.bank_size=30", "training.seed=1", "--n-trials", "2")
     assert command(monkeypatch, "sweep", "all", *words) == 0
-    said = capsys.readouterr().out
-    assert "study part-all-" in said and "bank_size=30" in said
-    lines = [line.split() for line in said.splitlines()]
+    output = capsys.readouterr().out
+    assert "study part-all-" in output and "bank_size=30" in output
+    lines = [line.split() for line in output.splitlines()]
     table = {line[1]: line for line in lines if line[:1] == ["│"] and "COMPLETE" in line}
     assert {"quick_one:0", "bank:0"} <= table.keys()
-    assert "the recipes, each at its best" in said
+    assert "the recipes, each at its best" in output
 
 
 @pytest.mark.parametrize(
@@ -461,10 +461,10 @@ def test_the_shipped_comparison_needs_no_download(
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.chdir(EXPERIMENTS.parent)
-    found = read_space(EXPERIMENTS / "sweeps" / "all.yaml")
-    assert isinstance(found, Spaces)
-    trees = recipe_trees(found.recipes, [], "part", root, preset)
-    comparison = make_comparison(found, trees)
+    spaces = read_space(EXPERIMENTS / "sweeps" / "all.yaml")
+    assert isinstance(spaces, Spaces)
+    trees = recipe_trees(spaces.recipes, [], "part", root, preset)
+    comparison = make_comparison(spaces, trees)
     (note,) = comparison.notes
     assert note.startswith("vqflow, memory_bank: features.backbone is filters in all trials; left")
     assert "resnet18, mobilenetv2_100 (weights not on this machine" in note

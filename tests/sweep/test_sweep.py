@@ -82,10 +82,12 @@ def test_shipped_spaces_fit_their_detectors(path: Path, tree: Tree) -> None:
     recipe = {**tree, "detector": {"name": path.stem}, "features": {"weights": "random"}}
     checked = plan(space, recipe)
     assert {*checked.sampled, *checked.scoring, *checked.thresholds} == set(space.axes)
-    asked = space.axes.get("features.backbone")
-    if asked is not None and asked.available is not None:  # random weights can be had of all
+    backbones = space.axes.get("features.backbone")
+    if (
+        backbones is not None and backbones.available is not None
+    ):  # random weights can be had of all
         choices = checked.space.axes["features.backbone"].choices
-        assert choices == ("pixels", *asked.available)
+        assert choices == ("pixels", *backbones.available)
     assert set(checked.recipe_params()) == set(checked.sampled), (
         "the recipe's own values lie outside"
     )
@@ -139,17 +141,17 @@ def test_axes_take_the_type_of_their_setting(tree: Tree) -> None:
         ),
         tree,
     )
-    drawn = checked.sampled | checked.scoring
-    kinds = {name.rpartition(".")[2]: type(d).__name__ for name, d in drawn.items()}
+    axes = checked.sampled | checked.scoring
+    kinds = {name.rpartition(".")[2]: type(d).__name__ for name, d in axes.items()}
     assert kinds == {
         "codebook_size": "IntDistribution",
         "learning_rate": "FloatDistribution",
         "commitment": "FloatDistribution",
         "terms": "CategoricalDistribution",
     }
-    own = checked.recipe_params()
-    assert own["training.learning_rate"] == 1e-3 and own["detector.codebook_size"] == 16
-    assert resolve(checked.tree_of(own)) == resolve(tree)
+    recipe = checked.recipe_params()
+    assert recipe["training.learning_rate"] == 1e-3 and recipe["detector.codebook_size"] == 16
+    assert resolve(checked.tree_of(recipe)) == resolve(tree)
 
 
 def test_thresholds_are_a_grid_within_the_trial(tree: Tree) -> None:
@@ -182,12 +184,12 @@ def test_the_study_is_named_after_all_that_matters(tree: Tree) -> None:
     def name(tree: Tree, **more: Any) -> str:
         return make_comparison(space_of(**{**axes, **more}), tree).sweep_name(splits, "tiny")
 
-    one = name(tree)
-    assert one.startswith("part-vqvae-tiny-") and one == name(tree)
-    assert one == name(merge(tree, {"training": {"threads": 2}}))
-    assert one != name(merge(tree, {"training": {"epochs": 3}}))
-    assert one != name(tree, detector__codebook_size={"choices": [8, 32]})
-    assert one != name(tree, objective="validation/aupro")
+    expected = name(tree)
+    assert expected.startswith("part-vqvae-tiny-") and expected == name(tree)
+    assert expected == name(merge(tree, {"training": {"threads": 2}}))
+    assert expected != name(merge(tree, {"training": {"epochs": 3}}))
+    assert expected != name(tree, detector__codebook_size={"choices": [8, 32]})
+    assert expected != name(tree, objective="validation/aupro")
 
 
 # Parts
@@ -253,14 +255,14 @@ def test_an_interrupted_trial_is_queued_once(tmp_path: Path) -> None:
     storage = storage_at(tmp_path)
     study = open_study(storage, "s")
     trial = ask(study)
-    drawn = trial.suggest_float("x", 0, 1)
+    value = trial.suggest_float("x", 0, 1)
     assert reconcile(study, storage) == [0]
     assert reconcile(study, storage) == []
     states = [t.state for t in study.trials]
     assert states == [TrialState.FAIL, TrialState.WAITING]
     assert not retry(study, study.trials[0])
     again = ask(study)
-    assert again.number == 1 and again.suggest_float("x", 0, 1) == drawn
+    assert again.number == 1 and again.suggest_float("x", 0, 1) == value
     assert record_of(again).retry_of == 0
 
 
@@ -339,7 +341,7 @@ VQVAE_AXES: Tree = {
 }
 
 
-class Told(list[Event]):
+class Events(list[Event]):
     def of(self, kind: type[Any]) -> list[Any]:
         return [event for event in self if isinstance(event, kind)]
 
@@ -352,33 +354,33 @@ def tracker(store: Tracker) -> Tracker:
 @pytest.fixture(scope="module")
 def swept(
     tree: Tree, tracker: Tracker, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[SweepResult, Told, Callable[[int, Told], SweepResult]]:
+) -> tuple[SweepResult, Events, Callable[[int, Events], SweepResult]]:
     results = tmp_path_factory.mktemp("results")
     space = make_space({"space": VQVAE_AXES})
 
-    def again(trials: int, told: Told) -> SweepResult:
+    def again(trials: int, events: Events) -> SweepResult:
         return sweep(
-            tree, space, tracker, trials=trials, preset="tiny", on_event=told.append,
+            tree, space, tracker, trials=trials, preset="tiny", on_event=events.append,
             results=results,
         )  # fmt: skip
 
-    told = Told()
-    return again(2, told), told, again
+    events = Events()
+    return again(2, events), events, again
 
 
 def test_a_sweep_leaves_what_it_promises(swept: Any, tracker: Tracker) -> None:
-    result, told, _ = swept
+    result, events, _ = swept
     assert [row.state for row in result.trials] == ["COMPLETE"] * 2
     assert result.best.value == max(row.value for row in result.trials)
     assert result.validation["validation/pixel_auroc"] == result.best.value
     assert {"test/image_auroc", "test/aupro"} <= set(result.test)
     assert "test_mean_image/image_auroc" in result.baseline
     assert result.pictures is not None and list(result.pictures.glob("part_*_viz.png"))
-    (opened,) = told.of(StudyOpened)
+    (opened,) = events.of(StudyOpened)
     assert (opened.done, opened.target, opened.notes) == (0, 2, ())
-    assert [e.number for e in told.of(TrialStarted)] == [0, 1]
-    assert "validation/pixel_auroc" in told.of(EpochDone)[0].metrics
-    assert told.of(TrialFinished)[-1].best == result.best
+    assert [e.number for e in events.of(TrialStarted)] == [0, 1]
+    assert "validation/pixel_auroc" in events.of(EpochDone)[0].metrics
+    assert events.of(TrialFinished)[-1].best == result.best
 
     parent = tracker.find(result.parent_id)
     assert (parent.status, parent.tags["vqlab.kind"]) == ("FINISHED", "study")
@@ -431,12 +433,12 @@ def test_checkpoint_recipe_and_run_agree_on_the_threshold(swept: Any, tracker: T
 def test_again_does_nothing_and_then_continues(swept: Any, tracker: Tracker) -> None:
     result, _, again = swept
     before = [(r.run_id, r.metrics) for r in tracker.runs()]
-    told = Told()
-    same = again(2, told)
-    assert not told.of(TrialStarted) and told.of(StudyOpened)[0].done == 2
+    events = Events()
+    same = again(2, events)
+    assert not events.of(TrialStarted) and events.of(StudyOpened)[0].done == 2
     assert (same.study, same.best, same.test) == (result.study, result.best, result.test)
     assert [(r.run_id, r.metrics) for r in tracker.runs()] == before
-    more = again(3, Told())
+    more = again(3, Events())
     assert [row.number for row in more.trials] == [0, 1, 2]
     assert more.trials[:2] == result.trials
     assert more.recipe == result.recipe and "Best of 3 trials" in more.recipe.read_text()
@@ -462,12 +464,12 @@ sweep({tree!r}, make_space({{"space": {VQVAE_AXES!r}}}), tracker, trials=2, on_e
         "study",
         "trial",
     ]
-    told = Told()
-    result = run_sweep(tree, tracker, 2, VQVAE_AXES, told)
-    assert told.of(StudyOpened)[0].done == 1 and "trial 1" in told.of(StudyOpened)[0].notes[0]
-    retried = told.of(TrialStarted)[0]
+    events = Events()
+    result = run_sweep(tree, tracker, 2, VQVAE_AXES, events)
+    assert events.of(StudyOpened)[0].done == 1 and "trial 1" in events.of(StudyOpened)[0].notes[0]
+    retried = events.of(TrialStarted)[0]
     assert retried.number == 2 and retried.resumed_at == 1
-    assert [e.epoch for e in told.of(EpochDone)] == [2]
+    assert [e.epoch for e in events.of(EpochDone)] == [2]
     rows = result.trials
     assert [row.state for row in rows] == ["COMPLETE", "FAIL", "COMPLETE"]
     assert [row.retry_of for row in rows] == [None, None, 1]
@@ -475,9 +477,9 @@ sweep({tree!r}, make_space({{"space": {VQVAE_AXES!r}}}), tracker, trials=2, on_e
     sampled = [k for k in VQVAE_AXES if not k.startswith("threshold")]
     assert [rows[1].params[k] for k in sampled] == [rows[2].params[k] for k in sampled]
     runs = tracker.runs(tags={"vqlab.kind": "trial", "vqlab.study": result.study})
-    shown = {int(r.tags["vqlab.trial"]): (r.tags["optuna.state"], r.status) for r in runs}
+    states = {int(r.tags["vqlab.trial"]): (r.tags["optuna.state"], r.status) for r in runs}
     finished, failed = ("COMPLETE", "FINISHED"), ("FAIL", "FAILED")
-    assert shown == {0: finished, 1: failed, 2: finished}
+    assert states == {0: finished, 1: failed, 2: finished}
     assert not any(r.status == "RUNNING" for r in tracker.runs())
     assert not any(tracker.run_folder(r.run_id).exists() for r in runs)
 
@@ -537,11 +539,11 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tree: Tree) -> Tree:
 
 
 def run_sweep(
-    tree: Tree, tracker: Tracker, trials: int, axes: Tree, told: Told | None = None
+    tree: Tree, tracker: Tracker, trials: int, axes: Tree, events: Events | None = None
 ) -> SweepResult:
     return sweep(
         tree, make_space({"space": axes}), tracker, trials=trials, results=tracker.root / "results",
-        on_event=(told if told is not None else Told()).append,
+        on_event=(events if events is not None else Events()).append,
     )  # fmt: skip
 
 
@@ -579,12 +581,12 @@ def test_one_failing_trial_does_not_stop_the_others(
 
 
 def test_a_sweep_whose_trials_all_fail_stops(scripted: Tree, tracker: Tracker) -> None:
-    told = Told()
+    events = Events()
     recipe = merge(scripted, nest("detector.act", "raise"))
     with pytest.raises(UserError, match="3 of its 3 trials failed.*a wheel came off"):
-        run_sweep(recipe, tracker, 50, {"detector.quality": {"low": 0.1, "high": 1.0}}, told)
-    assert len(told.of(TrialFinished)) == 3
-    study = told.of(StudyOpened)[0].study
+        run_sweep(recipe, tracker, 50, {"detector.quality": {"low": 0.1, "high": 1.0}}, events)
+    assert len(events.of(TrialFinished)) == 3
+    study = events.of(StudyOpened)[0].study
     (parent,) = tracker.runs(tags={"vqlab.kind": "study", "vqlab.study": study})
     assert parent.status == "FAILED" and "a wheel came off" in parent.tags["vqlab.failure"]
 
@@ -606,9 +608,9 @@ def test_ctrl_c_leaves_all_consistent_and_says_how_to_go_on(
 ) -> None:
     axes = {"detector.quality": {"low": 0.2, "high": 1.0}}
     recipe = merge(scripted, nest("training.seed", 1))  # trained by no test before
-    told = Told()
+    events = Events()
 
-    class Stopping(Told):
+    class Stopping(Events):
         def append(self, event: Event) -> None:
             super().append(event)
             if isinstance(event, EpochDone) and event.number == 1:
@@ -617,17 +619,17 @@ def test_ctrl_c_leaves_all_consistent_and_says_how_to_go_on(
     with pytest.raises(Interrupted, match="1 of 3 trials done; the same command goes on"):
         run_sweep(recipe, tracker, 3, axes, Stopping())
     assert not any(r.status == "RUNNING" for r in tracker.runs())
-    result = run_sweep(recipe, tracker, 3, axes, told)
+    result = run_sweep(recipe, tracker, 3, axes, events)
     assert [r.state for r in result.trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     assert result.trials[2].retry_of == 1 and result.trials[1].reason == "interrupted"
 
 
 def test_other_data_or_space_is_another_study_and_says_so(scripted: Tree, tracker: Tracker) -> None:
-    one = run_sweep(scripted, tracker, 1, {"detector.quality": {"low": 0.3, "high": 1.0}})
-    told = Told()
-    two = run_sweep(scripted, tracker, 1, {"detector.quality": {"low": 0.4, "high": 1.0}}, told)
-    assert two.study != one.study
-    assert one.study in told.of(StudyOpened)[0].notes[0]
+    first = run_sweep(scripted, tracker, 1, {"detector.quality": {"low": 0.3, "high": 1.0}})
+    events = Events()
+    two = run_sweep(scripted, tracker, 1, {"detector.quality": {"low": 0.4, "high": 1.0}}, events)
+    assert two.study != first.study
+    assert first.study in events.of(StudyOpened)[0].notes[0]
 
 
 def test_a_registered_checkpoint_stays_when_beaten(scripted: Tree, tracker: Tracker) -> None:

@@ -66,10 +66,10 @@ def good(trained: Store, tmp_path: Path) -> Path:
 
 def test_without_promote_nothing_is_stored(trained: Store) -> None:
     before = len(trained.tracker.runs())
-    shown = trained.move("part", "--max-escapes", "0.2")
-    assert shown.exit_code == 0 and "Nothing was changed; add --promote" in shown.output
-    assert "current" in shown.output and "chosen" in shown.output
-    assert "synthetic anomalies" in shown.output
+    result = trained.move("part", "--max-escapes", "0.2")
+    assert result.exit_code == 0 and "Nothing was changed; add --promote" in result.output
+    assert "current" in result.output and "chosen" in result.output
+    assert "synthetic anomalies" in result.output
     same = trained.move("part", "--max-rejects", "0.05")  # as trained
     assert "current, chosen" in same.output
     assert (trained.folder / "results" / "threshold" / "part.png").exists()

@@ -23,14 +23,14 @@ def stored(tracker: Tracker, name: str) -> tuple[str, Path]:
 
 
 def test_runs_are_deleted_with_their_artifacts(tracker: Tracker) -> None:
-    (first, folder), (_, kept) = stored(tracker, "a"), stored(tracker, "b")
+    (first, folder), (_, other_folder) = stored(tracker, "a"), stored(tracker, "b")
     arguments = ["runs", "delete", first, "--mlruns", str(tracker.root)]
     refused = CliRunner().invoke(load_commands(), arguments, input="n\n")
     assert refused.exit_code == 1 and (folder / CHECKPOINT).exists()
     done = CliRunner().invoke(load_commands(), [*arguments, "--yes"])
     assert done.exit_code == 0 and "runs deleted: 1" in done.output, done.output
     assert [run.name for run in tracker.runs()] == ["b"]
-    assert not (folder / CHECKPOINT).exists() and (kept / CHECKPOINT).exists()
+    assert not (folder / CHECKPOINT).exists() and (other_folder / CHECKPOINT).exists()
     listed = CliRunner().invoke(
         load_commands(), ["runs", "list", "--csv", "--mlruns", str(tracker.root)]
     )

@@ -17,10 +17,10 @@ def test_links_lead_to_where_the_ui_is(tracker: Tracker, monkeypatch: pytest.Mon
     pages = tracker.pages("cable")
     charts = f"#/experiments/{run.experiment_id}/runs{MODE}&viewStateShareKey=a-b&compareRunsMode="
     assert pages.charts("a-b") == f"{charts}CHART" and pages.table("a-b") == f"{charts}TABLE"
-    for host, shown in (("127.0.0.1", "127.0.0.1"), ("results", "results"), ("::1", "[::1]")):
+    for host, linked in (("127.0.0.1", "127.0.0.1"), ("results", "results"), ("::1", "[::1]")):
         remember_ui(tracker.root, host, 5001)
-        assert tracker.link(run.id) == f"http://{shown}:5001/{path}"
-        assert pages.link("#/x") == f"http://{shown}:5001/#/x"
+        assert tracker.link(run.id) == f"http://{linked}:5001/{path}"
+        assert pages.link("#/x") == f"http://{linked}:5001/#/x"
     monkeypatch.setenv("VQLAB_UI", "https://results.example/mlflow/")
     assert run.link == f"https://results.example/mlflow/{path}"
     monkeypatch.setenv("VQLAB_UI", "localhost:5001")

@@ -70,8 +70,8 @@ def test_categories_never_share_a_model(tracker: Tracker) -> None:
         with start(tracker, f"run{number}") as run:
             run.log_text(f"weights {number}", CHECKPOINT)
         registry.set_champion(registry.register(run.id, CHECKPOINT, category), None)
-    found = [registry.champion(category).checkpoint.read_text() for category in STRANGE]
-    assert found == [f"weights {number}" for number in range(len(STRANGE))]
+    checkpoints = [registry.champion(category).checkpoint.read_text() for category in STRANGE]
+    assert checkpoints == [f"weights {number}" for number in range(len(STRANGE))]
     assert [len(registry.versions(category)) for category in STRANGE] == [1] * len(STRANGE)
 
 
@@ -86,9 +86,9 @@ def test_a_text_with_a_plus_means_one_category_or_several(tracker: Tracker) -> N
         pass
     with pytest.raises(UserError, match="'a.b' has no champion"):
         tracker.champion("a+b")
-    own = tracker.registry.register(run.id, CHECKPOINT, ("a+b",))
-    assert own.model != joint.model
-    assert tracker.registry.versions("a+b") == [own]
+    version = tracker.registry.register(run.id, CHECKPOINT, ("a+b",))
+    assert version.model != joint.model
+    assert tracker.registry.versions("a+b") == [version]
     assert tracker.registry.versions(("a", "b")) == [joint]
 
 

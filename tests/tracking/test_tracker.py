@@ -159,19 +159,19 @@ def test_two_processes_on_a_new_store_ended_from_outside(tmp_path: Path) -> None
     written down at once; kill -9 by the next who looks."""
     cwd, root = tmp_path / "cwd", tmp_path / "a b ü#" / "mlruns"
     cwd.mkdir()
-    killed, asked = launch(root, "killed", cwd), launch(root, "asked", cwd)
-    for process in (killed, asked):
+    killed, terminated = launch(root, "killed", cwd), launch(root, "asked", cwd)
+    for process in (killed, terminated):
         assert process.stdout is not None and process.stderr is not None
-        said = process.stdout.readline()
-        assert re.fullmatch(r"[0-9a-f]{32}\n", said), said or process.stderr.read()
+        line = process.stdout.readline()
+        assert re.fullmatch(r"[0-9a-f]{32}\n", line), line or process.stderr.read()
     tracker = Tracker.open(root)
     assert {r.name: (r.status, r.experiment) for r in tracker.runs()} == {
         "killed": ("RUNNING", "cable"),
         "asked": ("RUNNING", "cable"),
     }
-    asked.terminate()
+    terminated.terminate()
     killed.kill()
-    assert asked.communicate() == ("", "") and asked.returncode == 143
+    assert terminated.communicate() == ("", "") and terminated.returncode == 143
     assert killed.communicate() == ("", "")
     assert not list(cwd.iterdir())
     assert len(list((root / "artifacts" / "cable").iterdir())) == 2

@@ -52,8 +52,8 @@ def test_views_are_stored_once_as_the_ui_reads_them(tracker: Tracker) -> None:
     assert state["selectedColumns"] == columns
     state = first["c"][2]
     sections = {section["uuid"]: section for section in state["compareRunSections"]}
-    shown = [section["name"] for section in sections.values() if section["display"]]
-    assert shown == ["One", "Two", "Three"]
+    displayed = [section["name"] for section in sections.values() if section["display"]]
+    assert displayed == ["One", "Two", "Three"]
     closed = {section["name"] for section in sections.values() if not section["display"]}
     assert {"test", "cost", "part", "Model metrics"} <= closed
     cards = state["compareRunCharts"]

@@ -221,10 +221,10 @@ def test_warmup_takes_half_of_a_short_training_at_most() -> None:
 
 
 def test_adamw_shrinks_the_weights_themselves(small: Tree) -> None:
-    one = {"epochs": 1, "steps_per_epoch": 1, "learning_rate": 0.01}
-    adam = trainer(small, **one)
-    decayed = trainer(small, **one, optimizer="adamw", weight_decay=0.5)
-    coupled = trainer(small, **one, weight_decay=0.5)
+    single = {"epochs": 1, "steps_per_epoch": 1, "learning_rate": 0.01}
+    adam = trainer(small, **single)
+    decayed = trainer(small, **single, optimizer="adamw", weight_decay=0.5)
+    coupled = trainer(small, **single, weight_decay=0.5)
     start = weights_of(adam)
     for part in (adam, decayed, coupled):
         part.fit(lambda epoch, metrics: None)
@@ -240,17 +240,17 @@ def test_adamw_shrinks_the_weights_themselves(small: Tree) -> None:
 
 def test_gradient_norm_is_that_before_clipping(small: Tree) -> None:
     metrics: list[dict[str, float]] = []
-    one = {"epochs": 1, "steps_per_epoch": 1}
+    single = {"epochs": 1, "steps_per_epoch": 1}
     for clip in (None, 1e-6, 1e6):
-        part = trainer(small, **one, clip=clip)
-        part.fit(lambda epoch, found: metrics.append(found))
+        part = trainer(small, **single, clip=clip)
+        part.fit(lambda epoch, values: metrics.append(values))
         grads = [p.grad for p in part.detector.parameters() if p.grad is not None]
         left = float(torch.cat([grad.flatten() for grad in grads]).norm())
         norm = metrics[-1]["train/gradient_norm"]
         assert left == pytest.approx(1e-6 if clip == 1e-6 else norm, rel=1e-3)
     assert metrics[0]["train/gradient_norm"] == metrics[1]["train/gradient_norm"] > 1e-3
     assert "train/clipped" not in metrics[0]
-    assert [found["train/clipped"] for found in metrics[1:]] == [1.0, 0.0]
+    assert [values["train/clipped"] for values in metrics[1:]] == [1.0, 0.0]
 
 
 def test_clipped_is_a_share_of_the_steps(small: Tree) -> None:
@@ -351,8 +351,8 @@ def test_balanced_sampling_sees_each_category_equally_often(small: Tree, steps: 
     assert abs(natural["cable"] - natural["fabric"]) > 3
     assert abs(count["cable"] - count["fabric"]) <= 1
     for name in natural:  # within a category all are drawn evenly
-        own = Counter(i for i in orders["balanced"] if categories[i] == name)
-        everyone = [own[i] for i, category in enumerate(categories) if category == name]
+        counts = Counter(i for i in orders["balanced"] if categories[i] == name)
+        everyone = [counts[i] for i, category in enumerate(categories) if category == name]
         assert max(everyone) - min(everyone) <= 1
     first = [categories[index] for index in orders["balanced"][: len(categories) // 2]]
     assert len(set(first)) == 2  # mixed, not one category after the other
@@ -384,12 +384,12 @@ def test_a_training_that_runs_away_stops_at_its_last_good_step(small: Tree) -> N
     part = toy(small, "runaway", epochs=200, learning_rate=1.0, clip=1e30)
     with pytest.raises(
         Diverged, match=r"training.learning_rate \(now 1\) or training.clip"
-    ) as said:
+    ) as error:
         part.fit(lambda epoch, metrics: None)
-    assert "-inf" in str(said.value) or "norm is inf" in str(said.value)
+    assert "-inf" in str(error.value) or "norm is inf" in str(error.value)
     steps = math.ceil(len(part.images) / 8)
     place = f"epoch {len(part.history) + 1}, step "
-    assert place in str(said.value) and 10 < len(part.history) * steps < 200
+    assert place in str(error.value) and 10 < len(part.history) * steps < 200
     assert all(torch.isfinite(tensor).all() for tensor in weights_of(part).values())
     assert all(math.isfinite(value) for m in part.history for value in m.values())
 

@@ -66,9 +66,9 @@ def trained(kind: type[Trainer], tree: Tree) -> dict[str, Any]:
     training = validate(TrainingSettings, tree["training"], "training.")
     images = load_dataset(data).train
     trainer = kind(built, FeatureSet(images, backbone, torch.device("cpu")), training)
-    told = []
-    trainer.fit(lambda epoch, metrics: told.append(epoch))
-    return trainer.state() | {"told": told}
+    epochs = []
+    trainer.fit(lambda epoch, metrics: epochs.append(epoch))
+    return trainer.state() | {"told": epochs}
 
 
 def trained_together(root: Path, names: tuple[str, ...]) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def trained_together(root: Path, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def found(root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def results(root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
     return in_two_processes(trained_together, folder, root, ("vqvae", "vqflow"))
 
@@ -95,24 +95,26 @@ def alike(first: dict[str, Any], second: dict[str, Any], alone: dict[str, Any]) 
     assert falls[-1] < falls[0]
 
 
-def test_two_processes_learn_a_vqvae_as_one_does(root: Path, found: list[dict[str, Any]]) -> None:
-    first, second = (one["vqvae"] for one in found)
+def test_two_processes_learn_a_vqvae_as_one_does(root: Path, results: list[dict[str, Any]]) -> None:
+    first, second = (rank["vqvae"] for rank in results)
     alone = trained(Trainer, recipes(root)["vqvae"])
     alike(first, second, alone)
     for key, tensor in alone["detector"].items():
         torch.testing.assert_close(first["detector"][key], tensor, rtol=1e-3, atol=1e-4, msg=key)
 
 
-def test_two_processes_learn_a_vqflow_as_one_does(root: Path, found: list[dict[str, Any]]) -> None:
+def test_two_processes_learn_a_vqflow_as_one_does(
+    root: Path, results: list[dict[str, Any]]
+) -> None:
     """Not each weight: of a gradient that is rounding alone (an actnorm's, just fitted) Adam makes
     a step of full size."""
-    first, second = (one["vqflow"] for one in found)
+    first, second = (rank["vqflow"] for rank in results)
     alike(first, second, trained(Trainer, recipes(root)["vqflow"]))
 
 
 @pytest.mark.slow
 def test_two_processes_learn_the_papers_vqflow_as_one_does(root: Path, tmp_path: Path) -> None:
     """With batch norm, convolutions and the fusion flow."""
-    found = in_two_processes(trained_together, tmp_path, root, ("paper",))
-    first, second = (one["paper"] for one in found)
+    results = in_two_processes(trained_together, tmp_path, root, ("paper",))
+    first, second = (rank["paper"] for rank in results)
     alike(first, second, trained(Trainer, recipes(root)["paper"]))

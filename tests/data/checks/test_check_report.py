@@ -25,8 +25,8 @@ def test_a_sound_set(root: Path) -> None:
     assert calls == [(i, 20) for i in range(1, 21)]
     all_of_it = DataSettings(root=root, categories="all", image_size=32)
     assert report.fingerprint == load_dataset(all_of_it).fingerprint
-    one = check_dataset(root, ["nut"])
-    assert one.fingerprint == one.rows[0].fingerprint == report.rows[1].fingerprint
+    nut = check_dataset(root, ["nut"])
+    assert nut.fingerprint == nut.rows[0].fingerprint == report.rows[1].fingerprint
 
 
 def test_every_fault_is_listed_at_once(root: Path) -> None:

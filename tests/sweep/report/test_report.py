@@ -114,9 +114,9 @@ def of(*values: float, **more: Any) -> optuna.Study:
 def own_text(page: Path) -> str:
     """The page without plotly.js."""
     text = page.read_text(encoding="utf-8")
-    own = re.sub(r"<script>/\*\*\s*\* plotly\.js.*?</script>", "", text, flags=re.S)
-    assert len(own) < len(text) / 4  # plotly.js is in it, once
-    return own
+    without_plotly = re.sub(r"<script>/\*\*\s*\* plotly\.js.*?</script>", "", text, flags=re.S)
+    assert len(without_plotly) < len(text) / 4  # plotly.js is in it, once
+    return without_plotly
 
 
 def headings(page: Path) -> list[str]:
@@ -128,7 +128,7 @@ NAME = "<script>alert(1)</script> & [cable]"
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[optuna.Study, Path]:
+def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[optuna.Study, Path]:
     folder = tmp_path_factory.mktemp("one")
     study = swept(one, 24)
     number = study.best_trial.number
@@ -151,55 +151,55 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[optuna.Study, Path]
     return study, folder / "new"
 
 
-def test_the_page_needs_no_network_and_holds_the_numbers(shown: tuple[optuna.Study, Path]) -> None:
-    study, folder = shown
-    own = own_text(folder / "study.html")
-    assert not re.search(r"<(script|link|iframe)[^>]*(src|href)\s*=", own)
-    assert re.findall(r"src=\"(.{14})", own) == ["data:image/png"]
-    charts = own.count("Plotly.newPlot(")
-    assert charts >= 7 and own.count('"showSendToCloud": false') == charts
+def test_the_page_needs_no_network_and_holds_the_numbers(report: tuple[optuna.Study, Path]) -> None:
+    study, folder = report
+    page = own_text(folder / "study.html")
+    assert not re.search(r"<(script|link|iframe)[^>]*(src|href)\s*=", page)
+    assert re.findall(r"src=\"(.{14})", page) == ["data:image/png"]
+    charts = page.count("Plotly.newPlot(")
+    assert charts >= 7 and page.count('"showSendToCloud": false') == charts
     assert headings(folder / "study.html") == [
         "Test metrics, with 95 % intervals", "Test pictures of the best trial",
         "Optimization history",
         "Importance of settings (PED-ANOVA)", "Parallel coordinates", "Slices",
         "Intermediate values", "Validation and test", "Timeline", "Trials",
     ]  # fmt: skip
-    assert f"trial {study.best_trial.number}, {study.best_value:.6g}" in own
-    table = own.partition("<tbody>")[2]
+    assert f"trial {study.best_trial.number}, {study.best_value:.6g}" in page
+    table = page.partition("<tbody>")[2]
     for trial in study.trials:
         assert trial.state.name in table
         if trial.value is not None and trial.state == TrialState.COMPLETE:
             assert f"<td>{trial.value:.6g}</td>" in table
     assert "error+context" in table and "&lt;b&gt;earlier&lt;/b&gt;" in table
     assert f'<tr class="best"><td>{study.best_trial.number}</td>' in table
-    assert "0.9123" in own.partition("Validation and test</h2>")[2]
+    assert "0.9123" in page.partition("Validation and test</h2>")[2]
 
 
-def test_the_page_says_on_what_it_rests(shown: tuple[optuna.Study, Path]) -> None:
-    study, folder = shown
-    own = own_text(folder / "study.html")
-    assert "<script>alert" not in own and html.escape(NAME) in own
-    assert "a &lt;i&gt;note&lt;/i&gt;" in own and "keeps the recipe&#x27;s own settings" in own
-    assert f"Objective: {AUROC} (higher is better)." in own
-    assert "0.9123 [0.901, 0.923]" in own
-    assert "<th>mean_image (baseline)</th>" in own and "<td>0.7001</td>" in own
-    assert "<td>false_reject_rate ↓</td>" in own and "<td>pixel_auroc</td>" in own
-    assert "<figcaption>cable/&lt;b&gt;</figcaption>" in own
+def test_the_page_says_on_what_it_rests(report: tuple[optuna.Study, Path]) -> None:
+    study, folder = report
+    page = own_text(folder / "study.html")
+    assert "<script>alert" not in page and html.escape(NAME) in page
+    assert "a &lt;i&gt;note&lt;/i&gt;" in page and "keeps the recipe&#x27;s own settings" in page
+    assert f"Objective: {AUROC} (higher is better)." in page
+    assert "0.9123 [0.901, 0.923]" in page
+    assert "<th>mean_image (baseline)</th>" in page and "<td>0.7001</td>" in page
+    assert "<td>false_reject_rate ↓</td>" in page and "<td>pixel_auroc</td>" in page
+    assert "<figcaption>cable/&lt;b&gt;</figcaption>" in page
     number = study.best_trial.number
     link = f"http://127.0.0.1:5000/#/runs/run{number:03d}?a=1&amp;b=2"
-    assert f'<a href="{link}">run{number:03d}</a>' in own
-    assert "pruned, last reported value" in own
-    assert "the recipe's own settings" in own  # trial 0, in the history
+    assert f'<a href="{link}">run{number:03d}</a>' in page
+    assert "pruned, last reported value" in page
+    assert "the recipe's own settings" in page  # trial 0, in the history
 
 
-def test_the_page_fits_a_phone_and_dark_mode(shown: tuple[optuna.Study, Path]) -> None:
-    own = own_text(shown[1] / "study.html")
-    assert '<meta name="viewport" content="width=device-width,initial-scale=1">' in own
-    assert "prefers-color-scheme:dark" in own and "overflow-x:auto" in own
+def test_the_page_fits_a_phone_and_dark_mode(report: tuple[optuna.Study, Path]) -> None:
+    page = own_text(report[1] / "study.html")
+    assert '<meta name="viewport" content="width=device-width,initial-scale=1">' in page
+    assert "prefers-color-scheme:dark" in page and "overflow-x:auto" in page
 
 
-def test_the_table_holds_every_trial_with_all_digits(shown: tuple[optuna.Study, Path]) -> None:
-    study, folder = shown
+def test_the_table_holds_every_trial_with_all_digits(report: tuple[optuna.Study, Path]) -> None:
+    study, folder = report
     with (folder / "trials.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(study.trials) == 24
@@ -362,10 +362,10 @@ def test_no_name_or_value_becomes_markup(tmp_path: Path) -> None:
         run_link=lambda run_id: f'"><b>{run_id}', links={script: f'"><b>{script}'},
     )  # fmt: skip
     write_report(Studies(script, {script: study}), [AUROC], tmp_path, context)
-    own = own_text(tmp_path / "study.html")
-    assert "<script>alert" not in own and "<b>" not in own
-    assert len(re.findall("<script", own)) == len(re.findall("</script>", own))
-    assert html.escape(script) in own
+    page = own_text(tmp_path / "study.html")
+    assert "<script>alert" not in page and "<b>" not in page
+    assert len(re.findall("<script", page)) == len(re.findall("</script>", page))
+    assert html.escape(script) in page
 
 
 def test_the_same_study_gives_the_same_files(tmp_path: Path) -> None:

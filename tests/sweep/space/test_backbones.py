@@ -127,10 +127,10 @@ def test_offline_without_weights_what_is_left_is_no_axis(bank: Tree) -> None:
 def test_what_can_be_had_is_part_of_the_study_s_name(bank: Tree, weights: Path) -> None:
     splits = load_dataset(resolve(bank).data)
     tree = with_weights(bank, weights)
-    one = comparison_of(tree).sweep_name(splits, "")
-    assert one == comparison_of(tree).sweep_name(splits, "")
+    name = comparison_of(tree).sweep_name(splits, "")
+    assert name == comparison_of(tree).sweep_name(splits, "")
     torch.save(timm.create_model("test_convnext").state_dict(), weights / "test_convnext.pth")
-    assert one != comparison_of(tree).sweep_name(splits, "")
+    assert name != comparison_of(tree).sweep_name(splits, "")
 
 
 def test_recipes_say_it_once(bank: Tree) -> None:
@@ -163,10 +163,10 @@ def test_a_sweep_tries_both_and_workers_look_no_more(
     monkeypatch.setattr("vqlab.sweep.result.test_model", no_test)
     monkeypatch.setattr("vqlab.sweep.result.write_report", no_pictures)
     tracker = Tracker.open(tmp_path / "mlruns")
-    told: list[Event] = []
+    events: list[Event] = []
     result = sweep(
         with_weights(bank, weights), make_space({"validations": 0, "space": {**ASKED, **SIZE}}),
-        tracker, trials=4, on_event=told.append, results=tmp_path / "results",
+        tracker, trials=4, on_event=events.append, results=tmp_path / "results",
     )  # fmt: skip
     assert [row.state for row in result.trials] == ["COMPLETE"] * 4
     tried = [row.params[BACKBONE] for row in result.trials]
@@ -174,7 +174,7 @@ def test_a_sweep_tries_both_and_workers_look_no_more(
     for row in result.trials:
         tags = tracker.find(str(row.run_id)).tags
         assert tags["vqlab.backbone"] == row.params[BACKBONE]
-    (opened,) = (event for event in told if isinstance(event, StudyOpened))
+    (opened,) = (event for event in events if isinstance(event, StudyOpened))
     assert "left out: test_convnext" in opened.notes[0]
     parent = tracker.find(result.parent_id)
     assert parent.tags["vqlab.available"] == opened.notes[0]

@@ -39,8 +39,8 @@ def tracker(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def names(tracker: Tracker) -> list[tuple[str, int, int]]:
     with opened_storage(storage_address(tracker.root)) as storage:
-        found = [(s.name, len(s.studies), s.trials) for s in list_sweeps(storage)]
-    return sorted(found)
+        sweeps = [(s.name, len(s.studies), s.trials) for s in list_sweeps(storage)]
+    return sorted(sweeps)
 
 
 def test_studies_are_listed_by_category_detector_and_status(tracker: Tracker) -> None:

@@ -21,8 +21,8 @@ from vqlab.types import UserError
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     try:
-        with postgres_server() as found:
-            yield found
+        with postgres_server() as server:
+            yield server
     except NoPostgres as reason:
         pytest.skip(str(reason))
 
@@ -75,9 +75,9 @@ def test_a_missing_study_is_told_with_those_there_are(address: str) -> None:
     ],
 )
 def test_a_server_that_is_not_there_is_a_sentence(address: str, words: str) -> None:
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         open_storage(address)
-    assert words in str(told.value) and "secret" not in str(told.value)
+    assert words in str(error.value) and "secret" not in str(error.value)
 
 
 def test_the_address_of_studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

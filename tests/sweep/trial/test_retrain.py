@@ -113,8 +113,8 @@ def test_a_beaten_trial_is_trained_again_as_it_was_and_tested(
 
     assert (result.best, result.test, result.trials) == (first.best, first.test, first.trials)
     assert result.recipe.read_bytes() == recipe
-    shown = {p.name: p.read_bytes() for p in (store.root / "results" / "part").iterdir()}
-    assert shown == pictures, "the folder of results shows the winner"
+    files = {p.name: p.read_bytes() for p in (store.root / "results" / "part").iterdir()}
+    assert files == pictures, "the folder of results shows the winner"
     why = {trial.number: trial.why for trial in result.tested}
     assert why == {result.best.number: "winner", number: "on request"}
     tested = next(trial for trial in result.tested if trial.number == number)
@@ -148,10 +148,10 @@ def test_a_beaten_trial_is_trained_again_as_it_was_and_tested(
 def test_what_is_no_complete_trial_is_refused(
     number: int | str, words: str, first: SweepResult, root: Path, store: Tracker
 ) -> None:
-    told: list[Event] = []
+    events: list[Event] = []
     with pytest.raises(UserError, match=words):
-        go(root, store, test=[beaten(first), number], on_event=told.append)
-    assert not told
+        go(root, store, test=[beaten(first), number], on_event=events.append)
+    assert not events
 
 
 @pytest.mark.slow
@@ -286,8 +286,8 @@ def test_the_command_shows_validation_against_test(
     Path("space.yaml").write_text(yaml.safe_dump({"validations": 0, "space": AXES, "scorings": 2}))
     words = ("sweep", "tiny.yaml", "--space", "space.yaml", "--n-trials", "2")
     assert command(monkeypatch, *words, "--test", "0", "--test", "1") == 0
-    said = capsys.readouterr().out
-    assert "validation → test, of the trials scored on test" in said
-    assert "on request" in said and "winner" in said
+    output = capsys.readouterr().out
+    assert "validation → test, of the trials scored on test" in output
+    assert "on request" in output and "winner" in output
     assert command(monkeypatch, *words, "--category", "all", "--test", "0") == 2
     assert "--test needs a single study; got 2" in capsys.readouterr().err

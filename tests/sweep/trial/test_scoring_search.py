@@ -79,28 +79,28 @@ def test_rescoring_is_scoring_after_a_calibration(tree: Tree) -> None:
     calibrated with it from the start."""
     model, config, splits = trained_model(tree)
     checked = plan(make_space({"space": SCORING, "scorings": 6}), tree)
-    found = search_scoring(model, splits, config, checked, seed=0)
-    assert set(found.chosen) == set(SCORING) and 6 <= found.tried <= 7
-    other, _, _ = trained_model(found.tree)
+    candidates = search_scoring(model, splits, config, checked, seed=0)
+    assert set(candidates.chosen) == set(SCORING) and 6 <= candidates.tried <= 7
+    other, _, _ = trained_model(candidates.tree)
     direct = other.score_set(splits.validation)
-    np.testing.assert_array_equal(np.stack(found.scored.maps), np.stack(direct.maps))
-    np.testing.assert_array_equal(found.scored.image_scores, direct.image_scores)
+    np.testing.assert_array_equal(np.stack(candidates.scored.maps), np.stack(direct.maps))
+    np.testing.assert_array_equal(candidates.scored.image_scores, direct.image_scores)
 
 
 def test_what_is_chosen_is_the_best_of_what_was_tried(tree: Tree) -> None:
     model, config, splits = trained_model(tree)
     axes = {"detector.scoring.terms": SCORING["detector.scoring.terms"]}
     checked = plan(make_space({"space": axes}), tree)
-    found = search_scoring(model, splits, config, checked, seed=0)
+    candidates = search_scoring(model, splits, config, checked, seed=0)
     values = {}
     for terms in axes["detector.scoring.terms"]["choices"]:
-        one, _, _ = trained_model(merge(tree, {"detector": {"scoring": {"terms": terms}}}))
-        report = evaluate(one.score_set(splits.validation), one.thresholds)
+        single, _, _ = trained_model(merge(tree, {"detector": {"scoring": {"terms": terms}}}))
+        report = evaluate(single.score_set(splits.validation), single.thresholds)
         values[tuple(terms)] = report.mean["pixel_auroc"]
-    assert found.tried == 3
+    assert candidates.tried == 3
     best = max(values, key=lambda terms: values[terms])
-    assert tuple(found.chosen["detector.scoring.terms"]) == best
-    assert found.rules == {"detector.scoring.terms": "validation/pixel_auroc"}
+    assert tuple(candidates.chosen["detector.scoring.terms"]) == best
+    assert candidates.rules == {"detector.scoring.terms": "validation/pixel_auroc"}
 
 
 @pytest.mark.parametrize(("margin", "stays"), [(0.0, False), (1.0, True)])
@@ -108,17 +108,17 @@ def test_the_recipes_scoring_gives_way_to_a_clearly_better_one_only(
     tree: Tree, monkeypatch: pytest.MonkeyPatch, margin: float, stays: bool
 ) -> None:
     monkeypatch.setattr(scoring_search, "MARGIN", margin)
-    own = merge(tree, {"detector": {"scoring": {"code_smoothing": 0.02}}})
-    model, config, splits = trained_model(own)
+    smoothed = merge(tree, {"detector": {"scoring": {"code_smoothing": 0.02}}})
+    model, config, splits = trained_model(smoothed)
     before = evaluate(model.score_set(splits.validation), model.thresholds)
     axis = {"detector.scoring.code_smoothing": {"low": 0.02, "high": 0.2}}
-    checked = plan(make_space({"space": axis, "scorings": 6}), own)
-    found = search_scoring(model, splits, config, checked, seed=0)
-    after = evaluate(found.scored, model.thresholds).mean["pixel_auroc"]
-    assert (found.chosen == {"detector.scoring.code_smoothing": 0.02}) == stays
+    checked = plan(make_space({"space": axis, "scorings": 6}), smoothed)
+    candidates = search_scoring(model, splits, config, checked, seed=0)
+    after = evaluate(candidates.scored, model.thresholds).mean["pixel_auroc"]
+    assert (candidates.chosen == {"detector.scoring.code_smoothing": 0.02}) == stays
     assert (after == before.mean["pixel_auroc"]) == stays
     assert after >= before.mean["pixel_auroc"]
-    (rule,) = found.rules.values()
+    (rule,) = candidates.rules.values()
     assert rule == (scoring_search.OWN if stays else "validation/pixel_auroc")
 
 
@@ -126,13 +126,13 @@ def test_real_defects_need_no_margin(
     tree: Tree, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scoring_search, "MARGIN", 1.0)
-    own = merge(tree, {"detector": {"scoring": {"code_smoothing": 0.02}}})
-    own = merge(own, {"data": {"validation": {"source": "test", "fraction": 0.5}}})
-    model, config, splits = trained_model(own)
+    smoothed = merge(tree, {"detector": {"scoring": {"code_smoothing": 0.02}}})
+    smoothed = merge(smoothed, {"data": {"validation": {"source": "test", "fraction": 0.5}}})
+    model, config, splits = trained_model(smoothed)
     axis = {"detector.scoring.code_smoothing": {"low": 0.02, "high": 0.2}}
-    checked = plan(make_space({"space": axis, "scorings": 6}), own)
-    found = search_scoring(model, splits, config, checked, seed=0)
-    assert found.rules == {"detector.scoring.code_smoothing": "validation/pixel_auroc"}
+    checked = plan(make_space({"space": axis, "scorings": 6}), smoothed)
+    candidates = search_scoring(model, splits, config, checked, seed=0)
+    assert candidates.rules == {"detector.scoring.code_smoothing": "validation/pixel_auroc"}
 
 
 def test_extracting_first_changes_nothing(tree: Tree) -> None:
@@ -212,6 +212,6 @@ def test_a_checkpoint_taken_over_is_scored_by_the_trials_own_scoring(
     (row,) = go(wanted, tracker, 1, {**SIZES, **searched}).trials
     assert row.reused.startswith("run ")
     model = Model.load(tracker.find(str(row.run_id)).checkpoint(), "cpu")
-    expected, found = plain.score_set(splits.validation), model.score_set(splits.validation)
-    np.testing.assert_allclose(np.stack(found.maps), np.stack(expected.maps), rtol=1e-5, atol=1e-6)
-    assert row.value == evaluate(found, model.thresholds).mean["pixel_auroc"]
+    expected, result = plain.score_set(splits.validation), model.score_set(splits.validation)
+    np.testing.assert_allclose(np.stack(result.maps), np.stack(expected.maps), rtol=1e-5, atol=1e-6)
+    assert row.value == evaluate(result, model.thresholds).mean["pixel_auroc"]

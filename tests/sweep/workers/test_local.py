@@ -67,8 +67,8 @@ def test_a_killed_worker_costs_one_retry(folder: Path) -> None:
     sweep = begin(folder, trials=3, workers=2)
     trial = wait_for(lambda: under_way(folder))[0]
     os.kill(int(trial.user_attrs["worker"]["vqlab.pid"]), signal.SIGKILL)
-    said = end(sweep)
-    assert "best run" in said and "3 of 3" in said
+    output = end(sweep)
+    assert "best run" in output and "3 of 3" in output
     trials = check_all_agrees(folder, 3).get_trials(deepcopy=False)
     (retry,) = [t for t in trials if record_of(t).retry_of == trial.number]
     assert retry.params == trials[trial.number].params
@@ -159,5 +159,5 @@ def test_one_turn_at_a_time(tmp_path: Path) -> None:
             other.wait(timeout=8)
         turn.end()
         turn.end()
-        said, _ = other.communicate(timeout=60)
-    assert said == "mine\n" and other.returncode == 0
+        output, _ = other.communicate(timeout=60)
+    assert output == "mine\n" and other.returncode == 0

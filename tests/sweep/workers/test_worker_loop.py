@@ -128,7 +128,7 @@ class Frozen:
 
 def test_a_trial_whose_end_the_store_does_not_take_is_tried_again(tmp_path: Path) -> None:
     address = f"sqlite:///{tmp_path / 'optuna.db'}"
-    with pytest.raises(UserError, match="cannot be used .*readonly") as told:
+    with pytest.raises(UserError, match="cannot be used .*readonly") as error:
         with opened_storage(address) as storage:
             study = open_study(storage, "s")
             aim_at(2, study)
@@ -141,8 +141,8 @@ def test_a_trial_whose_end_the_store_does_not_take_is_tried_again(tmp_path: Path
 
             studies = Studies("s", {"": study})
             run_trials(studies, storage, run, next_recipe=str)
-    assert isinstance(told.value.__cause__, optuna.exceptions.StorageInternalError)
-    assert "store could not be used: attempt to write" in sentence(told.value.__cause__)
+    assert isinstance(error.value.__cause__, optuna.exceptions.StorageInternalError)
+    assert "store could not be used: attempt to write" in sentence(error.value.__cause__)
     with opened_storage(address) as storage:
         study = load_study(storage, "s")
         assert [t.state.name for t in study.trials] == ["RUNNING", "RUNNING"]
@@ -300,8 +300,8 @@ def check(
     return check_all_agrees(folder, target, failed, without_run)
 
 
-def one_line(said: str, words: str) -> str:
-    (line,) = (line for line in said.splitlines() if line.startswith(words))
+def one_line(output: str, words: str) -> str:
+    (line,) = (line for line in output.splitlines() if line.startswith(words))
     return line
 
 
@@ -309,11 +309,11 @@ def one_line(said: str, words: str) -> str:
 def test_an_exception_in_one_trial(root: Path, tmp_path: Path) -> None:
     axes = {**RATE, "detector.commitment": {"choices": [0.2, 0.3, 0.4, BROKEN]}}
     tree = merge(tiny_recipe(root), nest("detector.commitment", BROKEN))  # so the first trial fails
-    said = end(begin(prepare(tmp_path, tree, axes), trials=3, workers=2))
+    output = end(begin(prepare(tmp_path, tree, axes), trials=3, workers=2))
     trials = the_study(tmp_path).get_trials(deepcopy=False)
     faulty = {t.number for t in trials if t.params["detector.commitment"] == BROKEN}
     check(tmp_path, 3, failed=faulty)
-    assert 0 in faulty and "diverged" in one_line(said, "trial 0 FAIL (")
+    assert 0 in faulty and "diverged" in one_line(output, "trial 0 FAIL (")
 
 
 @pytest.mark.slow
@@ -343,8 +343,8 @@ def test_an_image_that_becomes_unreadable(tmp_path: Path) -> None:
     whole = image.read_bytes()
     image.write_bytes(whole[: len(whole) // 2])
     kill_worker_of(trial)
-    said = end(process)
-    assert str(image) in one_line(said, "note: a worker ended: ")
+    output = end(process)
+    assert str(image) in one_line(output, "note: a worker ended: ")
     faulty = by_themselves(folder)
     assert faulty
     study = check(folder, 4, failed=faulty)
@@ -378,8 +378,8 @@ def test_a_store_that_is_locked_for_a_minute(root: Path, tmp_path: Path, name: s
     assert other.stdout is not None and other.stdout.readline() == "locked\n"
     kill_worker_of(trial)
     other.communicate()
-    said = end(process)
-    assert "note: a worker ended" not in said
+    output = end(process)
+    assert "note: a worker ended" not in output
     study = check(folder, 4)
     assert [t.number for t in study.trials if t.state == TrialState.FAIL] == [trial.number]
 
@@ -443,9 +443,9 @@ def test_a_full_disk_under_the_states(
     wait_for(lambda: trials_of(folder, TrialState.COMPLETE))
     with filled(small_disk):
         wait_for(lambda: trials_of(folder, TrialState.FAIL))
-    said = end(process)
+    output = end(process)
     faulty = by_themselves(folder)
     assert faulty
     check(folder, 5, failed=faulty)
     for number in faulty:
-        assert "disk is full" in one_line(said, f"trial {number} FAIL (")
+        assert "disk is full" in one_line(output, f"trial {number} FAIL (")
