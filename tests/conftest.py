@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -13,13 +14,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import settings
-from matplotlib.figure import Figure
 from PIL import Image
 from tiny_set import write_tiny_set
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # fixtures import what takes long: xdist's controller runs no test
+    from matplotlib.figure import Figure
+
     from vqlab.tracking import Tracker
 
 REPOSITORY = Path(__file__).parent.parent
@@ -31,7 +32,6 @@ OFFLINE = (
 SIDE = 64
 for _name in ("MLFLOW_TRACKING_URI", "VQLAB_UI"):  # a developer's own server is no place for tests
     os.environ.pop(_name, None)
-torch.set_num_threads(1)
 pytest.register_assert_rewrite("vqlab.testing")
 # Property tests look at the same examples in every run, so that a change is what makes them fail.
 # `make test-random` looks at others, and at more. No deadline: a busy machine is not a failure.
@@ -44,9 +44,16 @@ settings.load_profile("fixed")
 def pytest_runtest_setup() -> None:
     """Each test and its fixtures draw the same numbers, whichever tests ran before in its process:
     xdist deals tests out by chance."""
+    import torch
+
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector the objects of all imported libraries."""
+    gc.freeze()
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # run in the background of a shell, where
@@ -60,9 +67,12 @@ def _write(path: Path, pixels: object) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test keeps features in the developer's own cache, or finds the developer's weights: tests
-    that want these name them."""
+def _environment(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Use one thread, and neither the developer's feature cache nor weights: tests that want these
+    name them."""
+    import torch
+
+    torch.set_num_threads(1)
     os.environ.pop("VQLAB_WEIGHTS", None)
     os.environ["VQLAB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
@@ -104,6 +114,7 @@ def small(small_root: Path) -> dict[str, object]:
             "scoring": {"context_steps": 5},
         },
         "training": {"epochs": 3, "device": "cpu"},
+        "evaluation": {"resamples": 50},
     }
 
 
@@ -146,6 +157,7 @@ def store(
 def blank_figures() -> Iterator[None]:
     """Figures are saved as one white pixel, for tests that run much and look at no figure: drawing
     them is more than half of a tiny run's time."""
+    from matplotlib.figure import Figure
 
     def save(figure: Figure, target: Path | BinaryIO, **_: object) -> None:
         Image.new("RGB", (1, 1), "white").save(target, format="png")

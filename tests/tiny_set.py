@@ -54,4 +54,5 @@ def tiny_recipe(root: Path, category: str = "part", **training: Any) -> dict[str
             "scoring": {"context_steps": 3},
         },
         "training": {"epochs": 2, "device": "cpu", "threads": 1, **training},
+        "evaluation": {"resamples": 50},
     }

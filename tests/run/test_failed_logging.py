@@ -37,7 +37,7 @@ EPOCHS = 2
 RECIPE = (
     "vqvae", "--preset", "tiny", f"training.epochs={EPOCHS}", "data.image_size=32",
     "detector.hidden=4", "detector.dim=8", "detector.codebook_size=16",
-    "detector.scoring.context_steps=3", "training.device=cpu",
+    "detector.scoring.context_steps=3", "training.device=cpu", "evaluation.resamples=50",
 )  # fmt: skip
 ERRORS: dict[str, Callable[[], Exception]] = {
     "rejected": lambda: MlflowException("refused by the test"),
