@@ -33,7 +33,7 @@ def runs(
     small: Tree, tracker: Tracker, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Outcome, Outcome]:
     results = tmp_path_factory.mktemp("results")
-    base = {"detector": "mean_image", "data": small["data"], "training": {"epochs": 0}}
+    base = {**small, "detector": "mean_image", "training": {"epochs": 0}}
     other = merge(base, {"detector": {"name": "mean_image", "scoring": {"smoothing": 0.2}}})
     first = run(resolve(base), tracker, results=results, name="sharp")
     return first, run(resolve(other), tracker, results=results, name="blurred")
@@ -80,7 +80,7 @@ def third(
 ) -> Outcome:
     """As the first run, with another seed and a name from a stranger."""
     training = {"epochs": 0, "seed": 1}
-    tree = {"detector": "mean_image", "data": small["data"], "training": training}
+    tree = {**small, "detector": "mean_image", "training": training}
     name = "<script>alert(1)</script>"
     return run(resolve(tree), tracker, results=tmp_path_factory.mktemp("third"), name=name)
 
@@ -154,7 +154,7 @@ def test_other_test_images_are_refused(
 def test_a_run_without_test_figures_is_refused(
     small: Tree, tracker: Tracker, runs: tuple[Outcome, Outcome], tmp_path: Path
 ) -> None:
-    base = {"detector": "mean_image", "data": small["data"], "training": {"epochs": 0}}
+    base = {**small, "detector": "mean_image", "training": {"epochs": 0}}
     run(resolve(base), tracker, results=tmp_path, name="untested", test=False)
     with pytest.raises(UserError, match="was not measured on test"):
         compare(tracker, "sharp", "untested")

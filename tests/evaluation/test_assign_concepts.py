@@ -86,6 +86,7 @@ def tree(tiny: Path) -> dict[str, Any]:
     """Both in one model, without labels."""
     return {
         "data": {"root": str(tiny), "categories": "all", "joint": True, "image_size": 32},
+        "evaluation": {"resamples": 50},
         "detector": {
             "name": "vqflow",
             "neighbourhood": 1,

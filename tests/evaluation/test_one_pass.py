@@ -33,6 +33,7 @@ VAE = {"hidden": 4, "dim": 8, "warmup": 1, "codebook_size": 16, "scoring": {"con
 def recipe(root: Path, name: str, **detector: Any) -> dict[str, Any]:
     return {
         "data": {"root": str(root), "categories": ["part"], "image_size": 32},
+        "evaluation": {"resamples": 50},
         "detector": {"name": name, **detector},
         "training": {"epochs": 1, "device": "cpu", "threads": 1},
     }

@@ -338,6 +338,7 @@ def outcome(small_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Outco
     """A run of the baseline: seconds."""
     tree = {
         "data": {"root": str(small_root), "categories": ["cable"], "image_size": 32},
+        "evaluation": {"resamples": 50},
         "detector": {"name": "mean_image"},
         "training": {"epochs": 0, "device": "cpu"},
     }

@@ -33,6 +33,7 @@ print(repr(model.score(sys.argv[2]).score))
 def tree(root: Path, **features: object) -> dict[str, object]:
     return {
         "data": {"root": str(root), "categories": ["fabric"], "image_size": 64},
+        "evaluation": {"resamples": 50},
         "features": {"backbone": "test_resnet", **features},
         "detector": {"name": "mean_image"},
         "training": {"epochs": 0, "device": "cpu"},

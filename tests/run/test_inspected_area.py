@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -53,61 +54,63 @@ def roots(small_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     return small_root, copy, folder / "roi.png"
 
 
-def trained(small: dict[str, Any], name: str, root: Path, folder: Path, **data: str) -> Outcome:
-    base = small if name == "vqvae" else {"training": {"device": "cpu"}, "data": small["data"]}
-    tree = merge(base, DETECTORS[name])
-    tree = merge(tree, {"data": {"root": str(root), **data}})
-    return run(resolve(tree), Tracker.open(folder / "mlruns"), results=folder / "results")
+Train = Callable[..., Outcome]
+
+
+@pytest.fixture
+def train(small: dict[str, Any], store: Tracker, tmp_path: Path) -> Train:
+    """Train a detector on the data set in a folder."""
+
+    def make(name: str, root: Path, **data: str) -> Outcome:
+        base = (
+            small if name == "vqvae" else {**small, "detector": {}, "training": {"device": "cpu"}}
+        )
+        tree = merge(merge(base, DETECTORS[name]), {"data": {"root": str(root), **data}})
+        return run(resolve(tree), store, results=tmp_path / "results")
+
+    return make
 
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_a_disturbance_outside_changes_nothing(
-    name: str, small: dict[str, Any], roots: tuple[Path, Path, Path], tmp_path: Path
+    name: str, train: Train, roots: tuple[Path, Path, Path]
 ) -> None:
     clean, bright, roi = roots
-    first = trained(small, name, clean, tmp_path / "a", roi=str(roi))
-    second = trained(small, name, bright, tmp_path / "b", roi=str(roi))
+    first = train(name, clean, roi=str(roi))
+    second = train(name, bright, roi=str(roi))
     assert asdict(first.model.thresholds) == asdict(second.model.thresholds)
     assert first.validation.mean == second.validation.mean
     assert first.test is not None and second.test is not None
     assert first.test.mean == second.test.mean and "aupro" in first.test.mean
     for file in sorted((clean / "cable/test").glob("*/*.png")):
         image = np.asarray(Image.open(file))
-        undisturbed, prediction = (
-            first.model.score(image),
-            first.model.score(disturbed(image, 9)),
+        expected, prediction = (
+            first.model.score(pixels) for pixels in (image, disturbed(image, 9))
         )
-        assert (undisturbed.score, undisturbed.verdict, undisturbed.p_value) == (
-            prediction.score,
-            prediction.verdict,
-            prediction.p_value,
-        )
-        assert (undisturbed.anomaly_map == prediction.anomaly_map).all() and (
-            undisturbed.mask == prediction.mask
-        ).all()
-        assert (
-            not undisturbed.mask[~INSPECTED].any() and undisturbed.regions() == prediction.regions()
-        )
-    without = trained(small, name, clean, tmp_path / "c")
+        for key in ("score", "verdict", "p_value"):
+            assert getattr(prediction, key) == getattr(expected, key)
+        assert (prediction.anomaly_map == expected.anomaly_map).all()
+        assert (prediction.mask == expected.mask).all()
+        assert not expected.mask[~INSPECTED].any()
+        assert prediction.regions() == expected.regions()
+    without = train(name, clean)
     scores = [without.model.score(each).score for each in (image, disturbed(image, 9))]
     assert scores[0] != scores[1]
 
 
 def test_a_checkpoint_contains_its_area(
-    small: dict[str, Any], roots: tuple[Path, Path, Path], tmp_path: Path
+    train: Train, store: Tracker, roots: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     clean, _, roi = roots
     path = tmp_path / "roi.png"
     shutil.copyfile(roi, path)
-    outcome = trained(small, "mean_image", clean, tmp_path, roi=str(path))
+    outcome = train("mean_image", clean, roi=str(path))
     path.unlink()
     model = Model.load(outcome.checkpoint, "cpu")
     assert model.area is not None and (model.area.mask == INSPECTED).all()
     image = next((clean / "cable/test/missing_cable").glob("*.png"))
     assert model.score(image).score == outcome.model.score(image).score
-    report, _ = evaluate_model(
-        model, Folders(None), Tracker.open(tmp_path / "mlruns"), tmp_path / "results"
-    )
+    report, _ = evaluate_model(model, Folders(None), store, tmp_path / "results")
     assert outcome.test is not None and report.mean == outcome.test.mean
     meta = {**model.meta, "data": {**model.meta["data"], "inspected": "nothing"}}
     replace(model, meta=meta).save(tmp_path / "damaged.safetensors")
@@ -118,10 +121,10 @@ def test_a_checkpoint_contains_its_area(
 
 
 def test_pixels_outside_do_not_count_in_metrics(
-    small: dict[str, Any], roots: tuple[Path, Path, Path], tmp_path: Path
+    train: Train, roots: tuple[Path, Path, Path]
 ) -> None:
     clean, _, roi = roots
-    outcome = trained(small, "mean_image", clean, tmp_path, roi=str(roi))
+    outcome = train("mean_image", clean, roi=str(roi))
     model = outcome.model
     splits = load_dataset(resolve(model.meta["config"]).data)
     scored = model.score_set(splits.test)
