@@ -19,7 +19,7 @@ BANK, SIDE, COUNT = 5000, 256, 8
 UNIT = "images per CPU-s"
 
 
-def _splits() -> Any:
+def splits_of() -> Any:
     from vqlab.data import DataSettings, load_dataset
 
     real = os.environ.get("VQLAB_REAL_DATA")
@@ -34,7 +34,7 @@ def _weights() -> str:
     return "hub" if folder and list(Path(folder).glob("resnet18*")) else "random"
 
 
-def _model(splits: Any, name: str, settings: dict[str, Any]) -> Any:
+def model_of(splits: Any, name: str, settings: dict[str, Any]) -> Any:
     """Return a model whose codes come from the training images."""
     import torch
 
@@ -118,9 +118,9 @@ def _floors(model: Any) -> dict[str, Callable[[Any], Any]]:
 def tables(repeats: int) -> Iterator[Table]:
     import torch
 
-    splits = _splits()
-    bank = _model(splits, "memory_bank", {"bank_size": BANK})
-    vqflow = _model(splits, "vqflow", {})
+    splits = splits_of()
+    bank = model_of(splits, "memory_bank", {"bank_size": BANK})
+    vqflow = model_of(splits, "vqflow", {})
     pixels = [bank.read(record.path) for record in splits.test.records[:: len(splits.test) // 8]]
     pixels = [np.ascontiguousarray(image) for image in pixels[:COUNT]]
     functions = {

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from PIL import Image
 
-from vqlab.model import Model
+from vqlab.model import Model, Prediction
 from vqlab.predict.coco import COCO_NAME, write_coco
 from vqlab.predict.files import find_images
 from vqlab.predict.folder import Identity, ResultsFolder, identity_of, open_results
@@ -23,6 +25,7 @@ from vqlab.predict.rows import (
     file_text,
     write_tables,
 )
+from vqlab.predict.workers import map_in_order
 from vqlab.text import visible
 from vqlab.types import UserError
 from vqlab.version import __version__
@@ -74,8 +77,18 @@ def predict_files(
         else:
             folder.start(settings)
         try:
-            score = partial(_score, model, selection, min_area)
-            _score_each(score, images.errors, folder, selection, scored, progress)
+            draw = partial(_row, model, selection, min_area)
+            remaining = [each for each in images.errors.items() if file_text(each[0]) not in scored]
+            threads = torch.get_num_threads() if model.device.type == "cpu" else 1
+            results_in_order = map_in_order(partial(_score, model), remaining, threads)
+            with folder.journal() as append, closing(results_in_order):
+                for identity, path, prediction in results_in_order:
+                    row = draw(path, prediction)
+                    del prediction  # frees the image while its row is written
+                    append(row, identity)
+                    selection.add(row)
+                    scored.add(row.file)
+                    progress(len(scored), len(images.errors))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"interrupted; {len(scored)} of {len(images.errors)} images are scored; re-run the "
@@ -89,43 +102,32 @@ def predict_files(
     return summary
 
 
-def _score_each(
-    score: Callable[[Path, str], PredictedFile],
-    errors: dict[Path, str],
-    folder: ResultsFolder,
-    pictures: Pictures,
-    scored: set[str],
-    progress: Callable[[int, int], None],
-) -> None:
-    """Score the files that are not in `scored`, and add them to it."""
-    with folder.journal() as append:
-        for path, error in errors.items():
-            text = file_text(path)
-            if text in scored:
-                continue
-            identity = identity_of(path)  # before reading, to detect later changes
-            row = score(path, error)
-            append(row, identity)
-            pictures.add(row)
-            scored.add(text)
-            progress(len(scored), len(errors))
+def _score(model: Model, file: tuple[Path, str]) -> tuple[Identity, Path, Prediction | str]:
+    """Return the identity of a file and its prediction, or why it is unreadable.
 
-
-def _score(
-    model: Model, pictures: Pictures, min_area: int, path: Path, problem: str
-) -> PredictedFile:
-    """Return the row of a file; draw its picture if it gets one. problem: why it is unreadable."""
-    text, threshold, review = file_text(path), model.thresholds.image, model.thresholds.review
+    file: its path, and why it is unreadable if that is known.
+    """
+    path, problem = file
+    identity = identity_of(path)  # before reading, to detect later changes
     try:
         if problem:
             raise UserError(problem)
         pixels = model.read(path)
     except Exception as error:  # decoders raise many kinds of errors on damaged files
-        reason = visible(str(getattr(error, "reason", error)) or type(error).__name__)
+        reason = str(getattr(error, "reason", error)) or type(error).__name__
+        return identity, path, visible(reason)
+    return identity, path, model.score(pixels)
+
+
+def _row(
+    model: Model, pictures: Pictures, min_area: int, path: Path, prediction: Prediction | str
+) -> PredictedFile:
+    """Return the row of a file; draw its picture if it gets one."""
+    text, threshold, review = file_text(path), model.thresholds.image, model.thresholds.review
+    if isinstance(prediction, str):
         return PredictedFile(
-            text, None, threshold, None, UNREADABLE, reason=reason, review_threshold=review
+            text, None, threshold, None, UNREADABLE, reason=prediction, review_threshold=review
         )
-    prediction = model.score(pixels)
     name = ""
     if pictures.accepts(prediction.score):
         name = pictures.name(path)
@@ -142,8 +144,8 @@ def _score(
         regions=[asdict(region) for region in prediction.regions(min_area)],
         p_value=prediction.p_value,
         review_threshold=review,
-        width=pixels.shape[1],
-        height=pixels.shape[0],
+        width=prediction.image.shape[1],
+        height=prediction.image.shape[0],
     )
 
 
