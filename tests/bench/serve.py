@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -99,8 +100,10 @@ def load(port: int, contents: list[bytes], query: str) -> list[Row]:
     return [Row(f"{what}: throughput", throughput, unit="images per s"), *rows]
 
 
-def overhead(port: int, root: Path, file: Path) -> list[Row]:
-    """Return the time of a request beside that of scoring in this process."""
+def overhead(port: int, server: int, root: Path, file: Path) -> list[Row]:
+    """Return the time of a request beside that of scoring in this process, and the CPU time of
+    both, which other processes of the machine do not lengthen. server: its process ID."""
+    import psutil
     import torch
 
     from vqlab.model import Model
@@ -109,21 +112,32 @@ def overhead(port: int, root: Path, file: Path) -> list[Row]:
     torch.set_num_threads(1)
     model = Model.load(Tracker.open(root).champion("cable").checkpoint, "cpu")
     client, content = Client(port), file.read_bytes()
-    local, remote, with_map = [], [], []
+    calls: dict[str, tuple[int, Callable[[], object]]] = {
+        "scoring": (os.getpid(), lambda: model.score(file)),
+        "a request": (server, lambda: client.predict(content)),
+        "a request with map and overlay": (
+            server,
+            lambda: client.predict(content, "?map=1&overlay=1"),
+        ),
+    }
+    times: dict[str, list[float]] = {what: [] for what in calls}
+    cpu = dict.fromkeys(calls, 0.0)
     for _ in range(REPEATS):
-        for times, function in (
-            (local, lambda: model.score(file)),
-            (remote, lambda: client.predict(content)),
-            (with_map, lambda: client.predict(content, "?map=1&overlay=1")),
-        ):
+        for what, (process, function) in calls.items():
+            before = sum(psutil.Process(process).cpu_times()[:2])
             started = time.perf_counter()
             function()
-            times.append(1000 * (time.perf_counter() - started))
-    base, plain, full = map(Measured.of, (local, remote, with_map))
+            times[what].append(1000 * (time.perf_counter() - started))
+            cpu[what] += 1000 * (sum(psutil.Process(process).cpu_times()[:2]) - before) / REPEATS
     name = "Model.score in this process"
-    return [
-        Row("1 client: a request", plain, base, name, unit="ms"),
-        Row("1 client: a request with map and overlay", full, base, name, unit="ms"),
+    base, base_cpu = Measured.of(times.pop("scoring")), Measured.of([cpu.pop("scoring")])
+    rows = [
+        Row(f"1 client: {what}", Measured.of(each), base, name, unit="ms")
+        for what, each in times.items()
+    ]
+    return rows + [
+        Row(f"1 client: CPU of {what}", Measured.of([each]), base_cpu, name, unit="CPU-ms")
+        for what, each in cpu.items()
     ]
 
 
@@ -146,7 +160,7 @@ def tables(repeats: int) -> list[Table]:
             wait(port)
             contents = [file.read_bytes() for file in files]
             rows = load(port, contents, "") + load(port, contents, "?map=1&overlay=1")
-            rows += overhead(port, root, files[0])
+            rows += overhead(port, server.pid, root, files[0])
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait(60)

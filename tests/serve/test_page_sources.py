@@ -146,3 +146,17 @@ def test_a_camera_that_cannot_be_used_gives_a_sentence(
         assert page.locator("#shoot").is_disabled()
         page.get_by_role("button", name="Close").click()
         assert not page.locator("#camera").is_visible()
+
+
+def test_without_camera_access_the_phone_takes_the_photograph(
+    browser: Any, part_server: str, good_file: Path
+) -> None:
+    """Browsers hide cameras from pages that come over HTTP from another machine."""
+    with opened(browser, part_server) as page:
+        page.wait_for_selector(".meaning")
+        page.evaluate("Object.defineProperty(navigator, 'mediaDevices', { value: undefined })")
+        with page.expect_file_chooser() as chooser:
+            page.get_by_role("button", name="Use the camera").click()
+        assert chooser.value.element.get_attribute("capture") == "environment"
+        chooser.value.set_files(good_file)
+        wait_until_judged(page, 1)
