@@ -12,7 +12,7 @@ from mlflow_server import free_port, serving
 from tiny_set import tiny_recipe
 from typer.testing import CliRunner
 
-from vqlab.cli import app
+from vqlab.cli import load_commands
 from vqlab.run import resolve, run
 from vqlab.tracking import Tracker, ui_command
 
@@ -50,7 +50,7 @@ def shown(
 
 
 def call(*words: str) -> str:
-    result = CliRunner().invoke(app, list(words))
+    result = CliRunner().invoke(load_commands(), list(words))
     assert result.exit_code == 0, (result.output, result.exception)
     return result.output
 

@@ -18,7 +18,7 @@ from postgres_server import NoPostgres, postgres_server
 from tiny_set import tiny_recipe
 from typer.testing import CliRunner
 
-from vqlab.cli import app
+from vqlab.cli import load_commands
 from vqlab.promote.reproduce import score_images
 from vqlab.run import resolve, run
 from vqlab.tracking import Tracker
@@ -69,7 +69,7 @@ def mlruns(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def call(mlruns: Path, *words: str, status: int = 0) -> str:
-    result = CliRunner().invoke(app, [*words, "--mlruns", str(mlruns)])
+    result = CliRunner().invoke(load_commands(), [*words, "--mlruns", str(mlruns)])
     assert result.exit_code == status, (words, result.output, result.exception)
     return result.output
 
@@ -126,5 +126,7 @@ def test_promote_load_list_delete_and_roll_back(mlruns: Path, root: Path) -> Non
     again = served("models:/vqlab-part@champion", files[:1], mlruns.parent)
     assert again[0]["score"] == rows[0]["score"]
     assert "no champion before version 1" in str(
-        CliRunner().invoke(app, ["rollback", "-c", "part", "--mlruns", str(mlruns)]).exception
+        CliRunner()
+        .invoke(load_commands(), ["rollback", "-c", "part", "--mlruns", str(mlruns)])
+        .exception
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from vqlab.cli import app
+from vqlab.cli import load_commands
 from vqlab.recipes import recipe_tree
 from vqlab.run import resolve, run
 from vqlab.tracking import CHECKPOINT, Tracker
@@ -58,7 +58,7 @@ def test_scores_and_verdicts_are_those_of_predict(
     for recipe, served in zip(RECIPES, json.loads(process.stdout), strict=True):
         folder = tmp_path / recipe
         arguments = ["predict", "-m", recipe, "-o", str(folder), "--mlruns", str(store.root)]
-        printed = CliRunner().invoke(app, [*arguments, *map(str, files)])
+        printed = CliRunner().invoke(load_commands(), [*arguments, *map(str, files)])
         assert printed.exit_code == 0, (printed.output, printed.exception)
         with (folder / "scores.csv").open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
