@@ -28,9 +28,9 @@ def test_equals_the_direct_convolution(
     layer = Conv3x3(5 + constants, 4).double()
     x = torch.randn(images, 5, height, width, dtype=torch.float64, requires_grad=True)
     constant = torch.randn(images, constants, dtype=torch.float64, requires_grad=True)
-    given = constant if constants else None
+    constant_or_none = constant if constants else None
     inputs = [x, layer.weight, layer.bias, *([constant] if constants else [])]
-    out, right = layer(x, given), dense(layer, x, given)
+    out, right = layer(x, constant_or_none), dense(layer, x, constant_or_none)
     torch.testing.assert_close(out, right, rtol=0, atol=1e-11)
     into = torch.randn_like(out)
     gradients = (torch.autograd.grad(value, inputs, into) for value in (out, right))

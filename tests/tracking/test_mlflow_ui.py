@@ -31,7 +31,7 @@ def page(browser: Any) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def shown(
+def served_store(
     browser: Any, root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Tracker]:
     """Two tested runs, in a store that the server of `vqlab ui` shows."""
@@ -63,9 +63,9 @@ def visible_pictures(page: Any, selector: str, count: int) -> None:
     )
 
 
-def test_the_page_of_a_run_describes_it(page: Any, shown: Tracker) -> None:
-    record = shown.find("small")
-    page.goto(shown.link(record.run_id), wait_until="domcontentloaded")
+def test_the_page_of_a_run_describes_it(page: Any, served_store: Tracker) -> None:
+    record = served_store.find("small")
+    page.goto(served_store.link(record.run_id), wait_until="domcontentloaded")
     page.get_by_text("Detector of visual defects in part").wait_for()
     text = page.locator("body").inner_text()
     assert "trained on 11 normal images" in text or "normal images of the dataset" in text
@@ -76,8 +76,10 @@ def test_the_page_of_a_run_describes_it(page: Any, shown: Tracker) -> None:
     visible_pictures(page, "img[src*='get-artifact']", 1)
 
 
-def test_the_link_of_the_leaderboard_opens_charts_and_pictures(page: Any, shown: Tracker) -> None:
-    printed = call("leaderboard", "-c", "part", "--mlruns", str(shown.root))
+def test_the_link_of_the_leaderboard_opens_charts_and_pictures(
+    page: Any, served_store: Tracker
+) -> None:
+    printed = call("leaderboard", "-c", "part", "--mlruns", str(served_store.root))
     (link,) = re.findall(r"http://\S+", printed)
     page.goto(link, wait_until="domcontentloaded")
     page.get_by_text("Test figures", exact=True).wait_for()
@@ -87,10 +89,10 @@ def test_the_link_of_the_leaderboard_opens_charts_and_pictures(page: Any, shown:
 
 
 def test_the_links_of_a_comparison_show_its_runs(
-    page: Any, shown: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Any, served_store: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    call("compare", "small", "large", "--mlruns", str(shown.root), "-o", "compare.html")
+    call("compare", "small", "large", "--mlruns", str(served_store.root), "-o", "compare.html")
     page.goto((tmp_path / "compare.html").as_uri())
     addresses = {
         each.inner_text(): each.get_attribute("href")
@@ -104,7 +106,7 @@ def test_the_links_of_a_comparison_show_its_runs(
     page.goto(addresses["parallel coordinates"], wait_until="domcontentloaded")
     page.get_by_text("Comparing 2 Runs").first.wait_for()
     page.locator(".js-plotly-plot").first.wait_for()
-    run_id = shown.find("small").run_id
+    run_id = served_store.find("small").run_id
     (address,) = {
         each for each in addresses.values() if each and each.split("?")[0].endswith(run_id)
     }
