@@ -94,3 +94,22 @@ def test_runs_selected_by_filters_are_deleted(tracker: Tracker) -> None:
     assert sorted(run.name for run in tracker.runs()) == ["r0", "r2", "running"]
     assert [folder.exists() for folder in folders] == [True, False, True]
     running.finish()
+
+
+def test_models_of_deleted_runs_are_deleted(tracker: Tracker) -> None:
+    """A run whose version was deleted in the MLflow UI still has the copy of its checkpoint."""
+    (first, _), (second, _) = stored(tracker, "a"), stored(tracker, "b")
+    versions = [
+        tracker.registry.register(run_id, CHECKPOINT, "cable") for run_id in (first, second)
+    ]
+    ids = [version.tags["vqlab.model_id"] for version in versions]
+    places = [tracker._client.get_logged_model(each).artifact_location for each in ids]
+    folders = [Path(place.removeprefix("file://")) for place in places]
+    tracker._client.delete_model_version("vqlab-cable", "1")
+    delete_runs(tracker, [tracker.find(first)])
+    assert [(folder / "MLmodel").exists() for folder in folders] == [False, True]
+    experiment = tracker.find(second).experiment
+    experiment_id = tracker._client.get_experiment_by_name(experiment).experiment_id
+    models = tracker._client.search_logged_models([experiment_id])
+    assert [model.model_id for model in models] == ids[1:]
+    assert tracker.registry.checkpoint(versions[1]).read_text() == "weights"

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ from vqlab.run import resolve, run
 from vqlab.tracking import Tracker
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("blank_figures")]
+KILLED = Path(__file__).parents[1] / "promote" / "killed_process.py"
+BEFORE_ALIAS = 12
+"""Number of the write after which only the alias `champion` is missing."""
 LOAD = """
 import base64, json, sys
 import mlflow, pandas
@@ -92,6 +96,20 @@ def test_promote_load_list_delete_and_roll_back(mlruns: Path, root: Path) -> Non
     for name in ("first", "second", "third"):
         run(resolve(recipe), tracker, name=name, results=mlruns.parent / "results")
     call(mlruns, "promote", "-c", "part", "--run", "first")
+    killed = {
+        "action": "promote",
+        "run": "second",
+        "mlruns": str(mlruns),
+        "kill_after": BEFORE_ALIAS,
+    }
+    process = subprocess.run(
+        [sys.executable, str(KILLED)], input=json.dumps(killed), text=True, capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    versions = json.loads(call(mlruns, "history", "part", "--json"))
+    assert [(v["version"], v["state"]) for v in versions] == [(2, "registered"), (1, "champion")]
+    assert tracker.registry.history("part") == [1]
     call(mlruns, "promote", "-c", "part", "--run", "second", "--force")
     assert "already the champion" in call(mlruns, "promote", "-c", "part", "--run", "second")
     versions = json.loads(call(mlruns, "history", "part", "--json"))

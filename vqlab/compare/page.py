@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -13,7 +12,7 @@ from vqlab.evaluation import MEAN
 from vqlab.html_page import escape, page, paragraph, picture, table
 from vqlab.metrics import METRICS, Difference, Ranking, headlines, less_is_better, metric_title
 from vqlab.tracking import NOTE, RunRecord, Tracker, category_tags
-from vqlab.tracking.pages import route
+from vqlab.tracking.pages import compare_route
 from vqlab.tracking.views import DURATION, Runs, bar, chart_view, metric, param, pictures, tag
 
 PAGE = "comparison.html"
@@ -179,9 +178,7 @@ def log_comparison(tracker: Tracker, comparison: RunsComparison, path: Path) -> 
     ids = [run.run_id for run in comparison.runs]
     relative = {
         "charts and pictures of these runs": _charts_route(tracker, comparison),
-        "parallel coordinates": route(
-            "compare-runs", runs=json.dumps(ids), experiments=json.dumps([pages.experiment_id])
-        ),
+        "parallel coordinates": compare_route(pages.experiment_id, ids),
     }
     links = {title: pages.link(each) for title, each in relative.items()}
     links |= {run_id: pages.link(pages.run(run_id)) for run_id in ids}

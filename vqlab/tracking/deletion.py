@@ -7,12 +7,14 @@ deletes the artifacts that remain.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 
-from mlflow.entities import ViewType
+from mlflow.entities import LoggedModel, ViewType
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from vqlab.errors import UserError
 from vqlab.tracking.record import RunRecord
@@ -80,9 +82,29 @@ def complete_deletions(tracker: Tracker) -> None:
 
 
 def _delete_artifacts(tracker: Tracker, run_ids: Iterable[str]) -> None:
+    """Delete the artifacts of deleted runs and of their MLflow models."""
+    run_ids = set(run_ids)
+    for model in _models(tracker, run_ids):
+        uri = tracker._client.store.uri
+        with contextlib.suppress(MlflowException, OSError):  # deleted before
+            get_artifact_repository(model.artifact_location, uri).delete_artifacts()
+        tracker._client.delete_logged_model(model.model_id)
     for run_id in run_ids:
         shutil.rmtree(tracker.run_folder(run_id), ignore_errors=True)
         try:
             tracker.delete_artifact(run_id, "")
         except MlflowException:  # purged by `mlflow gc`
             continue
+
+
+def _models(tracker: Tracker, run_ids: set[str]) -> Iterator[LoggedModel]:
+    """Return the MLflow models of runs, which have no version or whose registration was killed."""
+    client, token = tracker._client, None
+    experiments = client.search_experiments(ViewType.ALL, max_results=1000)
+    ids = [experiment.experiment_id for experiment in experiments]
+    while ids:
+        page = client.search_logged_models(ids, page_token=token)
+        yield from [model for model in page if model.source_run_id in run_ids]
+        token = page.token
+        if not token:
+            return

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from urllib.parse import quote, urlencode
 
@@ -36,6 +36,12 @@ def route(path: str, **query: str) -> str:
 def run_route(experiment_id: str, run_id: str) -> str:
     """The page of a run, relative to the server."""
     return route(f"experiments/{experiment_id}/runs/{run_id}")
+
+
+def compare_route(experiment_id: str, run_ids: Sequence[str]) -> str:
+    """The page that compares runs of an experiment, relative to the server."""
+    query = {"runs": json.dumps(list(run_ids)), "experiments": json.dumps([experiment_id])}
+    return f"#/compare-runs?{urlencode({**query, **WORKFLOW})}"  # the UI needs `runs` first
 
 
 def picture_address(run_id: str, path: str) -> str:
