@@ -65,7 +65,8 @@ def list_runs(
 @runs_app.command("delete", short_help="Delete runs with their artifacts.", no_args_is_help=True)
 def delete(
     references: Annotated[
-        list[str] | None, typer.Argument(help=f"Runs to delete ({RUN}), or use the filters.")
+        list[str] | None,
+        typer.Argument(help=f"Runs to delete ({RUN}), or use the filters.", metavar="[RUN]..."),
     ] = None,
     category: Category = None,
     detector: Detector = None,
