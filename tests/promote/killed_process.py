@@ -28,10 +28,13 @@ WRITES = ("create_", "set_", "log_", "update_", "delete_", "finalize_")
 
 class Killer:
     """Counts the writes of this process, and kills it after one of them. Several of one kind in a
-    row, such as tags, are one: it is killed after the first of them."""
+    row, such as tags, are one: it is killed after the first of them.
 
-    def __init__(self, kill_after: int) -> None:
-        self.left, self.last = kill_after, ""
+    kill_after: number of the write, or a part of its name with arguments.
+    """
+
+    def __init__(self, kill_after: int | str) -> None:
+        self.kill_after, self.count, self.last = kill_after, 0, ""
         call = Client.__getattr__
         Client.__getattr__ = lambda client, name: (  # type: ignore[method-assign]
             self.counted(call(client, name), name) if name.startswith(WRITES)
@@ -43,9 +46,10 @@ class Killer:
         def counting(*arguments: Any, **named: Any) -> Any:
             result = method(*arguments, **named)
             write = f"{name} {arguments}" if "alias" in name else name
-            self.left -= write != self.last
+            self.count += write != self.last
             self.last = write
-            if self.left == 0:
+            matches = isinstance(self.kill_after, str) and self.kill_after in write
+            if matches or self.kill_after == self.count:
                 os.kill(os.getpid(), signal.SIGKILL)
             return result
 

@@ -26,8 +26,6 @@ from vqlab.tracking import Tracker
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("blank_figures")]
 KILLED = Path(__file__).parents[1] / "promote" / "killed_process.py"
-BEFORE_ALIAS = 12
-"""Number of the write after which only the alias `champion` is missing."""
 LOAD = """
 import base64, json, sys
 import mlflow, pandas
@@ -100,7 +98,7 @@ def test_promote_load_list_delete_and_roll_back(mlruns: Path, root: Path) -> Non
         "action": "promote",
         "run": "second",
         "mlruns": str(mlruns),
-        "kill_after": BEFORE_ALIAS,
+        "kill_after": "previous",
     }
     process = subprocess.run(
         [sys.executable, str(KILLED)], input=json.dumps(killed), text=True, capture_output=True,
