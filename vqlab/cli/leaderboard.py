@@ -69,11 +69,11 @@ def leaderboard(
         seeds = seeds_table(runs)
         if seeds is not None:
             out.print(seeds)
-        for experiment in sorted({row.run.experiment for row in board.rows}):
-            pages = tracker.pages(experiment)
+        experiments = {row.run.experiment for row in board.rows}
+        if len(experiments) == 1:
+            pages = tracker.pages(experiments.pop())
             if pages.has_view(TESTED_CHARTS):
-                link = pages.link(pages.charts(TESTED_CHARTS))
-                out.print(f"{experiment} in MLflow: {link}")
+                out.print(f"charts and pictures: {pages.link(pages.charts(TESTED_CHARTS))}")
 
 
 def _default_metric(every: Sequence[RunRecord], category: str | None) -> str:
