@@ -31,6 +31,9 @@ QUICK: dict[str, list[dict[str, Any]]] = {
         FLOW,
         FLOW | {"base": "mixture"},
         FLOW
+        | {"base": "standard"}
+        | {"pattern": {"kind": "none", "coverage": 60, "coverage_kind": "per_concept"}},
+        FLOW
         | {"levels": "each", "base": "standard"}
         | {"flow": {"blocks": [1], "hidden": 8, "kernel": 3, "fusion": True, "condition": 8}},
     ],

@@ -38,6 +38,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "whole": {},
     "paper": PAPER,
     "joined": {"levels": "joined"},
+    "coreset of each concept": {"pattern": {"coverage": 40, "coverage_kind": "per_concept"}},
     "true mixture": {"base": "mixture"},
     "without any condition": {"concept": {"enabled": False}, "base": "standard", "positions": 0}
     | {"pattern": {"kind": "none", "coverage": 0}},
@@ -281,6 +282,10 @@ def test_alternatives_are_the_papers_scores() -> None:
         (
             {"concept": {"enabled": False}, "base": "standard", "pattern": {"kind": "per_concept"}},
             "set detector.pattern.kind=naive",
+        ),
+        (
+            {"concept": {"encoder": "mlp"}, "pattern": {"coverage_kind": "per_concept"}},
+            "set detector.concept.enabled=true and detector.concept.encoder=pca",
         ),
         ({"flow": {"kernel": 2}}, "detector.flow.kernel|flow.kernel"),
     ],

@@ -269,14 +269,20 @@ class Coreset(nn.Module):
         self.search.reset()
 
     @torch.no_grad()
-    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the nearest code (N,) of rows (N, D) and the L2 distance to it (N,)."""
+    def forward(self, rows: Tensor, vectors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the nearest code (N,) of rows (N, D) and the L2 distance to it (N,).
+
+        vectors: of the images, which matter to a `ConceptCoreset` only.
+        """
         index, distance = self.search(rows, self.vectors)
         return index, distance
 
     @torch.no_grad()
     def distance_to_others(
-        self, rows: Tensor, nearest_codes: tuple[Tensor, Tensor] | None = None
+        self,
+        rows: Tensor,
+        nearest_codes: tuple[Tensor, Tensor] | None = None,
+        vector: Tensor | None = None,
     ) -> Tensor:
         """Return the L2 distance (N,) of an image's rows (N, D) to the nearest other code.
 

@@ -30,12 +30,13 @@ from vqlab.detectors.vqflow.selection import evenly_by_concept
 from vqlab.detectors.vqflow.settings import Scoring, VQFlowSettings
 from vqlab.nn import distributed
 from vqlab.nn.base_density import Prototypes
+from vqlab.nn.concept_coreset import ConceptCoreset
 from vqlab.nn.concept_normalization import ConceptNormalization
 from vqlab.nn.flow import FusionFlow
 from vqlab.nn.hierarchy import ConceptCodebook, ConceptCodes, Coreset, PatternCodebook
 from vqlab.nn.image_normalization import ImageNormalization
 from vqlab.nn.image_score import image_score
-from vqlab.nn.patches import patch_features, sample_rows, to_rows
+from vqlab.nn.patches import patch_features, sample_each, sample_rows, to_rows
 from vqlab.nn.quantizer import VectorQuantizer
 from vqlab.nn.smoothing import smooth
 from vqlab.types import InputSpec, Pyramid, Sample, Scores, UserError
@@ -96,10 +97,13 @@ class VQFlow(Detector):
                 dims, ((width, *modelled[-1][1]),) if width else None, kernel=flow.kernel,
                 clamp=flow.clamp, norm=flow.norm,
             )  # fmt: skip
-        self.coverage: Coreset | None = None
-        if config.pattern.coverage:
-            self.coverage = Coreset(config.pattern.coverage, joined[0])
+        self.coverage: Coreset | ConceptCoreset | None = None
         concepts = concept.codebook_size if concept.enabled else 1
+        size = config.pattern.coverage
+        if size and config.pattern.coverage_kind == "per_concept":
+            self.coverage = ConceptCoreset(concepts, size, joined[0], prototype_dim)
+        elif size:
+            self.coverage = Coreset(size, joined[0])
         self.expectation = ConceptNormalization(self._count_terms(), self.size, concepts, SHRINKAGE)
         self.image_level = ImageNormalization(concepts)
 
@@ -109,12 +113,24 @@ class VQFlow(Detector):
             means = torch.cat([self.concepts.pool(sample.pyramid[-1]) for sample in samples])
             self._check_images(len(means))
             self.concepts.fit(means)
-        if self.coverage is not None:
+        if isinstance(self.coverage, ConceptCoreset):
+            self._fit_by_concept(self.coverage, samples)
+        elif self.coverage is not None:
             patches = (to_rows(self._patches(sample.pyramid)) for sample in samples)
             self.coverage.fit(sample_rows(patches, self.config.pattern.patches))
         for number, level in enumerate(self._levels()):
             rows = (to_rows(self._features(sample.pyramid, number)) for sample in samples)
             level.whitening.fit(sample_rows(rows, WHITENING_PATCHES))
+
+    def _fit_by_concept(self, coverage: ConceptCoreset, samples: Iterable[Sample]) -> None:
+        assert self.concepts is not None
+        vectors = torch.cat([self.concepts.encode(sample.pyramid[-1]) for sample in samples])
+        each = max(1, self.config.pattern.patches // len(vectors))
+        maps = (self._patches(sample.pyramid).half() for sample in samples)
+        patches = torch.cat([sample_each(batch, each) for batch in maps])
+        images = torch.arange(len(vectors), device=vectors.device)
+        images = images.repeat_interleave(len(patches) // len(vectors))
+        coverage.fit(patches, images, vectors, self.concepts.quantizer.codebook)
 
     def _check_images(self, images: int) -> None:
         size = self.config.concept.codebook_size
@@ -212,14 +228,17 @@ class VQFlow(Detector):
         codes = indices.new_empty(len(indices), 0, 0)
         if self.coverage is not None:
             rows = to_rows(self._patches(pyramid))
-            index, distance = self.coverage(rows)
+            vectors = indices[:, None].float()
+            if self.concepts is not None:
+                vectors = self.concepts.encode(pyramid[-1])
+            index, distance = self.coverage(rows, vectors)
             codes = index.view(-1, *self.size)
             terms.append(distance.view(-1, 1, *self.size))
             if leave_one_out:
                 parts = (each.chunk(len(codes)) for each in (rows, index, distance))
                 others = [
-                    self.coverage.distance_to_others(r, (i, d))
-                    for r, i, d in zip(*parts, strict=True)
+                    self.coverage.distance_to_others(r, (i, d), vector)
+                    for r, i, d, vector in zip(*parts, vectors, strict=True)
                 ]
                 terms.append(torch.stack(others).view(-1, 1, *self.size))
         for level, latent in zip(self._levels(), latents, strict=True):
@@ -343,7 +362,11 @@ class VQFlow(Detector):
     def codebook_sizes(self) -> dict[str, int]:
         pattern = self.config.pattern
         groups = self.config.concept.codebook_size if pattern.kind == "per_concept" else 1
-        size = pattern.coverage if pattern.kind == "none" else groups * pattern.codebook_size
+        if pattern.kind == "none":
+            groups = self.config.concept.codebook_size
+            size = pattern.coverage * (groups if pattern.coverage_kind == "per_concept" else 1)
+        else:
+            size = groups * pattern.codebook_size
         return {"pattern codes": size} if size else {}
 
     @contextmanager

@@ -46,6 +46,10 @@ class PatternSettings(Settings):
     restart: float = Field(0.05, ge=0, lt=1)
     coverage: int = Field(10_000, ge=0, le=1_000_000)
     """Size of the coreset of training patches, whose distance is a term of the score; 0: none."""
+    coverage_kind: Literal["shared", "per_concept"] = "shared"
+    """`shared`: one coreset. `per_concept`: one of `coverage` patches (about 1,000) for each
+    prototype; an image is compared with that of its own, so that the cost of an image does not
+    depend on the number of categories. Cannot be exported."""
     patches: int = Field(350_000, ge=1)
     """Maximum number of random patches that the coreset is selected from."""
 
@@ -152,6 +156,13 @@ class VQFlowSettings(Settings):
             raise ValueError(
                 f"base {self.base} needs prototypes; got concept.enabled false; set "
                 "detector.base=standard"
+            )
+        if self.pattern.coverage_kind == "per_concept" and not (
+            self.concept.enabled and self.concept.encoder == "pca"
+        ):
+            raise ValueError(
+                "pattern.coverage_kind per_concept needs prototypes that are fitted before "
+                "training; set detector.concept.enabled=true and detector.concept.encoder=pca"
             )
         if self.pattern.kind == "per_concept" and not self.concept.enabled:
             raise ValueError(
