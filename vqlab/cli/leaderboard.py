@@ -14,7 +14,7 @@ from vqlab.cli.rows import print_rows, require_one_format
 
 if TYPE_CHECKING:
     from vqlab.cli.leaderboard_table import Board
-    from vqlab.tracking import RunRecord, Tracker
+    from vqlab.tracking import RunRecord
 
 
 @app.command(short_help="List the runs measured on test, best first.")
@@ -41,19 +41,19 @@ def leaderboard(
     """
     from vqlab.cli.leaderboard_table import make_board, seeds_table
     from vqlab.cli.progress import out
-    from vqlab.tracking import TESTED_CHARTS, Tracker
+    from vqlab.tracking.overview import read_overview
     from vqlab.tracking.run_filter import Condition, RunFilter
 
     require_one_format(as_json, as_csv)
-    tracker = Tracker.open(mlruns, create=False, write=False)
     category = None if category == "all" else category
-    every = tracker.runs()
+    overview = read_overview(mlruns)
+    every = overview.runs
     metric = metric or _default_metric(every, category)
     chosen = RunFilter(
         detector=detector, study=study, conditions=[Condition.parse(text) for text in where or ()]
     )
     runs = chosen.select(_measured(every, category, metric))
-    board = make_board(runs[:limit], len(runs), metric, _champions(tracker, runs))
+    board = make_board(runs[:limit], len(runs), metric, overview.champions)
     if as_json:
         print_rows(board_rows(board), (), as_csv=False)
     elif as_csv:
@@ -70,10 +70,8 @@ def leaderboard(
         if seeds is not None:
             out.print(seeds)
         experiments = {row.run.experiment for row in board.rows}
-        if len(experiments) == 1:
-            pages = tracker.pages(experiments.pop())
-            if pages.has_view(TESTED_CHARTS):
-                out.print(f"charts and pictures: {pages.link(pages.charts(TESTED_CHARTS))}")
+        if len(experiments) == 1 and experiments <= set(overview.charts):
+            out.print(f"charts and pictures: {overview.charts[experiments.pop()]}")
 
 
 def _default_metric(every: Sequence[RunRecord], category: str | None) -> str:
@@ -113,14 +111,6 @@ def _measured(every: Sequence[RunRecord], category: str | None, metric: str) -> 
         hint = did_you_mean(metric, keys) or f"they have, among others, {', '.join(names)}."
         raise UserError(f"metric {metric} is not in any of these runs; {hint}")
     return measured
-
-
-def _champions(tracker: Tracker, runs: Sequence[RunRecord]) -> set[str]:
-    """Return the run IDs of the champions of the runs' categories."""
-    versions = [
-        tracker.registry.by_alias(names) for names in sorted({run.categories for run in runs})
-    ]
-    return {version.run_id for version in versions if version is not None}
 
 
 def _category(run: RunRecord) -> str:

@@ -1,7 +1,11 @@
 """Tracking with MLflow: runs, metrics, pictures, checkpoints and the model registry.
 
 Start with `Tracker.open()`. No global state is used: no active run, no default tracking URI.
+MLflow takes seconds to import; names of modules that need it are imported at first use.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 # First: sets environment variables that mlflow reads on import.
 from vqlab.tracking.environment import (  # isort: split
@@ -10,6 +14,7 @@ from vqlab.tracking.environment import (  # isort: split
     user_name,
 )
 
+from vqlab.tracking.artifacts import CHECKPOINT, CONFIG
 from vqlab.tracking.categories import category_tags, matches_categories
 from vqlab.tracking.liveness import owner_is_gone, owner_tags
 from vqlab.tracking.pages import (
@@ -19,12 +24,14 @@ from vqlab.tracking.pages import (
     ExperimentPages,
     picture_address,
 )
-from vqlab.tracking.record import RunRecord
-from vqlab.tracking.registry import CHAMPION, PREVIOUS, Champion, Registry, Version, model_name
-from vqlab.tracking.run import CHECKPOINT, CONFIG, Run, Terminated
+from vqlab.tracking.record import RunRecord, ranked
 from vqlab.tracking.store import remember_ui
-from vqlab.tracking.tracker import Tracker, ranked
 from vqlab.tracking.ui import ui_command
+
+if TYPE_CHECKING:
+    from vqlab.tracking.registry import CHAMPION, PREVIOUS, Champion, Registry, Version, model_name
+    from vqlab.tracking.run import Run, Terminated
+    from vqlab.tracking.tracker import Tracker
 
 __all__ = [
     "CHAMPION",
@@ -55,3 +62,17 @@ __all__ = [
     "ui_command",
     "user_name",
 ]
+
+_MODULES = {
+    "Tracker": "tracker",
+    **dict.fromkeys(("Run", "Terminated"), "run"),
+    **dict.fromkeys(
+        ("CHAMPION", "PREVIOUS", "Champion", "Registry", "Version", "model_name"), "registry"
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

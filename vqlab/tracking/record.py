@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from vqlab.errors import UserError
+from vqlab.tracking.artifacts import CHECKPOINT, CONFIG, MissingArtifact
 from vqlab.tracking.categories import categories_of
-from vqlab.tracking.run import CHECKPOINT, CONFIG, MissingArtifact
 
 
 @dataclass(frozen=True)
@@ -91,3 +91,14 @@ class RunRecord:
     def short(self) -> str:
         """Name, ID prefix and status, for messages."""
         return f"{self.name} ({self.run_id[:8]}, {self.status})"
+
+
+def ranked(runs: Iterable[RunRecord], key: str, ascending: bool) -> list[RunRecord]:
+    """Return runs by a metric, best (largest unless `ascending`) first, those without it last."""
+    sign = 1.0 if ascending else -1.0
+    return sorted(runs, key=lambda run: _rank(run.metrics.get(key), sign))
+
+
+def _rank(value: float | None, sign: float) -> tuple[bool, float]:
+    missing = value is None or value != value
+    return missing, 0.0 if value is None or missing else sign * value

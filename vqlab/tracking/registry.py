@@ -21,8 +21,8 @@ from mlflow.exceptions import MlflowException
 
 from vqlab.errors import UserError, did_you_mean
 from vqlab.text import category_text, storable, unique_key
+from vqlab.tracking.artifacts import artifact
 from vqlab.tracking.categories import category_tags, interpretations, same_categories
-from vqlab.tracking.run import artifact
 from vqlab.tracking.store import Client, store_lock
 
 Category = str | Sequence[str]

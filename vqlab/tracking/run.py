@@ -15,8 +15,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Literal
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import numpy as np
 import yaml
@@ -27,18 +25,13 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from vqlab.errors import UserError
 from vqlab.text import storable, unique_key
+from vqlab.tracking.artifacts import CONFIG, artifact
 from vqlab.tracking.pages import run_route
 from vqlab.tracking.store import Client, first_line, user_errors
 from vqlab.tracking.views import picture_key
 
 log = logging.getLogger(__name__)
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-
-CONFIG = "config.yaml"
-"""Artifact that holds a run's resolved settings."""
-
-CHECKPOINT = "checkpoint/model.safetensors"
-"""Artifact that holds a run's checkpoint."""
 
 FAILURE = "vqlab.failure"
 """Tag: why the run did not finish; FINISHED runs have none."""
@@ -59,10 +52,6 @@ _RETRY_FACTOR = 10
 _SIGNALS = ("SIGTERM", "SIGHUP")
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 """Ten times as fast where PyYAML was built with libyaml."""
-
-
-class MissingArtifact(UserError):
-    """The run has no such artifact."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -434,30 +423,3 @@ def _param(value: Any) -> str:
 
 def _truncate(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def artifact(client: Client, run_id: str, artifact_uri: str, path: str) -> Path:
-    """Return the local path of an artifact; download it if necessary.
-
-    Raises MissingArtifact (a UserError) if the run has no such artifact.
-    """
-    parts = urlsplit(artifact_uri)
-    if parts.scheme == "file":
-        local = Path(url2pathname(parts.path)) / path
-        if not path:
-            local.mkdir(parents=True, exist_ok=True)
-    else:
-        local = client.store.root / "downloads" / run_id / path
-        into = local.parent if path else local  # MLflow appends the last component
-        into.mkdir(parents=True, exist_ok=True)
-        try:
-            client.download_artifacts(run_id, path, str(into))
-        except UserError:
-            raise
-        except Exception as error:  # artifact stores raise the errors of their own libraries
-            raise MissingArtifact(
-                f"artifact {path!r} of run {run_id} could not be retrieved: {first_line(error)}"
-            ) from error
-    if not local.exists():
-        raise MissingArtifact(f"run {run_id} has no artifact {path!r}; it may have been deleted.")
-    return local

@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import datetime, timezone
+from functools import partial
 
 import sqlalchemy
 from sqlalchemy import text
 
-from vqlab.tracking.store import Store, user_errors
+from vqlab.tracking.artifacts import artifact
+from vqlab.tracking.record import RunRecord
+from vqlab.tracking.store import Client, Store, user_errors
 
 _SELECTED = """
     SELECT r.run_uuid FROM runs r JOIN experiments e ON e.experiment_id = r.experiment_id
@@ -40,28 +43,43 @@ class StoredRun:
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
 
+    def record(self, client: Client) -> RunRecord:
+        """Return the run; `client` retrieves its artifacts."""
+        ended = self.end_time if self.status != "RUNNING" else None
+        return RunRecord(
+            run_id=self.run_id,
+            name=self.name,
+            experiment=self.experiment,
+            status=self.status,
+            tags=self.tags,
+            params=self.params,
+            metrics=self.metrics,
+            start=datetime.fromtimestamp(self.start_time / 1000, tz=timezone.utc),
+            duration=None if ended is None else (ended - self.start_time) / 1000,
+            _artifact=partial(artifact, client, self.run_id, self.artifact_uri),
+        )
+
 
 def stored_runs(store: Store, tags: Mapping[str, str]) -> list[StoredRun]:
     """Return the active runs with these tags (the database may ignore case), newest first.
 
     store: one with an SQL database. Raises UserError if it cannot be read.
     """
+    engine = sqlalchemy.create_engine(store.uri)
+    try:
+        with user_errors(store.root), engine.connect() as connection:
+            return read_runs(connection, tags)
+    finally:
+        engine.dispose()
+
+
+def read_runs(connection: sqlalchemy.Connection, tags: Mapping[str, str] = {}) -> list[StoredRun]:
+    """Return runs as `stored_runs` does. Raises SQLAlchemyError."""
     selected = _SELECTED
     values: dict[str, str] = {}
     for number, (key, value) in enumerate(tags.items()):
         selected += _HAS_TAG.format(n=number)
         values |= {f"key{number}": key, f"value{number}": value}
-    engine = sqlalchemy.create_engine(store.uri)
-    try:
-        with user_errors(store.root), engine.connect() as connection:
-            return _read(connection, selected, values)
-    finally:
-        engine.dispose()
-
-
-def _read(
-    connection: sqlalchemy.Connection, selected: str, values: Mapping[str, Any]
-) -> list[StoredRun]:
     runs = {
         row[0]: StoredRun(*row)
         for row in connection.execute(

@@ -25,17 +25,20 @@ import urllib.request
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import sqlalchemy
 from filelock import FileLock
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from vqlab.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:  # MLflow takes seconds to import
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
 
 UI_HOST, UI_PORT = "127.0.0.1", 5000
 UI_VARIABLE = "VQLAB_UI"
@@ -238,16 +241,23 @@ def _postgres_lock(uri: str, name: str) -> Iterator[None]:
 
 class Client:
     """MlflowClient that raises UserError for problems users can fix and retries conflicts with
-    concurrent processes."""
+    concurrent processes. MLflow is imported at the first call."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        from mlflow import MlflowClient
+
         with warnings.catch_warnings():
             # MLflow 3.17 uses an API deprecated by SQLAlchemy 2.1.
             warnings.simplefilter("ignore", DeprecationWarning)
-            self._client = MlflowClient(store.uri, registry_uri=store.uri)
+            return MlflowClient(self.store.uri, registry_uri=self.store.uri)
 
     def __getattr__(self, name: str) -> Any:
+        from mlflow.exceptions import MlflowException
+
         method = getattr(self._client, name)
 
         @functools.wraps(method)
@@ -304,11 +314,17 @@ def user_errors(place: Path) -> Iterator[None]:
     UserError; other errors propagate."""
     try:
         yield
-    except (MlflowException, OSError, sqlite3.Error, SQLAlchemyError) as error:
-        sentence = _sentence(place, error)
+    except Exception as error:
+        sentence = _sentence(place, error) if _is_of_store(error) else None
         if sentence is None:
             raise
         raise UserError(sentence) from error
+
+
+def _is_of_store(error: Exception) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    return isinstance(error, (MlflowException, OSError, sqlite3.Error, SQLAlchemyError))
 
 
 def first_line(error: Exception) -> str:

@@ -6,8 +6,6 @@ import contextlib
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +20,9 @@ from vqlab.tracking.categories import category_tags
 from vqlab.tracking.environment import code_tags, environment_info, user_name
 from vqlab.tracking.liveness import delete_locks, owner_is_gone, owner_tags
 from vqlab.tracking.pages import ExperimentPages, run_route
-from vqlab.tracking.record import RunRecord
+from vqlab.tracking.record import RunRecord, ranked
 from vqlab.tracking.registry import Category, Champion, Registry
-from vqlab.tracking.run import Run, Status, artifact, clear_failure, stored_tags
+from vqlab.tracking.run import Run, Status, clear_failure, stored_tags
 from vqlab.tracking.run_query import StoredRun, stored_runs
 from vqlab.tracking.store import Client, connect, first_line, locate, store_lock, without_password
 from vqlab.tracking.views import tagged
@@ -291,7 +289,8 @@ class Tracker:
         else:
             names = None if experiments is None else set(experiments)
             stored = stored_runs(self._client.store, wanted)
-            records = [self._from_rows(r) for r in stored if names is None or r.experiment in names]
+            stored = [run for run in stored if names is None or run.experiment in names]
+            records = [run.record(self._client) for run in stored]
         # The database may ignore case, and the query omits values that cannot be quoted.
         records = [r for r in records if wanted.items() <= r.tags.items()]
         if kinds is not None:
@@ -322,22 +321,7 @@ class Tracker:
             info.run_id, info.run_name, experiment, info.status, info.start_time, info.end_time,
             info.artifact_uri, dict(data.tags), dict(data.params), dict(data.metrics),
         )  # fmt: skip
-        return self._from_rows(rows)
-
-    def _from_rows(self, run: StoredRun) -> RunRecord:
-        ended = run.end_time if run.status != "RUNNING" else None
-        return RunRecord(
-            run_id=run.run_id,
-            name=run.name,
-            experiment=run.experiment,
-            status=run.status,
-            tags=run.tags,
-            params=run.params,
-            metrics=run.metrics,
-            start=datetime.fromtimestamp(run.start_time / 1000, tz=timezone.utc),
-            duration=None if ended is None else (ended - run.start_time) / 1000,
-            _artifact=partial(artifact, self._client, run.run_id, run.artifact_uri),
-        )
+        return rows.record(self._client)
 
     def champion(self, category: Category) -> Champion:
         """Return the champion of a category with a local checkpoint.
@@ -407,14 +391,3 @@ def _other_names(tags: Mapping[str, str]) -> set[str]:
     }
     name = names.get(tags.get("vqlab.kind", ""), "")
     return {name} if name else set()
-
-
-def ranked(runs: Iterable[RunRecord], key: str, ascending: bool) -> list[RunRecord]:
-    """Return runs by a metric, best (largest unless `ascending`) first, those without it last."""
-    sign = 1.0 if ascending else -1.0
-    return sorted(runs, key=lambda run: _rank(run.metrics.get(key), sign))
-
-
-def _rank(value: float | None, sign: float) -> tuple[bool, float]:
-    missing = value is None or value != value
-    return missing, 0.0 if value is None or missing else sign * value
