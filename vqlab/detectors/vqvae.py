@@ -17,6 +17,7 @@ from vqlab.detectors.capabilities import Extracted
 from vqlab.nn import distributed
 from vqlab.nn.brightness import scale_brightness
 from vqlab.nn.image_score import ImageScore, image_score
+from vqlab.nn.latch import latched, reset_on_load
 from vqlab.nn.pixel_normalization import Normalise, PixelNormalization
 from vqlab.nn.prior import CodePrior
 from vqlab.nn.quantizer import VectorQuantizer
@@ -164,6 +165,7 @@ class VQVAE(Detector):
             **config.model_dump(include=set(CodebookSettings.model_fields))
         )
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        reset_on_load(self)
         grid = (height // 4, width // 4)
         self.surprisal = CodeSurprisal(config.codebook_size, grid)
         spacings = [max(1, round(share * max(grid))) for share in config.scoring.context]
@@ -180,8 +182,9 @@ class VQVAE(Detector):
         z = self.latents(images)
         zero = torch.zeros((), device=images.device)
         codes, codebook, commitment, codebook_loss = z, zero, zero, zero
-        quantise = int(self.step) >= self.config.warmup
-        if quantise and (self.training or bool(self.quantizer.initialised)):
+        warmup = self.config.warmup
+        quantise = latched(self, "warm", lambda: int(self.step) >= warmup)
+        if quantise and (self.training or self.quantizer.is_initialised):
             codes, _, codebook, commitment, codebook_loss = self.quantizer(z)
         if self.training:
             self.step += 1
@@ -213,7 +216,7 @@ class VQVAE(Detector):
         """
         z = self.latents(images)
         indices = self.quantizer.encode(z)
-        codes = self.quantizer.lookup(indices) if bool(self.quantizer.initialised) else z
+        codes = self.quantizer.lookup(indices) if self.quantizer.is_initialised else z
         reconstruction: Tensor = self.decoder(codes).float()
         return reconstruction, self._first_level(indices)
 
@@ -292,7 +295,7 @@ class VQVAE(Detector):
         self, train: Iterable[Sample], held_out: Iterable[Sample], effort: float = 1.0
     ) -> None:
         scoring = self.config.scoring
-        if not self.quantizer.initialised:  # training was shorter than the warmup
+        if not self.quantizer.is_initialised:  # training was shorter than the warmup
             self.quantizer.initialise(
                 torch.cat([self.latents(sample.pyramid[0]) for sample in train])
             )

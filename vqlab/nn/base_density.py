@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vqlab.nn.precision import without_autocast
+
 BaseName = Literal["standard", "selected", "mixture"]
 LOG_2PI = math.log(2 * math.pi)
 BOUND = 2.0
@@ -43,7 +45,7 @@ class BaseDensity(nn.Module, ABC):
 
     def log_prob(self, z: Tensor, prototypes: Prototypes) -> Tensor:
         """Return log p(z | prototypes) in nats, (N,)."""
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z.device):
             return self._log_prob(at_least_float32(z), prototypes) - 0.5 * self.channels * LOG_2PI
 
     def quadratic(self, z: Tensor, prototypes: Prototypes) -> Tensor:
@@ -51,7 +53,7 @@ class BaseDensity(nn.Module, ABC):
 
         For the mixture, components are weighted by their responsibility for z.
         """
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z.device):
             return self._quadratic(at_least_float32(z), prototypes)
 
     @abstractmethod

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vqlab.nn import distributed
+from vqlab.nn.precision import without_autocast
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -18,7 +19,7 @@ class BatchNorm(nn.BatchNorm1d):
             return normed
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
-        with torch.autocast(rows.device.type, enabled=False):
+        with without_autocast(rows.device):
             wide = rows.float()
             mean = distributed.all_reduce_sum(wide.sum(0)) / count
             centred = wide - mean

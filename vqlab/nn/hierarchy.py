@@ -16,6 +16,7 @@ from vqlab.nn import distributed
 from vqlab.nn.coreset import k_centre
 from vqlab.nn.mlp import MLP
 from vqlab.nn.nearest import NearestSearch
+from vqlab.nn.precision import without_autocast
 from vqlab.nn.quantizer import (
     Codebook,
     Usage,
@@ -108,7 +109,7 @@ class ConceptCodebook(nn.Module):
         self.axes.zero_()
         self.axes[:, : axes.shape[1]] = axes.float()
         self.scale.copy_(1 / (rows @ self.axes).std().clamp_min(1e-6))
-        if not self.quantizer.initialised:
+        if not self.quantizer.is_initialised:
             self.quantizer.initialise(rows @ self.axes * self.scale)
 
 
@@ -200,7 +201,7 @@ class GroupedQuantizer(nn.Module):
 
     def forward(self, z: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return codes (B, P, D), indices (B, P), commitment loss () of z (B, P, D), group (B,)."""
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z.device):
             detached = z.detach()
             if self.training:
                 self._update_codes(detached, group)

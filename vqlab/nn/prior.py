@@ -121,9 +121,9 @@ class CodePrior(nn.Module):
         y, x = where // width % height, where % width
         stride = width + 2 * margin
         start = (where // (height * width) * (height + 2 * margin) + y + margin) * stride
-        steps = torch.arange(-REACH, REACH + 1, device=indices.device) * spacing
-        offsets = (steps[:, None] * stride + steps).flatten()
-        offsets = offsets[offsets != 0]
+        steps = range(-margin, margin + 1, spacing)
+        around = [row * stride + column for row in steps for column in steps if row or column]
+        offsets = torch.tensor(around, device=indices.device)
         seen = padded.flatten()[(start + x + margin)[:, None] + offsets]
         rows = torch.cat([codebook.detach(), self.outside])
         table = (rows @ self.taps[level]).flatten(0, 1)

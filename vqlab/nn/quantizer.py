@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.nn import distributed
+from vqlab.nn.latch import latched, reset_on_load
+from vqlab.nn.precision import without_autocast
 
 ROWS = 1024
 """Vectors compared with the codebook at once; chosen to fit into a CPU cache."""
@@ -100,12 +102,13 @@ class VectorQuantizer(nn.Module):
             Codebook(codebook_size, dim, learning, distance, restart, decay) for _ in range(levels)
         )
         self.register_buffer("initialised", torch.tensor(init == "random"))
+        reset_on_load(self)
 
     def forward(self, z: Tensor) -> Quantized:
         """Quantise z (B, D, h, w) or (N, D)."""
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z.device):
             rows = self._rows(z.float())
-            if self.training and not self.initialised:
+            if self.training and not self.is_initialised:
                 self.initialise(z)
             residual, total = rows, torch.zeros_like(rows)
             indices, codebook, commitment = [], [], []
@@ -159,6 +162,11 @@ class VectorQuantizer(nn.Module):
             book.fit(residual)
             residual = residual - F.embedding(nearest(residual, book.table()), book.table())
         self.initialised.fill_(True)
+
+    @property
+    def is_initialised(self) -> bool:
+        """Whether the codebooks have been initialised."""
+        return latched(self, "initialised", lambda: bool(self.initialised))
 
     def pop_usage(self) -> Usage | None:
         """Return and reset the usage counted in training; None if nothing was quantised."""
@@ -251,7 +259,9 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def _observe(self, rows: Tensor, index: Tensor) -> None:
-        members = distributed.sum_over_ranks(torch.bincount(index, minlength=len(self.counts)))
+        # Unlike torch.bincount, index_add does not wait for the device.
+        members = torch.zeros_like(self.usage).index_add_(0, index, torch.ones_like(index))
+        members = distributed.sum_over_ranks(members)
         self.usage += members
         self.counts.lerp_(members.to(self.counts), 1 - self.decay)
         if self.moving:
@@ -259,8 +269,9 @@ class Codebook(nn.Module):
             self.sums.lerp_(distributed.sum_over_ranks(sums), 1 - self.decay)
             # Count and sum of an unused code decay alike, so the code does not move until both
             # are too small to divide.
-            alive = self.counts > 1e-20
-            self.vectors[alive] = self.sums[alive] / self.counts[alive, None]
+            alive = (self.counts > 1e-20)[:, None]
+            means = self.sums / self.counts[:, None]
+            self.vectors.copy_(torch.where(alive, means, self.vectors))
 
     @torch.no_grad()
     def _restart(self, rows: Tensor) -> None:

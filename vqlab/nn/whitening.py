@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from vqlab.nn.precision import without_autocast
+
 WhiteningName = Literal["whiten", "standardise", "none"]
 
 
@@ -38,7 +40,7 @@ class Whitening(nn.Module):
         self.register_buffer("log_det", torch.zeros(()))
 
     def forward(self, rows: Tensor) -> Tensor:
-        with torch.autocast(rows.device.type, enabled=False):
+        with without_autocast(rows.device):
             if self.kind == "none":
                 return rows.float()
             return (rows.float() - self.mean) @ self.matrix

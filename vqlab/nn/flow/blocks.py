@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.convolution import Conv3x3
+from vqlab.nn.precision import without_autocast
 
 Dims = Sequence[tuple[int, ...]]
 MixingName = Literal["orthogonal", "reflection", "permutation"]
@@ -163,7 +164,7 @@ class Mixing(InvertibleModule):  # type: ignore[misc]
         if self.kind == "permutation":
             orders = (self.back, self.order) if rev else (self.order, self.back)
             return (permute(x0, *orders),), 0.0
-        with torch.autocast(x0.device.type, enabled=False):
+        with without_autocast(x0.device):
             if x0.ndim == 2:
                 return (self._multiply(x0, rev),), 0.0
             return (self._multiply(x0.movedim(1, -1), rev).movedim(-1, 1),), 0.0

@@ -12,6 +12,7 @@ from vqlab.errors import UserError
 from vqlab.nn import distributed
 from vqlab.nn.base_density import at_least_float32
 from vqlab.nn.flow.blocks import ActNorm, Coupling, Mixing, MixingName, affine
+from vqlab.nn.latch import latched, reset_on_load
 
 
 class LevelFlow(nn.Module):
@@ -67,12 +68,13 @@ class LevelFlow(nn.Module):
                 hidden=hidden, kernel=kernel, clamp=clamp, norm=norm, flip=bool(block % 2),
             )  # fmt: skip
         self.register_buffer("initialised", torch.tensor(False))
+        reset_on_load(self)
 
     def forward(
         self, x: Tensor, condition: Tensor | None = None, constant: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return latents z, shaped as x, and log_det per row or image."""
-        if self.training and not self.initialised:
+        if self.training and not latched(self, "initialised", lambda: bool(self.initialised)):
             self.initialise(x, condition, constant)
         return self._run(x, self._offsets(condition, constant), rev=False)
 

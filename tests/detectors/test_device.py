@@ -1,0 +1,77 @@
+"""Steps of every detector on one device: no tensor elsewhere, no value read in Python.
+
+The `meta` device shows both without a GPU: an operation that mixes it with another device raises,
+and so does reading a value. Restarting dead codes chooses them by value and is disabled here.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from functools import cache
+
+import pytest
+import torch
+from test_contract import CASES
+
+from vqlab.detectors import Detector
+from vqlab.nn.quantizer import Codebook
+from vqlab.testing import products, train
+from vqlab.types import Sample
+
+IDS = [f"{case.name}-{len(case.settings)}-{len(case.spec.sizes)}" for case in CASES]
+
+
+@cache
+def trained(number: int) -> Detector:
+    """A detector of the contract's cases, trained until its codebooks are in use."""
+    return train(CASES[number].build(), steps=22)
+
+
+def on(device: str, number: int) -> tuple[Detector, Sample]:
+    """A copy of the trained detector, without restarts, and images, on the device."""
+    detector = deepcopy(trained(number)).to(device)
+    for module in detector.modules():
+        if isinstance(module, Codebook):
+            module.restart = 0.0
+    sample = CASES[number].sample(products(6, seed=3))
+    pyramid = tuple(level.to(device) for level in sample.pyramid)
+    return detector, Sample(sample.image.to(device), pyramid)
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=IDS)
+def test_a_training_step_stays_on_its_device(number: int) -> None:
+    detector, sample = on("meta", number)
+    loss = detector.train().loss(sample)["loss"]
+    assert loss.is_meta
+    if loss.requires_grad:
+        torch.autograd.backward(loss)
+        assert all(w.grad is None or w.grad.is_meta for w in detector.parameters())
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=IDS)
+def test_scoring_stays_on_its_device(number: int) -> None:
+    detector, sample = on("meta", number)
+    with torch.no_grad():
+        result = detector.score(sample)
+    assert result.anomaly_map.is_meta and result.image_score.is_meta
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("number", range(len(CASES)), ids=IDS)
+def test_cuda_scores_as_the_cpu(number: int) -> None:
+    detector, sample = on("cuda", number)
+    with torch.no_grad():
+        got = detector.eval().score(sample)
+        expected = trained(number).score(CASES[number].sample(products(6, seed=3)))
+    torch.testing.assert_close(got.image_score.cpu(), expected.image_score, rtol=1e-2, atol=1e-3)
+    with torch.autocast("cuda", torch.bfloat16):
+        loss = detector.train().loss(sample)["loss"]
+    assert bool(loss.isfinite())
+    if loss.requires_grad:
+        torch.autograd.backward(loss)
+
+
+def test_a_mixture_of_devices_raises() -> None:
+    with pytest.raises(RuntimeError):
+        torch.ones(2) + torch.ones(2, device="meta")
