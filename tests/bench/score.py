@@ -7,8 +7,10 @@ Banks are coresets of real patches; flows are not trained, which does not change
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,13 +122,20 @@ def tables(repeats: int) -> Iterator[Table]:
 
     splits = splits_of()
     bank = model_of(splits, "memory_bank", {"bank_size": BANK})
+    compiled = replace(bank, backbone=copy.deepcopy(bank.backbone)).use_engine("openvino")
     vqflow = model_of(splits, "vqflow", {})
+    small = {"pattern": {"coverage_kind": "per_concept", "coverage": 1000}}
+    by_concept = model_of(splits, "vqflow", small)
+    by_concept_compiled = replace(by_concept, backbone=compiled.backbone)
     pixels = [bank.read(record.path) for record in splits.test.records[:: len(splits.test) // 8]]
     pixels = [np.ascontiguousarray(image) for image in pixels[:COUNT]]
     functions = {
         "memory_bank": bank.score,
         "memory_bank alone": _of_detector(bank),
+        "bank, OpenVINO": compiled.score,
         "vqflow": vqflow.score,
+        "by concept": by_concept.score,
+        "by concept, OpenVINO": by_concept_compiled.score,
         "vqflow alone": _of_detector(vqflow),
         **_anomalib(bank),
         **_floors(bank),
@@ -143,7 +152,10 @@ def tables(repeats: int) -> Iterator[Table]:
         Row(what, rate[ours], rate[other], name, rate[floor], f"backbone ({floor})", unit=UNIT)
         for what, ours, other, name in (
             ("memory_bank, `Model.score`", "memory_bank", "PatchCore", "anomalib PatchCore"),
+            ("same, engine openvino", "bank, OpenVINO", "PatchCore", "anomalib PatchCore"),
             ("vqflow, `Model.score`", "vqflow", "Fastflow", "anomalib Fastflow"),
+            ("same, 1,000 codes per concept", "by concept", "Fastflow", "anomalib Fastflow"),
+            ("same, and openvino", "by concept, OpenVINO", "Fastflow", "anomalib Fastflow"),
             ("memory_bank, `Model.score`", "memory_bank", "memory_bank alone", "detector+backbone"),
             ("vqflow, `Model.score`", "vqflow", "vqflow alone", "detector+backbone"),
         )
