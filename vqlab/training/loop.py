@@ -251,14 +251,19 @@ class Trainer:
         self.history = list(state["history"])
 
     def _load_moments(self, state: dict[str, Any]) -> None:
-        """Restore the state of the optimizer, which earlier versions wrote in other layouts."""
+        """Restore the state of the optimizer, which earlier versions wrote in other layouts.
+
+        Moments get the strides of their weight, which files do not store: the fused optimizer reads
+        both in the order of memory.
+        """
         assert self.optimizer is not None
         groups = [group | {"fused": True} for group in state["param_groups"]]
         self.optimizer.load_state_dict(state | {"param_groups": groups})
         for weight, moments in self.optimizer.state.items():
             for name, moment in moments.items():
                 if moment.ndim:
-                    moments[name] = in_layout_of(weight, moment)
+                    same_strides = torch.empty_like(weight)
+                    moments[name] = same_strides.copy_(in_layout_of(weight, moment))
 
 
 def _shuffled(items: Sequence[T], count: int) -> list[T]:
