@@ -99,10 +99,10 @@ def test_golden_short_run() -> None:
     assert sum(nll[-10:]) / 10 == pytest.approx(0.58687, rel=0.01)
     images = two_products(3, seed=8)
     scores = detector.score(images)
-    assert scores.image_score.tolist() == pytest.approx([0.9661, -1.8067, -0.3731], abs=0.03)
+    assert scores.image_score.tolist() == pytest.approx([0.9392, -2.0689, -0.7025], abs=0.03)
     assert float(scores.anomaly_map.mean()) == pytest.approx(0.2678, abs=0.01)
     anomalous = detector.score(spoiled(images)).image_score.tolist()
-    assert anomalous == pytest.approx([21.62, 21.85, 23.67], rel=0.02)
+    assert anomalous == pytest.approx([23.34, 23.70, 25.57], rel=0.02)
 
 
 @pytest.mark.parametrize("name", ABLATIONS)

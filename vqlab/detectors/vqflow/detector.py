@@ -47,7 +47,7 @@ MINIMUM = 1e-6
 """Lower bound of −log p (up to constants) before its logarithm is taken."""
 SHRINKAGE = 20.0
 """See `ConceptNormalization`."""
-IMAGES_PER_CONCEPT = 10
+IMAGES_PER_CONCEPT = 12
 """Training images of each concept that the normalisation of image scores is fitted to."""
 
 
