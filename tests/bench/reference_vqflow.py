@@ -71,8 +71,8 @@ class DenseFlow(nn.Module):
                 block.log_scale.copy_(step.log_scale[:, None, None])
                 block.shift.copy_(step.shift[:, None, None])
             elif isinstance(step, Coupling):
-                own = step.first.state_dict()["weight"]
-                block.first.weight.copy_(torch.cat([own, weights[number]], 1))
+                split_weight = step.first.state_dict()["weight"]
+                block.first.weight.copy_(torch.cat([split_weight, weights[number]], 1))
                 assert block.first.bias is not None
                 block.first.bias.copy_(biases[number])
                 block.norm.load_state_dict(step.norm.state_dict())

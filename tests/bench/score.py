@@ -25,9 +25,9 @@ def splits_of() -> Any:
     from vqlab.data import DataSettings, load_dataset
 
     real = os.environ.get("VQLAB_REAL_DATA")
-    found = real and (Path(real) / "MVTec" / "bottle").is_dir()
-    root = Path(str(real)) / "MVTec" if found else None
-    categories = ("bottle",) if found else ("cable",)
+    has_bottle = real and (Path(real) / "MVTec" / "bottle").is_dir()
+    root = Path(str(real)) / "MVTec" if has_bottle else None
+    categories = ("bottle",) if has_bottle else ("cable",)
     return load_dataset(DataSettings(root=root, categories=categories, image_size=SIDE))
 
 

@@ -70,7 +70,7 @@ def train(arguments: list[str]) -> None:
     outcomes: list[Any] = []
     run = story.run
 
-    def kept(*args: Any, **kwargs: Any) -> Any:
+    def run_and_keep(*args: Any, **kwargs: Any) -> Any:
         outcomes.append(run(*args, **kwargs))
         return outcomes[-1]
 
@@ -103,7 +103,7 @@ def train(arguments: list[str]) -> None:
         patch.object(owner, name, stages.wrap(getattr(owner, name), stage))
         for owner, name, stage in places
     ]
-    with patch("vqlab.run.run", kept):
+    with patch("vqlab.run.run", run_and_keep):
         for each in patches:
             each.start()
         try:

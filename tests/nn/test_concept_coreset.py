@@ -59,10 +59,10 @@ def test_a_concept_of_few_images_takes_patches_of_the_nearest_ones() -> None:
 def test_leave_one_out_ignores_codes_of_the_image() -> None:
     coreset, patches, vectors = filled()
     for image in range(4):
-        found = coreset(patches[image], vectors[image : image + 1])
-        others = coreset.distance_to_others(patches[image], found, vectors[image])
-        assert bool((others >= found[1] - 1e-6).all())
-    own = coreset.coresets[0].vectors[:20]
-    found = coreset(own, vectors[:1])
-    assert float(found[1].max()) < 1e-5
-    assert float(coreset.distance_to_others(own, found, vectors[0]).min()) > 1e-2
+        nearest = coreset(patches[image], vectors[image : image + 1])
+        others = coreset.distance_to_others(patches[image], nearest, vectors[image])
+        assert bool((others >= nearest[1] - 1e-6).all())
+    codes = coreset.coresets[0].vectors[:20]
+    nearest = coreset(codes, vectors[:1])
+    assert float(nearest[1].max()) < 1e-5
+    assert float(coreset.distance_to_others(codes, nearest, vectors[0]).min()) > 1e-2

@@ -20,11 +20,11 @@ def reset_on_load(module: nn.Module) -> None:
 
 def latched(module: nn.Module, name: str, read: Callable[[], bool]) -> bool:
     """Return the condition `name` of a module; `read` is not called once it has returned True."""
-    known = module.__dict__.setdefault(_KEY, set())
-    if name not in known:
+    names = module.__dict__.setdefault(_KEY, set())
+    if name not in names:
         if not read():
             return False
-        known.add(name)
+        names.add(name)
     return True
 
 

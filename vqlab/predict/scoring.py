@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -57,12 +58,7 @@ def predict_files(
     images = find_images(paths, results)
     with open_results(results) as folder:
         selection = Pictures(pictures, folder.partial)
-        settings = {
-            "model": model.digest, "--pictures": pictures, "--min-area": min_area,
-            "--mm-per-pixel": model.data.mm_per_pixel, "--engine": model.backbone.engine,
-            "vqlab version": __version__,
-            "columns of scores.csv": list(COLUMNS),
-        }  # fmt: skip
+        settings = _settings(model, pictures, min_area)
         scored: set[str] = set()
         if resume:
             paths_by_text = {file_text(path): path for path in images.errors}
@@ -100,6 +96,19 @@ def predict_files(
             write_coco(folder.partial / JSON_NAME, folder.partial / COCO_NAME, model.category)
         folder.complete()
     return summary
+
+
+def _settings(model: Model, pictures: str, min_area: int) -> dict[str, Any]:
+    """Return what must be equal to resume a prediction."""
+    return {
+        "model": model.digest,
+        "--pictures": pictures,
+        "--min-area": min_area,
+        "--mm-per-pixel": model.data.mm_per_pixel,
+        "--engine": model.backbone.engine,
+        "vqlab version": __version__,
+        "columns of scores.csv": list(COLUMNS),
+    }
 
 
 def _score(model: Model, file: tuple[Path, str]) -> tuple[Identity, Path, Prediction | str]:
