@@ -1,7 +1,7 @@
 """`make bench`: what users wait for, beside other libraries and the floor of the machine.
 
-Each benchmark is a script of its own, run with one thread in a fresh process. Machines are shared
-and noisy: compare figures of one run.
+Each benchmark is a script that runs with one thread in a fresh process. Machines are shared and
+noisy: compare figures of one run.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`make bench BENCH=metrics`: our metrics beside ADEval's and scikit-learn's.
 
-Every measurement runs in a process of its own on the same maps, after a warm-up on two of them.
+Every measurement runs in a separate process on the same maps, after a warm-up on two of them.
 Peak memory is that beyond the maps. The floor reads each byte once.
 """
 

@@ -1,8 +1,8 @@
 """`make bench BENCH=vqflow_head`: training step of VQ-Flow's published head, and its memory.
 
 Recipe `paper/vqflow_mvtec` at 256 px, batches of 2, float32, one thread: 310 million weights, and
-convnextv2_base with random weights. A step is loss, gradient, clipping and Adam. Each row is a
-process of its own, since its peak memory counts; ours and the references take turns.
+convnextv2_base with random weights. A step is loss, gradient, clipping and Adam. Each row runs
+in a separate process, whose peak memory counts; ours and the references are interleaved.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from vqlab.sweep.study.storage import ADDRESS, open_storage
 
 @contextmanager
 def running(folder: Path) -> Iterator[str]:
-    """The dashboard in a process of its own; its address."""
+    """Address of the dashboard, which runs in a separate process."""
     process = start_command("dashboard", "--port", "0", cwd=folder)
     try:
         line = process.first_line()

@@ -31,7 +31,7 @@ Act = Callable[..., int]
 
 @pytest.fixture(scope="module")
 def act() -> Iterator[Act]:
-    """Do a task in a process of its own; return its exit status."""
+    """Run a task in a separate process; return its exit status."""
     process = subprocess.Popen(
         [sys.executable, str(PROGRAM)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},

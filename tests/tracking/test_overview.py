@@ -22,8 +22,8 @@ PROGRAM = """
 import json, pathlib, sys
 from vqlab.tracking.overview import read_overview
 
-found = read_overview(pathlib.Path(sys.argv[1]))
-print(json.dumps([len(found.runs), "mlflow" in sys.modules]))
+overview = read_overview(pathlib.Path(sys.argv[1]))
+print(json.dumps([len(overview.runs), "mlflow" in sys.modules]))
 """
 
 

@@ -141,7 +141,7 @@ except Terminated:
 
 
 def launch(root: Path, name: str, cwd: Path) -> subprocess.Popen[str]:
-    """A process of its own that opens the store and holds a run until it is ended."""
+    """A separate process that opens the store and holds a run until it is ended."""
     clean = {k: v for k, v in os.environ.items() if k not in ("CI", "GITHUB_ACTIONS")}
     clean = {k: v for k, v in clean.items() if not k.startswith(("MLFLOW_", "PYTEST_"))}
     return subprocess.Popen(

@@ -10,8 +10,7 @@ outside the range of these results is an error.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -25,6 +24,7 @@ from vqlab import runtime
 from vqlab.data import read_image, to_network
 from vqlab.errors import UserError
 from vqlab.model import Model
+from vqlab.predict.workers import one_torch_thread
 from vqlab.text import visible
 from vqlab.types import Sample
 
@@ -94,7 +94,7 @@ def measure_parity(model: Model, exported: runtime.Model, files: Sequence[Path])
     model: on the CPU.
     """
     pairs, times = [], []
-    with one_thread():
+    with one_torch_thread():
         for file in [files[0], *files]:  # the first one warms up
             original = read_image(file, model.data.bits)
             images = to_network(original, model.data, model.area)[0][None]
@@ -140,17 +140,6 @@ def measure_parity(model: Model, exported: runtime.Model, files: Sequence[Path])
         torch_ms=1000 * median(first for first, _ in times),
         exported_ms=1000 * median(second for _, second in times),
     )
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute in one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @torch.inference_mode()

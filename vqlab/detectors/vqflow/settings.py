@@ -48,7 +48,7 @@ class PatternSettings(Settings):
     """Size of the coreset of training patches, whose distance is a term of the score; 0: none."""
     coverage_kind: Literal["shared", "per_concept"] = "shared"
     """`shared`: one coreset. `per_concept`: one of `coverage` patches (about 1,000) for each
-    prototype; an image is compared with that of its own, so that the cost of an image does not
+    prototype; an image is compared with the coreset of its prototype, so that its cost does not
     depend on the number of categories. Cannot be exported."""
     patches: int = Field(350_000, ge=1)
     """Maximum number of random patches that the coreset is selected from."""
