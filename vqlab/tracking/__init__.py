@@ -30,7 +30,8 @@ from vqlab.tracking.ui import ui_command
 
 if TYPE_CHECKING:
     from vqlab.tracking.registry import CHAMPION, PREVIOUS, Champion, Registry, Version, model_name
-    from vqlab.tracking.run import Run, Terminated
+    from vqlab.tracking.run import Run
+    from vqlab.tracking.termination import Terminated
     from vqlab.tracking.tracker import Tracker
 
 __all__ = [
@@ -65,7 +66,8 @@ __all__ = [
 
 _MODULES = {
     "Tracker": "tracker",
-    **dict.fromkeys(("Run", "Terminated"), "run"),
+    "Run": "run",
+    "Terminated": "termination",
     **dict.fromkeys(
         ("CHAMPION", "PREVIOUS", "Champion", "Registry", "Version", "model_name"), "registry"
     ),

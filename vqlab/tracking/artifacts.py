@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from vqlab.errors import UserError
-from vqlab.tracking.store import Client, first_line
+from vqlab.tracking.errors import first_line
+from vqlab.tracking.store import Client
 
 CONFIG = "config.yaml"
 """Artifact that holds a run's resolved settings."""

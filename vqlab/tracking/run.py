@@ -5,30 +5,36 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import re
-import signal
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
 import yaml
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunInfo, RunTag
+from mlflow.entities import Metric, Param, RunInfo, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from vqlab.errors import UserError
-from vqlab.text import storable, unique_key
+from vqlab.text import storable
 from vqlab.tracking.artifacts import CONFIG, artifact
+from vqlab.tracking.errors import first_line, user_errors
 from vqlab.tracking.pages import run_route
-from vqlab.tracking.store import Client, first_line, user_errors
-from vqlab.tracking.views import picture_key
+from vqlab.tracking.store import Client
+from vqlab.tracking.stored_form import (
+    stored_dataset,
+    stored_key,
+    stored_param,
+    stored_tags,
+    yaml_text,
+)
+from vqlab.tracking.system_metrics import start_monitor, stop_monitor
+from vqlab.tracking.termination import raise_on_signals, restore_handlers
+from vqlab.tracking.views import logged_picture, picture_key
 
 log = logging.getLogger(__name__)
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -39,23 +45,12 @@ NOT_LOGGED = "vqlab.not_logged"
 """Tag: what could not be logged, one line each."""
 
 _PARAMS_AT_ONCE, _METRICS_AT_ONCE = 100, 1000
-_PARAM_LENGTH, _TAG_LENGTH, _KEY_LENGTH = 6000, 8000, 250
-_DIGEST_LENGTH, _DATASET_LENGTH = 32, 500
-_NOT_IN_DATASETS = r"[\x00-\x1f\ud800-\udfff]"
 _MAX_KEYS = 4
 """Maximum number of keys named in a line of `not_logged`."""
-_SAMPLING_SECONDS = 10.0
 _WRITE_INTERVAL = 1.0
 """Minimum time between writes of an open run; values in between are buffered."""
 _RETRY_FACTOR = 10
 """Additional time until the next write after a failed one, as a multiple of the time it took."""
-_SIGNALS = ("SIGTERM", "SIGHUP")
-_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-"""Ten times as fast where PyYAML was built with libyaml."""
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP was received inside a run; handled like Ctrl-C."""
 
 
 class Run:
@@ -100,7 +95,7 @@ class Run:
         self._artifact_uri: str = info.artifact_uri
         self._steps: dict[str, set[int]] = {}
         self._handlers: dict[int, Any] = {}
-        self._monitor = _start_monitor(client, run_id, resumed) if system_metrics else None
+        self._monitor = start_monitor(client, run_id, resumed) if system_metrics else None
 
     # locations
 
@@ -141,7 +136,7 @@ class Run:
         """
         now = int(time.time() * 1000)
         for name, value in metrics.items():
-            metric = _key(name)
+            metric = stored_key(name)
             if self.resumed and step in self.logged_steps(metric):
                 continue
             self._metrics.append(Metric(metric, float(value), now, step))
@@ -153,7 +148,7 @@ class Run:
         """Return the steps at which the metric `key` was logged."""
         if key not in self._steps:
             try:
-                history = self._client.get_metric_history(self.id, _key(key))
+                history = self._client.get_metric_history(self.id, stored_key(key))
             except (UserError, MlflowException):  # a step logged twice is better than a lost one
                 return set()
             self._steps[key] = {metric.step for metric in history}
@@ -161,7 +156,7 @@ class Run:
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log flat settings, formatted as in a recipe; long values are truncated."""
-        entities = [Param(_key(name), _param(value)) for name, value in params.items()]
+        entities = [Param(stored_key(name), stored_param(value)) for name, value in params.items()]
         for first in range(0, len(entities), _PARAMS_AT_ONCE):
             with self.handle_errors("settings"):
                 self._client.log_batch(self.id, params=entities[first : first + _PARAMS_AT_ONCE])
@@ -268,36 +263,25 @@ class Run:
 
         A slash in a key starts a section.
         """
-        logged: set[tuple[str, int]] = set()
+        logged: set[tuple[str, int] | None] = set()
         if self.resumed:
             with self.handle_errors("pictures"):
-                logged = self._logged_pictures()
+                files = self._client.list_artifacts(self.id, "images")
+                logged = {logged_picture(file.path) for file in files}
         for name, picture in pictures.items():
             key = picture_key(name)
             if (key, step) not in logged:
                 with self.handle_errors(f"picture {key}"):
                     self._client.log_image(self.id, picture, key=key, step=step)
 
-    def _logged_pictures(self) -> set[tuple[str, int]]:
-        # MLflow names them images/<key with ~ for />+step+<step>+timestamp+…
-        names = [Path(f.path).name for f in self._client.list_artifacts(self.id, "images")]
-        matches = (re.match(r"(.+)\+step\+(\d+)\+", name) for name in names)
-        return {(match[1].replace("~", "/"), int(match[2])) for match in matches if match}
-
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
         """Log a dataset by its fingerprint (truncated to 32 characters).
 
         context: train, validation or test.
         """
-        dataset = Dataset(
-            name=unique_key(name, _NOT_IN_DATASETS, _DATASET_LENGTH),
-            digest=digest[:_DIGEST_LENGTH],
-            source_type="local",
-            source=json.dumps({"uri": source}),
-        )
-        tag = InputTag(key="mlflow.data.context", value=context)
+        stored = stored_dataset(name, digest, source, context)
         with self.handle_errors(f"data set {name}"):
-            self._client.log_inputs(self.id, [DatasetInput(dataset=dataset, tags=[tag])])
+            self._client.log_inputs(self.id, [stored])
 
     # ending
 
@@ -308,7 +292,7 @@ class Run:
         """
         self.status = status
         if self._monitor is not None:
-            _stop_monitor(self._monitor)
+            stop_monitor(self._monitor)
             self._monitor = None
         if failure:
             self._buffer_tags({FAILURE: failure})
@@ -323,14 +307,8 @@ class Run:
 
     def __enter__(self) -> Run:
         self._depth += 1
-        if self._depth > 1:
-            return self
-        if threading.current_thread() is threading.main_thread():
-            for name in _SIGNALS:
-                number = getattr(signal, name, None)
-                # Keep handlers set by others and ignored signals (nohup).
-                if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-                    self._handlers[number] = signal.signal(number, _terminate)
+        if self._depth == 1:
+            self._handlers = raise_on_signals()
         return self
 
     def __exit__(
@@ -342,9 +320,7 @@ class Run:
         self._depth -= 1
         if self._depth:
             return
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
+        restore_handlers(self._handlers)
         if self.status is not None:
             return
         if error is None:
@@ -367,59 +343,7 @@ def _sentence(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated(f"ended by {signal.Signals(number).name}")
-
-
-def _start_monitor(client: Client, run_id: str, resumed: bool) -> SystemMetricsMonitor:
-    monitor = SystemMetricsMonitor(
-        run_id,
-        sampling_interval=_SAMPLING_SECONDS,
-        resume_logging=resumed,
-        tracking_uri=client.store.uri,
-    )
-    monitor.start()
-    return monitor
-
-
-def _stop_monitor(monitor: SystemMetricsMonitor) -> None:
-    """Stop the thread and take a last sample, so that short runs have one."""
-    with contextlib.suppress(Exception):
-        monitor.finish()
-        monitor.collect_metrics()
-        monitor.publish_metrics(monitor.aggregate_metrics())
-        monitor.mlflow_logger.flush()
-
-
 def clear_failure(client: Client, run_id: str) -> None:
     """Delete the failure tag of a run."""
     if FAILURE in client.get_run(run_id).data.tags:
         client.delete_tag(run_id, FAILURE)
-
-
-def stored_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Return tags in the form that MLflow accepts."""
-    return {_key(name): _truncate(storable(str(tag)), _TAG_LENGTH) for name, tag in tags.items()}
-
-
-def _key(name: str) -> str:
-    """Return a unique key for `name` that MLflow accepts."""
-    return unique_key(name, r"[^/\w.\- :]", _KEY_LENGTH)
-
-
-def yaml_text(tree: Mapping[str, Any]) -> str:
-    """Return plain values as YAML; undecodable bytes of paths are escaped."""
-    try:
-        return str(yaml.dump(dict(tree), Dumper=_DUMPER, sort_keys=False, allow_unicode=True))
-    except UnicodeEncodeError:  # libyaml's
-        return str(yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True))
-
-
-def _param(value: Any) -> str:
-    """A setting as a recipe spells it: true, null, [1, 2], text without quotes."""
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return _truncate(storable(text), _PARAM_LENGTH)
-
-
-def _truncate(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"

@@ -16,8 +16,9 @@ import sqlalchemy
 from sqlalchemy import text
 
 from vqlab.tracking.artifacts import artifact
+from vqlab.tracking.errors import user_errors
 from vqlab.tracking.record import RunRecord
-from vqlab.tracking.store import Client, Store, user_errors
+from vqlab.tracking.store import Client, Store
 
 _SELECTED = """
     SELECT r.run_uuid FROM runs r JOIN experiments e ON e.experiment_id = r.experiment_id

@@ -1,6 +1,6 @@
 """The tracking store: SQLite and artifacts under mlruns/, or the store of MLFLOW_TRACKING_URI.
 
-Problems that users can fix (disk full, read-only folder, server down) become UserErrors here,
+Problems that users can fix (disk full, read-only folder, server down) are raised as UserErrors,
 before work starts if possible.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import errno
 import functools
 import hashlib
 import http.client
@@ -28,13 +27,20 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 import sqlalchemy
 from filelock import FileLock
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError
 
 from vqlab.errors import UserError, did_you_mean
+from vqlab.tracking.database import (
+    LOCK_TIMEOUT,
+    check_database,
+    copy_database,
+    is_writable,
+    prepare_database,
+)
+from vqlab.tracking.errors import probe, user_errors
 
 if TYPE_CHECKING:  # MLflow takes seconds to import
     from mlflow import MlflowClient
@@ -45,20 +51,12 @@ UI_VARIABLE = "VQLAB_UI"
 """Environment variable: address of the UI for printed links."""
 _UI_FILE = "ui.txt"
 """File in the store's root with the address at which the UI was started last."""
-_PROBE_BYTES = 4 * 2**20
 _TIMEOUT = 60
 _ATTEMPTS = 8
 _CONFLICTS = (
     "IntegrityError", "UniqueViolation", "UNIQUE constraint failed", "DeadlockDetected",
     "SerializationFailure",
 )  # fmt: skip
-_LOCK_TIMEOUT = 120
-"""Seconds to wait for a locked database."""
-_ARTIFACT_URIS = (
-    ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
-    ("model_versions", "source"), ("model_versions", "storage_location"),
-)  # fmt: skip
-"""Columns of MLflow's tables with absolute addresses of artifacts."""
 
 # `Client` raises as UserError what these would print.
 for _name in ("mlflow.store.db.utils", "mlflow.system_metrics"):
@@ -149,52 +147,29 @@ def connect(store: Store, create: bool = True, write: bool = True) -> Client:
     with user_errors(store.root), opening:
         if store.database and not store.copy:
             # MLflow would retry a database that cannot be opened for hours.
-            _check_database(store.database)
+            check_database(store.database)
         client = Client(store)
         client.search_experiments(max_results=1)
         if store.database:
-            _prepare_database(store.copy or store.database, store.database.parent / "artifacts")
+            prepare_database(store.copy or store.database, store.database.parent / "artifacts")
     return client
 
 
 def readable(store: Store) -> Store:
     """Return the store, its database replaced by a copy in a temporary folder if the store cannot
     be written: MLflow writes a database that it only reads from, too."""
-    if store.database is None or _writable(store.database, store.database.parent):
+    if store.database is None or is_writable(store.database, store.database.parent):
         return store
     folder = Path(tempfile.mkdtemp(prefix="vqlab-read-only-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     copy = folder / store.database.name
     try:
-        _copy_database(store.database, copy)
+        copy_database(store.database, copy)
     except (OSError, sqlite3.Error) as error:
         raise UserError(
             f"the database {store.database} cannot be read ({error}); make it readable."
         ) from error
     return replace(store, uri=f"sqlite:///{copy}?timeout={_TIMEOUT}", copy=copy)
-
-
-def _writable(*places: Path) -> bool:
-    effective = os.access in os.supports_effective_ids
-    return all(os.access(place, os.W_OK, effective_ids=effective) for place in places)
-
-
-def _copy_database(database: Path, copy: Path) -> None:
-    """Copy a database that may be in use, with what is still in its write-ahead log."""
-    with contextlib.suppress(sqlite3.OperationalError):  # it may need to create files
-        address = f"{database.as_uri()}?mode=ro"
-        with (
-            contextlib.closing(
-                sqlite3.connect(address, uri=True, timeout=_LOCK_TIMEOUT)
-            ) as source_db,
-            contextlib.closing(sqlite3.connect(copy)) as target_db,
-        ):
-            source_db.backup(target_db)
-        return
-    log = database.with_name(f"{database.name}-wal")
-    for source in (database, log):
-        if source.exists():
-            shutil.copyfile(source, copy.with_name(source.name))
 
 
 def require_store(store: Store) -> None:
@@ -262,7 +237,7 @@ class Client:
 
         @functools.wraps(method)
         def call(*arguments: Any, **named: Any) -> Any:
-            deadline = time.monotonic() + _LOCK_TIMEOUT
+            deadline = time.monotonic() + LOCK_TIMEOUT
             with user_errors(self.store.root):
                 for attempt in itertools.count():
                     try:
@@ -293,83 +268,10 @@ def _is_conflict(error: MlflowException) -> bool:
     )
 
 
-def probe(folder: Path) -> None:
-    """Check that a few MiB can be written to `folder`. Raises UserError if not."""
-    file = folder / f".probe-{os.getpid()}"
-    with user_errors(folder):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with file.open("wb") as handle:
-                handle.write(bytes(_PROBE_BYTES))
-                handle.flush()
-                os.fsync(handle.fileno())
-        finally:
-            with contextlib.suppress(OSError):
-                file.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def user_errors(place: Path) -> Iterator[None]:
-    """Turn errors of a full disk, a read-only folder, a foreign database or a lost server into
-    UserError; other errors propagate."""
-    try:
-        yield
-    except Exception as error:
-        sentence = _sentence(place, error) if _is_of_store(error) else None
-        if sentence is None:
-            raise
-        raise UserError(sentence) from error
-
-
-def _is_of_store(error: Exception) -> bool:
-    from mlflow.exceptions import MlflowException
-
-    return isinstance(error, (MlflowException, OSError, sqlite3.Error, SQLAlchemyError))
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-def _sentence(place: Path, error: Exception) -> str | None:
-    text = str(error)
-    number = error.errno if isinstance(error, OSError) else None
-    if (
-        number in (errno.ENOSPC, errno.EDQUOT)
-        or "disk is full" in text
-        or ("disk I/O error" in text and shutil.disk_usage(place).free < _PROBE_BYTES)
-    ):
-        return (
-            f"{place} cannot be written: the disk is full; free some space and re-run the command."
-        )
-    if "database is locked" in text:
-        return (
-            f"the database in {place} has been locked by another process for "
-            f"{_LOCK_TIMEOUT} seconds; end that process and re-run the command."
-        )
-    if "readonly database" in text or "unable to open database" in text:
-        return f"the database in {place} cannot be written; make it writable, or move it away."
-    if "not a database" in text or "disk image is malformed" in text:
-        return f"the database in {place} is damaged or not SQLite; move it away and try again."
-    if "out-of-date database schema" in text or "Can't locate revision" in text:
-        return (
-            f"the database in {place} was made by another version of MLflow; back it up and run "
-            "`mlflow db upgrade` on it, or move it away."
-        )
-    if "API request to" in text and "failed with exception" in text:
-        return "the tracking server of MLFLOW_TRACKING_URI no longer answers; check that it runs."
-    if isinstance(error, (FileExistsError, NotADirectoryError)):
-        return f"{place} must be a folder; move away the file of that name."
-    if number in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"{place} cannot be written: {os.strerror(number)}; make it writable."
-    return None
-
-
 def remember_ui(root: Path, host: str, port: int) -> None:
     """Save the address of the UI for printed links. host: as used by browsers."""
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    if not _writable(root):  # keep the default
+    if not is_writable(root):  # keep the default
         return
     with user_errors(root):
         (root / _UI_FILE).write_text(address + "\n", encoding="utf-8")
@@ -401,44 +303,3 @@ def _reach(uri: str) -> None:
             f"the tracking server {address} does not answer ({reason}); start it, or unset "
             "MLFLOW_TRACKING_URI."
         ) from None
-
-
-def _check_database(database: Path) -> None:
-    """Raise sqlite3.Error unless the file is a writable SQLite database; create it if missing."""
-    with contextlib.closing(sqlite3.connect(database, timeout=_LOCK_TIMEOUT)) as connection:
-        # BEGIN IMMEDIATE alone also succeeds on a read-only file.
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute("CREATE TABLE vqlab_probe (x)")
-        connection.rollback()
-
-
-def _prepare_database(database: Path, artifacts: Path) -> None:
-    """Enable WAL mode, and update artifact URIs (absolute in MLflow) if the folder was moved.
-
-    artifacts: current folder of the artifacts.
-    """
-    with contextlib.closing(sqlite3.connect(database, timeout=_LOCK_TIMEOUT)) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
-        rows = connection.execute("SELECT experiment_id, artifact_location FROM experiments")
-        for experiment, location in rows.fetchall():
-            above, folder = str(location).rsplit("/", 1)
-            folder = unquote(folder)
-            new = (artifacts / folder).as_uri()
-            if (
-                location == new
-                or not above.endswith("/artifacts")
-                or not (artifacts / folder).is_dir()
-            ):
-                continue
-            prefix = f"{location}/"
-            with connection:
-                for table, column in _ARTIFACT_URIS:
-                    connection.execute(
-                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
-                        f"WHERE substr({column}, 1, ?) = ?",
-                        (new, len(prefix), len(prefix), prefix),
-                    )
-                connection.execute(
-                    "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
-                    (new, experiment),
-                )

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Experiment, RunTag, ViewType
 from mlflow.entities import Run as Stored
+from mlflow.entities import RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from vqlab.errors import UserError
-from vqlab.text import shorten, unique_key, visible
+from vqlab.text import shorten, visible
 from vqlab.tracking.categories import category_tags
 from vqlab.tracking.environment import code_tags, environment_info, user_name
+from vqlab.tracking.errors import first_line
+from vqlab.tracking.experiments import Experiments
 from vqlab.tracking.liveness import delete_locks, owner_is_gone, owner_tags
 from vqlab.tracking.pages import ExperimentPages, run_route
 from vqlab.tracking.record import RunRecord, ranked
+from vqlab.tracking.reference import match_run, no_such_run
 from vqlab.tracking.registry import Category, Champion, Registry
-from vqlab.tracking.run import Run, Status, clear_failure, stored_tags
+from vqlab.tracking.run import Run, Status, clear_failure
 from vqlab.tracking.run_query import StoredRun, stored_runs
-from vqlab.tracking.store import Client, connect, first_line, locate, store_lock, without_password
+from vqlab.tracking.store import Client, connect, locate, store_lock, without_password
+from vqlab.tracking.stored_form import stored_tags
 from vqlab.tracking.views import tagged
 
 _PAGE = 1000
 _NAME_LENGTH = 200
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""Makes the UI show the pages of model training rather than those of language models."""
 
 
 class Tracker:
@@ -38,7 +39,7 @@ class Tracker:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._experiments: dict[str, str] = {}
+        self._experiments = Experiments(client)
         self._artifact_uris: dict[str, str] = {}
         """Artifact URIs of runs started by this object."""
         self.registry = Registry(client)
@@ -105,7 +106,9 @@ class Tracker:
             **stored_tags(tags or {}),
         }
         try:
-            stored = self._create_run(experiment, all_tags, shorten(visible(name), _NAME_LENGTH))
+            stored = self._experiments.create_run(
+                experiment, all_tags, shorten(visible(name), _NAME_LENGTH)
+            )
         except MlflowException as error:
             raise UserError(f"run {name} could not be created: {first_line(error)}") from error
         run = Run(self._client, stored.info.run_id, system_metrics=system_metrics, info=stored.info)
@@ -157,43 +160,12 @@ class Tracker:
         """Return the local folder for files of a run that are not artifacts; it may not exist."""
         return self._client.store.run_folder(run_id)
 
-    def _create_run(self, experiment: str, tags: Mapping[str, str], name: str) -> Stored:
-        """Create a run; look the experiment up once, and again if it has been deleted."""
-        experiment_id = self._experiments.get(experiment)
-        if experiment_id is not None:
-            with contextlib.suppress(MlflowException):
-                return self._client.create_run(experiment_id, tags=tags, run_name=name)
-        self._experiments[experiment] = str(self._experiment(experiment).experiment_id)
-        return self._client.create_run(self._experiments[experiment], tags=tags, run_name=name)
-
-    def _experiment(self, name: str) -> Experiment:
-        """Return the experiment `name`; create or restore it if necessary."""
-        artifacts = self._client.store.artifacts
-        folder = unique_key(name, r"[^a-zA-Z0-9_\-]")
-        stored = self._client.get_experiment_by_name(name)
-        if stored is not None and stored.name != name:  # a case-insensitive database
-            return self._experiment(unique_key(name, with_digest=True))
-        if stored is None:
-            try:
-                self._client.create_experiment(
-                    name,
-                    artifact_location=(artifacts / folder).as_uri() if artifacts else None,
-                    tags=_EXPERIMENT_TAGS,
-                )
-            except MlflowException as error:  # created by another process
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-            stored = self._client.get_experiment_by_name(name)
-        elif stored.lifecycle_stage == "deleted":
-            self._client.restore_experiment(stored.experiment_id)
-        return stored
-
     # read runs
 
     def find(self, reference: str) -> RunRecord:
         """Return the run with this ID, unique ID prefix (4 or more characters) or unique name.
 
-        Names include those of `_other_names`. Raises UserError that lists the matching, similar or
+        Names include those of `other_names`. Raises UserError that lists the matching, similar or
         latest runs.
         """
         reference = visible(reference)  # the stored form of names
@@ -201,30 +173,11 @@ class Tracker:
             for record in self._search(f"attributes.run_id = '{reference}'"):
                 return record
         records = self.runs()
-        for matches in (
-            [r for r in records if r.name == reference],
-            [r for r in records if reference in _other_names(r.tags)],
-            [r for r in records if len(reference) >= 4 and r.run_id.startswith(reference)],
-        ):
-            if len(matches) == 1:
-                return matches[0]
-            if matches:
-                listed = ", ".join(
-                    f"{r.run_id[:12]} ({r.status}, {r.start:%F %T})" for r in matches
-                )
-                raise UserError(
-                    f"{reference!r} is ambiguous; {len(matches)} runs match: "
-                    f"{listed}; give a run ID."
-                )
-        self._refuse_deleted(reference)
-        if not records:
-            raise UserError(f"there is no run {reference!r}, and none at all in {self.root}.")
-        names_of = {r.run_id: {r.name} | _other_names(r.tags) for r in records}
-        names = difflib.get_close_matches(reference, set().union(*names_of.values()), n=5)
-        near = [r for r in records if names_of[r.run_id] & set(names)][:5]
-        label = "similar runs" if near else "latest runs"
-        listed = ", ".join(r.short for r in near or records[:5])
-        raise UserError(f"there is no run {reference!r}; {label}: {listed}.")
+        match = match_run(reference, records)
+        if match is None:
+            self._refuse_deleted(reference)
+            raise no_such_run(reference, records, self.root)
+        return match
 
     def get(self, run_id: str) -> RunRecord | None:
         """Return the run with this ID, also if deleted in the UI; None after `mlflow gc`."""
@@ -245,9 +198,7 @@ class Tracker:
             return
         for run in self._client.search_runs(list(experiments), "", ViewType.DELETED_ONLY, _PAGE):
             record = self._record(run, "")
-            names = {record.name, *_other_names(record.tags)}
-            begins = len(reference) >= 4 and record.run_id.startswith(reference)
-            if reference not in names and not begins:
+            if match_run(reference, [record]) is None:
                 continue
             experiment = experiments[run.info.experiment_id]
             how = f"mlflow runs restore --run-id {record.run_id}"
@@ -377,17 +328,4 @@ class Tracker:
 
     def pages(self, experiment: str) -> ExperimentPages:
         """Return the UI pages of an experiment; create it if necessary."""
-        return ExperimentPages(self._client, str(self._experiment(experiment).experiment_id))
-
-
-def _other_names(tags: Mapping[str, str]) -> set[str]:
-    """Return further names of a run: the study's name, study and trial number
-    (`cable-vqvae-1a2b3c4d-003`), or detector and category (`vqvae-cable`)."""
-    study, detector = tags.get("vqlab.study", ""), tags.get("vqlab.detector", "")
-    names = {
-        "study": study,
-        "trial": f"{study}-{int(tags.get('vqlab.trial', '0')):03d}",
-        "train": f"{detector}-{tags.get('vqlab.category', '')}",
-    }
-    name = names.get(tags.get("vqlab.kind", ""), "")
-    return {name} if name else set()
+        return ExperimentPages(self._client, self._experiments.require(experiment))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,6 +70,13 @@ def picture_key(name: str) -> str:
     """Return a valid MLflow key for the picture `name`, slashes unchanged. Different names have
     different keys."""
     return "/".join(unique_key(part, r"[^a-zA-Z0-9_\-. ]", _PART) for part in name.split("/"))
+
+
+def logged_picture(path: str) -> tuple[str, int] | None:
+    """Return key and step of a picture from the path of its artifact; None for other files."""
+    # MLflow names them images/<key with ~ for />+step+<step>+timestamp+…
+    match = re.match(r"(.+)\+step\+(\d+)\+", path.rpartition("/")[2])
+    return (match[1].replace("~", "/"), int(match[2])) if match else None
 
 
 def tagged(tags: Mapping[str, str]) -> str:
