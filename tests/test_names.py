@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tiny_set import tiny_recipe, write_tiny_set
 
-from vqlab.data.layouts import Layout
+from vqlab.data.datasets import Layout
 from vqlab.data.splits import fingerprint
 from vqlab.errors import UserError
 from vqlab.evaluation import Report

@@ -11,7 +11,7 @@ from table_texts import LONG, NAMES, WIDTHS, holds
 from vqlab.cli import data_tables
 from vqlab.data import STATISTICS, CategoryAudit, CheckReport
 from vqlab.data.checks.report import CheckRow
-from vqlab.data.published import Counts
+from vqlab.data.datasets import Counts
 
 
 @WIDTHS

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vqlab.data import DataSettings, check_dataset, load_dataset
-from vqlab.data.published import Counts
+from vqlab.data.datasets import Counts
 
 REAL = os.environ.get("VQLAB_REAL_DATA")
 pytestmark = [

@@ -30,6 +30,8 @@ class Category:
     """Problems that prevent loading."""
     warnings: list[str] = field(default_factory=list)
     """Problems that do not prevent loading; training prints them."""
+    mask_place: str = "ground_truth/<defect>/<name>_mask.png"
+    """Where the mask of an anomalous image is expected."""
 
     @property
     def records(self) -> list[ImageRecord]:
@@ -42,7 +44,7 @@ class Category:
         missing = [record.path for record in anomalous if record.mask is None]
         if not missing:
             return []
-        expected = "expected at ground_truth/<defect>/<name>_mask.png"
+        expected = f"expected at {self.mask_place}"
         if len(missing) == len(anomalous):
             return [
                 f"category {self.name}: no anomalous image has a mask ({expected}); there will be "

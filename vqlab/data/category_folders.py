@@ -75,6 +75,8 @@ def find_folders(folder: Path, category: Category) -> CategoryFolders:
     train = _single(folder, TRAIN, category)
     test = _single(folder, TEST, category)
     masks = _single(folder, MASKS, category)
+    if masks is None and test is not None:  # MVTec AD 2
+        masks = _single(test, MASKS, category)
     good = _good_folder(train or folder, train is not None, category)
     validation = None if train is None else _single(folder, VALIDATION, category)
     held_out = next(iter(named(validation, GOOD)), None) if validation else None
@@ -211,6 +213,8 @@ def _test_folders(test: Path, category: Category) -> dict[str, Path]:
         )
     defects = {"good": good[0]} if good else {}
     for path in inside:
+        if normalize(path.name) in MASKS and not list_images(path):
+            continue
         if is_bad(path) and not list_images(path):
             defects |= _bad_folders(path, category)
         elif not is_good(path):

@@ -13,10 +13,11 @@ from PIL import Image, ImageDraw
 
 from vqlab.data.area import InspectedArea
 from vqlab.data.category import Category
+from vqlab.data.datasets import Layout
 from vqlab.data.image_cache import ImageFile
 from vqlab.data.image_set import ImageSet
 from vqlab.data.images import BadFile, Mask, Pixels, read_image
-from vqlab.data.layouts import Layout, detect_layout, read_category, require_categories
+from vqlab.data.layouts import detect_layout, read_category, require_categories
 from vqlab.data.png import write_png
 from vqlab.fonts import draw_text, fit_text
 from vqlab.text import folder_name

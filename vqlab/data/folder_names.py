@@ -18,7 +18,8 @@ BAD = frozenset(
     "abnormal fail failed faulty reject rejected damaged 不良 不良品 不合格 异常 異常 缺陷".split()
 )
 TRAIN = frozenset(["train", "training"])
-TEST = frozenset(["test", "testing"])
+TEST = frozenset(["test", "testing", "testpublic"])
+"""`test_public` is the test set of MVTec AD 2 with labels."""
 VALIDATION = frozenset(["validation"])
 """Its good images are held out, as in MVTec AD 2 and MVTec LOCO AD."""
 MASKS = frozenset(["groundtruth", "gt", "mask", "masks"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,10 +71,30 @@ def pixels_digest(pixels: Pixels) -> str:
 def read_mask(path: Path | str) -> Mask:
     """Read a mask as (H, W) bool: True where a value is above 0 (class indices as well as 255).
 
-    Alpha is ignored. In a lossy format (JPEG, lossy WebP; by content, not by name) the threshold
-    is 128, because its zeros are not exact. Raises BadFile (a UserError) that names the file.
+    path: a file, or a folder of masks, whose union is returned. Alpha is ignored. In a lossy format
+    (JPEG, lossy WebP; by content, not by name) the threshold is 128, because its zeros are not
+    exact. Raises BadFile (a UserError) that names the file.
     """
-    return mask_of(decode(Path(path)))
+    return union_of({file: mask_of(decode(file)) for file in mask_files(Path(path))})
+
+
+def mask_files(path: Path) -> list[Path]:
+    """Return the files of a mask: itself, or the image files in a folder of masks."""
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def union_of(masks: Mapping[Path, Mask]) -> Mask:
+    """Return the union of masks (H, W), at least one. Raises BadFile for different sizes."""
+    (first, union), *others = masks.items()
+    for path, mask in others:
+        if mask.shape != union.shape:
+            sizes = [f"{each.shape[1]}x{each.shape[0]}" for each in (mask, union)]
+            reason = f"the mask is {sizes[0]} pixels and {first.name} {sizes[1]}"
+            raise BadFile(path, reason, "masks of an image must have its size")
+        union = union | mask
+    return union
 
 
 def mask_of(decoded: Decoded) -> Mask:

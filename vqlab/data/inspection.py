@@ -13,9 +13,11 @@ from vqlab.data.images import (
     Pixels,
     border_frame,
     decode,
+    mask_files,
     mask_of,
     mask_values,
     rgb_of,
+    union_of,
 )
 
 SOFT_LEVELS = 16
@@ -104,7 +106,27 @@ def _is_flat(pixels: Pixels) -> bool:
 
 
 def inspect_mask(path: Path) -> tuple[Mask, MaskProperties]:
-    """Return a mask as `read_mask` does, and its properties. Raises BadFile."""
+    """Return a mask as `read_mask` does, and its properties. Raises BadFile.
+
+    Of a folder of masks, the share is that of the union; other properties are the worst ones.
+    """
+    parts = {file: _inspect_mask_file(file) for file in mask_files(path)}
+    properties = [each for _, each in parts.values()]
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    mask = union_of({file: mask for file, (mask, _) in parts.items()})
+    return mask, MaskProperties(
+        share=float(mask.mean()) if all(each.share for each in properties) else 0.0,
+        border=float(mask[border_frame(mask.shape)].mean()),
+        lossy=next((each.lossy for each in properties if each.lossy), ""),
+        soft=any(each.soft for each in properties),
+        lowest=max(each.lowest for each in properties),
+        bright_zero=any(each.bright_zero for each in properties),
+        alpha=any(each.alpha for each in properties),
+    )
+
+
+def _inspect_mask_file(path: Path) -> tuple[Mask, MaskProperties]:
     decoded = decode(path)
     mask, values = mask_of(decoded), mask_values(decoded.image)
     brightest = values.max(axis=2)

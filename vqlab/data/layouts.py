@@ -1,27 +1,30 @@
-"""Detect the layout of a dataset folder (MVTec AD, VisA, normal and anomalous folders) and list
-the records of its categories.
+"""Detect the layout of a dataset folder and list the records of its categories.
 
-No image is decoded here. Problems are collected, so that loading can report all of them at once.
+`vqlab.data.datasets` has a file for each published dataset. No image is decoded here, except masks
+of datasets in which only these tell normal images. Problems are collected, so that loading can
+report all of them at once.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from vqlab.data.category import MIN_HELD_OUT_IMAGES, MIN_NORMAL_IMAGES, Category, list_images
-from vqlab.data.category_folders import (
-    find_folders,
-    good_bad_folders,
-    is_category,
-    is_good_and_bad,
-    list_samples,
-)
+from vqlab.data.category_folders import good_bad_folders, is_good_and_bad, list_samples
 from vqlab.data.checks.unused import unused_image_warnings
-from vqlab.data.folder_names import BAD, GOOD, TEST, TRAIN, named, normalize, subfolders
-from vqlab.data.visa import VISA_SPLIT, read_visa, visa_rows
+from vqlab.data.datasets import (
+    DATASETS,
+    MVTEC_AD,
+    VISA,
+    VISA_SPLIT,
+    Dataset,
+    Layout,
+    dataset_of,
+    require_labels,
+)
+from vqlab.data.folder_names import GOOD, TEST, TRAIN, named, normalize, subfolders
 from vqlab.errors import UserError, did_you_mean
 from vqlab.text import join_names
 
@@ -29,36 +32,15 @@ GOOD_AND_BAD = "folders of good and bad images"
 """Source of data without train and test folders."""
 GOOD_ALONE = "folder of good images"
 """Source of such data without anomalous images."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A folder of categories: `root` contains them, `folders` maps names to their folders."""
-
-    root: Path
-    source: str
-    """`MVTec AD layout`, `VisA layout`, `folders of good and bad images` or `folder of good
-    images`."""
-    folders: dict[str, Path]
-    single: bool = False
-    """True if the user named the folder of one category."""
-    good: Path | None = None
-    """`data.good`; then `root` is the same folder."""
-    bad: Path | None = None
-    """`data.bad`."""
-
-    def relative_path(self, path: Path) -> str:
-        """Return an image's path relative to the dataset, which does not depend on its location."""
-        if self.good is None:
-            return path.relative_to(self.root).as_posix()
-        roots = {"good": self.good, **({"bad": self.bad} if self.bad else {})}
-        parents = [name for name, folder in roots.items() if path.is_relative_to(folder)]
-        name = max(parents, key=lambda name: len(roots[name].parts))
-        return f"{name}/{path.relative_to(roots[name]).as_posix()}"
+SEVERAL = "several layouts"
+"""Source of a folder with categories of several datasets."""
 
 
 def good_bad_layout(good: Path, bad: Path | None, category: str) -> Layout:
     """Return the layout of `data.good` and `data.bad` as one category."""
+    for setting, path in (("data.good", good), ("data.bad", bad)):
+        if path is not None:
+            require_labels(path, setting)
     source = GOOD_ALONE if bad is None else GOOD_AND_BAD
     return Layout(good, source, {category: good}, single=True, good=good, bad=bad)
 
@@ -76,31 +58,44 @@ def detect_layout(root: Path) -> Layout:
         inside = sorted(path for path in root.iterdir() if path.is_dir())
     except OSError as error:
         raise UserError(f"data.root {root} cannot be read: {error.strerror}.") from None
-    if (root / VISA_SPLIT).is_file():
-        objects = {row["object"] for row in visa_rows(root)}
-        return Layout(root, "VisA layout", {p.name: p for p in inside if p.name in objects})
+    require_labels(root, "data.root")
+    for dataset in DATASETS:
+        layout = dataset.detect(root)
+        if layout is not None:
+            return layout
     folder = Path(os.path.abspath(root))
-    if (root / "Data/Images").is_dir() and (folder.parent / VISA_SPLIT).is_file():
-        return Layout(folder.parent, "VisA layout", {folder.name: folder}, single=True)
-    if named(root, TRAIN) or is_good_and_bad(root):
-        return Layout(folder.parent, _source([folder]), {folder.name: folder}, single=True)
+    alone = dataset_of(folder)
+    if alone is not None and not _only_test(folder, alone):
+        source = _source({folder: alone})
+        return Layout(folder.parent, source, {folder.name: folder}, single=True)
     if (root / "1cls").is_dir():
         return detect_layout(root / "1cls")
-    folders = {path.name: path for path in inside if is_category(path)}
-    if not folders:
+    datasets = {path: dataset_of(path) for path in inside}
+    categories = {path: each for path, each in datasets.items() if each is not None}
+    if not categories:
         raise UserError(_no_category(root, inside))
-    return Layout(root, _source(folders.values()), folders)
+    return Layout(root, _source(categories), {path.name: path for path in categories})
 
 
-def _source(folders: Iterable[Path]) -> str:
+def _only_test(folder: Path, dataset: Dataset) -> bool:
+    """Return whether a folder has a test folder alone; as `data.root` it is no category."""
+    return dataset is MVTEC_AD and not (named(folder, TRAIN) or is_good_and_bad(folder))
+
+
+def _source(categories: Mapping[Path, Dataset]) -> str:
     """Return the source; VisA in MVTec AD's layout has a single defect type, `bad`."""
-    folders = list(folders)
-    if all(is_good_and_bad(folder) for folder in folders):
+    datasets = set(categories.values())
+    if len(datasets) > 1:
+        return SEVERAL
+    dataset = datasets.pop()
+    if dataset is not MVTEC_AD:
+        return dataset.source
+    if all(is_good_and_bad(folder) for folder in categories):
         return GOOD_AND_BAD
-    tests = [test for folder in folders for test in named(folder, TEST)]
+    tests = [test for folder in categories for test in named(folder, TEST)]
     names = {path.name for test in tests for path in subfolders(test)}
     defects = {name for name in names if normalize(name) not in GOOD}
-    return "VisA layout" if defects == {"bad"} else "MVTec AD layout"
+    return VISA.source if defects == {"bad"} else dataset.source
 
 
 def _no_category(root: Path, inside: Sequence[Path]) -> str:
@@ -111,7 +106,7 @@ def _no_category(root: Path, inside: Sequence[Path]) -> str:
             f"{sentence}; it contains VisA ({join_names(raw_visa)}) without {VISA_SPLIT}; copy "
             "that file into it."
         )
-    deeper = [path.name for path in inside if any(is_category(p) for p in subfolders(path))]
+    deeper = [path.name for path in inside if any(dataset_of(p) for p in subfolders(path))]
     if deeper:
         return f"{sentence}; use one of its subfolders: {join_names(deeper)}."
     if list_images(root):
@@ -152,11 +147,10 @@ def read_category(layout: Layout, name: str) -> Category:
     place = folder
     if layout.good is not None:
         list_samples(good_bad_folders(layout.good, layout.bad, category), category)
-    elif layout.source == "VisA layout" and (layout.root / VISA_SPLIT).is_file():
-        read_visa(layout.root, folder, category)
-        place = layout.root / VISA_SPLIT
     else:
-        list_samples(find_folders(folder, category), category)
+        dataset = dataset_in(layout, name)
+        dataset.read(layout, folder, category)
+        place = dataset.place(layout, folder)
     category.warnings += _unused_warnings(layout, name, category)
     if name == "all":  # reserved by `data.categories` and `--category`
         remedy = "name it with --category" if layout.good is not None else "rename the folder"
@@ -181,6 +175,11 @@ def read_category(layout: Layout, name: str) -> Category:
     return category
 
 
+def dataset_in(layout: Layout, name: str) -> Dataset:
+    """Return the dataset that reads a category of a layout without `data.good`."""
+    return layout.dataset or dataset_of(layout.folders[name]) or MVTEC_AD
+
+
 def _unused_warnings(layout: Layout, name: str, category: Category) -> list[str]:
     """Return warnings on unused images, except in folders that another warning covers."""
     folder = layout.folders[name]
@@ -188,9 +187,5 @@ def _unused_warnings(layout: Layout, name: str, category: Category) -> list[str]
         roots = dict.fromkeys(p for p in (layout.good, layout.bad) if p is not None and p.is_dir())
         outer = [p for p in roots if not any(p != o and p.is_relative_to(o) for o in roots)]
         return [warning for p in outer for warning in unused_image_warnings(p, category)]
-    covered = set(named(folder, TEST))
-    if (layout.root / VISA_SPLIT).is_file():
-        covered |= {folder / "Data/Images/Normal", folder / "Data/Images/Anomaly"}
-    elif is_good_and_bad(folder):
-        covered |= set(subfolders(folder)) - set(named(folder, GOOD | BAD))
-    return unused_image_warnings(folder, category, covered.__contains__)
+    dataset = dataset_in(layout, name)
+    return unused_image_warnings(folder, category, lambda path: dataset.is_unused(folder, path))

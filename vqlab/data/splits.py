@@ -20,6 +20,7 @@ from vqlab.data.area import InspectedArea, area_of, require_known
 from vqlab.data.category import Category
 from vqlab.data.checks.content import content_warnings
 from vqlab.data.contact_sheet import image_set_sheet
+from vqlab.data.datasets import Layout
 from vqlab.data.image_cache import (
     THREADS,
     ImageCache,
@@ -28,8 +29,8 @@ from vqlab.data.image_cache import (
     SyntheticAnomaly,
 )
 from vqlab.data.image_set import ImageSet, Progress
-from vqlab.data.images import Pixels
-from vqlab.data.layouts import Layout, read_category
+from vqlab.data.images import Pixels, mask_files
+from vqlab.data.layouts import read_category
 from vqlab.data.settings import DataSettings
 from vqlab.data.source import choose_categories, find_layout, find_root
 from vqlab.data.synthetic_anomalies import SHARES
@@ -281,7 +282,8 @@ def fingerprint(
 
 
 def _fingerprint_line(record: ImageRecord, layout: Layout) -> str:
-    mask = _file_digest(record.mask) if record.mask is not None else ""
+    masks = [] if record.mask is None else mask_files(record.mask)
+    mask = "\t".join(_file_digest(file) for file in masks)
     path = layout.relative_path(record.path)
     return "\t".join([path, _file_digest(record.path), str(record.label), mask])
 

@@ -11,7 +11,7 @@ from folders import make_category, make_visa, write_image, write_mask
 from PIL import Image
 
 from vqlab.data import DataSettings, check_dataset, load_dataset
-from vqlab.data.published import MVTEC, VISA, Counts
+from vqlab.data.datasets import DATASETS, MVTEC_AD, Counts
 from vqlab.types import UserError
 
 
@@ -75,19 +75,37 @@ def test_counts_against_the_published(tmp_path: Path, monkeypatch: pytest.Monkey
     report = check_dataset(tmp_path)
     assert report.rows[0].published == "MVTec AD has 209 / 20 / 63"
     assert report.ok and "bottle has 6 / 2 / 2 images" in report.warnings[0]
-    monkeypatch.setitem(MVTEC, "bottle", Counts(6, 2, 2))
+    monkeypatch.setitem(MVTEC_AD.counts, "bottle", Counts(6, 2, 2))
     report = check_dataset(tmp_path)
     assert report.rows[0].published == "as MVTec AD" and report.warnings == []
 
 
-def test_published_tables() -> None:
-    """The totals that the papers give."""
-    assert len(MVTEC) == 15 and len(VISA) == 12
-    assert sum(c.train for c in MVTEC.values()) == 3629
-    assert sum(c.good + c.defect for c in MVTEC.values()) == 1725
-    assert sum(c.train for c in VISA.values()) == 8659
-    assert sum(c.good + c.defect for c in VISA.values()) == 2162
-    assert sum(c.defect for c in VISA.values()) == 1200
+@pytest.mark.parametrize(
+    ("name", "categories", "train", "validation", "good", "defect"),
+    [
+        ("MVTec AD", 15, 3629, 0, 467, 1258),
+        ("VisA", 12, 8659, 0, 962, 1200),
+        ("MVTec AD 2", 8, 2528 + 302, 302, 379, 705),
+        ("MVTec LOCO AD", 5, 1778 + 305, 305, 575, 561 + 432),
+        ("BTAD", 3, 1799, 0, 451, 290),
+        ("KolektorSDD2", 1, 2085, 0, 894, 110),
+    ],
+)
+def test_published_tables(
+    name: str, categories: int, train: int, validation: int, good: int, defect: int
+) -> None:
+    """The totals that the papers and archives give."""
+    dataset = next(each for each in DATASETS if each.name == name)
+    assert len(dataset.counts) == categories
+    totals = [sum(numbers) for numbers in zip(*dataset.counts.values(), strict=True)]
+    assert totals == [train, good, defect]
+    assert sum(dataset.validation.values()) == validation
+
+
+def test_published_totals_of_real_iad() -> None:
+    """The archive has 151,050 images, a fifth of them from above."""
+    dataset = next(each for each in DATASETS if each.name == "Real-IAD")
+    assert [sum(counts) for counts in dataset.totals] == [151_050, 151_050 // 5]
 
 
 def test_visa(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ from typing import NamedTuple
 from vqlab.data.area import InspectedArea
 from vqlab.data.category import Category
 from vqlab.data.checks.content import content_warnings
+from vqlab.data.datasets import Counts, Dataset, Layout, published_counts
 from vqlab.data.image_cache import THREADS
 from vqlab.data.image_set import Progress
 from vqlab.data.images import BadFile
 from vqlab.data.inspection import ImageProperties, MaskProperties, inspect_image, inspect_mask
-from vqlab.data.layouts import Layout, detect_layout, read_category, require_categories
-from vqlab.data.published import Counts, published_counts
+from vqlab.data.layouts import dataset_in, detect_layout, read_category, require_categories
 from vqlab.data.source import source_of
 from vqlab.data.splits import fingerprint, outside_notes
 from vqlab.types import ImageRecord
@@ -104,6 +104,7 @@ def check_dataset(
                     progress(done, len(records))
             area = areas.get(category.name)
             _report_category(report, category, inspections, layout, bits, area)
+    _compare_totals(report, layout.dataset)
     common = {area and area.digest: area for area in map(areas.get, names)}
     if all(row.fingerprint for row in report.rows) and len(common) == 1:
         report.fingerprint = fingerprint(records, layout, *common.values())
@@ -149,17 +150,10 @@ def _report_category(
         sum(record.label == 0 for record in category.test),
         sum(record.label == 1 for record in category.test),
     )
-    published = published_counts(category.name) if report.source != "synthetic" else None
     note = ""
-    if published is not None:
-        name, expected = published
-        note = f"as {name}" if counts == expected else f"{name} has {_slashed(expected)}"
-        if counts != expected:
-            report.warnings.append(
-                f"category {category.name} has {_slashed(counts)} images (train / test normal / "
-                f"test anomalous), {name} has {_slashed(expected)}: files are missing, or it is "
-                "another dataset."
-            )
+    if report.source != "synthetic":
+        dataset = None if layout.good is not None else dataset_in(layout, category.name)
+        note = _compare_with_published(report, category, counts, dataset)
     unreadable = [error for inspection in inspections for error in inspection.errors]
     report.errors += [*category.errors, *unreadable]
     folder = layout.folders[category.name]
@@ -182,6 +176,44 @@ def _report_category(
             fingerprint=fingerprint(category.records, layout, area) if complete else "",
         )
     )
+
+
+def _compare_with_published(
+    report: CheckReport, category: Category, counts: Counts, dataset: Dataset | None
+) -> str:
+    """Return `CheckRow.published`; add warnings about different numbers of images."""
+    published = published_counts(dataset, category.name)
+    if published is None:
+        return ""
+    name, expected = published
+    if counts != expected:
+        report.warnings.append(
+            f"category {category.name} has {_slashed(counts)} images (train / test normal / "
+            f"test anomalous), {name} has {_slashed(expected)}: files are missing, or it is "
+            "another dataset."
+        )
+        return f"{name} has {_slashed(expected)}"
+    held_out = dataset.validation.get(category.name, 0) if dataset is not None else 0
+    if held_out and len(category.held_out) != held_out:
+        report.warnings.append(
+            f"category {category.name} has {len(category.held_out)} images in validation/good, "
+            f"{name} has {held_out}: files were moved."
+        )
+    return f"as {name}"
+
+
+def _compare_totals(report: CheckReport, dataset: Dataset | None) -> None:
+    """Add a warning if all categories of a dataset have other numbers of images than published."""
+    if dataset is None or len(report.rows) != dataset.categories:
+        return
+    by_split = zip(*(row.counts for row in report.rows), strict=True)
+    total = Counts(*(sum(numbers) for numbers in by_split))
+    if total not in dataset.totals:
+        expected = " or ".join(map(_slashed, dataset.totals))
+        report.warnings.append(
+            f"the {len(report.rows)} categories have {_slashed(total)} images (train / test normal "
+            f"/ test anomalous) in total, {dataset.name} has {expected}: the lists were changed."
+        )
 
 
 def _slashed(counts: Counts) -> str:

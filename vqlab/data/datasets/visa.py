@@ -1,16 +1,53 @@
-"""Read VisA as downloaded: a CSV file assigns images to splits."""
+"""VisA as downloaded: a CSV file assigns images to splits."""
 
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 from vqlab.data.category import Category, list_images, warn_unmatched_masks
+from vqlab.data.datasets.dataset import Counts, Dataset, Layout
+from vqlab.data.folder_names import subfolders
 from vqlab.text import join_names
 from vqlab.types import ImageRecord, UserError
 
 VISA_SPLIT = Path("split_csv/1cls.csv")
 VISA_COLUMNS = ("object", "split", "label", "image", "mask")
+_COUNTS = {
+    "candle": (900, 100, 100), "capsules": (542, 60, 100), "cashew": (450, 50, 100),
+    "chewinggum": (453, 50, 100), "fryum": (450, 50, 100), "macaroni1": (900, 100, 100),
+    "macaroni2": (900, 100, 100), "pcb1": (904, 100, 100), "pcb2": (901, 100, 100),
+    "pcb3": (905, 101, 100), "pcb4": (904, 101, 100), "pipe_fryum": (450, 50, 100),
+}  # fmt: skip
+"""Zou et al., SPot-the-Difference (2022): the one-class split, split_csv/1cls.csv."""
+
+
+class VisA(Dataset):
+    """VisA; reorganised by its authors' script it is in the layout of MVTec AD."""
+
+    name = "VisA"
+    counts = {category: Counts(*numbers) for category, numbers in _COUNTS.items()}
+
+    def detect(self, root: Path) -> Layout | None:
+        if (root / VISA_SPLIT).is_file():
+            objects = {row["object"] for row in visa_rows(root)}
+            folders = {path.name: path for path in subfolders(root) if path.name in objects}
+            return Layout(root, self.source, folders, dataset=self)
+        folder = Path(os.path.abspath(root))
+        if (root / "Data/Images").is_dir() and (folder.parent / VISA_SPLIT).is_file():
+            folders = {folder.name: folder}
+            return Layout(folder.parent, self.source, folders, single=True, dataset=self)
+        return None
+
+    def read(self, layout: Layout, folder: Path, category: Category) -> None:
+        read_visa(layout.root, folder, category)
+
+    def place(self, layout: Layout, folder: Path) -> Path:
+        return layout.root / VISA_SPLIT
+
+    def is_unused(self, folder: Path, path: Path) -> bool:
+        return path in (folder / "Data/Images/Normal", folder / "Data/Images/Anomaly")
 
 
 def visa_rows(root: Path) -> list[dict[str, str]]:
