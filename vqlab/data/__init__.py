@@ -13,6 +13,7 @@ from vqlab.data.images import (
     pixels_digest,
     read_image,
     resize_map,
+    resize_mask,
     to_network,
     to_original,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "read_encoded",
     "read_image",
     "resize_map",
+    "resize_mask",
     "pixels_digest",
     "size_of",
     "suffix_of",

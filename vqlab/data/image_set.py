@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
+from vqlab.data.datasets import saturated_defects
 from vqlab.data.image_cache import THREADS, ImageCache, ImageSource, ResizedImage
 from vqlab.data.images import (
     BadFile,
@@ -16,6 +17,7 @@ from vqlab.data.images import (
     to_tensor,
 )
 from vqlab.data.settings import DataSettings
+from vqlab.metrics import Defect
 from vqlab.types import Batch, ImageRecord, UserError
 
 Progress = Callable[[int, int], None]
@@ -115,6 +117,12 @@ class ImageSet:
     def original_mask(self, index: int) -> Mask:
         """Return its mask at the original size, (H, W) bool."""
         return self._sources[index].original_mask(self._cache)
+
+    def saturated(self, index: int) -> list[Defect]:
+        """Return its defects with saturation areas at the original size (MVTec LOCO AD). Raises
+        BadFile."""
+        mask = self.records[index].mask
+        return list(saturated_defects(mask)) if mask is not None and mask.is_dir() else []
 
     def original_inspected(self, index: int) -> Mask | None:
         """Return its inspected pixels at the original size, (H, W) bool; None: all."""

@@ -226,12 +226,17 @@ def fit_mask(mask: Mask, settings: DataSettings) -> Mask:
     """Resize (H, W) to (S, S): a pixel is True if it overlaps any True pixel."""
     geometry = box_for((mask.shape[0], mask.shape[1]), settings)
     top, left, height, width = geometry.box
-    sums = np.asarray(cv2.integral(mask.astype(np.uint8)))
-    (y0, y1), (x0, x1) = _spans(mask.shape[0], height), _spans(mask.shape[1], width)
-    rows = sums[y1] - sums[y0]
     square = np.zeros((settings.image_size, settings.image_size), np.bool_)
-    square[top : top + height, left : left + width] = rows[:, x1] - rows[:, x0] > 0
+    square[top : top + height, left : left + width] = resize_mask(mask, (height, width))
     return square
+
+
+def resize_mask(mask: Mask, size: tuple[int, ...]) -> Mask:
+    """Resize (H, W) to `size` (h, w): a pixel is True if it overlaps any True pixel."""
+    sums = np.asarray(cv2.integral(mask.astype(np.uint8)))
+    (y0, y1), (x0, x1) = _spans(mask.shape[0], size[0]), _spans(mask.shape[1], size[1])
+    rows = sums[y1] - sums[y0]
+    return np.asarray(rows[:, x1] - rows[:, x0] > 0)
 
 
 def _spans(source: int, target: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

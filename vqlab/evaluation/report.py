@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from vqlab.config import Settings
-from vqlab.data import ImageSet, resize_map
+from vqlab.data import ImageSet, resize_map, resize_mask
 from vqlab.evaluation.scoring import Scored
 from vqlab.evaluation.spool import Array
 from vqlab.evaluation.thresholds import Thresholds
@@ -19,6 +19,7 @@ from vqlab.metrics import (
     ANOMALOUS_IMAGES,
     NORMAL_IMAGES,
     Curve,
+    Defect,
     Evidence,
     Interval,
     PixelStream,
@@ -177,11 +178,12 @@ class _Subset:
         self.image = summarise_images(scores, labels)
         original = settings.resolution == "original" and images is not None
         stream = PixelStream(threshold=thresholds.pixel, keep_images=keep_evidence)
-        for values, mask, inspected in self._pixels(scored, images, original):
+        for index, values, mask, inspected in self._pixels(scored, images, original):
             stream.update(
                 [values],
                 None if mask is None else [mask],
                 None if inspected is None else [inspected],
+                None if mask is None or images is None else [_defects(images, index, mask)],
             )
         self.pixel: Summary = stream.compute()
         self.metrics = self.image.metrics | self.pixel.metrics
@@ -197,9 +199,9 @@ class _Subset:
 
     def _pixels(
         self, scored: Scored, images: ImageSet | None, original: bool
-    ) -> Iterator[tuple[Array, Array | None, Array | None]]:
-        """Yield each anomaly map with its mask, None for a normal image, and its inspected pixels,
-        None: all; count merged regions."""
+    ) -> Iterator[tuple[int, Array, Array | None, Array | None]]:
+        """Yield the index of each image, its anomaly map, its mask, None for a normal image, and
+        its inspected pixels, None: all; count merged regions."""
         for i in self.masked:
             values, mask = scored.maps[i], scored.masks[i] if scored.labels[i] else None
             if mask is not None and images is not None:
@@ -212,7 +214,7 @@ class _Subset:
             if original and images is not None:
                 values = resize_map(values, scored.geometry[i].original)
                 inspected = images.original_inspected(i)
-            yield values, mask, inspected
+            yield i, values, mask, inspected
 
     @property
     def curves(self) -> dict[str, Curve]:
@@ -254,6 +256,16 @@ class _Subset:
                 "touch another and count as one with it; evaluation.resolution=original keeps them "
                 "apart."
             )
+
+
+def _defects(images: ImageSet, index: int, mask: Array) -> list[Defect]:
+    """Return the defects with saturation areas of an image, at the size of its mask (h, w)."""
+    defects = []
+    for defect in images.saturated(index):
+        part = resize_mask(defect.mask, mask.shape) & mask  # the mask: within the inspected area
+        if part.any():
+            defects.append(Defect(part, defect.saturation))
+    return defects
 
 
 def _mean(per_category: Mapping[str, Mapping[str, float]], notes: list[str]) -> dict[str, float]:

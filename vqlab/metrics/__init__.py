@@ -39,7 +39,7 @@ from vqlab.metrics.intervals import (
     rate_counts,
     rate_interval,
 )
-from vqlab.metrics.regions import Regions
+from vqlab.metrics.regions import Defect, Regions
 from vqlab.metrics.stream import PixelStream
 from vqlab.metrics.summary import (
     Summary,
@@ -61,6 +61,7 @@ __all__ = [
     "TOO_FEW",
     "Count",
     "Curve",
+    "Defect",
     "Difference",
     "Evidence",
     "Interval",

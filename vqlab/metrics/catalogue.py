@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vqlab.errors import UserError
-from vqlab.metrics.groups import Array, Estimate, Groups, aupro, auroc, average_precision
+from vqlab.metrics.groups import Array, Estimate, Groups, aupro, auroc, average_precision, spro
 
 FPR_LIMIT = 0.3
 """`aupro` integrates up to this false-positive rate (Bergmann et al., MVTec AD, IJCV 2021)."""
@@ -109,6 +109,8 @@ class Ranking(Metric):
 
     compute: Callable[[Groups], Estimate]
     """Applied to the scores and, for the interval, to every resample."""
+    saturated: bool = False
+    """Needs saturation areas of the defects, as in MVTec LOCO AD. It has no interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +150,10 @@ _CATALOGUE = (
     Ranking("pixel_f1max", "pixel F1max", "pixel", 3, True, compute=lambda g: g.best_f1[0]),
     Ranking("aupro", "AUPRO", "region", 1, True, compute=partial(aupro, limit=FPR_LIMIT)),
     Ranking("aupro_005", "AUPRO 0.05", "region", compute=partial(aupro, limit=STRICT_LIMIT)),
+    Ranking(
+        "spro_005", "sPRO 0.05", "region", 2, saturated=True,
+        compute=partial(spro, limit=STRICT_LIMIT),
+    ),
     Ranking("pg2", "PG2", "image", 4, True, compute=lambda g: presorted_good(g, 0.02)),
     Ranking("pb2", "PB2", "image", 4, True, compute=lambda g: presorted_bad(g, 0.02)),
     Rate(

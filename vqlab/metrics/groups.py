@@ -7,7 +7,7 @@ the error that binning can cause; it is 0 if all groups are ties.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -45,6 +45,9 @@ class Groups:
     """(G,), share of the positives in their regions' areas; sums to the number of regions."""
     tied: Array
     """(G,) bool, whether the scores of the group are all equal."""
+    saturated: Array | None = None
+    """(G,), share of the positives in the saturation areas of their defects, until these are
+    reached; sums to the number of defects. None: no saturation areas."""
     total_positives: float = field(init=False)
     total_negatives: float = field(init=False)
     regions: float = field(init=False)
@@ -82,7 +85,12 @@ class Groups:
 
     @classmethod
     def of_bins(
-        cls, positives: Array, negatives: Array, overlap: Array, tied: Array
+        cls,
+        positives: Array,
+        negatives: Array,
+        overlap: Array,
+        tied: Array,
+        saturated: Array | None = None,
     ) -> tuple[Groups, Array]:
         """Group bins (B,), lowest first; also return the lowest bin of each group.
 
@@ -94,6 +102,9 @@ class Groups:
         groups = cls._with_negatives_between(
             positives[bins], overlap[bins], tied[bins], total - up_to[bins], negatives[bins], total
         )
+        if saturated is not None:
+            parts = saturated[bins]
+            groups = replace(groups, saturated=_interleave(np.zeros_like(parts), parts, [0.0]))
         return groups, _interleave(bins, bins, bins[-1:])
 
     @classmethod
@@ -166,6 +177,13 @@ def aupro(groups: Groups, limit: float) -> Estimate:
     down, up = ((unknown[0] * part).sum() for part in (unknown[2], unknown[1] - unknown[2]))
     whole = stop * groups.regions
     return Estimate(area / whole, float(max(down, up)) / whole)
+
+
+def spro(groups: Groups, limit: float) -> Estimate:
+    """As `aupro`, with the saturated overlap per defect (Bergmann et al., MVTec LOCO AD, IJCV
+    2022): its marked pixels over its saturation area, at most 1."""
+    assert groups.saturated is not None
+    return aupro(replace(groups, overlap=groups.saturated), limit)
 
 
 def average_precision(groups: Groups) -> Estimate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -70,6 +71,33 @@ class Regions:
         box = array[self.top : self.top + height, self.left : self.left + width]
         values: Array = box[self.labels > 0]
         return values
+
+
+@dataclass(frozen=True)
+class Defect:
+    """A defect with a mask of its own, of which a part is enough to mark."""
+
+    mask: Array
+    """(h, w) bool, with True; may overlap other defects."""
+    saturation: float
+    """Share of the mask that is enough, in (0, 1]."""
+
+
+def saturated_weights(values: Array, defects: Sequence[Defect]) -> Array:
+    """Return weights (h, w) of the pixels of an anomaly map (h, w): their sum over the pixels above
+    any threshold is the sum over the defects of min(marked pixels / saturation area, 1).
+
+    Of a defect, the pixels with the highest scores weigh 1 / saturation area each until they fill
+    it; the others weigh 0.
+    """
+    weights = np.zeros(values.shape)
+    for defect in defects:
+        marked = np.flatnonzero(defect.mask)
+        area = max(1.0, defect.saturation * len(marked))
+        descending = marked[np.argsort(-values.ravel()[marked], kind="stable")]
+        steps = np.clip(area - np.arange(len(marked)), 0, 1) / area
+        weights.ravel()[descending] += steps
+    return weights
 
 
 NONE = Regions(np.zeros((0, 0), np.int32), np.empty(0, np.int64))

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from vqlab.metrics.catalogue import ThresholdCounts
 from vqlab.metrics.groups import Array, Groups
-from vqlab.metrics.regions import NONE, Regions
+from vqlab.metrics.regions import NONE, Defect, Regions, saturated_weights
 from vqlab.metrics.summary import Summary, require_equal_count, require_valid, summarise
 
 _SAMPLE = 1 << 16
@@ -91,11 +91,16 @@ class PixelStream:
         self._keep = keep_images
         self.seen = 0
         """Number of maps."""
-        self._constant: list[tuple[Array, int, int, int]] = []
-        """Maps before the bins were fitted: value (1,), normal and defective pixels, regions."""
+        self._constant: list[tuple[Array, int, int, int, float]] = []
+        """Maps before the bins were fitted: value (1,), normal and defective pixels, regions,
+        saturated overlap."""
         self._normal = np.zeros(2 * kernels.SIDE + 1, np.int64)
         self._defective = np.zeros((2 * kernels.SIDE, 2))
         """See `vqlab.metrics.kernels.count`."""
+        self._saturated = np.zeros(0)
+        """(2·SIDE,) saturated overlap by bin; empty without saturation areas."""
+        self._unsaturated = 0
+        """Defective maps without saturation areas."""
         self._span = slice(2 * kernels.SIDE, 0)
         """The bins in use."""
         self._low = self._high = np.zeros(0)
@@ -106,20 +111,22 @@ class PixelStream:
         maps: Sequence[ArrayLike] | Array,
         masks: Sequence[ArrayLike] | Array | None = None,
         inspected: Sequence[ArrayLike] | None = None,
+        defects: Sequence[Sequence[Defect]] | None = None,
     ) -> PixelStream:
         """Count anomaly maps (h_i, w_i) with masks (h_i, w_i), non-zero where defective.
 
         Both may be arrays (B, h, w); no masks: all normal. inspected (h_i, w_i): pixels that count,
-        which include the defective ones; None: all. Raises ValueError for shapes or counts
-        that disagree and for a map with NaN or infinity, naming its index in the stream; the maps
-        before it are counted.
+        which include the defective ones; None: all. defects: of each map, those with a saturation
+        area, whose union is its mask; metrics that need them are measured if every defective map
+        has some. Raises ValueError for shapes or counts that disagree and for a map with NaN or
+        infinity, naming its index in the stream; the maps before it are counted.
         """
         if masks is not None:
             require_equal_count(maps, masks)
         for place, values in enumerate(maps):
             mask = None if masks is None else np.asarray(masks[place])
             counted = None if inspected is None else np.asarray(inspected[place], np.bool_)
-            self._add(_as_floats(values), mask, counted)
+            self._add(_as_floats(values), mask, counted, defects[place] if defects else ())
         return self
 
     def compute(self) -> Summary:
@@ -135,16 +142,28 @@ class PixelStream:
         tied = self._low[used] == self._high[used]
         if not len(self._low):
             tied = np.zeros(len(positives), np.bool_)
-        groups, bins = Groups.of_bins(positives, self._normal[used], overlap, tied)
+        complete = len(self._saturated) and not self._unsaturated
+        saturated = self._saturated[used] if complete else None
+        groups, bins = Groups.of_bins(positives, self._normal[used], overlap, tied, saturated)
         return summarise("pixel", groups, lambda i: self._least(used.start + int(bins[i])))
 
     def _least(self, place: int) -> float:
         assert self.bins is not None
         return float(self._low[place]) if len(self._low) else self.bins.edge(place)
 
-    def _add(self, values: Array, mask: Array | None, inspected: Array | None) -> None:
+    def _add(
+        self,
+        values: Array,
+        mask: Array | None,
+        inspected: Array | None,
+        defects: Sequence[Defect],
+    ) -> None:
         require_valid(values, mask, self.seen)
         regions = NONE if mask is None else Regions.of(mask)
+        self._unsaturated += regions.count > 0 and not defects
+        weights = saturated_weights(values, defects) if defects else None
+        if inspected is not None and weights is not None:
+            weights = weights[inspected][None]
         if inspected is not None:  # as one row
             values, regions = values[inspected][None], regions.selected(inspected)
         if self.bins is None:
@@ -152,10 +171,14 @@ class PixelStream:
             if fitted is not None:
                 self._open(fitted, fitted.ties)
         if self.bins is None:
-            pixels = regions.pixels
-            self._constant.append((values.ravel()[:1], values.size - pixels, pixels, regions.count))
+            pixels, shares = regions.pixels, 0.0 if weights is None else float(weights.sum())
+            normal = values.size - pixels
+            self._constant.append((values.ravel()[:1], normal, pixels, regions.count, shares))
         else:
-            self._count(values.astype(type(self.bins.centre), copy=False), regions)
+            values = values.astype(type(self.bins.centre), copy=False)
+            self._count(values, regions)
+            if weights is not None:
+                self._count_saturated(values[weights > 0], weights[weights > 0])
         if self.threshold is not None:
             self._count_flagged(values > values.dtype.type(self.threshold), regions)
         self.seen += 1
@@ -172,6 +195,13 @@ class PixelStream:
         extremes = np.array([values.min(), values.max()])
         self._extend(values.ravel() if self.bins.ties else extremes)
         self._keep_image(coarse)
+
+    def _count_saturated(self, values: Array, weights: Array) -> None:
+        """Add the saturated weights (n,) of pixels with values (n,) to their bins."""
+        assert self.bins is not None
+        if not len(self._saturated):
+            self._saturated = np.zeros(len(self._defective))
+        np.add.at(self._saturated, self.bins.places(values), weights)
 
     def _extend(self, values: Array) -> None:
         """Extend the span, and the extremes of every bin if ties are tracked, to values (n,)."""
@@ -203,11 +233,13 @@ class PixelStream:
             kind = type(bins.centre)
             self._low = np.full(len(self._normal), np.inf, kind)
             self._high = np.full(len(self._normal), -np.inf, kind)
-        for value, normal, defective, regions in self._constant:
+        for value, normal, defective, regions, shares in self._constant:
             value = value.astype(type(bins.centre))
             place = int(bins.places(value)[0])
             self._normal[place] += normal
             self._defective[place] += defective, regions
+            if shares:
+                self._count_saturated(value, np.array([shares]))
             self._extend(value)
             coarse = np.zeros((3, 2 * kernels.COARSE_SIDE))
             coarse[:, place >> kernels.COARSE_SHIFT] = normal, defective, regions

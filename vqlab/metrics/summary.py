@@ -92,9 +92,11 @@ def summarise_pixels(maps: Sequence[ArrayLike], masks: Sequence[ArrayLike]) -> S
     return summarise("pixel", groups, lambda index: float(lowest[index]))
 
 
-def rankings(level: Level) -> list[Ranking]:
-    """Return the ranking metrics of images (`image`) or of pixels and regions (`pixel`)."""
-    return [each for each in RANKINGS.values() if (each.level == "image") == (level == "image")]
+def rankings(level: Level, saturated: bool = False) -> list[Ranking]:
+    """Return the ranking metrics of images (`image`) or of pixels and regions (`pixel`); with
+    `saturated` also those that need saturation areas."""
+    metrics = [each for each in RANKINGS.values() if saturated or not each.saturated]
+    return [each for each in metrics if (each.level == "image") == (level == "image")]
 
 
 def summarise(level: Level, groups: Groups, lowest: Callable[[int], float]) -> Summary:
@@ -104,7 +106,8 @@ def summarise(level: Level, groups: Groups, lowest: Callable[[int], float]) -> S
     """
     if not groups.defined:
         return Summary()
-    estimates = {metric.name: metric.compute(groups) for metric in rankings(level)}
+    measured = rankings(level, groups.saturated is not None)
+    estimates = {metric.name: metric.compute(groups) for metric in measured}
     curves = {"roc": roc_curve(groups), "precision_recall": precision_recall_curve(groups)}
     if level == "pixel":
         curves["pro"] = pro_curve(groups, FPR_LIMIT)

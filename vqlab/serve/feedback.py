@@ -174,11 +174,21 @@ def _base(
                     f"it became {NAMES[earlier]} before."
                 )
             elif digest not in images:
+                _require_one_mask(record)
                 name = record.path.name
                 images[digest] = DatasetImage(
                     record.path, name, earlier, digest, record.defect, record.mask
                 )
     return images
+
+
+def _require_one_mask(record: ImageRecord) -> None:
+    if record.mask is not None and record.mask.is_dir():
+        raise UserError(
+            "a feedback dataset must have one mask per image; the dataset of the champion has a "
+            f"folder of masks for {visible(record.path)} (MVTec LOCO AD); train the champion on a "
+            "dataset in the layout of MVTec AD."
+        )
 
 
 def _judged(

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from stand_ins import LOCO_DEFECTS, make_mvtec_loco, write_defect
 
-from vqlab.data import DataSettings, check_dataset, load_dataset
+from vqlab.data import DataSettings, check_dataset, load_dataset, resize_map
 from vqlab.data.datasets import saturated_defects
 from vqlab.data.layouts import detect_layout, read_category
+from vqlab.evaluation import EvaluationSettings, Scored, Thresholds, evaluate
 from vqlab.types import UserError
 
 
@@ -44,6 +45,36 @@ def test_saturation_areas(tmp_path: Path) -> None:
     )
     first, _ = saturated_defects(folder / "ground_truth/logical_anomalies/000")
     assert first.saturation == 1.0  # never more than the mask
+
+
+@pytest.mark.parametrize("resolution", ["network", "original"])
+def test_a_report_has_spro(tmp_path: Path, resolution: str) -> None:
+    """A map that marks the first half of each mask's rows reaches saturation of the missing part
+    (30 of 100 pixels), but not of the scratches."""
+    folder = make_mvtec_loco(tmp_path)
+    splits = load_dataset(DataSettings(root=folder, image_size=40))
+    images = splits.test
+    batch = images.batch(range(len(images)))
+    maps = []
+    for index in range(len(images)):
+        half = np.zeros((20, 24), bool)
+        for defect in images.saturated(index):
+            rows = np.flatnonzero(defect.mask.any(axis=1))
+            half[rows[0] : rows[len(rows) // 2]] |= defect.mask[rows[0] : rows[len(rows) // 2]]
+        maps.append(resize_map(half.astype(np.float32), (40, 40)))
+    scored = Scored(
+        maps,
+        np.arange(4.0),
+        batch.labels.numpy(),
+        list(batch.masks.numpy()),
+        batch.records,
+        batch.geometry,
+    )
+    settings = EvaluationSettings.model_validate({"resolution": resolution, "resamples": 0})
+    report = evaluate(scored, Thresholds(0.0, 0.0), settings, images)
+    assert 0.6 < report.mean["spro_005"] < 0.95
+    assert report.mean["spro_005"] > report.mean["aupro_005"]
+    assert "spro_005" not in evaluate(scored, Thresholds(0.0, 0.0), settings).mean
 
 
 def test_a_mask_that_changes_changes_the_fingerprint(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from vqlab.data.category import Category, list_images, warn_unmatched_masks
 from vqlab.data.category_folders import find_folders, list_samples
 from vqlab.data.datasets.dataset import Counts, Dataset, Layout
 from vqlab.data.folder_names import subfolders
-from vqlab.data.images import BadFile, Mask, decode, mask_values
+from vqlab.data.images import BadFile, decode, mask_values
+from vqlab.metrics import Defect
 from vqlab.text import join_names, visible
 from vqlab.types import UserError
 
@@ -69,16 +70,6 @@ class Saturation:
         """Return the saturation area, in pixels, of a mask of `mask_area` pixels."""
         area = self.threshold * mask_area if self.relative else self.threshold
         return min(max(area, 1.0), float(mask_area))
-
-
-@dataclass(frozen=True)
-class Defect:
-    """A defect with its own mask."""
-
-    mask: Mask
-    """(H, W) bool, may overlap other defects."""
-    saturation: float
-    """Share of the mask, in (0, 1], that is enough to mark."""
 
 
 def read_saturation(path: Path) -> dict[int, Saturation]:
