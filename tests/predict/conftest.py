@@ -3,43 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-import torch
 from small_photos import write_photo
+from tiny_model import tiny_model
 
-from vqlab.evaluation import Thresholds
-from vqlab.features import Backbone
-from vqlab.model import Model, build_detector
-from vqlab.run import resolve
-
-
-def _model(image_threshold: float) -> Model:
-    tree = {"data": {"categories": ["part"], "image_size": 32}, "detector": {"name": "mean_image"}}
-    config = resolve(tree)
-    backbone = Backbone(config.features, config.data.image_size)
-    thresholds = Thresholds(image_threshold, 2.0)
-    meta = {
-        "config": config.model_dump(mode="json"),
-        "data": {"categories": ["part"]},
-        "thresholds": asdict(thresholds),
-    }
-    detector = build_detector(meta["config"]["detector"], backbone.spec).eval()
-    detector.sd.fill_(0.2)  # type: ignore[operator, union-attr]
-    return Model(detector, backbone, config.data, thresholds, meta, torch.device("cpu"))
+from vqlab.model import Model
 
 
 @pytest.fixture(scope="session")
 def model() -> Model:
-    return _model(1.0)
+    return tiny_model(1.0)
 
 
 @pytest.fixture(scope="session")
 def stricter() -> Model:
     """The same but for its threshold."""
-    return _model(0.5)
+    return tiny_model(0.5)
 
 
 @pytest.fixture(scope="session")

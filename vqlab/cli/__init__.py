@@ -63,6 +63,7 @@ _COMMANDS = {
     "threshold": ("threshold",),
     "export": ("export",),
     "serve": ("serve",),
+    "watch": ("watch",),
     "feedback": ("feedback",),
     "leaderboard": ("leaderboard",),
     "compare": ("compare",),

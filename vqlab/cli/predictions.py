@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vqlab.model import Model
     from vqlab.predict import PredictedFile, Predictions
 
-_COLOURS = {"pass": "green", "review": "yellow", "reject": "red"}
+COLOURS = {"pass": "green", "review": "yellow", "reject": "red", "unreadable": "yellow"}
 UNREADABLE_STATUS = 3
 """Exit status if some files could not be read and the others were scored."""
 
@@ -43,7 +43,7 @@ def _cells(row: PredictedFile) -> list[Cell]:
     file = visible(row.path)
     if row.score is None or row.calibrated is None:
         return [file, "–", Text(row.verdict, "yellow"), "–", "–", "–"]
-    verdict = Text(row.verdict, _COLOURS[row.verdict])
+    verdict = Text(row.verdict, COLOURS[row.verdict])
     marked = f"{row.marked:.1%}" if row.verdict != PASS else "–"
     p_value = "–" if row.p_value is None else f"{row.p_value:.3g}"
     return [file, f"{row.score:.4g}", verdict, marked, f"{row.calibrated:.3f}", p_value]

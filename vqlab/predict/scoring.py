@@ -76,7 +76,7 @@ def predict_files(
             draw = partial(_row, model, selection, min_area)
             remaining = [each for each in images.errors.items() if file_text(each[0]) not in scored]
             threads = torch.get_num_threads() if model.device.type == "cpu" else 1
-            results_in_order = map_in_order(partial(_score, model), remaining, threads)
+            results_in_order = map_in_order(partial(score_file, model), remaining, threads)
             with folder.journal() as append, closing(results_in_order):
                 for identity, path, prediction in results_in_order:
                     row = draw(path, prediction)
@@ -111,7 +111,7 @@ def _settings(model: Model, pictures: str, min_area: int) -> dict[str, Any]:
     }
 
 
-def _score(model: Model, file: tuple[Path, str]) -> tuple[Identity, Path, Prediction | str]:
+def score_file(model: Model, file: tuple[Path, str]) -> tuple[Identity, Path, Prediction | str]:
     """Return the identity of a file and its prediction, or why it is unreadable.
 
     file: its path, and why it is unreadable if that is known.
@@ -132,23 +132,30 @@ def _row(
     model: Model, pictures: Pictures, min_area: int, path: Path, prediction: Prediction | str
 ) -> PredictedFile:
     """Return the row of a file; draw its picture if it gets one."""
+    name = ""
+    if not isinstance(prediction, str) and pictures.accepts(prediction.score):
+        name = pictures.name(path)
+        picture = prediction.picture(visible(path.name), min_area)
+        Image.fromarray(picture).save(pictures.folder / name)
+    return predicted_row(model, path, prediction, min_area, name)
+
+
+def predicted_row(
+    model: Model, path: Path, prediction: Prediction | str, min_area: int = 1, picture: str = ""
+) -> PredictedFile:
+    """Return the row of a file. prediction: a text says why the file is unreadable."""
     text, threshold, review = file_text(path), model.thresholds.image, model.thresholds.review
     if isinstance(prediction, str):
         return PredictedFile(
             text, None, threshold, None, UNREADABLE, reason=prediction, review_threshold=review
         )
-    name = ""
-    if pictures.accepts(prediction.score):
-        name = pictures.name(path)
-        picture = prediction.picture(visible(path.name), min_area)
-        Image.fromarray(picture).save(pictures.folder / name)
     return PredictedFile(
         file=text,
         score=prediction.score,
         threshold=threshold,
         calibrated=prediction.calibrated,
         verdict=prediction.verdict,
-        picture=name,
+        picture=picture,
         marked=float(prediction.mask.mean()),
         regions=[asdict(region) for region in prediction.regions(min_area)],
         p_value=prediction.p_value,

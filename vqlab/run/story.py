@@ -27,6 +27,7 @@ from vqlab.run.calibration import (
 from vqlab.run.concepts import concept_metrics, training_concepts
 from vqlab.run.description import describe_run
 from vqlab.run.fit import OnEpoch, fit
+from vqlab.run.normal_images import with_normal_images
 from vqlab.run.pages import show_experiment
 from vqlab.run.saved import CHECKPOINT, explain_recovery
 from vqlab.run.settings import (
@@ -113,6 +114,7 @@ def run(
         fit(trainer, config, splits, tracked, on_epoch, save_diverged=test)
         model = calibrated_model(config, trainer, splits, tracked.id)
         model, validation, predictions = _assess(model, config, splits, assess, has_test_images)
+        model = with_normal_images(model, splits)
         sentence = review_sentence(model.thresholds)
         tracked.set_tags({REVIEW_TAG: sentence} if sentence else {})
         saved.save(model, tracked, results)

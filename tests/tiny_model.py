@@ -1,0 +1,35 @@
+"""A model that needs no training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+import torch
+
+from vqlab.evaluation import Thresholds
+from vqlab.evaluation.calibration import CalibrationScores
+from vqlab.features import Backbone
+from vqlab.model import Model, build_detector
+from vqlab.run import resolve
+
+
+def tiny_model(image_threshold: float, normal_scores: Sequence[float] = ()) -> Model:
+    """Return a model of category `part` that scores the photos of `small_photos`.
+
+    normal_scores: stored scores of held-out normal images; empty: none are stored.
+    """
+    tree = {"data": {"categories": ["part"], "image_size": 32}, "detector": {"name": "mean_image"}}
+    config = resolve(tree)
+    backbone = Backbone(config.features, config.data.image_size)
+    calibration = CalibrationScores.of(np.array(normal_scores)) if normal_scores else None
+    thresholds = Thresholds(image_threshold, 2.0, calibration=calibration)
+    meta = {
+        "config": config.model_dump(mode="json"),
+        "data": {"categories": ["part"]},
+        "thresholds": asdict(thresholds),
+    }
+    detector = build_detector(meta["config"]["detector"], backbone.spec).eval()
+    detector.sd.fill_(0.2)  # type: ignore[operator, union-attr]
+    return Model(detector, backbone, config.data, thresholds, meta, torch.device("cpu"))

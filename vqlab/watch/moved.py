@@ -1,0 +1,123 @@
+"""Describe which properties of the parts changed when drift was detected."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vqlab.evaluation import Thresholds
+from vqlab.watch.store import Part
+
+SIGNIFICANT = 0.01
+"""Level, after Bonferroni correction, at which a property counts as moved."""
+MIN_IMAGES = 5
+"""Fewer images than this are not compared."""
+
+
+@dataclass
+class Properties:
+    """Properties of several images; lists are empty if a property is unknown."""
+
+    score: list[float] = field(default_factory=list)
+    brightness: list[float] = field(default_factory=list)
+    sharpness: list[float] = field(default_factory=list)
+    concept: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, parts: Iterable[Part]) -> Properties:
+        """Return the properties of the readable parts."""
+        properties = cls()
+        for part in parts:
+            for name in ("score", "brightness", "sharpness", "concept"):
+                value = getattr(part, name)
+                if part.score is not None and value is not None:
+                    getattr(properties, name).append(value)
+        return properties
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A property before and after a change."""
+
+    what: str
+    before: str
+    after: str
+    p_value: float
+    """Of a two-sided test (Mann-Whitney; Fisher for shares), with Bonferroni correction. It
+    describes: the guarantee is that of the alarm."""
+
+    @property
+    def text(self) -> str:
+        """The property as a sentence without its full stop."""
+        return f"{self.what} {self.before} → {self.after}"
+
+
+def what_moved(before: Properties, after: Properties, thresholds: Thresholds) -> list[Moved]:
+    """Return the properties that differ significantly, the most significant first."""
+    candidates = [
+        *_numbers("median score", before.score, after.score),
+        *_numbers("median brightness", before.brightness, after.brightness),
+        *_numbers("median sharpness", before.sharpness, after.sharpness),
+        *_upper_quantile(before.score, after.score),
+        *_rejects(before.score, after.score, thresholds),
+        *_concepts(before.concept, after.concept),
+    ]
+    corrected = [
+        Moved(each.what, each.before, each.after, min(1.0, each.p_value * len(candidates)))
+        for each in candidates
+    ]
+    return sorted((m for m in corrected if m.p_value < SIGNIFICANT), key=lambda m: m.p_value)
+
+
+def _numbers(what: str, before: Sequence[float], after: Sequence[float]) -> list[Moved]:
+    """Compare the medians of two lists of numbers; empty if one is too short."""
+    from scipy.stats import mannwhitneyu
+
+    if min(len(before), len(after)) < MIN_IMAGES:
+        return []
+    p_value = float(mannwhitneyu(before, after).pvalue)
+    old, new = float(np.median(before)), float(np.median(after))
+    change = f" ({(new - old) / abs(old):+.0%})" if old else ""
+    return [Moved(what, f"{old:.4g}", f"{new:.4g}{change}", p_value)]
+
+
+def _upper_quantile(before: Sequence[float], after: Sequence[float]) -> list[Moved]:
+    """Compare the share of scores above the 95 % quantile of `before`."""
+    if min(len(before), len(after)) < MIN_IMAGES:
+        return []
+    limit = float(np.quantile(before, 0.95))
+    hits = [sum(score > limit for score in scores) for scores in (before, after)]
+    what = f"share of scores above {limit:.4g} (95 % quantile)"
+    return [_shares(what, hits, [len(before), len(after)])]
+
+
+def _rejects(
+    before: Sequence[float], after: Sequence[float], thresholds: Thresholds
+) -> list[Moved]:
+    """Compare the shares of rejected images."""
+    if min(len(before), len(after)) < MIN_IMAGES:
+        return []
+    hits = [sum(score > thresholds.image for score in scores) for scores in (before, after)]
+    return [_shares("share rejected", hits, [len(before), len(after)])]
+
+
+def _concepts(before: Sequence[int], after: Sequence[int]) -> list[Moved]:
+    """Compare the share of each concept."""
+    if min(len(before), len(after)) < MIN_IMAGES:
+        return []
+    counts, totals = (Counter(before), Counter(after)), [len(before), len(after)]
+    return [
+        _shares(f"share of concept {concept}", [count[concept] for count in counts], totals)
+        for concept in sorted(set(before) | set(after))
+    ]
+
+
+def _shares(what: str, hits: Sequence[int], totals: Sequence[int]) -> Moved:
+    from scipy.stats import fisher_exact
+
+    table = [[hit, total - hit] for hit, total in zip(hits, totals, strict=True)]
+    before, after = (f"{hit / total:.1%}" for hit, total in zip(hits, totals, strict=True))
+    return Moved(what, before, after, float(fisher_exact(table).pvalue))
