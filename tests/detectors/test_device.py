@@ -14,7 +14,7 @@ import torch
 from test_contract import CASES as MARKED_CASES
 
 from vqlab.detectors import Detector
-from vqlab.nn.quantizer import Codebook
+from vqlab.nn.codebook import Codebook
 from vqlab.testing import products, train
 from vqlab.types import Sample
 

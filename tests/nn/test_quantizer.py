@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vqlab.nn.quantizer import ROWS, Codebook, VectorQuantizer, kmeans, nearest, perplexity
+from vqlab.nn.codebook import ROWS, Codebook, kmeans, nearest
+from vqlab.nn.quantizer import VectorQuantizer, perplexity
 
 
 def quantizer(size: int = 16, dim: int = 4, seed: int = 0, **settings: Any) -> VectorQuantizer:

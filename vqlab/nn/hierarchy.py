@@ -13,18 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.nn import distributed
+from vqlab.nn.codebook import Codebook, kmeans, nearest, random_indices
 from vqlab.nn.coreset import k_centre
 from vqlab.nn.mlp import MLP
 from vqlab.nn.nearest import NearestSearch
 from vqlab.nn.precision import without_autocast
-from vqlab.nn.quantizer import (
-    Codebook,
-    Usage,
-    VectorQuantizer,
-    kmeans,
-    nearest,
-    random_indices,
-)
+from vqlab.nn.quantizer import Usage, VectorQuantizer
 from vqlab.nn.whitening import Whitening
 
 SAME = 2e-3

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vqlab.nn.quantizer import nearest
+from vqlab.nn.codebook import nearest
 
 AXES, ALL_AXES = 47, 127
 """Principal axes of the first bound, and of both bounds; each has the norm of the rest as well."""
