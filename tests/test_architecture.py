@@ -19,7 +19,7 @@ LAYERS = [
     {"model"},
     {"run"},
     {"sweep", "promote", "predict", "compare", "correlate", "doctor"},
-    {"threshold", "export", "serve", "watch"},
+    {"benchmark", "threshold", "export", "serve", "watch"},
     {"cli"},
     {"__init__", "__main__"},
 ]

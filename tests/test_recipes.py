@@ -17,7 +17,7 @@ from vqlab.sweep import Spaces, read_space
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 RECIPES = [
     p for p in EXPERIMENTS.rglob("*.yaml") if p.relative_to(EXPERIMENTS).parts[0] not in (
-        "sweeps", "presets", "studies",
+        "sweeps", "presets", "studies", "benchmarks", "published",
     )
 ]  # fmt: skip
 PRESETS = ["full", *sorted(p.stem for p in (EXPERIMENTS / "presets").glob("*.yaml"))]

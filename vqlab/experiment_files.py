@@ -13,8 +13,12 @@ from vqlab.errors import UserError, did_you_mean
 
 LOCAL = Path("experiments")
 RECIPES, SWEEPS, STUDIES, PRESETS = "", "sweeps", "studies", "presets"
+BENCHMARKS, PUBLISHED = "benchmarks", "published"
 """Folders in `experiments/`, one per kind; recipes are in `experiments/` and its other folders."""
-_TITLES = {RECIPES: "recipe", SWEEPS: "sweep space", STUDIES: "study", PRESETS: "preset"}
+_TITLES = {
+    RECIPES: "recipe", SWEEPS: "sweep space", STUDIES: "study", PRESETS: "preset",
+    BENCHMARKS: "benchmark", PUBLISHED: "table of published figures",
+}  # fmt: skip
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -46,7 +50,7 @@ def names(kind: str = RECIPES) -> list[str]:
         for file in (folder / kind).rglob("*.yaml")
     }
     if kind == RECIPES:
-        paths = {path for path in paths if path.parts[0] not in (SWEEPS, STUDIES, PRESETS)}
+        paths = {path for path in paths if path.parts[0] not in _TITLES}
     return [path.as_posix() for path in sorted(paths, key=lambda path: (len(path.parts), path))]
 
 

@@ -4,6 +4,7 @@ paper. Every text is escaped."""
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 from collections.abc import Mapping, Sequence
 
@@ -41,13 +42,39 @@ _POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'"
 )
+SORT = """
+document.querySelectorAll("table.sortable").forEach(table=>{
+ const body=table.tBodies[0],heads=[...table.tHead.rows[0].cells];
+ const value=(row,column)=>row.cells[column].dataset.value??row.cells[column].textContent;
+ const sort=column=>{
+  const up=heads[column].getAttribute("aria-sort")!=="ascending";
+  heads.forEach(head=>head.removeAttribute("aria-sort"));
+  heads[column].setAttribute("aria-sort",up?"ascending":"descending");
+  [...body.rows].sort((first,second)=>{
+   const x=value(first,column),y=value(second,column),m=parseFloat(x),n=parseFloat(y);
+   if(x===""||y==="")return (x==="")-(y==="");
+   const order=isNaN(m)||isNaN(n)?x.localeCompare(y):m-n;
+   return up?order:-order}).forEach(row=>body.append(row))};
+ heads.forEach((head,column)=>{head.tabIndex=0;head.title="sort";
+  head.addEventListener("click",()=>sort(column));
+  head.addEventListener("keydown",event=>{
+   if(event.key==="Enter"||event.key===" "){event.preventDefault();sort(column)}})})});
+"""
+"""Script: a click on a heading sorts a table of the class `sortable` by the attribute `data-value`
+of its cells, else by their text; empty values stay last."""
 
 
-def page(title: str, body: str, *, style: str = "") -> str:
-    """Return a page without scripts; body and style: markup. Browsers refuse requests from it."""
+def page(title: str, body: str, *, style: str = "", script: str = "") -> str:
+    """Return a page; body and style: markup. Browsers refuse requests from it, and run no script
+    but `script`."""
+    policy = _POLICY
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy += f"; script-src 'sha256-{digest}'"
+        body += f"\n<script>{script}</script>"
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         f"<title>{escape(title)}</title>\n"
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
         f"<style>{STYLE}{style}</style></head>\n<body>{body}</body></html>\n"
@@ -64,21 +91,45 @@ def paragraph(text: str, style: str = "") -> str:
     return f'<p class="{style}">{html.escape(text)}</p>' if text else ""
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], style: str = "") -> str:
-    """Return a table that scrolls if it is too wide. head: texts; rows: cells as markup."""
+def table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    style: str = "",
+    foot: Sequence[Sequence[str]] = (),
+) -> str:
+    """Return a table that scrolls if it is too wide. head: texts; rows and foot: cells as markup,
+    or `Cell`."""
     heads = "".join(f"<th>{escape(text)}</th>" for text in head)
-    body = "\n".join(
+    end = f"<tfoot>\n{_table_rows(head, foot)}\n</tfoot>" if foot else ""
+    return (
+        f'<div class="wide"><table class="{style}"><thead><tr>{heads}</tr></thead>\n'
+        f"<tbody>\n{_table_rows(head, rows)}\n</tbody>{end}</table></div>"
+    )
+
+
+def _table_rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(
         f"<tr>{''.join(_cell(name, cell) for name, cell in zip(head, row, strict=True))}</tr>"
         for row in rows
     )
-    return (
-        f'<div class="wide"><table class="{style}"><thead><tr>{heads}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody></table></div>"
-    )
+
+
+class Cell(str):
+    """A cell as markup with the value that a sortable table sorts by, None: none."""
+
+    value: float | None
+
+    def __new__(cls, markup: str, value: float | None) -> Cell:
+        cell = super().__new__(cls, markup)
+        cell.value = value
+        return cell
 
 
 def _cell(head: str, cell: str) -> str:
-    return f'<td data-head="{escape(head)}">{cell}</td>'
+    value = ""
+    if isinstance(cell, Cell):
+        value = f' data-value="{"" if cell.value is None else f"{cell.value:.9g}"}"'
+    return f'<td data-head="{escape(head)}"{value}>{cell}</td>'
 
 
 def picture(title: str, data: bytes, kind: str = "png") -> str:

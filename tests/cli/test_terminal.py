@@ -12,7 +12,7 @@ import pytest
 
 from vqlab.cli import main
 from vqlab.cli.fit_width import Column, FittedTable, Row
-from vqlab.cli.progress import _bars
+from vqlab.cli.progress import bars
 from vqlab.cli.terminal import Terminal, marked
 
 NAMES = ["part[left].png", "a[/b/c].png", "[bold]x[/]", ":bug:.png", r"a\[b].png", "[link=x]y"]
@@ -43,8 +43,8 @@ def test_control_characters_and_bytes_are_escaped() -> None:
     assert "\x1b" not in output
 
 
-def test_progress_bars_show_brackets() -> None:
-    progress = _bars()
+def test_progressbars_show_brackets() -> None:
+    progress = bars()
     progress.add_task("part[left] [/] {x}", total=1, metrics="[/]")
     assert "part[left] [/] {x}" in printed(progress.get_renderable())
 

@@ -57,6 +57,7 @@ app.add_typer(data_app, name="data")
 _COMMANDS = {
     "train": ("train", "config", "settings"),
     "sweep": ("sweep",),
+    "benchmark": ("benchmark", "reproduce"),
     "worker": ("worker",),
     "models": ("predict", "evaluate"),
     "champions": ("promote", "history", "rollback"),

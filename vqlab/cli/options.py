@@ -70,7 +70,9 @@ Detector = Annotated[str | None, typer.Option(help="Detector, e.g. vqvae.")]
 Status = Annotated[str | None, typer.Option(help="RUNNING, FINISHED, FAILED or KILLED.")]
 Kind = Annotated[
     str | None,
-    typer.Option(help="train, trial, threshold, evaluate, study, comparison or correlate."),
+    typer.Option(
+        help="train, trial, threshold, evaluate, study, benchmark, comparison or correlate."
+    ),
 ]
 Study = Annotated[str | None, typer.Option(help="Name of a study.")]
 OlderThan = Annotated[str | None, typer.Option(help="Age, e.g. 12h, 7d or 2w.")]

@@ -40,7 +40,8 @@ _METRICS = {
 """Metrics shown during training, with their titles."""
 
 
-def _bars() -> Progress:
+def bars() -> Progress:
+    """Return progress bars, hidden in a log file."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -67,15 +68,15 @@ def interruptible() -> Iterator[None]:
 @contextmanager
 def counting() -> Iterator[OnProgress]:
     """Yield a callback that shows one progress bar per task, or one line in a log file."""
-    progress = _bars()
+    progress = bars()
     with progress:
-        yield partial(_count, progress, {})
+        yield partial(count, progress, {})
 
 
 @contextmanager
 def rating(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a callback for a progress bar with a rate in `unit`; in a log file, a line per 30 s."""
-    progress = _bars()
+    progress = bars()
     task = progress.add_task(title, total=None, metrics="")
     started = logged = time.monotonic()
     initial: int | None = None
@@ -94,7 +95,7 @@ def rating(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         yield on_progress
 
 
-def _count(
+def count(
     progress: Progress, tasks: dict[str, TaskID], title: str, completed: int, total: int
 ) -> None:
     if title not in tasks:
@@ -110,7 +111,7 @@ def work(title: str) -> Iterator[tuple[OnEpoch, OnProgress]]:
 
     In a log file: one line per epoch and per later step.
     """
-    progress = _bars()
+    progress = bars()
     training = progress.add_task(visible(title), total=None, metrics="")
 
     def on_epoch(epoch: int, total: int, metrics: dict[str, float]) -> None:
@@ -119,7 +120,7 @@ def work(title: str) -> Iterator[tuple[OnEpoch, OnProgress]]:
             out.print(f"{title}: epoch {epoch} of {total}, {metrics_text(metrics)}")
 
     with progress:
-        yield on_epoch, partial(_count, progress, {})
+        yield on_epoch, partial(count, progress, {})
 
 
 def metrics_text(metrics: Mapping[str, float]) -> str:
@@ -142,7 +143,7 @@ def sweeping() -> Iterator[OnEvent]:
         WorkerEnded,
     )
 
-    progress = _bars()
+    progress = bars()
     trials = progress.add_task("trials", total=None, metrics="")
     epochs: dict[TrialKey, TaskID] = {}
     counted: dict[str, TaskID] = {}
@@ -160,7 +161,7 @@ def sweeping() -> Iterator[OnEvent]:
             bar, text = epochs[event.key], metrics_text(event.metrics)
             progress.update(bar, completed=event.epoch, total=event.epochs, metrics=text)
         elif isinstance(event, Progressed):
-            _count(progress, counted, event.what, event.done, event.total)
+            count(progress, counted, event.what, event.done, event.total)
         elif isinstance(event, TrialFinished):
             if event.trial.key in epochs:
                 progress.remove_task(epochs.pop(event.trial.key))

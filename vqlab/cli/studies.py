@@ -46,7 +46,9 @@ def list_studies(
     with opened_storage(storage_address(mlruns)) as storage:
         sweeps = list_sweeps(storage)
     tracker = Tracker.open(mlruns, create=False, write=False)
-    runs = {run.tags.get("vqlab.study", ""): run for run in tracker.runs(kinds=["study"])}
+    runs = {
+        run.tags.get("vqlab.study", ""): run for run in tracker.runs(kinds=["study", "benchmark"])
+    }
     selected = {run.run_id for run in chosen.select(runs.values())}
     rows = [
         _row(sweep, run)

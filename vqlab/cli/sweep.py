@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vqlab.cli import app
+from vqlab.cli.launchers import (
+    CpusPerWorker,
+    GpusPerWorker,
+    LauncherKind,
+    RayAddress,
+    Workers,
+    make_launcher,
+)
 from vqlab.cli.options import (
     Bad,
     Category,
@@ -26,8 +34,7 @@ from vqlab.cli.train import print_budget, print_data
 if TYPE_CHECKING:
     from vqlab.config import Tree
     from vqlab.recipes import Folders
-    from vqlab.sweep import Launcher, Space, Spaces, SweepResult
-    from vqlab.tracking import Tracker
+    from vqlab.sweep import Space, Spaces, SweepResult
 
 
 @app.command(short_help="Search settings on validation; test the best trial.")
@@ -45,19 +52,11 @@ def sweep(
     trials: Annotated[
         int, typer.Option("--n-trials", "-n", "--trials", min=1, help="Total number of trials.")
     ] = 12,
-    workers: Annotated[int, typer.Option(min=1, help="Number of parallel worker processes.")] = 1,
-    launcher: Annotated[
-        Literal["local", "ray", "none"],
-        typer.Option(
-            help="Where workers are started: `local`: on this machine; `ray`: on a Ray cluster; "
-            "`none`: elsewhere, with `vqlab worker STUDY`."
-        ),
-    ] = "local",
-    ray_address: Annotated[
-        str | None, typer.Option(help="Ray cluster address; `auto`: local cluster.")
-    ] = None,
-    gpus_per_worker: Annotated[float, typer.Option(min=0, help="GPUs per worker (Ray).")] = 0,
-    cpus_per_worker: Annotated[float, typer.Option(min=0, help="CPUs per worker (Ray).")] = 1,
+    workers: Workers = 1,
+    launcher: LauncherKind = "local",
+    ray_address: RayAddress = None,
+    gpus_per_worker: GpusPerWorker = 0,
+    cpus_per_worker: CpusPerWorker = 1,
     seed: Annotated[int, typer.Option(help="Random seed of the search.")] = 0,
     test: Annotated[
         list[str] | None,
@@ -117,7 +116,7 @@ def sweep(
                 tracker,
                 trials=trials,
                 workers=workers,
-                launcher=_launcher(launcher, workers, tracker, shares, ray_address, data),
+                launcher=make_launcher(launcher, workers, tracker, shares, ray_address, data),
                 seed=seed,
                 test=test or (),
                 preset="" if preset == "full" else preset,
@@ -211,22 +210,3 @@ def say_result(result: SweepResult) -> None:
     out.print(f"  all trials: {result.link}")
     out.print(f"  charts and test pictures: {result.charts_link}")
     out.print(f"  best run: {result.best_link}")
-
-
-def _launcher(
-    kind: str,
-    workers: int,
-    tracker: Tracker,
-    shares: tuple[float, float],
-    address: str | None,
-    data: Path | None,
-) -> Launcher | Literal["elsewhere"] | None:
-    """Return the launcher of workers; None: the default of `vqlab.sweep.sweep`."""
-    if kind == "ray":
-        from vqlab.sweep import RayWorkers
-
-        return RayWorkers(
-            workers, tracker.root, address=address, cpus=shares[0], gpus=shares[1],
-            data=data.absolute() if data else None,
-        )  # fmt: skip
-    return "elsewhere" if kind == "none" else None

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from vqlab.sweep import Event
 
 
-@app.command(short_help="Run trials of an existing study alongside other workers.")
+@app.command(short_help="Run trials of a study, or cells of a benchmark, alongside others.")
 def worker(
-    study: Annotated[str, typer.Argument(help="Name of the study, as printed by `vqlab sweep`.")],
+    study: Annotated[
+        str,
+        typer.Argument(help="Name of the study, as printed by `vqlab sweep` or `benchmark`."),
+    ],
     data: Annotated[
         Path | None,
         typer.Option("--data", "-d", help="Dataset folder, if it differs on this machine."),
@@ -40,7 +43,8 @@ def worker(
     mlruns: Tracking = Path("mlruns"),
     follow: Annotated[bool, typer.Option("--follow", hidden=True)] = False,
 ) -> None:
-    """Run trials of a study created by `vqlab sweep` until it reaches its number of trials.
+    """Run trials of a study created by `vqlab sweep` until it reaches its number of trials, or
+    cells of a benchmark until none is left.
 
     The worker needs the same images and the same stores (the same mlruns folder, or VQLAB_STORAGE
     and MLFLOW_TRACKING_URI). Safe to stop or kill at any time: another worker retries its trial.
@@ -59,8 +63,13 @@ def worker(
 
         torch.set_num_threads(threads)
     with interruptible():
-        folders = Folders(data, good, bad)
-        join(study, Tracker.open(mlruns), data=folders, say=_say, timeout=timeout)
+        folders, tracker = Folders(data, good, bad), Tracker.open(mlruns)
+        if tracker.runs(kinds=["benchmark"], tags={"vqlab.study": study}):
+            from vqlab.benchmark import join as join_benchmark
+
+            join_benchmark(study, tracker, data=folders)
+        else:
+            join(study, tracker, data=folders, say=_say, timeout=timeout)
 
 
 def _say(event: Event) -> None:

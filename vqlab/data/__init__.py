@@ -28,7 +28,7 @@ from vqlab.data.source import (
     find_layout,
     find_root,
 )
-from vqlab.data.splits import Splits, fingerprint, load_dataset
+from vqlab.data.splits import Splits, dataset_fingerprint, fingerprint, load_dataset
 from vqlab.data.synthetic import make_synthetic
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "check_dataset",
     "choose_categories",
     "contact_sheet",
+    "dataset_fingerprint",
     "describe_source",
     "encode_png",
     "find_layout",

@@ -264,6 +264,13 @@ def _hash(name: str) -> int:
     return zlib.crc32(os.fsencode(name))
 
 
+def dataset_fingerprint(settings: DataSettings) -> str:
+    """Return `Splits.fingerprint` of the images that `settings` name, without decoding them."""
+    layout, names = find_layout(settings), choose_categories(settings)
+    records = [record for name in names for record in read_category(layout, name).records]
+    return fingerprint(records, layout, area_of(settings, names))
+
+
 def fingerprint(
     records: Iterable[ImageRecord], layout: Layout, area: InspectedArea | None = None
 ) -> str:

@@ -2,6 +2,7 @@
 
 from vqlab.plots.attempt import PictureWarning, attempt
 from vqlab.plots.concepts import likelihood_figure, map_figure, usage_figure
+from vqlab.plots.critical_difference import critical_difference_figure
 from vqlab.plots.curves import (
     loss_curves,
     save_figure,
@@ -15,6 +16,7 @@ __all__ = [
     "PictureWarning",
     "ResultsWriter",
     "attempt",
+    "critical_difference_figure",
     "in_two_rows",
     "likelihood_figure",
     "loss_curves",

@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -225,7 +225,7 @@ def codebook_usage(counts: ArrayLike, title: str = "codebook", complete: bool = 
     return figure
 
 
-def save_figure(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path | BinaryIO) -> None:
     """Write a figure as PNG; equal figures give equal bytes."""
     from matplotlib.text import Text
 

@@ -27,6 +27,7 @@ from vqlab.run.settings import (
 )
 from vqlab.run.story import (
     LOSS,
+    TRAINING_CPU,
     Outcome,
     evaluate_model,
     experiment_of,
@@ -54,6 +55,7 @@ __all__ = [
     "STATE",
     "TEST_METRICS",
     "TRAINED_TAG",
+    "TRAINING_CPU",
     "TRAINING_TAG",
     "OnEpoch",
     "OnProgress",

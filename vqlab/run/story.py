@@ -26,7 +26,7 @@ from vqlab.run.calibration import (
 )
 from vqlab.run.concepts import concept_metrics, training_concepts
 from vqlab.run.description import describe_run
-from vqlab.run.fit import OnEpoch, fit
+from vqlab.run.fit import STATE, OnEpoch, fit
 from vqlab.run.normal_images import with_normal_images
 from vqlab.run.pages import show_experiment
 from vqlab.run.saved import CHECKPOINT, explain_recovery
@@ -46,6 +46,8 @@ from vqlab.types import UserError
 Assess = Callable[[Model, RunConfig, Splits], tuple[Model, Report]]
 """Chooses scoring and thresholds of a calibrated model; returns it with its validation report."""
 LOSS = "curves/loss.png"
+TRAINING_CPU = "cost/training_cpu_seconds"
+"""Metric of a run: CPU-seconds (all threads) from extracted features to the calibrated model."""
 REVIEW_TAG = "vqlab.review"
 """Tag of a run with a review threshold: the expected shares of normal images by verdict."""
 JOINT = "joint"
@@ -111,8 +113,11 @@ def run(
         resumed or start(tracker, config, splits, name, tags, parent) as tracked,
     ):
         tracked.set_tags(reused)
+        cpu, repeated = time.process_time(), (tracked.folder / STATE).exists()
         fit(trainer, config, splits, tracked, on_epoch, save_diverged=test)
         model = calibrated_model(config, trainer, splits, tracked.id)
+        if not repeated:  # else an earlier process did a part
+            tracked.log_metrics({TRAINING_CPU: time.process_time() - cpu})
         model, validation, predictions = _assess(model, config, splits, assess, has_test_images)
         model = with_normal_images(model, splits)
         sentence = review_sentence(model.thresholds)

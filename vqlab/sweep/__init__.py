@@ -18,9 +18,12 @@ from vqlab.sweep.events import (
     TrialStarted,
     WorkerEnded,
 )
+from vqlab.sweep.jobs import JobProgress, JobQueue, JobState, OnJob
 from vqlab.sweep.space.schema import Axis, Space, make_space
+from vqlab.sweep.study.storage import opened_storage, storage_address, sweep_lock
 from vqlab.sweep.sweep import Interrupted, sweep
-from vqlab.sweep.workers.base import Launcher
+from vqlab.sweep.trial.constraints import costs
+from vqlab.sweep.workers.base import ExternalWorkers, Launcher
 from vqlab.sweep.workers.local import LocalWorkers
 from vqlab.sweep.workers.loop import join
 from vqlab.sweep.workers.ray import RayWorkers
@@ -30,10 +33,15 @@ __all__ = [
     "Comparison",
     "EpochDone",
     "Event",
+    "ExternalWorkers",
     "Interrupted",
+    "JobProgress",
+    "JobQueue",
+    "JobState",
     "Launcher",
     "LocalWorkers",
     "OnEvent",
+    "OnJob",
     "RayWorkers",
     "Progressed",
     "Space",
@@ -46,10 +54,14 @@ __all__ = [
     "TrialRow",
     "TrialStarted",
     "WorkerEnded",
+    "costs",
     "join",
     "make_comparison",
     "make_space",
     "make_spaces",
+    "opened_storage",
     "read_space",
+    "storage_address",
     "sweep",
+    "sweep_lock",
 ]

@@ -13,7 +13,9 @@ from vqlab.tracking.categories import matches_categories
 from vqlab.tracking.record import RunRecord
 
 STATUSES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
-KINDS = ("train", "trial", "threshold", "evaluate", "study", "comparison", "correlate")
+KINDS = (
+    "train", "trial", "threshold", "evaluate", "study", "benchmark", "comparison", "correlate",
+)  # fmt: skip
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt,
 }  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ class RayWorkers:
 
     address: address of the cluster, `auto` for the one that runs here; None: start one on this
     machine. root: folder of local files on each machine. data: folder of the images on those
-    machines.
+    machines. join: what a worker calls, with the name of the study, the tracker and the data;
+    default: `vqlab.sweep.join`.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class RayWorkers:
         cpus: float = 1,
         gpus: float = 0,
         data: Path | None = None,
+        join: Callable[..., Any] | None = None,
     ) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
@@ -48,7 +51,7 @@ class RayWorkers:
                 "workers on Ray need it installed; install it with: pip install 'vqlab[ray]'"
             ) from None
         self._ray: Any = ray
-        self.count, self.root, self.data = count, root, data
+        self.count, self.root, self.data, self._join = count, root, data, join
         self.address, self.cpus, self.gpus = address, cpus, gpus
         self._tasks: list[Any] = []
         self._error = ""
@@ -85,7 +88,8 @@ class RayWorkers:
         )
         data = str(self.data) if self.data is not None else None
         threads = max(1, int(self.cpus))
-        self._tasks = [task.remote(study, str(self.root), data, threads) for _ in range(self.count)]
+        arguments = study, str(self.root), data, threads, self._join
+        self._tasks = [task.remote(*arguments) for _ in range(self.count)]
 
     def poll(self) -> int:
         ended, self._tasks = self._ray.wait(self._tasks, num_returns=len(self._tasks), timeout=0)
@@ -114,7 +118,9 @@ class RayWorkers:
         return self._error
 
 
-def _work(study: str, root: str, data: str | None, threads: int) -> str:
+def _work(
+    study: str, root: str, data: str | None, threads: int, run: Callable[..., Any] | None
+) -> str:
     """Run a worker; return the message of a UserError, or an empty string."""
     import torch
 
@@ -123,7 +129,7 @@ def _work(study: str, root: str, data: str | None, threads: int) -> str:
 
     torch.set_num_threads(threads)
     try:
-        join(study, Tracker.open(Path(root)), data=Path(data) if data else None)
+        (run or join)(study, Tracker.open(Path(root)), data=Path(data) if data else None)
     except UserError as error:
         return str(error)
     except KeyboardInterrupt:

@@ -1,0 +1,39 @@
+"""Benchmarks: recipes by categories (alone and jointly) by seeds, compared with statistics.
+
+Start with `read_benchmark`, `make_plan` and `run_benchmark`.
+"""
+
+from vqlab.benchmark.benchmark import (
+    BenchmarkResult,
+    CellChanged,
+    Event,
+    OnEvent,
+    Opened,
+    Progressed,
+    find_benchmark,
+    join,
+    run_benchmark,
+)
+from vqlab.benchmark.plan import Cell, Plan, make_plan
+from vqlab.benchmark.published import read_published
+from vqlab.benchmark.report import Report
+from vqlab.benchmark.settings import BenchmarkFile, read_benchmark
+
+__all__ = [
+    "BenchmarkFile",
+    "BenchmarkResult",
+    "Cell",
+    "CellChanged",
+    "Event",
+    "OnEvent",
+    "Opened",
+    "Plan",
+    "Progressed",
+    "Report",
+    "find_benchmark",
+    "join",
+    "make_plan",
+    "read_benchmark",
+    "read_published",
+    "run_benchmark",
+]

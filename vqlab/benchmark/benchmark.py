@@ -1,0 +1,255 @@
+"""Run a benchmark: open its queue of cells, run what is missing, write the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vqlab.benchmark.cell import BENCHMARK_TAG, CellEvents, FinishedRuns, run_cell
+from vqlab.benchmark.plan import Cell, Plan
+from vqlab.benchmark.report import PAGE, TABLES, Report, make_report, write_report
+from vqlab.benchmark.results import collect
+from vqlab.config import digest
+from vqlab.data import dataset_fingerprint
+from vqlab.recipes import Data
+from vqlab.sweep import (
+    ExternalWorkers,
+    Interrupted,
+    JobProgress,
+    JobQueue,
+    JobState,
+    Launcher,
+    LocalWorkers,
+    opened_storage,
+    storage_address,
+    sweep_lock,
+)
+from vqlab.tracking import NOTE, Run, RunRecord, Tracker, category_tags
+from vqlab.types import UserError
+
+EXPERIMENT = "benchmarks"
+"""Experiment of the runs of benchmarks; those of their cells are in that of their category."""
+KIND = "benchmark"
+"""Value of the tag `vqlab.kind`."""
+_PLAN, _FINGERPRINT = "plan.json", "vqlab.data_fingerprint"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A benchmark was opened; nothing was trained yet."""
+
+    key: str
+    cells: tuple[Cell, ...]
+    done: int
+    """Cells of earlier calls."""
+
+
+@dataclass(frozen=True)
+class CellChanged:
+    """A cell started, progressed or ended."""
+
+    cell: Cell
+    state: JobState
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """Work on a cell in this process that is counted, such as scoring the test set."""
+
+    what: str
+    done: int
+    total: int
+
+
+Event = Opened | CellChanged | Progressed
+OnEvent = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """Result of a benchmark."""
+
+    key: str
+    report: Report
+    page: Path
+    """Self-contained report."""
+    tables: Path
+    """All figures as JSON."""
+    link: str
+    """The benchmark's run in the UI."""
+
+
+def run_benchmark(
+    plan: Plan,
+    tracker: Tracker,
+    *,
+    workers: int = 1,
+    launcher: Launcher | Literal["elsewhere"] | None = None,
+    results: Path = Path("results"),
+    on_event: OnEvent = lambda event: None,
+) -> BenchmarkResult:
+    """Train and test every cell of a plan, and report on them. Called again, it resumes.
+
+    Cells that a finished run has measured are not run again. Workers on this or other machines
+    share the cells through the study store; one worker runs them in this process. launcher: starts
+    the workers in another way; `elsewhere` waits for workers started by others. Raises UserError
+    for invalid input, for a benchmark that another process runs, and if no cell succeeds;
+    Interrupted on Ctrl-C.
+    """
+    cells = plan.cells
+    key = plan.key(data_fingerprint(plan))
+    locked = sweep_lock(tracker.root / "locks", key)
+    with locked, opened_storage(storage_address(tracker.root)) as storage:
+        queue = JobQueue(storage, key, len(cells))
+        _forget_missing(queue, plan, tracker)
+        parent = _open_run(plan, key, tracker)
+        done = sum(state.state == "done" for state in queue.states())
+        on_event(Opened(key, cells, done))
+        if launcher is None and workers > 1:
+            launcher = LocalWorkers(workers, tracker.root)
+        elif launcher == "elsewhere":
+            launcher = ExternalWorkers(queue.finished)
+        changed = _Changes(cells, queue, on_event)
+        with _running(parent, queue, tracker):
+            if not queue.finished():
+                _run_cells(plan, key, queue, tracker, launcher, changed)
+            found = collect(plan, queue.states(), tracker)
+            if not found.runs:
+                raise UserError(f"no cell of {key} succeeded; {found.failures[-1][1]}")
+            links = {run.run_id: tracker.link(run.run_id) for run in found.runs.values()}
+            report = make_report(key, found, links)
+            folder = results / "benchmark" / key
+            write_report(report, folder)
+            for name in (PAGE, TABLES):
+                parent.log_artifact(folder / name)
+    return BenchmarkResult(key, report, folder / PAGE, folder / TABLES, parent.link)
+
+
+def join(
+    key: str,
+    tracker: Tracker,
+    *,
+    data: Data = None,
+    on_event: OnEvent = lambda event: None,
+) -> None:
+    """Run cells of an existing benchmark until none is left; on any machine.
+
+    data: the folder of the images on this machine. Raises UserError for an unknown benchmark or
+    other images, and if cells fail and none succeeds.
+    """
+    record = find_benchmark(key, tracker)
+    if record is None:
+        raise UserError(f"there is no benchmark {key!r} in {tracker.root}.")
+    plan = Plan.of(json.loads(record.artifact(_PLAN).read_text(encoding="utf-8")), data)
+    if data_fingerprint(plan) != record.tags[_FINGERPRINT]:
+        raise UserError(f"the images here are not those of {key}; copy the same ones here.")
+    with opened_storage(storage_address(tracker.root)) as storage:
+        queue = JobQueue(storage, key)
+        _run_cells(plan, key, queue, tracker, None, _Changes(plan.cells, queue, on_event))
+
+
+def find_benchmark(key: str, tracker: Tracker) -> RunRecord | None:
+    """Return the run of a benchmark, None if there is none."""
+    runs = tracker.runs(kinds=[KIND], tags={"vqlab.study": key})
+    return runs[-1] if runs else None
+
+
+def data_fingerprint(plan: Plan) -> str:
+    """Return a fingerprint of the images of all cells."""
+    settings = plan.cells[0].config.data
+    return digest(
+        [
+            dataset_fingerprint(settings.model_copy(update={"categories": (category,)}))
+            for category in plan.categories
+        ]
+    )
+
+
+def _forget_missing(queue: JobQueue, plan: Plan, tracker: Tracker) -> None:
+    """Run cells again whose runs were deleted."""
+    finished = FinishedRuns(tracker)
+    done = [state.job for state in queue.states() if state.state == "done"]
+    queue.forget([job for job in done if finished.find(plan.cells[job]) is None])
+
+
+def _open_run(plan: Plan, key: str, tracker: Tracker) -> Run:
+    """Return the benchmark's own run, started if there is none."""
+    earlier = find_benchmark(key, tracker)
+    if earlier is not None:
+        return tracker.amend(earlier.run_id)
+    run = tracker.start(
+        experiment=EXPERIMENT,
+        name=f"{plan.name}: {len(plan.recipes)} recipes, {len(plan.categories)} categories",
+        tags={
+            "vqlab.kind": KIND,
+            "vqlab.study": key,
+            "vqlab.preset": plan.preset,
+            "vqlab.data_fingerprint": data_fingerprint(plan),
+            **category_tags(plan.categories),
+            NOTE: f"Artifact `{PAGE}`: the report. The runs of its cells have the tag "
+            f"`{BENCHMARK_TAG}` = `{key}`, unless they were reused.",
+        },
+        params={"recipes": list(plan.recipes), "seeds": list(plan.seeds), "cells": len(plan.cells)},
+    )
+    run.log_json(plan.tree, _PLAN)
+    return run
+
+
+@contextmanager
+def _running(parent: Run, queue: JobQueue, tracker: Tracker) -> Iterator[None]:
+    """Keep the benchmark's run RUNNING while cells run."""
+    tracker.reopen(parent.id)
+    try:
+        with parent:
+            yield
+    except KeyboardInterrupt as error:
+        states = queue.states()
+        done = sum(state.state == "done" for state in states)
+        raise Interrupted(
+            f"benchmark {queue.name} was interrupted with {done} of {len(states)} cells done; the "
+            "same command goes on from there."
+        ) from error
+
+
+class _Changes:
+    """Emit an event for each change of a cell."""
+
+    def __init__(self, cells: tuple[Cell, ...], queue: JobQueue, on_event: OnEvent) -> None:
+        self.cells, self.queue, self.on_event = cells, queue, on_event
+
+    def __call__(self, state: JobState) -> None:
+        done = sum(each.state == "done" for each in self.queue.states())
+        self.on_event(CellChanged(self.cells[state.job], state, done, len(self.cells)))
+
+
+def _run_cells(
+    plan: Plan,
+    key: str,
+    queue: JobQueue,
+    tracker: Tracker,
+    launcher: Launcher | None,
+    changed: _Changes,
+) -> None:
+    if launcher is not None:
+        try:
+            launcher.start(key)
+            queue.monitor(launcher, changed)
+        finally:
+            launcher.stop()
+        return
+
+    def run(job: int, progress: JobProgress) -> str:
+        def on_epoch(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
+            progress(epoch, epochs)
+            changed(JobState(job, "running", progress=(epoch, epochs)))
+
+        events = CellEvents(on_epoch, lambda *what: changed.on_event(Progressed(*what)))
+        return run_cell(plan.cells[job], tracker, key, plan.preset, events)
+
+    queue.work(run, changed)

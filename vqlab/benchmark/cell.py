@@ -1,0 +1,160 @@
+"""Run one cell of a benchmark as an ordinary run, or reuse a finished run."""
+
+from __future__ import annotations
+
+import gc
+import re
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vqlab.benchmark.plan import Cell
+from vqlab.config import dump, flatten
+from vqlab.data import Splits, dataset_fingerprint, load_dataset
+from vqlab.evaluation import EVIDENCE
+from vqlab.malloc import release_freed_memory
+from vqlab.model import Model
+from vqlab.run import (
+    TRAINED_TAG,
+    OnProgress,
+    RunConfig,
+    require_test,
+    resolve,
+    run,
+    trained_key,
+)
+from vqlab.sweep import costs
+from vqlab.tracking import Run, RunRecord, Tracker
+from vqlab.training import choose_device
+from vqlab.types import UserError
+from vqlab.version import __version__
+
+CPU_PER_IMAGE = "cost/cpu_seconds_per_image"
+PEAK_MEMORY = "cost/peak_memory_mib"
+CHECKPOINT_SIZE = "cost/checkpoint_mib"
+"""Metrics of a run: CPU-seconds (all threads) from file to score; peak resident memory of the
+process; size of the checkpoint."""
+CELL_TAG, BENCHMARK_TAG = "vqlab.benchmark_cell", "vqlab.benchmark"
+"""Tags of a run: its `cell_key`, and the benchmark that trained it."""
+_MEASURED = ("detector.scoring.", "threshold.", "evaluation.")
+"""Settings after training that determine the test metrics."""
+_MIB = 2**20
+
+
+def cell_key(cell: Cell) -> str:
+    """Return a digest of the settings that determine training, and of the images."""
+    return trained_key(cell.config, dataset_fingerprint(cell.config.data))
+
+
+class FinishedRuns:
+    """Finished runs that a benchmark can reuse, read once."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._by_key: dict[str, list[RunRecord]] = {}
+        for record in tracker.runs(kinds=["train"]):
+            if record.status == "FINISHED" and record.tags.get("vqlab.version") == __version__:
+                self._by_key.setdefault(record.tags.get(TRAINED_TAG, ""), []).append(record)
+
+    def find(self, cell: Cell) -> RunRecord | None:
+        """Return the newest run with the settings of the cell that was measured on test."""
+        wanted = _measured(cell.config)
+        for record in self._by_key.get(cell_key(cell), []):
+            with suppress(UserError):  # an artifact is missing
+                if _measured(resolve(record.config())) == wanted and record.artifact(EVIDENCE):
+                    return record
+        return None
+
+
+def _measured(config: RunConfig) -> dict[str, Any]:
+    values = flatten(dump(config))
+    return {key: value for key, value in values.items() if key.startswith(_MEASURED)}
+
+
+@dataclass(frozen=True)
+class CellEvents:
+    """Callbacks of `run_cell`."""
+
+    on_epoch: Callable[[int, int, dict[str, float]], None]
+    on_progress: OnProgress
+
+
+def run_cell(cell: Cell, tracker: Tracker, key: str, preset: str, events: CellEvents) -> str:
+    """Train and test the model of a cell, unless a finished run can be reused; return which run
+    was, or an empty string.
+
+    An interrupted run of the same cell is resumed. key: the benchmark's.
+    """
+    finished = FinishedRuns(tracker).find(cell)
+    if finished is not None:
+        if CPU_PER_IMAGE not in finished.metrics:  # of `vqlab train`, or killed before
+            checkpoint = finished.checkpoint()
+            model = Model.load(checkpoint, choose_device(cell.config.training))
+            _log_costs(tracker, finished.run_id, model, checkpoint, load_dataset(cell.config.data))
+        return f"run {finished.run_id}"
+    splits = load_dataset(cell.config.data)
+    require_test(splits, "for a benchmark")
+    tags = {
+        "vqlab.preset": preset,
+        "vqlab.recipe": cell.recipe,
+        BENCHMARK_TAG: key,
+        CELL_TAG: cell_key(cell),
+    }
+    _reset_peak()
+    resumed = _interrupted(cell, tracker)
+    with tempfile.TemporaryDirectory() as results:  # pictures are artifacts too
+        outcome = run(
+            cell.config,
+            tracker,
+            name=cell.title,
+            tags=tags,
+            resumed=resumed,
+            splits=splits,
+            results=Path(results),
+            on_epoch=events.on_epoch,
+            on_progress=events.on_progress,
+        )
+    if resumed is None and (peak := _peak()) is not None:
+        tracker.amend(outcome.run_id).log_metrics({PEAK_MEMORY: peak})
+    _log_costs(tracker, outcome.run_id, outcome.model, outcome.checkpoint, splits)
+    return ""
+
+
+def _log_costs(
+    tracker: Tracker, run_id: str, model: Model, checkpoint: Path, splits: Splits
+) -> None:
+    metrics = costs(model, splits, {CPU_PER_IMAGE})
+    metrics[CHECKPOINT_SIZE] = checkpoint.stat().st_size / _MIB
+    tracker.amend(run_id).log_metrics(metrics)
+
+
+def _interrupted(cell: Cell, tracker: Tracker) -> Run | None:
+    """Return the interrupted run of this cell, reopened; None if there is none."""
+    tracker.reconcile()
+    wanted = _measured(cell.config)
+    for record in tracker.runs(kinds=["train"], tags={CELL_TAG: cell_key(cell)}):
+        killed = record.status == "KILLED" or record.tags.get("vqlab.failure") == "interrupted"
+        if killed and record.status != "FINISHED":
+            with suppress(UserError):  # another process resumed it
+                if _measured(resolve(record.config())) == wanted:
+                    return tracker.resume(record.run_id)
+    return None
+
+
+def _reset_peak() -> None:
+    """Free the memory of earlier cells, and reset the peak memory of this process (Linux)."""
+    gc.collect()
+    release_freed_memory()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _peak() -> float | None:
+    """Return the peak resident memory since `_reset_peak` in MiB; None where it is unknown."""
+    with suppress(OSError):
+        match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text("ascii"))
+        if match:
+            return int(match[1]) / 1024
+    return None

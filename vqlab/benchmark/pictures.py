@@ -1,0 +1,54 @@
+"""The same test images as the methods of a benchmark judged them, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from vqlab.benchmark.report import Report
+from vqlab.compare import TestImage, disagreements, picture_of
+from vqlab.html_page import escape, paragraph, picture
+from vqlab.tracking import RunRecord
+
+_PER_CATEGORY, _MOST = 2, 12
+"""Maximum number of images."""
+
+
+def test_images(report: Report) -> Iterator[str]:
+    """Return the images on which the methods disagree most, as markup."""
+    budget = _MOST
+    for category in report.results.plan.categories:
+        runs = _first_runs(report, category)
+        limit = min(_PER_CATEGORY, budget)
+        shown = disagreements(list(runs.values()), [category], limit) if len(runs) > 1 else []
+        budget -= len(shown)
+        if shown and budget == _MOST - len(shown):
+            yield paragraph(
+                "Images on which the first models of the methods disagree most. Calibrated scores: "
+                "0 to 1, 0.5 at the threshold of each model.",
+                "muted",
+            )
+        for image in shown:
+            yield _image(runs, category, image)
+
+
+def _image(runs: Mapping[str, RunRecord], category: str, image: TestImage) -> str:
+    first = image.rows[0]
+    figures = []
+    for name, run, row in zip(runs, runs.values(), image.rows, strict=True):
+        caption = f"{name}: {row['verdict']}, calibrated {float(row['calibrated']):.3f}"
+        data = picture_of(run, image, row)
+        figures.append(paragraph(caption) if data is None else picture(caption, data, "jpeg"))
+    heading = f"{category}: {first['file']} ({first['label']}, {first['defect']})"
+    shown = f'<div class="runs">{"".join(figures)}</div>'
+    return f'<div class="image"><h3>{escape(heading)}</h3>{shown}</div>'
+
+
+def _first_runs(report: Report, category: str) -> dict[str, RunRecord]:
+    """Return the run of the first seed of each method, in the order of the tables."""
+    results = report.results
+    runs: dict[str, RunRecord] = {}
+    for index, run in results.runs.items():
+        cell = results.plan.cells[index]
+        if category in cell.categories:
+            runs.setdefault(cell.method, run)
+    return {name: runs[name] for name in results.plan.methods if name in runs}

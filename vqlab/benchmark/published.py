@@ -1,0 +1,123 @@
+"""Published figures of other methods, to show beside one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from vqlab.benchmark.results import Results
+from vqlab.config import Settings, read_recipe, validate
+from vqlab.data.published import published_counts
+from vqlab.evaluation import MEAN
+from vqlab.experiment_files import PUBLISHED, find, names
+from vqlab.metrics import get_metric
+from vqlab.types import UserError
+
+Figures = dict[str, float]
+"""Percentages by metric."""
+
+
+class Method(Settings):
+    """Figures of one method on one dataset, in percent."""
+
+    name: str
+    setting: str
+    """How it was trained and evaluated."""
+    source: str
+    """Paper, table or file that the figures were read in."""
+    link: str = ""
+    metrics: Figures
+    """Means over all categories, as printed."""
+    categories: dict[str, Figures] = {}
+
+
+class PublishedFile(Settings):
+    """Content of a file in experiments/published."""
+
+    dataset: str
+    """As `published_counts` names it."""
+    count: int
+    """Number of categories behind the means."""
+    methods: tuple[Method, ...]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A method beside the benchmark's own. Values are shares, like those of the benchmark."""
+
+    dataset: str
+    method: Method
+    count: int
+    """Categories of the dataset."""
+    categories: tuple[str, ...]
+    """Those of the benchmark."""
+
+    def mean(self, metric: str) -> float | None:
+        """Return the published mean over all categories of the dataset."""
+        value = self.method.metrics.get(metric)
+        return None if value is None else value / 100
+
+    def value(self, category: str, metric: str) -> float | None:
+        """Return the figure of one category."""
+        value = self.method.categories.get(category, {}).get(metric)
+        return None if value is None else value / 100
+
+    def shown(self, column: str, metric: str) -> tuple[float | None, str]:
+        """Return the figure for a column of a table (a category, or `MEAN`), and what it is.
+
+        The mean is that over the benchmark's categories if each has a figure, else the published
+        mean over all.
+        """
+        if column != MEAN:
+            return self.value(column, metric), "published"
+        here = self.mean_here(metric)
+        if here is None or len(self.categories) == self.count:
+            return self.mean(metric), f"published, {self.count} categories"
+        return here, f"published, {len(self.categories)} categories"
+
+    def mean_here(self, metric: str) -> float | None:
+        """Return the mean over the benchmark's categories; None if one has no figure."""
+        values = [self.value(category, metric) for category in self.categories]
+        known = [value for value in values if value is not None]
+        return fmean(known) if known and len(known) == len(values) else None
+
+
+def published_beside(results: Results) -> list[Published]:
+    """Return published figures on the categories of a benchmark.
+
+    A category counts as published if its name and its numbers of test images are those of the
+    dataset.
+    """
+    categories: dict[str, list[str]] = {}
+    for category in results.plan.categories:
+        published = published_counts(category)
+        if published is not None and _test_counts(results, category) == published[1][1:]:
+            categories.setdefault(published[0], []).append(category)
+    beside = []
+    for name in names(PUBLISHED):
+        file = read_published(name)
+        for method in file.methods if file.dataset in categories else ():
+            here = tuple(categories[file.dataset])
+            beside.append(Published(file.dataset, method, file.count, here))
+    return beside
+
+
+def read_published(name: str) -> PublishedFile:
+    """Return a file of experiments/published. Raises UserError for an unknown metric or setting."""
+    path = find(name, PUBLISHED)
+    try:
+        file = validate(PublishedFile, read_recipe(path))
+        for method in file.methods:
+            for metric in (*method.metrics, *(m for v in method.categories.values() for m in v)):
+                get_metric(metric)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return file
+
+
+def _test_counts(results: Results, category: str) -> Sequence[int]:
+    """Return the numbers of normal and of anomalous test images."""
+    labels = next(iter(results.measured[results.methods[0]][category].values())).evidence.labels
+    anomalous = int(labels.sum())
+    return len(labels) - anomalous, anomalous

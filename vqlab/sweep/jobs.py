@@ -1,0 +1,218 @@
+"""Jobs that several workers share: an Optuna study as a queue.
+
+A job is a number from 0. It runs as a trial that minimises nothing: the value of a trial is its
+duration. Workers, on any machines, take jobs under the lock of the study, record heartbeats, and
+retry the jobs of workers that were killed, as for the trials of a sweep.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from vqlab.sweep.study.record import note, record_of, stored
+from vqlab.sweep.study.retry import ask, reconcile, this_worker, trial_id
+from vqlab.sweep.study.storage import Heartbeat, StudyLock
+from vqlab.sweep.trial.objective import sentence
+from vqlab.sweep.workers.base import Launcher
+from vqlab.types import UserError
+
+_JOB, _COUNT, _BEGUN, _FORGOTTEN = "job", "n_trials", "n_begun", "forgotten"
+"""Parameter of a trial; attributes of a study: number of jobs, number of trials when the present
+call began (earlier failures are tried again), and, by job, when its result was forgotten."""
+_MOST_JOBS = 10**6
+_FAILURES = 3
+"""Jobs that may fail in one call while none succeeds."""
+_PAUSE = 0.5
+"""Seconds between looks at a queue."""
+_RECORD_SECONDS = 1.0
+"""Minimum time between two records of a job's progress."""
+
+
+@dataclass(frozen=True)
+class JobState:
+    """A job as of its last trial."""
+
+    job: int
+    state: str
+    """waiting, running, done or failed."""
+    reason: str = ""
+    """Why it failed."""
+    seconds: float | None = None
+    reused: str = ""
+    """The run whose result it took."""
+    progress: tuple[int, int] = (0, 0)
+    """Epochs done and epochs in all."""
+
+
+OnJob = Callable[[JobState], None]
+"""Called when the state or the progress of a job changes."""
+
+
+RunJob = Callable[[int, "JobProgress"], str]
+"""Runs a job, given its number and a callback for its progress; returns which run it reused."""
+
+
+class JobQueue:
+    """The jobs of one study. Raises UserError if the study does not exist and `count` is None.
+
+    count: number of jobs, which starts a call: jobs that failed in earlier calls run again.
+    """
+
+    def __init__(self, storage: RDBStorage, name: str, count: int | None = None) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.name, self._storage = name, storage
+        if count is None:
+            try:
+                self._study = optuna.load_study(study_name=name, storage=storage)
+            except KeyError:
+                raise UserError(f"there is no study {name!r} in this store.") from None
+        else:
+            self._study = optuna.create_study(
+                study_name=name, storage=storage, direction="minimize", load_if_exists=True
+            )
+            with StudyLock(storage, name):
+                reconcile(self._study, storage)
+                begun = len(self._study.get_trials(deepcopy=False))
+                self._study.set_user_attr(_BEGUN, begun)
+                self._study.set_user_attr(_COUNT, count)
+        self._study.sampler = optuna.samplers.RandomSampler()  # parameters are set, not sampled
+
+    def states(self) -> list[JobState]:
+        """Return the state of every job."""
+        return self._states(self._study.get_trials(deepcopy=False))
+
+    def _states(self, trials: list[FrozenTrial]) -> list[JobState]:
+        begun, count = (self._study.user_attrs[name] for name in (_BEGUN, _COUNT))
+        forgotten = self._study.user_attrs.get(_FORGOTTEN, {})
+        states = {job: JobState(job, "waiting") for job in range(count)}
+        for trial in trials:
+            record = record_of(trial)
+            job = record.queued[_JOB]
+            if trial.state == TrialState.COMPLETE:
+                if trial.number >= forgotten.get(str(job), 0):
+                    states[job] = JobState(
+                        job, "done", seconds=trial.values[0], reused=record.reused
+                    )
+            elif trial.state == TrialState.RUNNING:
+                done, total = record.progress
+                states[job] = JobState(job, "running", progress=(done, total))
+            elif trial.state == TrialState.WAITING or trial.number < begun:
+                states[job] = JobState(job, "waiting")
+            else:
+                reason = record.reason or "its worker was killed"
+                states[job] = JobState(job, "failed", reason)
+        return list(states.values())
+
+    def forget(self, jobs: list[int]) -> None:
+        """Run jobs again that are done."""
+        if jobs:
+            number = len(self._study.get_trials(deepcopy=False))
+            earlier = self._study.user_attrs.get(_FORGOTTEN, {})
+            forgotten = {**earlier, **{str(job): number for job in jobs}}
+            self._study.set_user_attr(_FORGOTTEN, forgotten)
+
+    def work(self, run: RunJob, on_job: OnJob) -> None:
+        """Run jobs until none is left, and those of other workers have ended too.
+
+        Raises UserError if jobs fail and none succeeds.
+        """
+        while True:
+            with StudyLock(self._storage, self.name):
+                reconcile(self._study, self._storage)
+                states = self.states()
+                _stop_if_hopeless(states)
+                open_jobs = [each.job for each in states if each.state == "waiting"]
+                trial = self._claim(open_jobs[0]) if open_jobs else None
+            if trial is not None:
+                self._run(trial, run, on_job)
+            elif any(each.state == "running" for each in states):
+                time.sleep(_PAUSE)
+            else:
+                return
+
+    def _claim(self, job: int) -> optuna.Trial:
+        """Return the queued retry of an interrupted job, else a new trial of `job`."""
+        if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            self._study.enqueue_trial({_JOB: job}, user_attrs=stored(queued={_JOB: job}))
+        trial = ask(self._study)
+        note(trial, worker=this_worker())
+        trial.suggest_int(_JOB, 0, _MOST_JOBS)
+        return trial
+
+    def _run(self, trial: optuna.Trial, run: RunJob, on_job: OnJob) -> None:
+        """Run a job to its end and record its heartbeat meanwhile."""
+        job, started = trial.params[_JOB], time.monotonic()
+        on_job(JobState(job, "running"))
+        try:
+            with Heartbeat(self._storage, trial_id(self._storage, self._study, trial.number)):
+                reused = run(job, JobProgress(trial))
+        except Exception as error:
+            note(trial, reason=sentence(error))
+            self._tell(trial, None)
+            on_job(JobState(job, "failed", sentence(error)))
+        except BaseException:
+            note(trial, interrupted=True, reason="interrupted")
+            self._tell(trial, None)
+            raise
+        else:
+            seconds = time.monotonic() - started
+            note(trial, reused=reused)
+            self._tell(trial, seconds)
+            on_job(JobState(job, "done", seconds=seconds, reused=reused))
+
+    def _tell(self, trial: optuna.Trial, seconds: float | None) -> None:
+        state = TrialState.FAIL if seconds is None else TrialState.COMPLETE
+        try:
+            self._study.tell(trial, seconds, state, skip_if_finished=True)
+        except UpdateFinishedTrialError:  # another worker failed it for want of a heartbeat
+            pass
+
+    def monitor(self, launcher: Launcher, on_job: OnJob) -> None:
+        """Poll the workers and report changes of jobs until all workers have ended.
+
+        Raises UserError with the last error of the workers if jobs are left.
+        """
+        before = {each.job: each for each in self.states()}
+        while True:
+            alive = launcher.poll()
+            for each in self.states():
+                if each != before[each.job]:
+                    before[each.job] = each
+                    on_job(each)
+            if not alive:
+                break
+            time.sleep(_PAUSE)
+        if launcher.error() and any(s.state in ("waiting", "running") for s in before.values()):
+            raise UserError(launcher.error())
+
+    def finished(self) -> bool:
+        """Return whether no job is waiting or running."""
+        return all(each.state in ("done", "failed") for each in self.states())
+
+
+class JobProgress:
+    """Record the progress of a job in its trial, at most once a second."""
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        self._trial, self._recorded = trial, 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() > self._recorded + _RECORD_SECONDS:
+            self._recorded = time.monotonic()
+            note(self._trial, progress=[done, total])
+
+
+def _stop_if_hopeless(states: list[JobState]) -> None:
+    failed = [each for each in states if each.state == "failed"]
+    if len(failed) >= _FAILURES and not any(each.state == "done" for each in states):
+        raise UserError(
+            f"stopped: {len(failed)} jobs failed and none succeeded, the last one because: "
+            f"{failed[-1].reason} Fix the cause and re-run the command."
+        )
