@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from vqlab.benchmark.results import Results
 from vqlab.config import Settings, read_recipe, validate
-from vqlab.data.published import published_counts
+from vqlab.data.datasets import DATASETS, Counts
 from vqlab.evaluation import MEAN
 from vqlab.experiment_files import PUBLISHED, find, names
 from vqlab.metrics import get_metric
@@ -36,7 +35,7 @@ class PublishedFile(Settings):
     """Content of a file in experiments/published."""
 
     dataset: str
-    """As `published_counts` names it."""
+    """Name of a dataset of `vqlab.data.datasets`."""
     count: int
     """Number of categories behind the means."""
     methods: tuple[Method, ...]
@@ -89,17 +88,17 @@ def published_beside(results: Results) -> list[Published]:
     A category counts as published if its name and its numbers of test images are those of the
     dataset.
     """
-    categories: dict[str, list[str]] = {}
-    for category in results.plan.categories:
-        published = published_counts(category)
-        if published is not None and _test_counts(results, category) == published[1][1:]:
-            categories.setdefault(published[0], []).append(category)
     beside = []
     for name in names(PUBLISHED):
         file = read_published(name)
-        for method in file.methods if file.dataset in categories else ():
-            here = tuple(categories[file.dataset])
-            beside.append(Published(file.dataset, method, file.count, here))
+        dataset = next(each for each in DATASETS if each.name == file.dataset)
+        here = tuple(
+            category
+            for category in results.plan.categories
+            if _has_counts(results, category, dataset.published(category))
+        )
+        if here:
+            beside += [Published(dataset.name, each, file.count, here) for each in file.methods]
     return beside
 
 
@@ -108,6 +107,9 @@ def read_published(name: str) -> PublishedFile:
     path = find(name, PUBLISHED)
     try:
         file = validate(PublishedFile, read_recipe(path))
+        known = [dataset.name for dataset in DATASETS]
+        if file.dataset not in known:
+            raise UserError(f"dataset must be one of {', '.join(known)}; got {file.dataset}.")
         for method in file.methods:
             for metric in (*method.metrics, *(m for v in method.categories.values() for m in v)):
                 get_metric(metric)
@@ -116,8 +118,8 @@ def read_published(name: str) -> PublishedFile:
     return file
 
 
-def _test_counts(results: Results, category: str) -> Sequence[int]:
-    """Return the numbers of normal and of anomalous test images."""
+def _has_counts(results: Results, category: str, counts: Counts | None) -> bool:
+    """Return whether a category has these numbers of normal and of anomalous test images."""
     labels = next(iter(results.measured[results.methods[0]][category].values())).evidence.labels
     anomalous = int(labels.sum())
-    return len(labels) - anomalous, anomalous
+    return counts is not None and (len(labels) - anomalous, anomalous) == tuple(counts[1:])
