@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -71,6 +72,13 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Use one thread, and neither the developer's feature cache nor weights: tests that want these
     name them."""
     import torch
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    @event.listens_for(Engine, "connect")
+    def do_not_wait_for_the_disk(connection: Any, _: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous=OFF")
 
     torch.set_num_threads(1)
     os.environ.pop("VQLAB_WEIGHTS", None)
@@ -155,15 +163,30 @@ def store(
 
 @pytest.fixture(scope="module")
 def blank_figures() -> Iterator[None]:
-    """Figures are saved as one white pixel, for tests that run much and look at no figure: drawing
+    """Figures and pictures of images are white, for tests that run much and look at none: drawing
     them is more than half of a tiny run's time."""
     from matplotlib.figure import Figure
+
+    from vqlab.plots import results
 
     def save(figure: Figure, target: Path | BinaryIO, **_: object) -> None:
         Image.new("RGB", (1, 1), "white").save(target, format="png")
 
+    def blank_picture(*_: object) -> Any:
+        return np.full((128, 1280, 3), 255, np.uint8)
+
+    def blank_figure(*_: object, **__: object) -> Figure:
+        return Figure()
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", save)
+        for name in ("draw_row", "draw_worst"):
+            patch.setattr(results, name, blank_picture)
+        for name in (
+            "score_histogram", "score_by_defect", "roc_figure", "pro_figure",
+            "precision_recall_figure", "codebook_usage",
+        ):  # fmt: skip
+            patch.setattr(results, name, blank_figure)
         yield
 
 

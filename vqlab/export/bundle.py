@@ -39,27 +39,11 @@ def _review(thresholds: Mapping[str, Any]) -> tuple[str, str]:
     return f"| review threshold | {thresholds['review']!r}{promise} |\n", sentence
 
 
-def _readme(model: str, description: Mapping[str, Any], parity: Parity) -> str:
-    thresholds, settings = description["thresholds"], description["preprocessing"]
-    rate = thresholds["target_false_reject_rate"]
-    target = f", for a false-reject rate of at most {rate:g}" if rate is not None else ""
-    row, rule = _review(thresholds)
-    if settings.get("inspected"):
-        row += "| inspected area | a part of the image; other pixels are filled with grey |\n"
-    version = f"version {description['version']}, " if description["version"] else ""
-    notes = "".join(f"- {note}\n" for note in thresholds["notes"])
-    ties = ""
-    if parity.ties:
-        ties = (
-            f" ({parity.error:.1g} without {parity.ties} images where rounding decides between two "
-            "codes that are equally near)"
-        )
-    bits = f"; files with more than 8 bits hold {settings['bits']}" if settings["bits"] else ""
-    return f"""\
-# Visual inspection of {description["category"]}
+_TEMPLATE = """\
+# Visual inspection of {description[category]}
 
-Scores images of {description["category"]} and rejects those that look anomalous. The detector
-({description["detector"]} on {description["backbone"]}) was trained on normal images only.
+Scores images of {description[category]} and rejects those that look anomalous. The detector
+({description[detector]} on {description[backbone]}) was trained on normal images only.
 
 ## Run
 
@@ -67,8 +51,8 @@ Python 3.10 or newer; no GPU and no deep-learning framework.
 
 ```sh
 python -m venv venv
-venv/bin/pip install -r {REQUIREMENTS}
-venv/bin/python {SCRIPT} {model} IMAGE [IMAGE ...]
+venv/bin/pip install -r {requirements}
+venv/bin/python {script} {model} IMAGE [IMAGE ...]
 ```
 
 Prints a JSON line for each image: `file`, `score` (higher is more anomalous), `threshold`,
@@ -83,26 +67,58 @@ model = Model("{model}")
 score, verdict, anomaly_map = model.score("image.png")  # or an RGB array (H, W, 3), uint8
 ```
 
-Check the files: `sha256sum --check {SUMS}`.
+Check the files: `sha256sum --check {sums}`.
 
 ## Model
 
 | | |
 |---|---|
-| category | {description["category"]} |
-| detector, backbone | {description["detector"]}, {description["backbone"]} |
-| origin | {version}run {description["run"]} |
-| fingerprint of the data | {description["data_fingerprint"]} |
-| trained, exported with | {description["trained_with"]}, {description["exported_with"]} |
-| image threshold | {thresholds["image"]!r} ({thresholds["method"]}{target}) |
-{row}| pixel threshold | {thresholds["pixel"]!r}, of the anomaly map |
-| images | resized to {settings["image_size"]} px ({settings["resize"]}), RGB, 0 to 1, \
-brightness: {settings["brightness"]}{bits} |
+| category | {description[category]} |
+| detector, backbone | {description[detector]}, {description[backbone]} |
+| origin | {version}run {description[run]} |
+| fingerprint of the data | {description[data_fingerprint]} |
+| trained, exported with | {description[trained_with]}, {description[exported_with]} |
+| image threshold | {thresholds[image]!r} ({thresholds[method]}{target}) |
+{row}| pixel threshold | {thresholds[pixel]!r}, of the anomaly map |
+| images | resized to {settings[image_size]} px ({settings[resize]}), RGB, 0 to 1, \
+brightness: {settings[brightness]}{bits} |
 
 An image is rejected if its score exceeds the image threshold.{rule}
 {notes}
 The exported model was compared with the original on {parity.images} images: the largest relative
 difference is {parity.map_relative:.1g} of maps and {parity.score_relative:.1g} of scores{ties};
 all verdicts are equal.
-The same description is in the metadata of {model}, as JSON under the key `{runtime.KEY}`.
+The same description is in the metadata of {model}, as JSON under the key `{key}`.
 """
+
+
+def _readme(model: str, description: Mapping[str, Any], parity: Parity) -> str:
+    thresholds, settings = description["thresholds"], description["preprocessing"]
+    rate = thresholds["target_false_reject_rate"]
+    row, rule = _review(thresholds)
+    if settings.get("inspected"):
+        row += "| inspected area | a part of the image; other pixels are filled with grey |\n"
+    ties = ""
+    if parity.ties:
+        ties = (
+            f" ({parity.error:.1g} without {parity.ties} images where rounding decides between two "
+            "codes that are equally near)"
+        )
+    return _TEMPLATE.format(
+        model=model,
+        description=description,
+        thresholds=thresholds,
+        settings=settings,
+        parity=parity,
+        row=row,
+        rule=rule,
+        ties=ties,
+        target=f", for a false-reject rate of at most {rate:g}" if rate is not None else "",
+        version=f"version {description['version']}, " if description["version"] else "",
+        notes="".join(f"- {note}\n" for note in thresholds["notes"]),
+        bits=f"; files with more than 8 bits hold {settings['bits']}" if settings["bits"] else "",
+        script=SCRIPT,
+        requirements=REQUIREMENTS,
+        sums=SUMS,
+        key=runtime.KEY,
+    )

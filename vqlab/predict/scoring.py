@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
@@ -61,13 +61,7 @@ def predict_files(
         settings = _settings(model, pictures, min_area)
         scored: set[str] = set()
         if resume:
-            paths_by_text = {file_text(path): path for path in images.errors}
-
-            def reusable(row: PredictedFile, identity: Identity) -> bool:
-                path = paths_by_text.get(row.file)
-                return path is not None and identity_of(path) == identity
-
-            for row in folder.resume(settings, reusable):
+            for row in _resume(folder, settings, images.errors):
                 scored.add(row.file)
                 selection.add(row)
         else:
@@ -96,6 +90,19 @@ def predict_files(
             write_coco(folder.partial / JSON_NAME, folder.partial / COCO_NAME, model.category)
         folder.complete()
     return summary
+
+
+def _resume(
+    folder: ResultsFolder, settings: dict[str, Any], paths: Iterable[Path]
+) -> Iterator[PredictedFile]:
+    """Resume a prediction; return the rows of files that have not changed since."""
+    paths_by_text = {file_text(path): path for path in paths}
+
+    def reusable(row: PredictedFile, identity: Identity) -> bool:
+        path = paths_by_text.get(row.file)
+        return path is not None and identity_of(path) == identity
+
+    return folder.resume(settings, reusable)
 
 
 def _settings(model: Model, pictures: str, min_area: int) -> dict[str, Any]:
