@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -113,19 +113,12 @@ def run(
         resumed or start(tracker, config, splits, name, tags, parent) as tracked,
     ):
         tracked.set_tags(reused)
-        cpu, repeated = time.process_time(), (tracked.folder / STATE).exists()
-        fit(trainer, config, splits, tracked, on_epoch, save_diverged=test)
-        model = calibrated_model(config, trainer, splits, tracked.id)
-        if not repeated:  # else an earlier process did a part
-            tracked.log_metrics({TRAINING_CPU: time.process_time() - cpu})
+        model = _train(trainer, config, splits, tracked, on_epoch, save_diverged=test)
         model, validation, predictions = _assess(model, config, splits, assess, has_test_images)
-        model = with_normal_images(model, splits)
-        sentence = review_sentence(model.thresholds)
-        tracked.set_tags({REVIEW_TAG: sentence} if sentence else {})
+        if sentence := review_sentence(model.thresholds):
+            tracked.set_tags({REVIEW_TAG: sentence})
         saved.save(model, tracked, results)
-        if test and trainer.history:  # not for trials: drawing is slow
-            with attempt(LOSS):
-                tracked.log_figure(loss_curves(trainer.history), LOSS)
+        _log_losses(tracked, trainer.history if test else [])  # not for trials: drawing is slow
         concepts = training_concepts(model, splits)
         metrics = validation.keyed("validation") | concept_metrics(concepts, "codebook")
         tracked.log_metrics(metrics, step=config.training.epochs)
@@ -136,11 +129,8 @@ def run(
                 model, config, splits, tracked, results, on_progress, predictions, concepts
             )
         else:
-            notes = (*validation.notes, *splits.notes) if test else validation.notes
-            validation = replace(validation, notes=notes)
-            reports = {"validation": validation}
-            note = describe_run(config, splits, model.thresholds, reports, tracked.id)
-            tracked.set_tags({NOTE: note})
+            notes = splits.notes if test else ()
+            validation = _describe_untested(tracked, config, splits, model, validation, notes)
         checkpoint = tracked.artifact(f"checkpoint/{CHECKPOINT}")
     for folder in {tracked.folder, saved.file.parent}:
         shutil.rmtree(folder, ignore_errors=True)
@@ -152,17 +142,61 @@ def run(
     )  # fmt: skip
 
 
+def _train(
+    trainer: Trainer,
+    config: RunConfig,
+    splits: Splits,
+    tracked: Run,
+    on_epoch: OnEpoch,
+    save_diverged: bool,
+) -> Model:
+    """Return the fitted and calibrated model; log the CPU time of both."""
+    cpu, repeated = time.process_time(), (tracked.folder / STATE).exists()
+    fit(trainer, config, splits, tracked, on_epoch, save_diverged=save_diverged)
+    model = calibrated_model(config, trainer, splits, tracked.id)
+    if not repeated:  # else an earlier process did a part
+        tracked.log_metrics({TRAINING_CPU: time.process_time() - cpu})
+    return model
+
+
+def _log_losses(tracked: Run, history: Sequence[Mapping[str, float]]) -> None:
+    """Draw the metrics of all epochs; nothing if there are none."""
+    if history:
+        with attempt(LOSS):
+            tracked.log_figure(loss_curves(history), LOSS)
+
+
+def _describe_untested(
+    tracked: Run,
+    config: RunConfig,
+    splits: Splits,
+    model: Model,
+    validation: Report,
+    notes: Sequence[str],
+) -> Report:
+    """Set the description of a run that is not evaluated on test images; return its validation
+    report with further notes."""
+    validation = replace(validation, notes=(*validation.notes, *notes))
+    reports = {"validation": validation}
+    note = describe_run(config, splits, model.thresholds, reports, tracked.id)
+    tracked.set_tags({NOTE: note})
+    return validation
+
+
 def _assess(
     model: Model, config: RunConfig, splits: Splits, assess: Assess | None, alternatives: bool
 ) -> tuple[Model, Report, Predictions | None]:
-    """Return the model with thresholds, its validation report, and the predictions that it is based
-    on, if `assess` is None."""
+    """Return the model with thresholds and lists of normal images, its validation report, and the
+    predictions that it is based on, if `assess` is None."""
+    predictions = None
     if assess is not None:
-        return *assess(model, config, splits), None
-    predictions = model.predict_set(
-        splits.validation, batch_size=config.evaluation.batch_size, alternatives=alternatives
-    )
-    return *assess_scored(model, config, predictions.scored), predictions
+        model, report = assess(model, config, splits)
+    else:
+        predictions = model.predict_set(
+            splits.validation, batch_size=config.evaluation.batch_size, alternatives=alternatives
+        )
+        model, report = assess_scored(model, config, predictions.scored)
+    return with_normal_images(model, splits), report, predictions
 
 
 def _check_splits(config: RunConfig, splits: Splits, test: bool) -> bool:

@@ -78,12 +78,7 @@ def sweep(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     locked = sweep_lock(tracker.root / "locks", name)
     with locked, opened_storage(storage_address(tracker.root)) as storage:
-        directions = comparison.first.space.directions
-        studies = open_studies(storage, name, list(comparison.plans), directions)
-        with StudyLock(storage, name):
-            notes = comparison.notes + _notes(
-                studies, storage, comparison.base_name(splits, preset)
-            )
+        studies, notes = _open(storage, name, comparison, comparison.base_name(splits, preset))
         pages = StudyPages(tracker, comparison, splits, name)
         done = studies.n_done()
         if done < trials:
@@ -94,19 +89,27 @@ def sweep(
         studies.set_attribute(PRESET, preset or "full")
         parent = _open_run(storage, studies, tracker, comparison, splits, pages)
         context = SweepContext(comparison, splits, studies, parent, tracker, on_event)
-        context.rule.deleted = deleted_trials(context)
-        mirror = Mirror(context)
-        mirror.update_all()
+        mirror = _mirror(context)
         if done < trials:
             store_task(context, trials, seed)
-            if launcher is None and workers > 1:
-                launcher = LocalWorkers(workers, tracker.root, timeout)
             deadline = math.inf if timeout is None else started + timeout
             with _running(context, trials):
+                if launcher == "elsewhere":
+                    launcher = ExternalWorkers(lambda: studies.n_done() >= trials)
+                elif launcher is None and workers > 1:
+                    launcher = LocalWorkers(workers, tracker.root, timeout)
                 _run_trials(context, mirror, storage, launcher, trials, deadline)
         result = finish(context, mirror, trials, pages, results, started, asked)
         ask(studies, asked)  # raises for requested trials that did not complete
         return result
+
+
+def _mirror(context: SweepContext) -> Mirror:
+    """Return MLflow's mirror of the studies, up to date; trials deleted in MLflow cannot win."""
+    context.rule.deleted = deleted_trials(context)
+    mirror = Mirror(context)
+    mirror.update_all()
+    return mirror
 
 
 def _load(comparison: Comparison, test: bool) -> Splits:
@@ -125,13 +128,11 @@ def _run_trials(
     context: SweepContext,
     mirror: Mirror,
     storage: RDBStorage,
-    launcher: Launcher | Literal["elsewhere"] | None,
+    launcher: Launcher | None,
     target: int,
     deadline: float,
 ) -> None:
     studies = context.studies
-    if launcher == "elsewhere":
-        launcher = ExternalWorkers(lambda: studies.n_done() >= target)
     try:
         if launcher is None:
             work(context, mirror, storage, deadline)
@@ -157,6 +158,16 @@ def _check_buildable(comparison: Comparison) -> None:
             build_detector(config.detector, backbone.spec)
         except UserError as error:
             raise UserError(f"recipe {recipe}: {error}" if recipe else str(error)) from None
+
+
+def _open(
+    storage: RDBStorage, name: str, comparison: Comparison, base: str
+) -> tuple[Studies, tuple[str, ...]]:
+    """Return the studies, created or with interrupted trials queued, and notes for the user."""
+    directions = comparison.first.space.directions
+    studies = open_studies(storage, name, list(comparison.plans), directions)
+    with StudyLock(storage, name):
+        return studies, comparison.notes + _notes(studies, storage, base)
 
 
 def _notes(studies: Studies, storage: RDBStorage, base: str) -> tuple[str, ...]:
