@@ -1,0 +1,97 @@
+"""Benchmarks whose processes are killed, with several workers, and on the command line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from sweep_processes import wait_for
+from tiny_benchmark import write_benchmark
+
+from vqlab.tracking import Tracker
+
+pytestmark = pytest.mark.slow
+
+
+def begin(folder: Path, root: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "vqlab", "benchmark", "small.yaml", "--data", str(root)]
+    return subprocess.Popen(
+        [*command, *options], cwd=folder, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+    )  # fmt: skip
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    output, complaint = process.communicate(timeout=400)
+    assert process.returncode == 0, complaint[-3000:]
+    return output
+
+
+def finished(tracker: Tracker) -> list[str]:
+    return [run.run_id for run in tracker.runs(kinds=["train"]) if run.status == "FINISHED"]
+
+
+@pytest.fixture
+def folder(root: Path, tmp_path: Path) -> Path:
+    """A benchmark of four trainings that take seconds each."""
+    path = write_benchmark(tmp_path, root, models=["each"])
+    tree = yaml.safe_load(path.read_text())
+    tree["recipes"] = {"vqvae": str(tmp_path / "vqvae.yaml")}
+    tree["set"] = {"training.epochs": 60}
+    path.write_text(yaml.safe_dump(tree))
+    return tmp_path
+
+
+def test_a_killed_benchmark_continues(folder: Path, root: Path) -> None:
+    process = begin(folder, root)
+    mlruns = folder / "mlruns"
+    wait_for(lambda: (mlruns / "mlflow.db").exists())
+    tracker = Tracker.open(mlruns)
+    before = wait_for(lambda: finished(tracker))
+
+    def training() -> bool:
+        states = list(mlruns.glob("*/*/state.safetensors")) + list(
+            mlruns.glob("**/state.safetensors")
+        )
+        return bool(states)
+
+    wait_for(training)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    left = {run.run_id for run in tracker.runs(kinds=["train"])}
+    output = end(begin(folder, root))
+    runs = tracker.runs(kinds=["train"])
+    assert [run.status for run in runs] == ["FINISHED"] * 4
+    assert left <= {run.run_id for run in runs}, "the interrupted run was resumed"
+    assert set(before) <= set(finished(tracker))
+    assert "models done" in output and "report: results" in output
+    (page,) = (folder / "results/benchmark").glob("*/report.html")
+    assert "4 of 4 models are trained and tested" in page.read_text()
+    assert [run.status for run in tracker.runs(kinds=["benchmark"])] == ["FINISHED"]
+
+
+def test_two_workers_of_which_one_is_killed(folder: Path, root: Path) -> None:
+    process = begin(folder, root, "--workers", "2")
+    mlruns = folder / "mlruns"
+    wait_for(lambda: (mlruns / "mlflow.db").exists())
+    tracker = Tracker.open(mlruns)
+
+    def worker() -> str | None:
+        runs = [run for run in tracker.runs(kinds=["train"]) if run.status == "RUNNING"]
+        return runs[0].tags["vqlab.pid"] if runs else None
+
+    os.kill(int(wait_for(worker)), signal.SIGKILL)
+    output = end(process)
+    assert len(finished(tracker)) == 4 and "4 of 4" in output
+    again = end(begin(folder, root))
+    assert "4 of 4 models done" in again and len(tracker.runs(kinds=["train"])) == 4
+    listed = subprocess.run(
+        [sys.executable, "-m", "vqlab", "studies", "list", "--csv"],
+        cwd=folder, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert "benchmark-small-" in listed and "FINISHED" in listed
