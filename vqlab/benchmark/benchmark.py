@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -123,12 +124,16 @@ def run_benchmark(
             if not found.runs:
                 raise UserError(f"no cell of {key} succeeded; {found.failures[-1][1]}")
             links = {run.run_id: tracker.link(run.run_id) for run in found.runs.values()}
-            report = make_report(key, found, links)
+            report = make_report(key, found, links, partial(_resampling, on_event))
             folder = results / "benchmark" / key
             write_report(report, folder)
             for name in (PAGE, TABLES):
                 parent.log_artifact(folder / name)
     return BenchmarkResult(key, report, folder / PAGE, folder / TABLES, parent.link)
+
+
+def _resampling(on_event: OnEvent, done: int, total: int) -> None:
+    on_event(Progressed("resampling the test images", done, total))
 
 
 def join(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import stdev
@@ -76,9 +76,15 @@ class Report:
         return stdev(values) if len(values) > 1 else None
 
 
-def make_report(key: str, results: Results, links: Mapping[str, str]) -> Report:
+def make_report(
+    key: str,
+    results: Results,
+    links: Mapping[str, str],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
     """Compute the statistics of a benchmark's results.
 
+    on_progress: called while test images are resampled, which takes up to a second per model.
     Raises UserError if runs of one category measured different test images.
     """
     categories = results.plan.categories
@@ -93,7 +99,9 @@ def make_report(key: str, results: Results, links: Mapping[str, str]) -> Report:
     metrics = tuple(results.metrics())
     pairs = len(results.methods) * (len(results.methods) - 1) // 2
     resamples = min(_MOST, max(_LEAST, _PER_PAIR * pairs))
-    resampled = Resampled(results.measured, results.methods, categories, metrics, resamples)
+    resampled = Resampled(
+        results.measured, results.methods, categories, metrics, resamples, on_progress
+    )
     report = Report(key, results, metrics, resampled, {}, (), links)
     comparisons = {
         metric: {column: _compare(report, column, metric) for column in report.columns}

@@ -6,14 +6,14 @@ image difficulty that they share cancels out in differences.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vqlab.benchmark.results import Measured
-from vqlab.evaluation import MEAN
+from vqlab.evaluation import MEAN, CategoryEvidence
 from vqlab.metrics import (
     Difference,
     Interval,
@@ -37,6 +37,7 @@ class Resampled:
         categories: Sequence[str],
         metrics: Sequence[str],
         resamples: int = RESAMPLES,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self._values: dict[tuple[str, str, str], float] = {}
         self._samples: dict[tuple[str, str, str], Array] = {}
@@ -46,9 +47,10 @@ class Resampled:
             weights = resample(first.labels, resamples, place)
             for metric in metrics:
                 self._enough[category, metric] = enough(first, metric)
-            for method in methods:
-                self._add(method, category, list(measured[method][category].values()), weights,
-                          metrics)  # fmt: skip
+            for index, method in enumerate(methods, 1):
+                seeds = list(measured[method][category].values())
+                self._add(method, category, seeds, weights, metrics)
+                on_progress(place * len(methods) + index, len(categories) * len(methods))
         for metric in metrics:
             self._enough[MEAN, metric] = all(self._enough[c, metric] for c in categories)
             for method in methods:
@@ -63,7 +65,7 @@ class Resampled:
         self,
         method: str,
         category: str,
-        seeds: Sequence[Any],
+        seeds: Sequence[CategoryEvidence],
         weights: Array,
         metrics: Sequence[str],
     ) -> None:

@@ -74,7 +74,7 @@ Kind = Annotated[
         help="train, trial, threshold, evaluate, study, benchmark, comparison or correlate."
     ),
 ]
-Study = Annotated[str | None, typer.Option(help="Name of a study.")]
+Study = Annotated[str | None, typer.Option(help="Name of a study, or key of a benchmark.")]
 OlderThan = Annotated[str | None, typer.Option(help="Age, e.g. 12h, 7d or 2w.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print the rows as CSV.")]

@@ -61,6 +61,7 @@ class RunFilter:
     status: str | None = None
     kind: str | None = None
     study: str | None = None
+    """Name of a study, or key of a benchmark."""
     older_than: timedelta | None = None
     """Of the start of the run."""
     conditions: Sequence[Condition] = field(default_factory=tuple)
@@ -91,7 +92,7 @@ class RunFilter:
             and (self.detector is None or self._detects(tags.get("vqlab.detector", "")))
             and self.status in (None, run.status)
             and self.kind in (None, tags.get("vqlab.kind"))
-            and self.study in (None, tags.get("vqlab.study"))
+            and self.study in (None, tags.get("vqlab.study"), tags.get("vqlab.benchmark"))
             and (self.older_than is None or now - run.start > self.older_than)
             and all(condition.holds(run) for condition in self.conditions)
         )
