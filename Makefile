@@ -28,7 +28,7 @@ endif
 COMMON = --category $(CLASS) --preset $(PRESET) $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve sweep train evaluate promote predict leaderboard correlate ui dashboard data-check \
+.PHONY: help setup serve sweep benchmark train evaluate promote predict leaderboard correlate ui dashboard data-check \
   data-audit doctor test test-all test-random check bench crashtest clean
 
 help:  ## Print this help
@@ -58,6 +58,9 @@ setup: $(READY)  ## Create the environment (.venv) from pyproject.toml
 sweep: $(READY)  ## Compare detectors and search settings for CLASS on validation; score the best on test
 	@$(BIN)/vqlab sweep $(or $(RECIPE),all) $(ARGS) $(COMMON) --n-trials $(TRIALS) --workers $(WORKERS) \
 	  $(addprefix --test ,$(subst $(comma), ,$(TEST)))
+
+benchmark: $(READY)  ## Compare detectors on CLASS=a,b|all over three seeds: statistics, costs, report
+	@$(BIN)/vqlab benchmark $(ARGS) $(COMMON) --workers $(WORKERS)
 
 train: $(READY)  ## Train one model for CLASS and evaluate it on the test set
 	@$(BIN)/vqlab train $(or $(RECIPE),vqvae) $(ARGS) $(COMMON)

@@ -81,7 +81,7 @@ def benchmark(
     `vqlab train` with the same settings and images count. Each model is an ordinary run
     (`vqlab runs list`, `vqlab leaderboard`).
 
-    Workers on this or other machines can join with `vqlab worker KEY` (docs/benchmark.md).
+    Workers on this or other machines can join with `vqlab worker KEY` (docs/detector_benchmark.md).
     """
     from vqlab.benchmark import read_benchmark
 
