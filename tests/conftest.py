@@ -240,3 +240,29 @@ def browser() -> Iterator[Any]:
         chromium = started.chromium.launch(executable_path=CHROMIUM, args=OFFLINE)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="module")
+def mlflow_ui(browser: Any, store: Tracker) -> Iterator[str]:
+    """Address of the server that `vqlab ui` starts for the file's store, at a free port."""
+    from mlflow_server import free_port, serving
+
+    from vqlab.tracking import ui_command
+
+    port = free_port()
+    arguments, environment = ui_command(store.root, port=port)
+    with (
+        serving(arguments, environment, port, store.root / "log") as address,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("VQLAB_UI", address)
+        yield address
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page of a profile that has never seen MLflow, wide enough for all columns."""
+    context = browser.new_context(viewport={"width": 2600, "height": 2400})
+    context.set_default_timeout(60_000)  # milliseconds
+    yield context.new_page()
+    context.close()

@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 SECONDS = 300
 """Time for the server to start."""
@@ -45,3 +46,12 @@ def serving(command: Sequence[str], environment: Mapping[str, str], port: int, l
             yield address
         finally:
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def pictures_loaded(page: Any, selector: str, count: int) -> None:
+    """Wait until a page shows `count` pictures that match a selector."""
+    page.wait_for_function(
+        "([selector, count]) => [...document.querySelectorAll(selector)]"
+        ".filter(each => each.complete && each.naturalWidth > 100).length >= count",
+        arg=[selector, count],
+    )

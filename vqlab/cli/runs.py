@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vqlab.cli import app
-from vqlab.cli.options import (
-    RUN,
-    AsCsv,
-    AsJson,
-    Category,
-    Detector,
-    Kind,
-    OlderThan,
-    Status,
-    Study,
-    Tracking,
-    Where,
-)
+from vqlab.cli.options import RUN, AsCsv, AsJson, Tracking
 from vqlab.cli.rows import print_rows, require_one_format
+from vqlab.cli.run_filter import with_run_filter
 from vqlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,14 +23,9 @@ _NOTHING = "no run matches."
 
 
 @runs_app.command("list", short_help="List runs, newest first.")
+@with_run_filter()
 def list_runs(
-    category: Category = None,
-    detector: Detector = None,
-    status: Status = None,
-    kind: Kind = None,
-    study: Study = None,
-    older_than: OlderThan = None,
-    where: Where = None,
+    chosen: RunFilter,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
     mlruns: Tracking = Path("mlruns"),
@@ -52,7 +35,6 @@ def list_runs(
     from vqlab.tracking import Tracker
 
     require_one_format(as_json, as_csv)
-    chosen = run_filter(category, detector, status, kind, study, older_than, where)
     runs = chosen.select(Tracker.open(mlruns, create=False, write=False).runs())
     if as_json or as_csv:
         print_rows([run_row(run) for run in runs], _COLUMNS, as_csv)
@@ -63,18 +45,14 @@ def list_runs(
 
 
 @runs_app.command("delete", short_help="Delete runs with their artifacts.", no_args_is_help=True)
+@with_run_filter()
 def delete(
     references: Annotated[
         list[str] | None,
         typer.Argument(help=f"Runs to delete ({RUN}), or use the filters.", metavar="[RUN]..."),
     ] = None,
-    category: Category = None,
-    detector: Detector = None,
-    status: Status = None,
-    kind: Kind = None,
-    study: Study = None,
-    older_than: OlderThan = None,
-    where: Where = None,
+    *,
+    chosen: RunFilter,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
@@ -87,7 +65,6 @@ def delete(
     from vqlab.tracking import Tracker
     from vqlab.tracking.deletion import delete_runs, require_deletable
 
-    chosen = run_filter(category, detector, status, kind, study, older_than, where)
     if bool(references) != chosen.empty:
         got = "both" if references else "neither"
         raise UserError(f"runs to delete must be named, or selected by filters; got {got}.")
@@ -119,29 +96,6 @@ def _select(tracker: Tracker, chosen: RunFilter) -> list[RunRecord]:
         if run.run_id in reasons:
             out.print(f"not deleted: run {run.short}; {reasons[run.run_id]}.")
     return [run for run in selected if run.run_id not in reasons]
-
-
-def run_filter(
-    category: str | None,
-    detector: str | None,
-    status: str | None,
-    kind: str | None,
-    study: str | None,
-    older_than: str | None,
-    where: Sequence[str] | None,
-) -> RunFilter:
-    """Return the filter of the options. Raises UserError for an invalid one."""
-    from vqlab.tracking.run_filter import Condition, RunFilter, parse_age
-
-    return RunFilter(
-        category=None if category == "all" else category,
-        detector=detector,
-        status=status,
-        kind=kind,
-        study=study,
-        older_than=None if older_than is None else parse_age(older_than),
-        conditions=tuple(Condition.parse(text) for text in where or ()),
-    )
 
 
 _COLUMNS = ("run_id", "name", "category", "detector", "kind", "status", "started", "seconds")

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vqlab.cli import app
-from vqlab.cli.options import AsCsv, AsJson, Category, Detector, OlderThan, Status, Tracking
+from vqlab.cli.options import AsCsv, AsJson, Tracking
 from vqlab.cli.rows import print_rows, require_one_format
+from vqlab.cli.run_filter import with_run_filter
 
 if TYPE_CHECKING:
     from vqlab.sweep.study.deletion import StoredSweep
     from vqlab.tracking import RunRecord
+    from vqlab.tracking.run_filter import RunFilter
 
 studies_app = typer.Typer(no_args_is_help=True, help="List and delete studies.")
 app.add_typer(studies_app, name="studies")
@@ -21,11 +23,9 @@ _COLUMNS = ("name", "category", "detector", "status", "studies", "trials", "star
 
 
 @studies_app.command("list", short_help="List studies, newest first.")
+@with_run_filter("category", "detector", "status", "older_than")
 def list_studies(
-    category: Category = None,
-    detector: Detector = None,
-    status: Status = None,
-    older_than: OlderThan = None,
+    chosen: RunFilter,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
     mlruns: Tracking = Path("mlruns"),
@@ -35,13 +35,11 @@ def list_studies(
     Status: FINISHED when the target number of trials is reached; KILLED: interrupted.
     """
     from vqlab.cli.dashboard import store_address
-    from vqlab.cli.runs import run_filter
     from vqlab.sweep.study.deletion import list_sweeps
     from vqlab.sweep.study.storage import opened_storage, storage_address
     from vqlab.tracking import Tracker
 
     require_one_format(as_json, as_csv)
-    chosen = run_filter(category, detector, status, None, None, older_than, None)
     store_address(mlruns)  # raises UserError if there is no store
     with opened_storage(storage_address(mlruns)) as storage:
         sweeps = list_sweeps(storage)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow_server import free_port, serving
+from mlflow_server import pictures_loaded
 from tiny_set import tiny_recipe
 
 from vqlab.run import TEST_METRICS
 from vqlab.sweep import SweepResult, make_space, sweep
-from vqlab.tracking import Tracker, ui_command
+from vqlab.tracking import Tracker
 
 pytestmark = pytest.mark.slow
-PATIENCE = 60_000
-"""Milliseconds."""
 SPACE = {
     "space": {
         "detector.codebook_size": {"choices": [8, 16]},
@@ -27,46 +24,22 @@ SPACE = {
 }
 
 
-@pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    """A page of a profile that has never seen MLflow, wide enough for all columns."""
-    context = browser.new_context(viewport={"width": 2600, "height": 2400})
-    context.set_default_timeout(PATIENCE)
-    yield context.new_page()
-    context.close()
-
-
 @pytest.fixture(scope="module")
 def result(
-    browser: Any, root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[SweepResult]:
+    mlflow_ui: str, root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory
+) -> SweepResult:
     """A small sweep, shown by the server that `vqlab ui` starts at another port than usual."""
-    port = free_port()
-    arguments, environment = ui_command(store.root, port=port)
-    with (
-        serving(arguments, environment, port, store.root / "log") as address,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setenv("VQLAB_UI", address)
-        results = tmp_path_factory.mktemp("results")
-        swept = sweep(
-            tiny_recipe(root), make_space(SPACE), store, trials=2, test=[0, 1], results=results
-        )
-        assert swept.link.startswith(address) and swept.charts_link.startswith(address)
-        yield swept
+    results = tmp_path_factory.mktemp("results")
+    swept = sweep(
+        tiny_recipe(root), make_space(SPACE), store, trials=2, test=[0, 1], results=results
+    )
+    assert swept.link.startswith(mlflow_ui) and swept.charts_link.startswith(mlflow_ui)
+    return swept
 
 
 def in_model_training_mode(page: Any) -> bool:
     page.get_by_role("link", name="Models", exact=True).wait_for()
     return page.get_by_text("Prompts", exact=True).count() == 0
-
-
-def pictures_loaded(page: Any, selector: str, count: int) -> None:
-    page.wait_for_function(
-        "([selector, count]) => [...document.querySelectorAll(selector)]"
-        ".filter(each => each.complete && each.naturalWidth > 100).length >= count",
-        arg=[selector, count],
-    )
 
 
 def test_the_first_link_shows_the_trials_as_a_table(page: Any, result: SweepResult) -> None:
