@@ -21,6 +21,7 @@ from vqlab.data.layouts import GOOD_AND_BAD
 from vqlab.data.png import encode_png, write_png
 from vqlab.data.regions import Region, find_regions, polygon_of
 from vqlab.data.settings import DataSettings
+from vqlab.data.shifts import SEVERITIES, SHIFTS, shifted
 from vqlab.data.source import (
     categories_in,
     choose_categories,
@@ -38,6 +39,8 @@ __all__ = [
     "polygon_of",
     "GOOD_AND_BAD",
     "IMAGE_SUFFIXES",
+    "SEVERITIES",
+    "SHIFTS",
     "STATISTICS",
     "BadImage",
     "CategoryAudit",
@@ -65,6 +68,7 @@ __all__ = [
     "load_dataset",
     "make_synthetic",
     "read_encoded",
+    "shifted",
     "read_image",
     "resize_map",
     "resize_mask",

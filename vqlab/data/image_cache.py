@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -30,12 +30,15 @@ from vqlab.data.settings import DataSettings
 from vqlab.data.synthetic_anomalies import draw_anomaly
 from vqlab.types import Geometry, ImageRecord
 
+if TYPE_CHECKING:
+    from vqlab.data.shifts import ShiftedImage
+
 THREADS = 4
 MIN_CANVAS = 256
 """Smallest side, in pixels, of the square on which synthetic anomalies are drawn."""
 MIN_SIDE = 8
 """Smallest shorter side, in pixels, of an image at network size."""
-ImageSource: TypeAlias = "ImageFile | SyntheticAnomaly"
+ImageSource: TypeAlias = "ImageFile | SyntheticAnomaly | ShiftedImage"
 """Element of an image set: makes the same image every time."""
 
 

@@ -9,7 +9,13 @@ import numpy as np
 import torch
 
 from vqlab.data.datasets import saturated_defects
-from vqlab.data.image_cache import THREADS, ImageCache, ImageSource, ResizedImage
+from vqlab.data.image_cache import (
+    THREADS,
+    ImageCache,
+    ImageFile,
+    ImageSource,
+    ResizedImage,
+)
 from vqlab.data.images import (
     BadFile,
     Mask,
@@ -82,6 +88,14 @@ class ImageSet:
         origin, positions = self.origin
         images._origin = origin, [positions[index] for index in indices]
         return images
+
+    def derived(self, make: Callable[[int, ImageFile], ImageSource]) -> ImageSet:
+        """Return the images that `make(index, file)` returns for the image files of the set. They
+        are not kept in memory."""
+        settings = self.settings.model_copy(update={"memory_mib": 0})
+        files = [source for source in self._sources if isinstance(source, ImageFile)]
+        cache = ImageCache(settings, self._cache.area)
+        return ImageSet([make(index, file) for index, file in enumerate(files)], cache)
 
     @property
     def origin(self) -> tuple[ImageSet, Sequence[int]]:

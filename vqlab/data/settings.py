@@ -51,6 +51,20 @@ Area = Annotated[Path | dict[str, Path] | None, BeforeValidator(_area)]
 YAML file."""
 
 
+def _shifts(value: Any) -> Any:
+    """Accept one name, comma-separated names, or a list of names."""
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple):
+        raise ValueError("must be a list of capture shifts")
+    return tuple(dict.fromkeys(name.strip() for name in names if str(name).strip()))
+
+
+ShiftName = Literal[
+    "jpeg", "noise", "gain", "white_balance", "blur", "translation", "rotation", "scale"
+]
+"""A capture shift, see `vqlab.data.shifts`."""
+
+
 class ValidationSettings(Settings):
     """Section `data.validation`: anomalous images by which settings are chosen."""
 
@@ -106,6 +120,9 @@ class DataSettings(Settings):
     synthetic_defects: Annotated[int, Field(ge=1, le=20)] = 2
     """Copies with a synthetic anomaly per held-out image, for validation."""
     validation: ValidationSettings = ValidationSettings()
+    shifts: Annotated[tuple[ShiftName, ...], BeforeValidator(_shifts)] = ()
+    """Capture shifts that the model must stand (docs/shifts.md). It is also trained on copies of
+    the normal images under each of them, and the false-reject rate is guaranteed under each."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the held-out images, the synthetic anomalies and the test images of validation."""
     memory_mib: Annotated[int, Field(ge=0)] = 2048

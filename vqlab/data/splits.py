@@ -32,6 +32,7 @@ from vqlab.data.image_set import ImageSet, Progress
 from vqlab.data.images import Pixels, mask_files
 from vqlab.data.layouts import read_category
 from vqlab.data.settings import DataSettings
+from vqlab.data.shifts import shifted, with_shifted_copies
 from vqlab.data.source import choose_categories, find_layout, find_root
 from vqlab.data.synthetic_anomalies import SHARES
 from vqlab.metrics import METRICS
@@ -48,7 +49,7 @@ class Splits:
     with `held_out`."""
 
     train: ImageSet
-    """Normal images for training."""
+    """Normal images for training, with their copies under capture shifts (`data.shifts`)."""
     held_out: ImageSet
     """Normal images excluded from training, for thresholds and calibration."""
     validation: ImageSet
@@ -73,6 +74,13 @@ class Splits:
     def validation_sheet(self) -> Pixels:
         """Contact sheet of `validation`, see `image_set_sheet`."""
         return image_set_sheet(self.validation)
+
+    @property
+    def shifted_normals(self) -> tuple[ImageSet, ...]:
+        """The normal images of `validation` under each strong shift of `data.shifts`."""
+        settings, records = self.validation.settings, self.validation.records
+        normals = self.validation.subset(i for i, r in enumerate(records) if not r.label)
+        return tuple(shifted(normals, name, 1.0, settings.seed) for name in settings.shifts)
 
     def require_defined(
         self, metric: str, remedy: str = "use an image metric such as validation/image_auroc"
@@ -101,7 +109,7 @@ class Splits:
             table = csv.writer(file)
             table.writerow(["category", "split", "file", "defect"])
             for split in ("train", "held_out", "validation", "test"):
-                for record in getattr(self, split).records:
+                for record in dict.fromkeys(getattr(self, split).records):
                     relative = Path(os.path.relpath(record.path, self.root)).as_posix()
                     cells = (record.category, split, relative, record.defect)
                     table.writerow(map(visible, cells))
@@ -151,7 +159,7 @@ def load_dataset(
         anomalous += [image for part in parts for image in _add_anomalies(*part, settings)]
     validation = ImageSet([*held_out, *anomalous], cache)
     return Splits(
-        train=ImageSet(train, cache),
+        train=ImageSet(with_shifted_copies(train, settings.shifts, settings.seed), cache),
         held_out=validation.subset(range(len(held_out))),
         validation=validation,
         test=ImageSet(test, cache),

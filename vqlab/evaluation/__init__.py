@@ -31,12 +31,14 @@ from vqlab.evaluation.scoring import (
     score_extracted,
     score_images,
 )
+from vqlab.evaluation.shifts import AS_CAPTURED, ShiftErrors, ShiftTable
 from vqlab.evaluation.spool import Budget
 from vqlab.evaluation.thresholds import (
     Origin,
     Thresholds,
     ThresholdSettings,
     choose_thresholds,
+    combined_scores,
     conformal_threshold,
     guarantee_limit,
     guarantee_note,
@@ -47,7 +49,10 @@ from vqlab.evaluation.verdict import PASS, REJECT, REVIEW, Verdict, predicted_ma
 __all__ = [
     "Origin",
     "conformal_threshold",
+    "AS_CAPTURED",
     "BASELINE_EVIDENCE",
+    "ShiftErrors",
+    "ShiftTable",
     "EVIDENCE",
     "PASS",
     "REJECT",
@@ -71,6 +76,7 @@ __all__ = [
     "Verdict",
     "calibrated",
     "choose_thresholds",
+    "combined_scores",
     "count_above",
     "crop",
     "evaluate",

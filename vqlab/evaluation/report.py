@@ -43,6 +43,9 @@ class EvaluationSettings(Settings):
     batch_size: int = Field(default=1, ge=1, le=4096)
     """Images scored together. At 1 the scores do not depend on the set; larger batches are faster
     on a GPU and change scores by rounding only."""
+    shifts: int = Field(default=0, ge=0)
+    """Maximum number of normal, and of anomalous, test images that are also scored under capture
+    shifts (docs/shifts.md); 0: none. `vqlab promote` does so if the test did not."""
     resamples: int = Field(default=1000, ge=0, le=100_000)
     """Bootstrap resamples for the 95 % intervals; 0: no intervals."""
     seed: int = Field(default=0, ge=0)

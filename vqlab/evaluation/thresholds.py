@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -99,8 +99,12 @@ class Thresholds:
         return calibrated(score, self.image, self.calibration)
 
 
-def choose_thresholds(validation: Scored, settings: ThresholdSettings) -> Thresholds:
+def choose_thresholds(
+    validation: Scored, settings: ThresholdSettings, shifted: Sequence[Scored] = ()
+) -> Thresholds:
     """Choose thresholds from a scored validation set; only `f1max` uses its defects.
+
+    shifted: its normal images under each capture shift that the model must stand (not `f1max`).
 
     Image: the k-th smallest of the scores of n normal images. An unseen normal image, exchangeable
     with these, exceeds it with probability at most (n + 1 − k) / (n + 1) (split conformal
@@ -110,13 +114,15 @@ def choose_thresholds(validation: Scored, settings: ThresholdSettings) -> Thresh
     most α + `review_rate`. `quantile`: k − 1 = ⌈(n − 1)(1 − α)⌉. `f1max`: halfway between the
     lowest score flagged at the best F1 and the next one. Pixel: the value exceeded by at most the
     target share of normal pixels; `f1max`: just below the lowest value flagged at the best pixel
-    F1.
+    F1. With `shifted`, every threshold is the highest of those of the sets, so that the guarantee
+    holds under each shift; the k-th calibration score is the highest k-th smallest of the sets.
     Raises ValueError without a normal image, UserError if `f1max` has no defects.
     """
     normals = validation.normals()
     if len(normals) == 0:
         raise ValueError("thresholds need at least one held-out normal image; got none.")
-    scores = np.sort(normals.image_scores)
+    sets = (normals, *shifted)
+    scores = combined_scores([each.image_scores for each in sets])
     summary = CalibrationScores.of(scores)
     if settings.method == "f1max":
         image, pixel = _at_best_f1(validation)
@@ -124,7 +130,7 @@ def choose_thresholds(validation: Scored, settings: ThresholdSettings) -> Thresh
     choose, rate = _CHOOSE[settings.method], settings.false_reject_rate
     place, promised = choose(len(scores), rate)
     image = float(scores[place - 1])
-    pixel = _exceeded_by(normals, settings.pixel_false_positive_rate)
+    pixel = max(_exceeded_by(each, settings.pixel_false_positive_rate) for each in sets)
     notes = _too_few(place, len(scores), rate) + _uneven(normals, image)
     thresholds = Thresholds(image, pixel, notes, settings.method, promised, summary)
     if settings.review_rate is None:
@@ -133,6 +139,15 @@ def choose_thresholds(validation: Scored, settings: ThresholdSettings) -> Thresh
     review = float(scores[place - 1])
     notes += review_notes(summary, (review, image), (settings.review_rate, rate))
     return replace(thresholds, review=review, promised_review=promised, notes=notes)
+
+
+def combined_scores(sets: Sequence[Array]) -> Array:
+    """Combine the scores (N,) of the same N normal images under several shifts to N ascending ones.
+
+    The k-th is the highest k-th smallest score of the sets: a threshold from these scores is the
+    highest of the thresholds from each set, and a p-value the largest p-value.
+    """
+    return np.asarray(np.max([np.sort(scores) for scores in sets], axis=0))
 
 
 def conformal_threshold(scores: Array, rate: float) -> tuple[float, float, tuple[str, ...]]:

@@ -11,6 +11,7 @@ from vqlab.plots.operating_curve import operating_curve
 from vqlab.plots.prediction import panel_row
 from vqlab.plots.results import ResultsWriter, results_folder, write_results
 from vqlab.plots.row import in_two_rows
+from vqlab.plots.shift_chart import shift_chart
 
 __all__ = [
     "PictureWarning",
@@ -25,6 +26,7 @@ __all__ = [
     "panel_row",
     "results_folder",
     "save_figure",
+    "shift_chart",
     "usage_figure",
     "write_results",
 ]

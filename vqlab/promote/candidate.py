@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 from vqlab.errors import UserError, did_you_mean
+from vqlab.evaluation import ShiftTable
 from vqlab.metrics import less_is_better
 from vqlab.model import Model
 from vqlab.promote.reproduce import model_config, same_data
-from vqlab.run import test_model
+from vqlab.run import SHIFT_TABLE, log_shifts, measure_shifts, test_model
 from vqlab.text import category_text
 from vqlab.tracking import RunRecord, Tracker, matches_categories
 
@@ -108,3 +110,28 @@ def with_test_metrics(
     test_model(model, config, splits, run, results)
     run.set_tags({_EVALUATION: "finished"})
     return tracker.find(record.run_id)
+
+
+def with_shift_table(
+    tracker: Tracker, record: RunRecord, data: Path | None, most: int
+) -> RunRecord:
+    """Return the run with its errors under capture shifts; measure them if it has none.
+
+    most: maximum number of normal, and of anomalous, test images; 0: measure nothing.
+    """
+    if most == 0 or shift_table(record) is not None:
+        return record
+    model = Model.load(record.checkpoint())
+    splits = same_data(record, model_config(model, data), model)
+    log_shifts(measure_shifts(model, splits.test, most), tracker.amend(record.run_id))
+    return tracker.find(record.run_id)
+
+
+def shift_table(record: RunRecord) -> ShiftTable | None:
+    """Return the errors of a run under capture shifts; None if they were not measured."""
+    if not any(key.startswith("shift/") for key in record.metrics):
+        return None
+    try:
+        return ShiftTable.read(json.loads(record.artifact(SHIFT_TABLE).read_text("utf-8")))
+    except UserError:  # it could not be stored
+        return None

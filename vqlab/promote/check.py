@@ -14,6 +14,7 @@ from vqlab.evaluation import (
     paired_differences,
 )
 from vqlab.metrics import Difference
+from vqlab.promote.candidate import shift_table
 from vqlab.promote.comparison import (
     MetricComparison,
     champion_evidence,
@@ -30,6 +31,7 @@ from vqlab.promote.gates.model import (
     codebook_gate,
     promise_gate,
     selection_gate,
+    shift_gate,
 )
 from vqlab.promote.gates.settings import GateSettings
 from vqlab.run import THRESHOLD_OF
@@ -108,9 +110,10 @@ def _thresholds(checkpoint: Path) -> Thresholds:
 
 def model_gates(record: RunRecord, settings: GateSettings) -> list[Gate]:
     """Return the gates on the model itself."""
-    evidence = run_evidence(record)
+    evidence, thresholds = run_evidence(record), thresholds_of(record)
     return [
-        promise_gate(record, evidence, thresholds_of(record), settings),
+        promise_gate(record, evidence, thresholds, settings),
+        shift_gate(shift_table(record), thresholds, settings),
         baseline_gate(record, evidence, run_evidence(record, BASELINE_EVIDENCE), settings),
         codebook_gate(record, settings),
         selection_gate(record),

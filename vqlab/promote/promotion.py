@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vqlab.promote.acceptance.page import acceptance_page, write_page
-from vqlab.promote.candidate import find_candidate, with_test_metrics
+from vqlab.promote.candidate import find_candidate, with_shift_table, with_test_metrics
 from vqlab.promote.check import comparison_gates, model_gates
 from vqlab.promote.comparison import (
     FIRST,
@@ -91,6 +91,7 @@ def promote(
     require_test(record, without_test)
     if not without_test:
         record = with_test_metrics(tracker, record, data, output or Path("results"))
+        record = with_shift_table(tracker, record, data, settings.shift_images)
     values = champion_values(tracker, champion, record) if champion else {}
     decision = _decide(
         tracker, record, champion, values, _Request(settings, force, without_test, data)

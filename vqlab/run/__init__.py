@@ -5,6 +5,7 @@ from vqlab.run.calibration import (
     calibrate,
     calibrate_and_assess,
     make_trainer,
+    scores_of_shifted,
     unseen_in_fitting,
 )
 from vqlab.run.fit import STATE, OnEpoch
@@ -25,6 +26,7 @@ from vqlab.run.settings import (
     reused_tags,
     trained_key,
 )
+from vqlab.run.shifts import SHIFT_CHART, SHIFT_TABLE, log_shifts, measure_shifts
 from vqlab.run.story import (
     LOSS,
     TRAINING_CPU,
@@ -73,6 +75,11 @@ __all__ = [
     "make_trainer",
     "require_test",
     "resolve",
+    "scores_of_shifted",
+    "SHIFT_CHART",
+    "SHIFT_TABLE",
+    "log_shifts",
+    "measure_shifts",
     "reused_tags",
     "run",
     "run_name",

@@ -42,7 +42,8 @@ def extract_features(
     Returns tags of the run: the number of features already cached, and the seconds saved.
     """
     files: dict[Path, CachedRecords] = {}
-    for images in (splits.train, splits.validation, *([splits.test] if test else [])):
+    sets = [splits.train, splits.validation, *splits.shifted_normals]
+    for images in (*sets, *([splits.test] if test else [])):
         progress = partial(on_progress, "extracting features")
         cached = FeatureSet(images, trainer.backbone, trainer.device).cached(progress)
         for file in cached.files if cached else ():
@@ -87,25 +88,42 @@ def calibrated_model(
 def assess(model: Model, config: RunConfig, splits: Splits) -> tuple[Model, Report]:
     """Return the calibrated model with thresholds, and its report, from the validation images."""
     scored = model.score_set(splits.validation, batch_size=config.evaluation.batch_size)
-    return assess_scored(model, config, scored)
+    return assess_scored(model, config, splits, scored)
 
 
-def assess_scored(model: Model, config: RunConfig, scored: Scored) -> tuple[Model, Report]:
+def assess_scored(
+    model: Model, config: RunConfig, splits: Splits, scored: Scored
+) -> tuple[Model, Report]:
     """Return the calibrated model with thresholds, and its report, from the scores of the
     validation images."""
-    thresholds = choose_thresholds(scored, config.threshold)
+    shifted = scores_of_shifted(model, config, splits)
+    thresholds = choose_thresholds(scored, config.threshold, shifted)
     report = evaluate(scored, thresholds, keep_evidence=True)
     meta = {**model.meta, "thresholds": asdict(thresholds), "validation": report.mean}
     return replace(model, thresholds=thresholds, meta=meta), report
 
 
+def scores_of_shifted(model: Model, config: RunConfig, splits: Splits) -> tuple[Scored, ...]:
+    """Score the normal validation images under each shift of `data.shifts`."""
+    size = config.evaluation.batch_size
+    return tuple(model.score_set(images, batch_size=size) for images in splits.shifted_normals)
+
+
 def calibrate(detector: Detector, train: FeatureSet, effort: float = 1.0) -> None:
     """Calibrate a detector on the training images, every sixth held out."""
     detector.eval()
-    most = train.subset([i for i in range(len(train)) if i % 6])
+    held_out = _held_out_indices(train)
+    most = train.subset([i for i in range(len(train)) if i not in held_out])
     detector.calibrate(most, unseen_in_fitting(train), effort)
 
 
 def unseen_in_fitting(train: FeatureSet) -> FeatureSet:
     """Return the training images held out in calibration, for `fit_normalization`."""
-    return train.subset(range(0, len(train), 6))
+    return train.subset(sorted(_held_out_indices(train)))
+
+
+def _held_out_indices(train: FeatureSet) -> set[int]:
+    """Return the indices of every sixth image file, with its copies under capture shifts."""
+    paths = [record.path for record in train.images.records]
+    files = set(list(dict.fromkeys(paths))[::6])
+    return {index for index, path in enumerate(paths) if path in files}

@@ -54,7 +54,7 @@ def _summary(config: RunConfig, splits: Splits, thresholds: Thresholds) -> str:
     return (
         f"Detector of visual defects in **{markdown(category_text(splits.categories))}**: "
         f"`{detector}` on `{config.features.backbone}`, {config.data.image_size} px, seed "
-        f"{config.training.seed}, trained on {len(splits.train)} normal images of the "
+        f"{config.training.seed}, trained on {len(set(splits.train.records))} normal images of the "
         f"dataset {markdown(splits.source)} (fingerprint `{splits.fingerprint[:12]}`). An image is "
         f"rejected if its score exceeds {thresholds.image:.4g}; this threshold was chosen on "
         f"{len(splits.held_out)} held-out normal images{target}."

@@ -24,6 +24,7 @@ from vqlab.model import Model
 from vqlab.run.calibration import calibrate_and_assess, make_trainer
 from vqlab.run.concepts import concept_metrics
 from vqlab.run.settings import RunConfig, resolve
+from vqlab.run.shifts import log_shifts, measure_shifts
 from vqlab.tracking import Run
 from vqlab.training import choose_device
 
@@ -132,5 +133,26 @@ def concepts(test: EvaluatorInput) -> Findings:
     return Findings(metrics=concept_metrics(concepts, test.config.test_split))
 
 
-EVALUATORS: tuple[Evaluator, ...] = (audited_data, guarantee, alternatives, baseline, concepts)
+def capture_shifts(test: EvaluatorInput) -> Findings:
+    """Measure errors under capture shifts (`evaluation.shifts`)."""
+    most = test.config.evaluation.shifts
+    if most == 0:
+        return Findings()
+    table = measure_shifts(test.model, test.splits.test, most)
+    log_shifts(table, test.tracked)
+    failed = table.above_promise(test.model.thresholds)
+    if not failed:
+        return Findings()
+    counts = ", ".join(f"{row.title}: {row.false_rejects}" for row in failed)
+    return Findings(
+        (
+            f"capture shifts make the model reject more of {table.normals} normal test images than "
+            f"it promises: {counts}; name the shifts that it must stand in data.shifts.",
+        )
+    )
+
+
+EVALUATORS: tuple[Evaluator, ...] = (audited_data, guarantee, alternatives, baseline, concepts,
+    capture_shifts,
+)  # fmt: skip
 """Run in this order by test evaluation; add one here."""

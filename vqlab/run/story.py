@@ -195,7 +195,7 @@ def _assess(
         predictions = model.predict_set(
             splits.validation, batch_size=config.evaluation.batch_size, alternatives=alternatives
         )
-        model, report = assess_scored(model, config, predictions.scored)
+        model, report = assess_scored(model, config, splits, predictions.scored)
     return with_normal_images(model, splits), report, predictions
 
 

@@ -12,11 +12,18 @@ from numpy.typing import NDArray
 
 from vqlab.config import Tree, dump, merge, nest
 from vqlab.data import Splits
-from vqlab.evaluation import CalibrationScores, Scored, Thresholds, conformal_threshold, evaluate
+from vqlab.evaluation import (
+    CalibrationScores,
+    Scored,
+    Thresholds,
+    combined_scores,
+    conformal_threshold,
+    evaluate,
+)
 from vqlab.evaluation.operating_point import OperatingPoint
 from vqlab.model import Model
 from vqlab.promote import model_config, same_data
-from vqlab.run import CHECKPOINT, THRESHOLD_OF, TRAINED_TAG, RunConfig, start
+from vqlab.run import CHECKPOINT, THRESHOLD_OF, TRAINED_TAG, RunConfig, scores_of_shifted, start
 from vqlab.text import category_text
 from vqlab.threshold.good_images import GoodImages, OnProgress, score_good_images, table_of
 from vqlab.threshold.targets import (
@@ -114,7 +121,9 @@ def plan_move(
     progress = partial(on_progress, "scoring validation images")
     validation = model.score_set(splits.validation, progress, batch_size)
     scores = validation.image_scores
-    normals = images.scores if images else scores[validation.labels == 0]
+    shifted = () if images else scores_of_shifted(model, config, splits)
+    held_out = [scores[validation.labels == 0], *(each.image_scores for each in shifted)]
+    normals = images.scores if images else combined_scores(held_out)
     anomalies = scores[validation.labels == 1]
     choice = None if target is None else choose_image_threshold(normals, anomalies, target)
     return ThresholdMove(

@@ -12,9 +12,11 @@ from vqlab.data import read_image
 from vqlab.errors import UserError
 from vqlab.html_page import escape, paragraph, picture
 from vqlab.plots import attempt, in_two_rows
+from vqlab.run import SHIFT_CHART
 from vqlab.text import folder_name
 from vqlab.tracking import RunRecord
 
+_SHIFTED = "Errors under changes of camera, lamp, position and file format"
 MOST = 4
 """Maximum number of misses, and of false alarms, per category."""
 _WIDTH, _QUALITY = 1000, 80
@@ -25,13 +27,22 @@ Row = Mapping[str, str]
 
 def test_pictures(record: RunRecord) -> str:
     """Return the pictures of every category, embedded; empty if the run has none."""
-    sections = []
+    sections = list(_shifts(record))
     for category in record.categories:
         heading = "Test pictures" + (f": {category}" if len(record.categories) > 1 else "")
         parts = list(_of_category(record, f"results/{folder_name(category)}"))
         if parts:
             sections += [f"<h2>{escape(heading)}</h2>", *parts]
     return "\n".join(sections)
+
+
+def _shifts(record: RunRecord) -> Iterator[str]:
+    try:
+        chart = record.artifact(SHIFT_CHART).read_bytes()
+    except UserError:
+        return
+    figure = picture(_SHIFTED, chart)
+    yield f'<h2>Capture shifts</h2><div class="grid pictures">{figure}</div>'
 
 
 def _of_category(record: RunRecord, folder: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from vqlab.evaluation import (
     MEAN,
     CategoryEvidence,
+    ShiftTable,
     Thresholds,
     guarantee_limit,
     paired_differences,
@@ -16,7 +17,7 @@ from vqlab.nn.codebook_health import codebooks
 from vqlab.promote.gates.gate import Gate, Status
 from vqlab.promote.gates.settings import GateSettings, OnFailure
 from vqlab.run.evaluators import BASELINE
-from vqlab.text import category_text
+from vqlab.text import category_text, join_names
 from vqlab.tracking import RunRecord
 
 
@@ -76,6 +77,38 @@ def promise_gate(
             f"{category_text(record.categories)} --good FOLDER)"
         )
     value, limit = count.hits / count.total, most / count.total
+    return Gate(name, status, f"{text}.", value, rate_interval([count]), limit, form=".3f")
+
+
+def shift_gate(table: ShiftTable | None, thresholds: Thresholds, settings: GateSettings) -> Gate:
+    """Check that capture shifts do not make the model reject more than promised."""
+    name = "shifts"
+    if table is None or not table.normals:
+        return Gate(name, "not applicable", "No normal test images were scored under shifts.")
+    most = guarantee_limit(thresholds, table.normals)
+    if most is None:
+        return Gate(name, "not applicable", "The threshold promises no rate.")
+    worst = max(table.rows, key=lambda row: row.false_rejects)
+    failed = table.above_promise(thresholds)
+    trained = [row for row in failed if row.shift in table.trained]
+    status: Status = "passed"
+    if failed and settings.shifts != "ignore":
+        status = failure(settings.shifts) if trained else "warning"
+    text = (
+        f"{worst.false_rejects} of {table.normals} normal test images are rejected under the worst "
+        f"capture shift, {worst.title}; up to {most} are compatible with the promise (95 %)"
+    )
+    if failed:
+        names = join_names([f"{row.title}: {row.false_rejects}" for row in failed])
+        text += f"; more under {names}"
+        text += (
+            ": the model does not stand a shift that data.shifts names"
+            if trained
+            else "; name the shifts that cameras may show in data.shifts and train again"
+        )
+    value = worst.false_rejects / table.normals
+    count = Count(worst.false_rejects, table.normals)
+    limit = most / table.normals
     return Gate(name, status, f"{text}.", value, rate_interval([count]), limit, form=".3f")
 
 

@@ -39,6 +39,12 @@ class GateSettings(Settings):
     """If a codebook is dead (collapsed to a few codes)."""
     promise: OnFailure = "refuse"
     """If significantly more normal test images are rejected than the threshold promises."""
+    shifts: OnFailure = "refuse"
+    """If significantly more normal test images than promised are rejected under a capture shift
+    that the model was trained to stand (`data.shifts`). Others only lead to a warning."""
+    shift_images: int = Field(default=40, ge=0)
+    """Maximum number of normal, and of anomalous, test images scored under capture shifts; 0:
+    none."""
     baseline: OnFailure = "warn"
     """If the image AUROC is not significantly better than that of the no-learning baseline."""
     code: OnFailure = "warn"

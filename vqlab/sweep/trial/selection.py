@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from vqlab.evaluation import (
     evaluate,
 )
 from vqlab.model import Model
-from vqlab.run import CHECKPOINT, RunConfig, assess, log_evidence
+from vqlab.run import CHECKPOINT, RunConfig, assess, log_evidence, scores_of_shifted
 from vqlab.sweep.space.compile import Plan, scoring_of
 from vqlab.sweep.trial.scoring_search import ScoringChoice, search_scoring
 from vqlab.tracking import Run
@@ -65,16 +65,18 @@ def select_within(
     tags = {f"vqlab.{name}": str(value) for name, value in choice.chosen.items()}
     tags |= {f"vqlab.chosen_by.{name}": metric for name, metric in choice.rules.items()}
     combinations = list(plan.threshold_settings())
-    tree = choice.tree
+    tree, shifted = choice.tree, scores_of_shifted(model, config, splits)
     if combinations:
-        picked, thresholds, f1 = best_thresholds(choice.scored, config.threshold, combinations)
+        picked, thresholds, f1 = best_thresholds(
+            choice.scored, config.threshold, combinations, shifted
+        )
         attributes["thresholds"] = picked
         tags |= {f"vqlab.{name}": f"{value:g}" for name, value in picked.items()}
         tags["vqlab.threshold_rule"] = f"{RULE} ({f1:.4f})"
         for name, value in picked.items():
             tree = merge(tree, nest(name, value))
     else:
-        thresholds = choose_thresholds(choice.scored, config.threshold)
+        thresholds = choose_thresholds(choice.scored, config.threshold, shifted)
     if choice.tried:
         tags["vqlab.scorings_tried"] = f"{choice.tried} in {choice.seconds:.1f} s"
     tracked.set_tags(tags)
@@ -110,15 +112,18 @@ def select_for_reused(
 
 
 def best_thresholds(
-    scored: Scored, base: ThresholdSettings, combinations: list[dict[str, float]]
+    scored: Scored,
+    base: ThresholdSettings,
+    combinations: list[dict[str, float]],
+    shifted: Sequence[Scored] = (),
 ) -> tuple[dict[str, float], Thresholds, float]:
     """Return the threshold settings with the highest pixel F1 on validation (the first of equals),
-    their thresholds, and that F1."""
+    their thresholds, and that F1. shifted: see `choose_thresholds`."""
     best: tuple[dict[str, float], Thresholds, float] | None = None
     for chosen in combinations:
         values = {setting.partition(".")[2]: number for setting, number in chosen.items()}
         settings = validate(ThresholdSettings, dump(base) | values, "threshold.")
-        thresholds = choose_thresholds(scored, settings)
+        thresholds = choose_thresholds(scored, settings, shifted)
         f1 = pixel_f1(scored, thresholds.pixel)
         if best is None or f1 > best[2]:
             best = chosen, thresholds, f1
