@@ -41,6 +41,7 @@ from vqlab.training import seed_everything
 from vqlab.types import Geometry, ImageRecord, UserError
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
+SMALL = st.floats(-1e6, 1e6)
 LARGEST, SMALLEST = float(np.finfo(float).max), 5e-324
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -398,3 +399,17 @@ def test_f1max_runs_from_end_to_end(outcome: Outcome, tmp_path: Path) -> None:
     assert other.model.thresholds.method == "f1max"
     best = other.validation.mean["image_f1max"]
     assert best == outcome.validation.mean["image_f1max"]
+
+
+@given(st.lists(st.tuples(SMALL, SMALL), min_size=3, max_size=40), SMALL)
+def test_combined_scores_give_the_highest_threshold_and_p_value(
+    pairs: list[tuple[float, float]], score: float
+) -> None:
+    """The guarantee holds under each of the shifts."""
+    sets = [made(scores, [0] * len(scores)) for scores in zip(*pairs, strict=True)]
+    with_both = choose_thresholds(sets[0], settings(false_reject_rate=0.3), sets[1:])
+    alone = [choose_thresholds(each, settings(false_reject_rate=0.3)) for each in sets]
+    assert with_both.image == max(each.image for each in alone)
+    assert with_both.promised == alone[0].promised
+    p_values = [each.p_value(score) for each in alone]
+    assert with_both.p_value(score) == max(p for p in p_values if p is not None)

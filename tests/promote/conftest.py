@@ -34,6 +34,9 @@ def train(root: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> Trai
     """A trained run whose test metric is what the test says; nothing is scored for it."""
     skipped = Reproduction(0, True)
     monkeypatch.setattr("vqlab.promote.promotion.reproduce", lambda record, data: skipped)
+    monkeypatch.setattr(
+        "vqlab.promote.promotion.with_shift_table", lambda tracker, record, data, most: record
+    )
 
     def make(name: str, value: float | None, tree: Tree | None = None, **tags: str) -> str:
         outcome = run(resolve(tree or baseline(root)), tracker, name=name, test=False)

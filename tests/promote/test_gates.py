@@ -10,12 +10,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vqlab.evaluation import CalibrationScores, CategoryEvidence, Thresholds
+from vqlab.evaluation import (
+    AS_CAPTURED,
+    CalibrationScores,
+    CategoryEvidence,
+    ShiftErrors,
+    ShiftTable,
+    Thresholds,
+)
 from vqlab.metrics import Evidence, ThresholdCounts, distributions, rates, resample
 from vqlab.promote import GateSettings, gate_settings
 from vqlab.promote.gates.champion import Contender, paired_gates
 from vqlab.promote.gates.gate import Gate, failed, summary
-from vqlab.promote.gates.model import baseline_gate, code_gate, codebook_gate, promise_gate
+from vqlab.promote.gates.model import (
+    baseline_gate,
+    code_gate,
+    codebook_gate,
+    promise_gate,
+    shift_gate,
+)
 from vqlab.promote.gates.process import process_gates
 from vqlab.promote.reproduce import Reproduction
 from vqlab.tracking import RunRecord
@@ -219,3 +232,31 @@ def test_options_are_settings() -> None:
     settings = gate_settings(["gates.margin=0.1"], metric="test/aupro", min_delta=0.01)
     assert (settings.margin, settings.metric, settings.min_delta) == (0.1, "test/aupro", 0.01)
     assert gate_settings() == GateSettings()
+
+
+@pytest.mark.parametrize(
+    ("rejects", "trained", "settings", "status"),
+    [
+        (4, (), {}, "passed"),
+        (12, (), {}, "warning"),
+        (12, ("noise",), {}, "warning"),
+        (12, ("jpeg",), {}, "failed"),
+        (12, ("jpeg",), {"shifts": "warn"}, "warning"),
+        (12, ("jpeg",), {"shifts": "ignore"}, "passed"),
+    ],
+)
+def test_shifts_that_the_model_must_stand(
+    rejects: int, trained: tuple[str, ...], settings: dict[str, Any], status: str
+) -> None:
+    rows = (
+        ShiftErrors("", AS_CAPTURED, 0, 1, 2),
+        ShiftErrors("jpeg", "strong", 50, rejects, 3),
+    )
+    table = ShiftTable(40, 40, trained, rows)
+    calibration = CalibrationScores.of(np.arange(100.0))
+    thresholds = Thresholds(94, 1, promised=0.05, calibration=calibration)
+    gate = shift_gate(table, thresholds, GateSettings(**settings))
+    assert gate.status == status
+    assert f"{rejects} of 40" in gate.sentence and "jpeg 50 (strong)" in gate.sentence
+    assert ("data.shifts" in gate.sentence) == (rejects == 12)
+    assert shift_gate(None, thresholds, GateSettings()).status == "not applicable"

@@ -25,7 +25,7 @@ def test_gates_are_recorded_with_the_version(tested: Outcome, tracker: Tracker) 
     assert {gate.name: gate.status for gate in result.gates} == {
         METRIC: "not applicable", "promise": "passed", "codebook": "not applicable",
         "baseline": "not applicable",
-        "selection": "passed", "code": "passed", "reproduction": "passed",
+        "selection": "passed", "shifts": "passed", "code": "passed", "reproduction": "passed",
         "latency": "not applicable", "memory": "not applicable",
     }  # fmt: skip
     costs = {gate.name: gate.value for gate in result.gates}
@@ -33,7 +33,7 @@ def test_gates_are_recorded_with_the_version(tested: Outcome, tracker: Tracker) 
     stored = tracker._client.get_model_version("vqlab-part", "1")
     assert "| promise | passed |" in stored.description
     assert "vqlab rollback -c part" in stored.description
-    assert stored.tags["vqlab.gates"] == "4 passed, 5 not applicable"
+    assert stored.tags["vqlab.gates"] == "5 passed, 5 not applicable"
     logged = json.loads(tracker.find("tested").artifact("acceptance/gates.json").read_text())
     assert logged["version"] == 1 and logged["reason"] == result.reason
     assert [gate["name"] for gate in logged["gates"]] == [gate.name for gate in result.gates]

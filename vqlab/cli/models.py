@@ -111,6 +111,16 @@ def evaluate(
     bad: Bad = None,
     results: Results = Path("results"),
     mlruns: Tracking = Path("mlruns"),
+    shifts: Annotated[
+        int,
+        typer.Option(
+            "--shifts",
+            min=0,
+            metavar="N",
+            help="Also score N normal and N anomalous images under capture shifts: JPEG "
+            "compression, noise, gain, blur and others (docs/shifts.md).",
+        ),
+    ] = 0,
 ) -> None:
     """Score the test set with a trained model: metrics, pictures, curves, scores.csv."""
     from vqlab.cli.metric_tables import report_table
@@ -124,7 +134,7 @@ def evaluate(
     loaded = load_model(model, category, mlruns)
     folders, tracker = Folders(data, good, bad), Tracker.open(mlruns)
     with counting() as on_progress:
-        report, pictures = evaluate_model(loaded, folders, tracker, results, on_progress)
+        report, pictures = evaluate_model(loaded, folders, tracker, results, on_progress, shifts)
     out.print(report_table("test", [("test", report)], loaded.thresholds))
     print_notes(report.notes)
     out.print(f"pictures: {pictures}")

@@ -98,7 +98,7 @@ def _warped(image: Pixels, degrees: float, scale: float, offset: NDArray[np.floa
 
 
 def _rounded(values: NDArray[Any]) -> Pixels:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
 
 
 def _sign(rng: Generator) -> float:
@@ -148,7 +148,7 @@ class ShiftedImage:
         if not SHIFTS[self.shift].moves:
             return mask
         grey = np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=2)
-        return self._apply(grey)[..., 0] > 127
+        return np.asarray(self._apply(grey)[..., 0] > 127, np.bool_)
 
     def _apply(self, image: Pixels) -> Pixels:
         shift = SHIFTS[self.shift]

@@ -123,7 +123,8 @@ def with_shift_table(
         return record
     model = Model.load(record.checkpoint())
     splits = same_data(record, model_config(model, data), model)
-    log_shifts(measure_shifts(model, splits.test, most), tracker.amend(record.run_id))
+    table = measure_shifts(model, splits.test, most)
+    log_shifts(table, model.thresholds.promised, tracker.amend(record.run_id))
     return tracker.find(record.run_id)
 
 

@@ -139,7 +139,7 @@ def capture_shifts(test: EvaluatorInput) -> Findings:
     if most == 0:
         return Findings()
     table = measure_shifts(test.model, test.splits.test, most)
-    log_shifts(table, test.tracked)
+    log_shifts(table, test.model.thresholds.promised, test.tracked)
     failed = table.above_promise(test.model.thresholds)
     if not failed:
         return Findings()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vqlab.data import SEVERITIES, SHIFTS, ImageSet, shifted
 from vqlab.evaluation import (
@@ -63,7 +65,7 @@ def _sample(images: ImageSet, most: int) -> ImageSet:
     return images.subset(sorted(chosen))
 
 
-def _verdicts(model: Model, images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
+def _verdicts(model: Model, images: ImageSet) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return which images are rejected (N,) and which pass (N,)."""
     # `forward` rather than the backbone: these features are used once and must not fill the cache
     features = FeatureSet(images, model.backbone.forward, model.device, batch_size=1)
@@ -72,9 +74,9 @@ def _verdicts(model: Model, images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
     return verdicts == REJECT, verdicts == PASS
 
 
-def log_shifts(table: ShiftTable, tracked: Run) -> None:
-    """Log a table as metrics, JSON and picture of a run."""
+def log_shifts(table: ShiftTable, promised: float | None, tracked: Run) -> None:
+    """Log a table as metrics, JSON and picture of a run. promised: false-reject rate."""
     tracked.log_metrics(table.metrics)
     tracked.log_json(table.as_json(), SHIFT_TABLE)
     with attempt(SHIFT_CHART):
-        tracked.log_figure(shift_chart(table), SHIFT_CHART)
+        tracked.log_figure(shift_chart(table, promised), SHIFT_CHART)

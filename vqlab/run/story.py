@@ -283,15 +283,19 @@ def evaluate_model(
     tracker: Tracker,
     results: Path,
     on_progress: OnProgress = lambda what, done, total: None,
+    shifts: int = 0,
 ) -> tuple[Report, Path]:
     """Evaluate a model on the test set of a folder (default: the training data) as a new run.
 
+    shifts: maximum number of normal, and of anomalous, images also scored under capture shifts.
     Returns the report and the folder of the pictures. Raises UserError without test images.
     """
     config = resolve(as_folders(data).over(model.meta["config"]))
     splits = load_dataset(config.data, area=model.area)
     require_test(splits, "to evaluate a model on")
     splits = without_trained_on(model, config, splits)
+    evaluation = config.evaluation.model_copy(update={"shifts": shifts})
+    config = config.model_copy(update={"evaluation": evaluation})
     tags = {"vqlab.kind": "evaluate", "vqlab.model_run": model.meta["run_id"]}
     name = f"evaluate-{config.detector['name']}-{category_text(splits.categories)}"
     with start(tracker, config, splits, name, tags, None) as tracked:

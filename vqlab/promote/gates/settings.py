@@ -42,7 +42,7 @@ class GateSettings(Settings):
     shifts: OnFailure = "refuse"
     """If significantly more normal test images than promised are rejected under a capture shift
     that the model was trained to stand (`data.shifts`). Others only lead to a warning."""
-    shift_images: int = Field(default=40, ge=0)
+    shift_images: int = Field(default=20, ge=0)
     """Maximum number of normal, and of anomalous, test images scored under capture shifts; 0:
     none."""
     baseline: OnFailure = "warn"
