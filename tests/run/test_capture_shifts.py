@@ -64,8 +64,8 @@ def test_copies_are_calibrated_with_their_image(outcome: Outcome) -> None:
         def calibrate(self, train: FeatureSet, held_out: FeatureSet, effort: float) -> None:
             for part in (train, held_out):
                 parts.append({record.path for record in part.images.records})
-                assert len(part) == 3 * len(parts[-1])
+                assert len(part) == 2 * len(parts[-1])
 
     features = FeatureSet(splits.train, outcome.model.backbone)
     calibrate(Recorder(), features)  # type: ignore[arg-type]
-    assert not parts[0] & parts[1] and len(parts[0] | parts[1]) * 3 == len(splits.train)
+    assert not parts[0] & parts[1] and len(parts[0] | parts[1]) * 2 == len(splits.train)

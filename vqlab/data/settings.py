@@ -122,7 +122,7 @@ class DataSettings(Settings):
     validation: ValidationSettings = ValidationSettings()
     shifts: Annotated[tuple[ShiftName, ...], BeforeValidator(_shifts)] = ()
     """Capture shifts that the model must stand (docs/shifts.md). It is also trained on copies of
-    the normal images under each of them, and the false-reject rate is guaranteed under each."""
+    the normal images under them, and the false-reject rate is guaranteed under each."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the held-out images, the synthetic anomalies and the test images of validation."""
     memory_mib: Annotated[int, Field(ge=0)] = 2048

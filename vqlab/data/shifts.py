@@ -170,13 +170,13 @@ def shifted(images: ImageSet, shift: str, severity: float, seed: int = 0) -> Ima
 def with_shifted_copies(
     files: Sequence[ImageFile], shifts: Sequence[str], seed: int
 ) -> list[ImageFile | ShiftedImage]:
-    """Return each file, followed by a copy under each shift, of a random severity up to strong."""
-    severities = np.random.default_rng((seed, 2)).random((len(files), len(shifts)))
+    """Return each file, followed by a copy under one of the shifts in turn, of a random severity up
+    to strong; the files alone without shifts."""
+    if not shifts:
+        return list(files)
+    severities = np.random.default_rng((seed, 2)).random(len(files))
     images: list[ImageFile | ShiftedImage] = []
-    for index, file in enumerate(files):
-        images.append(file)
-        images += [
-            ShiftedImage(file, shift, float(severities[index, k]), (seed, 2, k, index))
-            for k, shift in enumerate(shifts)
-        ]
+    for index, (file, severity) in enumerate(zip(files, severities.tolist(), strict=True)):
+        shift = shifts[index % len(shifts)]
+        images += [file, ShiftedImage(file, shift, severity, (seed, 2, index))]
     return images
