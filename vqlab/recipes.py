@@ -121,11 +121,17 @@ def recipe_trees(
     names = list(recipes)
     trees = {}
     for recipe in names:
-        prefixes = tuple(f"{name}." for name in names if name != recipe)
-        selected = [text for text in overrides if not text.startswith(prefixes)]
-        selected = [text.removeprefix(f"{recipe}.") for text in selected]
+        selected = overrides_of(recipe, names, overrides)
         trees[recipe] = recipe_tree(recipe, selected, category, data, preset, compared=True)
     return trees
+
+
+def overrides_of(recipe: str, names: Iterable[str], overrides: Sequence[str]) -> list[str]:
+    """Return the overrides of one of several recipes: those with its name as prefix, without it,
+    and those without the name of another one."""
+    prefixes = tuple(f"{name}." for name in names if name != recipe)
+    selected = [text for text in overrides if not text.startswith(prefixes)]
+    return [text.removeprefix(f"{recipe}.") for text in selected]
 
 
 def _with_base(path: Path, derived: tuple[Path, ...] = ()) -> Tree:

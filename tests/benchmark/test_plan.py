@@ -31,6 +31,14 @@ def test_cells_are_recipes_by_models_by_seeds(root: Path, tmp_path: Path) -> Non
     assert read == plan and read.cells == plan.cells
 
 
+def test_overrides_of_one_recipe_and_of_all(root: Path, tmp_path: Path) -> None:
+    name, file = read_benchmark(str(write_benchmark(tmp_path, root)))
+    overrides = ["detector.floor=0.3", "plain.detector.floor=0.1"]
+    plan = make_plan(name, file, data=root, overrides=overrides)
+    floors = {title: tree["detector"]["floor"] for title, tree in plan.recipes.items()}
+    assert floors == {"plain": 0.1, "<b>smooth</b>": 0.3}
+
+
 def test_missing_categories_are_left_out_and_named(root: Path, tmp_path: Path) -> None:
     path = write_benchmark(tmp_path, root, categories=["other", "bottle"])
     plan = plan_of(path, root)

@@ -10,7 +10,7 @@ from typing import Any
 from vqlab.benchmark.settings import BenchmarkFile, variants, with_settings
 from vqlab.config import Tree, digest, dump, flatten, merge, parse_overrides
 from vqlab.data import DataSettings, choose_categories, describe_source, find_root
-from vqlab.recipes import Data, as_folders, recipe_tree
+from vqlab.recipes import Data, as_folders, overrides_of, recipe_tree
 from vqlab.run import RunConfig, resolve
 from vqlab.text import category_text, folder_name
 from vqlab.types import UserError
@@ -129,9 +129,10 @@ def make_plan(
     """Return the cells of a benchmark with validated settings, and the categories that the dataset
     lacks.
 
-    on_progress: called with (images done, images in all) if the synthetic set is generated. Raises
-    UserError for invalid settings, if no category is there, if two recipes have the same settings,
-    and for settings that a benchmark does not allow.
+    overrides: of all recipes, or of one with its title as prefix. on_progress: called with (images
+    done, images in all) if the synthetic set is generated. Raises UserError for invalid settings,
+    if no category is there, if two recipes have the same settings, and for settings that a
+    benchmark does not allow.
     """
     titles = variants(file)
     several = len(titles) > 1
@@ -140,7 +141,8 @@ def make_plan(
         try:
             tree = recipe_tree(variant.recipe, (), "all", data, preset, compared=several)
             tree = with_settings(tree, {**file.set, **variant.set})
-            config = resolve(merge(tree, parse_overrides(overrides)))
+            own = overrides_of(title, titles, overrides)
+            config = resolve(merge(tree, parse_overrides(own)))
             _require_measurable(config)
         except UserError as error:
             raise UserError(f"recipe {title}: {error}") from None
