@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from vqlab.benchmark.plan import Cell
+from vqlab.benchmark.reuse import start_trained
 from vqlab.config import dump, flatten
 from vqlab.data import Splits, dataset_fingerprint, load_dataset
 from vqlab.evaluation import EVIDENCE
 from vqlab.malloc import release_freed_memory
 from vqlab.model import Model
 from vqlab.run import (
+    REUSED_TAG,
     TRAINED_TAG,
     OnProgress,
     RunConfig,
@@ -103,7 +105,9 @@ def run_cell(cell: Cell, tracker: Tracker, key: str, preset: str, events: CellEv
         CELL_TAG: cell_key(cell),
     }
     _reset_peak()
-    resumed = _interrupted(cell, tracker)
+    resumed, reused = _interrupted(cell, tracker), dict[str, str]()
+    if resumed is None and (started := start_trained(cell, splits, tracker, tags)):
+        resumed, reused = started
     with tempfile.TemporaryDirectory() as results:  # pictures are artifacts too
         outcome = run(
             cell.config,
@@ -119,7 +123,10 @@ def run_cell(cell: Cell, tracker: Tracker, key: str, preset: str, events: CellEv
     if resumed is None and (peak := _peak()) is not None:
         tracker.amend(outcome.run_id).log_metrics({PEAK_MEMORY: peak})
     _log_costs(tracker, outcome.run_id, outcome.model, outcome.checkpoint, splits)
-    return ""
+    if not reused:
+        return ""
+    tracker.amend(outcome.run_id).set_tags(reused)  # not only the features
+    return f"training of {reused[REUSED_TAG]}"
 
 
 def _log_costs(

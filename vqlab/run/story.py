@@ -161,7 +161,7 @@ def _train(
 
 def _log_losses(tracked: Run, history: Sequence[Mapping[str, float]]) -> None:
     """Draw the metrics of all epochs; nothing if there are none."""
-    if history:
+    if any(history):
         with attempt(LOSS):
             tracked.log_figure(loss_curves(history), LOSS)
 
