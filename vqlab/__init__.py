@@ -58,6 +58,9 @@ def load(
 ) -> Model:
     """Load the champion of a category, the model of a run (run ID, unique ID prefix or name), or a
     checkpoint file. Raises UserError if it does not exist.
+
+    category: of the images to score; required for a champion, and for scoring with a joint model
+    that inspects a different area in each category (see also `Model.for_category`).
     """
     from vqlab.predict import load_model
 

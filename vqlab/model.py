@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from vqlab.data import (
     ImageSet,
     InspectedArea,
     Region,
+    areas_differ,
     as_rgb,
+    decode_areas,
     find_regions,
     read_image,
     to_network,
@@ -37,6 +39,7 @@ from vqlab.detectors import (
     extract,
     scores,
 )
+from vqlab.errors import did_you_mean
 from vqlab.evaluation import (
     REJECT,
     Predictions,
@@ -50,7 +53,7 @@ from vqlab.evaluation import (
     predicted_mask,
 )
 from vqlab.features import Backbone, FeatureSet, FeatureSettings, InferenceSettings
-from vqlab.text import category_text
+from vqlab.text import category_text, join_names
 from vqlab.types import Geometry, InputSpec, Sample, UserError
 
 Array = NDArray[Any]
@@ -139,11 +142,13 @@ class Model:
     meta: dict[str, Any]
     """Metadata of the checkpoint: settings, data fingerprint, metrics, run ID."""
     device: torch.device
+    image_category: str | None = None
+    """Category of the images to score, see `for_category`."""
 
     @property
     def category(self) -> str:
-        """Training categories as text, joined by `+`."""
-        return category_text(self.categories)
+        """`image_category`, or the training categories joined by `+`, as text."""
+        return category_text([self.image_category] if self.image_category else self.categories)
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -151,10 +156,39 @@ class Model:
         return tuple(self.meta["data"]["categories"])
 
     @cached_property
+    def areas(self) -> dict[str, InspectedArea | None]:
+        """Inspected area of each training category; None: all pixels."""
+        return decode_areas(self.meta["data"].get("inspected"), self.categories)
+
+    def area_of(self, category: str | None) -> InspectedArea | None:
+        """Return the inspected area of images of a category; None: all pixels.
+
+        Images of other categories have the area that all training categories share. Raises
+        UserError if they share none.
+        """
+        if category not in self.areas and areas_differ(self.areas):
+            raise UserError(
+                f"the category of the images must be one of {join_names(self.categories)}, because "
+                f"the model inspects a different area in each; got {category or 'none'}."
+            )
+        return self.areas.get(category or "", next(iter(self.areas.values())))
+
+    @cached_property
     def area(self) -> InspectedArea | None:
-        """Inspected area of all images; None: all pixels."""
-        text = self.meta.get("data", {}).get("inspected")
-        return None if text is None else InspectedArea.decode(text)
+        """Inspected area of the images to score; None: all pixels. Raises UserError if it depends
+        on their category, and the model is not that of `for_category`."""
+        return self.area_of(self.image_category)
+
+    def for_category(self, category: str) -> Model:
+        """Return the model for images of one of its training categories: it inspects the area of
+        this category. Shares parameters and thresholds. Raises UserError for another category."""
+        if category not in self.categories:
+            hint = did_you_mean(category, self.categories)
+            hint = hint or f"available: {join_names(self.categories)}."
+            raise UserError(f"the model was not trained on category {category!r}; {hint}")
+        model = replace(self, image_category=category)
+        vars(model)["areas"] = self.areas  # decoded once
+        return model
 
     @property
     def digest(self) -> str:
@@ -192,7 +226,7 @@ class Model:
         thresholds = Thresholds.read(meta["thresholds"])
         model = cls(detector, backbone.to(device), data, thresholds, meta, device)
         try:
-            _ = model.area
+            _ = model.areas
         except UserError as error:
             raise UserError(f"checkpoint {path} cannot be used: {error}") from None
         return model

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
 from vqlab import runtime
@@ -16,6 +17,7 @@ from vqlab.data import (
     CheckReport,
     DataSettings,
     InspectedArea,
+    Splits,
     areas_of,
     check_dataset,
     contact_sheet,
@@ -23,7 +25,7 @@ from vqlab.data import (
     read_image,
     to_network,
 )
-from vqlab.data.area import FILL, area_of
+from vqlab.data.area import FILL, decode_areas, encode_areas
 from vqlab.data.images import read_mask
 from vqlab.data.synthetic_anomalies import KINDS, draw_anomaly
 from vqlab.types import UserError
@@ -50,7 +52,7 @@ def disc(size: tuple[int, int]) -> Any:
 
 
 def read(**values: Any) -> InspectedArea | None:
-    return area_of(settings(**values), ["nut"])
+    return areas_of(settings(**values), ["nut"])["nut"]
 
 
 def test_white_is_inspected_in_roi_and_ignored_in_ignore(tmp_path: Path) -> None:
@@ -70,11 +72,17 @@ def test_white_is_inspected_in_roi_and_ignored_in_ignore(tmp_path: Path) -> None
 
 def test_an_area_of_each_category(tmp_path: Path) -> None:
     path = mask_file(tmp_path / "mask.png", disc((40, 40)))
-    chosen = settings(roi={"nut": str(path), "007": ""})
-    assert area_of(chosen, ["nut"]) is not None and area_of(chosen, ["bolt"]) is None
-    with pytest.raises(UserError, match=r"must inspect the same area in every category.*nut, bolt"):
-        area_of(chosen, ["nut", "bolt"])
-    assert area_of(settings(roi=str(path)), ["nut", "bolt"]) is not None
+    names = ["nut", "bolt"]
+    different = areas_of(settings(roi={"nut": str(path), "007": ""}), names)
+    assert different["nut"] is not None and different["bolt"] is None
+    same = areas_of(settings(roi=str(path)), names)
+    stored = encode_areas(different), encode_areas(same), encode_areas({"nut": None})
+    assert stored == ({"nut": same["nut"].encode()}, same["nut"].encode(), None)
+    for areas, value in zip((different, same), stored, strict=False):
+        again = decode_areas(json.loads(json.dumps(value)), names)
+        assert {name: area and area.digest for name, area in again.items()} == {
+            name: area and area.digest for name, area in areas.items()
+        }
 
 
 @pytest.mark.parametrize("suffix", ["json", "yaml"])
@@ -181,7 +189,7 @@ def half(small_root: Path, tmp_path: Path) -> Path:
 def test_a_data_set_is_seen_within_the_area(small_root: Path, half: Path, tmp_path: Path) -> None:
     tree = {"root": str(small_root), "categories": ["cable"], "image_size": 32}
     plain, splits = load_dataset(settings(**tree)), load_dataset(settings(**tree, roi=str(half)))
-    assert plain.area is None and splits.area is not None
+    assert plain.areas["cable"] is None and splits.areas["cable"] is not None
     for images in (splits.train, splits.validation, splits.test):
         for index, record in enumerate(images.records):
             resized = images.resized(index)
@@ -193,6 +201,42 @@ def test_a_data_set_is_seen_within_the_area(small_root: Path, half: Path, tmp_pa
     assert plain.test_fingerprint != splits.test_fingerprint
     again = mask_file(tmp_path / "other.bmp", np.arange(64) >= np.full((64, 1), 32))
     assert load_dataset(settings(**tree, ignore=str(again))).fingerprint == splits.fingerprint
+
+
+def test_each_category_of_a_joint_model_has_its_area(small_root: Path, half: Path) -> None:
+    tree = {"root": str(small_root), "categories": ["cable", "fabric"], "image_size": 32}
+    tree |= {"resize": "letterbox", "brightness": "border"}
+
+    def load(**values: Any) -> Splits:
+        return load_dataset(settings(**tree, **values))
+
+    plain, shared = load(), load(roi=str(half))
+    splits = load(roi={"cable": str(half)})
+    other = mask_file(half.with_name("other.png"), ~read_mask(half))
+    swapped = load(roi={"cable": str(half), "fabric": str(other)})
+    for part in ("train", "validation", "test"):
+        sets = {
+            "cable": (getattr(splits, part), getattr(shared, part)),
+            "fabric": (getattr(splits, part), getattr(plain, part)),
+        }
+        for name, (mine, expected) in sets.items():
+            images, wanted = mine.of_category(name), expected.of_category(name)
+            assert images.fingerprint == wanted.fingerprint
+            batch, reference = (each.batch(range(len(each))) for each in (images, wanted))
+            assert torch.equal(batch.images, reference.images)
+            assert torch.equal(batch.masks, reference.masks)
+            assert batch.inspected is not None
+            assert batch.inspected.all() == (name == "fabric")
+        both = getattr(splits, part)
+        first = [both.records.index(both.of_category(name).records[0]) for name in sets]
+        mixed = both.batch(first).inspected
+        assert mixed is not None and not mixed[0, :, 16:].any() and mixed[1].all()
+        assert both.original_inspected(first[1]) is None
+    fabric = swapped.validation.of_category("fabric")
+    assert all((fabric.resized(i).image[:, :16] == FILL).all() for i in range(len(fabric)))
+    prints = [each.fingerprint for each in (plain, shared, splits, swapped)]
+    assert len(set(prints)) == 4
+    assert len({each.test_fingerprint for each in (plain, shared, splits, swapped)}) == 4
 
 
 def test_defects_outside_are_noted(small_root: Path, tmp_path: Path) -> None:
@@ -223,7 +267,9 @@ def test_a_check_validates_the_area(small_root: Path, half: Path, tmp_path: Path
     assert checked.ok and checked.fingerprint != plain.fingerprint
     corner = mask_file(tmp_path / "corner.png", np.add.outer(np.arange(64), np.arange(64)) < 8)
     partial = report(roi={"cable": str(corner)})
-    assert partial.fingerprint == "" and partial.rows[1].fingerprint == plain.rows[1].fingerprint
+    assert partial.rows[1].fingerprint == plain.rows[1].fingerprint
+    joint = load_dataset(settings(**tree, roi={"cable": str(corner)}))
+    assert partial.fingerprint == joint.fingerprint != plain.fingerprint
     assert "the masks of 6 of 6 defect images" in partial.warnings[-1]
     wide = report(ignore=str(mask_file(tmp_path / "wide.png", disc((30, 60)))))
     images = len(list(small_root.glob("*/t*/*/*.png")))

@@ -58,7 +58,8 @@ def export(
 
     loaded, version = load_model(model, category, mlruns), None
     if model == "champion":
-        version = Tracker.open(mlruns, create=False, write=False).champion(category).version
+        tracker = Tracker.open(mlruns, create=False, write=False)
+        version = tracker.champion(tracker.registry.champion_name(category)).version
     folder = output or Path("results/export") / folder_name(loaded.category)
     exported = export_model(loaded, format, folder, images=images, version=version, bundle=bundle)
     detector = loaded.meta["config"]["detector"]["name"]

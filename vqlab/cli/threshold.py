@@ -54,7 +54,8 @@ def threshold(
         Path | None,
         typer.Option(
             help="Folder of new good images that set the threshold; default: the held-out normal "
-            "images. Test and training images are refused."
+            "images. Test and training images are refused. A joint model that inspects a different "
+            "area in each category needs a subfolder for each."
         ),
     ] = None,
     promote: Annotated[

@@ -1,6 +1,13 @@
 """Datasets: find, read, resize, split, check and show images."""
 
-from vqlab.data.area import AREA_FILES, InspectedArea, areas_of
+from vqlab.data.area import (
+    AREA_FILES,
+    InspectedArea,
+    areas_differ,
+    areas_of,
+    decode_areas,
+    encode_areas,
+)
 from vqlab.data.arrays import as_rgb
 from vqlab.data.audit import STATISTICS, CategoryAudit, audit, audit_metrics
 from vqlab.data.checks.report import CheckReport, check_dataset
@@ -51,6 +58,7 @@ __all__ = [
     "Pixels",
     "Splits",
     "accept_pixels",
+    "areas_differ",
     "areas_of",
     "as_rgb",
     "audit",
@@ -60,7 +68,9 @@ __all__ = [
     "choose_categories",
     "contact_sheet",
     "dataset_fingerprint",
+    "decode_areas",
     "describe_source",
+    "encode_areas",
     "encode_png",
     "find_layout",
     "find_root",

@@ -1,4 +1,4 @@
-"""The inspected area of the images of a category: region of interest without ignored pixels."""
+"""The inspected areas of categories: regions of interest without ignored pixels."""
 
 from __future__ import annotations
 
@@ -125,29 +125,36 @@ class InspectedArea:
         return cls(mask)
 
 
-def area_of(settings: DataSettings, categories: Sequence[str]) -> InspectedArea | None:
-    """Return the inspected area that `data.roi` and `data.ignore` give for the categories of a
-    model; None: whole images.
-
-    Raises UserError for an unreadable or empty file, for masks of different aspect ratios, and if
-    the categories of one model have different areas.
-    """
-    areas = {name: _read_area(settings, name) for name in categories}
-    digests = {area and area.digest for area in areas.values()}
-    if len(digests) > 1:
-        raise UserError(
-            f"a joint model must inspect the same area in every category; data.roi and data.ignore "
-            f"differ for {', '.join(categories)}; train one model each (data.joint=false), or use "
-            "one area."
-        )
-    return next(iter(areas.values()), None)
+Areas = Mapping[str, InspectedArea | None]
+"""Inspected areas by category; None: whole images."""
 
 
 def areas_of(settings: DataSettings, categories: Sequence[str]) -> dict[str, InspectedArea | None]:
-    """Return the inspected area of each category. Raises UserError as `area_of`, and for an
-    unknown category."""
-    require_known(settings, categories)
+    """Return the inspected areas that `data.roi` and `data.ignore` give for categories.
+
+    Raises UserError for an unreadable or empty file, and for masks of different aspect ratios.
+    """
     return {name: _read_area(settings, name) for name in categories}
+
+
+def areas_differ(areas: Areas) -> bool:
+    """Return whether not all categories have the same inspected area."""
+    return len({area and area.digest for area in areas.values()}) > 1
+
+
+def encode_areas(areas: Areas) -> str | dict[str, str] | None:
+    """Return the area that all categories share, or areas by category, see `InspectedArea.encode`;
+    None: whole images."""
+    encoded = {name: area.encode() for name, area in areas.items() if area is not None}
+    return encoded if areas_differ(areas) else next(iter(encoded.values()), None)
+
+
+def decode_areas(value: Any, categories: Sequence[str]) -> dict[str, InspectedArea | None]:
+    """Restore the areas of `categories` from `encode_areas`. Raises UserError for other values."""
+    if isinstance(value, Mapping):
+        areas = {name: InspectedArea.decode(text) for name, text in value.items()}
+        return {name: areas.get(name) for name in categories}
+    return dict.fromkeys(categories, None if value is None else InspectedArea.decode(value))
 
 
 def require_known(settings: DataSettings, categories: Sequence[str]) -> None:

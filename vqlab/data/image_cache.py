@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from vqlab.data.area import InspectedArea
+from vqlab.data.area import Areas, InspectedArea
 from vqlab.data.images import (
     BadFile,
     Mask,
@@ -72,10 +72,9 @@ def _index(geometry: Geometry) -> tuple[slice, slice]:
 class ImageCache:
     """Cache of resized images, up to a budget in bytes; further images are made on every access."""
 
-    def __init__(self, settings: DataSettings, area: InspectedArea | None = None) -> None:
+    def __init__(self, settings: DataSettings, areas: Areas | None = None) -> None:
         self.settings = settings
-        self.area = area
-        """Inspected area of all images; None: all pixels."""
+        self._areas = {name: area for name, area in (areas or {}).items() if area is not None}
         self.outside: set[Path] = set()
         """Images whose defect mask lies wholly outside the inspected area."""
         self.image_properties: dict[Path, ImageProperties] = {}
@@ -89,14 +88,21 @@ class ImageCache:
     def __contains__(self, source: ImageSource) -> bool:
         return source in self._images
 
-    def filled(self, pixels: Pixels) -> Pixels:
-        """Return an image (H, W, 3) as a network sees it: filled outside the inspected area."""
-        return pixels if self.area is None else self.area.fill(pixels)
+    def area(self, record: ImageRecord) -> InspectedArea | None:
+        """Return the inspected area of an image; None: all pixels."""
+        return self._areas.get(record.category)
 
-    def inspected(self, size: tuple[int, int]) -> Mask | None:
+    def inspected(self, record: ImageRecord, size: tuple[int, int]) -> Mask | None:
         """Return the inspected pixels (S, S) of an image of `size` (H, W) at network size: those
-        that overlap the inspected area; None: all."""
-        return None if self.area is None else self.area.fitted(size, self.settings)
+        that overlap its inspected area, or all but padding; None: no category has an area."""
+        area = self.area(record)
+        if area is not None:
+            return area.fitted(size, self.settings)
+        if not self._areas:
+            return None
+        mask = np.zeros((self.settings.image_size,) * 2, np.bool_)
+        mask[_index(box_for(size, self.settings))] = True
+        return mask
 
     def get(self, source: ImageSource) -> ResizedImage:
         """Return the resized image of `source`, as read-only arrays."""
@@ -146,10 +152,10 @@ class ImageFile:
     def make(self, cache: ImageCache) -> ResizedImage:
         path, settings = self.record.path, cache.settings
         pixels, cache.image_properties[path] = inspect_image(path, settings.bits)
-        if cache.area is not None and not cache.area.fits((pixels.shape[0], pixels.shape[1])):
-            reason = cache.area.mismatch((pixels.shape[0], pixels.shape[1]))
-            raise BadFile(path, reason, "use a mask for images of this shape")
-        image, geometry = fit_image(cache.filled(pixels), settings)
+        area, size = cache.area(self.record), (pixels.shape[0], pixels.shape[1])
+        if area is not None and not area.fits(size):
+            raise BadFile(path, area.mismatch(size), "use a mask for images of this shape")
+        image, geometry = fit_image(pixels if area is None else area.fill(pixels), settings)
         if min(geometry.box[2:]) < MIN_SIDE:
             raise BadFile(
                 path,
@@ -159,7 +165,7 @@ class ImageFile:
             )
         if self.record.mask is None:
             return ResizedImage(image, np.zeros(image.shape[:2], np.bool_), geometry)
-        mask = self.read_mask((pixels.shape[0], pixels.shape[1]), cache)
+        mask = self.read_mask(size, cache)
         return ResizedImage(image, fit_mask(mask, settings), geometry)
 
     def original(self, cache: ImageCache) -> Pixels:
@@ -169,7 +175,7 @@ class ImageFile:
         return self.read_mask(cache.get(self).geometry.original, cache)
 
     def read_mask(self, size: tuple[int, int], cache: ImageCache | None = None) -> Mask:
-        """Return the mask, (H, W) bool, within the inspected area of `cache`. Raises BadFile if its
+        """Return the mask, (H, W) bool, within the inspected area in `cache`. Raises BadFile if its
         size is not that of the image."""
         if self.record.mask is None:
             return np.zeros(size, np.bool_)
@@ -188,7 +194,8 @@ class ImageFile:
         if cache is None:
             return mask
         cache.mask_properties[self.record.mask] = properties
-        inside = mask if cache.area is None else mask & cache.area.at(size)
+        area = cache.area(self.record)
+        inside = mask if area is None else mask & area.at(size)
         if mask.any() and not inside.any():
             cache.outside.add(self.record.path)
         return inside
@@ -222,9 +229,9 @@ class SyntheticAnomaly:
         image, texture = (_content(file, canvas, cache) for file in (self.normal, self.texture))
         texture = resize_image(texture, image.shape[0], image.shape[1])
         rng = np.random.default_rng(self.seed)
-        inside = None
-        if cache.area is not None:
-            inside = cache.area.fitted(clean.geometry.original, canvas)[clean.box_at(canvas)]
+        area, inside = cache.area(self.record), None
+        if area is not None:
+            inside = area.fitted(clean.geometry.original, canvas)[clean.box_at(canvas)]
         anomalous, marked, _ = draw_anomaly(
             image, texture, rng, self.kind, self.size, self.contrast, inside
         )
@@ -233,9 +240,8 @@ class SyntheticAnomaly:
         result, mask = clean.image.copy(), np.zeros_like(clean.mask)
         result[clean.box] = np.clip(np.rint(result[clean.box] + change), 0, 255).astype(np.uint8)
         mask[clean.box] = resize_image(marked.astype(np.float32), height, width) > 0
-        inspected = cache.inspected(clean.geometry.original)
-        if inspected is not None:
-            mask &= inspected
+        if area is not None:
+            mask &= area.fitted(clean.geometry.original, settings)
         return ResizedImage(result, mask, clean.geometry)
 
     def original(self, cache: ImageCache) -> Pixels:
@@ -247,7 +253,8 @@ class SyntheticAnomaly:
     def original_mask(self, cache: ImageCache) -> Mask:
         resized = cache.get(self)
         mask = np.asarray(to_original(resized.mask, resized.geometry) > 0)
-        return mask if cache.area is None else mask & cache.area.at(resized.geometry.original)
+        area = cache.area(self.record)
+        return mask if area is None else mask & area.at(resized.geometry.original)
 
 
 def _content(file: ImageFile, settings: DataSettings, cache: ImageCache) -> Pixels:
@@ -255,7 +262,7 @@ def _content(file: ImageFile, settings: DataSettings, cache: ImageCache) -> Pixe
     if settings == cache.settings:
         resized = cache.get(file)
     else:
-        pixels = cache.filled(read_image(file.record.path, settings.bits))
-        image, geometry = fit_image(pixels, settings)
+        pixels, area = read_image(file.record.path, settings.bits), cache.area(file.record)
+        image, geometry = fit_image(pixels if area is None else area.fill(pixels), settings)
         resized = ResizedImage(image, np.zeros(image.shape[:2], np.bool_), geometry)
     return resized.image[resized.box]

@@ -51,11 +51,15 @@ class ImageSet:
         """Return the images at `indices`, in that order: images (B, 3, S, S), masks (B, S, S)."""
         sources = [self._sources[index] for index in indices]
         resized = self._cache.get_all(sources)
-        inspected = [self._cache.inspected(r.geometry.original) for r in resized]
+        pairs = zip(sources, resized, strict=True)
+        inspected = [self._cache.inspected(s.record, r.geometry.original) for s, r in pairs]
         masks = [mask for mask in inspected if mask is not None]
-        pairs = zip(resized, inspected, strict=True)
+        tensors = [
+            to_tensor(each.image, each.geometry, self.settings, mask)
+            for each, mask in zip(resized, inspected, strict=True)
+        ]
         return Batch(
-            torch.stack([to_tensor(r.image, r.geometry, self.settings, m) for r, m in pairs]),
+            torch.stack(tensors),
             torch.from_numpy(np.stack([r.mask for r in resized])),
             torch.tensor([source.record.label for source in sources], dtype=torch.int64),
             tuple(source.record for source in sources),
@@ -122,7 +126,7 @@ class ImageSet:
 
     def inspected(self, index: int) -> Mask | None:
         """Return its inspected pixels at network size, (S, S) bool; None: all."""
-        return self._cache.inspected(self.resized(index).geometry.original)
+        return self._cache.inspected(self.records[index], self.resized(index).geometry.original)
 
     def original(self, index: int) -> Pixels:
         """Return one image at its original size, (H, W, 3) uint8."""
@@ -140,7 +144,7 @@ class ImageSet:
 
     def original_inspected(self, index: int) -> Mask | None:
         """Return its inspected pixels at the original size, (H, W) bool; None: all."""
-        area = self._cache.area
+        area = self._cache.area(self.records[index])
         return None if area is None else area.at(self.resized(index).geometry.original)
 
     def load(self, progress: Progress | None = None) -> None:

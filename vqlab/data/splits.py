@@ -6,17 +6,16 @@ import csv
 import hashlib
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from vqlab.data.area import InspectedArea, area_of, require_known
+from vqlab.data.area import Areas, InspectedArea, areas_differ, areas_of, require_known
 from vqlab.data.category import Category
 from vqlab.data.checks.content import content_warnings
 from vqlab.data.contact_sheet import image_set_sheet
@@ -67,8 +66,8 @@ class Splits:
     categories: tuple[str, ...]
     notes: tuple[str, ...] = ()
     """Warnings on missing, unused or suspicious files."""
-    area: InspectedArea | None = None
-    """Inspected area of all images; None: all pixels."""
+    areas: Mapping[str, InspectedArea | None] = field(default_factory=dict)
+    """Inspected area of each category; None: all pixels."""
 
     @cached_property
     def validation_sheet(self) -> Pixels:
@@ -119,11 +118,12 @@ class Splits:
 def load_dataset(
     settings: DataSettings,
     progress: Progress | None = None,
-    area: InspectedArea | None | Literal["from settings"] = "from settings",
+    area_of: Callable[[str], InspectedArea | None] | None = None,
 ) -> Splits:
     """Find, check, decode and split the images that `settings` name.
 
-    area: inspected area of a model to evaluate, instead of the files `data.roi` and `data.ignore`.
+    area_of: returns the inspected area of a category for a model to evaluate, instead of the files
+    `data.roi` and `data.ignore`.
 
     Every file is decoded once, so that bad files are reported before training starts: raises
     UserError that lists all of them, or says what is missing and what to do.
@@ -140,10 +140,12 @@ def load_dataset(
         )
     if errors:
         raise UserError(" ".join(errors))
-    if area == "from settings":
+    if area_of is None:
         require_known(settings, sorted(layout.folders))
-        area = area_of(settings, names)
-    cache = ImageCache(settings, area)
+        areas = areas_of(settings, names)
+    else:
+        areas = {name: area_of(name) for name in names}
+    cache = ImageCache(settings, areas)
     records = [record for category in categories for record in category.records]
     ImageSet([ImageFile(record) for record in records], cache).load(progress)
 
@@ -165,10 +167,10 @@ def load_dataset(
         test=ImageSet(test, cache),
         root=root,
         source=layout.source,
-        fingerprint=fingerprint(records, layout, area),
-        test_fingerprint=fingerprint((image.record for image in test), layout, area),
+        fingerprint=fingerprint(records, layout, areas),
+        test_fingerprint=fingerprint((image.record for image in test), layout, areas),
         categories=names,
-        area=area,
+        areas=areas,
         notes=tuple(note for category in categories for note in _notes(category, layout, cache)),
     )
 
@@ -276,23 +278,24 @@ def dataset_fingerprint(settings: DataSettings) -> str:
     """Return `Splits.fingerprint` of the images that `settings` name, without decoding them."""
     layout, names = find_layout(settings), choose_categories(settings)
     records = [record for name in names for record in read_category(layout, name).records]
-    return fingerprint(records, layout, area_of(settings, names))
+    return fingerprint(records, layout, areas_of(settings, names))
 
 
-def fingerprint(
-    records: Iterable[ImageRecord], layout: Layout, area: InspectedArea | None = None
-) -> str:
+def fingerprint(records: Iterable[ImageRecord], layout: Layout, areas: Areas | None = None) -> str:
     """Return the sha256 (hex) of the sorted lines `path, content sha256, label, mask sha256`, and
-    of the inspected area if it is not the whole image.
+    of the inspected areas that are not whole images: one for all categories, or one each.
 
     Paths are relative, see `Layout.relative_path`. A change of a name, a pixel, a label, a mask or
-    the area changes the fingerprint; the order of the records and the dataset's location do not.
+    an area changes the fingerprint; the order of the records and the dataset's location do not.
     """
     records = list(records)
     with ThreadPoolExecutor(THREADS) as pool:
         lines = sorted(pool.map(lambda record: _fingerprint_line(record, layout), records))
-    if area is not None:
-        lines.append(f"inspected area\t{area.digest}")
+    digests = {name: area.digest for name, area in sorted((areas or {}).items()) if area}
+    if areas_differ(areas or {}):
+        lines += [f"inspected area\t{digest}\t{name}" for name, digest in digests.items()]
+    elif digests:
+        lines.append(f"inspected area\t{next(iter(digests.values()))}")
     return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
 

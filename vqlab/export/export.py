@@ -86,9 +86,11 @@ def test_images(model: Model) -> list[Path]:
     try:
         find_root(model.data)
         layout = find_layout(model.data)
+        names = choose_categories(model.data)
         records = [
             record
-            for name in choose_categories(model.data)
+            for name in names
+            if model.image_category in (None, name)
             for record in read_category(layout, name).test
         ]
     except UserError as error:

@@ -13,8 +13,15 @@ from vqlab.types import UserError
 def load_model(reference: str, category: str | None, mlruns: Path) -> Model:
     """Return the model of `champion`, a checkpoint file, or a run (ID, unique ID prefix or name).
 
-    Raises UserError if it does not exist, or if it was not trained on `category`.
+    category: of the images; several joined by `+` name a joint model. A category without a champion
+    has that of a joint model trained on it. Raises UserError if the model does not exist, or was
+    not trained on `category`.
     """
+    model = _load(reference, category, mlruns)
+    return model.for_category(category) if category in model.categories else model
+
+
+def _load(reference: str, category: str | None, mlruns: Path) -> Model:
     if Path(reference).suffix == ".safetensors":
         model = Model.load(Path(reference))
         _require_category(f"checkpoint {reference}", model.categories, category)
@@ -25,7 +32,8 @@ def load_model(reference: str, category: str | None, mlruns: Path) -> Model:
 
     tracker = Tracker.open(mlruns, create=False, write=False)
     if reference == "champion":
-        return Model.load(tracker.champion(str(category)).checkpoint)
+        name = tracker.registry.champion_name(str(category))
+        return Model.load(tracker.champion(name).checkpoint)
     record = tracker.find(reference)
     _require_category(f"run {record.short}", record.categories, category)
     return Model.load(record.checkpoint())

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from vqlab.data import areas_differ
 from vqlab.model import Model, Prediction
 from vqlab.predict.coco import COCO_NAME, write_coco
 from vqlab.predict.files import find_images
@@ -109,6 +110,7 @@ def _settings(model: Model, pictures: str, min_area: int) -> dict[str, Any]:
     """Return what must be equal to resume a prediction."""
     return {
         "model": model.digest,
+        "--category": model.image_category if areas_differ(model.areas) else None,
         "--pictures": pictures,
         "--min-area": min_area,
         "--mm-per-pixel": model.data.mm_per_pixel,

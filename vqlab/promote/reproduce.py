@@ -62,19 +62,21 @@ def reproduce(record: RunRecord, data: Path | None) -> Reproduction:
     model = Model.load(checkpoint, "cpu")
     if record.tags.get("vqlab.test_fingerprint") == NO_IMAGES:
         images = same_data(record, model_config(model, data), model).held_out.records
-        paths = [image.path for image in images[:: max(1, (len(images) - 1) // (_IMAGES - 1))]]
-        expected = {path: model.score(path).score for path in paths}
+        chosen = images[:: max(1, (len(images) - 1) // (_IMAGES - 1))]
+        expected = [
+            (i.path, i.category, model.for_category(i.category).score(i.path).score) for i in chosen
+        ]
     else:
         expected = _recorded_scores(record, model_config(model, data))
     task: dict[str, Any] = {
         "checkpoint": str(checkpoint),
-        "images": [str(path) for path in expected],
+        "images": [(str(path), category) for path, category, _ in expected],
         "device": record.tags.get("vqlab.device", "cpu").partition(":")[0],
         "threads": record.tags.get("vqlab.threads", ""),
     }
     result = score_in_fresh_process(task)
     scores = result["scores"]
-    for (path, recorded), score in zip(expected.items(), scores, strict=True):
+    for (path, _, recorded), score in zip(expected, scores, strict=True):
         if not math.isclose(score, recorded, rel_tol=_TOLERANCE, abs_tol=1e-9):
             raise UserError(
                 f"gate reproduction: checkpoint {checkpoint} must reproduce the score of {path}; "
@@ -82,8 +84,8 @@ def reproduce(record: RunRecord, data: Path | None) -> Reproduction:
                 "again."
             )
     return Reproduction(
-        len(scores), scores == list(expected.values()), statistics.median(result["seconds"]),
-        result["memory"], result["device"], result["threads"],
+        len(scores), scores == [score for _, _, score in expected],
+        statistics.median(result["seconds"]), result["memory"], result["device"], result["threads"],
     )  # fmt: skip
 
 
@@ -93,9 +95,9 @@ def model_config(model: Model, data: Path | None) -> RunConfig:
 
 
 def same_data(record: RunRecord, config: RunConfig, model: Model) -> Splits:
-    """Load the data that a run was trained on, with the inspected area of its model. Raises
+    """Load the data that a run was trained on, with the inspected areas of its model. Raises
     UserError if they have changed."""
-    splits = load_dataset(config.data, area=model.area)
+    splits = load_dataset(config.data, area_of=model.area_of)
     fingerprint = record.tags["vqlab.data_fingerprint"]
     if splits.fingerprint != fingerprint:
         raise UserError(
@@ -106,16 +108,17 @@ def same_data(record: RunRecord, config: RunConfig, model: Model) -> Splits:
     return splits
 
 
-def _recorded_scores(record: RunRecord, config: RunConfig) -> dict[Path, float]:
-    """Return a few test images, evenly spaced, with the scores that the run recorded."""
+def _recorded_scores(record: RunRecord, config: RunConfig) -> list[tuple[Path, str, float]]:
+    """Return a few test images, evenly spaced: path, category, and the score that the run
+    recorded."""
     roots = [find_root(config.data)[0], *([config.data.bad] if config.data.bad else [])]
     folders = [folder for root in roots for folder in (root, *root.absolute().parents)]
-    rows: list[Mapping[str, str]] = []
+    rows: list[tuple[str, Mapping[str, str]]] = []
     for category in record.categories:
         with _scores_file(record, category).open(newline="", encoding="utf-8") as file:
-            rows += csv.DictReader(file)
-    scores = {}
-    for row in rows[:: max(1, (len(rows) - 1) // (_IMAGES - 1))]:
+            rows += [(category, row) for row in csv.DictReader(file)]
+    scores = []
+    for category, row in rows[:: max(1, (len(rows) - 1) // (_IMAGES - 1))]:
         names = (row["file"], restored(row["file"]))
         files = [folder / name for name in names for folder in (*folders, Path())]
         path = next((file for file in files if file.exists()), None)
@@ -124,7 +127,7 @@ def _recorded_scores(record: RunRecord, config: RunConfig) -> dict[Path, float]:
                 f"test image {row['file']} is no longer in {roots[0]}, so the scores of run "
                 f"{record.short} cannot be checked; restore it."
             )
-        scores[path] = float(row["score"])
+        scores.append((path, category, float(row["score"])))
     return scores
 
 
@@ -152,7 +155,8 @@ def score_in_fresh_process(task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def score_images(task: Mapping[str, Any]) -> dict[str, Any]:
-    """Score the `images` of a task with its `checkpoint`, on its `device` with its `threads`.
+    """Score the `images` (path and category) of a task with its `checkpoint`, on its `device` with
+    its `threads`.
 
     Returns `scores`, `seconds` per image of a second pass, `memory` (peak, bytes), `device` and
     `threads`.
@@ -161,12 +165,12 @@ def score_images(task: Mapping[str, Any]) -> dict[str, Any]:
         torch.set_num_threads(int(task["threads"]))
     available = task["device"] == "cpu" or torch.cuda.is_available()
     model = Model.load(Path(task["checkpoint"]), task["device"] if available else "cpu")
-    images = [Path(image) for image in task["images"]]
-    scores = [model.score(image).score for image in images]
+    images = [(model.for_category(category), Path(path)) for path, category in task["images"]]
+    scores = [view.score(path).score for view, path in images]
     seconds = []
-    for image in images:
+    for view, path in images:
         start = time.perf_counter()
-        model.score(image)
+        view.score(path)
         seconds.append(time.perf_counter() - start)
     return {
         "scores": scores,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vqlab.config import dump
-from vqlab.data import Splits
+from vqlab.data import Splits, encode_areas
 from vqlab.detectors import Detector
 from vqlab.evaluation import Report, Scored, Thresholds, choose_thresholds, evaluate
 from vqlab.features import Backbone, CachedRecords, FeatureSet
@@ -71,13 +71,14 @@ def calibrated_model(
     """
     detector, backbone, device = trainer.detector, trainer.backbone, trainer.device
     calibrate(detector, trainer.features, effort)
+    inspected = encode_areas(splits.areas)
     meta = {
         "config": dump(config),
         "data": {
             "source": splits.source,
             "fingerprint": splits.fingerprint,
             "categories": list(splits.categories),
-            **({"inspected": splits.area.encode()} if splits.area is not None else {}),
+            **({} if inspected is None else {"inspected": inspected}),
         },
         "run_id": run_id,
         "version": __version__,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from vqlab.config import dump, flatten
-from vqlab.data import Splits, load_dataset, write_png
+from vqlab.data import Splits, areas_differ, load_dataset, write_png
 from vqlab.evaluation import Predictions, Report, review_sentence
 from vqlab.model import Model
 from vqlab.nn import distributed
@@ -38,7 +38,7 @@ from vqlab.run.settings import (
     trained_key,
 )
 from vqlab.run.test_set import OnProgress, has_test, require_test, test_model, without_trained_on
-from vqlab.text import category_text, unique_key
+from vqlab.text import category_text, folder_name, unique_key
 from vqlab.tracking import NOTE, Run, Tracker, category_tags
 from vqlab.training import SharedTrainer, Trainer, choose_device
 from vqlab.types import UserError
@@ -266,14 +266,17 @@ def start(
 
 
 def log_data(tracked: Run, splits: Splits) -> None:
-    """Log the split of every image, a contact sheet of the validation images, and the inspected
-    area if it is not the whole image."""
+    """Log the split of every image, a contact sheet of the validation images, and inspected areas
+    that are not whole images."""
     with tempfile.TemporaryDirectory() as folder:
         splits.write_table(Path(folder) / "splits.csv")
         with attempt("validation.png"):
             write_png(splits.validation_sheet, Path(folder) / "validation.png")
-        if splits.area is not None:
-            write_png(splits.area.mask.astype(np.uint8) * 255, Path(folder) / "inspected_area.png")
+        separate = areas_differ(splits.areas)
+        for category, area in splits.areas.items():
+            name = f"inspected_area_{folder_name(category)}" if separate else "inspected_area"
+            if area is not None:
+                write_png(area.mask.astype(np.uint8) * 255, Path(folder) / f"{name}.png")
         tracked.log_artifacts(Path(folder), "data")
 
 
@@ -291,7 +294,7 @@ def evaluate_model(
     Returns the report and the folder of the pictures. Raises UserError without test images.
     """
     config = resolve(as_folders(data).over(model.meta["config"]))
-    splits = load_dataset(config.data, area=model.area)
+    splits = load_dataset(config.data, area_of=model.area_of)
     require_test(splits, "to evaluate a model on")
     splits = without_trained_on(model, config, splits)
     evaluation = config.evaluation.model_copy(update={"shifts": shifts})

@@ -94,7 +94,7 @@ def without_trained_on(model: Model, config: RunConfig, splits: Splits) -> Split
         f"The model was trained on images of {good}, so none of them is a test normal: false "
         "rejects and image AUROC cannot be measured; train again with --good and --bad."
     )
-    test_fingerprint = fingerprint(test.records, find_layout(config.data), splits.area)
+    test_fingerprint = fingerprint(test.records, find_layout(config.data), splits.areas)
     return replace(splits, test=test, test_fingerprint=test_fingerprint, notes=(note,))
 
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from vqlab.data import areas_differ
 from vqlab.errors import UserError, did_you_mean
 from vqlab.model import Model
 from vqlab.serve.settings import ServeSettings
-from vqlab.text import join_names
+from vqlab.text import category_text, join_names
 from vqlab.tracking import Tracker, Version
 
 logger = logging.getLogger("vqlab.serve")
@@ -35,6 +36,8 @@ class ServedModel:
     version: int
     run_id: str
     model: Model = field(repr=False)
+    registered: str
+    """Category of the registered model: `a+b` for a joint model that also serves `category`."""
 
     @property
     def detector(self) -> str:
@@ -50,7 +53,7 @@ class Champions:
         self._settings = settings
         tracker = Tracker.open(settings.mlruns, create=False, write=False)
         self._registry, self._is_copy = tracker.registry, tracker.is_copy
-        self._current: dict[str, ServedModel] = {}
+        self._champions: dict[str, list[ServedModel]] = {}
         self._cached: OrderedDict[tuple[str, int], ServedModel] = OrderedDict()
         self._loading = threading.Lock()
         categories = settings.categories or tuple(self._registry.champions())
@@ -60,10 +63,10 @@ class Champions:
                 "(make promote CLASS=cable)."
             )
         for category in categories:
-            champion = self._registry.by_alias(category)
+            champion = self._champion_of(category)
             if champion is None:
                 raise self._registry.no_champion(category)
-            self._current[category] = self._load(champion)
+            self._champions[category] = self._load(champion, category)
         if self._is_copy:
             logger.warning(
                 "%s cannot be written, so a copy of its database is used; restart the server to "
@@ -73,12 +76,18 @@ class Champions:
 
     @property
     def current(self) -> dict[str, ServedModel]:
-        """The champion of each category."""
-        return dict(self._current)
+        """The champion of each category: its own, else that of a joint model.
+
+        A joint model is served by the name `a+b`, or, if its categories have different inspected
+        areas, by the name of each.
+        """
+        every = [served for models in self._champions.values() for served in models]
+        every.sort(key=lambda served: served.category == served.registered)
+        return {served.category: served for served in every}
 
     def champion(self, category: str | None) -> ServedModel:
         """Return the champion of a category; None: of the only one. Raises UnknownModel."""
-        current = self._current
+        current = self.current
         if category is None and len(current) == 1:
             return next(iter(current.values()))
         names = join_names(sorted(current))
@@ -98,7 +107,7 @@ class Champions:
         key = champion.category, number
         with self._loading:
             if key not in self._cached:
-                versions = self._registry.versions(champion.category)
+                versions = self._registry.versions(champion.registered)
                 match = next((v for v in versions if v.version == number), None)
                 if match is None:
                     numbers = join_names([str(v.version) for v in versions])
@@ -106,7 +115,10 @@ class Champions:
                         f"{champion.category} has no version {number}; available: {numbers}."
                     )
                 try:
-                    self._cached[key] = self._load(match)
+                    loaded = self._load(match, champion.model.image_category or champion.category)
+                    if len(loaded) > 1:
+                        loaded[0].model.area_of(None)  # raises
+                    [self._cached[key]] = loaded
                 except UserError as error:
                     logger.warning("version %d of %s: %s", number, champion.category, error)
                     raise UnusableModel(
@@ -120,7 +132,7 @@ class Champions:
 
     def versions(self, category: str) -> list[Version]:
         """Return the versions of a category, newest first. Raises UnknownModel."""
-        return self._registry.versions(self.champion(category).category)
+        return self._registry.versions(self.champion(category).registered)
 
     def refresh(self) -> int:
         """Replace champions for which another version was promoted; return their number.
@@ -131,31 +143,47 @@ class Champions:
         """
         if self._is_copy:
             return 0
-        names = self._settings.categories or {*self._current, *self._registry.champions()}
+        names = self._settings.categories or {*self._champions, *self._registry.champions()}
         replaced, failures = 0, []
         for category in sorted(names):
-            champion, served = self._registry.by_alias(category), self._current.get(category)
-            if champion is None or (served and _same(served, champion)):
-                continue
+            served = self._champions.get(category)
             try:
-                loaded = self._load(champion)
+                champion = self._champion_of(category)
+                if champion is None or (served and _same(served[0], champion)):
+                    continue
+                loaded = self._load(champion, category)
             except UserError as error:
-                failures.append(f"version {champion.version} of {category}: {error}")
+                failures.append(f"new champion of {category}: {error}")
                 continue
-            self._current = {**self._current, category: loaded}
+            self._champions = {**self._champions, category: loaded}
             replaced += 1
         if failures:
             raise UserError("; ".join(failures))
         return replaced
 
-    def _load(self, version: Version) -> ServedModel:
-        model = Model.load(self._registry.checkpoint(version), self._settings.device)
+    def _champion_of(self, category: str) -> Version | None:
+        return self._registry.by_alias(self._registry.champion_name(category))
+
+    def _load(self, version: Version, category: str) -> list[ServedModel]:
+        """Load a version for the images of a category; of all its categories if `category` names a
+        joint model that inspects a different area in each."""
+        model = Model.load(self._registry.checkpoint(version), self._settings.device).use_engine()
+        models = [model]
+        if category_text([category]) != version.category:
+            models = [model.for_category(category)]
+        elif areas_differ(model.areas):
+            models = [model.for_category(name) for name in model.categories]
+        first = models[0]
         side = model.data.image_size
-        size = (side, side) if model.area is None else model.area.mask.shape
-        model.use_engine()
-        model.score(np.zeros((*size, 3), np.uint8))  # the first call is slower
-        return ServedModel(version.category, version.version, version.run_id, model)
+        size = (side, side) if first.area is None else first.area.mask.shape
+        first.score(np.zeros((*size, 3), np.uint8))  # the first call is slower
+        return [
+            ServedModel(each.category, version.version, version.run_id, each, version.category)
+            for each in models
+        ]
 
 
 def _same(served: ServedModel, version: Version) -> bool:
-    return (served.version, served.run_id) == (version.version, version.run_id)
+    return (served.version, served.run_id, served.registered) == (
+        version.version, version.run_id, version.category,
+    )  # fmt: skip

@@ -53,6 +53,7 @@ def known_defects(served: ServedModel, tracker: Tracker) -> list[float]:
     record = tracker.get(served.run_id)
     try:
         parts = load_evidence(record.artifact(EVIDENCE)) if record else {}
+        parts = {served.category: parts[served.category]} if served.category in parts else parts
     except UserError:
         return []
     scores = [part.evidence.scores[part.evidence.labels == 1] for part in parts.values()]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqlab.data import Splits, pixels_digest
+from vqlab.data import Splits, areas_differ, pixels_digest
 from vqlab.errors import UserError
 from vqlab.model import Model
 from vqlab.predict.files import find_images
@@ -35,14 +35,17 @@ def score_good_images(
 ) -> GoodImages:
     """Score the images in `folder`, equal ones once.
 
-    Raises UserError if one cannot be read, or is a test image (it would no longer measure anything)
-    or a training image (its score is lower than that of new images), compared pixel by pixel.
+    If a joint model inspects a different area in each category, they must be in folders named like
+    the categories. Raises UserError if they are not, or if one cannot be read, is a test image (it
+    would no longer measure anything) or a training image (its score is lower than that of new
+    images), compared pixel by pixel.
     """
     files = find_images([folder])
     bad = [f"{visible(path)} ({error})" for path, error in files.errors.items() if error]
     if bad:
         raise UserError(f"images in {folder} cannot be read: {join_names(bad)}; remove them.")
     paths = list(files.errors)
+    views = {path: _for_image(model, path) for path in paths}
     digests = {path: pixels_digest(model.read(path)) for path in paths}
     used = {"test": splits.test.records, "training": splits.train.records}
     reasons = {
@@ -59,12 +62,26 @@ def score_good_images(
     unique = list({digest: path for path, digest in reversed(digests.items())}.values())[::-1]
     scores = []
     for done, path in enumerate(unique, 1):
-        scores.append(model.score(path).score)
+        scores.append(views[path].score(path).score)
         on_progress("scoring good images", done, len(unique))
     notes = list(files.notes)
     if len(unique) < len(paths):
         notes.append(f"{len(paths) - len(unique)} images in {folder} are copies; each counts once.")
     return GoodImages(digests, np.array(scores, np.float64), tuple(notes))
+
+
+def _for_image(model: Model, path: Path) -> Model:
+    """Return the model for an image in a folder of good images."""
+    if not areas_differ(model.areas):
+        return model
+    category = path.absolute().parent.name
+    if category not in model.categories:
+        raise UserError(
+            f"good image {visible(path)} must be in a folder named like its category "
+            f"({join_names(model.categories)}), because the model inspects a different area in "
+            "each; move it."
+        )
+    return model.for_category(category)
 
 
 def _digests(model: Model, records: Sequence[ImageRecord]) -> set[str]:

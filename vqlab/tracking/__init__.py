@@ -15,7 +15,7 @@ from vqlab.tracking.environment import (  # isort: split
 )
 
 from vqlab.tracking.artifacts import CHECKPOINT, CONFIG
-from vqlab.tracking.categories import category_tags, matches_categories
+from vqlab.tracking.categories import category_tags, matches_categories, model_name
 from vqlab.tracking.liveness import owner_is_gone, owner_tags
 from vqlab.tracking.pages import (
     NOTE,
@@ -29,7 +29,7 @@ from vqlab.tracking.store import remember_ui
 from vqlab.tracking.ui import ui_command
 
 if TYPE_CHECKING:
-    from vqlab.tracking.registry import CHAMPION, PREVIOUS, Champion, Registry, Version, model_name
+    from vqlab.tracking.registry import CHAMPION, PREVIOUS, Champion, Registry, Version
     from vqlab.tracking.run import Run
     from vqlab.tracking.termination import Terminated
     from vqlab.tracking.tracker import Tracker
@@ -68,9 +68,7 @@ _MODULES = {
     "Tracker": "tracker",
     "Run": "run",
     "Terminated": "termination",
-    **dict.fromkeys(
-        ("CHAMPION", "PREVIOUS", "Champion", "Registry", "Version", "model_name"), "registry"
-    ),
+    **dict.fromkeys(("CHAMPION", "PREVIOUS", "Champion", "Registry", "Version"), "registry"),
 }
 
 

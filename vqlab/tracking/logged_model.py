@@ -43,7 +43,12 @@ _METRICS_AT_ONCE = 1000
 _EXAMPLE_SIDE = 64
 _SPLITS = ("test/", "validation/")
 _SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(DataType.binary, "image")]),
+    inputs=Schema(
+        [
+            ColSpec(DataType.binary, "image"),
+            ColSpec(DataType.string, "category", required=False),
+        ]
+    ),
     outputs=Schema(
         [
             ColSpec(DataType.double, "score", required=False),
@@ -173,7 +178,8 @@ def _description(name: str) -> str:
 Scores images: `score` (higher is more anomalous), `calibrated` (0 to 1, 0.5 at the threshold),
 `p_value` (share of normal images that score at least as high), `verdict` (`pass`, `review`,
 `reject` or `unreadable`), `regions` (defects of the image) and `reason` (why an image is
-unreadable). Input: a column `image` with the bytes of image files.
+unreadable). Input: a column `image` with the bytes of image files, and optionally `category`, which
+a joint model needs if it inspects a different area in each category.
 
 ```python
 model = mlflow.pyfunc.load_model("models:/{name}@champion")

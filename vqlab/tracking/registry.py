@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,21 +19,24 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from vqlab.errors import UserError, did_you_mean
-from vqlab.text import category_text, storable, unique_key
+from vqlab.text import category_text, join_names, storable
 from vqlab.tracking.artifacts import artifact
-from vqlab.tracking.categories import category_tags, interpretations, same_categories
+from vqlab.tracking.categories import (
+    Category,
+    categories_of,
+    category_tags,
+    interpretations,
+    known_model_names,
+    model_names,
+    same_categories,
+)
 from vqlab.tracking.store import Client, store_lock
-
-Category = str | Sequence[str]
-"""A category, or the list of categories of a joint model."""
 
 CHAMPION, PREVIOUS = "champion", "previous"
 _PATH, _SHA = "vqlab.checkpoint", "vqlab.checkpoint_sha256"
 _MODEL = "vqlab.model_id"
 """Tag of a version: ID of its LoggedModel; versions of vqlab 0.1 have none."""
 _HISTORY = "vqlab.champions"
-_REFUSED = r"[^\w.\- ]"
-"""Characters not allowed in names of registered models."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Registry:
     def _create(self, category: Category) -> RegisteredModel:
         """Create the registered model of a category under the first available name."""
         categories = interpretations(category)[0] if isinstance(category, str) else tuple(category)
-        for name in _names(categories):
+        for name in model_names(categories):
             try:
                 return self._client.create_registered_model(name, tags=category_tags(categories))
             except MlflowException as error:
@@ -127,14 +129,14 @@ class Registry:
                 return model
         raise UserError(
             f"no model can be registered for category {_text(category)}: "
-            f"{' and '.join(_names(categories))} are other categories' models; rename one."
+            f"{' and '.join(model_names(categories))} are other categories' models; rename one."
         )
 
     def _model(self, category: Category) -> RegisteredModel | None:
         """Return the registered model whose tags name this category."""
         candidates = interpretations(category) if isinstance(category, str) else [tuple(category)]
         for categories in candidates:
-            for name in _known_names(categories):
+            for name in known_model_names(categories):
                 model = self._named(name, categories)
                 if model is not None:
                     return model
@@ -294,37 +296,35 @@ class Registry:
         hint = hint or f"{there}train and promote one (make promote CLASS={category})."
         return UserError(f"category {category!r} has no champion; {hint}")
 
-    def champions(self) -> list[str]:
-        """Return the categories with a champion, sorted."""
+    def champions(self, trained_on: str | None = None) -> list[str]:
+        """Return the categories with a champion, sorted: joined by `+` for a joint model.
+
+        trained_on: only those of models trained on this category.
+        """
         models = self._client.search_registered_models(max_results=1000)
-        return sorted(m.tags.get("vqlab.category", m.name) for m in models if CHAMPION in m.aliases)
+        return sorted(
+            model.tags.get("vqlab.category", model.name)
+            for model in models
+            if CHAMPION in model.aliases
+            and (trained_on is None or trained_on in categories_of(model.tags))
+        )
+
+    def champion_name(self, category: str) -> str:
+        """Return which champion scores images of a category, as in `champions`: its own, else that
+        of a joint model trained on it. Raises UserError if there are several."""
+        joint = [] if self.by_alias(category) else self.champions(trained_on=category)
+        if len(joint) > 1:
+            raise UserError(
+                f"category {category} must have one champion; it has those of the joint models "
+                f"{join_names(joint)}; choose a run of one of them (--model)."
+            )
+        return joint[0] if joint else category
 
 
 def _until(history: Sequence[int], version: int) -> list[int]:
     """Return the history up to the last time that `version` became champion."""
     indices = [i for i, number in enumerate(history) if number == version]
     return [*history[: indices[-1] if indices else None], version]
-
-
-def model_name(category: Category) -> str:
-    """Return the preferred registered-model name of a category."""
-    categories = (category,) if isinstance(category, str) else category
-    if len(categories) == 1:
-        return f"vqlab-{unique_key(categories[0], _REFUSED)}"
-    return f"vqlab-joint-{unique_key(category_text(categories), _REFUSED, with_digest=True)}"
-
-
-def _names(categories: Sequence[str]) -> list[str]:
-    """Return possible names of the registered model: the preferred one, and one with a digest in
-    case that belongs to another category (a case-insensitive database)."""
-    with_digest = unique_key(category_text(categories), _REFUSED, with_digest=True)
-    return list(dict.fromkeys([model_name(categories), f"vqlab-{with_digest}"]))
-
-
-def _known_names(categories: Sequence[str]) -> list[str]:
-    """Return `_names` and the name used by vqlab 0.1."""
-    earlier = re.sub(_REFUSED, "_", category_text(categories))
-    return list(dict.fromkeys([*_names(categories), f"vqlab-{earlier}"]))
 
 
 def _text(category: Category) -> str:

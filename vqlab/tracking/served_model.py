@@ -2,7 +2,8 @@
 on loading (models from code), so it uses only the public interface of vqlab.
 
 Input: a column `image`, the bytes of image files; base64 in JSON requests. No paths or URLs, since
-whoever sends a request must not read files of the server. Output: a row per image with `score`,
+whoever sends a request must not read files of the server. Optional column `category`, which a joint
+model needs if it inspects a different area in each. Output: a row per image with `score`,
 `calibrated`, `p_value` (None for old checkpoints), `verdict` (pass, review, reject, unreadable),
 `regions` (a list of objects, see `vqlab.data.Region`) and `reason` (why an image is unreadable).
 """
@@ -32,17 +33,19 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow ha
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """Return a row per row of `model_input`, a table with the column `image`."""
-        rows = [self._row(image) for image in model_input["image"]]
+        categories = model_input.get("category", [None] * len(model_input))
+        rows = [self._row(*pair) for pair in zip(model_input["image"], categories, strict=True)]
         # As numbers, missing scores would be NaN, which is not JSON.
         return pd.DataFrame(rows, columns=COLUMNS, dtype=object)
 
-    def _row(self, content: bytes) -> tuple[Any, ...]:
+    def _row(self, content: bytes, category: str | None) -> tuple[Any, ...]:
+        model = self.model.for_category(category) if isinstance(category, str) else self.model
         try:
             pixels = self._pixels(content)
         except Exception as error:  # decoders raise many kinds of errors on damaged files
             reason = str(getattr(error, "reason", error)) or type(error).__name__
             return None, None, None, "unreadable", [], reason
-        result = self.model.score(pixels)
+        result = model.score(pixels)
         regions = [asdict(region) for region in result.regions()]
         return result.score, result.calibrated, result.p_value, result.verdict, regions, ""
 

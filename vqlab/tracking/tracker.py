@@ -15,7 +15,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from vqlab.errors import UserError
 from vqlab.text import shorten, visible
-from vqlab.tracking.categories import category_tags
+from vqlab.tracking.categories import Category, category_tags
 from vqlab.tracking.environment import code_tags, environment_info, user_name
 from vqlab.tracking.errors import first_line
 from vqlab.tracking.experiments import Experiments
@@ -23,7 +23,7 @@ from vqlab.tracking.liveness import delete_locks, owner_is_gone, owner_tags
 from vqlab.tracking.pages import ExperimentPages, run_route
 from vqlab.tracking.record import RunRecord, ranked
 from vqlab.tracking.reference import match_run, no_such_run
-from vqlab.tracking.registry import Category, Champion, Registry
+from vqlab.tracking.registry import Champion, Registry
 from vqlab.tracking.run import Run, Status, clear_failure
 from vqlab.tracking.run_query import StoredRun, stored_runs
 from vqlab.tracking.store import Client, connect, locate, store_lock, without_password

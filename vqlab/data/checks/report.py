@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from vqlab.data.area import InspectedArea
+from vqlab.data.area import Areas, InspectedArea
 from vqlab.data.category import Category
 from vqlab.data.checks.content import content_warnings
 from vqlab.data.datasets import Counts, Dataset, Layout, published_counts
@@ -48,8 +48,7 @@ class CheckReport:
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     fingerprint: str = ""
-    """Fingerprint of all checked categories; empty if a file cannot be read, or if their inspected
-    areas differ."""
+    """Fingerprint of all checked categories; empty if a file cannot be read."""
 
     @property
     def ok(self) -> bool:
@@ -73,7 +72,7 @@ def check_dataset(
     categories: Sequence[str] | None = None,
     progress: Progress | None = None,
     bits: int | None = None,
-    areas: Mapping[str, InspectedArea | None] | None = None,
+    areas: Areas | None = None,
 ) -> CheckReport:
     """Decode every image and mask of a dataset and report all problems.
 
@@ -89,25 +88,23 @@ def check_dataset(
         report = CheckReport(layout.root, layout.source)
     else:
         report = CheckReport(root, source_of(root))
-    areas = areas or {}
+    areas = {name: (areas or {}).get(name) for name in names}
     contents = [read_category(layout, name) for name in names]
     records = [record for category in contents for record in category.records]
     done = 0
     with ThreadPoolExecutor(THREADS) as pool:
         for category in contents:
             inspections = []
-            inspect = partial(_inspect, bits=bits, area=areas.get(category.name))
+            inspect = partial(_inspect, bits=bits, area=areas[category.name])
             for inspection in pool.map(inspect, category.records):
                 inspections.append(inspection)
                 done += 1
                 if progress is not None:
                     progress(done, len(records))
-            area = areas.get(category.name)
-            _report_category(report, category, inspections, layout, bits, area)
+            _report_category(report, category, inspections, layout, bits, areas[category.name])
     _compare_totals(report, layout.dataset)
-    common = {area and area.digest: area for area in map(areas.get, names)}
-    if all(row.fingerprint for row in report.rows) and len(common) == 1:
-        report.fingerprint = fingerprint(records, layout, *common.values())
+    if all(row.fingerprint for row in report.rows):
+        report.fingerprint = fingerprint(records, layout, areas)
     return report
 
 
@@ -173,7 +170,9 @@ def _report_category(
             masks=sum(record.mask is not None for record in category.test),
             sizes=_size_range([image.size for image in images.values()]),
             published=note,
-            fingerprint=fingerprint(category.records, layout, area) if complete else "",
+            fingerprint=fingerprint(category.records, layout, {category.name: area})
+            if complete
+            else "",
         )
     )
 
