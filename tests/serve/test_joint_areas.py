@@ -121,6 +121,7 @@ def test_the_category_of_the_images_is_required(joint: Joint, tmp_path: Path) ->
     for command in (["predict", str(path), "-c"], ["export"]):
         with pytest.raises(UserError, match=REFUSED):
             joint.command(*command, ALL, "-o", str(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
     joint.command("predict", str(path), "-c", "part", "-o", str(tmp_path / "predicted"))
     with (tmp_path / "predicted" / "scores.csv").open() as file:
         (row,) = csv.DictReader(file)

@@ -1,4 +1,5 @@
-"""The life of a model on PostgreSQL, and on an MLflow server that stores the artifacts."""
+"""The life of a model on PostgreSQL, and on an MLflow server (on PostgreSQL where it is installed)
+that stores the artifacts."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from mlflow_server import free_port, serving
 from postgres_server import NoPostgres, postgres_server
 from tiny_set import tiny_recipe
@@ -36,11 +38,22 @@ print(json.dumps(mlflow.pyfunc.load_model(sys.argv[1]).predict(images).to_dict("
 
 @contextlib.contextmanager
 def mlflow_server(folder: Path) -> Iterator[str]:
-    """Start `mlflow server`, which stores the artifacts, too; yield its address."""
+    """Start `mlflow server` on PostgreSQL, or else on SQLite; it stores the artifacts, too. Yield
+    its address."""
+    with contextlib.ExitStack() as stack:
+        try:
+            database = stack.enter_context(postgres_server())
+        except NoPostgres:
+            database = f"sqlite:///{folder / 'server.db'}"
+        yield stack.enter_context(server_on(database, folder))
+
+
+@contextlib.contextmanager
+def server_on(database: str, folder: Path) -> Iterator[str]:
     port = free_port()
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
-        "--backend-store-uri", f"sqlite:///{folder / 'server.db'}",
+        "--backend-store-uri", database,
         "--artifacts-destination", str(folder / "artifacts"), "--workers", "1",
     ]  # fmt: skip
     settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -88,6 +101,33 @@ def served(uri: str, files: list[Path], folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+@contextlib.contextmanager
+def scoring_server(uri: str, folder: Path) -> Iterator[str]:
+    """Start `mlflow models serve` with the store of MLFLOW_TRACKING_URI; yield its address."""
+    port = free_port()
+    command = [
+        sys.executable, "-m", "mlflow", "models", "serve", "-m", uri, "--env-manager", "local",
+        "-h", "127.0.0.1", "-p", str(port), "-w", "1",
+    ]  # fmt: skip
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    source = str(Path(__file__).parents[2])
+    settings = {"PATH": path, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+    settings |= {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    log = folder / "scoring.log"
+    with serving(command, {**os.environ, **settings}, port, log, "ping") as address:
+        yield address
+
+
+def posted(address: str, files: list[Path]) -> list[dict[str, Any]]:
+    """Predict the bytes of image files by `mlflow models serve`."""
+    records = [{"image": base64.b64encode(file.read_bytes()).decode()} for file in files]
+    body = {"dataframe_records": records}
+    answer = requests.post(f"{address}/invocations", json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    rows: list[dict[str, Any]] = answer.json()["predictions"]
+    return rows
+
+
 def test_promote_load_list_delete_and_roll_back(mlruns: Path, root: Path) -> None:
     tracker = Tracker.open(mlruns)
     recipe = {**tiny_recipe(root, epochs=0), "detector": {"name": "mean_image"}}
@@ -122,6 +162,9 @@ def test_promote_load_list_delete_and_roll_back(mlruns: Path, root: Path) -> Non
     assert [(r["score"], r["verdict"]) for r in rows] == [
         (p["score"], p["verdict"]) for p in predicted
     ]
+
+    with scoring_server("models:/vqlab-part@champion", mlruns.parent) as scoring:
+        assert posted(scoring, files) == rows
 
     board = json.loads(call(mlruns, "leaderboard", "--json"))
     assert {row["name"]: row["champion"] for row in board} == {

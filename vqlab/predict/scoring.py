@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from PIL import Image
 
-from vqlab.data import areas_differ
 from vqlab.model import Model, Prediction
 from vqlab.predict.coco import COCO_NAME, write_coco
 from vqlab.predict.files import find_images
@@ -57,9 +56,9 @@ def predict_files(
     if pictures not in MODES:
         raise UserError(f"--pictures must be one of {', '.join(MODES)}; got {pictures!r}.")
     images = find_images(paths, results)
+    settings = _settings(model, pictures, min_area)
     with open_results(results) as folder:
         selection = Pictures(pictures, folder.partial)
-        settings = _settings(model, pictures, min_area)
         scored: set[str] = set()
         if resume:
             for row in _resume(folder, settings, images.errors):
@@ -110,7 +109,7 @@ def _settings(model: Model, pictures: str, min_area: int) -> dict[str, Any]:
     """Return what must be equal to resume a prediction."""
     return {
         "model": model.digest,
-        "--category": model.image_category if areas_differ(model.areas) else None,
+        "--category": model.area and model.area.digest,
         "--pictures": pictures,
         "--min-area": min_area,
         "--mm-per-pixel": model.data.mm_per_pixel,
