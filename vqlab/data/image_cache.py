@@ -74,7 +74,8 @@ class ImageCache:
 
     def __init__(self, settings: DataSettings, areas: Areas | None = None) -> None:
         self.settings = settings
-        self._areas = {name: area for name, area in (areas or {}).items() if area is not None}
+        self.areas = {name: area for name, area in (areas or {}).items() if area is not None}
+        """Inspected area of each category that is not inspected as a whole."""
         self.outside: set[Path] = set()
         """Images whose defect mask lies wholly outside the inspected area."""
         self.image_properties: dict[Path, ImageProperties] = {}
@@ -90,7 +91,12 @@ class ImageCache:
 
     def area(self, record: ImageRecord) -> InspectedArea | None:
         """Return the inspected area of an image; None: all pixels."""
-        return self._areas.get(record.category)
+        return self.areas.get(record.category)
+
+    def filled(self, record: ImageRecord, pixels: Pixels) -> Pixels:
+        """Return an image (H, W, 3) as a network sees it: filled outside its inspected area."""
+        area = self.area(record)
+        return pixels if area is None else area.fill(pixels)
 
     def inspected(self, record: ImageRecord, size: tuple[int, int]) -> Mask | None:
         """Return the inspected pixels (S, S) of an image of `size` (H, W) at network size: those
@@ -98,7 +104,7 @@ class ImageCache:
         area = self.area(record)
         if area is not None:
             return area.fitted(size, self.settings)
-        if not self._areas:
+        if not self.areas:
             return None
         mask = np.zeros((self.settings.image_size,) * 2, np.bool_)
         mask[_index(box_for(size, self.settings))] = True
@@ -155,7 +161,7 @@ class ImageFile:
         area, size = cache.area(self.record), (pixels.shape[0], pixels.shape[1])
         if area is not None and not area.fits(size):
             raise BadFile(path, area.mismatch(size), "use a mask for images of this shape")
-        image, geometry = fit_image(pixels if area is None else area.fill(pixels), settings)
+        image, geometry = fit_image(cache.filled(self.record, pixels), settings)
         if min(geometry.box[2:]) < MIN_SIDE:
             raise BadFile(
                 path,
@@ -262,7 +268,7 @@ def _content(file: ImageFile, settings: DataSettings, cache: ImageCache) -> Pixe
     if settings == cache.settings:
         resized = cache.get(file)
     else:
-        pixels, area = read_image(file.record.path, settings.bits), cache.area(file.record)
-        image, geometry = fit_image(pixels if area is None else area.fill(pixels), settings)
+        pixels = cache.filled(file.record, read_image(file.record.path, settings.bits))
+        image, geometry = fit_image(pixels, settings)
         resized = ResizedImage(image, np.zeros(image.shape[:2], np.bool_), geometry)
     return resized.image[resized.box]

@@ -98,7 +98,7 @@ class ImageSet:
         are not kept in memory."""
         settings = self.settings.model_copy(update={"memory_mib": 0})
         files = [source for source in self._sources if isinstance(source, ImageFile)]
-        cache = ImageCache(settings, self._cache.area)
+        cache = ImageCache(settings, self._cache.areas)
         return ImageSet([make(index, file) for index, file in enumerate(files)], cache)
 
     @property

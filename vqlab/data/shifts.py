@@ -134,7 +134,7 @@ class ShiftedImage:
 
     def make(self, cache: ImageCache) -> ResizedImage:
         pixels = self.original(cache)
-        image, geometry = fit_image(cache.filled(pixels), cache.settings)
+        image, geometry = fit_image(cache.filled(self.record, pixels), cache.settings)
         if self.record.mask is None:
             return ResizedImage(image, np.zeros(image.shape[:2], np.bool_), geometry)
         mask = self.original_mask(cache, (pixels.shape[0], pixels.shape[1]))
