@@ -153,6 +153,12 @@ def new_store(empty_store: Path) -> Callable[[Path], Tracker]:
     return make
 
 
+@pytest.fixture
+def empty_mlruns(empty_store: Path, tmp_path: Path) -> Path:
+    """A store without runs in the test's folder, where commands expect it."""
+    return Path(shutil.copytree(empty_store, tmp_path / "mlruns"))
+
+
 @pytest.fixture(scope="module")
 def store(
     new_store: Callable[[Path], Tracker], tmp_path_factory: pytest.TempPathFactory

@@ -24,6 +24,7 @@ from vqlab.tracking import Tracker
 from vqlab.types import ImageRecord
 
 BYTES = os.fsdecode(b"n\xfct")
+pytestmark = pytest.mark.usefixtures("empty_mlruns")
 
 
 def trained(root: Path, category: str, tmp_path: Path) -> tuple[Tracker, Outcome]:

@@ -16,9 +16,9 @@ from vqlab.types import UserError
 
 
 @pytest.fixture
-def read_only(tmp_path: Path) -> Iterator[Path]:
+def read_only(empty_mlruns: Path, tmp_path: Path) -> Iterator[Path]:
     """A store with a finished run, on a file system that is mounted read-only."""
-    root = tmp_path / "mlruns"
+    root = empty_mlruns
     with Tracker.open(root).start(experiment="cable", name="one") as run:
         run.log_metrics({"test/image_auroc": 0.9})
         run.log_text("text", "notes.txt")

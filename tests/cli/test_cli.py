@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,9 +30,12 @@ def recipe(small: Tree, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def training(small: Tree, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def training(
+    small: Tree, empty_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
     """The folder in which `vqlab train` ran for one epoch, and what it printed."""
     folder = tmp_path_factory.mktemp("training")
+    shutil.copytree(empty_store, folder / "mlruns")
     (folder / "recipe.yaml").write_text(yaml.safe_dump(small))
     result = run_command("train", "recipe.yaml", "training.epochs=1", cwd=folder)
     return folder, result.stdout

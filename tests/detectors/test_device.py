@@ -19,7 +19,9 @@ from vqlab.testing import products, train
 from vqlab.types import Sample
 
 CASES = [case.values[0] for case in MARKED_CASES]
-IDS = [f"{case.name}-{len(case.settings)}-{len(case.spec.sizes)}" for case in CASES]
+NUMBERS = [
+    pytest.param(number, id=case.id, marks=case.marks) for number, case in enumerate(MARKED_CASES)
+]
 
 
 @cache
@@ -39,7 +41,7 @@ def on(device: str, number: int) -> tuple[Detector, Sample]:
     return detector, Sample(sample.image.to(device), pyramid)
 
 
-@pytest.mark.parametrize("number", range(len(CASES)), ids=IDS)
+@pytest.mark.parametrize("number", NUMBERS)
 def test_a_training_step_stays_on_its_device(number: int) -> None:
     detector, sample = on("meta", number)
     loss = detector.train().loss(sample)["loss"]
@@ -49,7 +51,7 @@ def test_a_training_step_stays_on_its_device(number: int) -> None:
         assert all(w.grad is None or w.grad.is_meta for w in detector.parameters())
 
 
-@pytest.mark.parametrize("number", range(len(CASES)), ids=IDS)
+@pytest.mark.parametrize("number", NUMBERS)
 def test_scoring_stays_on_its_device(number: int) -> None:
     if CASES[number].settings.get("pattern", {}).get("coverage_kind") == "per_concept":
         pytest.skip("per_concept reads the prototypes of the images to choose their coresets")
@@ -61,7 +63,7 @@ def test_scoring_stays_on_its_device(number: int) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("number", range(len(CASES)), ids=IDS)
+@pytest.mark.parametrize("number", NUMBERS)
 def test_cuda_scores_as_the_cpu(number: int) -> None:
     detector, sample = on("cuda", number)
     with torch.no_grad():

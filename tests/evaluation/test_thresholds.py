@@ -335,7 +335,7 @@ def test_the_table_shows_target_and_realised() -> None:
 
 
 @pytest.fixture(scope="module")
-def outcome(small_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+def outcome(small_root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """A run of the baseline: seconds."""
     tree = {
         "data": {"root": str(small_root), "categories": ["cable"], "image_size": 32},
@@ -343,8 +343,7 @@ def outcome(small_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Outco
         "detector": {"name": "mean_image"},
         "training": {"epochs": 0, "device": "cpu"},
     }
-    folder = tmp_path_factory.mktemp("thresholds")
-    return run(resolve(tree), Tracker.open(folder / "mlruns"), results=folder / "results")
+    return run(resolve(tree), store, results=tmp_path_factory.mktemp("results"))
 
 
 def test_a_checkpoint_keeps_the_thresholds(outcome: Outcome) -> None:
@@ -393,9 +392,9 @@ def test_the_held_out_images_meet_the_score_as_new_ones_do(small: dict[str, Any]
     assert judged[0].thresholds.image != judged[1].thresholds.image
 
 
-def test_f1max_runs_from_end_to_end(outcome: Outcome, tmp_path: Path) -> None:
+def test_f1max_runs_from_end_to_end(outcome: Outcome, store: Tracker) -> None:
     tree = merge(outcome.model.meta["config"], {"threshold": {"method": "f1max"}})
-    other = run(resolve(tree), Tracker.open(tmp_path / "mlruns"), test=False)
+    other = run(resolve(tree), store, test=False)
     assert other.model.thresholds.method == "f1max"
     best = other.validation.mean["image_f1max"]
     assert best == outcome.validation.mean["image_f1max"]

@@ -79,7 +79,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     for seed in range(200):
         scores = rng.normal(labels, 1)
         evidence = Evidence.of(scores, labels, scores > 1, [None] * 80)
-        result = distributions(evidence, resample(labels, 300, seed))
+        result = distributions(evidence, resample(labels, 150, seed))
         low, high = intervals(image_metrics(scores, labels), result)["image_auroc"]
         held += low <= 0.7602 <= high
     assert 0.89 <= held / 200 <= 0.99

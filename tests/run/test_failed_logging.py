@@ -228,6 +228,7 @@ def problems(
 Problems = Callable[[Callable[[list[str]], list[tuple[int, str]]]], list[str]]
 
 
+@pytest.mark.slow  # a training for every method of the store
 def test_every_kind_of_call_may_fail(problems: Problems) -> None:
     """The last call of every method, by the kinds of errors in turn."""
 

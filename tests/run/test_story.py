@@ -145,16 +145,17 @@ def test_resume_is_bit_for_bit(
     assert record.metrics["test/aupro"] == outcome.test.mean["aupro"]  # type: ignore[union-attr]
 
 
+@pytest.mark.usefixtures("empty_mlruns")
 def test_resume_after_kill_9(small: Tree, outcome: Outcome, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(merge(small, {"training": {"threads": 1}})))
-    process = start_command("train", recipe, "--mlruns", "ml", cwd=tmp_path)
-    process.wait_until(lambda: list(tmp_path.glob("ml/runs/*/state.safetensors")))
+    process = start_command("train", recipe, cwd=tmp_path)
+    process.wait_until(lambda: list(tmp_path.glob("mlruns/runs/*/state.safetensors")))
     process.kill()
-    tracker = Tracker.open(tmp_path / "ml")
+    tracker = Tracker.open(tmp_path / "mlruns")
     (record,) = tracker.runs()
     assert (record.status, record.tags["vqlab.failure"]) == ("FAILED", "interrupted")
-    run_command("train", "--resume", record.run_id[:8], "--mlruns", "ml", cwd=tmp_path)
+    run_command("train", "--resume", record.run_id[:8], cwd=tmp_path)
     record = tracker.find(record.run_id)
     assert record.status == "FINISHED"
     checkpoint = record.artifact("checkpoint/model.safetensors")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +24,20 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained_store(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained_store(
+    images: Path,
+    new_store: Callable[[Path], Tracker],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """mlruns/ with version 1 of both categories as champions, and version 2 of `part`."""
-    root = tmp_path_factory.mktemp("served") / "mlruns"
-    tracker = Tracker.open(root)
+    tracker = new_store(tmp_path_factory.mktemp("served"))
     for category, seed in (("part", 0), ("lid", 0), ("part", 1)):
         recipe = tiny_recipe(images, category, seed=seed)
         run_id = run(resolve(recipe), tracker, name=f"{category}{seed}", test=False).run_id
         version = tracker.registry.register(run_id, CHECKPOINT, category)
         if seed == 0:
             tracker.registry.set_champion(version, None)
-    return root
+    return tracker.root
 
 
 @pytest.fixture

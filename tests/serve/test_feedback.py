@@ -28,10 +28,9 @@ Write = Callable[[], FeedbackResult]
 
 
 @pytest.fixture(scope="module")
-def champion(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def champion(root: Path, store: Tracker) -> Path:
     """mlruns/ with a champion of `part`."""
-    tracker = Tracker.open(tmp_path_factory.mktemp("feedback") / "mlruns")
-    return promote(tracker, root)
+    return promote(store, root)
 
 
 def promote(tracker: Tracker, root: Path) -> Path:

@@ -32,27 +32,25 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def store(wide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("wide_store") / "mlruns"
-    tracker = Tracker.open(root)
+def mlruns(wide: Path, store: Tracker) -> Path:
     settings = {
         "data": {"roi": str(wide / "roi.png"), "resize": "letterbox"},
         "threshold": {"review_rate": 0.4},
     }
     recipe = merge(tiny_recipe(wide), settings)
-    run_id = run(resolve(recipe), tracker, test=False).run_id
-    tracker.registry.set_champion(tracker.registry.register(run_id, CHECKPOINT, "part"), None)
-    return root
+    run_id = run(resolve(recipe), store, test=False).run_id
+    store.registry.set_champion(store.registry.register(run_id, CHECKPOINT, "part"), None)
+    return store.root
 
 
 @pytest.fixture(scope="module")
-def server(store: Path) -> Iterator[str]:
-    with running(ServeSettings(mlruns=store)) as address:
+def server(mlruns: Path) -> Iterator[str]:
+    with running(ServeSettings(mlruns=mlruns)) as address:
         yield address
 
 
-def test_answers_are_those_of_the_model(server: str, store: Path, wide: Path) -> None:
-    model = Model.load(Tracker.open(store).champion("part").checkpoint)
+def test_answers_are_those_of_the_model(server: str, mlruns: Path, wide: Path) -> None:
+    model = Model.load(Tracker.open(mlruns).champion("part").checkpoint)
     (category,) = requests.get(f"{server}/v1/categories", timeout=10).json()
     assert category["thresholds"]["review"] == model.thresholds.review is not None
     good, hole = (wide / f"part/test/{kind}/000.png" for kind in ("good", "hole"))

@@ -101,13 +101,12 @@ def test_after_the_machine_started_again_the_lock_is_free(tmp_path: Path) -> Non
         assert owner_is_gone(rebooted, tmp_path)
 
 
-def test_a_finished_run_has_no_failure(tmp_path: Path) -> None:
+def test_a_finished_run_has_no_failure(store: Tracker) -> None:
     """Also where another process took this one for dead meanwhile."""
-    tracker = Tracker.open(tmp_path / "mlruns")
-    with tracker.start(experiment="cable", name="taken for dead") as run:
-        tracker._client.set_tag(run.id, "vqlab.process_start", "1")
-        assert [r.run_id for r in tracker.reconcile()] == [run.id]
-        record = tracker.find(run.id)
+    with store.start(experiment="cable", name="taken for dead") as run:
+        store._client.set_tag(run.id, "vqlab.process_start", "1")
+        assert [r.run_id for r in store.reconcile()] == [run.id]
+        record = store.find(run.id)
         assert (record.status, record.tags["vqlab.failure"]) == ("FAILED", "interrupted")
-    record = tracker.find(run.id)
+    record = store.find(run.id)
     assert record.status == "FINISHED" and "vqlab.failure" not in record.tags

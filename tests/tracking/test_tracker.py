@@ -23,7 +23,7 @@ from tracked_runs import BLACK, MODE, history, start
 
 from vqlab.errors import UserError
 from vqlab.text import unique_key
-from vqlab.tracking import CHECKPOINT, Tracker, ui_command
+from vqlab.tracking import CHECKPOINT, Terminated, Tracker, ui_command
 from vqlab.tracking.store import locate
 from vqlab.tracking.views import picture_key
 
@@ -154,6 +154,7 @@ def launch(root: Path, name: str, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow  # two interpreters that import MLflow and create tables: 12 s of CPU time
 def test_two_processes_on_a_new_store_ended_from_outside(tmp_path: Path) -> None:
     """Two at once make one store, silently, without a look-up or a file elsewhere. SIGTERM is
     written down at once; kill -9 by the next who looks."""
@@ -183,6 +184,13 @@ def test_two_processes_on_a_new_store_ended_from_outside(tmp_path: Path) -> None
     record = tracker.find("killed")
     assert (record.status, record.tags["vqlab.failure"]) == ("FAILED", "interrupted")
     assert record.duration is not None
+
+
+def test_sigterm_kills_the_run(tracker: Tracker) -> None:
+    with pytest.raises(Terminated), start(tracker, "asked"):
+        signal.raise_signal(signal.SIGTERM)
+    record = tracker.find("asked")
+    assert (record.status, record.tags["vqlab.failure"]) == ("KILLED", "ended by SIGTERM")
 
 
 def test_only_runs_whose_process_is_gone_are_reconciled(tracker: Tracker) -> None:

@@ -59,6 +59,11 @@ class DetectorCase:
         """A detector trained for 80 steps; checks must not change its state."""
         return train(self.build(), steps=80)
 
+    @cached_property
+    def briefly_trained(self) -> Detector:
+        """A detector trained for 25 steps; checks may change its counts of usage only."""
+        return train(self.build(), steps=25)
+
 
 def products(count: int, seed: int) -> Tensor:
     """Return images (N, 3, 32, 32) of a ring, with random brightness, position and noise."""

@@ -158,31 +158,30 @@ def test_an_impossible_wish_is_a_sentence(axes: Tree, words: str, bank: Tree) ->
 
 
 def test_a_sweep_tries_both_and_workers_look_no_more(
-    bank: Tree, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bank: Tree, weights: Path, store: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vqlab.sweep.result.test_model", no_test)
     monkeypatch.setattr("vqlab.sweep.result.write_report", no_pictures)
-    tracker = Tracker.open(tmp_path / "mlruns")
     events: list[Event] = []
     result = sweep(
         with_weights(bank, weights), make_space({"validations": 0, "space": {**ASKED, **SIZE}}),
-        tracker, trials=4, on_event=events.append, results=tmp_path / "results",
+        store, trials=4, on_event=events.append, results=tmp_path / "results",
     )  # fmt: skip
     assert [row.state for row in result.trials] == ["COMPLETE"] * 4
     tried = [row.params[BACKBONE] for row in result.trials]
     assert tried[0] == "filters" and set(tried) == {"filters", "test_resnet"}
     for row in result.trials:
-        tags = tracker.find(str(row.run_id)).tags
+        tags = store.find(str(row.run_id)).tags
         assert tags["vqlab.backbone"] == row.params[BACKBONE]
     (opened,) = (event for event in events if isinstance(event, StudyOpened))
     assert "left out: test_convnext" in opened.notes[0]
-    parent = tracker.find(result.parent_id)
+    parent = store.find(result.parent_id)
     assert parent.tags["vqlab.available"] == opened.notes[0]
     axis = read_recipe(parent.artifact("space.yaml"))["space"][BACKBONE]
     assert axis["choices"] == ["filters", "test_resnet"] and "available" not in axis
     shutil.rmtree(weights)
-    with opened_storage(storage_address(tracker.root)) as storage:
-        task, _ = load_task(load_studies(storage, result.study), tracker)
+    with opened_storage(storage_address(store.root)) as storage:
+        task, _ = load_task(load_studies(storage, result.study), store)
         comparison = task.comparison()
     assert choices(comparison) == ("filters", "test_resnet") and comparison.notes == ()
 

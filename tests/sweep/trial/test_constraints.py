@@ -23,11 +23,12 @@ def tracker(store: Tracker) -> Tracker:
     return store
 
 
-def go(root: Path, tracker: Tracker, **space: Any) -> SweepResult:
+def go(root: Path, tracker: Tracker, trials: int = 4, **space: Any) -> SweepResult:
     tree = {"space": WIDTHS, "validations": 0, **space}
     return sweep(
-        tiny_recipe(root), make_space(tree), tracker, trials=4, results=tracker.root / "results"
-    )
+        tiny_recipe(root), make_space(tree), tracker, trials=trials,
+        results=tracker.root / "results",
+    )  # fmt: skip
 
 
 def parameters(tracker: Tracker, run_id: str | None) -> int:
@@ -61,7 +62,7 @@ def test_a_trial_beyond_a_limit_is_chosen_last(
     beyond = [row for row in small.trials if "beyond its limit" in row.reason]
     assert {row.params["detector.hidden"] for row in beyond} == {16}
     assert small.best.params["detector.hidden"] == 4
-    none = go(root, tracker, limits={"codebook/perplexity": {"low": 1e6}})
+    none = go(root, tracker, trials=2, limits={"codebook/perplexity": {"low": 1e6}})
     assert all("codebook/perplexity" in row.reason for row in none.trials)
     assert none.best.value == max(row.value or 0 for row in none.trials)
 

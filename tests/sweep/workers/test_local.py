@@ -121,8 +121,8 @@ def test_another_worker_joins(folder: Path) -> None:
     assert len({t.user_attrs["worker"]["vqlab.pid"] for t in trials}) == 2
 
 
-def test_a_worker_of_no_study_is_told_so(tmp_path: Path) -> None:
-    tracker = Tracker.open(tmp_path / "mlruns")
+def test_a_worker_of_no_study_is_told_so(empty_mlruns: Path) -> None:
+    tracker = Tracker.open(empty_mlruns)
     with pytest.raises(UserError, match="there is no study 'cable-vqvae-00000000'"):
         join("cable-vqvae-00000000", tracker)
 

@@ -53,6 +53,9 @@ BROKEN = 1e39
 """A commitment beyond what float32 holds: the loss is infinite at once."""
 
 
+pytestmark = pytest.mark.usefixtures("empty_mlruns")
+
+
 # In this process
 
 
