@@ -9,17 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from vqlab.config import Settings
-from vqlab.detectors.base import Detector, register
+from vqlab.detectors.base import register
 from vqlab.detectors.capabilities import Extracted
-from vqlab.nn.smoothing import upsample
-from vqlab.types import InputSpec, Pyramid, Sample, Scores
-
-
-class Scoring(Settings):
-    """Settings that may change without refitting."""
-
-    smoothing: float = Field(default=1 / 64, ge=0, le=0.25)
-    """Standard deviation of the Gaussian smoothing, as a fraction of the image side."""
+from vqlab.detectors.distance import DistanceDetector, DistanceScoring
+from vqlab.types import InputSpec, Pyramid, Sample
 
 
 class MeanImageSettings(Settings):
@@ -27,14 +20,14 @@ class MeanImageSettings(Settings):
 
     floor: float = Field(default=0.02, gt=0, le=1)
     """Lower bound of the standard deviation of a pixel, in the units of the image."""
-    scoring: Scoring = Scoring()
+    scoring: DistanceScoring = DistanceScoring()
 
 
 @register("mean_image")
-class MeanImage(Detector):
+class MeanImage(DistanceDetector):
     """|x − mean training image| / standard deviation per pixel, mean over channels, smoothed.
 
-    The image score is the maximum of the map. Uses the finest level of the pyramid only.
+    Uses the finest level of the pyramid only.
     """
 
     Config = MeanImageSettings
@@ -59,28 +52,7 @@ class MeanImage(Detector):
         self.mean.copy_(mean)
         self.sd.copy_((squares / count - mean.square()).clamp_min(0).sqrt())
 
-    def loss(self, sample: Sample) -> dict[str, Tensor]:
-        return {"loss": self._distance(sample.pyramid).mean()}
-
-    @torch.no_grad()
-    def score(self, sample: Sample) -> Scores:
-        return self.scores(self.extract(sample))
-
-    @torch.no_grad()
-    def extract(self, sample: Sample) -> Extracted:
-        """Return the distance of each pixel, (B, h, w)."""
-        return (self._distance(sample.pyramid),)
-
-    @torch.no_grad()
-    def scores(self, extracted: Extracted) -> Scores:
-        maps = upsample(extracted[0], self.spec.image_size, self.config.scoring.smoothing)
-        return Scores(maps, maps.amax((1, 2)))
-
-    @classmethod
-    def can_rescore(cls, calibrated: Settings, wanted: Settings) -> bool:
-        return True
-
-    def _distance(self, pyramid: Pyramid) -> Tensor:
+    def distances(self, pyramid: Pyramid) -> Tensor:
         sd = self.sd.clamp_min(self.config.floor)
         return ((pyramid[0].float() - self.mean).abs() / sd).mean(1)
 

@@ -9,18 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from vqlab.config import Settings
-from vqlab.detectors.base import Detector, register
-from vqlab.detectors.capabilities import Extracted
+from vqlab.detectors.base import register
+from vqlab.detectors.distance import DistanceDetector, DistanceScoring
 from vqlab.nn.patches import patch_features
-from vqlab.nn.smoothing import upsample
-from vqlab.types import InputSpec, Pyramid, Sample, Scores
-
-
-class Scoring(Settings):
-    """Settings that may change without refitting the Gaussians."""
-
-    smoothing: float = Field(1 / 64, ge=0, le=0.25)
-    """Standard deviation of the Gaussian smoothing, as a fraction of the image side."""
+from vqlab.types import InputSpec, Pyramid, Sample
 
 
 class PadimSettings(Settings):
@@ -31,11 +23,11 @@ class PadimSettings(Settings):
     are proportional to positions × dims²: 164 MB at 64 × 64 positions and 100."""
     regularization: float = Field(0.01, gt=0)
     """ε, added to the diagonal of each covariance matrix (eq. 1)."""
-    scoring: Scoring = Scoring()
+    scoring: DistanceScoring = DistanceScoring()
 
 
 @register("padim")
-class Padim(Detector):
+class Padim(DistanceDetector):
     """Mahalanobis distance of each patch to the Gaussian of its position, smoothed.
 
     The image score is the maximum of the map. Images must be aligned.
@@ -84,33 +76,11 @@ class Padim(Detector):
             inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
             self.whitening[index] = inverse.mT
 
-    def loss(self, sample: Sample) -> dict[str, Tensor]:
-        """Return the mean distance; nothing is trained."""
-        return {"loss": self._distances(sample.pyramid).mean()}
-
-    @torch.no_grad()
-    def score(self, sample: Sample) -> Scores:
-        return self.scores(self.extract(sample))
-
-    @torch.no_grad()
-    def extract(self, sample: Sample) -> Extracted:
-        """Return the Mahalanobis distance at each position (eq. 2), (B, h, w)."""
-        return (self._distances(sample.pyramid),)
-
-    @torch.no_grad()
-    def scores(self, extracted: Extracted) -> Scores:
-        maps = upsample(extracted[0], self.spec.image_size, self.config.scoring.smoothing)
-        return Scores(maps, maps.amax((1, 2)))
-
-    @classmethod
-    def can_rescore(cls, calibrated: Settings, wanted: Settings) -> bool:
-        return True
-
     def _features(self, pyramid: Pyramid) -> Tensor:
         """Return the selected channels of all levels on the finest grid, (N, B, D)."""
         return patch_features(pyramid, kernel=1)[:, self.channels].flatten(2).permute(2, 0, 1)
 
-    def _distances(self, pyramid: Pyramid) -> Tensor:
+    def distances(self, pyramid: Pyramid) -> Tensor:
         deviations = self._features(pyramid) - self.mean[:, None]
         distances: Tensor = torch.linalg.vector_norm(deviations @ self.whitening, dim=2)
         return distances.mT.reshape(-1, *pyramid[0].shape[-2:])
