@@ -1,7 +1,7 @@
 """`make bench BENCH=startup`: CPU-seconds and peak memory of whole processes until they are useful.
 
-The floor of commands that compute is `import torch`. The first step of a training is measured on
-cached features, until the optimiser is called first.
+The floor of a command is a process that imports the libraries it needs and does nothing else. The
+first step of a training is measured on cached features, until the optimizer is called first.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ PYTHON = sys.executable
 VQLAB = [PYTHON, "-m", "vqlab"]
 ANOMALIB = Path(PYTHON).with_name("anomalib")
 RUNS = 1000
+IMAGES = {"train": 40, "test": 2}
+"""Number of images of the dataset: in the training folder, and in each test folder."""
 CATEGORY = "cable"
 RESNET = ["features.backbone=resnet18", "features.weights=random"]
 TRAININGS = {
@@ -38,6 +40,22 @@ from vqlab.cli import main
 register_optimizer_step_pre_hook(lambda *_: os._exit(0))
 main()
 """
+CLIENT = "from mlflow import MlflowClient; MlflowClient('{uri}').search_experiments()"
+OPTIMIZER = "torch.optim.Adam([torch.zeros(1)])"
+FLOORS = {
+    "torch": "import torch",
+    "timm": "import torch, timm",
+    "optimizer": f"import torch; {OPTIMIZER}; {CLIENT}",
+    "timm, optimizer": f"import torch, timm; {OPTIMIZER}; {CLIENT}",
+}
+"""Programs of the floors. torch's optimizers import `torch._dynamo`, as does torchvision, which
+timm imports; the client of MLflow opens the store of the runs."""
+FLOOR_NAMES = {
+    "torch": "`import torch`",
+    "timm": "`import torch, timm`",
+    "optimizer": "torch, an optimizer, MlflowClient",
+    "timm, optimizer": "the same and timm",
+}
 
 
 def help_rows(repeats: int) -> Iterator[Row]:
@@ -68,27 +86,33 @@ def help_rows(repeats: int) -> Iterator[Row]:
 def command_rows(root: Path, repeats: int) -> Iterable[Row]:
     """Yield prediction, training to its first step, and the leaderboard. root: working folder."""
     store, image = root / "mlruns", next((root / "data").rglob("test/good/*.png"))
-    commands = {"torch": [PYTHON, "-c", "import torch"]}
-    what = {}
+    uri = f"sqlite:///{root / 'first' / 'mlflow.db'}"
+    commands = {name: [PYTHON, "-c", code.format(uri=uri)] for name, code in FLOORS.items()}
+    rows: dict[str, tuple[str, str]] = {}
 
-    def add(name: str, text: str, command: Sequence[object]) -> None:
-        commands[name], what[name] = list(map(str, command)), text
+    def add(text: str, floor: str, command: Sequence[object]) -> None:
+        name = f"row {len(rows)}"
+        commands[name], rows[name] = list(map(str, command)), (text, floor)
 
     output = ["--output", root / "results"]
     for detector in TRAININGS:
-        checkpoint = root / f"{detector}.safetensors"
-        command = [*VQLAB, "predict", image, "--model", checkpoint, *output]
-        add(f"predict {detector}", f"`predict IMAGE`, {detector}, 256 px, from a file", command)
+        command = [*VQLAB, "predict", image, "--model", root / f"{detector}.safetensors", *output]
+        floor = "torch" if detector == "vqvae" else "timm"
+        add(f"`predict IMAGE`, {detector}, 256 px, from a file", floor, command)
     command = [*VQLAB, "predict", image, "--category", CATEGORY, "--mlruns", store, *output]
-    add("champion", "`predict IMAGE`, vqflow, champion of a category", command)
+    add("`predict IMAGE`, vqflow, champion of a category", "timm", command)
+    command = [PYTHON, "-m", "vqlab.runtime", root / "export" / "model.onnx", image]
+    add("`python -m vqlab.runtime model.onnx IMAGE`, memory_bank, exported", "", command)
     for detector in ("vqvae", "vqflow"):
         command = [PYTHON, "-c", FIRST_STEP, *training(detector, root / "first", root)]
-        add(f"first step {detector}", f"`train {detector}` (quick) to its first step", command)
+        floor = "optimizer" if detector == "vqvae" else "timm, optimizer"
+        add(f"`train {detector}` (quick) to its first step", floor, command)
     command = [*VQLAB, "leaderboard", "--mlruns", root / "many"]
-    add("leaderboard", f"`leaderboard` of {RUNS:,} runs in SQLite", command)
+    add(f"`leaderboard` of {RUNS:,} runs in SQLite", "", command)
     measured = interleave_processes(commands, repeats, cwd=root)
-    for name, text in what.items():
-        yield Row(text, measured[name], floor=measured["torch"], floor_name="`import torch`")
+    for name, (text, floor) in rows.items():
+        floor_name = FLOOR_NAMES.get(floor, "")
+        yield Row(text, measured[name], floor=measured.get(floor), floor_name=floor_name)
 
 
 def training(detector: str, store: Path, root: Path) -> list[str]:
@@ -100,10 +124,14 @@ def training(detector: str, store: Path, root: Path) -> list[str]:
 
 
 def prepare(root: Path) -> None:
-    """Write the data, a model of each detector, a champion, and a store of many runs."""
+    """Write the data, a model of each detector, a champion, an exported model, and a store of many
+    runs."""
     from vqlab.tracking import Tracker
 
     run([*VQLAB, "data", "generate", "--output", root / "data", "--category", CATEGORY])
+    for folder in (root / "data" / CATEGORY).glob("*/*"):
+        for path in sorted(folder.glob("*.png"))[IMAGES.get(folder.parent.name, IMAGES["test"]) :]:
+            path.unlink()
     store = root / "mlruns"
     for detector, settings in TRAININGS.items():
         words = ["train", detector, "--preset", "tiny", "--category", CATEGORY]
@@ -117,8 +145,11 @@ def prepare(root: Path) -> None:
             name = str(checkpoint.relative_to(record.artifact("")))
             version = tracker.registry.register(record.run_id, name, CATEGORY)
             tracker.registry.set_champion(version, None)
+    words = ["export", CATEGORY, "--model", root / "memory_bank.safetensors"]
+    run([*VQLAB, *words, "--output", root / "export", "--mlruns", store])
     copy_runs(store / "mlflow.db", root / "many" / "mlflow.db")
     run([*VQLAB, "leaderboard", "--mlruns", root / "many"])  # prepares the database
+    run([PYTHON, "-c", FIRST_STEP, *training("vqflow", root / "first", root)])  # and the features
 
 
 def copy_runs(source: Path, target: Path) -> None:
@@ -150,6 +181,7 @@ def run(command: Sequence[object]) -> None:
 
 
 def tables(repeats: int) -> Iterator[Table]:
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # bytecode is written once, as usual
     yield Table("Help", "a fresh process each", list(help_rows(repeats)))
     with tempfile.TemporaryDirectory(prefix="bench-startup-") as folder:
         root = Path(folder)

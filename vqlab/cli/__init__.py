@@ -7,6 +7,7 @@ inside the commands.
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import os
 import sys
@@ -78,6 +79,9 @@ _COMMANDS = {
     "doctor": ("doctor",),
 }
 """Modules in the order of `vqlab --help`, and the commands that each adds to `app`."""
+FULL_COLLECTION = 200
+"""Collections of the second generation between two full ones (Python's default: 10). A full one
+visits all objects; while torch and MLflow are imported, these take a fifth of the CPU time."""
 
 
 def load_commands(command: str | None = None) -> typer.Typer:
@@ -96,6 +100,7 @@ def main() -> NoReturn:
             stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = _show_warning
     os.environ.setdefault("MPLBACKEND", "Agg")
+    gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTION)
     try:
         load_commands(next(iter(sys.argv[1:]), None))(standalone_mode=True)
     except UserError as error:
