@@ -118,7 +118,8 @@ def test_the_category_of_the_images_is_required(joint: Joint, tmp_path: Path) ->
         both.for_category("prat")
     with pytest.raises(UserError, match="must be one of other, part.*; got bolt"):
         both.area_of("bolt")
-    for command in (["predict", str(path), "-c"], ["export"]):
+    watch = ["watch", str(path.parent), "--once", "-c"]
+    for command in (["predict", str(path), "-c"], watch, ["export"]):
         with pytest.raises(UserError, match=REFUSED):
             joint.command(*command, ALL, "-o", str(tmp_path / "none"))
     assert not (tmp_path / "none").exists()

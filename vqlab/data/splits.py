@@ -108,7 +108,8 @@ class Splits:
             table = csv.writer(file)
             table.writerow(["category", "split", "file", "defect"])
             for split in ("train", "held_out", "validation", "test"):
-                for record in dict.fromkeys(getattr(self, split).records):
+                records = getattr(self, split).records
+                for record in dict.fromkeys(records) if split == "train" else records:
                     relative = Path(os.path.relpath(record.path, self.root)).as_posix()
                     cells = (record.category, split, relative, record.defect)
                     table.writerow(map(visible, cells))

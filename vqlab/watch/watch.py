@@ -79,8 +79,10 @@ def watch_folder(
     """Judge the images of a folder until `stop` is set; return the last status.
 
     once: return when every file is judged. on_start: called with notes. Raises UserError if the
-    output is used by another process or cannot be written, or if a file cannot be moved.
+    output is used by another process or cannot be written, if a file cannot be moved, or if the
+    model needs the category of the images.
     """
+    _ = model.area  # raises before anything is written
     with _locked(settings):
         try:
             with closing(_Watch(model, settings, on_status)) as watch:
