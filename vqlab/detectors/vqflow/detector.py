@@ -215,7 +215,7 @@ class VQFlow(Detector):
         concept = self._concept(pyramid)
         share = self.config.scoring.jacobian
         terms = []
-        latents = self._latents(pyramid, concept)
+        latents = self._latents(pyramid, concept, with_log_det=share > 0)
         for level, (z, log_det, *_) in zip(self._levels(), latents, strict=True):
             term = level.base.quadratic(z.flatten(0, 1), self._prototypes(z, concept))
             term = term.view(z.shape[:2])
@@ -396,10 +396,14 @@ class VQFlow(Detector):
         return None if self.concepts is None else self.concepts(pyramid[-1])
 
     def _latents(
-        self, pyramid: Pyramid, concept: ConceptCodes | None, noise: float = 0.0
+        self,
+        pyramid: Pyramid,
+        concept: ConceptCodes | None,
+        noise: float = 0.0,
+        with_log_det: bool = True,
     ) -> list[Latents]:
         """Return the latents of each level, in training at random positions if these are
-        independent."""
+        independent. with_log_det: as of `apply_flow`."""
         latents = []
         for number, level in enumerate(self._levels()):
             maps = self._features(pyramid, number)
@@ -409,7 +413,7 @@ class VQFlow(Detector):
             if self.training and noise:
                 rows = rows + noise * _normal_like(rows)
             condition = level.condition(rows, positions, concept, pyramid[-1])
-            z, log_det = apply_flow(level, rows, condition)
+            z, log_det = apply_flow(level, rows, condition, with_log_det)
             latents.append(Latents(z, log_det, condition.pattern, condition.loss))
         if self.fusion is None:
             return latents

@@ -171,11 +171,17 @@ class Latents(NamedTuple):
     """As `ConditionOutput.loss`."""
 
 
-def apply_flow(level: Level, rows: Tensor, condition: ConditionOutput) -> tuple[Tensor, Tensor]:
-    """Return latents (B, P, C) and log_det, (B, P) or (B,), of rows (B, P, C)."""
+def apply_flow(
+    level: Level, rows: Tensor, condition: ConditionOutput, with_log_det: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Return latents (B, P, C) and log_det, (B, P) or (B,), of rows (B, P, C); with_log_det=False,
+    for scoring: zeros (B, P) where that is faster."""
     vectors = condition.vectors
     if level.kernel == 1:
         flat = None if vectors is None else vectors.flatten(0, 1)
+        if not with_log_det:
+            z = level.flow.latents(rows.flatten(0, 1), flat)
+            return z.view_as(rows), rows.new_zeros(rows.shape[:2])
         z, log_det = level.flow(rows.flatten(0, 1), flat)
         return z.view_as(rows), log_det.view(rows.shape[:2])
     maps = None if vectors is None else as_maps(vectors, level.size)

@@ -61,7 +61,7 @@ class Coupling(InvertibleModule):  # type: ignore[misc]
     def forward(
         self, x: Sequence[Tensor], c: Sequence[Tensor] = (), rev: bool = False, jac: bool = True
     ) -> Step:
-        x1, x2 = self._halves(x[0])
+        x1, x2 = self.halves(x[0])
         hidden = self.first(x1)
         if c:
             hidden = hidden + c[0]
@@ -74,7 +74,7 @@ class Coupling(InvertibleModule):  # type: ignore[misc]
         halves = [x2, x1] if self.flip else [x1, x2]
         return (torch.cat(halves, 1),), -log_det if rev else log_det
 
-    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the passive x1 and the active x2."""
         if self.flip:
             x2, x1 = torch.split(x, [self.active, self.passive], 1)

@@ -12,6 +12,7 @@ from vqlab.errors import UserError
 from vqlab.nn import distributed
 from vqlab.nn.base_density import at_least_float32
 from vqlab.nn.flow.blocks import ActNorm, Coupling, Mixing, MixingName, affine
+from vqlab.nn.flow.folded import FoldedFlow
 from vqlab.nn.latch import latched, reset_on_load
 
 
@@ -68,7 +69,9 @@ class LevelFlow(nn.Module):
                 hidden=hidden, kernel=kernel, clamp=clamp, norm=norm, flip=bool(block % 2),
             )  # fmt: skip
         self.register_buffer("initialised", torch.tensor(False))
+        self._folded: FoldedFlow | None = None
         reset_on_load(self)
+        self.register_load_state_dict_post_hook(_unfold)  # type: ignore[no-untyped-call]
 
     def forward(
         self, x: Tensor, condition: Tensor | None = None, constant: Tensor | None = None
@@ -77,6 +80,28 @@ class LevelFlow(nn.Module):
         if self.training and not latched(self, "initialised", lambda: bool(self.initialised)):
             self.initialise(x, condition, constant)
         return self._run(x, self._offsets(condition, constant), rev=False)
+
+    def latents(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return the latents of `forward` in evaluation mode, without gradient; kernel 1.
+
+        On a CPU the weights are folded at the first call after `train` and `load_state_dict`: other
+        changes of the weights have no effect before one of these is called. Equal to `forward` up
+        to rounding.
+        """
+        layer = self.condition
+        linear = layer is None or isinstance(layer, nn.Linear)
+        foldable = linear and x.dtype == torch.float32 and FoldedFlow.supports(self.sequence)
+        if not (x.is_cpu and foldable):
+            return self.forward(x, condition)[0]
+        if self._folded is None:
+            assert layer is None or isinstance(layer, nn.Linear)
+            self._folded = FoldedFlow(self.sequence, layer)
+        return self._folded(x, condition)
+
+    def train(self, mode: bool = True) -> LevelFlow:
+        if mode:
+            self._folded = None
+        return super().train(mode)
 
     def inverse(
         self, z: Tensor, condition: Tensor | None = None, constant: Tensor | None = None
@@ -94,7 +119,7 @@ class LevelFlow(nn.Module):
             None if rows is None else distributed.gather_rows(rows)
             for rows in (condition, constant)
         )
-        offsets = self._offsets(condition, constant)
+        offsets, self._folded = self._offsets(condition, constant), None
         for step, index in zip(self.sequence, self.sequence.conditions, strict=True):
             if isinstance(step, ActNorm):
                 step.fit(x)
@@ -114,6 +139,11 @@ class LevelFlow(nn.Module):
         inputs = (condition,) if constant is None else (condition, constant)
         offsets: Sequence[Tensor] = self.condition(*inputs).chunk(self.blocks, 1)
         return offsets
+
+
+def _unfold(flow: LevelFlow, _: object) -> None:
+    """Hook of `load_state_dict`; a function of a module, so that flows can be pickled."""
+    flow._folded = None
 
 
 def _check(channels: int, blocks: int, kernel: int, clamp: float) -> None:
