@@ -27,6 +27,7 @@ from vqlab.promote.reproduce import score_images
 from vqlab.recipes import Folders
 from vqlab.run import Outcome, evaluate_model, resolve, run
 from vqlab.serve import ServeSettings
+from vqlab.serve.champions import Champions
 from vqlab.sweep.trial.constraints import costs
 from vqlab.tracking import CHECKPOINT, Tracker
 from vqlab.types import UserError
@@ -129,7 +130,9 @@ def test_the_category_of_the_images_is_required(joint: Joint, tmp_path: Path) ->
     assert float(row["score"]) == joint.model("part").score(path).score
 
 
-def test_a_category_has_its_own_champion_else_the_joint_one(joint: Joint) -> None:
+def test_a_category_has_its_own_champion_else_the_joint_one(
+    joint: Joint, caplog: pytest.LogCaptureFixture
+) -> None:
     registry = joint.tracker.registry
     assert registry.champion_name("part") == registry.champion_name(ALL) == ALL
     assert registry.champion_name("bolt") == "bolt"
@@ -141,6 +144,10 @@ def test_a_category_has_its_own_champion_else_the_joint_one(joint: Joint) -> Non
         assert registry.champion_name("part") == "part"
         with pytest.raises(UserError, match=r"of the joint models lid\+other, other\+part; choose"):
             registry.champion_name("other")
+        current = Champions(ServeSettings(mlruns=joint.tracker.root)).current
+        assert sorted(current) == list(NAMES) and current["part"].registered == "part"
+        messages = [record.getMessage() for record in caplog.records]
+        assert f"category part is served with the champion of part, not of {ALL}." in messages
     finally:
         for version in (alone, second):
             registry._client.delete_registered_model(version.model)

@@ -67,6 +67,7 @@ class Champions:
             if champion is None:
                 raise self._registry.no_champion(category)
             self._champions[category] = self._load(champion, category)
+        self._warn_of_hidden()
         if self._is_copy:
             logger.warning(
                 "%s cannot be written, so a copy of its database is used; restart the server to "
@@ -81,9 +82,23 @@ class Champions:
         A joint model is served by the name `a+b`, or, if its categories have different inspected
         areas, by the name of each.
         """
+        return {served.category: served for served in self._every()}
+
+    def _every(self) -> list[ServedModel]:
+        """Return all champions; of those of one category, the last is served."""
         every = [served for models in self._champions.values() for served in models]
-        every.sort(key=lambda served: served.category == served.registered)
-        return {served.category: served for served in every}
+        return sorted(every, key=lambda served: served.category == served.registered)
+
+    def _warn_of_hidden(self) -> None:
+        """Warn of champions of categories for which another champion is served."""
+        current = self.current
+        for hidden in self._every():
+            served = current[hidden.category]
+            if served is not hidden:
+                logger.warning(
+                    "category %s is served with the champion of %s, not of %s.",
+                    hidden.category, served.registered, hidden.registered,
+                )  # fmt: skip
 
     def champion(self, category: str | None) -> ServedModel:
         """Return the champion of a category; None: of the only one. Raises UnknownModel."""
@@ -157,6 +172,8 @@ class Champions:
                 continue
             self._champions = {**self._champions, category: loaded}
             replaced += 1
+        if replaced:
+            self._warn_of_hidden()
         if failures:
             raise UserError("; ".join(failures))
         return replaced
