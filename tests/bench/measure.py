@@ -103,9 +103,13 @@ def interleave(
 
 
 class Clock:
-    """CPU-seconds of this process inside some functions, and how often they were called."""
+    """CPU-seconds inside some functions, and how often they were called.
 
-    def __init__(self) -> None:
+    timer: `time.process_time` (all threads) or `time.thread_time` (the thread of the caller).
+    """
+
+    def __init__(self, timer: Callable[[], float] = time.process_time) -> None:
+        self._timer = timer
         self.seconds, self.calls, self._depth = 0.0, 0, 0
 
     def around(self, owner: Any, name: str) -> None:
@@ -114,13 +118,13 @@ class Clock:
         def timed(*arguments: Any, **named: Any) -> Any:
             self.calls += 1
             self._depth += 1
-            started = time.process_time()
+            started = self._timer()
             try:
                 return function(*arguments, **named)
             finally:
                 self._depth -= 1
                 if not self._depth:  # count nested calls once
-                    self.seconds += time.process_time() - started
+                    self.seconds += self._timer() - started
 
         setattr(owner, name, timed)
 
