@@ -26,6 +26,7 @@ class Lines:
         except (ValueError, TypeError, KeyError):
             end, self._last = 0, store.next_part()
         if self._last >= store.next_part():
+            self._file.close()
             raise UserError(
                 f"{output / NAME} must be a copy of {store.path}; it has other lines; move it away "
                 "or choose another folder with --output."

@@ -85,10 +85,14 @@ def watch_folder(
     _ = model.area  # raises before anything is written
     with _locked(settings):
         try:
-            with closing(_Watch(model, settings, on_status)) as watch:
+            with (
+                closing(Store(settings.output, settings.folder)) as store,
+                closing(Lines(settings.output, store)) as lines,
+                closing(_Watch(model, settings, store, lines, on_status)) as watch,
+            ):
                 on_start(watch.notes)
                 watch.run(stop, once)
-                return watch.status
+            return watch.status
         except sqlite3.Error as error:
             raise UserError(
                 f"the state in {visible(settings.output)} cannot be written ({error}); free some "
@@ -97,11 +101,19 @@ def watch_folder(
 
 
 class _Watch:
-    def __init__(self, model: Model, settings: WatchSettings, on_status: OnStatus) -> None:
+    """The parts of one process."""
+
+    def __init__(
+        self,
+        model: Model,
+        settings: WatchSettings,
+        store: Store,
+        lines: Lines,
+        on_status: OnStatus,
+    ) -> None:
         self._model, self._settings, self._on_status = model, settings, on_status
+        self._store, self._lines = store, lines
         folder, output = settings.folder, settings.output
-        self._store = Store(output, folder)
-        self._lines = Lines(output, self._store)
         self._drift = Drift(model, self._store, settings.level, settings.new_test)
         self.notes = self._drift.notes
         self._place()  # files that were judged before the process was killed
@@ -112,13 +124,11 @@ class _Watch:
         self._refresh()
 
     def close(self) -> None:
-        """Draw the last picture, deliver what can be delivered, and close the files."""
+        """Draw the last picture, and deliver what can be delivered."""
         if self._delivery is not None:
             self._delivery.stop()
         self._picture.draw(self._drift.state.id, self._drift.alarm)
         self._refresh()
-        self._lines.close()
-        self._store.close()
 
     def run(self, stop: threading.Event, once: bool) -> None:
         """Judge files until `stop` is set, or every file is judged (`once`)."""

@@ -8,7 +8,6 @@ killed between a delivery and its record, the event is sent again with the same 
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import hashlib
 import hmac
@@ -61,7 +60,7 @@ class Webhook:
             return cls(url, secret.encode())
         try:
             return cls(url, base64.b64decode(secret.removeprefix(_PREFIX), validate=True))
-        except binascii.Error:
+        except ValueError:
             raise UserError(
                 f"VQLAB_WEBHOOK_SECRET must be base64 after {_PREFIX}; got other characters; copy "
                 "the secret again."
@@ -125,13 +124,14 @@ class Delivery:
         store = Store(*self._where)
         try:
             while True:
-                event = None
+                stopping, event = self._stop.is_set(), None
                 with contextlib.suppress(sqlite3.OperationalError):  # locked or full: try again
                     event = store.next_event(time.time())
                     if event is not None and self._deliver(store, event):
                         continue
-                if self._stop.wait(_POLL if event is None else delay_after(max(1, self._failures))):
+                if stopping:
                     return
+                self._stop.wait(_POLL if event is None else delay_after(max(1, self._failures)))
         finally:
             store.close()
 

@@ -1,0 +1,227 @@
+"""A folder is judged: completely written files, each once, sorted by verdict, with its lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+from folders import lines_of, watch_once
+from PIL import Image
+from small_photos import write_photo
+from tiny_model import tiny_model
+
+from vqlab.errors import UserError
+from vqlab.model import Model
+from vqlab.predict import predict_files, read_rows
+from vqlab.watch import Status, WatchSettings, watch_folder
+from vqlab.watch.store import Store
+
+
+def write_photos(folder: Path, *seeds: int) -> None:
+    for seed in seeds:
+        write_photo(folder / f"{seed:03d}.png", seed)
+
+
+def test_lines_have_the_fields_and_values_of_predict(model: Model, tmp_path: Path) -> None:
+    write_photos(tmp_path / "in", *range(6))
+    (tmp_path / "in/broken.png").write_bytes(b"no image")
+    watch_once(model, tmp_path / "in", tmp_path / "out")
+    predict_files(model, [tmp_path / "in"], tmp_path / "predicted", pictures="none")
+    predicted = {row.file: row for row in read_rows(tmp_path / "predicted/scores.jsonl")}
+    watched = {row.file: row for row in read_rows(tmp_path / "out/parts.jsonl")}
+    assert watched == predicted and len(watched) == 7
+    verdicts = {row.verdict for row in watched.values()}
+    assert verdicts == {"pass", "reject", "unreadable"}
+    first = lines_of(tmp_path / "out")[0]
+    assert first["part"] == 1 and 0 < first["drift_p_value"] < 1 and first["wealth"] > 0
+    assert 0.4 < first["brightness"] < 0.6 and first["sharpness"] > 0
+    with Image.open(tmp_path / "out/drift.png") as picture:
+        assert picture.size[0] > 400
+
+
+def test_nothing_is_judged_twice_but_a_changed_file_is_a_new_part(
+    model: Model, tmp_path: Path
+) -> None:
+    write_photos(tmp_path / "in", 1, 2)
+    for _ in range(2):
+        watch_once(model, tmp_path / "in", tmp_path / "out")
+    assert len(lines_of(tmp_path / "out")) == 2
+    write_photo(tmp_path / "in/001.png", 30)
+    watch_once(model, tmp_path / "in", tmp_path / "out")
+    files = [Path(line["file"]).name for line in lines_of(tmp_path / "out")]
+    assert sorted(files) == ["001.png", "001.png", "002.png"] and files[2] == "001.png"
+
+
+def test_a_file_counts_once_it_is_complete(model: Model, tmp_path: Path) -> None:
+    content = write_photo(tmp_path / "photo.png", 1).read_bytes()
+    folder = tmp_path / "in"
+    folder.mkdir()
+    growing, hidden = folder / "growing.png", folder / ".hidden.png"
+    hidden.write_bytes(content)
+    growing.write_bytes(content[:500])
+    settings = WatchSettings(folder, tmp_path / "out", settle=0.05, patience=1e6, poll=0.01)
+    stop, listings = threading.Event(), 0
+
+    def on_status(status: Status, row: object) -> None:
+        nonlocal listings
+        listings += 1
+        if listings == 20:
+            assert status.waiting == 1 and not status.counts.total()
+            growing.write_bytes(content[:700])
+        elif listings == 40:
+            assert not status.counts.total()
+            growing.write_bytes(content)
+        elif listings == 60:
+            os.replace(hidden, folder / "renamed.png")
+        if status.counts.total() == 2:
+            stop.set()
+
+    watch_folder(model, settings, stop, on_status=on_status)
+    lines = lines_of(tmp_path / "out")
+    assert [Path(line["file"]).name for line in lines] == ["growing.png", "renamed.png"]
+    assert lines[0]["score"] == lines[1]["score"]
+
+
+@pytest.mark.parametrize("sort", ["move", "copy"])
+def test_files_are_sorted_by_verdict(model: Model, tmp_path: Path, sort: str) -> None:
+    folder, output = tmp_path / "in", tmp_path / "in/out"
+    write_photos(folder, *range(4))
+    write_photos(folder / "sub", 0)
+    (folder / "sub/broken.png").write_bytes(b"no image")
+    before = {path.relative_to(folder) for path in folder.rglob("*.png")}
+    watch_once(model, folder, output, sort=sort)
+    lines = lines_of(output)
+    for line in lines:
+        file = Path(line["file"]).relative_to(folder)
+        assert Path(line["target"]) == output / line["verdict"] / file
+        assert Path(line["target"]).is_file()
+        assert Path(line["file"]).exists() == (sort == "copy")
+    assert {Path(line["file"]).relative_to(folder) for line in lines} == before
+    watch_once(model, folder, output, sort=sort)
+    assert len(lines_of(output)) == len(before)
+
+
+def test_a_name_that_comes_again_does_not_replace_a_sorted_file(
+    model: Model, tmp_path: Path
+) -> None:
+    for seed in (0, 1, 2):
+        write_photo(tmp_path / "in/latest.png", seed)
+        watch_once(model, tmp_path / "in", tmp_path / "out", sort="move")
+    targets = [Path(line["target"]) for line in lines_of(tmp_path / "out")]
+    assert len(set(targets)) == 3 and all(target.is_file() for target in targets)
+
+
+def test_an_existing_file_is_not_replaced(model: Model, tmp_path: Path) -> None:
+    write_photos(tmp_path / "in", 0)
+    other = tmp_path / "out/pass/000.png"
+    other.parent.mkdir(parents=True)
+    other.write_text("other")
+    with pytest.raises(UserError, match="must not exist"):
+        watch_once(model, tmp_path / "in", tmp_path / "out", sort="move")
+    assert other.read_text() == "other" and (tmp_path / "in/000.png").exists()
+    other.unlink()
+    watch_once(model, tmp_path / "in", tmp_path / "out", sort="move")
+    assert other.exists() and len(lines_of(tmp_path / "out")) == 1
+
+
+def test_names_that_are_not_utf_8(model: Model, tmp_path: Path) -> None:
+    name = os.fsdecode(b"k\xe4bel.png")
+    write_photo(tmp_path / "photo.png", 0)
+    (tmp_path / "in").mkdir()
+    shutil.copy(tmp_path / "photo.png", tmp_path / "in" / name)
+    for _ in range(2):
+        watch_once(model, tmp_path / "in", tmp_path / "out", sort="move")
+    (row,) = read_rows(tmp_path / "out/parts.jsonl")
+    assert row.path == tmp_path / "in" / name
+    assert (tmp_path / "out/pass" / name).exists()
+
+
+def test_drift_raises_one_alarm_that_says_what_moved(model: Model, tmp_path: Path) -> None:
+    photos = [write_photo(tmp_path / f"normal/{seed}.png", seed) for seed in range(100, 131)]
+    model = tiny_model(1.0, [model.score(photo).score for photo in photos])
+    for seed in range(30):
+        path = write_photo(tmp_path / f"in/{seed:03d}.png", seed)
+        if seed >= 10:
+            with Image.open(path) as image:
+                image.point(lambda value: value // 8).save(path)
+        os.utime(path, (seed, seed))
+    watch_once(model, tmp_path / "in", tmp_path / "out")
+    store = Store(tmp_path / "out", tmp_path / "in")
+    state = store.test()
+    store.close()
+    assert state is not None and state.alarm is not None
+    alarm = state.alarm
+    assert 10 < alarm["part"] <= 30 and 9 <= alarm["since_part"] <= 12
+    assert alarm["wealth"] >= 100 and "brightness" in alarm["text"]
+    first = next(n for n in lines_of(tmp_path / "out") if n["wealth"] >= 100)
+    assert first["part"] == alarm["part"]
+
+
+def test_a_test_belongs_to_its_model_and_level(model: Model, tmp_path: Path) -> None:
+    write_photos(tmp_path / "in", 0)
+    notes: list[str] = []
+
+    def watch(model: Model, **options: object) -> Status:
+        settings = WatchSettings(tmp_path / "in", tmp_path / "out", settle=0, **options)  # type: ignore[arg-type]
+        return watch_folder(model, settings, threading.Event(), True, notes.extend)
+
+    assert watch(model).tested == 1
+    assert watch(model).tested == 1 and not notes
+    with pytest.raises(UserError, match="--level must be 0.01"):
+        watch(model, level=0.05)
+    assert watch(model, level=0.05, new_test=True).tested == 0
+    assert watch(tiny_model(0.4)).tested == 0
+    assert "does not store all scores" in notes[0] and "the model changed" in notes[1]
+
+
+def test_wrong_settings_are_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for options, text in (
+        ({"folder": tmp_path / "none"}, "existing folder"),
+        ({"output": tmp_path}, "--output must not contain"),
+        ({"sort": "away"}, "--sort must be one of"),
+        ({"level": 1.0}, "--level must be between 0 and 1"),
+    ):
+        values = {"folder": tmp_path / "in", "output": tmp_path / "out", **options}
+        with pytest.raises(UserError, match=text):
+            WatchSettings(**values)  # type: ignore[arg-type]
+
+
+def test_an_output_belongs_to_one_folder_and_one_process(model: Model, tmp_path: Path) -> None:
+    write_photos(tmp_path / "in", 0)
+    write_photos(tmp_path / "other", 0)
+    watch_once(model, tmp_path / "in", tmp_path / "out")
+    with pytest.raises(UserError, match="belongs to the folder"):
+        watch_once(model, tmp_path / "other", tmp_path / "out")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/watch.db").write_text("no database" * 100)
+    with pytest.raises(UserError, match="must be a database of vqlab watch"):
+        watch_once(model, tmp_path / "in", tmp_path / "broken")
+    write_photos(tmp_path / "in", 1)
+
+    def on_status(status: Status, row: object) -> None:
+        with pytest.raises(UserError, match="another vqlab watch"):
+            watch_once(model, tmp_path / "in", tmp_path / "out")
+
+    settings = WatchSettings(tmp_path / "in", tmp_path / "out", settle=0)
+    watch_folder(model, settings, threading.Event(), True, on_status=on_status)
+
+
+def test_lines_are_a_copy_of_the_database(model: Model, tmp_path: Path) -> None:
+    write_photos(tmp_path / "in", *range(5))
+    watch_once(model, tmp_path / "in", tmp_path / "out")
+    file = tmp_path / "out/parts.jsonl"
+    complete = file.read_bytes()
+    for damaged in (b"", complete[:-1], complete[:1000], complete.split(b"\n")[0] + b"\n"):
+        file.write_bytes(damaged)
+        watch_once(model, tmp_path / "in", tmp_path / "out")
+        assert file.read_bytes() == complete
+    for foreign in (b"text\n", json.dumps({"part": 99}).encode() + b"\n"):
+        file.write_bytes(foreign)
+        with pytest.raises(UserError, match="must be a copy of"):
+            watch_once(model, tmp_path / "in", tmp_path / "out")
+        assert file.read_bytes() == foreign
