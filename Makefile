@@ -28,7 +28,7 @@ endif
 COMMON = --category $(CLASS) --preset $(PRESET) $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve sweep benchmark train evaluate promote predict leaderboard correlate ui dashboard data-check \
+.PHONY: help setup serve sweep benchmark train evaluate promote predict watch leaderboard correlate ui dashboard data-check \
   data-audit doctor test test-all test-random check bench crashtest clean
 
 help:  ## Print this help
@@ -77,6 +77,10 @@ promote: $(READY)  ## Promote the best checkpoint of CLASS if it beats the champ
 predict: $(READY)  ## Score IMAGES with the champion of CLASS
 	@test -n "$(IMAGES)" || { echo "IMAGES must be image files or a folder: make predict CLASS=$(CLASS) IMAGES=folder"; exit 2; }
 	@$(BIN)/vqlab predict $(IMAGES) $(ARGS) --category $(CLASS) $(if $(RESULTS),--output "$(RESULTS)")
+
+watch: $(READY)  ## Judge images that arrive in the folder IMAGES; detect drift
+	@test -n "$(IMAGES)" || { echo "IMAGES must be a folder: make watch CLASS=$(CLASS) IMAGES=folder"; exit 2; }
+	@$(BIN)/vqlab watch "$(IMAGES)" $(ARGS) --category $(CLASS) $(if $(RESULTS),--output "$(RESULTS)")
 
 leaderboard: $(READY)  ## List runs by test metrics, best first
 	@$(BIN)/vqlab leaderboard --category $(CLASS)
