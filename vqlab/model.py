@@ -30,6 +30,7 @@ from vqlab.data import (
     read_image,
     to_network,
     to_original,
+    to_tiles,
 )
 from vqlab.detectors import (
     Detector,
@@ -42,6 +43,7 @@ from vqlab.detectors import (
 from vqlab.errors import did_you_mean
 from vqlab.evaluation import (
     REJECT,
+    Blend,
     Predictions,
     Progress,
     Scored,
@@ -57,6 +59,8 @@ from vqlab.text import category_text, join_names
 from vqlab.types import Geometry, InputSpec, Sample, UserError
 
 Array = NDArray[Any]
+TILES_AT_ONCE = 16
+"""Tiles of an image that are scored together on a GPU."""
 
 
 def build_detector(tree: Mapping[str, Any], spec: InputSpec) -> Detector:
@@ -86,7 +90,7 @@ class Prediction:
     """(H, W, 3) uint8, as read."""
     model: Model = field(repr=False)
     extracted: Extracted = field(repr=False)
-    """Outputs of the detector from which the scores were computed."""
+    """Outputs of the detector from which the scores were computed; empty with `data.tiles`."""
     geometry: Geometry = field(repr=False)
     """Position of the image in the network's input."""
     inspected: Array | None = None
@@ -263,8 +267,8 @@ class Model:
         )
 
     def features(self, images: ImageSet, batch_size: int = 16) -> FeatureSet:
-        """Return the features of a set of images."""
-        return FeatureSet(images, self.backbone, self.device, batch_size)
+        """Return the features of a set of images, with `data.tiles` of their tiles."""
+        return FeatureSet(images.tiled(), self.backbone, self.device, batch_size)
 
     def read(self, image: Array | Image.Image | Path | str) -> Array:
         """Read an image as `score` does, (H, W, 3) uint8. Raises UserError as `score`."""
@@ -286,8 +290,11 @@ class Model:
 
         Scores of a batch of several images may differ from those of `score` by rounding (1e-5
         relative). Raises UserError for an array of another shape or type, and for an aspect ratio
-        that does not fit the inspected area.
+        that does not fit the inspected area, and with `data.tiles` for an image smaller than a
+        tile.
         """
+        if self.data.tiles.size is not None:
+            return [self._score_tiles(pixels) for pixels in images]
         inputs = [to_network(pixels, self.data, self.area) for pixels in images]
         batch = torch.stack([network for network, _ in inputs]).to(self.device)
         extracted = extract(self.detector, Sample(batch, self.backbone(batch)))
@@ -301,10 +308,26 @@ class Model:
             for i in range(len(images))
         ]
 
+    def _score_tiles(self, pixels: Array) -> Prediction:
+        """Score an image by its tiles; on a CPU one by one, as `score_set` does."""
+        tensors, tiles, geometry = to_tiles(pixels, self.data, self.area)
+        blend, blended = Blend(), None
+        step = 1 if self.device.type == "cpu" else TILES_AT_ONCE
+        for start in range(0, len(tiles), step):
+            batch = torch.stack(tensors[start : start + step]).to(self.device)
+            result = scores(
+                self.detector, extract(self.detector, Sample(batch, self.backbone(batch)))
+            )
+            maps = result.anomaly_map.float().cpu().numpy()
+            for place, score in enumerate(result.image_score.tolist()):
+                blended = blend.add(maps[place], score, tiles[start + place])
+        assert blended is not None
+        return self._prediction(pixels, geometry, (), *blended)
+
     def _prediction(
         self, pixels: Array, geometry: Geometry, extracted: Extracted, square: Array, score: float
     ) -> Prediction:
-        """Return the prediction of one image. square: its anomaly map (S, S)."""
+        """Return the prediction of one image. square: its anomaly map (S, S), with tiles (h, w)."""
         anomaly_map, inspected = to_original(square, geometry), None
         if self.area is not None:
             inspected = self.area.at(geometry.original)
@@ -327,7 +350,7 @@ class Model:
     def panels(self, extracted: Extracted, geometry: Geometry) -> dict[str, Array]:
         """Compute `Prediction.panels` of one image."""
         panels: dict[str, Array] = {}
-        if not isinstance(self.detector, HasPanels):
+        if self.data.tiles.size is not None or not isinstance(self.detector, HasPanels):
             return panels
         for name, panel in self.detector.panels(extracted).items():
             if panel.ndim == 4:

@@ -89,6 +89,28 @@ class Geometry:
 
 
 @dataclass(frozen=True)
+class Tile:
+    """A square part of an image at the resolution of its tiles (`data.tiles`)."""
+
+    image_size: tuple[int, int]
+    """(h, w) of the image at that resolution."""
+    top: int
+    left: int
+    side: int
+    overlap: int
+    """Least overlap with the next tile, in pixels."""
+    first: bool
+    """Whether it is the first tile of its image."""
+    last: bool
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Index of its pixels in the image."""
+        bottom, right = self.top + self.side, self.left + self.side
+        return slice(self.top, bottom), slice(self.left, right)
+
+
+@dataclass(frozen=True)
 class Batch:
     """Images (B, 3, H, W) float32 in [0, 1]; masks (B, H, W) bool; labels (B,) int64."""
 
@@ -99,6 +121,8 @@ class Batch:
     geometry: tuple[Geometry, ...]
     inspected: Tensor | None = None
     """(B, H, W) bool, True on inspected pixels, on the CPU; None: all (`data.roi`)."""
+    tiles: tuple[Tile, ...] | None = None
+    """If not None, the images are tiles, with records and geometry of the images they are of."""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -112,4 +136,5 @@ class Batch:
             self.records,
             self.geometry,
             self.inspected,
+            self.tiles,
         )

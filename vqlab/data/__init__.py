@@ -27,7 +27,7 @@ from vqlab.data.images import (
 from vqlab.data.layouts import GOOD_AND_BAD
 from vqlab.data.png import encode_png, write_png
 from vqlab.data.regions import Region, find_regions, polygon_of
-from vqlab.data.settings import DataSettings
+from vqlab.data.settings import DataSettings, TileSettings
 from vqlab.data.shifts import SEVERITIES, SHIFTS, shifted
 from vqlab.data.source import (
     categories_in,
@@ -38,6 +38,7 @@ from vqlab.data.source import (
 )
 from vqlab.data.splits import Splits, dataset_fingerprint, fingerprint, load_dataset
 from vqlab.data.synthetic import make_synthetic
+from vqlab.data.tiles import to_tiles
 
 __all__ = [
     "AREA_FILES",
@@ -57,6 +58,7 @@ __all__ = [
     "InspectedArea",
     "Pixels",
     "Splits",
+    "TileSettings",
     "accept_pixels",
     "areas_differ",
     "areas_of",
@@ -86,6 +88,7 @@ __all__ = [
     "size_of",
     "suffix_of",
     "to_network",
+    "to_tiles",
     "to_original",
     "write_png",
     "write_image_set",

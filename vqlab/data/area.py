@@ -74,9 +74,9 @@ class InspectedArea:
         return resized
 
     def fitted(self, size: tuple[int, int], settings: DataSettings) -> Mask:
-        """Return the mask of an image of `size` (H, W) at network size, (S, S): pixels that overlap
-        the inspected area. Not inspected: padding."""
-        key = (size, settings.image_size, settings.resize)
+        """Return the mask of an image of `size` (H, W) at network size, (S, S), or with tiles
+        (h, w): pixels that overlap the inspected area. Not inspected: padding."""
+        key = (size, settings.image_size, settings.resize, settings.tiles.size)
         fitted = self._fitted.get(key)
         if fitted is None:
             fitted = fit_mask(self.at(size), settings)

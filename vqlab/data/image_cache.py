@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -18,8 +19,10 @@ from vqlab.data.images import (
     Mask,
     Pixels,
     box_for,
+    brightness_gain,
     fit_image,
     fit_mask,
+    frame_of,
     read_image,
     read_mask,
     resize_image,
@@ -28,7 +31,8 @@ from vqlab.data.images import (
 from vqlab.data.inspection import ImageProperties, MaskProperties, inspect_image, inspect_mask
 from vqlab.data.settings import DataSettings
 from vqlab.data.synthetic_anomalies import draw_anomaly
-from vqlab.types import Geometry, ImageRecord
+from vqlab.data.tiles import draw_in_window, tile_grid, too_small
+from vqlab.types import Geometry, ImageRecord, Tile
 
 if TYPE_CHECKING:
     from vqlab.data.shifts import ShiftedImage
@@ -38,17 +42,26 @@ MIN_CANVAS = 256
 """Smallest side, in pixels, of the square on which synthetic anomalies are drawn."""
 MIN_SIDE = 8
 """Smallest shorter side, in pixels, of an image at network size."""
-ImageSource: TypeAlias = "ImageFile | SyntheticAnomaly | ShiftedImage"
-"""Element of an image set: makes the same image every time."""
+RECENT = 4
+"""Images at the resolution of their tiles that stay in memory beyond the budget."""
+Whole: TypeAlias = "ImageFile | SyntheticAnomaly | ShiftedImage"
+"""An image; makes the same one every time."""
+ImageSource: TypeAlias = "Whole | TileOf"
+"""Element of an image set: an image, or one of its tiles."""
 
 
 @dataclass(frozen=True)
 class ResizedImage:
-    """image (S, S, 3) uint8 and mask (S, S) bool at network size."""
+    """image (S, S, 3) uint8 and mask (S, S) bool at network size; with tiles, a whole image (h, w)
+    or one of its tiles."""
 
     image: Pixels
     mask: Mask
     geometry: Geometry
+    gain: float | None = None
+    """Of tiles, and images to cut into them: `brightness_gain` of the whole image."""
+    tile: Tile | None = None
+    """Position of a tile."""
 
     @property
     def nbytes(self) -> int:
@@ -83,11 +96,12 @@ class ImageCache:
         self.mask_properties: dict[Path, MaskProperties] = {}
         self._bytes_left = settings.memory_mib * 2**20
         self._images: dict[ImageSource, ResizedImage] = {}
+        self._recent: OrderedDict[ImageSource, ResizedImage] = OrderedDict()
         self._digests: dict[ImageSource, bytes] = {}
         self._lock = threading.Lock()
 
     def __contains__(self, source: ImageSource) -> bool:
-        return source in self._images
+        return _whole(source) in self._images
 
     def area(self, record: ImageRecord) -> InspectedArea | None:
         """Return the inspected area of an image; None: all pixels."""
@@ -106,39 +120,68 @@ class ImageCache:
             return area.fitted(size, self.settings)
         if not self.areas:
             return None
-        mask = np.zeros((self.settings.image_size,) * 2, np.bool_)
-        mask[_index(box_for(size, self.settings))] = True
+        geometry = box_for(size, self.settings)
+        mask = np.zeros(frame_of(geometry, self.settings), np.bool_)
+        mask[_index(geometry)] = True
         return mask
 
     def get(self, source: ImageSource) -> ResizedImage:
         """Return the resized image of `source`, as read-only arrays."""
-        cached = self._images.get(source)
+        if isinstance(source, TileOf):
+            return source.cut(self.get(source.whole))
+        cached = self._images.get(source) or self._recent.get(source)
         if cached is not None:
             return cached
         image = source.make(self)
+        if self.settings.tiles.size is not None:
+            inspected = self.inspected(source.record, image.geometry.original)
+            gain = brightness_gain(image.image, image.geometry, self.settings, inspected)
+            image = replace(image, gain=gain)
         image.image.flags.writeable = image.mask.flags.writeable = False
         with self._lock:
             if source not in self._images and image.nbytes <= self._bytes_left:
                 self._bytes_left -= image.nbytes
                 self._images[source] = image
+            elif self.settings.tiles.size is not None:
+                self._recent[source] = image
+                while len(self._recent) > RECENT:
+                    self._recent.popitem(last=False)
         return image
 
     def get_all(self, sources: Sequence[ImageSource]) -> list[ResizedImage]:
         """Return the images of `sources`, decoded by several threads unless all are cached."""
         if all(source in self for source in sources):
             return [self.get(source) for source in sources]
+        wholes = list(dict.fromkeys(map(_whole, sources)))
         with ThreadPoolExecutor(THREADS) as pool:
-            return list(pool.map(self.get, sources))
+            images = dict(zip(wholes, pool.map(self.get, wholes), strict=True))
+        return [
+            source.cut(images[source.whole]) if isinstance(source, TileOf) else images[source]
+            for source in sources
+        ]
+
+    def tiles(self, source: Whole) -> list[TileOf]:
+        """Return the tiles of an image."""
+        known = self.image_properties.get(source.record.path)
+        size = known.size if known is not None else self.get(source).geometry.original
+        box = box_for(size, self.settings).box
+        inspected = self.inspected(source.record, size)
+        grid = tile_grid((box[2], box[3]), self.settings, inspected)
+        return [TileOf(source, tile) for tile in grid]
 
     def fingerprint(self, sources: Sequence[ImageSource]) -> str:
         """Return the sha256 (hex) of the images, in order; each is hashed once."""
-        new = [source for source in dict.fromkeys(sources) if source not in self._digests]
+        wholes = dict.fromkeys(map(_whole, sources))
+        new = [source for source in wholes if source not in self._digests]
         if new:
             with ThreadPoolExecutor(THREADS) as pool:
                 self._digests.update(zip(new, pool.map(self._digest, new), strict=True))
         bits = "" if self.settings.bits is None else f" {self.settings.bits} bits"
         digests = [f"{self.settings.brightness}{bits}".encode()]
-        digests += [self._digests[source] for source in sources]
+        for source in sources:
+            digests.append(self._digests[_whole(source)])
+            if isinstance(source, TileOf):
+                digests.append(repr((source.tile.top, source.tile.left)).encode())
         return hashlib.sha256(b"".join(digests)).hexdigest()
 
     def _digest(self, source: ImageSource) -> bytes:
@@ -161,6 +204,9 @@ class ImageFile:
         area, size = cache.area(self.record), (pixels.shape[0], pixels.shape[1])
         if area is not None and not area.fits(size):
             raise BadFile(path, area.mismatch(size), "use a mask for images of this shape")
+        small = too_small(size, settings)
+        if small:
+            raise BadFile(path, small, "use smaller tiles, or none (data.tiles.size=null)")
         image, geometry = fit_image(cache.filled(self.record, pixels), settings)
         if min(geometry.box[2:]) < MIN_SIDE:
             raise BadFile(
@@ -231,6 +277,8 @@ class SyntheticAnomaly:
         """Draw at `MIN_CANVAS` or more and shrink, as a camera does with a real defect: a thin one
         fades at a small network size, and settings of any size see the same anomalies."""
         clean, settings = cache.get(self.normal), cache.settings
+        if settings.tiles.size is not None:
+            return self._make_in_window(clean, cache)
         canvas = settings.model_copy(update={"image_size": max(MIN_CANVAS, settings.image_size)})
         image, texture = (_content(file, canvas, cache) for file in (self.normal, self.texture))
         texture = resize_image(texture, image.shape[0], image.shape[1])
@@ -250,6 +298,16 @@ class SyntheticAnomaly:
             mask &= area.fitted(clean.geometry.original, settings)
         return ResizedImage(result, mask, clean.geometry)
 
+    def _make_in_window(self, clean: ResizedImage, cache: ImageCache) -> ResizedImage:
+        """Draw in a random square of an image with tiles, so that sizes are relative to a tile."""
+        image, mask = draw_in_window(
+            clean.image, cache.get(self.texture).image,
+            max(MIN_CANVAS, cache.settings.image_size), np.random.default_rng(self.seed),
+            (self.kind, self.size, self.contrast),
+            cache.inspected(self.record, clean.geometry.original),
+        )  # fmt: skip
+        return ResizedImage(image, mask, clean.geometry)
+
     def original(self, cache: ImageCache) -> Pixels:
         normal = read_image(self.normal.record.path, cache.settings.bits)
         resized = cache.get(self)
@@ -261,6 +319,37 @@ class SyntheticAnomaly:
         mask = np.asarray(to_original(resized.mask, resized.geometry) > 0)
         area = cache.area(self.record)
         return mask if area is None else mask & area.at(resized.geometry.original)
+
+
+@dataclass(frozen=True)
+class TileOf:
+    """A tile of an image."""
+
+    whole: Whole
+    tile: Tile
+
+    @property
+    def record(self) -> ImageRecord:
+        return self.whole.record
+
+    def cut(self, image: ResizedImage) -> ResizedImage:
+        """Return the tile of the whole image, without a copy."""
+        window = self.tile.window
+        part = image.image[window], image.mask[window]
+        return ResizedImage(*part, image.geometry, image.gain, self.tile)
+
+    def original(self, cache: ImageCache) -> Pixels:
+        """Return the whole image."""
+        return self.whole.original(cache)
+
+    def original_mask(self, cache: ImageCache) -> Mask:
+        """Return the mask of the whole image."""
+        return self.whole.original_mask(cache)
+
+
+def _whole(source: ImageSource) -> Whole:
+    """Return the image that a tile is of, or the image itself."""
+    return source.whole if isinstance(source, TileOf) else source
 
 
 def _content(file: ImageFile, settings: DataSettings, cache: ImageCache) -> Pixels:

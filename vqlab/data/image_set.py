@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vqlab.data.datasets import saturated_defects
 from vqlab.data.image_cache import (
@@ -15,12 +18,14 @@ from vqlab.data.image_cache import (
     ImageFile,
     ImageSource,
     ResizedImage,
+    TileOf,
 )
 from vqlab.data.images import (
     BadFile,
     Mask,
     Pixels,
     to_tensor,
+    with_gain,
 )
 from vqlab.data.settings import DataSettings
 from vqlab.metrics import Defect
@@ -52,19 +57,29 @@ class ImageSet:
         sources = [self._sources[index] for index in indices]
         resized = self._cache.get_all(sources)
         pairs = zip(sources, resized, strict=True)
-        inspected = [self._cache.inspected(s.record, r.geometry.original) for s, r in pairs]
+        inspected = [self._inspected(source.record, image) for source, image in pairs]
         masks = [mask for mask in inspected if mask is not None]
-        tensors = [
-            to_tensor(each.image, each.geometry, self.settings, mask)
-            for each, mask in zip(resized, inspected, strict=True)
-        ]
+        tiles = tuple(each.tile for each in resized if each.tile is not None)
+        pairs_with_masks = zip(resized, inspected, strict=True)
         return Batch(
-            torch.stack(tensors),
+            torch.stack([self._tensor(image, mask) for image, mask in pairs_with_masks]),
             torch.from_numpy(np.stack([r.mask for r in resized])),
             torch.tensor([source.record.label for source in sources], dtype=torch.int64),
             tuple(source.record for source in sources),
             tuple(r.geometry for r in resized),
             torch.from_numpy(np.stack(masks)) if masks else None,
+            tiles or None,
+        )
+
+    def _tensor(self, image: ResizedImage, inspected: Mask | None) -> Tensor:
+        if image.tile is not None:
+            return with_gain(image.image, image.gain)
+        return to_tensor(image.image, image.geometry, self.settings, inspected)
+
+    def _inspected(self, record: ImageRecord, image: ResizedImage) -> Mask | None:
+        inspected = self._cache.inspected(record, image.geometry.original)
+        return (
+            inspected if inspected is None or image.tile is None else inspected[image.tile.window]
         )
 
     def batches(self, size: int, order: Sequence[int] | None = None) -> Iterator[Batch]:
@@ -84,6 +99,33 @@ class ImageSet:
                 pending = pool.submit(self.batch, chunk)
                 yield batch
             yield pending.result()
+
+    def tiled(self) -> ImageSet:
+        """Return the set of the tiles of these images, image by image; with `data.tiles` off, or of
+        a set of tiles, this set."""
+        whole, positions = self.origin
+        if self.settings.tiles.size is None or whole.is_tiles:
+            return self
+        tiles, starts = whole._tiles
+        return tiles.subset(i for p in positions for i in range(starts[p], starts[p + 1]))
+
+    @cached_property
+    def _tiles(self) -> tuple[ImageSet, list[int]]:
+        """The set of tiles, and the index of the first tile of each image, and of none."""
+        parts = [self._cache.tiles(s) for s in self._sources if not isinstance(s, TileOf)]
+        sources = [tile for part in parts for tile in part]
+        return ImageSet(sources, self._cache), [0, *accumulate(map(len, parts))]
+
+    @property
+    def is_tiles(self) -> bool:
+        """Whether this is a set of tiles."""
+        return bool(self._sources) and isinstance(self._sources[0], TileOf)
+
+    @property
+    def image_count(self) -> int:
+        """Number of images; of a set of tiles, of the images they are of."""
+        tiles = [source.tile for source in self._sources if isinstance(source, TileOf)]
+        return sum(tile.last for tile in tiles) if tiles else len(self)
 
     def subset(self, indices: Iterable[int]) -> ImageSet:
         """Return the images at `indices`, in that order."""
@@ -126,7 +168,7 @@ class ImageSet:
 
     def inspected(self, index: int) -> Mask | None:
         """Return its inspected pixels at network size, (S, S) bool; None: all."""
-        return self._cache.inspected(self.records[index], self.resized(index).geometry.original)
+        return self._inspected(self.records[index], self.resized(index))
 
     def original(self, index: int) -> Pixels:
         """Return one image at its original size, (H, W, 3) uint8."""

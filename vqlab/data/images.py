@@ -205,7 +205,10 @@ def rgb_of(decoded: Decoded, path: Path, bits: int | None = None) -> Pixels:
 
 def box_for(size: tuple[int, int], settings: DataSettings) -> Geometry:
     """Return the position of an image of `size` (H, W) in the network input."""
-    side = settings.image_size
+    side, tile = settings.image_size, settings.tiles.size
+    if tile is not None:
+        height, width = (max(1, round(length * side / tile)) for length in size)
+        return Geometry(size, (0, 0, height, width))
     if settings.resize == "stretch":
         return Geometry(size, (0, 0, side, side))
     scale = side / max(size)
@@ -213,20 +216,27 @@ def box_for(size: tuple[int, int], settings: DataSettings) -> Geometry:
     return Geometry(size, ((side - height) // 2, (side - width) // 2, height, width))
 
 
+def frame_of(geometry: Geometry, settings: DataSettings) -> tuple[int, int]:
+    """Return the size of an image with its padding: that of the network, or with tiles its own."""
+    tiled = settings.tiles.size is not None
+    return geometry.box[2:] if tiled else (settings.image_size, settings.image_size)
+
+
 def fit_image(image: Pixels, settings: DataSettings) -> tuple[Pixels, Geometry]:
-    """Resize (H, W, 3) to (S, S, 3) uint8; padding is black."""
+    """Resize (H, W, 3) to (S, S, 3) uint8, or with tiles to (h, w, 3); padding is black."""
     geometry = box_for((image.shape[0], image.shape[1]), settings)
     top, left, height, width = geometry.box
-    square = np.zeros((settings.image_size, settings.image_size, 3), np.uint8)
+    square = np.zeros((*frame_of(geometry, settings), 3), np.uint8)
     square[top : top + height, left : left + width] = resize_image(image, height, width)
     return square, geometry
 
 
 def fit_mask(mask: Mask, settings: DataSettings) -> Mask:
-    """Resize (H, W) to (S, S): a pixel is True if it overlaps any True pixel."""
+    """Resize (H, W) to (S, S), or with tiles to (h, w): a pixel is True if it overlaps any True
+    pixel."""
     geometry = box_for((mask.shape[0], mask.shape[1]), settings)
     top, left, height, width = geometry.box
-    square = np.zeros((settings.image_size, settings.image_size), np.bool_)
+    square = np.zeros(frame_of(geometry, settings), np.bool_)
     square[top : top + height, left : left + width] = resize_mask(mask, (height, width))
     return square
 
@@ -263,12 +273,23 @@ def to_tensor(
     the box) becomes 0.5, and clips at 1; this compensates for different illumination. Borders
     darker than 0.05 are treated as 0.05. inspected (S, S): see `border_brightness`.
     """
+    return with_gain(square, brightness_gain(square, geometry, settings, inspected))
+
+
+def brightness_gain(
+    square: Pixels, geometry: Geometry, settings: DataSettings, inspected: Mask | None = None
+) -> float | None:
+    """Return the factor by which `to_tensor` corrects the brightness; None: no correction."""
+    if settings.brightness == "keep":
+        return None
+    return BORDER_BRIGHTNESS / max(border_brightness(square, geometry, inspected), 0.05)
+
+
+def with_gain(square: Pixels, gain: float | None) -> Tensor:
+    """Convert (S, S, 3) uint8 to (3, S, S) float32 in [0, 1], times `gain`, clipped at 1."""
     image = torch.from_numpy(np.ascontiguousarray(square.transpose(2, 0, 1)))
     values = image.to(torch.float32) / 255
-    if settings.brightness == "border":
-        gain = BORDER_BRIGHTNESS / max(border_brightness(square, geometry, inspected), 0.05)
-        values = (values * gain).clamp_(max=1)
-    return values
+    return values if gain is None else (values * gain).clamp_(max=1)
 
 
 def border_brightness(square: Pixels, geometry: Geometry, inspected: Mask | None = None) -> float:
@@ -278,14 +299,14 @@ def border_brightness(square: Pixels, geometry: Geometry, inspected: Mask | None
     """
     top, left, height, width = geometry.box
     box = np.s_[top : top + height, left : left + width]
-    frame = border_frame((height, width))
+    frame = borderframe_of((height, width))
     if inspected is not None:
         frame &= inspected[box]
         frame = frame if frame.any() else inspected[box]
     return float(np.median(square[box][frame].mean(axis=1))) / 255
 
 
-def border_frame(size: tuple[int, ...]) -> Mask:
+def borderframe_of(size: tuple[int, ...]) -> Mask:
     """Return a frame of `size` (H, W): 1/32 of the shorter side wide, at least 1 pixel."""
     edge = max(1, min(size) // 32)
     frame = np.ones(size, np.bool_)
@@ -301,13 +322,18 @@ def to_network(
     area: inspected area; None: all pixels. Raises UserError for another shape or dtype, and for an
     aspect ratio that differs from the area's.
     """
+    require_rgb(image)
+    square, geometry = fit_image(image if area is None else area.fill(image), settings)
+    inspected = None if area is None else area.fitted(geometry.original, settings)
+    return to_tensor(square, geometry, settings, inspected), geometry
+
+
+def require_rgb(image: Pixels) -> None:
+    """Raise UserError unless an image is (H, W, 3) uint8 with pixels."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise UserError(
             f"an image must be an RGB array (H, W, 3) of uint8; got {image.shape} of {image.dtype}."
         )
-    square, geometry = fit_image(image if area is None else area.fill(image), settings)
-    inspected = None if area is None else area.fitted(geometry.original, settings)
-    return to_tensor(square, geometry, settings, inspected), geometry
 
 
 def to_original(square: NDArray[Any], geometry: Geometry) -> NDArray[np.float32]:

@@ -82,6 +82,16 @@ class ValidationSettings(Settings):
         return f"held-out normal images and {self.fraction:.0%} of test, excluded from test"
 
 
+class TileSettings(Settings):
+    """Section `data.tiles`: cut images into square tiles instead of resizing them as a whole."""
+
+    size: Annotated[int | None, Field(ge=32, le=8192)] = None
+    """Side of a tile in pixels of the image files; a tile is resized to `data.image_size`. Equal to
+    `data.image_size`: native resolution. Default: no tiles."""
+    overlap: Annotated[float, Field(ge=0.1, le=0.5)] = 0.25
+    """Least share of its side by which a tile overlaps the next one; maps are blended there."""
+
+
 class DataSettings(Settings):
     """Section `data`: which images, and how they are resized."""
 
@@ -101,6 +111,7 @@ class DataSettings(Settings):
     """Side of the square network input, in pixels."""
     resize: Literal["stretch", "letterbox"] = "stretch"
     """`stretch` fills the square (as in the papers); `letterbox` keeps the aspect ratio."""
+    tiles: TileSettings = TileSettings()
     brightness: Literal["keep", "border"] = "keep"
     """`border` divides each image by the brightness of its border, see `to_tensor`."""
     bits: Annotated[int | None, Field(ge=8, le=32)] = None

@@ -17,15 +17,17 @@ from vqlab.evaluation.operating_point import OperatingPoint, count_above, operat
 from vqlab.evaluation.paired import Paired, paired_differences
 from vqlab.evaluation.report import EvaluationSettings, Report, evaluate
 from vqlab.evaluation.review import ExpectedShares, expected_shares, review_sentence
-from vqlab.evaluation.scoring import (
+from vqlab.evaluation.scored import (
     ExtractedSet,
     Predictions,
-    Progress,
     Scored,
     crop,
     crop_panel,
-    extract_images,
     lowest_outside,
+)
+from vqlab.evaluation.scoring import (
+    Progress,
+    extract_images,
     panel_arrays,
     predict_images,
     score_extracted,
@@ -43,6 +45,7 @@ from vqlab.evaluation.thresholds import (
     guarantee_limit,
     guarantee_note,
 )
+from vqlab.evaluation.tiles import Blend
 from vqlab.evaluation.uncertainty import MEAN
 from vqlab.evaluation.verdict import PASS, REJECT, REVIEW, Verdict, predicted_mask, verdict_of
 
@@ -51,6 +54,7 @@ __all__ = [
     "conformal_threshold",
     "AS_CAPTURED",
     "BASELINE_EVIDENCE",
+    "Blend",
     "ShiftErrors",
     "ShiftTable",
     "EVIDENCE",

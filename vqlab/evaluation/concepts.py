@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vqlab.detectors import HasPrototypes, ImagePrototypes, Scorer
-from vqlab.evaluation.scoring import concatenate_prototypes
+from vqlab.evaluation.scored import concatenate_prototypes
 from vqlab.evaluation.spool import Array
 from vqlab.features import FeatureSet
 from vqlab.metrics import entropy, mutual_information, purity

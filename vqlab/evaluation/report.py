@@ -11,7 +11,7 @@ from pydantic import Field
 
 from vqlab.config import Settings
 from vqlab.data import ImageSet, resize_map, resize_mask
-from vqlab.evaluation.scoring import Scored
+from vqlab.evaluation.scored import Scored
 from vqlab.evaluation.spool import Array
 from vqlab.evaluation.thresholds import Thresholds
 from vqlab.evaluation.uncertainty import with_intervals

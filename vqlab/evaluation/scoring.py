@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,132 +19,28 @@ from vqlab.detectors import (
     extract,
     scores,
 )
+from vqlab.evaluation.scored import (
+    ExtractedSet,
+    Predictions,
+    Scored,
+    concatenate_prototypes,
+    crop,
+    lowest_outside,
+)
 from vqlab.evaluation.spool import Array, Budget, Spool
+from vqlab.evaluation.tiles import Blend, Mosaic
 from vqlab.features import FeatureSet
-from vqlab.types import Batch, Geometry, ImageRecord, Scores, UserError, indices_by_category
+from vqlab.types import (
+    Batch,
+    Geometry,
+    ImageRecord,
+    Scores,
+    Tile,
+    UserError,
+)
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
-
-
-@dataclass(frozen=True)
-class Scored:
-    """N images with scores and ground truth.
-
-    Maps and masks have the network's resolution, cropped to the box that the image fills.
-    """
-
-    maps: list[Array]
-    """N anomaly maps (h, w) float32; higher is more anomalous."""
-    image_scores: Array
-    """(N,) float64; higher is more anomalous."""
-    labels: Array
-    """(N,) int64: 0 normal, 1 anomalous."""
-    masks: list[Array]
-    """N masks (h, w) bool, all False for a normal image."""
-    records: tuple[ImageRecord, ...]
-    geometry: tuple[Geometry, ...]
-    inspected: list[Array] | None = None
-    """N masks (h, w) bool, True on inspected pixels; None: all (`data.roi`). Other pixels have the
-    lowest score of the inspected ones, no label, and do not count in pixel metrics."""
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def take(self, indices: Sequence[int]) -> Scored:
-        """Return the images at `indices`, in that order."""
-        indices = [int(i) for i in indices]
-        return Scored(
-            maps=[self.maps[i] for i in indices],
-            image_scores=self.image_scores[indices],
-            labels=self.labels[indices],
-            masks=[self.masks[i] for i in indices],
-            records=tuple(self.records[i] for i in indices),
-            geometry=tuple(self.geometry[i] for i in indices),
-            inspected=None if self.inspected is None else [self.inspected[i] for i in indices],
-        )
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[Scored]) -> Scored:
-        """Return all images of `parts`, at least one, in order."""
-        inspected = [mask for part in parts for mask in part.inspected or ()]
-        return cls(
-            [map for part in parts for map in part.maps],
-            np.concatenate([part.image_scores for part in parts]),
-            np.concatenate([part.labels for part in parts]),
-            [mask for part in parts for mask in part.masks],
-            tuple(record for part in parts for record in part.records),
-            tuple(geometry for part in parts for geometry in part.geometry),
-            inspected or None,
-        )
-
-    def pixels(self, index: int) -> Array:
-        """Return the scores (n,) of the inspected pixels of an image."""
-        values = self.maps[index]
-        return values.ravel() if self.inspected is None else values[self.inspected[index]]
-
-    def normals(self) -> Scored:
-        """Return the normal images."""
-        return self.take(np.flatnonzero(self.labels == 0).tolist())
-
-    def by_category(self) -> dict[str, list[int]]:
-        """Return the indices of the images of each category, sorted by category."""
-        return indices_by_category(self.records)
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Results of one pass over N images."""
-
-    scored: Scored
-    alternatives: dict[str, Scored] = field(default_factory=dict)
-    """The images with the detector's other scores, by name."""
-    panels: dict[str, list[Array]] = field(default_factory=dict)
-    """By title, N pictures (S, S, 3) uint8 or code maps (h, w) int32, padding included."""
-    prototypes: ImagePrototypes | None = None
-    """Of all N images, on the CPU."""
-
-    def take(self, indices: Sequence[int]) -> Predictions:
-        """Return the predictions of the images at `indices`, in that order."""
-        chosen = [int(i) for i in indices]
-        prototypes = self.prototypes
-        if prototypes is not None:
-            vectors, codes = prototypes.vectors[chosen], prototypes.indices[chosen]
-            prototypes = ImagePrototypes(codes, vectors, prototypes.codebook)
-        return Predictions(
-            self.scored.take(chosen),
-            {name: scored.take(chosen) for name, scored in self.alternatives.items()},
-            {title: [each[i] for i in chosen] for title, each in self.panels.items()},
-            prototypes,
-        )
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[Predictions]) -> Predictions:
-        """Return the predictions of all images of `parts`, at least one, in order."""
-        first = parts[0]
-        return cls(
-            Scored.concatenate([part.scored for part in parts]),
-            {
-                name: Scored.concatenate([part.alternatives[name] for part in parts])
-                for name in first.alternatives
-            },
-            {
-                title: [picture for part in parts for picture in part.panels[title]]
-                for title in first.panels
-            },
-            concatenate_prototypes([p.prototypes for p in parts if p.prototypes is not None]),
-        )
-
-
-@dataclass(frozen=True)
-class ExtractedSet:
-    """Extracted outputs of N images with their ground truth."""
-
-    extracted: list[Extracted]
-    truth: Scored
-    """Without maps and scores."""
-    shape: tuple[int, ...]
-    """(H, W) of the network's input."""
 
 
 class _Truth:
@@ -155,16 +51,38 @@ class _Truth:
         self.records: list[ImageRecord] = []
         self.geometry: list[Geometry] = []
         self.inspected: list[Array] = []
+        self.tiles: list[Tile] = []
+        """Tiles of the images, if the batches have tiles."""
+        self._mosaics = Mosaic(), Mosaic()
         self._empty: dict[tuple[int, ...], Array] = {}
         """Empty masks by shape, which images share."""
 
     def add(self, batch: Batch) -> None:
+        if batch.tiles is not None:
+            self._add_tiles(batch, batch.tiles)
+            return
         for values, geometry in zip(batch.masks, batch.geometry, strict=True):
-            mask = crop(values.numpy(), geometry)
-            self.masks.append(mask if mask.any() else self._empty.setdefault(mask.shape, mask))
+            self._add_mask(crop(values.numpy(), geometry))
         self.inspected += inspected_in(batch) or []
         self.records += batch.records
         self.geometry += batch.geometry
+
+    def _add_tiles(self, batch: Batch, tiles: Sequence[Tile]) -> None:
+        """Add tiles; an image counts when its last tile is added."""
+        masks, inspected = self._mosaics
+        self.tiles += tiles
+        for place, tile in enumerate(tiles):
+            mask = masks.add(batch.masks[place].numpy(), tile)
+            if batch.inspected is not None:
+                area = inspected.add(batch.inspected[place].numpy(), tile)
+                self.inspected += [] if area is None else [area]
+            if mask is not None:
+                self._add_mask(mask)
+                self.records.append(batch.records[place])
+                self.geometry.append(batch.geometry[place])
+
+    def _add_mask(self, mask: Array) -> None:
+        self.masks.append(mask if mask.any() else self._empty.setdefault(mask.shape, mask))
 
     def scored(self, maps: list[Array], image_scores: Sequence[Array]) -> Scored:
         labels = np.array([record.label for record in self.records], dtype=np.int64)
@@ -185,14 +103,30 @@ class _Maps:
 
     def __init__(self, budget: Budget) -> None:
         self.maps, self.image_scores = Spool(budget), list[Array]()
+        self._blend = Blend()
 
-    def add(self, result: Scores, batch: Batch) -> None:
+    def add(self, result: Scores, batch: Batch, truth: _Truth) -> None:
+        """Add the scores of a batch, which was added to `truth`."""
         maps, image_scores = _checked(result, batch.records, tuple(batch.masks.shape))
+        if batch.tiles is not None:
+            for map, score, tile in zip(maps, image_scores, batch.tiles, strict=True):
+                self.add_tile(map, float(score), tile, truth.inspected)
+            return
         self.image_scores.append(image_scores)
         inspected = inspected_in(batch)
         for place, (values, geometry) in enumerate(zip(maps, batch.geometry, strict=True)):
             map = crop(values, geometry)
             self.maps.add(map if inspected is None else lowest_outside(map, inspected[place]))
+
+    def add_tile(self, map: Array, score: float, tile: Tile, inspected: Sequence[Array]) -> None:
+        """Add a tile. inspected: of all images up to the tile's; empty: all pixels."""
+        blended = self._blend.add(map, score, tile)
+        if blended is not None:
+            whole = blended[0]
+            if inspected:
+                whole = lowest_outside(whole, inspected[len(self.image_scores)])
+            self.maps.add(whole)
+            self.image_scores.append(np.array([blended[1]]))
 
 
 @torch.inference_mode()
@@ -205,12 +139,14 @@ def extract_images(detector: Scorer, features: FeatureSet) -> ExtractedSet:
         extracted.append(extract(detector, sample))
         shape = tuple(batch.masks.shape[1:])
         truth.add(batch)
-    return ExtractedSet(extracted, truth.scored([], []), shape)
+    return ExtractedSet(extracted, truth.scored([], []), shape, tuple(truth.tiles))
 
 
 @torch.inference_mode()
 def score_extracted(detector: Scorer, images: ExtractedSet) -> Scored:
     """Score extracted outputs by the detector's current settings. Raises as `predict_images`."""
+    if images.tiles:
+        return _score_tiles(detector, images)
     maps, values = Spool(), list[Array]()
     truth = images.truth
     for number, extracted in enumerate(images.extracted):
@@ -222,6 +158,18 @@ def score_extracted(detector: Scorer, images: ExtractedSet) -> Scored:
             cropped = lowest_outside(cropped, truth.inspected[number])
         maps.add(cropped)
     return replace(truth, maps=maps.arrays(), image_scores=np.concatenate(values))
+
+
+def _score_tiles(detector: Scorer, images: ExtractedSet) -> Scored:
+    """Score the extracted outputs of tiles as `score_extracted`."""
+    maps, truth = _Maps(Budget()), images.truth
+    for extracted, tile in zip(images.extracted, images.tiles, strict=True):
+        number = len(maps.image_scores)
+        record = truth.records[number : number + 1]
+        map, value = _checked(scores(detector, extracted), record, (1, *images.shape))
+        maps.add_tile(map[0], float(value[0]), tile, truth.inspected or ())
+    values = np.concatenate(maps.image_scores)
+    return replace(truth, maps=maps.maps.arrays(), image_scores=values)
 
 
 def score_images(
@@ -243,46 +191,40 @@ def predict_images(
 ) -> Predictions:
     """Run a detector once over a set of images, batch by batch, and derive all results from that.
 
-    alternatives, panels: also compute these if the detector offers them. budget: of the memory for
-    maps, if several sets share it. Raises UserError that names the first image with a score that is
-    not finite, and ValueError for maps or scores of a wrong shape.
+    A set of tiles (`ImageSet.tiled`) gives results of the images; it has neither panels nor
+    prototypes. alternatives, panels: also compute these if the detector offers them. budget: of the
+    memory for maps, if several sets share it. Raises UserError that names the first image with a
+    score that is not finite, and ValueError for maps or scores of a wrong shape.
     """
     truth, budget = _Truth(), budget or Budget()
     main, others = _Maps(budget), dict[str, _Maps]()
     pictures: dict[str, Spool] = {}
     prototypes: list[ImagePrototypes] = []
-    for batch, sample in features.with_batches(progress):
+    tiled = features.images.is_tiles
+    total = features.images.image_count if tiled else len(features)
+    for batch, sample in features.with_batches(None if tiled else progress):
         extracted = extract(detector, sample)
         truth.add(batch)
-        main.add(scores(detector, extracted), batch)
+        main.add(scores(detector, extracted), batch, truth)
         if alternatives and isinstance(detector, HasAlternatives):
             for name, result in detector.alternatives(extracted).items():
-                others.setdefault(name, _Maps(budget)).add(result, batch)
-        if panels and isinstance(detector, HasPanels):
+                others.setdefault(name, _Maps(budget)).add(result, batch, truth)
+        if panels and batch.tiles is None and isinstance(detector, HasPanels):
             for title, panel in detector.panels(extracted).items():
                 spool = pictures.setdefault(title, Spool(budget))
                 for picture in panel_arrays(panel):
                     spool.add(picture)
-        if isinstance(detector, HasPrototypes):
+        if batch.tiles is None and isinstance(detector, HasPrototypes):
             part = detector.prototypes(extracted)
             prototypes += [] if part is None else [part]
         if progress is not None:
-            progress(len(truth.records), len(features))
+            progress(len(truth.records), total)
     return Predictions(
         truth.scored(main.maps.arrays(), main.image_scores),
         {name: truth.scored(o.maps.arrays(), o.image_scores) for name, o in others.items()},
         {title: spool.arrays() for title, spool in pictures.items()},
         concatenate_prototypes(prototypes),
     )
-
-
-def concatenate_prototypes(parts: Sequence[ImagePrototypes]) -> ImagePrototypes | None:
-    """Concatenate the prototypes of batches, on the CPU; None without batches."""
-    if not parts:
-        return None
-    indices = torch.cat([part.indices for part in parts]).cpu()
-    vectors = torch.cat([part.vectors for part in parts]).cpu()
-    return ImagePrototypes(indices, vectors, parts[0].codebook.cpu())
 
 
 def panel_arrays(panel: Tensor) -> Array:
@@ -319,24 +261,3 @@ def inspected_in(batch: Batch) -> list[Array] | None:
         return None
     pairs = zip(batch.inspected, batch.geometry, strict=True)
     return [crop(mask.numpy(), geometry) for mask, geometry in pairs]
-
-
-def lowest_outside(map: Array, inspected: Array) -> Array:
-    """Return the map (h, w) with the lowest inspected score on pixels that are not inspected."""
-    return np.where(inspected, map, map[inspected].min())
-
-
-def crop(map: Array, geometry: Geometry) -> Array:
-    """Crop a map (S, S) to the box (h, w) of the image: remove the padding of a letterbox."""
-    top, left, height, width = geometry.box
-    return np.ascontiguousarray(map[top : top + height, left : left + width])
-
-
-def crop_panel(panel: Array, geometry: Geometry, side: int) -> Array:
-    """Crop a panel (h, w, ...) to the box of the image; side: of the square of the box."""
-    top, left, height, width = (length / side for length in geometry.box)
-    rows, columns = panel.shape[:2]
-    return panel[
-        round(top * rows) : max(round((top + height) * rows), round(top * rows) + 1),
-        round(left * columns) : max(round((left + width) * columns), round(left * columns) + 1),
-    ]

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from vqlab.config import Settings
 from vqlab.evaluation.calibration import CalibrationScores, calibrated
 from vqlab.evaluation.review import review_notes
-from vqlab.evaluation.scoring import Scored
+from vqlab.evaluation.scored import Scored
 from vqlab.evaluation.verdict import Verdict, verdict_of
 from vqlab.metrics import PixelStream, summarise_images
 from vqlab.types import UserError

@@ -56,10 +56,16 @@ def export_model(
     images: folder of the images that both are compared on; None: test images of the model's
     dataset. version: registered version, for the description. bundle: also write what is needed to
     run it elsewhere. Existing files of the same names are replaced once everything is written.
-    Raises UserError, without a trace in `output`, if the detector cannot be exported, if results
-    differ, or if packages, images or a writable folder are missing.
+    Raises UserError, without a trace in `output`, for a model with `data.tiles`, if the detector
+    cannot be exported, if results differ, or if packages, images or a writable folder are missing.
     """
     target = _format(name)
+    if model.data.tiles.size is not None:
+        raise UserError(
+            "a model to export must score images as a whole; this one cuts them into tiles "
+            f"(data.tiles.size={model.data.tiles.size}); use `vqlab predict` or `vqlab serve`, or "
+            "train one with data.tiles.size=null."
+        )
     if bundle and name != "onnx":
         raise UserError(f"a bundle must have the format onnx; got {name}; omit --bundle.")
     target.require_packages()

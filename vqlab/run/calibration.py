@@ -27,7 +27,7 @@ def make_trainer(
     seed_everything(config.training.seed)
     backbone = Backbone(config.features, config.data.image_size)
     detector = build_detector(config.detector, backbone.spec)
-    features = FeatureSet(splits.train, backbone.to(device), device)
+    features = FeatureSet(splits.train.tiled(), backbone.to(device), device)
     return kind(detector.to(device), features, config.training)
 
 
@@ -45,7 +45,7 @@ def extract_features(
     sets = [splits.train, splits.validation, *splits.shifted_normals]
     for images in (*sets, *([splits.test] if test else [])):
         progress = partial(on_progress, "extracting features")
-        cached = FeatureSet(images, trainer.backbone, trainer.device).cached(progress)
+        cached = FeatureSet(images.tiled(), trainer.backbone, trainer.device).cached(progress)
         for file in cached.files if cached else ():
             files.setdefault(file.path, file)  # splits share files; the first access may write one
     hits = [file for file in files.values() if file.hit]
@@ -124,7 +124,8 @@ def unseen_in_fitting(train: FeatureSet) -> FeatureSet:
 
 
 def _held_out_indices(train: FeatureSet) -> set[int]:
-    """Return the indices of every sixth image file, with its copies under capture shifts."""
+    """Return the indices of every sixth image file, with its copies under capture shifts and its
+    tiles."""
     paths = [record.path for record in train.images.records]
     files = set(list(dict.fromkeys(paths))[::6])
     return {index for index, path in enumerate(paths) if path in files}

@@ -28,7 +28,10 @@ def concept_metrics(concepts: Concepts | None, prefix: str) -> dict[str, float]:
 
 
 def training_concepts(model: Model, splits: Splits) -> Concepts | None:
-    """Return the prototypes of the training images; None if the detector has none."""
+    """Return the prototypes of the training images; None if the detector has none, and with tiles,
+    whose prototypes are not those of images."""
+    if splits.train.settings.tiles.size is not None:
+        return None
     return assign_concepts(model.detector, model.features(splits.train, 32))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vqlab.config import Settings, digest, dump, flatten, validate
-from vqlab.data import AREA_FILES, DataSettings, choose_categories
+from vqlab.data import AREA_FILES, DataSettings, TileSettings, choose_categories
 from vqlab.detectors import detector_class
 from vqlab.evaluation import EvaluationSettings, ThresholdSettings
 from vqlab.features import FeatureSettings, InferenceSettings, choose_backbone
@@ -62,6 +62,8 @@ def trained_key(config: RunConfig, fingerprint: str) -> str:
     ignored = set(_NOT_TRAINED)
     if config.training.select == "last":
         ignored.add("training.validate_every")
+    if config.data.tiles.size is None:  # keys of earlier versions, which had no tiles
+        ignored |= {f"data.tiles.{name}" for name in TileSettings.model_fields}
     settings = {
         name: value
         for name, value in flatten(dump(config)).items()

@@ -68,7 +68,7 @@ def _sample(images: ImageSet, most: int) -> ImageSet:
 def _verdicts(model: Model, images: ImageSet) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return which images are rejected (N,) and which pass (N,)."""
     # `forward` rather than the backbone: these features are used once and must not fill the cache
-    features = FeatureSet(images, model.backbone.forward, model.device, batch_size=1)
+    features = FeatureSet(images.tiled(), model.backbone.forward, model.device, batch_size=1)
     scores = score_images(model.detector, features).image_scores
     verdicts = np.array([model.thresholds.verdict(score) for score in scores.tolist()])
     return verdicts == REJECT, verdicts == PASS

@@ -191,7 +191,7 @@ class Champions:
         elif areas_differ(model.areas):
             models = [model.for_category(name) for name in model.categories]
         first = models[0]
-        side = model.data.image_size
+        side = model.data.tiles.size or model.data.image_size
         size = (side, side) if first.area is None else first.area.mask.shape
         first.score(np.zeros((*size, 3), np.uint8))  # the first call is slower
         return [
