@@ -31,6 +31,7 @@ from vqlab.data import (
     to_network,
     to_original,
     to_tiles,
+    too_small,
 )
 from vqlab.detectors import (
     Detector,
@@ -275,6 +276,13 @@ class Model:
         if isinstance(image, Path | str):
             return read_image(image, self.data.bits)
         return as_rgb(image, self.data.bits)
+
+    def mismatch(self, size: tuple[int, int]) -> str:
+        """Say why images of `size` (H, W) cannot be scored; empty if they can."""
+        if self.area is not None and not self.area.fits(size):
+            return f"{self.area.mismatch(size)}; use images of that aspect ratio"
+        reason = too_small(size, self.data)
+        return f"{reason}; use images of at least that size" if reason else ""
 
     def score(self, image: Array | Image.Image | Path | str) -> Prediction:
         """Score an image file, a PIL image, or an array (H, W, 3) or (H, W), uint8.

@@ -38,7 +38,7 @@ from vqlab.data.source import (
 )
 from vqlab.data.splits import Splits, dataset_fingerprint, fingerprint, load_dataset
 from vqlab.data.synthetic import make_synthetic
-from vqlab.data.tiles import to_tiles
+from vqlab.data.tiles import to_tiles, too_small
 
 __all__ = [
     "AREA_FILES",
@@ -89,6 +89,7 @@ __all__ = [
     "suffix_of",
     "to_network",
     "to_tiles",
+    "too_small",
     "to_original",
     "write_png",
     "write_image_set",

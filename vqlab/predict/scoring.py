@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from vqlab.data import too_small
 from vqlab.model import Model, Prediction
 from vqlab.predict.coco import COCO_NAME, write_coco
 from vqlab.predict.files import find_images
@@ -130,6 +131,9 @@ def score_file(model: Model, file: tuple[Path, str]) -> tuple[Identity, Path, Pr
         if problem:
             raise UserError(problem)
         pixels = model.read(path)
+        small = too_small((pixels.shape[0], pixels.shape[1]), model.data)
+        if small:
+            raise UserError(small)
     except Exception as error:  # decoders raise many kinds of errors on damaged files
         reason = str(getattr(error, "reason", error)) or type(error).__name__
         return identity, path, visible(reason)

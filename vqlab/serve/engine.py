@@ -172,7 +172,7 @@ class Engine:
 
 
 def _require_fit(served: ServedModel, pixels: Pixels) -> None:
-    """Raise BadImage if an image (H, W, 3) does not fit the inspected area of a model."""
-    area, size = served.model.area, (pixels.shape[0], pixels.shape[1])
-    if area is not None and not area.fits(size):
-        raise BadImage(f"{area.mismatch(size)}; use images of that aspect ratio.")
+    """Raise BadImage if an image (H, W, 3) does not fit the inspected area or tiles of a model."""
+    reason = served.model.mismatch((pixels.shape[0], pixels.shape[1]))
+    if reason:
+        raise BadImage(f"{reason}.")
