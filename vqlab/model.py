@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from vqlab.checkpoint import load_checkpoint, save_checkpoint, split_state
 from vqlab.config import validate
@@ -27,11 +27,11 @@ from vqlab.data import (
     as_rgb,
     decode_areas,
     find_regions,
+    picture_of,
     read_image,
     to_network,
     to_original,
     to_tiles,
-    too_small,
 )
 from vqlab.detectors import (
     Detector,
@@ -44,7 +44,6 @@ from vqlab.detectors import (
 from vqlab.errors import did_you_mean
 from vqlab.evaluation import (
     REJECT,
-    Blend,
     Predictions,
     Progress,
     Scored,
@@ -54,14 +53,13 @@ from vqlab.evaluation import (
     lowest_outside,
     predict_images,
     predicted_mask,
+    score_tiles,
 )
 from vqlab.features import Backbone, FeatureSet, FeatureSettings, InferenceSettings
 from vqlab.text import category_text, join_names
-from vqlab.types import Geometry, InputSpec, Sample, UserError
+from vqlab.types import Geometry, InputSpec, Sample, Scores, UserError
 
 Array = NDArray[Any]
-TILES_AT_ONCE = 16
-"""Tiles of an image that are scored together on a GPU."""
 
 
 def build_detector(tree: Mapping[str, Any], spec: InputSpec) -> Detector:
@@ -277,13 +275,6 @@ class Model:
             return read_image(image, self.data.bits)
         return as_rgb(image, self.data.bits)
 
-    def mismatch(self, size: tuple[int, int]) -> str:
-        """Say why images of `size` (H, W) cannot be scored; empty if they can."""
-        if self.area is not None and not self.area.fits(size):
-            return f"{self.area.mismatch(size)}; use images of that aspect ratio"
-        reason = too_small(size, self.data)
-        return f"{reason}; use images of at least that size" if reason else ""
-
     def score(self, image: Array | Image.Image | Path | str) -> Prediction:
         """Score an image file, a PIL image, or an array (H, W, 3) or (H, W), uint8.
 
@@ -317,20 +308,15 @@ class Model:
         ]
 
     def _score_tiles(self, pixels: Array) -> Prediction:
-        """Score an image by its tiles; on a CPU one by one, as `score_set` does."""
         tensors, tiles, geometry = to_tiles(pixels, self.data, self.area)
-        blend, blended = Blend(), None
-        step = 1 if self.device.type == "cpu" else TILES_AT_ONCE
-        for start in range(0, len(tiles), step):
-            batch = torch.stack(tensors[start : start + step]).to(self.device)
-            result = scores(
-                self.detector, extract(self.detector, Sample(batch, self.backbone(batch)))
-            )
-            maps = result.anomaly_map.float().cpu().numpy()
-            for place, score in enumerate(result.image_score.tolist()):
-                blended = blend.add(maps[place], score, tiles[start + place])
-        assert blended is not None
-        return self._prediction(pixels, geometry, (), *blended)
+
+        def score(tensors: Sequence[Tensor]) -> Scores:
+            batch = torch.stack(list(tensors)).to(self.device)
+            sample = Sample(batch, self.backbone(batch))
+            return scores(self.detector, extract(self.detector, sample))
+
+        together = self.device.type != "cpu"  # one by one, as `score_set`
+        return self._prediction(pixels, geometry, (), *score_tiles(score, tensors, tiles, together))
 
     def _prediction(
         self, pixels: Array, geometry: Geometry, extracted: Extracted, square: Array, score: float
@@ -362,19 +348,8 @@ class Model:
             return panels
         for name, panel in self.detector.panels(extracted).items():
             if panel.ndim == 4:
-                panels[name] = _to_picture(panel[0].float().cpu().numpy(), geometry)
+                panels[name] = picture_of(panel[0].float().cpu().numpy(), geometry)
             else:
                 side = self.data.image_size
                 panels[name] = crop_panel(panel[0].cpu().numpy(), geometry, side)
         return panels
-
-
-def _to_picture(panel: Array, geometry: Geometry) -> Array:
-    """Convert (3, S, S) in [0, 1] to (H, W, 3) uint8, by channel to save memory."""
-    picture = np.empty((*geometry.original, len(panel)), np.uint8)
-    for index, channel in enumerate(panel):
-        values = to_original(channel, geometry)
-        values.clip(0, 1, out=values)
-        values *= 255
-        picture[..., index] = values.round(out=values)
-    return picture

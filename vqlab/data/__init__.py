@@ -25,7 +25,7 @@ from vqlab.data.images import (
     to_original,
 )
 from vqlab.data.layouts import GOOD_AND_BAD
-from vqlab.data.png import encode_png, write_png
+from vqlab.data.png import encode_png, picture_of, write_png
 from vqlab.data.regions import Region, find_regions, polygon_of
 from vqlab.data.settings import DataSettings, TileSettings
 from vqlab.data.shifts import SEVERITIES, SHIFTS, shifted
@@ -84,6 +84,7 @@ __all__ = [
     "read_image",
     "resize_map",
     "resize_mask",
+    "picture_of",
     "pixels_digest",
     "size_of",
     "suffix_of",

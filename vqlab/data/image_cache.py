@@ -29,10 +29,12 @@ from vqlab.data.images import (
     to_original,
 )
 from vqlab.data.inspection import ImageProperties, MaskProperties, inspect_image, inspect_mask
+from vqlab.data.resized_image import ResizedImage as ResizedImage
+from vqlab.data.resized_image import index_of_box
 from vqlab.data.settings import DataSettings
 from vqlab.data.synthetic_anomalies import draw_anomaly
 from vqlab.data.tiles import draw_in_window, tile_grid, too_small
-from vqlab.types import Geometry, ImageRecord, Tile
+from vqlab.types import ImageRecord, Tile
 
 if TYPE_CHECKING:
     from vqlab.data.shifts import ShiftedImage
@@ -48,38 +50,6 @@ Whole: TypeAlias = "ImageFile | SyntheticAnomaly | ShiftedImage"
 """An image; makes the same one every time."""
 ImageSource: TypeAlias = "Whole | TileOf"
 """Element of an image set: an image, or one of its tiles."""
-
-
-@dataclass(frozen=True)
-class ResizedImage:
-    """image (S, S, 3) uint8 and mask (S, S) bool at network size; with tiles, a whole image (h, w)
-    or one of its tiles."""
-
-    image: Pixels
-    mask: Mask
-    geometry: Geometry
-    gain: float | None = None
-    """Of tiles, and images to cut into them: `brightness_gain` of the whole image."""
-    tile: Tile | None = None
-    """Position of a tile."""
-
-    @property
-    def nbytes(self) -> int:
-        return self.image.nbytes + self.mask.nbytes
-
-    @property
-    def box(self) -> tuple[slice, slice]:
-        """Index of the area without padding."""
-        return _index(self.geometry)
-
-    def box_at(self, settings: DataSettings) -> tuple[slice, slice]:
-        """Return the same index at the network size of `settings`."""
-        return _index(box_for(self.geometry.original, settings))
-
-
-def _index(geometry: Geometry) -> tuple[slice, slice]:
-    top, left, height, width = geometry.box
-    return slice(top, top + height), slice(left, left + width)
 
 
 class ImageCache:
@@ -122,7 +92,7 @@ class ImageCache:
             return None
         geometry = box_for(size, self.settings)
         mask = np.zeros(frame_of(geometry, self.settings), np.bool_)
-        mask[_index(geometry)] = True
+        mask[index_of_box(geometry)] = True
         return mask
 
     def get(self, source: ImageSource) -> ResizedImage:

@@ -299,14 +299,14 @@ def border_brightness(square: Pixels, geometry: Geometry, inspected: Mask | None
     """
     top, left, height, width = geometry.box
     box = np.s_[top : top + height, left : left + width]
-    frame = borderframe_of((height, width))
+    frame = border_frame((height, width))
     if inspected is not None:
         frame &= inspected[box]
         frame = frame if frame.any() else inspected[box]
     return float(np.median(square[box][frame].mean(axis=1))) / 255
 
 
-def borderframe_of(size: tuple[int, ...]) -> Mask:
+def border_frame(size: tuple[int, ...]) -> Mask:
     """Return a frame of `size` (H, W): 1/32 of the shorter side wide, at least 1 pixel."""
     edge = max(1, min(size) // 32)
     frame = np.ones(size, np.bool_)

@@ -1,15 +1,18 @@
-"""PNG files of pictures."""
+"""Pictures: of panels, and as PNG files."""
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
-from vqlab.data.images import Pixels
-from vqlab.errors import UserError
+from vqlab.data.images import Pixels, to_original
+from vqlab.types import Geometry, UserError
 
 _FAST = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
 """A single filter for all rows and a fast compression: less than half the time of the default
@@ -34,3 +37,14 @@ def write_png(pixels: Pixels, path: Path) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise UserError(f"picture {path} cannot be written: {error.strerror or error}.") from None
+
+
+def picture_of(panel: NDArray[Any], geometry: Geometry) -> Pixels:
+    """Convert (3, S, S) in [0, 1] to (H, W, 3) uint8, by channel to save memory."""
+    picture: Pixels = np.empty((*geometry.original, len(panel)), np.uint8)
+    for index, channel in enumerate(panel):
+        values = to_original(channel, geometry)
+        values.clip(0, 1, out=values)
+        values *= 255
+        picture[..., index] = values.round(out=values)
+    return picture

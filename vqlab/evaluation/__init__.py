@@ -45,7 +45,7 @@ from vqlab.evaluation.thresholds import (
     guarantee_limit,
     guarantee_note,
 )
-from vqlab.evaluation.tiles import Blend
+from vqlab.evaluation.tiles import score_tiles
 from vqlab.evaluation.uncertainty import MEAN
 from vqlab.evaluation.verdict import PASS, REJECT, REVIEW, Verdict, predicted_mask, verdict_of
 
@@ -54,7 +54,6 @@ __all__ = [
     "conformal_threshold",
     "AS_CAPTURED",
     "BASELINE_EVIDENCE",
-    "Blend",
     "ShiftErrors",
     "ShiftTable",
     "EVIDENCE",
@@ -97,6 +96,7 @@ __all__ = [
     "extract_images",
     "save_evidence",
     "score_images",
+    "score_tiles",
     "score_extracted",
     "verdict_of",
     "Predictions",

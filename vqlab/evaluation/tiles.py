@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
+from torch import Tensor
 
 from vqlab.evaluation.spool import Array
-from vqlab.types import Tile
+from vqlab.types import Scores, Tile
+
+TILES_AT_ONCE = 16
 
 
 class Blend:
@@ -43,6 +47,25 @@ class Blend:
         if not covered.all():
             blended[~covered] = blended[covered].min()
         return blended.astype(np.float32), self._score
+
+
+def score_tiles(
+    score: Callable[[Sequence[Tensor]], Scores],
+    tensors: Sequence[Tensor],
+    tiles: Sequence[Tile],
+    together: bool,
+) -> tuple[Array, float]:
+    """Return the anomaly map (h, w) and the score of an image from its tiles (3, S, S), which
+    `score` scores one by one or together, at most `TILES_AT_ONCE`."""
+    blend, blended = Blend(), None
+    at_once = TILES_AT_ONCE if together else 1
+    for start in range(0, len(tiles), at_once):
+        result = score(tensors[start : start + at_once])
+        maps = result.anomaly_map.float().cpu().numpy()
+        for place, value in enumerate(result.image_score.tolist()):
+            blended = blend.add(maps[place], value, tiles[start + place])
+    assert blended is not None  # after the last tile
+    return blended
 
 
 class Mosaic:

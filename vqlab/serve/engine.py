@@ -13,7 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from vqlab.data import BadImage, Pixels, accept_pixels, pixels_digest, read_encoded, size_of
+from vqlab.data import (
+    BadImage,
+    Pixels,
+    accept_pixels,
+    pixels_digest,
+    read_encoded,
+    size_of,
+    too_small,
+)
 from vqlab.errors import UserError
 from vqlab.serve.answers import Options, failed_answer, image_answer, model_answer
 from vqlab.serve.batching import Batcher
@@ -173,6 +181,8 @@ class Engine:
 
 def _require_fit(served: ServedModel, pixels: Pixels) -> None:
     """Raise BadImage if an image (H, W, 3) does not fit the inspected area or tiles of a model."""
-    reason = served.model.mismatch((pixels.shape[0], pixels.shape[1]))
-    if reason:
-        raise BadImage(f"{reason}.")
+    area, size = served.model.area, (pixels.shape[0], pixels.shape[1])
+    if area is not None and not area.fits(size):
+        raise BadImage(f"{area.mismatch(size)}; use images of that aspect ratio.")
+    if small := too_small(size, served.model.data):
+        raise BadImage(f"{small}; use images of at least that size.")
