@@ -249,6 +249,18 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """Address of a PostgreSQL server; the test is skipped where there is none."""
+    from postgres_server import NoPostgres, postgres_server
+
+    try:
+        with postgres_server() as address:
+            yield address
+    except NoPostgres as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="module")
 def mlflow_ui(browser: Any, store: Tracker) -> Iterator[str]:
     """Address of the server that `vqlab ui` starts for the file's store, at a free port."""
     from mlflow_server import free_port, serving

@@ -8,14 +8,12 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
 import pytest
 import yaml
-from postgres_server import NoPostgres, postgres_server
 from sweep_processes import SPACE
 from tiny_set import tiny_recipe, write_tiny_set
 
@@ -25,15 +23,6 @@ from vqlab.tracking import RunRecord, Tracker
 
 pytestmark = pytest.mark.slow
 SECONDS = 600
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    try:
-        with postgres_server() as address:
-            yield address
-    except NoPostgres as reason:
-        pytest.skip(str(reason))
 
 
 @dataclass
@@ -90,7 +79,7 @@ def commands(
         return Commands(tmp_path, (tmp_path / "mlruns",) * 2)
     import psycopg
 
-    server = request.getfixturevalue("server")
+    server = request.getfixturevalue("postgres")
     for variable in ("MLFLOW_TRACKING_URI", "VQLAB_STORAGE"):
         name = f"v{uuid.uuid4().hex}"
         with psycopg.connect(server, autocommit=True) as connection:

@@ -19,7 +19,7 @@ from vqlab.tracking.deletion import delete_runs
 def stored(tracker: Tracker, name: str) -> tuple[str, Path]:
     with start(tracker, name) as run:
         run.log_text("weights", CHECKPOINT)
-    return run.id, run.artifact_dir
+    return run.id, run.artifact("")
 
 
 def test_runs_are_deleted_with_their_artifacts(tracker: Tracker) -> None:
@@ -71,7 +71,7 @@ def test_runs_selected_by_filters_are_deleted(tracker: Tracker) -> None:
         with start(tracker, f"r{number}", detector=detector, category="cable") as run:
             run.log_metrics({"test/image_auroc": 0.5 + number / 10})
             run.log_text("weights", CHECKPOINT)
-        folders.append(run.artifact_dir / CHECKPOINT)
+        folders.append(run.artifact("") / CHECKPOINT)
         if number == 0:
             tracker.registry.register(run.id, CHECKPOINT, "cable")
     running = start(tracker, "running", detector="vqvae", category="cable")

@@ -75,7 +75,7 @@ def test_what_a_run_records(tracker: Tracker) -> None:
         assert connection.execute(
             "SELECT value FROM experiment_tags WHERE key = 'mlflow.experimentKind'"
         ).fetchall() == [("custom_model_development",)]
-    assert run.artifact_dir.is_relative_to(tracker.root / "artifacts" / "cable")
+    assert run.artifact("").is_relative_to(tracker.root / "artifacts" / "cable")
     assert run.link == tracker.link(run.id) and run.link.endswith(f"/runs/{run.id}{MODE}")
 
 
@@ -335,7 +335,7 @@ def test_a_moved_folder_keeps_its_artifacts(tracker: Tracker, tmp_path: Path) ->
     assert moved.champion("cable").checkpoint.is_relative_to(tmp_path / "moved")
     with start(moved, "new") as new:
         pass
-    assert new.artifact_dir.is_relative_to(tmp_path / "moved")
+    assert new.artifact("").is_relative_to(tmp_path / "moved")
     assert not tracker.root.exists()
 
 
@@ -574,7 +574,7 @@ def test_everything_through_a_server(
     registry.set_champion(registry.register(run.id, CHECKPOINT, "cable", {"t": "1"}), None)
     champion = tracker.champion("cable")
     assert champion.checkpoint.read_text() == "weights" and champion.tags["t"] == "1"
-    everything = run.artifact_dir
+    everything = run.artifact("")
     assert {"environment.json", "config.yaml", "images", "checkpoint"} == set(
         os.listdir(everything)
     ) and (everything / CHECKPOINT).read_text() == "weights"

@@ -110,13 +110,9 @@ class Run:
         caller."""
         return self._client.store.run_folder(self.id)
 
-    @property
-    def artifact_dir(self) -> Path:
-        """Local folder of all artifacts; downloaded if necessary."""
-        return self.artifact("")
-
     def artifact(self, path: str) -> Path:
-        """Return the local path of an artifact (file or folder); download it if necessary.
+        """Return the local path of an artifact (file or folder; "": the folder of all); download it
+        if necessary.
 
         Raises UserError if the run has no such artifact.
         """

@@ -4,38 +4,27 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from commands import start_program
 from one_study import load_study, open_study
 from optuna.trial import TrialState
-from postgres_server import NoPostgres, postgres_server
 from sweep_processes import COUNTED
 
 from vqlab.sweep.study.storage import StudyLock, open_storage, opened_storage, storage_address
 from vqlab.types import UserError
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    try:
-        with postgres_server() as server:
-            yield server
-    except NoPostgres as reason:
-        pytest.skip(str(reason))
-
-
-def test_turns_pass_between_processes_and_end_with_them(address: str, tmp_path: Path) -> None:
+def test_turns_pass_between_processes_and_end_with_them(postgres: str, tmp_path: Path) -> None:
     holding = (
         "import sys, time; from vqlab.sweep.study.storage import StudyLock, open_storage\n"
         "with StudyLock(open_storage(sys.argv[1]), 's'):\n"
         "    print('mine', flush=True); time.sleep(600)"
     )
-    other = start_program(holding, address, cwd=tmp_path)
+    other = start_program(holding, postgres, cwd=tmp_path)
     assert other.first_line() == "mine"
-    with opened_storage(address) as storage:
+    with opened_storage(postgres) as storage:
         with StudyLock(storage, "another"):
             pass
         other.kill()  # the server sees its connection end
@@ -46,20 +35,20 @@ def test_turns_pass_between_processes_and_end_with_them(address: str, tmp_path: 
 
 
 @pytest.mark.slow
-def test_four_workers_make_a_hundred_trials_and_no_more(address: str) -> None:
-    command = [sys.executable, "-c", COUNTED, address]
+def test_four_workers_make_a_hundred_trials_and_no_more(postgres: str) -> None:
+    command = [sys.executable, "-c", COUNTED, postgres]
     workers = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(4)]
     for worker in workers:
         _, complaint = worker.communicate(timeout=300)
         assert worker.returncode == 0, complaint.decode()[-2000:]
-    with opened_storage(address) as storage:
+    with opened_storage(postgres) as storage:
         trials = load_study(storage, "s").get_trials(deepcopy=False)
     assert [t.number for t in trials] == list(range(100))
     assert all(t.state == TrialState.COMPLETE for t in trials)
 
 
-def test_a_missing_study_is_told_with_those_there_are(address: str) -> None:
-    with opened_storage(address) as storage:
+def test_a_missing_study_is_told_with_those_there_are(postgres: str) -> None:
+    with opened_storage(postgres) as storage:
         open_study(storage, "cable-vqvae-12345678")
         with pytest.raises(
             UserError, match="'cable-vqvae-1234567'; there are cable-vqvae-12345678"

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import yaml
-from postgres_server import NoPostgres, postgres_server
 from sweep_processes import SPACE, check_all_agrees, closed, under_way, wait_for  # noqa: F401
 from tiny_set import tiny_recipe
 
@@ -39,41 +38,33 @@ def cluster(nodes: int) -> Iterator[Any]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_sweep_survives_the_loss_of_a_node(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vqlab.sweep.workers.ray import RayWorkers
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     recipe = tiny_recipe(root, epochs=25)
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(recipe))
-    try:
-        server = postgres_server()
-        address = server.__enter__()
-    except NoPostgres as reason:
-        pytest.skip(str(reason))
-    monkeypatch.setenv("VQLAB_STORAGE", address)
-    try:
-        with cluster(nodes=2) as nodes:
-            killed: list[Any] = []
+    monkeypatch.setenv("VQLAB_STORAGE", postgres)
+    with cluster(nodes=2) as nodes:
+        killed: list[Any] = []
 
-            def kill() -> None:
-                wait_for(lambda: under_way(tmp_path, any_store=True), seconds=300)
-                node = nodes.list_all_nodes()[-1]
-                nodes.remove_node(node, allow_graceful=False)
-                killed.append(node)
-                time.sleep(2)
-                nodes.add_node(num_cpus=1)
+        def kill() -> None:
+            wait_for(lambda: under_way(tmp_path, any_store=True), seconds=300)
+            node = nodes.list_all_nodes()[-1]
+            nodes.remove_node(node, allow_graceful=False)
+            killed.append(node)
+            time.sleep(2)
+            nodes.add_node(num_cpus=1)
 
-            killer = Thread(target=kill)
-            killer.start()
-            tracker = Tracker.open(tmp_path / "mlruns")
-            launcher = RayWorkers(2, tracker.root, address=nodes.address)
-            result = sweep(
-                recipe, make_space(SPACE), tracker, trials=4, launcher=launcher,
-                results=tmp_path / "results",
-            )  # fmt: skip
-            killer.join()
-        assert killed and len([t for t in result.trials if t.state == "COMPLETE"]) == 4
-        check_all_agrees(tmp_path, 4)
-    finally:
-        server.__exit__(None, None, None)
+        killer = Thread(target=kill)
+        killer.start()
+        tracker = Tracker.open(tmp_path / "mlruns")
+        launcher = RayWorkers(2, tracker.root, address=nodes.address)
+        result = sweep(
+            recipe, make_space(SPACE), tracker, trials=4, launcher=launcher,
+            results=tmp_path / "results",
+        )  # fmt: skip
+        killer.join()
+    assert killed and len([t for t in result.trials if t.state == "COMPLETE"]) == 4
+    check_all_agrees(tmp_path, 4)
