@@ -31,17 +31,6 @@ def keep_freed_memory() -> bool:
     return _mallopt((_M_MMAP_THRESHOLD, 2**30), (_M_TRIM_THRESHOLD, 2**31 - 1))
 
 
-def release_freed_memory() -> bool:
-    """Return freed memory to the system now; return whether there was any.
-
-    Does nothing with another C library.
-    """
-    try:
-        return bool(ctypes.CDLL("libc.so.6").malloc_trim(0))
-    except (OSError, AttributeError):
-        return False
-
-
 def _mallopt(*parameters: tuple[int, int]) -> bool:
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt

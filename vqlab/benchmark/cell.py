@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import re
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vqlab.benchmark.plan import Cell
 from vqlab.benchmark.reuse import start_trained
 from vqlab.config import dump, flatten
 from vqlab.data import Splits, dataset_fingerprint, load_dataset
 from vqlab.evaluation import EVIDENCE
-from vqlab.malloc import release_freed_memory
-from vqlab.model import Model
+from vqlab.promote.reproduce import score_in_fresh_process
 from vqlab.run import (
     REUSED_TAG,
     TRAINED_TAG,
@@ -28,7 +27,6 @@ from vqlab.run import (
     run,
     trained_key,
 )
-from vqlab.sweep import costs
 from vqlab.tracking import Run, RunRecord, Tracker
 from vqlab.training import choose_device
 from vqlab.types import UserError
@@ -37,13 +35,15 @@ from vqlab.version import __version__
 CPU_PER_IMAGE = "cost/cpu_seconds_per_image"
 PEAK_MEMORY = "cost/peak_memory_mib"
 CHECKPOINT_SIZE = "cost/checkpoint_mib"
-"""Metrics of a run: CPU-seconds (all threads) from file to score; peak resident memory of the
-process; size of the checkpoint."""
+"""Metrics of a run: of a fresh process that scores images with the checkpoint, mean CPU-seconds per
+image (all threads, from file to score) and peak resident memory; size of the checkpoint."""
 CELL_TAG, BENCHMARK_TAG = "vqlab.benchmark_cell", "vqlab.benchmark"
 """Tags of a run: its `cell_key`, and the benchmark that trained it."""
 _MEASURED = ("detector.scoring.", "threshold.", "evaluation.")
 """Settings after training that determine the test metrics."""
 _MIB = 2**20
+_N_TIMED = 8
+"""Images that the fresh process scores."""
 
 
 def cell_key(cell: Cell) -> str:
@@ -92,9 +92,8 @@ def run_cell(cell: Cell, tracker: Tracker, key: str, preset: str, events: CellEv
     finished = FinishedRuns(tracker).find(cell)
     if finished is not None:
         if CPU_PER_IMAGE not in finished.metrics:  # of `vqlab train`, or killed before
-            checkpoint = finished.checkpoint()
-            model = Model.load(checkpoint, choose_device(cell.config.training))
-            _log_costs(tracker, finished.run_id, model, checkpoint, load_dataset(cell.config.data))
+            splits = load_dataset(cell.config.data)
+            _log_costs(tracker, finished.run_id, finished.checkpoint(), cell, splits)
         return f"run {finished.run_id}"
     splits = load_dataset(cell.config.data)
     require_test(splits, "for a benchmark")
@@ -104,7 +103,6 @@ def run_cell(cell: Cell, tracker: Tracker, key: str, preset: str, events: CellEv
         BENCHMARK_TAG: key,
         CELL_TAG: cell_key(cell),
     }
-    _reset_peak()
     resumed, reused = _interrupted(cell, tracker), dict[str, str]()
     if resumed is None and (started := start_trained(cell, splits, tracker, tags)):
         resumed, reused = started
@@ -120,21 +118,32 @@ def run_cell(cell: Cell, tracker: Tracker, key: str, preset: str, events: CellEv
             on_epoch=events.on_epoch,
             on_progress=events.on_progress,
         )
-    if resumed is None and (peak := _peak()) is not None:
-        tracker.amend(outcome.run_id).log_metrics({PEAK_MEMORY: peak})
-    _log_costs(tracker, outcome.run_id, outcome.model, outcome.checkpoint, splits)
+    _log_costs(tracker, outcome.run_id, outcome.checkpoint, cell, splits)
     if not reused:
         return ""
     tracker.amend(outcome.run_id).set_tags(reused)  # not only the features
     return f"training of {reused[REUSED_TAG]}"
 
 
-def _log_costs(
-    tracker: Tracker, run_id: str, model: Model, checkpoint: Path, splits: Splits
-) -> None:
-    metrics = costs(model, splits, {CPU_PER_IMAGE})
-    metrics[CHECKPOINT_SIZE] = checkpoint.stat().st_size / _MIB
-    tracker.amend(run_id).log_metrics(metrics)
+def _log_costs(tracker: Tracker, run_id: str, checkpoint: Path, cell: Cell, splits: Splits) -> None:
+    """Measure the costs of a checkpoint in a fresh process, which earlier cells do not affect."""
+    measured = score_in_fresh_process(
+        {
+            "checkpoint": str(checkpoint),
+            "images": [
+                (str(record.path), record.category) for record in splits.train.records[:_N_TIMED]
+            ],
+            "device": str(choose_device(cell.config.training)),
+            "threads": str(torch.get_num_threads()),
+        }
+    )
+    tracker.amend(run_id).log_metrics(
+        {
+            CPU_PER_IMAGE: measured["cpu_seconds"],
+            PEAK_MEMORY: measured["memory"] / _MIB,
+            CHECKPOINT_SIZE: checkpoint.stat().st_size / _MIB,
+        }
+    )
 
 
 def _interrupted(cell: Cell, tracker: Tracker) -> Run | None:
@@ -147,21 +156,4 @@ def _interrupted(cell: Cell, tracker: Tracker) -> Run | None:
             with suppress(UserError):  # another process resumed it
                 if _measured(resolve(record.config())) == wanted:
                     return tracker.resume(record.run_id)
-    return None
-
-
-def _reset_peak() -> None:
-    """Free the memory of earlier cells, and reset the peak memory of this process (Linux)."""
-    gc.collect()
-    release_freed_memory()
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def _peak() -> float | None:
-    """Return the peak resident memory since `_reset_peak` in MiB; None where it is unknown."""
-    with suppress(OSError):
-        match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text("ascii"))
-        if match:
-            return int(match[1]) / 1024
     return None

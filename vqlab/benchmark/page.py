@@ -273,9 +273,9 @@ def _costs(report: Report) -> Iterator[str]:
     yield paragraph(
         "Means over seeds. Training: CPU-seconds of all threads from cached features to the "
         "calibrated model, and size of the checkpoint: sums over the models of all categories. "
-        "Images per CPU-second: from file to score. Peak memory: resident, of the process that "
-        "trained and tested the largest model, libraries and test pictures included. –: not "
-        "measured (the run was reused or interrupted).",
+        "Images per CPU-second, from file to score, and peak resident memory (of the largest "
+        "model, libraries included): of a fresh process that scores images. –: not measured (the "
+        "run was resumed, or is of an older version).",
         "muted",
     )
 

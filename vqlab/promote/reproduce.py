@@ -158,8 +158,8 @@ def score_images(task: Mapping[str, Any]) -> dict[str, Any]:
     """Score the `images` (path and category) of a task with its `checkpoint`, on its `device` with
     its `threads`.
 
-    Returns `scores`, `seconds` per image of a second pass, `memory` (peak, bytes), `device` and
-    `threads`.
+    Returns `scores`, `seconds` of each image and mean `cpu_seconds` (all threads) of a second pass,
+    `memory` (peak, bytes), `device` and `threads`.
     """
     if str(task["threads"]).isdigit():
         torch.set_num_threads(int(task["threads"]))
@@ -167,7 +167,7 @@ def score_images(task: Mapping[str, Any]) -> dict[str, Any]:
     model = Model.load(Path(task["checkpoint"]), task["device"] if available else "cpu")
     images = [(model.for_category(category), Path(path)) for path, category in task["images"]]
     scores = [view.score(path).score for view, path in images]
-    seconds = []
+    seconds, cpu = [], time.process_time()
     for view, path in images:
         start = time.perf_counter()
         view.score(path)
@@ -175,6 +175,7 @@ def score_images(task: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "scores": scores,
         "seconds": seconds,
+        "cpu_seconds": (time.process_time() - cpu) / len(images),
         "memory": _peak_memory(),
         "device": model.device.type,
         "threads": torch.get_num_threads(),

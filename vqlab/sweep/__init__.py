@@ -22,7 +22,6 @@ from vqlab.sweep.jobs import JobProgress, JobQueue, JobState, OnJob
 from vqlab.sweep.space.schema import Axis, Space, make_space
 from vqlab.sweep.study.storage import opened_storage, storage_address, sweep_lock
 from vqlab.sweep.sweep import Interrupted, sweep
-from vqlab.sweep.trial.constraints import costs
 from vqlab.sweep.workers.base import ExternalWorkers, Launcher
 from vqlab.sweep.workers.local import LocalWorkers
 from vqlab.sweep.workers.loop import join
@@ -54,7 +53,6 @@ __all__ = [
     "TrialRow",
     "TrialStarted",
     "WorkerEnded",
-    "costs",
     "join",
     "make_comparison",
     "make_space",
