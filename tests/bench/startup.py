@@ -94,7 +94,7 @@ def command_rows(root: Path, repeats: int) -> Iterable[Row]:
         name = f"row {len(rows)}"
         commands[name], rows[name] = list(map(str, command)), (text, floor)
 
-    output = ["--output", root / "results"]
+    output = ["--output", root / "predictions"]
     for detector in TRAININGS:
         command = [*VQLAB, "predict", image, "--model", root / f"{detector}.safetensors", *output]
         floor = "torch" if detector == "vqvae" else "timm"
