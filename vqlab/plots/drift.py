@@ -53,7 +53,8 @@ def drift_figure(
     for axes in (upper, lower):
         if alarm is not None:
             since, at = alarm
-            axes.axvspan(since, at, color=red, alpha=0.1, linewidth=0, label=f"{since} to {at}")
+            label = f"drift since about part {since}, alarm at part {at}"
+            axes.axvspan(since, at, color=red, alpha=0.1, linewidth=0, label=label)
             axes.axvline(at, color=red, linewidth=1)
         integer_ticks(axes.xaxis)
         axes.legend(frameon=False, fontsize=8, loc="best")

@@ -120,4 +120,4 @@ def changed_after(parts: Iterable[Part]) -> int:
 def alarm_text(part: int, since: int, moved: list[str]) -> str:
     """Return an alarm as a sentence."""
     changes = "; ".join(moved) or "no single property moved significantly yet"
-    return f"drift detected at part {part}, parts differ since about part {since}: {changes}."
+    return f"parts differ since about part {since} (alarm at part {part}): {changes}."
