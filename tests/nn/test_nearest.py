@@ -40,6 +40,17 @@ def test_the_nearest_of_many_codes_is_that_of_an_exhaustive_search(scale: float)
     torch.testing.assert_close(distance, far)
 
 
+@pytest.mark.parametrize("width", [6, 5, 0])
+def test_the_width_of_maps_does_not_change_the_codes(width: int) -> None:
+    table, corners = features(700, 0), features(4, 1).T.reshape(1, -1, 2, 2)
+    maps = torch.nn.functional.interpolate(corners, (30, width or 7), mode="bilinear")
+    rows = maps[0].flatten(1).T
+    index, distance = NearestSearch()(rows, table, width=width)
+    wanted, far = exhaustive(rows, table)
+    assert torch.equal(index, wanted)
+    torch.testing.assert_close(distance, far)
+
+
 def test_of_equal_codes_the_first_is_found() -> None:
     table = features(MINIMUM, 0).repeat(2, 1)
     assert torch.equal(NearestSearch()(table, table)[0], torch.arange(MINIMUM).repeat(2))

@@ -122,7 +122,7 @@ class MemoryBank(Detector):
     def _distances(self, rows: Tensor, pyramid: Pyramid) -> tuple[Tensor, Tensor]:
         """Return the L2 distance of every patch to the bank and the index of its nearest vector,
         both (B, h, w)."""
-        index, distance = self.search(rows, self.bank)
+        index, distance = self.search(rows, self.bank, width=pyramid[0].shape[-1])
         shape = (len(pyramid[0]), *pyramid[0].shape[-2:])
         return distance.view(shape), index.view(shape)
 

@@ -49,11 +49,11 @@ class ConceptCoreset(nn.Module):
             coreset.search.reset()
 
     @torch.no_grad()
-    def forward(self, rows: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, rows: Tensor, vectors: Tensor, width: int = 0) -> tuple[Tensor, Tensor]:
         """Return the nearest code (B·P,) of the rows (B·P, D) of images (B, V), and the L2 distance
-        to it (B·P,)."""
+        to it (B·P,). width: as of `NearestSearch`."""
         parts = [
-            self._nearest(part, self._searched(vector), leave_one_out=False)
+            self._nearest(part, self._searched(vector), leave_one_out=False, width=width)
             for part, vector in zip(rows.chunk(len(vectors)), vectors, strict=True)
         ]
         return torch.cat([index for index, _ in parts]), torch.cat([far for _, far in parts])
@@ -77,13 +77,13 @@ class ConceptCoreset(nn.Module):
         return concepts
 
     def _nearest(
-        self, rows: Tensor, concepts: list[int], leave_one_out: bool
+        self, rows: Tensor, concepts: list[int], leave_one_out: bool, width: int = 0
     ) -> tuple[Tensor, Tensor]:
         index = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
         distance = torch.full((len(rows),), torch.inf, device=rows.device)
         for concept in concepts:
             coreset = self._coresets()[concept]
-            code, far = coreset(rows)
+            code, far = coreset(rows, width=width)
             if leave_one_out:
                 far = coreset.distance_to_others(rows, (code, far))
             closer = far < distance

@@ -264,12 +264,15 @@ class Coreset(nn.Module):
         self.search.reset()
 
     @torch.no_grad()
-    def forward(self, rows: Tensor, vectors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, rows: Tensor, vectors: Tensor | None = None, width: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """Return the nearest code (N,) of rows (N, D) and the L2 distance to it (N,).
 
-        vectors: of the images, which matter to a `ConceptCoreset` only.
+        vectors: of the images, which matter to a `ConceptCoreset` only. width: as of
+        `NearestSearch`.
         """
-        index, distance = self.search(rows, self.vectors)
+        index, distance = self.search(rows, self.vectors, width=width)
         return index, distance
 
     @torch.no_grad()

@@ -231,7 +231,7 @@ class VQFlow(Detector):
             vectors = indices[:, None].float()
             if self.concepts is not None:
                 vectors = self.concepts.encode(pyramid[-1])
-            index, distance = self.coverage(rows, vectors)
+            index, distance = self.coverage(rows, vectors, self.size[1])
             codes = index.view(-1, *self.size)
             terms.append(distance.view(-1, 1, *self.size))
             if leave_one_out:
