@@ -64,7 +64,7 @@ def score_histogram(
     _draw_threshold(axes, threshold, review, separator + ", ".join(rates))
     axes.set(xlabel="image score", ylabel="images")
     integer_ticks(axes.yaxis)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper right")  # the search for the best place can be slow
     return figure
 
 
@@ -196,7 +196,7 @@ def loss_curves(history: Sequence[Mapping[str, float]]) -> Figure:
         axes.set_title(group, loc="left", fontsize=10, color=to_hex(style.MUTED))
         axes.set_xlabel("epoch")
         integer_ticks(axes.xaxis)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="upper right")
     return figure
 
 
