@@ -94,3 +94,11 @@ def test_no_rooms_without_a_sign() -> None:
 
 def test_experiments_hold_no_python() -> None:
     assert not list((PACKAGE.parent / "experiments").rglob("*.py"))
+
+
+def test_modules_of_tests_have_unique_names() -> None:
+    """Pytest imports all of them as top-level modules: of two with one name, one is imported."""
+    names = [
+        path.name for path in Path(__file__).parent.rglob("*.py") if path.name != "conftest.py"
+    ]
+    assert len(names) == len(set(names)), sorted(n for n in set(names) if names.count(n) > 1)

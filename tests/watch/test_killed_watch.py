@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from commands import ForkedProcess, run_command, start_command
-from folders import POINTS, lines_of, watch_once, watch_until_killed
 from receiver import SECRET, Receiver
 from small_photos import write_photo
+from watched_folders import POINTS, lines_of, watch_once, watch_until_killed
 
 from vqlab.model import Model
 from vqlab.watch import Webhook

@@ -9,10 +9,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from folders import lines_of, watch_once
 from PIL import Image
 from small_photos import write_photo
 from tiny_model import tiny_model
+from watched_folders import lines_of, watch_once
 
 from vqlab.errors import UserError
 from vqlab.model import Model

@@ -6,9 +6,9 @@ import base64
 from pathlib import Path
 
 import pytest
-from folders import lines_of, watch_once
 from receiver import SECRET, Receiver
 from small_photos import write_photo
+from watched_folders import lines_of, watch_once
 
 from vqlab.errors import UserError
 from vqlab.model import Model
