@@ -46,9 +46,9 @@ def test_each_model_is_an_ordinary_run(result: BenchmarkResult, plan: Plan, stor
     assert {run.tags["vqlab.recipe"] for run in runs} == {"plain", "<b>smooth</b>"}
     for cost in (TRAINING_CPU, CPU_PER_IMAGE, PEAK_MEMORY, CHECKPOINT_SIZE):
         assert all(run.metrics[cost] > 0 for run in runs), cost
-    own = find_benchmark(result.key, store)
-    assert own is not None and own.status == "FINISHED"
-    assert own.artifact("report.html").read_bytes() == result.page.read_bytes()
+    benchmark = find_benchmark(result.key, store)
+    assert benchmark is not None and benchmark.status == "FINISHED"
+    assert benchmark.artifact("report.html").read_bytes() == result.page.read_bytes()
 
 
 def test_figures_are_those_of_the_runs(plan: Plan, store: Tracker, tables: dict[str, Any]) -> None:

@@ -114,8 +114,8 @@ def test_tiles_outside_the_inspected_area_are_left_out(large: Path, tmp_path: Pa
 def test_synthetic_anomalies_have_the_size_of_tiles(tmp_path: Path) -> None:
     make_category(tmp_path, "nut", size=(300, 400))
     splits = load_dataset(settings(tmp_path))
-    drawn = [i for i, record in enumerate(splits.validation.records) if record.label]
-    for index in drawn:
+    anomalous = [i for i, record in enumerate(splits.validation.records) if record.label]
+    for index in anomalous:
         mask = splits.validation.resized(index).mask
         rows, columns = np.nonzero(mask)
         assert np.ptp(rows) < 256 and np.ptp(columns) < 256

@@ -43,9 +43,9 @@ def test_two_workers_share_the_jobs(storage: RDBStorage, tmp_path: Path) -> None
     both = threading.Barrier(2)
 
     def work() -> None:
-        with opened_storage(f"sqlite:///{tmp_path / 'optuna.db'}") as own:
+        with opened_storage(f"sqlite:///{tmp_path / 'optuna.db'}") as storage:
             both.wait()
-            JobQueue(own, "q").work(run, lambda state: None)
+            JobQueue(storage, "q").work(run, lambda state: None)
 
     def run(job: int, progress: JobProgress) -> str:
         ran[job] += 1

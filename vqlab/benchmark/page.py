@@ -152,8 +152,8 @@ def _ranks(report: Report) -> Iterator[str]:
         "muted",
     )
     for metric, columns in report.comparisons.items():
-        shown = f'<div class="grid">{"".join(_metric_ranks(report, metric, columns))}</div>'
-        yield _details(metric_title(metric), shown, metric in PRIMARY)
+        grid = f'<div class="grid">{"".join(_metric_ranks(report, metric, columns))}</div>'
+        yield _details(metric_title(metric), grid, metric in PRIMARY)
 
 
 def _metric_ranks(report: Report, metric: str, columns: Mapping[str, Comparison]) -> Iterator[str]:
@@ -224,8 +224,8 @@ def _tests(report: Report) -> Iterator[str]:
     for metric, columns in report.comparisons.items():
         parts = []
         for place, (column, comparison) in enumerate(columns.items()):
-            shown = table(head, [_pair(pair) for pair in comparison.pairs], "sortable")
-            parts.append(_details(_column(column), shown, place == 0))
+            content = table(head, [_pair(pair) for pair in comparison.pairs], "sortable")
+            parts.append(_details(_column(column), content, place == 0))
         yield _details(metric_title(metric), "".join(parts), metric in PRIMARY[:1])
 
 

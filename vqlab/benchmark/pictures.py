@@ -19,15 +19,15 @@ def test_images(report: Report) -> Iterator[str]:
     for category in report.results.plan.categories:
         runs = _first_runs(report, category)
         limit = min(_PER_CATEGORY, budget)
-        shown = disagreements(list(runs.values()), [category], limit) if len(runs) > 1 else []
-        budget -= len(shown)
-        if shown and budget == _MOST - len(shown):
+        images = disagreements(list(runs.values()), [category], limit) if len(runs) > 1 else []
+        budget -= len(images)
+        if images and budget == _MOST - len(images):
             yield paragraph(
                 "Images on which the first models of the methods disagree most. Calibrated scores: "
                 "0 to 1, 0.5 at the threshold of each model.",
                 "muted",
             )
-        for image in shown:
+        for image in images:
             yield _image(runs, category, image)
 
 
@@ -39,8 +39,8 @@ def _image(runs: Mapping[str, RunRecord], category: str, image: TestImage) -> st
         data = picture_of(run, image, row)
         figures.append(paragraph(caption) if data is None else picture(caption, data, "jpeg"))
     heading = f"{category}: {first['file']} ({first['label']}, {first['defect']})"
-    shown = f'<div class="runs">{"".join(figures)}</div>'
-    return f'<div class="image"><h3>{escape(heading)}</h3>{shown}</div>'
+    grid = f'<div class="runs">{"".join(figures)}</div>'
+    return f'<div class="image"><h3>{escape(heading)}</h3>{grid}</div>'
 
 
 def _first_runs(report: Report, category: str) -> dict[str, RunRecord]:

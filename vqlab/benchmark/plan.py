@@ -141,8 +141,8 @@ def make_plan(
         try:
             tree = recipe_tree(variant.recipe, (), "all", data, preset, compared=several)
             tree = with_settings(tree, {**file.set, **variant.set})
-            own = overrides_of(title, titles, overrides)
-            config = resolve(merge(tree, parse_overrides(own)))
+            specific = overrides_of(title, titles, overrides)
+            config = resolve(merge(tree, parse_overrides(specific)))
             _require_measurable(config)
         except UserError as error:
             raise UserError(f"recipe {title}: {error}") from None

@@ -78,8 +78,8 @@ class Published:
     def mean_here(self, metric: str) -> float | None:
         """Return the mean over the benchmark's categories; None if one has no figure."""
         values = [self.value(category, metric) for category in self.categories]
-        known = [value for value in values if value is not None]
-        return fmean(known) if known and len(known) == len(values) else None
+        numbers = [value for value in values if value is not None]
+        return fmean(numbers) if numbers and len(numbers) == len(values) else None
 
 
 def published_beside(results: Results) -> list[Published]:
@@ -107,9 +107,9 @@ def read_published(name: str) -> PublishedFile:
     path = find(name, PUBLISHED)
     try:
         file = validate(PublishedFile, read_recipe(path))
-        known = [dataset.name for dataset in DATASETS]
-        if file.dataset not in known:
-            raise UserError(f"dataset must be one of {', '.join(known)}; got {file.dataset}.")
+        datasets = [dataset.name for dataset in DATASETS]
+        if file.dataset not in datasets:
+            raise UserError(f"dataset must be one of {', '.join(datasets)}; got {file.dataset}.")
         for method in file.methods:
             for metric in (*method.metrics, *(m for v in method.categories.values() for m in v)):
                 get_metric(metric)

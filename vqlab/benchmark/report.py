@@ -122,8 +122,8 @@ def _compare(report: Report, column: str, metric: str) -> Comparison:
     pairs = list(itertools.combinations(range(len(methods)), 2))
     names = [(methods[a], methods[b]) for a, b in pairs]
     differences = {pair: resampled.difference(pair, column, metric) for pair in names}
-    known = {pair: d.p for pair, d in differences.items() if d is not None and d.p is not None}
-    by_images = holm(known)
+    p_values = {pair: d.p for pair, d in differences.items() if d is not None and d.p is not None}
+    by_images = holm(p_values)
     by_blocks: dict[tuple[str, str], float] = {}
     if ranks.blocks > 1:
         by_blocks = holm(
@@ -184,7 +184,7 @@ def as_json(report: Report) -> dict[str, Any]:
 def _cell(report: Report, index: int) -> dict[str, Any]:
     cell, state = report.results.plan.cells[index], report.results.states[index]
     run = report.results.runs.get(index)
-    shown = {} if run is None else run.metrics
+    metrics = {} if run is None else run.metrics
     return {
         "recipe": cell.recipe,
         "categories": list(cell.categories),
@@ -194,7 +194,7 @@ def _cell(report: Report, index: int) -> dict[str, Any]:
         "reused": state.reused,
         "run_id": None if run is None else run.run_id,
         "commit": "" if run is None else run.tags.get("mlflow.source.git.commit", ""),
-        "metrics": {k: v for k, v in sorted(shown.items()) if k.startswith(("test/", "cost/"))},
+        "metrics": {k: v for k, v in sorted(metrics.items()) if k.startswith(("test/", "cost/"))},
     }
 
 

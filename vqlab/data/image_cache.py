@@ -132,8 +132,8 @@ class ImageCache:
 
     def tiles(self, source: Whole) -> list[TileOf]:
         """Return the tiles of an image."""
-        known = self.image_properties.get(source.record.path)
-        size = known.size if known is not None else self.get(source).geometry.original
+        properties = self.image_properties.get(source.record.path)
+        size = properties.size if properties is not None else self.get(source).geometry.original
         box = box_for(size, self.settings).box
         inspected = self.inspected(source.record, size)
         grid = tile_grid((box[2], box[3]), self.settings, inspected)

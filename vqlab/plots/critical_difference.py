@@ -45,10 +45,10 @@ def critical_difference_figure(
     for tick in range(1, len(names) + 1):
         axes.vlines(tick, top, top + 0.2, color=to_hex(style.INK), linewidth=1.2)
         axes.text(tick, top + 0.3, str(tick), ha="center", va="bottom", fontsize=9)
-    shown = min(difference, len(names) - 1.0)
-    axes.hlines(2.2, 1, 1 + shown, color=to_hex(style.RED), linewidth=2.5)
+    length = min(difference, len(names) - 1.0)
+    axes.hlines(2.2, 1, 1 + length, color=to_hex(style.RED), linewidth=2.5)
     axes.annotate(
-        f"critical difference {difference:.2f}", (1 + shown, 2.2), (6, 0), va="center",
+        f"critical difference {difference:.2f}", (1 + length, 2.2), (6, 0), va="center",
         textcoords="offset points", fontsize=9, color=to_hex(style.RED), annotation_clip=False,
     )  # fmt: skip
     for place, index in enumerate(order):

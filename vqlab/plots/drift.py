@@ -45,8 +45,8 @@ def drift_figure(
     label = f"alarm at {1 / level:.4g} (false with probability ≤ {level:g})"
     upper.axhline(-math.log10(level), color=red, linewidth=1.3, linestyle=(0, (4, 3)), label=label)
     upper.set(ylabel="wealth, power of 10")
-    shown = np.unique(np.linspace(0, len(parts) - 1, min(len(parts), MAX_POINTS)).astype(int))
-    lower.scatter(parts[shown], scores[shown], 7, color=blue, linewidths=0, alpha=0.7)
+    places = np.unique(np.linspace(0, len(parts) - 1, min(len(parts), MAX_POINTS)).astype(int))
+    lower.scatter(parts[places], scores[places], 7, color=blue, linewidths=0, alpha=0.7)
     label = f"image threshold {threshold:.4g}"
     lower.axhline(threshold, color=ink, linewidth=1.3, linestyle=(0, (4, 3)), label=label)
     lower.set(xlabel="part", ylabel="image score")

@@ -104,12 +104,12 @@ def saturated_defects(masks: Path) -> Iterator[Defect]:
     for path in list_images(masks):
         values = mask_values(decode(path).image).max(axis=2)
         mask = values > 0
-        found = sorted({int(value) for value in values[mask]})
-        if len(found) != 1 or found[0] not in areas:
+        indices = sorted({int(value) for value in values[mask]})
+        if len(indices) != 1 or indices[0] not in areas:
             raise BadFile(
                 path,
-                f"its values above 0 are {join_names([str(value) for value in found]) or 'none'}",
+                f"its values above 0 are {join_names([str(value) for value in indices]) or 'none'}",
                 f"a mask must have one value, a pixel_value of {CONFIG}",
             )
         size = int(mask.sum())
-        yield Defect(mask, areas[found[0]].area(size) / size)
+        yield Defect(mask, areas[indices[0]].area(size) / size)
