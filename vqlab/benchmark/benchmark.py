@@ -120,11 +120,11 @@ def run_benchmark(
         with _running(parent, queue, tracker):
             if not queue.finished():
                 _run_cells(plan, key, queue, tracker, launcher, changed)
-            cells = collect(plan, queue.states(), tracker)
-            if not cells.runs:
-                raise UserError(f"no cell of {key} succeeded; {cells.failures[-1][1]}")
-            links = {run.run_id: tracker.link(run.run_id) for run in cells.runs.values()}
-            report = make_report(key, cells, links, partial(_resampling, on_event))
+            measured = collect(plan, queue.states(), tracker)
+            if not measured.runs:
+                raise UserError(f"no cell of {key} succeeded; {measured.failures[-1][1]}")
+            links = {run.run_id: tracker.link(run.run_id) for run in measured.runs.values()}
+            report = make_report(key, measured, links, partial(_resampling, on_event))
             folder = results / "benchmark" / key
             write_report(report, folder)
             for name in (PAGE, TABLES):
