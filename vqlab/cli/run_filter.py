@@ -27,9 +27,9 @@ def with_run_filter(*names: str) -> Callable[[Command], Command]:
     """
 
     def decorate(command: Command) -> Command:
-        own = inspect.signature(command, eval_str=True, locals={"RunFilter": object}).parameters
+        declared = inspect.signature(command, eval_str=True, locals={"RunFilter": object})
         parameters: list[inspect.Parameter] = []
-        for parameter in own.values():
+        for parameter in declared.parameters.values():
             if parameter.name != _ARGUMENT:
                 parameters.append(parameter)
                 continue

@@ -42,7 +42,7 @@ class Arrivals:
         self._judged = judged
         self._first_seen: dict[str, tuple[Identity, float]] = {}
         """Files that were not judged: identity, and when it was first seen."""
-        self._known: dict[str, Identity] = {}
+        self._judged_files: dict[str, Identity] = {}
         """Judged files that are still in the folder."""
 
     @property
@@ -55,16 +55,16 @@ class Arrivals:
 
         now: monotonic time in seconds. Raises OSError if the folder cannot be listed.
         """
-        first_seen, known = {}, {}
+        first_seen, judged_files = {}, {}
         for name, identity in _files(self.folder, self._exclude):
-            judged = self._known.get(name) or self._judged(Path(name))
+            judged = self._judged_files.get(name) or self._judged(Path(name))
             if judged == identity:
-                known[name] = judged
+                judged_files[name] = judged
                 continue
             before = self._first_seen.get(name)
             unchanged = before is not None and before[0] == identity
             first_seen[name] = before if before and unchanged else (identity, now)
-        self._first_seen, self._known = first_seen, known
+        self._first_seen, self._judged_files = first_seen, judged_files
         arrivals = [
             Arrival(Path(name), identity, now - since)
             for name, (identity, since) in first_seen.items()
@@ -76,7 +76,7 @@ class Arrivals:
         """Mark an arrival as judged."""
         name = os.fspath(arrival.path)
         self._first_seen.pop(name, None)
-        self._known[name] = arrival.identity
+        self._judged_files[name] = arrival.identity
 
 
 def _files(folder: Path, exclude: Path) -> Iterator[tuple[str, Identity]]:
