@@ -56,8 +56,9 @@ from vqlab.evaluation import (
     score_tiles,
 )
 from vqlab.features import Backbone, FeatureSet, FeatureSettings, InferenceSettings
+from vqlab.pixels.resizing import Geometry
 from vqlab.text import category_text, join_names
-from vqlab.types import Geometry, InputSpec, Sample, Scores, UserError
+from vqlab.types import InputSpec, Sample, Scores, UserError
 
 Array = NDArray[Any]
 

@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
 
 from vqlab.errors import UserError as UserError
+
+if TYPE_CHECKING:
+    from vqlab.pixels.resizing import Geometry
 
 Pyramid: TypeAlias = tuple[Tensor, ...]
 """Multi-scale features: L tensors (B, C_l, h_l, w_l), finest first; an image is one level."""
@@ -77,15 +80,6 @@ def indices_by_category(records: Iterable[ImageRecord]) -> dict[str, list[int]]:
     for index, record in enumerate(records):
         groups.setdefault(record.category, []).append(index)
     return dict(sorted(groups.items()))
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """The original size (H, W) of an image and the box that it fills in the network's input."""
-
-    original: tuple[int, int]
-    box: tuple[int, int, int, int]
-    """(top, left, height, width); the rest is padding (letterbox)."""
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ def tables(repeats: int) -> list[Table]:
     import timm
     import torch
 
-    from vqlab.data.images import read_image
     from vqlab.features import Backbone, FeatureSettings
+    from vqlab.pixels.decoding import read_image
 
     settings = FeatureSettings(backbone="resnet18", levels=(2, 3), weights="random")
     backbone = Backbone(settings, SIDE)

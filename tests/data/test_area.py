@@ -25,9 +25,10 @@ from vqlab.data import (
     read_image,
     to_network,
 )
-from vqlab.data.area import FILL, decode_areas, encode_areas
+from vqlab.data.area import decode_areas, encode_areas
 from vqlab.data.images import read_mask
 from vqlab.data.synthetic_anomalies import KINDS, draw_anomaly
+from vqlab.pixels.area import FILL
 from vqlab.types import UserError
 
 RNG = np.random.default_rng(0)
@@ -163,9 +164,10 @@ def test_the_rest_of_an_image_changes_nothing(
     assert (to_network(disturbed, chosen, area)[0] == inputs).all()
     assert not (to_network(disturbed, chosen)[0] == to_network(image, chosen)[0]).all()
     assert (area.fill(image)[~mask] == FILL).all() and (area.fill(image)[mask] == image[mask]).all()
-    inspected = runtime.inspected_pixels(area.encode(), size)
-    values, box = runtime.preprocess(image, chosen.model_dump(), inspected)
-    assert box == geometry.box and np.array_equal(values, inputs.numpy())
+    exported = object.__new__(runtime.Model)
+    exported.description = {"preprocessing": chosen.model_dump() | {"inspected": area.encode()}}
+    values, fitted = exported.network_input(image)
+    assert fitted == geometry and np.array_equal(values, inputs.numpy())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vqlab.data import DataSettings, read_image, to_network, to_original
-from vqlab.data.images import border_brightness, box_for, fit_image, fit_mask, read_mask
+from vqlab.data.images import read_mask
+from vqlab.pixels.resizing import border_brightness, box_for, fit_image, fit_mask
 from vqlab.types import UserError
 
 

@@ -23,7 +23,8 @@ from vqlab.evaluation import (
     score_images,
 )
 from vqlab.features import FeatureSet
-from vqlab.types import Geometry, ImageRecord, Scores, UserError
+from vqlab.pixels.resizing import Geometry
+from vqlab.types import ImageRecord, Scores, UserError
 
 SIDE = 32
 

@@ -34,7 +34,8 @@ from vqlab.evaluation import (
     save_evidence,
     verdict_of,
 )
-from vqlab.types import Geometry, ImageRecord, UserError
+from vqlab.pixels.resizing import Geometry
+from vqlab.types import ImageRecord, UserError
 
 SCORES = st.lists(st.integers(0, 40), min_size=1, max_size=150)
 

@@ -34,11 +34,12 @@ from vqlab.evaluation import (
 )
 from vqlab.metrics import summarise_images
 from vqlab.model import Model
+from vqlab.pixels.resizing import Geometry
 from vqlab.predict import predict_files
 from vqlab.run import Outcome, calibrate_and_assess, make_trainer, resolve, run
 from vqlab.tracking import Tracker
 from vqlab.training import seed_everything
-from vqlab.types import Geometry, ImageRecord, UserError
+from vqlab.types import ImageRecord, UserError
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 SMALL = st.floats(-1e6, 1e6)

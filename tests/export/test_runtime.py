@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vqlab import runtime
+from vqlab import UserError, runtime
 from vqlab.data import DataSettings, read_image, to_network
 from vqlab.evaluation import Thresholds
 from vqlab.evaluation.calibration import CalibrationScores
@@ -60,19 +60,27 @@ def written(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+def exported(settings: DataSettings) -> runtime.Model:
+    """An exported model of which only the preprocessing is used."""
+    model = object.__new__(runtime.Model)
+    model.description = {"preprocessing": settings.model_dump()}
+    return model
+
+
 @pytest.mark.parametrize("bits", [None, 12])
 def test_files_are_read_as_by_vqlab(tmp_path: Path, bits: int | None) -> None:
     paths = written(tmp_path)
     assert len(paths) == 14
+    model = exported(DataSettings(bits=bits))
     for path in paths:
         expected = read_image(path, bits)
-        assert np.array_equal(runtime.read_image(path, bits), expected), path.name
+        assert np.array_equal(model.read(path), expected), path.name
 
 
 def test_values_beyond_the_bits_are_refused(tmp_path: Path) -> None:
     Image.fromarray(DEEP).save(tmp_path / "deep.png")
-    with pytest.raises(ValueError, match="within 0 and 1023"):
-        runtime.read_image(tmp_path / "deep.png", 10)
+    with pytest.raises(UserError, match="its values exceed 1023, the maximum of 10 bits"):
+        exported(DataSettings(bits=10)).read(tmp_path / "deep.png")
 
 
 @pytest.mark.parametrize("resize", ["stretch", "letterbox"])
@@ -86,8 +94,8 @@ def test_images_are_resized_as_by_vqlab(
     )
     pixels = RNG.integers(0, 200, (*size, 3), np.uint8)
     expected, geometry = to_network(pixels, settings)
-    values, box = runtime.preprocess(pixels, settings.model_dump())
-    assert box == geometry.box and values.dtype == np.float32
+    values, fitted = exported(settings).network_input(pixels)
+    assert fitted == geometry and values.dtype == np.float32
     assert np.array_equal(values, expected.numpy())
 
 
@@ -106,6 +114,20 @@ def test_the_module_imports_no_torch() -> None:
     code = "import sys, vqlab.runtime; print({'torch', 'onnx', 'pydantic'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_modules_of_a_bundle_import_nothing_of_vqlab(mean_image: Model, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    export_model(mean_image, "onnx", tmp_path, bundle=True)
+    (tmp_path / "vqlab.py").write_text("raise AssertionError('imported')")
+    code = "import sys, score; print(score.Model(*sys.argv[1:2]).score(sys.argv[2]).score)"
+    (image, *_) = images_of(mean_image)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "model.onnx", image], cwd=tmp_path, text=True,
+        capture_output=True, env={**os.environ, "PYTHONPATH": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == runtime.Model(tmp_path / "model.onnx").score(image).score
 
 
 def test_wrong_calls_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

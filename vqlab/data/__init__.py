@@ -1,29 +1,13 @@
 """Datasets: find, read, resize, split, check and show images."""
 
-from vqlab.data.area import (
-    AREA_FILES,
-    InspectedArea,
-    areas_differ,
-    areas_of,
-    decode_areas,
-    encode_areas,
-)
+from vqlab.data.area import AREA_FILES, areas_differ, areas_of, decode_areas, encode_areas
 from vqlab.data.arrays import as_rgb
 from vqlab.data.audit import STATISTICS, CategoryAudit, audit, audit_metrics
 from vqlab.data.checks.report import CheckReport, check_dataset
 from vqlab.data.contact_sheet import contact_sheet, write_image_set
 from vqlab.data.encoded import BadImage, accept_pixels, read_encoded, size_of, suffix_of
 from vqlab.data.image_set import ImageSet
-from vqlab.data.images import (
-    IMAGE_SUFFIXES,
-    Pixels,
-    pixels_digest,
-    read_image,
-    resize_map,
-    resize_mask,
-    to_network,
-    to_original,
-)
+from vqlab.data.images import IMAGE_SUFFIXES, pixels_digest, to_network
 from vqlab.data.layouts import GOOD_AND_BAD
 from vqlab.data.png import encode_png, picture_of, write_png
 from vqlab.data.regions import Region, find_regions, polygon_of
@@ -39,6 +23,9 @@ from vqlab.data.source import (
 from vqlab.data.splits import Splits, dataset_fingerprint, fingerprint, load_dataset
 from vqlab.data.synthetic import make_synthetic
 from vqlab.data.tiles import to_tiles, too_small
+from vqlab.pixels.area import InspectedArea
+from vqlab.pixels.decoding import Pixels, read_image
+from vqlab.pixels.resizing import resize_map, resize_mask, to_original
 
 __all__ = [
     "AREA_FILES",

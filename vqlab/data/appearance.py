@@ -7,11 +7,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from vqlab.data.area import InspectedArea
 from vqlab.data.image_set import ImageSet
-from vqlab.data.images import Mask, Pixels, fit_image
 from vqlab.data.settings import DataSettings
-from vqlab.types import Geometry
+from vqlab.pixels.area import InspectedArea
+from vqlab.pixels.decoding import Pixels
+from vqlab.pixels.resizing import Geometry, Mask, fit_image
 
 NORMAL_IMAGES = "normal_images"
 """Key, in the metadata of a checkpoint, of the appearance of held-out normal images."""

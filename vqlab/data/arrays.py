@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from vqlab.data.bit_depth import BadFile, depth_of
-from vqlab.data.images import UNDECODABLE, Pixels, load_upright, rgb_of
 from vqlab.errors import UserError
+from vqlab.pixels.bit_depth import BadFile, depth_of
+from vqlab.pixels.decoding import UNDECODABLE, Pixels, load_upright, rgb_of
 
 _CHANNELS = (1, 3, 4)
 

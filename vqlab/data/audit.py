@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqlab.data.image_set import ImageSet
-from vqlab.data.images import border_frame, to_tensor
+from vqlab.data.images import to_tensor
 from vqlab.data.splits import Splits
 from vqlab.metrics import image_metrics
+from vqlab.pixels.resizing import border_frame
 
 LIMIT = 0.9
 """Image AUROC above which a statistic causes a warning."""

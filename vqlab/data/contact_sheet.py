@@ -11,15 +11,17 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vqlab.data.area import InspectedArea
 from vqlab.data.category import Category
 from vqlab.data.datasets import Layout
 from vqlab.data.image_cache import ImageFile
 from vqlab.data.image_set import ImageSet
-from vqlab.data.images import BadFile, Mask, Pixels, read_image
 from vqlab.data.layouts import detect_layout, read_category, require_categories
 from vqlab.data.png import write_png
 from vqlab.fonts import draw_text, fit_text
+from vqlab.pixels.area import InspectedArea
+from vqlab.pixels.bit_depth import BadFile
+from vqlab.pixels.decoding import Pixels, read_image
+from vqlab.pixels.resizing import Mask
 from vqlab.text import folder_name
 from vqlab.types import ImageRecord
 

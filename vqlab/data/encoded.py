@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from vqlab.data.bit_depth import BadFile
-from vqlab.data.images import Pixels, load_upright, rgb_of
 from vqlab.errors import UserError
+from vqlab.pixels.bit_depth import BadFile
+from vqlab.pixels.decoding import Pixels, load_upright, rgb_of
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
 """Formats of Pillow that are accepted; others, such as EPS, start other programs or are rare."""

@@ -13,27 +13,27 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from vqlab.data.area import Areas, InspectedArea
-from vqlab.data.images import (
-    BadFile,
-    Mask,
-    Pixels,
-    box_for,
-    brightness_gain,
-    fit_image,
-    fit_mask,
-    frame_of,
-    read_image,
-    read_mask,
-    resize_image,
-    to_original,
-)
+from vqlab.data.area import Areas
+from vqlab.data.images import read_mask
 from vqlab.data.inspection import ImageProperties, MaskProperties, inspect_image, inspect_mask
 from vqlab.data.resized_image import ResizedImage as ResizedImage
 from vqlab.data.resized_image import index_of_box
 from vqlab.data.settings import DataSettings
 from vqlab.data.synthetic_anomalies import draw_anomaly
 from vqlab.data.tiles import draw_in_window, tile_grid, too_small
+from vqlab.pixels.area import InspectedArea
+from vqlab.pixels.bit_depth import BadFile
+from vqlab.pixels.decoding import Pixels, read_image
+from vqlab.pixels.resizing import (
+    Mask,
+    box_for,
+    brightness_gain,
+    fit_image,
+    fit_mask,
+    frame_of,
+    resize_image,
+    to_original,
+)
 from vqlab.types import ImageRecord, Tile
 
 if TYPE_CHECKING:

@@ -20,15 +20,12 @@ from vqlab.data.image_cache import (
     ResizedImage,
     TileOf,
 )
-from vqlab.data.images import (
-    BadFile,
-    Mask,
-    Pixels,
-    to_tensor,
-    with_gain,
-)
+from vqlab.data.images import to_tensor, with_gain
 from vqlab.data.settings import DataSettings
 from vqlab.metrics import Defect
+from vqlab.pixels.bit_depth import BadFile
+from vqlab.pixels.decoding import Pixels
+from vqlab.pixels.resizing import Mask
 from vqlab.types import Batch, ImageRecord, UserError
 
 Progress = Callable[[int, int], None]

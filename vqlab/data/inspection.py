@@ -8,17 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vqlab.data.images import (
-    Mask,
-    Pixels,
-    border_frame,
-    decode,
-    mask_files,
-    mask_of,
-    mask_values,
-    rgb_of,
-    union_of,
-)
+from vqlab.data.images import mask_files, mask_of, mask_values, union_of
+from vqlab.pixels.decoding import Pixels, decode, rgb_of
+from vqlab.pixels.resizing import Mask, border_frame
 
 SOFT_LEVELS = 16
 """More grey levels than this in a mask are a sign of compression or resizing."""

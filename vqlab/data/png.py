@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vqlab.data.images import Pixels, to_original
-from vqlab.types import Geometry, UserError
+from vqlab.pixels.decoding import Pixels
+from vqlab.pixels.resizing import Geometry, to_original
+from vqlab.types import UserError
 
 _FAST = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
 """A single filter for all rows and a fast compression: less than half the time of the default

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vqlab.data.images import Mask, Pixels, box_for
 from vqlab.data.settings import DataSettings
-from vqlab.types import Geometry, Tile
+from vqlab.pixels.decoding import Pixels
+from vqlab.pixels.resizing import Geometry, Mask, box_for
+from vqlab.types import Tile
 
 
 @dataclass(frozen=True)

@@ -138,3 +138,8 @@ class DataSettings(Settings):
     """Seed of the held-out images, the synthetic anomalies and the test images of validation."""
     memory_mib: Annotated[int, Field(ge=0)] = 2048
     """Memory for resized images in MiB; further images are decoded when needed."""
+
+    @property
+    def tile_size(self) -> int | None:
+        """`tiles.size`."""
+        return self.tiles.size

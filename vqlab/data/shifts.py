@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqlab.data.image_cache import ImageCache, ImageFile, ResizedImage
-from vqlab.data.images import Mask, Pixels, fit_image, fit_mask
+from vqlab.pixels.decoding import Pixels
+from vqlab.pixels.resizing import Mask, fit_image, fit_mask
 from vqlab.types import ImageRecord
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vqlab.data.area import Areas, InspectedArea, areas_differ, areas_of, require_known
+from vqlab.data.area import Areas, areas_differ, areas_of, require_known
 from vqlab.data.category import Category
 from vqlab.data.checks.content import content_warnings
 from vqlab.data.contact_sheet import image_set_sheet
@@ -28,13 +28,15 @@ from vqlab.data.image_cache import (
     SyntheticAnomaly,
 )
 from vqlab.data.image_set import ImageSet, Progress
-from vqlab.data.images import Pixels, mask_files
+from vqlab.data.images import mask_files
 from vqlab.data.layouts import read_category
 from vqlab.data.settings import DataSettings
 from vqlab.data.shifts import shifted, with_shifted_copies
 from vqlab.data.source import choose_categories, find_layout, find_root
 from vqlab.data.synthetic_anomalies import SHARES
 from vqlab.metrics import METRICS
+from vqlab.pixels.area import InspectedArea
+from vqlab.pixels.decoding import Pixels
 from vqlab.text import visible
 from vqlab.types import ImageRecord, UserError
 

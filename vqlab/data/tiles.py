@@ -13,20 +13,14 @@ from functools import lru_cache
 import numpy as np
 from torch import Tensor
 
-from vqlab.data.area import InspectedArea
-from vqlab.data.images import (
-    Mask,
-    Pixels,
-    brightness_gain,
-    fit_image,
-    require_rgb,
-    resize_image,
-    with_gain,
-)
+from vqlab.data.images import with_gain
 from vqlab.data.settings import DataSettings
 from vqlab.data.synthetic_anomalies import draw_anomaly
 from vqlab.errors import UserError
-from vqlab.types import Geometry, Tile
+from vqlab.pixels.area import InspectedArea
+from vqlab.pixels.decoding import Pixels, require_rgb
+from vqlab.pixels.resizing import Geometry, Mask, brightness_gain, fit_image, resize_image
+from vqlab.types import Tile
 
 
 def tile_grid(

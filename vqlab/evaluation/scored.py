@@ -10,7 +10,8 @@ import torch
 
 from vqlab.detectors import Extracted, ImagePrototypes
 from vqlab.evaluation.spool import Array
-from vqlab.types import Geometry, ImageRecord, Tile, indices_by_category
+from vqlab.pixels.resizing import Geometry
+from vqlab.types import ImageRecord, Tile, indices_by_category
 
 
 @dataclass(frozen=True)

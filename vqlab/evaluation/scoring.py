@@ -30,14 +30,8 @@ from vqlab.evaluation.scored import (
 from vqlab.evaluation.spool import Array, Budget, Spool
 from vqlab.evaluation.tiles import Blend, Mosaic
 from vqlab.features import FeatureSet
-from vqlab.types import (
-    Batch,
-    Geometry,
-    ImageRecord,
-    Scores,
-    Tile,
-    UserError,
-)
+from vqlab.pixels.resizing import Geometry
+from vqlab.types import Batch, ImageRecord, Scores, Tile, UserError
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vqlab import runtime
+from vqlab import errors, pixels, runtime
 from vqlab.export.parity import Parity
 
 SCRIPT, REQUIREMENTS, README, SUMS = "score.py", "requirements.txt", "README.md", "SHA256SUMS"
+PART = "score_"
+"""Start of the names of the modules that the script imports."""
 PACKAGES = ("numpy>=1.26", "onnxruntime>=1.17", "opencv-python-headless>=4.9", "pillow>=10.1")
 
 
@@ -19,14 +21,27 @@ def write_bundle(
     folder: Path, model: str, description: Mapping[str, Any], parity: Parity
 ) -> list[str]:
     """Write the files beside `model`, the name of its file in `folder`; return all names."""
-    shutil.copyfile(Path(runtime.__file__), folder / SCRIPT)
+    modules = _modules()
+    for name, code in modules.items():
+        (folder / name).write_text(code, encoding="utf-8", newline="\n")
     (folder / REQUIREMENTS).write_text("\n".join(PACKAGES) + "\n", encoding="utf-8")
     text = _readme(model, description, parity)
     (folder / README).write_text(text, encoding="utf-8", newline="\n")
-    names = [model, SCRIPT, REQUIREMENTS, README]
+    names = [model, *modules, REQUIREMENTS, README]
     sums = [f"{hashlib.sha256((folder / n).read_bytes()).hexdigest()}  {n}\n" for n in names]
     (folder / SUMS).write_text("".join(sums), encoding="utf-8", newline="\n")
     return [*names, SUMS]
+
+
+def _modules() -> dict[str, str]:
+    """Return the code of `vqlab.runtime` and of the modules that it imports, by file name; there
+    `vqlab.pixels.area` is `score_area`."""
+    parts = [Path(errors.__file__), *Path(pixels.__path__[0]).glob("[a-z]*.py")]
+    files = {SCRIPT: Path(runtime.__file__)} | {PART + path.name: path for path in sorted(parts)}
+    return {
+        name: re.sub(r"\bvqlab\.(pixels\.)?(?=\w+ import )", PART, path.read_text("utf-8"))
+        for name, path in files.items()
+    }
 
 
 def _review(thresholds: Mapping[str, Any]) -> tuple[str, str]:

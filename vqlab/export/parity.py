@@ -98,10 +98,7 @@ def measure_parity(model: Model, exported: runtime.Model, files: Sequence[Path])
         for file in [files[0], *files]:  # the first one warms up
             original = read_image(file, model.data.bits)
             images = to_network(original, model.data, model.area)[0][None]
-            settings = exported.description["preprocessing"]
-            pixels = runtime.read_image(file, settings["bits"])
-            inspected = exported.inspected((pixels.shape[0], pixels.shape[1]))
-            inputs = runtime.preprocess(pixels, settings, inspected)[0][None]
+            inputs = exported.network_input(exported.read(file))[0][None]
             started = time.perf_counter()
             reference = _score(model, images)
             between = time.perf_counter()

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 
 from vqlab.data import Region, to_original
 from vqlab.evaluation import PASS, REJECT, REVIEW, Verdict, predicted_mask, verdict_of
+from vqlab.pixels.resizing import Geometry
 from vqlab.plots import style
-from vqlab.types import Geometry
 
 Array = NDArray[Any]
 SIDE = 256

@@ -11,12 +11,13 @@ import optuna
 import pytest
 
 from vqlab.evaluation import VALIDATION_EVIDENCE, Scored, Thresholds, evaluate, save_evidence
+from vqlab.pixels.resizing import Geometry
 from vqlab.sweep import TrialKey
 from vqlab.sweep.study.record import key_of, stored
 from vqlab.sweep.study.studies import Studies
 from vqlab.sweep.study.winner import WinnerRule
 from vqlab.tracking import Tracker
-from vqlab.types import Geometry, ImageRecord
+from vqlab.types import ImageRecord
 
 SIDE, IMAGES = 16, 40
 OBJECTIVE = "validation/pixel_auroc"

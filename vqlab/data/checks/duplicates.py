@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from vqlab.data.category import Category, relative
-from vqlab.data.images import pixels_digest, read_image
+from vqlab.data.images import pixels_digest
 from vqlab.data.inspection import ImageProperties
+from vqlab.pixels.decoding import read_image
 from vqlab.text import join_names
 from vqlab.types import ImageRecord
 

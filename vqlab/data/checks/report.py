@@ -9,17 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from vqlab.data.area import Areas, InspectedArea
+from vqlab.data.area import Areas
 from vqlab.data.category import Category
 from vqlab.data.checks.content import content_warnings
 from vqlab.data.datasets import Counts, Dataset, Layout, published_counts
 from vqlab.data.image_cache import THREADS
 from vqlab.data.image_set import Progress
-from vqlab.data.images import BadFile
 from vqlab.data.inspection import ImageProperties, MaskProperties, inspect_image, inspect_mask
 from vqlab.data.layouts import dataset_in, detect_layout, read_category, require_categories
 from vqlab.data.source import source_of
 from vqlab.data.splits import fingerprint, outside_notes
+from vqlab.pixels.area import InspectedArea
+from vqlab.pixels.bit_depth import BadFile
 from vqlab.types import ImageRecord
 
 

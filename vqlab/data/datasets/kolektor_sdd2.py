@@ -12,7 +12,8 @@ from pathlib import Path
 
 from vqlab.data.category import Category, list_images
 from vqlab.data.datasets.dataset import Counts, Dataset, Layout
-from vqlab.data.images import BadFile, read_mask
+from vqlab.data.images import read_mask
+from vqlab.pixels.bit_depth import BadFile
 from vqlab.text import join_names
 from vqlab.types import ImageRecord
 

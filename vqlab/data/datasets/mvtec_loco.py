@@ -17,8 +17,10 @@ from vqlab.data.category import Category, list_images, warn_unmatched_masks
 from vqlab.data.category_folders import find_folders, list_samples
 from vqlab.data.datasets.dataset import Counts, Dataset, Layout
 from vqlab.data.folder_names import subfolders
-from vqlab.data.images import BadFile, decode, mask_values
+from vqlab.data.images import mask_values
 from vqlab.metrics import Defect
+from vqlab.pixels.bit_depth import BadFile
+from vqlab.pixels.decoding import decode
 from vqlab.text import join_names, visible
 from vqlab.types import UserError
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
-from vqlab.types import UserError
+from vqlab.errors import UserError
 
 ORIENTATION = 0x0112
 """EXIF and TIFF tag."""
