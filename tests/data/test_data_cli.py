@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from vqlab.cli import main
-from vqlab.data import read_image
+from vqlab.data import DataSettings, dataset_fingerprint, read_image
 from vqlab.data.images import read_mask
 
 Verb = Callable[..., str]
@@ -90,6 +91,33 @@ def test_check_and_show_take_an_area(vqlab: Verb, root: Path, tmp_path: Path) ->
     assert read_image(tmp_path / "sheet.png").shape[1] > 1000
     error = vqlab("check", root, "-c", "nut", "--roi", "gone.png", code=2)
     assert error == "vqlab: data.roi gone.png cannot be used: it does not exist.\n"
+
+
+def test_each_category_has_an_area_of_its_own(vqlab: Verb, root: Path, tmp_path: Path) -> None:
+    left = np.ones((20, 24), np.uint8) * 255
+    left[:, 12:] = 0
+    for name, mask in (("left", left), ("right", 255 - left)):
+        Image.fromarray(mask).save(f"{name}.png")
+    both = "{nut: left.png, bolt: right.png}"
+    prints = {
+        value: vqlab("check", root, "--roi", value).rpartition("Fingerprint: ")[2]
+        for value in ("left.png", "{nut: left.png}", both, "{bolt: left.png, nut: right.png}")
+    }
+    assert len(set(prints.values())) == 4
+    settings = {"root": str(root), "categories": "all", "roi": yaml.safe_load(both)}
+    trained = dataset_fingerprint(DataSettings.model_validate(settings))
+    assert prints[both].strip().startswith(trained[:12])
+    vqlab("show", root, "--roi", both, "-o", "sheet.png")
+    vqlab("audit", root, "--roi", both)
+    vqlab("validation", root, "--roi", both, "-o", "seen")
+    for name, columns in (("nut", np.s_[12:]), ("bolt", np.s_[:12])):
+        files = list((tmp_path / "seen").glob(f"{name}*_mask.png"))
+        assert files and all(not read_mask(file)[:, columns].any() for file in files)
+    for verb in ("check", "show", "audit", "validation"):
+        error = vqlab(verb, root, "--roi", "{nutt: left.png}", code=2)
+        assert error == (
+            "vqlab: data.roi names category nutt, which is unknown; did you mean nut?\n"
+        )
 
 
 def test_audit_and_validation_take_an_area(vqlab: Verb, root: Path, tmp_path: Path) -> None:

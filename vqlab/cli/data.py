@@ -20,11 +20,14 @@ Root = Annotated[
     Path | None,
     typer.Argument(help="Dataset folder; default: data/MVTec, data/VisA, or the synthetic set."),
 ]
+_FILES = "FILE or '{CATEGORY: FILE, ...}'"
 Roi = Annotated[
-    Path | None, typer.Option(help="Mask or polygons of what is inspected, see data.roi.")
+    str | None,
+    typer.Option(metavar=_FILES, help="Mask or polygons of what is inspected, see data.roi."),
 ]
 Ignore = Annotated[
-    Path | None, typer.Option(help="Mask or polygons of what is not inspected, see data.ignore.")
+    str | None,
+    typer.Option(metavar=_FILES, help="Mask or polygons of what is not inspected: data.ignore."),
 ]
 GENERATING = "generating the synthetic set"
 
@@ -59,12 +62,13 @@ def check(
     from vqlab.cli.terminal import out
     from vqlab.data import areas_of, check_dataset, find_layout, find_root
 
-    settings = _settings(root or data, category, good, bad, roi=roi, ignore=ignore)
+    settings = _settings(root or data, category, good, bad, roi, ignore)
     with counting() as on_progress:
         folder, _ = find_root(settings, partial(on_progress, GENERATING))
-        root_or_layout = find_layout(settings) if good is not None else folder
+        layout = find_layout(settings)
+        root_or_layout = layout if good is not None else folder
         names = None if settings.categories == "all" else settings.categories
-        areas = areas_of(settings, names or sorted(find_layout(settings).folders))
+        areas = areas_of(settings, names or sorted(layout.folders), layout.folders)
         progress = partial(on_progress, "checking images")
         report = check_dataset(root_or_layout, names, progress, bits, areas)
     check_table(report)
@@ -89,12 +93,13 @@ def show(
     from vqlab.cli.progress import counting, out
     from vqlab.data import areas_of, contact_sheet, find_layout, find_root
 
-    settings = _settings(root or data, category, good, bad, roi=roi, ignore=ignore)
+    settings = _settings(root or data, category, good, bad, roi, ignore)
     with counting() as on_progress:
         find_root(settings, partial(on_progress, GENERATING))
     names = None if settings.categories == "all" else settings.categories
     layout = find_layout(settings)
-    contact_sheet(layout, names, output, areas_of(settings, names or sorted(layout.folders)))
+    areas = areas_of(settings, names or sorted(layout.folders), layout.folders)
+    contact_sheet(layout, names, output, areas)
     out.print(f"Contact sheet: {output}")
 
 
@@ -120,9 +125,8 @@ def validation(
     from vqlab.text import folder_name
 
     all_settings = _settings(
-        root or data, category, good, bad, seed=seed, validation={"source": source}, roi=roi,
-        ignore=ignore,
-    )  # fmt: skip
+        root or data, category, good, bad, roi, ignore, seed=seed, validation={"source": source}
+    )
     with counting() as on_progress:
         for settings in _each_category(all_settings, on_progress):
             splits = load_dataset(settings, partial(on_progress, "reading images"))
@@ -157,8 +161,7 @@ def audit(
     from vqlab.data import audit as audit_splits
 
     rows: list[CategoryAudit] = []
-    more = {"brightness": brightness, "roi": roi, "ignore": ignore}
-    all_settings = _settings(root or data, category, good, bad, **more)
+    all_settings = _settings(root or data, category, good, bad, roi, ignore, brightness=brightness)
     with counting() as on_progress:
         for settings in _each_category(all_settings, on_progress):
             splits = load_dataset(settings, partial(on_progress, "reading images"))
@@ -169,7 +172,13 @@ def audit(
 
 
 def _settings(
-    root: Path | None, category: str | None, good: Path | None, bad: Path | None, **more: object
+    root: Path | None,
+    category: str | None,
+    good: Path | None,
+    bad: Path | None,
+    roi: str | None,
+    ignore: str | None,
+    **more: object,
 ) -> DataSettings:
     """Return the settings of the images named on the command line; default: all categories."""
     from vqlab.config import validate
@@ -179,7 +188,15 @@ def _settings(
     folders = Folders(root, good, bad)
     name = category or folders.category or "all"
     tree = {"categories": name if name == "all" else [name], **more}
+    tree |= {"roi": _area(roi), "ignore": _area(ignore)}
     return validate(DataSettings, folders.over({"data": tree})["data"], "data.")
+
+
+def _area(text: str | None) -> object:
+    """Return the value of `data.roi` or `data.ignore`: a path, or `{category: path, ...}`."""
+    from vqlab.config import parse_overrides
+
+    return parse_overrides([f"area={text}"])["area"] if text and text.startswith("{") else text
 
 
 def _each_category(settings: DataSettings, on_progress: OnProgress) -> Iterator[DataSettings]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,16 @@ Areas = Mapping[str, InspectedArea | None]
 """Inspected areas by category; None: whole images."""
 
 
-def areas_of(settings: DataSettings, categories: Sequence[str]) -> dict[str, InspectedArea | None]:
+def areas_of(
+    settings: DataSettings, categories: Sequence[str], available: Collection[str] | None = None
+) -> dict[str, InspectedArea | None]:
     """Return the inspected areas that `data.roi` and `data.ignore` give for categories.
 
-    Raises UserError for an unreadable or empty file, and for masks of different aspect ratios.
+    available: all categories of the dataset. Raises UserError if a setting names another category,
+    for an unreadable or empty file, and for masks of different aspect ratios.
     """
+    if available is not None:
+        _require_known(settings, sorted(available))
     return {name: _read_area(settings, name) for name in categories}
 
 
@@ -59,7 +64,7 @@ def decode_areas(value: Any, categories: Sequence[str]) -> dict[str, InspectedAr
     return dict.fromkeys(categories, None if value is None else InspectedArea.decode(value))
 
 
-def require_known(settings: DataSettings, categories: Sequence[str]) -> None:
+def _require_known(settings: DataSettings, categories: Sequence[str]) -> None:
     """Raise UserError if `data.roi` or `data.ignore` names a category not in `categories`."""
     for setting in ("roi", "ignore"):
         value = getattr(settings, setting)

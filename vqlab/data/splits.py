@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vqlab.data.area import Areas, areas_differ, areas_of, require_known
+from vqlab.data.area import Areas, areas_differ, areas_of
 from vqlab.data.category import Category
 from vqlab.data.checks.content import content_warnings
 from vqlab.data.contact_sheet import image_set_sheet
@@ -144,8 +144,7 @@ def load_dataset(
     if errors:
         raise UserError(" ".join(errors))
     if area_of is None:
-        require_known(settings, sorted(layout.folders))
-        areas = areas_of(settings, names)
+        areas = areas_of(settings, names, layout.folders)
     else:
         areas = {name: area_of(name) for name in names}
     cache = ImageCache(settings, areas)
@@ -281,7 +280,7 @@ def dataset_fingerprint(settings: DataSettings) -> str:
     """Return `Splits.fingerprint` of the images that `settings` name, without decoding them."""
     layout, names = find_layout(settings), choose_categories(settings)
     records = [record for name in names for record in read_category(layout, name).records]
-    return fingerprint(records, layout, areas_of(settings, names))
+    return fingerprint(records, layout, areas_of(settings, names, layout.folders))
 
 
 def fingerprint(records: Iterable[ImageRecord], layout: Layout, areas: Areas | None = None) -> str:
