@@ -17,7 +17,7 @@ from tiny_set import tiny_recipe
 from vqlab.data import DataSettings, load_dataset, pixels_digest, read_image
 from vqlab.errors import UserError
 from vqlab.run import resolve, run
-from vqlab.serve.feedback import FeedbackResult, write_feedback
+from vqlab.serve.feedback import FeedbackResult, claim_threshold_images, write_feedback
 from vqlab.serve.feedback_dataset import DatasetImage, read_manifest, write_category
 from vqlab.serve.history import FOLDER, History, Role
 from vqlab.serve.roles import assigned_role
@@ -25,6 +25,7 @@ from vqlab.tracking import CHECKPOINT, Tracker
 
 FOLDERS: dict[Role, str] = {"train": "train", "threshold": "validation", "test": "test"}
 Write = Callable[[], FeedbackResult]
+JOINT = ("other", "part")
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +218,79 @@ def test_a_folder_of_somebody_else_is_not_replaced(
     with pytest.raises(UserError, match="was not written by vqlab feedback and is not replaced"):
         write()
     assert precious.read_bytes() == b"precious"
+
+
+@pytest.fixture
+def joint(champion: Path, root: Path, store: Tracker) -> Path:
+    """mlruns/ with a champion of `other` and `part` together, whose mask files are gone."""
+    shutil.rmtree(champion / FOLDER, ignore_errors=True)
+    if store.registry.by_alias(JOINT) is None:
+        mask = champion / "roi.png"
+        Image.fromarray(np.full((32, 32), 255, np.uint8) * np.tri(32, dtype=np.uint8)).save(mask)
+        recipe = {**tiny_recipe(root, epochs=0), "detector": {"name": "mean_image"}}
+        recipe["data"] |= {"categories": JOINT, "joint": True, "roi": {"other": str(mask)}}
+        run_id = run(resolve(recipe), store, name="joint", test=False).run_id
+        version = store.registry.register(run_id, CHECKPOINT, JOINT)
+        store.registry.set_champion(version, None)
+        mask.unlink()
+    return champion
+
+
+def judge_as(category: str, history: History, path: Path, verdict: str) -> str:
+    digest = pixels_digest(read_image(path))
+    history.store(category, digest, path.name, path.suffix, path.read_bytes(), verdict)
+    return digest
+
+
+def test_a_category_of_a_joint_model(root: Path, joint: Path, tmp_path: Path) -> None:
+    """Its threshold is set by images of all categories: none of them becomes a test image."""
+    history = History(joint / FOLDER)
+    settings = DataSettings(root=root, categories=JOINT, joint=True, image_size=32)
+    splits = load_dataset(settings)
+    own, others = ([r.path for r in splits.held_out.records if r.category == c] for c in JOINT)
+    new = [picture(tmp_path, number) for number in range(30)]
+    for path in new:
+        judge_as("other", history, path, "good")
+    in_own = judge_as("other", history, own[0], "defect")
+    in_other = judge_as("other", history, others[0], "defect")
+    good_in_other = judge_as("other", history, others[1], "good")
+    test_of_other = next(r.path for r in splits.test.records if r.category == "part")
+    as_test = judge_as("other", history, test_of_other, "good")
+    claimed = judge_as("other", history, picture(tmp_path, 99), "defect")
+    claim_threshold_images(JOINT, joint, {tmp_path / "new99.png": claimed})
+    result = write_feedback("other", joint, tmp_path / "data")
+    assert result.categories == JOINT and sum(result.added.values()) == 32
+    written = {
+        name: {pixels_digest(read_image(p)) for p in (tmp_path / "data/other" / name).rglob("*.p*")}
+        for name in FOLDERS.values()
+    }
+    assert in_own in written["validation"] and good_in_other in written["validation"]
+    assert all(in_other not in digests and claimed not in digests for digests in written.values())
+    assert as_test in written["test"]
+    held_out = {pixels_digest(read_image(record.path)) for record in splits.held_out.records}
+    assert not (held_out | {claimed}) & written["test"]
+    digests = {path: pixels_digest(read_image(path)) for path in new}
+    tested = {path: digest for path, digest in digests.items() if digest in written["test"]}
+    with pytest.raises(UserError, match="cannot set a threshold: vqlab feedback made it a test im"):
+        claim_threshold_images(JOINT, joint, tested)
+    with pytest.raises(UserError, match=r"other\+part is a joint model .* -c other -c part"):
+        write_feedback("other+part", joint, tmp_path / "data")
+
+
+def test_roles_of_one_category_hold_in_the_joint_model(joint: Path, tmp_path: Path) -> None:
+    history = History(joint / FOLDER)
+    digests = [judge_as("other", history, picture(tmp_path, n), "good") for n in range(3)]
+    history.set_roles("part", {digests[0]: "test", digests[1]: "threshold", digests[2]: "test"})
+    history.set_roles("other", {digests[2]: "train"})
+    result = write_feedback("other", joint, tmp_path / "data")
+    assert {image.name: image.role for image in result.judged} == {
+        "new0.png": "test", "new1.png": "threshold", "new2.png": None,
+    }  # fmt: skip
+    [mixed] = [image.text for image in result.judged if image.role is None]
+    assert mixed == (
+        "Not used: it became a test image of one category and a training or threshold image of "
+        "another."
+    )
 
 
 def test_no_feedback_is_one_sentence(write: Write) -> None:

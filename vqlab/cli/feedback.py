@@ -34,7 +34,8 @@ def feedback(
     It contains the images of the champion's dataset, each in its role, and those that people
     judged: 60 % of the good ones become training images, 20 % threshold images (held out), 20 %
     test images, chosen by a hash of the pixels; defects become test images; unsure ones are not
-    used. An image never changes its role. --data, --good and --bad: the champion's images, if they
+    used. An image never changes its role, and has the same one in all categories of a joint model.
+    --data, --good and --bad: the champion's images, if they
     were moved.
     """
     from vqlab.cli.progress import counting
@@ -50,7 +51,10 @@ def feedback(
     print_notes(tuple(result.notes))
     head = "written: " if result.changed else "unchanged: "
     out.print(marked(head, "bold green", visible(result.folder / category)))
-    out.print(f"train on it: vqlab train RECIPE --data {visible(output)} --category {category}")
+    out.print(f"train on it: vqlab train RECIPE --data {visible(output)} {_categories(result)}")
+    for name in result.categories:
+        if not (result.folder / name).is_dir():
+            out.print(f"first write all categories of the joint model: vqlab feedback {name}")
 
 
 def judged_table(category: str, result: FeedbackResult) -> Table:
@@ -68,6 +72,15 @@ def judged_table(category: str, result: FeedbackResult) -> Table:
     for image in result.judged:
         table.add_row(*map(Text, (visible(image.name), image.verdict, image.text)))
     return table
+
+
+def _categories(result: FeedbackResult) -> str:
+    """Return the options of `vqlab train` that name the champion's categories."""
+    from vqlab.text import visible
+
+    if len(result.categories) == 1:
+        return f"--category {visible(result.categories[0])}"
+    return f"'data.categories=[{', '.join(map(visible, result.categories))}]' data.joint=true"
 
 
 def _counts(result: FeedbackResult) -> str:

@@ -113,7 +113,7 @@ def threshold(
     from vqlab.threshold import save_move
 
     if move.good is not None:
-        claim_threshold_images(name, mlruns, move.good.digests)
+        claim_threshold_images(record.categories, mlruns, move.good.digests)
     run_id = save_move(tracker, move)
     result = promote_run(
         tracker, name, ref=run_id, gates=settings, without_test=not len(move.splits.test),

@@ -3,12 +3,13 @@
 An image is identified by its decoded pixels. Its role is that of the dataset of the champion if it
 is there already, else the one that an earlier call recorded, else assigned by a hash. Roles are
 recorded before they are used and never change: an image that set a threshold is never a test
-image, nor a test image one that sets a threshold, also in later datasets.
+image, nor a test image one that sets a threshold, also in later datasets. All categories of a joint
+model set its threshold, so that an image has one role in all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,13 +17,22 @@ from pathlib import Path
 
 from vqlab.checkpoint import load_checkpoint
 from vqlab.config import validate
-from vqlab.data import DataSettings, Splits, load_dataset, pixels_digest, read_image
+from vqlab.data import (
+    DataSettings,
+    InspectedArea,
+    Splits,
+    choose_categories,
+    decode_areas,
+    load_dataset,
+    pixels_digest,
+    read_image,
+)
 from vqlab.errors import UserError
 from vqlab.recipes import Folders
 from vqlab.serve.feedback_dataset import ADDED, DatasetImage, is_added, write_category
-from vqlab.serve.history import FOLDER, Feedback, History, Role
-from vqlab.serve.roles import NAMES, assigned_role, role_sentence
-from vqlab.text import visible
+from vqlab.serve.history import FOLDER, Feedback, History, RecordedRole, Role
+from vqlab.serve.roles import NAMES, assigned_role, names_of, role_sentence
+from vqlab.text import category_text, join_names, visible
 from vqlab.tracking import Tracker
 from vqlab.types import ImageRecord
 
@@ -57,6 +67,8 @@ class FeedbackResult:
     """Images of the champion's dataset that are used, by role."""
     added: dict[Role, int]
     """Images that people judged and that are used, by role."""
+    categories: tuple[str, ...]
+    """Categories of the champion."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -69,26 +81,28 @@ def write_feedback(
 ) -> FeedbackResult:
     """Write the champion's dataset and the images that people judged to `output`/`category`.
 
-    folders: the images of the champion if they were moved. Nothing is written if nothing changed.
-    Raises UserError if there is no champion or feedback, for a model of several categories, for
+    folders: the images of the champion if they were moved. A category of a joint model may have no
+    feedback if another one has, so that all can be written. Nothing is written if nothing changed.
+    Raises UserError if there is no champion or feedback, for the name of a joint model, for
     thresholds that were chosen on test images, and for folders that cannot be read or written.
     """
+    settings, areas = _settings(category, mlruns, folders or Folders())
+    categories = choose_categories(settings)
     history = History(mlruns / FOLDER)
-    feedback = history.feedback(category) if history.exists else []
-    if not feedback:
+    verdicts = {name: history.feedback(name) if history.exists else [] for name in categories}
+    if not any(verdicts.values()):
         raise UserError(
             f"there is no feedback on {visible(category)} in {history.folder}; judge images on the "
             f"page of vqlab serve (make serve CLASS={visible(category)}) first."
         )
-    settings = _settings(category, mlruns, folders or Folders())
-    splits = load_dataset(settings, partial(progress, "reading the dataset"))
-    recorded = history.roles(category)
+    feedback = verdicts[category]
+    splits = load_dataset(settings, partial(progress, "reading the dataset"), areas.get)
+    recorded = history.roles(*names_of(categories))
     notes: list[str] = []
-    judged_pixels = {each.pixels for each in feedback}
-    base = _base(
-        splits, settings, recorded, judged_pixels, notes, partial(progress, "comparing pixels")
+    base, roles = _base(
+        category, splits, recorded, verdicts, notes, partial(progress, "comparing pixels")
     )
-    judged, added = _judged(category, feedback, history, base, recorded, settings.bits)
+    judged, added = _judged(category, feedback, history, base, recorded | roles, settings.bits)
     images = [*base.values(), *added]
     history.set_roles(category, {image.digest: image.role for image in images})
     return FeedbackResult(
@@ -97,36 +111,45 @@ def write_feedback(
         judged=judged,
         before=_counts(base.values()),
         added=_counts(added),
+        categories=tuple(categories),
         notes=notes,
     )
 
 
-def claim_threshold_images(category: str, mlruns: Path, digests: Mapping[Path, str]) -> None:
-    """Record that the images set a threshold, so that none becomes a training or test image.
+def claim_threshold_images(
+    categories: Sequence[str], mlruns: Path, digests: Mapping[Path, str]
+) -> None:
+    """Record that the images set the threshold of a model of these categories, so that none becomes
+    a training or test image.
 
     digests: of the pixels of each file. Raises UserError if one of them has another role.
     """
     history = History(mlruns / FOLDER)
-    roles = history.roles(category) if history.exists else {}
+    roles = history.roles(*names_of(categories)) if history.exists else {}
     for path, digest in digests.items():
         if roles.get(digest, "threshold") != "threshold":
             raise UserError(
                 f"{visible(path)} cannot set a threshold: vqlab feedback made it "
                 f"{NAMES[roles[digest]]}; remove it from the folder."
             )
-    history.set_roles(category, dict.fromkeys(digests.values(), "threshold"))
+    history.set_roles(category_text(categories), dict.fromkeys(digests.values(), "threshold"))
 
 
-def _settings(category: str, mlruns: Path, folders: Folders) -> DataSettings:
-    """Return the data settings of the champion. Raises UserError if they cannot be used."""
+def _settings(
+    category: str, mlruns: Path, folders: Folders
+) -> tuple[DataSettings, dict[str, InspectedArea | None]]:
+    """Return the data settings and the inspected areas of the champion. Raises UserError if they
+    cannot be used."""
     tracker = Tracker.open(mlruns, create=False, write=False)
-    champion = tracker.champion(category)
+    champion = tracker.champion(tracker.registry.champion_name(category))
     _, meta = load_checkpoint(champion.checkpoint)
     trained = meta["data"]["categories"]
-    if len(trained) != 1:
+    if category not in trained:
+        names = " ".join(f"-c {visible(name)}" for name in trained)
         raise UserError(
-            f"feedback needs a champion of a single category; {visible(category)} has one of "
-            f"{len(trained)} (a joint model); train a model per category."
+            f"feedback needs the category of each image; {visible(category)} is a joint model of "
+            f"{join_names(trained)}; judge images by category (vqlab serve {names}), and run vqlab "
+            "feedback for each category."
         )
     tree = folders.over({"data": meta["config"]["data"]})["data"]
     settings = validate(DataSettings, {**tree, "categories": trained}, "data.")
@@ -136,24 +159,26 @@ def _settings(category: str, mlruns: Path, folders: Folders) -> DataSettings:
             "(data.validation.source=test), so that roles cannot be kept apart; promote a model "
             "trained with data.validation.source=drawn."
         )
-    return settings
+    return settings, decode_areas(meta["data"].get("inspected"), trained)
 
 
 def _base(
+    category: str,
     splits: Splits,
-    settings: DataSettings,
-    recorded: Mapping[str, Role],
-    judged_pixels: Collection[str],
+    recorded: Mapping[str, RecordedRole],
+    verdicts: Mapping[str, Sequence[Feedback]],
     notes: list[str],
     progress: Callable[[int, int], None],
-) -> dict[str, DatasetImage]:
-    """Return the images of the champion's dataset by digest.
+) -> tuple[dict[str, DatasetImage], dict[str, RecordedRole]]:
+    """Return the images of a category of the champion's dataset, and the roles of those of all its
+    categories, by digest.
 
-    judged_pixels: digests of the images that people judged; a dataset of `write_feedback` has
-    earlier ones of them, which are left to `_judged`.
+    verdicts: of people, by category; a dataset of `write_feedback` has earlier images of them,
+    which are left to `_judged`.
     An image that would be both a test image and one that trained or set a threshold is left out of
     the test images, with a note.
     """
+    judged = {name: {each.pixels for each in rows} for name, rows in verdicts.items()}
     parts: dict[Role, Sequence[ImageRecord]] = {
         "train": splits.train.records,
         "threshold": splits.held_out.records,
@@ -161,14 +186,18 @@ def _base(
     }
     placed = [(role, record) for role, records in parts.items() for record in records]
     images: dict[str, DatasetImage] = {}
+    roles: dict[str, RecordedRole] = {}
     with ThreadPoolExecutor(_THREADS) as pool:
-        digests = pool.map(lambda each: _digest(each[1].path, settings.bits), placed)
+        bits = splits.train.settings.bits
+        digests = pool.map(lambda each: _digest(each[1].path, bits), placed)
         for done, ((role, record), digest) in enumerate(zip(placed, digests, strict=True), 1):
             progress(done, len(placed))
-            if digest in judged_pixels and is_added(record.path):
+            if digest in judged[record.category] and is_added(record.path):
                 continue
-            earlier = images[digest].role if digest in images else recorded.get(digest, role)
-            if (earlier == "test") != (role == "test"):
+            earlier = roles.setdefault(digest, recorded.get(digest, role))
+            if record.category != category:
+                continue
+            if earlier == "mixed" or (earlier == "test") != (role == "test"):
                 notes.append(
                     f"{visible(record.path)} is left out: it is {NAMES[role]} of the dataset, but "
                     f"it became {NAMES[earlier]} before."
@@ -179,7 +208,7 @@ def _base(
                 images[digest] = DatasetImage(
                     record.path, name, earlier, digest, record.defect, record.mask
                 )
-    return images
+    return images, roles
 
 
 def _require_one_mask(record: ImageRecord) -> None:
@@ -196,7 +225,7 @@ def _judged(
     feedback: Iterable[Feedback],
     history: History,
     base: Mapping[str, DatasetImage],
-    recorded: Mapping[str, Role],
+    recorded: Mapping[str, RecordedRole],
     bits: int | None,
 ) -> tuple[list[JudgedImage], list[DatasetImage]]:
     """Return what each judged image becomes, and those to add to the dataset."""

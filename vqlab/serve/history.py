@@ -26,7 +26,8 @@ PersonVerdict = Literal["good", "defect", "unsure"]
 PERSON_VERDICTS: tuple[PersonVerdict, ...] = get_args(PersonVerdict)
 Role = Literal["train", "threshold", "test"]
 """What an image is used for: training, choosing thresholds, or testing."""
-
+RecordedRole = Role | Literal["mixed"]
+"""`mixed`: a test image of one category, another role in another one; cannot be used."""
 PAGE = 1000
 """Rows that `History.rows` returns at once."""
 logger = logging.getLogger("vqlab.serve")
@@ -203,11 +204,15 @@ class History:
             ).fetchall()
         return [Feedback(**row) for row in rows]
 
-    def roles(self, category: str) -> dict[str, Role]:
-        """Return the roles that `vqlab feedback` gave to images, by digest."""
+    def roles(self, *categories: str) -> dict[str, RecordedRole]:
+        """Return the roles that `vqlab feedback` gave to images of these categories, by digest;
+        `mixed` for a test image of one that is no test image of another."""
         with self._connect() as database:
             rows = database.execute(
-                "SELECT pixels, role FROM roles WHERE category = ?", (category,)
+                "SELECT pixels, CASE WHEN min(role = 'test') = max(role = 'test') THEN max(role) "
+                "ELSE 'mixed' END AS role FROM roles "
+                f"WHERE category IN ({', '.join('?' * len(categories))}) GROUP BY pixels",
+                categories,
             ).fetchall()
         return {row["pixels"]: row["role"] for row in rows}
 

@@ -33,7 +33,7 @@ from vqlab.serve.history import (
     PersonVerdict,
 )
 from vqlab.serve.operating_points import operating_points
-from vqlab.serve.roles import assigned_role, role_sentence
+from vqlab.serve.roles import assigned_role, names_of, role_sentence
 from vqlab.serve.uploads import REQUEST_BODY, read_uploads
 from vqlab.tracking import Tracker
 
@@ -146,14 +146,15 @@ def _add_feedback(app: FastAPI, history: History) -> None:
         verdict: Annotated[PersonVerdict, Query(description="What a person says of the image.")],
     ) -> Response:
         """Store a person's verdict on one image, and the image."""
-        engine.champions.champion(category)  # before the body is read
+        served = engine.champions.champion(category)  # before the body is read
         [upload] = await read_uploads(request, 1)
         digest = await engine.digest(category, upload)
         suffix = suffix_of(upload.content)
         await run_in_threadpool(
             history.store, category, digest, upload.name, suffix, upload.content, verdict
         )
-        recorded = (await run_in_threadpool(history.roles, category)).get(digest)
+        names = names_of(served.model.categories)
+        recorded = (await run_in_threadpool(history.roles, *names)).get(digest)
         role = assigned_role(category, digest, verdict, recorded)
         text = role_sentence(verdict, role, recorded)
         return JSONResponse({"digest": digest, "verdict": verdict, "role": role, "text": text})

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
-from vqlab.serve.history import PersonVerdict, Role
+from vqlab.serve.history import PersonVerdict, RecordedRole, Role
+from vqlab.text import category_text
 
 SHARES: dict[Role, float] = {"train": 0.6, "threshold": 0.2, "test": 0.2}
 """Shares of the good images. Defects are test images: training and thresholds use good ones."""
-NAMES: dict[Role, str] = {
+NAMES: dict[RecordedRole, str] = {
     "train": "a training image",
     "threshold": "a threshold image",
     "test": "a test image",
+    "mixed": "a test image of one category and a training or threshold image of another",
 }
 
 
+def names_of(categories: Sequence[str]) -> list[str]:
+    """Return the names by which roles of the images of a model are recorded: of each category, and
+    of all together. All set the threshold of a joint model."""
+    return [*categories, category_text(categories)]
+
+
 def assigned_role(
-    category: str, pixels: str, verdict: PersonVerdict, recorded: Role | None
+    category: str, pixels: str, verdict: PersonVerdict, recorded: RecordedRole | None
 ) -> Role | None:
     """Return the role of an image, None if it is not used.
 
@@ -24,17 +33,19 @@ def assigned_role(
     never changes. A good image without one gets a role by a hash of category and pixels: the same
     image always gets the same role, whatever its name and whatever else was judged.
     """
-    if verdict == "unsure":
+    if verdict == "unsure" or recorded == "mixed":
         return None
     if verdict == "defect":
         return "test" if recorded in (None, "test") else None
     return recorded or _by_hash(category, pixels)
 
 
-def role_sentence(verdict: PersonVerdict, role: Role | None, recorded: Role | None) -> str:
+def role_sentence(verdict: PersonVerdict, role: Role | None, recorded: RecordedRole | None) -> str:
     """Say what an image becomes, and why."""
     if verdict == "unsure":
         return "Not used: you are unsure."
+    if recorded == "mixed":
+        return f"Not used: it became {NAMES[recorded]}."
     if role is None and recorded is not None:
         return (
             f"Not used: as a good part it became {NAMES[recorded]}, so it cannot be a test image."
