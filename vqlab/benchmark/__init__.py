@@ -9,12 +9,11 @@ from vqlab.benchmark.benchmark import (
     Event,
     OnEvent,
     Opened,
-    Progressed,
     find_benchmark,
     join,
     run_benchmark,
 )
-from vqlab.benchmark.plan import Cell, Plan, make_plan
+from vqlab.benchmark.plan import Plan, make_plan
 from vqlab.benchmark.published import read_published
 from vqlab.benchmark.report import Report
 from vqlab.benchmark.settings import BenchmarkFile, read_benchmark
@@ -22,13 +21,11 @@ from vqlab.benchmark.settings import BenchmarkFile, read_benchmark
 __all__ = [
     "BenchmarkFile",
     "BenchmarkResult",
-    "Cell",
     "CellChanged",
     "Event",
     "OnEvent",
     "Opened",
     "Plan",
-    "Progressed",
     "Report",
     "find_benchmark",
     "join",

@@ -16,9 +16,8 @@ from vqlab.evaluation.evidence import (
 from vqlab.evaluation.operating_point import OperatingPoint, count_above, operating_point
 from vqlab.evaluation.paired import Paired, paired_differences
 from vqlab.evaluation.report import EvaluationSettings, Report, evaluate
-from vqlab.evaluation.review import ExpectedShares, expected_shares, review_sentence
+from vqlab.evaluation.review import expected_shares, review_sentence
 from vqlab.evaluation.scored import (
-    ExtractedSet,
     Predictions,
     Scored,
     crop,
@@ -63,14 +62,12 @@ __all__ = [
     "Budget",
     "CalibrationScores",
     "EvaluationSettings",
-    "ExpectedShares",
     "Concepts",
     "MEAN",
     "CategoryEvidence",
     "OperatingPoint",
     "Paired",
     "Progress",
-    "ExtractedSet",
     "Report",
     "Scored",
     "ThresholdSettings",

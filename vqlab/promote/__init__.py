@@ -8,13 +8,12 @@ from vqlab.promote.gates.settings import GateSettings, gate_settings
 from vqlab.promote.history import VersionRecord, history
 from vqlab.promote.promotion import Promotion, promote
 from vqlab.promote.reproduce import model_config, same_data
-from vqlab.promote.rollback import Rollback, rollback
+from vqlab.promote.rollback import rollback
 
 __all__ = [
     "Gate",
     "GateSettings",
     "Promotion",
-    "Rollback",
     "VersionRecord",
     "gate_settings",
     "history",

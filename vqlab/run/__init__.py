@@ -14,7 +14,6 @@ from vqlab.run.pages import PICTURES, TEST_METRICS, show_experiment
 from vqlab.run.ranks import train_on_rank
 from vqlab.run.saved import CHECKPOINT
 from vqlab.run.settings import (
-    BEST_ON_TEST,
     REUSED_TAG,
     SAVED_TAG,
     THRESHOLD_OF,
@@ -48,7 +47,6 @@ from vqlab.run.test_set import (
 
 __all__ = [
     "THRESHOLD_OF",
-    "BEST_ON_TEST",
     "CHECKPOINT",
     "LOSS",
     "PICTURES",

@@ -2,6 +2,6 @@
 
 from vqlab.serve.app import create_app
 from vqlab.serve.server import run_server
-from vqlab.serve.settings import TOKEN_VARIABLE, ServeSettings
+from vqlab.serve.settings import ServeSettings
 
-__all__ = ["TOKEN_VARIABLE", "ServeSettings", "create_app", "run_server"]
+__all__ = ["ServeSettings", "create_app", "run_server"]

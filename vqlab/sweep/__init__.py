@@ -18,8 +18,8 @@ from vqlab.sweep.events import (
     TrialStarted,
     WorkerEnded,
 )
-from vqlab.sweep.jobs import JobProgress, JobQueue, JobState, OnJob
-from vqlab.sweep.space.schema import Axis, Space, make_space
+from vqlab.sweep.jobs import JobProgress, JobQueue, JobState
+from vqlab.sweep.space.schema import Space, make_space
 from vqlab.sweep.study.storage import opened_storage, storage_address, sweep_lock
 from vqlab.sweep.sweep import Interrupted, sweep
 from vqlab.sweep.workers.base import ExternalWorkers, Launcher
@@ -28,7 +28,6 @@ from vqlab.sweep.workers.loop import join
 from vqlab.sweep.workers.ray import RayWorkers
 
 __all__ = [
-    "Axis",
     "Comparison",
     "EpochDone",
     "Event",
@@ -40,7 +39,6 @@ __all__ = [
     "Launcher",
     "LocalWorkers",
     "OnEvent",
-    "OnJob",
     "RayWorkers",
     "Progressed",
     "Space",

@@ -1,13 +1,9 @@
 """Move the image threshold of a trained model: choose an operating point without training."""
 
 from vqlab.threshold.move import ThresholdMove, plan_move, save_move
-from vqlab.threshold.targets import Costs, MaxEscapes, MaxRejects, Target, make_target
+from vqlab.threshold.targets import make_target
 
 __all__ = [
-    "Costs",
-    "MaxEscapes",
-    "MaxRejects",
-    "Target",
     "ThresholdMove",
     "make_target",
     "plan_move",

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 # First: sets environment variables that mlflow reads on import.
 from vqlab.tracking.environment import (  # isort: split
-    MLFLOW_DEFAULTS,
-    environment_info,
     user_name,
 )
 
-from vqlab.tracking.artifacts import CHECKPOINT, CONFIG
-from vqlab.tracking.categories import category_tags, matches_categories, model_name
+from vqlab.tracking.artifacts import CHECKPOINT
+from vqlab.tracking.categories import category_tags, matches_categories
 from vqlab.tracking.liveness import owner_is_gone, owner_tags
 from vqlab.tracking.pages import (
     NOTE,
@@ -29,23 +27,18 @@ from vqlab.tracking.store import remember_ui
 from vqlab.tracking.ui import ui_command
 
 if TYPE_CHECKING:
-    from vqlab.tracking.registry import CHAMPION, PREVIOUS, Champion, Registry, Version
+    from vqlab.tracking.registry import PREVIOUS, Version
     from vqlab.tracking.run import Run
     from vqlab.tracking.termination import Terminated
     from vqlab.tracking.tracker import Tracker
 
 __all__ = [
-    "CHAMPION",
     "CHECKPOINT",
-    "CONFIG",
-    "MLFLOW_DEFAULTS",
     "NOTE",
     "PREVIOUS",
     "TESTED_CHARTS",
     "TESTED_TABLE",
-    "Champion",
     "ExperimentPages",
-    "Registry",
     "Run",
     "RunRecord",
     "Terminated",
@@ -53,13 +46,11 @@ __all__ = [
     "Version",
     "category_tags",
     "matches_categories",
-    "model_name",
     "owner_is_gone",
     "owner_tags",
     "picture_address",
     "ranked",
     "remember_ui",
-    "environment_info",
     "ui_command",
     "user_name",
 ]
@@ -68,7 +59,7 @@ _MODULES = {
     "Tracker": "tracker",
     "Run": "run",
     "Terminated": "termination",
-    **dict.fromkeys(("CHAMPION", "PREVIOUS", "Champion", "Registry", "Version"), "registry"),
+    **dict.fromkeys(("PREVIOUS", "Version"), "registry"),
 }
 
 

@@ -1,7 +1,7 @@
 """Train a detector, in one process or in several."""
 
 from vqlab.training.distributed import SharedTrainer
-from vqlab.training.loop import Diverged, OnEpoch, Trainer
+from vqlab.training.loop import Diverged, Trainer
 from vqlab.training.settings import (
     TrainingSettings,
     choose_device,
@@ -12,7 +12,6 @@ from vqlab.training.settings import (
 
 __all__ = [
     "Diverged",
-    "OnEpoch",
     "SharedTrainer",
     "Trainer",
     "TrainingSettings",

@@ -1,6 +1,6 @@
 """The report of a study: one HTML page and a table of its trials."""
 
 from vqlab.sweep.report.live import annotate
-from vqlab.sweep.report.page import PAGE, ReportContext, write_report
+from vqlab.sweep.report.page import ReportContext, write_report
 
-__all__ = ["PAGE", "ReportContext", "annotate", "write_report"]
+__all__ = ["ReportContext", "annotate", "write_report"]
