@@ -11,7 +11,7 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from vqlab.sweep import JobProgress, JobQueue, JobState, opened_storage
+from vqlab.sweep import JobQueue, JobState, TrialProgress, opened_storage
 from vqlab.sweep.study.record import note, record_of
 from vqlab.types import UserError
 
@@ -47,7 +47,7 @@ def test_two_workers_share_the_jobs(storage: RDBStorage, tmp_path: Path) -> None
             both.wait()
             JobQueue(storage, "q").work(run, lambda state: None)
 
-    def run(job: int, progress: JobProgress) -> str:
+    def run(job: int, progress: TrialProgress) -> str:
         ran[job] += 1
         return ""
 
@@ -60,7 +60,7 @@ def test_two_workers_share_the_jobs(storage: RDBStorage, tmp_path: Path) -> None
 
 
 def test_a_failed_job_is_reported_and_runs_in_the_next_call(storage: RDBStorage) -> None:
-    def fail(job: int, progress: JobProgress) -> str:
+    def fail(job: int, progress: TrialProgress) -> str:
         if job == 1:
             raise UserError("no weights.")
         return "run 0123"
@@ -79,7 +79,7 @@ def test_a_failed_job_is_reported_and_runs_in_the_next_call(storage: RDBStorage)
 def test_it_stops_if_all_jobs_fail(storage: RDBStorage) -> None:
     ran = []
 
-    def fail(job: int, progress: JobProgress) -> str:
+    def fail(job: int, progress: TrialProgress) -> str:
         ran.append(job)
         raise ValueError("boom")
 
@@ -90,7 +90,7 @@ def test_it_stops_if_all_jobs_fail(storage: RDBStorage) -> None:
 
 
 def test_an_interrupted_job_is_retried(storage: RDBStorage) -> None:
-    def interrupt(job: int, progress: JobProgress) -> str:
+    def interrupt(job: int, progress: TrialProgress) -> str:
         raise KeyboardInterrupt
 
     queue = JobQueue(storage, "q", 2)

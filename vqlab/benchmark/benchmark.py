@@ -20,11 +20,11 @@ from vqlab.recipes import Data
 from vqlab.sweep import (
     ExternalWorkers,
     Interrupted,
-    JobProgress,
     JobQueue,
     JobState,
     Launcher,
     LocalWorkers,
+    TrialProgress,
     opened_storage,
     storage_address,
     sweep_lock,
@@ -249,7 +249,7 @@ def _run_cells(
             launcher.stop()
         return
 
-    def run(job: int, progress: JobProgress) -> str:
+    def run(job: int, progress: TrialProgress) -> str:
         def on_epoch(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
             progress(epoch, epochs)
             changed(JobState(job, "running", progress=(epoch, epochs)))

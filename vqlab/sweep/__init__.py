@@ -18,8 +18,9 @@ from vqlab.sweep.events import (
     TrialStarted,
     WorkerEnded,
 )
-from vqlab.sweep.jobs import JobProgress, JobQueue, JobState
+from vqlab.sweep.jobs import JobQueue, JobState
 from vqlab.sweep.space.schema import Space, make_space
+from vqlab.sweep.study.execution import TrialProgress
 from vqlab.sweep.study.storage import opened_storage, storage_address, sweep_lock
 from vqlab.sweep.sweep import Interrupted, sweep
 from vqlab.sweep.workers.base import ExternalWorkers, Launcher
@@ -33,7 +34,7 @@ __all__ = [
     "Event",
     "ExternalWorkers",
     "Interrupted",
-    "JobProgress",
+    "TrialProgress",
     "JobQueue",
     "JobState",
     "Launcher",

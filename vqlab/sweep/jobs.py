@@ -12,14 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
+from vqlab.sweep.study.execution import TrialProgress, noted_reason, run_trial
 from vqlab.sweep.study.record import note, record_of, stored
-from vqlab.sweep.study.retry import ask, reconcile, this_worker, trial_id
-from vqlab.sweep.study.storage import Heartbeat, StudyLock
-from vqlab.sweep.trial.objective import sentence
+from vqlab.sweep.study.retry import ask, reconcile, this_worker
+from vqlab.sweep.study.storage import study_lock
 from vqlab.sweep.workers.base import Launcher
 from vqlab.types import UserError
 
@@ -31,8 +30,6 @@ _FAILURES = 3
 """Jobs that may fail in one call while none succeeds."""
 _PAUSE = 0.5
 """Seconds between looks at a queue."""
-_RECORD_SECONDS = 1.0
-"""Minimum time between two records of a job's progress."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ OnJob = Callable[[JobState], None]
 """Called when the state or the progress of a job changes."""
 
 
-RunJob = Callable[[int, "JobProgress"], str]
+RunJob = Callable[[int, TrialProgress], str]
 """Runs a job, given its number and a callback for its progress; returns which run it reused."""
 
 
@@ -77,7 +74,7 @@ class JobQueue:
             self._study = optuna.create_study(
                 study_name=name, storage=storage, direction="minimize", load_if_exists=True
             )
-            with StudyLock(storage, name):
+            with study_lock(storage, name):
                 reconcile(self._study, storage)
                 begun = len(self._study.get_trials(deepcopy=False))
                 self._study.set_user_attr(_BEGUN, begun)
@@ -86,13 +83,10 @@ class JobQueue:
 
     def states(self) -> list[JobState]:
         """Return the state of every job."""
-        return self._states(self._study.get_trials(deepcopy=False))
-
-    def _states(self, trials: list[FrozenTrial]) -> list[JobState]:
         begun, count = (self._study.user_attrs[name] for name in (_BEGUN, _COUNT))
         forgotten = self._study.user_attrs.get(_FORGOTTEN, {})
         states = {job: JobState(job, "waiting") for job in range(count)}
-        for trial in trials:
+        for trial in self._study.get_trials(deepcopy=False):
             record = record_of(trial)
             job = record.queued[_JOB]
             if trial.state == TrialState.COMPLETE:
@@ -124,7 +118,7 @@ class JobQueue:
         Raises UserError if jobs fail and none succeeds.
         """
         while True:
-            with StudyLock(self._storage, self.name):
+            with study_lock(self._storage, self.name):
                 reconcile(self._study, self._storage)
                 states = self.states()
                 _stop_if_hopeless(states)
@@ -147,32 +141,17 @@ class JobQueue:
         return trial
 
     def _run(self, trial: optuna.Trial, run: RunJob, on_job: OnJob) -> None:
-        """Run a job to its end and record its heartbeat meanwhile."""
-        job, started = trial.params[_JOB], time.monotonic()
-        on_job(JobState(job, "running"))
-        try:
-            with Heartbeat(self._storage, trial_id(self._storage, self._study, trial.number)):
-                reused = run(job, JobProgress(trial))
-        except Exception as error:
-            note(trial, reason=sentence(error))
-            self._tell(trial, None)
-            on_job(JobState(job, "failed", sentence(error)))
-        except BaseException:
-            note(trial, interrupted=True, reason="interrupted")
-            self._tell(trial, None)
-            raise
-        else:
-            seconds = time.monotonic() - started
-            note(trial, reused=reused)
-            self._tell(trial, seconds)
-            on_job(JobState(job, "done", seconds=seconds, reused=reused))
+        job = trial.params[_JOB]
 
-    def _tell(self, trial: optuna.Trial, seconds: float | None) -> None:
-        state = TrialState.FAIL if seconds is None else TrialState.COMPLETE
-        try:
-            self._study.tell(trial, seconds, state, skip_if_finished=True)
-        except UpdateFinishedTrialError:  # another worker failed it for want of a heartbeat
-            pass
+        def timed(trial: optuna.Trial) -> float:
+            started = time.monotonic()
+            with noted_reason(trial):
+                note(trial, reused=run(job, TrialProgress(trial)))
+            return time.monotonic() - started
+
+        on_job(JobState(job, "running"))
+        run_trial(self._study, self._storage, trial, timed)
+        on_job(self.states()[job])
 
     def monitor(self, launcher: Launcher, on_job: OnJob) -> None:
         """Poll the workers and report changes of jobs until all workers have ended.
@@ -195,18 +174,6 @@ class JobQueue:
     def finished(self) -> bool:
         """Return whether no job is waiting or running."""
         return all(each.state in ("done", "failed") for each in self.states())
-
-
-class JobProgress:
-    """Record the progress of a job in its trial, at most once a second."""
-
-    def __init__(self, trial: optuna.Trial) -> None:
-        self._trial, self._recorded = trial, 0.0
-
-    def __call__(self, done: int, total: int) -> None:
-        if time.monotonic() > self._recorded + _RECORD_SECONDS:
-            self._recorded = time.monotonic()
-            note(self._trial, progress=[done, total])
 
 
 def _stop_if_hopeless(states: list[JobState]) -> None:

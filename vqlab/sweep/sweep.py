@@ -24,7 +24,7 @@ from vqlab.sweep.report import annotate
 from vqlab.sweep.result import finish
 from vqlab.sweep.space.schema import Space
 from vqlab.sweep.study.retry import queued_retries, reconcile
-from vqlab.sweep.study.storage import StudyLock, opened_storage, storage_address, sweep_lock
+from vqlab.sweep.study.storage import opened_storage, storage_address, study_lock, sweep_lock
 from vqlab.sweep.study.studies import PRESET, Studies, open_studies, siblings
 from vqlab.sweep.sync.mirror import Mirror, deleted_trials
 from vqlab.sweep.sync.views import StudyPages
@@ -142,7 +142,7 @@ def _run_trials(
     finally:
         if launcher is not None:
             launcher.stop()
-        with StudyLock(storage, studies.name):
+        with study_lock(storage, studies.name):
             for study in studies.by_recipe.values():
                 reconcile(study, storage)
         mirror.update_all()
@@ -166,7 +166,7 @@ def _open(
     """Return the studies, created or with interrupted trials queued, and notes for the user."""
     directions = comparison.first.space.directions
     studies = open_studies(storage, name, list(comparison.plans), directions)
-    with StudyLock(storage, name):
+    with study_lock(storage, name):
         return studies, comparison.notes + _notes(studies, storage, base)
 
 
@@ -197,7 +197,7 @@ def _open_run(
     pages: StudyPages,
 ) -> Run:
     """Return the sweep's own run, started if there is none, and annotate its studies."""
-    with StudyLock(storage, studies.name):  # of two machines one starts it
+    with study_lock(storage, studies.name):  # of two machines one starts it
         run = _parent(studies.name, tracker, comparison, splits, pages)
         for study in studies.by_recipe.values():
             annotate(study, comparison.objectives, pages.dataset, pages.all_links)

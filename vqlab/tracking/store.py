@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
-import hashlib
 import http.client
 import itertools
 import logging
@@ -33,6 +32,7 @@ from filelock import FileLock
 from sqlalchemy.exc import IntegrityError
 
 from vqlab.errors import UserError, did_you_mean
+from vqlab.tracking.advisory_lock import advisory_lock
 from vqlab.tracking.database import (
     LOCK_TIMEOUT,
     check_database,
@@ -201,14 +201,9 @@ def store_lock(store: Store, name: str) -> contextlib.AbstractContextManager[obj
 
 @contextlib.contextmanager
 def _postgres_lock(uri: str, name: str) -> Iterator[None]:
-    """Hold an advisory lock of the server, which ends with its connection."""
-    digest = hashlib.sha256(f"vqlab tracking {name}".encode()).digest()
-    key = int.from_bytes(digest[:8], "big", signed=True)
     engine = sqlalchemy.create_engine(uri)
     try:
-        with engine.connect() as connection:
-            connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": key})
-            connection.commit()
+        with advisory_lock(engine, f"vqlab tracking {name}"):
             yield
     finally:
         engine.dispose()

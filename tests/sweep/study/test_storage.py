@@ -12,26 +12,25 @@ from one_study import load_study, open_study
 from optuna.trial import TrialState
 from sweep_processes import COUNTED
 
-from vqlab.sweep.study.storage import StudyLock, open_storage, opened_storage, storage_address
+from vqlab.sweep.study.storage import open_storage, opened_storage, storage_address, study_lock
 from vqlab.types import UserError
 
 
 def test_turns_pass_between_processes_and_end_with_them(postgres: str, tmp_path: Path) -> None:
     holding = (
-        "import sys, time; from vqlab.sweep.study.storage import StudyLock, open_storage\n"
-        "with StudyLock(open_storage(sys.argv[1]), 's'):\n"
+        "import sys, time; from vqlab.sweep.study.storage import study_lock, open_storage\n"
+        "with study_lock(open_storage(sys.argv[1]), 's'):\n"
         "    print('mine', flush=True); time.sleep(600)"
     )
     other = start_program(holding, postgres, cwd=tmp_path)
     assert other.first_line() == "mine"
     with opened_storage(postgres) as storage:
-        with StudyLock(storage, "another"):
+        with study_lock(storage, "another"):
             pass
         other.kill()  # the server sees its connection end
-        with StudyLock(storage, "s") as turn:
-            turn.end()
-        with StudyLock(storage, "s"):
-            pass
+        for _ in range(2):
+            with study_lock(storage, "s"):
+                pass
 
 
 @pytest.mark.slow

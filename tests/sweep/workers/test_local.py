@@ -29,7 +29,7 @@ from tiny_set import tiny_recipe
 
 from vqlab.sweep import LocalWorkers, join
 from vqlab.sweep.study.record import record_of, was_interrupted
-from vqlab.sweep.study.storage import StudyLock, open_storage
+from vqlab.sweep.study.storage import open_storage, study_lock
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
@@ -147,17 +147,15 @@ def test_four_workers_make_a_hundred_trials_and_no_more(tmp_path: Path) -> None:
 def test_one_turn_at_a_time(tmp_path: Path) -> None:
     address = f"sqlite:///{tmp_path / 'optuna.db'}"
     waiting = (
-        "import sys; from vqlab.sweep.study.storage import StudyLock, open_storage\n"
-        "with StudyLock(open_storage(sys.argv[1]), 's'): print('mine', flush=True)"
+        "import sys; from vqlab.sweep.study.storage import study_lock, open_storage\n"
+        "with study_lock(open_storage(sys.argv[1]), 's'): print('mine', flush=True)"
     )
     storage = open_storage(address)
-    with StudyLock(storage, "s") as turn:
+    with study_lock(storage, "s"):
         other = subprocess.Popen(
             [sys.executable, "-c", waiting, address], stdout=subprocess.PIPE, text=True
         )
         with pytest.raises(subprocess.TimeoutExpired):
             other.wait(timeout=8)
-        turn.end()
-        turn.end()
-        output, _ = other.communicate(timeout=60)
+    output, _ = other.communicate(timeout=60)
     assert output == "mine\n" and other.returncode == 0

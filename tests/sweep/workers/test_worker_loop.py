@@ -38,7 +38,7 @@ from vqlab.evaluation import Report
 from vqlab.sweep import EpochDone, Event, SweepResult, TrialStarted, make_space, sweep
 from vqlab.sweep.study.record import record_of, was_interrupted
 from vqlab.sweep.study.retry import ask, reconcile, this_worker, trial_id
-from vqlab.sweep.study.storage import Heartbeat, open_storage, opened_storage
+from vqlab.sweep.study.storage import heartbeat, open_storage, opened_storage
 from vqlab.sweep.study.studies import Studies
 from vqlab.sweep.trial.objective import sentence
 from vqlab.sweep.workers.loop import run_trials
@@ -212,7 +212,7 @@ def test_a_store_that_refuses_a_heartbeat(tmp_path: Path, monkeypatch: pytest.Mo
             return connection.scalar(sqlalchemy.text("SELECT COUNT(*) FROM trial_heartbeats")) or 0
 
     frozen.set(True)
-    with Heartbeat(storage, trial_id(storage, study, trial.number)):
+    with heartbeat(storage, trial_id(storage, study, trial.number)):
         time.sleep(1.5)
         assert recorded() == 0
         frozen.set(False)
@@ -230,7 +230,7 @@ def test_a_trial_without_a_heartbeat_is_retried(
         ask(study).set_user_attr("worker", {**this_worker(), "vqlab.host": host})
     dead, alive = (trial_id(storage, study, number) for number in (0, 1))
     storage.record_heartbeat(dead)
-    with Heartbeat(storage, alive):
+    with heartbeat(storage, alive):
         assert reconcile(study, storage) == []
         wait_for(lambda: reconcile(study, storage) == [0])
     assert [t.state.name for t in study.trials] == ["FAIL", "RUNNING", "WAITING"]

@@ -7,15 +7,13 @@ advisory lock of PostgreSQL. Both are released when their process ends.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import sqlite3
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import sqlalchemy
@@ -24,6 +22,7 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 
+from vqlab.tracking.advisory_lock import advisory_lock
 from vqlab.types import UserError
 
 ADDRESS = "VQLAB_STORAGE"
@@ -105,36 +104,29 @@ def open_storage(address: str) -> RDBStorage:
             ) from None
 
 
-class Heartbeat:
+@contextlib.contextmanager
+def heartbeat(storage: RDBStorage, trial_id: int) -> Iterator[None]:
     """Record the heartbeat of a trial in a thread while the context lasts.
 
     A heartbeat that a full or locked store refuses is skipped.
     """
+    ended = threading.Event()
 
-    def __init__(self, storage: RDBStorage, trial_id: int) -> None:
-        self._storage, self._trial_id = storage, trial_id
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._record, daemon=True)
-
-    def _record(self) -> None:
-        interval = self._storage.get_heartbeat_interval()
+    def record() -> None:
+        interval = storage.get_heartbeat_interval()
         while True:
             with contextlib.suppress(StorageInternalError, SQLAlchemyError):
-                self._storage.record_heartbeat(self._trial_id)
-            if self._ended.wait(interval):
+                storage.record_heartbeat(trial_id)
+            if ended.wait(interval):
                 return
 
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
+    thread = threading.Thread(target=record, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextlib.contextmanager
@@ -169,61 +161,19 @@ def _one_makes_the_tables(address: str) -> Iterator[None]:
         return
     engine = sqlalchemy.create_engine(address, connect_args=_KEEPALIVE)
     try:
-        with engine.connect() as connection:
-            _advise(connection, "pg_advisory_lock", "tables")
+        with advisory_lock(engine, "vqlab tables"):
             yield
     finally:
         engine.dispose()
 
 
-class StudyLock:
-    """Lock of a study, held while a worker decides on its next trial.
-
-    Use it as a context manager; `end` releases it earlier. It is released when its process ends.
-    """
-
-    def __init__(self, storage: RDBStorage, name: str) -> None:
-        self._storage, self._name = storage, name
-        self._release: Callable[[], None] | None = None
-
-    def __enter__(self) -> StudyLock:
-        database = self._storage.engine.url.database
-        if self._storage.engine.dialect.name == "sqlite":
-            folder = Path(str(database)).parent / "locks"
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / f"{self._name}.turn")
-            lock.acquire()
-            self._release = lock.release
-            return self
-        connection = self._storage.engine.connect()
-        _advise(connection, "pg_advisory_lock", self._name)
-
-        def release() -> None:
-            _advise(connection, "pg_advisory_unlock", self._name)
-            connection.close()
-
-        self._release = release
-        return self
-
-    def end(self) -> None:
-        """Release the lock. Calling it again has no effect."""
-        if self._release is not None:
-            release, self._release = self._release, None
-            release()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.end()
-
-
-def _advise(connection: sqlalchemy.Connection, function: str, name: str) -> None:
-    key = int.from_bytes(hashlib.sha256(f"vqlab {name}".encode()).digest()[:8], "big", signed=True)
-    connection.execute(sqlalchemy.text(f"SELECT {function}(:key)"), {"key": key})
-    connection.commit()  # not idle in a transaction; the lock belongs to the session
+def study_lock(storage: RDBStorage, name: str) -> contextlib.AbstractContextManager[object]:
+    """Return the lock of a study, held while a worker decides on its next trial."""
+    if storage.engine.dialect.name != "sqlite":
+        return advisory_lock(storage.engine, f"vqlab {name}")
+    folder = Path(str(storage.engine.url.database)).parent / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f"{name}.turn")
 
 
 @contextlib.contextmanager

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import optuna
-from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.checkpoint import load_state
@@ -36,9 +34,9 @@ from vqlab.run import (
 from vqlab.sweep.context import SweepContext
 from vqlab.sweep.events import EpochDone, Progressed, TrialStarted
 from vqlab.sweep.space.compile import Plan, suggest
+from vqlab.sweep.study.execution import TrialProgress, noted_reason
 from vqlab.sweep.study.policy import best_of, candidates
 from vqlab.sweep.study.record import key_of, note, record_of, state_tags
-from vqlab.sweep.study.storage import database_said
 from vqlab.sweep.study.studies import PRESET
 from vqlab.sweep.sync.mirror import Mirror
 from vqlab.sweep.sync.views import objective_metrics, trial_name
@@ -46,12 +44,9 @@ from vqlab.sweep.trial.constraints import costs, number
 from vqlab.sweep.trial.reuse import Reused, same_trial, trained_mark
 from vqlab.sweep.trial.selection import log_chosen, select_for_reused, select_within
 from vqlab.tracking import Run
-from vqlab.types import UserError
 
 _COPIED = ("validation", "scoring", "thresholds", "violation", "dead_codebook")
 """Fields of the record that a trial with the same training and scoring takes over."""
-_SECONDS = 1.0
-"""Least time between two records of a trial's progress."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +66,9 @@ class TrialRunner:
         self.context, self.mirror, self.trial = context, mirror, trial
         self.comparison, self.tracker = context.comparison, context.tracker
         self.key = key_of(trial)
-        self.study, self.plan = (
-            context.studies[self.key.recipe],
-            context.comparison[self.key.recipe],
-        )
-        self._recorded = 0.0
+        self.study = context.studies[self.key.recipe]
+        self.plan = context.comparison[self.key.recipe]
+        self._record_progress = TrialProgress(trial)
 
     def run(self) -> float | tuple[float, ...]:
         """Return the values of the objectives. Raises TrialPruned, and what training raises.
@@ -83,17 +76,11 @@ class TrialRunner:
         The reason for which a trial ends early is stored in it first.
         """
         try:
-            return self._run()
-        except optuna.TrialPruned as error:
-            note(self.trial, reason=str(error))
-            raise
-        except Exception as error:
-            note(self.trial, reason=sentence(error))
+            with noted_reason(self.trial):
+                return self._run()
+        except Exception:
             if record_of(self.trial).run_id is None:
                 self._start_bare()
-            raise
-        except BaseException:
-            note(self.trial, interrupted=True, reason="interrupted")
             raise
 
     def _run(self) -> float | tuple[float, ...]:
@@ -232,9 +219,7 @@ class TrialRunner:
     def _on_epoch(self, epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
         """Report an epoch. Raises TrialPruned."""
         self.context.say(EpochDone(self.key, epoch, epochs, dict(metrics)))
-        if time.monotonic() > self._recorded + _SECONDS:
-            self._recorded = time.monotonic()
-            note(self.trial, progress=[epoch, epochs])
+        self._record_progress(epoch, epochs)
         objective = self.comparison.objective
         value = metrics.get(objective)
         single = len(self.comparison.objectives) == 1  # Optuna prunes by one objective only
@@ -291,10 +276,3 @@ def trial_config(plan: Plan, params: Mapping[str, Any]) -> RunConfig:
         return config
     every = plan.space.validate_every(config.training.epochs)
     return resolve(merge(dump(config), nest("training.validate_every", every)))
-
-
-def sentence(error: Exception) -> str:
-    """Why a trial failed."""
-    if isinstance(error, StorageInternalError):
-        return f"the study store could not be used: {database_said(error)}."
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Literal
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -21,9 +20,10 @@ from vqlab.sweep.comparison import Comparison
 from vqlab.sweep.context import SweepContext
 from vqlab.sweep.events import OnEvent, TrialFinished
 from vqlab.sweep.study import halving, policy
+from vqlab.sweep.study.execution import RunTrial, run_trial
 from vqlab.sweep.study.record import key_of, note, record_of, row, stored, was_interrupted
-from vqlab.sweep.study.retry import ask, reconcile, this_worker, trial_id
-from vqlab.sweep.study.storage import Heartbeat, StudyLock, opened_storage, storage_address
+from vqlab.sweep.study.retry import ask, reconcile, this_worker
+from vqlab.sweep.study.storage import opened_storage, storage_address, study_lock
 from vqlab.sweep.study.studies import Studies, load_studies
 from vqlab.sweep.sync.mirror import Mirror
 from vqlab.sweep.trial.objective import TrialRunner
@@ -37,8 +37,6 @@ _UNTIDIED = 8
 """Ended trials whose files are not deleted yet."""
 _PAUSE = 0.5
 """Seconds between looks at a sweep whose last trials other workers run."""
-RunTrial = Callable[[optuna.Trial], float | tuple[float, ...]]
-"""Run a trial and return the values of its objectives."""
 
 
 def join(
@@ -108,7 +106,7 @@ def run_trials(
     """
     while time.monotonic() < deadline:
         study = None
-        with StudyLock(storage, studies.name):
+        with study_lock(storage, studies.name):
             todo, target = _todo(studies, storage)
             if todo == "nothing":
                 return
@@ -119,7 +117,7 @@ def run_trials(
         if study is None:
             time.sleep(_PAUSE)
         else:
-            ended(_run_trial(study, storage, trial, run), target)
+            ended(run_trial(study, storage, trial, run), target)
 
 
 def _new_trial(study: optuna.Study, seed: int, recipe: str) -> optuna.Trial:
@@ -130,27 +128,6 @@ def _new_trial(study: optuna.Study, seed: int, recipe: str) -> optuna.Trial:
     trial = ask(study)
     note(trial, worker=this_worker())
     return trial
-
-
-def _run_trial(
-    study: optuna.Study, storage: RDBStorage, trial: optuna.Trial, run: RunTrial
-) -> FrozenTrial:
-    """Run a trial to its end and record its heartbeat meanwhile."""
-    values, state = None, TrialState.FAIL
-    try:
-        with Heartbeat(storage, trial_id(storage, study, trial.number)):
-            values, state = run(trial), TrialState.COMPLETE
-    except optuna.TrialPruned:
-        state = TrialState.PRUNED
-    except KeyboardInterrupt:
-        study.tell(trial, state=TrialState.FAIL)
-        raise
-    except Exception:
-        pass  # why is noted in the trial
-    try:
-        return study.tell(trial, values, state, skip_if_finished=True)
-    except UpdateFinishedTrialError:  # another worker failed it for want of a heartbeat
-        return study.get_trials(deepcopy=False)[trial.number]
 
 
 def _ended(context: SweepContext, mirror: Mirror, trial: FrozenTrial, target: int) -> None:
