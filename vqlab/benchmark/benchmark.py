@@ -6,11 +6,10 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from vqlab.benchmark.cell import BENCHMARK_TAG, CellEvents, FinishedRuns, run_cell
+from vqlab.benchmark.cell import BENCHMARK_TAG, FinishedRuns, run_cell
 from vqlab.benchmark.plan import Cell, Plan
 from vqlab.benchmark.report import PAGE, TABLES, Report, make_report, write_report
 from vqlab.benchmark.results import collect
@@ -24,6 +23,7 @@ from vqlab.sweep import (
     JobState,
     Launcher,
     LocalWorkers,
+    Progressed,
     TrialProgress,
     opened_storage,
     storage_address,
@@ -55,15 +55,6 @@ class CellChanged:
 
     cell: Cell
     state: JobState
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class Progressed:
-    """Work on a cell in this process that is counted, such as scoring the test set."""
-
-    what: str
     done: int
     total: int
 
@@ -116,15 +107,17 @@ def run_benchmark(
             launcher = LocalWorkers(workers, tracker.root)
         elif launcher == "elsewhere":
             launcher = ExternalWorkers(queue.finished)
-        changed = _Changes(cells, queue, on_event)
         with _running(parent, queue, tracker):
             if not queue.finished():
-                _run_cells(plan, key, queue, tracker, launcher, changed)
+                _run_cells(plan, queue, tracker, launcher, on_event)
             measured = collect(plan, queue.states(), tracker)
             if not measured.runs:
                 raise UserError(f"no cell of {key} succeeded; {measured.failures[-1][1]}")
             links = {run.run_id: tracker.link(run.run_id) for run in measured.runs.values()}
-            report = make_report(key, measured, links, partial(_resampling, on_event))
+            report = make_report(
+                key, measured, links,
+                lambda *counts: on_event(Progressed("resampling the test images", *counts)),
+            )  # fmt: skip
             folder = results / "benchmark" / key
             write_report(report, folder)
             for name in (PAGE, TABLES):
@@ -132,17 +125,7 @@ def run_benchmark(
     return BenchmarkResult(key, report, folder / PAGE, folder / TABLES, parent.link)
 
 
-def _resampling(on_event: OnEvent, done: int, total: int) -> None:
-    on_event(Progressed("resampling the test images", done, total))
-
-
-def join(
-    key: str,
-    tracker: Tracker,
-    *,
-    data: Data = None,
-    on_event: OnEvent = lambda event: None,
-) -> None:
+def join(key: str, tracker: Tracker, *, data: Data = None) -> None:
     """Run cells of an existing benchmark until none is left; on any machine.
 
     data: the folder of the images on this machine. Raises UserError for an unknown benchmark or
@@ -156,7 +139,7 @@ def join(
         raise UserError(f"the images here are not those of {key}; copy the same ones here.")
     with opened_storage(storage_address(tracker.root)) as storage:
         queue = JobQueue(storage, key)
-        _run_cells(plan, key, queue, tracker, None, _Changes(plan.cells, queue, on_event))
+        _run_cells(plan, queue, tracker, None, lambda event: None)
 
 
 def find_benchmark(key: str, tracker: Tracker) -> RunRecord | None:
@@ -222,39 +205,31 @@ def _running(parent: Run, queue: JobQueue, tracker: Tracker) -> Iterator[None]:
         ) from error
 
 
-class _Changes:
-    """Emit an event for each change of a cell."""
-
-    def __init__(self, cells: tuple[Cell, ...], queue: JobQueue, on_event: OnEvent) -> None:
-        self.cells, self.queue, self.on_event = cells, queue, on_event
-
-    def __call__(self, state: JobState) -> None:
-        done = sum(each.state == "done" for each in self.queue.states())
-        self.on_event(CellChanged(self.cells[state.job], state, done, len(self.cells)))
-
-
 def _run_cells(
-    plan: Plan,
-    key: str,
-    queue: JobQueue,
-    tracker: Tracker,
-    launcher: Launcher | None,
-    changed: _Changes,
+    plan: Plan, queue: JobQueue, tracker: Tracker, launcher: Launcher | None, on_event: OnEvent
 ) -> None:
-    if launcher is not None:
-        try:
-            launcher.start(key)
-            queue.monitor(launcher, changed)
-        finally:
-            launcher.stop()
-        return
+    """Run the cells that are left, and emit an event for each change of a cell."""
+    cells = plan.cells
+
+    def changed(state: JobState) -> None:
+        done = sum(each.state == "done" for each in queue.states())
+        on_event(CellChanged(cells[state.job], state, done, len(cells)))
 
     def run(job: int, progress: TrialProgress) -> str:
         def on_epoch(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
             progress(epoch, epochs)
             changed(JobState(job, "running", progress=(epoch, epochs)))
 
-        events = CellEvents(on_epoch, lambda *what: changed.on_event(Progressed(*what)))
-        return run_cell(plan.cells[job], tracker, key, plan.preset, events)
+        def on_progress(what: str, done: int, total: int) -> None:
+            on_event(Progressed(what, done, total))
 
-    queue.work(run, changed)
+        return run_cell(cells[job], tracker, queue.name, plan.preset, on_epoch, on_progress)
+
+    if launcher is None:
+        queue.work(run, changed)
+        return
+    try:
+        launcher.start(queue.name)
+        queue.monitor(launcher, changed)
+    finally:
+        launcher.stop()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from vqlab.promote.reproduce import score_in_fresh_process
 from vqlab.run import (
     REUSED_TAG,
     TRAINED_TAG,
+    OnEpoch,
     OnProgress,
     RunConfig,
     require_test,
@@ -75,15 +74,14 @@ def _measured(config: RunConfig) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key.startswith(_MEASURED)}
 
 
-@dataclass(frozen=True)
-class CellEvents:
-    """Callbacks of `run_cell`."""
-
-    on_epoch: Callable[[int, int, dict[str, float]], None]
-    on_progress: OnProgress
-
-
-def run_cell(cell: Cell, tracker: Tracker, key: str, preset: str, events: CellEvents) -> str:
+def run_cell(
+    cell: Cell,
+    tracker: Tracker,
+    key: str,
+    preset: str,
+    on_epoch: OnEpoch,
+    on_progress: OnProgress,
+) -> str:
     """Train and test the model of a cell, unless a finished run can be reused; return which run
     was, or an empty string.
 
@@ -115,8 +113,8 @@ def run_cell(cell: Cell, tracker: Tracker, key: str, preset: str, events: CellEv
             resumed=resumed,
             splits=splits,
             results=Path(results),
-            on_epoch=events.on_epoch,
-            on_progress=events.on_progress,
+            on_epoch=on_epoch,
+            on_progress=on_progress,
         )
     _log_costs(tracker, outcome.run_id, outcome.checkpoint, cell, splits)
     if not reused:

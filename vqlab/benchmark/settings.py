@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,7 +63,9 @@ def variants(file: BenchmarkFile) -> dict[str, Variant]:
         }
         return {title: validate(Variant, tree, f"{title}.") for title, tree in sections.items()}
     titles = [Path(recipe).stem for recipe in file.recipes]
-    _require_different("recipes", titles)
+    twice = sorted({title for title in titles if titles.count(title) > 1})
+    if twice:
+        raise UserError(f"benchmark: recipes must be different; got {', '.join(twice)} twice.")
     return {t: Variant(recipe=r) for t, r in zip(titles, file.recipes, strict=True)}
 
 
@@ -72,10 +74,3 @@ def with_settings(tree: Tree, settings: Mapping[str, Any]) -> Tree:
     for path, value in settings.items():
         tree = merge(tree, nest(path, value))
     return tree
-
-
-def _require_different(what: str, values: Iterable[object]) -> None:
-    values = list(values)
-    twice = sorted({str(value) for value in values if values.count(value) > 1})
-    if twice:
-        raise UserError(f"benchmark: {what} must be different; got {', '.join(twice)} twice.")

@@ -12,9 +12,9 @@ from vqlab.cli.launchers import (
     CpusPerWorker,
     GpusPerWorker,
     LauncherKind,
+    Launching,
     RayAddress,
     Workers,
-    make_launcher,
 )
 from vqlab.cli.options import Data, Overrides, Preset, Results, Tracking
 from vqlab.cli.processes import require_single_process
@@ -89,9 +89,8 @@ def benchmark(
         benchmark, recipes=_words(recipes), categories=_words(category), models=_words(models),
         seeds=_numbers(seeds),
     )  # fmt: skip
-    shares = cpus_per_worker, gpus_per_worker
-    _run(name, file, overrides or [], data, preset, results, mlruns,
-         _Launching(workers, launcher, ray_address, shares))  # fmt: skip
+    launching = Launching(workers, launcher, ray_address, cpus_per_worker, gpus_per_worker)
+    _run(name, file, overrides or [], data, preset, results, mlruns, launching)
 
 
 @app.command(short_help="Train the recipes of the paper on MVTec AD or VisA.")
@@ -118,17 +117,7 @@ def reproduce(
     from vqlab.benchmark import read_benchmark
 
     name, file = read_benchmark(dataset, categories=_words(category), seeds=_numbers(seeds))
-    _run(name, file, overrides or [], data, preset, results, mlruns,
-         _Launching(workers, "local", None, (1, 0)))  # fmt: skip
-
-
-class _Launching:
-    """How workers are started."""
-
-    def __init__(
-        self, workers: int, kind: str, address: str | None, shares: tuple[float, float]
-    ) -> None:
-        self.workers, self.kind, self.address, self.shares = workers, kind, address, shares
+    _run(name, file, overrides or [], data, preset, results, mlruns, Launching(workers))
 
 
 def _run(
@@ -139,7 +128,7 @@ def _run(
     preset: str,
     results: Path,
     mlruns: Path,
-    launching: _Launching,
+    launching: Launching,
 ) -> None:
     require_single_process("benchmark", "give it --workers instead")
     from vqlab.benchmark import join, make_plan, run_benchmark
@@ -158,9 +147,7 @@ def _run(
     from vqlab.tracking import Tracker
 
     tracker = Tracker.open(mlruns)
-    launcher = make_launcher(
-        launching.kind, launching.workers, tracker, launching.shares, launching.address, data, join
-    )
+    launcher = launching.launcher(tracker, data, join)
     with interruptible(), benchmarking() as on_event:
         result = run_benchmark(
             plan, tracker, workers=launching.workers, launcher=launcher, results=results,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,24 +27,28 @@ GpusPerWorker = Annotated[float, typer.Option(min=0, help="GPUs per worker (Ray)
 CpusPerWorker = Annotated[float, typer.Option(min=0, help="CPUs per worker (Ray).")]
 
 
-def make_launcher(
-    kind: str,
-    workers: int,
-    tracker: Tracker,
-    shares: tuple[float, float],
-    address: str | None,
-    data: Path | None,
-    join: Callable[..., Any] | None = None,
-) -> Launcher | Literal["elsewhere"] | None:
-    """Return the launcher of workers; None: the default of the called function.
+@dataclass(frozen=True)
+class Launching:
+    """Number of workers, and how they are started."""
 
-    shares: CPUs and GPUs of a worker. join: what workers on Ray call; default: that of sweeps.
-    """
-    if kind == "ray":
-        from vqlab.sweep import RayWorkers
+    workers: int
+    kind: str = "local"
+    address: str | None = None
+    cpus: float = 1
+    gpus: float = 0
 
-        return RayWorkers(
-            workers, tracker.root, address=address, cpus=shares[0], gpus=shares[1],
-            data=data.absolute() if data else None, join=join,
-        )  # fmt: skip
-    return "elsewhere" if kind == "none" else None
+    def launcher(
+        self, tracker: Tracker, data: Path | None, join: Callable[..., Any] | None = None
+    ) -> Launcher | Literal["elsewhere"] | None:
+        """Return the launcher of workers; None: the default of the called function.
+
+        join: what workers on Ray call; default: that of sweeps.
+        """
+        if self.kind == "ray":
+            from vqlab.sweep import RayWorkers
+
+            return RayWorkers(
+                self.workers, tracker.root, address=self.address, cpus=self.cpus, gpus=self.gpus,
+                data=data.absolute() if data else None, join=join,
+            )  # fmt: skip
+        return "elsewhere" if self.kind == "none" else None

@@ -13,9 +13,9 @@ from vqlab.cli.launchers import (
     CpusPerWorker,
     GpusPerWorker,
     LauncherKind,
+    Launching,
     RayAddress,
     Workers,
-    make_launcher,
 )
 from vqlab.cli.options import (
     Bad,
@@ -105,7 +105,7 @@ def sweep(
             "one with --category."
         )
     tracker = Tracker.open(mlruns)
-    shares = cpus_per_worker, gpus_per_worker
+    launching = Launching(workers, launcher, ray_address, cpus_per_worker, gpus_per_worker)
     for model in models:
         only = nest("data.categories", list(model.data.categories))
         one_model = {name: merge(tree, only) for name, tree in trees.items()}
@@ -116,7 +116,7 @@ def sweep(
                 tracker,
                 trials=trials,
                 workers=workers,
-                launcher=make_launcher(launcher, workers, tracker, shares, ray_address, data),
+                launcher=launching.launcher(tracker, data),
                 seed=seed,
                 test=test or (),
                 preset="" if preset == "full" else preset,
