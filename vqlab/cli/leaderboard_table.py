@@ -10,9 +10,17 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from vqlab.cli.fit_width import Column, FittedTable, from_columns
-from vqlab.cli.metric_tables import AUDIT_NOTE, split_of
+from vqlab.cli.metric_tables import AUDIT_NOTE
 from vqlab.cli.progress import settings_text
-from vqlab.metrics import METRICS, Ranking, headlines, less_is_better, metric_title, rate_counts
+from vqlab.metrics import (
+    METRICS,
+    Ranking,
+    headlines,
+    less_is_better,
+    metric_title,
+    of_split,
+    rate_counts,
+)
 from vqlab.tracking.run_settings import differing, run_settings, seed_groups
 
 if TYPE_CHECKING:
@@ -73,7 +81,7 @@ class Row:
             return "–"
         if not split.startswith("test"):
             return f"{metrics[key]:.4g}"
-        count = rate_counts(split_of(metrics, split)).get(name)
+        count = rate_counts(of_split(metrics, split)).get(name)
         return f"{metrics[key]:.3f}" + (f" ({count})" if count else "")
 
 

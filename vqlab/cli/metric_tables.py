@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from vqlab.cli.fit_width import PROTECTED, Cell, Column, FittedTable, Row, Widest, from_columns
-from vqlab.metrics import METRICS, Interval, headlines, metric_title, rate_counts
+from vqlab.metrics import METRICS, Interval, headlines, metric_title, of_split, rate_counts
 
 if TYPE_CHECKING:
     from vqlab.compare import Comparison, RunsComparison
@@ -64,7 +64,7 @@ def figures_table(
     entries = []
     for name, (metrics, split) in rows.items():
         mark = _MARK if warned and split.startswith("test") else ""
-        entries.append(_Entry(name + mark, split_of(metrics, split)))
+        entries.append(_Entry(name + mark, of_split(metrics, split)))
     return _metrics_table(title, entries, thresholds)
 
 
@@ -181,12 +181,6 @@ def thresholds_text(thresholds: Thresholds) -> str:
         f"{thresholds.image:.4g}{review}; {marked}, pixels above {thresholds.pixel:.4g} are "
         f"marked; {target}." + (f"\n{sentence}" if sentence else "")
     )
-
-
-def split_of(metrics: Metrics, split: str) -> dict[str, float]:
-    """Return the metrics of one split by name: `test/aupro` of split `test` as `aupro`."""
-    prefix = f"{split}/"
-    return {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,7 @@ def appearances(images: ImageSet) -> list[Appearance]:
 
 
 def _appearance(square: Pixels, geometry: Geometry, inspected: Mask | None) -> Appearance:
-    top, left, height, width = geometry.box
-    box = np.s_[top : top + height, left : left + width]
+    box = geometry.window
     grey = square[box].mean(axis=2, dtype=np.float32) / 255
     edges = np.asarray(cv2.Laplacian(grey, cv2.CV_32F))
     if inspected is not None:

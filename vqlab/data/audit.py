@@ -144,7 +144,7 @@ def _small(images: ImageSet, index: int) -> tuple[Grey, NDArray[np.float32]]:
     resized = images.resized(index)
     inspected = images.inspected(index)
     values = to_tensor(resized.image, resized.geometry, images.settings, inspected).numpy()
-    inside = values.transpose(1, 2, 0)[resized.box]
+    inside = values.transpose(1, 2, 0)[resized.geometry.window]
     grey = np.asarray(inside.mean(axis=2), np.float32)
     small = cv2.resize(inside, (SMALL, SMALL), interpolation=cv2.INTER_AREA)
     return grey, np.asarray(small, np.float32)

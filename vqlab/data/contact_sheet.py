@@ -85,8 +85,9 @@ def image_set_sheet(images: ImageSet, limit: int = MAX_TILES) -> Pixels:
     tiles = []
     for index in _spread([index for group in groups for index in _spread(group, each)], limit):
         resized, record = images.resized(index), images.records[index]
+        window = resized.geometry.window
         caption = f"{record.defect}/{record.path.stem}"
-        tiles.append(_tile(resized.image[resized.box], resized.mask[resized.box], caption))
+        tiles.append(_tile(resized.image[window], resized.mask[window], caption))
     names = ", ".join(dict.fromkeys(record.category for record in images.records))
     heading = f"{names}: {len(tiles)} of {len(images)} images"
     return np.concatenate([_text(heading, COLUMNS * TILE, 26, 18), *_grid(tiles)])

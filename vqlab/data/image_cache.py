@@ -17,7 +17,6 @@ from vqlab.data.area import Areas
 from vqlab.data.images import read_mask
 from vqlab.data.inspection import ImageProperties, MaskProperties, inspect_image, inspect_mask
 from vqlab.data.resized_image import ResizedImage as ResizedImage
-from vqlab.data.resized_image import index_of_box
 from vqlab.data.settings import DataSettings
 from vqlab.data.synthetic_anomalies import draw_anomaly
 from vqlab.data.tiles import draw_in_window, tile_grid, too_small
@@ -92,7 +91,7 @@ class ImageCache:
             return None
         geometry = box_for(size, self.settings)
         mask = np.zeros(frame_of(geometry, self.settings), np.bool_)
-        mask[index_of_box(geometry)] = True
+        mask[geometry.window] = True
         return mask
 
     def get(self, source: ImageSource) -> ResizedImage:
@@ -255,15 +254,16 @@ class SyntheticAnomaly:
         rng = np.random.default_rng(self.seed)
         area, inside = cache.area(self.record), None
         if area is not None:
-            inside = area.fitted(clean.geometry.original, canvas)[clean.box_at(canvas)]
+            original = clean.geometry.original
+            inside = area.fitted(original, canvas)[box_for(original, canvas).window]
         anomalous, marked, _ = draw_anomaly(
             image, texture, rng, self.kind, self.size, self.contrast, inside
         )
-        height, width = clean.geometry.box[2:]
+        box, (height, width) = clean.geometry.window, clean.geometry.box[2:]
         change = resize_image(anomalous.astype(np.float32) - image, height, width)
         result, mask = clean.image.copy(), np.zeros_like(clean.mask)
-        result[clean.box] = np.clip(np.rint(result[clean.box] + change), 0, 255).astype(np.uint8)
-        mask[clean.box] = resize_image(marked.astype(np.float32), height, width) > 0
+        result[box] = np.clip(np.rint(result[box] + change), 0, 255).astype(np.uint8)
+        mask[box] = resize_image(marked.astype(np.float32), height, width) > 0
         if area is not None:
             mask &= area.fitted(clean.geometry.original, settings)
         return ResizedImage(result, mask, clean.geometry)
@@ -330,4 +330,4 @@ def _content(file: ImageFile, settings: DataSettings, cache: ImageCache) -> Pixe
         pixels = cache.filled(file.record, read_image(file.record.path, settings.bits))
         image, geometry = fit_image(pixels, settings)
         resized = ResizedImage(image, np.zeros(image.shape[:2], np.bool_), geometry)
-    return resized.image[resized.box]
+    return resized.image[resized.geometry.window]

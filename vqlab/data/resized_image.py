@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vqlab.data.settings import DataSettings
 from vqlab.pixels.decoding import Pixels
-from vqlab.pixels.resizing import Geometry, Mask, box_for
+from vqlab.pixels.resizing import Geometry, Mask
 from vqlab.types import Tile
 
 
@@ -26,17 +25,3 @@ class ResizedImage:
     @property
     def nbytes(self) -> int:
         return self.image.nbytes + self.mask.nbytes
-
-    @property
-    def box(self) -> tuple[slice, slice]:
-        """Index of the area without padding."""
-        return index_of_box(self.geometry)
-
-    def box_at(self, settings: DataSettings) -> tuple[slice, slice]:
-        """Return the same index at the network size of `settings`."""
-        return index_of_box(box_for(self.geometry.original, settings))
-
-
-def index_of_box(geometry: Geometry) -> tuple[slice, slice]:
-    top, left, height, width = geometry.box
-    return slice(top, top + height), slice(left, left + width)

@@ -152,8 +152,7 @@ def lowest_outside(map: Array, inspected: Array) -> Array:
 
 def crop(map: Array, geometry: Geometry) -> Array:
     """Crop a map (S, S) to the box (h, w) of the image: remove the padding of a letterbox."""
-    top, left, height, width = geometry.box
-    return np.ascontiguousarray(map[top : top + height, left : left + width])
+    return np.ascontiguousarray(map[geometry.window])
 
 
 def crop_panel(panel: Array, geometry: Geometry, side: int) -> Array:

@@ -56,6 +56,13 @@ class Count(NamedTuple):
         return f"{self.hits} of {self.total}"
 
 
+def of_split(metrics: Mapping[str, float], split: str) -> dict[str, float]:
+    """Return the metrics of one split by name, without those of its groups: `test/aupro` as
+    `aupro`."""
+    parts = ((key.rpartition("/"), value) for key, value in metrics.items())
+    return {name: value for (group, _, name), value in parts if group == split}
+
+
 def rate_counts(metrics: Mapping[str, float]) -> dict[str, Count]:
     """Return the counts behind the image rates among `metrics`, which must hold the numbers of
     images (`normal_images`, `anomalous_images`); empty without them."""

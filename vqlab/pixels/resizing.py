@@ -28,6 +28,12 @@ class Geometry:
     box: tuple[int, int, int, int]
     """(top, left, height, width); the rest is padding (letterbox)."""
 
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Index of the box in the network's input."""
+        top, left, height, width = self.box
+        return slice(top, top + height), slice(left, left + width)
+
 
 class Resizing(Protocol):
     """Settings by which an image is resized: `DataSettings`, or those of an exported model."""
@@ -64,9 +70,8 @@ def frame_of(geometry: Geometry, settings: Resizing) -> tuple[int, int]:
 def fit_image(image: Pixels, settings: Resizing) -> tuple[Pixels, Geometry]:
     """Resize (H, W, 3) to (S, S, 3) uint8, or with tiles to (h, w, 3); padding is black."""
     geometry = box_for((image.shape[0], image.shape[1]), settings)
-    top, left, height, width = geometry.box
     square = np.zeros((*frame_of(geometry, settings), 3), np.uint8)
-    square[top : top + height, left : left + width] = resize_image(image, height, width)
+    square[geometry.window] = resize_image(image, *geometry.box[2:])
     return square, geometry
 
 
@@ -74,9 +79,8 @@ def fit_mask(mask: Mask, settings: Resizing) -> Mask:
     """Resize (H, W) to (S, S), or with tiles to (h, w): a pixel is True if it overlaps any True
     pixel."""
     geometry = box_for((mask.shape[0], mask.shape[1]), settings)
-    top, left, height, width = geometry.box
     square = np.zeros(frame_of(geometry, settings), np.bool_)
-    square[top : top + height, left : left + width] = resize_mask(mask, (height, width))
+    square[geometry.window] = resize_mask(mask, geometry.box[2:])
     return square
 
 
@@ -132,9 +136,7 @@ def border_brightness(square: Pixels, geometry: Geometry, inspected: Mask | None
 
     inspected (S, S): only these pixels count; all of them if the border has none.
     """
-    top, left, height, width = geometry.box
-    box = np.s_[top : top + height, left : left + width]
-    frame = border_frame((height, width))
+    box, frame = geometry.window, border_frame(geometry.box[2:])
     if inspected is not None:
         frame &= inspected[box]
         frame = frame if frame.any() else inspected[box]
@@ -165,9 +167,7 @@ def network_input(
 
 def to_original(square: NDArray[Any], geometry: Geometry) -> NDArray[np.float32]:
     """Resize (S, S[, C]) to the original size (H, W[, C]) float32, bilinear, without padding."""
-    top, left, height, width = geometry.box
-    inside = np.ascontiguousarray(square[top : top + height, left : left + width], np.float32)
-    return resize_map(inside, geometry.original)
+    return resize_map(np.ascontiguousarray(square[geometry.window], np.float32), geometry.original)
 
 
 def resize_map(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vqlab.html_page import escape, paragraph, table
-from vqlab.metrics import ANOMALOUS_IMAGES, NORMAL_IMAGES, headlines, metric_title, rate_counts
+from vqlab.metrics import (
+    ANOMALOUS_IMAGES,
+    NORMAL_IMAGES,
+    headlines,
+    metric_title,
+    of_split,
+    rate_counts,
+)
 from vqlab.metrics import less_is_better as lower_is_better
 from vqlab.text import unique_key
 from vqlab.tracking import RunRecord
@@ -17,10 +24,10 @@ _LEGEND = "↓: lower is better. [a, b]: 95 % interval; of rates exact, of other
 def metrics_table(record: RunRecord, champion: Metrics, champion_name: str) -> str:
     """Return one row per metric; champion: its test metrics by key, empty if there are none."""
     columns = {
-        "this model": _split(record.metrics, "test"),
-        champion_name: _split(champion, "test"),
+        "this model": of_split(record.metrics, "test"),
+        champion_name: of_split(champion, "test"),
     }
-    columns["mean_image (baseline)"] = _split(record.metrics, "test_mean_image")
+    columns["mean_image (baseline)"] = of_split(record.metrics, "test_mean_image")
     columns = {name: metrics for name, metrics in columns.items() if metrics}
     names = [n for n in headlines(4) if any(n in metrics for metrics in columns.values())]
     if not names:
@@ -41,15 +48,9 @@ def category_table(record: RunRecord) -> str:
         return ""
     rows = []
     for name in record.categories:
-        metrics = _split(record.metrics, f"test/{unique_key(name)}")
+        metrics = of_split(record.metrics, f"test/{unique_key(name)}")
         rows.append([escape(name), *(_value(metrics, metric) for metric in headlines(1))])
     return "<h3>By category</h3>" + table(("category", *map(_title, headlines(1))), rows)
-
-
-def _split(metrics: Metrics, split: str) -> dict[str, float]:
-    """Return the metrics of one split or group by name."""
-    tail = {k.removeprefix(f"{split}/"): v for k, v in metrics.items() if k.startswith(f"{split}/")}
-    return {key: value for key, value in tail.items() if "/" not in key}
 
 
 def _title(name: str) -> str:

@@ -12,7 +12,7 @@ from vqlab.evaluation import (
     guarantee_limit,
     paired_differences,
 )
-from vqlab.metrics import Count, rate_counts, rate_interval
+from vqlab.metrics import Count, of_split, rate_counts, rate_interval
 from vqlab.nn.codebook_health import codebooks
 from vqlab.promote.gates.gate import Gate, Status
 from vqlab.promote.gates.settings import GateSettings, OnFailure
@@ -119,16 +119,10 @@ def false_rejects(record: RunRecord, evidence: Mapping[str, CategoryEvidence]) -
         for each in (measured.evidence for measured in evidence.values())
     ]
     if not counts:
-        metrics = [_of_group(record.metrics, prefix) for prefix in ("test/", "test/pooled/")]
+        metrics = [of_split(record.metrics, split) for split in ("test", "test/pooled")]
         counts = [c for c in (rate_counts(m).get("false_reject_rate") for m in metrics) if c]
     total = sum(count.total for count in counts)
     return Count(sum(count.hits for count in counts), total) if total else None
-
-
-def _of_group(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
-    """Return the metrics of one group of images by name."""
-    tail = {key.removeprefix(prefix): v for key, v in metrics.items() if key.startswith(prefix)}
-    return {key: value for key, value in tail.items() if "/" not in key}
 
 
 def baseline_gate(
