@@ -18,7 +18,7 @@ from vqlab.cli import main
 from vqlab.cli.fit_width import Column, from_columns
 from vqlab.cli.leaderboard_table import Board, make_board, seeds_table
 from vqlab.metrics import less_is_better
-from vqlab.tracking import CHECKPOINT, Tracker
+from vqlab.tracking import CHECKPOINT, Tracker, ranked
 
 SETTINGS = {"data.image_size": 256, "features.backbone": "filters", "training.seed": 0}
 
@@ -113,7 +113,8 @@ def test_json_and_csv_have_equal_content(vqlab: Callable[..., str]) -> None:
 
 
 def board(tracker: Tracker, category: str | None = "cable") -> Board:
-    runs = tracker.runs([category] if category else None, order_by="test/image_auroc")
+    runs = [run for run in tracker.runs() if category in (None, run.experiment)]
+    runs = ranked(runs, "test/image_auroc", ascending=False)
     runs = [run for run in runs if "test/image_auroc" in run.metrics]
     champion = tracker.registry.by_alias("cable")
     assert champion is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from mlflow.entities import LoggedModel, ViewType
 from mlflow.entities.model_registry import ModelVersion
@@ -18,7 +18,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from vqlab.errors import UserError
 from vqlab.tracking.record import RunRecord
-from vqlab.tracking.store import store_lock
+from vqlab.tracking.store import all_pages, store_lock
 from vqlab.tracking.tracker import Tracker
 
 _TAG = "vqlab.deleted_with_artifacts"
@@ -36,15 +36,11 @@ def not_deletable(tracker: Tracker, runs: Sequence[RunRecord]) -> dict[str, str]
     return {**reasons, **writing}
 
 
-def _versions(tracker: Tracker, runs: Sequence[RunRecord]) -> Iterator[ModelVersion]:
+def _versions(tracker: Tracker, runs: Sequence[RunRecord]) -> list[ModelVersion]:
     """Return the registered versions of runs."""
-    ids, token = {run.run_id for run in runs}, None
-    while ids:
-        page = tracker._client.search_model_versions(max_results=1000, page_token=token)
-        yield from (version for version in page if version.run_id in ids)
-        token = page.token
-        if not token:
-            return
+    ids = {run.run_id for run in runs}
+    versions = all_pages(tracker._client.search_model_versions, max_results=1000) if ids else ()
+    return [version for version in versions if version.run_id in ids]
 
 
 def require_deletable(tracker: Tracker, runs: Sequence[RunRecord]) -> None:
@@ -97,14 +93,9 @@ def _delete_artifacts(tracker: Tracker, run_ids: Iterable[str]) -> None:
             continue
 
 
-def _models(tracker: Tracker, run_ids: set[str]) -> Iterator[LoggedModel]:
+def _models(tracker: Tracker, run_ids: set[str]) -> list[LoggedModel]:
     """Return the MLflow models of runs, which have no version or whose registration was killed."""
-    client, token = tracker._client, None
-    experiments = client.search_experiments(ViewType.ALL, max_results=1000)
-    ids = [experiment.experiment_id for experiment in experiments]
-    while ids:
-        page = client.search_logged_models(ids, page_token=token)
-        yield from [model for model in page if model.source_run_id in run_ids]
-        token = page.token
-        if not token:
-            return
+    client = tracker._client
+    ids = [each.experiment_id for each in client.search_experiments(ViewType.ALL, max_results=1000)]
+    models = all_pages(client.search_logged_models, ids) if ids else ()
+    return [model for model in models if model.source_run_id in run_ids]

@@ -62,7 +62,7 @@ def _read_tables(store: Store) -> Overview:
     client = Client(store)
     try:
         with engine.connect() as connection:
-            runs = [run.record(client) for run in read_runs(connection)]
+            runs = read_runs(connection, client)
             champions = frozenset(connection.execute(text(_CHAMPIONS)).scalars())
             experiments = connection.execute(text(_WITH_CHARTS), {"key": TAG + TESTED_CHARTS})
             pages = {name: ExperimentPages(client, str(number)) for name, number in experiments}

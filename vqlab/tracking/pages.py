@@ -54,12 +54,7 @@ class ExperimentPages:
 
     def __init__(self, client: Client, experiment_id: str) -> None:
         self._client = client
-        self._id = experiment_id
-
-    @property
-    def experiment_id(self) -> str:
-        """ID of the experiment."""
-        return self._id
+        self.experiment_id = experiment_id
 
     def link(self, relative: str) -> str:
         """The whole address of a page of this store's UI."""
@@ -67,7 +62,7 @@ class ExperimentPages:
 
     def run(self, run_id: str) -> str:
         """The page of a run, relative to the server."""
-        return run_route(self._id, run_id)
+        return run_route(self.experiment_id, run_id)
 
     def table(self, key: str) -> str:
         """The page that opens the view `key` as a table, relative to the server."""
@@ -78,7 +73,7 @@ class ExperimentPages:
         return self._view(key, "CHART")
 
     def _view(self, key: str, mode: str) -> str:
-        path = f"experiments/{self._id}/runs"
+        path = f"experiments/{self.experiment_id}/runs"
         return route(path, viewStateShareKey=key, compareRunsMode=mode)
 
     def has_view(self, key: str) -> bool:
@@ -108,10 +103,10 @@ class ExperimentPages:
         return store_lock(self._client.store, "pages")
 
     def _tags(self) -> dict[str, str]:
-        return dict(self._client.get_experiment(self._id).tags)
+        return dict(self._client.get_experiment(self.experiment_id).tags)
 
     def _set(self, key: str, value: str) -> None:
-        self._client.set_experiment_tag(self._id, key, value)
+        self._client.set_experiment_tag(self.experiment_id, key, value)
 
 
 def _created(stored: str) -> int:

@@ -14,14 +14,13 @@ from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 from mlflow.entities import Metric, Param, RunInfo, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from vqlab.errors import UserError
 from vqlab.text import storable
-from vqlab.tracking.artifacts import CONFIG, artifact
+from vqlab.tracking.artifacts import artifact
 from vqlab.tracking.errors import first_line, user_errors
 from vqlab.tracking.pages import run_route
 from vqlab.tracking.store import Client
@@ -117,11 +116,6 @@ class Run:
         Raises UserError if the run has no such artifact.
         """
         return artifact(self._client, self.id, self._artifact_uri, path)
-
-    def config(self) -> dict[str, Any]:
-        """Return the settings of the run (artifact config.yaml). Raises UserError if missing."""
-        tree: dict[str, Any] = yaml.safe_load(self.artifact(CONFIG).read_text(encoding="utf-8"))
-        return tree
 
     # logging
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
 
@@ -18,7 +17,7 @@ from sqlalchemy import text
 from vqlab.tracking.artifacts import artifact
 from vqlab.tracking.errors import user_errors
 from vqlab.tracking.record import RunRecord
-from vqlab.tracking.store import Client, Store
+from vqlab.tracking.store import Client
 
 _SELECTED = """
     SELECT r.run_uuid FROM runs r JOIN experiments e ON e.experiment_id = r.experiment_id
@@ -28,53 +27,43 @@ _HAS_TAG = """
                 AND t.key = :key{n} AND t.value = :value{n})"""
 
 
-@dataclass
-class StoredRun:
-    """The rows of one run."""
+def make_record(
+    client: Client,
+    row: tuple[str, str, str, str, int, int | None, str],
+    tags: dict[str, str],
+    params: dict[str, str],
+    metrics: dict[str, float],
+) -> RunRecord:
+    """Return a run; `client` retrieves its artifacts.
 
-    run_id: str
-    name: str
-    experiment: str
-    status: str
-    start_time: int
-    """Milliseconds since 1970."""
-    end_time: int | None
-    artifact_uri: str
-    tags: dict[str, str] = field(default_factory=dict)
-    params: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-
-    def record(self, client: Client) -> RunRecord:
-        """Return the run; `client` retrieves its artifacts."""
-        ended = self.end_time if self.status != "RUNNING" else None
-        return RunRecord(
-            run_id=self.run_id,
-            name=self.name,
-            experiment=self.experiment,
-            status=self.status,
-            tags=self.tags,
-            params=self.params,
-            metrics=self.metrics,
-            start=datetime.fromtimestamp(self.start_time / 1000, tz=timezone.utc),
-            duration=None if ended is None else (ended - self.start_time) / 1000,
-            _artifact=partial(artifact, client, self.run_id, self.artifact_uri),
-        )
+    row: ID, name, experiment, status, start and end (milliseconds since 1970), artifact URI.
+    """
+    run_id, name, experiment, status, start, end, artifact_uri = row
+    ended = end if status != "RUNNING" else None
+    return RunRecord(
+        run_id, name, experiment, status, tags, params, metrics,
+        datetime.fromtimestamp(start / 1000, tz=timezone.utc),
+        None if ended is None else (ended - start) / 1000,
+        partial(artifact, client, run_id, artifact_uri),
+    )  # fmt: skip
 
 
-def stored_runs(store: Store, tags: Mapping[str, str]) -> list[StoredRun]:
+def stored_runs(client: Client, tags: Mapping[str, str]) -> list[RunRecord]:
     """Return the active runs with these tags (the database may ignore case), newest first.
 
-    store: one with an SQL database. Raises UserError if it cannot be read.
+    client: of a store with an SQL database. Raises UserError if it cannot be read.
     """
-    engine = sqlalchemy.create_engine(store.uri)
+    engine = sqlalchemy.create_engine(client.store.uri)
     try:
-        with user_errors(store.root), engine.connect() as connection:
-            return read_runs(connection, tags)
+        with user_errors(client.store.root), engine.connect() as connection:
+            return read_runs(connection, client, tags)
     finally:
         engine.dispose()
 
 
-def read_runs(connection: sqlalchemy.Connection, tags: Mapping[str, str] = {}) -> list[StoredRun]:
+def read_runs(
+    connection: sqlalchemy.Connection, client: Client, tags: Mapping[str, str] = {}
+) -> list[RunRecord]:
     """Return runs as `stored_runs` does. Raises SQLAlchemyError."""
     selected = _SELECTED
     values: dict[str, str] = {}
@@ -82,7 +71,7 @@ def read_runs(connection: sqlalchemy.Connection, tags: Mapping[str, str] = {}) -
         selected += _HAS_TAG.format(n=number)
         values |= {f"key{number}": key, f"value{number}": value}
     runs = {
-        row[0]: StoredRun(*row)
+        row[0]: make_record(client, tuple(row), {}, {}, {})
         for row in connection.execute(
             text(
                 "SELECT r.run_uuid, r.name, e.name, r.status, r.start_time, r.end_time, "

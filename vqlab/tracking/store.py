@@ -21,7 +21,7 @@ import time
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -248,6 +248,17 @@ class Client:
                         time.sleep(0.2 if locked else 0.02 * (1 + os.getpid() % 7 + attempt))
 
         return call
+
+
+def all_pages(search: Callable[..., Any], *arguments: Any, **named: Any) -> Iterator[Any]:
+    """Yield the results of all pages of one of MLflow's searches."""
+    token = None
+    while True:
+        page = search(*arguments, **named, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def _is_conflict(error: MlflowException) -> bool:

@@ -21,12 +21,12 @@ from vqlab.tracking.errors import first_line
 from vqlab.tracking.experiments import Experiments
 from vqlab.tracking.liveness import delete_locks, owner_is_gone, owner_tags
 from vqlab.tracking.pages import ExperimentPages, run_route
-from vqlab.tracking.record import RunRecord, ranked
+from vqlab.tracking.record import RunRecord
 from vqlab.tracking.reference import match_run, no_such_run
 from vqlab.tracking.registry import Champion, Registry
 from vqlab.tracking.run import Run, Status, clear_failure
-from vqlab.tracking.run_query import StoredRun, stored_runs
-from vqlab.tracking.store import Client, connect, locate, store_lock, without_password
+from vqlab.tracking.run_query import make_record, stored_runs
+from vqlab.tracking.store import Client, all_pages, connect, locate, store_lock, without_password
 from vqlab.tracking.stored_form import stored_tags
 from vqlab.tracking.views import tagged
 
@@ -221,58 +221,38 @@ class Tracker:
         return [steps[step] for step in sorted(steps)]
 
     def runs(
-        self,
-        experiments: Iterable[str] | None = None,
-        *,
-        kinds: Iterable[str] | None = None,
-        tags: Mapping[str, str] | None = None,
-        order_by: str | None = None,
-        ascending: bool = False,
+        self, *, kinds: Iterable[str] | None = None, tags: Mapping[str, str] | None = None
     ) -> list[RunRecord]:
-        """Return runs of `experiments` (None: all), filtered by tag `vqlab.kind` and by `tags`.
-
-        Newest first; or ordered by the metric `order_by`, best (largest unless `ascending`) first
-        and runs without it last.
-        """
+        """Return runs, newest first, filtered by tag `vqlab.kind` and by `tags`."""
         wanted = stored_tags(tags or {})
         if self._client.store.artifacts is None:  # a server
-            records = self._search(tagged(wanted), experiments)
+            records = self._search(tagged(wanted))
         else:
-            names = None if experiments is None else set(experiments)
-            stored = stored_runs(self._client.store, wanted)
-            stored = [run for run in stored if names is None or run.experiment in names]
-            records = [run.record(self._client) for run in stored]
+            records = stored_runs(self._client, wanted)
         # The database may ignore case, and the query omits values that cannot be quoted.
         records = [r for r in records if wanted.items() <= r.tags.items()]
         if kinds is not None:
             allowed = set(kinds)
             records = [r for r in records if r.tags.get("vqlab.kind") in allowed]
-        return records if order_by is None else ranked(records, order_by, ascending)
-
-    def _search(self, query: str, experiments: Iterable[str] | None = None) -> list[RunRecord]:
-        wanted = None if experiments is None else set(experiments)
-        names = {
-            e.experiment_id: e.name
-            for e in self._client.search_experiments(max_results=_PAGE)
-            if wanted is None or e.name in wanted
-        }
-        records: list[RunRecord] = []
-        token = None
-        while names:
-            page = self._client.search_runs(list(names), query, max_results=_PAGE, page_token=token)
-            records += [self._record(run, names[run.info.experiment_id]) for run in page]
-            token = page.token
-            if not token:
-                break
         return records
+
+    def _search(self, query: str) -> list[RunRecord]:
+        experiments = self._client.search_experiments(max_results=_PAGE)
+        names = {experiment.experiment_id: experiment.name for experiment in experiments}
+        if not names:
+            return []
+        runs = all_pages(self._client.search_runs, list(names), query, max_results=_PAGE)
+        return [self._record(run, names[run.info.experiment_id]) for run in runs]
 
     def _record(self, run: Stored, experiment: str) -> RunRecord:
         info, data = run.info, run.data
-        rows = StoredRun(
+        row = (
             info.run_id, info.run_name, experiment, info.status, info.start_time, info.end_time,
-            info.artifact_uri, dict(data.tags), dict(data.params), dict(data.metrics),
+            info.artifact_uri,
         )  # fmt: skip
-        return rows.record(self._client)
+        return make_record(
+            self._client, row, dict(data.tags), dict(data.params), dict(data.metrics)
+        )
 
     def champion(self, category: Category) -> Champion:
         """Return the champion of a category with a local checkpoint.
