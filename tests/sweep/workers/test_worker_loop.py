@@ -36,11 +36,11 @@ from tiny_set import tiny_recipe, write_tiny_set
 from vqlab.config import merge, nest
 from vqlab.evaluation import Report
 from vqlab.sweep import EpochDone, Event, SweepResult, TrialStarted, make_space, sweep
+from vqlab.sweep.study.execution import sentence
 from vqlab.sweep.study.record import record_of, was_interrupted
 from vqlab.sweep.study.retry import ask, reconcile, this_worker, trial_id
 from vqlab.sweep.study.storage import heartbeat, open_storage, opened_storage
 from vqlab.sweep.study.studies import Studies
-from vqlab.sweep.trial.objective import sentence
 from vqlab.sweep.workers.loop import run_trials
 from vqlab.sweep.workers.task import BEGUN, SEED, TARGET
 from vqlab.tracking import Run, Tracker

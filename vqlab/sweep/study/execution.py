@@ -52,14 +52,15 @@ def noted_reason(trial: optuna.Trial) -> Iterator[None]:
         note(trial, reason=str(error))
         raise
     except Exception as error:
-        note(trial, reason=_sentence(error))
+        note(trial, reason=sentence(error))
         raise
     except BaseException:
         note(trial, interrupted=True, reason="interrupted")
         raise
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
+    """Return why a trial failed."""
     if isinstance(error, StorageInternalError):
         return f"the study store could not be used: {database_said(error)}."
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
