@@ -14,8 +14,8 @@ from vqlab.data.image_cache import ImageCache, ImageFile
 from vqlab.evaluation import Thresholds, evaluate, predict_images
 from vqlab.features import FeatureSet
 from vqlab.plots import (
+    ResultsWriter,
     results_folder,
-    write_results,
 )
 from vqlab.plots.panels import SIDE
 from vqlab.plots.style import GREEN, RED
@@ -94,7 +94,10 @@ def write(folder, images, detector=None, thresholds=None, **more):
     )
     predictions = predict_images(model.detector, FeatureSet(images, model.backbone), panels=True)
     report = evaluate(predictions.scored, thresholds)
-    return write_results(folder, model, images, predictions, report, **more)
+    with ResultsWriter(folder, model) as writer:
+        for indices in predictions.scored.by_category().values():
+            writer.draw(images.subset(indices), predictions.take(indices))
+        return writer.finish(report, **more)
 
 
 def test_results_of_two_categories(tmp_path, quick):
@@ -234,15 +237,6 @@ def test_a_full_disk_and_a_file_in_the_way_are_told(tmp_path, monkeypatch, quick
     with pytest.raises(UserError, match="No space left on device; free some space"):
         write(tmp_path / "elsewhere", images)
     assert list((tmp_path / "elsewhere").iterdir()) == []
-
-
-def test_scores_of_another_set_are_refused(tmp_path):
-    images = scored_set(tmp_path / "data")
-    model = SimpleNamespace(detector=Darkness(), thresholds=Thresholds(0.5, 0.5))
-    predictions = predict_images(model.detector, FeatureSet(images, lambda x: (x,)))
-    report = evaluate(predictions.scored, model.thresholds)
-    with pytest.raises(ValueError, match="same set"):
-        write_results(tmp_path / "results", model, images.subset([1, 0]), predictions, report)
 
 
 def test_a_set_without_defects_has_no_curves(tmp_path, quick):

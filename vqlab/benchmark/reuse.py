@@ -40,7 +40,7 @@ def start_trained(
     model, record = earlier
     assert record.tags[TRAINED_TAG] == key
     seconds = float(record.tags.get(TRAINING_TAG, record.duration or 0.0))
-    tracked = start(tracker, config, splits, cell.title, tags, None)
+    tracked = start(tracker, config, splits, cell.title, tags)
     if TRAINING_CPU in record.metrics:
         tracked.log_metrics({TRAINING_CPU: record.metrics[TRAINING_CPU]})
     trainer = make_trainer(config, splits, choose_device(config.training))

@@ -76,11 +76,11 @@ def rank_methods(methods: Sequence[str], values: ArrayLike, greater_is_better: b
     )
 
 
-def nemenyi(methods: int, blocks: int, alpha: float = ALPHA) -> float:
+def nemenyi(methods: int, blocks: int) -> float:
     """Return the critical difference of average ranks: q · sqrt(k (k + 1) / (6 n))."""
     from scipy import stats
 
-    quantile = float(stats.studentized_range.ppf(1 - alpha, methods, np.inf)) / math.sqrt(2)
+    quantile = float(stats.studentized_range.ppf(1 - ALPHA, methods, np.inf)) / math.sqrt(2)
     return quantile * math.sqrt(methods * (methods + 1) / (6 * blocks))
 
 

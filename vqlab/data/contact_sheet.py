@@ -70,10 +70,10 @@ def write_image_set(images: ImageSet, folder: Path) -> Path:
     return folder
 
 
-def image_set_sheet(images: ImageSet, limit: int = MAX_TILES) -> Pixels:
+def image_set_sheet(images: ImageSet) -> Pixels:
     """Return a contact sheet of a set, (height, COLUMNS * TILE, 3), with outlined masks.
 
-    At most `limit` images at network size, about equally many of each category and defect type.
+    At most `MAX_TILES` images at network size, about equally many of each category and defect type.
     """
 
     def key(index: int) -> tuple[str, str]:
@@ -81,9 +81,9 @@ def image_set_sheet(images: ImageSet, limit: int = MAX_TILES) -> Pixels:
 
     order = sorted(range(len(images)), key=key)
     groups = [list(group) for _, group in groupby(order, key=key)]
-    each = max(1, limit // max(1, len(groups)))
+    each = max(1, MAX_TILES // max(1, len(groups)))
     tiles = []
-    for index in _spread([index for group in groups for index in _spread(group, each)], limit):
+    for index in _spread([index for group in groups for index in _spread(group, each)], MAX_TILES):
         resized, record = images.resized(index), images.records[index]
         window = resized.geometry.window
         caption = f"{record.defect}/{record.path.stem}"
@@ -93,12 +93,12 @@ def image_set_sheet(images: ImageSet, limit: int = MAX_TILES) -> Pixels:
     return np.concatenate([_text(heading, COLUMNS * TILE, 26, 18), *_grid(tiles)])
 
 
-def outline(image: Pixels, mask: Mask, thickness: int = 1) -> Pixels:
+def outline(image: Pixels, mask: Mask) -> Pixels:
     """Return the image with a red line around each marked region, outside it where possible."""
     outlined = image.copy()
     dilated = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8))
     contours, _ = cv2.findContours(dilated, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(outlined, contours, -1, RED, thickness)
+    cv2.drawContours(outlined, contours, -1, RED)
     return np.asarray(outlined, np.uint8)
 
 

@@ -204,11 +204,11 @@ class ImageSet:
             raise bad_files_error(bad)
 
 
-def bad_files_error(bad: Sequence[BadFile], limit: int = 10) -> UserError:
-    """Return one error for all files: the only one itself, or a list of the first `limit`."""
+def bad_files_error(bad: Sequence[BadFile]) -> UserError:
+    """Return one error for all files: the only one itself, or a list of the first ten."""
     bad = sorted(bad, key=lambda error: error.path)
     if len(bad) == 1:
         return bad[0]
-    files = "; ".join(f"{error.path} ({error.reason})" for error in bad[:limit])
-    more = f"; and {len(bad) - limit} more" if len(bad) > limit else ""
+    files = "; ".join(f"{error.path} ({error.reason})" for error in bad[:10])
+    more = f"; and {len(bad) - 10} more" if len(bad) > 10 else ""
     return UserError(f"{len(bad)} files cannot be used; replace or remove them: {files}{more}.")

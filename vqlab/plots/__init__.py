@@ -9,7 +9,7 @@ from vqlab.plots.curves import (
 )
 from vqlab.plots.operating_curve import operating_curve
 from vqlab.plots.prediction import panel_row
-from vqlab.plots.results import ResultsWriter, results_folder, write_results
+from vqlab.plots.results import ResultsWriter, results_folder
 from vqlab.plots.row import in_two_rows
 from vqlab.plots.shift_chart import shift_chart
 
@@ -28,5 +28,4 @@ __all__ = [
     "save_figure",
     "shift_chart",
     "usage_figure",
-    "write_results",
 ]

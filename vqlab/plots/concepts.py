@@ -172,9 +172,7 @@ def _draw_nearest(axes: Axes, concepts: Concepts, code: int, image: Callable[[in
     axes.set_title(title, fontsize=8, pad=3, color=to_hex(style.INK), linespacing=1.1)
 
 
-def likelihood_figure(
-    scores: Mapping[str, Mapping[str, Array]], threshold: float, name: str = "image score"
-) -> Figure:
+def likelihood_figure(scores: Mapping[str, Mapping[str, Array]], threshold: float) -> Figure:
     """Return histograms of image scores by category and set.
 
     scores: image scores (N,) by category and set (`training`, `held-out`, `test normal`,
@@ -189,7 +187,7 @@ def likelihood_figure(
         axes = style_axes(figure.add_subplot(down, across, number + 1))
         _draw_likelihood(axes, {n: by_set[n] for n in _SETS if len(by_set.get(n, ()))}, threshold)
         axes.set_title(figure_text(category), loc="left", fontsize=10, color=to_hex(style.MUTED))
-        axes.set_xlabel(f"{name}: higher is less likely")
+        axes.set_xlabel("image score: higher is less likely")
     return figure
 
 

@@ -70,24 +70,6 @@ def results_folder(results: Path, category: str) -> Path:
     return folder if folder.name in names else results / folder_name(category, names)
 
 
-def write_results(
-    folder: Path,
-    model: Scorer,
-    images: ImageSet,
-    predictions: Predictions,
-    report: Report,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Path]:
-    """Write `folder/<category>/` for every category of a predicted set, see `ResultsWriter`."""
-    scored = predictions.scored
-    if images.records != scored.records:
-        raise ValueError("images and scores must be of the same set, in the same order.")
-    with ResultsWriter(folder, model) as writer:
-        for indices in scored.by_category().values():
-            writer.draw(images.subset(indices), predictions.take(indices))
-        return writer.finish(report, progress)
-
-
 class ResultsWriter:
     """Writes `folder/<category>/` for every category of a predicted set.
 

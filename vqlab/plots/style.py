@@ -72,9 +72,9 @@ def badge(text: str, colour: Colour) -> Image.Image:
 
 
 @lru_cache
-def dot(colour: Colour, size: int = 15) -> Image.Image:
+def dot(colour: Colour) -> Image.Image:
     """Return a disc of `colour` with a white rim, RGBA."""
-    s = _OVERSAMPLING
+    s, size = _OVERSAMPLING, 15
     image = Image.new("RGBA", (size * s, size * s), (*PAPER, 0))
     draw = ImageDraw.Draw(image)
     draw.ellipse((0, 0, size * s - 1, size * s - 1), fill=(*PAPER, 255))

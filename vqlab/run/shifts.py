@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,17 +26,11 @@ SHIFT_TABLE = "shifts/shifts.json"
 SHIFT_CHART = "shifts/shifts.png"
 SEED = 1
 """Of the shifts of test images; held-out images have the seed of the data."""
-Progress = Callable[[int, int], None]
 
 
-def measure_shifts(
-    model: Model,
-    images: ImageSet,
-    most: int,
-    progress: Progress = lambda done, total: None,
-) -> ShiftTable:
+def measure_shifts(model: Model, images: ImageSet, most: int) -> ShiftTable:
     """Score images under every shift at both severities, at most `most` normal and `most` anomalous
-    ones, evenly spaced. progress: called with (sets scored, all)."""
+    ones, evenly spaced."""
     images = _sample(images, most)
     labels = np.array([record.label for record in images.records])
     sets = [("", AS_CAPTURED, 0.0, images)]
@@ -46,11 +39,10 @@ def measure_shifts(
             part = shifted(images, name, fraction, SEED)
             sets.append((name, severity, shift.strength(fraction), part))
     rows = []
-    for done, (name, severity, strength, part) in enumerate(sets, 1):
+    for name, severity, strength, part in sets:
         rejected, passed = _verdicts(model, part)
         counts = int((rejected & (labels == 0)).sum()), int((passed & (labels == 1)).sum())
         rows.append(ShiftErrors(name, severity, strength, *counts))
-        progress(done, len(sets))
     normals = int((labels == 0).sum())
     return ShiftTable(normals, len(labels) - normals, model.data.shifts, tuple(rows))
 

@@ -86,7 +86,6 @@ def run(
     *,
     name: str | None = None,
     tags: Mapping[str, str] | None = None,
-    parent: str | None = None,
     resumed: Run | None = None,
     splits: Splits | None = None,
     test: bool = True,
@@ -110,7 +109,7 @@ def run(
     reused = extract_features(trainer, splits, has_test_images, on_progress)
     with (
         explain_recovery() as saved,
-        resumed or start(tracker, config, splits, name, tags, parent) as tracked,
+        resumed or start(tracker, config, splits, name, tags) as tracked,
     ):
         tracked.set_tags(reused)
         model = _train(trainer, config, splits, tracked, on_epoch, save_diverged=test)
@@ -226,9 +225,9 @@ def start(
     splits: Splits,
     name: str | None,
     tags: Mapping[str, str] | None,
-    parent: str | None,
+    parent: str | None = None,
 ) -> Run:
-    """Start a tracked run with its settings, dataset and tags."""
+    """Start a tracked run with its settings, dataset and tags, nested under the run ID `parent`."""
     categories = category_text(splits.categories)
     tree = dump(config)
     tracked = tracker.start(
@@ -301,7 +300,7 @@ def evaluate_model(
     config = config.model_copy(update={"evaluation": evaluation})
     tags = {"vqlab.kind": "evaluate", "vqlab.model_run": model.meta["run_id"]}
     name = f"evaluate-{config.detector['name']}-{category_text(splits.categories)}"
-    with start(tracker, config, splits, name, tags, None) as tracked:
+    with start(tracker, config, splits, name, tags) as tracked:
         tested = test_model(model, config, splits, tracked, results, on_progress)
     with tracked.handle_errors("metrics of the registered model"):
         tracker.registry.add_evaluation(str(model.meta["run_id"]), tracked.id)

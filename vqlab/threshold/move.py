@@ -165,7 +165,7 @@ def save_move(tracker: Tracker, move: ThresholdMove) -> str:
     }
     name = f"threshold of {record.name.removeprefix('threshold of ')}"
     report = evaluate(move.validation, thresholds)
-    with start(tracker, config, move.splits, name, tags, None) as tracked:
+    with start(tracker, config, move.splits, name, tags) as tracked:
         meta = merge(move.model.meta, nest("config.threshold", dump(config.threshold)))
         meta |= {
             "thresholds": asdict(thresholds), "run_id": tracked.id, "validation": report.mean

@@ -22,7 +22,7 @@ from vqlab.types import UserError
 def warnings(root: Path, bits: int | None = None) -> list[str]:
     """The warnings of `data check`, which loading for training gives too."""
     report = check_dataset(root, bits=bits)
-    assert report.ok, report.errors
+    assert not report.errors, report.errors
     every = DataSettings(root=root, categories="all", image_size=32, bits=bits)
     assert sorted(load_dataset(every).notes) == sorted(report.warnings)
     return report.warnings

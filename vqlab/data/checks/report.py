@@ -51,11 +51,6 @@ class CheckReport:
     fingerprint: str = ""
     """Fingerprint of all checked categories; empty if a file cannot be read."""
 
-    @property
-    def ok(self) -> bool:
-        """True if there is no error."""
-        return not self.errors
-
 
 class _Inspection(NamedTuple):
     """A record with the properties of its files; None for a file that cannot be read."""

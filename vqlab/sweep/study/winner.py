@@ -67,9 +67,9 @@ class WinnerRule:
                 rejected.add(key_of(trial))
         return rejected
 
-    def reason(self, trials: Sequence[FrozenTrial] | None = None) -> str:
+    def reason(self) -> str:
         """Return a sentence on how the winner compares with its recipe's own trial."""
-        trials = self._read(trials)
+        trials = self._read(None)
         winner = self.winner(None, trials)
         if winner is None:
             return ""
