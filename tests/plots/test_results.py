@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.ImageColor import getrgb
 
 from vqlab.data import DataSettings, ImageSet
 from vqlab.data.image_cache import ImageCache, ImageFile
@@ -144,7 +145,7 @@ def test_score_table(tmp_path):
 def test_pictures_show_what_was_scored(tmp_path, quick):
     (folder,) = write(tmp_path / "results", scored_set(tmp_path / "data"))
     result, missed = (opened(folder / f"nut_00{i}_viz.png") for i in (0, 1))
-    assert GREEN in colours_of(result) and RED in colours_of(missed)
+    assert getrgb(GREEN) in colours_of(result) and getrgb(RED) in colours_of(missed)
     inside = (64, 64)
     for place in (2, 4):
         assert panel(result, place)[inside].min() > 200

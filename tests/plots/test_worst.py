@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import numpy as np
+from PIL.ImageColor import getrgb
 
+from vqlab.plots import style
 from vqlab.plots.panels import Row, Scale
-from vqlab.plots.style import AMBER, GREEN, RED
 from vqlab.plots.worst import draw_worst, worst_of
+
+AMBER, GREEN, RED = (getrgb(name) for name in (style.AMBER, style.GREEN, style.RED))
 
 
 def row(score: float, defect: bool, grey: int, shape: tuple[int, int] = (64, 64)) -> Row:

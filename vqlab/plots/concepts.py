@@ -11,7 +11,7 @@ from PIL import Image
 
 from vqlab.evaluation import Concepts
 from vqlab.plots import style
-from vqlab.plots.curves import figure_text, integer_ticks, new_figure, style_axes, to_hex
+from vqlab.plots.curves import figure_text, integer_ticks, new_figure, style_axes
 
 if TYPE_CHECKING:  # matplotlib is slow to import
     from matplotlib.axes import Axes
@@ -47,16 +47,16 @@ def usage_figure(concepts: Concepts) -> Figure:
     size = min(14.0, max(8.0, 2.2 + 0.34 * len(used))), 1.7 + 0.36 * len(counts)
     figure = new_figure(f"categories by prototype · {_summary(concepts, used)}", *size)
     axes = style_axes(figure.add_subplot())
-    paper = LinearSegmentedColormap.from_list("share", [to_hex(style.PAPER), to_hex(style.BLUE)])
+    paper = LinearSegmentedColormap.from_list("share", [style.PAPER, style.BLUE])
     axes.imshow(shares, cmap=paper, vmin=0, vmax=float(shares.max()), aspect="auto")
     axes.grid(visible=False)
     for row, column in np.argwhere(counts[:, used] > 0) if len(used) <= 32 else ():
         light = shares[row, column] > 0.6 * shares.max()
         axes.text(
             column, row, str(counts[row, used[column]]), ha="center", va="center", fontsize=8,
-            color=to_hex(style.PAPER if light else style.INK),
+            color=style.PAPER if light else style.INK,
         )  # fmt: skip
-    axes.hlines(np.arange(len(counts) - 1) + 0.5, -0.5, len(used) - 0.5, to_hex(style.LINE), lw=0.5)
+    axes.hlines(np.arange(len(counts) - 1) + 0.5, -0.5, len(used) - 0.5, style.LINE, lw=0.5)
     axes.set_yticks(range(len(counts)), [_label(concepts, n) for n in range(len(counts))])
     _number_prototypes(axes, used)
     axes.set_xlabel("prototype; colour: share of the category's images")
@@ -67,7 +67,7 @@ def _usage_bars(concepts: Concepts, used: list[int]) -> Figure:
     heading = f"{concepts.categories[0]} by prototype · {_summary(concepts, used)}"
     figure = new_figure(heading, 6.4, 3.6)
     axes = style_axes(figure.add_subplot())
-    axes.bar(range(len(used)), concepts.counts[0, used], color=to_hex(style.BLUE), alpha=0.75)
+    axes.bar(range(len(used)), concepts.counts[0, used], color=style.BLUE, alpha=0.75)
     _number_prototypes(axes, used)
     integer_ticks(axes.yaxis)
     axes.set(xlabel="prototype, most used first", ylabel="images")
@@ -115,19 +115,19 @@ def _draw_map(axes: Axes, concepts: Concepts, prototypes: Sequence[int]) -> None
     for number, colour in enumerate(_colours(len(concepts.categories))):
         members = points[concepts.of_category == number]
         axes.scatter(
-            members[:, 0], members[:, 1], 16, color=to_hex(colour), alpha=0.55, linewidths=0,
+            members[:, 0], members[:, 1], 16, color=colour, alpha=0.55, linewidths=0,
             label=_label(concepts, number),
         )  # fmt: skip
     used = concepts.counts.sum(0)
     live, dead = codes[used > 0], codes[used == 0]
     axes.scatter(
-        live[:, 0], live[:, 1], 30, marker="D", color=to_hex(style.INK), linewidths=0.6,
+        live[:, 0], live[:, 1], 30, marker="D", color=style.INK, linewidths=0.6,
         edgecolors="white", label="prototype",
     )  # fmt: skip
     low, high = axes.get_xlim(), axes.get_ylim()
     if len(dead):
         axes.scatter(
-            dead[:, 0], dead[:, 1], 26, marker="x", color=to_hex(style.MUTED), linewidths=1,
+            dead[:, 0], dead[:, 1], 26, marker="x", color=style.MUTED, linewidths=1,
             label="unused",
         )  # fmt: skip
     axes.set(xlim=low, ylim=high)  # unused prototypes may be far away
@@ -144,12 +144,12 @@ def _draw_numbers(axes: Axes, concepts: Concepts, points: Array, prototypes: Seq
     positions = _spread((points - low) / reach, gap=0.045) * reach + low
     colours = _colours(len(concepts.categories))
     for code, point, position in zip(prototypes, points, positions, strict=True):
-        colour = to_hex(colours[concepts.counts[:, code].argmax()])
+        colour = colours[concepts.counts[:, code].argmax()]
         axes.annotate(
             str(code), point, position, fontsize=8, ha="center", va="center", fontweight="bold",
-            color=to_hex(style.INK), zorder=5, annotation_clip=True,
+            color=style.INK, zorder=5, annotation_clip=True,
             bbox={"boxstyle": "round,pad=0.18", "fc": "white", "ec": colour, "lw": 0.8},
-            arrowprops={"arrowstyle": "-", "color": to_hex(style.MUTED), "lw": 0.7},
+            arrowprops={"arrowstyle": "-", "color": style.MUTED, "lw": 0.7},
         )  # fmt: skip
 
 
@@ -159,7 +159,7 @@ def _draw_nearest(axes: Axes, concepts: Concepts, code: int, image: Callable[[in
     distances = np.square(concepts.vectors[members] - concepts.codebook[code]).sum(1)
     nearest = int(members[distances.argmin()])
     category = int(concepts.of_category[nearest])
-    colour = to_hex(_colours(len(concepts.categories))[category])
+    colour = _colours(len(concepts.categories))[category]
     thumbnail = Image.fromarray(image(nearest))
     thumbnail.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS, reducing_gap=3.0)
     axes.imshow(np.asarray(thumbnail))
@@ -169,7 +169,7 @@ def _draw_nearest(axes: Axes, concepts: Concepts, code: int, image: Callable[[in
     title = f"{code} · {len(members)} image{'s' * (len(members) != 1)}"
     if len(concepts.categories) > 1:
         title += f"\n{figure_text(concepts.categories[category], 24)}"
-    axes.set_title(title, fontsize=8, pad=3, color=to_hex(style.INK), linespacing=1.1)
+    axes.set_title(title, fontsize=8, pad=3, color=style.INK, linespacing=1.1)
 
 
 def likelihood_figure(scores: Mapping[str, Mapping[str, Array]], threshold: float) -> Figure:
@@ -186,7 +186,7 @@ def likelihood_figure(scores: Mapping[str, Mapping[str, Array]], threshold: floa
     for number, (category, by_set) in enumerate(scores.items()):
         axes = style_axes(figure.add_subplot(down, across, number + 1))
         _draw_likelihood(axes, {n: by_set[n] for n in _SETS if len(by_set.get(n, ()))}, threshold)
-        axes.set_title(figure_text(category), loc="left", fontsize=10, color=to_hex(style.MUTED))
+        axes.set_title(figure_text(category), loc="left", fontsize=10, color=style.MUTED)
         axes.set_xlabel("image score: higher is less likely")
     return figure
 
@@ -201,7 +201,7 @@ def _draw_likelihood(axes: Axes, by_set: Mapping[str, Array], threshold: float) 
     for row, (name, values) in enumerate(by_set.items()):
         heights, _ = np.histogram(np.minimum(values, edges[-1]), edges)
         tops = row - 0.86 * heights / heights.max()
-        colour = to_hex(_SETS[name])
+        colour = _SETS[name]
         axes.stairs(tops, edges, baseline=row, fill=True, color=colour, alpha=0.45)
         axes.stairs(tops, edges, baseline=row, color=colour, linewidth=1)
         beyond = int(np.count_nonzero(values > edges[-1]))
@@ -210,7 +210,7 @@ def _draw_likelihood(axes: Axes, by_set: Mapping[str, Array], threshold: float) 
                 f"{beyond} above", (1.01, row - 0.3), xycoords=("axes fraction", "data"),
                 fontsize=8, color=colour, annotation_clip=False,
             )  # fmt: skip
-    axes.axvline(threshold, color=to_hex(style.INK), linewidth=1.3, linestyle=(0, (4, 3)))
+    axes.axvline(threshold, color=style.INK, linewidth=1.3, linestyle=(0, (4, 3)))
     axes.set_yticks(range(len(by_set)), [f"{n} ({len(v)})" for n, v in by_set.items()])
     axes.set_ylim(len(by_set) - 0.9, -1.15)
     axes.grid(visible=False, axis="y")
@@ -245,13 +245,13 @@ def _label(concepts: Concepts, category: int) -> str:
     return f"{figure_text(concepts.categories[category])} ({count})"
 
 
-def _colours(count: int) -> list[style.Colour]:
+def _colours(count: int) -> list[str]:
     """Return one colour per category, in order."""
     if count <= len(style.LINES):
         return list(style.LINES[:count])
     table = style.lookup("turbo")[np.linspace(16, 239, count).astype(int)]
     ordered = table[np.argsort(np.arange(count) * 0.618034 % 1, kind="stable")]
-    return [(red, green, blue) for red, green, blue in ordered.tolist()]
+    return ["#{:02x}{:02x}{:02x}".format(*colour) for colour in ordered.tolist()]
 
 
 def _principal_axes(vectors: Array) -> tuple[Array, Array, list[tuple[str, float]]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vqlab.plots import style
-from vqlab.plots.curves import NAME_WIDTH, figure_text, new_figure, to_hex
+from vqlab.plots.curves import NAME_WIDTH, figure_text, new_figure
 from vqlab.text import shorten
 
 if TYPE_CHECKING:
@@ -41,15 +41,15 @@ def critical_difference_figure(
     top = 1.0
     axes.set(xlim=(1, len(names)), ylim=(-depth, 2.5))
     axes.set_axis_off()
-    axes.hlines(top, 1, len(names), color=to_hex(style.INK), linewidth=1.5)
+    axes.hlines(top, 1, len(names), color=style.INK, linewidth=1.5)
     for tick in range(1, len(names) + 1):
-        axes.vlines(tick, top, top + 0.2, color=to_hex(style.INK), linewidth=1.2)
+        axes.vlines(tick, top, top + 0.2, color=style.INK, linewidth=1.2)
         axes.text(tick, top + 0.3, str(tick), ha="center", va="bottom", fontsize=9)
     length = min(difference, len(names) - 1.0)
-    axes.hlines(2.2, 1, 1 + length, color=to_hex(style.RED), linewidth=2.5)
+    axes.hlines(2.2, 1, 1 + length, color=style.RED, linewidth=2.5)
     axes.annotate(
         f"critical difference {difference:.2f}", (1 + length, 2.2), (6, 0), va="center",
-        textcoords="offset points", fontsize=9, color=to_hex(style.RED), annotation_clip=False,
+        textcoords="offset points", fontsize=9, color=style.RED, annotation_clip=False,
     )  # fmt: skip
     for place, index in enumerate(order):
         on_left = place < left
@@ -58,7 +58,7 @@ def critical_difference_figure(
     for row, group in enumerate(groups):
         values = [ranks[index] for index in group]
         height = 0.5 - 0.8 * row
-        axes.hlines(height, min(values) - 0.04, max(values) + 0.04, color=to_hex(style.BLUE),
+        axes.hlines(height, min(values) - 0.04, max(values) + 0.04, color=style.BLUE,
                     linewidth=5)  # fmt: skip
     return figure
 
@@ -67,7 +67,7 @@ def _label(axes: Axes, name: str, rank: float, row: float, on_left: bool) -> Non
     """Draw a line from the axis at `rank` down to `row`, and out to the name."""
     low, high = axes.get_xlim()
     edge = low if on_left else high
-    axes.plot([rank, rank, edge], [1.0, row, row], color=to_hex(style.MUTED), linewidth=1,
+    axes.plot([rank, rank, edge], [1.0, row, row], color=style.MUTED, linewidth=1,
               clip_on=False)  # fmt: skip
     axes.annotate(
         f"{figure_text(name)}  {rank:.2f}", (edge, row), (-6 if on_left else 6, 0),

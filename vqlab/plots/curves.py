@@ -48,8 +48,8 @@ def score_histogram(
         values = scores[labels == label]
         if len(values):
             axes.hist(
-                values, edges, label=f"{name} ({len(values)})", color=to_hex(colour), alpha=0.55,
-                edgecolor=to_hex(colour), linewidth=0.6,
+                values, edges, label=f"{name} ({len(values)})", color=colour, alpha=0.55,
+                edgecolor=colour, linewidth=0.6,
             )  # fmt: skip
     rejected, rates = scores > threshold, []
     passed = scores <= least
@@ -72,13 +72,13 @@ def _draw_threshold(
     axes: Axes, threshold: float, review: float | None = None, text: str = ""
 ) -> None:
     """Draw a line at each threshold, and write their values with `text` above the axes."""
-    axes.axvline(threshold, color=to_hex(style.INK), linewidth=1.5, linestyle=(0, (4, 3)))
+    axes.axvline(threshold, color=style.INK, linewidth=1.5, linestyle=(0, (4, 3)))
     title = f"threshold {threshold:.4g}"
     if review is not None:
-        axes.axvline(review, color=to_hex(style.AMBER), linewidth=1.5, linestyle=(0, (2, 2)))
+        axes.axvline(review, color=style.AMBER, linewidth=1.5, linestyle=(0, (2, 2)))
         title += f", review above {review:.4g}"
     title += text
-    axes.set_title(title, loc="right", fontsize=9, color=to_hex(style.MUTED))
+    axes.set_title(title, loc="right", fontsize=9, color=style.MUTED)
 
 
 def score_by_defect(
@@ -117,7 +117,7 @@ def score_by_defect(
 def _draw_group(axes: Axes, row: int, values: Array, label: int, threshold: float) -> None:
     """Draw one row of `score_by_defect`: box, points and number of misclassified images, which are
     anomalous up to the threshold, or normal above it."""
-    colour = to_hex(style.RED if label else style.BLUE)
+    colour = style.RED if label else style.BLUE
     if len(values) >= 4:
         low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
         axes.hlines(row, values[0], values[-1], color=colour, linewidth=1, alpha=0.6)
@@ -126,13 +126,13 @@ def _draw_group(axes: Axes, row: int, values: Array, label: int, threshold: floa
     wrong = values <= threshold if label else values > threshold
     offsets = row + 0.36 * ((np.arange(len(values)) * 0.618034) % 1 - 0.5)
     for subset, dot in ((~wrong, style.MUTED), (wrong, style.RED if label else style.AMBER)):
-        axes.scatter(values[subset], offsets[subset], 13, color=to_hex(dot), linewidths=0, zorder=3)
+        axes.scatter(values[subset], offsets[subset], 13, color=dot, linewidths=0, zorder=3)
     count = int(np.count_nonzero(wrong))
     interval = rate_interval([Count(count, len(values))]).text()
     axes.annotate(
         f"{count} of {len(values)} {'escaped' if label else 'rejected'}\n({interval})",
         (1.015, row), xycoords=("axes fraction", "data"), va="center", fontsize=9,
-        color=to_hex((style.RED if label else style.AMBER) if count else style.MUTED),
+        color=(style.RED if label else style.AMBER) if count else style.MUTED,
         annotation_clip=False,
     )  # fmt: skip
 
@@ -140,7 +140,7 @@ def _draw_group(axes: Axes, row: int, values: Array, label: int, threshold: floa
 def roc_figure(title: str, curves: Curves, metrics: Metrics) -> Figure:
     """Return the ROC curves `image_roc` and `pixel_roc`, if present."""
     figure, (axes,) = _figure(title, "ROC", square=True)
-    axes.plot([0, 1], [0, 1], color=to_hex(style.LINE), linewidth=1)
+    axes.plot([0, 1], [0, 1], color=style.LINE, linewidth=1)
     _draw(axes, curves, "roc", {k: metrics.get(f"{k}_auroc") for k in _LABELS}, "AUROC")
     axes.set(xlabel="false-positive rate", ylabel="true-positive rate")
     return figure
@@ -159,9 +159,9 @@ def pro_figure(title: str, curves: Curves, metrics: Metrics) -> Figure:
     """Return the per-region overlap up to the false-positive rate limit of AUPRO."""
     figure, (axes,) = _figure(title, "per-region overlap", square=True)
     curve = curves["pro"]
-    axes.fill_between(curve.x, curve.y, color=to_hex(style.BLUE), alpha=0.12, linewidth=0)
+    axes.fill_between(curve.x, curve.y, color=style.BLUE, alpha=0.12, linewidth=0)
     label = f"AUPRO {metrics['aupro']:.3f}"
-    axes.plot(curve.x, curve.y, color=to_hex(style.BLUE), label=label, linewidth=2)
+    axes.plot(curve.x, curve.y, color=style.BLUE, label=label, linewidth=2)
     axes.set(
         xlabel="false-positive rate (pixels)", ylabel="mean overlap per region",
         xlim=(0, FPR_LIMIT), ylim=(0, 1.02),
@@ -193,7 +193,7 @@ def loss_curves(history: Sequence[Mapping[str, float]]) -> Figure:
             values += [value for _, value in points]
         if values and min(values) > 0 and max(values) > 20 * min(values):
             axes.set_yscale("log")
-        axes.set_title(group, loc="left", fontsize=10, color=to_hex(style.MUTED))
+        axes.set_title(group, loc="left", fontsize=10, color=style.MUTED)
         axes.set_xlabel("epoch")
         integer_ticks(axes.xaxis)
         axes.legend(frameon=False, fontsize=8, loc="upper right")
@@ -214,11 +214,11 @@ def codebook_usage(counts: ArrayLike, title: str = "codebook", complete: bool = 
     perplexity = float(np.exp(entr(share).sum())) if alive else 0.0
     usage = f" of {len(uses)}, {len(uses) - alive} unused" if complete else f", {alive} codes used"
     figure, (axes,) = _figure(title, f"perplexity {perplexity:.1f}{usage}")
-    axes.fill_between(np.arange(len(uses)), share, step="mid", color=to_hex(style.BLUE), alpha=0.6)
-    axes.axhline(1 / len(uses), color=to_hex(style.INK), linewidth=1, linestyle=(0, (4, 3)))
+    axes.fill_between(np.arange(len(uses)), share, step="mid", color=style.BLUE, alpha=0.6)
+    axes.axhline(1 / len(uses), color=style.INK, linewidth=1, linestyle=(0, (4, 3)))
     axes.text(
         len(uses) - 1, 1 / len(uses), "uniform use", ha="right", va="bottom", fontsize=8,
-        color=to_hex(style.MUTED),
+        color=style.MUTED,
     )  # fmt: skip
     axes.set(xlabel="codes, most used first", ylabel="share of all", xlim=(-0.5, len(uses) - 0.5))
     axes.set_ylim(0, None)
@@ -243,7 +243,7 @@ def _draw(
         curve = curves.get(f"{level}_{kind}")
         if curve is not None:
             label = f"{_LABELS[level]}: {name} {areas[level]:.3f}"
-            axes.plot(curve.x, curve.y, color=to_hex(colour), label=label, linewidth=2)
+            axes.plot(curve.x, curve.y, color=colour, label=label, linewidth=2)
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
     axes.legend(frameon=False, loc="lower right" if kind == "roc" else "lower left")
 
@@ -266,7 +266,7 @@ def new_figure(heading: str, width: float, height: float) -> Figure:
     FigureCanvasAgg(figure)
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
     text = figure_text(heading, int(_HEADING_COLUMNS * width))
-    figure.suptitle(text, x=0.02, ha="left", size=12, color=to_hex(style.INK), weight="bold")
+    figure.suptitle(text, x=0.02, ha="left", size=12, color=style.INK, weight="bold")
     return figure
 
 
@@ -285,14 +285,14 @@ def figure_text(text: str, width: int = NAME_WIDTH) -> str:
 
 def style_axes(axes: Axes) -> Axes:
     """Apply grid, colours and frame to axes; return them."""
-    axes.grid(color=to_hex(style.LINE), linewidth=0.5, alpha=0.7)
+    axes.grid(color=style.LINE, linewidth=0.5, alpha=0.7)
     axes.set_axisbelow(True)
-    axes.set_prop_cycle(color=[to_hex(colour) for colour in style.LINES])
+    axes.set_prop_cycle(color=style.LINES)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(to_hex(style.LINE))
-    axes.tick_params(color=to_hex(style.LINE), labelcolor=to_hex(style.INK), labelsize=9)
-    axes.xaxis.label.set_color(to_hex(style.MUTED))
-    axes.yaxis.label.set_color(to_hex(style.MUTED))
+    axes.spines[["left", "bottom"]].set_color(style.LINE)
+    axes.tick_params(color=style.LINE, labelcolor=style.INK, labelsize=9)
+    axes.xaxis.label.set_color(style.MUTED)
+    axes.yaxis.label.set_color(style.MUTED)
     return axes
 
 
@@ -300,8 +300,3 @@ def _group(name: str) -> str:
     if name in ("train/gradient_norm", "train/clipped"):  # of another scale than losses
         return "gradient"
     return name.partition("/")[0] if "/" in name else "metrics"
-
-
-def to_hex(colour: style.Colour) -> str:
-    """Return a colour in matplotlib's notation."""
-    return "#{:02x}{:02x}{:02x}".format(*colour)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqlab.plots import style
-from vqlab.plots.curves import integer_ticks, new_figure, style_axes, to_hex
+from vqlab.plots.curves import integer_ticks, new_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +40,7 @@ def drift_figure(
     wealth = np.minimum(log_wealth / math.log(10), _HIGHEST)
     columns = np.array_split(np.arange(len(parts)), min(len(parts), MAX_POINTS))
     peaks = [column[np.argmax(wealth[column])] for column in columns]
-    blue, red, ink = to_hex(style.BLUE), to_hex(style.RED), to_hex(style.INK)
+    blue, red, ink = style.BLUE, style.RED, style.INK
     upper.plot(parts[peaks], wealth[peaks], color=blue, linewidth=1.6)
     label = f"alarm at {1 / level:.4g} (false with probability ≤ {level:g})"
     upper.axhline(-math.log10(level), color=red, linewidth=1.3, linestyle=(0, (4, 3)), label=label)

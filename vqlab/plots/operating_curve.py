@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vqlab.evaluation import OperatingPoint
 from vqlab.plots import style
-from vqlab.plots.curves import new_figure, style_axes, to_hex
+from vqlab.plots.curves import new_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,11 +38,11 @@ def operating_curve(
         label = f"{word}: {errors[0][0].total} {name}"
         rates = [rate for rate, _ in values]
         lows, highs = [i.low for _, i in values], [i.high for _, i in values]
-        axes.fill_between(thresholds, lows, highs, color=to_hex(colour), alpha=0.15, step="pre")
-        axes.step(thresholds, rates, color=to_hex(colour), label=label, linewidth=1.8)
+        axes.fill_between(thresholds, lows, highs, color=colour, alpha=0.15, step="pre")
+        axes.step(thresholds, rates, color=colour, label=label, linewidth=1.8)
     for (name, threshold), line in zip(marks.items(), _LINES, strict=False):
         text = f"{name}: {threshold:.4g}"
-        axes.axvline(threshold, color=to_hex(style.INK), linewidth=1.3, linestyle=line, label=text)
+        axes.axvline(threshold, color=style.INK, linewidth=1.3, linestyle=line, label=text)
     axes.set(xlabel="image threshold", ylabel="share of the images", ylim=(-0.02, 1.02))
     axes.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure

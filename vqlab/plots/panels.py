@@ -108,7 +108,7 @@ class Row:
         return self.anomalous == (self.verdict == REJECT)
 
     @property
-    def badge(self) -> tuple[str, style.Colour]:
+    def badge(self) -> tuple[str, str]:
         """Text and colour of the verdict, with its correctness if the label is known."""
         rejected, text = self.verdict == REJECT, self.verdict.upper()
         if self.verdict == REVIEW:

@@ -54,12 +54,12 @@ def in_two_rows(picture: Array) -> Array:
 def _padded(picture: Array, before: int, width: int) -> Array:
     """Pad an image to this width, `before` pixels on the left."""
     after = width - before - picture.shape[1]
-    return np.pad(picture, ((0, 0), (before, after), (0, 0)), constant_values=style.PAPER[0])
+    return np.pad(picture, ((0, 0), (before, after), (0, 0)), constant_values=255)
 
 
 def _end_of_title(header: Array) -> int:
     """Return where to cut a header: before the gauge if that begins left of `_TITLE_END`."""
-    empty = (header == style.PAPER[0]).all(axis=(0, 2))
+    empty = (header == 255).all(axis=(0, 2))
     gap = 14  # `_draw_header` leaves 16 between them
     if empty[_TITLE_END - 1 : _TITLE_END + 1].all():
         return _TITLE_END

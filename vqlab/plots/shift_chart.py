@@ -8,7 +8,7 @@ import numpy as np
 
 from vqlab.evaluation import AS_CAPTURED, ShiftTable
 from vqlab.plots import style
-from vqlab.plots.curves import new_figure, style_axes, to_hex
+from vqlab.plots.curves import new_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ def shift_chart(table: ShiftTable, promised: float | None) -> Figure:
     _bars(right, table, escapes, table.anomalies, "escaped anomalous images")
     if promised is not None:
         text = f"promised: at most {promised:.3g}"
-        left.axvline(promised, color=to_hex(style.INK), linestyle=(0, (4, 3)), label=text)
+        left.axvline(promised, color=style.INK, linestyle=(0, (4, 3)), label=text)
         left.legend(frameon=False, fontsize=8.5, loc="lower right")
     titles = [
         row.title + (" · trained" if row.shift in table.trained else "") for row in table.rows
@@ -44,12 +44,10 @@ def shift_chart(table: ShiftTable, promised: float | None) -> Figure:
 
 def _bars(axes: Axes, table: ShiftTable, counts: list[int], total: int, title: str) -> None:
     rates = np.array(counts) / max(total, 1)
-    colours = [to_hex(_FACE[row.severity]) for row in table.rows]
+    colours = [_FACE[row.severity] for row in table.rows]
     axes.barh(range(len(counts)), rates, 0.72, color=colours)
     for place, (count, rate) in enumerate(zip(counts, rates, strict=True)):
-        axes.text(
-            rate + 0.01, place, str(count), va="center", fontsize=8.5, color=to_hex(style.INK)
-        )
-    axes.set_title(f"{title} (of {total})", fontsize=10, loc="left", color=to_hex(style.INK))
+        axes.text(rate + 0.01, place, str(count), va="center", fontsize=8.5, color=style.INK)
+    axes.set_title(f"{title} (of {total})", fontsize=10, loc="left", color=style.INK)
     axes.set_xlim(0, max(0.1, float(rates.max(initial=0)) * 1.15))
     axes.set_xlabel("share")

@@ -14,25 +14,23 @@ from vqlab.fonts import draw_text, drawable, fit_text, text_width
 from vqlab.fonts import font as font
 
 Array = NDArray[Any]
-Colour = tuple[int, int, int]
-
-PAPER: Colour = (255, 255, 255)
-INK: Colour = (31, 41, 51)
-MUTED: Colour = (107, 119, 133)
-LINE: Colour = (205, 211, 218)
-GREEN: Colour = (25, 127, 72)
-AMBER: Colour = (196, 106, 0)
-RED: Colour = (200, 30, 44)
-BLUE: Colour = (43, 99, 173)
-LINES: tuple[Colour, ...] = (BLUE, AMBER, GREEN, RED, (116, 72, 168), (12, 133, 143), MUTED)
+PAPER = "#ffffff"
+INK = "#1f2933"
+MUTED = "#6b7785"
+LINE = "#cdd3da"
+GREEN = "#197f48"
+AMBER = "#c46a00"
+RED = "#c81e2c"
+BLUE = "#2b63ad"
+LINES = (BLUE, AMBER, GREEN, RED, "#7448a8", "#0c858f", MUTED)
 """Colours of several lines in one plot, in order."""
-ANOMALY: Colour = (255, 24, 40)
+ANOMALY = (255, 24, 40)
 """Predicted regions in overlays."""
-BELOW: Colour = (255, 190, 40)
+BELOW = (255, 190, 40)
 """Outline, in overlays, of pixels above the pixel threshold in an image that passed."""
-TRUTH: Colour = (60, 230, 255)
+TRUTH = (60, 230, 255)
 """Outline of the ground truth in overlays."""
-OUTSIDE: Colour = (225, 229, 234)
+OUTSIDE = (225, 229, 234)
 """Pixels that are not inspected."""
 _OVERSAMPLING = 4
 
@@ -59,7 +57,7 @@ def code_colours(count: int) -> Array:
 
 
 @lru_cache
-def badge(text: str, colour: Colour) -> Image.Image:
+def badge(text: str, colour: str) -> Image.Image:
     """Return white bold text on a rounded rectangle of `colour`."""
     s = _OVERSAMPLING
     letters = font(17 * s, bold=True)
@@ -72,13 +70,13 @@ def badge(text: str, colour: Colour) -> Image.Image:
 
 
 @lru_cache
-def dot(colour: Colour) -> Image.Image:
+def dot(colour: str) -> Image.Image:
     """Return a disc of `colour` with a white rim, RGBA."""
     s, size = _OVERSAMPLING, 15
-    image = Image.new("RGBA", (size * s, size * s), (*PAPER, 0))
+    image = Image.new("RGBA", (size * s, size * s), f"{PAPER}00")
     draw = ImageDraw.Draw(image)
-    draw.ellipse((0, 0, size * s - 1, size * s - 1), fill=(*PAPER, 255))
-    draw.ellipse((2 * s, 2 * s, size * s - 1 - 2 * s, size * s - 1 - 2 * s), fill=(*colour, 255))
+    draw.ellipse((0, 0, size * s - 1, size * s - 1), fill=PAPER)
+    draw.ellipse((2 * s, 2 * s, size * s - 1 - 2 * s, size * s - 1 - 2 * s), fill=colour)
     return image.resize((size, size), Image.Resampling.LANCZOS)
 
 
