@@ -98,6 +98,18 @@ def test_a_disturbance_outside_changes_nothing(
     assert scores[0] != scores[1]
 
 
+def test_images_share_the_mask_of_an_area(train: Train, roots: tuple[Path, Path, Path]) -> None:
+    clean, _, roi = roots
+    model = train("mean_image", clean, roi=str(roi)).model
+    images = load_dataset(model.data.model_copy(update={"root": clean, "roi": roi})).test
+    scored = model.predict_set(images).scored
+    assert scored.inspected is not None and len(scored.inspected) == len(images) > 2
+    assert len({id(mask) for mask in scored.inspected}) == 1
+    assert model.area is not None
+    assert (scored.inspected[0] == model.area.fitted((64, 64), model.data)).all()
+    assert len({id(mask) for mask in scored.masks if not mask.any()}) == 1
+
+
 def test_a_checkpoint_contains_its_area(
     train: Train, store: Tracker, roots: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:

@@ -63,7 +63,8 @@ def test_killed_again_and_again_while_files_arrive(
     names = set[str]()
     command = (
         "watch", folder, "--model", checkpoint, "--output", output, "--sort", "move",
-        "--settle", "0", "--webhook", receiver.url,
+        "--settle", "0",  # the former name of --unchanged-for
+        "--webhook", receiver.url,
     )  # fmt: skip
 
     def judged() -> int:

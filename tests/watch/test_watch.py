@@ -63,7 +63,7 @@ def test_a_file_counts_once_it_is_complete(model: Model, tmp_path: Path) -> None
     growing, hidden = folder / "growing.png", folder / ".hidden.png"
     hidden.write_bytes(content)
     growing.write_bytes(content[:500])
-    settings = WatchSettings(folder, tmp_path / "out", settle=0.05, patience=1e6, poll=0.01)
+    settings = WatchSettings(folder, tmp_path / "out", unchanged_for=0.05, patience=1e6, poll=0.01)
     stop, listings = threading.Event(), 0
 
     def on_status(status: Status, row: object) -> None:
@@ -166,7 +166,7 @@ def test_a_test_belongs_to_its_model_and_level(model: Model, tmp_path: Path) -> 
     notes: list[str] = []
 
     def watch(model: Model, **options: object) -> Status:
-        settings = WatchSettings(tmp_path / "in", tmp_path / "out", settle=0, **options)  # type: ignore[arg-type]
+        settings = WatchSettings(tmp_path / "in", tmp_path / "out", unchanged_for=0, **options)  # type: ignore[arg-type]
         return watch_folder(model, settings, threading.Event(), True, notes.extend)
 
     assert watch(model).tested == 1
@@ -207,7 +207,7 @@ def test_an_output_belongs_to_one_folder_and_one_process(model: Model, tmp_path:
         with pytest.raises(UserError, match="another vqlab watch"):
             watch_once(model, tmp_path / "in", tmp_path / "out")
 
-    settings = WatchSettings(tmp_path / "in", tmp_path / "out", settle=0)
+    settings = WatchSettings(tmp_path / "in", tmp_path / "out", unchanged_for=0)
     watch_folder(model, settings, threading.Event(), True, on_status=on_status)
 
 

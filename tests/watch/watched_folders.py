@@ -18,7 +18,7 @@ from vqlab.watch.store import Store
 
 def watch_once(model: Model, folder: Path, output: Path, **settings: Any) -> None:
     """Judge every file of a folder without waiting."""
-    values: dict[str, Any] = {"settle": 0, "patience": 0, "poll": 0.01, **settings}
+    values: dict[str, Any] = {"unchanged_for": 0, "patience": 0, "poll": 0.01, **settings}
     watch_folder(model, WatchSettings(folder, output, **values), threading.Event(), once=True)
 
 

@@ -62,7 +62,7 @@ def watch(
     new_test: Annotated[
         bool, typer.Option("--new-test", help="Start a new drift test, e.g. after an alarm.")
     ] = False,
-    settle: Annotated[
+    unchanged_for: Annotated[
         float,
         typer.Option(
             min=0,
@@ -76,6 +76,9 @@ def watch(
             min=0, help="Seconds after which a file that cannot be decoded is unreadable."
         ),
     ] = 30.0,
+    settle: Annotated[
+        float | None, typer.Option(min=0, hidden=True, help="Former name of --unchanged-for.")
+    ] = None,
     once: Annotated[
         bool, typer.Option("--once", help="Exit when every file in the folder is judged.")
     ] = False,
@@ -104,7 +107,7 @@ def watch(
         folder=folder,
         output=output or Path("results/watch") / folder_name(category or loaded.category),
         sort=sort,  # type: ignore[arg-type]
-        settle=settle,
+        unchanged_for=unchanged_for if settle is None else settle,
         patience=patience,
         level=level,
         new_test=new_test,

@@ -48,8 +48,8 @@ class _Truth:
         self.tiles: list[Tile] = []
         """Tiles of the images, if the batches have tiles."""
         self._mosaics = Mosaic(), Mosaic()
-        self._empty: dict[tuple[int, ...], Array] = {}
-        """Empty masks by shape, which images share."""
+        self._shared: dict[tuple[tuple[int, ...], bytes], Array] = {}
+        """Masks that images share, by shape and packed pixels: empty ones and inspected areas."""
 
     def add(self, batch: Batch) -> None:
         if batch.tiles is not None:
@@ -57,7 +57,7 @@ class _Truth:
             return
         for values, geometry in zip(batch.masks, batch.geometry, strict=True):
             self._add_mask(crop(values.numpy(), geometry))
-        self.inspected += inspected_in(batch) or []
+        self.inspected += map(self._share, inspected_in(batch) or [])
         self.records += batch.records
         self.geometry += batch.geometry
 
@@ -69,14 +69,21 @@ class _Truth:
             mask = masks.add(batch.masks[place].numpy(), tile)
             if batch.inspected is not None:
                 area = inspected.add(batch.inspected[place].numpy(), tile)
-                self.inspected += [] if area is None else [area]
+                self.inspected += [] if area is None else [self._share(area)]
             if mask is not None:
                 self._add_mask(mask)
                 self.records.append(batch.records[place])
                 self.geometry.append(batch.geometry[place])
 
     def _add_mask(self, mask: Array) -> None:
-        self.masks.append(mask if mask.any() else self._empty.setdefault(mask.shape, mask))
+        self.masks.append(mask if mask.any() else self._share(mask))
+
+    def _share(self, mask: Array) -> Array:
+        """Return the equal mask of an earlier image, else a copy of this one for later images."""
+        key = mask.shape, np.packbits(mask).tobytes()
+        if key not in self._shared:
+            self._shared[key] = mask.copy()
+        return self._shared[key]
 
     def scored(self, maps: list[Array], image_scores: Sequence[Array]) -> Scored:
         labels = np.array([record.label for record in self.records], dtype=np.int64)

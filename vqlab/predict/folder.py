@@ -156,26 +156,37 @@ def open_results(results: Path) -> Iterator[ResultsFolder]:
             f"results folder {visible(results)} must be empty or written by predict; it contains "
             f"{visible(foreign[0])}; choose another with --output."
         )
-    lock = FileLock(path / _LOCK, timeout=0)
+    with locked(path / _LOCK, results, "prediction"):
+        folder = ResultsFolder(results, path)
+        folder.publish()
+        yield folder
+
+
+@contextmanager
+def locked(lock: Path, output: Path, process: str) -> Iterator[None]:
+    """Create the folder of a lock file if necessary, and hold the lock.
+
+    output: path of the folder as the user wrote it. process: what writes to it. Raises UserError if
+    another process holds the lock, or the folder cannot be written.
+    """
+    file_lock = FileLock(lock, timeout=0)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file_lock.acquire()
     except Timeout:
         raise UserError(
-            f"another prediction is writing to {visible(results)}; wait until it ends, or "
+            f"another {process} is writing to {visible(output)}; stop it or wait until it ends, or "
             "choose another folder with --output."
         ) from None
     except OSError as error:
         raise UserError(
-            f"results folder {visible(results)} cannot be written ({error.strerror}); choose "
-            "another with --output."
+            f"output folder {visible(output)} cannot be written ({error.strerror}); choose another "
+            "with --output."
         ) from None
     try:
-        folder = ResultsFolder(results, path)
-        folder.publish()
-        yield folder
+        yield
     finally:
-        lock.release()
+        file_lock.release()
 
 
 def _is_output(name: str) -> bool:

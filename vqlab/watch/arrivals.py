@@ -31,14 +31,14 @@ class Arrivals:
         self,
         folder: Path,
         exclude: Path,
-        settle: float,
+        unchanged_for: float,
         judged: Callable[[Path], Identity],
     ) -> None:
-        """exclude: folder that is not entered. settle: seconds for which a file must not change.
-        judged: returns the identity of a file when it was last judged; None if it was not."""
+        """exclude: folder that is not entered. unchanged_for: in seconds. judged: returns the
+        identity of a file when it was last judged; None if it was not."""
         self.folder = folder
         self._exclude = exclude
-        self._settle = settle
+        self._unchanged_for = unchanged_for
         self._judged = judged
         self._first_seen: dict[str, tuple[Identity, float]] = {}
         """Files that were not judged: identity, and when it was first seen."""
@@ -68,7 +68,7 @@ class Arrivals:
         arrivals = [
             Arrival(Path(name), identity, now - since)
             for name, (identity, since) in first_seen.items()
-            if now - since >= self._settle
+            if now - since >= self._unchanged_for
         ]
         return sorted(arrivals, key=lambda each: ((each.identity or [0, 0])[1], each.path))
 

@@ -23,7 +23,7 @@ class WatchSettings:
     """Folder of the state, of `parts.jsonl` and of sorted files; made absolute."""
     sort: Sort = "none"
     """Whether files are copied or moved to `output/<verdict>/`."""
-    settle: float = 1.0
+    unchanged_for: float = 1.0
     """Seconds for which size and time of a file must not change before it is read."""
     patience: float = 30.0
     """Seconds after which an unchanged file that cannot be read gets the verdict `unreadable`."""

@@ -8,22 +8,20 @@ import sqlite3
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from vqlab.data.appearance import appearance_of
 from vqlab.detectors import HasPrototypes
 from vqlab.errors import UserError
 from vqlab.model import Model, Prediction
-from vqlab.predict.folder import Identity, identity_of
+from vqlab.predict.folder import Identity, identity_of, locked
 from vqlab.predict.rows import PredictedFile
 from vqlab.predict.scoring import predicted_row, score_file
 from vqlab.predict.workers import map_in_order
@@ -83,7 +81,7 @@ def watch_folder(
     model needs the category of the images.
     """
     _ = model.area  # raises before anything is written
-    with _locked(settings):
+    with locked(settings.output / _LOCK, settings.output, "vqlab watch"):
         try:
             with (
                 closing(Store(settings.output, settings.folder)) as store,
@@ -117,7 +115,7 @@ class _Watch:
         self._drift = Drift(model, self._store, settings.level, settings.new_test)
         self.notes = self._drift.notes
         self._place()  # files that were judged before the process was killed
-        self._arrivals = Arrivals(folder, output, settings.settle, self._store.judged)
+        self._arrivals = Arrivals(folder, output, settings.unchanged_for, self._store.judged)
         self._picture = DriftPicture(model, self._store, output)
         self._delivery = Delivery(settings.webhook, output, folder) if settings.webhook else None
         self.status = Status(Counter(self._store.counts()), level=settings.level)
@@ -243,28 +241,3 @@ def _event(kind: str, data: dict[str, Any]) -> str:
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-
-
-@contextmanager
-def _locked(settings: WatchSettings) -> Iterator[None]:
-    """Create the output folder if necessary, and lock it. Raises UserError if it is in use or
-    cannot be written."""
-    output: Path = settings.output
-    lock = FileLock(output / _LOCK, timeout=0)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise UserError(
-            f"another vqlab watch is writing to {visible(output)}; stop it, or choose another "
-            "folder with --output."
-        ) from None
-    except OSError as error:
-        raise UserError(
-            f"output folder {visible(output)} cannot be written ({error.strerror}); choose another "
-            "with --output."
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
