@@ -24,23 +24,18 @@ pytestmark = pytest.mark.usefixtures("blank_figures")
 
 
 @pytest.fixture(scope="module")
-def tracker(store: Tracker) -> Tracker:
-    return store
-
-
-@pytest.fixture(scope="module")
 def runs(
-    small: Tree, tracker: Tracker, tmp_path_factory: pytest.TempPathFactory
+    small: Tree, store: Tracker, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Outcome, Outcome]:
     results = tmp_path_factory.mktemp("results")
     base = {**small, "detector": "mean_image", "training": {"epochs": 0}}
     other = merge(base, {"detector": {"name": "mean_image", "scoring": {"smoothing": 0.2}}})
-    first = run(resolve(base), tracker, results=results, name="sharp")
-    return first, run(resolve(other), tracker, results=results, name="blurred")
+    first = run(resolve(base), store, results=results, name="sharp")
+    return first, run(resolve(other), store, results=results, name="blurred")
 
 
-def test_two_runs_on_the_same_images(tracker: Tracker, runs: tuple[Outcome, Outcome]) -> None:
-    comparison = compare(tracker, "sharp", runs[1].run_id[:10])
+def test_two_runs_on_the_same_images(store: Tracker, runs: tuple[Outcome, Outcome]) -> None:
+    comparison = compare(store, "sharp", runs[1].run_id[:10])
     reports = [outcome.test for outcome in runs]
     assert reports[0] is not None and reports[1] is not None
     for name, difference in comparison.differences["cable"].items():
@@ -54,18 +49,18 @@ def test_two_runs_on_the_same_images(tracker: Tracker, runs: tuple[Outcome, Outc
     assert comparison.differences["cable"]["image_auroc"].interval is None  # of four normal images
     assert comparison.images == {"cable": {"normal_images": 4, "anomalous_images": 6}}
     assert {"image_auroc", "pixel_auroc", "aupro", "escape_rate"} <= set(comparison.values["cable"])
-    again = compare(tracker, "sharp", "blurred")
+    again = compare(store, "sharp", "blurred")
     assert again.differences == comparison.differences  # seeded
 
 
-def test_a_run_does_not_differ_from_itself(tracker: Tracker, runs: tuple[Outcome, Outcome]) -> None:
-    comparison = compare(tracker, "sharp", "sharp")
+def test_a_run_does_not_differ_from_itself(store: Tracker, runs: tuple[Outcome, Outcome]) -> None:
+    comparison = compare(store, "sharp", "sharp")
     for difference in comparison.differences["cable"].values():
         assert (difference.value, difference.interval, difference.p) == (0, None, 1)
 
 
-def test_the_command_prints_a_table(tracker: Tracker, runs: tuple[Outcome, Outcome]) -> None:
-    arguments = ["compare", "sharp", "blurred", "--mlruns", str(tracker.root)]
+def test_the_command_prints_a_table(store: Tracker, runs: tuple[Outcome, Outcome]) -> None:
+    arguments = ["compare", "sharp", "blurred", "--mlruns", str(store.root)]
     result = CliRunner().invoke(load_commands(), arguments)
     assert result.exit_code == 0, result.output
     assert "pixel AUROC" in result.output and "sharp" in result.output
@@ -76,28 +71,28 @@ def test_the_command_prints_a_table(tracker: Tracker, runs: tuple[Outcome, Outco
 
 @pytest.fixture(scope="module")
 def third(
-    small: Tree, tracker: Tracker, runs: tuple[Outcome, Outcome], tmp_path_factory: Any
+    small: Tree, store: Tracker, runs: tuple[Outcome, Outcome], tmp_path_factory: Any
 ) -> Outcome:
     """As the first run, with another seed and a name from a stranger."""
     training = {"epochs": 0, "seed": 1}
     tree = {**small, "detector": "mean_image", "training": training}
     name = "<script>alert(1)</script>"
-    return run(resolve(tree), tracker, results=tmp_path_factory.mktemp("third"), name=name)
+    return run(resolve(tree), store, results=tmp_path_factory.mktemp("third"), name=name)
 
 
 def test_several_runs_with_settings_seeds_and_images(
-    tracker: Tracker, runs: tuple[Outcome, Outcome], third: Outcome
+    store: Tracker, runs: tuple[Outcome, Outcome], third: Outcome
 ) -> None:
-    several = compare_runs(tracker, ["sharp", "blurred", third.run_id], images=3)
+    several = compare_runs(store, ["sharp", "blurred", third.run_id], images=3)
     assert [run.run_id for run in several.runs] == [runs[0].run_id, runs[1].run_id, third.run_id]
     assert several.settings["training.seed"] == (0, 0, 1)
     smoothing = several.settings["detector.scoring.smoothing"]
     assert smoothing[0] == smoothing[2] != smoothing[1] == 0.2
     assert set(several.settings) == {"training.seed", "detector.scoring.smoothing"}
     assert [set(group) for group in several.groups] == [{"0", "1"}]
-    pair = compare(tracker, "sharp", "blurred")
+    pair = compare(store, "sharp", "blurred")
     assert several.pairs[0].differences == pair.differences
-    everything = compare_runs(tracker, ["sharp", "blurred"], images=100).images
+    everything = compare_runs(store, ["sharp", "blurred"], images=100).images
     assert len(everything) == 10
     keys = [(-len(set(image.verdicts)), -image.spread) for image in everything]
     assert keys == sorted(keys) and keys[0][1] < 0
@@ -105,28 +100,28 @@ def test_several_runs_with_settings_seeds_and_images(
     assert {len({row["file"] for row in image.rows}) for image in several.images} == {1}
 
 
-def test_the_baseline_is_chosen(tracker: Tracker, runs: tuple[Outcome, Outcome]) -> None:
+def test_the_baseline_is_chosen(store: Tracker, runs: tuple[Outcome, Outcome]) -> None:
     blurred = runs[1].run_id
-    assert compare_runs(tracker, ["sharp", "blurred"], baseline=blurred).baseline.name == "blurred"
-    best = compare_runs(tracker, ["sharp", "blurred"], baseline="best").baseline
-    values = [tracker.find(each.run_id).metrics["test/image_auroc"] for each in runs]
+    assert compare_runs(store, ["sharp", "blurred"], baseline=blurred).baseline.name == "blurred"
+    best = compare_runs(store, ["sharp", "blurred"], baseline="best").baseline
+    values = [store.find(each.run_id).metrics["test/image_auroc"] for each in runs]
     assert best.metrics["test/image_auroc"] == max(values)
     with pytest.raises(UserError, match="must be `first`, `best` or one of the compared runs"):
-        compare_runs(tracker, ["sharp", "blurred"], baseline=_other(tracker))
+        compare_runs(store, ["sharp", "blurred"], baseline=_other(store))
     with pytest.raises(UserError, match="two or more different runs"):
-        compare_runs(tracker, ["sharp", "sharp"])
+        compare_runs(store, ["sharp", "sharp"])
 
 
-def _other(tracker: Tracker) -> str:
-    with tracker.start(experiment="cable", name="other") as tracked:
+def _other(store: Tracker) -> str:
+    with store.start(experiment="cable", name="other") as tracked:
         return tracked.id
 
 
 def test_the_page_is_self_contained_and_logged(
-    tracker: Tracker, runs: tuple[Outcome, Outcome], third: Outcome, tmp_path: Path
+    store: Tracker, runs: tuple[Outcome, Outcome], third: Outcome, tmp_path: Path
 ) -> None:
     page = tmp_path / "page.html"
-    arguments = ["compare", "sharp", "blurred", third.run_id, "--mlruns", str(tracker.root)]
+    arguments = ["compare", "sharp", "blurred", third.run_id, "--mlruns", str(store.root)]
     result = CliRunner().invoke(
         load_commands(), [*arguments, "--output", str(page), "--images", "2"]
     )
@@ -136,28 +131,28 @@ def test_the_page_is_self_contained_and_logged(
     assert text.count("data:image/jpeg;base64,") == 2 * 3
     assert not re.search(r'(src|href)="(?!data:|http://127.0.0.1)', text)
     assert "Runs that differ only in their seed" in text and "±" in text
-    (record,) = tracker.runs(kinds=["comparison"])
+    (record,) = store.runs(kinds=["comparison"])
     assert record.artifact("comparison.html").read_text(encoding="utf-8") == text
     assert runs[0].run_id in record.tags[NOTE] and record.experiment == "cable"
 
 
 def test_other_test_images_are_refused(
-    small: Tree, tracker: Tracker, runs: tuple[Outcome, Outcome], tmp_path: Path
+    small: Tree, store: Tracker, runs: tuple[Outcome, Outcome], tmp_path: Path
 ) -> None:
     data = {**small["data"], "validation": {"source": "test", "fraction": 0.5}}
     other = resolve({"detector": "mean_image", "data": data, "training": {"epochs": 0}})
-    run(other, tracker, results=tmp_path, name="half")
+    run(other, store, results=tmp_path, name="half")
     with pytest.raises(UserError, match="the same test images"):
-        compare(tracker, "sharp", "half")
+        compare(store, "sharp", "half")
 
 
 def test_a_run_without_test_figures_is_refused(
-    small: Tree, tracker: Tracker, runs: tuple[Outcome, Outcome], tmp_path: Path
+    small: Tree, store: Tracker, runs: tuple[Outcome, Outcome], tmp_path: Path
 ) -> None:
     base = {**small, "detector": "mean_image", "training": {"epochs": 0}}
-    run(resolve(base), tracker, results=tmp_path, name="untested", test=False)
+    run(resolve(base), store, results=tmp_path, name="untested", test=False)
     with pytest.raises(UserError, match="was not measured on test"):
-        compare(tracker, "sharp", "untested")
+        compare(store, "sharp", "untested")
 
 
 def test_invalid_evidence_file_is_an_error(tmp_path: Path) -> None:

@@ -57,6 +57,11 @@ def storable(text: str) -> str:
     return _NOT_STORABLE.sub(lambda match: _visible_character(match[0]), text)
 
 
+def without_password(address: str) -> str:
+    """Return an address without user name and password, as it may be shown."""
+    return re.sub(r"//[^/@]*@", "//", address)
+
+
 def markdown(text: str) -> str:
     """Return `text` as one line of Markdown that is shown literally, also in a table cell."""
     return re.sub(r"([\\`*\[\]<>#|&])", r"\\\1", visible(text))

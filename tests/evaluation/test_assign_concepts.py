@@ -116,22 +116,17 @@ def test_every_image_is_asked_once_and_in_order(tree: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def tracker(store: Tracker) -> Tracker:
-    return store
-
-
-@pytest.fixture(scope="module")
 def outcome(
-    tree: dict[str, Any], tracker: Tracker, tmp_path_factory: pytest.TempPathFactory
+    tree: dict[str, Any], store: Tracker, tmp_path_factory: pytest.TempPathFactory
 ) -> Outcome:
     """A run whose other curves are not painted."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vqlab.plots.results.save_figure", lambda figure, path: path.touch())
-        return run(resolve(tree), tracker, results=tmp_path_factory.mktemp("results"))
+        return run(resolve(tree), store, results=tmp_path_factory.mktemp("results"))
 
 
-def test_a_run_measures_and_shows_its_concepts(outcome: Outcome, tracker: Tracker) -> None:
-    record = tracker.find(outcome.run_id)
+def test_a_run_measures_and_shows_its_concepts(outcome: Outcome, store: Tracker) -> None:
+    record = store.find(outcome.run_id)
     assert record.metrics["codebook/concept_information"] > 0.8
     assert 2 <= record.metrics["codebook/concept_live"] <= 4
     assert record.metrics["codebook/concept_purity"] > 0.8

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from vqlab.checkpoint import BACKBONE, load_checkpoint, load_state, save_checkpoint
 from vqlab.cli import load_commands
 from vqlab.data import load_dataset
-from vqlab.features import cache_files, store
+from vqlab.features import cache_files
+from vqlab.features.store import read_header
 from vqlab.model import Model
 from vqlab.run import Outcome, make_trainer, resolve, run
 from vqlab.tracking import Tracker
@@ -41,14 +42,7 @@ def tree(root: Path, **features: object) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def tracker(store: Tracker) -> Tracker:
-    return store
-
-
-@pytest.fixture(scope="module")
-def outcome(
-    small_root: Path, tracker: Tracker, tmp_path_factory: pytest.TempPathFactory
-) -> Outcome:
+def outcome(small_root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """A run on weights from a file that is then deleted."""
     place = tmp_path_factory.mktemp("run")
     torch.manual_seed(3)
@@ -57,7 +51,7 @@ def outcome(
     stages: list[str] = []
     done = run(
         config,
-        tracker,
+        store,
         results=place / "results",
         on_progress=lambda what, done, total: stages.append(what),
     )
@@ -98,21 +92,21 @@ def test_a_detector_must_not_use_the_backbones_prefix(tmp_path):
         save_checkpoint(tmp_path / "m.safetensors", detector, {})
 
 
-def test_a_run_is_tagged_with_its_backbone(tracker, small_root, tmp_path):
+def test_a_run_is_tagged_with_its_backbone(store, small_root, tmp_path):
     config = resolve(tree(small_root, weights="random"))
-    done = run(config, tracker, test=False, results=tmp_path / "results")
-    tags = tracker.find(done.run_id).tags
+    done = run(config, store, test=False, results=tmp_path / "results")
+    tags = store.find(done.run_id).tags
     assert tags["vqlab.backbone"] == "test_resnet" and tags["vqlab.features"] == "random"
 
 
-def test_a_run_says_which_features_were_there(tracker, small_root, tmp_path, monkeypatch):
+def test_a_run_says_which_features_were_there(store, small_root, tmp_path, monkeypatch):
     monkeypatch.setenv("VQLAB_CACHE", str(tmp_path / "kept"))
     config = resolve(tree(small_root, weights="random"))
-    outcomes = [run(config, tracker, test=False) for _ in range(2)]
-    first, again = (tracker.find(outcome.run_id).tags for outcome in outcomes)
+    outcomes = [run(config, store, test=False) for _ in range(2)]
+    first, again = (store.find(outcome.run_id).tags for outcome in outcomes)
     assert "vqlab.reused" not in first, "also not those that it extracted itself and read again"
     files = cache_files()
-    seconds = sum(store.read_header(file.path)["seconds"] for file in files)
+    seconds = sum(read_header(file.path)["seconds"] for file in files)
     assert again["vqlab.reused"] == f"features of {sum(file.images for file in files)} images"
     assert again["vqlab.seconds_saved"] == f"{seconds:.2f}" and seconds > 0
 

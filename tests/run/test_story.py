@@ -40,17 +40,12 @@ def same(path: Path, other_path: Path) -> bool:
 
 
 @pytest.fixture(scope="module")
-def tracker(store: Tracker) -> Tracker:
-    return store
+def outcome(small: Tree, store: Tracker, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return run(resolve(small), store, results=tmp_path_factory.mktemp("results"))
 
 
-@pytest.fixture(scope="module")
-def outcome(small: Tree, tracker: Tracker, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    return run(resolve(small), tracker, results=tmp_path_factory.mktemp("results"))
-
-
-def test_a_run_leaves_everything_it_promises(outcome: Outcome, tracker: Tracker) -> None:
-    record = tracker.find(outcome.run_id)
+def test_a_run_leaves_everything_it_promises(outcome: Outcome, store: Tracker) -> None:
+    record = store.find(outcome.run_id)
     assert record.status == "FINISHED"
     assert {"test/image_auroc", "test/pixel_auroc", "test/aupro", "validation/pixel_auroc"} <= set(
         record.metrics
@@ -73,7 +68,7 @@ def test_a_run_leaves_everything_it_promises(outcome: Outcome, tracker: Tracker)
     rows = list(csv.DictReader((outcome.pictures / "scores.csv").read_text().splitlines()))
     pictures = sorted(outcome.pictures.glob("cable_*_viz.png"))
     assert len(rows) == len(pictures) > 0
-    assert not (tracker.run_folder(outcome.run_id)).exists()
+    assert not (store.run_folder(outcome.run_id)).exists()
 
 
 def test_the_checkpoint_scores_as_the_run_did(outcome: Outcome) -> None:
@@ -114,33 +109,33 @@ def test_a_wrong_array_is_a_sentence(outcome: Outcome, array: np.ndarray[Any, An
 
 
 def test_same_seed_same_bits_other_seed_others(
-    small: Tree, tracker: Tracker, outcome: Outcome
+    small: Tree, store: Tracker, outcome: Outcome
 ) -> None:
-    again = run(resolve(small), tracker, test=False)
+    again = run(resolve(small), store, test=False)
     assert same(again.checkpoint, outcome.checkpoint)
-    other = run(resolve(merge(small, {"training": {"seed": 1}})), tracker, test=False)
+    other = run(resolve(merge(small, {"training": {"seed": 1}})), store, test=False)
     assert not same(other.checkpoint, outcome.checkpoint)
 
 
 @pytest.mark.usefixtures("every_state")
 def test_resume_is_bit_for_bit(
-    small: Tree, tracker: Tracker, outcome: Outcome, tmp_path: Path
+    small: Tree, store: Tracker, outcome: Outcome, tmp_path: Path
 ) -> None:
     def stop(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         if epoch == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(resolve(small), tracker, name="stopped", on_epoch=stop)
-    assert tracker.find("stopped").status == "KILLED"
+        run(resolve(small), store, name="stopped", on_epoch=stop)
+    assert store.find("stopped").status == "KILLED"
     seen = []
     resumed = run(
-        resolve(small), tracker, resumed=tracker.resume("stopped"), results=tmp_path,
+        resolve(small), store, resumed=store.resume("stopped"), results=tmp_path,
         on_epoch=lambda epoch, epochs, metrics: seen.append(epoch),
     )  # fmt: skip
     assert seen == [3]
     assert same(resumed.checkpoint, outcome.checkpoint)
-    record = tracker.find("stopped")
+    record = store.find("stopped")
     assert record.status == "FINISHED"
     assert record.metrics["test/aupro"] == outcome.test.mean["aupro"]  # type: ignore[union-attr]
 
@@ -152,28 +147,28 @@ def test_resume_after_kill_9(small: Tree, outcome: Outcome, tmp_path: Path) -> N
     process = start_command("train", recipe, cwd=tmp_path)
     process.wait_until(lambda: list(tmp_path.glob("mlruns/runs/*/state.safetensors")))
     process.kill()
-    tracker = Tracker.open(tmp_path / "mlruns")
-    (record,) = tracker.runs()
+    store = Tracker.open(tmp_path / "mlruns")
+    (record,) = store.runs()
     assert (record.status, record.tags["vqlab.failure"]) == ("FAILED", "interrupted")
     run_command("train", "--resume", record.run_id[:8], cwd=tmp_path)
-    record = tracker.find(record.run_id)
+    record = store.find(record.run_id)
     assert record.status == "FINISHED"
     checkpoint = record.artifact("checkpoint/model.safetensors")
     assert same(checkpoint, outcome.checkpoint)
 
 
-def test_a_trial_leaves_the_test_set_alone(small: Tree, tracker: Tracker) -> None:
-    trial = run(resolve(small), tracker, test=False)
-    metrics = tracker.find(trial.run_id).metrics
+def test_a_trial_leaves_the_test_set_alone(small: Tree, store: Tracker) -> None:
+    trial = run(resolve(small), store, test=False)
+    metrics = store.find(trial.run_id).metrics
     assert trial.test is None and not any(key.startswith("test/") for key in metrics)
 
 
 def test_validation_while_training_changes_nothing(
-    small: Tree, tracker: Tracker, outcome: Outcome
+    small: Tree, store: Tracker, outcome: Outcome
 ) -> None:
     reports = []
     watched = run(
-        resolve(merge(small, {"training": {"validate_every": 1}})), tracker, test=False,
+        resolve(merge(small, {"training": {"validate_every": 1}})), store, test=False,
         on_epoch=lambda epoch, epochs, metrics: reports.append(metrics),
     )  # fmt: skip
     assert ["validation/pixel_auroc" in metrics for metrics in reports] == [True, True, False]
@@ -181,10 +176,10 @@ def test_validation_while_training_changes_nothing(
 
 
 def test_evaluate_again_gives_the_same_report(
-    outcome: Outcome, tracker: Tracker, tmp_path: Path
+    outcome: Outcome, store: Tracker, tmp_path: Path
 ) -> None:
     report, pictures = evaluate_model(
-        Model.load(outcome.checkpoint, "cpu"), None, tracker, tmp_path / "results"
+        Model.load(outcome.checkpoint, "cpu"), None, store, tmp_path / "results"
     )
     assert outcome.test is not None and report.mean == outcome.test.mean
     assert (pictures / "scores.csv").exists()
@@ -198,13 +193,13 @@ def test_one_model_per_category_or_one_for_all(small: Tree) -> None:
     assert {"cable", "fabric"} <= set(only.data.categories)
 
 
-def test_a_failed_run_says_why(small: Tree, tracker: Tracker) -> None:
+def test_a_failed_run_says_why(small: Tree, store: Tracker) -> None:
     def fail(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         raise UserError("the loss is not what it was.")
 
     with pytest.raises(UserError):
-        run(resolve(small), tracker, name="failing", on_epoch=fail)
-    record = tracker.find("failing")
+        run(resolve(small), store, name="failing", on_epoch=fail)
+    record = store.find("failing")
     assert (record.status, record.tags["vqlab.failure"]) == (
         "FAILED",
         "the loss is not what it was.",
@@ -227,43 +222,43 @@ def test_a_wrong_recipe_is_a_sentence(tree: Tree, words: str) -> None:
 
 
 def test_the_papers_habit_is_marked_and_cannot_be_promoted(
-    small: Tree, tracker: Tracker, tmp_path: Path
+    small: Tree, store: Tracker, tmp_path: Path
 ) -> None:
     """`training.select: best_on_test` keeps the epoch of the best test AUROC, and says so."""
     config = resolve(merge(small, {"training": {"select": "best_on_test"}}))
-    outcome = run(config, tracker, results=tmp_path)
-    record = tracker.find(outcome.run_id)
+    outcome = run(config, store, results=tmp_path)
+    record = store.find(outcome.run_id)
     assert record.tags["vqlab.selected_on"] == "test"
     assert "best_on_test/image_auroc" in record.metrics
     assert not any(key.startswith("test") for key in record.metrics)
     assert outcome.test_split == "best_on_test"
     with pytest.raises(UserError, match="epoch was selected on the test set"):
-        promote(tracker, "cable", ref=outcome.run_id)
+        promote(store, "cable", ref=outcome.run_id)
     with pytest.raises(UserError, match="must not"):
-        run(config, tracker, test=False, results=tmp_path)
+        run(config, store, test=False, results=tmp_path)
     # a later evaluation of its checkpoint is marked as well
-    evaluate_model(outcome.model, None, tracker, tmp_path)
-    tested = tracker.runs(tags={"vqlab.model_run": outcome.run_id})
+    evaluate_model(outcome.model, None, store, tmp_path)
+    tested = store.runs(tags={"vqlab.model_run": outcome.run_id})
     assert not any(key.startswith("test/") for run_ in tested for key in run_.metrics)
 
 
 @pytest.mark.usefixtures("every_state")
-def test_the_epoch_kept_is_the_best_on_test(small: Tree, tracker: Tracker, tmp_path: Path) -> None:
+def test_the_epoch_kept_is_the_best_on_test(small: Tree, store: Tracker, tmp_path: Path) -> None:
     seen: list[float] = []
     best_weights: list[dict[str, torch.Tensor]] = []
 
     def watch(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         seen.append(metrics["best_on_test/image_auroc"])
-        folder = max(tracker.run_folder("x").parent.iterdir(), key=lambda f: f.stat().st_mtime)
+        folder = max(store.run_folder("x").parent.iterdir(), key=lambda f: f.stat().st_mtime)
         best_weights.append(dict(load_state(folder / "state.safetensors")["kept"]))
 
     config = resolve(merge(small, {"training": {"select": "best_on_test", "seed": 3}}))
-    outcome = run(config, tracker, results=tmp_path, on_epoch=watch)
+    outcome = run(config, store, results=tmp_path, on_epoch=watch)
     best = best_weights[int(np.argmax(seen))]
     weight = "encoder.0.weight"
     assert torch.equal(tensors(outcome.checkpoint)[weight], best[weight])
     assert len(seen) == 3
-    chosen = tracker.find(outcome.run_id).tags["vqlab.selected_epoch"]
+    chosen = store.find(outcome.run_id).tags["vqlab.selected_epoch"]
     assert chosen == str(1 + int(np.argmax(seen)))
 
 
@@ -283,12 +278,12 @@ HASTY = {
 
 @pytest.mark.usefixtures("every_state")
 def test_the_best_epoch_on_validation_counts_and_survives_a_resume(
-    small: Tree, tracker: Tracker
+    small: Tree, store: Tracker
 ) -> None:
     config = resolve(merge(small, {"training": HASTY}))
     history: list[dict[str, float]] = []
     whole = run(
-        config, tracker, test=False,
+        config, store, test=False,
         on_epoch=lambda epoch, epochs, metrics: history.append(metrics),
     )  # fmt: skip
     figures = [metrics["best_on_validation/pixel_auroc"] for metrics in history]
@@ -296,7 +291,7 @@ def test_the_best_epoch_on_validation_counts_and_survives_a_resume(
     assert best < 3 and max(figures) > figures[2] + 0.02
     assert ["validation/pixel_auroc" in metrics for metrics in history] == [True, True, False]
     assert 0 <= history[1]["train/clipped"] <= 1 and history[1]["train/gradient_norm"] > 0
-    record = tracker.find(whole.run_id)
+    record = store.find(whole.run_id)
     assert record.tags["vqlab.selected_epoch"] == str(best)
     assert "vqlab.selected_on" not in record.tags and whole.test_split == "test"
 
@@ -304,15 +299,15 @@ def test_the_best_epoch_on_validation_counts_and_survives_a_resume(
 
     def stop(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         if epoch == best:
-            folder = tracker.run_folder(tracker.find("hasty").run_id)
+            folder = store.run_folder(store.find("hasty").run_id)
             state = load_state(folder / "state.safetensors")
             best_weights.append(state["kept"])
             trained.append(state["detector"])
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(config, tracker, name="hasty", test=False, on_epoch=stop)
-    resumed = run(config, tracker, resumed=tracker.resume("hasty"), test=False)
+        run(config, store, name="hasty", test=False, on_epoch=stop)
+    resumed = run(config, store, resumed=store.resume("hasty"), test=False)
     assert same(resumed.checkpoint, whole.checkpoint)
     assert resumed.validation.mean == whole.validation.mean
     for key in ("encoder.0.weight", "decoder.0.weight"):
@@ -321,7 +316,7 @@ def test_the_best_epoch_on_validation_counts_and_survives_a_resume(
 
 
 def test_epochs_shorter_than_a_second_are_trained_again(
-    small: Tree, tracker: Tracker, outcome: Outcome, monkeypatch: pytest.MonkeyPatch
+    small: Tree, store: Tracker, outcome: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit, "STATE_SECONDS", 1e9)
     seen: list[int] = []
@@ -333,19 +328,19 @@ def test_epochs_shorter_than_a_second_are_trained_again(
 
     config = resolve(small)
     with pytest.raises(KeyboardInterrupt):
-        run(config, tracker, name="short", test=False, on_epoch=stop)
-    tracked = tracker.resume("short")
+        run(config, store, name="short", test=False, on_epoch=stop)
+    tracked = store.resume("short")
     assert len(load_state(tracked.folder / "state.safetensors")["history"]) == 1
-    again = run(config, tracker, resumed=tracked, test=False, on_epoch=stop)
+    again = run(config, store, resumed=tracked, test=False, on_epoch=stop)
     assert seen == [1, 2, 2, 3]
     assert same(again.checkpoint, outcome.checkpoint)
-    assert len(tracker.history(tracked.id, ("train/loss",))) == 3
+    assert len(store.history(tracked.id, ("train/loss",))) == 3
 
 
 @pytest.mark.usefixtures("every_state")
 @pytest.mark.parametrize("test", [True, False])
 def test_a_diverged_run_keeps_its_last_good_model(
-    small: Tree, tracker: Tracker, tmp_path: Path, test: bool
+    small: Tree, store: Tracker, tmp_path: Path, test: bool
 ) -> None:
     """A β for which the first epochs (the codebook's warm-up) go well and the next does not."""
     seen: list[int] = []
@@ -353,21 +348,21 @@ def test_a_diverged_run_keeps_its_last_good_model(
     name = f"diverging-{test}"
     with pytest.raises(UserError, match="diverged: .* at epoch 3, step 2; lower training") as error:
         run(
-            resolve(tree), tracker, name=name, test=test, results=tmp_path,
+            resolve(tree), store, name=name, test=test, results=tmp_path,
             on_epoch=lambda epoch, epochs, metrics: seen.append(epoch),
         )  # fmt: skip
-    record = tracker.find(name)
+    record = store.find(name)
     assert (record.status, record.tags["vqlab.failure"]) == ("FAILED", str(error.value))
     assert seen == [1, 2]
-    state = load_state(tracker.run_folder(record.run_id) / "state.safetensors")
+    state = load_state(store.run_folder(record.run_id) / "state.safetensors")
     assert len(state["history"]) == 2
     assert all(torch.isfinite(tensor).all() for tensor in state["detector"].values())
     if not test:  # a trial of a sweep: not worth a model
-        assert f"is in {tracker.run_folder(record.run_id)}" in str(error.value)
+        assert f"is in {store.run_folder(record.run_id)}" in str(error.value)
         return
     assert "The model after epoch 2 is saved" in str(error.value)
     assert f"vqlab evaluate --model {record.run_id[:12]}" in str(error.value)
-    model = Model.load(tracker.find(record.run_id[:12]).checkpoint(), "cpu")
+    model = Model.load(store.find(record.run_id[:12]).checkpoint(), "cpu")
     for key, tensor in model.detector.named_parameters():
         if key.startswith(("encoder", "decoder")):
             assert torch.equal(tensor, state["detector"][key])
@@ -375,17 +370,15 @@ def test_a_diverged_run_keeps_its_last_good_model(
     assert np.isfinite(model.score(image).score)
 
 
-def test_a_run_that_diverges_at_once_says_that_nothing_is_kept(
-    small: Tree, tracker: Tracker
-) -> None:
+def test_a_run_that_diverges_at_once_says_that_nothing_is_kept(small: Tree, store: Tracker) -> None:
     tree = merge(small, {"detector": {"commitment": 1e38, "warmup": 0}})
     with pytest.raises(UserError, match="at epoch 1, step 1; .*no state was saved"):
-        run(resolve(tree), tracker)
+        run(resolve(tree), store)
 
 
-def test_intervals_and_evidence_are_recorded(outcome: Outcome, tracker: Tracker) -> None:
+def test_intervals_and_evidence_are_recorded(outcome: Outcome, store: Tracker) -> None:
     assert outcome.test is not None
-    record = tracker.find(outcome.run_id)
+    record = store.find(outcome.run_id)
     for name in ("pixel_auroc", "aupro", "aupro_005", "escape_rate", "false_reject_rate"):
         low, high = (record.metrics[f"test/{name}_{end}"] for end in ("low", "high"))
         assert low <= record.metrics[f"test/{name}"] <= high and low < high
@@ -403,12 +396,12 @@ def test_intervals_and_evidence_are_recorded(outcome: Outcome, tracker: Tracker)
 
 
 def test_pixels_may_be_compared_at_the_images_own_size(
-    small: Tree, tracker: Tracker, tmp_path: Path, outcome: Outcome
+    small: Tree, store: Tracker, tmp_path: Path, outcome: Outcome
 ) -> None:
     model = outcome.model
     changed = merge(model.meta["config"], {"evaluation": {"resolution": "original"}})
     model = replace(model, meta={**model.meta, "config": changed})
-    report, _ = evaluate_model(model, None, tracker, tmp_path)
+    report, _ = evaluate_model(model, None, store, tmp_path)
     assert outcome.test is not None
     assert report.mean["image_auroc"] == outcome.test.mean["image_auroc"]
     network, original = outcome.test.mean["pixel_auroc"], report.mean["pixel_auroc"]
@@ -417,15 +410,15 @@ def test_pixels_may_be_compared_at_the_images_own_size(
 
 
 def test_every_row_beside_a_model_is_measured_by_its_evaluation_settings(
-    small: Tree, tracker: Tracker, tmp_path: Path, outcome: Outcome
+    small: Tree, store: Tracker, tmp_path: Path, outcome: Outcome
 ) -> None:
     own_size = {"evaluation": {"resolution": "original", "resamples": 50}}
     base = {"data": small["data"], "detector": "mean_image", "training": {"epochs": 0}}
-    same = run(resolve(merge(base, own_size)), tracker, results=tmp_path)
+    same = run(resolve(merge(base, own_size)), store, results=tmp_path)
     assert same.test is not None
     assert same.other_reports["mean_image"].mean == same.test.mean
     assert same.other_reports["mean_image"].intervals == same.test.intervals
-    other = run(resolve(merge(small, own_size)), tracker, results=tmp_path)
+    other = run(resolve(merge(small, own_size)), store, results=tmp_path)
     for name in ("squared_error", "mean_image"):
         before, after = (each.other_reports[name].mean for each in (outcome, other))
         assert before["image_auroc"] == after["image_auroc"]

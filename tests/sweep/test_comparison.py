@@ -225,11 +225,6 @@ def test_a_trial_that_is_no_number(text: str) -> None:
 # A whole study
 
 
-@pytest.fixture(scope="module")
-def tracker(store: Tracker) -> Tracker:
-    return store
-
-
 class Events(list[Event]):
     def of(self, kind: type[Any]) -> list[Any]:
         return [event for event in self if isinstance(event, kind)]
@@ -255,7 +250,7 @@ LAST = TrialKey("vqflow", 1)
 
 
 @pytest.fixture(scope="module")
-def swept(trees: dict[str, Tree], tracker: Tracker) -> tuple[SweepResult, Events, Tree]:
+def swept(trees: dict[str, Tree], store: Tracker) -> tuple[SweepResult, Events, Tree]:
     """Five trials, the last one, the second of vqflow, interrupted after its first epoch; what was
     said of the rest, and that trial's settings."""
     settings: Tree = {}
@@ -271,8 +266,8 @@ def swept(trees: dict[str, Tree], tracker: Tracker) -> tuple[SweepResult, Events
         patch.setattr("vqlab.sweep.result.test_model", stand_in)
         patch.setattr("vqlab.run.story.loss_curves", lambda history: Figure(figsize=(1, 1)))
         with pytest.raises(Interrupted, match="4 of 5 trials done"):
-            sweep(trees, spaces(), tracker, trials=5, seed=SEED, on_event=stop)
-        result = sweep(trees, spaces(), tracker, trials=5, seed=SEED, on_event=events.append)
+            sweep(trees, spaces(), store, trials=5, seed=SEED, on_event=stop)
+        result = sweep(trees, spaces(), store, trials=5, seed=SEED, on_event=events.append)
     return result, events, settings
 
 
@@ -297,9 +292,9 @@ def test_an_interrupted_trial_is_repeated_with_its_recipe(swept: Any) -> None:
     assert result.trials[5].retry_of == 1
 
 
-def test_runs_say_which_recipe_they_are(swept: Any, tracker: Tracker) -> None:
+def test_runs_say_which_recipe_they_are(swept: Any, store: Tracker) -> None:
     result, *_ = swept
-    runs = tracker.runs(tags={"vqlab.kind": "trial", "vqlab.study": result.study})
+    runs = store.runs(tags={"vqlab.kind": "trial", "vqlab.study": result.study})
     rows = {str(row.run_id): row for row in result.trials}
     for run in runs:
         recipe = rows[run.run_id].recipe
@@ -307,22 +302,22 @@ def test_runs_say_which_recipe_they_are(swept: Any, tracker: Tracker) -> None:
         assert run.name.startswith(f"{rows[run.run_id].number:03d} ")
         assert run.name.split()[1] == recipe
         assert run.tags["vqlab.backbone"] == ("pixels" if recipe == "vqvae" else "filters")
-    parent = tracker.find(result.parent_id)
+    parent = store.find(result.parent_id)
     assert parent.tags["vqlab.detector"] == "vqvae+vqflow+memory_bank"
     searched = read_recipe(parent.artifact("space.yaml"))
     assert make_spaces(searched, "again").recipes.keys() == RECIPES.keys()
-    assert not any(run.status == "RUNNING" for run in tracker.runs())
+    assert not any(run.status == "RUNNING" for run in store.runs())
 
 
-def test_features_that_another_recipe_extracted_are_reused(swept: Any, tracker: Tracker) -> None:
+def test_features_that_another_recipe_extracted_are_reused(swept: Any, store: Tracker) -> None:
     result, *_ = swept
     for number in (2, 5):  # memory_bank, and vqflow again
         row = result.trials[number]
-        run = tracker.find(str(row.run_id))
+        run = store.find(str(row.run_id))
         assert row.reused == run.tags["vqlab.reused"] and row.reused.startswith("features of ")
         assert not row.training_reused
     assert not result.trials[0].reused, "vqvae has none"
-    runs = tracker.runs(tags={"vqlab.kind": "trial", "vqlab.study": result.study})
+    runs = store.runs(tags={"vqlab.kind": "trial", "vqlab.study": result.study})
     complete = {str(row.run_id) for row in result.trials if row.state == "COMPLETE"}
     saved = [
         float(run.tags.get("vqlab.seconds_saved", 0)) for run in runs if run.run_id in complete
@@ -330,12 +325,12 @@ def test_features_that_another_recipe_extracted_are_reused(swept: Any, tracker: 
     assert sum(saved) == pytest.approx(result.saved) and any(saved)
 
 
-def test_the_best_of_each_recipe_stays(swept: Any, tracker: Tracker) -> None:
+def test_the_best_of_each_recipe_stays(swept: Any, store: Tracker) -> None:
     result, *_ = swept
     assert list(result.recipes) == list(RECIPES)
     best = max(result.recipes.values(), key=lambda row: row.value)
     assert best == result.best and result.best.recipe == best.recipe
-    for run in tracker.runs(tags={"vqlab.kind": "trial", "vqlab.study": result.study}):
+    for run in store.runs(tags={"vqlab.kind": "trial", "vqlab.study": result.study}):
         is_best = run.run_id in {row.run_id for row in result.recipes.values()}
         assert is_best == (run.tags["optuna.state"] == "COMPLETE" and _has_checkpoint(run))
         assert any(key.startswith("test/") for key in run.metrics) == (run.run_id == best.run_id)
@@ -348,7 +343,7 @@ def _has_checkpoint(run: Any) -> bool:
         return False
 
 
-def test_recipe_checkpoint_and_threshold_agree(swept: Any, tracker: Tracker) -> None:
+def test_recipe_checkpoint_and_threshold_agree(swept: Any, store: Tracker) -> None:
     result, *_ = swept
     config = resolve(read_recipe(result.recipe))
     assert config.detector["name"] == result.best.recipe
@@ -356,14 +351,14 @@ def test_recipe_checkpoint_and_threshold_agree(swept: Any, tracker: Tracker) -> 
     key = "threshold.pixel_false_positive_rate"
     chosen = result.best.params[key]
     assert config.threshold.pixel_false_positive_rate == chosen
-    model = Model.load(tracker.find(result.best.run_id).checkpoint(), "cpu")
+    model = Model.load(store.find(result.best.run_id).checkpoint(), "cpu")
     assert model.meta["config"]["threshold"]["pixel_false_positive_rate"] == chosen
     assert model.meta["config"]["detector"] == config.detector
 
 
-def test_again_does_nothing(swept: Any, trees: dict[str, Tree], tracker: Tracker) -> None:
+def test_again_does_nothing(swept: Any, trees: dict[str, Tree], store: Tracker) -> None:
     events = Events()
-    again = sweep(trees, spaces(), tracker, trials=5, seed=SEED, on_event=events.append)
+    again = sweep(trees, spaces(), store, trials=5, seed=SEED, on_event=events.append)
     assert not events.of(TrialStarted)
     assert (again.study, again.best, again.recipes) == (
         swept[0].study,
@@ -374,21 +369,21 @@ def test_again_does_nothing(swept: Any, trees: dict[str, Tree], tracker: Tracker
 
 @pytest.mark.slow
 def test_the_winner_is_promoted(trees: dict[str, Tree], tmp_path: Path) -> None:
-    tracker = Tracker.open(tmp_path / "mlruns")
-    result = sweep(trees, spaces(), tracker, trials=3, results=tmp_path / "results")
+    store = Tracker.open(tmp_path / "mlruns")
+    result = sweep(trees, spaces(), store, trials=3, results=tmp_path / "results")
     assert {"test/image_auroc", "test/aupro"} <= set(result.test)
-    promoted = promote(tracker, "part")
+    promoted = promote(store, "part")
     assert promoted.promoted and promoted.run_id == result.best.run_id
 
 
 def test_weights_that_are_not_there_are_said_before_any_trial(
-    trees: dict[str, Tree], tracker: Tracker, tmp_path: Path
+    trees: dict[str, Tree], store: Tracker, tmp_path: Path
 ) -> None:
     features = {"backbone": "resnet18", "weights": str(tmp_path / "none.pth")}
     events = Events()
     with pytest.raises(UserError, match="recipe memory_bank: .*none.pth"):
         broken = {**trees, "memory_bank": {**trees["memory_bank"], "features": features}}
-        sweep(broken, spaces(), tracker, trials=3, on_event=events.append)
+        sweep(broken, spaces(), store, trials=3, on_event=events.append)
     assert not events
 
 

@@ -347,20 +347,15 @@ class Events(list[Event]):
 
 
 @pytest.fixture(scope="module")
-def tracker(store: Tracker) -> Tracker:
-    return store
-
-
-@pytest.fixture(scope="module")
 def swept(
-    tree: Tree, tracker: Tracker, tmp_path_factory: pytest.TempPathFactory
+    tree: Tree, store: Tracker, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[SweepResult, Events, Callable[[int, Events], SweepResult]]:
     results = tmp_path_factory.mktemp("results")
     space = make_space({"space": VQVAE_AXES})
 
     def again(trials: int, events: Events) -> SweepResult:
         return sweep(
-            tree, space, tracker, trials=trials, preset="tiny", on_event=events.append,
+            tree, space, store, trials=trials, preset="tiny", on_event=events.append,
             results=results,
         )  # fmt: skip
 
@@ -368,7 +363,7 @@ def swept(
     return again(2, events), events, again
 
 
-def test_a_sweep_leaves_what_it_promises(swept: Any, tracker: Tracker) -> None:
+def test_a_sweep_leaves_what_it_promises(swept: Any, store: Tracker) -> None:
     result, events, _ = swept
     assert [row.state for row in result.trials] == ["COMPLETE"] * 2
     assert result.best.value == max(row.value for row in result.trials)
@@ -382,12 +377,12 @@ def test_a_sweep_leaves_what_it_promises(swept: Any, tracker: Tracker) -> None:
     assert "validation/pixel_auroc" in events.of(EpochDone)[0].metrics
     assert events.of(TrialFinished)[-1].best == result.best
 
-    parent = tracker.find(result.parent_id)
+    parent = store.find(result.parent_id)
     assert (parent.status, parent.tags["vqlab.kind"]) == ("FINISHED", "study")
     assert parent.tags["vqlab.best_run"] == result.best.run_id
     assert parent.artifact("study/study.html").exists()
     assert parent.artifact(result.recipe.name).read_bytes() == result.recipe.read_bytes()
-    runs = tracker.runs(tags={"vqlab.kind": "trial", "vqlab.study": result.study})
+    runs = store.runs(tags={"vqlab.kind": "trial", "vqlab.study": result.study})
     assert len(runs) == 2
     for run in runs:
         assert run.tags["mlflow.parentRunId"] == result.parent_id
@@ -399,7 +394,7 @@ def test_a_sweep_leaves_what_it_promises(swept: Any, tracker: Tracker) -> None:
         else:
             with pytest.raises(UserError):
                 run.checkpoint()
-        assert not tracker.run_folder(run.run_id).exists()
+        assert not store.run_folder(run.run_id).exists()
 
 
 def test_the_first_trial_is_the_recipe(swept: Any, tree: Tree) -> None:
@@ -408,11 +403,11 @@ def test_the_first_trial_is_the_recipe(swept: Any, tree: Tree) -> None:
     assert first["training.learning_rate"] == 1e-3
 
 
-def test_checkpoint_recipe_and_run_agree_on_the_threshold(swept: Any, tracker: Tracker) -> None:
+def test_checkpoint_recipe_and_run_agree_on_the_threshold(swept: Any, store: Tracker) -> None:
     result = swept[0]
     key = "threshold.pixel_false_positive_rate"
     chosen = result.best.params[key]
-    record = tracker.find(result.best.run_id)
+    record = store.find(result.best.run_id)
     assert float(record.tags[f"vqlab.{key}"]) == chosen
     assert "pixel F1" in record.tags["vqlab.threshold_rule"]
     model = Model.load(record.checkpoint(), "cpu")
@@ -430,21 +425,21 @@ def test_checkpoint_recipe_and_run_agree_on_the_threshold(swept: Any, tracker: T
     assert {k: v for k, v in resolved.items() if "every" not in k} == same_settings
 
 
-def test_again_does_nothing_and_then_continues(swept: Any, tracker: Tracker) -> None:
+def test_again_does_nothing_and_then_continues(swept: Any, store: Tracker) -> None:
     result, _, again = swept
-    before = [(r.run_id, r.metrics) for r in tracker.runs()]
+    before = [(r.run_id, r.metrics) for r in store.runs()]
     events = Events()
     same = again(2, events)
     assert not events.of(TrialStarted) and events.of(StudyOpened)[0].done == 2
     assert (same.study, same.best, same.test) == (result.study, result.best, result.test)
-    assert [(r.run_id, r.metrics) for r in tracker.runs()] == before
+    assert [(r.run_id, r.metrics) for r in store.runs()] == before
     more = again(3, Events())
     assert [row.number for row in more.trials] == [0, 1, 2]
     assert more.trials[:2] == result.trials
     assert more.recipe == result.recipe and "Best of 3 trials" in more.recipe.read_text()
 
 
-def test_kill_9_and_on(tree: Tree, tracker: Tracker, tmp_path: Path) -> None:
+def test_kill_9_and_on(tree: Tree, store: Tracker, tmp_path: Path) -> None:
     """A process killed in a trial: nothing finished is lost, that trial is retried once, from its
     last epoch, and both stores agree."""
     script = f"""
@@ -455,17 +450,17 @@ from vqlab.tracking import Tracker
 def kill(event):
     if isinstance(event, EpochDone) and (event.number, event.epoch) == (1, 1):
         os.kill(os.getpid(), signal.SIGKILL)
-tracker = Tracker.open(Path({str(tracker.root)!r}))
-sweep({tree!r}, make_space({{"space": {VQVAE_AXES!r}}}), tracker, trials=2, on_event=kill)
+store = Tracker.open(Path({str(store.root)!r}))
+sweep({tree!r}, make_space({{"space": {VQVAE_AXES!r}}}), store, trials=2, on_event=kill)
 """
     result = start_program(script, cwd=tmp_path).result()
     assert result.status == -signal.SIGKILL, result.stderr[-2000:]
-    assert sorted(r.tags["vqlab.kind"] for r in tracker.runs() if r.status == "RUNNING") == [
+    assert sorted(r.tags["vqlab.kind"] for r in store.runs() if r.status == "RUNNING") == [
         "study",
         "trial",
     ]
     events = Events()
-    result = run_sweep(tree, tracker, 2, VQVAE_AXES, events)
+    result = run_sweep(tree, store, 2, VQVAE_AXES, events)
     assert events.of(StudyOpened)[0].done == 1 and "trial 1" in events.of(StudyOpened)[0].notes[0]
     retried = events.of(TrialStarted)[0]
     assert retried.number == 2 and retried.resumed_at == 1
@@ -476,12 +471,12 @@ sweep({tree!r}, make_space({{"space": {VQVAE_AXES!r}}}), tracker, trials=2, on_e
     assert rows[1].reason == "interrupted"
     sampled = [k for k in VQVAE_AXES if not k.startswith("threshold")]
     assert [rows[1].params[k] for k in sampled] == [rows[2].params[k] for k in sampled]
-    runs = tracker.runs(tags={"vqlab.kind": "trial", "vqlab.study": result.study})
+    runs = store.runs(tags={"vqlab.kind": "trial", "vqlab.study": result.study})
     states = {int(r.tags["vqlab.trial"]): (r.tags["optuna.state"], r.status) for r in runs}
     finished, failed = ("COMPLETE", "FINISHED"), ("FAIL", "FAILED")
     assert states == {0: finished, 1: failed, 2: finished}
-    assert not any(r.status == "RUNNING" for r in tracker.runs())
-    assert not any(tracker.run_folder(r.run_id).exists() for r in runs)
+    assert not any(r.status == "RUNNING" for r in store.runs())
+    assert not any(store.run_folder(r.run_id).exists() for r in runs)
 
 
 # Scripted detectors: what fails, dies or lags behind
@@ -539,26 +534,26 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tree: Tree) -> Tree:
 
 
 def run_sweep(
-    tree: Tree, tracker: Tracker, trials: int, axes: Tree, events: Events | None = None
+    tree: Tree, store: Tracker, trials: int, axes: Tree, events: Events | None = None
 ) -> SweepResult:
     return sweep(
-        tree, make_space({"space": axes}), tracker, trials=trials, results=tracker.root / "results",
+        tree, make_space({"space": axes}), store, trials=trials, results=store.root / "results",
         on_event=(events if events is not None else Events()).append,
     )  # fmt: skip
 
 
-def test_what_lags_behind_is_pruned(scripted: Tree, tracker: Tracker) -> None:
+def test_what_lags_behind_is_pruned(scripted: Tree, store: Tracker) -> None:
     recipe = merge(scripted, {"training": {"epochs": 4}})
-    result = run_sweep(recipe, tracker, 9, {"detector.quality": {"low": -1.0, "high": 1.0}})
+    result = run_sweep(recipe, store, 9, {"detector.quality": {"low": -1.0, "high": 1.0}})
     pruned = [row for row in result.trials if row.state == "PRUNED"]
     assert pruned and all(row.params["detector.quality"] < 0 for row in pruned)
     assert all(row.number >= 5 and "behind the median" in row.reason for row in pruned)
     assert len(result.trials) == 9 and len(pruned) <= 4
-    run = tracker.find(str(pruned[0].run_id))
+    run = store.find(str(pruned[0].run_id))
     assert (run.status, run.tags["optuna.state"]) == ("KILLED", "PRUNED")
     assert run.tags["vqlab.reason"] == pruned[0].reason
     assert "validation/pixel_auroc" in run.metrics and not run.metrics.get("test/aupro")
-    page = tracker.find(result.parent_id).artifact("study/study.html").read_text(encoding="utf-8")
+    page = store.find(result.parent_id).artifact("study/study.html").read_text(encoding="utf-8")
     assert ">Intermediate values</h2>" in page
 
 
@@ -567,45 +562,43 @@ def test_what_lags_behind_is_pruned(scripted: Tree, tracker: Tracker) -> None:
     [("raise", "a wheel came off"), ("nan", "diverged"), ("full disk", "No space left")],
 )
 def test_one_failing_trial_does_not_stop_the_others(
-    scripted: Tree, tracker: Tracker, act: str, words: str
+    scripted: Tree, store: Tracker, act: str, words: str
 ) -> None:
     recipe = merge(scripted, nest("detector.act", act))  # so the first trial fails
     harmless = ["", "rest", "sleep", "wait"]
-    result = run_sweep(recipe, tracker, 1, {"detector.act": {"choices": [*harmless, act]}})
+    result = run_sweep(recipe, store, 1, {"detector.act": {"choices": [*harmless, act]}})
     assert [row.state for row in result.trials] == ["FAIL", "COMPLETE"]
     failed = result.trials[0]
     assert words in failed.reason and failed.value is None
-    run = tracker.find(str(failed.run_id))
+    run = store.find(str(failed.run_id))
     assert (run.status, run.tags["optuna.state"]) == ("FAILED", "FAIL")
     assert words in run.tags["vqlab.reason"]
 
 
-def test_a_sweep_whose_trials_all_fail_stops(scripted: Tree, tracker: Tracker) -> None:
+def test_a_sweep_whose_trials_all_fail_stops(scripted: Tree, store: Tracker) -> None:
     events = Events()
     recipe = merge(scripted, nest("detector.act", "raise"))
     with pytest.raises(UserError, match="3 of its 3 trials failed.*a wheel came off"):
-        run_sweep(recipe, tracker, 50, {"detector.quality": {"low": 0.1, "high": 1.0}}, events)
+        run_sweep(recipe, store, 50, {"detector.quality": {"low": 0.1, "high": 1.0}}, events)
     assert len(events.of(TrialFinished)) == 3
     study = events.of(StudyOpened)[0].study
-    (parent,) = tracker.runs(tags={"vqlab.kind": "study", "vqlab.study": study})
+    (parent,) = store.runs(tags={"vqlab.kind": "study", "vqlab.study": study})
     assert parent.status == "FAILED" and "a wheel came off" in parent.tags["vqlab.failure"]
 
 
-def test_dead_codebooks_prune_but_do_not_end_everything(scripted: Tree, tracker: Tracker) -> None:
+def test_dead_codebooks_prune_but_do_not_end_everything(scripted: Tree, store: Tracker) -> None:
     recipe = merge(scripted, nest("detector.act", "dead"))
-    all_dead = run_sweep(recipe, tracker, 2, {"detector.quality": {"low": 0.1, "high": 1.0}})
+    all_dead = run_sweep(recipe, store, 2, {"detector.quality": {"low": 0.1, "high": 1.0}})
     assert [row.state for row in all_dead.trials] == ["COMPLETE"] * 2
     assert "dead codebook" in all_dead.best.reason
-    some = run_sweep(scripted, tracker, 4, {"detector.act": {"choices": ["", "dead"]}})
+    some = run_sweep(scripted, store, 4, {"detector.act": {"choices": ["", "dead"]}})
     states = {(row.params["detector.act"], row.state) for row in some.trials}
     assert states == {("", "COMPLETE"), ("dead", "PRUNED")}
     dead = next(row for row in some.trials if row.state == "PRUNED")
-    assert "dead codebook" in tracker.find(str(dead.run_id)).tags["vqlab.reason"]
+    assert "dead codebook" in store.find(str(dead.run_id)).tags["vqlab.reason"]
 
 
-def test_ctrl_c_leaves_all_consistent_and_says_how_to_go_on(
-    scripted: Tree, tracker: Tracker
-) -> None:
+def test_ctrl_c_leaves_all_consistent_and_says_how_to_go_on(scripted: Tree, store: Tracker) -> None:
     axes = {"detector.quality": {"low": 0.2, "high": 1.0}}
     recipe = merge(scripted, nest("training.seed", 1))  # trained by no test before
     events = Events()
@@ -617,42 +610,42 @@ def test_ctrl_c_leaves_all_consistent_and_says_how_to_go_on(
                 raise KeyboardInterrupt
 
     with pytest.raises(Interrupted, match="1 of 3 trials done; the same command goes on"):
-        run_sweep(recipe, tracker, 3, axes, Stopping())
-    assert not any(r.status == "RUNNING" for r in tracker.runs())
-    result = run_sweep(recipe, tracker, 3, axes, events)
+        run_sweep(recipe, store, 3, axes, Stopping())
+    assert not any(r.status == "RUNNING" for r in store.runs())
+    result = run_sweep(recipe, store, 3, axes, events)
     assert [r.state for r in result.trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     assert result.trials[2].retry_of == 1 and result.trials[1].reason == "interrupted"
 
 
-def test_other_data_or_space_is_another_study_and_says_so(scripted: Tree, tracker: Tracker) -> None:
-    first = run_sweep(scripted, tracker, 1, {"detector.quality": {"low": 0.3, "high": 1.0}})
+def test_other_data_or_space_is_another_study_and_says_so(scripted: Tree, store: Tracker) -> None:
+    first = run_sweep(scripted, store, 1, {"detector.quality": {"low": 0.3, "high": 1.0}})
     events = Events()
-    two = run_sweep(scripted, tracker, 1, {"detector.quality": {"low": 0.4, "high": 1.0}}, events)
+    two = run_sweep(scripted, store, 1, {"detector.quality": {"low": 0.4, "high": 1.0}}, events)
     assert two.study != first.study
     assert first.study in events.of(StudyOpened)[0].notes[0]
 
 
-def test_a_registered_checkpoint_stays_when_beaten(scripted: Tree, tracker: Tracker) -> None:
+def test_a_registered_checkpoint_stays_when_beaten(scripted: Tree, store: Tracker) -> None:
     recipe = merge(scripted, nest("detector.quality", -1.0))
     recipe = merge(recipe, nest("data.held_out", 0.3))  # enough images to prove a difference
     axes = {"detector.quality": {"low": -1.0, "high": 1.0}}
-    first = run_sweep(recipe, tracker, 1, axes)
+    first = run_sweep(recipe, store, 1, axes)
     run_id = str(first.best.run_id)
-    tracker.registry.register(run_id, "checkpoint/model.safetensors", "part")
-    more = run_sweep(recipe, tracker, 2, axes)
+    store.registry.register(run_id, "checkpoint/model.safetensors", "part")
+    more = run_sweep(recipe, store, 2, axes)
     assert more.best.run_id != run_id
-    assert tracker.find(run_id).checkpoint().exists()
+    assert store.find(run_id).checkpoint().exists()
 
 
-def test_a_sweep_is_about_one_model(tree: Tree, tracker: Tracker) -> None:
+def test_a_sweep_is_about_one_model(tree: Tree, store: Tracker) -> None:
     both = merge(tree, nest("data.categories", ["part", "other"]))
     with pytest.raises(UserError, match="got 2 categories"):
-        run_sweep(both, tracker, 1, VQVAE_AXES)
+        run_sweep(both, store, 1, VQVAE_AXES)
     with pytest.raises(UserError, match="did you mean|known"):
-        run_sweep(tree, tracker, 1, {"detector.nothing": {"choices": [1]}})
+        run_sweep(tree, store, 1, {"detector.nothing": {"choices": [1]}})
 
 
-def test_time_up_starts_no_further_trial(scripted: Tree, tracker: Tracker) -> None:
+def test_time_up_starts_no_further_trial(scripted: Tree, store: Tracker) -> None:
     axes = {"detector.quality": {"low": 0.25, "high": 1.0}}
     with pytest.raises(UserError, match="has no complete trial"):
-        sweep(scripted, make_space({"space": axes}), tracker, trials=5, timeout=0.0)
+        sweep(scripted, make_space({"space": axes}), store, trials=5, timeout=0.0)

@@ -11,6 +11,7 @@ import typer
 from vqlab.cli import app
 from vqlab.cli.options import Tracking
 from vqlab.ports import cannot_listen
+from vqlab.text import without_password
 
 
 @app.command(short_help="Open optuna-dashboard on all studies.")
@@ -98,16 +99,10 @@ def _site(address: str) -> Any:
             raise
         reason = str(getattr(cause, "orig", None) or cause).splitlines()[0]
         raise UserError(
-            f"the studies' store {_without_password(address)} cannot be used ({reason}); check "
+            f"the studies' store {without_password(address)} cannot be used ({reason}); check "
             "that it is Optuna's, that it runs, and that you may read it."
         ) from None
 
 
 def _package(module: str | None) -> str:
     return {"psycopg2": "psycopg2-binary"}.get(str(module), str(module).replace("_", "-"))
-
-
-def _without_password(address: str) -> str:
-    from sqlalchemy import make_url
-
-    return make_url(address).render_as_string(hide_password=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import urllib.error
 import urllib.request
 from contextlib import suppress
@@ -13,7 +12,7 @@ from pathlib import Path
 from vqlab.doctor.finding import Finding
 from vqlab.doctor.machine import existing
 from vqlab.doctor.network import TIMEOUT
-from vqlab.text import join_names
+from vqlab.text import join_names, without_password
 
 DEFAULT_ROOTS = (Path("data/MVTec"), Path("data/VisA"))
 SYNTHETIC = Path("data/synthetic")
@@ -105,7 +104,7 @@ def cache() -> Finding:
 
 
 def _store(name: str, uri: str, default: Path, variable: str) -> Finding:
-    shown = _without_password(uri)
+    shown = without_password(uri)
     if uri.startswith("postgresql"):
         if importlib.util.find_spec("psycopg") or importlib.util.find_spec("psycopg2"):
             return Finding(name, f"{shown} (not tested)")
@@ -133,12 +132,8 @@ def _store(name: str, uri: str, default: Path, variable: str) -> Finding:
     return Finding(name, f"{file} ({state})")
 
 
-def _without_password(uri: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", uri)
-
-
 def _server(uri: str) -> Finding:
-    address = _without_password(uri)
+    address = without_password(uri)
     try:
         urllib.request.urlopen(f"{address}/health", timeout=TIMEOUT).close()
     except urllib.error.HTTPError as error:

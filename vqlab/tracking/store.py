@@ -13,7 +13,6 @@ import http.client
 import itertools
 import logging
 import os
-import re
 import shutil
 import sqlite3
 import tempfile
@@ -32,6 +31,7 @@ from filelock import FileLock
 from sqlalchemy.exc import IntegrityError
 
 from vqlab.errors import UserError, did_you_mean
+from vqlab.text import without_password
 from vqlab.tracking.advisory_lock import advisory_lock
 from vqlab.tracking.database import (
     LOCK_TIMEOUT,
@@ -285,11 +285,6 @@ def remember_ui(root: Path, host: str, port: int) -> None:
 
 def _ui_variable() -> str:
     return os.environ.get(UI_VARIABLE, "").strip().rstrip("/")
-
-
-def without_password(uri: str) -> str:
-    """Return an address without user name and password."""
-    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def _reach(uri: str) -> None:

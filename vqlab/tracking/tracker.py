@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from vqlab.errors import UserError
-from vqlab.text import shorten, visible
+from vqlab.text import shorten, visible, without_password
 from vqlab.tracking.categories import Category, category_tags
 from vqlab.tracking.environment import code_tags, environment_info, user_name
 from vqlab.tracking.errors import first_line
@@ -26,7 +26,7 @@ from vqlab.tracking.reference import match_run, no_such_run
 from vqlab.tracking.registry import Champion, Registry
 from vqlab.tracking.run import Run, Status, clear_failure
 from vqlab.tracking.run_query import make_record, stored_runs
-from vqlab.tracking.store import Client, all_pages, connect, locate, store_lock, without_password
+from vqlab.tracking.store import Client, all_pages, connect, locate, store_lock
 from vqlab.tracking.stored_form import stored_tags
 from vqlab.tracking.views import tagged
 

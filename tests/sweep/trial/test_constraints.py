@@ -18,51 +18,46 @@ WIDTHS = {"detector.hidden": {"choices": [4, 16]}}
 FRONT = ["validation/pixel_auroc", "cost/parameters", "cost/cpu_seconds_per_image"]
 
 
-@pytest.fixture(scope="module")
-def tracker(store: Tracker) -> Tracker:
-    return store
-
-
-def go(root: Path, tracker: Tracker, trials: int = 4, **space: Any) -> SweepResult:
+def go(root: Path, store: Tracker, trials: int = 4, **space: Any) -> SweepResult:
     tree = {"space": WIDTHS, "validations": 0, **space}
     return sweep(
-        tiny_recipe(root), make_space(tree), tracker, trials=trials,
-        results=tracker.root / "results",
+        tiny_recipe(root), make_space(tree), store, trials=trials,
+        results=store.root / "results",
     )  # fmt: skip
 
 
-def parameters(tracker: Tracker, run_id: str | None) -> int:
-    model = Model.load(tracker.find(str(run_id)).checkpoint(), "cpu")
+def parameters(store: Tracker, run_id: str | None) -> int:
+    model = Model.load(store.find(str(run_id)).checkpoint(), "cpu")
     return sum(weights.numel() for weights in model.detector.parameters())
 
 
 @pytest.fixture(scope="module")
-def front(root: Path, tracker: Tracker) -> SweepResult:
-    return go(root, tracker, objective=FRONT)
+def front(root: Path, store: Tracker) -> SweepResult:
+    return go(root, store, objective=FRONT)
 
 
-def test_a_front_of_quality_and_costs(front: SweepResult, tracker: Tracker) -> None:
+def test_a_front_of_quality_and_costs(front: SweepResult, store: Tracker) -> None:
     result = front
     assert {row.state for row in result.trials} == {"COMPLETE"}
     assert all(len(row.values) == 3 and row.values[0] == row.value for row in result.trials)
     sizes = {row.params["detector.hidden"]: row.values[1] for row in result.trials}
     assert len(sizes) == 2 and sizes[4] < sizes[16]
-    assert parameters(tracker, result.best.run_id) == sizes[result.best.params["detector.hidden"]]
+    assert parameters(store, result.best.run_id) == sizes[result.best.params["detector.hidden"]]
     assert all(row.values[2] > 0 for row in result.trials)
     assert result.best.value == max(row.value or 0 for row in result.trials)
-    page = tracker.find(result.parent_id).artifact("study/study.html").read_text(encoding="utf-8")
+    page = store.find(result.parent_id).artifact("study/study.html").read_text(encoding="utf-8")
     assert ">Pareto front</h2>" in page
 
 
 def test_a_trial_beyond_a_limit_is_chosen_last(
-    front: SweepResult, root: Path, tracker: Tracker
+    front: SweepResult, root: Path, store: Tracker
 ) -> None:
     sizes = {row.params["detector.hidden"]: row.values[1] for row in front.trials}
-    small = go(root, tracker, limits={"cost/parameters": {"high": sizes[4]}})
+    small = go(root, store, limits={"cost/parameters": {"high": sizes[4]}})
     beyond = [row for row in small.trials if "beyond its limit" in row.reason]
     assert {row.params["detector.hidden"] for row in beyond} == {16}
     assert small.best.params["detector.hidden"] == 4
-    none = go(root, tracker, trials=2, limits={"codebook/perplexity": {"low": 1e6}})
+    none = go(root, store, trials=2, limits={"codebook/perplexity": {"low": 1e6}})
     assert all("codebook/perplexity" in row.reason for row in none.trials)
     assert none.best.value == max(row.value or 0 for row in none.trials)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sqlite3
 import threading
 import warnings
@@ -22,6 +21,7 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 
+from vqlab.text import without_password
 from vqlab.tracking.advisory_lock import advisory_lock
 from vqlab.types import UserError
 
@@ -49,11 +49,6 @@ def storage_address(root: Path) -> str:
         f"{ADDRESS} must be postgresql://user:password@host/database or sqlite:///file.db; got "
         f"{without_password(address)!r}; unset it to use {root}."
     )
-
-
-def without_password(address: str) -> str:
-    """An address as it may be shown."""
-    return re.sub(r"//([^/@:]*):[^/@]*@", r"//\1@", address)
 
 
 @contextlib.contextmanager
