@@ -1,12 +1,11 @@
-"""A model: detector, backbone, preprocessing and thresholds. A checkpoint contains one model."""
+"""A model: it is loaded from a checkpoint, and scores images."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,9 @@ from vqlab.data import (
     DataSettings,
     ImageSet,
     InspectedArea,
-    Region,
     areas_differ,
     as_rgb,
     decode_areas,
-    find_regions,
     picture_of,
     read_image,
     to_network,
@@ -43,12 +40,10 @@ from vqlab.detectors import (
 )
 from vqlab.errors import did_you_mean
 from vqlab.evaluation import (
-    REJECT,
     Predictions,
     Progress,
     Scored,
     Thresholds,
-    Verdict,
     crop_panel,
     lowest_outside,
     predict_images,
@@ -56,6 +51,7 @@ from vqlab.evaluation import (
     score_tiles,
 )
 from vqlab.features import Backbone, FeatureSet, FeatureSettings, InferenceSettings
+from vqlab.model.prediction import Prediction
 from vqlab.pixels.resizing import Geometry
 from vqlab.text import category_text, join_names
 from vqlab.types import InputSpec, Sample, Scores, UserError
@@ -68,71 +64,6 @@ def build_detector(tree: Mapping[str, Any], spec: InputSpec) -> Detector:
     kind = detector_class(tree["name"])
     rest = {key: value for key, value in tree.items() if key != "name"}
     return kind(validate(kind.Config, rest, "detector."), spec)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Prediction of a model for one image, at the image's resolution."""
-
-    score: float
-    """Image score; higher is more anomalous."""
-    calibrated: float
-    """The score mapped to [0, 1] for display, 0.5 at the image threshold."""
-    verdict: Verdict
-    """`reject` if the score exceeds the image threshold, else `review` if it exceeds the review
-    threshold, else `pass`."""
-    anomaly_map: Array
-    """(H, W) float32."""
-    mask: Array
-    """(H, W) bool: pixels of an image in review or rejected above the pixel threshold (its peak if
-    there are none); empty if the image passed."""
-    image: Array
-    """(H, W, 3) uint8, as read."""
-    model: Model = field(repr=False)
-    extracted: Extracted = field(repr=False)
-    """Outputs of the detector from which the scores were computed; empty with `data.tiles`."""
-    geometry: Geometry = field(repr=False)
-    """Position of the image in the network's input."""
-    inspected: Array | None = None
-    """(H, W) bool, True on inspected pixels; None: all (`data.roi`). In the map, other pixels have
-    the lowest score of the inspected ones."""
-
-    @property
-    def p_value(self) -> float | None:
-        """Conformal p-value, see `Thresholds.p_value`."""
-        return self.model.thresholds.p_value(self.score)
-
-    @cached_property
-    def panels(self) -> dict[str, Array]:
-        """Panels of the detector: pictures (H, W, 3) uint8, e.g. `reconstruction`, and integer code
-        maps (h, w). Computed at the first access."""
-        return self.model.panels(self.extracted, self.geometry)
-
-    def regions(self, min_area: int = 1) -> tuple[Region, ...]:
-        """Return the regions of the mask by descending peak, without those below `min_area`
-        pixels."""
-        scale = self.model.data.mm_per_pixel
-        return find_regions(self.anomaly_map, self.mask, min_area, scale)
-
-    @property
-    def defect(self) -> bool:
-        """Whether the verdict is `reject`."""
-        return self.verdict == REJECT
-
-    def _repr_png_(self) -> bytes:
-        """Return the row of panels, for notebooks."""
-        buffer = io.BytesIO()
-        Image.fromarray(self.picture()).save(buffer, "PNG")
-        return buffer.getvalue()
-
-    def picture(self, title: str = "", min_area: int = 1) -> Array:
-        """Return one row of panels (h, w, 3) uint8: original, reconstruction, map, mask …
-
-        min_area: regions of fewer pixels are not numbered.
-        """
-        from vqlab.plots import panel_row  # matplotlib is slow to import
-
-        return panel_row(self, title, self.regions(min_area))
 
 
 @dataclass(frozen=True)
