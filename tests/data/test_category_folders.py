@@ -39,7 +39,7 @@ def test_no_masks(root: Path) -> None:
     splits = load(root)
     assert [(s.label, s.mask) for s in splits.test.records] == [(0, None)] * 2 + [(1, None)] * 2
     report = check_dataset(root)
-    assert report.ok and report.fingerprint
+    assert not report.errors and report.fingerprint
     assert report.warnings == [
         "category nut: no anomalous image has a mask (expected at "
         "ground_truth/<defect>/<name>_mask.png); there will be no pixel metrics."
@@ -156,7 +156,7 @@ def test_flat_folders(tmp_path: Path) -> None:
     again = DataSettings(good=moved / "good", bad=moved / "good/bad", image_size=32)
     assert load_dataset(again).fingerprint == both.fingerprint
     report = check_dataset(find_layout(again))
-    assert report.ok and report.fingerprint == both.fingerprint
+    assert not report.errors and report.fingerprint == both.fingerprint
     assert report.rows[0].counts == (8, 2, 4)
 
 
@@ -241,7 +241,7 @@ def test_the_names_of_all_and_mean_are_reserved(root: Path) -> None:
         load_dataset(DataSettings(root=root / "all", image_size=32))
     with pytest.raises(UserError, match="must not be called all.*--category"):
         load_dataset(DataSettings(good=fill(root / "other/all", 5), image_size=32))
-    assert not check_dataset(root).ok
+    assert check_dataset(root).errors
 
 
 def test_the_categorys_folder_keeps_its_fingerprint(root: Path, tmp_path: Path) -> None:
