@@ -21,7 +21,8 @@ LAYERS = [
     {"model"},
     {"run"},
     {"sweep", "promote", "predict", "compare", "correlate", "doctor"},
-    {"benchmark", "threshold", "export", "serve", "watch"},
+    {"watch"},
+    {"benchmark", "threshold", "export", "serve"},
     {"cli"},
     {"__init__", "__main__"},
 ]

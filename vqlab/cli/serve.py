@@ -53,6 +53,9 @@ def serve(
             "scores are those of `vqlab predict` bit for bit.",
         ),
     ] = None,
+    watched: Annotated[
+        Path, typer.Option(help="Folder with the output of vqlab watch, whose drift is shown.")
+    ] = Path("results/watch"),
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
     """Serve champions over HTTP (stop it with Ctrl-C; requests in progress are finished).
@@ -72,8 +75,8 @@ def serve(
     names = [name.strip() for name in (allowed_hosts or "").split(",") if name.strip()]
     tree = {
         "host": host, "port": port, "token": token or None, "allowed_hosts": names,
-        "categories": category or (), "mlruns": mlruns, "max_pixels": max_pixels,
-        "max_request_mb": max_request_mb, "max_batch": max_batch,
+        "categories": category or (), "mlruns": mlruns, "watched": watched,
+        "max_pixels": max_pixels, "max_request_mb": max_request_mb, "max_batch": max_batch,
     }  # fmt: skip
     settings = validate(ServeSettings, tree, "serve.")
     require_free(host, port)

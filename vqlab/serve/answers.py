@@ -60,6 +60,16 @@ class CategoryAnswer(ModelAnswer):
     detector: str
 
 
+class DriftAnswer(BaseModel):
+    """The latest drift test of the parts that `vqlab watch` judges."""
+
+    tested: int = Field(description="Parts in the test.")
+    wealth: float = Field(description="1 at the start of the test; an alarm at 1 / level.")
+    level: float
+    alarm: str | None = Field(description="The alarm as a sentence.")
+    current: bool = Field(description="Whether the parts are judged by the model that is served.")
+
+
 class RegionAnswer(BaseModel):
     """A region of the predicted mask; coordinates are pixels of the image."""
 

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -43,6 +44,11 @@ class ServedModel:
     def detector(self) -> str:
         """Name of the detector."""
         return str(self.model.meta["config"]["detector"]["name"])
+
+    @cached_property
+    def digest(self) -> str:
+        """See `Model.digest`, which takes a while to compute."""
+        return self.model.digest
 
 
 class Champions:

@@ -23,13 +23,15 @@ from vqlab.data import (
     too_small,
 )
 from vqlab.errors import UserError
-from vqlab.serve.answers import Options, failed_answer, image_answer, model_answer
+from vqlab.serve.answers import DriftAnswer, Options, failed_answer, image_answer, model_answer
 from vqlab.serve.batching import Batcher
 from vqlab.serve.champions import Champions, ServedModel
 from vqlab.serve.metrics import Metrics
 from vqlab.serve.pixel_budget import PixelBudget
 from vqlab.serve.settings import ServeSettings
 from vqlab.serve.uploads import Upload
+from vqlab.text import folder_name
+from vqlab.watch import read_drift_state
 
 logger = logging.getLogger("vqlab.serve")
 T = TypeVar("T")
@@ -104,6 +106,18 @@ class Engine:
             self._metrics.images.labels(served.category, image["verdict"] or "error").inc()
         return {**model_answer(served), "images": images}
 
+    def drift(self, category: str) -> DriftAnswer | None:
+        """Return the latest drift test of a category; None if it is not watched. Raises
+        UnknownModel."""
+        served = self.champions.champion(category)
+        state = read_drift_state(self._settings.watched / folder_name(served.category))
+        if state is None:
+            return None
+        return DriftAnswer(
+            tested=state.tested, wealth=state.wealth, level=state.level, alarm=state.alarm,
+            current=state.model == served.digest,
+        )  # fmt: skip
+
     async def digest(self, category: str, upload: Upload) -> str:
         """Return the digest of an image's pixels. Raises UnknownModel and BadImage."""
         bits = self.champions.champion(category).model.data.bits
@@ -173,10 +187,20 @@ class Engine:
                 seconds = time.perf_counter() - started
                 logger.info("new champions after %.1f s; versions in use: %s", seconds, versions)
             self._show_versions()
+            await asyncio.to_thread(self._show_drift)
 
     def _show_versions(self) -> None:
         for category, served in self.champions.current.items():
             self._metrics.champion.labels(category).set(served.version)
+
+    def _show_drift(self) -> None:
+        for gauge in (self._metrics.drift_wealth, self._metrics.drift_alarm):
+            gauge.clear()  # of categories that are watched no longer
+        for category in self.champions.current:
+            drift = self.drift(category)
+            if drift is not None and drift.current:
+                self._metrics.drift_wealth.labels(category).set(drift.wealth)
+                self._metrics.drift_alarm.labels(category).set(drift.alarm is not None)
 
 
 def _require_fit(served: ServedModel, pixels: Pixels) -> None:

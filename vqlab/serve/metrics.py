@@ -48,6 +48,13 @@ class Metrics:
             "vqlab_champion_version", "Version of the champion in use.", ["category"],
             registry=registry,
         )  # fmt: skip
+        self.drift_wealth = Gauge(
+            "vqlab_drift_wealth", "Wealth of the drift test of vqlab watch: an alarm at 1 / level.",
+            ["category"], registry=registry,
+        )  # fmt: skip
+        self.drift_alarm = Gauge(
+            "vqlab_drift_alarm", "1 after a drift alarm.", ["category"], registry=registry
+        )
         self.replaced = Counter(
             "vqlab_champions_replaced", "Champions replaced since the start.", registry=registry
         )

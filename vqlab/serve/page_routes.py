@@ -19,7 +19,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response, StreamingRes
 from fastapi.staticfiles import StaticFiles
 
 from vqlab.data import suffix_of
-from vqlab.serve.answers import ErrorAnswer, FeedbackAnswer
+from vqlab.serve.answers import DriftAnswer, ErrorAnswer, FeedbackAnswer
 from vqlab.serve.engine import Engine
 from vqlab.serve.errors import answer
 from vqlab.serve.history import (
@@ -90,6 +90,11 @@ def _add_models(app: FastAPI) -> None:
             {"version": v.version, "run_id": v.run_id, "champion": v.version == champion.version}
             for v in engine.champions.versions(category)
         ]
+
+    @app.get("/v1/categories/{category}/drift", response_model=DriftAnswer | None, responses=ERRORS)
+    def drift(category: Category) -> DriftAnswer | None:
+        """Return the latest drift test of the parts that `vqlab watch` judges; null if none."""
+        return engine.drift(category)
 
     @app.get("/v1/categories/{category}/operating-points", responses=ERRORS)
     def points(

@@ -24,6 +24,8 @@ class ServeSettings(Settings):
     port: int = Field(default=8000, ge=1, le=65535)
     mlruns: Path = Path("mlruns")
     """Folder of the store with the registered models."""
+    watched: Path = Path("results/watch")
+    """Folder with the output folders of `vqlab watch`, named by category: their drift is shown."""
     categories: tuple[str, ...] = ()
     """Categories to serve; empty: all that have a champion, also those promoted later."""
     token: SecretStr | None = None

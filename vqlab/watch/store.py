@@ -87,6 +87,17 @@ class Event:
     attempts: int
 
 
+def latest_test(database: sqlite3.Connection) -> TestState | None:
+    """Return the latest test in a database; None if there is none."""
+    sql = "SELECT id, model, level, count, accounts, alarm FROM tests ORDER BY id DESC LIMIT 1"
+    row = database.execute(sql).fetchone()
+    if row is None:
+        return None
+    number, model, level, count, accounts, alarm = row
+    alarm = alarm and json.loads(alarm)
+    return TestState(number, model, level, count, json.loads(accounts), alarm)
+
+
 class Store:
     """Connection to the state; one for each thread."""
 
@@ -197,13 +208,7 @@ class Store:
 
     def test(self) -> TestState | None:
         """Return the latest test; None if there is none."""
-        sql = "SELECT * FROM tests ORDER BY id DESC LIMIT 1"
-        row = self._database.execute(sql).fetchone()
-        if row is None:
-            return None
-        alarm = row["alarm"] and json.loads(row["alarm"])
-        accounts = json.loads(row["accounts"])
-        return TestState(row["id"], row["model"], row["level"], row["count"], accounts, alarm)
+        return latest_test(self._database)
 
     def start_test(self, model: str, level: float) -> TestState:
         """Start a test for the parts of a model with this digest."""

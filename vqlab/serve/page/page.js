@@ -4,6 +4,7 @@ import { form, json, predict } from "./api.js";
 import { Detail } from "./detail.js";
 import { OperatingPanel } from "./distribution.js";
 import { announce, byId, element, once, showProblem } from "./dom.js";
+import { showDrift } from "./drift.js";
 import { listen } from "./files.js";
 import { HistoryView } from "./history.js";
 import { judge } from "./operating.js";
@@ -58,6 +59,7 @@ async function start() {
 
 async function chooseCategory(name) {
   category = categories.find((each) => each.category === name);
+  showDrift(name);
   const files = items.map(({ file, name: title }) => ({ file, name: title }));
   clear();
   try {

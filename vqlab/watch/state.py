@@ -1,0 +1,45 @@
+"""The state of a drift test, for other processes to show."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from vqlab.watch.drift import wealth_of
+from vqlab.watch.martingale import ChangeMartingale
+from vqlab.watch.store import NAME, latest_test
+
+
+@dataclass(frozen=True)
+class DriftState:
+    """State of the latest drift test of a watched folder."""
+
+    tested: int
+    """Number of parts in the test."""
+    wealth: float
+    """The martingale: 1 at the start of the test; an alarm at 1 / level."""
+    level: float
+    alarm: str | None
+    """The alarm as a sentence."""
+    model: str
+    """Digest of the model, see `Model.digest`."""
+
+
+def read_drift_state(output: Path) -> DriftState | None:
+    """Return the state that `vqlab watch` stores in an output folder, also while it runs; None if
+    there is none, or if it cannot be read."""
+    path = output / NAME
+    if not path.is_file():
+        return None
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            test = latest_test(database)
+    except (sqlite3.Error, ValueError):
+        return None
+    if test is None:
+        return None
+    wealth = wealth_of(ChangeMartingale(test.count, test.accounts).log_wealth)
+    alarm = test.alarm["text"] if test.alarm else None
+    return DriftState(test.count, wealth, test.level, alarm, test.model)
