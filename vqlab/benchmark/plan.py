@@ -67,7 +67,6 @@ class Plan:
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """All categories."""
         return tuple(dict.fromkeys(name for group in self.groups for name in group))
 
     @property
@@ -95,7 +94,6 @@ class Plan:
 
     @property
     def tree(self) -> Tree:
-        """The plan as plain values."""
         return asdict(self)
 
     @classmethod

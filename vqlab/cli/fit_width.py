@@ -150,7 +150,6 @@ def _split(table: FittedTable, width: int) -> list[FittedTable]:
 
 
 def _select(table: FittedTable, indices: Sequence[int]) -> FittedTable:
-    """Return the table with these columns."""
     rows = [
         replace(row, cells=[row.cells[i] for i in indices if i < len(row.cells)])
         for row in table.rows

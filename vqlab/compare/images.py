@@ -32,7 +32,6 @@ class TestImage:
 
     @property
     def verdicts(self) -> list[str]:
-        """Verdict of each run."""
         return [row["verdict"] for row in self.rows]
 
     @property

@@ -41,7 +41,6 @@ class RunsComparison:
 
     @property
     def title(self) -> str:
-        """Category and number of runs."""
         return f"{category_text(self.baseline.categories)}: {len(self.runs)} runs compared"
 
 

@@ -66,7 +66,6 @@ class CalibrationScores:
 
     @property
     def minimum(self) -> float:
-        """Lowest score."""
         return self.quantiles[0]
 
     @property
@@ -77,7 +76,6 @@ class CalibrationScores:
 
     @property
     def maximum(self) -> float:
-        """Highest score."""
         return self.quantiles[-1]
 
 

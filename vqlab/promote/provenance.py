@@ -43,7 +43,6 @@ class Decision:
 
     @property
     def category(self) -> str:
-        """Categories of the model as text."""
         return category_text(self.record.categories)
 
 
@@ -58,7 +57,6 @@ def log_promotion(tracker: Tracker, decision: Decision, version: Version, page: 
 
 
 def _tags(decision: Decision) -> dict[str, str]:
-    """Return the tags of a promoted version."""
     record, comparison, champion = decision.record, decision.comparison, decision.champion
     return {
         "vqlab.promoted_from": record.run_id,

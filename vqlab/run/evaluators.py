@@ -52,7 +52,6 @@ class EvaluatorInput:
 
     @property
     def scored(self) -> Scored:
-        """The scores of the test set."""
         return self.predictions.scored
 
 

@@ -42,7 +42,6 @@ class ServedModel:
 
     @property
     def detector(self) -> str:
-        """Name of the detector."""
         return str(self.model.meta["config"]["detector"]["name"])
 
     @cached_property

@@ -24,7 +24,6 @@ _SENTENCES = {
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Register the handlers."""
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
@@ -68,5 +67,4 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def answer(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """Return an error with one sentence."""
     return JSONResponse({"error": sentence}, status, dict(headers or {}))

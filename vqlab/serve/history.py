@@ -135,7 +135,6 @@ class History:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a history."""
         return self._file.is_file()
 
     def add(self, judged: Iterable[Judged]) -> None:
@@ -275,7 +274,6 @@ def _prepare(database: sqlite3.Connection, file: Path) -> None:
 
 
 def _clause(where: HistoryFilter) -> tuple[str, Sequence[str]]:
-    """Return the WHERE clause and its values."""
     terms = {
         "j.category = ?": where.category,
         "j.verdict = ?": where.verdict,

@@ -31,7 +31,6 @@ class SweepContext:
 
     @cached_property
     def rule(self) -> WinnerRule:
-        """The rule that chooses the winner."""
         return WinnerRule(self.studies, self.tracker, self.comparison.objective)
 
     @cached_property

@@ -87,7 +87,6 @@ class ThresholdMove:
 
     @property
     def category(self) -> str:
-        """Categories of the model as text."""
         return category_text(self.model.categories)
 
     @property

@@ -37,7 +37,6 @@ def not_deletable(tracker: Tracker, runs: Sequence[RunRecord]) -> dict[str, str]
 
 
 def _versions(tracker: Tracker, runs: Sequence[RunRecord]) -> list[ModelVersion]:
-    """Return the registered versions of runs."""
     ids = {run.run_id for run in runs}
     versions = all_pages(tracker._client.search_model_versions, max_results=1000) if ids else ()
     return [version for version in versions if version.run_id in ids]

@@ -43,7 +43,6 @@ class RunRecord:
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """Categories of the run."""
         return categories_of(self.tags)
 
     def config(self) -> dict[str, Any]:

@@ -56,7 +56,6 @@ class Runs:
 
     @property
     def state(self) -> dict[str, Any]:
-        """Search facets of the page state."""
         return {
             "searchFilter": self.where,
             "orderByKey": metric(self.order_by),

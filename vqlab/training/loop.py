@@ -104,7 +104,6 @@ class Trainer:
             self.detector.prepare(FeatureSet(self.images, self.backbone, self.device, 32))
 
     def _batches(self, order: Sequence[int]) -> Iterator[Sample]:
-        """Yield the batches of an epoch."""
         return self.features.in_order(order, self.settings.batch_size)
 
     def _epoch(self, epoch: int) -> dict[str, float]:

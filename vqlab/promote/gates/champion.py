@@ -91,7 +91,6 @@ class _Pair:
 
     @property
     def gain(self) -> float:
-        """Improvement over the champion."""
         return self.sign * self.difference.value
 
     @property

@@ -28,7 +28,6 @@ class Goal:
 
     @property
     def direction(self) -> StudyDirection:
-        """Optuna's direction."""
         return StudyDirection.MAXIMIZE if self.maximize else StudyDirection.MINIMIZE
 
     @property
@@ -93,7 +92,6 @@ class StudyData:
 
     @cached_property
     def goals(self) -> list[Goal]:
-        """The objectives."""
         maximize = [way == StudyDirection.MAXIMIZE for way in self.studies.directions]
         return [Goal(name, way) for name, way in zip(self.objectives, maximize, strict=True)]
 
@@ -114,7 +112,6 @@ class StudyData:
 
     @cached_property
     def by_key(self) -> dict[TrialKey, TrialData]:
-        """All trials by key."""
         return {trial.key: trial for trial in self.trials}
 
     def _trial(self, trial: FrozenTrial) -> TrialData:

@@ -57,7 +57,6 @@ class Studies:
 
     @property
     def directions(self) -> list[StudyDirection]:
-        """Directions of the objectives."""
         return self._first.directions
 
     @property

@@ -53,7 +53,6 @@ class StudyPages:
 
     @cached_property
     def pages(self) -> ExperimentPages:
-        """Those of the sweep's experiment."""
         return self.tracker.pages(experiment_of(self.splits))
 
     @property
