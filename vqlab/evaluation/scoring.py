@@ -55,9 +55,11 @@ class _Truth:
         if batch.tiles is not None:
             self._add_tiles(batch, batch.tiles)
             return
-        for values, geometry in zip(batch.masks, batch.geometry, strict=True):
-            self._add_mask(crop(values.numpy(), geometry))
-        self.inspected += map(self._share, inspected_in(batch) or [])
+        for place, geometry in enumerate(batch.geometry):
+            self._add_mask(crop(batch.masks[place].numpy(), geometry))
+            if batch.inspected is not None:
+                area = crop(batch.inspected[place].numpy(), geometry)
+                self.inspected.append(self._share(area))
         self.records += batch.records
         self.geometry += batch.geometry
 
@@ -85,12 +87,11 @@ class _Truth:
             self._shared[key] = mask.copy()
         return self._shared[key]
 
-    def scored(self, maps: list[Array], image_scores: Sequence[Array]) -> Scored:
+    def scored(self, maps: list[Array], image_scores: Sequence[float]) -> Scored:
         labels = np.array([record.label for record in self.records], dtype=np.int64)
-        values = np.concatenate(image_scores) if image_scores else np.empty(0)
         return Scored(
             maps,
-            values,
+            np.array(image_scores, np.float64),
             labels,
             self.masks,
             tuple(self.records),
@@ -100,34 +101,37 @@ class _Truth:
 
 
 class _Maps:
-    """Collects the anomaly maps and image scores of a set of images, batch by batch."""
+    """Collects the anomaly maps and image scores of a set of images, one after the other."""
 
     def __init__(self, budget: Budget) -> None:
-        self.maps, self.image_scores = Spool(budget), list[Array]()
+        self.maps, self.image_scores = Spool(budget), list[float]()
         self._blend = Blend()
 
-    def add(self, result: Scores, batch: Batch, truth: _Truth) -> None:
-        """Add the scores of a batch, which was added to `truth`."""
-        maps, image_scores = _checked(result, batch.records, tuple(batch.masks.shape))
-        if batch.tiles is not None:
-            for map, score, tile in zip(maps, image_scores, batch.tiles, strict=True):
-                self.add_tile(map, float(score), tile, truth.inspected)
-            return
-        self.image_scores.append(image_scores)
-        inspected = inspected_in(batch)
-        for place, (values, geometry) in enumerate(zip(maps, batch.geometry, strict=True)):
-            map = crop(values, geometry)
-            self.maps.add(map if inspected is None else lowest_outside(map, inspected[place]))
+    def add(
+        self, map: Array, score: float, place: Geometry | Tile, inspected: Sequence[Array]
+    ) -> None:
+        """Add the map (S, S) and the score of an image, or of one of its tiles.
 
-    def add_tile(self, map: Array, score: float, tile: Tile, inspected: Sequence[Array]) -> None:
-        """Add a tile. inspected: of all images up to the tile's; empty: all pixels."""
-        blended = self._blend.add(map, score, tile)
-        if blended is not None:
-            whole = blended[0]
-            if inspected:
-                whole = lowest_outside(whole, inspected[len(self.image_scores)])
-            self.maps.add(whole)
-            self.image_scores.append(np.array([blended[1]]))
+        inspected: inspected pixels of all images up to this one; empty: all pixels.
+        """
+        if isinstance(place, Tile):
+            blended = self._blend.add(map, score, place)
+            if blended is None:
+                return
+            whole, score = blended
+        else:
+            whole = crop(map, place)
+        if inspected:
+            whole = lowest_outside(whole, inspected[len(self.image_scores)])
+        self.maps.add(whole)
+        self.image_scores.append(score)
+
+    def add_batch(self, result: Scores, batch: Batch, inspected: Sequence[Array]) -> None:
+        """Add the scores of a batch, see `add`."""
+        maps, image_scores = _checked(result, batch.records, tuple(batch.masks.shape))
+        places: Sequence[Geometry | Tile] = batch.tiles or batch.geometry
+        for map, score, place in zip(maps, image_scores.tolist(), places, strict=True):
+            self.add(map, score, place, inspected)
 
 
 @torch.inference_mode()
@@ -146,31 +150,16 @@ def extract_images(detector: Scorer, features: FeatureSet) -> ExtractedSet:
 @torch.inference_mode()
 def score_extracted(detector: Scorer, images: ExtractedSet) -> Scored:
     """Score extracted outputs by the detector's current settings. Raises as `predict_images`."""
-    if images.tiles:
-        return _score_tiles(detector, images)
-    maps, values = Spool(), list[Array]()
-    truth = images.truth
-    for number, extracted in enumerate(images.extracted):
-        record = truth.records[number : number + 1]
-        map, value = _checked(scores(detector, extracted), record, (1, *images.shape))
-        values.append(value)
-        cropped = crop(map[0], truth.geometry[number])
-        if truth.inspected is not None:
-            cropped = lowest_outside(cropped, truth.inspected[number])
-        maps.add(cropped)
-    return replace(truth, maps=maps.arrays(), image_scores=np.concatenate(values))
-
-
-def _score_tiles(detector: Scorer, images: ExtractedSet) -> Scored:
-    """Score the extracted outputs of tiles as `score_extracted`."""
     maps, truth = _Maps(Budget()), images.truth
-    for extracted, tile in zip(images.extracted, images.tiles, strict=True):
+    places: Sequence[Geometry | Tile] = images.tiles or truth.geometry
+    for extracted, place in zip(images.extracted, places, strict=True):
         number = len(maps.image_scores)
         record = truth.records[number : number + 1]
         map, value = _checked(scores(detector, extracted), record, (1, *images.shape))
-        maps.add_tile(map[0], float(value[0]), tile, truth.inspected or ())
-    values = np.concatenate(maps.image_scores)
-    return replace(truth, maps=maps.maps.arrays(), image_scores=values)
+        maps.add(map[0], float(value[0]), place, truth.inspected or ())
+    return replace(
+        truth, maps=maps.maps.arrays(), image_scores=np.array(maps.image_scores, np.float64)
+    )
 
 
 def score_images(
@@ -206,10 +195,11 @@ def predict_images(
     for batch, sample in features.with_batches(None if tiled else progress):
         extracted = extract(detector, sample)
         truth.add(batch)
-        main.add(scores(detector, extracted), batch, truth)
+        main.add_batch(scores(detector, extracted), batch, truth.inspected)
         if alternatives and isinstance(detector, HasAlternatives):
             for name, result in detector.alternatives(extracted).items():
-                others.setdefault(name, _Maps(budget)).add(result, batch, truth)
+                maps = others.setdefault(name, _Maps(budget))
+                maps.add_batch(result, batch, truth.inspected)
         if panels and batch.tiles is None and isinstance(detector, HasPanels):
             for title, panel in detector.panels(extracted).items():
                 spool = pictures.setdefault(title, Spool(budget))
@@ -254,11 +244,3 @@ def _checked(
             "got NaN or infinity: the training diverged; lower training.learning_rate."
         )
     return maps, values
-
-
-def inspected_in(batch: Batch) -> list[Array] | None:
-    """Return the inspected pixels (h, w) of each image, cropped to its box; None: all."""
-    if batch.inspected is None:
-        return None
-    pairs = zip(batch.inspected, batch.geometry, strict=True)
-    return [crop(mask.numpy(), geometry) for mask, geometry in pairs]
