@@ -1,4 +1,5 @@
-"""Real processes that need not import vqlab: they are forked from a server that has imported it.
+"""Commands of vqlab, in this process and in others, which need not import vqlab: these are forked
+from a server that has imported it.
 
 The imports take longer than what most tests do in a process. Use `sys.executable` where the start
 of a process is what is tested: its imports, its environment, its entry point.
@@ -14,7 +15,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,6 +105,33 @@ class ForkedProcess:
     def _printed(self) -> tuple[str, str]:
         stdout, stderr = (file.read_text() for file in self._files)
         return stdout, stderr
+
+
+def call(*arguments: object, answer: str = "", status: int = 0) -> str:
+    """Run `vqlab ARGUMENTS` in this process, and return what it prints.
+
+    answer: to its questions. status: the exit status that it must have.
+    """
+    result = _invoke(arguments, answer)
+    assert result.exit_code == status, (arguments, result.output, result.exception)
+    return str(result.output)
+
+
+def refusal(*arguments: object) -> str:
+    """Run `vqlab ARGUMENTS` in this process, which must raise UserError; return its sentence."""
+    from vqlab.errors import UserError
+
+    result = _invoke(arguments)
+    assert isinstance(result.exception, UserError), (result.output, result.exception)
+    return str(result.exception)
+
+
+def _invoke(arguments: Sequence[object], answer: str = "") -> Any:
+    from typer.testing import CliRunner
+
+    from vqlab.cli import load_commands
+
+    return CliRunner().invoke(load_commands(), [str(each) for each in arguments], input=answer)
 
 
 def start_command(*arguments: object, cwd: Path) -> ForkedProcess:

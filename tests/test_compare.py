@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from commands import call
 
-from vqlab.cli import load_commands
 from vqlab.compare import MEAN, compare, compare_runs
 from vqlab.config import merge
 from vqlab.evaluation import EVIDENCE, CategoryEvidence, load_evidence, paired_differences
@@ -60,13 +59,11 @@ def test_a_run_does_not_differ_from_itself(store: Tracker, runs: tuple[Outcome, 
 
 
 def test_the_command_prints_a_table(store: Tracker, runs: tuple[Outcome, Outcome]) -> None:
-    arguments = ["compare", "sharp", "blurred", "--mlruns", str(store.root)]
-    result = CliRunner().invoke(load_commands(), arguments)
-    assert result.exit_code == 0, result.output
-    assert "pixel AUROC" in result.output and "sharp" in result.output
-    words = " ".join(result.output.split())
+    printed = call("compare", "sharp", "blurred", "--mlruns", store.root)
+    assert "pixel AUROC" in printed and "sharp" in printed
+    words = " ".join(printed.split())
     assert "resampling needs at least 5 normal and 5 anomalous images" in words
-    assert "[+0.000, +0.000]" not in result.output
+    assert "[+0.000, +0.000]" not in printed
 
 
 @pytest.fixture(scope="module")
@@ -121,11 +118,8 @@ def test_the_page_is_self_contained_and_logged(
     store: Tracker, runs: tuple[Outcome, Outcome], third: Outcome, tmp_path: Path
 ) -> None:
     page = tmp_path / "page.html"
-    arguments = ["compare", "sharp", "blurred", third.run_id, "--mlruns", str(store.root)]
-    result = CliRunner().invoke(
-        load_commands(), [*arguments, "--output", str(page), "--images", "2"]
-    )
-    assert result.exit_code == 0, result.output
+    arguments = ["compare", "sharp", "blurred", third.run_id, "--mlruns", store.root]
+    call(*arguments, "--output", page, "--images", "2")
     text = page.read_text(encoding="utf-8")
     assert "<script" not in text and "&lt;script&gt;alert(1)" in text
     assert text.count("data:image/jpeg;base64,") == 2 * 3

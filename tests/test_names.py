@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_set import tiny_recipe, write_tiny_set
+from tiny_set import baseline_recipe, write_tiny_set
 
 from vqlab.data.datasets import Layout
 from vqlab.data.splits import fingerprint
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("empty_mlruns")
 
 
 def trained(root: Path, category: str, tmp_path: Path) -> tuple[Tracker, Outcome]:
-    tree = {**tiny_recipe(root, category, epochs=0), "detector": {"name": "mean_image"}}
+    tree = baseline_recipe(root, category)
     tracker = Tracker.open(tmp_path / "mlruns")
     return tracker, run(resolve(tree), tracker, results=tmp_path / "results")
 
@@ -68,7 +68,7 @@ def test_a_category_may_have_any_name(category: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_metrics_of_a_joint_model_are_told_apart(tmp_path: Path) -> None:
     root = write_tiny_set(tmp_path / "data", ("nut#1", "nut_1", "pooled"))
-    tree = {**tiny_recipe(root, epochs=0), "detector": {"name": "mean_image"}}
+    tree = baseline_recipe(root)
     tree["data"] |= {"categories": "all", "joint": True}
     (config,) = model_configs(resolve(tree))
     tracker = Tracker.open(tmp_path / "mlruns")

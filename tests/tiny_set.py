@@ -56,3 +56,8 @@ def tiny_recipe(root: Path, category: str = "part", **training: Any) -> dict[str
         "training": {"epochs": 2, "device": "cpu", "threads": 1, **training},
         "evaluation": {"resamples": 50},
     }
+
+
+def baseline_recipe(root: Path, category: str = "part") -> dict[str, Any]:
+    """The detector on it that needs no training."""
+    return {**tiny_recipe(root, category, epochs=0), "detector": {"name": "mean_image"}}

@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 import timm
 import torch
-from commands import start_program
-from typer.testing import CliRunner
+from commands import call, refusal, start_program
 
 from vqlab.checkpoint import BACKBONE, load_checkpoint, load_state, save_checkpoint
-from vqlab.cli import load_commands
 from vqlab.data import load_dataset
 from vqlab.features import cache_files
 from vqlab.features.store import read_header
@@ -128,24 +126,14 @@ def test_training_state_holds_no_backbone_and_knows_it(small_root, tmp_path):
 
 def test_the_command_shows_and_clears_the_cache(monkeypatch, small_root, tmp_path):
     monkeypatch.setenv("VQLAB_CACHE", str(tmp_path / "kept"))
-    called = CliRunner().invoke(load_commands(), ["data", "cache"])
-    assert called.exit_code == 0 and "0 files (0.0 MB)" in called.output
+    assert "0 files (0.0 MB)" in call("data", "cache")
     config = resolve(tree(small_root, weights="random"))
     make_trainer(config, load_dataset(config.data), torch.device("cpu")).fit(lambda e, m: None)
     (tmp_path / "kept" / "dead.part").write_bytes(b"x")
-    listed = CliRunner().invoke(load_commands(), ["data", "cache"]).output
+    listed = call("data", "cache")
     assert "test_resnet" in listed and "fabric" in listed and "2 files" in listed
     assert "incomplete: dead.part" in listed
-    refused = CliRunner().invoke(load_commands(), ["data", "cache", "--older-than", "3"])
-    assert isinstance(refused.exception, UserError)
-    cleared = (
-        CliRunner()
-        .invoke(load_commands(), ["data", "cache", "--clear", "--older-than", "3"])
-        .output
-    )
-    assert "Deleted 0 files" in cleared
-    assert (
-        "Deleted 2 files"
-        in CliRunner().invoke(load_commands(), ["data", "cache", "--clear"]).output
-    )
+    assert refusal("data", "cache", "--older-than", "3")
+    assert "Deleted 0 files" in call("data", "cache", "--clear", "--older-than", "3")
+    assert "Deleted 2 files" in call("data", "cache", "--clear")
     assert not list((tmp_path / "kept").glob("*.features"))

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from promotions import METRIC, Train, Tree, baseline
+from promotions import METRIC, Train, Tree
+from tiny_set import baseline_recipe
 
 from vqlab.promote.reproduce import Reproduction
 from vqlab.run import Outcome, resolve, run
@@ -16,7 +17,10 @@ from vqlab.tracking import Tracker
 @pytest.fixture(scope="module")
 def tested(root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return run(
-        resolve(baseline(root)), store, name="tested", results=tmp_path_factory.mktemp("results")
+        resolve(baseline_recipe(root)),
+        store,
+        name="tested",
+        results=tmp_path_factory.mktemp("results"),
     )
 
 
@@ -39,7 +43,7 @@ def train(root: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> Trai
     )
 
     def make(name: str, value: float | None, tree: Tree | None = None, **tags: str) -> str:
-        outcome = run(resolve(tree or baseline(root)), tracker, name=name, test=False)
+        outcome = run(resolve(tree or baseline_recipe(root)), tracker, name=name, test=False)
         added = tracker.amend(outcome.run_id)
         added.set_tags({key.replace("__", "."): tag for key, tag in tags.items()})
         if value is not None:

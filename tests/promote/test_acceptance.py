@@ -8,7 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from promotions import Train, baseline
+from promotions import Train
+from tiny_set import baseline_recipe
 
 from vqlab.promote import GateSettings, promote
 from vqlab.promote.acceptance.training import changed_settings
@@ -76,6 +77,6 @@ def test_names_are_text(train: Train, tracker: Tracker, tmp_path: Path) -> None:
 
 
 def test_settings_that_differ_from_the_defaults(root: Path) -> None:
-    changed = changed_settings(baseline(root))
+    changed = changed_settings(baseline_recipe(root))
     assert changed["training.epochs"] == (0, 30) and "training.seed" not in changed
     assert changed["data.image_size"][0] == 32

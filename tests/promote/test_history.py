@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from commands import call, refusal
 from promotions import Train
-from typer.testing import CliRunner
 
-from vqlab.cli import load_commands
 from vqlab.promote import history, promote, rollback
 from vqlab.tracking import Tracker, user_name
-from vqlab.types import UserError
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -37,16 +35,13 @@ def test_versions_with_their_states(train: Train, tracker: Tracker) -> None:
 def test_the_command(train: Train, tracker: Tracker) -> None:
     promote(tracker, "part", ref=train("a", 0.9))
     mlruns = ["--mlruns", str(tracker.root)]
-    listed = CliRunner().invoke(load_commands(), ["history", "part", "--json", *mlruns])
-    (version,) = json.loads(listed.output)
+    (version,) = json.loads(call("history", "part", "--json", *mlruns))
     assert (version["version"], version["state"], version["value"]) == (1, "champion", 0.9)
     for words in (["part"], ["--category", "part"]):
-        printed = CliRunner().invoke(load_commands(), ["history", *words, *mlruns])
-        assert printed.exit_code == 0 and "champion" in printed.output
+        assert "champion" in call("history", *words, *mlruns)
     for words, sentence in (
         ([], "a category is required"),
         (["part", "-c", "other"], "one category is required; got part and --category other"),
         (["prat"], "did you mean part"),
     ):
-        failed = CliRunner().invoke(load_commands(), ["history", *words, *mlruns])
-        assert isinstance(failed.exception, UserError) and sentence in str(failed.exception)
+        assert sentence in refusal("history", *words, *mlruns)

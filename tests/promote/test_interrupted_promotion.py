@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from promotions import baseline
+from tiny_set import baseline_recipe
 
 from vqlab.config import merge, nest
 from vqlab.predict import load_model
@@ -56,7 +56,7 @@ def original(
     folder = tmp_path_factory.mktemp("original") / "store"
     shutil.copytree(empty_store, folder / "mlruns")
     tracker = Tracker.open(folder / "mlruns")
-    recipe = merge(baseline(root), nest("evaluation.resamples", 0))
+    recipe = merge(baseline_recipe(root), nest("evaluation.resamples", 0))
     first = run(resolve(recipe), tracker, name="first", results=folder / "results")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vqlab.promote.reproduce.score_in_fresh_process", score_images)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from promotions import METRIC, Train, baseline, champion
-from tiny_set import write_tiny_set
+from promotions import METRIC, Train, champion
+from tiny_set import baseline_recipe, write_tiny_set
 
 from vqlab.config import merge, nest
 from vqlab.model import Model
@@ -112,7 +112,7 @@ def test_other_data_is_refused_until_the_champion_is_evaluated_on_it(
     old = train("old", 0.8)
     assert promote(tracker, "part", ref=old).promoted
     other = write_tiny_set(tmp_path / "other", seed=5)
-    new = train("new", 1.0, baseline(other))
+    new = train("new", 1.0, baseline_recipe(other))
     refused = promote(tracker, "part", ref=new)
     assert not refused.promoted and champion(tracker) == 1
     assert "never measured on the same data" in refused.reason
@@ -165,7 +165,7 @@ def test_best_trial_of_the_latest_study_is_tested_once_and_promoted(
     root: Path, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space = make_space({"space": {"detector.floor": {"low": 0.01, "high": 0.1}}})
-    result = sweep(baseline(root), space, tracker, trials=1, results=tmp_path / "results")
+    result = sweep(baseline_recipe(root), space, tracker, trials=1, results=tmp_path / "results")
     monkeypatch.setattr("vqlab.promote.candidate.test_model", None)  # it is tested already
     monkeypatch.setattr("vqlab.promote.reproduce.score_in_fresh_process", score_images)
     promoted = promote(tracker, "part")
@@ -184,7 +184,7 @@ def test_an_untested_run_is_tested_once_and_the_data_must_be_the_same(
     assert (tmp_path / "results" / "part" / "scores.csv").exists()
 
     changing = write_tiny_set(tmp_path / "changing")
-    train("stale", None, merge(baseline(changing), nest("data.seed", 1)))
+    train("stale", None, merge(baseline_recipe(changing), nest("data.seed", 1)))
     write_tiny_set(changing, seed=9)
     with pytest.raises(UserError, match="trained on other data"):
         promote(tracker, "part", ref="stale")

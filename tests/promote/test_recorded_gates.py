@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from promotions import METRIC, Train, baseline, champion
+from promotions import METRIC, Train, champion
+from tiny_set import baseline_recipe
 
 from vqlab.promote import GateSettings, promote
 from vqlab.promote.reproduce import score_images
@@ -60,7 +61,7 @@ def test_runs_with_evidence_are_compared_by_the_paired_bootstrap(
     """A copy of the champion is not better."""
     monkeypatch.setattr("vqlab.promote.reproduce.score_in_fresh_process", score_images)
     assert promote(tracker, "part", ref="tested").promoted
-    same = run(resolve(baseline(root)), tracker, name="same", results=tmp_path)
+    same = run(resolve(baseline_recipe(root)), tracker, name="same", results=tmp_path)
     refused = promote(tracker, "part", ref=same.run_id)
     status = {gate.name: gate.status for gate in refused.gates}
     assert status["image_auroc"] == status["escape_rate"] == "passed"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from tiny_set import tiny_recipe, write_tiny_set
+from tiny_set import baseline_recipe, tiny_recipe, write_tiny_set
 
 from vqlab.checkpoint import load_checkpoint
 from vqlab.cli.leaderboard_table import make_board, seeds_table
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("blank_figures")
 
 
 def baseline(root: Path, **validation: object) -> Tree:
-    tree = {**tiny_recipe(root, epochs=0), "detector": {"name": "mean_image"}}
+    tree = baseline_recipe(root)
     return merge(tree, nest("data.validation", validation)) if validation else tree
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_set import tiny_recipe, write_tiny_set
+from tiny_set import baseline_recipe, tiny_recipe, write_tiny_set
 
 from vqlab.cli import main
 from vqlab.config import merge
@@ -40,8 +40,7 @@ def part(root: Path, tmp_path: Path) -> Path:
 
 def baseline(folder: Path, **data: Any) -> Tree:
     """The recipe of a detector that needs no training."""
-    tree = {**tiny_recipe(folder.parent, folder.name), "detector": {"name": "mean_image"}}
-    return merge(tree, {"data": data, "training": {"epochs": 0}})
+    return merge(baseline_recipe(folder.parent, folder.name), {"data": data})
 
 
 def no_masks(part: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_set import tiny_recipe
+from tiny_set import baseline_recipe
 
 from vqlab.data import DataSettings, load_dataset, pixels_digest, read_image
 from vqlab.errors import UserError
@@ -35,7 +35,7 @@ def champion(root: Path, store: Tracker) -> Path:
 
 
 def promote(tracker: Tracker, root: Path) -> Path:
-    recipe = {**tiny_recipe(root, epochs=0), "detector": {"name": "mean_image"}}
+    recipe = baseline_recipe(root)
     run_id = run(resolve(recipe), tracker, name="part", test=False).run_id
     version = tracker.registry.register(run_id, CHECKPOINT, "part")
     tracker.registry.set_champion(version, tracker.registry.by_alias("part"))
@@ -227,7 +227,7 @@ def joint(champion: Path, root: Path, store: Tracker) -> Path:
     if store.registry.by_alias(JOINT) is None:
         mask = champion / "roi.png"
         Image.fromarray(np.full((32, 32), 255, np.uint8) * np.tri(32, dtype=np.uint8)).save(mask)
-        recipe = {**tiny_recipe(root, epochs=0), "detector": {"name": "mean_image"}}
+        recipe = baseline_recipe(root)
         recipe["data"] |= {"categories": JOINT, "joint": True, "roi": {"other": str(mask)}}
         run_id = run(resolve(recipe), store, name="joint", test=False).run_id
         version = store.registry.register(run_id, CHECKPOINT, JOINT)

@@ -12,13 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import requests
+from commands import call
 from PIL import Image
 from servers import error_of, post, running
-from tiny_set import tiny_recipe, write_tiny_set
-from typer.testing import CliRunner
+from tiny_set import baseline_recipe, write_tiny_set
 
 from vqlab import runtime
-from vqlab.cli import load_commands
 from vqlab.data import load_dataset
 from vqlab.model import Model
 from vqlab.predict import load_model
@@ -49,11 +48,7 @@ class Joint:
     outcome: Outcome
 
     def command(self, *words: str) -> str:
-        result = CliRunner().invoke(
-            load_commands(), [*words, "--mlruns", str(self.tracker.root)], catch_exceptions=False
-        )
-        assert result.exit_code == 0, result.output
-        return result.output
+        return call(*words, "--mlruns", self.tracker.root)
 
     def model(self, category: str) -> Model:
         return load_model("champion", category, self.tracker.root)
@@ -72,7 +67,7 @@ def joint(
     for name, area in AREAS.items():
         roi[name] = str(folder / f"{name}.png")
         Image.fromarray(area.astype(np.uint8) * 255).save(roi[name])
-    recipe = {**tiny_recipe(root, epochs=0), "detector": {"name": "mean_image"}}
+    recipe = baseline_recipe(root)
     recipe["data"] |= {"categories": list(NAMES), "joint": True, "roi": roi}
     outcome = run(resolve(recipe), store, name="joint", results=folder / "results")
     shutil.rmtree(folder / "results")

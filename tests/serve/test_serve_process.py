@@ -12,11 +12,8 @@ from pathlib import Path
 
 import pytest
 import requests
+from commands import refusal
 from servers import post, server_process
-from typer.testing import CliRunner
-
-from vqlab.cli import load_commands
-from vqlab.errors import UserError
 
 
 def run_serve(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -77,23 +74,17 @@ def test_token_of_the_environment_and_two_categories(trained_store: Path, good_f
         assert [each["category"] for each in answer.json()] == ["lid", "part"]
 
 
-def refusal(*arguments: str) -> str:
-    result = CliRunner().invoke(load_commands(), ["serve", *arguments])
-    assert isinstance(result.exception, UserError), result
-    return str(result.exception)
-
-
 def test_unusable_options_are_refused_with_a_sentence(trained_store: Path, tmp_path: Path) -> None:
     store = ("--mlruns", str(trained_store))
-    assert "needs a token; set VQLAB_TOKEN" in refusal(*store, "--host", "0.0.0.0")
-    assert "at least 16 characters" in refusal(*store, "--token", "short")
-    assert "did you mean part?" in refusal(*store, "-c", "prat")
-    assert "there are no tracked runs" in refusal("--mlruns", str(tmp_path / "none"))
+    assert "needs a token; set VQLAB_TOKEN" in refusal("serve", *store, "--host", "0.0.0.0")
+    assert "at least 16 characters" in refusal("serve", *store, "--token", "short")
+    assert "did you mean part?" in refusal("serve", *store, "-c", "prat")
+    assert "there are no tracked runs" in refusal("serve", "--mlruns", str(tmp_path / "none"))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        assert "choose another with --port" in refusal(*store, "--port", port)
+        assert "choose another with --port" in refusal("serve", *store, "--port", port)
 
 
 @pytest.mark.slow

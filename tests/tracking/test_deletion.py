@@ -6,11 +6,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from commands import start_program
+from commands import call, refusal, start_program
 from tracked_runs import start
-from typer.testing import CliRunner
 
-from vqlab.cli import load_commands
 from vqlab.errors import UserError
 from vqlab.tracking import CHECKPOINT, Tracker
 from vqlab.tracking.deletion import delete_runs
@@ -25,16 +23,13 @@ def stored(tracker: Tracker, name: str) -> tuple[str, Path]:
 def test_runs_are_deleted_with_their_artifacts(tracker: Tracker) -> None:
     (first, folder), (_, other_folder) = stored(tracker, "a"), stored(tracker, "b")
     arguments = ["runs", "delete", first, "--mlruns", str(tracker.root)]
-    refused = CliRunner().invoke(load_commands(), arguments, input="n\n")
-    assert refused.exit_code == 1 and (folder / CHECKPOINT).exists()
-    done = CliRunner().invoke(load_commands(), [*arguments, "--yes"])
-    assert done.exit_code == 0 and "runs deleted: 1" in done.output, done.output
+    call(*arguments, answer="n\n", status=1)
+    assert (folder / CHECKPOINT).exists()
+    assert "runs deleted: 1" in call(*arguments, "--yes")
     assert [run.name for run in tracker.runs()] == ["b"]
     assert not (folder / CHECKPOINT).exists() and (other_folder / CHECKPOINT).exists()
-    listed = CliRunner().invoke(
-        load_commands(), ["runs", "list", "--csv", "--mlruns", str(tracker.root)]
-    )
-    assert len(listed.output.splitlines()) == 2 and ",b," in listed.output
+    listed = call("runs", "list", "--csv", "--mlruns", tracker.root)
+    assert len(listed.splitlines()) == 2 and ",b," in listed
 
 
 def test_runs_of_versions_are_never_deleted(tracker: Tracker) -> None:
@@ -76,21 +71,17 @@ def test_runs_selected_by_filters_are_deleted(tracker: Tracker) -> None:
             tracker.registry.register(run.id, CHECKPOINT, "cable")
     running = start(tracker, "running", detector="vqvae", category="cable")
 
-    def delete(*words: str, answer: str = "") -> tuple[int, str]:
-        arguments = ["runs", "delete", *words, "--mlruns", str(tracker.root)]
-        result = CliRunner().invoke(load_commands(), arguments, input=answer)
-        return result.exit_code, f"{result.output}{result.exception}"
-
-    assert "got neither" in delete("--yes")[1] and "got neither" in delete("-c", "all", "-y")[1]
-    assert "got both" in delete("r1", "--detector", "vqvae", "--yes")[1]
-    assert "no run matches" in delete("--detector", "padim", "--yes")[1]
-    where = ("--detector", "vqvae", "-c", "cable")
-    code, printed = delete(*where, answer="n\n")
-    assert code == 1 and "to be deleted, with their artifacts: 1" in printed and "r1" in printed
+    delete = ("runs", "delete", "--mlruns", tracker.root)
+    assert "got neither" in refusal(*delete, "--yes")
+    assert "got neither" in refusal(*delete, "-c", "all", "-y")
+    assert "got both" in refusal(*delete, "r1", "--detector", "vqvae", "--yes")
+    assert "no run matches" in refusal(*delete, "--detector", "padim", "--yes")
+    delete += ("--detector", "vqvae", "-c", "cable")
+    printed = call(*delete, answer="n\n", status=1)
+    assert "to be deleted, with their artifacts: 1" in printed and "r1" in printed
     assert "it is version 1 of vqlab-cable" in printed and "it is being written" in printed
     assert len(tracker.runs()) == 4
-    code, printed = delete(*where, "--where", "test/image_auroc<0.7", "--yes")
-    assert code == 0 and "runs deleted: 1" in printed
+    assert "runs deleted: 1" in call(*delete, "--where", "test/image_auroc<0.7", "--yes")
     assert sorted(run.name for run in tracker.runs()) == ["r0", "r2", "running"]
     assert [folder.exists() for folder in folders] == [True, False, True]
     running.finish()

@@ -20,7 +20,7 @@ import pytest
 from commands import start_program
 from mlflow_server import free_port, serving
 from PIL import Image
-from tiny_set import tiny_recipe, write_tiny_set
+from tiny_set import baseline_recipe, write_tiny_set
 from tracked_runs import start
 
 from vqlab.model import Model
@@ -41,7 +41,7 @@ print(json.dumps(model.predict(pandas.DataFrame({"image": images})).to_dict("rec
 @pytest.fixture(scope="module")
 def trained(root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tested run, registered as the champion of `part`."""
-    recipe = {**tiny_recipe(root, "part", epochs=0), "detector": {"name": "mean_image"}}
+    recipe = baseline_recipe(root)
     results = tmp_path_factory.mktemp("results")
     outcome = run(resolve(recipe), store, name="trained", results=results)
     registry = store.registry

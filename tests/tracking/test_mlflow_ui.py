@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import call
 from mlflow_server import pictures_loaded
 from tiny_set import tiny_recipe
-from typer.testing import CliRunner
 
-from vqlab.cli import load_commands
 from vqlab.run import resolve, run
 from vqlab.tracking import Tracker
 
@@ -28,12 +27,6 @@ def served_store(
         tree["detector"]["codebook_size"] = codes
         run(resolve(tree), store, name=name, results=tmp_path_factory.mktemp("results"))
     return store
-
-
-def call(*words: str) -> str:
-    result = CliRunner().invoke(load_commands(), list(words))
-    assert result.exit_code == 0, (result.output, result.exception)
-    return result.output
 
 
 def test_the_page_of_a_run_describes_it(page: Any, served_store: Tracker) -> None:

@@ -16,12 +16,11 @@ from typing import Any
 
 import pytest
 import requests
+from commands import call, refusal
 from mlflow_server import free_port, serving
 from postgres_server import NoPostgres, postgres_server
-from tiny_set import tiny_recipe
-from typer.testing import CliRunner
+from tiny_set import baseline_recipe
 
-from vqlab.cli import load_commands
 from vqlab.promote.reproduce import score_images
 from vqlab.run import resolve, run
 from vqlab.tracking import Tracker
@@ -83,12 +82,6 @@ def mlruns(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path / "mlruns"
 
 
-def call(mlruns: Path, *words: str, status: int = 0) -> str:
-    result = CliRunner().invoke(load_commands(), [*words, "--mlruns", str(mlruns)])
-    assert result.exit_code == status, (words, result.output, result.exception)
-    return result.output
-
-
 def served(uri: str, files: list[Path], folder: Path) -> list[dict[str, Any]]:
     """Predict the bytes of image files by the MLflow model in a fresh process."""
     process = subprocess.run(
@@ -130,10 +123,10 @@ def posted(address: str, files: list[Path]) -> list[dict[str, Any]]:
 
 def test_promote_load_list_delete_and_roll_back(mlruns: Path, root: Path) -> None:
     tracker = Tracker.open(mlruns)
-    recipe = {**tiny_recipe(root, epochs=0), "detector": {"name": "mean_image"}}
+    recipe = baseline_recipe(root)
     for name in ("first", "second", "third"):
         run(resolve(recipe), tracker, name=name, results=mlruns.parent / "results")
-    call(mlruns, "promote", "-c", "part", "--run", "first")
+    call("promote", "-c", "part", "--run", "first")
     killed = {
         "action": "promote",
         "run": "second",
@@ -145,18 +138,18 @@ def test_promote_load_list_delete_and_roll_back(mlruns: Path, root: Path) -> Non
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert process.returncode == -signal.SIGKILL, process.stderr
-    versions = json.loads(call(mlruns, "history", "part", "--json"))
+    versions = json.loads(call("history", "part", "--json"))
     assert [(v["version"], v["state"]) for v in versions] == [(2, "registered"), (1, "champion")]
     assert tracker.registry.history("part") == [1]
-    call(mlruns, "promote", "-c", "part", "--run", "second", "--force")
-    assert "already the champion" in call(mlruns, "promote", "-c", "part", "--run", "second")
-    versions = json.loads(call(mlruns, "history", "part", "--json"))
+    call("promote", "-c", "part", "--run", "second", "--force")
+    assert "already the champion" in call("promote", "-c", "part", "--run", "second")
+    versions = json.loads(call("history", "part", "--json"))
     assert [(v["version"], v["state"]) for v in versions] == [(2, "champion"), (1, "previous")]
 
     files = sorted((root / "part" / "test").glob("*/*.png"))[::3]
     rows = served("models:/vqlab-part@champion", files, mlruns.parent)
     paths = list(map(str, files))
-    call(mlruns, "predict", "-m", "champion", "-c", "part", "-o", str(mlruns / "p"), *paths)
+    call("predict", "-m", "champion", "-c", "part", "-o", str(mlruns / "p"), *paths)
     lines = (mlruns / "p" / "scores.jsonl").read_text().splitlines()
     predicted = [json.loads(line) for line in lines]
     assert [(r["score"], r["verdict"]) for r in rows] == [
@@ -166,26 +159,22 @@ def test_promote_load_list_delete_and_roll_back(mlruns: Path, root: Path) -> Non
     with scoring_server("models:/vqlab-part@champion", mlruns.parent) as scoring:
         assert posted(scoring, files) == rows
 
-    board = json.loads(call(mlruns, "leaderboard", "--json"))
+    board = json.loads(call("leaderboard", "--json"))
     assert {row["name"]: row["champion"] for row in board} == {
         "first": False, "second": True, "third": False,
     }  # fmt: skip
     assert (
         board[0]["metrics"]["test/image_auroc"] == tracker.find("first").metrics["test/image_auroc"]
     )
-    listed = json.loads(call(mlruns, "runs", "list", "--json", "--where", "test/image_auroc>=0"))
+    listed = json.loads(call("runs", "list", "--json", "--where", "test/image_auroc>=0"))
     assert [row["name"] for row in listed] == ["third", "second", "first"]
     third = tracker.find("third")
-    printed = call(mlruns, "runs", "delete", "--detector", "mean_image", "--yes")
+    printed = call("runs", "delete", "--detector", "mean_image", "--yes")
     assert "runs deleted: 1" in printed and "version 2 of vqlab-part" in printed
     assert [record.name for record in tracker.runs()] == ["second", "first"]
     assert not tracker._client.list_artifacts(third.run_id)
 
-    assert "version 1 is the champion" in call(mlruns, "rollback", "-c", "part")
+    assert "version 1 is the champion" in call("rollback", "-c", "part")
     again = served("models:/vqlab-part@champion", files[:1], mlruns.parent)
     assert again[0]["score"] == rows[0]["score"]
-    assert "no champion before version 1" in str(
-        CliRunner()
-        .invoke(load_commands(), ["rollback", "-c", "part", "--mlruns", str(mlruns)])
-        .exception
-    )
+    assert "no champion before version 1" in refusal("rollback", "-c", "part")

@@ -10,10 +10,8 @@ from typing import Any
 
 import optuna
 import pytest
-from commands import start_program
-from typer.testing import CliRunner
+from commands import call, refusal, start_program
 
-from vqlab.cli import load_commands
 from vqlab.errors import UserError
 from vqlab.sweep.study.deletion import delete_sweep, list_sweeps, runs_of
 from vqlab.sweep.study.storage import opened_storage, storage_address
@@ -54,10 +52,8 @@ def test_studies_are_listed_by_category_detector_and_status(tracker: Tracker) ->
         tracker.start(experiment=category, name=name, tags=tags).finish(status)
 
     def listed(*words: str) -> list[dict[str, Any]]:
-        arguments = ["studies", "list", *words, "--json", "--mlruns", str(tracker.root)]
-        result = CliRunner().invoke(load_commands(), arguments)
-        assert result.exit_code == 0, result.exception
-        rows: list[dict[str, Any]] = json.loads(result.output)
+        printed = call("studies", "list", *words, "--json", "--mlruns", tracker.root)
+        rows: list[dict[str, Any]] = json.loads(printed)
         return rows
 
     def chosen(*words: str) -> list[str]:
@@ -74,22 +70,20 @@ def test_studies_are_listed_by_category_detector_and_status(tracker: Tracker) ->
         "studies": ["both-vqvae", "both-vqflow"], "trials": 2,
     }  # fmt: skip
     arguments = ["studies", "list", "-c", "nut", "--mlruns", str(tracker.root)]
-    header, row = CliRunner().invoke(load_commands(), [*arguments, "--csv"]).output.splitlines()
+    header, row = call(*arguments, "--csv").splitlines()
     assert header == "name,category,detector,status,studies,trials,started"
     assert row.startswith("both,nut,vqvae+vqflow,FINISHED,both-vqvae both-vqflow,2,")
-    assert "FINISHED" in CliRunner().invoke(load_commands(), arguments).output
-    refused = CliRunner().invoke(load_commands(), [*arguments, "--csv", "--json"])
-    assert "mutually exclusive" in str(refused.exception)
+    assert "FINISHED" in call(*arguments)
+    assert "mutually exclusive" in refusal(*arguments, "--csv", "--json")
 
 
 def test_a_study_is_deleted_with_its_runs(tracker: Tracker) -> None:
     assert names(tracker) == [("both", 2, 2), ("one", 1, 1)]
     folders = [run.artifact(CHECKPOINT) for run in runs_of(tracker, "both")]
     arguments = ["studies", "delete", "both", "--mlruns", str(tracker.root)]
-    assert CliRunner().invoke(load_commands(), arguments, input="n\n").exit_code == 1
+    call(*arguments, answer="n\n", status=1)
     assert len(names(tracker)) == 2
-    done = CliRunner().invoke(load_commands(), [*arguments, "--yes"])
-    assert done.exit_code == 0 and "deleted study both; runs deleted: 2" in done.output, done.output
+    assert "deleted study both; runs deleted: 2" in call(*arguments, "--yes")
     assert names(tracker) == [("one", 1, 1)] and [r.name for r in tracker.runs()] == ["one"]
     assert len(folders) == 2 and not any(folder.exists() for folder in folders)
 
