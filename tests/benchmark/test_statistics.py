@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vqlab.benchmark.statistics import (
-    Ranks,
-    holm,
-    nemenyi,
-    rank_methods,
-    smallest_p,
-    wilcoxon,
-)
+from vqlab.benchmark.statistics import Ranks, holm, nemenyi, rank_methods, smallest_p, wilcoxon
 
 DEMSAR = np.array([
     [0.763, 0.768, 0.771, 0.798], [0.599, 0.591, 0.590, 0.569], [0.954, 0.971, 0.968, 0.967],

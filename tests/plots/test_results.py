@@ -14,10 +14,7 @@ from vqlab.data import DataSettings, ImageSet
 from vqlab.data.image_cache import ImageCache, ImageFile
 from vqlab.evaluation import Thresholds, evaluate, predict_images
 from vqlab.features import FeatureSet
-from vqlab.plots import (
-    ResultsWriter,
-    results_folder,
-)
+from vqlab.plots import ResultsWriter, results_folder
 from vqlab.plots.panels import SIDE
 from vqlab.plots.style import GREEN, RED
 from vqlab.types import ImageRecord, Scores, UserError

@@ -14,14 +14,7 @@ from numpy.typing import NDArray
 
 from vqlab.benchmark.results import Measured
 from vqlab.evaluation import MEAN, CategoryEvidence
-from vqlab.metrics import (
-    Difference,
-    Interval,
-    distributions,
-    enough,
-    paired_difference,
-    resample,
-)
+from vqlab.metrics import Difference, Interval, distributions, enough, paired_difference, resample
 
 Array = NDArray[Any]
 RESAMPLES = 1000

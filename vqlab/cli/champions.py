@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vqlab.cli import app
-from vqlab.cli.options import (
-    RUN,
-    CategoryArgument,
-    Data,
-    Tracking,
-    one_category,
-)
+from vqlab.cli.options import RUN, CategoryArgument, Data, Tracking, one_category
 
 if TYPE_CHECKING:
     from vqlab.promote import Promotion

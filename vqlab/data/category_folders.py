@@ -14,12 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vqlab.data.category import (
-    MIN_NORMAL_IMAGES,
-    Category,
-    list_images,
-    warn_unmatched_masks,
-)
+from vqlab.data.category import MIN_NORMAL_IMAGES, Category, list_images, warn_unmatched_masks
 from vqlab.data.folder_names import (
     BAD,
     GOOD,

@@ -12,14 +12,7 @@ import torch
 from torch import Tensor
 
 from vqlab.data.datasets import saturated_defects
-from vqlab.data.image_cache import (
-    THREADS,
-    ImageCache,
-    ImageFile,
-    ImageSource,
-    ResizedImage,
-    TileOf,
-)
+from vqlab.data.image_cache import THREADS, ImageCache, ImageFile, ImageSource, ResizedImage, TileOf
 from vqlab.data.images import to_tensor, with_gain
 from vqlab.data.settings import DataSettings
 from vqlab.metrics import Defect

@@ -9,13 +9,7 @@ from pathlib import Path
 
 from vqlab.data.datasets import HOW_TO_GET, Layout
 from vqlab.data.image_set import Progress
-from vqlab.data.layouts import (
-    GOOD_ALONE,
-    GOOD_AND_BAD,
-    detect_layout,
-    good_bad_layout,
-    suggestion,
-)
+from vqlab.data.layouts import GOOD_ALONE, GOOD_AND_BAD, detect_layout, good_bad_layout, suggestion
 from vqlab.data.settings import DataSettings
 from vqlab.data.synthetic import CATEGORIES, MARKER, make_synthetic
 from vqlab.errors import UserError

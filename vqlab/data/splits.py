@@ -20,13 +20,7 @@ from vqlab.data.category import Category
 from vqlab.data.checks.content import content_warnings
 from vqlab.data.contact_sheet import image_set_sheet
 from vqlab.data.datasets import Layout
-from vqlab.data.image_cache import (
-    THREADS,
-    ImageCache,
-    ImageFile,
-    ImageSource,
-    SyntheticAnomaly,
-)
+from vqlab.data.image_cache import THREADS, ImageCache, ImageFile, ImageSource, SyntheticAnomaly
 from vqlab.data.image_set import ImageSet, Progress
 from vqlab.data.images import mask_files
 from vqlab.data.layouts import read_category

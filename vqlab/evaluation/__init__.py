@@ -17,13 +17,7 @@ from vqlab.evaluation.operating_point import OperatingPoint, count_above, operat
 from vqlab.evaluation.paired import Paired, paired_differences
 from vqlab.evaluation.report import EvaluationSettings, Report, evaluate
 from vqlab.evaluation.review import expected_shares, review_sentence
-from vqlab.evaluation.scored import (
-    Predictions,
-    Scored,
-    crop,
-    crop_panel,
-    lowest_outside,
-)
+from vqlab.evaluation.scored import Predictions, Scored, crop, crop_panel, lowest_outside
 from vqlab.evaluation.scoring import (
     Progress,
     extract_images,

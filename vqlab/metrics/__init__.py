@@ -41,12 +41,7 @@ from vqlab.metrics.intervals import (
 )
 from vqlab.metrics.regions import Defect, Regions
 from vqlab.metrics.stream import PixelStream
-from vqlab.metrics.summary import (
-    Summary,
-    image_metrics,
-    summarise_images,
-    summarise_pixels,
-)
+from vqlab.metrics.summary import Summary, image_metrics, summarise_images, summarise_pixels
 
 __all__ = [
     "ANOMALOUS_IMAGES",

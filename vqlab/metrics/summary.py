@@ -12,14 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vqlab.metrics.catalogue import FPR_LIMIT, RANKINGS, Level, Ranking
-from vqlab.metrics.groups import (
-    Array,
-    Curve,
-    Groups,
-    precision_recall_curve,
-    pro_curve,
-    roc_curve,
-)
+from vqlab.metrics.groups import Array, Curve, Groups, precision_recall_curve, pro_curve, roc_curve
 from vqlab.metrics.regions import Regions
 
 

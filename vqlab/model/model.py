@@ -30,14 +30,7 @@ from vqlab.data import (
     to_original,
     to_tiles,
 )
-from vqlab.detectors import (
-    Detector,
-    Extracted,
-    HasPanels,
-    detector_class,
-    extract,
-    scores,
-)
+from vqlab.detectors import Detector, Extracted, HasPanels, detector_class, extract, scores
 from vqlab.errors import did_you_mean
 from vqlab.evaluation import (
     Predictions,

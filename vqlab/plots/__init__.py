@@ -3,10 +3,7 @@
 from vqlab.plots.attempt import PictureWarning, attempt
 from vqlab.plots.concepts import likelihood_figure, map_figure, usage_figure
 from vqlab.plots.critical_difference import critical_difference_figure
-from vqlab.plots.curves import (
-    loss_curves,
-    save_figure,
-)
+from vqlab.plots.curves import loss_curves, save_figure
 from vqlab.plots.operating_curve import operating_curve
 from vqlab.plots.prediction import panel_row
 from vqlab.plots.results import ResultsWriter, results_folder

@@ -8,14 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqlab.data import SEVERITIES, SHIFTS, ImageSet, shifted
-from vqlab.evaluation import (
-    AS_CAPTURED,
-    PASS,
-    REJECT,
-    ShiftErrors,
-    ShiftTable,
-    score_images,
-)
+from vqlab.evaluation import AS_CAPTURED, PASS, REJECT, ShiftErrors, ShiftTable, score_images
 from vqlab.features import FeatureSet
 from vqlab.model import Model
 from vqlab.plots import attempt, shift_chart

@@ -18,25 +18,14 @@ from vqlab.model import Model
 from vqlab.nn import distributed
 from vqlab.plots import attempt, loss_curves
 from vqlab.recipes import Data, as_folders
-from vqlab.run.calibration import (
-    assess_scored,
-    calibrated_model,
-    extract_features,
-    make_trainer,
-)
+from vqlab.run.calibration import assess_scored, calibrated_model, extract_features, make_trainer
 from vqlab.run.concepts import concept_metrics, training_concepts
 from vqlab.run.description import describe_run
 from vqlab.run.fit import STATE, OnEpoch, fit
 from vqlab.run.normal_images import with_normal_images
 from vqlab.run.pages import show_experiment
 from vqlab.run.saved import CHECKPOINT, explain_recovery
-from vqlab.run.settings import (
-    BEST_ON_TEST,
-    TRAINED_TAG,
-    RunConfig,
-    resolve,
-    trained_key,
-)
+from vqlab.run.settings import BEST_ON_TEST, TRAINED_TAG, RunConfig, resolve, trained_key
 from vqlab.run.test_set import OnProgress, has_test, require_test, test_model, without_trained_on
 from vqlab.text import category_text, folder_name, unique_key
 from vqlab.tracking import NOTE, Run, Tracker, category_tags

@@ -15,14 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vqlab.data import (
-    GOOD_AND_BAD,
-    ImageSet,
-    Splits,
-    find_layout,
-    fingerprint,
-    read_image,
-)
+from vqlab.data import GOOD_AND_BAD, ImageSet, Splits, find_layout, fingerprint, read_image
 from vqlab.evaluation import (
     BASELINE_EVIDENCE,
     EVIDENCE,

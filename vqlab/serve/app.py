@@ -10,13 +10,7 @@ from fastapi import FastAPI, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
-from vqlab.serve.answers import (
-    CategoryAnswer,
-    ErrorAnswer,
-    Options,
-    PredictAnswer,
-    model_answer,
-)
+from vqlab.serve.answers import CategoryAnswer, ErrorAnswer, Options, PredictAnswer, model_answer
 from vqlab.serve.docs_page import docs_page
 from vqlab.serve.engine import Engine
 from vqlab.serve.errors import add_error_handlers, answer

@@ -3,9 +3,4 @@
 from vqlab.threshold.move import ThresholdMove, plan_move, save_move
 from vqlab.threshold.targets import make_target
 
-__all__ = [
-    "ThresholdMove",
-    "make_target",
-    "plan_move",
-    "save_move",
-]
+__all__ = ["ThresholdMove", "make_target", "plan_move", "save_move"]

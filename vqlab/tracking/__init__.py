@@ -8,20 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 # First: sets environment variables that mlflow reads on import.
-from vqlab.tracking.environment import (  # isort: split
-    user_name,
-)
+from vqlab.tracking.environment import user_name  # isort: split
 
 from vqlab.tracking.artifacts import CHECKPOINT
 from vqlab.tracking.categories import category_tags, matches_categories
 from vqlab.tracking.liveness import owner_is_gone, owner_tags
-from vqlab.tracking.pages import (
-    NOTE,
-    TESTED_CHARTS,
-    TESTED_TABLE,
-    ExperimentPages,
-    picture_address,
-)
+from vqlab.tracking.pages import NOTE, TESTED_CHARTS, TESTED_TABLE, ExperimentPages, picture_address
 from vqlab.tracking.record import RunRecord, ranked
 from vqlab.tracking.store import remember_ui
 from vqlab.tracking.ui import ui_command

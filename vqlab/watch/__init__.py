@@ -5,11 +5,4 @@ from vqlab.watch.state import DriftState, read_drift_state
 from vqlab.watch.watch import Status, watch_folder
 from vqlab.watch.webhook import Webhook
 
-__all__ = [
-    "DriftState",
-    "Status",
-    "WatchSettings",
-    "Webhook",
-    "read_drift_state",
-    "watch_folder",
-]
+__all__ = ["DriftState", "Status", "WatchSettings", "Webhook", "read_drift_state", "watch_folder"]

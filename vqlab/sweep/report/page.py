@@ -23,12 +23,7 @@ from vqlab.sweep.report import charts
 from vqlab.sweep.report.copies import quiet
 from vqlab.sweep.report.importance import EVALUATOR, MEANING, importances
 from vqlab.sweep.report.study_data import StudyData, plain
-from vqlab.sweep.report.trial_table import (
-    TestMetrics,
-    TrialTable,
-    trial_table,
-    validation_and_test,
-)
+from vqlab.sweep.report.trial_table import TestMetrics, TrialTable, trial_table, validation_and_test
 from vqlab.sweep.study.record import record_of
 from vqlab.sweep.study.studies import Studies
 

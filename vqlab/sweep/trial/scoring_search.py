@@ -22,13 +22,7 @@ from optuna.samplers import TPESampler
 from vqlab.config import Settings, Tree, dump, merge, nest
 from vqlab.data import Splits
 from vqlab.detectors import Extracted, HasNormalization, extract
-from vqlab.evaluation import (
-    Scored,
-    choose_thresholds,
-    evaluate,
-    extract_images,
-    score_extracted,
-)
+from vqlab.evaluation import Scored, choose_thresholds, evaluate, extract_images, score_extracted
 from vqlab.metrics import METRICS
 from vqlab.model import Model
 from vqlab.run import RunConfig, calibrate, resolve, unseen_in_fitting
