@@ -60,7 +60,7 @@ def test_write_validation(root: Path, tmp_path: Path) -> None:
     folder = write_image_set(splits.validation, tmp_path / "validation")
     names = sorted(path.name for path in folder.iterdir())
     assert names[:2] == ["nut_000_good.png", "nut_001_good.png"]
-    assert len(names) == 2 + 4 * 2
+    assert len(names) == 2 + 20 * 2, "10 copies of each of 2 held-out images"
     mask = next(path for path in folder.iterdir() if path.name.endswith("_mask.png"))
     assert read_mask(mask).any() and read_mask(mask).shape == (20, 24)
 

@@ -43,7 +43,7 @@ def test_validation_is_written_with_masks_and_a_sheet(
     names = sorted(path.name for path in (tmp_path / "seen").iterdir())
     assert "nut_000_good.png" in names and "nut_contact_sheet.png" in names
     masks = [name for name in names if name.endswith("_mask.png")]
-    assert len(masks) == 4 and read_mask(tmp_path / "seen" / masks[0]).any()
+    assert len(masks) == 20 and read_mask(tmp_path / "seen" / masks[0]).any()
     assert read_image(tmp_path / "seen" / masks[0].replace("_mask", "")).shape == (20, 24, 3)
 
 

@@ -13,6 +13,7 @@ from folders import make_category, write_image
 from vqlab.data import DataSettings, ImageSet, Splits, image_cache, load_dataset, read_image
 from vqlab.data.layouts import detect_layout
 from vqlab.data.splits import fingerprint
+from vqlab.data.synthetic_anomalies import GENERIC, SHARES
 from vqlab.types import ImageRecord, UserError
 
 
@@ -237,3 +238,25 @@ def test_progress_counts_every_file(root: Path) -> None:
     settings = DataSettings(root=root, categories="all", image_size=32)
     load_dataset(settings, lambda done, total: calls.append((done, total)))
     assert calls == [(i, 20) for i in range(1, 21)]
+
+
+@pytest.mark.parametrize(
+    ("train", "changes", "copies"),
+    [(20, {}, 10), (40, {}, 8), (40, {"synthetic_defects": 2}, 2), (80, {"held_out": 0.5}, 2)],
+)
+def test_small_sets_get_more_anomalies(
+    tmp_path: Path, train: int, changes: dict[str, object], copies: int
+) -> None:
+    """About 60 anomalies, at most 10 copies of an image, and never fewer than 2."""
+    make_category(tmp_path / "set", "nut", train=train)
+    splits = load(tmp_path / "set", **changes)
+    assert len(splits.validation) == (1 + copies) * len(splits.held_out)
+
+
+def test_kinds_of_anomalies(big: Path) -> None:
+    kinds = {
+        name: {r.defect.removeprefix("drawn_") for r in load(big, **changes).validation.records}
+        for name, changes in {"all": {}, "generic": {"validation": {"kinds": "generic"}}}.items()
+    }
+    assert kinds["generic"] == {"good", *GENERIC}
+    assert kinds["all"] == {"good", *SHARES} and len(SHARES) == len(GENERIC) + 3

@@ -165,3 +165,39 @@ def test_wrong_arguments_are_refused(
 def test_a_place_outside_the_range_is_refused() -> None:
     with pytest.raises(ValueError, match="within 0 and 1; got 1.5"):
         draw_anomaly(plain(0), plain(0), RNG(0), "blob", size=1.5)
+
+
+def squares() -> np.ndarray:
+    """Bright squares of 16 px, 32 px apart, on a dark ground, with grain."""
+    rows, columns = np.mgrid[:128, :128]
+    bright = (np.abs(rows % 32 - 16) < 8) & (np.abs(columns % 32 - 16) < 8)
+    grey = np.where(bright, 200, 50)[..., None] + RNG(0).normal(0, 2, (128, 128, 3))
+    return np.clip(grey, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["removed_part", "moved_part"])
+def test_parts_are_cut_along_edges(kind: str) -> None:
+    """Where a part is taken away, whole squares become ground or ground becomes square: pixels stay
+    dark or bright, with few between."""
+    image, shares = squares(), []
+    for seed in range(20):
+        anomalous, mask, _ = draw_anomaly(image, image, RNG(seed), kind, size=0.7)
+        values = anomalous[mask].mean(axis=1)
+        shares.append(np.mean((values < 90) | (values > 160)))
+    assert np.mean(shares) > 0.7
+
+
+def test_a_swapped_part_is_a_piece_of_the_texture() -> None:
+    """The middle of the patch occurs in the texture, elsewhere."""
+    image, texture = photo(96, 96), photo(96, 96, seed=1)
+    hits = 0
+    for seed in range(10):
+        anomalous, mask, _ = draw_anomaly(image, texture, RNG(seed), "swapped_part", size=0.9)
+        change = np.abs(anomalous.astype(int) - image).max(axis=2) > 0
+        rows, columns = np.nonzero(change)
+        y, x = int(rows.min() + rows.max()) // 2, int(columns.min() + columns.max()) // 2
+        piece = anomalous[y - 2 : y + 3, x - 2 : x + 3]
+        cost = cv2.matchTemplate(texture, piece, cv2.TM_SQDIFF)
+        hits += cost.min() < 1
+        assert mask.any()
+    assert hits == 10

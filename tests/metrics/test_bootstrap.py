@@ -140,3 +140,15 @@ def test_the_bound_below_a_perfect_auroc_holds():
     rng = np.random.default_rng(0)
     normal, anomalous = rng.normal(size=(20000, 6)), rng.normal(lift, 1, size=(20000, 6))
     assert (normal.max(1) < anomalous.min(1)).mean() < 0.025
+
+
+def test_kinds_are_resampled_with_their_images() -> None:
+    labels = np.array([0] * 4 + [1] * 6)
+    kinds = np.array([-1] * 4 + [0, 0, 1, 1, 1, 2])
+    weights = resample(labels, 2000, kinds=kinds)
+    assert (weights[0] == 1).all()
+    assert (weights[1:, :4].sum(1) == 4).all(), "normal images as without kinds"
+    counts = {0: 2, 1: 3, 2: 1}
+    totals = np.stack([weights[1:, kinds == k].sum(1) / n for k, n in counts.items()])
+    assert (totals == np.round(totals)).all() and (totals.sum(0) == 3).all()
+    assert np.allclose(totals.mean(1), 1, atol=0.06) and (totals == 0).any(1).all()

@@ -157,3 +157,13 @@ def test_keys_of_models_without_tiles_are_those_of_earlier_versions(panels: Path
     off = trained_key(resolve(merge(tree, {"data": {"tiles": {"overlap": 0.5}}})), "abc")
     on = trained_key(resolve(merge(tree, {"data": {"tiles": {"size": 32}}})), "abc")
     assert plain == off != on
+
+
+def test_validation_images_do_not_change_the_key_of_the_last_epoch(panels: Path) -> None:
+    tree = {"data": {"root": str(panels), "categories": ["panel"], "image_size": 32},
+            "detector": "mean_image"}  # fmt: skip
+    earlier = merge(tree, {"data": {"synthetic_defects": 2, "validation": {"kinds": "generic"}}})
+    assert trained_key(resolve(tree), "abc") == trained_key(resolve(earlier), "abc")
+    selected = {"training": {"select": "best_on_validation", "validate_every": 1}}
+    keys = [trained_key(resolve(merge(each, selected)), "abc") for each in (tree, earlier)]
+    assert keys[0] != keys[1]

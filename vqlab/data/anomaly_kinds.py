@@ -1,56 +1,25 @@
-"""How each kind of synthetic anomaly is drawn."""
+"""How each generic kind of synthetic anomaly is drawn."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import cv2
 import numpy as np
 from numpy.random import Generator
 
+from vqlab.data.scene import (
+    Box,
+    Scene,
+    blend,
+    random_contrast,
+    random_position,
+    random_size,
+    square,
+)
 from vqlab.data.synthetic.surface import Array, clouds
-
-Box = tuple[slice, slice]
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Inputs of drawing an anomaly."""
-
-    image: Array
-    """(H, W, 3) uint8."""
-    texture: Array
-    """(H, W, 3) uint8, another normal image."""
-    saliency: Array
-    """(h, w), coarse; sums to 1: probability of the position."""
-    background: Array | None
-    """(3,) colour of a plain background; None if there is none."""
-    side: int
-    boost: float
-    """Factor on contrast; 1, and more after every attempt that was invisible."""
-    size: float | None
-    contrast: float | None
-    """Positions in [0, 1] in a kind's range, small to large and faint to strong; None: random."""
-
-
-def _position(scene: Scene, rng: Generator) -> tuple[float, float]:
-    """Return a random (x, y) in pixels, by saliency."""
-    rows, columns = scene.saliency.shape
-    cell = int(rng.choice(rows * columns, p=scene.saliency.ravel().astype(np.float64)))
-    height, width = scene.image.shape[:2]
-    x = (cell % columns + rng.random()) / columns * width
-    return x, (cell // columns + rng.random()) / rows * height
-
-
-def _box(scene: Scene, x: float, y: float, reach: float) -> Box:
-    """Return the square of half side `reach` (pixels) around a point, clipped to the image; never
-    empty."""
-    height, width = scene.image.shape[:2]
-    top, left = min(max(0, int(y - reach)), height - 2), min(max(0, int(x - reach)), width - 2)
-    bottom, right = max(top + 2, int(y + reach) + 2), max(left + 2, int(x + reach) + 2)
-    return slice(top, min(height, bottom)), slice(left, min(width, right))
 
 
 def _grid(box: Box) -> tuple[Array, Array]:
@@ -68,33 +37,14 @@ def _noise_field(box: Box, cells: int, rng: Generator) -> Array:
     return np.asarray(noise[:height, :width])
 
 
-def _blend(canvas: Array, box: Box, alpha: Array, colour: Array | float) -> None:
-    """Blend `colour` (h, w, 3) or (3,) into a box of the image; `alpha` (h, w) in [0, 1]."""
-    below = canvas[box].astype(np.float32)
-    mixed = below + np.clip(alpha, 0, 1)[..., None] * (colour - below)
-    canvas[box] = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
-
-
-def _size(scene: Scene, rng: Generator, low: float, high: float) -> float:
-    """Return a length in pixels between two shares of the image's side, log-uniform."""
-    position = rng.random() if scene.size is None else scene.size
-    return math.exp(math.log(low) + position * math.log(high / low)) * scene.side
-
-
 def _width(scene: Scene, rng: Generator, low: float, high: float) -> float:
-    """Return a random width of a thin anomaly, as `_size` but independent of `scene.size`."""
-    return _size(replace(scene, size=None), rng, low, high)
-
-
-def _contrast(scene: Scene, rng: Generator, low: float, high: float) -> float:
-    """Return a brightness difference between two limits, times the scene's boost."""
-    position = rng.random() if scene.contrast is None else scene.contrast
-    return (low + position * (high - low)) * scene.boost
+    """Return a random width of a thin anomaly, as `random_size` but independent of `scene.size`."""
+    return random_size(replace(scene, size=None), rng, low, high)
 
 
 def _tone(local: Array, scene: Scene, rng: Generator) -> Array:
     """Return a colour (3,) that differs from `local` (3,): darker or brighter, sometimes tinted."""
-    shift = _contrast(scene, rng, 28, 95)
+    shift = random_contrast(scene, rng, 28, 95)
     grey = float(local.mean())
     up = rng.random() < 1 / (1 + math.exp((grey - 115) / 25))
     tint = rng.normal(0, 1, 3) * (14 if rng.random() < 0.4 else 2)
@@ -107,10 +57,10 @@ def _scratch(canvas: Array, scene: Scene, rng: Generator) -> None:
     heading = rng.uniform(0, 2 * math.pi)
     width = max(0.7, _width(scene, rng, 0.0035, 0.02))
     for _ in range(int(rng.choice([1, 1, 1, 2, 3]))):
-        x, y = _position(scene, rng)
-        length = _size(scene, rng, 0.10, 0.70)
+        x, y = random_position(scene, rng)
+        length = random_size(scene, rng, 0.10, 0.70)
         turn, bend = heading + rng.normal(0, 0.3), rng.normal(0, 0.06)
-        box = _box(scene, x, y, length / 2 + 4 * width)
+        box = square(scene, x, y, length / 2 + 4 * width)
         u, v = _grid(box)
         nearest = np.full((v.shape[0], u.shape[1]), np.inf, np.float32)
         fade = np.zeros_like(nearest)
@@ -129,22 +79,22 @@ def _scratch(canvas: Array, scene: Scene, rng: Generator) -> None:
             turn += bend + rng.normal(0, 0.12)
         local = canvas[box].reshape(-1, 3).mean(0)
         alpha = np.clip(1 + width - nearest, 0, 1) * fade * min(1.0, 0.85 * scene.boost)
-        _blend(canvas, box, alpha, _tone(local, scene, rng))
+        blend(canvas, box, alpha, _tone(local, scene, rng))
 
 
 def _blob(canvas: Array, scene: Scene, rng: Generator) -> None:
     """Draw one to three stains or specks with an irregular, more or less soft edge."""
     for _ in range(int(rng.choice([1, 1, 1, 2, 3]))):
-        size = max(1.2, _size(scene, rng, 0.015, 0.18))
-        x, y = _position(scene, rng)
-        box = _box(scene, x, y, 2.2 * size)
+        size = max(1.2, random_size(scene, rng, 0.015, 0.18))
+        x, y = random_position(scene, rng)
+        box = square(scene, x, y, 2.2 * size)
         soft = size * rng.uniform(0.1, 0.6) + 0.7
         alpha = np.clip(0.5 - _oval(box, x, y, size, rng) / soft, 0, 1) * rng.uniform(0.55, 1)
-        local = canvas[_box(scene, x, y, 0.7 * size)].reshape(-1, 3).mean(0)
+        local = canvas[square(scene, x, y, 0.7 * size)].reshape(-1, 3).mean(0)
         colour = _tone(local, scene, rng)
         if rng.random() < 0.5:  # a translucent stain
             colour = np.clip(canvas[box] * (colour / np.maximum(local, 1)), 0, 255)
-        _blend(canvas, box, alpha, colour)
+        blend(canvas, box, alpha, colour)
 
 
 def _rotated(box: Box, x: float, y: float, turn: float) -> tuple[Array, Array]:
@@ -169,29 +119,29 @@ def _patch(box: Box, scene: Scene, rng: Generator) -> Array:
     """Return a patch (h, w, 3) float32 of texture from elsewhere, flipped and re-lit."""
     height, width = box[0].stop - box[0].start, box[1].stop - box[1].start
     rows, columns = scene.texture.shape[:2]
-    x, y = _position(scene, rng)
+    x, y = random_position(scene, rng)
     top = min(max(0, int(y - height / 2)), rows - height)
     left = min(max(0, int(x - width / 2)), columns - width)
     piece = scene.texture[top : top + height, left : left + width].astype(np.float32)
     piece = piece[:: int(rng.choice([-1, 1])), :: int(rng.choice([-1, 1]))]
     # Each attempt changes brightness more, so that a patch of a uniform surface becomes visible.
-    light = 1 + rng.choice([-1, 1]) * _contrast(scene, rng, 0.05, 0.25)
+    light = 1 + rng.choice([-1, 1]) * random_contrast(scene, rng, 0.05, 0.25)
     piece = piece * light + rng.choice([-1, 1]) * rng.uniform(0, 20) * (scene.boost - 0.5)
     return np.asarray(np.clip(piece, 0, 255))
 
 
 def _cut_paste(canvas: Array, scene: Scene, rng: Generator) -> None:
     """Paste a rotated rectangle of the texture (Li et al., CutPaste, CVPR 2021), edge irregular."""
-    at = _position(scene, rng)
-    size = max(2.0, _size(scene, rng, 0.03, 0.22))
+    at = random_position(scene, rng)
+    size = max(2.0, random_size(scene, rng, 0.03, 0.22))
     _paste(canvas, scene, rng, at, size, float(np.exp(rng.uniform(0, 1.0))))
 
 
 def _scar(canvas: Array, scene: Scene, rng: Generator) -> None:
     """Paste a long thin rotated piece of the texture (CutPaste, "scar")."""
     for _ in range(int(rng.integers(1, 3))):
-        at = _position(scene, rng)
-        long, wide = _size(scene, rng, 0.06, 0.30), max(1.0, _width(scene, rng, 0.008, 0.04))
+        at = random_position(scene, rng)
+        long, wide = random_size(scene, rng, 0.06, 0.30), max(1.0, _width(scene, rng, 0.008, 0.04))
         _paste(canvas, scene, rng, at, (long * wide) ** 0.5, max(1.0, long / wide))
 
 
@@ -199,31 +149,31 @@ def _paste(
     canvas: Array, scene: Scene, rng: Generator, at: tuple[float, float], size: float, ratio: float
 ) -> None:
     """Paste texture on a rotated rectangle of half sides size * ratio^±½ at (x, y)."""
-    box = _box(scene, *at, size * ratio**0.5 * 1.5 + 2)
+    box = square(scene, *at, size * ratio**0.5 * 1.5 + 2)
     along, across = _rotated(box, *at, rng.uniform(0, math.pi))
     along, across = np.abs(along) - size * ratio**0.5, np.abs(across) - size / ratio**0.5
     uneven = min(0.12 * size, 3.0) * _noise_field(box, 5, rng) if size > 4 else 0
     alpha = np.clip(0.5 - (np.maximum(along, across) + uneven) / 1.5, 0, 1)
-    _blend(canvas, box, alpha, _patch(box, scene, rng))
+    blend(canvas, box, alpha, _patch(box, scene, rng))
 
 
 def _noise(canvas: Array, scene: Scene, rng: Generator) -> None:
     """Blend texture in where fractal noise is high (Zavrtanik et al., DRAEM, ICCV 2021)."""
-    x, y = _position(scene, rng)
-    size = max(3.0, _size(scene, rng, 0.06, 0.28))
-    box = _box(scene, x, y, 2 * size)
+    x, y = random_position(scene, rng)
+    size = max(3.0, random_size(scene, rng, 0.06, 0.28))
+    box = square(scene, x, y, 2 * size)
     noise = _noise_field(box, int(rng.integers(4, 9)), rng)
     u, v = _grid(box)
     near = np.clip(1.6 - np.hypot(u - x, v - y) / size, -1, 1)
     alpha = np.clip((noise + 1.5 * near - 1.2) * rng.uniform(2, 6), 0, 1) * rng.uniform(0.6, 1)
-    _blend(canvas, box, alpha, _patch(box, scene, rng))
+    blend(canvas, box, alpha, _patch(box, scene, rng))
 
 
 def _missing(canvas: Array, scene: Scene, rng: Generator) -> None:
     """Remove a part: fill it with the background if there is one, else with its surroundings."""
-    x, y = _position(scene, rng)
-    size = max(2.0, _size(scene, rng, 0.03, 0.20))
-    box = _box(scene, x, y, 2.2 * size + 3)
+    x, y = random_position(scene, rng)
+    size = max(2.0, random_size(scene, rng, 0.03, 0.20))
+    box = square(scene, x, y, 2.2 * size + 3)
     distance = _oval(box, x, y, size, rng)
     fill = _inpaint(canvas[box], distance)
     if scene.background is not None and rng.random() < 0.5:
@@ -232,7 +182,7 @@ def _missing(canvas: Array, scene: Scene, rng: Generator) -> None:
     shade = scene.boost - 1  # uniform surroundings hide a hole: later attempts darken it
     local = float(fill.mean())
     fill = fill + grain + (-40 if local > 110 else 40) * shade
-    _blend(canvas, box, np.clip(0.5 - distance / 1.5, 0, 1), np.clip(fill, 0, 255))
+    blend(canvas, box, np.clip(0.5 - distance / 1.5, 0, 1), np.clip(fill, 0, 255))
 
 
 def _inpaint(patch: Array, distance: Array) -> Array:
@@ -252,16 +202,16 @@ def spot(
 ) -> None:
     """Draw a plain spot that is visible on any image, at a random position or `at` (x, y): the
     fallback."""
-    x, y = at or _position(scene, rng)
+    x, y = at or random_position(scene, rng)
     size = max(2.0, 0.03 * scene.side)
-    box = _box(scene, x, y, size + 2)
+    box = square(scene, x, y, size + 2)
     u, v = _grid(box)
     alpha = np.clip(0.5 - (np.hypot(u - x, v - y) - size), 0, 1)
     local = float(canvas[box].mean())
-    _blend(canvas, box, alpha, 20.0 if local > 128 else 235.0)
+    blend(canvas, box, alpha, 20.0 if local > 128 else 235.0)
 
 
-DRAW: dict[str, Callable[[Array, Scene, Generator], None]] = {
+DRAW_GENERIC: dict[str, Callable[[Array, Scene, Generator], None]] = {
     "scratch": _scratch,
     "blob": _blob,
     "cut_paste": _cut_paste,

@@ -71,6 +71,9 @@ class ValidationSettings(Settings):
     source: Literal["drawn", "test"] = "drawn"
     """`drawn`: held-out normal images with synthetic anomalies. `test`: a share of the test images,
     which are then excluded from the reported test set."""
+    kinds: Literal["all", "generic"] = "all"
+    """Kinds of synthetic anomalies, used with `source: drawn`. `generic`: without those made of the
+    product's own parts (docs/validation.md)."""
     fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Share of the test images, per defect type and of `good`, used with `source: test`."""
 
@@ -128,8 +131,9 @@ class DataSettings(Settings):
     """Share of train/good that is excluded from training: at least 19 images (required to guarantee
     a false reject rate of 5 %), or a fifth of them if that is less. A category with images in
     validation/good holds out these instead."""
-    synthetic_defects: Annotated[int, Field(ge=1, le=20)] = 2
-    """Copies with a synthetic anomaly per held-out image, for validation."""
+    synthetic_defects: Annotated[int | None, Field(ge=1, le=20)] = None
+    """Copies with a synthetic anomaly per held-out image, for validation. Default: 2, and up to 10
+    if a category would have fewer than 60 such copies."""
     validation: ValidationSettings = ValidationSettings()
     shifts: Annotated[tuple[ShiftName, ...], BeforeValidator(_shifts)] = ()
     """Capture shifts that the model must stand (docs/shifts.md). It is also trained on copies of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 import os
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,7 +28,7 @@ from vqlab.data.layouts import read_category
 from vqlab.data.settings import DataSettings
 from vqlab.data.shifts import shifted, with_shifted_copies
 from vqlab.data.source import choose_categories, find_layout, find_root
-from vqlab.data.synthetic_anomalies import SHARES
+from vqlab.data.synthetic_anomalies import GENERIC, SHARES
 from vqlab.metrics import METRICS
 from vqlab.pixels.area import InspectedArea
 from vqlab.pixels.decoding import Pixels
@@ -36,6 +37,8 @@ from vqlab.types import ImageRecord, UserError
 
 MIN_HELD_OUT = 19
 """Held-out images required to guarantee a false reject rate of 5 %: 1 / 0.05 − 1."""
+MIN_ANOMALIES, MAX_COPIES = 60, 10
+"""Synthetic anomalies per category, unless a held-out image would have more copies."""
 
 
 @dataclass(frozen=True)
@@ -236,16 +239,20 @@ def _sample_test(category: Category, settings: DataSettings) -> list[ImageFile]:
 def _add_anomalies(
     train: Sequence[ImageFile], held_out: Sequence[ImageFile], settings: DataSettings
 ) -> list[SyntheticAnomaly]:
-    """Return copies of the held-out images with synthetic anomalies; kinds occur by `SHARES`.
+    """Return copies of the held-out images with synthetic anomalies; kinds occur by their shares.
 
     Sizes and contrasts are spread evenly within each kind (Latin hypercube sampling): of n copies
     one lies in each n-th of the range.
     """
     seed = (settings.seed, _hash(held_out[0].record.category), 1)
     rng = np.random.default_rng(seed)
-    images = [image for image in held_out for _ in range(settings.synthetic_defects)]
+    shares = GENERIC if settings.validation.kinds == "generic" else SHARES
+    copies = settings.synthetic_defects
+    if copies is None:
+        copies = max(2, min(MAX_COPIES, math.ceil(MIN_ANOMALIES / len(held_out))))
+    images = [image for image in held_out for _ in range(copies)]
     quantiles = (rng.permutation(len(images)) + 0.5) / len(images)
-    bounds = np.cumsum(list(SHARES.values()))
+    bounds = np.cumsum(list(shares.values()))
     kinds = np.searchsorted(bounds / bounds[-1], quantiles)
     textures = rng.integers(len(train), size=len(images))
     size_contrast = np.empty((len(images), 2))
@@ -258,7 +265,7 @@ def _add_anomalies(
         SyntheticAnomaly(
             image,
             train[textures[index]],
-            tuple(SHARES)[kinds[index]],
+            tuple(shares)[kinds[index]],
             (*seed, index),
             *map(float, size_contrast[index]),
         )

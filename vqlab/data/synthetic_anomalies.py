@@ -12,10 +12,14 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from vqlab.data.anomaly_kinds import DRAW, ON_OBJECT, Scene, spot
+from vqlab.data.anomaly_kinds import DRAW_GENERIC, ON_OBJECT, spot
+from vqlab.data.product_kinds import DRAW_PRODUCT
+from vqlab.data.scene import Scene
 from vqlab.data.synthetic.surface import Array
 
-SHARES = {
+DRAWN = "drawn_"
+"""Before the kind, in the defect of an image with a synthetic anomaly."""
+GENERIC = {
     "scratch": 0.27,
     "blob": 0.27,
     "cut_paste": 0.15,
@@ -23,8 +27,15 @@ SHARES = {
     "missing": 0.12,
     "noise": 0.07,
 }
+"""Probability of each kind that suits any image."""
+_PRODUCT = 0.4
+"""Probability of the kinds that are made of the product's own parts, which are equally probable."""
+SHARES = {kind: share * (1 - _PRODUCT) for kind, share in GENERIC.items()} | dict.fromkeys(
+    DRAW_PRODUCT, _PRODUCT / len(DRAW_PRODUCT)
+)
 """Probability of each kind."""
 KINDS = tuple(SHARES)
+_DRAW = {**DRAW_GENERIC, **DRAW_PRODUCT}
 VISIBLE = 10
 """Smallest difference in grey levels (of 255, in any channel) of a pixel in the mask."""
 MAX_ATTEMPTS = 8
@@ -61,7 +72,7 @@ def draw_anomaly(
         boost = 1 + attempt / 2
         scene = Scene(image, texture, saliency, background, side, boost, larger, contrast)
         canvas = image.copy()
-        DRAW[kind](canvas, scene, rng)
+        _DRAW[kind](canvas, scene, rng)
         if background is not None and kind in ON_OBJECT and rng.random() < 0.8:
             canvas = np.where(_foreground(image, background)[..., None], canvas, image)
         if inside is not None:

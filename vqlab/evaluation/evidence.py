@@ -21,7 +21,7 @@ BASELINE_EVIDENCE = "evaluation/mean_image_evidence.npz"
 VALIDATION_EVIDENCE = "validation/evidence.npz"
 """Artifact with the evidence of the validation images of a trial."""
 _PARTS = tuple(part.name for part in fields(Evidence))
-_OPTIONAL = ("reviewed",)
+_OPTIONAL = ("reviewed", "kinds")
 """Parts that may be None, and are then not stored."""
 
 

@@ -43,6 +43,8 @@ def paired_differences(
     resamples: int = 1000,
     seed: int = 0,
     names: Collection[str] = METRICS,
+    *,
+    by_kind: bool = False,
 ) -> Paired:
     """Compare two detectors on the same resamples of the same images.
 
@@ -50,12 +52,14 @@ def paired_differences(
     Introduction to the Bootstrap). `before` and `after` hold the same images, by category. Rates of
     one category are compared exactly (`paired_rates`); their mean over categories is resampled.
     With several categories, MEAN is the key of the mean over them. names: metrics to compare.
+    by_kind: resample the kinds of synthetic anomalies too, see `resample`.
     """
     values: dict[str, dict[str, tuple[float, float]]] = {}
     shifts: dict[str, dict[str, NDArray[Any]]] = {}
     for place, category in enumerate(before):
         a, b = before[category], after[category]
-        weights = resample(a.evidence.labels, resamples, seed + place)
+        kinds = a.evidence.kinds if by_kind else None
+        weights = resample(a.evidence.labels, resamples, seed + place, kinds)
         first, second = (distributions(each.evidence, weights, names) for each in (a, b))
         both = [n for n in first if n in second and n in a.metrics and n in b.metrics]
         values[category] = {name: (a.metrics[name], b.metrics[name]) for name in both}

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from vqlab.config import Settings
-from vqlab.data import ImageSet, resize_map, resize_mask
+from vqlab.data import DRAWN, ImageSet, resize_map, resize_mask
 from vqlab.evaluation.scored import Scored
 from vqlab.evaluation.spool import Array
 from vqlab.evaluation.thresholds import Thresholds
@@ -198,7 +198,8 @@ class _Subset:
         if keep_evidence:
             by_index = dict(zip(self.masked, stream.images, strict=True))
             histograms = [by_index.get(i) for i in indices]
-            self.evidence = Evidence.of(scores, labels, flagged, histograms, reviewed)
+            kinds = _kinds([scored.records[i].defect for i in indices])
+            self.evidence = Evidence.of(scores, labels, flagged, histograms, reviewed, kinds)
 
     def _pixels(
         self, scored: Scored, images: ImageSet | None, original: bool
@@ -259,6 +260,13 @@ class _Subset:
                 "touch another and count as one with it; evaluation.resolution=original keeps them "
                 "apart."
             )
+
+
+def _kinds(defects: Sequence[str]) -> Array | None:
+    """Return the kind of synthetic anomaly of each image, as in `Evidence.kinds`."""
+    names = sorted({defect for defect in defects if defect.startswith(DRAWN)})
+    places = {name: place for place, name in enumerate(names)}
+    return np.array([places.get(defect, -1) for defect in defects]) if names else None
 
 
 def _defects(images: ImageSet, index: int, mask: Array) -> list[Defect]:

@@ -48,6 +48,8 @@ class Evidence:
     """(N, bins) float32, their share of their regions' areas."""
     reviewed: Array | None = None
     """(N,) bool, whether the image is in review; None without review."""
+    kinds: Array | None = None
+    """(N,) kind of synthetic anomaly, −1: none; None if no image has one."""
 
     @classmethod
     def of(
@@ -57,6 +59,7 @@ class Evidence:
         flagged: Array,
         images: Sequence[Array | None],
         reviewed: Array | None = None,
+        kinds: Array | None = None,
     ) -> Evidence:
         """images: histogram per image, see `PixelStream.images`; None if the pixel metrics leave
         it out."""
@@ -67,20 +70,29 @@ class Evidence:
                 parts[: len(image), index] = image
         used = (parts[0] + parts[1]).any(axis=0)
         negatives, positives, overlap = (part[:, used] for part in parts)
-        return cls(scores, labels, flagged, negatives, positives, overlap, reviewed)
+        return cls(scores, labels, flagged, negatives, positives, overlap, reviewed, kinds)
 
 
-def resample(labels: Array, resamples: int = RESAMPLES, seed: int = 0) -> Array:
+def resample(
+    labels: Array, resamples: int = RESAMPLES, seed: int = 0, kinds: Array | None = None
+) -> Array:
     """Return the multiplicity of each image, (resamples + 1, N) float32, stratified by label.
 
-    The first row is the set itself, every image once.
+    The first row is the set itself, every image once. kinds (N,): resample the kinds of synthetic
+    anomalies (not −1) as well, then the images of each: the kinds are a sample of the defects that
+    may occur (two-stage bootstrap, Davison and Hinkley 1997, section 3.8).
     """
     rng = np.random.default_rng(seed)
     weights = np.ones((resamples + 1, len(labels)), np.float32)
-    for label in np.unique(labels):
-        indices = np.flatnonzero(labels == label)
+    groups = labels if kinds is None else np.where(kinds >= 0, 2 + kinds, labels)
+    for group in np.unique(groups):
+        indices = np.flatnonzero(groups == group)
         shares = np.full(len(indices), 1 / len(indices))
         weights[1:, indices] = rng.multinomial(len(indices), shares, resamples)
+    if kinds is not None:
+        distinct, places = np.unique(kinds[kinds >= 0], return_inverse=True)
+        shares = np.full(len(distinct), 1 / len(distinct))
+        weights[1:, kinds >= 0] *= rng.multinomial(len(distinct), shares, resamples)[:, places]
     return weights
 
 

@@ -22,7 +22,9 @@ WITHOUT_TEST = "validation/pixel_auroc"
 """Default metric if there are no test images."""
 NO_IMAGES = hashlib.sha256(b"").hexdigest()
 """Fingerprint of an empty test set."""
-VALIDATION = ("held_out", "seed", "synthetic_defects", "image_size", "validation.source")
+VALIDATION = (
+    "held_out", "seed", "synthetic_defects", "image_size", "validation.source", "validation.kinds",
+)  # fmt: skip
 """Settings of section `data` that determine the validation images."""
 
 _SUMMARY = "vqlab.run"

@@ -69,6 +69,9 @@ def trained_key(config: RunConfig, fingerprint: str) -> str:
         for name, value in flatten(dump(config)).items()
         if name not in ignored and not name.startswith((*_AFTER_TRAINING, *AREA_FILES))
     }
+    if config.training.select == "last":  # keys of earlier versions, which had 2 and one set
+        settings["data.synthetic_defects"] = config.data.synthetic_defects or 2
+        del settings["data.validation.kinds"]
     return digest([settings, fingerprint])
 
 

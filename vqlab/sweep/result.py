@@ -312,6 +312,7 @@ def _report_context(
         baseline=_of(winner, "test_mean_image/"),
         not_clearly_better=context.rule.not_clearly_better(),
         reason=context.rule.reason(),
+        differences=context.rule.differences(),
         notes=winner.tags.get(NOTES, "").splitlines(),
         run_link=lambda run_id: pages.pages.link(pages.pages.run(run_id)),
         links=pages.all_links,

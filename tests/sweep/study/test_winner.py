@@ -15,7 +15,7 @@ from vqlab.pixels.resizing import Geometry
 from vqlab.sweep import TrialKey
 from vqlab.sweep.study.record import key_of, stored
 from vqlab.sweep.study.studies import Studies
-from vqlab.sweep.study.winner import WinnerRule
+from vqlab.sweep.study.winner import MARGIN, WinnerRule
 from vqlab.tracking import Tracker
 from vqlab.types import ImageRecord
 
@@ -177,3 +177,54 @@ def test_a_dead_codebook_in_the_recipe_gives_way(
     add(study, tracker, tmp_path, scored(1.0), as_in_recipe=True, dead_codebook="dead")
     add(study, tracker, tmp_path, scored(0.9))
     assert winner(WinnerRule(alone(study), tracker, OBJECTIVE)) == 1
+
+
+def synthetic(images: Scored, kinds: int, gain: dict[int, float]) -> Scored:
+    """Give the anomalies kinds in turn; those of a kind stand out more by `gain`."""
+    records, maps, number = list(images.records), list(images.maps), 0
+    for place, record in enumerate(images.records):
+        if images.labels[place]:
+            kind = number % kinds
+            records[place] = replace(record, defect=f"drawn_{kind}")
+            maps[place] = maps[place] + np.float32(gain.get(kind, 0.0)) * images.masks[place]
+            number += 1
+    return replace(images, records=tuple(records), maps=maps)
+
+
+@pytest.mark.parametrize(
+    ("gain", "chosen"), [({0: 2.0, 1: -0.1}, 0), ({0: 1.0, 1: 1.0, 2: 1.0, 3: 1.0}, 1)]
+)
+def test_one_kind_of_anomaly_is_no_proof(
+    study: optuna.Study, tracker: Tracker, tmp_path: Path, gain: dict[int, float], chosen: int
+) -> None:
+    """A trial that finds one of four kinds better may be better at that kind only."""
+    add(study, tracker, tmp_path, synthetic(scored(1.0), 4, {}), as_in_recipe=True)
+    add(study, tracker, tmp_path, synthetic(scored(1.0), 4, gain))
+    rule = WinnerRule(alone(study), tracker, OBJECTIVE)
+    assert winner(rule) == chosen
+    difference = rule.differences()[TrialKey("", 1)]
+    assert difference.value > 0 and difference.interval is not None
+    warning = "Warning: validation cannot tell 1 of 1 other trials from the recipe's own"
+    assert (warning in rule.reason()) == (chosen == 0)
+
+
+def test_images_alone_would_have_proved_it(
+    study: optuna.Study, tracker: Tracker, tmp_path: Path
+) -> None:
+    """The same maps with real defects of one type: the trial is better on every resample."""
+    add(study, tracker, tmp_path, scored(1.0), as_in_recipe=True)
+    better = replace(scored(1.0), maps=synthetic(scored(1.0), 4, {0: 2.0, 1: -0.1}).maps)
+    add(study, tracker, tmp_path, better)
+    assert winner(WinnerRule(alone(study), tracker, OBJECTIVE)) == 1
+
+
+def test_less_than_half_a_point_on_synthetic_anomalies_keeps_the_recipe(
+    study: optuna.Study, tracker: Tracker, tmp_path: Path
+) -> None:
+    every = dict.fromkeys(range(4), 0.01)
+    add(study, tracker, tmp_path, synthetic(scored(1.0), 4, {}), as_in_recipe=True)
+    add(study, tracker, tmp_path, synthetic(scored(1.0), 4, every))
+    rule = WinnerRule(alone(study), tracker, OBJECTIVE)
+    difference = rule.differences()[TrialKey("", 1)]
+    assert difference.interval is not None and 0 < difference.interval.low < MARGIN
+    assert winner(rule) == 0

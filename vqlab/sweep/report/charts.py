@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from optuna.trial import FrozenTrial
 
-from vqlab.metrics import less_is_better
+from vqlab.metrics import Difference, less_is_better
 from vqlab.sweep.events import TrialKey
 from vqlab.sweep.report.copies import study_copy, values_copy
 from vqlab.sweep.report.study_data import StudyData
@@ -184,6 +184,30 @@ def timeline(data: StudyData) -> Charts:
         for bars in figure.data:
             bars.update(marker_color=_STATES.get(str(bars.name)), width=0.7)
         yield recipe, figure.update_xaxes(title="")
+
+
+def differences(data: StudyData, differences: Mapping[TrialKey, Difference]) -> Charts:
+    """How the trials of each recipe differ in the first objective from the recipe's own."""
+    import plotly.graph_objects as go
+
+    for recipe in data.recipes:
+        of_recipe = [(k, d) for k, d in differences.items() if k.recipe == recipe and d.interval]
+        rows = sorted(of_recipe, key=lambda row: row[1].value)
+        if not rows:
+            continue
+        intervals = [each.interval or (each.value, each.value) for _, each in rows]
+        figure = go.Figure()
+        for (key, each), (low, high) in zip(rows, intervals, strict=True):
+            colour = GREY if low <= 0 <= high else _colours(data)[recipe]
+            error = {"array": [high - each.value], "arrayminus": [each.value - low]}
+            figure.add_scatter(
+                x=[each.value], y=[f"trial {key.number}"], mode="markers", showlegend=False,
+                error_x=error, marker={"color": colour, "size": 8}, name="",
+            )  # fmt: skip
+        figure.add_vline(x=0, line={"color": GREY, "width": 1})
+        figure.update_xaxes(title=f"difference in {data.goals[0].name}")
+        figure.update_yaxes(type="category", automargin=True)
+        yield recipe, figure.update_layout(height=120 + 22 * len(rows))
 
 
 def test_against_validation(

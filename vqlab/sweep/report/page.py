@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vqlab.html_page import STYLE, paragraph, picture
-from vqlab.metrics import METRICS
+from vqlab.metrics import METRICS, Difference
 from vqlab.run import short_names
 from vqlab.sweep.events import TrialKey
 from vqlab.sweep.report import charts
@@ -87,6 +87,8 @@ class ReportContext:
     """Trials that may not win."""
     reason: str = ""
     """How the winner compares with its recipe's own trial."""
+    differences: Mapping[TrialKey, Difference] = field(default_factory=dict)
+    """How trials differ in the first objective from their recipe's own."""
     notes: Sequence[str] = ()
     run_link: Callable[[str], str] | None = None
     """Address of a run in the MLflow UI, by run ID."""
@@ -121,6 +123,10 @@ def _page(data: StudyData, table: TrialTable, context: ReportContext) -> str:
         f"Importance of settings ({EVALUATOR})": (
             MEANING,
             charts.importance_bars(importances(data)),
+        ),
+        "Difference from the recipe's own trial": (
+            "With 95 % intervals. Validation cannot tell the grey ones from the recipe's own.",
+            charts.differences(data, context.differences),
         ),
         "Parallel coordinates": (
             f"Orange: better in {data.objectives[0]}.",

@@ -30,7 +30,7 @@ from vqlab.types import UserError
 _COMPARED_ON = (
     "data.root data.good data.bad data.roi data.ignore data.categories data.joint data.held_out "
     "data.synthetic_defects data.seed data.validation data.validation.source "
-    "data.validation.fraction"
+    "data.validation.kinds data.validation.fraction"
 )
 SCORING = "detector.scoring"
 _GRID = 7

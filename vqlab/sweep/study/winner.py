@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from optuna.trial import FrozenTrial
 
 from vqlab.evaluation import (
@@ -22,6 +23,9 @@ from vqlab.sweep.study.studies import Studies
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
+MARGIN = 0.005
+"""By how much a trial must be better than the recipe's own on synthetic anomalies: half a point."""
+
 
 @dataclass
 class WinnerRule:
@@ -31,6 +35,8 @@ class WinnerRule:
     luckiest. So a trial replaces the trial with the recipe's own settings only if the 95 % interval
     of their difference in the objective, by the paired bootstrap over the validation images,
     excludes 0 (Efron and Tibshirani 1993); the interval of a rate is that of McNemar's exact test.
+    Synthetic anomalies differ from the defects that will occur. So their kinds are resampled too,
+    and the interval must exclude `MARGIN` (docs/validation.md).
     Where the validation images are too few for an interval, the recipe's own trial stays. Among the
     compared recipes the best objective wins. Where an objective has no bootstrap distribution,
     or a run no evidence, the value decides.
@@ -90,6 +96,36 @@ class WinnerRule:
         return (
             f"Trial {key_of(winner)} keeps the recipe's own settings: no other trial{of} is "
             f"clearly better (trial {key_of(best)}: {self._described(winner, best, trials)})."
+            f"{self._warning(winner, trials)}"
+        )
+
+    def differences(
+        self, recipe: str | None = None, trials: Sequence[FrozenTrial] | None = None
+    ) -> dict[TrialKey, Difference]:
+        """Return how the other trials of each recipe (or of one) differ in the objective from the
+        recipe's own, without those that cannot be resampled."""
+        trials = self._read(trials)
+        differences = {}
+        for trial in candidates(trials, recipe):
+            reference = self._reference(trial, trials)
+            if reference is not None and reference is not trial:
+                difference = self._difference(reference, trial, trials)
+                if difference is not None:
+                    differences[key_of(trial)] = difference
+        return differences
+
+    def _warning(self, winner: FrozenTrial, trials: Sequence[FrozenTrial]) -> str:
+        """Say how many trials validation cannot tell from the recipe's own, and what it resolves;
+        empty if it tells all."""
+        differences = self.differences(recipe_of(winner), trials).values()
+        intervals = [each.interval for each in differences if each.interval is not None]
+        unclear = [each for each in intervals if each.low <= 0 <= each.high]
+        if not unclear:
+            return ""
+        half = float(np.median([(each.high - each.low) / 2 for each in intervals]))
+        return (
+            f" Warning: validation cannot tell {len(unclear)} of {len(differences)} other trials "
+            f"from the recipe's own; it resolves differences of about {half:.4f}."
         )
 
     def _read(self, trials: Sequence[FrozenTrial] | None) -> Sequence[FrozenTrial]:
@@ -113,7 +149,13 @@ class WinnerRule:
         if difference.interval is None:  # too few images, or no resample differs: no proof
             return False
         low, high = difference.interval
-        return low > 0 if self.studies.maximize else high < 0
+        margin = self._margin(reference, trials)
+        return low > margin if self.studies.maximize else high < -margin
+
+    def _margin(self, reference: FrozenTrial, trials: Sequence[FrozenTrial]) -> float:
+        measured = self._measured(reference, trials) or {}
+        synthetic = any(each.evidence.kinds is not None for each in measured.values())
+        return MARGIN if synthetic else 0.0
 
     def _described(
         self, reference: FrozenTrial, trial: FrozenTrial, trials: Sequence[FrozenTrial]
@@ -140,7 +182,9 @@ class WinnerRule:
             difference = None
             if before is not None and after is not None and before.keys() == after.keys():
                 *category, name = self.objective.split("/")[1:]
-                differences = paired_differences(before, after, names=[name]).differences
+                differences = paired_differences(
+                    before, after, names=[name], by_kind=True
+                ).differences
                 among = category[0] if category else MEAN if len(before) > 1 else next(iter(before))
                 difference = differences.get(among, {}).get(name)
             self._differences[key] = difference
