@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from sweep_processes import wait_for
+from sweep_processes import end, wait_for
 from tiny_benchmark import write_benchmark
 
 from vqlab.tracking import Tracker
@@ -24,12 +24,6 @@ def begin(folder: Path, root: Path, *options: str) -> subprocess.Popen[str]:
         [*command, *options], cwd=folder, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
     )  # fmt: skip
-
-
-def end(process: subprocess.Popen[str]) -> str:
-    output, complaint = process.communicate(timeout=400)
-    assert process.returncode == 0, complaint[-3000:]
-    return output
 
 
 def finished(tracker: Tracker) -> list[str]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 import yaml
 from huggingface_hub import constants as hub
@@ -228,13 +226,6 @@ def test_a_trial_that_is_no_number(text: str) -> None:
 class Events(list[Event]):
     def of(self, kind: type[Any]) -> list[Any]:
         return [event for event in self if isinstance(event, kind)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quiet_optuna() -> Iterator[None]:
-    before = optuna.logging.get_verbosity()
-    yield
-    optuna.logging.set_verbosity(before)
 
 
 def stand_in(model: Any, config: Any, splits: Any, run: Any, results: Path) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +58,6 @@ pytestmark = pytest.mark.usefixtures("blank_figures")
 @pytest.fixture(scope="module")
 def tree(root: Path) -> Tree:
     return tiny_recipe(root)
-
-
-@pytest.fixture(autouse=True)
-def _quiet_optuna() -> Iterator[None]:
-    before = optuna.logging.get_verbosity()
-    yield
-    optuna.logging.set_verbosity(before)
 
 
 def space_of(objective: str = "validation/pixel_auroc", **axes: Any) -> Space:

@@ -75,7 +75,7 @@ def test_runs_selected_by_filters_are_deleted(tracker: Tracker) -> None:
     assert "got neither" in refusal(*delete, "--yes")
     assert "got neither" in refusal(*delete, "-c", "all", "-y")
     assert "got both" in refusal(*delete, "r1", "--detector", "vqvae", "--yes")
-    assert "no run matches" in refusal(*delete, "--detector", "padim", "--yes")
+    assert "no run matches" in call(*delete, "--detector", "padim", "--yes")
     delete += ("--detector", "vqvae", "-c", "cable")
     printed = call(*delete, answer="n\n", status=1)
     assert "to be deleted, with their artifacts: 1" in printed and "r1" in printed

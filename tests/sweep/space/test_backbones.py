@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 import timm
 import torch
@@ -42,12 +40,9 @@ SIZE: Tree = {"detector.bank_size": {"low": 10, "high": 40}}
 
 
 @pytest.fixture(autouse=True)
-def _offline_and_quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    before = optuna.logging.get_verbosity()
-    yield
-    optuna.logging.set_verbosity(before)
 
 
 @pytest.fixture

@@ -5,11 +5,9 @@ from __future__ import annotations
 import copy
 import csv
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 import torch
 import yaml
@@ -36,13 +34,6 @@ AXES: Tree = {
     "detector.scoring.code_smoothing": {"low": 0.02, "high": 0.2},
     "threshold.pixel_false_positive_rate": {"choices": [0.002, 0.1]},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quiet_optuna() -> Iterator[None]:
-    before = optuna.logging.get_verbosity()
-    yield
-    optuna.logging.set_verbosity(before)
 
 
 @pytest.fixture

@@ -78,14 +78,10 @@ def untested(monkeypatch: pytest.MonkeyPatch, blank_figures: None) -> None:
 def sweep_here(
     folder: Path, tree: Tree, axes: Tree, trials: int, on_event: Any = lambda event: None
 ) -> SweepResult:
-    verbosity = optuna.logging.get_verbosity()
-    try:
-        return sweep(
-            tree, make_space({"validations": 0, "space": axes}), Tracker.open(folder / "mlruns"),
-            trials=trials, results=folder / "results", on_event=on_event,
-        )  # fmt: skip
-    finally:
-        optuna.logging.set_verbosity(verbosity)
+    return sweep(
+        tree, make_space({"validations": 0, "space": axes}), Tracker.open(folder / "mlruns"),
+        trials=trials, results=folder / "results", on_event=on_event,
+    )  # fmt: skip
 
 
 @pytest.mark.usefixtures("untested")
