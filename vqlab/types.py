@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -42,12 +42,21 @@ class InputSpec:
     """Shapes of a detector's input, measured once from the backbone.
 
     channels: C_l of every level; sizes: (h_l, w_l) of every level; image_size: (H, W) of the
-    anomaly maps that `score` returns.
+    anomaly maps that `score` returns. Sizes are those of a square image; with `data.resize=aspect`
+    images, and so their pyramids and maps, have other shapes.
     """
 
     channels: tuple[int, ...]
     sizes: tuple[tuple[int, int], ...]
     image_size: tuple[int, int]
+
+    def image_size_of(self, grid: Sequence[int]) -> tuple[int, int]:
+        """Return the size (H, W) of an image whose finest level has this size (h, w)."""
+        height, width = (
+            count * pixels // positions
+            for count, pixels, positions in zip(grid, self.image_size, self.sizes[0], strict=True)
+        )
+        return height, width
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from vqlab.data.synthetic_anomalies import DRAWN
 from vqlab.data.tiles import to_tiles, too_small
 from vqlab.pixels.area import InspectedArea
 from vqlab.pixels.decoding import Pixels, read_image
-from vqlab.pixels.resizing import resize_map, resize_mask, to_original
+from vqlab.pixels.resizing import frame_of, input_shape, resize_map, resize_mask, to_original
 
 __all__ = [
     "AREA_FILES",
@@ -77,6 +77,8 @@ __all__ = [
     "pixels_digest",
     "size_of",
     "suffix_of",
+    "frame_of",
+    "input_shape",
     "to_network",
     "to_tiles",
     "too_small",

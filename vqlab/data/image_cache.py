@@ -30,6 +30,7 @@ from vqlab.pixels.resizing import (
     fit_image,
     fit_mask,
     frame_of,
+    input_shape,
     resize_image,
     to_original,
 )
@@ -129,10 +130,19 @@ class ImageCache:
             for source in sources
         ]
 
+    def input_shape(self, source: ImageSource) -> tuple[int, int]:
+        """Return the shape (H, W) of an image, or of a tile, in a batch."""
+        if self.settings.resize != "aspect" or isinstance(source, TileOf):
+            return input_shape((1, 1), self.settings)
+        return input_shape(self._original_size(source), self.settings)
+
+    def _original_size(self, source: Whole) -> tuple[int, int]:
+        properties = self.image_properties.get(source.record.path)
+        return properties.size if properties is not None else self.get(source).geometry.original
+
     def tiles(self, source: Whole) -> list[TileOf]:
         """Return the tiles of an image."""
-        properties = self.image_properties.get(source.record.path)
-        size = properties.size if properties is not None else self.get(source).geometry.original
+        size = self._original_size(source)
         box = box_for(size, self.settings).box
         inspected = self.inspected(source.record, size)
         grid = tile_grid((box[2], box[3]), self.settings, inspected)
@@ -180,7 +190,8 @@ class ImageFile:
         if min(geometry.box[2:]) < MIN_SIDE:
             raise BadFile(
                 path,
-                f"with letterbox it is {geometry.box[3]}x{geometry.box[2]} pixels at network size",
+                f"with data.resize={settings.resize} it is {geometry.box[3]}x{geometry.box[2]} "
+                "pixels at network size",
                 f"it must be at least {MIN_SIDE} on each side: use data.resize=stretch or a "
                 "larger data.image_size",
             )

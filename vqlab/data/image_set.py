@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 import numpy as np
 import torch
@@ -43,7 +43,8 @@ class ImageSet:
         return self._cache.settings
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """Return the images at `indices`, in that order: images (B, 3, S, S), masks (B, S, S)."""
+        """Return the images at `indices`, in that order: images (B, 3, H, W), masks (B, H, W). All
+        must have the same `input_shape`."""
         sources = [self._sources[index] for index in indices]
         resized = self._cache.get_all(sources)
         pairs = zip(sources, resized, strict=True)
@@ -78,7 +79,7 @@ class ImageSet:
         The next batch is prepared in the background unless all images are cached.
         """
         order = range(len(self)) if order is None else order
-        chunks = [order[start : start + size] for start in range(0, len(order), size)]
+        chunks = list(self.chunks(order, size))
         if all(self._sources[index] in self._cache for index in order):
             yield from map(self.batch, chunks)
             return
@@ -89,6 +90,32 @@ class ImageSet:
                 pending = pool.submit(self.batch, chunk)
                 yield batch
             yield pending.result()
+
+    def input_shape(self, index: int) -> tuple[int, int]:
+        """Return the shape (H, W) of an image at network size, see `vqlab.data.input_shape`."""
+        return self._cache.input_shape(self._sources[index])
+
+    def chunks(self, order: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+        """Split `order` into parts of at most `size` images of the same input shape: every `size`
+        indices, and between images of different shapes."""
+        for start in range(0, len(order), size):
+            chunk = order[start : start + size]
+            if self._one_shape:
+                yield chunk
+            else:
+                yield from (list(part) for _, part in groupby(chunk, self.input_shape))
+
+    def grouped(self, order: Sequence[int], size: int) -> Sequence[int]:
+        """Return `order` with every `size` indices sorted by input shape, so that `chunks` makes
+        few parts."""
+        if self._one_shape:
+            return order
+        starts = range(0, len(order), size)
+        return [i for s in starts for i in sorted(order[s : s + size], key=self.input_shape)]
+
+    @property
+    def _one_shape(self) -> bool:
+        return self.settings.resize != "aspect" or self.settings.tiles.size is not None
 
     def tiled(self) -> ImageSet:
         """Return the set of the tiles of these images, image by image; with `data.tiles` off, or of
@@ -157,7 +184,7 @@ class ImageSet:
         return self._cache.get(self._sources[index])
 
     def inspected(self, index: int) -> Mask | None:
-        """Return its inspected pixels at network size, (S, S) bool; None: all."""
+        """Return its inspected pixels at network size, (H, W) bool; None: all."""
         return self._inspected(self.records[index], self.resized(index))
 
     def original(self, index: int) -> Pixels:

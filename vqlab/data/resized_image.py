@@ -11,8 +11,8 @@ from vqlab.types import Tile
 
 @dataclass(frozen=True)
 class ResizedImage:
-    """image (S, S, 3) uint8 and mask (S, S) bool at network size; with tiles, a whole image (h, w)
-    or one of its tiles."""
+    """image (H, W, 3) uint8 and mask (H, W) bool at network size; with tiles, a whole image or one
+    of its tiles."""
 
     image: Pixels
     mask: Mask

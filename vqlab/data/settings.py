@@ -112,8 +112,9 @@ class DataSettings(Settings):
     """Train one model for all categories instead of one each."""
     image_size: Annotated[int, Field(ge=32, le=1024, multiple_of=4)] = 256
     """Side of the square network input, in pixels."""
-    resize: Literal["stretch", "letterbox"] = "stretch"
-    """`stretch` fills the square (as in the papers); `letterbox` keeps the aspect ratio."""
+    resize: Literal["stretch", "letterbox", "aspect"] = "stretch"
+    """`stretch` fills the square (as in the papers); `letterbox` keeps the aspect ratio and pads;
+    `aspect` keeps it in a rectangle with about as many pixels as the square, see `input_shape`."""
     tiles: TileSettings = TileSettings()
     brightness: Literal["keep", "border"] = "keep"
     """`border` divides each image by the brightness of its border, see `to_tensor`."""

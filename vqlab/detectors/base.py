@@ -31,6 +31,10 @@ class Detector(nn.Module, ABC):
     image_scoring: ClassVar[frozenset[str]] = frozenset({"image_score", "top"})
     """Settings of `scoring` that change the image score but not the map."""
 
+    any_shape: ClassVar[bool] = False
+    """Whether images may have any shape, different ones in different samples
+    (`data.resize=aspect`), not only that of the spec."""
+
     config: Any
     """An instance of `Config`."""
 

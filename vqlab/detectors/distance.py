@@ -49,7 +49,8 @@ class DistanceDetector(Detector):
 
     @torch.no_grad()
     def scores(self, extracted: Extracted) -> Scores:
-        maps = upsample(extracted[0], self.spec.image_size, self.config.scoring.smoothing)
+        sigma = self.config.scoring.smoothing * max(self.spec.image_size)
+        maps = upsample(extracted[0], self.spec.image_size_of(extracted[0].shape[1:]), sigma)
         return Scores(maps, maps.amax((1, 2)))
 
     @classmethod

@@ -12,6 +12,7 @@ from vqlab.config import Settings
 from vqlab.detectors.base import register
 from vqlab.detectors.capabilities import Extracted
 from vqlab.detectors.distance import DistanceDetector, DistanceScoring
+from vqlab.nn.resizing import resized
 from vqlab.types import InputSpec, Pyramid, Sample
 
 
@@ -27,11 +28,12 @@ class MeanImageSettings(Settings):
 class MeanImage(DistanceDetector):
     """|x − mean training image| / standard deviation per pixel, mean over channels, smoothed.
 
-    Uses the finest level of the pyramid only.
+    Uses the finest level of the pyramid only, resized to that of a square image.
     """
 
     Config = MeanImageSettings
     config: MeanImageSettings
+    any_shape = True
     mean: Tensor
     sd: Tensor
 
@@ -44,7 +46,7 @@ class MeanImage(DistanceDetector):
         total = torch.zeros_like(self.mean, dtype=torch.float64)
         squares, count = torch.zeros_like(total), 0
         for sample in samples:
-            level = sample.pyramid[0]
+            level = resized(sample.pyramid[0], self.mean)
             total += level.double().sum(0)
             squares += level.double().square().sum(0)
             count += len(level)
@@ -54,9 +56,11 @@ class MeanImage(DistanceDetector):
 
     def distances(self, pyramid: Pyramid) -> Tensor:
         sd = self.sd.clamp_min(self.config.floor)
-        return ((pyramid[0].float() - self.mean).abs() / sd).mean(1)
+        level = resized(pyramid[0].float(), self.mean)
+        return resized(((level - self.mean).abs() / sd).mean(1, keepdim=True), pyramid[0])[:, 0]
 
     def panels(self, extracted: Extracted) -> dict[str, Tensor]:
         if self.mean.shape[0] != 3:
             return {}
-        return {"reconstruction": self.mean.expand(len(extracted[0]), -1, -1, -1)}
+        mean = resized(self.mean[None], extracted[0][:, None])
+        return {"reconstruction": mean.expand(len(extracted[0]), -1, -1, -1)}

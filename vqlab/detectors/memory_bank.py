@@ -67,6 +67,7 @@ class MemoryBank(Detector):
     Config = MemoryBankSettings
     config: MemoryBankSettings
     image_scoring = frozenset({"image_score", "top", "neighbours"})
+    any_shape = True
     bank: Tensor
     """Patch features, (bank_size, Σ C_l)."""
 
@@ -108,7 +109,8 @@ class MemoryBank(Detector):
     def scores(self, extracted: Extracted) -> Scores:
         scoring = self.config.scoring
         distance, index, patch = extracted
-        maps = upsample(distance, self.spec.image_size, scoring.smoothing)
+        sigma = scoring.smoothing * max(self.spec.image_size)
+        maps = upsample(distance, self.spec.image_size_of(distance.shape[1:]), sigma)
         if scoring.image_score == "reweighted":
             position = distance.flatten(1).argmax(1, keepdim=True)
             farthest, vector = (v.flatten(1).gather(1, position)[:, 0] for v in (distance, index))
@@ -149,4 +151,5 @@ class MemoryBank(Detector):
         colours = ((colours - low) / (high - low).clamp_min(1e-12)).clamp(0, 1).float()
         colours = F.pad(colours, (0, 3 - colours.shape[1]))
         picture = colours[extracted[1]].movedim(-1, 1)
-        return {"nearest in bank": F.interpolate(picture, self.spec.image_size, mode="nearest")}
+        size = self.spec.image_size_of(extracted[1].shape[1:])
+        return {"nearest in bank": F.interpolate(picture, size, mode="nearest")}

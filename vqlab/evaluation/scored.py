@@ -130,8 +130,8 @@ class ExtractedSet:
     extracted: list[Extracted]
     truth: Scored
     """Without maps and scores."""
-    shape: tuple[int, ...]
-    """(H, W) of the network's input."""
+    shapes: list[tuple[int, ...]]
+    """(H, W) of each network input."""
     tiles: tuple[Tile, ...] = ()
     """If not empty, `extracted` is of these tiles of the images, in order."""
 
@@ -155,10 +155,10 @@ def crop(map: Array, geometry: Geometry) -> Array:
     return np.ascontiguousarray(map[geometry.window])
 
 
-def crop_panel(panel: Array, geometry: Geometry, side: int) -> Array:
-    """Crop a panel (h, w, ...) to the box of the image; side: of the square of the box."""
-    top, left, height, width = (length / side for length in geometry.box)
-    rows, columns = panel.shape[:2]
+def crop_panel(panel: Array, geometry: Geometry, frame: tuple[int, int]) -> Array:
+    """Crop a panel (h, w, ...) to the box of the image; frame: (H, W) of the network input."""
+    top, left, height, width = geometry.box
+    rows, columns = (count / size for count, size in zip(panel.shape, frame, strict=False))
     return panel[
         round(top * rows) : max(round((top + height) * rows), round(top * rows) + 1),
         round(left * columns) : max(round((left + width) * columns), round(left * columns) + 1),

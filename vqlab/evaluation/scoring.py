@@ -139,12 +139,12 @@ def extract_images(detector: Scorer, features: FeatureSet) -> ExtractedSet:
     """Extract every image of a set, one at a time."""
     features = FeatureSet(features.images, features.backbone, features.device, batch_size=1)
     truth, extracted = _Truth(), list[Extracted]()
-    shape: tuple[int, ...] = ()
+    shapes: list[tuple[int, ...]] = []
     for batch, sample in features.with_batches():
         extracted.append(extract(detector, sample))
-        shape = tuple(batch.masks.shape[1:])
+        shapes.append(tuple(batch.masks.shape[1:]))
         truth.add(batch)
-    return ExtractedSet(extracted, truth.scored([], []), shape, tuple(truth.tiles))
+    return ExtractedSet(extracted, truth.scored([], []), shapes, tuple(truth.tiles))
 
 
 @torch.inference_mode()
@@ -152,10 +152,10 @@ def score_extracted(detector: Scorer, images: ExtractedSet) -> Scored:
     """Score extracted outputs by the detector's current settings. Raises as `predict_images`."""
     maps, truth = _Maps(Budget()), images.truth
     places: Sequence[Geometry | Tile] = images.tiles or truth.geometry
-    for extracted, place in zip(images.extracted, places, strict=True):
+    for extracted, place, shape in zip(images.extracted, places, images.shapes, strict=True):
         number = len(maps.image_scores)
         record = truth.records[number : number + 1]
-        map, value = _checked(scores(detector, extracted), record, (1, *images.shape))
+        map, value = _checked(scores(detector, extracted), record, (1, *shape))
         maps.add(map[0], float(value[0]), place, truth.inspected or ())
     return replace(
         truth, maps=maps.maps.arrays(), image_scores=np.array(maps.image_scores, np.float64)

@@ -80,7 +80,8 @@ class Backbone(nn.Module):
             self.load_state_dict(dict(state))
         self.requires_grad_(False).eval()
         self._engine: Engine | None = None
-        self.spec = self._measure()
+        self._specs: dict[tuple[int, int], InputSpec] = {}
+        self.spec = self.spec_at((image_size, image_size))
         self.key = self._key()
 
     @property
@@ -127,18 +128,28 @@ class Backbone(nn.Module):
         # Contiguous, as cached levels are: later sums may depend on the strides.
         return tuple(level.clamp(-HALF, HALF).half().float().contiguous() for level in levels)
 
-    def _measure(self) -> InputSpec:
-        side = (self.image_size, self.image_size)
+    def spec_at(self, shape: tuple[int, int]) -> InputSpec:
+        """Return the spec of images of this shape (H, W); `spec` is that of the square.
+
+        Raises UserError if the network cannot take them.
+        """
+        if shape not in self._specs:
+            self._specs[shape] = self._measure(shape)
+        return self._specs[shape]
+
+    def _measure(self, shape: tuple[int, int]) -> InputSpec:
+        device = next((value.device for value in self.state_dict().values()), None)
         try:
-            levels = self(torch.zeros(1, 3, *side))
+            levels = self(torch.zeros(1, 3, *shape, device=device))
         except (RuntimeError, AssertionError, ValueError) as error:
-            reason = " ".join(str(error).split())[:160]
+            square, reason = shape[0] == shape[1], " ".join(str(error).split())[:160]
+            remedy = "choose another size or backbone" if square else "set data.resize=stretch"
             raise UserError(
-                f"setting data.image_size: {self.settings.backbone} cannot take images of "
-                f"{side[0]} px ({reason}); choose another size or backbone."
+                f"setting data.{'image_size' if square else 'resize'}: {self.settings.backbone} "
+                f"cannot take images of {shape[0]} x {shape[1]} px ({reason}); {remedy}."
             ) from None
         sizes = tuple((level.shape[2], level.shape[3]) for level in levels)
-        return InputSpec(tuple(level.shape[1] for level in levels), sizes, side)
+        return InputSpec(tuple(level.shape[1] for level in levels), sizes, shape)
 
     def _key(self) -> str:
         """Return the SHA-256 (hex) of weights, levels, pool and image size."""

@@ -37,6 +37,9 @@ class Images(Protocol):
     @property
     def image_count(self) -> int: ...
     def subset(self, indices: Sequence[int]) -> Any: ...
+    def input_shape(self, index: int) -> tuple[int, int]: ...
+    def chunks(self, order: Sequence[int], size: int) -> Iterator[Sequence[int]]: ...
+    def grouped(self, order: Sequence[int], size: int) -> Sequence[int]: ...
     def batches(self, size: int, order: Sequence[int] | None = None) -> Iterator[Batch]: ...
 
 
@@ -45,24 +48,27 @@ class CachedFeatures:
 
     def __init__(
         self,
-        spec: InputSpec,
+        specs: Sequence[InputSpec],
         device: torch.device,
         files: Sequence[CachedRecords],
         locations: Sequence[tuple[int, int]],
     ) -> None:
-        """locations: index into `files` and row in that file, for each image."""
-        self._shapes = [(c, *size) for c, size in zip(spec.channels, spec.sizes, strict=True)]
-        self._lengths = [math.prod(shape) for shape in self._shapes]
-        self._device, self.files, self._locations = device, files, locations
+        """specs: of the images in each file. locations: index into `files` and row in that file,
+        for each image."""
+        self._specs, self.files = specs, files
+        self._device, self._locations = device, locations
 
     def __call__(self, indices: Sequence[int]) -> Pyramid:
-        """Return the pyramid of the images at `indices`, float32, as the backbone computes it."""
-        halves = np.empty((len(indices), sum(self._lengths)), np.float16)
+        """Return the pyramid of the images at `indices`, float32, as the backbone computes it. All
+        must have the same input shape."""
+        shapes = _shapes(self._specs[self._locations[indices[0]][0]])
+        lengths = [math.prod(shape) for shape in shapes]
+        halves = np.empty((len(indices), sum(lengths)), np.float16)
         for position, index in enumerate(indices):
             file, row = self._locations[index]
             halves[position] = self.files[file].records[row]
-        levels = torch.split(torch.from_numpy(halves).to(self._device), self._lengths, dim=1)
-        pairs = zip(levels, self._shapes, strict=True)
+        levels = torch.split(torch.from_numpy(halves).to(self._device), lengths, dim=1)
+        pairs = zip(levels, shapes, strict=True)
         return tuple(level.float().view(-1, *shape) for level, shape in pairs)
 
 
@@ -74,8 +80,9 @@ def cached_features(
 ) -> CachedFeatures | None:
     """Return the features of a set of images, extracted now if they are not on disk.
 
-    None for `pixels`, for a backbone without `features.cache`, and for no images. There is one
-    file per category of the dataset, shared by all its subsets and by models of several categories.
+    None for `pixels`, for a backbone without `features.cache`, and for no images. There is one file
+    per category of the dataset and input shape, shared by all subsets and by models of several
+    categories.
     `progress` is called while features are extracted. Raises UserError if they cannot be written.
     """
     if not isinstance(backbone, Backbone) or not backbone.cacheable or not len(images):
@@ -83,24 +90,35 @@ def cached_features(
     dataset, positions = images.origin
     groups = indices_by_category(dataset.records)
     files: list[CachedRecords] = []
+    specs: list[InputSpec] = []
     locations: dict[int, tuple[int, int]] = {}
     for category in sorted({record.category for record in images.records}):
-        indices = groups[category]
-        locations |= {index: (len(files), row) for row, index in enumerate(indices)}
-        part = dataset.subset(indices)
-        files.append(_cached_category(backbone, part, category, device, progress))
-    return CachedFeatures(backbone.spec, device, files, [locations[i] for i in positions])
+        by_shape: dict[tuple[int, int], list[int]] = {}
+        for index in groups[category]:
+            by_shape.setdefault(dataset.input_shape(index), []).append(index)
+        for shape, indices in by_shape.items():
+            locations |= {index: (len(files), row) for row, index in enumerate(indices)}
+            part = dataset.subset(indices)
+            specs.append(backbone.spec_at(shape))
+            files.append(_cached_part(backbone, part, specs[-1], device, progress))
+    return CachedFeatures(specs, device, files, [locations[i] for i in positions])
 
 
-def _cached_category(
+def _shapes(spec: InputSpec) -> list[tuple[int, int, int]]:
+    """Return the shape (C, h, w) of each level."""
+    return [(c, h, w) for c, (h, w) in zip(spec.channels, spec.sizes, strict=True)]
+
+
+def _cached_part(
     backbone: Backbone,
     images: Images,
-    category: str,
+    spec: InputSpec,
     device: torch.device,
     progress: Progress | None,
 ) -> CachedRecords:
-    name, spec = backbone.settings.backbone, backbone.spec
-    length = sum(c * h * w for c, (h, w) in zip(spec.channels, spec.sizes, strict=True))
+    """Return the features of images of one category and input shape."""
+    name, category = backbone.settings.backbone, images.records[0].category
+    length = sum(map(math.prod, _shapes(spec)))
     key = digest([backbone.key, device.type, images.fingerprint, LAYOUT])
     about = {"key": key, "backbone": name, "category": category}
 

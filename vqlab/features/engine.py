@@ -36,15 +36,27 @@ class InferenceSettings(Settings):
     the first of openvino, onnx and torch that is installed and agrees with torch."""
 
 
-class Engine:
-    """A network compiled for one image (1, 3, S, S); its copies and pickles are None (torch)."""
+Run = Callable[[Any], list[Any]]
+"""Returns the levels of an image, all arrays."""
 
-    def __init__(self, name: str, run: Callable[[Any], list[Any]]) -> None:
-        self.name, self._run = name, run
+
+class Engine:
+    """A network compiled for single images, once for each shape, at the first image of it; its
+    copies and pickles are None (torch)."""
+
+    def __init__(self, name: str, network: nn.Module) -> None:
+        self.name, self._network = name, network
+        self._runs: dict[tuple[int, ...], Run] = {}
+        self._lock = threading.Lock()
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """Return the levels of the network, as the network itself."""
-        return [torch.from_numpy(level) for level in self._run(images.contiguous().numpy())]
+        """Return the levels of an image (1, 3, H, W), as the network itself. Raises UserError if
+        they differ by more than `TOLERANCE`."""
+        shape = tuple(images.shape[2:])
+        with self._lock:
+            if shape not in self._runs:
+                self._runs[shape] = _checked(self.name, self._network, shape)
+        return _levels(self._runs[shape], images)
 
     def __deepcopy__(self, memo: object) -> None:
         return None
@@ -63,7 +75,9 @@ def build_engine(name: str, network: nn.Module, image_size: int) -> Engine | Non
         return None
     for each in PACKAGES if name == "auto" else (name,):
         try:
-            return _checked(each, network, image_size)
+            engine = Engine(each, network)
+            engine(torch.zeros(1, 3, image_size, image_size))
+            return engine
         except UserError:
             if name != "auto":
                 raise
@@ -71,7 +85,7 @@ def build_engine(name: str, network: nn.Module, image_size: int) -> Engine | Non
 
 
 @torch.no_grad()
-def _checked(name: str, network: nn.Module, image_size: int) -> Engine:
+def _checked(name: str, network: nn.Module, shape: tuple[int, ...]) -> Run:
     missing = [package for package in PACKAGES[name] if find_spec(package) is None]
     if missing:
         raise UserError(
@@ -79,12 +93,12 @@ def _checked(name: str, network: nn.Module, image_size: int) -> Engine:
             f"pip install 'vqlab[{EXTRAS[name]}]', or set inference.engine=auto."
         )
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(1, 3, image_size, image_size, generator=generator)
+    images = torch.rand(1, 3, *shape, generator=generator)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of libraries, on their own deprecations
-            engine = Engine(name, _BUILDERS[name](network, images))
-            levels = engine(images)
+            run = _BUILDERS[name](network, images)
+            levels = _levels(run, images)
     except Exception as error:  # converters and compilers raise many kinds of errors
         reason = " ".join(str(error).split())[:160]
         raise UserError(
@@ -98,10 +112,14 @@ def _checked(name: str, network: nn.Module, image_size: int) -> Engine:
             f"features of inference.engine {name} must agree with torch to {TOLERANCE:g} "
             f"(relative); the difference is {largest:.2g}; set inference.engine=torch."
         )
-    return engine
+    return run
 
 
-def _openvino(network: nn.Module, images: Tensor) -> Callable[[Any], list[Any]]:
+def _levels(run: Run, images: Tensor) -> list[Tensor]:
+    return [torch.from_numpy(level) for level in run(images.contiguous().numpy())]
+
+
+def _openvino(network: nn.Module, images: Tensor) -> Run:
     import openvino
 
     threads = torch.get_num_threads()
@@ -122,7 +140,7 @@ def _openvino(network: nn.Module, images: Tensor) -> Callable[[Any], list[Any]]:
     return run
 
 
-def _onnx(network: nn.Module, images: Tensor) -> Callable[[Any], list[Any]]:
+def _onnx(network: nn.Module, images: Tensor) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -48,7 +48,8 @@ class FeatureSet:
         return cached_features(self.backbone, self.images, self.device, progress)
 
     def in_order(self, order: Sequence[int], batch_size: int) -> Iterator[Sample]:
-        """Yield the images at the indices `order`, `batch_size` at a time.
+        """Yield the images at the indices `order`, at most `batch_size` at a time, split where
+        their input shape changes.
 
         With a cache, images are read only when a detector accesses `Sample.image`.
         """
@@ -58,9 +59,20 @@ class FeatureSet:
                 images = batch.images.to(self.device)
                 yield Sample(images, self.backbone(images))
             return
-        for start in range(0, len(order), batch_size):
-            indices = order[start : start + batch_size]
+        for indices in self.images.chunks(order, batch_size):
             yield Sample(partial(self._load, indices), cached(indices))
+
+    def grouped(self, order: Sequence[int], batch_size: int) -> Iterator[list[Sample]]:
+        """Yield the images at the indices `order`, `batch_size` at a time, as one sample for each
+        input shape."""
+        parts: list[Sample] = []
+        remaining = len(order)
+        for sample in self.in_order(self.images.grouped(order, batch_size), batch_size):
+            parts.append(sample)
+            if sum(map(len, parts)) == min(batch_size, remaining):
+                yield parts
+                remaining -= sum(map(len, parts))
+                parts = []
 
     def _load(self, indices: Sequence[int]) -> Tensor:
         (batch,) = self.images.batches(len(indices), indices)

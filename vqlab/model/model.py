@@ -24,6 +24,7 @@ from vqlab.data import (
     areas_differ,
     as_rgb,
     decode_areas,
+    frame_of,
     picture_of,
     read_image,
     to_network,
@@ -220,17 +221,19 @@ class Model:
         if self.data.tiles.size is not None:
             return [self._score_tiles(pixels) for pixels in images]
         inputs = [to_network(pixels, self.data, self.area) for pixels in images]
-        batch = torch.stack([network for network, _ in inputs]).to(self.device)
-        extracted = extract(self.detector, Sample(batch, self.backbone(batch)))
-        result = scores(self.detector, extracted)
-        maps = result.anomaly_map.float().cpu().numpy()
-        values = result.image_score.tolist()
-        return [
-            self._prediction(
-                images[i], inputs[i][1], tuple(t[i : i + 1] for t in extracted), maps[i], values[i]
-            )
-            for i in range(len(images))
-        ]
+        predictions: dict[int, Prediction] = {}
+        for indices in _by_shape([network for network, _ in inputs]):
+            batch = torch.stack([inputs[index][0] for index in indices]).to(self.device)
+            extracted = extract(self.detector, Sample(batch, self.backbone(batch)))
+            result = scores(self.detector, extracted)
+            maps = result.anomaly_map.float().cpu().numpy()
+            values = result.image_score.tolist()
+            for row, index in enumerate(indices):
+                part = tuple(t[row : row + 1] for t in extracted)
+                predictions[index] = self._prediction(
+                    images[index], inputs[index][1], part, maps[row], values[row]
+                )
+        return [predictions[index] for index in range(len(images))]
 
     def _score_tiles(self, pixels: Array) -> Prediction:
         tensors, tiles, geometry = to_tiles(pixels, self.data, self.area)
@@ -246,7 +249,7 @@ class Model:
     def _prediction(
         self, pixels: Array, geometry: Geometry, extracted: Extracted, square: Array, score: float
     ) -> Prediction:
-        """Return the prediction of one image. square: its anomaly map (S, S), with tiles (h, w)."""
+        """Return the prediction of one image. square: its anomaly map at network size."""
         anomaly_map, inspected = to_original(square, geometry), None
         if self.area is not None:
             inspected = self.area.at(geometry.original)
@@ -275,6 +278,14 @@ class Model:
             if panel.ndim == 4:
                 panels[name] = picture_of(panel[0].float().cpu().numpy(), geometry)
             else:
-                side = self.data.image_size
-                panels[name] = crop_panel(panel[0].cpu().numpy(), geometry, side)
+                frame = frame_of(geometry, self.data)
+                panels[name] = crop_panel(panel[0].cpu().numpy(), geometry, frame)
         return panels
+
+
+def _by_shape(tensors: Sequence[Tensor]) -> list[list[int]]:
+    """Return the indices of the tensors of each shape."""
+    groups: dict[torch.Size, list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        groups.setdefault(tensor.shape, []).append(index)
+    return list(groups.values())

@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from vqlab.nn.resizing import resized
+
 Standardise = Literal["none", "global", "concept", "place"]
 
 
@@ -17,7 +19,8 @@ class ConceptNormalization(nn.Module):
     Subtract the mean over all normal images (`global`), over those of the concept (`concept`), or
     over those of the concept at that position (`place`), then divide by the standard deviation of
     the residual over all normal images, so that terms can be added. `none`: identity. A mean at a
-    position is shrunk towards the concept's mean with the weight of `shrink` images.
+    position is shrunk towards the concept's mean with the weight of `shrink` images; for maps of
+    another size it is interpolated.
     """
 
     mean: Tensor
@@ -43,7 +46,7 @@ class ConceptNormalization(nn.Module):
         total = torch.zeros_like(self.places, dtype=torch.float64)
         count = torch.zeros(len(total), dtype=torch.float64, device=total.device)
         for terms, concept in train:
-            total.index_add_(0, concept, terms.double().movedim(1, 0))
+            total.index_add_(0, concept, resized(terms, self.places).double().movedim(1, 0))
             count.index_add_(0, concept, torch.ones_like(concept, dtype=torch.float64))
         divisor = count.clamp_min(1)[:, None]
         mean = total.sum(0).mean((1, 2)) / count.sum().clamp_min(1)
@@ -56,7 +59,7 @@ class ConceptNormalization(nn.Module):
         pixels = 0
         for terms, concept in held_out:
             for number, kind in enumerate(_KINDS):
-                residual = (terms - self._mean(concept, kind)).double()
+                residual = (terms - self._mean(concept, kind, terms)).double()
                 squares[number] += residual.square().sum((1, 2, 3))
             pixels += terms[0].numel()
         deviation = (squares / max(pixels, 1)).sqrt().float()
@@ -67,14 +70,16 @@ class ConceptNormalization(nn.Module):
         if standardise == "none":
             return terms
         deviation = self.deviations[_KINDS.index(standardise)][:, None, None, None]
-        return (terms - self._mean(concept, standardise)) / deviation
+        return (terms - self._mean(concept, standardise, terms)) / deviation
 
-    def _mean(self, concept: Tensor, kind: str) -> Tensor:
-        """Return the means, broadcastable to (T, B, h, w)."""
+    def _mean(self, concept: Tensor, kind: str, terms: Tensor) -> Tensor:
+        """Return the means, broadcastable to the terms (T, B, h, w)."""
         if kind == "global":
             return self.mean[:, None, None, None]
         means = self.means[concept].mT[..., None, None]
-        return means + self.places[concept].movedim(1, 0) if kind == "place" else means
+        if kind != "place":
+            return means
+        return means + resized(self.places[concept].movedim(1, 0), terms)
 
 
 _KINDS = ("global", "concept", "place")

@@ -48,12 +48,12 @@ def to_rows(maps: Tensor) -> Tensor:
     return maps.movedim(1, -1).reshape(-1, maps.shape[1])
 
 
-def sample_each(maps: Tensor, size: int) -> Tensor:
-    """Return random positions of each of B maps (B, C, h, w), (B · min(size, h·w), C), by torch's
-    seed."""
+def sample_each(maps: Tensor, size: int) -> list[Tensor]:
+    """Return random positions of each of B maps (B, C, h, w), B tensors (min(size, h·w), C), by
+    torch's seed."""
     rows = maps.flatten(2).mT
     chosen = [torch.randperm(rows.shape[1])[:size].to(maps.device) for _ in rows]
-    return torch.cat([image[positions] for image, positions in zip(rows, chosen, strict=True)])
+    return [image[positions] for image, positions in zip(rows, chosen, strict=True)]
 
 
 @torch.no_grad()

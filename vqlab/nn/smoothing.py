@@ -29,11 +29,11 @@ def smooth(maps: Tensor, sigma: float) -> Tensor:
     return maps
 
 
-def upsample(maps: Tensor, size: tuple[int, int], smoothing: float) -> Tensor:
-    """Resize maps (B, h, w) bilinearly to `size` (H, W), then smooth them with a Gaussian whose
-    standard deviation is the fraction `smoothing` of the longer side."""
+def upsample(maps: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
+    """Resize maps (B, h, w) bilinearly to `size` (H, W), then smooth them with a Gaussian of
+    standard deviation `sigma` pixels."""
     full = F.interpolate(maps[:, None], size, mode="bilinear")[:, 0]
-    return smooth(full, smoothing * max(size))
+    return smooth(full, sigma)
 
 
 def _convolve(maps: Tensor, kernel: Tensor, axis: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +19,8 @@ Mask = NDArray[np.bool_]
 """(H, W), True on the defect, or where an image is inspected."""
 BORDER_BRIGHTNESS = 0.5
 """Border brightness of every image after `brightness: border`."""
+INPUT_UNIT = 32
+"""Divisor of the sides of network inputs with `resize: aspect`."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ def box_for(size: tuple[int, int], settings: Resizing) -> Geometry:
     if tile is not None:
         height, width = (max(1, round(length * side / tile)) for length in size)
         return Geometry(size, (0, 0, height, width))
-    if settings.resize == "stretch":
-        return Geometry(size, (0, 0, side, side))
+    if settings.resize != "letterbox":
+        return Geometry(size, (0, 0, *input_shape(size, settings)))
     scale = side / max(size)
     height, width = (max(1, round(length * scale)) for length in size)
     return Geometry(size, ((side - height) // 2, (side - width) // 2, height, width))
@@ -64,11 +67,26 @@ def box_for(size: tuple[int, int], settings: Resizing) -> Geometry:
 def frame_of(geometry: Geometry, settings: Resizing) -> tuple[int, int]:
     """Return the size of an image with its padding: that of the network, or with tiles its own."""
     tiled = settings.tile_size is not None
-    return geometry.box[2:] if tiled else (settings.image_size, settings.image_size)
+    return geometry.box[2:] if tiled else input_shape(geometry.original, settings)
+
+
+def input_shape(size: tuple[int, int], settings: Resizing) -> tuple[int, int]:
+    """Return the shape (H, W) of the network input for an image of `size` (H, W), or for a tile.
+
+    With `resize: aspect`, the sides of a rectangle of the image's aspect ratio and the area of the
+    square, rounded to multiples of 32 (of a smaller power of two if `image_size` is not a multiple
+    of 32), so that every level of a network has whole positions; else the square.
+    """
+    side = settings.image_size
+    if settings.resize != "aspect" or settings.tile_size is not None:
+        return side, side
+    unit, ratio = math.gcd(side, INPUT_UNIT), math.sqrt(size[0] / size[1])
+    height, width = (max(unit, round(side * r / unit) * unit) for r in (ratio, 1 / ratio))
+    return height, width
 
 
 def fit_image(image: Pixels, settings: Resizing) -> tuple[Pixels, Geometry]:
-    """Resize (H, W, 3) to (S, S, 3) uint8, or with tiles to (h, w, 3); padding is black."""
+    """Resize (H, W, 3) to network size (h, w, 3) uint8; padding is black."""
     geometry = box_for((image.shape[0], image.shape[1]), settings)
     square = np.zeros((*frame_of(geometry, settings), 3), np.uint8)
     square[geometry.window] = resize_image(image, *geometry.box[2:])
@@ -76,8 +94,7 @@ def fit_image(image: Pixels, settings: Resizing) -> tuple[Pixels, Geometry]:
 
 
 def fit_mask(mask: Mask, settings: Resizing) -> Mask:
-    """Resize (H, W) to (S, S), or with tiles to (h, w): a pixel is True if it overlaps any True
-    pixel."""
+    """Resize (H, W) to network size (h, w): a pixel is True if it overlaps any True pixel."""
     geometry = box_for((mask.shape[0], mask.shape[1]), settings)
     square = np.zeros(frame_of(geometry, settings), np.bool_)
     square[geometry.window] = resize_mask(mask, geometry.box[2:])

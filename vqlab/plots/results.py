@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vqlab.data import ImageSet, encode_png, find_regions
+from vqlab.data import ImageSet, encode_png, find_regions, frame_of
 from vqlab.detectors import Detector, HasCodeMaps
 from vqlab.evaluation import (
     PASS,
@@ -206,7 +206,8 @@ class _Category:
         panels = {title: each[position] for title, each in self.predictions.panels.items()}
         name, panel = second_panel(panels)
         if panel is not None:
-            panel = crop_panel(panel, part.geometry[position], images.settings.image_size)
+            geometry = part.geometry[position]
+            panel = crop_panel(panel, geometry, frame_of(geometry, images.settings))
         score = float(part.image_scores[position])
         inspected = None if part.inspected is None else part.inspected[position]
         predicted = predicted_mask(values, thresholds.pixel, thresholds.verdict(score), inspected)

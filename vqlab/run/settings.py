@@ -87,8 +87,14 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
         raise UserError(f"setting detector must be a section with a name; got {section!r}.")
     name = section.get("name", "vqvae")
     rest = {key: value for key, value in section.items() if key != "name"}
-    settings = validate(detector_class(name).Config, rest, "detector.")
+    kind = detector_class(name)
+    settings = validate(kind.Config, rest, "detector.")
     config = validate(RunConfig, {**tree, "detector": {"name": name, **dump(settings)}})
+    if config.data.resize == "aspect" and not kind.any_shape and config.data.tiles.size is None:
+        raise UserError(
+            f"setting data.resize: detector {name} needs images of one shape; got aspect; set "
+            "data.resize=stretch or letterbox."
+        )
     features = choose_backbone(config.features, config.data.image_size)
     return config.model_copy(update={"features": features})
 

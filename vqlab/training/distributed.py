@@ -36,6 +36,12 @@ class SharedTrainer(Trainer):
                 f"setting training.batch_size must be at least the number of processes, "
                 f"{distributed.ranks()}; got {settings.batch_size}; increase it or start fewer."
             )
+        shapes = {features.images.input_shape(index) for index in range(len(features))}
+        if len(shapes) > 1:
+            raise UserError(
+                "training by several processes needs images of one shape; with data.resize=aspect "
+                f"they have {len(shapes)}; set data.resize=stretch or train with one process."
+            )
         super().__init__(detector, features, settings)
 
     def fit(self, on_epoch: OnEpoch) -> None:
@@ -65,7 +71,7 @@ class SharedTrainer(Trainer):
             if distributed.rank():
                 self.load(first["state"])
 
-    def _batches(self, order: Sequence[int]) -> Iterator[Sample]:
+    def _batches(self, order: Sequence[int]) -> Iterator[list[Sample]]:
         """Yield this rank's shards of the batches of an epoch.
 
         A last batch with fewer images than ranks is not sharded.
@@ -80,18 +86,18 @@ class SharedTrainer(Trainer):
         )
         while True:
             with distributed.error_barrier():  # an image may be unreadable on one machine
-                sample = next(samples, None)
-            if sample is None:
+                parts = next(samples, None)
+            if parts is None:
                 return
-            yield sample
+            yield parts
 
-    def _samples(self, order: Sequence[int], size: int) -> Iterator[Sample]:
+    def _samples(self, order: Sequence[int], size: int) -> Iterator[list[Sample]]:
         if order:
-            yield from self.features.in_order(order, size)
+            yield from self.features.grouped(order, size)
 
-    def _step(self, sample: Sample, images: int) -> tuple[dict[str, float], float]:
+    def _step(self, parts: Sequence[Sample], images: int) -> tuple[dict[str, float], float]:
         with distributed.sharded_batch(images):
-            return super()._step(sample, images)
+            return super()._step(parts, images)
 
     def _backward(self, losses: dict[str, Tensor]) -> dict[str, float]:
         """Compute gradients and losses of the whole batch: means weighted by the shard sizes."""

@@ -103,8 +103,9 @@ class Trainer:
             seed_everything(self.settings.seed, 0)
             self.detector.prepare(FeatureSet(self.images, self.backbone, self.device, 32))
 
-    def _batches(self, order: Sequence[int]) -> Iterator[Sample]:
-        return self.features.in_order(order, self.settings.batch_size)
+    def _batches(self, order: Sequence[int]) -> Iterator[list[Sample]]:
+        """Yield the batches of an epoch, each in parts of equal image shape."""
+        return self.features.grouped(order, self.settings.batch_size)
 
     def _epoch(self, epoch: int) -> dict[str, float]:
         seed_everything(self.settings.seed, epoch)
@@ -115,11 +116,11 @@ class Trainer:
         gradient = {"gradient_norm": 0.0} | ({} if clip is None else {"clipped": 0.0})
         size = self.settings.batch_size
         steps = math.ceil(len(order) / size)
-        for step, sample in enumerate(self._batches(order)):
+        for step, parts in enumerate(self._batches(order)):
             images = min(size, len(order) - step * size)
             total_step = (epoch - 1) * steps + step
             self._set_rate(total_step, self.settings.epochs * steps)
-            values, norm = self._step(sample, images)
+            values, norm = self._step(parts, images)
             for name, value in values.items():
                 totals[name] = totals.get(name, 0.0) + value * images / len(order)
             gradient["gradient_norm"] += norm / steps
@@ -167,12 +168,13 @@ class Trainer:
             order += _shuffled(groups[name], each + (number < more))
         return _shuffled(order, length)
 
-    def _step(self, sample: Sample, images: int) -> tuple[dict[str, float], float]:
+    def _step(self, parts: Sequence[Sample], images: int) -> tuple[dict[str, float], float]:
         """Return the losses of a batch and the norm of the gradient before clipping.
 
         The weights are not updated if either is not finite.
         """
-        losses = self._losses(sample, images)
+        each = [self._losses(part, images) for part in parts]
+        losses = each[0] if len(each) == 1 else _mean(each, [len(part) / images for part in parts])
         assert self.optimizer is not None
         self.optimizer.zero_grad(set_to_none=True)
         values = self._backward(losses)
@@ -263,6 +265,14 @@ class Trainer:
                 if moment.ndim:
                     same_strides = torch.empty_like(weight)
                     moments[name] = same_strides.copy_(in_layout_of(weight, moment))
+
+
+def _mean(losses: Sequence[dict[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
+    """Return the weighted mean of each loss."""
+    return {
+        name: torch.stack([w * each[name] for w, each in zip(weights, losses, strict=True)]).sum()
+        for name in losses[0]
+    }
 
 
 def _shuffled(items: Sequence[T], count: int) -> list[T]:

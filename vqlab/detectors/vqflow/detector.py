@@ -58,6 +58,7 @@ class VQFlow(Detector):
     Config = VQFlowSettings
     config: VQFlowSettings
     image_scoring = frozenset({"image_score", "top", "image_standardise"})
+    any_shape = True
 
     def __init__(self, config: VQFlowSettings, spec: InputSpec) -> None:
         super().__init__(config, spec)
@@ -66,8 +67,6 @@ class VQFlow(Detector):
         self.condition_on_deepest = len(levels) > 1 and config.deepest == "condition"
         modelled = levels[:-1] if self.condition_on_deepest else levels
         joined = (sum(channels for channels, _ in modelled), modelled[0][1])
-        self.size = joined[1]
-        """(h, w) of the finest level, which all terms have."""
         if config.levels == "joined":
             modelled = [joined]
         self.concepts: ConceptCodebook | None = None
@@ -104,7 +103,7 @@ class VQFlow(Detector):
             self.coverage = ConceptCoreset(concepts, size, joined[0], prototype_dim)
         elif size:
             self.coverage = Coreset(size, joined[0])
-        self.expectation = ConceptNormalization(self._count_terms(), self.size, concepts, SHRINKAGE)
+        self.expectation = ConceptNormalization(self._count_terms(), joined[1], concepts, SHRINKAGE)
         self.image_level = ImageNormalization(concepts)
 
     @torch.no_grad()
@@ -127,9 +126,10 @@ class VQFlow(Detector):
         vectors = torch.cat([self.concepts.encode(sample.pyramid[-1]) for sample in samples])
         each = max(1, self.config.pattern.patches // len(vectors))
         maps = (self._patches(sample.pyramid).half() for sample in samples)
-        patches = torch.cat([sample_each(batch, each) for batch in maps])
-        images = torch.arange(len(vectors), device=vectors.device)
-        images = images.repeat_interleave(len(patches) // len(vectors))
+        parts = [sample_each(batch, each) for batch in maps]
+        counts = torch.cat([torch.tensor([len(part) for part in batch]) for batch in parts])
+        images = torch.arange(len(vectors)).repeat_interleave(counts).to(vectors.device)
+        patches = torch.cat([part for batch in parts for part in batch])
         coverage.fit(patches, images, vectors, self.concepts.quantizer.codebook)
 
     def _check_images(self, images: int) -> None:
@@ -155,15 +155,16 @@ class VQFlow(Detector):
     def _nll(self, latents: list[Latents], concept: ConceptCodes | None) -> Tensor:
         """Return the negative log-likelihood per dimension of the features, mean over images."""
         total, dims = latents[0].z.new_zeros(()), 0
-        for level, (z, log_det, *_) in zip(self._levels(), latents, strict=True):
+        for level, (z, log_det, _, _, size) in zip(self._levels(), latents, strict=True):
             log_prob = level.base.log_prob(z.flatten(0, 1), self._prototypes(z, concept))
             log_prob = log_prob.view(z.shape[:2])
-            whitening = level.positions * level.whitening.log_det
+            positions = size[0] * size[1]
+            whitening = positions * level.whitening.log_det
             if log_det.ndim == 2:
-                total = total + level.positions * (log_prob + log_det).mean(1).mean() + whitening
+                total = total + positions * (log_prob + log_det).mean(1).mean() + whitening
             else:
                 total = total + (log_prob.sum(1) + log_det).mean() + whitening
-            dims += level.positions * level.channels
+            dims += positions * level.channels
         return -total / dims
 
     @torch.no_grad()
@@ -213,16 +214,16 @@ class VQFlow(Detector):
         the nearest codes of the coreset.
         """
         concept = self._concept(pyramid)
-        share = self.config.scoring.jacobian
+        share, grid = self.config.scoring.jacobian, _size(pyramid[0])
         terms = []
         latents = self._latents(pyramid, concept, with_log_det=share > 0)
-        for level, (z, log_det, *_) in zip(self._levels(), latents, strict=True):
+        for level, (z, log_det, _, _, size) in zip(self._levels(), latents, strict=True):
             term = level.base.quadratic(z.flatten(0, 1), self._prototypes(z, concept))
             term = term.view(z.shape[:2])
             if share:
                 term = term - share * log_det / level.channels
-            maps = term.view(-1, 1, *level.size)
-            terms.append(maps if level.size == self.size else resize(maps, self.size))
+            maps = term.view(-1, 1, *size)
+            terms.append(maps if size == grid else resize(maps, grid))
         terms += [term.clamp_min(MINIMUM).log() for term in terms]
         indices = self._concept_indices(pyramid) if concept is None else concept.indices
         codes = indices.new_empty(len(indices), 0, 0)
@@ -231,25 +232,25 @@ class VQFlow(Detector):
             vectors = indices[:, None].float()
             if self.concepts is not None:
                 vectors = self.concepts.encode(pyramid[-1])
-            index, distance = self.coverage(rows, vectors, self.size[1])
-            codes = index.view(-1, *self.size)
-            terms.append(distance.view(-1, 1, *self.size))
+            index, distance = self.coverage(rows, vectors, grid[1])
+            codes = index.view(-1, *grid)
+            terms.append(distance.view(-1, 1, *grid))
             if leave_one_out:
                 parts = (each.chunk(len(codes)) for each in (rows, index, distance))
                 others = [
                     self.coverage.distance_to_others(r, (i, d), vector)
                     for r, i, d, vector in zip(*parts, vectors, strict=True)
                 ]
-                terms.append(torch.stack(others).view(-1, 1, *self.size))
-        for level, latent in zip(self._levels(), latents, strict=True):
+                terms.append(torch.stack(others).view(-1, 1, *grid))
+        for latent in latents:
             if latent.pattern is not None:
-                codes = latent.pattern.view(-1, *level.size)
+                codes = latent.pattern.view(-1, *latent.size)
                 break
         return torch.stack(terms)[:, :, 0], indices, codes
 
     def _combine(self, terms: Tensor, concept: Tensor) -> Tensor:
         """Combine terms (T, B, h, w) of images of these concepts (B,) to maps (B, H, W)."""
-        scoring, size = self.config.scoring, self.spec.image_size
+        scoring, size = self.config.scoring, self.spec.image_size_of(terms.shape[2:])
         count = len(self.levels)
         if scoring.combine != "sum":
             return published_map(resize(terms[:count], size), scoring.combine)
@@ -319,7 +320,8 @@ class VQFlow(Detector):
     @torch.no_grad()
     def alternatives(self, extracted: Extracted) -> dict[str, Scores]:
         """Return the two published scores, `add` and `mul`."""
-        levels = resize(extracted[0].movedim(1, 0)[: len(self.levels)], self.spec.image_size)
+        terms = extracted[0].movedim(1, 0)[: len(self.levels)]
+        levels = resize(terms, self.spec.image_size_of(terms.shape[2:]))
         return {"add": published_scores(levels, "add"), "mul": published_scores(levels, "mul")}
 
     @torch.no_grad()
@@ -407,28 +409,29 @@ class VQFlow(Detector):
         latents = []
         for number, level in enumerate(self._levels()):
             maps = self._features(pyramid, number)
-            positions = self._positions(level, len(maps))
+            positions = self._positions(maps)
             rows = rows_at(maps, positions)
             rows = level.whitening(rows.flatten(0, 1)).view(*rows.shape[:2], -1)
             if self.training and noise:
                 rows = rows + noise * _normal_like(rows)
-            condition = level.condition(rows, positions, concept, pyramid[-1])
-            z, log_det = apply_flow(level, rows, condition, with_log_det)
-            latents.append(Latents(z, log_det, condition.pattern, condition.loss))
+            size = _size(maps)
+            condition = level.condition(rows, positions, concept, pyramid[-1], size)
+            z, log_det = apply_flow(level, rows, condition, size, with_log_det)
+            latents.append(Latents(z, log_det, condition.pattern, condition.loss, size))
         if self.fusion is None:
             return latents
-        sizes = [level.size for level in self._levels()]
-        return apply_fusion(self.fusion, self.above, latents, sizes, pyramid[-1], concept)
+        return apply_fusion(self.fusion, self.above, latents, pyramid[-1], concept)
 
-    def _positions(self, level: Level, images: int) -> Tensor:
-        """Return indices of positions (B, P): random ones in training, else all."""
-        flow, device = self.config.flow, self.expectation.mean.device
+    def _positions(self, maps: Tensor) -> Tensor:
+        """Return indices of positions (B, P) of maps (B, C, h, w): random ones in training, else
+        all."""
+        flow, images, count = self.config.flow, len(maps), maps.shape[2] * maps.shape[3]
         independent = flow.kernel == 1 and not flow.fusion
-        if not (self.training and independent) or flow.places >= level.positions:
-            return torch.arange(level.positions, device=device).expand(images, -1)
+        if not (self.training and independent) or flow.places >= count:
+            return torch.arange(count, device=maps.device).expand(images, -1)
         return distributed.sample_shard(
-            lambda count: torch.randint(level.positions, (count, flow.places)), images
-        ).to(device)
+            lambda total: torch.randint(count, (total, flow.places)), images
+        ).to(maps.device)
 
     def _prototypes(self, z: Tensor, concept: ConceptCodes | None) -> Prototypes:
         """Return the prototypes of all rows of z (B, P, C): of their images, or the codebook."""
@@ -439,6 +442,10 @@ class VQFlow(Detector):
         if self.config.base == "mixture":
             return Prototypes(self.concepts.quantizer.codebook, concept.indices[rows])
         return Prototypes(concept.vectors, rows)
+
+
+def _size(maps: Tensor) -> tuple[int, int]:
+    return maps.shape[2], maps.shape[3]
 
 
 def _normal_like(rows: Tensor) -> Tensor:

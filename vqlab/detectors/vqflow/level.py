@@ -34,8 +34,6 @@ class ConditionOutput(NamedTuple):
 class Condition(nn.Module):
     """Condition [position; pattern; prototype] of one level, optionally projected."""
 
-    positions: Tensor
-
     def __init__(
         self,
         config: VQFlowSettings,
@@ -46,12 +44,9 @@ class Condition(nn.Module):
         """spec: channels and size of the level; top: channels of the deepest level, 0 if it is this
         one; prototype_dim: 0 without concepts."""
         super().__init__()
-        channels, self.size = spec
+        channels, size = spec
         pattern, width = config.pattern, config.positions
-        encoding = torch.zeros(self.size[0] * self.size[1], 0)
-        if width:
-            encoding = sine_positions(*self.size, width)
-        self.register_buffer("positions", encoding, persistent=False)
+        self.encoding = PositionEncoding(width, size)
         self.patterns: PatternCodebook | None = None
         context = width + prototype_dim
         self.adds_position = pattern.kind in ("none", "naive")
@@ -74,19 +69,25 @@ class Condition(nn.Module):
         """Whether the prototype is returned as `constant`."""
 
     def forward(
-        self, rows: Tensor, positions: Tensor, concept: ConceptCodes | None, top: Tensor
+        self,
+        rows: Tensor,
+        positions: Tensor,
+        concept: ConceptCodes | None,
+        top: Tensor,
+        size: tuple[int, int],
     ) -> ConditionOutput:
         """Return the condition of rows (B, P, C) at these positions (B, P).
 
-        concept: of the images (B,); top: the deepest level (B, C', h', w').
+        concept: of the images (B,); top: the deepest level (B, C', h', w'); size: (h, w) of the
+        level.
         """
-        position = self.positions[positions]
+        position = self.encoding(size)[positions]
         prototype = position[..., :0]
         if concept is not None:
             prototype = concept.vectors[:, None].expand(-1, rows.shape[1], -1)
         parts, indices, loss = [prototype], None, rows.new_zeros(())
         if self.patterns is not None:
-            encoded = self.encoder(rows, positions, top, self.size)
+            encoded = self.encoder(rows, positions, top, size)
             context = torch.cat([position, prototype], 2)
             context = context if context.shape[2] else torch.zeros_like(encoded)
             group = positions.new_zeros(len(positions)) if concept is None else concept.indices
@@ -102,6 +103,27 @@ class Condition(nn.Module):
         if self.project is not None:
             vectors = self.project(vectors)
         return ConditionOutput(vectors if self.width else None, constant, indices, loss)
+
+
+class PositionEncoding(nn.Module):
+    """Sinusoidal encoding of the positions of maps of any size."""
+
+    table: Tensor
+
+    def __init__(self, width: int, size: tuple[int, int]) -> None:
+        """width: of the encoding, 0 for none; size: (h, w) of most maps."""
+        super().__init__()
+        self.width, self.size = width, size
+        self.register_buffer("table", self._encode(size), persistent=False)
+
+    def forward(self, size: tuple[int, int]) -> Tensor:
+        """Return the encoding (h · w, width) of the positions of maps of this size (h, w)."""
+        return self.table if size == self.size else self._encode(size).to(self.table)
+
+    def _encode(self, size: tuple[int, int]) -> Tensor:
+        return (
+            sine_positions(*size, self.width) if self.width else torch.zeros(size[0] * size[1], 0)
+        )
 
 
 class Encoder(nn.Module):
@@ -142,7 +164,6 @@ class Level(nn.Module):
         channels, self.size = spec
         flow = config.flow
         self.kernel = flow.kernel
-        self.positions = self.size[0] * self.size[1]
         self.whitening = Whitening(channels, config.whitening, config.floor, config.dims)
         self.channels = self.whitening.dim
         self.condition = Condition(config, (self.channels, self.size), top, prototype_dim)
@@ -169,13 +190,19 @@ class Latents(NamedTuple):
     """As `ConditionOutput.pattern`."""
     codebook_loss: Tensor
     """As `ConditionOutput.loss`."""
+    size: tuple[int, int]
+    """(h, w) of the level."""
 
 
 def apply_flow(
-    level: Level, rows: Tensor, condition: ConditionOutput, with_log_det: bool = True
+    level: Level,
+    rows: Tensor,
+    condition: ConditionOutput,
+    size: tuple[int, int],
+    with_log_det: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Return latents (B, P, C) and log_det, (B, P) or (B,), of rows (B, P, C); with_log_det=False,
-    for scoring: zeros (B, P) where that is faster."""
+    """Return latents (B, P, C) and log_det, (B, P) or (B,), of rows (B, P, C) of a level of `size`
+    (h, w); with_log_det=False, for scoring: zeros (B, P) where that is faster."""
     vectors = condition.vectors
     if level.kernel == 1:
         flat = None if vectors is None else vectors.flatten(0, 1)
@@ -184,8 +211,8 @@ def apply_flow(
             return z.view_as(rows), rows.new_zeros(rows.shape[:2])
         z, log_det = level.flow(rows.flatten(0, 1), flat)
         return z.view_as(rows), log_det.view(rows.shape[:2])
-    maps = None if vectors is None else as_maps(vectors, level.size)
-    z, log_det = level.flow(as_maps(rows, level.size), maps, condition.constant)
+    maps = None if vectors is None else as_maps(vectors, size)
+    z, log_det = level.flow(as_maps(rows, size), maps, condition.constant)
     return z.flatten(2).mT, log_det
 
 
@@ -193,26 +220,26 @@ def apply_fusion(
     flow: FusionFlow,
     condition: Condition,
     latents: list[Latents],
-    sizes: list[tuple[int, int]],
     top: Tensor,
     concept: ConceptCodes | None,
 ) -> list[Latents]:
-    """Return the latents of levels of these sizes after the fusion flow.
+    """Return the latents of all levels after the fusion flow.
 
     It is conditioned on the deepest level `top` (B, C, h, w) and the concepts. Its log_det and
     codebook loss are added to those of the finest level.
     """
     top = top.float()
     positions = torch.arange(top.shape[-2] * top.shape[-1], device=top.device).expand(len(top), -1)
-    above = condition(rows_at(top, positions), positions, concept, top)
+    size = (top.shape[2], top.shape[3])
+    above = condition(rows_at(top, positions), positions, concept, top, size)
     conditions: tuple[Tensor, ...] = ()
     if above.vectors is not None:
         vectors = above.vectors
         if above.constant is not None:
             expanded = above.constant[:, None].expand(-1, vectors.shape[1], -1)
             vectors = torch.cat([vectors, expanded], 2)
-        conditions = (resize(as_maps(vectors, condition.size), sizes[-1]),)
-    maps = [as_maps(level.z, size) for level, size in zip(latents, sizes, strict=True)]
+        conditions = (resize(as_maps(vectors, size), latents[-1].size),)
+    maps = [as_maps(level.z, level.size) for level in latents]
     fused, log_det = flow(maps, conditions)
     results = []
     for level, z in zip(latents, fused, strict=True):
