@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vqlab.errors import UserError
 from vqlab.pixels.area import InspectedArea
 from vqlab.pixels.decoding import Pixels, read_image
 from vqlab.pixels.resizing import Geometry, network_input, to_original
@@ -75,7 +76,7 @@ class Model:
         return InspectedArea.decode(text) if text else None
 
     def run(self, images: Array) -> tuple[Array, Array]:
-        """Return anomaly maps (B, S, S) and image scores (B,) of network inputs (B, 3, S, S)."""
+        """Return anomaly maps (B, S, S') and image scores (B,) of network inputs (B, 3, S, S')."""
         maps, scores = self._session.run(None, {"image": images})
         return maps, scores
 
@@ -84,8 +85,18 @@ class Model:
         return read_image(path, self.preprocessing.bits)
 
     def network_input(self, pixels: Pixels) -> tuple[Array, Geometry]:
-        """Return the network input (3, S, S) float32 of RGB pixels (H, W, 3), and its geometry."""
-        return network_input(pixels, self.preprocessing, self.area)
+        """Return the network input (3, S, S') float32 of RGB pixels (H, W, 3), and its geometry.
+
+        Raises UserError for an image of another aspect ratio than the model's, if it matters."""
+        values, geometry = network_input(pixels, self.preprocessing, self.area)
+        expected = self.description["preprocessing"].get("input_shape")
+        if expected is not None and list(values.shape[1:]) != expected:
+            raise UserError(
+                f"images must become {expected[1]}x{expected[0]} pixels at network size, as those "
+                f"that the model was exported for; one of {pixels.shape[1]}x{pixels.shape[0]} "
+                f"becomes {values.shape[2]}x{values.shape[1]}; use images of the same product."
+            )
+        return values, geometry
 
     def score(self, image: str | Path | Pixels) -> Result:
         """Score an image file, or an RGB array (H, W, 3) of uint8. Raises UserError."""

@@ -154,8 +154,8 @@ def test_the_loss_is_the_likelihood_of_the_features(name: str) -> None:
         maps = detector._features(pyramid, number)
         rows = maps.flatten(2).mT
         white = level.whitening(rows.flatten(0, 1)).view_as(rows)
-        places = torch.arange(level.positions).expand(2, -1)
-        condition = level.condition(white, places, concept, pyramid[-1]).vectors
+        places = torch.arange(level.size[0] * level.size[1]).expand(2, -1)
+        condition = level.condition(white, places, concept, pyramid[-1], level.size).vectors
         flat = None if condition is None else condition.flatten(0, 1)
         z, log_det = level.flow(white.flatten(0, 1), flat)
         prototypes = detector._prototypes(z.view_as(white), concept)
@@ -173,8 +173,10 @@ def test_whitened_features_start_at_the_normal_density() -> None:
     detector.prepare(parts)
     detector.eval()
     nll = float(detector.loss(parts[0])["nll"].detach())
-    slopes = sum(level.positions * float(level.whitening.log_det) for level in detector._levels())
-    dims = sum(level.positions * level.channels for level in detector._levels())
+    positions = [level.size[0] * level.size[1] for level in detector._levels()]
+    pairs = list(zip(positions, detector._levels(), strict=True))
+    slopes = sum(count * float(level.whitening.log_det) for count, level in pairs)
+    dims = sum(count * level.channels for count, level in pairs)
     assert nll + slopes / dims == pytest.approx(0.5 * (1 + math.log(2 * math.pi)), abs=0.06)
 
 

@@ -95,8 +95,8 @@ Check the files: `sha256sum --check {sums}`.
 | trained, exported with | {description[trained_with]}, {description[exported_with]} |
 | image threshold | {thresholds[image]!r} ({thresholds[method]}{target}) |
 {row}| pixel threshold | {thresholds[pixel]!r}, of the anomaly map |
-| images | resized to {settings[image_size]} px ({settings[resize]}), RGB, 0 to 1, \
-brightness: {settings[brightness]}{bits} |
+| images | resized to {settings[input_shape][1]}x{settings[input_shape][0]} pixels \
+({settings[resize]}), RGB, 0 to 1, brightness: {settings[brightness]}{bits} |
 
 An image is rejected if its score exceeds the image threshold.{rule}
 {notes}

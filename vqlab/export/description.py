@@ -9,12 +9,16 @@ from vqlab.model import Model
 from vqlab.version import __version__
 
 
-def describe(model: Model, version: int | None = None) -> dict[str, Any]:
+def describe(
+    model: Model, version: int | None = None, shape: tuple[int, int] | None = None
+) -> dict[str, Any]:
     """Return the description that `vqlab.runtime` reads; plain JSON values.
 
-    version: registered version, of a champion. Contains no path of the machine.
+    version: registered version, of a champion. shape: (H, W) of the network input; None: the
+    square. Contains no path of the machine.
     """
     config, data = model.meta["config"], model.data
+    height, width = shape or (data.image_size, data.image_size)
     return {
         "format": 1,
         "category": model.category,
@@ -26,11 +30,12 @@ def describe(model: Model, version: int | None = None) -> dict[str, Any]:
         "data_fingerprint": model.meta["data"]["fingerprint"],
         "trained_with": f"vqlab {model.meta['version']}",
         "exported_with": f"vqlab {__version__}",
-        "input": "image: float32 (batch, 3, S, S), RGB, 0 to 1",
-        "output": "anomaly_map: float32 (batch, S, S); image_score: float32 (batch,); "
-        "higher is more anomalous",
+        "input": f"image: float32 (batch, 3, {height}, {width}), RGB, 0 to 1",
+        "output": f"anomaly_map: float32 (batch, {height}, {width}); image_score: float32 "
+        "(batch,); higher is more anomalous",
         "preprocessing": {
             "image_size": data.image_size,
+            "input_shape": [height, width],
             "resize": data.resize,
             "brightness": data.brightness,
             "bits": data.bits,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from vqlab.data import choose_categories, find_layout, find_root
+from vqlab.data import choose_categories, find_layout, find_root, input_shape
 from vqlab.data.layouts import read_category
 from vqlab.errors import UserError
 from vqlab.export.bundle import write_bundle
@@ -23,7 +23,7 @@ from vqlab.export.graph import trace
 from vqlab.export.parity import Parity, measure_parity
 from vqlab.model import Model
 from vqlab.predict.files import find_images
-from vqlab.text import visible
+from vqlab.text import join_names, visible
 
 LEAST, MOST = 8, 16
 """Images of the comparison: at least 8; of test, at most 16 normal and 16 anomalous."""
@@ -57,7 +57,8 @@ def export_model(
     dataset. version: registered version, for the description. bundle: also write what is needed to
     run it elsewhere. Existing files of the same names are replaced once everything is written.
     Raises UserError, without a trace in `output`, for a model with `data.tiles`, if the detector
-    cannot be exported, if results differ, or if packages, images or a writable folder are missing.
+    cannot be exported, if images differ in input shape, if results differ, or if packages, images
+    or a writable folder are missing.
     """
     target = _format(name)
     if model.data.tiles.size is not None:
@@ -71,8 +72,9 @@ def export_model(
     target.require_packages()
     files = _files_in(images) if images is not None else test_images(model)
     model = _on_cpu(model)
-    description = describe(model, version)
-    program = trace(model)
+    shape = _input_shape(model, files)
+    description = describe(model, version, shape)
+    program = trace(model, shape)
     with _Folder(output) as partial:
         path = target.write(program, description, partial)
         size = sum(each.stat().st_size for each in partial.iterdir())
@@ -111,6 +113,19 @@ def test_images(model: Model) -> list[Path]:
             f"{len(files)}; {hint}."
         )
     return files
+
+
+def _input_shape(model: Model, files: Sequence[Path]) -> tuple[int, int]:
+    """Return the shape (H, W) of the network input of image files. Raises UserError if they have
+    different ones."""
+    shapes = {input_shape(model.read(file).shape[:2], model.data): file for file in files}
+    if len(shapes) > 1:
+        sizes = join_names([f"{width}x{height}" for height, width in shapes])
+        raise UserError(
+            "an exported model scores images of one aspect ratio (data.resize=aspect); these "
+            f"become {sizes} pixels; pass --images FOLDER with images of one category."
+        )
+    return next(iter(shapes))
 
 
 def _files_in(folder: Path) -> list[Path]:

@@ -72,10 +72,10 @@ class TorchScript(Format):
     described = f"{KEY}.json"
 
     def write(self, program: ExportedProgram, description: Description, folder: Path) -> Path:
-        size, path = description["preprocessing"]["image_size"], folder / self.file
+        shape, path = description["preprocessing"]["input_shape"], folder / self.file
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TorchScript is deprecated, and traces warn
-            example = torch.zeros(3, size, size)
+            example = torch.zeros(3, *shape)
             one = torch.jit.trace(program.module(), example, check_trace=False)  # type: ignore[no-untyped-call]
             batched = torch.jit.script(_Batched(one).eval())
             extra = {self.described: json.dumps(description)}
@@ -87,7 +87,7 @@ class TorchScript(Format):
 
 
 class _Batched(nn.Module):
-    """Scores a batch image by image: (B, 3, S, S) → (B, S, S) and (B,)."""
+    """Scores a batch image by image: (B, 3, H, W) → (B, H, W) and (B,)."""
 
     def __init__(self, one: nn.Module) -> None:
         super().__init__()

@@ -21,17 +21,16 @@ from vqlab.nn.prior import REACH, CodePrior
 from vqlab.types import Sample
 
 
-def trace(model: Model) -> ExportedProgram:
-    """Return the graph of `ScoringGraph`, with constant shapes.
+def trace(model: Model, shape: tuple[int, int]) -> ExportedProgram:
+    """Return the graph of `ScoringGraph` for network inputs of this shape (H, W).
 
     Raises UserError if torch.export cannot trace the detector or its backbone.
     """
     graph = ScoringGraph(model.backbone, model.detector)
-    side = model.data.image_size
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of libraries, on their own deprecations
-            return torch.export.export(graph, (torch.zeros(3, side, side),), strict=False)
+            return torch.export.export(graph, (torch.zeros(3, *shape),), strict=False)
     except Exception as error:  # whatever the tracer or the detector raises
         name, reason = model.meta["config"]["detector"]["name"], str(error).strip() or repr(error)
         raise UserError(
@@ -41,7 +40,7 @@ def trace(model: Model) -> ExportedProgram:
 
 
 class ScoringGraph(nn.Module):
-    """An image (3, S, S) float32 in [0, 1] → its anomaly map (S, S) and its image score ().
+    """An image (3, H, W) float32 in [0, 1] → its anomaly map (H, W) and its image score ().
 
     One image, because detectors score images independently; the formats repeat it for a batch.
     """

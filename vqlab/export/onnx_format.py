@@ -56,7 +56,7 @@ def write_onnx(program: ExportedProgram, description: Mapping[str, Any], path: P
 
 
 def batched(single: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a model that scans a batch (B, 3, S, S) with the graph of one image (3, S, S)."""
+    """Return a model that scans a batch (B, 3, H, W) with the graph of one image (3, H, W)."""
     graph = single.graph
     for node in graph.node:  # traces of the source code, with paths of this machine
         node.ClearField("metadata_props")

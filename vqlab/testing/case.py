@@ -86,8 +86,8 @@ def with_anomaly(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def as_sample(images: Tensor, spec: InputSpec = SPEC) -> Sample:
-    """Return images (B, 3, 32, 32) with a pyramid of the images themselves (`SPEC`), or of levels
-    of fixed random filter responses."""
+    """Return images (B, 3, H, W) with a pyramid of the images themselves (`SPEC`), or of levels of
+    fixed random filter responses."""
     if spec == SPEC:
         return Sample(images, (images,))
     generator = torch.Generator().manual_seed(5)
@@ -95,7 +95,8 @@ def as_sample(images: Tensor, spec: InputSpec = SPEC) -> Sample:
     for channels, size in zip(spec.channels, spec.sizes, strict=True):
         filters = torch.randn(channels, 3, 3, 3, generator=generator)
         response = torch.nn.functional.conv2d(images, filters, padding=1)
-        levels.append(torch.nn.functional.adaptive_avg_pool2d(response, size))
+        grid = tuple(n * side // SIDE for n, side in zip(size, images.shape[2:], strict=True))
+        levels.append(torch.nn.functional.adaptive_avg_pool2d(response, grid))
     return Sample(images, tuple(levels))
 
 

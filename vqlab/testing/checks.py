@@ -101,6 +101,24 @@ def score_shapes(case: DetectorCase) -> None:
         assert value.dtype == torch.float32 and bool(value.isfinite().all())
 
 
+def images_may_have_any_shape_if_declared(case: DetectorCase) -> None:
+    """A detector with `any_shape` learns from and scores images of other shapes than the spec's."""
+    if not detector_class(case.name).any_shape:
+        return
+    tall, square = products(8, seed=3)[..., : SIDE // 2], products(8, seed=4)
+    detector = case.build()
+    detector.prepare([case.sample(tall), case.sample(square)])
+    for images in (tall, square):
+        assert bool(detector.loss(case.sample(images))["loss"].isfinite())
+    parts = [case.sample(square), case.sample(tall)]
+    detector.eval()
+    detector.calibrate(parts, parts)
+    with torch.no_grad():
+        result = detector.score(case.sample(tall[:3]))
+    assert result.anomaly_map.shape == (3, SIDE, SIDE // 2) and result.image_score.shape == (3,)
+    assert bool(result.anomaly_map.isfinite().all() and result.image_score.isfinite().all())
+
+
 @torch.no_grad()
 def score_before_training_is_finite(case: DetectorCase) -> None:
     result = case.build().score(case.sample(products(2, seed=3)))
@@ -255,6 +273,7 @@ CHECKS: tuple[Check, ...] = (
     loss_is_finite_scalar_and_named,
     every_trainable_parameter_gets_a_gradient,
     score_shapes,
+    images_may_have_any_shape_if_declared,
     score_before_training_is_finite,
     score_does_not_depend_on_batch_mates,
     score_does_not_depend_on_the_training_flag_or_random_state,
