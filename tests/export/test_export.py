@@ -70,8 +70,8 @@ def test_the_description_names_the_origin_and_no_path(bundle: Path, mean_image: 
     assert (description["category"], description["version"]) == ("part", 3)
     assert description["run"] == "0123abcd"
     assert description["preprocessing"] == {
-        "image_size": 32, "resize": "letterbox", "brightness": "border", "bits": None,
-        "colour": "RGB",
+        "image_size": 32, "input_shape": [32, 32], "resize": "letterbox", "brightness": "border",
+        "bits": None, "colour": "RGB",
     }  # fmt: skip
     assert description["thresholds"]["image"] == mean_image.thresholds.image
     assert str(Path(__file__).parents[2]).encode() not in (bundle / "model.onnx").read_bytes()

@@ -153,9 +153,9 @@ def test_impossible_spaces_are_a_sentence(tree: Tree, words: str) -> None:
 def test_a_fault_says_whose_it_is(only_vqvae: dict[str, Tree]) -> None:
     with pytest.raises(UserError, match="recipe two: .*did you mean detector.codebook_size"):
         make_comparison(two(SIZE, {"detector.codebok_size": {"choices": [8]}}), only_vqvae)
-    with pytest.raises(UserError, match="recipe two: space data.resize .*the same images"):
-        resize = {"data.resize": {"choices": ["stretch", "letterbox"]}}
-        make_comparison(two(SIZE, resize), only_vqvae)
+    with pytest.raises(UserError, match="recipe two: space data.image_size .*the same images"):
+        sizes = {"data.image_size": {"choices": [64, 32]}}
+        make_comparison(two(SIZE, sizes), only_vqvae)
 
 
 def test_the_objective_of_all_holds_for_each() -> None:

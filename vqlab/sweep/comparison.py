@@ -18,6 +18,8 @@ from vqlab.types import UserError
 
 _ALIKE = ("data", "evaluation", "threshold")
 """Sections on which metrics depend: all recipes of a comparison must have the same."""
+_MAY_DIFFER = ("data.resize",)
+"""Settings of these sections that belong to a recipe: the images are the same."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ def _check_alike(plans: Mapping[str, Plan]) -> None:
     """Raise UserError if metrics of different recipes are not comparable."""
     for recipe, checked in plans.items():
         for setting in checked.sampled:
-            if setting.partition(".")[0] in _ALIKE:
+            if setting.partition(".")[0] in _ALIKE and setting not in _MAY_DIFFER:
                 raise UserError(
                     f"recipe {recipe}: space {setting} must not be searched beside other recipes, "
                     "which are compared on the same images; set it for all of them."
@@ -202,7 +204,7 @@ def _check_alike(plans: Mapping[str, Plan]) -> None:
     for key in sorted(set().union(*settings.values())):
         values = {recipe: flat.get(key) for recipe, flat in settings.items()}
         differ = any(value != next(iter(values.values())) for value in values.values())
-        if differ and key.partition(".")[0] in _ALIKE:
+        if differ and key.partition(".")[0] in _ALIKE and key not in _MAY_DIFFER:
             raise UserError(
                 f"recipes of one study must have the same {key}, or their figures could not be "
                 f"compared; got {_each(values)}; set {key}=VALUE for all of them."
