@@ -95,7 +95,7 @@ def as_sample(images: Tensor, spec: InputSpec = SPEC) -> Sample:
     for channels, size in zip(spec.channels, spec.sizes, strict=True):
         filters = torch.randn(channels, 3, 3, 3, generator=generator)
         response = torch.nn.functional.conv2d(images, filters, padding=1)
-        grid = tuple(n * side // SIDE for n, side in zip(size, images.shape[2:], strict=True))
+        grid = size[0] * images.shape[2] // SIDE, size[1] * images.shape[3] // SIDE
         levels.append(torch.nn.functional.adaptive_avg_pool2d(response, grid))
     return Sample(images, tuple(levels))
 
