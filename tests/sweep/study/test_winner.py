@@ -228,3 +228,18 @@ def test_less_than_half_a_point_on_synthetic_anomalies_keeps_the_recipe(
     difference = rule.differences()[TrialKey("", 1)]
     assert difference.interval is not None and 0 < difference.interval.low < MARGIN
     assert winner(rule) == 0
+
+
+@pytest.mark.parametrize("opposed", [False, True])
+def test_kinds_that_rank_trials_differently_are_a_warning(
+    study: optuna.Study, tracker: Tracker, tmp_path: Path, opposed: bool
+) -> None:
+    for step in range(5):
+        gain = {0: 0.1 * step, 1: -0.1 * step if opposed else 0.1 * step}
+        images = synthetic(scored(1.0), 2, gain)
+        add(study, tracker, tmp_path, images, as_in_recipe=step == 0)
+    reason = WinnerRule(alone(study), tracker, OBJECTIVE).reason()
+    warning = (
+        "kinds of synthetic anomalies rank the trials differently (mean rank correlation -1.00"
+    )
+    assert (warning in reason) == opposed

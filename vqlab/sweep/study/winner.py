@@ -17,6 +17,7 @@ from vqlab.evaluation import (
 )
 from vqlab.metrics import Difference
 from vqlab.sweep.events import TrialKey
+from vqlab.sweep.study.agreement import ACROSS, WITHIN, agreement
 from vqlab.sweep.study.policy import best_of, candidates
 from vqlab.sweep.study.record import key_of, recipe_of, record_of
 from vqlab.sweep.study.studies import Studies
@@ -74,11 +75,16 @@ class WinnerRule:
         return rejected
 
     def reason(self) -> str:
-        """Return a sentence on how the winner compares with its recipe's own trial."""
+        """Return how the winner compares with its recipe's own trial, and warnings if validation
+        cannot tell."""
         trials = self._read(None)
         winner = self.winner(None, trials)
         if winner is None:
             return ""
+        return self._comparison(winner, trials) + self._disagreement(winner, trials)
+
+    def _comparison(self, winner: FrozenTrial, trials: Sequence[FrozenTrial]) -> str:
+        """Compare the winner with its recipe's own trial, in words."""
         reference = self._reference(winner, trials)
         if reference is None:
             return f"Trial {key_of(winner)} has the best {self.objective}."
@@ -127,6 +133,24 @@ class WinnerRule:
             f" Warning: validation cannot tell {len(unclear)} of {len(differences)} other trials "
             f"from the recipe's own; it resolves differences of about {half:.4f}."
         )
+
+    def _disagreement(self, winner: FrozenTrial, trials: Sequence[FrozenTrial]) -> str:
+        """Warn if the kinds of synthetic anomalies rank the trials differently."""
+        name, recipe = self.objective.rpartition("/")[2], recipe_of(winner)
+        groups = [(WITHIN, f" of {recipe}" if recipe else "", candidates(trials, recipe))]
+        if recipe:
+            groups.append((ACROSS, " of all recipes", candidates(trials)))
+        warnings = ""
+        for least, of, ranked in groups:
+            measured = [e for trial in ranked if (e := self._measured(trial, trials)) is not None]
+            agreed = agreement(measured, name)
+            if agreed is not None and agreed < least:
+                warnings += (
+                    f" Warning: kinds of synthetic anomalies rank the trials{of} differently (mean "
+                    f"rank correlation {agreed:.2f}; below {least}, validation says little about "
+                    "real defects)."
+                )
+        return warnings
 
     def _read(self, trials: Sequence[FrozenTrial] | None) -> Sequence[FrozenTrial]:
         trials = self.studies.trials() if trials is None else trials
