@@ -115,6 +115,9 @@ def test_a_study_is_measured_once_and_goes_on_where_it_stopped(
         correlations(rows_of(table, "mean_image"))["pixel_auroc", "pixel_auroc"]
     )
     assert all(-1 <= rho <= 1 for rho in {**vqvae.overall, **baseline.overall}.values())
+    every = rows_of(table, "vqvae") + rows_of(table, "mean_image")
+    across = correlations(every)["pixel_auroc", "pixel_auroc"]
+    assert vqvae.across == baseline.across == pytest.approx(across)
     nothing_to_choose_by(tracker)
     other = table.with_name("other.csv")
     correlate(str(path), [root], ["other"], tracker, results=tmp_path / "results")
@@ -242,7 +245,7 @@ def test_wrong_names_are_a_sentence(root: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=words):
             correlate(path, roots, categories, None)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="study nothing does not exist; there are: validation"):
+    with pytest.raises(UserError, match="study nothing does not exist; there are: choice, validation"):
         read_grid("nothing")
     (tmp_path / "part.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="is not a table of measured settings"):

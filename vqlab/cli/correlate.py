@@ -53,6 +53,10 @@ def correlate(
         )  # fmt: skip
     for detector in dict.fromkeys(result.detector for result in correlations):
         _print_tables(detector, [result for result in correlations if result.detector == detector])
+    across = {each.category: each.across for each in correlations if each.across is not None}
+    if across and len({each.detector for each in correlations}) > 1:
+        values = ", ".join(f"{name} {rho:+.2f}" for name, rho in across.items())
+        out.print(f"Over the settings of all detectors: {values}", highlight=False)
     for result in correlations:
         out.print(f"{result.detector} {result.category}: {result.link}")
     out.print(f"Settings and metrics: {results / 'correlate' / name}")

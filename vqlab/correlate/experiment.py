@@ -9,7 +9,7 @@ from pathlib import Path
 from vqlab.config import digest
 from vqlab.correlate.grid import plan, read_grid
 from vqlab.correlate.measure import OnProgress, measure_all
-from vqlab.correlate.rank_correlation import Correlation, correlate_rows
+from vqlab.correlate.rank_correlation import OBJECTIVE, Correlation, correlate_rows, correlations
 from vqlab.correlate.table import Row, Table, to_csv
 from vqlab.data import Splits, categories_in
 from vqlab.run import experiment_of
@@ -44,16 +44,17 @@ def correlate(
         ]
         for category, root in _find_roots(roots, categories).items()
     }
-    correlations = []
+    measured = []
     for category, trainings in plans.items():
         table = Table(results / "correlate" / name / f"{folder_name(category)}.csv")
         rows, splits = measure_all(category, trainings, table, on_progress)
+        across = correlations(rows).get((OBJECTIVE, OBJECTIVE))
         for detector, part in grid.detectors.items():
             detector_rows = [row for row in rows if row["detector"] == detector]
             correlation = correlate_rows(category, detector, detector_rows, part.hold)
             link = _track(tracker, name, preset, splits, detector_rows, correlation)
-            correlations.append(replace(correlation, link=link))
-    return correlations
+            measured.append(replace(correlation, link=link, across=across))
+    return measured
 
 
 def _find_roots(roots: Sequence[Path], categories: Sequence[str]) -> dict[str, Path | None]:

@@ -35,6 +35,8 @@ class Correlation:
     kinds: dict[str, float]
     """By kind of synthetic anomaly: its validation pixel AUROC with test pixel AUROC."""
     link: str
+    across: float | None = None
+    """Over the settings of all detectors of the grid: validation with test pixel AUROC."""
 
 
 def correlate_rows(
