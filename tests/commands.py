@@ -15,7 +15,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,30 +108,27 @@ class ForkedProcess:
 
 
 def call(*arguments: object, answer: str = "", status: int = 0) -> str:
-    """Run `vqlab ARGUMENTS` in this process, and return what it prints.
+    """Run `vqlab ARGUMENTS` in this process, and return what it prints; its errors are raised.
 
     answer: to its questions. status: the exit status that it must have.
     """
-    result = _invoke(arguments, answer)
-    assert result.exit_code == status, (arguments, result.output, result.exception)
-    return str(result.output)
+    from typer.testing import CliRunner
+
+    from vqlab.cli import load_commands
+
+    words = [str(each) for each in arguments]
+    result = CliRunner().invoke(load_commands(), words, input=answer, catch_exceptions=False)
+    assert result.exit_code == status, (words, result.output)
+    return result.output
 
 
 def refusal(*arguments: object) -> str:
     """Run `vqlab ARGUMENTS` in this process, which must raise UserError; return its sentence."""
     from vqlab.errors import UserError
 
-    result = _invoke(arguments)
-    assert isinstance(result.exception, UserError), (result.output, result.exception)
-    return str(result.exception)
-
-
-def _invoke(arguments: Sequence[object], answer: str = "") -> Any:
-    from typer.testing import CliRunner
-
-    from vqlab.cli import load_commands
-
-    return CliRunner().invoke(load_commands(), [str(each) for each in arguments], input=answer)
+    with pytest.raises(UserError) as refused:
+        call(*arguments)
+    return str(refused.value)
 
 
 def start_command(*arguments: object, cwd: Path) -> ForkedProcess:

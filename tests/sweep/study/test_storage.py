@@ -72,7 +72,7 @@ def test_the_address_of_studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("VQLAB_STORAGE", raising=False)
     assert storage_address(tmp_path) == f"sqlite:///{tmp_path / 'optuna.db'}"
     monkeypatch.setenv("VQLAB_STORAGE", "mysql://me:secret@host/db")
-    with pytest.raises(UserError, match="must be postgresql://.*; got 'mysql://me@host/db'"):
+    with pytest.raises(UserError, match="must be postgresql://.*; got 'mysql://host/db'"):
         storage_address(tmp_path)
     monkeypatch.setenv("VQLAB_STORAGE", "sqlite:///studies.db")
     monkeypatch.chdir(tmp_path)
