@@ -174,19 +174,12 @@ def make_board(
     ]
     for row in rows:
         groups[row.category, row.detector].append(row)
-    return Board(
-        [
-            replace(
-                row,
-                settings=differing(
-                    row.settings, [each.settings for each in groups[row.category, row.detector]]
-                ),
-            )
-            for row in rows
-        ],
-        total,
-        metric,
-    )
+    shown = {
+        row.run.run_id: replace(row, settings=settings)
+        for group in groups.values()
+        for row, settings in zip(group, differing([row.settings for row in group]), strict=True)
+    }
+    return Board([shown[run.run_id] for run in runs], total, metric)
 
 
 def _short(settings: Mapping[str, Any]) -> dict[str, Any]:

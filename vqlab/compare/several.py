@@ -66,7 +66,7 @@ def compare_runs(
     ordered = (first, *(run for run in runs if run.run_id != first.run_id))
     pairs = tuple(compare_records(first, run, resamples, seed) for run in ordered[1:])
     each = [{**_detector(run), **run_settings(run)} for run in ordered]
-    names = dict.fromkeys(name for settings in each for name in differing(settings, each))
+    names = dict.fromkeys(name for settings in differing(each) for name in settings)
     # Settings that only one of several detectors has do not differ.
     names = {n: None for n in names if len({str(s[n]) for s in each if n in s}) > 1}
     return RunsComparison(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vqlab.tracking.record import RunRecord
@@ -36,17 +36,14 @@ def run_settings(run: RunRecord) -> dict[str, Any]:
     return settings
 
 
-def differing(settings: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return those of `settings` in which `others` differ, the most important first.
+def differing(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return those settings of each run in which the runs differ, the most important first.
 
     A setting that did not exist yet counts as null.
     """
-    others = list(others)
-    return {
-        name: settings[name]
-        for name in dict.fromkeys([*_FIRST, *settings])
-        if name in settings and len({str(each.get(name, _NULL)) for each in others}) > 1
-    }
+    names = dict.fromkeys([*_FIRST, *(name for settings in runs for name in settings)])
+    different = [name for name in names if len({str(each.get(name, _NULL)) for each in runs}) > 1]
+    return [{name: each[name] for name in different if name in each} for each in runs]
 
 
 def seed_groups(runs: Iterable[RunRecord]) -> list[dict[str, RunRecord]]:
