@@ -17,8 +17,9 @@ from tiny_set import baseline_recipe, tiny_recipe, write_tiny_set
 from vqlab.cli import main
 from vqlab.config import merge
 from vqlab.predict import load_model, predict_files
-from vqlab.promote import promote
+from vqlab.promote import GateSettings, promote
 from vqlab.promote.comparison import NO_IMAGES
+from vqlab.promote.reproduce import Reproduction
 from vqlab.recipes import Folders
 from vqlab.run import Outcome, evaluate_model, resolve, run
 from vqlab.sweep import SweepResult, make_space, sweep
@@ -41,6 +42,10 @@ def part(root: Path, tmp_path: Path) -> Path:
 def baseline(folder: Path, **data: Any) -> Tree:
     """The recipe of a detector that needs no training."""
     return merge(baseline_recipe(folder.parent, folder.name), {"data": data})
+
+
+def nothing_reproduced(record: Any, data: Any) -> Reproduction:
+    return Reproduction(0, True)
 
 
 def no_masks(part: Path) -> None:
@@ -117,21 +122,26 @@ def test_a_sweep_without_a_test_set(untested: SweepResult, store: Tracker) -> No
 
 
 @pytest.mark.slow
-def test_promotion_without_a_test_set(untested: SweepResult, store: Tracker) -> None:
+def test_promotion_without_a_test_set(
+    untested: SweepResult, root: Path, store: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It asks for real test images or the flag, then compares on the same validation images."""
+    monkeypatch.setattr("vqlab.promote.promotion.reproduce", nothing_reproduced)
     with pytest.raises(UserError, match="real test images.*--without-test"):
         promote(store, "flat")
     with pytest.raises(UserError, match="must be one of validation/image_auroc.*got 'test/image"):
-        promote(store, "flat", without_test=True, metric="test/image_auroc")
+        promote(store, "flat", without_test=True, gates=GateSettings(metric="test/image_auroc"))
     first = promote(store, "flat", without_test=True)
     assert first.promoted and first.value == untested.best.value
     assert "no real test image was used" in first.reason
-    other = next(row for row in untested.trials if row.run_id != untested.best.run_id)
+    folder = root / "part/train/good"
+    data = {"good": str(folder), "categories": ["flat"], "image_size": 32}
+    tree = {**baseline_recipe(root), "data": data}
+    other = run(resolve(tree), store, test=False)
     second = promote(store, "flat", ref=other.run_id, without_test=True)
-    assert not second.promoted and second.champion_value == first.value
+    assert second.champion_value == first.value
     model = load_model("champion", "flat", store.root)
-    image = Path(model.meta["config"]["data"]["good"]) / "000.png"
-    assert model.score(image).score >= 0
+    assert model.score(folder / "000.png").score >= 0
     with pytest.raises(UserError, match="must have test images to evaluate a model on"):
         evaluate_model(model, None, store, Path("results"))
 
@@ -158,7 +168,9 @@ def test_trials_are_not_scored_on_a_test_set_that_is_not_there(part: Path, store
 def test_promotion_compares_what_both_have(
     part: Path, store: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vqlab.promote.promotion.reproduce", lambda record, data: "skipped")
+    monkeypatch.setattr(
+        "vqlab.promote.promotion.reproduce", lambda record, data: Reproduction(0, True)
+    )
     no_normals(part)
     results = tmp_path / "results"
     baseline_run = run(resolve(baseline(part)), store, results=results)
@@ -171,7 +183,7 @@ def test_promotion_compares_what_both_have(
     with pytest.raises(
         UserError, match="has no test/image_auroc: it is undefined.*test/escape_rate"
     ):
-        promote(store, "part", ref=vqvae_run.run_id, metric="test/image_auroc")
+        promote(store, "part", ref=vqvae_run.run_id, gates=GateSettings(metric="test/image_auroc"))
     no_masks(part)
     unmasked_run = run(resolve(baseline(part)), store, results=results)
     with pytest.raises(UserError, match=r"lacks normal or anomalous.*--metric \(test/escape"):
