@@ -92,8 +92,8 @@ def test_the_page_shows_drift(
     with running(settings) as address, opened(browser, f"{address}#category=part") as page:
         page.wait_for_selector("#drift:not([hidden])")
         assert page.text_content("#drift") == (
-            f"No drift in 1 watched parts (wealth {_shown(watched)}, alarm at 100). These parts "
-            "were judged by another version."
+            f"No drift alarm in 1 watched parts (wealth {_shown(watched)}, alarm at 100). "
+            "These parts were judged by another version."
         )
         watch(model, watched, [good_file] * 149 + [defect_file] * 30)
         page.reload()

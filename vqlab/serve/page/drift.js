@@ -26,6 +26,6 @@ export async function showDrift(category) {
 export function sentence({ tested, wealth, level, alarm, current }) {
   const result = alarm !== null
     ? `Drift alarm: ${alarm}`
-    : `No drift in ${tested} watched parts (wealth ${Number(wealth.toPrecision(2))}, alarm at ${Math.round(1 / level)}).`;
+    : `No drift alarm in ${tested} watched parts (wealth ${Number(wealth.toPrecision(2))}, alarm at ${Math.round(1 / level)}).`;
   return current ? result : `${result} These parts were judged by another version.`;
 }
