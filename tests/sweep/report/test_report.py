@@ -17,6 +17,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState, create_trial
 
+from vqlab.metrics import Difference, Interval
 from vqlab.run import short_names
 from vqlab.sweep import TrialKey
 from vqlab.sweep.report import ReportContext, write_report
@@ -393,3 +394,23 @@ def test_no_trial_of_the_front_is_dominated() -> None:
     ]
     assert [trial.key.number for trial in pareto_front(trials, goals)] == [1, 3]
     assert pareto_front([], goals) == []
+
+
+def test_differences_from_the_recipe_are_drawn_with_their_intervals(tmp_path: Path) -> None:
+    study = swept(one, 4)
+    differences = {
+        TrialKey("", 1): Difference(0.0123, Interval(0.0012, 0.0345), 0.01),
+        TrialKey("", 2): Difference(-0.02, Interval(-0.06, 0.01), 0.4),
+        TrialKey("", 3): Difference(0.3, None, None, "too few images"),
+    }
+    context = ReportContext(differences=differences)
+    write_report(alone(study), [AUROC], tmp_path, context)
+    page = own_text(tmp_path / "study.html")
+    heading = "Difference from the recipe&#x27;s own trial"
+    assert heading in headings(tmp_path / "study.html")
+    chart = page.partition(f"{heading}</h2>")[2].partition("<h2")[0]
+    rows = re.findall(r'"y":\["(trial \d)"\]', chart)
+    assert rows == ["trial 2", "trial 1"], "sorted, without the one that has no interval"
+    assert "0.0222" in chart and "0.0111" in chart, "ends of the interval, from the value"
+    grey, coloured = re.findall(r'"color":"(#\w+)","size":8', chart)
+    assert grey != coloured

@@ -108,14 +108,15 @@ def test_the_recipes_scoring_gives_way_to_a_clearly_better_one_only(
     tree: Tree, monkeypatch: pytest.MonkeyPatch, margin: float, stays: bool
 ) -> None:
     monkeypatch.setattr(scoring_search, "MARGIN", margin)
-    smoothed = merge(tree, {"detector": {"scoring": {"code_smoothing": 0.02}}})
+    smoothed = {**tree, "training": {"epochs": 0, "device": "cpu"}}
+    smoothed["detector"] = {"name": "mean_image", "scoring": {"smoothing": 0.25}}  # far too much
     model, config, splits = trained_model(smoothed)
     before = evaluate(model.score_set(splits.validation), model.thresholds)
-    axis = {"detector.scoring.code_smoothing": {"low": 0.02, "high": 0.2}}
+    axis = {"detector.scoring.smoothing": {"low": 0.05, "high": 0.25}}
     checked = plan(make_space({"space": axis, "scorings": 6}), smoothed)
     candidates = search_scoring(model, splits, config, checked, seed=0)
     after = evaluate(candidates.scored, model.thresholds).mean["pixel_auroc"]
-    assert (candidates.chosen == {"detector.scoring.code_smoothing": 0.02}) == stays
+    assert (candidates.chosen == {"detector.scoring.smoothing": 0.25}) == stays
     assert (after == before.mean["pixel_auroc"]) == stays
     assert after >= before.mean["pixel_auroc"]
     (rule,) = candidates.rules.values()

@@ -22,18 +22,27 @@ from optuna.samplers import TPESampler
 from vqlab.config import Settings, Tree, dump, merge, nest
 from vqlab.data import Splits
 from vqlab.detectors import Extracted, HasNormalization, extract
-from vqlab.evaluation import Scored, choose_thresholds, evaluate, extract_images, score_extracted
+from vqlab.evaluation import (
+    MEAN,
+    CategoryEvidence,
+    Scored,
+    choose_thresholds,
+    evaluate,
+    extract_images,
+    paired_differences,
+    score_extracted,
+)
 from vqlab.metrics import METRICS
 from vqlab.model import Model
 from vqlab.run import RunConfig, calibrate, resolve, unseen_in_fitting
 from vqlab.sweep.space.compile import Plan, scoring_of, suggest
+from vqlab.sweep.study.winner import MARGIN
 from vqlab.training import seed_everything
 from vqlab.types import UserError
 
 BY_PIXELS, BY_IMAGES = "pixel_auroc", "image_auroc"
-MARGIN = 0.01
-"""Margin by which a scoring must be better than the recipe's on synthetic anomalies: smaller
-differences say nothing about real defects (docs/validation.md)."""
+COMPARED = 5
+"""Number of the best scorings that are compared with the recipe's by the paired bootstrap."""
 OWN = "the recipe, as none was clearly better"
 
 
@@ -98,7 +107,7 @@ class _Search:
         self, axes: Mapping[str, BaseDistribution], fixed: Mapping[str, Any], metric: str
     ) -> tuple[dict[str, Any], bool]:
         """Return the settings on `axes` with the highest value of a metric, and True; or those of
-        the recipe, and False, if no others are better by `MARGIN`."""
+        the recipe, and False, if no others are clearly better on synthetic anomalies."""
         values: dict[str, float] = {}
         trees: dict[str, dict[str, Any]] = {}
 
@@ -112,13 +121,39 @@ class _Search:
             return values[key]
 
         params = self.plan.recipe_params(axes)
-        least = -math.inf
+        in_recipe = None
         if len(params) == len(axes):
-            least = value_of(params) + (0.0 if self.real else MARGIN)
+            value_of(params)
+            in_recipe = next(iter(values))
         _try(axes, self.plan.space.scorings, self.seed, value_of)
-        clear = [key for key in values if values[key] >= least]
-        key = max(clear, key=lambda key: values[key]) if clear else next(iter(values))
-        return trees[key], bool(clear)
+        ranked = sorted(values, key=lambda key: values[key], reverse=True)
+        if in_recipe is None or self.real:
+            return trees[ranked[0]], True
+        least = values[in_recipe] + MARGIN
+        for key in [key for key in ranked if values[key] > least][:COMPARED]:
+            if self._clearly_better({**fixed, **trees[in_recipe]}, {**fixed, **trees[key]}, metric):
+                return trees[key], True
+        return trees[in_recipe], False
+
+    def _clearly_better(
+        self, reference: Mapping[str, Any], chosen: Mapping[str, Any], metric: str
+    ) -> bool:
+        """Return whether settings are better by more than `MARGIN`, beyond the uncertainty over
+        images and kinds of anomalies, see `WinnerRule`."""
+        before, after = (self._evidence(each) for each in (reference, chosen))
+        paired = paired_differences(before, after, names=[metric], by_kind=True)
+        category = MEAN if len(before) > 1 else next(iter(before))
+        difference = paired.differences[category].get(metric)
+        return difference is not None and (difference.interval or (-math.inf,))[0] > MARGIN
+
+    def _evidence(self, chosen: Mapping[str, Any]) -> dict[str, CategoryEvidence]:
+        _, scored = self.rescore(chosen)
+        thresholds = choose_thresholds(scored, self.config.threshold)
+        report = evaluate(scored, thresholds, keep_evidence=True)
+        return {
+            category: CategoryEvidence(report.per_category[category], evidence)
+            for category, evidence in report.evidence.items()
+        }
 
     def rescore(self, chosen: Mapping[str, Any]) -> tuple[Tree, Scored]:
         tree = dump(self.config)
