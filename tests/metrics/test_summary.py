@@ -8,12 +8,9 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from vqlab.metrics import FPR_LIMIT, image_metrics, summarise_images, summarise_pixels
+from vqlab.metrics.summary import pixel_metrics
 
 # The metrics by their definitions, threshold by threshold: slow, plain, independent of vqlab.
-
-
-def pixel_metrics(maps, masks):
-    return summarise_pixels(maps, masks).metrics
 
 
 def plain_auroc(scores: np.ndarray, labels: np.ndarray) -> float:

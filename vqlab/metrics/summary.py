@@ -33,6 +33,11 @@ def image_metrics(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     return summarise_images(scores, labels).metrics
 
 
+def pixel_metrics(maps: Sequence[ArrayLike], masks: Sequence[ArrayLike]) -> dict[str, float]:
+    """Return the ranking metrics of pixels and regions; see `summarise_pixels`."""
+    return summarise_pixels(maps, masks).metrics
+
+
 def summarise_images(scores: ArrayLike, labels: ArrayLike) -> Summary:
     """Rank images. scores (N,) real; labels (N,), 0 normal, 1 anomalous.
 

@@ -57,7 +57,7 @@ class PatternSettings(Settings):
 class FlowSettings(Settings):
     """Section `detector.flow`."""
 
-    blocks: tuple[int, ...] = (8,)
+    blocks: tuple[int, ...] = (4,)
     """Coupling blocks of the flow of each level; a single number applies to all levels."""
     hidden: int = Field(128, ge=0)
     """Width of the subnets; 0: that of their input (the paper's)."""
