@@ -148,8 +148,9 @@ def test_extracted_images_are_scored_as_the_set(model: tuple[Model, Any]) -> Non
     assert again.image_scores.tolist() == scored.image_scores.tolist()
 
 
-def test_same_seed_same_model(root: Path) -> None:
-    config = resolve(tree(root))
+@pytest.mark.parametrize("base", ["selected", "mixture"])
+def test_same_seed_same_model(root: Path, base: str) -> None:
+    config = resolve(merge(tree(root), {"detector": {"base": base}}))
     states = []
     for _ in range(2):
         trainer = make_trainer(config, load_dataset(config.data), torch.device("cpu"))

@@ -99,7 +99,7 @@ class SharedTrainer(Trainer):
         with distributed.sharded_batch(images):
             return super()._step(parts, images)
 
-    def _backward(self, losses: dict[str, Tensor]) -> dict[str, float]:
+    def _backward(self, losses: dict[str, Tensor], share: float) -> dict[str, float]:
         """Compute gradients and losses of the whole batch: means weighted by the shard sizes."""
         weight = distributed.batch_weight()
         (losses["loss"] * weight).backward()  # type: ignore[no-untyped-call]

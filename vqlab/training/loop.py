@@ -173,11 +173,15 @@ class Trainer:
 
         The weights are not updated if either is not finite.
         """
-        each = [self._losses(part, images) for part in parts]
-        losses = each[0] if len(each) == 1 else _mean(each, [len(part) / images for part in parts])
         assert self.optimizer is not None
         self.optimizer.zero_grad(set_to_none=True)
-        values = self._backward(losses)
+        values: dict[str, float] = {}
+        total = sum(map(len, parts))
+        for part in parts:  # one after the other: a loss may update codebooks in place
+            share = len(part) / total
+            losses = self._losses(part, images if len(parts) == 1 else len(part))
+            for name, value in self._backward(losses, share).items():
+                values[name] = values.get(name, 0.0) + share * value
         weights = [p for p in self.detector.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
         if self.settings.clip is not None:
@@ -186,9 +190,9 @@ class Trainer:
             self.optimizer.step()
         return values, float(norm)
 
-    def _backward(self, losses: dict[str, Tensor]) -> dict[str, float]:
-        """Compute the gradients; return the values of the losses."""
-        losses["loss"].backward()  # type: ignore[no-untyped-call]
+    def _backward(self, losses: dict[str, Tensor], share: float) -> dict[str, float]:
+        """Add the gradients of `share` times the loss; return the values of the losses."""
+        (share * losses["loss"]).backward()  # type: ignore[no-untyped-call]
         return {name: float(value.detach()) for name, value in losses.items()}
 
     def _losses(self, sample: Sample, images: int) -> dict[str, Tensor]:
@@ -201,8 +205,8 @@ class Trainer:
             if images > 1 or not normed:
                 raise
             raise UserError(
-                f"a batch must have at least two images since the detector uses batch norm; got "
-                f"one ({len(self.images)} images in batches of {self.settings.batch_size}); set "
+                "a batch must have at least two images of a shape since the detector uses batch norm; "
+                f"got one ({len(self.images)} images in batches of {self.settings.batch_size}); set "
                 "training.drop_last=true or another training.batch_size."
             ) from None
 
@@ -265,14 +269,6 @@ class Trainer:
                 if moment.ndim:
                     same_strides = torch.empty_like(weight)
                     moments[name] = same_strides.copy_(in_layout_of(weight, moment))
-
-
-def _mean(losses: Sequence[dict[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
-    """Return the weighted mean of each loss."""
-    return {
-        name: torch.stack([w * each[name] for w, each in zip(weights, losses, strict=True)]).sum()
-        for name in losses[0]
-    }
 
 
 def _shuffled(items: Sequence[T], count: int) -> list[T]:
