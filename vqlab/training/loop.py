@@ -205,9 +205,10 @@ class Trainer:
             if images > 1 or not normed:
                 raise
             raise UserError(
-                "a batch must have at least two images of a shape since the detector uses batch norm; "
-                f"got one ({len(self.images)} images in batches of {self.settings.batch_size}); set "
-                "training.drop_last=true or another training.batch_size."
+                "a batch must have at least two images of a shape since the detector uses batch "
+                f"norm; got one ({len(self.images)} images in batches of "
+                f"{self.settings.batch_size}); set training.drop_last=true or another "
+                "training.batch_size."
             ) from None
 
     def _set_rate(self, step: int, steps: int) -> None:
