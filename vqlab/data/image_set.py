@@ -158,6 +158,7 @@ class ImageSet:
         settings = self.settings.model_copy(update={"memory_mib": 0})
         files = [source for source in self._sources if isinstance(source, ImageFile)]
         cache = ImageCache(settings, self._cache.areas)
+        cache.image_properties.update(self._cache.image_properties)
         return ImageSet([make(index, file) for index, file in enumerate(files)], cache)
 
     @property
