@@ -12,6 +12,7 @@ from vqlab.config import Settings
 from vqlab.detectors.base import register
 from vqlab.detectors.distance import DistanceDetector, DistanceScoring
 from vqlab.nn.patches import patch_features
+from vqlab.nn.resizing import resized
 from vqlab.types import InputSpec, Pyramid, Sample
 
 
@@ -35,6 +36,7 @@ class Padim(DistanceDetector):
 
     Config = PadimSettings
     config: PadimSettings
+    any_shape = True
     channels: Tensor
     """Indices of the selected channels, int64 (D,)."""
     mean: Tensor
@@ -77,10 +79,12 @@ class Padim(DistanceDetector):
             self.whitening[index] = inverse.mT
 
     def _features(self, pyramid: Pyramid) -> Tensor:
-        """Return the selected channels of all levels on the finest grid, (N, B, D)."""
-        return patch_features(pyramid, kernel=1)[:, self.channels].flatten(2).permute(2, 0, 1)
+        """Return the selected channels of all levels on the finest grid of the spec, (N, B, D)."""
+        maps = patch_features(pyramid, kernel=1)[:, self.channels]
+        height, width = self.spec.sizes[0]
+        return resized(maps, maps.new_empty(height, width)).flatten(2).permute(2, 0, 1)
 
     def distances(self, pyramid: Pyramid) -> Tensor:
         deviations = self._features(pyramid) - self.mean[:, None]
         distances: Tensor = torch.linalg.vector_norm(deviations @ self.whitening, dim=2)
-        return distances.mT.reshape(-1, *pyramid[0].shape[-2:])
+        return resized(distances.mT.reshape(-1, 1, *self.spec.sizes[0]), pyramid[0])[:, 0]
