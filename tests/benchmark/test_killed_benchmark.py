@@ -76,8 +76,12 @@ def test_two_workers_of_which_one_is_killed(folder: Path, root: Path) -> None:
     tracker = Tracker.open(mlruns)
 
     def worker() -> str | None:
-        runs = [run for run in tracker.runs(kinds=["train"]) if run.status == "RUNNING"]
-        return runs[0].tags["vqlab.pid"] if runs else None
+        """Return the process of a run that has saved its state, and so can be resumed."""
+        for run in tracker.runs(kinds=["train"]):
+            saved = (mlruns / "runs" / run.run_id / "state.safetensors").exists()
+            if run.status == "RUNNING" and saved:
+                return run.tags["vqlab.pid"]
+        return None
 
     os.kill(int(wait_for(worker)), signal.SIGKILL)
     output = end(process)
