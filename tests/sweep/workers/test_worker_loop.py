@@ -334,7 +334,9 @@ def test_a_study_whose_trials_all_fail_ends(root: Path, tmp_path: Path) -> None:
 def test_an_image_that_becomes_unreadable(tmp_path: Path) -> None:
     """Trials that read it again fail, and a worker that comes later ends; the others go on."""
     root = write_tiny_set(tmp_path / "data")
-    folder = prepare(tmp_path, tiny_recipe(root, epochs=25), SIZES)
+    # Few anomalies: by default one takes its texture from the image, so that every trial reads it.
+    few = {"data": {"synthetic_defects": 2, "validation": {"kinds": "generic"}}}
+    folder = prepare(tmp_path, merge(tiny_recipe(root, epochs=25), few), SIZES)
     process = begin(folder, trials=4, workers=2)
     trial = wait_for(lambda: under_way(folder))[0]
     wait_for(lambda: len(trials_of(folder, TrialState.RUNNING)) == 2)
