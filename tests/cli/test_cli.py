@@ -183,7 +183,7 @@ def test_user_error_is_one_sentence(
         ["data", "show"],
         ["data", "audit", "ROOT"],
         ["data", "validation"],
-        ["data", "make"],
+        ["data", "generate"],
     ],
     ids=" ".join,
 )
@@ -239,3 +239,10 @@ def test_renamed_options_and_commands_still_work(tmp_path: Path) -> None:
     done = run_command("sweep", "vqvae", "--trials=0", "--results", "out", cwd=tmp_path, status=2)
     assert "--trials is now called --n-trials" in done.stderr
     assert "--results is now called --output" in done.stderr and "--n-trials" in done.stderr
+    done = run_command("watch", tmp_path, "--settle", "1", cwd=tmp_path, status=2)
+    assert "--settle is now called --unchanged-for" in done.stderr
+    done = run_command("data", "make", "--to", "x", "--category", "no", cwd=tmp_path, status=2)
+    assert "data make is now called data generate" in done.stderr
+    assert "--to is now called --output" in done.stderr
+    done = run_command("rollback", "-c", "cable", "--to", "1", cwd=tmp_path, status=2)
+    assert "now called" not in done.stderr

@@ -136,4 +136,4 @@ def test_what_cannot_be_opened_is_one_sentence(
         store = f"postgresql://me:secret@127.0.0.1:{nobody.getsockname()[1]}/optuna"
         assert "secret" not in refused(VQLAB_STORAGE=store)
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
-    assert "needs the package optuna-dashboard" in refused()
+    assert "requires the package optuna-dashboard" in refused()

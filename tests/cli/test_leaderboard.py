@@ -88,7 +88,7 @@ def test_best_runs_first_for_either_direction(vqlab: Callable[..., str]) -> None
         (["--category", "cabel"], "category cabel has no runs; did you mean cable?"),
         (["--category", "socket"], "category socket has no runs; there are runs of cable, gear."),
         (["--metric", "test/image_aurok"], "did you mean test/image_auroc?"),
-        (["--metric", "sharpness"], "they have, among others, test/aupro, test/escape_rate"),
+        (["--metric", "sharpness"], "their metrics include test/aupro, test/escape_rate"),
         (["--mlruns", "nowhere"], "no tracked runs"),
     ],
 )

@@ -87,7 +87,7 @@ def test_a_sweep_must_be_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_main_process()
     monkeypatch.setattr("vqlab.cli.processes._TIMEOUT", 0.0)
     with pytest.raises(UserError, match="must run in one process; torchrun started 2"):
-        require_single_process("sweep", "give it --workers")
+        require_single_process("sweep", "use --workers")
     monkeypatch.setenv("WORLD_SIZE", "1")
     require_single_process("sweep", "…")
     assert is_main_process()

@@ -416,7 +416,7 @@ def test_sweep_all_tells_which_recipe_is_which(
     lines = [line.split() for line in output.splitlines()]
     table = {line[1]: line for line in lines if line[:1] == ["│"] and "COMPLETE" in line}
     assert {"quick_one:0", "bank:0"} <= table.keys()
-    assert "the recipes, each at its best" in output
+    assert "recipes, each with its best trial" in output
 
 
 @pytest.mark.parametrize(
@@ -424,7 +424,7 @@ def test_sweep_all_tells_which_recipe_is_which(
     [
         (["train", "all"], "only a sweep compares"),
         (["sweep", "all", "detector.bank_size=3"], "setting detector.bank_size does not exist"),
-        (["sweep", "all", "--space", "experiments/sweeps/bank.yaml"], "must name several"),
+        (["sweep", "all", "--space", "experiments/sweeps/bank.yaml"], "must list several"),
         (["sweep", "bank", "--space", "experiments/sweeps/all.yaml"], "vqlab sweep all --space"),
     ],
 )

@@ -130,10 +130,11 @@ def _show_warning(
 
 def _print_renamed(arguments: list[str]) -> None:
     """Print the new names of renamed options and commands in the arguments."""
-    for index, argument in enumerate(arguments):
-        name = argument.partition("=")[0]
-        new = RENAMED.get(name)
-        if new and is_main_process() and (index == 0 or name.startswith("--")):
+    command = " ".join(arguments[:1])
+    options = [each.partition("=")[0] for each in arguments if each.startswith("--")]
+    for name in (command, " ".join(arguments[:2]), *options):
+        new = RENAMED.get(name) or RENAMED.get(f"{command} {name}")
+        if new and is_main_process():
             text = f"vqlab: {name} is now called {new}; the old name will be removed."
             print(text, file=sys.stderr)
 

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 _Categories = Annotated[
     str | None,
     typer.Option(
-        "--category", "-c", help="Categories, separated by commas; default: those of the benchmark."
+        "--category", "-c", help="Comma-separated categories; default: those of the benchmark."
     ),
 ]
 _Seeds = Annotated[
-    str | None, typer.Option(help="Seeds, separated by commas, e.g. 0,1,2 (training.seed).")
+    str | None, typer.Option(help="Comma-separated seeds (training.seed), e.g. 0,1,2.")
 ]
 
 
@@ -46,7 +46,7 @@ def benchmark(
     recipes: Annotated[
         str | None,
         typer.Option(
-            "--recipes", "-r", help="Recipes, separated by commas, instead of the benchmark's."
+            "--recipes", "-r", help="Comma-separated recipes; default: those of the benchmark."
         ),
     ] = None,
     category: _Categories = None,
@@ -65,9 +65,10 @@ def benchmark(
     results: Results = Path("results"),
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
-    """Train and test recipes by categories (each alone, and all jointly) by seeds, and report.
+    """Train and test every recipe on every category (alone and jointly) with every seed, and write
+    a report.
 
-    Try it on the synthetic set, in a minute or two:
+    A first try on the synthetic set, which takes a minute or two:
 
         vqlab benchmark --preset tiny -r mean_image,padim -c cable,gear --seeds 0,1
 
@@ -107,12 +108,11 @@ def reproduce(
 ) -> None:
     """Train VQ-Flow as published, one model for all categories, and compare with published figures.
 
-    Uses the categories that the dataset folder has, and names those that are missing; figures of
-    fewer categories are compared with the published ones of the same categories. Needs a GPU with
-    24 GiB at full size; `--preset tiny` checks that everything works.
+    Categories that the dataset folder lacks are listed and left out of the comparison. Needs a GPU
+    with 24 GiB at full size; `--preset tiny` checks that everything works.
 
-    It is the benchmark `mvtec` or `visa` (`vqlab benchmark --help`): it resumes, and writes the
-    same report.
+    This runs the benchmark `mvtec` or `visa` (see `vqlab benchmark --help`), so it can be resumed
+    and writes the same report.
     """
     from vqlab.benchmark import read_benchmark
 
@@ -130,7 +130,7 @@ def _run(
     mlruns: Path,
     launching: Launching,
 ) -> None:
-    require_single_process("benchmark", "give it --workers instead")
+    require_single_process("benchmark", "use --workers instead")
     from vqlab.benchmark import join, make_plan, run_benchmark
     from vqlab.cli.benchmark_tables import benchmarking, print_result
     from vqlab.cli.progress import counting, interruptible, out

@@ -59,13 +59,13 @@ def _line(event: CellChanged) -> str:
     """Return the line printed for a finished cell."""
     state = event.state
     seconds = "" if state.seconds is None else f", {state.seconds:.0f} s"
-    what = f"reused {state.reused}" if state.reused else state.state + seconds
+    outcome = f"reused {state.reused}" if state.reused else state.state + seconds
     reason = f": {state.reason}" if state.reason else ""
-    return f"{event.cell.title}: {what}{reason}; {event.done} of {event.total}"
+    return f"{event.cell.title}: {outcome}{reason}; {event.done} of {event.total}"
 
 
 def print_result(result: BenchmarkResult) -> None:
-    """Print the tables of a benchmark and where its report is."""
+    """Print the tables of a benchmark and the path of its report."""
     report = result.report
     if report.metrics:
         out.print(_metrics_table(report))
@@ -81,7 +81,7 @@ def print_result(result: BenchmarkResult) -> None:
 
 
 def _metrics_table(report: Report) -> FittedTable:
-    """Return mean, spread over seeds and average rank of each method."""
+    """Return the mean, spread over seeds and average rank of each method."""
     assert report.resampled is not None
     methods, column = report.results.methods, report.columns[0]
     beside = [each for each in report.published if column == MEAN or each.categories == (column,)]

@@ -39,7 +39,7 @@ def promote(
     metric: Annotated[
         str | None,
         typer.Option(
-            help="Compare this metric alone, by its value, e.g. test/pixel_auroc (gates.metric).",
+            help="Compare only the value of this metric, e.g. test/pixel_auroc (gates.metric).",
         ),
     ] = None,
     min_delta: Annotated[
@@ -67,11 +67,11 @@ def promote(
     """Promote a run to champion of its category if it passes the gates.
 
     Compared with the champion on the same test images (paired bootstrap), none of image AUROC,
-    AUPRO and escapes may be worse by more than gates.margin (0.02), and one must be better. The
-    model must keep the false-reject rate that its threshold promises, must have no dead codebook,
-    and must reproduce its scores in a fresh process, whose latency and memory are measured. The
-    gates are recorded with the version, and in an acceptance report (HTML). Exit status 1:
-    refused.
+    AUPRO and escapes may be worse by more than gates.margin (0.02), and at least one must be
+    better. The model must keep the false-reject rate that its threshold promises, must have no
+    dead codebook, and must reproduce its scores in a fresh process, whose latency and memory are
+    measured. The gates are recorded with the version and in an acceptance report (HTML). Exit
+    status 1: refused.
     """
     from vqlab.promote import gate_settings
     from vqlab.promote import promote as promote_run
@@ -87,7 +87,7 @@ def promote(
 
 
 def print_promotion(result: Promotion) -> None:
-    """Print the gates, the decision and the place of the report; exit with status 1 if refused."""
+    """Print the gates, the decision and the path of the report; exit with status 1 if refused."""
     from vqlab.cli.gate_table import gate_table
     from vqlab.cli.terminal import marked, out
 
@@ -108,8 +108,8 @@ def history(
     as_json: Annotated[bool, typer.Option("--json", help="Print all fields as JSON.")] = False,
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
-    """List the versions of a category, newest first: run, when and by whom it became champion, the
-    version that it replaced, the metric, the gates, and the reason."""
+    """List the versions of a category, newest first: run, when it became champion and who promoted
+    it, the version it replaced, metric, gates and reason."""
     import json
     from dataclasses import asdict
 

@@ -19,11 +19,9 @@ if TYPE_CHECKING:
 def correlate(
     grid: Annotated[
         str,
-        typer.Argument(help="Settings to cross: a YAML file or a name in experiments/studies."),
+        typer.Argument(help="Grid of settings: a YAML file or a name in experiments/studies."),
     ],
-    category: Annotated[
-        str, typer.Option("--category", "-c", help="Categories, separated by commas.")
-    ],
+    category: Annotated[str, typer.Option("--category", "-c", help="Comma-separated categories.")],
     data: Annotated[
         list[Path] | None,
         typer.Option("--data", "-d", help="Dataset folder; may be repeated."),
@@ -34,10 +32,10 @@ def correlate(
     ] = Path("results"),
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
-    """Measure many settings on validation and on test, and correlate the ranks (Spearman).
+    """Measure a grid of settings on validation and on test, and correlate the ranks (Spearman).
 
-    The command selects nothing. Run it again to resume it: measurements are saved in
-    results/correlate and reused.
+    Nothing is selected. Measurements are saved in results/correlate and reused, so the command can
+    be run again to resume.
     """
     from vqlab.cli.progress import counting, interruptible, out
     from vqlab.correlate import correlate as run_grid

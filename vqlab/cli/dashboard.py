@@ -1,4 +1,4 @@
-"""The verb `dashboard`: Optuna's own page on the store that sweeps write."""
+"""Command `dashboard`: serve optuna-dashboard on the study store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def dashboard(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
-    """Open optuna-dashboard on the studies of all sweeps, those that run among them (stop with
+    """Serve optuna-dashboard on the studies of all sweeps, including running ones (stop it with
     Ctrl-C)."""
     from vqlab.cli.progress import out
 
@@ -33,9 +33,9 @@ def dashboard(
 
 
 def store_address(mlruns: Path) -> str:
-    """The database address of the studies: what VQLAB_STORAGE says, else `optuna.db` in `mlruns`.
+    """Return the address of the study store: VQLAB_STORAGE, else `optuna.db` in `mlruns`.
 
-    Raises UserError where that file is not there.
+    Raises UserError if that file does not exist.
     """
     from vqlab.errors import UserError
     from vqlab.sweep.study.storage import ADDRESS, storage_address
@@ -46,17 +46,17 @@ def store_address(mlruns: Path) -> str:
     path = Path(address.removeprefix(prefix))
     if not path.is_file():
         raise UserError(
-            f"the studies' store {path} does not exist yet; run `vqlab sweep` first, or name "
-            f"another place with {ADDRESS if os.environ.get(ADDRESS) else '--mlruns'}."
+            f"the study store {path} does not exist yet; run `vqlab sweep` first, or choose "
+            f"another one with {ADDRESS if os.environ.get(ADDRESS) else '--mlruns'}."
         )
-    # A sweep may be writing; SQLite's own patience ends after five seconds.
+    # A sweep may be writing; SQLite waits only five seconds by default.
     return f"{address}?timeout=60"
 
 
 def serving(address: str, host: str, port: int) -> Any:
-    """A server bound to that port, a thread per request, which shows the studies.
+    """Return a server of optuna-dashboard bound to the port, with one thread per request.
 
-    Raises UserError where optuna-dashboard is missing, the store cannot be used, the port is taken.
+    Raises UserError if a package is missing, the store cannot be used, or the port is in use.
     """
     from socketserver import ThreadingMixIn
     from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -66,7 +66,7 @@ def serving(address: str, host: str, port: int) -> Any:
 
     class Handler(WSGIRequestHandler):
         def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing of each request."""
+            """Do not log requests."""
 
     site = _site(address)
     try:
@@ -84,23 +84,23 @@ def _site(address: str) -> Any:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # ours are not theirs to mend
+            warnings.simplefilter("ignore")  # of optuna-dashboard's imports
             from optuna_dashboard import wsgi
 
             return wsgi(address)
     except ModuleNotFoundError as error:
         raise UserError(
-            f"the dashboard needs the package {_package(error.name)}, which is not installed; run "
-            "`make setup`, or pip install it."
+            f"`vqlab dashboard` requires the package {_package(error.name)}, which is not "
+            "installed; run `make setup`, or install it with pip."
         ) from None
-    except Exception as error:  # Optuna's own is a room away; what it wraps says more
+    except Exception as error:  # Optuna wraps errors of the database
         cause = error if isinstance(error, SQLAlchemyError) else error.__cause__
         if not isinstance(cause, SQLAlchemyError):
             raise
         reason = str(getattr(cause, "orig", None) or cause).splitlines()[0]
         raise UserError(
-            f"the studies' store {without_password(address)} cannot be used ({reason}); check "
-            "that it is Optuna's, that it runs, and that you may read it."
+            f"the study store {without_password(address)} cannot be used ({reason}); check that "
+            "the database is running, that you have access, and that it is an Optuna store."
         ) from None
 
 

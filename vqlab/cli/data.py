@@ -23,11 +23,11 @@ Root = Annotated[
 _FILES = "FILE or '{CATEGORY: FILE, ...}'"
 Roi = Annotated[
     str | None,
-    typer.Option(metavar=_FILES, help="Mask or polygons of what is inspected, see data.roi."),
+    typer.Option(metavar=_FILES, help="Mask or polygons of the inspected area; see data.roi."),
 ]
 Ignore = Annotated[
     str | None,
-    typer.Option(metavar=_FILES, help="Mask or polygons of what is not inspected: data.ignore."),
+    typer.Option(metavar=_FILES, help="Mask or polygons of areas to ignore; see data.ignore."),
 ]
 GENERATING = "generating the synthetic set"
 
@@ -45,15 +45,15 @@ def check(
     good: Good = None,
     bad: Bad = None,
     bits: Annotated[
-        int | None, typer.Option(min=8, max=32, help="Bit depth of the camera, see data.bits.")
+        int | None, typer.Option(min=8, max=32, help="Bit depth of the camera; see data.bits.")
     ] = None,
     roi: Roi = None,
     ignore: Ignore = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with status 1 for warnings, too.")
+        bool, typer.Option("--strict", help="Also exit with status 1 for warnings.")
     ] = False,
 ) -> None:
-    """Validate a dataset: files, masks, duplicates, unused images; print its fingerprint.
+    """Validate a dataset (files, masks, duplicates, unused images) and print its fingerprint.
 
     Exit status: 1 for errors, which prevent using the dataset; 0 for warnings (1 with --strict).
     """
@@ -88,8 +88,8 @@ def show(
     ignore: Ignore = None,
     output: Annotated[Path, _output("PNG file to write.")] = Path("results/contact_sheet.png"),
 ) -> None:
-    """Write a contact sheet: normal images, and each defect type with outlined masks. What is not
-    inspected (--roi, --ignore) is pale."""
+    """Write a contact sheet: normal images, and each defect type with outlined masks. Areas that
+    are not inspected (--roi, --ignore) are pale."""
     from vqlab.cli.progress import counting, out
     from vqlab.data import areas_of, contact_sheet, find_layout, find_root
 
@@ -112,14 +112,14 @@ def validation(
     bad: Bad = None,
     output: Annotated[Path, _output("Folder to write.")] = Path("results/validation"),
     source: Annotated[
-        str, typer.Option(help="`drawn` or `test`, see data.validation.source.")
+        str, typer.Option(help="`drawn` or `test`; see data.validation.source.")
     ] = "drawn",
-    seed: Annotated[int, typer.Option(help="See data.seed.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed; see data.seed.")] = 0,
     roi: Roi = None,
     ignore: Ignore = None,
 ) -> None:
     """Write the validation images and masks, and a contact sheet of them. Synthetic anomalies are
-    drawn where images are inspected (--roi, --ignore)."""
+    drawn inside the inspected area (--roi, --ignore)."""
     from vqlab.cli.progress import counting, out
     from vqlab.data import load_dataset, write_image_set, write_png
     from vqlab.text import folder_name
@@ -147,13 +147,13 @@ def audit(
     good: Good = None,
     bad: Bad = None,
     brightness: Annotated[
-        str, typer.Option(help="`keep` or `border`, see data.brightness.")
+        str, typer.Option(help="`keep` or `border`; see data.brightness.")
     ] = "keep",
     roi: Roi = None,
     ignore: Ignore = None,
 ) -> None:
-    """Warn if trivial image statistics separate normal from anomalous test images. What is not
-    inspected (--roi, --ignore) influences none but the file size."""
+    """Warn if trivial image statistics separate normal from anomalous test images. Areas that are
+    not inspected (--roi, --ignore) affect only the file size."""
     from vqlab.cli.data_tables import audit_table
     from vqlab.cli.progress import counting
     from vqlab.cli.terminal import marked, out
@@ -180,7 +180,7 @@ def _settings(
     ignore: str | None,
     **more: object,
 ) -> DataSettings:
-    """Return the settings of the images named on the command line; default: all categories."""
+    """Return the data settings of the command line; default: all categories."""
     from vqlab.config import validate
     from vqlab.data import DataSettings
     from vqlab.recipes import Folders
@@ -212,9 +212,9 @@ def _each_category(settings: DataSettings, on_progress: OnProgress) -> Iterator[
 def generate(
     output: Annotated[Path, _output("Folder to write.")] = Path("data/synthetic"),
     category: Category = None,
-    seed: Annotated[int, typer.Option(help="Seed of the random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:
-    """Generate the built-in synthetic set (also done automatically if there are no data)."""
+    """Generate the built-in synthetic set (done automatically if there is no other data)."""
     from vqlab.cli.progress import counting, out
     from vqlab.data import make_synthetic
 
@@ -224,7 +224,7 @@ def generate(
     out.print(f"Synthetic set: {folder}")
 
 
-data_app.command(name="make", hidden=True)(generate)  # the former name
+data_app.command(name="make", hidden=True)(generate)  # former name
 
 
 @data_app.command(name="list")

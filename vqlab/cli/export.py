@@ -45,10 +45,11 @@ def export(
 ) -> None:
     """Export a model: backbone, detector, normalization and image score as one graph.
 
-    Input: RGB images (batch, 3, S, S) in [0, 1], of the size of training; output: anomaly maps and
-    image scores. Thresholds, preprocessing and origin are in the metadata. The file is compared
-    with the model on images, and written only if scores and maps agree within 1e-4 (relative) and
-    all verdicts are equal. `python -m vqlab.runtime model.onnx IMAGE ...` scores images with it.
+    Input: RGB images (batch, 3, S, S) in [0, 1], of the size used in training; output: anomaly maps
+    and image scores. Thresholds, preprocessing and provenance are in the metadata. The file is
+    compared with the model on images, and written only if scores and maps agree within 1e-4
+    (relative) and all verdicts are equal. `python -m vqlab.runtime model.onnx IMAGE ...` scores
+    images with it.
     """
     from vqlab.cli.progress import out
     from vqlab.export import export_model
@@ -97,7 +98,7 @@ def parity_table(title: str, format: str, exported: Exported) -> Table:
     table.add_row("size", *sizes)
     if parity.ties:
         table.caption = (
-            "ties: rounding decides between two codes; torch itself differs as much with noise of "
-            "1e-6 on the image"
+            "ties: rounding decides between two codes; PyTorch itself differs as much if noise of "
+            "1e-6 is added to the image"
         )
     return table

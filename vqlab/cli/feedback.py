@@ -1,4 +1,4 @@
-"""Command `feedback`: people's verdicts become training, threshold and test images."""
+"""Command `feedback`: turn human verdicts into training, threshold and test images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _ADJECTIVES = {"train": "training", "threshold": "threshold", "test": "test"}
 
 
-@app.command(short_help="Turn verdicts of people into training, threshold and test images.")
+@app.command(short_help="Turn human verdicts into training, threshold and test images.")
 def feedback(
     category: Annotated[str, typer.Argument(help="Product category, e.g. cable.")],
     output: Annotated[
@@ -29,14 +29,13 @@ def feedback(
     bad: Bad = None,
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
-    """Turn verdicts of people (from the page of `vqlab serve`) into a dataset to train on.
+    """Turn human verdicts (from the page of `vqlab serve`) into a dataset to train on.
 
-    It contains the images of the champion's dataset, each in its role, and those that people
-    judged: 60 % of the good ones become training images, 20 % threshold images (held out), 20 %
+    The dataset contains the images of the champion's dataset in their present roles, and the judged
+    images. Of the good ones, 60 % become training images, 20 % threshold images (held out) and 20 %
     test images, chosen by a hash of the pixels; defects become test images; unsure ones are not
-    used. An image never changes its role, and has the same one in all categories of a joint model.
-    --data, --good and --bad: the champion's images, if they
-    were moved.
+    used. An image never changes its role, which is the same in all categories of a joint model. Use
+    --data, --good and --bad if the champion's images were moved.
     """
     from vqlab.cli.progress import counting
     from vqlab.cli.terminal import marked, out, print_notes
@@ -58,7 +57,7 @@ def feedback(
 
 
 def judged_table(category: str, result: FeedbackResult) -> Table:
-    """Return a table of the images that people judged."""
+    """Return a table of the judged images."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -67,7 +66,7 @@ def judged_table(category: str, result: FeedbackResult) -> Table:
 
     title = f"{visible(category)}: {len(result.judged)} judged images"
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
-    for header in ("image", "verdict", "what it became"):
+    for header in ("image", "verdict", "role"):
         table.add_column(header, overflow="fold")
     for image in result.judged:
         table.add_row(*map(Text, (visible(image.name), image.verdict, image.text)))

@@ -45,7 +45,7 @@ class Row:
     cells: Sequence[Cell]
     style: str = ""
     last: bool = False
-    """Whether a line is drawn below it."""
+    """Whether a line separates it from the next row."""
 
     def __post_init__(self) -> None:
         cells = [visible_lines(cell) if isinstance(cell, str) else cell for cell in self.cells]

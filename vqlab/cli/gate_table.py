@@ -18,7 +18,7 @@ _STYLES = {"passed": "green", "failed": "bold red", "warning": "yellow", "not ap
 
 
 def gate_table(gates: Sequence[Gate]) -> FittedTable:
-    """Return one row per gate: result, measured value with its interval, limit, sentence."""
+    """Return one row per gate: result, measured value with its interval, bound, sentence."""
     columns = [
         Column("gate", text=True),
         Column("result", text=True),

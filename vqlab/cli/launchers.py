@@ -42,7 +42,7 @@ class Launching:
     ) -> Launcher | Literal["elsewhere"] | None:
         """Return the launcher of workers; None: the default of the called function.
 
-        join: what workers on Ray call; default: that of sweeps.
+        join: function that workers on Ray call; default: that of sweeps.
         """
         if self.kind == "ray":
             from vqlab.sweep import RayWorkers

@@ -61,8 +61,8 @@ def leaderboard(
         print_rows(rows, list(dict.fromkeys(key for row in rows for key in row)), as_csv=True)
     elif not runs:
         out.print(
-            "no run has been measured on test yet; use `vqlab train` or `vqlab sweep` with a "
-            "dataset that has test images."
+            "no run has been measured on test yet; run `vqlab train` or `vqlab sweep` on a dataset "
+            "with test images."
         )
     else:
         out.print(board.table())
@@ -97,9 +97,7 @@ def _measured(every: Sequence[RunRecord], category: str | None, metric: str) -> 
         matching = matching or [run for run in runs if run.experiment == category]
         if not matching:
             names = sorted({_category(run) for run in runs})
-            hint = (
-                f"there are runs of {', '.join(names)}." if names else "there are no runs at all."
-            )
+            hint = f"there are runs of {', '.join(names)}." if names else "there are no runs."
             hint = did_you_mean(category, names) or hint
             raise UserError(f"category {category} has no runs; {hint}")
         runs = matching
@@ -108,8 +106,8 @@ def _measured(every: Sequence[RunRecord], category: str | None, metric: str) -> 
     if measured and metric not in keys:
         names = sorted(key for key in keys if key.startswith("test/") and key.count("/") == 1)
         names = [name for name in names if not name.endswith(("_low", "_high"))]
-        hint = did_you_mean(metric, keys) or f"they have, among others, {', '.join(names)}."
-        raise UserError(f"metric {metric} is not in any of these runs; {hint}")
+        hint = did_you_mean(metric, keys) or f"their metrics include {', '.join(names)}."
+        raise UserError(f"none of these runs has the metric {metric}; {hint}")
     return measured
 
 

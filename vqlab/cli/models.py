@@ -38,14 +38,14 @@ def predict(
         ),
     ] = "auto",
     min_area: Annotated[
-        int, typer.Option(min=1, help="Least area in pixels of a listed defect region.")
+        int, typer.Option(min=1, help="Minimum area of a defect region in pixels.")
     ] = 1,
     mm_per_pixel: Annotated[
         float | None,
         typer.Option(
             min=0,
-            help="Side of a pixel in millimetres, for areas of defects in mm²; default: "
-            "data.mm_per_pixel of the model.",
+            help="Pixel size in millimetres, for defect areas in mm²; default: data.mm_per_pixel "
+            "of the model.",
         ),
     ] = None,
     coco: Annotated[
@@ -65,13 +65,13 @@ def predict(
     engine: Annotated[
         str | None,
         typer.Option(
-            help="Engine of the backbone on a CPU: `torch`, `onnx`, `openvino` or `auto`; default: "
-            "inference.engine of the model."
+            help="Inference engine of the backbone on a CPU: `torch`, `onnx`, `openvino` or "
+            "`auto`; default: inference.engine of the model."
         ),
     ] = None,
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
-    """Score images: a score, a verdict and a picture each.
+    """Score images and write a score, a verdict and a picture for each.
 
     scores.csv and scores.jsonl have one row per file: file, score, threshold, calibrated, verdict
     (pass, review, reject, unreadable), picture, reason, marked, regions (scores.csv: their number;

@@ -37,8 +37,8 @@ Data = Annotated[
 Good = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of normal images of one category, instead of --data. The category's name is "
-        "--category, or the folder's."
+        help="Folder of normal images of one category, instead of --data. The category is named by "
+        "--category, or after the folder."
     ),
 ]
 Bad = Annotated[
@@ -63,7 +63,9 @@ Results = Annotated[
 Where = Annotated[
     list[str] | None,
     typer.Option(
-        "--where", "-w", help="Limit on a metric, e.g. 'test/image_auroc>=0.9'; may be repeated."
+        "--where",
+        "-w",
+        help="Condition on a metric, e.g. 'test/image_auroc>=0.9'; may be repeated.",
     ),
 ]
 Detector = Annotated[str | None, typer.Option(help="Detector, e.g. vqvae.")]
@@ -83,14 +85,21 @@ Tracking = Annotated[
     Path, typer.Option("--mlruns", help="Folder of runs and studies.", envvar="VQLAB_MLRUNS")
 ]
 
-RENAMED = {"--results": "--output", "--trials": "--n-trials", "settings": "config"}
+RENAMED = {
+    "--results": "--output",
+    "--trials": "--n-trials",
+    "--settle": "--unchanged-for",
+    "data --to": "--output",
+    "data make": "data generate",
+    "settings": "config",
+}
 """Names of options and commands that work until the next release, and their new names."""
 
 
 def one_category(argument: str | None, option: str | None) -> str:
     """Return the category given as an argument or as `--category`. Raises UserError otherwise."""
     if argument is None and option is None:
-        raise UserError("a category is required; add e.g. cable.")
+        raise UserError("a category is required, e.g. cable.")
     if argument is not None and option is not None and argument != option:
-        raise UserError(f"one category is required; got {argument} and --category {option}.")
+        raise UserError(f"only one category is allowed; got {argument} and --category {option}.")
     return str(argument if argument is not None else option)

@@ -28,4 +28,4 @@ def print_rows(rows: Sequence[dict[str, Any]], columns: Sequence[str], as_csv: b
 def require_one_format(as_json: bool, as_csv: bool) -> None:
     """Raise UserError if both `--json` and `--csv` were given."""
     if as_json and as_csv:
-        raise UserError("--json and --csv are mutually exclusive; omit one.")
+        raise UserError("--json and --csv are mutually exclusive; use one of them.")

@@ -1,4 +1,4 @@
-"""The options that select runs, for every command that takes them."""
+"""Options that select runs, shared by several commands."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _ARGUMENT = "chosen"
 
 
 def with_run_filter(*names: str) -> Callable[[Command], Command]:
-    """Give a command these options (default: all); its argument `chosen` is their `RunFilter`.
+    """Add these options (default: all) to a command; its argument `chosen` is their `RunFilter`.
 
-    The options come after the command's arguments, before its own options.
+    They come after the command's arguments and before its other options.
     """
 
     def decorate(command: Command) -> Command:
@@ -54,7 +54,7 @@ def _run_filter(
     category: str | None = None,
     older_than: str | None = None,
     where: Sequence[str] | None = None,
-    **others: str | None,
+    **exact: str | None,
 ) -> RunFilter:
     """Return the filter of the options. Raises UserError for an invalid one."""
     from vqlab.tracking.run_filter import Condition, RunFilter, parse_age
@@ -63,5 +63,5 @@ def _run_filter(
         category=None if category == "all" else category,
         older_than=None if older_than is None else parse_age(older_than),
         conditions=tuple(Condition.parse(text) for text in where or ()),
-        **others,
+        **exact,
     )

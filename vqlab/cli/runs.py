@@ -49,17 +49,19 @@ def list_runs(
 def delete(
     references: Annotated[
         list[str] | None,
-        typer.Argument(help=f"Runs to delete ({RUN}), or use the filters.", metavar="[RUN]..."),
+        typer.Argument(
+            help=f"Runs to delete ({RUN}); alternatively, use the filters.", metavar="[RUN]..."
+        ),
     ] = None,
     *,
     chosen: RunFilter,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
-    """List runs, ask, and delete them with their artifacts and checkpoints.
+    """Delete runs with their artifacts and checkpoints, after confirmation.
 
-    The filters are those of `runs list`. A run of a registered version, such as a champion, and a
-    run that is being written are never deleted.
+    The filters are those of `runs list`. Runs of registered versions (such as champions) and runs
+    that are still being written are never deleted.
     """
     from vqlab.cli.progress import out
     from vqlab.tracking import Tracker
@@ -67,7 +69,7 @@ def delete(
 
     if bool(references) != chosen.empty:
         got = "both" if references else "neither"
-        raise UserError(f"runs to delete must be named, or selected by filters; got {got}.")
+        raise UserError(f"runs to delete must be given by name or by filters; got {got}.")
     tracker = Tracker.open(mlruns, create=False)
     runs = list({run.run_id: run for run in map(tracker.find, references or ())}.values())
     require_deletable(tracker, runs)

@@ -20,26 +20,26 @@ def serve(
         typer.Option(
             "--category",
             "-c",
-            help="Category to serve; repeat it for several. Default: all that have a champion.",
+            help="Category to serve; may be repeated. Default: all categories with a champion.",
         ),
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     host: Annotated[
         str,
-        typer.Option(help="Address to listen on; others than loopback addresses need a token."),
+        typer.Option(help="Address to listen on; any but a loopback address requires a token."),
     ] = "127.0.0.1",
     token: Annotated[
         str | None,
         typer.Option(
             envvar="VQLAB_TOKEN",
-            help="Token that requests must have. Other users of this machine see it in the list "
-            "of processes; set VQLAB_TOKEN instead.",
+            help="Token that requests must carry. Other users of this machine can see it in the "
+            "list of processes; prefer VQLAB_TOKEN.",
             show_envvar=True,
         ),
     ] = None,
     allowed_hosts: Annotated[
         str | None,
-        typer.Option(help="Further host names that clients may use, separated by commas."),
+        typer.Option(help="Comma-separated additional host names that clients may use."),
     ] = None,
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Maximum number of pixels of an image.")
@@ -50,11 +50,11 @@ def serve(
         typer.Option(
             min=1,
             help="Maximum number of images scored together (default: 8 on a GPU, 1 on a CPU); 1: "
-            "scores are those of `vqlab predict` bit for bit.",
+            "scores equal those of `vqlab predict` bit for bit.",
         ),
     ] = None,
     watched: Annotated[
-        Path, typer.Option(help="Folder with the output of vqlab watch, whose drift is shown.")
+        Path, typer.Option(help="Output folder of `vqlab watch`, for the drift on the page.")
     ] = Path("results/watch"),
     mlruns: Tracking = Path("mlruns"),
 ) -> None:

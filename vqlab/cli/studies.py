@@ -96,10 +96,10 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
-    """List the runs of a study, ask, and delete them with their artifacts and the Optuna study.
+    """Delete a study and its runs with their artifacts, after confirmation.
 
-    Refused if a run has a registered version or is being written. If the command is killed, repeat
-    it to delete the rest.
+    Refused if a run has a registered version or is still being written. If the command is killed,
+    run it again to delete the rest.
     """
     from vqlab.cli.dashboard import store_address
     from vqlab.cli.progress import out

@@ -70,19 +70,19 @@ def sweep(
 ) -> None:
     """Search settings with Optuna on validation, and evaluate the winner once on the test set.
 
-    Without a recipe (or with `all`), several recipes are compared, each in a study of its own: each
-    gets two trials, the first with its own settings, then the better half gets more (successive
-    halving). To override a
-    setting of one recipe, write `vqflow.training.epochs=5`. `vqlab sweep vqvae` searches only one.
+    Without a recipe (or with `all`), several recipes are compared, each in a separate study. Each
+    recipe gets two trials, the first with its default settings; then the better half gets more
+    (successive halving). `vqflow.training.epochs=5` overrides a setting of one recipe;
+    `vqlab sweep vqvae` searches only one recipe.
 
-    A trial wins over its recipe's own settings only if the 95 % interval of their difference on
+    A trial replaces its recipe's default settings only if the 95 % interval of their difference on
     validation (paired bootstrap over the images) excludes 0.
 
     Run the same command again to resume the study, or with a larger --n-trials to extend it. A
-    changed space or dataset is a new study. Workers on this or other machines can join with
-    `vqlab worker STUDY` (docs/sweeps.md).
+    changed search space or dataset starts a new study. Workers on this or other machines can join
+    with `vqlab worker STUDY` (docs/sweeps.md).
     """
-    require_single_process("sweep", "give a sweep --workers instead")
+    require_single_process("sweep", "use --workers instead")
     from vqlab.cli.progress import interruptible, sweeping
     from vqlab.config import merge, nest
     from vqlab.errors import UserError
@@ -134,7 +134,7 @@ def _searched(
     data: Folders,
     preset: str,
 ) -> tuple[Space | Spaces, dict[str, Tree]]:
-    """Return the space and the settings by recipe (of a single recipe under the empty name)."""
+    """Return the space, and the settings by recipe (a single recipe has the empty name)."""
     from vqlab.errors import UserError
     from vqlab.experiment_files import SWEEPS, find
     from vqlab.recipes import ALL, recipe_tree, recipe_trees
@@ -146,7 +146,7 @@ def _searched(
         comparison = read_space(path)
         if not isinstance(comparison, Spaces):
             raise UserError(
-                f"space {path} must name several `recipes` for a sweep of all; it is of one."
+                f"space {path} must list several `recipes` for a sweep of all; it has one."
             )
         return comparison, recipe_trees(comparison.recipes, overrides, category, data, preset)
     tree = recipe_tree(recipe, overrides, category, data, preset)
@@ -154,7 +154,7 @@ def _searched(
     single = read_space(path)
     if isinstance(single, Spaces):
         raise UserError(
-            f"space {path} must be of one recipe for a sweep of {recipe}; it is of several; write "
+            f"space {path} must be for one recipe in a sweep of {recipe}; it is for several; run "
             f"`vqlab sweep all --space {path}`."
         )
     return single, {"": tree}
@@ -185,7 +185,7 @@ def say_result(result: SweepResult) -> None:
     }
     out.print(
         figures_table(
-            "the best trial" + ", beside the no-learning baseline" * bool(result.baseline),
+            "best trial" + ", with the no-learning baseline" * bool(result.baseline),
             {name: pair for name, pair in figures.items() if pair[0]},
             warned=bool(result.warned),
             thresholds=result.thresholds,
@@ -199,7 +199,7 @@ def say_result(result: SweepResult) -> None:
     trainings = sum(row.training_reused for row in result.trials)
     features = sum(bool(row.reused) for row in result.trials) - trainings
     counts = {"training": trainings, "features": features}
-    reused = [f"the {what} of {count} trials" for what, count in counts.items() if count]
+    reused = [f"the {part} of {count} trials" for part, count in counts.items() if count]
     if reused:
         out.print(f"reused: {' and '.join(reused)}; {result.saved:.0f} s saved")
     if result.test:

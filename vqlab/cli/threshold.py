@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vqlab.tracking import RunRecord, Tracker
 
 _RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
-"""False-reject rates that the table shows the thresholds of."""
+"""False-reject rates whose thresholds the table shows."""
 
 
 @app.command(short_help="Move the image threshold of a champion without training.")
@@ -44,7 +44,8 @@ def threshold(
         float | None, typer.Option(help="Cost of a rejected good part, with --cost-escape.")
     ] = None,
     cost_escape: Annotated[
-        float | None, typer.Option(help="Cost of a defect that escapes; lowest expected cost.")
+        float | None,
+        typer.Option(help="Cost of a defect that escapes; minimizes the expected cost."),
     ] = None,
     defect_rate: Annotated[
         float | None,
@@ -60,7 +61,9 @@ def threshold(
     ] = None,
     promote: Annotated[
         bool,
-        typer.Option("--promote", help="Register the moved model and promote it by the gates."),
+        typer.Option(
+            "--promote", help="Register the changed model, and promote it if it passes the gates."
+        ),
     ] = False,
     data: Data = None,
     output: Annotated[
@@ -70,12 +73,13 @@ def threshold(
 ) -> None:
     """Move the image threshold of a champion, or of another run, without training.
 
-    Prints both errors of the current threshold, of the chosen one and of others, with exact 95 %
-    intervals, and draws their curve (results/threshold/CATEGORY.png). Choose one target:
-    --max-rejects, --max-escapes, or --cost-reject with --cost-escape; without one, only the curve
-    is shown. Escapes are measured on the validation images (synthetic anomalies), never on test
-    images. Nothing is stored without --promote: it saves the moved model as a run, measures it on
-    test and promotes it by the gates of `vqlab promote`. Exit status 1: refused.
+    Prints the false-reject and escape rates of the current threshold, of the new one and of
+    others, with exact 95 % intervals, and plots them (results/threshold/CATEGORY.png). Choose one
+    target: --max-rejects, --max-escapes, or --cost-reject with --cost-escape; without a target,
+    only the rates are shown. Escapes are measured on the validation images (synthetic anomalies),
+    never on test images. Nothing is stored without --promote, which saves the model with its new
+    threshold as a run, measures it on test, and promotes it if it passes the gates of
+    `vqlab promote`. Exit status 1: refused.
 
     Examples: vqlab threshold cable --max-rejects 0.01 --good photographs/monday;
     vqlab threshold cable --max-escapes 0.02 --promote.
@@ -104,8 +108,8 @@ def threshold(
     out.print(f"curve: {_draw(move, output)}")
     print_notes(move.choice.notes if move.choice else ())
     if not promote:
-        what = "add --promote to register and promote it" if target else "choose a target"
-        out.print(f"Nothing was changed; {what}.")
+        hint = "add --promote to register and promote it" if target else "choose a target"
+        out.print(f"Nothing was changed; {hint}.")
         return
     from vqlab.cli.champions import print_promotion
     from vqlab.promote import promote as promote_run
@@ -142,7 +146,7 @@ def _model(tracker: Tracker, category: str, model: str) -> tuple[RunRecord, Path
 
 
 def points_table(move: ThresholdMove) -> FittedTable:
-    """Return the errors of the present and the chosen threshold, and of others between."""
+    """Return the error rates of the current, the chosen and some other thresholds."""
     from vqlab.cli.fit_width import Column, FittedTable, Row
 
     normals, anomalies = move.what

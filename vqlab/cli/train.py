@@ -48,8 +48,8 @@ def train(
         bool,
         typer.Option(
             "--take-over",
-            help="With --resume: also if it is unknown whether the run's process is alive (its "
-            "machine or container is gone).",
+            help="With --resume: resume even if it is unknown whether the run's process is alive "
+            "(its machine or container is gone).",
         ),
     ] = False,
     results: Results = Path("results"),
@@ -138,7 +138,7 @@ def _name(recipe: str, preset: str, overrides: Sequence[str]) -> str:
 
 
 def _refuse_settings_with_resume(context: typer.Context) -> None:
-    """Raise UserError if the command line has settings, which a resumed run would ignore.
+    """Raise UserError for settings on the command line, which a resumed run would ignore.
 
     Environment variables such as VQLAB_PRESET are not considered.
     """
@@ -154,8 +154,8 @@ def _refuse_settings_with_resume(context: typer.Context) -> None:
             arguments += [f"{option}{value}" for value in values]
     if arguments:
         raise UserError(
-            f"--resume takes no other settings than those of the run; got {' '.join(arguments)}; "
-            "remove them, or start a new run."
+            "--resume uses the settings of the run and accepts no others; got "
+            f"{' '.join(arguments)}; remove them, or start a new run."
         )
 
 
@@ -180,7 +180,7 @@ def _budget(config: RunConfig) -> str:
 
 
 def print_data(config: RunConfig) -> None:
-    """Print which dataset is used."""
+    """Print the dataset in use."""
     from vqlab.cli.progress import counting
     from vqlab.cli.terminal import marked, out
     from vqlab.data import describe_source, find_root

@@ -1,4 +1,4 @@
-"""Tables of a sweep: its trials, those scored on test, its recipes."""
+"""Tables of a sweep: trials, trials scored on test, recipes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BEST = "bold green"
 
 
 def trials_table(result: SweepResult) -> FittedTable:
-    """Every trial of a sweep: state, value, seconds, settings."""
+    """Return a row per trial of a sweep: state, value, seconds, settings."""
     columns = [
         Column("trial"), Column("state"), Column(_objective(result)), Column("s"),
         Column("settings", text=True),
@@ -33,11 +33,11 @@ def trials_table(result: SweepResult) -> FittedTable:
 
 
 def tested_table(result: SweepResult) -> Widest:
-    """Validation against test, of every trial that was scored on test, and for what it was."""
+    """Return validation and test metrics of every trial scored on test, and why it was scored."""
     names = list(dict.fromkeys((result.objective.partition("/")[2], *PRIMARY)))
     columns = [Column("trial", text=True), Column("for", text=True), Column("run")]
     columns += [Column(metric_title(name)) for name in names]
-    title = "validation → test, of the trials scored on test"
+    title = "trials scored on test: validation → test"
     forms = []
     for between, digits in ((" → ", 4), ("\n→ ", 4), ("\n→ ", 3)):
         rows = []
@@ -55,27 +55,27 @@ def tested_table(result: SweepResult) -> Widest:
 
 
 def _pairs(trial: TrialOnTest, names: Sequence[str], between: str, digits: int) -> list[str]:
-    """Of every metric its validation and its test figure."""
+    """Return the validation and the test value of each metric as one text."""
     pairs = ((trial.validation.get(f"validation/{n}"), trial.test.get(f"test/{n}")) for n in names)
     return [between.join("–" if v is None else f"{v:.{digits}f}" for v in pair) for pair in pairs]
 
 
 def recipes_table(result: SweepResult) -> FittedTable:
-    """What became of each recipe of a sweep: trials, its best one, seconds of a complete trial."""
+    """Return a row per recipe of a sweep: numbers of trials, best trial, seconds per trial."""
     columns = [Column("recipe", text=True), *map(Column, ("trials", "complete"))]
     columns += map(Column, (_objective(result), "trial", "run", "s per trial"))
     rows = []
     for recipe, best in result.recipes.items():
         trials = [trial for trial in result.trials if trial.recipe == recipe]
-        done = [trial for trial in trials if trial.state == "COMPLETE"]
-        seconds = [trial.seconds for trial in done if trial.seconds is not None]
+        complete = [trial for trial in trials if trial.state == "COMPLETE"]
+        seconds = [trial.seconds for trial in complete if trial.seconds is not None]
         cells = ["–", "–", "–", "–"]
         if best is not None:
             cells = [f"{best.value:.4f}", str(best.key), str(best.run_id)[:8]]
             cells.append(f"{mean(seconds):.0f}" if seconds else "–")
         style = _BEST if recipe == result.best.recipe else ""
-        rows.append(Row([recipe, str(len(trials)), str(len(done)), *cells], style))
-    return FittedTable("the recipes, each at its best on validation", columns, rows)
+        rows.append(Row([recipe, str(len(trials)), str(len(complete)), *cells], style))
+    return FittedTable("recipes, each with its best trial on validation", columns, rows)
 
 
 def _objective(result: SweepResult) -> str:

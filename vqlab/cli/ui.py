@@ -23,7 +23,7 @@ def ui(
     allowed_hosts: Annotated[
         str | None,
         typer.Option(
-            help="Host names that browsers may use with --host, separated by commas; default: this "
+            help="Comma-separated host names that browsers may use with --host; default: this "
             "machine's name and addresses."
         ),
     ] = None,
@@ -54,6 +54,6 @@ def ui(
 
 
 def _hosts(host: str, allowed: str | None) -> list[str]:
-    """Return allowed host names; none on the loopback interface unless given."""
+    """Return the allowed host names; on the loopback interface, only those given."""
     names = [name for name in (word.strip() for word in (allowed or "").split(",")) if name]
     return names or ([] if is_loopback(host) else names_of(host))

@@ -52,12 +52,12 @@ def watch(
     webhook: Annotated[
         str | None,
         typer.Option(
-            help="URL that gets each verdict and alarm as a POST request, signed with the secret "
-            "in VQLAB_WEBHOOK_SECRET."
+            help="URL that receives each verdict and alarm as a POST request, signed with the "
+            "secret in VQLAB_WEBHOOK_SECRET."
         ),
     ] = None,
     level: Annotated[
-        float, typer.Option(help="Highest probability of a false drift alarm, ever.")
+        float, typer.Option(help="Maximum probability that a drift test ever gives a false alarm.")
     ] = 0.01,
     new_test: Annotated[
         bool, typer.Option("--new-test", help="Start a new drift test, e.g. after an alarm.")
@@ -66,8 +66,8 @@ def watch(
         float,
         typer.Option(
             min=0,
-            help="Seconds for which a file must not change before it is read; 0 if files are "
-            "renamed into the folder.",
+            help="Seconds that a file must remain unchanged before it is read; 0 if files are "
+            "moved into the folder by renaming.",
         ),
     ] = 1.0,
     patience: Annotated[
@@ -80,11 +80,11 @@ def watch(
         float | None, typer.Option(min=0, hidden=True, help="Former name of --unchanged-for.")
     ] = None,
     once: Annotated[
-        bool, typer.Option("--once", help="Exit when every file in the folder is judged.")
+        bool, typer.Option("--once", help="Exit when every file in the folder has been judged.")
     ] = False,
     engine: Annotated[
         str | None,
-        typer.Option(help="Engine of the backbone, as in `vqlab predict`."),
+        typer.Option(help="Inference engine of the backbone, as in `vqlab predict`."),
     ] = None,
     mlruns: Tracking = Path("mlruns"),
 ) -> None:
@@ -92,7 +92,7 @@ def watch(
 
     parts.jsonl in the output folder has one line per file: the fields of scores.jsonl of `vqlab
     predict`, part, time, brightness, sharpness, concept, drift_p_value, wealth and target. No file
-    is judged twice or lost, also if the process is killed. A drift alarm means that the arriving
+    is judged twice or lost, even if the process is killed. A drift alarm means that the arriving
     parts differ from the held-out normal images of the model.
     """
     from vqlab.cli.terminal import out
@@ -126,7 +126,7 @@ def watch(
 
     out.print(summary_text(status))
     if status.undelivered:
-        text = f"{status.undelivered} webhook events are stored and sent at the next start."
+        text = f"{status.undelivered} webhook events are undelivered and sent at the next start."
         print(f"vqlab: {text}", file=sys.stderr)
 
 

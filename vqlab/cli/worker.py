@@ -43,8 +43,8 @@ def worker(
     mlruns: Tracking = Path("mlruns"),
     follow: Annotated[bool, typer.Option("--follow", hidden=True)] = False,
 ) -> None:
-    """Run trials of a study created by `vqlab sweep` until it reaches its number of trials, or
-    cells of a benchmark until none is left.
+    """Run trials of a study created by `vqlab sweep` until it reaches its target number of trials,
+    or cells of a benchmark until none is left.
 
     The worker needs the same images and the same stores (the same mlruns folder, or VQLAB_STORAGE
     and MLFLOW_TRACKING_URI). Safe to stop or kill at any time: another worker retries its trial.
@@ -90,5 +90,5 @@ def _end_with_launcher() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what follows is tidying up
-    raise KeyboardInterrupt("stopped; its trial will be retried.")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # do not interrupt the clean-up
+    raise KeyboardInterrupt("stopped; the trial will be retried.")

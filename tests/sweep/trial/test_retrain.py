@@ -278,7 +278,7 @@ def test_the_command_shows_validation_against_test(
     words = ("sweep", "tiny.yaml", "--space", "space.yaml", "--n-trials", "2")
     assert command(monkeypatch, *words, "--test", "0", "--test", "1") == 0
     output = capsys.readouterr().out
-    assert "validation → test, of the trials scored on test" in output
+    assert "trials scored on test: validation → test" in output
     assert "on request" in output and "winner" in output
     assert command(monkeypatch, *words, "--category", "all", "--test", "0") == 2
     assert "--test needs a single study; got 2" in capsys.readouterr().err
