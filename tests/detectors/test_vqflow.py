@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vqlab.config import merge, read_recipe, validate
 from vqlab.detectors.vqflow import VQFlow, VQFlowSettings
+from vqlab.nn.codebook import CodebookOptions
 from vqlab.nn.quantizer import VectorQuantizer
 from vqlab.types import InputSpec, Sample, UserError
 
@@ -222,7 +223,8 @@ def test_published_initialisation_collapses_and_ours_does_not() -> None:
         codes = total / smoothed[:, None]
     alive_there = len(torch.cdist(batch(), codes).argmin(1).unique())
 
-    ours = VectorQuantizer(32, 16, learning="ema", init="kmeans", restart=0.02).train()
+    options = CodebookOptions(restart=0.02, init="kmeans")
+    ours = VectorQuantizer(32, 16, options, learning="ema").train()
     for _ in range(20):
         ours(batch())
     usage = ours.pop_usage()

@@ -14,6 +14,7 @@ from two_processes import in_two_processes
 from vqlab.errors import UserError
 from vqlab.nn import distributed
 from vqlab.nn.batch_norm import BatchNorm
+from vqlab.nn.codebook import CodebookOptions
 from vqlab.nn.hierarchy import GroupedQuantizer
 from vqlab.nn.quantizer import VectorQuantizer
 
@@ -53,23 +54,22 @@ def quantised(quantizer: VectorQuantizer) -> Found:
 
 
 def moving() -> Found:
-    return quantised(
-        VectorQuantizer(6, 4, learning="ema", init="kmeans", restart=0.3, decay=0.8, levels=2)
-    )
+    options = CodebookOptions(decay=0.8, restart=0.3, init="kmeans")
+    return quantised(VectorQuantizer(6, 4, options, learning="ema", levels=2))
 
 
 def by_gradient() -> Found:
-    return quantised(VectorQuantizer(6, 4, init="kmeans", restart=0.3, decay=0.8))
+    options = CodebookOptions(decay=0.8, restart=0.3, init="kmeans")
+    return quantised(VectorQuantizer(6, 4, options))
 
 
 def on_sphere() -> Found:
-    return quantised(
-        VectorQuantizer(6, 4, learning="ema", distance="cosine", restart=0.2, decay=0.7)
-    )
+    options = CodebookOptions(decay=0.7, restart=0.2)
+    return quantised(VectorQuantizer(6, 4, options, learning="ema", distance="cosine"))
 
 
 def grouped() -> Found:
-    quantizer = GroupedQuantizer(3, 4, 5, restart=0.4, decay=0.5)
+    quantizer = GroupedQuantizer(3, 4, 5, CodebookOptions(1.0, decay=0.5, restart=0.4))
     for step in range(12):
         count = BATCHES[step % len(BATCHES)]
         group = distributed.shard((torch.arange(count) * (step + 1)) % 3)

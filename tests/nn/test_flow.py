@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,15 @@ from torch import Tensor, nn
 
 from vqlab.nn.base_density import BaseDensity, BaseName, Prototypes, Standard, base_density
 from vqlab.nn.convolution import outputs_first
-from vqlab.nn.flow import ActNorm, Coupling, FusionFlow, LevelFlow, Mixing, MixingName
+from vqlab.nn.flow import (
+    ActNorm,
+    Coupling,
+    CouplingOptions,
+    FusionFlow,
+    LevelFlow,
+    Mixing,
+    MixingName,
+)
 from vqlab.types import UserError
 
 MIXINGS: tuple[MixingName, ...] = ("orthogonal", "reflection", "permutation")
@@ -41,9 +50,16 @@ def shaken(part: nn.Module, by: float = 0.3) -> nn.Module:
     return part.eval()
 
 
-def level(kernel: int = 1, channels: int = 5, **settings: object) -> LevelFlow:
-    settings = {"blocks": 3, "hidden": 6, "rank": 2, **settings}
-    flow = LevelFlow(channels, 3, kernel=kernel, **settings)  # type: ignore[arg-type]
+def level(
+    kernel: int = 1,
+    channels: int = 5,
+    clamp: float = 1.9,
+    norm: bool = False,
+    **settings: object,
+) -> LevelFlow:
+    settings = {"blocks": 3, "rank": 2, **settings}
+    options = CouplingOptions(6, kernel, clamp, norm)
+    flow = LevelFlow(channels, 3, options, **settings)  # type: ignore[arg-type]
     shaken(flow)
     return flow
 
@@ -91,7 +107,9 @@ def block(name: str, kernel: int) -> nn.Module:
     if name.startswith("coupling"):
         condition = [(6, *dims[0][1:])]
         flip, norm = "flip" in name, "norm" in name
-        return shaken(Coupling(dims, condition, hidden=6, kernel=kernel, flip=flip, norm=norm))
+        return shaken(
+            Coupling(dims, condition, options=CouplingOptions(6, kernel, norm=norm), flip=flip)
+        )
     generator = torch.Generator().manual_seed(3)
     part = Mixing(dims, kind=name, generator=generator, rank=2)  # type: ignore[arg-type]
     assert name != "permutation" or not torch.equal(part.order, part.back)  # to tell them apart
@@ -140,7 +158,9 @@ def test_level_laws(kernel: int, mixing: MixingName, channels: int) -> None:
 def pyramid(kernel: int) -> tuple[FusionFlow, list[Tensor], Tensor]:
     """A fusion of levels with odd and even channels and sizes that do not divide each other."""
     levels = [noise(2, 3, 3, 5), noise(2, 4, 2, 2, seed=2)]
-    fusion = FusionFlow([(3, 3, 5), (4, 2, 2)], [(2, 2, 2)], hidden=6, kernel=kernel)
+    fusion = FusionFlow(
+        [(3, 3, 5), (4, 2, 2)], [(2, 2, 2)], options=CouplingOptions(6, kernel, norm=True)
+    )
     shaken(fusion)
     return fusion, levels, noise(2, 2, 2, 2, seed=3)
 
@@ -175,7 +195,12 @@ def test_fusion_is_a_node_of_a_freia_graph() -> None:
     fusion, levels, condition = pyramid(1)
     inputs = [InputNode(*t.shape[1:]) for t in levels]
     beside = ConditionNode(2, 2, 2)
-    node = Node([n.out0 for n in inputs], FusionFlow, {"hidden": 6, "kernel": 1}, conditions=beside)
+    node = Node(
+        [n.out0 for n in inputs],
+        FusionFlow,
+        {"options": CouplingOptions(6, norm=True)},
+        conditions=beside,
+    )
     leaving = [OutputNode(out) for out in (node.out0, node.out1)]
     graph = GraphINN([*inputs, beside, node, *leaving])
     graph.module_list[0].load_state_dict(fusion.state_dict())
@@ -188,7 +213,7 @@ def test_fusion_is_a_node_of_a_freia_graph() -> None:
 def whole(kernel: int, base: BaseName) -> tuple[Callable[..., tuple[Tensor, ...]], list[Tensor]]:
     """Levels → fusion → base: a function of two levels (B, …) and their prototypes' log density."""
     flows = [level(kernel, 2, seed=1), level(kernel, 2, blocks=2, seed=2)]
-    fusion = FusionFlow([(2, 2, 2), (2, 1, 1)], hidden=4, kernel=kernel)
+    fusion = FusionFlow([(2, 2, 2), (2, 1, 1)], options=CouplingOptions(4, kernel, norm=True))
     ends = [base_density(base, 2, prototype_dim=3, codebook_size=4) for _ in flows]
     for part in (fusion, *ends):
         shaken(part)
@@ -246,7 +271,7 @@ def grid(reach: float = 14.0, steps: int = 401) -> tuple[Tensor, float]:
 def toy(base: BaseName) -> tuple[LevelFlow, BaseDensity, Tensor]:
     """A conditional flow of the plane with a base, both off the identity, and four prototypes."""
     torch.manual_seed(0)
-    flow = LevelFlow(2, 3, blocks=3, hidden=8, clamp=0.5, seed=4)
+    flow = LevelFlow(2, 3, CouplingOptions(8, clamp=0.5), blocks=3, seed=4)
     end = base_density(base, 2, prototype_dim=3, codebook_size=4)
     return shaken(flow, 0.2), shaken(end, 0.2), noise(4, 3, seed=5)  # type: ignore[return-value]
 
@@ -303,7 +328,7 @@ def test_learns_a_density() -> None:
     code = torch.arange(512) % 2
     radius = (1 + 2 * code) * (1 + 0.05 * noise(512))
     x = radius[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
-    flow = LevelFlow(2, 2, blocks=4, hidden=32)
+    flow = LevelFlow(2, 2, CouplingOptions(32), blocks=4)
     optimizer = torch.optim.Adam(flow.parameters(), 0.02)
     base, nothing = Standard(2), Prototypes(noise(1, 1), code)
 
@@ -380,7 +405,7 @@ def test_blocks_take_turns_in_the_half_they_change() -> None:
 
 
 def test_without_condition() -> None:
-    flow = LevelFlow(4, 0, blocks=2, hidden=6)
+    flow = LevelFlow(4, 0, CouplingOptions(6), blocks=2)
     shaken(flow)
     z, log_det = flow(noise(3, 4))
     assert_same(flow.inverse(z), (noise(3, 4), -log_det))
@@ -392,12 +417,15 @@ def test_without_condition() -> None:
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_starts_as_a_rotation(kernel: int) -> None:
     x, condition = inputs(kernel)
-    flow = LevelFlow(5, 3, blocks=3, hidden=6, kernel=kernel).eval()
+    flow = LevelFlow(5, 3, CouplingOptions(6, kernel), blocks=3).eval()
     z, log_det = flow(x, condition)
     assert_same((z.norm(dim=1), log_det), (x.norm(dim=1), torch.zeros(3)))
-    single = LevelFlow(5, 3, blocks=1, hidden=6, kernel=kernel).eval()
+    single = LevelFlow(5, 3, CouplingOptions(6, kernel), blocks=1).eval()
     assert_same(single(x, condition), (x, torch.zeros(3)))
-    fusion, levels = FusionFlow([(3, 3, 5), (4, 2, 2)], hidden=6), pyramid(1)[1]
+    fusion, levels = (
+        FusionFlow([(3, 3, 5), (4, 2, 2)], options=CouplingOptions(6, 3, norm=True)),
+        pyramid(1)[1],
+    )
     z, log_det = fusion(levels)
     assert_same((*z, log_det), (*levels, torch.zeros(2)))
 
@@ -406,14 +434,14 @@ def test_starts_as_a_rotation(kernel: int) -> None:
 def test_actnorm_is_fitted_once_by_the_first_batch_of_training(kernel: int) -> None:
     x, condition = inputs(kernel, count=200)
     x = 3 * x * torch.arange(1, 6).view(1, 5, *(1,) * (x.ndim - 2)) + 7
-    flow = LevelFlow(5, 3, blocks=2, hidden=6, kernel=kernel)
+    flow = LevelFlow(5, 3, CouplingOptions(6, kernel), blocks=2)
     assert_same((flow.eval()(x, condition)[0].norm(dim=1),), (x.norm(dim=1),))
     z, _ = flow.train()(x, condition)
     channels = z.movedim(1, -1).flatten(0, -2)
     assert_same((channels.mean(0), channels.std(0, correction=0)), (torch.zeros(5), torch.ones(5)))
     before = flow.eval()(10 * x, condition)
     assert_same(flow.train()(10 * x, condition), before)
-    restored = LevelFlow(5, 3, blocks=2, hidden=6, kernel=kernel).train()
+    restored = LevelFlow(5, 3, CouplingOptions(6, kernel), blocks=2).train()
     restored.load_state_dict(flow.state_dict())
     assert_same(restored(10 * x, condition), before)
 
@@ -434,7 +462,9 @@ def test_same_seed_same_mixing_and_the_state_keeps_it(mixing: MixingName) -> Non
 
     def flow(seed: int) -> LevelFlow:
         torch.manual_seed(0)  # the subnets' weights, which are not the mixing's
-        return LevelFlow(8, 3, blocks=4, hidden=6, mixing=mixing, rank=2, seed=seed).eval()
+        return LevelFlow(
+            8, 3, CouplingOptions(6), blocks=4, mixing=mixing, rank=2, seed=seed
+        ).eval()
 
     assert_same(flow(1)(x, condition), flow(1)(x, condition))
     assert all(t.is_contiguous() for t in flow(1).state_dict().values())  # as safetensors wants
@@ -484,7 +514,7 @@ def test_features_in_half_precision_count_as_float32() -> None:
     torch.set_default_dtype(torch.float32)
     half = 10 + inputs(1, count=300)[0].half()
     condition = inputs(1, count=300)[1].float()
-    flow = LevelFlow(5, 3, blocks=2, hidden=6)
+    flow = LevelFlow(5, 3, CouplingOptions(6), blocks=2)
     flow.initialise(half.float(), condition)
     right = {name: value.clone() for name, value in flow.state_dict().items()}
     flow.initialise(half, condition)
@@ -518,6 +548,7 @@ def test_fusion_under_autocast_is_float32() -> None:
         ({"clamp": 0.0}, "above 0"),
     ],
 )
-def test_settings_that_make_no_flow(settings: dict[str, float], sentence: str) -> None:
+def test_settings_that_make_no_flow(settings: dict[str, Any], sentence: str) -> None:
+    options = CouplingOptions(128, settings.pop("kernel", 1), settings.pop("clamp", 1.9))
     with pytest.raises(UserError, match=sentence):
-        LevelFlow(**{"channels": 4, "condition_dim": 3, **settings})  # type: ignore[arg-type]
+        LevelFlow(**{"channels": 4, "condition_dim": 3, "options": options, **settings})

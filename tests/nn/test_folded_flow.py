@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqlab.nn.flow import LevelFlow, MixingName
+from vqlab.nn.flow import CouplingOptions, LevelFlow, MixingName
 
 
 def flow_of(channels: int, condition: int, mixing: MixingName, blocks: int, seed: int) -> LevelFlow:
     torch.manual_seed(seed)
-    flow = LevelFlow(channels, condition, blocks=blocks, hidden=24, mixing=mixing)
+    flow = LevelFlow(channels, condition, CouplingOptions(24), blocks=blocks, mixing=mixing)
     with torch.no_grad():
         for weight in flow.parameters():
             weight += 0.1 * torch.randn_like(weight)

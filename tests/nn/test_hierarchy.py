@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from vqlab.nn.codebook import CodebookOptions
 from vqlab.nn.concept_normalization import ConceptNormalization
 from vqlab.nn.hierarchy import ConceptCodebook, Coreset, GroupedQuantizer
 from vqlab.nn.positions import sine_positions
@@ -54,7 +55,7 @@ def test_positions_differ_and_columns_and_rows_part() -> None:
 
 def test_each_image_looks_into_its_groups_codebook_alone() -> None:
     torch.manual_seed(0)
-    quantizer = GroupedQuantizer(3, 4, 2).eval()
+    quantizer = GroupedQuantizer(3, 4, 2, CodebookOptions()).eval()
     quantizer.book.vectors.normal_()
     z, group = torch.randn(5, 7, 2), torch.tensor([2, 0, 1, 1, 2])
     codes, indices, _ = quantizer(z, group)
@@ -67,7 +68,7 @@ def test_each_image_looks_into_its_groups_codebook_alone() -> None:
 
 def test_a_groups_codes_learn_from_its_images_alone() -> None:
     torch.manual_seed(0)
-    quantizer = GroupedQuantizer(2, 4, 2, restart=0.05).train()
+    quantizer = GroupedQuantizer(2, 4, 2, CodebookOptions(decay=0.97, restart=0.05)).train()
     for _ in range(10):
         quantizer(torch.randn(3, 20, 2) + 5, torch.zeros(3, dtype=torch.int64))
     untouched = quantizer.book.vectors[4:].clone()
@@ -93,7 +94,7 @@ def test_fixed_axes_keep_what_tells_images_apart() -> None:
     torch.manual_seed(0)
     kinds = torch.randn(4, 10, 1, 1)
     images = kinds[torch.arange(40) % 4] + 0.05 * torch.randn(40, 10, 3, 3)
-    concepts = ConceptCodebook(10, 8, 3)
+    concepts = ConceptCodebook(10, 8, 3, CodebookOptions(restart=0.02, init="kmeans"))
     concepts.fit(concepts.pool(images))
     indices = concepts.eval()(images).indices
     codes = [set(indices[kind::4].tolist()) for kind in range(4)]

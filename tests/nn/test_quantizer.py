@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -12,13 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vqlab.nn.codebook import ROWS, Codebook, kmeans, nearest
+from vqlab.nn.codebook import ROWS, Codebook, CodebookOptions, kmeans, nearest
 from vqlab.nn.quantizer import VectorQuantizer, perplexity
 
 
 def quantizer(size: int = 16, dim: int = 4, seed: int = 0, **settings: Any) -> VectorQuantizer:
     torch.manual_seed(seed)
-    return VectorQuantizer(size, dim, **settings)
+    names = {field.name for field in fields(CodebookOptions)} & settings.keys()
+    options = CodebookOptions(**{name: settings.pop(name) for name in names})
+    return VectorQuantizer(size, dim, options, **settings)
 
 
 def book(part: VectorQuantizer, level: int = 0) -> Codebook:
@@ -126,7 +129,7 @@ def test_residual_levels_reduce_the_error() -> None:
 
 def test_residual_levels_refuse_cosine() -> None:
     with pytest.raises(ValueError, match="levels > 1 requires distance"):
-        VectorQuantizer(8, 4, levels=2, distance="cosine")
+        VectorQuantizer(8, 4, CodebookOptions(), levels=2, distance="cosine")
 
 
 # Gradient estimators

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,6 +13,21 @@ from vqlab.nn import distributed
 
 ROWS = 1024
 """Vectors compared with the codebook at once; chosen to fit into a CPU cache."""
+
+
+@dataclass(frozen=True)
+class CodebookOptions:
+    """How the codes of a codebook are learned."""
+
+    commitment: float = 0.25
+    """Weight β of the commitment loss."""
+    decay: float = 0.99
+    """Of the moving averages."""
+    restart: float = 0.0
+    """Codes used less than this fraction of uniform usage are moved to a random vector of the
+    batch; 0 disables it."""
+    init: Literal["random", "kmeans"] = "random"
+    """`random` (uniform in ±1/K) or `kmeans` on the first training batch."""
 
 
 class Codebook(nn.Module):

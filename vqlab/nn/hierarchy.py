@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.nn import distributed
-from vqlab.nn.codebook import Codebook, kmeans, nearest, random_indices
+from vqlab.nn.codebook import Codebook, CodebookOptions, kmeans, nearest, random_indices
 from vqlab.nn.coreset import k_centre
 from vqlab.nn.mlp import MLP
 from vqlab.nn.nearest import NearestSearch
@@ -54,13 +54,10 @@ class ConceptCodebook(nn.Module):
         channels: int,
         codebook_size: int,
         dim: int,
+        options: CodebookOptions,
         *,
         encoder: Literal["pca", "mlp"] = "pca",
         quantise: bool = True,
-        commitment: float = 1.0,
-        decay: float = 0.99,
-        restart: float = 0.02,
-        init: Literal["kmeans", "random"] = "kmeans",
     ) -> None:
         super().__init__()
         self.encoder, self.quantise = encoder, quantise
@@ -69,10 +66,7 @@ class ConceptCodebook(nn.Module):
         self.register_buffer("axes", torch.eye(channels)[:, : self.dim].contiguous())
         self.register_buffer("scale", torch.ones(()))
         self.mlp = MLP(channels, dim, dim) if encoder == "mlp" else None
-        self.quantizer = VectorQuantizer(
-            codebook_size, self.dim, commitment=commitment, learning="ema", init=init,
-            restart=restart, decay=decay,
-        )  # fmt: skip
+        self.quantizer = VectorQuantizer(codebook_size, self.dim, options, learning="ema")
 
     def forward(self, deepest: Tensor) -> ConceptCodes:
         """Return the concept codes of images from their deepest level (B, C, h, w)."""
@@ -132,25 +126,17 @@ class PatternCodebook(nn.Module):
         codebook_size: int,
         dim: int,
         concepts: int,
+        options: CodebookOptions,
         *,
         quantise: bool = True,
-        commitment: float = 1.0,
-        decay: float = 0.97,
-        restart: float = 0.05,
-        init: Literal["kmeans", "random"] = "kmeans",
     ) -> None:
         super().__init__()
         self.kind, self.quantise = kind, quantise
         self.quantizer: VectorQuantizer | GroupedQuantizer
         if kind == "per_concept":
-            self.quantizer = GroupedQuantizer(
-                concepts, codebook_size, dim, commitment=commitment, restart=restart, decay=decay
-            )
+            self.quantizer = GroupedQuantizer(concepts, codebook_size, dim, options)
         else:
-            self.quantizer = VectorQuantizer(
-                codebook_size, dim, commitment=commitment, learning="ema", init=init,
-                restart=restart, decay=decay,
-            )  # fmt: skip
+            self.quantizer = VectorQuantizer(codebook_size, dim, options, learning="ema")
 
     def forward(self, encoded: Tensor, context: Tensor, concept: Tensor) -> PatternCodes:
         """Quantise encoded features (B, P, D), given context (B, P, D) and concepts (B,)."""
@@ -172,7 +158,8 @@ class PatternCodebook(nn.Module):
 class GroupedQuantizer(nn.Module):
     """G codebooks of K vectors; each image is quantised with the codebook of its group.
 
-    Indices are group · K + code. A batch is looked up in one batched matrix product.
+    Indices are group · K + code. A batch is looked up in one batched matrix product. The codebook
+    of a group is initialised by k-means at its first images, whatever `options.init` is.
     """
 
     initialised: Tensor
@@ -182,15 +169,12 @@ class GroupedQuantizer(nn.Module):
         groups: int,
         codebook_size: int,
         dim: int,
-        *,
-        commitment: float = 1.0,
-        restart: float = 0.0,
-        decay: float = 0.97,
+        options: CodebookOptions,
     ) -> None:
         super().__init__()
-        self.groups, self.size, self.commitment = groups, codebook_size, commitment
-        self.restart = restart
-        self.book = Codebook(groups * codebook_size, dim, "ema", "l2", 0.0, decay)
+        self.groups, self.size = groups, codebook_size
+        self.commitment, self.restart = options.commitment, options.restart
+        self.book = Codebook(groups * codebook_size, dim, "ema", "l2", 0.0, options.decay)
         self.register_buffer("initialised", torch.zeros(groups, dtype=torch.bool))
 
     def forward(self, z: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:

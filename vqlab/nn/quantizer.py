@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.nn import distributed
-from vqlab.nn.codebook import Codebook, nearest
+from vqlab.nn.codebook import Codebook, CodebookOptions, nearest
 from vqlab.nn.latch import latched, reset_on_load
 from vqlab.nn.precision import without_autocast
 
@@ -65,11 +65,9 @@ class Usage:
 class VectorQuantizer(nn.Module):
     """Vector quantiser with one codebook, or L residual codebooks.
 
-    codebook_size, dim: K and D. commitment: β. learning: `gradient`, or `ema` (moving averages
-    with `decay`). distance: `l2` or `cosine` (vectors and codes on the unit sphere). gradient:
-    estimator of the gradient through the quantisation. init: `random` (uniform in ±1/K) or
-    `kmeans` on the first training batch. restart: codes used less than this fraction of uniform
-    usage are moved to a random vector of the batch; 0 disables it.
+    codebook_size, dim: K and D. learning: `gradient`, or `ema` (moving averages). distance: `l2` or
+    `cosine` (vectors and codes on the unit sphere). gradient: estimator of the gradient through the
+    quantisation.
 
     In training mode `forward` updates codebooks and usage, synchronised over ranks; in eval mode,
     and in `encode` and `lookup`, nothing changes. Computed in float32 regardless of autocast.
@@ -81,25 +79,23 @@ class VectorQuantizer(nn.Module):
         self,
         codebook_size: int,
         dim: int,
+        options: CodebookOptions,
         *,
-        commitment: float = 0.25,
         learning: Literal["gradient", "ema"] = "gradient",
         distance: Literal["l2", "cosine"] = "l2",
         gradient: Literal["straight_through", "rotation"] = "straight_through",
-        init: Literal["random", "kmeans"] = "random",
-        restart: float = 0.0,
-        decay: float = 0.99,
         levels: int = 1,
     ) -> None:
         super().__init__()
         if levels > 1 and distance == "cosine":
             raise ValueError("levels > 1 requires distance 'l2'; got 'cosine'.")
-        self.commitment, self.gradient, self.distance = commitment, gradient, distance
-        self.levels = levels
+        self.gradient, self.distance, self.levels = gradient, distance, levels
+        self.commitment = options.commitment
         self.codebooks = nn.ModuleList(
-            Codebook(codebook_size, dim, learning, distance, restart, decay) for _ in range(levels)
+            Codebook(codebook_size, dim, learning, distance, options.restart, options.decay)
+            for _ in range(levels)
         )
-        self.register_buffer("initialised", torch.tensor(init == "random"))
+        self.register_buffer("initialised", torch.tensor(options.init == "random"))
         reset_on_load(self)
 
     def forward(self, z: Tensor) -> Quantized:

@@ -54,8 +54,7 @@ class Condition(nn.Module):
             dim = context if pattern.kind != "naive" and context else pattern.dim
             self.patterns = PatternCodebook(
                 pattern.kind, pattern.codebook_size, dim, config.concept.codebook_size,
-                quantise=config.quantise, commitment=config.commitment, decay=pattern.decay,
-                restart=pattern.restart, init=pattern.init,
+                config.codebook_options(pattern), quantise=config.quantise,
             )  # fmt: skip
             mlp = pattern.encoder == "mlp"
             self.encoder = Encoder(channels, dim, top if mlp else 0, mlp)
@@ -168,11 +167,13 @@ class Level(nn.Module):
         self.channels = self.whitening.dim
         self.condition = Condition(config, (self.channels, self.size), top, prototype_dim)
         self.flow = LevelFlow(
-            self.channels, self.condition.width,
+            self.channels,
+            self.condition.width,
+            flow.coupling_options(flow.hidden or self.channels // 2 + self.condition.width),
             blocks=flow.blocks[min(number, len(flow.blocks) - 1)],
-            hidden=flow.hidden or self.channels // 2 + self.condition.width, kernel=flow.kernel,
-            clamp=flow.clamp, mixing=flow.mixing, norm=flow.norm, seed=number,
-        )  # fmt: skip
+            mixing=flow.mixing,
+            seed=number,
+        )
         self.base = base_density(
             config.base, self.channels, prototype_dim=max(prototype_dim, 1),
             codebook_size=config.concept.codebook_size,

@@ -8,8 +8,9 @@ from pydantic import Field, model_validator
 
 from vqlab.config import Settings
 from vqlab.nn.base_density import BaseName
+from vqlab.nn.codebook import CodebookOptions
 from vqlab.nn.concept_normalization import Standardise
-from vqlab.nn.flow import MixingName
+from vqlab.nn.flow import CouplingOptions, MixingName
 from vqlab.nn.hierarchy import PatternKind
 from vqlab.nn.whitening import WhiteningName
 
@@ -76,6 +77,10 @@ class FlowSettings(Settings):
     places: int = Field(96, ge=1)
     """Random positions per image and level in a training step (kernel 1 without fusion)."""
 
+    def coupling_options(self, hidden: int) -> CouplingOptions:
+        """Return the options of couplings whose subnets have this width."""
+        return CouplingOptions(hidden, self.kernel, self.clamp, self.norm)
+
 
 class Scoring(Settings):
     """Section `detector.scoring`: settings that may change without retraining."""
@@ -134,6 +139,10 @@ class VQFlowSettings(Settings):
     """Density of the latents: `standard` normal; `selected`: Gaussian of the image's prototype;
     `mixture`: of all prototypes."""
     scoring: Scoring = Scoring()
+
+    def codebook_options(self, section: ConceptSettings | PatternSettings) -> CodebookOptions:
+        """Return how the codes of concepts or patterns are learned."""
+        return CodebookOptions(self.commitment, section.decay, section.restart, section.init)
 
     @model_validator(mode="after")
     def _check_combinations(self) -> VQFlowSettings:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vqlab.config import Settings
 from vqlab.detectors.base import Detector, register
 from vqlab.detectors.capabilities import Extracted
-from vqlab.detectors.vqvae.settings import TERMS, CodebookSettings, Scoring, Term, VQVAESettings
+from vqlab.detectors.vqvae.settings import TERMS, Scoring, Term, VQVAESettings
 from vqlab.nn import distributed
 from vqlab.nn.brightness import scale_brightness
 from vqlab.nn.image_score import image_score
@@ -85,8 +85,9 @@ class VQVAE(Detector):
         self.decoder = decoder(spec.channels[0], config.hidden, config.dim)
         self.to(memory_format=torch.channels_last)
         self.quantizer = VectorQuantizer(
-            **config.model_dump(include=set(CodebookSettings.model_fields))
-        )
+            config.codebook_size, config.dim, config.options, learning=config.learning,
+            distance=config.distance, gradient=config.gradient, levels=config.levels,
+        )  # fmt: skip
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         reset_on_load(self)
         grid = (height // 4, width // 4)

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from vqlab.config import Settings
+from vqlab.nn.codebook import CodebookOptions
 from vqlab.nn.image_score import ImageScore
 from vqlab.nn.pixel_normalization import Normalise
 
@@ -32,6 +33,11 @@ class CodebookSettings(Settings):
     """Codes used less than this fraction of uniform usage are restarted; 0: never."""
     decay: float = Field(0.99, gt=0, lt=1)
     levels: int = Field(1, ge=1, le=16)
+
+    @property
+    def options(self) -> CodebookOptions:
+        """How the codes are learned."""
+        return CodebookOptions(self.commitment, self.decay, self.restart, self.init)
 
     @model_validator(mode="after")
     def _check_distance(self) -> CodebookSettings:

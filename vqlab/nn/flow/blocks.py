@@ -8,6 +8,7 @@ log_det (B,) sums over positions. FrEIA's calling convention: `module((x,), (con
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -24,16 +25,29 @@ MixingName = Literal["orthogonal", "reflection", "permutation"]
 Step = tuple[tuple[Tensor], Tensor | float]
 
 
+@dataclass(frozen=True)
+class CouplingOptions:
+    """The subnet of an affine coupling, and the range of its scale."""
+
+    hidden: int
+    """Width of the hidden layer."""
+    kernel: int = 1
+    """Kernel size of the layers; above 1: maps only."""
+    clamp: float = 1.9
+    """Bound of the absolute log scale."""
+    norm: bool = False
+    """Layer norm of the hidden channels, as in the paper."""
+
+
 class Coupling(InvertibleModule):  # type: ignore[misc]
     """Conditional affine coupling: one half of the channels scales and shifts the other half.
 
-    x2 ← x2 · exp(s) + t, where (s, t) is the output of a two-layer subnet of x1 and |s| < `clamp`
-    by the soft clamp clamp · tanh(·/clamp) (Dinh et al. 2017; Ardizzone et al. 2019). The condition
+    x2 ← x2 · exp(s) + t, where (s, t) is the output of a two-layer subnet of x1 and |s| < clamp by
+    the soft clamp clamp · tanh(·/clamp) (Dinh et al. 2017; Ardizzone et al. 2019). The condition
     is added to the hidden layer, (N, hidden) or (B, hidden, h, w): the first layer of [x1;
     condition] is split, so that the caller can compute the conditions of all blocks at once. The
-    last layer is initialised to zero: the block is the identity. norm: layer norm of the hidden
-    channels. flip: x1 is the second half. Scale, shift and log_det have the dtype of x regardless
-    of autocast.
+    last layer is initialised to zero: the block is the identity. flip: x1 is the second half.
+    Scale, shift and log_det have the dtype of x regardless of autocast.
     """
 
     def __init__(
@@ -41,10 +55,7 @@ class Coupling(InvertibleModule):  # type: ignore[misc]
         dims_in: Dims,
         dims_c: Dims | None = None,
         *,
-        hidden: int,
-        kernel: int = 1,
-        clamp: float = 1.9,
-        norm: bool = False,
+        options: CouplingOptions,
         flip: bool = False,
     ) -> None:
         super().__init__(dims_in, dims_c)
@@ -52,9 +63,9 @@ class Coupling(InvertibleModule):  # type: ignore[misc]
         self.active = channels // 2
         self.passive = channels - self.active
         self.flip = flip
-        self.clamp = clamp
+        self.clamp, hidden, kernel = options.clamp, options.hidden, options.kernel
         self.first = affine(self.passive, hidden, kernel, maps=maps, bias=not dims_c)
-        self.norm = ChannelNorm(hidden) if norm else nn.Identity()
+        self.norm = ChannelNorm(hidden) if options.norm else nn.Identity()
         self.last = affine(hidden, 2 * self.active, kernel, maps=maps)
         init_zeros(self.last)
 

@@ -10,7 +10,15 @@ from FrEIA.modules import InvertibleModule
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.nn.flow.blocks import ChannelNorm, Dims, affine, init_zeros, permute, scale_and_shift
+from vqlab.nn.flow.blocks import (
+    ChannelNorm,
+    CouplingOptions,
+    Dims,
+    affine,
+    init_zeros,
+    permute,
+    scale_and_shift,
+)
 
 Levels = Sequence[Tensor]
 
@@ -21,8 +29,8 @@ class FusionFlow(InvertibleModule):  # type: ignore[misc]
     The channels of each level are split into two random halves (`seed`). The first halves are
     scaled and shifted by a subnet of all second halves and the condition, then the second halves by
     one of the new first halves. dims_in: (C_l, h_l, w_l) of each level, finest first; dims_c:
-    ((D, h, w),) of the coarsest level, or none; only the channels are used. kernel 3 and norm are
-    the paper's.
+    ((D, h, w),) of the coarsest level, or none; only the channels are used. The paper's options
+    are kernel 3 and norm.
     FrEIA's convention: `fusion(latents, (condition,))` → (latents, log_det (B,)); `rev=True`
     inverts.
     """
@@ -32,10 +40,7 @@ class FusionFlow(InvertibleModule):  # type: ignore[misc]
         dims_in: Dims,
         dims_c: Dims | None = None,
         *,
-        hidden: int = 384,
-        kernel: int = 3,
-        clamp: float = 1.9,
-        norm: bool = True,
+        options: CouplingOptions,
         seed: int = 0,
     ) -> None:
         super().__init__(dims_in, dims_c)
@@ -50,8 +55,8 @@ class FusionFlow(InvertibleModule):  # type: ignore[misc]
         self.sizes = [[count - count // 2, count // 2] for count in channels]
         firsts, seconds = ([size[half] for size in self.sizes] for half in (0, 1))
         condition = dims_c[0][0] if dims_c else 0
-        self.on_first = CrossLevel(seconds, firsts, condition, hidden, kernel, clamp, norm)
-        self.on_second = CrossLevel(firsts, seconds, condition, hidden, kernel, clamp, norm)
+        self.on_first = CrossLevel(seconds, firsts, condition, options)
+        self.on_second = CrossLevel(firsts, seconds, condition, options)
 
     def forward(
         self, x: Levels, c: Sequence[Tensor] = (), rev: bool = False, jac: bool = True
@@ -105,15 +110,13 @@ class CrossLevel(nn.Module):
         inputs: list[int],
         outputs: list[int],
         condition: int,
-        hidden: int,
-        kernel: int,
-        clamp: float,
-        norm: bool,
+        options: CouplingOptions,
     ) -> None:
         super().__init__()
-        self.inputs, self.clamp = inputs, clamp
+        hidden, kernel = options.hidden, options.kernel
+        self.inputs, self.clamp = inputs, options.clamp
         self.down = affine(sum(inputs) + condition, hidden, kernel, maps=True)
-        self.norm = ChannelNorm(hidden) if norm else nn.Identity()
+        self.norm = ChannelNorm(hidden) if options.norm else nn.Identity()
         self.up = affine(hidden, sum(inputs), kernel, maps=True)
         self.last = nn.ModuleList(
             affine(i, 2 * o, kernel, maps=True) for i, o in zip(inputs, outputs, strict=True)

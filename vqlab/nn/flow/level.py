@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vqlab.errors import UserError
 from vqlab.nn import distributed
 from vqlab.nn.base_density import at_least_float32
-from vqlab.nn.flow.blocks import ActNorm, Coupling, Mixing, MixingName, affine
+from vqlab.nn.flow.blocks import ActNorm, Coupling, CouplingOptions, Mixing, MixingName, affine
 from vqlab.nn.flow.folded import FoldedFlow
 from vqlab.nn.latch import latched, reset_on_load
 
@@ -19,12 +19,12 @@ from vqlab.nn.latch import latched, reset_on_load
 class LevelFlow(nn.Module):
     """Conditional flow of the features of one level.
 
-    kernel 1: rows x (N, C) and condition (N, D) → z (N, C), log_det (N,); positions are
-    independent, so that any subset can be used in training. kernel 3: maps x (B, C, h, w) and
-    condition (B, D, h, w) → z of that shape, log_det (B,). condition_dim 0: no condition; else a
-    single layer computes the conditions of all couplings. kernel 3: the last channels of the
-    condition may be given as `constant`, vectors (B, D') that are equal at every position. norm:
-    layer norm in the subnets, as in the paper.
+    options: of the couplings. With kernel 1: rows x (N, C) and condition (N, D) → z (N, C),
+    log_det (N,); positions are independent, so that any subset can be used in training. With kernel
+    3: maps x (B, C, h, w) and condition (B, D, h, w) → z of that shape, log_det (B,); the last
+    channels of the condition may be given as `constant`, vectors (B, D') that are equal at every
+    position. condition_dim 0: no condition; else a single layer computes the conditions of all
+    couplings.
     mixing, rank: see `Mixing`; seed: of the mixings. Blocks alternate between the halves of the
     channels.
 
@@ -38,22 +38,21 @@ class LevelFlow(nn.Module):
         self,
         channels: int,
         condition_dim: int,
+        options: CouplingOptions,
         *,
         blocks: int = 8,
-        hidden: int = 128,
-        kernel: int = 1,
-        clamp: float = 1.9,
         mixing: MixingName = "orthogonal",
         rank: int = 64,
-        norm: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _check(channels, blocks, kernel, clamp)
-        maps = kernel > 1
+        _check(channels, blocks, options)
+        hidden, maps = options.hidden, options.kernel > 1
         dims = (channels, 1, 1) if maps else (channels,)  # convolutions take any height and width
         self.condition = (
-            affine(condition_dim, blocks * hidden, kernel, maps=maps) if condition_dim else None
+            affine(condition_dim, blocks * hidden, options.kernel, maps=maps)
+            if condition_dim
+            else None
         )
         self.blocks = blocks
         generator = torch.Generator().manual_seed(seed)
@@ -66,8 +65,9 @@ class LevelFlow(nn.Module):
                 Coupling,
                 cond=block if condition_dim else None,
                 cond_shape=(hidden, *dims[1:]) if condition_dim else None,
-                hidden=hidden, kernel=kernel, clamp=clamp, norm=norm, flip=bool(block % 2),
-            )  # fmt: skip
+                options=options,
+                flip=bool(block % 2),
+            )
         self.register_buffer("initialised", torch.tensor(False))
         self._folded: FoldedFlow | None = None
         reset_on_load(self)
@@ -146,7 +146,8 @@ def _unfold(flow: LevelFlow, _: object) -> None:
     flow._folded = None
 
 
-def _check(channels: int, blocks: int, kernel: int, clamp: float) -> None:
+def _check(channels: int, blocks: int, options: CouplingOptions) -> None:
+    kernel, clamp = options.kernel, options.clamp
     if channels < 2:
         raise UserError(f"a flow must have at least 2 channels; got {channels}.")
     if blocks < 1:
