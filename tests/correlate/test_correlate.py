@@ -110,7 +110,7 @@ def test_a_study_is_measured_once_and_goes_on_where_it_stopped(
 
     vqvae, baseline = result
     assert (vqvae.detector, vqvae.settings, baseline.settings) == ("vqvae", 4, 4)
-    assert vqvae.held == {}, "two settings of a form are too few to rank"
+    assert vqvae.fixed == {}, "two settings of a form are too few to rank"
     assert baseline.overall["pixel_auroc", "pixel_auroc"] == pytest.approx(
         correlations(rows_of(table, "mean_image"))["pixel_auroc", "pixel_auroc"]
     )
@@ -250,7 +250,7 @@ def test_wrong_names_are_a_sentence(root: Path, tmp_path: Path) -> None:
     ):
         read_grid("nothing")
     (tmp_path / "part.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="is not a table of measured settings"):
+    with pytest.raises(UserError, match="must be a table of measured settings"):
         Table(tmp_path / "part.csv")
 
 

@@ -129,7 +129,7 @@ def test_empty_areas_and_unlike_shapes_are_sentences(tmp_path: Path) -> None:
         read(roi=str(empty))
     with pytest.raises(UserError, match="data.ignore of category nut must leave pixels"):
         read(ignore=str(full))
-    with pytest.raises(UserError, match="must have one aspect ratio; got 4x4 and 8x4 pixels"):
+    with pytest.raises(UserError, match="must have the same aspect ratio; got 4x4 and 8x4 pixels"):
         read(roi=str(mask_file(tmp_path / "some.png", np.eye(4))), ignore=str(full))
     with pytest.raises(UserError, match="setting data.roi: must be a path"):
         settings(roi=3)
@@ -246,7 +246,7 @@ def test_defects_outside_are_noted(small_root: Path, tmp_path: Path) -> None:
     tree = {"root": str(small_root), "categories": ["cable"], "image_size": 32}
     splits = load_dataset(settings(**tree, roi=str(corner)))
     (note,) = (note for note in splits.notes if "outside the inspected area" in note)
-    assert "category cable: the masks of 6 of 6 defect images, e.g. cut_outer_insulation/" in note
+    assert "category cable: the masks of 6 of 6 defect images (e.g. cut_outer_insulation/" in note
 
 
 def test_wrong_shapes_and_categories_are_sentences(small_root: Path, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_a_pil_image_that_cannot_be_decoded_is_one_sentence(tmp_path: Any) -> No
     PIL.Image.fromarray(COLOUR).save(path)
     with PIL.Image.open(path) as image:
         pass
-    with pytest.raises(UserError, match="before it is closed"):
+    with pytest.raises(UserError, match="before closing it"):
         as_rgb(image)
 
 

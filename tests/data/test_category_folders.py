@@ -42,7 +42,7 @@ def test_no_masks(root: Path) -> None:
     assert not report.errors and report.fingerprint
     assert report.warnings == [
         "category nut: no anomalous image has a mask (expected at "
-        "ground_truth/<defect>/<name>_mask.png); there will be no pixel metrics."
+        "ground_truth/<defect>/<name>_mask.png), so there are no pixel metrics."
     ]
 
 
@@ -91,7 +91,7 @@ def test_names_that_mean_good(root: Path, train: str, good: str, bad: str) -> No
 def test_two_folders_of_good_images_are_ambiguous(root: Path, folder: str) -> None:
     write_image(root / "nut" / folder / "OK/000.png", 900)
     with pytest.raises(
-        UserError, match=f"nut/{folder} must have one folder.*OK and good.*merge them"
+        UserError, match=f"nut/{folder} must have only one such folder.*OK and good.*merge them"
     ):
         load(root)
 
@@ -118,7 +118,7 @@ def test_images_in_train_itself_are_good_and_in_test_itself_unused(root: Path) -
     fill(root / "nut/test", 3, 700)
     category = read(root)
     assert category.errors == [] and (len(category.train), len(category.test)) == (6, 4)
-    assert "3 images directly in it are not used" in category.warnings[0]
+    assert "3 images directly in this folder are not used" in category.warnings[0]
 
 
 def test_a_category_of_two_folders(tmp_path: Path) -> None:
@@ -175,11 +175,11 @@ def wrong(tmp_path: Path) -> dict[str, tuple[dict[str, object], str]]:
     return {
         "both": ({"good": good, "root": tmp_path}, "--data.*or a folder of normal.*remove one"),
         "bad alone": ({"bad": bad}, "must be used with a folder of normal images"),
-        "nowhere": ({"good": tmp_path / "none"}, "none is none"),
+        "nowhere": ({"good": tmp_path / "none"}, "none is not a folder"),
         "no bad": ({"good": good, "bad": tmp_path / "none"}, "data.bad must be a folder"),
         "empty": ({"good": good, "bad": tmp_path / "empty"}, "empty must contain images"),
         "the same": ({"good": good, "bad": good}, "must be two folders"),
-        "good in bad": ({"good": good, "bad": tmp_path / "mixed"}, "it has a folder OK"),
+        "good in bad": ({"good": good, "bad": tmp_path / "mixed"}, "it contains the folder OK"),
         "a layout": ({"good": tmp_path / "pen"}, "--data .*pen or --good .*pen/train/OK"),
         "two": ({"good": good, "categories": "a,b"}, "one category; got a, b"),
         "all": ({"good": good, "categories": "all"}, "one category; got all"),

@@ -77,7 +77,7 @@ def test_the_curve_has_every_pair_of_errors() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"max_rejects": 0.1, "max_escapes": 0.1}, "one target is required"),
+        ({"max_rejects": 0.1, "max_escapes": 0.1}, "only one target is allowed"),
         ({"max_rejects": 1.5}, "--max-rejects must be above 0 and below 1"),
         ({"cost_reject": 1.0}, "must both be positive; got 1.0 and None"),
         ({"cost_reject": 1.0, "cost_escape": -1.0}, "must both be positive"),

@@ -1,4 +1,4 @@
-"""Benchmarks: recipes by categories (alone and jointly) by seeds, compared with statistics.
+"""Benchmarks: recipes trained on categories (alone and jointly) with seeds, and compared.
 
 Start with `read_benchmark`, `make_plan` and `run_benchmark`.
 """

@@ -33,7 +33,8 @@ from vqlab.tracking import NOTE, Run, RunRecord, Tracker, category_tags
 from vqlab.types import UserError
 
 EXPERIMENT = "benchmarks"
-"""Experiment of the runs of benchmarks; those of their cells are in that of their category."""
+"""MLflow experiment of benchmarks; the runs of their cells are in the experiment of the
+category."""
 KIND = "benchmark"
 """Value of the tag `vqlab.kind`."""
 _PLAN, _FINGERPRINT = "plan.json", "vqlab.data_fingerprint"
@@ -46,7 +47,7 @@ class Opened:
     key: str
     cells: tuple[Cell, ...]
     done: int
-    """Cells of earlier calls."""
+    """Number of cells that earlier calls finished."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def run_benchmark(
 
 
 def join(key: str, tracker: Tracker, *, data: Data = None) -> None:
-    """Run cells of an existing benchmark until none is left; on any machine.
+    """Run cells of an existing benchmark, on any machine, until none is left.
 
     data: the folder of the images on this machine. Raises UserError for an unknown benchmark or
     other images, and if cells fail and none succeeds.
@@ -136,7 +137,9 @@ def join(key: str, tracker: Tracker, *, data: Data = None) -> None:
         raise UserError(f"there is no benchmark {key!r} in {tracker.root}.")
     plan = Plan.of(json.loads(record.artifact(_PLAN).read_text(encoding="utf-8")), data)
     if data_fingerprint(plan) != record.tags[_FINGERPRINT]:
-        raise UserError(f"the images here are not those of {key}; copy the same ones here.")
+        raise UserError(
+            f"the images on this machine differ from those of {key}; copy the same ones."
+        )
     with opened_storage(storage_address(tracker.root)) as storage:
         queue = JobQueue(storage, key)
         _run_cells(plan, queue, tracker, None, lambda event: None)
@@ -160,7 +163,7 @@ def data_fingerprint(plan: Plan) -> str:
 
 
 def _forget_missing(queue: JobQueue, plan: Plan, tracker: Tracker) -> None:
-    """Run cells again whose runs were deleted."""
+    """Queue cells again whose runs were deleted."""
     finished = FinishedRuns(tracker)
     done = [state.job for state in queue.states() if state.state == "done"]
     queue.forget([job for job in done if finished.find(plan.cells[job]) is None])
@@ -200,15 +203,15 @@ def _running(parent: Run, queue: JobQueue, tracker: Tracker) -> Iterator[None]:
         states = queue.states()
         done = sum(state.state == "done" for state in states)
         raise Interrupted(
-            f"benchmark {queue.name} was interrupted with {done} of {len(states)} cells done; the "
-            "same command goes on from there."
+            f"benchmark {queue.name} was interrupted with {done} of {len(states)} cells done; run "
+            "the same command to resume."
         ) from error
 
 
 def _run_cells(
     plan: Plan, queue: JobQueue, tracker: Tracker, launcher: Launcher | None, on_event: OnEvent
 ) -> None:
-    """Run the cells that are left, and emit an event for each change of a cell."""
+    """Run the remaining cells, and emit an event for each change of a cell."""
     cells = plan.cells
 
     def changed(state: JobState) -> None:
@@ -220,8 +223,8 @@ def _run_cells(
             progress(epoch, epochs)
             changed(JobState(job, "running", progress=(epoch, epochs)))
 
-        def on_progress(what: str, done: int, total: int) -> None:
-            on_event(Progressed(what, done, total))
+        def on_progress(task: str, done: int, total: int) -> None:
+            on_event(Progressed(task, done, total))
 
         return run_cell(cells[job], tracker, queue.name, plan.preset, on_epoch, on_progress)
 

@@ -34,8 +34,8 @@ from vqlab.version import __version__
 CPU_PER_IMAGE = "cost/cpu_seconds_per_image"
 PEAK_MEMORY = "cost/peak_memory_mib"
 CHECKPOINT_SIZE = "cost/checkpoint_mib"
-"""Metrics of a run: of a fresh process that scores images with the checkpoint, mean CPU-seconds per
-image (all threads, from file to score) and peak resident memory; size of the checkpoint."""
+"""Metrics of a run: CPU-seconds per image (all threads, from file to score) and peak resident
+memory of a fresh process that scores images with the checkpoint; size of the checkpoint."""
 CELL_TAG, BENCHMARK_TAG = "vqlab.benchmark_cell", "vqlab.benchmark"
 """Tags of a run: its `cell_key`, and the benchmark that trained it."""
 _MEASURED = ("detector.scoring.", "threshold.", "evaluation.")
@@ -51,7 +51,7 @@ def cell_key(cell: Cell) -> str:
 
 
 class FinishedRuns:
-    """Finished runs that a benchmark can reuse, read once."""
+    """Finished runs that a benchmark can reuse; the store is read once."""
 
     def __init__(self, tracker: Tracker) -> None:
         self._by_key: dict[str, list[RunRecord]] = {}
@@ -61,10 +61,10 @@ class FinishedRuns:
 
     def find(self, cell: Cell) -> RunRecord | None:
         """Return the newest run with the settings of the cell that was measured on test."""
-        wanted = _measured(cell.config)
+        measured = _measured(cell.config)
         for record in self._by_key.get(cell_key(cell), []):
             with suppress(UserError):  # an artifact is missing
-                if _measured(resolve(record.config())) == wanted and record.artifact(EVIDENCE):
+                if _measured(resolve(record.config())) == measured and record.artifact(EVIDENCE):
                     return record
         return None
 
@@ -82,14 +82,14 @@ def run_cell(
     on_epoch: OnEpoch,
     on_progress: OnProgress,
 ) -> str:
-    """Train and test the model of a cell, unless a finished run can be reused; return which run
-    was, or an empty string.
+    """Train and test the model of a cell, unless a finished run can be reused; return the reused
+    run, or an empty string.
 
     An interrupted run of the same cell is resumed. key: the benchmark's.
     """
     finished = FinishedRuns(tracker).find(cell)
     if finished is not None:
-        if CPU_PER_IMAGE not in finished.metrics:  # of `vqlab train`, or killed before
+        if CPU_PER_IMAGE not in finished.metrics:  # run by `vqlab train`, or killed before
             splits = load_dataset(cell.config.data)
             _log_costs(tracker, finished.run_id, finished.checkpoint(), cell, splits)
         return f"run {finished.run_id}"
@@ -124,7 +124,7 @@ def run_cell(
 
 
 def _log_costs(tracker: Tracker, run_id: str, checkpoint: Path, cell: Cell, splits: Splits) -> None:
-    """Measure the costs of a checkpoint in a fresh process, which earlier cells do not affect."""
+    """Measure the costs of a checkpoint in a fresh process, unaffected by earlier cells."""
     measured = score_in_fresh_process(
         {
             "checkpoint": str(checkpoint),
@@ -147,11 +147,11 @@ def _log_costs(tracker: Tracker, run_id: str, checkpoint: Path, cell: Cell, spli
 def _interrupted(cell: Cell, tracker: Tracker) -> Run | None:
     """Return the interrupted run of this cell, reopened; None if there is none."""
     tracker.reconcile()
-    wanted = _measured(cell.config)
+    measured = _measured(cell.config)
     for record in tracker.runs(kinds=["train"], tags={CELL_TAG: cell_key(cell)}):
         killed = record.status == "KILLED" or record.tags.get("vqlab.failure") == "interrupted"
         if killed and record.status != "FINISHED":
             with suppress(UserError):  # another process resumed it
-                if _measured(resolve(record.config())) == wanted:
+                if _measured(resolve(record.config())) == measured:
                     return tracker.resume(record.run_id)
     return None

@@ -47,12 +47,12 @@ def report_page(report: Report) -> str:
         "Runs": _runs(report),
         "Settings": _settings(report.results.plan),
     }
-    markup = {title: "\n".join(parts) for title, parts in sections.items()}
-    shown = {title: text for title, text in markup.items() if text}
-    numbers = {title: number for number, title in enumerate(shown)}
+    texts = {title: "\n".join(parts) for title, parts in sections.items()}
+    texts = {title: text for title, text in texts.items() if text}
+    numbers = {title: number for number, title in enumerate(texts)}
     links = "".join(f'<a href="#s{n}">{escape(title)}</a>' for title, n in numbers.items())
     body = "\n".join(
-        f'<h2 id="s{numbers[title]}">{escape(title)}</h2>\n{text}' for title, text in shown.items()
+        f'<h2 id="s{numbers[title]}">{escape(title)}</h2>\n{text}' for title, text in texts.items()
     )
     title = f"Benchmark {report.results.plan.name}"
     head = f"<h1>{escape(title)}</h1>\n{_summary(report)}<nav>{links}</nav>"
@@ -98,7 +98,7 @@ def _metric_tables(report: Report) -> Iterator[str]:
     yield paragraph(
         f"Mean{spread}; below, the 95 % interval (bootstrap over the test images, the same "
         "resamples for all); no interval: all resamples give the same value, or there are too few "
-        "images. Bold: the best. A click on a heading sorts.",
+        "images. Bold: the best. Click a heading to sort.",
         "muted",
     )
     for metric in report.metrics:
@@ -135,7 +135,7 @@ def _value(report: Report, method: str, column: str, metric: str) -> str:
 def _published_row(report: Report, each: Published, metric: str) -> list[str]:
     cells: list[str] = []
     for column in report.columns:
-        value, note = each.shown(column, metric)
+        value, note = each.for_column(column, metric)
         text = "" if value is None else f"{value:.{_DIGITS}f}<small>{note}</small>"
         cells.append(Cell(text, value))
     return [f"<i>{escape(each.method.name)}</i>", *cells]
@@ -296,8 +296,8 @@ def _published(report: Report) -> Iterator[str]:
     ]
     yield paragraph(
         "One model for all categories of the dataset, shown in italics in the tables above. "
-        "Figures of papers are not measured here: other backbones and sizes, and mostly the epoch "
-        "that is best on the test set.",
+        "These figures are copied from papers, which use other backbones and image sizes, and "
+        "mostly the epoch that is best on the test set.",
         "muted",
     )
     yield table(["dataset", "method", "setting", "source"], rows, "sources")
@@ -311,12 +311,12 @@ def _runs(report: Report) -> Iterator[str]:
     for index, cell in enumerate(results.plan.cells):
         run, state = results.runs.get(index), results.states[index]
         link = "" if run is None else report.links.get(run.run_id, "")
-        shown = "" if run is None else escape(run.run_id[:8])
+        link_text = "" if run is None else escape(run.run_id[:8])
         if link:
-            shown = f'<a href="{escape(link)}">{shown}</a>'
+            link_text = f'<a href="{escape(link)}">{link_text}</a>'
         note = state.reason or ("reused" if state.reused else "")
         names = ", ".join(cell.categories)
-        rows.append([escape(cell.method), escape(names), str(cell.seed), shown, escape(note)])
+        rows.append([escape(cell.method), escape(names), str(cell.seed), link_text, escape(note)])
     listing = table(["method", "categories", "seed", "run", ""], rows, "sortable")
     yield _details(f"All {len(rows)} models", listing)
 

@@ -1,4 +1,4 @@
-"""The same test images as the methods of a benchmark judged them, side by side."""
+"""Results of the methods of a benchmark on the same test images, side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cells of a benchmark: recipes by models (of one category or of all) by seeds."""
+"""The cells of a benchmark: every combination of recipe, model (of one category or all), seed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Cell:
 
     @property
     def method(self) -> str:
-        """The row of the tables that the cell belongs to: its recipe, and whether the model is
+        """Row of the tables that the cell belongs to: its recipe, and whether the model is
         joint."""
         return method_name(self.recipe, len(self.categories) > 1)
 
@@ -77,7 +77,7 @@ class Plan:
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
-        """All cells: first every recipe and model with the first seed."""
+        """All cells, those with the first seed first."""
         return tuple(
             Cell(recipe, group, seed, _cell_config(tree, group, seed))
             for seed in self.seeds
@@ -127,10 +127,10 @@ def make_plan(
     """Return the cells of a benchmark with validated settings, and the categories that the dataset
     lacks.
 
-    overrides: of all recipes, or of one with its title as prefix. on_progress: called with (images
-    done, images in all) if the synthetic set is generated. Raises UserError for invalid settings,
-    if no category is there, if two recipes have the same settings, and for settings that a
-    benchmark does not allow.
+    overrides: for all recipes, or for one if its title is the prefix. on_progress: called with
+    (images done, images in all) while the synthetic set is generated. Raises UserError for invalid
+    settings, if the dataset has none of the categories, if two recipes have the same settings, and
+    for settings that a benchmark does not allow.
     """
     titles = variants(file)
     several = len(titles) > 1
@@ -147,7 +147,7 @@ def make_plan(
         recipes[title] = dump(config)
     _require_different(recipes)
     first = next(iter(recipes.values()))
-    settings, asked, categories = _categories(name, file, first, on_progress)
+    settings, requested, categories = _categories(name, file, first, on_progress)
     root, kind = find_root(settings)
     recipes = {t: with_settings(r, {"data.root": str(root.absolute())}) for t, r in recipes.items()}
     groups: list[tuple[str, ...]] = []
@@ -155,7 +155,7 @@ def make_plan(
         groups += [(category,) for category in categories]
     if "joint" in file.models and len(categories) > 1:
         groups.append(categories)
-    missing = tuple(each for each in asked if each not in categories)
+    missing = tuple(each for each in requested if each not in categories)
     source = describe_source(root, kind)
     return Plan(name, preset, recipes, tuple(groups), file.seeds, missing, source)
 
@@ -163,14 +163,14 @@ def make_plan(
 def _categories(
     name: str, file: BenchmarkFile, tree: Tree, on_progress: Callable[[int, int], None] | None
 ) -> tuple[DataSettings, tuple[str, ...], tuple[str, ...]]:
-    """Return the data settings, the requested categories, and those of them that there are."""
-    wanted = "all" if file.categories == "all" else list(file.categories)
-    settings = resolve(with_settings(tree, {"data.categories": wanted})).data
+    """Return the data settings, the requested categories, and those that the dataset has."""
+    requested = "all" if file.categories == "all" else list(file.categories)
+    settings = resolve(with_settings(tree, {"data.categories": requested})).data
     try:
         find_root(settings, on_progress)
         available = choose_categories(settings)
         return settings, available, available
-    except UserError:  # some are not there
+    except UserError:  # some are missing
         if file.categories == "all":
             raise
     settings = resolve(with_settings(tree, {"data.categories": "all"})).data
@@ -179,8 +179,8 @@ def _categories(
     if not categories:
         raise UserError(
             f"benchmark {name} needs at least one of its categories "
-            f"({', '.join(file.categories)}); the dataset has {', '.join(available)}; choose with "
-            "--category, or another dataset with --data."
+            f"({', '.join(file.categories)}); the dataset has {', '.join(available)}; select "
+            "categories with --category, or another dataset with --data."
         )
     return settings, file.categories, categories
 

@@ -1,4 +1,4 @@
-"""Published figures of other methods, to show beside one's own."""
+"""Published figures of other methods, shown next to measured ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Method(Settings):
     setting: str
     """How it was trained and evaluated."""
     source: str
-    """Paper, table or file that the figures were read in."""
+    """Paper, table or file from which the figures were copied."""
     link: str = ""
     metrics: Figures
     """Means over all categories, as printed."""
@@ -43,7 +43,7 @@ class PublishedFile(Settings):
 
 @dataclass(frozen=True)
 class Published:
-    """A method beside the benchmark's own. Values are shares, like those of the benchmark."""
+    """A published method. Values are shares, like those of the benchmark."""
 
     dataset: str
     method: Method
@@ -62,44 +62,46 @@ class Published:
         value = self.method.categories.get(category, {}).get(metric)
         return None if value is None else value / 100
 
-    def shown(self, column: str, metric: str) -> tuple[float | None, str]:
-        """Return the figure for a column of a table (a category, or `MEAN`), and what it is.
+    def for_column(self, column: str, metric: str) -> tuple[float | None, str]:
+        """Return the figure for a column of a table (a category, or `MEAN`), and its description.
 
         The mean is that over the benchmark's categories if each has a figure, else the published
         mean over all.
         """
         if column != MEAN:
             return self.value(column, metric), "published"
-        here = self.mean_here(metric)
-        if here is None or len(self.categories) == self.count:
+        subset = self.subset_mean(metric)
+        if subset is None or len(self.categories) == self.count:
             return self.mean(metric), f"published, {self.count} categories"
-        return here, f"published, {len(self.categories)} categories"
+        return subset, f"published, {len(self.categories)} categories"
 
-    def mean_here(self, metric: str) -> float | None:
+    def subset_mean(self, metric: str) -> float | None:
         """Return the mean over the benchmark's categories; None if one has no figure."""
         values = [self.value(category, metric) for category in self.categories]
         numbers = [value for value in values if value is not None]
         return fmean(numbers) if numbers and len(numbers) == len(values) else None
 
 
-def published_beside(results: Results) -> list[Published]:
+def matching_published(results: Results) -> list[Published]:
     """Return published figures on the categories of a benchmark.
 
     A category counts as published if its name and its numbers of test images are those of the
     dataset.
     """
-    beside = []
+    published = []
     for name in names(PUBLISHED):
         file = read_published(name)
         dataset = next(each for each in DATASETS if each.name == file.dataset)
-        here = tuple(
+        categories = tuple(
             category
             for category in results.plan.categories
             if _has_counts(results, category, dataset.published(category))
         )
-        if here:
-            beside += [Published(dataset.name, each, file.count, here) for each in file.methods]
-    return beside
+        if categories:
+            published += [
+                Published(dataset.name, each, file.count, categories) for each in file.methods
+            ]
+    return published
 
 
 def read_published(name: str) -> PublishedFile:

@@ -1,4 +1,4 @@
-"""The report of a benchmark: everything that its page and its JSON file say."""
+"""The report of a benchmark: the content of its page and its JSON file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any
 
-from vqlab.benchmark.published import Published, published_beside
+from vqlab.benchmark.published import Published, matching_published
 from vqlab.benchmark.resampling import Resampled
 from vqlab.benchmark.results import Results, same_images
 from vqlab.benchmark.statistics import Ranks, holm, rank_methods, wilcoxon
@@ -54,7 +54,7 @@ class Report:
     results: Results
     metrics: tuple[str, ...]
     resampled: Resampled | None
-    """None without a method that has all categories."""
+    """None if no method has results in all categories."""
     comparisons: Mapping[str, Mapping[str, Comparison]]
     """By metric, and by category or `MEAN` (blocks: categories); empty for a single method."""
     published: tuple[Published, ...]
@@ -107,8 +107,8 @@ def make_report(
         metric: {column: _compare(report, column, metric) for column in report.columns}
         for metric in (metrics if pairs else ())
     }
-    beside = tuple(published_beside(results))
-    return Report(key, results, metrics, resampled, comparisons, beside, links)
+    published = tuple(matching_published(results))
+    return Report(key, results, metrics, resampled, comparisons, published, links)
 
 
 def _compare(report: Report, column: str, metric: str) -> Comparison:
@@ -149,7 +149,7 @@ def _rows(report: Report, column: str, metric: str) -> list[list[float]]:
         ]
     by_method = [results.measured[name][column] for name in results.methods]
     seeds = [seed for seed in results.plan.seeds if all(seed in part for part in by_method)]
-    if not seeds:  # no seed that all have
+    if not seeds:  # no seed in common
         return [[resampled.value(name, column, metric) for name in results.methods]]
     return [[part[seed].metrics[metric] for part in by_method] for seed in seeds]
 

@@ -1,7 +1,7 @@
 """Paired bootstrap of metrics that are means over seeds.
 
 The models of all seeds and methods are measured on the same resamples of the test images, so that
-image difficulty that they share cancels out in differences.
+shared image difficulty cancels out in differences.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ class Resampled:
     ) -> None:
         self._values: dict[tuple[str, str, str], float] = {}
         self._samples: dict[tuple[str, str, str], Array] = {}
-        self._enough: dict[tuple[str, str], bool] = {}
+        self._has_enough: dict[tuple[str, str], bool] = {}
         for place, category in enumerate(categories):
             first = next(iter(measured[methods[0]][category].values())).evidence
             weights = resample(first.labels, resamples, place)
             for metric in metrics:
-                self._enough[category, metric] = enough(first, metric)
+                self._has_enough[category, metric] = enough(first, metric)
             for index, method in enumerate(methods, 1):
                 seeds = list(measured[method][category].values())
                 self._add(method, category, seeds, weights, metrics)
                 on_progress(place * len(methods) + index, len(categories) * len(methods))
         for metric in metrics:
-            self._enough[MEAN, metric] = all(self._enough[c, metric] for c in categories)
+            self._has_enough[MEAN, metric] = all(self._has_enough[c, metric] for c in categories)
             for method in methods:
                 keys = [(method, category, metric) for category in categories]
                 mean = float(np.mean([self._values[key] for key in keys]))
@@ -79,7 +79,9 @@ class Resampled:
         if key not in self._samples:
             return None
         shifts = self._samples[key] - self._samples[key][0]
-        difference = paired_difference(shifts, self._values[key], self._enough[category, metric])
+        difference = paired_difference(
+            shifts, self._values[key], self._has_enough[category, metric]
+        )
         if difference.interval is None:
             return None
         low, high = difference.interval
@@ -93,4 +95,4 @@ class Resampled:
             return None
         shifts = self._samples[keys[1]] - self._samples[keys[0]]
         value = self._values[keys[1]] - self._values[keys[0]]
-        return paired_difference(shifts, value, self._enough[category, metric])
+        return paired_difference(shifts, value, self._has_enough[category, metric])

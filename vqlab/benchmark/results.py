@@ -36,7 +36,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Results:
-    """What the finished cells of a benchmark measured."""
+    """Measurements of the finished cells of a benchmark."""
 
     plan: Plan
     states: Sequence[JobState]

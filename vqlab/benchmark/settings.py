@@ -55,7 +55,7 @@ def read_benchmark(reference: str, **changes: Any) -> tuple[str, BenchmarkFile]:
 
 
 def variants(file: BenchmarkFile) -> dict[str, Variant]:
-    """Return the recipes by title. Raises UserError for two of one title."""
+    """Return the recipes by title. Raises UserError if two have the same title."""
     if isinstance(file.recipes, dict):
         sections = {
             title: {"recipe": value} if isinstance(value, str) else value

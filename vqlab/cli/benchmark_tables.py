@@ -84,8 +84,8 @@ def _metrics_table(report: Report) -> FittedTable:
     """Return the mean, spread over seeds and average rank of each method."""
     assert report.resampled is not None
     methods, column = report.results.methods, report.columns[0]
-    beside = [each for each in report.published if column == MEAN or each.categories == (column,)]
-    titles = [f"{each.method.name} (published)" for each in beside]
+    others = [each for each in report.published if column == MEAN or each.categories == (column,)]
+    titles = [f"{each.method.name} (published)" for each in others]
     columns = [(Column("method", text=True, unbroken=True), [*methods, *titles])]
     for metric in report.metrics:
         cells = []
@@ -93,25 +93,25 @@ def _metrics_table(report: Report) -> FittedTable:
             value = report.resampled.value(name, column, metric)
             spread = report.spread(name, column, metric)
             cells.append(f"{value:.3f}" + ("" if spread is None else f" ± {spread:.3f}"))
-        for each in beside:
-            published, _ = each.shown(column, metric)
+        for each in others:
+            published, _ = each.for_column(column, metric)
             cells.append("–" if published is None else f"{published:.3f}")
         level = METRICS[metric].headline
         less = "" if METRICS[metric].greater_is_better else " ↓"
         columns.append((Column(metric_title(metric) + less, rank=level - 1), cells))
     first = report.comparisons.get(report.metrics[0])
     if first is not None:
-        ranks = [f"{rank:.2f}" for rank in first[column].ranks.average] + [""] * len(beside)
+        ranks = [f"{rank:.2f}" for rank in first[column].ranks.average] + [""] * len(others)
         columns.append((Column(f"rank, {metric_title(report.metrics[0])}"), ranks))
     what = "mean over categories" if column == MEAN else column
     seeds = len(report.results.plan.seeds)
     notes = [f"± standard deviation over {seeds} seeds"] if seeds > 1 else []
-    if beside:
+    if others:
         notes.append(
             "published: figures of papers, not measured here; over all categories of the dataset "
             "where there are none for these (sources: see the report)"
         )
-    styles = [""] * len(methods) + ["dim"] * len(beside)
+    styles = [""] * len(methods) + ["dim"] * len(others)
     return from_columns(what, columns, styles, "\n".join(notes))
 
 

@@ -77,17 +77,17 @@ def _print_tables(detector: str, correlations: Sequence[Correlation]) -> None:
     table.add_column("category")
     for column in ("settings", "all", "hold fixed", *kinds):
         table.add_column(column, justify="right")
-    overall, held, by_kind = (
+    overall, fixed, by_kind = (
         mean([getattr(result, name) for result in correlations])
-        for name in ("overall", "held", "kinds")
+        for name in ("overall", "fixed", "kinds")
     )
-    rows = [(r.category, str(r.settings), r.overall, r.held, r.kinds) for r in correlations]
-    for category, settings, *values in [*rows, ("mean", "", overall, held, by_kind)]:
+    rows = [(r.category, str(r.settings), r.overall, r.fixed, r.kinds) for r in correlations]
+    for category, settings, *values in [*rows, ("mean", "", overall, fixed, by_kind)]:
         cells = [_cell(values[0], objective), _cell(values[1], objective)]
         cells += [_cell(values[2], kind) for kind in kinds]
         table.add_row(category, settings, *cells, style="" if settings else "bold")
     out.print(table)
-    for title, matrix in (("all settings", overall), ("hold fixed", held)):
+    for title, matrix in (("all settings", overall), ("hold fixed", fixed)):
         if matrix:
             table = Table(title=f"{detector}, mean over categories, {title}", title_justify="left")
             table.add_column("validation \\ test")

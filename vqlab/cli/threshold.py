@@ -149,7 +149,7 @@ def points_table(move: ThresholdMove) -> FittedTable:
     """Return the error rates of the current, the chosen and some other thresholds."""
     from vqlab.cli.fit_width import Column, FittedTable, Row
 
-    normals, anomalies = move.what
+    normals, anomalies = move.image_names
     columns = [
         Column("", text=True), Column("threshold"), Column(f"rejected, {normals}"),
         Column(f"escaped, {anomalies}"),
@@ -197,5 +197,5 @@ def _draw(move: ThresholdMove, output: Path) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     marks = {"current": move.current.threshold}
     marks |= {"chosen": move.moved.threshold} if move.moved else {}
-    save_figure(operating_curve(move.category, move.curve, move.what, marks), file)
+    save_figure(operating_curve(move.category, move.curve, move.image_names, marks), file)
     return file

@@ -22,7 +22,7 @@ _QUALITY = 80
 
 @dataclass(frozen=True)
 class TestImage:
-    """A test image as several runs judged it."""
+    """A test image with the results of several runs."""
 
     __test__ = False
 

@@ -51,9 +51,9 @@ def _runs(comparison: RunsComparison, links: Mapping[str, str]) -> str:
     for number, (run, name) in enumerate(zip(comparison.runs, names(comparison.runs), strict=True)):
         role = "baseline" if number == 0 else ""
         address = escape(links[run.run_id]) if run.run_id in links else ""
-        shown = f'<a href="{address}">{escape(name)}</a>' if address else escape(name)
+        title = f'<a href="{address}">{escape(name)}</a>' if address else escape(name)
         started = f"{run.start:%Y-%m-%d %H:%M}"
-        rows.append([shown, escape(run.tags.get("vqlab.detector", "")), started, role])
+        rows.append([title, escape(run.tags.get("vqlab.detector", "")), started, role])
     fingerprint = comparison.baseline.tags.get("vqlab.data_fingerprint", "")[:12]
     titles = [
         f'<a href="{escape(address)}">{escape(title)}</a>'
@@ -167,8 +167,8 @@ def _image(comparison: RunsComparison, image: TestImage) -> str:
         data = picture_of(run, image, row)
         figures.append(paragraph(caption) if data is None else picture(caption, data, "jpeg"))
     heading = f"{first['file']} ({label})"
-    shown = f'<div class="runs">{"".join(figures)}</div>'
-    return f'<div class="image"><h3>{escape(heading)}</h3>{shown}</div>'
+    grid = f'<div class="runs">{"".join(figures)}</div>'
+    return f'<div class="image"><h3>{escape(heading)}</h3>{grid}</div>'
 
 
 def log_comparison(tracker: Tracker, comparison: RunsComparison, path: Path) -> str:

@@ -32,7 +32,7 @@ def compare(
 ) -> Comparison:
     """Compare two runs (run ID, unique ID prefix or name) by a paired bootstrap over test images.
 
-    Both are measured on the same resamples, so image difficulty that they share cancels out.
+    Both are measured on the same resamples, so that shared image difficulty cancels out.
     Raises UserError if a run was not measured on test, or on other images.
     """
     return compare_records(tracker.find(first), tracker.find(second), resamples, seed)
@@ -41,7 +41,7 @@ def compare(
 def compare_records(
     first: RunRecord, second: RunRecord, resamples: int = 1000, seed: int = 0
 ) -> Comparison:
-    """`compare` for runs that were looked up."""
+    """Compare two stored runs, see `compare`."""
     runs = first, second
     _require_same_test(*runs)
     before, after = (load_evidence(run.artifact(EVIDENCE)) for run in runs)

@@ -61,7 +61,7 @@ def compare_runs(
     """
     runs = [tracker.find(reference) for reference in references]
     if len({run.run_id for run in runs}) < len(runs) or len(runs) < 2:
-        raise UserError("two or more different runs must be compared; got a run twice.")
+        raise UserError("two or more different runs are required; got the same run twice.")
     first = _baseline(tracker, runs, baseline)
     ordered = (first, *(run for run in runs if run.run_id != first.run_id))
     pairs = tuple(compare_records(first, run, resamples, seed) for run in ordered[1:])

@@ -1,7 +1,7 @@
 """Check whether validation and test rankings agree (`vqlab correlate`).
 
-Crosses settings, measures each on validation and on test, and computes rank correlations
-(Spearman). Nothing is chosen by it: its runs have no `test/…` metric, no checkpoint and the tag
+Measures all combinations of settings on validation and on test, and computes rank correlations
+(Spearman). It selects nothing: its runs have no `test/…` metric, no checkpoint and the tag
 `vqlab.kind=correlate`, so they are neither promoted nor listed.
 """
 

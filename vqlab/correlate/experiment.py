@@ -106,7 +106,7 @@ def _track(
         metrics = {"study/settings": float(correlation.settings)}
         for group, pairs in (
             ("correlation", correlation.overall),
-            ("correlation_held", correlation.held),
+            ("correlation_held", correlation.fixed),
         ):
             metrics |= {f"{group}/{first}/{second}": rho for (first, second), rho in pairs.items()}
         metrics |= {f"correlation_kind/{kind}": rho for kind, rho in correlation.kinds.items()}

@@ -1,4 +1,4 @@
-"""Read a correlation grid: the settings to cross for each detector."""
+"""Read a correlation grid: the settings to combine for each detector."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _SCORING = "detector.scoring."
 
 
 class DetectorGrid(Settings):
-    """Settings to cross for one detector."""
+    """Settings to combine for one detector."""
 
     recipe: str
     set: dict[str, Any] = {}
     """Settings shared by all."""
     train: dict[str, tuple[Any, ...]] = {}
-    """Settings to cross; one training per combination."""
+    """Settings to combine; one training per combination."""
     score: tuple[dict[str, tuple[Any, ...]], ...] = ()
-    """Blocks of `detector.scoring.…` to cross on each trained detector."""
+    """Blocks of `detector.scoring.…` to combine on each trained detector."""
     hold: tuple[str, ...] = ()
     """Settings to hold fixed in a second set of correlations."""
 
@@ -46,7 +46,7 @@ class Training:
     detector: str
     config: RunConfig
     settings: tuple[tuple[dict[str, Any], RunConfig], ...]
-    """Crossed values by dotted path, and the resolved config."""
+    """Combined values by dotted path, and the resolved config."""
 
 
 def read_grid(reference: str) -> tuple[str, Grid]:

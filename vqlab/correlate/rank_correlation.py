@@ -30,7 +30,7 @@ class Correlation:
     """Number of settings."""
     overall: Pairs
     """Over all settings."""
-    held: Pairs
+    fixed: Pairs
     """Mean over groups of settings with equal values of `hold`; empty if `hold` is."""
     kinds: dict[str, float]
     """By kind of synthetic anomaly: its validation pixel AUROC with test pixel AUROC."""
@@ -49,8 +49,8 @@ def correlate_rows(
         rho = correlations(rows, split).get((OBJECTIVE, OBJECTIVE))
         if rho is not None:
             kinds[split.removeprefix("validation_")] = rho
-    held = mean([correlations(group) for group in group_by(rows, hold)])
-    return Correlation(category, detector, len(rows), correlations(rows), held, kinds, "")
+    fixed = mean([correlations(group) for group in group_by(rows, hold)])
+    return Correlation(category, detector, len(rows), correlations(rows), fixed, kinds, "")
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:

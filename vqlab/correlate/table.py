@@ -27,7 +27,8 @@ class Table:
                     self.rows = {row["key"]: _parse(row) for row in csv.DictReader(file)}
             except (KeyError, ValueError, AttributeError, UnicodeDecodeError, csv.Error):
                 raise UserError(
-                    f"{path} is not a table of measured settings; remove it and measure again."
+                    f"{path} must be a table of measured settings; it is another file; remove it "
+                    "and measure again."
                 ) from None
 
     def add(self, row: Row) -> None:

@@ -1,4 +1,4 @@
-"""Brightness and sharpness of an image, to describe how a camera's images change."""
+"""Brightness and sharpness of images, to describe how those of a camera change."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Appearance(NamedTuple):
     brightness: float
     """Mean grey of the inspected pixels, in [0, 1]."""
     sharpness: float
-    """Variance of the Laplacian divided by the variance of the grey values, both of the inspected
-    pixels: independent of gain and offset. 0 for an image of a single grey."""
+    """Variance of the Laplacian divided by the variance of the grey values, both over the inspected
+    pixels: independent of gain and offset. 0 for a uniform image."""
 
 
 def appearance_of(image: Pixels, settings: DataSettings, area: InspectedArea | None) -> Appearance:

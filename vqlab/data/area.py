@@ -75,7 +75,7 @@ def _require_known(settings: DataSettings, categories: Sequence[str]) -> None:
 
 
 def _read_area(settings: DataSettings, category: str) -> InspectedArea | None:
-    roi, ignore = (_read(settings, name, category) for name in ("roi", "ignore"))
+    roi, ignore = (_load_mask(settings, name, category) for name in ("roi", "ignore"))
     if roi is None and ignore is None:
         return None
     if roi is not None and ignore is not None:
@@ -84,8 +84,8 @@ def _read_area(settings: DataSettings, category: str) -> InspectedArea | None:
         if not resized.fits((larger.shape[0], larger.shape[1])):
             sizes = " and ".join(f"{mask.shape[1]}x{mask.shape[0]}" for mask in (roi, ignore))
             raise UserError(
-                f"data.roi and data.ignore of category {category} must have one aspect ratio; got "
-                f"{sizes} pixels."
+                f"data.roi and data.ignore of category {category} must have the same aspect ratio; "
+                f"got {sizes} pixels."
             )
         other = resized.at((larger.shape[0], larger.shape[1]))
         inspected = larger & ~other if larger is roi else other & ~larger
@@ -102,7 +102,7 @@ def _read_area(settings: DataSettings, category: str) -> InspectedArea | None:
     return None if inspected.all() else InspectedArea(inspected)
 
 
-def _read(settings: DataSettings, setting: str, category: str) -> Mask | None:
+def _load_mask(settings: DataSettings, setting: str, category: str) -> Mask | None:
     value: Path | Mapping[str, Path] | None = getattr(settings, setting)
     path = value.get(category) if isinstance(value, Mapping) else value
     if path is None:
@@ -137,6 +137,6 @@ def _polygons(path: Path, name: str) -> Mask:
         raise UserError(f"{name} must have the form {form}.")
     mask = np.zeros((height, width), np.uint8)
     corners: list[Any] = [np.rint(points).astype(np.int32) for points in polygons]
-    for points in corners:  # one by one: together, overlaps would be holes
+    for points in corners:  # one at a time: filled together, overlaps would become holes
         cv2.fillPoly(mask, [points], 1)
     return np.asarray(mask, np.bool_)

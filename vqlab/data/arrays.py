@@ -50,7 +50,7 @@ def _of_pil(image: Image.Image, bits: int | None) -> Pixels:
     except (*UNDECODABLE, AssertionError):  # the latter for a closed image
         raise UserError(
             f"a PIL image must be open and undamaged; {path} cannot be decoded; pass its path, or "
-            "score it before it is closed."
+            "score it before closing it."
         ) from None
 
 

@@ -39,7 +39,7 @@ STATISTICS = {
     "file_size": "file size",
     "mean_image": "distance to the mean training image",
 }
-"""Statistics and their names in sentences."""
+"""Statistics, and their names in messages."""
 _ILLUMINATION = ("mean_grey", "border_brightness")
 """Statistics that `data.brightness=border` normalizes."""
 
@@ -68,7 +68,7 @@ class CategoryAudit:
 
     @property
     def warnings(self) -> list[str]:
-        """A sentence for each of them."""
+        """A sentence for each statistic above `LIMIT`."""
         return [self._warning(name) for name in self.suspicious]
 
     def _warning(self, name: str) -> str:

@@ -47,7 +47,7 @@ class Category:
         expected = f"expected at {self.mask_place}"
         if len(missing) == len(anomalous):
             return [
-                f"category {self.name}: no anomalous image has a mask ({expected}); there will be "
+                f"category {self.name}: no anomalous image has a mask ({expected}), so there are "
                 "no pixel metrics."
             ]
         have = "has" if len(missing) == 1 else "have"
@@ -75,9 +75,9 @@ def list_images(folder: Path, category: Category | None = None) -> list[Path]:
     files = entries(folder, files=True)
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if category is not None and len(images) < len(files):
-        others = [path.name for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]
+        skipped = [path.name for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]
         category.warnings.append(
-            f"{folder}: skipped {join_names(others)}: no image file extension."
+            f"{folder}: skipped {join_names(skipped)}: no image file extension."
         )
     return images
 

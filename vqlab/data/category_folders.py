@@ -84,8 +84,8 @@ def find_folders(folder: Path, category: Category) -> CategoryFolders:
         rest = [path.name for path in subfolders(folder) if path not in used and not is_good(path)]
         if rest:
             category.warnings.append(
-                f"{folder}: skipped {join_names(rest)}: the name says neither normal nor "
-                f"anomalous; name a defect type NG/{rest[0]} or bad/{rest[0]}."
+                f"{folder}: skipped {join_names(rest)}: the name does not tell whether its images "
+                f"are normal or anomalous; rename a defect type to NG/{rest[0]} or bad/{rest[0]}."
             )
     split_good = bool(defects) and train is None
     return CategoryFolders(good, held_out, defects, masks, split_good)
@@ -97,17 +97,21 @@ def good_bad_folders(good: Path, bad: Path | None, category: Category) -> Catego
     The defect type of images in `bad` is the folder's name; of those in a subfolder, its name.
     """
     if not good.is_dir():
-        category.errors.append(f"data.good must be a folder of normal images; {good} is none.")
+        category.errors.append(
+            f"data.good must be a folder of normal images; {good} is not a folder."
+        )
     elif is_category(good) and not list_images(good):
         category.errors.append(
-            f"data.good must be a folder of normal images; {good} has subfolders for them; use "
+            f"data.good must be a folder of normal images; {good} has such subfolders; use "
             f"--data {good} or --good {_inner_good(good)}."
         )
         return CategoryFolders(None)
     if bad is None:
         return CategoryFolders(good)
     if not bad.is_dir():
-        category.errors.append(f"data.bad must be a folder of anomalous images; {bad} is none.")
+        category.errors.append(
+            f"data.bad must be a folder of anomalous images; {bad} is not a folder."
+        )
         return CategoryFolders(good)
     if bad.resolve() == good.resolve():
         category.errors.append(f"data.good and data.bad must be two folders; got {good} for both.")
@@ -151,7 +155,7 @@ def _no_images(folder: Path) -> str:
 
 
 def _inner_good(folder: Path) -> Path:
-    """Return the folder of normal images inside a category's folder, as far as it is known."""
+    """Return the folder of normal images inside a category's folder, if it is unambiguous."""
     place = next(iter(named(folder, TRAIN)), folder)
     return next(iter(named(place, GOOD)), place)
 
@@ -166,7 +170,7 @@ def _single(folder: Path, names: Iterable[str], category: Category) -> Path | No
 def _require_one(folder: Path, matches: Sequence[Path], category: Category) -> None:
     if len(matches) > 1:
         category.errors.append(
-            f"{folder} must have one folder of this kind; got "
+            f"{folder} must have only one such folder; got "
             f"{' and '.join(path.name for path in matches)}; merge them, or move one elsewhere."
         )
 
@@ -179,9 +183,9 @@ def _good_folder(place: Path, is_train: bool, category: Category) -> Path | None
         return matches[0]
     if is_train and list_images(place):
         return place
-    others = [p.name for p in subfolders(place) if normalize(p.name) not in TEST | MASKS]
-    hint = "; rename the folder of normal images to good (OK, normal and pass work, too)"
-    hint = f" but {join_names(others)}{hint}" if others else ""
+    unknown = [p.name for p in subfolders(place) if normalize(p.name) not in TEST | MASKS]
+    hint = "; rename the folder of normal images to good (OK, normal and pass also work)"
+    hint = f" but {join_names(unknown)}{hint}" if unknown else ""
     category.errors.append(
         f"category {category.name} must have a folder train/good; {place} has none{hint}."
     )
@@ -203,8 +207,8 @@ def _test_folders(test: Path, category: Category) -> dict[str, Path]:
     direct = list_images(test)
     if direct:
         category.warnings.append(
-            f"{test}: {len(direct)} images directly in it are not used; move them to test/good or "
-            "test/<defect>."
+            f"{test}: {len(direct)} images directly in this folder are not used; move them to "
+            "test/good or test/<defect>."
         )
     defects = {"good": good[0]} if good else {}
     for path in inside:
@@ -231,8 +235,8 @@ def _bad_folders(bad: Path, category: Category, exclude: Path | None = None) -> 
             continue
         if is_good(path):
             category.errors.append(
-                f"{bad} must contain only anomalous images; it has a folder {path.name}; move it "
-                "elsewhere."
+                f"{bad} must contain only anomalous images; it contains the folder {path.name}; "
+                "move it elsewhere."
             )
         elif list_images(path):
             defects[path.name] = path

@@ -1,4 +1,4 @@
-"""Contact sheets of a dataset and of its validation set, and PNG files of an image set."""
+"""Write contact sheets of datasets and validation sets, and image sets as PNG files."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def contact_sheet(
 ) -> Path:
     """Write a PNG of some images of train/good and of each defect type, with outlined masks.
 
-    areas: inspected areas by category; the rest of the images is pale. Returns `path`. Raises
-    UserError if `root` or a category is missing, or a file is bad or does not fit its area.
+    areas: inspected areas by category; everything else is pale. Returns `path`. Raises UserError if
+    `root` or a category is missing, or if a file is bad or does not fit its area.
     """
     layout = root if isinstance(root, Layout) else detect_layout(root)
     names = sorted(layout.folders) if categories is None else list(categories)

@@ -42,8 +42,8 @@ def size_of(content: bytes, max_pixels: int) -> tuple[int, int]:
             width, height = image.size
     except UnidentifiedImageError:
         raise BadImage(
-            "the image must be a PNG, JPEG, BMP, TIFF, WebP, PPM or PGM file; got another or a "
-            "damaged one."
+            "the image must be a PNG, JPEG, BMP, TIFF, WebP, PPM or PGM file; got another format "
+            "or a damaged file."
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadImage(_too_many("more", max_pixels), too_large=True) from None

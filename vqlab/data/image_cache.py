@@ -1,4 +1,4 @@
-"""Images at network size: made from files, or drawn on them, and cached in memory as uint8."""
+"""Images at network size, read from files or drawn, and cached in memory as uint8."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ MIN_CANVAS = 256
 MIN_SIDE = 8
 """Smallest shorter side, in pixels, of an image at network size."""
 RECENT = 4
-"""Images at the resolution of their tiles that stay in memory beyond the budget."""
-Whole: TypeAlias = "ImageFile | SyntheticAnomaly | ShiftedImage"
-"""An image; makes the same one every time."""
-ImageSource: TypeAlias = "Whole | TileOf"
+"""Number of images at tile resolution that stay in memory in addition to the budget."""
+WholeImage: TypeAlias = "ImageFile | SyntheticAnomaly | ShiftedImage"
+"""Source of an image, which is the same every time."""
+ImageSource: TypeAlias = "WholeImage | TileOf"
 """Element of an image set: an image, or one of its tiles."""
 
 
@@ -58,7 +58,7 @@ class ImageCache:
     def __init__(self, settings: DataSettings, areas: Areas | None = None) -> None:
         self.settings = settings
         self.areas = {name: area for name, area in (areas or {}).items() if area is not None}
-        """Inspected area of each category that is not inspected as a whole."""
+        """Inspected areas of categories that are only partly inspected."""
         self.outside: set[Path] = set()
         """Images whose defect mask lies wholly outside the inspected area."""
         self.image_properties: dict[Path, ImageProperties] = {}
@@ -78,7 +78,7 @@ class ImageCache:
         return self.areas.get(record.category)
 
     def filled(self, record: ImageRecord, pixels: Pixels) -> Pixels:
-        """Return an image (H, W, 3) as a network sees it: filled outside its inspected area."""
+        """Return an image (H, W, 3) filled outside its inspected area, as the network sees it."""
         area = self.area(record)
         return pixels if area is None else area.fill(pixels)
 
@@ -136,11 +136,11 @@ class ImageCache:
             return input_shape((1, 1), self.settings)
         return input_shape(self._original_size(source), self.settings)
 
-    def _original_size(self, source: Whole) -> tuple[int, int]:
+    def _original_size(self, source: WholeImage) -> tuple[int, int]:
         properties = self.image_properties.get(source.record.path)
         return properties.size if properties is not None else self.get(source).geometry.original
 
-    def tiles(self, source: Whole) -> list[TileOf]:
+    def tiles(self, source: WholeImage) -> list[TileOf]:
         """Return the tiles of an image."""
         size = self._original_size(source)
         box = box_for(size, self.settings).box
@@ -235,7 +235,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class SyntheticAnomaly:
-    """A normal image on which an anomaly is drawn at network size, the same one every time.
+    """A normal image with an anomaly drawn at network size, the same one every time.
 
     size, contrast: see `draw_anomaly`.
     """
@@ -280,7 +280,7 @@ class SyntheticAnomaly:
         return ResizedImage(result, mask, clean.geometry)
 
     def _make_in_window(self, clean: ResizedImage, cache: ImageCache) -> ResizedImage:
-        """Draw in a random square of an image with tiles, so that sizes are relative to a tile."""
+        """Draw in a random square of a tiled image, so that sizes are relative to a tile."""
         image, mask = draw_in_window(
             clean.image, cache.get(self.texture).image,
             max(MIN_CANVAS, cache.settings.image_size), np.random.default_rng(self.seed),
@@ -306,7 +306,7 @@ class SyntheticAnomaly:
 class TileOf:
     """A tile of an image."""
 
-    whole: Whole
+    whole: WholeImage
     tile: Tile
 
     @property
@@ -328,8 +328,8 @@ class TileOf:
         return self.whole.original_mask(cache)
 
 
-def _whole(source: ImageSource) -> Whole:
-    """Return the image that a tile is of, or the image itself."""
+def _whole(source: ImageSource) -> WholeImage:
+    """Return the image that a tile belongs to, or the image itself."""
     return source.whole if isinstance(source, TileOf) else source
 
 

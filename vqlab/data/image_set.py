@@ -128,7 +128,8 @@ class ImageSet:
 
     @cached_property
     def _tiles(self) -> tuple[ImageSet, list[int]]:
-        """The set of tiles, and the index of the first tile of each image, and of none."""
+        """The set of tiles, and the index of the first tile of each image, followed by their
+        number."""
         parts = [self._cache.tiles(s) for s in self._sources if not isinstance(s, TileOf)]
         sources = [tile for part in parts for tile in part]
         return ImageSet(sources, self._cache), [0, *accumulate(map(len, parts))]
@@ -140,7 +141,7 @@ class ImageSet:
 
     @property
     def image_count(self) -> int:
-        """Number of images; of a set of tiles, of the images they are of."""
+        """Number of images; for a set of tiles, the number of images that they belong to."""
         tiles = [source.tile for source in self._sources if isinstance(source, TileOf)]
         return sum(tile.last for tile in tiles) if tiles else len(self)
 
@@ -154,7 +155,7 @@ class ImageSet:
 
     def derived(self, make: Callable[[int, ImageFile], ImageSource]) -> ImageSet:
         """Return the images that `make(index, file)` returns for the image files of the set. They
-        are not kept in memory."""
+        are not cached."""
         settings = self.settings.model_copy(update={"memory_mib": 0})
         files = [source for source in self._sources if isinstance(source, ImageFile)]
         cache = ImageCache(settings, self._cache.areas)

@@ -1,4 +1,4 @@
-"""Properties of image and mask files, measured while they are decoded; `data.checks` reads them."""
+"""Properties of image and mask files, measured while decoding and used by `data.checks`."""
 
 from __future__ import annotations
 

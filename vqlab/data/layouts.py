@@ -1,8 +1,8 @@
 """Detect the layout of a dataset folder and list the records of its categories.
 
 `vqlab.data.datasets` has a file for each published dataset. No image is decoded here, except masks
-of datasets in which only these tell normal images. Problems are collected, so that loading can
-report all of them at once.
+of datasets in which only the masks tell which images are normal. Problems are collected, so that
+loading can report all of them at once.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def detect_layout(root: Path) -> Layout:
 
 
 def _only_test(folder: Path, dataset: Dataset) -> bool:
-    """Return whether a folder has a test folder alone; as `data.root` it is no category."""
+    """Return whether a folder has only a test folder; as `data.root` it is not a category."""
     return dataset is MVTEC_AD and not (named(folder, TRAIN) or is_good_and_bad(folder))
 
 
@@ -149,7 +149,7 @@ def read_category(layout: Layout, name: str) -> Category:
         list_samples(good_bad_folders(layout.good, layout.bad, category), category)
     else:
         dataset = dataset_in(layout, name)
-        dataset.read(layout, folder, category)
+        dataset.add_records(layout, folder, category)
         place = dataset.place(layout, folder)
     category.warnings += _unused_warnings(layout, name, category)
     if name == "all":  # reserved by `data.categories` and `--category`

@@ -1,4 +1,4 @@
-"""Pictures: of panels, and as PNG files."""
+"""Convert panels to pictures, and write pictures as PNG files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Synthetic anomalies made of the product's own parts, with outlines that follow its edges."""
+"""Synthetic anomalies made from parts of the product, with outlines that follow its edges."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _part(image: Array, box: Box) -> NDArray[np.bool_]:
 
 
 def _grown(part: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
-    """Return a mask (h, w) grown by `reach` pixels."""
+    """Return a mask (h, w) dilated by `reach` pixels."""
     kernel = cv2.getStructuringElement(cv2.MORPH_RECT, (2 * reach + 1, 2 * reach + 1))
     return np.asarray(cv2.dilate(part.astype(np.uint8), kernel) > 0)
 

@@ -66,14 +66,14 @@ ShiftName = Literal[
 
 
 class ValidationSettings(Settings):
-    """Section `data.validation`: anomalous images by which settings are chosen."""
+    """Section `data.validation`: the anomalous images used to choose settings."""
 
     source: Literal["drawn", "test"] = "drawn"
     """`drawn`: held-out normal images with synthetic anomalies. `test`: a share of the test images,
     which are then excluded from the reported test set."""
     kinds: Literal["all", "generic"] = "all"
-    """Kinds of synthetic anomalies, used with `source: drawn`. `generic`: without those made of the
-    product's own parts (docs/validation.md)."""
+    """Kinds of synthetic anomalies, used with `source: drawn`. `generic`: without those made from
+    parts of the product (docs/validation.md)."""
     fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Share of the test images, per defect type and of `good`, used with `source: test`."""
 
@@ -92,11 +92,11 @@ class TileSettings(Settings):
     """Side of a tile in pixels of the image files; a tile is resized to `data.image_size`. Equal to
     `data.image_size`: native resolution. Default: no tiles."""
     overlap: Annotated[float, Field(ge=0.1, le=0.5)] = 0.25
-    """Least share of its side by which a tile overlaps the next one; maps are blended there."""
+    """Minimum overlap of adjacent tiles, as a share of their side; maps are blended there."""
 
 
 class DataSettings(Settings):
-    """Section `data`: which images, and how they are resized."""
+    """Section `data`: which images are used, and how they are resized."""
 
     root: Annotated[Path | None, BeforeValidator(_root)] = None
     """Folder of a dataset or of one category. Default: data/MVTec or data/VisA if it exists, else
@@ -104,7 +104,8 @@ class DataSettings(Settings):
     good: Annotated[Path | None, BeforeValidator(_root)] = None
     """Instead of `root`: a folder of normal images of one category, for training."""
     bad: Annotated[Path | None, BeforeValidator(_root)] = None
-    """With `good`: a folder of anomalous images for test. A fifth of `good` then goes to test."""
+    """With `good`: a folder of anomalous images for testing. A fifth of `good` then becomes test
+    data."""
     categories: Annotated[tuple[str, ...] | Literal["all"], BeforeValidator(_categories)] = (
         "cable",
     )
@@ -122,7 +123,7 @@ class DataSettings(Settings):
     """Bit depth of the camera for files with more than 8 bits (e.g. 12 in 16-bit files): its
     highest 8 bits are used. Default: 16. Files with 8 bits or floating point are not affected."""
     mm_per_pixel: Annotated[float | None, Field(gt=0)] = None
-    """Side of a pixel of the original images in millimetres, for areas of defects."""
+    """Pixel size of the original images in millimetres, for areas of defects."""
     roi: Area = None
     """Region of interest: only pixels that are white in this mask are inspected, see
     `vqlab.data.area`. Default: all."""
@@ -137,7 +138,7 @@ class DataSettings(Settings):
     if a category would have fewer than 60 such copies."""
     validation: ValidationSettings = ValidationSettings()
     shifts: Annotated[tuple[ShiftName, ...], BeforeValidator(_shifts)] = ()
-    """Capture shifts that the model must stand (docs/shifts.md). It is also trained on copies of
+    """Capture shifts that the model must tolerate (docs/shifts.md). It is also trained on copies of
     the normal images under them, and the false-reject rate is guaranteed under each."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the held-out images, the synthetic anomalies and the test images of validation."""

@@ -121,7 +121,7 @@ SEVERITIES = {"mild": 0.5, "strong": 1.0}
 
 @dataclass(frozen=True)
 class ShiftedImage:
-    """An image file under a capture shift, the same one every time."""
+    """An image file under a capture shift, the same every time."""
 
     file: ImageFile
     shift: str

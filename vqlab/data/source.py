@@ -88,7 +88,7 @@ def source_of(root: Path) -> str:
 
 
 def describe_source(root: Path, source: str) -> str:
-    """Return one line that tells the user which data are used."""
+    """Return one line that says which data are used."""
     if source == SYNTHETIC_SOURCE:
         return (
             f"DATA: the BUILT-IN SYNTHETIC SET in {root}: generated images, not photographs; its "
@@ -125,14 +125,14 @@ def choose_categories(settings: DataSettings) -> tuple[str, ...]:
 
 
 def _category_of_good(settings: DataSettings) -> str:
-    """Return the category of `data.good`."""
+    """Return the category of the images in `data.good`."""
     assert settings.good is not None
     if "categories" not in settings.model_fields_set:
         return Path(os.path.abspath(settings.good)).name  # `.` has no name of its own
     if settings.categories == "all" or len(settings.categories) != 1:
         names = settings.categories
         raise UserError(
-            f"data.good {settings.good} must be the images of one category; got "
+            f"data.good {settings.good} must contain images of one category; got "
             f"{names if isinstance(names, str) else join_names(names)}; name one with --category."
         )
     return settings.categories[0]
@@ -148,17 +148,17 @@ def _not_available(missing: list[str], root: Path, layout: Layout, settings: Dat
     for name in missing:
         if (layout.root / name).is_dir():
             return f"category {name} must have a folder train/good; {layout.root / name} has none."
-    what = "category" if len(missing) == 1 else "categories"
-    sentence = f"there is no {what} {join_names(missing)} in {root}"
+    noun = "category" if len(missing) == 1 else "categories"
+    sentence = f"there is no {noun} {join_names(missing)} in {root}"
     if hint := suggestion(missing, available):
         return f"{sentence}; {hint}"
     sentence += f"; it has {join_names(available, limit=30)}"
-    others = [
+    alternatives = [
         f"{other} has {join_names(categories_in(other), limit=30)}"
         for other in DEFAULT_ROOTS
         if settings.root is None and other != root and other.exists()
     ]
-    return "; ".join([sentence, *others]) + f".\n{HOW_TO_GET}"
+    return "; ".join([sentence, *alternatives]) + f".\n{HOW_TO_GET}"
 
 
 def _not_synthetic(unknown: list[str], root: Path) -> str:

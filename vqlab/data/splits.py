@@ -185,23 +185,23 @@ def _notes(category: Category, layout: Layout, cache: ImageCache) -> list[str]:
 
 
 def outside_notes(category: Category, outside: Sequence[ImageRecord]) -> list[str]:
-    """Say which defects lie wholly outside the inspected area, and what that means."""
+    """Return a warning on defects that lie wholly outside the inspected area."""
     if not outside:
         return []
     defects = sum(record.label for record in category.test)
     return [
-        f"category {category.name}: the masks of {len(outside)} of {defects} defect images, e.g. "
-        f"{outside[0].defect}/{outside[0].path.name}, lie wholly outside the inspected area "
+        f"category {category.name}: the masks of {len(outside)} of {defects} defect images (e.g. "
+        f"{outside[0].defect}/{outside[0].path.name}) lie entirely outside the inspected area "
         "(data.roi, data.ignore): image metrics count these images as anomalous, so they usually "
-        "escape; pixel metrics leave them out; move them to test/good or change the area."
+        "escape; pixel metrics exclude them; move them to test/good or change the area."
     ]
 
 
 def _hold_out(
     category: Category, settings: DataSettings
 ) -> tuple[list[ImageFile], list[ImageFile]]:
-    """Return the training and the held-out images: those of validation/good, else a part of
-    train/good that depends on seed and category name only."""
+    """Return the training and the held-out images. The latter are those of validation/good, else a
+    part of train/good that depends only on seed and category name."""
     images = [ImageFile(record) for record in category.train]
     if category.held_out:
         return images, [ImageFile(record) for record in category.held_out]
@@ -216,8 +216,8 @@ def _hold_out(
 def _sample_test(category: Category, settings: DataSettings) -> list[ImageFile]:
     """Return the test images for validation: the configured share per defect type and of `good`.
 
-    At least one of each type and never all; a single one stays in test. They depend on the seed
-    and the names only. Raises UserError if validation would have no anomalous image.
+    At least one of each type and never all; a single one stays in test. They depend only on the
+    seed and the names. Raises UserError if validation would have no anomalous image.
     """
     selected = []
     for defect, group in groupby(category.test, key=lambda record: record.defect):

@@ -18,7 +18,7 @@ from vqlab.data.scene import Scene
 from vqlab.data.synthetic.surface import Array
 
 DRAWN = "drawn_"
-"""Before the kind, in the defect of an image with a synthetic anomaly."""
+"""Prefix of the kind, in the defect type of an image with a synthetic anomaly."""
 GENERIC = {
     "scratch": 0.27,
     "blob": 0.27,
@@ -29,7 +29,7 @@ GENERIC = {
 }
 """Probability of each kind that suits any image."""
 _PRODUCT = 0.4
-"""Probability of the kinds that are made of the product's own parts, which are equally probable."""
+"""Total probability of the kinds made from parts of the product, which are equally probable."""
 SHARES = {kind: share * (1 - _PRODUCT) for kind, share in GENERIC.items()} | dict.fromkeys(
     DRAW_PRODUCT, _PRODUCT / len(DRAW_PRODUCT)
 )

@@ -55,7 +55,7 @@ def _starts(length: int, side: int, overlap: int) -> tuple[int, ...]:
 
 
 def too_small(size: tuple[int, int], settings: DataSettings) -> str:
-    """Say that an image of `size` (H, W) is smaller than a tile; empty if it is not."""
+    """Return a message if an image of `size` (H, W) is smaller than a tile, else an empty text."""
     tile = settings.tiles.size
     if tile is None or min(size) >= tile:
         return ""

@@ -10,7 +10,7 @@ State = Literal["ok", "warning", "error"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found, and advice unless the state is `ok`."""
+    """Value found by a check, with advice unless the state is `ok`."""
 
     name: str
     value: str

@@ -25,7 +25,9 @@ def weights(online: bool) -> Finding:
     variable = os.environ.get("VQLAB_WEIGHTS", "").strip()
     folder = Path(variable).expanduser()
     if variable and not folder.is_dir():
-        advice = f"VQLAB_WEIGHTS must be a folder of state dicts; {folder} is none; correct it."
+        advice = (
+            f"VQLAB_WEIGHTS must be a folder of state dicts; {folder} is not a folder; correct it."
+        )
         return Finding("weights", "none", "warning", advice)
     texts, count = [], 0
     if variable:
@@ -104,15 +106,15 @@ def cache() -> Finding:
 
 
 def _store(name: str, uri: str, default: Path, variable: str) -> Finding:
-    shown = without_password(uri)
+    address = without_password(uri)
     if uri.startswith("postgresql"):
         if importlib.util.find_spec("psycopg") or importlib.util.find_spec("psycopg2"):
-            return Finding(name, f"{shown} (not tested)")
+            return Finding(name, f"{address} (not tested)")
         advice = "PostgreSQL requires the package psycopg; run pip install 'vqlab[postgres]'."
-        return Finding(name, shown, "error", advice)
+        return Finding(name, address, "error", advice)
     if uri and not uri.startswith("sqlite:///"):
         advice = f"{variable} must be sqlite:///file.db or postgresql://…; correct or unset it."
-        return Finding(name, shown, "error", advice)
+        return Finding(name, address, "error", advice)
     file = Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri else default
     advice, size = "", 0
     if file.parent.exists() and not file.parent.is_dir():

@@ -17,7 +17,9 @@ def gpu() -> list[Finding]:
     except FileNotFoundError:
         return [Finding("GPU", "none (no nvidia-smi), using the CPU")]
     except (OSError, subprocess.TimeoutExpired) as error:
-        return [Finding("GPU", "unknown", "warning", f"nvidia-smi failed ({error}); test it.")]
+        return [
+            Finding("GPU", "unknown", "warning", f"nvidia-smi failed ({error}); run it to see why.")
+        ]
     names = [line.strip() for line in done.stdout.splitlines() if line.strip()]
     if done.returncode or not names:
         output = " ".join((done.stderr or done.stdout).split())[:100]

@@ -26,7 +26,7 @@ def hub() -> list[Finding]:
         request = urllib.request.Request(address, method="HEAD")
         urllib.request.urlopen(request, timeout=TIMEOUT).close()
     except urllib.error.HTTPError:
-        pass  # any answer will do
+        pass  # any response will do
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         advice = f"it cannot be reached ({reason}); weights cannot be downloaded, see weights."

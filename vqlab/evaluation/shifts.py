@@ -44,7 +44,7 @@ class ShiftTable:
     anomalies: int
     """Number of anomalous images."""
     trained: tuple[str, ...]
-    """Shifts that the model was trained to stand (`data.shifts`)."""
+    """Shifts that the model was trained to tolerate (`data.shifts`)."""
     rows: tuple[ShiftErrors, ...]
     """The first one is without a shift."""
 

@@ -104,7 +104,7 @@ def choose_thresholds(
 ) -> Thresholds:
     """Choose thresholds from a scored validation set; only `f1max` uses its defects.
 
-    shifted: its normal images under each capture shift that the model must stand (not `f1max`).
+    shifted: its normal images under each capture shift that the model must tolerate (not `f1max`).
 
     Image: the k-th smallest of the scores of n normal images. An unseen normal image, exchangeable
     with these, exceeds it with probability at most (n + 1 − k) / (n + 1) (split conformal

@@ -146,7 +146,7 @@ def capture_shifts(test: EvaluatorInput) -> Findings:
     return Findings(
         (
             f"capture shifts make the model reject more of {table.normals} normal test images than "
-            f"it promises: {counts}; name the shifts that it must stand in data.shifts.",
+            f"it promises: {counts}; list the shifts to tolerate in data.shifts.",
         )
     )
 

@@ -1,4 +1,4 @@
-"""What every detector must do, one function per check."""
+"""The contract of detectors, one function per check."""
 
 from __future__ import annotations
 

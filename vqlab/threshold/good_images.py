@@ -49,14 +49,14 @@ def score_good_images(
     digests = {path: pixels_digest(model.read(path)) for path in paths}
     used = {"test": splits.test.records, "training": splits.train.records}
     reasons = {
-        "test": "an image that sets a threshold is no test image",
+        "test": "an image that sets a threshold cannot be used for testing",
         "training": "a model scores its training images lower than new ones",
     }
     for name, records in used.items():
         same = _same(digests, _digests(model, records))
         if same:
             raise UserError(
-                f"{len(same)} of {len(paths)} images in {folder} must not be {name} images: "
+                f"{len(same)} of {len(paths)} images in {folder} are {name} images: "
                 f"{join_names([visible(path) for path in same])}; {reasons[name]}; remove them."
             )
     unique = list({digest: path for path, digest in reversed(digests.items())}.values())[::-1]

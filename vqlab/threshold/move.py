@@ -38,12 +38,12 @@ from vqlab.tracking import RunRecord, Tracker
 
 Array = NDArray[Any]
 CHOICE = "threshold/choice.json"
-"""Artifact: target, old and new threshold, errors, images that set it."""
+"""Artifact: target, old and new threshold, errors, and the images that set the threshold."""
 _COPIED = (
     "vqlab.objective", "vqlab.chosen_by", "vqlab.selected_on", "vqlab.git_dirty",
     "mlflow.source.git.commit",
 )  # fmt: skip
-"""Tags of the training that hold for the moved model too."""
+"""Tags of the training run that also apply to the changed model."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class ThresholdMove:
         return category_text(self.model.categories)
 
     @property
-    def what(self) -> tuple[str, str]:
-        """Describe the normal and the anomalous images."""
+    def image_names(self) -> tuple[str, str]:
+        """Names of the normal and of the anomalous images, for tables and figures."""
         synthetic = self.config.data.validation.source != "test"
         normals = "new good images" if self.good else "held-out normal images"
         return normals, "synthetic anomalies" if synthetic else "anomalous validation images"
@@ -108,9 +108,9 @@ def plan_move(
 ) -> ThresholdMove:
     """Score the images that set the threshold, and choose it; no test image is scored.
 
-    good: folder of new normal images; default: the held-out normal images. Escapes are of the
-    anomalous validation images. data: the folder of the images if they were moved. Raises UserError
-    if the data have changed, or `score_good_images` refuses an image.
+    good: folder of new normal images; default: the held-out normal images. Escapes are counted
+    among the anomalous validation images. data: the folder of the images if they were moved. Raises
+    UserError if the data have changed, or `score_good_images` refuses an image.
     """
     model = Model.load(checkpoint)
     config = model_config(model, data)
@@ -131,7 +131,7 @@ def plan_move(
 
 
 def moved_thresholds(move: ThresholdMove) -> Thresholds:
-    """Return the thresholds of the moved model; a review threshold moves along."""
+    """Return the thresholds of the changed model, with a review threshold if it had one."""
     old, choice = move.model.thresholds, move.choice
     assert choice is not None
     summary = CalibrationScores.of(np.sort(move.normals))
@@ -148,7 +148,7 @@ def moved_thresholds(move: ThresholdMove) -> Thresholds:
 
 
 def save_move(tracker: Tracker, move: ThresholdMove) -> str:
-    """Store the moved model as a run; return its ID. It is evaluated on test by a promotion."""
+    """Store the changed model as a run; return its ID. A promotion evaluates it on test."""
     record, thresholds = move.record, moved_thresholds(move)
     config = move.config
     if isinstance(move.target, MaxRejects):
@@ -180,7 +180,7 @@ def save_move(tracker: Tracker, move: ThresholdMove) -> str:
 
 
 def _choice_tree(move: ThresholdMove) -> Tree:
-    """Return what was chosen, how and on which images, as JSON values."""
+    """Return the target, the chosen threshold and its images as JSON values."""
     points = {"current": move.current, "moved": move.moved}
     target = move.target
     return {
@@ -188,7 +188,7 @@ def _choice_tree(move: ThresholdMove) -> Tree:
         "target": target and {type(target).__name__: asdict(target)},
         "notes": list(move.choice.notes) if move.choice else [],
         "points": {name: point and asdict(point) for name, point in points.items()},
-        "normal_images": move.what[0],
-        "anomalous_images": move.what[1],
+        "normal_images": move.image_names[0],
+        "anomalous_images": move.image_names[1],
         "good_images": table_of(move.good) if move.good else [],
     }

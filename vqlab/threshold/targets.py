@@ -75,14 +75,14 @@ def make_target(
 ) -> Target | None:
     """Return the target of the options; None without one. Raises UserError unless there is at most
     one, with values in range."""
-    given = [max_rejects is not None, max_escapes is not None]
-    given.append(cost_reject is not None or cost_escape is not None)
-    if sum(given) > 1:
+    targets = [max_rejects is not None, max_escapes is not None]
+    targets.append(cost_reject is not None or cost_escape is not None)
+    if sum(targets) > 1:
         raise UserError(
-            "one target is required: --max-rejects, --max-escapes, or --cost-reject with "
-            f"--cost-escape; got {sum(given)}."
+            "only one target is allowed: --max-rejects, --max-escapes, or --cost-reject with "
+            f"--cost-escape; got {sum(targets)}."
         )
-    if defect_rate is not None and not given[2]:
+    if defect_rate is not None and not targets[2]:
         raise UserError("--defect-rate requires --cost-reject and --cost-escape; omit it.")
     rates = {
         "--max-rejects": max_rejects, "--max-escapes": max_escapes, "--defect-rate": defect_rate,
@@ -94,7 +94,7 @@ def make_target(
         return MaxRejects(max_rejects)
     if max_escapes is not None:
         return MaxEscapes(max_escapes)
-    if not given[2]:
+    if not targets[2]:
         return None
     if cost_reject is None or cost_escape is None or min(cost_reject, cost_escape) <= 0:
         costs = f"{cost_reject} and {cost_escape}"
@@ -130,8 +130,8 @@ def choose_image_threshold(normals: Array, anomalies: Array, target: Target) -> 
 def _with_few_escapes(normals: Array, anomalies: Array, rate: float) -> Choice:
     """Return the highest threshold that guarantees an escape rate.
 
-    Below the j-th lowest of M scores lies a further one, exchangeable with these, with probability
-    at most j / (M + 1) (split conformal prediction, as `choose_thresholds`).
+    A new score, exchangeable with these M, lies below the j-th lowest of them with probability at
+    most j / (M + 1) (split conformal prediction, as `choose_thresholds`).
     """
     count, ordered = len(anomalies), np.sort(anomalies)
     rank = math.floor(rate * (count + 1) + 1e-9)
@@ -147,7 +147,8 @@ def _with_few_escapes(normals: Array, anomalies: Array, rate: float) -> Choice:
 
 
 def _below(score: float, normals: Array, anomalies: Array) -> float:
-    """Return a threshold below a score: halfway to the next lower one, if a number is between."""
+    """Return a threshold below a score: halfway to the next lower score, if there is a number
+    between."""
     scores = np.concatenate([normals, anomalies])
     lower = scores[scores < score]
     middle = float(lower.max()) / 2 + score / 2 if len(lower) else score

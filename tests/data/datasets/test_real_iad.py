@@ -57,7 +57,7 @@ def test_a_noisy_training_set_is_trained_on_with_a_warning(tmp_path: Path) -> No
     layout = detect_layout(make_real_iad(tmp_path) / "realiad_jsons_fuiad_0.1")
     category = read_category(layout, "audiojack")
     assert len(category.train) == 11 and not any(r.label for r in category.train)
-    assert "1 of 11 training images are anomalous and trained on" in category.warnings[0]
+    assert "1 of 11 training images are anomalous but used as normal" in category.warnings[0]
 
 
 def test_check_compares_the_totals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +102,7 @@ FAULTS = {
     ),
     "another category": (
         lambda root: (root / LIST).rename(root / "realiad_jsons/toy.json"),
-        "has no folder named like a list",
+        "has no folder with the name of a list",
     ),
 }
 

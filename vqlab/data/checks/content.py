@@ -92,7 +92,7 @@ _MASK_CHECKS: tuple[
     (lambda mask: bool(mask.lossy), "have a lossy format", _lossy_remedy),
     (lambda mask: mask.soft and not mask.large, "have many faint grey levels", _soft_remedy),
 )
-"""What is suspicious of a mask, the problem in words, and what to do about such masks."""
+"""Test of a mask, description of the problem, and function that returns the remedy."""
 
 
 def _mask_warnings(masks: Masks, folder: Path) -> Iterator[str]:
@@ -159,10 +159,10 @@ def _colour_warnings(images: Images, folder: Path) -> Iterator[str]:
     grey = [path for path, image in images.items() if not image.flat and image.grey]
     coloured = [path for path, image in images.items() if not image.flat and not image.grey]
     if grey and coloured:
-        fewer, what = (coloured, "coloured") if len(coloured) < len(grey) else (grey, "grey")
+        fewer, minority = (coloured, "coloured") if len(coloured) < len(grey) else (grey, "grey")
         yield (
-            f"colours are mixed: {len(grey)} grey and {len(coloured)} coloured images; the {what} "
-            f"ones are {join_paths(fewer, folder)}; convert all of them to one kind."
+            f"colours are mixed: {len(grey)} grey and {len(coloured)} coloured images; the "
+            f"{minority} ones are {join_paths(fewer, folder)}; convert all of them to one kind."
         )
 
 
@@ -184,9 +184,11 @@ def _mixed_depth_warnings(images: Images, folder: Path) -> Iterator[str]:
     shallow = [path for path, image in images.items() if image.depth == 8]
     deep = [path for path, image in images.items() if image.depth != 8]
     if shallow and deep:
-        fewer, what = (deep, "with more") if len(deep) < len(shallow) else (shallow, "with 8 bits")
+        fewer, minority = (
+            (deep, "with more") if len(deep) < len(shallow) else (shallow, "with 8 bits")
+        )
         yield (
             f"bit depths are mixed: {len(shallow)} files with 8 bits per value, {len(deep)} with "
-            f"more; those {what} are {join_paths(fewer, folder)}; save all of them with one bit "
-            "depth: their scales differ."
+            f"more; those {minority} are {join_paths(fewer, folder)}; save all of them with one "
+            "bit depth: their scales differ."
         )

@@ -48,8 +48,8 @@ def duplicate_warnings(
         ),
     }
     return [
-        f"{what} ({_pairs(kinds[kind], folder)}): {why}."
-        for kind, (what, why) in problems.items()
+        f"{problem} ({_pairs(kinds[kind], folder)}): {remedy}."
+        for kind, (problem, remedy) in problems.items()
         if kinds[kind]
     ]
 

@@ -26,7 +26,7 @@ from vqlab.types import ImageRecord
 
 @dataclass(frozen=True)
 class CheckRow:
-    """Figures of one category, beside those of the published dataset of that name."""
+    """Figures of one category, compared with the published dataset of that name."""
 
     category: str
     counts: Counts
@@ -198,7 +198,7 @@ def _compare_with_published(
 
 
 def _compare_totals(report: CheckReport, dataset: Dataset | None) -> None:
-    """Add a warning if all categories of a dataset have other numbers of images than published."""
+    """Warn if the total numbers of images of all categories differ from the published ones."""
     if dataset is None or len(report.rows) != dataset.categories:
         return
     by_split = zip(*(row.counts for row in report.rows), strict=True)

@@ -1,4 +1,4 @@
-"""Warn of image files below a category's folder that are not used, and say where they belong."""
+"""Warn of unused image files in a category's folder, and suggest where to move them."""
 
 from __future__ import annotations
 

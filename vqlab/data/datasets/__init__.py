@@ -17,7 +17,8 @@ MVTEC_AD, VISA = MVTecAD(), VisA()
 DATASETS: tuple[Dataset, ...] = (
     VISA, RealIAD(), MVTecAD2(), MVTecLOCO(), KolektorSDD2(), BTAD(), MVTEC_AD,
 )  # fmt: skip
-"""The first that recognises a folder reads it; the layout of MVTec AD is the most general."""
+"""In order of detection: the first one that recognises a folder is used; the layout of MVTec AD is
+the most general."""
 
 HOW_TO_GET = """\
 How to get datasets:
@@ -25,7 +26,7 @@ How to get datasets:
             CC BY-NC-SA 4.0 (not for commercial use); extract it to data/MVTec
   VisA      https://amazon-visual-anomaly.s3.us-west-2.amazonaws.com/VisA.tar
             CC BY 4.0; extract it to data/VisA
-            (about it: https://github.com/amazon-science/spot-diff)
+            (description: https://github.com/amazon-science/spot-diff)
   or any folder (data.root, DATA= for make) with this layout:
     <root>/<category>/train/good/000.png
     <root>/<category>/test/good/000.png
@@ -34,7 +35,7 @@ How to get datasets:
 
 
 def dataset_of(folder: Path) -> Dataset | None:
-    """Return the dataset in whose layout the folder of a category is; None: it is no category."""
+    """Return the dataset whose layout a category's folder has; None if it is not a category."""
     return next((dataset for dataset in DATASETS if dataset.is_category(folder)), None)
 
 

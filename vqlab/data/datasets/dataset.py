@@ -52,15 +52,15 @@ class Layout:
 class Dataset(ABC):
     """A published dataset: recognises its folders and lists the records of a category.
 
-    A subclass implements `read`, and either `is_category` (one folder per category) or `detect`
-    (a list of files for the whole dataset).
+    A subclass implements `add_records`, and either `is_category` (one folder per category) or
+    `detect` (a list of files for the whole dataset).
     """
 
     name: ClassVar[str]
     counts: ClassVar[Mapping[str, Counts]]
     """Published numbers of images by category; empty if they are not published by category."""
     validation: ClassVar[Mapping[str, int]] = {}
-    """Of them, published numbers of images in validation/good."""
+    """Published numbers of images in validation/good, included in `counts`."""
     categories: ClassVar[int] = 0
     """Number of categories that `totals` count."""
     totals: ClassVar[tuple[Counts, ...]] = ()
@@ -81,7 +81,7 @@ class Dataset(ABC):
         return None
 
     @abstractmethod
-    def read(self, layout: Layout, folder: Path, category: Category) -> None:
+    def add_records(self, layout: Layout, folder: Path, category: Category) -> None:
         """Add the records of the category in `folder`, with errors and warnings."""
 
     def published(self, category: str) -> Counts | None:
@@ -89,7 +89,8 @@ class Dataset(ABC):
         return self.counts.get(category)
 
     def place(self, layout: Layout, folder: Path) -> Path:
-        """Return what to name in messages on the images of a category: its folder, or the list."""
+        """Return the path to name in messages about a category: its folder, or its list of
+        images."""
         return folder
 
     def is_unused(self, folder: Path, path: Path) -> bool:

@@ -38,7 +38,7 @@ class KolektorSDD2(Dataset):
     def published(self, category: str) -> Counts | None:
         return self.counts["kolektorsdd2"]
 
-    def read(self, layout: Layout, folder: Path, category: Category) -> None:
+    def add_records(self, layout: Layout, folder: Path, category: Category) -> None:
         train = _list_split(folder / "train", category)
         category.train = [record for record in train if not record.label]
         category.test = _list_split(folder / "test", category)

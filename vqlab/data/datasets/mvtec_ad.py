@@ -28,7 +28,7 @@ class MVTecAD(Dataset):
     def is_category(self, folder: Path) -> bool:
         return is_category(folder)
 
-    def read(self, layout: Layout, folder: Path, category: Category) -> None:
+    def add_records(self, layout: Layout, folder: Path, category: Category) -> None:
         list_samples(find_folders(folder, category), category)
 
     def is_unused(self, folder: Path, path: Path) -> bool:

@@ -31,7 +31,7 @@ class MVTecAD2(Dataset):
     def is_category(self, folder: Path) -> bool:
         return any((folder / name).is_dir() for name in (PUBLIC, *PRIVATE))
 
-    def read(self, layout: Layout, folder: Path, category: Category) -> None:
+    def add_records(self, layout: Layout, folder: Path, category: Category) -> None:
         list_samples(find_folders(folder, category), category)
         if not (folder / PUBLIC).is_dir():
             category.warnings.append(

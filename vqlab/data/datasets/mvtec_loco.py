@@ -43,7 +43,7 @@ class MVTecLOCO(Dataset):
     def is_category(self, folder: Path) -> bool:
         return (folder / CONFIG).is_file() and (folder / "train").is_dir()
 
-    def read(self, layout: Layout, folder: Path, category: Category) -> None:
+    def add_records(self, layout: Layout, folder: Path, category: Category) -> None:
         category.mask_place = "ground_truth/<defect>/<name>/000.png"
         list_samples(replace(find_folders(folder, category), masks=None), category)
         masks = folder / "ground_truth"

@@ -57,15 +57,15 @@ class RealIAD(Dataset):
         if not places or not any(lists.glob("*.json")):
             missing = f"{LISTS}/<category>.json" if places else f"{' or '.join(IMAGES[:2])}"
             raise UserError(
-                f"data.root {folder} must be Real-IAD with images and lists; {top} has no "
-                f"{missing}; extract the archive of the {'lists' if places else 'images'} there."
+                f"data.root {folder} must contain the images and the lists of Real-IAD; {top} has "
+                f"no {missing}; extract the archive of the {'lists' if places else 'images'} there."
             )
         existing = {path.name for path in subfolders(places[0])}
         names = sorted(path.stem for path in lists.glob("*.json") if path.stem in existing)
         if not names:
             raise UserError(
                 f"data.root {folder} must have images of a category; {places[0]} has no folder "
-                f"named like a list in {lists}; extract the archive of a category there."
+                f"with the name of a list in {lists}; extract the archive of a category there."
             )
         single = named and len(inside) > 1 and inside[1] in names
         names = [inside[1]] if single else names
@@ -76,7 +76,7 @@ class RealIAD(Dataset):
         assert layout.lists is not None
         return layout.lists / f"{folder.name}.json"
 
-    def read(self, layout: Layout, folder: Path, category: Category) -> None:
+    def add_records(self, layout: Layout, folder: Path, category: Category) -> None:
         place = self.place(layout, folder)
         try:
             splits = read_lists(place)
@@ -89,7 +89,7 @@ class RealIAD(Dataset):
         if anomalous:
             category.warnings.append(
                 f"category {category.name}: {anomalous} of {len(category.train)} training images "
-                f"are anomalous and trained on as normal, as {place.parent.name} lists them."
+                f"are anomalous but used as normal, as listed in {place.parent.name}."
             )
         category.train = [ImageRecord(r.path, r.category, "good") for r in category.train]
         category.train.sort(key=lambda record: record.path)

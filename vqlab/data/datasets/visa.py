@@ -40,7 +40,7 @@ class VisA(Dataset):
             return Layout(folder.parent, self.source, folders, single=True, dataset=self)
         return None
 
-    def read(self, layout: Layout, folder: Path, category: Category) -> None:
+    def add_records(self, layout: Layout, folder: Path, category: Category) -> None:
         read_visa(layout.root, folder, category)
 
     def place(self, layout: Layout, folder: Path) -> Path:

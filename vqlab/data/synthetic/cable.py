@@ -109,15 +109,15 @@ class Cable:
             surface.lay(cover, COPPER * bent.brightness, tall, 0.9, where)
         return surface
 
-    def _gone(self, u: Array, v: Array, wire: int) -> tuple[Array, Array]:
+    def _cut_away(self, u: Array, v: Array, wire: int) -> tuple[Array, Array]:
         """Return coverage of the cuts in one wire and height of the burr, both (h, w)."""
-        gone, rim = np.zeros_like(u), np.zeros_like(u)
+        cover, rim = np.zeros_like(u), np.zeros_like(u)
         for cut in self.cuts:
             if cut.wire == wire:
                 away = to_line(u, v, cut.points) - cut.width
-                gone = np.maximum(gone, around(away, 1.5 * PIXEL))
+                cover = np.maximum(cover, around(away, 1.5 * PIXEL))
                 rim = rim + cut.rim * np.exp(-((np.maximum(away, 0) / 0.018) ** 2))
-        return gone, rim
+        return cover, rim
 
     def _lay_sheath(
         self, surface: Surface, u: Array, v: Array, marks: Array, grit: Array, rng: Generator
@@ -127,9 +127,9 @@ class Cable:
         three = sine * (3 - 4 * sine * sine)  # sin 3a: the inside is wider where the wires lie
         inside = 0.736 + 0.016 * three + 0.006 * clouds(rng, 6)
         surface.lay(around(radius - inside - 0.03, 2 * PIXEL), VOID, -48, 0.02)
-        gone, rim = self._gone(u, v, -1)
+        cut, rim = self._cut_away(u, v, -1)
         wall = np.maximum(radius - 0.905, inside - radius)
-        cover = around(wall, 2 * PIXEL) * (1 - gone)
+        cover = around(wall, 2 * PIXEL) * (1 - cut)
         shade = self.shades[3] * (1 + 0.045 * marks + 0.02 * grit + 0.04 * fractal(rng, 5, 3))
         rounded = 5 * (1 - np.exp(np.clip(wall, -0.2, 0) / 0.018))
         height = rounded + rim + 0.4 * marks + 0.15 * grit
@@ -146,8 +146,8 @@ class Cable:
         out = np.hypot(x, y) - WIRE - 0.006 * fuzz
         bore = np.hypot(x - wire.hole_shift[0], y - wire.hole_shift[1]) - HOLE - 0.004 * fuzz
         surface.lay(around(out, 2 * PIXEL), VOID * 0.9, -40, 0.02, where)
-        gone, rim = self._gone(u[where], v[where], index)
-        cover = around(np.maximum(out, -bore), 2 * PIXEL) * (1 - gone)
+        cut, rim = self._cut_away(u[where], v[where], index)
+        cover = around(np.maximum(out, -bore), 2 * PIXEL) * (1 - cut)
         colour = COLOURS[wire.colour][:, None, None]
         if wire.colour == GREEN:
             angle = np.arctan2(y, x) - wire.stripe
@@ -164,7 +164,7 @@ class Cable:
     def _lay_strands(self, surface: Surface, u: Array, v: Array, marks: Array, wire: Wire) -> None:
         """Draw the cut faces of a wire's strands: small tilted copper discs with rounded edges.
 
-        All at once: n windows of the picture, one round each strand, (n, h, w).
+        Vectorized over n windows of the image, one around each strand: (n, h, w).
         """
         strands = wire.strands[wire.present].astype(np.float32)
         if not len(strands):

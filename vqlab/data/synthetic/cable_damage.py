@@ -106,8 +106,8 @@ def _poke(cable: Cable, rng: Generator) -> Cable:
 
 
 def _combine(cable: Cable, rng: Generator) -> Cable:
-    others = [draw for name, draw in DAMAGE.items() if name != "combined"]
-    first, second = (others[int(i)] for i in rng.choice(len(others), 2, replace=False))
+    choices = [draw for name, draw in DAMAGE.items() if name != "combined"]
+    first, second = (choices[int(i)] for i in rng.choice(len(choices), 2, replace=False))
     return second(first(cable, rng), rng)
 
 

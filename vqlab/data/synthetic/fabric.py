@@ -29,7 +29,7 @@ PITCH = 0.105
 
 
 @dataclass(frozen=True)
-class Wrong:
+class Misplaced:
     """Misplaced yarns over a range (in yarns from the fabric's origin)."""
 
     weft: bool
@@ -55,7 +55,7 @@ class Fabric:
     """(3,) as for the hole, index into STAINS, strength."""
     thread: tuple[Array, Array] | None = None
     """Points (n, 2) of a loose thread, its colour (3,)."""
-    wrong: Wrong | None = None
+    wrong: Misplaced | None = None
 
     def surface(self) -> Surface:
         """Return the surface for the camera."""
@@ -91,7 +91,7 @@ class Fabric:
     def _weave(
         self, lift: Array, half: Array, weft: bool, number: Array, along: Array
     ) -> tuple[Array, Array]:
-        """Lift and half thickness (S, S) of one set of yarns, with the wrong one among them."""
+        """Lift and half thickness (S, S) of one set of yarns, including the misplaced ones."""
         wrong = self.wrong
         if wrong is None or wrong.weft != weft:
             return lift, half
@@ -166,7 +166,7 @@ def _misweave(fabric: Fabric, rng: Generator) -> Fabric:
     middle, yarn = (u, v) if weft else (v, u)
     first, reach = math.floor(yarn), rng.uniform(2.5, 8)
     last, left = first + int(rng.integers(2)), float(rng.choice([0.0, 0.5, 1.0]))
-    return replace(fabric, wrong=Wrong(weft, first, last, middle - reach, middle + reach, left))
+    return replace(fabric, wrong=Misplaced(weft, first, last, middle - reach, middle + reach, left))
 
 
 DAMAGE = {

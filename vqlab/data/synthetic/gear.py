@@ -1,4 +1,4 @@
-"""`gear`: a steel spur gear on a dark mat, turned any way.
+"""`gear`: a steel spur gear on a dark mat, in any orientation.
 
 Teeth and holes are large enough to be seen in an image of 128 px and repeat every 90 degrees, so
 the training images show the gear at every angle. Every defect is larger than the marks that a

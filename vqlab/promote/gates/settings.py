@@ -41,7 +41,7 @@ class GateSettings(Settings):
     """If significantly more normal test images are rejected than the threshold promises."""
     shifts: OnFailure = "refuse"
     """If significantly more normal test images than promised are rejected under a capture shift
-    that the model was trained to stand (`data.shifts`). Others only lead to a warning."""
+    that the model was trained to tolerate (`data.shifts`). Others only lead to a warning."""
     shift_images: int = Field(default=20, ge=0)
     """Maximum number of normal, and of anomalous, test images scored under capture shifts; 0:
     none."""
