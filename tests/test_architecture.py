@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vqlab"
 LAYERS = [
-    {"caches", "errors", "malloc", "openmp", "text", "version"},
+    {"caches", "errors", "malloc", "openmp", "text", "verdict", "version"},
     {"pixels"},
     {"runtime"},
     {"types", "ports", "experiment_files", "html_page"},

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from vqlab import runtime
 from vqlab.config import validate
 from vqlab.data import (
     CheckReport,
@@ -29,6 +28,7 @@ from vqlab.data.area import decode_areas, encode_areas
 from vqlab.data.images import read_mask
 from vqlab.data.synthetic_anomalies import KINDS, draw_anomaly
 from vqlab.pixels.area import FILL
+from vqlab.pixels.preprocessing import Preprocessing
 from vqlab.types import UserError
 
 RNG = np.random.default_rng(0)
@@ -164,8 +164,7 @@ def test_the_rest_of_an_image_changes_nothing(
     assert (to_network(disturbed, chosen, area)[0] == inputs).all()
     assert not (to_network(disturbed, chosen)[0] == to_network(image, chosen)[0]).all()
     assert (area.fill(image)[~mask] == FILL).all() and (area.fill(image)[mask] == image[mask]).all()
-    exported = object.__new__(runtime.Model)
-    exported.description = {"preprocessing": chosen.model_dump() | {"inspected": area.encode()}}
+    exported = Preprocessing.parse(chosen.model_dump() | {"inspected": area.encode()})
     values, fitted = exported.network_input(image)
     assert fitted == geometry and np.array_equal(values, inputs.numpy())
 

@@ -32,7 +32,6 @@ from vqlab.evaluation import (
     paired_differences,
     review_sentence,
     save_evidence,
-    verdict_of,
 )
 from vqlab.pixels.resizing import Geometry
 from vqlab.types import ImageRecord, UserError
@@ -105,7 +104,6 @@ def test_without_a_review_rate_there_are_two_verdicts() -> None:
     three = choose_thresholds(made(range(40)), settings(review_rate=0.2))
     assert (three.image, three.pixel, three.promised) == (plain.image, plain.pixel, plain.promised)
     assert {plain.verdict(s) for s in range(50)} == {PASS, REJECT}
-    assert verdict_of(2.0, 2.0, 1.0) == REVIEW and verdict_of(1.0, 2.0, 1.0) == PASS
     assert Thresholds.read(json.loads(json.dumps(asdict(three)))) == three
 
 

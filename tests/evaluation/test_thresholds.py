@@ -28,7 +28,6 @@ from vqlab.evaluation import (
     Scored,
     Thresholds,
     ThresholdSettings,
-    calibrated,
     choose_thresholds,
     guarantee_note,
 )
@@ -272,21 +271,23 @@ def test_the_display_scale_rises_and_stays_within_bounds(
     normal: list[float], threshold: float, scores: list[float]
 ) -> None:
     summary = CalibrationScores.of(np.array(normal))
-    values = [calibrated(score, threshold, summary) for score in sorted(scores)]
+    calibrated = Thresholds(threshold, 0.0, calibration=summary).calibrated
+    values = [calibrated(score) for score in sorted(scores)]
     assert values == sorted(values) and 0 <= values[0] and values[-1] <= 1
-    assert calibrated(threshold, threshold, summary) == 0.5
+    assert calibrated(threshold) == 0.5
     assert (summary.minimum, summary.maximum) == (min(normal), max(normal))
     if threshold > (median := summary.quartiles[1]):
-        assert calibrated(median, threshold, summary) == pytest.approx(0.05)
+        assert calibrated(median) == pytest.approx(0.05)
     for score in scores:
         if score != threshold:
-            assert (calibrated(score, threshold, summary) > 0.5) <= (score > threshold)
+            assert (calibrated(score) > 0.5) <= (score > threshold)
 
 
 def test_scores_that_are_not_finite_stay_on_the_scale() -> None:
     summary = CalibrationScores.of(np.array([1.0, 2.0]))
-    assert [calibrated(score, 3.0, summary) for score in (-math.inf, math.inf)] == [0, 1]
-    assert math.isnan(calibrated(math.nan, 3.0, summary))
+    calibrated = Thresholds(3.0, 0.0, calibration=summary).calibrated
+    assert [calibrated(score) for score in (-math.inf, math.inf)] == [0, 1]
+    assert math.isnan(calibrated(math.nan))
 
 
 @pytest.mark.parametrize("shift, scale", [(0, 1), (-1e6, 3), (5e8, 1e3), (0, 1e-9)])

@@ -14,6 +14,7 @@ from vqlab import runtime
 from vqlab.export import export_model
 from vqlab.export.export import test_images as images_of
 from vqlab.model import Model
+from vqlab.runtime.__main__ import main
 
 pytest.importorskip("onnx")
 INSPECTED = np.hypot(*np.mgrid[-15.5:16, -15.5:16]) < 13
@@ -44,7 +45,7 @@ def test_verdicts_p_values_and_maps_are_those_of_the_model(bundle: Path, model: 
         expected, result = model.score(path), exported.score(path)
         assert result.score == pytest.approx(expected.score, rel=1e-5)
         assert result.verdict == expected.verdict
-        assert exported.p_value(expected.score) == expected.p_value
+        assert exported.thresholds.p_value(expected.score) == expected.p_value
         np.testing.assert_allclose(result.map, expected.anomaly_map, rtol=1e-4, atol=1e-5)
         verdicts.add(result.verdict)
         noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
@@ -57,7 +58,7 @@ def test_images_of_another_shape_are_unreadable(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (32, 20)).save(tmp_path / "wide.png")
-    assert runtime.main([str(bundle / "model.onnx"), str(tmp_path / "wide.png")]) == 3
+    assert main([str(bundle / "model.onnx"), str(tmp_path / "wide.png")]) == 3
     assert "it is 32x20 pixels; the inspected area is 32x32" in capsys.readouterr().out
 
 

@@ -49,7 +49,7 @@ def test_files_are_scored_as_by_the_model(bundle: Path, mean_image: Model) -> No
         assert score == pytest.approx(expected.score, rel=1e-5)
         assert verdict == expected.verdict
         np.testing.assert_allclose(anomaly_map, expected.anomaly_map, rtol=1e-4, atol=1e-5)
-        assert exported.calibrated(score) == pytest.approx(expected.calibrated, rel=1e-4)
+        assert exported.thresholds.calibrated(score) == pytest.approx(expected.calibrated, rel=1e-4)
         assert exported.score(expected.image).score == score
 
 
@@ -83,7 +83,7 @@ def test_a_bundle_has_sums_of_all_files(bundle: Path) -> None:
     assert {*sums, "SHA256SUMS"} == {path.name for path in bundle.iterdir()}
     for name, value in sums.items():
         assert hashlib.sha256((bundle / name).read_bytes()).hexdigest() == value
-    modules = {"area", "bit_depth", "decoding", "errors", "resizing"}
+    modules = "area bit_depth decoding errors preprocessing resizing runtime verdict".split()
     assert {f"score_{name}.py" for name in modules} | {"score.py"} < {*sums}
 
 

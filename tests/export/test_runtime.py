@@ -10,7 +10,6 @@ import sysconfig
 import venv
 from importlib.metadata import files
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -19,12 +18,14 @@ from PIL import Image
 
 from vqlab import UserError, runtime
 from vqlab.data import DataSettings, read_image, to_network
-from vqlab.evaluation import Thresholds
+from vqlab.evaluation import Thresholds, display_unit
 from vqlab.evaluation.calibration import CalibrationScores
 from vqlab.export import export_model
-from vqlab.export.description import _unit
 from vqlab.export.export import test_images as images_of
 from vqlab.model import Model
+from vqlab.pixels.preprocessing import Preprocessing
+from vqlab.runtime.__main__ import main
+from vqlab.verdict import ExportedThresholds
 
 REPOSITORY = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
@@ -60,27 +61,26 @@ def written(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def exported(settings: DataSettings) -> runtime.Model:
-    """An exported model of which only the preprocessing is used."""
-    model = object.__new__(runtime.Model)
-    model.description = {"preprocessing": settings.model_dump()}
-    return model
+def exported(settings: DataSettings) -> Preprocessing:
+    """Preprocessing of an exported model."""
+    return Preprocessing.parse(settings.model_dump())
 
 
 @pytest.mark.parametrize("bits", [None, 12])
 def test_files_are_read_as_by_vqlab(tmp_path: Path, bits: int | None) -> None:
     paths = written(tmp_path)
     assert len(paths) == 14
-    model = exported(DataSettings(bits=bits))
+    settings = DataSettings(bits=bits)
     for path in paths:
-        expected = read_image(path, bits)
-        assert np.array_equal(model.read(path), expected), path.name
+        expected, _ = to_network(read_image(path, bits), settings)
+        values, _ = exported(settings).network_input(path)
+        assert np.array_equal(values, expected.numpy()), path.name
 
 
 def test_values_beyond_the_bits_are_refused(tmp_path: Path) -> None:
     Image.fromarray(DEEP).save(tmp_path / "deep.png")
     with pytest.raises(UserError, match="its values exceed 1023, the maximum of 10 bits"):
-        exported(DataSettings(bits=10)).read(tmp_path / "deep.png")
+        exported(DataSettings(bits=10)).network_input(tmp_path / "deep.png")
 
 
 @pytest.mark.parametrize("resize", ["stretch", "letterbox"])
@@ -103,11 +103,10 @@ def test_images_are_resized_as_by_vqlab(
 def test_scores_are_calibrated_as_by_vqlab(normal: tuple[float, ...] | None) -> None:
     summary = normal and CalibrationScores.of(np.array(normal))
     thresholds = Thresholds(0.9, 0.5, calibration=summary or None)
-    described = {"thresholds": {"image": 0.9, "unit": _unit(thresholds)}}
-    model = SimpleNamespace(description=described)
+    unit = float(display_unit(0.9, thresholds.calibration))
+    described = ExportedThresholds.parse({"image": 0.9, "unit": unit})
     for score in (-3.0, 0.0, 0.2, 0.9, 0.91, 5.0, 1e6):
-        calibrated = runtime.Model.calibrated(model, score)  # type: ignore[arg-type]
-        assert calibrated == pytest.approx(thresholds.calibrated(score), rel=1e-9)
+        assert described.calibrated(score) == pytest.approx(thresholds.calibrated(score), rel=1e-9)
 
 
 def test_the_module_imports_no_torch() -> None:
@@ -131,8 +130,31 @@ def test_the_modules_of_a_bundle_import_nothing_of_vqlab(mean_image: Model, tmp_
 
 
 def test_wrong_calls_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert runtime.main(["model.onnx"]) == 2
+    pytest.importorskip("onnxruntime")
+    assert main(["model.onnx"]) == 2
     assert "usage: " in capsys.readouterr().err
+    (tmp_path / "damaged.onnx").write_bytes(b"no model")
+    for name in ("missing.onnx", "damaged.onnx"):
+        assert main([str(tmp_path / name), "image.png"]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and f"{name} cannot be used as a model: " in err
+
+
+def test_a_reader_may_leave(mean_image: Model, tmp_path: Path) -> None:
+    """`| head -1` gets its line and no traceback follows."""
+    pytest.importorskip("onnx")
+    export_model(mean_image, "onnx", tmp_path)
+    images = images_of(mean_image) * 50
+    command = [sys.executable, "-m", "vqlab.runtime", "model.onnx", *map(str, images)]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    ) as process:  # fmt: skip
+        assert process.stdout is not None and process.stderr is not None
+        assert json.loads(process.stdout.readline())["file"] == str(images[0])
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
 
 
 def bare_environment(folder: Path) -> Path:

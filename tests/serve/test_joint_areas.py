@@ -188,7 +188,7 @@ def test_each_category_is_exported(joint: Joint, tmp_path: Path) -> None:
         exported, model = runtime.Model(folder / "model.onnx"), joint.model(name)
         assert exported.description["category"] == name
         assert exported.description["categories"] == list(NAMES)
-        inspected = exported.area and exported.area.at((32, 32))
+        inspected = exported.preprocessing.area and exported.preprocessing.area.at((32, 32))
         assert inspected is not None and (inspected == area).all()
         for path in joint.files(name):
             result, expected = exported.score(path), model.score(path)

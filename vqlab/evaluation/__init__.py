@@ -3,7 +3,7 @@
 Thresholds are chosen on held-out images, never on the test set.
 """
 
-from vqlab.evaluation.calibration import CalibrationScores, calibrated
+from vqlab.evaluation.calibration import CalibrationScores, display_unit
 from vqlab.evaluation.concepts import Concepts, assign_concepts, with_records
 from vqlab.evaluation.evidence import (
     BASELINE_EVIDENCE,
@@ -13,11 +13,12 @@ from vqlab.evaluation.evidence import (
     load_evidence,
     save_evidence,
 )
+from vqlab.evaluation.masks import predicted_mask
 from vqlab.evaluation.operating_point import OperatingPoint, count_above, operating_point
 from vqlab.evaluation.paired import Paired, paired_differences
 from vqlab.evaluation.report import EvaluationSettings, Report, evaluate
 from vqlab.evaluation.review import expected_shares, review_sentence
-from vqlab.evaluation.scored import Predictions, Scored, crop, crop_panel, lowest_outside
+from vqlab.evaluation.scored import Predictions, Scored, crop, crop_panel
 from vqlab.evaluation.scoring import (
     Progress,
     extract_images,
@@ -40,7 +41,7 @@ from vqlab.evaluation.thresholds import (
 )
 from vqlab.evaluation.tiles import score_tiles
 from vqlab.evaluation.uncertainty import MEAN
-from vqlab.evaluation.verdict import PASS, REJECT, REVIEW, Verdict, predicted_mask, verdict_of
+from vqlab.verdict import PASS, REJECT, REVIEW, Verdict, verdict_of
 
 __all__ = [
     "Origin",
@@ -68,16 +69,15 @@ __all__ = [
     "Thresholds",
     "VALIDATION_EVIDENCE",
     "Verdict",
-    "calibrated",
     "choose_thresholds",
     "combined_scores",
     "count_above",
     "crop",
+    "display_unit",
     "evaluate",
     "expected_shares",
     "assign_concepts",
     "load_evidence",
-    "lowest_outside",
     "operating_point",
     "paired_differences",
     "predicted_mask",

@@ -5,8 +5,6 @@ Verdicts compare raw scores with thresholds.
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vqlab.verdict import p_value
 
 QUANTILES = 65
 """Maximum number of stored quantiles; 65 include the quartiles."""
@@ -50,19 +50,9 @@ class CalibrationScores:
         return len(self.scores or self.quantiles) == self.count
 
     def p_value(self, score: float) -> float:
-        """Return the conformal p-value of an image score: (1 + #{scores ≥ score}) / (count + 1).
-
-        For an unseen normal image, exchangeable with these, P(p-value ≤ α) ≤ α for every α (Vovk,
-        Gammerman, Shafer 2005, Algorithmic Learning in a Random World). An upper bound if not all
-        scores are stored (`exact`). NaN for NaN.
-        """
-        if math.isnan(score):
-            return math.nan
-        stored = self.scores or self.quantiles
-        lower = bisect_left(stored, score)
-        if lower and len(stored) < self.count:  # quantile j: between two scores, from rank ⌊…⌋
-            lower = (lower - 1) * (self.count - 1) // (len(stored) - 1) + 1
-        return (1 + self.count - lower) / (self.count + 1)
+        """Return the conformal p-value of an image score, see `vqlab.verdict.p_value`; an upper
+        bound if not all scores are stored (`exact`)."""
+        return p_value(score, self.scores or self.quantiles, self.count)
 
     @property
     def minimum(self) -> float:
@@ -79,26 +69,12 @@ class CalibrationScores:
         return self.quantiles[-1]
 
 
-def calibrated(score: float, threshold: float, normal: CalibrationScores | None) -> float:
-    """Map a raw image score to [0, 1]: 0.5 at the threshold, 0.05 at the median normal image.
+def display_unit(threshold: float, normal: CalibrationScores | None) -> Fraction:
+    """Return the unit of `vqlab.verdict.calibrated` that maps the median normal image to 0.05.
 
-    Monotonic and symmetric about the threshold. Tails decay as 1 / distance, so that scores far
-    from the threshold remain distinct. Not a probability: the frequency of defects is unknown.
-    normal: None for older checkpoints; the unit is then the magnitude of the threshold.
-
-    Computed in exact fractions and rounded once: with floats, differences may overflow and units
-    may be subnormal.
+    Positive. If the median is not below the threshold, it is derived from the range of the scores.
+    normal: None for older checkpoints; the unit is then derived from the threshold.
     """
-    if not (math.isfinite(score) and math.isfinite(threshold)):
-        return math.nan if math.isnan(score - threshold) else float(score > threshold)
-    distance = Fraction(float(score)) - Fraction(float(threshold))
-    unit = _unit(threshold, normal)
-    share = float(unit / (unit + abs(distance)) / 2)
-    return share if distance < 0 else 1 - share
-
-
-def _unit(threshold: float, normal: CalibrationScores | None) -> Fraction:
-    """Return the distance from the threshold that is mapped to 0.25 and 0.75; positive."""
     exact = Fraction(float(threshold))
     candidates = [abs(exact), Fraction(1)]
     if normal is not None:

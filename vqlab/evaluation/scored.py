@@ -145,11 +145,6 @@ def concatenate_prototypes(parts: Sequence[ImagePrototypes]) -> ImagePrototypes 
     return ImagePrototypes(indices, vectors, parts[0].codebook.cpu())
 
 
-def lowest_outside(map: Array, inspected: Array) -> Array:
-    """Return the map (h, w) with the lowest inspected score on pixels that are not inspected."""
-    return np.where(inspected, map, map[inspected].min())
-
-
 def crop(map: Array, geometry: Geometry) -> Array:
     """Crop a map (S, S) to the box (h, w) of the image: remove the padding of a letterbox."""
     return np.ascontiguousarray(map[geometry.window])

@@ -25,11 +25,11 @@ from vqlab.evaluation.scored import (
     Scored,
     concatenate_prototypes,
     crop,
-    lowest_outside,
 )
 from vqlab.evaluation.spool import Array, Budget, Spool
 from vqlab.evaluation.tiles import Blend, Mosaic
 from vqlab.features import FeatureSet
+from vqlab.pixels.area import lowest_outside
 from vqlab.pixels.resizing import Geometry
 from vqlab.types import Batch, ImageRecord, Scores, Tile, UserError
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from vqlab.config import Settings
-from vqlab.evaluation.calibration import CalibrationScores, calibrated
+from vqlab.evaluation.calibration import CalibrationScores, display_unit
 from vqlab.evaluation.review import review_notes
 from vqlab.evaluation.scored import Scored
-from vqlab.evaluation.verdict import Verdict, verdict_of
 from vqlab.metrics import PixelStream, summarise_images
 from vqlab.types import UserError
+from vqlab.verdict import Verdict, calibrated, verdict_of
 
 Array = NDArray[Any]
 Method = Literal["conformal", "quantile", "f1max"]
@@ -96,7 +96,7 @@ class Thresholds:
 
     def calibrated(self, score: float) -> float:
         """Map a raw image score to [0, 1] for display, 0.5 at the image threshold."""
-        return calibrated(score, self.image, self.calibration)
+        return calibrated(score, self.image, display_unit(self.image, self.calibration))
 
 
 def choose_thresholds(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vqlab import errors, pixels, runtime
+from vqlab import errors, pixels, runtime, verdict
 from vqlab.export.parity import Parity
 
 SCRIPT, REQUIREMENTS, README, SUMS = "score.py", "requirements.txt", "README.md", "SHA256SUMS"
@@ -36,8 +36,10 @@ def write_bundle(
 def _modules() -> dict[str, str]:
     """Return the code of `vqlab.runtime` and of the modules that it imports, by file name; there
     `vqlab.pixels.area` is `score_area`."""
-    parts = [Path(errors.__file__), *Path(pixels.__path__[0]).glob("[a-z]*.py")]
-    files = {SCRIPT: Path(runtime.__file__)} | {PART + path.name: path for path in sorted(parts)}
+    package, parts = Path(runtime.__path__[0]), Path(pixels.__path__[0]).glob("[a-z]*.py")
+    files = {SCRIPT: package / "__main__.py", f"{PART}runtime.py": package / "__init__.py"}
+    for path in sorted([Path(errors.__file__), Path(verdict.__file__), *parts]):
+        files[PART + path.name] = path
     return {
         name: re.sub(r"\bvqlab\.(pixels\.)?(?=\w+ import )", PART, path.read_text("utf-8"))
         for name, path in files.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vqlab.evaluation import Thresholds
+from vqlab.evaluation import Thresholds, display_unit
 from vqlab.model import Model
 from vqlab.version import __version__
 
@@ -51,7 +51,7 @@ def describe(
             "target_review_or_reject_rate": model.thresholds.promised_review,
             "normal_scores": _normal_scores(model.thresholds),
             "notes": list(model.thresholds.notes),
-            "unit": _unit(model.thresholds),
+            "unit": float(display_unit(model.thresholds.image, model.thresholds.calibration)),
         },
     }
 
@@ -61,14 +61,3 @@ def _normal_scores(thresholds: Thresholds) -> list[float]:
     stored."""
     scores = thresholds.calibration
     return list(scores.scores or scores.quantiles) if scores and scores.exact else []
-
-
-def _unit(thresholds: Thresholds) -> float:
-    """Return the distance from the image threshold at which the calibrated score is 0.25 or 0.75,
-    see `vqlab.evaluation.calibration.calibrated`."""
-    image, normal = thresholds.image, thresholds.calibration
-    widths = [abs(image), 1.0]
-    if normal is not None:
-        spread = normal.maximum - normal.minimum
-        widths = [image - normal.quartiles[1], spread, abs(image) * 1e-6, 1e-6]
-    return next(width for width in widths if width > 0) / 9

@@ -16,7 +16,8 @@ from torch.export import ExportedProgram
 
 from vqlab import runtime
 from vqlab.errors import UserError
-from vqlab.runtime import KEY, Array
+from vqlab.pixels.preprocessing import Array
+from vqlab.runtime import KEY
 
 Description = Mapping[str, Any]
 

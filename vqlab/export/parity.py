@@ -98,7 +98,7 @@ def measure_parity(model: Model, exported: runtime.Model, files: Sequence[Path])
         for file in [files[0], *files]:  # the first one warms up
             original = read_image(file, model.data.bits)
             images = to_network(original, model.data, model.area)[0][None]
-            inputs = exported.network_input(exported.read(file))[0][None]
+            inputs = exported.preprocessing.network_input(file)[0][None]
             started = time.perf_counter()
             reference = _score(model, images)
             between = time.perf_counter()
@@ -109,7 +109,8 @@ def measure_parity(model: Model, exported: runtime.Model, files: Sequence[Path])
     different = tuple(
         file
         for file, pair in zip(files, pairs, strict=True)
-        if model.thresholds.verdict(pair.reference.score) != exported.verdict(pair.exported.score)
+        if model.thresholds.verdict(pair.reference.score)
+        != exported.thresholds.verdict(pair.exported.score)
     )
     scale = _Output(
         np.max([np.abs(pair.reference.map).max() for pair in pairs], initial=LEAST),

@@ -39,13 +39,13 @@ from vqlab.evaluation import (
     Scored,
     Thresholds,
     crop_panel,
-    lowest_outside,
     predict_images,
     predicted_mask,
     score_tiles,
 )
 from vqlab.features import Backbone, FeatureSet, FeatureSettings, InferenceSettings
 from vqlab.model.prediction import Prediction
+from vqlab.pixels.area import lowest_outside
 from vqlab.pixels.resizing import Geometry
 from vqlab.text import category_text, join_names
 from vqlab.types import InputSpec, Sample, Scores, UserError

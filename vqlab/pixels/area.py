@@ -6,9 +6,11 @@ import base64
 import hashlib
 import io
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from vqlab.errors import UserError
@@ -111,3 +113,8 @@ class InspectedArea:
         if mask.ndim != 2 or not mask.any():
             raise UserError("the inspected area must be a mask with pixels to inspect.")
         return cls(mask)
+
+
+def lowest_outside(map: NDArray[Any], inspected: Mask) -> NDArray[Any]:
+    """Return the map (h, w) with the lowest inspected value on pixels that are not inspected."""
+    return np.where(inspected, map, map[inspected].min())

@@ -1,30 +1,18 @@
-"""Verdicts of images, and predicted masks that agree with them."""
+"""Predicted masks that agree with the verdicts of images."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vqlab.verdict import PASS, Verdict
+
 Array = NDArray[Any]
-Verdict = Literal["pass", "review", "reject"]
-PASS: Verdict = "pass"
-REVIEW: Verdict = "review"
-REJECT: Verdict = "reject"
 PEAK = 0.001
 """Maximum share of pixels (without ties) marked in an image that does not pass and has none above
 the pixel threshold."""
-
-
-def verdict_of(
-    score: float, image_threshold: float, review_threshold: float | None = None
-) -> Verdict:
-    """Return `reject` if the score exceeds the image threshold, else `review` if it exceeds the
-    review threshold (None: no image is in review), else `pass`."""
-    if score > image_threshold:
-        return REJECT
-    return REVIEW if review_threshold is not None and score > review_threshold else PASS
 
 
 def predicted_mask(

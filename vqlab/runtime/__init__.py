@@ -1,0 +1,65 @@
+"""Score images with a model that `vqlab export` wrote, without torch.
+
+Needs NumPy, onnxruntime, Pillow and OpenCV. `python -m vqlab.runtime model.onnx IMAGE ...` prints a
+JSON line for each image.
+"""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vqlab.pixels.decoding import Pixels
+from vqlab.pixels.preprocessing import Array, Preprocessing
+from vqlab.verdict import ExportedThresholds, Verdict
+
+KEY = "vqlab"
+"""Key of the description in the metadata of the ONNX file."""
+
+
+class Result(NamedTuple):
+    """What a model says of one image."""
+
+    score: float
+    """Higher is more anomalous."""
+    verdict: Verdict
+    map: Array
+    """Anomaly map (H, W) of the image's size, float32."""
+
+
+class Model:
+    """An exported model. `description` states its thresholds, preprocessing and origin.
+
+    threads: number of threads of onnxruntime; None: one for each core.
+    """
+
+    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        self._session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+        properties = self._session.get_modelmeta().custom_metadata_map
+        if KEY not in properties:
+            raise ValueError(f"{path} must be written by vqlab export; it has no description.")
+        self.description: dict[str, Any] = json.loads(properties[KEY])
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing.parse(self.description["preprocessing"])
+
+    @cached_property
+    def thresholds(self) -> ExportedThresholds:
+        return ExportedThresholds.parse(self.description["thresholds"])
+
+    def run(self, images: Array) -> tuple[Array, Array]:
+        """Return anomaly maps (B, S, S') and image scores (B,) of network inputs (B, 3, S, S')."""
+        maps, scores = self._session.run(None, {"image": images})
+        return maps, scores
+
+    def score(self, image: str | Path | Pixels) -> Result:
+        """Score an image file, or an RGB array (H, W, 3) of uint8. Raises UserError."""
+        values, geometry = self.preprocessing.network_input(image)
+        maps, scores = self.run(values[None])
+        score, full = float(scores[0]), self.preprocessing.to_original(maps[0], geometry)
+        return Result(score, self.thresholds.verdict(score), full)
