@@ -4,9 +4,9 @@ On a CPU most codes are discarded by a lower bound of their distance. Codes are 
 principal axes; the distance along the first axes, plus the difference of the norms along all other
 axes, never exceeds the full distance. Codes are in tiles of near ones, rows in groups of
 neighbours. A small matrix product gives the bounds of all codes for the centre of a group; the
-triangle inequality extends them to its rows. In the tiles that remain (about a tenth) each row has
-bounds of its own, then tighter ones along more axes, and only codes below the best distance so far
-are compared in full (0.1 %).
+triangle inequality extends them to its rows. In the tiles that remain (about a seventh) each row
+has bounds of its own, then tighter ones along more axes, and only codes below the best distance so
+far are compared in full (0.1 %).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vqlab.nn.codebook import nearest
 
-AXES, ALL_AXES = 47, 127
+AXES, ALL_AXES = 15, 63
 """Principal axes of the first bound, and of both bounds; each has the norm of the rest as well."""
 MINIMUM = 512
 """Smaller codebooks are searched by `nearest`, as are vectors of few dimensions."""
@@ -57,7 +57,9 @@ class NearestSearch(nn.Module):
         if rows.is_cpu and len(table) >= MINIMUM and table.shape[1] > ALL_AXES:
             if self._prepared is None or self._prepared.table is not table:
                 self._prepared = _Bounds(table)
-            index = self._prepared.search(rows.detach(), excluded, width)
+            index, distance = self._prepared.search(rows.detach(), excluded, width)
+            if not (rows.requires_grad or table.requires_grad):
+                return index, distance
         elif excluded is None:
             index = nearest(rows, table)
         else:
@@ -98,8 +100,8 @@ class _Bounds:
             table.numpy(), order.numpy(), tiles.numpy(), middle[order].numpy(), self.squares.numpy()
         )
 
-    def search(self, rows: Tensor, excluded: Tensor | None, width: int) -> Tensor:
-        """Return indices (N,) of the nearest codes of rows (N, D)."""
+    def search(self, rows: Tensor, excluded: Tensor | None, width: int) -> tuple[Tensor, Tensor]:
+        """Return indices (N,) of the nearest codes of rows (N, D), and the distances (N,)."""
         from vqlab.nn.nearest_kernel import Rows, search_groups  # numba is slow to import
 
         codes, squares = self.codes, self.squares
@@ -110,13 +112,13 @@ class _Bounds:
             codes = codes._replace(squares=squares.numpy())
         count = len(rows)
         order = _groups(count, width)
-        rows = rows[order]
+        rows = rows.index_select(0, order)
         leading, middle, norms = self._project(rows)
         groups = leading.view(-1, GROUP, AXES + 1)
         centres = groups.mean(1)
         radii = (groups - centres[:, None]).norm(dim=2).flatten()
         rounding = ROUNDING * norms + self.rounding
-        index = torch.empty(len(rows), dtype=torch.int64)
+        results = torch.empty(len(rows), dtype=torch.int64), torch.empty(len(rows))
         bounds = rows.new_empty(min(GROUPS, len(centres)), len(squares))
         for start in range(0, len(centres), GROUPS):
             part, inside = (slice(k * start, k * (start + GROUPS)) for k in (1, GROUP))
@@ -127,9 +129,10 @@ class _Bounds:
                 centres[part].square().sum(1).numpy(),
                 Rows(*(t[inside].numpy() for t in (rows, leading, middle, radii, rounding))),
                 codes,
-                index[inside].numpy(),
+                *(each[inside].numpy() for each in results),
             )
-        return torch.empty(count, dtype=torch.int64).index_copy_(0, order, index)
+        index, distance = (each.new_empty(count).index_copy_(0, order, each) for each in results)
+        return index, distance
 
     def _project(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return rows on the leading axes (N, AXES + 1) and on the middle axes (N, …), each with

@@ -46,75 +46,112 @@ class Rows(NamedTuple):
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def _square_distance(a: Any, b: Any) -> Any:
+def _square_distance(a: Any, i: Any, b: Any, j: Any) -> Any:
+    """Return the squared distance of row i of a (N, D) and row j of b (K, D)."""
     total = np.float32(0)
-    for k in range(len(a)):
-        difference = a[k] - b[k]
+    for k in range(a.shape[1]):
+        difference = a[i, k] - b[j, k]
         total += difference * difference
     return total
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def _minimum(values: Any) -> Any:
-    lowest = values[0]
-    for k in range(1, len(values)):
-        lowest = min(lowest, values[k])
+def _lowest_bounds(bounds: Any, group: Any, out: Any) -> Any:
+    """Write the lowest bound of each tile to out (T,); return the tile of the lowest.
+
+    bounds: (G, T · TILE), of which the row `group` is read."""
+    first = 0
+    for tile in range(len(out)):
+        lowest = bounds[group, tile * TILE]
+        for k in range(tile * TILE, tile * TILE + TILE):
+            lowest = min(lowest, bounds[group, k])
+        out[tile] = lowest
+        if lowest < out[first]:
+            first = tile
+    return first
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def _bounds_of(leading: Any, i: Any, norm: Any, codes: Any, tile: Any, out: Any) -> Any:
+    """Write the squared bounds of row i of leading (N, A) and the codes of a tile to out (TILE,).
+
+    Return the lowest. norm: squared norm of the row."""
+    tiles, squares = codes.tiles, codes.squares
+    for j in range(TILE):
+        out[j] = np.float32(0.5) * (squares[tile * TILE + j] + norm)
+    for k in range(0, leading.shape[1], STEP):
+        a, b, c, d = leading[i, k], leading[i, k + 1], leading[i, k + 2], leading[i, k + 3]
+        e, f, g, h = leading[i, k + 4], leading[i, k + 5], leading[i, k + 6], leading[i, k + 7]
+        for j in range(TILE):  # a sum of one product at a time would be limited by memory
+            out[j] -= (
+                a * tiles[tile, k, j] + b * tiles[tile, k + 1, j]
+                + c * tiles[tile, k + 2, j] + d * tiles[tile, k + 3, j]
+                + e * tiles[tile, k + 4, j] + f * tiles[tile, k + 5, j]
+                + g * tiles[tile, k + 6, j] + h * tiles[tile, k + 7, j]
+            )  # fmt: skip
+    lowest = np.float32(np.inf)
+    for j in range(TILE):
+        out[j] *= 2
+        lowest = min(lowest, out[j])
     return lowest
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def _bounds_of(row: Any, tile: Any, squares: Any, out: Any) -> None:
-    """Write half of |code|² − 2 row · code of the codes of a tile (A, TILE)."""
-    for j in range(TILE):
-        out[j] = np.float32(0.5) * squares[j]
-    for k in range(0, len(row), STEP):
-        a, b, c, d = row[k], row[k + 1], row[k + 2], row[k + 3]
-        e, f, g, h = row[k + 4], row[k + 5], row[k + 6], row[k + 7]
-        for j in range(TILE):  # a sum of one product at a time would be limited by memory
-            out[j] -= (
-                a * tile[k, j] + b * tile[k + 1, j] + c * tile[k + 2, j] + d * tile[k + 3, j]
-                + e * tile[k + 4, j] + f * tile[k + 5, j] + g * tile[k + 6, j] + h * tile[k + 7, j]
-            )  # fmt: skip
+def _search_tile(rows: Any, i: Any, codes: Any, tile: Any, bounds: Any, best: Any) -> Any:
+    """Return the squared distance and index of the nearest code to row i of a tile and of `best`.
 
-
-@njit(cache=True, nogil=True, fastmath=FAST)
-def _search_tile(codes: Any, rows: Any, i: int, tile: int, halves: Any, best: Any) -> Any:
-    """Return the distance² and index of the nearest code to row i of a tile and of `best`."""
+    bounds: result of `_bounds_of` for the tile, (TILE,)."""
     distance, place = best
-    row, leading = rows.rows[i], rows.leading[i]
-    start = tile * TILE
-    _bounds_of(leading, codes.tiles[tile], codes.squares[start : start + TILE], halves)
-    norm = np.float32(0)
-    for k in range(len(leading)):
-        norm += leading[k] * leading[k]
-    norm -= rows.rounding[i]
-    lowest = _minimum(halves)
-    if 2 * lowest + norm > distance:
-        return distance, place
-    if place < 0:  # start with the code of the lowest bound
-        for j in range(TILE):
-            if halves[j] == lowest:
-                place = codes.order[start + j]
-                distance = _square_distance(row, codes.table[place])
-                break
+    last = rows.leading.shape[1] - 1
     for j in range(TILE):
-        bound = 2 * halves[j] + norm
-        if bound > distance:
+        if bounds[j] > distance:
             continue
-        gap = leading[-1] - codes.tiles[tile, -1, j]
-        middle = _square_distance(rows.middles[i], codes.middles[start + j])
-        if bound - gap * gap + middle > distance:
+        at = tile * TILE + j
+        gap = rows.leading[i, last] - codes.tiles[tile, last, j]
+        middle = _square_distance(rows.middles, i, codes.middles, at)
+        if bounds[j] - gap * gap + middle > distance:
             continue
-        code = codes.order[start + j]
-        exact = _square_distance(row, codes.table[code])
-        if exact < distance or (exact == distance and code < place):
-            distance, place = exact, code
+        exact = _square_distance(rows.rows, i, codes.table, codes.order[at])
+        if exact < distance or (exact == distance and codes.order[at] < place):
+            distance, place = exact, codes.order[at]
     return distance, place
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def search_groups(bounds: Any, centres: Any, rows: Any, codes: Any, index: Any) -> None:
-    """Write the nearest codes of rows, in groups of consecutive ones, to index (N,), int64.
+def _search_row(rows: Any, i: Any, codes: Any, lowest: Any, first: Any, centre: Any) -> Any:
+    """Return the squared distance and index of the nearest code to row i.
+
+    lowest: lowest bound of each tile for the centre of the group (T,), without its squared norm
+    `centre`; first: tile of the lowest."""
+    norm = np.float32(0)
+    for k in range(rows.leading.shape[1]):
+        norm += rows.leading[i, k] * rows.leading[i, k]
+    norm -= rows.rounding[i]
+    bounds = np.empty(TILE, np.float32)
+    bound = _bounds_of(rows.leading, i, norm, codes, first, bounds)
+    best = np.float32(np.inf), -1
+    for j in range(TILE):
+        if bounds[j] == bound:  # a close code at first lets the bounds discard more
+            place = codes.order[first * TILE + j]
+            best = _square_distance(rows.rows, i, codes.table, place), place
+            break
+    best = _search_tile(rows, i, codes, first, bounds, best)
+    reach = np.sqrt(best[0]) + rows.radii[i]
+    for tile in range(len(lowest)):
+        if lowest[tile] + centre > reach * reach + rows.rounding[i] or tile == first:
+            continue
+        if _bounds_of(rows.leading, i, norm, codes, tile, bounds) <= best[0]:
+            best = _search_tile(rows, i, codes, tile, bounds, best)
+            reach = np.sqrt(best[0]) + rows.radii[i]
+    return best
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def search_groups(
+    bounds: Any, centres: Any, rows: Any, codes: Any, index: Any, distance: Any
+) -> None:
+    """Write the nearest codes of rows, in groups of consecutive ones, to index (N,), int64, and
+    their distances to distance (N,), float32.
 
     bounds (G, T · TILE) + centres (G,): squared distances of the codes in the tiles to the centres
     of the groups, in the leading coordinates. By the triangle inequality, tiles are skipped for a
@@ -122,19 +159,8 @@ def search_groups(bounds: Any, centres: Any, rows: Any, codes: Any, index: Any) 
     """
     size = len(index) // len(bounds)
     lowest = np.empty(bounds.shape[1] // TILE, np.float32)
-    halves = np.empty(TILE, np.float32)
     for group in range(len(bounds)):
-        for tile in range(len(lowest)):
-            lowest[tile] = _minimum(bounds[group, tile * TILE : tile * TILE + TILE])
-        first = int(lowest.argmin())
+        first = _lowest_bounds(bounds, group, lowest)
         for i in range(group * size, group * size + size):
-            best = _search_tile(codes, rows, i, first, halves, (np.float32(np.inf), -1))
-            reach = np.sqrt(best[0]) + rows.radii[i]
-            limit = reach * reach + rows.rounding[i] - centres[group]
-            for tile in range(len(lowest)):
-                if tile == first or lowest[tile] > limit:
-                    continue
-                best = _search_tile(codes, rows, i, tile, halves, best)
-                reach = np.sqrt(best[0]) + rows.radii[i]
-                limit = reach * reach + rows.rounding[i] - centres[group]
-            index[i] = best[1]
+            square, index[i] = _search_row(rows, i, codes, lowest, first, centres[group])
+            distance[i] = np.sqrt(square)

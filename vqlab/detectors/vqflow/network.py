@@ -158,12 +158,14 @@ class FlowNetwork(Detector):
 
     @contextmanager
     def _eval_mode(self) -> Iterator[None]:
-        training = self.training
+        if not self.training:  # setting the mode of all modules takes milliseconds
+            yield
+            return
         self.eval()
         try:
             yield
         finally:
-            self.train(training)
+            self.train()
 
     def _levels(self) -> list[Level]:
         return [level for level in self.levels if isinstance(level, Level)]
