@@ -14,7 +14,7 @@ from vqlab.compare import MEAN, compare, compare_runs
 from vqlab.config import merge
 from vqlab.evaluation import EVIDENCE, CategoryEvidence, load_evidence, paired_differences
 from vqlab.metrics import Evidence, image_metrics
-from vqlab.run import Outcome, resolve, run
+from vqlab.run import Outcome, Recording, resolve, run
 from vqlab.tracking import NOTE, Tracker
 from vqlab.types import UserError
 
@@ -29,8 +29,8 @@ def runs(
     results = tmp_path_factory.mktemp("results")
     base = {**small, "detector": "mean_image", "training": {"epochs": 0}}
     other = merge(base, {"detector": {"name": "mean_image", "scoring": {"smoothing": 0.2}}})
-    first = run(resolve(base), store, results=results, name="sharp")
-    return first, run(resolve(other), store, results=results, name="blurred")
+    first = run(resolve(base), store, Recording(name="sharp", results=results))
+    return first, run(resolve(other), store, Recording(name="blurred", results=results))
 
 
 def test_two_runs_on_the_same_images(store: Tracker, runs: tuple[Outcome, Outcome]) -> None:
@@ -74,7 +74,7 @@ def third(
     training = {"epochs": 0, "seed": 1}
     tree = {**small, "detector": "mean_image", "training": training}
     name = "<script>alert(1)</script>"
-    return run(resolve(tree), store, results=tmp_path_factory.mktemp("third"), name=name)
+    return run(resolve(tree), store, Recording(name=name, results=tmp_path_factory.mktemp("third")))
 
 
 def test_several_runs_with_settings_seeds_and_images(
@@ -135,7 +135,7 @@ def test_other_test_images_are_refused(
 ) -> None:
     data = {**small["data"], "validation": {"source": "test", "fraction": 0.5}}
     other = resolve({"detector": "mean_image", "data": data, "training": {"epochs": 0}})
-    run(other, store, results=tmp_path, name="half")
+    run(other, store, Recording(name="half", results=tmp_path))
     with pytest.raises(UserError, match="the same test images"):
         compare(store, "sharp", "half")
 
@@ -144,7 +144,7 @@ def test_a_run_without_test_figures_is_refused(
     small: Tree, store: Tracker, runs: tuple[Outcome, Outcome], tmp_path: Path
 ) -> None:
     base = {**small, "detector": "mean_image", "training": {"epochs": 0}}
-    run(resolve(base), store, results=tmp_path, name="untested", test=False)
+    run(resolve(base), store, Recording(name="untested", results=tmp_path), test=False)
     with pytest.raises(UserError, match="was not measured on test"):
         compare(store, "sharp", "untested")
 

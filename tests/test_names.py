@@ -19,7 +19,7 @@ from vqlab.evaluation import Report
 from vqlab.plots import PictureWarning, results
 from vqlab.predict import load_model
 from vqlab.promote import promote
-from vqlab.run import Outcome, model_configs, resolve, run
+from vqlab.run import Outcome, Recording, model_configs, resolve, run
 from vqlab.tracking import Tracker
 from vqlab.types import ImageRecord
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("empty_mlruns")
 def trained(root: Path, category: str, tmp_path: Path) -> tuple[Tracker, Outcome]:
     tree = baseline_recipe(root, category)
     tracker = Tracker.open(tmp_path / "mlruns")
-    return tracker, run(resolve(tree), tracker, results=tmp_path / "results")
+    return tracker, run(resolve(tree), tracker, Recording(results=tmp_path / "results"))
 
 
 @pytest.mark.slow
@@ -72,7 +72,7 @@ def test_metrics_of_a_joint_model_are_told_apart(tmp_path: Path) -> None:
     tree["data"] |= {"categories": "all", "joint": True}
     (config,) = model_configs(resolve(tree))
     tracker = Tracker.open(tmp_path / "mlruns")
-    outcome = run(config, tracker, results=tmp_path / "results")
+    outcome = run(config, tracker, Recording(results=tmp_path / "results"))
     metrics = tracker.find(outcome.run_id).metrics
     keys = [key for key in metrics if key.startswith("test/") and key.endswith("/image_auroc")]
     assert len(keys) == 5  # the mean, three categories, all images as one set

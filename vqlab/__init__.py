@@ -44,13 +44,13 @@ def train(
     Raises UserError for errors in settings or data.
     """
     from vqlab.recipes import Folders, recipe_tree
-    from vqlab.run import resolve, run
+    from vqlab.run import Recording, resolve, run
     from vqlab.tracking import Tracker
 
     folders = Folders(data, good, bad)
     config = resolve(recipe_tree(recipe, overrides, category, folders, preset))
-    tags = {"vqlab.preset": preset}
-    return run(config, Tracker.open(Path(mlruns)), tags=tags, results=Path(results))
+    recording = Recording(tags={"vqlab.preset": preset}, results=Path(results))
+    return run(config, Tracker.open(Path(mlruns)), recording)
 
 
 def load(

@@ -62,7 +62,7 @@ def stages(recipe: str, data: Path, root: Path) -> tuple[dict[str, float], Path]
     from vqlab.model import Model
     from vqlab.plots.results import _Category
     from vqlab.recipes import recipe_tree
-    from vqlab.run import resolve, run, story, test_set
+    from vqlab.run import Recording, resolve, run, story, test_set
     from vqlab.tracking import Tracker
 
     names = {
@@ -80,7 +80,7 @@ def stages(recipe: str, data: Path, root: Path) -> tuple[dict[str, float], Path]
         clocks[name].around(owner, function)
     settings = [f"data.root={data}", f"data.image_size={SIDE}", "training.threads=1"]
     config = resolve(recipe_tree(recipe, [*settings, *RECIPES[recipe]], "gear"))
-    outcome = run(config, Tracker.open(root / "mlruns"), results=root / "results")
+    outcome = run(config, Tracker.open(root / "mlruns"), Recording(results=root / "results"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     values = {name: clock.seconds for name, clock in clocks.items()}
     return values | {"peak": peak}, outcome.checkpoint

@@ -33,13 +33,13 @@ REPEATS = 200
 def train(root: Path) -> None:
     """Train and promote a model of the cable in the store `root`."""
     from vqlab.recipes import recipe_tree
-    from vqlab.run import resolve, run
+    from vqlab.run import Recording, resolve, run
     from vqlab.tracking import CHECKPOINT, Tracker
 
     tracker = Tracker.open(root)
     overrides = ["training.epochs=1", "data.image_size=256"]
     config = resolve(recipe_tree("vqvae", overrides, preset="quick", category="cable"))
-    run_id = run(config, tracker, name="bench", test=False).run_id
+    run_id = run(config, tracker, Recording(name="bench"), test=False).run_id
     tracker.registry.set_champion(tracker.registry.register(run_id, CHECKPOINT, "cable"), None)
 
 

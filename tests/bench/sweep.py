@@ -51,7 +51,7 @@ SPACE = {
 def overhead() -> Values:
     """CPU-seconds of a trial outside training and scoring, and of what it writes."""
     from vqlab.run import story
-    from vqlab.sweep import make_space, sweep
+    from vqlab.sweep import make_comparison, make_space, sweep
     from vqlab.sweep import result as ending
     from vqlab.sweep.trial import selection
     from vqlab.tracking import Tracker
@@ -72,7 +72,7 @@ def overhead() -> Values:
 
         def go(trials: int) -> float:
             before = time.process_time() - clock.seconds - report.seconds
-            sweep(recipe, space, tracker, trials=trials, results=place / "results")
+            sweep(make_comparison(space, recipe), tracker, trials=trials, results=place / "results")
             return time.process_time() - clock.seconds - report.seconds - before
 
         go(2)  # imports, tables, the test of the winner
@@ -135,7 +135,7 @@ def start() -> Values:
     from vqlab.data import load_dataset
     from vqlab.recipes import recipe_tree
     from vqlab.run import resolve
-    from vqlab.sweep import read_space, sweep
+    from vqlab.sweep import Execution, make_comparison, read_space, sweep
     from vqlab.tracking import Tracker
     from vqlab.training import Trainer
 
@@ -149,7 +149,12 @@ def start() -> Values:
         started = time.monotonic()
         Trainer._step = stop  # type: ignore[method-assign]
         with contextlib.suppress(BaseException):
-            sweep(recipe, space, Tracker.open(place / "mlruns"), trials=1, timeout=1)
+            sweep(
+                make_comparison(space, recipe),
+                Tracker.open(place / "mlruns"),
+                trials=1,
+                execution=Execution(timeout=1),
+            )
         return {"seconds": time.monotonic() - started}
 
 
@@ -180,7 +185,7 @@ def staged(naive: bool = False) -> Values:
     from vqlab.config import merge, nest
     from vqlab.recipes import recipe_tree
     from vqlab.run import resolve, run
-    from vqlab.sweep import make_space, sweep
+    from vqlab.sweep import make_comparison, make_space, sweep
     from vqlab.sweep import result as ending
     from vqlab.tracking import Tracker
 
@@ -198,7 +203,9 @@ def staged(naive: bool = False) -> Values:
             best = -1.0
             for size in TRAINED["detector.codebook_size"]:
                 recipe = merge(tree, nest("detector.codebook_size", size))
-                result = sweep(recipe, space, tracker, trials=1, results=place / "results")
+                result = sweep(
+                    make_comparison(space, recipe), tracker, trials=1, results=place / "results"
+                )
                 best = max(best, result.best.value or -1.0)
         else:
             best = -1.0
@@ -225,7 +232,7 @@ def all_settings() -> Iterator[dict[str, Any]]:
 def features() -> Values:
     """How many image sets are extracted by a study, and by a second one with the same backbone."""
     from vqlab.recipes import recipe_tree
-    from vqlab.sweep import make_space, sweep
+    from vqlab.sweep import make_comparison, make_space, sweep
     from vqlab.tracking import Tracker
 
     counts: Counter[str] = Counter()
@@ -241,8 +248,12 @@ def features() -> Values:
             axes = {"detector.pattern.codebook_size": {"choices": [size]},
                     "detector.commitment": {"low": 0.1, "high": 1.0}}  # fmt: skip
             before = clock.calls
-            sweep(tree, make_space({"validations": 0, "space": axes}),
-                  Tracker.open(place / "mlruns"), trials=3, results=place / "results")  # fmt: skip
+            sweep(
+                make_comparison(make_space({"validations": 0, "space": axes}), tree),
+                Tracker.open(place / "mlruns"),
+                trials=3,
+                results=place / "results",
+            )
             counts[f"study {number}"] = clock.calls - before
     return dict(counts)
 

@@ -13,7 +13,7 @@ from tiny_benchmark import plan_of, write_benchmark
 from vqlab.benchmark import BenchmarkResult, CellChanged, Event, find_benchmark, run_benchmark
 from vqlab.benchmark.cell import CHECKPOINT_SIZE, CPU_PER_IMAGE, PEAK_MEMORY
 from vqlab.benchmark.plan import Plan
-from vqlab.run import TRAINING_CPU, run
+from vqlab.run import TRAINING_CPU, Recording, run
 from vqlab.tracking import Tracker
 from vqlab.tracking.run_filter import RunFilter
 from vqlab.types import UserError
@@ -111,7 +111,7 @@ def test_more_seeds_and_runs_of_train_are_reused(
 ) -> None:
     larger = plan_of(write_benchmark(tmp_path, root, seeds=[0, 1, 2], models=["each"]), root)
     new = next(cell for cell in larger.cells if cell.seed == 2)
-    trained = run(new.config, store, results=tmp_path / "results")
+    trained = run(new.config, store, Recording(results=tmp_path / "results"))
     assert CPU_PER_IMAGE not in store.find(trained.run_id).metrics
     events: list[Event] = []
     more = run_benchmark(larger, store, results=tmp_path / "results", on_event=events.append)

@@ -12,7 +12,7 @@ from tiny_benchmark import plan_of, write_benchmark
 from tiny_set import tiny_recipe
 
 from vqlab.benchmark import CellChanged, Event, run_benchmark
-from vqlab.run import TRAINING_CPU, run
+from vqlab.run import TRAINING_CPU, Recording, run
 from vqlab.tracking import Tracker
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("blank_figures")]
@@ -66,7 +66,9 @@ def test_scoring_alone_is_not_trained(
 
     (tmp_path / "alone").mkdir()
     alone = new_store(tmp_path / "alone")
-    scratch = alone.find(run(plan.cells[1].config, alone, results=tmp_path / "results").run_id)
+    scratch = alone.find(
+        run(plan.cells[1].config, alone, Recording(results=tmp_path / "results")).run_id
+    )
     tested = {key: value for key, value in scratch.metrics.items() if key.startswith("test/")}
     assert len(tested) > 10
     assert {key: second.metrics[key] for key in tested} == tested

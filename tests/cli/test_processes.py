@@ -19,7 +19,7 @@ from vqlab.checkpoint import load_checkpoint
 from vqlab.cli.processes import is_main_process, require_single_process
 from vqlab.config import merge
 from vqlab.errors import UserError
-from vqlab.run import resolve, run
+from vqlab.run import Recording, resolve, run
 from vqlab.tracking import RunRecord, Tracker
 
 REPOSITORY = Path(__file__).parents[2]
@@ -105,7 +105,7 @@ def test_interrupted_training_resumes_distributed(root: Path, tmp_path: Path) ->
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(resolve(tree), tracker, name="stopped", on_epoch=stop)
+        run(resolve(tree), tracker, Recording(name="stopped"), on_epoch=stop)
     done = torchrun(tmp_path, "--resume", "stopped")
     assert done.returncode == 0, done.stderr
     assert "epoch 3 of 4" in done.stdout and "epoch 2 of 4" not in done.stdout

@@ -18,7 +18,7 @@ from vqlab.detectors import ImagePrototypes
 from vqlab.evaluation import Concepts, assign_concepts
 from vqlab.features import Backbone, FeatureSet, FeatureSettings
 from vqlab.plots.style import code_colours
-from vqlab.run import Outcome, resolve, run
+from vqlab.run import Outcome, Recording, resolve, run
 from vqlab.tracking import Tracker
 from vqlab.types import ImageRecord, Sample
 
@@ -122,7 +122,7 @@ def outcome(
     """A run whose other curves are not painted."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vqlab.plots.results.save_figure", lambda figure, path: path.touch())
-        return run(resolve(tree), store, results=tmp_path_factory.mktemp("results"))
+        return run(resolve(tree), store, Recording(results=tmp_path_factory.mktemp("results")))
 
 
 def test_a_run_measures_and_shows_its_concepts(outcome: Outcome, store: Tracker) -> None:

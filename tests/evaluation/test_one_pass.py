@@ -15,7 +15,7 @@ from vqlab.data import load_dataset
 from vqlab.detectors import HasAlternatives, HasPanels, detector_class, extract, scores
 from vqlab.detectors.vqflow import VQFlow
 from vqlab.evaluation import panel_arrays
-from vqlab.run import evaluate_model, resolve, run
+from vqlab.run import Recording, evaluate_model, resolve, run
 from vqlab.testing import as_sample
 from vqlab.tracking import Tracker
 from vqlab.types import Sample
@@ -61,7 +61,7 @@ def test_a_run_extracts_every_image_at_most_once(
     config = resolve(recipe(root, name, **settings))
     splits = load_dataset(config.data)
     counted = Counted(monkeypatch, detector_class(name))
-    outcome = run(config, store, results=tmp_path, splits=splits)
+    outcome = run(config, store, Recording(results=tmp_path), splits=splits)
     images = [image for part in (splits.validation, splits.test) for image in part.batches(1)]
     assert len(images) == len(splits.validation) + len(splits.test)
     assert {counted.images[batch.images[0].numpy().tobytes()] for batch in images} == {1}
@@ -82,7 +82,7 @@ def test_one_pass_equals_separate_calls(
     config = resolve(merge(recipe(root, name, **settings), {"training": {"epochs": 2}}))
     splits = load_dataset(config.data)
     with torch.inference_mode(False):
-        model = run(config, store, results=tmp_path, splits=splits, test=False).model
+        model = run(config, store, Recording(results=tmp_path), splits=splits, test=False).model
     detector, images = model.detector, splits.test
     single = model.predict_set(images, alternatives=True, panels=True)
     batches = model.predict_set(images, batch_size=3, alternatives=True, panels=True)

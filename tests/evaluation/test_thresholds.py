@@ -35,7 +35,7 @@ from vqlab.metrics import summarise_images
 from vqlab.model import Model
 from vqlab.pixels.resizing import Geometry
 from vqlab.predict import predict_files
-from vqlab.run import Outcome, calibrate_and_assess, make_trainer, resolve, run
+from vqlab.run import Outcome, Recording, calibrate_and_assess, make_trainer, resolve, run
 from vqlab.tracking import Tracker
 from vqlab.training import seed_everything
 from vqlab.types import ImageRecord, UserError
@@ -345,7 +345,7 @@ def outcome(small_root: Path, store: Tracker, tmp_path_factory: pytest.TempPathF
         "detector": {"name": "mean_image"},
         "training": {"epochs": 0, "device": "cpu"},
     }
-    return run(resolve(tree), store, results=tmp_path_factory.mktemp("results"))
+    return run(resolve(tree), store, Recording(results=tmp_path_factory.mktemp("results")))
 
 
 def test_a_checkpoint_keeps_the_thresholds(outcome: Outcome) -> None:

@@ -15,7 +15,7 @@ from vqlab.data import load_dataset
 from vqlab.features import cache_files
 from vqlab.features.store import read_header
 from vqlab.model import Model
-from vqlab.run import Outcome, make_trainer, resolve, run
+from vqlab.run import Outcome, Recording, make_trainer, resolve, run
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
@@ -50,7 +50,7 @@ def outcome(small_root: Path, store: Tracker, tmp_path_factory: pytest.TempPathF
     done = run(
         config,
         store,
-        results=place / "results",
+        Recording(results=place / "results"),
         on_progress=lambda what, done, total: stages.append(what),
     )
     assert stages[0] == "extracting features"
@@ -92,7 +92,7 @@ def test_a_detector_must_not_use_the_backbones_prefix(tmp_path):
 
 def test_a_run_is_tagged_with_its_backbone(store, small_root, tmp_path):
     config = resolve(tree(small_root, weights="random"))
-    done = run(config, store, test=False, results=tmp_path / "results")
+    done = run(config, store, Recording(results=tmp_path / "results"), test=False)
     tags = store.find(done.run_id).tags
     assert tags["vqlab.backbone"] == "test_resnet" and tags["vqlab.features"] == "random"
 

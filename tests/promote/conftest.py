@@ -10,7 +10,7 @@ from promotions import METRIC, Train, Tree
 from tiny_set import baseline_recipe
 
 from vqlab.promote.reproduce import Reproduction
-from vqlab.run import Outcome, resolve, run
+from vqlab.run import Outcome, Recording, resolve, run
 from vqlab.tracking import Tracker
 
 
@@ -19,8 +19,7 @@ def tested(root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory)
     return run(
         resolve(baseline_recipe(root)),
         store,
-        name="tested",
-        results=tmp_path_factory.mktemp("results"),
+        Recording(name="tested", results=tmp_path_factory.mktemp("results")),
     )
 
 
@@ -43,7 +42,9 @@ def train(root: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> Trai
     )
 
     def make(name: str, value: float | None, tree: Tree | None = None, **tags: str) -> str:
-        outcome = run(resolve(tree or baseline_recipe(root)), tracker, name=name, test=False)
+        outcome = run(
+            resolve(tree or baseline_recipe(root)), tracker, Recording(name=name), test=False
+        )
         added = tracker.amend(outcome.run_id)
         added.set_tags({key.replace("__", "."): tag for key, tag in tags.items()})
         if value is not None:

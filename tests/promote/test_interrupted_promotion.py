@@ -20,7 +20,7 @@ from vqlab.predict import load_model
 from vqlab.promote import history, promote, rollback
 from vqlab.promote.provenance import GATES, REPORT
 from vqlab.promote.reproduce import score_images
-from vqlab.run import resolve, run
+from vqlab.run import Recording, resolve, run
 from vqlab.tracking import PREVIOUS, Tracker
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("blank_figures")]
@@ -57,13 +57,13 @@ def original(
     shutil.copytree(empty_store, folder / "mlruns")
     tracker = Tracker.open(folder / "mlruns")
     recipe = merge(baseline_recipe(root), nest("evaluation.resamples", 0))
-    first = run(resolve(recipe), tracker, name="first", results=folder / "results")
+    first = run(resolve(recipe), tracker, Recording(name="first", results=folder / "results"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vqlab.promote.reproduce.score_in_fresh_process", score_images)
         assert promote(tracker, "part", ref=first.run_id).promoted
     other = merge(recipe, nest("detector.floor", 0.05))
-    second = run(resolve(other), tracker, name="second", results=folder / "results")
-    run(resolve(other), tracker, name="untested", test=False)
+    second = run(resolve(other), tracker, Recording(name="second", results=folder / "results"))
+    run(resolve(other), tracker, Recording(name="untested"), test=False)
     return folder, second.run_id
 
 

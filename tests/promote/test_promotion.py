@@ -14,7 +14,7 @@ from vqlab.predict import load_model
 from vqlab.promote import GateSettings, promote, rollback
 from vqlab.promote.reproduce import score_images
 from vqlab.run import Outcome, evaluate_model
-from vqlab.sweep import make_space, sweep
+from vqlab.sweep import make_comparison, make_space, sweep
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
@@ -165,7 +165,12 @@ def test_best_trial_of_the_latest_study_is_tested_once_and_promoted(
     root: Path, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space = make_space({"space": {"detector.floor": {"low": 0.01, "high": 0.1}}})
-    result = sweep(baseline_recipe(root), space, tracker, trials=1, results=tmp_path / "results")
+    result = sweep(
+        make_comparison(space, baseline_recipe(root)),
+        tracker,
+        trials=1,
+        results=tmp_path / "results",
+    )
     monkeypatch.setattr("vqlab.promote.candidate.test_model", None)  # it is tested already
     monkeypatch.setattr("vqlab.promote.reproduce.score_in_fresh_process", score_images)
     promoted = promote(tracker, "part")

@@ -11,7 +11,7 @@ from tiny_set import baseline_recipe
 
 from vqlab.promote import GateSettings, promote
 from vqlab.promote.reproduce import score_images
-from vqlab.run import Outcome, resolve, run
+from vqlab.run import Outcome, Recording, resolve, run
 from vqlab.tracking import Tracker
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -61,7 +61,7 @@ def test_runs_with_evidence_are_compared_by_the_paired_bootstrap(
     """A copy of the champion is not better."""
     monkeypatch.setattr("vqlab.promote.reproduce.score_in_fresh_process", score_images)
     assert promote(tracker, "part", ref="tested").promoted
-    same = run(resolve(baseline_recipe(root)), tracker, name="same", results=tmp_path)
+    same = run(resolve(baseline_recipe(root)), tracker, Recording(name="same", results=tmp_path))
     refused = promote(tracker, "part", ref=same.run_id)
     status = {gate.name: gate.status for gate in refused.gates}
     assert status["image_auroc"] == status["escape_rate"] == "passed"

@@ -15,7 +15,7 @@ from vqlab.data import DataSettings, input_shape, load_dataset
 from vqlab.evaluation import extract_images, score_extracted
 from vqlab.features import Backbone, FeatureSet, FeatureSettings
 from vqlab.model import Model
-from vqlab.run import resolve, run
+from vqlab.run import Recording, resolve, run
 from vqlab.run.calibration import make_trainer
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
@@ -115,7 +115,7 @@ def model(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, 
     """A joint vqflow of both categories, and its splits."""
     store = tmp_path_factory.mktemp("store")
     config = resolve(tree(root))
-    outcome = run(config, Tracker.open(store), results=store / "results")
+    outcome = run(config, Tracker.open(store), Recording(results=store / "results"))
     return outcome.model, load_dataset(config.data)
 
 

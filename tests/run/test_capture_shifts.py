@@ -13,7 +13,7 @@ from vqlab.config import merge
 from vqlab.data import load_dataset
 from vqlab.evaluation import ShiftTable
 from vqlab.features import FeatureSet
-from vqlab.run import SHIFT_TABLE, Outcome, calibrate, resolve, run
+from vqlab.run import SHIFT_TABLE, Outcome, Recording, calibrate, resolve, run
 from vqlab.tracking import Tracker
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -29,7 +29,7 @@ SHIFTED = {
 def outcome(store: Tracker, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     folder = tmp_path_factory.mktemp("shifts")
     tree = {**tiny_recipe(write_tiny_set(folder)), "detector": {}}
-    return run(resolve(merge(tree, SHIFTED)), store, results=folder / "results")
+    return run(resolve(merge(tree, SHIFTED)), store, Recording(results=folder / "results"))
 
 
 def test_the_threshold_holds_under_each_shift(outcome: Outcome) -> None:

@@ -26,8 +26,8 @@ from vqlab.data import STATISTICS, load_dataset, read_image
 from vqlab.model import Model
 from vqlab.promote import promote
 from vqlab.promote.reproduce import Reproduction
-from vqlab.run import Outcome, audit_warned, evaluate_model, resolve, run
-from vqlab.sweep import make_space, sweep
+from vqlab.run import Outcome, Recording, audit_warned, evaluate_model, resolve, run
+from vqlab.sweep import make_comparison, make_space, sweep
 from vqlab.tracking import RunRecord, Tracker
 from vqlab.types import UserError
 
@@ -44,14 +44,14 @@ def baseline(root: Path, **validation: object) -> Tree:
 @pytest.fixture(scope="module")
 def synthetic(root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     results = tmp_path_factory.mktemp("results")
-    return run(resolve(baseline(root)), store, name="drawn", results=results)
+    return run(resolve(baseline(root)), store, Recording(name="drawn", results=results))
 
 
 @pytest.fixture(scope="module")
 def shared(root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     results = tmp_path_factory.mktemp("results")
     config = resolve(baseline(root, source="test", fraction=0.5))
-    return run(config, store, name="shared", results=results)
+    return run(config, store, Recording(name="shared", results=results))
 
 
 @pytest.fixture
@@ -167,7 +167,9 @@ def test_a_sweep_tells_what_the_audit_warns_of(
     space = make_space({"space": {"detector.floor": {"choices": [0.01, 0.05]}}})
     events = []
     for _ in range(2):  # the second time nothing is scored again
-        result = sweep(baseline(root), space, store, trials=1, results=tmp_path / "results")
+        result = sweep(
+            make_comparison(space, baseline(root)), store, trials=1, results=tmp_path / "results"
+        )
         with out.capture() as captured:
             say_result(result)
         events.append(captured.get())
@@ -186,11 +188,15 @@ def test_other_test_images_are_not_compared(
     evaluate_model(Model.load(shared.checkpoint, "cpu"), None, tracker, tmp_path / "results")
     assert not promote(tracker, "part", ref=synthetic.run_id).promoted
     again = run(
-        resolve(baseline(root, source="test", fraction=0.5)), tracker, results=tmp_path / "again"
+        resolve(baseline(root, source="test", fraction=0.5)),
+        tracker,
+        Recording(results=tmp_path / "again"),
     )
     assert promote(tracker, "part", ref=again.run_id).champion_value is not None
     other = run(
-        resolve(baseline(root, source="test", fraction=0.3)), tracker, results=tmp_path / "other"
+        resolve(baseline(root, source="test", fraction=0.3)),
+        tracker,
+        Recording(results=tmp_path / "other"),
     )
     assert "train one of them again" in promote(tracker, "part", ref=other.run_id).reason
 
@@ -199,7 +205,7 @@ def test_runs_from_before_are_compared_as_ever(
     synthetic: Outcome, root: Path, tracker: Tracker, tmp_path: Path
 ) -> None:
     """They lack the setting and the tags, and reported the whole test set."""
-    old = run(resolve(baseline(root)), tracker, name="old", results=tmp_path)
+    old = run(resolve(baseline(root)), tracker, Recording(name="old", results=tmp_path))
     for key in ("vqlab.test_fingerprint", "vqlab.validation"):
         tracker._client.delete_tag(old.run_id, key)
     find = tracker.find
@@ -250,7 +256,9 @@ def test_poisoned_test_labels_change_no_chosen_setting(
     space = make_space({"space": {"detector.floor": {"choices": [0.01, 0.05, 0.3]}}})
     chosen = []
     for place in (root, swapped(write_tiny_set(tmp_path / "poisoned"))):
-        result = sweep(baseline(place), space, tracker, trials=3, results=tmp_path / "results")
+        result = sweep(
+            make_comparison(space, baseline(place)), tracker, trials=3, results=tmp_path / "results"
+        )
         chosen.append((json.dumps(result.best.params), result.best.value))
     assert chosen[0] == chosen[1]
 
@@ -260,4 +268,4 @@ def test_a_sweep_does_not_choose_its_judges(root: Path, tracker: Tracker, settin
     values = ["drawn", "test"] if setting.endswith("source") else [0.2, 0.4]
     space = make_space({"space": {setting: {"choices": values}}})
     with pytest.raises(UserError, match="must not be searched"):
-        sweep(baseline(root), space, tracker, trials=1)
+        sweep(make_comparison(space, baseline(root)), tracker, trials=1)

@@ -21,8 +21,8 @@ from vqlab.promote import GateSettings, promote
 from vqlab.promote.comparison import NO_IMAGES
 from vqlab.promote.reproduce import Reproduction
 from vqlab.recipes import Folders
-from vqlab.run import Outcome, evaluate_model, resolve, run
-from vqlab.sweep import SweepResult, make_space, sweep
+from vqlab.run import Outcome, Recording, evaluate_model, resolve, run
+from vqlab.sweep import SweepResult, make_comparison, make_space, sweep
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
@@ -85,7 +85,7 @@ def test_what_can_be_measured_is(case: str, part: Path, store: Tracker, tmp_path
     """And what cannot is absent, with one sentence."""
     spoil, there, missing, words = CASES[case]
     spoil(part)
-    outcome = run(resolve(baseline(part)), store, results=tmp_path / "results")
+    outcome = run(resolve(baseline(part)), store, Recording(results=tmp_path / "results"))
     assert outcome.test is not None
     assert sum(re.search(words, note) is not None for note in outcome.test.notes) == 1
     metrics = store.find(outcome.run_id).metrics
@@ -107,7 +107,9 @@ def untested(root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactor
          "space": {"training.learning_rate": {"low": 0.0005, "high": 0.002}}},
     )  # fmt: skip
     results = tmp_path_factory.mktemp("results")
-    return sweep(merge(tree, {"data": good}), space, store, trials=2, results=results)
+    return sweep(
+        make_comparison(space, merge(tree, {"data": good})), store, trials=2, results=results
+    )
 
 
 @pytest.mark.slow
@@ -158,7 +160,7 @@ def test_trials_are_not_scored_on_a_test_set_that_is_not_there(part: Path, store
         {"objective": "validation/pixel_auroc", "space": {"training.seed": {"choices": [0, 1]}}}
     )
     with pytest.raises(UserError, match="test images to score trials on"):
-        sweep(baseline(part), space, store, trials=1, test=[0])
+        sweep(make_comparison(space, baseline(part)), store, trials=1, test=[0])
     best_on_test = merge(tiny_recipe(part.parent), {"training": {"select": "best_on_test"}})
     with pytest.raises(UserError, match="test images for training.select=best_on_test"):
         run(resolve(best_on_test), store)
@@ -173,11 +175,11 @@ def test_promotion_compares_what_both_have(
     )
     no_normals(part)
     results = tmp_path / "results"
-    baseline_run = run(resolve(baseline(part)), store, results=results)
+    baseline_run = run(resolve(baseline(part)), store, Recording(results=results))
     champion = promote(store, "part", ref=baseline_run.run_id)
     assert champion.promoted and "test/pixel_auroc" in champion.reason
     trained = resolve(tiny_recipe(part.parent))
-    vqvae_run = run(trained, store, results=results)
+    vqvae_run = run(trained, store, Recording(results=results))
     challenger = promote(store, "part", ref=vqvae_run.run_id)
     assert challenger.champion_value == champion.value
     with pytest.raises(
@@ -185,7 +187,7 @@ def test_promotion_compares_what_both_have(
     ):
         promote(store, "part", ref=vqvae_run.run_id, gates=GateSettings(metric="test/image_auroc"))
     no_masks(part)
-    unmasked_run = run(resolve(baseline(part)), store, results=results)
+    unmasked_run = run(resolve(baseline(part)), store, Recording(results=results))
     with pytest.raises(UserError, match=r"lacks normal or anomalous.*--metric \(test/escape"):
         promote(store, "part", ref=unmasked_run.run_id)
 
@@ -200,7 +202,7 @@ def folders(part: Path) -> Folders:
 def test_good_and_bad_folders(folders: Folders, store: Tracker, tmp_path: Path) -> None:
     """From training to promotion and to evaluation where the folders are somewhere else."""
     tree = folders.over(baseline(Path(folders.good or ""), categories=["widget"]))
-    outcome: Outcome = run(resolve(tree), store, results=tmp_path / "results")
+    outcome: Outcome = run(resolve(tree), store, Recording(results=tmp_path / "results"))
     metrics = store.find(outcome.run_id).metrics
     assert {f"test/{name}" for name in IMAGE} <= metrics.keys()
     assert outcome.test is not None and "2 of 14 normal images" in " ".join(outcome.test.notes)
@@ -222,7 +224,7 @@ def test_images_that_were_trained_on_are_no_test_normals(
     """A model of `--good` alone has seen the images that `--bad` would make test normals."""
     good = Folders(None, folders.good)
     tree = good.over(baseline(Path(folders.good or ""), categories=["widget"]))
-    outcome = run(resolve(tree), store, results=tmp_path / "results")
+    outcome = run(resolve(tree), store, Recording(results=tmp_path / "results"))
     report, _ = evaluate_model(outcome.model, folders, store, tmp_path / "results")
     assert "escape_rate" in report.mean
     assert not {"image_auroc", "false_reject_rate"} & report.mean.keys()
@@ -293,6 +295,6 @@ def test_a_set_of_another_shape_is_written_as_it_is_read(tmp_path: Path, store: 
         shutil.copytree(source / name / "train/good", tmp_path / "line" / name / "OK")
         shutil.copytree(source / name / "test/hole", tmp_path / "line" / name / "NG")
     tree = merge(baseline(tmp_path / "line/pen"), {"data": {"categories": "all", "joint": True}})
-    outcome = run(resolve(tree), store, results=tmp_path / "results")
+    outcome = run(resolve(tree), store, Recording(results=tmp_path / "results"))
     assert outcome.test is not None and set(outcome.test.per_category) == {"cup", "pen"}
     assert all("image_auroc" in metrics for metrics in outcome.test.per_category.values())

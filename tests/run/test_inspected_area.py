@@ -18,7 +18,7 @@ from vqlab.data import find_regions, load_dataset
 from vqlab.evaluation import evaluate
 from vqlab.model import Model
 from vqlab.recipes import Folders
-from vqlab.run import Outcome, evaluate_model, resolve, run
+from vqlab.run import Outcome, Recording, evaluate_model, resolve, run
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
@@ -66,7 +66,7 @@ def train(small: dict[str, Any], store: Tracker, tmp_path: Path) -> Train:
             small if name == "vqvae" else {**small, "detector": {}, "training": {"device": "cpu"}}
         )
         tree = merge(merge(base, DETECTORS[name]), {"data": {"root": str(root), **data}})
-        return run(resolve(tree), store, results=tmp_path / "results")
+        return run(resolve(tree), store, Recording(results=tmp_path / "results"))
 
     return make
 

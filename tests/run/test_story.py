@@ -19,7 +19,7 @@ from vqlab.config import merge
 from vqlab.evaluation import EVIDENCE, load_evidence
 from vqlab.model import Model
 from vqlab.promote import promote
-from vqlab.run import Outcome, evaluate_model, fit, model_configs, resolve, run
+from vqlab.run import Outcome, Recording, evaluate_model, fit, model_configs, resolve, run
 from vqlab.tracking import NOTE, Tracker
 from vqlab.types import UserError
 
@@ -41,7 +41,7 @@ def same(path: Path, other_path: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def outcome(small: Tree, store: Tracker, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    return run(resolve(small), store, results=tmp_path_factory.mktemp("results"))
+    return run(resolve(small), store, Recording(results=tmp_path_factory.mktemp("results")))
 
 
 def test_a_run_leaves_everything_it_promises(outcome: Outcome, store: Tracker) -> None:
@@ -126,13 +126,15 @@ def test_resume_is_bit_for_bit(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(resolve(small), store, name="stopped", on_epoch=stop)
+        run(resolve(small), store, Recording(name="stopped"), on_epoch=stop)
     assert store.find("stopped").status == "KILLED"
     seen = []
     resumed = run(
-        resolve(small), store, resumed=store.resume("stopped"), results=tmp_path,
+        resolve(small),
+        store,
+        Recording(resumed=store.resume("stopped"), results=tmp_path),
         on_epoch=lambda epoch, epochs, metrics: seen.append(epoch),
-    )  # fmt: skip
+    )
     assert seen == [3]
     assert same(resumed.checkpoint, outcome.checkpoint)
     record = store.find("stopped")
@@ -198,7 +200,7 @@ def test_a_failed_run_says_why(small: Tree, store: Tracker) -> None:
         raise UserError("the loss is not what it was.")
 
     with pytest.raises(UserError):
-        run(resolve(small), store, name="failing", on_epoch=fail)
+        run(resolve(small), store, Recording(name="failing"), on_epoch=fail)
     record = store.find("failing")
     assert (record.status, record.tags["vqlab.failure"]) == (
         "FAILED",
@@ -226,7 +228,7 @@ def test_the_papers_habit_is_marked_and_cannot_be_promoted(
 ) -> None:
     """`training.select: best_on_test` keeps the epoch of the best test AUROC, and says so."""
     config = resolve(merge(small, {"training": {"select": "best_on_test"}}))
-    outcome = run(config, store, results=tmp_path)
+    outcome = run(config, store, Recording(results=tmp_path))
     record = store.find(outcome.run_id)
     assert record.tags["vqlab.selected_on"] == "test"
     assert "best_on_test/image_auroc" in record.metrics
@@ -235,7 +237,7 @@ def test_the_papers_habit_is_marked_and_cannot_be_promoted(
     with pytest.raises(UserError, match="epoch was selected on the test set"):
         promote(store, "cable", ref=outcome.run_id)
     with pytest.raises(UserError, match="must not"):
-        run(config, store, test=False, results=tmp_path)
+        run(config, store, Recording(results=tmp_path), test=False)
     # a later evaluation of its checkpoint is marked as well
     evaluate_model(outcome.model, None, store, tmp_path)
     tested = store.runs(tags={"vqlab.model_run": outcome.run_id})
@@ -253,7 +255,7 @@ def test_the_epoch_kept_is_the_best_on_test(small: Tree, store: Tracker, tmp_pat
         best_weights.append(dict(load_state(folder / "state.safetensors")["kept"]))
 
     config = resolve(merge(small, {"training": {"select": "best_on_test", "seed": 3}}))
-    outcome = run(config, store, results=tmp_path, on_epoch=watch)
+    outcome = run(config, store, Recording(results=tmp_path), on_epoch=watch)
     best = best_weights[int(np.argmax(seen))]
     weight = "encoder.0.weight"
     assert torch.equal(tensors(outcome.checkpoint)[weight], best[weight])
@@ -306,8 +308,8 @@ def test_the_best_epoch_on_validation_counts_and_survives_a_resume(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(config, store, name="hasty", test=False, on_epoch=stop)
-    resumed = run(config, store, resumed=store.resume("hasty"), test=False)
+        run(config, store, Recording(name="hasty"), test=False, on_epoch=stop)
+    resumed = run(config, store, Recording(resumed=store.resume("hasty")), test=False)
     assert same(resumed.checkpoint, whole.checkpoint)
     assert resumed.validation.mean == whole.validation.mean
     for key in ("encoder.0.weight", "decoder.0.weight"):
@@ -328,10 +330,10 @@ def test_epochs_shorter_than_a_second_are_trained_again(
 
     config = resolve(small)
     with pytest.raises(KeyboardInterrupt):
-        run(config, store, name="short", test=False, on_epoch=stop)
+        run(config, store, Recording(name="short"), test=False, on_epoch=stop)
     tracked = store.resume("short")
     assert len(load_state(tracked.folder / "state.safetensors")["history"]) == 1
-    again = run(config, store, resumed=tracked, test=False, on_epoch=stop)
+    again = run(config, store, Recording(resumed=tracked), test=False, on_epoch=stop)
     assert seen == [1, 2, 2, 3]
     assert same(again.checkpoint, outcome.checkpoint)
     assert len(store.history(tracked.id, ("train/loss",))) == 3
@@ -348,9 +350,12 @@ def test_a_diverged_run_keeps_its_last_good_model(
     name = f"diverging-{test}"
     with pytest.raises(UserError, match="diverged: .* at epoch 3, step 2; lower training") as error:
         run(
-            resolve(tree), store, name=name, test=test, results=tmp_path,
+            resolve(tree),
+            store,
+            Recording(name=name, results=tmp_path),
+            test=test,
             on_epoch=lambda epoch, epochs, metrics: seen.append(epoch),
-        )  # fmt: skip
+        )
     record = store.find(name)
     assert (record.status, record.tags["vqlab.failure"]) == ("FAILED", str(error.value))
     assert seen == [1, 2]
@@ -414,11 +419,11 @@ def test_every_row_beside_a_model_is_measured_by_its_evaluation_settings(
 ) -> None:
     own_size = {"evaluation": {"resolution": "original", "resamples": 50}}
     base = {"data": small["data"], "detector": "mean_image", "training": {"epochs": 0}}
-    same = run(resolve(merge(base, own_size)), store, results=tmp_path)
+    same = run(resolve(merge(base, own_size)), store, Recording(results=tmp_path))
     assert same.test is not None
     assert same.other_reports["mean_image"].mean == same.test.mean
     assert same.other_reports["mean_image"].intervals == same.test.intervals
-    other = run(resolve(merge(small, own_size)), store, results=tmp_path)
+    other = run(resolve(merge(small, own_size)), store, Recording(results=tmp_path))
     for name in ("squared_error", "mean_image"):
         before, after = (each.other_reports[name].mean for each in (outcome, other))
         assert before["image_auroc"] == after["image_auroc"]

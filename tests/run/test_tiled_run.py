@@ -18,7 +18,7 @@ from vqlab.export import export_model
 from vqlab.model import Model
 from vqlab.predict import predict_files
 from vqlab.recipes import Folders
-from vqlab.run import Outcome, evaluate_model, resolve, run, trained_key
+from vqlab.run import Outcome, Recording, evaluate_model, resolve, run, trained_key
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
@@ -72,7 +72,9 @@ def train(panels: Path, store: Tracker, tmp_path: Path) -> Train:
             "training": {"device": "cpu", "threads": 1},
             "evaluation": {"resamples": 0},
         }  # fmt: skip
-        return run(resolve(merge(base, DETECTORS[name])), store, results=tmp_path / "results")
+        return run(
+            resolve(merge(base, DETECTORS[name])), store, Recording(results=tmp_path / "results")
+        )
 
     return make
 

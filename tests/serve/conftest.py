@@ -12,7 +12,7 @@ from PIL import Image
 from servers import running
 from tiny_set import tiny_recipe, write_tiny_set
 
-from vqlab.run import resolve, run
+from vqlab.run import Recording, resolve, run
 from vqlab.serve import ServeSettings
 from vqlab.tracking import CHECKPOINT, Tracker
 
@@ -33,7 +33,9 @@ def trained_store(
     tracker = new_store(tmp_path_factory.mktemp("served"))
     for category, seed in (("part", 0), ("lid", 0), ("part", 1)):
         recipe = tiny_recipe(images, category, seed=seed)
-        run_id = run(resolve(recipe), tracker, name=f"{category}{seed}", test=False).run_id
+        run_id = run(
+            resolve(recipe), tracker, Recording(name=f"{category}{seed}"), test=False
+        ).run_id
         version = tracker.registry.register(run_id, CHECKPOINT, category)
         if seed == 0:
             tracker.registry.set_champion(version, None)

@@ -16,7 +16,7 @@ from tiny_set import baseline_recipe
 
 from vqlab.data import DataSettings, load_dataset, pixels_digest, read_image
 from vqlab.errors import UserError
-from vqlab.run import resolve, run
+from vqlab.run import Recording, resolve, run
 from vqlab.serve.feedback import FeedbackResult, claim_threshold_images, write_feedback
 from vqlab.serve.feedback_dataset import DatasetImage, read_manifest, write_category
 from vqlab.serve.history import FOLDER, History, Role
@@ -36,7 +36,7 @@ def champion(root: Path, store: Tracker) -> Path:
 
 def promote(tracker: Tracker, root: Path) -> Path:
     recipe = baseline_recipe(root)
-    run_id = run(resolve(recipe), tracker, name="part", test=False).run_id
+    run_id = run(resolve(recipe), tracker, Recording(name="part"), test=False).run_id
     version = tracker.registry.register(run_id, CHECKPOINT, "part")
     tracker.registry.set_champion(version, tracker.registry.by_alias("part"))
     return tracker.root
@@ -229,7 +229,7 @@ def joint(champion: Path, root: Path, store: Tracker) -> Path:
         Image.fromarray(np.full((32, 32), 255, np.uint8) * np.tri(32, dtype=np.uint8)).save(mask)
         recipe = baseline_recipe(root)
         recipe["data"] |= {"categories": JOINT, "joint": True, "roi": {"other": str(mask)}}
-        run_id = run(resolve(recipe), store, name="joint", test=False).run_id
+        run_id = run(resolve(recipe), store, Recording(name="joint"), test=False).run_id
         version = store.registry.register(run_id, CHECKPOINT, JOINT)
         store.registry.set_champion(version, None)
         mask.unlink()

@@ -24,7 +24,7 @@ from vqlab.predict import load_model
 from vqlab.promote import history, promote
 from vqlab.promote.reproduce import score_images
 from vqlab.recipes import Folders
-from vqlab.run import Outcome, evaluate_model, resolve, run
+from vqlab.run import Outcome, Recording, evaluate_model, resolve, run
 from vqlab.serve import ServeSettings
 from vqlab.serve.champions import Champions
 from vqlab.sweep.trial.constraints import costs
@@ -72,7 +72,7 @@ def joint(
         Image.fromarray(area.astype(np.uint8) * 255).save(roi[name])
     recipe = baseline_recipe(root)
     recipe["data"] |= {"categories": list(NAMES), "joint": True, "roi": roi}
-    outcome = run(resolve(recipe), store, name="joint", results=folder / "results")
+    outcome = run(resolve(recipe), store, Recording(name="joint", results=folder / "results"))
     shutil.rmtree(folder / "results")
     for file in roi.values():
         Path(file).unlink()

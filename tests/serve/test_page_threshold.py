@@ -15,7 +15,7 @@ from tiny_set import tiny_recipe
 
 from vqlab.evaluation import CalibrationScores, operating_point
 from vqlab.model import Model
-from vqlab.run import resolve, run
+from vqlab.run import Recording, resolve, run
 from vqlab.serve.operating_points import defect_scores, normal_scores
 from vqlab.tracking import CHECKPOINT, Tracker
 
@@ -75,7 +75,7 @@ def test_the_sentence_of_a_tested_model(
     """A version with known defects beside the champion: API, chart and sentence."""
     tracker = Tracker.open(mlruns)
     recipe = tiny_recipe(images, "part", seed=2)
-    run_id = run(resolve(recipe), tracker, name="tested").run_id
+    run_id = run(resolve(recipe), tracker, Recording(name="tested")).run_id
     registered = tracker.registry.register(run_id, CHECKPOINT, "part")
     version = registered.version
     thresholds = Model.load(tracker.registry.checkpoint(registered), "cpu").thresholds

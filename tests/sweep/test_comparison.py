@@ -166,7 +166,7 @@ def test_the_objective_of_all_holds_for_each() -> None:
 def test_another_space_of_one_recipe_is_another_study(only_vqvae: dict[str, Tree]) -> None:
     splits = load_dataset(resolve(only_vqvae["one"]).data)
     names = {
-        make_comparison(two(SIZE, second), only_vqvae).sweep_name(splits, "tiny")
+        make_comparison(two(SIZE, second), only_vqvae, "tiny").sweep_name(splits)
         for second in (SIZE, {"detector.codebook_size": {"choices": [8]}}, SIZE)
     }
     assert len(names) == 2 and all(name.startswith("part-both-tiny-") for name in names)
@@ -257,8 +257,10 @@ def swept(trees: dict[str, Tree], store: Tracker) -> tuple[SweepResult, Events, 
         patch.setattr("vqlab.sweep.result.test_model", stand_in)
         patch.setattr("vqlab.run.story.loss_curves", lambda history: Figure(figsize=(1, 1)))
         with pytest.raises(Interrupted, match="4 of 5 trials done"):
-            sweep(trees, spaces(), store, trials=5, seed=SEED, on_event=stop)
-        result = sweep(trees, spaces(), store, trials=5, seed=SEED, on_event=events.append)
+            sweep(make_comparison(spaces(), trees), store, trials=5, seed=SEED, on_event=stop)
+        result = sweep(
+            make_comparison(spaces(), trees), store, trials=5, seed=SEED, on_event=events.append
+        )
     return result, events, settings
 
 
@@ -349,7 +351,9 @@ def test_recipe_checkpoint_and_threshold_agree(swept: Any, store: Tracker) -> No
 
 def test_again_does_nothing(swept: Any, trees: dict[str, Tree], store: Tracker) -> None:
     events = Events()
-    again = sweep(trees, spaces(), store, trials=5, seed=SEED, on_event=events.append)
+    again = sweep(
+        make_comparison(spaces(), trees), store, trials=5, seed=SEED, on_event=events.append
+    )
     assert not events.of(TrialStarted)
     assert (again.study, again.best, again.recipes) == (
         swept[0].study,
@@ -361,7 +365,7 @@ def test_again_does_nothing(swept: Any, trees: dict[str, Tree], store: Tracker) 
 @pytest.mark.slow
 def test_the_winner_is_promoted(trees: dict[str, Tree], tmp_path: Path) -> None:
     store = Tracker.open(tmp_path / "mlruns")
-    result = sweep(trees, spaces(), store, trials=3, results=tmp_path / "results")
+    result = sweep(make_comparison(spaces(), trees), store, trials=3, results=tmp_path / "results")
     assert {"test/image_auroc", "test/aupro"} <= set(result.test)
     promoted = promote(store, "part")
     assert promoted.promoted and promoted.run_id == result.best.run_id
@@ -374,7 +378,7 @@ def test_weights_that_are_not_there_are_said_before_any_trial(
     events = Events()
     with pytest.raises(UserError, match="recipe memory_bank: .*none.pth"):
         broken = {**trees, "memory_bank": {**trees["memory_bank"], "features": features}}
-        sweep(broken, spaces(), store, trials=3, on_event=events.append)
+        sweep(make_comparison(spaces(), broken), store, trials=3, on_event=events.append)
     assert not events
 
 

@@ -29,6 +29,7 @@ from vqlab.run import resolve
 from vqlab.sweep import (
     EpochDone,
     Event,
+    Execution,
     Interrupted,
     Space,
     StudyOpened,
@@ -175,7 +176,7 @@ def test_the_study_is_named_after_all_that_matters(tree: Tree) -> None:
     axes = {"detector__codebook_size": {"choices": [8, 16]}}
 
     def name(tree: Tree, **more: Any) -> str:
-        return make_comparison(space_of(**{**axes, **more}), tree).sweep_name(splits, "tiny")
+        return make_comparison(space_of(**{**axes, **more}), tree, "tiny").sweep_name(splits)
 
     expected = name(tree)
     assert expected.startswith("part-vqvae-tiny-") and expected == name(tree)
@@ -348,9 +349,12 @@ def swept(
 
     def again(trials: int, events: Events) -> SweepResult:
         return sweep(
-            tree, space, store, trials=trials, preset="tiny", on_event=events.append,
+            make_comparison(space, tree, "tiny"),
+            store,
+            trials=trials,
+            on_event=events.append,
             results=results,
-        )  # fmt: skip
+        )
 
     events = Events()
     return again(2, events), events, again
@@ -438,13 +442,14 @@ def test_kill_9_and_on(tree: Tree, store: Tracker, tmp_path: Path) -> None:
     script = f"""
 import os, signal
 from pathlib import Path
-from vqlab.sweep import EpochDone, make_space, sweep
+from vqlab.sweep import EpochDone, make_comparison, make_space, sweep
 from vqlab.tracking import Tracker
 def kill(event):
     if isinstance(event, EpochDone) and (event.number, event.epoch) == (1, 1):
         os.kill(os.getpid(), signal.SIGKILL)
 store = Tracker.open(Path({str(store.root)!r}))
-sweep({tree!r}, make_space({{"space": {VQVAE_AXES!r}}}), store, trials=2, on_event=kill)
+comparison = make_comparison(make_space({{"space": {VQVAE_AXES!r}}}), {tree!r})
+sweep(comparison, store, trials=2, on_event=kill)
 """
     result = start_program(script, cwd=tmp_path).result()
     assert result.status == -signal.SIGKILL, result.stderr[-2000:]
@@ -530,9 +535,12 @@ def run_sweep(
     tree: Tree, store: Tracker, trials: int, axes: Tree, events: Events | None = None
 ) -> SweepResult:
     return sweep(
-        tree, make_space({"space": axes}), store, trials=trials, results=store.root / "results",
+        make_comparison(make_space({"space": axes}), tree),
+        store,
+        trials=trials,
+        results=store.root / "results",
         on_event=(events if events is not None else Events()).append,
-    )  # fmt: skip
+    )
 
 
 def test_what_lags_behind_is_pruned(scripted: Tree, store: Tracker) -> None:
@@ -641,4 +649,9 @@ def test_a_sweep_is_about_one_model(tree: Tree, store: Tracker) -> None:
 def test_time_up_starts_no_further_trial(scripted: Tree, store: Tracker) -> None:
     axes = {"detector.quality": {"low": 0.25, "high": 1.0}}
     with pytest.raises(UserError, match="has no complete trial"):
-        sweep(scripted, make_space({"space": axes}), store, trials=5, timeout=0.0)
+        sweep(
+            make_comparison(make_space({"space": axes}), scripted),
+            store,
+            trials=5,
+            execution=Execution(timeout=0.0),
+        )

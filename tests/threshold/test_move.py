@@ -17,7 +17,7 @@ from vqlab.data import pixels_digest
 from vqlab.model import Model
 from vqlab.promote import history, promote
 from vqlab.promote.reproduce import score_images
-from vqlab.run import resolve, run
+from vqlab.run import Recording, resolve, run
 from vqlab.serve.history import FOLDER, History
 from vqlab.threshold.move import CHOICE
 from vqlab.tracking import Tracker
@@ -53,7 +53,7 @@ def trained(
 ) -> Store:
     folder = tmp_path_factory.mktemp("threshold")
     recipe = baseline_recipe(root)
-    outcome = run(resolve(recipe), store, name="first", results=folder / "results")
+    outcome = run(resolve(recipe), store, Recording(name="first", results=folder / "results"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vqlab.promote.reproduce.score_in_fresh_process", score_images)
         assert promote(store, "part", ref=outcome.run_id).promoted

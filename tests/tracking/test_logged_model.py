@@ -24,7 +24,7 @@ from tiny_set import baseline_recipe, write_tiny_set
 from tracked_runs import start
 
 from vqlab.model import Model
-from vqlab.run import evaluate_model, resolve, run
+from vqlab.run import Recording, evaluate_model, resolve, run
 from vqlab.tracking import CHECKPOINT, Tracker
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -43,7 +43,7 @@ def trained(root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory
     """A tested run, registered as the champion of `part`."""
     recipe = baseline_recipe(root)
     results = tmp_path_factory.mktemp("results")
-    outcome = run(resolve(recipe), store, name="trained", results=results)
+    outcome = run(resolve(recipe), store, Recording(name="trained", results=results))
     registry = store.registry
     registry.set_champion(registry.register(outcome.run_id, CHECKPOINT, "part"), None)
     return outcome.run_id

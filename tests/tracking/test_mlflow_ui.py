@@ -11,7 +11,7 @@ from commands import call
 from mlflow_server import pictures_loaded
 from tiny_set import tiny_recipe
 
-from vqlab.run import resolve, run
+from vqlab.run import Recording, resolve, run
 from vqlab.tracking import Tracker
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,7 @@ def served_store(
     for name, codes in (("small", 8), ("large", 16)):
         tree = tiny_recipe(root)
         tree["detector"]["codebook_size"] = codes
-        run(resolve(tree), store, name=name, results=tmp_path_factory.mktemp("results"))
+        run(resolve(tree), store, Recording(name=name, results=tmp_path_factory.mktemp("results")))
     return store
 
 

@@ -22,7 +22,7 @@ from postgres_server import NoPostgres, postgres_server
 from tiny_set import baseline_recipe
 
 from vqlab.promote.reproduce import score_images
-from vqlab.run import resolve, run
+from vqlab.run import Recording, resolve, run
 from vqlab.tracking import Tracker
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("blank_figures")]
@@ -125,7 +125,7 @@ def test_promote_load_list_delete_and_roll_back(mlruns: Path, root: Path) -> Non
     tracker = Tracker.open(mlruns)
     recipe = baseline_recipe(root)
     for name in ("first", "second", "third"):
-        run(resolve(recipe), tracker, name=name, results=mlruns.parent / "results")
+        run(resolve(recipe), tracker, Recording(name=name, results=mlruns.parent / "results"))
     call("promote", "-c", "part", "--run", "first")
     killed = {
         "action": "promote",

@@ -14,7 +14,7 @@ import pytest
 from commands import call
 
 from vqlab.recipes import recipe_tree
-from vqlab.run import resolve, run
+from vqlab.run import Recording, resolve, run
 from vqlab.tracking import CHECKPOINT, Tracker
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("blank_figures")]
@@ -35,7 +35,7 @@ def models(root: Path, store: Tracker) -> list[str]:
     for recipe in RECIPES:
         settings = [] if recipe == "vqvae" else ["features.backbone=filters"]
         tree = recipe_tree(recipe, settings, "part", root, "tiny")
-        outcome = run(resolve(tree), store, name=recipe, test=False)
+        outcome = run(resolve(tree), store, Recording(name=recipe), test=False)
         version = store.registry.register(outcome.run_id, CHECKPOINT, "part")
         uris.append(f"models:/{version.model}/{version.version}")
     return uris

@@ -20,6 +20,7 @@ from vqlab.run import (
     TRAINED_TAG,
     OnEpoch,
     OnProgress,
+    Recording,
     RunConfig,
     require_test,
     resolve,
@@ -108,11 +109,8 @@ def run_cell(
         outcome = run(
             cell.config,
             tracker,
-            name=cell.title,
-            tags=tags,
-            resumed=resumed,
+            Recording(cell.title, tags, resumed, Path(results)),
             splits=splits,
-            results=Path(results),
             on_epoch=on_epoch,
             on_progress=on_progress,
         )

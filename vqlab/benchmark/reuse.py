@@ -28,7 +28,7 @@ def start_trained(
     cell: Cell, splits: Splits, tracker: Tracker, tags: Mapping[str, str]
 ) -> tuple[Run, dict[str, str]] | None:
     """Start the run of a cell with the training of an earlier run as its saved state, so that
-    `run(resumed=…)` continues after the last epoch; return it and its `reused_tags`.
+    `run(…, Recording(resumed=…))` continues after the last epoch; return it and its `reused_tags`.
 
     None if no run of this version has the same training and a checkpoint.
     """

@@ -88,7 +88,7 @@ def sweep(
     from vqlab.errors import UserError
     from vqlab.recipes import Folders
     from vqlab.run import model_configs, resolve
-    from vqlab.sweep import Spaces
+    from vqlab.sweep import Execution, Spaces, make_comparison
     from vqlab.sweep import sweep as search
     from vqlab.tracking import Tracker
 
@@ -110,16 +110,14 @@ def sweep(
         only = nest("data.categories", list(model.data.categories))
         one_model = {name: merge(tree, only) for name, tree in trees.items()}
         with interruptible(), sweeping() as on_event:
+            settings = one_model if isinstance(search_space, Spaces) else one_model[""]
             result = search(
-                one_model if isinstance(search_space, Spaces) else one_model[""],
-                search_space,
+                make_comparison(search_space, settings, "" if preset == "full" else preset),
                 tracker,
                 trials=trials,
-                workers=workers,
-                launcher=launching.launcher(tracker, data),
                 seed=seed,
+                execution=Execution(workers, launching.launcher(tracker, data)),
                 test=test or (),
-                preset="" if preset == "full" else preset,
                 on_event=on_event,
                 results=results,
             )

@@ -199,7 +199,7 @@ def _train_one(
     from vqlab.cli.progress import interruptible, work
     from vqlab.cli.terminal import print_notes
     from vqlab.data import load_dataset
-    from vqlab.run import run
+    from vqlab.run import Recording, run
 
     print_data(config)
     splits = load_dataset(config.data)
@@ -208,8 +208,8 @@ def _train_one(
     title = f"{config.detector['name']} {names if isinstance(names, str) else '+'.join(names)}"
     with interruptible(), work(title) as (on_epoch, on_progress):
         outcome = run(
-            config, tracker, name=name, tags={"vqlab.preset": preset}, resumed=resumed,
-            splits=splits, results=results, on_epoch=on_epoch, on_progress=on_progress,
+            config, tracker, Recording(name, {"vqlab.preset": preset}, resumed, results),
+            splits=splits, on_epoch=on_epoch, on_progress=on_progress,
         )  # fmt: skip
     print_outcome(outcome, printed=splits.notes)
 

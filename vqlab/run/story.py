@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,23 @@ _NOT_IN_EXPERIMENTS = r"[\x00-\x1f\x7f\ud800-\udfff]"
 
 
 @dataclass(frozen=True)
+class Recording:
+    """How a run is recorded."""
+
+    name: str | None = None
+    """Of a new run; default: detector and categories."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Of a new run, beside those that every run has."""
+    resumed: Run | None = None
+    """An existing run to continue instead of a new one; it stays open if it is."""
+    results: Path = Path("results")
+    """Folder of the test pictures and of a checkpoint that the tracking store does not accept."""
+
+
+NEW_RUN = Recording()
+
+
+@dataclass(frozen=True)
 class Outcome:
     """Result of a run."""
 
@@ -72,22 +89,19 @@ class Outcome:
 def run(
     config: RunConfig,
     tracker: Tracker,
+    recording: Recording = NEW_RUN,
     *,
-    name: str | None = None,
-    tags: Mapping[str, str] | None = None,
-    resumed: Run | None = None,
     splits: Splits | None = None,
     test: bool = True,
-    results: Path = Path("results"),
     assess: Assess | None = None,
     on_epoch: OnEpoch = lambda epoch, epochs, metrics: None,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> Outcome:
     """Train, calibrate and evaluate one model as one tracked run.
 
-    test: False for a trial of a sweep, which must not use the test set. resumed: an existing run to
-    continue; it stays open if it is. on_epoch may raise to end the run. Raises UserError for
-    invalid settings and data, in most cases before training starts.
+    splits: of the configured dataset if they are loaded. test: False for a trial of a sweep, which
+    must not use the test set. on_epoch may raise to end the run. Raises UserError for invalid
+    settings and data, in most cases before training starts.
     """
     start_time = time.monotonic()
     device = choose_device(config.training)
@@ -98,14 +112,15 @@ def run(
     reused = extract_features(trainer, splits, has_test_images, on_progress)
     with (
         explain_recovery() as saved,
-        resumed or start(tracker, config, splits, name, tags) as tracked,
+        recording.resumed
+        or start(tracker, config, splits, recording.name, recording.tags) as tracked,
     ):
         tracked.set_tags(reused)
         model = _train(trainer, config, splits, tracked, on_epoch, save_diverged=test)
         model, validation, predictions = _assess(model, config, splits, assess, has_test_images)
         if sentence := review_sentence(model.thresholds):
             tracked.set_tags({REVIEW_TAG: sentence})
-        saved.save(model, tracked, results)
+        saved.save(model, tracked, recording.results)
         _log_losses(tracked, trainer.history if test else [])  # not for trials: drawing is slow
         concepts = training_concepts(model, splits)
         metrics = validation.keyed("validation") | concept_metrics(concepts, "codebook")
@@ -114,8 +129,9 @@ def run(
         tested: tuple[Report | None, dict[str, Report], Path | None] = (None, {}, None)
         if has_test_images:
             tested = test_model(
-                model, config, splits, tracked, results, on_progress, predictions, concepts
-            )
+                model, config, splits, tracked, recording.results, on_progress, predictions,
+                concepts,
+            )  # fmt: skip
         else:
             notes = splits.notes if test else ()
             validation = _describe_untested(tracked, config, splits, model, validation, notes)

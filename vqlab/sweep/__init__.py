@@ -1,6 +1,7 @@
 """Sweeps: Optuna searches settings on validation, MLflow mirrors the trials.
 
-Start with `read_space` and `sweep`. The events that `sweep` emits are in `vqlab.sweep.events`.
+Start with `read_space`, `make_comparison` and `sweep`. The events that `sweep` emits are in
+`vqlab.sweep.events`.
 """
 
 from vqlab.sweep.comparison import Comparison, Spaces, make_comparison, make_spaces, read_space
@@ -22,7 +23,7 @@ from vqlab.sweep.jobs import JobQueue, JobState
 from vqlab.sweep.space.schema import Space, make_space
 from vqlab.sweep.study.execution import TrialProgress
 from vqlab.sweep.study.storage import opened_storage, storage_address, sweep_lock
-from vqlab.sweep.sweep import Interrupted, sweep
+from vqlab.sweep.sweep import Execution, Interrupted, sweep
 from vqlab.sweep.workers.base import ExternalWorkers, Launcher
 from vqlab.sweep.workers.local import LocalWorkers
 from vqlab.sweep.workers.loop import join
@@ -32,6 +33,7 @@ __all__ = [
     "Comparison",
     "EpochDone",
     "Event",
+    "Execution",
     "ExternalWorkers",
     "Interrupted",
     "TrialProgress",

@@ -107,6 +107,8 @@ class Comparison:
     """Name of the detector, or of the file with several recipes."""
     plans: Mapping[str, Plan]
     """By recipe; a sweep of one recipe has it under the empty name."""
+    preset: str = ""
+    """Label of the settings, in the name of the sweep; empty: that of full settings."""
 
     def __getitem__(self, recipe: str) -> Plan:
         return self.plans[recipe]
@@ -145,7 +147,7 @@ class Comparison:
             for note, recipes in of.items()
         )
 
-    def sweep_name(self, splits: Splits, preset: str) -> str:
+    def sweep_name(self, splits: Splits) -> str:
         """`<category>-<name>[-<preset>]-<8 hex>`: the same spaces, settings, objective and data
         give the same name."""
         marks: list[Any] = self.first.marks
@@ -153,23 +155,24 @@ class Comparison:
             marks = [{recipe: plan.marks for recipe, plan in self.plans.items()}]
         objective = self.objective if len(self.objectives) == 1 else list(self.objectives)
         mark = digest([objective, *marks, splits.fingerprint])[:8]
-        return f"{self.base_name(splits, preset)}-{mark}"
+        return f"{self.base_name(splits)}-{mark}"
 
-    def base_name(self, splits: Splits, preset: str) -> str:
+    def base_name(self, splits: Splits) -> str:
         """The part of that name which a changed space or data set leaves alone."""
-        parts = [folder_name(category_text(splits.categories)), self.name, preset]
+        parts = [folder_name(category_text(splits.categories)), self.name, self.preset]
         return "-".join(part for part in parts if part)
 
 
-def make_comparison(space: Space | Spaces, tree: Tree) -> Comparison:
+def make_comparison(space: Space | Spaces, tree: Tree, preset: str = "") -> Comparison:
     """Check spaces against the settings of their recipes.
 
-    tree: settings of the recipe; for `Spaces`, settings by recipe. Raises UserError for what `plan`
-    refuses, for several models, for recipes whose metrics would not be comparable.
+    tree: settings of the recipe; for `Spaces`, settings by recipe. preset: see `Comparison`. Raises
+    UserError for what `plan` refuses, for several models, for recipes whose metrics would not be
+    comparable.
     """
     if isinstance(space, Space):
         only = _plan_for_one_model(space, tree)
-        return Comparison(str(only.config.detector["name"]), {"": only})
+        return Comparison(str(only.config.detector["name"]), {"": only}, preset)
     plans = {}
     for recipe, single in space.recipes.items():
         try:
@@ -177,7 +180,7 @@ def make_comparison(space: Space | Spaces, tree: Tree) -> Comparison:
         except UserError as error:
             raise UserError(f"recipe {recipe}: {error}") from None
     _check_alike(plans)
-    return Comparison(space.name, plans)
+    return Comparison(space.name, plans, preset)
 
 
 def _plan_for_one_model(space: Space, tree: Tree) -> Plan:

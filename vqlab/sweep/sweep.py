@@ -6,23 +6,23 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
 from optuna.storages import RDBStorage
 
-from vqlab.config import Tree, dump, flatten
+from vqlab.config import dump, flatten
 from vqlab.data import Splits, load_dataset
 from vqlab.features import Backbone
 from vqlab.model import build_detector
 from vqlab.run import experiment_of, log_data, require_test, show_experiment
-from vqlab.sweep.comparison import Comparison, Spaces, make_comparison
+from vqlab.sweep.comparison import Comparison
 from vqlab.sweep.context import SweepContext
 from vqlab.sweep.events import OnEvent, StudyOpened, SweepResult, TrialKey
 from vqlab.sweep.report import annotate
 from vqlab.sweep.result import finish
-from vqlab.sweep.space.schema import Space
 from vqlab.sweep.study.retry import queued_retries, reconcile
 from vqlab.sweep.study.storage import opened_storage, storage_address, study_lock, sweep_lock
 from vqlab.sweep.study.studies import PRESET, Studies, open_studies, siblings
@@ -42,43 +42,59 @@ class Interrupted(KeyboardInterrupt):
     """The sweep was stopped (Ctrl-C, SIGTERM). Both stores are consistent."""
 
 
+@dataclass(frozen=True)
+class Execution:
+    """How the trials of a sweep are executed."""
+
+    workers: int = 1
+    """One worker runs in this process, several run in their own processes."""
+    launcher: Launcher | Literal["elsewhere"] | None = None
+    """Starts the workers in another way; `elsewhere` waits for workers started by others."""
+    timeout: float | None = None
+    """Seconds after which no trial is started."""
+
+    def launcher_for(self, studies: Studies, tracker: Tracker, target: int) -> Launcher | None:
+        """Return the launcher of the workers until there are `target` trials; None: this
+        process is the worker."""
+        if self.launcher == "elsewhere":
+            return ExternalWorkers(lambda: studies.n_done() >= target)
+        if self.launcher is None and self.workers > 1:
+            return LocalWorkers(self.workers, tracker.root, self.timeout)
+        return self.launcher
+
+
+IN_THIS_PROCESS = Execution()
+
+
 def sweep(
-    tree: Tree,
-    space: Space | Spaces,
+    comparison: Comparison,
     tracker: Tracker,
     *,
     trials: int,
     seed: int = 0,
-    preset: str = "",
-    workers: int = 1,
-    launcher: Launcher | Literal["elsewhere"] | None = None,
+    execution: Execution = IN_THIS_PROCESS,
     on_event: OnEvent = lambda event: None,
     test: Sequence[int | str | TrialKey] = (),
-    timeout: float | None = None,
     results: Path = Path("results"),
 ) -> SweepResult:
-    """Search `space` around the recipe `tree` until there are `trials` trials in total.
+    """Search the spaces of a comparison until there are `trials` trials in total.
 
-    `Spaces` compare several recipes: each has an Optuna study, the trials are shared among them by
-    successive halving, and `tree` holds the tree of each recipe by name. Called again, it resumes,
-    then only returns the result. A sweep is identified by its space, settings, data, `preset` and
-    the `available` backbones of the space that this machine has.
+    Each recipe has an Optuna study; the trials are shared among them by successive halving. Called
+    again, it resumes, then only returns the result. A sweep is identified by its spaces, settings,
+    data, preset and the `available` backbones of the spaces that this machine has.
 
-    One worker runs in this process, several run in their own processes. launcher: starts the
-    workers in another way; `elsewhere` waits for workers started by others. test: trials to score
-    on test besides the winner, numbers or `RECIPE:NUMBER`. timeout: seconds after which no trial is
-    started. Raises UserError for invalid input, for a sweep that another process runs or whose
-    trials all fail, and for a trial to test that did not complete; Interrupted on Ctrl-C.
+    test: trials to score on test besides the winner, numbers or `RECIPE:NUMBER`. Raises UserError
+    for invalid input, for a sweep that another process runs or whose trials all fail, and for a
+    trial to test that did not complete; Interrupted on Ctrl-C.
     """
     started = time.monotonic()
-    comparison = make_comparison(space, tree)
     splits = _load(comparison, test=bool(test))
     asked = [TrialKey.parse(str(trial)) for trial in test]
-    name = comparison.sweep_name(splits, preset)
+    name = comparison.sweep_name(splits)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     locked = sweep_lock(tracker.root / "locks", name)
     with locked, opened_storage(storage_address(tracker.root)) as storage:
-        studies, notes = _open(storage, name, comparison, comparison.base_name(splits, preset))
+        studies, notes = _open(storage, name, comparison, comparison.base_name(splits))
         pages = StudyPages(tracker, comparison, splits, name)
         done = studies.n_done()
         if done < trials:
@@ -86,19 +102,16 @@ def sweep(
         ask(studies, asked, more=done < trials)
         pages.save()
         on_event(StudyOpened(name, pages.table_link, comparison.objective, done, trials, notes))
-        studies.set_attribute(PRESET, preset or "full")
+        studies.set_attribute(PRESET, comparison.preset or "full")
         parent = _open_run(storage, studies, tracker, comparison, splits, pages)
         context = SweepContext(comparison, splits, studies, parent, tracker, on_event)
         mirror = _mirror(context)
         if done < trials:
             store_task(context, trials, seed)
-            deadline = math.inf if timeout is None else started + timeout
+            timeout = math.inf if execution.timeout is None else execution.timeout
             with _running(context, trials):
-                if launcher == "elsewhere":
-                    launcher = ExternalWorkers(lambda: studies.n_done() >= trials)
-                elif launcher is None and workers > 1:
-                    launcher = LocalWorkers(workers, tracker.root, timeout)
-                _run_trials(context, mirror, storage, launcher, trials, deadline)
+                launcher = execution.launcher_for(studies, tracker, trials)
+                _run_trials(context, mirror, storage, launcher, trials, started + timeout)
         result = finish(context, mirror, trials, pages, results, started, asked)
         ask(studies, asked)  # raises for requested trials that did not complete
         return result

@@ -114,7 +114,7 @@ def test_offline_without_weights_what_is_left_is_no_axis(bank: Tree) -> None:
     )
     splits = load_dataset(resolve(bank).data)
     without = make_comparison(make_space({"space": SIZE}), bank)
-    assert comparison.sweep_name(splits, "") == without.sweep_name(splits, "")
+    assert comparison.sweep_name(splits) == without.sweep_name(splits)
     with pytest.raises(UserError, match="must leave something to search; got filters alone; left"):
         make_comparison(make_space({"space": ASKED}), bank)
 
@@ -122,10 +122,10 @@ def test_offline_without_weights_what_is_left_is_no_axis(bank: Tree) -> None:
 def test_what_can_be_had_is_part_of_the_study_s_name(bank: Tree, weights: Path) -> None:
     splits = load_dataset(resolve(bank).data)
     tree = with_weights(bank, weights)
-    name = comparison_of(tree).sweep_name(splits, "")
-    assert name == comparison_of(tree).sweep_name(splits, "")
+    name = comparison_of(tree).sweep_name(splits)
+    assert name == comparison_of(tree).sweep_name(splits)
     torch.save(timm.create_model("test_convnext").state_dict(), weights / "test_convnext.pth")
-    assert name != comparison_of(tree).sweep_name(splits, "")
+    assert name != comparison_of(tree).sweep_name(splits)
 
 
 def test_recipes_say_it_once(bank: Tree) -> None:
@@ -159,9 +159,14 @@ def test_a_sweep_tries_both_and_workers_look_no_more(
     monkeypatch.setattr("vqlab.sweep.result.write_report", no_pictures)
     events: list[Event] = []
     result = sweep(
-        with_weights(bank, weights), make_space({"validations": 0, "space": {**ASKED, **SIZE}}),
-        store, trials=4, on_event=events.append, results=tmp_path / "results",
-    )  # fmt: skip
+        make_comparison(
+            make_space({"validations": 0, "space": {**ASKED, **SIZE}}), with_weights(bank, weights)
+        ),
+        store,
+        trials=4,
+        on_event=events.append,
+        results=tmp_path / "results",
+    )
     assert [row.state for row in result.trials] == ["COMPLETE"] * 4
     tried = [row.params[BACKBONE] for row in result.trials]
     assert tried[0] == "filters" and set(tried) == {"filters", "test_resnet"}

@@ -10,7 +10,7 @@ from mlflow_server import pictures_loaded
 from tiny_set import tiny_recipe
 
 from vqlab.run import TEST_METRICS
-from vqlab.sweep import SweepResult, make_space, sweep
+from vqlab.sweep import SweepResult, make_comparison, make_space, sweep
 from vqlab.tracking import Tracker
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,11 @@ def result(
     """A small sweep, shown by the server that `vqlab ui` starts at another port than usual."""
     results = tmp_path_factory.mktemp("results")
     swept = sweep(
-        tiny_recipe(root), make_space(SPACE), store, trials=2, test=[0, 1], results=results
+        make_comparison(make_space(SPACE), tiny_recipe(root)),
+        store,
+        trials=2,
+        test=[0, 1],
+        results=results,
     )
     assert swept.link.startswith(mlflow_ui) and swept.charts_link.startswith(mlflow_ui)
     return swept

@@ -9,7 +9,7 @@ import pytest
 from tiny_set import tiny_recipe
 
 from vqlab.model import Model
-from vqlab.sweep import SweepResult, make_space, sweep
+from vqlab.sweep import SweepResult, make_comparison, make_space, sweep
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
@@ -23,9 +23,11 @@ def go(root: Path, store: Tracker, trials: int = 4, **space: Any) -> SweepResult
     recipe = tiny_recipe(root)  # its own trial is the best on these anomalies, and thus the winner
     recipe["data"] |= {"synthetic_defects": 2, "validation": {"kinds": "generic"}}
     return sweep(
-        recipe, make_space(tree), store, trials=trials,
+        make_comparison(make_space(tree), recipe),
+        store,
+        trials=trials,
         results=store.root / "results",
-    )  # fmt: skip
+    )
 
 
 def parameters(store: Tracker, run_id: str | None) -> int:

@@ -18,7 +18,7 @@ from vqlab.cli import main
 from vqlab.config import read_recipe
 from vqlab.evaluation import Report
 from vqlab.run import resolve, run
-from vqlab.sweep import Event, Progressed, SweepResult, make_space, sweep
+from vqlab.sweep import Event, Progressed, SweepResult, make_comparison, make_space, sweep
 from vqlab.sweep.context import SweepContext
 from vqlab.sweep.result import REQUESTED, TESTED
 from vqlab.sweep.sync.mirror import Mirror
@@ -56,9 +56,12 @@ def go(root: Path, tracker: Tracker, trials: int = 3, seed: int = 0, **more: Any
     """A study of its own for each seed of training."""
     space = make_space({"validations": 0, "scorings": 3, "space": AXES})
     return sweep(
-        tiny_recipe(root, seed=seed), space, tracker, trials=trials,
-        results=tracker.root / "results", **more,
-    )  # fmt: skip
+        make_comparison(space, tiny_recipe(root, seed=seed)),
+        tracker,
+        trials=trials,
+        results=tracker.root / "results",
+        **more,
+    )
 
 
 def beaten(result: SweepResult) -> int:
@@ -232,7 +235,9 @@ def test_threads_that_the_user_asks_for_come_before_those_of_the_trial(
     def swept(threads: int | None, **more: Any) -> SweepResult:
         space = make_space({"validations": 0, "scorings": 1, "space": AXES})
         recipe = tiny_recipe(root, threads=threads)
-        return sweep(recipe, space, tracker, trials=2, results=tmp_path / "results", **more)
+        return sweep(
+            make_comparison(space, recipe), tracker, trials=2, results=tmp_path / "results", **more
+        )
 
     def noted(self: Trainer, epoch: int) -> dict[str, float]:
         counts.append(torch.get_num_threads())

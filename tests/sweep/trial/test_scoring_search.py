@@ -15,7 +15,7 @@ from vqlab.data import load_dataset
 from vqlab.evaluation import evaluate, extract_images, score_extracted
 from vqlab.model import Model
 from vqlab.run import calibrate_and_assess, make_trainer, resolve, run
-from vqlab.sweep import SweepResult, make_space, sweep
+from vqlab.sweep import SweepResult, make_comparison, make_space, sweep
 from vqlab.sweep.space.compile import plan
 from vqlab.sweep.trial import scoring_search
 from vqlab.sweep.trial.scoring_search import search_scoring
@@ -53,7 +53,9 @@ def trained_model(tree: Tree) -> tuple[Model, Any, Any]:
 
 def go(tree: Tree, tracker: Tracker, trials: int, axes: Tree, **more: Any) -> SweepResult:
     space = make_space({"space": axes, "validations": 0, **more})
-    return sweep(tree, space, tracker, trials=trials, results=tracker.root / "results")
+    return sweep(
+        make_comparison(space, tree), tracker, trials=trials, results=tracker.root / "results"
+    )
 
 
 def test_settings_are_parted_by_what_they_need(tree: Tree) -> None:

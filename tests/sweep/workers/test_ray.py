@@ -14,7 +14,7 @@ import yaml
 from sweep_processes import SPACE, check_all_agrees, closed, under_way, wait_for  # noqa: F401
 from tiny_set import tiny_recipe
 
-from vqlab.sweep import make_space, sweep
+from vqlab.sweep import Execution, make_comparison, make_space, sweep
 from vqlab.tracking import Tracker
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'vqlab[ray]'")
@@ -62,9 +62,12 @@ def test_a_sweep_survives_the_loss_of_a_node(
         tracker = Tracker.open(tmp_path / "mlruns")
         launcher = RayWorkers(2, tracker.root, address=nodes.address)
         result = sweep(
-            recipe, make_space(SPACE), tracker, trials=4, launcher=launcher,
+            make_comparison(make_space(SPACE), recipe),
+            tracker,
+            trials=4,
             results=tmp_path / "results",
-        )  # fmt: skip
+            execution=Execution(launcher=launcher),
+        )
         killer.join()
     assert killed and len([t for t in result.trials if t.state == "COMPLETE"]) == 4
     check_all_agrees(tmp_path, 4)

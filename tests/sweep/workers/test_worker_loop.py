@@ -35,7 +35,15 @@ from tiny_set import tiny_recipe, write_tiny_set
 
 from vqlab.config import merge, nest
 from vqlab.evaluation import Report
-from vqlab.sweep import EpochDone, Event, SweepResult, TrialStarted, make_space, sweep
+from vqlab.sweep import (
+    EpochDone,
+    Event,
+    SweepResult,
+    TrialStarted,
+    make_comparison,
+    make_space,
+    sweep,
+)
 from vqlab.sweep.study.execution import sentence
 from vqlab.sweep.study.record import record_of, was_interrupted
 from vqlab.sweep.study.retry import ask, reconcile, this_worker, trial_id
@@ -79,9 +87,12 @@ def sweep_here(
     folder: Path, tree: Tree, axes: Tree, trials: int, on_event: Any = lambda event: None
 ) -> SweepResult:
     return sweep(
-        tree, make_space({"validations": 0, "space": axes}), Tracker.open(folder / "mlruns"),
-        trials=trials, results=folder / "results", on_event=on_event,
-    )  # fmt: skip
+        make_comparison(make_space({"validations": 0, "space": axes}), tree),
+        Tracker.open(folder / "mlruns"),
+        trials=trials,
+        results=folder / "results",
+        on_event=on_event,
+    )
 
 
 @pytest.mark.usefixtures("untested")

@@ -23,6 +23,7 @@ from vqlab.run import (
     SAVED_TAG,
     STATE,
     TRAINING_TAG,
+    Recording,
     RunConfig,
     experiment_of,
     resolve,
@@ -185,7 +186,7 @@ class TrialRunner:
         outcome = run(
             config,
             self.tracker,
-            resumed=tracked,
+            Recording(resumed=tracked),
             splits=splits,
             test=False,
             assess=partial(self._select, tracked),

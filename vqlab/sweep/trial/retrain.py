@@ -12,7 +12,7 @@ from vqlab.data import Splits
 from vqlab.evaluation import Report
 from vqlab.model import Model
 from vqlab.openmp import requested_threads
-from vqlab.run import RunConfig, run, trained_key
+from vqlab.run import Recording, RunConfig, run, trained_key
 from vqlab.sweep.context import SweepContext
 from vqlab.sweep.events import Progressed, TrialKey
 from vqlab.sweep.study.record import key_of, recipe_of, record_of
@@ -117,7 +117,7 @@ def _trained_again(
     outcome = run(
         config,
         context.tracker,
-        resumed=tracked,
+        Recording(resumed=tracked),
         splits=splits,
         test=False,
         assess=choose,
