@@ -36,7 +36,7 @@ def test_critical_values_of_nemenyi(methods: int, quantile: float) -> None:
     assert nemenyi(methods, 20) / scale == pytest.approx(quantile, abs=6e-4)
 
 
-def test_less_is_better_reverses_ranks() -> None:
+def test_lower_is_better_reverses_ranks() -> None:
     values = [[0.1, 0.2, 0.3], [0.1, 0.3, 0.2]]
     up = rank_methods("abc", values, greater_is_better=True)
     down = rank_methods("abc", values, greater_is_better=False)

@@ -17,7 +17,7 @@ from rich.console import Console
 from vqlab.cli import main
 from vqlab.cli.fit_width import Column, from_columns
 from vqlab.cli.leaderboard_table import Board, make_board, seeds_table
-from vqlab.metrics import less_is_better
+from vqlab.metrics import lower_is_better
 from vqlab.tracking import CHECKPOINT, Tracker, ranked
 
 SETTINGS = {"data.image_size": 256, "features.backbone": "filters", "training.seed": 0}
@@ -181,5 +181,5 @@ def test_words_wrap_and_numbers_do_not() -> None:
         ("codebook/concept_live", False),
     ],
 )
-def test_less_is_better(key: str, less: bool) -> None:
-    assert less_is_better(key) is less
+def test_lower_is_better(key: str, less: bool) -> None:
+    assert lower_is_better(key) is less

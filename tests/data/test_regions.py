@@ -22,7 +22,7 @@ def test_regions_by_hand() -> None:
     assert (second.peak, second.peak_at) == (3.0, (5, 2))
     assert set(second.contour) == {(2, 1), (2, 2), (5, 2), (5, 1)}
     assert find_regions(values, values > 10) == ()
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="the same shape"):
         find_regions(values, values[:4] > 0)
 
 

@@ -271,11 +271,11 @@ def test_what_is_undefined_is_absent_and_said():
     assert "pixel_iou" not in metrics["unmasked"]
     assert {"pixel_iou", "aupro", "image_auroc"} <= set(metrics["half"])
     notes = "\n".join(report.notes)
-    assert "all_good has no defects" in notes
+    assert "all_good has no anomalous images" in notes
     assert "all_bad has no normal images" in notes
-    assert "unmasked has 1 of 1 defect images without a mask: pixel metrics (AUROC" in notes
-    assert "half has 1 of 2 defect images without a mask: the pixel metrics leave it out" in notes
-    assert "The mean image_auroc leaves out all_bad, all_good" in notes
+    assert "unmasked: 1 of 1 defect images have no mask; pixel metrics (AUROC" in notes
+    assert "half: 1 of 2 defect images have no mask; pixel metrics exclude it" in notes
+    assert "The mean image_auroc excludes all_bad, all_good" in notes
     assert all(np.isfinite(value) for value in report.keyed("test").values())
     assert not any(value == 0 for key, value in report.keyed("test").items() if "auroc" in key)
 
@@ -297,7 +297,7 @@ def test_perfect_figures_of_few_images_have_no_interval_of_zero_width():
     keyed = report.keyed("test")
     assert "test/image_auroc_low" not in keyed and keyed["test/normal_images"] == 3
     notes = "\n".join(report.notes)
-    assert "toy has no 95 % interval of image AUROC, image AP, image F1max" in notes
+    assert "toy has no 95 % interval for image AUROC, image AP, image F1max" in notes
     assert "at least 5 normal and 5 anomalous images; got 3 and 3." in notes
     assert "3 normal and 3 anomalous images does not exclude a true image AUROC of 0.29" in notes
 
@@ -327,4 +327,5 @@ def test_the_mean_of_several_categories_has_an_interval_where_each_has_images_en
     report = evaluate(made(scores, labels, category=category), Thresholds(0.5, 1), settings)
     assert "image_auroc" not in report.intervals["mean"]
     assert "image_auroc" in report.intervals["bolt"]
-    assert "The mean over categories has no 95 % interval of image AUROC" in "\n".join(report.notes)
+    notes = "\n".join(report.notes)
+    assert "The mean over categories has no 95 % interval for image AUROC" in notes

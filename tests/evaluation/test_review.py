@@ -104,7 +104,7 @@ def test_without_a_review_rate_there_are_two_verdicts() -> None:
     three = choose_thresholds(made(range(40)), settings(review_rate=0.2))
     assert (three.image, three.pixel, three.promised) == (plain.image, plain.pixel, plain.promised)
     assert {plain.verdict(s) for s in range(50)} == {PASS, REJECT}
-    assert Thresholds.read(json.loads(json.dumps(asdict(three)))) == three
+    assert Thresholds.from_json(json.loads(json.dumps(asdict(three)))) == three
 
 
 def test_the_sentence_states_shares_and_guarantee() -> None:

@@ -254,8 +254,8 @@ def test_the_summary_of_calibration_scores() -> None:
 
 def test_thresholds_come_back_whole_also_from_older_checkpoints() -> None:
     chosen = choose_thresholds(set_with_defects(1), settings())
-    assert Thresholds.read(json.loads(json.dumps(asdict(chosen)))) == chosen
-    old = Thresholds.read({"image": 1.5, "pixel": -2.0, "notes": ["A note."]})
+    assert Thresholds.from_json(json.loads(json.dumps(asdict(chosen)))) == chosen
+    old = Thresholds.from_json({"image": 1.5, "pixel": -2.0, "notes": ["A note."]})
     assert old == Thresholds(1.5, -2.0, ("A note.",)) and old.calibration is None
     assert old.calibrated(1.5) == 0.5 > old.calibrated(1.0) > old.calibrated(-9.0)
 

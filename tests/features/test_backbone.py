@@ -215,7 +215,7 @@ def test_weights_of_the_whole_network_fit_where_timm_renames_their_keys(tmp_path
         (
             {"conv1.0.weight": torch.ones(8, 3, 7, 7)},
             r"does not fit test_resnet: conv1.0.weight is \(8, 3, 7, 7\) and must be \(16, 3, 3, "
-            r"3\), conv1.1.weight is missing, .*and \d+ more; give a state dict of test_resnet",
+            r"3\), conv1.1.weight is missing, .*and \d+ more; use a state dict of test_resnet",
         ),
     ],
 )

@@ -15,7 +15,7 @@ from vqlab.metrics import (
     Evidence,
     PixelStream,
     distributions,
-    enough,
+    enough_images,
     image_metrics,
     intervals,
     least_auroc,
@@ -127,7 +127,7 @@ def test_few_images_are_not_resampled():
     labels = np.array([0] * 9 + [1] * 4)
     images = PixelStream(keep_images=True).update(*smooth_maps(13, 24, 0)).images
     evidence = Evidence.of(np.arange(13.0), labels, labels > 0, images)
-    assert not enough(evidence, "image_auroc") and not enough(evidence, "escape_rate")
+    assert not enough_images(evidence, "image_auroc") and not enough_images(evidence, "escape_rate")
     moved = np.linspace(0.1, 0.2, 50)
     assert paired_difference(moved, 0.1, enough=False) == (0.1, None, None, TOO_FEW)
 

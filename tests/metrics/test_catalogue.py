@@ -18,7 +18,7 @@ from vqlab.metrics import (
     get_metric,
     headlines,
     image_metrics,
-    less_is_better,
+    lower_is_better,
     metric_title,
     rate_counts,
     rates,
@@ -53,7 +53,7 @@ def test_lists_are_read_from_the_entries() -> None:
     assert headlines(1) == [*PRIMARY, "false_reject_rate", "escape_rate", review[0]]
     reported = {*review, "spro_005"}
     assert set(headlines(4)) - reported <= set(OBJECTIVES) <= set(METRICS) - reported
-    assert less_is_better("test/escape_rate_low") and not less_is_better("test/pg2")
+    assert lower_is_better("test/escape_rate_low") and not lower_is_better("test/pg2")
     assert metric_title("image_ap") == "image AP" and metric_title("dead_codes") == "dead codes"
 
 

@@ -97,7 +97,7 @@ def test_min_delta_and_force(train: Train, tracker: Tracker) -> None:
     assert forced.promoted and "by force" in forced.reason and champion(tracker) == 2
 
 
-def test_less_is_better_for_escapes(train: Train, tracker: Tracker) -> None:
+def test_lower_is_better_for_escapes(train: Train, tracker: Tracker) -> None:
     first, second = train("a", 0.5), train("b", 0.5)
     tracker.amend(first).log_metrics({"test/escape_rate": 0.2})
     tracker.amend(second).log_metrics({"test/escape_rate": 0.1})
@@ -216,7 +216,9 @@ def test_the_run_of_the_champion_was_deleted(
     assert "is 0.9400, below the champion's 0.9500 (version 1)" in refused.reason
     assert promote(tracker, "part", ref=better).champion_value == 0.95
     if for_good:
-        with pytest.raises(UserError, match=r"version 1 of part was deleted for good \(mlflow gc"):
+        with pytest.raises(
+            UserError, match=r"version 1 of part was permanently deleted \(mlflow gc"
+        ):
             rollback(tracker, "part")
     else:
         assert rollback(tracker, "part").version == 1

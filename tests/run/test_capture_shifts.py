@@ -44,7 +44,7 @@ def test_the_threshold_holds_under_each_shift(outcome: Outcome) -> None:
 
 def test_errors_under_shifts_are_recorded(outcome: Outcome, store: Tracker) -> None:
     record = store.find(outcome.run_id)
-    table = ShiftTable.read(json.loads(record.artifact(SHIFT_TABLE).read_text()))
+    table = ShiftTable.from_json(json.loads(record.artifact(SHIFT_TABLE).read_text()))
     assert (table.normals, table.anomalies, len(table.rows)) == (3, 3, 17)
     assert table.trained == ("noise", "gain")
     assert {k: v for k, v in record.metrics.items() if k.startswith("shift/")} == table.metrics

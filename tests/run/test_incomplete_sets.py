@@ -68,14 +68,15 @@ def no_normals(part: Path) -> None:
 CASES: dict[str, tuple[Callable[[Path], None], set[str], set[str], str]] = {
     "no masks": (
         no_masks, IMAGE | {"escape_rate", "false_reject_rate"}, PIXEL,
-        r"4 of 4 defect images without a mask: pixel metrics \(.*\) are missing",
+        r"4 of 4 defect images have no mask; pixel metrics \(.*\) are missing",
     ),
-    "one mask": (one_mask, IMAGE | PIXEL, set(), "3 of 4 defect images without a mask.*leave them"),
+    "one mask": (one_mask, IMAGE | PIXEL, set(), "3 of 4 defect images have no mask.*exclude them"),
     "no defects": (
-        no_defects, {"false_reject_rate"}, IMAGE | PIXEL | {"escape_rate"}, "has no defects here",
+        no_defects, {""
+        "false_reject_rate"}, IMAGE | PIXEL | {"escape_rate"}, "has no anomalous images",
     ),
     "no normals": (
-        no_normals, PIXEL | {"escape_rate"}, IMAGE | {"false_reject_rate"}, "no normal images here",
+        no_normals, PIXEL | {"escape_rate"}, IMAGE | {"false_reject_rate"}, "no normal images",
     ),
 }  # fmt: skip
 

@@ -65,7 +65,7 @@ def test_drift_is_served_and_measured(
         watch(model, watched, [defect_file] * 30)
         alarm = requests.get(address + DRIFT, timeout=10).json()
         assert alarm["tested"] == 180 and alarm["alarm"].startswith(
-            "parts differ since about part "
+            "parts have differed since about part "
         )
         deadline = time.monotonic() + 60
         while gauges(address).get("vqlab_drift_alarm") != 1:  # until the next poll
@@ -98,7 +98,9 @@ def test_the_page_shows_drift(
         watch(model, watched, [good_file] * 149 + [defect_file] * 30)
         page.reload()
         page.wait_for_selector("#drift.problem")
-        assert page.text_content("#drift").startswith("Drift alarm: parts differ since about part ")
+        assert page.text_content("#drift").startswith(
+            "Drift alarm: parts have differed since about part "
+        )
         page.select_option("#category", "lid")
         page.wait_for_selector("#drift", state="hidden")
 

@@ -71,5 +71,5 @@ def test_a_store_of_another_version_is_a_sentence(filled: Tracker, tmp_path: Pat
         connection.execute("UPDATE alembic_version SET version_num = 'bd07f7e963c5'")
         connection.execute("ALTER TABLE latest_metrics RENAME COLUMN is_nan TO nan")
         connection.commit()
-    with pytest.raises(UserError, match="made by another version of MLflow"):
+    with pytest.raises(UserError, match="created by another version of MLflow"):
         read_overview(older)

@@ -38,7 +38,7 @@ def test_registry(tracker: Tracker) -> None:
     assert previous is not None and previous.version == 1
     registry.set_tags(second, {"vqlab.reason": "better"})
     assert tracker.champion("cable").tags["vqlab.reason"] == "better"
-    with pytest.raises(UserError, match="'screw' has no champion; these have one: cable;"):
+    with pytest.raises(UserError, match="'screw' has no champion; categories with one: cable;"):
         tracker.champion("screw")
     champion.checkpoint.write_text("tampered")
     with pytest.raises(UserError, match="is not the file that was registered as version 2"):

@@ -239,7 +239,7 @@ def test_resume_doubles_nothing(tracker: Tracker) -> None:
 
 
 def test_what_cannot_be_resumed(tracker: Tracker) -> None:
-    with pytest.raises(UserError, match="no run 'x', and none at all"):
+    with pytest.raises(UserError, match="no run 'x'; .* contains no runs"):
         tracker.resume("x")
     run = start(tracker, "vqvae-cable")
     with pytest.raises(UserError, match=rf"still being written by process {os.getpid()}"):
@@ -352,7 +352,7 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somebody:secret@127.0.0.1:1/")
     assert locate(Path("mlruns")).web == "http://127.0.0.1:1"
     started = time.monotonic()
-    with pytest.raises(UserError, match=r"server http://127\.0\.0\.1:1 does not answer") as error:
+    with pytest.raises(UserError, match=r"server http://127\.0\.0\.1:1 does not respond") as error:
         Tracker.open()
     assert time.monotonic() - started < 60, "MLflow's own retries take minutes"
     assert "secret" not in str(error.value)
@@ -407,7 +407,7 @@ def test_a_checkpoint_that_its_sweep_deleted(tracker: Tracker, state: str, words
         run.log_text("weights", CHECKPOINT)
     assert tracker.find(run.id).checkpoint().read_text() == "weights"
     tracker.delete_artifact(run.id, "checkpoint")
-    with pytest.raises(UserError, match=f"is not kept: it is trial 4 of study S.*{words}"):
+    with pytest.raises(UserError, match=f"was not kept: it is trial 4 of study S.*{words}"):
         tracker.find(run.id).checkpoint()
     start(tracker, "plain", kind="train").finish()
     with pytest.raises(UserError, match="has no artifact"):

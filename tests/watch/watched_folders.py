@@ -11,7 +11,7 @@ from typing import Any
 
 from vqlab.model import Model
 from vqlab.watch import WatchSettings, Webhook, watch_folder
-from vqlab.watch import watch as watch_module
+from vqlab.watch import judging as watch_module
 from vqlab.watch.lines import Lines
 from vqlab.watch.store import Store
 

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from vqlab.benchmark.results import Measured
 from vqlab.evaluation import MEAN, CategoryEvidence
-from vqlab.metrics import Difference, Interval, distributions, enough, paired_difference, resample
+from vqlab.metrics import (
+    Difference,
+    Interval,
+    distributions,
+    enough_images,
+    paired_difference,
+    resample,
+)
 
 Array = NDArray[Any]
 RESAMPLES = 1000
@@ -39,7 +46,7 @@ class Resampled:
             first = next(iter(measured[methods[0]][category].values())).evidence
             weights = resample(first.labels, resamples, place)
             for metric in metrics:
-                self._has_enough[category, metric] = enough(first, metric)
+                self._has_enough[category, metric] = enough_images(first, metric)
             for index, method in enumerate(methods, 1):
                 seeds = list(measured[method][category].values())
                 self._add(method, category, seeds, weights, metrics)

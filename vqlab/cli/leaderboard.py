@@ -88,10 +88,10 @@ def _measured(every: Sequence[RunRecord], category: str | None, metric: str) -> 
     """Return the runs with test metrics, best first. Raises UserError if no run has the category or
     the metric."""
     from vqlab.errors import UserError, did_you_mean
-    from vqlab.metrics import less_is_better
+    from vqlab.metrics import lower_is_better
     from vqlab.tracking import matches_categories, ranked
 
-    runs = ranked(every, metric, less_is_better(metric))
+    runs = ranked(every, metric, lower_is_better(metric))
     if category is not None:
         matching = [run for run in runs if matches_categories(category, run.categories)]
         matching = matching or [run for run in runs if run.experiment == category]

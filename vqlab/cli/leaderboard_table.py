@@ -16,7 +16,7 @@ from vqlab.metrics import (
     METRICS,
     Ranking,
     headlines,
-    less_is_better,
+    lower_is_better,
     metric_title,
     of_split,
     rate_counts,
@@ -123,7 +123,7 @@ class Board:
         return len(datasets) > len({row.category for row in self.rows})
 
     def _title(self) -> str:
-        order = "ascending" if less_is_better(self.metric) else "descending"
+        order = "ascending" if lower_is_better(self.metric) else "descending"
         limited = "" if self.total == len(self.rows) else f", {len(self.rows)} shown"
         lines = [f"{self.total} runs measured on test{limited}, sorted by {self.metric}, {order}"]
         titles = {row.title for row in self.rows}

@@ -10,7 +10,7 @@ from vqlab.compare.images import TestImage, picture_of
 from vqlab.compare.several import RunsComparison
 from vqlab.evaluation import MEAN
 from vqlab.html_page import escape, page, paragraph, picture, table
-from vqlab.metrics import METRICS, Difference, Ranking, headlines, less_is_better, metric_title
+from vqlab.metrics import METRICS, Difference, Ranking, headlines, lower_is_better, metric_title
 from vqlab.tracking import NOTE, RunRecord, Tracker, category_tags
 from vqlab.tracking.pages import compare_route
 from vqlab.tracking.views import DURATION, Runs, bar, chart_view, metric, param, pictures, tag
@@ -102,7 +102,7 @@ def _rows(comparison: RunsComparison, category: str) -> list[list[str]]:
     shared = [name for name in headlines(4) if all(name in each for each in values)]
     rows = []
     for name in shared:
-        title = metric_title(name) + " ↓" * less_is_better(f"test/{name}")
+        title = metric_title(name) + " ↓" * lower_is_better(f"test/{name}")
         cells = [f"{values[0][name][0]:.3f}"]
         for pair in comparison.pairs:
             value = pair.values[category][name][1]

@@ -9,7 +9,7 @@ from typing import Any
 
 from vqlab.compare.images import TestImage, disagreements
 from vqlab.compare.pair import Comparison, compare_records
-from vqlab.metrics import headlines, less_is_better
+from vqlab.metrics import headlines, lower_is_better
 from vqlab.text import category_text
 from vqlab.tracking import RunRecord, Tracker
 from vqlab.tracking.run_settings import differing, run_settings, seed_groups
@@ -94,7 +94,7 @@ def _baseline(tracker: Tracker, runs: Sequence[RunRecord], choice: str) -> RunRe
                 f"--baseline best needs a metric that all runs have ({', '.join(keys)}); choose a "
                 "run instead."
             )
-        sign = 1 if less_is_better(key) else -1
+        sign = 1 if lower_is_better(key) else -1
         return min(runs, key=lambda run: sign * run.metrics.get(key, sign * math.inf))
     run = tracker.find(choice)
     if run.run_id not in {each.run_id for each in runs}:

@@ -62,7 +62,9 @@ def find_regions(
     mm_per_pixel: side of a pixel in millimetres. Raises ValueError if the shapes differ.
     """
     if anomaly_map.shape != mask.shape:
-        raise ValueError(f"map and mask must have one shape; got {anomaly_map.shape}, {mask.shape}")
+        raise ValueError(
+            f"map and mask must have the same shape; got {anomaly_map.shape}, {mask.shape}"
+        )
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     regions = []
     for label in range(1, count):

@@ -85,7 +85,7 @@ def display_unit(threshold: float, normal: CalibrationScores | None) -> Fraction
 
 
 def _quantiles(scores: Sequence[float] | NDArray[np.float64], shares: Any) -> list[float]:
-    """Return quantiles of finite scores, also if their differences overflow."""
+    """Return quantiles of finite scores, even if their differences overflow."""
     values = np.asarray(scores, np.float64)
     scale = 0.5 if np.abs(values).max() > np.finfo(np.float64).max / 2 else 1.0
     quantiles = np.quantile(values * scale, shares) / scale

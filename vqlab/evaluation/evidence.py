@@ -1,4 +1,4 @@
-"""Save and load the evidence that comparisons of runs resample."""
+"""Save and load evidence, which comparisons of runs resample."""
 
 from __future__ import annotations
 

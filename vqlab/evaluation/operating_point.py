@@ -1,4 +1,4 @@
-"""What an image threshold means in counts: rejected normal images and escaped defects."""
+"""Errors of an image threshold: rejected normal images and escaped defects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class OperatingPoint:
     rejects: Count | None
     """Held-out normal images above the threshold; None without their scores."""
     escapes: Count | None
-    """Known defects that do not exceed it; None without their scores."""
+    """Images with known defects that do not exceed it; None without their scores."""
 
     @property
     def reject_interval(self) -> Interval | None:

@@ -19,7 +19,7 @@ from vqlab.metrics import (
     Evidence,
     ThresholdCounts,
     distributions,
-    enough,
+    enough_images,
     paired_difference,
     paired_rates,
     resample,
@@ -88,12 +88,12 @@ def _difference(
     shifts: NDArray[Any],
     parts: Sequence[tuple[CategoryEvidence, CategoryEvidence]],
 ) -> Difference:
-    """Compare one metric; parts: both detectors' results on each category it comes from."""
+    """Compare one metric. parts: the results of both detectors, for each category it covers."""
     if name in RATES and len(parts) == 1:
         (a, counted), (b, same) = (_by_image(name, each.evidence) for each in parts[0])
         if np.array_equal(counted, same):
             return paired_rates(a[counted], b[counted])
-    sufficient = all(enough(measured.evidence, name) for measured, _ in parts)
+    sufficient = all(enough_images(measured.evidence, name) for measured, _ in parts)
     return paired_difference(shifts, pair[1] - pair[0], sufficient)
 
 

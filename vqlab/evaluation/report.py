@@ -32,7 +32,7 @@ from vqlab.metrics import (
 from vqlab.text import unique_key
 
 POOLED = "pooled"
-"""Replaces the category in the keys of metrics of all images together."""
+"""Stands for the category in the keys of metrics over all images."""
 
 
 class EvaluationSettings(Settings):
@@ -44,8 +44,8 @@ class EvaluationSettings(Settings):
     """Images scored together. At 1 the scores do not depend on the set; larger batches are faster
     on a GPU and change scores by rounding only."""
     shifts: int = Field(default=0, ge=0)
-    """Maximum number of normal, and of anomalous, test images that are also scored under capture
-    shifts (docs/shifts.md); 0: none. `vqlab promote` does so if the test did not."""
+    """Maximum numbers of normal and of anomalous test images that are also scored under capture
+    shifts (docs/shifts.md); 0: none. `vqlab promote` scores them if the evaluation did not."""
     resamples: int = Field(default=1000, ge=0, le=100_000)
     """Bootstrap resamples for the 95 % intervals; 0: no intervals."""
     seed: int = Field(default=0, ge=0)
@@ -80,7 +80,7 @@ class Report:
     images: dict[str, dict[str, int]] = field(default_factory=dict)
     """Per category: numbers of `normal_images` and `anomalous_images`."""
     evidence: dict[str, Evidence] = field(default_factory=dict, repr=False)
-    """Per category: what comparing with another run on the same images needs."""
+    """Per category: evidence for comparing with another run on the same images."""
 
     @property
     def pooled_images(self) -> dict[str, int]:
@@ -204,8 +204,8 @@ class _Subset:
     def _pixels(
         self, scored: Scored, images: ImageSet | None, original: bool
     ) -> Iterator[tuple[int, Array, Array | None, Array | None]]:
-        """Yield the index of each image, its anomaly map, its mask, None for a normal image, and
-        its inspected pixels, None: all; count merged regions."""
+        """Yield index, anomaly map, mask (None for a normal image) and inspected pixels (None: all)
+        of each image; count merged regions."""
         for i in self.masked:
             values, mask = scored.maps[i], scored.masks[i] if scored.labels[i] else None
             if mask is not None and images is not None:
@@ -239,26 +239,23 @@ class _Subset:
         defects = self.images[ANOMALOUS_IMAGES]
         if defects == 0:
             yield (
-                f"{name} has no defects here: AUROC, AP, F1max, AUPRO, escape_rate and the pixel "
-                "metrics are undefined."
+                f"{name} has no anomalous images: AUROC, AP, F1max, AUPRO, escape_rate and the "
+                "pixel metrics are undefined."
             )
         if not self.images[NORMAL_IMAGES]:
             yield (
-                f"{name} has no normal images here: image AUROC, AP, F1max and false_reject_rate "
+                f"{name} has no normal images: image AUROC, AP, F1max and false_reject_rate "
                 "are undefined."
             )
         if self.unmasked:
-            left = f"the pixel metrics leave {'it' if self.unmasked == 1 else 'them'} out"
-            none = "pixel metrics (AUROC, AP, F1max, IoU, AUPRO) are missing"
-            yield (
-                f"{name} has {self.unmasked} of {defects} defect images without a mask: "
-                f"{none if self.unmasked == defects else left}."
-            )
+            effect = f"pixel metrics exclude {'it' if self.unmasked == 1 else 'them'}"
+            if self.unmasked == defects:
+                effect = "pixel metrics (AUROC, AP, F1max, IoU, AUPRO) are missing"
+            yield f"{name}: {self.unmasked} of {defects} defect images have no mask; {effect}."
         if self.merged > 0:
             yield (
-                f"{name}: at the network's size {self.merged} of {self.regions} defect regions "
-                "touch another and count as one with it; evaluation.resolution=original keeps them "
-                "apart."
+                f"{name}: at the network's resolution {self.merged} of {self.regions} defect "
+                "regions merge with another; evaluation.resolution=original keeps them apart."
             )
 
 
@@ -287,5 +284,5 @@ def _mean(per_category: Mapping[str, Mapping[str, float]], notes: list[str]) -> 
         mean[name] = float(np.mean(values))
         if len(values) < len(per_category):
             missing = ", ".join(c for c, metrics in per_category.items() if name not in metrics)
-            notes.append(f"The mean {name} leaves out {missing}, where it is undefined.")
+            notes.append(f"The mean {name} excludes {missing}, where it is undefined.")
     return mean

@@ -1,4 +1,4 @@
-"""The verdict `review`: how many normal images to expect in it, and whether that holds."""
+"""The verdict `review`: the expected share of normal images, and notes on it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def review_sentence(thresholds: Thresholds) -> str | None:
 def review_notes(
     scores: CalibrationScores, thresholds: tuple[float, float], rates: tuple[float, float]
 ) -> tuple[str, ...]:
-    """Say that no image can be in review, if that is so.
+    """Return a note if no image can be in review.
 
     thresholds: of review and of images. rates: target shares of normal images in review and
     rejected.
@@ -67,7 +67,7 @@ def review_notes(
         return ()
     needed = math.ceil(1 / min(rates) - 1e-9) - 1
     reason = (
-        f"{needed} are needed for threshold.review_rate {rates[0]:g} beside "
+        f"{needed} are needed for threshold.review_rate {rates[0]:g} with "
         f"threshold.false_reject_rate {rates[1]:g}"
         if scores.count < needed
         else "their scores at both levels are equal"

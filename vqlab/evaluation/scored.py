@@ -1,4 +1,4 @@
-"""Scores of a set of images with ground truth; maps and masks without padding."""
+"""Scores of a set of images with ground truth; maps and masks have no padding."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Predictions:
 
     scored: Scored
     alternatives: dict[str, Scored] = field(default_factory=dict)
-    """The images with the detector's other scores, by name."""
+    """The same images with the detector's alternative scores, by name."""
     panels: dict[str, list[Array]] = field(default_factory=dict)
     """By title, N pictures (S, S, 3) uint8 or code maps (h, w) int32, padding included."""
     prototypes: ImagePrototypes | None = None
@@ -133,7 +133,7 @@ class ExtractedSet:
     shapes: list[tuple[int, ...]]
     """(H, W) of each network input."""
     tiles: tuple[Tile, ...] = ()
-    """If not empty, `extracted` is of these tiles of the images, in order."""
+    """If not empty, `extracted` has the outputs of these tiles, in order."""
 
 
 def concatenate_prototypes(parts: Sequence[ImagePrototypes]) -> ImagePrototypes | None:

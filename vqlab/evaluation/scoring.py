@@ -179,7 +179,8 @@ def predict_images(
     panels: bool = False,
     budget: Budget | None = None,
 ) -> Predictions:
-    """Run a detector once over a set of images, batch by batch, and derive all results from that.
+    """Run a detector once over a set of images, in batches, and derive all results from its
+    outputs.
 
     A set of tiles (`ImageSet.tiled`) gives results of the images; it has neither panels nor
     prototypes. alternatives, panels: also compute these if the detector offers them. budget: of the
@@ -187,7 +188,7 @@ def predict_images(
     score that is not finite, and ValueError for maps or scores of a wrong shape.
     """
     truth, budget = _Truth(), budget or Budget()
-    main, others = _Maps(budget), dict[str, _Maps]()
+    main, alternative_maps = _Maps(budget), dict[str, _Maps]()
     pictures: dict[str, Spool] = {}
     prototypes: list[ImagePrototypes] = []
     tiled = features.images.is_tiles
@@ -198,7 +199,7 @@ def predict_images(
         main.add_batch(scores(detector, extracted), batch, truth.inspected)
         if alternatives and isinstance(detector, HasAlternatives):
             for name, result in detector.alternatives(extracted).items():
-                maps = others.setdefault(name, _Maps(budget))
+                maps = alternative_maps.setdefault(name, _Maps(budget))
                 maps.add_batch(result, batch, truth.inspected)
         if panels and batch.tiles is None and isinstance(detector, HasPanels):
             for title, panel in detector.panels(extracted).items():
@@ -212,7 +213,10 @@ def predict_images(
             progress(len(truth.records), total)
     return Predictions(
         truth.scored(main.maps.arrays(), main.image_scores),
-        {name: truth.scored(o.maps.arrays(), o.image_scores) for name, o in others.items()},
+        {
+            name: truth.scored(o.maps.arrays(), o.image_scores)
+            for name, o in alternative_maps.items()
+        },
         {title: spool.arrays() for title, spool in pictures.items()},
         concatenate_prototypes(prototypes),
     )

@@ -71,7 +71,7 @@ class ShiftTable:
         return asdict(self)
 
     @classmethod
-    def read(cls, tree: Mapping[str, Any]) -> ShiftTable:
+    def from_json(cls, tree: Mapping[str, Any]) -> ShiftTable:
         """Restore a table from `as_json`."""
         rows = tuple(ShiftErrors(**row) for row in tree["rows"])
         return cls(tree["normals"], tree["anomalies"], tuple(tree["trained"]), rows)

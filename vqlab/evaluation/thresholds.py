@@ -80,8 +80,8 @@ class Thresholds:
         object.__setattr__(self, "notes", tuple(self.notes))  # a list if read from JSON
 
     @classmethod
-    def read(cls, tree: Mapping[str, Any]) -> Thresholds:
-        """Restore thresholds from `dataclasses.asdict`, also of older checkpoints."""
+    def from_json(cls, tree: Mapping[str, Any]) -> Thresholds:
+        """Restore thresholds from `dataclasses.asdict`, including those of older checkpoints."""
         summary = tree.get("calibration")
         return cls(**{**tree, "calibration": summary and CalibrationScores(**summary)})
 
@@ -158,7 +158,7 @@ def conformal_threshold(scores: Array, rate: float) -> tuple[float, float, tuple
 
 
 def _uneven(normals: Scored, threshold: float) -> tuple[str, ...]:
-    """Say which of several categories the shared image threshold does not fit.
+    """Return notes on categories that the shared image threshold does not fit.
 
     If the scores of all categories have one distribution, the number of a category's m normal
     images among the R rejected of all N is hypergeometric (N, R, m). One-sided test at 0.05 with
@@ -195,7 +195,7 @@ def guarantee_note(
     of these follows a beta-binomial distribution (m; n + 1 − k, k), or is less with ties
     (Angelopoulos and Bates 2021, arXiv:2107.07511, appendix C). One-sided test at 0.05.
     """
-    for promised, hits, what in (
+    for promised, hits, verdicts in (
         (thresholds.promised, false_rejects, "were rejected"),
         (thresholds.promised_review, false_rejects + in_review, "are in review or rejected"),
     ):
@@ -205,8 +205,8 @@ def guarantee_note(
         chance = float(_false_rejects(count, promised, normals).sf(hits - 1))
         if chance < SIGNIFICANT:
             return (
-                f"{hits} of {normals} normal test images ({hits / normals:.3f}) {what}; the target "
-                f"from {count} held-out normal images is at most {promised:.3g} "
+                f"{hits} of {normals} normal test images ({hits / normals:.3f}) {verdicts}; the "
+                f"target from {count} held-out normal images is at most {promised:.3g} "
                 f"(p = {chance:.2g}): normal test images seem to differ from normal training "
                 "images."
             )
@@ -226,8 +226,8 @@ def guarantee_limit(thresholds: Thresholds, normals: int) -> int | None:
 
 
 def _false_rejects(count: int, promised: float, normals: int) -> Any:
-    """Return the distribution of the false rejects among `normals` images, thresholds being chosen
-    on `count` images."""
+    """Return the distribution of the number of false rejects among `normals` images, for a
+    threshold chosen on `count` images."""
     from scipy.stats import betabinom
 
     place = _conformal_place(count, promised)
@@ -251,7 +251,7 @@ def _quantile(count: int, rate: float) -> tuple[int, float]:
 
 
 def _too_few(place: int, count: int, rate: float) -> tuple[str, ...]:
-    """Say what the highest of `count` scores guarantees, if the threshold is that score.
+    """Return a note on what is guaranteed if the threshold is the highest of `count` scores.
 
     The share of normal images above the highest of n scores is Beta(1, n) distributed: its mean is
     1 / (n + 1), and it is at most 1 − 0.05^(1 / n) with 95 % confidence.

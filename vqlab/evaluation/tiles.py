@@ -1,4 +1,4 @@
-"""Assemble the results of tiles to those of the images that they are of."""
+"""Assemble the results of tiles into results of whole images."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def score_tiles(
     score: Callable[[Sequence[Tensor]], Scores],
     tensors: Sequence[Tensor],
     tiles: Sequence[Tile],
-    together: bool,
+    batched: bool,
 ) -> tuple[Array, float]:
     """Return the anomaly map (h, w) and the score of an image from its tiles (3, S, S), which
-    `score` scores one by one or together, at most `TILES_AT_ONCE`."""
+    `score` scores one at a time or in batches of at most `TILES_AT_ONCE`."""
     blend, blended = Blend(), None
-    at_once = TILES_AT_ONCE if together else 1
+    at_once = TILES_AT_ONCE if batched else 1
     for start in range(0, len(tiles), at_once):
         result = score(tensors[start : start + at_once])
         maps = result.anomaly_map.float().cpu().numpy()

@@ -18,7 +18,7 @@ from vqlab.metrics import (
     TOO_FEW,
     Interval,
     distributions,
-    enough,
+    enough_images,
     headlines,
     intervals,
     least_auroc,
@@ -48,9 +48,13 @@ def with_intervals(report: Report, resamples: int, seed: int) -> Report:
         metrics = report.per_category[category]
         every = distributions(evidence, resample(evidence.labels, resamples, seed + place))
         sampled[category] = {name: values for name, values in every.items() if name in RANKINGS}
-        usable = {n: values for n, values in sampled[category].items() if enough(evidence, n)}
+        usable = {
+            n: values for n, values in sampled[category].items() if enough_images(evidence, n)
+        }
         results[category] = intervals(metrics, usable) | _of_rates(report, [category])
-    usable = {name: values for name, values in _means(sampled).items() if _enough(report, name)}
+    usable = {
+        name: values for name, values in _means(sampled).items() if _enough_images(report, name)
+    }
     results[MEAN] = intervals(report.mean, usable) | _of_rates(report, list(sampled))
     if len(sampled) == 1:
         results[MEAN] = results[next(iter(sampled))]
@@ -67,10 +71,10 @@ def _means(sampled: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:
     }
 
 
-def _enough(report: Report, name: str) -> bool:
+def _enough_images(report: Report, name: str) -> bool:
     """Return whether every category with this metric has enough images to resample it."""
-    having = [e for c, e in report.evidence.items() if name in report.per_category[c]]
-    return all(enough(evidence, name) for evidence in having)
+    parts = [e for c, e in report.evidence.items() if name in report.per_category[c]]
+    return all(enough_images(evidence, name) for evidence in parts)
 
 
 def _of_rates(report: Report, categories: Sequence[str]) -> dict[str, Interval]:
@@ -83,22 +87,22 @@ def _of_rates(report: Report, categories: Sequence[str]) -> dict[str, Interval]:
 
 
 def _notes(report: Report, missing: Sequence[str]) -> Iterator[str]:
-    """Say why metrics of the mean row have no interval, and what perfect separation shows."""
+    """Yield notes on metrics of the mean row without an interval, and on perfect separation."""
     categories = list(report.evidence)
-    who = categories[0] if len(categories) == 1 else "The mean over categories"
+    subject = categories[0] if len(categories) == 1 else "The mean over categories"
     reasons: dict[str, list[str]] = {}
     for name in missing:
-        reason = CONSTANT if _enough(report, name) else TOO_FEW
+        reason = CONSTANT if _enough_images(report, name) else TOO_FEW
         reasons.setdefault(reason, []).append(metric_title(name))
     for reason, titles in reasons.items():
-        sentence = f"{who} has no 95 % interval of {', '.join(titles)}: {reason}"
+        sentence = f"{subject} has no 95 % interval for {', '.join(titles)}: {reason}"
         sentence += _numbers(report, categories) if reason == TOO_FEW else ""
         yield sentence + "."
     if len(categories) == 1 and report.mean.get("image_auroc") == 1.0:
         counts = report.images[categories[0]]
         normals, anomalous = counts[NORMAL_IMAGES], counts[ANOMALOUS_IMAGES]
         yield (
-            f"{who}: perfect separation of {normals} normal and {anomalous} anomalous images "
+            f"{subject}: perfect separation of {normals} normal and {anomalous} anomalous images "
             f"does not exclude a true image AUROC of {least_auroc(normals, anomalous):.2f}."
         )
 

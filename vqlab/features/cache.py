@@ -1,4 +1,4 @@
-"""The features of a set of images on disk: extracted once, then read."""
+"""Cache the features of a set of images on disk."""
 
 from __future__ import annotations
 

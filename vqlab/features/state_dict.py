@@ -35,11 +35,12 @@ def find_state_dict(weights: Path, name: str) -> Path:
     if matches:
         raise UserError(
             f"setting features.weights: folder {weights} must hold one state dict of {name}; it "
-            f"holds {_names(matches)}; rename one to {name}{matches[0].suffix}, or give its path."
+            f"holds {_names(matches)}; rename one to {name}{matches[0].suffix}, or set the path to "
+            "it."
         )
     raise UserError(
         f"setting features.weights: folder {weights} must hold {name}.pth, {name}.safetensors or "
-        f"one {name}_….pth; it holds {_names(files) or 'none of any backbone'}; put it there, or "
+        f"one {name}_….pth; it holds {_names(files) or 'no state dict'}; copy it there, or "
         "choose another backbone."
     )
 

@@ -57,7 +57,7 @@ def cache_folder() -> Path:
 
 
 def _default_folder() -> Path | None:
-    with suppress(RuntimeError):  # this user has no home
+    with suppress(RuntimeError):  # this user has no home folder
         return Path("~/.cache/vqlab/features").expanduser()
     return None
 
@@ -93,7 +93,7 @@ class CachedRecords:
     records: Halves
     """(count, length) float16, memory-mapped, read-only."""
     hit: bool
-    """Whether this process did not have to extract them."""
+    """Whether they were on disk already."""
     seconds: float
     """Time that the extraction took."""
 
@@ -132,7 +132,7 @@ def _fault(path: Path, header: Mapping[str, Any]) -> str:
     if stored.get("format") != FORMAT:
         return f"have format {stored.get('format')}, and this vqlab's is {FORMAT}"
     if {key: value for key, value in stored.items() if key != SECONDS} != header:
-        return "are of something else"
+        return "belong to other settings or images"
     return "" if path.stat().st_size == _size(header) else "are truncated"
 
 
@@ -221,7 +221,7 @@ class CacheFile:
 
 
 def cache_files() -> list[CacheFile]:
-    """Return all files in the cache, also incomplete ones, last used first."""
+    """Return all files in the cache, including incomplete ones, last used first."""
     files = []
     for path in cache_folder().glob("*"):
         if path.suffix not in (SUFFIX, ".part"):

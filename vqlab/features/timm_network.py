@@ -151,8 +151,8 @@ def _from_hub(name: str, levels: tuple[int, ...]) -> Any:
             unreachable = " ".join(str(error).split())[:160]
     raise UserError(
         f"the weights of {name} are not on this machine and {hub.ENDPOINT} cannot be reached "
-        f"({unreachable}); run once with internet, or set features.weights to a state dict of it "
-        "(.pth, .safetensors), or features.backbone=filters, which needs none, or "
+        f"({unreachable}); run once with internet access, set features.weights to a state dict "
+        "(.pth, .safetensors), use features.backbone=filters, which needs no weights, or "
         "features.weights=random for a quick trial."
     )
 
@@ -245,7 +245,7 @@ def _matching_state(model: nn.Module, name: str, weights: Path) -> dict[str, Ten
         more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise UserError(
             f"setting features.weights: {path} does not fit {name}: {', '.join(faults[:3])}{more}; "
-            f"give a state dict of {name}, or choose levels that it contains."
+            f"use a state dict of {name}, or choose levels that it contains."
         )
     return state
 

@@ -1,4 +1,4 @@
-"""Bootstrap over images: how uncertain a metric is.
+"""Bootstrap over images: the uncertainty of metrics.
 
 A test set is one sample of the images a detector will see. Resampling its images with replacement,
 normal and anomalous ones separately, shows how far a metric would move on another sample (Efron and
@@ -24,7 +24,7 @@ MIN_IMAGES = 5
 TOO_FEW = f"resampling needs at least {MIN_IMAGES} normal and {MIN_IMAGES} anomalous images"
 CONSTANT = "every resample gives the same value"
 _MIN_WIDTH = 1e-9
-"""A narrower interval has no width."""
+"""Narrower intervals count as having no width."""
 _LEVELS: tuple[Level, ...] = ("image", "pixel")
 _BLOCK = 100
 """Resamples per matrix product; bounds the memory."""
@@ -32,7 +32,7 @@ _BLOCK = 100
 
 @dataclass(frozen=True)
 class Evidence:
-    """What resampling needs of N images of one category."""
+    """Inputs of resampling, for N images of one category."""
 
     scores: Array
     """(N,) image scores."""
@@ -127,7 +127,7 @@ def distributions(
     return {name: np.concatenate([block[name] for block in blocks]) for name in defined}
 
 
-def enough(evidence: Evidence, name: str) -> bool:
+def enough_images(evidence: Evidence, name: str) -> bool:
     """Return whether there are enough images of each label to resample a metric.
 
     A pixel metric needs images with defective pixels and images with normal ones.

@@ -88,7 +88,7 @@ class ThresholdCounts:
 
 @dataclass(frozen=True)
 class Metric:
-    """What every table, objective and comparison needs to know about a metric."""
+    """Description of a metric for tables, objectives and comparisons."""
 
     name: str
     """Key without the split, such as `image_auroc` of `test/image_auroc`."""
@@ -206,14 +206,14 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in _CATALOGUE}
 RANKINGS = {name: metric for name, metric in METRICS.items() if isinstance(metric, Ranking)}
 RATES = {name: metric for name, metric in METRICS.items() if isinstance(metric, Rate)}
 PRIMARY = tuple(name for name, metric in RANKINGS.items() if metric.headline == 1)
-"""Metrics that decide where none is named: the first one that is defined."""
+"""Default metrics for ranking, in order of preference: the first one that is defined decides."""
 OBJECTIVES = tuple(name for name, metric in METRICS.items() if metric.objective)
 """Metrics that may be a sweep's objective or decide a promotion."""
 
 _COST = re.compile(
     r"(.*_)?(loss|nll|error|rate|seconds|time|dead_codes|dead|clipped|gradient_norm)"
 )
-"""Names of logged values, besides the catalogue's, of which less is better."""
+"""Names of logged values outside the catalogue for which lower is better."""
 
 
 def get_metric(name: str) -> Metric:
@@ -235,8 +235,8 @@ def metric_title(name: str) -> str:
     return METRICS[name].title if name in METRICS else name.replace("_", " ")
 
 
-def less_is_better(key: str) -> bool:
-    """Return whether less of a logged value such as `test/escape_rate` or `train/loss` is better.
+def lower_is_better(key: str) -> bool:
+    """Return whether lower is better for a logged value such as `test/escape_rate` or `train/loss`.
 
     Every key under `train/` is a term of the loss or the norm of its gradient.
     """

@@ -166,8 +166,8 @@ def auroc(groups: Groups) -> Estimate:
 
 
 def aupro(groups: Groups, limit: float) -> Estimate:
-    """Area under the curve of mean overlap per region over the false-positive rate, from 0 to
-    `limit`, divided by it (Bergmann et al., MVTec AD, IJCV 2021)."""
+    """Area under the curve of mean overlap per region against the false-positive rate, from 0 to
+    `limit`, divided by `limit` (Bergmann et al., MVTec AD, IJCV 2021)."""
     stop = limit * groups.total_negatives
     inside = np.clip(stop - groups.false_positives[:-1], 0, groups.negatives)
     rise = groups.overlap
@@ -207,13 +207,13 @@ def average_precision(groups: Groups) -> Estimate:
 
 
 def roc_curve(groups: Groups) -> Curve:
-    """True-positive rate over false-positive rate."""
+    """True-positive rate against false-positive rate."""
     x, y = groups.false_positives, groups.true_positives
     return _curve(x, y, groups.total_negatives, groups.total_positives)
 
 
 def pro_curve(groups: Groups, limit: float) -> Curve:
-    """Mean overlap per region over the false-positive rate, up to `limit`."""
+    """Mean overlap per region against the false-positive rate, up to `limit`."""
     x, y = groups.false_positives, _running(groups.overlap)
     stop = limit * groups.total_negatives
     inside = int(np.searchsorted(x, stop, side="right"))
@@ -223,7 +223,7 @@ def pro_curve(groups: Groups, limit: float) -> Curve:
 
 
 def precision_recall_curve(groups: Groups) -> Curve:
-    """Precision (y) over recall (x), a point for every group with a positive."""
+    """Precision (y) against recall (x), with a point for every group that has a positive."""
     after = np.flatnonzero(groups.positives) + 1
     true_positives = groups.true_positives[after]
     precision = true_positives / (true_positives + groups.false_positives[after])

@@ -1,4 +1,4 @@
-"""Agreement of two labellings, such as prototypes and categories."""
+"""Agreement between two labellings, such as prototypes and categories."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ def contingency(first: ArrayLike, second: ArrayLike) -> Array:
     first, values of second), sorted. Raises ValueError for other shapes."""
     a, b = np.asarray(first), np.asarray(second)
     if a.ndim != 1 or a.shape != b.shape:
-        raise ValueError(f"first and second must be (N,) both; got {a.shape} and {b.shape}.")
+        raise ValueError(
+            f"first and second must both have shape (N,); got {a.shape} and {b.shape}."
+        )
     rows, row = np.unique(a, return_inverse=True)
     columns, column = np.unique(b, return_inverse=True)
     counts = np.bincount(row * len(columns) + column, minlength=len(rows) * len(columns))

@@ -17,7 +17,7 @@ from vqlab.metrics.catalogue import RATES, ThresholdCounts
 LEVEL = 0.95
 """Confidence level of every interval."""
 NORMAL_IMAGES, ANOMALOUS_IMAGES = "normal_images", "anomalous_images"
-"""Metric keys of the numbers of images behind a report's rates."""
+"""Metric keys of the numbers of images on which a report's rates are based."""
 _MAX_DIGITS = 6
 
 

@@ -15,7 +15,7 @@ from numba import njit
 BITS = 15
 """The width of a bin is at most 2^-15 of (distance from the centre + scale)."""
 COARSE_BITS = 6
-"""The same for the histogram of each image."""
+"""As `BITS`, for the histogram of each image."""
 DOUBLINGS = 24
 """Doublings of the scale that have bins; values further out share the last one."""
 SIDE = DOUBLINGS << BITS

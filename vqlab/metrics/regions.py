@@ -75,12 +75,12 @@ class Regions:
 
 @dataclass(frozen=True)
 class Defect:
-    """A defect with a mask of its own, of which a part is enough to mark."""
+    """A defect with its own mask, of which marking a part is sufficient."""
 
     mask: Array
     """(h, w) bool, with True; may overlap other defects."""
     saturation: float
-    """Share of the mask that is enough, in (0, 1]."""
+    """Share of the mask that is sufficient, in (0, 1]."""
 
 
 def saturated_weights(values: Array, defects: Sequence[Defect]) -> Array:

@@ -15,7 +15,7 @@ from vqlab.metrics.regions import NONE, Defect, Regions, saturated_weights
 from vqlab.metrics.summary import Summary, require_equal_count, require_valid, summarise
 
 _SAMPLE = 1 << 16
-"""Pixels that the bins are fitted to."""
+"""Number of pixels to which the bins are fitted."""
 _FEW = 0.1
 """Share of distinct values in a sample below which ties are tracked."""
 

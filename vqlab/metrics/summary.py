@@ -47,7 +47,7 @@ def summarise_images(scores: ArrayLike, labels: ArrayLike) -> Summary:
     values, truth = np.asarray(scores), np.asarray(labels)
     if values.ndim != 1 or values.shape != truth.shape:
         raise ValueError(
-            "scores and labels must be of one shape (N,); "
+            "scores and labels must have the same shape (N,); "
             f"got scores {values.shape} and labels {truth.shape}."
         )
     finite = np.isfinite(values)
@@ -123,7 +123,7 @@ def require_valid(values: Array, mask: Array | None, index: int) -> None:
     or infinity."""
     if values.ndim != 2 or (mask is not None and values.shape != mask.shape):
         raise ValueError(
-            "a map and its mask must be of one shape (h, w); got map "
+            "a map and its mask must have the same shape (h, w); got map "
             f"{values.shape} and mask {mask.shape if mask is not None else 'none'} "
             f"at index {index}."
         )

@@ -152,7 +152,7 @@ class Model:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         device = torch.device(device)
         detector.to(device).eval()
-        thresholds = Thresholds.read(meta["thresholds"])
+        thresholds = Thresholds.from_json(meta["thresholds"])
         model = cls(detector, backbone.to(device), data, thresholds, meta, device)
         try:
             _ = model.areas
@@ -243,8 +243,8 @@ class Model:
             sample = Sample(batch, self.backbone(batch))
             return scores(self.detector, extract(self.detector, sample))
 
-        together = self.device.type != "cpu"  # one by one, as `score_set`
-        return self._prediction(pixels, geometry, (), *score_tiles(score, tensors, tiles, together))
+        batched = self.device.type != "cpu"  # on a CPU one at a time, as `score_set`
+        return self._prediction(pixels, geometry, (), *score_tiles(score, tensors, tiles, batched))
 
     def _prediction(
         self, pixels: Array, geometry: Geometry, extracted: Extracted, square: Array, score: float

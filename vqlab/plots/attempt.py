@@ -14,8 +14,8 @@ class PictureWarning(UserWarning):
 
 
 @contextmanager
-def attempt(what: str) -> Iterator[None]:
-    """Turn an error in drawing `what` into a `PictureWarning`.
+def attempt(figure: str) -> Iterator[None]:
+    """Turn an error in drawing `figure` into a `PictureWarning`.
 
     UserError and errors of the file system, such as a full disk, are raised.
     """
@@ -27,4 +27,4 @@ def attempt(what: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno:
             raise
         reason = f"{type(error).__name__}: {error}"
-        warnings.warn(f"{what} could not be drawn ({reason}).", PictureWarning, stacklevel=3)
+        warnings.warn(f"{figure} could not be drawn ({reason}).", PictureWarning, stacklevel=3)

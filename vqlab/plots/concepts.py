@@ -1,4 +1,4 @@
-"""Figures of concepts: usage of prototypes, map of images and prototypes, image likelihoods."""
+"""Figures of concepts: use of prototypes, map of images and prototypes, likelihoods of images."""
 
 from __future__ import annotations
 
@@ -204,10 +204,10 @@ def _draw_likelihood(axes: Axes, by_set: Mapping[str, Array], threshold: float) 
         colour = _SETS[name]
         axes.stairs(tops, edges, baseline=row, fill=True, color=colour, alpha=0.45)
         axes.stairs(tops, edges, baseline=row, color=colour, linewidth=1)
-        beyond = int(np.count_nonzero(values > edges[-1]))
-        if beyond:
+        above = int(np.count_nonzero(values > edges[-1]))
+        if above:
             axes.annotate(
-                f"{beyond} above", (1.01, row - 0.3), xycoords=("axes fraction", "data"),
+                f"{above} above", (1.01, row - 0.3), xycoords=("axes fraction", "data"),
                 fontsize=8, color=colour, annotation_clip=False,
             )  # fmt: skip
     axes.axvline(threshold, color=style.INK, linewidth=1.3, linestyle=(0, (4, 3)))
@@ -216,10 +216,10 @@ def _draw_likelihood(axes: Axes, by_set: Mapping[str, Array], threshold: float) 
     axes.grid(visible=False, axis="y")
 
 
-def _most_used(concepts: Concepts, limit: int) -> list[int]:
+def _most_used(concepts: Concepts, count: int) -> list[int]:
     """Return the used prototypes, most used first, at most `limit`."""
     used = concepts.counts.sum(0)
-    return [int(code) for code in np.argsort(-used, kind="stable")[:limit] if used[code]]
+    return [int(code) for code in np.argsort(-used, kind="stable")[:count] if used[code]]
 
 
 def _by_category(concepts: Concepts, codes: Sequence[int]) -> list[int]:

@@ -102,8 +102,8 @@ def score_by_defect(
     order = sorted(groups, key=lambda key: (key[0], float(np.median(groups[key])), key[1]))
     figure, (axes,) = _figure(title, "image scores by type", height=1.7 + 0.36 * len(order))
     for row, (label, _) in enumerate(order):
-        limit = review if label and review is not None else threshold
-        _draw_group(axes, row, np.sort(groups[order[row]]), label, limit)
+        bound = review if label and review is not None else threshold
+        _draw_group(axes, row, np.sort(groups[order[row]]), label, bound)
     _draw_threshold(axes, threshold, review)
     names = [figure_text(kind.replace("_", " ")) for _, kind in order]
     axes.set_yticks(range(len(order)), names)

@@ -1,4 +1,4 @@
-"""Figure of both errors of an image threshold."""
+"""Figure of false-reject and escape rates by image threshold."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def operating_curve(
     points: by ascending threshold. names: of the normal and the anomalous images. marks: thresholds
     to mark, by name.
     """
-    figure = new_figure(f"{title} · errors by image threshold", 7.2, 4.6)
+    figure = new_figure(f"{title} · error rates by image threshold", 7.2, 4.6)
     axes = style_axes(figure.add_subplot())
     inner = points[1:] if len(points) > 1 else points  # the first rejects everything
     thresholds = [point.threshold for point in inner]

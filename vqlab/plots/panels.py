@@ -83,7 +83,7 @@ class Row:
     inspected: Array | None = None
     """Inspected pixels (h, w) bool; None: all."""
     regions: tuple[Region, ...] = ()
-    """Regions of the predicted mask at the size of the map, to number them in the overlay."""
+    """Regions of the predicted mask at the size of the map, which the overlay numbers."""
 
     @property
     def score_text(self) -> str:
@@ -177,7 +177,7 @@ def _inspected(row: Row, values: Array) -> Array | None:
 
 
 def _inspected_text(row: Row) -> str:
-    """Return which share of the image is inspected; the rest is pale."""
+    """Return the inspected share of the image as text; the rest is pale."""
     if row.inspected is None:
         return ""
     return f" · {style.percent(float(row.inspected.mean()))} inspected"

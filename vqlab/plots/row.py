@@ -1,4 +1,4 @@
-"""Row of six panels of one image, composed as an array; the same size for all images of a set."""
+"""Row of six panels of one image as an array; its size is the same for all images of a set."""
 
 from __future__ import annotations
 

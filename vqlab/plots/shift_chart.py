@@ -20,7 +20,7 @@ _FACE = {AS_CAPTURED: style.MUTED, "mild": style.AMBER, "strong": style.RED}
 def shift_chart(table: ShiftTable, promised: float | None) -> Figure:
     """Return false rejects and escapes under every shift as two bar charts with counts.
 
-    promised: false-reject rate, drawn as a line.
+    promised: target false-reject rate, drawn as a line.
     """
     figure = new_figure("Errors under capture shifts", 9.2, 0.27 * len(table.rows) + 1.5)
     left = style_axes(figure.add_subplot(1, 2, 1))
@@ -30,7 +30,7 @@ def shift_chart(table: ShiftTable, promised: float | None) -> Figure:
     _bars(left, table, rejects, table.normals, "rejected normal images")
     _bars(right, table, escapes, table.anomalies, "escaped anomalous images")
     if promised is not None:
-        text = f"promised: at most {promised:.3g}"
+        text = f"target: at most {promised:.3g}"
         left.axvline(promised, color=style.INK, linestyle=(0, (4, 3)), label=text)
         left.legend(frameon=False, fontsize=8.5, loc="lower right")
     titles = [

@@ -47,7 +47,7 @@ def draw_worst(title: str, misses: Sequence[Row], alarms: Sequence[Row]) -> Arra
     draw = ImageDraw.Draw(sheet)
     legend = (
         "heat map: middle colour = pixel threshold · overlay: red predicted (review, reject), "
-        "amber above the pixel threshold but passed, cyan truth"
+        "amber above the pixel threshold but passed, cyan ground truth"
     )
     corner = sheet.width - _MARGIN, 24
     draw.text(corner, legend, font=style.font(13), fill=style.MUTED, anchor="rm")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vqlab.errors import UserError, did_you_mean
 from vqlab.evaluation import ShiftTable
-from vqlab.metrics import less_is_better
+from vqlab.metrics import lower_is_better
 from vqlab.model import Model
 from vqlab.promote.reproduce import model_config, same_data
 from vqlab.run import SHIFT_TABLE, log_shifts, measure_shifts, test_model
@@ -74,7 +74,7 @@ def _candidates(tracker: Tracker, category: str, metric: str) -> str:
         hint = did_you_mean(category, {r.tags.get("vqlab.category", "") for r in runs})
         hint = hint or f"run a sweep first (make sweep CLASS={category})."
         return f"category {category} has no finished study and no run to promote; {hint}"
-    ascending = less_is_better(metric)
+    ascending = lower_is_better(metric)
     worst = math.inf if ascending else -math.inf
     candidates.sort(key=lambda r: r.metrics.get(metric, worst), reverse=not ascending)
     lines = [
@@ -133,6 +133,6 @@ def shift_table(record: RunRecord) -> ShiftTable | None:
     if not any(key.startswith("shift/") for key in record.metrics):
         return None
     try:
-        return ShiftTable.read(json.loads(record.artifact(SHIFT_TABLE).read_text("utf-8")))
+        return ShiftTable.from_json(json.loads(record.artifact(SHIFT_TABLE).read_text("utf-8")))
     except UserError:  # it could not be stored
         return None

@@ -105,7 +105,7 @@ def thresholds_of(record: RunRecord) -> Thresholds:
 
 def _thresholds(checkpoint: Path) -> Thresholds:
     _, meta = load_checkpoint(checkpoint)
-    return Thresholds.read(meta["thresholds"])
+    return Thresholds.from_json(meta["thresholds"])
 
 
 def model_gates(record: RunRecord, settings: GateSettings) -> list[Gate]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vqlab.errors import UserError
 from vqlab.evaluation import EVIDENCE, CategoryEvidence, load_evidence
-from vqlab.metrics import OBJECTIVES, PRIMARY, get_metric, less_is_better
+from vqlab.metrics import OBJECTIVES, PRIMARY, get_metric, lower_is_better
 from vqlab.run import THRESHOLD_OF
 from vqlab.tracking import RunRecord, Tracker, Version
 
@@ -51,7 +51,7 @@ class MetricComparison:
         if self.champion_value is None:
             return None
         gain = self.value - self.champion_value
-        return -gain if less_is_better(self.metric) else gain
+        return -gain if lower_is_better(self.metric) else gain
 
     @property
     def sufficient(self) -> bool:

@@ -143,7 +143,7 @@ def _thresholds_of(record: RunRecord) -> Thresholds | None:
         _, meta = load_checkpoint(record.checkpoint())
     except UserError:
         return None
-    return Thresholds.read(meta["thresholds"])
+    return Thresholds.from_json(meta["thresholds"])
 
 
 def _seconds_saved(context: SweepContext) -> float:

@@ -66,7 +66,7 @@ def is_writable(*places: Path) -> bool:
 
 
 def copy_database(database: Path, copy: Path) -> None:
-    """Copy a database that may be in use, with what is still in its write-ahead log."""
+    """Copy a database that may be in use, including its write-ahead log."""
     with contextlib.suppress(sqlite3.OperationalError):  # it may need to create files
         address = f"{database.as_uri()}?mode=ro"
         with (

@@ -25,8 +25,8 @@ _TAG = "vqlab.deleted_with_artifacts"
 
 
 def not_deletable(tracker: Tracker, runs: Sequence[RunRecord]) -> dict[str, str]:
-    """Return why runs must not be deleted, by run ID: they are being written, or have a registered
-    version."""
+    """Return the reasons why runs must not be deleted, by run ID: they are being written, or have a
+    registered version."""
     versions: dict[str, list[str]] = {}
     for version in _versions(tracker, runs):
         name = f"version {version.version} of {version.name}"
@@ -47,17 +47,19 @@ def require_deletable(tracker: Tracker, runs: Sequence[RunRecord]) -> None:
     reasons = not_deletable(tracker, runs)
     for run in runs:
         if run.run_id in reasons:
-            what = "end it" if run.status == "RUNNING" else (
+            remedy = "end it" if run.status == "RUNNING" else (
                 "delete the version in the MLflow UI first, if no rollback to it is needed"
             )  # fmt: skip
-            raise UserError(f"run {run.short} must not be deleted: {reasons[run.run_id]}; {what}.")
+            raise UserError(
+                f"run {run.short} must not be deleted: {reasons[run.run_id]}; {remedy}."
+            )
 
 
 def delete_runs(tracker: Tracker, runs: Sequence[RunRecord]) -> None:
-    """Delete runs, and what an earlier deletion left behind. Raises as `require_deletable`, before
+    """Delete runs, and remains of interrupted deletions. Raises as `require_deletable`, before
     anything is deleted."""
     client = tracker._client
-    with store_lock(client.store, "registry"):  # none of them is promoted meanwhile
+    with store_lock(client.store, "registry"):  # none of them is promoted in the meantime
         require_deletable(tracker, runs)
         for run in runs:
             client.set_tag(run.run_id, _TAG, "true")

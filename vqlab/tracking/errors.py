@@ -16,7 +16,7 @@ from vqlab.errors import UserError
 from vqlab.tracking.database import LOCK_TIMEOUT
 
 _PROBE_BYTES = 4 * 2**20
-"""Bytes written to find out whether a folder can be written."""
+"""Bytes written to test whether a folder is writable."""
 
 
 @contextlib.contextmanager
@@ -53,7 +53,7 @@ def first_line(error: Exception) -> str:
 
 
 def _sentence(place: Path, error: Exception) -> str | None:
-    """Return what to tell the user about an error of a store in `place`; None if unknown."""
+    """Return the message for an error of a store in `place`; None if it is unknown."""
     text = str(error)
     number = error.errno if isinstance(error, OSError) else None
     if (
@@ -75,11 +75,14 @@ def _sentence(place: Path, error: Exception) -> str | None:
         return f"the database in {place} is damaged or not SQLite; move it away and try again."
     if "out-of-date database schema" in text or "Can't locate revision" in text:
         return (
-            f"the database in {place} was made by another version of MLflow; back it up and run "
+            f"the database in {place} was created by another version of MLflow; back it up and run "
             "`mlflow db upgrade` on it, or move it away."
         )
     if "API request to" in text and "failed with exception" in text:
-        return "the tracking server of MLFLOW_TRACKING_URI no longer answers; check that it runs."
+        return (
+            "the tracking server of MLFLOW_TRACKING_URI no longer responds; check that it is "
+            "running."
+        )
     if isinstance(error, (FileExistsError, NotADirectoryError)):
         return f"{place} must be a folder; move away the file of that name."
     if number in (errno.EROFS, errno.EACCES, errno.EPERM):

@@ -31,7 +31,7 @@ _WITH_CHARTS = """
 
 @dataclass(frozen=True)
 class Overview:
-    """What a table of all runs shows."""
+    """Content of a table of all runs."""
 
     runs: list[RunRecord]
     """Newest first."""

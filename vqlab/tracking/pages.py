@@ -29,23 +29,25 @@ TESTED_TABLE, TESTED_CHARTS = "tested-runs-table", "tested-runs-charts"
 
 
 def route(path: str, **query: str) -> str:
-    """The address of a page, relative to the server: `#/path?workflowType=machine_learning&…`."""
+    """Return the address of a page relative to the server:
+    `#/path?workflowType=machine_learning&…`."""
     return f"#/{path}?{urlencode({**WORKFLOW, **query})}"
 
 
 def run_route(experiment_id: str, run_id: str) -> str:
-    """The page of a run, relative to the server."""
+    """Return the address of a run's page, relative to the server."""
     return route(f"experiments/{experiment_id}/runs/{run_id}")
 
 
 def compare_route(experiment_id: str, run_ids: Sequence[str]) -> str:
-    """The page that compares runs of an experiment, relative to the server."""
+    """Return the address of the page that compares runs of an experiment, relative to the
+    server."""
     query = {"runs": json.dumps(list(run_ids)), "experiments": json.dumps([experiment_id])}
     return f"#/compare-runs?{urlencode({**query, **WORKFLOW})}"  # the UI needs `runs` first
 
 
 def picture_address(run_id: str, path: str) -> str:
-    """An artifact of a run as the source of a picture in a description, relative to the server."""
+    """Return the address of an artifact, relative to the server, for pictures in descriptions."""
     return f"get-artifact?path={quote(path, safe='/')}&run_uuid={run_id}"
 
 
@@ -57,19 +59,19 @@ class ExperimentPages:
         self.experiment_id = experiment_id
 
     def link(self, relative: str) -> str:
-        """The whole address of a page of this store's UI."""
+        """Return the absolute address of a page of this store's UI."""
         return f"{self._client.store.web}/{relative}"
 
     def run(self, run_id: str) -> str:
-        """The page of a run, relative to the server."""
+        """Return the address of a run's page, relative to the server."""
         return run_route(self.experiment_id, run_id)
 
     def table(self, key: str) -> str:
-        """The page that opens the view `key` as a table, relative to the server."""
+        """Return the address of the view `key` as a table, relative to the server."""
         return self._view(key, "TABLE")
 
     def charts(self, key: str) -> str:
-        """The page that opens the view `key` as charts, relative to the server."""
+        """Return the address of the view `key` as charts, relative to the server."""
         return self._view(key, "CHART")
 
     def _view(self, key: str, mode: str) -> str:

@@ -76,7 +76,7 @@ class RunRecord:
             pass
         else:
             return ""
-        deleted = f"the checkpoint of run {self.short} is not kept: it is trial {number} of study"
+        deleted = f"the checkpoint of run {self.short} was not kept: it is trial {number} of study"
         if self.tags.get("optuna.state") != "COMPLETE":
             return f"{deleted} {study}, which ended early; only a complete trial can be retrained."
         category = self.tags.get("vqlab.category", "CATEGORY")

@@ -10,7 +10,7 @@ from vqlab.errors import UserError
 from vqlab.tracking.record import RunRecord
 
 _SHORTEST_PREFIX = 4
-"""Characters of an ID prefix at least."""
+"""Minimum length of an ID prefix."""
 
 
 def match_run(reference: str, records: Sequence[RunRecord]) -> RunRecord | None:
@@ -37,7 +37,7 @@ def match_run(reference: str, records: Sequence[RunRecord]) -> RunRecord | None:
 def no_such_run(reference: str, records: Sequence[RunRecord], root: Path) -> UserError:
     """Return the error that no run of the store in `root` matches, with similar or latest runs."""
     if not records:
-        return UserError(f"there is no run {reference!r}, and none at all in {root}.")
+        return UserError(f"there is no run {reference!r}; {root} contains no runs.")
     names_of = {r.run_id: {r.name} | other_names(r.tags) for r in records}
     names = difflib.get_close_matches(reference, set().union(*names_of.values()), n=5)
     near = [r for r in records if names_of[r.run_id] & set(names)][:5]
@@ -47,7 +47,7 @@ def no_such_run(reference: str, records: Sequence[RunRecord], root: Path) -> Use
 
 
 def other_names(tags: Mapping[str, str]) -> set[str]:
-    """Return further names of a run: the study's name, study and trial number
+    """Return additional names of a run: the study's name, study and trial number
     (`cable-vqvae-1a2b3c4d-003`), or detector and category (`vqvae-cable`)."""
     study, detector = tags.get("vqlab.study", ""), tags.get("vqlab.detector", "")
     names = {

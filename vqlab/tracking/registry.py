@@ -217,8 +217,8 @@ class Registry:
             return []
         tags = self._client.get_registered_model(present.model).tags
         if _HISTORY in tags:  # without deleted versions
-            there = {version.version for version in self.versions(present.category)}
-            listed = [number for number in json.loads(tags[_HISTORY]) if number in there]
+            existing = {version.version for version in self.versions(present.category)}
+            listed = [number for number in json.loads(tags[_HISTORY]) if number in existing]
             return _until(listed, present.version)
         return self._history_of_tags(present)
 
@@ -273,8 +273,8 @@ class Registry:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             raise UserError(
-                f"the run of version {version.version} of {version.category} was deleted for good "
-                "(mlflow gc), and its checkpoint with it; roll back to another version (vqlab "
+                f"the run of version {version.version} of {version.category} was permanently "
+                "deleted (mlflow gc) with its checkpoint; roll back to another version (vqlab "
                 f"rollback -c {version.category} --to N), or promote another run."
             ) from None
         if _sha256(file) != sha:
@@ -291,9 +291,9 @@ class Registry:
     def no_champion(self, category: str) -> UserError:
         """Return the error for a category without a champion."""
         champions = self.champions()
-        there = f"these have one: {', '.join(champions)}; " if champions else ""
+        others = f"categories with one: {', '.join(champions)}; " if champions else ""
         hint = did_you_mean(category, champions)
-        hint = hint or f"{there}train and promote one (make promote CLASS={category})."
+        hint = hint or f"{others}train and promote one (make promote CLASS={category})."
         return UserError(f"category {category!r} has no champion; {hint}")
 
     def champions(self, trained_on: str | None = None) -> list[str]:
@@ -310,8 +310,8 @@ class Registry:
         )
 
     def champion_name(self, category: str) -> str:
-        """Return which champion scores images of a category, as in `champions`: its own, else that
-        of a joint model trained on it. Raises UserError if there are several."""
+        """Return the name, as in `champions`, of the champion that scores images of a category: its
+        own, else that of a joint model trained on it. Raises UserError if there are several."""
         joint = [] if self.by_alias(category) else self.champions(trained_on=category)
         if len(joint) > 1:
             raise UserError(

@@ -41,7 +41,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 FAILURE = "vqlab.failure"
 """Tag: why the run did not finish; FINISHED runs have none."""
 NOT_LOGGED = "vqlab.not_logged"
-"""Tag: what could not be logged, one line each."""
+"""Tag: items that could not be logged, one line each."""
 
 _PARAMS_AT_ONCE, _METRICS_AT_ONCE = 100, 1000
 _MAX_KEYS = 4
@@ -60,8 +60,8 @@ class Run:
     inside the block takes precedence, and nested blocks of the same run end nothing. Inside the
     block, values are buffered for up to a second; a killed process loses the buffer.
 
-    What the store rejects is skipped with a warning and listed in `not_logged`, unless it is
-    required: the settings, the checkpoint and the final status. Metrics and tags that cannot be
+    Items that the store rejects are skipped with a warning and listed in `not_logged`, unless they
+    are required: the settings, the checkpoint and the final status. Metrics and tags that cannot be
     written for a reason that users can fix (disk full, server down) stay in the buffer, and are
     written later. Everything else that fails for such a reason raises UserError.
     """
@@ -85,7 +85,7 @@ class Run:
         self.tags: dict[str, str] = {}
         """Tags set by this object, in stored form."""
         self.not_logged: list[str] = []
-        """What could not be logged, one line each."""
+        """Items that could not be logged, one line each."""
         self._client = client
         self._depth = 0
         self._metrics: list[Metric] = []
@@ -162,7 +162,7 @@ class Run:
         self._pending_tags |= set(stored)
 
     def _write_when_due(self) -> None:
-        """Write the buffer if that is due; inside the block, postpone what fails."""
+        """Write the buffer if it is due; inside the block, failed writes are postponed."""
         if not self._depth:
             self._write()
             return
@@ -178,20 +178,20 @@ class Run:
         self._next_write = time.monotonic() + pause
 
     def _write(self) -> None:
-        """Write the buffer. What is not written when a UserError is raised stays in it."""
+        """Write the buffer. If a UserError is raised, unwritten values stay in it."""
         while self._metrics or self._pending_tags:
             batch = self._metrics[:_METRICS_AT_ONCE]
             tags = [RunTag(key, self.tags[key]) for key in sorted(self._pending_tags)]
             keys = sorted({metric.key for metric in batch} | self._pending_tags)
-            what = ", ".join(keys[:_MAX_KEYS]) + (", …" if keys[_MAX_KEYS:] else "")
-            with self.handle_errors(what):
+            names = ", ".join(keys[:_MAX_KEYS]) + (", …" if keys[_MAX_KEYS:] else "")
+            with self.handle_errors(names):
                 self._client.log_batch(self.id, metrics=batch, tags=tags)
             del self._metrics[: len(batch)]
             self._pending_tags.clear()
 
     @contextlib.contextmanager
-    def handle_errors(self, what: str, *, required: bool = False) -> Iterator[None]:
-        """Skip `what` if the store rejects it: warn, and record it in `not_logged`.
+    def handle_errors(self, item: str, *, required: bool = False) -> Iterator[None]:
+        """Skip `item` if the store rejects it: warn, and record it in `not_logged`.
 
         required: raise UserError instead. Errors that users can fix (disk full, server lost) are
         raised as UserError in both cases.
@@ -202,7 +202,7 @@ class Run:
         except UserError:
             raise
         except Exception as error:  # artifact stores raise the errors of their own libraries
-            line = f"{what}: {first_line(error)}"
+            line = f"{item}: {first_line(error)}"
             if required:
                 raise UserError(f"run {self.id[:8]}: could not log {line}") from error
             log.warning("run %s: could not log %s", self.id[:8], line)

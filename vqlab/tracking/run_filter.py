@@ -26,11 +26,11 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 @dataclass(frozen=True)
 class Condition:
-    """A limit on a metric, such as `test/image_auroc>=0.9`."""
+    """A condition on a metric, such as `test/image_auroc>=0.9`."""
 
     key: str
     sign: str
-    limit: float
+    bound: float
 
     @classmethod
     def parse(cls, text: str) -> Condition:
@@ -47,14 +47,14 @@ class Condition:
         )
 
     def holds(self, run: RunRecord) -> bool:
-        """Return whether the run has the metric, within the limit."""
+        """Return whether the run has the metric and meets the condition."""
         value = run.metrics.get(self.key)
-        return value is not None and _COMPARE[self.sign](value, self.limit)
+        return value is not None and _COMPARE[self.sign](value, self.bound)
 
 
 @dataclass(frozen=True)
 class RunFilter:
-    """Which runs to select; an empty filter selects all."""
+    """Selection of runs; an empty filter selects all."""
 
     category: str | None = None
     detector: str | None = None
@@ -63,7 +63,7 @@ class RunFilter:
     study: str | None = None
     """Name of a study, or key of a benchmark."""
     older_than: timedelta | None = None
-    """Of the start of the run."""
+    """Minimum age since the start of the run."""
     conditions: Sequence[Condition] = field(default_factory=tuple)
 
     @property

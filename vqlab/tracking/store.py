@@ -58,7 +58,7 @@ _CONFLICTS = (
     "SerializationFailure",
 )  # fmt: skip
 
-# `Client` raises as UserError what these would print.
+# `Client` raises UserErrors instead of the messages that these would print.
 for _name in ("mlflow.store.db.utils", "mlflow.system_metrics"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
@@ -129,8 +129,8 @@ def connect(store: Store, create: bool = True, write: bool = True) -> Client:
     """Return a client of `store`. Raises UserError if the store cannot be used.
 
     create: create a store that does not exist; otherwise that is a UserError, and no file or
-    folder is created on this machine. write: False, for whatever only reads runs, takes a copy of
-    the database where the store cannot be written.
+    folder is created on this machine. write: False, for reading runs only, uses a copy of the
+    database if the store is not writable.
     """
     if store.artifacts is None:
         _reach(store.uri)
@@ -301,6 +301,6 @@ def _reach(uri: str) -> None:
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise UserError(
-            f"the tracking server {address} does not answer ({reason}); start it, or unset "
+            f"the tracking server {address} does not respond ({reason}); start it, or unset "
             "MLFLOW_TRACKING_URI."
         ) from None

@@ -16,7 +16,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def raise_on_signals() -> dict[int, Any]:
-    """Raise Terminated on SIGTERM and SIGHUP from here on; return the previous handlers.
+    """Raise Terminated on SIGTERM and SIGHUP from now on; return the previous handlers.
 
     Handlers set by others and ignored signals (nohup) stay. Only in the main thread; elsewhere
     nothing changes.

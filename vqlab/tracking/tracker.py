@@ -146,15 +146,15 @@ class Tracker:
         Runs whose process may be alive are unchanged: see `vqlab.tracking.liveness`.
         """
         running = self._search("attributes.status = 'RUNNING'")
-        gone = [r for r in running if owner_is_gone(r.tags, self.root)]
-        # Read again, for a process may have finished its run and ended in between.
-        gone = [r for r in gone if self._client.get_run(r.run_id).info.status == "RUNNING"]
-        for record in gone:
+        orphaned = [r for r in running if owner_is_gone(r.tags, self.root)]
+        # Read again: a process may have finished its run and ended in between.
+        orphaned = [r for r in orphaned if self._client.get_run(r.run_id).info.status == "RUNNING"]
+        for record in orphaned:
             self._client.set_tag(record.run_id, "vqlab.failure", "interrupted")
             self._client.set_terminated(record.run_id, status="FAILED")
-        marked = {record.run_id for record in gone}
+        marked = {record.run_id for record in orphaned}
         delete_locks(self.root, (r.tags for r in running if r.run_id not in marked))
-        return gone
+        return orphaned
 
     def run_folder(self, run_id: str) -> Path:
         """Return the local folder for files of a run that are not artifacts; it may not exist."""
@@ -180,7 +180,7 @@ class Tracker:
         return match
 
     def get(self, run_id: str) -> RunRecord | None:
-        """Return the run with this ID, also if deleted in the UI; None after `mlflow gc`."""
+        """Return the run with this ID, even if it was deleted in the UI; None after `mlflow gc`."""
         try:
             run = self._client.get_run(run_id)
             experiment = self._client.get_experiment(run.info.experiment_id).name
@@ -191,7 +191,7 @@ class Tracker:
         return self._record(run, experiment)
 
     def _refuse_deleted(self, reference: str) -> None:
-        """Raise UserError with the command that restores it if a deleted run matches."""
+        """Raise UserError if a deleted run matches, with the command that restores it."""
         every = self._client.search_experiments(ViewType.ALL, max_results=_PAGE)
         experiments = {experiment.experiment_id: experiment for experiment in every}
         if not experiments:
@@ -202,14 +202,14 @@ class Tracker:
                 continue
             experiment = experiments[run.info.experiment_id]
             how = f"mlflow runs restore --run-id {record.run_id}"
-            what = f"run {record.name} ({record.run_id[:8]}) was deleted"
+            message = f"run {record.name} ({record.run_id[:8]}) was deleted"
             if experiment.lifecycle_stage == "deleted":
                 how = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
-                what += f" with its experiment {experiment.name}"
+                message += f" with its experiment {experiment.name}"
             uri = "" if self._client.store.artifacts is None else (
                 f"MLFLOW_TRACKING_URI={without_password(self._client.store.uri)} "
             )  # fmt: skip
-            raise UserError(f"{what}; restore it in the MLflow UI, or with: {uri}{how}")
+            raise UserError(f"{message}; restore it in the MLflow UI, or with: {uri}{how}")
 
     def history(self, run_id: str, prefixes: tuple[str, ...]) -> list[dict[str, float]]:
         """Return the logged metrics with these key prefixes, one dict per step."""
@@ -224,13 +224,13 @@ class Tracker:
         self, *, kinds: Iterable[str] | None = None, tags: Mapping[str, str] | None = None
     ) -> list[RunRecord]:
         """Return runs, newest first, filtered by tag `vqlab.kind` and by `tags`."""
-        wanted = stored_tags(tags or {})
+        required = stored_tags(tags or {})
         if self._client.store.artifacts is None:  # a server
-            records = self._search(tagged(wanted))
+            records = self._search(tagged(required))
         else:
-            records = stored_runs(self._client, wanted)
+            records = stored_runs(self._client, required)
         # The database may ignore case, and the query omits values that cannot be quoted.
-        records = [r for r in records if wanted.items() <= r.tags.items()]
+        records = [r for r in records if required.items() <= r.tags.items()]
         if kinds is not None:
             allowed = set(kinds)
             records = [r for r in records if r.tags.get("vqlab.kind") in allowed]
@@ -270,7 +270,7 @@ class Tracker:
     def amend(self, run_id: str, *, repeated: bool = False) -> Run:
         """Return an ended run for adding metrics, tags and artifacts; its status stays.
 
-        repeated: the work is a repetition, and steps logged before are not logged again.
+        repeated: the work is repeated, so that steps logged before are not logged again.
         """
         return Run(self._client, run_id, resumed=repeated)
 

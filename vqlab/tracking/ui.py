@@ -25,7 +25,7 @@ def ui_command(
     allowed_hosts: names and addresses, besides those of the loopback interface, by which browsers
     may call this server; `*` matches any text. Empty: MLflow's default.
 
-    A store that does not exist yet is created, so that the UI shows runs as they come.
+    A store that does not exist yet is created, so that the UI shows new runs.
 
     Raises UserError if a server serves the store already, or the store cannot be used.
     """
@@ -47,7 +47,7 @@ def ui_command(
 
 
 def _host_headers(hosts: Sequence[str], port: int) -> list[str]:
-    """Return the `Host` headers that MLflow must accept: it compares them whole, port included."""
+    """Return the `Host` headers that MLflow must accept; it compares them including the port."""
     headers: list[str] = []
     for host in hosts:
         headers.append(host)  # of port 80, or behind a proxy

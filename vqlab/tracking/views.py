@@ -186,8 +186,8 @@ def chart_view(
         if any(chart.wide for chart in charts if chart.section == section["name"]):
             section |= {"columns": 1, "cardHeight": 720}
     keys = [*logged, *(key for chart in charts for key in chart.settings.get("imageKeys", ()))]
-    others = dict.fromkeys([*_SECTIONS, *(key.rpartition("/")[0] for key in keys)])
-    sections += [_section(name, f"more-{name}", display=False) for name in others if name]
+    names = dict.fromkeys([*_SECTIONS, *(key.rpartition("/")[0] for key in keys)])
+    sections += [_section(name, f"more-{name}", display=False) for name in names if name]
     table = table_view(name, columns, runs)
     page = {
         "compareRunCharts": cards,

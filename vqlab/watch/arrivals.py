@@ -24,8 +24,8 @@ class Arrival:
 
 
 class Arrivals:
-    """Files of a folder that were not judged. The folder is listed again and again: on network
-    storage, files written by other machines cause no event."""
+    """Files of a folder that have not been judged yet. The folder is polled, because files written
+    by other machines to network storage cause no event."""
 
     def __init__(
         self,
@@ -41,13 +41,13 @@ class Arrivals:
         self._unchanged_for = unchanged_for
         self._judged = judged
         self._first_seen: dict[str, tuple[Identity, float]] = {}
-        """Files that were not judged: identity, and when it was first seen."""
+        """Files that have not been judged: identity, and when it was first seen."""
         self._judged_files: dict[str, Identity] = {}
         """Judged files that are still in the folder."""
 
     @property
     def waiting(self) -> int:
-        """Number of files that were not judged."""
+        """Number of files that have not been judged."""
         return len(self._first_seen)
 
     def complete(self, now: float) -> list[Arrival]:

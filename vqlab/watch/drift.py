@@ -10,9 +10,9 @@ from typing import Any
 from vqlab.data.appearance import NORMAL_IMAGES
 from vqlab.errors import UserError
 from vqlab.model import Model
+from vqlab.watch.changes import Properties, significant_changes
 from vqlab.watch.drift_test import DriftStep, DriftTest, tie_breaker
 from vqlab.watch.martingale import ChangeMartingale
-from vqlab.watch.moved import Properties, what_moved
 from vqlab.watch.store import Part, Store, TestState
 
 _LARGEST = 690.0
@@ -35,7 +35,7 @@ class Drift:
             self.notes.append(
                 "the model does not store all scores of its held-out normal images as they were "
                 "captured (it was trained with data.shifts, or by an older vqlab), so drift is "
-                "detected only if the parts change while they are watched."
+                "detected only if the parts change while the folder is watched."
             )
         self._normal = Properties(list(scores), **model.meta.get(NORMAL_IMAGES, {}))
         with store.transaction():
@@ -49,7 +49,7 @@ class Drift:
         """Return the stored test of this model, or a new one."""
         model, state = self._model.digest, self._store.test()
         if state is not None and state.model != model:
-            self.notes.append("the model changed, so a new drift test starts.")
+            self.notes.append("the model has changed, so a new drift test starts.")
             state = None
         if state is None or new:
             return self._store.start_test(model, level)
@@ -87,7 +87,7 @@ class Drift:
             if values:
                 setattr(before, name, values)
         after = Properties.of(self._store.parts(self.state.id, since, part.id))
-        moved = what_moved(before, after, self._model.thresholds)
+        changes = significant_changes(before, after, self._model.thresholds)
         self.alarm = {
             "test": self.state.id,
             "part": part.id,
@@ -96,8 +96,8 @@ class Drift:
             "wealth": wealth_of(part.log_wealth),
             "tested": self.count,
             "since_part": since + 1,
-            "moved": [{**asdict(each), "text": each.text} for each in moved],
-            "text": alarm_text(part.id, since + 1, [each.text for each in moved]),
+            "moved": [{**asdict(each), "text": each.text} for each in changes],
+            "text": alarm_text(part.id, since + 1, [each.text for each in changes]),
         }
         self._store.add_alarm(self.state.id, self.alarm)
         return self.alarm
@@ -117,7 +117,7 @@ def changed_after(parts: Iterable[Part]) -> int:
     return number
 
 
-def alarm_text(part: int, since: int, moved: list[str]) -> str:
+def alarm_text(part: int, since: int, changes: list[str]) -> str:
     """Return an alarm as a sentence."""
-    changes = "; ".join(moved) or "no single property moved significantly yet"
-    return f"parts differ since about part {since} (alarm at part {part}): {changes}."
+    text = "; ".join(changes) or "no single property has changed significantly yet"
+    return f"parts have differed since about part {since} (alarm at part {part}): {text}."

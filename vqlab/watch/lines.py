@@ -1,4 +1,4 @@
-"""`parts.jsonl`: one JSON line per judged part, a copy of the database."""
+"""`parts.jsonl`: one JSON line per judged part, copied from the database."""
 
 from __future__ import annotations
 

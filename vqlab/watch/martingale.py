@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 EXPONENTS = (1 / 8, 1 / 4, 1 / 2)
-"""Densities κ p^(κ - 1) of the bets: the smaller κ, the more is bet on small p-values."""
+"""Densities κ p^(κ - 1) of the bets: the smaller κ, the larger the bet on small p-values."""
 _SMALLEST = 2.0**-53
 _ACCOUNTS = 2 * len(EXPONENTS)
 

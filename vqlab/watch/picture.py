@@ -1,4 +1,4 @@
-"""Picture of a drift test, drawn again from time to time."""
+"""Picture of a drift test, redrawn periodically."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _INTERVAL = 60.0
 
 
 class DriftPicture:
-    """Draws `drift.png`: at the alarm, every minute with new parts, and at the end."""
+    """Draws `drift.png` at the alarm, every minute if there are new parts, and at the end."""
 
     def __init__(self, model: Model, store: Store, output: Path) -> None:
         self._model, self._store, self._path = model, store, output / NAME

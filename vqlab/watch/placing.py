@@ -15,7 +15,7 @@ from vqlab.text import visible
 from vqlab.watch.store import Part, Store
 
 Sort = Literal["none", "copy", "move"]
-"""What happens to the files of judged parts."""
+"""How the files of judged parts are sorted."""
 
 
 def choose_target(store: Store, folder: Path, output: Path, path: Path, verdict: str) -> str:

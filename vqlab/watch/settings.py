@@ -15,7 +15,7 @@ from vqlab.watch.webhook import Webhook
 
 @dataclass(frozen=True)
 class WatchSettings:
-    """What is watched, and what happens to the parts. Raises UserError for invalid values."""
+    """The watched folder, and how its parts are handled. Raises UserError for invalid values."""
 
     folder: Path
     """Folder of arriving images; made absolute."""
@@ -24,7 +24,7 @@ class WatchSettings:
     sort: Sort = "none"
     """Whether files are copied or moved to `output/<verdict>/`."""
     unchanged_for: float = 1.0
-    """Seconds for which size and time of a file must not change before it is read."""
+    """Seconds that size and time of a file must remain unchanged before it is read."""
     patience: float = 30.0
     """Seconds after which an unchanged file that cannot be read gets the verdict `unreadable`."""
     level: float = 0.01

@@ -1,4 +1,4 @@
-"""The state of a drift test, for other processes to show."""
+"""The state of a drift test, read by other processes."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Part:
     line: str
     """Its line in `parts.jsonl`."""
     target: str | None
-    """Where its file is moved or copied, see `file_text`; None: nowhere."""
+    """Path that its file is moved or copied to, see `file_text`; None: not sorted."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Store:
 
     def _prepare(self, folder: Path) -> None:
         with self.transaction():
-            version = self._one("PRAGMA user_version")[0]
+            version = self._fetch_one("PRAGMA user_version")[0]
             if version == 0:
                 for statement in _SCHEMA.split(";"):
                     self._database.execute(statement)
@@ -129,7 +129,7 @@ class Store:
                 raise UserError(
                     f"{self.path} must have version {_VERSION}; got {version}; update vqlab."
                 )
-        self.id, watched = self._one("SELECT id, folder FROM watch")
+        self.id, watched = self._fetch_one("SELECT id, folder FROM watch")
         if watched != file_text(folder):
             raise UserError(
                 f"{self.path} belongs to the folder {watched}; choose another --output for "
@@ -155,7 +155,7 @@ class Store:
 
     def next_part(self) -> int:
         """Return the number of the next part, from 1."""
-        return int(self._one("SELECT coalesce(max(id), 0) + 1 FROM parts")[0])
+        return int(self._fetch_one("SELECT coalesce(max(id), 0) + 1 FROM parts")[0])
 
     def judged(self, path: Path) -> Identity:
         """Return the identity of a file when it was last judged; None if it was not."""
@@ -166,10 +166,10 @@ class Store:
     def has_target(self, target: str) -> bool:
         """Return whether the file of a part has this target."""
         sql = "SELECT EXISTS (SELECT 1 FROM parts WHERE target = ?)"
-        return bool(self._one(sql, target)[0])
+        return bool(self._fetch_one(sql, target)[0])
 
     def add(self, part: Part, test: int, mode: str) -> None:
-        """Add a part to a test, and its file to those to place (if it has a target)."""
+        """Add a part to a test, and queue its file to be sorted if it has a target."""
         size, modified = part.identity or (0, 0)
         values = (
             part.id, test, part.file, size, modified, part.verdict, part.score, part.brightness,
@@ -180,13 +180,13 @@ class Store:
             self._execute("INSERT INTO placements VALUES (?, ?)", part.id, mode)
 
     def parts(self, test: int, after: int = 0, until: int | None = None) -> Iterator[Part]:
-        """Yield the parts of a test, in order: those after one part, until another."""
+        """Yield the parts of a test in order, from the one following `after` to `until`."""
         last = self.next_part() if until is None else until
         sql = "SELECT * FROM parts WHERE test = ? AND id > ? AND id <= ? ORDER BY id"
         return map(_part, self._database.execute(sql, (test, after, last)))
 
     def lines(self, after: int) -> Iterator[str]:
-        """Yield the lines of all parts after one part, in order."""
+        """Yield the lines of the parts following `after`, in order."""
         rows = self._database.execute("SELECT line FROM parts WHERE id > ? ORDER BY id", (after,))
         return (row[0] for row in rows)
 
@@ -196,12 +196,12 @@ class Store:
         return {verdict: count for verdict, count in rows}
 
     def unplaced(self) -> list[tuple[Part, str]]:
-        """Return the parts whose file has to be placed, and whether to `move` or `copy` it."""
+        """Return the parts whose file is still to be sorted, with the mode (`move` or `copy`)."""
         sql = "SELECT parts.*, mode FROM placements JOIN parts ON parts.id = part ORDER BY part"
         return [(_part(row), row["mode"]) for row in self._database.execute(sql)]
 
     def placed(self, part: int) -> None:
-        """Remove a part from those to place."""
+        """Mark the file of a part as sorted."""
         self._execute("DELETE FROM placements WHERE part = ?", part)
 
     # Drift tests
@@ -252,9 +252,9 @@ class Store:
         """Return the number of events to deliver, and the latest reason for a failure."""
         sql = "SELECT error FROM events ORDER BY due DESC, id DESC LIMIT 1"
         row = self._database.execute(sql).fetchone()
-        return int(self._one("SELECT count(*) FROM events")[0]), row[0] if row else ""
+        return int(self._fetch_one("SELECT count(*) FROM events")[0]), row[0] if row else ""
 
-    def _one(self, sql: str, *values: Any) -> sqlite3.Row:
+    def _fetch_one(self, sql: str, *values: Any) -> sqlite3.Row:
         row: sqlite3.Row = self._database.execute(sql, values).fetchone()
         return row
 

@@ -111,7 +111,7 @@ def test_a_clearly_better_trial_replaces_the_recipe(
     assert f"{better - recipe_value:+.4f}" in rule.reason()
 
 
-def test_less_is_better_where_the_study_minimises(tracker: Tracker, tmp_path: Path) -> None:
+def test_lower_is_better_where_the_study_minimises(tracker: Tracker, tmp_path: Path) -> None:
     study = optuna.create_study(direction="minimize")
     add(study, tracker, tmp_path, scored(2.0), as_in_recipe=True)
     add(study, tracker, tmp_path, scored(1.0))

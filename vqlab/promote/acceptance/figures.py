@@ -9,11 +9,11 @@ from vqlab.metrics import (
     ANOMALOUS_IMAGES,
     NORMAL_IMAGES,
     headlines,
+    lower_is_better,
     metric_title,
     of_split,
     rate_counts,
 )
-from vqlab.metrics import less_is_better as lower_is_better
 from vqlab.text import unique_key
 from vqlab.tracking import RunRecord
 

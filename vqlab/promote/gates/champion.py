@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vqlab.evaluation import MEAN, CategoryEvidence, Paired, paired_differences
-from vqlab.metrics import Difference, Interval, less_is_better, metric_title
+from vqlab.metrics import Difference, Interval, lower_is_better, metric_title
 from vqlab.promote.comparison import MetricComparison
 from vqlab.promote.gates.gate import Gate, Status
 from vqlab.promote.gates.settings import GateSettings
@@ -41,7 +41,7 @@ def value_gate(
     text += "." * (status == "passed")
     interval = difference.interval if difference else None
     assert gain is not None and comparison.champion_value is not None
-    lower = less_is_better(name)
+    lower = lower_is_better(name)
     return Gate(
         name, status, text, comparison.value - comparison.champion_value, interval,
         0.0 - comparison.min_delta if lower else comparison.min_delta,
@@ -87,7 +87,7 @@ class _Pair:
 
     @property
     def sign(self) -> int:
-        return -1 if less_is_better(self.metric) else 1
+        return -1 if lower_is_better(self.metric) else 1
 
     @property
     def gain(self) -> float:
@@ -120,7 +120,7 @@ class _Pair:
 
 def _worst_category(paired: Paired, metric: str) -> tuple[str, float]:
     """Return the category with the least gain, and the gain; empty for a single category."""
-    sign = -1 if less_is_better(metric) else 1
+    sign = -1 if lower_is_better(metric) else 1
     gains = {
         category: sign * differences[metric].value
         for category, differences in paired.differences.items()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from optuna.trial import FrozenTrial
 
-from vqlab.metrics import Difference, less_is_better
+from vqlab.metrics import Difference, lower_is_better
 from vqlab.sweep.events import TrialKey
 from vqlab.sweep.report.copies import study_copy, values_copy
 from vqlab.sweep.report.study_data import StudyData
@@ -238,7 +238,7 @@ def test_against_validation(
 
 def with_direction(name: str) -> str:
     """Return the name of a test metric, marked where lower is better."""
-    return f"{name} ↓" if less_is_better(f"test/{name}") else name
+    return f"{name} ↓" if lower_is_better(f"test/{name}") else name
 
 
 def _colours(data: StudyData) -> dict[str, str]:

@@ -12,9 +12,9 @@ from vqlab.evaluation import Thresholds
 from vqlab.watch.store import Part
 
 SIGNIFICANT = 0.01
-"""Level, after Bonferroni correction, at which a property counts as moved."""
+"""Level, after Bonferroni correction, at which a property counts as changed."""
 MIN_IMAGES = 5
-"""Fewer images than this are not compared."""
+"""Minimum number of images to compare."""
 
 
 @dataclass
@@ -39,23 +39,25 @@ class Properties:
 
 
 @dataclass(frozen=True)
-class Moved:
-    """A property before and after a change."""
+class Change:
+    """A property before and after a change. The fields are keys of the alarm event."""
 
     what: str
     before: str
     after: str
     p_value: float
-    """Of a two-sided test (Mann-Whitney; Fisher for shares), with Bonferroni correction. It
-    describes: the guarantee is that of the alarm."""
+    """Of a two-sided test (Mann-Whitney; Fisher for shares), with Bonferroni correction.
+    Descriptive only: the guarantee is that of the alarm."""
 
     @property
     def text(self) -> str:
-        """The property as a sentence without its full stop."""
+        """The change as a sentence without a full stop."""
         return f"{self.what} {self.before} → {self.after}"
 
 
-def what_moved(before: Properties, after: Properties, thresholds: Thresholds) -> list[Moved]:
+def significant_changes(
+    before: Properties, after: Properties, thresholds: Thresholds
+) -> list[Change]:
     """Return the properties that differ significantly, the most significant first."""
     candidates = [
         *_numbers("median score", before.score, after.score),
@@ -66,13 +68,13 @@ def what_moved(before: Properties, after: Properties, thresholds: Thresholds) ->
         *_concepts(before.concept, after.concept),
     ]
     corrected = [
-        Moved(each.what, each.before, each.after, min(1.0, each.p_value * len(candidates)))
+        Change(each.what, each.before, each.after, min(1.0, each.p_value * len(candidates)))
         for each in candidates
     ]
     return sorted((m for m in corrected if m.p_value < SIGNIFICANT), key=lambda m: m.p_value)
 
 
-def _numbers(what: str, before: Sequence[float], after: Sequence[float]) -> list[Moved]:
+def _numbers(name: str, before: Sequence[float], after: Sequence[float]) -> list[Change]:
     """Compare the medians of two lists of numbers; empty if one is too short."""
     from scipy.stats import mannwhitneyu
 
@@ -81,22 +83,22 @@ def _numbers(what: str, before: Sequence[float], after: Sequence[float]) -> list
     p_value = float(mannwhitneyu(before, after).pvalue)
     old, new = float(np.median(before)), float(np.median(after))
     change = f" ({(new - old) / abs(old):+.0%})" if old else ""
-    return [Moved(what, f"{old:.4g}", f"{new:.4g}{change}", p_value)]
+    return [Change(name, f"{old:.4g}", f"{new:.4g}{change}", p_value)]
 
 
-def _upper_quantile(before: Sequence[float], after: Sequence[float]) -> list[Moved]:
+def _upper_quantile(before: Sequence[float], after: Sequence[float]) -> list[Change]:
     """Compare the share of scores above the 95 % quantile of `before`."""
     if min(len(before), len(after)) < MIN_IMAGES:
         return []
-    limit = float(np.quantile(before, 0.95))
-    hits = [sum(score > limit for score in scores) for scores in (before, after)]
-    what = f"share of scores above {limit:.4g} (95 % quantile)"
-    return [_shares(what, hits, [len(before), len(after)])]
+    quantile = float(np.quantile(before, 0.95))
+    hits = [sum(score > quantile for score in scores) for scores in (before, after)]
+    name = f"share of scores above {quantile:.4g} (95 % quantile)"
+    return [_shares(name, hits, [len(before), len(after)])]
 
 
 def _rejects(
     before: Sequence[float], after: Sequence[float], thresholds: Thresholds
-) -> list[Moved]:
+) -> list[Change]:
     """Compare the shares of rejected images."""
     if min(len(before), len(after)) < MIN_IMAGES:
         return []
@@ -104,7 +106,7 @@ def _rejects(
     return [_shares("share rejected", hits, [len(before), len(after)])]
 
 
-def _concepts(before: Sequence[int], after: Sequence[int]) -> list[Moved]:
+def _concepts(before: Sequence[int], after: Sequence[int]) -> list[Change]:
     """Compare the share of each concept."""
     if min(len(before), len(after)) < MIN_IMAGES:
         return []
@@ -115,9 +117,9 @@ def _concepts(before: Sequence[int], after: Sequence[int]) -> list[Moved]:
     ]
 
 
-def _shares(what: str, hits: Sequence[int], totals: Sequence[int]) -> Moved:
+def _shares(name: str, hits: Sequence[int], totals: Sequence[int]) -> Change:
     from scipy.stats import fisher_exact
 
     table = [[hit, total - hit] for hit, total in zip(hits, totals, strict=True)]
     before, after = (f"{hit / total:.1%}" for hit, total in zip(hits, totals, strict=True))
-    return Moved(what, before, after, float(fisher_exact(table).pvalue))
+    return Change(name, before, after, float(fisher_exact(table).pvalue))

@@ -175,7 +175,7 @@ def test_a_test_belongs_to_its_model_and_level(model: Model, tmp_path: Path) -> 
         watch(model, level=0.05)
     assert watch(model, level=0.05, new_test=True).tested == 0
     assert watch(tiny_model(0.4)).tested == 0
-    assert "does not store all scores" in notes[0] and "the model changed" in notes[1]
+    assert "does not store all scores" in notes[0] and "the model has changed" in notes[1]
 
 
 def test_wrong_settings_are_one_sentence(tmp_path: Path) -> None:

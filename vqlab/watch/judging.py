@@ -38,7 +38,7 @@ from vqlab.watch.webhook import Delivery
 _LOCK = ".watch.lock"
 _RECENT = 10
 _SHARE = 10
-"""Pause between listings of the folder, at least so many times as long as a listing."""
+"""Minimum pause between listings of the folder, as a multiple of the time that a listing takes."""
 
 
 @dataclass
@@ -50,14 +50,14 @@ class Status:
     recent: deque[PredictedFile] = field(default_factory=lambda: deque(maxlen=_RECENT))
     """Latest parts judged since the start of the process."""
     waiting: int = 0
-    """Number of files that are not judged yet."""
+    """Number of files that have not been judged yet."""
     tested: int = 0
     """Number of parts in the drift test."""
     wealth: float = 1.0
     level: float = 0.01
     alarm: dict[str, Any] | None = None
     undelivered: int = 0
-    """Number of events that the webhook did not accept yet."""
+    """Number of events that the webhook has not accepted yet."""
     problem: str = ""
     """Why the folder cannot be listed, or the webhook does not accept events."""
 
@@ -99,7 +99,7 @@ def watch_folder(
 
 
 class _Watch:
-    """The parts of one process."""
+    """Everything that one process needs to judge files."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class _Watch:
         self._refresh()
 
     def close(self) -> None:
-        """Draw the last picture, and deliver what can be delivered."""
+        """Draw the last picture, and deliver the remaining events if possible."""
         if self._delivery is not None:
             self._delivery.stop()
         self._picture.draw(self._drift.state.id, self._drift.alarm)
@@ -150,7 +150,7 @@ class _Watch:
             stop.wait(pause)
 
     def _judge_all(self, arrivals: list[Arrival], stop: threading.Event) -> None:
-        """Judge files in order, several at the same time on a CPU."""
+        """Judge files in order; on a CPU several at the same time."""
         threads = torch.get_num_threads() if self._model.device.type == "cpu" else 1
         files = [(arrival.path, "") for arrival in arrivals]
         results = map_in_order(partial(score_file, self._model), files, threads)
@@ -163,11 +163,11 @@ class _Watch:
     def _judge(self, arrival: Arrival, identity: Identity, prediction: Prediction | str) -> None:
         """Store the verdict of a file; leave it if it is not complete."""
         if identity != arrival.identity or identity_of(arrival.path) != identity:
-            return  # written meanwhile
+            return  # changed in the meantime
         if not isinstance(prediction, str) and not math.isfinite(prediction.score):
             prediction = "the model's score of this image is not a finite number"
         elif isinstance(prediction, str) and arrival.unchanged < self._settings.patience:
-            return  # maybe the rest follows
+            return  # the rest may follow
         row = predicted_row(self._model, arrival.path, prediction)
         with self._store.transaction():
             self._add(arrival, row, prediction)
@@ -208,7 +208,7 @@ class _Watch:
                 store.add_event(_event("drift.alarm", alarm))
 
     def _place(self) -> None:
-        """Move or copy the files that wait for it."""
+        """Move or copy the files that are still to be sorted."""
         for part, mode in self._store.unplaced():
             place(part, mode)
             self._store.placed(part.id)
