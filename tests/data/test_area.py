@@ -141,7 +141,7 @@ def test_a_mask_may_have_another_size_but_not_another_shape() -> None:
         assert area.fits(size) and area.at(size).shape == size and area.at(size).any()
     for size in ((75, 100), (100, 78), (100, 100), (1000, 700)):
         assert not area.fits(size)
-        with pytest.raises(UserError, match=rf"it is {size[1]}x{size[0]} pixels; .* 75x100, of"):
+        with pytest.raises(UserError, match=rf"it is {size[1]}x{size[0]} pixels; .* 75x100, which"):
             area.at(size)
     again = InspectedArea.decode(area.encode())
     assert (again.mask == area.mask).all() and again.digest == area.digest
@@ -274,7 +274,7 @@ def test_a_check_validates_the_area(small_root: Path, half: Path, tmp_path: Path
     assert "the masks of 6 of 6 defect images" in partial.warnings[-1]
     wide = report(ignore=str(mask_file(tmp_path / "wide.png", disc((30, 60)))))
     images = len(list(small_root.glob("*/t*/*/*.png")))
-    assert len(wide.errors) == images and "of another aspect ratio" in wide.errors[0]
+    assert len(wide.errors) == images and "which is another aspect ratio" in wide.errors[0]
     alone = load_dataset(settings(root=str(small_root), categories=["cable"], roi=str(half)))
     assert checked.rows[0].fingerprint == alone.fingerprint
 

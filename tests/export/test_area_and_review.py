@@ -59,7 +59,10 @@ def test_images_of_another_shape_are_unreadable(
 ) -> None:
     Image.new("RGB", (32, 20)).save(tmp_path / "wide.png")
     assert main([str(bundle / "model.onnx"), str(tmp_path / "wide.png")]) == 3
-    assert "it is 32x20 pixels; the inspected area is 32x32" in capsys.readouterr().out
+    assert (
+        "it is 32x20 pixels; the inspected area (data.roi, data.ignore) is 32x32"
+        in capsys.readouterr().out
+    )
 
 
 def test_the_readme_states_the_review_threshold(bundle: Path, model: Model) -> None:

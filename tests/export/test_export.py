@@ -152,7 +152,7 @@ def test_every_detector_in_every_format(
             pytest.importorskip("openvino")
         exported = export_model(model, kind, tmp_path / kind)
         assert_same(exported)
-        again = FORMATS[kind].read(exported.paths[0])
+        again = FORMATS[kind].load(exported.paths[0])
         assert again.description == describe(model)
         maps, scores = again.run(np.stack([images] * 3))
         assert maps.shape == (3, 32, 32) and scores.shape == (3,)

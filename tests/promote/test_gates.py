@@ -147,7 +147,7 @@ def test_a_category_of_a_joint_model_that_is_worse_is_a_warning(scores: np.ndarr
     gates = {g.name: g for g in paired_gates(*contenders, 1, GateSettings())}
     assert gates["improvement"].status == "passed"
     auroc = gates["image_auroc"]
-    assert auroc.status == "warning" and "of the categories, b is worse by 0.0" in auroc.sentence
+    assert auroc.status == "warning" and "category b is worse by 0.0" in auroc.sentence
 
 
 def record(metrics: dict[str, float] | None = None, **tags: str) -> RunRecord:

@@ -41,7 +41,7 @@ def test_the_command(train: Train, tracker: Tracker) -> None:
         assert "champion" in call("history", *words, *mlruns)
     for words, sentence in (
         ([], "a category is required"),
-        (["part", "-c", "other"], "one category is required; got part and --category other"),
+        (["part", "-c", "other"], "only one category is allowed; got part and --category other"),
         (["prat"], "did you mean part"),
     ):
         assert sentence in refusal("history", *words, *mlruns)

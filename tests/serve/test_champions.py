@@ -97,7 +97,7 @@ def test_damaged_champion_is_not_used(
         assert body["version"] == 1 and body["images"][0]["error"] is None
         named = post(address, good_file.read_bytes(), version=2)
         assert named.status_code == 503
-        assert error_of(named) == ("version 2 of part cannot be loaded; the server's log says why.")
+        assert error_of(named) == ("version 2 of part cannot be loaded; see the server's log.")
     messages = [record.getMessage() for record in caplog.records]
     warnings = [m for m in messages if m.startswith("champions could not be updated")]
     assert len(warnings) == 1 and "is not the file that was registered" in warnings[0]

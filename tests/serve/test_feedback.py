@@ -197,7 +197,7 @@ def test_an_image_moved_between_folders_by_hand_is_left_out(
     moved.rename(copy / "part/test/good/moved.png")
     result = write_feedback("part", mlruns, tmp_path / "data", Folders(copy))
     [note] = [note for note in result.notes if "moved.png" in note]
-    assert "is a test image of the dataset, but it became a t" in note
+    assert "is a test image of the dataset, but was a t" in note
     assert all(digest not in digests for digests in roles_in(tmp_path / "data").values())
 
 
@@ -271,7 +271,9 @@ def test_a_category_of_a_joint_model(root: Path, joint: Path, tmp_path: Path) ->
     assert not (held_out | {claimed}) & written["test"]
     digests = {path: pixels_digest(read_image(path)) for path in new}
     tested = {path: digest for path, digest in digests.items() if digest in written["test"]}
-    with pytest.raises(UserError, match="cannot set a threshold: vqlab feedback made it a test im"):
+    with pytest.raises(
+        UserError, match="cannot set a threshold: for vqlab feedback it is a test im"
+    ):
         claim_threshold_images(JOINT, joint, tested)
     with pytest.raises(UserError, match=r"other\+part is a joint model .* -c other -c part"):
         write_feedback("other+part", joint, tmp_path / "data")
@@ -288,7 +290,7 @@ def test_roles_of_one_category_hold_in_the_joint_model(joint: Path, tmp_path: Pa
     }  # fmt: skip
     [mixed] = [image.text for image in result.judged if image.role is None]
     assert mixed == (
-        "Not used: it became a test image of one category and a training or threshold image of "
+        "Not used: it is already a test image of one category and a training or threshold image of "
         "another."
     )
 

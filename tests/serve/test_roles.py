@@ -45,5 +45,5 @@ def test_sentences() -> None:
     assert role_sentence("good", "threshold", "threshold") == "It is a threshold image (good)."
     assert role_sentence("unsure", None, None) == "Not used: you are unsure."
     assert role_sentence("defect", None, "threshold") == (
-        "Not used: as a good part it became a threshold image, so it cannot be a test image."
+        "Not used: as a good part it is a threshold image, so it cannot be a test image."
     )

@@ -124,7 +124,7 @@ def test_a_moved_threshold_is_promoted_through_the_gates(
     before = trained.champion()
     words = ("part", "gates.promise=ignore", "--max-rejects", "0.25", "--good", good)
     trained.move(*words, "--promote")
-    assert "only its thresholds were moved" in history(trained.tracker, "part")[0].reason
+    assert "only its thresholds changed" in history(trained.tracker, "part")[0].reason
     after = trained.champion()
     scores = np.sort([before.score(path).score for path in good.iterdir()])
     place = int(np.ceil((len(scores) + 1) * 0.75 - 1e-9))

@@ -184,7 +184,7 @@ def test_cuda_where_there_is_none_is_a_sentence() -> None:
         assert choose_device(TrainingSettings(device="cuda")).type == "cuda"
     else:
         assert choose_device(TrainingSettings()).type == "cpu"
-        with pytest.raises(UserError, match="cuda is not available here"):
+        with pytest.raises(UserError, match="CUDA is not available"):
             choose_device(TrainingSettings(device="cuda"))
 
 

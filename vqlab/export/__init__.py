@@ -1,7 +1,7 @@
 """Export a model to ONNX, TorchScript or OpenVINO, checked against the original.
 
 A file holds backbone, detector, normalization and image score as one graph, and a description:
-thresholds, preprocessing, origin. `vqlab.runtime` scores images with it, without torch.
+thresholds, preprocessing, provenance. `vqlab.runtime` scores images with it, without torch.
 """
 
 from vqlab.export.bundle import write_bundle

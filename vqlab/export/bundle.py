@@ -1,4 +1,4 @@
-"""A folder that scores images wherever Python and onnxruntime are: model, script, README, sums."""
+"""A bundle that scores images with Python and onnxruntime: model, script, README, checksums."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACKAGES = ("numpy>=1.26", "onnxruntime>=1.17", "opencv-python-headless>=4.9", "
 def write_bundle(
     folder: Path, model: str, description: Mapping[str, Any], parity: Parity
 ) -> list[str]:
-    """Write the files beside `model`, the name of its file in `folder`; return all names."""
+    """Write the files to `folder`, which contains the file `model`; return all names."""
     modules = _modules()
     for name, code in modules.items():
         (folder / name).write_text(code, encoding="utf-8", newline="\n")

@@ -1,4 +1,4 @@
-"""What an exported file says of itself: thresholds, preprocessing and origin, as JSON."""
+"""Metadata of an exported file: thresholds, preprocessing and provenance, as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def describe(
 ) -> dict[str, Any]:
     """Return the description that `vqlab.runtime` reads; plain JSON values.
 
-    version: registered version, of a champion. shape: (H, W) of the network input; None: the
+    version: registered version of a champion. shape: (H, W) of the network input; None: the
     square. Contains no path of the machine.
     """
     config, data = model.meta["config"], model.data

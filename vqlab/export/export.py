@@ -54,11 +54,11 @@ def export_model(
     """Write a model to the folder `output` in the format `name`, if it scores as the original.
 
     images: folder of the images that both are compared on; None: test images of the model's
-    dataset. version: registered version, for the description. bundle: also write what is needed to
-    run it elsewhere. Existing files of the same names are replaced once everything is written.
-    Raises UserError, without a trace in `output`, for a model with `data.tiles`, if the detector
-    cannot be exported, if images differ in input shape, if results differ, or if packages, images
-    or a writable folder are missing.
+    dataset. version: registered version, for the description. bundle: also write script,
+    requirements, README and checksums. Existing files of the same names are replaced once
+    everything is written. Raises UserError, leaving `output` unchanged, for a model with
+    `data.tiles`, if the detector cannot be exported, if images differ in input shape, if results
+    differ, or if packages, images or a writable folder are missing.
     """
     target = _format(name)
     if model.data.tiles.size is not None:
@@ -78,7 +78,7 @@ def export_model(
     with _Folder(output) as partial:
         path = target.write(program, description, partial)
         size = sum(each.stat().st_size for each in partial.iterdir())
-        parity = measure_parity(model, target.read(path), files)
+        parity = measure_parity(model, target.load(path), files)
         parity.require(f"the {name} model")
         if bundle:
             write_bundle(partial, path.name, description, parity)
@@ -89,7 +89,7 @@ def export_model(
 
 
 def test_images(model: Model) -> list[Path]:
-    """Return up to 16 normal and 16 anomalous test images of the dataset that a model names."""
+    """Return up to 16 normal and 16 anomalous test images of the dataset of a model."""
     hint = "pass --images FOLDER with images of the product"
     try:
         find_root(model.data)
@@ -159,7 +159,7 @@ class _Folder:
         self.output = output
 
     def __enter__(self) -> Path:
-        self._made: Sequence[Path] = [
+        self._created: Sequence[Path] = [
             each for each in (self.output, *self.output.parents) if not each.exists()
         ]
         try:
@@ -179,5 +179,5 @@ class _Folder:
         shutil.rmtree(self._partial)
         if kind is not None:
             with suppress(OSError):  # another process may have written into it
-                for folder in self._made:
+                for folder in self._created:
                     folder.rmdir()

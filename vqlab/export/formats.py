@@ -1,4 +1,4 @@
-"""Formats of an exported model: how each is written, and read again for the comparison."""
+"""Formats of an exported model: write a file, and load it for the comparison."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Format(ABC):
 
     name: ClassVar[str]
     file: ClassVar[str]
-    """Name of the file, which others may accompany."""
+    """Name of the main file."""
     packages: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = "export"
     """Extra of vqlab that installs the packages."""
@@ -37,7 +37,7 @@ class Format(ABC):
         """Write the model into `folder` and return the path of its file."""
 
     @abstractmethod
-    def read(self, path: Path) -> runtime.Model:
+    def load(self, path: Path) -> runtime.Model:
         """Return the model of a file, to run in one thread."""
 
     def require_packages(self) -> None:
@@ -62,7 +62,7 @@ class Onnx(Format):
         write_onnx(program, description, folder / self.file)
         return folder / self.file
 
-    def read(self, path: Path) -> runtime.Model:
+    def load(self, path: Path) -> runtime.Model:
         return runtime.Model(path, threads=1)
 
 
@@ -77,27 +77,27 @@ class TorchScript(Format):
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TorchScript is deprecated, and traces warn
             example = torch.zeros(3, *shape)
-            one = torch.jit.trace(program.module(), example, check_trace=False)  # type: ignore[no-untyped-call]
-            batched = torch.jit.script(_Batched(one).eval())
+            single = torch.jit.trace(program.module(), example, check_trace=False)  # type: ignore[no-untyped-call]
+            batched = torch.jit.script(_Batched(single).eval())
             extra = {self.described: json.dumps(description)}
             torch.jit.save(batched, path, _extra_files=extra)
         return path
 
-    def read(self, path: Path) -> runtime.Model:
+    def load(self, path: Path) -> runtime.Model:
         return _TorchScriptModel(path)
 
 
 class _Batched(nn.Module):
     """Scores a batch image by image: (B, 3, H, W) → (B, H, W) and (B,)."""
 
-    def __init__(self, one: nn.Module) -> None:
+    def __init__(self, single: nn.Module) -> None:
         super().__init__()
-        self.one = one
+        self.single = single
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         maps, scores = [], []
         for pixels in image.unbind(0):
-            anomaly_map, score = self.one(pixels)
+            anomaly_map, score = self.single(pixels)
             maps.append(anomaly_map)
             scores.append(score)
         return torch.stack(maps), torch.stack(scores)
@@ -136,7 +136,7 @@ class OpenVino(Format):
         source.unlink()
         return folder / self.file
 
-    def read(self, path: Path) -> runtime.Model:
+    def load(self, path: Path) -> runtime.Model:
         return _OpenVinoModel(path)
 
 

@@ -31,7 +31,7 @@ def trace(model: Model, shape: tuple[int, int]) -> ExportedProgram:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of libraries, on their own deprecations
             return torch.export.export(graph, (torch.zeros(3, *shape),), strict=False)
-    except Exception as error:  # whatever the tracer or the detector raises
+    except Exception as error:  # the tracer and the detector may raise any error
         name, reason = model.meta["config"]["detector"]["name"], str(error).strip() or repr(error)
         raise UserError(
             f"detector {name} cannot be exported: torch.export must be able to trace its `score`, "
@@ -71,10 +71,10 @@ def _fix_flags(module: nn.Module) -> None:
 
 
 class _Portable(TorchFunctionMode):
-    """Lets code take the path that every format can express.
+    """Makes code take the path that every format can express.
 
     No tensor is on a CPU: code that uses NumPy there (`nearest`) then uses torch. `half` rounds
-    without a cast, which OpenVINO would leave out.
+    without a cast, which OpenVINO would omit.
     """
 
     def __torch_function__(
@@ -103,7 +103,7 @@ def rounded_to_half(values: Tensor) -> Tensor:
 class TraceablePrior(nn.Module):
     """`CodePrior.surprisal` of one image at a time, without shapes that depend on values.
 
-    Look-ups in the table of each tap are added up, in place of `embedding_bag`, which has no ONNX
+    Sums look-ups in the table of each tap instead of calling `embedding_bag`, which has no ONNX
     operator.
     """
 
@@ -132,7 +132,7 @@ class TraceablePrior(nn.Module):
         starts = [step * spacing for step in range(2 * REACH + 1)]
         corners = [(y, x) for y in starts for x in starts if (y, x) != (margin, margin)]
         for (y, x), table in zip(corners, tables, strict=True):
-            seen = padded[:, y : y + height, x : x + width].flatten()
-            hidden = hidden + F.embedding(seen, table)
+            context = padded[:, y : y + height, x : x + width].flatten()
+            hidden = hidden + F.embedding(context, table)
         log_p = F.log_softmax(prior.heads[level](hidden), 1)
         return -log_p.gather(1, indices.flatten()[:, None]).view(indices.shape)

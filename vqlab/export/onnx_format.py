@@ -74,6 +74,6 @@ def batched(single: onnx.ModelProto) -> onnx.ModelProto:
     )
 
 
-def _of_batch(name: str, one: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
-    shape = [size.dim_value for size in one.type.tensor_type.shape.dim]
+def _of_batch(name: str, value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    shape = [size.dim_value for size in value.type.tensor_type.shape.dim]
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])

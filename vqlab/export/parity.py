@@ -3,8 +3,8 @@
 A code is the nearest vector of a codebook, and features are rounded to half precision. Where two
 candidates are equally near, float32 rounding decides, and another library may decide otherwise: the
 map then changes by far more than rounding, in torch as well. An image that differs by more than the
-tolerance is therefore also scored by torch with noise of the size of rounding, and only what lies
-outside the range of these results is an error.
+tolerance is therefore also scored by torch with noise of the size of rounding, and only
+differences outside the range of these results count as errors.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ Array = NDArray[Any]
 TOLERANCE = 1e-4
 """Largest error, relative to the largest absolute value over the images."""
 NOISE = 1e-6
-"""Standard deviation of the noise that stands for rounding; images are in [0, 1]."""
+"""Standard deviation of the noise that simulates rounding; images are in [0, 1]."""
 LEAST = 1e-30
-"""Least value that differences are divided by."""
+"""Minimum divisor of differences."""
 REPEATS = 64
-"""Most noisy copies of an image."""
+"""Maximum number of noisy copies of an image."""
 
 
 @dataclass(frozen=True)
@@ -50,27 +50,27 @@ class Parity:
     score_difference: float
     score_relative: float
     ties: int
-    """Images that differ by more than `TOLERANCE` because of such a tie."""
+    """Images that differ by more than `TOLERANCE` because of a tie."""
     error: float
-    """Largest relative difference of maps and scores that is no tie."""
+    """Largest relative difference of maps and scores without ties."""
     different: tuple[Path, ...]
-    """Images with another verdict."""
+    """Images with different verdicts."""
     torch_ms: float
     """Median time of an image in one thread, from network input to score."""
     exported_ms: float
 
-    def require(self, what: str) -> None:
+    def require(self, name: str) -> None:
         """Raise UserError if the error exceeds `TOLERANCE` or verdicts differ."""
         if not self.error <= TOLERANCE:  # NaN as well
             raise UserError(
-                f"{what} must score within {TOLERANCE:g} (relative) of the model; the error is "
+                f"{name} must score within {TOLERANCE:g} (relative) of the model; the error is "
                 f"{self.error:.2g} on {self.images} images; nothing was written."
             )
         if self.different:
             raise UserError(
-                f"{what} must give the same verdicts as the model; {len(self.different)} of "
+                f"{name} must give the same verdicts as the model; {len(self.different)} of "
                 f"{self.images} images differ, such as {visible(self.different[0])}; nothing was "
-                "written. The held-out image whose score is a threshold may get either verdict: "
+                "written. A held-out image whose score is the threshold may get either verdict; "
                 "compare on other images."
             )
 
@@ -147,12 +147,12 @@ def _score(model: Model, images: torch.Tensor) -> _Output:
 
 
 def _difference(exported: _Output, references: Sequence[_Output]) -> _Output:
-    """Return how far map and score lie outside the range of the references, at most."""
+    """Return the largest distances of map and score from the range of the references."""
     maps = np.stack([reference.map for reference in references])
     outside = np.maximum(exported.map - maps.max(0), maps.min(0) - exported.map).max()
     scores = [reference.score for reference in references]
-    beyond = np.maximum(exported.score - max(scores), min(scores) - exported.score)
-    return _Output(np.maximum(outside, 0), np.maximum(beyond, 0))
+    distance = np.maximum(exported.score - max(scores), min(scores) - exported.score)
+    return _Output(np.maximum(outside, 0), np.maximum(distance, 0))
 
 
 def _relative(difference: _Output, scale: _Output) -> float:

@@ -18,7 +18,7 @@ from vqlab.pixels.decoding import UNDECODABLE, Pixels
 from vqlab.pixels.resizing import Mask, Resizing, fit_mask
 
 FILL = 128
-"""Grey level of pixels that are not inspected, in what a network sees."""
+"""Grey level of pixels that are not inspected, in the network input."""
 _SIZES = 8
 """Number of image sizes for which masks are kept."""
 
@@ -27,8 +27,8 @@ _SIZES = 8
 class InspectedArea:
     """Pixels to inspect, at the size of its file; images of its aspect ratio may have any size.
 
-    Other pixels are filled with a constant before an image is resized, so that they influence
-    nothing: features, scores, thresholds and metrics.
+    Other pixels are filled with a constant before an image is resized, so that they have no
+    influence on features, scores, thresholds and metrics.
     """
 
     mask: Mask
@@ -65,7 +65,7 @@ class InspectedArea:
 
     def fitted(self, size: tuple[int, int], settings: Resizing) -> Mask:
         """Return the mask of an image of `size` (H, W) at network size, (S, S), or with tiles
-        (h, w): pixels that overlap the inspected area. Not inspected: padding."""
+        (h, w): pixels that overlap the inspected area, without padding."""
         key = (size, settings.image_size, settings.resize, settings.tile_size)
         fitted = self._fitted.get(key)
         if fitted is None:
@@ -76,15 +76,15 @@ class InspectedArea:
         return fitted
 
     def mismatch(self, size: tuple[int, int]) -> str:
-        """Say that an image of `size` (H, W) has another aspect ratio."""
+        """Return a message that an image of `size` (H, W) has another aspect ratio."""
         height, width = self.mask.shape
         return (
-            f"it is {size[1]}x{size[0]} pixels; the inspected area is {width}x{height}, of another "
-            "aspect ratio (data.roi, data.ignore)"
+            f"it is {size[1]}x{size[0]} pixels; the inspected area (data.roi, data.ignore) is "
+            f"{width}x{height}, which is another aspect ratio"
         )
 
     def fill(self, image: Pixels) -> Pixels:
-        """Return an image (H, W, 3) whose other pixels are `FILL`."""
+        """Return an image (H, W, 3) with all other pixels set to `FILL`."""
         filled: Pixels = image.copy()
         filled[~self.at((image.shape[0], image.shape[1]))] = FILL
         return filled

@@ -18,7 +18,7 @@ ORIENTATION = 0x0112
 
 
 class BadFile(UserError):
-    """A file cannot be used. `path` and `reason` serve to list several."""
+    """A file cannot be used. `path` and `reason` are for listing several files."""
 
     def __init__(self, path: Path, reason: str, remedy: str = "replace or remove it") -> None:
         super().__init__(f"file {path} cannot be used: {reason}; {remedy}.")
@@ -29,8 +29,8 @@ class BadFile(UserError):
 def depth_of(image: Image.Image) -> int:
     """Return the bits per value of an image that is open and not loaded: 8, 16 or 32.
 
-    0 for floating point and if the header states the highest value (PGM). The mode is not enough:
-    Pillow reads 16-bit colours as 8 bits.
+    0 for floating point and if the header states the highest value (PGM). The mode is not
+    sufficient: Pillow reads 16-bit colours as 8 bits.
     """
     if image.mode.startswith("F"):
         return 0

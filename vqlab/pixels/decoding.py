@@ -29,7 +29,7 @@ class Decoded:
     depth: int
     """Bits per value in the file, see `depth_of`."""
     lossy: str
-    """Name of the lossy format of the content, whatever the file name; empty if lossless."""
+    """Name of the format if it is lossy (by content, not by file name); empty if lossless."""
 
 
 def read_image(path: Path | str, bits: int | None = None) -> Pixels:

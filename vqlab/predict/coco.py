@@ -16,13 +16,13 @@ from vqlab.version import __version__
 
 COCO_NAME = "predictions.coco.json"
 DEFECT = {"id": 1, "name": "defect", "supercategory": "anomaly"}
-"""The only category: detectors do not tell kinds of defects apart."""
+"""The only category: detectors do not distinguish kinds of defects."""
 
 
 def write_coco(rows: Path, target: Path, category: str) -> None:
     """Write the images and regions of a `scores.jsonl` to `target`, in bounded memory.
 
-    category: of the product. Unreadable files are left out. The ID of an image is its line number
+    category: product category. Unreadable files are omitted. The ID of an image is its line number
     in `rows`, from 1. An annotation is a region: `bbox`, `area` (pixels), `segmentation` (outer
     outline, holes filled) and `score` (peak of the anomaly map).
     """

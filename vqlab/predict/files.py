@@ -81,7 +81,7 @@ def _walk(
 ) -> Iterator[tuple[str, str, str]]:
     """Yield the path, the real path and the error of each image file below `folder`.
 
-    entered: real paths of folders that are not entered (again), since links may form a loop. Other
+    entered: real paths of folders to skip, since links may form a loop. Other
     files are counted as skipped in `images`.
     """
     if real in entered:

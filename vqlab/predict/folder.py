@@ -33,7 +33,7 @@ _IDENTITY = "identity"
 
 
 def identity_of(path: Path) -> Identity:
-    """Return the size and time by which changes of a file are detected."""
+    """Return the size and time that detect changes of a file."""
     try:
         status = path.stat()
     except OSError:
@@ -79,7 +79,7 @@ class ResultsFolder:
         different = [name for name in settings if previous.get(name) != settings[name]]
         if different:
             raise UserError(
-                f"the prediction interrupted in {visible(self.name)} can be resumed only with the "
+                f"the interrupted prediction in {visible(self.name)} can be resumed only with the "
                 f"same {' and '.join(different)}; omit --resume to start over, or choose another "
                 "folder with --output."
             )
@@ -94,7 +94,7 @@ class ResultsFolder:
                     yield row
         if row is not None and not count:
             raise UserError(
-                f"the prediction interrupted in {visible(self.name)} scored other files, e.g. "
+                f"the interrupted prediction in {visible(self.name)} scored other files, e.g. "
                 f"{visible(row.path)}; pass the same paths, or omit --resume to start over."
             )
         os.replace(reused, self._journal)
@@ -166,8 +166,8 @@ def open_results(results: Path) -> Iterator[ResultsFolder]:
 def locked(lock: Path, output: Path, process: str) -> Iterator[None]:
     """Create the folder of a lock file if necessary, and hold the lock.
 
-    output: path of the folder as the user wrote it. process: what writes to it. Raises UserError if
-    another process holds the lock, or the folder cannot be written.
+    output: path of the folder as the user wrote it. process: name of the writing process. Raises
+    UserError if another process holds the lock, or the folder cannot be written.
     """
     file_lock = FileLock(lock, timeout=0)
     try:

@@ -13,9 +13,9 @@ from vqlab.types import UserError
 def load_model(reference: str, category: str | None, mlruns: Path) -> Model:
     """Return the model of `champion`, a checkpoint file, or a run (ID, unique ID prefix or name).
 
-    category: of the images; several joined by `+` name a joint model. A category without a champion
-    has that of a joint model trained on it. Raises UserError if the model does not exist, or was
-    not trained on `category`.
+    category: of the images; several joined by `+` name a joint model. For a category without a
+    champion, that of a joint model trained on it is used. Raises UserError if the model does not
+    exist, or was not trained on `category`.
     """
     model = _load(reference, category, mlruns)
     return model.for_category(category) if category in model.categories else model
@@ -27,7 +27,7 @@ def _load(reference: str, category: str | None, mlruns: Path) -> Model:
         _require_category(f"checkpoint {reference}", model.categories, category)
         return model
     if reference == "champion" and category is None:
-        raise UserError("a champion belongs to a category; add e.g. --category cable.")
+        raise UserError("a champion belongs to a category; choose one, e.g. --category cable.")
     from vqlab.tracking import Tracker  # a checkpoint file is loaded without MLflow
 
     tracker = Tracker.open(mlruns, create=False, write=False)

@@ -23,7 +23,7 @@ class Pictures:
     """Pictures in the folder of a prediction in progress.
 
     With `auto` these are always the `MAX_AUTO` highest scores so far; a picture that drops out is
-    deleted, so that one pass is enough.
+    deleted, so that one pass suffices.
     """
 
     def __init__(self, mode: str, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Score files one by one; only the row of a file is kept, so memory is bounded."""
+"""Score files one at a time, keeping only their rows, so that memory is bounded."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _resume(
 
 
 def _settings(model: Model, pictures: str, min_area: int) -> dict[str, Any]:
-    """Return what must be equal to resume a prediction."""
+    """Return the settings that must be equal to resume a prediction."""
     return {
         "model": model.digest,
         "--category": model.area and model.area.digest,

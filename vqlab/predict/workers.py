@@ -21,8 +21,8 @@ def map_in_order(
 ) -> Generator[Result, None, None]:
     """Yield function(item) of each item, in order, computed by `threads` threads.
 
-    Each thread runs torch in one thread: images side by side are faster than one image on several
-    cores. Closing the iterator cancels what has not started.
+    Each thread runs torch single-threaded: scoring several images in parallel is faster than one
+    image on several cores. Closing the iterator cancels what has not started.
     """
     if threads == 1:
         yield from map(function, items)
@@ -43,7 +43,7 @@ def map_in_order(
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Run torch in one thread, also in threads that start meanwhile."""
+    """Run torch single-threaded, also in threads that start in the block."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""Score images with a checkpoint: read a task from standard input, print the scores as JSON."""
+"""Score images with a checkpoint: read a task from standard input and print the scores as JSON."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""The run to promote: a finished training that the test set did not influence."""
+"""The run to promote: a finished training not influenced by the test set."""
 
 from __future__ import annotations
 

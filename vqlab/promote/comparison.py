@@ -17,7 +17,7 @@ from vqlab.run import THRESHOLD_OF
 from vqlab.tracking import RunRecord, Tracker, Version
 
 FIRST = tuple(f"test/{name}" for name in PRIMARY)
-"""Default metrics: the first of these that both runs have."""
+"""Default metrics, in order of preference: the first one that both runs have is compared."""
 WITHOUT_TEST = "validation/pixel_auroc"
 """Default metric if there are no test images."""
 NO_IMAGES = hashlib.sha256(b"").hexdigest()
@@ -172,7 +172,7 @@ def why_not_comparable(
             )
     fingerprint = record.tags["vqlab.data_fingerprint"][:12]
     return (
-        f"{name} was never measured on the same data ({fingerprint}); evaluate it there (vqlab "
+        f"{name} was never measured on the same data ({fingerprint}); evaluate it on them (vqlab "
         f"evaluate --model champion --category {champion.category} --data FOLDER) and promote again"
     )
 
@@ -221,7 +221,7 @@ def same_images(
 
 
 def run_summary(record: RunRecord) -> dict[str, str]:
-    """Return the tag that stores what promotion compares, since the run may be deleted later."""
+    """Return the tag that stores the compared values, since the run may be deleted later."""
     metrics = {
         key: value
         for key, value in record.metrics.items()

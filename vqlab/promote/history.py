@@ -1,4 +1,4 @@
-"""The versions of a category: when each became champion, why, and what replaced it."""
+"""The versions of a category: when and why each became champion, and which one replaced it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lock of the champions: of two promotions at once, the second compares with the first."""
+"""The lock of the champions: of two concurrent promotions, the second compares with the first."""
 
 from __future__ import annotations
 

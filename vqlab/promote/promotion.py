@@ -139,7 +139,7 @@ def _decide(
     category = category_text(record.categories)
     reason = _reason(category, champion, comparison, forced=bool(failed(gates)))
     if THRESHOLD_OF in record.tags:
-        reason = f"{reason.removesuffix('.')}; only its thresholds were moved."
+        reason = f"{reason.removesuffix('.')}; only its thresholds changed."
     if without_test:
         reason = f"{reason.removesuffix('.')}; no real test image was used."
     return Decision(

@@ -29,7 +29,7 @@ class Decision:
 
     record: RunRecord
     champion: Version | None
-    """The champion that is compared with and replaced."""
+    """The champion to compare with and to replace."""
     comparison: MetricComparison
     reason: str
     gates: tuple[Gate, ...]

@@ -1,4 +1,4 @@
-"""Score images with a checkpoint alone, in a fresh process: same scores, time, memory."""
+"""Score images with a checkpoint in a fresh process: same scores, latency, memory."""
 
 from __future__ import annotations
 
@@ -183,8 +183,8 @@ def score_images(task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _peak_memory() -> int:
-    """Return the peak resident memory of this process in bytes; where the system does not tell,
-    the present one."""
+    """Return the peak resident memory of this process in bytes; on systems that do not
+    record it, the current one."""
     status = Path("/proc/self/status")
     if status.exists():  # ru_maxrss of a child includes that of its parent
         for line in status.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""Rollback: make an earlier champion of a category the champion again."""
+"""Rollback: restore an earlier champion of a category."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Rollback:
 
 @one_at_a_time
 def rollback(tracker: Tracker, category: str, to: int | None = None) -> Rollback:
-    """Make an earlier champion the champion again: the previous one, or version `to`.
+    """Restore an earlier champion: the previous one, or version `to`.
 
     Repeated rollbacks go further back: a version that was rolled back is skipped. Raises UserError
     if there is no such version, or its checkpoint cannot be used.
@@ -36,12 +36,12 @@ def rollback(tracker: Tracker, category: str, to: int | None = None) -> Rollback
         registry.checkpoint(target)
     except UserError as error:
         raise UserError(f"version {target.version} of {category} cannot be used: {error}") from None
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    rolled_back = {"at": now, "by": user_name(), "to": str(target.version)}
+    time = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    rolled_back = {"at": time, "by": user_name(), "to": str(target.version)}
     registry.set_tags(
         champion, {f"vqlab.rolled_back_{key}": value for key, value in rolled_back.items()}
     )
-    registry.set_tags(target, {"vqlab.restored_at": now})
+    registry.set_tags(target, {"vqlab.restored_at": time})
     registry.set_champion(target, champion, back=True)  # last: a killed rollback changes nothing
     reason = (
         f"version {target.version} is the champion of {category} again; it replaces version "
@@ -51,7 +51,7 @@ def rollback(tracker: Tracker, category: str, to: int | None = None) -> Rollback
 
 
 def _target(tracker: Tracker, champion: Version, to: int | None) -> Version:
-    """Return the version to go back to. Raises UserError, listing the others, if there is none."""
+    """Return the version to restore. Raises UserError, listing the others, if there is none."""
     category = champion.category
     versions = {version.version: version for version in tracker.registry.versions(category)}
     history = tracker.registry.history(category)

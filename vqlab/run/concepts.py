@@ -69,7 +69,7 @@ def show_concepts(
 
 
 def _picture(images: ImageSet, index: int) -> Any:
-    """The image (h, w, 3) uint8 at the network's size, without padding."""
+    """Return the image (h, w, 3) uint8 at network size, without padding."""
     resized = images.resized(index)
     return crop(resized.image, resized.geometry)
 

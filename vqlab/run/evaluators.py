@@ -46,8 +46,8 @@ class EvaluatorInput:
     splits: Splits
     predictions: Predictions
     validation: Predictions | None
-    """Of the validation images, at least of the held-out ones, which are the first; with
-    alternative scores."""
+    """Predictions of the validation images, or at least of the held-out ones, which come first;
+    with alternative scores."""
     tracked: Run
 
     @property
@@ -85,7 +85,7 @@ def audited_data(test: EvaluatorInput) -> Findings:
 
 
 def guarantee(test: EvaluatorInput) -> Findings:
-    """Check the false-reject rate that the thresholds guarantee."""
+    """Check the guaranteed false-reject rate of the thresholds."""
     thresholds, labels = test.model.thresholds, test.scored.labels
     normal = test.scored.image_scores[labels == 0].tolist()
     verdicts = Counter(map(thresholds.verdict, normal))
@@ -154,4 +154,4 @@ def capture_shifts(test: EvaluatorInput) -> Findings:
 EVALUATORS: tuple[Evaluator, ...] = (audited_data, guarantee, alternatives, baseline, concepts,
     capture_shifts,
 )  # fmt: skip
-"""Run in this order by test evaluation; add one here."""
+"""Test evaluation runs them in this order; add new ones here."""

@@ -87,7 +87,7 @@ def _fit(
 def _validate_epoch(
     trainer: Trainer, config: RunConfig, splits: Splits, tracked: Run, epoch: int
 ) -> dict[str, float]:
-    """Return the validation metrics of an epoch if they are due, and the metric that selects it.
+    """Return the validation metrics of an epoch, if due, and the metric for its selection.
 
     A copy of the detector is calibrated with reduced effort, so that training is unchanged. The
     validation metrics of the last epoch follow after training.
@@ -104,7 +104,7 @@ def _validate_epoch(
     model, report = calibrate_and_assess(config, copied, splits, tracked.id, effort=0.2)
     metrics = report.keyed("validation") if due else {}
     if key:
-        if on_test:  # common in papers; only to reproduce their tables
+        if on_test:  # to reproduce published tables
             report = evaluate(model.score_set(splits.test), model.thresholds)
         name = key.partition("/")[2]
         if name not in report.mean:

@@ -19,7 +19,7 @@ _SYMBOLS = {
     "neighbourhood": "patch",
     "backbone": "",
 }
-"""Symbols of settings, by the last part of their path."""
+"""Symbols of settings, by the last component of their path."""
 
 
 def run_name(first: str, settings: Mapping[str, Any], last: str = "") -> str:

@@ -1,4 +1,4 @@
-"""The local checkpoint: saved before it is logged, deleted once the run is complete."""
+"""The local checkpoint, which is saved before logging and deleted once the run is complete."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ them."""
 TRAINED_TAG = "vqlab.trained"
 """Tag of a run: its `trained_key`."""
 THRESHOLD_OF = "vqlab.threshold_of"
-"""Tag of a run that has the model of another run, whose ID it names, with other thresholds."""
+"""Tag of a run with the model of another run, whose ID it holds, and other thresholds."""
 REUSED_TAG, SAVED_TAG = "vqlab.reused", "vqlab.seconds_saved"
-"""Tags of a run: what it reused, and the time that this saved."""
+"""Tags of a run: the reused results, and the time saved."""
 TRAINING_TAG = "vqlab.training_seconds"
 """Tag of a run: training time of the process that finished the training."""
 _NOT_TRAINED = (
@@ -49,15 +49,15 @@ class RunConfig(Settings):
         return BEST_ON_TEST if self.training.select == BEST_ON_TEST else "test"
 
 
-def reused_tags(what: str, seconds: float) -> dict[str, str]:
+def reused_tags(results: str, seconds: float) -> dict[str, str]:
     """Return the tags for reused results."""
-    return {REUSED_TAG: what, SAVED_TAG: f"{seconds:.2f}"}
+    return {REUSED_TAG: results, SAVED_TAG: f"{seconds:.2f}"}
 
 
 def trained_key(config: RunConfig, fingerprint: str) -> str:
     """Return a digest of the settings that determine training, and of the images (fingerprint).
 
-    Settings of scoring, thresholds and evaluation do not matter.
+    Settings of scoring, thresholds and evaluation have no effect.
     """
     ignored = set(_NOT_TRAINED)
     if config.training.select == "last":
@@ -86,9 +86,9 @@ def resolve(tree: Mapping[str, Any]) -> RunConfig:
     if not isinstance(section, Mapping) or not isinstance(section.get("name", "vqvae"), str):
         raise UserError(f"setting detector must be a section with a name; got {section!r}.")
     name = section.get("name", "vqvae")
-    rest = {key: value for key, value in section.items() if key != "name"}
+    optional = {key: value for key, value in section.items() if key != "name"}
     kind = detector_class(name)
-    settings = validate(kind.Config, rest, "detector.")
+    settings = validate(kind.Config, optional, "detector.")
     config = validate(RunConfig, {**tree, "detector": {"name": name, **dump(settings)}})
     if config.data.resize == "aspect" and not kind.any_shape and config.data.tiles.size is None:
         raise UserError(

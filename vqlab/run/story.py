@@ -164,7 +164,7 @@ def _train(
 
 
 def _log_losses(tracked: Run, history: Sequence[Mapping[str, float]]) -> None:
-    """Draw the metrics of all epochs; nothing if there are none."""
+    """Draw the metrics of all epochs, if there are any."""
     if any(history):
         with attempt(LOSS):
             tracked.log_figure(loss_curves(history), LOSS)
@@ -208,8 +208,8 @@ def _check_splits(config: RunConfig, splits: Splits, test: bool) -> bool:
     `training.select` needs."""
     if config.training.select == BEST_ON_TEST and not test:
         raise UserError(
-            "setting training.select: best_on_test uses the test set, which a sweep must not; set "
-            "training.select=last."
+            "setting training.select: best_on_test is not allowed in a sweep, which must not use "
+            "the test set; set training.select=last."
         )
     if config.training.select == "best_on_validation":
         splits.require_defined("validation/pixel_auroc", "set training.select=last")

@@ -63,13 +63,13 @@ def require_test(splits: Splits, purpose: str) -> None:
         names = ", ".join(splits.categories)
         raise UserError(
             f"data must have test images {purpose}; {splits.root} has none of {names}; add "
-            "test/good and test/<defect>, or a folder of defective images (--bad beside --good)."
+            "test/good and test/<defect>, or a folder of defective images (--bad with --good)."
         )
 
 
 def without_trained_on(model: Model, config: RunConfig, splits: Splits) -> Splits:
-    """Remove test normals that the model was trained on (of a folder of good images that had no
-    test normals then); add a note if that may be the case."""
+    """Remove normal test images that the model was trained on (from a folder of good images that
+    had no test split then); add a note if this cannot be excluded."""
     same = splits.fingerprint == model.meta["data"]["fingerprint"]
     if same or splits.source != GOOD_AND_BAD or all(s.label for s in splits.test.records):
         return splits
@@ -77,14 +77,14 @@ def without_trained_on(model: Model, config: RunConfig, splits: Splits) -> Split
     good = config.data.good
     if trained_on is None or good is None or Path(trained_on).absolute() != good.absolute():
         note = (
-            "The test normals are a fifth of a folder of good images; if the model was trained on "
-            "images of this folder, false rejects and image AUROC look better than they are."
+            "The normal test images are a fifth of a folder of good images; if the model was "
+            "trained on images of this folder, false rejects and image AUROC are too optimistic."
         )
         return replace(splits, notes=(*splits.notes, note))
     defects = [i for i, record in enumerate(splits.test.records) if record.label]
     test = splits.test.subset(defects)
     note = (
-        f"The model was trained on images of {good}, so none of them is a test normal: false "
+        f"The model was trained on images of {good}, so they cannot be used for testing: false "
         "rejects and image AUROC cannot be measured; train again with --good and --bad."
     )
     test_fingerprint = fingerprint(test.records, find_layout(config.data), splits.areas)
@@ -127,9 +127,9 @@ def test_model(
         test = EvaluatorInput(model, config, splits, predictions, validation, tracked)
         report, others = _evaluate(test)
         folders = writer.finish(report, partial(on_progress, "drawing pictures"))
-    shown = next((f"results/{file}" for file in example_pictures(splits).values()), "")
+    picture = next((f"results/{file}" for file in example_pictures(splits).values()), "")
     reports = {config.test_split: report, **others}
-    note = describe_run(config, splits, model.thresholds, reports, tracked.id, shown)
+    note = describe_run(config, splits, model.thresholds, reports, tracked.id, picture)
     tracked.set_tags({NOTE: note})
     _log_pictures(folders, predictions.scored, splits, tracked)
     pictures = results if len(folders) > 1 else folders[0]
@@ -165,32 +165,32 @@ def _predict(
 
 
 def _evaluate(test: EvaluatorInput) -> tuple[Report, dict[str, Report]]:
-    """Return and log the report of the test set and those of other scores, by name."""
+    """Log and return the report of the test set, and those of other scores by name."""
     config, splits, tracked = test.config, test.splits, test.tracked
     report = evaluate(test.scored, test.model.thresholds, config.evaluation, splits.test)
     findings = [evaluator(test) for evaluator in EVALUATORS]
     notes = [note for finding in findings for note in finding.notes]
     warned = tuple(category for finding in findings for category in finding.warned)
     report = replace(report, notes=(*report.notes, *splits.notes, *notes), warned=warned)
-    others = {
+    other_reports = {
         name: replace(other, warned=warned)
         for finding in findings
         for name, other in finding.reports.items()
     }
     split = config.test_split
     tracked.log_metrics(report.keyed(split))
-    for name, other in others.items():
+    for name, other in other_reports.items():
         tracked.log_metrics(other.keyed(f"{split}_{name}"))
     for finding in findings:
         tracked.log_metrics(finding.metrics)
     log_evidence(report, tracked, EVIDENCE)
-    if str(BASELINE["name"]) in others:
-        log_evidence(others[str(BASELINE["name"])], tracked, BASELINE_EVIDENCE)
+    if str(BASELINE["name"]) in other_reports:
+        log_evidence(other_reports[str(BASELINE["name"])], tracked, BASELINE_EVIDENCE)
     tracked.log_dataset(
         f"{splits.source}/{category_text(splits.categories)}", splits.fingerprint, str(splits.root),
         context="test",
     )  # fmt: skip
-    return report, others
+    return report, other_reports
 
 
 def _log_pictures(folders: list[Path], scored: Scored, splits: Splits, tracked: Run) -> None:

@@ -1,4 +1,4 @@
-"""Answers of the server: their schema, and how they are made of predictions."""
+"""Answers of the server: their schema, and their construction from predictions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vqlab.serve.champions import ServedModel
 
 Array = NDArray[Any]
 MAX_REGIONS = 100
-"""Regions of an image in an answer: those with the highest peaks."""
+"""Maximum number of regions per image in an answer: those with the highest peaks."""
 _LEVELS = 65535
 
 
@@ -46,7 +46,7 @@ class ThresholdsAnswer(BaseModel):
 
 
 class ModelAnswer(BaseModel):
-    """The model that answers."""
+    """The model that scored the images."""
 
     category: str
     version: int = Field(description="Version in the registry.")
@@ -126,19 +126,19 @@ class PredictAnswer(ModelAnswer):
 
 
 class FeedbackAnswer(BaseModel):
-    """A stored verdict of a person."""
+    """A stored human verdict."""
 
     digest: str = Field(description="SHA-256 of size and pixels.")
     verdict: Literal["good", "defect", "unsure"]
     role: Literal["train", "threshold", "test"] | None = Field(
-        description="What `vqlab feedback` makes of the image; null: nothing."
+        description="Role that `vqlab feedback` gives the image; null: not used."
     )
     text: str = Field(description="The same as a sentence.")
 
 
 @dataclass(frozen=True)
 class Options:
-    """What an answer contains."""
+    """Contents of an answer."""
 
     with_map: bool = False
     with_overlay: bool = False

@@ -99,7 +99,7 @@ def _add_api(app: FastAPI, engine: Engine, settings: ServeSettings) -> None:
         with_map: Annotated[bool, Query(alias="map", description="Include anomaly maps.")] = False,
         overlay: Annotated[bool, Query(description="Include overlays.")] = False,
         min_area: Annotated[
-            int, Query(ge=1, le=2**31 - 1, description="Least area of a region in pixels.")
+            int, Query(ge=1, le=2**31 - 1, description="Minimum area of a region in pixels.")
         ] = 1,
         record: Annotated[
             bool, Query(description="Add names, scores and verdicts to the history.")
@@ -124,7 +124,7 @@ def _add_api(app: FastAPI, engine: Engine, settings: ServeSettings) -> None:
 def _add_monitoring(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
-        """Return status 200 while the process answers."""
+        """Return status 200 while the process is alive."""
         return {"status": "ok"}
 
     @app.get("/readyz", responses={503: {"model": ErrorAnswer, "description": "Not ready"}})

@@ -1,4 +1,4 @@
-"""Score images in one thread; images of one model that wait together form a batch."""
+"""Score images in one thread; waiting images of the same model form a batch."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Batcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """Score what is in the queue, then end the thread."""
+        """Score the images in the queue, then end the thread."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()

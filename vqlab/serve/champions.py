@@ -21,7 +21,7 @@ logger = logging.getLogger("vqlab.serve")
 
 
 class UnknownModel(UserError):
-    """The server does not serve this category or version."""
+    """The category or version is not served."""
 
 
 class UnusableModel(UserError):
@@ -30,8 +30,8 @@ class UnusableModel(UserError):
 
 @dataclass(frozen=True, eq=False)
 class ServedModel:
-    """A registered version, loaded and warmed up. Immutable: a request uses one from start to end,
-    whatever is promoted in between."""
+    """A registered version, loaded and warmed up. Immutable: a request uses one version from start
+    to end, even if another one is promoted in between."""
 
     category: str
     version: int
@@ -75,8 +75,8 @@ class Champions:
         self._warn_of_hidden()
         if self._is_copy:
             logger.warning(
-                "%s cannot be written, so a copy of its database is used; restart the server to "
-                "use a champion that is promoted later.",
+                "%s cannot be written, so a copy of its database is used; restart the server after "
+                "a promotion.",
                 settings.mlruns,
             )
 
@@ -90,12 +90,12 @@ class Champions:
         return {served.category: served for served in self._every()}
 
     def _every(self) -> list[ServedModel]:
-        """Return all champions; of those of one category, the last is served."""
+        """Return all champions. If several serve the same category, the last one is used."""
         every = [served for models in self._champions.values() for served in models]
         return sorted(every, key=lambda served: served.category == served.registered)
 
     def _warn_of_hidden(self) -> None:
-        """Warn of champions of categories for which another champion is served."""
+        """Warn of champions that are hidden by another champion of the same category."""
         current = self.current
         for hidden in self._every():
             served = current[hidden.category]
@@ -142,8 +142,8 @@ class Champions:
                 except UserError as error:
                     logger.warning("version %d of %s: %s", number, champion.category, error)
                     raise UnusableModel(
-                        f"version {number} of {champion.category} cannot be loaded; the server's "
-                        "log says why."
+                        f"version {number} of {champion.category} cannot be loaded; see the "
+                        "server's log."
                     ) from None
             self._cached.move_to_end(key)
             while len(self._cached) > self._settings.cached_versions:
@@ -157,7 +157,7 @@ class Champions:
     def refresh(self) -> int:
         """Replace champions for which another version was promoted; return their number.
 
-        The new model is loaded beside the old one, which serves requests until then. If a category
+        The new model is loaded while the old one continues to serve requests. If a category
         has lost its champion, the old one stays. Raises UserError if a champion cannot be loaded;
         the others are replaced.
         """

@@ -1,4 +1,4 @@
-"""The page `/docs`: a listing of the API made from its OpenAPI description, without scripts."""
+"""The page `/docs`: a listing of the API from its OpenAPI description, without scripts."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ class Engine:
         self._metrics.batch_images.labels(served.category).observe(count)
 
     async def _poll(self) -> None:
-        """Check for new champions until cancelled; a failure is logged, and tried again."""
+        """Check for new champions until cancelled; failures are logged and retried."""
         failure = ""
         while True:
             await asyncio.sleep(self._settings.poll_seconds)
@@ -195,7 +195,7 @@ class Engine:
 
     def _show_drift(self) -> None:
         for gauge in (self._metrics.drift_wealth, self._metrics.drift_alarm):
-            gauge.clear()  # of categories that are watched no longer
+            gauge.clear()  # of categories that are no longer watched
         for category in self.champions.current:
             drift = self.drift(category)
             if drift is not None and drift.current:

@@ -58,12 +58,12 @@ def add_error_handlers(app: FastAPI) -> None:
         return answer(429, sentence, {"retry-after": str(error.retry_after)})
 
     @app.exception_handler(ClientDisconnect)
-    async def gone(request: Request, error: ClientDisconnect) -> Response:
+    async def disconnected(request: Request, error: ClientDisconnect) -> Response:
         return Response(status_code=499)
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
-        return answer(500, "the server failed; its log says why (see the header X-Request-ID).")
+        return answer(500, "internal server error; see the server's log (header X-Request-ID).")
 
 
 def answer(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:

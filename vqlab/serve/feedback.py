@@ -1,4 +1,4 @@
-"""Turn people's verdicts into training, threshold and test images, without ever mixing them.
+"""Turn human verdicts into training, threshold and test images, which are never mixed.
 
 An image is identified by its decoded pixels. Its role is that of the dataset of the champion if it
 is there already, else the one that an earlier call recorded, else assigned by a hash. Roles are
@@ -39,19 +39,19 @@ from vqlab.types import ImageRecord
 OnProgress = Callable[[str, int, int], None]
 """Called with the step, and the numbers of images done and in total."""
 DEFECT = "defect"
-"""Defect type of images that people judged."""
+"""Defect type of judged images."""
 _THREADS = 4
 
 
 @dataclass(frozen=True)
 class JudgedImage:
-    """What an image that a person judged became."""
+    """A judged image and its role."""
 
     name: str
     verdict: str
     role: Role | None
     text: str
-    """What it became, as a sentence."""
+    """The role as a sentence."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class FeedbackResult:
     before: dict[Role, int]
     """Images of the champion's dataset that are used, by role."""
     added: dict[Role, int]
-    """Images that people judged and that are used, by role."""
+    """Judged images that are used, by role."""
     categories: tuple[str, ...]
     """Categories of the champion."""
     notes: list[str] = field(default_factory=list)
@@ -79,7 +79,7 @@ def write_feedback(
     folders: Folders | None = None,
     progress: OnProgress = lambda step, done, total: None,
 ) -> FeedbackResult:
-    """Write the champion's dataset and the images that people judged to `output`/`category`.
+    """Write the champion's dataset and the judged images to `output`/`category`.
 
     folders: the images of the champion if they were moved. A category of a joint model may have no
     feedback if another one has, so that all can be written. Nothing is written if nothing changed.
@@ -129,7 +129,7 @@ def claim_threshold_images(
     for path, digest in digests.items():
         if roles.get(digest, "threshold") != "threshold":
             raise UserError(
-                f"{visible(path)} cannot set a threshold: vqlab feedback made it "
+                f"{visible(path)} cannot set a threshold: for vqlab feedback it is "
                 f"{NAMES[roles[digest]]}; remove it from the folder."
             )
     history.set_roles(category_text(categories), dict.fromkeys(digests.values(), "threshold"))
@@ -156,7 +156,7 @@ def _settings(
     if settings.validation.source == "test":
         raise UserError(
             "the champion's thresholds and settings were chosen on test images "
-            "(data.validation.source=test), so that roles cannot be kept apart; promote a model "
+            "(data.validation.source=test), so that roles cannot be separated; promote a model "
             "trained with data.validation.source=drawn."
         )
     return settings, decode_areas(meta["data"].get("inspected"), trained)
@@ -173,10 +173,9 @@ def _base(
     """Return the images of a category of the champion's dataset, and the roles of those of all its
     categories, by digest.
 
-    verdicts: of people, by category; a dataset of `write_feedback` has earlier images of them,
-    which are left to `_judged`.
-    An image that would be both a test image and one that trained or set a threshold is left out of
-    the test images, with a note.
+    verdicts: human verdicts by category. Judged images of an earlier feedback dataset are left to
+    `_judged`. An image that would be a test image and also trained or set a threshold is excluded
+    from the test images, with a note.
     """
     judged = {name: {each.pixels for each in rows} for name, rows in verdicts.items()}
     parts: dict[Role, Sequence[ImageRecord]] = {
@@ -199,8 +198,8 @@ def _base(
                 continue
             if earlier == "mixed" or (earlier == "test") != (role == "test"):
                 notes.append(
-                    f"{visible(record.path)} is left out: it is {NAMES[role]} of the dataset, but "
-                    f"it became {NAMES[earlier]} before."
+                    f"{visible(record.path)} is excluded: it is {NAMES[role]} of the dataset, but "
+                    f"was {NAMES[earlier]} before."
                 )
             elif digest not in images:
                 _require_one_mask(record)
@@ -228,7 +227,7 @@ def _judged(
     recorded: Mapping[str, RecordedRole],
     bits: int | None,
 ) -> tuple[list[JudgedImage], list[DatasetImage]]:
-    """Return what each judged image becomes, and those to add to the dataset."""
+    """Return each judged image with its role, and the images to add to the dataset."""
     judged, added = [], []
     for each in sorted(feedback, key=lambda each: (each.name, each.pixels)):
         path = history.images / each.file
@@ -250,7 +249,8 @@ def _judged(
 
 
 def _in_dataset(feedback: Feedback, image: DatasetImage) -> str:
-    """Say that an image is in the dataset already, and whether the person disagrees."""
+    """Say that an image is in the dataset already, and whether its label contradicts the
+    verdict."""
     label = "good" if image.defect == "good" else "defect"
     text = f"Already in the dataset: {NAMES[image.role]} ({label})"
     if feedback.verdict in ("good", "defect") and feedback.verdict != label:

@@ -24,7 +24,7 @@ from vqlab.text import visible
 
 MANIFEST = "feedback.json"
 ADDED = "feedback_"
-"""File names of images that people judged begin with it."""
+"""Prefix of the file names of judged images."""
 _FORMAT = 1
 _FOLDERS: dict[Role, str] = {"train": "train", "threshold": "validation", "test": "test"}
 
@@ -59,7 +59,7 @@ def write_category(folder: Path, images: Sequence[DatasetImage]) -> bool:
     """Write the folder of a category; return whether anything changed.
 
     An earlier folder is replaced when the new one is complete. Raises UserError for a folder that
-    this function did not write, for two images of one path, and if it cannot be written.
+    this function did not write, for two images with the same path, and if it cannot be written.
     """
     try:
         with _locked(folder):
@@ -91,7 +91,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def is_added(path: Path) -> bool:
-    """Return whether an image of a written dataset is one that a person judged."""
+    """Return whether an image of a written dataset is a judged image."""
     return path.name.startswith(ADDED) and read_manifest(path.parent.parent.parent) is not None
 
 

@@ -1,4 +1,4 @@
-"""Check and log every request before it reaches a route: host, origin, token, size, time, number.
+"""Check and log every request before it reaches a route: host, origin, token, size, duration.
 
 An ASGI middleware: https://asgi.readthedocs.io/en/latest/specs/www.html.
 """
@@ -49,7 +49,7 @@ HEADERS = {
 
 
 class Refused(HTTPException):
-    """A request that does not reach its route."""
+    """A request is rejected before it reaches its route."""
 
 
 @dataclass
@@ -215,7 +215,7 @@ class Guard:
 
 async def _refuse(error: HTTPException, receive: Receive, send: Send) -> None:
     """Send an error and close the connection. A client that is still sending would lose the answer
-    if it was closed at once, so read on for a moment."""
+    if the connection was closed at once, so the body is read for a moment."""
     body = json.dumps({"error": error.detail}).encode()
     headers = {
         **(error.headers or {}),

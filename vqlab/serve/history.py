@@ -1,4 +1,4 @@
-"""The history of a server: judged images and people's verdicts on them, in SQLite.
+"""The history of a server: judged images and human verdicts on them, in SQLite.
 
 The database is in WAL mode and every call is one transaction, so that several requests and
 processes can use it at once and a killed process loses no completed call.
@@ -22,14 +22,14 @@ from vqlab.text import storable
 FOLDER = "inspection"
 """Folder of the history in the folder of runs."""
 PersonVerdict = Literal["good", "defect", "unsure"]
-"""What a person says of an image."""
+"""Human verdict on an image."""
 PERSON_VERDICTS: tuple[PersonVerdict, ...] = get_args(PersonVerdict)
 Role = Literal["train", "threshold", "test"]
-"""What an image is used for: training, choosing thresholds, or testing."""
+"""Use of an image: training, choosing thresholds, or testing."""
 RecordedRole = Role | Literal["mixed"]
-"""`mixed`: a test image of one category, another role in another one; cannot be used."""
+"""`mixed`: a test image in one category with another role in another category; cannot be used."""
 PAGE = 1000
-"""Rows that `History.rows` returns at once."""
+"""Maximum number of rows that `History.rows` returns."""
 logger = logging.getLogger("vqlab.serve")
 _VERSION = 1
 _TIMEOUT = 30.0
@@ -82,7 +82,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Feedback:
-    """A person's latest verdict on an image."""
+    """The latest human verdict on an image."""
 
     pixels: str
     file: str
@@ -100,7 +100,7 @@ class HistoryFilter:
     verdict: str | None = None
     """`pass`, `review` or `reject`."""
     person: str | None = None
-    """`good`, `defect`, `unsure`, or `none` for images without a person's verdict."""
+    """`good`, `defect`, `unsure`, or `none` for images without a human verdict."""
     name: str = ""
     """Part of the name; the case of ASCII letters is ignored."""
     since: str | None = None
@@ -122,7 +122,7 @@ LEFT JOIN roles r ON r.category = j.category AND r.pixels = j.pixels
 
 
 class History:
-    """Judged images and people's verdicts. Thread-safe; opens the database on each call."""
+    """Judged images and human verdicts. Thread-safe; opens the database on each call."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -130,7 +130,7 @@ class History:
 
     @property
     def images(self) -> Path:
-        """Folder of the images that people judged."""
+        """Folder of the images with a human verdict."""
         return self.folder / "images"
 
     @property
@@ -169,7 +169,7 @@ class History:
     def store(
         self, category: str, pixels: str, name: str, suffix: str, content: bytes, verdict: str
     ) -> Feedback:
-        """Store a person's verdict on an image, and the image if it is not stored yet.
+        """Store a human verdict on an image, and the image if it is not stored yet.
 
         suffix: of the image's format, e.g. `.png`. Raises UserError for an unknown verdict,
         HistoryError if the folder cannot be written.
@@ -205,7 +205,7 @@ class History:
 
     def roles(self, *categories: str) -> dict[str, RecordedRole]:
         """Return the roles that `vqlab feedback` gave to images of these categories, by digest;
-        `mixed` for a test image of one that is no test image of another."""
+        `mixed` for a test image of one category that has another role in another."""
         with self._connect() as database:
             rows = database.execute(
                 "SELECT pixels, CASE WHEN min(role = 'test') = max(role = 'test') THEN max(role) "
@@ -256,7 +256,7 @@ class History:
 
 
 def _prepare(database: sqlite3.Connection, file: Path) -> None:
-    """Create the tables of a new database. Raises UserError for one of a newer vqlab."""
+    """Create the tables of a new database. Raises UserError if a newer vqlab wrote it."""
     version = database.execute("PRAGMA user_version").fetchone()[0]
     if version > _VERSION:
         raise HistoryError(

@@ -1,4 +1,4 @@
-"""The operating points of a served model: what each image threshold means in counts."""
+"""The operating points of a served model: counts of errors for each image threshold."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def defect_scores(scores: list[float]) -> dict[str, Any] | None:
 
 def known_defects(served: ServedModel, tracker: Tracker) -> list[float]:
     """Return the sorted image scores of the test defects of the model's run; empty if there are
-    none or the run is gone."""
+    none or the run was deleted."""
     record = tracker.get(served.run_id)
     try:
         parts = load_evidence(record.artifact(EVIDENCE)) if record else {}

@@ -1,4 +1,4 @@
-"""Routes of the inspection page: static files, operating points, history, people's verdicts."""
+"""Routes of the inspection page: static files, operating points, history, human verdicts."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _add_models(app: FastAPI) -> None:
         category: Category,
         version: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
     ) -> dict[str, Any]:
-        """Return what each image threshold of a version means: scores of held-out good parts and
+        """Return the errors at each image threshold of a version: scores of held-out good parts and
         of known defects, with 95 % intervals of their shares."""
         champions = engine.champions
         served = champions.version(category, version) if version else champions.champion(category)
@@ -127,8 +127,8 @@ def _add_history(app: FastAPI, history: History) -> None:
         where: Annotated[HistoryFilter, Depends(_filter)],
         format: Annotated[Literal["csv", "json"], Query()] = "csv",
     ) -> Response:
-        """Return all judged images as a file. In CSV, a name that a spreadsheet would take for a
-        formula begins with an apostrophe."""
+        """Return all judged images as a file. In CSV, names that a spreadsheet would interpret as a
+        formula are prefixed with an apostrophe."""
         first = history.rows(where)
         lines = (_csv if format == "csv" else _json)(_all_rows(history, where, first))
         kind = "text/csv; charset=utf-8" if format == "csv" else "application/json"
@@ -148,9 +148,9 @@ def _add_feedback(app: FastAPI, history: History) -> None:
     async def feedback(
         request: Request,
         category: Annotated[str, Query(max_length=500)],
-        verdict: Annotated[PersonVerdict, Query(description="What a person says of the image.")],
+        verdict: Annotated[PersonVerdict, Query(description="Human verdict on the image.")],
     ) -> Response:
-        """Store a person's verdict on one image, and the image."""
+        """Store a human verdict on one image, and the image."""
         served = engine.champions.champion(category)  # before the body is read
         [upload] = await read_uploads(request, 1)
         digest = await engine.digest(category, upload)

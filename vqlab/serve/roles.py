@@ -1,4 +1,4 @@
-"""The role of an image that a person judged: training, threshold or test image, or none."""
+"""The role of a judged image: training, threshold or test image, or none."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ NAMES: dict[RecordedRole, str] = {
 
 
 def names_of(categories: Sequence[str]) -> list[str]:
-    """Return the names by which roles of the images of a model are recorded: of each category, and
-    of all together. All set the threshold of a joint model."""
+    """Return the names under which the roles of a model's images are recorded: each category, and
+    all together. All categories set the threshold of a joint model."""
     return [*categories, category_text(categories)]
 
 
@@ -31,7 +31,7 @@ def assigned_role(
 
     pixels: digest of its pixels. recorded: the role that an earlier `vqlab feedback` gave it, which
     never changes. A good image without one gets a role by a hash of category and pixels: the same
-    image always gets the same role, whatever its name and whatever else was judged.
+    image always gets the same role, regardless of its name and of other judged images.
     """
     if verdict == "unsure" or recorded == "mixed":
         return None
@@ -41,15 +41,13 @@ def assigned_role(
 
 
 def role_sentence(verdict: PersonVerdict, role: Role | None, recorded: RecordedRole | None) -> str:
-    """Say what an image becomes, and why."""
+    """Return the role of an image, and the reason, as a sentence."""
     if verdict == "unsure":
         return "Not used: you are unsure."
     if recorded == "mixed":
-        return f"Not used: it became {NAMES[recorded]}."
+        return f"Not used: it is already {NAMES[recorded]}."
     if role is None and recorded is not None:
-        return (
-            f"Not used: as a good part it became {NAMES[recorded]}, so it cannot be a test image."
-        )
+        return f"Not used: as a good part it is {NAMES[recorded]}, so it cannot be a test image."
     if role is None:
         return "Not used."
     if recorded == role:

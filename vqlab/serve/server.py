@@ -61,14 +61,14 @@ def configure_logging() -> None:
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.WARNING if name == "uvicorn" else logging.INFO)
 
-    # It warns of every malformed request; the answer and the log of requests say as much.
+    # It warns of every malformed request, which the request log already records.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
 def _with_header_timeout(seconds: float) -> type[asyncio.Protocol]:
     """Return uvicorn's protocol that also closes connections without a complete header in time.
 
-    uvicorn waits for a header for ever, so that idle connections could use up all file descriptors
+    uvicorn waits forever for a header, so that idle connections could use up all file descriptors
     (https://en.wikipedia.org/wiki/Slowloris_(cyber_attack)).
     """
 

@@ -17,21 +17,21 @@ TOKEN_LENGTH = 16
 
 
 class ServeSettings(Settings):
-    """Where the server listens, what it serves, and the limits of a request."""
+    """Address, models and limits of a server."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. Beyond the loopback interface a token is required."""
+    """Address to listen on. Any but a loopback address requires a token."""
     port: int = Field(default=8000, ge=1, le=65535)
     mlruns: Path = Path("mlruns")
     """Folder of the store with the registered models."""
     watched: Path = Path("results/watch")
-    """Folder with the output folders of `vqlab watch`, named by category: their drift is shown."""
+    """Folder with the output folders of `vqlab watch`, named by category, whose drift is shown."""
     categories: tuple[str, ...] = ()
-    """Categories to serve; empty: all that have a champion, also those promoted later."""
+    """Categories to serve; empty: all with a champion, including those promoted later."""
     token: SecretStr | None = None
     """Required in `Authorization: Bearer TOKEN` if set."""
     allowed_hosts: tuple[str, ...] = ()
-    """Further host names that clients may use, besides addresses of `host` and loopback names."""
+    """Additional host names that clients may use, besides those of `host` and loopback names."""
     device: str = "auto"
 
     max_request_mb: float = Field(default=64, gt=0)

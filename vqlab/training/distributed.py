@@ -65,8 +65,8 @@ class SharedTrainer(Trainer):
         with distributed.error_barrier():
             if first["images"] != self.images.fingerprint:
                 raise UserError(
-                    "every process must train on the same images; those of this one differ; use "
-                    "the same dataset and library versions on all machines."
+                    "all processes must train on the same images; those of this process differ; "
+                    "use the same dataset and library versions on all machines."
                 )
             if distributed.rank():
                 self.load(first["state"])

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Diverged(UserError):
-    """The loss or its gradient is not finite; the weights are those before that step."""
+    """The loss or its gradient is not finite. The weights are those before that step."""
 
 
 class Trainer:

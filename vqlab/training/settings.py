@@ -93,7 +93,7 @@ def choose_device(settings: TrainingSettings) -> torch.device:
     available = torch.cuda.is_available()
     if settings.device == "cuda" and not available:
         raise UserError(
-            "setting training.device: cuda is not available here; set training.device=cpu or auto."
+            "setting training.device: CUDA is not available; set training.device=cpu or auto."
         )
     if not available or settings.device == "cpu":
         return torch.device("cpu")
@@ -103,7 +103,7 @@ def choose_device(settings: TrainingSettings) -> torch.device:
     if index >= count:
         raise UserError(
             f"each process of a machine must have a CUDA device; this machine has {count} for "
-            f"process {index + 1}; give torchrun --nproc-per-node={count}, or set "
+            f"process {index + 1}; use torchrun --nproc-per-node={count}, or set "
             "training.device=cpu."
         )
     torch.cuda.set_device(index)

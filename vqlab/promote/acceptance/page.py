@@ -122,7 +122,7 @@ def _thresholds(thresholds: Thresholds) -> str:
             "review": escape(f"above {thresholds.review:.6g}") if thresholds.review else "",
             "pixel threshold": escape(f"{thresholds.pixel:.6g}"),
             "method": escape(thresholds.method or "unknown"),
-            "promised false-reject rate": escape(f"at most {promised:.3g}") if promised else "none",
+            "target false-reject rate": escape(f"at most {promised:.3g}") if promised else "none",
             "chosen on": escape(f"{calibration.count} normal images") if calibration else "",
         }
     )
@@ -145,6 +145,9 @@ def _rollback(decision: Decision) -> str:
         lines.append(f"vqlab rollback -c {category} --to {number}   # version {number}")
         text = f"This version replaced version {number}, which can be restored at any time."
     else:
-        text = "This version is the first champion of its category; there is none to go back to."
+        text = (
+            "This version is the first champion of its category; there is no earlier one to "
+            "restore."
+        )
     commands = "\n".join(map(escape, lines))
     return f"<h2>How to roll back</h2>{paragraph(text)}<pre>{commands}</pre>"

@@ -16,7 +16,7 @@ from vqlab.run import SHIFT_CHART
 from vqlab.text import folder_name
 from vqlab.tracking import RunRecord
 
-_SHIFTED = "Errors under changes of camera, lamp, position and file format"
+_SHIFTED = "Errors under capture shifts (camera, lamp, position, file format)"
 MOST = 4
 """Maximum number of misses, and of false alarms, per category."""
 _WIDTH, _QUALITY = 1000, 80

@@ -1,4 +1,4 @@
-"""What a model was trained on, by whom and how."""
+"""Training facts of a model: data, user, code, settings."""
 
 from __future__ import annotations
 

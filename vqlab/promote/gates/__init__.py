@@ -1,1 +1,1 @@
-"""Gates: the requirements of a promotion, each with a measured value, a limit and a sentence."""
+"""Gates: the requirements of a promotion, each with a measured value, a bound and a sentence."""

@@ -22,7 +22,8 @@ class Contender:
 
     evidence: Mapping[str, CategoryEvidence]
     promised: float | None
-    """Promised false-reject rate of its threshold; None if it promises none, or is unknown."""
+    """Promised false-reject rate of its threshold; None if it promises none or the rate is
+    unknown."""
 
 
 def value_gate(
@@ -151,7 +152,7 @@ def _margin_gate(
     category, gain = worst
     if category and gain < -settings.margin:
         status = "warning" if status == "passed" else status
-        text += f"; of the categories, {category} is worse by {-gain:.4f}"
+        text += f"; category {category} is worse by {-gain:.4f}"
     return pair.gate(pair.metric, status, f"{text}.", -settings.margin)
 
 
@@ -172,7 +173,7 @@ def _improvement(pairs: Sequence[_Pair], settings: GateSettings) -> Gate:
 
 
 def _missing(metric: str, reason: str) -> Gate:
-    text = f"{metric_title(metric)}: cannot be compared, {reason}."
+    text = f"{metric_title(metric)} cannot be compared: {reason}."
     return Gate(metric, "not applicable", text, comparison=True)
 
 

@@ -1,4 +1,4 @@
-"""Gates on the model itself: selection, codebooks, promise of the threshold, code."""
+"""Gates on the model itself: selection, codebooks, guarantee of the threshold, code."""
 
 from __future__ import annotations
 
@@ -102,9 +102,9 @@ def shift_gate(table: ShiftTable | None, thresholds: Thresholds, settings: GateS
         names = join_names([f"{row.title}: {row.false_rejects}" for row in failed])
         text += f"; more under {names}"
         text += (
-            ": the model does not stand a shift that data.shifts names"
+            ": the model does not tolerate a shift listed in data.shifts"
             if trained
-            else "; name the shifts that cameras may show in data.shifts and train again"
+            else "; list the expected shifts in data.shifts and train again"
         )
     value = worst.false_rejects / table.normals
     count = Count(worst.false_rejects, table.normals)
@@ -150,14 +150,14 @@ def baseline_gate(
     if not better and settings.baseline != "ignore":
         status = failure(settings.baseline)
     text = f"Image AUROC {after:.4f}, that of the no-learning baseline {before:.4f}"
-    text += "." if better else ": not significantly better; a simpler detector may do."
+    text += "." if better else ": not significantly better; a simpler detector may suffice."
     return Gate(
         name, status, text, difference.value, difference.interval, 0.0, "minimum", form="+.4f"
     )  # fmt: skip
 
 
 def code_gate(record: RunRecord, settings: GateSettings) -> Gate:
-    """Check that the code of the training is a commit."""
+    """Check that the code used in training was committed."""
     commit = record.tags.get("mlflow.source.git.commit")
     if not commit:
         version = record.tags.get("vqlab.version", "unknown")
@@ -165,8 +165,8 @@ def code_gate(record: RunRecord, settings: GateSettings) -> Gate:
         return Gate("code", "not applicable", text)
     if record.tags.get("vqlab.git_dirty") == "true" and settings.code != "ignore":
         text = (
-            f"The code of the training differs from its commit {commit[:12]}; commit it and train "
-            "again for a training that can be repeated."
+            f"The code used in training differs from its commit {commit[:12]}; commit it and train "
+            "again to make the training reproducible."
         )
         return Gate("code", failure(settings.code), text)
     return Gate("code", "passed", f"Trained at commit {commit[:12]}.")

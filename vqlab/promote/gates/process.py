@@ -10,13 +10,16 @@ MIB = 2**20
 
 
 def process_gates(measured: Reproduction, settings: GateSettings) -> list[Gate]:
-    """Return the gates on a checkpoint that a fresh process loaded and scored images with."""
+    """Return the gates on a checkpoint with which a fresh process scored images."""
     name, images = "reproduction", f"{measured.images} images"
     if measured.exact:
-        gate = Gate(name, "passed", f"A fresh process repeats the scores of {images} bit for bit.")
+        gate = Gate(
+            name, "passed", f"A fresh process reproduces the scores of {images} bit for bit."
+        )
     else:
         text = (
-            f"A fresh process repeats the scores of {images} to a relative {measured.tolerance:g}"
+            f"A fresh process reproduces the scores of {images} to a relative "
+            f"{measured.tolerance:g}"
         )
         gate = Gate(name, "warning", f"{text}, not bit for bit (another device or CPU?).")
     where = f"{measured.device}, CPU threads: {measured.threads}"
@@ -32,13 +35,15 @@ def process_gates(measured: Reproduction, settings: GateSettings) -> list[Gate]:
 
 
 def _limited(
-    name: str, value: float, limit: float | None, unit: str, what: str, setting: str
+    name: str, value: float, limit: float | None, unit: str, description: str, setting: str
 ) -> Gate:
     """Return the gate of a cost with an optional limit."""
     if limit is None:
-        text = f"{what}; no limit is set ({setting})."
+        text = f"{description}; no limit is set ({setting})."
         return Gate(name, "not applicable", text, value, form=".0f", unit=unit)
     if value > limit:
-        text = f"{what}: {value:.0f} {unit}, above {setting}={limit:g}; choose a smaller model."
+        text = (
+            f"{description}: {value:.0f} {unit}, above {setting}={limit:g}; choose a smaller model."
+        )
         return Gate(name, "failed", text, value, None, limit, form=".0f", unit=unit)
-    return Gate(name, "passed", f"{what}.", value, None, limit, form=".0f", unit=unit)
+    return Gate(name, "passed", f"{description}.", value, None, limit, form=".0f", unit=unit)

@@ -20,17 +20,18 @@ class GateSettings(Settings):
 
     metrics: tuple[str, ...] = ("image_auroc", "aupro", "escape_rate")
     """Test metrics in which the model is compared with the champion; `escape_rate` only if both
-    thresholds promise the same false-reject rate. An undefined metric is left out."""
+    thresholds promise the same false-reject rate. Undefined metrics are omitted."""
     rule: Rule = "not_worse"
     """`not_worse`: no metric is worse by more than `margin`, and at least one is better by more
     than `min_delta`; `non_inferior`: the 95 % intervals of the differences exclude a loss above
     `margin` too; `superior`: the interval of at least one excludes a gain up to `min_delta` too."""
     margin: float = Field(default=0.02, ge=0, le=1)
-    """Largest loss of a metric that is tolerated."""
+    """Maximum tolerated loss of a metric."""
     min_delta: float = 0.0
     """Minimum improvement over the champion."""
     metric: str | None = None
-    """Decides alone and by its value, e.g. `test/pixel_auroc`, instead of `metrics` and `rule`."""
+    """Compare only the value of this metric, e.g. `test/pixel_auroc`, instead of `metrics` and
+    `rule`."""
     resamples: int = Field(default=1000, ge=100, le=100_000)
     """Bootstrap resamples of the test images for the intervals."""
     seed: int = Field(default=0, ge=0)
@@ -48,7 +49,7 @@ class GateSettings(Settings):
     baseline: OnFailure = "warn"
     """If the image AUROC is not significantly better than that of the no-learning baseline."""
     code: OnFailure = "warn"
-    """If the code of the training differs from its commit."""
+    """If the code used in training differs from its commit."""
     max_latency_ms: float | None = Field(default=None, gt=0)
     """Maximum time per image in milliseconds, from file to score, in a fresh process."""
     max_memory_mib: float | None = Field(default=None, gt=0)
