@@ -7,14 +7,18 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from folders_of_shapes import tall_and_square
 from huggingface_hub import constants as hub
 from matplotlib.figure import Figure
 from optuna.storages import InMemoryStorage
 from tiny_set import tiny_recipe, write_tiny_set
 
 from vqlab.cli import main
+from vqlab.cli.terminal import out
+from vqlab.cli.trial_tables import recipes_table
 from vqlab.config import merge, nest, read_recipe
 from vqlab.data import load_dataset
 from vqlab.errors import UserError
@@ -123,6 +127,31 @@ def test_all_are_judged_alike(setting: str, value: Any, only_vqvae: dict[str, Tr
     unlike = {**only_vqvae, "two": merge(only_vqvae["two"], nest(setting, value))}
     with pytest.raises(UserError, match=f"must have the same {setting}.*two {value}"):
         make_comparison(two(SIZE, SIZE), unlike)
+
+
+def test_recipes_whose_inputs_differ_in_shape_are_judged_on_the_same_images(
+    trees: dict[str, Tree], tmp_path: Path
+) -> None:
+    """The same files are split alike, their anomalies have the same kinds, and a defect covers the
+    same share of its image."""
+    data = {"root": str(tall_and_square(tmp_path)), "categories": ["tall"], "image_size": 64}
+    bank = merge(trees["memory_bank"], {"data": data})
+    both = {"one": bank, "two": merge(bank, nest("data.resize", "aspect"))}
+    axes: Tree = {"detector.bank_size": {"low": 10, "high": 60}}
+    comparison = make_comparison(two(axes, axes), both)
+    first, second = (load_dataset(plan.config.data) for plan in comparison.plans.values())
+    assert first.fingerprint == second.fingerprint
+    assert first.test_fingerprint == second.test_fingerprint
+    for one, other in ((first.train, second.train), (first.validation, second.validation)):
+        assert one.records == other.records
+    assert first.test.records == second.test.records
+    shapes = [each.test.resized(0).image.shape for each in (first, second)]
+    assert shapes == [(64, 64, 3), (96, 32, 3)]
+    for index in range(len(first.test)):
+        masks = [each.test.original_mask(index) for each in (first, second)]
+        assert np.array_equal(*masks)
+        shares = [each.test.resized(index).mask.mean() for each in (first, second)]
+        assert shares[0] == pytest.approx(shares[1], rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -321,8 +350,13 @@ def test_features_that_another_recipe_extracted_are_reused(swept: Any, store: Tr
 def test_the_best_of_each_recipe_stays(swept: Any, store: Tracker) -> None:
     result, *_ = swept
     assert list(result.recipes) == list(RECIPES)
-    best = max(result.recipes.values(), key=lambda row: row.value)
-    assert best == result.best and result.best.recipe == best.recipe
+    best = result.best
+    assert best == result.recipes[best.recipe]
+    assert result.comparisons.keys() == RECIPES.keys() - {best.recipe}
+    for recipe, comparison in result.comparisons.items():
+        other = result.recipes[recipe]
+        assert comparison.trial == other.key
+        assert not comparison.told_apart or other.value < best.value
     for run in store.runs(tags={"vqlab.kind": "trial", "vqlab.study": result.study}):
         is_best = run.run_id in {row.run_id for row in result.recipes.values()}
         assert is_best == (run.tags["optuna.state"] == "COMPLETE" and _has_checkpoint(run))
@@ -334,6 +368,20 @@ def _has_checkpoint(run: Any) -> bool:
         return bool(run.checkpoint().exists())
     except UserError:
         return False
+
+
+def test_table_and_page_compare_the_recipes(swept: Any) -> None:
+    result, *_ = swept
+    out.width = 250
+    with out.capture() as captured:
+        out.print(recipes_table(result))
+    page = result.page.read_text(encoding="utf-8")
+    section = page.partition('<h2 id="recipes">')[2].partition("</table>")[0]
+    assert "difference from the winner" in captured.get() and "with 95 % intervals" in section
+    for comparison in result.comparisons.values():
+        for text in (str(comparison.trial), comparison.difference_text, comparison.verdict):
+            assert text in captured.get() and text in section
+    assert f'<tr class="best"><td>{result.best.recipe}</td>' in section
 
 
 def test_recipe_checkpoint_and_threshold_agree(swept: Any, store: Tracker) -> None:

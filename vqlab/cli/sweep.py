@@ -76,7 +76,8 @@ def sweep(
     `vqlab sweep vqvae` searches only one recipe.
 
     A trial replaces its recipe's default settings only if the 95 % interval of their difference on
-    validation (paired bootstrap over the images) excludes 0.
+    validation (paired bootstrap over the images) excludes 0. Of recipes that validation cannot tell
+    apart, the first one wins.
 
     Run the same command again to resume the study, or with a larger --n-trials to extend it. A
     changed search space or dataset starts a new study. Workers on this or other machines can join

@@ -61,9 +61,11 @@ def _pairs(trial: TrialOnTest, names: Sequence[str], between: str, digits: int) 
 
 
 def recipes_table(result: SweepResult) -> FittedTable:
-    """Return a row per recipe of a sweep: numbers of trials, best trial, seconds per trial."""
+    """Return a row per recipe of a sweep: numbers of trials, best trial, seconds per trial, and its
+    difference from the winner on validation."""
     columns = [Column("recipe", text=True), *map(Column, ("trials", "complete"))]
     columns += map(Column, (_objective(result), "trial", "run", "s per trial"))
+    columns.append(Column("difference from the winner", text=True))
     rows = []
     for recipe, best in result.recipes.items():
         trials = [trial for trial in result.trials if trial.recipe == recipe]
@@ -73,6 +75,8 @@ def recipes_table(result: SweepResult) -> FittedTable:
         if best is not None:
             cells = [f"{best.value:.4f}", str(best.key), str(best.run_id)[:8]]
             cells.append(f"{mean(seconds):.0f}" if seconds else "–")
+        compared = result.comparisons.get(recipe)
+        cells.append(f"{compared.difference_text} {compared.verdict}".strip() if compared else "–")
         style = _BEST if recipe == result.best.recipe else ""
         rows.append(Row([recipe, str(len(trials)), str(len(complete)), *cells], style))
     return FittedTable("recipes, each with its best trial on validation", columns, rows)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from vqlab.evaluation import Thresholds
+from vqlab.metrics import Difference
 from vqlab.types import UserError
 
 
@@ -157,6 +158,29 @@ class TrialOnTest(_OfTrial):
 
 
 @dataclass(frozen=True)
+class RecipeComparison:
+    """How the best trial of a recipe compares with the winner, the best trial of another one."""
+
+    trial: TrialKey
+    difference: Difference | None
+    """Its objective minus the winner's; None where it cannot be resampled."""
+    told_apart: bool
+    """False if validation cannot tell which of the two is better."""
+
+    @property
+    def difference_text(self) -> str:
+        """The difference with its 95 % interval, where there is one."""
+        if self.difference is None:
+            return ""
+        text, interval = f"{self.difference.value:+.4f}", self.difference.interval
+        return text + (f" [{interval.low:+.4f}, {interval.high:+.4f}]" if interval else "")
+
+    @property
+    def verdict(self) -> str:
+        return "" if self.told_apart else "cannot be told apart by validation"
+
+
+@dataclass(frozen=True)
 class SweepResult:
     """Result of a study."""
 
@@ -189,6 +213,8 @@ class SweepResult:
     recipes: dict[str, TrialRow | None]
     """The best trial of each compared recipe, None if it has no complete trial; empty for a sweep
     of one recipe."""
+    comparisons: dict[str, RecipeComparison]
+    """By recipe, without that of the winner."""
     recipe: Path
     """The best settings, which `train` accepts."""
     pictures: Path | None

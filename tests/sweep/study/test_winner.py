@@ -127,7 +127,80 @@ def test_the_best_recipe_wins_by_its_own_winner(tracker: Tracker, tmp_path: Path
     keys = [str(key_of(trial)) for trial in map(rule.winner, (None, "a", "b")) if trial]
     assert keys == ["b:0", "a:0", "b:0"]
     assert rule.not_clearly_better() == {TrialKey("a", 1)}
-    assert rule.reason() == "Trial b:0 has the recipe's own settings."
+    own, compared = "Trial b:0 has the recipe's own settings.", rule.recipe_comparisons()
+    assert rule.reason().startswith(f"{own} Recipe b is better than a (trial a:0: -")
+    assert compared.keys() == {"a"} and compared["a"].told_apart
+
+
+def compared(tracker: Tracker, folder: Path, images: dict[str, Scored | None]) -> WinnerRule:
+    """A comparison of recipes that have a trial each, in this order."""
+    studies = {recipe: optuna.create_study(direction="maximize") for recipe in images}
+    for recipe, each in images.items():
+        add(studies[recipe], tracker, folder, each, recipe, as_in_recipe=True)
+    return WinnerRule(Studies("both", studies), tracker, OBJECTIVE)
+
+
+@pytest.mark.parametrize("names", ["ab", "ba"])
+def test_of_recipes_that_cannot_be_told_apart_the_first_wins(
+    tracker: Tracker, tmp_path: Path, names: str
+) -> None:
+    images = {"a": scored(1.0), "b": scored(1.05, noise=0.4)}  # b has the better value
+    rule = compared(tracker, tmp_path, {name: images[name] for name in names})
+    first, other = names
+    best = rule.winner()
+    assert best is not None and key_of(best) == TrialKey(first, 0)
+    (comparison,) = rule.recipe_comparisons().values()
+    assert comparison.trial == TrialKey(other, 0) and not comparison.told_apart
+    assert comparison.difference is not None and comparison.difference.interval is not None
+    assert (comparison.difference.value > 0) == (other == "b")
+    low, high = comparison.difference.interval
+    assert low < 0 < high and f"[{low:+.4f}, {high:+.4f}]" in comparison.difference_text
+    warning = f"Warning: validation cannot tell recipe {first} from {other} (trial {other}:0: "
+    assert warning in rule.reason()
+
+
+def test_a_recipe_that_is_clearly_worse_than_the_best_does_not_win(
+    tracker: Tracker, tmp_path: Path
+) -> None:
+    """Of the two that are level at the top the first wins, though another one comes before."""
+    images = {"a": scored(1.0), "b": scored(2.0), "c": scored(2.02, noise=0.4)}
+    rule = compared(tracker, tmp_path, images)
+    best = rule.winner()
+    assert best is not None and key_of(best) == TrialKey("b", 0)
+    told = {recipe: each.told_apart for recipe, each in rule.recipe_comparisons().items()}
+    assert told == {"a": True, "c": False}
+
+
+def test_half_a_point_on_synthetic_anomalies_does_not_tell_recipes_apart(
+    tracker: Tracker, tmp_path: Path
+) -> None:
+    first = synthetic(scored(1.0), 4, {})
+    second = synthetic(scored(1.0), 4, dict.fromkeys(range(4), 0.01))
+    rule = compared(tracker, tmp_path, {"a": first, "b": second})
+    best = rule.winner()
+    assert best is not None and key_of(best) == TrialKey("a", 0)
+
+
+def test_a_recipe_without_evidence_is_compared_by_its_value(
+    tracker: Tracker, tmp_path: Path
+) -> None:
+    rule = compared(tracker, tmp_path, {"a": scored(1.0), "b": None})
+    best, comparison = rule.winner(), rule.recipe_comparisons()["a"]
+    assert best is not None and key_of(best) == TrialKey("b", 0)
+    assert comparison.told_apart and comparison.difference is None
+    assert comparison.difference_text == comparison.verdict == ""
+
+
+def test_a_recipe_whose_trials_violate_a_limit_does_not_win(
+    tracker: Tracker, tmp_path: Path
+) -> None:
+    studies = {recipe: optuna.create_study(direction="maximize") for recipe in ("a", "b")}
+    limit = "cost/parameters 9 > 5"
+    add(studies["a"], tracker, tmp_path, scored(2.0), "a", as_in_recipe=True, violation=limit)
+    add(studies["b"], tracker, tmp_path, scored(1.0), "b", as_in_recipe=True)
+    rule = WinnerRule(Studies("both", studies), tracker, OBJECTIVE)
+    best = rule.winner()
+    assert best is not None and key_of(best) == TrialKey("b", 0) and not rule.recipe_comparisons()
 
 
 def test_few_validation_images_prove_nothing(

@@ -9,21 +9,20 @@ from __future__ import annotations
 import contextlib
 import html
 import itertools
-from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vqlab.html_page import STYLE, paragraph, picture
-from vqlab.metrics import METRICS, Difference
+from vqlab.html_page import STYLE, paragraph
 from vqlab.run import short_names
 from vqlab.sweep.events import TrialKey
 from vqlab.sweep.report import charts
+from vqlab.sweep.report.context import ReportContext
 from vqlab.sweep.report.copies import quiet
 from vqlab.sweep.report.importance import EVALUATOR, MEANING, importances
-from vqlab.sweep.report.study_data import StudyData, plain
-from vqlab.sweep.report.trial_table import TestMetrics, TrialTable, trial_table, validation_and_test
+from vqlab.sweep.report.study_data import StudyData, value_text
+from vqlab.sweep.report.summary import summary
+from vqlab.sweep.report.trial_table import TrialTable, trial_table, validation_and_test
 from vqlab.sweep.study.record import record_of
 from vqlab.sweep.study.studies import Studies
 
@@ -72,32 +71,6 @@ addEventListener("beforeprint",()=>print(true));addEventListener("afterprint",()
 """
 
 
-@dataclass(frozen=True)
-class ReportContext:
-    """What the report says beyond the trials themselves; all of it is optional."""
-
-    dataset: str = ""
-    """Name and location of the data set."""
-    tested: TestMetrics = field(default_factory=dict)
-    purposes: Mapping[TrialKey, str] = field(default_factory=dict)
-    """Why each of them was tested: `winner` or `on request`."""
-    baseline: Mapping[str, float] = field(default_factory=dict)
-    """Test metrics of `mean_image`, which learns nothing."""
-    not_clearly_better: Container[TrialKey] = ()
-    """Trials that may not win."""
-    reason: str = ""
-    """How the winner compares with its recipe's own trial."""
-    differences: Mapping[TrialKey, Difference] = field(default_factory=dict)
-    """How trials differ in the first objective from their recipe's own."""
-    notes: Sequence[str] = ()
-    run_link: Callable[[str], str] | None = None
-    """Address of a run in the MLflow UI, by run ID."""
-    links: Mapping[str, str] = field(default_factory=dict)
-    """Further addresses by their titles."""
-    pictures: Mapping[str, bytes] = field(default_factory=dict)
-    """PNG files by title: test images in panels, scored by the winner."""
-
-
 def write_report(
     studies: Studies, objectives: Sequence[str], folder: Path, context: ReportContext
 ) -> list[Path]:
@@ -106,7 +79,7 @@ def write_report(
     objectives: names of the values of a trial, in their order. Charts that would be empty are left
     out. Raises ValueError unless each objective has a name.
     """
-    data = StudyData(studies, objectives, context.not_clearly_better)
+    data = StudyData(studies, objectives, context.not_clearly_better, context.winner)
     folder.mkdir(parents=True, exist_ok=True)
     table = trial_table(data, context.tested, context.purposes)
     table.write(folder / TABLE)
@@ -157,7 +130,7 @@ def _page(data: StudyData, table: TrialTable, context: ReportContext) -> str:
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
         f"<style>{STYLE}{_STYLE}</style>\n<script>{get_plotlyjs()}</script></head>\n"
-        f"<body><h1>{title}</h1>\n<nav>{' '.join(links)}</nav>\n{_summary(data, context)}\n"
+        f"<body><h1>{title}</h1>\n<nav>{' '.join(links)}</nav>\n{summary(data, context)}\n"
         + "\n".join(part for part in parts if part)
         + f"\n{_trials(data, table, context)}\n<script>{_SCRIPT}</script>\n</body></html>\n"
     )
@@ -199,98 +172,6 @@ def _division(figure: Any, name: str) -> str:
     return f'<div><div style="min-width:{width}px">{chart}</div></div>'
 
 
-def _summary(data: StudyData, context: ReportContext) -> str:
-    states = Counter(trial.state.lower().replace("fail", "failed") for trial in data.trials)
-    counts = ", ".join(f"{count} {state}" for state, count in states.items()) or "none yet"
-    lines = [
-        f"Data set: {context.dataset}." if context.dataset else "",
-        f"Objective: {'; '.join(goal.label for goal in data.goals)}.",
-        f"Trials: {counts}.",
-    ]
-    if len(data.goals) > 1 and data.best:
-        lines.append(f"Pareto front: trials {', '.join(str(t.key) for t in data.best)}.")
-    for trial in data.best if len(data.goals) == 1 else ():
-        settings = ", ".join(f"{name} {_text(value)}" for name, value in trial.settings.items())
-        value = f"{trial.values[0]:.6g}"
-        lines.append(f"Best: trial {trial.key}, {value}: {settings or 'no settings'}.")
-    lines += [context.reason, *_rejected(data), *(f"Note: {note}" for note in context.notes)]
-    links = " · ".join(
-        f'<a href="{html.escape(url)}">{html.escape(title)}</a>'
-        for title, url in context.links.items()
-    )
-    return "\n".join(
-        [
-            *(paragraph(line) for line in lines if line),
-            f"<p>In the MLflow UI: {links}</p>" if links else "",
-            _test_metrics(data, context),
-            _pictures(context.pictures),
-        ]
-    )
-
-
-def _rejected(data: StudyData) -> Iterator[str]:
-    """Say which trials have a better value than the best trial, and why they may not win."""
-    if len(data.goals) > 1 or not data.best:
-        return
-    sign = 1 if data.goals[0].maximize else -1
-    for trial, raw in zip(data.trials, data.raw, strict=True):
-        reason = record_of(raw).violation or record_of(raw).dead_codebook
-        if trial.values and reason and sign * trial.values[0] > sign * data.best[0].values[0]:
-            yield f"Trial {trial.key} has {trial.values[0]:.6g}, but may not win: {reason}."
-
-
-def _test_metrics(data: StudyData, context: ReportContext) -> str:
-    """A table of test metrics with their 95 % intervals: the tested trials, and the baseline."""
-    columns = {
-        f"trial {key} ({context.purposes.get(key, 'tested')})": metrics
-        for key, metrics in sorted(context.tested.items())
-        if metrics
-    }
-    if not columns:
-        return ""
-    columns = dict(sorted(columns.items(), key=lambda pair: not pair[0].endswith("(winner)")))
-    if context.baseline:
-        columns["mean_image (baseline)"] = context.baseline
-    values = [{_metric(k): v for k, v in metrics.items()} for metrics in columns.values()]
-    names = dict.fromkeys(name for metrics in values for name in metrics)
-    shown = [name for name in names if name in METRICS]
-    head = "".join(f"<th>{html.escape(title)}</th>" for title in ("", *columns))
-    body = [
-        f"<tr><td>{html.escape(charts.with_direction(name))}</td>"
-        + "".join(f"<td>{_with_interval(metrics, name)}</td>" for metrics in values)
-        + "</tr>"
-        for name in shown
-    ]
-    return (
-        '<h2 id="test">Test metrics, with 95 % intervals</h2>\n'
-        '<p class="muted">↓: lower is better. Of the others, higher is better.</p>\n'
-        f'<div class="wide"><table><tr>{head}</tr>\n' + "\n".join(body) + "</table></div>"
-    )
-
-
-def _metric(key: str) -> str:
-    return key.partition("/")[2] if key.startswith("test") and "/" in key else key
-
-
-def _with_interval(values: Mapping[str, float], name: str) -> str:
-    if name not in values:
-        return ""
-    low, high = values.get(f"{name}_low"), values.get(f"{name}_high")
-    interval = f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else ""
-    return f"{values[name]:.4f}{interval}"
-
-
-def _pictures(pictures: Mapping[str, bytes]) -> str:
-    """Test pictures, embedded."""
-    if not pictures:
-        return ""
-    figures = [picture(title, png) for title, png in pictures.items()]
-    return (
-        '<h2 id="pictures">Test pictures of the best trial</h2>\n'
-        f'<div class="grid pictures">{"".join(figures)}</div>'
-    )
-
-
 def _trials(data: StudyData, table: TrialTable, context: ReportContext) -> str:
     paths = {path for names in data.names.values() for path in names}
     short = short_names(name for name in table.columns if name in paths)
@@ -299,7 +180,7 @@ def _trials(data: StudyData, table: TrialTable, context: ReportContext) -> str:
     body = []
     for trial, raw, row in zip(data.trials, data.raw, table.rows, strict=True):
         style = "best" if trial.key in best else "" if trial.state == "COMPLETE" else "other"
-        cells = [html.escape(_text(cell)) for cell in row]
+        cells = [html.escape(value_text(cell)) for cell in row]
         run_id = record_of(raw).run_id
         if run_id and context.run_link is not None:
             address = html.escape(context.run_link(str(run_id)))
@@ -318,8 +199,3 @@ def _purposes(purposes: Mapping[TrialKey, str]) -> str:
     """`Trial 3: winner. Trial 1: on request, not used for any choice.`"""
     words = {charts.ON_REQUEST: f"{charts.ON_REQUEST}, not used for any choice"}
     return " ".join(f"Trial {key}: {words.get(why, why)}." for key, why in sorted(purposes.items()))
-
-
-def _text(value: Any) -> str:
-    value = plain(value)
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

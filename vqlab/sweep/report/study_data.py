@@ -79,6 +79,8 @@ class StudyData:
     objectives: Sequence[str]
     not_clearly_better: Container[TrialKey] = ()
     """Trials that do not replace their recipe's own trial."""
+    winner: TrialKey | None = None
+    """The trial that won, if that was decided; else the best eligible value."""
     raw: list[FrozenTrial] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -166,10 +168,13 @@ class StudyData:
 
     @cached_property
     def best(self) -> list[TrialData]:
-        """The best trial, eligible trials first; the Pareto front for several objectives."""
+        """The winner, or the best trial, eligible trials first; the Pareto front for several
+        objectives."""
         complete = [trial for trial in self.trials if trial.values]
         if len(self.goals) > 1:
             return pareto_front(complete, self.goals)
+        if self.winner is not None:
+            return [trial for trial in complete if trial.key == self.winner]
         sign = -1 if self.goals[0].maximize else 1
         return sorted(complete, key=lambda t: (not t.eligible, sign * t.values[0]))[:1]
 
@@ -217,6 +222,12 @@ def plain(value: Any) -> float | str:
     if isinstance(value, Mapping):
         return json.dumps(value, sort_keys=True)
     return "none" if value is None else str(value)
+
+
+def value_text(value: Any) -> str:
+    """Return `plain` as text, a number with up to six digits."""
+    value = plain(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _setting(name: str, values: Sequence[Any], distribution: Any, within: bool) -> Setting:

@@ -1,4 +1,5 @@
-"""Choose the winner of a study: the recipe's own trial unless another one is clearly better."""
+"""Choose the winner of a sweep: a recipe's own trial unless another one is clearly better, and the
+first recipe that is not clearly worse than the best."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from vqlab.evaluation import (
     paired_differences,
 )
 from vqlab.metrics import Difference
-from vqlab.sweep.events import TrialKey
+from vqlab.sweep.events import RecipeComparison, TrialKey
 from vqlab.sweep.study.agreement import ACROSS, WITHIN, agreement
 from vqlab.sweep.study.policy import best_of, candidates
 from vqlab.sweep.study.record import key_of, recipe_of, record_of
@@ -38,9 +39,10 @@ class WinnerRule:
     excludes 0 (Efron and Tibshirani 1993); the interval of a rate is that of McNemar's exact test.
     Synthetic anomalies differ from the defects that will occur. So their kinds are resampled too,
     and the interval must exclude `MARGIN` (docs/validation.md).
-    Where the validation images are too few for an interval, the recipe's own trial stays. Among the
-    compared recipes the best objective wins. Where an objective has no bootstrap distribution,
-    or a run no evidence, the value decides.
+    Where the validation images are too few for an interval, the recipe's own trial stays.
+    Compared recipes are ranked by the same rule: of those whose best trial the best one of all
+    does not clearly beat, the first in the order of the comparison wins.
+    Where an objective has no bootstrap distribution, or a run no evidence, the value decides.
     """
 
     studies: Studies
@@ -60,9 +62,43 @@ class WinnerRule:
         trials: all trials of the sweep if the caller has read them already.
         """
         trials = self._read(trials)
+        if recipe is None:
+            return self._first_of_the_best(trials)
         rejected = self.not_clearly_better(trials)
         eligible = [t for t in candidates(trials, recipe) if key_of(t) not in rejected]
         return best_of(eligible, self.studies.maximize)
+
+    def _first_of_the_best(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+        """Return the first of the recipes' best trials that is not clearly worse than the best."""
+        finalists = self._finalists(trials)
+        best = best_of(finalists, self.studies.maximize)
+        if best is None:
+            return None
+        return next(t for t in finalists if t is best or not self._is_better(t, best, trials))
+
+    def _finalists(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Return the best trials of the recipes, in the order of the recipes, that may win."""
+        winners = (self.winner(recipe, trials) for recipe in self.studies.by_recipe)
+        return candidates([winner for winner in winners if winner is not None])
+
+    def recipe_comparisons(
+        self, trials: Sequence[FrozenTrial] | None = None
+    ) -> dict[str, RecipeComparison]:
+        """Return how the best trial of each recipe compares with the winner, by recipe, without the
+        winner's and those that may not win."""
+        trials = self._read(trials)
+        winner = self.winner(None, trials)
+        if winner is None:
+            return {}
+        others = [trial for trial in self._finalists(trials) if trial is not winner]
+        return {recipe_of(trial): self._compared(winner, trial, trials) for trial in others}
+
+    def _compared(
+        self, winner: FrozenTrial, trial: FrozenTrial, trials: Sequence[FrozenTrial]
+    ) -> RecipeComparison:
+        pairs = ((winner, trial), (trial, winner))
+        told_apart = any(self._is_better(first, second, trials) for first, second in pairs)
+        return RecipeComparison(key_of(trial), self._difference(winner, trial, trials), told_apart)
 
     def not_clearly_better(self, trials: Sequence[FrozenTrial] | None = None) -> set[TrialKey]:
         """Return the keys of the trials that do not replace their recipe's own trial."""
@@ -75,13 +111,17 @@ class WinnerRule:
         return rejected
 
     def reason(self) -> str:
-        """Return how the winner compares with its recipe's own trial, and warnings if validation
-        cannot tell."""
+        """Return how the winner compares with its recipe's own trial and with other recipes, and
+        warnings if validation cannot tell."""
         trials = self._read(None)
         winner = self.winner(None, trials)
         if winner is None:
             return ""
-        return self._comparison(winner, trials) + self._disagreement(winner, trials)
+        return (
+            self._comparison(winner, trials)
+            + self._among_recipes(winner, trials)
+            + self._disagreement(winner, trials)
+        )
 
     def _comparison(self, winner: FrozenTrial, trials: Sequence[FrozenTrial]) -> str:
         """Compare the winner with its recipe's own trial, in words."""
@@ -104,6 +144,28 @@ class WinnerRule:
             f"clearly better (trial {key_of(best)}: {self._described(winner, best, trials)})."
             f"{self._warning(winner, trials)}"
         )
+
+    def _among_recipes(self, winner: FrozenTrial, trials: Sequence[FrozenTrial]) -> str:
+        """Say which recipes validation can tell from the winner's; empty for one recipe."""
+        by_key = {key_of(trial): trial for trial in trials}
+        described = {
+            told: [
+                f"{recipe} (trial {each.trial}: "
+                f"{self._described(winner, by_key[each.trial], trials)})"
+                for recipe, each in self.recipe_comparisons(trials).items()
+                if each.told_apart == told
+            ]
+            for told in (True, False)
+        }
+        recipe, text = recipe_of(winner), ""
+        if described[True]:
+            text += f" Recipe {recipe} is better than {', '.join(described[True])}."
+        if described[False]:
+            text += (
+                f" Warning: validation cannot tell recipe {recipe} from "
+                f"{', '.join(described[False])}; of such recipes the first one wins."
+            )
+        return text
 
     def differences(
         self, recipe: str | None = None, trials: Sequence[FrozenTrial] | None = None
@@ -165,8 +227,14 @@ class WinnerRule:
         self, reference: FrozenTrial, trial: FrozenTrial, trials: Sequence[FrozenTrial]
     ) -> bool:
         """Whether the trial is the recipe's own or clearly better than it."""
+        return trial is reference or self._is_better(reference, trial, trials)
+
+    def _is_better(
+        self, reference: FrozenTrial, trial: FrozenTrial, trials: Sequence[FrozenTrial]
+    ) -> bool:
+        """Whether the trial is clearly better than the reference; by value without evidence."""
         if best_of([reference, trial], self.studies.maximize) is reference:  # spare the bootstrap
-            return reference is trial
+            return False
         difference = self._difference(reference, trial, trials)
         if difference is None:
             return True
