@@ -33,7 +33,7 @@ def exhaustive(rows: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
 def test_the_nearest_of_many_codes_is_that_of_an_exhaustive_search(scale: float) -> None:
     table, rows = scale * features(2000, 0), scale * features(1500, 1)
     rows = torch.cat([rows, 5 * rows[:20], table[:50] + 1e-4 * rows[:50]])
-    assert len(table) >= MINIMUM and table.shape[1] > ALL_AXES
+    assert len(table) >= MINIMUM and table.shape[1] > ALL_AXES[-1]
     index, distance = NearestSearch()(rows, table)
     wanted, far = exhaustive(rows, table)
     assert float((index == wanted).float().mean()) >= 0.9999

@@ -4,7 +4,7 @@ On a CPU most codes are discarded by a lower bound of their distance. Codes are 
 principal axes; the distance along the first axes, plus the difference of the norms along all other
 axes, never exceeds the full distance. Codes are in tiles of near ones, rows in groups of
 neighbours. A small matrix product gives the bounds of all codes for the centre of a group; the
-triangle inequality extends them to its rows. In the tiles that remain (about a seventh) each row
+triangle inequality extends them to its rows. In the tiles that remain (about a tenth) each row
 has bounds of its own, then tighter ones along more axes, and only codes below the best distance so
 far are compared in full (0.1 %).
 """
@@ -16,8 +16,11 @@ from torch import Tensor, nn
 
 from vqlab.nn.codebook import nearest
 
-AXES, ALL_AXES = 15, 63
-"""Principal axes of the first bound, and of both bounds; each has the norm of the rest as well."""
+AXES, ALL_AXES = range(15, 48, 8), range(63, 128, 16)
+"""Possible numbers of principal axes of the first bound, and of both bounds; each bound also has
+the norm of the rest."""
+SHARE, SHARE_OF_ALL = 0.9, 0.98
+"""Fractions of the variance of the codes that these axes explain, if so many are possible."""
 MINIMUM = 512
 """Smaller codebooks are searched by `nearest`, as are vectors of few dimensions."""
 GROUP = 4
@@ -54,7 +57,7 @@ class NearestSearch(nn.Module):
         the rows are, in raster order; it makes the search faster and does not change the result. On
         other devices, and where bounds do not pay, `nearest` compares all codes.
         """
-        if rows.is_cpu and len(table) >= MINIMUM and table.shape[1] > ALL_AXES:
+        if rows.is_cpu and len(table) >= MINIMUM and table.shape[1] > ALL_AXES[-1]:
             if self._prepared is None or self._prepared.table is not table:
                 self._prepared = _Bounds(table)
             index, distance = self._prepared.search(rows.detach(), excluded, width)
@@ -85,8 +88,11 @@ class _Bounds:
         self.table = table
         self.mean = table.mean(0)
         centred = (table - self.mean).double()
-        axes = torch.linalg.eigh(centred.T @ centred).eigenvectors
-        self.axes = axes[:, -ALL_AXES:].flip(1).float().contiguous()
+        variances, axes = torch.linalg.eigh(centred.T @ centred)
+        shares = variances.flip(0).cumsum(0) / variances.sum()
+        self.leading_axes = _count_axes(shares, SHARE, AXES)
+        count = _count_axes(shares, SHARE_OF_ALL, ALL_AXES)
+        self.axes = axes[:, -count:].flip(1).float().contiguous()
         leading, middle, squares = self._project(table)
         order = _split(leading, torch.arange(len(table)), TILE)
         order = torch.cat([order, order[:1].expand(-len(order) % TILE)])
@@ -95,7 +101,7 @@ class _Bounds:
         self.squares[len(table) :] = torch.inf
         self.rounding = ROUNDING * squares.max()
         self.order = order
-        tiles = self.leading.view(-1, TILE, AXES + 1).mT.contiguous()
+        tiles = self.leading.view(-1, TILE, self.leading.shape[1]).mT.contiguous()
         self.codes = Codes(
             table.numpy(), order.numpy(), tiles.numpy(), middle[order].numpy(), self.squares.numpy()
         )
@@ -114,7 +120,7 @@ class _Bounds:
         order = _groups(count, width)
         rows = rows.index_select(0, order)
         leading, middle, norms = self._project(rows)
-        groups = leading.view(-1, GROUP, AXES + 1)
+        groups = leading.view(-1, GROUP, leading.shape[1])
         centres = groups.mean(1)
         radii = (groups - centres[:, None]).norm(dim=2).flatten()
         rounding = ROUNDING * norms + self.rounding
@@ -135,12 +141,12 @@ class _Bounds:
         return index, distance
 
     def _project(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return rows on the leading axes (N, AXES + 1) and on the middle axes (N, …), each with
-        the norm of the rest as the last column, and their squared norms (N,)."""
+        """Return rows on the leading axes (N, A) and on the middle axes (N, M), each with the norm
+        of the rest as the last column, and their squared norms (N,)."""
         centred = rows - self.mean
         projected = centred @ self.axes
         squares = centred.square().sum(1)
-        leading, middle = projected[:, :AXES], projected[:, AXES:]
+        leading, middle = projected.tensor_split([self.leading_axes], 1)
         rest = squares - leading.square().sum(1)
         last = rest - middle.square().sum(1)
         leading, middle = (
@@ -148,6 +154,11 @@ class _Bounds:
             for part, norm in ((leading, rest), (middle, last))
         )
         return leading, middle, squares
+
+
+def _count_axes(shares: Tensor, wanted: float, possible: range) -> int:
+    """Return the fewest axes whose cumulative share of the variance (D,) is `wanted`."""
+    return next((n for n in possible if shares[n - 1] >= wanted), possible[-1])
 
 
 def _split(points: Tensor, indices: Tensor, size: int) -> Tensor:
