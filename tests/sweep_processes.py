@@ -138,11 +138,11 @@ import optuna
 from vqlab.sweep.study.storage import open_storage
 from vqlab.sweep.study.studies import open_studies
 from vqlab.sweep.workers.loop import run_trials
-from vqlab.sweep.workers.task import BEGUN, SEED, TARGET
+from vqlab.sweep.workers.task import TRIALS_AT_START, SEED, TARGET
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 storage = open_storage(sys.argv[1])
 studies = open_studies(storage, "s", [""], ["maximize"])
-for name, value in {TARGET: 100, SEED: 0, BEGUN: 0}.items():
+for name, value in {TARGET: 100, SEED: 0, TRIALS_AT_START: 0}.items():
     studies.set_attribute(name, value)
 run = lambda trial: trial.suggest_float("x", 0, 1)
 run_trials(studies, storage, run, next_recipe=str)

@@ -157,7 +157,7 @@ def test_recipes_whose_inputs_differ_in_shape_are_judged_on_the_same_images(
 @pytest.mark.parametrize(
     ("tree", "words"),
     [
-        ({"recipes": {"one": {"space": SIZE}}}, "two recipes or more"),
+        ({"recipes": {"one": {"space": SIZE}}}, "at least two recipes"),
         ({"recipes": {"one": {"space": SIZE}, "two": {"space": {}}}}, "recipe two: .*at least one"),
         ({"recipes": {"one": "none", "two": "none"}}, "none.yaml does not exist"),
         ({"objective": "test/aupro", "recipes": RECIPES}, "use validation/aupro"),
@@ -168,7 +168,7 @@ def test_recipes_whose_inputs_differ_in_shape_are_judged_on_the_same_images(
                     "two": {"space": SIZE, "objective": "validation/aupro"},
                 }
             },
-            "one objective; got one validation/pixel_auroc, two validation/aupro",
+            "same objective; got one validation/pixel_auroc, two validation/aupro",
         ),
         ({"recipes": RECIPES, "space": SIZE}, "setting space does not exist"),
     ],
@@ -245,7 +245,7 @@ def test_trials_are_sorted_by_their_start() -> None:
 
 @pytest.mark.parametrize("text", ["", "a:", "a", "a:-1", "1.5"])
 def test_a_trial_that_is_no_number(text: str) -> None:
-    with pytest.raises(UserError, match="number, or as RECIPE:NUMBER; got"):
+    with pytest.raises(UserError, match="NUMBER or RECIPE:NUMBER; got"):
         TrialKey.parse(text)
 
 
@@ -356,7 +356,7 @@ def test_the_best_of_each_recipe_stays(swept: Any, store: Tracker) -> None:
     for recipe, comparison in result.comparisons.items():
         other = result.recipes[recipe]
         assert comparison.trial == other.key
-        assert not comparison.told_apart or other.value < best.value
+        assert not comparison.distinguishable or other.value < best.value
     for run in store.runs(tags={"vqlab.kind": "trial", "vqlab.study": result.study}):
         is_best = run.run_id in {row.run_id for row in result.recipes.values()}
         assert is_best == (run.tags["optuna.state"] == "COMPLETE" and _has_checkpoint(run))
@@ -505,7 +505,7 @@ def test_the_shipped_comparison_needs_no_download(
     trees = recipe_trees(spaces.recipes, [], "part", root, preset)
     comparison = make_comparison(spaces, trees)
     (note,) = comparison.notes
-    assert note.startswith("vqflow, memory_bank: features.backbone is filters in all trials; left")
+    assert note.startswith("vqflow, memory_bank: features.backbone is filters in all trials; excl")
     assert "resnet18, mobilenetv2_100 (weights not on this machine" in note
     for recipe, plan in comparison.plans.items():
         assert "features.backbone" not in plan.space.axes

@@ -103,7 +103,7 @@ def test_shipped_spaces_fit_their_detectors(path: Path, tree: Tree) -> None:
         ({"detector.scoring": {"choices": [{"top": 0.1}]}}, "section"),
         ({"training": {"choices": [1]}}, "dotted"),
         ({"data.seed": {"choices": [0, 1]}}, "same validation"),
-        ({"threshold.false_reject_rate": {"low": 0.01, "high": 0.1}}, "person's decision"),
+        ({"threshold.false_reject_rate": {"low": 0.01, "high": 0.1}}, "decision of the user"),
         ({}, "at least one"),
     ],
 )
@@ -548,7 +548,7 @@ def test_what_lags_behind_is_pruned(scripted: Tree, store: Tracker) -> None:
     result = run_sweep(recipe, store, 9, {"detector.quality": {"low": -1.0, "high": 1.0}})
     pruned = [row for row in result.trials if row.state == "PRUNED"]
     assert pruned and all(row.params["detector.quality"] < 0 for row in pruned)
-    assert all(row.number >= 5 and "behind the median" in row.reason for row in pruned)
+    assert all(row.number >= 5 and "worse than the median" in row.reason for row in pruned)
     assert len(result.trials) == 9 and len(pruned) <= 4
     run = store.find(str(pruned[0].run_id))
     assert (run.status, run.tags["optuna.state"]) == ("KILLED", "PRUNED")

@@ -49,7 +49,7 @@ def benchmarking() -> Iterator[OnEvent]:
             progress.update(cells, completed=event.done)
             out.print(_line(event))
         else:
-            count(progress, counted, event.what, event.done, event.total)
+            count(progress, counted, event.task, event.done, event.total)
 
     with progress:
         yield on_event
@@ -103,7 +103,7 @@ def _metrics_table(report: Report) -> FittedTable:
     if first is not None:
         ranks = [f"{rank:.2f}" for rank in first[column].ranks.average] + [""] * len(others)
         columns.append((Column(f"rank, {metric_title(report.metrics[0])}"), ranks))
-    what = "mean over categories" if column == MEAN else column
+    task = "mean over categories" if column == MEAN else column
     seeds = len(report.results.plan.seeds)
     notes = [f"± standard deviation over {seeds} seeds"] if seeds > 1 else []
     if others:
@@ -112,7 +112,7 @@ def _metrics_table(report: Report) -> FittedTable:
             "where there are none for these (sources: see the report)"
         )
     styles = [""] * len(methods) + ["dim"] * len(others)
-    return from_columns(what, columns, styles, "\n".join(notes))
+    return from_columns(task, columns, styles, "\n".join(notes))
 
 
 def _costs_table(report: Report) -> FittedTable:

@@ -161,7 +161,7 @@ def sweeping() -> Iterator[OnEvent]:
             bar, text = epochs[event.key], metrics_text(event.metrics)
             progress.update(bar, completed=event.epoch, total=event.epochs, metrics=text)
         elif isinstance(event, Progressed):
-            count(progress, counted, event.what, event.done, event.total)
+            count(progress, counted, event.task, event.done, event.total)
         elif isinstance(event, TrialFinished):
             if event.trial.key in epochs:
                 progress.remove_task(epochs.pop(event.trial.key))

@@ -71,11 +71,11 @@ def sweep(
     """Search settings with Optuna on validation, and evaluate the winner once on the test set.
 
     Without a recipe (or with `all`), several recipes are compared, each in a separate study. Each
-    recipe gets two trials, the first with its default settings; then the better half gets more
+    recipe gets two trials, the first with its own settings; then the better half gets more
     (successive halving). `vqflow.training.epochs=5` overrides a setting of one recipe;
     `vqlab sweep vqvae` searches only one recipe.
 
-    A trial replaces its recipe's default settings only if the 95 % interval of their difference on
+    A trial replaces its recipe's own settings only if the 95 % interval of their difference on
     validation (paired bootstrap over the images) excludes 0. Of recipes that validation cannot tell
     apart, the first one wins.
 

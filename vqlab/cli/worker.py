@@ -69,10 +69,10 @@ def worker(
 
             join_benchmark(study, tracker, data=folders)
         else:
-            join(study, tracker, data=folders, say=_say, timeout=timeout)
+            join(study, tracker, data=folders, emit=_print_event, timeout=timeout)
 
 
-def _say(event: Event) -> None:
+def _print_event(event: Event) -> None:
     from vqlab.cli.progress import ended_text, out
     from vqlab.sweep import TrialFinished, TrialStarted
 

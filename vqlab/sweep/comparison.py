@@ -17,9 +17,9 @@ from vqlab.text import category_text, folder_name
 from vqlab.types import UserError
 
 _ALIKE = ("data", "evaluation", "threshold")
-"""Sections on which metrics depend: all recipes of a comparison must have the same."""
+"""Sections that affect metrics: they must be equal in all recipes of a comparison."""
 _MAY_DIFFER = ("data.resize",)
-"""Settings of these sections that belong to a recipe: the images are the same."""
+"""Settings of these sections that may differ between recipes, since the images are the same."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Spaces:
     name: str
     """Name of the comparison."""
     recipes: dict[str, Space]
-    """By recipe, in the order of their first trials."""
+    """Spaces by recipe, in the order of their first trials."""
 
     @property
     def objective(self) -> str:
@@ -44,9 +44,9 @@ class Spaces:
 
 class _SpacesFile(Settings):
     objective: str | tuple[str, ...] | None = None
-    """None: that of all spaces."""
+    """None: the objective of the spaces, which must agree."""
     recipes: dict[str, str | dict[str, Any]]
-    """A space file's name (beside this one) or path, or the space itself."""
+    """By recipe: the space, or the name (in the same folder) or path of its file."""
 
 
 def read_space(path: Path) -> Space | Spaces:
@@ -61,13 +61,13 @@ def read_space(path: Path) -> Space | Spaces:
 def make_spaces(tree: Mapping[str, Any], name: str, folder: Path = Path()) -> Spaces:
     """Return the spaces of `{"objective": …, "recipes": {recipe: file or space}}`.
 
-    folder: where spaces that are given by name are looked up before experiments/sweeps.
+    folder: searched for spaces given by name, before experiments/sweeps.
     """
     raw = validate(_SpacesFile, tree)
     if len(raw.recipes) < 2:
         raise UserError(
-            f"space {name} must name two recipes or more to compare; got {len(raw.recipes)}; sweep "
-            "one recipe by its own name."
+            f"space {name} must list at least two recipes to compare; got {len(raw.recipes)}; to "
+            "sweep one recipe, use its name."
         )
     recipes = {}
     for recipe, value in raw.recipes.items():
@@ -77,8 +77,8 @@ def make_spaces(tree: Mapping[str, Any], name: str, folder: Path = Path()) -> Sp
     objectives = {recipe: "+".join(space.objectives) for recipe, space in recipes.items()}
     if len(set(objectives.values())) > 1:
         raise UserError(
-            f"recipes of one study must have one objective; got {_each(objectives)}; give {name} "
-            "an objective of its own, which then holds for all."
+            f"compared recipes must have the same objective; got {_each(objectives)}; set an "
+            f"objective in {name}, which then applies to all."
         )
     return Spaces(name, recipes)
 
@@ -91,7 +91,9 @@ def _space_of(recipe: str, value: str | dict[str, Any], folder: Path) -> Space:
             path = beside if beside.is_file() else locate(value, SWEEPS) or beside
         space = read_space(path)
         if isinstance(space, Spaces):
-            raise UserError(f"recipe {recipe} must have a space of its own; {value} is of several.")
+            raise UserError(
+                f"recipe {recipe} must have the space of one recipe; {value} has several."
+            )
         return space
     try:
         return make_space(value)
@@ -106,7 +108,7 @@ class Comparison:
     name: str
     """Name of the detector, or of the file with several recipes."""
     plans: Mapping[str, Plan]
-    """By recipe; a sweep of one recipe has it under the empty name."""
+    """By recipe; the empty name in a sweep of one recipe."""
     preset: str = ""
     """Label of the settings, in the name of the sweep; empty: that of full settings."""
 
@@ -115,7 +117,7 @@ class Comparison:
 
     @property
     def first(self) -> Plan:
-        """One of them, for what all share: data, objective."""
+        """The first plan, for everything that all share: data, objective."""
         return next(iter(self.plans.values()))
 
     @property
@@ -125,12 +127,12 @@ class Comparison:
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """That metric and, for a Pareto front, others."""
+        """That metric and, for a Pareto front, further ones."""
         return self.first.space.objectives
 
     @property
     def tree(self) -> Tree:
-        """The input of `make_space` or `make_spaces`, with the backbones available here."""
+        """The input of `make_space` or `make_spaces`, with the available backbones."""
         if "" in self.plans:
             return self.first.space.tree
         return Spaces(self.name, {name: plan.space for name, plan in self.plans.items()}).tree
@@ -158,7 +160,7 @@ class Comparison:
         return f"{self.base_name(splits)}-{mark}"
 
     def base_name(self, splits: Splits) -> str:
-        """The part of that name which a changed space or data set leaves alone."""
+        """Return the part of that name that does not depend on space, settings and data."""
         parts = [folder_name(category_text(splits.categories)), self.name, self.preset]
         return "-".join(part for part in parts if part)
 
@@ -187,8 +189,8 @@ def _plan_for_one_model(space: Space, tree: Tree) -> Plan:
     models = model_configs(resolve(tree))
     if len(models) != 1:
         raise UserError(
-            f"a sweep must be about one model; got {len(models)} categories: sweep them one by "
-            "one, or as one model with data.joint=true."
+            f"a sweep must search one model; got {len(models)} categories; sweep them one at a "
+            "time, or as one model with data.joint=true."
         )
     categories = list(models[0].data.categories)
     return plan(space, merge(tree, nest("data.categories", categories)))
@@ -200,8 +202,8 @@ def _check_alike(plans: Mapping[str, Plan]) -> None:
         for setting in checked.sampled:
             if setting.partition(".")[0] in _ALIKE and setting not in _MAY_DIFFER:
                 raise UserError(
-                    f"recipe {recipe}: space {setting} must not be searched beside other recipes, "
-                    "which are compared on the same images; set it for all of them."
+                    f"recipe {recipe}: space {setting} must not be searched in a comparison, "
+                    "because all recipes are compared on the same images; set it for all of them."
                 )
     settings = {recipe: flatten(dump(plan.config)) for recipe, plan in plans.items()}
     for key in sorted(set().union(*settings.values())):
@@ -209,8 +211,8 @@ def _check_alike(plans: Mapping[str, Plan]) -> None:
         differ = any(value != next(iter(values.values())) for value in values.values())
         if differ and key.partition(".")[0] in _ALIKE and key not in _MAY_DIFFER:
             raise UserError(
-                f"recipes of one study must have the same {key}, or their figures could not be "
-                f"compared; got {_each(values)}; set {key}=VALUE for all of them."
+                f"compared recipes must have the same {key}, or their metrics are not comparable; "
+                f"got {_each(values)}; set {key}=VALUE for all of them."
             )
 
 

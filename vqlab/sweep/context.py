@@ -1,4 +1,4 @@
-"""What all parts of a sweep share."""
+"""Context shared by all parts of a sweep."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SweepContext:
     parent: Run
     """The sweep's own MLflow run."""
     tracker: Tracker
-    say: OnEvent
+    emit: OnEvent
     _datasets: dict[str, Splits] = field(default_factory=dict)
 
     @cached_property
@@ -39,7 +39,7 @@ class SweepContext:
         return EarlierRuns(self.tracker, self.splits.fingerprint)
 
     def splits_for(self, config: RunConfig) -> Splits:
-        """Return the dataset as `config` prepares it. It is loaded again only if that differs."""
+        """Return the dataset for `config`; it is loaded again only if its settings differ."""
         if config.data == self.comparison.first.config.data:
             return self.splits
         key = digest(dump(config.data))

@@ -18,19 +18,19 @@ class TrialKey(NamedTuple):
     recipe: str
     """Empty in a sweep of one recipe."""
     number: int
-    """In the study of that recipe."""
+    """Number in the study of that recipe."""
 
     def __str__(self) -> str:
         return f"{self.recipe}:{self.number}" if self.recipe else str(self.number)
 
     @classmethod
     def parse(cls, text: str) -> TrialKey:
-        """Return the key that is written as `3` or `vqflow:3`. Raises UserError for other text."""
+        """Parse a key such as `3` or `vqflow:3`. Raises UserError for other text."""
         recipe, _, number = text.rpartition(":")
         if not number.isdecimal():
             raise UserError(
-                f"a trial must be given as its number, or as RECIPE:NUMBER; got {text!r}; copy it "
-                "from the table of trials."
+                f"a trial must be given as NUMBER or RECIPE:NUMBER; got {text!r}; copy it from the "
+                "table of trials."
             )
         return cls(recipe, int(number))
 
@@ -60,7 +60,7 @@ class StudyOpened:
     """Trials of earlier calls that count towards the target."""
     target: int
     notes: tuple[str, ...]
-    """Sentences about the backbones searched, other sweeps, retried trials."""
+    """Sentences on the searched backbones, other sweeps and retried trials."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class TrialStarted(_OfTrial):
     params: Mapping[str, Any]
     link: str
     resumed_at: int
-    """Epochs taken over from the interrupted trial that this one repeats."""
+    """Epoch of the interrupted trial at which this one resumes; 0: from the start."""
 
 
 @dataclass(frozen=True)
@@ -86,44 +86,44 @@ class EpochDone(_OfTrial):
 
 @dataclass(frozen=True)
 class Progressed:
-    """Work before or after training that is counted, such as extracting features, went on."""
+    """A task before or after training, such as extracting features, made progress."""
 
-    what: str
+    task: str
     done: int
     total: int
 
 
 @dataclass(frozen=True)
 class TrialRow(_OfTrial):
-    """One trial, as a table of trials shows it."""
+    """One row of a table of trials."""
 
     key: TrialKey
     state: str
     """COMPLETE, PRUNED, FAIL, RUNNING or WAITING."""
     value: float | None
     params: Mapping[str, Any]
-    """Sampled settings, and those of scoring and thresholds chosen for it."""
+    """Sampled settings, and the settings of scoring and thresholds selected within it."""
     run_id: str | None
     seconds: float | None
     reason: str
-    """Why it was pruned or failed, or why a complete trial may not win (a limit, a dead codebook);
-    else empty."""
+    """Why it was pruned or failed, or why a complete trial may not win (a violated constraint, a
+    dead codebook); else empty."""
     retry_of: int | None
-    """Number of the interrupted trial that it repeats."""
+    """Number of the interrupted trial that it retries."""
     reused: str = ""
-    """The trial or run whose training it reused, or the cached features."""
+    """The trial or run whose training was reused, or the cached features."""
     values: tuple[float, ...] = ()
-    """Of all objectives; `value` is the first."""
+    """Values of all objectives; `value` is the first."""
 
     @property
     def training_reused(self) -> bool:
-        """Whether it was not trained itself."""
+        """Whether the training of another trial or run was reused."""
         return self.reused.startswith(("trial ", "run "))
 
 
 @dataclass(frozen=True)
 class TrialFinished:
-    """A trial ended; `best` would win now."""
+    """A trial ended; `best` is the current winner."""
 
     trial: TrialRow
     best: TrialRow | None
@@ -159,17 +159,17 @@ class TrialOnTest(_OfTrial):
 
 @dataclass(frozen=True)
 class RecipeComparison:
-    """How the best trial of a recipe compares with the winner, the best trial of another one."""
+    """Comparison of the best trial of a recipe with the winner, a trial of another recipe."""
 
     trial: TrialKey
     difference: Difference | None
-    """Its objective minus the winner's; None where it cannot be resampled."""
-    told_apart: bool
+    """Its objective minus the winner's; None if it cannot be resampled."""
+    distinguishable: bool
     """False if validation cannot tell which of the two is better."""
 
     @property
     def difference_text(self) -> str:
-        """The difference with its 95 % interval, where there is one."""
+        """The difference with its 95 % interval, if available."""
         if self.difference is None:
             return ""
         text, interval = f"{self.difference.value:+.4f}", self.difference.interval
@@ -177,7 +177,7 @@ class RecipeComparison:
 
     @property
     def verdict(self) -> str:
-        return "" if self.told_apart else "cannot be told apart by validation"
+        return "" if self.distinguishable else "cannot be told apart by validation"
 
 
 @dataclass(frozen=True)
@@ -185,16 +185,16 @@ class SweepResult:
     """Result of a study."""
 
     study: str
-    """Name of the sweep, and of its study where it has one recipe."""
+    """Name of the sweep, and of its study if it has one recipe."""
     link: str
-    """Its trials in the UI, as a table."""
+    """Address of the trials in the UI, as a table."""
     charts_link: str
-    """Its trials in the UI, as charts and test pictures."""
+    """Address of the trials in the UI, as charts and test pictures."""
     objective: str
     target: int
     best: TrialRow
     reason: str
-    """How the winner compares with its recipe's own trial: one sentence."""
+    """How the winner compares with the trial of its recipe's own settings: one sentence."""
     best_link: str
     """The winner's run in the UI."""
     validation: dict[str, float]
@@ -206,7 +206,7 @@ class SweepResult:
     notes: tuple[str, ...]
     """Notes about these metrics, including warnings of the data audit."""
     warned: tuple[str, ...]
-    """Categories of which the data audit warns."""
+    """Categories with a data-audit warning."""
     trials: tuple[TrialRow, ...]
     tested: tuple[TrialOnTest, ...]
     """All trials that were scored on test, in this call or an earlier one."""
@@ -216,11 +216,11 @@ class SweepResult:
     comparisons: dict[str, RecipeComparison]
     """By recipe, without that of the winner."""
     recipe: Path
-    """The best settings, which `train` accepts."""
+    """Recipe file with the best settings, for `vqlab train`."""
     pictures: Path | None
     """Folder of the winner's test pictures; None if it was deleted (they are also artifacts)."""
     page: Path
-    """Report: charts and table of trials."""
+    """The study report."""
     parent_id: str
     """The study's own run."""
     seconds: float

@@ -22,19 +22,19 @@ from vqlab.sweep.study.storage import study_lock
 from vqlab.sweep.workers.base import Launcher
 from vqlab.types import UserError
 
-_JOB, _COUNT, _BEGUN, _FORGOTTEN = "job", "n_trials", "n_begun", "forgotten"
-"""Parameter of a trial; attributes of a study: number of jobs, number of trials when the present
-call began (earlier failures are tried again), and, by job, when its result was forgotten."""
+_JOB, _COUNT, _TRIALS_AT_START, _FORGOTTEN = "job", "n_trials", "n_begun", "forgotten"
+"""Parameter of a trial; attributes of a study: number of jobs, number of trials at the start of the
+current call (earlier failures are retried), and, by job, when its result was forgotten."""
 _MOST_JOBS = 10**6
 _FAILURES = 3
-"""Jobs that may fail in one call while none succeeds."""
+"""Number of failed jobs that ends a call if none succeeds."""
 _PAUSE = 0.5
-"""Seconds between looks at a queue."""
+"""Seconds between polls of a queue."""
 
 
 @dataclass(frozen=True)
 class JobState:
-    """A job as of its last trial."""
+    """State of a job after its last trial."""
 
     job: int
     state: str
@@ -43,7 +43,7 @@ class JobState:
     """Why it failed."""
     seconds: float | None = None
     reused: str = ""
-    """The run whose result it took."""
+    """The run whose result was reused."""
     progress: tuple[int, int] = (0, 0)
     """Epochs done and epochs in all."""
 
@@ -76,14 +76,14 @@ class JobQueue:
             )
             with study_lock(storage, name):
                 reconcile(self._study, storage)
-                begun = len(self._study.get_trials(deepcopy=False))
-                self._study.set_user_attr(_BEGUN, begun)
+                start = len(self._study.get_trials(deepcopy=False))
+                self._study.set_user_attr(_TRIALS_AT_START, start)
                 self._study.set_user_attr(_COUNT, count)
         self._study.sampler = optuna.samplers.RandomSampler()  # parameters are set, not sampled
 
     def states(self) -> list[JobState]:
         """Return the state of every job."""
-        begun, count = (self._study.user_attrs[name] for name in (_BEGUN, _COUNT))
+        start, count = (self._study.user_attrs[name] for name in (_TRIALS_AT_START, _COUNT))
         forgotten = self._study.user_attrs.get(_FORGOTTEN, {})
         states = {job: JobState(job, "waiting") for job in range(count)}
         for trial in self._study.get_trials(deepcopy=False):
@@ -97,7 +97,7 @@ class JobQueue:
             elif trial.state == TrialState.RUNNING:
                 done, total = record.progress
                 states[job] = JobState(job, "running", progress=(done, total))
-            elif trial.state == TrialState.WAITING or trial.number < begun:
+            elif trial.state == TrialState.WAITING or trial.number < start:
                 states[job] = JobState(job, "waiting")
             else:
                 reason = record.reason or "its worker was killed"
@@ -105,7 +105,7 @@ class JobQueue:
         return list(states.values())
 
     def forget(self, jobs: list[int]) -> None:
-        """Run jobs again that are done."""
+        """Queue finished jobs again."""
         if jobs:
             number = len(self._study.get_trials(deepcopy=False))
             earlier = self._study.user_attrs.get(_FORGOTTEN, {})
@@ -113,7 +113,7 @@ class JobQueue:
             self._study.set_user_attr(_FORGOTTEN, forgotten)
 
     def work(self, run: RunJob, on_job: OnJob) -> None:
-        """Run jobs until none is left, and those of other workers have ended too.
+        """Run jobs until none is left, and wait for those of other workers.
 
         Raises UserError if jobs fail and none succeeds.
         """
@@ -121,7 +121,7 @@ class JobQueue:
             with study_lock(self._storage, self.name):
                 reconcile(self._study, self._storage)
                 states = self.states()
-                _stop_if_hopeless(states)
+                _raise_if_all_failed(states)
                 open_jobs = [each.job for each in states if each.state == "waiting"]
                 trial = self._claim(open_jobs[0]) if open_jobs else None
             if trial is not None:
@@ -176,7 +176,7 @@ class JobQueue:
         return all(each.state in ("done", "failed") for each in self.states())
 
 
-def _stop_if_hopeless(states: list[JobState]) -> None:
+def _raise_if_all_failed(states: list[JobState]) -> None:
     failed = [each for each in states if each.state == "failed"]
     if len(failed) >= _FAILURES and not any(each.state == "done" for each in states):
         raise UserError(

@@ -31,15 +31,15 @@ from vqlab.tracking import NOTE, RunRecord
 from vqlab.types import UserError
 
 TESTED = "vqlab.tested"
-"""Tag of a run whose test metrics and pictures are all there."""
+"""Tag of a run whose test evaluation is complete."""
 REQUESTED = "vqlab.tested_on_request"
-"""Tag of such a run that did not win."""
+"""Tag of a run that was tested on request."""
 NOTES = "vqlab.notes"
-"""Tag of such a run: the notes of its test, a line each."""
+"""Tag of a tested run: the notes of its test, one line each."""
 STUDY = "study"
 """Folder of a study's pictures among the artifacts of its run."""
 _PICTURES = 4
-"""Test pictures in the report."""
+"""Number of test pictures in the report."""
 
 
 def finish(
@@ -49,19 +49,19 @@ def finish(
     pages: StudyPages,
     results: Path,
     started: float,
-    asked: Sequence[TrialKey] = (),
+    requested: Sequence[TrialKey] = (),
 ) -> SweepResult:
     """Return the result of a sweep; compute what is missing (test metrics, recipe, report).
 
-    asked: trials that are scored on test besides the winner, if they are complete. Raises
-    UserError if no trial is complete.
+    requested: complete trials to score on test in addition to the winner. Raises UserError if no
+    trial is complete.
     """
     tracker, name = context.tracker, context.studies.name
     context.rule.deleted = deleted_trials(context)
     best = _winner(context)
     best_row = row(best)
     record, pictures = _test_winner(context, mirror, best, results)
-    _test_others(context, mirror, asked)
+    _test_others(context, mirror, requested)
     tested = _tested(context, best_row.key)
     recipe = _save_recipe(context, best_row)
     shows = digest([recipe.read_text("utf-8"), [str(t.key) for t in tested], pages.table])
@@ -110,7 +110,7 @@ def _test_winner(
     if finished:
         return record, results_folder(results, categories[0]) if len(categories) == 1 else results
     chosen_by = {"vqlab.chosen_by": context.comparison.objective}
-    # Its checkpoint was deleted if a better trial has been deleted since.
+    # Its checkpoint is missing if a better trial was deleted later.
     note = restore_checkpoint(context, mirror, best, record) if context.rule.deleted else ""
     pictures = _test_once(context, record, results, chosen_by, [note] if note else [])
     return context.tracker.find(record.run_id), pictures
@@ -123,23 +123,25 @@ def _winner(context: SweepContext) -> FrozenTrial:
     if context.rule.deleted:
         raise UserError(
             f"the runs of all complete trials of study {name} were deleted; restore them in the "
-            "MLflow UI, or give the study more trials."
+            "MLflow UI, or increase the number of trials."
         )
     reasons = sorted({row(trial).reason for trial in context.studies.trials()} - {""})
     raise UserError(
-        f"study {name} has no complete trial ({'; '.join(reasons) or 'no time'}); give it more "
-        "trials, or another space."
+        f"study {name} has no complete trial ({'; '.join(reasons) or 'no time'}); increase the "
+        "number of trials, or change the search space."
     )
 
 
 def _without(deleted: Iterable[TrialKey]) -> list[str]:
     keys = ", ".join(map(str, sorted(deleted)))
-    note = f"Left out, because their runs were deleted: trial {keys} (the MLflow UI restores)."
+    note = (
+        f"Excluded, because their runs were deleted: trial {keys} (restore them in the MLflow UI)."
+    )
     return [note] if keys else []
 
 
 def _thresholds_of(record: RunRecord) -> Thresholds | None:
-    """Those in a run's checkpoint; none where it is gone."""
+    """Return the thresholds in a run's checkpoint; None if it was deleted."""
     try:
         _, meta = load_checkpoint(record.checkpoint())
     except UserError:
@@ -156,17 +158,17 @@ def _best_of_each(context: SweepContext) -> dict[str, TrialRow | None]:
     return {name: row(trial) if trial else None for name, trial in best.items()}
 
 
-def _test_others(context: SweepContext, mirror: Mirror, asked: Sequence[TrialKey]) -> None:
-    """Score those of the trials that were not scored before, each in its own run, which keeps the
-    pictures: the folder of results shows the winner."""
-    for key in sorted(set(asked)):
+def _test_others(context: SweepContext, mirror: Mirror, requested: Sequence[TrialKey]) -> None:
+    """Score requested trials that were not scored before, each in its own run. Their pictures are
+    artifacts of that run: the results folder shows the winner."""
+    for key in sorted(set(requested)):
         trial = context.studies.find(key)
         if trial is None or trial.state != TrialState.COMPLETE:
             continue
         if key in context.rule.deleted:
             raise UserError(
                 f"the run of trial {key} was deleted, so it cannot be scored on test; restore "
-                "it in the MLflow UI, or leave out --test."
+                "it in the MLflow UI, or omit --test."
             )
         record = context.tracker.find(str(record_of(trial).run_id))
         if record.tags.get(TESTED) == "true":
@@ -178,13 +180,13 @@ def _test_others(context: SweepContext, mirror: Mirror, asked: Sequence[TrialKey
 
 
 def _tested(context: SweepContext, best: TrialKey) -> tuple[TrialOnTest, ...]:
-    """Return the trials that were scored on test, of which `best` won."""
+    """Return the trials that were scored on test. best: the winner."""
     trials = {record_of(trial).run_id: trial for trial in context.studies.trials()}
     tags = {"vqlab.kind": "trial", "vqlab.study": context.studies.name, TESTED: "true"}
     tested = []
     for record in context.tracker.runs(tags=tags):
         trial = trials.get(record.run_id)
-        if trial is None:  # of an earlier study of this name, which somebody deleted
+        if trial is None:  # of a deleted study of the same name
             continue
         other: Literal["earlier winner", "on request"] = "earlier winner"
         if REQUESTED in record.tags:
@@ -209,8 +211,8 @@ def _test_once(
     tags: Mapping[str, str],
     notes: Sequence[str] = (),
 ) -> Path:
-    """Score the test set with a trial's checkpoint, in the trial's own run; without test images
-    the run only says so."""
+    """Score the test set with a trial's checkpoint, in the trial's own run; without test images,
+    only add a note to the run."""
     model = Model.load(record.checkpoint())
     config = resolve(model.meta["config"])
     run = context.tracker.amend(record.run_id)
@@ -228,7 +230,7 @@ def _test_once(
 
 
 def recipe_text(context: SweepContext, best: TrialRow) -> str:
-    """The winner's settings as a recipe that `train` accepts, with a header saying whence."""
+    """Return the winner's settings as a recipe for `vqlab train`, with a header on their origin."""
     studies = context.studies
     header = (
         f"# Best of {studies.n_done()} trials of study {studies.name}: trial {best.key},\n"
@@ -286,8 +288,8 @@ def _show_study(
 
 
 def _best_pictures(context: SweepContext, best: TrialRow) -> dict[str, bytes]:
-    """The first test image of each of the first defect types in panels, as PNG files by title;
-    what was deleted since is left out."""
+    """Return the first test image of each of the first defect types in panels, as PNG files by
+    title, without deleted ones."""
     pictures = {}
     run = context.tracker.find(str(best.run_id))
     with tempfile.TemporaryDirectory() as folder, attempt(PICTURE), suppress(UserError):
@@ -324,8 +326,8 @@ def _report_context(
 
 
 def _show_views(context: SweepContext, pages: StudyPages) -> None:
-    """The study's views, by what its trials logged; runs of an older vqlab get the metric by which
-    the views sort."""
+    """Save the study's views for the metrics that its trials logged; runs of an older vqlab get the
+    metric by which the views are sorted."""
     logged: set[str] = set()
     for record in trial_runs(context):
         logged |= record.metrics.keys()

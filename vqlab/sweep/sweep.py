@@ -28,7 +28,7 @@ from vqlab.sweep.study.storage import opened_storage, storage_address, study_loc
 from vqlab.sweep.study.studies import PRESET, Studies, open_studies, siblings
 from vqlab.sweep.sync.mirror import Mirror, deleted_trials
 from vqlab.sweep.sync.views import StudyPages
-from vqlab.sweep.trial.retrain import ask
+from vqlab.sweep.trial.retrain import request_tests
 from vqlab.sweep.workers.base import ExternalWorkers, Launcher
 from vqlab.sweep.workers.local import LocalWorkers
 from vqlab.sweep.workers.loop import work
@@ -99,7 +99,7 @@ def sweep(
         done = studies.n_done()
         if done < trials:
             _check_buildable(comparison)
-        ask(studies, asked, more=done < trials)
+        request_tests(studies, asked, more=done < trials)
         pages.save()
         on_event(StudyOpened(name, pages.table_link, comparison.objective, done, trials, notes))
         studies.set_attribute(PRESET, comparison.preset or "full")
@@ -113,12 +113,12 @@ def sweep(
                 launcher = execution.launcher_for(studies, tracker, trials)
                 _run_trials(context, mirror, storage, launcher, trials, started + timeout)
         result = finish(context, mirror, trials, pages, results, started, asked)
-        ask(studies, asked)  # raises for requested trials that did not complete
+        request_tests(studies, asked)  # raises for requested trials that did not complete
         return result
 
 
 def _mirror(context: SweepContext) -> Mirror:
-    """Return MLflow's mirror of the studies, up to date; trials deleted in MLflow cannot win."""
+    """Return the updated mirror of the studies in MLflow; trials deleted there cannot win."""
     context.rule.deleted = deleted_trials(context)
     mirror = Mirror(context)
     mirror.update_all()
@@ -151,7 +151,7 @@ def _run_trials(
             work(context, mirror, storage, deadline)
         else:
             launcher.start(studies.name)
-            monitor(context.rule, launcher, target, context.say)
+            monitor(context.rule, launcher, target, context.emit)
     finally:
         if launcher is not None:
             launcher.stop()
@@ -162,8 +162,8 @@ def _run_trials(
 
 
 def _check_buildable(comparison: Comparison) -> None:
-    """Raise UserError where a recipe's backbone or detector cannot be made (weights that are not
-    there, say), before its trials fail one by one while those of the others go on."""
+    """Raise UserError if a recipe's backbone or detector cannot be built (e.g. missing weights),
+    before its trials fail one after the other."""
     for recipe, plan in comparison.plans.items():
         config = plan.config
         try:
@@ -189,7 +189,7 @@ def _notes(studies: Studies, storage: RDBStorage, base: str) -> tuple[str, ...]:
     others = siblings(storage, studies, base)
     if others and not studies.trials():
         notes.append(
-            f"this is a new study: its space, settings or data differ from those of "
+            f"this is a new study; its space, settings or data differ from those of "
             f"{', '.join(others)}."
         )
     queued = []
@@ -268,5 +268,5 @@ def _running(context: SweepContext, target: int) -> Iterator[None]:
     except KeyboardInterrupt as error:
         raise Interrupted(
             f"study {studies.name} was interrupted with {studies.n_done()} of {target} "
-            "trials done; the same command goes on from there."
+            "trials done; run the same command to resume."
         ) from error

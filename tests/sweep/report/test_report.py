@@ -224,7 +224,7 @@ def test_importances_name_the_setting_that_matters() -> None:
     assert "code_smoothing" not in shares  # not sampled, but the best of each trial
     assert name == f"{AUROC} · best 6 of 57 trials"
     ((name, _),) = importances(StudyData(alone(swept(one, 24)), [AUROC])).items()
-    assert name.endswith("best 3 of 21 trials: too few for more than a hint")
+    assert name.endswith("best 3 of 21 trials: too few to be reliable")
     assert importances(StudyData(alone(of(0.5, 0.5, 0.5, 0.5, 0.5)), [AUROC])) == {}
 
 

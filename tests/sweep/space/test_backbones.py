@@ -92,11 +92,11 @@ def test_the_recipe_s_own_comes_first_then_what_can_be_had(bank: Tree, weights: 
     assert choices(comparison) == ("filters", "test_resnet")
     assert comparison.first.recipe_params()[BACKBONE] == "filters"
     (note,) = comparison.notes
-    assert note.startswith(f"{BACKBONE} is one of filters, test_resnet; left out: test_convnext (")
+    assert note.startswith(f"{BACKBONE} is one of filters, test_resnet; excluded: test_convnext (")
     assert "must hold test_convnext.pth" in note and "it holds test_resnet_part.pth)." in note
     everything = comparison_of(with_weights(bank, "random"))
     assert choices(everything) == ("filters", "test_resnet", "test_convnext")
-    assert "left out" not in everything.notes[0]
+    assert "excluded" not in everything.notes[0]
 
 
 def test_a_file_is_there_for_its_own_backbone_alone(bank: Tree, weights: Path) -> None:
@@ -109,13 +109,13 @@ def test_offline_without_weights_what_is_left_is_no_axis(bank: Tree) -> None:
     comparison = comparison_of(bank)
     assert choices(comparison) is None and BACKBONE not in comparison.first.sampled
     assert comparison.notes == (
-        f"{BACKBONE} is filters in all trials; left out: test_resnet, test_convnext (weights not "
+        f"{BACKBONE} is filters in all trials; excluded: test_resnet, test_convnext (weights not "
         f"on this machine, and {hub.ENDPOINT} cannot be reached (HF_HUB_OFFLINE is set)).",
     )
     splits = load_dataset(resolve(bank).data)
     without = make_comparison(make_space({"space": SIZE}), bank)
     assert comparison.sweep_name(splits) == without.sweep_name(splits)
-    with pytest.raises(UserError, match="must leave something to search; got filters alone; left"):
+    with pytest.raises(UserError, match="must leave something to search; only filters is"):
         make_comparison(make_space({"space": ASKED}), bank)
 
 
@@ -141,7 +141,7 @@ def test_recipes_say_it_once(bank: Tree) -> None:
 @pytest.mark.parametrize(
     ("axes", "words"),
     [
-        ({"detector.bank_size": {"available": ["1", "2"]}}, "only features.backbone may be"),
+        ({"detector.bank_size": {"available": ["1", "2"]}}, "only possible for features.backbone"),
         ({BACKBONE: {"available": []}}, "must not be"),
         ({BACKBONE: {"available": ["filters"], "choices": ["filters"]}}, "must not be"),
         ({BACKBONE: {"available": ["resnet81"]}}, "value 'resnet81': .*did you mean resnet18"),
@@ -174,7 +174,7 @@ def test_a_sweep_tries_both_and_workers_look_no_more(
         tags = store.find(str(row.run_id)).tags
         assert tags["vqlab.backbone"] == row.params[BACKBONE]
     (opened,) = (event for event in events if isinstance(event, StudyOpened))
-    assert "left out: test_convnext" in opened.notes[0]
+    assert "excluded: test_convnext" in opened.notes[0]
     parent = store.find(result.parent_id)
     assert parent.tags["vqlab.available"] == opened.notes[0]
     axis = read_recipe(parent.artifact("space.yaml"))["space"][BACKBONE]

@@ -58,7 +58,7 @@ def test_a_missing_study_is_told_with_those_there_are(postgres: str) -> None:
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("postgresql://me:secret@127.0.0.1:9/none", "check that the server runs"),
+        ("postgresql://me:secret@127.0.0.1:9/none", "check that the server is running"),
         ("postgresql+pg8000://me:secret@127.0.0.1:9/none", "pip install 'vqlab"),
     ],
 )

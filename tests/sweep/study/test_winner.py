@@ -129,7 +129,7 @@ def test_the_best_recipe_wins_by_its_own_winner(tracker: Tracker, tmp_path: Path
     assert rule.not_clearly_better() == {TrialKey("a", 1)}
     own, compared = "Trial b:0 has the recipe's own settings.", rule.recipe_comparisons()
     assert rule.reason().startswith(f"{own} Recipe b is better than a (trial a:0: -")
-    assert compared.keys() == {"a"} and compared["a"].told_apart
+    assert compared.keys() == {"a"} and compared["a"].distinguishable
 
 
 def compared(tracker: Tracker, folder: Path, images: dict[str, Scored | None]) -> WinnerRule:
@@ -150,7 +150,7 @@ def test_of_recipes_that_cannot_be_told_apart_the_first_wins(
     best = rule.winner()
     assert best is not None and key_of(best) == TrialKey(first, 0)
     (comparison,) = rule.recipe_comparisons().values()
-    assert comparison.trial == TrialKey(other, 0) and not comparison.told_apart
+    assert comparison.trial == TrialKey(other, 0) and not comparison.distinguishable
     assert comparison.difference is not None and comparison.difference.interval is not None
     assert (comparison.difference.value > 0) == (other == "b")
     low, high = comparison.difference.interval
@@ -167,8 +167,10 @@ def test_a_recipe_that_is_clearly_worse_than_the_best_does_not_win(
     rule = compared(tracker, tmp_path, images)
     best = rule.winner()
     assert best is not None and key_of(best) == TrialKey("b", 0)
-    told = {recipe: each.told_apart for recipe, each in rule.recipe_comparisons().items()}
-    assert told == {"a": True, "c": False}
+    distinguishable = {
+        recipe: each.distinguishable for recipe, each in rule.recipe_comparisons().items()
+    }
+    assert distinguishable == {"a": True, "c": False}
 
 
 def test_half_a_point_on_synthetic_anomalies_does_not_tell_recipes_apart(
@@ -187,7 +189,7 @@ def test_a_recipe_without_evidence_is_compared_by_its_value(
     rule = compared(tracker, tmp_path, {"a": scored(1.0), "b": None})
     best, comparison = rule.winner(), rule.recipe_comparisons()["a"]
     assert best is not None and key_of(best) == TrialKey("b", 0)
-    assert comparison.told_apart and comparison.difference is None
+    assert comparison.distinguishable and comparison.difference is None
     assert comparison.difference_text == comparison.verdict == ""
 
 

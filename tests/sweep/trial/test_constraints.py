@@ -58,8 +58,8 @@ def test_a_trial_beyond_a_limit_is_chosen_last(
 ) -> None:
     sizes = {row.params["detector.hidden"]: row.values[1] for row in front.trials}
     small = go(root, store, limits={"cost/parameters": {"high": sizes[4]}})
-    beyond = [row for row in small.trials if "beyond its limit" in row.reason]
-    assert {row.params["detector.hidden"] for row in beyond} == {16}
+    violating = [row for row in small.trials if "violates its constraint" in row.reason]
+    assert {row.params["detector.hidden"] for row in violating} == {16}
     assert small.best.params["detector.hidden"] == 4
     none = go(root, store, trials=2, limits={"codebook/perplexity": {"low": 1e6}})
     assert all("codebook/perplexity" in row.reason for row in none.trials)

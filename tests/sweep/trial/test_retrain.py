@@ -114,7 +114,7 @@ def test_a_beaten_trial_is_trained_again_as_it_was_and_tested(
     tested = next(trial for trial in result.tested if trial.number == number)
     assert tested.validation["validation/pixel_auroc"] == result.trials[number].value
     assert tested.test["test/image_auroc"] == after.metrics["test/image_auroc"]
-    assert not any("trained again" in note for note in tested.notes)
+    assert not any("retrained" in note for note in tested.notes)
     with result.page.with_name("trials.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {int(row["trial"]): row["tested"] for row in rows if row["tested"]} == why
@@ -136,7 +136,7 @@ def test_a_beaten_trial_is_trained_again_as_it_was_and_tested(
     [
         (7, "trial 7 of study .* must be complete .*does not exist; complete are 0, 1, 2"),
         ("vqvae:0", "trial vqvae:0 of study .* must be complete .*does not exist"),
-        (-1, "must be given as its number, or as RECIPE:NUMBER; got '-1'"),
+        (-1, "must be given as NUMBER or RECIPE:NUMBER; got '-1'"),
     ],
 )
 def test_what_is_no_complete_trial_is_refused(
@@ -173,7 +173,7 @@ def test_a_test_that_was_interrupted_goes_on(
         if isinstance(event, Progressed) and (event.done, event.total) == (1, 2):
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match=f"while trial {number} was trained again"):
+    with pytest.raises(KeyboardInterrupt, match=f"while retraining trial {number}"):
         go(root, store, trials=2, seed=2, test=[number], on_event=stop)
     record = run_of(store, result, number)
     assert (record.status, record.tags["optuna.state"]) == ("FINISHED", "COMPLETE")
@@ -215,7 +215,7 @@ def test_a_model_that_comes_out_otherwise_is_noted(
     monkeypatch.setattr("vqlab.sweep.result.restore_checkpoint", from_elsewhere)
     result = go(root, store, trials=2, seed=3, test=[number])
     tested = next(trial for trial in result.tested if trial.number == number)
-    assert f"trial {number} was trained again for its test: its validation/pix" in tested.notes[-1]
+    assert f"trial {number} was retrained for its test: its validation/pix" in tested.notes[-1]
     assert "validation/pixel_auroc" in run_of(store, result, number).tags[RETRAINED]
 
 

@@ -82,7 +82,7 @@ def test_rescoring_is_scoring_after_a_calibration(tree: Tree) -> None:
     model, config, splits = trained_model(tree)
     checked = plan(make_space({"space": SCORING, "scorings": 6}), tree)
     candidates = search_scoring(model, splits, config, checked, seed=0)
-    assert set(candidates.chosen) == set(SCORING) and 6 <= candidates.tried <= 7
+    assert set(candidates.chosen) == set(SCORING) and 6 <= candidates.evaluated <= 7
     other, _, _ = trained_model(candidates.tree)
     direct = other.score_set(splits.validation)
     np.testing.assert_array_equal(np.stack(candidates.scored.maps), np.stack(direct.maps))
@@ -99,7 +99,7 @@ def test_what_is_chosen_is_the_best_of_what_was_tried(tree: Tree) -> None:
         single, _, _ = trained_model(merge(tree, {"detector": {"scoring": {"terms": terms}}}))
         report = evaluate(single.score_set(splits.validation), single.thresholds)
         values[tuple(terms)] = report.mean["pixel_auroc"]
-    assert candidates.tried == 3
+    assert candidates.evaluated == 3
     best = max(values, key=lambda terms: values[terms])
     assert tuple(candidates.chosen["detector.scoring.terms"]) == best
     assert candidates.rules == {"detector.scoring.terms": "validation/pixel_auroc"}

@@ -98,7 +98,7 @@ def test_ctrl_c_ends_all_within_seconds(folder: Path) -> None:
     workers = psutil.Process(sweep.pid).children()
     os.kill(sweep.pid, signal.SIGINT)
     _, complaint = sweep.communicate(timeout=60)
-    assert sweep.returncode == 130 and "the same command goes on from there" in complaint
+    assert sweep.returncode == 130 and "run the same command to resume" in complaint
     assert not any(lives(p) for p in workers)
     assert not [r for r in Tracker.open(folder / "mlruns").runs() if r.status == "RUNNING"]
     end(begin(folder, trials=4, workers=2))

@@ -50,7 +50,7 @@ from vqlab.sweep.study.retry import ask, reconcile, this_worker, trial_id
 from vqlab.sweep.study.storage import heartbeat, open_storage, opened_storage
 from vqlab.sweep.study.studies import Studies
 from vqlab.sweep.workers.loop import run_trials
-from vqlab.sweep.workers.task import BEGUN, SEED, TARGET
+from vqlab.sweep.workers.task import SEED, TARGET, TRIALS_AT_START
 from vqlab.tracking import Run, Tracker
 from vqlab.types import UserError
 
@@ -68,7 +68,7 @@ pytestmark = pytest.mark.usefixtures("empty_mlruns")
 
 
 def aim_at(trials: int, study: optuna.Study) -> None:
-    for name, value in {TARGET: trials, SEED: 0, BEGUN: 0}.items():
+    for name, value in {TARGET: trials, SEED: 0, TRIALS_AT_START: 0}.items():
         study.set_user_attr(name, value)
 
 
@@ -175,7 +175,7 @@ def test_an_image_that_becomes_another_one(tmp_path: Path) -> None:
     assert other
     for trial in check_all_agrees(tmp_path, 3, failed=other).trials:
         if trial.number in other:
-            assert "are not those of study" in str(record_of(trial).reason)
+            assert "differ from those of study" in str(record_of(trial).reason)
 
 
 @pytest.mark.usefixtures("untested")

@@ -1,4 +1,4 @@
-"""Charts of a sweep as plotly figures, most of them Optuna's own."""
+"""Charts of a sweep as plotly figures, most of them from `optuna.visualization`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Charts: TypeAlias = "Iterator[tuple[str, go.Figure]]"
-"""Titles and figures; nothing where a chart would be empty. Figures of one title are one group.
-`layout.meta["min_width"]`: pixels that a figure needs."""
+"""Titles and figures, without empty charts. Figures with the same title form a group.
+`layout.meta["min_width"]`: minimum width of a figure in pixels."""
 ON_REQUEST = "on request"
-"""Why a trial was scored on test that did not win."""
+"""Why a trial other than the winner was scored on test."""
 COLOURS = ("#2b63ad", "#2f855a", "#7448a8", "#0c858f", "#6b7785")
-"""Of the recipes, in the order of their names."""
+"""Colours of the recipes, in the order of their names."""
 BEST = "#d9730d"
 GREY = "#7d8894"
 SCALE = [[0, "#7ba3dd"], [1, BEST]]
@@ -35,7 +35,7 @@ _SYMBOLS = ("circle", "square", "diamond")
 
 
 def history(data: StudyData) -> Charts:
-    """Objective by trial, best value so far, pruned trials, trials with a recipe's own settings."""
+    """Yield objective by trial, best value so far, pruned trials, trials with own settings."""
     from optuna.visualization import plot_optimization_history
 
     complete = {t.key.recipe for t in data.trials if t.values}
@@ -83,7 +83,7 @@ def _add_pruned(figure: go.Figure, data: StudyData) -> None:
 
 
 def importance_bars(shares: Mapping[str, Mapping[str, float]]) -> Charts:
-    """A bar chart per group of `importances`."""
+    """Yield a bar chart for each group of `importances`."""
     import plotly.graph_objects as go
 
     for title, values in shares.items():
@@ -98,7 +98,7 @@ def importance_bars(shares: Mapping[str, Mapping[str, float]]) -> Charts:
 
 
 def parallel_coordinates(data: StudyData) -> Charts:
-    """Settings and objectives of the complete trials of each recipe."""
+    """Yield settings and objectives of the complete trials of each recipe."""
     from optuna.visualization import plot_parallel_coordinate
     from plotly.colors import sample_colorscale
 
@@ -120,7 +120,7 @@ def parallel_coordinates(data: StudyData) -> Charts:
 
 
 def slices(data: StudyData) -> Charts:
-    """Each objective by each setting, for each recipe."""
+    """Yield each objective by each setting, for each recipe."""
     from optuna.visualization import plot_slice
 
     for goal in data.goals:
@@ -134,7 +134,7 @@ def slices(data: StudyData) -> Charts:
 
 
 def _varied(data: StudyData) -> Iterator[tuple[str, list[str]]]:
-    """Recipes with at least two complete trials, and the settings in which these differ."""
+    """Yield recipes with at least two complete trials, and the settings in which these differ."""
     for recipe in data.recipes:
         complete = [t for t in data.trials if t.key.recipe == recipe and t.values]
         names = [setting.name for setting in data.settings[recipe]]
@@ -143,7 +143,7 @@ def _varied(data: StudyData) -> Iterator[tuple[str, list[str]]]:
 
 
 def intermediate_values(data: StudyData) -> Charts:
-    """Reported values by epoch, of the trials of each recipe."""
+    """Yield reported values by epoch of the trials of each recipe."""
     from optuna.visualization import plot_intermediate_values
 
     for recipe in dict.fromkeys(t.key.recipe for t in data.trials if t.curve):
@@ -156,7 +156,7 @@ def intermediate_values(data: StudyData) -> Charts:
 
 
 def pareto(data: StudyData) -> Charts:
-    """Each further objective against the first, of the trials of all recipes."""
+    """Yield each further objective against the first, for the trials of all recipes."""
     from optuna.visualization import plot_pareto_front
 
     if len(data.goals) < 2 or not any(trial.values for trial in data.trials):
@@ -176,7 +176,7 @@ def pareto(data: StudyData) -> Charts:
 
 
 def timeline(data: StudyData) -> Charts:
-    """When each trial ran, and how it ended, for each recipe."""
+    """Yield time and final state of the trials of each recipe."""
     from optuna.visualization import plot_timeline
 
     for recipe in dict.fromkeys(recipe_of(t) for t in data.raw if t.datetime_start):
@@ -187,7 +187,8 @@ def timeline(data: StudyData) -> Charts:
 
 
 def differences(data: StudyData, differences: Mapping[TrialKey, Difference]) -> Charts:
-    """How the trials of each recipe differ in the first objective from the recipe's own."""
+    """Yield the differences of the trials of each recipe from its own settings, in the first
+    objective."""
     import plotly.graph_objects as go
 
     for recipe in data.recipes:
@@ -213,7 +214,7 @@ def differences(data: StudyData, differences: Mapping[TrialKey, Difference]) -> 
 def test_against_validation(
     pairs: Mapping[str, Sequence[tuple[TrialKey, float, float]]], purposes: Mapping[TrialKey, str]
 ) -> Charts:
-    """Test metrics of the tested trials against validation metrics, with the diagonal."""
+    """Yield test against validation metrics of the tested trials, with the diagonal."""
     import plotly.graph_objects as go
 
     if not pairs:

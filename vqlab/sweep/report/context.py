@@ -1,4 +1,4 @@
-"""What the report of a sweep says beyond its trials."""
+"""Content of the report of a sweep besides its trials."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from vqlab.sweep.report.trial_table import TestMetrics
 
 @dataclass(frozen=True)
 class ReportContext:
-    """What the report says beyond the trials themselves; all of it is optional."""
+    """Optional content of the report besides the trials."""
 
     dataset: str = ""
     """Name and location of the data set."""
     tested: TestMetrics = field(default_factory=dict)
     purposes: Mapping[TrialKey, str] = field(default_factory=dict)
-    """Why each of them was tested: `winner` or `on request`."""
+    """Why each trial was tested: `winner` or `on request`."""
     baseline: Mapping[str, float] = field(default_factory=dict)
-    """Test metrics of `mean_image`, which learns nothing."""
+    """Test metrics of the no-learning baseline `mean_image`."""
     not_clearly_better: Container[TrialKey] = ()
     """Trials that may not win."""
     winner: TrialKey | None = None
@@ -28,13 +28,13 @@ class ReportContext:
     recipes: Mapping[str, RecipeComparison] = field(default_factory=dict)
     """How the other recipes compare with the winner's."""
     reason: str = ""
-    """How the winner compares with its recipe's own trial and with other recipes."""
+    """How the winner compares with its recipe's own settings and with other recipes."""
     differences: Mapping[TrialKey, Difference] = field(default_factory=dict)
-    """How trials differ in the first objective from their recipe's own."""
+    """Differences from the trial of the recipe's own settings, in the first objective."""
     notes: Sequence[str] = ()
     run_link: Callable[[str], str] | None = None
     """Address of a run in the MLflow UI, by run ID."""
     links: Mapping[str, str] = field(default_factory=dict)
-    """Further addresses by their titles."""
+    """Further addresses by title."""
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     """PNG files by title: test images in panels, scored by the winner."""

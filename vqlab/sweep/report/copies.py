@@ -51,7 +51,7 @@ def study_copy(
 def values_copy(data: StudyData) -> optuna.Study:
     """Copy the values of the complete trials of all recipes into one study, without settings.
 
-    Their attribute `trial` is their key.
+    Their attribute `trial` is the key of the trial.
     """
     with quiet():
         study = optuna.create_study(directions=[goal.direction for goal in data.goals])
@@ -67,27 +67,27 @@ def values_copy(data: StudyData) -> optuna.Study:
 def _trial_copy(
     data: StudyData, trial: FrozenTrial, goals: Sequence[Goal], searched: bool
 ) -> FrozenTrial:
-    shown = data.by_key[key_of(trial)]
-    if trial.state == TrialState.COMPLETE and not shown.values:  # an infinite value
+    copy = data.by_key[key_of(trial)]
+    if trial.state == TrialState.COMPLETE and not copy.values:  # an infinite value
         return create_trial(state=TrialState.FAIL)
     params = _sampled(data, trial)
-    for setting in data.settings[shown.key.recipe] if searched else ():
-        value = shown.settings.get(setting.name)
+    for setting in data.settings[copy.key.recipe] if searched else ():
+        value = copy.settings.get(setting.name)
         if setting.within and value is not None:
             params[setting.name] = str(value) if setting.choices else value, _distribution(setting)
     return create_trial(
         state=trial.state,
-        values=[shown.values[data.goals.index(goal)] for goal in goals] if shown.values else None,
+        values=[copy.values[data.goals.index(goal)] for goal in goals] if copy.values else None,
         params={name: value for name, (value, _) in params.items()},
         distributions={name: distribution for name, (_, distribution) in params.items()},
         user_attrs={"run": run_id} if (run_id := record_of(trial).run_id) else {},
-        intermediate_values=dict(shown.curve),
+        intermediate_values=dict(copy.curve),
         constraints=trial.constraints,
     )
 
 
 def _sampled(data: StudyData, trial: FrozenTrial) -> dict[str, tuple[Any, BaseDistribution]]:
-    """Value and distribution of each setting that was sampled for a trial, by short name."""
+    """Return value and distribution of each sampled setting of a trial, by short name."""
     names, within = data.names[recipe_of(trial)], searched_within(trial)
     params = {}
     for path, value in trial.params.items():

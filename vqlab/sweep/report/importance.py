@@ -15,14 +15,14 @@ EVALUATOR = "PED-ANOVA"
 MEANING = "Importance for reaching the top 10 % of trials; not a share of the variance."
 _MIN_TRIALS = 4
 _STABLE = 5
-"""Trials in the top 10 % from which PED-ANOVA's authors call its values stable."""
+"""Number of trials in the top 10 % from which PED-ANOVA is stable according to its authors."""
 
 
 def importances(data: StudyData) -> dict[str, dict[str, float]]:
     """Return the share of each setting (they sum to 1) by objective and recipe.
 
-    The title of each group says how many trials it rests on. Groups of fewer than four complete
-    trials, or in which no setting matters, are left out.
+    The title of each group states its number of trials. Groups of fewer than four complete trials,
+    or in which no setting matters, are omitted.
     """
     groups = {}
     for goal in data.goals:
@@ -34,7 +34,7 @@ def importances(data: StudyData) -> dict[str, dict[str, float]]:
             if shares:
                 top = math.ceil(0.1 * count)
                 basis = f"best {top} of {count} trials"
-                basis += ": too few for more than a hint" if top < _STABLE else ""
+                basis += ": too few to be reliable" if top < _STABLE else ""
                 groups[" · ".join(part for part in (recipe, goal.name, basis) if part)] = shares
     return groups
 
@@ -49,7 +49,7 @@ def _shares(study: optuna.Study) -> dict[str, float]:
     if len({trial.value for trial in complete}) < 2 or len(names) < 2:
         return {}
     with quiet():
-        # With normalize=True all settings would be equally important where none matters.
+        # With normalize=True all settings would be equally important if none matters.
         shares = get_param_importances(
             study, evaluator=PedAnovaImportanceEvaluator(), params=names, normalize=False
         )

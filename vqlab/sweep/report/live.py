@@ -1,4 +1,4 @@
-"""What optuna-dashboard shows of a study beyond its trials."""
+"""Annotate studies for optuna-dashboard."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def annotate(
 ) -> None:
     """Name the objectives of a new study, and save a note with data set, directions and links.
 
-    links: addresses by title. A study with named objectives is left alone, so that a note which a
-    user has edited stays.
+    links: addresses by title. A study with named objectives is not changed, so that a note edited
+    by a user is preserved.
     """
     if study.metric_names is not None:
         return

@@ -1,7 +1,7 @@
 """The report of a sweep: `study.html`, one self-contained page, and `trials.csv`.
 
-plotly.js is part of the file because MLflow shows an HTML artifact in a sandboxed frame that can
-load neither the files beside it nor anything of its own origin.
+plotly.js is part of the file because MLflow shows HTML artifacts in a sandboxed frame, which cannot
+load other files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vqlab.sweep.study.studies import Studies
 
 PAGE, TABLE = "study.html", "trials.csv"
 _CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
-"""No button that would send a chart to plotly's servers."""
+"""Without the button that sends a chart to plotly's servers."""
 
 _STYLE = """
 #all th{cursor:pointer}
@@ -76,8 +76,8 @@ def write_report(
 ) -> list[Path]:
     """Write `study.html` and `trials.csv` into `folder`, and return their paths.
 
-    objectives: names of the values of a trial, in their order. Charts that would be empty are left
-    out. Raises ValueError unless each objective has a name.
+    objectives: names of the values of a trial, in their order. Empty charts are
+    omitted. Raises ValueError unless each objective has a name.
     """
     data = StudyData(studies, objectives, context.not_clearly_better, context.winner)
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,7 @@ def _plain_template() -> Iterator[None]:
 
 
 def _divisions(figures: charts.Charts, name: str) -> Iterator[str]:
-    """Yield each heading, and the charts below it side by side where there is room."""
+    """Yield each heading with its charts, side by side if there is room."""
     numbers = itertools.count()
     for heading, group in itertools.groupby(figures, key=lambda pair: pair[0]):
         if heading:
@@ -196,6 +196,6 @@ def _trials(data: StudyData, table: TrialTable, context: ReportContext) -> str:
 
 
 def _purposes(purposes: Mapping[TrialKey, str]) -> str:
-    """`Trial 3: winner. Trial 1: on request, not used for any choice.`"""
+    """Return e.g. `Trial 3: winner. Trial 1: on request, not used for any choice.`"""
     words = {charts.ON_REQUEST: f"{charts.ON_REQUEST}, not used for any choice"}
     return " ".join(f"Trial {key}: {words.get(why, why)}." for key, why in sorted(purposes.items()))

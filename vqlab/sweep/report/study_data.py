@@ -1,4 +1,4 @@
-"""Trials and settings of a sweep as the report shows them: short names, plain values."""
+"""Trials and settings of a sweep for the report: short names, plain values."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Goal:
 
     @property
     def label(self) -> str:
-        """The name, and which direction is better."""
+        """The name with its direction."""
         return f"{self.name} ({'higher' if self.maximize else 'lower'} is better)"
 
 
@@ -44,7 +44,7 @@ class TrialData:
     state: str
     """Optuna's name of the state: COMPLETE, PRUNED, FAIL, RUNNING or WAITING."""
     values: tuple[float, ...] = ()
-    """One per goal, all finite; empty where the trial has none."""
+    """One per goal, all finite; empty if the trial has none."""
     settings: Mapping[str, float | str] = field(default_factory=dict)
     """By short name."""
     curve: Mapping[int, float] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class TrialData:
     """Whether it has the recipe's own settings."""
     eligible: bool = True
     """False if it violates a constraint, has a dead codebook or is not clearly better than the
-    recipe's own trial: best only if no trial is eligible."""
+    recipe's own settings; it wins only if no trial is eligible."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class StudyData:
     studies: Studies
     objectives: Sequence[str]
     not_clearly_better: Container[TrialKey] = ()
-    """Trials that do not replace their recipe's own trial."""
+    """Trials that are not clearly better than their recipe's own settings."""
     winner: TrialKey | None = None
     """The trial that won, if that was decided; else the best eligible value."""
     raw: list[FrozenTrial] = field(init=False)
@@ -139,7 +139,7 @@ class StudyData:
 
     @cached_property
     def names(self) -> dict[str, dict[str, str]]:
-        """For each recipe: the short name of each setting."""
+        """Short names of the settings, by recipe and setting."""
         settings: dict[str, dict[str, None]] = {recipe: {} for recipe in self.recipes}
         for trial in self.raw:
             settings[recipe_of(trial)].update(dict.fromkeys(settings_of(trial)))
@@ -147,7 +147,7 @@ class StudyData:
 
     @cached_property
     def settings(self) -> dict[str, list[Setting]]:
-        """For each recipe: the settings in which its complete trials differ."""
+        """The settings in which the complete trials of each recipe differ."""
         return {recipe: self._varied(recipe) for recipe in self.recipes}
 
     def _varied(self, recipe: str) -> list[Setting]:
@@ -203,12 +203,12 @@ def searched_within(trial: FrozenTrial) -> dict[str, Any]:
     record = record_of(trial)
     settings: dict[str, Any] = {}
     for values in (record.scoring, record.thresholds):
-        settings |= values if isinstance(values, Mapping) else {}  # anybody may write attributes
+        settings |= values if isinstance(values, Mapping) else {}  # users may write attributes
     return settings
 
 
 def plain(value: Any) -> float | str:
-    """Return a number as it is and anything else as text: `["error", "context"]` as
+    """Return a number unchanged and anything else as text: `["error", "context"]` as
     `error+context`."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value

@@ -73,7 +73,7 @@ def _recipes(data: StudyData, comparisons: Mapping[str, RecipeComparison]) -> st
 
 
 def _rejected(data: StudyData) -> Iterator[str]:
-    """Say which trials have a better value than the best trial, and why they may not win."""
+    """Yield the trials with a better value than the best trial, and why they may not win."""
     if len(data.goals) > 1 or not data.best:
         return
     sign = 1 if data.goals[0].maximize else -1
@@ -84,7 +84,7 @@ def _rejected(data: StudyData) -> Iterator[str]:
 
 
 def _test_metrics(data: StudyData, context: ReportContext) -> str:
-    """A table of test metrics with their 95 % intervals: the tested trials, and the baseline."""
+    """Return a table of test metrics with 95 % intervals: tested trials and baseline."""
     columns = {
         f"trial {key} ({context.purposes.get(key, 'tested')})": metrics
         for key, metrics in sorted(context.tested.items())
@@ -125,7 +125,7 @@ def _with_interval(values: Mapping[str, float], name: str) -> str:
 
 
 def _pictures(pictures: Mapping[str, bytes]) -> str:
-    """Test pictures, embedded."""
+    """Return the embedded test pictures."""
     if not pictures:
         return ""
     figures = [picture(title, png) for title, png in pictures.items()]

@@ -22,7 +22,7 @@ TestMetrics = Mapping[TrialKey, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class TrialTable:
-    """One row per trial; a cell is empty where a trial has no such value."""
+    """One row per trial; a cell is empty if the trial has no such value."""
 
     columns: list[str]
     rows: list[list[Any]]

@@ -1,1 +1,1 @@
-"""Search spaces: their schema, and how they are compiled against the settings of a recipe."""
+"""Search spaces: their schema, and compilation against the settings of a recipe."""

@@ -29,7 +29,7 @@ def choose_available(space: Space, config: RunConfig) -> tuple[Space, str]:
             else:
                 chosen.append(name)
     left = [f"{', '.join(names)} ({reason})" for reason, names in without.items()]
-    out = f"; left out: {'; '.join(left)}" if left else ""
+    out = f"; excluded: {'; '.join(left)}" if left else ""
     axes = dict(space.axes)
     if len(chosen) > 1:
         axes[BACKBONE] = Axis(choices=tuple(chosen))
@@ -37,8 +37,8 @@ def choose_available(space: Space, config: RunConfig) -> tuple[Space, str]:
     del axes[BACKBONE]
     if not axes:
         raise UserError(
-            f"space {BACKBONE} must leave something to search; got {default} alone{out}; give a "
-            "folder of state dicts as features.weights, or search another setting too."
+            f"space {BACKBONE} must leave something to search; only {default} is available{out}; "
+            "set features.weights to a folder of state dicts, or also search another setting."
         )
     return replace(space, axes=axes), f"{BACKBONE} is {default} in all trials{out}."
 

@@ -34,14 +34,14 @@ _COMPARED_ON = (
 )
 SCORING = "detector.scoring"
 _GRID = 7
-"""Values tried of a threshold setting that is given as a range without a step."""
+"""Number of values of a threshold setting that is a range without a step."""
 _IRRELEVANT = (
     "training.device", "training.threads", "training.validate_every", "data.root", "data.good",
     "data.bad", "data.mm_per_pixel",
 )  # fmt: skip
 """Settings that do not change the result of a trial: a sweep continues if they change."""
 _RECENT = ("threshold.review_rate",)
-"""Settings that earlier versions lack: a sweep begun before continues unless they are set."""
+"""Settings that earlier versions lack; earlier sweeps continue unless they are set."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class Plan:
     image_scoring: dict[str, BaseDistribution]
     """Settings of the image score that are searched within each trial."""
     thresholds: dict[str, tuple[float, ...]]
-    """Threshold settings that are searched after these."""
+    """Threshold settings, which are searched last."""
     note: str = ""
-    """Which of the `available` backbones are searched."""
+    """Note on the `available` backbones that are searched."""
 
     def tree_of(self, params: Mapping[str, Any]) -> Tree:
         """Return the settings of the recipe with these values set."""
@@ -100,7 +100,7 @@ class Plan:
 
     @property
     def marks(self) -> list[Any]:
-        """Axes and settings. A change of them starts another sweep."""
+        """Axes and settings; a change starts a new sweep."""
         settings = {
             name: value
             for name, value in flatten(dump(self.config)).items()
@@ -116,8 +116,8 @@ def plan(space: Space, tree: Tree) -> Plan:
     """Check every value of `space` against the settings of a recipe.
 
     `{available: [...]}` becomes the backbones that are available on this machine; the axis is
-    removed if there is only one. Raises UserError for an unknown setting, an invalid value, a
-    setting that a sweep must not choose.
+    removed if there is only one. Raises UserError for unknown settings, invalid values and
+    settings that a sweep must not choose.
     """
     config = resolve(tree)
     if flatten(tree).get(BACKBONE) == AUTO:
@@ -142,16 +142,16 @@ def plan(space: Space, tree: Tree) -> Plan:
 
 
 def _of_the_image_score(setting: str, config: RunConfig) -> bool:
-    """Raise UserError if synthetic anomalies would select it: they rank settings well by pixel
-    metrics and badly by image metrics."""
+    """Raise UserError if synthetic anomalies would select the setting: they rank settings well by
+    pixel metrics, but badly by image metrics."""
     section, _, name = setting.rpartition(".")
     if section != SCORING or name not in detector_class(config.detector["name"]).image_scoring:
         return False
     if config.data.validation.source != "test":
         raise UserError(
             f"space {setting} must not be searched on synthetic anomalies, which rank image scores "
-            "otherwise than real defects do; set it in the recipe, or use real defects for "
-            "validation: data.validation.source=test."
+            "differently from real defects; set it in the recipe, or validate on real defects with "
+            "data.validation.source=test."
         )
     return True
 
@@ -184,8 +184,8 @@ def _refuse_fixed(setting: str) -> None:
         )
     if setting in ("threshold.false_reject_rate", "threshold.review_rate", "threshold.method"):
         raise UserError(
-            f"space {setting} must not be searched: how many good parts may be rejected or "
-            "reviewed is a person's decision; set it in the recipe."
+            f"space {setting} must not be searched: the tolerated share of rejected or reviewed "
+            "good parts is a decision of the user; set it in the recipe."
         )
 
 
@@ -198,7 +198,7 @@ def _distribution(setting: str, axis: Axis, tree: Tree) -> BaseDistribution:
     low, high = (_resolved(setting, end, tree) for end in (axis.low, axis.high))
     if isinstance(low, bool) or not isinstance(low, int | float):
         raise UserError(
-            f"space {setting} must have choices, for it is no number; got low and high."
+            f"space {setting} must have choices, because it is not a number; got low and high."
         )
     if not low < high or (axis.log and low <= 0):
         raise UserError(
@@ -206,10 +206,10 @@ def _distribution(setting: str, axis: Axis, tree: Tree) -> BaseDistribution:
             f"got {axis.low} and {axis.high}."
         )
     if axis.log and axis.step is not None:
-        raise UserError(f"space {setting} must have log or step; got both.")
+        raise UserError(f"space {setting} must not have both log and step; remove one.")
     if isinstance(low, int):
         if axis.step is not None and axis.step != int(axis.step):
-            raise UserError(f"space {setting} must have a whole step; got {axis.step}.")
+            raise UserError(f"space {setting} must have an integer step; got {axis.step}.")
         return IntDistribution(low, int(high), log=axis.log, step=int(axis.step or 1))
     return FloatDistribution(low, float(high), log=axis.log, step=axis.step)
 
@@ -226,7 +226,9 @@ def _resolved(setting: str, value: Any, tree: Tree) -> Any:
     for key in setting.split("."):
         resolved = resolved[key]
     if isinstance(resolved, Mapping):
-        raise UserError(f"space {setting} must be one setting; it is a section of several.")
+        raise UserError(
+            f"space {setting} must be a setting; it is a section with several settings."
+        )
     return resolved
 
 

@@ -1,4 +1,4 @@
-"""Schema of a search space: settings, their values, objectives and limits."""
+"""Schema of a search space: settings, their values, objectives and constraints."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from vqlab.metrics import METRICS, OBJECTIVES
 from vqlab.types import UserError
 
 COSTS = ("cost/cpu_seconds_per_image", "cost/parameters")
-"""Costs that a further objective or a limit may name; lower is better."""
+"""Costs, which may be further objectives or constraints; lower is better."""
 
 BACKBONE = "features.backbone"
-"""The setting whose choices may depend on this machine."""
+"""The setting whose choices may depend on the machine."""
 
 
 class Axis(Settings):
@@ -43,7 +43,7 @@ class Axis(Settings):
 
 
 class Limit(Settings):
-    """Limit of a metric. A trial that exceeds it wins only if all trials do."""
+    """Constraint on a metric. A trial that violates it wins only if all trials do."""
 
     low: float | None = None
     high: float | None = None
@@ -54,8 +54,8 @@ class Limit(Settings):
             raise ValueError("must be {low: NUMBER} or {high: NUMBER}")
         return self
 
-    def beyond(self, value: float) -> float:
-        """Return by how much a value exceeds the limit; at most 0 if it does not."""
+    def violation(self, value: float) -> float:
+        """Return by how much a value violates the constraint; at most 0 if it does not."""
         return value - self.high if self.high is not None else (self.low or 0.0) - value
 
 
@@ -72,7 +72,7 @@ class Space:
     scorings: int = 48
     """Scoring settings that are evaluated on each trained detector."""
     limits: Mapping[str, Limit] = field(default_factory=dict)
-    """By metric of a trial: `validation/…`, `codebook/…`, `cost/…`."""
+    """Constraints by metric of a trial: `validation/…`, `codebook/…`, `cost/…`."""
 
     @property
     def objective(self) -> str:
@@ -122,7 +122,7 @@ def make_space(tree: Mapping[str, Any]) -> Space:
         axes[setting] = axis = validate(Axis, values, f"space.{setting}.")
         _check_axis(setting, axis, values)
     if not axes:
-        raise UserError("a sweep's space must name at least one setting; got none.")
+        raise UserError("a search space must have at least one setting; got none.")
     for metric in raw.limits:
         _check_limited(metric)
     return Space(checked_objectives(raw.objective), axes, raw.validations, raw.scorings, raw.limits)
@@ -133,8 +133,8 @@ def _check_axis(setting: str, axis: Axis, values: Mapping[str, Any]) -> None:
     if axis.available is not None:
         if setting != BACKBONE or ends or axis.choices is not None or not axis.available:
             raise UserError(
-                f"space {setting} must not be {dict(values)}; only {BACKBONE} may be {{available: "
-                "[...]}, of which the available ones are searched."
+                f"space {setting} must not be {dict(values)}; {{available: [...]}} is only "
+                f"possible for {BACKBONE}."
             )
     elif (len(ends) != 2) if axis.choices is None else (ends or not axis.choices):
         raise UserError(
@@ -159,7 +159,7 @@ def _check_limited(metric: str) -> None:
         checked_objective(metric)
     if split not in ("validation", "codebook", "cost") or not name:
         raise UserError(
-            f"a sweep's limit must be on validation/…, codebook/… or {', '.join(COSTS)}; got "
+            f"a constraint must be on validation/…, codebook/… or {', '.join(COSTS)}; got "
             f"{metric!r}."
         )
 
@@ -169,8 +169,8 @@ def checked_objective(objective: str) -> str:
     split, _, name = objective.partition("/")
     if split == "test":
         raise UserError(
-            f"a sweep's objective must be a validation metric; got {objective!r}: a choice by "
-            f"the test set says nothing about new images; use validation/{name or 'aupro'}."
+            f"a sweep's objective must be a validation metric; got {objective!r}: selecting on "
+            f"the test set would bias its metrics; use validation/{name or 'aupro'}."
         )
     if split != "validation" or name.rpartition("/")[2] not in OBJECTIVES:
         near = difflib.get_close_matches(objective, [f"validation/{n}" for n in OBJECTIVES], n=1)

@@ -1,4 +1,4 @@
-"""Do the kinds of synthetic anomalies rank the trials of a sweep alike?"""
+"""Agreement of the kinds of synthetic anomalies in ranking the trials of a sweep."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from vqlab.evaluation import CategoryEvidence
 from vqlab.metrics import distributions
 
 MIN_TRIALS = 4
-"""Fewest trials to rank."""
+"""Minimum number of trials to rank."""
 WITHIN, ACROSS = 0.5, 0.8
-"""Agreement below which the ranks say little about real defects, of the trials of one recipe and of
-several (docs/validation.md)."""
+"""Agreement below which ranks say little about real defects, for the trials of one recipe and of
+several recipes (docs/validation.md)."""
 
 
 def agreement(trials: Sequence[Mapping[str, CategoryEvidence]], name: str) -> float | None:
-    """Return the mean rank correlation over pairs of kinds, each of which ranks the trials by a
-    metric on its anomalies and all normal images; over categories, the mean.
+    """Return the mean rank correlation over pairs of kinds and over categories. Each kind ranks the
+    trials by a metric on its anomalies and all normal images.
 
     trials: evidence of each by category, on the same images. None for fewer than `MIN_TRIALS`
     trials or two kinds, and where the metric is undefined.

@@ -1,4 +1,4 @@
-"""Run a trial to its end: heartbeat, progress, reason of an early end, state."""
+"""Run a trial with heartbeat, progress, and the reason if it ends early."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from vqlab.sweep.study.record import note
 from vqlab.sweep.study.retry import trial_id
-from vqlab.sweep.study.storage import database_said, heartbeat
+from vqlab.sweep.study.storage import database_message, heartbeat
 from vqlab.types import UserError
 
 _RECORD_SECONDS = 1.0
-"""Minimum time between two records of a trial's progress."""
+"""Minimum seconds between two records of a trial's progress."""
 RunTrial = Callable[[optuna.Trial], float | tuple[float, ...]]
 """Run a trial and return the values of its objectives."""
 
@@ -25,7 +25,7 @@ RunTrial = Callable[[optuna.Trial], float | tuple[float, ...]]
 def run_trial(
     study: optuna.Study, storage: RDBStorage, trial: optuna.Trial, run: RunTrial
 ) -> FrozenTrial:
-    """Run a trial to its end and record its heartbeat meanwhile."""
+    """Run a trial and record its heartbeat."""
     values, state = None, TrialState.FAIL
     try:
         with heartbeat(storage, trial_id(storage, study, trial.number)):
@@ -33,19 +33,19 @@ def run_trial(
     except optuna.TrialPruned:
         state = TrialState.PRUNED
     except Exception:
-        pass  # why is noted in the trial
+        pass  # the reason is stored in the trial
     except BaseException:
         study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
         raise
     try:
         return study.tell(trial, values, state, skip_if_finished=True)
-    except UpdateFinishedTrialError:  # another worker failed it for want of a heartbeat
+    except UpdateFinishedTrialError:  # another worker failed it for a missing heartbeat
         return study.get_trials(deepcopy=False)[trial.number]
 
 
 @contextmanager
 def noted_reason(trial: optuna.Trial) -> Iterator[None]:
-    """Store in a trial why it ends early."""
+    """Store the reason in a trial if it ends early."""
     try:
         yield
     except optuna.TrialPruned as error:
@@ -62,7 +62,7 @@ def noted_reason(trial: optuna.Trial) -> Iterator[None]:
 def sentence(error: Exception) -> str:
     """Return why a trial failed."""
     if isinstance(error, StorageInternalError):
-        return f"the study store could not be used: {database_said(error)}."
+        return f"the study store could not be used: {database_message(error)}."
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 

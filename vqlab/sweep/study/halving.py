@@ -12,12 +12,12 @@ FAIR_START = 2
 def next_recipe(
     recipes: Sequence[str], counts: Mapping[str, int], loss: Callable[[str], float]
 ) -> str:
-    """Return the recipe whose turn it is.
+    """Return the recipe of the next trial.
 
     Every recipe gets `FAIR_START` trials. Then the better half, rounded up, gets twice as many more
     each, and so on until one recipe is left, which gets the rest (Jamieson and Talwalkar 2016,
-    Non-stochastic Best Arm Identification and Hyperparameter Optimization). Within a round recipes
-    take turns in their order.
+    Non-stochastic Best Arm Identification and Hyperparameter Optimization). Within a round,
+    recipes alternate in their order.
 
     counts: trials that each recipe has had. loss: the best objective of a recipe, lower is better,
     infinite without a complete trial.
@@ -25,9 +25,9 @@ def next_recipe(
     remaining = list(recipes)
     quota = size = FAIR_START
     while len(remaining) > 1:
-        due = [recipe for recipe in remaining if counts[recipe] < quota]
-        if due:
-            return min(due, key=lambda recipe: counts[recipe])
+        pending = [recipe for recipe in remaining if counts[recipe] < quota]
+        if pending:
+            return min(pending, key=lambda recipe: counts[recipe])
         better = sorted(remaining, key=loss)[: math.ceil(len(remaining) / 2)]
         remaining = [recipe for recipe in remaining if recipe in better]
         size *= 2

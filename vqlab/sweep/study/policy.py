@@ -17,8 +17,8 @@ STARTUP = 5
 def sampler(seed: int, trials_so_far: int, recipe: str = "") -> TPESampler:
     """Return a sampler for the next trial.
 
-    It is seeded anew for each trial, so that a resumed study samples other points than before, and
-    a study samples the same whether or not it was interrupted. Studies of different recipes sample
+    It is seeded anew for each trial, so that a resumed study samples new points, and an interrupted
+    study samples the same points as an uninterrupted one. Studies of different recipes sample
     independently.
     """
     entropy = [seed, trials_so_far, *recipe.encode()]

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from vqlab.sweep.events import TrialKey, TrialRow
 
 _STORED = {"run_id": "mlflow_run_id", "violation": "beyond_limit"}
-"""Names in the store of the fields that have another name there."""
+"""Names of fields whose name in the store differs."""
 _FLAT = {"validation": "", "scoring": "scoring/", "thresholds": "thresholds/"}
 """Mappings with an attribute per key, which optuna-dashboard shows as a column, and the prefix of
 their keys there."""
@@ -20,7 +20,7 @@ their keys there."""
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """What is stored with a trial besides its parameters and values."""
+    """Attributes of a trial besides its parameters and values."""
 
     recipe: str = ""
     """Its recipe, in a sweep that compares several."""
@@ -36,7 +36,7 @@ class TrialRecord:
     reason: str | None = None
     """Why it was pruned or failed."""
     retry_of: int | None = None
-    """Number of the interrupted trial that it repeats."""
+    """Number of the interrupted trial that it retries."""
     as_in_recipe: bool = False
     """Whether all its settings are those of the recipe."""
     same_as: int | None = None
@@ -105,7 +105,7 @@ def retried_key(trial: FrozenTrial) -> TrialKey | None:
 
 
 def was_interrupted(trial: FrozenTrial) -> bool:
-    """Return whether a trial ended with its worker, and not by an error of its own."""
+    """Return whether a trial ended because its worker ended, not because of an error."""
     return _interrupted(trial.state, record_of(trial))
 
 
@@ -114,7 +114,7 @@ def _interrupted(state: TrialState, record: TrialRecord) -> bool:
 
 
 def reason_of(state: TrialState, record: TrialRecord) -> str:
-    """Return why a trial ended early or is chosen last; empty if neither."""
+    """Return why a trial ended early or may not win; empty if neither."""
     reason = record.reason or record.violation or record.dead_codebook
     return reason or ("interrupted" if _interrupted(state, record) else "")
 
@@ -122,7 +122,7 @@ def reason_of(state: TrialState, record: TrialRecord) -> str:
 def state_tags(
     state: TrialState, values: Sequence[float] | None, record: TrialRecord
 ) -> dict[str, str]:
-    """Return the tags that the run of an ended trial has."""
+    """Return the tags of the run of an ended trial."""
     tags = {"optuna.state": state.name}
     reason = reason_of(state, record)
     if reason:

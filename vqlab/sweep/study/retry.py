@@ -15,7 +15,7 @@ from vqlab.sweep.study.record import record_of, stored, was_interrupted
 from vqlab.tracking import owner_is_gone, owner_tags
 
 _ATTEMPTS = 5
-"""A trial that was interrupted this often in a row is not tried again."""
+"""Maximum number of attempts of an interrupted trial."""
 
 
 def this_worker() -> dict[str, str]:
@@ -39,7 +39,7 @@ def trial_id(storage: BaseStorage, study: optuna.Study, number: int) -> int:
 def reconcile(study: optuna.Study, storage: BaseStorage) -> list[int]:
     """Mark running trials without a live worker as failed, and queue each for one retry.
 
-    Call it with the lock of the sweep held: a worker that is sampling a trial has not named itself
+    Call it with the lock of the sweep held: a worker that is sampling a trial has not been recorded
     in it yet. Also fails trials without a recent heartbeat, and trials that the calling thread left
     behind. Returns the numbers of the interrupted trials that were queued.
     """
@@ -52,7 +52,7 @@ def reconcile(study: optuna.Study, storage: BaseStorage) -> list[int]:
                 for name, value in stored(interrupted=True).items():
                     storage.set_trial_user_attr(at, name, value)
                 study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-            except UpdateFinishedTrialError:  # it ended just now
+            except UpdateFinishedTrialError:  # it has just ended
                 continue
     if running:
         with warnings.catch_warnings():
@@ -77,8 +77,10 @@ def _was_left(worker: Mapping[str, str] | None) -> bool:
     """Return whether the worker of a running trial has surely left it."""
     if worker is None or owner_is_gone(worker):
         return True
-    here = this_worker()
-    return all(worker.get(key) == here[key] for key in ("vqlab.host", "vqlab.pid", "vqlab.thread"))
+    current = this_worker()
+    return all(
+        worker.get(key) == current[key] for key in ("vqlab.host", "vqlab.pid", "vqlab.thread")
+    )
 
 
 def retry(study: optuna.Study, trial: FrozenTrial) -> bool:

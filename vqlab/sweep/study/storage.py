@@ -1,7 +1,7 @@
 """The study store: an SQLite file under mlruns/, or the database at VQLAB_STORAGE.
 
-Workers of a study share only the store, so its lock is there too: a file lock beside SQLite, or an
-advisory lock of PostgreSQL. Both are released when their process ends.
+Workers of a study share only the store, so its lock is there too: a file lock next to the SQLite
+file, or an advisory lock of PostgreSQL. Both are released when their process ends.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from vqlab.tracking.advisory_lock import advisory_lock
 from vqlab.types import UserError
 
 ADDRESS = "VQLAB_STORAGE"
-"""Environment variable: where studies are kept; empty: an SQLite file under mlruns/."""
+"""Environment variable: address of the study store; empty: an SQLite file under mlruns/."""
 _HEARTBEAT = "VQLAB_HEARTBEAT"
-"""Environment variable: seconds between the signs of life of a trial; missed three times, another
-machine's trial counts as dead."""
+"""Environment variable: seconds between heartbeats of a trial. After three missed heartbeats a
+trial of another machine counts as dead."""
 _PATIENCE = 120
 """Seconds to wait for a store that another process has locked."""
 _KEEPALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-"""So that the locks of a machine that vanished are free within a minute."""
+"""Releases the locks of a lost machine within a minute."""
 
 
 def storage_address(root: Path) -> str:
-    """The URL of the store of studies. Raises UserError for a kind that vqlab does not use."""
+    """Return the address of the study store. Raises UserError for an unsupported kind."""
     address = os.environ.get(ADDRESS, "").strip()
     if not address:
         return f"sqlite:///{root.absolute() / 'optuna.db'}"
@@ -57,24 +57,24 @@ def store_errors(address: str) -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
-        shown = without_password(address).removeprefix("sqlite:///")
+        location = without_password(address).removeprefix("sqlite:///")
         remedy = "free some space, or make it readable and writable"
-        if shown.startswith("postgresql"):
-            remedy = f"check that the server runs and that {ADDRESS} is right"
+        if location.startswith("postgresql"):
+            remedy = f"check that the server is running and that {ADDRESS} is correct"
         raise UserError(
-            f"the study store {shown} cannot be used ({database_said(error)}); {remedy}, and run "
-            "the same command again."
+            f"the study store {location} cannot be used ({database_message(error)}); {remedy}, and "
+            "re-run the command."
         ) from error
 
 
-def database_said(error: Exception) -> str:
-    """What an unusable study store said itself, a line; Optuna's own words hide it."""
+def database_message(error: Exception) -> str:
+    """Return the first line of the database's own message, which Optuna wraps."""
     cause = error.__cause__ or error
     return str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
 
 
 def open_storage(address: str) -> RDBStorage:
-    """The store of studies, made where it is not there. Raises UserError if unusable."""
+    """Return the study store, created if necessary. Raises UserError if it cannot be used."""
     options: dict[str, Any] = {"connect_args": {"timeout": _PATIENCE}}
     interval = _heartbeat()
     with store_errors(address):
@@ -84,7 +84,7 @@ def open_storage(address: str) -> RDBStorage:
         else:
             options = {"connect_args": _KEEPALIVE, "pool_pre_ping": True, "pool_size": 2}
         try:
-            with warnings.catch_warnings(), _one_makes_the_tables(address):
+            with warnings.catch_warnings(), _create_tables_once(address):
                 warnings.simplefilter("ignore", ExperimentalWarning)
                 return RDBStorage(
                     address,
@@ -94,8 +94,8 @@ def open_storage(address: str) -> RDBStorage:
                 )
         except ImportError as error:
             raise UserError(
-                f"studies in PostgreSQL need its driver ({error}); install it with: "
-                "pip install 'vqlab[postgres]'"
+                f"studies in PostgreSQL require its driver ({error}); install it with "
+                "pip install 'vqlab[postgres]'."
             ) from None
 
 
@@ -103,7 +103,7 @@ def open_storage(address: str) -> RDBStorage:
 def heartbeat(storage: RDBStorage, trial_id: int) -> Iterator[None]:
     """Record the heartbeat of a trial in a thread while the context lasts.
 
-    A heartbeat that a full or locked store refuses is skipped.
+    Heartbeats rejected by a full or locked store are skipped.
     """
     ended = threading.Event()
 
@@ -126,8 +126,8 @@ def heartbeat(storage: RDBStorage, trial_id: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def opened_storage(address: str) -> Iterator[RDBStorage]:
-    """The store of studies, its connections closed afterwards. Raises as `open_storage`, and turns
-    what an unusable store raises meanwhile into one sentence."""
+    """Yield the study store, and close its connections afterwards. Raises UserError as
+    `open_storage`, and for errors of the store in the block."""
     with store_errors(address):
         storage = open_storage(address)
         try:
@@ -145,8 +145,8 @@ def _heartbeat() -> int:
 
 
 @contextlib.contextmanager
-def _one_makes_the_tables(address: str) -> Iterator[None]:
-    """The first to open an empty store makes its tables; two at once would fail each other."""
+def _create_tables_once(address: str) -> Iterator[None]:
+    """Hold a lock while the tables of an empty store are created: concurrent creation fails."""
     if address.startswith("sqlite:///"):
         path = address.removeprefix("sqlite:///")
         with FileLock(path + ".lock"):
@@ -183,6 +183,6 @@ def sweep_lock(folder: Path, study: str) -> Iterator[None]:
     except Timeout:
         pid = owner.read_text(encoding="utf-8") if owner.exists() else "unknown"
         raise UserError(
-            f"study {study} is being swept by process {pid} already; wait for it, or end it "
-            f"(kill {pid}), and run the same command again."
+            f"study {study} is already being swept by process {pid}; wait for it, or end it "
+            f"(kill {pid}) and re-run the command."
         ) from None

@@ -22,11 +22,11 @@ from vqlab.types import UserError
 Direction = Literal["maximize", "minimize"]
 
 ASKED = "tested_on_request"
-"""Attribute of a study: numbers of its trials to be scored on test besides the winner."""
+"""Attribute of a study: numbers of trials to score on test in addition to the winner."""
 FINGERPRINT = "data_fingerprint"
-"""Attribute of a sweep: which images it is about."""
+"""Attribute of a sweep: fingerprint of its images."""
 PRESET = "vqlab:preset"
-"""Attribute of a sweep: the preset over its recipes."""
+"""Attribute of a sweep: the preset of its recipes."""
 _SWEEP, _RECIPE = "sweep", "recipe"
 """Attributes of a study of a comparison: name of the sweep, recipe."""
 
@@ -37,7 +37,7 @@ class Studies:
 
     name: str
     by_recipe: Mapping[str, optuna.Study]
-    """One study has the empty name as its recipe."""
+    """Studies by recipe; the empty name in a sweep of one recipe."""
 
     def __getitem__(self, recipe: str) -> optuna.Study:
         return self.by_recipe[recipe]
@@ -88,12 +88,13 @@ class Studies:
         return n_done(self.trials())
 
     def refuse_other_images(self, splits: Splits) -> None:
-        """Raise UserError where these are not the images that the sweep is about."""
-        known = self.attributes.get(FINGERPRINT, splits.fingerprint)
-        if splits.fingerprint != known:
+        """Raise UserError if these are not the images of the sweep."""
+        fingerprint = self.attributes.get(FINGERPRINT, splits.fingerprint)
+        if splits.fingerprint != fingerprint:
             raise UserError(
-                f"the images in {splits.root} are not those of study {self.name} (fingerprint "
-                f"{splits.fingerprint[:12]}, the study's is {known[:12]}); copy the same ones here."
+                f"the images in {splits.root} differ from those of study {self.name} (fingerprint "
+                f"{splits.fingerprint[:12]} instead of {fingerprint[:12]}); copy the same images "
+                "there."
             )
 
 
@@ -122,7 +123,7 @@ def open_studies(
 
 
 def load_studies(storage: BaseStorage, name: str) -> Studies:
-    """Return the studies of a sweep. Raises UserError that lists those there are."""
+    """Return the studies of a sweep. Raises UserError that lists the existing ones."""
     names = optuna.get_all_study_names(storage)
     if name in names:
         study = _load(storage, name)
@@ -133,7 +134,7 @@ def load_studies(storage: BaseStorage, name: str) -> Studies:
     studies = [study for study in studies if study.user_attrs.get(_SWEEP) == name]
     if not studies:
         near = difflib.get_close_matches(name, names, n=3) or sorted(names)[-5:]
-        listed = f"there are {', '.join(near)}" if near else "there is none in this store"
+        listed = f"there are {', '.join(near)}" if near else "the store has no studies"
         raise UserError(f"there is no study {name!r}; {listed}.")
     return Studies(name, {study.user_attrs[_RECIPE]: study for study in studies})
 

@@ -1,4 +1,4 @@
-"""Choose the winner of a sweep: a recipe's own trial unless another one is clearly better, and the
+"""Choose the winner of a study: a recipe's own settings unless a trial is clearly better, and the
 first recipe that is not clearly worse than the best."""
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
 MARGIN = 0.005
-"""By how much a trial must be better than the recipe's own on synthetic anomalies: half a point."""
+"""Required improvement over the recipe's own settings on synthetic anomalies: half a point."""
 
 
 @dataclass
@@ -34,15 +34,15 @@ class WinnerRule:
     """Rank the complete trials of a sweep.
 
     The validation set is one small sample of images, and the best of many trials is partly the
-    luckiest. So a trial replaces the trial with the recipe's own settings only if the 95 % interval
+    luckiest. So a trial replaces the recipe's own settings only if the 95 % interval
     of their difference in the objective, by the paired bootstrap over the validation images,
     excludes 0 (Efron and Tibshirani 1993); the interval of a rate is that of McNemar's exact test.
     Synthetic anomalies differ from the defects that will occur. So their kinds are resampled too,
     and the interval must exclude `MARGIN` (docs/validation.md).
-    Where the validation images are too few for an interval, the recipe's own trial stays.
-    Compared recipes are ranked by the same rule: of those whose best trial the best one of all
-    does not clearly beat, the first in the order of the comparison wins.
-    Where an objective has no bootstrap distribution, or a run no evidence, the value decides.
+    If the validation images are too few for an interval, the recipe's own settings win.
+    Compared recipes are ranked by the same rule: the first recipe, in the order of the comparison,
+    wins whose best trial is not clearly worse than the best of all.
+    If an objective has no bootstrap distribution, or a run no evidence, the value decides.
     """
 
     studies: Studies
@@ -50,7 +50,7 @@ class WinnerRule:
     objective: str
     """`validation/…`."""
     deleted: set[TrialKey] = field(default_factory=set)
-    """Trials whose runs were deleted: they are left out."""
+    """Trials whose runs were deleted, which are excluded."""
     _evidence: dict[TrialKey, Mapping[str, CategoryEvidence] | None] = field(default_factory=dict)
     _differences: dict[tuple[TrialKey, TrialKey], Difference | None] = field(default_factory=dict)
 
@@ -61,7 +61,7 @@ class WinnerRule:
 
         trials: all trials of the sweep if the caller has read them already.
         """
-        trials = self._read(trials)
+        trials = self._all_trials(trials)
         if recipe is None:
             return self._first_of_the_best(trials)
         rejected = self.not_clearly_better(trials)
@@ -84,9 +84,9 @@ class WinnerRule:
     def recipe_comparisons(
         self, trials: Sequence[FrozenTrial] | None = None
     ) -> dict[str, RecipeComparison]:
-        """Return how the best trial of each recipe compares with the winner, by recipe, without the
-        winner's and those that may not win."""
-        trials = self._read(trials)
+        """Return how the best trial of each other recipe compares with the winner, if that trial
+        may win."""
+        trials = self._all_trials(trials)
         winner = self.winner(None, trials)
         if winner is None:
             return {}
@@ -97,12 +97,14 @@ class WinnerRule:
         self, winner: FrozenTrial, trial: FrozenTrial, trials: Sequence[FrozenTrial]
     ) -> RecipeComparison:
         pairs = ((winner, trial), (trial, winner))
-        told_apart = any(self._is_better(first, second, trials) for first, second in pairs)
-        return RecipeComparison(key_of(trial), self._difference(winner, trial, trials), told_apart)
+        distinguishable = any(self._is_better(first, second, trials) for first, second in pairs)
+        return RecipeComparison(
+            key_of(trial), self._difference(winner, trial, trials), distinguishable
+        )
 
     def not_clearly_better(self, trials: Sequence[FrozenTrial] | None = None) -> set[TrialKey]:
-        """Return the keys of the trials that do not replace their recipe's own trial."""
-        trials = self._read(trials)
+        """Return the keys of the trials that do not replace their recipe's own settings."""
+        trials = self._all_trials(trials)
         rejected = set()
         for trial in candidates(trials):
             reference = self._reference(trial, trials)
@@ -111,9 +113,9 @@ class WinnerRule:
         return rejected
 
     def reason(self) -> str:
-        """Return how the winner compares with its recipe's own trial and with other recipes, and
-        warnings if validation cannot tell."""
-        trials = self._read(None)
+        """Return how the winner compares with its recipe's own settings and with other recipes, and
+        warnings if the differences are not significant."""
+        trials = self._all_trials(None)
         winner = self.winner(None, trials)
         if winner is None:
             return ""
@@ -124,7 +126,7 @@ class WinnerRule:
         )
 
     def _comparison(self, winner: FrozenTrial, trials: Sequence[FrozenTrial]) -> str:
-        """Compare the winner with its recipe's own trial, in words."""
+        """Describe how the winner compares with its recipe's own settings."""
         reference = self._reference(winner, trials)
         if reference is None:
             return f"Trial {key_of(winner)} has the best {self.objective}."
@@ -134,8 +136,8 @@ class WinnerRule:
                 f"recipe's own settings: {self._described(reference, winner, trials)}."
             )
         recipe = recipe_of(winner)
-        others = [t for t in candidates(trials, recipe) if t is not winner]
-        best = best_of(others, self.studies.maximize)
+        rest = [t for t in candidates(trials, recipe) if t is not winner]
+        best = best_of(rest, self.studies.maximize)
         if best is None:
             return f"Trial {key_of(winner)} has the recipe's own settings."
         of = f" of {recipe}" if recipe else ""
@@ -146,16 +148,16 @@ class WinnerRule:
         )
 
     def _among_recipes(self, winner: FrozenTrial, trials: Sequence[FrozenTrial]) -> str:
-        """Say which recipes validation can tell from the winner's; empty for one recipe."""
+        """Describe which recipes differ significantly from the winner's; empty for one recipe."""
         by_key = {key_of(trial): trial for trial in trials}
         described = {
-            told: [
+            distinct: [
                 f"{recipe} (trial {each.trial}: "
                 f"{self._described(winner, by_key[each.trial], trials)})"
                 for recipe, each in self.recipe_comparisons(trials).items()
-                if each.told_apart == told
+                if each.distinguishable == distinct
             ]
-            for told in (True, False)
+            for distinct in (True, False)
         }
         recipe, text = recipe_of(winner), ""
         if described[True]:
@@ -170,9 +172,9 @@ class WinnerRule:
     def differences(
         self, recipe: str | None = None, trials: Sequence[FrozenTrial] | None = None
     ) -> dict[TrialKey, Difference]:
-        """Return how the other trials of each recipe (or of one) differ in the objective from the
-        recipe's own, without those that cannot be resampled."""
-        trials = self._read(trials)
+        """Return the differences in the objective from the recipe's own settings, of the other
+        trials of each recipe (or of one) that can be resampled."""
+        trials = self._all_trials(trials)
         differences = {}
         for trial in candidates(trials, recipe):
             reference = self._reference(trial, trials)
@@ -183,8 +185,8 @@ class WinnerRule:
         return differences
 
     def _warning(self, winner: FrozenTrial, trials: Sequence[FrozenTrial]) -> str:
-        """Say how many trials validation cannot tell from the recipe's own, and what it resolves;
-        empty if it tells all."""
+        """Return a warning with the number of trials that do not differ significantly from the
+        recipe's own settings, and the resolution of validation; empty if all differ."""
         differences = self.differences(recipe_of(winner), trials).values()
         intervals = [each.interval for each in differences if each.interval is not None]
         unclear = [each for each in intervals if each.low <= 0 <= each.high]
@@ -214,26 +216,27 @@ class WinnerRule:
                 )
         return warnings
 
-    def _read(self, trials: Sequence[FrozenTrial] | None) -> Sequence[FrozenTrial]:
+    def _all_trials(self, trials: Sequence[FrozenTrial] | None) -> Sequence[FrozenTrial]:
         trials = self.studies.trials() if trials is None else trials
         return [trial for trial in trials if key_of(trial) not in self.deleted]
 
     def _reference(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-        """The trial with the recipe's own settings, if it is among the candidates."""
+        """Return the trial with the recipe's own settings, if it is a candidate."""
         alike = candidates(trials, recipe_of(trial))
         return next((each for each in alike if record_of(each).as_in_recipe), None)
 
     def _replaces(
         self, reference: FrozenTrial, trial: FrozenTrial, trials: Sequence[FrozenTrial]
     ) -> bool:
-        """Whether the trial is the recipe's own or clearly better than it."""
+        """Return whether the trial is the reference, or clearly better than it."""
         return trial is reference or self._is_better(reference, trial, trials)
 
     def _is_better(
         self, reference: FrozenTrial, trial: FrozenTrial, trials: Sequence[FrozenTrial]
     ) -> bool:
-        """Whether the trial is clearly better than the reference; by value without evidence."""
-        if best_of([reference, trial], self.studies.maximize) is reference:  # spare the bootstrap
+        """Return whether the trial is clearly better than the reference; by value without
+        evidence."""
+        if best_of([reference, trial], self.studies.maximize) is reference:  # skip the bootstrap
             return False
         difference = self._difference(reference, trial, trials)
         if difference is None:
@@ -267,7 +270,7 @@ class WinnerRule:
     def _difference(
         self, reference: FrozenTrial, trial: FrozenTrial, trials: Sequence[FrozenTrial]
     ) -> Difference | None:
-        """The trial's objective minus the reference's; None where it cannot be resampled."""
+        """Return the trial's objective minus the reference's; None if it cannot be resampled."""
         key = key_of(reference), key_of(trial)
         if key not in self._differences:
             before, after = (self._measured(each, trials) for each in (reference, trial))

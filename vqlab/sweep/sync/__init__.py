@@ -1,1 +1,1 @@
-"""Keep MLflow in agreement with a study: state of its runs, views, files of beaten trials."""
+"""Synchronize MLflow with a study: state of runs, views, deletion of files of other trials."""

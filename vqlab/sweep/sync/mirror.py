@@ -21,19 +21,19 @@ _STATUS: dict[TrialState, Literal["FINISHED", "KILLED", "FAILED"]] = {
 
 
 class Mirror:
-    """Update the runs of a sweep's trials, and delete the files of beaten trials."""
+    """Update the runs of a sweep's trials, and delete the files of trials that did not win."""
 
     def __init__(self, context: SweepContext) -> None:
         self.context = context
         self.runs: dict[str, Run] = {}
         """Runs, by ID, of the trials of this process since it last deleted files."""
         self._updated: set[TrialKey] = set()
-        """Ended trials whose runs agree."""
+        """Ended trials whose runs are up to date."""
         self._cleaned: set[str] = set()
         """IDs of the runs whose files were deleted."""
 
     def update(self, trial: FrozenTrial) -> None:
-        """Give the run of an ended trial its state, value and reason."""
+        """Write state, value and reason of an ended trial to its run."""
         record = record_of(trial)
         run = self.runs.get(record.run_id) if record.run_id else None
         tags = state_tags(trial.state, trial.values, record)
@@ -46,7 +46,7 @@ class Mirror:
     def update_all(self) -> None:
         """Correct every run of the sweep that disagrees with its trial, and delete files.
 
-        A run that is RUNNING although its trial has ended is of a process that was killed.
+        A run that is RUNNING although its trial has ended belongs to a killed process.
         """
         trials = self.context.studies.trials()
         ended = {key_of(trial): trial for trial in trials if trial.state.is_finished()}
@@ -72,9 +72,9 @@ class Mirror:
             self.runs.clear()
 
     def clean_up(self, trials: list[FrozenTrial]) -> None:
-        """Delete checkpoints and training states of the ended ones of these trials.
+        """Delete checkpoints and training states of ended trials.
 
-        Kept are those of the best trial of each recipe, of registered models, of trials to be
+        Except those of the best trial of each recipe, of registered models, of trials to be
         tested, and of interrupted trials whose retry has not ended.
         """
         keep = self._runs_to_keep()
@@ -91,8 +91,8 @@ class Mirror:
         trials = context.studies.trials()
         keep = [context.rule.winner(recipe, trials) for recipe in context.comparison.plans]
         for recipe, study in context.studies.by_recipe.items():
-            asked = study.user_attrs.get(ASKED, ())
-            keep += [context.studies.find(TrialKey(recipe, number)) for number in asked]
+            requested = study.user_attrs.get(ASKED, ())
+            keep += [context.studies.find(TrialKey(recipe, number)) for number in requested]
         retried = {retried_key(t) for t in trials if t.state.is_finished()}
         keep += [t for t in trials if was_interrupted(t) and key_of(t) not in retried]
         versions = context.tracker.registry.versions(context.splits.categories)

@@ -38,7 +38,7 @@ PICTURE = "study/best.png"
 OBJECTIVE = "objective"
 """Metric of a complete trial: the value of its first objective."""
 _PERPLEXITY = ("codebook/perplexity",)
-"""Before any trial has logged one."""
+"""Used before a trial has logged its perplexity."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,12 @@ class StudyPages:
 
     @property
     def table_link(self) -> str:
-        """The page with the trials as a table."""
+        """Address of the page with the trials as a table."""
         return self.pages.link(self.pages.table(self.table))
 
     @property
     def charts_link(self) -> str:
-        """The page with the trials as charts and test pictures."""
+        """Address of the page with the trials as charts and test pictures."""
         return self.pages.link(self.pages.charts(self.charts))
 
     @property
@@ -88,7 +88,7 @@ class StudyPages:
 
     @property
     def title(self) -> str:
-        """The sweep's name without the category, which is the experiment's."""
+        """The sweep's name without the category, which is the name of the experiment."""
         return self.study.removeprefix(folder_name(category_text(self.splits.categories)) + "-")
 
     @property
@@ -123,7 +123,7 @@ class StudyPages:
 
     @property
     def _searched(self) -> list[str]:
-        """The searched settings as their runs' parameters are named, each once."""
+        """Names of the searched settings among the parameters of runs."""
         settings: dict[str, None] = {}
         for plan in self.comparison.plans.values():
             for setting in plan.space.axes:
@@ -133,18 +133,18 @@ class StudyPages:
     def _charts(self, logged: list[str]) -> list[Chart]:
         perplexities = [key for key in logged if key.endswith("perplexity")]
         perplexities = perplexities if logged else list(_PERPLEXITY)
-        shown = list(example_pictures(self.splits))[:PICTURES]
+        names = list(example_pictures(self.splits))[:PICTURES]
         return [
             *(line("Objective", key) for key in self.comparison.objectives),
             bar("Objective", OBJECTIVE),
-            *([pictures("Test pictures", shown)] if shown else []),
+            *([pictures("Test pictures", names)] if names else []),
             *(line("Codebook perplexity", key) for key in perplexities),
             *(scatter("Objective by setting", name, OBJECTIVE) for name in self._searched),
         ]
 
     @property
     def links(self) -> str:
-        """Links to both views in Markdown, which lead to the server that shows them."""
+        """Links to both views in Markdown, relative to the server."""
         return (
             f"{self.title}: [all trials]({self.pages.table(self.table)}) · "
             f"[charts and test pictures]({self.pages.charts(self.charts)})"
@@ -153,10 +153,10 @@ class StudyPages:
     def described(
         self, best: TrialRow, test: Mapping[str, float], reason: str, parent: str | None
     ) -> str:
-        """The description of a sweep that ended, in Markdown.
+        """Return the description of a finished sweep, in Markdown.
 
-        test: the test figures of the best trial. reason: why it won. parent: the sweep's own run,
-        where it has PICTURE.
+        test: test metrics of the best trial. reason: why it won. parent: the sweep's own run, if it
+        has PICTURE.
         """
         figures = [f"{self.comparison.objective} {best.value:.4f}"]
         figures += [f"{key} {test[key]:.4f}" for key in TEST_METRICS if key in test]
@@ -172,7 +172,7 @@ class StudyPages:
 
 
 def trial_name(plan: Plan, key: TrialKey, params: Mapping[str, Any]) -> str:
-    """Return the name of a trial's run: what differs comes first.
+    """Return the name of a trial's run, beginning with the parts that differ.
 
     Of one recipe: number, sampled settings, detector. Of several: number, recipe, settings.
     """
@@ -183,8 +183,8 @@ def trial_name(plan: Plan, key: TrialKey, params: Mapping[str, Any]) -> str:
 
 
 def objective_metrics(comparison: Comparison, values: Sequence[float]) -> dict[str, float]:
-    """What a complete trial's run logs of its objectives: the first as OBJECTIVE, and costs, which
-    are not among the metrics of its validation."""
+    """Return the metrics of a complete trial's objectives: the first as OBJECTIVE, and costs, which
+    are not among its validation metrics."""
     named_values = dict(zip(comparison.objectives, values, strict=True))
     costs = {key: value for key, value in named_values.items() if key.startswith("cost/")}
     return {OBJECTIVE: values[0], **costs}

@@ -12,7 +12,7 @@ from vqlab.model import Model
 from vqlab.types import UserError
 
 _N_TIMED = 8
-"""Images for measuring the time per image."""
+"""Number of images for measuring the time per image."""
 
 
 def costs(model: Model, splits: Splits, names: set[str]) -> dict[str, float]:
@@ -23,11 +23,11 @@ def costs(model: Model, splits: Splits, names: set[str]) -> dict[str, float]:
         every = [*model.detector.parameters(), *model.backbone.parameters()]
         values["cost/parameters"] = float(sum(weights.numel() for weights in every))
     if "cost/cpu_seconds_per_image" in names:
-        few = splits.train.records[:_N_TIMED]
+        timed = splits.train.records[:_N_TIMED]
         started = time.process_time()
-        for record in few:
+        for record in timed:
             model.for_category(record.category).score(record.path)
-        values["cost/cpu_seconds_per_image"] = (time.process_time() - started) / len(few)
+        values["cost/cpu_seconds_per_image"] = (time.process_time() - started) / len(timed)
     return values
 
 

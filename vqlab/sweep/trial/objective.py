@@ -1,4 +1,4 @@
-"""One trial: settings are sampled, a detector is trained, scoring and thresholds are selected."""
+"""One trial: sample settings, train a detector, select scoring and thresholds."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from vqlab.sweep.trial.selection import log_chosen, select_for_reused, select_wi
 from vqlab.tracking import Run
 
 _COPIED = ("validation", "scoring", "thresholds", "violation", "dead_codebook")
-"""Fields of the record that a trial with the same training and scoring takes over."""
+"""Fields of the record that are copied to a trial with the same training and scoring."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class TrialRunner:
         self._record_progress = TrialProgress(trial)
 
     def run(self) -> float | tuple[float, ...]:
-        """Return the values of the objectives. Raises TrialPruned, and what training raises.
+        """Return the values of the objectives. Raises TrialPruned, and errors of training.
 
-        The reason for which a trial ends early is stored in it first.
+        The reason is stored in the trial if it ends early.
         """
         try:
             with noted_reason(self.trial):
@@ -95,7 +95,7 @@ class TrialRunner:
         note(trial, trained=mark)
         with self._start(config, splits) as tracked:
             resumed_at = 0 if same else self._take_over_state(tracked)
-            context.say(TrialStarted(self.key, trial.params, tracked.link, resumed_at))
+            context.emit(TrialStarted(self.key, trial.params, tracked.link, resumed_at))
             if same is not None:
                 values = self._copy(same, tracked)
             else:
@@ -152,8 +152,8 @@ class TrialRunner:
         return trial_name(self.plan, self.key, trial.params), tags
 
     def _take_over_state(self, tracked: Run) -> int:
-        """Copy the training state of the interrupted trial that this one repeats; return its
-        epochs."""
+        """Copy the training state of the interrupted trial that this one retries; return its
+        epoch."""
         before = record_of(self.trial).retry_of
         if before is None:
             return 0
@@ -191,7 +191,7 @@ class TrialRunner:
             test=False,
             assess=partial(self._select, tracked),
             on_epoch=self._on_epoch,
-            on_progress=lambda what, done, total: self.context.say(Progressed(what, done, total)),
+            on_progress=lambda task, done, total: self.context.emit(Progressed(task, done, total)),
         )
         self._note_reused(tracked)
         return Trained(outcome.model, outcome.last_epoch, outcome.validation)
@@ -219,7 +219,7 @@ class TrialRunner:
 
     def _on_epoch(self, epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
         """Report an epoch. Raises TrialPruned."""
-        self.context.say(EpochDone(self.key, epoch, epochs, dict(metrics)))
+        self.context.emit(EpochDone(self.key, epoch, epochs, dict(metrics)))
         self._record_progress(epoch, epochs)
         objective = self.comparison.objective
         value = metrics.get(objective)
@@ -229,7 +229,7 @@ class TrialRunner:
             if epoch >= self.plan.space.warmup(epochs) and self.trial.should_prune():
                 of = f" of {self.key.recipe}" if self.key.recipe else ""
                 raise optuna.TrialPruned(
-                    f"behind the median of earlier trials{of} at epoch {epoch} "
+                    f"worse than the median of earlier trials{of} at epoch {epoch} "
                     f"({objective} {value:.4f})"
                 )
         if epoch == epochs:
@@ -261,10 +261,10 @@ class TrialRunner:
         values = tuple(number(metrics, name, report) for name in objectives)
         violations = []
         for name, limit in limits.items():
-            excess = limit.beyond(number(metrics, name, report))
+            excess = limit.violation(number(metrics, name, report))
             self.trial.set_constraint(name, excess)
             if excess > 0:
-                violations.append(f"{name} {metrics[name]:.4g} is beyond its limit")
+                violations.append(f"{name} {metrics[name]:.4g} violates its constraint")
         if violations:
             note(self.trial, violation="; ".join(violations))
         return values

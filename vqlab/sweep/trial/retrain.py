@@ -1,4 +1,4 @@
-"""Test further trials on request: restore their checkpoints, or train them again."""
+"""Test trials on request: restore their checkpoints, or retrain them."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ RETRAINED, IN_PROGRESS = "vqlab.trained_again", "under way"
 THREADS = "vqlab.threads"
 """Tag of a run: the CPU threads of its training."""
 _LISTED = 12
-"""Trials that an error names."""
+"""Maximum number of trials listed in an error."""
 
 
-def ask(studies: Studies, keys: Sequence[TrialKey], more: bool = False) -> None:
-    """Store in the studies which trials are to be tested, so that their checkpoints are not
-    deleted. Raises UserError for one that is not complete.
+def request_tests(studies: Studies, keys: Sequence[TrialKey], more: bool = False) -> None:
+    """Store the trials to be tested in the studies, so that their checkpoints are not deleted.
+    Raises UserError for a trial that is not complete.
 
-    more: trials are still to come, so that one which has not ended yet may be among them.
+    more: further trials will run, so that trials that have not ended yet are allowed.
     """
     for key in keys:
         trial = studies.find(key)
@@ -71,11 +71,11 @@ def restore_checkpoint(
     context: SweepContext, mirror: Mirror, trial: FrozenTrial, record: RunRecord
 ) -> str:
     """Restore the checkpoint of a complete trial if it was deleted: from a run with the same
-    training, or by training again.
+    training, or by retraining.
 
     Return a note if the retrained objective differs from the original; else an empty string.
     """
-    if record.tags.get(RETRAINED) != IN_PROGRESS:  # else it may lack the selected settings
+    if record.tags.get(RETRAINED) != IN_PROGRESS:  # otherwise it may lack the selected settings
         with suppress(UserError):
             record.checkpoint()
             return ""
@@ -96,8 +96,8 @@ def restore_checkpoint(
                 report = _trained_again(context, trial, config, splits, tracked)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"interrupted while trial {key_of(trial)} was trained again for its test; the same "
-            "command goes on from there."
+            f"interrupted while retraining trial {key_of(trial)} for its test; run the same "
+            "command to resume."
         ) from None
     finally:
         mirror.update(trial)
@@ -112,7 +112,7 @@ def _trained_again(
         return selection.model, selection.report
 
     plan = context.comparison[recipe_of(trial)]
-    what = f"training trial {key_of(trial)} again"
+    title = f"training trial {key_of(trial)} again"
     context.tracker.reopen(tracked.id)
     outcome = run(
         config,
@@ -121,8 +121,8 @@ def _trained_again(
         splits=splits,
         test=False,
         assess=choose,
-        on_epoch=lambda epoch, epochs, metrics: context.say(Progressed(what, epoch, epochs)),
-        on_progress=lambda *counted: context.say(Progressed(*counted)),
+        on_epoch=lambda epoch, epochs, metrics: context.emit(Progressed(title, epoch, epochs)),
+        on_progress=lambda *counted: context.emit(Progressed(*counted)),
     )
     return outcome.validation
 
@@ -136,19 +136,19 @@ def _compared(
     tracked.set_tags({RETRAINED: "the same" if after == before else f"{name} {after!r}"})
     if after == before:
         return ""
-    then, now = record.tags.get(THREADS), tracked.tags.get(THREADS)
-    threads = f" (with {now} CPU threads instead of {then})" if then != now else ""
+    original, current = record.tags.get(THREADS), tracked.tags.get(THREADS)
+    threads = f" (with {current} CPU threads instead of {original})" if original != current else ""
     return (
-        f"trial {key_of(trial)} was trained again for its test{threads}: its {name} is {after:.6g} "
-        f"and was {before:.6g}, so its test figures are of a slightly other model."
+        f"trial {key_of(trial)} was retrained for its test{threads}: its {name} is {after:.6g} "
+        f"instead of {before:.6g}, so its test metrics are those of a slightly different model."
     )
 
 
 def threads_again(config: RunConfig, record: RunRecord) -> int | None:
-    """Return the number of CPU threads for training the trial of `record` again; None: unchanged.
+    """Return the number of CPU threads for retraining the trial of `record`; None: unchanged.
 
-    What the user asks for (`training.threads`, OMP_NUM_THREADS) comes first, then the number that
-    the trial had: another number sums in another order.
+    Settings of the user (`training.threads`, OMP_NUM_THREADS) take precedence over the number that
+    the trial had, which gives the same order of summation.
     """
     before = record.tags.get(THREADS, "")
     return (

@@ -1,4 +1,4 @@
-"""Search the scoring settings of a trained detector, without training again.
+"""Search the scoring settings of a trained detector without retraining.
 
 Settings of the map are selected by a pixel metric, also on synthetic anomalies; those of the image
 score by image AUROC, on real defects only (docs/validation.md).
@@ -42,7 +42,7 @@ from vqlab.types import UserError
 
 BY_PIXELS, BY_IMAGES = "pixel_auroc", "image_auroc"
 COMPARED = 5
-"""Number of the best scorings that are compared with the recipe's by the paired bootstrap."""
+"""Number of best scorings that are compared with the recipe's by the paired bootstrap."""
 OWN = "the recipe, as none was clearly better"
 
 
@@ -58,7 +58,7 @@ class ScoringChoice:
     """Chosen settings, as in a recipe."""
     rules: dict[str, str] = field(default_factory=dict)
     """Metric that selected each setting, or `OWN`."""
-    tried: int = 0
+    evaluated: int = 0
     seconds: float = 0.0
 
 
@@ -67,8 +67,8 @@ def search_scoring(
 ) -> ScoringChoice:
     """Try up to `plan.space.scorings` settings of the map, then as many of the image score.
 
-    The model may have been calibrated with another scoring. Its detector ends with the chosen one,
-    or with that of the trial if nothing is searched.
+    The model may have been calibrated with another scoring. Its detector is left with the chosen
+    one, or with that of the trial if nothing is searched.
     """
     started = time.monotonic()
     search = _Search(model, splits, config, plan, seed)
@@ -82,7 +82,7 @@ def search_scoring(
             chosen |= selected
             rules |= {name: f"validation/{metric}" if clear else OWN for name in selected}
     tree, scored = search.keep(chosen)
-    return ScoringChoice(tree, scored, chosen, rules, search.tried, time.monotonic() - started)
+    return ScoringChoice(tree, scored, chosen, rules, search.evaluated, time.monotonic() - started)
 
 
 class _Search:
@@ -91,7 +91,7 @@ class _Search:
     ) -> None:
         self.model, self.splits = model, splits
         self.detector, self.config, self.plan, self.seed = model.detector, config, plan, seed
-        self.tried = 0
+        self.evaluated = 0
         self.real = config.data.validation.source == "test"
         self.unseen: list[Extracted] = []
         if isinstance(self.detector, HasNormalization):
@@ -101,7 +101,7 @@ class _Search:
         self.validation = extract_images(self.detector, model.features(splits.validation))
         whole: Any = self.detector.config
         self._calibrated: Settings = getattr(whole, "scoring", Settings())
-        self._now: Settings | None = None
+        self._current: Settings | None = None
 
     def best(
         self, axes: Mapping[str, BaseDistribution], fixed: Mapping[str, Any], metric: str
@@ -115,7 +115,7 @@ class _Search:
             settings = {name: self.plan.decoded(name, value) for name, value in params.items()}
             key = repr(settings)
             if key not in values:
-                self.tried += 1
+                self.evaluated += 1
                 trees[key] = settings
                 values[key] = self._measure({**fixed, **settings}, metric)
             return values[key]
@@ -162,9 +162,9 @@ class _Search:
         return tree, self._score(resolve(tree))
 
     def keep(self, chosen: Mapping[str, Any]) -> tuple[Tree, Scored]:
-        """Like `rescore`, but calibrate a detector without `fit_normalization` again."""
+        """Like `rescore`, but recalibrate a detector without `fit_normalization`."""
         tree, scored = self.rescore(chosen)
-        if self._now == self._calibrated or isinstance(self.detector, HasNormalization):
+        if self._current == self._calibrated or isinstance(self.detector, HasNormalization):
             return tree, scored
         seed_everything(self.config.training.seed, self.config.training.epochs + 1)
         calibrate(self.detector, self.model.features(self.splits.train))
@@ -181,13 +181,13 @@ class _Search:
 
     @torch.inference_mode()
     def _score(self, config: RunConfig) -> Scored:
-        wanted = scoring_of(config)
-        if wanted != self._now:
+        scoring = scoring_of(config)
+        if scoring != self._current:
             whole: Any = self.detector.config
-            self.detector.config = whole.model_copy(update={"scoring": wanted})
+            self.detector.config = whole.model_copy(update={"scoring": scoring})
             if isinstance(self.detector, HasNormalization):
                 self.detector.fit_normalization(self.unseen)
-            self._now = wanted
+            self._current = scoring
         return score_extracted(self.detector, self.validation)
 
 

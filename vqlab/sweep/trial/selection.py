@@ -28,9 +28,9 @@ from vqlab.sweep.trial.scoring_search import ScoringChoice, search_scoring
 from vqlab.tracking import Run
 
 CHOSEN = "chosen."
-"""Before the names of such settings among the parameters of a trial's run."""
+"""Prefix of the names of these settings among the parameters of a trial's run."""
 RULE = "pixel F1 at the threshold on validation"
-"""What selects threshold settings."""
+"""Rule that selects threshold settings."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Selection:
     model: Model
     report: Report
     attributes: dict[str, Any]
-    """Fields of the trial's record: the settings that were chosen."""
+    """Fields of the trial's record: the chosen settings."""
 
 
 def select_within(
@@ -77,8 +77,8 @@ def select_within(
             tree = merge(tree, nest(name, value))
     else:
         thresholds = choose_thresholds(choice.scored, config.threshold, shifted)
-    if choice.tried:
-        tags["vqlab.scorings_tried"] = f"{choice.tried} in {choice.seconds:.1f} s"
+    if choice.evaluated:
+        tags["vqlab.scorings_tried"] = f"{choice.evaluated} in {choice.seconds:.1f} s"
     tracked.set_tags(tags)
     if not tracked.resumed:  # else they are logged; MLflow accepts no other value
         log_chosen(tracked, {**choice.chosen, **attributes.get("thresholds", {})})
@@ -90,7 +90,7 @@ def select_within(
 
 
 def log_chosen(tracked: Run, settings: Mapping[str, Any]) -> None:
-    """Log what was searched within a trial as parameters of its run, which charts can use."""
+    """Log the settings chosen within a trial as parameters of its run, for charts."""
     tracked.log_params({CHOSEN + key: value for key, value in settings.items()})
 
 

@@ -1,6 +1,6 @@
 """Launchers start the workers of a study and keep them alive.
 
-A worker needs the name of its study and the addresses of the two stores, no more.
+A worker needs only the name of its study and the addresses of the two stores.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Launcher(Protocol):
 
 
 class ExternalWorkers:
-    """Wait for workers that are started elsewhere (`vqlab worker STUDY`, a Slurm
-    array), until the study has its trials."""
+    """Wait for workers that are started elsewhere (`vqlab worker STUDY`, a Slurm array) until the
+    study is complete."""
 
     def __init__(self, finished: Callable[[], bool]) -> None:
         self._finished = finished

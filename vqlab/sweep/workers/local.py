@@ -14,9 +14,9 @@ import torch
 from vqlab.openmp import requested_threads
 
 _RESTARTS = 5
-"""Times that a killed worker is restarted."""
+"""Maximum number of restarts of killed workers."""
 _GRACE = 10.0
-"""Seconds until a worker that must stop is killed."""
+"""Seconds that a worker has to stop before it is killed."""
 
 
 class LocalWorkers:
@@ -50,7 +50,7 @@ class LocalWorkers:
             elif code < 0 and self._restarts[slot] == _RESTARTS:
                 self._error = (
                     f"workers were killed {_RESTARTS + 1} times by signal {-code}; is there enough "
-                    "memory? Use fewer workers, and run the same command again."
+                    "memory? Use fewer workers and re-run the command."
                 )
             elif code < 0:
                 self._restarts[slot] += 1
@@ -58,12 +58,12 @@ class LocalWorkers:
         return sum(worker is not None for worker in self._workers)
 
     def stop(self) -> None:
-        there = [worker for worker in self._workers if worker is not None]
-        for worker in there:
+        alive = [worker for worker in self._workers if worker is not None]
+        for worker in alive:
             with contextlib.suppress(ProcessLookupError):
                 worker.terminate()
         deadline = time.monotonic() + _GRACE
-        for worker in there:
+        for worker in alive:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 worker.wait(max(0.1, deadline - time.monotonic()))
             if worker.poll() is None:
@@ -96,9 +96,9 @@ class LocalWorkers:
         with self._log(slot).open("ab") as log:
             return subprocess.Popen(
                 command,
-                stdin=subprocess.PIPE,  # its end tells the worker that this process is gone
+                stdin=subprocess.PIPE,  # closed when this process ends, which stops the worker
                 stdout=log,
                 stderr=log,
                 env=around,
-                start_new_session=True,  # Ctrl-C is for this process, which then stops them
+                start_new_session=True,  # Ctrl-C reaches only this process, which stops the workers
             )

@@ -27,16 +27,16 @@ from vqlab.sweep.study.storage import opened_storage, storage_address, study_loc
 from vqlab.sweep.study.studies import Studies, load_studies
 from vqlab.sweep.sync.mirror import Mirror
 from vqlab.sweep.trial.objective import TrialRunner
-from vqlab.sweep.workers.task import BEGUN, SEED, TARGET, load_task
+from vqlab.sweep.workers.task import SEED, TARGET, TRIALS_AT_START, load_task
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
 
 _FAILURES = 3
-"""Trials that may fail in one call while none succeeds."""
-_UNTIDIED = 8
-"""Ended trials whose files are not deleted yet."""
+"""Number of failed trials that ends a call if none succeeds."""
+_MAX_UNDELETED = 8
+"""Maximum number of ended trials whose files have not been deleted."""
 _PAUSE = 0.5
-"""Seconds between looks at a sweep whose last trials other workers run."""
+"""Seconds between polls of a sweep whose last trials run on other workers."""
 
 
 def join(
@@ -44,13 +44,13 @@ def join(
     tracker: Tracker,
     *,
     data: Data = None,
-    say: OnEvent = lambda event: None,
+    emit: OnEvent = lambda event: None,
     timeout: float | None = None,
 ) -> None:
-    """Run trials of an existing sweep until it reaches its target; on any machine.
+    """Run trials of an existing sweep, on any machine, until it reaches its target.
 
-    data: the images' folder where it is another one here. Raises UserError for a sweep or images
-    that are not there or others, and for trials that all fail.
+    data: folder of the images, if it differs on this machine. Raises UserError if the sweep or the
+    images do not exist or differ, and if all trials fail.
     """
     started = time.monotonic()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -61,7 +61,7 @@ def join(
         comparison = task.comparison(data)
         splits = load_dataset(comparison.first.config.data)
         studies.refuse_other_images(splits)
-        context = SweepContext(comparison, splits, studies, parent, tracker, say)
+        context = SweepContext(comparison, splits, studies, parent, tracker, emit)
         deadline = float("inf") if timeout is None else started + timeout
         work(context, Mirror(context), storage, deadline)
 
@@ -97,7 +97,7 @@ def run_trials(
     ended: Callable[[FrozenTrial, int], None] = lambda trial, target: None,
     deadline: float = float("inf"),
 ) -> None:
-    """Run trials until the sweep has its target, and those of other workers have ended too.
+    """Run trials until the sweep reaches its target, and wait for those of other workers.
 
     next_recipe: return the recipe of the next trial; called with the lock of the sweep held.
     ended: called with a trial that ended, and the target.
@@ -107,7 +107,7 @@ def run_trials(
     while time.monotonic() < deadline:
         study = None
         with study_lock(storage, studies.name):
-            todo, target = _todo(studies, storage)
+            todo, target = _next_step(studies, storage)
             if todo == "nothing":
                 return
             if todo == "start":
@@ -123,8 +123,8 @@ def run_trials(
 def _new_trial(study: optuna.Study, seed: int, recipe: str) -> optuna.Trial:
     """Return a new or queued trial, assigned to this worker."""
     trials = study.get_trials(deepcopy=False)
-    begun = sum(trial.state != TrialState.WAITING for trial in trials)
-    study.sampler = policy.sampler(seed, begun, recipe)
+    started = sum(trial.state != TrialState.WAITING for trial in trials)
+    study.sampler = policy.sampler(seed, started, recipe)
     trial = ask(study)
     note(trial, worker=this_worker())
     return trial
@@ -134,15 +134,17 @@ def _ended(context: SweepContext, mirror: Mirror, trial: FrozenTrial, target: in
     trials = context.studies.trials()
     best, done = context.rule.winner(None, trials), policy.n_done(trials)
     mirror.update(trial)
-    mirror.clean_up_own(trials, most=_UNTIDIED)
-    context.say(TrialFinished(row(trial), row(best) if best else None, done, target))
+    mirror.clean_up_own(trials, most=_MAX_UNDELETED)
+    context.emit(TrialFinished(row(trial), row(best) if best else None, done, target))
     if best is not None:
         step = [key_of(each) for each in trials].index(key_of(trial))
         context.parent.log_metrics({context.comparison.objective: best.values[0]}, step=step)
 
 
-def _todo(studies: Studies, storage: RDBStorage) -> tuple[Literal["start", "wait", "nothing"], int]:
-    """Return what to do next, and the target."""
+def _next_step(
+    studies: Studies, storage: RDBStorage
+) -> tuple[Literal["start", "wait", "nothing"], int]:
+    """Return the next action and the target."""
     target = studies.attributes[TARGET]
     for study in studies.by_recipe.values():
         reconcile(study, storage)
@@ -150,12 +152,12 @@ def _todo(studies: Studies, storage: RDBStorage) -> tuple[Literal["start", "wait
     done = policy.n_done(trials)
     if done >= target:
         return "nothing", target
-    _stop_if_hopeless(trials[studies.attributes[BEGUN] :], target)
+    _raise_if_all_failed(trials[studies.attributes[TRIALS_AT_START] :], target)
     under_way = sum(trial.state == TrialState.RUNNING for trial in trials)
     return "start" if done + under_way < target else "wait", target
 
 
-def _stop_if_hopeless(trials: list[FrozenTrial], target: int) -> None:
+def _raise_if_all_failed(trials: list[FrozenTrial], target: int) -> None:
     failed = [
         trial for trial in trials if trial.state == TrialState.FAIL and not was_interrupted(trial)
     ]
@@ -170,8 +172,7 @@ def _stop_if_hopeless(trials: list[FrozenTrial], target: int) -> None:
 def _queue_next(studies: Studies, comparison: Comparison) -> str:
     """Queue the next trial in the study of its recipe, and return that recipe.
 
-    The first trial of each recipe has the recipe's own settings. A retry that is queued already
-    comes first.
+    The first trial of each recipe has the recipe's own settings. A queued retry comes first.
     """
     waiting = studies.trials(TrialState.WAITING)
     if waiting:
@@ -196,6 +197,6 @@ def _queue_next(studies: Studies, comparison: Comparison) -> str:
 
 
 def _n_turns(trials: list[FrozenTrial]) -> int:
-    """Return the number of trials; those that were retried count once."""
+    """Return the number of trials; retried ones count once."""
     retried = {record_of(trial).retry_of for trial in trials}
     return sum(trial.number not in retried for trial in trials)

@@ -1,4 +1,4 @@
-"""Monitor workers: restart them, and emit events for what they do."""
+"""Monitor workers: restart them, and emit events of their trials."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from vqlab.types import UserError
 _PAUSE = 0.5
 
 
-def monitor(rule: WinnerRule, launcher: Launcher, target: int, say: OnEvent) -> None:
+def monitor(rule: WinnerRule, launcher: Launcher, target: int, emit: OnEvent) -> None:
     """Poll the workers and emit events of trials and workers until all have ended.
 
     Raises UserError with the last error of the workers if they ended before the target.
     """
-    events = _EventSource(rule, target, say)
+    events = _EventSource(rule, target, emit)
     reported = ""
     while True:
         alive = launcher.poll()
@@ -38,7 +38,7 @@ def monitor(rule: WinnerRule, launcher: Launcher, target: int, say: OnEvent) -> 
             raise UserError(error)
         if error != reported:
             reported = error
-            say(WorkerEnded(error))
+            emit(WorkerEnded(error))
         if not alive:
             return
         time.sleep(_PAUSE)
@@ -47,8 +47,8 @@ def monitor(rule: WinnerRule, launcher: Launcher, target: int, say: OnEvent) -> 
 class _EventSource:
     """Emit an event for each change of a trial."""
 
-    def __init__(self, rule: WinnerRule, target: int, say: OnEvent) -> None:
-        self._rule, self._target, self._say = rule, target, say
+    def __init__(self, rule: WinnerRule, target: int, emit: OnEvent) -> None:
+        self._rule, self._target, self._emit = rule, target, emit
         self._states: dict[TrialKey, TrialState] = {
             key_of(trial): trial.state for trial in rule.studies.trials()
         }
@@ -58,21 +58,21 @@ class _EventSource:
         trials = self._rule.studies.trials()
         for trial in trials:
             key, record = key_of(trial), record_of(trial)
-            begun = key in self._epochs
-            if not begun and self._has_begun(trial):
+            started = key in self._epochs
+            if not started and self._has_started(trial):
                 self._epochs[key] = 0
                 link = self._rule.tracker.link(str(record.run_id))
-                self._say(TrialStarted(key, trial.params, link, 0))
+                self._emit(TrialStarted(key, trial.params, link, 0))
             epoch, epochs = record.progress
-            if begun and epoch > self._epochs[key]:
+            if started and epoch > self._epochs[key]:
                 self._epochs[key] = epoch
-                self._say(EpochDone(key, epoch, epochs, {}))
+                self._emit(EpochDone(key, epoch, epochs, {}))
             if trial.state.is_finished() and self._states.get(key) != trial.state:
                 best = self._rule.winner()
                 best_row = row(best) if best else None
-                self._say(TrialFinished(row(trial), best_row, n_done(trials), self._target))
+                self._emit(TrialFinished(row(trial), best_row, n_done(trials), self._target))
             self._states[key] = trial.state
 
-    def _has_begun(self, trial: FrozenTrial) -> bool:
+    def _has_started(self, trial: FrozenTrial) -> bool:
         new = trial.state == TrialState.RUNNING or self._states.get(key_of(trial)) != trial.state
         return new and record_of(trial).run_id is not None

@@ -20,16 +20,16 @@ _FORWARDED = (
 )  # fmt: skip
 """Environment variables that workers on other machines need."""
 _RETRIES = 5
-"""Times that Ray restarts a worker whose machine or process was lost."""
+"""Maximum number of times that Ray restarts a lost worker."""
 
 
 class RayWorkers:
     """`count` workers on a Ray cluster (`vqlab[ray]`), each with a number of CPUs and GPUs.
 
-    address: address of the cluster, `auto` for the one that runs here; None: start one on this
+    address: address of the cluster, `auto` for a running local one; None: start one on this
     machine. root: folder of local files on each machine. data: folder of the images on those
-    machines. join: what a worker calls, with the name of the study, the tracker and the data;
-    default: `vqlab.sweep.join`.
+    machines. join: function that a worker calls with the name of the study, the tracker and the
+    data; default: `vqlab.sweep.join`.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class RayWorkers:
             import ray
         except ImportError:
             raise UserError(
-                "workers on Ray need it installed; install it with: pip install 'vqlab[ray]'"
+                "workers on Ray require the package ray; install it with pip install 'vqlab[ray]'."
             ) from None
         self._ray: Any = ray
         self.count, self.root, self.data, self._join = count, root, data, join
@@ -58,8 +58,8 @@ class RayWorkers:
         self._started = False
 
     def start(self, study: str) -> None:
-        """Start the workers. Raises UserError if the cluster cannot be reached, or has several
-        machines while the studies are in a file on this one."""
+        """Start the workers. Raises UserError if the cluster cannot be reached, or if it has
+        several machines and the studies are in a file on this one."""
         ray = self._ray
         if not ray.is_initialized():
             variables = {
@@ -105,8 +105,8 @@ class RayWorkers:
             with contextlib.suppress(Exception):
                 self._ray.cancel(task, force=False)
         if self._tasks:
-            _, late = self._ray.wait(self._tasks, num_returns=len(self._tasks), timeout=10)
-            for task in late:
+            _, running = self._ray.wait(self._tasks, num_returns=len(self._tasks), timeout=10)
+            for task in running:
                 with contextlib.suppress(Exception):
                     self._ray.cancel(task, force=True)
         self._tasks = []
@@ -133,5 +133,5 @@ def _work(
     except UserError as error:
         return str(error)
     except KeyboardInterrupt:
-        return "stopped; its trial will be retried."
+        return "stopped; the trial will be retried."
     return ""

@@ -1,4 +1,4 @@
-"""What the workers of a sweep need to know."""
+"""The task of a sweep's workers: recipes, spaces, target."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from vqlab.sweep.study.studies import FINGERPRINT, Studies
 from vqlab.tracking import Run, Tracker
 from vqlab.types import UserError
 
-PARENT, TARGET, SEED, BEGUN = "mlflow_parent", "n_trials", "seed", "n_begun"
-"""Attributes of a sweep: its own run, total number of trials, random seed, and the number of trials
-when the present call began: its failures are counted from there."""
+PARENT, TARGET, SEED, TRIALS_AT_START = "mlflow_parent", "n_trials", "seed", "n_begun"
+"""Attributes of a sweep: its own run, target number of trials, random seed, and number of trials at
+the start of the current call, from which its failures are counted."""
 _TASK = "task.yaml"
 """Artifact of the sweep's own run."""
 
@@ -27,13 +27,13 @@ class Task:
     """Recipes and spaces of a sweep."""
 
     trees: dict[str, Tree]
-    """Of each recipe, by name; of the only one under the empty name."""
+    """Settings by recipe; the empty name in a sweep of one recipe."""
     space: Tree
     name: str
-    """Of the comparison, where there are several recipes."""
+    """Name of the comparison, if there are several recipes."""
 
     def comparison(self, data: Data = None) -> Comparison:
-        """What is compared; `data`: where the images lie on this machine."""
+        """Return the comparison. data: folder of the images on this machine."""
         trees = {name: as_folders(data).over(tree) for name, tree in self.trees.items()}
         if "recipes" in self.space:
             return make_comparison(make_spaces(self.space, self.name), trees)
@@ -41,18 +41,18 @@ class Task:
 
 
 def store_task(context: SweepContext, trials: int, seed: int) -> None:
-    """Store what workers need: in the attributes of the sweep, and in its own run."""
+    """Store the task in the attributes of the sweep and in its own run."""
     studies, splits, comparison = context.studies, context.splits, context.comparison
     data = comparison.first.config.data
-    here = Folders(None if data.good else splits.root, data.good, data.bad).absolute()
-    trees = {recipe: here.over(plan.tree) for recipe, plan in comparison.plans.items()}
+    local = Folders(None if data.good else splits.root, data.good, data.bad).absolute()
+    trees = {recipe: local.over(plan.tree) for recipe, plan in comparison.plans.items()}
     name = "" if "" in comparison.plans else comparison.name
     context.parent.log_yaml(asdict(Task(trees, comparison.tree, name)), _TASK)
     attributes = {
         FINGERPRINT: splits.fingerprint,
         PARENT: context.parent.id,
         SEED: seed,
-        BEGUN: len(studies.trials()),
+        TRIALS_AT_START: len(studies.trials()),
         TARGET: trials,
     }
     for attribute, value in attributes.items():
@@ -63,8 +63,8 @@ def load_task(studies: Studies, tracker: Tracker) -> tuple[Task, Run]:
     """Return the task of a sweep, and its own run. Raises UserError if they do not exist."""
     if TARGET not in studies.attributes:
         raise UserError(
-            f"study {studies.name} must be opened by `vqlab sweep`; it has no task (another "
-            "program or an older vqlab opened it); run `vqlab sweep` first."
+            f"study {studies.name} must be created by `vqlab sweep`; it has no task (another "
+            "program or an older vqlab created it); run `vqlab sweep` first."
         )
     run_id = studies.attributes[PARENT]
     if tracker.get(run_id) is None:
