@@ -9,11 +9,10 @@ from promotions import METRIC, Train, champion
 from tiny_set import baseline_recipe, write_tiny_set
 
 from vqlab.config import merge, nest
-from vqlab.model import Model
 from vqlab.predict import load_model
 from vqlab.promote import GateSettings, promote, rollback
 from vqlab.promote.reproduce import score_images
-from vqlab.run import Outcome, evaluate_model
+from vqlab.run import Outcome
 from vqlab.sweep import make_comparison, make_space, sweep
 from vqlab.tracking import Tracker
 from vqlab.types import UserError
@@ -106,22 +105,37 @@ def test_lower_is_better_for_escapes(train: Train, tracker: Tracker) -> None:
     assert not promote(tracker, "part", ref=first, gates=ESCAPES).promoted
 
 
-def test_other_data_is_refused_until_the_champion_is_evaluated_on_it(
+def test_the_champion_is_evaluated_on_other_data(
     train: Train, tracker: Tracker, root: Path, tmp_path: Path
 ) -> None:
     old = train("old", 0.8)
     assert promote(tracker, "part", ref=old).promoted
     other = write_tiny_set(tmp_path / "other", seed=5)
+    evaluations = {"vqlab.model_run": old}
+    forced = promote(tracker, "part", ref=train("forced", 0.1, baseline_recipe(other)), force=True)
+    assert forced.champion_value is None and not tracker.runs(tags=evaluations)
+    rollback(tracker, "part")
     new = train("new", 1.0, baseline_recipe(other))
-    refused = promote(tracker, "part", ref=new)
-    assert not refused.promoted and champion(tracker) == 1
-    assert "never measured on the same data" in refused.reason
-    assert "vqlab evaluate --model champion --category part" in refused.reason
-    model = Model.load(tracker.champion("part").checkpoint, "cpu")
-    evaluate_model(model, other, tracker, tmp_path / "results")
     compared = promote(tracker, "part", ref=new)
     assert compared.champion_value is not None
     assert compared.promoted == (1.0 > compared.champion_value)
+    [evaluation] = tracker.runs(tags=evaluations)
+    assert evaluation.metrics[METRIC] == compared.champion_value
+    again = promote(tracker, "part", ref=train("worse", 0.0, baseline_recipe(other)))
+    assert not again.promoted and len(tracker.runs(tags=evaluations)) == 1
+
+
+def test_a_champion_that_cannot_be_evaluated_on_other_data(
+    train: Train, tracker: Tracker, tmp_path: Path
+) -> None:
+    old = train("old", 0.8)
+    assert promote(tracker, "part", ref=old).promoted
+    new = train("new", 1.0, baseline_recipe(write_tiny_set(tmp_path / "other", seed=6)))
+    tracker.champion("part").checkpoint.unlink()
+    with pytest.raises(UserError, match="the champion .* to be compared: .*, use --force"):
+        promote(tracker, "part", ref=new)
+    assert champion(tracker) == 1
+    assert promote(tracker, "part", ref=new, force=True).promoted
 
 
 @pytest.mark.parametrize(

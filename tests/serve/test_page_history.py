@@ -23,6 +23,7 @@ def test_two_versions_side_by_side(
 ) -> None:
     with opened(browser, part_server) as page:
         drop(page, {"a.png": good_file, "half.png": defect_file})
+        assert page.locator("#other option:disabled").all_inner_texts() == ["1 (champion)"]
         page.locator("#other").select_option("2")
         page.wait_for_selector("#agreement >> text=/Versions 1 and 2 agree on \\d of 2 images/")
         wait_until_judged(page, 2)
@@ -43,9 +44,10 @@ def test_two_versions_side_by_side(
         assert page.locator(".view >> nth=0 >> .badge.reject").count() == 1
         page.locator("#shown").select_option("differ")
         page.wait_for_selector("#sheet >> text=half.png")
-        page.locator("#other").select_option("")
+        page.locator("#version").select_option("2")  # no comparison with itself
         page.wait_for_selector(".views-1")
         assert page.locator(".operating").count() == 1
+        assert page.locator("#other").input_value() == ""
 
 
 def test_the_exported_history_holds_what_was_judged(

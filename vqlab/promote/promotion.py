@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vqlab.promote.acceptance.page import acceptance_page, write_page
 from vqlab.promote.candidate import find_candidate, with_shift_table, with_test_metrics
+from vqlab.promote.champion import measured_values
 from vqlab.promote.check import comparison_gates, model_gates
 from vqlab.promote.comparison import (
     FIRST,
@@ -70,7 +71,8 @@ def promote(
     requirements; default: `GateSettings()`. The model is compared with the champion on the same
     test images (fingerprint, and images taken by validation) by a paired bootstrap, or by the
     values of one metric if a run has no evidence: the first of image AUROC, pixel AUROC and AUPRO
-    that both have. The champion's values are kept with its version, so its run may be deleted.
+    that both have. A champion that was never tested on these images is evaluated on them first. Its
+    values are kept with its version, so its run may be deleted.
     force: override the comparison, not the other gates. without_test: accept a run whose data have
     no test images, and compare a `validation/…` metric, measured on synthetic anomalies. data: the
     folder of the images if they were moved. output: a folder for the acceptance report, which is
@@ -92,7 +94,12 @@ def promote(
     if not without_test:
         record = with_test_metrics(tracker, record, data, output or Path("results"))
         record = with_shift_table(tracker, record, data, settings.shift_images)
-    values = champion_values(tracker, champion, record) if champion else {}
+    if champion is None:
+        values = {}
+    elif without_test or force:
+        values = champion_values(tracker, champion, record)
+    else:
+        values = measured_values(tracker, champion, record, data)
     decision = _decide(
         tracker, record, champion, values, _Request(settings, force, without_test, data)
     )

@@ -78,8 +78,10 @@ async function chooseCategory(name) {
 
 async function chooseVersions() {
   const chosen = [Number(byId("version").value)];
+  for (const option of byId("other").options) option.disabled = Number(option.value) === chosen[0];
+  if (byId("other").value === byId("version").value) byId("other").value = "";
   const other = Number(byId("other").value);
-  if (other && other !== chosen[0]) chosen.push(other);
+  if (other) chosen.push(other);
   showProblem("");
   try {
     const loaded = new Map();
