@@ -118,8 +118,8 @@ def _readme(model: str, description: Mapping[str, Any], parity: Parity) -> str:
     ties = ""
     if parity.ties:
         ties = (
-            f" ({parity.error:.1g} without the {parity.ties} of them where rounding decides between "
-            "two codes that are equally near)"
+            f" ({parity.error:.1g} without the {parity.ties} of them where rounding decides "
+            "between two codes that are equally near)"
         )
     return _TEMPLATE.format(
         model=model,
