@@ -164,9 +164,9 @@ def test_local_space_may_refer_to_bundled_ones(
 @pytest.mark.parametrize(
     ("name", "kind", "words"),
     [
-        ("vqfolw", RECIPE, r"recipe vqfolw does not exist; did you mean vqflow\? There are: .*"
-         r"memory_bank, .*ablations/vqflow_naive, .*paper/vqvae; or give a YAML file\."),
-        ("nothing", SWEEPS, "sweep space nothing does not exist; there are: all, mean_image, "),
+        ("vqfolw", RECIPE, r"recipe vqfolw does not exist; did you mean vqflow\? Available: .*"
+         r"memory_bank, .*ablations/vqflow_naive, .*paper/vqvae; or use a YAML file\."),
+        ("nothing", SWEEPS, "sweep space nothing does not exist; available: all, mean_image, "),
         ("validatoin", STUDIES, r"study validatoin does not exist; did you mean validation\?"),
     ],
 )  # fmt: skip

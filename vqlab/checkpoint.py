@@ -41,7 +41,7 @@ def save_checkpoint(
 
     Keys of the backbone's state dict get the prefix `backbone.`. Raises UserError if the file
     cannot be written (an existing file is not changed), and TypeError for values that are neither
-    a tensor nor JSON.
+    tensors nor JSON.
     """
     tensors = dict(detector.state_dict())
     for key in tensors:
@@ -64,7 +64,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises UserError if the file is missing, truncated, damaged, not a checkpoint, or written by a
     newer vqlab.
     """
-    return _read(path, CHECKPOINT)
+    return _load(path, CHECKPOINT)
 
 
 def split_state(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -85,7 +85,7 @@ def save_state(path: Path, state: Mapping[str, Any]) -> Path:
 def load_state(path: Path) -> dict[str, Any]:
     """Return the state that `save_state` wrote, bit for bit, with tensors on the CPU. Raises as
     `load_checkpoint`."""
-    tensors, encoded = _read(path, STATE)
+    tensors, encoded = _load(path, STATE)
     state: dict[str, Any] = _decode(encoded, tensors)
     return state
 
@@ -153,7 +153,7 @@ def _write(path: Path, kind: str, tensors: Mapping[str, Tensor], text: str) -> N
         if error.errno in _DISK_FULL:
             raise UserError(
                 f"{path} cannot be written ({len(data) / 1e6:.1f} MB): the disk is full; "
-                "free some space and try again."
+                "free some space and re-run the command."
             ) from None
         raise UserError(
             f"{path} cannot be written: {error.strerror or error}; choose a writable path."
@@ -170,7 +170,7 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _read(path: Path, kind: str) -> tuple[dict[str, Tensor], Any]:
+def _load(path: Path, kind: str) -> tuple[dict[str, Tensor], Any]:
     try:
         data = path.read_bytes()
     except FileNotFoundError:

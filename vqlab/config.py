@@ -1,6 +1,7 @@
 """Settings: a recipe (YAML) and dotted overrides become validated, frozen settings.
 
-`Settings` is the base class of every section; sections are defined beside the code that uses them.
+`Settings` is the base class of every section; each section is defined next to the code that uses
+it.
 """
 
 from __future__ import annotations
@@ -53,10 +54,10 @@ def read_recipe(path: Path) -> Tree:
     return _with_names(tree, written)
 
 
-def _with_names(tree: Tree, written: Mapping[str, Any]) -> Tree:
+def _with_names(tree: Tree, texts: Mapping[str, Any]) -> Tree:
     """Return `tree` with the settings in `NAMES` as text."""
-    for setting in NAMES & written.keys():
-        tree = merge(tree, nest(setting, written[setting]))
+    for setting in NAMES & texts.keys():
+        tree = merge(tree, nest(setting, texts[setting]))
     return tree
 
 
@@ -76,7 +77,9 @@ def parse_overrides(assignments: Iterable[str]) -> Tree:
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path or path != path.strip():
-            raise UserError(f"an override must be written dotted.path=value; got {assignment!r}.")
+            raise UserError(
+                f"an override must have the form dotted.path=value; got {assignment!r}."
+            )
         tree = merge(tree, nest(path, _value(path, text)))
     return tree
 

@@ -55,7 +55,7 @@ def names(kind: str = RECIPES) -> list[str]:
 
 
 def hint(name: str, available: Sequence[str]) -> str:
-    """Return what to write instead of an unknown name: the closest one, and all available ones."""
+    """Return a hint for an unknown name: the closest available one, and all of them."""
     question = did_you_mean(name, available)
     names = ", ".join(available) or "none"
-    return f"{question + ' There' if question else 'there'} are: {names}; or give a YAML file."
+    return f"{question + ' Available' if question else 'available'}: {names}; or use a YAML file."

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: one file that loads nothing, for a screen, a phone, dark mode and
+"""Self-contained HTML pages: one file that loads nothing, for screen, phone, dark mode and
 paper. Every text is escaped."""
 
 from __future__ import annotations
@@ -143,6 +143,6 @@ def picture(title: str, data: bytes, kind: str = "png") -> str:
 
 
 def definitions(pairs: Mapping[str, str]) -> str:
-    """Return a list of names and values (markup); empty values are left out."""
+    """Return a list of names and values (markup); empty values are omitted."""
     items = [f"<dt>{escape(k)}</dt><dd>{value}</dd>" for k, value in pairs.items() if value]
     return f"<dl>{''.join(items)}</dl>"

@@ -24,9 +24,9 @@ def keep_freed_memory() -> bool:
     """Let the process reuse the memory of freed tensors; return whether that succeeded.
 
     By default a tensor of more than 32 MiB is mapped for itself, and its pages are zeroed at every
-    allocation: up to a quarter of the time of a training step, which frees and allocates the same
-    sizes again and again. Freed memory is not returned to the system before the process ends. Does
-    nothing with another C library.
+    allocation: up to a quarter of the time of a training step, which repeatedly frees and allocates
+    the same sizes. Freed memory is not returned to the system before the process ends. Does nothing
+    with another C library.
     """
     return _mallopt((_M_MMAP_THRESHOLD, 2**30), (_M_TRIM_THRESHOLD, 2**31 - 1))
 

@@ -15,7 +15,8 @@ def cannot_listen(host: str, port: int, error: OSError) -> UserError:
     """Return the error for an address on which no server can listen."""
     if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
         return UserError(
-            f"host {host} is not an address of this machine; give one with --host, e.g. 127.0.0.1."
+            f"host {host} is not an address of this machine; choose one with --host, e.g. "
+            "127.0.0.1."
         )
     return UserError(
         f"port {port} of {host} cannot be used ({os.strerror(error.errno or 0)}); choose another "

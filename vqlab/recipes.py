@@ -167,7 +167,7 @@ def _base_path(path: Path, base: object) -> Path:
             return candidate
     available = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")} - {path.stem})
     hint = did_you_mean(Path(base).stem, available)
-    hint = hint or f"there are {', '.join(available) or 'none'}."
+    hint = hint or f"available: {', '.join(available) or 'none'}."
     raise UserError(f"recipe {path}: base must be a recipe that exists; got {base!r}; {hint}")
 
 

@@ -101,14 +101,14 @@ class Tile:
     left: int
     side: int
     overlap: int
-    """Least overlap with the next tile, in pixels."""
+    """Minimum overlap with the next tile, in pixels."""
     first: bool
     """Whether it is the first tile of its image."""
     last: bool
 
     @property
     def window(self) -> tuple[slice, slice]:
-        """Index of its pixels in the image."""
+        """Return the index of its pixels in the image."""
         bottom, right = self.top + self.side, self.left + self.side
         return slice(self.top, bottom), slice(self.left, right)
 
@@ -125,7 +125,7 @@ class Batch:
     inspected: Tensor | None = None
     """(B, H, W) bool, True on inspected pixels, on the CPU; None: all (`data.roi`)."""
     tiles: tuple[Tile, ...] | None = None
-    """If not None, the images are tiles, with records and geometry of the images they are of."""
+    """If not None, the images are tiles, with records and geometry of the images they belong to."""
 
     def __len__(self) -> int:
         return len(self.records)

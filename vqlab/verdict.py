@@ -76,7 +76,7 @@ class ExportedThresholds:
 
     @classmethod
     def parse(cls, described: Mapping[str, Any]) -> ExportedThresholds:
-        """Return what the section `thresholds` of a model's description says."""
+        """Parse the section `thresholds` of a model's description."""
         scores = described.get("normal_scores") or ()
         return cls(described["image"], described.get("review"), described["unit"], tuple(scores))
 

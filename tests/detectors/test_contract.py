@@ -68,6 +68,8 @@ def test_unknown_name_lists_close_matches() -> None:
 
 def test_taken_name_names_its_owner() -> None:
     with pytest.raises(
-        ValueError, match=r"'vqvae' is taken by vqlab\.detectors\.vqvae\.detector\.VQVAE"
+        ValueError,
+        match=r"'vqvae' is already registered by "
+        r"vqlab\.detectors\.vqvae\.detector\.VQVAE",
     ):
         register("vqvae")(detector_class("mean_image"))

@@ -89,7 +89,10 @@ def test_a_file_registers_its_detectors(folder: Path, monkeypatch: pytest.Monkey
         ("\n\nnothing()", "mine.py must be importable; got NameError.* at line 3; fix it"),
         ("def", "mine.py must be importable; got SyntaxError: .*line 1"),
         ("import vqlab.nothing", "got ModuleNotFoundError: No module named 'vqlab.nothing' at"),
-        (MINIMAL.replace("minimal", "vqvae").replace("from layers", "#"), "'vqvae' is taken by"),
+        (
+            MINIMAL.replace("minimal", "vqvae").replace("from layers", "#"),
+            "'vqvae' is already registered by",
+        ),
     ],
 )
 def test_a_faulty_file_is_a_sentence(

@@ -53,7 +53,7 @@ def test_prototypes_are_dead_where_one_stands_for_several_categories(
 ) -> None:
     reason = dead_codebook(health("concept", perplexity, dead, size), categories)
     assert bool(reason) == dead_it_is
-    assert not reason or f"one prototype stands for {categories} categories" in reason
+    assert not reason or f"one prototype represents {categories} categories" in reason
 
 
 def test_one_dead_book_of_several_is_enough() -> None:

@@ -63,7 +63,7 @@ class Plan:
     missing: tuple[str, ...] = ()
     """Requested categories that the dataset does not have."""
     source: str = ""
-    """One line that says which data are used."""
+    """One line naming the data that are used."""
 
     @property
     def categories(self) -> tuple[str, ...]:

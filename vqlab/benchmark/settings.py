@@ -22,7 +22,7 @@ class BenchmarkFile(Settings):
     recipes: tuple[str, ...] | dict[str, str | dict[str, Any]] = Field(min_length=1)
     """Names or paths of recipes; or by title: a recipe, or a section with `recipe` and `set`."""
     categories: tuple[str, ...] | Literal["all"] = "all"
-    """Categories that the dataset does not have are left out, with a note."""
+    """Categories that the dataset does not have are skipped, with a note."""
     models: tuple[Models, ...] = Field(default=("each", "joint"), min_length=1)
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     """Values of `training.seed`."""

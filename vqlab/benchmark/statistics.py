@@ -87,7 +87,7 @@ def nemenyi(methods: int, blocks: int) -> float:
 def wilcoxon(first: ArrayLike, second: ArrayLike) -> float:
     """Return the two-sided p-value of the signed-rank test of paired values (n,).
 
-    Equal pairs are left out. Exact for up to 13 differences, also with ties.
+    Equal pairs are excluded. Exact for up to 13 differences, also with ties.
     """
     from scipy import stats
 

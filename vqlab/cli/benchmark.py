@@ -108,8 +108,8 @@ def reproduce(
 ) -> None:
     """Train VQ-Flow as published, one model for all categories, and compare with published figures.
 
-    Categories that the dataset folder lacks are listed and left out of the comparison. Needs a GPU
-    with 24 GiB at full size; `--preset tiny` checks that everything works.
+    Categories that the dataset folder lacks are listed and excluded from the comparison. Needs a
+    GPU with 24 GiB at full size; `--preset tiny` checks that everything works.
 
     This runs the benchmark `mvtec` or `visa` (see `vqlab benchmark --help`), so it can be resumed
     and writes the same report.
@@ -143,7 +143,7 @@ def _run(
         )  # fmt: skip
     out.print(plan.source)
     if plan.missing:
-        out.print(f"note: not in the dataset, left out: {', '.join(plan.missing)}")
+        out.print(f"note: not in the dataset, skipped: {', '.join(plan.missing)}")
     from vqlab.tracking import Tracker
 
     tracker = Tracker.open(mlruns)

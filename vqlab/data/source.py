@@ -88,7 +88,7 @@ def source_of(root: Path) -> str:
 
 
 def describe_source(root: Path, source: str) -> str:
-    """Return one line that says which data are used."""
+    """Return one line naming the data that are used."""
     if source == SYNTHETIC_SOURCE:
         return (
             f"DATA: the BUILT-IN SYNTHETIC SET in {root}: generated images, not photographs; its "

@@ -185,7 +185,7 @@ def _notes(category: Category, layout: Layout, cache: ImageCache) -> list[str]:
 
 
 def outside_notes(category: Category, outside: Sequence[ImageRecord]) -> list[str]:
-    """Return a warning on defects that lie wholly outside the inspected area."""
+    """Return a warning on defects that lie entirely outside the inspected area."""
     if not outside:
         return []
     defects = sum(record.label for record in category.test)

@@ -28,7 +28,7 @@ def tile_grid(
 ) -> list[Tile]:
     """Return the tiles of an image of `size` (h, w) at the resolution of its tiles, row by row.
 
-    inspected (h, w): tiles without an inspected pixel are left out; None: all pixels.
+    inspected (h, w): tiles without an inspected pixel are skipped; None: all pixels.
     """
     side = settings.image_size
     overlap = round(side * settings.tiles.overlap)

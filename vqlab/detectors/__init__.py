@@ -1,5 +1,5 @@
-"""Detectors: one file is one detector. Writing a file `name.py` with `@register("name")` in this
-folder is all it takes to add one: the file is imported when the detector is first asked for."""
+"""Detectors, one per file. To add a detector, write a file `name.py` with `@register("name")` in
+this folder; it is imported when the detector is first used."""
 
 from __future__ import annotations
 

@@ -57,7 +57,8 @@ class Detector(nn.Module, ABC):
         """Return anomaly maps (B, H, W) and image scores (B,); higher is more anomalous."""
 
     def prepare(self, samples: Iterable[Sample]) -> None:  # noqa: B027  (optional)
-        """Fit what is not learned by gradient, such as a memory bank, before the first epoch."""
+        """Fit parts that are not learned by gradient, such as a memory bank, before the first
+        epoch."""
 
     def calibrate(  # noqa: B027  (optional)
         self, train: Iterable[Sample], held_out: Iterable[Sample], effort: float = 1.0
@@ -95,14 +96,15 @@ def _load_all() -> None:
 
 
 def register(name: str) -> Callable[[D], D]:
-    """Register a detector class as `name`. Raises ValueError for a taken name."""
+    """Register a detector class as `name`. Raises ValueError if another detector has this name."""
 
     def add(kind: D) -> D:
         _import_built_in(name)
         if name in _REGISTER:
             owner = _REGISTER[name]
             raise ValueError(
-                f"detector name {name!r} is taken by {owner.__module__}.{owner.__qualname__}."
+                f"detector name {name!r} is already registered by "
+                f"{owner.__module__}.{owner.__qualname__}."
             )
         _REGISTER[name] = kind
         return kind
@@ -111,7 +113,7 @@ def register(name: str) -> Callable[[D], D]:
 
 
 def detector_class(name: str) -> type[Detector]:
-    """Return the class registered as `name`. Raises UserError that names the close matches."""
+    """Return the class registered as `name`. Raises UserError with similar names."""
     if name not in _REGISTER:
         _import_built_in(name)
     if name not in _REGISTER:

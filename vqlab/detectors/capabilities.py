@@ -50,9 +50,9 @@ class Rescorable(Protocol):
         """Return the scores by the current `scoring`, as `score`."""
 
     @classmethod
-    def can_rescore(cls, calibrated: Settings, wanted: Settings) -> bool:
+    def can_rescore(cls, calibrated: Settings, new: Settings) -> bool:
         """Return whether a detector calibrated with one `scoring` gives the maps of another after
-        `fit_normalization` alone (or without it, where it has none)."""
+        `fit_normalization` alone (or directly, if it has none)."""
 
 
 @runtime_checkable
@@ -115,8 +115,8 @@ def scores(detector: Scorer, extracted: Extracted) -> Scores:
     return detector.score(Sample(extracted[0], extracted[1:]))
 
 
-def can_rescore(kind: type[Scorer], calibrated: Settings, wanted: Settings) -> bool:
-    """Return `kind.can_rescore`; of any other detector, whether the settings are equal."""
+def can_rescore(kind: type[Scorer], calibrated: Settings, new: Settings) -> bool:
+    """Return `kind.can_rescore`, or whether the settings are equal if it has none."""
     if issubclass(kind, Rescorable):
-        return kind.can_rescore(calibrated, wanted)
-    return calibrated == wanted
+        return kind.can_rescore(calibrated, new)
+    return calibrated == new

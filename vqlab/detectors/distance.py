@@ -54,5 +54,5 @@ class DistanceDetector(Detector):
         return Scores(maps, maps.amax((1, 2)))
 
     @classmethod
-    def can_rescore(cls, calibrated: Settings, wanted: Settings) -> bool:
+    def can_rescore(cls, calibrated: Settings, new: Settings) -> bool:
         return True

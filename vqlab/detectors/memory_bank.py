@@ -102,7 +102,7 @@ class MemoryBank(Detector):
         return distance, index, patches[torch.arange(len(farthest)), farthest]
 
     @classmethod
-    def can_rescore(cls, calibrated: Settings, wanted: Settings) -> bool:
+    def can_rescore(cls, calibrated: Settings, new: Settings) -> bool:
         return True
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Usage of codebooks, read from the metrics of `Detector.health`: which of them are dead."""
+"""Find dead codebooks by the metrics of `Detector.health`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 CONCEPT = "concept"
-"""The codebook of whole images; all others are of positions."""
+"""Name of the codebook of whole images; all others quantise positions."""
 _PERPLEXITY = re.compile(r"codebook/(?:(?P<name>.+)_)?perplexity")
 
 
@@ -30,8 +30,8 @@ class Codebook(NamedTuple):
             return ""
         size = self.dead_codes / (1 - self.usage)
         if self.name == CONCEPT:
-            return _one_for_all(self.perplexity, size, categories)
-        return _few_for_all(self.perplexity, size, self.usage)
+            return _concept_fault(self.perplexity, size, categories)
+        return _position_fault(self.perplexity, size, self.usage)
 
 
 def codebooks(metrics: Mapping[str, float]) -> Iterator[Codebook]:
@@ -58,7 +58,7 @@ def dead_codebook(metrics: Mapping[str, float], categories: int = 1) -> str:
     return ""
 
 
-def _few_for_all(perplexity: float, size: float, usage: float) -> str:
+def _position_fault(perplexity: float, size: float, usage: float) -> str:
     """Check codes of positions, of which there are many thousands: a perplexity below 20 (below an
     eighth of a codebook smaller than 160), or 80 % unused codes, is a collapse."""
     if usage < 0.2:
@@ -67,9 +67,9 @@ def _few_for_all(perplexity: float, size: float, usage: float) -> str:
     return f"perplexity {perplexity:.1f} (at least {limit:g})" if perplexity < limit else ""
 
 
-def _one_for_all(perplexity: float, size: float, categories: int) -> str:
+def _concept_fault(perplexity: float, size: float, categories: int) -> str:
     """Check prototypes of images. A single category may need only one, and most may be unused. A
     codebook of at least 4 prototypes is dead if several categories share one."""
     if categories < 2 or size < 4 or perplexity >= 1.5:
         return ""
-    return f"one prototype stands for {categories} categories (perplexity {perplexity:.1f})"
+    return f"one prototype represents {categories} categories (perplexity {perplexity:.1f})"

@@ -9,7 +9,7 @@ from vqlab.nn.coreset import k_centre
 from vqlab.nn.hierarchy import Coreset
 
 LEAST_IMAGES = 48
-"""Images that a coreset is selected from, at least: those nearest to the concept."""
+"""Minimum number of images that a coreset is selected from: those nearest to the concept."""
 MARGIN = 1.1
 """The runner-up is searched too if it is at most this factor farther than the nearest concept."""
 
@@ -17,9 +17,9 @@ MARGIN = 1.1
 class ConceptCoreset(nn.Module):
     """`Coreset` of each of K concepts; an image is compared with that of its nearest concept.
 
-    Where the runner-up is nearly as near, codes of both are searched. The image vectors at fitting
-    define the concepts: prototypes may move in training, coresets do not. Codes are numbered
-    through: concept · codebook_size + code.
+    If the runner-up is nearly as near, codes of both are searched. The image vectors at fitting
+    define the concepts: prototypes may move in training, coresets do not. Codes have the indices
+    concept · codebook_size + code.
     """
 
     centres: Tensor

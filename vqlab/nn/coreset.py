@@ -67,8 +67,8 @@ class _Search:
             [part.float().square().sum(1) for part in torch.split(rows, ACTIVE)]
         )
         self.bounds = torch.full((len(rows),), torch.inf, device=device)
-        """Squared distance to the nearest of the first `met` centres, (N,)."""
-        self.met = torch.zeros(len(rows), dtype=torch.int64, device=device)
+        """Squared distance to the nearest of the first `compared` centres, (N,)."""
+        self.compared = torch.zeros(len(rows), dtype=torch.int64, device=device)
         self.indices = torch.empty(size, dtype=torch.int64, device=device)
         self.centres = torch.empty(size, rows.shape[1], device=device)
 
@@ -82,13 +82,13 @@ class _Search:
         """Update the rows with the highest bounds and select centres among them."""
         highest = self.bounds.topk(min(ACTIVE + 1, len(self.rows)))
         active = highest.indices[:ACTIVE]
-        others = float(highest.values[ACTIVE]) if len(highest.values) > ACTIVE else -1.0
+        limit = float(highest.values[ACTIVE]) if len(highest.values) > ACTIVE else -1.0
         rows = self.rows[active].float()
         squares = self.squares[active]
         distance = self._distances(active, rows, squares)
         while self.count < len(self.indices):
             farthest, place = distance.max(0)
-            if farthest < others:
+            if farthest < limit:
                 break
             self.add(int(active[place]))
             centre = self.centres[self.count - 1]
@@ -96,16 +96,16 @@ class _Search:
             distance = torch.minimum(distance, new.clamp_min_(0))
             distance[place] = 0  # rounding could select it again
         self.bounds[active] = distance
-        self.met[active] = self.count
+        self.compared[active] = self.count
 
     def _distances(self, active: Tensor, rows: Tensor, squares: Tensor) -> Tensor:
-        """Squared distances (n,) of the rows `active` to the nearest centre so far."""
+        """Return squared distances (n,) of the rows `active` to the nearest centre so far."""
         distance = self.bounds[active]
         norms = self.centres[: self.count].square().sum(1)
-        met, order = self.met[active].sort()
+        compared, order = self.compared[active].sort()
         for part in torch.split(order, ROWS):  # sorted: each part missed about the same centres
-            first = int(met[: len(part)].min())
-            met = met[len(part) :]
+            first = int(compared[: len(part)].min())
+            compared = compared[len(part) :]
             if first < self.count:
                 cross = torch.addmm(
                     norms[first:], rows[part], self.centres[first : self.count].T, alpha=-2

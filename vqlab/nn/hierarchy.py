@@ -275,9 +275,9 @@ class Coreset(nn.Module):
         index, distance = nearest_codes or self.forward(rows)
         distance = distance.clone()
         self_codes = torch.unique(index[distance < SAME * self.vectors.norm(dim=1)[index]])
-        others = torch.ones(len(self.vectors), dtype=torch.bool, device=rows.device)
-        others[self_codes] = False
-        moved = ~others[index]
-        if bool(moved.any()) and bool(others.any()):
-            distance[moved] = self.search(rows[moved], self.vectors, self_codes)[1]
+        allowed = torch.ones(len(self.vectors), dtype=torch.bool, device=rows.device)
+        allowed[self_codes] = False
+        affected = ~allowed[index]
+        if bool(affected.any()) and bool(allowed.any()):
+            distance[affected] = self.search(rows[affected], self.vectors, self_codes)[1]
         return distance

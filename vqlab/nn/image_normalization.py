@@ -35,14 +35,14 @@ class ImageNormalization(nn.Module):
         values = scores.double()
         count = torch.bincount(concept, minlength=len(self.location)).double()
         total = torch.zeros_like(count).index_add_(0, concept, values)
-        mean, images, seen = values.mean(), count.sum(), (count > 0).sum()
+        mean, images, concepts = values.mean(), count.sum(), (count > 0).sum()
         deviation = torch.where(count > 0, total / count.clamp_min(1) - mean, 0.0)
         inside = (values - mean - deviation[concept]).square().sum()
         across = (count * deviation.square()).sum()
-        if images > seen:
-            within = inside / (images - seen)
+        if images > concepts:
+            within = inside / (images - concepts)
             spread = images - count.square().sum() / images
-            between = (across - (seen - 1) * within).clamp_min(0) / spread.clamp_min(1e-12)
+            between = (across - (concepts - 1) * within).clamp_min(0) / spread.clamp_min(1e-12)
         else:  # one image per concept: the variances cannot be separated
             within, between = across / images, torch.zeros_like(across)
         shrinkage = count * between / (count * between + within).clamp_min(1e-30)

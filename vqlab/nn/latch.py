@@ -1,7 +1,7 @@
-"""Conditions on buffers that stay true once they are.
+"""Cached conditions on buffers that, once true, stay true.
 
-Reading a tensor in Python waits for the device. These are read until they are true, then never
-again, so that a training step on a GPU does not wait for them.
+Reading a tensor in Python waits for the device. A condition is evaluated until it is true and never
+afterwards, so that a training step on a GPU does not wait for it.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ _KEY = "_latched"
 
 
 def reset_on_load(module: nn.Module) -> None:
-    """Read the conditions of a module again after `load_state_dict`."""
+    """Evaluate the conditions of a module again after `load_state_dict`."""
     module.register_load_state_dict_post_hook(_reset)  # type: ignore[no-untyped-call]
 
 
-def latched(module: nn.Module, name: str, read: Callable[[], bool]) -> bool:
-    """Return the condition `name` of a module; `read` is not called once it has returned True."""
+def latched(module: nn.Module, name: str, condition: Callable[[], bool]) -> bool:
+    """Return `condition()`, cached in the module as `name` once it is true."""
     names = module.__dict__.setdefault(_KEY, set())
     if name not in names:
-        if not read():
+        if not condition():
             return False
         names.add(name)
     return True

@@ -91,10 +91,12 @@ class CodePrior(nn.Module):
         flat, total = indices.flatten(), codebook.new_zeros(())
         places = min(places, flat.numel())
         hidden = (torch.rand(indices.shape) < MASKED).to(indices.device)
-        seen = indices.masked_fill(hidden, self.codebook_size)
+        masked = indices.masked_fill(hidden, self.codebook_size)
         for level in range(len(self.spacings)):
             where = torch.randint(flat.numel(), (places,)).to(indices.device)
-            total = total + F.cross_entropy(self.logits(seen, codebook, where, level), flat[where])
+            total = total + F.cross_entropy(
+                self.logits(masked, codebook, where, level), flat[where]
+            )
         return total
 
     @torch.no_grad()
@@ -124,14 +126,14 @@ class CodePrior(nn.Module):
         steps = range(-margin, margin + 1, spacing)
         around = [row * stride + column for row in steps for column in steps if row or column]
         offsets = torch.tensor(around, device=indices.device)
-        seen = padded.flatten()[(start + x + margin)[:, None] + offsets]
+        surrounding = padded.flatten()[(start + x + margin)[:, None] + offsets]
         rows = torch.cat([codebook.detach(), self.outside])
         table = (rows @ self.taps[level]).flatten(0, 1)
-        seen = seen + torch.arange(len(offsets), device=indices.device) * len(rows)
+        surrounding = surrounding + torch.arange(len(offsets), device=indices.device) * len(rows)
         place = F.interpolate(
             self.position[level][None], (height, width), mode="bilinear", align_corners=False
         )
         embedded = F.embedding(y * width + x, place[0].flatten(1).t())
-        hidden = F.embedding_bag(seen, table, mode="sum") + embedded
+        hidden = F.embedding_bag(surrounding, table, mode="sum") + embedded
         scores: Tensor = self.heads[level](hidden)
         return scores

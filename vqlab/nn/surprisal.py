@@ -36,16 +36,16 @@ class CodeSurprisal(nn.Module):
         of the overall frequency, in counts.
         """
         at = torch.zeros_like(self.position)
-        beside, above = torch.zeros_like(self.neighbour[0]), torch.zeros_like(self.neighbour[0])
+        left, above = torch.zeros_like(self.neighbour[0]), torch.zeros_like(self.neighbour[0])
         for batch in indices:
             at += self._places(batch)
-            beside += self._pairs(batch[..., :-1], batch[..., 1:])
+            left += self._pairs(batch[..., :-1], batch[..., 1:])
             above += self._pairs(batch[:, :-1], batch[:, 1:])
         overall = at.sum((1, 2)) + 1 / self.codebook_size
         overall = prior * overall / overall.sum()
         at = smooth(at, spread) + overall[:, None, None]
         self.position.copy_(at.sum(0).log() - at.log())
-        for side, pairs in enumerate((beside, beside.T, above, above.T)):
+        for side, pairs in enumerate((left, left.T, above, above.T)):
             pairs = pairs + overall
             self.neighbour[side] = pairs.sum(1, keepdim=True).log() - pairs.log()
 

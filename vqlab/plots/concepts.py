@@ -138,7 +138,7 @@ def _draw_map(axes: Axes, concepts: Concepts, prototypes: Sequence[int]) -> None
 
 
 def _draw_numbers(axes: Axes, concepts: Concepts, points: Array, prototypes: Sequence[int]) -> None:
-    """Draw the prototypes' numbers beside their points (n, 2) without overlaps."""
+    """Draw the prototypes' numbers next to their points (n, 2) without overlaps."""
     low = np.array([axes.get_xlim()[0], axes.get_ylim()[0]])
     reach = np.array([np.ptp(axes.get_xlim()), np.ptp(axes.get_ylim())])
     positions = _spread((points - low) / reach, gap=0.045) * reach + low

@@ -87,7 +87,7 @@ def draw_title(
     width: float,
     sizes: tuple[int, int],
 ) -> None:
-    """Draw a bold title and a muted subtitle beside it in `width` pixels; long ones are shortened.
+    """Draw a bold title and a muted subtitle next to it in `width` pixels; long ones are shortened.
 
     sizes: font sizes. A subtitle gets at least two fifths of the width if it needs it.
     """

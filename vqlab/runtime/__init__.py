@@ -18,7 +18,7 @@ KEY = "vqlab"
 
 
 class Result(NamedTuple):
-    """What a model says of one image."""
+    """Result of scoring one image."""
 
     score: float
     """Higher is more anomalous."""
@@ -28,7 +28,7 @@ class Result(NamedTuple):
 
 
 class Model:
-    """An exported model. `description` states its thresholds, preprocessing and origin.
+    """An exported model. `description` states its thresholds, preprocessing and provenance.
 
     threads: number of threads of onnxruntime; None: one for each core.
     """
@@ -41,7 +41,9 @@ class Model:
         self._session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
         properties = self._session.get_modelmeta().custom_metadata_map
         if KEY not in properties:
-            raise ValueError(f"{path} must be written by vqlab export; it has no description.")
+            raise ValueError(
+                f"{path} must be a model that vqlab export wrote; it has no description."
+            )
         self.description: dict[str, Any] = json.loads(properties[KEY])
 
     @cached_property

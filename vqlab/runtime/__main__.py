@@ -9,7 +9,7 @@ from vqlab.runtime import Model
 
 
 def main(arguments: list[str]) -> int:
-    """Print a JSON line for each image; return 3 if some cannot be read, 2 for a wrong call."""
+    """Print a JSON line for each image; return 3 if some cannot be read, 2 for a usage error."""
     if len(arguments) < 2:
         print("usage: MODEL.onnx IMAGE [IMAGE ...]", file=sys.stderr)
         return 2
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
 
 
 def judge(model: Model, file: str) -> dict[str, Any]:
-    """Return what a model says of an image file; of one that cannot be read, the reason."""
+    """Return the result for an image file, or the reason if it cannot be read."""
     line: dict[str, Any] = {"file": file, "score": None, "threshold": model.thresholds.image}
     try:
         score, verdict, _ = model.score(file)

@@ -87,8 +87,8 @@ def _space_of(recipe: str, value: str | dict[str, Any], folder: Path) -> Space:
     if isinstance(value, str):
         path = Path(value)
         if path.suffix not in (".yaml", ".yml"):
-            beside = folder / f"{value}.yaml"
-            path = beside if beside.is_file() else locate(value, SWEEPS) or beside
+            local = folder / f"{value}.yaml"
+            path = local if local.is_file() else locate(value, SWEEPS) or local
         space = read_space(path)
         if isinstance(space, Spaces):
             raise UserError(

@@ -246,9 +246,9 @@ def _save_recipe(context: SweepContext, best: TrialRow) -> Path:
     text = recipe_text(context, best)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
     return path
 
 

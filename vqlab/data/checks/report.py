@@ -60,7 +60,7 @@ class _Inspection(NamedTuple):
     mask: MaskProperties | None
     errors: list[str]
     outside: bool = False
-    """Whether the mask lies wholly outside the inspected area."""
+    """Whether the mask lies entirely outside the inspected area."""
 
 
 def check_dataset(

@@ -73,10 +73,10 @@ class VQFlow(FlowNetwork):
         return terms.movedim(0, 1), concept, vectors, codes
 
     @classmethod
-    def can_rescore(cls, calibrated: Settings, wanted: Settings) -> bool:
-        assert isinstance(calibrated, Scoring) and isinstance(wanted, Scoring)
+    def can_rescore(cls, calibrated: Settings, new: Settings) -> bool:
+        assert isinstance(calibrated, Scoring) and isinstance(new, Scoring)
         fitted = ("jacobian", "standardise")
-        return all(getattr(calibrated, name) == getattr(wanted, name) for name in fitted)
+        return all(getattr(calibrated, name) == getattr(new, name) for name in fitted)
 
     @torch.no_grad()
     def scores(self, extracted: Extracted) -> Scores:
@@ -127,11 +127,11 @@ class VQFlow(FlowNetwork):
             terms.append(distance.view(-1, 1, *grid))
             if leave_one_out:
                 parts = (each.chunk(len(codes)) for each in (rows, index, distance))
-                others = [
+                distances = [
                     self.coverage.distance_to_others(r, (i, d), vector)
                     for r, i, d, vector in zip(*parts, vectors, strict=True)
                 ]
-                terms.append(torch.stack(others).view(-1, 1, *grid))
+                terms.append(torch.stack(distances).view(-1, 1, *grid))
         for latent in latents:
             if latent.pattern is not None:
                 codes = latent.pattern.view(-1, *latent.size)
@@ -170,8 +170,8 @@ class VQFlow(FlowNetwork):
     def _fit_image_level(
         self, train: Iterable[Sample], held_out: list[tuple[Tensor, Tensor]], effort: float
     ) -> None:
-        """Fit the normalisation of image scores to the held-out images, and to others so that each
-        concept has `IMAGES_PER_CONCEPT` of them, times the effort.
+        """Fit the normalisation of image scores to the held-out images, and to so many training
+        images that each concept has `IMAGES_PER_CONCEPT` images, times the effort.
 
         held_out: leave-one-out terms and concepts. The scores are leave-one-out, since an image
         whose patches are codes scores far lower than a new image of its concept.
@@ -179,10 +179,10 @@ class VQFlow(FlowNetwork):
         batches = [self._concept_indices(sample.pyramid) for sample in train]
         present = torch.cat([concept for _, concept in held_out])
         size = len(self.image_level.location)
-        wanted = effort * IMAGES_PER_CONCEPT - torch.bincount(present, minlength=size)
+        missing = effort * IMAGES_PER_CONCEPT - torch.bincount(present, minlength=size)
         parts = [self._leave_one_out_scores(*each) for each in held_out]
         concepts = [present]
-        for sample, places in zip(train, evenly_by_concept(batches, wanted), strict=True):
+        for sample, places in zip(train, evenly_by_concept(batches, missing), strict=True):
             if places:
                 pyramid = tuple(level[places] for level in sample.pyramid)
                 terms, concept, _ = self._terms(pyramid, leave_one_out=True)

@@ -1,4 +1,4 @@
-"""Which training images the normalisation of image scores is fitted to."""
+"""Select the training images that the normalisation of image scores is fitted to."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 
-def evenly_by_concept(concepts: Sequence[Tensor], wanted: Tensor) -> list[list[int]]:
+def evenly_by_concept(concepts: Sequence[Tensor], counts: Tensor) -> list[list[int]]:
     """Select evenly spaced images of each concept; return their places in each batch.
 
-    concepts: of the images of each batch, (B,). wanted (K,): images per concept, at most; fractions
-    are rounded up.
+    concepts: of the images of each batch, (B,). counts (K,): maximum number of images per concept;
+    fractions are rounded up.
     """
     if not concepts:
         return []
@@ -20,7 +20,7 @@ def evenly_by_concept(concepts: Sequence[Tensor], wanted: Tensor) -> list[list[i
     chosen = torch.zeros(len(images), dtype=torch.bool)
     for concept in torch.unique(images).tolist():
         members = (images == concept).nonzero()[:, 0]
-        count = min(len(members), int(wanted[concept].ceil().clamp_min(0)))
+        count = min(len(members), int(counts[concept].ceil().clamp_min(0)))
         steps = (torch.arange(count) + 0.5) * len(members) / max(count, 1)
         chosen[members[steps.long()]] = True
     batches = torch.split(chosen, [len(batch) for batch in concepts])

@@ -246,11 +246,11 @@ class VQVAE(Detector):
         self.normality.fit(self.terms(each) for each in extracted)
 
     @classmethod
-    def can_rescore(cls, calibrated: Settings, wanted: Settings) -> bool:
-        assert isinstance(calibrated, Scoring) and isinstance(wanted, Scoring)
+    def can_rescore(cls, calibrated: Settings, new: Settings) -> bool:
+        assert isinstance(calibrated, Scoring) and isinstance(new, Scoring)
         fitted = ("context", "context_steps", "spread", "prior", "light")
-        same = all(getattr(calibrated, name) == getattr(wanted, name) for name in fitted)
-        return same and ("context" in calibrated.terms or "context" not in wanted.terms)
+        same = all(getattr(calibrated, name) == getattr(new, name) for name in fitted)
+        return same and ("context" in calibrated.terms or "context" not in new.terms)
 
     def _augmented_indices(self, train: Iterable[Sample]) -> list[Tensor]:
         """Return code indices (B, h, w) of `COPIES` brightness-augmented copies of the images;
