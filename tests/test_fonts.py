@@ -16,7 +16,7 @@ NOWHERE = "\U000f1234"
 """A private letter, which no font has."""
 
 
-def drawn(text: str, anchor: str = "la") -> np.ndarray:
+def rendered(text: str, anchor: str = "la") -> np.ndarray:
     image = Image.new("L", (400, 60), 255)
     draw_text(
         ImageDraw.Draw(image),
@@ -33,7 +33,7 @@ def drawn(text: str, anchor: str = "la") -> np.ndarray:
 def test_code_points_of_dejavu_are_drawn(text: str) -> None:
     assert drawable(text) == text
     assert families(text) == ["DejaVu Sans"]
-    assert (drawn(text) < 128).sum() > 50
+    assert (rendered(text) < 128).sum() > 50
 
 
 def test_character_without_a_font_is_escaped() -> None:
@@ -63,12 +63,12 @@ def test_text_is_split_where_a_letter_is_in_another_font(monkeypatch: pytest.Mon
         assert list(fonts._runs("aüb", False)) == [(lacks, "a"), (serif, "ü"), (lacks, "b")]
         assert families("aüb") == ["DejaVu Sans", "DejaVu Serif"]
         for anchor in ("la", "ma", "lm", "ls"):
-            mixed = drawn("aüb", anchor)
+            mixed = rendered("aüb", anchor)
             rows, columns = np.nonzero(mixed < 128)
             assert len(rows) > 50
             if anchor == "ma":
                 assert abs((columns.min() + columns.max()) / 2 - 200) < 4
-        baseline = [np.nonzero(drawn(t, "lm") < 128)[0].max() for t in ("aüb", "aub")]
+        baseline = [np.nonzero(rendered(t, "lm") < 128)[0].max() for t in ("aüb", "aub")]
         assert abs(baseline[0] - baseline[1]) <= 1
     finally:
         fonts._font_of.cache_clear()

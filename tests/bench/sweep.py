@@ -375,7 +375,7 @@ def tables(repeats: int) -> Iterator[Table]:
     by_training, by_stages = case("naive"), case("staged")
     naive, stages = (Measured.of([values["seconds"]]) for values in (by_training, by_stages))
     pair, extracted, trivial = case("workers"), case("features"), case("hundred")
-    one, two = (Measured.of([pair[f"per hour, {count}"]]) for count in (1, 2))
+    single, two = (Measured.of([pair[f"per hour, {count}"]]) for count in (1, 2))
     alone = (cost["libraries"], "MLflow and Optuna writing as much")
     rows = [
         Row("a trial, outside training and scoring", cost["vqlab"], floor=alone[0],
@@ -384,7 +384,7 @@ def tables(repeats: int) -> Iterator[Table]:
         Row("40 settings on one category", stages, naive, "a training for each"),
         Row("imports to the first training step", Measured.of([case("start")["seconds"]]),
             unit="wall s"),
-        Row("trials of 2 workers", two, one, "1 worker", unit="per hour"),
+        Row("trials of 2 workers", two, single, "1 worker", unit="per hour"),
     ]  # fmt: skip
     notes = [
         f"Best validation pixel AUROC of the 40 settings: {by_stages['best']:.4f} by stages, "

@@ -32,7 +32,8 @@ def test_the_tables_of_a_study_fit(width: int) -> None:
     ]
     result: SweepResult = SimpleNamespace(  # type: ignore[assignment]
         study="cable-all-quick-9f3d", objective="validation/pixel_ap", best=trials[0],
-        trials=trials, tested=tested, recipes={"memory_bank": trials[0], LONG: None},
+        trials=trials, tested=tested, recipes={""
+        "memory_bank": trials[0], LONG: None}, comparisons={},
     )  # fmt: skip
     lines = lines_of(trial_tables.trials_table(result), width)
     chosen = ["codebook_size=512", "learning_rate=0.0001", "terms=error+context"]

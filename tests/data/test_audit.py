@@ -144,13 +144,15 @@ def test_undefined_without_defects(tmp_path: Path) -> None:
 
 
 def test_metric_keys(tmp_path: Path) -> None:
-    def one(name: str, value: float | None) -> CategoryAudit:
+    def audit_of(name: str, value: float | None) -> CategoryAudit:
         aurocs = {} if value is None else dict.fromkeys(STATISTICS, value)
         return CategoryAudit(name, 1, 1, aurocs, dict.fromkeys(aurocs, True), "keep")
 
-    alone = audit_metrics({"nut": one("nut", 0.7)})
+    alone = audit_metrics({"nut": audit_of("nut", 0.7)})
     assert alone == {f"audit/{name}": 0.7 for name in STATISTICS}
-    several = audit_metrics({"a": one("a", 0.5), "b": one("b", 1.0), "c": one("c", None)})
+    several = audit_metrics(
+        {"a": audit_of("a", 0.5), "b": audit_of("b", 1.0), "c": audit_of("c", None)}
+    )
     assert several["audit/mean_grey"] == 0.75 and several["audit/b/mean_grey"] == 1
     assert len(several) == 3 * len(STATISTICS)
 

@@ -9,7 +9,7 @@ from sklearn.metrics import mutual_info_score
 from vqlab.metrics import entropy, mutual_information, purity
 
 
-def drawn(seed: int):
+def random_labellings(seed: int):
     """Two labellings of up to 60 things, anything from unrelated to the same."""
     rng = np.random.default_rng(seed)
     count = int(rng.integers(1, 60))
@@ -30,7 +30,7 @@ def by_definition(first, second):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_mutual_information_is_that_of_the_definition_and_of_sklearn(seed):
-    first, second = drawn(seed)
+    first, second = random_labellings(seed)
     result = mutual_information(first, second)
     assert result == pytest.approx(by_definition(first, second), abs=1e-12)
     assert result == pytest.approx(mutual_info_score(first, second), abs=1e-12)
@@ -38,7 +38,7 @@ def test_mutual_information_is_that_of_the_definition_and_of_sklearn(seed):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_laws_of_information(seed):
-    first, second = drawn(seed)
+    first, second = random_labellings(seed)
     result = mutual_information(first, second)
     assert result == pytest.approx(mutual_information(second, first), abs=1e-12)
     assert 0 <= result <= min(entropy(first), entropy(second)) + 1e-12

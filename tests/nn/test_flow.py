@@ -129,13 +129,13 @@ def test_block_laws(name: str, kernel: int) -> None:
     back, minus = part((z,), condition, rev=True)
     assert_same(back, (x,))
 
-    def one(vector: Tensor) -> Tensor:
+    def first_image(vector: Tensor) -> Tensor:
         return pack(part(unpack(vector, (x,)), tuple(c[:1] for c in condition))[0])
 
     log_det, minus = (torch.as_tensor(d).expand(3) for d in (log_det, minus))
-    assert_same((log_det[0], log_det), (log_abs_det(one, pack((x,))), -minus))
+    assert_same((log_det[0], log_det), (log_abs_det(first_image, pack((x,))), -minus))
     assert name in MIXINGS or log_det.abs().min() > 1e-3
-    assert torch.autograd.gradcheck(one, pack((x,)).requires_grad_())
+    assert torch.autograd.gradcheck(first_image, pack((x,)).requires_grad_())
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
@@ -149,10 +149,10 @@ def test_level_laws(kernel: int, mixing: MixingName, channels: int) -> None:
     back, minus = flow.inverse(z, condition)
     assert_same((back, minus), (x, -log_det))
 
-    def one(vector: Tensor) -> Tensor:
+    def first_image(vector: Tensor) -> Tensor:
         return pack((flow(*unpack(vector, (x,)), condition[:1])[0],))
 
-    assert_same((log_det[0],), (log_abs_det(one, pack((x,))),))
+    assert_same((log_det[0],), (log_abs_det(first_image, pack((x,))),))
 
 
 def pyramid(kernel: int) -> tuple[FusionFlow, list[Tensor], Tensor]:
@@ -173,19 +173,19 @@ def test_fusion_laws(kernel: int) -> None:
     assert [a.shape for a in z] == [a.shape for a in levels] and log_det.shape == (2,)
     assert_same((*back, minus), (*levels, -log_det))
 
-    def one(vector: Tensor) -> Tensor:
+    def first_image(vector: Tensor) -> Tensor:
         return pack(fusion(unpack(vector, levels), (condition[:1],))[0])
 
-    assert_same((log_det[0],), (log_abs_det(one, pack(levels)),))
+    assert_same((log_det[0],), (log_abs_det(first_image, pack(levels)),))
 
 
 def test_fusion_couples_every_channel_to_every_level() -> None:
     fusion, levels, condition = pyramid(3)
 
-    def one(vector: Tensor) -> Tensor:
+    def first_image(vector: Tensor) -> Tensor:
         return pack(fusion(unpack(vector, levels), (condition[:1],))[0])
 
-    jacobian = torch.autograd.functional.jacobian(one, pack(levels))
+    jacobian = torch.autograd.functional.jacobian(first_image, pack(levels))
     assert isinstance(jacobian, Tensor)
     size = levels[0][0].numel()
     assert (jacobian[:size, size:] != 0).any(1).all() and (jacobian[size:, :size] != 0).any(1).all()
@@ -252,10 +252,10 @@ def test_laws_of_the_whole(kernel: int, base: BaseName) -> None:
     codes = torch.tensor([1, 3])
     *_, log_det, log_prob = run(levels, codes)
 
-    def one(vector: Tensor) -> Tensor:
+    def first_image(vector: Tensor) -> Tensor:
         return pack(run(unpack(vector, levels), codes[:1])[:2])
 
-    assert_same((log_det[0],), (log_abs_det(one, pack(levels)),))
+    assert_same((log_det[0],), (log_abs_det(first_image, pack(levels)),))
     assert (run(levels, torch.tensor([2, 0]))[-1] - log_prob).abs().min() > 1e-3
 
 

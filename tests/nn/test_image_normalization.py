@@ -15,7 +15,7 @@ def fitted(scores: Tensor, concept: Tensor, concepts: int) -> ImageNormalization
     return level
 
 
-def drawn(locations: list[float], images: int, seed: int) -> tuple[Tensor, Tensor]:
+def random_scores(locations: list[float], images: int, seed: int) -> tuple[Tensor, Tensor]:
     draw = torch.Generator().manual_seed(seed)
     concept = torch.arange(len(locations)).repeat_interleave(images)
     noise = 0.3 * torch.randn(len(concept), generator=draw)
@@ -23,9 +23,9 @@ def drawn(locations: list[float], images: int, seed: int) -> tuple[Tensor, Tenso
 
 
 def test_products_that_lie_apart_are_brought_together() -> None:
-    scores, concept = drawn([1.0, 1.2, 3.5, 0.9], 20, seed=0)
+    scores, concept = random_scores([1.0, 1.2, 3.5, 0.9], 20, seed=0)
     level = fitted(scores, concept, 5)
-    new, of = drawn([1.0, 1.2, 3.5, 0.9], 200, seed=1)
+    new, of = random_scores([1.0, 1.2, 3.5, 0.9], 200, seed=1)
     measured = level.normalize(new, of).view(4, 200)
     assert measured.mean(1).abs().max() < 0.4
     assert measured.std(1) == pytest.approx([1.0] * 4, abs=0.15)
@@ -37,7 +37,7 @@ def test_concepts_that_lie_alike_keep_the_order_of_images() -> None:
     would be noise. Judged over several draws, for chance differs."""
     moved = []
     for seed in range(20):
-        level = fitted(*drawn([1.0] * 24, 8, seed), 24)
+        level = fitted(*random_scores([1.0] * 24, 8, seed), 24)
         moved.append(float(level.location.std() / level.scatter))
     own_means = 1 / 8**0.5
     assert sum(moved) / len(moved) < own_means / 3

@@ -28,7 +28,7 @@ def table(results: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def drawn(results: Path) -> set[str]:
+def picture_names(results: Path) -> set[str]:
     return {path.name for path in results.glob("*_viz.png")}
 
 
@@ -51,7 +51,7 @@ def test_every_file_has_a_row_and_a_picture(model: Model, photos: Photos, tmp_pa
         assert float(row["calibrated"]) == prediction.calibrated
         assert float(row["marked"]) == prediction.mask.mean()
         assert row["verdict"] == prediction.verdict
-    assert {row["picture"] for row in rows} == drawn(tmp_path / "p")
+    assert {row["picture"] for row in rows} == picture_names(tmp_path / "p")
     assert {row["verdict"] for row in rows} == {"pass", "reject"}
     assert list(read_rows(tmp_path / "p/scores.jsonl")) == summary.rows
     assert not (tmp_path / "p/.predict.partial").exists()
@@ -106,7 +106,10 @@ def test_unreadable_files_do_not_stop_the_others(
     assert "damaged" in rows["001.png"]["reason"] and "empty" in rows["empty.jpg"]["reason"]
     assert "/nowhere/1.png" in rows["gone.png"]["reason"]
     assert rows["text.png"]["verdict"] == "unreadable" and rows["text.png"]["score"] == ""
-    assert rows["000.png"]["score"] and drawn(tmp_path / "p") == {"000_viz.png", "002_viz.png"}
+    assert rows["000.png"]["score"] and picture_names(tmp_path / "p") == {
+        "000_viz.png",
+        "002_viz.png",
+    }
 
 
 def test_decoder_error_makes_a_file_unreadable(
@@ -149,7 +152,7 @@ def test_pictures(
     summary = predict_files(model, [photos(5)], tmp_path / "p", pictures=mode)
     highest = sorted(summary.rows, key=lambda row: -(row.score or 0))
     wanted = highest[: {"auto": 2, "all": 5, "none": 0}[mode]]
-    assert drawn(tmp_path / "p") == {row.picture for row in summary.rows if row.picture}
+    assert picture_names(tmp_path / "p") == {row.picture for row in summary.rows if row.picture}
     assert {row.file for row in summary.rows if row.picture} == {row.file for row in wanted}
     assert summary.pictures == len(wanted)
 
@@ -172,7 +175,9 @@ def test_an_interrupted_prediction_is_resumed(
     earlier = (results / "scores.csv").read_bytes()
     with pytest.raises(KeyboardInterrupt, match="6 of 10 .*--resume"):
         predict_files(model, [folder], results, pictures=mode, progress=stop_after(6))
-    assert (results / "scores.csv").read_bytes() == earlier and drawn(results) == {"000_viz.png"}
+    assert (results / "scores.csv").read_bytes() == earlier and picture_names(results) == {
+        "000_viz.png"
+    }
     journal = results / ".predict.partial/journal.jsonl"
     journal.write_text(journal.read_text() + '{"file": "cut')
     scored = []
@@ -183,7 +188,7 @@ def test_an_interrupted_prediction_is_resumed(
     assert scored == [7, 8, 9, 10]
     for name in ("scores.csv", "scores.jsonl"):
         assert (results / name).read_bytes() == (whole / name).read_bytes()
-    assert drawn(results) == drawn(whole)
+    assert picture_names(results) == picture_names(whole)
 
 
 def test_changed_new_and_deleted_files_are_noticed(
@@ -200,7 +205,7 @@ def test_changed_new_and_deleted_files_are_noticed(
     assert set(rows) == {"000.png", "001.png", "003.png", "004.png", "new.png"}
     for row in rows.values():
         assert float(row["score"]) == model.score(row["file"]).score
-    assert drawn(results) == {row["picture"] for row in rows.values()}
+    assert picture_names(results) == {row["picture"] for row in rows.values()}
 
 
 def test_other_settings_are_refused(

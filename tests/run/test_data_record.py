@@ -210,14 +210,14 @@ def test_runs_from_before_are_compared_as_ever(
         tracker._client.delete_tag(old.run_id, key)
     find = tracker.find
 
-    def found(reference: str) -> RunRecord:
+    def find_old(reference: str) -> RunRecord:
         record = find(reference)
         if record.run_id == old.run_id:
             record.params.pop("data.validation.source", None)
             record.params.pop("data.validation.fraction", None)
         return record
 
-    tracker.find = found  # type: ignore[method-assign]
+    tracker.find = find_old  # type: ignore[method-assign]
     try:
         assert promote(tracker, "part", ref=old.run_id).promoted
         compared = promote(tracker, "part", ref=synthetic.run_id)

@@ -247,11 +247,11 @@ def test_a_category_of_a_joint_model(root: Path, joint: Path, tmp_path: Path) ->
     history = History(joint / FOLDER)
     settings = DataSettings(root=root, categories=JOINT, joint=True, image_size=32)
     splits = load_dataset(settings)
-    own, others = ([r.path for r in splits.held_out.records if r.category == c] for c in JOINT)
+    used, others = ([r.path for r in splits.held_out.records if r.category == c] for c in JOINT)
     new = [picture(tmp_path, number) for number in range(30)]
     for path in new:
         judge_as("other", history, path, "good")
-    in_own = judge_as("other", history, own[0], "defect")
+    in_own = judge_as("other", history, used[0], "defect")
     in_other = judge_as("other", history, others[0], "defect")
     good_in_other = judge_as("other", history, others[1], "good")
     test_of_other = next(r.path for r in splits.test.records if r.category == "part")

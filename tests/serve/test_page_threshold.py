@@ -62,11 +62,14 @@ def test_counts_and_intervals_agree(browser: Any, server: str) -> None:
     defects = sorted(np.round(rng.normal(1, 1, 25), 1).tolist())
     with opened(browser, server) as page:
         for normals in (None, *map(CalibrationScores.of, (many, tied, tied[:1])), older(many)):
-            for known in (defects, []):
+            for known_defects in (defects, []):
                 thresholds = thresholds_around(sorted({*tied.tolist(), *many[::9], *defects}))
-                points = {"normals": normal_scores(normals), "defects": defect_scores(known)}
+                points = {
+                    "normals": normal_scores(normals),
+                    "defects": defect_scores(known_defects),
+                }
                 counts = page.evaluate(COUNTS, [points, thresholds])
-                assert counts == [expected(each, normals, known) for each in thresholds]
+                assert counts == [expected(each, normals, known_defects) for each in thresholds]
 
 
 def test_the_sentence_of_a_tested_model(

@@ -142,8 +142,8 @@ def test_recipes_whose_inputs_differ_in_shape_are_judged_on_the_same_images(
     first, second = (load_dataset(plan.config.data) for plan in comparison.plans.values())
     assert first.fingerprint == second.fingerprint
     assert first.test_fingerprint == second.test_fingerprint
-    for one, other in ((first.train, second.train), (first.validation, second.validation)):
-        assert one.records == other.records
+    for pair in ((first.train, second.train), (first.validation, second.validation)):
+        assert pair[0].records == pair[1].records
     assert first.test.records == second.test.records
     shapes = [each.test.resized(0).image.shape for each in (first, second)]
     assert shapes == [(64, 64, 3), (96, 32, 3)]

@@ -131,11 +131,11 @@ def _drop_ranked(table: FittedTable, width: int) -> FittedTable:
             words = [word for cell in cells for word in cell.split()]
             pieces = [piece for word in words for piece in _BREAKS.split(word)]
             sizes[index] = min(sizes[index], max(map(cell_len, [*pieces, ""])))
-    shown: list[int] = []
+    chosen: list[int] = []
     for index in sorted(range(len(sizes)), key=lambda index: table.columns[index].rank):
-        if not table.columns[index].rank or _total([sizes[i] for i in [*shown, index]]) <= width:
-            shown.append(index)
-    return _select(table, sorted(shown))
+        if not table.columns[index].rank or _total([sizes[i] for i in [*chosen, index]]) <= width:
+            chosen.append(index)
+    return _select(table, sorted(chosen))
 
 
 def _split(table: FittedTable, width: int) -> list[FittedTable]:

@@ -174,12 +174,12 @@ def make_board(
     ]
     for row in rows:
         groups[row.category, row.detector].append(row)
-    shown = {
+    by_run = {
         row.run.run_id: replace(row, settings=settings)
         for group in groups.values()
         for row, settings in zip(group, differing([row.settings for row in group]), strict=True)
     }
-    return Board([shown[run.run_id] for run in runs], total, metric)
+    return Board([by_run[run.run_id] for run in runs], total, metric)
 
 
 def _short(settings: Mapping[str, Any]) -> dict[str, Any]:

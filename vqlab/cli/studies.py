@@ -77,14 +77,14 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from vqlab.cli.fit_width import Column, from_columns
     from vqlab.cli.progress import out
 
-    shown = (
+    fields = (
         (Column("study", text=True, unbroken=True), "name"),
         (Column("category", text=True, rank=2), "category"),
         (Column("detector", text=True, rank=3), "detector"),
         (Column("status", text=True, rank=1), "status"),
         (Column("trials"), "trials"),
     )
-    columns = [(column, [str(row[name]) for row in rows]) for column, name in shown]
+    columns = [(column, [str(row[name]) for row in rows]) for column, name in fields]
     starts = [row["started"][:16].replace("T", " ") for row in rows]
     columns.append((Column("started", text=True), starts))
     out.print(from_columns(f"studies: {len(rows)}", columns))

@@ -155,11 +155,11 @@ def points_table(move: ThresholdMove) -> FittedTable:
         Column(f"escaped, {anomalies}"),
     ]  # fmt: skip
     named = [("current", move.current), ("chosen", move.moved)]
-    shown: dict[float, str] = {}
+    labels: dict[float, str] = {}
     for name, point in named:
         if point:
-            shown[point.threshold] = ", ".join(filter(None, [shown.get(point.threshold), name]))
-    points = [move.at(value) for value in shown]
+            labels[point.threshold] = ", ".join(filter(None, [labels.get(point.threshold), name]))
+    points = [move.at(value) for value in labels]
     for rate in _RATES:
         close = [p for p in move.curve if p.rejects and p.rejects.hits <= rate * p.rejects.total]
         if close:
@@ -168,8 +168,8 @@ def points_table(move: ThresholdMove) -> FittedTable:
                 points.append(point)
     rows = [
         Row(
-            [shown.get(point.threshold, ""), f"{point.threshold:.5g}", *_errors(point)],
-            "bold" if point.threshold in shown else "",
+            [labels.get(point.threshold, ""), f"{point.threshold:.5g}", *_errors(point)],
+            "bold" if point.threshold in labels else "",
         )
         for point in sorted(points, key=lambda point: point.threshold)
     ]

@@ -26,7 +26,7 @@ def correlate(
     *,
     preset: str = "full",
     results: Path = Path("results"),
-    on_progress: OnProgress = lambda what, done, total: None,
+    on_progress: OnProgress = lambda task, done, total: None,
 ) -> list[Correlation]:
     """Measure every setting of a grid on every category, and correlate the ranks.
 

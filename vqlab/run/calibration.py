@@ -35,7 +35,7 @@ def extract_features(
     trainer: Trainer,
     splits: Splits,
     test: bool = True,
-    on_progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    on_progress: Callable[[str, int, int], None] = lambda task, done, total: None,
 ) -> dict[str, str]:
     """Extract and cache the features of a run before training starts.
 

@@ -95,7 +95,7 @@ def run(
     test: bool = True,
     assess: Assess | None = None,
     on_epoch: OnEpoch = lambda epoch, epochs, metrics: None,
-    on_progress: OnProgress = lambda what, done, total: None,
+    on_progress: OnProgress = lambda task, done, total: None,
 ) -> Outcome:
     """Train, calibrate and evaluate one model as one tracked run.
 
@@ -289,7 +289,7 @@ def evaluate_model(
     data: Data,
     tracker: Tracker,
     results: Path,
-    on_progress: OnProgress = lambda what, done, total: None,
+    on_progress: OnProgress = lambda task, done, total: None,
     shifts: int = 0,
 ) -> tuple[Report, Path]:
     """Evaluate a model on the test set of a folder (default: the training data) as a new run.

@@ -107,7 +107,7 @@ def test_model(
     splits: Splits,
     tracked: Run,
     results: Path,
-    on_progress: OnProgress = lambda what, done, total: None,
+    on_progress: OnProgress = lambda task, done, total: None,
     validation: Predictions | None = None,
     concepts: Concepts | None = None,
 ) -> TestResult:

@@ -89,7 +89,7 @@ def sweep(
     """
     started = time.monotonic()
     splits = _load(comparison, test=bool(test))
-    asked = [TrialKey.parse(str(trial)) for trial in test]
+    requested = [TrialKey.parse(str(trial)) for trial in test]
     name = comparison.sweep_name(splits)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     locked = sweep_lock(tracker.root / "locks", name)
@@ -99,7 +99,7 @@ def sweep(
         done = studies.n_done()
         if done < trials:
             _check_buildable(comparison)
-        request_tests(studies, asked, more=done < trials)
+        request_tests(studies, requested, more=done < trials)
         pages.save()
         on_event(StudyOpened(name, pages.table_link, comparison.objective, done, trials, notes))
         studies.set_attribute(PRESET, comparison.preset or "full")
@@ -112,8 +112,8 @@ def sweep(
             with _running(context, trials):
                 launcher = execution.launcher_for(studies, tracker, trials)
                 _run_trials(context, mirror, storage, launcher, trials, started + timeout)
-        result = finish(context, mirror, trials, pages, results, started, asked)
-        request_tests(studies, asked)  # raises for requested trials that did not complete
+        result = finish(context, mirror, trials, pages, results, started, requested)
+        request_tests(studies, requested)  # raises for requested trials that did not complete
         return result
 
 

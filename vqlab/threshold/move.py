@@ -104,7 +104,7 @@ def plan_move(
     target: Target | None,
     good: Path | None = None,
     data: Path | None = None,
-    on_progress: OnProgress = lambda what, done, total: None,
+    on_progress: OnProgress = lambda task, done, total: None,
 ) -> ThresholdMove:
     """Score the images that set the threshold, and choose it; no test image is scored.
 

@@ -37,8 +37,8 @@ def test_a_folder_of_images_selects_resolution_and_category(tmp_path: Path) -> N
     root = make_real_iad(tmp_path)
     (root / "realiad_1024").rename(root / "realiad_256")
     assert categories_in(root / "realiad_256") == ["audiojack"]
-    one = DataSettings(root=root / "realiad_256/audiojack", image_size=32)
-    splits = load_dataset(one)
+    settings = DataSettings(root=root / "realiad_256/audiojack", image_size=32)
+    splits = load_dataset(settings)
     assert splits.categories == ("audiojack",)
     whole = load_dataset(DataSettings(root=root, categories="audiojack", image_size=32))
     assert splits.fingerprint == whole.fingerprint

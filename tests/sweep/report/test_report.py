@@ -44,7 +44,7 @@ def settings(trial: optuna.Trial) -> float:
     return 0.95 - 0.1 * (math.log10(rate) + 3) ** 2
 
 
-def one(trial: optuna.Trial) -> float:
+def varied_trial(trial: optuna.Trial) -> float:
     """A study of one recipe: pruned and failed trials, a search within each."""
     note(trial, run_id=f"run{trial.number:03d}")
     note(trial, as_in_recipe=trial.number == 0)
@@ -128,7 +128,7 @@ NAME = "<script>alert(1)</script> & [cable]"
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[optuna.Study, Path]:
     folder = tmp_path_factory.mktemp("one")
-    study = swept(one, 24)
+    study = swept(varied_trial, 24)
     number = study.best_trial.number
     metrics = {"test/pixel_auroc": 0.9123, "test/aupro": 0.8, "test/false_reject_rate": 0.1}
     metrics |= {"test/pixel_auroc_low": 0.9012, "test/pixel_auroc_high": 0.9234}
@@ -217,13 +217,13 @@ def test_the_table_holds_every_trial_with_all_digits(report: tuple[optuna.Study,
 
 
 def test_importances_name_the_setting_that_matters() -> None:
-    ((name, shares),) = importances(StudyData(alone(swept(one, 60)), [AUROC])).items()
+    ((name, shares),) = importances(StudyData(alone(swept(varied_trial, 60)), [AUROC])).items()
     assert max(shares, key=shares.__getitem__) == "learning_rate"
     assert sum(shares.values()) == pytest.approx(1)
     assert "pattern.codebook_size" in shares  # two words where one is ambiguous
     assert "code_smoothing" not in shares  # not sampled, but the best of each trial
     assert name == f"{AUROC} · best 6 of 57 trials"
-    ((name, _),) = importances(StudyData(alone(swept(one, 24)), [AUROC])).items()
+    ((name, _),) = importances(StudyData(alone(swept(varied_trial, 24)), [AUROC])).items()
     assert name.endswith("best 3 of 21 trials: too few to be reliable")
     assert importances(StudyData(alone(of(0.5, 0.5, 0.5, 0.5, 0.5)), [AUROC])) == {}
 
@@ -367,7 +367,7 @@ def test_no_name_or_value_becomes_markup(tmp_path: Path) -> None:
 
 
 def test_the_same_study_gives_the_same_files(tmp_path: Path) -> None:
-    study = swept(one, 4)
+    study = swept(varied_trial, 4)
     for name in ("a", "b"):
         write_report(alone(study), [AUROC], tmp_path / name, ReportContext())
     for path in sorted((tmp_path / "a").iterdir()):
@@ -397,7 +397,7 @@ def test_no_trial_of_the_front_is_dominated() -> None:
 
 
 def test_differences_from_the_recipe_are_drawn_with_their_intervals(tmp_path: Path) -> None:
-    study = swept(one, 4)
+    study = swept(varied_trial, 4)
     differences = {
         TrialKey("", 1): Difference(0.0123, Interval(0.0012, 0.0345), 0.01),
         TrialKey("", 2): Difference(-0.02, Interval(-0.06, 0.01), 0.4),

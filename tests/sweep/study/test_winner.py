@@ -127,8 +127,8 @@ def test_the_best_recipe_wins_by_its_own_winner(tracker: Tracker, tmp_path: Path
     keys = [str(key_of(trial)) for trial in map(rule.winner, (None, "a", "b")) if trial]
     assert keys == ["b:0", "a:0", "b:0"]
     assert rule.not_clearly_better() == {TrialKey("a", 1)}
-    own, compared = "Trial b:0 has the recipe's own settings.", rule.recipe_comparisons()
-    assert rule.reason().startswith(f"{own} Recipe b is better than a (trial a:0: -")
+    settings_won, compared = "Trial b:0 has the recipe's own settings.", rule.recipe_comparisons()
+    assert rule.reason().startswith(f"{settings_won} Recipe b is better than a (trial a:0: -")
     assert compared.keys() == {"a"} and compared["a"].distinguishable
 
 

@@ -45,11 +45,11 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
         run.log_metrics({"test/image_auroc": 1.0})
         return Report({}, {}), {}, results
 
-    def drawn(study: Any, objectives: Any, folder: Path, *_: Any) -> None:
+    def write_page(study: Any, objectives: Any, folder: Path, *_: Any) -> None:
         (folder / "study.html").write_text("nothing")
 
     monkeypatch.setattr("vqlab.sweep.result.test_model", tested)
-    monkeypatch.setattr("vqlab.sweep.result.write_report", drawn)
+    monkeypatch.setattr("vqlab.sweep.result.write_report", write_page)
 
 
 def go(root: Path, tracker: Tracker, trials: int = 3, seed: int = 0, **more: Any) -> SweepResult:

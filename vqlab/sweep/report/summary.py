@@ -97,13 +97,13 @@ def _test_metrics(data: StudyData, context: ReportContext) -> str:
         columns["mean_image (baseline)"] = context.baseline
     values = [{_metric(k): v for k, v in metrics.items()} for metrics in columns.values()]
     names = dict.fromkeys(name for metrics in values for name in metrics)
-    shown = [name for name in names if name in METRICS]
+    names_in_order = [name for name in names if name in METRICS]
     head = "".join(f"<th>{html.escape(title)}</th>" for title in ("", *columns))
     body = [
         f"<tr><td>{html.escape(charts.with_direction(name))}</td>"
         + "".join(f"<td>{_with_interval(metrics, name)}</td>" for metrics in values)
         + "</tr>"
-        for name in shown
+        for name in names_in_order
     ]
     return (
         '<h2 id="test">Test metrics, with 95 % intervals</h2>\n'
