@@ -170,6 +170,23 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["[" * 200_000, "no JSON", None])
+def test_a_description_that_is_not_json_is_refused(tmp_path: Path, text: str | None) -> None:
+    """Its digest is correct, as a stranger can compute it."""
+    path = save_checkpoint(tmp_path / "model", nn.Linear(1, 1), META)
+    with safetensors.safe_open(path, "pt") as file:
+        header, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
+    del header["json"]
+    header |= {} if text is None else {"json": text}
+    header["sha256"] = checkpoint._digest(tensors, str(text))
+    safetensors.torch.save_file(tensors, path, header)
+    with pytest.raises(UserError, match="model is truncated or damaged .its description is not"):
+        load_checkpoint(path)
+    path.write_bytes((200_000).to_bytes(8, "little") + b"[" * 200_000)
+    with pytest.raises(UserError, match="model must be a vqlab checkpoint"):
+        load_checkpoint(path)
+
+
 def test_kinds_are_told_apart(tmp_path: Path) -> None:
     state = save_state(tmp_path / "state", {"a": 1})
     with pytest.raises(UserError, match="state must be a vqlab checkpoint; got a vqlab training"):

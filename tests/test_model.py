@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
+from tiny_model import tiny_model
+
+from vqlab.checkpoint import save_checkpoint
 from vqlab.data import load_dataset
+from vqlab.model import Model
 from vqlab.run import calibrate_and_assess, make_trainer, resolve
 from vqlab.training import choose_device
+from vqlab.types import UserError
 
 LOAD = """
 import json, sys
@@ -35,3 +44,34 @@ def test_a_fresh_process_loads_and_scores_without_heavy_libraries(
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     score, heavy = json.loads(done.stdout)
     assert score > 0 and heavy == []
+
+
+def without(tree: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in tree.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda meta: [],
+        lambda meta: without(meta, "config"),
+        lambda meta: meta | {"config": [1]},
+        lambda meta: meta | {"config": without(meta["config"], "features")},
+        lambda meta: meta | {"config": meta["config"] | {"detector": "vqvae"}},
+        lambda meta: without(meta, "thresholds"),
+        lambda meta: meta | {"thresholds": "none"},
+        lambda meta: meta | {"thresholds": meta["thresholds"] | {"image": math.nan}},
+        lambda meta: meta | {"thresholds": meta["thresholds"] | {"pixel": "high"}},
+        lambda meta: meta | {"thresholds": meta["thresholds"] | {"calibration": {"count": 3}}},
+    ],
+)
+def test_a_checkpoint_without_settings_or_thresholds_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], Any]
+) -> None:
+    model = tiny_model(1.0, [0.1, 0.2])
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, model.detector, change(dict(model.meta)), model.backbone)
+    with pytest.raises(UserError, match=r"model\.safetensors must state settings and thresholds"):
+        Model.load(path)
+    model.save(path)
+    assert Model.load(path).thresholds == model.thresholds

@@ -194,9 +194,13 @@ def _load(path: Path, kind: str) -> tuple[dict[str, Tensor], Any]:
         tensors: dict[str, Tensor] = safetensors.torch.load(data)
     except (SafetensorError, ValueError) as error:
         raise UserError(_damaged(path, str(error))) from None
-    if _digest(tensors, header["json"]) != header.get("sha256"):
+    text = str(header.get("json"))
+    if _digest(tensors, text) != header.get("sha256"):
         raise UserError(_damaged(path, "its contents do not match their digest"))
-    return tensors, json.loads(header["json"])
+    try:
+        return tensors, json.loads(text)
+    except (ValueError, RecursionError):
+        raise UserError(_damaged(path, "its description is not JSON")) from None
 
 
 def _damaged(path: Path, reason: str) -> str:
@@ -210,7 +214,7 @@ def _header(data: bytes) -> dict[str, str]:
         header = json.loads(data[_LENGTH.size : _LENGTH.size + length])
         metadata = header["__metadata__"]
         return dict(metadata) if isinstance(metadata, dict) else {}
-    except (struct.error, ValueError, TypeError, KeyError):
+    except (struct.error, ValueError, TypeError, KeyError, RecursionError):
         return {}
 
 

@@ -81,9 +81,17 @@ class Thresholds:
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> Thresholds:
-        """Restore thresholds from `dataclasses.asdict`, including those of older checkpoints."""
+        """Restore thresholds from `dataclasses.asdict`, including those of older checkpoints.
+
+        Raises TypeError or ValueError for other values.
+        """
         summary = tree.get("calibration")
-        return cls(**{**tree, "calibration": summary and CalibrationScores(**summary)})
+        read = cls(**{**tree, "calibration": summary and CalibrationScores(**summary)})
+        normal = read.calibration
+        scores = () if normal is None else (*normal.quantiles, *normal.scores)
+        if np.isnan(np.array([read.image, read.pixel, *scores], np.float64)).any():
+            raise ValueError("thresholds must be numbers; got NaN.")
+        return read
 
     def verdict(self, score: float) -> Verdict:
         """Return `pass`, `review` or `reject` for a raw image score."""

@@ -137,7 +137,14 @@ class Model:
     def load(cls, path: Path, device: str | torch.device = "auto") -> Model:
         """Load a checkpoint. Raises UserError for a missing, truncated or other file."""
         state, meta = load_checkpoint(path)
-        config = meta["config"]
+        try:
+            thresholds = Thresholds.from_json(meta["thresholds"])
+            config = {name: dict(meta["config"][name]) for name in ("data", "features", "detector")}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"checkpoint {path} must state settings and thresholds ({error!r}); choose a file "
+                "that vqlab wrote, or train again."
+            ) from None
         data = validate(DataSettings, config["data"], "data.")
         features = validate(FeatureSettings, config["features"], "features.")
         trained, frozen = split_state(state)
@@ -152,7 +159,6 @@ class Model:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         device = torch.device(device)
         detector.to(device).eval()
-        thresholds = Thresholds.from_json(meta["thresholds"])
         model = cls(detector, backbone.to(device), data, thresholds, meta, device)
         try:
             _ = model.areas
