@@ -13,6 +13,7 @@ from vqlab.run import (
     TRAINED_TAG,
     TRAINING_CPU,
     TRAINING_TAG,
+    limit_settings,
     make_trainer,
     reused_tags,
     start,
@@ -43,7 +44,8 @@ def start_trained(
     tracked = start(tracker, config, splits, cell.title, tags)
     if TRAINING_CPU in record.metrics:
         tracked.log_metrics({TRAINING_CPU: record.metrics[TRAINING_CPU]})
-    trainer = make_trainer(config, splits, choose_device(config.training))
+    limited, _ = limit_settings(config, splits)
+    trainer = make_trainer(limited, splits, choose_device(config.training))
     weights = model.detector.state_dict()
     trainer.detector.load_state_dict(weights)
     epochs = tracker.history(record.run_id, ("train/", "codebook/"))[: config.training.epochs]

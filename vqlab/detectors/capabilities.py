@@ -67,6 +67,15 @@ class HasNormalization(Protocol):
 
 
 @runtime_checkable
+class LimitedByImages(Protocol):
+    """Has settings that must suit the number of training images."""
+
+    @classmethod
+    def limit(cls, config: Settings, images: int) -> Settings:
+        """Return the settings to use with this number of training images, or tiles."""
+
+
+@runtime_checkable
 class HasPanels(Protocol):
     """Offers pictures of its intermediate outputs."""
 

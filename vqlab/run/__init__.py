@@ -9,6 +9,7 @@ from vqlab.run.calibration import (
     unseen_in_fitting,
 )
 from vqlab.run.fit import STATE, OnEpoch
+from vqlab.run.limits import limit_settings
 from vqlab.run.names import run_name, short_names
 from vqlab.run.pages import PICTURES, TEST_METRICS, show_experiment
 from vqlab.run.ranks import train_on_rank
@@ -69,6 +70,7 @@ __all__ = [
     "model_configs",
     "evaluate_model",
     "experiment_of",
+    "limit_settings",
     "calibrate_and_assess",
     "log_data",
     "log_evidence",

@@ -22,6 +22,7 @@ from vqlab.run.calibration import assess_scored, calibrated_model, extract_featu
 from vqlab.run.concepts import concept_metrics, training_concepts
 from vqlab.run.description import describe_run
 from vqlab.run.fit import STATE, OnEpoch, fit
+from vqlab.run.limits import limit_settings
 from vqlab.run.normal_images import with_normal_images
 from vqlab.run.pages import show_experiment
 from vqlab.run.saved import CHECKPOINT, explain_recovery
@@ -107,13 +108,16 @@ def run(
     device = choose_device(config.training)
     splits = splits or load_dataset(config.data)
     has_test_images = _check_splits(config, splits, test)
+    identity = config  # as it was asked for, by which the run is found again
+    if test:  # a trial of a sweep is refused instead: its value would count for other settings
+        config, splits = limit_settings(config, splits)
     kind = SharedTrainer if distributed.ranks() > 1 else Trainer
     trainer = make_trainer(config, splits, device, kind)
     reused = extract_features(trainer, splits, has_test_images, on_progress)
     with (
         explain_recovery() as saved,
         recording.resumed
-        or start(tracker, config, splits, recording.name, recording.tags) as tracked,
+        or start(tracker, identity, splits, recording.name, recording.tags) as tracked,
     ):
         tracked.set_tags(reused)
         model = _train(trainer, config, splits, tracked, on_epoch, save_diverged=test)

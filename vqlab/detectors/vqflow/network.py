@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from vqlab.config import Settings
 from vqlab.detectors.base import Detector
 from vqlab.detectors.vqflow.level import (
     Condition,
@@ -104,6 +105,17 @@ class FlowNetwork(Detector):
         images = torch.arange(len(vectors)).repeat_interleave(counts).to(vectors.device)
         patches = torch.cat([part for batch in parts for part in batch])
         coverage.fit(patches, images, vectors, self.concepts.quantizer.codebook)
+
+    @classmethod
+    def limit(cls, config: Settings, images: int) -> Settings:
+        """Return settings with a quarter as many prototypes as images if there are fewer images
+        than prototypes."""
+        assert isinstance(config, VQFlowSettings)
+        concept = config.concept
+        if not concept.enabled or images >= concept.codebook_size:
+            return config
+        fewer = concept.model_copy(update={"codebook_size": max(1, images // 4)})
+        return config.model_copy(update={"concept": fewer})
 
     def _check_images(self, images: int) -> None:
         size = self.config.concept.codebook_size

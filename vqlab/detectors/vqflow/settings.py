@@ -20,6 +20,7 @@ class ConceptSettings(Settings):
 
     enabled: bool = True
     codebook_size: int = Field(32, ge=1, le=4096)
+    """With fewer training images than this, a run uses a quarter of their number."""
     dim: int = Field(64, ge=1, le=4096)
     encoder: Literal["pca", "mlp"] = "pca"
     """Encoder of the mean of the deepest level. `pca`: fixed principal axes; `mlp`: learned, as in
