@@ -10,6 +10,7 @@ from vqlab.detectors import detector_class, names, register
 from vqlab.testing import CHECKS, PYRAMID, SPEC, Check, DetectorCase, run_check
 from vqlab.types import UserError
 
+pytestmark = pytest.mark.usefixtures("narrow_fusion")
 FLOW = {
     "neighbourhood": 1,
     "positions": 8,

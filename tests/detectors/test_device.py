@@ -7,7 +7,6 @@ and so does reading a value. Restarting dead codes chooses them by value and is 
 from __future__ import annotations
 
 from copy import deepcopy
-from functools import cache
 
 import pytest
 import torch
@@ -15,24 +14,20 @@ from test_contract import CASES as MARKED_CASES
 
 from vqlab.detectors import Detector
 from vqlab.nn.codebook import Codebook
-from vqlab.testing import products, train
+from vqlab.testing import products
 from vqlab.types import Sample
 
+pytestmark = pytest.mark.usefixtures("narrow_fusion")
 CASES = [case.values[0] for case in MARKED_CASES]
 NUMBERS = [
     pytest.param(number, id=case.id, marks=case.marks) for number, case in enumerate(MARKED_CASES)
 ]
 
 
-@cache
-def trained(number: int) -> Detector:
-    """A detector of the contract's cases, trained until its codebooks are in use."""
-    return train(CASES[number].build(), steps=22)
-
-
 def on(device: str, number: int) -> tuple[Detector, Sample]:
-    """A copy of the trained detector, without restarts, and images, on the device."""
-    detector = deepcopy(trained(number)).to(device)
+    """A copy of a detector of the contract's cases, trained until its codebooks are in use, without
+    restarts, and images, on the device."""
+    detector = deepcopy(CASES[number].briefly_trained).to(device)
     for module in detector.modules():
         if isinstance(module, Codebook):
             module.restart = 0.0
@@ -68,7 +63,7 @@ def test_cuda_scores_as_the_cpu(number: int) -> None:
     detector, sample = on("cuda", number)
     with torch.no_grad():
         got = detector.eval().score(sample)
-        expected = trained(number).score(CASES[number].sample(products(6, seed=3)))
+        expected = CASES[number].briefly_trained.score(CASES[number].sample(products(6, seed=3)))
     torch.testing.assert_close(got.image_score.cpu(), expected.image_score, rtol=1e-2, atol=1e-3)
     with torch.autocast("cuda", torch.bfloat16):
         loss = detector.train().loss(sample)["loss"]

@@ -106,6 +106,7 @@ def test_golden_short_run() -> None:
     assert anomalous == pytest.approx([23.34, 23.70, 25.57], rel=0.02)
 
 
+@pytest.mark.usefixtures("narrow_fusion")
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_every_ablation_trains_and_finds_a_defect(name: str) -> None:
     detector = build(ABLATIONS[name])
