@@ -391,7 +391,8 @@ def test_intervals_and_evidence_are_recorded(outcome: Outcome, store: Tracker) -
     assert "test/image_auroc_low" not in record.metrics  # of four normal images
     notes = " ".join(outcome.test.notes)
     assert (
-        "no 95 % interval of image AUROC, image AP, image F1max" in notes and "got 4 and 6" in notes
+        "no 95 % interval for image AUROC, image AP, image F1max" in notes
+        and "got 4 and 6" in notes
     )
     assert not any(key.startswith("validation/image_auroc_") for key in record.metrics)
     measured = load_evidence(record.artifact(EVIDENCE))["cable"]
