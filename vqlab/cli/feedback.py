@@ -31,7 +31,7 @@ def feedback(
 ) -> None:
     """Turn human verdicts (from the page of `vqlab serve`) into a dataset to train on.
 
-    The dataset contains the images of the champion's dataset in their present roles, and the judged
+    The dataset contains the images of the champion's dataset in their current roles, and the judged
     images. Of the good ones, 60 % become training images, 20 % threshold images (held out) and 20 %
     test images, chosen by a hash of the pixels; defects become test images; unsure ones are not
     used. An image never changes its role, which is the same in all categories of a joint model. Use
