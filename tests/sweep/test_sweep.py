@@ -291,7 +291,7 @@ def test_a_live_codebook_beats_a_better_dead_one(tmp_path: Path) -> None:
 
 def test_one_sweep_at_a_time(tmp_path: Path) -> None:
     with sweep_lock(tmp_path, "s"):
-        with pytest.raises(UserError, match=f"process {os.getpid()} already"):
+        with pytest.raises(UserError, match=f"process {os.getpid()}; wait for it"):
             with sweep_lock(tmp_path, "s"):
                 pass
         with sweep_lock(tmp_path, "another"):
@@ -610,7 +610,7 @@ def test_ctrl_c_leaves_all_consistent_and_says_how_to_go_on(scripted: Tree, stor
             if isinstance(event, EpochDone) and event.number == 1:
                 raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted, match="1 of 3 trials done; the same command goes on"):
+    with pytest.raises(Interrupted, match="1 of 3 trials done; run the same command to resume"):
         run_sweep(recipe, store, 3, axes, Stopping())
     assert not any(r.status == "RUNNING" for r in store.runs())
     result = run_sweep(recipe, store, 3, axes, events)
