@@ -144,9 +144,8 @@ def run(
         shutil.rmtree(folder, ignore_errors=True)
     return Outcome(
         tracked.id, model, checkpoint, validation, *tested,
-        seconds=time.monotonic() - start_time,
+        seconds=time.monotonic() - start_time, test_split=config.test_split, link=tracked.link,
         last_epoch=dict(trainer.history[-1]) if trainer.history else {},
-        test_split=config.test_split, link=tracked.link,
     )  # fmt: skip
 
 
