@@ -246,7 +246,8 @@ def test_wrong_names_are_a_sentence(root: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=words):
             correlate(path, roots, categories, None)  # type: ignore[arg-type]
     with pytest.raises(
-        UserError, match="study nothing does not exist; available: choice, validation; or use a YAML file"
+        UserError,
+        match="study nothing does not exist; available: choice, validation; or use a YAML file",
     ):
         read_grid("nothing")
     (tmp_path / "part.csv").write_text("a,b\n1,2\n")
