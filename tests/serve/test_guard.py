@@ -320,6 +320,7 @@ def test_invalid_http_is_refused(server: str) -> None:
 def test_a_log_line_cannot_be_forged(server: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="vqlab.serve.access"):
         requests.get(f"{server}/x%0a%7b%22status%22:1%7d%1b[31m", timeout=10)
+        wait_for(lambda: caplog.records)  # written after the answer was sent
     (line,) = [record.getMessage() for record in caplog.records]
     assert "\n" not in line and "\x1b" not in line
     assert json.loads(line)["path"] == '/x\\n{"status":1}\\x1b[31m'
