@@ -10,11 +10,14 @@ import contextlib
 import logging
 import os
 import sqlite3
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+from filelock import FileLock
 
 from vqlab.errors import UserError
 from vqlab.text import storable
@@ -241,10 +244,12 @@ class History:
     def _connect(self) -> Iterator[sqlite3.Connection]:
         """Open the database for one transaction; create it if necessary."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if not _is_created(self._file):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                _create(self._file)
             with contextlib.closing(sqlite3.connect(self._file, timeout=_TIMEOUT)) as database:
                 database.row_factory = sqlite3.Row
-                _prepare(database, self._file)
+                _check_version(database, self._file)
                 with database:
                     yield database
         except (sqlite3.Error, OSError) as error:
@@ -255,22 +260,33 @@ class History:
             ) from None
 
 
-def _prepare(database: sqlite3.Connection, file: Path) -> None:
-    """Create the tables of a new database. Raises UserError if a newer vqlab wrote it."""
+def _check_version(database: sqlite3.Connection, file: Path) -> None:
+    """Raise HistoryError unless this version of vqlab can use the database."""
     version = database.execute("PRAGMA user_version").fetchone()[0]
-    if version > _VERSION:
-        raise HistoryError(
-            f"{file} must have version {_VERSION} or lower; got {version}; update vqlab."
-        )
-    if version == _VERSION:
-        return
-    database.execute("PRAGMA journal_mode = WAL")
-    with database:
-        database.execute("BEGIN IMMEDIATE")  # one process creates the tables, others wait
-        if database.execute("PRAGMA user_version").fetchone()[0] == 0:
-            for statement in _SCHEMA.split(";"):
-                database.execute(statement)
-            database.execute(f"PRAGMA user_version = {_VERSION}")
+    if version != _VERSION:
+        raise HistoryError(f"{file} must have version {_VERSION}; got {version}; update vqlab.")
+
+
+def _create(file: Path) -> None:
+    """Create the database unless another thread or process has created it.
+
+    The file gets its name when it is complete: SQLite cannot enable WAL mode while other
+    connections read.
+    """
+    with FileLock(file.with_suffix(".lock")):
+        if _is_created(file):
+            return
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=file.parent) as folder:
+            new = Path(folder) / file.name
+            with contextlib.closing(sqlite3.connect(new)) as database:
+                database.execute("PRAGMA journal_mode = WAL")
+                database.executescript(_SCHEMA)
+                database.execute(f"PRAGMA user_version = {_VERSION}")
+            os.replace(new, file)
+
+
+def _is_created(file: Path) -> bool:
+    return file.is_file() and file.stat().st_size > 0
 
 
 def _clause(where: HistoryFilter) -> tuple[str, Sequence[str]]:
