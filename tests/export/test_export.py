@@ -97,7 +97,7 @@ def test_another_model_is_no_match(bundle: Path, make_model: Callable[..., Model
 
 def test_another_threshold_gives_other_verdicts(bundle: Path, mean_image: Model) -> None:
     exported = runtime.Model(bundle / "model.onnx")
-    exported.description["thresholds"]["image"] = 0.0
+    exported.thresholds = replace(exported.thresholds, image=0.0)
     parity = measure_parity(mean_image, exported, images_of(mean_image))
     assert parity.different
     with pytest.raises(UserError, match="must give the same verdicts"):

@@ -84,7 +84,7 @@ class TorchScript(Format):
         return path
 
     def load(self, path: Path) -> runtime.Model:
-        return _TorchScriptModel(path)
+        return _TorchScriptModel(path, threads=1)
 
 
 class _Batched(nn.Module):
@@ -104,12 +104,12 @@ class _Batched(nn.Module):
 
 
 class _TorchScriptModel(runtime.Model):
-    def __init__(self, path: Path) -> None:
+    def open(self, path: str, threads: int | None) -> str:
         extra = {TorchScript.described: ""}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._module = torch.jit.load(path, _extra_files=extra)  # type: ignore[no-untyped-call]
-        self.description = json.loads(extra[TorchScript.described])
+        return extra[TorchScript.described]
 
     @torch.no_grad()
     def run(self, images: Array) -> tuple[Array, Array]:
@@ -137,18 +137,19 @@ class OpenVino(Format):
         return folder / self.file
 
     def load(self, path: Path) -> runtime.Model:
-        return _OpenVinoModel(path)
+        return _OpenVinoModel(path, threads=1)
 
 
 class _OpenVinoModel(runtime.Model):
-    def __init__(self, path: Path) -> None:
+    def open(self, path: str, threads: int | None) -> str:
         import openvino
 
         core = openvino.Core()
         model = core.read_model(path)
-        self.description = json.loads(model.get_rt_info([KEY]).astype(str))
-        settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+        settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
         self._compiled = core.compile_model(model, "CPU", settings)
+        description: str = model.get_rt_info([KEY]).astype(str)
+        return description
 
     def run(self, images: Array) -> tuple[Array, Array]:
         result = self._compiled(images)

@@ -1,11 +1,9 @@
-"""Score images with a model that `vqlab export` wrote, without torch.
+"""Score images with an exported model: needs NumPy, onnxruntime, Pillow and OpenCV, but no torch.
 
-Needs NumPy, onnxruntime, Pillow and OpenCV. `python -m vqlab.runtime model.onnx IMAGE ...` prints a
-JSON line for each image.
+`python -m vqlab.runtime model.onnx IMAGE ...` prints a JSON line for each image.
 """
 
 import json
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,29 +28,24 @@ class Result(NamedTuple):
 class Model:
     """An exported model. `description` states its thresholds, preprocessing and provenance.
 
-    threads: number of threads of onnxruntime; None: one for each core.
-    """
+    threads: number of threads of onnxruntime; None: one for each core."""
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
+        self.description: dict[str, Any] = json.loads(self.open(str(path), threads))
+        self.preprocessing = Preprocessing.parse(self.description["preprocessing"])
+        self.thresholds = ExportedThresholds.parse(self.description["thresholds"])
+
+    def open(self, path: str, threads: int | None) -> str:
+        """Load the file and return its description (JSON). Raises ValueError if it has none."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
-        self._session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
-        properties = self._session.get_modelmeta().custom_metadata_map
+        self._session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+        properties: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         if KEY not in properties:
-            raise ValueError(
-                f"{path} must be a model that vqlab export wrote; it has no description."
-            )
-        self.description: dict[str, Any] = json.loads(properties[KEY])
-
-    @cached_property
-    def preprocessing(self) -> Preprocessing:
-        return Preprocessing.parse(self.description["preprocessing"])
-
-    @cached_property
-    def thresholds(self) -> ExportedThresholds:
-        return ExportedThresholds.parse(self.description["thresholds"])
+            raise ValueError(f"{path} must be a model that vqlab export wrote.")
+        return properties[KEY]
 
     def run(self, images: Array) -> tuple[Array, Array]:
         """Return anomaly maps (B, S, S') and image scores (B,) of network inputs (B, 3, S, S')."""
