@@ -13,6 +13,7 @@ import pytest
 from commands import call, refusal
 from tiny_set import baseline_recipe, write_tiny_set
 
+from vqlab.config import merge
 from vqlab.data import pixels_digest
 from vqlab.model import Model
 from vqlab.promote import history, promote
@@ -152,3 +153,23 @@ def test_a_moved_threshold_is_promoted_through_the_gates(
     # the original can be promoted again, and moved on
     assert promote(trained.tracker, "part", ref=trained.run_id).promoted
     assert "chosen" in trained.move("part", "--model", record.run_id, "--max-rejects", "0.5")
+
+
+def test_review_is_stated_before_the_threshold_moves(root: Path, tmp_path: Path) -> None:
+    """A model with three verdicts, from two held-out normal images."""
+    recipe = merge(baseline_recipe(root), {"threshold": {"review_rate": 0.7}})
+    tracker = Tracker.open(tmp_path / "mlruns")
+    recording = Recording(name="three", results=tmp_path / "results")
+    run_id = run(resolve(recipe), tracker, recording).run_id
+    store = Store(tracker, tmp_path, run_id)
+
+    def printed(*target: object) -> str:
+        return " ".join(store.move("part", "-m", run_id, *target).split())
+
+    for name, target in (("current", ()), ("chosen", ("--max-rejects", 0.34))):
+        text = printed(*target)
+        assert f"{name} thresholds (conformal" in text and "not rejected, also if in review" in text
+        assert re.search(r"else in review .* Of 100 normal images, 33.3 are expected in rev", text)
+    for target in (("--max-rejects", 0.9), ("--max-escapes", 0.5)):
+        text = printed(*target)
+        assert "there is no review" in text and "else in review" not in text

@@ -84,6 +84,7 @@ def threshold(
     Examples: vqlab threshold cable --max-rejects 0.01 --good photographs/monday;
     vqlab threshold cable --max-escapes 0.02 --promote.
     """
+    from vqlab.cli.metric_tables import thresholds_text
     from vqlab.cli.progress import counting, out
     from vqlab.cli.terminal import print_notes
     from vqlab.promote import gate_settings
@@ -106,7 +107,8 @@ def threshold(
         move = plan_move(tracker, record, checkpoint, target, good, data, on_progress)
     out.print(points_table(move))
     out.print(f"curve: {_draw(move, output)}")
-    print_notes(move.choice.notes if move.choice else ())
+    out.print(f"{'chosen' if target else 'current'} {thresholds_text(move.thresholds)}")
+    print_notes(move.thresholds.notes if target else ())
     if not promote:
         hint = "add --promote to register and promote it" if target else "choose a target"
         out.print(f"Nothing was changed; {hint}.")
@@ -174,6 +176,8 @@ def points_table(move: ThresholdMove) -> FittedTable:
         for point in sorted(points, key=lambda point: point.threshold)
     ]
     caption = "k of n images: share [95 % interval, Clopper–Pearson]"
+    if move.model.thresholds.review is not None:
+        caption += "; escaped: not rejected, also if in review"
     return FittedTable(f"image thresholds of {move.category}", columns, rows, caption)
 
 

@@ -86,6 +86,29 @@ class ThresholdMove:
         return operating_points(self.normals, self.anomalies)
 
     @property
+    def thresholds(self) -> Thresholds:
+        """Thresholds of the changed model, with a review threshold if it had one and the choice
+        guarantees a false-reject rate; the current ones without a target."""
+        old, choice = self.model.thresholds, self.choice
+        if choice is None:
+            return old
+        summary = CalibrationScores.of(np.sort(self.normals))
+        notes = choice.notes + (self.good.notes if self.good else ())
+        promised = choice.promised
+        new = Thresholds(choice.threshold, old.pixel, notes, choice.method, promised, summary)
+        if old.review is None:
+            return new
+        if promised is None or old.promised is None or old.promised_review is None:
+            note = "Without a promised false-reject rate there is no review."
+            return replace(new, notes=(*notes, note))
+        rate = promised + old.promised_review - old.promised
+        if rate >= 1:
+            note = "The rates of rejects and review sum to 1 or more, so there is no review."
+            return replace(new, notes=(*notes, note))
+        review, promised, more = conformal_threshold(self.normals, rate)
+        return replace(new, review=review, promised_review=promised, notes=(*notes, *more))
+
+    @property
     def category(self) -> str:
         return category_text(self.model.categories)
 
@@ -130,26 +153,9 @@ def plan_move(
     )
 
 
-def moved_thresholds(move: ThresholdMove) -> Thresholds:
-    """Return the thresholds of the changed model, with a review threshold if it had one."""
-    old, choice = move.model.thresholds, move.choice
-    assert choice is not None
-    summary = CalibrationScores.of(np.sort(move.normals))
-    notes = choice.notes + (move.good.notes if move.good else ())
-    new = Thresholds(choice.threshold, old.pixel, notes, choice.method, choice.promised, summary)
-    if old.review is None:
-        return new
-    if choice.promised is None or old.promised is None or old.promised_review is None:
-        note = "Without a promised false-reject rate there is no review."
-        return replace(new, notes=(*notes, note))
-    rate = choice.promised + old.promised_review - old.promised
-    review, promised, more = conformal_threshold(move.normals, rate)
-    return replace(new, review=review, promised_review=promised, notes=(*notes, *more))
-
-
 def save_move(tracker: Tracker, move: ThresholdMove) -> str:
     """Store the changed model as a run; return its ID. A promotion evaluates it on test."""
-    record, thresholds = move.record, moved_thresholds(move)
+    record, thresholds = move.record, move.thresholds
     config = move.config
     if isinstance(move.target, MaxRejects):
         settings = {"method": "conformal", "false_reject_rate": move.target.rate}
