@@ -39,6 +39,13 @@ def require_free(host: str, port: int) -> None:
         raise cannot_listen(host, port, error) from None
 
 
+def is_listening(host: str, port: int) -> bool:
+    """Return whether a server accepts connections at that address."""
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+        return True
+    return False
+
+
 def is_loopback(host: str) -> bool:
     """Return whether only this machine can reach a server on `host`."""
     if host == "localhost":

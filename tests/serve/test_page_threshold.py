@@ -78,7 +78,8 @@ def test_the_sentence_of_a_tested_model(
     """A version with known defects beside the champion: API, chart and sentence."""
     tracker = Tracker.open(mlruns)
     recipe = tiny_recipe(images, "part", seed=2)
-    run_id = run(resolve(recipe), tracker, Recording(name="tested")).run_id
+    recording = Recording(name="tested", results=mlruns.parent / "results")
+    run_id = run(resolve(recipe), tracker, recording).run_id
     registered = tracker.registry.register(run_id, CHECKPOINT, "part")
     version = registered.version
     thresholds = Model.load(tracker.registry.checkpoint(registered), "cpu").thresholds

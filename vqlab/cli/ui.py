@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import signal
 import socket
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +14,7 @@ import typer
 
 from vqlab.cli import app
 from vqlab.cli.options import Tracking
-from vqlab.ports import is_loopback, names_of, require_free
+from vqlab.ports import is_listening, is_loopback, names_of, require_free
 
 
 @app.command(short_help="Serve the MLflow UI.")
@@ -42,7 +45,6 @@ def ui(
     argv, env = ui_command(mlruns, host=host, port=port, allowed_hosts=hosts)
     address = host if is_loopback(host) else names_of(host)[0]
     remember_ui(mlruns, address, port)
-    out.print(f"MLflow UI: http://{address}:{port}/#/experiments?workflowType=machine_learning")
     if not is_loopback(host):
         warning = (
             f": anyone with access to port {port} of this machine can read, change and delete all "
@@ -50,7 +52,24 @@ def ui(
             f"ssh -L {port}:127.0.0.1:{port} {socket.gethostname()}"
         )
         out.print(marked("warning", "bold yellow", warning))
-    os.execvpe(argv[0], argv, {**os.environ, **env})
+    url = f"http://{address}:{port}/#/experiments?workflowType=machine_learning"
+    raise SystemExit(_run(argv, env, lambda: is_listening(host, port), f"MLflow UI: {url}"))
+
+
+def _run(argv: list[str], env: dict[str, str], ready: Callable[[], bool], line: str) -> int:
+    """Run a server until it ends; print a line once it is ready. Return its exit status,
+    as a shell does."""
+    from vqlab.cli.terminal import out
+
+    server = subprocess.Popen(argv, env=env)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the server
+    signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+    while server.poll() is None and not ready():
+        time.sleep(0.1)
+    if server.poll() is None:
+        out.print(line)
+    status = server.wait()
+    return status if status >= 0 else 128 - status
 
 
 def _hosts(host: str, allowed: str | None) -> list[str]:
