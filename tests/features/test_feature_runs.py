@@ -97,6 +97,16 @@ def test_a_run_is_tagged_with_its_backbone(store, small_root, tmp_path):
     assert tags["vqlab.backbone"] == "test_resnet" and tags["vqlab.features"] == "random"
 
 
+def test_a_model_of_two_networks_is_loaded_from_its_checkpoint(store, small_root, tmp_path):
+    both = tree(small_root, backbone="test_resnet+test_convnext", weights="random")
+    done = run(resolve(both), store, Recording(results=tmp_path / "results"), test=False)
+    assert store.find(done.run_id).tags["vqlab.backbone"] == "test_resnet+test_convnext"
+    loaded = Model.load(done.checkpoint, "cpu")
+    assert loaded.backbone.key == done.model.backbone.key
+    image = sorted((small_root / "fabric" / "test" / "hole").glob("*.png"))[0]
+    assert loaded.score(image).score == done.model.score(image).score
+
+
 def test_a_run_says_which_features_were_there(store, small_root, tmp_path, monkeypatch):
     monkeypatch.setenv("VQLAB_CACHE", str(tmp_path / "kept"))
     config = resolve(tree(small_root, weights="random"))

@@ -14,6 +14,7 @@ from vqlab.config import digest
 from vqlab.errors import UserError
 from vqlab.features.engine import Engine, build_engine
 from vqlab.features.filters import FilterBank
+from vqlab.features.joined import JoinedNetwork, check_weights, choose_parts, strides_of_parts
 from vqlab.features.settings import BUILT_IN, FILTERS, PIXELS, FeatureSettings
 from vqlab.types import InputSpec, Pyramid
 
@@ -30,11 +31,24 @@ def build_network(settings: FeatureSettings, image_size: int, bare: bool) -> nn.
     """
     if settings.backbone == PIXELS:
         return None
+    if settings.joined:
+        return _build_joined(settings, image_size, bare)
     if settings.backbone == FILTERS:
         return FilterBank(settings, image_size)
     from vqlab.features.timm_network import TimmNetwork  # timm takes seconds to import
 
     return TimmNetwork(settings, image_size, bare)
+
+
+def _build_joined(settings: FeatureSettings, image_size: int, bare: bool) -> JoinedNetwork:
+    parts = choose_parts(settings, image_size)
+    if not bare:
+        check_weights(settings)
+    networks = [build_network(part.settings, image_size // part.shrink, bare) for part in parts]
+    joined = JoinedNetwork([n for n in networks if n is not None], parts).eval()
+    if not bare:
+        joined.fit_scales(image_size)
+    return joined
 
 
 def unavailable_reason(settings: FeatureSettings, image_size: int) -> str:
@@ -43,6 +57,8 @@ def unavailable_reason(settings: FeatureSettings, image_size: int) -> str:
     Weights that must be downloaded count as available if the hub answers; nothing is downloaded.
     Raises UserError for an unknown backbone.
     """
+    if settings.joined:
+        return _joined_unavailable_reason(settings, image_size)
     if settings.backbone in BUILT_IN:
         try:
             build_network(settings, image_size, bare=True)
@@ -52,6 +68,17 @@ def unavailable_reason(settings: FeatureSettings, image_size: int) -> str:
     from vqlab.features.timm_network import timm_unavailable_reason  # timm takes seconds to import
 
     return timm_unavailable_reason(settings, image_size)
+
+
+def _joined_unavailable_reason(settings: FeatureSettings, image_size: int) -> str:
+    strides_of_parts(settings)  # raises UserError for an unknown network
+    try:
+        parts = choose_parts(settings, image_size)
+        check_weights(settings)
+    except UserError as error:
+        return str(error)
+    reasons = (unavailable_reason(part.settings, image_size // part.shrink) for part in parts)
+    return next((reason for reason in reasons if reason), "")
 
 
 class Backbone(nn.Module):

@@ -99,6 +99,11 @@ def _meta_network(name: str) -> Any:
         ) from None
 
 
+def level_strides(name: str) -> list[int]:
+    """Return the strides of all levels of a network. Raises UserError if it is unknown."""
+    return [each["reduction"] for each in _meta_network(name).feature_info.info]
+
+
 def _choose_levels(name: str, info: Any, requested: tuple[int, ...] | None) -> tuple[int, ...]:
     strides = [each["reduction"] for each in info.info]
     if requested is None:
