@@ -206,7 +206,7 @@ def test_limits_of_latency_and_memory() -> None:
         "passed", "not applicable", "not applicable",
     ]  # fmt: skip
     limits = gate_settings(["gates.max_latency_ms=250", "gates.max_memory_mib=100"])
-    gates = process_gates(replace(exact, exact=False), limits)
+    gates = process_gates(replace(exact, exact=False, difference=1e-6), limits)
     assert [g.status for g in gates] == ["warning", "passed", "failed"]
     assert gates[2].measured == "500 MiB" and gates[2].required == "≤ 100 MiB"
     assert failed(gates, forced=True) == [gates[2]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,22 @@ def test_the_champion_is_evaluated_on_other_data(
     assert evaluation.metrics[METRIC] == compared.champion_value
     again = promote(tracker, "part", ref=train("worse", 0.0, baseline_recipe(other)))
     assert not again.promoted and len(tracker.runs(tags=evaluations)) == 1
+
+
+def test_models_with_other_inspected_areas_are_not_compared(
+    train: Train, root: Path, tracker: Tracker, tmp_path: Path
+) -> None:
+    """The champion is not evaluated in vain; the reason names the settings of the area."""
+    polygon = [[0, 0], [24, 0], [24, 32], [0, 32]]
+    (tmp_path / "roi.json").write_text(json.dumps({"size": [32, 32], "polygons": [polygon]}))
+    part = merge(baseline_recipe(root), {"data": {"roi": str(tmp_path / "roi.json")}})
+    whole, inspected = train("whole", 0.9), train("inspected", 0.95, part)
+    assert promote(tracker, "part", ref=whole).promoted
+    refused = promote(tracker, "part", ref=inspected)
+    assert not refused.promoted
+    assert "inspects another area" in refused.reason and "data.roi" in refused.reason
+    assert not tracker.runs(tags={"vqlab.model_run": whole})
+    assert promote(tracker, "part", ref=inspected, force=True).promoted
 
 
 def test_a_champion_that_cannot_be_evaluated_on_other_data(

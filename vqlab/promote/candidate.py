@@ -42,8 +42,8 @@ def find_candidate(tracker: Tracker, category: str, ref: str | None, metric: str
     if epoch_on_test or any(objective.startswith("test/") for objective in objectives):
         selected = "epoch was" if epoch_on_test else "settings were"
         raise UserError(
-            f"run {record.short} cannot be promoted: its {selected} selected on the test set, so "
-            "its test metrics are biased; promote a run selected on validation."
+            f"gate selection: run {record.short} cannot be promoted: its {selected} selected on "
+            "the test set, so its test metrics are biased; promote a run selected on validation."
         )
     return record
 

@@ -8,7 +8,12 @@ from pathlib import Path
 from vqlab.data import find_root
 from vqlab.errors import UserError
 from vqlab.model import Model
-from vqlab.promote.comparison import champion_run, champion_values, validation_part
+from vqlab.promote.comparison import (
+    champion_run,
+    champion_values,
+    same_areas,
+    validation_part,
+)
 from vqlab.promote.reproduce import model_config
 from vqlab.recipes import Folders
 from vqlab.run import evaluate_model
@@ -27,7 +32,8 @@ def measured_values(
     training = champion_run(tracker, champion)
     if training is None or validation_part(training) != validation_part(record):
         return values
-    if any(key.startswith("test/") for key in values):
+    measured = any(key.startswith("test/") for key in values)
+    if measured or not same_areas(tracker, champion, record):
         return values
     try:
         model = Model.load(tracker.registry.checkpoint(champion))

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from vqlab.checkpoint import load_checkpoint
+from vqlab.data import decode_areas
 from vqlab.errors import UserError
 from vqlab.evaluation import EVIDENCE, CategoryEvidence, load_evidence
 from vqlab.metrics import OBJECTIVES, PRIMARY, get_metric, lower_is_better
@@ -170,11 +172,31 @@ def why_not_comparable(
                 f"{sets[0]}, the champion's of {sets[1]}; train one of them again with the "
                 "data.validation and data.seed of the other"
             )
+    if not same_areas(tracker, champion, record):
+        return (
+            f"it inspects another area of the images than {name} (data.roi, data.ignore), so their "
+            "metrics cannot be compared; train it with the champion's area, or promote with --force"
+        )
     fingerprint = record.tags["vqlab.data_fingerprint"][:12]
     return (
         f"{name} was never measured on the same data ({fingerprint}); evaluate it on them (vqlab "
         f"evaluate --model champion --category {champion.category} --data FOLDER) and promote again"
     )
+
+
+def same_areas(tracker: Tracker, champion: Version, record: RunRecord) -> bool:
+    """Return whether the champion and the model of `record` inspect the same area of the images of
+    each category; True if that is unknown, because a checkpoint cannot be read."""
+    try:
+        files = tracker.registry.checkpoint(champion), record.checkpoint()
+        described = [load_checkpoint(file)[1]["data"].get("inspected") for file in files]
+    except UserError:
+        return True
+    first, second = (
+        {name: area and area.digest for name, area in decode_areas(each, record.categories).items()}
+        for each in described
+    )
+    return first == second
 
 
 def _evaluations(tracker: Tracker, champion: Version) -> list[RunRecord]:

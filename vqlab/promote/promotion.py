@@ -79,7 +79,7 @@ def promote(
     also logged to the run of a promoted model.
 
     A refusal is returned, not raised. Raises UserError if nothing can be compared, or a fresh
-    process does not reproduce the scores.
+    process cannot score images.
     """
     settings = gates or GateSettings()
     if settings.metric is not None:

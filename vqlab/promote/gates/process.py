@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vqlab.promote.gates.gate import Gate
+from vqlab.promote.gates.gate import Gate, Status
 from vqlab.promote.gates.settings import GateSettings
 from vqlab.promote.reproduce import Reproduction
 
@@ -11,17 +11,6 @@ MIB = 2**20
 
 def process_gates(measured: Reproduction, settings: GateSettings) -> list[Gate]:
     """Return the gates on a checkpoint with which a fresh process scored images."""
-    name, images = "reproduction", f"{measured.images} images"
-    if measured.exact:
-        gate = Gate(
-            name, "passed", f"A fresh process reproduces the scores of {images} bit for bit."
-        )
-    else:
-        text = (
-            f"A fresh process reproduces the scores of {images} to a relative "
-            f"{measured.tolerance:g}"
-        )
-        gate = Gate(name, "warning", f"{text}, not bit for bit (another device or CPU?).")
     where = f"{measured.device}, CPU threads: {measured.threads}"
     latency = _limited(
         "latency", measured.seconds * 1000, settings.max_latency_ms, "ms",
@@ -31,7 +20,24 @@ def process_gates(measured: Reproduction, settings: GateSettings) -> list[Gate]:
         "memory", measured.memory / MIB, settings.max_memory_mib, "MiB",
         f"Peak memory of the process, on {where}", "gates.max_memory_mib",
     )  # fmt: skip
-    return [gate, latency, memory]
+    return [_reproduction(measured), latency, memory]
+
+
+def _reproduction(measured: Reproduction) -> Gate:
+    """Return the gate on the largest relative difference of scores."""
+    status: Status = "passed"
+    text = f"A fresh process reproduces the scores of {measured.images} images"
+    if measured.exact:
+        text += " bit for bit."
+    elif measured.passed:
+        status = "warning"
+        text += f" to a relative {measured.tolerance:g}, not bit for bit (another device or CPU?)."
+    else:
+        status = "failed"
+        text = f"A fresh process must reproduce the recorded scores; {measured.worst}; train again."
+    return Gate(
+        "reproduction", status, text, measured.difference, None, measured.tolerance, form=".2g"
+    )
 
 
 def _limited(
