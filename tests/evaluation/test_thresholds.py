@@ -328,12 +328,14 @@ def test_the_table_shows_target_and_realised() -> None:
     assert lines[5].split()[1:4:2] == ["target", "≤"] and "0.100" in lines[5]
     text = " ".join(" ".join(lines[7:]).split())
     assert "(conformal, from 40 held-out normal images)" in text
-    assert "if its score exceeds 37;" in text and "pixels above 40 are marked" in text
+    assert "if its score exceeds 37;" in text and "regions above 40 are marked" in text
+    assert "in a rejected image" in text and "where they reach 30 % of their height;" in text
     assert "a mean false-reject rate of at most 0.1." in text
     f1max = choose_thresholds(made([1.0, 2.0], [0, 1]), settings(method="f1max"))
     assert "≤" not in printed(report_table("run", [("test", report)], f1max))
     old = thresholds_text(Thresholds(1.5, -2.0))
     assert old.startswith("thresholds: an image is") and "no target false-reject rate" in old
+    assert "pixels above -2 are marked" in old
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def row(**changes) -> Row:
         image=np.full((128, 128, 3), 120, np.uint8),
         anomaly_map=values,
         score=2.0,
-        threshold=1.0,
+        thresholds=Thresholds(1.0, 1.0),
         scale=Scale(0.0, 1.0, 4.0, (0.0, 3.0)),
         anomalous=True,
         mask=mask,
@@ -132,6 +132,15 @@ def test_a_rejected_image_always_has_a_predicted_mask(side):
     picture = draw_row(example)
     assert reddish(picture)[128, 64] and panel(picture, 4)[128, 64].min() > 200
     assert reddish(picture).mean() < 0.01
+
+
+def test_the_slope_of_a_region_is_neither_marked_nor_outlined() -> None:
+    values = np.zeros((64, 64), np.float32)
+    values[16:32, 16:32], values[20:28, 20:28] = 1.2, 3.0
+    example = row(anomaly_map=values, thresholds=Thresholds(1.0, 1.0, region_height=0.4))
+    captions = {title: caption for title, caption, _ in panels_of(example)}
+    assert captions["predicted mask"] == "1.7% of the image"  # 64 of 4096, and their blurred edge
+    assert captions["overlay"] == "red: predicted · cyan: truth"
 
 
 def test_the_header_tells_the_calibrated_score() -> None:
@@ -280,8 +289,10 @@ def test_pixels_that_are_not_inspected_are_pale_and_never_marked():
 
 def test_the_gauge_is_not_cut_in_two():
     """A long verdict moves the gauge left of where a header is cut."""
-    alarm = {"anomalous": False, "score": 1.4251, "threshold": 1.2143, "calibrated": 0.971}
+    alarm = {"anomalous": False, "score": 1.4251, "calibrated": 0.971}
     for title in ("", "part 001"):
-        picture = draw_row(row(title=title, subtitle="", **alarm))
+        picture = draw_row(
+            row(title=title, subtitle="", thresholds=Thresholds(1.2143, 1.0), **alarm)
+        )
         assert (picture[:HEADER, 590:600] != 255).any()
         assert (in_two_rows(picture)[:HEADER, 400:] == 255).all()

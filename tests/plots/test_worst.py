@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 from PIL.ImageColor import getrgb
 
+from vqlab.evaluation import Thresholds
 from vqlab.plots import style
 from vqlab.plots.panels import Row, Scale
 from vqlab.plots.worst import draw_worst, worst_of
@@ -18,7 +19,7 @@ def row(score: float, defect: bool, grey: int, shape: tuple[int, int] = (64, 64)
         image=np.full((*shape, 3), grey, np.uint8),
         anomaly_map=np.zeros((16, 16), np.float32),
         score=score,
-        threshold=1.0,
+        thresholds=Thresholds(1.0, 1.0),
         scale=Scale(0.0, 0.5, 1.0),
         anomalous=defect,
         mask=np.zeros(shape, bool),

@@ -168,6 +168,12 @@ def thresholds_text(thresholds: Thresholds) -> str:
     if thresholds.promised is not None:
         target = f"target: a mean false-reject rate of at most {thresholds.promised:.3g}"
     review, marked = "", "in a rejected image"
+    pixels = f"pixels above {thresholds.pixel:.4g} are marked"
+    if thresholds.region_height:
+        pixels = (
+            f"regions above {thresholds.pixel:.4g} are marked where they reach "
+            f"{100 * thresholds.region_height:.3g} % of their height"
+        )
     if thresholds.review is not None:
         review = f", else in review if it exceeds {thresholds.review:.4g}"
         marked = "in an image that does not pass"
@@ -178,8 +184,8 @@ def thresholds_text(thresholds: Thresholds) -> str:
     sentence = review_sentence(thresholds)
     return (
         f"thresholds{suffix}: an image is rejected if its score exceeds "
-        f"{thresholds.image:.4g}{review}; {marked}, pixels above {thresholds.pixel:.4g} are "
-        f"marked; {target}." + (f"\n{sentence}" if sentence else "")
+        f"{thresholds.image:.4g}{review}; {marked}, {pixels}; {target}."
+        + (f"\n{sentence}" if sentence else "")
     )
 
 

@@ -42,6 +42,10 @@ class ThresholdSettings(Settings):
     the verdict `review`, for a person to decide. None: no review (not with `f1max`)."""
     pixel_false_positive_rate: float = Field(default=0.005, gt=0, lt=1)
     """Target share of normal pixels above the pixel threshold (not with `f1max`)."""
+    region_height: float = Field(default=0.3, ge=0, lt=1)
+    """Each region of a predicted mask is cut off at this share of its peak's height above the pixel
+    threshold, since the map falls off gradually around a defect. 0: mark every pixel above the
+    pixel threshold."""
 
     @model_validator(mode="after")
     def _review(self) -> ThresholdSettings:
@@ -58,7 +62,8 @@ class ThresholdSettings(Settings):
 @dataclass(frozen=True)
 class Thresholds:
     """An image is rejected if its score exceeds `image`, else in review if it exceeds `review`;
-    pixels of an image that does not pass are marked if its anomaly map exceeds `pixel`."""
+    pixels of an image that does not pass are marked where its anomaly map exceeds `pixel`, see
+    `predicted_mask`."""
 
     image: float
     pixel: float
@@ -75,6 +80,8 @@ class Thresholds:
     """Images with a score above it, and at most `image`, are in review; None: no review."""
     promised_review: float | None = None
     """Upper bound on the expected share of unseen normal images in review or rejected."""
+    region_height: float = 0.0
+    """As `ThresholdSettings.region_height`; 0 in older checkpoints."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "notes", tuple(self.notes))  # a list if read from JSON
@@ -89,7 +96,8 @@ class Thresholds:
         read = cls(**{**tree, "calibration": summary and CalibrationScores(**summary)})
         normal = read.calibration
         scores = () if normal is None else (*normal.quantiles, *normal.scores)
-        if np.isnan(np.array([read.image, read.pixel, *scores], np.float64)).any():
+        values = [read.image, read.pixel, read.region_height, *scores]
+        if np.isnan(np.array(values, np.float64)).any():
             raise ValueError("thresholds must be numbers; got NaN.")
         return read
 
@@ -134,13 +142,19 @@ def choose_thresholds(
     summary = CalibrationScores.of(scores)
     if settings.method == "f1max":
         image, pixel = _at_best_f1(validation)
-        return Thresholds(image, pixel, _uneven(normals, image), "f1max", None, summary)
+        notes = _uneven(normals, image)
+        return Thresholds(
+            image, pixel, notes, "f1max", None, summary, region_height=settings.region_height
+        )
     choose, rate = _CHOOSE[settings.method], settings.false_reject_rate
     place, promised = choose(len(scores), rate)
     image = float(scores[place - 1])
     pixel = max(_exceeded_by(each, settings.pixel_false_positive_rate) for each in sets)
     notes = _too_few(place, len(scores), rate) + _uneven(normals, image)
-    thresholds = Thresholds(image, pixel, notes, settings.method, promised, summary)
+    thresholds = Thresholds(
+        image, pixel, notes, settings.method, promised, summary,
+        region_height=settings.region_height,
+    )  # fmt: skip
     if settings.review_rate is None:
         return thresholds
     place, promised = choose(len(scores), rate + settings.review_rate)

@@ -266,7 +266,7 @@ class Model:
             calibrated=self.thresholds.calibrated(score),
             verdict=verdict,
             anomaly_map=anomaly_map,
-            mask=predicted_mask(anomaly_map, self.thresholds.pixel, verdict, inspected),
+            mask=predicted_mask(anomaly_map, self.thresholds, verdict, inspected),
             inspected=inspected,
             image=pixels,
             model=self,

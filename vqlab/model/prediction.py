@@ -35,8 +35,8 @@ class Prediction:
     anomaly_map: Array
     """(H, W) float32."""
     mask: Array
-    """(H, W) bool: pixels of an image in review or rejected above the pixel threshold (its peak if
-    there are none); empty if the image passed."""
+    """(H, W) bool: the defects of an image in review or rejected, see `predicted_mask`; empty if
+    the image passed."""
     image: Array
     """(H, W, 3) uint8, as read."""
     model: Model = field(repr=False)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
 from vqlab.data import Region, to_original
-from vqlab.evaluation import PASS, REJECT, REVIEW, Verdict, predicted_mask, verdict_of
+from vqlab.evaluation import PASS, REJECT, REVIEW, Thresholds, Verdict, predicted_mask
 from vqlab.pixels.resizing import Geometry
 from vqlab.plots import style
 
@@ -65,8 +65,7 @@ class Row:
     """(H, W, 3) uint8, the original."""
     anomaly_map: Array
     score: float
-    threshold: float
-    """Image threshold, which determines the verdict."""
+    thresholds: Thresholds
     scale: Scale
     """Its `threshold` is the pixel threshold."""
     anomalous: bool | None = None
@@ -78,8 +77,6 @@ class Row:
     panel_title: str = "no reconstruction"
     calibrated: float | None = None
     """Calibrated score in [0, 1], 0.5 at the threshold; None to omit it."""
-    review: float | None = None
-    """Review threshold; None without review."""
     inspected: Array | None = None
     """Inspected pixels (h, w) bool; None: all."""
     regions: tuple[Region, ...] = ()
@@ -88,9 +85,9 @@ class Row:
     @property
     def score_text(self) -> str:
         """Score, the threshold that decides the verdict, and calibrated score as text."""
-        decisive, name = self.threshold, "image threshold"
-        if self.review is not None and self.verdict != REJECT:
-            decisive, name = self.review, "review threshold"
+        decisive, name = self.thresholds.image, "image threshold"
+        if self.thresholds.review is not None and self.verdict != REJECT:
+            decisive, name = self.thresholds.review, "review threshold"
         score, threshold = style.distinct_texts(self.score, decisive)
         text = f"score {score}  {'≤' if self.verdict == PASS else '>'}  {name} {threshold}"
         return text if self.calibrated is None else f"{text}  ·  calibrated {self.calibrated:.3f}"
@@ -98,7 +95,7 @@ class Row:
     @property
     def verdict(self) -> Verdict:
         """`pass`, `review` or `reject`."""
-        return verdict_of(self.score, self.threshold, self.review)
+        return self.thresholds.verdict(self.score)
 
     @property
     def correct(self) -> bool:
@@ -148,10 +145,10 @@ def panels_of(row: Row, side: int = SIDE) -> list[tuple[str, str, Array]]:
     smaller = row.anomaly_map.shape[0] > size[0]
     values = row.anomaly_map if smaller else heat
     above = _above(row, values)
-    predicted = predicted_mask(values, row.scale.threshold, row.verdict, _inspected(row, values))
+    predicted = predicted_mask(values, row.thresholds, row.verdict, _inspected(row, values))
     if smaller:
         above, predicted = _mask_to_size(above, size), _mask_to_size(predicted, size)
-    below = above & ~predicted
+    below = above if row.verdict == PASS else np.zeros_like(above)
     truth = None if row.mask is None else _mask_to_size(row.mask, size)
     overlay = _numbered(_overlay(original, predicted, below, truth), row)
     colours, grey = row.scale.colours(heat), _as_grey(predicted, below)
@@ -164,7 +161,7 @@ def panels_of(row: Row, side: int = SIDE) -> list[tuple[str, str, Array]]:
         (row.panel_title, _panel_caption(row), _panel(row, size)),
         ("ground truth", *_truth(row, truth, size)),
         ("error heat map", "", colours),
-        ("predicted mask", _predicted_caption(row), grey),
+        ("predicted mask", _predicted_caption(row, predicted), grey),
         ("overlay", _overlay_caption(row, below, truth), overlay),
     ]
 
@@ -211,11 +208,11 @@ def _panel_caption(row: Row) -> str:
     return f"{len(np.unique(row.panel))} different codes"
 
 
-def _predicted_caption(row: Row) -> str:
+def _predicted_caption(row: Row, predicted: Array) -> str:
     above = _above(row, row.anomaly_map)
     if row.verdict != PASS:
-        covered = f"{style.percent(float(above.mean()))} of the image above threshold"
-        return covered if above.any() else "none above threshold: peak marked"
+        marked = f"{style.percent(float(predicted.mean()))} of the image"
+        return marked if above.any() else "none above threshold: peak marked"
     return "passed" + (
         " · grey: above pixel threshold" if above.any() else ": no pixel above threshold"
     )

@@ -210,7 +210,7 @@ class _Category:
             panel = crop_panel(panel, geometry, frame_of(geometry, images.settings))
         score = float(part.image_scores[position])
         inspected = None if part.inspected is None else part.inspected[position]
-        predicted = predicted_mask(values, thresholds.pixel, thresholds.verdict(score), inspected)
+        predicted = predicted_mask(values, thresholds, thresholds.verdict(score), inspected)
         has_truth = record.label == 0 or bool(part.masks[position].any())
         return Row(
             title=f"{self.name} {position:03d}",
@@ -220,8 +220,7 @@ class _Category:
             regions=find_regions(values, predicted),
             score=score,
             calibrated=thresholds.calibrated(score),
-            threshold=thresholds.image,
-            review=thresholds.review,
+            thresholds=thresholds,
             scale=self.scale,
             anomalous=bool(record.label),
             mask=images.original_mask(position) if has_truth else None,

@@ -88,16 +88,17 @@ def _draw_gauge(
 ) -> None:
     """Draw the score as a dot between the set's extremes, and each threshold as a tick."""
     left, y = at
-    review = row.threshold if row.review is None else row.review
+    threshold, review = row.thresholds.image, row.thresholds.review
+    review = threshold if review is None else review
     low = min(row.scale.scores[0], review, row.score)
-    high = max(row.scale.scores[1], row.threshold, row.score)
+    high = max(row.scale.scores[1], threshold, row.score)
     if not high > low:
         return
 
     def to_x(value: float) -> int:
         return left + round(_GAUGE * (value / 2 - low / 2) / (high / 2 - low / 2))
 
-    tick, first = to_x(row.threshold), to_x(review)
+    tick, first = to_x(threshold), to_x(review)
     draw.line((left, y, first, y), fill=style.LINE, width=4)
     if first < tick:
         draw.line((first, y, tick, y), fill=(240, 205, 150), width=4)

@@ -38,7 +38,7 @@ class ThresholdsAnswer(BaseModel):
     review: float | None = Field(
         description="Images with a higher score, up to `image`, are in review; null: no review."
     )
-    pixel: float = Field(description="Pixels with a higher value are marked in rejected images.")
+    pixel: float = Field(description="Regions above it are marked in rejected images.")
     method: str | None = Field(description="How the thresholds were chosen.")
     promised: float | None = Field(
         description="Upper bound on the expected false-reject rate; null without a guarantee."

@@ -95,7 +95,10 @@ class ThresholdMove:
         summary = CalibrationScores.of(np.sort(self.normals))
         notes = choice.notes + (self.good.notes if self.good else ())
         promised = choice.promised
-        new = Thresholds(choice.threshold, old.pixel, notes, choice.method, promised, summary)
+        new = Thresholds(
+            choice.threshold, old.pixel, notes, choice.method, promised, summary,
+            region_height=old.region_height,
+        )  # fmt: skip
         if old.review is None:
             return new
         if promised is None or old.promised is None or old.promised_review is None:
