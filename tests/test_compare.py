@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -136,8 +137,15 @@ def test_other_test_images_are_refused(
     data = {**small["data"], "validation": {"source": "test", "fraction": 0.5}}
     other = resolve({"detector": "mean_image", "data": data, "training": {"epochs": 0}})
     run(other, store, Recording(name="half", results=tmp_path))
-    with pytest.raises(UserError, match="the same test images"):
+    with pytest.raises(UserError, match="the same test images.* evaluate one on the other's data"):
         compare(store, "sharp", "half")
+    area = tmp_path / "roi.json"
+    polygon = [[0, 0], [24, 0], [24, 32], [0, 32]]
+    area.write_text(json.dumps({"size": [32, 32], "polygons": [polygon]}))
+    part = {**other.model_dump(), "data": {**small["data"], "roi": str(area)}}
+    run(resolve(part), store, Recording(name="inspected", results=tmp_path))
+    with pytest.raises(UserError, match="inspect different areas"):
+        compare(store, "sharp", "inspected")
 
 
 def test_a_run_without_test_figures_is_refused(

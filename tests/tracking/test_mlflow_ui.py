@@ -69,7 +69,8 @@ def test_the_links_of_a_comparison_show_its_runs(
     page.get_by_text("part/hole", exact=True).scroll_into_view_if_needed()
     pictures_loaded(page, "[role=cell] img", 4)
     page.goto("about:blank")
-    page.goto(addresses["parallel coordinates"], wait_until="domcontentloaded")
+    coordinates = addresses["parallel coordinates (choose a metric there)"]
+    page.goto(coordinates, wait_until="domcontentloaded")
     page.get_by_text("Comparing 2 Runs").first.wait_for()
     page.locator(".js-plotly-plot").first.wait_for()
     run_id = served_store.find("small").run_id

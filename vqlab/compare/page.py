@@ -178,7 +178,7 @@ def log_comparison(tracker: Tracker, comparison: RunsComparison, path: Path) -> 
     ids = [run.run_id for run in comparison.runs]
     relative = {
         "charts and pictures of these runs": _charts_route(tracker, comparison),
-        "parallel coordinates": compare_route(pages.experiment_id, ids),
+        "parallel coordinates (choose a metric there)": compare_route(pages.experiment_id, ids),
     }
     links = {title: pages.link(each) for title, each in relative.items()}
     links |= {run_id: pages.link(pages.run(run_id)) for run_id in ids}

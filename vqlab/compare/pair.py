@@ -63,9 +63,15 @@ def _require_same_test(first: RunRecord, second: RunRecord) -> None:
     names = ("vqlab.data_fingerprint", "vqlab.test_fingerprint")
     a, b = ([run.tags.get(name, "") for name in names] for run in (first, second))
     if a != b:
+        areas = [
+            [run.params.get(f"data.{name}", "null") for name in ("roi", "ignore")]
+            for run in (first, second)
+        ]
+        advice = "evaluate one on the other's data: `vqlab evaluate --model RUN --data FOLDER`"
+        if areas[0] != areas[1]:
+            advice = "they inspect different areas of the images (data.roi, data.ignore)"
         raise UserError(
             "two runs must be measured on the same test images to be compared; got "
             f"{first.name} on {a[0][:8]}/{a[1][:8]} and {second.name} on {b[0][:8]}/{b[1][:8]} "
-            "(data/test fingerprints); evaluate one on the other's data: `vqlab evaluate --model "
-            "RUN --data FOLDER`."
+            f"(data/test fingerprints); {advice}."
         )
