@@ -16,8 +16,9 @@ LEVEL = 0.05
 
 @pytest.mark.parametrize("scores", [(1.0, 2.0, 3.0, 4.0), (1.0, 1.0, 2.0, 2.0), (5.0,) * 4])
 @pytest.mark.parametrize("calibration", [0, 1, 2])
+@pytest.mark.parametrize("categorical", [False, True])
 def test_p_values_are_uniform_and_independent_over_all_orders(
-    scores: tuple[float, ...], calibration: int
+    scores: tuple[float, ...], calibration: int, categorical: bool
 ) -> None:
     """Moments of the last two p-values, over all orders and exactly over θ (Gauss-Legendre)."""
     nodes, weights = np.polynomial.legendre.leggauss(4)
@@ -28,7 +29,7 @@ def test_p_values_are_uniform_and_independent_over_all_orders(
         for (first, u), (second, v) in itertools.product(
             zip(theta, weights, strict=True), repeat=2
         ):
-            test = DriftTest(order[:calibration], LEVEL)
+            test = DriftTest(order[:calibration], LEVEL, categorical)
             thetas = [0.5] * (len(scores) - calibration - 2) + [first, second]
             p, q = [
                 test.update(score, t).p_value
@@ -76,3 +77,11 @@ def test_ties_are_broken_at_random_and_always_the_same_way() -> None:
     assert values == [tie_breaker(1, number) for number in range(1000)]
     assert values[:3] != [tie_breaker(2, number) for number in range(3)]
     assert 0 < min(values) and max(values) < 1 and abs(np.mean(values) - 0.5) < 0.05
+
+
+def test_categories_that_become_rarer_or_more_frequent_raise_an_alarm() -> None:
+    seen = [0, 1, 2, 0, 1, 0] * 10
+    for after in ([3], [0], [2]):
+        test = DriftTest(seen, 0.01, categorical=True)
+        steps = [test.update(after[0], tie_breaker(1, n)).log_wealth for n in range(1, 201)]
+        assert max(steps) >= test.alarm_at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -34,8 +35,60 @@ def test_the_mean_wealth_after_a_uniform_p_value_is_the_wealth_before(
     assert 0.99 * wealth < mean <= wealth * (1 + 1e-6)  # p-values are at least 2^-53
 
 
+@pytest.mark.parametrize("parts", [0.05, 0.3, 0.9, 1.0])
+def test_the_mean_of_the_early_accounts_after_a_uniform_p_value_is_that_before(
+    parts: float,
+) -> None:
+    """Exactly: they depend only on whether p and 1 - p are at most `parts`."""
+    before = ChangeMartingale()
+    for p_value, share in ((0.01, 1 / 3), (0.8, 0.5), (0.2, 0.6)):
+        before.update(p_value, share)
+    ends = sorted({0.0, parts, 1 - parts, 1.0})
+    mean = np.zeros(4)
+    for low, high in itertools.pairwise(ends):
+        after = ChangeMartingale(before.count, before.accounts)
+        after.update((low + high) / 2, parts)
+        mean += (high - low) * np.exp(after.accounts[6:])
+    np.testing.assert_allclose(mean, np.exp(before.accounts[6:]), rtol=1e-12)
+
+
+@pytest.mark.parametrize("high", [False, True])
+def test_few_calibration_images_are_enough_if_the_first_parts_are_all_beyond_them(
+    high: bool,
+) -> None:
+    """P-values of parts that are all above (below) 6 calibration images. Accounts of earlier
+    versions do not gain enough from them."""
+    martingale, earlier = ChangeMartingale(), ChangeMartingale(0, [-math.inf] * 6)
+    highest = -math.inf
+    for number in range(1, 201):
+        share = number / (6 + number)
+        p_value = abs(high - share * (number * 0.618 % 1))
+        martingale.update(p_value, share)
+        highest = max(highest, earlier.update(p_value, share))
+        if number == 12:
+            assert martingale.log_wealth > math.log(200)
+    assert martingale.log_wealth > math.log(1e4) and highest < math.log(100)
+
+
+def test_a_martingale_of_an_earlier_version_continues_with_six_accounts() -> None:
+    """Its wealth is 1 / (t + 1) and the accounts, with entries of 1 / (6 t (t + 1))."""
+    p_values = [0.02, 0.5, 0.9]
+    accounts = [0.0] * 6
+    for time, p_value in enumerate(p_values, 1):
+        bets = [(k, side) for k in (1 / 8, 1 / 4, 1 / 2) for side in (p_value, 1 - p_value)]
+        accounts = [
+            (account + 1 / (6 * time * (time + 1))) * k * side ** (k - 1)
+            for account, (k, side) in zip(accounts, bets, strict=True)
+        ]
+    martingale = ChangeMartingale(0, [-math.inf] * 6)
+    for p_value in p_values:
+        martingale.update(p_value, 0.1)
+    assert len(martingale.accounts) == 6
+    assert math.exp(martingale.log_wealth) == pytest.approx(1 / 4 + sum(accounts))
+
+
 def test_it_starts_at_one_and_its_parts_are_never_negative() -> None:
-    assert ChangeMartingale().log_wealth == 0
+    assert ChangeMartingale().log_wealth == pytest.approx(0, abs=1e-15)
     assert math.isfinite(ChangeMartingale().update(1.0))
     assert math.isfinite(ChangeMartingale().update(1e-300))
 
