@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
+import sqlite3
 import threading
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 from small_photos import write_photo
 from tiny_model import tiny_model
 from watched_folders import lines_of, watch_once
 
+from vqlab.data.appearance import NORMAL_IMAGES
 from vqlab.errors import UserError
 from vqlab.model import Model
 from vqlab.predict import predict_files, read_rows
-from vqlab.watch import Status, WatchSettings, watch_folder
+from vqlab.predict.folder import identity_of
+from vqlab.watch import Status, WatchSettings, read_drift_state, watch_folder
+from vqlab.watch.drift import normal_values
+from vqlab.watch.drift_test import DriftTest, tie_breaker
+from vqlab.watch.martingale import ChangeMartingale
 from vqlab.watch.store import Store
 
 
@@ -161,6 +170,131 @@ def test_drift_raises_one_alarm_that_says_what_moved(model: Model, tmp_path: Pat
     assert first["part"] == alarm["part"]
 
 
+def test_noise_raises_an_alarm_that_scores_do_not_notice(tmp_path: Path) -> None:
+    """Blurred photos have the same mean grey, by which this model scores them."""
+    normal = [write_photo(tmp_path / f"normal/{seed}.png", seed) for seed in range(100, 131)]
+    scores = [tiny_model(1.0).score(photo).score for photo in normal]
+    model = tiny_model(1.0, scores, normal)
+    for seed in range(30):
+        path = write_photo(tmp_path / f"in/{seed:03d}.png", seed)
+        if seed >= 10:
+            with Image.open(path) as image:
+                image.filter(ImageFilter.GaussianBlur(0.8)).save(path)
+        os.utime(path, (seed, seed))
+    status = watch(model, tmp_path)
+    assert status.alarm is not None and status.alarm["streams"] == ["noise"]
+    assert 10 < status.alarm["part"] <= 30 and 9 <= status.alarm["since_part"] <= 12
+    assert "by noise): " in status.alarm["text"] and "median noise" in status.alarm["text"]
+    assert status.wealths["noise"] >= 100 > status.wealths["score"]
+    lines = lines_of(tmp_path / "out")
+    assert lines[-1]["wealths"] == status.wealths
+    assert lines[-1]["wealth"] == status.wealths["noise"]
+    only_scores = watch(model, tmp_path / "scores", tmp_path / "in", streams=("score",))
+    assert only_scores.alarm is None and set(only_scores.wealths) == {"score"}
+
+
+def test_an_alarm_after_few_parts_says_what_raised_it(model: Model, tmp_path: Path) -> None:
+    """The three scores exceed those of 20 held-out images."""
+    write_photos(tmp_path / "in", 2, 3, 4)
+    alarm = watch(model, tmp_path).alarm
+    assert alarm is not None and alarm["part"] == 3 and alarm["since_part"] == 1
+    assert "(alarm at part 3, by score): median score 0.295 → 1.478 (+401%)" in alarm["text"]
+
+
+def watch(model: Model, output: Path, folder: Path | None = None, **options: object) -> Status:
+    """Judge the files of `folder`, or of `output/in`."""
+    values = {"unchanged_for": 0, **options}
+    settings = WatchSettings(folder or output / "in", output / "out", **values)  # type: ignore[arg-type]
+    return watch_folder(model, settings, threading.Event(), True)
+
+
+def test_streams_are_chosen_when_a_test_starts(tmp_path: Path) -> None:
+    normal = [write_photo(tmp_path / f"normal/{seed}.png", seed) for seed in range(100, 110)]
+    model = tiny_model(1.0, [0.1], normal)
+    write_photos(tmp_path / "in", 0)
+    status = watch(model, tmp_path, streams=("brightness", "score"))
+    assert list(status.wealths) == ["score", "brightness"]
+    assert list(watch(model, tmp_path).wealths) == ["score", "brightness"]
+    with pytest.raises(UserError, match="--streams must be score,brightness, as in .*--new-test"):
+        watch(model, tmp_path, streams=("score",))
+    assert list(watch(model, tmp_path, new_test=True).wealths) == ["score", "noise"]
+    with pytest.raises(UserError, match="--streams must be among score, brightness, .*concept"):
+        watch(model, tmp_path, new_test=True, streams=("concept",))
+    with pytest.raises(UserError, match="--streams must be among score, which the model stores"):
+        watch(tiny_model(1.0, [0.1]), tmp_path, streams=("noise",))
+
+
+def test_a_joint_model_compares_images_with_those_of_their_category(tmp_path: Path) -> None:
+    model = tiny_model(1.0, [0.1])
+    data = {**model.meta["data"], "categories": ["part", "lid"]}
+    stored = {"noise": [1.0, 2.0, 3.0], "category": ["part", "lid", "part"]}
+    joint = replace(model, meta={**model.meta, "data": data, NORMAL_IMAGES: stored})
+    assert normal_values(joint.for_category("part")) == {"score": [0.1], "noise": [1.0, 3.0]}
+    assert normal_values(joint) == {"score": [0.1]}
+    older = {name: values for name, values in stored.items() if name != "category"}
+    joint = replace(joint, meta={**joint.meta, NORMAL_IMAGES: older})
+    assert normal_values(joint.for_category("lid")) == {"score": [0.1]}
+
+
+def test_a_database_of_the_first_version_continues_with_scores(tmp_path: Path) -> None:
+    """Its drift test, its parts and its events; a reader that does not change it sees it too."""
+    normal = [write_photo(tmp_path / f"normal/{seed}.png", seed) for seed in range(100, 110)]
+    model = tiny_model(0.4, [0.2 + 0.01 * n for n in range(20)], normal)
+    write_photos(tmp_path / "in", 0, 1)
+    (tmp_path / "out").mkdir()
+    accounts = [-3.0, -4.0, -5.0, -6.0, -7.0, -8.0]
+    with closing(sqlite3.connect(tmp_path / "out/watch.db")) as database:
+        database.executescript(FIRST_VERSION)
+        database.execute("INSERT INTO watch VALUES ('x', ?)", (str(tmp_path / "in"),))
+        database.execute(
+            "INSERT INTO tests VALUES (1, ?, 0.01, 1, ?, NULL)",
+            (model.digest, json.dumps(accounts)),
+        )
+        file = tmp_path / "in/000.png"
+        size, time = identity_of(file) or (0, 0)
+        line = json.dumps({"part": 1, "file": str(file)})
+        values = (str(file), size, time, "pass", 0.25, 0.5, 0.1, None, -0.5, line, None)
+        database.execute(f"INSERT INTO parts VALUES (1, 1, {', '.join('?' * 11)})", values)
+        database.commit()
+    state = read_drift_state(tmp_path / "out")
+    earlier = ChangeMartingale(1, accounts)
+    assert state is not None and state.tested == 1
+    assert state.wealths == {"score": pytest.approx(math.exp(earlier.log_wealth))}
+    notes: list[str] = []
+    settings = WatchSettings(tmp_path / "in", tmp_path / "out", unchanged_for=0)
+    status = watch_folder(model, settings, threading.Event(), True, notes.extend)
+    assert "uses score only, as when it was started; --new-test" in notes[0]
+    assert status.tested == 2 and status.counts.total() == 2
+    test = DriftTest([0.2 + 0.01 * n for n in range(20)], 0.01)
+    test.restore([0.25], earlier)
+    step = test.update(model.score(tmp_path / "in/001.png").score, tie_breaker(1, 2))
+    assert status.wealths == {"score": pytest.approx(math.exp(step.log_wealth))}
+    assert lines_of(tmp_path / "out")[1]["noise"] > 0
+    assert list(watch(model, tmp_path, new_test=True).wealths) == ["score", "noise"]
+
+
+FIRST_VERSION = """
+CREATE TABLE watch (id TEXT NOT NULL, folder TEXT NOT NULL);
+CREATE TABLE tests (
+  id INTEGER PRIMARY KEY, model TEXT NOT NULL, level REAL NOT NULL, count INTEGER NOT NULL,
+  accounts TEXT NOT NULL, alarm TEXT
+);
+CREATE TABLE parts (
+  id INTEGER PRIMARY KEY, test INTEGER NOT NULL, file TEXT NOT NULL, size INTEGER NOT NULL,
+  modified INTEGER NOT NULL, verdict TEXT NOT NULL, score REAL, brightness REAL, sharpness REAL,
+  concept INTEGER, log_wealth REAL, line TEXT NOT NULL, target TEXT
+);
+CREATE INDEX parts_file ON parts (file);
+CREATE INDEX parts_target ON parts (target);
+CREATE TABLE placements (part INTEGER PRIMARY KEY, mode TEXT NOT NULL);
+CREATE TABLE events (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
+  due REAL NOT NULL DEFAULT 0, error TEXT NOT NULL DEFAULT ''
+);
+PRAGMA user_version = 1;
+"""
+
+
 def test_a_test_belongs_to_its_model_and_level(model: Model, tmp_path: Path) -> None:
     write_photos(tmp_path / "in", 0)
     notes: list[str] = []
@@ -170,12 +304,14 @@ def test_a_test_belongs_to_its_model_and_level(model: Model, tmp_path: Path) -> 
         return watch_folder(model, settings, threading.Event(), True, notes.extend)
 
     assert watch(model).tested == 1
-    assert watch(model).tested == 1 and not notes
+    assert watch(model).tested == 1 and len(notes) == 1
+    assert "does not store noise of held-out normal images" in notes.pop()
     with pytest.raises(UserError, match="--level must be 0.01"):
         watch(model, level=0.05)
     assert watch(model, level=0.05, new_test=True).tested == 0
     assert watch(tiny_model(0.4)).tested == 0
-    assert "does not store all scores" in notes[0] and "the model has changed" in notes[1]
+    assert "does not store noise" in notes[0]
+    assert "does not store all scores" in notes[1] and "the model has changed" in notes[2]
 
 
 def test_wrong_settings_are_one_sentence(tmp_path: Path) -> None:
@@ -184,6 +320,8 @@ def test_wrong_settings_are_one_sentence(tmp_path: Path) -> None:
         ({"folder": tmp_path / "none"}, "existing folder"),
         ({"output": tmp_path}, "--output must not contain"),
         ({"sort": "away"}, "--sort must be one of"),
+        ({"streams": ("score", "colour")}, "--streams must be a list of score, .*got score,colour"),
+        ({"streams": ()}, "--streams must be a list of score, .*got none"),
         ({"level": 1.0}, "--level must be between 0 and 1"),
     ):
         values = {"folder": tmp_path / "in", "output": tmp_path / "out", **options}

@@ -24,12 +24,15 @@ def watch(model: Model, folder: Path, url: str) -> None:
 def test_each_part_is_delivered_with_its_line(
     model: Model, tmp_path: Path, receiver: Receiver
 ) -> None:
+    """And an alarm: the scores of all three exceed those of the model."""
     for seed in range(3):
         write_photo(tmp_path / f"in/{seed}.png", seed)
     watch(model, tmp_path, receiver.url)
     ids, bodies = zip(*receiver.events, strict=True)
-    assert len(set(ids)) == 3 and {body["type"] for body in bodies} == {"part.judged"}
-    assert [body["data"] for body in bodies] == lines_of(tmp_path / "out")
+    assert [body["type"] for body in bodies] == ["part.judged"] * 3 + ["drift.alarm"]
+    assert len(set(ids)) == 4
+    assert [body["data"] for body in bodies[:3]] == lines_of(tmp_path / "out")
+    assert bodies[3]["data"]["part"] == 3 and bodies[3]["data"]["streams"] == ["score"]
 
 
 def test_events_wait_for_a_receiver_also_over_restarts(

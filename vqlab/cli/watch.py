@@ -62,6 +62,13 @@ def watch(
     new_test: Annotated[
         bool, typer.Option("--new-test", help="Start a new drift test, e.g. after an alarm.")
     ] = False,
+    streams: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated properties that the drift test uses: score, brightness, "
+            "sharpness, noise, concept. Default: score,noise, or those of the test that continues."
+        ),
+    ] = None,
     unchanged_for: Annotated[
         float,
         typer.Option(
@@ -91,9 +98,9 @@ def watch(
     """Judge images as they arrive in a folder (stop it with Ctrl-C; safe to kill at any time).
 
     parts.jsonl in the output folder has one line per file: the fields of scores.jsonl of `vqlab
-    predict`, part, time, brightness, sharpness, concept, drift_p_value, wealth and target. No file
-    is judged twice or lost, even if the process is killed. A drift alarm means that the arriving
-    parts differ from the held-out normal images of the model.
+    predict`, part, time, brightness, sharpness, noise, concept, drift_p_value, wealth, wealths and
+    target. No file is judged twice or lost, even if the process is killed. A drift alarm means that
+    the arriving parts differ from the held-out normal images of the model.
     """
     from vqlab.cli.terminal import out
     from vqlab.predict import load_model
@@ -111,6 +118,7 @@ def watch(
         patience=patience,
         level=level,
         new_test=new_test,
+        streams=None if streams is None else tuple(streams.replace(" ", "").split(",")),
         webhook=hook,
     )
 

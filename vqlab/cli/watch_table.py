@@ -54,8 +54,9 @@ def summary_text(status: Status) -> str:
 def _drift_text(status: Status) -> str:
     if status.alarm is not None:
         return f"ALARM at part {status.alarm['part']}"
-    state = f"wealth {status.wealth:.3g} of {1 / status.level:.4g} in {status.tested} parts"
-    return f"no alarm ({state})"
+    stream, wealth = max(status.wealths.items(), key=lambda item: item[1])
+    limit = f"{1 / status.level:.4g}"
+    return f"no alarm (wealth {wealth:.3g} by {stream} of {limit} in {status.tested} parts)"
 
 
 def part_text(row: PredictedFile) -> str:

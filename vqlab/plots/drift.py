@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,7 @@ _HIGHEST = 300.0
 def drift_figure(
     title: str,
     parts: Array,
-    log_wealth: Array,
+    log_wealths: Mapping[str, Array],
     scores: Array,
     level: float,
     threshold: float,
@@ -31,17 +32,19 @@ def drift_figure(
 ) -> Figure:
     """Return the wealth of a drift test (logarithmic) above the image scores.
 
-    parts (N,): numbers of the parts; log_wealth (N,): natural logarithms; scores (N,). level: an
-    alarm is raised at wealth 1 / level. alarm: the first part of the change and the part of the
-    alarm.
+    parts (N,): numbers of the parts; log_wealths: natural logarithms (N,) by stream; scores (N,).
+    level: an alarm is raised at wealth 1 / level. alarm: the first part of the change and the part
+    of the alarm.
     """
     figure = new_figure(f"{title} · drift", 7.2, 5.2)
     upper, lower = (style_axes(figure.add_subplot(2, 1, row)) for row in (1, 2))
-    wealth = np.minimum(log_wealth / math.log(10), _HIGHEST)
     columns = np.array_split(np.arange(len(parts)), min(len(parts), MAX_POINTS))
-    peaks = [column[np.argmax(wealth[column])] for column in columns]
     blue, red, ink = style.BLUE, style.RED, style.INK
-    upper.plot(parts[peaks], wealth[peaks], color=blue, linewidth=1.6)
+    colours = [colour for colour in style.LINES if colour != red]
+    for (name, log_wealth), colour in zip(log_wealths.items(), colours, strict=False):
+        wealth = np.minimum(log_wealth / math.log(10), _HIGHEST)
+        peaks = [column[np.argmax(wealth[column])] for column in columns]
+        upper.plot(parts[peaks], wealth[peaks], color=colour, linewidth=1.6, label=name)
     label = f"alarm at {1 / level:.4g} (false with probability ≤ {level:g})"
     upper.axhline(-math.log10(level), color=red, linewidth=1.3, linestyle=(0, (4, 3)), label=label)
     upper.set(ylabel="wealth, power of 10")

@@ -13,7 +13,7 @@ from vqlab.watch.store import Part
 
 SIGNIFICANT = 0.01
 """Level, after Bonferroni correction, at which a property counts as changed."""
-MIN_IMAGES = 5
+MIN_IMAGES = 2
 """Minimum number of images to compare."""
 
 
@@ -24,14 +24,15 @@ class Properties:
     score: list[float] = field(default_factory=list)
     brightness: list[float] = field(default_factory=list)
     sharpness: list[float] = field(default_factory=list)
-    concept: list[int] = field(default_factory=list)
+    noise: list[float] = field(default_factory=list)
+    concept: list[float] = field(default_factory=list)
 
     @classmethod
     def of(cls, parts: Iterable[Part]) -> Properties:
         """Return the properties of the readable parts."""
         properties = cls()
         for part in parts:
-            for name in ("score", "brightness", "sharpness", "concept"):
+            for name in ("score", "brightness", "sharpness", "noise", "concept"):
                 value = getattr(part, name)
                 if part.score is not None and value is not None:
                     getattr(properties, name).append(value)
@@ -56,13 +57,17 @@ class Change:
 
 
 def significant_changes(
-    before: Properties, after: Properties, thresholds: Thresholds
+    before: Properties, after: Properties, thresholds: Thresholds, streams: Sequence[str] = ()
 ) -> list[Change]:
-    """Return the properties that differ significantly, the most significant first."""
+    """Return the properties that differ significantly, the most significant first.
+
+    streams: those that raised the alarm; their medians come first, and are included in any case.
+    """
     candidates = [
         *_numbers("median score", before.score, after.score),
         *_numbers("median brightness", before.brightness, after.brightness),
         *_numbers("median sharpness", before.sharpness, after.sharpness),
+        *_numbers("median noise", before.noise, after.noise),
         *_upper_quantile(before.score, after.score),
         *_rejects(before.score, after.score, thresholds),
         *_concepts(before.concept, after.concept),
@@ -71,7 +76,9 @@ def significant_changes(
         Change(each.what, each.before, each.after, min(1.0, each.p_value * len(candidates)))
         for each in candidates
     ]
-    return sorted((m for m in corrected if m.p_value < SIGNIFICANT), key=lambda m: m.p_value)
+    included = {f"median {name}" for name in streams}
+    changes = [each for each in corrected if each.p_value < SIGNIFICANT or each.what in included]
+    return sorted(changes, key=lambda change: (change.what not in included, change.p_value))
 
 
 def _numbers(name: str, before: Sequence[float], after: Sequence[float]) -> list[Change]:
@@ -106,7 +113,7 @@ def _rejects(
     return [_shares("share rejected", hits, [len(before), len(after)])]
 
 
-def _concepts(before: Sequence[int], after: Sequence[int]) -> list[Change]:
+def _concepts(before: Sequence[float], after: Sequence[float]) -> list[Change]:
     """Compare the share of each concept."""
     if min(len(before), len(after)) < MIN_IMAGES:
         return []

@@ -33,6 +33,7 @@ from vqlab.watch.picture import DriftPicture
 from vqlab.watch.placing import choose_target, place
 from vqlab.watch.settings import WatchSettings
 from vqlab.watch.store import Part, Store
+from vqlab.watch.streams import SCORE, STREAMS, shares_of
 from vqlab.watch.webhook import Delivery
 
 _LOCK = ".watch.lock"
@@ -53,7 +54,8 @@ class Status:
     """Number of files that have not been judged yet."""
     tested: int = 0
     """Number of parts in the drift test."""
-    wealth: float = 1.0
+    wealths: dict[str, float] = field(default_factory=dict)
+    """Weighted wealth of each stream of the test; an alarm at 1 / level."""
     level: float = 0.01
     alarm: dict[str, Any] | None = None
     undelivered: int = 0
@@ -112,7 +114,7 @@ class _Watch:
         self._model, self._settings, self._on_status = model, settings, on_status
         self._store, self._lines = store, lines
         folder, output = settings.folder, settings.output
-        self._drift = Drift(model, self._store, settings.level, settings.new_test)
+        self._drift = Drift(model, self._store, settings.level, settings.new_test, settings.streams)
         self.notes = self._drift.notes
         self._place()  # files that were judged before the process was killed
         self._arrivals = Arrivals(folder, output, settings.unchanged_for, self._store.judged)
@@ -182,23 +184,27 @@ class _Watch:
     def _add(self, arrival: Arrival, row: PredictedFile, prediction: Prediction | str) -> None:
         """Add a part with its drift test and its events to the transaction."""
         settings, store, drift = self._settings, self._store, self._drift
-        number, target, log_wealth = store.next_part(), None, None
+        number, target = store.next_part(), None
         if settings.sort != "none":
             target = choose_target(
                 store, settings.folder, settings.output, arrival.path, row.verdict
             )
         line: dict[str, Any] = {"part": number, "time": _now(), **asdict(row), "target": target}
-        properties = {"brightness": None, "sharpness": None, "concept": None}
+        properties: dict[str, Any] = dict.fromkeys(STREAMS[1:])
+        log_wealths: dict[str, float] = {}
         if not isinstance(prediction, str):
-            properties = _properties(prediction)
-            step = drift.update(prediction.score)
-            log_wealth = step.log_wealth
-            line |= {"drift_p_value": step.p_value, "wealth": wealth_of(log_wealth)}
+            properties = properties_of(prediction)
+            steps = drift.update({SCORE: prediction.score, **properties})
+            log_wealths = {name: step.log_wealth for name, step in steps.items()}
+            wealths = {name: wealth_of(share) for name, share in shares_of(log_wealths).items()}
+            line["drift_p_value"] = steps[SCORE].p_value if SCORE in steps else None
+            line |= {"wealth": max(wealths.values()), "wealths": wealths}
         line |= properties
         text = json.dumps(line, ensure_ascii=False)
+        log_wealth = max(shares_of(log_wealths).values(), default=None)
         part = Part(
             number, row.file, arrival.identity, row.verdict, row.score, **properties,
-            log_wealth=log_wealth, line=text, target=target,
+            log_wealth=log_wealth, log_wealths=log_wealths, line=text, target=target,
         )  # fmt: skip
         store.add(part, drift.state.id, settings.sort)
         alarm = drift.check(part)
@@ -217,15 +223,16 @@ class _Watch:
         """Update the status."""
         status = self.status
         status.waiting = self._arrivals.waiting
-        status.tested, status.wealth = self._drift.count, self._drift.wealth
+        status.tested, status.wealths = self._drift.count, self._drift.wealths
         status.alarm = self._drift.alarm
         if self._delivery is not None:
             status.undelivered, error = self._store.undelivered()
             status.problem = status.problem or (error and f"webhook: {error}")
 
 
-def _properties(prediction: Prediction) -> dict[str, Any]:
-    """Return brightness, sharpness and concept of an image."""
+def properties_of(prediction: Prediction) -> dict[str, Any]:
+    """Return brightness, sharpness, noise and concept of an image; None for a detector without
+    concepts."""
     model = prediction.model
     appearance = appearance_of(prediction.image, model.data, model.area)
     concept = None

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from vqlab.model import Model
-from vqlab.watch.store import Store
+from vqlab.watch.store import Part, Store
+from vqlab.watch.streams import shares_of
 
 NAME = "drift.png"
 _INTERVAL = 60.0
@@ -49,10 +50,16 @@ class DriftPicture:
         figure = drift_figure(
             self._model.category,
             np.array([part.id for part in parts]),
-            np.array([part.log_wealth for part in parts]),
+            {name: np.array([_share(part, name) for part in parts]) for name in state.accounts},
             np.array([part.score for part in parts]),
             state.level,
             thresholds.image,
             None if alarm is None else (alarm["since_part"], alarm["part"]),
         )
         save_figure(figure, self._path)
+
+
+def _share(part: Part, stream: str) -> float | None:
+    """Return the logarithm of the weighted wealth of a stream after a part. Earlier versions stored
+    that of the score only."""
+    return shares_of(part.log_wealths)[stream] if part.log_wealths else part.log_wealth

@@ -10,6 +10,7 @@ from typing import get_args
 from vqlab.errors import UserError
 from vqlab.text import visible
 from vqlab.watch.placing import Sort
+from vqlab.watch.streams import STREAMS
 from vqlab.watch.webhook import Webhook
 
 
@@ -31,6 +32,9 @@ class WatchSettings:
     """Upper bound on the probability that a drift test ever raises a false alarm."""
     new_test: bool = False
     """Start a new drift test, e.g. after an alarm."""
+    streams: tuple[str, ...] | None = None
+    """Properties that the drift test uses, of `STREAMS`; None: those of the stored test, or
+    `DEFAULT`."""
     webhook: Webhook | None = None
     """Where events are sent."""
     poll: float = 0.5
@@ -53,5 +57,14 @@ class WatchSettings:
             raise UserError(
                 f"--sort must be one of {', '.join(get_args(Sort))}; got {self.sort!r}."
             )
+        if self.streams is not None:
+            unknown = [name for name in self.streams if name not in STREAMS]
+            if unknown or not self.streams:
+                raise UserError(
+                    f"--streams must be a list of {', '.join(STREAMS)}; got "
+                    f"{visible(','.join(self.streams)) or 'none'}."
+                )
+            ordered = tuple(name for name in STREAMS if name in self.streams)
+            object.__setattr__(self, "streams", ordered)
         if not 0 < self.level < 1:
             raise UserError(f"--level must be between 0 and 1; got {self.level:g}; pass e.g. 0.01.")

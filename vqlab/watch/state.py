@@ -7,8 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from vqlab.watch.drift import wealth_of
-from vqlab.watch.martingale import ChangeMartingale
+from vqlab.watch.drift import wealths_of
 from vqlab.watch.store import NAME, latest_test
 
 
@@ -18,13 +17,19 @@ class DriftState:
 
     tested: int
     """Number of parts in the test."""
-    wealth: float
-    """The martingale: 1 at the start of the test; an alarm at 1 / level."""
+    wealths: dict[str, float]
+    """Weighted wealth of each stream, see `DriftStreams`: at most 1 at the start of the test; an
+    alarm at 1 / level."""
     level: float
     alarm: str | None
     """The alarm as a sentence."""
     model: str
     """Digest of the model, see `Model.digest`."""
+
+    @property
+    def wealth(self) -> float:
+        """Largest weighted wealth of a stream."""
+        return max(self.wealths.values())
 
 
 def read_drift_state(output: Path) -> DriftState | None:
@@ -40,6 +45,5 @@ def read_drift_state(output: Path) -> DriftState | None:
         return None
     if test is None:
         return None
-    wealth = wealth_of(ChangeMartingale(test.count, test.accounts).log_wealth)
     alarm = test.alarm["text"] if test.alarm else None
-    return DriftState(test.count, wealth, test.level, alarm, test.model)
+    return DriftState(test.count, wealths_of(test.martingales), test.level, alarm, test.model)

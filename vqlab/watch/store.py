@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,9 +19,10 @@ from vqlab.errors import UserError
 from vqlab.predict.folder import Identity
 from vqlab.predict.rows import file_text
 from vqlab.watch.martingale import ChangeMartingale
+from vqlab.watch.streams import SCORE
 
 NAME = "watch.db"
-_VERSION = 1
+_VERSION = 2
 _TIMEOUT = 30.0
 _SCHEMA = """
 CREATE TABLE watch (id TEXT NOT NULL, folder TEXT NOT NULL);
@@ -32,7 +33,7 @@ CREATE TABLE tests (
 CREATE TABLE parts (
   id INTEGER PRIMARY KEY, test INTEGER NOT NULL, file TEXT NOT NULL, size INTEGER NOT NULL,
   modified INTEGER NOT NULL, verdict TEXT NOT NULL, score REAL, brightness REAL, sharpness REAL,
-  concept INTEGER, log_wealth REAL, line TEXT NOT NULL, target TEXT
+  concept INTEGER, log_wealth REAL, line TEXT NOT NULL, target TEXT, noise REAL, log_wealths TEXT
 );
 CREATE INDEX parts_file ON parts (file);
 CREATE INDEX parts_target ON parts (target);
@@ -42,6 +43,10 @@ CREATE TABLE events (
   due REAL NOT NULL DEFAULT 0, error TEXT NOT NULL DEFAULT ''
 )
 """
+_UPGRADES = {
+    1: ("ALTER TABLE parts ADD COLUMN noise REAL", "ALTER TABLE parts ADD COLUMN log_wealths TEXT")
+}
+"""Statements that change a database of a version into one of the next."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +64,14 @@ class Part:
     sharpness: float | None
     concept: int | None
     log_wealth: float | None
-    """Logarithm of the martingale after this part."""
+    """Logarithm of the largest weighted wealth of a stream after this part, see `DriftStreams`."""
     line: str
     """Its line in `parts.jsonl`."""
     target: str | None
     """Path that its file is moved or copied to, see `file_text`; None: not sorted."""
+    noise: float | None = None
+    log_wealths: dict[str, float] = field(default_factory=dict)
+    """Logarithm of the wealth by stream; empty for parts judged by earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +82,14 @@ class TestState:
     model: str
     level: float
     count: int
-    accounts: list[float]
+    accounts: dict[str, list[float]]
+    """Accounts of the martingale by stream, see `ChangeMartingale`."""
     alarm: dict[str, Any] | None
+
+    @property
+    def martingales(self) -> dict[str, ChangeMartingale]:
+        """The martingale of each stream."""
+        return {name: ChangeMartingale(self.count, each) for name, each in self.accounts.items()}
 
 
 @dataclass(frozen=True)
@@ -94,8 +108,10 @@ def latest_test(database: sqlite3.Connection) -> TestState | None:
     if row is None:
         return None
     number, model, level, count, accounts, alarm = row
-    alarm = alarm and json.loads(alarm)
-    return TestState(number, model, level, count, json.loads(accounts), alarm)
+    accounts = json.loads(accounts)
+    if isinstance(accounts, list):  # of an earlier version, which tested only the score
+        accounts = {SCORE: accounts}
+    return TestState(number, model, level, count, accounts, alarm and json.loads(alarm))
 
 
 class Store:
@@ -125,10 +141,15 @@ class Store:
                     self._database.execute(statement)
                 self._execute("INSERT INTO watch VALUES (?, ?)", uuid4().hex, file_text(folder))
                 self._database.execute(f"PRAGMA user_version = {_VERSION}")
-            elif version != _VERSION:
+            elif version > _VERSION:
                 raise UserError(
                     f"{self.path} must have version {_VERSION}; got {version}; update vqlab."
                 )
+            else:
+                for earlier in range(version, _VERSION):
+                    for statement in _UPGRADES[earlier]:
+                        self._database.execute(statement)
+                self._database.execute(f"PRAGMA user_version = {_VERSION}")
         self.id, watched = self._fetch_one("SELECT id, folder FROM watch")
         if watched != file_text(folder):
             raise UserError(
@@ -173,7 +194,8 @@ class Store:
         size, modified = part.identity or (0, 0)
         values = (
             part.id, test, part.file, size, modified, part.verdict, part.score, part.brightness,
-            part.sharpness, part.concept, part.log_wealth, part.line, part.target,
+            part.sharpness, part.concept, part.log_wealth, part.line, part.target, part.noise,
+            json.dumps(part.log_wealths),
         )  # fmt: skip
         self._execute(f"INSERT INTO parts VALUES ({', '.join('?' * len(values))})", *values)
         if part.target is not None:
@@ -210,18 +232,21 @@ class Store:
         """Return the latest test; None if there is none."""
         return latest_test(self._database)
 
-    def start_test(self, model: str, level: float) -> TestState:
-        """Start a test for the parts of a model with this digest."""
-        sql = "INSERT INTO tests (model, level, count, accounts) VALUES (?, ?, 0, '[]')"
-        self._execute(sql, model, level)
+    def start_test(self, model: str, level: float, streams: Iterable[str]) -> TestState:
+        """Start a test of these streams for the parts of a model with this digest."""
+        sql = "INSERT INTO tests (model, level, count, accounts) VALUES (?, ?, 0, ?)"
+        self._execute(sql, model, level, json.dumps({name: [] for name in streams}))
         test = self.test()
         assert test is not None
         return test
 
-    def update_test(self, test: int, martingale: ChangeMartingale) -> None:
-        """Store the martingale of a test."""
+    def update_test(
+        self, test: int, count: int, martingales: Mapping[str, ChangeMartingale]
+    ) -> None:
+        """Store the number of tested parts, and the martingale of each stream of a test."""
+        accounts = {name: martingale.accounts for name, martingale in martingales.items()}
         sql = "UPDATE tests SET count = ?, accounts = ? WHERE id = ?"
-        self._execute(sql, martingale.count, json.dumps(martingale.accounts), test)
+        self._execute(sql, count, json.dumps(accounts), test)
 
     def add_alarm(self, test: int, alarm: dict[str, Any]) -> None:
         """Store the alarm of a test."""
@@ -262,6 +287,10 @@ class Store:
         self._database.execute(sql, values)
 
 
-def _part(row: Sequence[Any]) -> Part:
-    id, _, file, size, modified, *others = tuple(row)[:13]
-    return Part(id, file, [size, modified], *others)
+def _part(row: sqlite3.Row) -> Part:
+    values = dict(zip(row.keys(), tuple(row), strict=True))
+    identity = [values.pop("size"), values.pop("modified")]
+    log_wealths = json.loads(values.pop("log_wealths") or "{}")
+    names = {each.name for each in fields(Part)}
+    columns = {name: value for name, value in values.items() if name in names}
+    return Part(**columns, identity=identity, log_wealths=log_wealths)
