@@ -33,10 +33,21 @@ def watch(model: Model, watched: Path, files: list[Path]) -> None:
 
 
 def gauges(address: str) -> dict[str, float]:
-    """Return the metrics of the drift of `part`."""
+    """Return the metrics of the drift of `part`, followed by the stream if it is of one."""
     text = requests.get(f"{address}/metrics", timeout=10).text
     samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
-    return {s.name: s.value for s in samples if s.name.startswith("vqlab_drift_")}
+    return {
+        s.name + s.labels.get("stream", ""): s.value
+        for s in samples
+        if s.name.startswith("vqlab_drift_")
+    }
+
+
+@pytest.fixture
+def good_parts(images: Path) -> list[Path]:
+    """150 normal parts."""
+    files = sorted((images / "part").glob("*/good/*.png"))
+    return [files[number * 7 % len(files)] for number in range(150)]
 
 
 @pytest.fixture
@@ -45,7 +56,7 @@ def model(trained_store: Path) -> Model:
 
 
 def test_drift_is_served_and_measured(
-    model: Model, trained_store: Path, tmp_path: Path, good_file: Path, defect_file: Path
+    model: Model, trained_store: Path, tmp_path: Path, good_parts: list[Path], defect_file: Path
 ) -> None:
     watched = tmp_path / "watched"
     settings = ServeSettings(
@@ -55,12 +66,14 @@ def test_drift_is_served_and_measured(
     with running(settings) as address:
         assert requests.get(address + DRIFT, timeout=10).json() is None
         assert gauges(address) == {}
-        watch(model, watched, [good_file] * 150)
+        watch(model, watched, good_parts)
         answer = requests.get(address + DRIFT, timeout=10).json()
         state = read_drift_state(watched / "part")
         assert state is not None and 0 < state.wealth < 100
+        assert set(state.wealths) == {"score", "noise"}
         assert answer == {
-            "tested": 150, "wealth": state.wealth, "level": 0.01, "alarm": None, "current": True,
+            "tested": 150, "wealth": state.wealth, "wealths": state.wealths, "level": 0.01,
+            "alarm": None, "current": True,
         }  # fmt: skip
         watch(model, watched, [defect_file] * 30)
         alarm = requests.get(address + DRIFT, timeout=10).json()
@@ -70,7 +83,10 @@ def test_drift_is_served_and_measured(
         deadline = time.monotonic() + 60
         while gauges(address).get("vqlab_drift_alarm") != 1:  # until the next poll
             assert time.monotonic() < deadline
-        assert gauges(address)["vqlab_drift_wealth"] == pytest.approx(alarm["wealth"])
+        shown = gauges(address)
+        assert shown["vqlab_drift_wealth"] == pytest.approx(alarm["wealth"])
+        for stream, wealth in alarm["wealths"].items():
+            assert shown[f"vqlab_drift_stream_wealth{stream}"] == pytest.approx(wealth)
         missing = requests.get(f"{address}/v1/categories/prat/drift", timeout=10)
         assert missing.status_code == 404 and "did you mean part?" in error_of(missing)
         while requests.get(address + DRIFT, timeout=10).json() is not None:
@@ -91,11 +107,11 @@ def test_the_page_shows_drift(
     model: Model,
     trained_store: Path,
     tmp_path: Path,
-    good_file: Path,
+    good_parts: list[Path],
     defect_file: Path,
 ) -> None:
     watched = tmp_path / "watched"
-    watch(load_model(str(_run(trained_store, 1)), "part", trained_store), watched, [good_file])
+    watch(load_model(str(_run(trained_store, 1)), "part", trained_store), watched, good_parts[:1])
     settings = ServeSettings(mlruns=trained_store, watched=watched)
     with running(settings) as address, opened(browser, f"{address}#category=part") as page:
         page.wait_for_selector("#drift:not([hidden])")
@@ -103,7 +119,7 @@ def test_the_page_shows_drift(
             f"No drift alarm in 1 watched parts (wealth {_shown(watched)}, alarm at 100). "
             "These parts were judged by another version."
         )
-        watch(model, watched, [good_file] * 149 + [defect_file] * 30)
+        watch(model, watched, good_parts[1:] + [defect_file] * 30)
         page.reload()
         page.wait_for_selector("#drift.problem")
         assert page.text_content("#drift").startswith(
@@ -116,7 +132,8 @@ def test_the_page_shows_drift(
 def _shown(watched: Path) -> str:
     state = read_drift_state(watched / "part")
     assert state is not None
-    return f"{state.wealth:.2g}"
+    stream = max(state.wealths, key=state.wealths.__getitem__)
+    return f"{state.wealth:.2g} by {stream}"
 
 
 def _run(mlruns: Path, seed: int) -> str:

@@ -64,7 +64,12 @@ class DriftAnswer(BaseModel):
     """The latest drift test of the parts that `vqlab watch` judges."""
 
     tested: int = Field(description="Parts in the test.")
-    wealth: float = Field(description="1 at the start of the test; an alarm at 1 / level.")
+    wealth: float = Field(
+        description="Of the leading stream: at most 1 at the start; an alarm at 1 / level."
+    )
+    wealths: dict[str, float] = Field(
+        description="Of each tested property: score, brightness, sharpness, noise, concept."
+    )
     level: float
     alarm: str | None = Field(description="The alarm as a sentence.")
     current: bool = Field(description="Whether the parts are judged by the model that is served.")

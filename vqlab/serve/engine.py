@@ -114,8 +114,8 @@ class Engine:
         if state is None:
             return None
         return DriftAnswer(
-            tested=state.tested, wealth=state.wealth, level=state.level, alarm=state.alarm,
-            current=state.model == served.digest,
+            tested=state.tested, wealth=state.wealth, wealths=state.wealths, level=state.level,
+            alarm=state.alarm, current=state.model == served.digest,
         )  # fmt: skip
 
     async def digest(self, category: str, upload: Upload) -> str:
@@ -194,13 +194,16 @@ class Engine:
             self._metrics.champion.labels(category).set(served.version)
 
     def _show_drift(self) -> None:
-        for gauge in (self._metrics.drift_wealth, self._metrics.drift_alarm):
+        metrics = self._metrics
+        for gauge in (metrics.drift_wealth, metrics.drift_stream_wealth, metrics.drift_alarm):
             gauge.clear()  # of categories that are no longer watched
         for category in self.champions.current:
             drift = self.drift(category)
             if drift is not None and drift.current:
-                self._metrics.drift_wealth.labels(category).set(drift.wealth)
-                self._metrics.drift_alarm.labels(category).set(drift.alarm is not None)
+                metrics.drift_wealth.labels(category).set(drift.wealth)
+                for stream, wealth in drift.wealths.items():
+                    metrics.drift_stream_wealth.labels(category, stream).set(wealth)
+                metrics.drift_alarm.labels(category).set(drift.alarm is not None)
 
 
 def _require_fit(served: ServedModel, pixels: Pixels) -> None:

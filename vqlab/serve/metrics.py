@@ -52,6 +52,10 @@ class Metrics:
             "vqlab_drift_wealth", "Wealth of the drift test of vqlab watch: an alarm at 1 / level.",
             ["category"], registry=registry,
         )  # fmt: skip
+        self.drift_stream_wealth = Gauge(
+            "vqlab_drift_stream_wealth", "Wealth of each property that the drift test uses.",
+            ["category", "stream"], registry=registry,
+        )  # fmt: skip
         self.drift_alarm = Gauge(
             "vqlab_drift_alarm", "1 after a drift alarm.", ["category"], registry=registry
         )

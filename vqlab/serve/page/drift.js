@@ -23,9 +23,10 @@ export async function showDrift(category) {
 }
 
 /** Say what the drift test of the watched parts shows. */
-export function sentence({ tested, wealth, level, alarm, current }) {
+export function sentence({ tested, wealth, wealths, level, alarm, current }) {
+  const leading = Object.keys(wealths).find((stream) => wealths[stream] === wealth);
   const result = alarm !== null
     ? `Drift alarm: ${alarm}`
-    : `No drift alarm in ${tested} watched parts (wealth ${Number(wealth.toPrecision(2))}, alarm at ${Math.round(1 / level)}).`;
+    : `No drift alarm in ${tested} watched parts (wealth ${Number(wealth.toPrecision(2))} by ${leading}, alarm at ${Math.round(1 / level)}).`;
   return current ? result : `${result} These parts were judged by another version.`;
 }
