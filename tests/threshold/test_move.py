@@ -15,7 +15,9 @@ from tiny_set import baseline_recipe, write_tiny_set
 
 from vqlab.config import merge
 from vqlab.data import pixels_digest
+from vqlab.data.appearance import NORMAL_IMAGES
 from vqlab.model import Model
+from vqlab.predict.properties import properties_of
 from vqlab.promote import history, promote
 from vqlab.promote.reproduce import score_images
 from vqlab.run import Recording, resolve, run
@@ -133,6 +135,9 @@ def test_a_moved_threshold_is_promoted_through_the_gates(
     assert after.thresholds.promised == 0.25 and after.thresholds.pixel == before.thresholds.pixel
     assert after.thresholds.calibration is not None
     assert after.thresholds.calibration.count == len(scores)
+    found = [properties_of(before.score(path)) for path in sorted(good.iterdir())]
+    for name in ("brightness", "sharpness", "noise"):  # to which `vqlab watch` compares parts
+        assert after.meta[NORMAL_IMAGES][name] == [each[name] for each in found]
     for name, value in before.detector.state_dict().items():
         assert (after.detector.state_dict()[name] == value).all()
     version = trained.tracker.registry.by_alias("part")

@@ -24,9 +24,9 @@ import torch
 from vqlab.data.shifts import SHIFTS
 from vqlab.data.synthetic import sample
 from vqlab.model import Model
+from vqlab.predict.properties import properties_of
 from vqlab.watch.drift import normal_values
 from vqlab.watch.drift_test import DriftTest
-from vqlab.watch.judging import properties_of
 from vqlab.watch.martingale import ChangeMartingale
 from vqlab.watch.streams import CONCEPT, DEFAULT, SCORE, STREAMS, weights_of
 

@@ -14,6 +14,7 @@ from vqlab.data import Splits, areas_differ, pixels_digest
 from vqlab.errors import UserError
 from vqlab.model import Model
 from vqlab.predict.files import find_images
+from vqlab.predict.properties import properties_of
 from vqlab.text import join_names, visible
 from vqlab.types import ImageRecord
 
@@ -27,6 +28,8 @@ class GoodImages:
     digests: dict[Path, str]
     """SHA-256 of the pixels of each file, see `pixels_digest`."""
     scores: NDArray[np.float64]
+    properties: dict[str, list[Any]]
+    """Properties of the scored images by name, as in the metadata of a checkpoint."""
     notes: tuple[str, ...]
 
 
@@ -60,14 +63,19 @@ def score_good_images(
                 f"{join_names([visible(path) for path in same])}; {reasons[name]}; remove them."
             )
     unique = list({digest: path for path, digest in reversed(digests.items())}.values())[::-1]
-    scores = []
+    scores: list[float] = []
+    rows: list[dict[str, Any]] = []
     for done, path in enumerate(unique, 1):
-        scores.append(views[path].score(path).score)
+        prediction = views[path].score(path)
+        scores.append(prediction.score)
+        rows.append({**properties_of(prediction), "category": views[path].image_category or ""})
         on_progress("scoring good images", done, len(unique))
     notes = list(files.notes)
     if len(unique) < len(paths):
         notes.append(f"{len(paths) - len(unique)} images in {folder} are copies; each counts once.")
-    return GoodImages(digests, np.array(scores, np.float64), tuple(notes))
+    names = rows[0] if rows else ()
+    properties = {n: [row[n] for row in rows if row[n] is not None] for n in names}
+    return GoodImages(digests, np.array(scores, np.float64), properties, tuple(notes))
 
 
 def _for_image(model: Model, path: Path) -> Model:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vqlab.config import Tree, dump, merge, nest
 from vqlab.data import Splits
+from vqlab.data.appearance import NORMAL_IMAGES
 from vqlab.evaluation import (
     CalibrationScores,
     Scored,
@@ -178,6 +179,8 @@ def save_move(tracker: Tracker, move: ThresholdMove) -> str:
         meta |= {
             "thresholds": asdict(thresholds), "run_id": tracked.id, "validation": report.mean
         }  # fmt: skip
+        if move.good is not None:
+            meta[NORMAL_IMAGES] = move.good.properties
         file = tracked.folder / CHECKPOINT
         replace(move.model, thresholds=thresholds, meta=meta).save(file)
         tracked.log_artifact(file, "checkpoint", required=True)

@@ -17,11 +17,10 @@ from typing import Any
 
 import torch
 
-from vqlab.data.appearance import appearance_of
-from vqlab.detectors import HasPrototypes
 from vqlab.errors import UserError
 from vqlab.model import Model, Prediction
 from vqlab.predict.folder import Identity, identity_of, locked
+from vqlab.predict.properties import properties_of
 from vqlab.predict.rows import PredictedFile
 from vqlab.predict.scoring import predicted_row, score_file
 from vqlab.predict.workers import map_in_order
@@ -228,18 +227,6 @@ class _Watch:
         if self._delivery is not None:
             status.undelivered, error = self._store.undelivered()
             status.problem = status.problem or (error and f"webhook: {error}")
-
-
-def properties_of(prediction: Prediction) -> dict[str, Any]:
-    """Return brightness, sharpness, noise and concept of an image; None for a detector without
-    concepts."""
-    model = prediction.model
-    appearance = appearance_of(prediction.image, model.data, model.area)
-    concept = None
-    if isinstance(model.detector, HasPrototypes):
-        prototypes = model.detector.prototypes(prediction.extracted)
-        concept = None if prototypes is None else int(prototypes.indices[0])
-    return {**appearance._asdict(), "concept": concept}
 
 
 def _event(kind: str, data: dict[str, Any]) -> str:

@@ -43,7 +43,7 @@ def read_drift_state(output: Path) -> DriftState | None:
             test = latest_test(database)
     except (sqlite3.Error, ValueError):
         return None
-    if test is None:
+    if test is None or not test.accounts:
         return None
     alarm = test.alarm["text"] if test.alarm else None
     return DriftState(test.count, wealths_of(test.martingales), test.level, alarm, test.model)
