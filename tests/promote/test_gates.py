@@ -260,3 +260,15 @@ def test_shifts_that_the_model_must_stand(
     assert f"{rejects} of 40" in gate.sentence and "jpeg 50 (strong)" in gate.sentence
     assert ("data.shifts" in gate.sentence) == (rejects == 12)
     assert shift_gate(None, thresholds, GateSettings()).status == "not applicable"
+
+
+def test_a_failed_gate_measures_the_shifts_of_the_training() -> None:
+    """Not a worse one that the model was not trained to tolerate."""
+    rows = (ShiftErrors("gain", "strong", 0.2, 30, 0), ShiftErrors("jpeg", "strong", 50, 12, 0))
+    calibration = CalibrationScores.of(np.arange(100.0))
+    thresholds = Thresholds(94, 1, promised=0.05, calibration=calibration)
+    gate = shift_gate(ShiftTable(40, 40, ("jpeg",), rows), thresholds, GateSettings())
+    assert gate.status == "failed" and gate.value == 12 / 40
+    assert "12 of 40" in gate.sentence and "gain" not in gate.sentence
+    warned = shift_gate(ShiftTable(40, 40, ("noise",), rows), thresholds, GateSettings())
+    assert warned.status == "warning" and warned.value == 30 / 40

@@ -88,24 +88,22 @@ def shift_gate(table: ShiftTable | None, thresholds: Thresholds, settings: GateS
     most = guarantee_limit(thresholds, table.normals)
     if most is None:
         return Gate(name, "not applicable", "The threshold promises no rate.")
-    worst = max(table.rows, key=lambda row: row.false_rejects)
     failed = table.above_promise(thresholds)
     trained = [row for row in failed if row.shift in table.trained]
+    worst = max(trained or table.rows, key=lambda row: row.false_rejects)
     status: Status = "passed"
     if failed and settings.shifts != "ignore":
         status = failure(settings.shifts) if trained else "warning"
+    kind = "shift of data.shifts" if trained else "capture shift"
     text = (
         f"{worst.false_rejects} of {table.normals} normal test images are rejected under the worst "
-        f"capture shift, {worst.title}; up to {most} are compatible with the promise (95 %)"
+        f"{kind}, {worst.title}; up to {most} are compatible with the promise (95 %)"
     )
     if failed:
-        names = join_names([f"{row.title}: {row.false_rejects}" for row in failed])
+        names = join_names([f"{row.title}: {row.false_rejects}" for row in trained or failed])
         text += f"; more under {names}"
-        text += (
-            ": the model does not tolerate a shift listed in data.shifts"
-            if trained
-            else "; list the expected shifts in data.shifts and train again"
-        )
+        if not trained:
+            text += "; list the expected shifts in data.shifts and train again"
     value = worst.false_rejects / table.normals
     count = Count(worst.false_rejects, table.normals)
     limit = most / table.normals
