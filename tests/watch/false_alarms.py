@@ -1,6 +1,6 @@
 """Count false alarms of the drift test on exchangeable scores.
 
-`python tests/watch/false_alarms.py STREAMS PARTS` prints the figure of docs/watch.md.
+`python tests/watch/false_alarms.py STREAMS PARTS` prints them by the number of held-out images.
 """
 
 from __future__ import annotations
