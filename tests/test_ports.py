@@ -120,13 +120,12 @@ def test_the_ui_of_a_new_store_serves_other_machines(tmp_path: Path) -> None:
         assert ask(address, f"evil.example:{port}") == 403
         evil = f"http://evil.example:{port}"
         assert ask(address, f"inspection.example:{port}", search, evil) == 403
-        os.killpg(process.pid, signal.SIGINT)  # Ctrl-C
-        process.wait(60)
-        require_free("127.0.0.1", port)
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            os.killpg(process.pid, signal.SIGINT)  # Ctrl-C
+        status = process.wait(120)
         log.close()
+    assert status == 0
+    require_free("127.0.0.1", port)
     assert "Traceback" not in (tmp_path / "log").read_text()
     assert f"anyone with access to port {port} of this machine" in (tmp_path / "log").read_text()

@@ -61,9 +61,10 @@ def _run(argv: list[str], env: dict[str, str], ready: Callable[[], bool], line: 
     as a shell does."""
     from vqlab.cli.terminal import out
 
-    server = subprocess.Popen(argv, env=env)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the server
-    signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+    # In a new session, so that Ctrl-C reaches it once: MLflow passes signals on to its own server.
+    server = subprocess.Popen(argv, env=env, start_new_session=True)
+    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        signal.signal(number, lambda *_: server.terminate())
     while server.poll() is None and not ready():
         time.sleep(0.1)
     if server.poll() is None:
