@@ -31,7 +31,7 @@ from vqlab.serve.pixel_budget import PixelBudget
 from vqlab.serve.settings import ServeSettings
 from vqlab.serve.uploads import Upload
 from vqlab.text import folder_name
-from vqlab.watch import read_drift_state
+from vqlab.watch import DriftState, read_drift_state
 
 logger = logging.getLogger("vqlab.serve")
 T = TypeVar("T")
@@ -110,7 +110,7 @@ class Engine:
         """Return the latest drift test of a category; None if it is not watched. Raises
         UnknownModel."""
         served = self.champions.champion(category)
-        state = read_drift_state(self._settings.watched / folder_name(served.category))
+        state = self._drift_state(served)
         if state is None:
             return None
         return DriftAnswer(
@@ -194,16 +194,15 @@ class Engine:
             self._metrics.champion.labels(category).set(served.version)
 
     def _show_drift(self) -> None:
-        metrics = self._metrics
-        for gauge in (metrics.drift_wealth, metrics.drift_stream_wealth, metrics.drift_alarm):
-            gauge.clear()  # of categories that are no longer watched
-        for category in self.champions.current:
-            drift = self.drift(category)
-            if drift is not None and drift.current:
-                metrics.drift_wealth.labels(category).set(drift.wealth)
-                for stream, wealth in drift.wealths.items():
-                    metrics.drift_stream_wealth.labels(category, stream).set(wealth)
-                metrics.drift_alarm.labels(category).set(drift.alarm is not None)
+        states: dict[str, DriftState] = {}
+        for category, served in self.champions.current.items():
+            state = self._drift_state(served)
+            if state is not None and state.model == served.digest:
+                states[category] = state
+        self._metrics.show_drift(states)
+
+    def _drift_state(self, served: ServedModel) -> DriftState | None:
+        return read_drift_state(self._settings.watched / folder_name(served.category))
 
 
 def _require_fit(served: ServedModel, pixels: Pixels) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -10,6 +12,8 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+
+from vqlab.watch import DriftState
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -21,6 +25,8 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
+        self._drift_categories: set[str] = set()
+        self._drift_streams: set[tuple[str, str]] = set()
         ProcessCollector(registry=registry)
         self.requests = Counter(
             "vqlab_requests", "Requests.", ["route", "status"], registry=registry
@@ -48,15 +54,15 @@ class Metrics:
             "vqlab_champion_version", "Version of the champion in use.", ["category"],
             registry=registry,
         )  # fmt: skip
-        self.drift_wealth = Gauge(
+        self._drift_wealth = Gauge(
             "vqlab_drift_wealth", "Wealth of the drift test of vqlab watch: an alarm at 1 / level.",
             ["category"], registry=registry,
         )  # fmt: skip
-        self.drift_stream_wealth = Gauge(
+        self._drift_stream_wealth = Gauge(
             "vqlab_drift_stream_wealth", "Wealth of each property that the drift test uses.",
             ["category", "stream"], registry=registry,
         )  # fmt: skip
-        self.drift_alarm = Gauge(
+        self._drift_alarm = Gauge(
             "vqlab_drift_alarm", "1 after a drift alarm.", ["category"], registry=registry
         )
         self.replaced = Counter(
@@ -65,6 +71,21 @@ class Metrics:
         self.poll_failures = Counter(
             "vqlab_poll_failures", "Failed checks for new champions.", registry=registry
         )
+
+    def show_drift(self, states: Mapping[str, DriftState]) -> None:
+        """Show the drift tests of these categories only; no series is absent in between."""
+        streams = {(name, stream) for name, state in states.items() for stream in state.wealths}
+        for category, state in states.items():
+            self._drift_wealth.labels(category).set(state.wealth)
+            for stream, wealth in state.wealths.items():
+                self._drift_stream_wealth.labels(category, stream).set(wealth)
+            self._drift_alarm.labels(category).set(state.alarm is not None)
+        for category in self._drift_categories - set(states):
+            self._drift_wealth.remove(category)
+            self._drift_alarm.remove(category)
+        for labels in self._drift_streams - streams:
+            self._drift_stream_wealth.remove(*labels)
+        self._drift_categories, self._drift_streams = set(states), streams
 
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
