@@ -49,3 +49,9 @@ def test_regions_are_those_of_scipy(seed: int) -> None:
         assert values[row, column] == np.float32(region.peak) and mask[row, column]
         assert left <= column < left + width and top <= row < top + height
         assert region.area_mm2 is None
+
+
+def test_areas_have_no_rounding_errors() -> None:
+    mask = np.ones((3, 7), bool)
+    [region] = find_regions(np.ones((3, 7), np.float32), mask, mm_per_pixel=0.1)
+    assert str(region.area_mm2) == "0.21"

@@ -83,7 +83,7 @@ def find_regions(
                 rank=0,
                 box=(left, top, width, height),
                 area=area,
-                area_mm2=None if mm_per_pixel is None else area * mm_per_pixel**2,
+                area_mm2=None if mm_per_pixel is None else _rounded(area * mm_per_pixel**2),
                 peak=float(values[row, column]),
                 peak_at=(left + int(column), top + int(row)),
                 contour=tuple((int(x), int(y)) for x, y in contours[0][:, 0]),
@@ -91,3 +91,8 @@ def find_regions(
         )
     regions.sort(key=lambda region: -region.peak)
     return tuple(Region(**{**vars(r), "rank": rank}) for rank, r in enumerate(regions, 1))
+
+
+def _rounded(area: float) -> float:
+    """Round to nine digits: 0.1² · 100 is 1, not 1.0000000000000002."""
+    return float(f"{area:.9g}")
