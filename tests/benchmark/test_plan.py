@@ -11,6 +11,7 @@ import yaml
 from tiny_benchmark import plan_of, write_benchmark
 
 from vqlab.benchmark import Plan, make_plan, read_benchmark, read_published
+from vqlab.benchmark.published import MEAN, Published
 from vqlab.data.datasets import DATASETS
 from vqlab.experiment_files import BENCHMARKS, PUBLISHED, names
 from vqlab.types import UserError
@@ -120,6 +121,17 @@ def test_published_means_are_those_of_their_categories(name: str) -> None:
         for metric in method.metrics if method.categories else ():
             values = [figures[metric] for figures in method.categories.values()]
             assert abs(sum(values) / len(values) - method.metrics[metric]) < 0.06
+
+
+def test_a_category_of_another_dataset_has_no_published_figure() -> None:
+    """The synthetic cable beside the bottle of MVTec AD: only the latter has published figures."""
+    file = read_published("mvtec_ad")
+    method = next(each for each in file.methods if {"bottle", "cable"} <= each.categories.keys())
+    published = Published("MVTec AD", method, file.count, ("bottle",))
+    bottle = method.categories["bottle"]["image_auroc"] / 100
+    assert published.for_column("bottle", "image_auroc") == (bottle, "published")
+    assert published.for_column("cable", "image_auroc")[0] is None
+    assert published.for_column(MEAN, "image_auroc") == (bottle, "published, 1 category")
 
 
 def test_published_files_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from servers import running
+from servers import copy_store, running
 from tiny_set import tiny_recipe, write_tiny_set
 
 from vqlab.run import Recording, resolve, run
@@ -45,7 +44,7 @@ def trained_store(
 @pytest.fixture
 def mlruns(trained_store: Path, tmp_path: Path) -> Path:
     """A copy of the store that a test may change."""
-    return Path(shutil.copytree(trained_store, tmp_path / "mlruns"))
+    return copy_store(trained_store, tmp_path / "mlruns")
 
 
 @pytest.fixture(scope="session")

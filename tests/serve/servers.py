@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import requests
@@ -25,6 +27,24 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def copy_store(root: Path, target: Path) -> Path:
+    """Copy a folder of runs that servers of this process may use.
+
+    Databases are copied by SQLite: a process that opens and closes their files loses its locks on
+    them, and a second process then truncates shared memory that the first has mapped.
+    """
+
+    def copy(source: str, destination: str) -> str:
+        if not source.endswith(".db"):
+            return shutil.copy2(source, destination)
+        with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(destination)) as new:
+            old.backup(new)
+        return destination
+
+    ignored = shutil.ignore_patterns("*.db-wal", "*.db-shm")
+    return Path(shutil.copytree(root, target, ignore=ignored, copy_function=copy))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from servers import copy_store
 from tiny_set import baseline_recipe
 
 from vqlab.data import DataSettings, load_dataset, pixels_digest, read_image
@@ -189,7 +190,7 @@ def test_an_image_moved_between_folders_by_hand_is_left_out(
 ) -> None:
     from vqlab.recipes import Folders
 
-    copy = Path(shutil.copytree(root, tmp_path / "copy"))
+    copy = copy_store(root, tmp_path / "copy")
     judge(history, picture(tmp_path, 0), "good")
     write_feedback("part", mlruns, tmp_path / "data", Folders(copy))
     moved = copy / "part/train/good/003.png"

@@ -68,12 +68,14 @@ class Published:
         The mean is that over the benchmark's categories if each has a figure, else the published
         mean over all.
         """
-        if column != MEAN:
-            return self.value(column, metric), "published"
+        if column != MEAN:  # a category of this name may be of another dataset
+            value = self.value(column, metric) if column in self.categories else None
+            return value, "published"
         subset = self.subset_mean(metric)
         if subset is None or len(self.categories) == self.count:
             return self.mean(metric), f"published, {self.count} categories"
-        return subset, f"published, {len(self.categories)} categories"
+        count = len(self.categories)
+        return subset, f"published, {count} {'category' if count == 1 else 'categories'}"
 
     def subset_mean(self, metric: str) -> float | None:
         """Return the mean over the benchmark's categories; None if one has no figure."""
