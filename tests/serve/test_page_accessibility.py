@@ -70,8 +70,8 @@ def test_everything_is_done_with_the_keyboard(
     with opened(browser, part_server) as page:
         page.wait_for_selector(".meaning")
         tab_to(page, ".skip")
-        tab_to(page, "#choose-images")
         with page.expect_file_chooser() as chooser:
+            tab_to(page, "#choose-images")
             page.keyboard.press("Enter")
         chooser.value.set_files([good_file, defect_file])
         wait_until_judged(page, 2)
