@@ -89,14 +89,14 @@ def drawn(parts: dict[str, Any], change: str, before: int, seed: int) -> list[di
 
 def print_alarms(measured: dict[str, Any]) -> None:
     """Print a table of the streams with an alarm, and of the parts until it."""
-    known, parts = measured["calibration"], measured["parts"]
+    normal, parts = measured["calibration"], measured["parts"]
     choices = {
         "score, bets of earlier versions": ([SCORE], False),
         "score": ([SCORE], True),
         "score, noise (default)": (list(DEFAULT), True),
-        "all": ([name for name in STREAMS if known.get(name)], True),
+        "all": ([name for name in STREAMS if normal.get(name)], True),
     }
-    print(f"{len(known[SCORE])} held-out images, {len(parts[AS_IS])} parts")
+    print(f"{len(normal[SCORE])} held-out images, {len(parts[AS_IS])} parts")
     for before in (0, LENGTH):
         for change in parts:
             if before and change == AS_IS:
@@ -104,22 +104,22 @@ def print_alarms(measured: dict[str, Any]) -> None:
             streams = [drawn(parts, change, before, seed) for seed in range(STREAM_COUNT)]
             print(f"{change}, after {before} parts {AS_IS}:")
             for title, (names, early) in choices.items():
-                print(f"  {title}: {_alarms(known, streams, names, early, before)}", flush=True)
+                print(f"  {title}: {_alarms(normal, streams, names, early, before)}", flush=True)
     good = list(range(min(len(parts[AS_IS]), LENGTH)))
     print(f"each of {len(good)} parts {AS_IS} once, in random order:")
     orders = [np.random.default_rng(seed).permutation(good) for seed in range(STREAM_COUNT)]
     streams = [[parts[AS_IS][i] for i in order] for order in orders]
     for title, (names, early) in choices.items():
-        print(f"  {title}: {_alarms(known, streams, names, early, 0)}", flush=True)
+        print(f"  {title}: {_alarms(normal, streams, names, early, 0)}", flush=True)
 
 
 def _alarms(
-    known: dict[str, Any], streams: list[Any], names: list[str], early: bool, before: int
+    normal: dict[str, Any], streams: list[Any], names: list[str], early: bool, before: int
 ) -> str:
     delays = []
     for seed, stream in enumerate(streams):
         paths = [
-            np.array(log_wealths(name, known[name], [part[name] for part in stream], seed, early))
+            np.array(log_wealths(name, normal[name], [part[name] for part in stream], seed, early))
             + math.log(weight)
             for name, weight in weights_of(names).items()
         ]
@@ -136,8 +136,8 @@ def print_false_alarms(measured: dict[str, Any], streams: int, length: int, own:
     True: they are the model's held-out normal images. Each part occurs at most once in a stream if
     there are enough, else parts (and calibration images) are drawn with replacement.
     """
-    known, parts = measured["calibration"], measured["parts"][AS_IS]
-    count = len(known[SCORE])
+    normal, parts = measured["calibration"], measured["parts"][AS_IS]
+    count = len(normal[SCORE])
     drawn_images = length if own else count + length
     once = len(parts) >= drawn_images
     highest: dict[str, list[float]] = {name: [] for name in DEFAULT}
@@ -146,7 +146,7 @@ def print_false_alarms(measured: dict[str, Any], streams: int, length: int, own:
         chosen = rng.choice(len(parts), drawn_images, replace=not once)
         for name in DEFAULT:
             column = [parts[i][name] for i in chosen]
-            first, rest = (known[name], column) if own else (column[:count], column[count:])
+            first, rest = (normal[name], column) if own else (column[:count], column[count:])
             highest[name].append(max(log_wealths(name, first, rest, seed)))
     origin = "the model's" if own else "drawn"
     print(f"{count} held-out images, {origin}; {streams} streams of {length} of {len(parts)} parts")

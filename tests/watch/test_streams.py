@@ -32,12 +32,12 @@ def test_shares_of_the_level_sum_to_one(streams: list[str], weights: list[float]
 
 def test_each_stream_is_the_test_of_its_property() -> None:
     rng = np.random.default_rng(0)
-    known = {"score": rng.normal(size=20).tolist(), "noise": rng.normal(size=12).tolist()}
+    calibration = {"score": rng.normal(size=20).tolist(), "noise": rng.normal(size=12).tolist()}
     parts = [{"score": x, "noise": y, "other": 0} for x, y in rng.normal(size=(30, 2)).tolist()]
-    streams = DriftStreams(known, 0.01)
+    streams = DriftStreams(calibration, 0.01)
     steps = [streams.update(part, 7) for part in parts]
     for name, seed in (("score", ""), ("noise", "noise")):
-        alone = DriftTest(known[name], 0.005)
+        alone = DriftTest(calibration[name], 0.005)
         expected = [
             alone.update(part[name], tie_breaker(7, n, seed)) for n, part in enumerate(parts, 1)
         ]
@@ -46,9 +46,12 @@ def test_each_stream_is_the_test_of_its_property() -> None:
 
 def test_restored_streams_continue_as_if_they_were_not_interrupted() -> None:
     rng = np.random.default_rng(1)
-    known = {"score": rng.normal(size=9).tolist(), "concept": rng.integers(3, size=9).tolist()}
+    calibration = {
+        "score": rng.normal(size=9).tolist(),
+        "concept": rng.integers(3, size=9).tolist(),
+    }
     parts = [{"score": float(rng.normal()), "concept": int(rng.integers(3))} for _ in range(40)]
-    whole, first, second = (DriftStreams(known, 0.01) for _ in range(3))
+    whole, first, second = (DriftStreams(calibration, 0.01) for _ in range(3))
     expected = [whole.update(part, 1) for part in parts][20:]
     for part in parts[:20]:
         first.update(part, 1)

@@ -39,17 +39,17 @@ class Drift:
         self._model, self._store = model, store
         self.notes: list[str] = []
         """Sentences on the test."""
-        known = normal_values(model)
-        if not known[SCORE]:
+        normal = normal_values(model)
+        if not normal[SCORE]:
             self.notes.append(
                 "the model does not store all scores of its held-out normal images as they were "
                 "captured (it was trained with data.shifts, or by an older vqlab), so a drift of "
                 "scores is detected only if the parts change while the folder is watched."
             )
-        self._normal = Properties(**known)
+        self._normal = Properties(**normal)
         with store.transaction():
-            self.state = self._open(level, new, known, streams)
-        calibration = {name: known.get(name, []) for name in self.state.accounts}
+            self.state = self._open(level, new, normal, streams)
+        calibration = {name: normal.get(name, []) for name in self.state.accounts}
         self._test = DriftStreams(calibration, level)
         earlier = (_values(part) for part in store.parts(self.state.id) if part.score is not None)
         self._test.restore(earlier, self.state.martingales)
@@ -59,7 +59,7 @@ class Drift:
         self,
         level: float,
         new: bool,
-        known: Mapping[str, Sequence[float]],
+        normal: Mapping[str, Sequence[float]],
         streams: Sequence[str] | None,
     ) -> TestState:
         """Return the stored test of this model, or a new one."""
@@ -68,7 +68,7 @@ class Drift:
             self.notes.append("the model has changed, so a new drift test starts.")
             state = None
         if state is None or new:
-            return self._store.start_test(model, level, self._chosen(known, streams))
+            return self._store.start_test(model, level, self._chosen(normal, streams))
         tested = list(state.accounts)
         for option, expected, value in (
             ("level", f"{state.level:g}", f"{level:g}"),
@@ -79,7 +79,7 @@ class Drift:
                     f"--{option} must be {expected}, as in the drift test in {self._store.path}; "
                     f"got {value}; add --new-test to start another test."
                 )
-        if streams is None and (missing := _testable(known, tested)):
+        if streams is None and (missing := _testable(normal, tested)):
             self.notes.append(
                 f"the drift test uses {join_names(tested)} only, as when it was started; "
                 f"--new-test starts one that also uses {join_names(missing)}."
@@ -87,19 +87,19 @@ class Drift:
         return state
 
     def _chosen(
-        self, known: Mapping[str, Sequence[float]], streams: Sequence[str] | None
+        self, normal: Mapping[str, Sequence[float]], streams: Sequence[str] | None
     ) -> list[str]:
-        """Return the streams of a new test. Raises UserError for those that are not known."""
+        """Return the streams of a new test. Raises UserError for those that are not normal."""
         if streams is None:
-            if missing := [name for name in DEFAULT if name not in known]:
+            if missing := [name for name in DEFAULT if name not in normal]:
                 self.notes.append(
                     f"the model does not store {join_names(missing)} of held-out normal images of "
                     "this category, so the drift test uses scores only; train again to store it."
                 )
-            return _testable(known)
-        if missing := [name for name in streams if name not in known]:
+            return _testable(normal)
+        if missing := [name for name in streams if name not in normal]:
             raise UserError(
-                f"--streams must be among {', '.join(known)}, which the model stores; got "
+                f"--streams must be among {', '.join(normal)}, which the model stores; got "
                 f"{', '.join(missing)}; leave it out, or train again."
             )
         return list(streams)
@@ -170,9 +170,9 @@ def normal_values(model: Model) -> dict[str, list[float]]:
     return {SCORE: list(scores), **{name: each for name, each in values.items() if each}}
 
 
-def _testable(known: Container[str], tested: Container[str] = ()) -> list[str]:
-    """Return the default streams that are known and not tested."""
-    return [name for name in DEFAULT if name in known and name not in tested]
+def _testable(normal: Container[str], tested: Container[str] = ()) -> list[str]:
+    """Return the default streams that are normal and not tested."""
+    return [name for name in DEFAULT if name in normal and name not in tested]
 
 
 def _values(part: Part) -> dict[str, Any]:
