@@ -329,7 +329,7 @@ def test_the_table_shows_target_and_realised() -> None:
     text = " ".join(" ".join(lines[7:]).split())
     assert "(conformal, from 40 held-out normal images)" in text
     assert "if its score exceeds 37;" in text and "regions above 40 are marked" in text
-    assert "in a rejected image" in text and "where they reach 30 % of their height;" in text
+    assert "in a rejected image" in text and "where they reach 40 % of their height;" in text
     assert "a mean false-reject rate of at most 0.1." in text
     f1max = choose_thresholds(made([1.0, 2.0], [0, 1]), settings(method="f1max"))
     assert "≤" not in printed(report_table("run", [("test", report)], f1max))

@@ -37,8 +37,10 @@ def test_stored_properties_are_those_of_the_files(
     assert model.area_of("part") is not None
     assert stored["category"] == [record.category for record in held_out]
     for index, record in enumerate(held_out):
-        found = appearance_of(read_image(record.path), model.data, model.area_of(record.category))
-        assert tuple(stored[name][index] for name in found._fields) == found
+        appearance = appearance_of(
+            read_image(record.path), model.data, model.area_of(record.category)
+        )
+        assert tuple(stored[name][index] for name in appearance._fields) == appearance
     assert len(set(stored["noise"])) == len(held_out)
     part = [record.category == "part" for record in held_out]
     expected = [value for value, ours in zip(stored["noise"], part, strict=True) if ours]

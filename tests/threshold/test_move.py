@@ -135,9 +135,9 @@ def test_a_moved_threshold_is_promoted_through_the_gates(
     assert after.thresholds.promised == 0.25 and after.thresholds.pixel == before.thresholds.pixel
     assert after.thresholds.calibration is not None
     assert after.thresholds.calibration.count == len(scores)
-    found = [properties_of(before.score(path)) for path in sorted(good.iterdir())]
+    properties = [properties_of(before.score(path)) for path in sorted(good.iterdir())]
     for name in ("brightness", "sharpness", "noise"):  # to which `vqlab watch` compares parts
-        assert after.meta[NORMAL_IMAGES][name] == [each[name] for each in found]
+        assert after.meta[NORMAL_IMAGES][name] == [each[name] for each in properties]
     for name, value in before.detector.state_dict().items():
         assert (after.detector.state_dict()[name] == value).all()
     version = trained.tracker.registry.by_alias("part")

@@ -42,7 +42,7 @@ class ThresholdSettings(Settings):
     the verdict `review`, for a person to decide. None: no review (not with `f1max`)."""
     pixel_false_positive_rate: float = Field(default=0.005, gt=0, lt=1)
     """Target share of normal pixels above the pixel threshold (not with `f1max`)."""
-    region_height: float = Field(default=0.3, ge=0, lt=1)
+    region_height: float = Field(default=0.4, ge=0, lt=1)
     """Each region of a predicted mask is cut off at this share of its peak's height above the pixel
     threshold, since the map falls off gradually around a defect. 0: mark every pixel above the
     pixel threshold."""
