@@ -1,4 +1,4 @@
-"""Laws of the base densities."""
+"""Properties of the base densities."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def noise(*shape: int, seed: int = 1) -> Tensor:
 
 
 def density(name: BaseName, channels: int, by: float = 0.4) -> BaseDensity:
-    """A density of four prototypes of dimension 3, with moved weights."""
+    """Return a density over four prototypes of dimension 3, with perturbed parameters."""
     base = base_density(name, channels, prototype_dim=3, codebook_size=4)
     with torch.no_grad():
         for number, weight in enumerate(base.parameters()):
@@ -52,13 +52,15 @@ def test_integrates_to_one(name: BaseName, channels: int) -> None:
         assert float(total) == pytest.approx(1, abs=1e-9)
 
 
-def test_selected_and_mixture_are_those_of_torch() -> None:
+def test_selected_and_mixture_match_torch_distributions() -> None:
     z, condition = 3 * noise(6, 5), prototypes(0, 1, 2, 3, 0, 1)
     selected, mixture = density("selected", 5), density("mixture", 5)
     assert isinstance(selected, Selected) and isinstance(mixture, Mixture)
     mean, log_sigma = selected.moments(condition.vectors)
-    right = Normal(mean[condition.indices], log_sigma[condition.indices].exp()).log_prob(z).sum(1)
-    torch.testing.assert_close(selected.log_prob(z, condition), right)
+    expected = (
+        Normal(mean[condition.indices], log_sigma[condition.indices].exp()).log_prob(z).sum(1)
+    )
+    torch.testing.assert_close(selected.log_prob(z, condition), expected)
     mean, log_sigma = mixture.moments(condition.vectors)
     parts = Independent(Normal(mean, log_sigma.exp()), 1)
     peer = MixtureSameFamily(Categorical(logits=mixture.logits), parts)
@@ -70,13 +72,14 @@ def test_selected_and_mixture_are_those_of_torch() -> None:
 
 @pytest.mark.parametrize("name", BASES)
 @torch.no_grad()
-def test_samples_score_one_half_and_have_the_entropy(name: BaseName) -> None:
+def test_samples_have_score_one_half_and_the_expected_entropy(name: BaseName) -> None:
     base, condition = density(name, 4), Prototypes(prototypes(0).vectors, torch.arange(40_000) % 4)
     z = base.sample(condition, torch.Generator().manual_seed(3))
-    again = base.sample(condition, torch.Generator().manual_seed(3))
-    assert torch.equal(z, again)
+    repeated = base.sample(condition, torch.Generator().manual_seed(3))
+    assert torch.equal(z, repeated)
     assert float(base.quadratic(z, condition).mean()) == pytest.approx(0.5, abs=0.05)
-    if name != "mixture":  # there the responsible component is not always the one drawn from
+    # in a mixture, the component with the highest responsibility is not always the sampled one
+    if name != "mixture":
         assert float(base.quadratic(z, condition).mean()) == pytest.approx(0.5, abs=0.01)
         spread = 0.0
         if isinstance(base, Selected):
@@ -85,7 +88,7 @@ def test_samples_score_one_half_and_have_the_entropy(name: BaseName) -> None:
         assert float(-base.log_prob(z, condition).mean()) == pytest.approx(entropy, abs=0.05)
 
 
-def test_the_prototype_enters_and_is_taught() -> None:
+def test_log_prob_depends_on_the_prototype_and_has_a_gradient() -> None:
     z, base = noise(2, 4), density("selected", 4)
     vectors = prototypes(0).vectors.requires_grad_()
     right = base.log_prob(z, Prototypes(vectors, torch.tensor([0, 1])))
@@ -99,7 +102,7 @@ def test_the_prototype_enters_and_is_taught() -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in mixture.parameters())
 
 
-def test_a_vector_per_image_is_a_code_per_row() -> None:
+def test_vector_per_image_equals_code_per_row() -> None:
     z, base = noise(6, 4), density("selected", 4)
     codes = torch.tensor([2, 2, 2, 0, 0, 0])
     vectors = prototypes(0).vectors
@@ -109,7 +112,7 @@ def test_a_vector_per_image_is_a_code_per_row() -> None:
     )
 
 
-def test_selected_starts_standard_and_mixture_starts_near_it() -> None:
+def test_selected_is_standard_normal_at_initialization_and_mixture_is_close() -> None:
     z, condition = noise(50, 6), prototypes(*[0, 3] * 25)
     start = {n: base_density(n, 6, prototype_dim=3, codebook_size=4) for n in BASES}
     standard = start["standard"].log_prob(z, condition)
@@ -119,7 +122,7 @@ def test_selected_starts_standard_and_mixture_starts_near_it() -> None:
 
 
 @torch.no_grad()
-def test_sigma_is_bounded_both_ways() -> None:
+def test_sigma_has_lower_and_upper_bounds() -> None:
     base = density("selected", 4, by=1e4)
     assert isinstance(base, Selected)
     log_sigma = base.moments(prototypes(0).vectors)[1]
@@ -127,7 +130,7 @@ def test_sigma_is_bounded_both_ways() -> None:
 
 
 @pytest.mark.parametrize("name", BASES)
-def test_half_precision_is_widened_even_under_autocast(name: BaseName) -> None:
+def test_half_precision_inputs_are_computed_in_float32_under_autocast(name: BaseName) -> None:
     torch.set_default_dtype(torch.float32)
     base = density(name, 64).float()
     condition = Prototypes(noise(4, 3), torch.tensor([0, 1, 2]))

@@ -1,4 +1,4 @@
-"""Images in other light."""
+"""Random brightness augmentation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def draw(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_each_image_is_brighter_or_darker_as_a_whole() -> None:
+def test_one_gain_per_image() -> None:
     images = 0.1 + 0.1 * torch.rand(500, 3, 4, 4, generator=draw())
     gains = scale_brightness(images, 0.2, draw(1)) / images
     torch.testing.assert_close(gains, gains[:, :1, :1, :1].expand_as(gains))
@@ -21,16 +21,16 @@ def test_each_image_is_brighter_or_darker_as_a_whole() -> None:
     assert float(logs.std()) == pytest.approx(0.2, rel=0.1)
 
 
-def test_the_brightest_stays_white() -> None:
+def test_white_is_clipped() -> None:
     assert float(scale_brightness(torch.ones(50, 3, 2, 2), 0.5, draw()).max()) == 1
 
 
-def test_no_spread_leaves_images_as_they_are() -> None:
+def test_zero_spread_is_the_identity() -> None:
     images = torch.rand(3, 3, 4, 4, generator=draw())
     assert torch.equal(scale_brightness(images, 0.0, draw()), images)
 
 
-def test_the_same_generator_gives_the_same_light() -> None:
+def test_same_generator_gives_same_gains() -> None:
     images = torch.rand(3, 3, 4, 4, generator=draw())
     assert torch.equal(
         scale_brightness(images, 0.3, draw(7)), scale_brightness(images, 0.3, draw(7))

@@ -1,4 +1,4 @@
-"""The gate for dead codebooks: every book that a detector's health names is judged by its kind."""
+"""Detection of dead codebooks from the health metrics of a detector."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def health(name: str, perplexity: float, dead: int, size: int) -> dict[str, floa
         (1.0, 0, 1, ""),
     ],
 )
-def test_a_dead_codebook_is_told_by_its_name(
-    name: str, perplexity: float, dead: int, size: int, says: str
+def test_dead_codebook_error_names_codebook(
+    name: str, perplexity: float, dead: int, size: int, message: str
 ) -> None:
     reason = dead_codebook(health(name, perplexity, dead, size))
-    assert says in reason and bool(says) == bool(reason)
+    assert message in reason and bool(message) == bool(reason)
     assert not reason or reason.startswith(f"dead codebook {name}: ".replace(" :", ":"))
 
 
@@ -41,23 +41,25 @@ def test_a_dead_codebook_is_told_by_its_name(
     ("perplexity", "dead", "size", "categories", "dead_it_is"),
     [
         (28.0, 0, 32, 4, False),
-        (2.1, 29, 32, 4, False),  # few prototypes, but several: unused ones are no fault
+        (2.1, 29, 32, 4, False),  # several prototypes in use: unused ones are accepted
         (1.1, 30, 32, 4, True),
         (1.0, 31, 32, 4, True),
-        (1.0, 31, 32, 1, False),  # one category may be of one kind
-        (1.2, 1, 3, 2, False),  # too few to ask anything of
+        (1.0, 31, 32, 1, False),  # a single category may need only one prototype
+        (1.2, 1, 3, 2, False),  # codebook too small for a minimum
     ],
 )
-def test_prototypes_are_dead_where_one_stands_for_several_categories(
-    perplexity: float, dead: int, size: int, categories: int, dead_it_is: bool
+def test_single_prototype_for_several_categories_is_dead(
+    perplexity: float, dead: int, size: int, categories: int, expected_dead: bool
 ) -> None:
     reason = dead_codebook(health("concept", perplexity, dead, size), categories)
-    assert bool(reason) == dead_it_is
+    assert bool(reason) == expected_dead
     assert not reason or f"one prototype represents {categories} categories" in reason
 
 
-def test_one_dead_book_of_several_is_enough() -> None:
-    alive = health("concept", 20.0, 2, 32) | health("pattern0", 300.0, 9, 512)
-    assert dead_codebook(alive, 4) == ""
-    assert "dead codebook pattern1: " in dead_codebook(alive | health("pattern1", 1.0, 511, 512), 4)
+def test_one_dead_codebook_among_several_is_reported() -> None:
+    metrics = health("concept", 20.0, 2, 32) | health("pattern0", 300.0, 9, 512)
+    assert dead_codebook(metrics, 4) == ""
+    assert "dead codebook pattern1: " in dead_codebook(
+        metrics | health("pattern1", 1.0, 511, 512), 4
+    )
     assert dead_codebook({"train/loss": 1.0, "codebook/concept_live": 1.0}, 4) == ""

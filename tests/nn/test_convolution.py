@@ -1,4 +1,4 @@
-"""The 3 × 3 convolution by minimal filtering equals the direct one."""
+"""The 3 × 3 convolution by minimal filtering equals the direct convolution."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def dense(layer: Conv3x3, x: Tensor, constant: Tensor | None) -> Tensor:
     [(2, 5, 1, 1), (1, 2, 2, 1), (7, 5, 6, 1), (2, 17, 16, 4), (32, 3, 1, 4)],
 )
 @pytest.mark.parametrize("constants", [0, 3])
-def test_equals_the_direct_convolution(
+def test_equals_direct_convolution(
     images: int, height: int, width: int, side: int, constants: int
 ) -> None:
     assert tile_side(images, height, width) == side
@@ -30,15 +30,15 @@ def test_equals_the_direct_convolution(
     constant = torch.randn(images, constants, dtype=torch.float64, requires_grad=True)
     constant_or_none = constant if constants else None
     inputs = [x, layer.weight, layer.bias, *([constant] if constants else [])]
-    out, right = layer(x, constant_or_none), dense(layer, x, constant_or_none)
-    torch.testing.assert_close(out, right, rtol=0, atol=1e-11)
+    out, direct = layer(x, constant_or_none), dense(layer, x, constant_or_none)
+    torch.testing.assert_close(out, direct, rtol=0, atol=1e-11)
     into = torch.randn_like(out)
-    gradients = (torch.autograd.grad(value, inputs, into) for value in (out, right))
+    gradients = (torch.autograd.grad(value, inputs, into) for value in (out, direct))
     for got, expected in zip(*gradients, strict=True):
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
 
 
-def test_many_channels_are_computed_in_parts() -> None:
+def test_many_channels_are_computed_in_chunks() -> None:
     layer = Conv3x3(1600, 90, bias=False)
     x = torch.randn(2, 1600, 17, 16)
     torch.testing.assert_close(layer(x), dense(layer, x, None), rtol=1e-4, atol=1e-4)
@@ -54,17 +54,17 @@ def test_float32_error_is_small() -> None:
     assert error < 2e-5 * right.abs().max()
 
 
-def test_state_is_that_of_a_torch_convolution() -> None:
+def test_state_dict_is_compatible_with_torch_conv2d() -> None:
     ours, theirs = Conv3x3(3, 4), nn.Conv2d(3, 4, 3, padding=1)
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(2, 3, 5, 5)
     torch.testing.assert_close(ours(x), theirs(x))
-    again = nn.Conv2d(3, 4, 3, padding=1)
-    again.load_state_dict(ours.state_dict())
-    assert torch.equal(again.weight, theirs.weight)
+    loaded = nn.Conv2d(3, 4, 3, padding=1)
+    loaded.load_state_dict(ours.state_dict())
+    assert torch.equal(loaded.weight, theirs.weight)
 
 
-def test_same_under_autocast_and_without_gradient() -> None:
+def test_same_result_under_autocast_and_without_gradient() -> None:
     layer, x, constant = Conv3x3(6, 4), torch.randn(2, 4, 5, 5), torch.randn(2, 2)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = layer(x, constant)
@@ -74,14 +74,14 @@ def test_same_under_autocast_and_without_gradient() -> None:
         assert torch.equal(layer(x, constant), layer(x, constant))
 
 
-def test_moments_saved_in_the_layout_of_torch_are_converted() -> None:
+def test_optimizer_moments_in_the_layout_of_torch_are_converted() -> None:
     weight = Conv3x3(5, 4).weight
     saved = torch.randn(4, 5, 3, 3)
     assert torch.equal(outputs_first(in_layout_of(weight, saved)), saved)
     assert in_layout_of(weight, weight) is weight
 
 
-def test_exported_graphs_have_one_convolution() -> None:
+def test_exported_graph_has_a_single_convolution() -> None:
     layer, x = Conv3x3(6, 4).requires_grad_(False), torch.randn(2, 4, 5, 5)
     program = torch.export.export(layer, (x, torch.randn(2, 2)), strict=False)
     operators = [str(node.target) for node in program.graph.nodes]

@@ -1,4 +1,4 @@
-"""Laws of the flow, in float64: of each block, each level, the fusion and the whole."""
+"""Properties of the flow in float64: blocks, levels, fusion and the complete model."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def noise(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def shaken(part: nn.Module, by: float = 0.3) -> nn.Module:
-    """The part with all its weights moved, away from the identity; not in training."""
+def perturbed(part: nn.Module, by: float = 0.3) -> nn.Module:
+    """Return the part in evaluation mode with perturbed weights, away from the identity."""
     with torch.no_grad():
         for number, weight in enumerate(part.parameters()):
             weight += by * noise(*weight.shape, seed=100 + number)
@@ -60,25 +60,25 @@ def level(
     settings = {"blocks": 3, "rank": 2, **settings}
     options = CouplingOptions(6, kernel, clamp, norm)
     flow = LevelFlow(channels, 3, options, **settings)  # type: ignore[arg-type]
-    shaken(flow)
+    perturbed(flow)
     return flow
 
 
 def inputs(kernel: int, channels: int = 5, count: int = 3) -> tuple[Tensor, Tensor]:
-    """Features and condition: rows, or maps of 2 x 3."""
+    """Return features and condition: rows, or maps of 2 x 3."""
     place = () if kernel == 1 else (2, 3)
     return noise(count, channels, *place), noise(count, 3, *place, seed=2)
 
 
 def log_abs_det(function: Function, x: Tensor) -> Tensor:
-    """log|det| of the Jacobian of a function of one flat vector."""
+    """Return log|det| of the Jacobian of a function of one flat vector."""
     jacobian = torch.autograd.functional.jacobian(function, x)
     assert isinstance(jacobian, Tensor) and jacobian.shape == (len(x), len(x))
     return torch.linalg.slogdet(jacobian).logabsdet
 
 
 def pack(tensors: Sequence[Tensor]) -> Tensor:
-    """The first image's (or row's) tensors as one vector."""
+    """Return the tensors of the first image (or row) as one vector."""
     return torch.cat([t[0].flatten() for t in tensors])
 
 
@@ -93,26 +93,27 @@ def assert_same(left: Sequence[Tensor], right: Sequence[Tensor]) -> None:
 
 
 def assert_near(rounded: Sequence[Tensor], exact: Sequence[Tensor]) -> None:
-    """Float32, and within what bfloat16 subnets may change."""
+    """Assert float32 results within the tolerance of bfloat16 subnets."""
     for got, right in zip(rounded, exact, strict=True):
         assert got.dtype == torch.float32
-        slack = 0.05 * float(right.detach().abs().max())
-        torch.testing.assert_close(got, right, rtol=0.05, atol=slack)
+        tolerance = 0.05 * float(right.detach().abs().max())
+        torch.testing.assert_close(got, right, rtol=0.05, atol=tolerance)
 
 
 def block(name: str, kernel: int) -> nn.Module:
     dims = [(5,)] if kernel == 1 else [(5, 1, 1)]
     if name == "actnorm":
-        return shaken(ActNorm(dims))
+        return perturbed(ActNorm(dims))
     if name.startswith("coupling"):
         condition = [(6, *dims[0][1:])]
-        flip, norm = "flip" in name, "norm" in name
-        return shaken(
-            Coupling(dims, condition, options=CouplingOptions(6, kernel, norm=norm), flip=flip)
+        swap, norm = "flip" in name, "norm" in name
+        return perturbed(
+            Coupling(dims, condition, options=CouplingOptions(6, kernel, norm=norm), flip=swap)
         )
     generator = torch.Generator().manual_seed(3)
     part = Mixing(dims, kind=name, generator=generator, rank=2)  # type: ignore[arg-type]
-    assert name != "permutation" or not torch.equal(part.order, part.back)  # to tell them apart
+    # the two permutations must differ
+    assert name != "permutation" or not torch.equal(part.order, part.back)
     return part
 
 
@@ -126,14 +127,14 @@ def test_block_laws(name: str, kernel: int) -> None:
     hidden = noise(3, 6, *x.shape[2:], seed=4)
     condition = (hidden,) if name.startswith("coupling") else ()
     (z,), log_det = part((x,), condition)
-    back, minus = part((z,), condition, rev=True)
+    back, inverse_log_det = part((z,), condition, rev=True)
     assert_same(back, (x,))
 
     def first_image(vector: Tensor) -> Tensor:
         return pack(part(unpack(vector, (x,)), tuple(c[:1] for c in condition))[0])
 
-    log_det, minus = (torch.as_tensor(d).expand(3) for d in (log_det, minus))
-    assert_same((log_det[0], log_det), (log_abs_det(first_image, pack((x,))), -minus))
+    log_det, inverse_log_det = (torch.as_tensor(d).expand(3) for d in (log_det, inverse_log_det))
+    assert_same((log_det[0], log_det), (log_abs_det(first_image, pack((x,))), -inverse_log_det))
     assert name in MIXINGS or log_det.abs().min() > 1e-3
     assert torch.autograd.gradcheck(first_image, pack((x,)).requires_grad_())
 
@@ -146,8 +147,8 @@ def test_level_laws(kernel: int, mixing: MixingName, channels: int) -> None:
     x, condition = inputs(kernel, channels)
     z, log_det = flow(x, condition)
     assert z.shape == x.shape and log_det.shape == (3,)
-    back, minus = flow.inverse(z, condition)
-    assert_same((back, minus), (x, -log_det))
+    back, inverse_log_det = flow.inverse(z, condition)
+    assert_same((back, inverse_log_det), (x, -log_det))
 
     def first_image(vector: Tensor) -> Tensor:
         return pack((flow(*unpack(vector, (x,)), condition[:1])[0],))
@@ -156,12 +157,13 @@ def test_level_laws(kernel: int, mixing: MixingName, channels: int) -> None:
 
 
 def pyramid(kernel: int) -> tuple[FusionFlow, list[Tensor], Tensor]:
-    """A fusion of levels with odd and even channels and sizes that do not divide each other."""
+    """Return a fusion of levels with odd and even channels, and sizes that do not divide each
+    other."""
     levels = [noise(2, 3, 3, 5), noise(2, 4, 2, 2, seed=2)]
     fusion = FusionFlow(
         [(3, 3, 5), (4, 2, 2)], [(2, 2, 2)], options=CouplingOptions(6, kernel, norm=True)
     )
-    shaken(fusion)
+    perturbed(fusion)
     return fusion, levels, noise(2, 2, 2, 2, seed=3)
 
 
@@ -169,9 +171,9 @@ def pyramid(kernel: int) -> tuple[FusionFlow, list[Tensor], Tensor]:
 def test_fusion_laws(kernel: int) -> None:
     fusion, levels, condition = pyramid(kernel)
     z, log_det = fusion(levels, (condition,))
-    back, minus = fusion.inverse(z, (condition,))
+    back, inverse_log_det = fusion.inverse(z, (condition,))
     assert [a.shape for a in z] == [a.shape for a in levels] and log_det.shape == (2,)
-    assert_same((*back, minus), (*levels, -log_det))
+    assert_same((*back, inverse_log_det), (*levels, -log_det))
 
     def first_image(vector: Tensor) -> Tensor:
         return pack(fusion(unpack(vector, levels), (condition[:1],))[0])
@@ -179,7 +181,7 @@ def test_fusion_laws(kernel: int) -> None:
     assert_same((log_det[0],), (log_abs_det(first_image, pack(levels)),))
 
 
-def test_fusion_couples_every_channel_to_every_level() -> None:
+def test_fusion_mixes_every_channel_with_every_level() -> None:
     fusion, levels, condition = pyramid(3)
 
     def first_image(vector: Tensor) -> Tensor:
@@ -194,15 +196,15 @@ def test_fusion_couples_every_channel_to_every_level() -> None:
 def test_fusion_is_a_node_of_a_freia_graph() -> None:
     fusion, levels, condition = pyramid(1)
     inputs = [InputNode(*t.shape[1:]) for t in levels]
-    beside = ConditionNode(2, 2, 2)
+    condition_node = ConditionNode(2, 2, 2)
     node = Node(
         [n.out0 for n in inputs],
         FusionFlow,
         {"options": CouplingOptions(6, norm=True)},
-        conditions=beside,
+        conditions=condition_node,
     )
-    leaving = [OutputNode(out) for out in (node.out0, node.out1)]
-    graph = GraphINN([*inputs, beside, node, *leaving])
+    outputs = [OutputNode(out) for out in (node.out0, node.out1)]
+    graph = GraphINN([*inputs, condition_node, node, *outputs])
     graph.module_list[0].load_state_dict(fusion.state_dict())
     z, log_det = graph(levels, [condition])
     expected, expected_det = fusion(levels, (condition,))
@@ -210,17 +212,20 @@ def test_fusion_is_a_node_of_a_freia_graph() -> None:
     assert_same(graph(z, [condition], rev=True)[0], levels)
 
 
-def whole(kernel: int, base: BaseName) -> tuple[Callable[..., tuple[Tensor, ...]], list[Tensor]]:
-    """Levels → fusion → base: a function of two levels (B, …) and their prototypes' log density."""
+def complete_flow(
+    kernel: int, base: BaseName
+) -> tuple[Callable[..., tuple[Tensor, ...]], list[Tensor]]:
+    """Return levels → fusion → base: a function of two levels (B, …) and the log density of their
+    prototypes."""
     flows = [level(kernel, 2, seed=1), level(kernel, 2, blocks=2, seed=2)]
     fusion = FusionFlow([(2, 2, 2), (2, 1, 1)], options=CouplingOptions(4, kernel, norm=True))
     ends = [base_density(base, 2, prototype_dim=3, codebook_size=4) for _ in flows]
     for part in (fusion, *ends):
-        shaken(part)
+        perturbed(part)
     vectors = noise(4, 3, seed=5)
 
     def run(levels: Sequence[Tensor], codes: Tensor) -> tuple[Tensor, ...]:
-        """(first latent, second latent, log_det, log density)."""
+        """Return (first latent, second latent, log_det, log density)."""
         latents, log_det = [], torch.zeros(len(codes))
         for flow, x in zip(flows, levels, strict=True):
             condition = vectors[codes][:, :, None, None].expand(-1, -1, *x.shape[2:])
@@ -247,8 +252,8 @@ def whole(kernel: int, base: BaseName) -> tuple[Callable[..., tuple[Tensor, ...]
 
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("base", BASES)
-def test_laws_of_the_whole(kernel: int, base: BaseName) -> None:
-    run, levels = whole(kernel, base)
+def test_complete_flow_laws(kernel: int, base: BaseName) -> None:
+    run, levels = complete_flow(kernel, base)
     codes = torch.tensor([1, 3])
     *_, log_det, log_prob = run(levels, codes)
 
@@ -263,17 +268,17 @@ def test_laws_of_the_whole(kernel: int, base: BaseName) -> None:
 
 
 def grid(reach: float = 14.0, steps: int = 401) -> tuple[Tensor, float]:
-    """Points of a square of the plane, and the area of each."""
+    """Return points on a square grid of the plane, and the area per point."""
     axis = torch.linspace(-reach, reach, steps)
     return torch.cartesian_prod(axis, axis), float(axis[1] - axis[0]) ** 2
 
 
 def toy(base: BaseName) -> tuple[LevelFlow, BaseDensity, Tensor]:
-    """A conditional flow of the plane with a base, both off the identity, and four prototypes."""
+    """Return a perturbed conditional flow of the plane with a base and four prototypes."""
     torch.manual_seed(0)
     flow = LevelFlow(2, 3, CouplingOptions(8, clamp=0.5), blocks=3, seed=4)
     end = base_density(base, 2, prototype_dim=3, codebook_size=4)
-    return shaken(flow, 0.2), shaken(end, 0.2), noise(4, 3, seed=5)  # type: ignore[return-value]
+    return perturbed(flow, 0.2), perturbed(end, 0.2), noise(4, 3, seed=5)  # type: ignore[return-value]
 
 
 def log_density(base: BaseName, x: Tensor, code: int) -> Tensor:
@@ -290,19 +295,19 @@ def test_density_integrates_to_one_for_every_prototype(base: BaseName) -> None:
     density = [log_density(base, points, code).exp() for code in (0, 3)]
     for each in density:
         assert float(each.sum()) * area == pytest.approx(1, abs=1e-4)
-    assert (density[0] - density[1]).abs().max() > 0.01  # and the prototype enters
+    assert (density[0] - density[1]).abs().max() > 0.01  # the prototype has an effect
 
 
-def test_without_log_sigma_it_is_no_density() -> None:
-    """The published likelihood: z standardised by the prototype's σ, Σ log σ left out."""
+def test_published_likelihood_does_not_integrate_to_one() -> None:
+    """The published likelihood standardises z by the σ of the prototype and omits Σ log σ."""
     points, area = grid()
     flow, end, vectors = toy("selected")
     prototypes = Prototypes(vectors, torch.zeros(len(points), dtype=torch.int64))
     with torch.no_grad():
         z, log_det = flow(points, vectors[prototypes.indices])
         published = -end.quadratic(z, prototypes) * 2 - math.log(2 * math.pi) + log_det
-        right = end.log_prob(z, prototypes) + log_det
-    assert float(right.exp().sum()) * area == pytest.approx(1, abs=1e-4)
+        log_prob = end.log_prob(z, prototypes) + log_det
+    assert float(log_prob.exp().sum()) * area == pytest.approx(1, abs=1e-4)
     assert abs(float(published.exp().sum()) * area - 1) > 0.1
 
 
@@ -323,7 +328,7 @@ def test_samples_have_the_moments_of_the_density(base: BaseName) -> None:
 
 
 def test_learns_a_density() -> None:
-    """Two conditions, two rings of different radius: well below the Gaussian's likelihood."""
+    """Two conditions, two rings of different radii: the NLL falls well below that of a Gaussian."""
     angle = 2 * math.pi * torch.rand(512, generator=torch.Generator().manual_seed(1))
     code = torch.arange(512) % 2
     radius = (1 + 2 * code) * (1 + 0.05 * noise(512))
@@ -349,7 +354,7 @@ def test_learns_a_density() -> None:
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
-def test_the_condition_enters_and_is_taught(kernel: int) -> None:
+def test_output_depends_on_the_condition_and_has_a_gradient(kernel: int) -> None:
     flow = level(kernel)
     x, condition = inputs(kernel)
     condition.requires_grad_()
@@ -363,16 +368,16 @@ def test_the_condition_enters_and_is_taught(kernel: int) -> None:
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
-def test_a_condition_beside_is_a_condition_within(kernel: int) -> None:
-    """The first layer split in two is one layer over [x1; condition], borders and all."""
+def test_shared_condition_layer_equals_concatenation(kernel: int) -> None:
+    """The split first layer equals one layer over [x1; condition], including borders."""
     flow = level(kernel, blocks=1)
     x, condition = inputs(kernel)
     (step,) = (s for s in flow.sequence if isinstance(s, Coupling))
     (normalized,) = (s((x,))[0][0] for s in flow.sequence if isinstance(s, ActNorm))
     x1 = normalized[:, : step.passive]
     assert flow.condition is not None
-    inputs_of = 1 if kernel == 1 else 2
-    weight = torch.cat([step.first.weight, flow.condition.weight], inputs_of)
+    input_axis = 1 if kernel == 1 else 2
+    weight = torch.cat([step.first.weight, flow.condition.weight], input_axis)
     both = torch.cat([x1, condition], 1)
     if kernel == 1:
         hidden = F.linear(both, weight, flow.condition.bias)
@@ -383,17 +388,17 @@ def test_a_condition_beside_is_a_condition_within(kernel: int) -> None:
     assert_same((flow(x, condition)[1],), (expected,))
 
 
-def test_rows_do_not_know_each_other() -> None:
+def test_rows_are_independent() -> None:
     flow, (x, condition) = level(), inputs(1)
     z, log_det = flow(x, condition)
     alone = flow(x[1:2], condition[1:2])
     torch.testing.assert_close(alone, (z[1:2], log_det[1:2]), rtol=0, atol=1e-12)
 
 
-def test_blocks_take_turns_in_the_half_they_change() -> None:
+def test_consecutive_blocks_transform_alternate_halves() -> None:
     flow = level(blocks=2, mixing="permutation")
     mixing = flow.sequence[2]
-    with torch.no_grad():  # let only couplings do anything
+    with torch.no_grad():  # disable everything but the couplings
         mixing.order.copy_(torch.arange(5))
         mixing.back.copy_(torch.arange(5))
         for step in flow.sequence:
@@ -406,7 +411,7 @@ def test_blocks_take_turns_in_the_half_they_change() -> None:
 
 def test_without_condition() -> None:
     flow = LevelFlow(4, 0, CouplingOptions(6), blocks=2)
-    shaken(flow)
+    perturbed(flow)
     z, log_det = flow(noise(3, 4))
     assert_same(flow.inverse(z), (noise(3, 4), -log_det))
 
@@ -415,7 +420,7 @@ def test_without_condition() -> None:
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
-def test_starts_as_a_rotation(kernel: int) -> None:
+def test_is_a_rotation_at_initialization(kernel: int) -> None:
     x, condition = inputs(kernel)
     flow = LevelFlow(5, 3, CouplingOptions(6, kernel), blocks=3).eval()
     z, log_det = flow(x, condition)
@@ -431,7 +436,7 @@ def test_starts_as_a_rotation(kernel: int) -> None:
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
-def test_actnorm_is_fitted_once_by_the_first_batch_of_training(kernel: int) -> None:
+def test_actnorm_is_initialized_once_from_the_first_training_batch(kernel: int) -> None:
     x, condition = inputs(kernel, count=200)
     x = 3 * x * torch.arange(1, 6).view(1, 5, *(1,) * (x.ndim - 2)) + 7
     flow = LevelFlow(5, 3, CouplingOptions(6, kernel), blocks=2)
@@ -446,7 +451,7 @@ def test_actnorm_is_fitted_once_by_the_first_batch_of_training(kernel: int) -> N
     assert_same(restored(10 * x, condition), before)
 
 
-def test_actnorm_takes_constant_channels_and_a_single_row() -> None:
+def test_actnorm_accepts_constant_channels_and_a_single_row() -> None:
     x = noise(50, 4)
     x[:, 2] = 1
     for rows in (x, x[:1]):
@@ -457,24 +462,24 @@ def test_actnorm_takes_constant_channels_and_a_single_row() -> None:
 
 
 @pytest.mark.parametrize("mixing", MIXINGS)
-def test_same_seed_same_mixing_and_the_state_keeps_it(mixing: MixingName) -> None:
+def test_mixing_depends_on_the_seed_and_is_saved_in_the_state(mixing: MixingName) -> None:
     x, condition = inputs(1, 8)
 
     def flow(seed: int) -> LevelFlow:
-        torch.manual_seed(0)  # the subnets' weights, which are not the mixing's
+        torch.manual_seed(0)  # weights of the subnets, which differ from the mixing
         return LevelFlow(
             8, 3, CouplingOptions(6), blocks=4, mixing=mixing, rank=2, seed=seed
         ).eval()
 
     assert_same(flow(1)(x, condition), flow(1)(x, condition))
-    assert all(t.is_contiguous() for t in flow(1).state_dict().values())  # as safetensors wants
+    assert all(t.is_contiguous() for t in flow(1).state_dict().values())  # required by safetensors
     other = flow(2)
     assert (other(x, condition)[0] - flow(1)(x, condition)[0]).abs().max() > 0.1
     other.load_state_dict(flow(1).state_dict())
     assert_same(other(x, condition), flow(1)(x, condition))
 
 
-def test_the_clamp_holds_and_gradients_stay_finite() -> None:
+def test_log_scale_is_clamped_and_gradients_are_finite() -> None:
     flow = level(clamp=1.9)
     x, condition = inputs(1)
     with torch.no_grad():
@@ -492,40 +497,42 @@ def test_the_clamp_holds_and_gradients_stay_finite() -> None:
 
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("mixing", MIXINGS)
-def test_autocast_gives_float32_near_float32(kernel: int, mixing: MixingName) -> None:
+def test_autocast_returns_float32_close_to_the_exact_result(
+    kernel: int, mixing: MixingName
+) -> None:
     torch.set_default_dtype(torch.float32)
     flow = level(kernel, 8, mixing=mixing).float()
     x, condition = (t.float() for t in inputs(kernel, 8))
     z, log_det = flow(x, condition)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = flow(x, condition)
-        again = flow(x.bfloat16(), condition)
+        repeated = flow(x.bfloat16(), condition)
         back, _ = flow.inverse(rounded[0], condition)
     for got, right in zip(rounded, (z, log_det), strict=True):
         assert got.dtype == torch.float32 and not torch.equal(got, right)
         torch.testing.assert_close(
             got, right, rtol=0.05, atol=0.05 * float(right.detach().abs().max())
         )
-    assert again[0].dtype == again[1].dtype == torch.float32
+    assert repeated[0].dtype == repeated[1].dtype == torch.float32
     torch.testing.assert_close(back, x, rtol=0.05, atol=0.1)
 
 
-def test_features_in_half_precision_count_as_float32() -> None:
+def test_half_precision_features_are_converted_to_float32() -> None:
     torch.set_default_dtype(torch.float32)
     half = 10 + inputs(1, count=300)[0].half()
     condition = inputs(1, count=300)[1].float()
     flow = LevelFlow(5, 3, CouplingOptions(6), blocks=2)
     flow.initialise(half.float(), condition)
-    right = {name: value.clone() for name, value in flow.state_dict().items()}
+    state = {name: value.clone() for name, value in flow.state_dict().items()}
     flow.initialise(half, condition)
-    assert all(torch.equal(value, right[name]) for name, value in flow.state_dict().items())
-    shaken(flow)
+    assert all(torch.equal(value, state[name]) for name, value in flow.state_dict().items())
+    perturbed(flow)
     for step in (flow, flow.inverse):
         got, expected = step(half, condition), step(half.float(), condition)
         assert torch.equal(got[0], expected[0]) and torch.equal(got[1], expected[1])
 
 
-def test_fusion_under_autocast_is_float32() -> None:
+def test_fusion_returns_float32_under_autocast() -> None:
     torch.set_default_dtype(torch.float32)
     fusion, levels, condition = pyramid(3)
     levels, condition = [t.float() for t in levels], condition.float()
@@ -548,7 +555,7 @@ def test_fusion_under_autocast_is_float32() -> None:
         ({"clamp": 0.0}, "above 0"),
     ],
 )
-def test_settings_that_make_no_flow(settings: dict[str, Any], sentence: str) -> None:
+def test_invalid_settings_raise(settings: dict[str, Any], sentence: str) -> None:
     options = CouplingOptions(128, settings.pop("kernel", 1), settings.pop("clamp", 1.9))
     with pytest.raises(UserError, match=sentence):
         LevelFlow(**{"channels": 4, "condition_dim": 3, "options": options, **settings})

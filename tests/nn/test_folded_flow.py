@@ -1,4 +1,4 @@
-"""A folded flow has the latents of the flow, and follows its weights."""
+"""A folded flow has the latents of the original flow and follows its weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def inputs(channels: int, condition: int) -> tuple[Tensor, Tensor | None]:
 
 @torch.no_grad()
 def relative_difference(flow: LevelFlow, rows: Tensor, condition: Tensor | None) -> float:
-    """Return that of `latents` to the flow in float64."""
+    """Return the relative difference of `latents` from the flow in float64."""
     wide = copy.deepcopy(flow).double()
     z = wide(rows.double(), None if condition is None else condition.double())[0]
     return float((flow.latents(rows, condition) - z).norm() / z.norm())
@@ -37,13 +37,13 @@ def relative_difference(flow: LevelFlow, rows: Tensor, condition: Tensor | None)
 
 @pytest.mark.parametrize("mixing", ["orthogonal", "reflection", "permutation"])
 @pytest.mark.parametrize(("channels", "condition", "blocks"), [(16, 6, 8), (7, 5, 3), (10, 0, 1)])
-def test_latents_are_those_of_the_flow(
+def test_latents_equal_those_of_the_flow(
     mixing: MixingName, channels: int, condition: int, blocks: int
 ) -> None:
     flow = flow_of(channels, condition, mixing, blocks, seed=0)
     rows, vectors = inputs(channels, condition)
     with torch.no_grad():
-        assert float((flow(rows, vectors)[0] - rows).abs().max()) > 0.1  # not the identity
+        assert float((flow(rows, vectors)[0] - rows).abs().max()) > 0.1  # away from the identity
     assert relative_difference(flow, rows, vectors) < 1e-5
 
 

@@ -1,4 +1,4 @@
-"""What the hierarchy of codebooks is made of keeps its laws."""
+"""Properties of the components of the codebook hierarchy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_whitened_rows_have_unit_covariance_and_the_stated_log_det() -> None:
     assert float(torch.linalg.slogdet(layer.matrix)[1]) == pytest.approx(float(layer.log_det), 1e-4)
 
 
-def test_whitening_keeps_the_axes_of_most_variance() -> None:
+def test_whitening_keeps_the_axes_with_the_largest_variance() -> None:
     rows, layer = correlated(4000), Whitening(5, floor=1e-6, dims=2)
     layer.fit(rows)
     strongest = torch.linalg.eigh(torch.cov(rows.T)).eigenvectors[:, -2:]
@@ -39,21 +39,21 @@ def test_standardised_rows_have_unit_variance() -> None:
     torch.testing.assert_close(layer(rows).std(0), torch.ones(5), atol=1e-3, rtol=0)
 
 
-def test_a_faint_axis_is_not_blown_up() -> None:
+def test_axis_with_tiny_variance_is_not_amplified() -> None:
     rows, layer = correlated(4000), Whitening(5, floor=0.01)
     rows[:, 0] = 1e-9 * rows[:, 0]
     layer.fit(rows)
     assert float(layer(rows).var(0).min()) < 1e-3
 
 
-def test_positions_differ_and_columns_and_rows_part() -> None:
+def test_positions_are_distinct_and_rows_and_columns_use_separate_halves() -> None:
     code = sine_positions(4, 6, 16).view(4, 6, 16)
     assert len({tuple(row) for row in code.view(-1, 16).tolist()}) == 24
     assert torch.equal(code[0, :, :8], code[3, :, :8])
     assert torch.equal(code[:, 0, 8:], code[:, 5, 8:])
 
 
-def test_each_image_looks_into_its_groups_codebook_alone() -> None:
+def test_each_image_uses_the_codebook_of_its_group() -> None:
     torch.manual_seed(0)
     quantizer = GroupedQuantizer(3, 4, 2, CodebookOptions()).eval()
     quantizer.book.vectors.normal_()
@@ -61,12 +61,12 @@ def test_each_image_looks_into_its_groups_codebook_alone() -> None:
     codes, indices, _ = quantizer(z, group)
     for image in range(5):
         codebook = quantizer.book.vectors[4 * group[image] : 4 * group[image] + 4]
-        wanted = torch.cdist(z[image], codebook).argmin(1) + 4 * group[image]
-        assert torch.equal(indices[image], wanted)
-        torch.testing.assert_close(codes[image], quantizer.book.vectors[wanted])
+        expected = torch.cdist(z[image], codebook).argmin(1) + 4 * group[image]
+        assert torch.equal(indices[image], expected)
+        torch.testing.assert_close(codes[image], quantizer.book.vectors[expected])
 
 
-def test_a_groups_codes_learn_from_its_images_alone() -> None:
+def test_codes_of_a_group_are_updated_by_its_images_only() -> None:
     torch.manual_seed(0)
     quantizer = GroupedQuantizer(2, 4, 2, CodebookOptions(decay=0.97, restart=0.05)).train()
     for _ in range(10):
@@ -84,13 +84,13 @@ def test_coverage_gives_the_distance_to_the_nearest_code() -> None:
     coverage.fit(patches)
     rows = torch.randn(50, 6)
     index, distance = coverage(rows)
-    wanted = torch.cdist(rows, coverage.vectors).min(1)
-    torch.testing.assert_close(distance, wanted.values)
-    assert torch.equal(index, wanted.indices)
+    expected = torch.cdist(rows, coverage.vectors).min(1)
+    torch.testing.assert_close(distance, expected.values)
+    assert torch.equal(index, expected.indices)
     assert float(coverage(patches)[1].max()) < float(coverage(patches + 5)[1].min())
 
 
-def test_fixed_axes_keep_what_tells_images_apart() -> None:
+def test_fixed_axes_separate_kinds_of_images() -> None:
     torch.manual_seed(0)
     kinds = torch.randn(4, 10, 1, 1)
     images = kinds[torch.arange(40) % 4] + 0.05 * torch.randn(40, 10, 3, 3)
@@ -98,10 +98,10 @@ def test_fixed_axes_keep_what_tells_images_apart() -> None:
     concepts.fit(concepts.pool(images))
     indices = concepts.eval()(images).indices
     codes = [set(indices[kind::4].tolist()) for kind in range(4)]
-    assert sum(map(len, codes)) == len(set().union(*codes))  # none is shared
+    assert sum(map(len, codes)) == len(set().union(*codes))  # no code is shared between kinds
 
 
-def test_expectation_takes_away_what_is_normal_at_the_place() -> None:
+def test_normalization_removes_the_mean_of_each_position() -> None:
     torch.manual_seed(0)
     concept = torch.arange(60) % 2
     usual = torch.stack([torch.arange(16.0).view(4, 4), torch.zeros(4, 4)])
@@ -118,26 +118,26 @@ def test_expectation_takes_away_what_is_normal_at_the_place() -> None:
     assert torch.equal(expectation.normalize(terms, concept, "none"), terms)
 
 
-def test_shrinking_lets_few_images_say_little() -> None:
+def test_shrinkage_reduces_the_weight_of_few_images() -> None:
     terms = torch.arange(16.0).view(1, 1, 4, 4)
     concept = torch.zeros(1, dtype=torch.int64)
     expectation = ConceptNormalization(1, (4, 4), 1, shrink=20.0)
     expectation.fit([(terms, concept)], [(terms, concept)])
-    wanted = (terms[0, 0] - terms.mean()) / 21
-    torch.testing.assert_close(expectation.places[0, 0], wanted)
+    expected = (terms[0, 0] - terms.mean()) / 21
+    torch.testing.assert_close(expectation.places[0, 0], expected)
 
 
-def test_an_image_is_measured_as_a_new_one_beyond_its_own_codes() -> None:
-    """Codes chosen from two images, kept in half precision: each image is measured by those of the
-    other alone, an image that none was chosen from by all."""
+def test_distance_to_others_excludes_codes_of_the_image() -> None:
+    """With codes from two images in half precision, each image is measured by the codes of the
+    other; an image that contributed no code is measured by all codes."""
     first, second, third = (10 * correlated(30, seed) for seed in (1, 2, 3))
-    cover = Coreset(40, first.shape[1])
-    cover.vectors.copy_(torch.cat([first[:20], second[:20]]).half().float())
-    assert 0 < float(cover(first[:20])[1].max()) < 0.2
-    by_hand = torch.cdist(first, cover.vectors[20:]).amin(1)
-    assert torch.allclose(cover.distance_to_others(first), by_hand, atol=0.1)
-    assert float(by_hand.min()) > 1
-    assert torch.equal(cover.distance_to_others(third), cover(third)[1])
-    alone = Coreset(20, first.shape[1])
-    alone.vectors.copy_(first[:20])
-    assert torch.equal(alone.distance_to_others(first), alone(first)[1])  # there are no others
+    coreset = Coreset(40, first.shape[1])
+    coreset.vectors.copy_(torch.cat([first[:20], second[:20]]).half().float())
+    assert 0 < float(coreset(first[:20])[1].max()) < 0.2
+    expected = torch.cdist(first, coreset.vectors[20:]).amin(1)
+    assert torch.allclose(coreset.distance_to_others(first), expected, atol=0.1)
+    assert float(expected.min()) > 1
+    assert torch.equal(coreset.distance_to_others(third), coreset(third)[1])
+    single = Coreset(20, first.shape[1])
+    single.vectors.copy_(first[:20])
+    assert torch.equal(single.distance_to_others(first), single(first)[1])  # no other codes

@@ -7,7 +7,7 @@ import torch
 from vqlab.nn.image_score import image_score
 
 
-def test_image_scores_by_hand() -> None:
+def test_image_scores_equal_manual_calculation() -> None:
     maps = torch.arange(20.0).view(2, 2, 5)
     assert image_score(maps, "max").tolist() == [9, 19]
     assert image_score(maps, "mean").tolist() == [4.5, 14.5]

@@ -1,4 +1,4 @@
-"""The pruned search gives the codes of the exhaustive one."""
+"""The pruned nearest-neighbour search returns the codes of the exhaustive search."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vqlab.nn.nearest import ALL_AXES, MINIMUM, NearestSearch
 
 
 def features(count: int, seed: int, dim: int = 160, axes: int = 20) -> Tensor:
-    """Return vectors whose variance falls along their axes, as that of network features."""
+    """Return vectors whose variance decreases along their axes, as in network features."""
     generator = torch.Generator().manual_seed(seed)
     scale = 1 / (1 + torch.arange(dim) / axes)
     mixing = torch.linalg.qr(torch.randn(dim, dim, generator=torch.Generator().manual_seed(9)))[0]
@@ -30,33 +30,33 @@ def exhaustive(rows: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
-def test_the_nearest_of_many_codes_is_that_of_an_exhaustive_search(scale: float) -> None:
+def test_equals_exhaustive_search_over_many_codes(scale: float) -> None:
     table, rows = scale * features(2000, 0), scale * features(1500, 1)
     rows = torch.cat([rows, 5 * rows[:20], table[:50] + 1e-4 * rows[:50]])
     assert len(table) >= MINIMUM and table.shape[1] > ALL_AXES[-1]
     index, distance = NearestSearch()(rows, table)
-    wanted, far = exhaustive(rows, table)
-    assert float((index == wanted).float().mean()) >= 0.9999
-    torch.testing.assert_close(distance, far)
+    expected, expected_distance = exhaustive(rows, table)
+    assert float((index == expected).float().mean()) >= 0.9999
+    torch.testing.assert_close(distance, expected_distance)
 
 
 @pytest.mark.parametrize("width", [6, 5, 0])
-def test_the_width_of_maps_does_not_change_the_codes(width: int) -> None:
+def test_codes_are_independent_of_the_map_width(width: int) -> None:
     table, corners = features(700, 0), features(4, 1).T.reshape(1, -1, 2, 2)
     maps = torch.nn.functional.interpolate(corners, (30, width or 7), mode="bilinear")
     rows = maps[0].flatten(1).T
     index, distance = NearestSearch()(rows, table, width=width)
-    wanted, far = exhaustive(rows, table)
-    assert torch.equal(index, wanted)
-    torch.testing.assert_close(distance, far)
+    expected, expected_distance = exhaustive(rows, table)
+    assert torch.equal(index, expected)
+    torch.testing.assert_close(distance, expected_distance)
 
 
-def test_of_equal_codes_the_first_is_found() -> None:
+def test_first_of_equal_codes_is_returned() -> None:
     table = features(MINIMUM, 0).repeat(2, 1)
     assert torch.equal(NearestSearch()(table, table)[0], torch.arange(MINIMUM).repeat(2))
 
 
-def test_excluded_codes_are_not_found() -> None:
+def test_excluded_codes_are_never_returned() -> None:
     excluded = torch.arange(0, 1000, 3)
     for table, rows in (
         (features(1000, 0), features(200, 1)),
@@ -64,11 +64,11 @@ def test_excluded_codes_are_not_found() -> None:
     ):
         others = torch.ones(1000, dtype=torch.bool)
         others[excluded] = False
-        wanted = others.nonzero()[:, 0][exhaustive(rows, table[others])[0]]
-        assert torch.equal(NearestSearch()(rows, table, excluded)[0], wanted)
+        expected = others.nonzero()[:, 0][exhaustive(rows, table[others])[0]]
+        assert torch.equal(NearestSearch()(rows, table, excluded)[0], expected)
 
 
-def test_the_search_follows_the_codes() -> None:
+def test_search_uses_updated_codes() -> None:
     coreset, other = Coreset(600, 160), Coreset(600, 160)
     torch.manual_seed(0)
     coreset.fit(features(700, 0))
@@ -76,8 +76,8 @@ def test_the_search_follows_the_codes() -> None:
     first = coreset(rows)[0]
     other.fit(features(700, 2))
     other(rows)
-    for filled in (copy.deepcopy(other), pickle.loads(pickle.dumps(other)), other):
-        filled.load_state_dict(coreset.state_dict())
-        assert torch.equal(filled(rows)[0], first)
+    for copied in (copy.deepcopy(other), pickle.loads(pickle.dumps(other)), other):
+        copied.load_state_dict(coreset.state_dict())
+        assert torch.equal(copied(rows)[0], first)
     coreset.fit(features(700, 3))
     assert torch.equal(coreset(rows)[0], exhaustive(rows, coreset.vectors)[0])

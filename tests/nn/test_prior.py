@@ -1,4 +1,5 @@
-"""Laws of the code prior: blind to what it predicts, equal to a convolution, learns structure."""
+"""Properties of the code prior: masked receptive field, equality with a convolution, learning of
+structure."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ def maps(count: int, side: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("spacing", [1, 3])
-def test_blind_to_what_is_nearer_than_the_spacing(spacing: int, codebook: torch.Tensor) -> None:
+def test_codes_nearer_than_the_spacing_have_no_effect(spacing: int, codebook: torch.Tensor) -> None:
     torch.manual_seed(0)
     prior = CodePrior(K, D, [spacing])
     indices = maps(1, 16)
@@ -38,7 +39,7 @@ def test_blind_to_what_is_nearer_than_the_spacing(spacing: int, codebook: torch.
 
 
 @pytest.mark.parametrize("spacing", [1, 2])
-def test_the_table_is_a_dilated_convolution(spacing: int, codebook: torch.Tensor) -> None:
+def test_lookup_table_equals_a_dilated_convolution(spacing: int, codebook: torch.Tensor) -> None:
     torch.manual_seed(0)
     prior = CodePrior(K, D, [spacing])
     torch.nn.init.normal_(prior.outside)
@@ -64,23 +65,23 @@ def test_surprisal_is_a_negative_log_probability(codebook: torch.Tensor) -> None
     indices = maps(1, 8)
     total = torch.zeros(())
     where = torch.tensor([3 * 8 + 4])
-    for code in range(K):  # blind to the code itself: all K alternatives share one context
+    for code in range(K):  # the code itself is masked: all K alternatives share one context
         indices[0, 3, 4] = code
         total += prior.surprisal(indices, codebook)[0, 3, 4].neg().exp()
         assert prior.logits(indices, codebook, where, 0).shape == (1, K)
     assert float(total) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_it_learns_what_follows_what_and_flags_what_does_not(codebook: torch.Tensor) -> None:
+def test_learns_regular_patterns_and_flags_irregular_ones(codebook: torch.Tensor) -> None:
     rows = torch.arange(16)
     striped = (rows[None, :] // 2 % 4 + rows[:, None] // 2 % 3).expand(6, 16, 16).clone()
     prior = CodePrior(K, D, [1, 2])
     prior.fit(striped, codebook, steps=60, places=256)
     normal = prior.surprisal(striped[:1], codebook)
     assert float(normal.mean()) < 0.3 * math.log(K)
-    odd = striped[:1].clone()
-    odd[0, 7:9, 7:9] = K - 1
-    surprise = prior.surprisal(odd, codebook)
+    irregular = striped[:1].clone()
+    irregular[0, 7:9, 7:9] = K - 1
+    surprise = prior.surprisal(irregular, codebook)
     assert float(surprise[0, 7:9, 7:9].min()) > float(normal.max())
 
 
@@ -90,18 +91,18 @@ def test_noise_cannot_be_predicted(codebook: torch.Tensor) -> None:
     assert float(prior.surprisal(maps(4, 16, seed=9), codebook).mean()) > 0.9 * math.log(K)
 
 
-def test_fitting_is_repeatable_and_leaves_the_generator_alone(codebook: torch.Tensor) -> None:
+def test_fit_is_reproducible_and_keeps_the_global_generator_state(codebook: torch.Tensor) -> None:
     first, second = CodePrior(K, D, [1, 3]), CodePrior(K, D, [1, 3])
     torch.manual_seed(5)
     first.fit(maps(4, 8), codebook, steps=5, places=64)
     numbers = torch.rand(3)
     torch.manual_seed(5)
     assert torch.equal(torch.rand(3), numbers)
-    second.fit(maps(4, 8, seed=3), codebook, steps=5, places=64)  # a second fit starts afresh
+    second.fit(maps(4, 8, seed=3), codebook, steps=5, places=64)  # a second fit starts from scratch
     second.fit(maps(4, 8), codebook, steps=5, places=64)
     for weight, expected in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(weight, expected)
         assert not weight.requires_grad
     batch = maps(3, 8)
-    together = first.surprisal(batch, codebook)
-    torch.testing.assert_close(together[1:2], first.surprisal(batch[1:2], codebook))
+    batched = first.surprisal(batch, codebook)
+    torch.testing.assert_close(batched[1:2], first.surprisal(batch[1:2], codebook))

@@ -1,4 +1,4 @@
-"""Laws of the quantiser."""
+"""Properties of the quantizer."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_nearest_code_is_the_nearest(rows: int) -> None:
 
 @pytest.mark.parametrize("shape", [(2, 4, 3, 5), (30, 4)])
 @pytest.mark.parametrize("levels", [1, 3])
-def test_shapes_and_codes_belong_to_indices(shape: tuple[int, ...], levels: int) -> None:
+def test_shapes_and_codes_match_indices(shape: tuple[int, ...], levels: int) -> None:
     part = quantizer(levels=levels, init="kmeans")
     out = part(noise(*shape))
     places = (shape[0], *shape[2:])
@@ -64,7 +64,7 @@ def test_shapes_and_codes_belong_to_indices(shape: tuple[int, ...], levels: int)
     torch.testing.assert_close(part.lookup(out.indices), out.codes)
 
 
-def test_losses_are_the_papers() -> None:
+def test_losses_equal_the_published_equations() -> None:
     part = quantizer(commitment=0.5).eval()
     z = noise(2, 4, 3, 3).requires_grad_()
     out = part(z)
@@ -84,7 +84,7 @@ def test_losses_are_the_papers() -> None:
     torch.testing.assert_close(vectors.grad, pull)
 
 
-def test_a_moving_codebook_is_not_learned_by_gradient() -> None:
+def test_ema_codebook_has_no_gradient() -> None:
     part = quantizer(learning="ema", commitment=0.5)
     out = part(noise(20, 4))
     assert list(part.parameters()) == []
@@ -127,7 +127,7 @@ def test_residual_levels_reduce_the_error() -> None:
     assert errors[1] < 0.6 * errors[0] and errors[2] < 0.6 * errors[1]
 
 
-def test_residual_levels_refuse_cosine() -> None:
+def test_residual_levels_reject_cosine_distance() -> None:
     with pytest.raises(ValueError, match="levels > 1 requires distance"):
         VectorQuantizer(8, 4, CodebookOptions(), levels=2, distance="cosine")
 
@@ -142,7 +142,7 @@ def test_straight_through_gradient_is_the_identity() -> None:
     assert z.grad is not None and torch.equal(z.grad, upstream)
 
 
-def test_rotation_turns_z_onto_its_code_and_the_gradient_with_it() -> None:
+def test_rotation_maps_z_to_its_code_and_rotates_the_gradient() -> None:
     part = quantizer(gradient="rotation", init="kmeans").eval()
     part.initialise(noise(100, 4))
     z, upstream = noise(30, 4, seed=6).requires_grad_(), noise(30, 4, seed=7)
@@ -152,14 +152,14 @@ def test_rotation_turns_z_onto_its_code_and_the_gradient_with_it() -> None:
     out.codes.backward(upstream)
     assert z.grad is not None
     for start, end, up, got in zip(z.detach(), codes, upstream, z.grad, strict=True):
-        turn = _turn(start / start.norm(), end / end.norm())
+        turn = _rotation(start / start.norm(), end / end.norm())
         torch.testing.assert_close(turn @ start * end.norm() / start.norm(), end)
         expected = turn.T @ up * end.norm() / start.norm()
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
-def _turn(a: Tensor, b: Tensor) -> Tensor:
-    """The rotation in the plane of unit vectors a, b that takes a to b, from its angle."""
+def _rotation(a: Tensor, b: Tensor) -> Tensor:
+    """Return the rotation that takes unit vector a to b within their plane, from its angle."""
     cosine = a @ b
     across = F.normalize(b - cosine * a, dim=0)
     sine = b @ across
@@ -182,33 +182,33 @@ def test_rotation_is_finite_where_it_is_undefined() -> None:
 # Learning
 
 
-def test_baseline_starts_uniform_and_learns_by_gradient() -> None:
+def test_gradient_codebook_is_initialized_uniformly_and_learns() -> None:
     part = quantizer(size=50, dim=64)
     vectors = book(part).vectors
     assert bool(part.initialised) and isinstance(vectors, torch.nn.Parameter)
     assert 0.9 / 50 < float(vectors.detach().abs().max()) <= 1.001 / 50
 
 
-def test_moving_averages_equal_their_closed_form() -> None:
+def test_moving_averages_equal_the_closed_form() -> None:
     part = quantizer(size=6, learning="ema", init="kmeans", decay=0.9)
     batches = [noise(80, 4, seed=seed) for seed in range(4)]
     part.initialise(batches[0])
-    held = book(part)
+    codebook = book(part)
     members = torch.bincount(part.encode(batches[0]), minlength=6).float()
-    assert torch.equal(held.counts, members) and bool((members > 0).all())
-    counts, sums = held.counts.clone(), held.vectors * members[:, None]
+    assert torch.equal(codebook.counts, members) and bool((members > 0).all())
+    counts, sums = codebook.counts.clone(), codebook.vectors * members[:, None]
     for z in batches[1:]:
         one_hot = F.one_hot(part.encode(z), 6).float()
         counts = 0.9 * counts + 0.1 * one_hot.sum(0)
         sums = 0.9 * sums + 0.1 * one_hot.T @ z
         part(z)
-        torch.testing.assert_close(held.counts, counts)
-        torch.testing.assert_close(held.vectors, sums / counts[:, None])
+        torch.testing.assert_close(codebook.counts, counts)
+        torch.testing.assert_close(codebook.vectors, sums / counts[:, None])
 
 
 @pytest.mark.parametrize("init", ["random", "kmeans"])
-def test_moving_averages_start_right(init: str) -> None:
-    """The known bug: counts that start at 0 hurl unused codes away at the first step."""
+def test_moving_averages_are_initialized_from_the_data(init: str) -> None:
+    """Counts initialised with 0 move unused codes far away at the first step."""
     part = quantizer(size=32, learning="ema", init=init)
     z = noise(64, 4)
     part(z)
@@ -218,56 +218,56 @@ def test_moving_averages_start_right(init: str) -> None:
     assert float((book(part).vectors - before).norm(dim=1).max()) < 0.2
 
 
-def test_unused_code_stays_where_it_is_for_ever() -> None:
+def test_unused_code_does_not_move() -> None:
     part = quantizer(size=2, dim=2, learning="ema", decay=0.5)
-    held = book(part)
+    codebook = book(part)
     start = torch.tensor([[0.0, 0.0], [100.0, 100.0]])
-    held.vectors.copy_(start)
-    held.sums.copy_(start)
+    codebook.vectors.copy_(start)
+    codebook.sums.copy_(start)
     for _ in range(300):
         part(0.1 * noise(10, 2))
-    torch.testing.assert_close(held.vectors[1], start[1])
+    torch.testing.assert_close(codebook.vectors[1], start[1])
     part(torch.full((10, 2), 90.0))
-    torch.testing.assert_close(held.vectors[1], torch.full((2,), 90.0))
+    torch.testing.assert_close(codebook.vectors[1], torch.full((2,), 90.0))
 
 
 @pytest.mark.parametrize("learning", ["gradient", "ema"])
-def test_revived_code_stays_revived(learning: str) -> None:
-    """The known bug: a revival that leaves count and sum behind is undone by the next average."""
+def test_restarted_code_is_not_undone(learning: str) -> None:
+    """A restart that does not reset count and sum is undone by the next average."""
     part = quantizer(size=8, dim=4, learning=learning, restart=0.1)
-    held = book(part)
+    codebook = book(part)
     z = clusters(8, 4)
     with torch.no_grad():
-        held.vectors.copy_(1000 + noise(8, 4))
-        held.vectors[0] = 0
+        codebook.vectors.copy_(1000 + noise(8, 4))
+        codebook.vectors[0] = 0
         if learning == "ema":
-            held.sums.copy_(held.vectors)
+            codebook.sums.copy_(codebook.vectors)
     for _ in range(200):  # until seven codes count as dead
-        if bool((held.vectors[1:] < 500).all()):
+        if bool((codebook.vectors[1:] < 500).all()):
             break
         part(z)
-    revived = held.vectors.detach().clone()
-    assert float(revived.max()) < 100
+    restarted = codebook.vectors.detach().clone()
+    assert float(restarted.max()) < 100
     for _ in range(30):
         part(z)
-    assert float(held.vectors.detach().max()) < 100
-    moved = (held.vectors.detach() - revived)[1:].norm(dim=1)
-    assert float(moved.max()) < 14  # half of what lies between two clusters
+    assert float(codebook.vectors.detach().max()) < 100
+    moved = (codebook.vectors.detach() - restarted)[1:].norm(dim=1)
+    assert float(moved.max()) < 14  # half the distance between two clusters
     assert float(part.pop_usage().perplexity) > 3  # type: ignore[union-attr]
 
 
 def test_restart_takes_effect_in_the_same_step() -> None:
     part = quantizer(size=4, dim=2, learning="ema", restart=0.5)
-    held = book(part)
-    held.vectors.copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0], [99.0, 0.0], [0.0, 99.0]]))
-    held.counts.copy_(torch.tensor([10.0, 10.0, 0.1, 0.1]))
-    held.sums.copy_(held.vectors * held.counts[:, None])
+    codebook = book(part)
+    codebook.vectors.copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0], [99.0, 0.0], [0.0, 99.0]]))
+    codebook.counts.copy_(torch.tensor([10.0, 10.0, 0.1, 0.1]))
+    codebook.sums.copy_(codebook.vectors * codebook.counts[:, None])
     out = part(torch.tensor([[5.0, 5.0], [-5.0, 5.0]]))
     assert sorted(out.indices.tolist()) == [2, 3]
     assert float(out.commitment) == 0
 
 
-def test_restart_leaves_living_codes_alone() -> None:
+def test_restart_keeps_codes_in_use() -> None:
     part = quantizer(size=8, learning="ema", init="kmeans", restart=0.05)
     z = clusters(8, 4)
     part.initialise(z)
@@ -326,7 +326,7 @@ def test_learning_lowers_the_error(learning: str) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_only_a_training_forward_changes_anything(training: bool) -> None:
+def test_only_forward_in_training_mode_changes_the_state(training: bool) -> None:
     part = quantizer(learning="ema", init="kmeans", restart=0.1)
     part(noise(90, 4))
     part.pop_usage()
@@ -346,18 +346,18 @@ def test_only_a_training_forward_changes_anything(training: bool) -> None:
 @pytest.mark.parametrize("learning", ["gradient", "ema"])
 @pytest.mark.parametrize("levels", [1, 2])
 def test_state_round_trip(learning: str, levels: int) -> None:
-    made = {"learning": learning, "levels": levels, "init": "kmeans", "restart": 0.1}
-    part, other = quantizer(**made), quantizer(seed=5, **made)
+    options = {"learning": learning, "levels": levels, "init": "kmeans", "restart": 0.1}
+    part, loaded = quantizer(**options), quantizer(seed=5, **options)
     part(noise(90, 4))
-    other.load_state_dict(part.state_dict())
-    assert bool(other.initialised)
+    loaded.load_state_dict(part.state_dict())
+    assert bool(loaded.initialised)
     torch.manual_seed(3)
     result = part(noise(90, 4, seed=3))
     torch.manual_seed(3)
-    two = other(noise(90, 4, seed=3))
+    two = loaded(noise(90, 4, seed=3))
     assert torch.equal(result.codes, two.codes) and torch.equal(result.indices, two.indices)
     for name, value in part.state_dict().items():
-        assert torch.equal(value, other.state_dict()[name])
+        assert torch.equal(value, loaded.state_dict()[name])
 
 
 @pytest.mark.parametrize("learning", ["gradient", "ema"])
@@ -367,9 +367,9 @@ def test_same_seed_same_result(learning: str) -> None:
         out = [part(noise(70, 4, seed=seed)).codes for seed in range(5)]
         return torch.stack(out), part.state_dict()
 
-    (codes, state), (again, same) = run(), run()
-    assert torch.equal(codes, again)
-    assert all(torch.equal(state[name], same[name]) for name in state)
+    (codes, state), (repeated_codes, repeated_state) = run(), run()
+    assert torch.equal(codes, repeated_codes)
+    assert all(torch.equal(state[name], repeated_state[name]) for name in state)
 
 
 # Usage
@@ -382,22 +382,22 @@ def test_perplexity_lies_within_1_and_k(counts: list[int]) -> None:
     assert 1 - 1e-9 <= value <= used + 1e-9
 
 
-def test_perplexity_of_known_usage() -> None:
+def test_perplexity_equals_manual_calculation() -> None:
     assert float(perplexity(torch.tensor([5, 0, 0]))) == 1
     assert float(perplexity(torch.tensor([7] * 12))) == pytest.approx(12)
     entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
     assert float(perplexity(torch.tensor([1, 3]))) == pytest.approx(math.exp(entropy))
 
 
-def test_usage_counts_training_choices_and_is_forgotten_when_read() -> None:
+def test_pop_usage_counts_training_assignments_and_resets() -> None:
     part = quantizer(levels=2, init="kmeans")
     assert part.pop_usage() is None
     first, second = part(noise(50, 4)).indices, part(noise(30, 4, seed=3)).indices
     usage = part.pop_usage()
     assert usage is not None
-    chosen = torch.cat([first, second])
+    assigned = torch.cat([first, second])
     for level in range(2):
-        expected = torch.bincount(chosen[:, level], minlength=16)
+        expected = torch.bincount(assigned[:, level], minlength=16)
         assert torch.equal(usage.histogram[level], expected)
     assert usage.dead == int((usage.histogram == 0).sum())
     assert usage.perplexity == pytest.approx(float(perplexity(usage.histogram).mean()))

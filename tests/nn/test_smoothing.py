@@ -1,4 +1,4 @@
-"""Laws of Gaussian smoothing."""
+"""Properties of Gaussian smoothing."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def test_kernel_sums_to_one_and_is_symmetric() -> None:
     torch.testing.assert_close(kernel, kernel.flip(0))
 
 
-def test_zero_leaves_maps_alone() -> None:
+def test_zero_sigma_is_the_identity() -> None:
     maps = torch.rand(3, 4, 5)
     assert torch.equal(smooth(maps, 0.0), maps)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (7, 2)])
-def test_a_kernel_wider_than_the_map_keeps_a_constant(shape: tuple[int, int]) -> None:
+def test_kernel_wider_than_the_map_preserves_a_constant(shape: tuple[int, int]) -> None:
     maps = torch.full((2, 3, *shape), 4.0)
     torch.testing.assert_close(smooth(maps, 5.0), maps)

@@ -1,4 +1,4 @@
-"""Laws of code surprisal."""
+"""Properties of code surprisal."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def test_is_zero_before_fitting() -> None:
     assert not part.by_position(indices(2)).any() and not part.by_neighbours(indices(2)).any()
 
 
-def test_by_position_equals_counting() -> None:
+def test_by_position_equals_empirical_frequencies() -> None:
     maps, queries = indices(40), indices(3, seed=1)
     part, share = fitted(maps), overall(maps)
     for image, got in zip(queries, part.by_position(queries), strict=True):
         for y in range(SIZE[0]):
             for x in range(SIZE[1]):
-                seen = (maps[:, y, x] == image[y, x]).sum()
-                p = (seen + 0.5 * share[image[y, x]]) / (len(maps) + 0.5)
+                occurrences = (maps[:, y, x] == image[y, x]).sum()
+                p = (occurrences + 0.5 * share[image[y, x]]) / (len(maps) + 0.5)
                 torch.testing.assert_close(got[y, x], -p.log(), rtol=1e-4, atol=1e-5)
 
 
-def test_by_neighbours_equals_counting() -> None:
+def test_by_neighbours_equals_empirical_frequencies() -> None:
     maps, queries = indices(40), indices(3, seed=1)
     part, share = fitted(maps), overall(maps)
     for image, got in zip(queries, part.by_neighbours(queries), strict=True):
@@ -50,26 +50,26 @@ def test_by_neighbours_equals_counting() -> None:
                 parts = []
                 for dy, dx in ((0, -1), (0, 1), (-1, 0), (1, 0)):
                     if 0 <= y + dy < SIZE[0] and 0 <= x + dx < SIZE[1]:
-                        code, beside = image[y, x], image[y + dy, x + dx]
-                        parts.append(-_share(maps, code, beside, dy, dx, share).log())
+                        code, neighbour_code = image[y, x], image[y + dy, x + dx]
+                        parts.append(-_share(maps, code, neighbour_code, dy, dx, share).log())
                 torch.testing.assert_close(
                     got[y, x], torch.stack(parts).mean(), rtol=1e-4, atol=1e-5
                 )
 
 
-def _share(maps, code, beside, dy, dx, share):  # type: ignore[no-untyped-def]
-    """p(code | its neighbour at (dy, dx) is `beside`) by counting."""
+def _share(maps, code, neighbour_code, dy, dx, share):  # type: ignore[no-untyped-def]
+    """Return p(code | its neighbour at (dy, dx) is `neighbour_code`) from empirical counts."""
     pairs = [
         (int(maps[n, y, x]), int(maps[n, y + dy, x + dx]))
         for n in range(len(maps))
         for y in range(max(0, -dy), SIZE[0] - max(0, dy))
         for x in range(max(0, -dx), SIZE[1] - max(0, dx))
     ]
-    matching = [centre for centre, neighbour in pairs if neighbour == int(beside)]
+    matching = [centre for centre, neighbour in pairs if neighbour == int(neighbour_code)]
     return (matching.count(int(code)) + 0.5 * share[code]) / (len(matching) + 0.5)
 
 
-def test_spread_makes_near_positions_likely() -> None:
+def test_spread_raises_the_probability_at_nearby_positions() -> None:
     maps = torch.zeros(20, *SIZE, dtype=torch.int64)
     maps[:, 1, 1] = 3
     queries = torch.zeros(1, *SIZE, dtype=torch.int64)
