@@ -18,7 +18,7 @@ def health(name: str, perplexity: float, dead: int, size: int) -> dict[str, floa
 
 @pytest.mark.parametrize("name", ["", "pattern0", "pattern_top"])
 @pytest.mark.parametrize(
-    ("perplexity", "dead", "size", "says"),
+    ("perplexity", "dead", "size", "message"),
     [
         (100.0, 50, 512, ""),
         (15.0, 300, 512, "perplexity 15.0 (at least 20)"),
@@ -38,7 +38,7 @@ def test_dead_codebook_error_names_codebook(
 
 
 @pytest.mark.parametrize(
-    ("perplexity", "dead", "size", "categories", "dead_it_is"),
+    ("perplexity", "dead", "size", "categories", "expected_dead"),
     [
         (28.0, 0, 32, 4, False),
         (2.1, 29, 32, 4, False),  # several prototypes in use: unused ones are accepted
