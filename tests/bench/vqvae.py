@@ -53,9 +53,7 @@ def plain(images: Any) -> Callable[[], float]:
     import torch
     import torch.nn.functional as F
 
-    from vqlab.detectors.vqvae import decoder, encoder
-
-    networks = torch.nn.ModuleList([encoder(3, 128, 64), decoder(3, 128, 64)])
+    networks = plain_networks(3, 128, 64)
     codebook = torch.nn.Embedding(512, 64)
     torch.nn.init.uniform_(codebook.weight, -1 / 512, 1 / 512)
     optimizer = torch.optim.Adam([*networks.parameters(), *codebook.parameters()], 1e-3)
@@ -77,6 +75,28 @@ def plain(images: Any) -> Callable[[], float]:
         return float(loss.detach())
 
     return step
+
+
+def plain_networks(channels: int, hidden: int, dim: int) -> Any:
+    """Return encoder and decoder of torch's own layers."""
+    from torch import nn
+
+    encoder = nn.Sequential(
+        nn.Conv2d(channels, hidden, 4, 2, 1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(hidden, hidden, 4, 2, 1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(hidden, dim, 3, 1, 1),
+    )
+    decoder = nn.Sequential(
+        nn.ConvTranspose2d(dim, hidden, 3, 1, 1),
+        nn.ReLU(inplace=True),
+        nn.ConvTranspose2d(hidden, hidden, 4, 2, 1),
+        nn.ReLU(inplace=True),
+        nn.ConvTranspose2d(hidden, channels, 4, 2, 1),
+        nn.Sigmoid(),
+    )
+    return nn.ModuleList([encoder, decoder])
 
 
 def measure(case: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from vqlab.config import read_recipe, validate
 from vqlab.detectors.vqvae import TERMS, VQVAE, Scoring, VQVAESettings, random_crops
@@ -85,10 +85,15 @@ def test_recipe_of_the_paper_is_the_published_network() -> None:
         (hidden, hidden, 4, 4),
         (hidden, 3, 4, 4),
     ]
-    kinds = [type(layer).__name__ for layer in [*part.encoder, *part.decoder]]
-    assert kinds == ["Conv2d", "ReLU", "Conv2d", "ReLU", "Conv2d"] + [
-        "ConvTranspose2d", "ReLU", "ConvTranspose2d", "ReLU", "ConvTranspose2d", "Sigmoid",
+    convolution, transposed, relu = nn.Conv2d, nn.ConvTranspose2d, nn.ReLU
+    kinds = [convolution, relu, convolution, relu, convolution] + [
+        transposed, relu, transposed, relu, transposed, nn.Sigmoid,
     ]  # fmt: skip
+    layers = [*part.encoder, *part.decoder]
+    for layer, kind in zip(layers, kinds, strict=True):
+        assert isinstance(layer, kind)
+    strides = [layer.stride[0] for layer in layers if hasattr(layer, "stride")]
+    assert strides == [2, 2, 1, 1, 2, 2]
     codebook = dict(part.named_parameters())["quantizer.codebooks.0.vectors"]
     assert codebook.shape == (512, 64)
     assert float(codebook.detach().abs().max()) <= 1.001 / 512

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqlab.nn.convolution import Conv3x3, in_layout_of, outputs_first, tile_side
+from vqlab.nn.convolution import Conv3x3, in_layout_of, outputs_first
+from vqlab.nn.minimal_filtering import tile_side
 
 
 def dense(layer: Conv3x3, x: Tensor, constant: Tensor | None) -> Tensor:

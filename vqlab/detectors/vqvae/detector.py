@@ -21,6 +21,12 @@ from vqlab.nn.pixel_normalization import PixelNormalization
 from vqlab.nn.prior import CodePrior
 from vqlab.nn.quantizer import VectorQuantizer
 from vqlab.nn.smoothing import smooth
+from vqlab.nn.strided import (
+    DoublingConvTranspose2d,
+    HalvingConv2d,
+    SameConv2d,
+    SameConvTranspose2d,
+)
 from vqlab.nn.surprisal import CodeSurprisal
 from vqlab.types import InputSpec, Sample, Scores, UserError
 
@@ -31,22 +37,22 @@ COPIES = 2
 def encoder(channels: int, hidden: int, dim: int) -> nn.Sequential:
     """Map images (B, C, H, W) to latents (B, D, H/4, W/4)."""
     return nn.Sequential(
-        nn.Conv2d(channels, hidden, 4, 2, 1),
+        HalvingConv2d(channels, hidden),
         nn.ReLU(inplace=True),
-        nn.Conv2d(hidden, hidden, 4, 2, 1),
+        HalvingConv2d(hidden, hidden),
         nn.ReLU(inplace=True),
-        nn.Conv2d(hidden, dim, 3, 1, 1),
+        SameConv2d(hidden, dim),
     )
 
 
 def decoder(channels: int, hidden: int, dim: int) -> nn.Sequential:
     """Map latents (B, D, H/4, W/4) to images (B, C, H, W) in [0, 1]."""
     return nn.Sequential(
-        nn.ConvTranspose2d(dim, hidden, 3, 1, 1),
+        SameConvTranspose2d(dim, hidden),
         nn.ReLU(inplace=True),
-        nn.ConvTranspose2d(hidden, hidden, 4, 2, 1),
+        DoublingConvTranspose2d(hidden, hidden),
         nn.ReLU(inplace=True),
-        nn.ConvTranspose2d(hidden, channels, 4, 2, 1),
+        DoublingConvTranspose2d(hidden, channels),
         nn.Sigmoid(),
     )
 
