@@ -10,9 +10,17 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from vqlab.nn.base_density import BaseDensity, BaseName, Mixture, Prototypes, Selected, base_density
+from vqlab.nn.base_density import (
+    BaseDensity,
+    BaseName,
+    Hierarchical,
+    Mixture,
+    Prototypes,
+    Selected,
+    base_density,
+)
 
-BASES: tuple[BaseName, ...] = ("standard", "selected", "mixture")
+BASES: tuple[BaseName, ...] = ("standard", "selected", "hierarchical", "mixture")
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +78,23 @@ def test_selected_and_mixture_match_torch_distributions() -> None:
     torch.testing.assert_close(mixture.quadratic(z, condition), 0.5 * (share * square).sum(1))
 
 
+def test_hierarchical_matches_torch_mixture_of_each_concept() -> None:
+    z, condition, base = 3 * noise(6, 5), prototypes(0, 1, 2, 3, 0, 1), density("hierarchical", 5)
+    assert isinstance(base, Hierarchical)
+    pairs = [moments(condition.vectors) for moments in base.components]
+    mean, log_sigma = (
+        torch.stack(parts, 1)[condition.indices] for parts in zip(*pairs, strict=True)
+    )
+    parts = Independent(Normal(mean, log_sigma.exp()), 1)
+    weights = Categorical(logits=base.weights(condition.vectors)[condition.indices])
+    torch.testing.assert_close(
+        base.log_prob(z, condition), MixtureSameFamily(weights, parts).log_prob(z)
+    )
+    square = ((z[:, None] - mean) / log_sigma.exp()).square().mean(2)
+    share = (parts.log_prob(z[:, None]) + weights.logits).softmax(1)
+    torch.testing.assert_close(base.quadratic(z, condition), 0.5 * (share * square).sum(1))
+
+
 @pytest.mark.parametrize("name", BASES)
 @torch.no_grad()
 def test_samples_have_score_one_half_and_the_expected_entropy(name: BaseName) -> None:
@@ -79,7 +104,7 @@ def test_samples_have_score_one_half_and_the_expected_entropy(name: BaseName) ->
     assert torch.equal(z, repeated)
     assert float(base.quadratic(z, condition).mean()) == pytest.approx(0.5, abs=0.05)
     # in a mixture, the component with the highest responsibility is not always the sampled one
-    if name != "mixture":
+    if name in ("standard", "selected"):
         assert float(base.quadratic(z, condition).mean()) == pytest.approx(0.5, abs=0.01)
         spread = 0.0
         if isinstance(base, Selected):
@@ -97,9 +122,10 @@ def test_log_prob_depends_on_the_prototype_and_has_a_gradient() -> None:
     right.sum().backward()
     assert vectors.grad is not None
     assert (vectors.grad[:2].abs().sum(1) > 0).all() and (vectors.grad[2:] == 0).all()
-    mixture = density("mixture", 4)
-    mixture.log_prob(z, prototypes(0, 1)).sum().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in mixture.parameters())
+    for name in ("hierarchical", "mixture"):
+        mixture = density(name, 4)
+        mixture.log_prob(z, prototypes(0, 1)).sum().backward()
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in mixture.parameters())
 
 
 def test_vector_per_image_equals_code_per_row() -> None:
@@ -112,13 +138,15 @@ def test_vector_per_image_equals_code_per_row() -> None:
     )
 
 
-def test_selected_is_standard_normal_at_initialization_and_mixture_is_close() -> None:
+def test_selected_is_standard_normal_at_initialization_and_mixtures_are_close() -> None:
     z, condition = noise(50, 6), prototypes(*[0, 3] * 25)
     start = {n: base_density(n, 6, prototype_dim=3, codebook_size=4) for n in BASES}
     standard = start["standard"].log_prob(z, condition)
     torch.testing.assert_close(start["selected"].log_prob(z, condition), standard)
-    torch.testing.assert_close(start["mixture"].log_prob(z, condition), standard, rtol=0, atol=1)
-    assert not torch.equal(start["mixture"].log_prob(z, condition), standard)
+    for name in ("hierarchical", "mixture"):
+        near = start[name].log_prob(z, condition)
+        torch.testing.assert_close(near, standard, rtol=0, atol=1)
+        assert not torch.equal(near, standard)
 
 
 @torch.no_grad()

@@ -9,12 +9,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqlab.nn.flow import CouplingOptions, LevelFlow, MixingName
+from vqlab.nn.flow import CouplingName, CouplingOptions, LevelFlow, MixingName
 
 
-def flow_of(channels: int, condition: int, mixing: MixingName, blocks: int, seed: int) -> LevelFlow:
+def flow_of(
+    channels: int,
+    condition: int,
+    mixing: MixingName,
+    blocks: int,
+    seed: int,
+    kind: CouplingName = "affine",
+) -> LevelFlow:
     torch.manual_seed(seed)
-    flow = LevelFlow(channels, condition, CouplingOptions(24), blocks=blocks, mixing=mixing)
+    options = CouplingOptions(24, kind=kind)
+    flow = LevelFlow(channels, condition, options, blocks=blocks, mixing=mixing)
     with torch.no_grad():
         for weight in flow.parameters():
             weight += 0.1 * torch.randn_like(weight)
@@ -35,12 +43,13 @@ def relative_difference(flow: LevelFlow, rows: Tensor, condition: Tensor | None)
     return float((flow.latents(rows, condition) - z).norm() / z.norm())
 
 
+@pytest.mark.parametrize("kind", ["affine", "additive"])
 @pytest.mark.parametrize("mixing", ["orthogonal", "reflection", "permutation"])
 @pytest.mark.parametrize(("channels", "condition", "blocks"), [(16, 6, 8), (7, 5, 3), (10, 0, 1)])
 def test_latents_equal_those_of_the_flow(
-    mixing: MixingName, channels: int, condition: int, blocks: int
+    kind: CouplingName, mixing: MixingName, channels: int, condition: int, blocks: int
 ) -> None:
-    flow = flow_of(channels, condition, mixing, blocks, seed=0)
+    flow = flow_of(channels, condition, mixing, blocks, seed=0, kind=kind)
     rows, vectors = inputs(channels, condition)
     with torch.no_grad():
         assert float((flow(rows, vectors)[0] - rows).abs().max()) > 0.1  # away from the identity

@@ -1,8 +1,9 @@
 """Base densities of a flow's latents, conditioned on the prototypes of their images.
 
 Each is a normalised density over R^C, in nats: `standard` is N(0, I), `selected` a Gaussian with
-mean and log σ linear in the row's prototype, `mixture` a mixture of these Gaussians over all
-prototypes. (The published method omits log σ from the likelihood, which is then not normalised.)
+mean and log σ linear in the row's prototype, `hierarchical` a mixture of such Gaussians, whose
+weights depend on the row's prototype too, `mixture` a mixture of one Gaussian of every prototype.
+(The published method omits log σ from the likelihood, which is then not normalised.)
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from vqlab.nn.precision import without_autocast
 
-BaseName = Literal["standard", "selected", "mixture"]
+BaseName = Literal["standard", "selected", "hierarchical", "mixture"]
 LOG_2PI = math.log(2 * math.pi)
 BOUND = 2.0
 """Largest |log σ|."""
@@ -97,19 +98,60 @@ class Selected(BaseDensity):
         standardised, _ = self._standardise(z, prototypes)
         return 0.5 * standardised.square().mean(1)
 
+    def _standardise(self, z: Tensor, prototypes: Prototypes) -> tuple[Tensor, Tensor]:
+        return standardise(z, self.moments(prototypes.vectors), prototypes.indices)
+
     def sample(self, prototypes: Prototypes, generator: torch.Generator | None = None) -> Tensor:
         mean, log_sigma = self.moments(prototypes.vectors)
         noise = _noise(mean, len(prototypes.indices), self.channels, generator)
         z: Tensor = mean[prototypes.indices] + noise * log_sigma.exp()[prototypes.indices]
         return z
 
-    def _standardise(self, z: Tensor, prototypes: Prototypes) -> tuple[Tensor, Tensor]:
-        """Return (z − μ) / σ (N, C) and Σ log σ (N,)."""
-        mean, log_sigma = self.moments(prototypes.vectors)
-        rate = torch.exp(-log_sigma)
-        table = torch.cat([-mean * rate, rate], 1)
-        shift, rate = F.embedding(prototypes.indices, table).chunk(2, 1)
-        return torch.addcmul(shift, z, rate), log_sigma.sum(1)[prototypes.indices]
+
+class Hierarchical(BaseDensity):
+    """Σ_m π_m(v) N(μ_m(v), σ_m(v)²) of the row's prototype v, over M components.
+
+    The components of a concept are those of HGAD (Yao et al. 2024, arXiv 2403.13349), learned
+    without labels and by the likelihood alone. Starts near N(0, I), with slightly different means.
+    """
+
+    def __init__(self, channels: int, prototype_dim: int, components: int) -> None:
+        super().__init__(channels)
+        self.components = nn.ModuleList(Moments(channels, prototype_dim) for _ in range(components))
+        self.weights = nn.Linear(prototype_dim, components)
+        for parameter in self.weights.parameters():
+            nn.init.zeros_(parameter)
+        for moments in self._moments():
+            nn.init.normal_(moments.mean.bias, std=0.1)
+
+    def _log_prob(self, z: Tensor, prototypes: Prototypes) -> Tensor:
+        return torch.logsumexp(self._terms(z, prototypes)[0], 1)
+
+    def _quadratic(self, z: Tensor, prototypes: Prototypes) -> Tensor:
+        terms, squares = self._terms(z, prototypes)
+        return 0.5 / self.channels * (terms.softmax(1) * squares).sum(1)
+
+    def sample(self, prototypes: Prototypes, generator: torch.Generator | None = None) -> Tensor:
+        vectors, indices = prototypes
+        shares = self.weights(at_least_float32(vectors)).softmax(1)[indices]
+        component = shares.multinomial(1, generator=generator)[:, 0]
+        noise = _noise(vectors, len(indices), self.channels, generator)
+        pairs = [moments(vectors) for moments in self._moments()]
+        mean, log_sigma = (torch.stack(parts) for parts in zip(*pairs, strict=True))
+        z: Tensor = mean[component, indices] + noise * log_sigma[component, indices].exp()
+        return z
+
+    def _moments(self) -> list[Moments]:
+        return [moments for moments in self.components if isinstance(moments, Moments)]
+
+    def _terms(self, z: Tensor, prototypes: Prototypes) -> tuple[Tensor, Tensor]:
+        """Return log(π_m σ_m^-1 e^(−½ d²)) and the squared standardised distance d²: (N, M)."""
+        vectors, indices = prototypes
+        parts = [standardise(z, moments(vectors), indices) for moments in self._moments()]
+        squares = torch.stack([standardised.square().sum(1) for standardised, _ in parts], 1)
+        log_sigma = torch.stack([total for _, total in parts], 1)
+        log_weight = F.log_softmax(self.weights(at_least_float32(vectors)), 1)[indices]
+        return log_weight - log_sigma - 0.5 * squares, squares
 
 
 class Mixture(BaseDensity):
@@ -168,14 +210,34 @@ class Moments(nn.Module):
         return self.mean(vectors), BOUND * torch.tanh(self.log_sigma(vectors) / BOUND)
 
 
+def standardise(
+    z: Tensor, moments: tuple[Tensor, Tensor], indices: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return (z − μ) / σ (N, C) and Σ log σ (N,) of rows z, given mean and log σ, both (K, C), and
+    the index of each row in them."""
+    mean, log_sigma = moments
+    rate = torch.exp(-log_sigma)
+    table = torch.cat([-mean * rate, rate], 1)
+    shift, rate = F.embedding(indices, table).chunk(2, 1)
+    return torch.addcmul(shift, z, rate), log_sigma.sum(1)[indices]
+
+
 def base_density(
-    name: BaseName, channels: int, *, prototype_dim: int, codebook_size: int
+    name: BaseName,
+    channels: int,
+    *,
+    prototype_dim: int,
+    codebook_size: int,
+    components: int = 4,
 ) -> BaseDensity:
-    """Return the base density `name`; `codebook_size` is used by `mixture` only."""
+    """Return the base density `name`; `codebook_size` is used by `mixture` only, `components` by
+    `hierarchical`."""
     if name == "standard":
         return Standard(channels)
     if name == "selected":
         return Selected(channels, prototype_dim)
+    if name == "hierarchical":
+        return Hierarchical(channels, prototype_dim, components)
     return Mixture(channels, prototype_dim, codebook_size)
 
 

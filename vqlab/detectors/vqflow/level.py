@@ -176,7 +176,7 @@ class Level(nn.Module):
         )
         self.base = base_density(
             config.base, self.channels, prototype_dim=max(prototype_dim, 1),
-            codebook_size=config.concept.codebook_size,
+            codebook_size=config.concept.codebook_size, components=config.components,
         )  # fmt: skip
 
 

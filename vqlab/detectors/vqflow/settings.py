@@ -10,7 +10,7 @@ from vqlab.config import Settings
 from vqlab.nn.base_density import BaseName
 from vqlab.nn.codebook import CodebookOptions
 from vqlab.nn.concept_normalization import Standardise
-from vqlab.nn.flow import CouplingOptions, MixingName
+from vqlab.nn.flow import CouplingName, CouplingOptions, MixingName
 from vqlab.nn.hierarchy import PatternKind
 from vqlab.nn.whitening import WhiteningName
 
@@ -65,6 +65,9 @@ class FlowSettings(Settings):
     """Width of the subnets; 0: that of their input (the paper's)."""
     kernel: Literal[1, 3] = 1
     """Kernel size of the subnets; with 1, training uses random positions."""
+    coupling: CouplingName = "affine"
+    """`affine`: scale and shift; `additive`: shift only, so that the determinant of the Jacobian is
+    the same at every point (Abu Zaid et al. 2025)."""
     clamp: float = Field(1.9, gt=0)
     mixing: MixingName = "orthogonal"
     norm: bool = False
@@ -80,7 +83,7 @@ class FlowSettings(Settings):
 
     def coupling_options(self, hidden: int) -> CouplingOptions:
         """Return the options of couplings whose subnets have this width."""
-        return CouplingOptions(hidden, self.kernel, self.clamp, self.norm)
+        return CouplingOptions(hidden, self.kernel, self.clamp, self.norm, self.coupling)
 
 
 class Scoring(Settings):
@@ -138,7 +141,10 @@ class VQFlowSettings(Settings):
     flow: FlowSettings = FlowSettings()
     base: BaseName = "selected"
     """Density of the latents: `standard` normal; `selected`: Gaussian of the image's prototype;
-    `mixture`: of all prototypes."""
+    `hierarchical`: mixture of `components` Gaussians of the image's prototype; `mixture`: of the
+    Gaussians of all prototypes."""
+    components: int = Field(4, ge=1, le=64)
+    """Gaussians of each prototype (base `hierarchical`)."""
     scoring: Scoring = Scoring()
 
     def codebook_options(self, section: ConceptSettings | PatternSettings) -> CodebookOptions:

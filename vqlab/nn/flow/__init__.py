@@ -5,13 +5,21 @@ a density p(z) of the latents (`vqlab.nn.base_density`), log p(x) = log p(z) + l
 package that imports FrEIA.
 """
 
-from vqlab.nn.flow.blocks import ActNorm, Coupling, CouplingOptions, Mixing, MixingName
+from vqlab.nn.flow.blocks import (
+    ActNorm,
+    Coupling,
+    CouplingName,
+    CouplingOptions,
+    Mixing,
+    MixingName,
+)
 from vqlab.nn.flow.fusion import FusionFlow
 from vqlab.nn.flow.level import LevelFlow
 
 __all__ = [
     "ActNorm",
     "Coupling",
+    "CouplingName",
     "CouplingOptions",
     "FusionFlow",
     "LevelFlow",

@@ -21,13 +21,14 @@ from vqlab.nn.convolution import Conv3x3
 from vqlab.nn.precision import without_autocast
 
 Dims = Sequence[tuple[int, ...]]
+CouplingName = Literal["affine", "additive"]
 MixingName = Literal["orthogonal", "reflection", "permutation"]
 Step = tuple[tuple[Tensor], Tensor | float]
 
 
 @dataclass(frozen=True)
 class CouplingOptions:
-    """The subnet of an affine coupling, and the range of its scale."""
+    """The subnet of a coupling, and the range of its scale."""
 
     hidden: int
     """Width of the hidden layer."""
@@ -37,17 +38,19 @@ class CouplingOptions:
     """Bound of the absolute log scale."""
     norm: bool = False
     """Layer norm of the hidden channels, as in the paper."""
+    kind: CouplingName = "affine"
+    """`additive`: no scale; the Jacobian determinant is 1 (Dinh et al. 2015)."""
 
 
 class Coupling(InvertibleModule):  # type: ignore[misc]
-    """Conditional affine coupling: one half of the channels scales and shifts the other half.
+    """Conditional coupling: one half of the channels scales and shifts the other half.
 
     x2 ← x2 · exp(s) + t, where (s, t) is the output of a two-layer subnet of x1 and |s| < clamp by
-    the soft clamp clamp · tanh(·/clamp) (Dinh et al. 2017; Ardizzone et al. 2019). The condition
-    is added to the hidden layer, (N, hidden) or (B, hidden, h, w): the first layer of [x1;
-    condition] is split, so that the caller can compute the conditions of all blocks at once. The
-    last layer is initialised to zero: the block is the identity. flip: x1 is the second half.
-    Scale, shift and log_det have the dtype of x regardless of autocast.
+    the soft clamp clamp · tanh(·/clamp) (Dinh et al. 2017; Ardizzone et al. 2019); s is 0 in an
+    additive coupling. The condition is added to the hidden layer, (N, hidden) or (B, hidden, h, w):
+    the first layer of [x1; condition] is split, so that the caller can compute the conditions of
+    all blocks at once. The last layer is initialised to zero: the block is the identity. flip: x1
+    is the second half. Scale, shift and log_det have the dtype of x regardless of autocast.
     """
 
     def __init__(
@@ -64,9 +67,11 @@ class Coupling(InvertibleModule):  # type: ignore[misc]
         self.passive = channels - self.active
         self.flip = flip
         self.clamp, hidden, kernel = options.clamp, options.hidden, options.kernel
+        self.additive = options.kind == "additive"
         self.first = affine(self.passive, hidden, kernel, maps=maps, bias=not dims_c)
         self.norm = ChannelNorm(hidden) if options.norm else nn.Identity()
-        self.last = affine(hidden, 2 * self.active, kernel, maps=maps)
+        outputs = self.active if self.additive else 2 * self.active
+        self.last = affine(hidden, outputs, kernel, maps=maps)
         init_zeros(self.last)
 
     def forward(
@@ -76,14 +81,20 @@ class Coupling(InvertibleModule):  # type: ignore[misc]
         hidden = self.first(x1)
         if c:
             hidden = hidden + c[0]
-        log_scale, shift = scale_and_shift(self.last(F.relu(self.norm(hidden))), self.clamp, x1)
-        if rev:
-            x2 = (x2 - shift) * torch.exp(-log_scale)
-        else:
-            x2 = torch.addcmul(shift, x2, torch.exp(log_scale))
-        log_det = log_scale.flatten(1).sum(1)
+        x2, log_det = self._transform(x2, self.last(F.relu(self.norm(hidden))), rev)
         halves = [x2, x1] if self.flip else [x1, x2]
-        return (torch.cat(halves, 1),), -log_det if rev else log_det
+        return (torch.cat(halves, 1),), log_det
+
+    def _transform(self, x2: Tensor, output: Tensor, rev: bool) -> tuple[Tensor, Tensor]:
+        """Return the new x2 and log_det, given the output of the subnet."""
+        if self.additive:
+            shift = output.to(x2.dtype)
+            return x2 - shift if rev else x2 + shift, x2.new_zeros(len(x2))
+        log_scale, shift = scale_and_shift(output, self.clamp, x2)
+        log_det = log_scale.flatten(1).sum(1)
+        if rev:
+            return (x2 - shift) * torch.exp(-log_scale), -log_det
+        return torch.addcmul(shift, x2, torch.exp(log_scale)), log_det
 
     def halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the passive x1 and the active x2."""

@@ -24,7 +24,8 @@ class FoldedFlow:
     [x2], then its passive ones [x1]. The first layer of the subnet and its condition are one
     product of [x1; condition]. With k = 2 · clamp / ln 2 the scale exp(clamp · tanh(u / clamp)) is
     2 ** (k · sigmoid(2 · u / clamp) − k / 2), which has faster functions; constant factors are in
-    the matrices. All folding is in float64. Later changes of the weights have no effect.
+    the matrices. The bias of an additive coupling is part of the steps before it. All folding is
+    in float64. Later changes of the weights have no effect.
     """
 
     def __init__(self, sequence: SequenceINN, condition: nn.Linear | None) -> None:
@@ -69,11 +70,14 @@ class FoldedFlow:
         for number, block in enumerate(self._blocks):
             state = buffers[number % 2]
             block.steps.apply(x, state[:, : x.shape[1]])
-            active = state[:, : output.shape[1] // 2]
-            block.first.apply(state[:, active.shape[1] :], hidden).relu_()
-            scale, shift = block.last.apply(hidden, output).chunk(2, 1)
-            scale.sigmoid_().mul_(block.rate).exp2_()
-            torch.addcmul(shift, active, scale, out=active)
+            active = state[:, : block.active]
+            block.first.apply(state[:, block.active :], hidden).relu_()
+            if block.rate:
+                scale, shift = block.last.apply(hidden, output).chunk(2, 1)
+                scale.sigmoid_().mul_(block.rate).exp2_()
+                torch.addcmul(shift, active, scale, out=active)
+            else:
+                active.addmm_(hidden, block.last.matrix)
             x = state[:, : x.shape[1]]
         passive, active = self._last.halves(z)
         active.copy_(x[:, : active.shape[1]])
@@ -94,8 +98,10 @@ class _Block(NamedTuple):
     steps: _Affine
     first: _Affine
     last: _Affine
+    active: int
+    """Number of active channels."""
     rate: float
-    """k."""
+    """k; 0 of an additive coupling, whose `last` has no bias."""
 
 
 @torch.no_grad()
@@ -111,7 +117,7 @@ def _fold(sequence: SequenceINN, condition: nn.Linear | None) -> Iterator[_Block
         order = torch.cat([*reversed(step.halves(torch.arange(channels)[None]))], 1)[0]
         subnet, output = step.first, step.last
         assert isinstance(subnet, nn.Linear) and isinstance(output, nn.Linear)
-        rate = 2 * step.clamp / math.log(2)
+        rate = 0.0 if step.additive else 2 * step.clamp / math.log(2)
         state = state[:, order]
         state[:, : step.active] *= 2 ** (-rate / 2)
         first: Tensor = subnet.weight.T
@@ -121,12 +127,17 @@ def _fold(sequence: SequenceINN, condition: nn.Linear | None) -> Iterator[_Block
             first = torch.cat([first, condition.weight[units].double().T])
             bias = condition.bias[units]
         last, last_bias = output.weight.T.clone(), output.bias.clone()
-        for scales in (last, last_bias[None]):
-            scales[:, : step.active] *= 2 / step.clamp
+        if step.additive:
+            state[:, : step.active] += last_bias
+            last_bias.zero_()
+        else:
+            for scales in (last, last_bias[None]):
+                scales[:, : step.active] *= 2 / step.clamp
         yield _Block(
             _affine(state[:-1] - state[-1:], state[-1]),
             _affine(first, bias),
             _affine(last, last_bias),
+            step.active,
             rate,
         )
         state = torch.eye(channels + 1, channels, dtype=torch.float64)
