@@ -22,10 +22,10 @@ def health(name: str, perplexity: float, dead: int, size: int) -> dict[str, floa
     [
         (100.0, 50, 512, ""),
         (15.0, 300, 512, "perplexity 15.0 (at least 20)"),
-        (100.0, 420, 512, "82% of its codes"),
+        (100.0, 420, 512, "420 of its 512 codes"),
         (9.0, 2, 64, ""),
         (7.0, 2, 64, "perplexity 7.0 (at least 8)"),
-        (2.0, 511, 512, "unused"),
+        (2.0, 511, 512, "511 of its 512 codes are unused (at most 80%)"),
         (1.0, 0, 1, ""),
     ],
 )

@@ -31,7 +31,7 @@ class Codebook(NamedTuple):
         size = self.dead_codes / (1 - self.usage)
         if self.name == CONCEPT:
             return _concept_fault(self.perplexity, size, categories)
-        return _position_fault(self.perplexity, size, self.usage)
+        return _position_fault(self.perplexity, size, self.dead_codes)
 
 
 def codebooks(metrics: Mapping[str, float]) -> Iterator[Codebook]:
@@ -58,11 +58,11 @@ def dead_codebook(metrics: Mapping[str, float], categories: int = 1) -> str:
     return ""
 
 
-def _position_fault(perplexity: float, size: float, usage: float) -> str:
+def _position_fault(perplexity: float, size: float, dead_codes: float) -> str:
     """Check codes of positions, of which there are many thousands: a perplexity below 20 (below an
     eighth of a codebook smaller than 160), or 80 % unused codes, is a collapse."""
-    if usage < 0.2:
-        return f"{1 - usage:.0%} of its codes are unused (at most 80%)"
+    if dead_codes > 0.8 * size:
+        return f"{dead_codes:.0f} of its {size:.0f} codes are unused (at most 80%)"
     limit = min(20.0, size / 8)
     return f"perplexity {perplexity:.1f} (at least {limit:g})" if perplexity < limit else ""
 
