@@ -141,7 +141,10 @@ def test_health_tells_how_much_of_every_book_is_used(name: str, books: dict[str,
     assert detector.health() == {}
 
 
-@pytest.mark.parametrize("name", ["whole", "joined", "true mixture", "vqflow_no_cpc"])
+@pytest.mark.parametrize(
+    "name",
+    ["whole", "joined", "true mixture", "vqflow_no_cpc", "vqflow_additive", "vqflow_hierarchical"],
+)
 def test_the_loss_is_the_likelihood_of_the_features(name: str) -> None:
     """−log p(features) per dimension, the whitening's and the flow's log-determinant counted."""
     detector = build(merge(ABLATIONS[name], {"flow": {"noise": 0.0, "places": 64}}))
