@@ -56,9 +56,7 @@ def read_recipe(path: Path) -> Tree:
 
 def _with_names(tree: Tree, texts: Mapping[str, Any]) -> Tree:
     """Return `tree` with the settings in `NAMES` as text."""
-    for setting in NAMES & texts.keys():
-        tree = merge(tree, nest(setting, texts[setting]))
-    return tree
+    return with_settings(tree, {setting: texts[setting] for setting in NAMES & texts.keys()})
 
 
 def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> Tree:
@@ -99,6 +97,13 @@ def nest(path: str, value: Any) -> Tree:
     for key in reversed(path.split(".")):
         value = {key: value}
     return dict(value)
+
+
+def with_settings(tree: Mapping[str, Any], settings: Mapping[str, Any]) -> Tree:
+    """Return `tree` with settings by dotted path."""
+    for path, value in settings.items():
+        tree = merge(tree, nest(path, value))
+    return dict(tree)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

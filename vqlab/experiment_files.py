@@ -35,7 +35,10 @@ def locate(name: str, kind: str = RECIPES) -> Path | None:
 
 
 def find(name: str, kind: str = RECIPES) -> Path:
-    """Return the local or bundled file of that name. Raises UserError if there is none."""
+    """Return the local or bundled file of that name; the path of a YAML file is returned as it is.
+    Raises UserError if there is no such name."""
+    if Path(name).suffix in (".yaml", ".yml"):
+        return Path(name)
     file = locate(name, kind)
     if file is None:
         raise UserError(f"{_TITLES[kind]} {name} does not exist; {hint(name, names(kind))}")

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from vqlab.benchmark.settings import BenchmarkFile, variants, with_settings
-from vqlab.config import Tree, digest, dump, flatten, merge, parse_overrides
+from vqlab.benchmark.settings import BenchmarkFile, variants
+from vqlab.config import Tree, digest, dump, flatten, merge, parse_overrides, with_settings
 from vqlab.data import DataSettings, choose_categories, describe_source, find_root
 from vqlab.recipes import Data, as_folders, overrides_of, recipe_tree
 from vqlab.run import RunConfig, resolve

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from vqlab.config import Settings, Tree, merge, nest, read_recipe, validate
+from vqlab.config import Settings, merge, read_recipe, validate
 from vqlab.experiment_files import BENCHMARKS, find
 from vqlab.types import UserError
 
@@ -44,9 +43,7 @@ def read_benchmark(reference: str, **changes: Any) -> tuple[str, BenchmarkFile]:
 
     changes: keys that replace those of the file; None leaves a key as it is. Raises UserError.
     """
-    path = Path(reference)
-    if path.suffix not in (".yaml", ".yml"):
-        path = find(reference, BENCHMARKS)
+    path = find(reference, BENCHMARKS)
     tree = merge(read_recipe(path), {k: v for k, v in changes.items() if v is not None})
     try:
         return path.stem, validate(BenchmarkFile, tree)
@@ -67,10 +64,3 @@ def variants(file: BenchmarkFile) -> dict[str, Variant]:
     if twice:
         raise UserError(f"benchmark: recipes must be different; got {', '.join(twice)} twice.")
     return {t: Variant(recipe=r) for t, r in zip(titles, file.recipes, strict=True)}
-
-
-def with_settings(tree: Tree, settings: Mapping[str, Any]) -> Tree:
-    """Return the tree with settings by dotted path."""
-    for path, value in settings.items():
-        tree = merge(tree, nest(path, value))
-    return tree

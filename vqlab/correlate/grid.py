@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vqlab.config import Settings, merge, nest, read_recipe, validate
+from vqlab.config import Settings, read_recipe, validate, with_settings
 from vqlab.experiment_files import STUDIES, find
 from vqlab.recipes import recipe_tree
 from vqlab.run import RunConfig, resolve
@@ -52,9 +52,7 @@ class Training:
 def read_grid(reference: str) -> tuple[str, Grid]:
     """Return name and content of a grid: a YAML file, or a name under experiments/studies (local or
     packaged)."""
-    path = Path(reference)
-    if path.suffix not in (".yaml", ".yml"):
-        path = find(reference, STUDIES)
+    path = find(reference, STUDIES)
     try:
         grid = validate(Grid, read_recipe(path))
     except UserError as error:
@@ -68,9 +66,7 @@ def plan(
     detector: str, part: DetectorGrid, category: str, root: Path | None, preset: str
 ) -> list[Training]:
     """Return the trainings of a detector with validated settings. Raises UserError."""
-    base = recipe_tree(part.recipe, (), category, root, preset)
-    for setting, value in part.set.items():
-        base = merge(base, nest(setting, value))
+    base = with_settings(recipe_tree(part.recipe, (), category, root, preset), part.set)
     trainings = []
     for train_values in _cross(part.train):
         tree = _with(base, train_values)
@@ -99,13 +95,12 @@ def plan(
 
 
 def _with(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    for setting, value in values.items():
+    for setting in values:
         if "." not in setting:
             raise UserError(
                 f"grid: a setting must be a dotted path, e.g. training.epochs; got {setting}."
             )
-        tree = merge(tree, nest(setting, value))
-    return dict(tree)
+    return with_settings(tree, values)
 
 
 def _cross(axes: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:

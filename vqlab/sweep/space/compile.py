@@ -18,7 +18,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from vqlab.config import Settings, Tree, dump, flatten, merge, nest, validate
+from vqlab.config import Settings, Tree, dump, flatten, merge, nest, validate, with_settings
 from vqlab.data import AREA_FILES
 from vqlab.detectors import can_rescore, detector_class
 from vqlab.features import AUTO
@@ -66,10 +66,8 @@ class Plan:
 
     def tree_of(self, params: Mapping[str, Any]) -> Tree:
         """Return the settings of the recipe with these values set."""
-        tree = self.tree
-        for setting, value in params.items():
-            tree = merge(tree, nest(setting, self.decoded(setting, value)))
-        return tree
+        values = {setting: self.decoded(setting, value) for setting, value in params.items()}
+        return with_settings(self.tree, values)
 
     def decoded(self, setting: str, value: Any) -> Any:
         """Return a sampled value as the settings accept it: JSON text is decoded."""

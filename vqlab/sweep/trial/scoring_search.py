@@ -19,7 +19,7 @@ import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import TPESampler
 
-from vqlab.config import Settings, Tree, dump, merge, nest
+from vqlab.config import Settings, Tree, dump, with_settings
 from vqlab.data import Splits
 from vqlab.detectors import Extracted, HasNormalization, extract
 from vqlab.evaluation import (
@@ -156,9 +156,7 @@ class _Search:
         }
 
     def rescore(self, chosen: Mapping[str, Any]) -> tuple[Tree, Scored]:
-        tree = dump(self.config)
-        for setting, value in chosen.items():
-            tree = merge(tree, nest(setting, value))
+        tree = with_settings(dump(self.config), chosen)
         return tree, self._score(resolve(tree))
 
     def keep(self, chosen: Mapping[str, Any]) -> tuple[Tree, Scored]:

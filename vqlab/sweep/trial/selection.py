@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vqlab.config import Settings, dump, merge, nest, validate
+from vqlab.config import Settings, dump, validate, with_settings
 from vqlab.data import Splits
 from vqlab.evaluation import (
     VALIDATION_EVIDENCE,
@@ -73,8 +73,7 @@ def select_within(
         attributes["thresholds"] = picked
         tags |= {f"vqlab.{name}": f"{value:g}" for name, value in picked.items()}
         tags["vqlab.threshold_rule"] = f"{RULE} ({f1:.4f})"
-        for name, value in picked.items():
-            tree = merge(tree, nest(name, value))
+        tree = with_settings(tree, picked)
     else:
         thresholds = choose_thresholds(choice.scored, config.threshold, shifted)
     if choice.evaluated:
