@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from vqlab.benchmark.report import Report
-from vqlab.compare import TestImage, disagreements, picture_of
-from vqlab.html_page import escape, paragraph, picture
+from vqlab.compare import disagreements, side_by_side
+from vqlab.html_page import paragraph
 from vqlab.tracking import RunRecord
 
 _PER_CATEGORY, _MOST = 2, 12
@@ -28,19 +28,9 @@ def test_images(report: Report) -> Iterator[str]:
                 "muted",
             )
         for image in images:
-            yield _image(runs, category, image)
-
-
-def _image(runs: Mapping[str, RunRecord], category: str, image: TestImage) -> str:
-    first = image.rows[0]
-    figures = []
-    for name, run, row in zip(runs, runs.values(), image.rows, strict=True):
-        caption = f"{name}: {row['verdict']}, calibrated {float(row['calibrated']):.3f}"
-        data = picture_of(run, image, row)
-        figures.append(paragraph(caption) if data is None else picture(caption, data, "jpeg"))
-    heading = f"{category}: {first['file']} ({first['label']}, {first['defect']})"
-    grid = f'<div class="runs">{"".join(figures)}</div>'
-    return f'<div class="image"><h3>{escape(heading)}</h3>{grid}</div>'
+            first = image.rows[0]
+            label = f"{first['label']}, {first['defect']}"
+            yield side_by_side(f"{category}: {first['file']} ({label})", runs, image)
 
 
 def _first_runs(report: Report, category: str) -> dict[str, RunRecord]:

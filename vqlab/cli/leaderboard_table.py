@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from vqlab.cli.fit_width import Column, FittedTable, from_columns
@@ -21,7 +20,7 @@ from vqlab.metrics import (
     of_split,
     rate_counts,
 )
-from vqlab.tracking.run_settings import differing, run_settings, seed_groups
+from vqlab.tracking.run_settings import differing, mean_and_deviation, run_settings, seed_groups
 
 if TYPE_CHECKING:
     from vqlab.tracking import RunRecord
@@ -208,15 +207,10 @@ def seeds_table(records: Sequence[RunRecord]) -> FittedTable | None:
     ]
     names = [name for name in _BY_RANK if isinstance(METRICS[name], Ranking)]
     for rank, name in enumerate(names, 1):
-        cells = [_mean_and_deviation(group, f"test/{name}") for group in runs]
+        cells = [mean_and_deviation(group, f"test/{name}") for group in runs]
         columns.append((Column(metric_title(name), rank=rank), cells))
     ids = [" ".join(run.run_id[:8] for run in group) for group in runs]
     columns.append((Column("runs", text=True, rank=10), ids))
     return from_columns(
         "same settings, several seeds", columns, caption=AUDIT_NOTE if any(warned) else ""
     )
-
-
-def _mean_and_deviation(runs: Sequence[RunRecord], key: str) -> str:
-    values = [run.metrics[key] for run in runs if key in run.metrics]
-    return f"{mean(values):.3f} ± {stdev(values):.3f}" if len(values) > 1 else "–"

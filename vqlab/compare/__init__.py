@@ -1,6 +1,6 @@
 """Compare runs on the same test images: paired intervals, settings that differ, pictures."""
 
-from vqlab.compare.images import TestImage, disagreements, picture_of
+from vqlab.compare.images import TestImage, disagreements, side_by_side
 from vqlab.compare.page import log_comparison
 from vqlab.compare.pair import Comparison, compare
 from vqlab.compare.several import RunsComparison, compare_runs
@@ -15,5 +15,5 @@ __all__ = [
     "compare_runs",
     "disagreements",
     "log_comparison",
-    "picture_of",
+    "side_by_side",
 ]

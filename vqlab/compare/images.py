@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from PIL import Image
-
-from vqlab.data import read_image
-from vqlab.plots import in_two_rows
-from vqlab.text import folder_name
+from vqlab.html_page import escape, paragraph, picture
+from vqlab.run import score_rows, test_picture
 from vqlab.tracking import RunRecord
 from vqlab.types import UserError
 
 _WIDTH = 720
 """Maximum width of an embedded picture in pixels."""
-_QUALITY = 80
 
 
 @dataclass(frozen=True)
@@ -60,24 +54,19 @@ def disagreements(
 
 
 def _rows(run: RunRecord, category: str) -> dict[str, Mapping[str, str]]:
-    """Return the rows of `scores.csv` by file. Raises UserError without one."""
-    path = run.artifact(f"results/{folder_name(category)}/scores.csv")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows: dict[str, Mapping[str, str]] = {row["file"]: row for row in csv.DictReader(file)}
+    """Return the rows of the scores by file. Raises UserError without any."""
+    rows: dict[str, Mapping[str, str]] = {row["file"]: row for row in score_rows(run, category)}
     for row in rows.values():
         float(row["calibrated"]), row["verdict"]  # KeyError in tables of vqlab 0.1
     return rows
 
 
-def picture_of(run: RunRecord, image: TestImage, row: Mapping[str, str]) -> bytes | None:
-    """Return a run's picture of a test image as JPEG, None if it was not logged."""
-    folder = folder_name(image.category)
-    try:
-        path = run.artifact(f"results/{folder}/{folder}_{int(row['index']):03d}_viz.png")
-        picture = Image.fromarray(in_two_rows(read_image(path)))
-    except UserError:
-        return None
-    picture.thumbnail((_WIDTH, _WIDTH))
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=_QUALITY)
-    return file.getvalue()
+def side_by_side(heading: str, runs: Mapping[str, RunRecord], image: TestImage) -> str:
+    """Return the verdicts and pictures of runs, by title, on a test image as markup."""
+    figures = []
+    for (name, run), row in zip(runs.items(), image.rows, strict=True):
+        caption = f"{name}: {row['verdict']}, calibrated {float(row['calibrated']):.3f}"
+        data = test_picture(run, image.category, int(row["index"]), _WIDTH)
+        figures.append(paragraph(caption) if data is None else picture(caption, data, "jpeg"))
+    grid = f'<div class="runs">{"".join(figures)}</div>'
+    return f'<div class="image"><h3>{escape(heading)}</h3>{grid}</div>'

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
 
-from vqlab.compare.images import TestImage, picture_of
+from vqlab.compare.images import TestImage, side_by_side
 from vqlab.compare.several import RunsComparison
 from vqlab.evaluation import MEAN
-from vqlab.html_page import escape, page, paragraph, picture, table
+from vqlab.html_page import escape, page, paragraph, table
 from vqlab.metrics import METRICS, Difference, Ranking, headlines, lower_is_better, metric_title
 from vqlab.tracking import NOTE, RunRecord, Tracker, category_tags
 from vqlab.tracking.pages import compare_route
+from vqlab.tracking.run_settings import mean_and_deviation
 from vqlab.tracking.views import DURATION, Runs, bar, chart_view, metric, param, pictures, tag
 
 PAGE = "comparison.html"
@@ -137,12 +137,6 @@ def _groups(comparison: RunsComparison) -> str:
     )
 
 
-def mean_and_deviation(runs: Sequence[RunRecord], key: str) -> str:
-    """Format the mean ± standard deviation of a metric; a dash for fewer than two values."""
-    values = [run.metrics[key] for run in runs if key in run.metrics]
-    return f"{mean(values):.3f} ± {stdev(values):.3f}" if len(values) > 1 else "–"
-
-
 def _images(comparison: RunsComparison) -> str:
     if not comparison.images:
         return paragraph("The runs have no pictures of single test images.", "muted")
@@ -161,14 +155,8 @@ def _images(comparison: RunsComparison) -> str:
 def _image(comparison: RunsComparison, image: TestImage) -> str:
     first = image.rows[0]
     label = first["label"] if first["defect"] == "good" else f"{first['label']}, {first['defect']}"
-    figures = []
-    for run, name, row in zip(comparison.runs, names(comparison.runs), image.rows, strict=True):
-        caption = f"{name}: {row['verdict']}, calibrated {float(row['calibrated']):.3f}"
-        data = picture_of(run, image, row)
-        figures.append(paragraph(caption) if data is None else picture(caption, data, "jpeg"))
-    heading = f"{first['file']} ({label})"
-    grid = f'<div class="runs">{"".join(figures)}</div>'
-    return f'<div class="image"><h3>{escape(heading)}</h3>{grid}</div>'
+    runs = dict(zip(names(comparison.runs), comparison.runs, strict=True))
+    return side_by_side(f"{first['file']} ({label})", runs, image)
 
 
 def log_comparison(tracker: Tracker, comparison: RunsComparison, path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import statistics
@@ -22,8 +21,8 @@ from vqlab.data import Splits, find_root, load_dataset
 from vqlab.errors import UserError
 from vqlab.model import Model
 from vqlab.promote.comparison import NO_IMAGES
-from vqlab.run import RunConfig, resolve
-from vqlab.text import folder_name, restored
+from vqlab.run import RunConfig, resolve, score_rows
+from vqlab.text import restored
 from vqlab.tracking import RunRecord
 
 _IMAGES = 4
@@ -129,8 +128,7 @@ def _recorded_scores(record: RunRecord, config: RunConfig) -> list[tuple[Path, s
     folders = [folder for root in roots for folder in (root, *root.absolute().parents)]
     rows: list[tuple[str, Mapping[str, str]]] = []
     for category in record.categories:
-        with _scores_file(record, category).open(newline="", encoding="utf-8") as file:
-            rows += [(category, row) for row in csv.DictReader(file)]
+        rows += [(category, row) for row in score_rows(record, category)]
     scores = []
     for category, row in rows[:: max(1, (len(rows) - 1) // (_IMAGES - 1))]:
         names = (row["file"], restored(row["file"]))
@@ -143,14 +141,6 @@ def _recorded_scores(record: RunRecord, config: RunConfig) -> list[tuple[Path, s
             )
         scores.append((path, category, float(row["score"])))
     return scores
-
-
-def _scores_file(record: RunRecord, category: str) -> Path:
-    """Return scores.csv of a category; vqlab 0.1 named the folder after the category."""
-    try:
-        return record.artifact(f"results/{folder_name(category)}/scores.csv")
-    except UserError:
-        return record.artifact(f"results/{category}/scores.csv")
 
 
 def score_in_fresh_process(task: Mapping[str, Any]) -> dict[str, Any]:

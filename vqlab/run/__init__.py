@@ -44,7 +44,9 @@ from vqlab.run.test_set import (
     example_pictures,
     log_evidence,
     require_test,
+    score_rows,
     test_model,
+    test_picture,
 )
 
 __all__ = [
@@ -77,6 +79,7 @@ __all__ = [
     "make_trainer",
     "require_test",
     "resolve",
+    "score_rows",
     "scores_of_shifted",
     "SHIFT_CHART",
     "SHIFT_TABLE",
@@ -89,6 +92,7 @@ __all__ = [
     "show_experiment",
     "start",
     "test_model",
+    "test_picture",
     "train_on_rank",
     "trained_key",
     "unseen_in_fitting",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import tempfile
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from vqlab.data import GOOD_AND_BAD, ImageSet, Splits, find_layout, fingerprint, read_image
 from vqlab.evaluation import (
@@ -43,7 +46,7 @@ from vqlab.run.evaluators import (
 )
 from vqlab.run.settings import BEST_ON_TEST, RunConfig
 from vqlab.text import category_text, folder_name
-from vqlab.tracking import NOTE, Run
+from vqlab.tracking import NOTE, Run, RunRecord
 from vqlab.types import UserError, indices_by_category
 
 OnProgress = Callable[[str, int, int], None]
@@ -235,3 +238,29 @@ def example_pictures(splits: Splits) -> dict[str, str]:
         places[record.category] += 1
         pictures.setdefault(f"{record.category}/{record.defect}", file)
     return dict(sorted(pictures.items(), key=lambda pair: pair[0].endswith("/good")))
+
+
+def score_rows(record: RunRecord, category: str) -> list[dict[str, str]]:
+    """Return the rows of the scores of a category's test images. Raises UserError if the run has
+    none."""
+    try:
+        path = record.artifact(f"results/{folder_name(category)}/scores.csv")
+    except UserError:  # vqlab 0.1 named the folder after the category
+        path = record.artifact(f"results/{category}/scores.csv")
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_picture(record: RunRecord, category: str, index: int, width: int) -> bytes | None:
+    """Return a test image in panels as a JPEG file of at most this width, None if it was not
+    logged. index: of the image in its category."""
+    folder = folder_name(category)
+    try:
+        path = record.artifact(f"results/{folder}/{folder}_{index:03d}_viz.png")
+        picture = Image.fromarray(in_two_rows(read_image(path)))
+    except UserError:
+        return None
+    picture.thumbnail((width, 4 * width), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=80)
+    return file.getvalue()

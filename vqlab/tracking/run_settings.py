@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean, stdev
 from typing import Any
 
 from vqlab.tracking.record import RunRecord
@@ -58,6 +59,12 @@ def seed_groups(runs: Iterable[RunRecord]) -> list[dict[str, RunRecord]]:
             key = (run.tags.get("vqlab.data_fingerprint", ""), *sorted(settings.items()))
             groups[key].setdefault(run.params[_SEED], run)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def mean_and_deviation(runs: Iterable[RunRecord], key: str) -> str:
+    """Format the mean ± standard deviation of a metric; a dash for fewer than two values."""
+    values = [run.metrics[key] for run in runs if key in run.metrics]
+    return f"{mean(values):.3f} ± {stdev(values):.3f}" if len(values) > 1 else "–"
 
 
 def _parse(text: str) -> Any:
