@@ -237,8 +237,8 @@ def test_several_recipes_and_objectives(tmp_path: Path) -> None:
     assert "Intermediate values" not in headings(page)
     data = StudyData(studies, [AUROC, SECONDS])
     assert data.recipes == ["vqflow", "vqvae"]
-    assert "blocks" in [s.name for s in data.settings["vqflow"]]
-    assert "blocks" not in [s.name for s in data.settings["vqvae"]]
+    assert "blocks" in data.varied["vqflow"]
+    assert "blocks" not in data.varied["vqvae"]
     groups = list(importances(data))
     assert [name.split(" · ")[:2] for name in groups] == [
         ["vqflow", AUROC], ["vqvae", AUROC], ["vqflow", SECONDS], ["vqvae", SECONDS]

@@ -102,7 +102,9 @@ def parallel_coordinates(data: StudyData) -> Charts:
     from optuna.visualization import plot_parallel_coordinate
     from plotly.colors import sample_colorscale
 
-    for recipe, names in _varied(data):
+    for recipe, names in data.varied.items():
+        if not names:
+            continue
         study = study_copy(data, recipe, data.goals, searched=True)
         name = data.goals[0].name
         if len(data.goals) > 1:
@@ -124,22 +126,13 @@ def slices(data: StudyData) -> Charts:
     from optuna.visualization import plot_slice
 
     for goal in data.goals:
-        for recipe, names in _varied(data):
+        for recipe, names in data.varied.items():
             study = study_copy(data, recipe, [goal], searched=True)
             title = " · ".join(part for part in (recipe, goal.label) if part)
             for name in names:
                 figure = plot_slice(study, params=[name], target_name=goal.name)
                 marker = {"showscale": False, "colorscale": SCALE, "line": {"width": 0}, "size": 8}
                 yield title, figure.update_traces(marker=marker).update_layout(height=300)
-
-
-def _varied(data: StudyData) -> Iterator[tuple[str, list[str]]]:
-    """Yield recipes with at least two complete trials, and the settings in which these differ."""
-    for recipe in data.recipes:
-        complete = [t for t in data.trials if t.key.recipe == recipe and t.values]
-        names = [setting.name for setting in data.settings[recipe]]
-        if len(complete) > 1 and names:
-            yield recipe, names
 
 
 def intermediate_values(data: StudyData) -> Charts:

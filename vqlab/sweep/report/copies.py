@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from vqlab.sweep.report.study_data import Goal, Setting, StudyData, plain, searched_within
+from vqlab.sweep.report.study_data import Goal, StudyData, plain, searched_within
 from vqlab.sweep.study.record import key_of, recipe_of, record_of
 
 
@@ -39,9 +40,10 @@ def study_copy(
     with quiet():
         name, directions = recipe or data.studies.name, [goal.direction for goal in goals]
         study = optuna.create_study(study_name=name, directions=directions)
+        within = _within(data, recipe) if searched else {}
         for trial in data.raw_of(recipe):
             study.add_trial(
-                _trial_copy(data, trial, goals, searched)
+                _trial_copy(data, trial, goals, within)
                 if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
                 else create_trial(state=TrialState.FAIL)
             )
@@ -65,16 +67,19 @@ def values_copy(data: StudyData) -> optuna.Study:
 
 
 def _trial_copy(
-    data: StudyData, trial: FrozenTrial, goals: Sequence[Goal], searched: bool
+    data: StudyData,
+    trial: FrozenTrial,
+    goals: Sequence[Goal],
+    within: Mapping[str, BaseDistribution],
 ) -> FrozenTrial:
     copy = data.by_key[key_of(trial)]
     if trial.state == TrialState.COMPLETE and not copy.values:  # an infinite value
         return create_trial(state=TrialState.FAIL)
     params = _sampled(data, trial)
-    for setting in data.settings[copy.key.recipe] if searched else ():
-        value = copy.settings.get(setting.name)
-        if setting.within and value is not None:
-            params[setting.name] = str(value) if setting.choices else value, _distribution(setting)
+    for name, distribution in within.items():
+        if (value := copy.settings.get(name)) is not None:
+            is_text = isinstance(distribution, CategoricalDistribution)
+            params[name] = str(value) if is_text else value, distribution
     return create_trial(
         state=trial.state,
         values=[copy.values[data.goals.index(goal)] for goal in goals] if copy.values else None,
@@ -102,7 +107,17 @@ def _sampled(data: StudyData, trial: FrozenTrial) -> dict[str, tuple[Any, BaseDi
     return params
 
 
-def _distribution(setting: Setting) -> BaseDistribution:
-    if setting.choices:
-        return CategoricalDistribution(setting.choices)
-    return FloatDistribution(setting.low, setting.high, log=setting.log)
+def _within(data: StudyData, recipe: str) -> dict[str, BaseDistribution]:
+    """Return the distribution of each varied setting that was searched within the trials."""
+    searched = {path for trial in data.raw_of(recipe) for path in searched_within(trial)}
+    within: dict[str, BaseDistribution] = {}
+    for name in {data.names[recipe][path] for path in searched} & {*data.varied[recipe]}:
+        trials = (trial for trial in data.trials if trial.key.recipe == recipe)
+        values = [trial.settings[name] for trial in trials if name in trial.settings]
+        numbers = [v for v in values if isinstance(v, int | float) and math.isfinite(v)]
+        if len(numbers) < len(values):
+            within[name] = CategoricalDistribution([*dict.fromkeys(map(str, values))])
+        else:
+            low, high = min(numbers), max(numbers)
+            within[name] = FloatDistribution(low, high, log=low > 0 and high > 10 * low)
+    return within

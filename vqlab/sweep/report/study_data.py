@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -54,21 +53,6 @@ class TrialData:
     eligible: bool = True
     """False if it violates a constraint, has a dead codebook or is not clearly better than the
     recipe's own settings; it wins only if no trial is eligible."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """The range of one setting over the complete trials."""
-
-    name: str
-    """Its short name."""
-    low: float = 0.0
-    high: float = 0.0
-    log: bool = False
-    choices: tuple[str, ...] = ()
-    """Empty for a number."""
-    within: bool = False
-    """Searched on the trained detector of each trial, not sampled for the trial."""
 
 
 @dataclass(frozen=True)
@@ -146,25 +130,16 @@ class StudyData:
         return {recipe: short_names(paths) for recipe, paths in settings.items()}
 
     @cached_property
-    def settings(self) -> dict[str, list[Setting]]:
-        """The settings in which the complete trials of each recipe differ."""
-        return {recipe: self._varied(recipe) for recipe in self.recipes}
-
-    def _varied(self, recipe: str) -> list[Setting]:
-        complete = [t for t in self.raw if recipe_of(t) == recipe and self.by_key[key_of(t)].values]
-        distributions = {
-            key: distribution
-            for trial in complete
-            for key, distribution in trial.distributions.items()
+    def varied(self) -> dict[str, list[str]]:
+        """Short names of the settings in which the complete trials of each recipe differ."""
+        values: dict[tuple[str, str], set[float | str]] = {}
+        for trial in self.trials:
+            for name, value in trial.settings.items() if trial.values else ():
+                values.setdefault((trial.key.recipe, name), set()).add(value)
+        return {
+            recipe: [name for name in names.values() if len(values.get((recipe, name), ())) > 1]
+            for recipe, names in self.names.items()
         }
-        searched = {path for trial in complete for path in searched_within(trial)}
-        settings = []
-        for path, name in self.names[recipe].items():
-            values = [s[path] for s in map(settings_of, complete) if path in s]
-            if len({plain(value) for value in values}) > 1:
-                distribution = None if path in searched else distributions.get(path)
-                settings.append(_setting(name, values, distribution, path in searched))
-        return settings
 
     @cached_property
     def best(self) -> list[TrialData]:
@@ -228,17 +203,3 @@ def value_text(value: Any) -> str:
     """Return `plain` as text, a number with up to six digits."""
     value = plain(value)
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _setting(name: str, values: Sequence[Any], distribution: Any, within: bool) -> Setting:
-    if isinstance(distribution, FloatDistribution | IntDistribution):
-        low, high = min(distribution.low, *values), max(distribution.high, *values)
-        return Setting(name, low, high, distribution.log and low > 0, within=within)
-    listed = distribution.choices if isinstance(distribution, CategoricalDistribution) else ()
-    words = list(dict.fromkeys(map(plain, [*listed, *values])))
-    numbers = [word for word in words if isinstance(word, int | float) and math.isfinite(word)]
-    if listed or len(numbers) < len(words):
-        ordered = sorted(numbers) if len(numbers) == len(words) else words
-        return Setting(name, choices=tuple(map(str, ordered)), within=within)
-    low, high = min(numbers), max(numbers)
-    return Setting(name, low, high, low > 0 and high > 10 * low, within=within)
