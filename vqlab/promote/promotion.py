@@ -23,7 +23,6 @@ from vqlab.promote.comparison import (
 from vqlab.promote.gates.gate import Gate, failed
 from vqlab.promote.gates.process import process_gates
 from vqlab.promote.gates.settings import GateSettings
-from vqlab.promote.lock import one_at_a_time
 from vqlab.promote.provenance import Decision, log_promotion
 from vqlab.promote.reproduce import reproduce
 from vqlab.run import THRESHOLD_OF
@@ -53,7 +52,6 @@ class Promotion:
     """The acceptance report, if it was written to a file."""
 
 
-@one_at_a_time
 def promote(
     tracker: Tracker,
     category: str,
@@ -84,30 +82,31 @@ def promote(
     settings = gates or GateSettings()
     if settings.metric is not None:
         require_metric(settings.metric, without_test)
-    record = find_candidate(tracker, category, ref, settings.metric or FIRST[0])
-    champion = tracker.registry.by_alias(record.categories)
-    if champion is not None and champion.run_id == record.run_id:
-        value, number = record.metrics.get(settings.metric or FIRST[0]), champion.version
-        reason = f"{record.name} is already the champion of {category} (version {number})."
-        return Promotion(number, False, True, reason, record.run_id, value, None)
-    require_test(record, without_test)
-    if not without_test:
-        record = with_test_metrics(tracker, record, data, output or Path("results"))
-        record = with_shift_table(tracker, record, data, settings.shift_images)
-    if champion is None:
-        values = {}
-    elif without_test or force:
-        values = champion_values(tracker, champion, record)
-    else:
-        values = measured_values(tracker, champion, record, data)
-    decision = _decide(
-        tracker, record, champion, values, _Request(settings, force, without_test, data)
-    )
-    page = acceptance_page(decision, values)
-    file = write_page(page, decision, output) if output else None
-    if decision.version is not None:
-        log_promotion(tracker, decision, decision.version, page)
-        tracker.registry.set_champion(decision.version, champion)
+    with tracker.registry.lock():  # of two promotions, the second compares with the first
+        record = find_candidate(tracker, category, ref, settings.metric or FIRST[0])
+        champion = tracker.registry.by_alias(record.categories)
+        if champion is not None and champion.run_id == record.run_id:
+            value, number = record.metrics.get(settings.metric or FIRST[0]), champion.version
+            reason = f"{record.name} is already the champion of {category} (version {number})."
+            return Promotion(number, False, True, reason, record.run_id, value, None)
+        require_test(record, without_test)
+        if not without_test:
+            record = with_test_metrics(tracker, record, data, output or Path("results"))
+            record = with_shift_table(tracker, record, data, settings.shift_images)
+        if champion is None:
+            values = {}
+        elif without_test or force:
+            values = champion_values(tracker, champion, record)
+        else:
+            values = measured_values(tracker, champion, record, data)
+        decision = _decide(
+            tracker, record, champion, values, _Request(settings, force, without_test, data)
+        )
+        page = acceptance_page(decision, values)
+        file = write_page(page, decision, output) if output else None
+        if decision.version is not None:
+            log_promotion(tracker, decision, decision.version, page)
+            tracker.registry.set_champion(decision.version, champion)
     return _promotion(decision, file)
 
 

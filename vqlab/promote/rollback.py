@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from vqlab.errors import UserError
-from vqlab.promote.lock import one_at_a_time
 from vqlab.tracking import Tracker, Version, user_name
 
 
@@ -20,7 +19,6 @@ class Rollback:
     """One sentence."""
 
 
-@one_at_a_time
 def rollback(tracker: Tracker, category: str, to: int | None = None) -> Rollback:
     """Restore an earlier champion: the previous one, or version `to`.
 
@@ -28,21 +26,23 @@ def rollback(tracker: Tracker, category: str, to: int | None = None) -> Rollback
     if there is no such version, or its checkpoint cannot be used.
     """
     registry = tracker.registry
-    champion = registry.by_alias(category)
-    if champion is None:
-        raise registry.no_champion(category)
-    target = _target(tracker, champion, to)
-    try:
-        registry.checkpoint(target)
-    except UserError as error:
-        raise UserError(f"version {target.version} of {category} cannot be used: {error}") from None
-    time = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    rolled_back = {"at": time, "by": user_name(), "to": str(target.version)}
-    registry.set_tags(
-        champion, {f"vqlab.rolled_back_{key}": value for key, value in rolled_back.items()}
-    )
-    registry.set_tags(target, {"vqlab.restored_at": time})
-    registry.set_champion(target, champion, back=True)  # last: a killed rollback changes nothing
+    with registry.lock():
+        champion = registry.by_alias(category)
+        if champion is None:
+            raise registry.no_champion(category)
+        target = _target(tracker, champion, to)
+        try:
+            registry.checkpoint(target)
+        except UserError as error:
+            message = f"version {target.version} of {category} cannot be used: {error}"
+            raise UserError(message) from None
+        time = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        rolled_back = {"at": time, "by": user_name(), "to": str(target.version)}
+        registry.set_tags(
+            champion, {f"vqlab.rolled_back_{key}": value for key, value in rolled_back.items()}
+        )
+        registry.set_tags(target, {"vqlab.restored_at": time})
+        registry.set_champion(target, champion, back=True)  # last: a kill before changes nothing
     reason = (
         f"version {target.version} is the champion of {category} again; it replaces version "
         f"{champion.version}."
