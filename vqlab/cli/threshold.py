@@ -130,20 +130,11 @@ def threshold(
 
 def _model(tracker: Tracker, category: str, model: str) -> tuple[RunRecord, Path]:
     """Return the run and the checkpoint of the champion or a run of the category."""
-    from vqlab.errors import UserError
-    from vqlab.text import category_text
-    from vqlab.tracking import matches_categories
-
     if model == "champion":
         champion = tracker.champion(category)
         return tracker.find(champion.run_id), champion.checkpoint
     record = tracker.find(model)
-    if not matches_categories(category, record.categories):
-        trained = category_text(record.categories) or "no category"
-        raise UserError(
-            f"run {record.short} was trained on {trained}, not {category}; choose a run of "
-            f"{category}."
-        )
+    record.require_categories(category)
     return record, record.checkpoint()
 
 

@@ -12,7 +12,6 @@ from vqlab.metrics import lower_is_better
 from vqlab.model import Model
 from vqlab.promote.reproduce import model_config, same_data
 from vqlab.run import SHIFT_TABLE, log_shifts, measure_shifts, test_model
-from vqlab.text import category_text
 from vqlab.tracking import RunRecord, Tracker, matches_categories
 
 KINDS = ("train", "trial", "threshold")
@@ -26,12 +25,7 @@ _MAX_CANDIDATES = 8
 def find_candidate(tracker: Tracker, category: str, ref: str | None, metric: str) -> RunRecord:
     """Return the run to promote. Raises UserError if it must not be promoted."""
     record = tracker.find(ref or _best_run(tracker, category, metric))
-    if not matches_categories(category, record.categories):
-        trained = category_text(record.categories) or "no category"
-        raise UserError(
-            f"run {record.short} was trained on {trained}, not {category}; choose a run of "
-            f"{category}."
-        )
+    record.require_categories(category)
     if record.status != "FINISHED" or record.tags.get("vqlab.kind") not in KINDS:
         raise UserError(
             f"run {record.short} must be a finished training run to be promoted; got a "

@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 
 from vqlab.errors import UserError
+from vqlab.text import category_text
 from vqlab.tracking.artifacts import CHECKPOINT, CONFIG, MissingArtifact
-from vqlab.tracking.categories import categories_of
+from vqlab.tracking.categories import categories_of, matches_categories
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,14 @@ class RunRecord:
     @property
     def categories(self) -> tuple[str, ...]:
         return categories_of(self.tags)
+
+    def require_categories(self, text: str) -> None:
+        """Raise UserError unless the run was trained on the categories that `text` names."""
+        if not matches_categories(text, self.categories):
+            trained = category_text(self.categories) or "no category"
+            raise UserError(
+                f"run {self.short} was trained on {trained}, not {text}; choose a run of {text}."
+            )
 
     def config(self) -> dict[str, Any]:
         """Return the settings of the run (artifact config.yaml). Raises UserError if missing."""
