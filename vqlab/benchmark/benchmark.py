@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,7 +17,6 @@ from vqlab.data import dataset_fingerprint
 from vqlab.recipes import Data
 from vqlab.sweep import (
     ExternalWorkers,
-    Interrupted,
     JobQueue,
     JobState,
     Launcher,
@@ -26,6 +24,7 @@ from vqlab.sweep import (
     Progressed,
     TrialProgress,
     opened_storage,
+    running,
     storage_address,
     sweep_lock,
 )
@@ -102,13 +101,14 @@ def run_benchmark(
         queue = JobQueue(storage, key, len(cells))
         _forget_missing(queue, plan, tracker)
         parent = _open_run(plan, key, tracker)
-        done = sum(state.state == "done" for state in queue.states())
-        on_event(Opened(key, cells, done))
+        on_event(Opened(key, cells, queue.done()))
         if launcher is None and workers > 1:
             launcher = LocalWorkers(workers, tracker.root)
         elif launcher == "elsewhere":
             launcher = ExternalWorkers(queue.finished)
-        with _running(parent, queue, tracker):
+        with running(
+            tracker, parent, f"benchmark {key}", lambda: f"{queue.done()} of {len(cells)} cells"
+        ):
             if not queue.finished():
                 _run_cells(plan, queue, tracker, launcher, on_event)
             measured = collect(plan, queue.states(), tracker)
@@ -192,22 +192,6 @@ def _open_run(plan: Plan, key: str, tracker: Tracker) -> Run:
     return run
 
 
-@contextmanager
-def _running(parent: Run, queue: JobQueue, tracker: Tracker) -> Iterator[None]:
-    """Keep the benchmark's run RUNNING while cells run."""
-    tracker.reopen(parent.id)
-    try:
-        with parent:
-            yield
-    except KeyboardInterrupt as error:
-        states = queue.states()
-        done = sum(state.state == "done" for state in states)
-        raise Interrupted(
-            f"benchmark {queue.name} was interrupted with {done} of {len(states)} cells done; run "
-            "the same command to resume."
-        ) from error
-
-
 def _run_cells(
     plan: Plan, queue: JobQueue, tracker: Tracker, launcher: Launcher | None, on_event: OnEvent
 ) -> None:
@@ -215,8 +199,7 @@ def _run_cells(
     cells = plan.cells
 
     def changed(state: JobState) -> None:
-        done = sum(each.state == "done" for each in queue.states())
-        on_event(CellChanged(cells[state.job], state, done, len(cells)))
+        on_event(CellChanged(cells[state.job], state, queue.done(), len(cells)))
 
     def run(job: int, progress: TrialProgress) -> str:
         def on_epoch(epoch: int, epochs: int, metrics: dict[str, float]) -> None:

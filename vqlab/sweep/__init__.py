@@ -23,7 +23,7 @@ from vqlab.sweep.jobs import JobQueue, JobState
 from vqlab.sweep.space.schema import Space, make_space
 from vqlab.sweep.study.execution import TrialProgress
 from vqlab.sweep.study.storage import opened_storage, storage_address, sweep_lock
-from vqlab.sweep.sweep import Execution, Interrupted, sweep
+from vqlab.sweep.sweep import Execution, Interrupted, running, sweep
 from vqlab.sweep.workers.base import ExternalWorkers, Launcher
 from vqlab.sweep.workers.local import LocalWorkers
 from vqlab.sweep.workers.loop import join
@@ -60,6 +60,7 @@ __all__ = [
     "make_spaces",
     "opened_storage",
     "read_space",
+    "running",
     "storage_address",
     "sweep",
     "sweep_lock",

@@ -171,6 +171,10 @@ class JobQueue:
         if launcher.error() and any(s.state in ("waiting", "running") for s in before.values()):
             raise UserError(launcher.error())
 
+    def done(self) -> int:
+        """Return the number of jobs that succeeded."""
+        return sum(each.state == "done" for each in self.states())
+
     def finished(self) -> bool:
         """Return whether no job is waiting or running."""
         return all(each.state in ("done", "failed") for each in self.states())

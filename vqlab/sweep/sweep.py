@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +109,9 @@ def sweep(
         if done < trials:
             store_task(context, trials, seed)
             timeout = math.inf if execution.timeout is None else execution.timeout
-            with _running(context, trials):
+            with running(
+                tracker, parent, f"study {name}", lambda: f"{studies.n_done()} of {trials} trials"
+            ):
                 launcher = execution.launcher_for(studies, tracker, trials)
                 _run_trials(context, mirror, storage, launcher, trials, started + timeout)
         result = finish(context, mirror, trials, pages, results, started, requested)
@@ -258,15 +260,13 @@ def _parent(
 
 
 @contextmanager
-def _running(context: SweepContext, target: int) -> Iterator[None]:
-    """Keep the sweep's run RUNNING while trials run."""
-    parent, studies = context.parent, context.studies
-    context.tracker.reopen(parent.id)
+def running(tracker: Tracker, run: Run, name: str, counts: Callable[[], str]) -> Iterator[None]:
+    """Keep a study's own run RUNNING. On Ctrl-C raise Interrupted, which says what is done."""
+    tracker.reopen(run.id)
     try:
-        with parent:
+        with run:
             yield
     except KeyboardInterrupt as error:
         raise Interrupted(
-            f"study {studies.name} was interrupted with {studies.n_done()} of {target} "
-            "trials done; run the same command to resume."
+            f"{name} was interrupted with {counts()} done; run the same command to resume."
         ) from error
