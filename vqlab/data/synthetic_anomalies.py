@@ -105,12 +105,17 @@ def _validate(image: Array, texture: Array, kind: str | None, *positions: float 
 
 def _changed(before: Array, after: Array) -> NDArray[np.bool_]:
     """Return the mask (H, W) of the visible difference, with pinholes closed."""
-    visible = (cv2.absdiff(before, after).max(axis=2) >= VISIBLE).astype(np.uint8)
+    visible = (_largest(cv2.absdiff(before, after)) >= VISIBLE).astype(np.uint8)
     reach = max(1, round(min(before.shape[:2]) / 256))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
     padded = cv2.copyMakeBorder(visible, reach, reach, reach, reach, cv2.BORDER_CONSTANT)
     closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, kernel)
     return np.asarray(closed[reach:-reach, reach:-reach] > 0)
+
+
+def _largest(values: Array) -> Array:
+    """Return the largest of three channels (H, W), several times faster than `max(axis=2)`."""
+    return np.maximum(np.maximum(values[..., 0], values[..., 1]), values[..., 2])
 
 
 def _saliency(image: Array) -> tuple[Array, Array | None]:
@@ -128,7 +133,7 @@ def _saliency(image: Array) -> tuple[Array, Array | None]:
     rim = np.concatenate([rim, small[:, :2].reshape(-1, 3), small[:, -2:].reshape(-1, 3)])
     colour = np.median(rim, axis=0)
     plain = np.abs(rim - colour).max(axis=1)
-    difference = np.abs(small - colour).max(axis=2)
+    difference = _largest(np.abs(small - colour))
     if np.quantile(plain, 0.8) > 18 or (difference > 25).mean() < 0.02:
         return np.full(size[::-1], 1 / (size[0] * size[1])), None
     weight = cv2.GaussianBlur((difference > 25).astype(np.float32), (0, 0), 1.0) + 0.02
@@ -154,7 +159,7 @@ def _middle(inside: Array) -> tuple[float, float]:
 
 def _foreground(image: Array, background: Array) -> Array:
     """Return the pixels (H, W) bool of the object on a plain background, with reflections."""
-    differs = np.abs(image - background.astype(np.float32)).max(axis=2) > 20
+    differs = _largest(np.abs(image - background.astype(np.float32))) > 20
     reach = max(3, min(image.shape[:2]) // 20) | 1
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
     return np.asarray(cv2.morphologyEx(differs.astype(np.uint8), cv2.MORPH_CLOSE, kernel) > 0)
