@@ -62,15 +62,6 @@ def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
         assert verb in done.stdout
 
 
-def test_the_training_core_needs_no_tracking_libraries() -> None:
-    program = (
-        "import sys\n"
-        "sys.modules.update(mlflow=None, optuna=None, timm=None)\n"
-        "import vqlab.training, vqlab.evaluation, vqlab.checkpoint, vqlab.model\n"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
-
-
 def test_train_then_predict_in_a_fresh_process(training: tuple[Path, str], small: Tree) -> None:
     folder, printed = training
     for words in (

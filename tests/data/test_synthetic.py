@@ -2,14 +2,14 @@
 
 import errno
 import json
-import subprocess
-import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from commands import ForkedProcess
 
 from vqlab.data import synthetic
 from vqlab.data.synthetic import CATEGORIES, MARKER, gear, make_synthetic, sample, twins
@@ -175,30 +175,22 @@ def test_another_version_or_seed_is_drawn_anew(
     assert sorted(path.name for path in root.iterdir()) == [MARKER, "wood"]
 
 
-def test_two_processes_may_ask_at_once(tmp_path: Path, few: None) -> None:
-    script = (
-        "import sys; from dataclasses import replace; from pathlib import Path\n"
-        "from vqlab.data import synthetic as s\n"
-        "few = {n: replace(r, train=2, good=1, each=1, defects=r.defects[:2])"
-        " for n, r in s._SPECS.items()}\n"
-        "s._SPECS = few; print('ready', flush=True); sys.stdin.readline()\n"
-        "s.make_synthetic(Path(sys.argv[1]), ['wood'])\n"
-    )
-    root = tmp_path / "set"
-    other = subprocess.Popen(
-        [sys.executable, "-c", script, str(root)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert other.stdout is not None and other.stdin is not None
-    assert other.stdout.readline() == "ready\n"
-    other.stdin.write("go\n")
-    other.stdin.flush()
+def _make_few(root: Path, specs: dict[str, object], go: Path) -> None:
+    synthetic._SPECS = specs
+    print("ready", flush=True)
+    while not go.exists():
+        time.sleep(0.001)
     make_synthetic(root, ["wood"])
-    _, complaint = other.communicate(timeout=60)
-    assert other.returncode == 0, complaint
+
+
+def test_two_processes_may_ask_at_once(tmp_path: Path, few: None) -> None:
+    root, go = tmp_path / "set", tmp_path / "go"
+    other = ForkedProcess(_make_few, root, synthetic._SPECS, go, cwd=tmp_path)
+    assert other.first_line() == "ready"
+    go.touch()
+    make_synthetic(root, ["wood"])
+    result = other.result()
+    assert result.status == 0, result.stderr
     assert sorted(path.name for path in root.iterdir()) == [MARKER, "wood"]
     assert len(list(root.glob("wood/**/*.png"))) == 2 + 1 + 2 + 2
 

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 import sqlite3
 import threading
-import time
 from pathlib import Path
 
 import pytest
+from commands import ForkedProcess
 
 from vqlab.errors import UserError
 from vqlab.serve.history import History, HistoryError, HistoryFilter, Judged
@@ -125,16 +122,12 @@ def _write_forever(folder: Path) -> None:
 def test_a_killed_process_loses_no_completed_call(tmp_path: Path) -> None:
     folder = tmp_path / "inspection"
     folder.mkdir()
-    process = multiprocessing.get_context("spawn").Process(target=_write_forever, args=(folder,))
-    process.start()
-    deadline = time.monotonic() + 60
-    while not (folder / "completed").exists() or int((folder / "completed").read_text() or 0) < 20:
-        assert process.is_alive() and time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(process.pid or 0, signal.SIGKILL)
-    process.join()
+    count = folder / "completed"
+    process = ForkedProcess(_write_forever, folder, cwd=folder)
+    process.wait_until(lambda: count.exists() and int(count.read_text() or 0) >= 20)
+    process.kill()
     rows = History(folder).rows()
-    completed = int((folder / "completed").read_text() or 0)
+    completed = int(count.read_text() or 0)
     assert (
         len(rows) >= 2 * completed and len(rows) % 2 == 0
     )  # a call is written whole or not at all
