@@ -9,6 +9,7 @@ import pytest
 from promotions import METRIC, Train, Tree
 from tiny_set import baseline_recipe
 
+from vqlab.data import Splits, load_dataset
 from vqlab.promote.reproduce import Reproduction
 from vqlab.run import Outcome, Recording, resolve, run
 from vqlab.tracking import Tracker
@@ -32,8 +33,14 @@ def tracker(store: Tracker) -> Iterator[Tracker]:
         client.delete_registered_model(model.name)
 
 
+@pytest.fixture(scope="module")
+def splits(root: Path) -> Splits:
+    """What all runs of `train` are trained on; its synthetic anomalies are drawn once."""
+    return load_dataset(resolve(baseline_recipe(root)).data)
+
+
 @pytest.fixture
-def train(root: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> Train:
+def train(root: Path, splits: Splits, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> Train:
     """A trained run whose test metric is what the test says; nothing is scored for it."""
     skipped = Reproduction(0, True)
     monkeypatch.setattr("vqlab.promote.promotion.reproduce", lambda record, data: skipped)
@@ -42,9 +49,8 @@ def train(root: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> Trai
     )
 
     def make(name: str, value: float | None, tree: Tree | None = None, **tags: str) -> str:
-        outcome = run(
-            resolve(tree or baseline_recipe(root)), tracker, Recording(name=name), test=False
-        )
+        config, same = resolve(tree or baseline_recipe(root)), None if tree else splits
+        outcome = run(config, tracker, Recording(name=name), splits=same, test=False)
         added = tracker.amend(outcome.run_id)
         added.set_tags({key.replace("__", "."): tag for key, tag in tags.items()})
         if value is not None:
