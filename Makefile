@@ -20,6 +20,8 @@ RESULTS ?=
 STUDY   ?= validation
 TEST    :=
 XDIST   := -n 2 --dist worksteal
+# Bytecode is kept even where the shell forbids it: the tests start many processes.
+PYTEST  := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 comma   := ,
 
 ifneq ($(WEIGHTS),)
@@ -104,13 +106,13 @@ doctor: $(READY)  ## Check this machine for problems (DATA=folder)
 	@$(BIN)/vqlab doctor $(if $(DATA),--data "$(DATA)")
 
 test: $(READY)  ## Run the fast tests (a few minutes)
-	@$(BIN)/python -m pytest -m "not slow" $(XDIST) $(ARGS)
+	@$(PYTEST) -m "not slow" $(XDIST) $(ARGS)
 
 test-all: $(READY)  ## Run every test
-	@$(BIN)/python -m pytest $(XDIST) $(ARGS)
+	@$(PYTEST) $(XDIST) $(ARGS)
 
 test-random: $(READY)  ## Run the property tests on many random examples
-	@$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=random $(XDIST) $(ARGS)
+	@$(PYTEST) -m hypothesis --hypothesis-profile=random $(XDIST) $(ARGS)
 
 check: $(READY)  ## Run format, lint, type checks and fast tests (before every commit)
 	@$(BIN)/ruff format --check .

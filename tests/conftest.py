@@ -174,6 +174,8 @@ def blank_figures() -> Iterator[None]:
     from matplotlib.figure import Figure
 
     from vqlab.plots import results
+    from vqlab.run import story
+    from vqlab.sweep import result as sweep_result
 
     def save(figure: Figure, target: Path | BinaryIO, **_: object) -> None:
         Image.new("RGB", (1, 1), "white").save(target, format="png")
@@ -193,6 +195,8 @@ def blank_figures() -> Iterator[None]:
             "precision_recall_figure", "codebook_usage",
         ):  # fmt: skip
             patch.setattr(results, name, blank_figure)
+        patch.setattr(story, "loss_curves", blank_figure)
+        patch.setattr(sweep_result, "loss_curves", blank_figure)
         yield
 
 

@@ -142,11 +142,14 @@ def test_user_error_is_one_sentence(
     arguments: list[str],
     words: list[str],
     recipe: Path,
+    empty_store: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "EMPTY").mkdir()
+    if words == ["there is no run 'nobody'"]:
+        shutil.copytree(empty_store, tmp_path / "mlruns")
     places = {"RECIPE": str(recipe), "EMPTY": str(tmp_path / "EMPTY")}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["vqlab", *(places.get(word, word) for word in arguments)])

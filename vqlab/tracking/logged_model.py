@@ -12,6 +12,7 @@ import json
 import re
 import tempfile
 import warnings
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -125,24 +126,25 @@ def _save(path: Path, model_id: str, run_id: str, checkpoint: Path) -> None:
             artifacts={"checkpoint": str(checkpoint)},
             signature=_SIGNATURE,
             input_example=pd.DataFrame({"image": [file.getvalue()]}),
-            pip_requirements=pinned_requirements(),
+            pip_requirements=list(pinned_requirements()),
             mlflow_model=Model(model_id=model_id, run_id=run_id),
         )
 
 
-def pinned_requirements() -> list[str]:
+@cache
+def pinned_requirements() -> tuple[str, ...]:
     """Return vqlab and its dependencies at the installed versions."""
     pinned = [f"vqlab=={__version__}"]
     try:
         requirements = metadata.requires("vqlab") or []
     except metadata.PackageNotFoundError:  # a checkout that is not installed
-        return pinned
+        return tuple(pinned)
     for requirement in requirements:
         match = re.match(r"[\w.\-]+", requirement)
         if match and "extra ==" not in requirement:
             # Builds such as 2.6.0+cpu are not in the package index.
             pinned.append(f"{match[0]}=={metadata.version(match[0]).partition('+')[0]}")
-    return pinned
+    return tuple(pinned)
 
 
 def add_metrics(client: Client, model_id: str, run_id: str) -> None:
