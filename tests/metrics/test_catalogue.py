@@ -1,4 +1,4 @@
-"""The catalogue: every consumer finds what it needs in an entry."""
+"""The metric catalogue."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vqlab.metrics import (
 )
 
 
-def test_an_unknown_name_is_one_sentence_with_the_nearest_names() -> None:
+def test_unknown_name_error_suggests_close_matches() -> None:
     assert get_metric("aupro").title == "AUPRO"
     with pytest.raises(UserError, match=r"got 'pixel_f1'; did you mean pixel_f1max or .*\?$"):
         get_metric("pixel_f1")
@@ -33,7 +33,7 @@ def test_an_unknown_name_is_one_sentence_with_the_nearest_names() -> None:
         get_metric("sharpness")
 
 
-def test_every_metric_is_measured() -> None:
+def test_every_metric_has_a_value() -> None:
     labels, scores = np.repeat([0, 1], 4), np.arange(8.0)
     masks = np.zeros((2, 6, 6), bool)
     masks[1, 2:4, 2:4] = True
@@ -47,7 +47,7 @@ def test_every_metric_is_measured() -> None:
     assert all(0 <= value <= 1 for value in measured.values())
 
 
-def test_lists_are_read_from_the_entries() -> None:
+def test_lists_are_derived_from_the_entries() -> None:
     assert PRIMARY == ("image_auroc", "pixel_auroc", "aupro")
     review = ["review_rate", "anomalous_review_rate"]
     assert headlines(1) == [*PRIMARY, "false_reject_rate", "escape_rate", review[0]]
@@ -57,13 +57,13 @@ def test_lists_are_read_from_the_entries() -> None:
     assert metric_title("image_ap") == "image AP" and metric_title("dead_codes") == "dead codes"
 
 
-def test_rates_of_no_images_are_undefined() -> None:
+def test_rates_without_images_are_undefined() -> None:
     assert rates("image", ThresholdCounts()) == {} == rates("pixel", ThresholdCounts())
     only_normal = ThresholdCounts.of_images(np.zeros(3), np.array([True, False, False]))
     assert rates("image", only_normal) == {"false_reject_rate": 1 / 3}
 
 
-def test_a_defect_in_review_does_not_escape() -> None:
+def test_defect_in_review_is_not_an_escape() -> None:
     labels, scores = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1]), np.array([0, 0, 1, 2, 0, 1, 1, 2, 2])
     at = ThresholdCounts.of_images(labels, scores == 2, reviewed=scores >= 1)
     measured = rates("image", at)

@@ -10,7 +10,7 @@ from vqlab.metrics import entropy, mutual_information, purity
 
 
 def random_labellings(seed: int):
-    """Two labellings of up to 60 things, anything from unrelated to the same."""
+    """Return two labellings of up to 60 items, from unrelated to identical."""
     rng = np.random.default_rng(seed)
     count = int(rng.integers(1, 60))
     first = rng.integers(0, rng.integers(1, 9), count)
@@ -18,7 +18,7 @@ def random_labellings(seed: int):
     return first, np.where(rng.random(count) < rng.random(), first + 3, noise)
 
 
-def by_definition(first, second):
+def mutual_information_by_definition(first, second):
     total = 0.0
     for a in np.unique(first):
         for b in np.unique(second):
@@ -29,15 +29,15 @@ def by_definition(first, second):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_mutual_information_is_that_of_the_definition_and_of_sklearn(seed):
+def test_mutual_information_equals_definition_and_sklearn(seed):
     first, second = random_labellings(seed)
     result = mutual_information(first, second)
-    assert result == pytest.approx(by_definition(first, second), abs=1e-12)
+    assert result == pytest.approx(mutual_information_by_definition(first, second), abs=1e-12)
     assert result == pytest.approx(mutual_info_score(first, second), abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_laws_of_information(seed):
+def test_mutual_information_laws(seed):
     first, second = random_labellings(seed)
     result = mutual_information(first, second)
     assert result == pytest.approx(mutual_information(second, first), abs=1e-12)
@@ -56,14 +56,14 @@ def test_known_values():
     assert entropy(["a", "b"] * 8) == pytest.approx(math.log(2))
     assert entropy(["a"] * 5) == 0 and entropy([]) == 0
     codes = [0, 0, 1, 1, 2, 2, 3, 3]
-    apart, mixed = list("aabbaabb"), list("abababab")
-    assert mutual_information(codes, apart) == pytest.approx(math.log(2))
+    separated, mixed = list("aabbaabb"), list("abababab")
+    assert mutual_information(codes, separated) == pytest.approx(math.log(2))
     assert mutual_information(codes, mixed) == 0
-    assert purity(codes, apart) == 1 and purity(codes, mixed) == 0.5
+    assert purity(codes, separated) == 1 and purity(codes, mixed) == 0.5
     assert purity([0, 0, 0, 1], list("aabb")) == 0.75
 
 
-def test_other_shapes_are_refused():
+def test_mismatched_shapes_raise():
     with pytest.raises(ValueError, match="must both have shape"):
         mutual_information([1, 2], [1])
     with pytest.raises(ValueError, match="must both have shape"):

@@ -10,35 +10,35 @@ from vqlab.metrics import Count, Interval, paired_rates, rate_counts, rate_inter
 
 
 @pytest.mark.parametrize("count", [(0, 6), (6, 6), (1, 3), (7, 150), (0, 1)])
-def test_a_rate_has_the_interval_of_clopper_and_pearson(count: tuple[int, int]) -> None:
-    wanted = binomtest(*count).proportion_ci()
-    assert rate_interval([Count(*count)]) == pytest.approx(tuple(wanted))
+def test_rate_interval_is_clopper_pearson(count: tuple[int, int]) -> None:
+    expected = binomtest(*count).proportion_ci()
+    assert rate_interval([Count(*count)]) == pytest.approx(tuple(expected))
 
 
-def test_it_is_written_as_engineers_do() -> None:
+def test_text_format() -> None:
     assert f"escapes {Count(0, 6)}: {rate_interval([Count(0, 6)]).text()}" == (
         "escapes 0 of 6: 0.00–0.46"
     )
-    assert Interval(0.9971, 0.9999).text() == "0.997–1.000"  # both ends can be told apart
+    assert Interval(0.9971, 0.9999).text() == "0.997–1.000"  # rounding must keep both ends distinct
 
 
-def test_the_mean_of_rates_is_covered() -> None:
-    """Three categories of six images: a mean of rates of 0 is no proof, either."""
+def test_interval_of_a_mean_of_rates_has_nominal_coverage() -> None:
+    """Three categories of six images: an observed mean rate of 0 still has an upper bound."""
     rng = np.random.default_rng(0)
-    held = [
+    covered = [
         low <= 0.05 <= high
         for low, high in (
             rate_interval([Count(int(hits), 6) for hits in rng.binomial(6, 0.05, 3)])
             for _ in range(500)
         )
     ]
-    assert np.mean(held) >= 0.95
+    assert np.mean(covered) >= 0.95
     assert rate_interval([Count(0, 3)] * 5).high == pytest.approx(
         rate_interval([Count(0, 15)]).high
     )
 
 
-def test_counts_come_from_rates_and_numbers_of_images() -> None:
+def test_counts_are_derived_from_rates_and_image_numbers() -> None:
     metrics = {"false_reject_rate": 1 / 3, "escape_rate": 0.25}
     assert rate_counts(metrics) == {}
     result = rate_counts({**metrics, "normal_images": 3.0, "anomalous_images": 8.0})
@@ -51,13 +51,13 @@ def test_counts_come_from_rates_and_numbers_of_images() -> None:
     }
 
 
-def test_two_rates_differ_by_the_images_that_they_differ_on() -> None:
+def test_paired_rates_use_the_discordant_images() -> None:
     before = np.array([1, 1, 1, 0, 0, 0], bool)
     result = paired_rates(before, np.zeros(6, bool))
-    assert result.value == -0.5 and result.p == 0.25  # three of three: 2 · 0.5³
+    assert result.value == -0.5 and result.p == 0.25  # three discordant images of three: 2 · 0.5³
     assert result.interval is not None and result.interval.low == -0.5 and result.interval.high > 0
-    back = paired_rates(np.zeros(6, bool), before)
-    assert back.interval == pytest.approx((-result.interval.high, 0.5))
+    reversed_result = paired_rates(np.zeros(6, bool), before)
+    assert reversed_result.interval == pytest.approx((-result.interval.high, 0.5))
     same = paired_rates(before, before)
     assert (same.value, same.interval, same.p) == (0, None, 1)
     many = paired_rates(np.ones(20, bool), np.zeros(20, bool))

@@ -1,4 +1,4 @@
-"""Others' metrics on the same maps."""
+"""Agreement with the metrics of other libraries on the same maps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vqlab.metrics.summary import pixel_metrics
 
 
 def test_aupro_agrees_with_anomalib():
-    """What anomalib 2.7.0's AUPRO (fpr_limit 0.3 and 0.05) gives for these maps, in float32."""
+    """AUPRO of anomalib 2.7.0 (fpr_limit 0.3 and 0.05) for these maps, in float32."""
     maps, masks = smooth_maps(12, 64, 0)
     result = pixel_metrics(list(maps), list(masks))
     assert result["aupro"] == pytest.approx(0.52120268, abs=2e-7)
@@ -19,12 +19,13 @@ def test_aupro_agrees_with_anomalib():
 
 
 def test_agrees_with_adeval(monkeypatch: pytest.MonkeyPatch):
-    """ADEval bins between given limits and joins points of the precision-recall curve by lines.
+    """ADEval bins between given limits and interpolates the precision-recall curve linearly.
 
-    It wants opencv-python, which the headless build stands for here: pip install --no-deps adeval.
+    It requires opencv-python; the headless build provides the same module: pip install --no-deps
+    adeval.
     """
     adeval = pytest.importorskip("adeval")
-    if not hasattr(np, "trapz"):  # gone from NumPy 2.4, still used by ADEval 1.1
+    if not hasattr(np, "trapz"):  # removed in NumPy 2.4, still used by ADEval 1.1
         monkeypatch.setattr(np, "trapz", np.trapezoid, raising=False)
     maps, masks = smooth_maps(12, 64, 0)
     scores, labels = maps.max((1, 2)), masks.any((1, 2))

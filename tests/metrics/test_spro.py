@@ -11,7 +11,8 @@ from vqlab.metrics.regions import saturated_weights
 
 
 def plain_spro(maps: Array, masks: Array, defects: list[list[Defect]], limit: float) -> float:
-    """The definition, threshold by threshold: mean over all defects, trapezoids up to `limit`."""
+    """Compute sPRO by its definition for every threshold: mean over all defects, trapezoids up to
+    `limit`."""
     areas = [defect.saturation * defect.mask.sum() for each in defects for defect in each]
     points = [(0.0, 0.0)]
     for threshold in np.unique(maps)[::-1]:
@@ -30,7 +31,7 @@ def plain_spro(maps: Array, masks: Array, defects: list[list[Defect]], limit: fl
     return float(np.trapezoid(y, x) / limit)
 
 
-def a_set(seed: int, overlapping: bool) -> tuple[Array, Array, list[list[Defect]]]:
+def random_set(seed: int, overlapping: bool) -> tuple[Array, Array, list[list[Defect]]]:
     rng = np.random.default_rng(seed)
     maps = rng.normal(size=(4, 30, 30)).astype(np.float32)
     first, second = np.zeros((2, 30, 30), bool)
@@ -50,31 +51,32 @@ def a_set(seed: int, overlapping: bool) -> tuple[Array, Array, list[list[Defect]
 @pytest.mark.parametrize("overlapping", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 def test_equals_the_definition(seed: int, overlapping: bool) -> None:
-    maps, masks, defects = a_set(seed, overlapping)
+    maps, masks, defects = random_set(seed, overlapping)
     summary = PixelStream().update(maps, masks, defects=defects).compute()
     expected = plain_spro(maps, masks, defects, 0.05)
     assert abs(summary.metrics["spro_005"] - expected) <= summary.bounds["spro_005"] + 1e-9
     assert summary.metrics["spro_005"] == pytest.approx(expected, abs=2e-3)
-    assert summary.metrics["spro_005"] > summary.metrics["aupro_005"]  # part of a mask is enough
+    # marking part of a mask is sufficient
+    assert summary.metrics["spro_005"] > summary.metrics["aupro_005"]
 
 
-def test_without_saturation_it_is_aupro() -> None:
-    """If whole masks must be marked, and each is one region."""
-    maps, masks, defects = a_set(0, overlapping=False)
-    whole = [[Defect(defect.mask, 1.0) for defect in each] for each in defects]
-    metrics = PixelStream().update(maps, masks, defects=whole).compute().metrics
+def test_full_saturation_areas_give_aupro() -> None:
+    """The saturation area is the complete mask, and each mask is one region."""
+    maps, masks, defects = random_set(0, overlapping=False)
+    unsaturated = [[Defect(defect.mask, 1.0) for defect in each] for each in defects]
+    metrics = PixelStream().update(maps, masks, defects=unsaturated).compute().metrics
     assert metrics["spro_005"] == pytest.approx(metrics["aupro_005"], abs=1e-12)
 
 
-def test_it_needs_the_saturation_areas_of_every_defective_image() -> None:
-    maps, masks, defects = a_set(0, overlapping=False)
+def test_saturation_areas_are_required_for_every_defective_image() -> None:
+    maps, masks, defects = random_set(0, overlapping=False)
     assert "spro_005" not in PixelStream().update(maps, masks).compute().metrics
     some = PixelStream().update(maps, masks, defects=[*defects[:2], [], []])
     assert "spro_005" not in some.compute().metrics
 
 
-def test_maps_of_one_value_first() -> None:
-    maps, masks, defects = a_set(1, overlapping=True)
+def test_constant_first_map() -> None:
+    maps, masks, defects = random_set(1, overlapping=True)
     flat = np.zeros_like(maps[:1])
     order = [1, 0, 2, 3]
     maps, masks = np.concatenate([flat, maps[[0, 2, 3]]]), masks[order]

@@ -1,4 +1,4 @@
-"""One pass in bins: agrees with sorting within the bound it states, whatever the scores."""
+"""Streaming metrics in bins agree with sorting within their stated bound."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROUNDING = 1e-12
 
 
 def smooth_maps(count: int = 12, side: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Maps (n, h, w) float32 of smooth noise with raised ellipses, and their masks."""
+    """Return maps (n, h, w) float32 of smooth noise with raised ellipses, and their masks."""
     rng = np.random.default_rng(seed)
     noise = ndimage.gaussian_filter(rng.standard_normal((count, side, side)), (0, 3, 3))
     maps = (noise / noise.std() + 0.05 * rng.standard_normal(noise.shape)).astype(np.float32)
@@ -75,7 +75,7 @@ def any_maps(draw):
 
 
 @given(any_maps())
-def test_agrees_with_sorting_within_its_bound(case):
+def test_agrees_with_sorting_within_the_stated_bound(case):
     assert_within_bounds(*case)
 
 
@@ -92,19 +92,21 @@ WARPS = {
 
 
 @pytest.mark.parametrize("name", WARPS)
-def test_increasing_transforms_change_nothing_beyond_the_bound(name):
+def test_increasing_transforms_change_metrics_within_the_bound(name):
     maps, masks = smooth_maps()
-    warped = WARPS[name](maps)
-    assert_within_bounds(warped, masks)
-    result = stream(warped, masks).compute()
-    exact = pixel_metrics(list(warped), list(masks))  # rounding may join scores: compare to these
+    transformed = WARPS[name](maps)
+    assert_within_bounds(transformed, masks)
+    result = stream(transformed, masks).compute()
+    # rounding may create ties: compare with the transformed scores
+    exact = pixel_metrics(list(transformed), list(masks))
     for metric, bound in result.bounds.items():
         assert abs(result.metrics[metric] - exact[metric]) <= bound + ROUNDING
-    limit = 1e-4 if name != "log-likelihoods" else 1e-9  # few float32 there: all ties are known
+    # few distinct float32 values: all ties are exact
+    limit = 1e-4 if name != "log-likelihoods" else 1e-9
     assert max(result.bounds.values()) < limit, name
 
 
-def test_ties_are_exact():
+def test_ties_are_counted_exactly():
     maps, masks = smooth_maps()
     coarse = np.round(maps * 2) / 2
     result, exact = stream(coarse, masks).compute(), pixel_metrics(list(coarse), list(masks))
@@ -112,7 +114,7 @@ def test_ties_are_exact():
     assert result.metrics == pytest.approx(exact, abs=ROUNDING)
 
 
-def test_constant_maps_are_one_tie():
+def test_constant_maps_are_a_single_tie():
     masks = smooth_maps(4)[1]
     for value in (0.0, -7.5e8, 3e-40):
         maps = np.full(masks.shape, value, np.float32)
@@ -122,13 +124,13 @@ def test_constant_maps_are_one_tie():
         assert set(result.bounds.values()) == {0.0}
 
 
-def test_minus_zero_is_zero():
+def test_negative_zero_equals_zero():
     for kind in (np.float32, np.float64):
         maps, mask = np.array([[[-0.0, 1], [0, 0]]], kind), np.array([[[1, 0], [0, 0]]], bool)
         assert_within_bounds(maps, mask)
 
 
-def test_constant_maps_before_the_bins_are_fixed_count():
+def test_constant_maps_before_the_bins_are_fixed_are_included():
     maps, masks = smooth_maps(6)
     maps[:2] = 0.25
     maps[2] = -0.5
@@ -140,14 +142,14 @@ def test_constant_maps_before_the_bins_are_fixed_count():
         assert (image[0].sum(), defective) == ((~mask).sum(), mask.sum())
 
 
-def test_an_outlier_costs_no_resolution():
+def test_outlier_does_not_reduce_the_resolution():
     maps, masks = smooth_maps()
     maps[0, 0, 0], maps[3, 1, 1] = 3e38, -3e38
     assert_within_bounds(maps, masks)
     assert max(stream(maps, masks).compute().bounds.values()) < 1e-4
 
 
-def test_f1max_is_reached_at_its_threshold():
+def test_f1max_is_attained_at_its_threshold():
     maps, masks = smooth_maps()
     result = stream(maps, masks).compute()
     flagged = maps >= np.float32(result.f1max_threshold)
@@ -155,20 +157,20 @@ def test_f1max_is_reached_at_its_threshold():
     assert result.metrics["pixel_f1max"] == pytest.approx(f1, abs=ROUNDING)
 
 
-def test_batches_do_not_matter_after_the_first_map():
+def test_metrics_are_independent_of_the_batch_size():
     maps, masks = smooth_maps()
-    single, whole = stream(maps, masks, 1).compute(), stream(maps, masks, 12).compute()
-    assert single.metrics == whole.metrics
-    assert single.bounds == whole.bounds
+    single, batched = stream(maps, masks, 1).compute(), stream(maps, masks, 12).compute()
+    assert single.metrics == batched.metrics
+    assert single.bounds == batched.bounds
 
 
-def test_no_masks_means_all_normal():
+def test_missing_masks_are_normal():
     maps, _ = smooth_maps(3)
     assert PixelStream().update(maps).compute().metrics == {}
 
 
 @pytest.mark.parametrize("values", [np.float32, np.float64])
-def test_bins_never_fall_where_values_rise(values):
+def test_bin_index_is_monotonic(values):
     rng = np.random.default_rng(1)
     scores = np.sort(np.concatenate([rng.normal(0, s, 4000) for s in (1e-6, 1, 1e6, 1e30)]))
     bins = Bins(values(0.3), values(7), False)
@@ -176,13 +178,13 @@ def test_bins_never_fall_where_values_rise(values):
     assert (np.diff(places) >= 0).all()
     assert places.min() >= 0
     assert places.max() < 2 * SIDE
-    near = np.abs(scores - 0.3) < 1e6  # wider than their share of the distance nowhere
+    near = np.abs(scores - 0.3) < 1e6  # never wider than the relative resolution
     edges = np.array([bins.edge(int(p)) for p in np.unique(places[near])[::97]])
     width = np.array([bins.edge(int(p) + 1) for p in np.unique(places[near])[::97]]) - edges
     assert (width <= 2**-BITS * (np.abs(edges - 0.3) + width + 1 / 7) * 1.001).all()
 
 
-def test_an_edge_is_the_least_value_of_its_bin():
+def test_edge_is_the_smallest_value_of_its_bin():
     bins = Bins(np.float32(-3), np.float32(11), False)
     for value in (-1e5, -3.0, -2.99, 0.0, 4.2e7):
         place = int(bins.places(np.array([value], np.float32))[0])
@@ -220,20 +222,20 @@ def test_regions_agree_with_scipy(mask):
     painted[result.top : result.top + height, result.left : result.left + width] = result.labels
     assert (painted > 0).tolist() == mask.tolist()
     pairs = {(int(a), int(b)) for a, b in zip(painted.ravel(), expected.ravel(), strict=True)}
-    assert len(pairs) == count + (not mask.all())  # one number of ours for each of theirs
+    assert len(pairs) == count + (not mask.all())  # one-to-one correspondence of labels
     areas = np.bincount(painted[mask], minlength=1)[1:]
     assert result.areas.tolist() == areas.tolist()
     assert result.pixel_weights() == pytest.approx(1 / areas[painted[mask] - 1])
 
 
-def test_a_spiral_is_one_region():
+def test_spiral_is_one_region():
     mask = np.zeros((9, 9), bool)
     mask[0, :] = mask[:, 8] = mask[8, :] = mask[2:, 0] = mask[2, :7] = mask[2:7, 6] = True
     mask[6, 2:7] = mask[4:7, 2] = True
     assert Regions.of(mask).count == 1
 
 
-def test_nan_names_its_place_and_what_came_before_counts():
+def test_nan_error_names_position_and_keeps_previous_maps():
     maps, masks = smooth_maps(6)
     bad = maps.copy()
     bad[4, 3, 3], bad[4, 4, 4] = np.nan, np.inf
@@ -245,14 +247,14 @@ def test_nan_names_its_place_and_what_came_before_counts():
         PixelStream().update(np.full((1, 4, 4), np.nan))
 
 
-def test_shapes_that_disagree_are_named():
+def test_mismatched_shapes_raise():
     with pytest.raises(ValueError, match=r"map \(4, 4\) and mask \(4, 5\) at index 0"):
         PixelStream().update(np.zeros((1, 4, 4)), np.zeros((1, 4, 5)))
     with pytest.raises(ValueError, match="got 2 and 1"):
         PixelStream().update(np.zeros((2, 4, 4)), np.zeros((1, 4, 4)))
 
 
-def test_memory_does_not_grow_with_the_images():
+def test_memory_is_independent_of_the_number_of_images():
     maps, masks = smooth_maps(8, 128)
     counted = stream(maps, masks)
     counted.compute()
@@ -266,8 +268,9 @@ def test_memory_does_not_grow_with_the_images():
     assert peak < 2_000_000
 
 
-def test_a_bin_counts_beyond_16_bits():
-    maps = np.zeros((4, 300, 300), np.float32)  # 90,000 pixels in one bin, which holds 65,535
+def test_bin_counts_exceed_16_bits():
+    # 90,000 pixels in one bin; a 16-bit count holds 65,535
+    maps = np.zeros((4, 300, 300), np.float32)
     maps[:, 5:9, 20:90] = 1
     masks = np.zeros(maps.shape, bool)
     masks[1, 4:280, 10:200] = masks[3, 7, 40:60] = True
@@ -279,15 +282,15 @@ def test_a_bin_counts_beyond_16_bits():
     assert broken.compute().metrics == stream(maps, masks).compute().metrics
 
 
-def test_a_map_that_is_mostly_defective():
+def test_mostly_defective_map():
     maps, masks = smooth_maps()
     masks[3, 2:] = True
     assert_within_bounds(maps, masks)
 
 
-def test_more_maps_may_follow_the_metrics():
+def test_update_after_compute():
     maps, masks = smooth_maps()
-    maps[6:] *= 3  # into bins beyond the first ones
+    maps[6:] *= 3  # outside the range of the first maps
     early = stream(maps[:6], masks[:6])
     early.compute()
     early.update(maps[6:], masks[6:])

@@ -10,11 +10,11 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from vqlab.metrics import FPR_LIMIT, image_metrics, summarise_images, summarise_pixels
 from vqlab.metrics.summary import pixel_metrics
 
-# The metrics by their definitions, threshold by threshold: slow, plain, independent of vqlab.
+# Metrics by their definition, threshold by threshold: slow, simple and independent of vqlab.
 
 
 def plain_auroc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Probability that a positive lies above a negative; a tie counts one half."""
+    """Return the probability that a positive exceeds a negative; a tie counts one half."""
     pairs = scores[labels == 1][:, None], scores[labels == 0][None, :]
     return float(np.mean((pairs[0] > pairs[1]) + 0.5 * (pairs[0] == pairs[1])))
 
@@ -29,7 +29,7 @@ def plain_f1max(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def regions(mask: np.ndarray) -> list[list[tuple[int, int]]]:
-    """8-connected regions by flood fill."""
+    """Return 8-connected regions by flood fill."""
     left = {(int(y), int(x)) for y, x in zip(*np.nonzero(mask), strict=True)}
     result = []
     while left:
@@ -62,7 +62,7 @@ def plain_aupro(maps: list[np.ndarray], masks: list[np.ndarray], limit: float) -
     return area / limit
 
 
-# Few distinct values, so that ties are the rule; and huge, tiny and negative ones among them.
+# Few distinct values, so that ties are frequent, including large, tiny and negative ones.
 TIED = st.sampled_from([-1e300, -5e6, -1.5, -0.0, 0.0, 1e-300, 0.25, 1.0, 1e9, 1e300])
 LOOSE = st.floats(-1e12, 1e12, allow_nan=False)
 
@@ -100,7 +100,7 @@ def test_image_metrics_agree_with_definition_and_scikit_learn(case):
 
 
 def plain_presorted(scores: np.ndarray, labels: np.ndarray, share: float) -> tuple[float, float]:
-    """PG and PB threshold by threshold, by the verdict `score > threshold`."""
+    """Return PG and PB threshold by threshold for the verdict `score > threshold`."""
     good = bad = 0.0
     for threshold in (-np.inf, *np.unique(scores)):
         rejected = scores > threshold
@@ -114,14 +114,14 @@ def plain_presorted(scores: np.ndarray, labels: np.ndarray, share: float) -> tup
 @given(images(), st.sampled_from([1, 60]))
 def test_presorted_shares_agree_with_their_definition(case, copies):
     scores, labels = (np.repeat(part, copies) for part in case)
-    scores = scores + np.arange(len(scores)) % copies  # of 60 copies, one may be missed
+    scores = scores + np.arange(len(scores)) % copies  # one of 60 copies may be missed
     result = image_metrics(scores, labels)
     expected = plain_presorted(scores, labels, 0.02)
     assert (result["pg2"], result["pb2"]) == pytest.approx(expected, abs=1e-12)
 
 
 @given(images(LOOSE), st.integers(0, 41), st.floats(0, 1e6))
-def test_presorted_shares_rise_with_the_scores_of_anomalous_images(case, index, lift):
+def test_presorted_shares_increase_with_anomalous_scores(case, index, lift):
     scores, labels = case
     index %= len(labels)
     moved = scores.copy()
@@ -130,14 +130,14 @@ def test_presorted_shares_rise_with_the_scores_of_anomalous_images(case, index, 
     assert after["pg2"] >= before["pg2"] and after["pb2"] >= before["pb2"]
 
 
-def test_presorted_shares_of_perfect_separation_and_of_ties():
+def test_presorted_shares_of_perfect_separation_and_ties():
     labels = np.repeat([0, 1], 10)
     perfect = image_metrics(np.arange(20.0), labels)
     assert perfect["pg2"] == perfect["pb2"] == 1
     tied = image_metrics(np.zeros(20), labels)
-    assert tied["pg2"] == tied["pb2"] == 0  # one verdict for all
+    assert tied["pg2"] == tied["pb2"] == 0  # all images have the same verdict
     scores = np.arange(20.0)
-    scores[10] = 4.5  # the one defect that must be rejected costs five good parts
+    scores[10] = 4.5  # rejecting the last defect costs five good parts
     assert image_metrics(scores, labels)["pg2"] == 0.5
     assert image_metrics(scores, labels)["pb2"] == 0.9
 
@@ -172,7 +172,7 @@ def test_larger_maps_agree_with_scikit_learn():
 
 
 @given(images(st.integers(-1000, 1000)), st.sampled_from(["shift", "scale", "cube", "exp"]))
-def test_image_metrics_ignore_any_increasing_transform(case, how):
+def test_image_metrics_are_invariant_to_increasing_transforms(case, how):
     scores, labels = case
     transform = {
         "shift": lambda s: s - 1e6,
@@ -183,7 +183,7 @@ def test_image_metrics_ignore_any_increasing_transform(case, how):
     assert image_metrics(transform(scores), labels) == image_metrics(scores, labels)
 
 
-def test_pixel_metrics_ignore_shift_scale_and_order():
+def test_pixel_metrics_are_invariant_to_shift_scale_and_order():
     rng = np.random.default_rng(0)
     maps = list(rng.integers(-50, 50, (4, 16, 16)))
     masks = list(rng.random((4, 16, 16)) > 0.9)
@@ -198,7 +198,7 @@ def test_pixel_metrics_ignore_shift_scale_and_order():
     assert reordered == pytest.approx(plain, abs=1e-12)
 
 
-def test_negating_scores_mirrors_auroc():
+def test_negated_scores_give_one_minus_auroc():
     rng = np.random.default_rng(1)
     scores, labels = rng.integers(0, 9, 200).astype(float), rng.integers(0, 2, 200)
     up, down = image_metrics(scores, labels), image_metrics(-scores, labels)
@@ -216,7 +216,7 @@ def test_perfect_constant_and_inverted_maps():
     share = mask.mean()
     constant = pixel_metrics([np.full((20, 20), -7.5)], [mask])
     assert constant == pytest.approx(
-        # A constant map's PRO curve is the diagonal: its mean up to the limit is limit / 2.
+        # The PRO curve of a constant map is the diagonal: its mean up to the limit is limit / 2.
         {
             "pixel_auroc": 0.5,
             "pixel_ap": share,
@@ -229,28 +229,28 @@ def test_perfect_constant_and_inverted_maps():
     assert inverted["pixel_auroc"] == inverted["aupro"] == 0
 
 
-def test_aupro_counts_regions_alike_and_joins_corners():
+def test_aupro_weights_regions_equally_and_uses_8_connectivity():
     mask = np.zeros((30, 30), bool)
-    mask[0, 0] = mask[1, 1] = True  # one region: they touch at a corner
+    mask[0, 0] = mask[1, 1] = True  # one region: connected at a corner
     mask[10:20, 10:20] = True
     result = np.zeros((30, 30))
     result[0, 0] = result[1, 1] = 1
-    # Half the regions are found at once; the rest, tied with all normal pixels, along a line
-    # from (0, 1/2) to (1, 1).
+    # Half the regions are detected at the first threshold; the others, tied with all normal pixels,
+    # along a line from (0, 1/2) to (1, 1).
     expected = (0.5 + 0.5 * FPR_LIMIT / 2 * 1) if FPR_LIMIT else 0
     assert pixel_metrics([result], [mask])["aupro"] == pytest.approx(expected, abs=1e-12)
 
 
 def test_aupro_interpolates_at_the_limit():
-    # 10 normal pixels, one defective: passed after 2 of them (FPR 0.2), tied with 4 more (to 0.6).
+    # 10 normal pixels, one defective: exceeded by 2 of them (FPR 0.2), tied with 4 more (to 0.6).
     scores = np.array([[9, 8, 5, 5, 5, 5, 5, 1, 1, 1, 1]], dtype=float)
     mask = np.array([[0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]], dtype=bool)
-    at_limit = 0.25  # of the slanted line from (0.2, 0) to (0.6, 1) at 0.3
+    at_limit = 0.25  # on the line from (0.2, 0) to (0.6, 1) at 0.3
     expected = 0.1 * at_limit / 2 / 0.3
     assert pixel_metrics([scores], [mask])["aupro"] == pytest.approx(expected, abs=1e-12)
 
 
-def test_f1max_threshold_gives_the_f1max():
+def test_f1max_threshold_attains_f1max():
     rng = np.random.default_rng(5)
     scores, labels = rng.integers(-20, 20, 300) / 4, rng.integers(0, 2, 300)
     summary = summarise_images(scores, labels)
@@ -259,7 +259,7 @@ def test_f1max_threshold_gives_the_f1max():
     assert 2 * hits / (flagged.sum() + labels.sum()) == summary.metrics["image_f1max"]
 
 
-def test_curves_are_thin_and_carry_the_areas():
+def test_curves_are_thinned_and_preserve_the_areas():
     rng = np.random.default_rng(2)
     maps = [rng.normal(size=(100, 100)) for _ in range(3)]
     masks = [rng.random((100, 100)) > 0.97 for _ in maps]
@@ -286,7 +286,7 @@ def test_undefined_metrics_are_absent(label):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_scores_that_are_not_finite_are_named(bad):
+def test_non_finite_scores_raise(bad):
     with pytest.raises(ValueError, match="index 2"):
         image_metrics([0.0, 1.0, bad, 3.0], [0, 1, 0, 1])
     maps = [np.zeros((4, 4)) for _ in range(3)]
@@ -295,7 +295,7 @@ def test_scores_that_are_not_finite_are_named(bad):
         pixel_metrics(maps, [np.eye(4, dtype=bool)] * 3)
 
 
-def test_shapes_that_disagree_are_named():
+def test_mismatched_label_shapes_raise():
     with pytest.raises(ValueError, match=r"\(3,\) and labels \(2,\)"):
         image_metrics([1, 2, 3], [0, 1])
     with pytest.raises(ValueError, match=r"map \(2, 3\) and mask \(3, 2\) at index 0"):
@@ -304,7 +304,7 @@ def test_shapes_that_disagree_are_named():
         pixel_metrics([np.zeros((2, 2))] * 2, [np.zeros((2, 2))])
 
 
-def test_inputs_stay_as_they_are():
+def test_inputs_are_not_modified():
     rng = np.random.default_rng(4)
     scores, labels = rng.normal(size=50), rng.integers(0, 2, 50)
     maps, masks = [rng.normal(size=(9, 9))], [rng.random((9, 9)) > 0.5]
