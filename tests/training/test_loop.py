@@ -1,4 +1,4 @@
-"""The training loop: epochs, order, schedule, divergence, resume."""
+"""The training loop: epochs, order, schedule, divergence, resuming."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def weights_of(part: Trainer) -> dict[str, Tensor]:
 
 
 class Toy(Detector):
-    """Three weights in place of a network, so that a test can say what its loss does."""
+    """A detector with three weights and a loss that the test controls."""
 
     def __init__(self, part: Trainer, kind: str) -> None:
         super().__init__(Settings(), part.backbone.spec)
@@ -48,9 +48,9 @@ class Toy(Detector):
         self.norm = nn.BatchNorm1d(3)
 
     def loss(self, sample: Sample) -> dict[str, Tensor]:
-        if self.kind == "runaway":  # no lower bound, as a likelihood may have none
+        if self.kind == "runaway":  # unbounded below, as a likelihood may be
             return {"loss": -self.weights.exp().sum()}
-        if self.kind == "kink":  # 0, with a gradient that is none
+        if self.kind == "kink":  # loss 0 with a NaN gradient
             return {"loss": (0 * self.weights).abs().sqrt().sum()}
         return {"loss": (self.norm(sample.pyramid[0].mean((2, 3))) * self.weights).square().mean()}
 
@@ -63,7 +63,7 @@ def toy(small: Tree, kind: str, **training: Any) -> Trainer:
     return Trainer(Toy(part, kind), part.features, part.settings)
 
 
-def test_an_epoch_sees_every_image_once_in_another_order(small: Tree) -> None:
+def test_epoch_visits_every_image_once_in_a_new_order(small: Tree) -> None:
     part = trainer(small)
     count = len(part.images)
     seed_everything(0, 1)
@@ -74,14 +74,14 @@ def test_an_epoch_sees_every_image_once_in_another_order(small: Tree) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 5])
-def test_steps_per_epoch_draws_evenly(small: Tree, steps: int) -> None:
+def test_steps_per_epoch_samples_uniformly(small: Tree, steps: int) -> None:
     part = trainer(small, steps_per_epoch=steps, batch_size=7)
     order = part._order()
     counts = [order.count(index) for index in range(len(part.images))]
     assert len(order) == 7 * steps and max(counts) - min(counts) <= 1
 
 
-def test_cosine_falls_to_two_percent(small: Tree) -> None:
+def test_cosine_schedule_ends_at_two_percent(small: Tree) -> None:
     part = trainer(small, schedule="cosine", learning_rate=0.01)
     rates = [learning_rate(part.settings, step, 11) for step in range(11)]
     part._set_rate(10, 11)
@@ -90,17 +90,17 @@ def test_cosine_falls_to_two_percent(small: Tree) -> None:
     assert part.optimizer is not None and part.optimizer.param_groups[0]["lr"] == rates[-1]
 
 
-def test_the_loss_falls(small: Tree) -> None:
+def test_loss_decreases(small: Tree) -> None:
     part = trainer(small, epochs=8, learning_rate=0.01)
     losses: list[float] = []
     part.fit(lambda epoch, metrics: losses.append(metrics["train/reconstruction"]))
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_clipping_bounds_the_step(small: Tree) -> None:
-    free, clipped = trainer(small, epochs=1), trainer(small, epochs=1, clip=1e-9)
+def test_clipping_limits_the_step(small: Tree) -> None:
+    unclipped, clipped = trainer(small, epochs=1), trainer(small, epochs=1, clip=1e-9)
     before = {k: v.detach().clone() for k, v in clipped.detector.named_parameters()}
-    free.fit(lambda epoch, metrics: None)
+    unclipped.fit(lambda epoch, metrics: None)
     clipped.fit(lambda epoch, metrics: None)
     moved = [
         float(
@@ -108,12 +108,12 @@ def test_clipping_bounds_the_step(small: Tree) -> None:
             .abs()
             .max()
         )
-        for part, name in ((free, "encoder.0.weight"), (clipped, "encoder.0.weight"))
+        for part, name in ((unclipped, "encoder.0.weight"), (clipped, "encoder.0.weight"))
     ]
     assert moved[1] < 0.5 * moved[0]
 
 
-def test_divergence_is_a_sentence_that_says_what_to_do(small: Tree) -> None:
+def test_divergence_error_suggests_a_fix(small: Tree) -> None:
     part = trainer(small, epochs=2)
     with torch.no_grad():
         next(part.detector.parameters()).fill_(math.inf)
@@ -143,8 +143,8 @@ RESUMED: list[Tree] = [
 
 @pytest.mark.parametrize("last", [2, 3])
 @pytest.mark.parametrize("tree", RESUMED, ids=["plain", "ema", "everything"])
-def test_state_goes_on_where_it_was(small: Tree, tree: Tree, last: int) -> None:
-    """Also where training had ended, and where the weights of the first epoch are selected."""
+def test_resumed_training_equals_uninterrupted_training(small: Tree, tree: Tree, last: int) -> None:
+    """Includes resuming after the last epoch, and with the weights of the first epoch selected."""
     states: list[Tree] = []
 
     class Stop(Exception):
@@ -161,25 +161,25 @@ def test_state_goes_on_where_it_was(small: Tree, tree: Tree, last: int) -> None:
         part.fit(after)
         return part
 
-    whole = fit(trainer(merge(small, tree)), to=4)
+    uninterrupted = fit(trainer(merge(small, tree)), to=4)
     with pytest.raises(Stop):
         fit(trainer(merge(small, tree)), to=last)
     resumed = trainer(merge(small, tree))
     resumed.load(states[-1])
     resumed.fit(lambda epoch, metrics: None)
-    assert resumed.history == whole.history and len(whole.history) == 3
-    for name, tensor in whole.detector.state_dict().items():
+    assert resumed.history == uninterrupted.history and len(uninterrupted.history) == 3
+    for name, tensor in uninterrupted.detector.state_dict().items():
         assert torch.equal(tensor, resumed.detector.state_dict()[name]), name
 
 
-def test_a_detector_without_weights_is_only_prepared(small: Tree) -> None:
+def test_detector_without_parameters_is_only_prepared(small: Tree) -> None:
     config = resolve({**small, "detector": "mean_image", "training": {"epochs": 5}})
     part = make_trainer(config, load_dataset(config.data), torch.device("cpu"))
     part.fit(lambda epoch, metrics: pytest.fail("an epoch ran"))
     assert part.history == []
 
 
-def test_cuda_where_there_is_none_is_a_sentence() -> None:
+def test_unavailable_cuda_raises() -> None:
     if torch.cuda.is_available():
         assert choose_device(TrainingSettings(device="cuda")).type == "cuda"
     else:
@@ -188,11 +188,11 @@ def test_cuda_where_there_is_none_is_a_sentence() -> None:
             choose_device(TrainingSettings(device="cuda"))
 
 
-# What sets the pace
+# Learning rate and optimizer
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "steps"])
-def test_warmup_rises_linearly_and_leaves_the_schedule_as_it_is(schedule: str) -> None:
+def test_warmup_is_linear_and_keeps_the_schedule(schedule: str) -> None:
     settings = {"learning_rate": 0.5, "schedule": schedule, "epochs": 10, "gamma": 0.2}
     milestones = {"milestones": [5, 8]} if schedule == "steps" else {}
     plain = TrainingSettings.model_validate({**settings, **milestones})
@@ -200,7 +200,7 @@ def test_warmup_rises_linearly_and_leaves_the_schedule_as_it_is(schedule: str) -
     rates = [learning_rate(warm, step, 100) for step in range(100)]
     assert rates[:4] == pytest.approx([0.125, 0.25, 0.375, 0.5])
     without = [learning_rate(plain, step, 100) for step in range(100)]
-    if schedule == "cosine":  # falls over the steps that are left, from all to 2 %
+    if schedule == "cosine":  # decays over the remaining steps from 100 % to 2 %
         half = 0.5 * (0.02 + 0.98 / 2)
         assert rates[4:] == sorted(rates[4:], reverse=True)
         assert (rates[4], rates[-1]) == pytest.approx((0.5, 0.01))
@@ -213,14 +213,14 @@ def test_warmup_rises_linearly_and_leaves_the_schedule_as_it_is(schedule: str) -
         assert rates[49] == 0.5 and rates[50] == pytest.approx(0.1)
 
 
-def test_warmup_takes_half_of_a_short_training_at_most() -> None:
+def test_warmup_is_at_most_half_of_the_training() -> None:
     settings = TrainingSettings(warmup_steps=1000, learning_rate=0.1)
     rates = [learning_rate(settings, step, 6) for step in range(6)]
     assert rates == pytest.approx([0.1 / 3, 0.2 / 3, 0.1, 0.1, 0.1, 0.1])
     assert learning_rate(settings, 0, 1) == 0.1
 
 
-def test_adamw_shrinks_the_weights_themselves(small: Tree) -> None:
+def test_adamw_uses_decoupled_weight_decay(small: Tree) -> None:
     single = {"epochs": 1, "steps_per_epoch": 1, "learning_rate": 0.01}
     adam = trainer(small, **single)
     decayed = trainer(small, **single, optimizer="adamw", weight_decay=0.5)
@@ -229,52 +229,52 @@ def test_adamw_shrinks_the_weights_themselves(small: Tree) -> None:
     for part in (adam, decayed, coupled):
         part.fit(lambda epoch, metrics: None)
     differ = False
-    for name, free in weights_of(adam).items():
-        if not name.startswith(("encoder", "decoder")):  # not trained by this loss
+    for name, undecayed in weights_of(adam).items():
+        if not name.startswith(("encoder", "decoder")):  # no gradient from this loss
             continue
-        expected = free - 0.01 * 0.5 * start[name]
+        expected = undecayed - 0.01 * 0.5 * start[name]
         torch.testing.assert_close(weights_of(decayed)[name], expected)
         differ |= not torch.allclose(weights_of(coupled)[name], expected)
     assert differ
 
 
-def test_gradient_norm_is_that_before_clipping(small: Tree) -> None:
+def test_gradient_norm_is_measured_before_clipping(small: Tree) -> None:
     metrics: list[dict[str, float]] = []
     single = {"epochs": 1, "steps_per_epoch": 1}
     for clip in (None, 1e-6, 1e6):
         part = trainer(small, **single, clip=clip)
         part.fit(lambda epoch, values: metrics.append(values))
         grads = [p.grad for p in part.detector.parameters() if p.grad is not None]
-        left = float(torch.cat([grad.flatten() for grad in grads]).norm())
+        clipped_norm = float(torch.cat([grad.flatten() for grad in grads]).norm())
         norm = metrics[-1]["train/gradient_norm"]
-        assert left == pytest.approx(1e-6 if clip == 1e-6 else norm, rel=1e-3)
+        assert clipped_norm == pytest.approx(1e-6 if clip == 1e-6 else norm, rel=1e-3)
     assert metrics[0]["train/gradient_norm"] == metrics[1]["train/gradient_norm"] > 1e-3
     assert "train/clipped" not in metrics[0]
     assert [values["train/clipped"] for values in metrics[1:]] == [1.0, 0.0]
 
 
-def test_clipped_is_a_share_of_the_steps(small: Tree) -> None:
+def test_clipped_is_the_share_of_clipped_steps(small: Tree) -> None:
     norms: list[float] = []
     part = trainer(small, epochs=1, batch_size=3)
     step = part._step
 
-    def noted(sample: Sample, images: int) -> tuple[dict[str, float], float]:
+    def recorded_step(sample: Sample, images: int) -> tuple[dict[str, float], float]:
         values, norm = step(sample, images)
         norms.append(norm)
         return values, norm
 
-    part._step = noted  # type: ignore[method-assign]
+    part._step = recorded_step  # type: ignore[method-assign]
     part.settings = part.settings.model_copy(update={"clip": 1e9})
     part.fit(lambda epoch, metrics: None)
-    between = sorted(norms)[1] * 0.5 + sorted(norms)[2] * 0.5
+    limit = sorted(norms)[1] * 0.5 + sorted(norms)[2] * 0.5
     assert part.history[0]["train/gradient_norm"] == pytest.approx(sum(norms) / len(norms))
-    # what is clipped changes the next steps, so the share is compared with the norms of its own run
+    # clipping changes later steps, so the share is compared with the norms of the same run
     norms.clear()
-    part = trainer(small, epochs=1, batch_size=3, clip=between)
-    step, part._step = part._step, noted  # type: ignore[method-assign]
+    part = trainer(small, epochs=1, batch_size=3, clip=limit)
+    step, part._step = part._step, recorded_step  # type: ignore[method-assign]
     part.fit(lambda epoch, metrics: None)
-    assert 0 < sum(norm > between for norm in norms) < len(norms)
-    share = sum(norm > between for norm in norms) / len(norms)
+    assert 0 < sum(norm > limit for norm in norms) < len(norms)
+    share = sum(norm > limit for norm in norms) / len(norms)
     assert part.history[0]["train/clipped"] == pytest.approx(share)
 
 
@@ -284,31 +284,31 @@ def test_clipped_is_a_share_of_the_steps(small: Tree) -> None:
 def test_averaged_weights_are_the_moving_average_of_every_step(small: Tree) -> None:
     quick = {"batch_size": 1, "learning_rate": 0.02}
     plain, part = trainer(small, **quick), trainer(small, **quick, ema=0.7)
-    seen: list[dict[str, Tensor]] = []
+    history: list[dict[str, Tensor]] = []
     assert part.optimizer is not None
-    part.optimizer.register_step_post_hook(lambda *_: seen.append(weights_of(part)))
+    part.optimizer.register_step_post_hook(lambda *_: history.append(weights_of(part)))
     copies: list[Detector] = []
     part.fit(lambda epoch, metrics: copies.append(part.averaged_copy()))
     plain.fit(lambda epoch, metrics: None)
-    assert plain.history == part.history  # averaging watches, training is the same
-    average = seen[0]
-    for step, weights in enumerate(seen[1:], 1):
+    assert plain.history == part.history  # averaging does not affect training
+    average = history[0]
+    for step, weights in enumerate(history[1:], 1):
         decay = min(0.7, step / (step + 10))
         average = {n: decay * average[n] + (1 - decay) * w for n, w in weights.items()}
-    assert len(seen) > 25  # so that both decays were in use
+    assert len(history) > 25  # enough steps to use both decays
     last = weights_of(plain)
     for name, tensor in part.detector.state_dict().items():
         assert torch.equal(tensor, copies[-1].state_dict()[name])
         if name in average:
             torch.testing.assert_close(tensor, average[name])
-        else:  # buffers are as training left them
+        else:  # buffers are copied from training
             assert torch.equal(tensor, plain.detector.state_dict()[name])
     assert not torch.allclose(average["encoder.0.weight"], last["encoder.0.weight"])
-    assert all(torch.equal(seen[-1][name], last[name]) for name in last)
+    assert all(torch.equal(history[-1][name], last[name]) for name in last)
 
 
 @pytest.mark.parametrize("epochs", [0, 1])
-def test_averaging_begins_with_what_was_prepared(small: Tree, epochs: int) -> None:
+def test_averaging_starts_from_the_prepared_state(small: Tree, epochs: int) -> None:
     part = toy(small, "norm", epochs=epochs, steps_per_epoch=1, ema=0.9, learning_rate=0.01)
     weights = part.detector.weights
     part.detector.prepare = lambda samples: weights.data.fill_(5)  # type: ignore[method-assign]
@@ -316,7 +316,7 @@ def test_averaging_begins_with_what_was_prepared(small: Tree, epochs: int) -> No
     assert weights.tolist() == pytest.approx([5 - 0.01 * epochs] * 3)
 
 
-def test_kept_weights_count_in_the_end(small: Tree) -> None:
+def test_selected_weights_are_used_at_the_end(small: Tree) -> None:
     part = trainer(small)
     selected: list[dict[str, Tensor]] = []
 
@@ -330,11 +330,13 @@ def test_kept_weights_count_in_the_end(small: Tree) -> None:
     assert not torch.equal(selected[0]["encoder.0.weight"], selected[1]["encoder.0.weight"])
 
 
-# What an epoch sees
+# Sampling of an epoch
 
 
 @pytest.mark.parametrize("steps", [None, 5])
-def test_balanced_sampling_sees_each_category_equally_often(small: Tree, steps: int | None) -> None:
+def test_balanced_sampling_draws_each_category_equally_often(
+    small: Tree, steps: int | None
+) -> None:
     orders = {}
     for sampling in ("natural", "balanced"):
         part = trainer(merge(small, BOTH), sampling=sampling, steps_per_epoch=steps, batch_size=5)
@@ -350,15 +352,15 @@ def test_balanced_sampling_sees_each_category_equally_often(small: Tree, steps: 
     natural = Counter(categories)
     assert abs(natural["cable"] - natural["fabric"]) > 3
     assert abs(count["cable"] - count["fabric"]) <= 1
-    for name in natural:  # within a category all are drawn evenly
+    for name in natural:  # uniform within a category
         counts = Counter(i for i in orders["balanced"] if categories[i] == name)
-        everyone = [counts[i] for i, category in enumerate(categories) if category == name]
-        assert max(everyone) - min(everyone) <= 1
+        all_indices = [counts[i] for i, category in enumerate(categories) if category == name]
+        assert max(all_indices) - min(all_indices) <= 1
     first = [categories[index] for index in orders["balanced"][: len(categories) // 2]]
-    assert len(set(first)) == 2  # mixed, not one category after the other
+    assert len(set(first)) == 2  # categories are interleaved
 
 
-def test_the_last_batch_may_be_left_out(small: Tree) -> None:
+def test_drop_last(small: Tree) -> None:
     part = trainer(small, epochs=1, batch_size=5, drop_last=True)
     count = len(part.images)
     assert count % 5 and len(part._order()) == count - count % 5
@@ -367,7 +369,7 @@ def test_the_last_batch_may_be_left_out(small: Tree) -> None:
     trainer(small, batch_size=50, drop_last=True, steps_per_epoch=2)
 
 
-def test_a_batch_of_one_with_batch_norm_is_a_sentence(small: Tree) -> None:
+def test_batch_of_one_with_batch_norm_raises(small: Tree) -> None:
     count = len(trainer(small).images)
     part = toy(small, "norm", epochs=1, batch_size=count - 1)
     with pytest.raises(UserError, match="at least two images.*set training.drop_last=true or"):
@@ -377,10 +379,10 @@ def test_a_batch_of_one_with_batch_norm_is_a_sentence(small: Tree) -> None:
     assert len(part.history) == 1
 
 
-# When it goes wrong
+# Divergence
 
 
-def test_a_training_that_runs_away_stops_at_its_last_good_step(small: Tree) -> None:
+def test_diverging_training_stops_at_the_last_finite_step(small: Tree) -> None:
     part = toy(small, "runaway", epochs=200, learning_rate=1.0, clip=1e30)
     with pytest.raises(
         Diverged, match=r"training.learning_rate \(now 1\) or training.clip"
@@ -394,7 +396,7 @@ def test_a_training_that_runs_away_stops_at_its_last_good_step(small: Tree) -> N
     assert all(math.isfinite(value) for m in part.history for value in m.values())
 
 
-def test_a_gradient_that_is_no_number_does_not_reach_the_weights(small: Tree) -> None:
+def test_nan_gradient_does_not_change_the_weights(small: Tree) -> None:
     part = toy(small, "kink", epochs=1)
     with pytest.raises(Diverged, match="gradient's norm is nan at epoch 1, step 1; lower"):
         part.fit(lambda epoch, metrics: None)
@@ -418,6 +420,6 @@ def test_a_gradient_that_is_no_number_does_not_reach_the_weights(small: Tree) ->
         ({"weight_decay": -0.1}, "weight_decay"),
     ],
 )
-def test_settings_that_cannot_be_are_a_sentence(training: Tree, words: str) -> None:
+def test_invalid_settings_raise(training: Tree, words: str) -> None:
     with pytest.raises(UserError, match=f"setting training.*{words}"):
         resolve({"training": training})
