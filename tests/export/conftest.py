@@ -47,7 +47,7 @@ TINY: dict[str, dict[str, Any]] = {
 
 
 def trained(root: Path, name: str, **data: Any) -> Model:
-    """Train a detector on the images of 32 px in `root`."""
+    """Train a detector on the 32 px images in `root`."""
     sections = {"data": {"root": str(root), "categories": ["part"], "image_size": 32, **data}}
     tree = TINY[name]
     training = {**tree["training"], "device": "cpu", "threads": 1}

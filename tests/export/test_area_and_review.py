@@ -1,4 +1,4 @@
-"""An exported model inspects the same area and gives the same three verdicts."""
+"""An exported model uses the same inspected area and gives the same three verdicts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def bundle(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def test_verdicts_p_values_and_maps_are_those_of_the_model(bundle: Path, model: Model) -> None:
+def test_verdicts_p_values_and_maps_equal_those_of_the_model(bundle: Path, model: Model) -> None:
     exported, verdicts = runtime.Model(bundle / "model.onnx"), set()
     for path in images_of(model):
         expected, result = model.score(path), exported.score(path)
@@ -54,7 +54,7 @@ def test_verdicts_p_values_and_maps_are_those_of_the_model(bundle: Path, model: 
     assert verdicts == {"pass", "review", "reject"}
 
 
-def test_images_of_another_shape_are_unreadable(
+def test_images_with_another_aspect_ratio_are_rejected(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (32, 20)).save(tmp_path / "wide.png")

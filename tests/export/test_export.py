@@ -1,4 +1,4 @@
-"""An exported file scores as the model does, or is not written."""
+"""An exported file scores as the model does; otherwise it is not written."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def assert_same(exported: Exported) -> None:
     assert exported.parity.torch_ms > 0 and exported.parity.exported_ms > 0
 
 
-def test_files_are_scored_as_by_the_model(bundle: Path, mean_image: Model) -> None:
+def test_scores_of_files_equal_those_of_the_model(bundle: Path, mean_image: Model) -> None:
     exported = runtime.Model(bundle / "model.onnx")
     for path in images_of(mean_image):
         expected, (score, verdict, anomaly_map) = mean_image.score(path), exported.score(path)
@@ -54,7 +54,7 @@ def test_files_are_scored_as_by_the_model(bundle: Path, mean_image: Model) -> No
 
 
 @pytest.mark.parametrize("size", [1, 5])
-def test_batches_of_any_size(bundle: Path, mean_image: Model, size: int) -> None:
+def test_any_batch_size(bundle: Path, mean_image: Model, size: int) -> None:
     images = torch.rand(size, 3, 32, 32)
     maps, scores = runtime.Model(bundle / "model.onnx").run(images.numpy())
     expected = mean_image.detector.score(Sample(images, mean_image.backbone(images)))
@@ -62,7 +62,7 @@ def test_batches_of_any_size(bundle: Path, mean_image: Model, size: int) -> None
     np.testing.assert_allclose(scores, expected.image_score, rtol=1e-5)
 
 
-def test_the_description_names_the_origin_and_no_path(bundle: Path, mean_image: Model) -> None:
+def test_description_has_the_origin_but_no_paths(bundle: Path, mean_image: Model) -> None:
     model = onnx.load(bundle / "model.onnx")
     (entry,) = model.metadata_props
     description = json.loads(entry.value)
@@ -78,7 +78,7 @@ def test_the_description_names_the_origin_and_no_path(bundle: Path, mean_image: 
     assert str(mean_image.data.root) not in (bundle / "README.md").read_text()
 
 
-def test_a_bundle_has_sums_of_all_files(bundle: Path) -> None:
+def test_bundle_has_checksums_of_all_files(bundle: Path) -> None:
     sums = dict(line.split("  ")[::-1] for line in (bundle / "SHA256SUMS").read_text().splitlines())
     assert {*sums, "SHA256SUMS"} == {path.name for path in bundle.iterdir()}
     for name, value in sums.items():
@@ -87,7 +87,9 @@ def test_a_bundle_has_sums_of_all_files(bundle: Path) -> None:
     assert {f"score_{name}.py" for name in modules} | {"score.py"} < {*sums}
 
 
-def test_another_model_is_no_match(bundle: Path, make_model: Callable[..., Model]) -> None:
+def test_parity_check_fails_for_another_model(
+    bundle: Path, make_model: Callable[..., Model]
+) -> None:
     other = make_model("mean_image", resize="letterbox")
     parity = measure_parity(other, runtime.Model(bundle / "model.onnx"), images_of(other))
     assert parity.error > 1e-2
@@ -95,7 +97,9 @@ def test_another_model_is_no_match(bundle: Path, make_model: Callable[..., Model
         parity.require("the onnx model")
 
 
-def test_another_threshold_gives_other_verdicts(bundle: Path, mean_image: Model) -> None:
+def test_parity_check_reports_verdicts_of_another_threshold(
+    bundle: Path, mean_image: Model
+) -> None:
     exported = runtime.Model(bundle / "model.onnx")
     exported.thresholds = replace(exported.thresholds, image=0.0)
     parity = measure_parity(mean_image, exported, images_of(mean_image))
@@ -110,7 +114,7 @@ class Untraceable(MeanImage):
         return scores if float(scores.image_score[0]) >= 0 else scores
 
 
-def test_a_detector_that_cannot_be_traced_is_refused(mean_image: Model, tmp_path: Path) -> None:
+def test_untraceable_detector_raises(mean_image: Model, tmp_path: Path) -> None:
     detector = Untraceable(mean_image.detector.config, mean_image.detector.spec)
     output = tmp_path / "new" / "part"
     with pytest.raises(UserError, match="detector mean_image cannot be exported: torch.export"):
@@ -118,7 +122,7 @@ def test_a_detector_that_cannot_be_traced_is_refused(mean_image: Model, tmp_path
     assert not (tmp_path / "new").exists()
 
 
-def test_bad_requests_are_refused(mean_image: Model, tmp_path: Path) -> None:
+def test_invalid_arguments_raise(mean_image: Model, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="format must be one of onnx, torchscript, openvino"):
         export_model(mean_image, "tflite", tmp_path)
     with pytest.raises(UserError, match="a bundle must have the format onnx"):
@@ -152,8 +156,8 @@ def test_every_detector_in_every_format(
             pytest.importorskip("openvino")
         exported = export_model(model, kind, tmp_path / kind)
         assert_same(exported)
-        again = FORMATS[kind].load(exported.paths[0])
-        assert again.description == describe(model)
-        maps, scores = again.run(np.stack([images] * 3))
+        loaded = FORMATS[kind].load(exported.paths[0])
+        assert loaded.description == describe(model)
+        maps, scores = loaded.run(np.stack([images] * 3))
         assert maps.shape == (3, 32, 32) and scores.shape == (3,)
         np.testing.assert_allclose(scores, scores[0], rtol=1e-6)

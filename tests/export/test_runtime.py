@@ -1,4 +1,4 @@
-"""`vqlab.runtime` reads, resizes and judges as vqlab does, without torch."""
+"""`vqlab.runtime` reads, resizes and scores as vqlab does, without torch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DEEP = RNG.integers(0, 4096, (40, 31), np.uint16)
 
 
 def written(folder: Path) -> list[Path]:
-    """Images of many modes and kinds."""
+    """Write images of many modes and file formats."""
     images = {
         "rgb.png": Image.fromarray(COLOURS[..., :3]),
         "rgb.jpg": Image.fromarray(COLOURS[..., :3]),
@@ -62,12 +62,12 @@ def written(folder: Path) -> list[Path]:
 
 
 def exported(settings: DataSettings) -> Preprocessing:
-    """Preprocessing of an exported model."""
+    """Return the preprocessing of an exported model."""
     return Preprocessing.parse(settings.model_dump())
 
 
 @pytest.mark.parametrize("bits", [None, 12])
-def test_files_are_read_as_by_vqlab(tmp_path: Path, bits: int | None) -> None:
+def test_images_are_read_as_in_vqlab(tmp_path: Path, bits: int | None) -> None:
     paths = written(tmp_path)
     assert len(paths) == 14
     settings = DataSettings(bits=bits)
@@ -77,7 +77,7 @@ def test_files_are_read_as_by_vqlab(tmp_path: Path, bits: int | None) -> None:
         assert np.array_equal(values, expected.numpy()), path.name
 
 
-def test_values_beyond_the_bits_are_refused(tmp_path: Path) -> None:
+def test_values_beyond_the_bit_depth_raise(tmp_path: Path) -> None:
     Image.fromarray(DEEP).save(tmp_path / "deep.png")
     with pytest.raises(UserError, match="its values exceed 1023, the maximum of 10 bits"):
         exported(DataSettings(bits=10)).network_input(tmp_path / "deep.png")
@@ -86,7 +86,7 @@ def test_values_beyond_the_bits_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("resize", ["stretch", "letterbox"])
 @pytest.mark.parametrize("brightness", ["keep", "border"])
 @pytest.mark.parametrize("size", [(40, 31), (200, 333), (64, 64), (128, 30), (997, 61)])
-def test_images_are_resized_as_by_vqlab(
+def test_images_are_resized_as_in_vqlab(
     resize: str, brightness: str, size: tuple[int, int]
 ) -> None:
     settings = DataSettings.model_validate(
@@ -100,7 +100,7 @@ def test_images_are_resized_as_by_vqlab(
 
 
 @pytest.mark.parametrize("normal", [None, (0.1, 0.2, 0.7, 1.1), (0.4,) * 4])
-def test_scores_are_calibrated_as_by_vqlab(normal: tuple[float, ...] | None) -> None:
+def test_scores_are_calibrated_as_in_vqlab(normal: tuple[float, ...] | None) -> None:
     summary = normal and CalibrationScores.of(np.array(normal))
     thresholds = Thresholds(0.9, 0.5, calibration=summary or None)
     unit = float(display_unit(0.9, thresholds.calibration))
@@ -109,13 +109,13 @@ def test_scores_are_calibrated_as_by_vqlab(normal: tuple[float, ...] | None) -> 
         assert described.calibrated(score) == pytest.approx(thresholds.calibrated(score), rel=1e-9)
 
 
-def test_the_module_imports_no_torch() -> None:
+def test_module_does_not_import_torch() -> None:
     code = "import sys, vqlab.runtime; print({'torch', 'onnx', 'pydantic'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
 
-def test_the_modules_of_a_bundle_import_nothing_of_vqlab(mean_image: Model, tmp_path: Path) -> None:
+def test_bundle_modules_do_not_import_vqlab(mean_image: Model, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     export_model(mean_image, "onnx", tmp_path, bundle=True)
     (tmp_path / "vqlab.py").write_text("raise AssertionError('imported')")
@@ -129,7 +129,7 @@ def test_the_modules_of_a_bundle_import_nothing_of_vqlab(mean_image: Model, tmp_
     assert float(done.stdout) == runtime.Model(tmp_path / "model.onnx").score(image).score
 
 
-def test_wrong_calls_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxruntime")
     assert main(["model.onnx"]) == 2
     assert "usage: " in capsys.readouterr().err
@@ -140,8 +140,8 @@ def test_wrong_calls_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert out == "" and f"{name} cannot be used as a model: " in err
 
 
-def test_a_reader_may_leave(mean_image: Model, tmp_path: Path) -> None:
-    """`| head -1` gets its line and no traceback follows."""
+def test_closed_output_pipe(mean_image: Model, tmp_path: Path) -> None:
+    """`| head -1` prints one line, without a traceback."""
     pytest.importorskip("onnx")
     export_model(mean_image, "onnx", tmp_path)
     images = images_of(mean_image) * 50
@@ -158,7 +158,7 @@ def test_a_reader_may_leave(mean_image: Model, tmp_path: Path) -> None:
 
 
 def bare_environment(folder: Path) -> Path:
-    """Python of a new environment with nothing but what the runtime needs."""
+    """Return Python of a new environment with the requirements of the runtime only."""
     venv.create(folder, with_pip=False)
     paths = sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})
     for name in ("numpy", "onnxruntime", "flatbuffers", "protobuf", "packaging", "pillow",
@@ -172,7 +172,7 @@ def bare_environment(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_bundle_runs_without_torch_and_vqlab(mean_image: Model, tmp_path: Path) -> None:
+def test_bundle_runs_without_torch_and_vqlab(mean_image: Model, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     bundle = tmp_path / "bundle"
     export_model(mean_image, "onnx", bundle, bundle=True)
