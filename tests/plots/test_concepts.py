@@ -1,4 +1,4 @@
-"""Pictures of prototypes and of how likely images are: they show the numbers, all of them."""
+"""Figures of prototypes and of the likelihood of images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vqlab.types import ImageRecord
 
 
 def concepts(names: list[str], indices: list[int], size: int, dim: int = 5) -> Concepts:
-    """Images of these categories with these prototypes, near them."""
+    """Return concept records for these categories, with vectors near their prototypes."""
     rng = np.random.default_rng(0)
     codebook = rng.normal(0, 4, (size, dim))
     vectors = codebook[indices] + rng.normal(0, 1, (len(indices), dim))
@@ -32,7 +32,7 @@ def grey(index: int) -> np.ndarray:
     return np.full((20, 30, 3), index % 256, np.uint8)
 
 
-def test_usage_is_a_matrix_in_blocks() -> None:
+def test_usage_is_a_block_matrix() -> None:
     result = concepts(list("bbbbaaaba"), [4, 4, 1, 1, 2, 2, 0, 2, 2], size=6)
     figure = usage_figure(result)
     (axes,) = figure.axes
@@ -45,7 +45,7 @@ def test_usage_is_a_matrix_in_blocks() -> None:
     assert "4 of 6 live" in figure.get_suptitle() and "of the category" in figure.get_suptitle()
 
 
-def test_usage_of_one_category_is_bars() -> None:
+def test_usage_of_one_category_is_a_bar_chart() -> None:
     figure = usage_figure(concepts(["a"] * 6, [3, 3, 3, 0, 0, 2], size=5))
     (axes,) = figure.axes
     assert [bar.get_height() for bar in axes.patches] == [3, 2, 1]
@@ -53,7 +53,7 @@ def test_usage_of_one_category_is_bars() -> None:
     assert figure.get_suptitle() == "a by prototype · 3 of 5 live"
 
 
-def test_many_prototypes_are_cut_and_said() -> None:
+def test_many_prototypes_are_truncated_with_a_note() -> None:
     result = spread(300, 900)
     figure = usage_figure(result)
     assert figure.axes[0].images[0].get_array().shape == (3, MAX_COLUMNS)
@@ -62,7 +62,7 @@ def test_many_prototypes_are_cut_and_said() -> None:
     assert len(map_figure(result, grey).axes) == 1 + MAX_NUMBERED
 
 
-def test_the_map_shows_every_image_and_the_nearest_of_each_prototype() -> None:
+def test_map_shows_every_image_and_the_nearest_image_of_each_prototype() -> None:
     result, requested = spread(6, 40), []
 
     def picture(index: int) -> np.ndarray:
@@ -85,17 +85,17 @@ def test_the_map_shows_every_image_and_the_nearest_of_each_prototype() -> None:
         assert result.records[index].category in field.get_title()
 
 
-def test_the_axes_of_the_map_are_the_principal_ones() -> None:
+def test_map_axes_are_the_principal_axes() -> None:
     vectors = np.random.default_rng(2).normal(size=(50, 6)) * [5, 3, 1, 1, 1, 1]
     mean, main, explained = _principal_axes(vectors)
     theirs = PCA(2).fit(vectors)
     assert np.allclose(np.abs(main.T @ theirs.components_.T), np.eye(2), atol=1e-9)
     assert np.allclose([share for _, share in explained], theirs.explained_variance_ratio_)
-    again = _principal_axes(2 * mean - vectors)[1]  # mirrored: the signs hold
-    assert np.allclose(main, again)
+    mirrored = _principal_axes(2 * mean - vectors)[1]  # mirrored vectors: signs are fixed
+    assert np.allclose(main, mirrored)
 
 
-def test_numbers_do_not_lie_upon_each_other() -> None:
+def test_labels_do_not_overlap() -> None:
     points = np.repeat([[0.5, 0.5], [0.01, 0.99]], [12, 3], axis=0)
     places = _spread(points, gap=0.045)
     gaps = np.linalg.norm(places[:, None] - places[None], axis=2) + np.eye(len(places))
@@ -115,18 +115,18 @@ def test_numbers_do_not_lie_upon_each_other() -> None:
     ],
     ids=["one image", "one dimension", "fewer images", "thirty categories", "one prototype"],
 )
-def test_odd_sets_are_drawn(result: Concepts, tmp_path: Path) -> None:
+def test_edge_cases_are_drawn(result: Concepts, tmp_path: Path) -> None:
     save_figure(usage_figure(result), tmp_path / "usage.png")
     save_figure(map_figure(result, grey), tmp_path / "map.png")
 
 
-def test_the_same_map_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_map_file_is_reproducible(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save_figure(map_figure(spread(5, 20), grey), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_likelihood_shows_every_set_and_cuts_far_defects() -> None:
+def test_likelihood_shows_every_set_and_clips_distant_defects() -> None:
     rng = np.random.default_rng(0)
     normal = rng.normal(0, 1, 40)
     by_set = {
@@ -149,7 +149,7 @@ def test_likelihood_shows_every_set_and_cuts_far_defects() -> None:
     assert cable.get_title(loc="left") == "cable"
 
 
-def test_likelihood_of_odd_scores(tmp_path: Path) -> None:
+def test_likelihood_of_edge_case_scores(tmp_path: Path) -> None:
     flat = {"training": np.ones(3), "test defects": np.array([])}
     for number, scores in enumerate(({"a": flat}, {name: flat for name in "abcdefg"})):
         save_figure(likelihood_figure(scores, 1.0), tmp_path / f"{number}.png")

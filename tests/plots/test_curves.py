@@ -15,7 +15,7 @@ from vqlab.plots.curves import (
 )
 
 
-def test_figures_carry_their_data(tmp_path):
+def test_figures_contain_the_data(tmp_path):
     curve = Curve(np.array([0, 0.1, 1.0]), np.array([0, 0.8, 1.0]))
     curves = {"image_roc": curve, "pro": curve}
     (axes,) = roc_figure("nut", curves, {"image_auroc": 0.85}).axes
@@ -32,7 +32,7 @@ def test_figures_carry_their_data(tmp_path):
     score_histogram("flat", np.ones(3), np.zeros(3), 1.0)
 
 
-def test_scores_by_defect_show_every_image(tmp_path):
+def test_scores_by_defect_type_show_every_image(tmp_path):
     kinds = ["good"] * 5 + ["hole"] * 4 + ["thin_scratch"] * 2
     labels = np.array([0] * 5 + [1] * 6)
     scores = np.array([0.1, 0.2, 0.3, 0.4, 2.0, 1.0, 3.0, 4.0, 5.0, 0.5, 6.0])
@@ -47,7 +47,7 @@ def test_scores_by_defect_show_every_image(tmp_path):
         "1 of 2 escaped\n(0.01–0.99)",
         "1 of 4 escaped\n(0.01–0.81)",
     ]
-    assert len(axes.patches) == 2  # two points make no box
+    assert len(axes.patches) == 2  # two points have no box
     save_figure(figure, tmp_path / "a.png")
     (axes,) = score_by_defect("nut", scores * 1e3, labels, kinds, 1.0).axes
     assert axes.get_xscale() == "log"
@@ -63,7 +63,7 @@ def test_loss_curves_group_by_first_word(tmp_path):
     figure = loss_curves(history)
     assert [a.get_title(loc="left") for a in figure.axes] == ["train", "codebook", "metrics"]
     train, codebook, _ = figure.axes
-    assert train.get_yscale() == "linear"  # one value is negative
+    assert train.get_yscale() == "linear"  # a negative value
     assert codebook.lines[0].get_xdata().tolist() == [1.0]
     assert train.lines[1].get_xdata().tolist() == [3.0]
     assert loss_curves(history[:2]).axes[0].get_yscale() == "log"
@@ -71,14 +71,14 @@ def test_loss_curves_group_by_first_word(tmp_path):
         save_figure(loss_curves(epochs), tmp_path / "loss.png")
 
 
-def test_codebook_usage_tells_perplexity_and_unused():
+def test_codebook_usage_shows_perplexity_and_unused_codes():
     figure = codebook_usage([5, 0, 5, 0])
     assert "perplexity 2.0 of 4, 2 unused" in figure.get_suptitle()
     assert "perplexity 8.0 of 8, 0 unused" in codebook_usage(np.ones(8)).get_suptitle()
     assert "4 unused" in codebook_usage(np.zeros(4)).get_suptitle()
 
 
-def test_the_same_figure_gives_the_same_bytes(tmp_path):
+def test_figure_file_is_reproducible(tmp_path):
     for name in ("a", "b"):
         save_figure(codebook_usage([1, 2, 3]), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
@@ -93,17 +93,17 @@ KINDS = [
 ]
 
 
-def test_strange_names_leave_the_plot_its_width(tmp_path):
+def test_unusual_names_do_not_shrink_the_plot(tmp_path):
     scores, labels = np.arange(5.0), np.array([0, 1, 1, 1, 1])
     figure = score_by_defect("Gehäuse 外壳 $5 and $6 " * 9, scores, labels, KINDS, 1.5)
-    save_figure(figure, tmp_path / "kinds.png")  # a warning of a missing letter is an error here
+    save_figure(figure, tmp_path / "kinds.png")  # warnings about missing glyphs are errors here
     box = figure.axes[0].get_window_extent()
     assert box.width > 0.35 * figure.bbox.width
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert "\\$x^{2" in names and "a\\nb" in names
 
 
-def test_a_dollar_is_drawn_as_it_is(tmp_path):
+def test_dollar_sign_is_not_interpreted_as_math(tmp_path):
     for name in ("one $ and another $", r"a\$b"):
         escaped = figure_text(name)
         figure = new_figure("", 4, 2)

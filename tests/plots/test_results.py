@@ -77,7 +77,7 @@ def scored_set(folder: Path, categories=("nut",), resize="stretch", shape=(32, 3
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Curves are drawn but not painted, for tests about the rest of the folder."""
+    """Skip rendering of curves, for tests of the other files."""
     touch = lambda figure, path: path.touch()  # noqa: E731
     monkeypatch.setattr("vqlab.plots.results.save_figure", touch)
 
@@ -99,10 +99,10 @@ def write(folder, images, detector=None, thresholds=None, **more):
 
 
 def test_results_of_two_categories(tmp_path, quick):
-    images, seen = scored_set(tmp_path / "data", ("nut", "bolt")), []
-    folders = write(tmp_path / "results", images, progress=lambda *at: seen.append(at))
+    images, progress_calls = scored_set(tmp_path / "data", ("nut", "bolt")), []
+    folders = write(tmp_path / "results", images, progress=lambda *at: progress_calls.append(at))
     assert [folder.name for folder in folders] == ["bolt", "nut"]
-    assert seen[-1] == (8, 8) and len(seen) == 8
+    assert progress_calls[-1] == (8, 8) and len(progress_calls) == 8
     for folder in folders:
         curves = {"score_histogram.png", "roc.png", "pro.png", "precision_recall.png"}
         curves |= {"score_by_defect.png", "worst.png"}
@@ -112,7 +112,7 @@ def test_results_of_two_categories(tmp_path, quick):
     assert {p.name for p in (tmp_path / "results").iterdir()} == {"bolt", "nut"}
 
 
-def test_categories_in_another_case_have_their_own_folders(tmp_path, quick):
+def test_categories_that_differ_in_case_have_separate_folders(tmp_path, quick):
     """Also on a case-insensitive file system."""
     images = scored_set(tmp_path / "data", ("nut", "Nut"))
     folders = write(tmp_path / "results", images)
@@ -139,19 +139,19 @@ def test_score_table(tmp_path):
         assert np.ptp(opened(folder / f"{name}.png")) > 100
 
 
-def test_pictures_show_what_was_scored(tmp_path, quick):
+def test_pictures_show_the_scored_images(tmp_path, quick):
     (folder,) = write(tmp_path / "results", scored_set(tmp_path / "data"))
     result, missed = (opened(folder / f"nut_00{i}_viz.png") for i in (0, 1))
     assert getrgb(GREEN) in colours_of(result) and getrgb(RED) in colours_of(missed)
     inside = (64, 64)
     for place in (2, 4):
         assert panel(result, place)[inside].min() > 200
-    assert panel(missed, 4).max() < 60  # nothing predicted
-    assert panel(result, 1)[200, 200].tolist() == [125] * 3  # half of 250
+    assert panel(missed, 4).max() < 60  # no predicted region
+    assert panel(result, 1)[200, 200].tolist() == [125] * 3  # half the value 250
 
 
 @pytest.mark.parametrize("size, described", [(16, "of 16, 14 unused"), (None, "2 codes used")])
-def test_codes_are_shown_and_counted(tmp_path, monkeypatch, size, described):
+def test_code_panels_show_and_count_codes(tmp_path, monkeypatch, size, described):
     titles = {}
     monkeypatch.setattr(
         "vqlab.plots.results.save_figure",
@@ -170,11 +170,11 @@ def test_letterboxed_panels_are_cropped(tmp_path, quick):
     for titles in (("reconstruction",), ("code map",), ()):
         (folder,) = write(tmp_path / "results", images, Darkness(titles))
         second = panel(opened(folder / "nut_002_viz.png"), 1, height=128)
-        # A normal image is of one colour; the padding's would be another.
+        # A normal image has one colour; padding would have another.
         assert titles == () or (second == second[0, 0]).all()
 
 
-def test_results_replace_older_ones_as_a_whole(tmp_path, quick):
+def test_results_replace_the_previous_folder(tmp_path, quick):
     old = tmp_path / "results" / "nut"
     old.mkdir(parents=True)
     (old / "nut_099_viz.png").write_text("old")
@@ -184,7 +184,7 @@ def test_results_replace_older_ones_as_a_whole(tmp_path, quick):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_an_interrupted_write_leaves_the_old_results(tmp_path, error, quick):
+def test_interrupted_write_keeps_the_previous_results(tmp_path, error, quick):
     old = tmp_path / "results" / "nut"
     old.mkdir(parents=True)
     (old / "scores.csv").write_text("old")
@@ -199,7 +199,7 @@ def test_an_interrupted_write_leaves_the_old_results(tmp_path, error, quick):
     assert [p.name for p in old.parent.iterdir()] == ["nut"]
 
 
-def test_the_old_results_come_back_where_the_new_cannot_move_in(tmp_path, monkeypatch, quick):
+def test_previous_results_are_restored_when_the_rename_fails(tmp_path, monkeypatch, quick):
     old = tmp_path / "results" / "nut"
     old.mkdir(parents=True)
     (old / "scores.csv").write_text("old")
@@ -217,11 +217,11 @@ def test_the_old_results_come_back_where_the_new_cannot_move_in(tmp_path, monkey
     assert [p.name for p in old.parent.iterdir()] == ["nut"]
 
 
-def test_a_full_disk_and_a_file_in_the_way_are_told(tmp_path, monkeypatch, quick):
+def test_full_disk_and_existing_file_raise(tmp_path, monkeypatch, quick):
     images = scored_set(tmp_path / "data")
-    (tmp_path / "taken").write_text("a file")
-    with pytest.raises(UserError, match="taken.nut cannot be written"):
-        write(tmp_path / "taken", images)
+    (tmp_path / "occupied").write_text("a file")
+    with pytest.raises(UserError, match="occupied.nut cannot be written"):
+        write(tmp_path / "occupied", images)
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "nut").write_text("a file")
     with pytest.raises(UserError, match="nut is a file"):
@@ -237,7 +237,7 @@ def test_a_full_disk_and_a_file_in_the_way_are_told(tmp_path, monkeypatch, quick
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
-def test_a_set_without_defects_has_no_curves(tmp_path, quick):
+def test_set_without_defects_has_no_curves(tmp_path, quick):
     images = scored_set(tmp_path / "data").subset([2, 3])
     (folder,) = write(tmp_path / "results", images)
     assert not {"roc.png", "pro.png", "precision_recall.png"} & {p.name for p in folder.iterdir()}

@@ -36,7 +36,7 @@ def panel(picture, place, height=SIDE, width=SIDE):
 
 
 def row(**changes) -> Row:
-    """A grey image; a square of the map is above the threshold, another is defective."""
+    """A grey image; one square of the map exceeds the threshold, another is defective."""
     values = np.zeros((64, 64), np.float32)
     values[16:32, 16:32] = 3.0
     mask = np.zeros((128, 128), bool)
@@ -61,12 +61,12 @@ def colours_of(picture, region=np.s_[:60]):
     return {tuple(c) for c in picture[region].reshape(-1, 3).tolist()}
 
 
-def test_the_row_shows_six_panels_in_order():
+def test_row_has_six_panels_in_order():
     picture = draw_row(row())
     assert picture.dtype == np.uint8 and picture.shape == (390, 2 * LEFT + 5 * STEP + SIDE, 3)
     original, second, truth, heat, predicted, overlay = (panel(picture, i) for i in range(6))
     assert (original == 120).all() and (second == 200).all()
-    flagged, defective = (96, 96), (160, 160)  # the middles of the two squares
+    flagged, defective = (96, 96), (160, 160)  # centres of the two squares
     assert truth[defective].min() > 200 > 60 > truth[flagged].max()
     assert predicted[flagged].min() > 200 > 60 > predicted[defective].max()
     assert tuple(heat[0, 0]) == tuple(lookup()[0])
@@ -89,7 +89,7 @@ def test_the_row_shows_six_panels_in_order():
         (None, 0.5, "PASS", GREEN),
     ],
 )
-def test_the_verdict_is_told_in_words_and_colour(defect, score, words, colour):
+def test_header_shows_the_verdict_in_words_and_colour(defect, score, words, colour):
     example = row(anomalous=defect, score=score)
     assert example.badge == (words, colour)
     assert example.verdict == words.partition(" ")[0].lower()
@@ -99,13 +99,13 @@ def test_the_verdict_is_told_in_words_and_colour(defect, score, words, colour):
 
 
 def reddish(picture):
-    """Where a pixel of the overlay, otherwise grey, is tinted red."""
+    """Return where a pixel of the overlay, otherwise grey, is tinted red."""
     overlay = panel(picture, 5)
     return (overlay[..., 0] > 1.5 * overlay[..., 1]) & (overlay[..., 0] > 1.5 * overlay[..., 2])
 
 
-def test_a_passed_image_has_no_predicted_mask():
-    """What exceeds the pixel threshold in it is drawn in other colours, and named."""
+def test_passed_image_has_no_predicted_mask():
+    """Pixels above the pixel threshold are drawn in other colours, with a caption."""
     passed = row(score=1.0)
     picture = draw_row(passed)
     assert not reddish(picture).any() and reddish(draw_row(row())).any()
@@ -122,8 +122,8 @@ def test_a_passed_image_has_no_predicted_mask():
 
 
 @pytest.mark.parametrize("side", [64, 1024])
-def test_a_rejected_image_always_has_a_predicted_mask(side):
-    """Its peak, where no pixel exceeds the pixel threshold."""
+def test_rejected_image_always_has_a_predicted_mask(side):
+    """The mask is its peak if no pixel exceeds the pixel threshold."""
     values = np.full((side, side), 0.2, np.float32)
     values[side // 2, side // 4] = 0.9
     example = row(anomaly_map=values)
@@ -134,16 +134,17 @@ def test_a_rejected_image_always_has_a_predicted_mask(side):
     assert reddish(picture).mean() < 0.01
 
 
-def test_the_slope_of_a_region_is_neither_marked_nor_outlined() -> None:
+def test_slope_of_a_region_is_not_marked_or_outlined() -> None:
     values = np.zeros((64, 64), np.float32)
     values[16:32, 16:32], values[20:28, 20:28] = 1.2, 3.0
     example = row(anomaly_map=values, thresholds=Thresholds(1.0, 1.0, region_height=0.4))
     captions = {title: caption for title, caption, _ in panels_of(example)}
-    assert captions["predicted mask"] == "1.7% of the image"  # 64 of 4096, and their blurred edge
+    # 64 of 4096 pixels, and their blurred border
+    assert captions["predicted mask"] == "1.7% of the image"
     assert captions["overlay"] == "red: predicted · cyan: truth"
 
 
-def test_the_header_tells_the_calibrated_score() -> None:
+def test_header_shows_the_calibrated_score() -> None:
     assert row().score_text == "score 2  >  image threshold 1"
     assert (
         row(calibrated=0.98765).score_text == "score 2  >  image threshold 1  ·  calibrated 0.988"
@@ -152,7 +153,7 @@ def test_the_header_tells_the_calibrated_score() -> None:
     assert (plain[:60] != described[:60]).any() and (plain[62:] == described[62:]).all()
 
 
-def test_proportions_are_the_images_own():
+def test_aspect_ratio_is_preserved():
     wide = draw_row(row(image=np.full((100, 400, 3), 90, np.uint8)))
     assert (panel(wide, 0, height=64) == 90).all() and wide.shape[0] == 390 - SIDE + 64
     tall = draw_row(row(image=np.full((900, 300, 3), 90, np.uint8)))
@@ -160,7 +161,7 @@ def test_proportions_are_the_images_own():
     assert (panel(tall, 0, height=384, width=132)[:, 0] != 90).any()
 
 
-def test_nothing_small_is_lost_where_panels_are_coarser():
+def test_small_regions_remain_visible_in_downsampled_panels():
     values, mask = np.zeros((1024, 1024), np.float32), np.zeros((1024, 1024), bool)
     values[501, 333], mask[777, 222] = 9.0, True
     picture = draw_row(row(anomaly_map=values, mask=mask))
@@ -168,7 +169,7 @@ def test_nothing_small_is_lost_where_panels_are_coarser():
     assert panel(picture, 4)[501 // 4, 333 // 4].min() > 200
 
 
-def test_truth_and_second_panel_may_be_missing_or_codes():
+def test_optional_mask_and_panels():
     blank = panel(draw_row(row(mask=None, panel=None)), 2)
     assert blank.min() < 238 and (blank[0, 0] == (238, 241, 244)).all()
     unmasked = panel(draw_row(row(mask=np.zeros((9, 9), bool))), 2)
@@ -179,7 +180,7 @@ def test_truth_and_second_panel_may_be_missing_or_codes():
     assert (pixels[:, :64] == pixels[0, 0]).all()
 
 
-def test_the_scale_is_anchored_at_the_threshold_for_any_scores():
+def test_colour_scale_is_anchored_at_the_threshold():
     rng = np.random.default_rng(0)
     maps = [rng.normal(-1e6, 3, (40, 40)) for _ in range(5)]
     scale = Scale.of(maps, -1e6, np.arange(5.0))
@@ -190,18 +191,18 @@ def test_the_scale_is_anchored_at_the_threshold_for_any_scores():
     assert flat.low < 7 < flat.high
     far = Scale.of([np.zeros((4, 4))], 5.0, np.array([0.0]))
     assert far.low <= 0 < far.threshold < far.high
-    for score in (-1e300, 1e300, 0.0):  # no overflow on the way to the gauge
+    for score in (-1e300, 1e300, 0.0):  # no overflow in the gauge
         draw_row(row(score=score, scale=replace(flat, scores=(-1e300, 1e300))))
 
 
-def test_small_texts_tell_numbers_apart():
+def test_small_numbers_are_formatted_distinctly():
     assert distinct_texts(1.0, 2.0) == ("1", "2")
     assert distinct_texts(-1234567.2, -1234567.4) == ("-1234567.2", "-1234567.4")
     assert distinct_texts(0.1, 0.1) == ("0.1", "0.1")
     assert [percent(s) for s in (0, 0.5, 0.00002)] == ["0.0%", "50.0%", "0.002%"]
 
 
-def test_edge_is_the_outermost_ring():
+def test_edge_is_one_pixel_wide():
     mask = np.zeros((7, 7), bool)
     mask[1:6, 1:6] = True
     ring = mask.copy()
@@ -209,7 +210,7 @@ def test_edge_is_the_outermost_ring():
     assert (edge(mask) == ring).all()
 
 
-def test_a_prediction_is_a_row_without_truth():
+def test_prediction_is_a_row_without_mask():
     prediction = SimpleNamespace(
         score=2.0,
         calibrated=0.9,
@@ -226,7 +227,7 @@ def test_a_prediction_is_a_row_without_truth():
 
 
 @pytest.mark.parametrize("shape", [(128, 128), (60, 200), (200, 60)])
-def test_two_rows_of_three_panels_hold_the_whole_picture(shape):
+def test_two_rows_of_three_panels_contain_the_complete_picture(shape):
     picture = draw_row(row(image=np.full((*shape, 3), 120, np.uint8), mask=None))
     folded = in_two_rows(picture)
     width, body = picture.shape[1] // 2, picture.shape[0] - HEADER
@@ -246,7 +247,7 @@ LONG = "a very long file name with many words that goes on and on until it meets
 
 
 @pytest.mark.parametrize("title", [LONG, "外" * 80, "W" * 300, r"part[left] $x^2$", "\n" * 40])
-def test_the_title_is_never_over_score_and_verdict(title):
+def test_title_does_not_overlap_score_and_verdict(title):
     plain = draw_row(row(title="", subtitle="", calibrated=0.123))
     for subtitle in ("", "scratch", LONG):
         titled = draw_row(row(title=title, subtitle=subtitle, calibrated=0.123))
@@ -255,18 +256,18 @@ def test_the_title_is_never_over_score_and_verdict(title):
         assert (in_two_rows(titled)[HEADER:] == in_two_rows(plain)[HEADER:]).all()
 
 
-def test_a_long_title_leaves_the_subtitle_room():
+def test_long_title_does_not_overlap_the_subtitle():
     picture = draw_row(row(title=LONG, subtitle="scratch"))
     assert getrgb(style.MUTED) in colours_of(picture, np.s_[:60, :600])
 
 
-def test_regions_are_numbered_where_there_are_several():
+def test_several_regions_are_numbered():
     values = np.zeros((64, 64), np.float32)
     values[10:20, 10:20], values[40:44, 30:50] = 2.0, 3.0
     regions = find_regions(values, values > 1)
     plain = row(anomaly_map=values, mask=None)
-    numbered, alone = replace(plain, regions=regions), replace(plain, regions=regions[:1])
-    pictures = [panels_of(each)[5] for each in (plain, numbered, alone)]
+    numbered, unnumbered = replace(plain, regions=regions), replace(plain, regions=regions[:1])
+    pictures = [panels_of(each)[5] for each in (plain, numbered, unnumbered)]
     (_, _, without), (_, caption, several), (_, _, single) = pictures
     assert caption == "red: predicted, numbered by peak" and (single == without).all()
     changed = (several != without).any(axis=2)
@@ -274,10 +275,10 @@ def test_regions_are_numbered_where_there_are_several():
     assert not changed[100:140].any() and not changed[:, 210:].any()
 
 
-def test_pixels_that_are_not_inspected_are_pale_and_never_marked():
+def test_pixels_outside_the_inspected_area_are_pale_and_never_marked():
     inspected = np.ones((128, 128), bool)
     inspected[:64] = False
-    example = row(inspected=inspected, mask=None)  # the hot square is in the upper half
+    example = row(inspected=inspected, mask=None)  # the bright square is in the upper half
     panels = {title: (caption, picture) for title, caption, picture in panels_of(example)}
     assert panels["original"][0] == "128 × 128 px · 50.0% inspected"
     for title in ("error heat map", "predicted mask"):
@@ -287,8 +288,8 @@ def test_pixels_that_are_not_inspected_are_pale_and_never_marked():
     assert panels["overlay"][1][60].min() > 180 > panels["overlay"][1][200].max()
 
 
-def test_the_gauge_is_not_cut_in_two():
-    """A long verdict moves the gauge left of where a header is cut."""
+def test_gauge_is_not_split_between_rows():
+    """A long verdict moves the gauge left of the position at which a header is split."""
     alarm = {"anomalous": False, "score": 1.4251, "calibrated": 0.971}
     for title in ("", "part 001"):
         picture = draw_row(

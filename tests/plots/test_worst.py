@@ -12,7 +12,7 @@ AMBER, GREEN, RED = (getrgb(name) for name in (style.AMBER, style.GREEN, style.R
 
 
 def row(score: float, defect: bool, grey: int, shape: tuple[int, int] = (64, 64)) -> Row:
-    """A picture of one grey with a threshold of 1."""
+    """Return a picture of a single grey value with a threshold of 1."""
     return Row(
         title="nut 007",
         subtitle="scratch",
@@ -30,7 +30,7 @@ def colours(picture: np.ndarray) -> set[tuple[int, ...]]:
     return {tuple(c) for c in picture.reshape(-1, 3).tolist()}
 
 
-def test_the_lowest_defects_and_the_highest_normals_are_chosen() -> None:
+def test_lowest_defects_and_highest_normals_are_selected() -> None:
     scores = np.array([5.0, 1, 9, 3, 7, 2, 8, 4, 6, 0])
     labels = np.array([1, 1, 1, 1, 1, 0, 0, 0, 0, 0])
     assert worst_of(scores, labels) == ([1, 3, 0, 4], [6, 8, 7, 5])
@@ -38,7 +38,7 @@ def test_the_lowest_defects_and_the_highest_normals_are_chosen() -> None:
     assert worst_of(scores[:0], labels[:0]) == ([], [])
 
 
-def test_the_sheet_shows_misses_left_and_alarms_right() -> None:
+def test_sheet_shows_misses_left_and_false_alarms_right() -> None:
     sheet = draw_worst("nut", [row(0.5, True, 71), row(2, True, 72)], [row(2, False, 73)])
     middle = sheet.shape[1] // 2
     left, right = colours(sheet[:, :middle]), colours(sheet[:, middle:])
@@ -47,7 +47,7 @@ def test_the_sheet_shows_misses_left_and_alarms_right() -> None:
     assert sheet.dtype == np.uint8
 
 
-def test_all_right_is_said_and_nothing_is_no_error() -> None:
+def test_sheet_without_mistakes_and_without_images() -> None:
     right = draw_worst("nut", [row(2, True, 71)], [row(0.5, False, 73)])
     wrong = draw_worst("nut", [row(0.5, True, 71)], [row(0.5, False, 73)])
     middle = right.shape[1] // 2
