@@ -1,4 +1,4 @@
-"""`vqlab doctor`: what it finds, quickly, creating nothing."""
+"""`vqlab doctor`: checks, speed, and no side effects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vqlab.tracking import Tracker
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder, and none of the variables that a developer may have set."""
+    """An empty working directory, without environment variables that a developer may have set."""
     for name in ("VQLAB_STORAGE", "VQLAB_WEIGHTS", "HF_HOME", "HF_HUB_CACHE", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -36,7 +36,7 @@ def find(name: str, data: Path | None = None) -> Finding:
     return next(f for f in run_checks(Path("mlruns"), data) if f.name == name)
 
 
-def test_it_is_quick_and_imports_nothing_heavy(here: Path) -> None:
+def test_is_fast_and_imports_no_heavy_libraries(here: Path) -> None:
     program = (
         "import sys\n"
         "from vqlab.cli import load_commands\n"
@@ -51,7 +51,7 @@ def test_it_is_quick_and_imports_nothing_heavy(here: Path) -> None:
     assert not list(here.iterdir())
 
 
-def test_it_fits_80_columns(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fits_80_columns(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {**os.environ, "COLUMNS": "80"}
     argv = [sys.executable, "-m", "vqlab", "doctor"]
     program = f"import rich.console as c, runpy, sys; sys.argv = {argv[2:]!r};"
@@ -64,14 +64,14 @@ def test_it_fits_80_columns(here: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert len(table) > 15 and max(map(len, table)) <= 80 and "…" not in done.stdout
 
 
-def test_json_and_the_exit_status(
+def test_json_output_and_exit_status(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def call(*words: str) -> tuple[int, dict[str, object]]:
         monkeypatch.setattr(sys, "argv", ["vqlab", "doctor", "--json", *words])
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as exit_info:
             main()
-        return int(str(ended.value.code or 0)), json.loads(capsys.readouterr().out)
+        return int(str(exit_info.value.code or 0)), json.loads(capsys.readouterr().out)
 
     status, message = call()
     assert (status, message["ok"]) == (0, True)
@@ -80,7 +80,7 @@ def test_json_and_the_exit_status(
     assert (status, message["ok"]) == (1, False)
 
 
-def test_what_is_there_is_found(here: Path, store: Tracker) -> None:
+def test_existing_components_are_reported(here: Path, store: Tracker) -> None:
     (here / "data/MVTec/bottle/train").mkdir(parents=True)
     (here / "weights").mkdir()
     (here / "weights/resnet18.pth").touch()
@@ -129,7 +129,7 @@ def variable(name: str, value: str) -> Callable[[Path], None]:
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_what_would_not_work(
+def test_broken_configurations_are_reported(
     prepare: Callable[[Path], None],
     name: str,
     state: str,
@@ -138,14 +138,14 @@ def test_what_would_not_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for each in ("MLFLOW_TRACKING_URI", "VQLAB_STORAGE", "OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
-        monkeypatch.setenv(each, "")  # so that what `prepare` sets is taken back
+        monkeypatch.setenv(each, "")  # restores the variables that `prepare` sets
     monkeypatch.setenv("VQLAB_WEIGHTS", "")
     prepare(here)
     result = find(name)
     assert result.state == state and words in result.advice and "secret" not in str(result)
 
 
-def test_an_unreachable_hub_is_a_warning(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_hub_is_a_warning(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{nobody.getsockname()[1]}")
@@ -153,7 +153,7 @@ def test_an_unreachable_hub_is_a_warning(here: Path, monkeypatch: pytest.MonkeyP
         assert find("hub").state == "warning" and "cannot be reached" in find("hub").advice
 
 
-def test_a_port_in_use(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_port_in_use_is_reported(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
@@ -164,14 +164,14 @@ def test_a_port_in_use(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find(f"port {port}").state == "ok"
 
 
-def test_a_data_folder_that_holds_nothing(here: Path) -> None:
+def test_empty_data_folder_is_reported(here: Path) -> None:
     assert "does not exist" in find("data", here / "nowhere").advice
     assert "has no category" in find("data", here).advice
     assert find("data").state == "ok"
 
 
-def test_it_looks_where_the_rest_of_vqlab_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """doctor has these paths again, because their own files import torch."""
+def test_paths_equal_those_of_vqlab(monkeypatch: pytest.MonkeyPatch) -> None:
+    """doctor duplicates these paths because the modules that define them import torch."""
     assert (
         folders.DEFAULT_ROOTS == data_source.DEFAULT_ROOTS
         and folders.SYNTHETIC == data_source.SYNTHETIC
@@ -181,8 +181,8 @@ def test_it_looks_where_the_rest_of_vqlab_looks(monkeypatch: pytest.MonkeyPatch)
     assert folders.cache_folder() == cache_folder()
 
 
-def test_an_unwritable_home_is_a_warning(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Features are then cached in a temporary folder."""
+def test_unwritable_home_is_a_warning(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features are cached in a temporary folder in this case."""
     monkeypatch.delenv("VQLAB_CACHE")
     monkeypatch.setenv("HOME", "/proc/nohome")
     cache = find("cache")
