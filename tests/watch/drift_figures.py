@@ -77,9 +77,11 @@ def log_wealths(
     return [test.update(part, t).log_wealth for part, t in zip(parts, theta, strict=True)]
 
 
-def drawn(parts: dict[str, Any], change: str, before: int, seed: int) -> list[dict[str, Any]]:
-    """Return a stream: `before` parts as captured, then `LENGTH` changed parts. Each image occurs
-    once if there are enough, else they are drawn with replacement."""
+def sample_stream(
+    parts: dict[str, Any], change: str, before: int, seed: int
+) -> list[dict[str, Any]]:
+    """Return a stream of `before` parts as captured, then `LENGTH` changed parts. Parts are sampled
+    without replacement if there are enough, else with replacement."""
     rng, count = np.random.default_rng(seed), len(parts[change])
     once = count >= before + LENGTH
     order = rng.permutation(count) if once else rng.integers(count, size=before + LENGTH)
@@ -101,7 +103,7 @@ def print_alarms(measured: dict[str, Any]) -> None:
         for change in parts:
             if before and change == AS_IS:
                 continue
-            streams = [drawn(parts, change, before, seed) for seed in range(STREAM_COUNT)]
+            streams = [sample_stream(parts, change, before, seed) for seed in range(STREAM_COUNT)]
             print(f"{change}, after {before} parts {AS_IS}:")
             for title, (names, early) in choices.items():
                 print(f"  {title}: {_alarms(normal, streams, names, early, before)}", flush=True)
@@ -129,16 +131,18 @@ def _alarms(
     return f"{sum(map(math.isfinite, delays))} of {len(delays)}; median {median}, 95 % {high}"
 
 
-def print_false_alarms(measured: dict[str, Any], streams: int, length: int, own: bool) -> None:
+def print_false_alarms(
+    measured: dict[str, Any], streams: int, length: int, use_held_out: bool
+) -> None:
     """Count alarms in streams of parts as captured.
 
-    own: False: calibration images are drawn from the same parts, so that all are exchangeable;
-    True: they are the model's held-out normal images. Each part occurs at most once in a stream if
-    there are enough, else parts (and calibration images) are drawn with replacement.
+    use_held_out: True: calibrate with the model's held-out normal images; False: sample calibration
+    images from the same parts, so that all are exchangeable. Parts are sampled without replacement
+    if there are enough, else parts (and calibration images) are sampled with replacement.
     """
     normal, parts = measured["calibration"], measured["parts"][AS_IS]
     count = len(normal[SCORE])
-    drawn_images = length if own else count + length
+    drawn_images = length if use_held_out else count + length
     once = len(parts) >= drawn_images
     highest: dict[str, list[float]] = {name: [] for name in DEFAULT}
     for seed in range(streams):
@@ -146,9 +150,11 @@ def print_false_alarms(measured: dict[str, Any], streams: int, length: int, own:
         chosen = rng.choice(len(parts), drawn_images, replace=not once)
         for name in DEFAULT:
             column = [parts[i][name] for i in chosen]
-            first, rest = (normal[name], column) if own else (column[:count], column[count:])
-            highest[name].append(max(log_wealths(name, first, rest, seed)))
-    origin = "the model's" if own else "drawn"
+            first, stream_values = (
+                (normal[name], column) if use_held_out else (column[:count], column[count:])
+            )
+            highest[name].append(max(log_wealths(name, first, stream_values, seed)))
+    origin = "of the model" if use_held_out else "sampled from the parts"
     print(f"{count} held-out images, {origin}; {streams} streams of {length} of {len(parts)} parts")
     for names in ((SCORE,), DEFAULT):
         shares = [

@@ -15,10 +15,11 @@ from vqlab.watch.drift_test import DriftTest
 def false_alarms(
     streams: int, parts: int, calibration: int, level: float, growing: bool = True
 ) -> int:
-    """Return the number of streams with an alarm. Scores are draws from few values, so that many
-    are equal.
+    """Return the number of streams with an alarm. Scores are sampled from few values, so that ties
+    are frequent.
 
-    growing: p-values of `DriftTest`; else by the calibration scores alone, which are not valid.
+    growing: use the p-values of `DriftTest`; else p-values from the calibration scores only, which
+    are not valid.
     """
     alarms = 0
     for seed in range(streams):

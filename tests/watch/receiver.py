@@ -1,4 +1,4 @@
-"""An HTTP server that receives events and verifies their signatures, as a user's would."""
+"""An HTTP server that receives events and verifies their signatures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECRET = "whsec_" + base64.b64encode(b"a secret of a line").decode()
 
 
 class Receiver:
-    """Answers the first `failures` requests with status 503."""
+    """Reject the first `failures` requests with status 503."""
 
     def __init__(self) -> None:
         self.failures = 0

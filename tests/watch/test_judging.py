@@ -1,4 +1,4 @@
-"""A folder is judged: completely written files, each once, sorted by verdict, with its lines."""
+"""Judging a folder: complete files only, each once, sorted by verdict, with one line per file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write_photos(folder: Path, *seeds: int) -> None:
         write_photo(folder / f"{seed:03d}.png", seed)
 
 
-def test_lines_have_the_fields_and_values_of_predict(model: Model, tmp_path: Path) -> None:
+def test_lines_equal_those_of_predict(model: Model, tmp_path: Path) -> None:
     write_photos(tmp_path / "in", *range(6))
     (tmp_path / "in/broken.png").write_bytes(b"no image")
     watch_once(model, tmp_path / "in", tmp_path / "out")
@@ -52,9 +52,7 @@ def test_lines_have_the_fields_and_values_of_predict(model: Model, tmp_path: Pat
         assert picture.size[0] > 400
 
 
-def test_nothing_is_judged_twice_but_a_changed_file_is_a_new_part(
-    model: Model, tmp_path: Path
-) -> None:
+def test_file_is_judged_once_unless_its_content_changes(model: Model, tmp_path: Path) -> None:
     write_photos(tmp_path / "in", 1, 2)
     for _ in range(2):
         watch_once(model, tmp_path / "in", tmp_path / "out")
@@ -65,7 +63,7 @@ def test_nothing_is_judged_twice_but_a_changed_file_is_a_new_part(
     assert sorted(files) == ["001.png", "001.png", "002.png"] and files[2] == "001.png"
 
 
-def test_a_file_counts_once_it_is_complete(model: Model, tmp_path: Path) -> None:
+def test_incomplete_file_is_skipped(model: Model, tmp_path: Path) -> None:
     content = write_photo(tmp_path / "photo.png", 1).read_bytes()
     folder = tmp_path / "in"
     folder.mkdir()
@@ -114,9 +112,7 @@ def test_files_are_sorted_by_verdict(model: Model, tmp_path: Path, sort: str) ->
     assert len(lines_of(output)) == len(before)
 
 
-def test_a_name_that_comes_again_does_not_replace_a_sorted_file(
-    model: Model, tmp_path: Path
-) -> None:
+def test_repeated_name_does_not_overwrite_a_sorted_file(model: Model, tmp_path: Path) -> None:
     for seed in (0, 1, 2):
         write_photo(tmp_path / "in/latest.png", seed)
         watch_once(model, tmp_path / "in", tmp_path / "out", sort="move")
@@ -124,7 +120,7 @@ def test_a_name_that_comes_again_does_not_replace_a_sorted_file(
     assert len(set(targets)) == 3 and all(target.is_file() for target in targets)
 
 
-def test_an_existing_file_is_not_replaced(model: Model, tmp_path: Path) -> None:
+def test_existing_file_is_not_overwritten(model: Model, tmp_path: Path) -> None:
     write_photos(tmp_path / "in", 0)
     other = tmp_path / "out/pass/000.png"
     other.parent.mkdir(parents=True)
@@ -149,7 +145,7 @@ def test_names_that_are_not_utf_8(model: Model, tmp_path: Path) -> None:
     assert (tmp_path / "out/pass" / name).exists()
 
 
-def test_drift_raises_one_alarm_that_says_what_moved(model: Model, tmp_path: Path) -> None:
+def test_drift_raises_one_alarm_that_names_the_property(model: Model, tmp_path: Path) -> None:
     photos = [write_photo(tmp_path / f"normal/{seed}.png", seed) for seed in range(100, 131)]
     model = tiny_model(1.0, [model.score(photo).score for photo in photos])
     for seed in range(30):
@@ -170,8 +166,8 @@ def test_drift_raises_one_alarm_that_says_what_moved(model: Model, tmp_path: Pat
     assert first["part"] == alarm["part"]
 
 
-def test_noise_raises_an_alarm_that_scores_do_not_notice(tmp_path: Path) -> None:
-    """Blurred photos have the same mean grey, by which this model scores them."""
+def test_noise_raises_an_alarm_independent_of_the_scores(tmp_path: Path) -> None:
+    """Blurred photos keep their mean grey value, which is this model's score."""
     normal = [write_photo(tmp_path / f"normal/{seed}.png", seed) for seed in range(100, 131)]
     scores = [tiny_model(1.0).score(photo).score for photo in normal]
     model = tiny_model(1.0, scores, normal)
@@ -193,8 +189,8 @@ def test_noise_raises_an_alarm_that_scores_do_not_notice(tmp_path: Path) -> None
     assert only_scores.alarm is None and set(only_scores.wealths) == {"score"}
 
 
-def test_an_alarm_after_few_parts_says_what_raised_it(model: Model, tmp_path: Path) -> None:
-    """The three scores exceed those of 20 held-out images."""
+def test_alarm_after_few_parts_states_its_cause(model: Model, tmp_path: Path) -> None:
+    """Three scores exceed those of all 20 held-out images."""
     write_photos(tmp_path / "in", 2, 3, 4)
     alarm = watch(model, tmp_path).alarm
     assert alarm is not None and alarm["part"] == 3 and alarm["since_part"] == 1
@@ -202,13 +198,13 @@ def test_an_alarm_after_few_parts_says_what_raised_it(model: Model, tmp_path: Pa
 
 
 def watch(model: Model, output: Path, folder: Path | None = None, **options: object) -> Status:
-    """Judge the files of `folder`, or of `output/in`."""
+    """Judge the files of `folder`, by default `output/in`."""
     values = {"unchanged_for": 0, **options}
     settings = WatchSettings(folder or output / "in", output / "out", **values)  # type: ignore[arg-type]
     return watch_folder(model, settings, threading.Event(), True)
 
 
-def test_streams_are_chosen_when_a_test_starts(tmp_path: Path) -> None:
+def test_streams_are_fixed_when_a_test_starts(tmp_path: Path) -> None:
     normal = [write_photo(tmp_path / f"normal/{seed}.png", seed) for seed in range(100, 110)]
     model = tiny_model(1.0, [0.1], normal)
     write_photos(tmp_path / "in", 0)
@@ -224,7 +220,7 @@ def test_streams_are_chosen_when_a_test_starts(tmp_path: Path) -> None:
         watch(tiny_model(1.0, [0.1]), tmp_path, streams=("noise",))
 
 
-def test_a_joint_model_compares_images_with_those_of_their_category(tmp_path: Path) -> None:
+def test_joint_model_compares_images_within_their_category(tmp_path: Path) -> None:
     model = tiny_model(1.0, [0.1])
     data = {**model.meta["data"], "categories": ["part", "lid"]}
     stored = {"noise": [1.0, 2.0, 3.0], "category": ["part", "lid", "part"]}
@@ -236,8 +232,8 @@ def test_a_joint_model_compares_images_with_those_of_their_category(tmp_path: Pa
     assert normal_values(joint.for_category("lid")) == {"score": [0.1]}
 
 
-def test_a_database_of_the_first_version_continues_with_scores(tmp_path: Path) -> None:
-    """Its drift test, its parts and its events; a reader that does not change it sees it too."""
+def test_database_of_the_first_version_continues_with_scores(tmp_path: Path) -> None:
+    """The drift test, parts and events are kept; a read-only reader can read them too."""
     normal = [write_photo(tmp_path / f"normal/{seed}.png", seed) for seed in range(100, 110)]
     model = tiny_model(0.4, [0.2 + 0.01 * n for n in range(20)], normal)
     write_photos(tmp_path / "in", 0, 1)
@@ -295,7 +291,7 @@ PRAGMA user_version = 1;
 """
 
 
-def test_a_test_belongs_to_its_model_and_level(model: Model, tmp_path: Path) -> None:
+def test_drift_test_is_bound_to_its_model_and_level(model: Model, tmp_path: Path) -> None:
     write_photos(tmp_path / "in", 0)
     notes: list[str] = []
 
@@ -314,7 +310,7 @@ def test_a_test_belongs_to_its_model_and_level(model: Model, tmp_path: Path) -> 
     assert "does not store all scores" in notes[1] and "the model has changed" in notes[2]
 
 
-def test_wrong_settings_are_one_sentence(tmp_path: Path) -> None:
+def test_invalid_settings_raise(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for options, text in (
         ({"folder": tmp_path / "none"}, "existing folder"),
@@ -329,7 +325,9 @@ def test_wrong_settings_are_one_sentence(tmp_path: Path) -> None:
             WatchSettings(**values)  # type: ignore[arg-type]
 
 
-def test_an_output_belongs_to_one_folder_and_one_process(model: Model, tmp_path: Path) -> None:
+def test_output_is_bound_to_one_folder_and_locked_by_one_process(
+    model: Model, tmp_path: Path
+) -> None:
     write_photos(tmp_path / "in", 0)
     write_photos(tmp_path / "other", 0)
     watch_once(model, tmp_path / "in", tmp_path / "out")
@@ -349,7 +347,7 @@ def test_an_output_belongs_to_one_folder_and_one_process(model: Model, tmp_path:
     watch_folder(model, settings, threading.Event(), True, on_status=on_status)
 
 
-def test_lines_are_a_copy_of_the_database(model: Model, tmp_path: Path) -> None:
+def test_lines_are_rewritten_from_the_database(model: Model, tmp_path: Path) -> None:
     write_photos(tmp_path / "in", *range(5))
     watch_once(model, tmp_path / "in", tmp_path / "out")
     file = tmp_path / "out/parts.jsonl"

@@ -1,4 +1,4 @@
-"""Processes are killed at any point: no file is judged twice or lost, every event is delivered."""
+"""Killed processes: no file is judged twice or lost, and every event is delivered."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from vqlab.watch import Webhook
 from vqlab.watch.drift_test import DriftTest, tie_breaker
 
 
-def require_each_once(model: Model, folder: Path, output: Path, names: set[str]) -> None:
-    """Each file has one line and was moved; the drift test is that of an uninterrupted watch."""
+def assert_each_judged_once(model: Model, folder: Path, output: Path, names: set[str]) -> None:
+    """Assert that each file has one line and was moved, and that the drift test equals that of an
+    uninterrupted watch."""
     lines = lines_of(output)
     assert [line["part"] for line in lines] == list(range(1, len(names) + 1))
     assert sorted(Path(line["file"]).name for line in lines) == sorted(names)
@@ -35,7 +36,7 @@ def require_each_once(model: Model, folder: Path, output: Path, names: set[str])
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_at_each_point_of_a_part(
+def test_kill_at_each_stage_of_a_part(
     point: str, model: Model, checkpoint: Path, tmp_path: Path, receiver: Receiver,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -47,12 +48,12 @@ def test_killed_at_each_point_of_a_part(
     assert 0 < len(list(folder.glob("*.png"))) < 6
     hook = Webhook.of(receiver.url, SECRET)
     watch_once(model, folder, output, sort="move", webhook=hook)
-    require_each_once(model, folder, output, names)
+    assert_each_judged_once(model, folder, output, names)
     assert {body["data"]["part"] for _, body in receiver.events} == set(range(1, 7))
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_while_files_arrive(
+def test_repeated_kills_while_files_arrive(
     model: Model, checkpoint: Path, tmp_path: Path, receiver: Receiver,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -63,11 +64,11 @@ def test_killed_again_and_again_while_files_arrive(
     names = set[str]()
     command = (
         "watch", folder, "--model", checkpoint, "--output", output, "--sort", "move",
-        "--settle", "0",  # the former name of --unchanged-for
+        "--settle", "0",  # deprecated name of --unchanged-for
         "--webhook", receiver.url,
     )  # fmt: skip
 
-    def judged() -> int:
+    def count_judged() -> int:
         file = output / "parts.jsonl"
         return file.read_bytes().count(b"\n") if file.exists() else 0
 
@@ -80,8 +81,8 @@ def test_killed_again_and_again_while_files_arrive(
             else:
                 os.replace(photo, folder / photo.name)
             names.add(photo.name)
-        process.wait_until(lambda target=target: judged() >= target)
+        process.wait_until(lambda target=target: count_judged() >= target)
         assert process.kill().status == -9
     while len({body["data"]["part"] for _, body in receiver.events}) < len(names):
         run_command(*command, "--once", cwd=tmp_path)
-    require_each_once(model, folder, output, names)
+    assert_each_judged_once(model, folder, output, names)

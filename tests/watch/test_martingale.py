@@ -1,4 +1,4 @@
-"""The wealth is a martingale with mean 1 under uniform p-values, and grows after a change."""
+"""The wealth is a martingale with mean 1 under uniform p-values and grows after a change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def wealth_after(before: ChangeMartingale, p_value: float) -> float:
 
 
 @pytest.mark.parametrize("p_values", [[], [0.5], [0.001, 0.01], [0.999, 0.2, 0.7, 0.01, 0.01]])
-def test_the_mean_wealth_after_a_uniform_p_value_is_the_wealth_before(
+def test_uniform_p_value_preserves_the_mean_wealth(
     p_values: list[float],
 ) -> None:
     before = ChangeMartingale()
@@ -28,7 +28,7 @@ def test_the_mean_wealth_after_a_uniform_p_value_is_the_wealth_before(
     mean = 0.0
     for node, weight in zip(nodes, weights, strict=True):
         u = (node + 1) / 2 * 0.5**0.125
-        p = u**8  # p = u^8 and p = 1 - u^8: no singularities
+        p = u**8  # substitution p = u^8 and p = 1 - u^8 removes the singularities
         both = wealth_after(before, p) + wealth_after(before, 1 - p)
         mean += weight / 2 * 0.5**0.125 * both * 8 * u**7
     wealth = math.exp(before.log_wealth)
@@ -36,10 +36,10 @@ def test_the_mean_wealth_after_a_uniform_p_value_is_the_wealth_before(
 
 
 @pytest.mark.parametrize("parts", [0.05, 0.3, 0.9, 1.0])
-def test_the_mean_of_the_early_accounts_after_a_uniform_p_value_is_that_before(
+def test_uniform_p_value_preserves_the_mean_of_the_early_accounts(
     parts: float,
 ) -> None:
-    """Exactly: they depend only on whether p and 1 - p are at most `parts`."""
+    """Exact, because they depend only on whether p and 1 - p are at most `parts`."""
     before = ChangeMartingale()
     for p_value, share in ((0.01, 1 / 3), (0.8, 0.5), (0.2, 0.6)):
         before.update(p_value, share)
@@ -53,11 +53,11 @@ def test_the_mean_of_the_early_accounts_after_a_uniform_p_value_is_that_before(
 
 
 @pytest.mark.parametrize("high", [False, True])
-def test_few_calibration_images_are_enough_if_the_first_parts_are_all_beyond_them(
+def test_few_calibration_images_suffice_if_all_first_parts_exceed_them(
     high: bool,
 ) -> None:
-    """P-values of parts that are all above (below) 6 calibration images. Accounts of earlier
-    versions do not gain enough from them."""
+    """P-values of parts that are all above (below) 6 calibration images. The accounts of earlier
+    versions do not gain enough."""
     martingale, earlier = ChangeMartingale(), ChangeMartingale(0, [-math.inf] * 6)
     highest = -math.inf
     for number in range(1, 201):
@@ -70,7 +70,7 @@ def test_few_calibration_images_are_enough_if_the_first_parts_are_all_beyond_the
     assert martingale.log_wealth > math.log(1e4) and highest < math.log(100)
 
 
-def test_a_martingale_of_an_earlier_version_continues_with_six_accounts() -> None:
+def test_martingale_of_an_earlier_version_continues_with_six_accounts() -> None:
     """Its wealth is 1 / (t + 1) and the accounts, with entries of 1 / (6 t (t + 1))."""
     p_values = [0.02, 0.5, 0.9]
     accounts = [0.0] * 6
@@ -87,13 +87,13 @@ def test_a_martingale_of_an_earlier_version_continues_with_six_accounts() -> Non
     assert math.exp(martingale.log_wealth) == pytest.approx(1 / 4 + sum(accounts))
 
 
-def test_it_starts_at_one_and_its_parts_are_never_negative() -> None:
+def test_starts_at_one_with_non_negative_accounts() -> None:
     assert ChangeMartingale().log_wealth == pytest.approx(0, abs=1e-15)
     assert math.isfinite(ChangeMartingale().update(1.0))
     assert math.isfinite(ChangeMartingale().update(1e-300))
 
 
-def test_wealth_decays_slowly_and_recovers_within_few_parts_of_a_change() -> None:
+def test_wealth_decays_slowly_and_recovers_after_a_change() -> None:
     rng = np.random.default_rng(0)
     martingale = ChangeMartingale()
     for p_value in rng.random(5000):

@@ -21,10 +21,10 @@ def watch(model: Model, folder: Path, url: str) -> None:
     watch_once(model, folder / "in", folder / "out", webhook=Webhook.of(url, SECRET))
 
 
-def test_each_part_is_delivered_with_its_line(
+def test_each_part_is_delivered_with_its_line_in_order(
     model: Model, tmp_path: Path, receiver: Receiver
 ) -> None:
-    """And an alarm: the scores of all three exceed those of the model."""
+    """An alarm follows: the scores of all three parts exceed those of the model."""
     for seed in range(3):
         write_photo(tmp_path / f"in/{seed}.png", seed)
     watch(model, tmp_path, receiver.url)
@@ -35,7 +35,7 @@ def test_each_part_is_delivered_with_its_line(
     assert bodies[3]["data"]["part"] == 3 and bodies[3]["data"]["streams"] == ["score"]
 
 
-def test_events_wait_for_a_receiver_also_over_restarts(
+def test_events_are_kept_for_a_receiver_across_restarts(
     model: Model, tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webhook_module, "delay_after", lambda failures: 0.0)
@@ -53,7 +53,7 @@ def test_events_wait_for_a_receiver_also_over_restarts(
     store.close()
 
 
-def test_a_wrong_secret_is_not_accepted_and_the_event_is_kept(
+def test_event_is_kept_when_the_secret_is_wrong(
     model: Model, tmp_path: Path, receiver: Receiver
 ) -> None:
     write_photo(tmp_path / "in/0.png", 0)
@@ -64,14 +64,14 @@ def test_a_wrong_secret_is_not_accepted_and_the_event_is_kept(
     store.close()
 
 
-def test_the_signature_is_that_of_standard_webhooks() -> None:
+def test_signature_equals_the_standard_webhooks_example() -> None:
     """Example of https://github.com/standard-webhooks/standard-webhooks."""
     hook = Webhook.of("https://example.com", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     signature = hook.signature("msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
     assert signature == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
-def test_delays_double_up_to_a_limit() -> None:
+def test_delays_double_up_to_the_maximum() -> None:
     for failures, longest in ((1, 1), (3, 4), (9, 256), (10, 300), (10_000, 300)):
         delays = [webhook_module.delay_after(failures) for _ in range(50)]
         assert longest / 2 <= min(delays) and max(delays) <= longest
@@ -86,11 +86,11 @@ def test_delays_double_up_to_a_limit() -> None:
         ("http://line.example", "whsec_§", "must be base64"),
     ],
 )
-def test_invalid_webhooks_are_one_sentence(url: str, secret: str | None, text: str) -> None:
+def test_invalid_webhooks_raise(url: str, secret: str | None, text: str) -> None:
     with pytest.raises(UserError, match=text):
         Webhook.of(url, secret)
 
 
-def test_the_secret_is_not_printed() -> None:
+def test_secret_is_not_printed() -> None:
     assert "a secret" not in repr(Webhook.of("http://line.example", SECRET))
     assert base64.b64encode(b"a secret").decode()[:8] not in repr(Webhook.of("http://x.y", SECRET))

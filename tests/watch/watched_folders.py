@@ -1,4 +1,4 @@
-"""Watch a folder in a process, possibly one that is killed, and read what it wrote."""
+"""Helpers that watch a folder in a process that may be killed, and read its output."""
 
 from __future__ import annotations
 
