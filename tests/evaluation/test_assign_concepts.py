@@ -1,4 +1,4 @@
-"""Were concepts found? Counted as sklearn counts, of every image, and shown by every run."""
+"""Concept metrics equal those of scikit-learn, cover every image, and are logged by every run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def concepts(names: list[str], indices: np.ndarray, size: int) -> Concepts:
 
 
 @pytest.mark.parametrize("seed", range(15))
-def test_information_is_the_share_of_the_entropy(seed: int) -> None:
+def test_information_is_mutual_information_over_entropy(seed: int) -> None:
     rng = np.random.default_rng(seed)
     names = [f"part_{number}" for number in rng.integers(0, 4, 50)]
     codes = np.where(rng.random(50) < 0.6, [int(n[-1]) for n in names], rng.integers(0, 9, 50))
@@ -40,20 +40,20 @@ def test_information_is_the_share_of_the_entropy(seed: int) -> None:
     assert metrics["concept_information"] == pytest.approx(homogeneity_score(names, codes))
     assert metrics["concept_live"] == len(set(codes.tolist()))
     groups = {code: [n for n, c in pairs if c == code] for _, code in pairs}
-    most = sum(max(map(group.count, group)) for group in groups.values())
-    assert metrics["concept_purity"] == pytest.approx(most / 50)
+    upper_bound = sum(max(map(group.count, group)) for group in groups.values())
+    assert metrics["concept_purity"] == pytest.approx(upper_bound / 50)
     assert result.counts.shape == (len(set(names)), 12) and result.counts.sum() == 50
     assert result.counts[result.categories.index("part_2"), 2] == pairs.count(("part_2", 2))
 
 
-def test_one_category_has_nothing_to_tell() -> None:
+def test_single_category_has_no_information() -> None:
     assert concepts(["a"] * 3, np.array([0, 0, 1]), 4).metrics() == {"concept_live": 2.0}
-    apart = concepts(["a", "b", "b"], np.array([0, 1, 1]), 4).metrics()
-    assert apart == {"concept_live": 2.0, "concept_information": 1.0, "concept_purity": 1.0}
+    separated = concepts(["a", "b", "b"], np.array([0, 1, 1]), 4).metrics()
+    assert separated == {"concept_live": 2.0, "concept_information": 1.0, "concept_purity": 1.0}
 
 
 class Brightness:
-    """Two prototypes: dark and bright images."""
+    """A detector with two prototypes: dark and bright images."""
 
     def prototypes(self, extracted: tuple[torch.Tensor, ...]) -> ImagePrototypes:
         mean = extracted[0].mean((1, 2, 3))[:, None]
@@ -72,7 +72,7 @@ class Nothing:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two categories, the one dark, the other bright."""
+    """Two categories, one dark and one bright."""
     root = write_tiny_set(tmp_path_factory.mktemp("tiny"), ("night", "noon"))
     for path in sorted(root.glob("*/t*/*/*.png")):
         with Image.open(path) as file:
@@ -83,7 +83,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tree(tiny: Path) -> dict[str, Any]:
-    """Both in one model, without labels."""
+    """A joint model of both categories, without labels."""
     return {
         "data": {"root": str(tiny), "categories": "all", "joint": True, "image_size": 32},
         "evaluation": {"resamples": 50},
@@ -99,7 +99,7 @@ def tree(tiny: Path) -> dict[str, Any]:
     }
 
 
-def test_every_image_is_asked_once_and_in_order(tree: dict[str, Any]) -> None:
+def test_prototypes_are_extracted_once_per_image_in_order(tree: dict[str, Any]) -> None:
     splits = load_dataset(resolve(tree).data)
     backbone = Backbone(FeatureSettings(), 32)
     images = splits.test.subset([*range(len(splits.test))] * 3)  # more than one batch
@@ -119,13 +119,13 @@ def test_every_image_is_asked_once_and_in_order(tree: dict[str, Any]) -> None:
 def outcome(
     tree: dict[str, Any], store: Tracker, tmp_path_factory: pytest.TempPathFactory
 ) -> Outcome:
-    """A run whose other curves are not painted."""
+    """A run whose other curves are not rendered."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vqlab.plots.results.save_figure", lambda figure, path: path.touch())
         return run(resolve(tree), store, Recording(results=tmp_path_factory.mktemp("results")))
 
 
-def test_a_run_measures_and_shows_its_concepts(outcome: Outcome, store: Tracker) -> None:
+def test_run_logs_concept_metrics_and_figures(outcome: Outcome, store: Tracker) -> None:
     record = store.find(outcome.run_id)
     assert record.metrics["codebook/concept_information"] > 0.8
     assert 2 <= record.metrics["codebook/concept_live"] <= 4
@@ -139,7 +139,7 @@ def test_a_run_measures_and_shows_its_concepts(outcome: Outcome, store: Tracker)
         assert record.artifact(f"concepts/{name}").read_bytes() == content
 
 
-def test_pattern_codes_are_seen_in_a_prediction(outcome: Outcome, tiny: Path) -> None:
+def test_prediction_picture_shows_pattern_codes(outcome: Outcome, tiny: Path) -> None:
     prediction = outcome.model.score(next((tiny / "noon/test/good").iterdir()))
     codes = prediction.panels["pattern codes"]
     assert codes.shape == (32, 32) and np.issubdtype(codes.dtype, np.integer)
@@ -149,15 +149,15 @@ def test_pattern_codes_are_seen_in_a_prediction(outcome: Outcome, tiny: Path) ->
     assert (panel == code_colours(16)[codes].repeat(8, 0).repeat(8, 1)).all()
 
 
-def test_pattern_codes_fill_a_letterboxed_image(outcome: Outcome) -> None:
+def test_pattern_codes_cover_a_letterboxed_image(outcome: Outcome) -> None:
     boxed = outcome.model.data.model_copy(update={"resize": "letterbox"})
     wide = replace(outcome.model, data=boxed).score(np.full((20, 40, 3), 90, np.uint8))
     assert wide.panels["pattern codes"].shape == (16, 32)
 
 
-def test_colours_of_codes_are_distinct_and_stay() -> None:
+def test_colours_of_codes_are_distinct_and_stable() -> None:
     colours = code_colours(5000)
     assert len(np.unique(colours, axis=0)) == 5000
     assert (colours[:64] == code_colours(64)).all()
-    apart = np.linalg.norm(colours[:64, None].astype(float) - colours[None, :64], axis=2)
-    assert (apart + 1000 * np.eye(64)).min() > 12
+    distances = np.linalg.norm(colours[:64, None].astype(float) - colours[None, :64], axis=2)
+    assert (distances + 1000 * np.eye(64)).min() > 12

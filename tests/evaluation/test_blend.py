@@ -1,4 +1,4 @@
-"""Maps of tiles become maps of images without a step at their seams."""
+"""Maps of tiles are blended into maps of images without steps at the seams."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ def blend(tiles: list[Tile], maps: list[Any], scores: list[float] | None = None)
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 90), (100, 75), (64, 57)])
 @pytest.mark.parametrize("overlap", [0.1, 0.25, 0.5])
-def test_equal_maps_stay_equal(size: tuple[int, int], overlap: float) -> None:
+def test_constant_maps_are_preserved(size: tuple[int, int], overlap: float) -> None:
     tiles = grid(size, overlap)
     map, _ = blend(tiles, [np.full((32, 32), 0.1, np.float32)] * len(tiles))
     assert map.shape == size and map.dtype == np.float32
     np.testing.assert_array_equal(map, np.float32(0.1))
 
 
-def test_parts_of_one_map_give_that_map() -> None:
-    whole = np.random.default_rng(0).normal(size=(100, 75)).astype(np.float32)
-    tiles = grid(whole.shape)
-    map, _ = blend(tiles, [whole[tile.window] for tile in tiles])
-    np.testing.assert_allclose(map, whole, rtol=0, atol=1e-6)
+def test_tiles_of_one_map_reproduce_the_map() -> None:
+    original = np.random.default_rng(0).normal(size=(100, 75)).astype(np.float32)
+    tiles = grid(original.shape)
+    map, _ = blend(tiles, [original[tile.window] for tile in tiles])
+    np.testing.assert_allclose(map, original, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("overlap", [0.1, 0.25, 0.5])
-def test_a_difference_between_tiles_is_a_ramp(overlap: float) -> None:
-    """Each tile adds an offset of its own to a smooth map: no neighbouring pixels differ by more
-    than the slope of the map and of the steepest ramp, far less than the offsets."""
+def test_offsets_between_tiles_become_ramps(overlap: float) -> None:
+    """Each tile adds a constant offset to a smooth map: neighbouring pixels differ by at most the
+    slope of the map and of the steepest ramp, far less than the offsets."""
     rows, columns = np.mgrid[:100, :75]
     smooth = np.sin(rows / 30) + np.cos(columns / 25)
     tiles = grid(smooth.shape, overlap)
-    offsets = np.arange(len(tiles)) % 2 * 1.0  # neighbours in a row differ by 1
+    offsets = np.arange(len(tiles)) % 2 * 1.0  # horizontal neighbours differ by 1
     maps = [smooth[t.window] + offset for t, offset in zip(tiles, offsets, strict=True)]
     map, _ = blend(tiles, maps)
     slope = max(np.abs(np.diff(smooth, axis=axis)).max() for axis in (0, 1))
@@ -62,13 +62,13 @@ def test_a_difference_between_tiles_is_a_ramp(overlap: float) -> None:
     assert np.abs(np.diff(pasted, axis=1)).max() > 0.9  # without blending there is a step
 
 
-def test_the_image_score_is_the_highest_of_the_tiles() -> None:
+def test_image_score_is_the_maximum_over_tiles() -> None:
     tiles = grid((64, 57))
     maps = [np.zeros((32, 32))] * len(tiles)
     assert blend(tiles, maps, [-3.0, *[-7.0] * (len(tiles) - 1)])[1] == -3.0
 
 
-def test_images_after_another_and_pixels_without_a_tile() -> None:
+def test_consecutive_images_and_pixels_without_a_tile() -> None:
     inspected = np.zeros((100, 75), bool)
     inspected[5:20, 5:20] = True
     tree = {"image_size": 32, "tiles": {"size": 32}}

@@ -1,4 +1,4 @@
-"""An image goes through the detector once per run; everything else is derived from that pass."""
+"""One extraction per image and run; all other outputs are derived from it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def recipe(root: Path, name: str, **detector: Any) -> dict[str, Any]:
 
 
 class Counted:
-    """Counts how often a detector extracts each image, by its pixels."""
+    """Counts extractions of each image, identified by its pixels."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
         self.images: Counter[bytes] = Counter()
@@ -55,7 +55,7 @@ class Counted:
 
 @pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize(("name", "settings"), [("vqflow", FLOW), ("vqvae", VAE)])
-def test_a_run_extracts_every_image_at_most_once(
+def test_run_extracts_every_image_at_most_once(
     root: Path, store: Tracker, tmp_path: Path, name: str, settings: Any, monkeypatch: Any
 ) -> None:
     config = resolve(recipe(root, name, **settings))

@@ -7,7 +7,7 @@ from vqlab.evaluation import CalibrationScores, operating_point
 
 
 @pytest.mark.parametrize("count", [1, 19, 65, 500])
-def test_counts_are_those_of_the_scores(count: int) -> None:
+def test_counts_equal_those_of_the_scores(count: int) -> None:
     scores = np.round(np.random.default_rng(count).normal(size=count), 1)  # with ties
     defects = [0.5, 1.0, 2.0]
     normals = CalibrationScores.of(scores)
@@ -33,7 +33,7 @@ def test_intervals_are_exact() -> None:
     assert point.escape_interval == (0, pytest.approx(1 - 0.025 ** (1 / 6)))
 
 
-def test_nothing_is_known_without_scores() -> None:
+def test_operating_point_without_scores_is_undefined() -> None:
     point = operating_point(1.0, None, [])
     assert point.rejects is None and point.escapes is None
     assert point.reject_interval is None and point.escape_interval is None
