@@ -1,4 +1,4 @@
-"""Sweeps in processes of their own, and what they left in the stores."""
+"""Sweeps in separate processes, and checks of their stores."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SPACE = {
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
 
-def begin(folder: Path, trials: int, workers: int) -> subprocess.Popen[str]:
+def start_sweep(folder: Path, trials: int, workers: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "vqlab", "sweep", "tiny.yaml", "--space", "space.yaml"]
     command += ["--n-trials", str(trials), "--workers", str(workers)]
     return subprocess.Popen(
@@ -41,7 +41,7 @@ def begin(folder: Path, trials: int, workers: int) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def end(process: subprocess.Popen[str]) -> str:
+def wait_for_exit(process: subprocess.Popen[str]) -> str:
     output, complaint = process.communicate(timeout=400)
     assert process.returncode == 0, complaint[-3000:]
     return output
@@ -52,7 +52,7 @@ _OPEN: dict[str, RDBStorage] = {}
 
 @pytest.fixture(autouse=True)
 def closed() -> Iterator[None]:
-    """Stores that a test looked at are closed, which psycopg insists on."""
+    """Close stores at the end of a test, as psycopg requires."""
     yield
     for storage in _OPEN.values():
         storage.remove_session()
@@ -60,7 +60,7 @@ def closed() -> Iterator[None]:
     _OPEN.clear()
 
 
-def the_study(folder: Path) -> optuna.Study:
+def study_in(folder: Path) -> optuna.Study:
     address = storage_address(folder / "mlruns")
     if address not in _OPEN:
         _OPEN[address] = open_storage(address)
@@ -69,44 +69,45 @@ def the_study(folder: Path) -> optuna.Study:
     return load_study(storage, name)
 
 
-def wait_for(look: Callable[[], Any], seconds: float = 200) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 200) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        value = look()
+        value = condition()
         if value:
             return value
         time.sleep(0.1)
     raise AssertionError("nothing came of it")
 
 
-def under_way(folder: Path, any_store: bool = False) -> list[optuna.trial.FrozenTrial]:
-    """Running trials that have trained for some epochs."""
+def running_trials(folder: Path, any_store: bool = False) -> list[optuna.trial.FrozenTrial]:
+    """Return running trials that have trained for some epochs."""
     if not any_store and not (folder / "mlruns" / "optuna.db").exists():
         return []
     try:
-        trials = the_study(folder).get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    except ValueError:  # the study is not there yet
+        trials = study_in(folder).get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    except ValueError:  # the study does not exist yet
         return []
     return [trial for trial in trials if "progress" in trial.user_attrs]
 
 
-def lives(process: psutil.Process) -> bool:
-    """Not so a zombie, which nobody may have asked how it ended."""
+def is_alive(process: psutil.Process) -> bool:
+    """Return False for zombies, whose parent may not have waited for them."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
 
-def check_all_agrees(
+def assert_stores_agree(
     folder: Path, target: int, failed: Collection[int] = (), without_run: Collection[int] = ()
 ) -> optuna.Study:
-    """Target reached, each interrupted trial repeated once, MLflow says what Optuna says.
+    """Assert that the target is reached, each interrupted trial was retried once, and MLflow agrees
+    with Optuna.
 
-    failed: numbers of the trials that failed by themselves, each for a reason.
-    without_run: numbers of trials that may have no run in MLflow.
+    failed: numbers of the trials that raised an error. without_run: numbers of trials that may have
+    no run in MLflow.
     """
-    study = the_study(folder)
+    study = study_in(folder)
     trials = study.get_trials(deepcopy=False)
     states = Counter(trial.state.name for trial in trials)
     assert states["COMPLETE"] + states["PRUNED"] == target
@@ -114,8 +115,8 @@ def check_all_agrees(
     repeats = Counter(record_of(t).retry_of for t in trials if "retry_of" in t.user_attrs)
     ended = {t.number for t in trials if t.state == TrialState.FAIL}
     assert repeats == {number: 1 for number in ended if number not in failed}
-    by_themselves = {number for number in ended if not was_interrupted(trials[number])}
-    assert by_themselves == set(failed)
+    failed_numbers = {number for number in ended if not was_interrupted(trials[number])}
+    assert failed_numbers == set(failed)
     tracker = Tracker.open(folder / "mlruns")
     assert not [run.name for run in tracker.runs() if run.status == "RUNNING"]
     runs = tracker.runs(tags={"vqlab.kind": "trial"})
@@ -126,7 +127,7 @@ def check_all_agrees(
         )  # fmt: skip
         assert run.tags.get("vqlab.reason", "") == row(trial).reason
     recorded = {int(run.tags["vqlab.trial"]) for run in runs}
-    assert recorded >= by_themselves - set(without_run)
+    assert recorded >= failed_numbers - set(without_run)
     complete = [record_of(t).run_id for t in trials if t.state == TrialState.COMPLETE]
     assert set(complete) <= {run.run_id for run in runs}
     return study

@@ -1,4 +1,4 @@
-"""What tests of sweeps share."""
+"""Fixtures shared by tests of sweeps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="module", autouse=True)
 def _verbosity() -> Iterator[None]:
-    """A sweep quiets Optuna; other tests hear it again."""
+    """Restore the verbosity of Optuna, which a sweep lowers."""
     before = optuna.logging.get_verbosity()
     yield
     optuna.logging.set_verbosity(before)

@@ -1,4 +1,4 @@
-"""A comparison of recipes, a study each: what each may search, how they take turns, the result."""
+"""A comparison of recipes, with one study each: search spaces, order of trials, result."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def of(tree: Tree, detector: Tree, **training: Any) -> Tree:
 
 @pytest.fixture(scope="module")
 def trees(root: Path) -> dict[str, Tree]:
-    """A small training of each, on the same pictures."""
+    """Small trees of all recipes on the same images."""
     tree = tiny_recipe(root)
     flow = {
         "name": "vqflow",
@@ -102,7 +102,7 @@ def two(first: Tree, second: Tree) -> Spaces:
 SIZE: Tree = {"detector.codebook_size": {"choices": [8, 16]}}
 
 
-# What is compared
+# Spaces
 
 
 def test_each_recipe_has_its_own_settings(trees: dict[str, Tree]) -> None:
@@ -123,16 +123,18 @@ def test_each_recipe_has_its_own_settings(trees: dict[str, Tree]) -> None:
         ("threshold.false_reject_rate", 0.2),
     ],
 )
-def test_all_are_judged_alike(setting: str, value: Any, only_vqvae: dict[str, Tree]) -> None:
-    unlike = {**only_vqvae, "two": merge(only_vqvae["two"], nest(setting, value))}
+def test_settings_that_affect_evaluation_must_be_equal(
+    setting: str, value: Any, only_vqvae: dict[str, Tree]
+) -> None:
+    different = {**only_vqvae, "two": merge(only_vqvae["two"], nest(setting, value))}
     with pytest.raises(UserError, match=f"must have the same {setting}.*two {value}"):
-        make_comparison(two(SIZE, SIZE), unlike)
+        make_comparison(two(SIZE, SIZE), different)
 
 
-def test_recipes_whose_inputs_differ_in_shape_are_judged_on_the_same_images(
+def test_recipes_with_different_input_shapes_are_evaluated_on_the_same_images(
     trees: dict[str, Tree], tmp_path: Path
 ) -> None:
-    """The same files are split alike, their anomalies have the same kinds, and a defect covers the
+    """The files are split equally, their anomalies have the same kinds, and a defect covers the
     same share of its image."""
     data = {"root": str(tall_and_square(tmp_path)), "categories": ["tall"], "image_size": 64}
     bank = merge(trees["memory_bank"], {"data": data})
@@ -172,14 +174,14 @@ def test_recipes_whose_inputs_differ_in_shape_are_judged_on_the_same_images(
         ),
         ({"recipes": RECIPES, "space": SIZE}, "setting space does not exist"),
     ],
-    ids=["alone", "empty", "missing", "test", "objectives", "both"],
+    ids=["single", "empty", "missing", "test", "objectives", "both"],
 )
-def test_impossible_spaces_are_a_sentence(tree: Tree, words: str) -> None:
+def test_invalid_spaces_raise(tree: Tree, words: str) -> None:
     with pytest.raises(UserError, match=words):
         make_spaces(tree, "all")
 
 
-def test_a_fault_says_whose_it_is(only_vqvae: dict[str, Tree]) -> None:
+def test_error_names_the_recipe(only_vqvae: dict[str, Tree]) -> None:
     with pytest.raises(UserError, match="recipe two: .*did you mean detector.codebook_size"):
         make_comparison(two(SIZE, {"detector.codebok_size": {"choices": [8]}}), only_vqvae)
     with pytest.raises(UserError, match="recipe two: space data.image_size .*the same images"):
@@ -187,12 +189,12 @@ def test_a_fault_says_whose_it_is(only_vqvae: dict[str, Tree]) -> None:
         make_comparison(two(SIZE, sizes), only_vqvae)
 
 
-def test_the_objective_of_all_holds_for_each() -> None:
+def test_common_objective_applies_to_each_recipe() -> None:
     parsed = spaces(objective="validation/aupro")
     assert {space.objective for space in parsed.recipes.values()} == {"validation/aupro"}
 
 
-def test_another_space_of_one_recipe_is_another_study(only_vqvae: dict[str, Tree]) -> None:
+def test_study_name_depends_on_the_space_of_the_recipe(only_vqvae: dict[str, Tree]) -> None:
     splits = load_dataset(resolve(only_vqvae["one"]).data)
     names = {
         make_comparison(two(SIZE, second), only_vqvae, "tiny").sweep_name(splits)
@@ -201,7 +203,7 @@ def test_another_space_of_one_recipe_is_another_study(only_vqvae: dict[str, Tree
     assert len(names) == 2 and all(name.startswith("part-both-tiny-") for name in names)
 
 
-def test_overrides_for_one_recipe_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overrides_for_a_single_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(EXPERIMENTS.parent)
     overrides = ["training.seed=3", "memory_bank.detector.bank_size=7"]
     trees = recipe_trees(["vqvae", "memory_bank"], overrides, "bottle", None, "quick")
@@ -213,7 +215,7 @@ def test_overrides_for_one_recipe_alone(monkeypatch: pytest.MonkeyPatch) -> None
 # Studies
 
 
-def test_a_comparison_has_a_study_for_each_recipe() -> None:
+def test_comparison_has_one_study_per_recipe() -> None:
     storage = InMemoryStorage()
     studies = open_studies(storage, "part-all-12345678", ["a-b", "a"], ["maximize"])
     open_studies(storage, "part-all-12345678-a-b-87654321", ["a", "c"], ["maximize"])
@@ -244,12 +246,12 @@ def test_trials_are_sorted_by_their_start() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a:", "a", "a:-1", "1.5"])
-def test_a_trial_that_is_no_number(text: str) -> None:
+def test_invalid_trial_number_raises(text: str) -> None:
     with pytest.raises(UserError, match="NUMBER or RECIPE:NUMBER; got"):
         TrialKey.parse(text)
 
 
-# A whole study
+# Complete comparison
 
 
 class Events(list[Event]):
@@ -258,7 +260,8 @@ class Events(list[Event]):
 
 
 def stand_in(model: Any, config: Any, splits: Any, run: Any, results: Path) -> Any:
-    """Scoring and drawing the test set is told elsewhere, and takes longer than all the rest."""
+    """Replace scoring and pictures of the test set, which have their own tests and take longer than
+    everything else."""
     run.log_metrics({"test/image_auroc": 1.0})
     return Report({}, {}), None, results
 
@@ -271,8 +274,8 @@ LAST = TrialKey("vqflow", 1)
 
 @pytest.fixture(scope="module")
 def swept(trees: dict[str, Tree], store: Tracker) -> tuple[SweepResult, Events, Tree]:
-    """Five trials, the last one, the second of vqflow, interrupted after its first epoch; what was
-    said of the rest, and that trial's settings."""
+    """Run a sweep of five trials; the last one, the second of vqflow, is interrupted after its
+    first epoch. Return the result, the events and the settings of that trial."""
     settings: Tree = {}
 
     def stop(event: Event) -> None:
@@ -293,18 +296,20 @@ def swept(trees: dict[str, Tree], store: Tracker) -> tuple[SweepResult, Events, 
     return result, events, settings
 
 
-def test_recipes_take_turns_from_their_own_values(swept: Any, trees: dict[str, Tree]) -> None:
+def test_recipes_alternate_and_start_from_their_defaults(
+    swept: Any, trees: dict[str, Tree]
+) -> None:
     result, *_ = swept
     assert [row.recipe for row in result.trials[:3]] == list(trees)
     first = {row.recipe: row.params for row in result.trials[:3]}
     assert first["vqvae"]["detector.codebook_size"] == 16
     assert first["vqflow"]["detector.flow.blocks"] == "[1]"
     assert first["memory_bank"]["detector.bank_size"] == 40
-    settled = [row.recipe for row in result.trials if row.state == "COMPLETE"]
-    assert Counter(settled) == {"vqvae": 2, "vqflow": 2, "memory_bank": 1}
+    completed = [row.recipe for row in result.trials if row.state == "COMPLETE"]
+    assert Counter(completed) == {"vqvae": 2, "vqflow": 2, "memory_bank": 1}
 
 
-def test_an_interrupted_trial_is_repeated_with_its_recipe(swept: Any) -> None:
+def test_interrupted_trial_is_retried_with_its_recipe(swept: Any) -> None:
     result, events, settings = swept
     states = [row.state for row in result.trials]
     assert states == ["COMPLETE"] * 4 + ["FAIL", "COMPLETE"]
@@ -314,7 +319,7 @@ def test_an_interrupted_trial_is_repeated_with_its_recipe(swept: Any) -> None:
     assert result.trials[5].retry_of == 1
 
 
-def test_runs_say_which_recipe_they_are(swept: Any, store: Tracker) -> None:
+def test_runs_are_tagged_with_their_recipe(swept: Any, store: Tracker) -> None:
     result, *_ = swept
     runs = store.runs(tags={"vqlab.kind": "trial", "vqlab.study": result.study})
     rows = {str(row.run_id): row for row in result.trials}
@@ -333,7 +338,7 @@ def test_runs_say_which_recipe_they_are(swept: Any, store: Tracker) -> None:
 
 def test_features_that_another_recipe_extracted_are_reused(swept: Any, store: Tracker) -> None:
     result, *_ = swept
-    for number in (2, 5):  # memory_bank, and vqflow again
+    for number in (2, 5):  # memory_bank, and the second trial of vqflow
         row = result.trials[number]
         run = store.find(str(row.run_id))
         assert row.reused == run.tags["vqlab.reused"] and row.reused.startswith("features of ")
@@ -347,7 +352,7 @@ def test_features_that_another_recipe_extracted_are_reused(swept: Any, store: Tr
     assert sum(saved) == pytest.approx(result.saved) and any(saved)
 
 
-def test_the_best_of_each_recipe_stays(swept: Any, store: Tracker) -> None:
+def test_checkpoint_of_the_best_trial_of_each_recipe_is_kept(swept: Any, store: Tracker) -> None:
     result, *_ = swept
     assert list(result.recipes) == list(RECIPES)
     best = result.best
@@ -384,7 +389,7 @@ def test_table_and_page_compare_the_recipes(swept: Any) -> None:
     assert f'<tr class="best"><td>{result.best.recipe}</td>' in section
 
 
-def test_recipe_checkpoint_and_threshold_agree(swept: Any, store: Tracker) -> None:
+def test_recipe_checkpoint_and_threshold_are_consistent(swept: Any, store: Tracker) -> None:
     result, *_ = swept
     config = resolve(read_recipe(result.recipe))
     assert config.detector["name"] == result.best.recipe
@@ -397,13 +402,13 @@ def test_recipe_checkpoint_and_threshold_agree(swept: Any, store: Tracker) -> No
     assert model.meta["config"]["detector"] == config.detector
 
 
-def test_again_does_nothing(swept: Any, trees: dict[str, Tree], store: Tracker) -> None:
+def test_repeated_sweep_does_nothing(swept: Any, trees: dict[str, Tree], store: Tracker) -> None:
     events = Events()
-    again = sweep(
+    repeated = sweep(
         make_comparison(spaces(), trees), store, trials=5, seed=SEED, on_event=events.append
     )
     assert not events.of(TrialStarted)
-    assert (again.study, again.best, again.recipes) == (
+    assert (repeated.study, repeated.best, repeated.recipes) == (
         swept[0].study,
         swept[0].best,
         swept[0].recipes,
@@ -411,7 +416,7 @@ def test_again_does_nothing(swept: Any, trees: dict[str, Tree], store: Tracker) 
 
 
 @pytest.mark.slow
-def test_the_winner_is_promoted(trees: dict[str, Tree], tmp_path: Path) -> None:
+def test_winner_is_promoted(trees: dict[str, Tree], tmp_path: Path) -> None:
     store = Tracker.open(tmp_path / "mlruns")
     result = sweep(make_comparison(spaces(), trees), store, trials=3, results=tmp_path / "results")
     assert {"test/image_auroc", "test/aupro"} <= set(result.test)
@@ -419,7 +424,7 @@ def test_the_winner_is_promoted(trees: dict[str, Tree], tmp_path: Path) -> None:
     assert promoted.promoted and promoted.run_id == result.best.run_id
 
 
-def test_weights_that_are_not_there_are_said_before_any_trial(
+def test_missing_weights_are_reported_before_the_first_trial(
     trees: dict[str, Tree], store: Tracker, tmp_path: Path
 ) -> None:
     features = {"backbone": "resnet18", "weights": str(tmp_path / "none.pth")}
@@ -430,12 +435,12 @@ def test_weights_that_are_not_there_are_said_before_any_trial(
     assert not events
 
 
-# The command
+# Command line
 
 
 @pytest.fixture
 def folder(trees: dict[str, Tree], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder whose experiments are two small recipes."""
+    """A working directory whose experiments are two small recipes."""
     for path, tree in {
         "quick_one": trees["vqvae"],
         "bank": trees["memory_bank"],
@@ -457,7 +462,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 
 @pytest.mark.usefixtures("empty_mlruns")
-def test_sweep_all_tells_which_recipe_is_which(
+def test_sweep_all_prints_the_recipe_of_each_trial(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("vqlab.sweep.result.test_model", stand_in)
@@ -480,7 +485,7 @@ def test_sweep_all_tells_which_recipe_is_which(
         (["sweep", "bank", "--space", "experiments/sweeps/all.yaml"], "vqlab sweep all --space"),
     ],
 )
-def test_a_mistake_is_one_sentence(
+def test_invalid_arguments_raise(
     arguments: list[str],
     words: str,
     folder: Path,
@@ -492,11 +497,11 @@ def test_a_mistake_is_one_sentence(
 
 
 @pytest.mark.parametrize("preset", ["tiny", "quick"])
-def test_the_shipped_comparison_needs_no_download(
+def test_bundled_comparison_needs_no_download(
     preset: str, monkeypatch: pytest.MonkeyPatch, root: Path, tmp_path: Path
 ) -> None:
-    """Every recipe's own values lie in its space, and its backbone is built in; without the hub it
-    is the only one."""
+    """The defaults of every recipe are within its space and its backbone is built in; offline it is
+    the only candidate."""
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.chdir(EXPERIMENTS.parent)

@@ -1,4 +1,4 @@
-"""Jobs that workers share: each is done once, whatever ends in between."""
+"""Jobs shared by workers: each runs once, also after interruptions."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def states(queue: JobQueue) -> list[str]:
     return [each.state for each in queue.states()]
 
 
-def test_every_job_is_done_once_and_in_order(storage: RDBStorage) -> None:
-    queue, ran, seen = JobQueue(storage, "q", 3), [], []
-    queue.work(lambda job, progress: ran.append(job) or "", seen.append)
+def test_every_job_runs_once_in_order(storage: RDBStorage) -> None:
+    queue, ran, reported = JobQueue(storage, "q", 3), [], []
+    queue.work(lambda job, progress: ran.append(job) or "", reported.append)
     assert ran == [0, 1, 2] and states(queue) == ["done"] * 3 and queue.finished()
-    assert [(each.job, each.state) for each in seen] == [
+    assert [(each.job, each.state) for each in reported] == [
         (job, state) for job in range(3) for state in ("running", "done")
     ]
-    again = JobQueue(storage, "q", 3)
-    again.work(lambda job, progress: pytest.fail("done before"), seen.append)
+    second_queue = JobQueue(storage, "q", 3)
+    second_queue.work(lambda job, progress: pytest.fail("job was already done"), reported.append)
 
 
 def test_two_workers_share_the_jobs(storage: RDBStorage, tmp_path: Path) -> None:
@@ -59,24 +59,24 @@ def test_two_workers_share_the_jobs(storage: RDBStorage, tmp_path: Path) -> None
     assert ran == dict.fromkeys(range(12), 1)
 
 
-def test_a_failed_job_is_reported_and_runs_in_the_next_call(storage: RDBStorage) -> None:
+def test_failed_job_is_reported_and_retried_by_the_next_call(storage: RDBStorage) -> None:
     def fail(job: int, progress: TrialProgress) -> str:
         if job == 1:
             raise UserError("no weights.")
         return "run 0123"
 
-    queue, seen = JobQueue(storage, "q", 3), []
-    queue.work(fail, seen.append)
+    queue, reported = JobQueue(storage, "q", 3), []
+    queue.work(fail, reported.append)
     assert queue.states()[1] == JobState(1, "failed", "no weights.")
-    assert JobState(1, "failed", "no weights.") in seen and queue.finished()
+    assert JobState(1, "failed", "no weights.") in reported and queue.finished()
     assert queue.states()[0].reused == "run 0123"
-    again, ran = JobQueue(storage, "q", 3), []
-    assert states(again) == ["done", "waiting", "done"]
-    again.work(lambda job, progress: ran.append(job) or "", seen.append)
-    assert ran == [1] and states(again) == ["done"] * 3
+    second_queue, ran = JobQueue(storage, "q", 3), []
+    assert states(second_queue) == ["done", "waiting", "done"]
+    second_queue.work(lambda job, progress: ran.append(job) or "", reported.append)
+    assert ran == [1] and states(second_queue) == ["done"] * 3
 
 
-def test_it_stops_if_all_jobs_fail(storage: RDBStorage) -> None:
+def test_stops_if_all_jobs_fail(storage: RDBStorage) -> None:
     ran = []
 
     def fail(job: int, progress: TrialProgress) -> str:
@@ -89,7 +89,7 @@ def test_it_stops_if_all_jobs_fail(storage: RDBStorage) -> None:
     assert ran == [0, 1, 2]
 
 
-def test_an_interrupted_job_is_retried(storage: RDBStorage) -> None:
+def test_interrupted_job_is_retried(storage: RDBStorage) -> None:
     def interrupt(job: int, progress: TrialProgress) -> str:
         raise KeyboardInterrupt
 
@@ -97,15 +97,15 @@ def test_an_interrupted_job_is_retried(storage: RDBStorage) -> None:
     with pytest.raises(KeyboardInterrupt):
         queue.work(interrupt, lambda state: None)
     ran: list[int] = []
-    again = JobQueue(storage, "q", 2)
-    again.work(lambda job, progress: ran.append(job) or "", lambda state: None)
-    assert ran == [0, 1] and states(again) == ["done", "done"]
-    trials = again._study.get_trials(deepcopy=False)
+    second_queue = JobQueue(storage, "q", 2)
+    second_queue.work(lambda job, progress: ran.append(job) or "", lambda state: None)
+    assert ran == [0, 1] and states(second_queue) == ["done", "done"]
+    trials = second_queue._study.get_trials(deepcopy=False)
     assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE"]
     assert record_of(trials[1]).retry_of == 0
 
 
-def test_a_job_of_a_killed_process_is_retried(storage: RDBStorage) -> None:
+def test_job_of_a_killed_process_is_retried(storage: RDBStorage) -> None:
     queue = JobQueue(storage, "q", 1)
     trial = queue._claim(0)
     worker = dict(record_of(trial).worker or {})
@@ -117,7 +117,7 @@ def test_a_job_of_a_killed_process_is_retried(storage: RDBStorage) -> None:
     assert ended == [TrialState.FAIL, TrialState.COMPLETE]
 
 
-def test_forgotten_jobs_run_again(storage: RDBStorage) -> None:
+def test_forgotten_jobs_are_rerun(storage: RDBStorage) -> None:
     queue, ran = JobQueue(storage, "q", 3), []
     queue.work(lambda job, progress: "", lambda state: None)
     queue.forget([2])
@@ -127,6 +127,6 @@ def test_forgotten_jobs_run_again(storage: RDBStorage) -> None:
     assert ran == [2] and queue.finished()
 
 
-def test_an_unknown_queue_is_a_sentence(storage: RDBStorage) -> None:
+def test_unknown_queue_raises(storage: RDBStorage) -> None:
     with pytest.raises(UserError, match="there is no study 'nothing'"):
         JobQueue(storage, "nothing")

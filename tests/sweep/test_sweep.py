@@ -1,4 +1,4 @@
-"""Sweeps on real SQLite, Optuna and MLflow: what is searched, what survives, what is refused."""
+"""Sweeps on SQLite, Optuna and MLflow: search spaces, interruptions, invalid arguments."""
 
 from __future__ import annotations
 
@@ -66,11 +66,11 @@ def space_of(objective: str = "validation/pixel_auroc", **axes: Any) -> Space:
     return make_space({"objective": objective, "space": named})
 
 
-# What is searched
+# Spaces
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_shipped_spaces_fit_their_detectors(path: Path, tree: Tree) -> None:
+def test_bundled_spaces_are_valid_for_their_detectors(path: Path, tree: Tree) -> None:
     space = read_space(path)
     assert isinstance(space, Space)
     recipe = {**tree, "detector": {"name": path.stem}, "features": {"weights": "random"}}
@@ -79,11 +79,11 @@ def test_shipped_spaces_fit_their_detectors(path: Path, tree: Tree) -> None:
     backbones = space.axes.get("features.backbone")
     if (
         backbones is not None and backbones.available is not None
-    ):  # random weights can be had of all
+    ):  # random weights are available for all
         choices = checked.space.axes["features.backbone"].choices
         assert choices == ("pixels", *backbones.available)
     assert set(checked.recipe_params()) == set(checked.sampled), (
-        "the recipe's own values lie outside"
+        "the default values are outside the space"
     )
 
 
@@ -107,7 +107,7 @@ def test_shipped_spaces_fit_their_detectors(path: Path, tree: Tree) -> None:
         ({}, "at least one"),
     ],
 )
-def test_an_impossible_space_is_a_sentence(axes: Tree, words: str, tree: Tree) -> None:
+def test_invalid_space_raises(axes: Tree, words: str, tree: Tree) -> None:
     with pytest.raises(UserError, match=words):
         plan(make_space({"space": axes}), tree)
 
@@ -120,12 +120,12 @@ def test_an_impossible_space_is_a_sentence(axes: Tree, words: str, tree: Tree) -
         ("train/loss", "validation/<metric>"),
     ],
 )
-def test_only_validation_decides(objective: str, words: str) -> None:
+def test_objective_must_be_on_validation(objective: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         space_of(objective, detector__codebook_size={"choices": [8]})
 
 
-def test_axes_take_the_type_of_their_setting(tree: Tree) -> None:
+def test_axes_have_the_type_of_their_setting(tree: Tree) -> None:
     checked = plan(
         space_of(
             detector__codebook_size={"low": 8, "high": 64, "log": True},
@@ -148,7 +148,7 @@ def test_axes_take_the_type_of_their_setting(tree: Tree) -> None:
     assert resolve(checked.tree_of(recipe)) == resolve(tree)
 
 
-def test_thresholds_are_a_grid_within_the_trial(tree: Tree) -> None:
+def test_thresholds_are_searched_on_a_grid_within_the_trial(tree: Tree) -> None:
     checked = plan(
         space_of(
             threshold__pixel_false_positive_rate={"low": 0.01, "high": 0.05, "step": 0.02},
@@ -165,13 +165,13 @@ def test_thresholds_are_a_grid_within_the_trial(tree: Tree) -> None:
     ("validations", "epochs", "at"),
     [(3, 12, [3, 6, 9]), (3, 30, [8, 16, 24]), (1, 12, [6]), (0, 12, []), (3, 2, [1]), (3, 1, [])],
 )
-def test_trials_are_validated_in_between(validations: int, epochs: int, at: list[int]) -> None:
+def test_epochs_at_which_trials_are_validated(validations: int, epochs: int, at: list[int]) -> None:
     axes = {"detector.codebook_size": {"choices": [8]}}
     every = make_space({"space": axes, "validations": validations}).validate_every(epochs)
     assert [e for e in range(1, epochs) if every and e % every == 0] == at
 
 
-def test_the_study_is_named_after_all_that_matters(tree: Tree) -> None:
+def test_study_name_depends_on_all_relevant_settings(tree: Tree) -> None:
     splits = load_dataset(resolve(tree).data)
     axes = {"detector__codebook_size": {"choices": [8, 16]}}
 
@@ -186,7 +186,7 @@ def test_the_study_is_named_after_all_that_matters(tree: Tree) -> None:
     assert expected != name(tree, objective="validation/aupro")
 
 
-# Parts
+# Components
 
 
 def scored(maps: list[np.ndarray], masks: list[np.ndarray]) -> Scored:
@@ -197,7 +197,7 @@ def scored(maps: list[np.ndarray], masks: list[np.ndarray]) -> Scored:
     return Scored(maps, images, labels, masks, records, empty)
 
 
-def test_the_threshold_of_best_pixel_f1_is_chosen() -> None:
+def test_threshold_with_the_best_pixel_f1_is_chosen() -> None:
     rng = np.random.default_rng(0)
     normals = [rng.uniform(0, 1, (16, 16)).astype(np.float32) for _ in range(4)]
     mask = np.zeros((16, 16), bool)
@@ -208,14 +208,14 @@ def test_the_threshold_of_best_pixel_f1_is_chosen() -> None:
     combinations = [{"threshold.pixel_false_positive_rate": rate} for rate in rates]
     chosen, thresholds, f1 = best_thresholds(both, ThresholdSettings(), combinations)
     assert chosen == {"threshold.pixel_false_positive_rate": 0.06}
-    by_hand = {}
+    expected = {}
     for rate in rates:
         flat = np.sort(np.concatenate([values.ravel() for values in normals]))
         threshold = flat[len(flat) - 1 - int(rate * len(flat))]
         hit = sum(((m > threshold) & k).sum() for m, k in zip(both.maps, both.masks, strict=True))
         flagged = sum((m > threshold).sum() for m in both.maps)
-        by_hand[rate] = 2 * hit / (flagged + mask.sum())
-    assert f1 == pytest.approx(max(by_hand.values())) and by_hand[0.06] == max(by_hand.values())
+        expected[rate] = 2 * hit / (flagged + mask.sum())
+    assert f1 == pytest.approx(max(expected.values())) and expected[0.06] == max(expected.values())
     assert thresholds.image == best_thresholds(both, ThresholdSettings(), combinations[:1])[1].image
     assert pixel_f1(scored(normals, [np.zeros((16, 16), bool)] * 4), 2.0) == 0.0
 
@@ -234,18 +234,18 @@ def optimise(study: optuna.Study, trials: int) -> None:
         study.optimize(line, n_trials=1)
 
 
-def test_a_study_stopped_in_between_draws_the_same(tmp_path: Path) -> None:
+def test_resumed_study_samples_the_same_settings(tmp_path: Path) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    whole = open_study(storage_at(tmp_path), "whole")
-    optimise(whole, 9)
+    uninterrupted = open_study(storage_at(tmp_path), "whole")
+    optimise(uninterrupted, 9)
     optimise(open_study(storage_at(tmp_path), "halves"), 4)
-    again = open_study(storage_at(tmp_path), "halves")
-    optimise(again, 9)
-    assert [t.params for t in again.trials] == [t.params for t in whole.trials]
-    assert len({t.params["x"] for t in whole.trials}) == 9
+    resumed = open_study(storage_at(tmp_path), "halves")
+    optimise(resumed, 9)
+    assert [t.params for t in resumed.trials] == [t.params for t in uninterrupted.trials]
+    assert len({t.params["x"] for t in uninterrupted.trials}) == 9
 
 
-def test_an_interrupted_trial_is_queued_once(tmp_path: Path) -> None:
+def test_interrupted_trial_is_queued_once(tmp_path: Path) -> None:
     storage = storage_at(tmp_path)
     study = open_study(storage, "s")
     trial = ask(study)
@@ -255,12 +255,12 @@ def test_an_interrupted_trial_is_queued_once(tmp_path: Path) -> None:
     states = [t.state for t in study.trials]
     assert states == [TrialState.FAIL, TrialState.WAITING]
     assert not retry(study, study.trials[0])
-    again = ask(study)
-    assert again.number == 1 and again.suggest_float("x", 0, 1) == value
-    assert record_of(again).retry_of == 0
+    retried = ask(study)
+    assert retried.number == 1 and retried.suggest_float("x", 0, 1) == value
+    assert record_of(retried).retry_of == 0
 
 
-def test_a_trial_that_always_kills_is_given_up(tmp_path: Path) -> None:
+def test_trial_that_always_kills_its_process_is_abandoned(tmp_path: Path) -> None:
     storage = storage_at(tmp_path)
     study = open_study(storage, "s")
     queued = []
@@ -270,7 +270,7 @@ def test_a_trial_that_always_kills_is_given_up(tmp_path: Path) -> None:
     assert queued == [[0], [1], [2], [3], [], [5]]
 
 
-def test_a_live_codebook_beats_a_better_dead_one(tmp_path: Path) -> None:
+def test_trial_with_live_codebook_beats_a_better_one_with_dead_codebook(tmp_path: Path) -> None:
     study = open_study(storage_at(tmp_path), "s")
 
     def add(value: float, **attrs: str) -> None:
@@ -289,7 +289,7 @@ def test_a_live_codebook_beats_a_better_dead_one(tmp_path: Path) -> None:
     assert policy.n_done(study.trials) == 4
 
 
-def test_one_sweep_at_a_time(tmp_path: Path) -> None:
+def test_concurrent_sweep_is_rejected(tmp_path: Path) -> None:
     with sweep_lock(tmp_path, "s"):
         with pytest.raises(UserError, match=f"process {os.getpid()}; wait for it"):
             with sweep_lock(tmp_path, "s"):
@@ -300,7 +300,7 @@ def test_one_sweep_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-def test_an_unusable_store_is_a_sentence(tmp_path: Path) -> None:
+def test_unusable_store_raises(tmp_path: Path) -> None:
     (tmp_path / "optuna.db").write_text("this is no database, " * 100)
     with pytest.raises(UserError, match=r"optuna\.db cannot be used .*not a database"):
         storage_at(tmp_path)
@@ -309,7 +309,7 @@ def test_an_unusable_store_is_a_sentence(tmp_path: Path) -> None:
         storage_at(tmp_path / "folder")
 
 
-def test_a_full_disk_under_the_store_is_a_sentence(tmp_path: Path) -> None:
+def test_full_disk_of_the_store_raises(tmp_path: Path) -> None:
     path = tmp_path / "optuna.db"
     storage = storage_at(tmp_path)
     study = open_study(storage, "s")
@@ -326,7 +326,7 @@ def test_a_full_disk_under_the_store_is_a_sentence(tmp_path: Path) -> None:
                 ask(study).set_user_attr("padding", "x" * 500)
 
 
-# Whole sweeps
+# Complete sweeps
 
 VQVAE_AXES: Tree = {
     "detector.codebook_size": {"choices": [8, 16]},
@@ -347,7 +347,7 @@ def swept(
     results = tmp_path_factory.mktemp("results")
     space = make_space({"space": VQVAE_AXES})
 
-    def again(trials: int, events: Events) -> SweepResult:
+    def run_again(trials: int, events: Events) -> SweepResult:
         return sweep(
             make_comparison(space, tree, "tiny"),
             store,
@@ -357,10 +357,10 @@ def swept(
         )
 
     events = Events()
-    return again(2, events), events, again
+    return run_again(2, events), events, run_again
 
 
-def test_a_sweep_leaves_what_it_promises(swept: Any, store: Tracker) -> None:
+def test_sweep_writes_all_outputs(swept: Any, store: Tracker) -> None:
     result, events, _ = swept
     assert [row.state for row in result.trials] == ["COMPLETE"] * 2
     assert result.best.value == max(row.value for row in result.trials)
@@ -394,13 +394,13 @@ def test_a_sweep_leaves_what_it_promises(swept: Any, store: Tracker) -> None:
         assert not store.run_folder(run.run_id).exists()
 
 
-def test_the_first_trial_is_the_recipe(swept: Any, tree: Tree) -> None:
+def test_first_trial_has_the_settings_of_the_recipe(swept: Any, tree: Tree) -> None:
     first = swept[0].trials[0].params
     assert first["detector.codebook_size"] == 16
     assert first["training.learning_rate"] == 1e-3
 
 
-def test_checkpoint_recipe_and_run_agree_on_the_threshold(swept: Any, store: Tracker) -> None:
+def test_checkpoint_recipe_and_run_have_the_same_threshold(swept: Any, store: Tracker) -> None:
     result = swept[0]
     key = "threshold.pixel_false_positive_rate"
     chosen = result.best.params[key]
@@ -422,23 +422,29 @@ def test_checkpoint_recipe_and_run_agree_on_the_threshold(swept: Any, store: Tra
     assert {k: v for k, v in resolved.items() if "every" not in k} == same_settings
 
 
-def test_again_does_nothing_and_then_continues(swept: Any, store: Tracker) -> None:
-    result, _, again = swept
+def test_repeated_sweep_does_nothing_and_more_trials_continue_it(
+    swept: Any, store: Tracker
+) -> None:
+    result, _, run_again = swept
     before = [(r.run_id, r.metrics) for r in store.runs()]
     events = Events()
-    same = again(2, events)
+    repeated = run_again(2, events)
     assert not events.of(TrialStarted) and events.of(StudyOpened)[0].done == 2
-    assert (same.study, same.best, same.test) == (result.study, result.best, result.test)
+    assert (repeated.study, repeated.best, repeated.test) == (
+        result.study,
+        result.best,
+        result.test,
+    )
     assert [(r.run_id, r.metrics) for r in store.runs()] == before
-    more = again(3, Events())
-    assert [row.number for row in more.trials] == [0, 1, 2]
-    assert more.trials[:2] == result.trials
-    assert more.recipe == result.recipe and "Best of 3 trials" in more.recipe.read_text()
+    continued = run_again(3, Events())
+    assert [row.number for row in continued.trials] == [0, 1, 2]
+    assert continued.trials[:2] == result.trials
+    assert continued.recipe == result.recipe and "Best of 3 trials" in continued.recipe.read_text()
 
 
-def test_kill_9_and_on(tree: Tree, store: Tracker, tmp_path: Path) -> None:
-    """A process killed in a trial: nothing finished is lost, that trial is retried once, from its
-    last epoch, and both stores agree."""
+def test_sweep_continues_after_kill_9(tree: Tree, store: Tracker, tmp_path: Path) -> None:
+    """After a process is killed in a trial, no finished trial is lost, the trial is retried once
+    from its last epoch, and both stores agree."""
     script = f"""
 import os, signal
 from pathlib import Path
@@ -477,7 +483,7 @@ sweep(comparison, store, trials=2, on_event=kill)
     assert not any(store.run_folder(r.run_id).exists() for r in runs)
 
 
-# Scripted detectors: what fails, dies or lags behind
+# Scripted detectors: failing, killed and poor trials
 
 
 class ScriptedSettings(Settings):
@@ -486,7 +492,7 @@ class ScriptedSettings(Settings):
 
 
 class Scripted(base.Detector):
-    """Scores |x − mean training image| times `quality`; `act` says what goes wrong."""
+    """Score |x − mean training image| times `quality`; `act` selects the failure."""
 
     Config = ScriptedSettings
     mean: Tensor
@@ -526,7 +532,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tree: Tree) -> Tree:
         run.log_metrics({"test/image_auroc": 1.0})
         return Report({}, {}), {}, results
 
-    # The test set is scored and drawn in `swept`; that takes longer than all the rest.
+    # The test set is scored and plotted in `swept`, which takes longer than everything else.
     monkeypatch.setattr("vqlab.sweep.result.test_model", tested)
     return {**tree, "detector": {"name": "scripted"}}
 
@@ -543,7 +549,7 @@ def run_sweep(
     )
 
 
-def test_what_lags_behind_is_pruned(scripted: Tree, store: Tracker) -> None:
+def test_poor_trial_is_pruned(scripted: Tree, store: Tracker) -> None:
     recipe = merge(scripted, {"training": {"epochs": 4}})
     result = run_sweep(recipe, store, 9, {"detector.quality": {"low": -1.0, "high": 1.0}})
     pruned = [row for row in result.trials if row.state == "PRUNED"]
@@ -562,10 +568,10 @@ def test_what_lags_behind_is_pruned(scripted: Tree, store: Tracker) -> None:
     ("act", "words"),
     [("raise", "a wheel came off"), ("nan", "diverged"), ("full disk", "No space left")],
 )
-def test_one_failing_trial_does_not_stop_the_others(
+def test_failing_trial_does_not_stop_the_others(
     scripted: Tree, store: Tracker, act: str, words: str
 ) -> None:
-    recipe = merge(scripted, nest("detector.act", act))  # so the first trial fails
+    recipe = merge(scripted, nest("detector.act", act))  # makes the first trial fail
     harmless = ["", "rest", "sleep", "wait"]
     result = run_sweep(recipe, store, 1, {"detector.act": {"choices": [*harmless, act]}})
     assert [row.state for row in result.trials] == ["FAIL", "COMPLETE"]
@@ -576,7 +582,7 @@ def test_one_failing_trial_does_not_stop_the_others(
     assert words in run.tags["vqlab.reason"]
 
 
-def test_a_sweep_whose_trials_all_fail_stops(scripted: Tree, store: Tracker) -> None:
+def test_sweep_stops_if_all_trials_fail(scripted: Tree, store: Tracker) -> None:
     events = Events()
     recipe = merge(scripted, nest("detector.act", "raise"))
     with pytest.raises(UserError, match="3 of its 3 trials failed.*a wheel came off"):
@@ -587,7 +593,9 @@ def test_a_sweep_whose_trials_all_fail_stops(scripted: Tree, store: Tracker) -> 
     assert parent.status == "FAILED" and "a wheel came off" in parent.tags["vqlab.failure"]
 
 
-def test_dead_codebooks_prune_but_do_not_end_everything(scripted: Tree, store: Tracker) -> None:
+def test_dead_codebooks_are_pruned_without_stopping_the_sweep(
+    scripted: Tree, store: Tracker
+) -> None:
     recipe = merge(scripted, nest("detector.act", "dead"))
     all_dead = run_sweep(recipe, store, 2, {"detector.quality": {"low": 0.1, "high": 1.0}})
     assert [row.state for row in all_dead.trials] == ["COMPLETE"] * 2
@@ -599,9 +607,11 @@ def test_dead_codebooks_prune_but_do_not_end_everything(scripted: Tree, store: T
     assert "dead codebook" in store.find(str(dead.run_id)).tags["vqlab.reason"]
 
 
-def test_ctrl_c_leaves_all_consistent_and_says_how_to_go_on(scripted: Tree, store: Tracker) -> None:
+def test_ctrl_c_leaves_consistent_stores_and_explains_how_to_resume(
+    scripted: Tree, store: Tracker
+) -> None:
     axes = {"detector.quality": {"low": 0.2, "high": 1.0}}
-    recipe = merge(scripted, nest("training.seed", 1))  # trained by no test before
+    recipe = merge(scripted, nest("training.seed", 1))  # not trained by an earlier test
     events = Events()
 
     class Stopping(Events):
@@ -618,7 +628,9 @@ def test_ctrl_c_leaves_all_consistent_and_says_how_to_go_on(scripted: Tree, stor
     assert result.trials[2].retry_of == 1 and result.trials[1].reason == "interrupted"
 
 
-def test_other_data_or_space_is_another_study_and_says_so(scripted: Tree, store: Tracker) -> None:
+def test_other_data_or_space_starts_another_study_with_a_note(
+    scripted: Tree, store: Tracker
+) -> None:
     first = run_sweep(scripted, store, 1, {"detector.quality": {"low": 0.3, "high": 1.0}})
     events = Events()
     two = run_sweep(scripted, store, 1, {"detector.quality": {"low": 0.4, "high": 1.0}}, events)
@@ -626,9 +638,9 @@ def test_other_data_or_space_is_another_study_and_says_so(scripted: Tree, store:
     assert first.study in events.of(StudyOpened)[0].notes[0]
 
 
-def test_a_registered_checkpoint_stays_when_beaten(scripted: Tree, store: Tracker) -> None:
+def test_registered_checkpoint_is_kept_when_no_longer_best(scripted: Tree, store: Tracker) -> None:
     recipe = merge(scripted, nest("detector.quality", -1.0))
-    recipe = merge(recipe, nest("data.held_out", 0.3))  # enough images to prove a difference
+    recipe = merge(recipe, nest("data.held_out", 0.3))  # enough images for significance
     axes = {"detector.quality": {"low": -1.0, "high": 1.0}}
     first = run_sweep(recipe, store, 1, axes)
     run_id = str(first.best.run_id)
@@ -638,7 +650,7 @@ def test_a_registered_checkpoint_stays_when_beaten(scripted: Tree, store: Tracke
     assert store.find(run_id).checkpoint().exists()
 
 
-def test_a_sweep_is_about_one_model(tree: Tree, store: Tracker) -> None:
+def test_sweep_requires_a_single_model(tree: Tree, store: Tracker) -> None:
     both = merge(tree, nest("data.categories", ["part", "other"]))
     with pytest.raises(UserError, match="got 2 categories"):
         run_sweep(both, store, 1, VQVAE_AXES)
@@ -646,7 +658,7 @@ def test_a_sweep_is_about_one_model(tree: Tree, store: Tracker) -> None:
         run_sweep(tree, store, 1, {"detector.nothing": {"choices": [1]}})
 
 
-def test_time_up_starts_no_further_trial(scripted: Tree, store: Tracker) -> None:
+def test_no_trial_is_started_after_the_timeout(scripted: Tree, store: Tracker) -> None:
     axes = {"detector.quality": {"low": 0.25, "high": 1.0}}
     with pytest.raises(UserError, match="has no complete trial"):
         sweep(

@@ -1,4 +1,4 @@
-"""The report of a study on paper."""
+"""The report of a study, printed on paper."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ name => Math.max(...[...document.querySelectorAll(name)].map(n => n.getBoundingC
 
 @pytest.fixture
 def report(tmp_path: Path) -> Path:
-    """Report of a study with 12 settings: a table wider than any paper."""
+    """Report of a study with 12 settings, whose table is wider than the paper."""
     study = optuna.create_study(study_name="wide", direction="maximize")
 
     def objective(trial: optuna.Trial) -> float:

@@ -1,4 +1,4 @@
-"""The report of a study: a page that needs no network, and a table with all digits."""
+"""The report of a study: a self-contained page, and a table with all digits."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _quiet() -> None:
 
 
 def settings(trial: optuna.Trial) -> float:
-    """Samples four settings; only the learning rate matters."""
+    """Sample four settings; only the learning rate matters."""
     rate = trial.suggest_float("training.learning_rate", 1e-4, 1e-2, log=True)
     trial.suggest_categorical("detector.pattern.codebook_size", [128, 64])
     trial.suggest_categorical("detector.concept.codebook_size", [8, 16])
@@ -45,7 +45,7 @@ def settings(trial: optuna.Trial) -> float:
 
 
 def varied_trial(trial: optuna.Trial) -> float:
-    """A study of one recipe: pruned and failed trials, a search within each."""
+    """Return a study of one recipe with pruned and failed trials and a search within each trial."""
     note(trial, run_id=f"run{trial.number:03d}")
     note(trial, as_in_recipe=trial.number == 0)
     value = settings(trial)
@@ -63,7 +63,7 @@ def varied_trial(trial: optuna.Trial) -> float:
 
 
 def compared(trials: int) -> Studies:
-    """Two recipes in turn, two objectives, a constraint that vqvae:2 breaks."""
+    """Return two recipes, two objectives, and a constraint that vqvae:2 violates."""
     studies = {
         recipe: optuna.create_study(
             directions=["maximize", "minimize"], sampler=RandomSampler(seed=seed)
@@ -90,12 +90,12 @@ def swept(objective: Callable[[optuna.Trial], Any], trials: int) -> optuna.Study
     return study
 
 
-def alone(study: optuna.Study) -> Studies:
+def as_studies(study: optuna.Study) -> Studies:
     return Studies(study.study_name, {"": study})
 
 
 def of(*values: float, **more: Any) -> optuna.Study:
-    """A study of finished trials with these values and one setting."""
+    """Return a study of finished trials with these values and one setting."""
     study = optuna.create_study(study_name="few", direction="maximize")
     for place, value in enumerate(values):
         study.add_trial(
@@ -109,16 +109,16 @@ def of(*values: float, **more: Any) -> optuna.Study:
     return study
 
 
-def own_text(page: Path) -> str:
-    """The page without plotly.js."""
+def text_without_plotly(page: Path) -> str:
+    """Return the page without plotly.js."""
     text = page.read_text(encoding="utf-8")
     without_plotly = re.sub(r"<script>/\*\*\s*\* plotly\.js.*?</script>", "", text, flags=re.S)
-    assert len(without_plotly) < len(text) / 4  # plotly.js is in it, once
+    assert len(without_plotly) < len(text) / 4  # plotly.js is included once
     return without_plotly
 
 
 def headings(page: Path) -> list[str]:
-    return re.findall(r"<h2[^>]*>(.*?)</h2>", own_text(page))
+    return re.findall(r"<h2[^>]*>(.*?)</h2>", text_without_plotly(page))
 
 
 PICTURE = b"\x89PNG no picture"
@@ -143,15 +143,15 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[optuna.Study, Path
         links={"all trials": "http://127.0.0.1:5000/#/table"},
         pictures={"cable/<b>": PICTURE},
     )
-    paths = write_report(alone(study), [AUROC], folder / "new", context)
+    paths = write_report(as_studies(study), [AUROC], folder / "new", context)
     assert [path.name for path in paths] == ["trials.csv", "study.html"]
     assert {path.name for path in (folder / "new").iterdir()} == {"trials.csv", "study.html"}
     return study, folder / "new"
 
 
-def test_the_page_needs_no_network_and_holds_the_numbers(report: tuple[optuna.Study, Path]) -> None:
+def test_page_is_self_contained_and_shows_the_values(report: tuple[optuna.Study, Path]) -> None:
     study, folder = report
-    page = own_text(folder / "study.html")
+    page = text_without_plotly(folder / "study.html")
     assert not re.search(r"<(script|link|iframe)[^>]*(src|href)\s*=", page)
     assert re.findall(r"src=\"(.{14})", page) == ["data:image/png"]
     charts = page.count("Plotly.newPlot(")
@@ -173,9 +173,9 @@ def test_the_page_needs_no_network_and_holds_the_numbers(report: tuple[optuna.St
     assert "0.9123" in page.partition("Validation and test</h2>")[2]
 
 
-def test_the_page_says_on_what_it_rests(report: tuple[optuna.Study, Path]) -> None:
+def test_page_describes_the_data_and_the_decision(report: tuple[optuna.Study, Path]) -> None:
     study, folder = report
-    page = own_text(folder / "study.html")
+    page = text_without_plotly(folder / "study.html")
     assert "<script>alert" not in page and html.escape(NAME) in page
     assert "a &lt;i&gt;note&lt;/i&gt;" in page and "keeps the recipe&#x27;s own settings" in page
     assert f"Objective: {AUROC} (higher is better)." in page
@@ -190,13 +190,13 @@ def test_the_page_says_on_what_it_rests(report: tuple[optuna.Study, Path]) -> No
     assert "the recipe's own settings" in page  # trial 0, in the history
 
 
-def test_the_page_fits_a_phone_and_dark_mode(report: tuple[optuna.Study, Path]) -> None:
-    page = own_text(report[1] / "study.html")
+def test_page_supports_phones_and_dark_mode(report: tuple[optuna.Study, Path]) -> None:
+    page = text_without_plotly(report[1] / "study.html")
     assert '<meta name="viewport" content="width=device-width,initial-scale=1">' in page
     assert "prefers-color-scheme:dark" in page and "overflow-x:auto" in page
 
 
-def test_the_table_holds_every_trial_with_all_digits(report: tuple[optuna.Study, Path]) -> None:
+def test_table_has_every_trial_with_all_digits(report: tuple[optuna.Study, Path]) -> None:
     study, folder = report
     with (folder / "trials.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -216,16 +216,16 @@ def test_the_table_holds_every_trial_with_all_digits(report: tuple[optuna.Study,
     assert rows[3]["reason"] == "behind the median, of <b>earlier</b> trials"
 
 
-def test_importances_name_the_setting_that_matters() -> None:
-    ((name, shares),) = importances(StudyData(alone(swept(varied_trial, 60)), [AUROC])).items()
+def test_importances_rank_the_relevant_setting_first() -> None:
+    ((name, shares),) = importances(StudyData(as_studies(swept(varied_trial, 60)), [AUROC])).items()
     assert max(shares, key=shares.__getitem__) == "learning_rate"
     assert sum(shares.values()) == pytest.approx(1)
     assert "pattern.codebook_size" in shares  # two words where one is ambiguous
-    assert "code_smoothing" not in shares  # not sampled, but the best of each trial
+    assert "code_smoothing" not in shares  # not sampled, but the best within each trial
     assert name == f"{AUROC} · best 6 of 57 trials"
-    ((name, _),) = importances(StudyData(alone(swept(varied_trial, 24)), [AUROC])).items()
+    ((name, _),) = importances(StudyData(as_studies(swept(varied_trial, 24)), [AUROC])).items()
     assert name.endswith("best 3 of 21 trials: too few to be reliable")
-    assert importances(StudyData(alone(of(0.5, 0.5, 0.5, 0.5, 0.5)), [AUROC])) == {}
+    assert importances(StudyData(as_studies(of(0.5, 0.5, 0.5, 0.5, 0.5)), [AUROC])) == {}
 
 
 def test_several_recipes_and_objectives(tmp_path: Path) -> None:
@@ -243,12 +243,12 @@ def test_several_recipes_and_objectives(tmp_path: Path) -> None:
     assert [name.split(" · ")[:2] for name in groups] == [
         ["vqflow", AUROC], ["vqvae", AUROC], ["vqflow", SECONDS], ["vqvae", SECONDS]
     ]  # fmt: skip
-    together = optuna.create_study(directions=["maximize", "minimize"])
-    together.add_trials(
+    combined = optuna.create_study(directions=["maximize", "minimize"])
+    combined.add_trials(
         create_trial(values=trial.values, constraints=trial.constraints)
         for trial in studies.trials()
     )
-    assert {t.values for t in data.best} == {tuple(t.values) for t in together.best_trials}
+    assert {t.values for t in data.best} == {tuple(t.values) for t in combined.best_trials}
     front = [trial.key for trial in data.best]
     assert len({key.recipe for key in front}) == 2
     text = page.read_text(encoding="utf-8")
@@ -278,27 +278,27 @@ HISTORY, MANY = {"Optimization history"}, {"Parallel coordinates", "Slices"}
         ((1e-300, 0.0, -1e300), HISTORY | MANY),
     ],
 )
-def test_empty_charts_are_left_out(
+def test_empty_charts_are_omitted(
     tmp_path: Path, values: tuple[float, ...], charts: set[str]
 ) -> None:
     context = ReportContext(tested={TrialKey("", 0): {}})
-    write_report(alone(of(*values)), [AUROC], tmp_path, context)
+    write_report(as_studies(of(*values)), [AUROC], tmp_path, context)
     assert set(headings(tmp_path / "study.html")) - {"Timeline", "Trials"} == charts
     assert len((tmp_path / "trials.csv").read_text().splitlines()) == 1 + len(values)
 
 
-def test_a_study_without_a_complete_trial(tmp_path: Path) -> None:
+def test_study_without_a_complete_trial(tmp_path: Path) -> None:
     study = optuna.create_study(direction="minimize")
     for state in (TrialState.FAIL, TrialState.RUNNING, TrialState.WAITING):
         study.add_trial(create_trial(state=state))
     study.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.4}))
-    write_report(alone(study), [AUROC], tmp_path, ReportContext())
+    write_report(as_studies(study), [AUROC], tmp_path, ReportContext())
     assert "Intermediate values" in headings(tmp_path / "study.html")
     assert "Slices" not in headings(tmp_path / "study.html")
     assert "1 pruned" in (tmp_path / "study.html").read_text(encoding="utf-8")
 
 
-def test_odd_trials_do_no_harm(tmp_path: Path) -> None:
+def test_unusual_trials(tmp_path: Path) -> None:
     study = of(0.6, 0.7)
     study.add_trial(
         create_trial(
@@ -327,20 +327,20 @@ def test_odd_trials_do_no_harm(tmp_path: Path) -> None:
     )
     metrics = {2: {"test/pixel_auroc": math.nan}, 3: {"test/aupro": 0.3}, 99: {}}
     tested = {TrialKey("", number): values for number, values in metrics.items()}
-    write_report(alone(study), [AUROC], tmp_path, ReportContext(tested=tested))
+    write_report(as_studies(study), [AUROC], tmp_path, ReportContext(tested=tested))
     with (tmp_path / "trials.csv").open(encoding="utf-8") as file:
         row = list(csv.DictReader(file))[2]
     assert (row["retry_of"], row["reason"]) == ("1", "dead codebook")
     assert (row["reused"], row["seconds_saved"]) == ("trial 0", "1.5")
     page = (tmp_path / "study.html").read_text(encoding="utf-8")
     assert "Trial 2 has 0.9, but may not win: dead codebook." in page
-    (winner,) = StudyData(alone(study), [AUROC]).best
-    assert winner.key.number == 3  # the better one's codebook is dead
+    (winner,) = StudyData(as_studies(study), [AUROC]).best
+    assert winner.key.number == 3  # the better trial has a dead codebook
     with pytest.raises(ValueError, match="must have as many names"):
-        write_report(alone(study), [AUROC, SECONDS], tmp_path, ReportContext())
+        write_report(as_studies(study), [AUROC, SECONDS], tmp_path, ReportContext())
 
 
-def test_no_name_or_value_becomes_markup(tmp_path: Path) -> None:
+def test_names_and_values_are_escaped(tmp_path: Path) -> None:
     script = "</script><script>alert(1)</script>"
     study = optuna.create_study(study_name=script, direction="maximize")
     for place, choice in enumerate([script, "b", script, "b", "b"]):
@@ -360,16 +360,16 @@ def test_no_name_or_value_becomes_markup(tmp_path: Path) -> None:
         run_link=lambda run_id: f'"><b>{run_id}', links={script: f'"><b>{script}'},
     )  # fmt: skip
     write_report(Studies(script, {script: study}), [AUROC], tmp_path, context)
-    page = own_text(tmp_path / "study.html")
+    page = text_without_plotly(tmp_path / "study.html")
     assert "<script>alert" not in page and "<b>" not in page
     assert len(re.findall("<script", page)) == len(re.findall("</script>", page))
     assert html.escape(script) in page
 
 
-def test_the_same_study_gives_the_same_files(tmp_path: Path) -> None:
+def test_files_are_reproducible(tmp_path: Path) -> None:
     study = swept(varied_trial, 4)
     for name in ("a", "b"):
-        write_report(alone(study), [AUROC], tmp_path / name, ReportContext())
+        write_report(as_studies(study), [AUROC], tmp_path / name, ReportContext())
     for path in sorted((tmp_path / "a").iterdir()):
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
 
@@ -386,7 +386,7 @@ def test_short_names_and_words() -> None:
     ]  # fmt: skip
 
 
-def test_no_trial_of_the_front_is_dominated() -> None:
+def test_pareto_front_has_no_dominated_trial() -> None:
     goals = [Goal("good", True), Goal("slow", False)]
     values = [(0.9, 5.0), (0.8, 1.0), (0.7, 2.0), (0.9, 4.0), (0.95, 9.0)]
     trials = [
@@ -396,7 +396,7 @@ def test_no_trial_of_the_front_is_dominated() -> None:
     assert pareto_front([], goals) == []
 
 
-def test_differences_from_the_recipe_are_drawn_with_their_intervals(tmp_path: Path) -> None:
+def test_differences_from_the_recipe_are_shown_with_intervals(tmp_path: Path) -> None:
     study = swept(varied_trial, 4)
     differences = {
         TrialKey("", 1): Difference(0.0123, Interval(0.0012, 0.0345), 0.01),
@@ -404,13 +404,13 @@ def test_differences_from_the_recipe_are_drawn_with_their_intervals(tmp_path: Pa
         TrialKey("", 3): Difference(0.3, None, None, "too few images"),
     }
     context = ReportContext(differences=differences)
-    write_report(alone(study), [AUROC], tmp_path, context)
-    page = own_text(tmp_path / "study.html")
+    write_report(as_studies(study), [AUROC], tmp_path, context)
+    page = text_without_plotly(tmp_path / "study.html")
     heading = "Difference from the recipe&#x27;s own trial"
     assert heading in headings(tmp_path / "study.html")
     chart = page.partition(f"{heading}</h2>")[2].partition("<h2")[0]
     rows = re.findall(r'"y":\["(trial \d)"\]', chart)
-    assert rows == ["trial 2", "trial 1"], "sorted, without the one that has no interval"
-    assert "0.0222" in chart and "0.0111" in chart, "ends of the interval, from the value"
+    assert rows == ["trial 2", "trial 1"], "sorted, without the trial that has no interval"
+    assert "0.0222" in chart and "0.0111" in chart, "interval bounds relative to the value"
     grey, coloured = re.findall(r'"color":"(#\w+)","size":8', chart)
     assert grey != coloured

@@ -1,4 +1,4 @@
-"""Backbones that a sweep searches as far as they can be had on this machine."""
+"""Search over the backbones that are available on this machine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from vqlab.types import UserError
 Tree = dict[str, Any]
 pytestmark = pytest.mark.usefixtures("blank_figures")
 BACKBONE = "features.backbone"
-ASKED: Tree = {BACKBONE: {"available": ["test_resnet", "filters", "test_convnext"]}}
+CHECKPOINT_REQUESTS: Tree = {BACKBONE: {"available": ["test_resnet", "filters", "test_convnext"]}}
 SIZE: Tree = {"detector.bank_size": {"low": 10, "high": 40}}
 
 
@@ -66,7 +66,7 @@ def bank(root: Path) -> Tree:
 
 
 def no_test(model: Any, config: Any, splits: Any, run: Any, results: Path) -> Any:
-    """Scoring and drawing the test set takes longer than all the rest."""
+    """Skip scoring and pictures of the test set, which take longer than everything else."""
     return Report({}, {}), {}, results
 
 
@@ -79,7 +79,7 @@ def with_weights(tree: Tree, weights: Path | str) -> Tree:
 
 
 def comparison_of(tree: Tree, **axes: Any) -> Comparison:
-    return make_comparison(make_space({"space": {**ASKED, **SIZE, **axes}}), tree)
+    return make_comparison(make_space({"space": {**CHECKPOINT_REQUESTS, **SIZE, **axes}}), tree)
 
 
 def choices(comparison: Comparison) -> tuple[Any, ...] | None:
@@ -87,7 +87,7 @@ def choices(comparison: Comparison) -> tuple[Any, ...] | None:
     return axis.choices if axis else None
 
 
-def test_the_recipe_s_own_comes_first_then_what_can_be_had(bank: Tree, weights: Path) -> None:
+def test_backbone_of_the_recipe_precedes_other_available_ones(bank: Tree, weights: Path) -> None:
     comparison = comparison_of(with_weights(bank, weights))
     assert choices(comparison) == ("filters", "test_resnet")
     assert comparison.first.recipe_params()[BACKBONE] == "filters"
@@ -99,13 +99,13 @@ def test_the_recipe_s_own_comes_first_then_what_can_be_had(bank: Tree, weights: 
     assert "excluded" not in everything.notes[0]
 
 
-def test_a_file_is_there_for_its_own_backbone_alone(bank: Tree, weights: Path) -> None:
+def test_checkpoint_file_makes_only_its_backbone_available(bank: Tree, weights: Path) -> None:
     comparison = comparison_of(with_weights(bank, weights / "test_resnet_part.pth"))
     assert choices(comparison) == ("filters", "test_resnet")
     assert "test_resnet_part.pth does not fit test_convnext" in comparison.notes[0]
 
 
-def test_offline_without_weights_what_is_left_is_no_axis(bank: Tree) -> None:
+def test_single_available_backbone_is_not_searched(bank: Tree) -> None:
     comparison = comparison_of(bank)
     assert choices(comparison) is None and BACKBONE not in comparison.first.sampled
     assert comparison.notes == (
@@ -116,10 +116,10 @@ def test_offline_without_weights_what_is_left_is_no_axis(bank: Tree) -> None:
     without = make_comparison(make_space({"space": SIZE}), bank)
     assert comparison.sweep_name(splits) == without.sweep_name(splits)
     with pytest.raises(UserError, match="must leave something to search; only filters is"):
-        make_comparison(make_space({"space": ASKED}), bank)
+        make_comparison(make_space({"space": CHECKPOINT_REQUESTS}), bank)
 
 
-def test_what_can_be_had_is_part_of_the_study_s_name(bank: Tree, weights: Path) -> None:
+def test_available_backbones_are_part_of_the_study_name(bank: Tree, weights: Path) -> None:
     splits = load_dataset(resolve(bank).data)
     tree = with_weights(bank, weights)
     name = comparison_of(tree).sweep_name(splits)
@@ -128,8 +128,8 @@ def test_what_can_be_had_is_part_of_the_study_s_name(bank: Tree, weights: Path) 
     assert name != comparison_of(tree).sweep_name(splits)
 
 
-def test_recipes_say_it_once(bank: Tree) -> None:
-    space = {"space": {**ASKED, **SIZE}}
+def test_note_is_printed_once_for_several_recipes(bank: Tree) -> None:
+    space = {"space": {**CHECKPOINT_REQUESTS, **SIZE}}
     both = make_spaces({"recipes": {"one": space, "two": space}}, "both")
     comparison = make_comparison(both, {"one": bank, "two": bank})
     assert len(comparison.notes) == 1 and comparison.notes[0].startswith(
@@ -147,12 +147,12 @@ def test_recipes_say_it_once(bank: Tree) -> None:
         ({BACKBONE: {"available": ["resnet81"]}}, "value 'resnet81': .*did you mean resnet18"),
     ],
 )
-def test_an_impossible_wish_is_a_sentence(axes: Tree, words: str, bank: Tree) -> None:
+def test_invalid_axes_raise(axes: Tree, words: str, bank: Tree) -> None:
     with pytest.raises(UserError, match=words):
         make_comparison(make_space({"space": {**SIZE, **axes}}), bank)
 
 
-def test_a_sweep_tries_both_and_workers_look_no_more(
+def test_sweep_tries_both_backbones_and_workers_do_not_search_again(
     bank: Tree, weights: Path, store: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vqlab.sweep.result.test_model", no_test)
@@ -160,7 +160,8 @@ def test_a_sweep_tries_both_and_workers_look_no_more(
     events: list[Event] = []
     result = sweep(
         make_comparison(
-            make_space({"validations": 0, "space": {**ASKED, **SIZE}}), with_weights(bank, weights)
+            make_space({"validations": 0, "space": {**CHECKPOINT_REQUESTS, **SIZE}}),
+            with_weights(bank, weights),
         ),
         store,
         trials=4,
@@ -186,7 +187,7 @@ def test_a_sweep_tries_both_and_workers_look_no_more(
     assert choices(comparison) == ("filters", "test_resnet") and comparison.notes == ()
 
 
-def test_auto_is_resnet18_where_its_weights_are_at_hand(
+def test_auto_is_resnet18_if_its_weights_are_available(
     bank: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     auto = {"features": {"backbone": "auto"}, "data": {"image_size": 64}}
@@ -201,7 +202,7 @@ def test_auto_is_resnet18_where_its_weights_are_at_hand(
         assert torch.equal(state[f"network.model.{name}"], value)
 
 
-def test_workers_are_given_the_backbone_by_name(bank: Tree) -> None:
-    """`auto` may mean another backbone on another machine."""
+def test_workers_receive_the_resolved_backbone(bank: Tree) -> None:
+    """`auto` may resolve to another backbone on another machine."""
     comparison = comparison_of(merge(bank, {"features": {"backbone": "auto"}}))
     assert comparison.first.tree["features"]["backbone"] == "filters"

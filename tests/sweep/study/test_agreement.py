@@ -1,4 +1,4 @@
-"""Kinds of synthetic anomalies that rank trials alike, or not."""
+"""Agreement between kinds of synthetic anomalies on the ranking of trials."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ KINDS = np.repeat([-1, 0, 1, 2], 5)
 
 
 def trial(*quality: float) -> dict[str, CategoryEvidence]:
-    """Scores of 5 normal images and 5 anomalies of each kind, which stand out by `quality`."""
+    """Return scores of 5 normal images and of 5 anomalies of each kind, which stand out by
+    `quality`."""
     rng = np.random.default_rng(0)
     scores = rng.normal(size=20) + np.repeat([0, *quality], 5)
     labels, none = (KINDS >= 0).astype(int), np.zeros((20, 1), np.float32)
@@ -22,23 +23,26 @@ def trial(*quality: float) -> dict[str, CategoryEvidence]:
     return {"toy": CategoryEvidence({}, evidence)}
 
 
-def agreed(rows: NDArray[np.float64]) -> float | None:
+def agreement_table(rows: NDArray[np.float64]) -> float | None:
     return agreement([trial(*row) for row in rows], "image_auroc")
 
 
-def test_kinds_that_rank_alike_agree() -> None:
-    assert agreed(np.linspace(0, 1.5, 6)[:, None] * [1, 1, 1]) == pytest.approx(1, abs=0.1)
+def test_kinds_with_equal_rankings_agree() -> None:
+    assert agreement_table(np.linspace(0, 1.5, 6)[:, None] * [1, 1, 1]) == pytest.approx(1, abs=0.1)
 
 
-def test_an_opposed_kind_lowers_the_agreement() -> None:
-    """Of three pairs one agrees and two are opposed: (1 − 1 − 1) / 3."""
-    value = agreed(np.linspace(-1, 1, 6)[:, None] * [1, 1, -1])
+def test_opposed_kind_lowers_the_agreement() -> None:
+    """One of three pairs agrees and two are opposed: (1 − 1 − 1)
+
+    3.
+    """
+    value = agreement_table(np.linspace(-1, 1, 6)[:, None] * [1, 1, -1])
     assert value == pytest.approx(-1 / 3, abs=0.15)
 
 
-def test_too_little_to_rank_is_no_agreement() -> None:
-    assert agreed(np.ones((3, 3))) is None, "three trials"
-    assert agreed(np.ones((6, 3))) is None, "all trials equal"
+def test_too_few_trials_have_no_agreement() -> None:
+    assert agreement_table(np.ones((3, 3))) is None, "three trials"
+    assert agreement_table(np.ones((6, 3))) is None, "all trials equal"
     real = trial(1, 1, 1)["toy"].evidence
     without = Evidence(*(getattr(real, name) for name in (
         "scores", "labels", "flagged", "negatives", "positives", "overlap")))  # fmt: skip

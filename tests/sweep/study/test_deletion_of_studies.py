@@ -1,4 +1,4 @@
-"""Deleting a study: Optuna's studies and the runs of the trials; complete after a kill."""
+"""Deletion of a study and of the runs of its trials; a killed deletion can be completed."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_studies_are_listed_by_category_detector_and_status(tracker: Tracker) ->
     assert "mutually exclusive" in refusal(*arguments, "--csv", "--json")
 
 
-def test_a_study_is_deleted_with_its_runs(tracker: Tracker) -> None:
+def test_study_is_deleted_with_its_runs(tracker: Tracker) -> None:
     assert names(tracker) == [("both", 2, 2), ("one", 1, 1)]
     folders = [run.artifact(CHECKPOINT) for run in runs_of(tracker, "both")]
     arguments = ["studies", "delete", "both", "--mlruns", str(tracker.root)]
@@ -88,7 +88,7 @@ def test_a_study_is_deleted_with_its_runs(tracker: Tracker) -> None:
     assert len(folders) == 2 and not any(folder.exists() for folder in folders)
 
 
-def test_a_study_with_a_registered_run_is_not_deleted(tracker: Tracker) -> None:
+def test_study_with_a_registered_run_is_not_deleted(tracker: Tracker) -> None:
     run = runs_of(tracker, "both")[0]
     tracker.registry.register(run.run_id, CHECKPOINT, "cable")
     with opened_storage(storage_address(tracker.root)) as storage:
@@ -97,7 +97,7 @@ def test_a_study_with_a_registered_run_is_not_deleted(tracker: Tracker) -> None:
     assert len(names(tracker)) == 2 and len(runs_of(tracker, "both")) == 2
 
 
-def test_a_killed_deletion_is_completed_by_repeating_it(tracker: Tracker) -> None:
+def test_killed_deletion_is_completed_by_repeating_it(tracker: Tracker) -> None:
     program = (
         "import os, sys\nfrom pathlib import Path\nimport optuna\n"
         "optuna.delete_study = lambda **rest: os.kill(os.getpid(), 9)\n"

@@ -1,4 +1,4 @@
-"""Trials are shared among recipes: a fair start, then more for the better half."""
+"""Successive halving over recipes: equal first rungs, then more trials for the better half."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def shares(losses: dict[str, float], trials: int) -> Counter[str]:
     return counts
 
 
-def test_every_recipe_starts_alike_whatever_its_first_figures() -> None:
+def test_first_rung_is_equal_for_every_recipe() -> None:
     losses = {"a": 0.5, "b": 0.1, "c": math.inf}
     order, counts = [], Counter[str]()
     for _ in range(3 * FAIR_START):
@@ -34,11 +34,11 @@ def test_every_recipe_starts_alike_whatever_its_first_figures() -> None:
         (30, {"a": 6, "b": 22, "c": 2}),
     ],
 )
-def test_the_better_half_gets_twice_as_many_more(trials: int, expected: dict[str, int]) -> None:
+def test_better_half_gets_twice_as_many_trials(trials: int, expected: dict[str, int]) -> None:
     assert shares({"a": -0.8, "b": -0.9, "c": -0.7}, trials) == expected
 
 
-def test_one_recipe_gets_every_trial() -> None:
+def test_single_recipe_gets_every_trial() -> None:
     assert shares({"a": 0.0}, 5) == {"a": 5}
 
 

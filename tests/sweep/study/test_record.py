@@ -1,4 +1,4 @@
-"""Attributes of a trial: one value each where people read them, also those of older studies."""
+"""Attributes of a trial, including those of older studies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ METRICS = {"validation/image_auroc": 0.9, "validation/cable/aupro": 0.8}
 SCORING = {"detector.scoring.terms": ["error", "context"]}
 
 
-def test_mappings_have_an_attribute_per_key() -> None:
+def test_mappings_are_stored_as_one_attribute_per_key() -> None:
     attrs = stored(validation=METRICS, scoring=SCORING, reused="run 1", run_id="2")
     assert attrs == {
         **METRICS,

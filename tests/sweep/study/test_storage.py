@@ -1,4 +1,4 @@
-"""Studies in a real PostgreSQL server, started for the tests."""
+"""Studies in a PostgreSQL server that is started for the tests."""
 
 from __future__ import annotations
 
@@ -16,37 +16,39 @@ from vqlab.sweep.study.storage import open_storage, opened_storage, storage_addr
 from vqlab.types import UserError
 
 
-def test_turns_pass_between_processes_and_end_with_them(postgres: str, tmp_path: Path) -> None:
-    holding = (
+def test_lock_is_exclusive_and_released_when_its_process_ends(
+    postgres: str, tmp_path: Path
+) -> None:
+    holder = (
         "import sys, time; from vqlab.sweep.study.storage import study_lock, open_storage\n"
         "with study_lock(open_storage(sys.argv[1]), 's'):\n"
         "    print('mine', flush=True); time.sleep(600)"
     )
-    other = start_program(holding, postgres, cwd=tmp_path)
+    other = start_program(holder, postgres, cwd=tmp_path)
     assert other.first_line() == "mine"
     with opened_storage(postgres) as storage:
         with study_lock(storage, "another"):
             pass
-        other.kill()  # the server sees its connection end
+        other.kill()  # the server notices the closed connection
         for _ in range(2):
             with study_lock(storage, "s"):
                 pass
 
 
 @pytest.mark.slow
-def test_four_workers_make_a_hundred_trials_and_no_more(postgres: str) -> None:
+def test_four_workers_run_exactly_one_hundred_trials(postgres: str) -> None:
     command = [sys.executable, "-c", COUNTED, postgres]
     workers = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(4)]
     for worker in workers:
-        _, complaint = worker.communicate(timeout=300)
-        assert worker.returncode == 0, complaint.decode()[-2000:]
+        _, stderr = worker.communicate(timeout=300)
+        assert worker.returncode == 0, stderr.decode()[-2000:]
     with opened_storage(postgres) as storage:
         trials = load_study(storage, "s").get_trials(deepcopy=False)
     assert [t.number for t in trials] == list(range(100))
     assert all(t.state == TrialState.COMPLETE for t in trials)
 
 
-def test_a_missing_study_is_told_with_those_there_are(postgres: str) -> None:
+def test_missing_study_error_lists_the_existing_studies(postgres: str) -> None:
     with opened_storage(postgres) as storage:
         open_study(storage, "cable-vqvae-12345678")
         with pytest.raises(
@@ -62,13 +64,13 @@ def test_a_missing_study_is_told_with_those_there_are(postgres: str) -> None:
         ("postgresql+pg8000://me:secret@127.0.0.1:9/none", "pip install 'vqlab"),
     ],
 )
-def test_a_server_that_is_not_there_is_a_sentence(address: str, words: str) -> None:
+def test_unreachable_server_raises(address: str, words: str) -> None:
     with pytest.raises(UserError) as error:
         open_storage(address)
     assert words in str(error.value) and "secret" not in str(error.value)
 
 
-def test_the_address_of_studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VQLAB_STORAGE", raising=False)
     assert storage_address(tmp_path) == f"sqlite:///{tmp_path / 'optuna.db'}"
     monkeypatch.setenv("VQLAB_STORAGE", "mysql://me:secret@host/db")

@@ -1,4 +1,4 @@
-"""What a newcomer sees of a sweep in the MLflow UI: a real server and a real browser, fresh."""
+"""The first view of a sweep in the MLflow UI, with a server and a browser with a new profile."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SPACE = {
 def result(
     mlflow_ui: str, root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory
 ) -> SweepResult:
-    """A small sweep, shown by the server that `vqlab ui` starts at another port than usual."""
+    """A small sweep, shown by `vqlab ui` at a port other than the default."""
     results = tmp_path_factory.mktemp("results")
     swept = sweep(
         make_comparison(make_space(SPACE), tiny_recipe(root)),
@@ -46,7 +46,7 @@ def in_model_training_mode(page: Any) -> bool:
     return page.get_by_text("Prompts", exact=True).count() == 0
 
 
-def test_the_first_link_shows_the_trials_as_a_table(page: Any, result: SweepResult) -> None:
+def test_first_link_shows_the_trials_as_a_table(page: Any, result: SweepResult) -> None:
     page.goto(result.link, wait_until="domcontentloaded")
     columns = [
         *(f"tags.`{tag}`" for tag in ("vqlab.trial", "optuna.state")),
@@ -75,7 +75,7 @@ def order(cells: dict[str, list[str]]) -> list[int]:
     return [int(text) for text in cells["tags.`vqlab.trial`"]]
 
 
-def test_the_second_link_shows_charts_and_pictures(page: Any, result: SweepResult) -> None:
+def test_second_link_shows_charts_and_pictures(page: Any, result: SweepResult) -> None:
     page.goto(result.charts_link, wait_until="domcontentloaded")
     page.get_by_text("Test pictures", exact=True).wait_for()
     headings = page.get_by_role("button", expanded=True).all_inner_texts()
@@ -91,14 +91,15 @@ def test_the_second_link_shows_charts_and_pictures(page: Any, result: SweepResul
     page.get_by_text("part/hole", exact=True).wait_for()
     assert page.get_by_text("part/good", exact=True).count() == 1
     page.get_by_text("part/good", exact=True).scroll_into_view_if_needed()
-    pictures_loaded(page, "[role=cell] img", 4)  # of two runs under two keys
+    pictures_loaded(page, "[role=cell] img", 4)  # two keys of two runs
     assert in_model_training_mode(page)
 
 
 def test_descriptions_show_the_best_trial_with_links_and_picture(
     page: Any, result: SweepResult, store: Tracker
 ) -> None:
-    for address in (store.link(result.parent_id), result.link):  # the study's run, the experiment
+    # the run of the study, and the experiment
+    for address in (store.link(result.parent_id), result.link):
         address = result.link.partition("/#/")[0] + "/#/" + address.partition("/#/")[2]
         page.goto("about:blank")
         page.goto(address, wait_until="domcontentloaded")
@@ -111,7 +112,7 @@ def test_descriptions_show_the_best_trial_with_links_and_picture(
     assert in_model_training_mode(opened.value)
 
 
-def test_the_best_run_and_the_views_of_its_experiment_open(
+def test_links_to_the_best_run_and_its_experiment_views_open(
     page: Any, result: SweepResult, store: Tracker
 ) -> None:
     page.goto(result.best_link, wait_until="domcontentloaded")

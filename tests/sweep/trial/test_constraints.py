@@ -1,4 +1,4 @@
-"""Several objectives, costs, and limits that a chosen trial keeps."""
+"""Several objectives, costs, and constraints on the chosen trial."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ WIDTHS = {"detector.hidden": {"choices": [4, 16]}}
 FRONT = ["validation/pixel_auroc", "cost/parameters", "cost/cpu_seconds_per_image"]
 
 
-def go(root: Path, store: Tracker, trials: int = 4, **space: Any) -> SweepResult:
+def run_sweep(root: Path, store: Tracker, trials: int = 4, **space: Any) -> SweepResult:
     tree = {"space": WIDTHS, "validations": 0, **space}
-    recipe = tiny_recipe(root)  # its own trial is the best on these anomalies, and thus the winner
+    # the trial with its settings is the best on these anomalies, and therefore the winner
+    recipe = tiny_recipe(root)
     recipe["data"] |= {"synthetic_defects": 2, "validation": {"kinds": "generic"}}
     return sweep(
         make_comparison(make_space(tree), recipe),
@@ -37,10 +38,10 @@ def parameters(store: Tracker, run_id: str | None) -> int:
 
 @pytest.fixture(scope="module")
 def front(root: Path, store: Tracker) -> SweepResult:
-    return go(root, store, objective=FRONT)
+    return run_sweep(root, store, objective=FRONT)
 
 
-def test_a_front_of_quality_and_costs(front: SweepResult, store: Tracker) -> None:
+def test_pareto_front_of_quality_and_cost(front: SweepResult, store: Tracker) -> None:
     result = front
     assert {row.state for row in result.trials} == {"COMPLETE"}
     assert all(len(row.values) == 3 and row.values[0] == row.value for row in result.trials)
@@ -53,15 +54,15 @@ def test_a_front_of_quality_and_costs(front: SweepResult, store: Tracker) -> Non
     assert ">Pareto front</h2>" in page
 
 
-def test_a_trial_beyond_a_limit_is_chosen_last(
+def test_trial_that_violates_a_constraint_is_chosen_last(
     front: SweepResult, root: Path, store: Tracker
 ) -> None:
     sizes = {row.params["detector.hidden"]: row.values[1] for row in front.trials}
-    small = go(root, store, limits={"cost/parameters": {"high": sizes[4]}})
+    small = run_sweep(root, store, limits={"cost/parameters": {"high": sizes[4]}})
     violating = [row for row in small.trials if "violates its constraint" in row.reason]
     assert {row.params["detector.hidden"] for row in violating} == {16}
     assert small.best.params["detector.hidden"] == 4
-    none = go(root, store, trials=2, limits={"codebook/perplexity": {"low": 1e6}})
+    none = run_sweep(root, store, trials=2, limits={"codebook/perplexity": {"low": 1e6}})
     assert all("codebook/perplexity" in row.reason for row in none.trials)
     assert none.best.value == max(row.value or 0 for row in none.trials)
 
@@ -79,12 +80,12 @@ def test_a_trial_beyond_a_limit_is_chosen_last(
         ({"limits": {"cost/parameters": {"low": 1, "high": 2}}}, "low: NUMBER"),
     ],
 )
-def test_an_impossible_aim_is_a_sentence(space: dict[str, Any], words: str) -> None:
+def test_invalid_objective_or_constraint_raises(space: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         make_space({"space": WIDTHS, **space})
 
 
-def test_a_space_is_made_again_from_its_own_words() -> None:
+def test_space_serialization_round_trip() -> None:
     tree = {
         "objective": FRONT, "validations": 2, "scorings": 7, "space": WIDTHS,
         "limits": {"cost/parameters": {"high": 10_000}},

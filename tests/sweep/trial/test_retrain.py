@@ -1,4 +1,4 @@
-"""Trials that are scored on test because somebody asked, beside the winner."""
+"""Trials that are retrained and evaluated on the test set on request, in addition to the winner."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ AXES: Tree = {
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the test nor the study's pictures, which take longer than all the rest and are looked
-    at in the first test."""
+    """Skip the evaluation on the test set and the report, which take longer than everything else
+    and are checked in the first test."""
 
     def tested(model: Any, config: Any, splits: Any, run: Any, results: Path) -> Any:
         run.log_metrics({"test/image_auroc": 1.0})
@@ -52,8 +52,10 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vqlab.sweep.result.write_report", write_page)
 
 
-def go(root: Path, tracker: Tracker, trials: int = 3, seed: int = 0, **more: Any) -> SweepResult:
-    """A study of its own for each seed of training."""
+def run_sweep(
+    root: Path, tracker: Tracker, trials: int = 3, seed: int = 0, **more: Any
+) -> SweepResult:
+    """Run a sweep; each training seed has its own study."""
     space = make_space({"validations": 0, "scorings": 3, "space": AXES})
     return sweep(
         make_comparison(space, tiny_recipe(root, seed=seed)),
@@ -64,7 +66,7 @@ def go(root: Path, tracker: Tracker, trials: int = 3, seed: int = 0, **more: Any
     )
 
 
-def beaten(result: SweepResult) -> int:
+def losing_trial(result: SweepResult) -> int:
     return next(row.number for row in result.trials if row.number != result.best.number)
 
 
@@ -81,20 +83,20 @@ def has_checkpoint(record: RunRecord) -> bool:
 
 @pytest.fixture(scope="module")
 def first(root: Path, store: Tracker) -> SweepResult:
-    return go(root, store)
+    return run_sweep(root, store)
 
 
-def test_a_beaten_trial_is_trained_again_as_it_was_and_tested(
+def test_losing_trial_is_retrained_identically_and_tested(
     first: SweepResult, root: Path, store: Tracker, epochs: list[int]
 ) -> None:
-    number = beaten(first)
+    number = losing_trial(first)
     before = run_of(store, first, number)
     assert not has_checkpoint(before) and not any(key.startswith("test/") for key in before.metrics)
     assert [(trial.number, trial.why) for trial in first.tested] == [(first.best.number, "winner")]
     pictures = {p.name: p.read_bytes() for p in (store.root / "results" / "part").iterdir()}
     recipe = first.recipe.read_bytes()
 
-    result = go(root, store, test=[number])
+    result = run_sweep(root, store, test=[number])
     assert epochs == [1, 2]
     after = run_of(store, result, number)
     assert after.status == "FINISHED" and has_checkpoint(after)
@@ -108,7 +110,7 @@ def test_a_beaten_trial_is_trained_again_as_it_was_and_tested(
     assert (result.best, result.test, result.trials) == (first.best, first.test, first.trials)
     assert result.recipe.read_bytes() == recipe
     files = {p.name: p.read_bytes() for p in (store.root / "results" / "part").iterdir()}
-    assert files == pictures, "the folder of results shows the winner"
+    assert files == pictures, "the results folder contains the winner"
     why = {trial.number: trial.why for trial in result.tested}
     assert why == {result.best.number: "winner", number: "on request"}
     tested = next(trial for trial in result.tested if trial.number == number)
@@ -124,11 +126,11 @@ def test_a_beaten_trial_is_trained_again_as_it_was_and_tested(
 
     epochs.clear()
     modified = result.page.stat().st_mtime_ns
-    again = go(root, store, test=[number])
-    assert epochs == [] and again.tested == result.tested
-    assert again.page.stat().st_mtime_ns == modified
-    assert run_of(store, again, number) == after
-    assert has_checkpoint(after), "what was tested can be promoted, and is not tidied away"
+    repeated = run_sweep(root, store, test=[number])
+    assert epochs == [] and repeated.tested == result.tested
+    assert repeated.page.stat().st_mtime_ns == modified
+    assert run_of(store, repeated, number) == after
+    assert has_checkpoint(after), "the checkpoint of a tested trial is kept for promotion"
 
 
 @pytest.mark.parametrize(
@@ -139,34 +141,34 @@ def test_a_beaten_trial_is_trained_again_as_it_was_and_tested(
         (-1, "must be given as NUMBER or RECIPE:NUMBER; got '-1'"),
     ],
 )
-def test_what_is_no_complete_trial_is_refused(
+def test_incomplete_trial_is_rejected(
     number: int | str, words: str, first: SweepResult, root: Path, store: Tracker
 ) -> None:
     events: list[Event] = []
     with pytest.raises(UserError, match=words):
-        go(root, store, test=[beaten(first), number], on_event=events.append)
+        run_sweep(root, store, test=[losing_trial(first), number], on_event=events.append)
     assert not events
 
 
 @pytest.mark.slow
-def test_asked_for_beforehand_nothing_is_trained_twice(
+def test_trial_requested_in_advance_is_not_retrained(
     plain: None, root: Path, store: Tracker, epochs: list[int]
 ) -> None:
-    """What only the trials tell is said when all else is done."""
+    """A request that depends on the trials is reported before the test set is used."""
     with pytest.raises(UserError, match="trial 5 .* does not exist; complete are 0, 1"):
-        go(root, store, trials=2, seed=1, test=[0, 1, 5])
+        run_sweep(root, store, trials=2, seed=1, test=[0, 1, 5])
     assert epochs == [1, 2] * 2
-    result = go(root, store, trials=2, seed=1)
+    result = run_sweep(root, store, trials=2, seed=1)
     assert [trial.number for trial in result.tested] == [0, 1] and len(epochs) == 4
-    assert RETRAINED not in run_of(store, result, beaten(result)).tags
+    assert RETRAINED not in run_of(store, result, losing_trial(result)).tags
 
 
 @pytest.mark.slow
-def test_a_test_that_was_interrupted_goes_on(
+def test_interrupted_test_is_resumed(
     plain: None, root: Path, store: Tracker, epochs: list[int]
 ) -> None:
-    result = go(root, store, trials=2, seed=2)
-    number = beaten(result)
+    result = run_sweep(root, store, trials=2, seed=2)
+    number = losing_trial(result)
     epochs.clear()
 
     def stop(event: Event) -> None:
@@ -174,36 +176,36 @@ def test_a_test_that_was_interrupted_goes_on(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt, match=f"while retraining trial {number}"):
-        go(root, store, trials=2, seed=2, test=[number], on_event=stop)
+        run_sweep(root, store, trials=2, seed=2, test=[number], on_event=stop)
     record = run_of(store, result, number)
     assert (record.status, record.tags["optuna.state"]) == ("FINISHED", "COMPLETE")
     assert TESTED not in record.tags
-    result = go(root, store, trials=2, seed=2, test=[number])
-    assert epochs == [1, 2], "from its last epoch"
+    result = run_sweep(root, store, trials=2, seed=2, test=[number])
+    assert epochs == [1, 2], "resumed from its last epoch"
     record = run_of(store, result, number)
     assert record.tags[RETRAINED] == "the same" and record.tags[TESTED] == "true"
     assert not any(r.status == "RUNNING" for r in store.runs())
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_the_same_training_spares_it(
+def test_checkpoint_of_the_same_training_is_reused(
     plain: None, root: Path, store: Tracker, epochs: list[int]
 ) -> None:
-    result = go(root, store, trials=2, seed=5)
-    number = beaten(result)
+    result = run_sweep(root, store, trials=2, seed=5)
+    number = losing_trial(result)
     config = read_recipe(run_of(store, result, number).artifact("config.yaml"))
     run(resolve(config), store, test=False)
     epochs.clear()
-    result = go(root, store, trials=2, seed=5, test=[number])
+    result = run_sweep(root, store, trials=2, seed=5, test=[number])
     assert not epochs and run_of(store, result, number).tags[RETRAINED] == "the same"
 
 
 @pytest.mark.slow
-def test_a_model_that_comes_out_otherwise_is_noted(
+def test_retrained_model_that_differs_is_noted(
     plain: None, root: Path, store: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = go(root, store, trials=2, seed=3)
-    number = beaten(result)
+    result = run_sweep(root, store, trials=2, seed=3)
+    number = losing_trial(result)
 
     def from_elsewhere(
         context: SweepContext, mirror: Mirror, trial: FrozenTrial, record: RunRecord
@@ -213,7 +215,7 @@ def test_a_model_that_comes_out_otherwise_is_noted(
         return restore_checkpoint(context, mirror, other, record)
 
     monkeypatch.setattr("vqlab.sweep.result.restore_checkpoint", from_elsewhere)
-    result = go(root, store, trials=2, seed=3, test=[number])
+    result = run_sweep(root, store, trials=2, seed=3, test=[number])
     tested = next(trial for trial in result.tested if trial.number == number)
     assert f"trial {number} was retrained for its test: its validation/pix" in tested.notes[-1]
     assert "validation/pixel_auroc" in run_of(store, result, number).tags[RETRAINED]
@@ -223,7 +225,7 @@ def test_a_model_that_comes_out_otherwise_is_noted(
 @pytest.mark.parametrize(
     ("requested", "setting", "expected"), [(None, None, 2), (1, None, 1), (2, 1, 1)]
 )
-def test_threads_that_the_user_asks_for_come_before_those_of_the_trial(
+def test_requested_threads_take_precedence_over_those_of_the_trial(
     requested: int | None,
     setting: int | None,
     expected: int,
@@ -239,23 +241,23 @@ def test_threads_that_the_user_asks_for_come_before_those_of_the_trial(
             make_comparison(space, recipe), tracker, trials=2, results=tmp_path / "results", **more
         )
 
-    def noted(self: Trainer, epoch: int) -> dict[str, float]:
+    def recorded_epoch(self: Trainer, epoch: int) -> dict[str, float]:
         counts.append(torch.get_num_threads())
-        return epoch_as_it_is(self, epoch)
+        return original_epoch(self, epoch)
 
     tracker, counts = Tracker.open(tmp_path / "mlruns"), list[int]()
-    before, epoch_as_it_is = torch.get_num_threads(), Trainer._epoch
+    before, original_epoch = torch.get_num_threads(), Trainer._epoch
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     try:
         torch.set_num_threads(2)
         result = swept(None)
-        number = beaten(result)
+        number = losing_trial(result)
         assert run_of(tracker, result, number).tags[THREADS] == "2"
 
         if requested:
             monkeypatch.setenv("OMP_NUM_THREADS", str(requested))
         torch.set_num_threads(requested or 1)
-        monkeypatch.setattr(Trainer, "_epoch", noted)
+        monkeypatch.setattr(Trainer, "_epoch", recorded_epoch)
         swept(setting, test=[number])
         assert counts == [expected] * 2
         assert run_of(tracker, result, number).tags[THREADS] == str(expected)
@@ -263,7 +265,7 @@ def test_threads_that_the_user_asks_for_come_before_those_of_the_trial(
         torch.set_num_threads(before)
 
 
-# The command
+# Command line
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -274,7 +276,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 
 @pytest.mark.slow
-def test_the_command_shows_validation_against_test(
+def test_command_shows_validation_and_test_values(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Scoring searched without training again, and training that is taken over instead of repeated."""
+"""Search of scoring settings without retraining, and reuse of identical trainings."""
 
 from __future__ import annotations
 
@@ -51,24 +51,26 @@ def trained_model(tree: Tree) -> tuple[Model, Any, Any]:
     return calibrate_and_assess(config, trainer, splits, "none")[0], config, splits
 
 
-def go(tree: Tree, tracker: Tracker, trials: int, axes: Tree, **more: Any) -> SweepResult:
+def run_sweep(tree: Tree, tracker: Tracker, trials: int, axes: Tree, **more: Any) -> SweepResult:
     space = make_space({"space": axes, "validations": 0, **more})
     return sweep(
         make_comparison(space, tree), tracker, trials=trials, results=tracker.root / "results"
     )
 
 
-def test_settings_are_parted_by_what_they_need(tree: Tree) -> None:
+def test_axes_are_split_into_training_and_scoring(tree: Tree) -> None:
     axes = {**SIZES, **SCORING, "detector.scoring.context_steps": {"choices": [2, 3]}}
     checked = plan(make_space({"space": axes}), tree)
     assert set(checked.scoring) == set(SCORING)
     assert set(checked.sampled) == {"detector.codebook_size", "detector.scoring.context_steps"}
     without = merge(tree, {"detector": {"scoring": {"terms": ["error"]}}})
     later = plan(make_space({"space": SCORING}), without)
-    assert "detector.scoring.terms" in later.sampled, "its prior is not fitted: train and calibrate"
+    assert "detector.scoring.terms" in later.sampled, (
+        "a prior that was not fitted requires training"
+    )
 
 
-def test_drawn_defects_do_not_choose_an_image_score(tree: Tree, root: Path) -> None:
+def test_image_score_is_not_searched_on_synthetic_anomalies(tree: Tree, root: Path) -> None:
     axes = {"detector.scoring.image_score": {"choices": ["max", "top"]}}
     with pytest.raises(UserError, match="data.validation.source=test"):
         plan(make_space({"space": axes}), tree)
@@ -76,9 +78,9 @@ def test_drawn_defects_do_not_choose_an_image_score(tree: Tree, root: Path) -> N
     assert set(plan(make_space({"space": axes}), real).image_scoring) == set(axes)
 
 
-def test_rescoring_is_scoring_after_a_calibration(tree: Tree) -> None:
-    """The scores by another setting, from what was read once, are those of a detector that was
-    calibrated with it from the start."""
+def test_rescoring_equals_scoring_after_calibration(tree: Tree) -> None:
+    """Scores with other settings, computed from stored outputs, equal those of a detector that was
+    calibrated with these settings."""
     model, config, splits = trained_model(tree)
     checked = plan(make_space({"space": SCORING, "scorings": 6}), tree)
     candidates = search_scoring(model, splits, config, checked, seed=0)
@@ -89,7 +91,7 @@ def test_rescoring_is_scoring_after_a_calibration(tree: Tree) -> None:
     np.testing.assert_array_equal(candidates.scored.image_scores, direct.image_scores)
 
 
-def test_what_is_chosen_is_the_best_of_what_was_tried(tree: Tree) -> None:
+def test_selected_candidate_is_the_best(tree: Tree) -> None:
     model, config, splits = trained_model(tree)
     axes = {"detector.scoring.terms": SCORING["detector.scoring.terms"]}
     checked = plan(make_space({"space": axes}), tree)
@@ -106,12 +108,13 @@ def test_what_is_chosen_is_the_best_of_what_was_tried(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize(("margin", "stays"), [(0.0, False), (1.0, True)])
-def test_the_recipes_scoring_gives_way_to_a_clearly_better_one_only(
+def test_scoring_of_the_recipe_is_replaced_only_by_a_clearly_better_one(
     tree: Tree, monkeypatch: pytest.MonkeyPatch, margin: float, stays: bool
 ) -> None:
     monkeypatch.setattr(scoring_search, "MARGIN", margin)
     smoothed = {**tree, "training": {"epochs": 0, "device": "cpu"}}
-    smoothed["detector"] = {"name": "mean_image", "scoring": {"smoothing": 0.25}}  # far too much
+    # far above the margin
+    smoothed["detector"] = {"name": "mean_image", "scoring": {"smoothing": 0.25}}
     model, config, splits = trained_model(smoothed)
     before = evaluate(model.score_set(splits.validation), model.thresholds)
     axis = {"detector.scoring.smoothing": {"low": 0.05, "high": 0.25}}
@@ -125,7 +128,7 @@ def test_the_recipes_scoring_gives_way_to_a_clearly_better_one_only(
     assert rule == (scoring_search.OWN if stays else "validation/pixel_auroc")
 
 
-def test_real_defects_need_no_margin(
+def test_no_margin_is_required_on_real_defects(
     tree: Tree, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scoring_search, "MARGIN", 1.0)
@@ -138,7 +141,7 @@ def test_real_defects_need_no_margin(
     assert candidates.rules == {"detector.scoring.code_smoothing": "validation/pixel_auroc"}
 
 
-def test_extracting_first_changes_nothing(tree: Tree) -> None:
+def test_scores_from_stored_outputs_equal_direct_scores(tree: Tree) -> None:
     model, _, splits = trained_model(tree)
     extracted = extract_images(model.detector, model.features(splits.validation))
     once, direct = score_extracted(model.detector, extracted), model.score_set(splits.validation)
@@ -147,11 +150,11 @@ def test_extracting_first_changes_nothing(tree: Tree) -> None:
     assert (once.labels == direct.labels).all() and once.records == direct.records
 
 
-def test_a_trial_searches_its_scoring_and_keeps_it(
+def test_trial_searches_and_stores_its_scoring(
     tree: Tree, tracker: Tracker, epochs: list[int]
 ) -> None:
-    result = go(tree, tracker, 2, {**SIZES, **SCORING}, scorings=5)
-    assert epochs == [1, 2] * 2, "one training for each trial"
+    result = run_sweep(tree, tracker, 2, {**SIZES, **SCORING}, scorings=5)
+    assert epochs == [1, 2] * 2, "one training per trial"
     record = tracker.find(str(result.best.run_id))
     assert record.tags["vqlab.chosen_by.detector.scoring.terms"] == "validation/pixel_auroc"
     model = Model.load(record.checkpoint(), "cpu")
@@ -159,40 +162,40 @@ def test_a_trial_searches_its_scoring_and_keeps_it(
     for setting in SCORING:
         assert result.best.params[setting] == config[setting]
     splits = load_dataset(resolve(tree).data)
-    again = evaluate(model.score_set(splits.validation), model.thresholds)
-    assert again.mean["pixel_auroc"] == result.best.value
+    repeated = evaluate(model.score_set(splits.validation), model.thresholds)
+    assert repeated.mean["pixel_auroc"] == result.best.value
     trained = resolve(tree)
     assert trained.detector["scoring"] != resolve(model.meta["config"]).detector["scoring"]
 
 
-def test_the_same_training_is_taken_over_within_a_study(
+def test_identical_training_is_reused_within_a_study(
     tree: Tree, tracker: Tracker, epochs: list[int]
 ) -> None:
-    result = go(tree, tracker, 5, SIZES)
-    assert len(epochs) == 4, "two sizes, two epochs each"
+    result = run_sweep(tree, tracker, 5, SIZES)
+    assert len(epochs) == 4, "two sizes with two epochs each"
     assert [row.state for row in result.trials] == ["COMPLETE"] * 5
     by_size: dict[int, set[float | None]] = {}
     for row in result.trials:
         by_size.setdefault(row.params["detector.codebook_size"], set()).add(row.value)
     assert all(len(values) == 1 for values in by_size.values())
-    taken = [row for row in result.trials if row.reused]
-    assert len(taken) == 3 and result.saved > 0
-    tags = tracker.find(str(taken[0].run_id)).tags
-    of = next(row for row in result.trials if taken[0].reused == f"trial {row.number}")
-    assert tags["vqlab.reused"] == taken[0].reused and not of.reused
-    assert float(tags["vqlab.seconds_saved"]) == pytest.approx(of.seconds, abs=0.01)
-    whole = float(tracker.find(result.parent_id).tags["vqlab.seconds_saved"])
-    assert whole == pytest.approx(result.saved)
+    reused = [row for row in result.trials if row.reused]
+    assert len(reused) == 3 and result.saved > 0
+    tags = tracker.find(str(reused[0].run_id)).tags
+    source = next(row for row in result.trials if reused[0].reused == f"trial {row.number}")
+    assert tags["vqlab.reused"] == reused[0].reused and not source.reused
+    assert float(tags["vqlab.seconds_saved"]) == pytest.approx(source.seconds, abs=0.01)
+    seconds_saved = float(tracker.find(result.parent_id).tags["vqlab.seconds_saved"])
+    assert seconds_saved == pytest.approx(result.saved)
     assert not result.best.reused and tracker.find(str(result.best.run_id)).checkpoint().exists()
 
 
-def test_a_later_study_takes_over_a_checkpoint(
+def test_checkpoint_is_reused_by_a_later_study(
     tree: Tree, tracker: Tracker, epochs: list[int]
 ) -> None:
     trained = run(resolve(tree), tracker, test=False)
     assert epochs == [1, 2]
-    result = go(tree, tracker, 1, {**SIZES, **SCORING}, scorings=4)
-    assert epochs == [1, 2], "trained before by `train`"
+    result = run_sweep(tree, tracker, 1, {**SIZES, **SCORING}, scorings=4)
+    assert epochs == [1, 2], "already trained by `train`"
     (row,) = result.trials
     before, now = tracker.find(trained.run_id).tags, tracker.find(str(row.run_id))
     assert row.training_reused and row.reused == f"run {trained.run_id}" and row.state == "COMPLETE"
@@ -200,19 +203,21 @@ def test_a_later_study_takes_over_a_checkpoint(
     assert now.tags["vqlab.seconds_saved"] == before["vqlab.training_seconds"]
     assert now.checkpoint().exists()
     other = merge(tree, {"training": {"seed": 1}})
-    go(other, tracker, 1, {**SIZES, **SCORING}, scorings=4)
-    assert epochs == [1, 2, 1, 2], "another seed is another training"
+    run_sweep(other, tracker, 1, {**SIZES, **SCORING}, scorings=4)
+    assert epochs == [1, 2, 1, 2], "another seed requires another training"
 
 
 @pytest.mark.parametrize("searched", [{}, {"detector.scoring.error": {"choices": ["relative"]}}])
-def test_a_checkpoint_taken_over_is_scored_by_the_trials_own_scoring(
+def test_reused_checkpoint_is_scored_with_the_settings_of_the_trial(
     searched: Tree, tree: Tree, tracker: Tracker
 ) -> None:
-    """Not by that of the run it comes from, neither its maps nor its statistics."""
-    wanted = merge(tree, {"detector": {"scoring": {"terms": ["error"], "error_smoothing": 0.1}}})
-    plain, _, splits = trained_model(wanted)
+    """Neither maps nor normalization of the original run are used."""
+    expected_tree = merge(
+        tree, {"detector": {"scoring": {"terms": ["error"], "error_smoothing": 0.1}}}
+    )
+    plain, _, splits = trained_model(expected_tree)
     run(resolve(tree), tracker, test=False)
-    (row,) = go(wanted, tracker, 1, {**SIZES, **searched}).trials
+    (row,) = run_sweep(expected_tree, tracker, 1, {**SIZES, **searched}).trials
     assert row.reused.startswith("run ")
     model = Model.load(tracker.find(str(row.run_id)).checkpoint(), "cpu")
     expected, result = plain.score_set(splits.validation), model.score_set(splits.validation)

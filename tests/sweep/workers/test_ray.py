@@ -1,4 +1,4 @@
-"""Workers on a real Ray cluster of three nodes on this machine, one of which is killed."""
+"""Workers on a Ray cluster of three nodes on this machine, one of which is killed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from sweep_processes import SPACE, check_all_agrees, closed, under_way, wait_for  # noqa: F401
+from sweep_processes import SPACE, assert_stores_agree, closed, running_trials, wait_for  # noqa: F401
 from tiny_set import tiny_recipe
 
 from vqlab.sweep import Execution, make_comparison, make_space, sweep
@@ -25,19 +25,21 @@ def cluster(nodes: int) -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    ray_cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
     try:
         for _ in range(nodes):
-            made.add_node(num_cpus=1)
-        yield made
+            ray_cluster.add_node(num_cpus=1)
+        yield ray_cluster
     finally:
         ray.shutdown()
-        made.shutdown()
+        ray_cluster.shutdown()
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_sweep_survives_the_loss_of_a_node(
+def test_sweep_survives_the_loss_of_a_node(
     root: Path, tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vqlab.sweep.workers.ray import RayWorkers
@@ -50,7 +52,7 @@ def test_a_sweep_survives_the_loss_of_a_node(
         killed: list[Any] = []
 
         def kill() -> None:
-            wait_for(lambda: under_way(tmp_path, any_store=True), seconds=300)
+            wait_for(lambda: running_trials(tmp_path, any_store=True), seconds=300)
             node = nodes.list_all_nodes()[-1]
             nodes.remove_node(node, allow_graceful=False)
             killed.append(node)
@@ -70,4 +72,4 @@ def test_a_sweep_survives_the_loss_of_a_node(
         )
         killer.join()
     assert killed and len([t for t in result.trials if t.state == "COMPLETE"]) == 4
-    check_all_agrees(tmp_path, 4)
+    assert_stores_agree(tmp_path, 4)

@@ -1,4 +1,4 @@
-"""What goes wrong around a sweep: a trial fails with its cause, or waits; the others go on."""
+"""Failures during a sweep: failing trials, locked and full stores, deleted runs."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from PIL import Image
 from sweep_processes import (  # noqa: F401
-    begin,
-    check_all_agrees,
+    assert_stores_agree,
     closed,
-    end,
-    the_study,
-    under_way,
+    running_trials,
+    start_sweep,
+    study_in,
     wait_for,
+    wait_for_exit,
 )
 from tiny_set import tiny_recipe, write_tiny_set
 
@@ -64,7 +64,7 @@ BROKEN = 1e39
 pytestmark = pytest.mark.usefixtures("empty_mlruns")
 
 
-# In this process
+# Single process
 
 
 def aim_at(trials: int, study: optuna.Study) -> None:
@@ -74,7 +74,7 @@ def aim_at(trials: int, study: optuna.Study) -> None:
 
 @pytest.fixture
 def untested(monkeypatch: pytest.MonkeyPatch, blank_figures: None) -> None:
-    """The winner's test is left out; it takes longer than all the rest."""
+    """Skip the evaluation on the test set, which takes longer than everything else."""
 
     def tested(model: Any, config: Any, splits: Any, run: Run, results: Path) -> Any:
         run.log_metrics({"test/image_auroc": 1.0})
@@ -96,17 +96,17 @@ def sweep_here(
 
 
 @pytest.mark.usefixtures("untested")
-def test_a_trial_that_its_process_survives_is_tried_again(root: Path, tmp_path: Path) -> None:
-    """What ends a trial without ending the process, as in a notebook: SystemExit, say."""
+def test_trial_is_retried_if_its_process_survives(root: Path, tmp_path: Path) -> None:
+    """SystemExit, for example, ends a trial but not the process in a notebook."""
     started = []
 
-    def leave(event: Event) -> None:
+    def raise_system_exit(event: Event) -> None:
         if isinstance(event, EpochDone):
             raise SystemExit(3)
 
     with pytest.raises(SystemExit):
-        sweep_here(tmp_path, tiny_recipe(root), RATE, 1, leave)
-    trials = the_study(tmp_path).get_trials(deepcopy=False)
+        sweep_here(tmp_path, tiny_recipe(root), RATE, 1, raise_system_exit)
+    trials = study_in(tmp_path).get_trials(deepcopy=False)
     assert [t.state for t in trials] == [TrialState.FAIL, TrialState.WAITING]
     assert was_interrupted(trials[0])
     runs = Tracker.open(tmp_path / "mlruns").runs(kinds=["trial"])
@@ -118,11 +118,11 @@ def test_a_trial_that_its_process_survives_is_tried_again(root: Path, tmp_path: 
 
     sweep_here(tmp_path, tiny_recipe(root), RATE, 1, note)
     assert started == [(1, 1)]
-    check_all_agrees(tmp_path, 1)
+    assert_stores_agree(tmp_path, 1)
 
 
 class Frozen:
-    """A study store that takes nothing while `on`."""
+    """A study store that rejects writes while `on`."""
 
     def __init__(self, storage: RDBStorage) -> None:
         self._engine, self.on = storage.engine, False
@@ -136,7 +136,7 @@ class Frozen:
         connection.execute(f"PRAGMA query_only={int(self.on)}")
 
 
-def test_a_trial_whose_end_the_store_does_not_take_is_tried_again(tmp_path: Path) -> None:
+def test_trial_is_retried_if_its_result_cannot_be_stored(tmp_path: Path) -> None:
     address = f"sqlite:///{tmp_path / 'optuna.db'}"
     with pytest.raises(UserError, match="cannot be used .*readonly") as error:
         with opened_storage(address) as storage:
@@ -156,13 +156,13 @@ def test_a_trial_whose_end_the_store_does_not_take_is_tried_again(tmp_path: Path
     with opened_storage(address) as storage:
         study = load_study(storage, "s")
         assert [t.state.name for t in study.trials] == ["RUNNING", "RUNNING"]
-        assert reconcile(study, storage) == [1]  # the other one is another thread's
+        assert reconcile(study, storage) == [1]  # the other one is of another thread
         assert [t.state.name for t in study.trials] == ["RUNNING", "FAIL", "WAITING"]
 
 
 @pytest.mark.usefixtures("untested")
-def test_an_image_that_becomes_another_one(tmp_path: Path) -> None:
-    """Only a trial that reads the images again can know; it says so in both stores."""
+def test_image_replaced_during_a_sweep_fails_the_trial(tmp_path: Path) -> None:
+    """Only a trial that reads the images again detects the change; both stores record the error."""
     root = write_tiny_set(tmp_path / "data")
     image = root / "part/train/good/000.png"
 
@@ -173,13 +173,13 @@ def test_an_image_that_becomes_another_one(tmp_path: Path) -> None:
     result = sweep_here(tmp_path, tiny_recipe(root, epochs=0), SIZES, 3, replace)
     other = {row.number for row in result.trials if row.params["data.image_size"] == 48}
     assert other
-    for trial in check_all_agrees(tmp_path, 3, failed=other).trials:
+    for trial in assert_stores_agree(tmp_path, 3, failed=other).trials:
         if trial.number in other:
             assert "differ from those of study" in str(record_of(trial).reason)
 
 
 @pytest.mark.usefixtures("untested")
-def test_a_trial_whose_run_was_deleted_does_not_win(root: Path, tmp_path: Path) -> None:
+def test_trial_with_deleted_run_does_not_win(root: Path, tmp_path: Path) -> None:
     tree = tiny_recipe(root, epochs=0)
     first = sweep_here(tmp_path, tree, RATE, 2)
     tracker = Tracker.open(tmp_path / "mlruns")
@@ -193,8 +193,8 @@ def test_a_trial_whose_run_was_deleted_does_not_win(root: Path, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("untested")
-def test_a_study_that_was_deleted_is_begun_anew(root: Path, tmp_path: Path) -> None:
-    """The runs of its trials stay as they ended."""
+def test_deleted_study_is_started_from_scratch(root: Path, tmp_path: Path) -> None:
+    """Runs of its trials are not changed."""
     tree = tiny_recipe(root, epochs=0)
     before = sweep_here(tmp_path, tree, RATE, 2)
     for file in (tmp_path / "mlruns").glob("optuna.db*"):
@@ -206,8 +206,8 @@ def test_a_study_that_was_deleted_is_begun_anew(root: Path, tmp_path: Path) -> N
     assert {trial.run_id for trial in after.tested} == {after.best.run_id}
 
 
-def test_a_store_that_refuses_a_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That heartbeat is skipped, and a later one is recorded."""
+def test_rejected_heartbeat_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later heartbeat is recorded."""
     monkeypatch.setenv("VQLAB_HEARTBEAT", "1")
     storage = open_storage(f"sqlite:///{tmp_path / 'optuna.db'}")
     study = open_study(storage, "s")
@@ -226,10 +226,10 @@ def test_a_store_that_refuses_a_heartbeat(tmp_path: Path, monkeypatch: pytest.Mo
         wait_for(recorded)
 
 
-def test_a_trial_without_a_heartbeat_is_retried(
+def test_trial_without_a_heartbeat_is_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its worker is of another machine, so nothing else says whether it is alive."""
+    """Its worker runs on another machine, so nothing else shows whether it is alive."""
     monkeypatch.setenv("VQLAB_HEARTBEAT", "1")
     storage = open_storage(f"sqlite:///{tmp_path / 'optuna.db'}")
     study = open_study(storage, "s")
@@ -243,8 +243,8 @@ def test_a_trial_without_a_heartbeat_is_retried(
     assert [t.state.name for t in study.trials] == ["FAIL", "RUNNING", "WAITING"]
 
 
-def test_a_trial_that_others_gave_up(tmp_path: Path) -> None:
-    """Its worker finds it ended when it is done with it, and takes the next one."""
+def test_trial_failed_by_another_worker(tmp_path: Path) -> None:
+    """The worker finds its trial finished at the end and takes the next one."""
     address = f"sqlite:///{tmp_path / 'optuna.db'}"
     ended = []
     with opened_storage(address) as storage, opened_storage(address) as others:
@@ -278,13 +278,14 @@ def prepare(folder: Path, tree: Tree, axes: Tree) -> Path:
 
 def trials_of(folder: Path, state: TrialState) -> list[FrozenTrial]:
     try:
-        return the_study(folder).get_trials(deepcopy=False, states=(state,))
-    except ValueError:  # the study is not there yet
+        return study_in(folder).get_trials(deepcopy=False, states=(state,))
+    except ValueError:  # the study does not exist yet
         return []
 
 
-def by_themselves(folder: Path) -> set[int]:
-    """Numbers of the trials that failed, and not because their worker was killed."""
+def failed_numbers(folder: Path) -> set[int]:
+    """Return the numbers of trials that failed with an error, not because their worker was
+    killed."""
     failed = trials_of(folder, TrialState.FAIL)
     return {trial.number for trial in failed if not was_interrupted(trial)}
 
@@ -293,21 +294,21 @@ def kill_worker_of(trial: FrozenTrial) -> None:
     os.kill(int(trial.user_attrs["worker"]["vqlab.pid"]), signal.SIGKILL)
 
 
-def complaint_of(process: subprocess.Popen[str]) -> str:
-    """The one sentence with which a sweep ended early."""
-    _, complaint = process.communicate(timeout=400)
-    assert process.returncode == 2, complaint[-3000:]
-    assert len(complaint.strip().splitlines()) == 1, complaint
-    return complaint
+def error_of(process: subprocess.Popen[str]) -> str:
+    """Return the error with which a sweep stopped early."""
+    _, error = process.communicate(timeout=400)
+    assert process.returncode == 2, error[-3000:]
+    assert len(error.strip().splitlines()) == 1, error
+    return error
 
 
 def check(
     folder: Path, target: int, failed: Collection[int] = (), without_run: Collection[int] = ()
 ) -> optuna.Study:
-    """As `check_all_agrees`, and no worker showed a traceback."""
+    """As `assert_stores_agree`; in addition, assert that no worker printed a traceback."""
     for log in (folder / "mlruns" / "sweeps").glob("*.log"):
         assert "Traceback" not in log.read_text()
-    return check_all_agrees(folder, target, failed, without_run)
+    return assert_stores_agree(folder, target, failed, without_run)
 
 
 def one_line(output: str, words: str) -> str:
@@ -316,55 +317,56 @@ def one_line(output: str, words: str) -> str:
 
 
 @pytest.mark.slow
-def test_an_exception_in_one_trial(root: Path, tmp_path: Path) -> None:
+def test_exception_in_one_trial(root: Path, tmp_path: Path) -> None:
     axes = {**RATE, "detector.commitment": {"choices": [0.2, 0.3, 0.4, BROKEN]}}
-    tree = merge(tiny_recipe(root), nest("detector.commitment", BROKEN))  # so the first trial fails
-    output = end(begin(prepare(tmp_path, tree, axes), trials=3, workers=2))
-    trials = the_study(tmp_path).get_trials(deepcopy=False)
+    # makes the first trial fail
+    tree = merge(tiny_recipe(root), nest("detector.commitment", BROKEN))
+    output = wait_for_exit(start_sweep(prepare(tmp_path, tree, axes), trials=3, workers=2))
+    trials = study_in(tmp_path).get_trials(deepcopy=False)
     faulty = {t.number for t in trials if t.params["detector.commitment"] == BROKEN}
     check(tmp_path, 3, failed=faulty)
     assert 0 in faulty and "diverged" in one_line(output, "trial 0 FAIL (")
 
 
 @pytest.mark.slow
-def test_a_study_whose_trials_all_fail_ends(root: Path, tmp_path: Path) -> None:
+def test_sweep_stops_if_all_trials_fail(root: Path, tmp_path: Path) -> None:
     axes = {**RATE, "detector.commitment": {"choices": [BROKEN, 2 * BROKEN]}}
     tree = merge(tiny_recipe(root), nest("detector.commitment", BROKEN))
     folder = prepare(tmp_path, tree, axes)
     for call in (1, 2):
-        complaint = complaint_of(begin(folder, trials=20, workers=2))
-        assert "the sweep stopped: " in complaint and "diverged" in complaint
-        trials = the_study(folder).get_trials(deepcopy=False)
+        error = error_of(start_sweep(folder, trials=20, workers=2))
+        assert "the sweep stopped: " in error and "diverged" in error
+        trials = study_in(folder).get_trials(deepcopy=False)
         assert {t.state for t in trials} == {TrialState.FAIL}
-        assert 3 * call <= len(trials) <= 4 * call  # the other worker was at one more
+        assert 3 * call <= len(trials) <= 4 * call  # the other worker was running one more trial
         runs = Tracker.open(folder / "mlruns").runs()
         assert {r.status for r in runs} == {"FAILED"} and len(runs) == len(trials) + 1
 
 
 @pytest.mark.slow
-def test_an_image_that_becomes_unreadable(tmp_path: Path) -> None:
-    """Trials that read it again fail, and a worker that comes later ends; the others go on."""
+def test_image_that_becomes_unreadable(tmp_path: Path) -> None:
+    """Trials that read it fail, and a worker that starts later stops; other trials continue."""
     root = write_tiny_set(tmp_path / "data")
     # Few anomalies: by default one takes its texture from the image, so that every trial reads it.
     few = {"data": {"synthetic_defects": 2, "validation": {"kinds": "generic"}}}
     folder = prepare(tmp_path, merge(tiny_recipe(root, epochs=25), few), SIZES)
-    process = begin(folder, trials=4, workers=2)
-    trial = wait_for(lambda: under_way(folder))[0]
+    process = start_sweep(folder, trials=4, workers=2)
+    trial = wait_for(lambda: running_trials(folder))[0]
     wait_for(lambda: len(trials_of(folder, TrialState.RUNNING)) == 2)
     image = root / "part/train/good/000.png"
-    whole = image.read_bytes()
-    image.write_bytes(whole[: len(whole) // 2])
+    content = image.read_bytes()
+    image.write_bytes(content[: len(content) // 2])
     kill_worker_of(trial)
-    output = end(process)
+    output = wait_for_exit(process)
     assert str(image) in one_line(output, "note: a worker ended: ")
-    faulty = by_themselves(folder)
+    faulty = failed_numbers(folder)
     assert faulty
     study = check(folder, 4, failed=faulty)
     for number in faulty:
         assert str(image) in str(record_of(study.trials[number]).reason)
-    assert str(image) in complaint_of(begin(folder, trials=5, workers=2))
-    image.write_bytes(whole)
-    end(begin(folder, trials=5, workers=2))
+    assert str(image) in error_of(start_sweep(folder, trials=5, workers=2))
+    image.write_bytes(content)
+    wait_for_exit(start_sweep(folder, trials=5, workers=2))
     check(folder, 5, failed=faulty)
 
 
@@ -380,17 +382,17 @@ store.rollback()
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["optuna.db", "mlflow.db"])
-def test_a_store_that_is_locked_for_a_minute(root: Path, tmp_path: Path, name: str) -> None:
-    """Waited for, by a worker at its trial and by one that starts meanwhile."""
+def test_store_locked_for_a_minute(root: Path, tmp_path: Path, name: str) -> None:
+    """A worker in a trial and a worker that is starting both wait."""
     folder = prepare(tmp_path, tiny_recipe(root, epochs=25), RATE)
-    process = begin(folder, trials=4, workers=2)
-    trial = wait_for(lambda: under_way(folder))[0]
+    process = start_sweep(folder, trials=4, workers=2)
+    trial = wait_for(lambda: running_trials(folder))[0]
     command = [sys.executable, "-c", HOLDING, str(folder / "mlruns" / name)]
     other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None and other.stdout.readline() == "locked\n"
     kill_worker_of(trial)
     other.communicate()
-    output = end(process)
+    output = wait_for_exit(process)
     assert "note: a worker ended" not in output
     study = check(folder, 4)
     assert [t.number for t in study.trials if t.state == TrialState.FAIL] == [trial.number]
@@ -398,7 +400,7 @@ def test_a_store_that_is_locked_for_a_minute(root: Path, tmp_path: Path, name: s
 
 @contextlib.contextmanager
 def filled(disk: Path) -> Iterator[None]:
-    """Keep a disk full: room that a deleted file leaves is filled again."""
+    """Keep a disk full: space that a deleted file frees is filled again."""
     ended = threading.Event()
 
     def fill() -> None:
@@ -424,39 +426,39 @@ def filled(disk: Path) -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("under", ["both stores", "runs"])
-def test_a_full_disk_under_a_store(
+def test_full_disk_of_a_store(
     root: Path, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, under: str
 ) -> None:
-    """No trial can go on: the sweep ends with a sentence, and goes on when there is room."""
+    """No trial can continue: the sweep stops with an error and resumes once there is space."""
     if under == "runs":
         monkeypatch.setenv("VQLAB_STORAGE", f"sqlite:///{tmp_path / 'optuna.db'}")
     folder = prepare(small_disk, tiny_recipe(root, epochs=25), RATE)
-    process = begin(folder, trials=4, workers=2)
-    wait_for(lambda: under_way(folder, any_store=True))
+    process = start_sweep(folder, trials=4, workers=2)
+    wait_for(lambda: running_trials(folder, any_store=True))
     with filled(small_disk):
-        complaint = complaint_of(process)
-    assert "disk is full" in complaint and str(small_disk) in complaint
-    faulty = by_themselves(folder)
+        error = error_of(process)
+    assert "disk is full" in error and str(small_disk) in error
+    faulty = failed_numbers(folder)
     for trial in trials_of(folder, TrialState.FAIL):
         assert trial.number not in faulty or "full" in str(record_of(trial).reason)
-    end(begin(folder, trials=4, workers=2))
-    check(folder, 4, failed=faulty, without_run=faulty)  # where the full disk refused its run
+    wait_for_exit(start_sweep(folder, trials=4, workers=2))
+    check(folder, 4, failed=faulty, without_run=faulty)  # the trial whose run could not be created
 
 
 @pytest.mark.slow
-def test_a_full_disk_under_the_states(
+def test_full_disk_of_the_states(
     root: Path, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the stores lie elsewhere, only the trials that had to write fail."""
+    """If the stores are on another disk, only trials that write a state fail."""
     monkeypatch.setenv("VQLAB_STORAGE", f"sqlite:///{tmp_path / 'optuna.db'}")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     folder = prepare(small_disk, tiny_recipe(root, epochs=25), RATE)
-    process = begin(folder, trials=5, workers=2)
+    process = start_sweep(folder, trials=5, workers=2)
     wait_for(lambda: trials_of(folder, TrialState.COMPLETE))
     with filled(small_disk):
         wait_for(lambda: trials_of(folder, TrialState.FAIL))
-    output = end(process)
-    faulty = by_themselves(folder)
+    output = wait_for_exit(process)
+    faulty = failed_numbers(folder)
     assert faulty
     check(folder, 5, failed=faulty)
     for number in faulty:
