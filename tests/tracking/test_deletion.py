@@ -1,4 +1,5 @@
-"""Deleting runs: with their artifacts, never those of versions, complete after a kill."""
+"""Deletion of runs with their artifacts; runs of versions are kept, and a killed deletion can be
+completed."""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ def test_runs_of_versions_are_never_deleted(tracker: Tracker) -> None:
     assert len(tracker.runs()) == 3 and (folder / CHECKPOINT).exists()
 
 
-def test_a_killed_deletion_is_completed_by_the_next(tracker: Tracker) -> None:
+def test_killed_deletion_is_completed_by_the_next_one(tracker: Tracker) -> None:
     (first, folder), (second, other) = stored(tracker, "a"), stored(tracker, "b")
     program = (
         "import os, sys\nfrom pathlib import Path\nfrom vqlab.tracking import Tracker, deletion\n"
@@ -54,7 +55,8 @@ def test_a_killed_deletion_is_completed_by_the_next(tracker: Tracker) -> None:
     )
     killed = start_program(program, tracker.root, first, cwd=tracker.root).result()
     assert killed.status == -signal.SIGKILL
-    assert [run.name for run in tracker.runs()] == ["b"]  # never listed without its artifacts
+    # runs are never listed without their artifacts
+    assert [run.name for run in tracker.runs()] == ["b"]
     assert (folder / CHECKPOINT).exists()
     delete_runs(tracker, [tracker.find(second)])
     assert not (folder / CHECKPOINT).exists() and not (other / CHECKPOINT).exists()

@@ -1,4 +1,4 @@
-"""Whether the process of a run still lives: clocks, reused numbers, containers, locks."""
+"""Whether the process of a run is alive: clocks, reused PIDs, containers, locks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ time.sleep(600)
 
 @contextlib.contextmanager
 def hold(root: Path, *before: str) -> Iterator[tuple[dict[str, str], Callable[[], object]]]:
-    """A process that owns something in the store `root`: its tags, and what kills it."""
+    """Start a process that owns a run in the store `root`; return its tags and a function that
+    kills it."""
     if not before:
         process = start_program(HOLD, root, cwd=root)
         yield json.loads(process.first_line()), process.kill
@@ -42,7 +43,7 @@ def hold(root: Path, *before: str) -> Iterator[tuple[dict[str, str], Callable[[]
 
         def kill() -> None:
             process.kill()
-            process.communicate()  # all that has its output open has ended then
+            process.communicate()  # wait until all processes that hold its output have exited
 
         assert process.stdout is not None
         yield json.loads(process.stdout.readline()), kill
@@ -50,8 +51,8 @@ def hold(root: Path, *before: str) -> Iterator[tuple[dict[str, str], Callable[[]
 
 
 @pytest.fixture
-def own_namespace() -> list[str]:
-    """The command that starts another in a PID namespace of its own, as a container has."""
+def new_namespace() -> list[str]:
+    """A command that starts another command in a new PID namespace, as a container does."""
     command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     allowed = shutil.which("unshare") and not subprocess.run([*command, "true"]).returncode
     if not allowed:
@@ -59,31 +60,31 @@ def own_namespace() -> list[str]:
     return command
 
 
-def test_own_process_lives(tmp_path: Path) -> None:
+def test_current_process_is_alive(tmp_path: Path) -> None:
     tags = owner_tags(tmp_path)
     assert not owner_is_gone(tags) and not owner_is_gone(tags, tmp_path)
-    assert owner_is_gone({**tags, "vqlab.process_start": "1"})  # the number was given again
+    assert owner_is_gone({**tags, "vqlab.process_start": "1"})  # the PID was reused
 
 
-def test_a_process_of_this_namespace_is_looked_up(tmp_path: Path) -> None:
+def test_process_of_this_namespace_is_checked_by_pid(tmp_path: Path) -> None:
     with hold(tmp_path) as (tags, kill):
         assert not owner_is_gone(tags)
         kill()
         assert owner_is_gone(tags)
 
 
-def test_a_process_of_another_namespace_is_known_by_its_lock(
-    tmp_path: Path, own_namespace: list[str]
+def test_process_of_another_namespace_is_checked_by_its_lock(
+    tmp_path: Path, new_namespace: list[str]
 ) -> None:
-    with hold(tmp_path, *own_namespace) as (tags, kill):
+    with hold(tmp_path, *new_namespace) as (tags, kill):
         assert tags["vqlab.pid"] == "1" and tags["vqlab.host"] == os.uname().nodename
         assert not owner_is_gone(tags, tmp_path)
         kill()
         assert owner_is_gone(tags, tmp_path)
-        assert not owner_is_gone(tags), "without the lock nothing is known"
+        assert not owner_is_gone(tags), "without the lock the state is unknown"
 
 
-def test_what_cannot_be_known_lives(tmp_path: Path) -> None:
+def test_unknown_process_counts_as_alive(tmp_path: Path) -> None:
     with hold(tmp_path) as (tags, kill):
         kill()
     elsewhere = {"vqlab.host": "another", "vqlab.process_place": "another-boot pid:[1]"}
@@ -93,7 +94,7 @@ def test_what_cannot_be_known_lives(tmp_path: Path) -> None:
     assert not owner_is_gone({}, tmp_path)
 
 
-def test_after_the_machine_started_again_the_lock_is_free(tmp_path: Path) -> None:
+def test_lock_is_free_after_a_reboot(tmp_path: Path) -> None:
     with hold(tmp_path) as (tags, kill):
         rebooted = {**tags, "vqlab.process_place": "earlier-boot pid:[1]"}
         assert not owner_is_gone(rebooted, tmp_path)
@@ -101,9 +102,9 @@ def test_after_the_machine_started_again_the_lock_is_free(tmp_path: Path) -> Non
         assert owner_is_gone(rebooted, tmp_path)
 
 
-def test_a_finished_run_has_no_failure(store: Tracker) -> None:
-    """Also where another process took this one for dead meanwhile."""
-    with store.start(experiment="cable", name="taken for dead") as run:
+def test_finished_run_has_no_failure(store: Tracker) -> None:
+    """Also if another process considered this one dead in the meantime."""
+    with store.start(experiment="cable", name="considered dead") as run:
         store._client.set_tag(run.id, "vqlab.process_start", "1")
         assert [r.run_id for r in store.reconcile()] == [run.id]
         record = store.find(run.id)

@@ -1,4 +1,4 @@
-"""The MLflow model of a registered version: load it in a fresh process, serve it, move it."""
+"""The MLflow model of a registered version: loaded in a new process, served, and moved."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def trained(root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def images(root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    """Image files: test images, 16-bit colours, and no image."""
+    """Image files: test images, 16-bit colours, and a file that is not an image."""
     files = sorted((root / "part" / "test").glob("*/*.png"))
     deep = tmp_path_factory.mktemp("deep") / "deep.tif"
     Image.fromarray(np.full((40, 50), 40_000, np.uint16)).save(deep)
@@ -91,7 +91,7 @@ def check(rows: list[dict[str, Any]], store: Tracker, images: list[bytes]) -> No
 
 
 @pytest.mark.slow
-def test_the_model_scores_in_a_fresh_process(
+def test_model_scores_in_a_new_process(
     trained: str, store: Tracker, images: list[bytes], tmp_path: Path
 ) -> None:
     process = subprocess.run(
@@ -104,7 +104,7 @@ def test_the_model_scores_in_a_fresh_process(
     assert "Warning" not in process.stderr and not list(tmp_path.iterdir())
 
 
-def test_what_a_version_stores(trained: str, store: Tracker) -> None:
+def test_content_of_a_version(trained: str, store: Tracker) -> None:
     version = store.registry.versions("part")[0]
     model = store._client.get_logged_model(version.tags["vqlab.model_id"])
     assert str(model.status) == "READY" and model.source_run_id == trained
@@ -123,7 +123,7 @@ def test_what_a_version_stores(trained: str, store: Tracker) -> None:
     assert data.dataset_digest == record.tags["vqlab.data_fingerprint"][:32]
 
 
-def test_an_evaluation_on_other_data_adds_metrics(
+def test_evaluation_on_other_data_adds_metrics(
     trained: str, store: Tracker, tmp_path: Path
 ) -> None:
     other = write_tiny_set(tmp_path / "other", seed=5)
@@ -134,8 +134,9 @@ def test_an_evaluation_on_other_data_adds_metrics(
     assert len(digests) == 2 and store.find(trained).tags["vqlab.data_fingerprint"][:32] in digests
 
 
-def test_a_killed_registration_leaves_nothing(tracker: Tracker, tmp_path: Path) -> None:
-    """A process is killed while it stores the model: no version, and the next one is complete."""
+def test_killed_registration_leaves_no_version(tracker: Tracker, tmp_path: Path) -> None:
+    """A process is killed while it stores the model: no version exists, and the next registration
+    is complete."""
     with start(tracker, "run") as tracked:
         tracked.log_text("weights", CHECKPOINT)
     program = (
@@ -152,16 +153,16 @@ def test_a_killed_registration_leaves_nothing(tracker: Tracker, tmp_path: Path) 
     version = tracker.registry.register(tracked.id, CHECKPOINT, "cable")
     (model,) = models(tracker, tracked.experiment_id)
     assert model.model_id == version.tags["vqlab.model_id"] != pending.model_id
-    again = tracker.registry.register(tracked.id, CHECKPOINT, "cable")
-    assert again.tags["vqlab.model_id"] == model.model_id and again.version == 2
+    next_version = tracker.registry.register(tracked.id, CHECKPOINT, "cable")
+    assert next_version.tags["vqlab.model_id"] == model.model_id and next_version.version == 2
 
 
 def models(tracker: Tracker, experiment: str) -> list[Any]:
     return list(tracker._client.search_logged_models([experiment]))
 
 
-def test_a_version_without_a_model_still_loads(tracker: Tracker) -> None:
-    """As vqlab 0.1 registered it: the checkpoint of the run alone."""
+def test_version_without_a_model_can_be_loaded(tracker: Tracker) -> None:
+    """Versions registered by vqlab 0.1 have the checkpoint of the run only."""
     with start(tracker, "run") as tracked:
         tracked.log_text("weights", CHECKPOINT)
     registry = tracker.registry
@@ -178,7 +179,7 @@ def test_a_version_without_a_model_still_loads(tracker: Tracker) -> None:
     registry.add_evaluation(tracked.id, tracked.id)  # skips the version without a model
 
 
-def test_a_moved_store_still_has_its_models(tracker: Tracker, tmp_path: Path) -> None:
+def test_models_of_a_moved_store_can_be_loaded(tracker: Tracker, tmp_path: Path) -> None:
     with start(tracker, "run") as tracked:
         tracked.log_text("weights", CHECKPOINT)
     tracker.registry.register(tracked.id, CHECKPOINT, "cable")
@@ -193,7 +194,7 @@ def test_a_moved_store_still_has_its_models(tracker: Tracker, tmp_path: Path) ->
 
 @pytest.fixture
 def server(trained: str, store: Tracker, tmp_path: Path) -> Iterator[str]:
-    """`mlflow models serve` in its own process group; its address."""
+    """`mlflow models serve` in a separate process group; its address."""
     port = free_port()
     command = [
         sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/vqlab-part@champion",
@@ -206,7 +207,7 @@ def server(trained: str, store: Tracker, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_mlflow_serves_the_model(server: str, store: Tracker, images: list[bytes]) -> None:
+def test_mlflow_models_serve(server: str, store: Tracker, images: list[bytes]) -> None:
     encoded = [base64.b64encode(content).decode() for content in images]
     for body in (
         {"dataframe_records": [{"image": text} for text in encoded]},

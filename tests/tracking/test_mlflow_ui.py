@@ -1,4 +1,4 @@
-"""What a stranger sees of runs in the MLflow UI: a real server and a real browser."""
+"""Runs in the MLflow UI, with a server and a browser."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 def served_store(
     mlflow_ui: str, root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory
 ) -> Tracker:
-    """Two tested runs, in a store that the server of `vqlab ui` shows."""
+    """Two tested runs in a store that `vqlab ui` serves."""
     for name, codes in (("small", 8), ("large", 16)):
         tree = tiny_recipe(root)
         tree["detector"]["codebook_size"] = codes
@@ -29,7 +29,7 @@ def served_store(
     return store
 
 
-def test_the_page_of_a_run_describes_it(page: Any, served_store: Tracker) -> None:
+def test_run_page_describes_the_run(page: Any, served_store: Tracker) -> None:
     record = served_store.find("small")
     page.goto(served_store.link(record.run_id), wait_until="domcontentloaded")
     page.get_by_text("Detector of visual defects in part").wait_for()
@@ -42,19 +42,17 @@ def test_the_page_of_a_run_describes_it(page: Any, served_store: Tracker) -> Non
     pictures_loaded(page, "img[src*='get-artifact']", 1)
 
 
-def test_the_link_of_the_leaderboard_opens_charts_and_pictures(
-    page: Any, served_store: Tracker
-) -> None:
+def test_leaderboard_link_opens_charts_and_pictures(page: Any, served_store: Tracker) -> None:
     printed = call("leaderboard", "-c", "part", "--mlruns", str(served_store.root))
     (link,) = re.findall(r"http://\S+", printed)
     page.goto(link, wait_until="domcontentloaded")
     page.get_by_text("Test figures", exact=True).wait_for()
     page.get_by_text("test/image_auroc", exact=True).first.wait_for()
     page.get_by_text("part/hole", exact=True).scroll_into_view_if_needed()
-    pictures_loaded(page, "[role=cell] img", 4)  # of two runs under two keys
+    pictures_loaded(page, "[role=cell] img", 4)  # two keys of two runs
 
 
-def test_the_links_of_a_comparison_show_its_runs(
+def test_comparison_links_show_the_runs(
     page: Any, served_store: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

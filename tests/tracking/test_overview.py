@@ -1,4 +1,4 @@
-"""The overview of a store, read from its tables, agrees with MLflow's."""
+"""The overview of a store, read from its tables, agrees with MLflow."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ print(json.dumps([len(overview.runs), "mlflow" in sys.modules]))
 
 
 @pytest.fixture
-def filled(tracker: Tracker) -> Tracker:
+def filled_store(tracker: Tracker) -> Tracker:
     for name, category in (("first", "cable"), ("better", "cable"), ("nut", "nut")):
         with start(tracker, name, category, category=category, categories=f'["{category}"]') as run:
             run.log_metrics({"test/image_auroc": 0.9})
@@ -43,30 +43,34 @@ def filled(tracker: Tracker) -> Tracker:
     return tracker
 
 
-def test_tables_agree_with_mlflow(filled: Tracker) -> None:
-    read, expected = read_overview(filled.root), overview._read_with_mlflow(filled.root)
+def test_tables_agree_with_mlflow(filled_store: Tracker) -> None:
+    read, expected = read_overview(filled_store.root), overview._read_with_mlflow(filled_store.root)
     assert read == expected and len(read.runs) == 3
-    assert read.champions == {filled.find("better").run_id}
+    assert read.champions == {filled_store.find("better").run_id}
     assert list(read.charts) == ["cable"] and TESTED_CHARTS in read.charts["cable"]
 
 
-def test_tables_are_read_without_mlflow(filled: Tracker) -> None:
-    command = [sys.executable, "-c", PROGRAM, str(filled.root)]
+def test_tables_are_read_without_importing_mlflow(filled_store: Tracker) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(filled_store.root)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [3, False]
 
 
-def test_a_killed_run_is_marked(filled: Tracker) -> None:
-    run = start(filled, "killed")
-    assert [r.status for r in read_overview(filled.root).runs if r.name == "killed"] == ["RUNNING"]
-    filled._client.set_tag(run.id, "vqlab.pid", "999999999")
-    assert [r.status for r in read_overview(filled.root).runs if r.name == "killed"] == ["FAILED"]
+def test_killed_run_is_marked(filled_store: Tracker) -> None:
+    run = start(filled_store, "killed")
+    assert [r.status for r in read_overview(filled_store.root).runs if r.name == "killed"] == [
+        "RUNNING"
+    ]
+    filled_store._client.set_tag(run.id, "vqlab.pid", "999999999")
+    assert [r.status for r in read_overview(filled_store.root).runs if r.name == "killed"] == [
+        "FAILED"
+    ]
 
 
-def test_a_store_of_another_version_is_a_sentence(filled: Tracker, tmp_path: Path) -> None:
-    older = tmp_path / "older"  # another path: MLflow checks a store once per process
-    shutil.copytree(filled.root, older)
+def test_store_of_another_version_raises(filled_store: Tracker, tmp_path: Path) -> None:
+    older = tmp_path / "older"  # a new path, because MLflow checks a store once per process
+    shutil.copytree(filled_store.root, older)
     with contextlib.closing(sqlite3.connect(older / "mlflow.db")) as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'bd07f7e963c5'")
         connection.execute("ALTER TABLE latest_metrics RENAME COLUMN is_nan TO nan")

@@ -10,7 +10,7 @@ from vqlab.tracking import NOTE, Tracker, remember_ui
 from vqlab.tracking.store import locate
 
 
-def test_links_lead_to_where_the_ui_is(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_use_the_address_of_the_ui(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     run = start(tracker)
     path = f"#/experiments/{run.experiment_id}/runs/{run.id}{MODE}"
     assert run.link == tracker.link(run.id) == f"http://127.0.0.1:5000/{path}"
@@ -28,7 +28,7 @@ def test_links_lead_to_where_the_ui_is(tracker: Tracker, monkeypatch: pytest.Mon
         locate(tracker.root)
 
 
-def test_a_description_that_a_person_wrote_stays(tracker: Tracker) -> None:
+def test_user_written_description_is_kept(tracker: Tracker) -> None:
     pages = tracker.pages("cable")
 
     def described() -> str:

@@ -63,7 +63,7 @@ STRANGE = [
 ]
 
 
-def test_categories_never_share_a_model(tracker: Tracker) -> None:
+def test_each_category_has_its_own_model(tracker: Tracker) -> None:
     registry = tracker.registry
     for number, category in enumerate(STRANGE):
         assert registry.by_alias(category) is None
@@ -75,7 +75,7 @@ def test_categories_never_share_a_model(tracker: Tracker) -> None:
     assert [len(registry.versions(category)) for category in STRANGE] == [1] * len(STRANGE)
 
 
-def test_a_text_with_a_plus_means_one_category_or_several(tracker: Tracker) -> None:
+def test_name_with_a_plus_is_one_category_or_several(tracker: Tracker) -> None:
     with start(tracker, "run") as run:
         run.log_text("weights", CHECKPOINT)
     joint = tracker.registry.register(run.id, CHECKPOINT, ("a", "b"))
@@ -92,8 +92,8 @@ def test_a_text_with_a_plus_means_one_category_or_several(tracker: Tracker) -> N
     assert tracker.registry.versions(("a", "b")) == [joint]
 
 
-def test_models_of_earlier_versions_are_still_known(tracker: Tracker) -> None:
-    """They had a name that other categories may have, and the category in a tag."""
+def test_models_of_earlier_versions_are_recognized(tracker: Tracker) -> None:
+    """Their name may be that of other categories, and the category is in a tag."""
     client, registry = tracker._client, tracker.registry
     for name, category in (("vqlab-nut_1", "nut#1"), ("vqlab-a_b", "a+b")):
         client.create_registered_model(name, tags={"vqlab.category": category})

@@ -1,5 +1,5 @@
-"""The life of a model on PostgreSQL, and on an MLflow server (on PostgreSQL where it is installed)
-that stores the artifacts."""
+"""Train, promote, serve and delete on PostgreSQL, and on an MLflow server (on PostgreSQL if
+installed) that also stores the artifacts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ print(json.dumps(mlflow.pyfunc.load_model(sys.argv[1]).predict(images).to_dict("
 
 @contextlib.contextmanager
 def mlflow_server(folder: Path) -> Iterator[str]:
-    """Start `mlflow server` on PostgreSQL, or else on SQLite; it stores the artifacts, too. Yield
+    """Start `mlflow server` on PostgreSQL, otherwise on SQLite; it also stores the artifacts. Yield
     its address."""
     with contextlib.ExitStack() as stack:
         try:
@@ -83,7 +83,7 @@ def mlruns(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def served(uri: str, files: list[Path], folder: Path) -> list[dict[str, Any]]:
-    """Predict the bytes of image files by the MLflow model in a fresh process."""
+    """Predict the bytes of image files with the MLflow model in a new process."""
     process = subprocess.run(
         [sys.executable, "-c", LOAD, uri], cwd=folder, capture_output=True, text=True,
         input="\n".join(base64.b64encode(file.read_bytes()).decode() for file in files),
@@ -112,7 +112,7 @@ def scoring_server(uri: str, folder: Path) -> Iterator[str]:
 
 
 def posted(address: str, files: list[Path]) -> list[dict[str, Any]]:
-    """Predict the bytes of image files by `mlflow models serve`."""
+    """Predict the bytes of image files with `mlflow models serve`."""
     records = [{"image": base64.b64encode(file.read_bytes()).decode()} for file in files]
     body = {"dataframe_records": records}
     answer = requests.post(f"{address}/invocations", json=body, timeout=60)
@@ -121,7 +121,7 @@ def posted(address: str, files: list[Path]) -> list[dict[str, Any]]:
     return rows
 
 
-def test_promote_load_list_delete_and_roll_back(mlruns: Path, root: Path) -> None:
+def test_promote_load_list_delete_and_rollback(mlruns: Path, root: Path) -> None:
     tracker = Tracker.open(mlruns)
     recipe = baseline_recipe(root)
     for name in ("first", "second", "third"):
@@ -175,6 +175,6 @@ def test_promote_load_list_delete_and_roll_back(mlruns: Path, root: Path) -> Non
     assert not tracker._client.list_artifacts(third.run_id)
 
     assert "version 1 is the champion" in call("rollback", "-c", "part")
-    again = served("models:/vqlab-part@champion", files[:1], mlruns.parent)
-    assert again[0]["score"] == rows[0]["score"]
+    repeated = served("models:/vqlab-part@champion", files[:1], mlruns.parent)
+    assert repeated[0]["score"] == rows[0]["score"]
     assert "no champion before version 1" in refusal("rollback", "-c", "part")

@@ -1,4 +1,4 @@
-"""Reading all runs by SQL agrees with MLflow's search; filters of runs."""
+"""Runs read by SQL agree with MLflow's search; filters of runs."""
 
 from __future__ import annotations
 

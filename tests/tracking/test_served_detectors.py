@@ -30,7 +30,7 @@ print(json.dumps([model.predict(images).to_dict("records") for model in models])
 
 @pytest.fixture(scope="module")
 def models(root: Path, store: Tracker) -> list[str]:
-    """The address of a version of each recipe."""
+    """The URI of a version of each recipe."""
     uris = []
     for recipe in RECIPES:
         settings = [] if recipe == "vqvae" else ["features.backbone=filters"]
@@ -41,7 +41,7 @@ def models(root: Path, store: Tracker) -> list[str]:
     return uris
 
 
-def test_scores_and_verdicts_are_those_of_predict(
+def test_scores_and_verdicts_equal_those_of_predict(
     models: list[str], store: Tracker, root: Path, tmp_path: Path
 ) -> None:
     files = sorted((root / "part" / "test").glob("*/*.png"))

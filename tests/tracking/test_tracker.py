@@ -1,4 +1,4 @@
-"""Tracking on real SQLite stores, with killed processes and a real server."""
+"""Tracking on SQLite stores, with killed processes and an MLflow server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from vqlab.tracking.store import locate
 from vqlab.tracking.views import picture_key
 
 
-def test_what_a_run_records(tracker: Tracker) -> None:
+def test_content_of_a_run(tracker: Tracker) -> None:
     params = {"training.learning_rate": 1e-4, "data.root": None, "a": [1, "x"], "odd#key": True}
     with tracker.start(
         experiment="cable",
@@ -41,7 +41,7 @@ def test_what_a_run_records(tracker: Tracker) -> None:
             run.log_metrics({"train/loss": 1 / (epoch + 1), "codebook/perplexity": 7.0}, epoch)
         run.log_metrics({f"test/{i}": float(i) for i in range(1200)}, 3)
         run.log_pictures({"test/bent_wire/000": BLACK, "test/ünfit:1": BLACK}, 2)
-        for _ in range(2):  # a resumed run says it again
+        for _ in range(2):  # a resumed run logs the same parameters
             run.log_dataset("cable", "ab" * 32, "/somewhere", "train")
         run.log_yaml({"data": {"categories": ["cable"]}}, "config.yaml")
 
@@ -79,7 +79,7 @@ def test_what_a_run_records(tracker: Tracker) -> None:
     assert run.link == tracker.link(run.id) and run.link.endswith(f"/runs/{run.id}{MODE}")
 
 
-def test_how_a_run_ends(tracker: Tracker) -> None:
+def test_status_of_a_finished_run(tracker: Tracker) -> None:
     with pytest.raises(UserError), start(tracker, "user"):
         raise UserError("data.root must be a folder; got x.")
     with pytest.raises(ZeroDivisionError), start(tracker, "crash"):
@@ -101,11 +101,11 @@ def test_how_a_run_ends(tracker: Tracker) -> None:
         tracker.find("user").artifact("failure.txt")
 
 
-def test_what_an_open_run_logs_within_a_second_is_written_by_its_end(tracker: Tracker) -> None:
+def test_values_logged_within_a_second_are_written_at_the_end(tracker: Tracker) -> None:
     with start(tracker, "outer") as run:
         run.log_metrics({"train/loss": 2.0}, 1)
         run.set_tags({"vqlab.note": "a"})
-        with run:  # ends nothing
+        with run:  # does not end the run
             run.log_metrics({"train/loss": 1.0}, 2)
         assert run.status is None
     assert history(tracker, run.id, "train/loss") == [(1, 2.0), (2, 1.0)]
@@ -113,7 +113,7 @@ def test_what_an_open_run_logs_within_a_second_is_written_by_its_end(tracker: Tr
     assert (record.status, record.tags["vqlab.note"]) == ("FINISHED", "a")
 
 
-def test_signal_handlers_are_given_back(tracker: Tracker) -> None:
+def test_signal_handlers_are_restored(tracker: Tracker) -> None:
     with start(tracker) as outer:
         inside = signal.getsignal(signal.SIGTERM)
         with start(tracker, "child"):
@@ -141,7 +141,7 @@ except Terminated:
 
 
 def launch(root: Path, name: str, cwd: Path) -> subprocess.Popen[str]:
-    """A separate process that opens the store and holds a run until it is ended."""
+    """Start a process that opens the store and holds a run until it is stopped."""
     clean = {k: v for k, v in os.environ.items() if k not in ("CI", "GITHUB_ACTIONS")}
     clean = {k: v for k, v in clean.items() if not k.startswith(("MLFLOW_", "PYTEST_"))}
     return subprocess.Popen(
@@ -154,13 +154,13 @@ def launch(root: Path, name: str, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.slow  # two interpreters that import MLflow and create tables: 12 s of CPU time
-def test_two_processes_on_a_new_store_ended_from_outside(tmp_path: Path) -> None:
-    """Two at once make one store, silently, without a look-up or a file elsewhere. SIGTERM is
-    written down at once; kill -9 by the next who looks."""
+@pytest.mark.slow  # two interpreters that import MLflow and create tables take 12 s of CPU time
+def test_two_processes_on_a_new_store_are_stopped(tmp_path: Path) -> None:
+    """Both create one store, without output or files elsewhere. SIGTERM is recorded at once, kill
+    -9 by the next process that lists the runs."""
     cwd, root = tmp_path / "cwd", tmp_path / "a b ü#" / "mlruns"
     cwd.mkdir()
-    killed, terminated = launch(root, "killed", cwd), launch(root, "asked", cwd)
+    killed, terminated = launch(root, "killed", cwd), launch(root, "terminated", cwd)
     for process in (killed, terminated):
         assert process.stdout is not None and process.stderr is not None
         line = process.stdout.readline()
@@ -168,7 +168,7 @@ def test_two_processes_on_a_new_store_ended_from_outside(tmp_path: Path) -> None
     tracker = Tracker.open(root)
     assert {r.name: (r.status, r.experiment) for r in tracker.runs()} == {
         "killed": ("RUNNING", "cable"),
-        "asked": ("RUNNING", "cable"),
+        "terminated": ("RUNNING", "cable"),
     }
     terminated.terminate()
     killed.kill()
@@ -177,7 +177,7 @@ def test_two_processes_on_a_new_store_ended_from_outside(tmp_path: Path) -> None
     assert not list(cwd.iterdir())
     assert len(list((root / "artifacts" / "cable").iterdir())) == 2
 
-    record = tracker.find("asked")
+    record = tracker.find("terminated")
     assert (record.status, record.tags["vqlab.failure"]) == ("KILLED", "ended by SIGTERM")
     assert tracker.find("killed").status == "RUNNING"
     Tracker.open(root)
@@ -186,14 +186,14 @@ def test_two_processes_on_a_new_store_ended_from_outside(tmp_path: Path) -> None
     assert record.duration is not None
 
 
-def test_sigterm_kills_the_run(tracker: Tracker) -> None:
-    with pytest.raises(Terminated), start(tracker, "asked"):
+def test_sigterm_marks_the_run_as_killed(tracker: Tracker) -> None:
+    with pytest.raises(Terminated), start(tracker, "terminated"):
         signal.raise_signal(signal.SIGTERM)
-    record = tracker.find("asked")
+    record = tracker.find("terminated")
     assert (record.status, record.tags["vqlab.failure"]) == ("KILLED", "ended by SIGTERM")
 
 
-def test_only_runs_whose_process_is_gone_are_reconciled(tracker: Tracker) -> None:
+def test_only_runs_of_dead_processes_are_reconciled(tracker: Tracker) -> None:
     start(tracker, "own")
     start(tracker, "elsewhere").set_tags({"vqlab.host": "another", "vqlab.pid": "1"})
     start(tracker, "reused number").set_tags({"vqlab.process_start": "5"})
@@ -207,7 +207,7 @@ def test_only_runs_whose_process_is_gone_are_reconciled(tracker: Tracker) -> Non
     ]
 
 
-def test_resume_doubles_nothing(tracker: Tracker) -> None:
+def test_resumed_run_has_no_duplicate_values(tracker: Tracker) -> None:
     with pytest.raises(KeyboardInterrupt), start(tracker, "stopped") as first:
         for step in range(3):
             first.log_metrics({"train/loss": float(step)}, step)
@@ -238,7 +238,7 @@ def test_resume_doubles_nothing(tracker: Tracker) -> None:
     assert steps == [0, 1, 2, 3]
 
 
-def test_what_cannot_be_resumed(tracker: Tracker) -> None:
+def test_invalid_resume_raises(tracker: Tracker) -> None:
     with pytest.raises(UserError, match="no run 'x'; .* contains no runs"):
         tracker.resume("x")
     run = start(tracker, "vqvae-cable")
@@ -278,7 +278,7 @@ def test_runs_as_a_leaderboard(tracker: Tracker) -> None:
     assert tracker.runs()[0].experiment == "odd name/../"
 
 
-def test_nested_runs_are_found_by_what_they_are_of(tracker: Tracker) -> None:
+def test_nested_runs_are_selected_by_their_parent(tracker: Tracker) -> None:
     study = {"study": "cable-vqvae-1a2b3c4d"}
     parent = start(tracker, "vqvae-1a2b3c4d", kind="study", **study)
     with tracker.start(
@@ -298,7 +298,7 @@ def test_nested_runs_are_found_by_what_they_are_of(tracker: Tracker) -> None:
         tracker.find("cable-vqvae-1a2b3c4e-003")
 
 
-def test_keys_of_a_run_differ_where_names_do(tracker: Tracker) -> None:
+def test_keys_of_different_names_differ(tracker: Tracker) -> None:
     with tracker.start(experiment="Nut", name="n\udcfc" * 200, params={"root": "/n\udcfc"}) as run:
         run.log_metrics({"test/nut#1/x": 1.0, "test/nut?1/x": 2.0, "test/nut_1/x": 3.0})
         run.set_tags({"vqlab.category": 'it\'s "x" \udcfc'})
@@ -315,7 +315,7 @@ def test_keys_of_a_run_differ_where_names_do(tracker: Tracker) -> None:
     assert len(keys) == 2
 
 
-def test_experiments_have_folders_of_their_own(tracker: Tracker, tmp_path: Path) -> None:
+def test_each_experiment_has_its_own_folder(tracker: Tracker, tmp_path: Path) -> None:
     for name in ("nut#1", "nut_1", "Gehäuse"):
         with tracker.start(experiment=name, name="run") as run:
             run.log_text("x", "x.txt")
@@ -325,7 +325,7 @@ def test_experiments_have_folders_of_their_own(tracker: Tracker, tmp_path: Path)
     assert location.endswith("/nut_1")
 
 
-def test_a_moved_folder_keeps_its_artifacts(tracker: Tracker, tmp_path: Path) -> None:
+def test_moved_folder_keeps_its_artifacts(tracker: Tracker, tmp_path: Path) -> None:
     with start(tracker, "old") as run:
         run.log_text("weights", CHECKPOINT)
     tracker.registry.set_champion(tracker.registry.register(run.id, CHECKPOINT, "cable"), None)
@@ -379,14 +379,14 @@ def test_reading_creates_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [path.name for path in tmp_path.rglob("*")] == ["experiment"]
 
 
-def test_a_store_of_a_similar_name_is_suggested(tracker: Tracker) -> None:
+def test_similar_store_name_is_suggested(tracker: Tracker) -> None:
     assert Tracker.open(tracker.root, create=False).runs() == []
     with pytest.raises(UserError, match=r"did you mean mlruns\?"):
         Tracker.open(tracker.root.with_name("mlrun"), create=False)
     assert not tracker.root.with_name("mlrun").exists()
 
 
-def test_a_database_elsewhere_is_read_without_a_folder(
+def test_database_at_another_path_is_read_without_creating_a_folder(
     empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "other").mkdir()
@@ -400,7 +400,7 @@ def test_a_database_elsewhere_is_read_without_a_folder(
     ("state", "words"),
     [("COMPLETE", "command with `--test 4` .make sweep CLASS=cable TEST=4"), ("PRUNED", "early")],
 )
-def test_a_checkpoint_that_its_sweep_deleted(tracker: Tracker, state: str, words: str) -> None:
+def test_checkpoint_deleted_by_its_sweep_raises(tracker: Tracker, state: str, words: str) -> None:
     tags = {"kind": "trial", "study": "S", "trial": "4", "category": "cable"}
     with start(tracker, "trial", **tags) as run:
         run.set_tags({"optuna.state": state})
@@ -414,7 +414,7 @@ def test_a_checkpoint_that_its_sweep_deleted(tracker: Tracker, state: str, words
         tracker.find("plain").checkpoint()
 
 
-def test_another_sqlite_file(
+def test_sqlite_file_with_another_name(
     empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "other").mkdir()
@@ -427,7 +427,7 @@ def test_another_sqlite_file(
     assert not (tmp_path / "mlruns" / "mlflow.db").exists()
 
 
-def test_places_that_cannot_be_used(empty_store: Path, tmp_path: Path) -> None:
+def test_unusable_locations_raise(empty_store: Path, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("in the way")
     with pytest.raises(UserError, match=f"{file} must be a folder"):
@@ -447,8 +447,9 @@ def test_places_that_cannot_be_used(empty_store: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def nobody() -> Iterator[Path]:
-    """A folder, and for the length of a test the rights of a user who may read it only."""
+def unprivileged() -> Iterator[Path]:
+    """A folder, and the permissions of a user with read access only for the duration of the
+    test."""
     folder = Path(tempfile.mkdtemp())
     root = os.geteuid() == 0
     yield folder
@@ -458,30 +459,31 @@ def nobody() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def become_nobody(folder: Path) -> None:
+def drop_privileges(folder: Path) -> None:
     folder.chmod(0o555)
     if os.geteuid() == 0:
         os.seteuid(65534)
 
 
-def test_a_read_only_folder(nobody: Path) -> None:
-    become_nobody(nobody)
+def test_read_only_folder(unprivileged: Path) -> None:
+    drop_privileges(unprivileged)
     with pytest.raises(UserError, match="mlruns cannot be written: Permission denied"):
-        Tracker.open(nobody / "mlruns")
-    assert not list(nobody.iterdir())
+        Tracker.open(unprivileged / "mlruns")
+    assert not list(unprivileged.iterdir())
 
 
-def test_a_read_only_database(nobody: Path, empty_store: Path) -> None:
-    shutil.copytree(empty_store, nobody / "mlruns")
-    for path in [nobody / "mlruns", *(nobody / "mlruns").rglob("*")]:
+def test_read_only_database(unprivileged: Path, empty_store: Path) -> None:
+    shutil.copytree(empty_store, unprivileged / "mlruns")
+    for path in [unprivileged / "mlruns", *(unprivileged / "mlruns").rglob("*")]:
         path.chmod(0o777 if path.is_dir() or path.suffix == ".lock" else 0o444)
-    become_nobody(nobody)
+    drop_privileges(unprivileged)
     with pytest.raises(UserError, match="the database in .* cannot be written"):
-        Tracker.open(nobody / "mlruns")
+        Tracker.open(unprivileged / "mlruns")
 
 
-def test_a_full_disk(small_disk: Path, empty_store: Path) -> None:
-    """Said before work starts, and while it goes on; what was written is not harmed."""
+def test_full_disk(small_disk: Path, empty_store: Path) -> None:
+    """The error is raised before work starts, and during the run; data written earlier is not
+    damaged."""
     root = small_disk / "mlruns"
     shutil.copytree(empty_store, root)
     tracker = Tracker.open(root)
@@ -501,7 +503,7 @@ def test_a_full_disk(small_disk: Path, empty_store: Path) -> None:
     assert not [p for p in root.iterdir() if p.name.startswith(".probe")]
 
 
-def test_a_deleted_experiment_comes_back(tracker: Tracker) -> None:
+def test_deleted_experiment_is_restored(tracker: Tracker) -> None:
     run = start(tracker)
     run.finish()
     tracker._client.delete_experiment(run.experiment_id)
@@ -512,7 +514,7 @@ def test_a_deleted_experiment_comes_back(tracker: Tracker) -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real MLflow server, the one that `vqlab ui` starts, on a store of its own."""
+    """An MLflow server, as started by `vqlab ui`, on a separate store."""
     root = tmp_path_factory.mktemp("server") / "mlruns"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -538,7 +540,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_everything_through_a_server(
+def test_all_operations_through_a_server(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
@@ -575,10 +577,10 @@ def test_everything_through_a_server(
     registry.set_champion(registry.register(run.id, CHECKPOINT, "cable", {"t": "1"}), None)
     champion = tracker.champion("cable")
     assert champion.checkpoint.read_text() == "weights" and champion.tags["t"] == "1"
-    everything = run.artifact("")
+    all_tags = run.artifact("")
     assert {"environment.json", "config.yaml", "images", "checkpoint"} == set(
-        os.listdir(everything)
-    ) and (everything / CHECKPOINT).read_text() == "weights"
+        os.listdir(all_tags)
+    ) and (all_tags / CHECKPOINT).read_text() == "weights"
     tracker.delete_artifact(run.id, "images")
     assert tracker._client.list_artifacts(run.id, "images") == []
     with pytest.raises(UserError, match="images"):
@@ -589,8 +591,8 @@ def test_everything_through_a_server(
 
 
 @pytest.mark.slow
-def test_a_store_that_is_locked_for_a_while_is_waited_for(tracker: Tracker) -> None:
-    """Longer than MLflow's own patience of 20 seconds, and nothing is written twice."""
+def test_waits_for_a_locked_store(tracker: Tracker) -> None:
+    """The lock outlasts MLflow's timeout of 20 seconds, and nothing is written twice."""
     run = start(tracker)
     database = tracker.root / "mlflow.db"
     holding = (

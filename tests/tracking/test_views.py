@@ -1,4 +1,4 @@
-"""Views are stored as the MLflow UI reads them."""
+"""Views are stored in the format of the MLflow UI."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vqlab.tracking import NOTE, Tracker, views
 
 
 def stored_views(tracker: Tracker, experiment: str = "cable") -> dict[str, tuple[str, int, Any]]:
-    """Name, time and state of every view, decoded as the UI does."""
+    """Return name, time and state of every view, decoded as in the UI."""
     tags = tracker._client.get_experiment_by_name(experiment).tags
     views = {}
     for key, text in tags.items():
@@ -29,7 +29,7 @@ def stored_views(tracker: Tracker, experiment: str = "cable") -> dict[str, tuple
     return views
 
 
-def test_views_are_stored_once_as_the_ui_reads_them(tracker: Tracker) -> None:
+def test_views_are_stored_once_in_the_format_of_the_ui(tracker: Tracker) -> None:
     runs = views.Runs(views.tagged({"vqlab.study": "S'1"}), "objective", ascending=True)
     columns = [views.tag("optuna.state"), views.metric("objective"), views.param("a.b")]
     charts = [
@@ -71,7 +71,7 @@ def test_views_are_stored_once_as_the_ui_reads_them(tracker: Tracker) -> None:
 
 
 @pytest.mark.slow
-def test_several_processes_store_views_at_once(tracker: Tracker) -> None:
+def test_several_processes_store_views_concurrently(tracker: Tracker) -> None:
     tracker.pages("cable")
     program = (
         "import sys; from pathlib import Path\n"

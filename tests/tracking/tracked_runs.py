@@ -19,7 +19,7 @@ def start(tracker: Tracker, name: str = "one", experiment: str = "cable", **tags
 
 
 def history(tracker: Tracker, run_id: str, key: str) -> list[tuple[int, float]]:
-    """Every stored value of a metric, read past the code under test."""
+    """Return every stored value of a metric, read directly from the database."""
     with contextlib.closing(sqlite3.connect(tracker.root / "mlflow.db")) as connection:
         rows = connection.execute(
             "SELECT step, value FROM metrics WHERE run_uuid = ? AND key = ? ORDER BY step",
