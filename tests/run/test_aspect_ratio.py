@@ -1,4 +1,4 @@
-"""Runs with `data.resize=aspect`: each image has a network input of its own aspect ratio."""
+"""Runs with `data.resize=aspect`: each network input has the aspect ratio of its image."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def tree(root: Path, **data: Any) -> dict[str, Any]:
         ((3000, 10), 64, (1120, 32)),
     ],
 )
-def test_an_input_has_the_aspect_ratio_of_its_image(
+def test_input_has_the_aspect_ratio_of_its_image(
     size: tuple[int, int], side: int, expected: tuple[int, int]
 ) -> None:
     settings = DataSettings(image_size=side, resize="aspect")
@@ -96,7 +96,7 @@ def test_training_batches_are_grouped_by_shape(root: Path) -> None:
 
 
 @pytest.mark.parametrize("cache", [True, False])
-def test_features_do_not_depend_on_the_cache(root: Path, cache: bool) -> None:
+def test_features_are_independent_of_the_cache(root: Path, cache: bool) -> None:
     images = load_dataset(resolve(tree(root)).data).test
     settings = FeatureSettings(backbone="filters", cache=cache)
     features = FeatureSet(images, Backbone(settings, 64), batch_size=4)
@@ -119,18 +119,18 @@ def model(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, 
     return outcome.model, load_dataset(config.data)
 
 
-def test_a_joint_model_scores_images_of_all_shapes(model: tuple[Model, Any]) -> None:
+def test_joint_model_scores_images_of_all_shapes(model: tuple[Model, Any]) -> None:
     trained, splits = model
     scored = trained.score_set(splits.test)
     assert {values.shape for values in scored.maps} == {(96, 32), (64, 64)}
     images = [splits.test.original(index) for index in range(len(splits.test))]
     singles = [trained.score(image) for image in images]
     assert [single.score for single in singles] == scored.image_scores.tolist()
-    together = trained.score_batch(images)
+    batch_predictions = trained.score_batch(images)
     np.testing.assert_allclose(
-        [each.score for each in together], scored.image_scores, rtol=1e-5, atol=1e-6
+        [each.score for each in batch_predictions], scored.image_scores, rtol=1e-5, atol=1e-6
     )
-    for image, prediction in zip(images, together, strict=True):
+    for image, prediction in zip(images, batch_predictions, strict=True):
         assert prediction.anomaly_map.shape == image.shape[:2]
         for panel in prediction.panels.values():
             assert panel.ndim in (2, 3)
@@ -139,17 +139,17 @@ def test_a_joint_model_scores_images_of_all_shapes(model: tuple[Model, Any]) -> 
     }  # fmt: skip
 
 
-def test_extracted_images_are_scored_as_the_set(model: tuple[Model, Any]) -> None:
+def test_scores_of_extracted_images_equal_those_of_the_set(model: tuple[Model, Any]) -> None:
     trained, splits = model
     scored = trained.score_set(splits.test)
-    again = score_extracted(
+    rescored = score_extracted(
         trained.detector, extract_images(trained.detector, trained.features(splits.test))
     )
-    assert again.image_scores.tolist() == scored.image_scores.tolist()
+    assert rescored.image_scores.tolist() == scored.image_scores.tolist()
 
 
 @pytest.mark.parametrize("base", ["selected", "mixture"])
-def test_same_seed_same_model(root: Path, base: str) -> None:
+def test_training_is_reproducible(root: Path, base: str) -> None:
     config = resolve(merge(tree(root), {"detector": {"base": base}}))
     states = []
     for _ in range(2):
@@ -160,6 +160,6 @@ def test_same_seed_same_model(root: Path, base: str) -> None:
         assert torch.equal(value, states[1][name]), name
 
 
-def test_detectors_of_one_shape_are_refused(root: Path) -> None:
+def test_detector_with_fixed_input_shape_raises(root: Path) -> None:
     with pytest.raises(UserError, match="vqvae needs images of one shape; got aspect"):
         resolve({**tree(root), "detector": {"name": "vqvae"}})

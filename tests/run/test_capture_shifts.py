@@ -32,8 +32,8 @@ def outcome(store: Tracker, tmp_path_factory: pytest.TempPathFactory) -> Outcome
     return run(resolve(merge(tree, SHIFTED)), store, Recording(results=folder / "results"))
 
 
-def test_the_threshold_holds_under_each_shift(outcome: Outcome) -> None:
-    """It is the highest of the thresholds from the held-out images under each shift."""
+def test_threshold_is_valid_under_each_shift(outcome: Outcome) -> None:
+    """The threshold is the maximum of those from the held-out images under each shift."""
     model, splits = outcome.model, load_dataset(outcome.model.data)
     sets = [splits.held_out, *splits.shifted_normals]
     highest = [float(model.score_set(images).image_scores.max()) for images in sets]
@@ -42,7 +42,7 @@ def test_the_threshold_holds_under_each_shift(outcome: Outcome) -> None:
     assert model.thresholds.calibration.count == len(splits.held_out)
 
 
-def test_errors_under_shifts_are_recorded(outcome: Outcome, store: Tracker) -> None:
+def test_errors_under_shifts_are_logged(outcome: Outcome, store: Tracker) -> None:
     record = store.find(outcome.run_id)
     table = ShiftTable.from_json(json.loads(record.artifact(SHIFT_TABLE).read_text()))
     assert (table.normals, table.anomalies, len(table.rows)) == (3, 3, 17)
@@ -53,8 +53,8 @@ def test_errors_under_shifts_are_recorded(outcome: Outcome, store: Tracker) -> N
     assert table.rows[0].false_rejects == sum(np.array(rejected)[[0, 1, 2]])
 
 
-def test_copies_are_calibrated_with_their_image(outcome: Outcome) -> None:
-    """No image is held out while its copy is not."""
+def test_shifted_copies_are_in_the_same_part_as_their_image(outcome: Outcome) -> None:
+    """An image and its copies are either all held out or all used for training."""
     splits = load_dataset(outcome.model.data)
     parts: list[set[Path]] = []
 

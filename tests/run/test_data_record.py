@@ -1,5 +1,5 @@
-"""What a run says of its data: which image had which role, what the audit warns of, and that
-figures on different test images are never compared."""
+"""The data record of a run: roles of images, warnings of the audit, and no comparison of metrics
+from different test images."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def synthetic(root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def shared(root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+def shared_validation(
+    root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory
+) -> Outcome:
     results = tmp_path_factory.mktemp("results")
     config = resolve(baseline(root, source="test", fraction=0.5))
     return run(config, store, Recording(name="shared", results=results))
@@ -56,7 +58,7 @@ def shared(root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def tracker(store: Tracker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracker]:
-    """The store, without champions; nothing is scored again."""
+    """The store without champions; scores are not reproduced again."""
     reproduction = Reproduction(images=1, exact=True)
     monkeypatch.setattr("vqlab.promote.promotion.reproduce", lambda record, data: reproduction)
     yield store
@@ -70,12 +72,12 @@ def table(record: RunRecord) -> list[dict[str, str]]:
     return list(csv.DictReader(text.splitlines()))
 
 
-def test_a_run_keeps_its_split(
-    synthetic: Outcome, shared: Outcome, store: Tracker, root: Path
+def test_run_stores_its_split(
+    synthetic: Outcome, shared_validation: Outcome, store: Tracker, root: Path
 ) -> None:
     for outcome, description in (
         (synthetic, "held-out normal images with synthetic anomalies"),
-        (shared, "held-out normal images and 50% of test, excluded from test"),
+        (shared_validation, "held-out normal images and 50% of test, excluded from test"),
     ):
         record = store.find(outcome.run_id)
         assert record.tags["vqlab.validation"] == description
@@ -92,18 +94,20 @@ def record_config(record: RunRecord) -> Tree:
     return Model.load(record.checkpoint(), "cpu").meta["config"]
 
 
-def test_what_validation_took_is_not_reported(synthetic: Outcome, shared: Outcome) -> None:
-    assert synthetic.pictures is not None and shared.pictures is not None
+def test_images_used_for_validation_are_not_in_the_report(
+    synthetic: Outcome, shared_validation: Outcome
+) -> None:
+    assert synthetic.pictures is not None and shared_validation.pictures is not None
     scores = [
         list(csv.DictReader((outcome.pictures / "scores.csv").read_text().splitlines()))
-        for outcome in (synthetic, shared)
+        for outcome in (synthetic, shared_validation)
         if outcome.pictures
     ]
     assert [len(rows) for rows in scores] == [8, 4]
 
 
-def test_every_test_is_audited(synthetic: Outcome, store: Tracker) -> None:
-    """The defect of the tiny set is a bright square: the brightest pixel tells it."""
+def test_every_test_set_is_audited(synthetic: Outcome, store: Tracker) -> None:
+    """The defect of the tiny set is a bright square, which the brightest pixel detects."""
     record = store.find(synthetic.run_id)
     figures = json.loads(record.artifact("data/audit.json").read_text())
     assert figures.keys() == {f"audit/{name}" for name in STATISTICS}
@@ -114,21 +118,21 @@ def test_every_test_is_audited(synthetic: Outcome, store: Tracker) -> None:
     assert any("brightest pixel alone" in note for note in synthetic.test.notes)
 
 
-def test_the_leaderboard_marks_the_category(
-    synthetic: Outcome, shared: Outcome, store: Tracker
+def test_leaderboard_marks_the_category(
+    synthetic: Outcome, shared_validation: Outcome, store: Tracker
 ) -> None:
-    records = [store.find(outcome.run_id) for outcome in (synthetic, shared)]
+    records = [store.find(outcome.run_id) for outcome in (synthetic, shared_validation)]
     board = make_board(records, 2, METRIC).table()
     places = {column.header: place for place, column in enumerate(board.columns)}
     data = [str(row.cells[places["data"]]) for row in board.rows]
     assert str(board.title).splitlines()[1] == "category: part ⚠" and "⚠" in str(board.caption)
-    whole = records[0].tags["vqlab.data_fingerprint"][:8]
+    fingerprint = records[0].tags["vqlab.data_fingerprint"][:8]
     part = records[1].tags["vqlab.test_fingerprint"][:8]
-    assert data[0].endswith(whole) and data[1].endswith(f"{whole}, part {part}")
-    assert len(board.rows) == 4  # a baseline for each of the two test sets
-    sound = [store.find(synthetic.run_id)]
-    del sound[0].tags["vqlab.audit"]
-    assert make_board(sound, 1, METRIC).table().caption == ""
+    assert data[0].endswith(fingerprint) and data[1].endswith(f"{fingerprint}, part {part}")
+    assert len(board.rows) == 4  # one baseline for each of the two test sets
+    unmarked = [store.find(synthetic.run_id)]
+    del unmarked[0].tags["vqlab.audit"]
+    assert make_board(unmarked, 1, METRIC).table().caption == ""
 
 
 def printed(table: Any) -> str:
@@ -138,7 +142,7 @@ def printed(table: Any) -> str:
     return capture.get()
 
 
-def test_every_table_of_test_figures_marks_the_category(synthetic: Outcome, store: Tracker) -> None:
+def test_every_table_of_test_metrics_marks_the_category(synthetic: Outcome, store: Tracker) -> None:
     assert synthetic.test is not None
     rows = [
         ("validation", synthetic.validation),
@@ -160,13 +164,13 @@ def test_every_table_of_test_figures_marks_the_category(synthetic: Outcome, stor
     assert audit_warned(record.tags, ["art", "part", "parts"]) == ["part"]
 
 
-def test_a_sweep_tells_what_the_audit_warns_of(
+def test_sweep_prints_the_warnings_of_the_audit(
     root: Path, store: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(out, "width", 120)  # wide enough for a row's name on one line
+    monkeypatch.setattr(out, "width", 120)  # wide enough for the name of a row on one line
     space = make_space({"space": {"detector.floor": {"choices": [0.01, 0.05]}}})
     events = []
-    for _ in range(2):  # the second time nothing is scored again
+    for _ in range(2):  # the second call does not score again
         result = sweep(
             make_comparison(space, baseline(root)), store, trials=1, results=tmp_path / "results"
         )
@@ -178,21 +182,23 @@ def test_a_sweep_tells_what_the_audit_warns_of(
         assert text.count("note: part: brightest pixel alone") == 1
 
 
-def test_other_test_images_are_not_compared(
-    synthetic: Outcome, shared: Outcome, tracker: Tracker, root: Path, tmp_path: Path
+def test_runs_on_other_test_images_are_not_compared(
+    synthetic: Outcome, shared_validation: Outcome, tracker: Tracker, root: Path, tmp_path: Path
 ) -> None:
-    assert promote(tracker, "part", ref=shared.run_id).promoted
+    assert promote(tracker, "part", ref=shared_validation.run_id).promoted
     refused = promote(tracker, "part", ref=synthetic.run_id)
     assert not refused.promoted and refused.champion_value is None
     assert "50% of test, excluded from test; train one of them again" in refused.reason
-    evaluate_model(Model.load(shared.checkpoint, "cpu"), None, tracker, tmp_path / "results")
+    evaluate_model(
+        Model.load(shared_validation.checkpoint, "cpu"), None, tracker, tmp_path / "results"
+    )
     assert not promote(tracker, "part", ref=synthetic.run_id).promoted
-    again = run(
+    repeated = run(
         resolve(baseline(root, source="test", fraction=0.5)),
         tracker,
         Recording(results=tmp_path / "again"),
     )
-    assert promote(tracker, "part", ref=again.run_id).champion_value is not None
+    assert promote(tracker, "part", ref=repeated.run_id).champion_value is not None
     other = run(
         resolve(baseline(root, source="test", fraction=0.3)),
         tracker,
@@ -201,10 +207,10 @@ def test_other_test_images_are_not_compared(
     assert "train one of them again" in promote(tracker, "part", ref=other.run_id).reason
 
 
-def test_runs_from_before_are_compared_as_ever(
+def test_runs_of_earlier_versions_are_compared(
     synthetic: Outcome, root: Path, tracker: Tracker, tmp_path: Path
 ) -> None:
-    """They lack the setting and the tags, and reported the whole test set."""
+    """They lack the setting and the tags, and report the complete test set."""
     old = run(resolve(baseline(root)), tracker, Recording(name="old", results=tmp_path))
     for key in ("vqlab.test_fingerprint", "vqlab.validation"):
         tracker._client.delete_tag(old.run_id, key)
@@ -226,8 +232,9 @@ def test_runs_from_before_are_compared_as_ever(
     assert not compared.promoted and compared.champion_value == compared.value
 
 
-def swapped(root: Path) -> Path:
-    """Every test label poisoned: good ones are called defects, with masks, and defects good."""
+def swap_labels(root: Path) -> Path:
+    """Poison every test label: normal images are labelled as defects, with masks, and defects as
+    normal."""
     part = root / "part"
     (part / "test/good").rename(part / "test/was_good")
     (part / "test/hole").rename(part / "test/good")
@@ -235,27 +242,27 @@ def swapped(root: Path) -> Path:
     return root
 
 
-def test_poisoned_test_labels_change_no_weight_and_no_threshold(
+def test_poisoned_test_labels_do_not_change_weights_or_thresholds(
     root: Path, tracker: Tracker, tmp_path: Path
 ) -> None:
     outcomes = [
         run(resolve(tiny_recipe(place, validate_every=1)), tracker, test=False)
-        for place in (root, swapped(write_tiny_set(tmp_path / "poisoned")))
+        for place in (root, swap_labels(write_tiny_set(tmp_path / "poisoned")))
     ]
     states = [load_checkpoint(outcome.checkpoint)[0] for outcome in outcomes]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     assert outcomes[0].model.thresholds == outcomes[1].model.thresholds
     assert outcomes[0].validation.mean == outcomes[1].validation.mean
     fingerprints = [outcome.model.meta["data"]["fingerprint"] for outcome in outcomes]
-    assert fingerprints[0] != fingerprints[1]  # the poison was there
+    assert fingerprints[0] != fingerprints[1]  # the labels were poisoned
 
 
-def test_poisoned_test_labels_change_no_chosen_setting(
+def test_poisoned_test_labels_do_not_change_the_chosen_settings(
     root: Path, tracker: Tracker, tmp_path: Path
 ) -> None:
     space = make_space({"space": {"detector.floor": {"choices": [0.01, 0.05, 0.3]}}})
     chosen = []
-    for place in (root, swapped(write_tiny_set(tmp_path / "poisoned"))):
+    for place in (root, swap_labels(write_tiny_set(tmp_path / "poisoned"))):
         result = sweep(
             make_comparison(space, baseline(place)), tracker, trials=3, results=tmp_path / "results"
         )
@@ -264,7 +271,7 @@ def test_poisoned_test_labels_change_no_chosen_setting(
 
 
 @pytest.mark.parametrize("setting", ["data.validation.source", "data.validation.fraction"])
-def test_a_sweep_does_not_choose_its_judges(root: Path, tracker: Tracker, setting: str) -> None:
+def test_sweep_over_validation_settings_raises(root: Path, tracker: Tracker, setting: str) -> None:
     values = ["drawn", "test"] if setting.endswith("source") else [0.2, 0.4]
     space = make_space({"space": {setting: {"choices": values}}})
     with pytest.raises(UserError, match="must not be searched"):

@@ -1,7 +1,7 @@
 """A failed write to the tracking store never loses a finished training.
 
-A good `vqlab train` records its calls of MLflow's client and artifact store; then each of them
-fails in a training of its own. All run in this process against real stores.
+A successful `vqlab train` records its calls of MLflow's client and artifact store; then each call
+is made to fail in a separate training. All trainings run in this process with real stores.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from vqlab.tracking import Tracker
 
 pytestmark = [
     pytest.mark.usefixtures("blank_figures", "every_state"),
-    pytest.mark.filterwarnings("default"),  # a command prints them
+    pytest.mark.filterwarnings("default"),  # printed by a command
 ]
 EPOCHS = 2
 RECIPE = (
@@ -52,7 +52,7 @@ METHODS = [
 
 
 class Training:
-    """`vqlab train` in a store of its own, and its calls of the store once its run is created."""
+    """`vqlab train` in a separate store, and its calls of the store once its run is created."""
 
     def __init__(self, folder: Path, data: Path, epochs: list[int]) -> None:
         self.root, self.results, self.data = folder / "mlruns", folder / "results", data
@@ -65,7 +65,7 @@ class Training:
         self._within = True
 
     def call(self, name: str, method: Callable[..., Any], *args: Any, **named: Any) -> Any:
-        if self._within:  # a call by another one, or before the run is created
+        if self._within:  # a nested call, or one before the run is created
             result = method(*args, **named)
             if name == "create_run":
                 self.run_id, self._within = result.info.run_id, False
@@ -79,7 +79,7 @@ class Training:
             self._within = False
 
     def run(self, *arguments: str) -> int:
-        """Return the exit status of a command that must not end in a traceback."""
+        """Return the exit status of a command that must not print a traceback."""
         words = ["vqlab", "train", *arguments, "--mlruns", str(self.root)]
         self.calls, self._within = [], True
         with pytest.MonkeyPatch.context() as patch:
@@ -108,7 +108,7 @@ class Training:
         (record,) = Tracker.open(self.root).runs()
         artifacts = record.artifact("")
         files = {str(path.relative_to(artifacts)) for path in artifacts.rglob("*.*")}
-        pictures = {name for name in files if name.startswith("images/")}  # have random names
+        pictures = {name for name in files if name.startswith("images/")}  # these have random names
         metrics = {name for name in record.metrics if not name.startswith("system/")}  # sampled
         return {*metrics, *record.tags, *(files - pictures), record.status}
 
@@ -129,7 +129,7 @@ def make(
     epochs: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Make:
-    """Trainings, each in a store of its own."""
+    """Create trainings, each in a separate store."""
     monkeypatch.setattr("vqlab.tracking.run._WRITE_INTERVAL", 0.0)
     folders = (tmp_path / str(number) for number in range(1000))
 
@@ -142,8 +142,10 @@ def make(
     return training
 
 
-def once_trained(action: Callable[[Training], None]) -> Callable[[Training], None]:
-    """Do something before the first call after the last epoch."""
+def before_first_call_after_training(
+    action: Callable[[Training], None],
+) -> Callable[[Training], None]:
+    """Run an action before the first call after the last epoch."""
     done: list[bool] = []
 
     def before(training: Training) -> None:
@@ -154,7 +156,7 @@ def once_trained(action: Callable[[Training], None]) -> Callable[[Training], Non
     return before
 
 
-def complaint(training: Training, good: set[str], output: str, status: int) -> str:
+def problem_of(training: Training, good: set[str], output: str, status: int) -> str:
     """Return what is wrong with a training whose logging failed, or an empty string."""
     if status not in (0, 2) or "Traceback" in output:
         return "traceback"
@@ -177,7 +179,7 @@ def incomplete(training: Training, good: set[str]) -> str:
     training.before = lambda training: None
     training.epochs.clear()
     (record,) = Tracker.open(training.root).runs()
-    status = training.run("--resume", record.run_id, "--take-over")  # this process lives
+    status = training.run("--resume", record.run_id, "--take-over")  # this process is alive
     missing = good - training.logged()
     if not (status or training.epochs or missing):
         return ""
@@ -195,8 +197,8 @@ def good_training(make: Make) -> tuple[list[str], set[str]]:
 def problems(
     make: Make, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> Callable[[Callable[[list[str]], list[tuple[int, str]]]], list[str]]:
-    """Let the calls that a function chooses, by number and kind of error, fail in trainings of
-    their own; return what is wrong."""
+    """Let the calls selected by a function, by number and kind of error, fail in separate
+    trainings; return the problems."""
 
     def of(choose: Callable[[list[str]], list[tuple[int, str]]]) -> list[str]:
         calls, good = good_training(make)
@@ -204,16 +206,18 @@ def problems(
         for number, kind in choose(calls):
             training = make()
 
-            def fail(training: Training, number: int = number, kind: str = kind) -> None:
+            def problems_of_failed_call(
+                training: Training, number: int = number, kind: str = kind
+            ) -> None:
                 if len(training.calls) == number + 1:
                     raise ERRORS[kind]()
 
-            training.before = fail
+            training.before = problems_of_failed_call
             caplog.clear()
             capsys.readouterr()
             status = training.start()
             output = caplog.text + capsys.readouterr().err
-            wrong = complaint(training, good, output, status)
+            wrong = problem_of(training, good, output, status)
             if status and training.epochs:
                 wrong = wrong or incomplete(training, good)
             if wrong:
@@ -228,9 +232,9 @@ def problems(
 Problems = Callable[[Callable[[list[str]], list[tuple[int, str]]]], list[str]]
 
 
-@pytest.mark.slow  # a training for every method of the store
-def test_every_kind_of_call_may_fail(problems: Problems) -> None:
-    """The last call of every method, by the kinds of errors in turn."""
+@pytest.mark.slow  # one training per method of the store
+def test_last_call_of_every_method_may_fail(problems: Problems) -> None:
+    """The kinds of errors alternate between methods."""
 
     def choose(calls: list[str]) -> list[tuple[int, str]]:
         last = {name: number for number, name in enumerate(calls)}
@@ -245,8 +249,8 @@ def test_every_call_may_fail(problems: Problems, kind: str) -> None:
     assert problems(lambda calls: [(number, kind) for number in range(len(calls))]) == []
 
 
-def refuse(statement: str, training: Training) -> None:
-    """Let the database refuse a kind of statement, such as INSERT ON metrics."""
+def reject(statement: str, training: Training) -> None:
+    """Let the database reject a kind of statement, such as INSERT ON metrics."""
     with closing(sqlite3.connect(training.root / "mlflow.db")) as database:
         refusal = "BEGIN SELECT RAISE(ABORT, 'refused by the test'); END"
         database.execute(f"CREATE TRIGGER refusal BEFORE {statement} {refusal}")
@@ -261,8 +265,8 @@ def delete_experiment(training: Training) -> None:
     client.delete_experiment(client.get_run(training.run_id).info.experiment_id)
 
 
-def delete_for_good(training: Training) -> None:
-    """As `mlflow gc` does."""
+def delete_permanently(training: Training) -> None:
+    """Delete permanently, as `mlflow gc` does."""
     with closing(sqlite3.connect(training.root / "mlflow.db")) as database:
         for table in ("metrics", "latest_metrics", "params", "tags", "runs"):
             database.execute(f"DELETE FROM {table} WHERE run_uuid = ?", (training.run_id,))
@@ -276,9 +280,9 @@ def replace_by_file(folder: Path) -> None:
 
 
 REAL: dict[str, Callable[[Training], None]] = {
-    "the status is refused": functools.partial(refuse, "UPDATE ON runs"),
+    "the status is refused": functools.partial(reject, "UPDATE ON runs"),
     "the run is deleted": delete_run,
-    "the run is deleted for good": delete_for_good,
+    "the run is deleted for good": delete_permanently,
     "the experiment is deleted": delete_experiment,
     "no artifact can be written": lambda training: replace_by_file(
         training.root / "artifacts" / "part" / training.run_id / "artifacts"
@@ -290,22 +294,22 @@ REAL: dict[str, Callable[[Training], None]] = {
 
 
 SLOW = [  # MLflow and vqlab retry for seconds
-    pytest.param(functools.partial(refuse, f"INSERT ON {table}"), id=f"{table} are refused",
+    pytest.param(functools.partial(reject, f"INSERT ON {table}"), id=f"{table} are rejected",
                  marks=pytest.mark.slow)
     for table in ("metrics", "tags")
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("action", [*(pytest.param(v, id=k) for k, v in REAL.items()), *SLOW])
-def test_a_store_that_fails_after_training(
+def test_store_failure_after_training(
     make: Make,
     action: Callable[[Training], None],
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     training = make()
-    training.before = once_trained(action)
+    training.before = before_first_call_after_training(action)
     status = training.start()
     output = caplog.text + capsys.readouterr().err
-    assert complaint(training, set(), output, status) == "", output
+    assert problem_of(training, set(), output, status) == "", output
     assert status == 2 or "could not log" in output or "checkpoint is in" in output, output

@@ -34,17 +34,17 @@ PIXEL = {"pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_iou", "aupro", "aupro_
 
 @pytest.fixture
 def part(root: Path, tmp_path: Path) -> Path:
-    """A category's folder that a test may change."""
+    """The folder of a category, which a test may modify."""
     shutil.copytree(root / "part", tmp_path / "data/part")
     return tmp_path / "data/part"
 
 
 def baseline(folder: Path, **data: Any) -> Tree:
-    """The recipe of a detector that needs no training."""
+    """Return the recipe of a detector that needs no training."""
     return merge(baseline_recipe(folder.parent, folder.name), {"data": data})
 
 
-def nothing_reproduced(record: Any, data: Any) -> Reproduction:
+def skip_reproduction(record: Any, data: Any) -> Reproduction:
     return Reproduction(0, True)
 
 
@@ -82,10 +82,12 @@ CASES: dict[str, tuple[Callable[[Path], None], set[str], set[str], str]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_can_be_measured_is(case: str, part: Path, store: Tracker, tmp_path: Path) -> None:
-    """And what cannot is absent, with one sentence."""
-    spoil, there, missing, words = CASES[case]
-    spoil(part)
+def test_available_metrics_are_computed(
+    case: str, part: Path, store: Tracker, tmp_path: Path
+) -> None:
+    """Metrics that are not available are absent, with one note."""
+    modify, there, missing, words = CASES[case]
+    modify(part)
     outcome = run(resolve(baseline(part)), store, Recording(results=tmp_path / "results"))
     assert outcome.test is not None
     assert sum(re.search(words, note) is not None for note in outcome.test.notes) == 1
@@ -100,7 +102,7 @@ def test_what_can_be_measured_is(case: str, part: Path, store: Tracker, tmp_path
 
 @pytest.fixture(scope="module")
 def untested(root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
-    """A sweep on images that have no test set."""
+    """A sweep on images without a test set."""
     tree = tiny_recipe(root)
     good = {"root": None, "good": str(root / "part/train/good"), "categories": ["flat"]}
     space = make_space(
@@ -114,7 +116,7 @@ def untested(root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.slow
-def test_a_sweep_without_a_test_set(untested: SweepResult, store: Tracker) -> None:
+def test_sweep_without_a_test_set(untested: SweepResult, store: Tracker) -> None:
     assert untested.test == {} and untested.tested == () and untested.pictures is None
     assert "validation/pixel_auroc" in untested.validation
     assert "flat has no test images" in " ".join(untested.notes)
@@ -128,8 +130,9 @@ def test_a_sweep_without_a_test_set(untested: SweepResult, store: Tracker) -> No
 def test_promotion_without_a_test_set(
     untested: SweepResult, root: Path, store: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It asks for real test images or the flag, then compares on the same validation images."""
-    monkeypatch.setattr("vqlab.promote.promotion.reproduce", nothing_reproduced)
+    """Promotion requires real test images or the flag, and then compares on the same validation
+    images."""
+    monkeypatch.setattr("vqlab.promote.promotion.reproduce", skip_reproduction)
     with pytest.raises(UserError, match="real test images.*--without-test"):
         promote(store, "flat")
     with pytest.raises(UserError, match="must be one of validation/image_auroc.*got 'test/image"):
@@ -149,13 +152,13 @@ def test_promotion_without_a_test_set(
         evaluate_model(model, None, store, Path("results"))
 
 
-def test_a_run_with_test_images_is_not_promoted_without(root: Path, store: Tracker) -> None:
+def test_run_with_test_images_is_not_promoted_without_a_test(root: Path, store: Tracker) -> None:
     outcome = run(resolve(baseline(root / "other")), store, test=False)
     with pytest.raises(UserError, match="requires data without test images"):
         promote(store, "other", ref=outcome.run_id, without_test=True)
 
 
-def test_trials_are_not_scored_on_a_test_set_that_is_not_there(part: Path, store: Tracker) -> None:
+def test_trials_are_not_scored_on_a_missing_test_set(part: Path, store: Tracker) -> None:
     shutil.rmtree(part / "test")
     space = make_space(
         {"objective": "validation/pixel_auroc", "space": {"training.seed": {"choices": [0, 1]}}}
@@ -168,7 +171,7 @@ def test_trials_are_not_scored_on_a_test_set_that_is_not_there(part: Path, store
 
 
 @pytest.mark.slow
-def test_promotion_compares_what_both_have(
+def test_promotion_compares_metrics_that_both_runs_have(
     part: Path, store: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -201,7 +204,7 @@ def folders(part: Path) -> Folders:
 
 @pytest.mark.slow
 def test_good_and_bad_folders(folders: Folders, store: Tracker, tmp_path: Path) -> None:
-    """From training to promotion and to evaluation where the folders are somewhere else."""
+    """From training to promotion, and to evaluation after the folders were moved."""
     tree = folders.over(baseline(Path(folders.good or ""), categories=["widget"]))
     outcome: Outcome = run(resolve(tree), store, Recording(results=tmp_path / "results"))
     metrics = store.find(outcome.run_id).metrics
@@ -219,10 +222,11 @@ def test_good_and_bad_folders(folders: Folders, store: Tracker, tmp_path: Path) 
     assert any("are too optimistic" in note for note in report.notes)
 
 
-def test_images_that_were_trained_on_are_no_test_normals(
+def test_training_images_are_not_used_as_test_normals(
     folders: Folders, store: Tracker, tmp_path: Path
 ) -> None:
-    """A model of `--good` alone has seen the images that `--bad` would make test normals."""
+    """A model trained with `--good` only has seen the images that `--bad` would use as test
+    normals."""
     good = Folders(None, folders.good)
     tree = good.over(baseline(Path(folders.good or ""), categories=["widget"]))
     outcome = run(resolve(tree), store, Recording(results=tmp_path / "results"))
@@ -241,14 +245,14 @@ def vqlab(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     return 0
 
 
-def test_the_command_line(
+def test_command_line(
     folders: Folders,
     tmp_path: Path,
     empty_store: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """`vqlab train --good FOLDER` names the category like the folder; mistakes are sentences."""
+    """`vqlab train --good FOLDER` names the category after the folder; errors are one sentence."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "300")
     shutil.copytree(empty_store, "mlruns")
@@ -273,7 +277,7 @@ def test_the_command_line(
 
 @pytest.mark.slow
 def test_workers_of_a_sweep_read_the_same_folders(folders: Folders, tmp_path: Path) -> None:
-    """Given as relative paths, and read by other processes."""
+    """The paths are relative, and other processes read them."""
     command = [
         sys.executable, "-m", "vqlab", "sweep", "memory_bank", "--preset", "tiny",
         "--n-trials", "2",
@@ -289,8 +293,8 @@ def test_workers_of_a_sweep_read_the_same_folders(folders: Folders, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_set_of_another_shape_is_written_as_it_is_read(tmp_path: Path, store: Tracker) -> None:
-    """OK and NG folders below a category, from a data set of two such categories."""
+def test_dataset_in_another_layout_is_read_and_written(tmp_path: Path, store: Tracker) -> None:
+    """OK and NG folders below each of two categories."""
     source = write_tiny_set(tmp_path / "source", ("pen", "cup"))
     for name in ("pen", "cup"):
         shutil.copytree(source / name / "train/good", tmp_path / "line" / name / "OK")

@@ -1,4 +1,4 @@
-"""What is outside the inspected area changes no score, verdict, threshold or metric."""
+"""Pixels outside the inspected area do not affect scores, verdicts, thresholds or metrics."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ DETECTORS: dict[str, dict[str, Any]] = {
 
 
 def disturbed(image: Any, seed: int) -> Any:
-    """Noise and bright light outside the disc."""
+    """Add noise and bright light outside the disc."""
     noise = np.random.default_rng(seed).integers(150, 256, image.shape, np.uint8)
     return np.where(INSPECTED[..., None], image, noise)
 
 
 @pytest.fixture(scope="module")
 def roots(small_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """The data set, a disturbed copy, and the file of the area."""
+    """The dataset, a disturbed copy, and the file of the area."""
     folder = tmp_path_factory.mktemp("area")
     copy = folder / "disturbed"
     shutil.copytree(small_root / "cable", copy / "cable")
@@ -59,7 +59,7 @@ Train = Callable[..., Outcome]
 
 @pytest.fixture
 def train(small: dict[str, Any], store: Tracker, tmp_path: Path) -> Train:
-    """Train a detector on the data set in a folder."""
+    """Return a function that trains a detector on the dataset in a folder."""
 
     def make(name: str, root: Path, **data: str) -> Outcome:
         base = (
@@ -72,7 +72,7 @@ def train(small: dict[str, Any], store: Tracker, tmp_path: Path) -> Train:
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_a_disturbance_outside_changes_nothing(
+def test_disturbance_outside_the_area_has_no_effect(
     name: str, train: Train, roots: tuple[Path, Path, Path]
 ) -> None:
     clean, bright, roi = roots
@@ -110,7 +110,7 @@ def test_images_share_the_mask_of_an_area(train: Train, roots: tuple[Path, Path,
     assert len({id(mask) for mask in scored.masks if not mask.any()}) == 1
 
 
-def test_a_checkpoint_contains_its_area(
+def test_checkpoint_contains_its_area(
     train: Train, store: Tracker, roots: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     clean, _, roi = roots

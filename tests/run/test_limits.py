@@ -1,4 +1,4 @@
-"""Settings that a small set of training images limits."""
+"""Settings that are limited by a small set of training images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("blank_figures")
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
-    """vqflow with 32 prototypes on 14 good images, 12 of them for training."""
+    """vqflow with 32 prototypes on 14 normal images, 12 of them for training."""
     tree = tiny_recipe(write_tiny_set(tmp_path / "set"), epochs=1, steps_per_epoch=2)
     pattern = {"codebook_size": 8, "patches": 200, "coverage": 20}
     detector = {"name": "vqflow", "pattern": pattern, "flow": {"blocks": [2], "condition": 8}}
@@ -43,15 +43,18 @@ def test_fewer_images_than_prototypes(tree: Tree, tmp_path: Path, store: Tracker
     assert isinstance(detector, VQFlow)
     assert detector.config.concept.codebook_size == images // 4
     tags = store.find(outcome.run_id).tags
-    assert tags[TRAINED_TAG] == trained_key(config, splits.fingerprint)  # found again as asked for
+    # found by the requested settings
+    assert tags[TRAINED_TAG] == trained_key(config, splits.fingerprint)
 
 
-def test_a_trial_of_a_sweep_is_refused(tree: Tree, store: Tracker) -> None:
+def test_trial_of_a_sweep_raises(tree: Tree, store: Tracker) -> None:
     with pytest.raises(UserError, match="32 prototypes need as many training images"):
         run(resolve(tree), store, test=False)
 
 
-def test_enough_images_change_nothing(tree: Tree, tmp_path: Path, store: Tracker) -> None:
+def test_settings_are_unchanged_with_enough_images(
+    tree: Tree, tmp_path: Path, store: Tracker
+) -> None:
     config = resolve(merge(tree, {"detector": {"concept": {"codebook_size": 8}}}))
     outcome = run(config, store, Recording(results=tmp_path / "results"))
     assert outcome.test is not None

@@ -1,4 +1,4 @@
-"""The properties of held-out normal images that a checkpoint stores are those of their files."""
+"""The properties of held-out normal images in a checkpoint equal those of their files."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from vqlab.tracking import Tracker
 from vqlab.watch.drift import normal_values
 
 
-def test_stored_properties_are_those_of_the_files(
+def test_stored_properties_equal_those_of_the_files(
     tmp_path: Path, new_store: Callable[[Path], Tracker]
 ) -> None:
-    """Bit for bit, so that files of normal parts are exchangeable with them; also of a joint model
-    with an inspected area."""
+    """Equal bit for bit, so that files of normal parts are exchangeable with them; also for a joint
+    model with an inspected area."""
     recipe = tiny_recipe(write_tiny_set(tmp_path / "data", ("part", "lid")))
     mask = np.zeros((32, 32), np.uint8)
     mask[4:28, 4:28] = 255
@@ -48,9 +48,13 @@ def test_stored_properties_are_those_of_the_files(
 
 
 @pytest.mark.parametrize(("change", "low", "high"), [("noise", 5, 9), ("gain", 0.8, 0.95)])
-def test_noise_is_in_grey_levels_of_a_white_image(change: str, low: float, high: float) -> None:
-    """Noise of standard deviation 5 at mid grey is 5 / sqrt(1 / 2) = 7.1; under a gain g, the
-    estimate changes by sqrt(g)."""
+def test_noise_is_normalized_to_a_white_image(change: str, low: float, high: float) -> None:
+    """Noise of standard deviation 5 at mid grey is 5
+
+    sqrt(1
+
+    2) = 7.1; a gain g scales the estimate by sqrt(g).
+    """
     config = resolve({"data": {"categories": ["part"]}}).data
     rng = np.random.default_rng(0)
     grey = 127.5 + rng.normal(0, 5, (200, 300, 1)).repeat(3, axis=2)

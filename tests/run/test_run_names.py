@@ -1,4 +1,4 @@
-"""Names of runs begin with what differs and stay short."""
+"""Run names start with the differing settings and are short."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_a_trial_and_a_training() -> None:
     assert run_name("vqvae", {}) == "vqvae"
 
 
-def test_settings_with_the_same_last_word_are_told_apart() -> None:
+def test_settings_with_the_same_last_word_are_distinguished() -> None:
     both = {"detector.pattern.codebook_size": 128, "detector.concept.codebook_size": 8}
     assert run_name("000", both, "vqflow") == "000 pattern.K=128 concept.K=8 · vqflow"
 
@@ -34,5 +34,5 @@ def test_lists_and_long_values() -> None:
     st.dictionaries(st.text(min_size=1, max_size=100), st.text(max_size=100), max_size=30),
     st.text(max_size=100),
 )
-def test_no_name_is_longer(first: str, overrides: dict[str, str], last: str) -> None:
+def test_names_have_a_maximum_length(first: str, overrides: dict[str, str], last: str) -> None:
     assert len(run_name(first, overrides, last)) <= LENGTH

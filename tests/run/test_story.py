@@ -1,4 +1,5 @@
-"""The story of a run: same seed same numbers, resume bit for bit, the test set left alone."""
+"""A complete run: reproducibility, bit-for-bit resuming, and no use of the test set for
+training."""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ def outcome(small: Tree, store: Tracker, tmp_path_factory: pytest.TempPathFactor
     return run(resolve(small), store, Recording(results=tmp_path_factory.mktemp("results")))
 
 
-def test_a_run_leaves_everything_it_promises(outcome: Outcome, store: Tracker) -> None:
+def test_run_writes_all_outputs(outcome: Outcome, store: Tracker) -> None:
     record = store.find(outcome.run_id)
     assert record.status == "FINISHED"
     assert {"test/image_auroc", "test/pixel_auroc", "test/aupro", "validation/pixel_auroc"} <= set(
@@ -71,7 +72,7 @@ def test_a_run_leaves_everything_it_promises(outcome: Outcome, store: Tracker) -
     assert not (store.run_folder(outcome.run_id)).exists()
 
 
-def test_the_checkpoint_scores_as_the_run_did(outcome: Outcome) -> None:
+def test_checkpoint_reproduces_the_scores_of_the_run(outcome: Outcome) -> None:
     model = Model.load(outcome.checkpoint, "cpu")
     assert outcome.pictures is not None
     rows = list(csv.DictReader((outcome.pictures / "scores.csv").read_text().splitlines()))
@@ -84,7 +85,7 @@ def test_the_checkpoint_scores_as_the_run_did(outcome: Outcome) -> None:
         assert prediction.anomaly_map.shape == prediction.image.shape[:2]
 
 
-def test_an_array_scores_as_its_file(outcome: Outcome) -> None:
+def test_array_and_file_have_the_same_score(outcome: Outcome) -> None:
     model = outcome.model
     path = next((Path(model.meta["config"]["data"]["root"]) / "cable/test/good").iterdir())
     from_file = model.score(path)
@@ -103,22 +104,20 @@ def test_an_array_scores_as_its_file(outcome: Outcome) -> None:
         np.zeros((2, 8, 8, 3), np.uint8),
     ],
 )
-def test_a_wrong_array_is_a_sentence(outcome: Outcome, array: np.ndarray[Any, Any]) -> None:
+def test_invalid_array_raises(outcome: Outcome, array: np.ndarray[Any, Any]) -> None:
     with pytest.raises(UserError, match="uint8 array"):
         outcome.model.score(array)
 
 
-def test_same_seed_same_bits_other_seed_others(
-    small: Tree, store: Tracker, outcome: Outcome
-) -> None:
-    again = run(resolve(small), store, test=False)
-    assert same(again.checkpoint, outcome.checkpoint)
+def test_same_seed_gives_the_same_bits(small: Tree, store: Tracker, outcome: Outcome) -> None:
+    repeated = run(resolve(small), store, test=False)
+    assert same(repeated.checkpoint, outcome.checkpoint)
     other = run(resolve(merge(small, {"training": {"seed": 1}})), store, test=False)
     assert not same(other.checkpoint, outcome.checkpoint)
 
 
 @pytest.mark.usefixtures("every_state")
-def test_resume_is_bit_for_bit(
+def test_resumed_run_is_bit_identical(
     small: Tree, store: Tracker, outcome: Outcome, tmp_path: Path
 ) -> None:
     def stop(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
@@ -128,14 +127,14 @@ def test_resume_is_bit_for_bit(
     with pytest.raises(KeyboardInterrupt):
         run(resolve(small), store, Recording(name="stopped"), on_epoch=stop)
     assert store.find("stopped").status == "KILLED"
-    seen = []
+    trained_epochs = []
     resumed = run(
         resolve(small),
         store,
         Recording(resumed=store.resume("stopped"), results=tmp_path),
-        on_epoch=lambda epoch, epochs, metrics: seen.append(epoch),
+        on_epoch=lambda epoch, epochs, metrics: trained_epochs.append(epoch),
     )
-    assert seen == [3]
+    assert trained_epochs == [3]
     assert same(resumed.checkpoint, outcome.checkpoint)
     record = store.find("stopped")
     assert record.status == "FINISHED"
@@ -143,7 +142,7 @@ def test_resume_is_bit_for_bit(
 
 
 @pytest.mark.usefixtures("empty_mlruns")
-def test_resume_after_kill_9(small: Tree, outcome: Outcome, tmp_path: Path) -> None:
+def test_resume_after_sigkill(small: Tree, outcome: Outcome, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(merge(small, {"training": {"threads": 1}})))
     process = start_command("train", recipe, cwd=tmp_path)
@@ -159,25 +158,25 @@ def test_resume_after_kill_9(small: Tree, outcome: Outcome, tmp_path: Path) -> N
     assert same(checkpoint, outcome.checkpoint)
 
 
-def test_a_trial_leaves_the_test_set_alone(small: Tree, store: Tracker) -> None:
+def test_trial_does_not_use_the_test_set(small: Tree, store: Tracker) -> None:
     trial = run(resolve(small), store, test=False)
     metrics = store.find(trial.run_id).metrics
     assert trial.test is None and not any(key.startswith("test/") for key in metrics)
 
 
-def test_validation_while_training_changes_nothing(
+def test_validation_during_training_has_no_effect_on_it(
     small: Tree, store: Tracker, outcome: Outcome
 ) -> None:
     reports = []
-    watched = run(
+    validated = run(
         resolve(merge(small, {"training": {"validate_every": 1}})), store, test=False,
         on_epoch=lambda epoch, epochs, metrics: reports.append(metrics),
     )  # fmt: skip
     assert ["validation/pixel_auroc" in metrics for metrics in reports] == [True, True, False]
-    assert same(watched.checkpoint, outcome.checkpoint)
+    assert same(validated.checkpoint, outcome.checkpoint)
 
 
-def test_evaluate_again_gives_the_same_report(
+def test_repeated_evaluation_gives_the_same_report(
     outcome: Outcome, store: Tracker, tmp_path: Path
 ) -> None:
     report, pictures = evaluate_model(
@@ -195,7 +194,7 @@ def test_one_model_per_category_or_one_for_all(small: Tree) -> None:
     assert {"cable", "fabric"} <= set(only.data.categories)
 
 
-def test_a_failed_run_says_why(small: Tree, store: Tracker) -> None:
+def test_failed_run_records_the_error(small: Tree, store: Tracker) -> None:
     def fail(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         raise UserError("the loss is not what it was.")
 
@@ -218,15 +217,15 @@ def test_a_failed_run_says_why(small: Tree, store: Tracker) -> None:
         ({"trainin": {}}, "did you mean training"),
     ],
 )
-def test_a_wrong_recipe_is_a_sentence(tree: Tree, words: str) -> None:
+def test_invalid_recipe_raises(tree: Tree, words: str) -> None:
     with pytest.raises(UserError, match=words):
         resolve(tree)
 
 
-def test_the_papers_habit_is_marked_and_cannot_be_promoted(
+def test_selection_on_the_test_set_is_marked_and_cannot_be_promoted(
     small: Tree, store: Tracker, tmp_path: Path
 ) -> None:
-    """`training.select: best_on_test` keeps the epoch of the best test AUROC, and says so."""
+    """`training.select: best_on_test` keeps the epoch with the best test AUROC and tags the run."""
     config = resolve(merge(small, {"training": {"select": "best_on_test"}}))
     outcome = run(config, store, Recording(results=tmp_path))
     record = store.find(outcome.run_id)
@@ -238,36 +237,36 @@ def test_the_papers_habit_is_marked_and_cannot_be_promoted(
         promote(store, "cable", ref=outcome.run_id)
     with pytest.raises(UserError, match="must not"):
         run(config, store, Recording(results=tmp_path), test=False)
-    # a later evaluation of its checkpoint is marked as well
+    # a later evaluation of the checkpoint is marked as well
     evaluate_model(outcome.model, None, store, tmp_path)
     tested = store.runs(tags={"vqlab.model_run": outcome.run_id})
     assert not any(key.startswith("test/") for run_ in tested for key in run_.metrics)
 
 
 @pytest.mark.usefixtures("every_state")
-def test_the_epoch_kept_is_the_best_on_test(small: Tree, store: Tracker, tmp_path: Path) -> None:
-    seen: list[float] = []
+def test_selected_epoch_is_the_best_on_test(small: Tree, store: Tracker, tmp_path: Path) -> None:
+    aurocs: list[float] = []
     best_weights: list[dict[str, torch.Tensor]] = []
 
     def watch(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
-        seen.append(metrics["best_on_test/image_auroc"])
+        aurocs.append(metrics["best_on_test/image_auroc"])
         folder = max(store.run_folder("x").parent.iterdir(), key=lambda f: f.stat().st_mtime)
         best_weights.append(dict(load_state(folder / "state.safetensors")["kept"]))
 
     config = resolve(merge(small, {"training": {"select": "best_on_test", "seed": 3}}))
     outcome = run(config, store, Recording(results=tmp_path), on_epoch=watch)
-    best = best_weights[int(np.argmax(seen))]
+    best = best_weights[int(np.argmax(aurocs))]
     weight = "encoder.0.weight"
     assert torch.equal(tensors(outcome.checkpoint)[weight], best[weight])
-    assert len(seen) == 3
+    assert len(aurocs) == 3
     chosen = store.find(outcome.run_id).tags["vqlab.selected_epoch"]
-    assert chosen == str(1 + int(np.argmax(seen)))
+    assert chosen == str(1 + int(np.argmax(aurocs)))
 
 
 HASTY = {
     "select": "best_on_validation",
     "validate_every": 1,
-    "learning_rate": 0.5,  # ruins what the first epoch learned
+    "learning_rate": 0.5,  # destroys the weights of the first epoch
     "ema": 0.5,
     "optimizer": "adamw",
     "weight_decay": 0.01,
@@ -279,12 +278,12 @@ HASTY = {
 
 
 @pytest.mark.usefixtures("every_state")
-def test_the_best_epoch_on_validation_counts_and_survives_a_resume(
+def test_best_epoch_on_validation_is_selected_also_after_a_resume(
     small: Tree, store: Tracker
 ) -> None:
     config = resolve(merge(small, {"training": HASTY}))
     history: list[dict[str, float]] = []
-    whole = run(
+    uninterrupted = run(
         config, store, test=False,
         on_epoch=lambda epoch, epochs, metrics: history.append(metrics),
     )  # fmt: skip
@@ -293,9 +292,9 @@ def test_the_best_epoch_on_validation_counts_and_survives_a_resume(
     assert best < 3 and max(figures) > figures[2] + 0.02
     assert ["validation/pixel_auroc" in metrics for metrics in history] == [True, True, False]
     assert 0 <= history[1]["train/clipped"] <= 1 and history[1]["train/gradient_norm"] > 0
-    record = store.find(whole.run_id)
+    record = store.find(uninterrupted.run_id)
     assert record.tags["vqlab.selected_epoch"] == str(best)
-    assert "vqlab.selected_on" not in record.tags and whole.test_split == "test"
+    assert "vqlab.selected_on" not in record.tags and uninterrupted.test_split == "test"
 
     best_weights, trained = [], []
 
@@ -310,22 +309,22 @@ def test_the_best_epoch_on_validation_counts_and_survives_a_resume(
     with pytest.raises(KeyboardInterrupt):
         run(config, store, Recording(name="hasty"), test=False, on_epoch=stop)
     resumed = run(config, store, Recording(resumed=store.resume("hasty")), test=False)
-    assert same(resumed.checkpoint, whole.checkpoint)
-    assert resumed.validation.mean == whole.validation.mean
+    assert same(resumed.checkpoint, uninterrupted.checkpoint)
+    assert resumed.validation.mean == uninterrupted.validation.mean
     for key in ("encoder.0.weight", "decoder.0.weight"):
-        assert torch.equal(tensors(whole.checkpoint)[key], best_weights[0][key])
-        assert not torch.equal(trained[0][key], best_weights[0][key])  # the average of them
+        assert torch.equal(tensors(uninterrupted.checkpoint)[key], best_weights[0][key])
+        assert not torch.equal(trained[0][key], best_weights[0][key])  # the averaged weights
 
 
-def test_epochs_shorter_than_a_second_are_trained_again(
+def test_epochs_shorter_than_a_second_are_retrained(
     small: Tree, store: Tracker, outcome: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit, "STATE_SECONDS", 1e9)
-    seen: list[int] = []
+    trained_epochs: list[int] = []
 
     def stop(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
-        seen.append(epoch)
-        if epoch == 2 and seen.count(2) == 1:
+        trained_epochs.append(epoch)
+        if epoch == 2 and trained_epochs.count(2) == 1:
             raise KeyboardInterrupt
 
     config = resolve(small)
@@ -333,19 +332,19 @@ def test_epochs_shorter_than_a_second_are_trained_again(
         run(config, store, Recording(name="short"), test=False, on_epoch=stop)
     tracked = store.resume("short")
     assert len(load_state(tracked.folder / "state.safetensors")["history"]) == 1
-    again = run(config, store, Recording(resumed=tracked), test=False, on_epoch=stop)
-    assert seen == [1, 2, 2, 3]
-    assert same(again.checkpoint, outcome.checkpoint)
+    resumed = run(config, store, Recording(resumed=tracked), test=False, on_epoch=stop)
+    assert trained_epochs == [1, 2, 2, 3]
+    assert same(resumed.checkpoint, outcome.checkpoint)
     assert len(store.history(tracked.id, ("train/loss",))) == 3
 
 
 @pytest.mark.usefixtures("every_state")
 @pytest.mark.parametrize("test", [True, False])
-def test_a_diverged_run_keeps_its_last_good_model(
+def test_diverged_run_keeps_its_last_finite_model(
     small: Tree, store: Tracker, tmp_path: Path, test: bool
 ) -> None:
-    """A β for which the first epochs (the codebook's warm-up) go well and the next does not."""
-    seen: list[int] = []
+    """With this β, the first epochs (codebook warm-up) succeed and the next one diverges."""
+    trained_epochs: list[int] = []
     tree = merge(small, {"detector": {"commitment": 1e38, "warmup": 5}})
     name = f"diverging-{test}"
     with pytest.raises(UserError, match="diverged: .* at epoch 3, step 2; lower training") as error:
@@ -354,15 +353,15 @@ def test_a_diverged_run_keeps_its_last_good_model(
             store,
             Recording(name=name, results=tmp_path),
             test=test,
-            on_epoch=lambda epoch, epochs, metrics: seen.append(epoch),
+            on_epoch=lambda epoch, epochs, metrics: trained_epochs.append(epoch),
         )
     record = store.find(name)
     assert (record.status, record.tags["vqlab.failure"]) == ("FAILED", str(error.value))
-    assert seen == [1, 2]
+    assert trained_epochs == [1, 2]
     state = load_state(store.run_folder(record.run_id) / "state.safetensors")
     assert len(state["history"]) == 2
     assert all(torch.isfinite(tensor).all() for tensor in state["detector"].values())
-    if not test:  # a trial of a sweep: not worth a model
+    if not test:  # a trial of a sweep does not keep a diverged model
         assert f"is in {store.run_folder(record.run_id)}" in str(error.value)
         return
     assert "The model after epoch 2 is saved" in str(error.value)
@@ -375,13 +374,13 @@ def test_a_diverged_run_keeps_its_last_good_model(
     assert np.isfinite(model.score(image).score)
 
 
-def test_a_run_that_diverges_at_once_says_that_nothing_is_kept(small: Tree, store: Tracker) -> None:
+def test_run_that_diverges_at_once_keeps_no_model(small: Tree, store: Tracker) -> None:
     tree = merge(small, {"detector": {"commitment": 1e38, "warmup": 0}})
     with pytest.raises(UserError, match="at epoch 1, step 1; .*no state was saved"):
         run(resolve(tree), store)
 
 
-def test_intervals_and_evidence_are_recorded(outcome: Outcome, store: Tracker) -> None:
+def test_intervals_and_evidence_are_logged(outcome: Outcome, store: Tracker) -> None:
     assert outcome.test is not None
     record = store.find(outcome.run_id)
     for name in ("pixel_auroc", "aupro", "aupro_005", "escape_rate", "false_reject_rate"):
@@ -401,7 +400,7 @@ def test_intervals_and_evidence_are_recorded(outcome: Outcome, store: Tracker) -
     assert max(outcome.test.bounds["cable"].values()) < 1e-2
 
 
-def test_pixels_may_be_compared_at_the_images_own_size(
+def test_pixel_metrics_at_the_original_image_size(
     small: Tree, store: Tracker, tmp_path: Path, outcome: Outcome
 ) -> None:
     model = outcome.model
@@ -415,7 +414,7 @@ def test_pixels_may_be_compared_at_the_images_own_size(
     assert original == pytest.approx(network, abs=0.1)
 
 
-def test_every_row_beside_a_model_is_measured_by_its_evaluation_settings(
+def test_all_rows_of_a_report_use_the_evaluation_settings_of_the_model(
     small: Tree, store: Tracker, tmp_path: Path, outcome: Outcome
 ) -> None:
     own_size = {"evaluation": {"resolution": "original", "resamples": 50}}

@@ -1,4 +1,4 @@
-"""A model on tiles (`data.tiles`): trained, calibrated, evaluated, stored and used as any other."""
+"""A model on tiles (`data.tiles`): training, calibration, evaluation, storage and prediction."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Train = Callable[..., Outcome]
 
 @pytest.fixture(scope="module")
 def panels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of stripes, 72 x 100 pixels; the defect is a bright square of 5 pixels."""
+    """Images of stripes, 72 x 100 pixels, with a bright square of 5 pixels as the defect."""
     root, rng = tmp_path_factory.mktemp("panels"), np.random.default_rng(0)
     for split, kind, count in (("train", "good", 8), ("test", "good", 3), ("test", "dot", 3)):
         for number in range(count):
@@ -80,7 +80,7 @@ def train(panels: Path, store: Tracker, tmp_path: Path) -> Train:
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_scores_of_a_set_of_a_file_and_of_a_checkpoint_agree(name: str, train: Train) -> None:
+def test_scores_of_a_set_a_file_and_a_checkpoint_agree(name: str, train: Train) -> None:
     outcome = train(name)
     assert outcome.test is not None and {"pixel_auroc", "aupro"} <= set(outcome.test.mean)
     assert set(outcome.other_reports) >= {"mean_image"} - {name}
@@ -110,24 +110,26 @@ def test_scores_of_a_set_of_a_file_and_of_a_checkpoint_agree(name: str, train: T
     np.testing.assert_allclose(scored.image_scores, highest, rtol=1e-6)
 
 
-def test_small_defects_are_found_at_native_resolution(train: Train) -> None:
+def test_small_defects_are_detected_at_native_resolution(train: Train) -> None:
     tiled = train("memory_bank")
     assert tiled.test is not None
     assert tiled.test.mean["image_auroc"] == 1.0 and tiled.test.mean["pixel_auroc"] > 0.95
 
 
 def test_rescoring_extracted_tiles_gives_the_same_scores(train: Train, tmp_path: Path) -> None:
-    """The search of scoring settings of a sweep; with pixels that are not inspected."""
+    """As in the search of scoring settings of a sweep; with pixels outside the inspected area."""
     roi = np.zeros(SIZE, np.uint8)
     roi[20:60, 3:30] = 255
     Image.fromarray(roi).save(tmp_path / "roi.png")
     model = train("memory_bank", roi=str(tmp_path / "roi.png")).model
     images = load_dataset(model.data).validation
     scored = model.score_set(images)
-    again = score_extracted(model.detector, extract_images(model.detector, model.features(images)))
-    np.testing.assert_array_equal(again.image_scores, scored.image_scores)
+    rescored = score_extracted(
+        model.detector, extract_images(model.detector, model.features(images))
+    )
+    np.testing.assert_array_equal(rescored.image_scores, scored.image_scores)
     for first, second, inspected in zip(
-        again.maps, scored.maps, scored.inspected or [], strict=True
+        rescored.maps, scored.maps, scored.inspected or [], strict=True
     ):
         np.testing.assert_array_equal(first, second)
         assert (first[~inspected] == first[inspected].min()).all()
@@ -152,7 +154,7 @@ def test_prediction_evaluation_and_export(train: Train, store: Tracker, tmp_path
     assert not (tmp_path / "exported").exists()
 
 
-def test_keys_of_models_without_tiles_are_those_of_earlier_versions(panels: Path) -> None:
+def test_keys_of_models_without_tiles_are_unchanged(panels: Path) -> None:
     tree = {"data": {"root": str(panels), "categories": ["panel"], "image_size": 32},
             "detector": "mean_image"}  # fmt: skip
     plain = trained_key(resolve(tree), "abc")
@@ -161,7 +163,7 @@ def test_keys_of_models_without_tiles_are_those_of_earlier_versions(panels: Path
     assert plain == off != on
 
 
-def test_validation_images_do_not_change_the_key_of_the_last_epoch(panels: Path) -> None:
+def test_key_of_the_last_epoch_is_independent_of_validation_images(panels: Path) -> None:
     tree = {"data": {"root": str(panels), "categories": ["panel"], "image_size": 32},
             "detector": "mean_image"}  # fmt: skip
     earlier = merge(tree, {"data": {"synthetic_defects": 2, "validation": {"kinds": "generic"}}})
