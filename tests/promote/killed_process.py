@@ -1,8 +1,8 @@
 """Promote or roll back in a process that is killed after its n-th write to the store.
 
-Reads a task per line from standard input (JSON: `mlruns`, `action`, `run`, `kill_after`) and prints
-its exit status. Each but the first, which is not killed, is done in a process forked for it, which
-takes a fraction of the time of a new one.
+Reads one task per line from standard input (JSON: `mlruns`, `action`, `run`, `kill_after`) and
+prints its exit status. The first process is not killed; each other one is forked from it, which is
+much faster than starting a new one.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from PIL import Image
 import vqlab.promote.reproduce as reproduce
 from vqlab.promote import GateSettings, promote, rollback
 from vqlab.tracking import Run, Tracker
-from vqlab.tracking import logged_model as logged_model  # imported once, not by each process
+from vqlab.tracking import logged_model as logged_model  # imported once instead of in each process
 from vqlab.tracking.store import Client
 
 WRITES = ("create_", "set_", "log_", "update_", "delete_", "finalize_")
 
 
 class Killer:
-    """Counts the writes of this process, and kills it after one of them. Several of one kind in a
-    row, such as tags, are one: it is killed after the first of them.
+    """Count the writes of this process, and kill it after one of them. Consecutive writes of one
+    kind, such as tags, count as one; the process is killed after the first of them.
 
     kill_after: number of the write, or a part of its name with arguments.
     """
@@ -75,10 +75,10 @@ def _blank(figure: Figure, target: Path | BinaryIO, **_: object) -> None:
 
 
 def main() -> None:
-    """Answer the tasks of standard input."""
+    """Run the tasks of standard input."""
     Figure.savefig = _blank  # type: ignore[assignment]
     reproduce.score_in_fresh_process = reproduce.score_images
-    _act(json.loads(sys.stdin.readline()))  # imports what its successors need
+    _act(json.loads(sys.stdin.readline()))  # imports what its forks need
     print(0, flush=True)
     for line in sys.stdin:
         child = os.fork()

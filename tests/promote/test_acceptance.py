@@ -1,4 +1,4 @@
-"""The acceptance report: what it says, and that names in it are text."""
+"""The acceptance report: its content, and escaping of names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOADED = re.compile(r"(?:src|href)=\"(?!data:image/|#)|url\(|@import|<script|<li
 """Markup that would load something."""
 
 
-def test_the_report_of_a_promoted_run(
+def test_report_of_a_promoted_run(
     tested: Outcome, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vqlab.promote.reproduce.score_in_fresh_process", score_images)
@@ -50,20 +50,20 @@ def test_the_report_of_a_promoted_run(
     assert page.count("data:image/jpeg;base64,") == pictures
 
 
-def test_the_report_of_a_refusal_and_of_the_next_champion(
+def test_report_of_a_rejection_and_of_the_next_champion(
     train: Train, tracker: Tracker, tmp_path: Path
 ) -> None:
     promote(tracker, "part", ref=train("a", 0.9))
-    refused = promote(tracker, "part", ref=train("b", 0.8), output=tmp_path)
-    assert refused.report is not None and refused.report.name == "part-refused.html"
-    page = refused.report.read_text()
+    rejected = promote(tracker, "part", ref=train("b", 0.8), output=tmp_path)
+    assert rejected.report is not None and rejected.report.name == "part-refused.html"
+    page = rejected.report.read_text()
     assert "Not promoted" in page and "below the champion&#x27;s 0.9000 (version 1)" in page
     better = promote(tracker, "part", ref=train("c", 0.95), output=tmp_path)
     assert better.report is not None
     assert "vqlab rollback -c part --to 1" in better.report.read_text()
 
 
-def test_names_are_text(train: Train, tracker: Tracker, tmp_path: Path) -> None:
+def test_names_are_escaped(train: Train, tracker: Tracker, tmp_path: Path) -> None:
     name = '<img src=x onerror="alert(1)">|`*x*`'
     result = promote(
         tracker, "part", ref=train(name, 0.9), gates=GateSettings(code="ignore"), output=tmp_path

@@ -1,4 +1,4 @@
-"""The acceptance report in a real browser: it fits a phone, loads nothing, and has no error."""
+"""The acceptance report in a browser: it fits a phone, is self-contained, and has no errors."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def test_sizes_and_colours(browser: Any, report: Path) -> None:
             context.close()
 
 
-def test_no_request_leaves_a_page_with_foreign_markup(browser: Any, report: Path) -> None:
-    """The policy of the page holds even if a name were not escaped."""
+def test_page_with_injected_markup_sends_no_request(browser: Any, report: Path) -> None:
+    """The content security policy holds even if a name is not escaped."""
     text = report.read_text().replace(
         "</body>", '<img src="http://127.0.0.1:9/x"><script>document.title="run"</script></body>'
     )
@@ -67,7 +67,7 @@ def test_no_request_leaves_a_page_with_foreign_markup(browser: Any, report: Path
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_printed_on_white_without_clipped_tables(browser: Any, report: Path, scheme: str) -> None:
+def test_print_is_white_without_clipped_tables(browser: Any, report: Path, scheme: str) -> None:
     page = browser.new_page(viewport={"width": A4, "height": 1000}, color_scheme=scheme)
     page.goto(report.as_uri())
     page.emulate_media(media="print")

@@ -1,4 +1,4 @@
-"""Each gate: what passes, what fails, what is only a warning."""
+"""Promotion gates: passed, failed, and warnings."""
 
 from __future__ import annotations
 
@@ -38,10 +38,12 @@ LABELS = np.repeat([0, 1], [40, 60])
 
 
 def measured(scores: np.ndarray, threshold: float) -> dict[str, CategoryEvidence]:
-    """Evidence of image scores of `LABELS`; images without pixels."""
-    nothing = np.zeros((len(LABELS), 0), np.float32)
+    """Return evidence of image scores of `LABELS`, without maps."""
+    without_baseline = np.zeros((len(LABELS), 0), np.float32)
     flagged = scores > threshold
-    evidence = Evidence(scores, LABELS, flagged, nothing, nothing, nothing)
+    evidence = Evidence(
+        scores, LABELS, flagged, without_baseline, without_baseline, without_baseline
+    )
     itself = distributions(evidence, resample(LABELS, 0))
     metrics = {name: float(values[0]) for name, values in itself.items()}
     metrics |= rates("image", ThresholdCounts.of_images(LABELS, flagged))
@@ -62,7 +64,7 @@ def gates_of(
     return {gate.name: gate for gate in gates}
 
 
-def test_a_better_model_passes(scores: np.ndarray) -> None:
+def test_better_model_passes(scores: np.ndarray) -> None:
     gates = gates_of(scores + LABELS, scores, GateSettings())
     assert [gate.status for gate in gates.values()] == [
         "passed", "not applicable", "passed", "passed",
@@ -73,7 +75,7 @@ def test_a_better_model_passes(scores: np.ndarray) -> None:
     assert "(version 3)" in auroc.sentence and "undefined" in gates["aupro"].sentence
 
 
-def test_a_worse_model_is_refused_with_the_metric(scores: np.ndarray) -> None:
+def test_worse_model_is_rejected_with_the_metric(scores: np.ndarray) -> None:
     gates = gates_of(scores, scores + LABELS, GateSettings())
     assert gates["image_auroc"].status == gates["escape_rate"].status == "failed"
     assert "by more than gates.margin=0.02" in gates["image_auroc"].sentence
@@ -83,8 +85,9 @@ def test_a_worse_model_is_refused_with_the_metric(scores: np.ndarray) -> None:
     assert [name for name, gate in wide.items() if gate.status == "failed"] == ["improvement"]
 
 
-def test_the_baseline(scores: np.ndarray) -> None:
-    """Better by the paired bootstrap passes; otherwise a warning, or what the settings say."""
+def test_comparison_with_the_baseline(scores: np.ndarray) -> None:
+    """Significantly better by the paired bootstrap passes; otherwise a warning, or the status in
+    the settings."""
     run, baseline = record(), measured(scores, 1.6)
 
     def gate(candidate: np.ndarray, tagged: RunRecord = run, **settings: Any) -> Gate:
@@ -104,8 +107,8 @@ def test_the_baseline(scores: np.ndarray) -> None:
     assert missing.status == "not applicable" and "no evidence of the baseline" in missing.sentence
 
 
-def test_a_loss_that_few_images_do_not_exclude(scores: np.ndarray) -> None:
-    """A warning by default; refused if non-inferiority must be shown."""
+def test_loss_that_few_images_do_not_exclude(scores: np.ndarray) -> None:
+    """A warning by default; a failure if non-inferiority is required."""
     other = scores + np.random.default_rng(1).normal(scale=0.8, size=len(scores))
     other += 0.3 * LABELS
     settings = GateSettings(metrics=("image_auroc",))
@@ -115,7 +118,7 @@ def test_a_loss_that_few_images_do_not_exclude(scores: np.ndarray) -> None:
     assert gate.status == "failed" and "a loss above 0.02 is not excluded" in gate.sentence
 
 
-def test_superiority_needs_the_whole_interval(scores: np.ndarray) -> None:
+def test_superiority_requires_the_complete_interval(scores: np.ndarray) -> None:
     settings = GateSettings(metrics=("image_auroc",), margin=0.2)
     slightly = scores + 0.01 * LABELS * np.random.default_rng(1).random(len(scores))
     assert gates_of(slightly, scores, settings)["improvement"].status == "passed"
@@ -125,19 +128,19 @@ def test_superiority_needs_the_whole_interval(scores: np.ndarray) -> None:
     assert gates_of(scores + LABELS, scores, superior)["improvement"].status == "passed"
 
 
-def test_equal_scores_are_not_an_improvement(scores: np.ndarray) -> None:
+def test_equal_scores_are_no_improvement(scores: np.ndarray) -> None:
     gates = gates_of(scores, scores, GateSettings(rule="superior"))
     assert gates["image_auroc"].status == "passed" and gates["improvement"].status == "failed"
 
 
-def test_escapes_are_compared_at_one_promised_rate(scores: np.ndarray) -> None:
+def test_escape_rates_are_compared_at_the_same_target_rate(scores: np.ndarray) -> None:
     gate = gates_of(scores, scores + LABELS, GateSettings(), promised=0.01)["escape_rate"]
     assert gate.status == "not applicable"
     assert "promise at most 0.01 and at most 0.05 false rejects" in gate.sentence
 
 
-def test_a_category_of_a_joint_model_that_is_worse_is_a_warning(scores: np.ndarray) -> None:
-    """The mean of the categories decides."""
+def test_worse_category_of_a_joint_model_is_a_warning(scores: np.ndarray) -> None:
+    """The mean over categories is decisive."""
     before = {"a": measured(scores, 1.6)["part"], "b": measured(scores, 1.6)["part"]}
     after = {
         "a": measured(scores + 2 * LABELS, 1.6)["part"],
@@ -157,8 +160,9 @@ def record(metrics: dict[str, float] | None = None, **tags: str) -> RunRecord:
     )
 
 
-def test_the_promise_of_the_threshold() -> None:
-    """Of 40 images, up to 5 rejects are compatible with 1 of 20 from 99 held-out images."""
+def test_guarantee_of_the_threshold() -> None:
+    """Of 40 images, up to 5 rejects are compatible with a target of 1 in 20 from 99 held-out
+    images."""
     calibration = CalibrationScores(99, (0.0, 1.0))
     thresholds = Thresholds(1.6, 1.0, promised=0.05, calibration=calibration)
     normals = {"test/normal_images": 40.0}
@@ -174,14 +178,14 @@ def test_the_promise_of_the_threshold() -> None:
     for consequence, result in (("warn", "warning"), ("ignore", "passed")):
         settings = gate_settings([f"gates.promise={consequence}"])
         assert promise_gate(record(metrics), {}, thresholds, settings).status == result
-    evidence = measured(LABELS * 1.0, 0.5)  # evidence precedes metrics
+    evidence = measured(LABELS * 1.0, 0.5)  # evidence takes precedence over metrics
     assert promise_gate(record(metrics), evidence, thresholds, GateSettings()).value == 0.0
     without = replace(thresholds, promised=None, method="f1max")
     assert promise_gate(record(metrics), {}, without, GateSettings()).status == "not applicable"
     assert promise_gate(record(), {}, thresholds, GateSettings()).status == "not applicable"
 
 
-def test_a_dead_codebook_is_refused() -> None:
+def test_dead_codebook_is_rejected() -> None:
     alive = {"codebook/perplexity": 100.0, "codebook/dead_codes": 50.0, "codebook/usage": 0.9}
     dead = alive | {"codebook/perplexity": 2.0}
     assert codebook_gate(record(alive), GateSettings()).status == "passed"
@@ -191,7 +195,7 @@ def test_a_dead_codebook_is_refused() -> None:
     assert codebook_gate(record(), GateSettings()).status == "not applicable"
 
 
-def test_changed_code_is_a_warning() -> None:
+def test_uncommitted_code_is_a_warning() -> None:
     commit = {"mlflow__source__git__commit": "c" * 40}
     clean, changed = record(**commit), record(**commit, vqlab__git_dirty="true")
     assert code_gate(clean, GateSettings()).status == "passed"
@@ -228,7 +232,7 @@ def test_invalid_settings(override: str, words: str) -> None:
         gate_settings([override])
 
 
-def test_options_are_settings() -> None:
+def test_options_override_settings() -> None:
     settings = gate_settings(["gates.margin=0.1"], metric="test/aupro", min_delta=0.01)
     assert (settings.margin, settings.metric, settings.min_delta) == (0.1, "test/aupro", 0.01)
     assert gate_settings() == GateSettings()
@@ -245,7 +249,7 @@ def test_options_are_settings() -> None:
         (12, ("jpeg",), {"shifts": "ignore"}, "passed"),
     ],
 )
-def test_shifts_that_the_model_must_stand(
+def test_errors_under_required_shifts(
     rejects: int, trained: tuple[str, ...], settings: dict[str, Any], status: str
 ) -> None:
     rows = (
@@ -262,8 +266,8 @@ def test_shifts_that_the_model_must_stand(
     assert shift_gate(None, thresholds, GateSettings()).status == "not applicable"
 
 
-def test_a_failed_gate_measures_the_shifts_of_the_training() -> None:
-    """Not a worse one that the model was not trained to tolerate."""
+def test_failed_gate_is_based_on_the_shifts_of_the_training() -> None:
+    """Stronger shifts, which the model was not trained to tolerate, are ignored."""
     rows = (ShiftErrors("gain", "strong", 0.2, 30, 0), ShiftErrors("jpeg", "strong", 50, 12, 0))
     calibration = CalibrationScores.of(np.arange(100.0))
     thresholds = Thresholds(94, 1, promised=0.05, calibration=calibration)

@@ -1,4 +1,4 @@
-"""The versions of a category: states, who and when, values, gates."""
+"""The versions of a category: states, users and times, values, gates."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def test_versions_with_their_states(train: Train, tracker: Tracker) -> None:
     assert (newest.value, newest.champion_value, first.champion_value) == (0.94, 0.92, None)
     assert first.state == "previous" and "passed" in first.gates and "the first" in first.reason
     tracker._client.delete_run(ids[0])
-    assert history(tracker, "part")[2].run == "r0"  # deleted, but not for good
+    assert history(tracker, "part")[2].run == "r0"  # deleted, but not permanently
 
 
-def test_the_command(train: Train, tracker: Tracker) -> None:
+def test_command(train: Train, tracker: Tracker) -> None:
     promote(tracker, "part", ref=train("a", 0.9))
     mlruns = ["--mlruns", str(tracker.root)]
     (version,) = json.loads(call("history", "part", "--json", *mlruns))

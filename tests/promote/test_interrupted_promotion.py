@@ -1,4 +1,4 @@
-"""A promotion or rollback whose process is killed at any of its writes to the store."""
+"""Promotions and rollbacks whose process is killed at any of its writes to the store."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def act() -> Iterator[Act]:
 def original(
     root: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, str]:
-    """A store with a champion, another run to promote, and an untested one."""
+    """A store with a champion, another run to promote, and an untested run."""
     folder = tmp_path_factory.mktemp("original") / "store"
     shutil.copytree(empty_store, folder / "mlruns")
     tracker = Tracker.open(folder / "mlruns")
@@ -69,7 +69,7 @@ def original(
 
 @pytest.fixture(scope="module")
 def promoted(act: Act, original: tuple[Path, str]) -> Path:
-    """A copy of the store in which the run was promoted, undisturbed."""
+    """A copy of the store in which the run was promoted without interruption."""
     folder, run_id = original
     copy = folder.with_name("promoted")
     shutil.copytree(folder, copy)
@@ -80,18 +80,19 @@ def promoted(act: Act, original: tuple[Path, str]) -> Path:
 def kill_at_every_write(
     act: Act, original: Path, tmp_path: Path, action: str, **task: Any
 ) -> Iterator[Path]:
-    """Yield a copy of the store per write of the action, after which its process was killed."""
+    """Yield a copy of the store per write of the action, with the process killed after that
+    write."""
     for number in range(1, MOST_WRITES):
         folder = tmp_path / f"{action}-{number}"
         shutil.copytree(original, folder)
         code = act(folder, action, number, **task)
-        if code == 0:  # there is no such write: the action was completed
+        if code == 0:  # all writes were covered: the action completed
             assert number > 4
             return
         assert code == -signal.SIGKILL
         yield folder
         shutil.rmtree(folder)
-    pytest.fail("the action does not end")
+    pytest.fail("the action does not complete")
 
 
 def states(tracker: Tracker) -> dict[int, str]:
@@ -99,7 +100,7 @@ def states(tracker: Tracker) -> dict[int, str]:
 
 
 def check_promoted(tracker: Tracker, run_id: str) -> None:
-    """The run is version 2 and the only champion, with everything recorded."""
+    """Assert that the run is version 2 and the only champion, with everything recorded."""
     registry, client = tracker.registry, tracker._client
     champion = registry.champion("part")
     assert (champion.version, champion.run_id) == (2, run_id)
@@ -119,10 +120,12 @@ def check_promoted(tracker: Tracker, run_id: str) -> None:
 
 
 @pytest.mark.usefixtures("promoted")
-def test_promotion(act: Act, original: tuple[Path, str], root: Path, tmp_path: Path) -> None:
+def test_killed_promotion_can_be_repeated(
+    act: Act, original: tuple[Path, str], root: Path, tmp_path: Path
+) -> None:
     folder, run_id = original
     image = next((root / "part" / "test" / "good").iterdir())
-    seen = []
+    champions = []
     for copy in kill_at_every_write(act, folder, tmp_path, "promote", run=run_id):
         tracker = Tracker.open(copy / "mlruns")
         champion = tracker.registry.champion("part")
@@ -134,16 +137,18 @@ def test_promotion(act: Act, original: tuple[Path, str], root: Path, tmp_path: P
             assert tracker.registry.history("part") == [1]
             candidate = history(tracker, "part")[0]
             assert candidate.version == 1 or not (candidate.promoted_at or candidate.gates)
-        seen.append(champion.version)
+        champions.append(champion.version)
         assert load_model("champion", "part", tracker.root).score(image).verdict
         assert act(copy, "promote", run=run_id) == 0
         check_promoted(tracker, run_id)
         assert rollback(tracker, "part").version == 1
         assert states(tracker) == {1: "champion", 2: "rolled back"}
-    assert seen == sorted(seen) and set(seen) == {1, 2}
+    assert champions == sorted(champions) and set(champions) == {1, 2}
 
 
-def test_rollback(act: Act, original: tuple[Path, str], promoted: Path, tmp_path: Path) -> None:
+def test_killed_rollback_can_be_repeated(
+    act: Act, original: tuple[Path, str], promoted: Path, tmp_path: Path
+) -> None:
     _, run_id = original
     for copy in kill_at_every_write(act, promoted, tmp_path, "rollback"):
         tracker = Tracker.open(copy / "mlruns")
@@ -159,10 +164,10 @@ def test_rollback(act: Act, original: tuple[Path, str], promoted: Path, tmp_path
 
 @pytest.mark.usefixtures("promoted")
 @pytest.mark.parametrize("kill_after", [2, 4, 8])
-def test_evaluation_of_an_untested_run(
+def test_killed_evaluation_of_an_untested_run(
     act: Act, original: tuple[Path, str], tmp_path: Path, kill_after: int
 ) -> None:
-    """Metrics of an interrupted evaluation are not taken for complete ones."""
+    """Metrics of an interrupted evaluation are not considered complete."""
     copy = tmp_path / "store"
     shutil.copytree(original[0], copy)
     assert act(copy, "promote", kill_after, run="untested") == -signal.SIGKILL

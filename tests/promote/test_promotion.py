@@ -1,4 +1,4 @@
-"""Promotion: which runs become champion, which are refused, and why."""
+"""Promotion: accepted and rejected runs, with reasons."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("blank_figures")
 ESCAPES = GateSettings(metric="test/escape_rate")
 
 
-def test_better_run_is_promoted_and_worse_run_refused(train: Train, tracker: Tracker) -> None:
+def test_better_run_is_promoted_and_worse_run_rejected(train: Train, tracker: Tracker) -> None:
     first, worse, better = train("a", 0.95), train("b", 0.94), train("c", 0.97)
     result = promote(tracker, "part", ref=first)
     assert (result.promoted, result.version, champion(tracker)) == (True, 1, 1)
@@ -30,19 +30,19 @@ def test_better_run_is_promoted_and_worse_run_refused(train: Train, tracker: Tra
     refused = promote(tracker, "part", ref=worse)
     assert not refused.promoted and not refused.is_champion and champion(tracker) == 1
     assert "is 0.9400, below the champion's 0.9500 (version 1)" in refused.reason
-    same = train("d", 0.95)
+    unchanged = train("d", 0.95)
     assert (
-        "equal to the champion's" in promote(tracker, "part", ref=same).reason
+        "equal to the champion's" in promote(tracker, "part", ref=unchanged).reason
         and champion(tracker) == 1
     )
     two = promote(tracker, "part", ref=better)
     assert (two.promoted, two.version, champion(tracker)) == (True, 2, 2)
     assert two.champion_value == 0.95 and two.value == 0.97
-    again = promote(tracker, "part", ref=better)
-    assert not again.promoted and again.is_champion and champion(tracker) == 2
+    repeated = promote(tracker, "part", ref=better)
+    assert not repeated.promoted and repeated.is_champion and champion(tracker) == 2
     assert len(tracker.registry.versions("part")) == 2
-    back = rollback(tracker, "part")
-    assert (back.version, back.run_id) == (1, first) and champion(tracker) == 1
+    rolled_back = rollback(tracker, "part")
+    assert (rolled_back.version, rolled_back.run_id) == (1, first) and champion(tracker) == 1
     tags = {v.version: v.tags for v in tracker.registry.versions("part")}
     assert "vqlab.rolled_back_at" in tags[2] and tags[2]["vqlab.rolled_back_to"] == "1"
     assert "vqlab.restored_at" in tags[1]
@@ -71,7 +71,7 @@ def test_without_a_study_candidates_are_listed(train: Train, tracker: Tracker) -
         promote(tracker, "lisetd")
 
 
-def test_a_model_of_another_category_is_refused(tested: Outcome, tracker: Tracker) -> None:
+def test_model_of_another_category_is_rejected(tested: Outcome, tracker: Tracker) -> None:
     for reference in ("tested", str(tested.checkpoint)):
         with pytest.raises(UserError, match="must be trained on other; it was trained on part"):
             load_model(reference, "other", tracker.root)
@@ -79,7 +79,7 @@ def test_a_model_of_another_category_is_refused(tested: Outcome, tracker: Tracke
         assert load_model(reference, None, tracker.root).category == "part"
 
 
-def test_a_misspelt_champion(train: Train, tracker: Tracker) -> None:
+def test_misspelt_champion_is_suggested(train: Train, tracker: Tracker) -> None:
     promote(tracker, "part", ref=train("a", 0.9))
     with pytest.raises(UserError, match=r"'prat' has no champion; did you mean part\?"):
         load_model("champion", "prat", tracker.root)
@@ -89,15 +89,15 @@ def test_a_misspelt_champion(train: Train, tracker: Tracker) -> None:
 
 def test_min_delta_and_force(train: Train, tracker: Tracker) -> None:
     promote(tracker, "part", ref=train("a", 0.90))
-    near = train("b", 0.91)
-    refused = promote(tracker, "part", ref=near, gates=GateSettings(min_delta=0.02))
+    slightly_better = train("b", 0.91)
+    refused = promote(tracker, "part", ref=slightly_better, gates=GateSettings(min_delta=0.02))
     assert not refused.promoted and "but not by more than min_delta = 0.02" in refused.reason
     worse = train("c", 0.5)
     forced = promote(tracker, "part", ref=worse, force=True)
     assert forced.promoted and "by force" in forced.reason and champion(tracker) == 2
 
 
-def test_lower_is_better_for_escapes(train: Train, tracker: Tracker) -> None:
+def test_lower_escape_rate_is_better(train: Train, tracker: Tracker) -> None:
     first, second = train("a", 0.5), train("b", 0.5)
     tracker.amend(first).log_metrics({"test/escape_rate": 0.2})
     tracker.amend(second).log_metrics({"test/escape_rate": 0.1})
@@ -106,7 +106,7 @@ def test_lower_is_better_for_escapes(train: Train, tracker: Tracker) -> None:
     assert not promote(tracker, "part", ref=first, gates=ESCAPES).promoted
 
 
-def test_the_champion_is_evaluated_on_other_data(
+def test_champion_is_evaluated_on_the_data_of_the_run(
     train: Train, tracker: Tracker, root: Path, tmp_path: Path
 ) -> None:
     old = train("old", 0.8)
@@ -122,27 +122,27 @@ def test_the_champion_is_evaluated_on_other_data(
     assert compared.promoted == (1.0 > compared.champion_value)
     [evaluation] = tracker.runs(tags=evaluations)
     assert evaluation.metrics[METRIC] == compared.champion_value
-    again = promote(tracker, "part", ref=train("worse", 0.0, baseline_recipe(other)))
-    assert not again.promoted and len(tracker.runs(tags=evaluations)) == 1
+    repeated = promote(tracker, "part", ref=train("worse", 0.0, baseline_recipe(other)))
+    assert not repeated.promoted and len(tracker.runs(tags=evaluations)) == 1
 
 
-def test_models_with_other_inspected_areas_are_not_compared(
+def test_models_with_different_inspected_areas_are_not_compared(
     train: Train, root: Path, tracker: Tracker, tmp_path: Path
 ) -> None:
-    """The champion is not evaluated in vain; the reason names the settings of the area."""
+    """The champion is not evaluated needlessly; the reason names the settings of the area."""
     polygon = [[0, 0], [24, 0], [24, 32], [0, 32]]
     (tmp_path / "roi.json").write_text(json.dumps({"size": [32, 32], "polygons": [polygon]}))
     part = merge(baseline_recipe(root), {"data": {"roi": str(tmp_path / "roi.json")}})
-    whole, inspected = train("whole", 0.9), train("inspected", 0.95, part)
-    assert promote(tracker, "part", ref=whole).promoted
+    uncropped, inspected = train("whole", 0.9), train("inspected", 0.95, part)
+    assert promote(tracker, "part", ref=uncropped).promoted
     refused = promote(tracker, "part", ref=inspected)
     assert not refused.promoted
     assert "inspects another area" in refused.reason and "data.roi" in refused.reason
-    assert not tracker.runs(tags={"vqlab.model_run": whole})
+    assert not tracker.runs(tags={"vqlab.model_run": uncropped})
     assert promote(tracker, "part", ref=inspected, force=True).promoted
 
 
-def test_a_champion_that_cannot_be_evaluated_on_other_data(
+def test_champion_that_cannot_be_evaluated_on_the_data_of_the_run(
     train: Train, tracker: Tracker, tmp_path: Path
 ) -> None:
     old = train("old", 0.8)
@@ -163,7 +163,7 @@ def test_a_champion_that_cannot_be_evaluated_on_other_data(
         ({"vqlab__kind": "evaluate"}, "must be a finished training"),
     ],
 )
-def test_biased_and_unsuitable_runs_are_refused(
+def test_biased_and_unsuitable_runs_are_rejected(
     train: Train, tracker: Tracker, tags: dict[str, str], words: str
 ) -> None:
     with pytest.raises(UserError, match=words):
@@ -171,7 +171,7 @@ def test_biased_and_unsuitable_runs_are_refused(
     assert champion(tracker) is None
 
 
-def test_an_unfinished_run_is_refused(train: Train, tracker: Tracker) -> None:
+def test_unfinished_run_is_rejected(train: Train, tracker: Tracker) -> None:
     run_id = train("a", 0.9)
     tracker.set_status(run_id, "KILLED", {})
     with pytest.raises(UserError, match="KILLED"):
@@ -187,7 +187,7 @@ def test_an_unfinished_run_is_refused(train: Train, tracker: Tracker) -> None:
         ("test/image_aurok", "got 'image_aurok'; did you mean image_auroc or"),
     ],
 )
-def test_only_test_metrics_decide(tracker: Tracker, metric: str, words: str) -> None:
+def test_metric_must_be_on_test(tracker: Tracker, metric: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         promote(tracker, "part", ref="x", gates=GateSettings(metric=metric))
 
@@ -202,14 +202,14 @@ def test_best_trial_of_the_latest_study_is_tested_once_and_promoted(
         trials=1,
         results=tmp_path / "results",
     )
-    monkeypatch.setattr("vqlab.promote.candidate.test_model", None)  # it is tested already
+    monkeypatch.setattr("vqlab.promote.candidate.test_model", None)  # the run is already tested
     monkeypatch.setattr("vqlab.promote.reproduce.score_in_fresh_process", score_images)
     promoted = promote(tracker, "part")
     assert promoted.promoted and promoted.run_id == result.best.run_id
     assert promoted.value == result.test[METRIC]
 
 
-def test_an_untested_run_is_tested_once_and_the_data_must_be_the_same(
+def test_untested_run_is_tested_once_on_unchanged_data(
     root: Path, train: Train, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -226,27 +226,25 @@ def test_an_untested_run_is_tested_once_and_the_data_must_be_the_same(
         promote(tracker, "part", ref="stale")
 
 
-def delete_for_good(tracker: Tracker, run_id: str) -> None:
-    """As `mlflow gc` does with a run that was deleted."""
+def delete_permanently(tracker: Tracker, run_id: str) -> None:
+    """Delete a deleted run permanently, as `mlflow gc` does."""
     tracker._client.delete_run(run_id)
     tracker._client._client._tracking_client.store._hard_delete_run(run_id)
 
 
-@pytest.mark.parametrize("for_good", [False, True])
-def test_the_run_of_the_champion_was_deleted(
-    train: Train, tracker: Tracker, for_good: bool
-) -> None:
-    """Its version remembers what is compared with."""
+@pytest.mark.parametrize("permanently", [False, True])
+def test_run_of_the_champion_was_deleted(train: Train, tracker: Tracker, permanently: bool) -> None:
+    """Its version stores the values for comparison."""
     first, better = train("a", 0.95), train("c", 0.97)
     promote(tracker, "part", ref=first)
-    if for_good:
-        delete_for_good(tracker, first)
+    if permanently:
+        delete_permanently(tracker, first)
     else:
         tracker._client.delete_run(first)
     refused = promote(tracker, "part", ref=train("b", 0.94))
     assert "is 0.9400, below the champion's 0.9500 (version 1)" in refused.reason
     assert promote(tracker, "part", ref=better).champion_value == 0.95
-    if for_good:
+    if permanently:
         with pytest.raises(
             UserError, match=r"version 1 of part was permanently deleted \(mlflow gc"
         ):
@@ -262,7 +260,7 @@ def test_deleted_champion_whose_version_has_no_metrics(
     monkeypatch.setattr("vqlab.promote.provenance.run_summary", lambda record: {})
     first, worse = train("a", 0.95), train("b", 0.94)
     promote(tracker, "part", ref=first)
-    delete_for_good(tracker, first)
+    delete_permanently(tracker, first)
     refused = promote(tracker, "part", ref=worse)
     assert "champion (version 1) of part was deleted" in refused.reason
     assert first[:6] not in refused.reason and "--force" in refused.reason

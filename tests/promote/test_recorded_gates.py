@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("blank_figures")
 
 
 def test_gates_are_recorded_with_the_version(tested: Outcome, tracker: Tracker) -> None:
-    """All of them pass, after the checkpoint has reproduced its scores in a fresh process."""
+    """All gates pass after the checkpoint has reproduced its scores in a new process."""
     result = promote(tracker, "part", ref="tested", gates=GateSettings(code="ignore"))
     assert tested.test is not None and result.value == tested.test.mean["image_auroc"]
     reproduced = tracker.champion("part").tags["vqlab.reproduced"]
@@ -41,10 +41,10 @@ def test_gates_are_recorded_with_the_version(tested: Outcome, tracker: Tracker) 
     assert logged["settings"]["code"] == "ignore"
 
 
-def test_a_broken_promise_is_refused_even_by_force(train: Train, tracker: Tracker) -> None:
+def test_violated_guarantee_is_rejected_even_with_force(train: Train, tracker: Tracker) -> None:
     run_id = train("strict", 0.9)
-    broken = {"test/false_reject_rate": 0.9, "test/normal_images": 40.0}
-    tracker.amend(run_id).log_metrics(broken)
+    violating = {"test/false_reject_rate": 0.9, "test/normal_images": 40.0}
+    tracker.amend(run_id).log_metrics(violating)
     for force in (False, True):
         refused = promote(tracker, "part", ref=run_id, force=force)
         assert not refused.promoted and champion(tracker) is None

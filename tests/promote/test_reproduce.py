@@ -17,7 +17,7 @@ from vqlab.tracking import Tracker
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
 
-def test_checkpoint_with_other_scores_is_refused(
+def test_checkpoint_with_other_scores_is_rejected(
     tested: Outcome, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vqlab.promote.reproduce.score_in_fresh_process", score_images)

@@ -12,8 +12,8 @@ from vqlab.types import UserError
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
 
-def test_rollback_goes_back_in_history(train: Train, tracker: Tracker) -> None:
-    """A version that was rolled back is not crowned again by going back once more."""
+def test_repeated_rollback_follows_the_history(train: Train, tracker: Tracker) -> None:
+    """A version that was rolled back is not promoted by another rollback."""
     for number, value in enumerate((0.90, 0.92, 0.94, 0.96), 1):
         assert promote(tracker, "part", ref=train(f"r{number}", value)).version == number
     registry = tracker.registry
@@ -43,7 +43,7 @@ def test_rollback_after_a_version_was_promoted_twice(train: Train, tracker: Trac
 
 
 def test_rollback_in_a_store_without_a_recorded_history(train: Train, tracker: Tracker) -> None:
-    """Stores of an earlier vqlab have the tags of the versions alone."""
+    """Stores of an earlier vqlab have only the tags of the versions."""
     for number, value in enumerate((0.90, 0.92, 0.94), 1):
         promote(tracker, "part", ref=train(f"r{number}", value))
         version = tracker.registry.versions("part")[0]
@@ -53,7 +53,7 @@ def test_rollback_in_a_store_without_a_recorded_history(train: Train, tracker: T
     assert [rollback(tracker, "part").version for _ in range(2)] == [2, 1]
 
 
-def test_rollback_to_a_version_whose_checkpoint_is_gone(train: Train, tracker: Tracker) -> None:
+def test_rollback_to_a_version_without_checkpoint(train: Train, tracker: Tracker) -> None:
     first = train("a", 0.9)
     promote(tracker, "part", ref=first)
     promote(tracker, "part", ref=train("b", 0.95))
