@@ -1,4 +1,4 @@
-"""A store with champions of two categories, really trained, and a server in this process."""
+"""A store with trained champions of two categories, and a server in this process."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def trained_store(
 
 @pytest.fixture
 def mlruns(trained_store: Path, tmp_path: Path) -> Path:
-    """A copy of the store that a test may change."""
+    """A copy of the store that a test may modify."""
     return copy_store(trained_store, tmp_path / "mlruns")
 
 
@@ -68,7 +68,7 @@ def good_file(images: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def defect_file(good_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A part of which half is white: every model rejects it."""
+    """A part of which half is white; every model rejects it."""
     pixels = np.asarray(Image.open(good_file)).copy()
     pixels[:, 16:] = 255
     path = tmp_path_factory.mktemp("defect") / "half.png"

@@ -1,4 +1,4 @@
-"""The inspection page in Chromium, as tests use it."""
+"""Helpers for the inspection page in Chromium."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _DROP = """
 
 @contextmanager
 def opened(browser: Any, address: str, expected: str = "", **options: Any) -> Iterator[Any]:
-    """Open the page in its own context. Afterwards, assert that nothing was written to the console
-    (but messages that contain `expected`) and that no other server was asked."""
+    """Open the page in a new context. Afterwards, assert that nothing was written to the console
+    (except messages that contain `expected`) and that no request went to another server."""
     context = browser.new_context(**(options or DESKTOP))
     page = context.new_page()
     messages: list[str] = []
@@ -40,11 +40,11 @@ def opened(browser: Any, address: str, expected: str = "", **options: Any) -> It
     yield page
     context.close()
     assert [text for text in messages if not expected or expected not in text] == []
-    assert hosts - {""} == {urlsplit(address).netloc}  # "": blob: and data:
+    assert hosts - {""} == {urlsplit(address).netloc}  # "" is the host of blob: and data: URLs
 
 
 def drop(page: Any, files: Mapping[str, Path]) -> None:
-    """Drop files under these names, and wait until they are judged."""
+    """Drop files under these names, and wait for their verdicts."""
     page.wait_for_selector(".meaning")
     encoded = [(name, base64.b64encode(file.read_bytes()).decode()) for name, file in files.items()]
     page.evaluate(_DROP, ["#drop", encoded])
@@ -52,7 +52,7 @@ def drop(page: Any, files: Mapping[str, Path]) -> None:
 
 
 def wait_until_judged(page: Any, count: int) -> None:
-    """Wait until the sheet has `count` images and no verdict is missing."""
+    """Wait until the list has `count` images and all of them have a verdict."""
     page.wait_for_function(
         "count => document.querySelectorAll('.card').length === count"
         " && !document.querySelector('.badge.waiting')",

@@ -30,7 +30,7 @@ def free_port() -> int:
 
 
 def copy_store(root: Path, target: Path) -> Path:
-    """Copy a folder of runs that servers of this process may use.
+    """Copy a folder of runs to a location that servers of this process may use.
 
     Databases are copied by SQLite: a process that opens and closes their files loses its locks on
     them, and a second process then truncates shared memory that the first has mapped.
@@ -70,7 +70,7 @@ def running(settings: ServeSettings) -> Iterator[str]:
 def server_process(
     mlruns: Path, *arguments: str, **environment: str
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run `vqlab serve`; yield the process and its address when it is ready."""
+    """Run `vqlab serve`; yield the process and its address once it is ready."""
     port = free_port()
     command = [sys.executable, "-m", "vqlab", "serve", "--mlruns", str(mlruns)]
     process = subprocess.Popen(
@@ -110,7 +110,7 @@ def post(address: str, *contents: bytes, **params: object) -> requests.Response:
 
 
 def error_of(response: requests.Response) -> str:
-    """Return the sentence of an error; the body must have nothing else."""
+    """Return the message of an error response, which must have no other content."""
     body = response.json()
     assert list(body) == ["error"] and "Traceback" not in body["error"]
     assert body["error"].endswith((".", "?")) and "\n" not in body["error"]

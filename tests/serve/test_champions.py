@@ -1,4 +1,5 @@
-"""Models of a server: replaced while it serves, kept when the new one is bad, cached, refused."""
+"""Models of a server: replaced during serving, kept when the new one is damaged, cached,
+evicted."""
 
 from __future__ import annotations
 
@@ -51,7 +52,7 @@ def test_promotion_under_load_loses_no_request(mlruns: Path, defect_file: Path) 
     problems: list[str] = []
     end = threading.Event()
 
-    def client(seen: list[int]) -> None:
+    def client(received: list[int]) -> None:
         with requests.Session() as session:
             while not end.is_set():
                 response = session.post(
@@ -61,13 +62,13 @@ def test_promotion_under_load_loses_no_request(mlruns: Path, defect_file: Path) 
                     problems.append(response.text)
                     continue
                 body = response.json()
-                seen.append(body["version"])
+                received.append(body["version"])
                 score = body["images"][0]["score"]
                 if not np.isclose(score, expected[body["version"]], rtol=1e-4):
                     problems.append(f"version {body['version']} answered {score}")
 
     with running(ServeSettings(mlruns=mlruns, max_queue=1000, **FAST)) as address:
-        clients = [threading.Thread(target=client, args=(seen,)) for seen in versions]
+        clients = [threading.Thread(target=client, args=(received,)) for received in versions]
         for thread in clients:
             thread.start()
         for version in (2, 1, 2):
@@ -80,10 +81,10 @@ def test_promotion_under_load_loses_no_request(mlruns: Path, defect_file: Path) 
             thread.join()
     assert problems == []
     total = sum(map(Counter, versions), Counter())
-    assert total[1] > 4 and total[2] > 4 and all(seen[-1] == 2 for seen in versions)
+    assert total[1] > 4 and total[2] > 4 and all(received[-1] == 2 for received in versions)
 
 
-def test_damaged_champion_is_not_used(
+def test_damaged_champion_is_not_loaded(
     mlruns: Path, good_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoint(mlruns, 2).write_bytes(b"damaged")
@@ -140,7 +141,7 @@ def test_versions_are_cached_and_evicted(
         registry._client.delete_model_version("vqlab-part", "3")
 
 
-def test_server_needs_a_champion(empty_store: Path, trained_store: Path) -> None:
+def test_server_requires_a_champion(empty_store: Path, trained_store: Path) -> None:
     with pytest.raises(UserError, match="no category in .* has a champion; train and promote one"):
         Champions(ServeSettings(mlruns=empty_store))
     with pytest.raises(UserError, match="category 'prat' has no champion; did you mean part"):
@@ -148,7 +149,7 @@ def test_server_needs_a_champion(empty_store: Path, trained_store: Path) -> None
 
 
 class Malicious:
-    """Its pickle runs a command when it is loaded."""
+    """An object whose pickle runs a command when it is loaded."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -166,7 +167,7 @@ class Malicious:
         ("detector", "/tmp/evil.py"),
     ],
 )
-def test_checkpoint_cannot_name_code_or_downloads(
+def test_checkpoint_cannot_trigger_code_or_downloads(
     section: str, name: str, mlruns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tensors, meta = load_checkpoint(checkpoint(mlruns, 1))
@@ -185,13 +186,13 @@ def test_checkpoint_cannot_name_code_or_downloads(
 
 
 @pytest.mark.parametrize("kind", ["pickle", "torch", "safetensors", "settings", "huge header"])
-def test_malicious_checkpoints_run_nothing(kind: str, tmp_path: Path) -> None:
+def test_malicious_checkpoints_do_not_run_code(kind: str, tmp_path: Path) -> None:
     trap, file = tmp_path / "trap", tmp_path / "model.safetensors"
     if kind == "pickle":
         file.write_bytes(pickle.dumps(Malicious(trap)))
     elif kind == "torch":
         torch.save({"state": Malicious(trap)}, file)
-    elif kind == "safetensors":  # of another program
+    elif kind == "safetensors":  # from another program
         save_file({"weight": torch.zeros(2)}, file)
     elif kind == "settings":
         save_file({"weight": torch.zeros(2)}, file, {"kind": "vqlab checkpoint", "json": "{}"})
@@ -202,8 +203,8 @@ def test_malicious_checkpoints_run_nothing(kind: str, tmp_path: Path) -> None:
     assert not trap.exists()
 
 
-def test_replaced_checkpoint_is_refused(mlruns: Path, tmp_path: Path) -> None:
-    """A valid checkpoint in place of the registered one: its sha256 differs."""
+def test_replaced_checkpoint_is_rejected(mlruns: Path, tmp_path: Path) -> None:
+    """A valid checkpoint replaces the registered one: its SHA-256 differs."""
     champions = Champions(ServeSettings(mlruns=mlruns, categories=("part",)))
     checkpoint(mlruns, 2).write_bytes(checkpoint(mlruns, 1).read_bytes())
     with pytest.raises(UnusableModel):

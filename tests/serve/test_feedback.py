@@ -73,14 +73,14 @@ def judge(history: History, path: Path, verdict: str) -> str:
 
 
 def roles_in(folder: Path) -> dict[str, set[str]]:
-    """Digests of the images of a written dataset by top folder."""
+    """Return the digests of the images of a written dataset by top folder."""
     return {
         name: {pixels_digest(read_image(p)) for p in (folder / "part" / name).rglob("*.png")}
         for name in FOLDERS.values()
     }
 
 
-def test_images_get_the_role_that_the_page_announced(
+def test_images_have_the_role_shown_on_the_page(
     history: History, write: Write, tmp_path: Path
 ) -> None:
     announced = {}
@@ -102,7 +102,7 @@ def test_images_get_the_role_that_the_page_announced(
     }
 
 
-def test_a_training_reads_the_roles(
+def test_training_uses_the_roles(
     root: Path, history: History, write: Write, tmp_path: Path
 ) -> None:
     judge(history, picture(tmp_path, 0), "defect")
@@ -121,7 +121,7 @@ def test_a_training_reads_the_roles(
     )
 
 
-def test_a_renamed_and_converted_image_of_the_dataset_keeps_its_role(
+def test_renamed_and_converted_image_keeps_its_role(
     root: Path, history: History, write: Write, tmp_path: Path
 ) -> None:
     for place in ("train/good/000.png", "test/good/000.png", "test/hole/000.png"):
@@ -137,7 +137,7 @@ def test_a_renamed_and_converted_image_of_the_dataset_keeps_its_role(
     assert sum(result.added.values()) == 0
 
 
-def test_a_second_call_changes_nothing(history: History, write: Write, tmp_path: Path) -> None:
+def test_repeated_call_changes_nothing(history: History, write: Write, tmp_path: Path) -> None:
     judge(history, picture(tmp_path, 0), "good")
     assert write().changed
     state = {path: path.stat().st_mtime_ns for path in (tmp_path / "data/part").rglob("*")}
@@ -145,7 +145,7 @@ def test_a_second_call_changes_nothing(history: History, write: Write, tmp_path:
     assert state == {path: path.stat().st_mtime_ns for path in (tmp_path / "data/part").rglob("*")}
 
 
-def test_roles_are_never_mixed_whatever_people_say(
+def test_roles_are_disjoint_for_any_feedback(
     history: History, write: Write, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(0)
@@ -161,7 +161,7 @@ def test_roles_are_never_mixed_whatever_people_say(
     assert all(len(kinds) == 1 for kinds in used.values())
 
 
-def test_the_champion_of_the_written_dataset_keeps_all_roles(
+def test_champion_of_the_written_dataset_keeps_all_roles(
     root: Path, history: History, write: Write, tmp_path: Path
 ) -> None:
     judge(history, picture(tmp_path, 0), "defect")
@@ -185,7 +185,7 @@ def test_the_champion_of_the_written_dataset_keeps_all_roles(
         tracker.registry.set_champion(first, tracker.registry.by_alias("part"), back=True)
 
 
-def test_an_image_moved_between_folders_by_hand_is_left_out(
+def test_image_moved_between_folders_is_skipped(
     root: Path, mlruns: Path, history: History, tmp_path: Path
 ) -> None:
     from vqlab.recipes import Folders
@@ -202,28 +202,28 @@ def test_an_image_moved_between_folders_by_hand_is_left_out(
     assert all(digest not in digests for digests in roles_in(tmp_path / "data").values())
 
 
-def test_a_damaged_stored_image_is_not_used(history: History, write: Write, tmp_path: Path) -> None:
+def test_damaged_stored_image_is_not_used(history: History, write: Write, tmp_path: Path) -> None:
     digest = judge(history, picture(tmp_path, 0), "good")
     (history.images / f"{digest}.png").write_bytes(b"damaged")
     [image] = write().judged
     assert image.role is None and image.text.endswith("is missing or damaged.")
 
 
-def test_a_folder_of_somebody_else_is_not_replaced(
+def test_folder_of_another_program_is_not_replaced(
     history: History, write: Write, tmp_path: Path
 ) -> None:
     judge(history, picture(tmp_path, 0), "good")
-    precious = tmp_path / "data/part/train/good/precious.png"
-    precious.parent.mkdir(parents=True)
-    precious.write_bytes(b"precious")
+    foreign = tmp_path / "data/part/train/good/precious.png"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_bytes(b"precious")
     with pytest.raises(UserError, match="was not written by vqlab feedback and is not replaced"):
         write()
-    assert precious.read_bytes() == b"precious"
+    assert foreign.read_bytes() == b"precious"
 
 
 @pytest.fixture
 def joint(champion: Path, root: Path, store: Tracker) -> Path:
-    """mlruns/ with a champion of `other` and `part` together, whose mask files are gone."""
+    """mlruns/ with a champion of `other` and `part` as a joint model, whose mask files are gone."""
     shutil.rmtree(champion / FOLDER, ignore_errors=True)
     if store.registry.by_alias(JOINT) is None:
         mask = champion / "roi.png"
@@ -243,8 +243,8 @@ def judge_as(category: str, history: History, path: Path, verdict: str) -> str:
     return digest
 
 
-def test_a_category_of_a_joint_model(root: Path, joint: Path, tmp_path: Path) -> None:
-    """Its threshold is set by images of all categories: none of them becomes a test image."""
+def test_category_of_a_joint_model(root: Path, joint: Path, tmp_path: Path) -> None:
+    """Its threshold depends on images of all categories; none of them becomes a test image."""
     history = History(joint / FOLDER)
     settings = DataSettings(root=root, categories=JOINT, joint=True, image_size=32)
     splits = load_dataset(settings)
@@ -296,7 +296,7 @@ def test_roles_of_one_category_hold_in_the_joint_model(joint: Path, tmp_path: Pa
     )
 
 
-def test_no_feedback_is_one_sentence(write: Write) -> None:
+def test_no_feedback_raises(write: Write) -> None:
     with pytest.raises(UserError, match="there is no feedback on part in .*; judge images on the"):
         write()
 
@@ -312,7 +312,7 @@ def _listed(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_killed_process_leaves_nothing_half_written(tmp_path: Path) -> None:
+def test_killed_process_leaves_no_partial_dataset(tmp_path: Path) -> None:
     images = [DatasetImage(picture(tmp_path, i), f"{i}.png", "train", str(i)) for i in range(3)]
     folder = tmp_path / "data/part"
     for attempt in range(4):
@@ -321,12 +321,12 @@ def test_a_killed_process_leaves_nothing_half_written(tmp_path: Path) -> None:
         )
         process.start()
         deadline = time.monotonic() + 60
-        while len(_listed(folder)) != 2:  # it writes
+        while len(_listed(folder)) != 2:  # the process is writing
             assert process.is_alive() and time.monotonic() < deadline
         time.sleep(0.05 + 0.013 * attempt)
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
-        if folder.exists():  # else killed between two renames: the next call writes it
+        if folder.exists():  # otherwise killed between two renames: the next call completes it
             listed = json.loads((folder / "feedback.json").read_text())["images"]
             assert {f"train/good/{p.name}" for p in folder.rglob("*.png")} == set(listed)
         write_category(folder, images)

@@ -1,4 +1,4 @@
-"""Requests that do not reach a route: foreign host or site, no token, too large, slow or many."""
+"""Requests rejected before routing: foreign host or origin, no token, too large, slow or many."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def limited(trained_store: Path) -> Iterator[str]:
 
 
 def read_all(client: socket.socket) -> str:
-    """Return what the server sends until it closes the connection."""
+    """Return everything the server sends until it closes the connection."""
     chunks = []
     while chunk := client.recv(65536):
         chunks.append(chunk)
@@ -56,10 +56,10 @@ def connect(address: str) -> socket.socket:
 @pytest.mark.parametrize(
     "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8000", "", "[::2]"]
 )
-def test_other_host_names_are_refused(server: str, host: str) -> None:
+def test_other_host_names_are_rejected(server: str, host: str) -> None:
     response = requests.get(f"{server}/v1/categories", headers={"Host": host}, timeout=10)
     assert response.status_code == 400
-    if host:  # without a host, h11 refuses the request itself
+    if host:  # without a host, h11 rejects the request itself
         assert "Host header" in error_of(response)
 
 
@@ -83,7 +83,7 @@ def test_further_host_names(trained_store: Path) -> None:
     "headers",
     [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}],
 )
-def test_pages_of_other_sites_are_refused(
+def test_requests_from_other_sites_are_rejected(
     server: str, headers: dict[str, str], good_file: Path
 ) -> None:
     files = {"images": good_file.read_bytes()}
@@ -93,14 +93,14 @@ def test_pages_of_other_sites_are_refused(
     assert not any(name.startswith("access-control") for name in map(str.lower, response.headers))
 
 
-def test_own_page_is_allowed(server: str, good_file: Path) -> None:
+def test_same_origin_is_allowed(server: str, good_file: Path) -> None:
     headers = {"Origin": server, "Sec-Fetch-Site": "same-origin"}
     files = {"images": good_file.read_bytes()}
     address = f"{server}{PREDICT}?category=part"
     assert requests.post(address, files=files, headers=headers, timeout=10).ok
 
 
-def test_preflight_gets_no_permission(server: str) -> None:
+def test_preflight_is_rejected(server: str) -> None:
     headers = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
     response = requests.options(f"{server}{PREDICT}", headers=headers, timeout=10)
     assert response.status_code == 403
@@ -124,16 +124,16 @@ def test_token_is_required(limited: str, good_file: Path, caplog: pytest.LogCapt
 @pytest.mark.parametrize(
     "path", ["/page/../v1/categories", "/page/%2e%2e/v1/categories", "//metrics"]
 )
-def test_paths_do_not_evade_the_token(limited: str, path: str) -> None:
+def test_unusual_paths_require_the_token(limited: str, path: str) -> None:
     parts = urlsplit(limited)
     assert parts.hostname
     connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=10)
-    connection.request("GET", path)  # as it is; requests would normalise it
+    connection.request("GET", path)  # sent unchanged; requests would normalise it
     assert connection.getresponse().status in (401, 404)
     connection.close()
 
 
-def test_beyond_loopback_a_token_is_required() -> None:
+def test_token_is_required_beyond_loopback() -> None:
     with pytest.raises(UserError, match="needs a token; set VQLAB_TOKEN"):
         ServeSettings(host="0.0.0.0")
     with pytest.raises(UserError, match="at least 16 characters"):
@@ -141,7 +141,7 @@ def test_beyond_loopback_a_token_is_required() -> None:
     assert TOKEN not in repr(ServeSettings(host="0.0.0.0", token=TOKEN))
 
 
-def test_large_body_is_refused_before_it_is_sent(limited: str) -> None:
+def test_large_body_is_rejected_before_it_is_sent(limited: str) -> None:
     head = (
         f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
         "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 99999999999\r\n\r\n"
@@ -151,7 +151,7 @@ def test_large_body_is_refused_before_it_is_sent(limited: str) -> None:
         assert client.recv(4096).startswith(b"HTTP/1.1 413 ")
 
 
-def test_large_body_without_length_is_refused_while_it_is_sent(limited: str) -> None:
+def test_large_body_without_length_is_rejected_while_it_is_sent(limited: str) -> None:
     head = (
         f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
         "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -176,7 +176,7 @@ def test_too_many_images(limited: str, good_file: Path) -> None:
         assert response.status_code == 413 and "at most 3 images" in error_of(response)
 
 
-def test_slow_header_is_closed(limited: str) -> None:
+def test_connection_with_slow_header_is_closed(limited: str) -> None:
     started = time.monotonic()
     with connect(limited) as client:
         client.sendall(b"GET /healthz HTTP/1.1\r\n")
@@ -190,7 +190,7 @@ def test_slow_header_is_closed(limited: str) -> None:
     assert time.monotonic() - started < 9
 
 
-def test_slow_header_of_a_second_request_is_closed(limited: str) -> None:
+def test_connection_with_slow_header_of_a_second_request_is_closed(limited: str) -> None:
     with connect(limited) as client:
         client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         answer = b""
@@ -208,7 +208,7 @@ def test_silent_connection_is_closed(limited: str) -> None:
         assert client.recv(4096) == b""
 
 
-def test_slow_body_gets_an_answer(limited: str) -> None:
+def test_slow_body_gets_a_response(limited: str) -> None:
     head = (
         f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
         "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
@@ -219,7 +219,7 @@ def test_slow_body_gets_an_answer(limited: str) -> None:
     assert answer.startswith("HTTP/1.1 408 ") and "within 1 s" in answer
 
 
-def test_slow_scoring_ends_with_a_sentence(
+def test_slow_scoring_times_out_with_an_error(
     trained_store: Path, good_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vqlab.model import Model
@@ -247,7 +247,7 @@ def test_full_queue_is_429_with_retry_after(
 
     release, plain = threading.Event(), Model.score_batch
 
-    def held(self: Model, images: list) -> list:
+    def blocked(self: Model, images: list) -> list:
         release.wait(20)
         return plain(self, images)
 
@@ -256,7 +256,7 @@ def test_full_queue_is_429_with_retry_after(
     )
     content, results = good_file.read_bytes(), []
     with running(settings) as address:
-        monkeypatch.setattr(Model, "score_batch", held)
+        monkeypatch.setattr(Model, "score_batch", blocked)
 
         def send(count: int) -> None:
             results.append(post(address, *[content] * count).status_code)
@@ -281,7 +281,7 @@ def test_full_queue_is_429_with_retry_after(
 
 
 def hold_request(address: str, until: threading.Event) -> None:
-    """Keep a request open whose body is incomplete."""
+    """Keep a request with an incomplete body open."""
     with connect(address) as client:
         client.sendall(
             f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
@@ -303,7 +303,7 @@ def wait_for(condition: object, seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
-def test_answers_forbid_embedding_and_foreign_content(server: str) -> None:
+def test_responses_forbid_embedding_and_foreign_content(server: str) -> None:
     for path in ("/docs", "/v1/categories", "/nothing"):
         headers = requests.get(f"{server}{path}", timeout=10).headers
         assert headers["X-Content-Type-Options"] == "nosniff"
@@ -311,16 +311,16 @@ def test_answers_forbid_embedding_and_foreign_content(server: str) -> None:
         assert headers["X-Frame-Options"] == "DENY" and "server" not in headers
 
 
-def test_invalid_http_is_refused(server: str) -> None:
+def test_invalid_http_is_rejected(server: str) -> None:
     with connect(server) as client:
         client.sendall(b"\x16\x03\x01 not http\r\n\r\n")
         assert b" 400 " in client.recv(4096).split(b"\r\n")[0]
 
 
-def test_a_log_line_cannot_be_forged(server: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_log_lines_cannot_be_forged(server: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="vqlab.serve.access"):
         requests.get(f"{server}/x%0a%7b%22status%22:1%7d%1b[31m", timeout=10)
-        wait_for(lambda: caplog.records)  # written after the answer was sent
+        wait_for(lambda: caplog.records)  # written after the response was sent
     (line,) = [record.getMessage() for record in caplog.records]
     assert "\n" not in line and "\x1b" not in line
     assert json.loads(line)["path"] == '/x\\n{"status":1}\\x1b[31m'

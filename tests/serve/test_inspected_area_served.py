@@ -1,4 +1,4 @@
-"""A served model with an inspected area and three verdicts; images are not square."""
+"""A served model with an inspected area and three verdicts, on images that are not square."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vqlab.tracking import CHECKPOINT, Tracker
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny set, 48 x 32 px, and roi.png: all but the last 8 columns."""
+    """The tiny set, 48 x 32 px, and roi.png, which excludes the last 8 columns."""
     root = write_tiny_set(tmp_path_factory.mktemp("wide"))
     for file in root.glob("part/**/*.png"):
         Image.open(file).resize((48, 32), Image.Resampling.NEAREST).save(file)
@@ -49,7 +49,9 @@ def server(mlruns: Path) -> Iterator[str]:
         yield address
 
 
-def test_answers_are_those_of_the_model(server: str, mlruns: Path, wide: Path) -> None:
+def test_responses_equal_the_predictions_of_the_model(
+    server: str, mlruns: Path, wide: Path
+) -> None:
     model = Model.load(Tracker.open(mlruns).champion("part").checkpoint)
     (category,) = requests.get(f"{server}/v1/categories", timeout=10).json()
     assert category["thresholds"]["review"] == model.thresholds.review is not None

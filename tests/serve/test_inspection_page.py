@@ -1,4 +1,4 @@
-"""The inspection page in a real browser, with a real server and a really trained model."""
+"""The inspection page in a browser, with a server and a trained model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("options", [DESKTOP, PHONE])
-def test_images_are_dropped_judged_and_stored(
+def test_dropped_images_are_judged_and_stored(
     browser: Any,
     part_server: str,
     mlruns: Path,
@@ -25,7 +25,7 @@ def test_images_are_dropped_judged_and_stored(
     with opened(browser, part_server, **options) as page:
         drop(page, {HOSTILE: good_file, "half.png": defect_file})
         cards = page.locator(".card").all_inner_texts()
-        assert "half.png" in cards[0] and "reject" in cards[0]  # the highest score first
+        assert "half.png" in cards[0] and "reject" in cards[0]  # sorted by descending score
         assert HOSTILE in cards[1]
 
         slider, meaning = page.locator("input[type=range]").first, page.locator(".meaning")

@@ -64,7 +64,7 @@ class Joint:
 def joint(
     root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory, blank_figures: None
 ) -> Iterator[Joint]:
-    """The champion of both categories; the files of its areas are gone."""
+    """The champion of both categories, whose area files are gone."""
     folder = tmp_path_factory.mktemp("joint")
     roi = {}
     for name, area in AREAS.items():
@@ -108,7 +108,7 @@ def test_images_are_scored_within_the_area_of_their_category(joint: Joint) -> No
     assert joint.outcome.test is not None and report.mean == joint.outcome.test.mean
 
 
-def test_the_category_of_the_images_is_required(joint: Joint, tmp_path: Path) -> None:
+def test_category_of_the_images_is_required(joint: Joint, tmp_path: Path) -> None:
     both = joint.model(ALL)
     path = joint.files("part")[0]
     with pytest.raises(UserError, match=f"{REFUSED} the model inspects .*; got none"):
@@ -127,16 +127,16 @@ def test_the_category_of_the_images_is_required(joint: Joint, tmp_path: Path) ->
     assert float(row["score"]) == joint.model("part").score(path).score
 
 
-def test_a_category_has_its_own_champion_else_the_joint_one(
+def test_category_uses_its_own_champion_or_the_joint_one(
     joint: Joint, caplog: pytest.LogCaptureFixture
 ) -> None:
     registry = joint.tracker.registry
     assert registry.champion_name("part") == registry.champion_name(ALL) == ALL
     assert registry.champion_name("bolt") == "bolt"
-    alone = registry.register(joint.outcome.run_id, CHECKPOINT, "part")
+    single = registry.register(joint.outcome.run_id, CHECKPOINT, "part")
     second = registry.register(joint.outcome.run_id, CHECKPOINT, ("lid", "other"))
     try:
-        registry.set_champion(alone, None)
+        registry.set_champion(single, None)
         registry.set_champion(second, None)
         assert registry.champion_name("part") == "part"
         with pytest.raises(UserError, match=r"of the joint models lid\+other, other\+part; choose"):
@@ -146,18 +146,20 @@ def test_a_category_has_its_own_champion_else_the_joint_one(
         messages = [record.getMessage() for record in caplog.records]
         assert f"category part is served with the champion of part, not of {ALL}." in messages
     finally:
-        for version in (alone, second):
+        for version in (single, second):
             registry._client.delete_registered_model(version.model)
 
 
-def test_costs_are_measured_with_the_areas(joint: Joint) -> None:
+def test_cost_is_measured_with_the_areas(joint: Joint) -> None:
     model = Model.load(joint.outcome.checkpoint)
     splits = load_dataset(model.data, area_of=model.area_of)
     measured = costs(model, splits, {"cost/cpu_seconds_per_image"})
     assert measured["cost/cpu_seconds_per_image"] > 0
 
 
-def test_a_threshold_is_moved_by_good_images_of_each_category(joint: Joint, tmp_path: Path) -> None:
+def test_threshold_is_moved_with_normal_images_of_each_category(
+    joint: Joint, tmp_path: Path
+) -> None:
     new = write_tiny_set(tmp_path / "new", NAMES, seed=5)
     good = tmp_path / "good"
     for name in NAMES:
@@ -226,8 +228,8 @@ def test_each_category_is_served(joint: Joint) -> None:
         assert body["category"] == "part"
 
 
-def test_the_mlflow_model_takes_the_category(joint: Joint) -> None:
-    import mlflow.pyfunc  # after `vqlab.tracking.logged_model`, which ignores its warnings
+def test_mlflow_model_accepts_the_category(joint: Joint) -> None:
+    import mlflow.pyfunc  # after `vqlab.tracking.logged_model`, which filters its warnings
 
     version = joint.tracker.registry.versions(ALL)[-1]
     stored = joint.tracker._client.get_logged_model(version.tags["vqlab.model_id"])

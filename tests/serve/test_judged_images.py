@@ -24,14 +24,14 @@ def history(tmp_path: Path) -> History:
     return History(tmp_path / "inspection")
 
 
-def test_rows_come_back_latest_first(history: History) -> None:
+def test_rows_are_sorted_latest_first(history: History) -> None:
     history.add([judged("a.png"), judged(HOSTILE, "reject")])
     rows = history.rows()
     assert [row["name"] for row in rows] == [HOSTILE, "a.png"]
     assert rows[0]["score"] == 0.5 and rows[0]["regions"] == 2 and rows[0]["person"] is None
 
 
-def test_names_that_no_database_stores_are_escaped(history: History) -> None:
+def test_undecodable_names_are_escaped(history: History) -> None:
     history.add([judged("nul\0 and \udcff.png")])
     assert history.rows()[0]["name"] == r"nul\x00 and \xff.png"
 
@@ -64,7 +64,7 @@ def test_pages_do_not_shift_when_images_are_added(history: History) -> None:
     assert names == ["4.png", "3.png", "2.png", "1.png", "0.png"]
 
 
-def test_the_latest_verdict_of_a_person_counts(history: History) -> None:
+def test_latest_feedback_is_used(history: History) -> None:
     for verdict in ("good", "defect"):
         history.store("part", "d" * 64, "a.png", ".png", b"image", verdict)
     [feedback] = history.feedback("part")
@@ -73,18 +73,18 @@ def test_the_latest_verdict_of_a_person_counts(history: History) -> None:
     assert len(list(history.images.iterdir())) == 1
 
 
-def test_an_unknown_verdict_is_refused(history: History) -> None:
+def test_unknown_verdict_raises(history: History) -> None:
     with pytest.raises(UserError, match="must be one of good, defect, unsure; got 'great'"):
         history.store("part", "d", "a.png", ".png", b"image", "great")
 
 
-def test_a_recorded_role_never_changes(history: History) -> None:
+def test_recorded_role_never_changes(history: History) -> None:
     history.set_roles("part", {"a": "train", "b": "test"})
     history.set_roles("part", {"a": "test", "c": "threshold"})
     assert history.roles("part") == {"a": "train", "b": "test", "c": "threshold"}
 
 
-def test_threads_create_and_write_at_once(tmp_path: Path) -> None:
+def test_threads_create_and_write_concurrently(tmp_path: Path) -> None:
     for attempt in range(20):
         history = History(tmp_path / str(attempt))
         start = threading.Barrier(8)
@@ -103,7 +103,7 @@ def test_threads_create_and_write_at_once(tmp_path: Path) -> None:
         assert {path.name for path in history.folder.iterdir()} == {"history.db", "history.lock"}
 
 
-def test_an_empty_file_of_a_killed_process_is_replaced(history: History) -> None:
+def test_empty_file_of_a_killed_process_is_replaced(history: History) -> None:
     history.folder.mkdir()
     (history.folder / "history.db").touch()
     history.add([judged()])
@@ -119,7 +119,7 @@ def _write_forever(folder: Path) -> None:
         (folder / "completed").write_text(str(index))
 
 
-def test_a_killed_process_loses_no_completed_call(tmp_path: Path) -> None:
+def test_killed_process_loses_no_completed_call(tmp_path: Path) -> None:
     folder = tmp_path / "inspection"
     folder.mkdir()
     count = folder / "completed"
@@ -130,13 +130,13 @@ def test_a_killed_process_loses_no_completed_call(tmp_path: Path) -> None:
     completed = int(count.read_text() or 0)
     assert (
         len(rows) >= 2 * completed and len(rows) % 2 == 0
-    )  # a call is written whole or not at all
+    )  # each call is written completely or not at all
     assert sqlite3.connect(folder / "history.db").execute("PRAGMA integrity_check").fetchone() == (
         "ok",
     )
 
 
-def test_a_newer_history_is_refused(history: History) -> None:
+def test_newer_history_raises(history: History) -> None:
     history.add([judged()])
     with sqlite3.connect(history.folder / "history.db") as database:
         database.execute("PRAGMA user_version = 9")
@@ -144,7 +144,7 @@ def test_a_newer_history_is_refused(history: History) -> None:
         history.rows()
 
 
-def test_a_damaged_history_is_one_sentence(history: History) -> None:
+def test_damaged_history_raises(history: History) -> None:
     history.folder.mkdir()
     (history.folder / "history.db").write_bytes(b"no database " * 100)
     with pytest.raises(HistoryError, match="cannot be used: file is not a database"):

@@ -1,4 +1,4 @@
-"""Malformed requests to all routes; the full number is sent by `tests/serve/malformed.py`."""
+"""Malformed requests to all routes; `tests/serve/malformed.py` sends a larger number."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytest.importorskip("schemathesis")
 
 
 @pytest.mark.slow
-def test_malformed_requests_get_a_sentence(mlruns: Path, good_file: Path) -> None:
+def test_malformed_requests_get_an_error_message(mlruns: Path, good_file: Path) -> None:
     from malformed import send_malformed
 
     with running(ServeSettings(mlruns=mlruns, categories=("part",))) as address:
@@ -22,7 +22,7 @@ def test_malformed_requests_get_a_sentence(mlruns: Path, good_file: Path) -> Non
         assert statuses.total() >= 1000
         assert {status for _, status in statuses} >= {400, 422}
         for operation in ("POST /v1/predict", "POST /v1/feedback"):
-            assert (operation, 400) in statuses, "no malformed body was read"
+            assert (operation, 400) in statuses, "no malformed body was parsed"
         assert len({operation for operation, _ in statuses}) >= 6
         assert post(address, good_file.read_bytes(), category="part").ok
         assert "vqlab_images_in_progress 0.0" in requests.get(f"{address}/metrics", timeout=9).text

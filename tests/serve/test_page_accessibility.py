@@ -1,4 +1,5 @@
-"""axe-core finds nothing in any view of the page, and the keyboard reaches everything."""
+"""Accessibility of the page: axe-core finds no violations, and everything works with the
+keyboard."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("options", [DESKTOP, PHONE])
-def test_axe_finds_nothing(
+def test_axe_finds_no_violations(
     browser: Any, part_server: str, good_file: Path, defect_file: Path, options: dict[str, Any]
 ) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
@@ -64,7 +65,7 @@ def tab_to(page: Any, selector: str) -> None:
     raise AssertionError(f"{selector} is not reached by Tab")
 
 
-def test_everything_is_done_with_the_keyboard(
+def test_keyboard_operation(
     browser: Any, part_server: str, mlruns: Path, good_file: Path, defect_file: Path
 ) -> None:
     with opened(browser, part_server) as page:

@@ -1,4 +1,4 @@
-"""Two versions side by side, and the history that they leave: filtered, exported, opened."""
+"""Comparison of two versions, and the history: filtered, exported, opened."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 FORMULA = '=HYPERLINK("http://127.0.0.1:9","x").png'
 
 
-def test_two_versions_side_by_side(
+def test_comparison_of_two_versions(
     browser: Any, part_server: str, good_file: Path, defect_file: Path
 ) -> None:
     with opened(browser, part_server) as page:
@@ -37,20 +37,20 @@ def test_two_versions_side_by_side(
             assert f"version {version}" in view
             assert f"{answer['images'][0]['score']:.4g}" in view
         assert page.locator(".view .map").count() == 2
-        # The slider of one version does not move the other one.
+        # The slider of one version does not affect the other one.
         page.locator("input.threshold").nth(1).focus()
         page.keyboard.press("End")
         page.wait_for_selector(".view >> nth=1 >> .badge.pass")
         assert page.locator(".view >> nth=0 >> .badge.reject").count() == 1
         page.locator("#shown").select_option("differ")
         page.wait_for_selector("#sheet >> text=half.png")
-        page.locator("#version").select_option("2")  # no comparison with itself
+        page.locator("#version").select_option("2")  # no comparison of a version with itself
         page.wait_for_selector(".views-1")
         assert page.locator(".operating").count() == 1
         assert page.locator("#other").input_value() == ""
 
 
-def test_the_exported_history_holds_what_was_judged(
+def test_exported_history_contains_the_judged_images(
     browser: Any, part_server: str, good_file: Path, defect_file: Path, tmp_path: Path
 ) -> None:
     with opened(browser, part_server) as page:

@@ -1,4 +1,4 @@
-"""Where images come from: folders that are dropped or chosen, and the camera."""
+"""Image sources: dropped or selected folders, and the camera."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = [
     "parts/inner/\u202egnp.b.png",
     f"parts/inner/deep & 'quoted'/{HOSTILE}",
 ]
-SHOWN = [name.replace("\u202e", r"\u202e") for name in NAMES]
+ESCAPED_NAMES = [name.replace("\u202e", r"\u202e") for name in NAMES]
 SKIPPED = "2 files were skipped: no image file extension."
 
 
@@ -37,7 +37,7 @@ def folder(tmp_path: Path, good_file: Path) -> Path:
 
 
 def drop_paths(page: Any, *paths: Path) -> None:
-    """Drop files and folders of the disk, as a file manager does."""
+    """Drop files and folders of the file system, as a file manager does."""
     page.wait_for_selector(".meaning")
     box = page.locator("#drop").bounding_box()
     place = {"x": box["x"] + 9, "y": box["y"] + 9}
@@ -51,32 +51,32 @@ def names(page: Any) -> list[str]:
     return sorted(page.locator(".card .name").all_inner_texts())
 
 
-def test_a_folder_is_dropped(browser: Any, part_server: str, folder: Path, mlruns: Path) -> None:
+def test_folder_is_dropped(browser: Any, part_server: str, folder: Path, mlruns: Path) -> None:
     with opened(browser, part_server) as page:
         drop_paths(page, folder)
         wait_until_judged(page, len(NAMES))
-        assert names(page) == sorted(SHOWN)
+        assert names(page) == sorted(ESCAPED_NAMES)
         assert page.locator("#problem").inner_text() == SKIPPED
         assert page.locator("#sheet img").count() == len(NAMES)  # the thumbnails, no other markup
         drop_paths(page, folder / "empty")
         page.wait_for_selector("#problem >> text=The folder has no files.")
         assert page.locator(".card").count() == len(NAMES)
     recorded = [row["name"] for row in History(mlruns / FOLDER).rows()]
-    assert sorted(recorded) == sorted(SHOWN)
+    assert sorted(recorded) == sorted(ESCAPED_NAMES)
 
 
-def test_a_folder_is_chosen(browser: Any, part_server: str, folder: Path) -> None:
+def test_folder_is_selected(browser: Any, part_server: str, folder: Path) -> None:
     with opened(browser, part_server) as page:
         page.wait_for_selector(".meaning")
         with page.expect_file_chooser() as chooser:
             page.get_by_role("button", name="Choose a folder").click()
         chooser.value.set_files(folder)
         wait_until_judged(page, len(NAMES))
-        assert names(page) == sorted(SHOWN)
+        assert names(page) == sorted(ESCAPED_NAMES)
         assert page.locator("#problem").inner_text() == SKIPPED
 
 
-def test_a_file_that_is_no_image_is_unreadable(
+def test_file_that_is_not_an_image_is_unreadable(
     browser: Any, part_server: str, tmp_path: Path, good_file: Path
 ) -> None:
     (tmp_path / "text.png").write_text("no image")
@@ -91,8 +91,10 @@ def test_a_file_that_is_no_image_is_unreadable(
 
 @contextmanager
 def chromium(browser: Any, answer: str) -> Iterator[Any]:
-    """Start Chromium with a camera that shows a test pattern. answer: of the user to the question
-    whether a page may use it, empty or `deny`."""
+    """Start Chromium with a camera that shows a test pattern.
+
+    answer: the user's response to the permission request; empty or `deny`.
+    """
     started = browser.browser_type.launch(
         executable_path=shutil.which("chromium") or shutil.which("chromium-browser"),
         args=[
@@ -108,7 +110,7 @@ def chromium(browser: Any, answer: str) -> Iterator[Any]:
         started.close()
 
 
-def test_a_photograph_is_judged(browser: Any, part_server: str, mlruns: Path) -> None:
+def test_photograph_is_judged(browser: Any, part_server: str, mlruns: Path) -> None:
     with chromium(browser, "") as camera, opened(camera, part_server) as page:
         page.wait_for_selector(".meaning")
         page.get_by_role("button", name="Use the camera").click()
@@ -118,7 +120,8 @@ def test_a_photograph_is_judged(browser: Any, part_server: str, mlruns: Path) ->
             page.wait_for_selector(f"#camera-status >> text={count}")
         page.keyboard.press("Escape")
         wait_until_judged(page, 2)
-        assert page.evaluate("document.getElementById('video').srcObject") is None  # switched off
+        # the camera is off
+        assert page.evaluate("document.getElementById('video').srcObject") is None
         assert all(name.startswith("camera 20") for name in names(page))
         page.locator(".card").first.click()
         page.wait_for_selector("#detail .numbers")
@@ -133,7 +136,7 @@ def test_a_photograph_is_judged(browser: Any, part_server: str, mlruns: Path) ->
         (False, "This device has no camera; choose images instead."),
     ],
 )
-def test_a_camera_that_cannot_be_used_gives_a_sentence(
+def test_unavailable_camera_shows_an_error(
     browser: Any, part_server: str, camera: bool, sentence: str
 ) -> None:
     with ExitStack() as stack:
@@ -148,10 +151,10 @@ def test_a_camera_that_cannot_be_used_gives_a_sentence(
         assert not page.locator("#camera").is_visible()
 
 
-def test_without_camera_access_the_phone_takes_the_photograph(
+def test_file_input_captures_the_photograph_without_camera_access(
     browser: Any, part_server: str, good_file: Path
 ) -> None:
-    """Browsers hide cameras from pages that come over HTTP from another machine."""
+    """Browsers disable cameras on pages loaded over HTTP from another machine."""
     with opened(browser, part_server) as page:
         page.wait_for_selector(".meaning")
         page.evaluate("Object.defineProperty(navigator, 'mediaDevices', { value: undefined })")

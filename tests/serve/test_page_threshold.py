@@ -1,4 +1,4 @@
-"""What the page says of a threshold is what `vqlab.evaluation` computes."""
+"""The threshold simulation of the page equals that of `vqlab.evaluation`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async ([points, thresholds]) => {
 
 
 def expected(threshold: float, normals: CalibrationScores | None, defects: list[float]) -> list:
-    """Return the page's answer as Python computes it."""
+    """Return the numbers of the page as computed in Python."""
     point = operating_point(threshold, normals, defects)
     pairs = ((point.rejects, point.reject_interval), (point.escapes, point.escape_interval))
     return [
@@ -72,10 +72,10 @@ def test_counts_and_intervals_agree(browser: Any, server: str) -> None:
                 assert counts == [expected(each, normals, known_defects) for each in thresholds]
 
 
-def test_the_sentence_of_a_tested_model(
+def test_text_for_a_tested_model(
     browser: Any, mlruns: Path, images: Path, part_server: str
 ) -> None:
-    """A version with known defects beside the champion: API, chart and sentence."""
+    """A version with known defects beside the champion: API, chart and text."""
     tracker = Tracker.open(mlruns)
     recipe = tiny_recipe(images, "part", seed=2)
     recording = Recording(name="tested", results=mlruns.parent / "results")

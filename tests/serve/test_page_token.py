@@ -34,9 +34,7 @@ def enter(page: Any, token: str) -> None:
     page.keyboard.press("Enter")
 
 
-def test_the_page_asks_until_the_token_is_right(
-    browser: Any, address: str, good_file: Path
-) -> None:
+def test_page_asks_until_the_token_is_correct(browser: Any, address: str, good_file: Path) -> None:
     with opened(browser, address, REFUSED, **DESKTOP) as page:
         urls: list[str] = []
         page.on("request", lambda request: urls.append(request.url))
@@ -50,17 +48,17 @@ def test_the_page_asks_until_the_token_is_right(
         drop(page, {"a.png": good_file})
         assert not page.locator("#access").is_visible()
         assert TOKEN not in page.content() and page.locator("#token").input_value() == ""
-        page.reload()  # the tab still has it
+        page.reload()  # the tab keeps the token
         page.wait_for_selector(".meaning")
         assert page.evaluate("history.length") == 2  # about:blank and the page
         assert all(TOKEN not in url for url in (page.url, *urls))
         assert page.evaluate("localStorage.length") == 0 and page.context.cookies() == []
-        other = page.context.new_page()  # another tab does not
+        other = page.context.new_page()  # another tab does not have it
         other.goto(address)
         other.wait_for_selector("#access[open]")
 
 
-def test_a_cancelled_dialog_leaves_a_sentence(browser: Any, address: str) -> None:
+def test_cancelled_dialog_shows_a_message(browser: Any, address: str) -> None:
     with opened(browser, address, REFUSED, **DESKTOP) as page:
         page.wait_for_selector("#access[open]")
         page.keyboard.press("Escape")

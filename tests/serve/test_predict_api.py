@@ -1,4 +1,4 @@
-"""The JSON API: what it answers, and that it agrees with `Model.score`."""
+"""The JSON API: responses, and agreement with `Model.score`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_categories(server: str, model: Model) -> None:
     assert part["thresholds"]["pixel"] == model.thresholds.pixel
 
 
-def test_single_image_is_scored_as_by_the_model(
+def test_score_of_a_single_image_equals_that_of_the_model(
     server: str, model: Model, defect_file: Path
 ) -> None:
     body = post(server, defect_file.read_bytes(), category="part", map=1, overlay=1).json()
@@ -55,7 +55,7 @@ def test_map_and_overlay_are_null_unless_requested(server: str, good_file: Path)
     assert image["map"] is image["map_range"] is image["overlay"] is image["error"] is None
 
 
-def test_json_and_multipart_give_the_same_answer(server: str, defect_file: Path) -> None:
+def test_json_and_multipart_give_the_same_response(server: str, defect_file: Path) -> None:
     content = defect_file.read_bytes()
     encoded = {"images": [{"name": "0.png", "data": base64.b64encode(content).decode()}]}
     address = f"{server}{PREDICT}?category=part&map=1"
@@ -69,10 +69,11 @@ def test_several_images_keep_their_order(server: str, model: Model, images: Path
     body = post(server, *(file.read_bytes() for file in files), category="part").json()
     assert [image["name"] for image in body["images"]] == [f"{i}.png" for i in range(len(files))]
     expected = [model.score(file).score for file in files]
-    assert [i["score"] for i in body["images"]] == expected  # on a CPU, scored one by one
+    # on a CPU, images are scored one by one
+    assert [i["score"] for i in body["images"]] == expected
 
 
-def test_images_that_wait_are_scored_together(
+def test_queued_images_are_scored_in_one_batch(
     trained_store: Path, model: Model, images: Path
 ) -> None:
     files = sorted((images / "part" / "test").rglob("*.png"))
@@ -87,7 +88,7 @@ def test_images_that_wait_are_scored_together(
     assert float(total.split()[-1]) == len(files) > float(count.split()[-1])
 
 
-def test_two_categories_have_their_own_models(server: str, good_file: Path) -> None:
+def test_each_category_has_its_own_model(server: str, good_file: Path) -> None:
     content = good_file.read_bytes()
     part, lid = (post(server, content, category=name).json() for name in ("part", "lid"))
     assert part["run_id"] != lid["run_id"]
@@ -119,7 +120,7 @@ def test_category_may_be_omitted_if_there_is_one(trained_store: Path, good_file:
         assert post(address, good_file.read_bytes()).json()["category"] == "lid"
 
 
-def test_a_bad_image_does_not_fail_the_others(server: str, good_file: Path) -> None:
+def test_invalid_image_does_not_fail_the_others(server: str, good_file: Path) -> None:
     body = post(server, good_file.read_bytes(), b"text", category="part").json()
     good, bad = body["images"]
     assert good["verdict"] in ("pass", "reject") and good["error"] is None
@@ -140,7 +141,7 @@ def test_invalid_parameter(server: str, good_file: Path) -> None:
     assert response.status_code == 422 and "version" in error_of(response)
 
 
-def test_documentation_is_one_page_without_scripts(server: str) -> None:
+def test_documentation_is_a_page_without_scripts(server: str) -> None:
     page = requests.get(f"{server}/docs", timeout=10)
     assert "POST /v1/predict" in page.text and "map_range" in page.text
     assert "<script" not in page.text and "http://" not in page.text.replace(server, "")
@@ -158,7 +159,7 @@ def test_metrics_count_requests_images_and_versions(server: str, good_file: Path
     assert "vqlab_images_in_progress 0.0" in text
 
 
-def test_unknown_addresses_share_one_label(server: str) -> None:
+def test_unknown_paths_share_one_label(server: str) -> None:
     missing = requests.get(f"{server}/v1/secret-name", timeout=10)
     assert missing.status_code == 404 and error_of(missing)
     assert "secret-name" not in requests.get(f"{server}/metrics", timeout=10).text

@@ -1,4 +1,4 @@
-"""`vqlab serve` as a process: started, refused, ended under load."""
+"""`vqlab serve` as a process: start, invalid options, termination under load."""
 
 from __future__ import annotations
 
@@ -56,13 +56,15 @@ def test_sigterm_under_load_finishes_requests(trained_store: Path, good_file: Pa
         output = process.communicate(timeout=30)[0]
         assert process.returncode == 0, output
     assert set(finished) == {200}
-    # Requests that began well before the signal were answered; only later ones met a closed port.
+    # Requests that started well before the signal were answered; only later ones were refused.
     assert all(began > sent - 0.05 for _, began, _ in failures), failures
     assert "Traceback" not in output and '"status": 200' in output
 
 
 @pytest.mark.slow
-def test_token_of_the_environment_and_two_categories(trained_store: Path, good_file: Path) -> None:
+def test_token_from_the_environment_and_two_categories(
+    trained_store: Path, good_file: Path
+) -> None:
     token = "0123456789abcdef"
     with server_process(trained_store, "-c", "part", "-c", "lid", VQLAB_TOKEN=token) as (
         _,
@@ -74,21 +76,21 @@ def test_token_of_the_environment_and_two_categories(trained_store: Path, good_f
         assert [each["category"] for each in answer.json()] == ["lid", "part"]
 
 
-def test_unusable_options_are_refused_with_a_sentence(trained_store: Path, tmp_path: Path) -> None:
+def test_invalid_options_exit_with_an_error(trained_store: Path, tmp_path: Path) -> None:
     store = ("--mlruns", str(trained_store))
     assert "needs a token; set VQLAB_TOKEN" in refusal("serve", *store, "--host", "0.0.0.0")
     assert "at least 16 characters" in refusal("serve", *store, "--token", "short")
     assert "did you mean part?" in refusal("serve", *store, "-c", "prat")
     assert "there are no tracked runs" in refusal("serve", "--mlruns", str(tmp_path / "none"))
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
+    with socket.socket() as occupied:
+        occupied.bind(("127.0.0.1", 0))
+        occupied.listen()
+        port = str(occupied.getsockname()[1])
         assert "choose another with --port" in refusal("serve", *store, "--port", port)
 
 
 @pytest.mark.slow
-def test_refusal_is_one_sentence_without_traceback(trained_store: Path) -> None:
+def test_error_is_one_sentence_without_traceback(trained_store: Path) -> None:
     done = run_serve("--mlruns", str(trained_store), "--host", "0.0.0.0")
     assert done.returncode == 2 and done.stderr.startswith("vqlab: a server on 0.0.0.0 can be")
     assert "Traceback" not in done.stderr and done.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The server shows the drift test of `vqlab watch`."""
+"""The server reports the drift test of `vqlab watch`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def watch(model: Model, watched: Path, files: list[Path]) -> None:
 
 
 def gauges(address: str) -> dict[str, float]:
-    """Return the metrics of the drift of `part`, followed by the stream if it is of one."""
+    """Return the drift metrics of `part`, with the stream as a suffix if there is one."""
     text = requests.get(f"{address}/metrics", timeout=10).text
     samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
     return {
@@ -83,14 +83,15 @@ def test_drift_is_served_and_measured(
         deadline = time.monotonic() + 60
         while gauges(address).get("vqlab_drift_alarm") != 1:  # until the next poll
             assert time.monotonic() < deadline
-        shown = gauges(address)
-        assert shown["vqlab_drift_wealth"] == pytest.approx(alarm["wealth"])
+        metrics = gauges(address)
+        assert metrics["vqlab_drift_wealth"] == pytest.approx(alarm["wealth"])
         for stream, wealth in alarm["wealths"].items():
-            assert shown[f"vqlab_drift_stream_wealth{stream}"] == pytest.approx(wealth)
+            assert metrics[f"vqlab_drift_stream_wealth{stream}"] == pytest.approx(wealth)
         missing = requests.get(f"{address}/v1/categories/prat/drift", timeout=10)
         assert missing.status_code == 404 and "did you mean part?" in error_of(missing)
         while requests.get(address + DRIFT, timeout=10).json() is not None:
-            damage(watched / "part/watch.db")  # again if a reader has restored it from the log
+            # repeated in case a reader has restored it from the log
+            damage(watched / "part/watch.db")
             assert time.monotonic() < deadline
 
 
@@ -116,7 +117,7 @@ def test_the_page_shows_drift(
     with running(settings) as address, opened(browser, f"{address}#category=part") as page:
         page.wait_for_selector("#drift:not([hidden])")
         assert page.text_content("#drift") == (
-            f"No drift alarm in 1 watched parts (wealth {_shown(watched)}, alarm at 100). "
+            f"No drift alarm in 1 watched parts (wealth {_displayed(watched)}, alarm at 100). "
             "These parts were judged by another version."
         )
         watch(model, watched, good_parts[1:] + [defect_file] * 30)
@@ -129,7 +130,7 @@ def test_the_page_shows_drift(
         page.wait_for_selector("#drift", state="hidden")
 
 
-def _shown(watched: Path) -> str:
+def _displayed(watched: Path) -> str:
     state = read_drift_state(watched / "part")
     assert state is not None
     stream = max(state.wealths, key=state.wealths.__getitem__)

@@ -1,4 +1,4 @@
-"""Images from strangers: bombs, damage, rare kinds, names that look like paths."""
+"""Untrusted images: decompression bombs, damage, rare formats, names that look like paths."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def strict(trained_store: Path) -> Iterator[str]:
 
 
 def png_header(width: int, height: int, depth: int = 8) -> bytes:
-    """A PNG whose header claims this size, with few bytes of data."""
+    """Return a PNG whose header declares this size, with few bytes of data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         crc = zlib.crc32(kind + data)
@@ -67,7 +67,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("kind", BOMBS)
-def test_bombs_are_refused_by_their_header(strict: str, kind: str) -> None:
+def test_bombs_are_rejected_by_their_header(strict: str, kind: str) -> None:
     response = post(strict, BOMBS[kind])
     assert response.status_code == 413, response.text
     assert "at most 1,000,000 pixels" in error_of(response)
@@ -132,7 +132,7 @@ RARE = {
 
 
 @pytest.mark.parametrize("kind", RARE)
-def test_rare_kinds_are_read_as_files_are(strict: str, kind: str, tmp_path: Path) -> None:
+def test_rare_formats_are_read_like_files(strict: str, kind: str, tmp_path: Path) -> None:
     file = tmp_path / "image.png"
     file.write_bytes(RARE[kind])
     expected = read_image(file)
@@ -141,7 +141,7 @@ def test_rare_kinds_are_read_as_files_are(strict: str, kind: str, tmp_path: Path
     assert (image["height"], image["width"]) == expected.shape[:2] and image["error"] is None
 
 
-def test_16_bit_colours_are_reduced_by_data_bits(tmp_path: Path) -> None:
+def test_16_bit_colours_are_scaled_by_data_bits(tmp_path: Path) -> None:
     import cv2
 
     values = (gradient().astype(np.uint16) << 4) + 3  # 12 bits
@@ -153,7 +153,7 @@ def test_16_bit_colours_are_reduced_by_data_bits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_mutated_images_give_an_image_or_a_sentence(seed: int) -> None:
+def test_mutated_images_are_decoded_or_rejected(seed: int) -> None:
     rng = np.random.default_rng(seed)
     sources = [GOOD, *RARE.values()]
     for _ in range(60):
@@ -178,7 +178,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name)[:30])
-def test_names_are_text_only(strict: str, name: str) -> None:
+def test_names_are_treated_as_text(strict: str, name: str) -> None:
     body = {"images": [{"name": name, "data": base64.b64encode(GOOD).decode()}]}
     response = requests.post(f"{strict}{PREDICT}", json=body, timeout=30)
     (image,) = response.json()["images"]
@@ -187,7 +187,7 @@ def test_names_are_text_only(strict: str, name: str) -> None:
     assert not {"\x00", "\x1b", "\u202e"} & set(image["name"])
 
 
-def test_a_path_or_address_is_not_an_image(strict: str, good_file: Path) -> None:
+def test_path_or_url_is_not_an_image(strict: str, good_file: Path) -> None:
     for text in (str(good_file), f"file://{good_file}", f"{strict}/healthz"):
         body = {"images": [{"name": text, "data": base64.b64encode(text.encode()).decode()}]}
         assert requests.post(f"{strict}{PREDICT}", json=body, timeout=10).status_code == 400
@@ -226,7 +226,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("kind", BODIES)
-def test_malformed_bodies(strict: str, kind: str) -> None:
+def test_malformed_bodies_are_rejected(strict: str, kind: str) -> None:
     content_type, body = BODIES[kind]
     headers = {"Content-Type": content_type}
     response = requests.post(f"{strict}{PREDICT}", data=body, headers=headers, timeout=10)
