@@ -19,7 +19,7 @@ def model() -> Model:
 
 @pytest.fixture(scope="session")
 def stricter() -> Model:
-    """The same but for its threshold."""
+    """The same model with a lower threshold."""
     return tiny_model(0.5)
 
 
@@ -32,7 +32,7 @@ def checkpoint(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Callable[[int], Path]:
-    """Write so many photos to a folder and return it."""
+    """Write a number of photos to a folder and return it."""
 
     def write(count: int) -> Path:
         for index in range(count):

@@ -1,4 +1,4 @@
-"""Regions in COCO's format: pycocotools reads them, and they cover the pixels of the mask."""
+"""Regions in COCO format are read by pycocotools and cover the pixels of the mask."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def loaded(path: Path) -> coco.COCO:
 @given(arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12))))
 def test_polygons_cover_the_pixels_of_regions(mask: np.ndarray) -> None:
     for region in find_regions(mask.astype(float), mask):
-        alone = np.zeros_like(mask)
+        single = np.zeros_like(mask)
         left, top, width, height = region.box
         window = np.s_[top : top + height, left : left + width]
         labels, _ = label(mask, np.ones((3, 3)))
         x, y = region.peak_at
-        alone[window] = labels[window] == labels[y, x]
+        single[window] = labels[window] == labels[y, x]
         polygon = polygon_of(region.contour)
         assert len(polygon) >= 8 and len(polygon) % 2 == 0
         encoded = masks.merge(masks.frPyObjects([polygon], *mask.shape))
-        assert (masks.decode(encoded).astype(bool) == binary_fill_holes(alone)).all()
+        assert (masks.decode(encoded).astype(bool) == binary_fill_holes(single)).all()
         xs, ys = polygon[::2], polygon[1::2]
         assert [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)] == list(region.box)
 
@@ -71,25 +71,23 @@ def test_predictions_load_in_pycocotools(
     total = 0
     for image in images:
         row = rows[image["file_name"]]
-        seen = stricter.score(row.path)
-        assert (image["height"], image["width"]) == seen.mask.shape
+        decoded = stricter.score(row.path)
+        assert (image["height"], image["width"]) == decoded.mask.shape
         annotations = data.loadAnns(data.getAnnIds(imgIds=[image["id"]]))
-        assert [a["score"] for a in annotations] == [r.peak for r in seen.regions()]
-        covered = np.zeros(seen.mask.shape, bool)
-        for annotation, region in zip(annotations, seen.regions(), strict=True):
+        assert [a["score"] for a in annotations] == [r.peak for r in decoded.regions()]
+        covered = np.zeros(decoded.mask.shape, bool)
+        for annotation, region in zip(annotations, decoded.regions(), strict=True):
             assert tuple(annotation["bbox"]) == region.box and annotation["area"] == region.area
             assert json.loads(json.dumps(asdict(region)))["rank"] == annotation["rank"]
             covered |= data.annToMask(annotation).astype(bool)
-        assert (covered >= seen.mask).all()
+        assert (covered >= decoded.mask).all()
         total += len(annotations)
     assert total > 0
     with redirect_stdout(io.StringIO()):
         data.loadRes(data.loadAnns(data.getAnnIds()))
 
 
-def test_an_older_file_does_not_stay(
-    model: Model, photos: Callable[[int], Path], tmp_path: Path
-) -> None:
+def test_older_file_is_deleted(model: Model, photos: Callable[[int], Path], tmp_path: Path) -> None:
     folder, out = photos(2), tmp_path / "out"
     predict_files(model, [folder], out, pictures="none", coco=True)
     assert loaded(out / "predictions.coco.json").getImgIds() == [1, 2]

@@ -1,4 +1,4 @@
-"""Which files are scored: links, loops, hidden and system files, what cannot be reached."""
+"""Selection of files: links, loops, hidden and system files, unreachable paths."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def test_other_files_are_counted_in_a_note(tmp_path: Path) -> None:
     assert "4 (b.heic, c\\n.txt, d.gif, ...)" in note
 
 
-def test_a_folder_with_the_name_of_an_image_is_a_folder(tmp_path: Path) -> None:
+def test_folder_with_an_image_suffix_is_searched(tmp_path: Path) -> None:
     put(tmp_path / "scan.png/inner.png")
     assert names(tmp_path) == ["scan.png/inner.png"]
 
 
-def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
+def test_links_are_followed_without_loops(tmp_path: Path) -> None:
     put(tmp_path / "real/a.png")
     put(tmp_path / "photos/own.png")
     (tmp_path / "photos/line").symlink_to("../real")
@@ -53,13 +53,13 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     assert names(tmp_path, tmp_path / "photos") == ["photos/line/a.png", "photos/own.png"]
 
 
-def test_a_file_reached_twice_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_reached_twice_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path / "photos/a.png")
     (tmp_path / "other").symlink_to("photos")
     monkeypatch.chdir(tmp_path)
     paths = [Path("photos"), tmp_path / "photos", Path("other"), Path("photos/../photos/a.png")]
     assert list(find_images(paths).errors) == [Path("photos/a.png")]
-    os.link(tmp_path / "photos/a.png", tmp_path / "photos/b.png")  # two files of one content
+    os.link(tmp_path / "photos/a.png", tmp_path / "photos/b.png")  # two files with equal content
     assert len(find_images(paths).errors) == 2
 
 
@@ -76,7 +76,7 @@ def test_unreachable_files_are_reported(tmp_path: Path) -> None:
     assert "regular file" in faults["pipe.png"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can list every folder")
 def test_unreadable_folder_is_reported(tmp_path: Path) -> None:
     put(tmp_path / "a.png")
     (tmp_path / "locked").mkdir(mode=0)
@@ -91,7 +91,7 @@ def test_results_folder_is_excluded(tmp_path: Path) -> None:
     assert names(tmp_path, exclude=tmp_path / "to") == ["a.png"]
 
 
-def test_nothing_to_score_is_one_sentence(tmp_path: Path) -> None:
+def test_no_images_raises(tmp_path: Path) -> None:
     put(tmp_path / "some/._a.png")
     with pytest.raises(UserError, match="contains no images"):
         find_images([tmp_path])

@@ -1,4 +1,4 @@
-"""The results folder: one writer, links, strangers, and a replacement that can be interrupted."""
+"""The results folder: single writer, links, foreign files, and interrupted replacement."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vqlab.types import UserError
 
 
 def write(results: Path, name: str) -> None:
-    """A prediction with one picture."""
+    """Write a prediction with one picture."""
     with open_results(results) as opened:
         opened.start({})
         (opened.partial / f"{name}_viz.png").write_text(name)
@@ -27,7 +27,7 @@ def visible_names(results: Path) -> set[str]:
     return {path.name for path in results.iterdir() if not path.name.startswith(".predict.lock")}
 
 
-def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+def test_second_writer_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("p")
     with open_results(tmp_path / "p"):
         for name in ("p", "link"):
@@ -39,7 +39,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "p", "a")
 
 
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
+def test_link_is_preserved(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     for name, target in (("link", "real"), ("dangling", "disk/new")):
         (tmp_path / name).symlink_to(target)
@@ -62,7 +62,7 @@ def test_foreign_files_in_the_results_folder(tmp_path: Path) -> None:
     assert (tmp_path / "p/b_viz.png").exists()
 
 
-def test_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
+def test_file_instead_of_the_folder_raises(tmp_path: Path) -> None:
     (tmp_path / "p").write_text("a file")
     with pytest.raises(UserError, match="p cannot be written"):
         write(tmp_path / "p", "a")
@@ -70,7 +70,7 @@ def test_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("moves", range(4))
-def test_an_interrupted_replacement_is_finished(
+def test_interrupted_replacement_is_completed(
     moves: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = tmp_path / "p"

@@ -1,4 +1,4 @@
-"""`vqlab predict` with a checkpoint file imports no library that it does not need."""
+"""`vqlab predict` with a checkpoint file imports only the libraries it needs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNNEEDED = {
 }  # fmt: skip
 
 
-def test_predict_imports_what_it_needs(
+def test_predict_imports_required_libraries_only(
     checkpoint: Path, photos: Callable[[int], Path], tmp_path: Path
 ) -> None:
     words = ["predict", str(photos(1)), "-m", str(checkpoint), "-o", str(tmp_path / "results")]

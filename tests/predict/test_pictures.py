@@ -1,4 +1,4 @@
-"""Names of pictures are new and valid anywhere; `auto` keeps those of the highest scores."""
+"""Picture names are unique and valid; `auto` keeps those of the highest scores."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def row(score: float, name: str) -> PredictedFile:
 def test_picture_names_are_unique_and_valid(tmp_path: Path) -> None:
     chosen = Pictures("all", tmp_path)
     stems = ["a", "A", "a", "ä", "a\u0308", os.fsdecode(b"\xfc"), "a:b?", "x" * 240, "划" * 80]
-    seen = set()
+    lower_stems = set()
     for folder in ("one", "two/one", "three/one", "four/" + "y" * 240):
         for stem in stems:
             name = chosen.name(Path("/data") / folder / f"{stem}.png")
             (tmp_path / name).touch()
             name.encode()
-            assert name.casefold() not in seen
-            seen.add(name.casefold())
+            assert name.casefold() not in lower_stems
+            lower_stems.add(name.casefold())
             chosen.add(row(0.1, name))
-    assert "a_viz.png" in seen and "one_a_viz.png" in seen
+    assert "a_viz.png" in lower_stems and "one_a_viz.png" in lower_stems
 
 
 def test_auto_keeps_the_highest_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""`vqlab predict` in real processes: exit status, what is printed, kill -9, two at once, memory."""
+"""`vqlab predict` in processes: exit status, output, kill -9, concurrent calls, memory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def count(results: Path) -> int:
         return len(list(csv.DictReader(file)))
 
 
-def test_an_unreadable_file_is_status_3(
+def test_unreadable_file_exits_with_status_3(
     checkpoint: Path,
     photos: Photos,
     tmp_path: Path,
@@ -76,7 +76,7 @@ def test_many_images_are_summarised(
     assert len(re.findall(r"\d+\.png", output)) == 10
 
 
-def test_a_second_prediction_is_refused_before_it_starts(
+def test_concurrent_prediction_is_rejected_before_it_starts(
     checkpoint: Path,
     photos: Photos,
     tmp_path: Path,
@@ -91,11 +91,11 @@ def test_a_second_prediction_is_refused_before_it_starts(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_prediction_is_resumed(
+def test_killed_prediction_is_resumed(
     signum: signal.Signals, checkpoint: Path, photos: Photos, tmp_path: Path
 ) -> None:
-    folder, results, whole = photos(100), tmp_path / "p", tmp_path / "whole"
-    subprocess.run(command(checkpoint, whole, folder), check=True, capture_output=True)
+    folder, results, uninterrupted = photos(100), tmp_path / "p", tmp_path / "whole"
+    subprocess.run(command(checkpoint, uninterrupted, folder), check=True, capture_output=True)
     arguments = command(checkpoint, results, folder)
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     journal = results / ".predict.partial/journal.jsonl"
@@ -111,8 +111,8 @@ def test_a_killed_prediction_is_resumed(
     done = subprocess.run([*arguments, "--resume"], check=True, capture_output=True, text=True)
     assert "of 100 images rejected" in done.stdout
     for name in ("scores.csv", "scores.jsonl"):
-        assert (results / name).read_bytes() == (whole / name).read_bytes()
-    assert {p.name for p in results.glob("*.png")} == {p.name for p in whole.glob("*.png")}
+        assert (results / name).read_bytes() == (uninterrupted / name).read_bytes()
+    assert {p.name for p in results.glob("*.png")} == {p.name for p in uninterrupted.glob("*.png")}
 
 
 PEAK = """
@@ -125,7 +125,7 @@ had when it started it, so the parent is this small process and not pytest's."""
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_images(checkpoint: Path, tmp_path: Path) -> None:
+def test_memory_is_independent_of_the_number_of_images(checkpoint: Path, tmp_path: Path) -> None:
     for index in range(13):
         write_photo(tmp_path / f"large/{index}.jpg", index, (4000, 3000))
     write_photo(tmp_path / "one/0.jpg", 0, (4000, 3000))
@@ -136,5 +136,5 @@ def test_memory_does_not_grow_with_the_images(checkpoint: Path, tmp_path: Path) 
             [sys.executable, "-c", PEAK, *arguments], check=True, capture_output=True, text=True
         )
         peaks.append(int(measured.stdout) / 1024)  # MiB
-    assert peaks[1] - peaks[0] < 250  # 12 images of 126 MiB each, if they were kept
+    assert peaks[1] - peaks[0] < 250  # 12 images of 126 MiB each would exceed this
     assert max(peaks) < 1536

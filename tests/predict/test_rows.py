@@ -1,4 +1,4 @@
-"""Rows come back from both tables as they were written, whatever the files are called."""
+"""Rows are read from both tables as they were written, for any file name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_file_text_round_trip(parts: list[bytes]) -> None:
     assert file_path(file_text(path)) == path
 
 
-def test_tables_hold_every_name(tmp_path: Path) -> None:
+def test_tables_round_trip_any_name(tmp_path: Path) -> None:
     paths = [Path("/data") / os.fsdecode(name) for name in NAMES]
     rows = [PredictedFile(file_text(p), 0.1, 1.0, 0.3, "pass", "x.png", "", 0.0) for p in paths]
     rows.append(PredictedFile("b.png", None, 1.0, None, "unreadable", reason="it is, empty"))
@@ -42,7 +42,7 @@ def test_tables_hold_every_name(tmp_path: Path) -> None:
     assert last["score"] is None and tuple(last) == COLUMNS
 
 
-def test_a_summary_of_many_holds_the_highest_scores() -> None:
+def test_summary_of_many_images_lists_the_highest_scores() -> None:
     def summary(count: int) -> Predictions:
         rows = (
             PredictedFile(f"{n}.png", None, 1, None, "unreadable")

@@ -1,4 +1,4 @@
-"""Predictions: rows for every file, pictures, bounded memory, interruption and resuming."""
+"""Predictions: one row per file, pictures, bounded memory, interruption and resuming."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def stop_after(count: int) -> Callable[[int, int], None]:
     return progress
 
 
-def test_every_file_has_a_row_and_a_picture(model: Model, photos: Photos, tmp_path: Path) -> None:
+def test_each_file_has_a_row_and_a_picture(model: Model, photos: Photos, tmp_path: Path) -> None:
     folder = photos(4)
     summary = predict_files(model, [folder], tmp_path / "p")
     rows = table(tmp_path / "p")
@@ -79,7 +79,7 @@ def test_regions_are_listed_with_their_areas(model: Model, photos: Photos, tmp_p
     assert all(region["area_mm2"] is None for region in listed)
 
 
-def test_files_are_read_with_the_bits_of_the_model(model: Model, tmp_path: Path) -> None:
+def test_files_are_read_with_the_bit_depth_of_the_model(model: Model, tmp_path: Path) -> None:
     grey = np.random.default_rng(0).integers(0, 4096, (30, 40)).astype(np.uint16)
     Image.fromarray(grey).save(tmp_path / "deep.png")
     twelve = replace(model, data=model.data.model_copy(update={"bits": 12}))
@@ -95,8 +95,8 @@ def test_unreadable_files_do_not_stop_the_others(
     model: Model, photos: Photos, tmp_path: Path
 ) -> None:
     folder = photos(3)
-    whole = (folder / "001.png").read_bytes()
-    (folder / "001.png").write_bytes(whole[: len(whole) // 2])
+    complete = (folder / "001.png").read_bytes()
+    (folder / "001.png").write_bytes(complete[: len(complete) // 2])
     (folder / "text.png").write_text("no image")
     (folder / "empty.jpg").touch()
     (folder / "gone.png").symlink_to("/nowhere/1.png")
@@ -134,7 +134,7 @@ def test_file_names_round_trip(name: bytes, model: Model, tmp_path: Path) -> Non
     assert file_path(row["file"]) == path and (tmp_path / "p" / row["picture"]).exists()
 
 
-def test_one_image_at_a_time_is_in_memory(model: Model, photos: Photos, tmp_path: Path) -> None:
+def test_a_single_image_is_in_memory(model: Model, photos: Photos, tmp_path: Path) -> None:
     alive = []
 
     def progress(completed: int, total: int) -> None:
@@ -151,26 +151,26 @@ def test_pictures(
     monkeypatch.setattr(pictures, "MAX_AUTO", 2)
     summary = predict_files(model, [photos(5)], tmp_path / "p", pictures=mode)
     highest = sorted(summary.rows, key=lambda row: -(row.score or 0))
-    wanted = highest[: {"auto": 2, "all": 5, "none": 0}[mode]]
+    expected = highest[: {"auto": 2, "all": 5, "none": 0}[mode]]
     assert picture_names(tmp_path / "p") == {row.picture for row in summary.rows if row.picture}
-    assert {row.file for row in summary.rows if row.picture} == {row.file for row in wanted}
-    assert summary.pictures == len(wanted)
+    assert {row.file for row in summary.rows if row.picture} == {row.file for row in expected}
+    assert summary.pictures == len(expected)
 
 
-def test_unknown_mode_is_refused_first(model: Model, tmp_path: Path) -> None:
+def test_unknown_mode_raises_before_scoring(model: Model, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--pictures must be one of auto, all, none; got 'al'"):
         predict_files(model, [tmp_path], tmp_path / "p", pictures="al")
     assert not (tmp_path / "p").exists()
 
 
 @pytest.mark.parametrize("mode", ["auto", "none"])
-def test_an_interrupted_prediction_is_resumed(
+def test_interrupted_prediction_is_resumed(
     mode: str, model: Model, photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pictures, "MAX_AUTO", 4)
-    folder, results, whole = photos(10), tmp_path / "p", tmp_path / "whole"
+    folder, results, uninterrupted = photos(10), tmp_path / "p", tmp_path / "whole"
     (folder / "003.png").write_text("no image")
-    predict_files(model, [folder], whole, pictures=mode)
+    predict_files(model, [folder], uninterrupted, pictures=mode)
     predict_files(model, [folder / "000.png"], results)
     earlier = (results / "scores.csv").read_bytes()
     with pytest.raises(KeyboardInterrupt, match="6 of 10 .*--resume"):
@@ -187,11 +187,11 @@ def test_an_interrupted_prediction_is_resumed(
     )  # fmt: skip
     assert scored == [7, 8, 9, 10]
     for name in ("scores.csv", "scores.jsonl"):
-        assert (results / name).read_bytes() == (whole / name).read_bytes()
-    assert picture_names(results) == picture_names(whole)
+        assert (results / name).read_bytes() == (uninterrupted / name).read_bytes()
+    assert picture_names(results) == picture_names(uninterrupted)
 
 
-def test_changed_new_and_deleted_files_are_noticed(
+def test_changed_new_and_deleted_files_are_detected(
     model: Model, photos: Photos, tmp_path: Path
 ) -> None:
     folder, results = photos(5), tmp_path / "p"
@@ -208,7 +208,7 @@ def test_changed_new_and_deleted_files_are_noticed(
     assert picture_names(results) == {row["picture"] for row in rows.values()}
 
 
-def test_other_settings_are_refused(
+def test_resume_with_other_settings_raises(
     model: Model, stricter: Model, photos: Photos, tmp_path: Path
 ) -> None:
     folder, results = photos(4), tmp_path / "p"
@@ -233,14 +233,14 @@ def test_other_settings_are_refused(
     assert {row["threshold"] for row in table(results)} == {"0.5"}
 
 
-def test_resume_starts_a_new_prediction_if_there_is_none(
+def test_resume_starts_a_new_prediction_if_none_exists(
     model: Model, photos: Photos, tmp_path: Path
 ) -> None:
     predict_files(model, [photos(2)], tmp_path / "p", resume=True)
     assert len(table(tmp_path / "p")) == 2
 
 
-def test_a_failure_keeps_the_earlier_results(
+def test_failure_keeps_the_previous_results(
     model: Model, photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, results = photos(3), tmp_path / "p"

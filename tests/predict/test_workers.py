@@ -1,4 +1,5 @@
-"""Several threads give the rows of one, in order; items are computed shortly before their use."""
+"""Several threads give the rows of a single thread, in order; items are computed shortly before
+use."""
 
 from __future__ import annotations
 
@@ -22,34 +23,34 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_results_come_in_order_and_are_not_computed_long_before() -> None:
-    begun: list[int] = []
+def test_results_are_ordered_and_computed_shortly_before_use() -> None:
+    started: list[int] = []
     barrier = threading.Barrier(2, timeout=60)
 
     def square(number: int) -> int:
-        begun.append(number)
+        started.append(number)
         if number < 2:
-            barrier.wait()  # the first two run at the same time
+            barrier.wait()  # the first two run concurrently
         return number**2
 
     results = map_in_order(square, range(50), 2)
     for number in range(50):
         assert next(results) == number**2
-        assert len(begun) <= number + 1 + AHEAD * 2
+        assert len(started) <= number + 1 + AHEAD * 2
     assert next(results, None) is None
 
 
-def test_closing_cancels_what_has_not_started() -> None:
+def test_closing_cancels_items_that_have_not_started() -> None:
     others = set(threading.enumerate())
-    begun: list[int] = []
-    results = map_in_order(begun.append, range(1000), 2)
+    started: list[int] = []
+    results = map_in_order(started.append, range(1000), 2)
     next(results)
     results.close()
-    assert len(begun) <= 1 + AHEAD * 2
+    assert len(started) <= 1 + AHEAD * 2
     assert not set(threading.enumerate()) - others
 
 
-def test_two_threads_give_the_rows_of_one(
+def test_two_threads_give_the_rows_of_a_single_thread(
     model: Model, photos: Callable[[int], Path], tmp_path: Path, two_threads: None
 ) -> None:
     folder = photos(12)
@@ -57,8 +58,8 @@ def test_two_threads_give_the_rows_of_one(
     both = predict_files(model, [folder], tmp_path / "two")
     assert torch.get_num_threads() == 2
     torch.set_num_threads(1)
-    alone = predict_files(model, [folder], tmp_path / "one")
-    assert both.rows == alone.rows
+    single = predict_files(model, [folder], tmp_path / "one")
+    assert both.rows == single.rows
     assert both.counts["unreadable"] == 1
 
 
