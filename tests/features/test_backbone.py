@@ -1,4 +1,4 @@
-"""The frozen backbone: what it gives, what it takes, and what it says where it cannot."""
+"""The frozen backbone: features, settings, weights and error messages."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def images(count: int = 3, size: int = SIDE) -> torch.Tensor:
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(7))
 
 
-def test_pixels_are_the_image_itself_and_hold_nothing():
+def test_pixels_backbone_returns_the_image_and_has_no_state():
     backbone = Backbone(FeatureSettings(), 32)
     x = images(2, 32)
     assert backbone(x)[0] is x
     assert backbone.state_dict() == {} and not backbone.cacheable
 
 
-def test_levels_of_stride_8_and_16_by_default_and_no_layer_beyond_them():
+def test_default_levels_have_stride_8_and_16_without_later_layers():
     backbone = built(backbone="resnet18")
     assert backbone.spec.channels == (128, 256)
     assert backbone.spec.sizes == ((8, 8), (4, 4))
@@ -51,7 +51,7 @@ def test_levels_of_stride_8_and_16_by_default_and_no_layer_beyond_them():
     assert not [name for name in backbone.state_dict() if "layer4" in name]
 
 
-def test_the_levels_are_those_of_timm_after_its_mean_and_std():
+def test_levels_equal_those_of_timm_after_normalization():
     backbone = built(levels=[1, 4])
     network = timm.create_model("test_resnet", features_only=True, out_indices=(1, 4)).eval()
     weights = backbone.network.model.state_dict()
@@ -59,12 +59,12 @@ def test_the_levels_are_those_of_timm_after_its_mean_and_std():
     mean, std = (network.pretrained_cfg[name] for name in ("mean", "std"))
     x = images(1)
     with torch.no_grad():
-        wanted = network((x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1))
-    for mine, theirs in zip(backbone(x), wanted, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)  # half precision
+        expected = network((x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1))
+    for actual, theirs in zip(backbone(x), expected, strict=True):
+        torch.testing.assert_close(actual, theirs, rtol=1e-3, atol=1e-4)  # half precision
 
 
-def test_it_is_frozen_whatever_is_asked_of_it():
+def test_is_always_frozen():
     backbone = built()
     before = [level.clone() for level in backbone(images())]
     backbone.train()
@@ -76,16 +76,16 @@ def test_it_is_frozen_whatever_is_asked_of_it():
     )
 
 
-def test_features_do_not_depend_on_batch_mates_and_are_half_precision_numbers():
+def test_features_are_independent_of_batch_mates_and_in_half_precision():
     backbone = built()
     x = images(5)
-    for whole, alone in zip(backbone(x), backbone(x[3:4]), strict=True):
-        assert torch.equal(whole[3:4], alone)
-        assert whole.dtype == torch.float32 and whole.is_contiguous()
-        assert torch.equal(whole, whole.half().float())
+    for batched, single in zip(backbone(x), backbone(x[3:4]), strict=True):
+        assert torch.equal(batched[3:4], single)
+        assert batched.dtype == torch.float32 and batched.is_contiguous()
+        assert torch.equal(batched, batched.half().float())
 
 
-def test_a_value_beyond_half_precision_stays_finite():
+def test_value_beyond_half_precision_is_finite():
     backbone = built()
     with torch.no_grad():
         for weight in backbone.parameters():
@@ -93,17 +93,17 @@ def test_a_value_beyond_half_precision_stays_finite():
     assert all(level.isfinite().all() for level in backbone(images()))
 
 
-def test_random_weights_come_from_their_seed_and_move_no_other_draw():
+def test_random_weights_depend_on_their_seed_and_keep_the_global_generator_state():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    first, again, other = built(), built(), built(seed=1)
+    first, repeated, other = built(), built(), built(seed=1)
     assert torch.equal(torch.rand(3), expected)
-    assert first.key == again.key != other.key
-    assert torch.equal(first(images())[0], again(images())[0])
+    assert first.key == repeated.key != other.key
+    assert torch.equal(first(images())[0], repeated(images())[0])
 
 
-def test_the_key_changes_with_all_that_changes_features():
+def test_key_depends_on_everything_that_affects_features():
     keys = {
         built().key,
         built(levels=[1, 2]).key,
@@ -116,7 +116,7 @@ def test_the_key_changes_with_all_that_changes_features():
     assert len(keys) == 7
 
 
-def test_pooling_halves_every_level_but_the_last():
+def test_pooling_halves_every_level_except_the_last():
     plain, avg, top = (
         built(levels=[1, 2, 3]),
         *(built(levels="1,2,3", pool=p) for p in ("avg", "max")),
@@ -127,11 +127,11 @@ def test_pooling_halves_every_level_but_the_last():
     assert (top(x)[0] >= avg(x)[0] - 1e-3).all()
 
 
-def test_a_network_of_patches():
+def test_vision_transformer():
     assert built(160, backbone="test_vit").spec.sizes == ((10, 10), (10, 10))
 
 
-def test_a_network_that_puts_its_channels_last():
+def test_network_with_channels_last_output():
     backbone = built()
     plain, network = backbone(images()), backbone.network
     last = network.model
@@ -141,7 +141,7 @@ def test_a_network_that_puts_its_channels_last():
 
 
 @pytest.mark.slow
-def test_swin_puts_its_channels_last():
+def test_swin_has_channels_last_output():
     backbone = built(224, backbone="swin_tiny_patch4_window7_224")
     assert backbone.spec.channels == (192, 384) and backbone.spec.sizes == ((28, 28), (14, 14))
 
@@ -161,18 +161,18 @@ def test_swin_puts_its_channels_last():
         ({"backbone": "test_vit"}, 64, "only images of 160 px; got 64; set data.image_size=160"),
     ],
 )
-def test_what_does_not_go_together_is_one_sentence(values, size, words):
+def test_incompatible_settings_raise(values, size, words):
     with pytest.raises(UserError, match=words):
         built(size, **values)
 
 
 @pytest.mark.parametrize("levels", [[3, 2], [2, 2], [-1], [], "two", 1.5])
-def test_levels_must_be_rising_numbers(levels):
+def test_levels_must_be_increasing_numbers(levels):
     with pytest.raises(UserError, match="setting features.levels"):
         settings(levels=levels)
 
 
-def test_settings_take_what_a_command_line_gives(monkeypatch, tmp_path):
+def test_settings_accept_command_line_values(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     parsed = settings(backbone="resnet18", levels="2,3", weights="~/w.pth")
     assert parsed.levels == (2, 3) and settings(levels=2).levels == (2,)
@@ -182,20 +182,20 @@ def test_settings_take_what_a_command_line_gives(monkeypatch, tmp_path):
     assert settings(backbone="resnet18", weights="random").tags["vqlab.features"] == "random"
 
 
-def test_weights_of_a_file_that_holds_more_than_needed(tmp_path):
+def test_weights_file_with_additional_entries(tmp_path):
     source = built(levels=[2, 3, 4])
     state = dict(source.network.model.state_dict()) | {"fc.weight": torch.ones(2, 2)}
-    del state["conv1.1.num_batches_tracked"]  # counts training steps; some files lack it
+    del state["conv1.1.num_batches_tracked"]  # counts training steps; missing in some files
     torch.save({"state_dict": state}, tmp_path / "w.pth")
     safetensors.torch.save_file(state, tmp_path / "w.safetensors")
-    wanted = built(levels=[2, 3])  # the same seed, but fewer layers to draw
+    expected = built(levels=[2, 3])  # the same seed, but fewer layers to initialize
     for name in ("w.pth", "w.safetensors"):
         backbone = built(weights=str(tmp_path / name))
         assert torch.equal(backbone(images())[0], source(images())[0])
-        assert list(backbone.state_dict()) == list(wanted.state_dict())
+        assert list(backbone.state_dict()) == list(expected.state_dict())
 
 
-def test_weights_of_the_whole_network_fit_where_timm_renames_their_keys(tmp_path):
+def test_weights_of_the_complete_network_load_with_keys_renamed_by_timm(tmp_path):
     whole = timm.create_model("test_convnext")
     torch.save(whole.state_dict(), tmp_path / "whole.pth")
     backbone = built(backbone="test_convnext", weights=str(tmp_path / "whole.pth"))
@@ -219,7 +219,7 @@ def test_weights_of_the_whole_network_fit_where_timm_renames_their_keys(tmp_path
         ),
     ],
 )
-def test_weights_that_do_not_fit_are_one_sentence(tmp_path, content, words):
+def test_mismatched_weights_raise(tmp_path, content, words):
     path = tmp_path / "w.pth"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -230,7 +230,7 @@ def test_weights_that_do_not_fit_are_one_sentence(tmp_path, content, words):
     assert str(path) in str(caught.value)
 
 
-def test_weights_in_a_folder_are_found_by_the_backbone_s_name(tmp_path):
+def test_weights_in_a_folder_are_selected_by_backbone_name(tmp_path):
     source = built()
     torch.save(source.network.model.state_dict(), tmp_path / "test_resnet_part.pth")
     (tmp_path / "test_resnet2.pth").write_bytes(b"of another backbone")
@@ -263,12 +263,12 @@ def test_weights_in_a_folder_are_found_by_the_backbone_s_name(tmp_path):
         ({"weights": "nowhere.pth"}, SIDE, "nowhere.pth does not exist"),
     ],
 )
-def test_why_a_backbone_cannot_be_had(values, size, words):
+def test_reason_why_a_backbone_is_unavailable(values, size, words):
     reason = unavailable_reason(settings(**{"backbone": "test_resnet", **values}), size)
     assert words in reason and bool(reason) == bool(words)
 
 
-def test_a_file_is_of_one_backbone(tmp_path):
+def test_file_contains_weights_of_one_backbone(tmp_path):
     path = tmp_path / "w.pth"
     torch.save(built().network.model.state_dict(), path)
     assert unavailable_reason(settings(backbone="test_resnet", weights=str(path)), SIDE) == ""
@@ -280,7 +280,7 @@ def test_a_file_is_of_one_backbone(tmp_path):
 
 @pytest.fixture
 def empty_hub(monkeypatch, tmp_path):
-    """A hub that nobody answers at, and an empty cache of it."""
+    """An unreachable hub with an empty cache."""
     monkeypatch.setattr(hub, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -288,19 +288,19 @@ def empty_hub(monkeypatch, tmp_path):
     return tmp_path / "hub"
 
 
-def test_offline_and_not_cached_is_one_sentence_that_says_what_to_do(empty_hub):
+def test_offline_and_not_cached_error_suggests_a_fix(empty_hub):
     with pytest.raises(
         UserError, match="weights of test_resnet are not on this machine.*features.weig"
     ):
         built(weights="hub")
-    assert not hub.HF_HUB_OFFLINE  # as it was
+    assert not hub.HF_HUB_OFFLINE  # unchanged
     assert "weights not on this machine" in unavailable_reason(
         settings(backbone="test_resnet"), SIDE
     )
 
 
-def test_what_a_hub_in_reach_has_counts_as_there(empty_hub, monkeypatch):
-    """Only whether it answers is asked: nothing is downloaded."""
+def test_weights_on_a_reachable_hub_count_as_available(empty_hub, monkeypatch):
+    """Only the availability is requested: nothing is downloaded."""
     requests = []
 
     class Answering(BaseHTTPRequestHandler):
@@ -314,7 +314,7 @@ def test_what_a_hub_in_reach_has_counts_as_there(empty_hub, monkeypatch):
 
     with HTTPServer(("127.0.0.1", 0), Answering) as server:
         monkeypatch.setattr(hub, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        server.timeout = 10  # so that nobody waits for ever
+        server.timeout = 10  # avoids waiting indefinitely
         thread = Thread(target=server.handle_request)
         thread.start()
         assert unavailable_reason(settings(backbone="test_resnet"), SIDE) == ""
@@ -325,7 +325,7 @@ def test_what_a_hub_in_reach_has_counts_as_there(empty_hub, monkeypatch):
     assert "no weights of it" in unavailable_reason(settings(backbone="test_mambaout"), 160)
 
 
-def test_a_network_without_weights_at_the_hub_says_so(empty_hub):
+def test_network_without_weights_on_the_hub_raises(empty_hub):
     with pytest.raises(UserError, match="features.weights: No pretrained weights.*state dict"):
         built(160, backbone="test_mambaout", weights="hub")
 
@@ -343,23 +343,23 @@ def test_offline_and_cached_needs_no_network(empty_hub):
     assert torch.equal(backbone.network.model.conv1[0].weight, whole.conv1[0].weight)
 
 
-def test_a_backbone_is_filled_from_its_state_without_the_source_of_its_weights(tmp_path, empty_hub):
+def test_backbone_is_loaded_from_its_state_without_the_weights_file(tmp_path, empty_hub):
     torch.save(built().network.model.state_dict(), tmp_path / "w.pth")
     first = built(weights=str(tmp_path / "w.pth"))
     (tmp_path / "w.pth").unlink()
-    again = Backbone(first.settings, SIDE, first.state_dict())
-    assert again.key == first.key
-    assert torch.equal(again(images())[1], first(images())[1])
+    loaded = Backbone(first.settings, SIDE, first.state_dict())
+    assert loaded.key == first.key
+    assert torch.equal(loaded(images())[1], first(images())[1])
     Backbone(
         settings(backbone="test_resnet"), SIDE, first.state_dict()
-    )  # hub: nothing is asked of it
+    )  # source hub: no request is sent
     with pytest.raises(RuntimeError, match="size mismatch|Missing key"):
         Backbone(settings(backbone="test_convnext"), SIDE, first.state_dict())
 
 
 @pytest.mark.data
 @pytest.mark.skipif(not WEIGHTS, reason="VQLAB_WEIGHTS is not set: no real weights here")
-def test_real_weights_fit_and_say_what_they_lack():
+def test_pretrained_weights_load_and_missing_entries_are_noted():
     folder = Path(WEIGHTS or "")
     resnet = str(folder / "resnet18_layer1to3.pth")
     assert built(256, backbone="resnet18", weights=resnet).spec.channels == (128, 256)

@@ -1,4 +1,4 @@
-"""Features kept on disk: a hit is a miss, one process works, and what is broken is made again."""
+"""The feature cache: hits equal misses, one process extracts, and damaged files are replaced."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ print(store.cached_records("some", {{}}, 3, 4, make).records.sum())
 
 @pytest.fixture(autouse=True)
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A cache of the test's own."""
+    """A separate cache for the test."""
     monkeypatch.setenv("VQLAB_CACHE", str(tmp_path / "kept"))
     return tmp_path / "kept"
 
@@ -70,7 +70,7 @@ def backbone() -> Backbone:
 
 
 def counted(backbone: Backbone) -> list[int]:
-    """Grows by one number, images seen, with every call of the network."""
+    """A list to which every call of the network appends its number of images."""
     seen: list[int] = []
     assert backbone.network is not None
     backbone.network.register_forward_hook(lambda m, args, out: seen.append(len(args[0])))
@@ -81,7 +81,7 @@ def fresh(backbone: Backbone, images: ImageSet) -> tuple[torch.Tensor, ...]:
     return backbone(images.batch(range(len(images))).images)
 
 
-def test_a_hit_is_a_miss_exactly_and_asks_nothing_of_the_network(backbone, small_root, folder):
+def test_hit_equals_miss_without_calling_the_network(backbone, small_root, folder):
     splits = load_dataset(data(small_root))
     seen = counted(backbone)
     calls: list[tuple[int, int]] = []
@@ -90,10 +90,10 @@ def test_a_hit_is_a_miss_exactly_and_asks_nothing_of_the_network(backbone, small
     del seen[:], calls[:]
     again = cached_features(backbone, splits.train, CPU, lambda *done: calls.append(done))
     assert seen == [] and calls == []
-    everything = range(len(splits.train))
+    all_images = range(len(splits.train))
     wanted = fresh(backbone, splits.train)
     for cached in (first, again):
-        for a, b in zip(cached(everything), wanted, strict=True):
+        for a, b in zip(cached(all_images), wanted, strict=True):
             assert torch.equal(a, b) and a.dtype == torch.float32 and a.is_contiguous()
     assert [a.shape[0] for a in again([5, 1, 5])] == [3, 3]
     assert torch.equal(again([5, 1])[0], wanted[0][[5, 1]])
@@ -103,21 +103,21 @@ def test_a_hit_is_a_miss_exactly_and_asks_nothing_of_the_network(backbone, small
     assert sizes == {store.HEADER + 2 * numbers * count for count in counts}
 
 
-def test_subsets_and_a_model_of_one_category_share_the_files(backbone, small_root, folder):
+def test_subsets_and_single_category_models_share_files(backbone, small_root, folder):
     joint = load_dataset(data(small_root))
     for images in (joint.train, joint.validation):
         cached_features(backbone, images, CPU)
     before = sorted(folder.glob("*.features"))
     assert len(before) == 2 * len(joint.categories)
     seen = counted(backbone)
-    alone = load_dataset(data(small_root, categories=["cable"]))
+    single = load_dataset(data(small_root, categories=["cable"]))
     parts = (
         joint.held_out,
         joint.train.subset([7, 2, 15]),
         joint.train.subset([9, 4, 1]).subset([2, 0]),
         joint.train.of_category("fabric"),
-        alone.train,
-        alone.held_out,
+        single.train,
+        single.held_out,
     )
     for images in parts:
         cached = cached_features(backbone, images, CPU)
@@ -128,7 +128,7 @@ def test_subsets_and_a_model_of_one_category_share_the_files(backbone, small_roo
     assert sorted(folder.glob("*.features")) == before
 
 
-def test_what_changes_an_image_or_the_backbone_is_another_file(backbone, small_root, tmp_path):
+def test_changed_images_or_backbone_use_another_file(backbone, small_root, tmp_path):
     clone = shutil.copytree(small_root, tmp_path / "own")
     seen = counted(backbone)
 
@@ -141,9 +141,9 @@ def test_what_changes_an_image_or_the_backbone_is_another_file(backbone, small_r
         return was_extracted
 
     assert extracted(small_root)
-    assert not extracted(clone)  # the same pictures elsewhere
+    assert not extracted(clone)  # the same images in another folder
     assert extracted(clone, brightness="border")
-    assert extracted(clone, seed=1)  # other images held out
+    assert extracted(clone, seed=1)  # other held-out images
     photo = clone / "fabric" / "train" / "good" / "003.png"
     shutil.copy(clone / "fabric" / "train" / "good" / "004.png", photo)
     assert extracted(clone)
@@ -154,7 +154,7 @@ def test_what_changes_an_image_or_the_backbone_is_another_file(backbone, small_r
     assert not extracted(clone, other)
 
 
-def test_pixels_and_cache_off_keep_nothing(backbone, small_root, folder):
+def test_nothing_is_cached_for_pixels_or_with_cache_off(backbone, small_root, folder):
     images = load_dataset(data(small_root, categories=["fabric"])).train
     off = Backbone(backbone.settings.model_copy(update={"cache": False}), SIDE)
     assert cached_features(Backbone(FeatureSettings(), SIDE), images, CPU) is None
@@ -169,7 +169,7 @@ def test_pixels_and_cache_off_keep_nothing(backbone, small_root, folder):
 
 
 class Brightness:
-    """Scores by the finest level's first channel."""
+    """A detector whose score is the first channel of the finest level."""
 
     def score(self, sample):
         level = torch.nn.functional.interpolate(sample.pyramid[0], (SIDE, SIDE))
@@ -188,7 +188,7 @@ def test_scores_are_the_same_with_and_without_the_cache(backbone, small_root, fo
 
 
 def records(count: int = 3, length: int = 4, about: dict[str, str] | None = None) -> store.Halves:
-    """A file `some` of rows 0, 1, 2 …"""
+    """Write a file `some` with rows 0, 1, 2 …"""
     make: Callable[[], Iterator[store.Halves]] = lambda: (  # noqa: E731
         np.full((1, length), row, np.float16) for row in range(count)
     )
@@ -199,15 +199,15 @@ def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 1)
 
 
-def beheaded(path: Path) -> None:
+def without_header(path: Path) -> None:
     os.truncate(path, 20)
 
 
-def longer(path: Path) -> None:
+def extended(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"more")
 
 
-def newer(path: Path) -> None:
+def newer_version(path: Path) -> None:
     raw = path.read_bytes()
     header = json.loads(raw[: store.HEADER]) | {"format": store.FORMAT + 1}
     path.write_bytes(json.dumps(header).encode().ljust(store.HEADER) + raw[store.HEADER :])
@@ -218,19 +218,19 @@ def foreign(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("damage", "words"),
     [
         (cut, "are truncated"),
-        (beheaded, "are truncated or not a file of vqlab"),
-        (longer, "are truncated"),
-        (newer, f"have format {store.FORMAT + 1}, and this vqlab's is {store.FORMAT}"),
+        (without_header, "are truncated or not a file of vqlab"),
+        (extended, "are truncated"),
+        (newer_version, f"have format {store.FORMAT + 1}, and this vqlab's is {store.FORMAT}"),
         (foreign, "not a file of vqlab"),
     ],
 )
-def test_a_spoilt_file_is_made_again_and_said(folder, caplog, spoil, words):
+def test_damaged_file_is_replaced_with_a_warning(folder, caplog, damage, words):
     records()
     assert not caplog.records
-    spoil(folder / "some.features")
+    damage(folder / "some.features")
     assert np.array_equal(records(), [[row] * 4 for row in range(3)])
     (message,) = caplog.messages
     assert words in message and "extracted again" in message and str(folder) in message
@@ -238,7 +238,7 @@ def test_a_spoilt_file_is_made_again_and_said(folder, caplog, spoil, words):
     assert len(caplog.records) == 1
 
 
-def test_a_file_about_something_else_is_made_again(caplog, folder):
+def test_file_with_another_description_is_replaced(caplog, folder):
     records(about={"key": "a"})
     records(about={"key": "b"})
     assert "belong to other settings" in caplog.text
@@ -254,7 +254,9 @@ def child(tmp_path: Path, seconds: float) -> subprocess.Popen[str]:
     return subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
 
 
-def test_of_several_processes_one_works_and_a_killed_one_leaves_no_half_file(tmp_path, folder):
+def test_one_of_several_processes_extracts_and_a_killed_one_leaves_no_partial_file(
+    tmp_path, folder
+):
     with child(tmp_path, 600) as killed:
         while not (tmp_path / "writing").exists():
             assert killed.poll() is None
@@ -271,7 +273,7 @@ def test_of_several_processes_one_works_and_a_killed_one_leaves_no_half_file(tmp
     assert [path.name for path in folder.glob("some*")] == ["some.features"]
 
 
-def test_an_error_while_extracting_leaves_nothing(folder):
+def test_error_during_extraction_leaves_no_file(folder):
     def make() -> Iterator[store.Halves]:
         yield np.zeros((1, 4), np.float16)
         raise UserError("image x is bad.")
@@ -282,7 +284,7 @@ def test_an_error_while_extracting_leaves_nothing(folder):
     assert len(records()) == 3
 
 
-def test_a_full_disk_is_one_sentence(folder, monkeypatch):
+def test_full_disk_raises(folder, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -293,17 +295,19 @@ def test_a_full_disk_is_one_sentence(folder, monkeypatch):
         ):
             records()
     assert not list(folder.glob("some*"))
-    with pytest.raises(UserError, match="the disk is full"):  # known before the work
-        store.cached_records("large", {}, 10**9, 10**9, lambda: pytest.fail("it was tried"))
+    with pytest.raises(UserError, match="the disk is full"):  # detected before extraction
+        store.cached_records(
+            "large", {}, 10**9, 10**9, lambda: pytest.fail("extraction must not start")
+        )
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(folder):
+def test_unwritable_folder_raises(folder):
     folder.write_text("a file in its place")
     with pytest.raises(UserError, match="cannot be cached in .*features.cache=false"):
         records()
 
 
-def test_clearing_by_last_use_spares_what_is_being_written(folder):
+def test_clearing_by_last_use_keeps_files_being_written(folder):
     records()
     (folder / "old.part").write_bytes(b"123")
     long_ago = time.time() - 10 * 86400
@@ -316,7 +320,7 @@ def test_clearing_by_last_use_spares_what_is_being_written(folder):
     assert cache_files() == []
 
 
-def test_reading_counts_as_use(folder):
+def test_reading_updates_the_time_of_last_use(folder):
     records()
     os.utime(folder / "some.features", (0, 0))
     records()

@@ -1,4 +1,4 @@
-"""Other inference engines give the features of torch, or are refused."""
+"""Other inference engines agree with torch or are rejected."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_features_agree_with_torch(name: str) -> None:
     assert (reference.engine, compiled.engine) == ("torch", name)
     images = torch.rand(6, 3, SIDE, SIDE)
     wanted = reference(images)
-    with ThreadPoolExecutor(3) as pool:  # an engine serves several threads
+    with ThreadPoolExecutor(3) as pool:  # several threads share an engine
         each = list(pool.map(compiled, images.split(1)))
     for level, levels in zip(wanted, zip(*each, strict=True), strict=True):
         torch.testing.assert_close(torch.cat(levels), level, rtol=2e-3, atol=1e-3)
@@ -43,13 +43,13 @@ def test_features_agree_with_torch(name: str) -> None:
 
 
 class Traced(nn.Module):
-    """Gives other features once it is converted."""
+    """A network whose features change when it is traced."""
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         return [images * (1.001 if torch.jit.is_tracing() else 1)]  # type: ignore[no-untyped-call]
 
 
-def test_an_engine_that_differs_from_torch_is_refused() -> None:
+def test_engine_that_differs_from_torch_is_rejected() -> None:
     pytest.importorskip("openvino")
     with pytest.raises(UserError, match=r"must agree with torch to 0\.0001 \(relative\); the diff"):
         build_engine("openvino", Traced(), SIDE)

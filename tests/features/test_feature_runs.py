@@ -1,4 +1,4 @@
-"""Runs on a timm backbone: tags, states, checkpoints that need no weights file, the command."""
+"""Runs on a timm backbone: tags, states, checkpoints without weights files, the command."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def tree(root: Path, **features: object) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def outcome(small_root: Path, store: Tracker, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    """A run on weights from a file that is then deleted."""
+    """A run with weights from a file that is then deleted."""
     place = tmp_path_factory.mktemp("run")
     torch.manual_seed(3)
     torch.save(timm.create_model("test_resnet").state_dict(), place / "w.pth")
@@ -58,7 +58,7 @@ def outcome(small_root: Path, store: Tracker, tmp_path_factory: pytest.TempPathF
     return done
 
 
-def test_a_checkpoint_needs_neither_hub_nor_weights_file(outcome, small_root):
+def test_checkpoint_requires_neither_hub_nor_weights_file(outcome, small_root):
     tensors, _ = load_checkpoint(outcome.checkpoint)
     assert any(key.startswith(BACKBONE) for key in tensors)
     image = sorted((small_root / "fabric" / "test" / "hole").glob("*.png"))[0]
@@ -67,7 +67,7 @@ def test_a_checkpoint_needs_neither_hub_nor_weights_file(outcome, small_root):
     assert float(result.stdout) == expected, result.stderr
 
 
-def test_a_loaded_model_scores_the_cached_test_set_alike(outcome, small_root):
+def test_loaded_model_reproduces_the_scores_of_the_cached_test_set(outcome, small_root):
     splits = load_dataset(resolve(tree(small_root)).data)
     wanted = outcome.model.score_set(splits.test)
     loaded = Model.load(outcome.checkpoint, "cpu")
@@ -77,27 +77,27 @@ def test_a_loaded_model_scores_the_cached_test_set_alike(outcome, small_root):
         assert loaded.score(record.path).score == wanted.image_scores[index]
 
 
-def test_a_checkpoint_whose_backbone_is_not_whole_is_one_sentence(outcome, tmp_path):
+def test_checkpoint_with_incomplete_backbone_raises(outcome, tmp_path):
     _, meta = load_checkpoint(outcome.checkpoint)
     path = save_checkpoint(tmp_path / "m.safetensors", outcome.model.detector, meta)
     with pytest.raises(UserError, match="does not fit its own settings"):
         Model.load(path, "cpu")
 
 
-def test_a_detector_must_not_use_the_backbones_prefix(tmp_path):
+def test_detector_must_not_use_the_prefix_of_the_backbone(tmp_path):
     detector = torch.nn.ModuleDict({"backbone": torch.nn.Linear(1, 1)})
     with pytest.raises(TypeError, match="must not begin with 'backbone.'"):
         save_checkpoint(tmp_path / "m.safetensors", detector, {})
 
 
-def test_a_run_is_tagged_with_its_backbone(store, small_root, tmp_path):
+def test_run_is_tagged_with_its_backbone(store, small_root, tmp_path):
     config = resolve(tree(small_root, weights="random"))
     done = run(config, store, Recording(results=tmp_path / "results"), test=False)
     tags = store.find(done.run_id).tags
     assert tags["vqlab.backbone"] == "test_resnet" and tags["vqlab.features"] == "random"
 
 
-def test_a_model_of_two_networks_is_loaded_from_its_checkpoint(store, small_root, tmp_path):
+def test_model_with_two_networks_is_loaded_from_its_checkpoint(store, small_root, tmp_path):
     both = tree(small_root, backbone="test_resnet+test_convnext", weights="random")
     done = run(resolve(both), store, Recording(results=tmp_path / "results"), test=False)
     assert store.find(done.run_id).tags["vqlab.backbone"] == "test_resnet+test_convnext"
@@ -107,19 +107,19 @@ def test_a_model_of_two_networks_is_loaded_from_its_checkpoint(store, small_root
     assert loaded.score(image).score == done.model.score(image).score
 
 
-def test_a_run_says_which_features_were_there(store, small_root, tmp_path, monkeypatch):
+def test_run_records_which_features_were_cached(store, small_root, tmp_path, monkeypatch):
     monkeypatch.setenv("VQLAB_CACHE", str(tmp_path / "kept"))
     config = resolve(tree(small_root, weights="random"))
     outcomes = [run(config, store, test=False) for _ in range(2)]
-    first, again = (store.find(outcome.run_id).tags for outcome in outcomes)
-    assert "vqlab.reused" not in first, "also not those that it extracted itself and read again"
+    first, repeated = (store.find(outcome.run_id).tags for outcome in outcomes)
+    assert "vqlab.reused" not in first, "features extracted by the same run do not count as cached"
     files = cache_files()
     seconds = sum(read_header(file.path)["seconds"] for file in files)
-    assert again["vqlab.reused"] == f"features of {sum(file.images for file in files)} images"
-    assert again["vqlab.seconds_saved"] == f"{seconds:.2f}" and seconds > 0
+    assert repeated["vqlab.reused"] == f"features of {sum(file.images for file in files)} images"
+    assert repeated["vqlab.seconds_saved"] == f"{seconds:.2f}" and seconds > 0
 
 
-def test_training_state_holds_no_backbone_and_knows_it(small_root, tmp_path):
+def test_training_state_has_no_backbone_weights_but_its_key(small_root, tmp_path):
     from vqlab.checkpoint import save_state
 
     first, other = (
@@ -128,13 +128,13 @@ def test_training_state_holds_no_backbone_and_knows_it(small_root, tmp_path):
     )
     save_state(tmp_path / "s", first.state())
     state = load_state(tmp_path / "s")
-    assert (tmp_path / "s").stat().st_size < 200_000  # the network alone has 100,000 weights
+    assert (tmp_path / "s").stat().st_size < 200_000  # the network has 100,000 weights
     first.load(state)
     with pytest.raises(UserError, match="with the same backbone"):
         other.load(state)
 
 
-def test_the_command_shows_and_clears_the_cache(monkeypatch, small_root, tmp_path):
+def test_command_shows_and_clears_the_cache(monkeypatch, small_root, tmp_path):
     monkeypatch.setenv("VQLAB_CACHE", str(tmp_path / "kept"))
     assert "0 files (0.0 MB)" in call("data", "cache")
     config = resolve(tree(small_root, weights="random"))

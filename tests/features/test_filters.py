@@ -1,4 +1,4 @@
-"""The fixed filter bank: what each kind of channel sees, and what it is blind to."""
+"""The fixed filter bank: selectivity and invariance of each kind of channel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def backbone(side: int = SIDE, **settings: object) -> Backbone:
 
 
 def features(image: Tensor, level: int = 2) -> Tensor:
-    """Of a grey image (SIDE, SIDE) or one (3, SIDE, SIDE), as the filters give them, (C, h, w)."""
+    """Return the filter responses (C, h, w) of a grey image (SIDE, SIDE) or a colour image (3,
+    SIDE, SIDE)."""
     bank = FilterBank(validate(FeatureSettings, {"backbone": "filters", "levels": [level]}), SIDE)
     responses = bank(image.expand(3, SIDE, SIDE)[None])[0][0]
     return responses * spread(level)[:, None, None]
@@ -46,28 +47,28 @@ def test_chosen_levels() -> None:
     assert [list(octaves_of(level)) for level in (1, 2, 4)] == [[0, 1], [0, 1, 2], [2, 3, 4]]
 
 
-def test_filters_are_blind_to_a_constant_and_of_unit_norm() -> None:
+def test_filters_have_zero_mean_and_unit_norm() -> None:
     filters = gabor_filters()
     assert filters.shape == (12, 1, 7, 7)
     torch.testing.assert_close(filters.sum((1, 2, 3)), torch.zeros(12), atol=1e-5, rtol=0)
     torch.testing.assert_close(filters.square().sum((1, 2, 3)), torch.ones(12))
 
 
-def test_a_constant_image_has_colour_and_nothing_else() -> None:
+def test_constant_image_has_colour_responses_only() -> None:
     image = torch.tensor([0.6, 0.3, 0.1]).view(3, 1, 1)
     responses = features(image)
     edges, colour = responses[:-3], responses[-3:, 0, 0]
-    assert float(edges.abs().max()) < 0.011  # the root of the floor
+    assert float(edges.abs().max()) < 0.011  # square root of the floor
     torch.testing.assert_close(colour, torch.tensor([1 / 3, 0.3, -0.35]))
 
 
 @pytest.mark.parametrize("place", range(6))
-def test_stripes_answer_in_their_own_direction(place: int) -> None:
+def test_orientation_selectivity(place: int) -> None:
     inside = features(stripes(30.0 * place))[MAGNITUDE, 2:-2, 2:-2].mean((1, 2))
     assert int((inside[:6] + inside[6:]).argmax()) == place
 
 
-def test_the_octave_follows_the_size() -> None:
+def test_octave_selectivity() -> None:
     for octave in range(3):
         responses = features(stripes(0, 4.5 * 2**octave))[:, 2:-2, 2:-2].mean((1, 2))
         starts = (0, 24, 50)  # octave 0 has no colour differences
@@ -75,7 +76,7 @@ def test_the_octave_follows_the_size() -> None:
         assert strongest.index(max(strongest)) == octave
 
 
-def test_signs_tell_bright_on_dark_from_dark_on_bright() -> None:
+def test_sign_distinguishes_bright_and_dark_spots() -> None:
     image = torch.full((SIDE, SIDE), 0.5)
     image[:, 32:34] += 0.2
     bright, dark = features(image), features(1 - image)
@@ -84,22 +85,23 @@ def test_signs_tell_bright_on_dark_from_dark_on_bright() -> None:
     assert float(bright[SIGN].abs().max()) > 0.05
 
 
-def test_a_grey_image_has_no_colour() -> None:
+def test_grey_image_has_no_colour_responses() -> None:
     responses = features(torch.rand(SIDE, SIDE, generator=torch.Generator().manual_seed(0)))
     assert float(responses[-2:].abs().max()) < 1e-6
-    assert float(responses[48:50].max()) < 0.0101  # differences in octave 1: the root of the floor
+    # differences in octave 1: square root of the floor
+    assert float(responses[48:50].max()) < 0.0101
 
 
-def test_the_same_numbers_without_and_with_a_state() -> None:
+def test_state_round_trip() -> None:
     image = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     plain = backbone()
     restored = Backbone(plain.settings, SIDE, plain.state_dict())
-    for left, right in zip(plain(image), restored(image), strict=True):
-        assert torch.equal(left, right)
+    for first_half, second_half in zip(plain(image), restored(image), strict=True):
+        assert torch.equal(first_half, second_half)
     assert plain.key == restored.key != backbone(levels=[2]).key
 
 
-def test_it_has_no_weights_whatever_they_are_set_to() -> None:
+def test_weights_setting_is_ignored() -> None:
     plain = backbone()
     for weights in ("random", "nowhere.pth"):
         other = backbone(weights=weights)
@@ -114,6 +116,6 @@ def test_it_has_no_weights_whatever_they_are_set_to() -> None:
         ({}, 72, "must be a multiple of 16, .* the nearest are 64 and 80"),
     ],
 )
-def test_what_does_not_go_is_a_sentence(settings: dict[str, object], side: int, words: str) -> None:
+def test_invalid_settings_raise(settings: dict[str, object], side: int, words: str) -> None:
     with pytest.raises(UserError, match=words):
         backbone(side, **settings)

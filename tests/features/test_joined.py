@@ -1,4 +1,4 @@
-"""Several networks as one pyramid: levels of equal stride, weights, scales, what is refused."""
+"""Several networks as one pyramid: joined levels, weights, scales, invalid settings."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ def joined(backbone: Backbone) -> JoinedNetwork:
 def test_levels_of_equal_stride_are_concatenated(tmp_path):
     saved(tmp_path, *TWO.split("+"))
     backbone = built(weights=str(tmp_path))
-    alone = [built(backbone=name, weights=str(tmp_path)) for name in TWO.split("+")]
+    single = [built(backbone=name, weights=str(tmp_path)) for name in TWO.split("+")]
     assert backbone.spec.channels == (48 + 32, 192 + 48)
-    assert backbone.spec.sizes == alone[0].spec.sizes == ((8, 8), (4, 4))
+    assert backbone.spec.sizes == single[0].spec.sizes == ((8, 8), (4, 4))
     scales = joined(backbone).scales
     assert scales[0].tolist() == [1, 1]
-    pyramid, parts = backbone(images()), [each(images()) for each in alone]
+    pyramid, parts = backbone(images()), [each(images()) for each in single]
     for level in range(2):
         count = parts[0][level].shape[1]
         assert torch.equal(pyramid[level][:, :count], parts[0][level])
-        wanted = parts[1][level] * scales[1, level]
-        torch.testing.assert_close(pyramid[level][:, count:], wanted, rtol=2e-3, atol=1e-3)
+        expected = parts[1][level] * scales[1, level]
+        torch.testing.assert_close(pyramid[level][:, count:], expected, rtol=2e-3, atol=1e-3)
 
 
-def test_all_networks_have_the_channel_variance_of_the_first():
+def test_networks_are_scaled_to_the_channel_variance_of_the_first():
     backbone = built()
     pyramid = backbone(reference_images(SIDE))
     for level, first in zip(pyramid, (48, 192), strict=True):
@@ -67,7 +67,7 @@ def test_all_networks_have_the_channel_variance_of_the_first():
         assert ratio == pytest.approx(1, abs=0.15)  # scales have two digits
 
 
-def test_given_levels_are_of_the_first_network_and_the_others_follow_by_stride():
+def test_levels_of_other_networks_are_selected_by_stride():
     backbone = built(levels="1,3")
     assert joined(backbone).levels == [(1, 3), (0, 2)]
     assert backbone.spec.sizes == ((16, 16), (4, 4))
@@ -75,7 +75,7 @@ def test_given_levels_are_of_the_first_network_and_the_others_follow_by_stride()
     assert joined(built(160, backbone="test_resnet+test_vit", levels=[3])).levels == [(3,), (5,)]
 
 
-def test_the_image_at_half_its_size_is_another_part():
+def test_half_size_image_as_another_part():
     backbone = built(backbone="test_resnet+test_resnet@0.5")
     assert joined(backbone).levels == [(2, 3), (1, 2)]
     assert backbone.spec.sizes == ((8, 8), (4, 4))
@@ -87,7 +87,7 @@ def test_the_image_at_half_its_size_is_another_part():
     assert torch.equal(half(images())[1], other(shrunk)[1])
 
 
-def test_filters_join_a_network_and_need_no_weights(tmp_path):
+def test_filters_can_be_joined_without_weights(tmp_path):
     saved(tmp_path, "test_resnet")
     backbone = built(backbone="test_resnet+filters", weights=str(tmp_path / "test_resnet.pth"))
     assert backbone.spec.channels == (48 + 79, 192 + 81)
@@ -120,12 +120,12 @@ def test_filters_join_a_network_and_need_no_weights(tmp_path):
         ({"backbone": "test_resnet@2"}, 64, "size after @ must be 0.5 or 0.25; got"),
     ],
 )
-def test_what_does_not_go_together_is_one_sentence(values, size, words):
+def test_incompatible_settings_raise(values, size, words):
     with pytest.raises(UserError, match=words.replace("+", r"\+")):
         built(size, **values)
 
 
-def test_one_file_cannot_hold_two_networks(tmp_path):
+def test_single_weights_file_for_two_networks_raises(tmp_path):
     saved(tmp_path, "test_resnet")
     path = str(tmp_path / "test_resnet.pth")
     words = "must be a folder with test_convnext.pth, test_resnet.pth for .* got the file"
@@ -146,25 +146,25 @@ def test_one_file_cannot_hold_two_networks(tmp_path):
         ({"weights": "nowhere.pth"}, SIDE, "nowhere.pth does not exist"),
     ],
 )
-def test_why_two_networks_are_not_available(values, size, words):
+def test_reason_why_two_networks_are_unavailable(values, size, words):
     reason = unavailable_reason(settings(**{"backbone": TWO, "weights": "random", **values}), size)
     assert words in reason and bool(reason) == bool(words)
     with pytest.raises(UserError, match="resnet81 does not exist"):
         unavailable_reason(settings(backbone="test_resnet+resnet81"), SIDE)
 
 
-def test_it_is_filled_from_its_state_without_the_source_of_its_weights(tmp_path):
+def test_is_loaded_from_its_state_without_the_weights_files(tmp_path):
     saved(tmp_path, *TWO.split("+"))
     first = built(weights=str(tmp_path))
     for path in tmp_path.iterdir():
         path.unlink()
-    again = Backbone(first.settings, SIDE, first.state_dict())
-    assert again.key == first.key and validate(FeatureSettings, dump(first.settings)).joined
-    for a, b in zip(again(images()), first(images()), strict=True):
+    loaded = Backbone(first.settings, SIDE, first.state_dict())
+    assert loaded.key == first.key and validate(FeatureSettings, dump(first.settings)).joined
+    for a, b in zip(loaded(images()), first(images()), strict=True):
         assert torch.equal(a, b)
 
 
-def test_the_key_changes_with_all_that_changes_features():
+def test_key_depends_on_everything_that_affects_features():
     keys = {
         built().key,
         built(seed=1).key,
@@ -188,7 +188,7 @@ def test_engines_agree_with_torch(name):
 
 
 @pytest.mark.parametrize("detector", ["vqflow", "memory_bank", "padim"])
-def test_detectors_learn_from_it_and_from_tokens(detector):
+def test_detectors_train_on_joined_features_and_tokens(detector):
     small = {
         "memory_bank": {"bank_size": 20},
         "padim": {"dims": 10},
