@@ -1,4 +1,4 @@
-"""A moved threshold becomes a version; images of test and training cannot set it."""
+"""A changed threshold is registered as a new version; test and training images cannot set it."""
 
 from __future__ import annotations
 
@@ -65,27 +65,27 @@ def trained(
 
 @pytest.fixture
 def good(trained: Store, tmp_path: Path) -> Path:
-    """New good images: the training images of another set."""
+    """New normal images: the training images of another set."""
     other = write_tiny_set(tmp_path / "other", seed=5)
     folder = tmp_path / "good"
     shutil.copytree(other / "part" / "train" / "good", folder)
     return folder
 
 
-def test_without_promote_nothing_is_stored(trained: Store) -> None:
+def test_nothing_is_stored_without_promote(trained: Store) -> None:
     before = len(trained.tracker.runs())
     printed = trained.move("part", "--max-escapes", "0.2")
     assert "Nothing was changed; add --promote" in printed
     assert "current" in printed and "chosen" in printed and "synthetic anomalies" in printed
-    same = trained.move("part", "--max-rejects", "0.05")  # as trained
-    assert "current, chosen" in same
+    unchanged = trained.move("part", "--max-rejects", "0.05")  # the original threshold
+    assert "current, chosen" in unchanged
     assert (trained.folder / "results" / "threshold" / "part.png").exists()
     assert "choose a target" in trained.move("-c", "part", "gates.promise=warn")
     assert len(trained.tracker.runs()) == before
 
 
-def test_test_and_training_images_are_refused(trained: Store, good: Path, root: Path) -> None:
-    """By their pixels, whatever their names and formats."""
+def test_test_and_training_images_are_rejected(trained: Store, good: Path, root: Path) -> None:
+    """Images are identified by their pixels, for any name and format."""
     from PIL import Image
 
     for split, name in (("test", "test"), ("train", "training")):
@@ -97,7 +97,7 @@ def test_test_and_training_images_are_refused(trained: Store, good: Path, root: 
         copied.unlink()
 
 
-def test_bad_options(trained: Store, good: Path) -> None:
+def test_invalid_options(trained: Store, good: Path) -> None:
     for words, sentence in (
         (["part", "--promote"], "--promote requires a target"),
         (["part", "--max-rejects", "0"], "must be above 0"),
@@ -110,7 +110,7 @@ def test_bad_options(trained: Store, good: Path) -> None:
     assert "broken.png" in trained.refusal("part", "--good", good)
 
 
-def test_an_image_of_another_role_sets_no_threshold(trained: Store, tmp_path: Path) -> None:
+def test_image_with_another_role_is_rejected(trained: Store, tmp_path: Path) -> None:
     model = trained.champion()
     folder = write_tiny_set(tmp_path / "more", seed=7) / "part" / "train" / "good"
     image = sorted(folder.iterdir())[0]
@@ -120,7 +120,7 @@ def test_an_image_of_another_role_sets_no_threshold(trained: Store, tmp_path: Pa
     assert f"{image} cannot set a threshold" in trained.refusal(*words)
 
 
-def test_a_moved_threshold_is_promoted_through_the_gates(
+def test_changed_threshold_is_promoted_through_the_gates(
     trained: Store, good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vqlab.promote.reproduce.score_in_fresh_process", score_images)
@@ -136,7 +136,7 @@ def test_a_moved_threshold_is_promoted_through_the_gates(
     assert after.thresholds.calibration is not None
     assert after.thresholds.calibration.count == len(scores)
     properties = [properties_of(before.score(path)) for path in sorted(good.iterdir())]
-    for name in ("brightness", "sharpness", "noise"):  # to which `vqlab watch` compares parts
+    for name in ("brightness", "sharpness", "noise"):  # reference of `vqlab watch` for new parts
         assert after.meta[NORMAL_IMAGES][name] == [each[name] for each in properties]
     for name, value in before.detector.state_dict().items():
         assert (after.detector.state_dict()[name] == value).all()
@@ -155,13 +155,13 @@ def test_a_moved_threshold_is_promoted_through_the_gates(
     model = trained.champion()
     digests = {pixels_digest(model.read(path)) for path in good.iterdir()}
     assert {roles.get(digest) for digest in digests} == {"threshold"}
-    # the original can be promoted again, and moved on
+    # the original can be promoted again, and its threshold changed again
     assert promote(trained.tracker, "part", ref=trained.run_id).promoted
     assert "chosen" in trained.move("part", "--model", record.run_id, "--max-rejects", "0.5")
 
 
-def test_review_is_stated_before_the_threshold_moves(root: Path, tmp_path: Path) -> None:
-    """A model with three verdicts, from two held-out normal images."""
+def test_review_rate_is_printed_before_the_threshold_changes(root: Path, tmp_path: Path) -> None:
+    """A model with three verdicts, calibrated on two held-out normal images."""
     recipe = merge(baseline_recipe(root), {"threshold": {"review_rate": 0.7}})
     tracker = Tracker.open(tmp_path / "mlruns")
     recording = Recording(name="three", results=tmp_path / "results")

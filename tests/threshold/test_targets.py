@@ -1,4 +1,4 @@
-"""Image thresholds from scores: promised rejects, escapes, costs."""
+"""Image thresholds for target false-reject rates, escape rates and costs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NORMALS = np.arange(99) / 100
 ANOMALIES = np.linspace(0.9, 1.9, 49)
 
 
-def test_at_most_so_many_rejects() -> None:
+def test_maximum_false_reject_rate() -> None:
     choice = choose_image_threshold(NORMALS, ANOMALIES, MaxRejects(0.05))
     assert choice.threshold == NORMALS[94] and choice.promised == 0.05 and not choice.notes
     few = choose_image_threshold(NORMALS[:9], ANOMALIES, MaxRejects(0.05))
@@ -29,8 +29,11 @@ def test_at_most_so_many_rejects() -> None:
     assert "19 images are needed for 0.05" in few.notes[0]
 
 
-def test_at_most_so_many_escapes() -> None:
-    """Of 49 anomalies one may escape at 4 %: 2 / 50, the second lowest is rejected."""
+def test_maximum_escape_rate() -> None:
+    """One of 49 anomalies may escape at 4 %: 2
+
+    50, so the second lowest is rejected.
+    """
     choice = choose_image_threshold(NORMALS, ANOMALIES, MaxEscapes(0.04))
     point = point_at(choice.threshold, NORMALS, ANOMALIES)
     assert point.escapes is not None and point.escapes.hits == 1
@@ -40,7 +43,7 @@ def test_at_most_so_many_escapes() -> None:
     assert strict.threshold < ANOMALIES[0] and "999 are needed for 0.001" in strict.notes[0]
 
 
-def test_escape_rate_of_further_anomalies_is_kept_on_average() -> None:
+def test_mean_escape_rate_of_new_anomalies_is_within_the_target() -> None:
     rng = np.random.default_rng(0)
     escapes = []
     for _ in range(400):
@@ -50,7 +53,7 @@ def test_escape_rate_of_further_anomalies_is_kept_on_average() -> None:
     assert 0.07 < np.mean(escapes) <= 0.105
 
 
-def test_lowest_cost_is_that_of_every_threshold() -> None:
+def test_lowest_cost_is_the_minimum_over_all_thresholds() -> None:
     rng = np.random.default_rng(1)
     normals, anomalies = rng.normal(size=60), rng.normal(1.5, size=40)
     target = Costs(1.0, 20.0, 0.05)
@@ -61,16 +64,16 @@ def test_lowest_cost_is_that_of_every_threshold() -> None:
         for t in np.linspace(-4, 5, 2000)
     ]
     assert cost <= min(others) + 1e-12
-    dear = choose_image_threshold(normals, anomalies, Costs(1.0, 1000.0, 0.05)).threshold
-    assert dear < chosen
+    expensive = choose_image_threshold(normals, anomalies, Costs(1.0, 1000.0, 0.05)).threshold
+    assert expensive < chosen
 
 
-def test_the_curve_has_every_pair_of_errors() -> None:
+def test_curve_has_every_pair_of_error_rates() -> None:
     normals, anomalies = np.array([0.0, 1.0, 1.0]), np.array([1.0, 2.0])
     points = operating_points(normals, anomalies)
     errors = [(p.rejects.hits, p.escapes.hits) for p in points if p.rejects and p.escapes]
     assert errors == [(3, 0), (2, 0), (0, 1), (0, 2)]
-    close = np.array([1.0, np.nextafter(1.0, 2)])  # no number between
+    close = np.array([1.0, np.nextafter(1.0, 2)])  # no number in between
     assert [p.rejects.hits for p in operating_points(close, np.empty(0)) if p.rejects] == [2, 1, 0]
 
 
