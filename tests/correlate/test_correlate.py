@@ -1,4 +1,4 @@
-"""The study of validation against test: ranks, what is kept, what is tracked, what is refused."""
+"""The study of validation against test metrics: ranks, reuse, tracking, invalid arguments."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def mlruns(store: Tracker) -> Path:
 
 
 def study_file(folder: Path, root: Path, name: str = "little", **changes: Any) -> Path:
-    """Two trainings by two scorings of a tiny VQ-VAE, four smoothings of the baseline."""
+    """Write a study of two trainings and two scorings of a tiny VQ-VAE, and four smoothings of the
+    baseline."""
     recipes = {"vqvae": tiny_recipe(root), "mean_image": tiny_recipe(root)}
     recipes["mean_image"]["detector"] = {"name": "mean_image"}
     for detector, recipe in recipes.items():
@@ -60,7 +61,7 @@ def study_file(folder: Path, root: Path, name: str = "little", **changes: Any) -
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, limit: int = 100) -> list[str]:
-    """Calls of training and measuring from now on; measuring is interrupted after `limit`."""
+    """Count calls of training and evaluation; evaluation is interrupted after `limit` calls."""
     calls: list[str] = []
     train, judge = measure._train, measure.measure
 
@@ -79,10 +80,10 @@ def counted(monkeypatch: pytest.MonkeyPatch, limit: int = 100) -> list[str]:
     return calls
 
 
-# A whole study
+# Complete study
 
 
-def test_a_study_is_measured_once_and_goes_on_where_it_stopped(
+def test_study_is_evaluated_once_and_resumes(
     root: Path, tmp_path: Path, mlruns: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, tracker = study_file(tmp_path, root), Tracker.open(mlruns)
@@ -99,7 +100,7 @@ def test_a_study_is_measured_once_and_goes_on_where_it_stopped(
     with monkeypatch.context() as patched:
         calls = counted(patched)
         result = go()
-        # of the second training one scoring was missing; the baseline is one training
+        # one scoring of the second training was missing; the baseline has one training
         assert (calls.count("train"), calls.count("measure")) == (2, 1 + 4)
     assert table.read_text().splitlines()[1][:40] == before[1][:40]
     with monkeypatch.context() as patched:
@@ -118,7 +119,7 @@ def test_a_study_is_measured_once_and_goes_on_where_it_stopped(
     every = rows_of(table, "vqvae") + rows_of(table, "mean_image")
     across = correlations(every)["pixel_auroc", "pixel_auroc"]
     assert vqvae.across == baseline.across == pytest.approx(across)
-    nothing_to_choose_by(tracker)
+    assert_no_test_metrics(tracker)
     other = table.with_name("other.csv")
     correlate(str(path), [root], ["other"], tracker, results=tmp_path / "results")
     assert other.exists() and len(runs_of(tracker)) == 4
@@ -133,8 +134,9 @@ def rows_of(table: Path, detector: str) -> list[Tree]:
         return [row for row in csv.DictReader(file) if row["detector"] == detector]
 
 
-def nothing_to_choose_by(tracker: Tracker) -> None:
-    """The runs carry correlations and the table, no test metric; they can not be promoted."""
+def assert_no_test_metrics(tracker: Tracker) -> None:
+    """Assert that the runs have correlations and the table but no test metric, and cannot be
+    promoted."""
     for record in runs_of(tracker):
         assert record.tags["vqlab.kind"] == "correlate" and record.status == "FINISHED"
         assert {key.partition("/")[0] for key in record.metrics} <= {
@@ -150,7 +152,7 @@ def nothing_to_choose_by(tracker: Tracker) -> None:
             promote(tracker, "part", ref=record.run_id)
 
 
-def test_another_way_to_draw_is_measured_again(root: Path) -> None:
+def test_changed_synthetic_anomalies_are_evaluated_again(root: Path) -> None:
     config = plan("vqvae", read_grid("validation")[1].detectors["vqvae"], "part", root, "tiny")
     data = config[0].config.data
     first, second = load_dataset(data), load_dataset(data)
@@ -161,7 +163,7 @@ def test_another_way_to_draw_is_measured_again(root: Path) -> None:
     assert len(set(marks)) == len(keys) == 2
 
 
-def test_the_verb_prints_what_was_found(root: Path, tmp_path: Path, mlruns: Path) -> None:
+def test_command_prints_the_result(root: Path, tmp_path: Path, mlruns: Path) -> None:
     small = {"train": {}, "score": [{"detector.scoring.error_smoothing": [0, 0.02, 0.05, 0.1]}]}
     path = study_file(tmp_path, root, "verb", vqvae=small)
     done = CliRunner().invoke(
@@ -194,8 +196,9 @@ def row(chosen: float, judged: float, settings: str = "{}") -> Row:
     return {"key": "k", "detector": "d", "settings": settings, **figures}
 
 
-def test_a_score_held_fixed_may_rank_where_all_together_do_not() -> None:
-    """Two forms of score: each ranks rightly, but validation has one above the other wrongly."""
+def test_rank_correlation_within_and_across_groups() -> None:
+    """Two forms of score: validation ranks correctly within each form but orders the forms
+    incorrectly."""
     rows = [row(0.9 + i / 100, 0.5 + i / 100, '{"terms": ["a"]}') for i in range(4)]
     rows += [row(0.5 + i / 100, 0.9 + i / 100, '{"terms": ["b"]}') for i in range(4)]
     objective = ("pixel_auroc", "pixel_auroc")
@@ -204,10 +207,10 @@ def test_a_score_held_fixed_may_rank_where_all_together_do_not() -> None:
     assert [len(group) for group in groups] == [4, 4]
     assert mean([correlations(group) for group in groups])[objective] == pytest.approx(1)
     assert group_by(rows, []) == []
-    assert set(correlations(rows)) == {objective}, "what was not measured is absent"
+    assert set(correlations(rows)) == {objective}, "metrics that were not computed are absent"
 
 
-# What is refused
+# Invalid arguments
 
 
 @pytest.mark.parametrize(
@@ -222,7 +225,7 @@ def test_a_score_held_fixed_may_rank_where_all_together_do_not() -> None:
         ({"recipe": "mean_image"}, "must be a recipe of vqvae; got one of mean_image"),
     ],
 )
-def test_an_impossible_study_is_a_sentence(
+def test_invalid_study_raises(
     changes: Tree, words: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(EXPERIMENTS.parent)
@@ -236,7 +239,7 @@ def test_an_impossible_study_is_a_sentence(
         correlate(str(path), [root], ["part"], None)  # type: ignore[arg-type]
 
 
-def test_wrong_names_are_a_sentence(root: Path, tmp_path: Path) -> None:
+def test_invalid_names_raise(root: Path, tmp_path: Path) -> None:
     path = str(study_file(tmp_path, root))
     for roots, categories, words in (
         ([root], ["prat"], "no category 'prat' in the data; it has other, part"),
@@ -255,11 +258,11 @@ def test_wrong_names_are_a_sentence(root: Path, tmp_path: Path) -> None:
         Table(tmp_path / "part.csv")
 
 
-# The shipped study
+# Bundled studies
 
 
 @pytest.mark.parametrize("path", sorted((EXPERIMENTS / "studies").glob("*.yaml")), ids=str)
-def test_shipped_studies_have_twelve_settings_or_more(
+def test_bundled_studies_have_at_least_twelve_settings(
     path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(EXPERIMENTS.parent)
