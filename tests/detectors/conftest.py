@@ -9,5 +9,5 @@ from vqlab.detectors.vqflow import network
 
 @pytest.fixture
 def narrow_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fusion flows have narrow subnets: 384 channels are for pyramids of 400 to 1,000."""
+    """Fusion flows have narrow subnets: 384 channels are intended for pyramids of 400 to 1,000."""
     monkeypatch.setattr(network, "FUSION_HIDDEN", 16)

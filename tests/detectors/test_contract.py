@@ -1,4 +1,4 @@
-"""What every registered detector keeps to; a new one is tested here without another line."""
+"""The contract of every registered detector; new detectors are included automatically."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_unknown_name_lists_close_matches() -> None:
         detector_class("vqave")
 
 
-def test_taken_name_names_its_owner() -> None:
+def test_duplicate_name_error_names_the_owner() -> None:
     with pytest.raises(
         ValueError,
         match=r"'vqvae' is already registered by "

@@ -1,7 +1,7 @@
-"""Steps of every detector on one device: no tensor elsewhere, no value read in Python.
+"""Steps of every detector on one device: no tensor on another device, and no value read in Python.
 
-The `meta` device shows both without a GPU: an operation that mixes it with another device raises,
-and so does reading a value. Restarting dead codes chooses them by value and is disabled here.
+The `meta` device detects both without a GPU: an operation that mixes it with another device raises,
+and so does reading a value. Restarts of dead codes depend on values and are disabled here.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ NUMBERS = [
 
 
 def on(device: str, number: int) -> tuple[Detector, Sample]:
-    """A copy of a detector of the contract's cases, trained until its codebooks are in use, without
-    restarts, and images, on the device."""
+    """Return a detector of the contract's cases on the device, trained without restarts until its
+    codebooks are in use, with a pyramid of images."""
     detector = deepcopy(CASES[number].briefly_trained).to(device)
     for module in detector.modules():
         if isinstance(module, Codebook):
@@ -37,7 +37,7 @@ def on(device: str, number: int) -> tuple[Detector, Sample]:
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_a_training_step_stays_on_its_device(number: int) -> None:
+def test_training_step_stays_on_its_device(number: int) -> None:
     detector, sample = on("meta", number)
     loss = detector.train().loss(sample)["loss"]
     assert loss.is_meta
@@ -59,7 +59,7 @@ def test_scoring_stays_on_its_device(number: int) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("number", NUMBERS)
-def test_cuda_scores_as_the_cpu(number: int) -> None:
+def test_cuda_scores_equal_cpu_scores(number: int) -> None:
     detector, sample = on("cuda", number)
     with torch.no_grad():
         got = detector.eval().score(sample)
@@ -72,6 +72,6 @@ def test_cuda_scores_as_the_cpu(number: int) -> None:
         torch.autograd.backward(loss)
 
 
-def test_a_mixture_of_devices_raises() -> None:
+def test_mixed_devices_raise() -> None:
     with pytest.raises(RuntimeError):
         torch.ones(2) + torch.ones(2, device="meta")

@@ -1,4 +1,4 @@
-"""What is particular to the no-learning baseline: its figures by hand."""
+"""The baseline without learning: scores equal a manual calculation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_score_is_the_distance_from_the_mean_in_standard_deviations() -> None:
     torch.testing.assert_close(mean, normals.mean(0).expand(2, -1, -1, -1))
 
 
-def test_preparing_again_replaces() -> None:
+def test_second_prepare_replaces_the_first() -> None:
     detector = MeanImage(MeanImageSettings(), SPEC)
     detector.prepare([as_sample(torch.rand(9, 3, 8, 8))])
     detector.prepare([as_sample(torch.full((4, 3, 8, 8), 0.25))])

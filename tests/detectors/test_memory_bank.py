@@ -1,4 +1,4 @@
-"""What is particular to the memory bank: its figures by hand, and its bank."""
+"""The memory bank: scores equal a manual calculation, and properties of the bank."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def sample(count: int, seed: int) -> Sample:
 
 def batches(sample: Sample, size: int) -> list[Sample]:
     levels = zip(*(level.split(size) for level in sample.pyramid), strict=True)
-    return [Sample(level, (level, *rest)) for level, *rest in levels]
+    return [Sample(level, (level, *remaining)) for level, *remaining in levels]
 
 
 def filled(seed: int = 0, **settings: Any) -> MemoryBank:
@@ -43,12 +43,12 @@ def filled(seed: int = 0, **settings: Any) -> MemoryBank:
 
 
 def distances(sample: Sample, bank: Tensor) -> Tensor:
-    """(B, h, w, bank_size), the long way."""
+    """Return distances (B, h, w, bank_size) by direct computation."""
     patches = patch_features(sample.pyramid).movedim(1, -1)
     return (patches[..., None, :] - bank).square().sum(-1).sqrt()
 
 
-def test_the_map_is_the_distance_to_the_nearest_of_the_bank() -> None:
+def test_map_is_the_distance_to_the_nearest_vector_of_the_bank() -> None:
     detector = filled(bank_size=60, scoring={"smoothing": 0.05})
     image = sample(3, 2)
     nearest = distances(image, detector.bank).amin(-1)
@@ -64,13 +64,13 @@ def test_the_map_is_the_distance_to_the_nearest_of_the_bank() -> None:
     [("max", [0.91620, 1.23978, 0.97327]), ("reweighted", [0.84041, 1.17065, 0.90962])],
 )
 def test_golden_scores(kind: str, expected: list[float]) -> None:
-    """A change here changes users' numbers: say so in the CHANGELOG."""
+    """A change in these values changes users' scores: add it to the CHANGELOG."""
     scores = filled(bank_size=60, scoring={"image_score": kind}).score(sample(3, 2))
     assert scores.image_score.tolist() == pytest.approx(expected, rel=1e-4)
     assert float(scores.anomaly_map.mean()) == pytest.approx(0.72936, rel=1e-4)
 
 
-def test_the_bank_is_of_training_patches_that_leave_none_far_away() -> None:
+def test_bank_consists_of_training_patches_and_covers_them() -> None:
     detector = filled(bank_size=60)
     patches = to_rows(patch_features(sample(12, 1).pyramid))
     to_patches = torch.cdist(detector.bank, patches)
@@ -81,28 +81,28 @@ def test_the_bank_is_of_training_patches_that_leave_none_far_away() -> None:
     )
 
 
-def test_a_bank_of_all_patches_knows_each_training_image() -> None:
+def test_bank_of_all_patches_gives_zero_training_scores() -> None:
     detector = filled(bank_size=12 * 64)
     assert float(detector.score(sample(12, 1)).anomaly_map.max()) < 1e-2
 
 
 @pytest.mark.parametrize("settings", [{"bank_size": 1000}, {"bank_size": 90, "patches": 70}])
-def test_fewer_patches_than_the_bank_holds(settings: dict[str, int]) -> None:
+def test_fewer_patches_than_the_bank_size(settings: dict[str, int]) -> None:
     detector = filled(**settings)
     assert detector.bank.shape == (settings["bank_size"], 10)
     most = min(settings.get("patches", 12 * 64), 12 * 64)
     assert len(detector.bank.unique(dim=0)) == most
-    assert detector.bank.abs().sum(1).all()  # no row is left empty
+    assert detector.bank.abs().sum(1).all()  # all rows are filled
 
 
-def test_preparing_again_replaces() -> None:
+def test_second_prepare_replaces_the_first() -> None:
     detector = filled(bank_size=40)
     detector.prepare([sample(4, 9)])
     patches = to_rows(patch_features(sample(4, 9).pyramid))
     assert float(torch.cdist(detector.bank, patches).amin(1).max()) < 1e-2
 
 
-def test_reweighting_is_papers_equation() -> None:
+def test_reweighting_equals_the_published_equation() -> None:
     detector = filled(bank_size=50, scoring={"image_score": "reweighted", "neighbours": 4})
     image = sample(2, 3)
     far = distances(image, detector.bank).view(2, 64, 50)
@@ -114,30 +114,30 @@ def test_reweighting_is_papers_equation() -> None:
         torch.testing.assert_close(score, weight * patch.min())
 
 
-def test_far_patches_do_not_overflow_the_reweighting() -> None:
+def test_reweighting_of_distant_patches_does_not_overflow() -> None:
     detector = filled(bank_size=50, scoring={"image_score": "reweighted"})
     far = tuple(level * 1000 for level in sample(2, 3).pyramid)
     assert bool(detector.score(Sample(far[0], far)).image_score.isfinite().all())
 
 
-def test_the_highest_share_of_the_map() -> None:
+def test_image_score_is_the_mean_of_the_highest_pixels() -> None:
     detector = filled(bank_size=50, scoring={"image_score": "top", "top": 0.01})
     scores = detector.score(sample(2, 3))
     highest = scores.anomaly_map.flatten(1).sort(descending=True).values[:, :10]
     torch.testing.assert_close(scores.image_score, highest.mean(1))
 
 
-def test_a_panel_shows_near_patches_in_near_colours() -> None:
+def test_panel_shows_similar_patches_in_similar_colours() -> None:
     detector = filled(bank_size=50)
     panel = detector.panels(detector.extract(sample(2, 3)))["nearest in bank"]
     assert panel.shape == (2, 3, 32, 32) and 0 <= float(panel.min()) <= float(panel.max()) <= 1
     assert torch.equal(panel, detector.panels(detector.extract(sample(2, 3)))["nearest in bank"])
     cells = panel.view(2, 3, 8, 4, 8, 4)
-    assert torch.equal(cells.amax((3, 5)), cells.amin((3, 5)))  # a patch, one colour
+    assert torch.equal(cells.amax((3, 5)), cells.amin((3, 5)))  # one colour per patch
     assert len(cells[..., 0, :, 0].flatten(2).unique(dim=2)[0].T) > 5
 
 
-def test_an_even_neighbourhood_is_refused() -> None:
+def test_even_neighbourhood_raises() -> None:
     with pytest.raises(UserError, match="neighbourhood: must be odd; got 4"):
         validate(MemoryBankSettings, {"neighbourhood": 4})
 
@@ -148,7 +148,7 @@ DATA, WEIGHTS = os.environ.get("VQLAB_REAL_DATA"), os.environ.get("VQLAB_WEIGHTS
 @pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif(not (DATA and WEIGHTS), reason="VQLAB_REAL_DATA or VQLAB_WEIGHTS is not set")
-def test_it_finds_the_defects_of_real_bottles() -> None:
+def test_detects_defects_of_real_bottles() -> None:
     from vqlab.data import DataSettings, load_dataset
     from vqlab.features import Backbone, FeatureSet, FeatureSettings
 

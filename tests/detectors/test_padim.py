@@ -1,4 +1,4 @@
-"""PaDiM against the same computed position by position with NumPy."""
+"""PaDiM, compared with a NumPy implementation for each position."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def fitted(train: Sample, **settings: object) -> Padim:
     torch.manual_seed(0)
     detector = Padim(validate(PadimSettings, settings), SPEC)
     levels = zip(*(level.split(5) for level in train.pyramid), strict=True)
-    detector.prepare(Sample(level, (level, *rest)) for level, *rest in levels)
+    detector.prepare(Sample(level, (level, *remaining)) for level, *remaining in levels)
     return detector
 
 
-def test_distances_are_those_of_a_gaussian_per_position() -> None:
+def test_distances_equal_those_of_a_gaussian_per_position() -> None:
     train, images = sample(13, 1), sample(3, 2)
     detector = fitted(train, dims=7, regularization=0.05, scoring={"smoothing": 0.05})
     channels = detector.channels.tolist()
@@ -55,11 +55,11 @@ def test_distances_are_those_of_a_gaussian_per_position() -> None:
     torch.testing.assert_close(scores.image_score, scores.anomaly_map.amax((1, 2)))
 
 
-def test_it_uses_all_channels_where_there_are_fewer() -> None:
+def test_uses_all_channels_if_there_are_fewer() -> None:
     detector = fitted(sample(13, 1), dims=100)
     assert detector.channels.tolist() == list(range(10))
 
 
-def test_one_training_image_gives_finite_scores() -> None:
+def test_single_training_image_gives_finite_scores() -> None:
     detector = fitted(sample(1, 1))
     assert detector.score(sample(2, 3)).anomaly_map.isfinite().all()

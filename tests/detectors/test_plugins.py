@@ -1,4 +1,4 @@
-"""Detectors of one's own: files and modules that VQLAB_DETECTORS names."""
+"""Detectors from files and modules listed in VQLAB_DETECTORS."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Student(Detector):
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder in which a process works; what a test registers there is forgotten."""
+    """A working directory; detectors that a test registers are removed afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     base.names()  # registers the built-in detectors, once per process
@@ -71,14 +71,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     base._REGISTER.update(registered)
 
 
-def test_a_file_registers_its_detectors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_registers_its_detectors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "layers_of_mine.py").write_text("SHIFT = 1.0")
     (folder / "minimal_file.py").write_text(MINIMAL)
     with pytest.raises(UserError, match="set VQLAB_DETECTORS to its file"):
         detector_class("minimal")
     monkeypatch.setenv("VQLAB_DETECTORS", f"{os.pathsep}minimal_file.py")
     assert detector_class("minimal").__name__ == "Minimal"
-    config = resolve({"detector": {"name": "minimal"}})  # without settings of its own
+    config = resolve({"detector": {"name": "minimal"}})  # without additional settings
     assert dump(config)["detector"] == {"name": "minimal"}
 
 
@@ -95,7 +95,7 @@ def test_a_file_registers_its_detectors(folder: Path, monkeypatch: pytest.Monkey
         ),
     ],
 )
-def test_a_faulty_file_is_a_sentence(
+def test_faulty_file_raises(
     folder: Path, monkeypatch: pytest.MonkeyPatch, code: str | None, words: str
 ) -> None:
     if code is not None:
@@ -105,7 +105,7 @@ def test_a_faulty_file_is_a_sentence(
         detector_class("mine")
 
 
-def test_a_module_registers_its_detectors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_module_registers_its_detectors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "package_of_mine").mkdir()
     code = MINIMAL.replace("from layers_of_mine import SHIFT", "SHIFT = 0")
     (folder / "package_of_mine/parts.py").write_text(code)
@@ -116,7 +116,7 @@ def test_a_module_registers_its_detectors(folder: Path, monkeypatch: pytest.Monk
         detector_class("nothing")
 
 
-def test_an_installed_package_registers_by_its_entry_point(
+def test_installed_package_registers_by_its_entry_point(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "installed_one.py").write_text(
@@ -129,7 +129,7 @@ def test_an_installed_package_registers_by_its_entry_point(
     assert detector_class("third").__module__ == "installed_one"
 
 
-def test_a_detector_with_its_own_extractor_passes_the_contract(
+def test_detector_with_its_own_extractor_passes_the_contract(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "student_file.py").write_text(STUDENT)

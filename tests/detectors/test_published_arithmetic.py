@@ -1,4 +1,4 @@
-"""The head of the paper recipe computes the function of the published arithmetic."""
+"""The head of the paper recipe computes the same function as the published arithmetic."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZES = ((12, 12), (8, 8), (3, 3), (3, 3))
 
 
 def head() -> tuple[VQFlow, Sample]:
-    """The paper recipe with few channels and weights away from zero."""
+    """The paper recipe with few channels and perturbed weights."""
     settings = dict(recipe_tree("paper/vqflow_mvtec", [])["detector"])
     settings.pop("name")
     settings["positions"] = 4
@@ -36,11 +36,11 @@ def head() -> tuple[VQFlow, Sample]:
     shapes = zip((4, 6, 8, 10), SIZES, strict=True)
     pyramid = tuple(torch.randn(8, c, *size) for c, size in shapes)
     sample = Sample(torch.zeros(8, 3, 96, 96), pyramid)
-    detector.loss(sample)  # fits the actnorms and the codebooks
+    detector.loss(sample)  # initializes actnorms and codebooks
     return detector, sample
 
 
-def test_likelihood_and_gradients_are_those_of_the_published_arithmetic() -> None:
+def test_likelihood_and_gradients_equal_the_published_arithmetic() -> None:
     from reference_vqflow import DenseFlow, with_published_arithmetic
 
     detector, sample = head()
@@ -52,16 +52,16 @@ def test_likelihood_and_gradients_are_those_of_the_published_arithmetic() -> Non
     for level, dense in zip(detector.levels, reference.levels, strict=True):
         gradients = DenseFlow(level.flow, level.condition.width)
         for weight in level.flow.parameters():
-            weight.data.copy_(weight.grad)  # to compare them in the layout of the reference
+            weight.data.copy_(weight.grad)  # convert to the layout of the reference
         gradients.load(level.flow)
         expected = {name: weight.grad for name, weight in dense.flow.named_parameters()}
         for name, gradient in gradients.named_parameters():
             scale = 1e-4 * float(expected[name].abs().max())
             torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=scale, msg=name)
-    rest = {n: p for n, p in reference.named_parameters() if ".flow." not in n}
-    scale = 1e-5 * max(float(weight.grad.abs().max()) for weight in rest.values())
+    remaining = {n: p for n, p in reference.named_parameters() if ".flow." not in n}
+    scale = 1e-5 * max(float(weight.grad.abs().max()) for weight in remaining.values())
     for name, weight in detector.named_parameters():
-        if name in rest:  # those before a batch norm are 0 but for rounding
+        if name in remaining:  # gradients before a batch norm are 0 up to rounding
             torch.testing.assert_close(
-                weight.grad, rest[name].grad, rtol=1e-3, atol=scale, msg=name
+                weight.grad, remaining[name].grad, rtol=1e-3, atol=scale, msg=name
             )

@@ -1,4 +1,4 @@
-"""VQ-Flow: its likelihood is the one its parts give, its codebooks live, its ablations train."""
+"""VQ-Flow: likelihood, codebooks, ablations."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 
 def two_products(count: int, seed: int, noise: tuple[float, float] = (0.5, 0.5)) -> Sample:
-    """Features of two kinds of product, half each: smooth patterns, each with its noise."""
+    """Return features of two kinds of product in equal numbers: smooth patterns with noise."""
     draw = torch.Generator().manual_seed(seed)
     generator = torch.Generator().manual_seed(99)
     levels = []
@@ -67,7 +67,7 @@ def build(settings: dict[str, Any], seed: int = 0) -> VQFlow:
 def train(
     detector: VQFlow, steps: int = 60, noise: tuple[float, float] = (0.5, 0.5)
 ) -> list[float]:
-    """Train and calibrate; the negative log-likelihoods of the steps."""
+    """Train and calibrate; return the negative log-likelihood of each step."""
     parts = [two_products(16, seed, noise) for seed in range(3)]
     torch.manual_seed(1)
     detector.train()
@@ -85,8 +85,8 @@ def train(
     return nll
 
 
-def spoiled(sample: Sample) -> Sample:
-    """The same with a patch of foreign features."""
+def with_foreign_patch(sample: Sample) -> Sample:
+    """Return the features with a patch of foreign features."""
     levels = [level.clone() for level in sample.pyramid]
     levels[0][:, :, 2:4, 2:4] += 4
     levels[1][:, :, 1:2, 1:2] += 4
@@ -94,7 +94,7 @@ def spoiled(sample: Sample) -> Sample:
 
 
 def test_golden_short_run() -> None:
-    """A change here changes users' numbers: say so in the CHANGELOG."""
+    """A change in these values changes users' scores: add it to the CHANGELOG."""
     detector = build({})
     nll = train(detector)
     assert sum(nll[-10:]) / 10 == pytest.approx(0.58687, rel=0.01)
@@ -102,18 +102,18 @@ def test_golden_short_run() -> None:
     scores = detector.score(images)
     assert scores.image_score.tolist() == pytest.approx([0.9392, -2.0689, -0.7025], abs=0.03)
     assert float(scores.anomaly_map.mean()) == pytest.approx(0.2678, abs=0.01)
-    anomalous = detector.score(spoiled(images)).image_score.tolist()
+    anomalous = detector.score(with_foreign_patch(images)).image_score.tolist()
     assert anomalous == pytest.approx([23.34, 23.70, 25.57], rel=0.02)
 
 
 @pytest.mark.usefixtures("narrow_fusion")
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_every_ablation_trains_and_finds_a_defect(name: str) -> None:
+def test_every_ablation_trains_and_detects_a_defect(name: str) -> None:
     detector = build(ABLATIONS[name])
     nll = train(detector)
     assert sum(nll[-10:]) < sum(nll[:10])
     clean = two_products(6, seed=8)
-    before, after = detector.score(clean), detector.score(spoiled(clean))
+    before, after = detector.score(clean), detector.score(with_foreign_patch(clean))
     assert bool((after.anomaly_map[:, 8:16, 8:16].mean((1, 2))
                  > before.anomaly_map[:, 8:16, 8:16].mean((1, 2))).all())  # fmt: skip
     health = detector.health()
@@ -129,7 +129,7 @@ def test_every_ablation_trains_and_finds_a_defect(name: str) -> None:
         ("vqflow_no_cspc", {"concept": 4}),
     ],
 )
-def test_health_tells_how_much_of_every_book_is_used(name: str, books: dict[str, int]) -> None:
+def test_health_reports_the_usage_of_every_codebook(name: str, books: dict[str, int]) -> None:
     detector = build(ABLATIONS[name])
     train(detector, steps=3)
     health = detector.health()
@@ -145,8 +145,9 @@ def test_health_tells_how_much_of_every_book_is_used(name: str, books: dict[str,
     "name",
     ["whole", "joined", "true mixture", "vqflow_no_cpc", "vqflow_additive", "vqflow_hierarchical"],
 )
-def test_the_loss_is_the_likelihood_of_the_features(name: str) -> None:
-    """−log p(features) per dimension, the whitening's and the flow's log-determinant counted."""
+def test_loss_is_the_negative_log_likelihood_of_the_features(name: str) -> None:
+    """−log p(features) per dimension includes the log-determinants of the whitening and of the
+    flow."""
     detector = build(merge(ABLATIONS[name], {"flow": {"noise": 0.0, "places": 64}}))
     train(detector, steps=5)
     sample = two_products(2, seed=5)
@@ -171,8 +172,9 @@ def test_the_loss_is_the_likelihood_of_the_features(name: str) -> None:
     assert loss == pytest.approx(-total / dims, rel=1e-4)
 
 
-def test_whitened_features_start_at_the_normal_density() -> None:
-    """The flow starts as a rotation: nll without the whitening's log-det is that of N(0, I)."""
+def test_initial_density_of_whitened_features_is_normal() -> None:
+    """The flow is a rotation at initialisation: the NLL without the log-det of the whitening is
+    that of N(0, I)."""
     detector = build({"base": "standard", "flow": {"noise": 0.0}})
     parts = [two_products(32, seed) for seed in range(4)]
     detector.prepare(parts)
@@ -185,7 +187,7 @@ def test_whitened_features_start_at_the_normal_density() -> None:
     assert nll + slopes / dims == pytest.approx(0.5 * (1 + math.log(2 * math.pi)), abs=0.06)
 
 
-def test_conditioning_on_concepts_makes_normal_images_likelier() -> None:
+def test_conditioning_on_concepts_raises_the_likelihood_of_normal_images() -> None:
     held_out = two_products(16, seed=12)
 
     def of_held_out(name: str) -> float:
@@ -196,7 +198,7 @@ def test_conditioning_on_concepts_makes_normal_images_likelier() -> None:
     assert of_held_out("vqflow_no_cspc") < of_held_out("without any condition")
 
 
-def test_concepts_tell_products_apart_without_labels() -> None:
+def test_concepts_separate_products_without_labels() -> None:
     detector = build({})
     train(detector, steps=10)
     prototypes = detector.prototypes(detector.extract(two_products(16, seed=4)))
@@ -205,9 +207,10 @@ def test_concepts_tell_products_apart_without_labels() -> None:
     assert not kinds[0] & kinds[1]
 
 
-def test_published_initialisation_collapses_and_ours_does_not() -> None:
-    """The reference starts its moving averages at count 0 and sum N(0, 1) (rosinality's VQ-VAE-2):
-    an unused code is thrown far away at once, and one or two take all. Ours: k-means, count 1."""
+def test_published_initialization_collapses_and_kmeans_does_not() -> None:
+    """The reference initialises its moving averages with count 0 and sum N(0, 1) (rosinality's
+    VQ-VAE-2): an unused code moves far away at once, and one or two codes receive all assignments.
+    Here: k-means and count 1."""
     draw = torch.Generator().manual_seed(0)
     centres = 3 * torch.randn(15, 16, generator=draw)
 
@@ -225,7 +228,7 @@ def test_published_initialisation_collapses_and_ours_does_not() -> None:
         total = 0.99 * total + 0.01 * torch.zeros_like(total).index_add_(0, index, rows)
         smoothed = (count + 1e-5) / (count.sum() + 32e-5) * count.sum()
         codes = total / smoothed[:, None]
-    alive_there = len(torch.cdist(batch(), codes).argmin(1).unique())
+    reference_live_codes = len(torch.cdist(batch(), codes).argmin(1).unique())
 
     options = CodebookOptions(restart=0.02, init="kmeans")
     ours = VectorQuantizer(32, 16, options, learning="ema").train()
@@ -233,11 +236,11 @@ def test_published_initialisation_collapses_and_ours_does_not() -> None:
         ours(batch())
     usage = ours.pop_usage()
     assert usage is not None
-    assert alive_there <= 2
+    assert reference_live_codes <= 2
     assert usage.perplexity >= 0.3 * 32
 
 
-def test_the_score_may_change_without_training_again() -> None:
+def test_scoring_can_change_without_retraining() -> None:
     detector = build({})
     train(detector, steps=20)
     images = two_products(4, seed=3)
@@ -249,11 +252,11 @@ def test_the_score_may_change_without_training_again() -> None:
     assert torch.equal(after.image_score, after.anomaly_map.amax((1, 2)))
 
 
-def test_one_threshold_serves_products_whose_scores_lie_apart() -> None:
-    """Image scores of two products, one of which scatters more, are brought together; maps stay.
+def test_scores_of_products_with_different_scatter_are_normalized() -> None:
+    """Image scores of two products, one of which scatters more, are normalised; maps are unchanged.
 
-    So many patches are codes that training images lie on their own: taken as they are (and not as
-    new ones) they would tell nothing of how far new images lie.
+    The bank contains so many patches that training images are matched with their own. Without
+    leave-one-out, their distances would say nothing about new images.
     """
     noise = (0.3, 0.8)
     new = two_products(24, seed=31, noise=noise)
@@ -264,15 +267,17 @@ def test_one_threshold_serves_products_whose_scores_lie_apart() -> None:
         results[kind] = detector.score(new)
     assert torch.equal(results["none"].anomaly_map, results["concept"].anomaly_map)
 
-    def apart(scores: Tensor) -> float:
+    def separation(scores: Tensor) -> float:
         calm, wild = scores[0::2], scores[1::2]
         return float((wild.mean() - calm.mean()) / (wild.std() + calm.std()))
 
-    assert apart(results["none"].image_score) > 2
-    assert abs(apart(results["concept"].image_score)) < 0.5 * apart(results["none"].image_score)
+    assert separation(results["none"].image_score) > 2
+    assert abs(separation(results["concept"].image_score)) < 0.5 * separation(
+        results["none"].image_score
+    )
 
 
-def test_alternatives_are_the_papers_scores() -> None:
+def test_alternatives_are_the_published_scores() -> None:
     detector = build({})
     train(detector, steps=10)
     for name, scores in detector.alternatives(detector.extract(two_products(3, seed=3))).items():
@@ -298,18 +303,18 @@ def test_alternatives_are_the_papers_scores() -> None:
         ({"flow": {"kernel": 2}}, "detector.flow.kernel|flow.kernel"),
     ],
 )
-def test_settings_that_do_not_go_together(settings: dict[str, Any], words: str) -> None:
+def test_incompatible_settings_raise(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         build(settings)
 
 
-def test_more_prototypes_than_images_are_refused() -> None:
+def test_more_prototypes_than_images_raises() -> None:
     detector = build({"concept": {"codebook_size": 40}})
     with pytest.raises(UserError, match="40 prototypes need as many training images; got 16"):
         detector.prepare([two_products(16, seed=0)])
 
 
-def test_the_fusions_codebook_is_committed_to_as_well() -> None:
+def test_commitment_loss_includes_the_codebook_of_the_fusion() -> None:
     detector = build(merge(PAPER, {"flow": {"fusion": True}}))
     detector.train().prepare([two_products(16, seed=0)])
     detector.loss(two_products(16, seed=0))["pattern"].backward()

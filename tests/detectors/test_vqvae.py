@@ -1,4 +1,4 @@
-"""What is particular to the VQ-VAE: the published network, the warm-up, its scores."""
+"""The VQ-VAE: the published network, the warm-up and its scores."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def published(**settings: Any) -> VQVAE:
 
 
 def rings(count: int, seed: int = 1) -> Tensor:
-    """Images (N, 3, 32, 32) of a ring on a grey ground, with varied light and noise."""
+    """Return images (N, 3, 32, 32) of a ring on a grey background, with varying brightness and
+    noise."""
     draw = torch.Generator().manual_seed(seed)
     y, x = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
     far = ((y - 15.5).square() + (x - 15.5).square()).sqrt()
@@ -72,7 +73,7 @@ def calibrate(part: VQVAE) -> None:
 # The published baseline
 
 
-def test_recipe_of_the_paper_is_the_published_network() -> None:
+def test_paper_recipe_has_the_published_architecture() -> None:
     part = published()
     learned = [weights for weights in part.parameters() if weights.requires_grad]
     shapes = [tuple(weights.shape) for weights in learned if weights.ndim == 4]
@@ -99,7 +100,7 @@ def test_recipe_of_the_paper_is_the_published_network() -> None:
     assert float(codebook.detach().abs().max()) <= 1.001 / 512
 
 
-def test_recipe_of_the_paper_has_the_published_loss_and_score() -> None:
+def test_paper_recipe_has_the_published_loss_and_score() -> None:
     part, images = published(), rings(2)
     losses = part.loss(as_sample(images))
     z = part.encoder(images)
@@ -118,7 +119,7 @@ def test_recipe_of_the_paper_has_the_published_loss_and_score() -> None:
     )
 
 
-def test_straight_through_reaches_the_encoder_unchanged() -> None:
+def test_straight_through_gradient_reaches_the_encoder() -> None:
     part, images = published(commitment=0.0), rings(2)
     z = part.latents(images).detach().requires_grad_()
     codes = part.quantizer(z).codes
@@ -129,10 +130,10 @@ def test_straight_through_reaches_the_encoder_unchanged() -> None:
     torch.testing.assert_close(z.grad, at_codes.grad)
 
 
-# Warm-up and the codebook's life
+# Warm-up and codebook usage
 
 
-def test_warmup_trains_unquantised_then_places_the_codebook() -> None:
+def test_warmup_trains_without_quantization_and_then_initializes_the_codebook() -> None:
     part = detector(warmup=5)
     for step in range(5):
         losses = part.train().loss(as_sample(rings(8)))
@@ -144,7 +145,7 @@ def test_warmup_trains_unquantised_then_places_the_codebook() -> None:
     assert part.health()["codebook/perplexity"] > 10
 
 
-def test_a_loss_outside_training_leaves_no_trace() -> None:
+def test_loss_in_evaluation_mode_does_not_change_the_state() -> None:
     part = detector(warmup=0).eval()
     before = {key: value.clone() for key, value in part.state_dict().items()}
     part.loss(as_sample(rings(4)))
@@ -153,7 +154,7 @@ def test_a_loss_outside_training_leaves_no_trace() -> None:
     assert part.health() == {}
 
 
-def test_training_goes_on_from_a_state_as_if_never_stopped() -> None:
+def test_resumed_training_equals_uninterrupted_training() -> None:
     def steps(part: VQVAE, optimizer: torch.optim.Optimizer, numbers: range) -> None:
         part.train()
         for number in numbers:
@@ -164,19 +165,19 @@ def test_training_goes_on_from_a_state_as_if_never_stopped() -> None:
             optimizer.step()
 
     settings = {"warmup": 6, "restart": 0.3}
-    straight, first, second = (detector(seed, **settings) for seed in (0, 0, 5))
-    steps(straight, torch.optim.Adam(straight.parameters()), range(20))
+    uninterrupted, first, second = (detector(seed, **settings) for seed in (0, 0, 5))
+    steps(uninterrupted, torch.optim.Adam(uninterrupted.parameters()), range(20))
     optimizer = torch.optim.Adam(first.parameters())
     steps(first, optimizer, range(9))
     second.load_state_dict(first.state_dict())
     resumed = torch.optim.Adam(second.parameters())
     resumed.load_state_dict(optimizer.state_dict())
     steps(second, resumed, range(9, 20))
-    for key, value in straight.state_dict().items():
+    for key, value in uninterrupted.state_dict().items():
         assert torch.equal(value, second.state_dict()[key]), key
 
 
-def test_the_default_codebook_lives_where_the_published_one_collapses() -> None:
+def test_default_codebook_does_not_collapse_where_the_published_one_does() -> None:
     def perplexity(part: VQVAE) -> float:
         train(part, 60)
         part.health()
@@ -188,7 +189,7 @@ def test_the_default_codebook_lives_where_the_published_one_collapses() -> None:
     assert perplexity(detector(**small)) > 30
 
 
-def test_health_counts_the_codes() -> None:
+def test_health_counts_used_codes() -> None:
     part = detector(warmup=0).train()
     part.loss(as_sample(rings(2)))
     health = part.health()
@@ -208,17 +209,17 @@ def test_codebook_quantises_in_float32_under_bfloat16() -> None:
 
 
 def test_golden_short_run() -> None:
-    """A change here changes users' numbers: say so in the CHANGELOG."""
+    """A change in these values changes users' scores: add it to the CHANGELOG."""
     history = train(detector(), 60)
-    assert history[19] == pytest.approx(0.00656, rel=0.02)  # the last step of the warm-up
+    assert history[19] == pytest.approx(0.00656, rel=0.02)  # last step of the warm-up
     assert sum(history[-10:]) / 10 == pytest.approx(0.00373, rel=0.15)
 
 
 # Scores
 
 
-def scored_by(part: VQVAE, *terms: str, **scoring: Any) -> VQVAE:
-    """The same trained detector with other scoring settings, calibrated anew."""
+def recalibrated(part: VQVAE, *terms: str, **scoring: Any) -> VQVAE:
+    """Return the trained detector with other scoring settings, recalibrated."""
     other = detector(scoring={"terms": terms, "context_steps": 10, **scoring})
     other.load_state_dict(part.state_dict())
     calibrate(other)
@@ -233,7 +234,7 @@ def trained() -> VQVAE:
 
 
 @pytest.mark.parametrize("levels", [1, 2])
-def test_training_shorter_than_the_warmup_still_scores_by_codes(levels: int) -> None:
+def test_training_shorter_than_the_warmup_initializes_the_codebook(levels: int) -> None:
     part = detector(warmup=1000, levels=levels, scoring={"terms": TERMS, "context_steps": 2})
     train(part, 5)
     calibrate(part)
@@ -243,18 +244,20 @@ def test_training_shorter_than_the_warmup_still_scores_by_codes(levels: int) -> 
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_globally_normalised_terms_are_standard_over_held_out_normals(
+def test_globally_normalized_terms_are_standardized_on_held_out_normals(
     trained: VQVAE, term: str
 ) -> None:
     maps = (
-        scored_by(trained, term, normalise="global").score(as_sample(rings(12, seed=2))).anomaly_map
+        recalibrated(trained, term, normalise="global")
+        .score(as_sample(rings(12, seed=2)))
+        .anomaly_map
     )
     assert float(maps.mean()) == pytest.approx(0, abs=1e-3)
     assert float(maps.std()) == pytest.approx(1, abs=1e-3)
 
 
-def test_terms_normalised_by_pixel_are_centred_at_each_of_them(trained: VQVAE) -> None:
-    part = scored_by(trained, "error", normalise="pixel")
+def test_terms_normalized_by_pixel_have_zero_mean_at_each_pixel(trained: VQVAE) -> None:
+    part = recalibrated(trained, "error", normalise="pixel")
     held_out = as_sample(rings(12, seed=2))
     maps = part.score(held_out).anomaly_map
     assert float(maps.mean(0).abs().max()) < 1e-3
@@ -265,11 +268,11 @@ def test_terms_normalised_by_pixel_are_centred_at_each_of_them(trained: VQVAE) -
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_excess_is_zero_for_what_is_common_and_one_for_what_is_rare(
-    trained: VQVAE, term: str
-) -> None:
+def test_excess_is_zero_for_common_and_one_for_rare_values(trained: VQVAE, term: str) -> None:
     maps = (
-        scored_by(trained, term, normalise="excess").score(as_sample(rings(12, seed=2))).anomaly_map
+        recalibrated(trained, term, normalise="excess")
+        .score(as_sample(rings(12, seed=2)))
+        .anomaly_map
     )
     assert float((maps == 0).float().mean()) == pytest.approx(0.5, abs=0.01)
     assert float((maps > 1).float().mean()) == pytest.approx(0.001, abs=0.0005)
@@ -277,41 +280,43 @@ def test_excess_is_zero_for_what_is_common_and_one_for_what_is_rare(
 
 def test_map_is_the_weighted_sum_of_its_terms(trained: VQVAE) -> None:
     images = as_sample(rings(3, seed=5))
-    single = {term: scored_by(trained, term).score(images).anomaly_map for term in TERMS}
-    equal = scored_by(trained, *TERMS, balance="equal").score(images).anomaly_map
+    single = {term: recalibrated(trained, term).score(images).anomaly_map for term in TERMS}
+    equal = recalibrated(trained, *TERMS, balance="equal").score(images).anomaly_map
     torch.testing.assert_close(equal, sum(single.values()))
-    both = scored_by(trained, "error", "context")
+    both = recalibrated(trained, "error", "context")
     both.explained.fill_(0.2)
     share = 0.4
     expected = (1 - share) * single["error"] + share * single["context"]
     torch.testing.assert_close(both.score(images).anomaly_map, expected)
-    both.explained.fill_(0.7)  # from a half on the surprisals decide alone
+    both.explained.fill_(0.7)  # from one half, the surprisal terms determine the map
     torch.testing.assert_close(both.score(images).anomaly_map, single["context"])
 
 
-def test_without_the_learned_prior_all_terms_weigh_alike(trained: VQVAE) -> None:
+def test_terms_have_equal_weights_without_the_learned_prior(trained: VQVAE) -> None:
     images = as_sample(rings(3, seed=5))
-    single = {t: scored_by(trained, t).score(images).anomaly_map for t in ("error", "neighbours")}
-    both = scored_by(trained, "error", "neighbours").score(images).anomaly_map
+    single = {
+        t: recalibrated(trained, t).score(images).anomaly_map for t in ("error", "neighbours")
+    }
+    both = recalibrated(trained, "error", "neighbours").score(images).anomaly_map
     torch.testing.assert_close(both, single["error"] + single["neighbours"])
 
 
-def test_a_collapsed_codebook_leaves_the_error_to_decide(trained: VQVAE) -> None:
-    part = scored_by(trained, "error", "context")
+def test_map_is_the_error_with_a_collapsed_codebook(trained: VQVAE) -> None:
+    part = recalibrated(trained, "error", "context")
     one_code = torch.zeros(8, 8, 8, dtype=torch.int64)
     part.prior.fit(one_code, part.quantizer.codebook, steps=60, places=64)
     assert part._explained_fraction(one_code, one_code) == 0
 
 
-def test_where_codes_are_noise_the_error_decides(trained: VQVAE) -> None:
-    part = scored_by(trained, "error", "context")
+def test_map_is_the_error_where_codes_are_noise(trained: VQVAE) -> None:
+    part = recalibrated(trained, "error", "context")
     noise = torch.randint(64, (40, 8, 8), generator=torch.Generator().manual_seed(0))
     part.prior.fit(noise[:30], part.quantizer.codebook, steps=10)
     assert part._explained_fraction(noise[:30], noise[30:]) < 0.05
 
 
-def test_relative_error_measures_each_place_by_its_own(trained: VQVAE) -> None:
-    part = scored_by(trained, "error", error_smoothing=0)
+def test_relative_error_is_normalized_by_position(trained: VQVAE) -> None:
+    part = recalibrated(trained, "error", error_smoothing=0)
     images = rings(3, seed=5)
     error = (part.reconstruct(images)[0] - images).square().mean(1)
     mean = part.error_mean
@@ -333,15 +338,15 @@ def test_image_score_of_the_map(kind: str) -> None:
 
 
 @pytest.mark.parametrize("term", ["position", "context"])
-def test_an_image_in_unusual_light_is_no_defect(trained: VQVAE, term: str) -> None:
+def test_unusual_brightness_is_not_a_defect(trained: VQVAE, term: str) -> None:
     images = rings(12, seed=6)
     bright = (images * 1.3).clamp(0, 1)
 
     def rise(light: float) -> float:
-        part = scored_by(trained, term, light=light, context_steps=60)
+        part = recalibrated(trained, term, light=light, context_steps=60)
         row = TERMS.index(term)
         before, after = (
-            part.terms(part.extract(as_sample(seen)))[row].mean() for seen in (images, bright)
+            part.terms(part.extract(as_sample(batch)))[row].mean() for batch in (images, bright)
         )
         return float(after - before)
 
@@ -350,29 +355,29 @@ def test_an_image_in_unusual_light_is_no_defect(trained: VQVAE, term: str) -> No
     assert rise(0.2) < 0.7 * without
 
 
-def test_other_light_is_calibrated_anew() -> None:
+def test_brightness_setting_requires_recalibration() -> None:
     assert not VQVAE.can_rescore(Scoring(), Scoring(light=0.3))
     assert VQVAE.can_rescore(Scoring(), Scoring(top=0.01))
 
 
-def test_calibrating_again_gives_the_same_scores(trained: VQVAE) -> None:
+def test_recalibration_gives_the_same_scores(trained: VQVAE) -> None:
     images = as_sample(rings(3, seed=5))
-    first, second = (scored_by(trained, *TERMS).score(images) for _ in range(2))
+    first, second = (recalibrated(trained, *TERMS).score(images) for _ in range(2))
     assert torch.equal(first.anomaly_map, second.anomaly_map)
 
 
-def test_one_unusual_image_does_not_decide_what_the_prior_explains(trained: VQVAE) -> None:
-    part = scored_by(trained, "error", "context", context_steps=60)
-    train, rest = (part.reconstruct(rings(n, seed=n))[1] for n in (32, 5))
-    before = part._explained_fraction(train, rest)
+def test_weight_of_the_prior_is_robust_to_one_unusual_image(trained: VQVAE) -> None:
+    part = recalibrated(trained, "error", "context", context_steps=60)
+    train, remaining = (part.reconstruct(rings(n, seed=n))[1] for n in (32, 5))
+    before = part._explained_fraction(train, remaining)
     assert before > 0.1
-    noise = torch.randint(64, rest[:1].shape, generator=torch.Generator().manual_seed(0))
-    assert part._explained_fraction(train, torch.cat([rest, noise])) > 0.9 * before
+    noise = torch.randint(64, remaining[:1].shape, generator=torch.Generator().manual_seed(0))
+    assert part._explained_fraction(train, torch.cat([remaining, noise])) > 0.9 * before
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_a_defect_is_surprising_where_it_lies(trained: VQVAE, term: str) -> None:
-    part = scored_by(trained, term)
+def test_surprisal_is_high_at_the_defect(trained: VQVAE, term: str) -> None:
+    part = recalibrated(trained, term)
     images = rings(4, seed=6)
     broken = images.clone()
     broken[:, :, 20:26, 8:14] = 0.05
@@ -381,7 +386,7 @@ def test_a_defect_is_surprising_where_it_lies(trained: VQVAE, term: str) -> None
     assert bool((inside > 0.5).all()) and bool((inside > 3 * outside).all())
 
 
-def test_crops_are_places_of_their_image() -> None:
+def test_crops_are_windows_of_their_image() -> None:
     images = torch.arange(2 * 3 * 24 * 32).view(2, 3, 24, 32).float()
     torch.manual_seed(0)
     crops = random_crops(images, 16)
@@ -397,7 +402,7 @@ def test_crops_are_places_of_their_image() -> None:
 # Settings
 
 
-def test_settings_of_the_quantiser_reach_it() -> None:
+def test_settings_are_passed_to_the_quantizer() -> None:
     part = detector(
         commitment=0.7, learning="gradient", gradient="rotation", levels=2, restart=0.2, decay=0.9
     )
@@ -407,18 +412,18 @@ def test_settings_of_the_quantiser_reach_it() -> None:
     assert quantizer.codebooks[1].vectors.requires_grad
 
 
-def test_needs_images() -> None:
+def test_requires_an_image() -> None:
     spec = InputSpec(channels=(8, 16), sizes=((16, 16), (8, 8)), image_size=(32, 32))
     with pytest.raises(UserError, match="needs images.*set features.backbone=pixels"):
         VQVAE(VQVAESettings(), spec)
 
 
-def test_needs_a_side_that_halves_twice() -> None:
+def test_image_size_must_be_divisible_by_four() -> None:
     with pytest.raises(UserError, match=r"data\.image_size must be a multiple of 4.*30 x 30"):
         detector(side=30)
 
 
-def test_cosine_with_residual_levels_is_refused() -> None:
+def test_cosine_with_residual_levels_raises() -> None:
     with pytest.raises(UserError, match="distance must be l2 if levels is above 1"):
         detector(levels=2, distance="cosine")
 
