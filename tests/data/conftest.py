@@ -10,7 +10,7 @@ from folders import make_category
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A data set of two categories, `bolt` and `nut`, in the layout of MVTec AD."""
+    """A dataset of two categories, `bolt` and `nut`, in the layout of MVTec AD."""
     for name in ("bolt", "nut"):
         make_category(tmp_path / "set", name)
     return tmp_path / "set"

@@ -1,4 +1,4 @@
-"""Small data sets on disk, in every layout the program reads."""
+"""Small datasets on disk in every supported layout."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def write_image(path: Path, seed: int, size: tuple[int, int] = (20, 24)) -> Path:
-    """Noise of (H, W), another for each seed."""
+    """Write noise of size (H, W) that depends on the seed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
@@ -18,7 +18,7 @@ def write_image(path: Path, seed: int, size: tuple[int, int] = (20, 24)) -> Path
 
 
 def write_mask(path: Path, size: tuple[int, int] = (20, 24), value: int = 255) -> Path:
-    """One rectangle of `value` on 0."""
+    """Write a mask with one rectangle of `value` on 0."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.zeros(size, np.uint8)
     pixels[4:9, 6:12] = value
@@ -36,7 +36,7 @@ def make_category(
     suffix: str = "_mask",
     size: tuple[int, int] = (20, 24),
 ) -> Path:
-    """A category in the layout of MVTec AD; returns its folder."""
+    """Write a category in the layout of MVTec AD; return its folder."""
     folder = root / name
     seed = sum(name.encode()) * 1000
     for number in range(train):
@@ -52,7 +52,8 @@ def make_category(
 def make_visa(
     root: Path, name: str = "candle", train: int = 6, good: int = 2, bad: int = 2
 ) -> Path:
-    """A category of VisA as downloaded, added to the split file; returns the split file."""
+    """Write a category of VisA as downloaded and add it to the split file; return the split
+    file."""
     split = root / "split_csv/1cls.csv"
     new = not split.exists()
     split.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The inspected area: read from files, applied to images and masks, refused with a sentence."""
+"""The inspected area: read from files, applied to images and masks, invalid files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def mask_file(path: Path, mask: Any) -> Path:
 
 
 def disc(size: tuple[int, int]) -> Any:
-    """The ellipse within 3/4 of an image (H, W)."""
+    """Return the ellipse with 3/4 of the size of an image (H, W)."""
     image = Image.new("L", size[::-1])
     (height, width) = size
     box = (width // 8, height // 8, width - width // 8, height - height // 8)
@@ -56,7 +56,7 @@ def read(**values: Any) -> InspectedArea | None:
     return areas_of(settings(**values), ["nut"])["nut"]
 
 
-def test_white_is_inspected_in_roi_and_ignored_in_ignore(tmp_path: Path) -> None:
+def test_white_is_included_by_roi_and_excluded_by_ignore(tmp_path: Path) -> None:
     mask = disc((40, 60))
     path = mask_file(tmp_path / "mask.png", mask)
     roi, ignored = read(roi=str(path)), read(ignore=str(path))
@@ -71,17 +71,17 @@ def test_white_is_inspected_in_roi_and_ignored_in_ignore(tmp_path: Path) -> None
     assert read(roi=str(mask_file(tmp_path / "all.png", np.ones((4, 4))))) is None
 
 
-def test_an_area_of_each_category(tmp_path: Path) -> None:
+def test_area_per_category(tmp_path: Path) -> None:
     path = mask_file(tmp_path / "mask.png", disc((40, 40)))
     names = ["nut", "bolt"]
     different = areas_of(settings(roi={"nut": str(path), "007": ""}), names)
     assert different["nut"] is not None and different["bolt"] is None
-    same = areas_of(settings(roi=str(path)), names)
-    stored = encode_areas(different), encode_areas(same), encode_areas({"nut": None})
-    assert stored == ({"nut": same["nut"].encode()}, same["nut"].encode(), None)
-    for areas, value in zip((different, same), stored, strict=False):
-        again = decode_areas(json.loads(json.dumps(value)), names)
-        assert {name: area and area.digest for name, area in again.items()} == {
+    equal = areas_of(settings(roi=str(path)), names)
+    stored = encode_areas(different), encode_areas(equal), encode_areas({"nut": None})
+    assert stored == ({"nut": equal["nut"].encode()}, equal["nut"].encode(), None)
+    for areas, value in zip((different, equal), stored, strict=False):
+        reloaded = decode_areas(json.loads(json.dumps(value)), names)
+        assert {name: area and area.digest for name, area in reloaded.items()} == {
             name: area and area.digest for name, area in areas.items()
         }
 
@@ -113,7 +113,7 @@ INVALID = {
 
 
 @pytest.mark.parametrize("name", INVALID)
-def test_a_file_that_is_no_area_is_a_sentence(tmp_path: Path, name: str) -> None:
+def test_invalid_area_file_raises(tmp_path: Path, name: str) -> None:
     content, message = INVALID[name]
     if content is not None:
         (tmp_path / name).write_text(content)
@@ -122,7 +122,7 @@ def test_a_file_that_is_no_area_is_a_sentence(tmp_path: Path, name: str) -> None
     assert "\n" not in str(error.value)
 
 
-def test_empty_areas_and_unlike_shapes_are_sentences(tmp_path: Path) -> None:
+def test_empty_areas_and_mismatched_shapes_raise(tmp_path: Path) -> None:
     empty = mask_file(tmp_path / "empty.png", np.zeros((4, 4)))
     full = mask_file(tmp_path / "full.png", np.ones((4, 8)))
     with pytest.raises(UserError, match="data.roi of category nut must leave pixels.*got none"):
@@ -135,7 +135,7 @@ def test_empty_areas_and_unlike_shapes_are_sentences(tmp_path: Path) -> None:
         settings(roi=3)
 
 
-def test_a_mask_may_have_another_size_but_not_another_shape() -> None:
+def test_mask_may_have_another_size_but_not_another_aspect_ratio() -> None:
     area = InspectedArea(disc((100, 75)))
     for size in ((100, 75), (1000, 750), (999, 749), (50, 37), (50, 38)):
         assert area.fits(size) and area.at(size).shape == size and area.at(size).any()
@@ -143,8 +143,8 @@ def test_a_mask_may_have_another_size_but_not_another_shape() -> None:
         assert not area.fits(size)
         with pytest.raises(UserError, match=rf"it is {size[1]}x{size[0]} pixels; .* 75x100, which"):
             area.at(size)
-    again = InspectedArea.decode(area.encode())
-    assert (again.mask == area.mask).all() and again.digest == area.digest
+    repeated = InspectedArea.decode(area.encode())
+    assert (repeated.mask == area.mask).all() and repeated.digest == area.digest
     assert InspectedArea(~area.mask).digest != area.digest
 
 
@@ -152,7 +152,7 @@ def test_a_mask_may_have_another_size_but_not_another_shape() -> None:
 @pytest.mark.parametrize("brightness", ["keep", "border"])
 @pytest.mark.parametrize("size", [(64, 64), (200, 150), (33, 45)])
 @pytest.mark.parametrize("border", [False, True])
-def test_the_rest_of_an_image_changes_nothing(
+def test_pixels_outside_the_area_have_no_effect(
     resize: str, brightness: str, size: tuple[int, int], border: bool
 ) -> None:
     chosen = settings(image_size=64, resize=resize, brightness=brightness)
@@ -170,7 +170,7 @@ def test_the_rest_of_an_image_changes_nothing(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_synthetic_anomalies_are_drawn_inside(kind: str) -> None:
+def test_synthetic_anomalies_are_inside_the_area(kind: str) -> None:
     image, texture = RNG.integers(90, 110, (2, 96, 96, 3), np.uint8)
     small = np.zeros((96, 96), bool)
     small[40:44, 60:63] = True
@@ -183,11 +183,11 @@ def test_synthetic_anomalies_are_drawn_inside(kind: str) -> None:
 
 @pytest.fixture
 def half(small_root: Path, tmp_path: Path) -> Path:
-    """The left half is inspected."""
+    """A mask that includes the left half."""
     return mask_file(tmp_path / "half.png", np.arange(64) < np.full((64, 1), 32))
 
 
-def test_a_data_set_is_seen_within_the_area(small_root: Path, half: Path, tmp_path: Path) -> None:
+def test_dataset_is_masked_by_the_area(small_root: Path, half: Path, tmp_path: Path) -> None:
     tree = {"root": str(small_root), "categories": ["cable"], "image_size": 32}
     plain, splits = load_dataset(settings(**tree)), load_dataset(settings(**tree, roi=str(half)))
     assert plain.areas["cable"] is None and splits.areas["cable"] is not None
@@ -200,11 +200,11 @@ def test_a_data_set_is_seen_within_the_area(small_root: Path, half: Path, tmp_pa
             assert (record.defect.startswith("drawn_")) <= resized.mask.any()
     assert plain.fingerprint != splits.fingerprint
     assert plain.test_fingerprint != splits.test_fingerprint
-    again = mask_file(tmp_path / "other.bmp", np.arange(64) >= np.full((64, 1), 32))
-    assert load_dataset(settings(**tree, ignore=str(again))).fingerprint == splits.fingerprint
+    reloaded = mask_file(tmp_path / "other.bmp", np.arange(64) >= np.full((64, 1), 32))
+    assert load_dataset(settings(**tree, ignore=str(reloaded))).fingerprint == splits.fingerprint
 
 
-def test_each_category_of_a_joint_model_has_its_area(small_root: Path, half: Path) -> None:
+def test_each_category_of_a_joint_model_has_its_own_area(small_root: Path, half: Path) -> None:
     tree = {"root": str(small_root), "categories": ["cable", "fabric"], "image_size": 32}
     tree |= {"resize": "letterbox", "brightness": "border"}
 
@@ -220,10 +220,10 @@ def test_each_category_of_a_joint_model_has_its_area(small_root: Path, half: Pat
             "cable": (getattr(splits, part), getattr(shared, part)),
             "fabric": (getattr(splits, part), getattr(plain, part)),
         }
-        for name, (mine, expected) in sets.items():
-            images, wanted = mine.of_category(name), expected.of_category(name)
-            assert images.fingerprint == wanted.fingerprint
-            batch, reference = (each.batch(range(len(each))) for each in (images, wanted))
+        for name, (actual, expected) in sets.items():
+            images, expected_images = actual.of_category(name), expected.of_category(name)
+            assert images.fingerprint == expected_images.fingerprint
+            batch, reference = (each.batch(range(len(each))) for each in (images, expected_images))
             assert torch.equal(batch.images, reference.images)
             assert torch.equal(batch.masks, reference.masks)
             assert batch.inspected is not None
@@ -248,7 +248,7 @@ def test_defects_outside_are_noted(small_root: Path, tmp_path: Path) -> None:
     assert "category cable: the masks of 6 of 6 defect images (e.g. cut_outer_insulation/" in note
 
 
-def test_wrong_shapes_and_categories_are_sentences(small_root: Path, tmp_path: Path) -> None:
+def test_invalid_shapes_and_categories_raise(small_root: Path, tmp_path: Path) -> None:
     tree = {"root": str(small_root), "categories": ["cable"], "image_size": 32}
     wide = mask_file(tmp_path / "wide.png", disc((30, 60)))
     with pytest.raises(UserError, match=r"files cannot be used.*64x64 pixels; the inspected area"):
@@ -257,7 +257,7 @@ def test_wrong_shapes_and_categories_are_sentences(small_root: Path, tmp_path: P
         load_dataset(settings(**tree, roi={"cabel": str(wide)}))
 
 
-def test_a_check_validates_the_area(small_root: Path, half: Path, tmp_path: Path) -> None:
+def test_check_validates_the_area(small_root: Path, half: Path, tmp_path: Path) -> None:
     tree = {"root": str(small_root), "categories": "all"}
 
     def report(**values: Any) -> CheckReport:
@@ -275,11 +275,11 @@ def test_a_check_validates_the_area(small_root: Path, half: Path, tmp_path: Path
     wide = report(ignore=str(mask_file(tmp_path / "wide.png", disc((30, 60)))))
     images = len(list(small_root.glob("*/t*/*/*.png")))
     assert len(wide.errors) == images and "which is another aspect ratio" in wide.errors[0]
-    alone = load_dataset(settings(root=str(small_root), categories=["cable"], roi=str(half)))
-    assert checked.rows[0].fingerprint == alone.fingerprint
+    single = load_dataset(settings(root=str(small_root), categories=["cable"], roi=str(half)))
+    assert checked.rows[0].fingerprint == single.fingerprint
 
 
-def test_the_contact_sheet_shows_the_area(small_root: Path, half: Path, tmp_path: Path) -> None:
+def test_contact_sheet_shows_the_area(small_root: Path, half: Path, tmp_path: Path) -> None:
     area = InspectedArea(read_mask(half))
     sheets = [
         read_image(contact_sheet(small_root, ["cable"], tmp_path / "sheet.png", areas))
@@ -289,7 +289,7 @@ def test_the_contact_sheet_shows_the_area(small_root: Path, half: Path, tmp_path
     assert changed[:, 84:156].mean() > 0.5 and not changed[:, :76].any()
 
 
-def test_a_damaged_area_in_a_checkpoint_is_a_sentence() -> None:
+def test_damaged_area_in_a_checkpoint_raises() -> None:
     text = InspectedArea(disc((20, 20))).encode()
     empty = InspectedArea(np.zeros((4, 4), bool)).encode()
     for damaged in ("", "!", text[:40], "A" * 80, 7, None):

@@ -1,4 +1,4 @@
-"""Images in memory: what is accepted, and that the advice of every refusal works as written."""
+"""Images in memory: accepted types, and conversions suggested by error messages."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ ADVISED: dict[str, tuple[Any, np.ndarray[Any, Any]]] = {
 
 
 @pytest.mark.parametrize("name", ADVISED)
-def test_the_advice_makes_the_image(name: str) -> None:
+def test_suggested_conversion_is_correct(name: str) -> None:
     x, expected = ADVISED[name]
     with pytest.raises(UserError, match="an image must be") as error:
         as_rgb(x)
@@ -68,13 +68,13 @@ def test_the_advice_makes_the_image(name: str) -> None:
         (b"bytes", "pass its path"),
     ],
 )
-def test_what_no_expression_converts(x: Any, words: str) -> None:
+def test_errors_without_a_suggested_conversion(x: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
         as_rgb(x)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16", "CMYK"])
-def test_a_pil_image_is_read_as_its_file(mode: str, tmp_path: Any) -> None:
+def test_pil_image_equals_its_file(mode: str, tmp_path: Any) -> None:
     from vqlab.data import read_image
 
     if mode == "I;16":
@@ -90,7 +90,7 @@ def test_arrays_that_are_accepted() -> None:
     assert (as_rgb(COLOUR) == COLOUR).all() and (as_rgb(GREY) == REPEATED).all()
 
 
-def test_a_pil_image_is_turned_and_transparent_as_its_file(tmp_path: Any) -> None:
+def test_orientation_and_transparency_of_pil_images_equal_those_of_files(tmp_path: Any) -> None:
     from vqlab.data import read_image
 
     exif = PIL.Image.Exif()
@@ -108,7 +108,7 @@ def test_a_pil_image_is_turned_and_transparent_as_its_file(tmp_path: Any) -> Non
                 assert (as_rgb(image) == read_image(path)).all(), path
 
 
-def test_a_pil_image_that_cannot_be_decoded_is_one_sentence(tmp_path: Any) -> None:
+def test_undecodable_pil_image_raises(tmp_path: Any) -> None:
     path = tmp_path / "cut.png"
     PIL.Image.fromarray(RNG.integers(0, 256, (64, 64, 3), np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:3000])
@@ -133,7 +133,7 @@ def test_bits_of_arrays_and_of_loaded_colours(tmp_path: Any) -> None:
             as_rgb(image, bits=12)
 
 
-def test_a_dark_deep_array_takes_the_scale_of_a_file(tmp_path: Any) -> None:
+def test_dark_16_bit_array_is_scaled_like_a_file(tmp_path: Any) -> None:
     from vqlab.data import read_image
 
     dark = np.arange(200, dtype=np.uint16).reshape(10, 20)

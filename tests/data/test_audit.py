@@ -1,4 +1,4 @@
-"""The audit: what a statistic of whole images gives away is found, and nothing else is."""
+"""The audit detects differences in simple statistics of whole images, without false warnings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RNG = np.random.default_rng
 
 
 def grey(seed: int, light: float = 1.0, side: int = 64) -> np.ndarray:
-    """Noise round 100, (side, side, 3) uint8."""
+    """Return noise around 100, (side, side, 3) uint8."""
     pixels = RNG(seed).normal(100, 8, (side, side, 1)) * light
     return np.repeat(pixels.clip(0, 255), 3, axis=2).astype(np.uint8)
 
@@ -40,7 +40,7 @@ def bordered(seed: int) -> np.ndarray:
 
 
 def half_lit(seed: int) -> np.ndarray:
-    """As bright as others on the whole."""
+    """Return an image with the usual mean brightness."""
     image = grey(seed, 1.1)
     image[:, 32:] = grey(seed, 0.9)[:, 32:]
     return image
@@ -89,7 +89,7 @@ def load(root: Path, **changes: object) -> Splits:
         ("mean_image", half_lit, True),
     ],
 )
-def test_each_statistic_finds_what_it_is_for(
+def test_each_statistic_detects_its_difference(
     statistic: str, defect: object, higher: bool, tmp_path: Path
 ) -> None:
     result = audit(load(write(tmp_path, defect)))["nut"]
@@ -102,13 +102,13 @@ def test_each_statistic_finds_what_it_is_for(
     )
 
 
-def test_alike_images_give_no_warning(tmp_path: Path) -> None:
+def test_similar_images_give_no_warning(tmp_path: Path) -> None:
     result = audit(load(write(tmp_path, count=40)))["nut"]
     assert result.warnings == [] and (result.normal, result.anomalous) == (40, 40)
     assert all(0.5 <= value < 0.8 for value in result.aurocs.values())
 
 
-def test_constant_statistics_separate_nothing(tmp_path: Path) -> None:
+def test_constant_statistics_give_no_warning(tmp_path: Path) -> None:
     def flat(seed: int) -> np.ndarray:
         return np.full((64, 64, 3), 90, np.uint8)
 
@@ -116,14 +116,14 @@ def test_constant_statistics_separate_nothing(tmp_path: Path) -> None:
     assert set(result.aurocs.values()) == {0.5} and result.warnings == []
 
 
-def test_it_measures_what_the_network_sees(tmp_path: Path) -> None:
+def test_statistics_are_computed_on_network_inputs(tmp_path: Path) -> None:
     root = write(tmp_path, lambda seed: grey(seed, 1.2))
     keep, border = (audit(load(root, brightness=b))["nut"] for b in ("keep", "border"))
     assert keep.aurocs["mean_grey"] == 1 and border.aurocs["mean_grey"] < 0.9
     assert keep.aurocs["file_size"] == border.aurocs["file_size"]
 
 
-def test_padding_is_left_out(tmp_path: Path) -> None:
+def test_padding_is_excluded(tmp_path: Path) -> None:
     make_category(tmp_path, "nut", size=(20, 60))
     splits = load(tmp_path, resize="letterbox")
     values = statistics(splits.train, splits.test)
@@ -131,7 +131,7 @@ def test_padding_is_left_out(tmp_path: Path) -> None:
     assert values["file_size"].tolist() == [s.path.stat().st_size for s in splits.test.records]
 
 
-def test_few_images_may_be_chance(tmp_path: Path) -> None:
+def test_few_images_give_no_warning(tmp_path: Path) -> None:
     result = audit(load(write(tmp_path, lambda seed: grey(seed, 1.2), count=4)))["nut"]
     assert "maybe by chance (4 normal, 4 anomalous)" in result.warnings[0]
 
@@ -148,8 +148,8 @@ def test_metric_keys(tmp_path: Path) -> None:
         aurocs = {} if value is None else dict.fromkeys(STATISTICS, value)
         return CategoryAudit(name, 1, 1, aurocs, dict.fromkeys(aurocs, True), "keep")
 
-    alone = audit_metrics({"nut": audit_of("nut", 0.7)})
-    assert alone == {f"audit/{name}": 0.7 for name in STATISTICS}
+    single = audit_metrics({"nut": audit_of("nut", 0.7)})
+    assert single == {f"audit/{name}": 0.7 for name in STATISTICS}
     several = audit_metrics(
         {"a": audit_of("a", 0.5), "b": audit_of("b", 1.0), "c": audit_of("c", None)}
     )
@@ -157,7 +157,7 @@ def test_metric_keys(tmp_path: Path) -> None:
     assert len(several) == 3 * len(STATISTICS)
 
 
-def test_several_categories_each_against_their_own_mean(root: Path) -> None:
+def test_each_category_is_compared_with_its_own_mean(root: Path) -> None:
     both = audit(load(root, categories="all"))
     assert list(both) == ["bolt", "nut"]
     assert both["nut"].aurocs == audit(load(root))["nut"].aurocs
@@ -168,7 +168,7 @@ REAL = os.environ.get("VQLAB_REAL_DATA")
 
 @pytest.mark.data
 @pytest.mark.skipif(not REAL, reason="VQLAB_REAL_DATA names no folder of real images")
-def test_what_is_known_of_real_images() -> None:
+def test_known_warnings_of_real_images() -> None:
     def real(folder: str, category: str, brightness: str = "keep") -> CategoryAudit:
         root = Path(str(REAL)) / folder
         return audit(load(root, categories=category, brightness=brightness, image_size=256))[
@@ -185,7 +185,7 @@ def test_what_is_known_of_real_images() -> None:
     assert real("MVTec", "bottle").warnings == []
 
 
-def test_without_masks_the_audit_does_not_advise_pixel_metrics() -> None:
+def test_pixel_metrics_are_not_suggested_without_masks() -> None:
     audited = CategoryAudit("part", 9, 9, {"mean_grey": 1.0}, {"mean_grey": True}, "keep", False)
     (sentence,) = audited.warnings
     assert "pixel metrics" not in sentence and "image metrics may be inflated" in sentence

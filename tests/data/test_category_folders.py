@@ -1,4 +1,5 @@
-"""Sets as people have them: without masks or defects, two folders, other names than MVTec's."""
+"""Datasets without masks or defects, pairs of folders, and folder names other than those of MVTec
+AD."""
 
 from __future__ import annotations
 
@@ -48,10 +49,10 @@ def test_no_masks(root: Path) -> None:
 
 @pytest.mark.parametrize("gone", ["test", "test/hole", "test/good"])
 def test_no_defects_no_normals_or_no_test(root: Path, gone: str) -> None:
-    whole = load(root)
+    complete = load(root)
     shutil.rmtree(root / "nut" / gone)
     splits = load(root)
-    assert files(splits, "train") == files(whole, "train")
+    assert files(splits, "train") == files(complete, "train")
     assert {s.defect for s in splits.test.records} == {
         "test": set(), "test/hole": {"good"}, "test/good": {"hole"},
     }[gone]  # fmt: skip
@@ -66,8 +67,8 @@ def test_no_defects_no_normals_or_no_test(root: Path, gone: str) -> None:
      ("train/normal", "test/normal", "test/anomaly"), ("TRAIN/ok", "TEST/n.i.O", "TEST/ok"),
      ("training/defect-free", "testing/Defect_Free", "testing/scratch")],
 )  # fmt: skip
-def test_names_that_mean_good(root: Path, train: str, good: str, bad: str) -> None:
-    """Case and punctuation do not count; masks are found below another spelling, too."""
+def test_folder_names_of_normal_images(root: Path, train: str, good: str, bad: str) -> None:
+    """Case and punctuation are ignored; masks are found under different spellings, too."""
     nut = root / "nut"
     if train == "TRAIN/ok":
         good, bad = bad, good
@@ -88,7 +89,7 @@ def test_names_that_mean_good(root: Path, train: str, good: str, bad: str) -> No
 
 
 @pytest.mark.parametrize("folder", ["train", "test"])
-def test_two_folders_of_good_images_are_ambiguous(root: Path, folder: str) -> None:
+def test_two_folders_of_normal_images_raise(root: Path, folder: str) -> None:
     write_image(root / "nut" / folder / "OK/000.png", 900)
     with pytest.raises(
         UserError, match=f"nut/{folder} must have only one such folder.*OK and good.*merge them"
@@ -96,14 +97,14 @@ def test_two_folders_of_good_images_are_ambiguous(root: Path, folder: str) -> No
         load(root)
 
 
-def test_a_name_that_is_not_understood_says_what_to_rename(root: Path) -> None:
+def test_unknown_folder_name_error_suggests_names(root: Path) -> None:
     (root / "nut/train/good").rename(root / "nut/train/fine")
     with pytest.raises(UserError, match=r"none but fine; rename the folder .* to good \(OK"):
         load(root)
 
 
 @pytest.mark.parametrize("names", [("positive", "negative"), ("0", "1")])
-def test_two_classes_without_a_meaning_are_refused(root: Path, names: tuple[str, str]) -> None:
+def test_two_folders_with_unknown_names_raise(root: Path, names: tuple[str, str]) -> None:
     (root / "nut/test/good").rename(root / "nut/test" / names[0])
     (root / "nut/test/hole").rename(root / "nut/test" / names[1])
     with pytest.raises(UserError, match="must say whether its images are normal or anomalous"):
@@ -111,7 +112,7 @@ def test_two_classes_without_a_meaning_are_refused(root: Path, names: tuple[str,
     assert ambiguous_names(["good", "0", "1"]) == [] and ambiguous_names(["1", "2", "3"]) == []
 
 
-def test_images_in_train_itself_are_good_and_in_test_itself_unused(root: Path) -> None:
+def test_images_directly_in_train_are_normal_and_those_in_test_unused(root: Path) -> None:
     for path in (root / "nut/train/good").iterdir():
         path.rename(root / "nut/train" / path.name)
     (root / "nut/train/good").rmdir()
@@ -121,8 +122,8 @@ def test_images_in_train_itself_are_good_and_in_test_itself_unused(root: Path) -
     assert "3 images directly in this folder are not used" in category.warnings[0]
 
 
-def test_a_category_of_two_folders(tmp_path: Path) -> None:
-    """OK and NG: a fifth of the good images is test, the same one for every seed."""
+def test_category_of_two_folders(tmp_path: Path) -> None:
+    """OK and NG: a fifth of the normal images is used for testing, independent of the seed."""
     fill(tmp_path / "parts/pen/OK", 20)
     fill(tmp_path / "parts/pen/NG", 3, 100)
     fill(tmp_path / "parts/pen/raw", 1, 300)
@@ -143,31 +144,31 @@ def test_a_category_of_two_folders(tmp_path: Path) -> None:
 def test_flat_folders(tmp_path: Path) -> None:
     good, bad = fill(tmp_path / "line 1/fine", 10), fill(tmp_path / "NG", 2, 100)
     fill(bad / "scratch", 2, 200)
-    alone = load_dataset(DataSettings(good=good, image_size=32))
-    assert alone.categories == ("fine",) and len(alone.test) == 0
-    assert alone.source == "folder of good images"
-    assert len(alone.train) + len(alone.held_out) == 10
+    good_only = load_dataset(DataSettings(good=good, image_size=32))
+    assert good_only.categories == ("fine",) and len(good_only.test) == 0
+    assert good_only.source == "folder of good images"
+    assert len(good_only.train) + len(good_only.held_out) == 10
     both = load_dataset(DataSettings(good=good, bad=bad, categories="pen", image_size=32))
     assert both.categories == ("pen",) and both.source == "folders of good and bad images"
     assert [s.defect for s in both.test.records] == ["NG"] * 2 + ["good"] * 2 + ["scratch"] * 2
     moved = tmp_path / "elsewhere"
     shutil.copytree(good, moved / "good")
     shutil.copytree(bad, moved / "good/bad")
-    again = DataSettings(good=moved / "good", bad=moved / "good/bad", image_size=32)
-    assert load_dataset(again).fingerprint == both.fingerprint
-    report = check_dataset(find_layout(again))
+    moved_settings = DataSettings(good=moved / "good", bad=moved / "good/bad", image_size=32)
+    assert load_dataset(moved_settings).fingerprint == both.fingerprint
+    report = check_dataset(find_layout(moved_settings))
     assert not report.errors and report.fingerprint == both.fingerprint
     assert report.rows[0].counts == (8, 2, 4)
 
 
-def test_few_good_images_are_all_trained_on(tmp_path: Path) -> None:
+def test_few_normal_images_are_all_used_for_training(tmp_path: Path) -> None:
     good, bad = fill(tmp_path / "good", 4), fill(tmp_path / "bad", 1, 100)
     splits = load_dataset(DataSettings(good=good, bad=bad, image_size=32))
     assert [s.label for s in splits.test.records] == [1]
     assert "false reject rate on test cannot be measured" in " ".join(splits.notes)
 
 
-def wrong(tmp_path: Path) -> dict[str, tuple[dict[str, object], str]]:
+def invalid_settings(tmp_path: Path) -> dict[str, tuple[dict[str, object], str]]:
     good, bad = fill(tmp_path / "good", 6), fill(tmp_path / "bad", 2, 100)
     fill(tmp_path / "mixed/OK", 1, 200)
     fill(tmp_path / "pen/train/OK", 1, 300)
@@ -190,14 +191,14 @@ def wrong(tmp_path: Path) -> dict[str, tuple[dict[str, object], str]]:
     "case",
     "both,bad alone,nowhere,no bad,empty,the same,good in bad,a layout,two,all".split(","),
 )
-def test_mistakes_with_flat_folders_are_sentences(tmp_path: Path, case: str) -> None:
-    settings, words = wrong(tmp_path)[case]
+def test_invalid_flat_folders_raise(tmp_path: Path, case: str) -> None:
+    settings, words = invalid_settings(tmp_path)[case]
     with pytest.raises(UserError, match=words) as error:
         load_dataset(DataSettings.model_validate({**settings, "image_size": 32}))
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
 
 
-def test_a_data_set_of_images_or_of_two_folders_is_explained(tmp_path: Path) -> None:
+def test_error_for_a_folder_of_images_suggests_options(tmp_path: Path) -> None:
     fill(tmp_path / "flat", 3)
     with pytest.raises(UserError, match=r"contains images itself; .* --good .*flat"):
         detect_layout(tmp_path / "flat")
@@ -213,7 +214,7 @@ def test_defects_in_kinds_below_one_folder(root: Path) -> None:
     assert all(s.mask is not None for s in category.test if s.label)
 
 
-def test_validation_of_real_defects_without_any_says_so(root: Path) -> None:
+def test_validation_on_test_defects_requires_defects(root: Path) -> None:
     shutil.rmtree(root / "nut/test")
     tree = {"root": root, "categories": "nut", "image_size": 32, "validation": {"source": "test"}}
     with pytest.raises(UserError, match="at least 2 test images.*validation.source=drawn"):
@@ -231,7 +232,7 @@ def test_pixel_metrics_of_validation_require_masks(root: Path) -> None:
         splits.require_defined("validation/aupro")
 
 
-def test_the_names_of_all_and_mean_are_reserved(root: Path) -> None:
+def test_category_names_all_and_mean_are_reserved(root: Path) -> None:
     (root / "bolt").rename(root / "mean")
     load(root, "mean")
     with pytest.raises(UserError, match="category mean must be trained alone"):
@@ -244,31 +245,31 @@ def test_the_names_of_all_and_mean_are_reserved(root: Path) -> None:
     assert check_dataset(root).errors
 
 
-def test_the_categorys_folder_keeps_its_fingerprint(root: Path, tmp_path: Path) -> None:
-    """What people have measured stays comparable: nothing of MVTec's layout is read differently."""
+def test_fingerprint_is_unchanged(root: Path, tmp_path: Path) -> None:
+    """Results of earlier versions remain comparable: the layout of MVTec AD is read as before."""
     make_category(tmp_path / "copy", "nut")
     assert load(tmp_path / "copy").fingerprint == load(root).fingerprint
 
 
 def test_good_images_of_a_validation_folder_are_held_out(root: Path) -> None:
-    whole = load(root)
-    train = {name for name, _ in files(whole, "train") | files(whole, "held_out")}
+    without_folder = load(root)
+    train = {name for name, _ in files(without_folder, "train") | files(without_folder, "held_out")}
     fill(root / "nut/validation/good", 3, seed=500)
     splits = load(root)
     assert {name for name, _ in files(splits, "train")} == train
     assert {s.path.parent.parent.name for s in splits.held_out.records} == {"validation"}
-    assert len(splits.held_out) == 3 and files(splits, "test") == files(whole, "test")
-    assert splits.fingerprint != whole.fingerprint
+    assert len(splits.held_out) == 3 and files(splits, "test") == files(without_folder, "test")
+    assert splits.fingerprint != without_folder.fingerprint
     assert check_dataset(root).warnings == []
 
 
-def test_a_validation_folder_needs_two_images(root: Path) -> None:
+def test_validation_folder_requires_two_images(root: Path) -> None:
     fill(root / "nut/validation/good", 1, seed=500)
     with pytest.raises(UserError, match="at least 2 images in validation/good; .* has 1; add some"):
         load(root)
 
 
-def test_a_held_out_copy_in_test_is_a_leak(root: Path) -> None:
+def test_copy_of_a_held_out_image_in_test_is_reported(root: Path) -> None:
     fill(root / "nut/validation/good", 2, seed=500)
     shutil.copy(root / "nut/test/good/000.png", root / "nut/validation/good/copy.png")
     [warning] = check_dataset(root).warnings

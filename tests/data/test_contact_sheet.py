@@ -1,4 +1,4 @@
-"""Pictures of a data set for people."""
+"""Contact sheets of datasets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_contact_sheet(root: Path, tmp_path: Path) -> None:
     assert [path.name for path in sorted((tmp_path / "new").iterdir())] == ["one.png", "sheet.png"]
 
 
-def test_outline_leaves_the_inside_alone() -> None:
+def test_outline_does_not_cover_the_inside() -> None:
     image = np.zeros((40, 40, 3), np.uint8)
     mask = np.zeros((40, 40), bool)
     mask[10:20, 10:30] = True
@@ -43,7 +43,7 @@ def test_outline_leaves_the_inside_alone() -> None:
     assert not image.any()
 
 
-def test_faults_are_sentences(root: Path, tmp_path: Path) -> None:
+def test_invalid_arguments_raise(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no category cable"):
         contact_sheet(root, ["cable"], tmp_path / "a.png")
     (root / "nut/train/good/000.png").write_text("hello")
@@ -65,7 +65,7 @@ def test_write_validation(root: Path, tmp_path: Path) -> None:
     assert read_mask(mask).any() and read_mask(mask).shape == (20, 24)
 
 
-def test_sheet_of_a_set(root: Path) -> None:
+def test_sheet_of_a_dataset(root: Path) -> None:
     settings = DataSettings(root=root, categories="all", image_size=32, synthetic_defects=20)
     splits = load_dataset(settings)
     assert len(splits.validation) > MAX_TILES

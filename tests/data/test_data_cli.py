@@ -1,4 +1,4 @@
-"""`vqlab data validation` and `vqlab data audit`, as one types them."""
+"""The commands `vqlab data validation` and `vqlab data audit`."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ def vqlab(
 def test_validation_is_written_with_masks_and_a_sheet(
     vqlab: Verb, root: Path, tmp_path: Path
 ) -> None:
-    message = vqlab("validation", root, "--category", "nut", "--to", "seen")
+    message = vqlab("validation", root, "--category", "nut", "--to", "images_out")
     assert "held-out normal images with synthetic anomalies" in message
-    names = sorted(path.name for path in (tmp_path / "seen").iterdir())
+    names = sorted(path.name for path in (tmp_path / "images_out").iterdir())
     assert "nut_000_good.png" in names and "nut_contact_sheet.png" in names
     masks = [name for name in names if name.endswith("_mask.png")]
-    assert len(masks) == 20 and read_mask(tmp_path / "seen" / masks[0]).any()
-    assert read_image(tmp_path / "seen" / masks[0].replace("_mask", "")).shape == (20, 24, 3)
+    assert len(masks) == 20 and read_mask(tmp_path / "images_out" / masks[0]).any()
+    assert read_image(tmp_path / "images_out" / masks[0].replace("_mask", "")).shape == (20, 24, 3)
 
 
 def test_validation_of_every_category_from_test(vqlab: Verb, root: Path, tmp_path: Path) -> None:
-    message = vqlab("validation", root, "--to", "seen", "--source", "test")
+    message = vqlab("validation", root, "--to", "images_out", "--source", "test")
     assert "excluded from test" in message
-    names = {path.name for path in (tmp_path / "seen").iterdir()}
+    names = {path.name for path in (tmp_path / "images_out").iterdir()}
     assert {"bolt_contact_sheet.png", "nut_contact_sheet.png", "nut_003_hole_mask.png"} <= names
 
 
-def test_audit_warns_and_is_no_failure(vqlab: Verb, root: Path) -> None:
+def test_audit_warnings_exit_with_status_0(vqlab: Verb, root: Path) -> None:
     for path in (root / "nut/test/hole").iterdir():
         Image.fromarray(np.full((20, 24, 3), 250, np.uint8)).save(path)
     message = vqlab("audit", root)
@@ -72,14 +72,12 @@ def test_audit_warns_and_is_no_failure(vqlab: Verb, root: Path) -> None:
         (("validation", "nowhere"), "nowhere does not exist"),
     ],
 )
-def test_a_mistake_is_one_sentence(
-    vqlab, root: Path, words: tuple[str, ...], sentence: str
-) -> None:
+def test_invalid_arguments_raise(vqlab, root: Path, words: tuple[str, ...], sentence: str) -> None:
     message = vqlab(*(root if word == "ROOT" else word for word in words), code=2)
     assert message.startswith("vqlab: ") and sentence in message
 
 
-def test_check_and_show_take_an_area(vqlab: Verb, root: Path, tmp_path: Path) -> None:
+def test_check_and_show_accept_an_area(vqlab: Verb, root: Path, tmp_path: Path) -> None:
     sides = sorted({read_image(file).shape[:2] for file in root.glob("nut/train/good/*")})
     Image.fromarray(np.tri(*sides[0], dtype=np.uint8) * 255).save("roi.png")
     plain, inspected = (
@@ -93,7 +91,7 @@ def test_check_and_show_take_an_area(vqlab: Verb, root: Path, tmp_path: Path) ->
     assert error == "vqlab: data.roi gone.png cannot be used: it does not exist.\n"
 
 
-def test_each_category_has_an_area_of_its_own(vqlab: Verb, root: Path, tmp_path: Path) -> None:
+def test_each_category_has_its_own_area(vqlab: Verb, root: Path, tmp_path: Path) -> None:
     left = np.ones((20, 24), np.uint8) * 255
     left[:, 12:] = 0
     for name, mask in (("left", left), ("right", 255 - left)):
@@ -109,9 +107,9 @@ def test_each_category_has_an_area_of_its_own(vqlab: Verb, root: Path, tmp_path:
     assert prints[both].strip().startswith(trained[:12])
     vqlab("show", root, "--roi", both, "-o", "sheet.png")
     vqlab("audit", root, "--roi", both)
-    vqlab("validation", root, "--roi", both, "-o", "seen")
+    vqlab("validation", root, "--roi", both, "-o", "images_out")
     for name, columns in (("nut", np.s_[12:]), ("bolt", np.s_[:12])):
-        files = list((tmp_path / "seen").glob(f"{name}*_mask.png"))
+        files = list((tmp_path / "images_out").glob(f"{name}*_mask.png"))
         assert files and all(not read_mask(file)[:, columns].any() for file in files)
     for verb in ("check", "show", "audit", "validation"):
         error = vqlab(verb, root, "--roi", "{nutt: left.png}", code=2)
@@ -120,8 +118,8 @@ def test_each_category_has_an_area_of_its_own(vqlab: Verb, root: Path, tmp_path:
         )
 
 
-def test_audit_and_validation_take_an_area(vqlab: Verb, root: Path, tmp_path: Path) -> None:
-    """A difference outside the area is not found, and no anomaly is drawn there."""
+def test_audit_and_validation_accept_an_area(vqlab: Verb, root: Path, tmp_path: Path) -> None:
+    """A difference outside the area is not reported, and no anomaly is placed there."""
     for path in (root / "nut/test/hole").iterdir():
         image = read_image(path).copy()
         image[:, :6] = 255
@@ -135,8 +133,10 @@ def test_audit_and_validation_take_an_area(vqlab: Verb, root: Path, tmp_path: Pa
     assert warning not in vqlab("audit", root, "-c", "nut", "--roi", "roi.png")
     assert warning not in vqlab("audit", root, "-c", "nut", "--ignore", "ignore.png")
     for seed in range(3):
-        vqlab("validation", root, "-c", "nut", "--roi", "roi.png", "-o", "seen", "--seed", seed)
-        masks = [read_mask(file) for file in (tmp_path / "seen").glob("*_mask.png")]
+        vqlab(
+            "validation", root, "-c", "nut", "--roi", "roi.png", "-o", "images_out", "--seed", seed
+        )
+        masks = [read_mask(file) for file in (tmp_path / "images_out").glob("*_mask.png")]
         assert masks and all(mask.any() and not mask[:, :7].any() for mask in masks)
     error = vqlab("audit", root, "-c", "nut", "--roi", "gone.png", code=2)
     assert error == "vqlab: data.roi gone.png cannot be used: it does not exist.\n"

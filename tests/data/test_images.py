@@ -1,4 +1,4 @@
-"""Every common kind of image file is read right, and geometry goes there and back."""
+"""Common image formats are read correctly, and geometry transforms are invertible."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vqlab.types import UserError
 
 @pytest.fixture(scope="module")
 def rgb() -> np.ndarray:
-    """A smooth picture (24, 32, 3), so that JPEG keeps it nearly as it is."""
+    """A smooth image (24, 32, 3), which JPEG compresses with small errors."""
     rows, columns = np.mgrid[0:24, 0:32].astype(float)
     channels = [rows * 10, columns * 7, (rows + columns) * 4]
     return np.stack(channels, axis=2).astype(np.uint8)
@@ -40,8 +40,8 @@ def test_jpeg_of_rgb_grey_and_cmyk(tmp_path: Path, rgb: np.ndarray) -> None:
     for mode in ("RGB", "L", "CMYK"):
         path = tmp_path / f"{mode}.jpg"
         Image.fromarray(rgb).convert(mode).save(path, quality=98)
-        wanted = np.asarray(Image.fromarray(rgb).convert(mode).convert("RGB"), int)
-        assert np.abs(read_image(path) - wanted).mean() < 3, mode
+        expected = np.asarray(Image.fromarray(rgb).convert(mode).convert("RGB"), int)
+        assert np.abs(read_image(path) - expected).mean() < 3, mode
 
 
 def test_grey_one_bit_and_palette(tmp_path: Path, rgb: np.ndarray) -> None:
@@ -49,13 +49,13 @@ def test_grey_one_bit_and_palette(tmp_path: Path, rgb: np.ndarray) -> None:
         picture = Image.fromarray(rgb).convert(mode)
         picture.save(tmp_path / f"{mode}.png")
         picture.save(tmp_path / f"{mode}.tif")
-        wanted = np.asarray(picture.convert("RGB"))
-        np.testing.assert_array_equal(read_image(tmp_path / f"{mode}.png"), wanted)
-        np.testing.assert_array_equal(read_image(tmp_path / f"{mode}.tif"), wanted)
+        expected = np.asarray(picture.convert("RGB"))
+        np.testing.assert_array_equal(read_image(tmp_path / f"{mode}.png"), expected)
+        np.testing.assert_array_equal(read_image(tmp_path / f"{mode}.tif"), expected)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
-def test_sixteen_bits_keep_the_high_byte(tmp_path: Path, suffix: str) -> None:
+def test_sixteen_bits_are_reduced_to_the_high_byte(tmp_path: Path, suffix: str) -> None:
     deep = np.random.default_rng(0).integers(0, 65536, (10, 12, 3)).astype(np.uint16)
     cv2.imwrite(str(tmp_path / f"rgb.{suffix}"), deep[..., ::-1])
     cv2.imwrite(str(tmp_path / f"grey.{suffix}"), deep[..., 0])
@@ -67,8 +67,8 @@ def test_sixteen_bits_keep_the_high_byte(tmp_path: Path, suffix: str) -> None:
 def test_floating_point(tmp_path: Path) -> None:
     values = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
     Image.fromarray(values).save(tmp_path / "unit.tif")
-    wanted = np.round(values * 255).astype(np.uint8)
-    np.testing.assert_array_equal(read_image(tmp_path / "unit.tif")[..., 1], wanted)
+    expected = np.round(values * 255).astype(np.uint8)
+    np.testing.assert_array_equal(read_image(tmp_path / "unit.tif")[..., 1], expected)
     Image.fromarray(values * 300).save(tmp_path / "wide.tif")
     with pytest.raises(UserError, match=r"wide\.tif.*0 and 1"):
         read_image(tmp_path / "wide.tif")
@@ -92,7 +92,7 @@ def test_transparency_becomes_white(tmp_path: Path, rgb: np.ndarray) -> None:
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
 def test_exif_rotation(tmp_path: Path, rgb: np.ndarray, suffix: str) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # shown turned a quarter clockwise
+    exif[0x0112] = 6  # displayed rotated clockwise by 90°
     path = tmp_path / f"turned.{suffix}"
     Image.fromarray(rgb).save(path, exif=exif.tobytes() if suffix != "tif" else exif)
     read = read_image(path)
@@ -112,18 +112,18 @@ def test_exif_rotation_of_sixteen_bit_grey(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
 @pytest.mark.parametrize("share", [0.2, 0.6, 0.9])
-def test_cut_short_is_refused_by_name(tmp_path: Path, suffix: str, share: float) -> None:
+def test_truncated_file_error_names_the_file(tmp_path: Path, suffix: str, share: float) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     kinds = {"jpg": "JPEG", "tif": "TIFF"}
-    whole = io.BytesIO()
-    Image.fromarray(noise).save(whole, kinds.get(suffix, suffix.upper()))
+    content = io.BytesIO()
+    Image.fromarray(noise).save(content, kinds.get(suffix, suffix.upper()))
     path = tmp_path / f"cut.{suffix}"
-    path.write_bytes(whole.getvalue()[: int(len(whole.getvalue()) * share)])
+    path.write_bytes(content.getvalue()[: int(len(content.getvalue()) * share)])
     with pytest.raises(UserError, match=rf"cut\.{suffix} cannot be used"):
         read_image(path)
 
 
-def test_no_image_is_refused_by_name(tmp_path: Path) -> None:
+def test_non_image_error_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not a picture")
     (tmp_path / "empty.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"text\.png cannot be used: unsupported or corrupt image"):
@@ -137,14 +137,14 @@ def test_no_image_is_refused_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
-def test_damaged_bytes_never_escape_as_another_error(tmp_path: Path, rgb: np.ndarray) -> None:
-    """Flipped bytes either still decode or are refused by name, in every format."""
+def test_damaged_files_raise_user_errors_only(tmp_path: Path, rgb: np.ndarray) -> None:
+    """Files with flipped bytes are either decoded or rejected by name, in every format."""
     rng = np.random.default_rng(1)
     for kind in ("PNG", "JPEG", "TIFF", "BMP"):
-        whole = io.BytesIO()
-        Image.fromarray(rgb).save(whole, kind)
+        original = io.BytesIO()
+        Image.fromarray(rgb).save(original, kind)
         for trial in range(40):
-            content = bytearray(whole.getvalue())
+            content = bytearray(original.getvalue())
             for place in rng.integers(0, len(content), 8):
                 content[place] ^= int(rng.integers(1, 256))
             path = tmp_path / f"{kind}{trial}.{kind.lower()}"
@@ -155,12 +155,12 @@ def test_damaged_bytes_never_escape_as_another_error(tmp_path: Path, rgb: np.nda
                 assert path.name in str(error)
 
 
-def test_masks_are_everything_above_zero(tmp_path: Path) -> None:
+def test_mask_pixels_are_those_above_zero(tmp_path: Path) -> None:
     marks = np.zeros((8, 9), np.uint8)
     marks[2, 3], marks[5, 5] = 1, 7
-    wanted = marks > 0
+    expected = marks > 0
     Image.fromarray(marks).save(tmp_path / "index.png")
-    Image.fromarray(wanted).save(tmp_path / "bit.png")
+    Image.fromarray(expected).save(tmp_path / "bit.png")
     Image.fromarray(marks.astype(np.uint16) * 9).save(tmp_path / "deep.png")
     palette = Image.fromarray(marks)
     palette.putpalette([0, 0, 0] * 256)
@@ -173,12 +173,12 @@ def test_masks_are_everything_above_zero(tmp_path: Path) -> None:
     for name in ("index", "bit", "deep", "palette", "rgb", "rgba", "la"):
         read = read_mask(tmp_path / f"{name}.png")
         assert read.dtype == np.bool_, name
-        np.testing.assert_array_equal(read, wanted, err_msg=name)
+        np.testing.assert_array_equal(read, expected, err_msg=name)
 
 
-def test_jpeg_mask_ignores_its_noise(tmp_path: Path) -> None:
+def test_compression_noise_of_jpeg_masks_is_ignored(tmp_path: Path) -> None:
     marks = np.zeros((32, 32), np.uint8)
-    marks[5:21, 11:27] = 255  # across the blocks of 8 that JPEG works in
+    marks[5:21, 11:27] = 255  # across the 8 x 8 blocks of JPEG
     Image.fromarray(marks).save(tmp_path / "mask.jpg", quality=60)
     assert (np.asarray(Image.open(tmp_path / "mask.jpg")) > 0).mean() > 0.35
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.jpg"), marks > 0)
@@ -189,29 +189,29 @@ resizes = st.sampled_from(["stretch", "letterbox"])
 
 
 @given(size=sizes, resize=resizes, data=st.data())
-def test_one_marked_pixel_is_never_lost(size: tuple[int, int], resize: str, data: st.DataObject):
-    """The mask at network size marks just the pixels that cover a marked one (brute force)."""
+def test_single_marked_pixel_is_preserved(size: tuple[int, int], resize: str, data: st.DataObject):
+    """The mask at network size marks exactly the pixels that cover a marked pixel (brute force)."""
     chosen = DataSettings(image_size=32, resize=resize)
     place = tuple(data.draw(st.integers(0, length - 1)) for length in size)
     mask = np.zeros(size, bool)
     mask[place] = True
     fitted = fit_mask(mask, chosen)
     top, left, height, width = box_for(size, chosen).box
-    wanted = np.zeros((32, 32), bool)
+    expected = np.zeros((32, 32), bool)
     for y in range(height):
         for x in range(width):
             inside_y = (
                 y * size[0] < (place[0] + 1) * height and (y + 1) * size[0] > place[0] * height
             )
             inside_x = x * size[1] < (place[1] + 1) * width and (x + 1) * size[1] > place[1] * width
-            wanted[top + y, left + x] = inside_y and inside_x
+            expected[top + y, left + x] = inside_y and inside_x
     assert fitted.any()
-    np.testing.assert_array_equal(fitted, wanted)
+    np.testing.assert_array_equal(fitted, expected)
 
 
 @given(size=sizes, resize=resizes)
-def test_geometry_there_and_back(size: tuple[int, int], resize: str) -> None:
-    """A flat image fills its box and only that; a map comes back in the image's own size."""
+def test_geometry_round_trip(size: tuple[int, int], resize: str) -> None:
+    """A uniform image fills exactly its box; a map is restored to the size of the image."""
     chosen = DataSettings(image_size=48, resize=resize)
     network, geometry = to_network(np.full((*size, 3), 200, np.uint8), chosen)
     top, left, height, width = geometry.box
@@ -221,37 +221,38 @@ def test_geometry_there_and_back(size: tuple[int, int], resize: str) -> None:
     assert np.isclose(network.sum().item(), inside.sum().item(), rtol=1e-5)
     if resize == "letterbox":
         assert max(height, width) == 48
-        assert abs(height * size[1] - width * size[0]) <= max(size)  # the aspect, to a pixel
+        # the aspect ratio, to within a pixel
+        assert abs(height * size[1] - width * size[0]) <= max(size)
     else:
         assert geometry.box == (0, 0, 48, 48)
-    back = to_original(network[0].numpy(), geometry)
-    assert back.shape == size and back.dtype == np.float32
-    np.testing.assert_allclose(back, 200 / 255, atol=1e-5)
+    restored = to_original(network[0].numpy(), geometry)
+    assert restored.shape == size and restored.dtype == np.float32
+    np.testing.assert_allclose(restored, 200 / 255, atol=1e-5)
 
 
 @pytest.mark.parametrize("resize", ["stretch", "letterbox"])
-def test_a_spot_stays_in_its_place(resize: str) -> None:
+def test_position_of_a_spot_is_preserved(resize: str) -> None:
     image = np.zeros((60, 200, 3), np.uint8)
     image[40:50, 150:160] = 255
     network, geometry = to_network(image, DataSettings(image_size=96, resize=resize))
-    back = to_original(network.numpy().mean(axis=0), geometry)
-    y, x = np.unravel_index(back.argmax(), back.shape)
+    restored = to_original(network.numpy().mean(axis=0), geometry)
+    y, x = np.unravel_index(restored.argmax(), restored.shape)
     assert 40 <= y < 50 and 150 <= x < 160
-    assert back[:30].max() < 0.01
+    assert restored[:30].max() < 0.01
 
 
-def test_shrinking_averages_and_growing_interpolates() -> None:
+def test_downscaling_averages_and_upscaling_interpolates() -> None:
     stripes = np.zeros((256, 8, 3), np.uint8)
     stripes[::8] = 240
     fitted, _ = fit_image(stripes, DataSettings(image_size=32))
-    assert (fitted == 30).all()  # 240 / 8: no stripe is skipped
+    assert (fitted == 30).all()  # 240 / 8: all stripes contribute
     steps = np.zeros((32, 2, 3), np.uint8)
     steps[:, 1] = 200
     fitted, _ = fit_image(steps, DataSettings(image_size=32))
     assert (np.diff(fitted[0, :, 0].astype(int)) >= 0).all() and len(np.unique(fitted)) > 8
 
 
-def test_border_brightness_makes_two_lights_alike() -> None:
+def test_border_brightness_normalizes_illumination() -> None:
     rng = np.random.default_rng(0)
     light = np.full((50, 70, 3), 160, np.uint8)
     light[20:30, 20:40] = rng.integers(40, 120, (10, 20, 3))
@@ -275,7 +276,7 @@ def test_border_brightness_of_black_and_white() -> None:
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 8, 4), (0, 8, 3)])
-def test_what_is_no_rgb_array_is_refused(shape: tuple[int, ...]) -> None:
+def test_non_rgb_array_raises(shape: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match="RGB array"):
         to_network(np.zeros(shape, np.uint8), DataSettings())
     with pytest.raises(UserError, match="float64"):
@@ -283,8 +284,8 @@ def test_what_is_no_rgb_array_is_refused(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("lossless", [True, False])
-def test_webp_masks_with_a_colour_profile_or_frames(tmp_path: Path, lossless: bool) -> None:
-    """The chunk that tells them apart need not be near the beginning."""
+def test_webp_masks_with_colour_profile_or_frames(tmp_path: Path, lossless: bool) -> None:
+    """The chunk that identifies the encoding may be far from the beginning."""
     path = write_mask(tmp_path / "mask.png", (64, 64), 100)
     mask = Image.open(path)
     options = {"lossless": lossless, "quality": 90, "icc_profile": bytes(6000)}

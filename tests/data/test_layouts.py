@@ -1,4 +1,4 @@
-"""Folders become categories, and every fault of a folder is one clear sentence."""
+"""Folders become categories; each error in a folder is one sentence."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_visa_as_downloaded(tmp_path: Path) -> None:
     make_visa(tmp_path, "candle")
     make_visa(tmp_path, "pcb1", train=5)
     make_visa(tmp_path, "fryum")
-    shutil.rmtree(tmp_path / "fryum")  # in the split, but not downloaded
+    shutil.rmtree(tmp_path / "fryum")  # in the split file, but not downloaded
     layout = detect_layout(tmp_path)
     assert layout.source == "VisA layout" and categories_in(tmp_path) == ["candle", "pcb1"]
     pcb1 = read_category(layout, "pcb1")
@@ -43,8 +43,8 @@ def test_visa_as_downloaded(tmp_path: Path) -> None:
     assert splits.source == "VisA layout"
     batch = splits.test.batch(range(4))
     assert batch.masks.flatten(1).any(dim=1).tolist() == [True, True, False, False]  # index 1, 2
-    alone = DataSettings(root=tmp_path / "candle", image_size=32)
-    assert load_dataset(alone).categories == ("candle",)
+    single = DataSettings(root=tmp_path / "candle", image_size=32)
+    assert load_dataset(single).categories == ("candle",)
 
 
 @pytest.mark.parametrize("inside", ["", "1cls"])
@@ -57,18 +57,18 @@ def test_visa_reorganised(tmp_path: Path, inside: str) -> None:
     assert splits.test.batch([0]).masks.any()
 
 
-def test_a_categorys_own_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Accepted, wherever one stands; asking for another category there is explained."""
-    wanted = load_dataset(DataSettings(root=root, categories="nut", image_size=32))
+def test_folder_of_a_single_category(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of a category is accepted as root; another category name there raises."""
+    expected = load_dataset(DataSettings(root=root, categories="nut", image_size=32))
     splits = load_dataset(DataSettings(root=root / "nut", image_size=32))
-    assert splits.categories == ("nut",) and splits.fingerprint == wanted.fingerprint
+    assert splits.categories == ("nut",) and splits.fingerprint == expected.fingerprint
     monkeypatch.chdir(root / "nut")
     assert load_dataset(DataSettings(root=Path("."), image_size=32)).categories == ("nut",)
     with pytest.raises(UserError, match="is the folder of the category nut"):
         load(root / "nut", "cable")
 
 
-def test_hidden_files_and_strangers_are_not_images(root: Path) -> None:
+def test_hidden_and_foreign_files_are_not_images(root: Path) -> None:
     good = root / "nut/train/good"
     (good / "._000.png").write_text("a resource fork")
     (good / ".DS_Store").write_text("")
@@ -79,7 +79,7 @@ def test_hidden_files_and_strangers_are_not_images(root: Path) -> None:
     assert len(nut.warnings) == 1 and "notes.txt" in nut.warnings[0]
 
 
-def test_a_missing_category_lists_those_there_and_says_how_to_get_more(root: Path) -> None:
+def test_missing_category_error_lists_the_available_ones(root: Path) -> None:
     with pytest.raises(UserError, match="no category cable in .*; it has bolt, nut") as error:
         load(root, "cable", "nut")
     for words in ("mvtec.com", "CC BY-NC-SA 4.0", "VisA.tar", "CC BY 4.0", "<category>/train/good"):
@@ -135,15 +135,15 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faults_are_sentences(root: Path, fault: str) -> None:
-    spoil, words = FAULTS[fault]
-    spoil(root)
+def test_damaged_datasets_raise(root: Path, fault: str) -> None:
+    damage, words = FAULTS[fault]
+    damage(root)
     with pytest.raises(UserError, match=words) as error:
         load(root)
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
 
 
-def test_all_bad_files_are_listed_at_once(root: Path) -> None:
+def test_all_invalid_files_are_listed(root: Path) -> None:
     for number in range(12):
         write_image(root / f"nut/train/good/{number:03d}.png", number)
     for number in range(12):
@@ -154,7 +154,7 @@ def test_all_bad_files_are_listed_at_once(root: Path) -> None:
     assert str(error.value).count("unsupported or corrupt") == 10
 
 
-def test_faults_of_several_categories_come_together(root: Path) -> None:
+def test_errors_of_several_categories_are_listed_together(root: Path) -> None:
     shutil.rmtree(root / "nut/train/good")
     shutil.rmtree(root / "bolt/train/good")
     with pytest.raises(UserError) as error:
@@ -162,14 +162,14 @@ def test_faults_of_several_categories_come_together(root: Path) -> None:
     assert "bolt must have" in str(error.value) and "nut must have" in str(error.value)
 
 
-def test_the_folder_above_or_a_file_is_explained(root: Path, tmp_path: Path) -> None:
+def test_parent_folder_or_file_as_root_raises(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="use one of its subfolders: set"):
         load(tmp_path)
     with pytest.raises(UserError, match="is a file"):
         load(root / "nut/train/good/000.png")
 
 
-def test_visa_without_or_with_a_wrong_split(tmp_path: Path) -> None:
+def test_visa_with_missing_or_invalid_split_file(tmp_path: Path) -> None:
     split = make_visa(tmp_path)
     text = split.read_text()
     split.write_text(text.replace("object,", "thing,"))
@@ -186,7 +186,7 @@ def test_visa_without_or_with_a_wrong_split(tmp_path: Path) -> None:
         load(tmp_path, "candle")
 
 
-def test_visa_faults(tmp_path: Path) -> None:
+def test_invalid_visa_datasets_raise(tmp_path: Path) -> None:
     make_visa(tmp_path)
     (tmp_path / "candle/Data/Masks/Anomaly/001.png").unlink()
     load(tmp_path, "candle")

@@ -1,4 +1,4 @@
-"""Real photographs, where VQLAB_REAL_DATA says that they are: every file is read, none is lost."""
+"""Real photographs in VQLAB_REAL_DATA: every file is read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COUNTS = {
 
 
 @pytest.mark.parametrize(("folder", "category"), COUNTS)
-def test_loads_whole(folder: str, category: str) -> None:
+def test_loads_all_images(folder: str, category: str) -> None:
     root = Path(str(REAL)) / folder
     counts = COUNTS[folder, category]
     splits = load_dataset(DataSettings(root=root, categories=category, image_size=64))
@@ -36,7 +36,7 @@ def test_loads_whole(folder: str, category: str) -> None:
 
 
 @pytest.mark.parametrize("folder", ["MVTec", "Kolektor", "Cookies"])
-def test_checks_sound(folder: str) -> None:
+def test_check_reports_no_problems(folder: str) -> None:
     report = check_dataset(Path(str(REAL)) / folder)
     assert report.errors == []
     repeated = [message for message in report.warnings if "more than once" in message]

@@ -1,4 +1,4 @@
-"""Regions of a predicted mask against SciPy's labels."""
+"""Regions of a predicted mask, compared with SciPy's labels."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from scipy import ndimage
 from vqlab.data import find_regions
 
 
-def test_regions_by_hand() -> None:
+def test_regions_equal_manual_calculation() -> None:
     values = np.zeros((8, 10), np.float32)
     values[1:3, 2:6] = 1.0
     values[2, 5] = 3.0
-    values[5, 7] = values[6, 8] = 4.0  # touch at a corner
+    values[5, 7] = values[6, 8] = 4.0  # connected at a corner
     values[7, 0] = 9.0
     first, second = find_regions(values, values > 0, min_area=2, mm_per_pixel=0.5)
     assert (first.rank, first.box, first.area, first.area_mm2) == (1, (7, 5, 2, 2), 2, 0.5)
@@ -27,7 +27,7 @@ def test_regions_by_hand() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_regions_are_those_of_scipy(seed: int) -> None:
+def test_regions_equal_those_of_scipy(seed: int) -> None:
     rng = np.random.default_rng(seed)
     values = ndimage.gaussian_filter(rng.normal(size=(60, 80)), 2).astype(np.float32)
     mask = values > 0.1

@@ -1,4 +1,4 @@
-"""The `data` section takes what people write and refuses the rest by path."""
+"""The `data` section accepts common spellings and rejects invalid values with their path."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vqlab.types import UserError
 
 
 @pytest.mark.parametrize(
-    ("written", "meant"),
+    ("written", "expected"),
     [
         ("bottle", ("bottle",)),
         ("bottle, screw", ("bottle", "screw")),
@@ -21,11 +21,11 @@ from vqlab.types import UserError
         ("all", "all"),
     ],
 )
-def test_categories(written: Any, meant: Any) -> None:
-    assert validate(DataSettings, {"categories": written}).categories == meant
+def test_categories(written: Any, expected: Any) -> None:
+    assert validate(DataSettings, {"categories": written}).categories == expected
 
 
-def test_an_empty_root_is_none_and_home_is_found() -> None:
+def test_empty_root_is_none_and_home_is_expanded() -> None:
     assert validate(DataSettings, {"root": ""}).root is None
     assert validate(DataSettings, {"root": "~/x"}).root == Path.home() / "x"
 
@@ -53,12 +53,12 @@ def test_an_empty_root_is_none_and_home_is_found() -> None:
         ({"image_sise": 64}, "did you mean data.image_size"),
     ],
 )
-def test_faults_name_their_path(tree: dict[str, Any], words: str) -> None:
+def test_errors_name_the_path(tree: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         validate(DataSettings, tree, "data.")
 
 
-def test_validation_in_words() -> None:
+def test_description_of_the_validation_set() -> None:
     message = DataSettings().validation.described
     assert message == "held-out normal images with synthetic anomalies"
     shared = validate(DataSettings, {"validation": {"source": "test", "fraction": 0.25}})
@@ -68,7 +68,7 @@ def test_validation_in_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "meant"),
+    ("written", "expected"),
     [
         ("007", ("007",)),
         ("[1, 02]", ("1", "02")),
@@ -80,12 +80,12 @@ def test_validation_in_words() -> None:
         ("all", "all"),
     ],
 )
-def test_categories_are_text_whatever_they_look_like(written: str, meant: Any) -> None:
+def test_categories_are_strings(written: str, expected: Any) -> None:
     tree = parse_overrides([f"data.categories={written}"])
-    assert validate(DataSettings, tree["data"]).categories == meant
+    assert validate(DataSettings, tree["data"]).categories == expected
 
 
-def test_a_recipe_names_categories_by_text(tmp_path: Path) -> None:
+def test_recipe_categories_are_strings(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("data:\n  categories: [007, yes, 2024-01-01, null]\n  image_size: 064\n")
     settings = validate(DataSettings, read_recipe(recipe)["data"])

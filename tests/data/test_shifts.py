@@ -1,4 +1,4 @@
-"""Capture shifts: repeatable, of the stated strength, and masks move with the image."""
+"""Capture shifts are reproducible and of the stated strength, and masks move with the image."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ def load(root: Path, **changes: object) -> Splits:
 
 
 @pytest.mark.parametrize("name", SHIFTS)
-def test_a_shift_grows_with_its_severity(name: str) -> None:
-    """From (almost) nothing; the image keeps its shape, and the same seed gives the same image."""
+def test_shift_increases_with_severity(name: str) -> None:
+    """Severity starts at almost no change; the shape is kept, and the same seed gives the same
+    image."""
     noise = np.random.default_rng(0).uniform(40, 200, (20, 30, 3)).astype(np.uint8)
     image = np.asarray(Image.fromarray(noise).resize((600, 400), Image.Resampling.BICUBIC))
     shift, changes = SHIFTS[name], []
     for severity in (0, 0.5, 1):
-        first, again = (
+        first, repeated = (
             shift.apply(image, shift.strength(severity), np.random.default_rng(1)) for _ in "ab"
         )
         assert first.shape == image.shape and first.dtype == np.uint8
-        assert np.array_equal(first, again)
+        assert np.array_equal(first, repeated)
         changes.append(float(np.abs(first.astype(int) - image).mean()))
     assert changes[0] < 1.5 and changes[0] < changes[1] < changes[2]
 
 
-def test_images_differ_in_their_noise(tiny: Path) -> None:
+def test_noise_differs_between_images(tiny: Path) -> None:
     images = load(tiny).test
     noisy = shifted(images, "noise", 1)
     first, second = (noisy.original(i).astype(int) - images.original(i) for i in (0, 1))
@@ -47,8 +48,8 @@ def test_images_differ_in_their_noise(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, shift in SHIFTS.items() if shift.moves])
-def test_the_mask_moves_with_the_image(tiny: Path, name: str) -> None:
-    """The bright defect stays under its mask; at network size too."""
+def test_mask_moves_with_the_image(tiny: Path, name: str) -> None:
+    """The bright defect remains under its mask, also at network size."""
     test = load(tiny).test
     index = next(i for i, record in enumerate(test.records) if record.label)
     moved = shifted(test, name, 1)
@@ -63,20 +64,20 @@ def test_training_images_are_followed_by_their_copies(tiny: Path) -> None:
     paths = [record.path for record in plain.train.records]
     assert [record.path for record in more.train.records] == [p for p in paths for _ in "ab"]
     assert more.held_out.fingerprint == plain.held_out.fingerprint
-    assert more.fingerprint == plain.fingerprint  # of the files
+    assert more.fingerprint == plain.fingerprint  # in the order of the files
     assert [len(images) for images in more.shifted_normals] == [len(plain.held_out)] * 2
     assert plain.shifted_normals == ()
     first, jpeg, second, noise = (more.train.resized(i).image for i in range(4))
     assert not np.array_equal(first, jpeg) and not np.array_equal(second, noise)
 
 
-def test_the_table_lists_each_file_once(tiny: Path, tmp_path: Path) -> None:
+def test_table_lists_each_file_once(tiny: Path, tmp_path: Path) -> None:
     plain, more = load(tiny), load(tiny, shifts=["gain"])
     tables = [s.write_table(tmp_path / f"{i}.csv").read_text() for i, s in enumerate((plain, more))]
     assert tables[0] == tables[1]
 
 
-def test_an_unknown_shift_is_refused() -> None:
+def test_unknown_shift_raises() -> None:
     from vqlab.config import validate
 
     with pytest.raises(UserError, match="data.shifts"):

@@ -1,4 +1,4 @@
-"""Where images come from when nothing is said, and what the user is told."""
+"""The source of images when none is given, and the messages about it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vqlab.types import UserError
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, and a synthetic set that is not drawn but only noted."""
+    """An empty working directory; generation of the synthetic set is only recorded."""
 
     def draw(root: Path, categories: list[str], seed: int, progress: object) -> Path:
         for name in categories:
@@ -28,20 +28,20 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_synthetic_is_the_last_resort_and_said_loudly(here: Path) -> None:
+def test_synthetic_set_is_the_fallback_with_a_note(here: Path) -> None:
     root, source = find_root(DataSettings())
     assert (root, source) == (Path("data/synthetic"), "synthetic")
     assert "BUILT-IN SYNTHETIC" in describe_source(root, source)
     assert [path.name for path in root.iterdir() if path.is_dir()] == [
         "cable"
-    ]  # no more than asked
+    ]  # only the requested category
     assert set(choose_categories(DataSettings(categories="all"))) == set(data_source.CATEGORIES)
-    again = DataSettings(root=here / "data/synthetic")
-    assert find_root(again)[1] == "synthetic"  # the same set, named by the user
+    explicit = DataSettings(root=here / "data/synthetic")
+    assert find_root(explicit)[1] == "synthetic"  # the same set, given as root
     assert find_root(DataSettings(root=here / "data/synthetic/cable"))[1] == "synthetic"
 
 
-def test_a_folder_in_its_usual_place_comes_before_it(here: Path) -> None:
+def test_default_folder_takes_precedence(here: Path) -> None:
     make_category(here / "data/MVTec", "bottle")
     settings = DataSettings(categories="bottle")
     assert find_root(settings) == (Path("data/MVTec"), "MVTec AD layout")
@@ -53,13 +53,13 @@ def test_a_folder_in_its_usual_place_comes_before_it(here: Path) -> None:
     assert not (here / "data/synthetic").exists()
 
 
-def test_an_empty_usual_folder_is_not_passed_over(here: Path) -> None:
+def test_empty_default_folder_raises(here: Path) -> None:
     (here / "data/MVTec").mkdir(parents=True)
     with pytest.raises(UserError, match="data/MVTec must contain categories"):
         find_root(DataSettings())
 
 
-def test_what_the_synthetic_set_lacks(here: Path) -> None:
+def test_unknown_category_of_the_synthetic_set_raises(here: Path) -> None:
     with pytest.raises(
         UserError, match="no category bottle in the built-in synthetic set"
     ) as error:

@@ -1,4 +1,4 @@
-"""The four sets: disjoint, decided by the seed, the same however they are kept in memory."""
+"""The four sets are disjoint, determined by the seed, and independent of caching."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load(root: Path, **changes: object) -> Splits:
 
 @pytest.fixture
 def big(tmp_path: Path) -> Path:
-    """Twenty training images a category."""
+    """Twenty training images per category."""
     for name in ("bolt", "nut"):
         make_category(tmp_path / "big", name, train=20)
     return tmp_path / "big"
@@ -34,7 +34,7 @@ def paths(images: ImageSet) -> list[Path]:
     return [record.path for record in images.records]
 
 
-def test_held_out_is_apart_and_decided_by_the_seed(big: Path) -> None:
+def test_held_out_images_are_disjoint_and_depend_on_the_seed(big: Path) -> None:
     splits = load(big)
     assert (len(splits.train), len(splits.held_out), len(splits.test)) == (16, 4, 4)
     assert not set(paths(splits.train)) & set(paths(splits.held_out))
@@ -44,11 +44,11 @@ def test_held_out_is_apart_and_decided_by_the_seed(big: Path) -> None:
     assert paths(load(big).held_out) == paths(splits.held_out)
     others = [paths(load(big, seed=seed).held_out) for seed in (1, 2, 3)]
     assert any(other != paths(splits.held_out) for other in others)
-    assert len(load(big, held_out=0.05).held_out) == 4  # a fifth, where 19 would be more
+    assert len(load(big, held_out=0.05).held_out) == 4  # a fifth, where the minimum is 19
     assert len(load(big, held_out=0.5).held_out) == 10
 
 
-def test_enough_are_held_out_for_a_promise_of_five_percent(tmp_path: Path) -> None:
+def test_enough_images_are_held_out_for_a_rate_of_five_percent(tmp_path: Path) -> None:
     make_category(tmp_path / "large", "nut", train=100)
     held_out = {
         share: len(load(tmp_path / "large", held_out=share).held_out) for share in (0.05, 0.3)
@@ -56,14 +56,14 @@ def test_enough_are_held_out_for_a_promise_of_five_percent(tmp_path: Path) -> No
     assert held_out == {0.05: 19, 0.3: 30}
 
 
-def test_a_category_is_split_alike_alone_and_with_others(big: Path) -> None:
+def test_split_of_a_category_is_independent_of_other_categories(big: Path) -> None:
     both = load(big, categories="all")
     assert both.categories == ("bolt", "nut") and len(both.train) == 32
-    alone = load(big)
-    assert paths(both.held_out.of_category("nut")) == paths(alone.held_out)
+    single = load(big)
+    assert paths(both.held_out.of_category("nut")) == paths(single.held_out)
     ours = both.validation.of_category("nut")
     torch.testing.assert_close(
-        ours.batch(range(len(ours))).images, alone.validation.batch(range(len(ours))).images
+        ours.batch(range(len(ours))).images, single.validation.batch(range(len(ours))).images
     )
 
 
@@ -90,7 +90,7 @@ def splits_image(splits: Splits, path: Path) -> torch.Tensor:
     return splits.held_out.batch([paths(splits.held_out).index(path)]).images[0]
 
 
-def test_synthetic_anomalies_are_the_same_every_time(big: Path) -> None:
+def test_synthetic_anomalies_are_reproducible(big: Path) -> None:
     validation = load(big).validation
     reloaded = load(big).validation
     first = validation.batch(range(len(validation)))
@@ -101,8 +101,8 @@ def test_synthetic_anomalies_are_the_same_every_time(big: Path) -> None:
     assert not torch.equal(first.images[3:], other.batch(range(len(other))).images[3:])
 
 
-def test_settings_of_any_size_see_the_same_synthetic_anomalies(tmp_path: Path) -> None:
-    """Drawn at one size and shrunk: the masks at 64 px and at 256 px agree."""
+def test_synthetic_anomalies_are_independent_of_the_image_size(tmp_path: Path) -> None:
+    """They are generated at one size and downscaled: the masks at 64 px and at 256 px agree."""
     make_category(tmp_path, "nut", size=(300, 200))
     small, large = (load(tmp_path, image_size=side).validation for side in (64, 256))
     assert [s.defect for s in small.records] == [s.defect for s in large.records]
@@ -116,7 +116,7 @@ def test_settings_of_any_size_see_the_same_synthetic_anomalies(tmp_path: Path) -
     assert anomalous and all(faint)
 
 
-def test_synthetic_anomalies_stay_inside_the_letterbox(tmp_path: Path) -> None:
+def test_synthetic_anomalies_are_inside_the_letterbox(tmp_path: Path) -> None:
     make_category(tmp_path, "nut", size=(20, 60))
     splits = load(tmp_path, resize="letterbox", image_size=64)
     batch = splits.validation.batch(range(len(splits.validation)))
@@ -135,8 +135,8 @@ def test_too_narrow_for_its_letterbox(tmp_path: Path) -> None:
     assert len(load(tmp_path).train) == 4
 
 
-def test_memory_changes_nothing_but_time(big: Path) -> None:
-    """Nothing kept, some kept, all kept: the same bits, in any order of batches."""
+def test_batches_are_independent_of_caching(big: Path) -> None:
+    """Nothing, some or all images cached: the same bits, in any order of batches."""
     order = [5, 3, 8, 0, 1, 15, 2]
     results = []
     for images in (load(big).train, load(big, memory_mib=0).train, _small_memory(big)):
@@ -148,18 +148,20 @@ def test_memory_changes_nothing_but_time(big: Path) -> None:
 
 def _small_memory(root: Path) -> ImageSet:
     images = load(root, memory_mib=0).train
-    images._cache._bytes_left = 20_000  # room for four pictures of 32x32
+    images._cache._bytes_left = 20_000  # space for four images of 32x32
     images.load()
     assert 0 < sum(item in images._cache for item in images._sources) < len(images)
     return images
 
 
-def test_what_is_kept_is_not_decoded_again(big: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_images_are_not_decoded_again(big: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     splits = load(big)
     list(
         splits.validation.batches(4)
-    )  # synthetic anomalies are drawn when first asked for, from files
-    monkeypatch.setattr(image_cache, "read_image", lambda path: pytest.fail("decoded again"))
+    )  # synthetic anomalies are generated from files on first access
+    monkeypatch.setattr(
+        image_cache, "read_image", lambda path: pytest.fail("a cached image was decoded")
+    )
     list(splits.train.batches(4))
     list(splits.validation.batches(4))
 
@@ -174,7 +176,7 @@ def test_batches(big: Path) -> None:
     assert batches[0].masks.dtype == torch.bool and batches[0].labels.dtype == torch.int64
     assert list(train.batches(5, [])) == []
     unkept = load(big, memory_mib=0).train
-    assert len(next(iter(unkept.batches(5)))) == 5  # and the rest is not waited for in vain
+    assert len(next(iter(unkept.batches(5)))) == 5  # the remaining images are not waited for
     subset = train.subset([2, 0])
     assert paths(subset) == [paths(train)[2], paths(train)[0]]
     assert torch.equal(subset.batch([1]).images, train.batch([0]).images)
@@ -193,7 +195,7 @@ def test_originals(root: Path) -> None:
     np.testing.assert_array_equal(anomalous[~mask], clean[~mask])
 
 
-def test_a_user_cannot_change_what_is_kept(root: Path) -> None:
+def test_cached_images_cannot_be_modified(root: Path) -> None:
     train = load(root).train
     train.batch([0]).images.zero_()
     assert train.batch([0]).images.any()
@@ -202,13 +204,14 @@ def test_a_user_cannot_change_what_is_kept(root: Path) -> None:
 
 
 def test_fingerprint(root: Path, tmp_path: Path) -> None:
-    """Names, contents, labels and masks decide it; the folder's place and times do not."""
+    """It depends on names, contents, labels and masks, not on the location and times of the
+    folder."""
     fingerprint = load(root).fingerprint
     assert len(fingerprint) == 64 and int(fingerprint, 16) > 0
     shutil.copytree(root, tmp_path / "elsewhere")
     assert load(tmp_path / "elsewhere").fingerprint == fingerprint
     assert load(root, seed=3, image_size=64).fingerprint == fingerprint
-    seen = {fingerprint, load(root, categories="all").fingerprint}
+    fingerprints = {fingerprint, load(root, categories="all").fingerprint}
     nut = root / "nut"
     changes = [
         lambda: write_image(nut / "train/good/000.png", 99),
@@ -222,11 +225,11 @@ def test_fingerprint(root: Path, tmp_path: Path) -> None:
     ]
     for change in changes:
         change()
-        seen.add(load(root).fingerprint)
-    assert len(seen) == 2 + len(changes)
+        fingerprints.add(load(root).fingerprint)
+    assert len(fingerprints) == 2 + len(changes)
 
 
-def test_the_label_is_part_of_the_fingerprint(root: Path) -> None:
+def test_label_is_part_of_the_fingerprint(root: Path) -> None:
     path = root / "nut/test/good/000.png"
     records = [ImageRecord(path, "nut", defect) for defect in ("good", "hole")]
     prints = [fingerprint([record], detect_layout(root)) for record in records]
@@ -247,7 +250,7 @@ def test_progress_counts_every_file(root: Path) -> None:
 def test_small_sets_get_more_anomalies(
     tmp_path: Path, train: int, changes: dict[str, object], copies: int
 ) -> None:
-    """About 60 anomalies, at most 10 copies of an image, and never fewer than 2."""
+    """About 60 anomalies, at most 10 and at least 2 copies of an image."""
     make_category(tmp_path / "set", "nut", train=train)
     splits = load(tmp_path / "set", **changes)
     assert len(splits.validation) == (1 + copies) * len(splits.held_out)

@@ -1,4 +1,4 @@
-"""The built-in synthetic set: layout, exact masks, no shortcut, written once and whole."""
+"""The built-in synthetic set: layout, exact masks, no trivial shortcut, complete or absent."""
 
 import errno
 import json
@@ -20,7 +20,7 @@ DEFECTS = [(name, defect) for name in CATEGORIES for defect in synthetic._SPECS[
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sets of a handful of pictures, so that writing one takes a second."""
+    """Generate few images, so that writing a set takes a second."""
     small = {
         name: replace(recipe, train=2, good=1, each=1, defects=recipe.defects[:2])
         for name, recipe in synthetic._SPECS.items()
@@ -34,7 +34,7 @@ def auroc(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("category", "defect"), DEFECTS)
-def test_mask_is_where_the_defect_changed_the_picture(category: str, defect: str) -> None:
+def test_mask_is_where_the_defect_changed_the_image(category: str, defect: str) -> None:
     good, broken, mask = twins(category, 0, 0, defect)
     change = np.abs(good.astype(int) - broken).max(axis=2)
     near = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
@@ -44,11 +44,11 @@ def test_mask_is_where_the_defect_changed_the_picture(category: str, defect: str
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_same_arguments_give_the_same_picture(category: str) -> None:
+def test_same_arguments_give_the_same_image(category: str) -> None:
     defect = synthetic._SPECS[category].defects[0]
     first, mask = sample(category, 3, 1, defect)
-    again, same_mask = sample(category, 3, 1, defect)
-    assert np.array_equal(first, again) and np.array_equal(mask, same_mask)
+    repeated, same_mask = sample(category, 3, 1, defect)
+    assert np.array_equal(first, repeated) and np.array_equal(mask, same_mask)
     for other in (sample(category, 4, 1, defect), sample(category, 3, 2, defect)):
         assert np.abs(first.astype(int) - other[0]).mean() > 1
 
@@ -63,8 +63,9 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_pictures_are_those_of_this_version(category: str) -> None:
-    """Changed on purpose? Raise synthetic.VERSION, so that users' sets are drawn anew."""
+def test_images_of_this_version_are_unchanged(category: str) -> None:
+    """After an intended change, raise synthetic.VERSION, so that users' sets are generated
+    again."""
     picture, _ = sample(category, 0, 0)
     assert synthetic.VERSION == 2
     quarters = picture.astype(float).reshape(2, 128, 2, 128, 3).mean((1, 3, 4)).ravel()
@@ -76,7 +77,7 @@ def test_pictures_are_those_of_this_version(category: str) -> None:
     ["cable", *(pytest.param(name, marks=pytest.mark.slow) for name in CATEGORIES[1:])],
 )
 def test_no_trivial_statistic_separates_the_classes(category: str) -> None:
-    """Mean grey, border and contrast: as much variation among good parts as by defects."""
+    """Mean grey, border and contrast vary as much among normal parts as with defects."""
     recipe = synthetic._SPECS[category]
     each = 24 // len(recipe.defects)
     plan = [(index, None) for index in range(24)]
@@ -89,8 +90,9 @@ def test_no_trivial_statistic_separates_the_classes(category: str) -> None:
         assert 0.3 <= auroc(np.array([statistic(p) for p in pictures]), labels) <= 0.7
 
 
-def test_a_cable_shows_its_three_colours() -> None:
-    """Green and yellow above, blue at the lower right, brown at the lower left; copper inside."""
+def test_cable_has_three_colours() -> None:
+    """Green and yellow at the top, blue at the lower right, brown at the lower left; copper
+    inside."""
     for index in range(3):
         picture, _ = sample("cable", 0, index)
         red, green, blue = np.moveaxis(picture.astype(float), 2, 0)
@@ -102,8 +104,8 @@ def test_a_cable_shows_its_three_colours() -> None:
 
 
 @pytest.mark.parametrize("defect", synthetic._SPECS["gear"].defects)
-def test_a_gears_defect_is_seen_at_128_px(defect: str) -> None:
-    """Each changes at least 40 of its pixels by a tenth of the full scale."""
+def test_gear_defect_is_visible_at_128_px(defect: str) -> None:
+    """Each defect changes at least 40 pixels by a tenth of the full scale."""
     for index in range(4):
         good, broken, _ = twins("gear", 0, index, defect)
         small = [cv2.resize(p, (128, 128), interpolation=cv2.INTER_AREA) for p in (good, broken)]
@@ -111,14 +113,14 @@ def test_a_gears_defect_is_seen_at_128_px(defect: str) -> None:
         assert (change > 25).sum() >= 40
 
 
-def test_gears_lie_turned_any_way() -> None:
+def test_gears_have_random_orientations() -> None:
     turns = [gear.draw(np.random.default_rng(index)).pose.turn for index in range(60)]
     quarters = np.floor(np.array(turns) / (np.pi / 2)).astype(int)
     assert set(quarters.tolist()) == {0, 1, 2, 3}
     assert np.diff(np.sort(np.mod(turns, np.pi / 2))).max() < np.radians(10)
 
 
-def test_a_gears_scratch_lies_on_the_steel() -> None:
+def test_gear_scratch_is_on_the_steel() -> None:
     for index in range(20):
         rng = np.random.default_rng(index)
         (mark,) = gear.DAMAGE["scratch"](gear.draw(rng), rng).marks
@@ -127,11 +129,16 @@ def test_a_gears_scratch_lies_on_the_steel() -> None:
         assert np.linalg.norm(mark.points[:, None] - gear._holes(), axis=2).min() > gear.HOLE
 
 
-def test_layout_is_that_of_mvtec_ad(tmp_path: Path, few: None) -> None:
-    seen: list[tuple[int, int]] = []
-    root = make_synthetic(tmp_path / "data" / "set", progress=lambda *done: seen.append(done))
+def test_layout_equals_mvtec_ad(tmp_path: Path, few: None) -> None:
+    progress_calls: list[tuple[int, int]] = []
+    root = make_synthetic(
+        tmp_path / "data" / "set", progress=lambda *done: progress_calls.append(done)
+    )
     assert sorted(path.name for path in root.iterdir()) == sorted([*CATEGORIES, MARKER])
-    assert seen[-1] == (5 * len(CATEGORIES), 5 * len(CATEGORIES)) and len(seen) == seen[-1][1]
+    assert (
+        progress_calls[-1] == (5 * len(CATEGORIES), 5 * len(CATEGORIES))
+        and len(progress_calls) == progress_calls[-1][1]
+    )
     for category in CATEGORIES:
         here = root / category
         defects = synthetic._SPECS[category].defects
@@ -147,7 +154,7 @@ def test_layout_is_that_of_mvtec_ad(tmp_path: Path, few: None) -> None:
     assert not np.array_equal(train, cv2.imread(str(root / "cable/test/good/000.png"), -1))
 
 
-def test_drawn_once_and_only_what_is_asked_for(tmp_path: Path, few: None) -> None:
+def test_only_requested_categories_are_generated_once(tmp_path: Path, few: None) -> None:
     root = make_synthetic(tmp_path / "set", ["wood"])
     assert not (root / "gear").exists()
     before = (root / "wood/train/good/000.png").stat().st_mtime_ns
@@ -157,7 +164,7 @@ def test_drawn_once_and_only_what_is_asked_for(tmp_path: Path, few: None) -> Non
     assert json.loads((root / MARKER).read_text())["made"] == ["gear", "wood"]
 
 
-def test_another_version_or_seed_is_drawn_anew(
+def test_another_version_or_seed_is_generated_again(
     tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = make_synthetic(tmp_path / "set", ["wood", "gear"])
@@ -183,7 +190,7 @@ def _make_few(root: Path, specs: dict[str, object], go: Path) -> None:
     make_synthetic(root, ["wood"])
 
 
-def test_two_processes_may_ask_at_once(tmp_path: Path, few: None) -> None:
+def test_two_processes_generate_concurrently(tmp_path: Path, few: None) -> None:
     root, go = tmp_path / "set", tmp_path / "go"
     other = ForkedProcess(_make_few, root, synthetic._SPECS, go, cwd=tmp_path)
     assert other.first_line() == "ready"
@@ -196,7 +203,7 @@ def test_two_processes_may_ask_at_once(tmp_path: Path, few: None) -> None:
 
 
 @pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
-def test_nothing_half_written_is_left(
+def test_interrupted_generation_leaves_no_partial_set(
     tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch, fault: BaseException
 ) -> None:
     written: list[Path] = []
@@ -209,15 +216,17 @@ def test_nothing_half_written_is_left(
         write(path, pixels)
 
     monkeypatch.setattr(synthetic, "_write", break_off)
-    wanted = UserError if isinstance(fault, OSError) else KeyboardInterrupt
-    with pytest.raises(wanted, match="No space left" if isinstance(fault, OSError) else None):
+    expected_error = UserError if isinstance(fault, OSError) else KeyboardInterrupt
+    with pytest.raises(
+        expected_error, match="No space left" if isinstance(fault, OSError) else None
+    ):
         make_synthetic(tmp_path / "set", ["wood"])
     assert [path.name for path in (tmp_path / "set").iterdir()] == [MARKER]
     monkeypatch.undo()
     assert json.loads((tmp_path / "set" / MARKER).read_text())["made"] == []
 
 
-def test_a_complete_set_needs_no_right_to_write(
+def test_complete_set_requires_no_write_access(
     tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = make_synthetic(tmp_path / "set", ["wood"])
@@ -225,7 +234,7 @@ def test_a_complete_set_needs_no_right_to_write(
     assert make_synthetic(root, ["wood"]) == root
 
 
-def test_other_peoples_files_are_left_alone(tmp_path: Path) -> None:
+def test_foreign_files_are_not_modified(tmp_path: Path) -> None:
     (tmp_path / "wood").mkdir()
     (tmp_path / "wood" / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="contains other files; choose an empty or new folder"):
@@ -233,7 +242,7 @@ def test_other_peoples_files_are_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "wood" / "mine.txt").read_text() == "mine"
 
 
-def test_an_unknown_category_lists_those_there_are(tmp_path: Path) -> None:
+def test_unknown_category_error_lists_the_available_ones(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cable, fabric, gear, wood; got bottle"):
         make_synthetic(tmp_path / "set", ["bottle"])
     assert not (tmp_path / "set").exists()

@@ -13,7 +13,7 @@ RNG = np.random.default_rng
 
 @functools.cache
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A lit disc with some texture before a plain background."""
+    """Return a lit, slightly textured disc on a uniform background."""
     rng = RNG(seed)
     rows, columns = np.mgrid[:height, :width]
     away = np.hypot(rows - height / 2, columns - width / 2)
@@ -36,7 +36,7 @@ def plain(value: int, side: int = 64) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(32, 32), (96, 240), (256, 256)])
-def test_mask_is_where_pixels_changed_visibly(kind: str, size: tuple[int, int]) -> None:
+def test_mask_is_where_pixels_change_visibly(kind: str, size: tuple[int, int]) -> None:
     image, texture = photo(*size), photo(*size, seed=1)
     for seed in range(12):
         anomalous, mask, drawn_kind = draw_anomaly(image, texture, RNG(seed), kind)
@@ -50,7 +50,7 @@ def test_mask_is_where_pixels_changed_visibly(kind: str, size: tuple[int, int]) 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("value", [0, 20, 128, 255])
-def test_shows_on_images_without_any_structure(kind: str, value: int) -> None:
+def test_anomalies_are_visible_on_uniform_images(kind: str, value: int) -> None:
     for seed in range(8):
         anomalous, mask, _ = draw_anomaly(plain(value), plain(value), RNG(seed), kind)
         assert mask.sum() >= 4 and mask.mean() < 0.5
@@ -59,21 +59,21 @@ def test_shows_on_images_without_any_structure(kind: str, value: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(3, 3), (5, 32), (32, 8)])
-def test_tiny_and_narrow_images_too(kind: str, size: tuple[int, int]) -> None:
+def test_tiny_and_narrow_images(kind: str, size: tuple[int, int]) -> None:
     for seed in range(8):
         _, mask, _ = draw_anomaly(photo(*size), photo(*size, seed=1), RNG(seed), kind)
         assert mask.any()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_large_images_are_no_trouble(kind: str) -> None:
+def test_large_images(kind: str) -> None:
     image = photo(1024, 1024)
     _, mask, _ = draw_anomaly(image, photo(1024, 1024, seed=1), RNG(2), kind)
     assert 100 < mask.sum() < 0.2 * mask.size
 
 
-def test_the_generator_decides_alone_and_nothing_is_changed_in_place() -> None:
-    """The images are read-only here: writing to them would raise."""
+def test_result_depends_on_the_generator_only_and_inputs_are_not_modified() -> None:
+    """The images are read-only: writing to them would raise."""
     image, texture = photo(128, 128), photo(128, 128, seed=1)
     for seed in range(10):
         first, second = (
@@ -85,7 +85,7 @@ def test_the_generator_decides_alone_and_nothing_is_changed_in_place() -> None:
     assert not np.array_equal(first[0], draw_anomaly(image, texture, RNG(99))[0])
 
 
-def test_kinds_come_by_their_shares() -> None:
+def test_kinds_have_the_configured_shares() -> None:
     image, texture = photo(32, 32), photo(32, 32, seed=1)
     kinds = [draw_anomaly(image, texture, RNG(seed))[2] for seed in range(300)]
     assert set(kinds) == set(KINDS) == set(SHARES)
@@ -94,8 +94,8 @@ def test_kinds_come_by_their_shares() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_defects_lie_on_the_object(kind: str) -> None:
-    """The disc is 28 % of the picture; by chance 28 % of the defects would touch it."""
+def test_defects_are_on_the_object(kind: str) -> None:
+    """The disc covers 28 % of the image; by chance 28 % of the defects would touch it."""
     image, texture = photo(128, 128), photo(128, 128, seed=1)
     rows, columns = np.mgrid[:128, :128]
     disc = np.hypot(rows - 64, columns - 64) < 128 * 0.3
@@ -103,7 +103,7 @@ def test_defects_lie_on_the_object(kind: str) -> None:
     assert np.mean(touched) > 0.75
 
 
-def test_sizes_differ_and_stay_small() -> None:
+def test_sizes_vary_and_are_small() -> None:
     image, texture = photo(256, 256), photo(256, 256, seed=1)
     shares = [draw_anomaly(image, texture, RNG(seed))[1].mean() for seed in range(80)]
     assert np.quantile(shares, 0.9) > 8 * np.quantile(shares, 0.1)
@@ -111,11 +111,11 @@ def test_sizes_differ_and_stay_small() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_size_and_contrast_are_obeyed(kind: str) -> None:
+def test_size_and_contrast_have_an_effect(kind: str) -> None:
     image, texture = photo(256, 256), photo(256, 256, seed=1)
 
     def means(size: float, contrast: float) -> tuple[float, float]:
-        """Share of pixels in the mask, and grey levels that they changed by."""
+        """Return the mean share of pixels in the mask, and the mean change in grey levels."""
         areas, changes = [], []
         for seed in range(16):
             anomalous, mask, _ = draw_anomaly(image, texture, RNG(seed), kind, size, contrast)
@@ -131,7 +131,7 @@ def test_size_and_contrast_are_obeyed(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("side", [8, 32])
-def test_the_smallest_and_faintest_show_too(kind: str, side: int) -> None:
+def test_smallest_and_faintest_anomalies_are_visible(kind: str, side: int) -> None:
     for seed in range(8):
         for image in (plain(128, side), photo(side, side)):
             _, mask, _ = draw_anomaly(image, image, RNG(seed), kind, 0.0, 0.0)
@@ -161,20 +161,20 @@ def test_scratches_are_long_and_thin_and_blobs_are_not() -> None:
         (plain(0), plain(0).astype(np.float32), None, "texture must be"),
     ],
 )
-def test_wrong_arguments_are_refused(
+def test_invalid_arguments_raise(
     image: np.ndarray, texture: np.ndarray, kind: str | None, sentence: str
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
         draw_anomaly(image, texture, RNG(0), kind)
 
 
-def test_a_place_outside_the_range_is_refused() -> None:
+def test_position_outside_the_range_raises() -> None:
     with pytest.raises(ValueError, match="within 0 and 1; got 1.5"):
         draw_anomaly(plain(0), plain(0), RNG(0), "blob", size=1.5)
 
 
 def squares() -> np.ndarray:
-    """Bright squares of 16 px, 32 px apart, on a dark ground, with grain."""
+    """Return bright squares of 16 px, 32 px apart, on a dark background with grain."""
     rows, columns = np.mgrid[:128, :128]
     bright = (np.abs(rows % 32 - 16) < 8) & (np.abs(columns % 32 - 16) < 8)
     grey = np.where(bright, 200, 50)[..., None] + RNG(0).normal(0, 2, (128, 128, 3))
@@ -182,9 +182,9 @@ def squares() -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["removed_part", "moved_part"])
-def test_parts_are_cut_along_edges(kind: str) -> None:
-    """Where a part is taken away, whole squares become ground or ground becomes square: pixels stay
-    dark or bright, with few between."""
+def test_parts_are_cut_along_edges_of_the_image(kind: str) -> None:
+    """When a part is removed, complete squares become background or vice versa: pixels remain dark
+    or bright, with few in between."""
     image, shares = squares(), []
     for seed in range(20):
         anomalous, mask, _ = draw_anomaly(image, image, RNG(seed), kind, size=0.7)
@@ -193,8 +193,8 @@ def test_parts_are_cut_along_edges(kind: str) -> None:
     assert np.mean(shares) > 0.7
 
 
-def test_a_swapped_part_is_a_piece_of_the_texture() -> None:
-    """The middle of the patch occurs in the texture, elsewhere."""
+def test_swapped_part_is_a_patch_of_the_texture() -> None:
+    """The centre of the patch occurs elsewhere in the texture."""
     image, texture = photo(96, 96), photo(96, 96, seed=1)
     hits = 0
     for seed in range(10):

@@ -1,4 +1,4 @@
-"""Tiles of large images cover them at native resolution; whole images stay as they were."""
+"""Tiles cover large images at native resolution; behaviour without tiles is unchanged."""
 
 from __future__ import annotations
 
@@ -71,15 +71,15 @@ def test_tiles_have_the_pixels_of_the_file(large: Path) -> None:
     assert [r.path for r in some.records][0] == images.records[3].path and some.image_count == 2
 
 
-def test_a_tile_may_be_larger_than_the_network(large: Path) -> None:
-    """64 pixels of the file to 32: the image is halved."""
+def test_tile_may_be_larger_than_the_network_input(large: Path) -> None:
+    """64 pixels of the file become 32: the image is halved."""
     images = load_dataset(settings(large, tiles={"size": 64})).test
     assert images.resized(0).image.shape == (40, 56, 3)
     assert images.tiled().batch([0]).images.shape == (1, 3, 32, 32)
 
 
-def test_one_image_is_cut_as_in_a_set(large: Path) -> None:
-    """Also with a correction of brightness, which is that of the whole image."""
+def test_tiles_of_one_image_equal_those_of_a_set(large: Path) -> None:
+    """Also with brightness correction, which is computed from the complete image."""
     for brightness in ("keep", "border"):
         chosen = settings(large, brightness=brightness)
         images = load_dataset(chosen).test.subset([1])
@@ -89,10 +89,10 @@ def test_one_image_is_cut_as_in_a_set(large: Path) -> None:
         assert batch.tiles == tuple(tiles) and batch.geometry[0] == geometry
     plain, _, _ = to_tiles(images.original(0), settings(large))
     factors = [float(t.sum() / p.sum()) for t, p in zip(tensors, plain, strict=True)]
-    assert max(factors) - min(factors) < 0.05  # one factor, up to clipping at white
+    assert max(factors) - min(factors) < 0.05  # a single factor, up to clipping at white
 
 
-def test_without_tiles_nothing_changes(large: Path) -> None:
+def test_images_are_unchanged_without_tiles(large: Path) -> None:
     images = load_dataset(settings(large, tiles={"size": None})).test
     assert images.tiled() is images and images.batch([0]).tiles is None
     network, _ = to_network(images.original(0), images.settings)
@@ -100,13 +100,13 @@ def test_without_tiles_nothing_changes(large: Path) -> None:
     assert images.resized(0).gain is None
 
 
-def test_tiles_outside_the_inspected_area_are_left_out(large: Path, tmp_path: Path) -> None:
+def test_tiles_outside_the_inspected_area_are_skipped(large: Path, tmp_path: Path) -> None:
     roi = np.zeros(SIZE, np.uint8)
     roi[10:30, 10:30] = 255
     Image.fromarray(roi).save(tmp_path / "roi.png")
     chosen = settings(large, roi=tmp_path / "roi.png")
     tiles = load_dataset(chosen).test.tiled()
-    assert len(tiles) == 4 * 4  # those that begin before row and column 30
+    assert len(tiles) == 4 * 4  # tiles that start before row and column 30
     batch = tiles.batch(range(4))
     assert batch.inspected is not None and batch.inspected.flatten(1).any(dim=1).all()
 
@@ -122,9 +122,9 @@ def test_synthetic_anomalies_have_the_size_of_tiles(tmp_path: Path) -> None:
         normal = load_again(splits.validation, index)
         changed = (splits.validation.resized(index).image != normal).any(axis=2)
         assert changed.any() and mask.sum() < 256 * 256 / 2
-    again = load_dataset(settings(tmp_path))
-    assert again.validation.fingerprint == splits.validation.fingerprint
-    assert again.validation.tiled().fingerprint == splits.validation.tiled().fingerprint
+    reloaded = load_dataset(settings(tmp_path))
+    assert reloaded.validation.fingerprint == splits.validation.fingerprint
+    assert reloaded.validation.tiled().fingerprint == splits.validation.tiled().fingerprint
 
 
 def load_again(images: ImageSet, index: int) -> np.ndarray:
@@ -132,7 +132,7 @@ def load_again(images: ImageSet, index: int) -> np.ndarray:
         return np.asarray(file)
 
 
-def test_an_image_smaller_than_a_tile_is_a_sentence(large: Path) -> None:
+def test_image_smaller_than_a_tile_raises(large: Path) -> None:
     with pytest.raises(UserError, match=r"files cannot be used; .*\(it is 112x80 pixels, smaller"):
         load_dataset(settings(large, tiles={"size": 96}))
     with pytest.raises(UserError, match=r"112x80 pixels, smaller than a tile .*size=96\)\.$"):
@@ -142,7 +142,7 @@ def test_an_image_smaller_than_a_tile_is_a_sentence(large: Path) -> None:
 def test_images_beyond_the_memory_are_decoded_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not once per tile or batch; a few of them are still in memory."""
+    """Images are not decoded once per tile or batch; a few of them remain in memory."""
     make_category(tmp_path, "nut", good=8, size=SIZE)
     images = load_dataset(settings(tmp_path, memory_mib=0)).test.tiled()
     calls: list[Path] = []

@@ -1,4 +1,4 @@
-"""Validation: synthetic anomalies spread evenly, or a share of the test images."""
+"""Validation sets: synthetic anomalies spread evenly, or a share of the test images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load(root: Path, source: str = "drawn", fraction: float = 0.3, **changes: ob
 
 @pytest.fixture
 def kinds(tmp_path: Path) -> Path:
-    """Ten good test images, six holes, two cracks, one bend."""
+    """Ten normal test images, six holes, two cracks, one bend."""
     root = tmp_path / "kinds"
     make_category(root, "nut", train=20, good=10, defects=6)
     for kind, count in (("crack", 2), ("bend", 1)):
@@ -42,27 +42,27 @@ def counts(images: ImageSet) -> Counter[str]:
     return Counter(record.defect for record in images.records)
 
 
-def test_a_share_of_test_is_validation_and_no_longer_test(kinds: Path) -> None:
-    whole, shared = load(kinds), load(kinds, "test")
-    taken = shared.validation.subset(range(len(shared.held_out), len(shared.validation)))
-    assert counts(taken) == {"good": 3, "hole": 2, "crack": 1}
+def test_share_of_test_images_moves_to_validation(kinds: Path) -> None:
+    default, shared = load(kinds), load(kinds, "test")
+    moved = shared.validation.subset(range(len(shared.held_out), len(shared.validation)))
+    assert counts(moved) == {"good": 3, "hole": 2, "crack": 1}
     assert counts(shared.test) == {"good": 7, "hole": 4, "crack": 1, "bend": 1}
     assert not set(paths(shared.test)) & set(paths(shared.validation))
-    assert sorted(paths(shared.test) + paths(taken)) == sorted(paths(whole.test))
-    assert paths(shared.validation)[: len(shared.held_out)] == paths(whole.held_out)
-    assert paths(shared.train) == paths(whole.train)
-    assert taken.batch(range(6)).masks.flatten(1).any(1).sum() == 3
+    assert sorted(paths(shared.test) + paths(moved)) == sorted(paths(default.test))
+    assert paths(shared.validation)[: len(shared.held_out)] == paths(default.held_out)
+    assert paths(shared.train) == paths(default.train)
+    assert moved.batch(range(6)).masks.flatten(1).any(1).sum() == 3
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.5, 0.99])
-def test_every_kind_with_two_images_is_on_both_sides(kinds: Path, fraction: float) -> None:
+def test_every_kind_with_two_images_is_in_both_sets(kinds: Path, fraction: float) -> None:
     shared = load(kinds, "test", fraction)
     for kind in ("good", "hole", "crack"):
         assert counts(shared.test)[kind] >= 1 and counts(shared.validation)[kind] >= 1
     assert counts(shared.test)["bend"] == 1
 
 
-def test_seed_and_category_decide_what_is_taken(kinds: Path) -> None:
+def test_selection_depends_on_seed_and_category(kinds: Path) -> None:
     splits = load(kinds, "test")
     assert paths(load(kinds, "test").test) == paths(splits.test)
     others = [paths(load(kinds, "test", seed=seed).test) for seed in (1, 2, 3)]
@@ -73,26 +73,26 @@ def test_seed_and_category_decide_what_is_taken(kinds: Path) -> None:
     assert paths(both.validation.of_category("nut")) == paths(splits.validation)
 
 
-def test_what_is_reported_has_a_fingerprint_of_its_own(kinds: Path) -> None:
-    whole, shared = load(kinds), load(kinds, "test")
-    assert shared.fingerprint == whole.fingerprint
-    assert shared.test_fingerprint != whole.test_fingerprint
+def test_reported_images_have_a_separate_fingerprint(kinds: Path) -> None:
+    default, shared = load(kinds), load(kinds, "test")
+    assert shared.fingerprint == default.fingerprint
+    assert shared.test_fingerprint != default.test_fingerprint
     assert load(kinds, "test", seed=5).test_fingerprint != shared.test_fingerprint
-    assert load(kinds, seed=5).test_fingerprint == whole.test_fingerprint
+    assert load(kinds, seed=5).test_fingerprint == default.test_fingerprint
     write_image(kinds / "nut/train/good/000.png", 4711)
-    again = load(kinds)
-    assert again.test_fingerprint == whole.test_fingerprint
-    assert again.fingerprint != whole.fingerprint
+    reloaded = load(kinds)
+    assert reloaded.test_fingerprint == default.test_fingerprint
+    assert reloaded.fingerprint != default.fingerprint
 
 
-def test_visa_too(tmp_path: Path) -> None:
+def test_share_of_visa_test_images(tmp_path: Path) -> None:
     make_visa(tmp_path, good=4, bad=4)
     shared = load(tmp_path, "test", 0.5, categories="candle")
     assert counts(shared.test) == {"good": 2, "bad": 2}
 
 
 @pytest.mark.parametrize("defects", [0, 1])
-def test_too_few_defects_is_a_sentence(tmp_path: Path, defects: int) -> None:
+def test_too_few_defects_raise(tmp_path: Path, defects: int) -> None:
     make_category(tmp_path, "nut", defects=defects)
     with pytest.raises(UserError, match=f"has {defects} anomalous images; use data.valid"):
         load(tmp_path, "test")
@@ -100,10 +100,10 @@ def test_too_few_defects_is_a_sentence(tmp_path: Path, defects: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "taken"), [("drawn", {"drawn"}), ("test", {"good", "hole", "crack"})]
+    ("source", "expected"), [("drawn", {"drawn"}), ("test", {"good", "hole", "crack"})]
 )
-def test_the_table_says_which_image_had_which_role(
-    kinds: Path, source: str, taken: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_table_lists_the_role_of_each_image(
+    kinds: Path, source: str, expected: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     splits = load(kinds, source)
     text = splits.write_table(tmp_path / "splits.csv").read_text()
@@ -112,15 +112,15 @@ def test_the_table_says_which_image_had_which_role(
         files = [kinds / row["file"] for row in rows if row["split"] == name]
         assert files == paths(getattr(splits, name))
     judged = [row for row in rows if row["split"] == "validation"][len(splits.held_out) :]
-    assert {row["defect"].partition("_")[0] for row in judged} == taken
+    assert {row["defect"].partition("_")[0] for row in judged} == expected
     assert all(row["category"] == "nut" for row in rows)
-    monkeypatch.chdir(kinds)  # the same where the folder is given as that of one category
-    alone = load(Path("nut"), source).write_table(tmp_path / "alone.csv").read_text()
-    assert alone == text.replace("nut/t", "t")
+    monkeypatch.chdir(kinds)  # the same table if root is the folder of one category
+    single = load(Path("nut"), source).write_table(tmp_path / "alone.csv").read_text()
+    assert single == text.replace("nut/t", "t")
 
 
 def places(root: Path, **changes: object) -> np.ndarray:
-    """Kind number, size and contrast of every drawn copy, (N, 3)."""
+    """Return kind number, size and contrast of every synthetic copy, (N, 3)."""
     items = load(root, **changes).validation._sources
     anomalies = [item for item in items if hasattr(item, "kind")]
     kinds = sorted({item.kind for item in anomalies})  # type: ignore[attr-defined]
@@ -129,7 +129,7 @@ def places(root: Path, **changes: object) -> np.ndarray:
 
 
 def test_sizes_and_contrasts_are_spread_evenly(tmp_path: Path) -> None:
-    """Of each kind's n copies one lies in each n-th of either range, and the two are unrelated."""
+    """The n copies of a kind are stratified over size and contrast, which are independent."""
     make_category(tmp_path, "nut", train=40)
     spread = places(tmp_path, synthetic_defects=5, held_out=0.5)
     assert len(spread) == 100
@@ -142,7 +142,7 @@ def test_sizes_and_contrasts_are_spread_evenly(tmp_path: Path) -> None:
 
 
 def poisoned(root: Path, to: Path) -> Path:
-    """A copy of `nut` in which every test image has the other label."""
+    """Return a copy of `nut` in which the label of every test image is inverted."""
     shutil.copytree(root, to)
     nut = to / "nut"
     (nut / "test/good").rename(nut / "test/was_good")
@@ -153,11 +153,14 @@ def poisoned(root: Path, to: Path) -> Path:
     return to
 
 
-def test_poisoned_test_labels_change_nothing_but_test(root: Path, tmp_path: Path) -> None:
-    honest, lied = load(root), load(poisoned(root, tmp_path / "poisoned"))
-    assert counts(lied.test) == {"good": 2, "was_good": 2} and counts(honest.test)["hole"] == 2
+def test_poisoned_test_labels_affect_the_test_set_only(root: Path, tmp_path: Path) -> None:
+    honest, poisoned_splits = load(root), load(poisoned(root, tmp_path / "poisoned"))
+    assert (
+        counts(poisoned_splits.test) == {"good": 2, "was_good": 2}
+        and counts(honest.test)["hole"] == 2
+    )
     for name in ("train", "held_out", "validation"):
-        images, poisoned_images = getattr(honest, name), getattr(lied, name)
+        images, poisoned_images = getattr(honest, name), getattr(poisoned_splits, name)
         assert [s.defect for s in images.records] == [s.defect for s in poisoned_images.records]
         assert [p.relative_to(root) for p in paths(images)] == [
             p.relative_to(tmp_path / "poisoned") for p in paths(poisoned_images)
@@ -167,4 +170,4 @@ def test_poisoned_test_labels_change_nothing_but_test(root: Path, tmp_path: Path
             poisoned_images.batch(range(len(poisoned_images))),
         )
         assert torch.equal(ours.images, theirs.images) and torch.equal(ours.masks, theirs.masks)
-    assert honest.fingerprint != lied.fingerprint
+    assert honest.fingerprint != poisoned_splits.fingerprint

@@ -1,4 +1,4 @@
-"""`vqlab data check` finds everything that is wrong, not the first thing only."""
+"""`vqlab data check` reports all problems, not only the first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vqlab.data.datasets import DATASETS, MVTEC_AD, Counts
 from vqlab.types import UserError
 
 
-def test_a_sound_set(root: Path) -> None:
+def test_valid_dataset(root: Path) -> None:
     calls: list[tuple[int, int]] = []
     report = check_dataset(root, progress=lambda done, total: calls.append((done, total)))
     assert report.errors == [] and report.warnings == []
@@ -29,7 +29,7 @@ def test_a_sound_set(root: Path) -> None:
     assert nut.fingerprint == nut.rows[0].fingerprint == report.rows[1].fingerprint
 
 
-def test_every_fault_is_listed_at_once(root: Path) -> None:
+def test_all_problems_are_listed(root: Path) -> None:
     nut, bolt = root / "nut", root / "bolt"
     (nut / "train/good/000.png").write_text("hello")
     cut = nut / "train/good/001.png"
@@ -52,8 +52,8 @@ def test_every_fault_is_listed_at_once(root: Path) -> None:
     assert [bool(row.fingerprint) for row in report.rows] == [True, False]
 
 
-def test_the_same_picture_in_train_and_test(root: Path) -> None:
-    """Pixel for pixel, whatever the file's name and kind."""
+def test_duplicate_in_train_and_test(root: Path) -> None:
+    """Duplicates are equal in pixels, for any file name and format."""
     with Image.open(root / "nut/train/good/004.png") as picture:
         picture.save(root / "nut/test/good/zzz.bmp")
     report = check_dataset(root)
@@ -64,13 +64,13 @@ def test_the_same_picture_in_train_and_test(root: Path) -> None:
     )
 
 
-def test_a_defect_whose_mask_marks_nothing(root: Path) -> None:
+def test_empty_mask_of_a_defect(root: Path) -> None:
     write_mask(root / "nut/ground_truth/hole/000_mask.png", value=0)
     report = check_dataset(root)
     assert not report.errors and "1 of 2 masks mark no pixel" in report.warnings[0]
 
 
-def test_counts_against_the_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comparison_with_published_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_category(tmp_path, "bottle")
     report = check_dataset(tmp_path)
     assert report.rows[0].published == "MVTec AD has 209 / 20 / 63"
@@ -94,7 +94,7 @@ def test_counts_against_the_published(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_published_tables(
     name: str, categories: int, train: int, validation: int, good: int, defect: int
 ) -> None:
-    """The totals that the papers and archives give."""
+    """Totals stated in the papers and archives."""
     dataset = next(each for each in DATASETS if each.name == name)
     assert len(dataset.counts) == categories
     totals = [sum(numbers) for numbers in zip(*dataset.counts.values(), strict=True)]
@@ -124,14 +124,14 @@ def test_visa(tmp_path: Path) -> None:
     assert "Anomaly/044.png" in text and "skipped 0999.JPG: not listed in the split" in text
 
 
-def test_what_is_no_data_set(root: Path, tmp_path: Path) -> None:
+def test_folder_without_a_dataset(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no category cable in .*; it has bolt, nut"):
         check_dataset(root, ["cable"])
     with pytest.raises(UserError, match="does not exist"):
         check_dataset(tmp_path / "gone")
 
 
-def test_a_category_without_images(root: Path) -> None:
+def test_category_without_images(root: Path) -> None:
     shutil.rmtree(root / "nut/train/good")
     report = check_dataset(root)
     assert "nut must have a folder train/good" in report.errors[0]

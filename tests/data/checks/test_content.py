@@ -1,4 +1,4 @@
-"""Sets that decode and are not what they seem: masks, depth, single colours, sizes, duplicates."""
+"""Images that decode but are suspicious: masks, bit depth, single colours, sizes, duplicates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vqlab.types import UserError
 
 
 def warnings(root: Path, bits: int | None = None) -> list[str]:
-    """The warnings of `data check`, which loading for training gives too."""
+    """Return the warnings of `data check`, which loading for training also gives."""
     report = check_dataset(root, bits=bits)
     assert not report.errors, report.errors
     every = DataSettings(root=root, categories="all", image_size=32, bits=bits)
@@ -28,7 +28,7 @@ def warnings(root: Path, bits: int | None = None) -> list[str]:
     return report.warnings
 
 
-def the_warning(root: Path) -> str:
+def single_warning(root: Path) -> str:
     message = warnings(root)
     assert len(message) == 1, message
     return message[0]
@@ -54,26 +54,26 @@ POLARITIES: dict[str, tuple[Callable[[np.ndarray], Image.Image], str]] = {
 
 
 @pytest.mark.parametrize("polarity", POLARITIES)
-def test_masks_that_mark_most_of_the_image(root: Path, polarity: str) -> None:
+def test_masks_covering_most_of_the_image(root: Path, polarity: str) -> None:
     change, words = POLARITIES[polarity]
     for path in (root / "nut/ground_truth/hole").iterdir():
         change(np.asarray(Image.open(path))).save(path)
-    message = the_warning(root)
+    message = single_warning(root)
     assert "nut: 2 of 2 masks mark most of the image or of its border" in message
     assert words in message and "ground_truth/hole/000_mask.png" in message
 
 
-def test_a_mask_whose_border_alone_is_marked(root: Path) -> None:
-    """Inverted, of a defect that covers more than half of the image."""
+def test_mask_covering_only_the_border(root: Path) -> None:
+    """Such a mask is inverted, of a defect that covers more than half of the image."""
     marks = np.zeros((20, 24), np.uint8)
     marks[:2] = marks[-2:] = 255
     marks[:, :2] = marks[:, -2:] = 255
     Image.fromarray(marks).save(root / "nut/ground_truth/hole/000_mask.png")
-    assert marks.mean() < 128 and "1 of 2 masks mark most" in the_warning(root)
+    assert marks.mean() < 128 and "1 of 2 masks mark most" in single_warning(root)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "TIFF"])
-def test_a_lossy_mask_is_read_by_its_format_whatever_its_name(root: Path, kind: str) -> None:
+def test_lossy_mask_is_detected_by_its_format(root: Path, kind: str) -> None:
     marks = np.zeros((64, 64), np.uint8)
     marks[21:37, 19:43] = 255
     write_image(root / "nut/test/hole/000.png", 1, (64, 64))
@@ -88,7 +88,7 @@ def test_a_lossy_mask_is_read_by_its_format_whatever_its_name(root: Path, kind: 
     )
 
 
-def test_a_lossless_webp_mask_is_no_lossy_one(root: Path) -> None:
+def test_lossless_webp_mask_is_not_lossy(root: Path) -> None:
     marks = np.zeros((20, 24), np.uint8)
     marks[3:6, 3:6] = 7
     path = root / "nut/ground_truth/hole/000_mask.png"
@@ -102,7 +102,7 @@ def test_masks_enlarged_by_faint_levels(root: Path) -> None:
     marks[4:14, 4:14] = np.arange(100).reshape(10, 10) // 3
     marks[8:10, 8:10] = 255
     Image.fromarray(marks).save(path)
-    assert "faint grey levels" in the_warning(root)
+    assert "faint grey levels" in single_warning(root)
 
 
 def _deep(root: Path, change: Callable[[np.ndarray], np.ndarray], suffix: str) -> None:
@@ -123,13 +123,13 @@ DEEP: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str, int]] = {
 
 
 @pytest.mark.parametrize("name", DEEP)
-def test_low_depth_in_a_deep_file(tmp_path: Path, name: str) -> None:
-    """The warning says which bits to set; with them the images are those of 8 bits."""
+def test_low_bit_depth_in_a_16_bit_file(tmp_path: Path, name: str) -> None:
+    """The warning names the number of bits; with this setting the images equal those of 8 bits."""
     change, suffix, bits = DEEP[name]
     make_category(tmp_path / "set", "nut")
     expected = np.asarray(Image.open(tmp_path / "set/nut/train/good/000.png"))
     _deep(tmp_path / "set", change, suffix)
-    message = the_warning(tmp_path / "set")
+    message = single_warning(tmp_path / "set")
     assert "have low values only" in message and f"data.bits={bits}." in message
     assert warnings(tmp_path / "set", bits) == []
     path = tmp_path / f"set/nut/train/good/000{suffix}"
@@ -138,24 +138,24 @@ def test_low_depth_in_a_deep_file(tmp_path: Path, name: str) -> None:
         expected = np.repeat(expected[..., :1], 3, axis=2)
         assert (read == expected).all()
     else:
-        assert (read == expected[..., ::-1]).all()  # cv2 wrote it as BGR
+        assert (read == expected[..., ::-1]).all()  # written by cv2 as BGR
     with Image.open(path) as image:
         assert (as_rgb(image, bits) == read).all()
 
 
-def test_values_beyond_the_bits_are_refused(tmp_path: Path) -> None:
+def test_values_beyond_the_bit_depth_raise(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 5000, np.uint16)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"exceed 4095.*12 bits; got 5000.*data\.bits.*13 or more"):
         read_image(tmp_path / "a.png", 12)
 
 
-def test_floating_point_says_its_range(tmp_path: Path) -> None:
+def test_floating_point_error_states_the_range(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 200, np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(UserError, match=r"200 to 200; divide the values of every file"):
         read_image(tmp_path / "a.tif")
 
 
-def test_bits_without_a_deep_file_and_bits_in_the_fingerprint(root: Path) -> None:
+def test_bits_setting_without_16_bit_files_and_in_the_fingerprint(root: Path) -> None:
     assert all("no effect" in message for message in warnings(root, 12))
     prints = {
         load_dataset(
@@ -177,7 +177,7 @@ def test_transparent_and_single_coloured_images(root: Path) -> None:
     assert len(message.splitlines()) == 2
 
 
-def test_sizes_and_colours_that_do_not_belong_together(root: Path) -> None:
+def test_mixed_sizes_and_colours(root: Path) -> None:
     write_image(root / "nut/train/good/000.png", 1, (120, 144))
     Image.open(root / "nut/train/good/001.png").convert("L").save(root / "nut/train/good/001.png")
     message = "\n".join(warnings(root))
@@ -185,7 +185,7 @@ def test_sizes_and_colours_that_do_not_belong_together(root: Path) -> None:
     assert "1 grey and 9 coloured images; the grey ones are train/good/001.png" in message
 
 
-def test_the_same_picture_where_it_must_not_be(root: Path) -> None:
+def test_duplicates_across_sets(root: Path) -> None:
     nut = root / "nut"
     shutil.copy(nut / "train/good/000.png", nut / "train/good/a.png")
     Image.open(nut / "train/good/001.png").save(nut / "test/good/b.bmp")
@@ -201,7 +201,7 @@ def test_the_same_picture_where_it_must_not_be(root: Path) -> None:
         assert sum(words in each for each in message) == 1, words
 
 
-def test_images_that_are_not_used_are_named(root: Path) -> None:
+def test_unused_images_are_listed(root: Path) -> None:
     nut = root / "nut"
     for place in (
         "train/good/cam2",
@@ -230,7 +230,7 @@ def test_images_that_are_not_used_are_named(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("strict", "status"), [((), 0), (("--strict",), 1)])
-def test_the_last_line_counts_warnings(
+def test_last_line_counts_warnings(
     root: Path,
     strict: tuple[str, ...],
     status: int,
@@ -251,14 +251,14 @@ def test_the_last_line_counts_warnings(
 
 
 def make_grey(root: Path) -> list[Path]:
-    """Make all images of the category `nut` grey, saved as RGB; return those of train."""
+    """Convert all images of the category `nut` to grey, saved as RGB; return those of train."""
     nut = root / "nut"
     for path in [*nut.glob("train/good/*.png"), *nut.glob("test/*/*.png")]:
         Image.open(path).convert("L").convert("RGB").save(path)
     return sorted(nut.glob("train/good/*.png"))
 
 
-def test_grey_files_among_rgb_files_of_grey_pictures(root: Path) -> None:
+def test_grey_files_among_rgb_files_with_grey_content(root: Path) -> None:
     first, second, *_ = make_grey(root)
     assert check_dataset(root, ["nut"]).warnings == []
     Image.open(first).convert("L").save(first)
@@ -268,11 +268,11 @@ def test_grey_files_among_rgb_files_of_grey_pictures(root: Path) -> None:
     assert "train/good/000.png, train/good/001.png" in message
 
 
-def test_eight_bits_among_sixteen(root: Path) -> None:
-    first, *rest = make_grey(root)
+def test_8_bit_among_16_bit_files(root: Path) -> None:
+    first, *remaining = make_grey(root)
     grey = np.asarray(Image.open(first))[..., 0]
     Image.fromarray(grey.astype(np.uint16) * 256).save(first)
-    for path in rest:
+    for path in remaining:
         Image.open(path).convert("L").save(path)
     for path in (root / "nut").glob("test/*/*.png"):
         Image.open(path).convert("L").save(path)
@@ -280,12 +280,12 @@ def test_eight_bits_among_sixteen(root: Path) -> None:
     assert "1 with more; those with more are train/good/000.png" in message
 
 
-def test_links_to_used_images_are_no_unused_images(root: Path) -> None:
-    """Neither a link to a folder in use, wherever it sorts, nor one to a file."""
+def test_links_to_used_images_are_not_listed_as_unused(root: Path) -> None:
+    """Covers a link to a folder in use, in any sort order, and a link to a file."""
     nut = root / "nut"
     (nut / "latest").symlink_to(nut / "train")
-    (nut / "train/good/again").mkdir()
-    (nut / "train/good/again/000.png").symlink_to(nut / "train/good/000.png")
+    (nut / "train/good/linked").mkdir()
+    (nut / "train/good/linked/000.png").symlink_to(nut / "train/good/000.png")
     (nut / "train/good/loop").symlink_to(nut)
     assert check_dataset(root, ["nut"]).warnings == []
     write_image(root / "elsewhere/new.png", 1)

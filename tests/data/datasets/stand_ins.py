@@ -1,4 +1,4 @@
-"""Small stand-ins of published datasets on disk, one function each."""
+"""Small stand-ins for published datasets on disk, one function each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIZE = (20, 24)
 
 
 def make_mvtec_ad_2(root: Path, name: str = "can", train: int = 6, validation: int = 3) -> Path:
-    """A category of MVTec AD 2; returns its folder."""
+    """Write a category of MVTec AD 2; return its folder."""
     folder = root / name
     for number in range(train):
         write_image(folder / f"train/good/{number:03d}_regular.png", number)
@@ -31,7 +31,7 @@ def make_mvtec_ad_2(root: Path, name: str = "can", train: int = 6, validation: i
 
 
 def write_defect(path: Path, box: tuple[slice, slice], value: int) -> None:
-    """A mask of MVTec LOCO: a rectangle of `value` on 0."""
+    """Write a mask of MVTec LOCO: a rectangle of `value` on 0."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.zeros(SIZE, np.uint8)
     pixels[box] = value
@@ -55,7 +55,8 @@ LOCO_DEFECTS: list[dict[str, Any]] = [
 
 
 def make_mvtec_loco(root: Path, name: str = "pushpins") -> Path:
-    """A category of MVTec LOCO AD: one image with two defects, one with one; returns its folder."""
+    """Write a category of MVTec LOCO AD with one image with two defects and one with a single
+    defect; return its folder."""
     folder = root / name
     for split, count in (("train/good", 6), ("validation/good", 3), ("test/good", 2)):
         for number in range(count):
@@ -77,7 +78,7 @@ def hash_of(text: str) -> int:
 
 
 def make_btad(root: Path) -> Path:
-    """Product 01 of BTAD; returns its folder."""
+    """Write product 01 of BTAD; return its folder."""
     folder = make_category(root, "01", kind="ko", suffix="")
     (folder / "train/good").rename(folder / "train/ok")
     (folder / "test/good").rename(folder / "test/ok")
@@ -89,8 +90,8 @@ def make_btad(root: Path) -> Path:
 
 
 def make_kolektor_sdd2(root: Path) -> Path:
-    """KolektorSDD2: 6 normal and 1 anomalous images in train, 2 and 2 in test, and the copies that
-    its archive has; returns its folder."""
+    """Write KolektorSDD2 with 6 normal and 1 anomalous images in train, 2 and 2 in test, and the
+    copies that its archive has; return its folder."""
     folder = root / "KolektorSDD2"
     for split, normal, anomalous in (("train", 6, 1), ("test", 2, 2)):
         start = 10_000 if split == "train" else 20_000
@@ -105,8 +106,8 @@ def make_kolektor_sdd2(root: Path) -> Path:
 
 
 def make_real_iad(root: Path, name: str = "audiojack") -> Path:
-    """A category of Real-IAD with a list of all views, of the top view and one with a noisy
-    training set; returns the dataset's folder."""
+    """Write a category of Real-IAD with a list of all views, of the top view and one with a noisy
+    training set; return the folder of the dataset."""
     root = root / "Real-IAD"
     entries: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
     for sample in range(8):

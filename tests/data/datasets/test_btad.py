@@ -1,4 +1,4 @@
-"""BTAD: the layout of MVTec AD with other names, recognised by them."""
+"""BTAD: the layout of MVTec AD with other folder names."""
 
 from __future__ import annotations
 

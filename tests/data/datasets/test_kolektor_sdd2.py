@@ -1,4 +1,4 @@
-"""KolektorSDD2: the mask beside an image says whether it is normal."""
+"""KolektorSDD2: the mask next to an image determines its label."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def test_anomalous_training_images_and_copies_are_not_used(tmp_path: Path) -> No
     assert check_dataset(folder).rows[0].published == "KolektorSDD2 has 2085 / 894 / 110"
 
 
-def test_a_label_follows_its_mask(tmp_path: Path) -> None:
-    """Also within one process, which remembers what a mask of that size and time marks."""
+def test_label_depends_on_the_mask(tmp_path: Path) -> None:
+    """Also within one process, which caches the content of a mask by size and time."""
     folder = make_kolektor_sdd2(tmp_path)
     layout = detect_layout(folder)
     assert len(read_category(layout, "KolektorSDD2").train) == 6
@@ -42,7 +42,7 @@ def test_a_label_follows_its_mask(tmp_path: Path) -> None:
     assert len(read_category(layout, "KolektorSDD2").train) == 5
 
 
-def test_beside_categories_of_another_dataset(tmp_path: Path) -> None:
+def test_combined_with_categories_of_another_dataset(tmp_path: Path) -> None:
     make_kolektor_sdd2(tmp_path)
     make_category(tmp_path, "bottle")
     layout = detect_layout(tmp_path)
@@ -54,7 +54,7 @@ def test_beside_categories_of_another_dataset(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_damaged_mask_is_a_sentence(tmp_path: Path) -> None:
+def test_damaged_mask_raises(tmp_path: Path) -> None:
     folder = make_kolektor_sdd2(tmp_path)
     (folder / "test/20000_GT.png").write_text("hello")
     with pytest.raises(UserError, match=r"20000_GT\.png cannot be used: unsupported or corrupt"):

@@ -1,4 +1,4 @@
-"""MVTec AD 2: test_public is the test set, private test sets have no labels."""
+"""MVTec AD 2: test_public is the test set; the private test sets have no labels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def test_splits(tmp_path: Path) -> None:
     assert splits.source == "MVTec AD 2 layout" and len(splits.held_out) == 3
 
 
-def test_check_knows_the_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_compares_the_published_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_mvtec_ad_2(tmp_path)
     report = check_dataset(tmp_path)
     assert report.rows[0].published == "MVTec AD 2 has 458 / 72 / 90" and not report.errors
@@ -43,7 +45,7 @@ def test_check_knows_the_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("name", ["test_private", "test_private_mixed"])
-def test_a_private_test_set_is_not_a_labelled_one(tmp_path: Path, name: str) -> None:
+def test_private_test_set_without_labels_raises(tmp_path: Path, name: str) -> None:
     folder = make_mvtec_ad_2(tmp_path)
     words = f"must have labels; .*{name} is a private test set.*test_public.*vqlab predict"
     for setting in ({"root": folder / name}, {"good": folder / "train/good", "bad": folder / name}):

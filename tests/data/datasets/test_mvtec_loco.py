@@ -17,7 +17,7 @@ from vqlab.evaluation import EvaluationSettings, Scored, Thresholds, evaluate
 from vqlab.types import UserError
 
 
-def test_the_union_of_the_masks_is_the_ground_truth(tmp_path: Path) -> None:
+def test_ground_truth_is_the_union_of_the_masks(tmp_path: Path) -> None:
     folder = make_mvtec_loco(tmp_path)
     layout = detect_layout(tmp_path)
     assert layout.source == "MVTec LOCO AD layout"
@@ -35,7 +35,7 @@ def test_the_union_of_the_masks_is_the_ground_truth(tmp_path: Path) -> None:
 
 
 def test_saturation_areas(tmp_path: Path) -> None:
-    """30 of 100 pixels of the missing part are enough; a scratch must be marked whole."""
+    """30 of 100 pixels of the missing part are sufficient; a scratch must be marked completely."""
     folder = make_mvtec_loco(tmp_path)
     first, second = saturated_defects(folder / "ground_truth/logical_anomalies/000")
     assert (int(first.mask.sum()), first.saturation) == (100, 0.3)
@@ -44,13 +44,13 @@ def test_saturation_areas(tmp_path: Path) -> None:
         json.dumps([{**LOCO_DEFECTS[0], "saturation_threshold": 500}, LOCO_DEFECTS[1]])
     )
     first, _ = saturated_defects(folder / "ground_truth/logical_anomalies/000")
-    assert first.saturation == 1.0  # never more than the mask
+    assert first.saturation == 1.0  # at most the area of the mask
 
 
 @pytest.mark.parametrize("resolution", ["network", "original"])
-def test_a_report_has_spro(tmp_path: Path, resolution: str) -> None:
-    """A map that marks the first half of each mask's rows reaches saturation of the missing part
-    (30 of 100 pixels), but not of the scratches."""
+def test_report_has_spro(tmp_path: Path, resolution: str) -> None:
+    """A map that marks the first half of the rows of each mask reaches the saturation area of the
+    missing part (30 of 100 pixels), but not of the scratches."""
     folder = make_mvtec_loco(tmp_path)
     splits = load_dataset(DataSettings(root=folder, image_size=40))
     images = splits.test
@@ -77,7 +77,7 @@ def test_a_report_has_spro(tmp_path: Path, resolution: str) -> None:
     assert "spro_005" not in evaluate(scored, Thresholds(0.0, 0.0), settings).mean
 
 
-def test_a_mask_that_changes_changes_the_fingerprint(tmp_path: Path) -> None:
+def test_fingerprint_depends_on_the_masks(tmp_path: Path) -> None:
     folder = make_mvtec_loco(tmp_path)
     settings = DataSettings(root=folder, image_size=32)
     before = load_dataset(settings).fingerprint
@@ -108,7 +108,7 @@ def test_check(tmp_path: Path) -> None:
         ("[1]", "must list defects as"),
     ],
 )
-def test_a_wrong_configuration_is_a_sentence(tmp_path: Path, content: str, words: str) -> None:
+def test_invalid_configuration_raises(tmp_path: Path, content: str, words: str) -> None:
     folder = make_mvtec_loco(tmp_path)
     (folder / "defects_config.json").write_text(content)
     with pytest.raises(UserError, match=words) as error:
@@ -116,7 +116,7 @@ def test_a_wrong_configuration_is_a_sentence(tmp_path: Path, content: str, words
     assert "\n" not in str(error.value)
 
 
-def test_a_value_without_a_saturation_area_is_a_sentence(tmp_path: Path) -> None:
+def test_value_without_a_saturation_area_raises(tmp_path: Path) -> None:
     folder = make_mvtec_loco(tmp_path)
     masks = folder / "ground_truth/structural_anomalies/000"
     write_defect(masks / "000.png", np.s_[5:9, 4:8], 17)

@@ -33,19 +33,19 @@ def test_lists_select_the_images(tmp_path: Path) -> None:
     assert all("_C1" in record.path.name for record in top.records)
 
 
-def test_a_folder_of_images_selects_resolution_and_category(tmp_path: Path) -> None:
+def test_image_folder_selects_resolution_and_category(tmp_path: Path) -> None:
     root = make_real_iad(tmp_path)
     (root / "realiad_1024").rename(root / "realiad_256")
     assert categories_in(root / "realiad_256") == ["audiojack"]
     settings = DataSettings(root=root / "realiad_256/audiojack", image_size=32)
     splits = load_dataset(settings)
     assert splits.categories == ("audiojack",)
-    whole = load_dataset(DataSettings(root=root, categories="audiojack", image_size=32))
-    assert splits.fingerprint == whole.fingerprint
+    by_name = load_dataset(DataSettings(root=root, categories="audiojack", image_size=32))
+    assert splits.fingerprint == by_name.fingerprint
 
 
 def test_lists_in_a_folder_of_their_name(tmp_path: Path) -> None:
-    """As the archive of the lists is extracted."""
+    """This is the layout of the extracted archive of lists."""
     root = make_real_iad(tmp_path)
     (root / "realiad_jsons").rename(root / "moved")
     (root / "realiad_jsons").mkdir()
@@ -53,7 +53,7 @@ def test_lists_in_a_folder_of_their_name(tmp_path: Path) -> None:
     assert len(read_category(detect_layout(root), "audiojack").train) == 10
 
 
-def test_a_noisy_training_set_is_trained_on_with_a_warning(tmp_path: Path) -> None:
+def test_noisy_training_set_gives_a_warning(tmp_path: Path) -> None:
     layout = detect_layout(make_real_iad(tmp_path) / "realiad_jsons_fuiad_0.1")
     category = read_category(layout, "audiojack")
     assert len(category.train) == 11 and not any(r.label for r in category.train)
@@ -108,10 +108,10 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faults_are_sentences(tmp_path: Path, fault: str) -> None:
+def test_damaged_datasets_raise(tmp_path: Path, fault: str) -> None:
     root = make_real_iad(tmp_path)
-    spoil, words = FAULTS[fault]
-    spoil(root)
+    damage, words = FAULTS[fault]
+    damage(root)
     with pytest.raises(UserError, match=words) as error:
         load_dataset(DataSettings(root=root, categories="audiojack", image_size=32))
     assert "\n" not in str(error.value)
