@@ -38,10 +38,10 @@ def test_a_joint_model_has_a_row_per_category(width: int) -> None:
     essential = ["image_auroc", "pixel_auroc", "aupro", "false_reject_rate", "escape_rate"]
     columns = {80: essential, 120: [*essential, "image_ap", "pixel_ap"], 200: HEADLINES}[width]
     for name, metrics in test.per_category.items():
-        wanted = [f"{metrics[key]:.3f}" for key in HEADLINES if key in columns]
+        expected = [f"{metrics[key]:.3f}" for key in HEADLINES if key in columns]
         first = name[:10]
         rows = [line for line in lines if line.startswith(f"│   {first}")]
-        assert re.findall(r"\d\.\d{3}\b", rows[1]) == wanted
+        assert re.findall(r"\d\.\d{3}\b", rows[1]) == expected
     assert all(re.fullmatch(r"\d+\.\d+", figure) for figure in figures(lines))
     interval = f"{test.mean['aupro'] - 0.05:.2f}–{test.mean['aupro'] + 0.05:.2f}"
     (place,) = (i for i, line in enumerate(lines) if interval in line)

@@ -91,12 +91,12 @@ def test_hit_equals_miss_without_calling_the_network(backbone, small_root, folde
     again = cached_features(backbone, splits.train, CPU, lambda *done: calls.append(done))
     assert seen == [] and calls == []
     all_images = range(len(splits.train))
-    wanted = fresh(backbone, splits.train)
+    expected = fresh(backbone, splits.train)
     for cached in (first, again):
-        for a, b in zip(cached(all_images), wanted, strict=True):
+        for a, b in zip(cached(all_images), expected, strict=True):
             assert torch.equal(a, b) and a.dtype == torch.float32 and a.is_contiguous()
     assert [a.shape[0] for a in again([5, 1, 5])] == [3, 3]
-    assert torch.equal(again([5, 1])[0], wanted[0][[5, 1]])
+    assert torch.equal(again([5, 1])[0], expected[0][[5, 1]])
     sizes = {path.stat().st_size for path in folder.glob("*.features")}
     numbers = sum(c * h * w for c, (h, w) in zip(backbone.spec.channels, backbone.spec.sizes))  # noqa: B905
     counts = {len(splits.train.of_category(name)) for name in splits.categories}
@@ -179,12 +179,12 @@ class Brightness:
 def test_scores_are_the_same_with_and_without_the_cache(backbone, small_root, folder):
     images = load_dataset(data(small_root)).validation
     off = Backbone(backbone.settings.model_copy(update={"cache": False}), SIDE)
-    wanted = score_images(Brightness(), FeatureSet(images, off, CPU, 1))
+    expected = score_images(Brightness(), FeatureSet(images, off, CPU, 1))
     assert not folder.exists()
     for size in (1, 5):
         scored = score_images(Brightness(), FeatureSet(images, backbone, CPU, size))
-        assert np.array_equal(scored.image_scores, wanted.image_scores)
-        assert all(np.array_equal(a, b) for a, b in zip(scored.maps, wanted.maps, strict=True))
+        assert np.array_equal(scored.image_scores, expected.image_scores)
+        assert all(np.array_equal(a, b) for a, b in zip(scored.maps, expected.maps, strict=True))
 
 
 def records(count: int = 3, length: int = 4, about: dict[str, str] | None = None) -> store.Halves:

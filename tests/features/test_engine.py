@@ -30,16 +30,16 @@ def test_features_agree_with_torch(name: str) -> None:
     compiled.use_engine(name)
     assert (reference.engine, compiled.engine) == ("torch", name)
     images = torch.rand(6, 3, SIDE, SIDE)
-    wanted = reference(images)
+    expected = reference(images)
     with ThreadPoolExecutor(3) as pool:  # several threads share an engine
         each = list(pool.map(compiled, images.split(1)))
-    for level, levels in zip(wanted, zip(*each, strict=True), strict=True):
+    for level, levels in zip(expected, zip(*each, strict=True), strict=True):
         torch.testing.assert_close(torch.cat(levels), level, rtol=2e-3, atol=1e-3)
     for other in (copy.deepcopy(compiled), pickle.loads(pickle.dumps(compiled))):
         assert other.engine == "torch"
-        assert torch.equal(other(images)[0], wanted[0])
+        assert torch.equal(other(images)[0], expected[0])
     compiled.use_engine("torch")
-    assert torch.equal(compiled(images)[0], wanted[0])
+    assert torch.equal(compiled(images)[0], expected[0])
 
 
 class Traced(nn.Module):

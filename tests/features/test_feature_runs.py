@@ -69,12 +69,12 @@ def test_checkpoint_requires_neither_hub_nor_weights_file(outcome, small_root):
 
 def test_loaded_model_reproduces_the_scores_of_the_cached_test_set(outcome, small_root):
     splits = load_dataset(resolve(tree(small_root)).data)
-    wanted = outcome.model.score_set(splits.test)
+    expected = outcome.model.score_set(splits.test)
     loaded = Model.load(outcome.checkpoint, "cpu")
     assert loaded.backbone.key == outcome.model.backbone.key
-    assert np.array_equal(loaded.score_set(splits.test).image_scores, wanted.image_scores)
+    assert np.array_equal(loaded.score_set(splits.test).image_scores, expected.image_scores)
     for index, record in enumerate(splits.test.records):
-        assert loaded.score(record.path).score == wanted.image_scores[index]
+        assert loaded.score(record.path).score == expected.image_scores[index]
 
 
 def test_checkpoint_with_incomplete_backbone_raises(outcome, tmp_path):

@@ -56,7 +56,7 @@ def server(trained_store: Path) -> Iterator[str]:
 
 @pytest.fixture
 def part_server(mlruns: Path) -> Iterator[str]:
-    """Address of a server of the category `part` with the test's own store."""
+    """Address of a server of the category `part` with the store of the test."""
     with running(ServeSettings(mlruns=mlruns, categories=("part",), device="cpu")) as address:
         yield address
 

@@ -39,7 +39,7 @@ class Store:
         return call("threshold", *words, *self._paths)
 
     def refusal(self, *words: object) -> str:
-        """Run `vqlab threshold`; return the sentence of its error."""
+        """Run `vqlab threshold`; return its error message."""
         return refusal("threshold", *words, *self._paths)
 
     @property

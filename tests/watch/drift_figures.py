@@ -58,7 +58,7 @@ def values(model: Model, images: list[Callable[[], Any]], shifted: int) -> dict[
 
 
 def images_of(model: Model, source: str) -> list[Callable[[], Any]]:
-    """Return functions that load the images of a folder, or of new specimens of the cable."""
+    """Return functions that load the images of a folder, or render new cable images."""
     if source.isdigit():
         numbers = range(UNUSED, UNUSED + int(source))
         return [lambda number=number: sample("cable", 0, number)[0] for number in numbers]
