@@ -1,4 +1,4 @@
-"""Print tables at several widths and check that nothing is cut."""
+"""Print tables at several widths and check that nothing is truncated."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ WIDTHS = pytest.mark.parametrize("width", [80, 120, 200])
 
 
 def lines_of(table: Any, width: int) -> list[str]:
-    """As the command line prints it: on a console that wraps softly."""
+    """Return the lines of a table as the command line prints it: on a console with soft
+    wrapping."""
     console = Console(width=width, soft_wrap=True, highlight=False)
     with console.capture() as capture:
         console.print(table)
@@ -35,12 +36,13 @@ def lines_of(table: Any, width: int) -> list[str]:
 
 
 def figures(lines: list[str]) -> list[str]:
-    """All numbers with a fraction, and what is left where one is broken."""
+    """Return all numbers with a fraction, and the remains of broken ones."""
     return re.findall(r"(?<![\w.])\d+\.\d*", "\n".join(lines))
 
 
-def holds(lines: list[str], width: int, words: list[str]) -> None:
-    """Nothing is wider than the terminal or cut, and all words are there, perhaps on lines."""
+def assert_complete(lines: list[str], width: int, words: list[str]) -> None:
+    """Assert that nothing is wider than the terminal or truncated, and that all words are present,
+    possibly wrapped."""
     assert max(map(cell_len, lines)) <= width
     assert "…" not in "".join(lines)
     columns: dict[int, str] = {}
@@ -48,7 +50,7 @@ def holds(lines: list[str], width: int, words: list[str]) -> None:
         if line.startswith(("│", "┃")):
             for place, cell in enumerate(re.split("[│┃]", line)[1:-1]):
                 columns[place] = columns.get(place, "") + cell.strip().replace(" ", "")
-    rest = "".join("".join(lines).split())
+    remaining = "".join("".join(lines).split())
     for word in words:
         plain = word.replace(" ", "")
-        assert any(plain in column for column in columns.values()) or plain in rest, word
+        assert any(plain in column for column in columns.values()) or plain in remaining, word

@@ -1,4 +1,4 @@
-"""The command line: verbs work in a fresh process, mistakes are one sentence, --help is quick."""
+"""The command line: commands in a new process, one-sentence errors, fast --help."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def recipe(small: Tree, tmp_path: Path) -> Path:
 def training(
     small: Tree, empty_store: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, str]:
-    """The folder in which `vqlab train` ran for one epoch, and what it printed."""
+    """The folder in which `vqlab train` ran for one epoch, and its output."""
     folder = tmp_path_factory.mktemp("training")
     shutil.copytree(empty_store, folder / "mlruns")
     (folder / "recipe.yaml").write_text(yaml.safe_dump(small))
@@ -41,7 +41,7 @@ def training(
     return folder, result.stdout
 
 
-def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
+def test_help_imports_no_heavy_libraries(tmp_path: Path) -> None:
     program = (
         "import sys\n"
         "from vqlab.cli import load_commands\n"
@@ -62,7 +62,7 @@ def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
         assert verb in done.stdout
 
 
-def test_train_then_predict_in_a_fresh_process(training: tuple[Path, str], small: Tree) -> None:
+def test_train_then_predict_in_a_new_process(training: tuple[Path, str], small: Tree) -> None:
     folder, printed = training
     for words in (
         "MVTec AD layout",
@@ -93,10 +93,10 @@ def test_train_then_predict_in_a_fresh_process(training: tuple[Path, str], small
     }
     for line in table[1:]:
         file, score = line.split(",")[:2]
-        assert of_run["/".join(Path(file).parts[-4:])] == score  # same bits in a fresh process
+        assert of_run["/".join(Path(file).parts[-4:])] == score  # the same bits in a new process
 
 
-def test_config_prints_a_recipe_that_train_accepts(recipe: Path, tmp_path: Path) -> None:
+def test_config_prints_a_valid_recipe(recipe: Path, tmp_path: Path) -> None:
     printed = run_command("config", recipe, "training.batch_size=3", cwd=tmp_path).stdout
     tree = yaml.safe_load(printed)
     assert tree["training"]["batch_size"] == 3 and tree["detector"]["name"] == "vqvae"
@@ -161,7 +161,7 @@ def test_user_error_is_one_sentence(
     for word in words:
         assert word in error
     assert not (tmp_path / "results").exists()
-    if arguments[0] not in ("train", "sweep"):  # what reads creates nothing
+    if arguments[0] not in ("train", "sweep"):  # read-only commands create nothing
         assert {path.name for path in tmp_path.iterdir()} <= {"EMPTY", "recipe.yaml"}
 
 
@@ -208,13 +208,13 @@ def test_version(tmp_path: Path) -> None:
 
 def test_predict_never_deletes_other_files(training: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = training
-    mine = tmp_path / "photos"
-    mine.mkdir()
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(mine / "part.png")
-    arguments = ("predict", mine, "--model", "vqvae-cable", "--output")
-    result = run_command(*arguments, mine, cwd=folder, status=2)
-    assert "part.png" in result.stderr and (mine / "part.png").exists()
-    (mine / "broken.png").write_text("no image")
+    other_file = tmp_path / "photos"
+    other_file.mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(other_file / "part.png")
+    arguments = ("predict", other_file, "--model", "vqvae-cable", "--output")
+    result = run_command(*arguments, other_file, cwd=folder, status=2)
+    assert "part.png" in result.stderr and (other_file / "part.png").exists()
+    (other_file / "broken.png").write_text("no image")
     result = run_command(*arguments, tmp_path / "predictions", cwd=folder, status=3)
     table = (tmp_path / "predictions/scores.csv").read_text()
     assert "broken.png" in result.stderr and table.count("\n") == 3
@@ -226,7 +226,7 @@ def test_read_only_store_fails_before_training(recipe: Path, tmp_path: Path) -> 
     assert "mlruns" in result.stderr and "epoch" not in result.stdout
 
 
-def test_renamed_options_and_commands_still_work(tmp_path: Path) -> None:
+def test_deprecated_options_and_commands_work(tmp_path: Path) -> None:
     done = run_command("settings", "smoke", cwd=tmp_path)
     assert done.stdout == run_command("config", "smoke", cwd=tmp_path).stdout
     assert done.stderr == ("vqlab: settings is now called config; the old name will be removed.\n")

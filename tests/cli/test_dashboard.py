@@ -1,4 +1,4 @@
-"""`vqlab dashboard`: really started on the studies' store, or one sentence saying why not."""
+"""`vqlab dashboard`: starts with the store of studies, or exits with an error."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def running(folder: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose mlruns/ holds a study of two trials."""
+    """A folder whose mlruns/ contains a study of two trials."""
     place = tmp_path_factory.mktemp("sweeps")
     storage = open_storage(f"sqlite:///{place / 'mlruns' / 'optuna.db'}")
     study = optuna.create_study(study_name="cable-vqvae-12345678", storage=storage)
@@ -49,10 +49,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def refused(
+def error_of(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
-    """Calls the command in the study's folder, where it must end with one sentence."""
+    """Call the command in the folder of the study, where it must exit with an error; return it."""
 
     def call(*arguments: object, cwd: Path = folder, **environment: str) -> str:
         monkeypatch.chdir(cwd)
@@ -70,7 +70,7 @@ def refused(
     return call
 
 
-def test_a_study_has_named_objectives_and_a_note(tmp_path: Path) -> None:
+def test_study_has_named_objectives_and_a_note(tmp_path: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path / 'mlruns' / 'optuna.db'}")
     study = optuna.create_study(
         study_name="s", storage=storage, directions=["maximize", "minimize"]
@@ -79,7 +79,7 @@ def test_a_study_has_named_objectives_and_a_note(tmp_path: Path) -> None:
     links = {"all trials": "http://127.0.0.1:5000/#/a?b=1"}
     annotate(study, objectives, "ca`ble\n<b> in data", links)
     assert study.metric_names == objectives
-    annotate(study, objectives, "edited since", {})  # the note stays
+    annotate(study, objectives, "edited since", {})  # the note is kept
     with running(tmp_path) as address:
         with urllib.request.urlopen(f"{address}/api/studies", timeout=60) as answer:
             number = json.load(answer)["study_summaries"][0]["study_id"]
@@ -98,16 +98,16 @@ def studies(address: str) -> list[str]:
         return [study["study_name"] for study in json.load(answer)["study_summaries"]]
 
 
-def test_it_shows_the_studies_of_sweeps(folder: Path, refused: Callable[..., str]) -> None:
+def test_shows_the_studies_of_sweeps(folder: Path, error_of: Callable[..., str]) -> None:
     with running(folder) as address:
         assert studies(address) == ["cable-vqvae-12345678"]
         with urllib.request.urlopen(f"{address}/dashboard", timeout=60) as page:
             assert page.status == 200 and b"<html" in page.read().lower()
-        taken = address.rpartition(":")[2]
-        assert f"port {taken} of 127.0.0.1 cannot be used" in refused("--port", taken)
+        occupied = address.rpartition(":")[2]
+        assert f"port {occupied} of 127.0.0.1 cannot be used" in error_of("--port", occupied)
 
 
-def test_it_opens_the_store_that_the_environment_names(
+def test_opens_the_store_given_by_the_environment(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(ADDRESS, f"sqlite:///{folder}/mlruns/optuna.db")
@@ -120,20 +120,20 @@ def test_it_opens_the_store_that_the_environment_names(
     assert store_address(tmp_path / "mlruns") == "postgresql://me@host/optuna"
 
 
-def test_what_cannot_be_opened_is_one_sentence(
-    tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+def test_unusable_store_or_port_raises(
+    tmp_path: Path, error_of: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    error = refused(cwd=tmp_path)
+    error = error_of(cwd=tmp_path)
     assert "does not exist yet; run `vqlab sweep` first" in error
     assert not list(tmp_path.iterdir())
-    assert "missing.db does not exist yet" in refused(VQLAB_STORAGE="sqlite:///missing.db")
+    assert "missing.db does not exist yet" in error_of(VQLAB_STORAGE="sqlite:///missing.db")
     (tmp_path / "optuna.db").write_text("no database " * 100)
-    assert "cannot be used (file is not a database)" in refused("--mlruns", tmp_path)
+    assert "cannot be used (file is not a database)" in error_of("--mlruns", tmp_path)
     (tmp_path / "optuna.db").write_text("")
-    assert "cannot be used (no such table" in refused("--mlruns", tmp_path)
-    with socket.socket() as nobody:  # bound and not listening
+    assert "cannot be used (no such table" in error_of("--mlruns", tmp_path)
+    with socket.socket() as nobody:  # bound without listening
         nobody.bind(("127.0.0.1", 0))
         store = f"postgresql://me:secret@127.0.0.1:{nobody.getsockname()[1]}/optuna"
-        assert "secret" not in refused(VQLAB_STORAGE=store)
+        assert "secret" not in error_of(VQLAB_STORAGE=store)
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
-    assert "requires the package optuna-dashboard" in refused()
+    assert "requires the package optuna-dashboard" in error_of()

@@ -1,4 +1,4 @@
-"""`vqlab export` says how close the exported model is."""
+"""The summary table of `vqlab export`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vqlab.export import Exported, Parity
 
 
 @pytest.mark.parametrize("ties", [0, 2])
-def test_the_table_tells_differences_verdicts_latency_and_size(ties: int) -> None:
+def test_table_shows_differences_verdicts_latency_and_size(ties: int) -> None:
     parity = Parity(9, 0.02, 0.01, 3e-6, 2e-6, ties, 4e-5, (), 20.04, 9.5)
     exported = Exported((Path("model.onnx"),), parity, 1_250_000, 1_100_000)
     text = "\n".join(lines_of(parity_table("part: padim as onnx", "onnx", exported), 100))
@@ -23,7 +23,7 @@ def test_the_table_tells_differences_verdicts_latency_and_size(ties: int) -> Non
     assert ("without ties (2 images)" in text and "4e-05" in text) == bool(ties)
 
 
-def test_a_missing_checkpoint_is_refused(
+def test_missing_checkpoint_raises(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     checkpoint = tmp_path / "none.safetensors"

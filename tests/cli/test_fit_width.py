@@ -1,4 +1,4 @@
-"""A table fits any width; no number is broken."""
+"""A table fits any width, and no number is broken."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIGURES = st.floats(0, 1).map(lambda value: f"{value:.3f}")
     st.lists(st.tuples(TEXTS, st.lists(FIGURES, min_size=9, max_size=9)), min_size=1, max_size=3),
     st.integers(40, 200),
 )
-def test_any_table_fits_and_keeps_every_figure(
+def test_any_table_fits_without_broken_numbers(
     rows: list[tuple[str, list[str]]], width: int
 ) -> None:
     columns = [Column("name", text=True), *(Column(f"figure {n}") for n in range(9))]

@@ -1,4 +1,4 @@
-"""The leaderboard: order, columns, settings that differ, and that it fits every terminal."""
+"""The leaderboard: order, columns, differing settings, and width."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SETTINGS = {"data.image_size": 256, "features.backbone": "filters", "training.se
 
 @pytest.fixture(scope="module")
 def tracker(store: Tracker) -> Tracker:
-    """Runs of two categories; no detector is trained for them."""
+    """Runs of two categories, without training."""
 
     def run(name: str, category: str, auroc: float | None, escapes: float, **more: object) -> str:
         settings = {**SETTINGS, **{key.replace("__", "."): value for key, value in more.items()}}
@@ -72,7 +72,7 @@ def names(text: str) -> list[str]:
     return [row["name"] for row in json.loads(text)]
 
 
-def test_best_runs_first_for_either_direction(vqlab: Callable[..., str]) -> None:
+def test_best_runs_are_first_for_either_direction(vqlab: Callable[..., str]) -> None:
     cable = ("--category", "cable", "--json")
     assert names(vqlab(*cable)) == ["best", "seeds", "seed", "small"]
     assert names(vqlab(*cable, "--metric", "test/escape_rate"))[:2] == ["small", "seed"]
@@ -131,13 +131,13 @@ def test_rows_that_differ_in_settings_show_these(tracker: Tracker) -> None:
     text = "\n".join(lines(board(tracker).table(), 200))
     assert "backbone=resnet18 image_size=256 seed=0" in text
     assert "backbone=filters image_size=128 seed=0" in text
-    assert text.count("★") == 2 and "★ champion" in text  # of a row, and what it means
-    alone = "\n".join(lines(board(tracker, "gear").table(), 200))
-    assert "differs in" not in alone and "baseline" in alone
+    assert text.count("★") == 2 and "★ champion" in text  # key of a row and its explanation
+    single = "\n".join(lines(board(tracker, "gear").table(), 200))
+    assert "differs in" not in single and "baseline" in single
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140, 200])
-def test_nothing_is_cut_at_any_width(tracker: Tracker, width: int) -> None:
+def test_nothing_is_truncated_at_any_width(tracker: Tracker, width: int) -> None:
     for table in (board(tracker, None).table(), seeds_table(board_runs(tracker))):
         printed = lines(table, width)
         assert max(map(cell_len, printed)) <= width
@@ -157,7 +157,7 @@ def test_runs_that_differ_only_in_their_seed(tracker: Tracker) -> None:
     assert "0 1" in text and "0.865 ± 0.007" in text
 
 
-def test_words_wrap_and_numbers_do_not() -> None:
+def test_words_are_wrapped_and_numbers_are_not() -> None:
     cells = ["learning_rate=0.00123456 pixel_false_positive_rate=0.02605"]
     columns = [(Column("run", text=True), ["abcd"]), (Column("differs in", text=True), cells)]
     table = from_columns("", columns)

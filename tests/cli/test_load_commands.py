@@ -1,4 +1,4 @@
-"""Each command is found when only its module is imported."""
+"""A command imports only its own module."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ for name in sys.argv[1:]:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_a_command_imports_its_module_only() -> None:
+def test_command_imports_its_module_only() -> None:
     names = list(typer.main.get_group(load_commands()).commands)
     names.remove("dashboard")
     done = subprocess.run(

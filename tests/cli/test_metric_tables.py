@@ -6,7 +6,7 @@ import re
 from types import SimpleNamespace
 
 import numpy as np
-from table_texts import CHOSEN, HEADLINES, NAMES, WIDTHS, figures, holds, lines_of
+from table_texts import CHOSEN, HEADLINES, NAMES, WIDTHS, assert_complete, figures, lines_of
 
 from vqlab.cli import metric_tables
 from vqlab.compare import Comparison
@@ -27,14 +27,14 @@ def report(names: list[str], seed: int = 0, resampled: bool = True) -> Report:
 
 
 @WIDTHS
-def test_a_joint_model_has_a_row_per_category(width: int) -> None:
+def test_table_of_a_joint_model_has_one_row_per_category(width: int) -> None:
     test = report(NAMES)
     table = metric_tables.report_table(
         "run 5ee43b1c, 45 s", [("validation", report(NAMES, 1, False)), ("test", test)], CHOSEN,
         [("test, mean_image", report(NAMES, 2))],
     )  # fmt: skip
     lines = lines_of(table, width)
-    holds(lines, width, [*NAMES, "cable ⚠", "pooled", "mean ⚠", "test, mean_image, mean"])
+    assert_complete(lines, width, [*NAMES, "cable ⚠", "pooled", "mean ⚠", "test, mean_image, mean"])
     essential = ["image_auroc", "pixel_auroc", "aupro", "false_reject_rate", "escape_rate"]
     columns = {80: essential, 120: [*essential, "image_ap", "pixel_ap"], 200: HEADLINES}[width]
     for name, metrics in test.per_category.items():
@@ -50,18 +50,18 @@ def test_a_joint_model_has_a_row_per_category(width: int) -> None:
 
 
 @WIDTHS
-def test_a_run_of_one_category_has_a_row_per_split(width: int) -> None:
+def test_table_of_a_single_category_has_one_row_per_split(width: int) -> None:
     rows = [("validation", report(["cable"], 1, False)), ("test", report(["cable"]))]
     lines = lines_of(
         metric_tables.report_table("run", rows, CHOSEN, [("test, mean_image", rows[1][1])]), width
     )
-    holds(lines, width, ["validation", "test", "test, mean_image", "target", "≤ 0.050"])
-    holds(lines, width, ["from 19 held-out normal images", "score exceeds 4.333"])
+    assert_complete(lines, width, ["validation", "test", "test, mean_image", "target", "≤ 0.050"])
+    assert_complete(lines, width, ["from 19 held-out normal images", "score exceeds 4.333"])
     assert not any("false rejec…" in line for line in lines)
 
 
 @WIDTHS
-def test_the_comparison_fits(width: int) -> None:
+def test_comparison_fits(width: int) -> None:
     names = ("003 K=512 β=0.07 · vqvae", "memory_bank-cable-resnet18-quick")
     runs: list[RunRecord] = [
         SimpleNamespace(run_id="0123456789ab", name=name)  # type: ignore[misc]
@@ -72,7 +72,7 @@ def test_the_comparison_fits(width: int) -> None:
     comparison = Comparison(*runs, {"cable": pairs}, {"cable": each}, ["cable"])
     (table,) = metric_tables.comparison_tables(comparison)
     lines = lines_of(table, width)
-    holds(lines, width, [*names, "cable ⚠", *map(metric_title, HEADLINES)])
+    assert_complete(lines, width, [*names, "cable ⚠", *map(metric_title, HEADLINES)])
     assert sum("+0.012  [-0.012, +0.035]" in line for line in lines) == len(HEADLINES)
 
 
@@ -85,12 +85,12 @@ def test_rates_show_the_number_of_images(width: int) -> None:
         intervals={"mean": {"escape_rate": Interval(0, 0.459)}},
     )
     lines = lines_of(metric_tables.report_table("run", [("test", few)]), width)
-    holds(lines, width, ["0 of 6", "0.00–0.46", "1 of 3", "Clopper–Pearson"])
+    assert_complete(lines, width, ["0 of 6", "0.00–0.46", "1 of 3", "Clopper–Pearson"])
     assert not any("1.00–1.00" in line for line in lines)
 
 
 @WIDTHS
-def test_a_difference_without_interval_says_why(width: int) -> None:
+def test_difference_without_interval_states_the_reason(width: int) -> None:
     runs: list[RunRecord] = [SimpleNamespace(run_id="0123456789ab", name="a")] * 2  # type: ignore[list-item]
     each = {
         "image_auroc": Difference(1.0, None, None, "every resample gives the same value"),
@@ -101,5 +101,7 @@ def test_a_difference_without_interval_says_why(width: int) -> None:
     comparison = Comparison(*runs, {"cable": values}, {"cable": each}, images=images)
     (table,) = metric_tables.comparison_tables(comparison)
     lines = lines_of(table, width)
-    holds(lines, width, ["0.500 (3 of 6)", "+1.000  no interval", "every resample gives the same"])
-    holds(lines, width, ["3 normal and 6 anomalous images"])
+    assert_complete(
+        lines, width, ["0.500 (3 of 6)", "+1.000  no interval", "every resample gives the same"]
+    )
+    assert_complete(lines, width, ["3 normal and 6 anomalous images"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-from table_texts import CHOSEN, LONG, WIDTHS, holds, lines_of
+from table_texts import CHOSEN, LONG, WIDTHS, assert_complete, lines_of
 
 from vqlab.cli import predictions
 from vqlab.model import Model
@@ -26,7 +26,7 @@ def test_predictions_fit(width: int) -> None:
     model: Model = SimpleNamespace(category="cable", thresholds=CHOSEN)  # type: ignore[assignment]
     lines = lines_of(predictions.prediction_table(summary, model), width)
     title = "cable: 1 of 3 images rejected, 1 unreadable"
-    holds(lines, width, [title, *paths, "cut.png", "held-out normal images"])
+    assert_complete(lines, width, [title, *paths, "cut.png", "held-out normal images"])
     first, second = (line for line in lines if "5.123" in line)
     assert any("calibrated" in line for line in lines) == (width == 200)
     assert "reject" in first and "10.0%" in first and " pass " in second and "%" not in second

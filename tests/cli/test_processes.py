@@ -1,5 +1,5 @@
-"""`torchrun … -m vqlab train`: several processes come to what one comes to, end together, and say
-it once."""
+"""`torchrun … -m vqlab train`: several processes give the result of one, stop together, and print
+once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ UNEVEN = {"batch_size": 5, "epochs": 4, "learning_rate": 0.003}
 
 
 def torchrun(folder: Path, *words: str, start: list[str] = TRAIN) -> Done:
-    """Two processes of the command, started in `folder`."""
+    """Start two processes of the command in `folder`."""
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [*TORCHRUN, *start, *words],
@@ -49,8 +49,8 @@ def only_run(folder: Path) -> RunRecord:
     return record
 
 
-def same(record: RunRecord, other: RunRecord, tolerance: float = 1e-3) -> None:
-    """Their models and figures are alike."""
+def assert_close(record: RunRecord, other: RunRecord, tolerance: float = 1e-3) -> None:
+    """Assert that models and metrics are close."""
     states = [load_checkpoint(each.checkpoint())[0] for each in (record, other)]
     for key, tensor in states[0].items():
         if key.startswith(("encoder", "decoder", "quantizer", "levels", "concepts", "coverage")):
@@ -63,13 +63,13 @@ def same(record: RunRecord, other: RunRecord, tolerance: float = 1e-3) -> None:
         assert record.metrics[key] == pytest.approx(other.metrics[key], rel=tolerance), key
 
 
-def by_one(folder: Path, tree: dict[str, Any]) -> RunRecord:
+def train_single(folder: Path, tree: dict[str, Any]) -> RunRecord:
     tracker = Tracker.open(folder / "one")
     return tracker.find(run(resolve(tree), tracker, test=False).run_id)
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_same_model_as_one(root: Path, tmp_path: Path) -> None:
+def test_two_processes_train_the_same_model_as_a_single_process(root: Path, tmp_path: Path) -> None:
     tree = tiny_recipe(root, **UNEVEN)
     done = torchrun(tmp_path, written(tmp_path, tree))
     assert done.returncode == 0, done.stderr
@@ -77,10 +77,10 @@ def test_two_processes_train_the_same_model_as_one(root: Path, tmp_path: Path) -
     record = only_run(tmp_path)
     assert record.status == "FINISHED" and record.tags["vqlab.processes"] == "2"
     assert "test/image_auroc" in record.metrics and "test_mean_image/image_auroc" in record.metrics
-    same(record, by_one(tmp_path, tree))
+    assert_close(record, train_single(tmp_path, tree))
 
 
-def test_a_sweep_must_be_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_requires_a_single_process(monkeypatch: pytest.MonkeyPatch) -> None:
     require_single_process("sweep", "…")
     for key, value in {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "2", "RANK": "1"}.items():
         monkeypatch.setenv(key, value)
@@ -96,7 +96,8 @@ def test_a_sweep_must_be_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("every_state")
 def test_interrupted_training_resumes_distributed(root: Path, tmp_path: Path) -> None:
-    """Begun by one, gone on with by two; validated, with averaged weights and the best epoch."""
+    """Training starts in one process and resumes in two, with validation, averaged weights and the
+    best epoch."""
     tree = tiny_recipe(root, **UNEVEN, ema=0.5, validate_every=1, select="best_on_validation")
     tracker = Tracker.open(tmp_path / "mlruns")
 
@@ -109,10 +110,10 @@ def test_interrupted_training_resumes_distributed(root: Path, tmp_path: Path) ->
     done = torchrun(tmp_path, "--resume", "stopped")
     assert done.returncode == 0, done.stderr
     assert "epoch 3 of 4" in done.stdout and "epoch 2 of 4" not in done.stdout
-    record, single = only_run(tmp_path), by_one(tmp_path, tree)
+    record, single = only_run(tmp_path), train_single(tmp_path, tree)
     assert record.status == "FINISHED"
     assert record.tags["vqlab.selected_epoch"] == single.tags["vqlab.selected_epoch"]
-    same(record, single)
+    assert_close(record, single)
 
 
 def ended(done: Done) -> str:
@@ -139,7 +140,7 @@ def test_user_error_is_one_sentence(root: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_user_error_on_one_machine_ends_all_processes(root: Path, tmp_path: Path) -> None:
-    """The second process stands where the data set is not, or is another."""
+    """The second process runs where the dataset is missing or different."""
     tree = merge(tiny_recipe(root, **UNEVEN), {"data": {"root": "set"}})
     recipe = str(tmp_path / written(tmp_path, tree))
     other = tmp_path / "other"

@@ -1,4 +1,4 @@
-"""What a sweep says in a log file: a line for every kind of work that is counted."""
+"""Progress of a sweep in a log file: one line per kind of counted task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The terminal shows names as they are: no markup, no control characters, no lost letters."""
+"""Names in terminal output: no markup, no control characters, no lost characters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def printed(*things: object) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_are_printed_as_they_are(name: str) -> None:
+def test_names_are_printed_without_markup(name: str) -> None:
     table = FittedTable(f"title {name}", [Column(f"head {name}", text=True)], [Row([name])], name)
     output = printed(f"line {name}", marked("warning", "red", f": {name}"), table)
     for line in (f"line {name}\n", f"warning: {name}\n", f"title {name}", f"│ {name}", f"\n{name}"):

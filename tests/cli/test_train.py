@@ -1,4 +1,4 @@
-"""Ctrl-C in a real process: the run ends as KILLED, and the sentence says how to go on."""
+"""Ctrl-C in a process: the run ends as KILLED, and the message explains how to resume."""
 
 from __future__ import annotations
 
