@@ -1,4 +1,4 @@
-"""A whole benchmark: ordinary runs, nothing trained twice, the report and its figures."""
+"""A complete benchmark: ordinary runs, nothing trained twice, the report and its values."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ def test_each_model_is_an_ordinary_run(result: BenchmarkResult, plan: Plan, stor
     assert benchmark.artifact("report.html").read_bytes() == result.page.read_bytes()
 
 
-def test_figures_are_those_of_the_runs(plan: Plan, store: Tracker, tables: dict[str, Any]) -> None:
+def test_values_equal_those_of_the_runs(plan: Plan, store: Tracker, tables: dict[str, Any]) -> None:
     cells = [c for c in tables["cells"] if (c["recipe"], c["categories"]) == ("plain", ["part"])]
     values = [cell["metrics"]["test/aupro"] for cell in cells]
     assert len(values) == 2 and all(store.get(cell["run_id"]) for cell in cells)
-    shown = tables["metrics"]["aupro"]["plain"]
-    assert shown["part"]["mean"] == pytest.approx(mean(values))
-    assert shown["part"]["standard_deviation"] == pytest.approx(stdev(values))
-    assert shown["mean"]["mean"] == pytest.approx(
-        mean(shown[category]["mean"] for category in plan.categories)
+    displayed = tables["metrics"]["aupro"]["plain"]
+    assert displayed["part"]["mean"] == pytest.approx(mean(values))
+    assert displayed["part"]["standard_deviation"] == pytest.approx(stdev(values))
+    assert displayed["mean"]["mean"] == pytest.approx(
+        mean(displayed[category]["mean"] for category in plan.categories)
     )
     joint = next(c for c in tables["cells"] if len(c["categories"]) == 2)
     assert tables["metrics"]["aupro"]["plain, joint"]["other"]["mean"] == pytest.approx(
@@ -68,7 +68,7 @@ def test_figures_are_those_of_the_runs(plan: Plan, store: Tracker, tables: dict[
     assert "image_auroc" in tables["metrics"] and "escape_rate" in tables["metrics"]
 
 
-def test_statistics_of_the_figures(plan: Plan, tables: dict[str, Any]) -> None:
+def test_statistics_of_the_values(plan: Plan, tables: dict[str, Any]) -> None:
     compared = tables["comparisons"]["aupro"]
     assert set(compared) == {"mean", "part", "other"}
     ranks = compared["mean"]["average_ranks"]
@@ -80,7 +80,7 @@ def test_statistics_of_the_figures(plan: Plan, tables: dict[str, Any]) -> None:
             tables["metrics"]["aupro"][pair[name]]["part"]["mean"] for name in ("first", "second")
         )
         assert pair["difference"] == pytest.approx(second - first)
-        assert pair["wilcoxon_p_holm"] == 1.0  # two seeds cannot tell
+        assert pair["wilcoxon_p_holm"] == 1.0  # two seeds are too few
     costs = tables["costs"]["plain"]
     assert costs["images_per_cpu_second"] > 0 and costs["checkpoint_mib"] > 0
 
@@ -95,7 +95,7 @@ def test_page_is_self_contained_and_escaped(result: BenchmarkResult) -> None:
     assert 'src="http' not in page and 'src="data:image/jpeg' in page
 
 
-def test_again_trains_nothing(
+def test_repeated_benchmark_trains_nothing(
     result: BenchmarkResult, plan: Plan, store: Tracker, epochs: list[int]
 ) -> None:
     events: list[Event] = []
@@ -106,7 +106,7 @@ def test_again_trains_nothing(
     assert len(store.runs(tags={"vqlab.benchmark": result.key})) == 12
 
 
-def test_more_seeds_and_runs_of_train_are_reused(
+def test_benchmark_is_extended_and_runs_of_train_are_reused(
     result: BenchmarkResult, plan: Plan, root: Path, tmp_path: Path, store: Tracker
 ) -> None:
     larger = plan_of(write_benchmark(tmp_path, root, seeds=[0, 1, 2], models=["each"]), root)
@@ -118,25 +118,23 @@ def test_more_seeds_and_runs_of_train_are_reused(
     assert more.key != result.key
     ended = [e.state for e in events if isinstance(e, CellChanged) and e.state.state == "done"]
     reused = [state.reused for state in ended if state.reused]
-    whole = [text for text in reused if text.startswith("run ")]
-    assert (len(ended), len(whole)) == (12, 9)  # 8 of the benchmark and one of `train`
-    assert f"run {trained.run_id}" in whole
-    assert len(reused) - len(whole) == 2  # the recipes differ in scoring only
+    complete = [text for text in reused if text.startswith("run ")]
+    assert (len(ended), len(complete)) == (12, 9)  # 8 of the benchmark and one of `train`
+    assert f"run {trained.run_id}" in complete
+    assert len(reused) - len(complete) == 2  # the recipes differ in scoring only
     assert CPU_PER_IMAGE in store.find(trained.run_id).metrics
     assert len(store.runs(tags={"vqlab.benchmark": more.key})) == 3
 
 
-def test_a_deleted_run_is_trained_again(
-    result: BenchmarkResult, plan: Plan, store: Tracker
-) -> None:
+def test_deleted_run_is_retrained(result: BenchmarkResult, plan: Plan, store: Tracker) -> None:
     run_id = result.report.results.runs[0].run_id
     store._client.delete_run(run_id)
-    again = run_benchmark(plan, store, results=result.page.parents[2])
-    assert again.report.results.runs[0].run_id != run_id
-    assert len(again.report.results.runs) == 12
+    repeated = run_benchmark(plan, store, results=result.page.parents[2])
+    assert repeated.report.results.runs[0].run_id != run_id
+    assert len(repeated.report.results.runs) == 12
 
 
-def test_a_failing_recipe_does_not_stop_the_others(
+def test_failing_recipe_does_not_stop_the_others(
     root: Path, tmp_path: Path, new_store: Any
 ) -> None:
     broken = {"recipe": "memory_bank", "set": {"features.weights": str(tmp_path / "no.pth")}}
@@ -156,7 +154,7 @@ def test_a_failing_recipe_does_not_stop_the_others(
     assert "results are missing: broken" in page and "no.pth" in page
 
 
-def test_all_models_failing_is_a_sentence(root: Path, tmp_path: Path, new_store: Any) -> None:
+def test_failure_of_all_models_raises(root: Path, tmp_path: Path, new_store: Any) -> None:
     recipes = {"broken": {"recipe": "memory_bank", "set": {"features.weights": "/no/where.pth"}}}
     path = write_benchmark(tmp_path, root, recipes=recipes, seeds=[0], models=["each"])
     with pytest.raises(UserError, match="no cell of benchmark-small-.* succeeded; .*where.pth"):

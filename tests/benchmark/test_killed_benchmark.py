@@ -1,4 +1,4 @@
-"""Benchmarks whose processes are killed, with several workers, and on the command line."""
+"""Benchmarks with killed processes, with several workers, and on the command line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from sweep_processes import end, wait_for
+from sweep_processes import wait_for, wait_for_exit
 from tiny_benchmark import write_benchmark
 
 from vqlab.tracking import Tracker
@@ -18,7 +18,7 @@ from vqlab.tracking import Tracker
 pytestmark = pytest.mark.slow
 
 
-def begin(folder: Path, root: Path, *options: str) -> subprocess.Popen[str]:
+def start_benchmark(folder: Path, root: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "vqlab", "benchmark", "small.yaml", "--data", str(root)]
     return subprocess.Popen(
         [*command, *options], cwd=folder, text=True, stdout=subprocess.PIPE,
@@ -32,7 +32,7 @@ def finished(tracker: Tracker) -> list[str]:
 
 @pytest.fixture
 def folder(root: Path, tmp_path: Path) -> Path:
-    """A benchmark of four trainings that take seconds each."""
+    """A benchmark of four trainings of seconds each."""
     path = write_benchmark(tmp_path, root, models=["each"])
     tree = yaml.safe_load(path.read_text())
     tree["recipes"] = {"vqvae": str(tmp_path / "vqvae.yaml")}
@@ -41,8 +41,8 @@ def folder(root: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_killed_benchmark_continues(folder: Path, root: Path) -> None:
-    process = begin(folder, root)
+def test_killed_benchmark_continues(folder: Path, root: Path) -> None:
+    process = start_benchmark(folder, root)
     mlruns = folder / "mlruns"
     wait_for(lambda: (mlruns / "mlflow.db").exists())
     tracker = Tracker.open(mlruns)
@@ -57,11 +57,11 @@ def test_a_killed_benchmark_continues(folder: Path, root: Path) -> None:
     wait_for(training)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    left = {run.run_id for run in tracker.runs(kinds=["train"])}
-    output = end(begin(folder, root))
+    remaining = {run.run_id for run in tracker.runs(kinds=["train"])}
+    output = wait_for_exit(start_benchmark(folder, root))
     runs = tracker.runs(kinds=["train"])
     assert [run.status for run in runs] == ["FINISHED"] * 4
-    assert left <= {run.run_id for run in runs}, "the interrupted run was resumed"
+    assert remaining <= {run.run_id for run in runs}, "the interrupted run was resumed"
     assert set(before) <= set(finished(tracker))
     assert "models done" in output and "report: results" in output
     (page,) = (folder / "results/benchmark").glob("*/report.html")
@@ -69,14 +69,14 @@ def test_a_killed_benchmark_continues(folder: Path, root: Path) -> None:
     assert [run.status for run in tracker.runs(kinds=["benchmark"])] == ["FINISHED"]
 
 
-def test_two_workers_of_which_one_is_killed(folder: Path, root: Path) -> None:
-    process = begin(folder, root, "--workers", "2")
+def test_killed_worker_of_two(folder: Path, root: Path) -> None:
+    process = start_benchmark(folder, root, "--workers", "2")
     mlruns = folder / "mlruns"
     wait_for(lambda: (mlruns / "mlflow.db").exists())
     tracker = Tracker.open(mlruns)
 
     def worker() -> str | None:
-        """Return the process of a run that has saved its state, and so can be resumed."""
+        """Return the process of a run that has saved its state and can be resumed."""
         for run in tracker.runs(kinds=["train"]):
             saved = (mlruns / "runs" / run.run_id / "state.safetensors").exists()
             if run.status == "RUNNING" and saved:
@@ -84,10 +84,10 @@ def test_two_workers_of_which_one_is_killed(folder: Path, root: Path) -> None:
         return None
 
     os.kill(int(wait_for(worker)), signal.SIGKILL)
-    output = end(process)
+    output = wait_for_exit(process)
     assert len(finished(tracker)) == 4 and "4 of 4" in output
-    again = end(begin(folder, root))
-    assert "4 of 4 models done" in again and len(tracker.runs(kinds=["train"])) == 4
+    repeated = wait_for_exit(start_benchmark(folder, root))
+    assert "4 of 4 models done" in repeated and len(tracker.runs(kinds=["train"])) == 4
     listed = subprocess.run(
         [sys.executable, "-m", "vqlab", "studies", "list", "--csv"],
         cwd=folder, capture_output=True, text=True, check=True,

@@ -1,4 +1,4 @@
-"""Which models a benchmark trains, and what it refuses before the first one."""
+"""The plan of a benchmark: its models, and invalid plans."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_cells_are_recipes_by_models_by_seeds(root: Path, tmp_path: Path) -> Non
     plan = plan_of(write_benchmark(tmp_path, root), root)
     assert len(plan.cells) == 2 * 3 * 2
     assert plan.methods == ("plain", "plain, joint", "<b>smooth</b>", "<b>smooth</b>, joint")
-    assert [cell.seed for cell in plan.cells] == [0] * 6 + [1] * 6  # a part is balanced
+    assert [cell.seed for cell in plan.cells] == [0] * 6 + [1] * 6  # part is square
     joint = [cell for cell in plan.cells if len(cell.categories) == 2]
     assert {cell.method for cell in joint} == {"plain, joint", "<b>smooth</b>, joint"}
     assert all(cell.config.data.joint and cell.config.training.seed == cell.seed for cell in joint)
@@ -40,7 +40,7 @@ def test_overrides_of_one_recipe_and_of_all(root: Path, tmp_path: Path) -> None:
     assert floors == {"plain": 0.1, "<b>smooth</b>": 0.3}
 
 
-def test_missing_categories_are_left_out_and_named(root: Path, tmp_path: Path) -> None:
+def test_missing_categories_are_skipped_with_a_note(root: Path, tmp_path: Path) -> None:
     path = write_benchmark(tmp_path, root, categories=["other", "bottle"])
     plan = plan_of(path, root)
     assert (plan.categories, plan.missing) == (("other",), ("bottle",))
@@ -49,7 +49,7 @@ def test_missing_categories_are_left_out_and_named(root: Path, tmp_path: Path) -
     assert every.categories == ("other", "part") and every.missing == ()
 
 
-def test_key_depends_on_what_is_measured(root: Path, tmp_path: Path) -> None:
+def test_key_depends_on_relevant_settings(root: Path, tmp_path: Path) -> None:
     key = plan_of(write_benchmark(tmp_path, root), root).key("f")
     assert key == plan_of(write_benchmark(tmp_path, root), root).key("f")
     assert key != plan_of(write_benchmark(tmp_path, root, seeds=[0]), root).key("f")
@@ -79,7 +79,7 @@ def test_key_depends_on_what_is_measured(root: Path, tmp_path: Path) -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_invalid_benchmarks_are_a_sentence(
+def test_invalid_benchmarks_raise(
     changes: dict[str, Any], words: str, root: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=words):
@@ -95,7 +95,7 @@ def test_unknown_benchmark_lists_available_ones(
 
 
 @pytest.mark.parametrize("path", sorted((EXPERIMENTS / "benchmarks").glob("*.yaml")), ids=str)
-def test_shipped_benchmarks_are_valid(
+def test_bundled_benchmarks_are_valid(
     path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(EXPERIMENTS.parent)
@@ -106,7 +106,7 @@ def test_shipped_benchmarks_are_valid(
 
 
 @pytest.mark.parametrize("name", names(PUBLISHED))
-def test_published_means_are_those_of_their_categories(name: str) -> None:
+def test_published_means_equal_those_of_their_categories(name: str) -> None:
     file = read_published(name)
     dataset = next(each for each in DATASETS if each.name == file.dataset)
     assert file.count == len(dataset.counts)
@@ -123,8 +123,8 @@ def test_published_means_are_those_of_their_categories(name: str) -> None:
             assert abs(sum(values) / len(values) - method.metrics[metric]) < 0.06
 
 
-def test_a_category_of_another_dataset_has_no_published_figure() -> None:
-    """The synthetic cable beside the bottle of MVTec AD: only the latter has published figures."""
+def test_category_of_another_dataset_has_no_published_values() -> None:
+    """The synthetic cable next to the bottle of MVTec AD: only the latter has published values."""
     file = read_published("mvtec_ad")
     method = next(each for each in file.methods if {"bottle", "cable"} <= each.categories.keys())
     published = Published("MVTec AD", method, file.count, ("bottle",))
@@ -134,7 +134,7 @@ def test_a_category_of_another_dataset_has_no_published_figure() -> None:
     assert published.for_column(MEAN, "image_auroc") == (bottle, "published, 1 category")
 
 
-def test_published_files_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_published_files_raise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = Path("experiments/published")
     folder.mkdir(parents=True)

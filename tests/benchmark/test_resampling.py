@@ -1,4 +1,4 @@
-"""Bootstrap of means over seeds: laws, and agreement with the comparison of two runs."""
+"""Bootstrap of means over seeds, and agreement with the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ METRICS = ("image_auroc",)
 
 
 def evidence(shift: float, seed: int, count: int = 40) -> CategoryEvidence:
-    """Scores of `count` images, every second one anomalous and higher by `shift`."""
+    """Return scores of `count` images, every second one anomalous with scores raised by `shift`."""
     labels = np.arange(count) % 2
     difficulty = np.random.default_rng(7).normal(size=count)  # shared by all detectors
     scores = difficulty + shift * labels + 0.3 * np.random.default_rng(seed).normal(size=count)
@@ -63,12 +63,17 @@ def test_means_over_seeds_and_categories() -> None:
 def test_pairing_and_direction() -> None:
     resampled = Resampled(measured(2), ("weak", "strong"), ("x", "y"), METRICS, 300)
     there = resampled.difference(("weak", "strong"), MEAN, "image_auroc")
-    back = resampled.difference(("strong", "weak"), MEAN, "image_auroc")
-    assert there is not None and back is not None and there.interval and there.p == back.p
-    assert there.value == -back.value > 0 and there.interval.low > 0
-    # The images are as hard for both, so that the paired interval is narrower than the two alone.
-    alone = [resampled.interval(name, MEAN, "image_auroc") for name in ("weak", "strong")]
-    widths = [each.high - each.low for each in alone if each is not None]
+    reversed_result = resampled.difference(("strong", "weak"), MEAN, "image_auroc")
+    assert (
+        there is not None
+        and reversed_result is not None
+        and there.interval
+        and there.p == reversed_result.p
+    )
+    assert there.value == -reversed_result.value > 0 and there.interval.low > 0
+    # Image difficulty is shared, so the paired interval is narrower than both unpaired intervals.
+    unpaired = [resampled.interval(name, MEAN, "image_auroc") for name in ("weak", "strong")]
+    widths = [each.high - each.low for each in unpaired if each is not None]
     assert there.interval.high - there.interval.low < sum(widths)
 
 

@@ -1,4 +1,4 @@
-"""A cell that differs in scoring only is not trained, and measures what a training would."""
+"""A cell that differs in scoring only is not trained, and gives the metrics of a training."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FLOW = {
     ],
     ids=["vqvae", "memory_bank", "vqflow"],
 )
-def test_scoring_alone_is_not_trained(
+def test_cell_that_differs_in_scoring_is_not_trained(
     detector: dict[str, Any] | None,
     scoring: dict[str, Any],
     trained: int,
@@ -65,9 +65,9 @@ def test_scoring_alone_is_not_trained(
     assert second.metrics[TRAINING_CPU] == first.metrics[TRAINING_CPU]
 
     (tmp_path / "alone").mkdir()
-    alone = new_store(tmp_path / "alone")
-    scratch = alone.find(
-        run(plan.cells[1].config, alone, Recording(results=tmp_path / "results")).run_id
+    separate = new_store(tmp_path / "alone")
+    scratch = separate.find(
+        run(plan.cells[1].config, separate, Recording(results=tmp_path / "results")).run_id
     )
     tested = {key: value for key, value in scratch.metrics.items() if key.startswith("test/")}
     assert len(tested) > 10

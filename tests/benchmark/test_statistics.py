@@ -1,4 +1,4 @@
-"""Ranks and tests of several methods, against published values and scipy."""
+"""Ranks and significance tests of several methods, compared with published values and SciPy."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ DEMSAR = np.array([
 that are both printed as 0.975."""
 
 
-def test_ranks_of_demsar() -> None:
+def test_ranks_of_demsar_2006() -> None:
     ranks = rank_methods(("c45", "m", "cf", "m cf"), DEMSAR, greater_is_better=True)
     assert np.round(ranks.average, 3).tolist() == [3.143, 2.0, 2.893, 1.964]
     assert ranks.critical_difference == pytest.approx(1.25, abs=0.005)
-    # The paper's 9.28 is without the correction for ties, which scipy's is with.
+    # The 9.28 in the paper has no correction for ties; SciPy's value has.
     assert ranks.statistic == pytest.approx(stats.friedmanchisquare(*DEMSAR.T).statistic)
     assert ranks.p is not None and 0.01 < ranks.p < 0.03
     assert ranks.groups() == [(3, 1, 2, 0)]
 
 
 @pytest.mark.parametrize(("methods", "quantile"), [(2, 1.960), (4, 2.569), (10, 3.164)])
-def test_critical_values_of_nemenyi(methods: int, quantile: float) -> None:
+def test_nemenyi_critical_values(methods: int, quantile: float) -> None:
     """Demšar 2006, table 5."""
     scale = np.sqrt(methods * (methods + 1) / (6 * 20))
     assert nemenyi(methods, 20) / scale == pytest.approx(quantile, abs=6e-4)
@@ -44,7 +44,7 @@ def test_lower_is_better_reverses_ranks() -> None:
     assert down.order[0] == 0
 
 
-def test_groups_are_the_largest_ones_and_may_overlap() -> None:
+def test_groups_are_maximal_and_may_overlap() -> None:
     ranks = Ranks(tuple("abcde"), (1.0, 1.8, 2.6, 4.9, 4.6), 30, 1.0, 0.01, 1.0)
     assert ranks.groups() == [(0, 1), (1, 2), (4, 3)]
     assert Ranks(("a", "b"), (1.0, 2.0), 3, None, None, None).groups() == []
@@ -53,13 +53,13 @@ def test_groups_are_the_largest_ones_and_may_overlap() -> None:
 @pytest.mark.parametrize(
     "values", [[[1.0, 2.0]] * 5, [[1.0, 2.0, 3.0]], [[1.0, 1.0, 1.0]] * 4], ids=str
 )
-def test_no_friedman_test_without_enough_methods_or_blocks(values: list[list[float]]) -> None:
+def test_friedman_test_requires_enough_methods_and_blocks(values: list[list[float]]) -> None:
     ranks = rank_methods([str(i) for i in range(len(values[0]))], values, greater_is_better=True)
     assert (ranks.statistic, ranks.p, ranks.critical_difference) == (None, None, None)
 
 
 @pytest.mark.parametrize("count", [3, 8, 12, 40])
-def test_wilcoxon_is_that_of_scipy(count: int) -> None:
+def test_wilcoxon_equals_scipy(count: int) -> None:
     rng = np.random.default_rng(count)
     first, second = rng.normal(size=count), rng.normal(0.4, 1, size=count)
     assert wilcoxon(first, second) == pytest.approx(stats.wilcoxon(second - first).pvalue)
@@ -67,7 +67,7 @@ def test_wilcoxon_is_that_of_scipy(count: int) -> None:
 
 def test_wilcoxon_with_ties_and_zeros_is_exact() -> None:
     assert wilcoxon([0, 0, 0, 0], [1, 1, 1, 1]) == 2 / 16 == smallest_p(4)
-    assert wilcoxon([0, 0, 0], [1, 1, 0]) == 0.5  # the equal pair is left out
+    assert wilcoxon([0, 0, 0], [1, 1, 0]) == 0.5  # the equal pair is dropped
     assert wilcoxon([0, 0], [1, -1]) == 1.0
     assert wilcoxon([0.5, 0.5], [0.5, 0.5]) == 1.0
     assert smallest_p(6) < 0.05 < smallest_p(5)

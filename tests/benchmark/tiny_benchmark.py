@@ -12,7 +12,7 @@ from vqlab.benchmark import Plan, make_plan, read_benchmark
 
 
 def write_benchmark(folder: Path, root: Path, **changes: Any) -> Path:
-    """Two variants of the baseline and a VQ-VAE; `changes` replace keys of the file."""
+    """Write two variants of the baseline and a VQ-VAE; `changes` replace keys of the file."""
     recipe = tiny_recipe(root, epochs=0)
     recipe["detector"] = {"name": "mean_image"}
     (folder / "baseline.yaml").write_text(yaml.safe_dump(recipe))
