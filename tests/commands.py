@@ -1,8 +1,8 @@
-"""Commands of vqlab, in this process and in others, which need not import vqlab: these are forked
-from a server that has imported it.
+"""Commands of vqlab, in this process and in others, which are forked from a server that has
+imported vqlab.
 
-The imports take longer than what most tests do in a process. Use `sys.executable` where the start
-of a process is what is tested: its imports, its environment, its entry point.
+Imports take longer than most tests do in a process. Use `sys.executable` if the start of a process
+is tested: its imports, its environment, its entry point.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ CONTEXT.set_forkserver_preload(
 
 
 def ensure_server() -> None:
-    """Start the server of this process unless it runs."""
-    with pytest.MonkeyPatch.context() as patch:  # libraries read them as they are imported
+    """Start the server of this process unless it is running."""
+    with pytest.MonkeyPatch.context() as patch:  # libraries read these variables on import
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
         multiprocessing.forkserver.ensure_running()
 
 
 class Result(NamedTuple):
-    """Exit status of a process and what it printed."""
+    """Exit status and output of a process."""
 
     status: int
     stdout: str
@@ -50,8 +50,8 @@ class Result(NamedTuple):
 class ForkedProcess:
     """A process that calls a function; the leader of a new process group.
 
-    function: importable, so not a local one. cwd: its working directory. Its environment is that of
-    this process.
+    function: must be importable, so not a local one. cwd: its working directory. It inherits the
+    environment of this process.
     """
 
     def __init__(self, function: Callable[..., Any], *arguments: object, cwd: Path) -> None:
@@ -72,7 +72,7 @@ class ForkedProcess:
         return self._process.is_alive()
 
     def wait_until(self, condition: Callable[[], object]) -> None:
-        """Wait until a condition holds, while the process runs."""
+        """Wait until a condition holds while the process is running."""
         deadline = time.monotonic() + SECONDS
         while not condition():
             assert self.is_running() and time.monotonic() < deadline, self._printed()
@@ -88,13 +88,13 @@ class ForkedProcess:
         return self.stdout().partition("\n")[0]
 
     def kill(self) -> Result:
-        """Kill the process group, as `kill -9` does, unless the process ended."""
+        """Kill the process group, as `kill -9` does, unless the process has ended."""
         if self.is_running():
             os.killpg(self.pid, signal.SIGKILL)
         return self.result()
 
     def result(self) -> Result:
-        """Wait for the end."""
+        """Wait for the process to end; return its result."""
         if self._result is None:
             self._process.join(SECONDS)
             assert self._process.exitcode is not None, f"still running after {SECONDS} s"
@@ -108,9 +108,9 @@ class ForkedProcess:
 
 
 def call(*arguments: object, answer: str = "", status: int = 0) -> str:
-    """Run `vqlab ARGUMENTS` in this process, and return what it prints; its errors are raised.
+    """Run `vqlab ARGUMENTS` in this process and return its output; errors are raised.
 
-    answer: to its questions. status: the exit status that it must have.
+    answer: standard input for its prompts. status: the expected exit status.
     """
     from typer.testing import CliRunner
 
@@ -123,7 +123,7 @@ def call(*arguments: object, answer: str = "", status: int = 0) -> str:
 
 
 def refusal(*arguments: object) -> str:
-    """Run `vqlab ARGUMENTS` in this process, which must raise UserError; return its sentence."""
+    """Run `vqlab ARGUMENTS` in this process, which must raise UserError; return its message."""
     from vqlab.errors import UserError
 
     with pytest.raises(UserError) as refused:
@@ -132,12 +132,12 @@ def refusal(*arguments: object) -> str:
 
 
 def start_command(*arguments: object, cwd: Path) -> ForkedProcess:
-    """Start `vqlab ARGUMENTS`."""
+    """Start `vqlab ARGUMENTS` in a process."""
     return ForkedProcess(_command, *arguments, cwd=cwd)
 
 
 def run_command(*arguments: object, cwd: Path, status: int = 0) -> Result:
-    """Run `vqlab ARGUMENTS`, which must end with this exit status."""
+    """Run `vqlab ARGUMENTS`, which must exit with this status."""
     result = start_command(*arguments, cwd=cwd).result()
     assert result.status == status, result.stdout + result.stderr
     return result

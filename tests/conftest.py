@@ -1,4 +1,4 @@
-"""What tests share: a small data set on disk and settings that run in a second or two."""
+"""Shared fixtures: a small dataset on disk and settings that train in a second or two."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hypothesis import settings
 from PIL import Image
 from tiny_set import write_tiny_set
 
-if TYPE_CHECKING:  # fixtures import what takes long: xdist's controller runs no test
+if TYPE_CHECKING:  # expensive imports are in fixtures: xdist's controller runs no test
     from matplotlib.figure import Figure
 
     from vqlab.tracking import Tracker
@@ -31,11 +31,11 @@ OFFLINE = (
     "--disable-component-update --disable-sync --disable-quic"
 ).split()
 SIDE = 64
-for _name in ("MLFLOW_TRACKING_URI", "VQLAB_UI"):  # a developer's own server is no place for tests
+for _name in ("MLFLOW_TRACKING_URI", "VQLAB_UI"):  # tests must not use a developer's server
     os.environ.pop(_name, None)
 pytest.register_assert_rewrite("vqlab.testing")
-# Property tests look at the same examples in every run, so that a change is what makes them fail.
-# `make test-random` looks at others, and at more. No deadline: a busy machine is not a failure.
+# Property tests use the same examples in every run, so that only a change makes them fail. `make
+# test-random` uses others, and more. No deadline: a busy machine is not a failure.
 settings.register_profile("fixed", derandomize=True, max_examples=60, deadline=None)
 settings.register_profile("random", max_examples=500, deadline=None, print_blob=True)
 settings.load_profile("fixed")
@@ -43,8 +43,8 @@ settings.load_profile("fixed")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Each test and its fixtures draw the same numbers, whichever tests ran before in its process:
-    xdist deals tests out by chance."""
+    """Seed each test and its fixtures, independent of the tests that ran before in its process:
+    xdist distributes tests arbitrarily."""
     import torch
 
     random.seed(0)
@@ -53,7 +53,7 @@ def pytest_runtest_setup() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector the objects of all imported libraries."""
+    """Exclude the objects of all imported libraries from garbage collection."""
     gc.freeze()
 
 
@@ -69,8 +69,8 @@ def _write(path: Path, pixels: object) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _environment(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Use one thread, and neither the developer's feature cache nor weights: tests that want these
-    name them."""
+    """Use one thread, and neither the developer's feature cache nor weights: tests that need these
+    set them."""
     import torch
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
@@ -87,7 +87,7 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set in MVTec AD's layout, 64 px: some pictures of the synthetic cable and fabric."""
+    """A dataset in the layout of MVTec AD, 64 px: images of the synthetic cable and fabric."""
     from vqlab.data.synthetic import sample
 
     root = tmp_path_factory.mktemp("small")
@@ -110,7 +110,7 @@ def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small(small_root: Path) -> dict[str, object]:
-    """A recipe's tree that trains in about a second."""
+    """The tree of a recipe that trains in about a second."""
     return {
         "data": {"root": str(small_root), "categories": ["cable"], "image_size": 32},
         "detector": {
@@ -128,13 +128,13 @@ def small(small_root: Path) -> dict[str, object]:
 
 @pytest.fixture(scope="session")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The set of `tiny_set`, categories `part` and `other`; no test writes into it."""
+    """The dataset of `tiny_set`, categories `part` and `other`; tests must not write into it."""
     return write_tiny_set(tmp_path_factory.mktemp("set"), ("part", "other"))
 
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store without runs: making its tables takes seconds, copying it does not."""
+    """A store without runs: creating its tables takes seconds, copying it does not."""
     from vqlab.tracking import Tracker
 
     root = tmp_path_factory.mktemp("empty") / "mlruns"
@@ -144,7 +144,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def new_store(empty_store: Path) -> Callable[[Path], Tracker]:
-    """Make a store without runs, `mlruns/` in a folder."""
+    """A factory of stores without runs, `mlruns/` in a folder."""
     from vqlab.tracking import Tracker
 
     def make(folder: Path) -> Tracker:
@@ -155,7 +155,7 @@ def new_store(empty_store: Path) -> Callable[[Path], Tracker]:
 
 @pytest.fixture
 def empty_mlruns(empty_store: Path, tmp_path: Path) -> Path:
-    """A store without runs in the test's folder, where commands expect it."""
+    """A store without runs in the folder of the test, where commands expect it."""
     return Path(shutil.copytree(empty_store, tmp_path / "mlruns"))
 
 
@@ -163,14 +163,14 @@ def empty_mlruns(empty_store: Path, tmp_path: Path) -> Path:
 def store(
     new_store: Callable[[Path], Tracker], tmp_path_factory: pytest.TempPathFactory
 ) -> Tracker:
-    """A store that the tests of a file share."""
+    """A store shared by the tests of a file."""
     return new_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="module")
 def blank_figures() -> Iterator[None]:
-    """Figures and pictures of images are white, for tests that run much and look at none: drawing
-    them is more than half of a tiny run's time."""
+    """Replace figures and pictures of images by white ones, for tests that do not look at them:
+    drawing takes more than half of the time of a tiny run."""
     from matplotlib.figure import Figure
 
     from vqlab.plots import results
@@ -202,7 +202,7 @@ def blank_figures() -> Iterator[None]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 48 MiB of its own; skipped where this process may not mount one."""
+    """A separate file system of 48 MiB; the test is skipped if mounting is not permitted."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder)]
@@ -211,14 +211,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     except FileNotFoundError:
         pytest.skip("no mount command")
     if done.returncode:
-        pytest.skip("may not mount a small file system")
+        pytest.skip("no permission to mount a small file system")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.fixture
 def epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The epochs that are trained from here on."""
+    """The epochs trained since the start of the test."""
     from vqlab.training import Trainer
 
     trained: list[int] = []
@@ -234,7 +234,7 @@ def epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture
 def every_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The state of a training is written after every epoch, however short."""
+    """Save the training state after every epoch, however short."""
     from vqlab.run import fit
 
     monkeypatch.setattr(fit, "STATE_SECONDS", 0.0)
@@ -242,7 +242,7 @@ def every_state(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless Chromium that requests nothing by itself."""
+    """Headless Chromium without background requests."""
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install)")
     if CHROMIUM is None:
         pytest.skip("no chromium (apt-get install chromium)")
@@ -254,7 +254,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[str]:
-    """Address of a PostgreSQL server; the test is skipped where there is none."""
+    """Address of a PostgreSQL server; the test is skipped if none is installed."""
     from postgres_server import NoPostgres, postgres_server
 
     try:
@@ -266,7 +266,7 @@ def postgres() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def mlflow_ui(browser: Any, store: Tracker) -> Iterator[str]:
-    """Address of the server that `vqlab ui` starts for the file's store, at a free port."""
+    """Address of the server that `vqlab ui` starts for the store of the file, at a free port."""
     from mlflow_server import free_port, serving
 
     from vqlab.tracking import ui_command
@@ -283,7 +283,7 @@ def mlflow_ui(browser: Any, store: Tracker) -> Iterator[str]:
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
-    """A page of a profile that has never seen MLflow, wide enough for all columns."""
+    """A page in a new browser profile, wide enough for all columns."""
     context = browser.new_context(viewport={"width": 2600, "height": 2400})
     context.set_default_timeout(60_000)  # milliseconds
     yield context.new_page()

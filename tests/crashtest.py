@@ -1,8 +1,8 @@
-"""Kill a sweep's processes at random moments and see what becomes of its trials: `make crashtest`.
+"""Kill processes of a sweep at random times and check its trials: `make crashtest`.
 
-Real workers train real (small) models on a study in SQLite, or in a PostgreSQL server started for
-it. Now and then a worker, the launcher or all of them are killed with signal 9 and the same command
-is given again. Prints what was lost, duplicated or left inconsistent, which must be nothing.
+Workers train small models on a study in SQLite, or in a PostgreSQL server started for the test. At
+random times a worker, the launcher or all of them are killed with signal 9 and the same command is
+run again. Prints lost, duplicated and inconsistent trials; there must be none.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ GROWTH = 4
 def _is_worker(process: psutil.Process) -> bool:
     try:
         return "worker" in process.cmdline()
-    except psutil.NoSuchProcess:  # it ended just now, and nobody has asked how
+    except psutil.NoSuchProcess:  # it ended before its status was read
         return False
 
 
 class CrashTest:
-    """A sweep in a folder of its own, and what was seen of it."""
+    """A sweep in a separate folder, and its trials so far."""
 
     def __init__(self, folder: Path, seed: int, workers: int, compare: bool) -> None:
         self.folder, self.random, self.workers = folder, random.Random(seed), workers
@@ -75,7 +75,7 @@ class CrashTest:
         space = {"recipes": {"tiny": SPACE, "other": SPACE}} if compare else SPACE
         (folder / "space.yaml").write_text(yaml.safe_dump(space))
 
-    def begin(self) -> None:
+    def start_sweep(self) -> None:
         command = [sys.executable, "-m", "vqlab", "sweep", self.recipe, "--space", "space.yaml"]
         command += ["--n-trials", str(self.target), "--workers", str(self.workers)]
         with (self.folder / "sweep.log").open("ab") as log:
@@ -91,8 +91,8 @@ class CrashTest:
         names = optuna.get_all_study_names(self.storage)
         return load_studies(self.storage, names[0]) if names else None
 
-    def look(self) -> list[str]:
-        """Remember the trials that have ended; those that are no longer as they were."""
+    def check_finished(self) -> list[str]:
+        """Record the finished trials; return those that have changed."""
         studies = self.studies()
         trials = studies.trials() if studies else []
         now = {
@@ -100,20 +100,23 @@ class CrashTest:
             for t in trials
             if t.state.name in ("COMPLETE", "PRUNED")
         }
-        lost = [f"trial {key}: was {was}, is {now.get(key)}" for key, was in self.finished.items()
-                if now.get(key) != was]  # fmt: skip
+        lost = [
+            f"trial {key}: was {previous}, is {now.get(key)}"
+            for key, previous in self.finished.items()
+            if now.get(key) != previous
+        ]
         self.finished = now
         return lost
 
     def kill(self) -> str:
-        """Kill a worker, the launcher, or all, if there is one; what was killed."""
+        """Kill a worker, the launcher, or all, if any is running; return what was killed."""
         assert self.sweep is not None
         if self.sweep.poll() is not None:
             return ""
         try:
             launcher = psutil.Process(self.sweep.pid)
             workers = [child for child in launcher.children() if _is_worker(child)]
-        except psutil.NoSuchProcess:  # it ended just now
+        except psutil.NoSuchProcess:  # it has already ended
             return ""
         what = self.random.choice(["worker", "worker", "launcher", "all"])
         if what == "worker" and not workers:
@@ -127,13 +130,13 @@ class CrashTest:
         return what
 
     def run(self, kills: int) -> list[str]:
-        """All the kills, then the sweep to its end; what was lost meanwhile."""
+        """Run all kills, then the sweep to its end; return what was lost."""
         lost: list[str] = []
-        self.begin()
+        self.start_sweep()
         while sum(self.killed.values()) < kills:
             assert self.sweep is not None
             time.sleep(self.random.uniform(*self.random.choice((SOON, LATE))))
-            lost += self.look()
+            lost += self.check_finished()
             what = self.kill()
             count = sum(self.killed.values())
             print(f"kill {count} of {kills}: {what or 'none, it had ended'}; {len(self.finished)} "
@@ -143,23 +146,23 @@ class CrashTest:
             if what != "worker":
                 self.sweep.wait()
                 self.target += 0 if what else GROWTH
-                self.begin()
+                self.start_sweep()
         assert self.sweep is not None
         if self.sweep.wait():
             raise SystemExit(f"the sweep failed; see {self.folder / 'sweep.log'}")
-        return lost + self.look()
+        return lost + self.check_finished()
 
-    def judge(self) -> dict[str, list[str]]:
-        """What is not as it must be, now that all has ended."""
+    def find_problems(self) -> dict[str, list[str]]:
+        """Return the problems after the end of the sweep."""
         studies = self.studies()
         assert studies is not None
         trials = studies.trials()
         repeats = Counter(filter(None, map(retried_key, trials)))
-        duplicated = [f"trial {n} was tried again {c} times" for n, c in repeats.items() if c > 1]
+        duplicated = [f"trial {n} was retried {c} times" for n, c in repeats.items() if c > 1]
         if len(self.finished) > self.target:
-            duplicated.append(f"{len(self.finished)} trials where {self.target} were asked for")
+            duplicated.append(f"{len(self.finished)} trials where {self.target} were requested")
         inconsistent = [
-            f"trial {key_of(t)} was interrupted and not tried again"
+            f"trial {key_of(t)} was interrupted and not retried"
             for t in trials
             if was_interrupted(t) and not repeats[key_of(t)]
         ]
@@ -202,7 +205,7 @@ def main() -> int:
         test = CrashTest(folder, options.seed, options.workers, options.compare)
         try:
             lost = test.run(options.kills)
-            problems = {"lost": lost, **test.judge()}
+            problems = {"lost": lost, **test.find_problems()}
         finally:
             if test.sweep is not None and test.sweep.poll() is None:
                 test.sweep.kill()

@@ -1,4 +1,4 @@
-"""A data set whose categories differ in shape."""
+"""A dataset whose categories differ in aspect ratio."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def tall_and_square(root: Path) -> Path:
-    """Write categories `square` and `tall` (three times as high as wide); returns the folder."""
+    """Write categories `square` and `tall` (three times as high as wide); return the folder."""
     rng = np.random.default_rng(0)
     for category, size in (("square", (48, 48)), ("tall", (144, 48))):
         for split, defect, count in (

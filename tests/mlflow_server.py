@@ -1,4 +1,4 @@
-"""A process that serves HTTP, such as `mlflow server`, in its own process group."""
+"""A process that serves HTTP, such as `mlflow server`, in a separate process group."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of one's own, in a folder that goes with it."""
+"""A temporary PostgreSQL server, with its data in a temporary folder."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ USERS = ("postgres", "nobody")
 
 
 class NoPostgres(RuntimeError):
-    """PostgreSQL or its driver is not installed here."""
+    """PostgreSQL or its driver is not installed."""
 
 
 @contextmanager
 def postgres_server() -> Iterator[str]:
-    """Start one; its address (database `vqlab`), as VQLAB_STORAGE takes it. Raises NoPostgres."""
+    """Start a server; yield its address (database `vqlab`) in the format of VQLAB_STORAGE. Raises
+    NoPostgres."""
     try:
         import psycopg  # noqa: F401
     except ImportError:

@@ -1,4 +1,4 @@
-"""Photos of parts, small unless a size is given."""
+"""Photos of parts, small by default."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SIZE = 40, 30
 
 
 def write_photo(path: Path, seed: int, size: tuple[int, int] = SIZE) -> Path:
-    """A grey gradient with noise and a square whose brightness rises with the seed."""
+    """Write a grey gradient with noise and a square whose brightness increases with the seed."""
     rng = np.random.default_rng(seed)
     grey = np.linspace(110, 140, SIZE[0])[None, :, None] + rng.normal(0, 5, (SIZE[1], SIZE[0], 3))
     grey[10:16, 10:16] += 4 * (seed * 7 % 31)

@@ -1,4 +1,4 @@
-"""The house holds: imports point down the list of layers, and each outside library has one room."""
+"""Imports point down the list of layers, and each external library is used in one package."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LAYERS = [
     {"cli"},
     {"__init__", "__main__"},
 ]
-LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
+LAYER = {package_of: number for number, packages in enumerate(LAYERS) for package_of in packages}
 ROOM_OF_LIBRARY = {
     "mlflow": {"tracking"},
     "optuna": {"sweep"},
@@ -54,7 +54,7 @@ def files() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
-def room(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -71,36 +71,41 @@ def imports(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_point_down(path: Path) -> None:
-    own_room = room(path)
-    assert own_room in LAYER, f"{own_room} stands in no layer: add it to LAYERS and to design"
+    own_package = package_of(path)
+    assert own_package in LAYER, f"{own_package} stands in no layer: add it to LAYERS and to design"
     for name in imports(path):
         parts = name.split(".")
-        if parts[0] != "vqlab" or len(parts) < 2 or parts[1] == own_room:
+        if parts[0] != "vqlab" or len(parts) < 2 or parts[1] == own_package:
             continue
         other = parts[1]
         if other not in LAYER:  # a name of the package itself, such as UserError
             continue
-        assert LAYER[other] < LAYER[own_room], f"{own_room} imports {other}, which is not below it"
+        assert LAYER[other] < LAYER[own_package], (
+            f"{own_package} imports {other}, which is not below it"
+        )
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_each_library_has_one_room(path: Path) -> None:
+def test_each_library_is_used_in_one_package(path: Path) -> None:
     for name in imports(path):
-        rooms = ROOM_OF_LIBRARY.get(name.split(".")[0])
-        assert rooms is None or room(path) in rooms, f"{room(path)} imports {name}"
+        packages = ROOM_OF_LIBRARY.get(name.split(".")[0])
+        assert packages is None or package_of(path) in packages, (
+            f"{package_of(path)} imports {name}"
+        )
 
 
-def test_no_rooms_without_a_sign() -> None:
+def test_no_generic_module_names() -> None:
     names = {part.removesuffix(".py") for p in files() for part in p.relative_to(PACKAGE).parts}
     assert not names & FORBIDDEN_NAMES
 
 
-def test_experiments_hold_no_python() -> None:
+def test_experiments_contain_no_python() -> None:
     assert not list((PACKAGE.parent / "experiments").rglob("*.py"))
 
 
 def test_modules_of_tests_have_unique_names() -> None:
-    """Pytest imports all of them as top-level modules: of two with one name, one is imported."""
+    """Pytest imports them as top-level modules: of two modules with equal names only one is
+    imported."""
     names = [
         path.name for path in Path(__file__).parent.rglob("*.py") if path.name != "conftest.py"
     ]

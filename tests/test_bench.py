@@ -1,4 +1,4 @@
-"""Benchmarks are run by hand: at least the names that they import exist."""
+"""Benchmarks are run manually; this checks that the names they import exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints and states: exact round trips, and files that are whole or refused by name."""
+"""Checkpoints and states: exact round trips, and rejection of damaged files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ META = {"config": {"a": [1, 2.5, None, True]}, "thresholds": {"image": 0.1 + 0.2
 
 
 def identical(a: object, b: object) -> bool:
-    """Equal in type and value all the way down; tensors bit for bit (NaN equals the same NaN)."""
+    """Return whether type and values are equal recursively; tensors bit for bit (NaN equals the
+    same NaN)."""
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         if a.dtype != b.dtype or a.shape != b.shape:
             return False
@@ -39,11 +40,11 @@ def identical(a: object, b: object) -> bool:
         return [*map(repr, a)] == [*map(repr, b)] and all(identical(a[k], b[k]) for k in a)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(identical(x, y) for x, y in zip(a, b, strict=True))
-    return repr(a) == repr(b)  # repr tells -0.0 from 0.0 and holds every bit of a float
+    return repr(a) == repr(b)  # repr distinguishes -0.0 from 0.0 and is exact for floats
 
 
 class Tied(nn.Module):
-    """A module with the awkward entries: tied weights, integers, scalars, nothing, a slice."""
+    """A module with special entries: tied weights, integers, scalars, None, a slice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +89,7 @@ def test_checkpoint_round_trip(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_a_checkpoint_is_plain_safetensors(tmp_path: Path) -> None:
+def test_checkpoint_is_a_safetensors_file(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path / "m.safetensors", nn.Linear(2, 2), META)
     assert set(safetensors.torch.load_file(path)) == {"weight", "bias"}
 
@@ -98,9 +99,9 @@ def test_adam_state_round_trip(tmp_path: Path) -> None:
     loaded = load_state(save_state(tmp_path / "state", state))
     assert identical(loaded, state)
     params = [nn.Parameter(torch.zeros_like(t)) for t in state["model"].values()]  # type: ignore[attr-defined]
-    again = torch.optim.Adam(params)
-    again.load_state_dict(loaded["optimizer"])
-    assert identical(again.state_dict(), state["optimizer"])
+    restored = torch.optim.Adam(params)
+    restored.load_state_dict(loaded["optimizer"])
+    assert identical(restored.state_dict(), state["optimizer"])
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
@@ -127,7 +128,7 @@ def test_any_tree_round_trips(tmp_path_factory: pytest.TempPathFactory, tree: di
     assert identical(load_state(save_state(path, tree)), tree)
 
 
-def test_unsupported_values_in_a_state_are_refused(tmp_path: Path) -> None:
+def test_unsupported_values_in_a_state_raise(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"state\['a'\]\[1\] must be a tensor.*got set"):
         save_state(tmp_path / "s", {"a": [1, {2}]})
     with pytest.raises(TypeError, match="key"):
@@ -136,7 +137,7 @@ def test_unsupported_values_in_a_state_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [0, 5, 8, 40, 0.5, -1])
-def test_truncated_file_is_refused(tmp_path: Path, length: float) -> None:
+def test_truncated_file_raises(tmp_path: Path, length: float) -> None:
     path = save_checkpoint(tmp_path / "cut.safetensors", nn.Linear(9, 9), META)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * length) if length == 0.5 else int(length)])
@@ -144,7 +145,7 @@ def test_truncated_file_is_refused(tmp_path: Path, length: float) -> None:
         load_checkpoint(path)
 
 
-def test_one_flipped_bit_is_found(tmp_path: Path) -> None:
+def test_single_flipped_bit_is_detected(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path / "flip.safetensors", nn.Linear(9, 9), META)
     data = bytearray(path.read_bytes())
     data[-50] ^= 1
@@ -153,7 +154,7 @@ def test_one_flipped_bit_is_found(tmp_path: Path) -> None:
         load_checkpoint(path)
 
 
-def test_foreign_files_are_refused(tmp_path: Path) -> None:
+def test_foreign_files_raise(tmp_path: Path) -> None:
     foreign = tmp_path / "foreign"
     torch.save({"a": torch.zeros(2)}, foreign)
     with pytest.raises(UserError, match="foreign must be a vqlab checkpoint"):
@@ -171,8 +172,8 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[" * 200_000, "no JSON", None])
-def test_a_description_that_is_not_json_is_refused(tmp_path: Path, text: str | None) -> None:
-    """Its digest is correct, as a stranger can compute it."""
+def test_metadata_that_is_not_json_raises(tmp_path: Path, text: str | None) -> None:
+    """Its digest is valid, because anyone can compute it."""
     path = save_checkpoint(tmp_path / "model", nn.Linear(1, 1), META)
     with safetensors.safe_open(path, "pt") as file:
         header, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
@@ -187,7 +188,7 @@ def test_a_description_that_is_not_json_is_refused(tmp_path: Path, text: str | N
         load_checkpoint(path)
 
 
-def test_kinds_are_told_apart(tmp_path: Path) -> None:
+def test_checkpoint_and_state_are_distinguished(tmp_path: Path) -> None:
     state = save_state(tmp_path / "state", {"a": 1})
     with pytest.raises(UserError, match="state must be a vqlab checkpoint; got a vqlab training"):
         load_checkpoint(state)
@@ -196,7 +197,7 @@ def test_kinds_are_told_apart(tmp_path: Path) -> None:
         load_state(model)
 
 
-def test_a_future_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_future_format_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "FORMAT", 2)
         path = save_state(tmp_path / "future", {"a": 1})
@@ -204,7 +205,7 @@ def test_a_future_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         load_state(path)
 
 
-def test_unwritable_path_is_an_error(tmp_path: Path) -> None:
+def test_unwritable_path_raises(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="model cannot be written"):
         save_checkpoint(tmp_path / "file" / "model", nn.Linear(1, 1), {})
@@ -212,7 +213,7 @@ def test_unwritable_path_is_an_error(tmp_path: Path) -> None:
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """The system's own limit on a file's size (bytes), which stands for the disk's end."""
+    """Set the system's limit on file sizes (bytes) to simulate a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -221,7 +222,7 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+def test_full_disk_keeps_the_previous_file(tmp_path: Path) -> None:
     path = save_state(tmp_path / "state", {"epoch": 1})
     old = path.read_bytes()
     big = {"epoch": 2, "big": torch.zeros(100_000)}
@@ -231,7 +232,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["state"]
 
 
-def test_a_really_full_disk(small_disk: Path) -> None:
+def test_full_file_system(small_disk: Path) -> None:
     path = save_state(small_disk / "state", {"epoch": 1})
     with pytest.raises(UserError, match="the disk is full"):
         save_state(path, {"epoch": 2, "big": torch.zeros(16_000_000)})
@@ -239,8 +240,8 @@ def test_a_really_full_disk(small_disk: Path) -> None:
     assert [p.name for p in small_disk.iterdir()] == ["state"]
 
 
-def test_killed_while_writing(tmp_path: Path) -> None:
-    """kill -9 at any moment leaves a whole state, the old one or a newer one."""
+def test_kill_while_writing(tmp_path: Path) -> None:
+    """After kill -9 at any time there is a complete state, the previous or a newer one."""
     path = tmp_path / "state"
     program = (
         "import sys, torch\n"

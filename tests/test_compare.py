@@ -1,4 +1,4 @@
-"""Comparing two runs: paired over the same test images, refused on others."""
+"""Paired comparison of two runs on the same test images."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ def test_two_runs_on_the_same_images(store: Tracker, runs: tuple[Outcome, Outcom
     assert comparison.differences["cable"]["image_auroc"].interval is None  # of four normal images
     assert comparison.images == {"cable": {"normal_images": 4, "anomalous_images": 6}}
     assert {"image_auroc", "pixel_auroc", "aupro", "escape_rate"} <= set(comparison.values["cable"])
-    again = compare(store, "sharp", "blurred")
-    assert again.differences == comparison.differences  # seeded
+    repeated = compare(store, "sharp", "blurred")
+    assert repeated.differences == comparison.differences  # seeded
 
 
-def test_a_run_does_not_differ_from_itself(store: Tracker, runs: tuple[Outcome, Outcome]) -> None:
+def test_run_does_not_differ_from_itself(store: Tracker, runs: tuple[Outcome, Outcome]) -> None:
     comparison = compare(store, "sharp", "sharp")
     for difference in comparison.differences["cable"].values():
         assert (difference.value, difference.interval, difference.p) == (0, None, 1)
 
 
-def test_the_command_prints_a_table(store: Tracker, runs: tuple[Outcome, Outcome]) -> None:
+def test_command_prints_a_table(store: Tracker, runs: tuple[Outcome, Outcome]) -> None:
     printed = call("compare", "sharp", "blurred", "--mlruns", store.root)
     assert "pixel AUROC" in printed and "sharp" in printed
     words = " ".join(printed.split())
@@ -71,7 +71,7 @@ def test_the_command_prints_a_table(store: Tracker, runs: tuple[Outcome, Outcome
 def third(
     small: Tree, store: Tracker, runs: tuple[Outcome, Outcome], tmp_path_factory: Any
 ) -> Outcome:
-    """As the first run, with another seed and a name from a stranger."""
+    """A run with the settings of the first, another seed and an untrusted name."""
     training = {"epochs": 0, "seed": 1}
     tree = {**small, "detector": "mean_image", "training": training}
     name = "<script>alert(1)</script>"
@@ -98,7 +98,7 @@ def test_several_runs_with_settings_seeds_and_images(
     assert {len({row["file"] for row in image.rows}) for image in several.images} == {1}
 
 
-def test_the_baseline_is_chosen(store: Tracker, runs: tuple[Outcome, Outcome]) -> None:
+def test_baseline_option(store: Tracker, runs: tuple[Outcome, Outcome]) -> None:
     blurred = runs[1].run_id
     assert compare_runs(store, ["sharp", "blurred"], baseline=blurred).baseline.name == "blurred"
     best = compare_runs(store, ["sharp", "blurred"], baseline="best").baseline
@@ -115,7 +115,7 @@ def _other(store: Tracker) -> str:
         return tracked.id
 
 
-def test_the_page_is_self_contained_and_logged(
+def test_page_is_self_contained_and_logged(
     store: Tracker, runs: tuple[Outcome, Outcome], third: Outcome, tmp_path: Path
 ) -> None:
     page = tmp_path / "page.html"
@@ -131,7 +131,7 @@ def test_the_page_is_self_contained_and_logged(
     assert runs[0].run_id in record.tags[NOTE] and record.experiment == "cable"
 
 
-def test_other_test_images_are_refused(
+def test_runs_on_other_test_images_raise(
     small: Tree, store: Tracker, runs: tuple[Outcome, Outcome], tmp_path: Path
 ) -> None:
     data = {**small["data"], "validation": {"source": "test", "fraction": 0.5}}
@@ -148,7 +148,7 @@ def test_other_test_images_are_refused(
         compare(store, "sharp", "inspected")
 
 
-def test_a_run_without_test_figures_is_refused(
+def test_run_without_test_metrics_raises(
     small: Tree, store: Tracker, runs: tuple[Outcome, Outcome], tmp_path: Path
 ) -> None:
     base = {**small, "detector": "mean_image", "training": {"epochs": 0}}
@@ -157,14 +157,14 @@ def test_a_run_without_test_figures_is_refused(
         compare(store, "sharp", "untested")
 
 
-def test_invalid_evidence_file_is_an_error(tmp_path: Path) -> None:
+def test_invalid_evidence_file_raises(tmp_path: Path) -> None:
     (tmp_path / "evidence.npz").write_text("no archive")
     with pytest.raises(UserError, match="must be the evidence"):
         load_evidence(tmp_path / "evidence.npz")
     assert EVIDENCE.endswith("evidence.npz")
 
 
-def test_mean_over_categories_has_its_own_table() -> None:
+def test_mean_over_categories_has_a_separate_table() -> None:
     def measured(seed: int, lift: float) -> CategoryEvidence:
         rng = np.random.default_rng(seed)
         labels = np.repeat([0, 1], 30)

@@ -1,4 +1,4 @@
-"""Settings: recipes, overrides, and a sentence for every fault."""
+"""Settings: recipes, overrides and error messages."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_merge_prefers_the_update(base: dict[str, object], over: dict[str, objec
     assert flatten(over).items() <= flat.items()
 
 
-def test_numbers_as_yaml_reads_them_are_numbers() -> None:
+def test_numbers_that_yaml_reads_as_strings() -> None:
     tree = parse_overrides(["rate=1e-4", "epochs=7", "inner.smoothing=2"])
     section = validate(Section, tree)
     assert (section.rate, section.epochs, section.inner.smoothing) == (1e-4, 7, 2.0)
@@ -75,15 +75,15 @@ def test_numbers_as_yaml_reads_them_are_numbers() -> None:
     ],
 )
 def test_invalid_setting_is_one_sentence(tree: dict[str, object], words: list[str]) -> None:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError) as error_info:
         validate(Section, tree, "s.")
     for word in words:
-        assert word in str(caught.value)
-    assert "\n" not in str(caught.value)
+        assert word in str(error_info.value)
+    assert "\n" not in str(error_info.value)
 
 
 @pytest.mark.parametrize("text", ["epochs", "=3", " epochs=3"])
-def test_an_override_must_be_an_assignment(text: str) -> None:
+def test_override_must_be_an_assignment(text: str) -> None:
     with pytest.raises(UserError, match="dotted.path=value"):
         parse_overrides([text])
 

@@ -1,4 +1,4 @@
-"""Letters in pictures: each in a font that has it, or escaped."""
+"""Characters in pictures are drawn with a font that contains them, or escaped."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def test_character_without_a_font_is_escaped() -> None:
 
 
 @pytest.mark.parametrize("text", ["外壳", "划痕 3", "한글", "ไทย", "😀"])
-def test_every_drawn_letter_has_an_outline(text: str) -> None:
+def test_every_drawn_character_has_a_glyph(text: str) -> None:
     escaped = drawable(text)
     letters = set().union(*(FT2Font(path).get_charmap() for path, _ in fonts._runs(escaped, False)))
     assert {ord(letter) for letter in escaped} <= letters
 
 
-def test_text_is_split_where_a_letter_is_in_another_font(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_is_split_by_font(monkeypatch: pytest.MonkeyPatch) -> None:
     serif = fonts._dejavu(False).replace("DejaVuSans", "DejaVuSerif")
     monkeypatch.setattr(fonts, "_other_fonts", lambda: (("DejaVu Serif", serif),))
     usual = fonts._code_points
@@ -75,12 +75,12 @@ def test_text_is_split_where_a_letter_is_in_another_font(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("width", [10, 40, 100, 200])
-def test_fitted_text_fits(width: int) -> None:
+def test_text_is_shortened_to_the_width(width: int) -> None:
     text = fit_text("a very long name of a picture 0017.png", width, 20)
     assert text_width(text, 20) <= width or text == "…"
     assert width < 100 or text.startswith("a") and text.endswith("g")
     assert fit_text("short", 500, 20) == "short"
 
 
-def test_the_font_is_the_same_on_every_machine() -> None:
+def test_font_is_bundled() -> None:
     assert font(12).getname() == ("DejaVu Sans", "Book")

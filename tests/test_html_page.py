@@ -1,4 +1,4 @@
-"""Sortable tables of self-contained pages, in a real browser."""
+"""Sortable tables of self-contained pages, in a browser."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 from vqlab.html_page import SORT, Cell, page, table
 
 
-def test_a_click_or_a_key_sorts_a_table(browser: Any, tmp_path: Path) -> None:
+def test_click_or_key_sorts_a_table(browser: Any, tmp_path: Path) -> None:
     rows = [
         ["b", Cell("10 %", 0.1)],
         ["<i>c</i>", Cell("–", None)],
         ["a", Cell("9 %", 0.09)],
         ["d", Cell("–9 %", -0.09)],
     ]
-    shown = table(["name", "value"], rows, "sortable", foot=[["mean", "3 %"]])
+    table_html = table(["name", "value"], rows, "sortable", foot=[["mean", "3 %"]])
     file = tmp_path / "page.html"
-    file.write_text(page("t", shown, script=SORT), encoding="utf-8")
+    file.write_text(page("t", table_html, script=SORT), encoding="utf-8")
     tab = browser.new_page()
     problems: list[str] = []
     tab.on("console", lambda message: problems.append(message.text))
@@ -28,7 +28,7 @@ def test_a_click_or_a_key_sorts_a_table(browser: Any, tmp_path: Path) -> None:
         return texts
 
     tab.click("th >> text=value")
-    assert names() == ["d", "a", "b", "c"], "by number; a cell without a value is last"
+    assert names() == ["d", "a", "b", "c"], "numeric order with empty cells last"
     tab.click("th >> text=value")
     assert names() == ["b", "a", "d", "c"]
     assert tab.get_attribute("th >> text=value", "aria-sort") == "descending"

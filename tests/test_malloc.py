@@ -1,4 +1,4 @@
-"""One arena of glibc for all threads."""
+"""A single malloc arena of glibc for all threads."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_threads_share_the_main_arena() -> None:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc only")
-def test_large_tensors_are_not_mapped_for_themselves() -> None:
+def test_large_tensors_are_not_mapped_separately() -> None:
     mapped = {}
     for mode in ("default", "keep"):
         done = subprocess.run(

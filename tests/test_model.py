@@ -1,4 +1,4 @@
-"""Loading a model needs neither charts nor a tracking store."""
+"""A model is loaded without plotting or tracking libraries."""
 
 from __future__ import annotations
 
@@ -33,10 +33,8 @@ print(json.dumps([score, sorted(heavy)]))
 """
 
 
-def test_a_fresh_process_loads_and_scores_without_heavy_libraries(
-    root: Path, tmp_path: Path
-) -> None:
-    """And the training core needs no tracking libraries: they are missing when it is imported."""
+def test_new_process_loads_and_scores_without_heavy_libraries(root: Path, tmp_path: Path) -> None:
+    """The training core is imported with the tracking libraries blocked."""
     data = {"root": str(root), "categories": ["part"], "image_size": 32}
     config = resolve({"data": data, "detector": "mean_image", "training": {"epochs": 0}})
     splits = load_dataset(config.data)
@@ -68,7 +66,7 @@ def without(tree: dict[str, Any], name: str) -> dict[str, Any]:
         lambda meta: meta | {"thresholds": meta["thresholds"] | {"calibration": {"count": 3}}},
     ],
 )
-def test_a_checkpoint_without_settings_or_thresholds_is_refused(
+def test_checkpoint_without_settings_or_thresholds_raises(
     tmp_path: Path, change: Callable[[dict[str, Any]], Any]
 ) -> None:
     model = tiny_model(1.0, [0.1, 0.2])

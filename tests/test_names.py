@@ -1,4 +1,4 @@
-"""Names that data sets have, through a training and what follows it."""
+"""Unusual names in datasets, from training to prediction and promotion."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_undecodable_names_from_training_to_promotion(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "category", ["a+b", "007", 'Gehäuse 外壳 $x$ [1] it\'s "q"', "-x", "y" * 240]
 )
-def test_a_category_may_have_any_name(category: str, tmp_path: Path) -> None:
+def test_category_may_have_any_name(category: str, tmp_path: Path) -> None:
     root = write_tiny_set(tmp_path / "data", (category,))
     tracker, outcome = trained(root, category, tmp_path)
     assert promote(tracker, category, ref=outcome.run_id).promoted
@@ -66,7 +66,7 @@ def test_a_category_may_have_any_name(category: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_metrics_of_a_joint_model_are_told_apart(tmp_path: Path) -> None:
+def test_metric_keys_of_a_joint_model_are_distinct(tmp_path: Path) -> None:
     root = write_tiny_set(tmp_path / "data", ("nut#1", "nut_1", "pooled"))
     tree = baseline_recipe(root)
     tree["data"] |= {"categories": "all", "joint": True}
@@ -75,7 +75,7 @@ def test_metrics_of_a_joint_model_are_told_apart(tmp_path: Path) -> None:
     outcome = run(config, tracker, Recording(results=tmp_path / "results"))
     metrics = tracker.find(outcome.run_id).metrics
     keys = [key for key in metrics if key.startswith("test/") and key.endswith("/image_auroc")]
-    assert len(keys) == 5  # the mean, three categories, all images as one set
+    assert len(keys) == 5  # the mean, three categories, and all images pooled
     with pytest.raises(UserError, match="no champion"):
         load_model("champion", "nut_1", tmp_path / "mlruns")
     assert promote(tracker, "nut#1+nut_1+pooled", ref=outcome.run_id).promoted
@@ -85,8 +85,8 @@ def test_metrics_of_a_joint_model_are_told_apart(tmp_path: Path) -> None:
     )
 
 
-def test_fingerprints_are_of_the_bytes_of_names(tmp_path: Path) -> None:
-    """Those of other names are as they always were: of their UTF-8."""
+def test_fingerprint_uses_the_bytes_of_names(tmp_path: Path) -> None:
+    """For decodable names, these are their UTF-8 bytes, as in earlier versions."""
     for name in ("part ü 划", BYTES):
         path = tmp_path / f"{name}.png"
         path.write_bytes(b"pixels")
@@ -98,7 +98,7 @@ def test_fingerprints_are_of_the_bytes_of_names(tmp_path: Path) -> None:
         assert name == BYTES or line.decode() == f"{name}.png\t{content}\t0\t"
 
 
-def test_keys_of_a_report_are_told_apart() -> None:
+def test_keys_of_a_report_are_distinct() -> None:
     groups = {name: {"image_auroc": 0.5} for name in ("nut#1", "nut_1", "nut?1", "pooled")}
     report = Report(per_category=groups, mean={}, pooled={"image_auroc": 1.0})
     keyed = report.keyed("test")
@@ -106,7 +106,7 @@ def test_keys_of_a_report_are_told_apart() -> None:
     assert keyed["test/pooled/image_auroc"] == 1.0 and keyed["test/nut_1/image_auroc"] == 0.5
 
 
-def test_a_picture_that_cannot_be_drawn_does_not_fail_a_training(
+def test_failed_picture_does_not_fail_a_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*arguments: object, **named: object) -> None:
@@ -123,7 +123,7 @@ def test_a_picture_that_cannot_be_drawn_does_not_fail_a_training(
 
 
 @pytest.mark.slow
-def test_a_training_ends_well_where_the_terminal_lacks_letters(tmp_path: Path) -> None:
+def test_training_succeeds_on_a_terminal_with_a_limited_encoding(tmp_path: Path) -> None:
     root = write_tiny_set(tmp_path / "data", ("外壳[b]",))
     done = subprocess.run(
         [sys.executable, "-m", "vqlab", "train", "mean_image", "--preset", "tiny", "-c", "外壳[b]"]

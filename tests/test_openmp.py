@@ -1,4 +1,4 @@
-"""How the libraries' threads wait: decided by `import vqlab`, unless the user decided it."""
+"""Wait policy of OpenMP threads: set by `import vqlab` unless the user has set it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def python(program: str, **set_by_user: str) -> subprocess.CompletedProcess[str]
     )  # fmt: skip
 
 
-def waiting(**set_by_user: str) -> dict[str, str]:
-    """The variables of a process that imported vqlab."""
+def wait_variables(**set_by_user: str) -> dict[str, str]:
+    """Return the environment variables of a process that imported vqlab."""
     program = (
         "import sys, os, json, vqlab; assert not {'torch', 'numpy'} & set(sys.modules)\n"
         f"print(json.dumps({{n: os.environ[n] for n in {VARIABLES} if n in os.environ}}))"
@@ -36,8 +36,8 @@ def waiting(**set_by_user: str) -> dict[str, str]:
     return variables
 
 
-def test_threads_sleep_while_they_wait() -> None:
-    assert waiting() == {"OMP_WAIT_POLICY": "passive", "OPENBLAS_THREAD_TIMEOUT": "4"}
+def test_waiting_threads_sleep() -> None:
+    assert wait_variables() == {"OMP_WAIT_POLICY": "passive", "OPENBLAS_THREAD_TIMEOUT": "4"}
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_threads_sleep_while_they_wait() -> None:
 def test_variables_set_by_the_user_are_not_changed(
     name: str, value: str, policy: str | None
 ) -> None:
-    variables = waiting(**{name: value})
+    variables = wait_variables(**{name: value})
     assert variables[name] == value and variables.get("OMP_WAIT_POLICY") == policy
 
 
@@ -65,13 +65,13 @@ def bundled_libgomp() -> list[Path]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="libgomp is bundled on Linux only")
-def test_the_bundled_openmp_libraries_obey() -> None:
+def test_bundled_openmp_libraries_use_the_setting() -> None:
     libraries = bundled_libgomp()
     if not libraries:
         pytest.skip("torch and scikit-learn bundle no libgomp here")
     load = f"import ctypes\nfor path in {[str(p) for p in libraries]}: ctypes.CDLL(path)"
     before = python(load, OMP_DISPLAY_ENV="verbose").stderr
-    assert "GOMP_SPINCOUNT = '0'" not in before, "they would sleep without being asked"
+    assert "GOMP_SPINCOUNT = '0'" not in before, "threads sleep by default"
     after = python(f"import vqlab\n{load}", OMP_DISPLAY_ENV="verbose").stderr
     assert after.count("OMP_WAIT_POLICY = 'PASSIVE'") == len(libraries), libraries
     assert after.count("GOMP_SPINCOUNT = '0'") == len(libraries), libraries
@@ -80,7 +80,7 @@ def test_the_bundled_openmp_libraries_obey() -> None:
 @pytest.mark.parametrize(
     ("value", "threads"), [("3", 3), (" 4,2", 4), ("", None), ("0", None), ("many", None)]
 )
-def test_the_requested_threads(
+def test_requested_threads(
     value: str, threads: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", value)

@@ -1,6 +1,6 @@
-"""The built package and the editable install work, each in a virtual environment of its own.
+"""The built package and the editable install work, each in a separate virtual environment.
 
-The libraries come from the running environment, so that nothing is downloaded.
+Libraries come from the running environment, so that nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def ran(*command: object, cwd: Path, code: int = 0) -> str:
 
 
 def environment(folder: Path) -> Path:
-    """The bin folder of a new environment that has the libraries of the running one, not vqlab."""
+    """Return the bin folder of a new environment with the libraries of the running one, without
+    vqlab."""
     venv.create(folder, with_pip=False)
     paths = sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})
     libraries = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
@@ -48,7 +49,7 @@ def install(binaries: Path, *what: object) -> None:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the checkout in a folder called as the package is."""
+    """A copy of the checkout in a folder with the name of the package."""
     folder = tmp_path_factory.mktemp("clones") / "vqlab"
     skipped = shutil.ignore_patterns(
         "__pycache__", ".*_cache", ".git", ".venv", "mlruns", "results"
@@ -59,7 +60,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin folder of an environment with the wheel that is built from the source package."""
+    """The bin folder of an environment with the wheel built from the source package."""
     folder = tmp_path_factory.mktemp("built")
     hatchling = (sys.executable, "-m", "hatchling", "build", "-d", folder)
     ran(*hatchling, "-t", "sdist", cwd=checkout)
@@ -79,9 +80,7 @@ def editable(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return binaries
 
 
-def test_an_installed_package_has_all_that_is_under_experiments(
-    installed: Path, tmp_path: Path
-) -> None:
+def test_installed_package_contains_all_experiments(installed: Path, tmp_path: Path) -> None:
     program = "from vqlab.experiment_files import shipped; print(shipped())"
     folder = Path(ran(installed / "python", "-c", program, cwd=tmp_path).strip())
     assert folder.is_relative_to(installed.parent)
@@ -93,7 +92,7 @@ def test_an_installed_package_has_all_that_is_under_experiments(
     assert content(folder) == content(REPOSITORY / "experiments")
 
 
-def test_an_installed_package_finds_its_recipes_in_an_empty_folder(
+def test_installed_package_finds_its_recipes_in_an_empty_folder(
     installed: Path, tmp_path: Path
 ) -> None:
     vqlab = installed / "vqlab"
@@ -105,19 +104,21 @@ def test_an_installed_package_finds_its_recipes_in_an_empty_folder(
     assert not list(tmp_path.iterdir())
 
 
-def test_an_installed_package_sweeps_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+def test_installed_package_sweeps_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     words = ("sweep", "vqvae", "--category", "cable", "--preset", "tiny", "--n-trials", "2")
     output = ran(installed / "vqlab", *words, "training.epochs=1", cwd=tmp_path)
     assert "best run" in output and (tmp_path / "mlruns/optuna.db").exists()
 
 
-def test_an_editable_install_is_found_from_the_folder_above(editable: Path, checkout: Path) -> None:
+def test_editable_install_is_imported_from_the_parent_folder(
+    editable: Path, checkout: Path
+) -> None:
     program = "import vqlab; print(vqlab.__file__, vqlab.load.__name__)"
     output = ran(editable / "python", "-c", program, cwd=checkout.parent).split()
     assert (Path(output[0]), output[1]) == (checkout / "vqlab/__init__.py", "load")
 
 
-def test_an_editable_install_finds_the_recipes_of_its_checkout(
+def test_editable_install_finds_the_recipes_of_its_checkout(
     editable: Path, checkout: Path, tmp_path: Path
 ) -> None:
     (checkout / "experiments/recent.yaml").write_text("base: vqvae\ntraining: {seed: 71}\n")

@@ -1,4 +1,4 @@
-"""Servers: a port in use is an error; `ui` can serve other machines."""
+"""Servers: a port in use raises; `ui` can serve other machines."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_addresses_of_other_machines() -> None:
             require_free(host, 5000)
 
 
-def test_who_can_reach_a_host() -> None:
+def test_reachability_of_a_host() -> None:
     assert all(map(is_loopback, ("127.0.0.1", "localhost", "::1", "127.3.2.1")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "192.0.2.2", "inspection.example")))
     assert names_of("192.0.2.2")[:2] == ["192.0.2.2", socket.gethostname()]
@@ -69,7 +69,7 @@ def test_who_can_reach_a_host() -> None:
     assert socket.gethostname() in names_of("0.0.0.0") and "0.0.0.0" not in names_of("0.0.0.0")
 
 
-def test_hosts_that_the_server_accepts(store: Tracker) -> None:
+def test_allowed_hosts_of_the_server(store: Tracker) -> None:
     argv, _ = ui_command(store.root, port=5001)
     assert "--allowed-hosts" not in argv  # MLflow's default: the loopback interface
     argv, _ = ui_command(store.root, port=5001, allowed_hosts=["a.example", "b.example:443"])
@@ -80,9 +80,9 @@ def test_hosts_that_the_server_accepts(store: Tracker) -> None:
     assert {"http://a.example:5001", "https://a.example"} <= set(origins)
 
 
-def ask(address: str, host: str, path: str = "/", origin: str = "") -> int:
-    """The status of an answer to a browser that calls the server `host`; with an origin it posts,
-    as MLflow's page does."""
+def request_status(address: str, host: str, path: str = "/", origin: str = "") -> int:
+    """Return the status of a response to a browser that addresses the server as `host`; with an
+    origin it sends a POST, as MLflow's page does."""
     headers = {"Host": host, "Content-Type": "application/json"}
     body = None
     if origin:
@@ -98,7 +98,7 @@ def ask(address: str, host: str, path: str = "/", origin: str = "") -> int:
 
 
 @pytest.mark.slow
-def test_the_ui_of_a_new_store_serves_other_machines(tmp_path: Path) -> None:
+def test_ui_of_a_new_store_serves_other_machines(tmp_path: Path) -> None:
     port = free_port()
     log = (tmp_path / "log").open("w+")
     words = ["--host", "0.0.0.0", "--port", str(port), "--allowed-hosts", "inspection.example"]
@@ -109,17 +109,17 @@ def test_the_ui_of_a_new_store_serves_other_machines(tmp_path: Path) -> None:
     address = f"http://127.0.0.1:{port}"
     search = "/ajax-api/2.0/mlflow/runs/search"
     try:
-        for _ in range(1200):  # the address is printed when the server answers
+        for _ in range(1200):  # the address is printed once the server answers
             if "MLflow UI: http://" in (tmp_path / "log").read_text():
                 break
             assert process.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.1)
         for host in (f"inspection.example:{port}", f"localhost:{port}"):
-            assert ask(address, host) == 200
-            assert ask(address, host, search, f"http://{host}") == 200
-        assert ask(address, f"evil.example:{port}") == 403
+            assert request_status(address, host) == 200
+            assert request_status(address, host, search, f"http://{host}") == 200
+        assert request_status(address, f"evil.example:{port}") == 403
         evil = f"http://evil.example:{port}"
-        assert ask(address, f"inspection.example:{port}", search, evil) == 403
+        assert request_status(address, f"inspection.example:{port}", search, evil) == 403
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGINT)  # Ctrl-C

@@ -1,4 +1,4 @@
-"""A store, and a home, that cannot be written."""
+"""Stores and home directories without write access."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vqlab.types import UserError
 
 @pytest.fixture
 def read_only(empty_mlruns: Path, tmp_path: Path) -> Iterator[Path]:
-    """A store with a finished run, on a file system that is mounted read-only."""
+    """A store with a finished run on a file system that is mounted read-only."""
     root = empty_mlruns
     with Tracker.open(root).start(experiment="cable", name="one") as run:
         run.log_metrics({"test/image_auroc": 0.9})
@@ -29,12 +29,12 @@ def read_only(empty_mlruns: Path, tmp_path: Path) -> Iterator[Path]:
         ["mount", "-o", "remount,ro,bind", str(mounted)],
     )
     if os.geteuid() or any(subprocess.run(c, capture_output=True).returncode for c in commands):
-        pytest.skip("needs the right to mount")
+        pytest.skip("requires the permission to mount")
     yield mounted
     subprocess.run(["umount", "--lazy", str(mounted)], check=True)
 
 
-def test_a_store_that_cannot_be_written_is_read(read_only: Path) -> None:
+def test_read_only_store_can_be_read(read_only: Path) -> None:
     tracker = Tracker.open(read_only, create=False, write=False)
     (record,) = tracker.runs()
     assert record.metrics == {"test/image_auroc": 0.9}
@@ -46,7 +46,7 @@ def test_a_store_that_cannot_be_written_is_read(read_only: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_leaderboard_of_a_store_that_cannot_be_written(read_only: Path) -> None:
+def test_leaderboard_of_a_read_only_store(read_only: Path) -> None:
     command = [sys.executable, "-m", "vqlab", "leaderboard", "--csv", "--mlruns", str(read_only)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=read_only.parent)
     assert not done.returncode and "one" in done.stdout, done.stderr
@@ -62,7 +62,7 @@ print(kept[1].path, kept[1].hit)
 """
 
 
-def test_features_are_kept_elsewhere_where_the_home_cannot_be_written(tmp_path: Path) -> None:
+def test_features_are_cached_elsewhere_if_the_home_is_read_only(tmp_path: Path) -> None:
     around = {k: v for k, v in os.environ.items() if k != "VQLAB_CACHE"}
     around |= {"HOME": "/proc/nohome", "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-c", FEATURES]

@@ -1,4 +1,4 @@
-"""The README's commands run as they are written, in a copy of the checkout, with a tiny budget."""
+"""The commands of the README run unchanged in a copy of the checkout, with a small budget."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
     binaries = folder / ".venv/bin"
     binaries.mkdir(parents=True)
-    for name in ("vqlab", "python"):  # the running environment, found where README says it is
+    for name in ("vqlab", "python"):  # the running environment, linked where the README expects it
         (binaries / name).symlink_to(Path(sys.executable).parent / name)
     (folder / ".venv/.ready").touch()
     return folder
 
 
-def test_the_readme_has_commands() -> None:
+def test_readme_has_commands() -> None:
     assert "make sweep CLASS=cable" in commands() and len(commands()) >= 8
 
 
@@ -76,7 +76,7 @@ def pythons() -> list[str]:
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the README's detector, recipe and space as they are written there."""
+    """A folder with the detector, recipe and space of the README."""
     folder = tmp_path_factory.mktemp("example")
     (code,) = [block for block in blocks("python") if "@register" in block]
     recipe, space = blocks("yaml")
@@ -106,7 +106,7 @@ def test_example_detector_passes_the_contract(example: Path) -> None:
 
 
 @pytest.mark.slow
-def test_example_detector_is_trained_and_swept(example: Path) -> None:
+def test_example_detector_can_be_trained_and_swept(example: Path) -> None:
     environment = {"VQLAB_DETECTORS": "my_detector.py", "VQLAB_PRESET": "tiny"}
     on = ("my_recipe.yaml", "--category", "cable")
     process = in_example(example, "-m", "vqlab", "train", *on, **environment)

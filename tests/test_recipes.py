@@ -1,4 +1,5 @@
-"""Every recipe, preset and sweep space that is shipped is valid; presets lie under overrides."""
+"""All bundled recipes, presets and spaces are valid; presets have lower precedence than
+overrides."""
 
 from __future__ import annotations
 
@@ -45,7 +46,7 @@ def test_every_space_is_valid(path: Path) -> None:
         resolve({"detector": recipe})
 
 
-def test_a_name_finds_its_recipe() -> None:
+def test_recipe_is_found_by_name() -> None:
     assert recipe_tree("paper/vqvae")["detector"]["learning"] == "gradient"
 
 
@@ -63,13 +64,13 @@ def test_preset_applies_only_the_section_of_the_detector() -> None:
     resolve({**other, "detector": "mean_image"})
 
 
-def test_comparison_has_its_own_budget() -> None:
+def test_comparison_has_a_separate_budget() -> None:
     trees = recipe_trees(["vqvae", "memory_bank"], preset="quick")
     assert {tree["data"]["image_size"] for tree in trees.values()} == {256}
     assert trees["memory_bank"]["detector"]["bank_size"] == 5000
-    alone = recipe_tree("memory_bank", preset="quick")
-    assert alone["data"]["image_size"] == 128 and alone["detector"]["bank_size"] == 1000
-    assert "comparison" not in alone and "comparison" not in trees["vqvae"]
+    single = recipe_tree("memory_bank", preset="quick")
+    assert single["data"]["image_size"] == 128 and single["detector"]["bank_size"] == 1000
+    assert "comparison" not in single and "comparison" not in trees["vqvae"]
 
 
 def test_preset_enables_nothing(tmp_path: Path) -> None:
@@ -83,14 +84,14 @@ def test_preset_enables_nothing(tmp_path: Path) -> None:
     assert tree["training"]["epochs"] == 0
 
 
-def test_ablations_state_only_differences() -> None:
-    whole = resolve(recipe_tree("vqflow"))
+def test_ablations_contain_only_differences() -> None:
+    complete = resolve(recipe_tree("vqflow"))
     paths = sorted((EXPERIMENTS / "ablations").glob("*.yaml"))
     assert len(paths) >= 8
     for path in paths:
         tree = recipe_tree(str(path))
         assert "base" not in tree
-        values, base = flatten(dump(resolve(tree))), flatten(dump(whole))
+        values, base = flatten(dump(resolve(tree))), flatten(dump(complete))
         differ = {key for key in values if values[key] != base[key]}
         assert differ == set(flatten(read_recipe(path))) - {"base"}
 
@@ -122,13 +123,13 @@ def test_recipe_may_have_the_name_of_its_base(tmp_path: Path) -> None:
         ("{name: vqflow}", "base must be the name or the path of a recipe"),
     ],
 )
-def test_unknown_base_is_an_error(tmp_path: Path, base: str, words: str) -> None:
+def test_unknown_base_raises(tmp_path: Path, base: str, words: str) -> None:
     (tmp_path / "recipe.yaml").write_text(f"base: {base}\n")
     with pytest.raises(UserError, match=words):
         recipe_tree(str(tmp_path / "recipe.yaml"))
 
 
-def test_cyclic_bases_are_an_error(tmp_path: Path) -> None:
+def test_cyclic_bases_raise(tmp_path: Path) -> None:
     (tmp_path / "one.yaml").write_text("base: two\n")
     (tmp_path / "two.yaml").write_text("base: one.yaml\n")
     with pytest.raises(UserError, match=r"based on itself; got .*one.yaml -> .*two.yaml -> .*one"):
@@ -146,11 +147,11 @@ def test_local_files_precede_bundled_ones(tmp_path: Path, monkeypatch: pytest.Mo
     shipped = recipe_tree(str(EXPERIMENTS / "vqflow.yaml"))["training"]
     assert recipe_tree("vqflow")["training"] == {**shipped, "seed": 5}
     assert find("all", SWEEPS) == EXPERIMENTS / "sweeps/all.yaml"
-    Path("vqvae").mkdir()  # a folder of that name is no recipe
+    Path("vqvae").mkdir()  # a folder with that name is not a recipe
     assert recipe_path("vqvae") == EXPERIMENTS / "vqvae.yaml"
 
 
-def test_local_space_may_refer_to_bundled_ones(
+def test_local_space_may_include_bundled_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -170,7 +171,7 @@ def test_local_space_may_refer_to_bundled_ones(
         ("validatoin", STUDIES, r"study validatoin does not exist; did you mean validation\?"),
     ],
 )  # fmt: skip
-def test_unknown_name_lists_available_ones(
+def test_unknown_name_error_lists_available_ones(
     name: str, kind: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -178,16 +179,16 @@ def test_unknown_name_lists_available_ones(
         find(name, kind)
 
 
-def test_missing_recipe_file_is_an_error() -> None:
+def test_missing_recipe_file_raises() -> None:
     with pytest.raises(UserError, match=r"recipe my/vqvea.yaml does not exist; did you mean vqvae"):
         recipe_tree("my/vqvea.yaml")
 
 
-def test_all_is_for_sweeps() -> None:
+def test_all_is_valid_for_sweeps_only() -> None:
     with pytest.raises(UserError, match="must be one recipe; got all"):
         recipe_tree("all")
 
 
-def test_unknown_preset_is_an_error() -> None:
+def test_unknown_preset_raises() -> None:
     with pytest.raises(UserError, match="preset must be one of full, quick, tiny; got 'fast'"):
         recipe_tree("vqvae", preset="fast")

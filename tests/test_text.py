@@ -1,4 +1,4 @@
-"""Names as text: every character can be seen, and long names lose their middle."""
+"""Names as text: every character is visible, and long names are shortened in the middle."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_visible_escapes_invisible_characters(name: str, expected: str) -> None:
     visible(name).encode()
 
 
-def test_visible_takes_a_path() -> None:
+def test_visible_accepts_a_path() -> None:
     assert visible(Path("a") / os.fsdecode(b"\xff.png")) == r"a/\xff.png"
 
 
@@ -68,7 +68,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("refused", [r"[^\w.\- ]", r"[^a-zA-Z0-9_\-. ]"])
-def test_keys_differ_where_names_do(refused: str) -> None:
+def test_keys_of_different_names_differ(refused: str) -> None:
     keys = [unique_key(name, refused) for name in NAMES]
     keys += [unique_key(key, refused) for key in keys if key not in NAMES]
     assert len(set(keys)) == len(keys)
@@ -79,17 +79,17 @@ def test_keys_differ_where_names_do(refused: str) -> None:
 @pytest.mark.parametrize(
     "name", ["cable", "metal_nut", "pcb-1", "v1.2", "zwei Teile", "Gehäuse", "7"]
 )
-def test_ordinary_names_are_their_own_keys(name: str) -> None:
+def test_keys_of_ordinary_names_are_unchanged(name: str) -> None:
     assert unique_key(name) == folder_name(name) == name
     assert unique_key(name, with_digest=True).startswith(f"{name}-")
 
 
-def test_folders_keep_punctuation_that_artifacts_may_have() -> None:
+def test_folder_names_keep_punctuation_allowed_in_artifacts() -> None:
     assert folder_name("Teil (links) [2] a+b $x's") == "Teil (links) [2] a+b $x's"
     assert folder_name("nut#1").startswith("nut_1-")
 
 
-def test_folders_of_names_in_another_case_differ_by_more() -> None:
+def test_folder_names_that_differ_in_case_get_a_suffix() -> None:
     assert folder_name("nut", ["bolt", "nut", "Nut"]) == "nut"
     assert folder_name("nut", ["Nut"]) == unique_key("nut", with_digest=True)
     assert folder_name("Nut", ["nut"]) != folder_name("nut", ["Nut"])
@@ -102,6 +102,6 @@ def test_restored_inverts_visible(name: str) -> None:
     assert restored(visible(name)) == name
 
 
-def test_storable_leaves_lines_alone() -> None:
+def test_storable_keeps_line_breaks() -> None:
     assert storable("a\n\tb\udcfc\0") == "a\n\tb\\xfc\\x00"
     assert visible_lines("a\x1b\nb\udcfc") == "a\\x1b\nb\\xfc"

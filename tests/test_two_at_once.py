@@ -1,4 +1,4 @@
-"""Two commands that start at once in a store that does not exist yet."""
+"""Two commands that start concurrently in a store that does not exist yet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SECONDS = 600
 
 @dataclass
 class Commands:
-    """Commands in one folder, against one pair of stores."""
+    """Commands in one folder with one pair of stores."""
 
     folder: Path
     stores: tuple[Path, Path]
@@ -52,15 +52,15 @@ class Commands:
         return self.start("sweep", f"{category}.yaml", *space, *options, store=store)
 
     def runs(self) -> list[RunRecord]:
-        """Return all runs; they are complete, and everything was logged."""
+        """Return all runs, after asserting that they are complete and fully logged."""
         runs = Tracker.open(self.stores[0]).runs()
         assert {run.status for run in runs} == {"FINISHED"}
         assert not any({"vqlab.failure", "vqlab.not_logged"} & set(run.tags) for run in runs)
         return runs
 
 
-def end(*processes: subprocess.Popen[str]) -> list[str]:
-    """Wait for the processes, which exit with status 0; return what they print."""
+def wait(*processes: subprocess.Popen[str]) -> list[str]:
+    """Wait for the processes, which must exit with status 0; return their output."""
     printed = [process.communicate(timeout=SECONDS) for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), printed
     return [out for out, _ in printed]
@@ -90,7 +90,7 @@ def commands(
 
 @pytest.mark.parametrize("recipe", ["mean_image", "vqvae"])
 def test_two_trainings(commands: Commands, recipe: str) -> None:
-    end(*(commands.train(recipe, store) for store in (0, 1)))
+    wait(*(commands.train(recipe, store) for store in (0, 1)))
     first, second = commands.runs()
     assert first.metrics["test/image_auroc"] == second.metrics["test/image_auroc"]
     assert first.checkpoint().is_file() and second.checkpoint().is_file()
@@ -98,7 +98,7 @@ def test_two_trainings(commands: Commands, recipe: str) -> None:
 
 def test_two_sweeps(commands: Commands) -> None:
     categories = ("part", "other")
-    end(*(commands.sweep(name, i, "--n-trials", "2") for i, name in enumerate(categories)))
+    wait(*(commands.sweep(name, i, "--n-trials", "2") for i, name in enumerate(categories)))
     kinds = [run.tags["vqlab.kind"] for run in commands.runs()]
     assert sorted(kinds) == ["study", "study", *["trial"] * 4]
 
@@ -112,14 +112,14 @@ def test_a_sweep_and_a_worker(commands: Commands) -> None:
         if (commands.stores[0] / "mlflow.db").exists() or "VQLAB_STORAGE" in os.environ:
             with opened_storage(storage_address(commands.stores[0])) as storage:
                 studies = optuna.get_all_study_names(storage)
-    end(launcher, commands.start("worker", *studies, store=1))
+    wait(launcher, commands.start("worker", *studies, store=1))
     trials = [run for run in commands.runs() if run.tags["vqlab.kind"] == "trial"]
     assert sorted(int(run.tags["vqlab.trial"]) for run in trials) == list(range(6))
 
 
-def test_two_first_promotions(commands: Commands) -> None:
-    """The second is compared with the first, and is not better."""
-    end(*(commands.train("mean_image", i, f"training.seed={i}") for i in (0, 1)))
+def test_two_concurrent_first_promotions(commands: Commands) -> None:
+    """The second is compared with the first and is not better."""
+    wait(*(commands.train("mean_image", i, f"training.seed={i}") for i in (0, 1)))
     ids = [run.run_id for run in commands.runs()]
     promotions = [
         commands.start("promote", "-c", "part", "--run", run_id, store=i)

@@ -24,8 +24,8 @@ def tiny_model(
 ) -> Model:
     """Return a model of category `part` that scores the photos of `small_photos`.
 
-    normal_scores: stored scores of held-out normal images; empty: none are stored. normal: files of
-    which the appearance is stored; empty: as in a checkpoint of an earlier version.
+    normal_scores: stored scores of held-out normal images; empty: none are stored. normal: files
+    whose properties are stored; empty: as in a checkpoint of an earlier version.
     """
     tree = {"data": {"categories": ["part"], "image_size": 32}, "detector": {"name": "mean_image"}}
     config = resolve(tree)
@@ -38,8 +38,8 @@ def tiny_model(
         "thresholds": asdict(thresholds),
     }
     if normal:
-        found = [appearance_of(read_image(path), config.data, None) for path in normal]
-        columns = zip(*found, strict=True)
+        normal_properties = [appearance_of(read_image(path), config.data, None) for path in normal]
+        columns = zip(*normal_properties, strict=True)
         meta[NORMAL_IMAGES] = dict(zip(Appearance._fields, map(list, columns), strict=True))
     detector = build_detector(meta["config"]["detector"], backbone.spec).eval()
     detector.sd.fill_(0.2)  # type: ignore[operator, union-attr]

@@ -1,4 +1,4 @@
-"""A data set of small pictures in MVTec's layout, and a recipe that trains on it in a moment."""
+"""A dataset of small images in the layout of MVTec AD, and recipes that train on it quickly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def write_tiny_set(root: Path, categories: tuple[str, ...] = ("part",), seed: int = 0) -> Path:
-    """Grey discs of 32 px on a gradient; the defect is a bright square. Masks are exact."""
+    """Write grey discs of 32 px on a gradient; the defect is a bright square with an exact mask."""
     rng = np.random.default_rng(seed)
     for category in categories:
         for split, kind, count in (("train", "good", 14), ("test", "good", 4), ("test", "hole", 4)):
@@ -42,7 +42,7 @@ def _save(path: Path, pixels: np.ndarray) -> None:
 
 
 def tiny_recipe(root: Path, category: str = "part", **training: Any) -> dict[str, Any]:
-    """A VQ-VAE on it; `training` adds to that section."""
+    """Return the recipe of a VQ-VAE on the set; `training` adds to that section."""
     return {
         "data": {"root": str(root), "categories": [category], "image_size": 32},
         "detector": {
@@ -59,5 +59,5 @@ def tiny_recipe(root: Path, category: str = "part", **training: Any) -> dict[str
 
 
 def baseline_recipe(root: Path, category: str = "part") -> dict[str, Any]:
-    """The detector on it that needs no training."""
+    """Return the recipe of the detector without training."""
     return {**tiny_recipe(root, category, epochs=0), "detector": {"name": "mean_image"}}

@@ -1,4 +1,5 @@
-"""Two processes that work together, for tests: each calls a function and keeps what it gives."""
+"""Run a function in two processes that communicate by torch.distributed, and collect the
+results."""
 
 from __future__ import annotations
 
@@ -13,11 +14,12 @@ import torch.multiprocessing
 from commands import ensure_server
 
 RANKS = 2
-Found = dict[str, Any]
+Result = dict[str, Any]
 
 
-def in_two_processes(work: Callable[..., Found], folder: Path, *arguments: object) -> list[Found]:
-    """What `work(*arguments)`, a function of a module, gives in each of two processes."""
+def in_two_processes(work: Callable[..., Result], folder: Path, *arguments: object) -> list[Result]:
+    """Return the results of `work(*arguments)`, an importable function, in each of two
+    processes."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -28,7 +30,7 @@ def in_two_processes(work: Callable[..., Found], folder: Path, *arguments: objec
 
 
 def _rank(
-    rank: int, port: int, folder: Path, work: Callable[..., Found], arguments: tuple[object, ...]
+    rank: int, port: int, folder: Path, work: Callable[..., Result], arguments: tuple[object, ...]
 ) -> None:
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank)}
