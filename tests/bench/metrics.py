@@ -175,10 +175,10 @@ def tables(repeats: int) -> list[Table]:
         rows.append(Row(f"{what}, exact", costs["exact"], *by_sorting))
         bounds = [f"{k[1:]} {v:.1e}" for k, v in values.items() if k.startswith("±")]
         notes.append(f"Bounds of the error at {side}²: {', '.join(bounds)}.")
-    whole, _ = measure(["mvtec", "10000", "bootstrap"], 256, 1)
-    rows.append(Row("1,725 maps of 256² in one stream", whole["mvtec"]))
-    rows.append(Row("10,000 maps of 256² in one stream", whole["10000"]))
-    rows.append(Row("1,000 resamples of 200 images, all metrics", whole["bootstrap"]))
+    streams, _ = measure(["mvtec", "10000", "bootstrap"], 256, 1)
+    rows.append(Row("1,725 maps of 256² in one stream", streams["mvtec"]))
+    rows.append(Row("10,000 maps of 256² in one stream", streams["10000"]))
+    rows.append(Row("1,000 resamples of 200 images, all metrics", streams["bootstrap"]))
     inputs_text = f"{COUNT} maps, half with 1 to 4 defects."
     return [Table("Metrics", inputs_text, rows, notes)]
 

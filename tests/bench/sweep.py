@@ -139,7 +139,7 @@ def start() -> Values:
     from vqlab.tracking import Tracker
     from vqlab.training import Trainer
 
-    def stop(self: Any, *rest: Any) -> Any:
+    def stop(self: Any, *arguments: Any) -> Any:
         raise KeyboardInterrupt
 
     with folder() as place:

@@ -161,12 +161,12 @@ def table(
     totals: dict[str, list[tuple[float, float]]],
 ) -> Table:
     """Return the rows of a recipe: the whole command, then its stages."""
-    whole, reference = (
+    command_cost, reference = (
         Measured.of((seconds for seconds, _ in values), max(peak for _, peak in values))
         for values in totals.values()
     )
     name = "PatchCore: fit, score, metrics"
-    rows = [Row(f"vqlab train {recipe}", whole, reference, name)]
+    rows = [Row(f"vqlab train {recipe}", command_cost, reference, name)]
     rows += [
         Row(stage, Measured.of(each["stages"].get(stage, 0.0) for each in ours))
         for stage in ours[0]["stages"]
@@ -186,11 +186,11 @@ def table(
 def tables(repeats: int) -> list[Table]:
     from vqlab.data import make_synthetic
 
-    given = os.environ.get("VQLAB_BENCH_DATA")
+    data_folder = os.environ.get("VQLAB_BENCH_DATA")
     recipes = os.environ.get("VQLAB_BENCH_RECIPES", "vqflow").split(",")
     with tempfile.TemporaryDirectory() as folder:
-        data = Path(given) if given else Path(folder)
-        if not given:
+        data = Path(data_folder) if data_folder else Path(folder)
+        if not data_folder:
             make_synthetic(data, CATEGORIES.split(","))
         return [compare(recipe, data, repeats) for recipe in recipes]
 

@@ -99,10 +99,10 @@ def test_repeated_benchmark_trains_nothing(
     result: BenchmarkResult, plan: Plan, store: Tracker, epochs: list[int]
 ) -> None:
     events: list[Event] = []
-    again = run_benchmark(plan, store, results=result.page.parents[2], on_event=events.append)
-    assert again.key == result.key
+    repeated = run_benchmark(plan, store, results=result.page.parents[2], on_event=events.append)
+    assert repeated.key == result.key
     assert not any(isinstance(event, CellChanged) for event in events)
-    assert again.report.metrics == result.report.metrics
+    assert repeated.report.metrics == result.report.metrics
     assert len(store.runs(tags={"vqlab.benchmark": result.key})) == 12
 
 

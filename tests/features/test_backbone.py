@@ -196,12 +196,12 @@ def test_weights_file_with_additional_entries(tmp_path):
 
 
 def test_weights_of_the_complete_network_load_with_keys_renamed_by_timm(tmp_path):
-    whole = timm.create_model("test_convnext")
-    torch.save(whole.state_dict(), tmp_path / "whole.pth")
+    network = timm.create_model("test_convnext")
+    torch.save(network.state_dict(), tmp_path / "whole.pth")
     backbone = built(backbone="test_convnext", weights=str(tmp_path / "whole.pth"))
     weights = backbone.network.model.state_dict()
     assert torch.equal(
-        weights["stages_1.blocks.0.conv_dw.weight"], whole.stages[1].blocks[0].conv_dw.weight
+        weights["stages_1.blocks.0.conv_dw.weight"], network.stages[1].blocks[0].conv_dw.weight
     )
 
 
@@ -336,11 +336,11 @@ def test_offline_and_cached_needs_no_network(empty_hub):
     (folder / "refs" / "main").write_text("0" * 40)
     place = folder / "snapshots" / ("0" * 40)
     place.mkdir(parents=True)
-    whole = timm.create_model("test_resnet")
-    safetensors.torch.save_file(whole.state_dict(), place / "model.safetensors")
+    network = timm.create_model("test_resnet")
+    safetensors.torch.save_file(network.state_dict(), place / "model.safetensors")
     assert unavailable_reason(settings(backbone="test_resnet"), SIDE) == ""
     backbone = built(backbone="test_resnet", weights="hub")
-    assert torch.equal(backbone.network.model.conv1[0].weight, whole.conv1[0].weight)
+    assert torch.equal(backbone.network.model.conv1[0].weight, network.conv1[0].weight)
 
 
 def test_backbone_is_loaded_from_its_state_without_the_weights_file(tmp_path, empty_hub):

@@ -71,10 +71,12 @@ def backbone() -> Backbone:
 
 def counted(backbone: Backbone) -> list[int]:
     """A list to which every call of the network appends its number of images."""
-    seen: list[int] = []
+    extracted_counts: list[int] = []
     assert backbone.network is not None
-    backbone.network.register_forward_hook(lambda m, args, out: seen.append(len(args[0])))
-    return seen
+    backbone.network.register_forward_hook(
+        lambda m, args, out: extracted_counts.append(len(args[0]))
+    )
+    return extracted_counts
 
 
 def fresh(backbone: Backbone, images: ImageSet) -> tuple[torch.Tensor, ...]:
@@ -83,20 +85,20 @@ def fresh(backbone: Backbone, images: ImageSet) -> tuple[torch.Tensor, ...]:
 
 def test_hit_equals_miss_without_calling_the_network(backbone, small_root, folder):
     splits = load_dataset(data(small_root))
-    seen = counted(backbone)
+    extracted_counts = counted(backbone)
     calls: list[tuple[int, int]] = []
     first = cached_features(backbone, splits.train, CPU, lambda *done: calls.append(done))
-    assert sum(seen) == len(splits.train) and calls[-1][0] == calls[-1][1]
-    del seen[:], calls[:]
-    again = cached_features(backbone, splits.train, CPU, lambda *done: calls.append(done))
-    assert seen == [] and calls == []
+    assert sum(extracted_counts) == len(splits.train) and calls[-1][0] == calls[-1][1]
+    del extracted_counts[:], calls[:]
+    repeated = cached_features(backbone, splits.train, CPU, lambda *done: calls.append(done))
+    assert extracted_counts == [] and calls == []
     all_images = range(len(splits.train))
     expected = fresh(backbone, splits.train)
-    for cached in (first, again):
+    for cached in (first, repeated):
         for a, b in zip(cached(all_images), expected, strict=True):
             assert torch.equal(a, b) and a.dtype == torch.float32 and a.is_contiguous()
-    assert [a.shape[0] for a in again([5, 1, 5])] == [3, 3]
-    assert torch.equal(again([5, 1])[0], expected[0][[5, 1]])
+    assert [a.shape[0] for a in repeated([5, 1, 5])] == [3, 3]
+    assert torch.equal(repeated([5, 1])[0], expected[0][[5, 1]])
     sizes = {path.stat().st_size for path in folder.glob("*.features")}
     numbers = sum(c * h * w for c, (h, w) in zip(backbone.spec.channels, backbone.spec.sizes))  # noqa: B905
     counts = {len(splits.train.of_category(name)) for name in splits.categories}
@@ -109,7 +111,7 @@ def test_subsets_and_single_category_models_share_files(backbone, small_root, fo
         cached_features(backbone, images, CPU)
     before = sorted(folder.glob("*.features"))
     assert len(before) == 2 * len(joint.categories)
-    seen = counted(backbone)
+    extracted_counts = counted(backbone)
     single = load_dataset(data(small_root, categories=["cable"]))
     parts = (
         joint.held_out,
@@ -121,23 +123,23 @@ def test_subsets_and_single_category_models_share_files(backbone, small_root, fo
     )
     for images in parts:
         cached = cached_features(backbone, images, CPU)
-        assert seen == []
+        assert extracted_counts == []
         for a, b in zip(cached(range(len(images))), fresh(backbone, images), strict=True):
             assert torch.equal(a, b)
-        del seen[:]
+        del extracted_counts[:]
     assert sorted(folder.glob("*.features")) == before
 
 
 def test_changed_images_or_backbone_use_another_file(backbone, small_root, tmp_path):
     clone = shutil.copytree(small_root, tmp_path / "own")
-    seen = counted(backbone)
+    extracted_counts = counted(backbone)
 
     def extracted(root: Path, network: Backbone = backbone, **values: object) -> bool:
         cached_features(
             network, load_dataset(data(root, categories=["fabric"], **values)).train, CPU
         )
-        was_extracted = bool(seen)
-        del seen[:]
+        was_extracted = bool(extracted_counts)
+        del extracted_counts[:]
         return was_extracted
 
     assert extracted(small_root)
@@ -149,7 +151,7 @@ def test_changed_images_or_backbone_use_another_file(backbone, small_root, tmp_p
     assert extracted(clone)
     settings = backbone.settings.model_copy(update={"pool": "avg"})
     other = Backbone(settings, SIDE)
-    seen = counted(other)
+    extracted_counts = counted(other)
     assert extracted(clone, other)
     assert not extracted(clone, other)
 

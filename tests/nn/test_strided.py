@@ -47,7 +47,7 @@ def both(pair: Pair, x: Tensor) -> list[tuple[Tensor, ...]]:
     "images, height, width, filtered",
     [(3, 34, 40, True), (32, 10, 12, True), (1, 4, 6, False), (3, 33, 39, None)],
 )
-def test_equals_the_layer_of_torch(
+def test_equals_torch_layer(
     pair: Pair, images: int, height: int, width: int, filtered: bool | None
 ) -> None:
     for layer in pair:
@@ -67,15 +67,15 @@ def test_float32_error_is_small(pair: Pair) -> None:
         assert float((got - expected).abs().max()) < 2e-5 * float(expected.abs().max())
 
 
-def test_large_batches_are_computed_in_groups_of_images(pair: Pair) -> None:
+def test_large_batches_are_computed_in_chunks(pair: Pair) -> None:
     ours, _ = pair
     x = torch.randn(6, I, 100, 100)
-    whole = ours(x)
+    batched = ours(x)
     for index in (0, 5):
-        torch.testing.assert_close(whole[index], ours(x[index : index + 1])[0])
+        torch.testing.assert_close(batched[index], ours(x[index : index + 1])[0])
 
 
-def test_without_gradient_and_under_autocast_as_torch_computes_it(pair: Pair) -> None:
+def test_equals_torch_without_gradient_and_under_autocast(pair: Pair) -> None:
     ours, theirs = pair
     x = torch.randn(2, I, 32, 32)
     with torch.no_grad():

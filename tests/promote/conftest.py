@@ -35,7 +35,7 @@ def tracker(store: Tracker) -> Iterator[Tracker]:
 
 @pytest.fixture(scope="module")
 def splits(root: Path) -> Splits:
-    """What all runs of `train` are trained on; its synthetic anomalies are drawn once."""
+    """Splits of all runs of `train`; the synthetic anomalies are generated once."""
     return load_dataset(resolve(baseline_recipe(root)).data)
 
 
