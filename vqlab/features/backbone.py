@@ -153,7 +153,7 @@ class Backbone(nn.Module):
             pooled = functional.avg_pool2d if pool == "avg" else functional.max_pool2d
             levels = [*(pooled(level, 3, 2, 1) for level in levels[:-1]), levels[-1]]
         # Contiguous, as cached levels are: later sums may depend on the strides.
-        return tuple(level.clamp(-HALF, HALF).half().float().contiguous() for level in levels)
+        return tuple(level.clamp(-HALF, HALF).half().contiguous().float() for level in levels)
 
     def spec_at(self, shape: tuple[int, int]) -> InputSpec:
         """Return the spec of images of this shape (H, W); `spec` is that of the square.

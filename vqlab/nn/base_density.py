@@ -218,7 +218,8 @@ def standardise(
     mean, log_sigma = moments
     rate = torch.exp(-log_sigma)
     table = torch.cat([-mean * rate, rate], 1)
-    shift, rate = F.embedding(indices, table).chunk(2, 1)
+    rows = table if len(table) == 1 else F.embedding(indices, table)
+    shift, rate = rows.chunk(2, 1)
     return torch.addcmul(shift, z, rate), log_sigma.sum(1)[indices]
 
 

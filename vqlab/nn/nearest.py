@@ -12,6 +12,7 @@ far are compared in full (0.1 %).
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.nn.codebook import nearest
@@ -96,40 +97,42 @@ class _Bounds:
         leading, middle, squares = self._project(table)
         order = _split(leading, torch.arange(len(table)), TILE)
         order = torch.cat([order, order[:1].expand(-len(order) % TILE)])
-        self.leading = leading[order]
-        self.squares = self.leading.square().sum(1)
-        self.squares[len(table) :] = torch.inf
+        leading = leading[order]
+        bounds = leading.square().sum(1)
+        bounds[len(table) :] = torch.inf
+        self.products = torch.cat([-2 * leading, bounds[:, None]], 1).T.contiguous()
+        """Matrix (A + 1, T · TILE): the product with [x; 1] and ‖x‖² are squared bounds of x."""
         self.rounding = ROUNDING * squares.max()
         self.order = order
-        tiles = self.leading.view(-1, TILE, self.leading.shape[1]).mT.contiguous()
+        tiles = leading.view(-1, TILE, leading.shape[1]).mT.contiguous()
         self.codes = Codes(
-            table.numpy(), order.numpy(), tiles.numpy(), middle[order].numpy(), self.squares.numpy()
+            table.numpy(), order.numpy(), tiles.numpy(), middle[order].numpy(), bounds.numpy()
         )
 
     def search(self, rows: Tensor, excluded: Tensor | None, width: int) -> tuple[Tensor, Tensor]:
         """Return indices (N,) of the nearest codes of rows (N, D), and the distances (N,)."""
         from vqlab.nn.nearest_kernel import Rows, search_groups  # numba is slow to import
 
-        codes, squares = self.codes, self.squares
+        codes, products = self.codes, self.products
         if excluded is not None:
-            omitted = torch.zeros(len(self.table), dtype=torch.bool)
-            omitted[excluded] = True
-            squares = squares.masked_fill(omitted[self.order], torch.inf)
-            codes = codes._replace(squares=squares.numpy())
+            omitted = torch.isin(self.order, excluded)
+            products = products.clone()
+            products[-1, omitted] = torch.inf
+            codes = codes._replace(squares=products[-1].numpy())
         count = len(rows)
         order = _groups(count, width)
-        rows = rows.index_select(0, order)
+        rows = rows.contiguous().index_select(0, order)
         leading, middle, norms = self._project(rows)
         groups = leading.view(-1, GROUP, leading.shape[1])
         centres = groups.mean(1)
         radii = (groups - centres[:, None]).norm(dim=2).flatten()
         rounding = ROUNDING * norms + self.rounding
         results = torch.empty(len(rows), dtype=torch.int64), torch.empty(len(rows))
-        bounds = rows.new_empty(min(GROUPS, len(centres)), len(squares))
+        bounds = rows.new_empty(min(GROUPS, len(centres)), products.shape[1])
         for start in range(0, len(centres), GROUPS):
             part, inside = (slice(k * start, k * (start + GROUPS)) for k in (1, GROUP))
             some = bounds[: len(centres[part])]
-            torch.addmm(squares, centres[part], self.leading.T, alpha=-2, out=some)
+            torch.mm(F.pad(centres[part], (0, 1), value=1), products, out=some)
             search_groups(
                 some.numpy(),
                 centres[part].square().sum(1).numpy(),

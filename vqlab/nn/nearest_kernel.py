@@ -72,11 +72,11 @@ def _lowest_bounds(bounds: Any, group: Any, out: Any) -> Any:
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def _bounds_of(leading: Any, i: Any, norm: Any, codes: Any, tile: Any, out: Any) -> Any:
+def _bounds_of(leading: Any, i: Any, norm: Any, tiles: Any, squares: Any, tile: Any, out: Any
+               ) -> Any:  # fmt: skip
     """Write the squared bounds of row i of leading (N, A) and the codes of a tile to out (TILE,).
 
     Return the lowest. norm: squared norm of the row."""
-    tiles, squares = codes.tiles, codes.squares
     for j in range(TILE):
         out[j] = np.float32(0.5) * (squares[tile * TILE + j] + norm)
     for k in range(0, leading.shape[1], STEP):
@@ -97,56 +97,6 @@ def _bounds_of(leading: Any, i: Any, norm: Any, codes: Any, tile: Any, out: Any)
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def _search_tile(rows: Any, i: Any, codes: Any, tile: Any, bounds: Any, best: Any) -> Any:
-    """Return the squared distance and index of the nearest code to row i of a tile and of `best`.
-
-    bounds: result of `_bounds_of` for the tile, (TILE,)."""
-    distance, place = best
-    last = rows.leading.shape[1] - 1
-    for j in range(TILE):
-        if bounds[j] > distance:
-            continue
-        at = tile * TILE + j
-        gap = rows.leading[i, last] - codes.tiles[tile, last, j]
-        middle = _square_distance(rows.middles, i, codes.middles, at)
-        if bounds[j] - gap * gap + middle > distance:
-            continue
-        exact = _square_distance(rows.rows, i, codes.table, codes.order[at])
-        if exact < distance or (exact == distance and codes.order[at] < place):
-            distance, place = exact, codes.order[at]
-    return distance, place
-
-
-@njit(cache=True, nogil=True, fastmath=FAST)
-def _search_row(rows: Any, i: Any, codes: Any, lowest: Any, first: Any, centre: Any) -> Any:
-    """Return the squared distance and index of the nearest code to row i.
-
-    lowest: lowest bound of each tile for the centre of the group (T,), without its squared norm
-    `centre`; first: tile of the lowest."""
-    norm = np.float32(0)
-    for k in range(rows.leading.shape[1]):
-        norm += rows.leading[i, k] * rows.leading[i, k]
-    norm -= rows.rounding[i]
-    bounds = np.empty(TILE, np.float32)
-    bound = _bounds_of(rows.leading, i, norm, codes, first, bounds)
-    best = np.float32(np.inf), -1
-    for j in range(TILE):
-        if bounds[j] == bound:  # a close code at first lets the bounds discard more
-            place = codes.order[first * TILE + j]
-            best = _square_distance(rows.rows, i, codes.table, place), place
-            break
-    best = _search_tile(rows, i, codes, first, bounds, best)
-    reach = np.sqrt(best[0]) + rows.radii[i]
-    for tile in range(len(lowest)):
-        if lowest[tile] + centre > reach * reach + rows.rounding[i] or tile == first:
-            continue
-        if _bounds_of(rows.leading, i, norm, codes, tile, bounds) <= best[0]:
-            best = _search_tile(rows, i, codes, tile, bounds, best)
-            reach = np.sqrt(best[0]) + rows.radii[i]
-    return best
-
-
-@njit(cache=True, nogil=True, fastmath=FAST)
 def search_groups(
     bounds: Any, centres: Any, rows: Any, codes: Any, index: Any, distance: Any
 ) -> None:
@@ -157,10 +107,42 @@ def search_groups(
     of the groups, in the leading coordinates. By the triangle inequality, tiles are skipped for a
     row. Of equal distances the lowest index wins.
     """
-    size = len(index) // len(bounds)
-    lowest = np.empty(bounds.shape[1] // TILE, np.float32)
-    for group in range(len(bounds)):
-        first = _lowest_bounds(bounds, group, lowest)
-        for i in range(group * size, group * size + size):
-            square, index[i] = _search_row(rows, i, codes, lowest, first, centres[group])
-            distance[i] = np.sqrt(square)
+    table, order, tiles, code_middles, squares = codes  # passing tuples to functions is slow
+    vectors, leading, middles, radii, rounding = rows
+    size, last = len(index) // len(bounds), leading.shape[1] - 1
+    lowest, own = np.empty(bounds.shape[1] // TILE, np.float32), np.empty(TILE, np.float32)
+    for i in range(len(index)):
+        group = i // size
+        if i == group * size:
+            first = _lowest_bounds(bounds, group, lowest)
+            lowest[first] = np.inf  # searched before the others
+        norm = np.float32(0)
+        for k in range(last + 1):
+            norm += leading[i, k] * leading[i, k]
+        norm -= rounding[i]
+        square, place, limit = np.float32(np.inf), -1, np.float32(np.inf)
+        for step in range(-1, len(lowest)):
+            if step >= 0 and lowest[step] > limit:
+                continue
+            tile = step if step >= 0 else first
+            bound = _bounds_of(leading, i, norm, tiles, squares, tile, own)
+            if bound > square:
+                continue
+            for j in range(TILE if place < 0 else 0):
+                if own[j] == bound:  # a close code at first lets the bounds discard more
+                    place = order[tile * TILE + j]
+                    square = _square_distance(vectors, i, table, place)
+                    break
+            for j in range(TILE):
+                if own[j] > square:
+                    continue
+                at = tile * TILE + j
+                gap = leading[i, last] - tiles[tile, last, j]
+                if own[j] - gap * gap + _square_distance(middles, i, code_middles, at) > square:
+                    continue
+                exact = _square_distance(vectors, i, table, order[at])
+                if exact < square or (exact == square and order[at] < place):
+                    square, place = exact, order[at]
+            reach = np.sqrt(square) + radii[i]
+            limit = reach * reach + rounding[i] - centres[group]
+        index[i], distance[i] = place, np.sqrt(square)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vqlab.nn.resizing import resized
 from vqlab.types import Pyramid
 
 
@@ -17,13 +18,19 @@ def patch_features(pyramid: Pyramid, kernel: int = 3) -> Tensor:
     Average each level over kernel × kernel neighbourhoods (odd, zero padding included), resize it
     bilinearly and concatenate along the channels (PatchCore, eq. 2 and 3).
     """
-    size = pyramid[0].shape[-2:]
-    levels = []
-    for level in pyramid:
-        mean = neighbourhood_mean(level.float(), kernel)
-        same = mean.shape[-2:] == size
-        levels.append(mean if same else F.interpolate(mean, size, mode="bilinear"))
-    return torch.cat(levels, 1)
+    return join_levels(neighbourhood_means(pyramid, kernel))
+
+
+def neighbourhood_means(pyramid: Pyramid, kernel: int) -> Pyramid:
+    """Return the `neighbourhood_mean` of each level, float32, channels last in memory."""
+    levels = (level.float().contiguous(memory_format=torch.channels_last) for level in pyramid)
+    return tuple(neighbourhood_mean(level, kernel) for level in levels)
+
+
+def join_levels(pyramid: Pyramid) -> Tensor:
+    """Resize the levels bilinearly to the finest one and concatenate the channels."""
+    finest, *others = pyramid
+    return torch.cat([finest, *(resized(level, finest) for level in others)], 1)
 
 
 def neighbourhood_mean(maps: Tensor, kernel: int) -> Tensor:

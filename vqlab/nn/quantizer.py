@@ -109,8 +109,11 @@ class VectorQuantizer(nn.Module):
             for book in self._books():
                 index, chosen = book(residual.detach())
                 indices.append(index)
-                codebook.append(F.mse_loss(chosen, residual.detach()))
-                commitment.append(F.mse_loss(residual, chosen.detach()))
+                error = F.mse_loss(residual, chosen.detach())
+                commitment.append(error)
+                codebook.append(error.detach())
+                if chosen.requires_grad:  # the same value
+                    codebook[-1] = F.mse_loss(chosen, residual.detach())
                 total = total + chosen.detach()
                 residual = residual - chosen.detach()
             passed = rotation(rows, total) if self.gradient == "rotation" else rows

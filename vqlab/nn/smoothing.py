@@ -21,23 +21,33 @@ def smooth(maps: Tensor, sigma: float) -> Tensor:
 
     Truncated at 3 sigma (at most the map's side), reflected borders; sigma 0 is the identity.
     """
-    height, width = maps.shape[-2:]
-    for axis, size in ((-2, height), (-1, width)):
-        radius = min(math.ceil(3 * sigma), size - 1)
-        if radius > 0:
-            maps = _convolve(maps, gaussian_kernel(sigma, radius).to(maps), axis)
-    return maps
+    return _smooth_axis(_smooth_axis(maps, sigma, -2), sigma, -1)
 
 
 def upsample(maps: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
     """Resize maps (B, h, w) bilinearly to `size` (H, W), then smooth them with a Gaussian of
-    standard deviation `sigma` pixels."""
-    full = F.interpolate(maps[:, None], size, mode="bilinear")[:, 0]
-    return smooth(full, sigma)
+    standard deviation `sigma` pixels.
+
+    Both steps are linear in rows and in columns, so that they are two matrix products.
+    """
+    height, width = maps.shape[-2:]
+    rows = columns = _upsampling(maps, height, size[0], sigma)
+    if (width, size[1]) != (height, size[0]):
+        columns = _upsampling(maps, width, size[1], sigma)
+    return rows.T @ maps @ columns
 
 
-def _convolve(maps: Tensor, kernel: Tensor, axis: int) -> Tensor:
-    radius = len(kernel) // 2
+def _upsampling(like: Tensor, before: int, after: int, sigma: float) -> Tensor:
+    """Return the matrix (before, after) that resizes and smooths rows of length `before`."""
+    unit = torch.eye(before, dtype=like.dtype, device=like.device)
+    return _smooth_axis(F.interpolate(unit[None], after, mode="linear")[0], sigma, -1)
+
+
+def _smooth_axis(maps: Tensor, sigma: float, axis: int) -> Tensor:
+    radius = min(math.ceil(3 * sigma), maps.shape[axis] - 1)
+    if radius == 0:
+        return maps
+    kernel = gaussian_kernel(sigma, radius).to(maps)
     images = maps.reshape(-1, 1, *maps.shape[-2:])
     if axis == -2:
         padded = F.pad(images, (0, 0, radius, radius), mode="reflect")

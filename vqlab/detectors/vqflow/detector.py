@@ -23,8 +23,8 @@ from vqlab.detectors.vqflow.settings import Scoring, VQFlowSettings
 from vqlab.nn.concept_normalization import ConceptNormalization
 from vqlab.nn.image_normalization import ImageNormalization
 from vqlab.nn.image_score import image_score
-from vqlab.nn.patches import to_rows
-from vqlab.nn.smoothing import smooth
+from vqlab.nn.patches import join_levels, to_rows
+from vqlab.nn.smoothing import smooth, upsample
 from vqlab.types import InputSpec, Pyramid, Sample, Scores, UserError
 
 MINIMUM = 1e-6
@@ -88,9 +88,13 @@ class VQFlow(FlowNetwork):
 
     def _scores(self, terms: Tensor, concept: Tensor) -> Scores:
         """Return scores from terms (T, B, h, w) and concepts (B,); image scores not normalised."""
-        scoring = self.config.scoring
-        maps = self._combine(terms, concept)
-        maps = smooth(maps, scoring.smoothing * max(self.spec.image_size))
+        scoring, size = self.config.scoring, self.spec.image_size_of(terms.shape[2:])
+        sigma = scoring.smoothing * max(self.spec.image_size)
+        if scoring.combine == "sum":
+            maps = upsample(self._sum(terms, concept), size, sigma)
+        else:
+            levels = resize(terms[: len(self.levels)], size)
+            maps = smooth(published_map(levels, scoring.combine), sigma)
         return Scores(maps, image_score(maps, scoring.image_score, scoring.top))
 
     def _terms(
@@ -103,10 +107,10 @@ class VQFlow(FlowNetwork):
         is not a patch of the image itself). Pattern codes: of the finest level with patterns, else
         the nearest codes of the coreset.
         """
-        concept = self._concept(pyramid)
+        concept, means = self._concept(pyramid), self._means(pyramid)
         share, grid = self.config.scoring.jacobian, map_size(pyramid[0])
         terms = []
-        latents = self._latents(pyramid, concept, with_log_det=share > 0)
+        latents = self._latents(pyramid, means, concept, with_log_det=share > 0)
         for level, (z, log_det, _, _, size) in zip(self._levels(), latents, strict=True):
             term = level.base.quadratic(z.flatten(0, 1), self._prototypes(z, concept))
             term = term.view(z.shape[:2])
@@ -118,7 +122,7 @@ class VQFlow(FlowNetwork):
         indices = self._concept_indices(pyramid) if concept is None else concept.indices
         codes = indices.new_empty(len(indices), 0, 0)
         if self.coverage is not None:
-            rows = to_rows(self._patches(pyramid))
+            rows = to_rows(join_levels(means))
             vectors = indices[:, None].float()
             if self.concepts is not None:
                 vectors = self.concepts.encode(pyramid[-1])
@@ -138,19 +142,17 @@ class VQFlow(FlowNetwork):
                 break
         return torch.stack(terms)[:, :, 0], indices, codes
 
-    def _combine(self, terms: Tensor, concept: Tensor) -> Tensor:
-        """Combine terms (T, B, h, w) of images of these concepts (B,) to maps (B, H, W)."""
-        scoring, size = self.config.scoring, self.spec.image_size_of(terms.shape[2:])
-        count = len(self.levels)
-        if scoring.combine != "sum":
-            return published_map(resize(terms[:count], size), scoring.combine)
+    def _sum(self, terms: Tensor, concept: Tensor) -> Tensor:
+        """Return the weighted sum (B, h, w) of standardised terms (T, B, h, w) of images of these
+        concepts (B,)."""
+        scoring, count = self.config.scoring, len(self.levels)
         normalized = self.expectation.normalize(terms, concept, scoring.standardise)
         levels = normalized[count : 2 * count] if scoring.scale == "log" else normalized[:count]
         weights = torch.tensor(scoring.weights or [1.0] * count).to(levels)
         maps = (weights[:, None, None, None] * levels).sum(0) / weights.sum()
-        if self.coverage is not None:
-            maps = (1 - scoring.coverage) * maps + scoring.coverage * normalized[-1]
-        return resize(maps[None], size)[0]
+        if self.coverage is None:
+            return maps
+        return (1 - scoring.coverage) * maps + scoring.coverage * normalized[-1]
 
     @torch.no_grad()
     def calibrate(

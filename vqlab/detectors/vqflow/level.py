@@ -254,8 +254,9 @@ def apply_fusion(
 
 def rows_at(maps: Tensor, positions: Tensor) -> Tensor:
     """Return rows (B, P, C) of maps (B, C, h, w) at positions (B, P)."""
-    flat = maps.flatten(2)
-    return flat.gather(2, positions[:, None].expand(-1, flat.shape[1], -1)).mT
+    first = torch.arange(len(maps), device=maps.device) * (maps.shape[2] * maps.shape[3])
+    rows = to_rows(maps).index_select(0, (positions + first[:, None]).flatten())
+    return rows.view(*positions.shape, -1)
 
 
 def as_maps(rows: Tensor, size: tuple[int, int]) -> Tensor:

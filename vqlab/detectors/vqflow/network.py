@@ -24,7 +24,13 @@ from vqlab.nn.base_density import Prototypes
 from vqlab.nn.concept_coreset import ConceptCoreset
 from vqlab.nn.flow import FusionFlow
 from vqlab.nn.hierarchy import ConceptCodebook, ConceptCodes, Coreset, PatternCodebook
-from vqlab.nn.patches import patch_features, sample_each, sample_rows, to_rows
+from vqlab.nn.patches import (
+    join_levels,
+    neighbourhood_means,
+    sample_each,
+    sample_rows,
+    to_rows,
+)
 from vqlab.nn.quantizer import VectorQuantizer
 from vqlab.types import InputSpec, Pyramid, Sample, UserError
 
@@ -89,17 +95,18 @@ class FlowNetwork(Detector):
         if isinstance(self.coverage, ConceptCoreset):
             self._fit_by_concept(self.coverage, samples)
         elif self.coverage is not None:
-            patches = (to_rows(self._patches(sample.pyramid)) for sample in samples)
+            patches = (to_rows(join_levels(self._means(sample.pyramid))) for sample in samples)
             self.coverage.fit(sample_rows(patches, self.config.pattern.patches))
         for number, level in enumerate(self._levels()):
-            rows = (to_rows(self._features(sample.pyramid, number)) for sample in samples)
+            pyramids = (self._means(sample.pyramid) for sample in samples)
+            rows = (to_rows(self._features(pyramid, number)) for pyramid in pyramids)
             level.whitening.fit(sample_rows(rows, WHITENING_PATCHES))
 
     def _fit_by_concept(self, coverage: ConceptCoreset, samples: Iterable[Sample]) -> None:
         assert self.concepts is not None
         vectors = torch.cat([self.concepts.encode(sample.pyramid[-1]) for sample in samples])
         each = max(1, self.config.pattern.patches // len(vectors))
-        maps = (self._patches(sample.pyramid).half() for sample in samples)
+        maps = (join_levels(self._means(sample.pyramid)).half() for sample in samples)
         parts = [sample_each(batch, each) for batch in maps]
         counts = torch.cat([torch.tensor([len(part) for part in batch]) for batch in parts])
         images = torch.arange(len(vectors)).repeat_interleave(counts).to(vectors.device)
@@ -129,7 +136,8 @@ class FlowNetwork(Detector):
     def loss(self, sample: Sample) -> dict[str, Tensor]:
         """Terms: `nll` in nats per dimension, `pattern` and `concept` (codebook losses)."""
         concept = self._concept(sample.pyramid)
-        latents = self._latents(sample.pyramid, concept, noise=self.config.flow.noise)
+        means = self._means(sample.pyramid)
+        latents = self._latents(sample.pyramid, means, concept, noise=self.config.flow.noise)
         nll = self._nll(latents, concept)
         zero = nll.new_zeros(())
         terms = {"nll": nll, "pattern": sum((level.codebook_loss for level in latents), zero)}
@@ -182,16 +190,14 @@ class FlowNetwork(Detector):
     def _levels(self) -> list[Level]:
         return [level for level in self.levels if isinstance(level, Level)]
 
-    def _patches(self, pyramid: Pyramid) -> Tensor:
-        """Return all modelled levels (B, C, h, w) on the grid of the finest one."""
+    def _means(self, pyramid: Pyramid) -> Pyramid:
+        """Return the `neighbourhood_means` of the modelled levels."""
         levels = pyramid[:-1] if self.condition_on_deepest else pyramid
-        return patch_features(levels, self.config.neighbourhood)
+        return neighbourhood_means(levels, self.config.neighbourhood)
 
-    def _features(self, pyramid: Pyramid, number: int) -> Tensor:
+    def _features(self, means: Pyramid, number: int) -> Tensor:
         """Return the input (B, C_l, h_l, w_l) of the flow of that number."""
-        if self.config.levels == "joined":
-            return self._patches(pyramid)
-        return patch_features((pyramid[number],), self.config.neighbourhood)
+        return join_levels(means) if self.config.levels == "joined" else means[number]
 
     def _concept(self, pyramid: Pyramid) -> ConceptCodes | None:
         return None if self.concepts is None else self.concepts(pyramid[-1])
@@ -206,15 +212,16 @@ class FlowNetwork(Detector):
     def _latents(
         self,
         pyramid: Pyramid,
+        means: Pyramid,
         concept: ConceptCodes | None,
         noise: float = 0.0,
         with_log_det: bool = True,
     ) -> list[Latents]:
         """Return the latents of each level, in training at random positions if these are
-        independent. with_log_det: as of `apply_flow`."""
+        independent. means: see `_means`; with_log_det: as of `apply_flow`."""
         latents = []
         for number, level in enumerate(self._levels()):
-            maps = self._features(pyramid, number)
+            maps = self._features(means, number)
             positions = self._positions(maps)
             rows = rows_at(maps, positions)
             rows = level.whitening(rows.flatten(0, 1)).view(*rows.shape[:2], -1)
