@@ -19,7 +19,7 @@ def dense(layer: Conv3x3, x: Tensor, constant: Tensor | None) -> Tensor:
 
 @pytest.mark.parametrize(
     "images, height, width, side",
-    [(2, 5, 1, 1), (1, 2, 2, 1), (7, 5, 6, 1), (2, 17, 16, 4), (32, 3, 1, 4)],
+    [(2, 5, 1, 1), (1, 2, 2, 1), (7, 5, 6, 1), (2, 17, 16, 2), (32, 3, 1, 2), (8, 17, 15, 4)],
 )
 @pytest.mark.parametrize("constants", [0, 3])
 def test_equals_direct_convolution(
