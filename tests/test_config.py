@@ -62,7 +62,7 @@ def test_numbers_that_yaml_reads_as_strings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tree", "words"),
+    ("tree", "messages"),
     [
         ({"rat": 1}, ["s.rat does not exist", "did you mean s.rate"]),
         ({"inner": {"smothing": 1}}, ["s.inner.smothing", "did you mean s.inner.smoothing"]),
@@ -74,10 +74,10 @@ def test_numbers_that_yaml_reads_as_strings() -> None:
         ({"rate": 5, "epochs": "x"}, ["s.rate", "s.epochs"]),
     ],
 )
-def test_invalid_setting_is_one_sentence(tree: dict[str, object], words: list[str]) -> None:
+def test_invalid_setting_is_one_sentence(tree: dict[str, object], messages: list[str]) -> None:
     with pytest.raises(UserError) as error_info:
         validate(Section, tree, "s.")
-    for word in words:
+    for word in messages:
         assert word in str(error_info.value)
     assert "\n" not in str(error_info.value)
 

@@ -115,7 +115,7 @@ def test_recipe_may_have_the_name_of_its_base(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("base", "words"),
+    ("base", "message"),
     [
         ("vqflwo", r"base must be a recipe that exists; got 'vqflwo'; did you mean vqflow\?"),
         ("nowhere.yaml", r"got 'nowhere.yaml'"),
@@ -123,9 +123,9 @@ def test_recipe_may_have_the_name_of_its_base(tmp_path: Path) -> None:
         ("{name: vqflow}", "base must be the name or the path of a recipe"),
     ],
 )
-def test_unknown_base_raises(tmp_path: Path, base: str, words: str) -> None:
+def test_unknown_base_raises(tmp_path: Path, base: str, message: str) -> None:
     (tmp_path / "recipe.yaml").write_text(f"base: {base}\n")
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=message):
         recipe_tree(str(tmp_path / "recipe.yaml"))
 
 
@@ -163,7 +163,7 @@ def test_local_space_may_include_bundled_ones(
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "words"),
+    ("name", "kind", "message"),
     [
         ("vqfolw", RECIPE, r"recipe vqfolw does not exist; did you mean vqflow\? Available: .*"
          r"memory_bank, .*ablations/vqflow_naive, .*paper/vqvae; or use a YAML file\."),
@@ -172,10 +172,10 @@ def test_local_space_may_include_bundled_ones(
     ],
 )  # fmt: skip
 def test_unknown_name_error_lists_available_ones(
-    name: str, kind: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, kind: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=message):
         find(name, kind)
 
 

@@ -70,13 +70,13 @@ def overhead() -> Values:
         recipe, space = tiny(place), make_space(SPACE)
         tracker = Tracker.open(place / "mlruns")
 
-        def go(trials: int) -> float:
+        def run_trials(trials: int) -> float:
             before = time.process_time() - clock.seconds - report.seconds
             sweep(make_comparison(space, recipe), tracker, trials=trials, results=place / "results")
             return time.process_time() - clock.seconds - report.seconds - before
 
-        go(2)  # imports, tables, the test of the winner
-        each = (go(14) - go(2)) / 12
+        run_trials(2)  # imports, tables, the test of the winner
+        each = (run_trials(14) - run_trials(2)) / 12
         libraries, bare = library_seconds(tracker, place / "optuna.db", len(space.axes))
     return {
         "vqlab": each,

@@ -61,7 +61,7 @@ def test_key_depends_on_relevant_settings(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"categories": ["bottle"]}, "needs at least one of its categories .bottle.; the dataset "
          "has other, part"),
@@ -80,9 +80,9 @@ def test_key_depends_on_relevant_settings(root: Path, tmp_path: Path) -> None:
     ids=str,
 )  # fmt: skip
 def test_invalid_benchmarks_raise(
-    changes: dict[str, Any], words: str, root: Path, tmp_path: Path
+    changes: dict[str, Any], message: str, root: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=message):
         plan_of(write_benchmark(tmp_path, root, **changes), root)
 
 

@@ -105,7 +105,7 @@ def test_config_prints_a_valid_recipe(recipe: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "messages"),
     [
         (["train", "none.yaml"], ["recipe none.yaml does not exist"]),
         (["train", "RECIPE", "training.epoch=2"], ["did you mean training.epochs?"]),
@@ -140,7 +140,7 @@ def test_config_prints_a_valid_recipe(recipe: Path, tmp_path: Path) -> None:
 )
 def test_user_error_is_one_sentence(
     arguments: list[str],
-    words: list[str],
+    messages: list[str],
     recipe: Path,
     empty_store: Path,
     tmp_path: Path,
@@ -148,7 +148,7 @@ def test_user_error_is_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "EMPTY").mkdir()
-    if words == ["there is no run 'nobody'"]:
+    if messages == ["there is no run 'nobody'"]:
         shutil.copytree(empty_store, tmp_path / "mlruns")
     places = {"RECIPE": str(recipe), "EMPTY": str(tmp_path / "EMPTY")}
     monkeypatch.chdir(tmp_path)
@@ -158,7 +158,7 @@ def test_user_error_is_one_sentence(
     error = capsys.readouterr().err
     assert ended.value.code == 2
     assert error.startswith("vqlab: ") and "Traceback" not in error
-    for word in words:
+    for word in messages:
         assert word in error
     assert not (tmp_path / "results").exists()
     if arguments[0] not in ("train", "sweep"):  # read-only commands create nothing

@@ -83,7 +83,7 @@ def test_best_runs_are_first_for_either_direction(vqlab: Callable[..., str]) -> 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["--category", "cabel"], "category cabel has no runs; did you mean cable?"),
         (["--category", "socket"], "category socket has no runs; there are runs of cable, gear."),
@@ -93,10 +93,10 @@ def test_best_runs_are_first_for_either_direction(vqlab: Callable[..., str]) -> 
     ],
 )
 def test_unknown_category_metric_or_store(
-    vqlab: Callable[..., str], arguments: list[str], words: str
+    vqlab: Callable[..., str], arguments: list[str], message: str
 ) -> None:
     output = vqlab(*arguments, code=2)
-    assert words in output and output.count("\n") == 1
+    assert message in output and output.count("\n") == 1
     assert not Path("nowhere").exists()
 
 

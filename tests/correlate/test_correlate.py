@@ -88,24 +88,24 @@ def test_study_is_evaluated_once_and_resumes(
 ) -> None:
     path, tracker = study_file(tmp_path, root), Tracker.open(mlruns)
 
-    def go() -> list[Correlation]:
+    def run_study() -> list[Correlation]:
         return correlate(str(path), [root], ["part"], tracker, results=tmp_path / "results")
 
     table = tmp_path / "results/correlate/little/part.csv"
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         counted(patched, limit=3)
-        go()
+        run_study()
     before = table.read_text().splitlines()
     assert len(before) == 1 + 3 and runs_of(tracker) == []
     with monkeypatch.context() as patched:
         calls = counted(patched)
-        result = go()
+        result = run_study()
         # one scoring of the second training was missing; the baseline has one training
         assert (calls.count("train"), calls.count("measure")) == (2, 1 + 4)
     assert table.read_text().splitlines()[1][:40] == before[1][:40]
     with monkeypatch.context() as patched:
         calls = counted(patched)
-        assert go() == result and calls == []
+        assert run_study() == result and calls == []
     assert len(runs_of(tracker)) == 2
     assert [path.name for path in table.parent.iterdir()] == ["part.csv"]
 
@@ -214,7 +214,7 @@ def test_rank_correlation_within_and_across_groups() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"train": {"detector.codebok_size": [4, 8]}}, "did you mean detector.codebook_size"),
         ({"score": [{"training.epochs": [1, 2]}]}, "move it to train"),
@@ -226,7 +226,7 @@ def test_rank_correlation_within_and_across_groups() -> None:
     ],
 )
 def test_invalid_study_raises(
-    changes: Tree, words: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changes: Tree, message: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(EXPERIMENTS.parent)
     path = study_file(tmp_path, root)
@@ -235,7 +235,7 @@ def test_invalid_study_raises(
         changes = {**changes, "train": {}, "set": {}, "score": [], "hold": []}
     tree["detectors"]["vqvae"] |= changes
     path.write_text(yaml.safe_dump(tree, sort_keys=False))
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=message):
         correlate(str(path), [root], ["part"], None)  # type: ignore[arg-type]
 
 

@@ -55,7 +55,7 @@ def test_suggested_conversion_is_correct(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("x", "words"),
+    ("x", "message"),
     [
         (FLOAT * 4 - 2, "values -2 to 2; scale its values to 0..255 .* normalization"),
         (np.full((4, 4), np.nan), "scale its values"),
@@ -68,8 +68,8 @@ def test_suggested_conversion_is_correct(name: str) -> None:
         (b"bytes", "pass its path"),
     ],
 )
-def test_errors_without_a_suggested_conversion(x: Any, words: str) -> None:
-    with pytest.raises(UserError, match=words):
+def test_errors_without_a_suggested_conversion(x: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         as_rgb(x)
 
 

@@ -64,7 +64,7 @@ def test_audit_warnings_exit_with_status_0(vqlab: Verb, root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("arguments", "expected"),
     [
         (("audit", "ROOT", "--brightness", "dark"), "data.brightness"),
         (("validation", "ROOT", "--source", "train"), "data.validation.source"),
@@ -72,9 +72,11 @@ def test_audit_warnings_exit_with_status_0(vqlab: Verb, root: Path) -> None:
         (("validation", "nowhere"), "nowhere does not exist"),
     ],
 )
-def test_invalid_arguments_raise(vqlab, root: Path, words: tuple[str, ...], sentence: str) -> None:
-    message = vqlab(*(root if word == "ROOT" else word for word in words), code=2)
-    assert message.startswith("vqlab: ") and sentence in message
+def test_invalid_arguments_raise(
+    vqlab, root: Path, arguments: tuple[str, ...], expected: str
+) -> None:
+    message = vqlab(*(root if word == "ROOT" else word for word in arguments), code=2)
+    assert message.startswith("vqlab: ") and expected in message
 
 
 def test_check_and_show_accept_an_area(vqlab: Verb, root: Path, tmp_path: Path) -> None:

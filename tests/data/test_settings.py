@@ -31,7 +31,7 @@ def test_empty_root_is_none_and_home_is_expanded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tree", "words"),
+    ("tree", "message"),
     [
         ({"categories": []}, "data.categories: must name at least one"),
         ({"categories": 7}, "data.categories: must be a category"),
@@ -53,8 +53,8 @@ def test_empty_root_is_none_and_home_is_expanded() -> None:
         ({"image_sise": 64}, "did you mean data.image_size"),
     ],
 )
-def test_errors_name_the_path(tree: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError, match=words):
+def test_errors_name_the_path(tree: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         validate(DataSettings, tree, "data.")
 
 

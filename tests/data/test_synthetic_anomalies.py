@@ -152,7 +152,7 @@ def test_scratches_are_long_and_thin_and_blobs_are_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "texture", "kind", "sentence"),
+    ("image", "texture", "kind", "message"),
     [
         (plain(0), plain(0), "crack", "kind must be one of scratch, "),
         (plain(0), plain(0, 32), None, "must have the same size"),
@@ -162,9 +162,9 @@ def test_scratches_are_long_and_thin_and_blobs_are_not() -> None:
     ],
 )
 def test_invalid_arguments_raise(
-    image: np.ndarray, texture: np.ndarray, kind: str | None, sentence: str
+    image: np.ndarray, texture: np.ndarray, kind: str | None, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=message):
         draw_anomaly(image, texture, RNG(0), kind)
 
 

@@ -83,7 +83,7 @@ def test_file_registers_its_detectors(folder: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "message"),
     [
         (None, "VQLAB_DETECTORS must name Python files or modules; got mine.py, which does not"),
         ("\n\nnothing()", "mine.py must be importable; got NameError.* at line 3; fix it"),
@@ -96,12 +96,12 @@ def test_file_registers_its_detectors(folder: Path, monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_faulty_file_raises(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, code: str | None, words: str
+    folder: Path, monkeypatch: pytest.MonkeyPatch, code: str | None, message: str
 ) -> None:
     if code is not None:
         (folder / "mine.py").write_text(code)
     monkeypatch.setenv("VQLAB_DETECTORS", "mine.py")
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=message):
         detector_class("mine")
 
 

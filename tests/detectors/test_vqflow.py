@@ -287,7 +287,7 @@ def test_alternatives_are_the_published_scores() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"levels": "joined", "flow": {"fusion": True}}, "set detector.levels=each"),
         ({"flow": {"kernel": 3}, "scoring": {"jacobian": 0.5}}, "jacobian"),
@@ -303,8 +303,8 @@ def test_alternatives_are_the_published_scores() -> None:
         ({"flow": {"kernel": 2}}, "detector.flow.kernel|flow.kernel"),
     ],
 )
-def test_incompatible_settings_raise(settings: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError, match=words):
+def test_incompatible_settings_raise(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         build(settings)
 
 

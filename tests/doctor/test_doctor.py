@@ -113,7 +113,7 @@ def variable(name: str, value: str) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize(
-    ("prepare", "name", "state", "words"),
+    ("prepare", "name", "state", "message"),
     [
         (broken_store, "runs", "error", "damaged or not an SQLite file"),
         (no_server, "runs", "error", "no answer"),
@@ -133,7 +133,7 @@ def test_broken_configurations_are_reported(
     prepare: Callable[[Path], None],
     name: str,
     state: str,
-    words: str,
+    message: str,
     here: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -142,7 +142,7 @@ def test_broken_configurations_are_reported(
     monkeypatch.setenv("VQLAB_WEIGHTS", "")
     prepare(here)
     result = find(name)
-    assert result.state == state and words in result.advice and "secret" not in str(result)
+    assert result.state == state and message in result.advice and "secret" not in str(result)
 
 
 def test_unreachable_hub_is_a_warning(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,7 +147,7 @@ def test_swin_has_channels_last_output():
 
 
 @pytest.mark.parametrize(
-    ("values", "size", "words"),
+    ("values", "size", "message"),
     [
         ({"backbone": "resnet81"}, 64, "features.backbone: resnet81 does not exist.*resnet18"),
         ({"backbone": "zzz"}, 64, "zzz does not exist; choose a timm network"),
@@ -161,8 +161,8 @@ def test_swin_has_channels_last_output():
         ({"backbone": "test_vit"}, 64, "only images of 160 px; got 64; set data.image_size=160"),
     ],
 )
-def test_incompatible_settings_raise(values, size, words):
-    with pytest.raises(UserError, match=words):
+def test_incompatible_settings_raise(values, size, message):
+    with pytest.raises(UserError, match=message):
         built(size, **values)
 
 
@@ -206,7 +206,7 @@ def test_weights_of_the_complete_network_load_with_keys_renamed_by_timm(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (None, "must be hub, random, the file.*does not exist"),
         (b"no weights at all", "cannot be read as a state dict"),
@@ -219,13 +219,13 @@ def test_weights_of_the_complete_network_load_with_keys_renamed_by_timm(tmp_path
         ),
     ],
 )
-def test_mismatched_weights_raise(tmp_path, content, words):
+def test_mismatched_weights_raise(tmp_path, content, message):
     path = tmp_path / "w.pth"
     if isinstance(content, bytes):
         path.write_bytes(content)
     elif content is not None:
         torch.save(content, path)
-    with pytest.raises(UserError, match=words) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         built(weights=str(path))
     assert str(path) in str(caught.value)
 
@@ -252,7 +252,7 @@ def test_weights_in_a_folder_are_selected_by_backbone_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "size", "words"),
+    ("values", "size", "message"),
     [
         ({"backbone": "pixels"}, 63, ""),
         ({"backbone": "filters", "weights": "random"}, SIDE, ""),
@@ -263,9 +263,9 @@ def test_weights_in_a_folder_are_selected_by_backbone_name(tmp_path):
         ({"weights": "nowhere.pth"}, SIDE, "nowhere.pth does not exist"),
     ],
 )
-def test_reason_why_a_backbone_is_unavailable(values, size, words):
+def test_reason_why_a_backbone_is_unavailable(values, size, message):
     reason = unavailable_reason(settings(**{"backbone": "test_resnet", **values}), size)
-    assert words in reason and bool(reason) == bool(words)
+    assert message in reason and bool(reason) == bool(message)
 
 
 def test_file_contains_weights_of_one_backbone(tmp_path):

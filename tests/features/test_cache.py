@@ -220,7 +220,7 @@ def foreign(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "words"),
+    ("damage", "warning"),
     [
         (cut, "are truncated"),
         (without_header, "are truncated or not a file of vqlab"),
@@ -229,13 +229,13 @@ def foreign(path: Path) -> None:
         (foreign, "not a file of vqlab"),
     ],
 )
-def test_damaged_file_is_replaced_with_a_warning(folder, caplog, damage, words):
+def test_damaged_file_is_replaced_with_a_warning(folder, caplog, damage, warning):
     records()
     assert not caplog.records
     damage(folder / "some.features")
     assert np.array_equal(records(), [[row] * 4 for row in range(3)])
     (message,) = caplog.messages
-    assert words in message and "extracted again" in message and str(folder) in message
+    assert warning in message and "extracted again" in message and str(folder) in message
     records()
     assert len(caplog.records) == 1
 

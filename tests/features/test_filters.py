@@ -109,13 +109,13 @@ def test_weights_setting_is_ignored() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "side", "words"),
+    ("settings", "side", "message"),
     [
         ({"levels": [0, 1]}, 64, r"has the levels 1 \(stride 4\), 2 .*; got \[0, 1\]"),
         ({"levels": [2, 5]}, 64, r"4 \(stride 32\); got \[2, 5\]"),
         ({}, 72, "must be a multiple of 16, .* the nearest are 64 and 80"),
     ],
 )
-def test_invalid_settings_raise(settings: dict[str, object], side: int, words: str) -> None:
-    with pytest.raises(UserError, match=words):
+def test_invalid_settings_raise(settings: dict[str, object], side: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         backbone(side, **settings)

@@ -98,7 +98,7 @@ def test_filters_can_be_joined_without_weights(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "size", "words"),
+    ("values", "size", "message"),
     [
         (
             {"backbone": "test_resnet+test_vit"},
@@ -120,8 +120,8 @@ def test_filters_can_be_joined_without_weights(tmp_path):
         ({"backbone": "test_resnet@2"}, 64, "size after @ must be 0.5 or 0.25; got"),
     ],
 )
-def test_incompatible_settings_raise(values, size, words):
-    with pytest.raises(UserError, match=words.replace("+", r"\+")):
+def test_incompatible_settings_raise(values, size, message):
+    with pytest.raises(UserError, match=message.replace("+", r"\+")):
         built(size, **values)
 
 
@@ -138,7 +138,7 @@ def test_single_weights_file_for_two_networks_raises(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "size", "words"),
+    ("values", "size", "message"),
     [
         ({}, SIDE, ""),
         ({}, 72, "multiple of 16"),
@@ -146,9 +146,9 @@ def test_single_weights_file_for_two_networks_raises(tmp_path):
         ({"weights": "nowhere.pth"}, SIDE, "nowhere.pth does not exist"),
     ],
 )
-def test_reason_why_two_networks_are_unavailable(values, size, words):
+def test_reason_why_two_networks_are_unavailable(values, size, message):
     reason = unavailable_reason(settings(**{"backbone": TWO, "weights": "random", **values}), size)
-    assert words in reason and bool(reason) == bool(words)
+    assert message in reason and bool(reason) == bool(message)
     with pytest.raises(UserError, match="resnet81 does not exist"):
         unavailable_reason(settings(backbone="test_resnet+resnet81"), SIDE)
 

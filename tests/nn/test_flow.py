@@ -549,7 +549,7 @@ def test_fusion_returns_float32_under_autocast() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings, sentence",
+    "settings, message",
     [
         ({"channels": 1}, "at least 2 channels"),
         ({"blocks": 0}, "at least 1 block"),
@@ -557,7 +557,7 @@ def test_fusion_returns_float32_under_autocast() -> None:
         ({"clamp": 0.0}, "above 0"),
     ],
 )
-def test_invalid_settings_raise(settings: dict[str, Any], sentence: str) -> None:
+def test_invalid_settings_raise(settings: dict[str, Any], message: str) -> None:
     options = CouplingOptions(128, settings.pop("kernel", 1), settings.pop("clamp", 1.9))
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(UserError, match=message):
         LevelFlow(**{"channels": 4, "condition_dim": 3, "options": options, **settings})

@@ -218,7 +218,7 @@ def test_limits_of_latency_and_memory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("override", "message"),
     [
         ("gates.marjin=1", "did you mean gates.margin"),
         ("training.epochs=3", "setting training does not exist; choose one of gates.metrics"),
@@ -227,8 +227,8 @@ def test_limits_of_latency_and_memory() -> None:
         ("gates=3", "gates must be a section"),
     ],
 )
-def test_invalid_settings(override: str, words: str) -> None:
-    with pytest.raises(UserError, match=words):
+def test_invalid_settings(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         gate_settings([override])
 
 

@@ -156,7 +156,7 @@ def test_champion_that_cannot_be_evaluated_on_the_data_of_the_run(
 
 
 @pytest.mark.parametrize(
-    ("tags", "words"),
+    ("tags", "message"),
     [
         ({"vqlab__category": "screw"}, "was trained on screw, not part"),
         ({"vqlab__objective": "test/image_auroc"}, "were selected on the test set"),
@@ -164,9 +164,9 @@ def test_champion_that_cannot_be_evaluated_on_the_data_of_the_run(
     ],
 )
 def test_biased_and_unsuitable_runs_are_rejected(
-    train: Train, tracker: Tracker, tags: dict[str, str], words: str
+    train: Train, tracker: Tracker, tags: dict[str, str], message: str
 ) -> None:
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=message):
         promote(tracker, "part", ref=train("a", 0.9, **tags))
     assert champion(tracker) is None
 
@@ -179,7 +179,7 @@ def test_unfinished_run_is_rejected(train: Train, tracker: Tracker) -> None:
 
 
 @pytest.mark.parametrize(
-    ("metric", "words"),
+    ("metric", "message"),
     [
         ("validation/pixel_auroc", "metric must be one of"),
         ("test/aupro_005", "metric must be one of"),
@@ -187,8 +187,8 @@ def test_unfinished_run_is_rejected(train: Train, tracker: Tracker) -> None:
         ("test/image_aurok", "got 'image_aurok'; did you mean image_auroc or"),
     ],
 )
-def test_metric_must_be_on_test(tracker: Tracker, metric: str, words: str) -> None:
-    with pytest.raises(UserError, match=words):
+def test_metric_must_be_on_test(tracker: Tracker, metric: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         promote(tracker, "part", ref="x", gates=GateSettings(metric=metric))
 
 

@@ -208,7 +208,7 @@ def test_failed_run_records_the_error(small: Tree, store: Tracker) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tree", "words"),
+    ("tree", "message"),
     [
         ({"detector": "vqvea"}, "did you mean vqvae"),
         ({"detector": {"name": "vqvae", "hiden": 4}}, "did you mean detector.hidden"),
@@ -217,8 +217,8 @@ def test_failed_run_records_the_error(small: Tree, store: Tracker) -> None:
         ({"trainin": {}}, "did you mean training"),
     ],
 )
-def test_invalid_recipe_raises(tree: Tree, words: str) -> None:
-    with pytest.raises(UserError, match=words):
+def test_invalid_recipe_raises(tree: Tree, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         resolve(tree)
 
 

@@ -130,14 +130,14 @@ def test_photograph_is_judged(browser: Any, part_server: str, mlruns: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("camera", "sentence"),
+    ("camera", "message"),
     [
         (True, "The camera is not allowed for this page; allow it in the browser's site settings"),
         (False, "This device has no camera; choose images instead."),
     ],
 )
 def test_unavailable_camera_shows_an_error(
-    browser: Any, part_server: str, camera: bool, sentence: str
+    browser: Any, part_server: str, camera: bool, message: str
 ) -> None:
     with ExitStack() as stack:
         chosen = stack.enter_context(chromium(browser, "deny")) if camera else browser
@@ -145,7 +145,7 @@ def test_unavailable_camera_shows_an_error(
         page.wait_for_selector(".meaning")
         page.get_by_role("button", name="Use the camera").click()
         page.wait_for_selector("#camera-problem:not([hidden])")
-        assert page.locator("#camera-problem").inner_text().startswith(sentence)
+        assert page.locator("#camera-problem").inner_text().startswith(message)
         assert page.locator("#shoot").is_disabled()
         page.get_by_role("button", name="Close").click()
         assert not page.locator("#camera").is_visible()

@@ -157,7 +157,7 @@ def test_recipes_with_different_input_shapes_are_evaluated_on_the_same_images(
 
 
 @pytest.mark.parametrize(
-    ("tree", "words"),
+    ("tree", "message"),
     [
         ({"recipes": {"one": {"space": SIZE}}}, "at least two recipes"),
         ({"recipes": {"one": {"space": SIZE}, "two": {"space": {}}}}, "recipe two: .*at least one"),
@@ -176,8 +176,8 @@ def test_recipes_with_different_input_shapes_are_evaluated_on_the_same_images(
     ],
     ids=["single", "empty", "missing", "test", "objectives", "both"],
 )
-def test_invalid_spaces_raise(tree: Tree, words: str) -> None:
-    with pytest.raises(UserError, match=words):
+def test_invalid_spaces_raise(tree: Tree, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         make_spaces(tree, "all")
 
 
@@ -477,7 +477,7 @@ def test_sweep_all_prints_the_recipe_of_each_trial(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["train", "all"], "only a sweep compares"),
         (["sweep", "all", "detector.bank_size=3"], "setting detector.bank_size does not exist"),
@@ -487,13 +487,13 @@ def test_sweep_all_prints_the_recipe_of_each_trial(
 )
 def test_invalid_arguments_raise(
     arguments: list[str],
-    words: str,
+    message: str,
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert command(monkeypatch, *arguments) == 2
-    assert words in capsys.readouterr().err and not (folder / "mlruns/optuna.db").exists()
+    assert message in capsys.readouterr().err and not (folder / "mlruns/optuna.db").exists()
 
 
 @pytest.mark.parametrize("preset", ["tiny", "quick"])

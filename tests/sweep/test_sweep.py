@@ -88,7 +88,7 @@ def test_bundled_spaces_are_valid_for_their_detectors(path: Path, tree: Tree) ->
 
 
 @pytest.mark.parametrize(
-    ("axes", "words"),
+    ("axes", "message"),
     [
         ({"detector.codebok_size": {"choices": [8]}}, "did you mean detector.codebook_size"),
         ({"detector.codebook_size": {"choices": [8, -1]}}, "-1"),
@@ -107,21 +107,21 @@ def test_bundled_spaces_are_valid_for_their_detectors(path: Path, tree: Tree) ->
         ({}, "at least one"),
     ],
 )
-def test_invalid_space_raises(axes: Tree, words: str, tree: Tree) -> None:
-    with pytest.raises(UserError, match=words):
+def test_invalid_space_raises(axes: Tree, message: str, tree: Tree) -> None:
+    with pytest.raises(UserError, match=message):
         plan(make_space({"space": axes}), tree)
 
 
 @pytest.mark.parametrize(
-    ("objective", "words"),
+    ("objective", "message"),
     [
         ("test/image_auroc", "use validation/image_auroc"),
         ("validation/pixel_aurok", "did you mean validation/pixel_auroc"),
         ("train/loss", "validation/<metric>"),
     ],
 )
-def test_objective_must_be_on_validation(objective: str, words: str) -> None:
-    with pytest.raises(UserError, match=words):
+def test_objective_must_be_on_validation(objective: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         space_of(objective, detector__codebook_size={"choices": [8]})
 
 
@@ -565,21 +565,21 @@ def test_poor_trial_is_pruned(scripted: Tree, store: Tracker) -> None:
 
 
 @pytest.mark.parametrize(
-    ("act", "words"),
+    ("act", "message"),
     [("raise", "a wheel came off"), ("nan", "diverged"), ("full disk", "No space left")],
 )
 def test_failing_trial_does_not_stop_the_others(
-    scripted: Tree, store: Tracker, act: str, words: str
+    scripted: Tree, store: Tracker, act: str, message: str
 ) -> None:
     recipe = merge(scripted, nest("detector.act", act))  # makes the first trial fail
     harmless = ["", "rest", "sleep", "wait"]
     result = run_sweep(recipe, store, 1, {"detector.act": {"choices": [*harmless, act]}})
     assert [row.state for row in result.trials] == ["FAIL", "COMPLETE"]
     failed = result.trials[0]
-    assert words in failed.reason and failed.value is None
+    assert message in failed.reason and failed.value is None
     run = store.find(str(failed.run_id))
     assert (run.status, run.tags["optuna.state"]) == ("FAILED", "FAIL")
-    assert words in run.tags["vqlab.reason"]
+    assert message in run.tags["vqlab.reason"]
 
 
 def test_sweep_stops_if_all_trials_fail(scripted: Tree, store: Tracker) -> None:

@@ -78,7 +78,7 @@ def test_curve_has_every_pair_of_error_rates() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"max_rejects": 0.1, "max_escapes": 0.1}, "only one target is allowed"),
         ({"max_rejects": 1.5}, "--max-rejects must be above 0 and below 1"),
@@ -87,8 +87,8 @@ def test_curve_has_every_pair_of_error_rates() -> None:
         ({"defect_rate": 0.1}, "--defect-rate requires"),
     ],
 )
-def test_invalid_targets(options: dict[str, float], words: str) -> None:
-    with pytest.raises(UserError, match=words):
+def test_invalid_targets(options: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         make_target(**options)
 
 

@@ -397,17 +397,17 @@ def test_database_at_another_path_is_read_without_creating_a_folder(
 
 
 @pytest.mark.parametrize(
-    ("state", "words"),
+    ("state", "message"),
     [("COMPLETE", "command with `--test 4` .make sweep CLASS=cable TEST=4"), ("PRUNED", "early")],
 )
-def test_checkpoint_deleted_by_its_sweep_raises(tracker: Tracker, state: str, words: str) -> None:
+def test_checkpoint_deleted_by_its_sweep_raises(tracker: Tracker, state: str, message: str) -> None:
     tags = {"kind": "trial", "study": "S", "trial": "4", "category": "cable"}
     with start(tracker, "trial", **tags) as run:
         run.set_tags({"optuna.state": state})
         run.log_text("weights", CHECKPOINT)
     assert tracker.find(run.id).checkpoint().read_text() == "weights"
     tracker.delete_artifact(run.id, "checkpoint")
-    with pytest.raises(UserError, match=f"was not kept: it is trial 4 of study S.*{words}"):
+    with pytest.raises(UserError, match=f"was not kept: it is trial 4 of study S.*{message}"):
         tracker.find(run.id).checkpoint()
     start(tracker, "plain", kind="train").finish()
     with pytest.raises(UserError, match="has no artifact"):

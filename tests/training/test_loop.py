@@ -404,7 +404,7 @@ def test_nan_gradient_does_not_change_the_weights(small: Tree) -> None:
 
 
 @pytest.mark.parametrize(
-    ("training", "words"),
+    ("training", "message"),
     [
         ({"schedule": "steps"}, "set training.milestones"),
         ({"milestones": [3]}, "got schedule constant; set training.schedule=steps"),
@@ -420,6 +420,6 @@ def test_nan_gradient_does_not_change_the_weights(small: Tree) -> None:
         ({"weight_decay": -0.1}, "weight_decay"),
     ],
 )
-def test_invalid_settings_raise(training: Tree, words: str) -> None:
-    with pytest.raises(UserError, match=f"setting training.*{words}"):
+def test_invalid_settings_raise(training: Tree, message: str) -> None:
+    with pytest.raises(UserError, match=f"setting training.*{message}"):
         resolve({"training": training})

@@ -78,7 +78,7 @@ def test_delays_double_up_to_the_maximum() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "secret", "text"),
+    ("url", "secret", "message"),
     [
         ("line.example", "secret", "must be an http or https URL"),
         ("ftp://line.example", "secret", "must be an http or https URL"),
@@ -86,8 +86,8 @@ def test_delays_double_up_to_the_maximum() -> None:
         ("http://line.example", "whsec_§", "must be base64"),
     ],
 )
-def test_invalid_webhooks_raise(url: str, secret: str | None, text: str) -> None:
-    with pytest.raises(UserError, match=text):
+def test_invalid_webhooks_raise(url: str, secret: str | None, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         Webhook.of(url, secret)
 
 

@@ -100,7 +100,7 @@ def test_check(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         ("{", "defects_config.json must be JSON"),
         ("[]", "must list defects as"),
@@ -108,10 +108,10 @@ def test_check(tmp_path: Path) -> None:
         ("[1]", "must list defects as"),
     ],
 )
-def test_invalid_configuration_raises(tmp_path: Path, content: str, words: str) -> None:
+def test_invalid_configuration_raises(tmp_path: Path, content: str, message: str) -> None:
     folder = make_mvtec_loco(tmp_path)
     (folder / "defects_config.json").write_text(content)
-    with pytest.raises(UserError, match=words) as error:
+    with pytest.raises(UserError, match=message) as error:
         load_dataset(DataSettings(root=folder, image_size=32))
     assert "\n" not in str(error.value)
 

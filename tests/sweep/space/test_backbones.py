@@ -139,7 +139,7 @@ def test_note_is_printed_once_for_several_recipes(bank: Tree) -> None:
 
 
 @pytest.mark.parametrize(
-    ("axes", "words"),
+    ("axes", "message"),
     [
         ({"detector.bank_size": {"available": ["1", "2"]}}, "only possible for features.backbone"),
         ({BACKBONE: {"available": []}}, "must not be"),
@@ -147,8 +147,8 @@ def test_note_is_printed_once_for_several_recipes(bank: Tree) -> None:
         ({BACKBONE: {"available": ["resnet81"]}}, "value 'resnet81': .*did you mean resnet18"),
     ],
 )
-def test_invalid_axes_raise(axes: Tree, words: str, bank: Tree) -> None:
-    with pytest.raises(UserError, match=words):
+def test_invalid_axes_raise(axes: Tree, message: str, bank: Tree) -> None:
+    with pytest.raises(UserError, match=message):
         make_comparison(make_space({"space": {**SIZE, **axes}}), bank)
 
 

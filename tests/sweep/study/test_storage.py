@@ -58,16 +58,16 @@ def test_missing_study_error_lists_the_existing_studies(postgres: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "words"),
+    ("address", "message"),
     [
         ("postgresql://me:secret@127.0.0.1:9/none", "check that the server is running"),
         ("postgresql+pg8000://me:secret@127.0.0.1:9/none", "pip install 'vqlab"),
     ],
 )
-def test_unreachable_server_raises(address: str, words: str) -> None:
+def test_unreachable_server_raises(address: str, message: str) -> None:
     with pytest.raises(UserError) as error:
         open_storage(address)
-    assert words in str(error.value) and "secret" not in str(error.value)
+    assert message in str(error.value) and "secret" not in str(error.value)
 
 
 def test_storage_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

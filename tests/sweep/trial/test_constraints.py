@@ -68,7 +68,7 @@ def test_trial_that_violates_a_constraint_is_chosen_last(
 
 
 @pytest.mark.parametrize(
-    ("space", "words"),
+    ("space", "message"),
     [
         ({"objective": ["cost/parameters"]}, "may only come second"),
         ({"objective": ["validation/pixel_auroc", "test/aupro"]}, "use validation/aupro"),
@@ -80,8 +80,8 @@ def test_trial_that_violates_a_constraint_is_chosen_last(
         ({"limits": {"cost/parameters": {"low": 1, "high": 2}}}, "low: NUMBER"),
     ],
 )
-def test_invalid_objective_or_constraint_raises(space: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError, match=words):
+def test_invalid_objective_or_constraint_raises(space: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         make_space({"space": WIDTHS, **space})
 
 

@@ -134,7 +134,7 @@ def test_losing_trial_is_retrained_identically_and_tested(
 
 
 @pytest.mark.parametrize(
-    ("number", "words"),
+    ("number", "message"),
     [
         (7, "trial 7 of study .* must be complete .*does not exist; complete are 0, 1, 2"),
         ("vqvae:0", "trial vqvae:0 of study .* must be complete .*does not exist"),
@@ -142,10 +142,10 @@ def test_losing_trial_is_retrained_identically_and_tested(
     ],
 )
 def test_incomplete_trial_is_rejected(
-    number: int | str, words: str, first: SweepResult, root: Path, store: Tracker
+    number: int | str, message: str, first: SweepResult, root: Path, store: Tracker
 ) -> None:
     events: list[Event] = []
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=message):
         run_sweep(root, store, test=[losing_trial(first), number], on_event=events.append)
     assert not events
 
