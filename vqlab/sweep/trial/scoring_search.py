@@ -35,7 +35,7 @@ from vqlab.evaluation import (
 from vqlab.metrics import METRICS
 from vqlab.model import Model
 from vqlab.run import RunConfig, calibrate, resolve, unseen_in_fitting
-from vqlab.sweep.space.compile import Plan, scoring_of, suggest
+from vqlab.sweep.space.compile import Plan, scoring_of
 from vqlab.sweep.study.winner import MARGIN
 from vqlab.training import seed_everything
 from vqlab.types import UserError
@@ -203,9 +203,6 @@ def _try(
         return
     word = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
     study = optuna.create_study(direction="maximize", sampler=TPESampler(seed=word))
-
-    def objective(trial: optuna.Trial) -> float:
-        value = value_of({name: suggest(trial, name, axis) for name, axis in axes.items()})
-        return max(value, -1e9)
-
-    study.optimize(objective, n_trials=most)
+    for _ in range(most):
+        trial = study.ask(dict(axes))
+        study.tell(trial, max(value_of(trial.params), -1e9))
