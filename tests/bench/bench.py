@@ -1,7 +1,8 @@
-"""`make bench`: what users wait for, beside other libraries and the floor of the machine.
+"""`make bench`: CPU time of common operations, compared with other libraries and with lower bounds
+for this machine.
 
-Each benchmark is a script that runs with one thread in a fresh process. Machines are shared and
-noisy: compare figures of one run.
+Each benchmark is a script that runs with one thread in a new process. Machines are shared and
+noisy: compare only values of one run.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""`make bench BENCH=growth`: how time and memory grow with the number of images.
+"""`make bench BENCH=growth`: time and memory as functions of the number of images.
 
 Sets of 200, 2,000 and 20,000 images (BENCH_SIZES) of the built-in gear at 64 px: 200 renderings,
-shifted by up to 3 px and with other brightness. 8 of 10 images are for training (the recipe holds
-some of them out), one is good and one defective in the test set. Each size runs in a process of its
-own; times are CPU-seconds per image, so constant figures mean linear growth. At last the model of
-the smallest set scores 10,000 images (BENCH_SCORED).
+shifted by up to 3 px and with varying brightness. Of 10 images, 8 are for training (the recipe
+holds some of them out), one is normal and one defective in the test set. Each size runs in a
+separate process; times are CPU-seconds per image, so constant values mean linear growth. Finally,
+the model of the smallest set scores 10,000 images (BENCH_SCORED).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def stages(recipe: str, data: Path, root: Path) -> tuple[dict[str, float], Path]
         "metrics": (test_set, "_evaluate"),
         "pictures": (_Category, "draw"),
     }
-    # Pictures are drawn in a thread beside the metrics; files are read in several threads.
+    # Pictures are drawn in a thread during evaluation; files are read in several threads.
     clocks = {name: Clock(time.thread_time) for name in names} | {"reading": Clock()}
     for name, (owner, function) in names.items():
         clocks[name].around(owner, function)

@@ -1,7 +1,8 @@
-"""Measurement for `make bench`: CPU-seconds, peak memory, floors, and tables as Markdown and JSON.
+"""Measurement for `make bench`: CPU-seconds, peak memory, lower bounds, and tables as Markdown and
+JSON.
 
-CPU-seconds are user + system time of all threads. Machines are shared and noisy, so ours and the
-reference are interleaved: each repetition measures both. Compare figures of one run only.
+CPU-seconds are user + system time of all threads. Machines are shared and noisy, so vqlab and the
+reference are interleaved: each repetition measures both. Compare only values of one run.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: ours beside a reference and a floor, all in `unit`."""
+    """One row of a table: vqlab, a reference and a lower bound, all in `unit`."""
 
     what: str
     ours: Measured
@@ -68,7 +69,7 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Ours over the reference."""
+        """vqlab divided by the reference."""
         return self.ours.median / self.reference.median if self.reference else None
 
 
@@ -185,7 +186,7 @@ def memory_rate(mib: int = 256, repeats: int = 5) -> Measured:
 
 
 def machine() -> dict[str, str]:
-    """Return what the figures depend on: processor, threads, versions and commit."""
+    """Return what the values depend on: processor, threads, versions and commit."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""`make bench BENCH=metrics`: our metrics beside ADEval's and scikit-learn's.
+"""`make bench BENCH=metrics`: the metrics of vqlab, compared with ADEval and scikit-learn.
 
-Every measurement runs in a separate process on the same maps, after a warm-up on two of them.
-Peak memory is that beyond the maps. The floor reads each byte once.
+Every measurement runs in a separate process on the same maps, after a warm-up on two of them. Peak
+memory excludes the maps. The lower bound reads each byte once.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""`make bench BENCH=predict`: `vqlab predict` on a folder, pictures off, on two cores and on one.
+"""`make bench BENCH=predict`: `vqlab predict` on a folder without pictures, on two cores and on
+one.
 
-Memory bank of 5,000 vectors, 256 px, resnet18 levels 2–3. Clock time depends on what else runs on
-the machine; CPU-seconds show what the second thread costs in work.
+Memory bank of 5,000 vectors, 256 px, resnet18 levels 2–3. Wall time depends on the load of the
+machine; CPU-seconds show the overhead of the second thread.
 """
 
 from __future__ import annotations

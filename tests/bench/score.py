@@ -1,8 +1,10 @@
-"""`make bench BENCH=score`: scoring an image, from decoded pixels to verdict, beside anomalib.
+"""`make bench BENCH=score`: scoring an image, from decoded pixels to verdict, compared with
+anomalib.
 
 256 px, resnet18 levels 2–3, one image at a time, one thread. Images are those of MVTec AD bottle if
-VQLAB_REAL_DATA is set, else of the synthetic cable; weights those of VQLAB_WEIGHTS, else random.
-Banks are coresets of real patches; flows are not trained, which does not change their cost.
+VQLAB_REAL_DATA is set, otherwise of the synthetic cable; weights are those of VQLAB_WEIGHTS,
+otherwise random. Banks are coresets of the patches of these images; flows are not trained, which
+does not change their cost.
 """
 
 from __future__ import annotations

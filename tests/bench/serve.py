@@ -101,8 +101,8 @@ def load(port: int, contents: list[bytes], query: str) -> list[Row]:
 
 
 def overhead(port: int, server: int, root: Path, file: Path) -> list[Row]:
-    """Return the time of a request beside that of scoring in this process, and the CPU time of
-    both, which other processes of the machine do not lengthen. server: its process ID."""
+    """Return the time of a request and of scoring in this process, and the CPU time of both, which
+    is independent of the load of the machine. server: its process ID."""
     import psutil
     import torch
 

@@ -1,7 +1,7 @@
-"""`make bench BENCH=startup`: CPU-seconds and peak memory of whole processes until they are useful.
+"""`make bench BENCH=startup`: CPU-seconds and peak memory of complete processes.
 
-The floor of a command is a process that imports the libraries it needs and does nothing else. The
-first step of a training is measured on cached features, until the optimizer is called first.
+The lower bound of a command is a process that only imports the libraries it needs. The first step
+of a training is measured on cached features, until the first call of the optimizer.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""`make bench BENCH=sweep`: what a sweep costs beside training, and what it saves.
+"""`make bench BENCH=sweep`: overhead of a sweep compared with training, and its savings.
 
-Forty settings of the decoder are tried by training each (the reference) and by stages (ours), on
-MVTec bottle if VQLAB_REAL_DATA is set, else on the synthetic cable. `--case NAME` measures one of
-CASES alone and prints it as JSON.
+Forty settings of the decoder are evaluated by training each (the reference) and by stages (vqlab),
+on MVTec bottle if VQLAB_REAL_DATA is set, otherwise on the synthetic cable. `--case NAME` measures
+a single case of CASES and prints it as JSON.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ SPACE = {
 
 
 def overhead() -> Values:
-    """CPU-seconds of a trial outside training and scoring, and of what it writes."""
+    """Return the CPU-seconds of a trial outside training and scoring, and those of writing the same
+    amount of data."""
     from vqlab.run import story
     from vqlab.sweep import make_comparison, make_space, sweep
     from vqlab.sweep import result as ending
@@ -89,8 +90,8 @@ def overhead() -> Values:
 def library_seconds(tracker: Any, store: Path, axes: int) -> tuple[float, float]:
     """Return the CPU-seconds that Optuna and MLflow take to write a trial.
 
-    The first trial has as many parameters, attributes, tags, settings and metrics as ours; the
-    second has few, to compare machines.
+    The first trial has as many parameters, attributes, tags, settings and metrics as a trial of
+    vqlab; the second has few, to compare machines.
     """
     import optuna
     from mlflow import MlflowClient
@@ -131,7 +132,7 @@ def library_seconds(tracker: Any, store: Path, axes: int) -> tuple[float, float]
 
 
 def start() -> Values:
-    """Wall seconds from imports to the first training step on the synthetic cable."""
+    """Return the wall time from imports to the first training step on the synthetic cable."""
     from vqlab.data import load_dataset
     from vqlab.recipes import recipe_tree
     from vqlab.run import resolve
@@ -159,7 +160,7 @@ def start() -> Values:
 
 
 def bottle() -> list[str]:
-    """Settings that select MVTec bottle, or the synthetic cable without real data."""
+    """Return settings that select MVTec bottle, or the synthetic cable without real data."""
     real = os.environ.get("VQLAB_REAL_DATA")
     if real and (Path(real) / "MVTec" / "bottle").is_dir():
         return [f"data.root={Path(real) / 'MVTec'}", "data.categories=[bottle]"]
@@ -179,7 +180,7 @@ SCORED = {
 
 
 def staged(naive: bool = False) -> Values:
-    """CPU-seconds of a search of 40 settings, and the best validation pixel AUROC."""
+    """Return the CPU-seconds of a search of 40 settings, and the best validation pixel AUROC."""
     import torch._dynamo  # noqa: F401  (Adam imports it, which takes seconds, once)
 
     from vqlab.config import merge, nest
@@ -230,7 +231,8 @@ def all_settings() -> Iterator[dict[str, Any]]:
 
 
 def features() -> Values:
-    """How many image sets are extracted by a study, and by a second one with the same backbone."""
+    """Return the number of image sets extracted by a study, and by a second one with the same
+    backbone."""
     from vqlab.recipes import recipe_tree
     from vqlab.sweep import make_comparison, make_space, sweep
     from vqlab.tracking import Tracker
@@ -259,10 +261,10 @@ def features() -> Values:
 
 
 def workers() -> Values:
-    """Trials per hour of one worker and of two, each in two sweeps, alternately.
+    """Return the trials per hour of one worker and of two, each in two sweeps, alternately.
 
-    Only the time in which every worker is past its first trial counts. `cores` is how many cores
-    the processes kept busy: what is missing there, workers waited for each other.
+    Only the time after the first trial of every worker is included. `cores` is the number of cores
+    in use; the difference from the number of workers is waiting time.
     """
     import yaml
 
@@ -306,9 +308,9 @@ def cpu_usage(command: list[str], place: Path) -> list[tuple[float, float]]:
 
 
 def steady_phase(address: str, workers: int) -> tuple[int, float, float]:
-    """Return the number of trials that ended in the steady phase, its begin and its end.
+    """Return the number of trials that ended in the steady phase, its start and its end.
 
-    It begins when every worker has finished its first trial, which pays for imports, and ends when
+    It starts when every worker has finished its first trial, which includes imports, and ends when
     the first worker has finished its last.
     """
     import optuna
@@ -327,7 +329,8 @@ def steady_phase(address: str, workers: int) -> tuple[int, float, float]:
 
 
 def hundred() -> Values:
-    """100 trivial trials by 4 workers: how many complete, too many and duplicated; seconds."""
+    """Run 100 trivial trials with 4 workers; return the numbers of completed, surplus and
+    duplicated trials, and the seconds."""
     from one_study import load_study
     from sweep_processes import COUNTED
 
@@ -362,7 +365,7 @@ CASES: dict[str, Callable[[], Values]] = {
 
 
 def case(name: str) -> Values:
-    """Measure a case in a fresh process."""
+    """Measure a case in a new process."""
     values: Values = json.loads(
         run_process([sys.executable, __file__, "--case", name])[3].splitlines()[-1]
     )

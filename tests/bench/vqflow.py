@@ -1,11 +1,12 @@
-"""`make bench BENCH=vqflow`: the command `vqlab train`, by stage, beside anomalib's PatchCore.
+"""`make bench BENCH=vqflow`: the command `vqlab train` by stage, compared with anomalib's
+PatchCore.
 
 One model of all categories of a dataset: features, training, calibration, thresholds, test,
 pictures and logging, with empty caches. The reference fits PatchCore with 5,000 vectors to the same
 normal images, scores the same test images and computes their metrics, without thresholds, pictures
 or logging. VQLAB_BENCH_DATA is the dataset (default: four categories of the built-in set);
-VQLAB_WEIGHTS a folder with weights of resnet18 (default: random). VQLAB_BENCH_RECIPES lists recipes
-(default: vqflow; memory_bank, vqvae).
+VQLAB_WEIGHTS is a folder with weights of resnet18 (default: random). VQLAB_BENCH_RECIPES lists
+recipes (default: vqflow; memory_bank, vqvae).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ METRICS = ("image_auroc", "pixel_auroc", "aupro")
 
 
 class Stages:
-    """CPU-seconds by stage; a stage within another one does not count for that one."""
+    """CPU-seconds by stage; a nested stage is excluded from the enclosing one."""
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
@@ -134,7 +135,7 @@ def command(recipe: str, data: Path, folder: Path) -> list[str]:
 
 
 def compare(recipe: str, data: Path, repeats: int) -> Table:
-    """Measure a recipe and the reference in turns."""
+    """Measure a recipe and the reference alternately."""
     reference = [sys.executable, str(Path(__file__).with_name("reference_patchcore.py"))]
     reference += [str(data), str(VECTORS)]
     reference += [str(weights())] if weights() else []
@@ -160,7 +161,7 @@ def table(
     theirs: list[dict[str, Any]],
     totals: dict[str, list[tuple[float, float]]],
 ) -> Table:
-    """Return the rows of a recipe: the whole command, then its stages."""
+    """Return the rows of a recipe: the complete command, then its stages."""
     command_cost, reference = (
         Measured.of((seconds for seconds, _ in values), max(peak for _, peak in values))
         for values in totals.values()

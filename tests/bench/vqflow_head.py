@@ -61,7 +61,8 @@ def measure(case: str) -> None:
     network = timm.create_model("convnextv2_base", features_only=True).eval()
     with torch.no_grad():
         cached = [pyramid(network, batch) for batch in images]
-        model.loss(Sample(images[0], cached[0]))  # fits the actnorms, which the reference copies
+        # initializes the actnorms, which the reference copies
+        model.loss(Sample(images[0], cached[0]))
     if case == "ours":
         keep_freed_memory()
         optimizer = torch.optim.Adam(model.parameters(), 1e-4, fused=True)

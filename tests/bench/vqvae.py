@@ -78,7 +78,7 @@ def plain(images: Any) -> Callable[[], float]:
 
 
 def plain_networks(channels: int, hidden: int, dim: int) -> Any:
-    """Return encoder and decoder of torch's own layers."""
+    """Return encoder and decoder with the layers of torch."""
     from torch import nn
 
     encoder = nn.Sequential(
