@@ -21,6 +21,8 @@ ROWS = 128
 """Tiles of a matrix product that is efficient."""
 CACHE = 2**22
 """Numbers that fit into a CPU cache."""
+PART = 2**23
+"""Numbers in filters and products that are computed at once, of kernels that do not fit."""
 
 
 class _Transforms(NamedTuple):
@@ -177,12 +179,13 @@ class _Grid:
 
     def partition(self, inputs: int, outputs: int) -> tuple[list[slice], list[slice]]:
         """Return groups of images whose tiles fit into a CPU cache, if all filters do; else groups
-        of output channels whose filters and products do."""
+        of output channels."""
         images, tiles = self.shape[0], self.rows * self.columns
         if self.side**2 * inputs * outputs <= CACHE:
             size = max(CACHE // (self.side**2 * tiles * max(inputs, outputs)), ROWS // tiles, 1)
             return _slices(images, size), [slice(0, outputs)]
-        size = max(16, CACHE // (self.side**2 * max(inputs, images * tiles)))
+        size = PART // (self.side**2 * max(inputs, images * tiles))
+        size = max(16, size - size % 64)  # whole blocks of a matrix product
         return [slice(0, images)], _slices(outputs, size)
 
     def input_tiles(self, x: Tensor) -> Tensor:
