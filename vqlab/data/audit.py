@@ -123,8 +123,7 @@ def _audit(category: str, train: ImageSet, test: ImageSet) -> CategoryAudit:
 
 def statistics(train: ImageSet, test: ImageSet) -> dict[str, NDArray[np.float64]]:
     """Return each of `STATISTICS` for the N images of `test`, (N,)."""
-    small = np.stack([_small(train, index)[1] for index in range(len(train))])
-    mean, sd = small.mean(axis=0), np.maximum(small.std(axis=0), FLOOR)
+    mean, sd = _moments(train)
     rows = []
     for index in range(len(test)):
         grey, image = _small(test, index)
@@ -132,10 +131,21 @@ def statistics(train: ImageSet, test: ImageSet) -> dict[str, NDArray[np.float64]
             {
                 **_grey_statistics(grey),
                 "file_size": float(test.records[index].path.stat().st_size),
-                "mean_image": float((np.abs(image - mean) / sd).mean()),
+                "mean_image": float((np.abs(image - mean) / np.maximum(sd, FLOOR)).mean()),
             }
         )
     return {name: np.array([row[name] for row in rows]) for name in STATISTICS}
+
+
+def _moments(images: ImageSet) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the mean and the standard deviation of the images, both (SMALL, SMALL, 3), in one pass
+    (Welford 1962)."""
+    mean, squares = np.zeros((2, SMALL, SMALL, 3))
+    for index in range(len(images)):
+        difference = _small(images, index)[1] - mean
+        mean += difference / (index + 1)
+        squares += np.square(difference) * (index / (index + 1))
+    return mean.astype(np.float32), np.sqrt(squares / len(images)).astype(np.float32)
 
 
 def _small(images: ImageSet, index: int) -> tuple[Grey, NDArray[np.float32]]:
