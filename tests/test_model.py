@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny_model import tiny_model
 
@@ -26,25 +27,36 @@ import numpy as np
 import vqlab
 model = vqlab.load(sys.argv[1])
 score = model.score(np.zeros((32, 32, 3), np.uint8)).score
-heavy = {"matplotlib", "mlflow", "optuna", "plotly", "timm", "typer"} & set(sys.modules)
+heavy = {"matplotlib", "mlflow", "optuna", "plotly", "timm", "torch._dynamo", "typer"}
+heavy &= set(sys.modules)
 sys.modules.update(mlflow=None, optuna=None, timm=None)
 import vqlab.training, vqlab.evaluation, vqlab.checkpoint, vqlab.model
 print(json.dumps([score, sorted(heavy)]))
 """
 
 
-def test_new_process_loads_and_scores_without_heavy_libraries(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backbone", ["pixels", "test_resnet"])
+def test_new_process_loads_and_scores_without_heavy_libraries(
+    root: Path, tmp_path: Path, backbone: str
+) -> None:
     """The training core is imported with the tracking libraries blocked."""
     data = {"root": str(root), "categories": ["part"], "image_size": 32}
-    config = resolve({"data": data, "detector": "mean_image", "training": {"epochs": 0}})
+    features = {"backbone": backbone, "weights": "random", "cache": False}
+    detector = "mean_image" if backbone == "pixels" else "padim"
+    config = resolve(
+        {"data": data, "features": features, "detector": detector, "training": {"epochs": 0}}
+    )
     splits = load_dataset(config.data)
     trainer = make_trainer(config, splits, choose_device(config.training))
     trainer.fit(lambda epoch, metrics: None)
-    calibrate_and_assess(config, trainer, splits, "none")[0].save(tmp_path / "model.safetensors")
+    model = calibrate_and_assess(config, trainer, splits, "none")[0]
+    model.save(tmp_path / "model.safetensors")
     command = [sys.executable, "-c", LOAD, str(tmp_path / "model.safetensors")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     score, heavy = json.loads(done.stdout)
+    assert score == pytest.approx(model.score(np.zeros((32, 32, 3), np.uint8)).score, rel=1e-5)
     assert score > 0 and heavy == []
+    assert Model.load(tmp_path / "model.safetensors").digest == model.digest
 
 
 def without(tree: dict[str, Any], name: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from vqlab.errors import UserError
 from vqlab.features.engine import Engine, build_engine
 from vqlab.features.filters import FilterBank
 from vqlab.features.joined import JoinedNetwork, check_weights, choose_parts, strides_of_parts
+from vqlab.features.recording import Record, RecordedNetwork, record_network
 from vqlab.features.settings import BUILT_IN, FILTERS, PIXELS, FeatureSettings
 from vqlab.types import InputSpec, Pyramid
 
@@ -81,6 +82,16 @@ def _joined_unavailable_reason(settings: FeatureSettings, image_size: int) -> st
     return next((reason for reason in reasons if reason), "")
 
 
+def _recorded(record: Mapping[str, Any], state: Mapping[str, Tensor]) -> RecordedNetwork | None:
+    """Return the recorded network of a backbone; None if this version cannot run it."""
+    prefix = "network."
+    try:
+        tensors = {key.removeprefix(prefix): value for key, value in state.items()}
+        return RecordedNetwork(Record.model_validate(record), tensors)
+    except (RecursionError, TypeError, ValueError):  # written by another version
+        return None
+
+
 class Backbone(nn.Module):
     """Images (B, 3, S, S) in [0, 1] → pyramid, float32; frozen.
 
@@ -93,16 +104,21 @@ class Backbone(nn.Module):
         settings: FeatureSettings,
         image_size: int,
         state: Mapping[str, Tensor] | None = None,
+        record: Mapping[str, Any] | None = None,
     ) -> None:
-        """state: state dict to load instead of the weights that the settings name.
+        """state: state dict to load instead of the weights that the settings name. record: with it,
+        the result of `record` of the same network; timm is needed only if this version cannot run
+        it.
 
         Raises UserError as `build_network`, and RuntimeError if the state dict does not fit.
         """
         super().__init__()
         self.settings, self.image_size = settings, image_size
-        with torch.random.fork_rng(devices=[]):  # leave other random draws unchanged
-            torch.manual_seed(settings.seed)
-            self.network = build_network(settings, image_size, bare=state is not None)
+        self.network: nn.Module | None = _recorded(record, state) if record and state else None
+        if self.network is None:
+            with torch.random.fork_rng(devices=[]):  # leave other random draws unchanged
+                torch.manual_seed(settings.seed)
+                self.network = build_network(settings, image_size, bare=state is not None)
         if state is not None:
             self.load_state_dict(dict(state))
         self.requires_grad_(False).eval()
@@ -120,6 +136,16 @@ class Backbone(nn.Module):
     def engine(self) -> str:
         """Name of the engine that runs the network."""
         return "torch" if self._engine is None else self._engine.name
+
+    def record(self) -> dict[str, Any] | None:
+        """Return the operations of the network as JSON values; None if it is built without timm, or
+        cannot be recorded."""
+        if isinstance(self.network, RecordedNetwork):
+            return self.network.record.model_dump(mode="json")
+        if self.network is None or self.settings.joined or self.settings.backbone in BUILT_IN:
+            return None
+        record = record_network(self.network)
+        return None if record is None else record.model_dump(mode="json")
 
     def use_engine(self, name: str) -> None:
         """Run the network on the CPU with another engine; copies of the backbone use torch.

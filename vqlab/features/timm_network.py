@@ -16,6 +16,7 @@ from huggingface_hub import constants as hub
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
+from vqlab.features.recording import make_contiguous
 from vqlab.features.settings import HUB, RANDOM, FeatureSettings, check_stride
 from vqlab.features.state_dict import find_state_dict, local_state_dict, read_state_dict
 
@@ -48,8 +49,8 @@ class TimmNetwork(nn.Module):
             if weights != RANDOM and not bare:
                 self.model.load_state_dict(_matching_state(self.model, name, Path(weights)))
         self.model.to(memory_format=torch.channels_last)  # convolutions are faster
-        self.model.register_state_dict_post_hook(_make_contiguous)
-        self.channels: list[int] = self.model.feature_info.channels()
+        self.model.register_state_dict_post_hook(make_contiguous)
+        self._channels_last = getattr(self.model, "output_fmt", None) == timm.layers.Format.NHWC
         data = timm.data.resolve_model_data_config(self.model)
         self.register_buffer("mean", torch.tensor(data["mean"]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(data["std"]).view(1, 3, 1, 1))
@@ -57,17 +58,7 @@ class TimmNetwork(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         images = images.contiguous(memory_format=torch.channels_last)
         levels: list[Tensor] = self.model((images - self.mean) / self.std)
-        return [
-            level if level.shape[1] == count else level.permute(0, 3, 1, 2)  # channels last
-            for level, count in zip(levels, self.channels, strict=True)
-        ]
-
-
-def _make_contiguous(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> None:
-    """Undo the memory format of the weights in a state dict; safetensors stores no strides."""
-    for key, value in state.items():
-        if key.startswith(prefix):
-            state[key] = value.contiguous()
+        return [level.permute(0, 3, 1, 2) for level in levels] if self._channels_last else levels
 
 
 def _source(name: str, weights: str) -> str:

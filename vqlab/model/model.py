@@ -51,6 +51,8 @@ from vqlab.text import category_text, join_names
 from vqlab.types import InputSpec, Sample, Scores, UserError
 
 Array = NDArray[Any]
+NETWORK = "network"
+"""Key in the description of a checkpoint: see `Backbone.record`."""
 
 
 def build_detector(tree: Mapping[str, Any], spec: InputSpec) -> Detector:
@@ -131,13 +133,15 @@ class Model:
 
     def save(self, path: Path) -> None:
         """Save the model as one safetensors file, atomically."""
-        save_checkpoint(path, self.detector, self.meta, self.backbone)
+        meta = {**self.meta, NETWORK: self.backbone.record()}
+        save_checkpoint(path, self.detector, meta, self.backbone)
 
     @classmethod
     def load(cls, path: Path, device: str | torch.device = "auto") -> Model:
         """Load a checkpoint. Raises UserError for a missing, truncated or other file."""
         state, meta = load_checkpoint(path)
         try:
+            record = meta.pop(NETWORK, None)
             thresholds = Thresholds.from_json(meta["thresholds"])
             config = {name: dict(meta["config"][name]) for name in ("data", "features", "detector")}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -149,7 +153,7 @@ class Model:
         features = validate(FeatureSettings, config["features"], "features.")
         trained, frozen = split_state(state)
         try:
-            backbone = Backbone(features, data.image_size, frozen)
+            backbone = Backbone(features, data.image_size, frozen, record)
             detector = build_detector(config["detector"], backbone.spec)
             detector.load_state_dict(trained)
         except RuntimeError as error:

@@ -1,0 +1,254 @@
+"""A frozen network as the list of its operations, which a checkpoint carries.
+
+timm takes seconds to import, and its networks may change between versions. A recorded network calls
+the same functions of PyTorch in the same order as the network that was recorded: its levels are
+equal bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, reduce
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from vqlab.config import Settings
+
+_NAMES = {
+    "torch": "addcmul cat sigmoid",
+    "torch.nn.functional": "avg_pool2d batch_norm conv2d dropout elu gelu group_norm hardsigmoid "
+    "hardswish hardtanh interpolate layer_norm leaky_relu linear max_pool2d mish relu relu6 "
+    "sigmoid silu softmax",
+    "torch.Tensor": "add add_ contiguous div div_ mean mul mul_ neg norm permute pow reshape "
+    "sigmoid sub sub_ sum tanh transpose view",
+}
+FUNCTIONS = frozenset(f"{owner}.{name}" for owner in _NAMES for name in _NAMES[owner].split())
+"""Functions that a recorded network may call: those of tensors alone."""
+_RANK = {"torch.Tensor.dim", "torch.Tensor.ndim.__get__"}
+"""Queries whose results do not depend on batch and image size, and are part of the record."""
+_LAYOUTS = {str(each): each for each in (torch.channels_last, torch.contiguous_format)}
+_SIDES = (64, 96)
+"""Sides of the images with which a record is made and checked, in pixels."""
+
+
+class Operation(NamedTuple):
+    """A call. A tensor in the arguments is {"value": index}, or {"state": key} of the state dict; a
+    memory format is {"layout": name}."""
+
+    function: str
+    arguments: list[Any]
+    named: dict[str, Any]
+
+
+class Record(Settings):
+    """The operations of a network. Value 0 is the images; every operation adds its results."""
+
+    levels: list[int]
+    state: list[tuple[str, bool]]
+    """Keys of the state dict, in its order, and whether each is a parameter."""
+    operations: list[Operation]
+    outputs: list[int]
+    """Indices of the values that are the levels."""
+
+
+class RecordedNetwork(nn.Module):
+    """Images (B, 3, H, W) in [0, 1] → levels (B, C_l, h_l, w_l), finest first, as recorded."""
+
+    def __init__(self, record: Record, state: Mapping[str, Tensor]) -> None:
+        """state: state dict of the recorded network. Raises ValueError for a record that this
+        version cannot run, or that does not fit the state dict."""
+        super().__init__()
+        self.record, self.levels = record, tuple(record.levels)
+        if {key for key, _ in record.state} != set(state):
+            raise ValueError("the record and the state dict must have the same keys")
+        for key, is_parameter in record.state:
+            _place(self, key, state[key], is_parameter)
+        self.register_state_dict_post_hook(make_contiguous)  # type: ignore[no-untyped-call]
+        self._unused = _last_uses(record, set(state))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        values: list[Tensor | None] = [images]
+        for operation, unused in zip(self.record.operations, self._unused, strict=True):
+            results = self._call(operation, values)
+            values += [results] if isinstance(results, Tensor) else results
+            for index in unused:
+                values[index] = None
+        return [value for index in self.record.outputs if (value := values[index]) is not None]
+
+    def _call(self, operation: Operation, values: Sequence[Tensor | None]) -> Any:
+        def decode(argument: Any) -> Any:
+            if isinstance(argument, list):
+                return [decode(each) for each in argument]
+            if not isinstance(argument, dict):
+                return argument
+            ((kind, at),) = argument.items()
+            if kind == "value":
+                return values[at]
+            return _LAYOUTS[at] if kind == "layout" else reduce(getattr, at.split("."), self)
+
+        function, arguments, named = operation
+        try:
+            return _function(function)(
+                *map(decode, arguments), **{key: decode(value) for key, value in named.items()}
+            )
+        except (TypeError, IndexError) as error:
+            raise RuntimeError(f"recorded call of {function} failed: {error}") from None
+
+
+def make_contiguous(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> None:
+    """Hook of `state_dict` that undoes the memory format of the weights; safetensors stores no
+    strides."""
+    for key, value in state.items():
+        if key.startswith(prefix):
+            state[key] = value.contiguous()
+
+
+@torch.no_grad()
+def record_network(network: nn.Module) -> Record | None:
+    """Record a network with the attribute `levels`, in evaluation mode.
+
+    Return None if its operations depend on the image size, or if it uses functions outside
+    `FUNCTIONS`. The record is made with one batch of images, and must give equal levels for another
+    one.
+    """
+    levels: Any = network.levels
+    parameters = dict(network.named_parameters())
+    tensors = {**parameters, **dict(network.named_buffers())}
+    state = network.state_dict()
+    device = next(iter(state.values())).device
+    small, large = _SIDES
+    generator = torch.Generator().manual_seed(0)
+    first, second = (
+        torch.rand(*shape, generator=generator).to(device)
+        for shape in ((2, 3, small, small), (1, 3, small, large))
+    )
+    recorder = _Recorder(first, tensors)
+    try:
+        with recorder:
+            outputs = network(first)
+        record = Record(
+            levels=list(levels),
+            state=[(key, key in parameters) for key in state],
+            operations=recorder.operations,
+            outputs=[recorder.encode(level)["value"] for level in outputs],
+        )
+        recorded = RecordedNetwork(record, state)
+        pairs = zip(recorded(second), network(second), strict=True)
+        equal = all(torch.equal(a, b) for a, b in pairs)
+    except (ValueError, KeyError, RuntimeError, AssertionError):  # other sizes may be impossible
+        return None
+    return record if equal else None
+
+
+class _Recorder(TorchFunctionMode):
+    """Record the functions of PyTorch that are called, by their arguments."""
+
+    def __init__(self, images: Tensor, state: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.operations: list[Operation] = []
+        self._values = [images]  # keeps the tensors, so that each has an id of its own
+        self._indices = {id(images): 0}
+        self._keys = {id(tensor): key for key, tensor in state.items()}
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = dict(kwargs or {})
+        results = func(*args, **named)
+        name = resolve_name(func)
+        used = any(isinstance(each, Tensor) for each in (*args, *named.values(), results))
+        if name in _RANK or not used:
+            return results
+        if name not in FUNCTIONS:
+            raise ValueError(f"{name} cannot be recorded")
+        encoded = [self.encode(each) for each in args]
+        self.operations.append(
+            Operation(name, encoded, {key: self.encode(value) for key, value in named.items()})
+        )
+        for result in (results,) if isinstance(results, Tensor) else results:
+            self._indices[id(result)] = len(self._values)
+            self._values.append(result)
+        return results
+
+    def encode(self, argument: Any) -> Any:
+        """Return an argument as JSON. Raises ValueError if that is not possible."""
+        if isinstance(argument, Tensor):
+            if id(argument) in self._indices:
+                return {"value": self._indices[id(argument)]}
+            if id(argument) in self._keys:
+                return {"state": self._keys[id(argument)]}
+        elif isinstance(argument, torch.memory_format) and str(argument) in _LAYOUTS:
+            return {"layout": str(argument)}
+        elif isinstance(argument, list | tuple):
+            return [self.encode(each) for each in argument]
+        elif argument is None or isinstance(argument, bool | int | float | str):
+            return argument
+        raise ValueError(f"an argument of type {type(argument).__name__} cannot be recorded")
+
+
+@cache
+def _function(name: str) -> Callable[..., Any]:
+    """Return the function of this name among `FUNCTIONS`."""
+    attribute: Any = torch
+    for part in name.split(".")[1:]:
+        attribute = getattr(attribute, part)
+    function: Callable[..., Any] = attribute
+    return function
+
+
+def _place(root: nn.Module, key: str, value: Tensor, is_parameter: bool) -> None:
+    """Add a tensor to a tree of modules, in channels-last layout: convolutions are faster."""
+    *path, name = key.split(".")
+    module = root
+    for part in path:
+        if part not in dict(module.named_children()):
+            try:
+                module.add_module(part, nn.Module())
+            except (KeyError, TypeError) as error:
+                raise ValueError(f"{key} is not a valid key: {error}") from None
+        module = module.get_submodule(part)
+    if hasattr(module, name):
+        raise ValueError(f"{key} is not a valid key")
+    if value.ndim == 4:
+        value = value.contiguous(memory_format=torch.channels_last)
+    if is_parameter:
+        module.register_parameter(name, nn.Parameter(value, requires_grad=False))
+    else:
+        module.register_buffer(name, value)
+
+
+def _last_uses(record: Record, keys: set[str]) -> list[list[int]]:
+    """Return the values that are not used after each operation. Raises ValueError for unknown
+    functions, keys of the state dict, and values."""
+    last: dict[int, int] = {}
+    for number, operation in enumerate(record.operations):
+        if operation.function not in FUNCTIONS:
+            raise ValueError(f"unknown function {operation.function}")
+        for kind, at in _references([operation.arguments, *operation.named.values()]):
+            if kind == "value" and isinstance(at, int) and at >= 0:
+                last[at] = number
+            elif at not in {"state": keys, "layout": _LAYOUTS}.get(kind, ()):
+                raise ValueError(f"unknown {kind} {at}")
+    unused: list[list[int]] = [[] for _ in record.operations]
+    for index, number in last.items():
+        if index not in record.outputs:
+            unused[number].append(index)
+    return unused
+
+
+def _references(argument: Any) -> Iterable[tuple[str, Any]]:
+    """Yield the references to values and states in encoded arguments."""
+    if isinstance(argument, list):
+        for each in argument:
+            yield from _references(each)
+    elif isinstance(argument, dict):
+        if len(argument) != 1:
+            raise ValueError("a reference must have one kind")
+        yield from argument.items()
