@@ -44,15 +44,17 @@ CLIENT = "from mlflow import MlflowClient; MlflowClient('{uri}').search_experime
 OPTIMIZER = "torch.optim.Adam([torch.zeros(1)])"
 FLOORS = {
     "torch": "import torch",
-    "timm": "import torch, timm",
+    "numba": "import torch, numba",
+    "FrEIA": "import torch, FrEIA",
     "optimizer": f"import torch; {OPTIMIZER}; {CLIENT}",
     "timm, optimizer": f"import torch, timm; {OPTIMIZER}; {CLIENT}",
 }
 """Programs of the floors. torch's optimizers import `torch._dynamo`, as does torchvision, which
-timm imports; the client of MLflow opens the store of the runs."""
+timm imports; the client of MLflow opens the store of the runs. Loading a model needs no timm."""
 FLOOR_NAMES = {
     "torch": "`import torch`",
-    "timm": "`import torch, timm`",
+    "numba": "`import torch, numba`",
+    "FrEIA": "`import torch, FrEIA`",
     "optimizer": "torch, an optimizer, MlflowClient",
     "timm, optimizer": "the same and timm",
 }
@@ -97,10 +99,10 @@ def command_rows(root: Path, repeats: int) -> Iterable[Row]:
     output = ["--output", root / "predictions"]
     for detector in TRAININGS:
         command = [*VQLAB, "predict", image, "--model", root / f"{detector}.safetensors", *output]
-        floor = "torch" if detector == "vqvae" else "timm"
+        floor = {"vqvae": "torch", "memory_bank": "numba", "vqflow": "FrEIA"}[detector]
         add(f"`predict IMAGE`, {detector}, 256 px, from a file", floor, command)
     command = [*VQLAB, "predict", image, "--category", CATEGORY, "--mlruns", store, *output]
-    add("`predict IMAGE`, vqflow, champion of a category", "timm", command)
+    add("`predict IMAGE`, vqflow, champion of a category", "FrEIA", command)
     command = [PYTHON, "-m", "vqlab.runtime", root / "export" / "model.onnx", image]
     add("`python -m vqlab.runtime model.onnx IMAGE`, memory_bank, exported", "", command)
     for detector in ("vqvae", "vqflow"):
