@@ -157,7 +157,7 @@ def test_loss_is_the_negative_log_likelihood_of_the_features(name: str) -> None:
     concept = detector._concept(pyramid)
     total, dims = 0.0, 0
     for number, level in enumerate(detector._levels()):
-        maps = detector._features(detector._means(pyramid), number)
+        maps = detector._features(pyramid, number)
         rows = maps.flatten(2).mT
         white = level.whitening(rows.flatten(0, 1)).view_as(rows)
         places = torch.arange(level.size[0] * level.size[1]).expand(2, -1)

@@ -27,6 +27,7 @@ from vqlab.nn.hierarchy import ConceptCodebook, ConceptCodes, Coreset, PatternCo
 from vqlab.nn.patches import (
     join_levels,
     neighbourhood_means,
+    patch_features,
     sample_each,
     sample_rows,
     to_rows,
@@ -98,8 +99,7 @@ class FlowNetwork(Detector):
             patches = (to_rows(join_levels(self._means(sample.pyramid))) for sample in samples)
             self.coverage.fit(sample_rows(patches, self.config.pattern.patches))
         for number, level in enumerate(self._levels()):
-            pyramids = (self._means(sample.pyramid) for sample in samples)
-            rows = (to_rows(self._features(pyramid, number)) for pyramid in pyramids)
+            rows = (to_rows(self._features(sample.pyramid, number)) for sample in samples)
             level.whitening.fit(sample_rows(rows, WHITENING_PATCHES))
 
     def _fit_by_concept(self, coverage: ConceptCoreset, samples: Iterable[Sample]) -> None:
@@ -195,9 +195,11 @@ class FlowNetwork(Detector):
         levels = pyramid[:-1] if self.condition_on_deepest else pyramid
         return neighbourhood_means(levels, self.config.neighbourhood)
 
-    def _features(self, means: Pyramid, number: int) -> Tensor:
+    def _features(self, pyramid: Pyramid, number: int) -> Tensor:
         """Return the input (B, C_l, h_l, w_l) of the flow of that number."""
-        return join_levels(means) if self.config.levels == "joined" else means[number]
+        if self.config.levels == "joined":
+            return join_levels(self._means(pyramid))
+        return patch_features((pyramid[number],), self.config.neighbourhood)
 
     def _concept(self, pyramid: Pyramid) -> ConceptCodes | None:
         return None if self.concepts is None else self.concepts(pyramid[-1])
@@ -221,7 +223,7 @@ class FlowNetwork(Detector):
         independent. means: see `_means`; with_log_det: as of `apply_flow`."""
         latents = []
         for number, level in enumerate(self._levels()):
-            maps = self._features(means, number)
+            maps = join_levels(means) if self.config.levels == "joined" else means[number]
             positions = self._positions(maps)
             rows = rows_at(maps, positions)
             rows = level.whitening(rows.flatten(0, 1)).view(*rows.shape[:2], -1)
